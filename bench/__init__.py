@@ -1,0 +1,1 @@
+"""Kernel benchmark: one recurrent layer, a whole sequence, beside its peers.  Run it as `python -m bench --help`."""

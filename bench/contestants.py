@@ -1,0 +1,291 @@
+"""Who is timed: one recurrent layer over a whole sequence, the input projection included.
+
+Ours, the eager loop, the compiled step and the jax scan compute the same equations with the same weights (no bias).
+The layers of other packages and nn.LSTM compute their own with their own weights: what they cost is what is compared.
+"""
+import importlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+TAU_MEM, TAU_ADAPT, BETA, THETA, DAMPENING = 20.0, 200.0, 1.8, 0.01, 0.3
+ALPHA, RHO = math.exp(-1 / TAU_MEM), math.exp(-1 / TAU_ADAPT)
+INPUT_RATE = 0.05
+OURS = "lsnn_ext"
+
+
+class Shape(NamedTuple):
+    """Steps, batch items, inputs, neurons."""
+
+    T: int
+    B: int
+    I: int  # noqa: E741  the letter that every shape of this project has
+    N: int
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What every contestant is given.  It follows from the shape and the scale alone, so any process can rebuild it."""
+
+    x: Tensor  # (T, B, I) input spikes
+    cotangent: Tensor  # (T, B, N) what a model above would send back: dense, the same for all
+    w_in: Tensor  # (N, I)
+    w_rec: Tensor  # (N, N), w_rec[j, k] from neuron j to neuron k
+
+    @classmethod
+    def of(cls, shape: Shape) -> "Problem":
+        """Weights N(0, 1 / fan-in)."""
+        T, B, I, N = shape  # noqa: E741
+        random = torch.Generator().manual_seed(1)
+        x = (torch.rand(T, B, I, generator=random) < INPUT_RATE).float()
+        w_in = torch.randn(N, I, generator=random) / math.sqrt(I)
+        w_rec = torch.randn(N, N, generator=random) / math.sqrt(N)
+        return cls(x, torch.randn(T, B, N, generator=random), w_in, w_rec)
+
+    def scaled(self, scale: float) -> "Problem":
+        """The input weights times scale, which sets the firing rate."""
+        return replace(self, w_in=self.w_in * scale)
+
+    def first(self, steps: int) -> "Problem":
+        """The same layer on the beginning of the sequence."""
+        return replace(self, x=self.x[:steps], cotangent=self.cotangent[:steps])
+
+
+class Contestant:
+    """A layer with its input, ready to run."""
+
+    name: str
+    spiking = True
+
+    def forward(self) -> Tensor:
+        """The outputs (T, B, N), no graph kept."""
+        raise NotImplementedError
+
+    def forward_backward(self) -> list[Tensor]:
+        """The gradients of all weights for the fixed cotangent of the outputs."""
+        raise NotImplementedError
+
+
+class TorchContestant(Contestant):
+    """Any nn.Module from x to outputs."""
+
+    def __init__(self, name: str, module: nn.Module, problem: Problem) -> None:
+        self.name, self.module, self.problem = name, module, problem
+        self.spiking = not isinstance(module, _LSTM)
+
+    def forward(self) -> Tensor:
+        with torch.no_grad():
+            return self.module(self.problem.x)  # type: ignore[no-any-return]
+
+    def forward_backward(self) -> list[Tensor]:
+        self.module.zero_grad(set_to_none=True)
+        self.module(self.problem.x).backward(self.problem.cotangent)
+        return [p.grad for p in self.module.parameters() if p.grad is not None]
+
+
+class _Spike(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, m: Tensor) -> Tensor:
+        ctx.save_for_backward(m)
+        return (m > 0).to(m.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        (m,) = ctx.saved_tensors
+        return gradient * (DAMPENING * torch.relu(1 - m.abs()))
+
+
+_spike: Callable[[Tensor], Tensor] = _Spike.apply
+LoopState = tuple[Tensor, Tensor, Tensor]
+
+
+def lsnn_step(x: Tensor, w_rec: Tensor, v: Tensor, a: Tensor, z: Tensor) -> LoopState:
+    """One step as one writes it by hand: the row `lsnn` with nothing that it does not need."""
+    a = RHO * a + (1 - RHO) * z
+    A = THETA + BETA * a
+    u = ALPHA * v + (1 - ALPHA) * (x + z @ w_rec) - z * A
+    return u, a, _spike((v - A) / A)
+
+
+# One wrapper for all shapes and instances: what was compiled for the warm-up serves the run.
+_compiled_step: Callable[..., LoopState] = torch.compile(lsnn_step, fullgraph=True, dynamic=False)
+
+
+class _Loop(nn.Module):
+    def __init__(self, problem: Problem, step: Callable[..., LoopState]) -> None:
+        super().__init__()
+        self.w_in, self.w_rec = nn.Parameter(problem.w_in.clone()), nn.Parameter(problem.w_rec.clone())
+        self.step = step
+
+    def forward(self, x: Tensor) -> Tensor:
+        current = x @ self.w_in.T
+        v = a = z = torch.zeros_like(current[0])
+        spikes = []
+        for c in current:
+            v, a, z = self.step(c, self.w_rec, v, a, z)
+            spikes.append(z)
+        return torch.stack(spikes)
+
+
+class _Ours(nn.Module):
+    def __init__(self, problem: Problem) -> None:
+        super().__init__()
+        from lsnn_ext import ALIF
+
+        N, I = problem.w_in.shape  # noqa: E741
+        self.layer = ALIF(I, N, bias=False, tau_mem=TAU_MEM, tau_adapt=TAU_ADAPT, beta=BETA, threshold=THETA,
+                          dampening=DAMPENING)
+        with torch.no_grad():
+            weights = dict(self.layer.named_parameters())
+            weights["weight_ih_l0"].copy_(problem.w_in)
+            weights["weight_hh_l0"].copy_(problem.w_rec.T)  # (to, from), as in nn.LSTM
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)[0]  # type: ignore[no-any-return]
+
+
+class _LSTM(nn.Module):
+    def __init__(self, problem: Problem) -> None:
+        super().__init__()
+        N, I = problem.w_in.shape  # noqa: E741
+        self.layer = nn.LSTM(I, N, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)[0]  # type: ignore[no-any-return]
+
+
+class _Norse(nn.Module):
+    def __init__(self, problem: Problem) -> None:
+        super().__init__()
+        norse = importlib.import_module("norse.torch")
+        N, I = problem.w_in.shape  # noqa: E741
+        self.layer = norse.LSNNRecurrent(I, N)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)[0]  # type: ignore[no-any-return]
+
+
+class _SnnTorch(nn.Module):
+    """Its recurrent Linear always has a bias; it knows no adaptation, so it does less work than the others."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__()
+        snntorch = importlib.import_module("snntorch")
+        N, I = problem.w_in.shape  # noqa: E741
+        self.project = nn.Linear(I, N, bias=False)
+        with torch.no_grad():
+            # Its default weights leave the layer silent below its threshold of 1; these make it fire.
+            self.project.weight.copy_(torch.randn(N, I, generator=torch.Generator().manual_seed(2)) / math.sqrt(I))
+        self.layer = snntorch.RLeaky(beta=ALPHA, linear_features=N)
+
+    def forward(self, x: Tensor) -> Tensor:
+        spikes, membrane = self.layer.init_rleaky()
+        out = []
+        for c in self.project(x):
+            spikes, membrane = self.layer(c, spikes, membrane)
+            out.append(spikes)
+        return torch.stack(out)
+
+
+class JaxContestant(Contestant):
+    """The same equations under jax.lax.scan, compiled before the first run for this very shape."""
+
+    def __init__(self, name: str, problem: Problem) -> None:
+        jax = importlib.import_module("jax")
+        self.name, self.jax = name, jax
+        jnp = jax.numpy
+
+        @jax.custom_vjp
+        def spike(m: Any) -> Any:
+            return (m > 0).astype(m.dtype)
+
+        spike.defvjp(lambda m: (spike(m), m), lambda m, g: (g * (DAMPENING * jnp.maximum(1 - abs(m), 0)),))
+
+        def layer(weights: Any, x: Any) -> Any:
+            w_in, w_rec = weights
+
+            def step(state: Any, c: Any) -> Any:
+                v, a, z = state
+                a = RHO * a + (1 - RHO) * z
+                A = THETA + BETA * a
+                u = ALPHA * v + (1 - ALPHA) * (c + z @ w_rec) - z * A
+                z = spike((v - A) / A)
+                return (u, a, z), z
+
+            zero = jnp.zeros((x.shape[1], w_rec.shape[0]), x.dtype)
+            return jax.lax.scan(step, (zero, zero, zero), x @ w_in.T)[1]
+
+        def both(weights: Any, x: Any, cotangent: Any) -> Any:
+            out, pull = jax.vjp(lambda w: layer(w, x), weights)
+            return out, pull(cotangent)[0]
+
+        self.layer = layer
+        self.x, self.cotangent = jnp.asarray(problem.x.numpy()), jnp.asarray(problem.cotangent.numpy())
+        self.weights = jnp.asarray(problem.w_in.numpy()), jnp.asarray(problem.w_rec.numpy())
+        self._forward = jax.jit(layer).lower(self.weights, self.x).compile()
+        self._both = jax.jit(both).lower(self.weights, self.x, self.cotangent).compile()
+
+    def forward(self) -> Tensor:
+        return torch.from_dlpack(self._forward(self.weights, self.x).block_until_ready())
+
+    def forward_backward(self) -> list[Tensor]:
+        _, gradients = self.jax.block_until_ready(self._both(self.weights, self.x, self.cotangent))
+        return [torch.from_dlpack(g) for g in gradients]
+
+    def residuals(self) -> list[tuple[int, int]]:
+        """(address, bytes) of what jax.vjp keeps for the backward pass, weights and inputs left out."""
+        pull = self.jax.jit(lambda w: self.jax.vjp(lambda w: self.layer(w, self.x), w)[1])(self.weights)
+        given = [(w.shape, w.dtype) for w in (*self.weights, self.x)]  # jit copies them, so addresses do not tell
+        kept = []
+        for leaf in self.jax.tree_util.tree_leaves(pull):
+            same = (leaf.shape, leaf.dtype)
+            if same in given:
+                given.remove(same)
+            else:
+                kept.append((leaf.unsafe_buffer_pointer(), leaf.nbytes))
+        return kept
+
+
+MAKERS: dict[str, Callable[[str, Problem], Contestant]] = {
+    OURS: lambda name, problem: TorchContestant(name, _Ours(problem), problem),
+    "jax scan, jit": JaxContestant,
+    "compiled step": lambda name, problem: TorchContestant(name, _Loop(problem, _compiled_step), problem),
+    "eager loop": lambda name, problem: TorchContestant(name, _Loop(problem, lsnn_step), problem),
+    "norse LSNN": lambda name, problem: TorchContestant(name, _Norse(problem), problem),
+    "snnTorch RLeaky": lambda name, problem: TorchContestant(name, _SnnTorch(problem), problem),
+    "nn.LSTM": lambda name, problem: TorchContestant(name, _LSTM(problem), problem),
+}
+
+
+def make(name: str, problem: Problem) -> Contestant:
+    """The named contestant, its weights drawn from a fixed seed."""
+    torch.manual_seed(3)
+    return MAKERS[name](name, problem)
+
+
+def make_peers(problem: Problem) -> tuple[list[Contestant], dict[str, str]]:
+    """Every peer that can run here, warmed up on a few steps, and why the others cannot."""
+    torch.compiler.reset()  # it refuses to compile one function for more than a few shapes
+    ready: list[Contestant] = []
+    skipped: dict[str, str] = {}
+    for name in MAKERS:
+        if name == OURS:
+            continue
+        try:
+            warm_up(name, problem)
+            ready.append(make(name, problem))
+        except Exception as reason:  # whatever stops a peer must not stop the others
+            lines = str(reason).strip().splitlines() or ["no message"]
+            skipped[name] = f"{type(reason).__name__}: {lines[0]}"
+    return ready, skipped
+
+
+def warm_up(name: str, problem: Problem) -> None:
+    """Import and compile what the contestant needs; the first step and the later ones compile apart, hence four."""
+    short = make(name, problem.first(4))
+    short.forward()
+    short.forward_backward()

@@ -1,0 +1,96 @@
+// The contract: one recurrence for every model, what goes in and what comes out. Nothing here depends on a device.
+//
+// Per batch item and neuron: v membrane, a adaptation, i synaptic current, r refractory counter, z spikes. A prime marks the
+// value carried from the step before; z[t-1-d] are past spikes. Coefficients are per neuron.
+//
+//   (1) c = x_t + sum_j w_jk z_j[t-1-d_jk]           d_jk: extra delay, one for all or one per synapse
+//   (2) i = sigma i' + c                             sigma = 0: no synapse
+//   (3) a = rho a' + q e' + p v'                     e' = drive: spike z' | cross [v' over A'] | above [v' over theta]
+//   (4) A = theta + beta a
+//   (5) y = alpha v' + kappa (i - eta a)
+//   (6) u = reset(y, z') when = next, else y         reset(y, z) = y - z A | y - z R | (1 - z) y + z R
+//   (7) m = (n - A) / s                              n = u (test new) or v' (old); s = width, or width A
+//       z = [m > 0] (ge: >=), 0 while r' > 0         dz/dm := psi(m), 0 while r' > 0
+//   (8) v = reset(u, z)  when = now, else u
+//   (9) r = n_ref after a spike, else max(r' - 1, 0)
+//
+// The forward pass saves y of (5), the spikes as bits and, every `segment` steps, the carried state; all else is replayed.
+// Sums of (1) run over ascending delay, then ascending j, without fused multiply-add, so that every path agrees bit for bit.
+#pragma once
+#include <cstdint>
+
+#include "dynamics.h"
+
+namespace lsnn {
+
+enum Coefficient { ALPHA, KAPPA, RHO, Q, P, BETA, ETA, THETA, SIGMA, WIDTH, R_, n_coefficients };
+inline constexpr const char* coefficient_names[] = {"alpha", "kappa", "rho",   "q",     "p", "beta",
+                                                    "eta",   "theta", "sigma", "width", "R"};
+
+inline constexpr int64_t segment = 128;  // steps between two saved states
+inline constexpr int64_t chunk = 16;     // steps that the backward pass replays and keeps at a time; divides segment
+
+inline constexpr int64_t words(int64_t N) { return (N + 31) / 32; }                        // 32-bit spike words of an item
+inline constexpr int64_t segments(int64_t T) { return (T + segment - 1) / segment; }
+
+// What defines the layer; the same for both directions.
+struct Layer {
+  int64_t T, B, N;
+  Row row;
+  Surrogate surrogate;
+  double dampening;
+  int64_t n_ref;               // refractory steps of (9)
+  bool smooth;                 // z = dampening * (antiderivative of psi): everything differentiable, for gradient checks
+  const int64_t* delays;       // [S] distinct extra delays, ascending
+  int64_t S;                   // number of distinct delays
+  int64_t D;                   // past steps of the state: 1 + the largest delay
+  const int64_t* delay;        // [N,N] delay of each synapse, or null when S = 1
+  const void* w;               // [N,N] from j to k, strides below
+  int64_t w_stride_j, w_stride_k;
+  const void* coefficients;    // [n_coefficients,N]
+};
+
+// State carried between steps; null pointers in an output mean "not wanted".
+struct State {
+  void *v, *a, *i, *r;         // [B,N]
+  void* z;                     // [D,B,N] past spikes, newest first; any real number
+};
+
+struct Saved {
+  void* y;                     // [T,B,N] membrane before any reset (5)
+  uint32_t* bits;              // [T,B,words(N)] spikes
+  void* z;                     // [T,B,N] smooth spikes, or null
+  void* carry;                 // [segments(T),4,B,N] v', a', i', r' at the start of each segment
+};
+
+struct ForwardArgs {
+  Layer layer;
+  const void* x;               // [T,B,N] current
+  int64_t x_stride_t, x_stride_b;  // neurons are contiguous
+  State first;                 // read
+  State last;                  // written
+  void* z;                     // [T,B,N] spikes as numbers
+  void *trace_v, *trace_a, *trace_A;  // [T,B,N] or null
+  bool save;
+  Saved saved;                 // written when save
+};
+
+struct BackwardArgs {
+  Layer layer;
+  State first;                 // read: the state the forward pass started from
+  Saved saved;                 // read
+  const void* gz;              // [T,B,N] dL/dz or null
+  int64_t gz_stride_t, gz_stride_b, gz_stride_n;
+  const void *gv, *ga, *gA;    // [T,B,N] gradients of the traces, or null
+  State glast;                 // read: dL/d(last state); r unused; entries may be null
+  unsigned want;               // bit k: gradient of coefficient k
+  void* gx;                    // [T,B,N] written
+  void* gw;                    // [N,N] written, or null
+  void* gcoefficients;         // [n_coefficients,N] written where wanted, or null when want = 0
+  State gfirst;                // written, r unused; entries may be null
+};
+
+// Runs body(index, context) for index = 0..n-1, in any order, on any threads.
+using Parallel = void (*)(int64_t n, void (*body)(int64_t index, void* context), void* context);
+
+}  // namespace lsnn

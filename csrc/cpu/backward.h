@@ -1,0 +1,208 @@
+// The backward pass (BPTT) of one tile of batch items. Included by kernels.cpp once for each instruction set.
+//
+// Chunk by chunk from the end: the chunk's carried state is replayed from the last saved one; step by step the product with
+// the weights and the adjoint of step() give dL/dc; then the chunk's spikes, sorted by neuron, sum dL/dc into the weight
+// gradient, each row in registers.
+#pragma once
+#include "forward.h"
+#include "product.h"
+
+namespace lsnn::cpu {
+namespace {
+
+template <class T> struct BackwardScratch {
+  T *v, *a, *i, *r;            // [chunk,items,NP] what each step of the chunk read (a prime in alif.h)
+  T* parts;                    // [segment / chunk,4,items,NP] the same at the start of each chunk of the segment
+  T* gc;                       // [chunk + D,items,NP] dL/dc, step t in slot t % (chunk + D)
+  T *dv, *da, *di;             // [items,NP] dL/d of the carried state
+  T* dz;                       // [items,NP] dL/d of the spikes of the step at hand
+  T* gx_out;                   // [items,N] a row to be streamed out
+  uint32_t *event_row, *event_slot, *sorted;  // [chunk * items * S * N] spikes of the chunk
+  uint32_t* count;             // [S * N + 1]
+
+  BackwardScratch(Arena& m, const Layer& l) {
+    const int64_t n = tile_items(l.B), NP = padded(l.N), events = chunk * n * l.S * l.N + pad;
+    v = m.take<T>(chunk * n * NP), a = m.take<T>(chunk * n * NP), i = m.take<T>(chunk * n * NP), r = m.take<T>(chunk * n * NP);
+    parts = m.take<T>(segment / chunk * 4 * n * NP);
+    gc = m.take<T>((chunk + l.D) * n * NP);
+    dv = m.take<T>(n * NP), da = m.take<T>(n * NP), di = m.take<T>(n * NP), dz = m.take<T>(n * NP);
+    gx_out = m.take<T>(n * l.N + pad);
+    event_row = m.take<uint32_t>(events), event_slot = m.take<uint32_t>(events), sorted = m.take<uint32_t>(events);
+    count = m.take<uint32_t>(l.S * l.N + 2);
+  }
+};
+
+template <class T, class Model> struct BackwardTile {
+  static constexpr int L = Vec<T>::lanes;
+  using V = Vec<T>;
+  const BackwardArgs& f;
+  const Packed<T>& p;
+  const Model& model;
+  const BackwardScratch<T>& s;
+  const Layer& l;
+  const int64_t B, N, NP, W, many, b0, items, ring;
+
+  LSNN_MEMBER BackwardTile(const BackwardArgs& args, const Packed<T>& packed, const Model& m, const BackwardScratch<T>& scratch, int64_t tile)
+      : f(args), p(packed), model(m), s(scratch), l(args.layer), B(l.B), N(l.N), NP(p.NP), W(p.W), many(tile_items(B)), b0(tile * many),
+        items(b0 + many <= B ? many : B - b0), ring(chunk + l.D) {}
+
+  LSNN_MEMBER T* gc(int64_t t) const { return s.gc + t % ring * many * NP; }
+  LSNN_MEMBER const T* first_z(int64_t past, int64_t q) const { return (const T*)f.first.z + ((-1 - past) * B + b0 + q) * N; }
+  LSNN_MEMBER const uint32_t* bits(int64_t t, int64_t q) const { return f.saved.bits + (t * B + b0 + q) * W; }
+  LSNN_MEMBER int64_t left(int64_t n) const { return N - n; }
+
+  // z_t of lanes [n, n + L) as numbers.
+  LSNN_MEMBER V spikes(int64_t t, int64_t q, int64_t n) const {
+    if (t < 0) return load_n(first_z(t, q) + n, left(n));
+    if (l.smooth) return load_n((const T*)f.saved.z + (t * B + b0 + q) * N + n, left(n));
+    return select(get_bits<T>(bits(t, q), n), V(1), V(0));
+  }
+
+  // Replays [t0, t1) from `carry` [4,items,NP]; writes what each step read, or only every chunk's first when `parts`.
+  void replay_steps(const T* from, int64_t t0, int64_t t1, bool parts) const {
+    for (int64_t q = 0; q < items; q++)
+      for (int64_t n = 0; n < N; n += L) {
+        const Coefs<V> k = load_coefficients(p, n);
+        const int64_t o = q * NP + n, part = many * NP;
+        Carry<V> c = {load(from + o), load(from + part + o), load(from + 2 * part + o), load(from + 3 * part + o), spikes(t0 - 1, q, n)};
+        for (int64_t t = t0; t < t1; t++) {
+          const int64_t at = (t - t0) * part + o;
+          if (!parts) {
+            store(s.v + at, c.v), store(s.a + at, c.a);
+            if (model.want >> SIGMA & 1) store(s.i + at, c.i);
+            if (model.refractory) store(s.r + at, c.r);
+          } else if ((t - t0) % chunk == 0) {
+            T* to = s.parts + (t - t0) / chunk * 4 * part + o;
+            store(to, c.v), store(to + part, c.a), store(to + 2 * part, c.i), store(to + 3 * part, c.r);
+          }
+          const V y = load_n((const T*)f.saved.y + (t * B + b0 + q) * N + n, left(n));
+          replay(model, k, y, spikes(t, q, n), get_bits<T>(bits(t, q), n), c);
+        }
+      }
+  }
+
+  // dz += sum over delays of W dL/dc of the steps that the spikes of step t reached through (1).
+  void product(int64_t t) const {
+    if (model.row.stop & stop_rec) return;
+    for (int64_t d = 0; d < l.S; d++) {
+      const int64_t reached = t + 1 + l.delays[d];
+      if (reached >= 0 && reached < l.T) add_product(p.panels + d * NP * N, N, NP, gc(reached), s.dz, items);
+    }
+  }
+
+  LSNN_MEMBER V outside(const void* g, int64_t t, int64_t q, int64_t n) const {  // a contiguous gradient [T,B,N]
+    return g ? load_n((const T*)g + (t * B + b0 + q) * N + n, left(n)) : V(0);
+  }
+  LSNN_MEMBER V outside_z(int64_t t, int64_t q, int64_t n) const {
+    const T* g = (const T*)f.gz + t * f.gz_stride_t + (b0 + q) * f.gz_stride_b;
+    return f.gz_stride_n ? load_n(g + n, left(n)) : V(*g);
+  }
+
+  // The adjoint of one step for all items; dz holds all that reached the spikes of step t but what comes from outside.
+  void adjoint(int64_t t, int64_t t0, T* gk) const {
+    T* out = gc(t);
+    for (int64_t q = 0; q < items; q++) {
+      for (int64_t n = 0; n < N; n += L) {
+        const int64_t o = q * NP + n, at = (t - t0) * many * NP + o;
+        const Coefs<V> k = load_coefficients(p, n);
+        const bool carry_i = model.want >> SIGMA & 1;
+        const Carry<V> before = {load(s.v + at), load(s.a + at), carry_i ? load(s.i + at) : V(0),
+                                 model.refractory ? load(s.r + at) : V(0), spikes(t - 1, q, n)};
+        const V y = load_n((const T*)f.saved.y + (t * B + b0 + q) * N + n, left(n));
+        Adjoint<V> d = {load(s.dv + o), load(s.da + o), model.synapse || t == l.T - 1 ? load(s.di + o) : V(0), load(s.dz + o)};
+        if (f.gz) d.z = d.z + outside_z(t, q, n);
+        if (f.gv) d.v = d.v + outside(f.gv, t, q, n);
+        if (f.ga) d.a = d.a + outside(f.ga, t, q, n);
+        Coefs<V> g = {};
+        const V dc = step_adjoint(model, k, before, y, spikes(t, q, n), outside(f.gA, t, q, n), d, g);
+        store(s.dv + o, d.v), store(s.da + o, d.a), store(s.dz + o, d.z);
+        if (model.synapse || t == 0) store(s.di + o, d.i);
+        store(out + o, dc), store(s.gx_out + q * N + n, dc);
+        const V sums[] = {g.alpha, g.kappa, g.rho, g.q, g.p, g.beta, g.eta, g.theta, g.sigma, g.width, g.R};
+        for (int c = 0; model.want && c < n_coefficients; c++)
+          if (model.want >> c & 1) store(gk + c * NP + n, load(gk + c * NP + n) + sums[c]);
+      }
+    }
+    stream_copy((T*)f.gx + (t * B + b0) * N, s.gx_out, items * N);
+  }
+
+  // gw += z[t - 1 - d] dL/dc[t] over the chunk.
+  void weight_gradient(int64_t t0, int64_t t1, T* gw) const {
+    const int64_t R = l.S * N;
+    memset(s.count, 0, (R + 2) * sizeof(uint32_t));
+    int64_t n = 0;
+    for (int64_t t = t0; t < t1; t++)
+      for (int64_t d = 0; d < l.S; d++)
+        for (int64_t q = 0, past = t - 1 - l.delays[d]; q < items; q++) {
+          const T* dc = gc(t) + q * NP;
+          if (past < 0 || l.smooth) {
+            const T* z = past < 0 ? first_z(past, q) : (const T*)f.saved.z + (past * B + b0 + q) * N;
+            for (int64_t j = 0; j < N; j++)
+              if (z[j] != T(0)) add_row(gw + (d * N + j) * NP, z[j], dc, NP);
+            continue;
+          }
+          const int64_t n0 = n;
+          n = set_bits(bits(past, q), W, (uint32_t)(d * N), 1, s.event_row, n);
+          for (int64_t e = n0; e < n; e++) s.event_slot[e] = (uint32_t)(dc - s.gc), s.count[s.event_row[e] + 1]++;
+        }
+    for (int64_t r = 0; r < R; r++) s.count[r + 1] += s.count[r];
+    for (int64_t e = 0; e < n; e++) s.sorted[s.count[s.event_row[e]]++] = s.event_slot[e];  // count[r]: now the end of row r
+    for (int64_t n0 = 0; n0 < NP; n0 += column_vectors * L)
+      for (int64_t r = 0, begin = 0; r < R; begin = s.count[r++])
+        if (s.count[r] > begin)
+          add_rows<column_vectors>((NP - n0) / L, gw + r * NP + n0, s.gc + n0, s.sorted + begin, s.count[r] - begin);
+  }
+
+  LSNN_MEMBER void copy_in(T* to, const void* from) const {
+    for (int64_t q = 0; q < items; q++)
+      for (int64_t n = 0; n < NP; n++) to[q * NP + n] = from && n < N ? ((const T*)from)[(b0 + q) * N + n] : T(0);
+  }
+  LSNN_MEMBER void copy_out(void* to, const T* from) const {
+    for (int64_t q = 0; to && q < items; q++) memcpy((T*)to + (b0 + q) * N, from + q * NP, N * sizeof(T));
+  }
+  // dz += dL/dz of the last state that belongs to the spikes of step t, which may lie before the sequence.
+  LSNN_MEMBER void add_last_state(int64_t t) const {
+    const int64_t back = l.T - 1 - t;
+    for (int64_t q = 0; f.glast.z && back < l.D && q < items; q++)
+      for (int64_t n = 0; n < N; n++) s.dz[q * NP + n] += ((const T*)f.glast.z)[(back * B + b0 + q) * N + n];
+  }
+
+  void run(T* gw, T* gk) const {
+    const int64_t part = many * NP;
+    copy_in(s.dv, f.glast.v), copy_in(s.da, f.glast.a), copy_in(s.di, f.glast.i), copy_in(s.dz, nullptr);
+    for (int64_t S0 = (l.T - 1) / segment * segment; l.T && S0 >= 0; S0 -= segment) {
+      const int64_t S1 = S0 + segment < l.T ? S0 + segment : l.T;
+      T* start = s.v;  // [4,items,NP] fits into the chunk's first rows, which are free until the chunk is replayed
+      for (int64_t c = 0; c < 4; c++) copy_in(start + c * part, (const T*)f.saved.carry + (S0 / segment * 4 + c) * B * N);
+      replay_steps(start, S0, S1, true);
+      for (int64_t t0 = S0 + (S1 - S0 - 1) / chunk * chunk; t0 >= S0; t0 -= chunk) {
+        const int64_t t1 = t0 + chunk < S1 ? t0 + chunk : S1;
+        replay_steps(s.parts + (t0 - S0) / chunk * 4 * part, t0, t1, false);
+        for (int64_t t = t1 - 1; t >= t0; t--) {
+          add_last_state(t);
+          product(t);
+          adjoint(t, t0, gk);
+        }
+        if (gw) weight_gradient(t0, t1, gw);
+      }
+    }
+    stream_end();
+    copy_out(f.gfirst.v, s.dv), copy_out(f.gfirst.a, s.da), copy_out(f.gfirst.i, s.di);
+    for (int64_t back = 0; f.gfirst.z && back < l.D; back++) {
+      if (back) copy_in(s.dz, nullptr);  // the first one starts from the local part that step 0 left
+      add_last_state(-1 - back);
+      product(-1 - back);
+      copy_out((T*)f.gfirst.z + back * B * N, s.dz);
+    }
+  }
+};
+
+template <class T, class Model>
+LSNN_LOCAL void backward_tile(const BackwardArgs& f, const Packed<T>& p, const Model& model, int64_t tile, void* scratch, T* gw, T* gk) {
+  Arena arena{(char*)scratch};
+  const BackwardScratch<T> s(arena, f.layer);
+  BackwardTile<T, Model>(f, p, model, s, tile).run(gw, gk);
+}
+
+}  // namespace
+}  // namespace lsnn::cpu

@@ -1,0 +1,38 @@
+// The layer as the CPU kernels read it, and the kernels that one instruction set offers.
+#pragma once
+#include "../alif.h"
+#include "../alif_math.h"
+
+namespace lsnn::cpu {
+
+inline constexpr int64_t pad = 32;  // rows of weights and state are padded to this many numbers: whole vectors and panels everywhere
+inline constexpr int64_t padded(int64_t n) { return (n + pad - 1) / pad * pad; }
+
+// Items of a tile: a thread owns a tile for the whole sequence. The size depends on B alone, so that gradients are summed in
+// the same order for any number of threads.
+inline constexpr int64_t tile_items(int64_t B) { return B >= 32 ? 8 : B >= 8 ? 4 : B >= 4 ? 2 : 1; }
+inline constexpr int64_t tiles(int64_t B) { return (B + tile_items(B) - 1) / tile_items(B); }
+
+template <class T> struct Packed {
+  int64_t NP;              // padded(N)
+  int64_t W;               // words(N)
+  const T* w;              // [S,N,NP] w_jk of the synapses with delay delays[s], else 0
+  const T* panels;         // [S,NP/panel,N,panel] the same with j innermost, in panels of j, for the backward product
+  const T* coefficients;   // [n_coefficients + 2,NP] padded with harmless values; then dampening and n_ref
+  AnyModel model;
+};
+
+template <class T> struct Kernels {
+  int64_t panel;           // columns of a panel of the backward product
+  int64_t (*forward_scratch)(const Layer&);   // bytes, of one tile
+  int64_t (*backward_scratch)(const Layer&);  // bytes, of one tile
+  void (*forward_tile)(const ForwardArgs&, const Packed<T>&, int64_t tile, void* scratch);
+  // Adds to gw [S,N,NP] and gk [n_coefficients,NP], which the caller clears.
+  void (*backward_tile)(const BackwardArgs&, const Packed<T>&, int64_t tile, void* scratch, T* gw, T* gk);
+};
+
+// One pair for each instruction set, from kernels.cpp.
+extern const Kernels<float> kernels_f32_avx512, kernels_f32_avx2, kernels_f32_portable;
+extern const Kernels<double> kernels_f64_avx512, kernels_f64_avx2, kernels_f64_portable;
+
+}  // namespace lsnn::cpu

@@ -1,0 +1,191 @@
+// A vector of numbers for the instruction set that this translation unit is compiled for (LSNN_ISA = 512, 256 or 0).
+//
+// Arithmetic comes from the compiler's vector extension; masks, fma, partial and streaming access from intrinsics. All names
+// have internal linkage; platform.h says why.
+#pragma once
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+#include <stdint.h>
+#include <string.h>
+
+#include "../platform.h"
+
+#define LSNN_MEMBER inline __attribute__((always_inline))
+
+namespace lsnn {
+namespace {
+
+#if LSNN_ISA == 512
+enum { vector_bytes = 64, column_vectors = 16, product_items = 8 };
+#elif LSNN_ISA == 256
+enum { vector_bytes = 32, column_vectors = 8, product_items = 4 };
+#else
+enum { vector_bytes = 16, column_vectors = 8, product_items = 4 };
+#endif
+
+template <class T> struct NativeVector;
+template <> struct NativeVector<float> { typedef float Type __attribute__((vector_size(vector_bytes))); };
+template <> struct NativeVector<double> { typedef double Type __attribute__((vector_size(vector_bytes))); };
+
+template <class T> struct Vec {
+  using Native = typename NativeVector<T>::Type;
+  static constexpr int lanes = vector_bytes / sizeof(T);
+  Native v;
+  Vec() = default;
+  LSNN_MEMBER Vec(Native n) : v(n) {}
+  LSNN_MEMBER Vec(T x) : v(x - Native{}) {}
+  LSNN_MEMBER Vec operator-() const { return -v; }
+};
+template <class T> LSNN_INLINE Vec<T> operator+(Vec<T> a, Vec<T> b) { return a.v + b.v; }
+template <class T> LSNN_INLINE Vec<T> operator-(Vec<T> a, Vec<T> b) { return a.v - b.v; }
+template <class T> LSNN_INLINE Vec<T> operator*(Vec<T> a, Vec<T> b) { return a.v * b.v; }
+template <class T> LSNN_INLINE Vec<T> operator/(Vec<T> a, Vec<T> b) { return a.v / b.v; }
+
+// ------------------------------------------------------------------------------------------------------------------ masks
+#if LSNN_ISA == 512
+template <class T> struct VecMask { unsigned k; };
+template <int P> LSNN_INLINE unsigned compare(Vec<float> a, Vec<float> b) { return _mm512_cmp_ps_mask(a.v, b.v, P); }
+template <int P> LSNN_INLINE unsigned compare(Vec<double> a, Vec<double> b) { return _mm512_cmp_pd_mask(a.v, b.v, P); }
+template <class T> LSNN_INLINE VecMask<T> operator>(Vec<T> a, Vec<T> b) { return {compare<_CMP_GT_OQ>(a, b)}; }
+template <class T> LSNN_INLINE VecMask<T> operator>=(Vec<T> a, Vec<T> b) { return {compare<_CMP_GE_OQ>(a, b)}; }
+template <class T> LSNN_INLINE VecMask<T> operator<(Vec<T> a, Vec<T> b) { return {compare<_CMP_LT_OQ>(a, b)}; }
+template <class T> LSNN_INLINE VecMask<T> operator<=(Vec<T> a, Vec<T> b) { return {compare<_CMP_LE_OQ>(a, b)}; }
+LSNN_INLINE Vec<float> select(VecMask<float> m, Vec<float> a, Vec<float> b) { return _mm512_mask_blend_ps(m.k, b.v, a.v); }
+LSNN_INLINE Vec<double> select(VecMask<double> m, Vec<double> a, Vec<double> b) { return _mm512_mask_blend_pd(m.k, b.v, a.v); }
+template <class T> LSNN_INLINE unsigned to_bits(VecMask<T> m) { return m.k; }
+template <class T> LSNN_INLINE VecMask<T> from_bits(unsigned bits) { return {bits}; }
+#else
+template <class T> struct Whole { typedef int32_t Type; };  // the whole number as wide as T
+template <> struct Whole<double> { typedef int64_t Type; };
+template <class T> struct VecMask { decltype(typename Vec<T>::Native{} > typename Vec<T>::Native{}) k; };
+template <class T> LSNN_INLINE VecMask<T> operator>(Vec<T> a, Vec<T> b) { return {a.v > b.v}; }
+template <class T> LSNN_INLINE VecMask<T> operator>=(Vec<T> a, Vec<T> b) { return {a.v >= b.v}; }
+template <class T> LSNN_INLINE VecMask<T> operator<(Vec<T> a, Vec<T> b) { return {a.v < b.v}; }
+template <class T> LSNN_INLINE VecMask<T> operator<=(Vec<T> a, Vec<T> b) { return {a.v <= b.v}; }
+template <class T> LSNN_INLINE Vec<T> select(VecMask<T> m, Vec<T> a, Vec<T> b) { return m.k ? a.v : b.v; }
+#if LSNN_ISA == 256
+LSNN_INLINE unsigned to_bits(VecMask<float> m) { return _mm256_movemask_ps((__m256)m.k); }
+LSNN_INLINE unsigned to_bits(VecMask<double> m) { return _mm256_movemask_pd((__m256d)m.k); }
+#elif defined(__SSE2__)
+LSNN_INLINE unsigned to_bits(VecMask<float> m) { return _mm_movemask_ps((__m128)m.k); }
+LSNN_INLINE unsigned to_bits(VecMask<double> m) { return _mm_movemask_pd((__m128d)m.k); }
+#else
+template <class T> LSNN_INLINE unsigned to_bits(VecMask<T> m) {
+  unsigned bits = 0;
+  for (int l = 0; l < Vec<T>::lanes; l++) bits |= (unsigned)(m.k[l] != 0) << l;
+  return bits;
+}
+#endif
+template <class T> LSNN_INLINE VecMask<T> from_bits(unsigned bits) {
+  VecMask<T> which = {};
+  for (int l = 0; l < Vec<T>::lanes; l++) which.k[l] = 1 << l;
+  const typename Whole<T>::Type all = (typename Whole<T>::Type)bits;
+  return {((all - decltype(which.k){}) & which.k) == which.k};
+}
+#endif
+template <class T> LSNN_INLINE VecMask<T> operator&(VecMask<T> a, VecMask<T> b) { return {a.k & b.k}; }
+
+// ----------------------------------------------------------------------------------------------------------------- memory
+template <class T> LSNN_INLINE Vec<T> load(const T* p) {
+  Vec<T> x;
+  memcpy(&x, p, sizeof x);
+  return x;
+}
+template <class T> LSNN_INLINE void store(T* p, Vec<T> x) { memcpy(p, &x, sizeof x); }
+
+// The first n lanes only, for the end of a row that belongs to the caller; the others are 0.
+template <class T> LSNN_INLINE Vec<T> load_n(const T* p, int64_t n) {
+  if (n >= Vec<T>::lanes) return load(p);
+  T lane[Vec<T>::lanes] = {};
+  for (int64_t l = 0; l < n; l++) lane[l] = p[l];
+  return load(lane);
+}
+template <class T> LSNN_INLINE void store_n(T* p, Vec<T> x, int64_t n) {
+  if (n >= Vec<T>::lanes) return store(p, x);
+  T lane[Vec<T>::lanes];
+  store(lane, x);
+  for (int64_t l = 0; l < n; l++) p[l] = lane[l];
+}
+
+// Past the caches: what is written here is not read before it would have left them.
+LSNN_INLINE void stream_line(void* to, const void* from) {  // 64 bytes; `to` is aligned to them
+#if LSNN_ISA == 512
+  _mm512_stream_si512((__m512i*)to, _mm512_loadu_si512(from));
+#elif LSNN_ISA == 256
+  for (int i = 0; i < 2; i++) _mm256_stream_si256((__m256i*)to + i, _mm256_loadu_si256((const __m256i*)from + i));
+#elif defined(__SSE2__)
+  for (int i = 0; i < 4; i++) _mm_stream_si128((__m128i*)to + i, _mm_loadu_si128((const __m128i*)from + i));
+#else
+  memcpy(to, from, 64);
+#endif
+}
+template <class T> LSNN_LOCAL void stream_copy(T* to, const T* from, int64_t n) {
+  int64_t i = 0;
+  for (; i < n && (uintptr_t)(to + i) % 64; i++) to[i] = from[i];
+  for (; i + (int64_t)(64 / sizeof(T)) <= n; i += 64 / sizeof(T)) stream_line(to + i, from + i);
+  for (; i < n; i++) to[i] = from[i];
+}
+LSNN_INLINE void stream_end() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+LSNN_INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
+
+// ------------------------------------------------------------------------------------------------------------ mathematics
+// a b + c, fused where the instruction set has it; only for the products of the backward pass.
+#if LSNN_ISA == 512
+LSNN_INLINE Vec<float> fma_(Vec<float> a, Vec<float> b, Vec<float> c) { return _mm512_fmadd_ps(a.v, b.v, c.v); }
+LSNN_INLINE Vec<double> fma_(Vec<double> a, Vec<double> b, Vec<double> c) { return _mm512_fmadd_pd(a.v, b.v, c.v); }
+#elif LSNN_ISA == 256
+LSNN_INLINE Vec<float> fma_(Vec<float> a, Vec<float> b, Vec<float> c) { return _mm256_fmadd_ps(a.v, b.v, c.v); }
+LSNN_INLINE Vec<double> fma_(Vec<double> a, Vec<double> b, Vec<double> c) { return _mm256_fmadd_pd(a.v, b.v, c.v); }
+#else
+template <class T> LSNN_INLINE Vec<T> fma_(Vec<T> a, Vec<T> b, Vec<T> c) { return a * b + c; }
+#endif
+template <class T> LSNN_INLINE Vec<T> max_(Vec<T> a, Vec<T> b) { return select(a > b, a, b); }
+template <class T> LSNN_INLINE Vec<T> min_(Vec<T> a, Vec<T> b) { return select(a < b, a, b); }
+template <class T> LSNN_INLINE Vec<T> abs_(Vec<T> a) { return select(a < Vec<T>(0), -a, a); }
+template <class T, class G> LSNN_INLINE Vec<T> by_lane(Vec<T> a, G g) {
+  for (int l = 0; l < Vec<T>::lanes; l++) a.v[l] = g(a.v[l]);
+  return a;
+}
+template <class T> LSNN_INLINE Vec<T> exp_(Vec<T> a) { return by_lane(a, [](T x) { return lsnn::exp_(x); }); }
+template <class T> LSNN_INLINE Vec<T> erf_(Vec<T> a) { return by_lane(a, [](T x) { return lsnn::erf_(x); }); }
+template <class T> LSNN_INLINE Vec<T> atan_(Vec<T> a) { return by_lane(a, [](T x) { return lsnn::atan_(x); }); }
+
+// ------------------------------------------------------------------------------------------------------------ spike words
+// Sets lanes [first, first + lanes) of a row of 32-bit words; calls come in ascending order.
+template <class T> LSNN_INLINE void put_bits(uint32_t* row, int64_t first, unsigned bits) {
+  const int64_t shift = first % 32;
+  row[first / 32] = (shift ? row[first / 32] : 0) | bits << shift;
+}
+template <class T> LSNN_INLINE VecMask<T> get_bits(const uint32_t* row, int64_t first) {
+  const unsigned all = Vec<T>::lanes == 32 ? ~0u : (1u << Vec<T>::lanes) - 1;
+  return from_bits<T>(row[first / 32] >> first % 32 & all);
+}
+
+// Appends first + stride * j for every set bit j, ascending, and returns the new length; `out` has room for 16 more. No
+// branch depends on the data where the instruction set can pack: a loop over set bits mispredicts once a word, which
+// costs more than adding the rows.
+LSNN_INLINE int64_t set_bits(const uint32_t* row, int64_t n_words, uint32_t first, uint32_t stride, uint32_t* out, int64_t n) {
+#if LSNN_ISA == 512
+  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  __m512i id = _mm512_add_epi32(_mm512_set1_epi32(first), _mm512_mullo_epi32(lane, _mm512_set1_epi32(stride)));
+  const __m512i next = _mm512_set1_epi32(16 * stride);
+  for (int64_t h = 0; h < 2 * n_words; h++) {
+    const unsigned bits = row[h / 2] >> 16 * (h % 2) & 0xffff;
+    _mm512_storeu_si512(out + n, _mm512_maskz_compress_epi32(bits, id));
+    n += __builtin_popcount(bits);
+    id = _mm512_add_epi32(id, next);
+  }
+#else
+  for (int64_t w = 0; w < n_words; w++)
+    for (uint32_t bits = row[w]; bits; bits &= bits - 1) out[n++] = first + stride * (uint32_t)(32 * w + __builtin_ctz(bits));
+#endif
+  return n;
+}
+
+}  // namespace
+}  // namespace lsnn

@@ -1,0 +1,39 @@
+// The only file that asks who compiles: nvcc, or a host compiler (which also compiles the kernels for the emulator).
+//
+// Every function of the headers below cpu/ and cuda/ is static and always inlined: each instruction set of the CPU path is
+// a translation unit of its own, and a function that the linker could share between them (a weak symbol) would carry, say,
+// AVX-512 code onto a processor without it.
+#pragma once
+#include <math.h>
+
+#if defined(__CUDACC__)
+#define LSNN_INLINE static __host__ __device__ __forceinline__
+#define LSNN_LAMBDA __host__ __device__
+#elif defined(__GNUC__)
+#define LSNN_INLINE static inline __attribute__((always_inline))
+#define LSNN_LAMBDA __attribute__((always_inline))
+#else
+#error "lsnn_ext is written for GCC, Clang and nvcc."
+#endif
+
+// A function that stays a call, but never leaves its translation unit.
+#define LSNN_LOCAL static __attribute__((unused))
+
+namespace lsnn {
+
+// The mathematics of one number; cpu/simd.h gives the same names for vectors.
+template <class F> LSNN_INLINE F select(bool m, F a, F b) { return m ? a : b; }
+LSNN_INLINE float abs_(float x) { return fabsf(x); }
+LSNN_INLINE double abs_(double x) { return fabs(x); }
+LSNN_INLINE float max_(float a, float b) { return a > b ? a : b; }
+LSNN_INLINE double max_(double a, double b) { return a > b ? a : b; }
+LSNN_INLINE float min_(float a, float b) { return a < b ? a : b; }
+LSNN_INLINE double min_(double a, double b) { return a < b ? a : b; }
+LSNN_INLINE float exp_(float x) { return expf(x); }
+LSNN_INLINE double exp_(double x) { return exp(x); }
+LSNN_INLINE float erf_(float x) { return erff(x); }
+LSNN_INLINE double erf_(double x) { return erf(x); }
+LSNN_INLINE float atan_(float x) { return atanf(x); }
+LSNN_INLINE double atan_(double x) { return atan(x); }
+
+}  // namespace lsnn

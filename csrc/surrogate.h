@@ -1,0 +1,57 @@
+// The pseudo-derivatives psi(m) of (7) in unit height, and their antiderivatives for the smooth spikes of gradient checks.
+// F is a number or a vector of numbers; functions of the platform (select, abs_, exp_ ...) work on both.
+#pragma once
+#include "dynamics.h"
+#include "platform.h"
+
+namespace lsnn {
+
+template <class F> LSNN_INLINE F normal_density(F m) { return F(0.3989422804014327) * exp_(F(-0.5) * m * m); }
+template <class F> LSNN_INLINE F normal_mass(F m) { return F(0.5) + F(0.5) * erf_(m * F(0.7071067811865476)); }
+
+// The multi-gaussian of Yin et al.: a hill of weight 1.15 between two wide valleys of weight .15.
+template <class F, class G> LSNN_INLINE F multi_gaussian(F m, F valley, G g) {
+  return F(1.15) * g(m) - valley * (g((m - F(1)) / F(6)) + g((m + F(1)) / F(6)));
+}
+
+template <class F> LSNN_INLINE F psi_shape(Surrogate s, F m) {
+  const F size = abs_(m), one = F(1);
+  switch (s) {
+    case Surrogate::triangle: return max_(one - size, F(0));
+    case Surrogate::boxcar: return select((m > F(-0.5)) & (m <= F(0.5)), one, F(0));
+    case Surrogate::fast_sigmoid: return one / ((one + size) * (one + size));
+    case Surrogate::arctan: return one / (one + m * m);
+    case Surrogate::sigmoid: {  // exp of a negative number only, so that no large m overflows
+      const F e = exp_(-size);
+      return e / ((one + e) * (one + e));
+    }
+    case Surrogate::exponential: return exp_(-size);
+    case Surrogate::gaussian: return normal_density(m);
+    default: return multi_gaussian(m, F(0.025), [](F x) LSNN_LAMBDA { return normal_density(x); });
+  }
+}
+
+template <class F> LSNN_INLINE F psi_integral(Surrogate s, F m) {
+  const F size = abs_(m), one = F(1), half = F(0.5);
+  switch (s) {
+    case Surrogate::triangle: {
+      const F c = max_(min_(m, one), -one);
+      return half + c - c * abs_(c) * half;
+    }
+    case Surrogate::boxcar: return max_(min_(m, half), -half) + half;
+    case Surrogate::fast_sigmoid: return m / (one + size) + one;
+    case Surrogate::arctan: return atan_(m) + F(1.5707963267948966);
+    case Surrogate::sigmoid: {
+      const F e = exp_(-size);
+      return select(m < F(0), e, one) / (one + e);
+    }
+    case Surrogate::exponential: {
+      const F e = one - exp_(-size);
+      return one + select(m < F(0), -e, e);
+    }
+    case Surrogate::gaussian: return normal_mass(m);
+    default: return multi_gaussian(m, F(0.15), [](F x) LSNN_LAMBDA { return normal_mass(x); });
+  }
+}
+
+}  // namespace lsnn

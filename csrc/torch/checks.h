@@ -1,0 +1,37 @@
+// Checks of the operators' arguments. Every message names the argument, what is wanted and what was given.
+#pragma once
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <string>
+#include <vector>
+
+namespace lsnn::binding {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline std::string shape_text(const int64_t* sizes, size_t n) {
+  std::string s = "(";
+  for (size_t d = 0; d < n; d++) s += (d ? ", " : "") + std::to_string(sizes[d]);
+  return s + ")";
+}
+inline std::string shape_text(const Tensor& t) {
+  std::vector<int64_t> s;
+  for (int64_t d = 0; d < t.dim(); d++) s.push_back(t.size(d));
+  return shape_text(s.data(), s.size());
+}
+
+inline void check_shape(const Tensor& t, const char* name, const std::vector<int64_t>& want) {
+  bool same = t.dim() == (int64_t)want.size();
+  for (size_t d = 0; same && d < want.size(); d++) same = t.size(d) == want[d];
+  STD_TORCH_CHECK(same, "alif: ", name, " must have shape ", shape_text(want.data(), want.size()), ", got ", shape_text(t));
+}
+
+inline void check_like(const Tensor& t, const char* name, const Tensor& current) {
+  STD_TORCH_CHECK(t.is_cpu() == current.is_cpu() && t.is_cuda() == current.is_cuda(), "alif: ", name, " must be on the device of current");
+  STD_TORCH_CHECK(t.scalar_type() == current.scalar_type(), "alif: ", name, " must have the dtype of current");
+}
+
+}  // namespace lsnn::binding

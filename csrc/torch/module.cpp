@@ -1,0 +1,54 @@
+// lsnn_ext._C: what tensors can't say. Importing it also registers the operators of alif_ops.cpp, which lie in the same object.
+#include <pybind11/pybind11.h>
+
+#include "../alif.h"
+#include "../cpu/block_cache.h"
+#include "../cpu/run.h"
+
+namespace py = pybind11;
+
+namespace {
+
+py::list table() {  // the rows in the words of lsnn_ext.reference.Row
+  using namespace lsnn;
+  py::list all;
+  for (const Row& r : rows) {
+    py::list stop;
+    const char* names[] = {"rec", "adapt", "reset", "thr"};
+    for (int s = 0; s < 4; s++)
+      if (r.stop >> s & 1) stop.append(names[s]);
+    py::dict d;
+    d["name"] = r.name;
+    d["test"] = r.test == Test::old_v ? "old" : "new";
+    d["ge"] = r.ge;
+    d["scale"] = r.scale == Scale::width_A ? "A" : "1";
+    d["reset"] = r.reset == Reset::minus_A ? "A" : r.reset == Reset::minus_R ? "R" : "to";
+    d["when"] = r.when == When::now ? "now" : "next";
+    d["drive"] = r.drive == Drive::spike ? "spike" : r.drive == Drive::cross ? "cross" : "above";
+    d["stop"] = py::tuple(stop);
+    all.append(d);
+  }
+  return all;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Compiled part of lsnn_ext: build information and the table of models.";
+  m.def("dynamics", &table, "The table of models, a dict for each row.");
+  m.def("surrogates", [] {
+    py::list all;
+    for (const char* name : lsnn::surrogate_names) all.append(name);
+    return all;
+  });
+  m.def("coefficients", [] {
+    py::list all;
+    for (const char* name : lsnn::coefficient_names) all.append(name);
+    return all;
+  });
+  m.def("instruction_set", &lsnn::cpu::instruction_set, "avx512, avx2 or portable; see LSNN_CPU.");
+  m.def("cached_bytes", &lsnn::cpu::cached_bytes, "Bytes kept for reuse.");
+  m.def("empty_cache", &lsnn::cpu::empty_cache, "Gives the memory kept for reuse back to the system.");
+  m.attr("compiler") = __VERSION__;
+  m.attr("cuda") = py::none();
+}

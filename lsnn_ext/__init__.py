@@ -1,0 +1,9 @@
+"""lsnn_ext: recurrent spiking networks with adaptive neurons as one fused operator over the whole sequence."""
+
+from . import functional, reference
+from ._config import show_config
+from .functional import State, Traces
+from .modules import ALIF, LIF, LSNN, LeakyReadout
+
+__version__ = "0.1.0"
+__all__ = ["ALIF", "LIF", "LSNN", "LeakyReadout", "State", "Traces", "functional", "reference", "show_config"]

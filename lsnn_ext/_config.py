@@ -1,0 +1,24 @@
+"""What is installed and what will run."""
+
+import torch
+
+from . import _library
+
+
+def show_config() -> str:
+    """The build, the instruction set, the threads and what is missing, as text.
+
+    Example:
+        >>> print(lsnn_ext.show_config())
+    """
+    if _library._C is None:
+        return f"lsnn_ext: NO COMPILED PART ({_library.load_error}); functional.alif falls back to the slow reference\ntorch {torch.__version__}"
+    c = _library._C
+    lines = [
+        f"lsnn_ext, compiled with GCC-compatible {c.compiler}",
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads",
+        f"CPU kernels: {c.instruction_set()} (LSNN_CPU=avx512|avx2|portable overrides)",
+        "CUDA kernels: none in this build",
+        f"rows: {', '.join(_library.DYNAMICS)}",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,60 @@
+"""ALIF and LIF: recurrent layers of spiking neurons that are called as nn.LSTM is."""
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from ..reference import Coefficient
+from .recurrent import Recurrent
+
+
+class ALIF(Recurrent):
+    """Adaptive leaky integrate-and-fire neurons with recurrent weights (Bellec et al. 2018, equations (1) to (9)).
+
+    input_size, hidden_size, num_layers, bias, batch_first, dropout (between layers), bidirectional: as in nn.LSTM.
+    dynamics     row of the table of models, "lsnn" is the paper
+    tau_mem, tau_adapt   time constants in the unit of dt (ms), > 0: a number or one per neuron (N,); keep learned
+                 ones positive
+    beta         rise of the threshold per unit of adaptation (4), a number or (N,)
+    threshold    theta of (4), > 0, a number or (N,)
+    refractory   steps after a spike without another (9)
+    delay        extra delay in steps, d_jk of (1): an int, or integers (N, N) from neuron j to neuron k
+    dt           duration of a step (ms)
+    surrogate, dampening   the pseudo-derivative and its height; None: the row's own, for "lsnn" "triangle" and 0.3
+    learn        names among tau_mem, tau_adapt, beta, threshold that become Parameters; the others are buffers
+    autapses     False: the diagonal of weight_hh acts as 0
+
+    Parameters per layer and direction, named as in nn.LSTM: weight_ih_l0 (N, I), weight_hh_l0 (N, N) with the target
+    neuron first, bias_ih_l0 (N,); and tau_mem_l0, tau_adapt_l0, beta_l0, threshold_l0 of the shape given.
+    Raises ValueError or TypeError naming the argument for what is out of range.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True,
+                 batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False, *,
+                 dynamics: str = "lsnn", tau_mem: Coefficient = 20.0, tau_adapt: Coefficient = 200.0,
+                 beta: Coefficient = 1.8, threshold: Coefficient = 0.01, refractory: int = 0, delay: int | Tensor = 0,
+                 dt: float = 1.0, surrogate: str | None = None, dampening: float | None = None,
+                 learn: Iterable[str] = (), autapses: bool = False, device: torch.device | str | None = None,
+                 dtype: torch.dtype | None = None) -> None:
+        neuron = {"tau_mem": tau_mem, "tau_adapt": tau_adapt, "beta": beta, "threshold": threshold}
+        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dynamics,
+                         neuron, refractory, delay, dt, surrogate, dampening, learn, autapses, device, dtype)
+
+
+class LIF(Recurrent):
+    """Leaky integrate-and-fire neurons: ALIF without adaptation (beta = 0 in equation (4)); arguments as there.
+
+    Without adaptation nothing else holds a neuron back, so the paper's refractory time of 5 steps is the default here:
+    with 0 a fresh layer fires in 40 % of all steps.
+    learn takes names among tau_mem, threshold.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True,
+                 batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False, *,
+                 dynamics: str = "lsnn", tau_mem: Coefficient = 20.0, threshold: Coefficient = 0.01,
+                 refractory: int = 5, delay: int | Tensor = 0, dt: float = 1.0, surrogate: str | None = None,
+                 dampening: float | None = None, learn: Iterable[str] = (), autapses: bool = False,
+                 device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:
+        neuron = {"tau_mem": tau_mem, "threshold": threshold}
+        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dynamics,
+                         neuron, refractory, delay, dt, surrogate, dampening, learn, autapses, device, dtype)

@@ -1,0 +1,81 @@
+"""The leaky readout: filtered spikes, weighed and summed."""
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .. import functional
+
+# A threshold that no readout ever reaches, so that the neuron of the operator is nothing but a leaky integrator.
+_NEVER = 1e30
+
+
+class LeakyReadout(nn.Module):
+    """y_t = W p_t + b with the filtered spikes p_t = k p_{t-1} + (1 - k) z_t, k = exp(-dt / tau) (Bellec et al. 2018).
+
+    n, output_size   channels in and out
+    tau              time constant of the filter in the unit of dt (ms), > 0, default 20
+    dt               duration of a step (ms), default 1
+    batch_first      x is (B, T, n) instead of (T, B, n)
+
+    weight (output_size, n) is drawn as in the paper's code (Glorot uniform), bias (output_size,) is 0.  The filter and
+    the product commute, so the product comes first and the filter runs over output_size channels only.
+    Raises ValueError naming the argument for what is out of range.
+    """
+
+    def __init__(self, n: int, output_size: int, tau: float = 20.0, *, dt: float = 1.0, bias: bool = True,
+                 batch_first: bool = False, device: torch.device | str | None = None,
+                 dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        for name, size in (("n", n), ("output_size", output_size)):
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name}: given {size!r}, expected a whole number >= 1")
+        for name, value in (("tau", tau), ("dt", dt)):
+            if not value > 0:
+                raise ValueError(f"{name}: given {value}, expected a number > 0")
+        self.n, self.output_size, self.tau, self.dt, self.batch_first = n, output_size, tau, dt, batch_first
+        self.weight = nn.Parameter(torch.empty(output_size, n, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(output_size, device=device, dtype=dtype)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Glorot uniform weights, bias 0."""
+        nn.init.xavier_uniform_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def extra_repr(self) -> str:
+        """Sizes and time constant."""
+        return f"{self.n}, {self.output_size}, tau={self.tau}" + (", batch_first=True" if self.batch_first else "")
+
+    def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x (T, B, n), (B, T, n) with batch_first, or (T, n) unbatched -> (y, state).
+
+        y has the form of x with output_size channels; state (B, output_size), unbatched (output_size,), is W p after
+        the last step, None is zero; both are float32 where x is float16 or bfloat16.  Raises ValueError for wrong shapes.
+        """
+        if x.dim() not in (2, 3) or x.shape[-1] != self.n:
+            raise ValueError(f"x: given shape {tuple(x.shape)}, expected (T, B, {self.n}) or (T, {self.n})")
+        batched, first = x.dim() == 3, self.batch_first and x.dim() == 3
+        x = x.transpose(0, 1) if first else x if batched else x.unsqueeze(1)
+        want = (x.shape[1], self.output_size) if batched else (self.output_size,)
+        if state is not None and tuple(state.shape) != want:
+            raise ValueError(f"state: given shape {tuple(state.shape)}, expected {want}")
+
+        product = functional.linear(x.contiguous(), self.weight.to(x.dtype))
+        k = math.exp(-self.dt / self.tau)
+        carried = None
+        if state is not None:
+            v = state if batched else state.unsqueeze(0)
+            silent = torch.zeros_like(v)
+            carried = functional.State(v, silent, silent, silent, silent.unsqueeze(0))
+        result = functional.alif(
+            product, product.new_zeros(self.output_size, self.output_size, dtype=self.weight.dtype), alpha=k,
+            kappa=1 - k, theta=_NEVER, R=0.0, dynamics="snntorch_sub", surrogate="triangle", state=carried, trace=True)
+        assert len(result) == 3
+        y, end = result[2].v, result[1].v
+        if self.bias is not None:
+            y = y + self.bias
+        if not batched:
+            return y.squeeze(1), end.squeeze(0)
+        return y.transpose(0, 1) if first else y, end

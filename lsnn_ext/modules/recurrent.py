@@ -1,0 +1,306 @@
+"""What ALIF and LIF share: parameters, forms of input and state, and the way through layers and directions."""
+import inspect
+import math
+import warnings
+from collections.abc import Iterable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from .. import functional
+from ..reference import Coefficient, State, Traces, named_row, named_surrogate
+
+Sequence: TypeAlias = Tensor | PackedSequence
+Segments: TypeAlias = list[tuple[int, int]]  # (steps, sequences that are alive in them), in the order of time
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def _rows(state: State, low: int, high: int) -> State:
+    """The sequences low to high - 1 of a state whose second last axis is the batch."""
+    return State(*(leaf[..., low:high, :] for leaf in state))
+
+
+def _positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{name}: given {value}, expected a number > 0")
+
+
+class Recurrent(nn.Module):
+    """What ALIF and LIF share; the coefficients that the neuron has are the keys of `neuron`."""
+
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int, bias: bool, batch_first: bool,
+                 dropout: float, bidirectional: bool, dynamics: str, neuron: dict[str, Coefficient], refractory: int,
+                 delay: int | Tensor, dt: float, surrogate: str | None, dampening: float | None, learn: Iterable[str],
+                 autapses: bool, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        for name, size in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name}: given {size!r}, expected a whole number >= 1")
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"dropout: given {dropout}, expected a probability from 0 to 1")
+        if dropout > 0 and num_layers == 1:
+            warnings.warn("dropout acts between layers, so it does nothing with num_layers=1", stacklevel=3)
+        if not isinstance(refractory, int) or refractory < 0:
+            raise ValueError(f"refractory: given {refractory!r}, expected a whole number of steps >= 0")
+        if dampening is not None:
+            _positive("dampening", dampening)
+        _positive("dt", dt)
+        named_row(dynamics)
+        if surrogate is not None:
+            named_surrogate(surrogate)
+        learn = (learn,) if isinstance(learn, str) else tuple(learn)
+        for name in learn:
+            if name not in neuron:
+                raise ValueError(f"learn: unknown name {name!r}, expected some of {', '.join(neuron)}")
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        if not dtype.is_floating_point:
+            raise ValueError(f"dtype: given {dtype}, expected a floating point type")
+
+        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
+        self.bias, self.batch_first, self.dropout, self.bidirectional = bias, batch_first, dropout, bidirectional
+        self.dynamics, self.refractory, self.dt = dynamics, refractory, dt
+        self.surrogate, self.dampening, self.learn, self.autapses = surrogate, dampening, learn, autapses
+        self._neuron = tuple(neuron)
+        self.delay: int | Tensor
+        self._set_delay(delay, device)
+        self._suffixes = [f"_l{layer}{way}" for layer in range(num_layers) for way in ("", "_reverse")[:1 + bidirectional]]
+        for index, suffix in enumerate(self._suffixes):
+            inputs = input_size if index <= bidirectional else hidden_size * (1 + bidirectional)
+            shapes: dict[str, tuple[int, ...]] = {"weight_ih": (hidden_size, inputs),
+                                                  "weight_hh": (hidden_size, hidden_size)}
+            if bias:
+                shapes["bias_ih"] = (hidden_size,)
+            for name, shape in shapes.items():
+                self.register_parameter(name + suffix, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
+            for name, value in neuron.items():
+                data = self._checked(name, value, device, dtype)
+                if name in learn:
+                    self.register_parameter(name + suffix, nn.Parameter(data))
+                else:
+                    self.register_buffer(name + suffix, data)
+        self.reset_parameters()
+
+    def _checked(self, name: str, value: Coefficient, device: torch.device | str | None, dtype: torch.dtype) -> Tensor:
+        data = torch.as_tensor(value, dtype=dtype, device=device).detach().clone()
+        if data.shape not in ((), (self.hidden_size,)):
+            raise ValueError(f"{name}: given shape {tuple(data.shape)}, expected a scalar or ({self.hidden_size},)")
+        if data.is_meta:
+            return data
+        if not bool(data.isfinite().all()):
+            raise ValueError(f"{name}: given a value that is not finite, expected finite numbers")
+        if name != "beta" and not bool((data > 0).all()):  # a negative beta is the paper's family too (ELIF)
+            raise ValueError(f"{name}: given a smallest value of {data.min().item()}, expected numbers > 0")
+        return data
+
+    def _set_delay(self, delay: int | Tensor, device: torch.device | str | None) -> None:
+        N = self.hidden_size
+        if not isinstance(delay, int | Tensor):
+            raise TypeError(f"delay: given {type(delay).__name__}, expected an int or an integer tensor ({N}, {N})")
+        if isinstance(delay, int):
+            smallest = delay
+            self.delay = delay
+        else:
+            if delay.shape != (N, N) or delay.is_floating_point() or delay.is_complex() or delay.dtype == torch.bool:
+                raise ValueError(f"delay: given {tuple(delay.shape)} of {delay.dtype}, expected integers ({N}, {N})")
+            smallest = int(delay.min())
+            self.register_buffer("delay", delay.detach().clone().to(device))
+        if smallest < 0:
+            raise ValueError(f"delay: given a smallest value of {smallest}, expected steps >= 0")
+
+    def reset_parameters(self) -> None:
+        """Weights N(0, 1) / sqrt(fan in), as in the paper's code (section 1.4 of its description), biases 0.
+
+        Time constants, beta and threshold keep their values, also where they are learned.
+        """
+        with torch.no_grad():
+            for suffix in self._suffixes:
+                for name in ("weight_ih", "weight_hh"):
+                    weight: Tensor = getattr(self, name + suffix)
+                    weight.normal_(0, 1 / math.sqrt(weight.shape[1]))
+                if self.bias:
+                    getattr(self, "bias_ih" + suffix).zero_()
+
+    def extra_repr(self) -> str:
+        """Sizes, then whatever is not the default."""
+        parts = [str(self.input_size), str(self.hidden_size)]
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            value = getattr(self, name + self._suffixes[0] if name in self._neuron else name, None)
+            if isinstance(value, Tensor):  # to 6 digits a float32 buffer shows the number it was given
+                value = f"<{tuple(value.shape)}>" if value.dim() or value.is_meta else float(f"{value.item():.6g}")
+            if value is not None and name not in ("input_size", "hidden_size") and value != parameter.default:
+                parts.append(f"{name}={value if str(value).startswith('<') else repr(value)}")
+        return ", ".join(parts)
+
+    def _coefficients(self, suffix: str) -> dict[str, Tensor]:
+        """alpha = exp(-dt / tau_mem) and rho = exp(-dt / tau_adapt) of equations (5) and (3), theta and beta of (4)."""
+        k = {name: getattr(self, name + suffix) for name in self._neuron}
+        k = {name: value.float() if value.dtype in _HALF else value for name, value in k.items()}
+        given = {"alpha": torch.exp(-self.dt / k["tau_mem"]), "theta": k["threshold"]}
+        if "beta" in k:
+            given |= {"rho": torch.exp(-self.dt / k["tau_adapt"]), "beta": k["beta"]}
+        return given
+
+    def _recurrent_weight(self, suffix: str) -> Tensor:
+        """w_rec of equation (1): the stored matrix is output-major as in nn.LSTM; no neuron excites itself."""
+        w_rec: Tensor = getattr(self, "weight_hh" + suffix).t()
+        if self.autapses:
+            return w_rec
+        return w_rec.masked_fill(torch.eye(self.hidden_size, dtype=torch.bool, device=w_rec.device), 0.0)
+
+    def _one_way(self, x: Tensor, segments: Segments, suffix: str, initial: State | None,
+                 trace: bool) -> tuple[Tensor, State, list[Tensor]]:
+        """One direction of one layer over x (sum of steps * sequences, inputs): spikes, state, traces of the same form.
+
+        Sequences are sorted by falling length, so a segment of constant batch is one dense call, and a sequence that
+        has ended leaves with its state: exact by construction, as chunks equal one call.  Backward in time the batch
+        grows instead, and each sequence enters with its initial state.
+        """
+        weight, bias = getattr(self, "weight_ih" + suffix), getattr(self, "bias_ih" + suffix, None)
+        if x.dtype in _HALF:
+            weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
+        reverse = suffix.endswith("_reverse")
+        order = segments[::-1] if reverse else segments
+        lengths = [steps * alive for steps, alive in segments]
+        if len(segments) == 1:  # the whole projection as the operator wants it: no view stands between the two
+            steps, alive = segments[0]
+            blocks = [functional.linear(x.view(steps, alive, -1), weight, bias)]
+        else:
+            blocks = list(torch.split(functional.linear(x, weight, bias), lengths))[::-1 if reverse else 1]
+        given, w_rec = self._coefficients(suffix), self._recurrent_weight(suffix)
+
+        state = initial if initial is None else _rows(initial, 0, order[0][1])
+        ended: list[State] = []
+        results: list[list[Tensor]] = []
+        for (steps, alive), current in zip(order, blocks):
+            if state is not None and state.v.shape[-2] > alive:
+                ended.append(_rows(state, alive, state.v.shape[-2]))
+                state = _rows(state, 0, alive)
+            elif state is not None and state.v.shape[-2] < alive:
+                before = state.v.shape[-2]
+                if initial is None:
+                    state = State(*(nn.functional.pad(leaf, (0, 0, 0, alive - before)) for leaf in state))
+                else:
+                    state = State(*(torch.cat(pair, -2) for pair in zip(state, _rows(initial, before, alive))))
+            current = current.view(steps, alive, -1)
+            result = functional.alif(
+                current.flip(0) if reverse else current, w_rec, alpha=given["alpha"], theta=given["theta"],
+                rho=given.get("rho"), beta=given.get("beta"), refractory=self.refractory, delay=self.delay,
+                dynamics=self.dynamics, surrogate=self.surrogate, dampening=self.dampening, state=state, trace=trace)
+            state = result[1]
+            values = [result[0], *(result[2] if len(result) == 3 else ())]
+            results.append([value.flip(0) if reverse else value for value in values])
+        assert state is not None
+        if ended:
+            state = State(*(torch.cat(leaves, -2) for leaves in zip(state, *reversed(ended))))
+        if len(results) > 1:
+            results = results[::-1] if reverse else results
+            spikes, *traces = [torch.cat([value.flatten(0, 1) for value in values]) for values in zip(*results)]
+        else:
+            spikes, *traces = results[0]
+        return spikes, state, traces
+
+    def _run(self, x: Tensor, segments: Segments, state: State | None,
+             trace: bool) -> tuple[Tensor, State, Traces | None]:
+        """All layers: x, spikes and traces are (T, B, .) with one segment, else packed rows; state is stacked."""
+        ways = 1 + self.bidirectional
+        after: list[State] = []
+        traces: list[list[Tensor]] = []
+        for layer in range(self.num_layers):
+            last = layer == self.num_layers - 1
+            outs: list[Tensor] = []
+            for way in range(ways):
+                index = layer * ways + way
+                initial = None if state is None else State(*(leaf[index] for leaf in state))
+                out, end, values = self._one_way(x, segments, self._suffixes[index], initial, trace and last)
+                outs.append(out)
+                after.append(end)
+                traces.append(values)
+            x = torch.cat(outs, -1) if ways == 2 else outs[0]
+            if not last:
+                x = nn.functional.dropout(x, self.dropout, self.training)
+        joined = [torch.cat(pair, -1) if ways == 2 else pair[0] for pair in zip(*traces[-ways:])]
+        return x, State(*(torch.stack(leaves) for leaves in zip(*after))), Traces(*joined) if trace else None
+
+    def _check(self, x: Tensor, dims: tuple[int, ...], form: str, state: State | None, batch: tuple[int, ...]) -> None:
+        dtype = self.get_parameter("weight_ih_l0").dtype
+        if x.dim() not in dims or x.shape[-1] != self.input_size:
+            raise ValueError(f"x: given shape {tuple(x.shape)}, expected {form} with I = {self.input_size}")
+        if x.dtype != dtype and x.dtype not in _HALF:
+            raise ValueError(f"x: given {x.dtype}, expected {dtype} as the parameters, float16 or bfloat16")
+        if state is None:
+            return
+        if not isinstance(state, tuple) or len(state) != len(State._fields):
+            raise TypeError(f"state: given {type(state).__name__}, expected State{State._fields}")
+        want = (len(self._suffixes), *batch, self.hidden_size)
+        for name, leaf in zip(State._fields, state):
+            given = leaf.shape[:1] + leaf.shape[2:] if name == "z" else leaf.shape
+            if tuple(given) != want:
+                axes = f"({want[0]}, D, {', '.join(map(str, want[1:]))})" if name == "z" else str(want)
+                raise ValueError(f"state.{name}: given shape {tuple(leaf.shape)}, expected {axes}")
+
+    def forward(self, x: Sequence, state: State | None = None, *, trace: bool = False,
+                ) -> tuple[Sequence, State] | tuple[Sequence, State, Traces]:
+        """The whole sequence: (spikes, state), with trace=True (spikes, state, traces).
+
+        x          (T, B, I), (B, T, I) with batch_first, (T, I) unbatched, or a PackedSequence, sorted or not; of the
+                   parameters' dtype, or float16 / bfloat16, then the spikes have that dtype and the state float32
+        state      State with leaves v, a, i, r (L, B, N) and z (L, D, B, N), newest spikes first, D = 1 + the largest
+                   delay, L = num_layers * directions in the order of nn.LSTM; without B if unbatched; None is all zeros
+        spikes     as x with N * directions in place of I
+        state      after the last step, of a PackedSequence each sequence's own last step, in the order it was given
+        traces     Traces v, a, threshold of the last layer, each of the shape of spikes (packed: of spikes.data)
+
+        A PackedSequence takes one call of the operator per distinct length.  Raises ValueError for wrong shapes or
+        dtypes, TypeError for a state that is none.
+        """
+        if isinstance(x, PackedSequence):
+            alive, steps = torch.unique_consecutive(x.batch_sizes, return_counts=True)
+            segments = list(zip(steps.tolist(), alive.tolist()))
+            self._check(x.data, (2,), "packed rows (sum of lengths, I)", state, (segments[0][1],))
+            if state is not None and x.sorted_indices is not None:
+                state = State(*(leaf.index_select(-2, x.sorted_indices) for leaf in state))
+            out, state, traces = self._run(x.data, segments, state, trace)
+            if x.unsorted_indices is not None:
+                state = State(*(leaf.index_select(-2, x.unsorted_indices) for leaf in state))
+            packed = PackedSequence(out.flatten(0, -2), x.batch_sizes, x.sorted_indices, x.unsorted_indices)
+            if traces is None:
+                return packed, state
+            return packed, state, Traces(*(leaf.flatten(0, -2) for leaf in traces))
+        return self._dense(x, state, trace)
+
+    def _dense(self, x: Tensor, state: State | None, trace: bool,
+               ) -> tuple[Tensor, State] | tuple[Tensor, State, Traces]:
+        batched, first = x.dim() == 3, self.batch_first and x.dim() == 3
+        batch = (x.shape[0 if first else 1],) if batched else ()
+        self._check(x, (2, 3), "(B, T, I) or (T, I)" if self.batch_first else "(T, B, I) or (T, I)", state, batch)
+        x = x.transpose(0, 1) if first else x if batched else x.unsqueeze(1)
+        if state is not None and not batched:
+            state = State(*(leaf.unsqueeze(-2) for leaf in state))
+        out, state, traces = self._run(x.contiguous(), [(x.shape[0], x.shape[1])], state, trace)
+
+        def given_form(value: Tensor) -> Tensor:
+            return value.transpose(0, 1) if first else value if batched else value.squeeze(1)
+
+        if not batched:
+            state = State(*(leaf.squeeze(-2) for leaf in state))
+        if traces is None:
+            return given_form(out), state
+        return given_form(out), state, Traces(*map(given_form, traces))
+
+    def step(self, x_t: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """One step, for control loops: x_t (B, I) or (I,) -> spikes (B, N) or (N,) and the state as in forward.
+
+        T such calls give what one call on the sequence gives.  Raises ValueError for a bidirectional layer, which
+        needs the end of the sequence first.
+        """
+        if self.bidirectional:
+            raise ValueError("step: given a bidirectional layer, expected bidirectional=False")
+        batch = tuple(x_t.shape[:-1])
+        self._check(x_t, (1, 2), "(B, I) or (I,)", state, batch)
+        if state is not None and not batch:
+            state = State(*(leaf.unsqueeze(-2) for leaf in state))
+        out, state, _ = self._run(x_t.view(1, -1, self.input_size), [(1, batch[0] if batch else 1)], state, False)
+        return (out[0], state) if batch else (out[0, 0], State(*(leaf.squeeze(-2) for leaf in state)))

@@ -1,0 +1,345 @@
+"""The layers against a plain loop over the reference, in every form of input, and what else nn.LSTM lets one expect."""
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
+
+from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, reference
+from lsnn_ext.reference import State
+
+T, B, I, N = 40, 3, 6, 8
+
+
+def exact(module: nn.Module) -> Any:
+    """The module with weights that are multiples of 2^-10, so that sums are exact in any order."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.dim() == 2:
+                parameter.copy_((parameter * 1024).round() / 1024)
+    return module
+
+
+def spikes_in(*shape: int, rate: float = 0.3, seed: int = 0) -> Tensor:
+    return (torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < rate).float()
+
+
+def by_reference(layer: ALIF | LIF, x: Tensor, suffix: str = "_l0", state: State | None = None) -> Any:
+    """One direction of one layer as the equations say, x (T, B, I)."""
+    p = dict(layer.named_parameters()) | dict(layer.named_buffers())
+    current = x @ p["weight_ih" + suffix].t()
+    if layer.bias:
+        current = current + p["bias_ih" + suffix]
+    k = {"alpha": torch.exp(-layer.dt / p["tau_mem" + suffix]), "theta": p["threshold" + suffix]}
+    if isinstance(layer, ALIF):
+        k |= {"rho": torch.exp(-layer.dt / p["tau_adapt" + suffix]), "beta": p["beta" + suffix]}
+    w_rec = p["weight_hh" + suffix].t().clone()
+    if not layer.autapses:
+        w_rec = w_rec - torch.diag(w_rec.diagonal())
+    return reference.alif(current, w_rec, **k, refractory=layer.refractory, delay=layer.delay,
+                          dynamics=layer.dynamics, surrogate=layer.surrogate, dampening=layer.dampening, state=state,
+                          trace=True)
+
+
+def same(one: State, other: State, **tolerance: float) -> None:
+    for name, left, right in zip(State._fields, one, other):
+        torch.testing.assert_close(left, right, msg=lambda m, name=name: f"state.{name}: {m}", **tolerance)
+
+
+@pytest.mark.parametrize("kind", [ALIF, LIF])
+@pytest.mark.parametrize("options", [{}, {"refractory": 3, "delay": 2}, {"dynamics": "srnn", "threshold": 0.05},
+                                     {"autapses": True, "bias": False}, {"dt": 2.0, "dampening": 0.7}])
+def test_against_reference(kind: Any, options: dict[str, Any]) -> None:
+    torch.manual_seed(1)
+    layer = exact(kind(I, N, **options))
+    x = spikes_in(T, B, I)
+    out, state, traces = layer(x, trace=True)
+    want, want_state, want_traces = by_reference(layer, x)
+    assert 0 < out.mean() < 1
+    assert torch.equal(out, want)
+    same(State(*(leaf[0] for leaf in state)), want_state)
+    for got, expected in zip(traces, want_traces):
+        torch.testing.assert_close(got, expected)
+    weight = torch.randn(T, B, N)
+    parameters = list(layer.parameters())
+    got_gradients = torch.autograd.grad((out * weight).sum(), parameters)
+    want_gradients = torch.autograd.grad((want * weight).sum(), parameters)
+    for got, expected in zip(got_gradients, want_gradients):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_per_neuron_values_and_delays() -> None:
+    delay = torch.randint(0, 3, (N, N), generator=torch.Generator().manual_seed(0))
+    layer = exact(ALIF(I, N, tau_mem=torch.linspace(10, 30, N), tau_adapt=torch.linspace(50, 500, N),
+                       beta=torch.linspace(0, 2, N), threshold=torch.full((N,), 0.02), delay=delay))
+    x = spikes_in(T, B, I)
+    assert torch.equal(layer(x)[0], by_reference(layer, x)[0])
+    assert layer(x)[1].z.shape == (1, 3, B, N)
+
+
+def test_batch_first_and_unbatched() -> None:
+    layer = exact(ALIF(I, N, 2))
+    other = copy.deepcopy(layer)
+    other.batch_first = True
+    x = spikes_in(T, B, I)
+    out, state = layer(x)
+    turned, turned_state = other(x.transpose(0, 1))
+    assert torch.equal(turned, out.transpose(0, 1))
+    same(turned_state, state, rtol=0, atol=0)
+    for module in (layer, other):
+        single, single_state, traces = module(x[:, 0], trace=True)
+        assert torch.equal(single, out[:, 0]) and traces.v.shape == (T, N)
+        same(single_state, State(*(leaf[..., 0, :] for leaf in state)), rtol=0, atol=0)
+        again, _ = module(x[:5, 1], single_state)
+        assert again.shape == (5, N)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("lengths", [[40, 25, 25, 7], [7, 40, 1, 25]])
+def test_packed(bidirectional: bool, lengths: list[int]) -> None:
+    layer = exact(ALIF(I, N, 2, bidirectional=bidirectional, refractory=2, delay=1))
+    sequences = [spikes_in(length, I, seed=length + index) for index, length in enumerate(lengths)]
+    packed = pack_sequence(sequences, enforce_sorted=lengths == sorted(lengths, reverse=True))
+    _, start = layer(spikes_in(30, len(lengths), I, seed=9))
+    for initial in (None, start):
+        out, state, traces = layer(packed, initial, trace=True)
+        padded, out_lengths = pad_packed_sequence(out)
+        threshold = pad_packed_sequence(out._replace(data=traces.threshold))[0]
+        assert out_lengths.tolist() == lengths
+        for b, x in enumerate(sequences):
+            own = None if initial is None else State(*(leaf[..., b, :] for leaf in initial))
+            want, want_state, want_traces = layer(x, own, trace=True)
+            assert torch.equal(padded[:len(x), b], want) and padded[len(x):, b].abs().sum() == 0
+            same(State(*(leaf[..., b, :] for leaf in state)), want_state, rtol=0, atol=0)
+            assert torch.equal(threshold[:len(x), b], want_traces.threshold)
+
+
+def test_packed_gradient() -> None:
+    layer = exact(ALIF(I, N, bidirectional=True))
+    sequences = [spikes_in(length, I, seed=length).requires_grad_() for length in (9, 30, 17)]
+    padded = nn.utils.rnn.pad_sequence(sequences)
+    out, _ = layer(pack_padded_sequence(padded, [9, 30, 17], enforce_sorted=False))
+    inputs = [*sequences, *layer.parameters()]
+    got = torch.autograd.grad(pad_packed_sequence(out)[0].cumsum(-1).sum(), inputs)
+    want = torch.autograd.grad(sum(layer(x)[0].cumsum(-1).sum() for x in sequences), inputs)
+    for one, other in zip(got, want):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_bidirectional_and_layers() -> None:
+    layer = exact(ALIF(I, N, 2, bidirectional=True))
+    x = spikes_in(T, B, I)
+    out, state = layer(x)
+    inner = x
+    for number in range(2):
+        ahead, ahead_state, _ = by_reference(layer, inner, f"_l{number}")
+        back, back_state, _ = by_reference(layer, inner.flip(0), f"_l{number}_reverse")
+        inner = torch.cat([ahead, back.flip(0)], -1)
+        same(State(*(leaf[2 * number] for leaf in state)), ahead_state)
+        same(State(*(leaf[2 * number + 1] for leaf in state)), back_state)
+    assert torch.equal(out, inner)
+    assert out.shape == (T, B, 2 * N) and state.v.shape == (4, B, N) and state.z.shape == (4, 1, B, N)
+
+
+def test_dropout_only_between_layers() -> None:
+    layer = exact(ALIF(I, N, 2, dropout=1.0, bias=False))
+    x = spikes_in(T, B, I)
+    assert layer(x)[0].sum() == 0
+    assert layer.eval()(x)[0].sum() > 0
+    with pytest.warns(UserWarning, match="dropout"):
+        alone = exact(ALIF(I, N, dropout=0.5))
+    assert torch.equal(alone(x)[0], alone.eval()(x)[0])
+
+
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "delay": 2, "refractory": 3}])
+def test_chunks_and_steps_equal_one_call(options: dict[str, Any]) -> None:
+    layer = exact(ALIF(I, N, **options))
+    x = spikes_in(T, B, I)
+    out, state = layer(x)
+    first, middle = layer(x[:17])
+    second, end = layer(x[17:], middle)
+    assert torch.equal(torch.cat([first, second]), out)
+    same(end, state, rtol=0, atol=0)
+    for form in (x, x[:, 0]):
+        whole, whole_state = layer(form)
+        carried, outs = None, []
+        for x_t in form:
+            z, carried = layer.step(x_t, carried)
+            outs.append(z)
+        assert torch.equal(torch.stack(outs), whole)
+        same(carried, whole_state, rtol=0, atol=0)
+
+
+def test_state_carries_gradient() -> None:
+    layer = exact(ALIF(I, N))
+    x = spikes_in(T, B, I)
+    _, state = layer(x[:10])
+    out, _ = layer(x[10:], state)
+    (through,) = torch.autograd.grad(out.sum(), state.v, retain_graph=True)
+    assert through.abs().sum() > 0
+
+
+def test_learn() -> None:
+    names = ("tau_mem", "tau_adapt", "beta", "threshold")
+    layer = exact(ALIF(I, N, learn=names, beta=torch.ones(N)))
+    x = spikes_in(T, B, I)
+    out, _ = layer(x)
+    (out * torch.randn(T, B, N)).sum().backward()
+    for name in names:
+        parameter = layer.get_parameter(name + "_l0")
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+        assert parameter.shape == ((N,) if name == "beta" else ())
+    assert {name for name, _ in ALIF(I, N, learn=["beta"]).named_buffers()} == {
+        "tau_mem_l0", "tau_adapt_l0", "threshold_l0"}
+    assert LIF(I, N, learn="tau_mem").learn == ("tau_mem",)
+
+
+def test_state_dict_copy_and_pickle() -> None:
+    layer = exact(ALIF(I, N, 2, bidirectional=True, tau_mem=15.0, delay=torch.ones(N, N, dtype=torch.long)))
+    names = set(layer.state_dict())
+    lstm = {name for name in nn.LSTM(I, N, 2, bidirectional=True).state_dict() if not name.startswith("bias_hh")}
+    assert lstm <= names and {"tau_mem_l1_reverse", "delay"} <= names
+    other = ALIF(I, N, 2, bidirectional=True, delay=torch.zeros(N, N, dtype=torch.long))
+    other.load_state_dict(layer.state_dict())
+    x = spikes_in(T, B, I)
+    for copied in (other, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(copied(x)[0], layer(x)[0])
+
+
+def test_initial_weights() -> None:
+    torch.manual_seed(0)
+    layer = ALIF(100, 200)
+    assert abs(float(layer.weight_ih_l0.std()) * 10 - 1) < 0.05
+    assert abs(float(layer.weight_hh_l0.std()) * 200**0.5 - 1) < 0.05
+    assert layer.bias_ih_l0.abs().sum() == 0
+
+
+def test_dtypes_and_devices() -> None:
+    layer = exact(ALIF(I, N)).double()
+    out, state = layer(spikes_in(T, B, I).double())
+    assert out.dtype == state.v.dtype == torch.float64
+    assert ALIF(I, N, dtype=torch.float64).tau_mem_l0.dtype == torch.float64
+    meta = ALIF(I, N, device="meta")
+    assert all(value.is_meta for value in meta.state_dict().values())
+    assert "6, 8" in repr(meta)
+    if torch.cuda.is_available():
+        on_gpu = copy.deepcopy(layer).float().cuda()
+        assert on_gpu(spikes_in(T, B, I).cuda())[0].is_cuda
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(dtype: torch.dtype) -> None:
+    x = spikes_in(T, B, I).to(dtype)
+    for layer in (exact(ALIF(I, N)), exact(ALIF(I, N)).to(dtype)):
+        out, state = layer(x)
+        assert out.dtype == dtype and 0 < out.float().mean() < 1
+        assert state.v.dtype == torch.float32
+        out.sum().backward()
+        assert layer.weight_ih_l0.grad.dtype == layer.weight_ih_l0.dtype
+    logits, _ = LSNN(I, 4, 4, 2)(x)
+    assert logits.dtype == torch.float32
+
+
+def test_extra_repr() -> None:
+    assert repr(ALIF(I, N)) == "ALIF(6, 8)"
+    assert repr(LIF(I, N)) == "LIF(6, 8)"
+    shown = repr(ALIF(I, N, 2, tau_mem=15.0, beta=torch.ones(N), learn=("beta",), batch_first=True))
+    assert shown == "ALIF(6, 8, num_layers=2, batch_first=True, tau_mem=15.0, beta=<(8,)>, learn=('beta',))"
+
+
+@pytest.mark.parametrize(("options", "match"), [
+    ({"tau_mem": -1.0}, "tau_mem"), ({"tau_adapt": 0.0}, "tau_adapt"), ({"threshold": -0.1}, "threshold"),
+    ({"beta": float("nan")}, "beta"), ({"beta": torch.ones(3)}, r"beta: given shape \(3,\), expected .*\(8,\)"),
+    ({"learn": ("tau",)}, "learn: unknown name 'tau'"), ({"refractory": -1}, "refractory"), ({"delay": -1}, "delay"),
+    ({"delay": torch.ones(N, N)}, "delay"), ({"dynamics": "no"}, "dynamics"), ({"surrogate": "no"}, "surrogate"),
+    ({"dampening": 0.0}, "dampening"), ({"dt": 0.0}, "dt"), ({"dropout": 2.0}, "dropout"),
+    ({"num_layers": 0}, "num_layers"), ({"dtype": torch.int64}, "dtype")])
+def test_bad_arguments(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        ALIF(I, N, **options)
+
+
+def test_bad_inputs() -> None:
+    layer = ALIF(I, N)
+    x = spikes_in(T, B, I)
+    _, state = layer(x)
+    with pytest.raises(ValueError, match="x: given shape"):
+        layer(x[..., :3])
+    with pytest.raises(ValueError, match="x: given shape"):
+        layer(x[None])
+    with pytest.raises(ValueError, match=r"x: given torch.float64"):
+        layer(x.double())
+    with pytest.raises(ValueError, match=r"state.v: given shape \(1, 3, 8\), expected \(1, 2, 8\)"):
+        layer(x[:, :2], state)
+    with pytest.raises(ValueError, match=r"state.z: .*\(1, D, 3, 8\)"):
+        layer(x, state._replace(z=state.z[0]))
+    with pytest.raises(TypeError, match="state"):
+        layer(x, (state.v, state.a))
+    with pytest.raises(ValueError, match="step"):
+        ALIF(I, N, bidirectional=True).step(x[0])
+    with pytest.raises(ValueError, match="learn"):
+        LIF(I, N, learn="beta")
+    with pytest.raises(ValueError, match="x: given shape"):
+        LeakyReadout(N, 2)(x)
+    with pytest.raises(ValueError, match="tau"):
+        LeakyReadout(N, 2, -1.0)
+    with pytest.raises(TypeError, match="x: given PackedSequence"):
+        LSNN(I, 4, 4, 2)(pack_sequence([x[:, 0]]))
+    with pytest.raises(ValueError, match="n_regular"):
+        LSNN(I, -1, 4, 2)
+
+
+def test_readout() -> None:
+    readout = LeakyReadout(N, 2, 10.0)
+    nn.init.normal_(readout.bias)
+    z = spikes_in(T, B, N).requires_grad_()
+    y, end = readout(z)
+    k = torch.exp(torch.tensor(-0.1))
+    p, want = torch.zeros(B, N), []
+    for z_t in z:  # the filter first, then the product, as the paper writes it
+        p = k * p + (1 - k) * z_t
+        want.append(p @ readout.weight.t() + readout.bias)
+    torch.testing.assert_close(y, torch.stack(want))
+    torch.testing.assert_close(end, p @ readout.weight.t())
+    inputs = [z, *readout.parameters()]
+    for got, expected in zip(torch.autograd.grad(y.square().sum(), inputs),
+                             torch.autograd.grad(torch.stack(want).square().sum(), inputs)):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    first, middle = readout(z[:15])
+    torch.testing.assert_close(torch.cat([first, readout(z[15:], middle)[0]]), y)
+    torch.testing.assert_close(readout(z[:, 0])[0], y[:, 0])
+    turned = copy.deepcopy(readout)
+    turned.batch_first = True
+    torch.testing.assert_close(turned(z.transpose(0, 1))[0], y.transpose(0, 1))
+
+
+def test_lsnn() -> None:
+    model = exact(LSNN(I, 5, 3, 2))
+    assert model.neurons.beta_l0.tolist() == pytest.approx([0.0] * 5 + [1.8] * 3)
+    x = spikes_in(T, B, I)
+    y, state, spikes = model(x, return_spikes=True)
+    assert torch.equal(spikes, by_reference(model.neurons, x)[0])
+    torch.testing.assert_close(y, model.readout(spikes)[0])
+    first, middle = model(x[:20])
+    torch.testing.assert_close(torch.cat([first, model(x[20:], middle)[0]]), y)
+    y.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert model(x[:, 0])[0].shape == (T, 2)
+    assert pickle.loads(pickle.dumps(state)).readout.shape == (B, 2)
+
+
+@pytest.mark.parametrize("kind", ["ALIF", "LIF", "LSNN"])
+@pytest.mark.parametrize("form", ["spikes", "normal"])
+def test_defaults_live(kind: str, form: str) -> None:
+    """A fresh layer fires in 1 to 15 % of all steps."""
+    torch.manual_seed(0)
+    x = spikes_in(300, 4, 80, rate=0.05) if form == "spikes" else torch.randn(300, 4, 80)
+    with torch.no_grad():
+        if kind == "LSNN":
+            rate = LSNN(80, 120, 100, 10)(x, return_spikes=True)[2].mean()
+        else:
+            rate = {"ALIF": ALIF, "LIF": LIF}[kind](80, 220)(x)[0].mean()
+    assert 0.01 <= rate <= 0.15

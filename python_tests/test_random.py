@@ -1,0 +1,66 @@
+"""Whatever the shape, row, coefficients, delays, state, layout, dtype: the operator computes what the reference does.
+
+LSNN_RANDOM_CASES sets the number of examples (200).
+"""
+import os
+from collections.abc import Iterable
+
+import torch
+from cases import FEW, LAYOUTS, STATE_LEAVES, Case, build
+from compare import assert_all_same, assert_same
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lsnn_ext import functional, reference
+from lsnn_ext.reference import COEFFICIENTS, ROWS, SURROGATES
+
+LEAVES = ("x", "w", *STATE_LEAVES, *COEFFICIENTS)
+HALF = (torch.bfloat16, torch.float16)
+
+
+def _tolerance(gradient: torch.Tensor) -> float:
+    """Of a gradient, relative to the largest: half precision is rounded to once, at the end."""
+    if gradient.dtype in HALF:
+        return 2 * torch.finfo(gradient.dtype).eps
+    return 1e-11 if gradient.dtype == torch.float64 else 5e-5
+
+
+def _largest(gradients: Iterable[torch.Tensor]) -> float:
+    return max((float(gradient.abs().max()) for gradient in gradients if gradient.numel()), default=0.0)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    # Around the words of 32 spikes, the vectors of 8 and 16 numbers and the chunks of 16 steps.
+    optional = draw(st.sets(st.sampled_from([name for name in COEFFICIENTS if name not in FEW])))
+    return Case(
+        name="random",
+        dynamics=draw(st.sampled_from(sorted(ROWS))),
+        T=draw(st.integers(0, 36) | st.sampled_from([127, 128, 129, 257])),
+        B=draw(st.integers(0, 10)),
+        N=draw(st.integers(1, 40) | st.sampled_from([63, 64, 65, 100])),
+        delay=draw(st.sampled_from(["none", "one", "each"])),
+        refractory=draw(st.integers(0, 6)),
+        given=FEW + tuple(name for name in COEFFICIENTS if name in optional),
+        per_neuron=draw(st.booleans()),
+        state=draw(st.sampled_from(["none", "bits", "real"])),
+        surrogate=draw(st.none() | st.sampled_from(sorted(SURROGATES))),
+        checkpoint_every=draw(st.none() | st.integers(1, 40)),
+        layout=draw(st.sampled_from(LAYOUTS)),
+        learn=draw(st.none() | st.sets(st.sampled_from(LEAVES)).map(lambda names: tuple(sorted(names)))),
+        seed=draw(st.integers(0, 2**32 - 1)),
+    )
+
+
+@settings(max_examples=int(os.environ.get("LSNN_RANDOM_CASES", "200")), deadline=None, derandomize=True, database=None,
+          suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(case=cases(), dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]))
+def test_same_as_reference(case: Case, dtype: torch.dtype, device: str) -> None:
+    problem = build(case, dtype, device, dyadic=True)
+    outputs, gradients = problem.run(functional.alif)
+    want_outputs, want_gradients = problem.run(reference.alif)
+    assert_all_same(outputs, want_outputs)
+    # A gradient may be what is left of terms that cancel: those are of the size of the other gradients.
+    least = 1e-3 * _largest(want_gradients.values())
+    for name, want in want_gradients.items():
+        assert_same(name, gradients[name], want, tolerance=_tolerance(want), scale=max(_largest([want]), least))

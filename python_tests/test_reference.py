@@ -1,0 +1,110 @@
+"""The reference computes what the paper's own code computed, for every row of the table, and the table is alive."""
+from typing import Any
+
+import pytest
+import torch
+import vectors
+from cases import TABLE, Case, build
+from compare import assert_all_same, assert_same
+
+from lsnn_ext import reference
+from lsnn_ext.reference import COEFFICIENTS, ROWS, SURROGATES
+
+# Values and gradients, relative to the largest of each.  float32: the official code sums in another order.
+TOLERANCE = {torch.float64: (1e-12, 1e-11), torch.float32: (5e-6, 3e-5)}
+
+
+@pytest.mark.parametrize("name", vectors.NAMES)
+def test_official_vector(name: str) -> None:
+    vector = vectors.load(name)
+    outputs, gradients = vector.run(reference.alif)
+    values, slopes = TOLERANCE[vector.dtype]
+    assert_same("spikes", outputs.pop("spikes"), vector.outputs.pop("spikes"))
+    assert_all_same(outputs, vector.outputs, tolerance=values)
+    for loss, want in vector.gradients.items():
+        assert_all_same(gradients[loss], want, tolerance=slopes)
+
+
+def test_vectors_cover_the_official_cells() -> None:
+    for kind in ("lif_", "alif_", *(f"eprop_{cell}_" for cell in vectors.EPROP_ROWS)):
+        assert any(name.startswith(kind) for name in vectors.NAMES), kind
+    assert len(vectors.NAMES) == 34
+
+
+@pytest.mark.parametrize("name", SURROGATES)
+def test_integral_of_surrogate(name: str) -> None:
+    m = torch.linspace(-4.003, 4, 1001, dtype=torch.float64)
+    surrogate, step = SURROGATES[name], 1e-5
+    slope = (surrogate.integral(m + step) - surrogate.integral(m - step)) / (2 * step)
+    assert_same(name, slope, surrogate.psi(m), tolerance=1e-6)
+    assert float(surrogate.psi(m).max()) > 0.2
+
+
+@pytest.mark.parametrize("case", [case for case in TABLE if case.T >= 12 and case.B > 0], ids=lambda case: case.name)
+def test_case_is_alive(case: Case) -> None:
+    """A comparison of silent networks would compare nothing: spikes come, and whatever can learn gets a gradient."""
+    problem = build(case, dyadic=True)
+    outputs, gradients = problem.run(reference.alif)
+    assert 0.05 < float(outputs["spikes"].mean()) < 0.6
+    row = ROWS[case.dynamics]
+    unused = {"R"} if row.reset == "A" else set()
+    if row.drive == "cross" and "rec" in row.stop:
+        unused.add("z0")  # stopped in (1) and (6), and the drive is computed anew from v'
+    for name, gradient in gradients.items():
+        assert bool(gradient.any()) != (name in unused), f"gradient of {name}"
+    assert all(float(gradient.abs().max()) < 1e5 for gradient in gradients.values()), "a gradient explodes"
+
+
+@pytest.mark.parametrize("dynamics", ROWS)
+def test_default_coefficients(dynamics: str) -> None:
+    """What is left out follows the row, and keeps the graph of what it is computed from."""
+    row = ROWS[dynamics]
+    alpha, rho, theta = (torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (0.9, 0.8, 0.5))
+    given = reference.coefficients(dynamics, alpha=alpha, theta=theta, rho=rho)
+    assert tuple(given) == COEFFICIENTS
+    sources = {"kappa": {"1": 1.0, "1-alpha": 0.1}[row.kappa], "q": {"1": 1.0, "1-rho": 0.2}[row.q],
+               "R": {"theta": 0.5, "0": 0.0, "alpha": 0.9, "unused": 0.0}[row.R],
+               "beta": {"0": 0.0, "theta": 0.5}[row.beta], "eta": row.eta, "p": 0.0, "sigma": 0.0,
+               "width": 0.5 if row.width is None else row.width}
+    for name, want in sources.items():
+        assert float(torch.as_tensor(given[name]).detach()) == pytest.approx(want), name
+    if row.kappa == "1-alpha":
+        (slope,) = torch.autograd.grad(torch.as_tensor(given["kappa"]), alpha)
+        assert float(slope) == -1.0
+
+
+def test_rules_of_the_rows() -> None:
+    """Which rows dampen their input and average their spikes, written out once more: a slip in the table shows here."""
+    plain = {"lsnn", "eprop", "eprop_stop", "srnn", "norse_lsnn", "norse_lif", "sinabs_sub", "sinabs_zero", "sj_soft",
+             "sj_hard", "sj_soft_det", "sj_hard_det", "adlif", "se_adlif"}
+    assert {name for name, row in ROWS.items() if row.kappa == "1-alpha"} == plain
+    assert {name for name, row in ROWS.items() if row.q == "1-rho"} == {
+        name for name in plain if not name.startswith("sj") and name != "norse_lif"}
+    assert {name for name, row in ROWS.items() if row.beta == "theta"} == {"snntorch_sub_now"}
+    assert {name for name, row in ROWS.items() if row.eta == 1.0} == {"adlif", "se_adlif"}
+    assert {name for name, row in ROWS.items() if row.R == "alpha"} == {"adlif"}
+    assert all((row.R == "0") == (row.reset == "to") for row in ROWS.values())
+    assert {name for name, row in ROWS.items() if row.width is None} == {
+        "eprop_elig", "eprop_elig_stop", "eprop_timit", "eprop_timit_stop"}
+
+
+def test_one_step_by_hand() -> None:
+    """The row lsnn with dyadic numbers: each equation can be followed in the head."""
+    v0, a0, i0, r0 = (torch.tensor([[value]]) for value in (1.0, 0.5, 0.0, 0.0))
+    result: Any = reference.alif(
+        torch.tensor([[[2.0]]]), torch.tensor([[0.5]]), alpha=0.5, theta=0.25, rho=0.5, beta=0.5, refractory=3,
+        state=reference.State(v0, a0, i0, r0, torch.tensor([[[1.0]]])), trace=True)
+    spikes, last, traces = result
+    a = 0.5 * 0.5 + 0.5 * 1.0  # (3) with q = 1 - rho
+    threshold = 0.25 + 0.5 * a  # (4)
+    v = 0.5 * 1.0 + 0.5 * (2.0 + 0.5 * 1.0) - 1.0 * threshold  # (1), (5) with kappa = 1 - alpha, (6)
+    assert (float(traces.a), float(traces.threshold), float(traces.v)) == (a, threshold, v)
+    assert float(spikes) == 1.0  # (7): the old v of 1 is over .625
+    assert (float(last.z), float(last.r)) == (1.0, 3.0)  # (9)
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(ValueError, match="dynamics.*'lsn'.*lsnn"):
+        reference.named_row("lsn")
+    with pytest.raises(ValueError, match="surrogate.*'tri'.*triangle"):
+        reference.named_surrogate("tri")

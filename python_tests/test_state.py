@@ -1,0 +1,101 @@
+"""State is explicit: two calls that pass it on equal one call, bit for bit."""
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from cases import Case, Problem, build
+from compare import assert_all_same, assert_same
+from torch import Tensor
+
+from lsnn_ext import functional
+from lsnn_ext.reference import ROWS
+
+BUSY = Case("busy", T=40, N=33, delay="each", refractory=5, state="real")
+
+
+def _in_chunks(problem: Problem, lengths: list[int], leaves: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Everything that comes out when the sequence is cut into pieces of these lengths."""
+    arguments: dict[str, Any] = problem.arguments(leaves)
+    spikes, traces = [], []
+    for current in arguments.pop("current").split(lengths):
+        z, arguments["state"], trace = functional.alif(current, **arguments, trace=True)
+        spikes.append(z)
+        traces.append(trace)
+    names = traces[0]._fields
+    return {"spikes": torch.cat(spikes),
+            **{f"trace.{name}": torch.cat([getattr(trace, name) for trace in traces]) for name in names},
+            **{f"state.{name}": value for name, value in arguments["state"]._asdict().items()}}
+
+
+@pytest.mark.parametrize("lengths", [[40], [0, 40], [40, 0], [1, 39], [3, 2, 35], [17, 23], [1] * 40], ids=str)
+@pytest.mark.parametrize("delay", ["none", "one", "each"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_chunks_equal_one_call(dtype: torch.dtype, delay: str, lengths: list[int], device: str) -> None:
+    problem = build(replace(BUSY, delay=delay), dtype, device)
+    want = problem.outputs(functional.alif)
+    assert_all_same(_in_chunks(problem, lengths), want)
+
+
+@pytest.mark.parametrize("dynamics", ROWS)
+def test_chunks_equal_one_call_in_every_row(dynamics: str, device: str) -> None:
+    problem = build(replace(BUSY, dynamics=dynamics), torch.float32, device)
+    assert_all_same(_in_chunks(problem, [13, 27]), problem.outputs(functional.alif))
+
+
+@pytest.mark.parametrize("dynamics", ROWS)
+def test_gradients_pass_between_chunks(dynamics: str, device: str) -> None:
+    problem = build(replace(BUSY, dynamics=dynamics), device=device)
+    _, want = problem.run(functional.alif)
+    leaves = {name: leaf.clone().requires_grad_() for name, leaf in problem.leaves.items()}
+    outputs = _in_chunks(problem, [2, 13, 25], leaves)
+    found = torch.autograd.grad([outputs[name] for name in problem.weights], list(leaves.values()),
+                                list(problem.weights.values()), allow_unused=True)
+    got = {name: torch.zeros_like(leaf) if value is None else value
+           for (name, leaf), value in zip(leaves.items(), found, strict=True)}
+    assert_all_same(got, want, tolerance=1e-11)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_no_steps_return_the_state(dtype: torch.dtype, device: str) -> None:
+    problem = build(replace(BUSY, T=0), dtype, device)
+    outputs = problem.outputs(functional.alif)
+    assert outputs["spikes"].shape == (0, 3, 33)
+    given = problem.arguments()["state"]
+    assert_all_same({name: outputs[f"state.{name}"] for name in given._fields}, given._asdict())
+
+
+def test_no_state_is_all_zeros(device: str) -> None:
+    problem = build(replace(BUSY, state="none"), torch.float32, device)
+    want = problem.outputs(functional.alif)
+    zero = torch.zeros(3, 33, device=device)
+    state = functional.State(zero, zero, zero, zero, torch.zeros(4, 3, 33, device=device))
+    problem.fixed["state"] = state
+    assert_all_same(problem.outputs(functional.alif), want)
+
+
+def test_more_past_steps_than_needed(device: str) -> None:
+    """The newest are used, and as many as the delays need come back."""
+    problem = build(replace(BUSY, delay="one"), torch.float32, device)
+    want = problem.outputs(functional.alif)
+    arguments = problem.arguments()
+    older = torch.full((2, 3, 33), 7.0, device=device)
+    arguments["state"] = arguments["state"]._replace(z=torch.cat([arguments["state"].z, older]))
+    spikes, state = functional.alif(**arguments)
+    assert_same("spikes", spikes, want["spikes"])
+    assert_same("state.z", state.z, want["state.z"])
+
+
+def test_past_spikes_are_those_returned(device: str) -> None:
+    problem = build(replace(BUSY, delay="each"), torch.float32, device)
+    outputs = problem.outputs(functional.alif)
+    assert_same("state.z", outputs["state.z"], outputs["spikes"][-4:].flip(0))
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_refractory_steps_are_silent(n: int, device: str) -> None:
+    """Equation (9): between two spikes of a neuron lie at least n steps, and some lie exactly n."""
+    problem = build(replace(BUSY, refractory=n, state="none", T=200), torch.float32, device)
+    spikes = problem.outputs(functional.alif)["spikes"].flatten(1).bool()
+    gaps = torch.cat([times[1:] - times[:-1] for times in (column.nonzero().flatten() for column in spikes.T)])
+    assert int(gaps.min()) == n + 1
