@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.dlpack import from_dlpack
 
 TAU_MEM, TAU_ADAPT, BETA, THETA, DAMPENING = 20.0, 200.0, 1.8, 0.01, 0.3
 ALPHA, RHO = math.exp(-1 / TAU_MEM), math.exp(-1 / TAU_ADAPT)
@@ -94,7 +95,7 @@ class _Spike(torch.autograd.Function):
         return (m > 0).to(m.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (m,) = ctx.saved_tensors
         return gradient * (DAMPENING * torch.relu(1 - m.abs()))
 
@@ -199,10 +200,7 @@ class JaxContestant(Contestant):
         self.name, self.jax = name, jax
         jnp = jax.numpy
 
-        @jax.custom_vjp
-        def spike(m: Any) -> Any:
-            return (m > 0).astype(m.dtype)
-
+        spike = jax.custom_vjp(lambda m: (m > 0).astype(m.dtype))
         spike.defvjp(lambda m: (spike(m), m), lambda m, g: (g * (DAMPENING * jnp.maximum(1 - abs(m), 0)),))
 
         def layer(weights: Any, x: Any) -> Any:
@@ -230,11 +228,11 @@ class JaxContestant(Contestant):
         self._both = jax.jit(both).lower(self.weights, self.x, self.cotangent).compile()
 
     def forward(self) -> Tensor:
-        return torch.from_dlpack(self._forward(self.weights, self.x).block_until_ready())
+        return from_dlpack(self._forward(self.weights, self.x).block_until_ready())
 
     def forward_backward(self) -> list[Tensor]:
         _, gradients = self.jax.block_until_ready(self._both(self.weights, self.x, self.cotangent))
-        return [torch.from_dlpack(g) for g in gradients]
+        return [from_dlpack(g) for g in gradients]
 
     def residuals(self) -> list[tuple[int, int]]:
         """(address, bytes) of what jax.vjp keeps for the backward pass, weights and inputs left out."""

@@ -14,8 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.contestants import (OURS, Contestant, JaxContestant, Problem, Shape, TorchContestant, make, make_peers,
-                               warm_up)
+from bench.contestants import (
+    OURS,
+    Contestant,
+    JaxContestant,
+    Problem,
+    Shape,
+    TorchContestant,
+    make,
+    make_peers,
+    warm_up,
+)
 
 PASSES = ("forward", "forward+backward")
 BASE_RATE = 2.0  # percent: the firing rate of ours that ratios refer to
@@ -92,9 +101,9 @@ def measure(yardstick: str, shape: Shape, rates: list[float], *, peers: bool, re
         for k, timed in enumerate(PASSES):
             ms = sorted(1e3 * s for s in seconds[c][k])
             q1, median, q3 = quartiles(ms)
-            results.append(Result(yardstick, *shape, contestant.name, asked[c], measured[c], timed, median, ms[0], q1, q3,
-                                  median / (1e3 * base_median[k]), saved, beyond, peak, repeats,
-                                  torch.get_num_threads(), c == base))
+            ratio = median / (1e3 * base_median[k])
+            results.append(Result(yardstick, *shape, contestant.name, asked[c], measured[c], timed, median, ms[0],
+                                  q1, q3, ratio, saved, beyond, peak, repeats, torch.get_num_threads(), c == base))
     return results
 
 
@@ -212,7 +221,7 @@ def _tensors_in(value: Any) -> Iterator[Tensor]:
 def peak_mib(name: str, shape: Shape, scale: float) -> float:
     """The most resident memory of the first full forward+backward of a fresh process, above what stood before it.
 
-    A fresh process, because memory that an allocator or a cache kept from an earlier pass would hide what this one uses.
+    A fresh process, because memory that an allocator or a cache kept from an earlier pass would hide what this uses.
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_peak_here, name, shape, scale, torch.get_num_threads()).result()

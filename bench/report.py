@@ -55,6 +55,11 @@ def _number(value: float, digits: str = ".2f", end: str = "") -> str:
     return "-" if math.isnan(value) else f"{value:{digits}}{end}"
 
 
+def _short(value: float) -> str:
+    """About three digits, never an exponent."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
 def table(results: list[Result]) -> str:
     """One line per contestant: times with ratios to ours at the base rate, memory."""
     head = ["", "contestant", "spikes", "forward ms", "", "fwd+bwd ms", "", "saved B/neuron-step", "beyond output",
@@ -67,7 +72,7 @@ def table(results: list[Result]) -> str:
                       f"{both.median_ms:.2f}", f"{both.ratio_to_ours:.2f}x",
                       _number(both.saved_bytes), _number(both.saved_beyond_output), _number(both.peak_mib, ".0f")])
     widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
-    text = ["  ".join(cell.ljust(w) if k < 2 else cell.rjust(w) for k, (cell, w) in enumerate(zip(line, widths)))
+    text = ["  ".join(cell.ljust(w) if k < 2 else cell.rjust(w) for k, (cell, w) in enumerate(zip(line, widths, strict=True)))
             for line in lines]
     text.insert(1, "-" * len(text[0]))
     return "\n".join(text)
@@ -108,9 +113,10 @@ def _yardsticks(results: Iterable[Result]) -> list[str]:
 
 def _figure(rows: int, columns: int, width: float, height: float, title: str, caption: str) -> tuple[Any, Any]:
     import matplotlib.pyplot as plt
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.10, rect=(0, 0.035, 1, 0.965))
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.10, rect=(0, 0.035, 1, 0.965))
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout=layout)
     figure.suptitle(title, fontsize=15, fontweight="bold", color=TEXT, x=0.012, ha="left")
     figure.text(0.012, 0.012, caption, fontsize=8.5, color="#829ab1")
     for axis in axes.flat:
@@ -143,17 +149,17 @@ def _plot_times(results: list[Result], caption: str, path: Path) -> Path:
     for row, name in enumerate(names):
         for column, timed in enumerate(PASSES):
             bars = sorted((r for r in shown if r.yardstick == name and r.timed == timed), key=lambda r: -r.median_ms)
-            axis, longest = axes[row][column], bars[0].median_ms
+            axis, longest = axes[row][column], max(max(r.median_ms, r.q3_ms) for r in bars)
             for y, r in enumerate(bars):
                 colour = OURS_COLOUR if r.base else PEER_COLOUR
                 axis.barh(y, r.median_ms, color=colour, height=0.66)
                 axis.plot([r.q1_ms, r.q3_ms], [y, y], color=TEXT, linewidth=1.2, alpha=0.7, solid_capstyle="butt")
-                ratio = "" if r.base else f"   {r.ratio_to_ours:.1f}×"
-                axis.annotate(f"{r.median_ms:.3g} ms{ratio}", (max(r.median_ms, r.q3_ms), y), (6, 0),
+                ratio = "" if r.base else f"   {_short(r.ratio_to_ours)}×"
+                axis.annotate(f"{_short(r.median_ms)} ms{ratio}", (max(r.median_ms, r.q3_ms), y), (6, 0),
                               textcoords="offset points", va="center", fontsize=9, color=TEXT,
                               fontweight="bold" if r.base else "normal")
             axis.set_yticks(range(len(bars)), [_label(r) for r in bars])
-            for tick, r in zip(axis.get_yticklabels(), bars):
+            for tick, r in zip(axis.get_yticklabels(), bars, strict=True):
                 if r.base:
                     tick.set(color=OURS_COLOUR, fontweight="bold")
             axis.set_xlim(0, 1.32 * longest)
@@ -169,7 +175,7 @@ def _plot_rates(results: list[Result], caption: str, path: Path) -> Path:
 
     names = _yardsticks(results)
     figure, axes = _figure(1, len(names), max(6.5, 4.6 * len(names)), 4.8, "Cost against the firing rate", caption)
-    for axis, name in zip(axes[0], names):
+    for axis, name in zip(axes[0], names, strict=True):
         lines = [r for r in results if r.yardstick == name]
         ours = sorted((r for r in lines if r.contestant == OURS), key=lambda r: r.rate_measured)
         for timed in PASSES:

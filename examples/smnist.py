@@ -24,6 +24,7 @@ from lsnn_ext import LSNN
 ANSWER = 28  # the decision is the readout averaged over the last 28 steps
 TARGET_RATE = 0.01  # spikes per step: 10 Hz
 CHECKPOINT_SECONDS = 300.0
+HERE = ("out", "data", "resume", "threads", "no_speed")  # options of one call, not of the run
 
 
 def arguments() -> argparse.Namespace:
@@ -87,9 +88,9 @@ class Run:
 
     def save(self) -> None:
         """Writes the checkpoint beside the old one first, so that no moment is without a whole one."""
+        options = {name: value for name, value in vars(self.options).items() if name not in HERE}
         kept: dict[str, Any] = {
-            "options": {name: str(value) if isinstance(value, Path) else value for name, value in vars(self.options).items()},
-            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "history": self.history,
+            "options": options, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "history": self.history,
             "seconds": self.seconds, "order": self.order.get_state()}
         torch.save(kept, self.path.with_suffix(".new"))
         self.path.with_suffix(".new").replace(self.path)
@@ -132,7 +133,8 @@ def train(run: Run, digits: Digits) -> bool:
     mean = {name: run.history[-1][name] for name in ("loss", "accuracy", "rate")} if run.history else {}
     saved = run.seconds
     try:
-        with tqdm(total=total, unit=unit, bar_format="{percentage:3.0f}%|{bar}| {n:.0f}/{total} {unit}{postfix}") as bar:
+        form = "{percentage:3.0f}%|{bar}| {n:.0f}/{total} {unit}{postfix}"
+        with tqdm(total=total, unit=unit, bar_format=form) as bar:
             while run.done() < 1 and not stop:
                 start = time.perf_counter()
                 chosen = torch.randint(len(digits.labels), (run.options.batch,), generator=run.order)
@@ -156,8 +158,8 @@ def evaluate(run: Run, digits: Digits, batch: int = 250) -> float:
     """The share of the digits that are recognised."""
     correct = 0
     with torch.no_grad():
-        for pixels, labels in tqdm(zip(torch.split(digits.pixels, batch), torch.split(digits.labels, batch)), desc="test", unit="batch",
-                                   total=math.ceil(len(digits.labels) / batch), leave=False):
+        parts = zip(torch.split(digits.pixels, batch), torch.split(digits.labels, batch), strict=True)
+        for pixels, labels in tqdm(parts, "test", math.ceil(len(digits.labels) / batch), leave=False, unit="batch"):
             readout, _ = run.model(run.encode(pixels))
             correct += int((readout[-ANSWER:].mean(0).argmax(-1) == labels).sum())
     return correct / len(digits.labels)
@@ -174,8 +176,7 @@ def main() -> None:
         if not path.is_file():
             raise SystemExit(f"--resume: given {options.out}, expected a folder with checkpoint.pt")
         kept = torch.load(path, weights_only=True)
-        fixed = {name: value for name, value in kept["options"].items() if name not in ("out", "data", "resume", "threads")}
-        options = argparse.Namespace(**(vars(options) | fixed))
+        options = argparse.Namespace(**(vars(options) | kept["options"]))
     options.out.mkdir(parents=True, exist_ok=True)
     run = Run(options)
     if kept:
@@ -186,7 +187,7 @@ def main() -> None:
     finished = train(run, training)
     run.save()
     if not finished:
-        print(f"stopped after {len(run.history)} iterations; go on with: python {__file__} --resume --out {options.out}")
+        print(f"stopped after {len(run.history)} iterations; to go on: python {__file__} --resume --out {options.out}")
         return
     accuracy = evaluate(run, test)
     curve = options.out / "smnist_curve.csv"

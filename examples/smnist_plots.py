@@ -44,7 +44,7 @@ def digit_picture(model: LSNN, x: Tensor, image: Tensor, label: int, path: Path,
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(len(names), 1, figsize=(9.5, 1.9 * len(names)), sharex=True, layout="constrained",
                                     height_ratios=[heights[name] for name in names])
-        axes = dict(zip(names, grid))
+        axes = dict(zip(names, grid, strict=True))
         if x.shape[2] == 1:
             axes["input"].plot(x[:, 0, 0], color=INK, linewidth=0.8)
             axes["input"].set(ylabel="brightness")
@@ -61,7 +61,8 @@ def digit_picture(model: LSNN, x: Tensor, image: Tensor, label: int, path: Path,
         if adaptive:
             _raster(axes["adaptive"], spikes[:, regular:], ADAPTIVE, "neuron")
             rate = 1000 * float(spikes[:, regular:].mean())
-            axes["adaptive"].set_title(f"{model.n_adaptive} adaptive neurons (ALIF), {rate:.0f} spikes per second and neuron")
+            title = f"{model.n_adaptive} adaptive neurons (ALIF), {rate:.0f} spikes per second and neuron"
+            axes["adaptive"].set_title(title)
             moving = threshold[:, regular:] * 1000
             busiest = moving.amax(0).topk(min(40, model.n_adaptive)).indices
             axes["threshold"].plot(moving[:, busiest], color=ADAPTIVE, linewidth=0.6, alpha=0.35)
@@ -110,7 +111,7 @@ def curve_picture(history: list[dict[str, float]], test_accuracy: float | None, 
     width = max(1, len(history) // 40)
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
-        for axes, (name, label, colour, unit) in zip(grid, panels):
+        for axes, (name, label, colour, unit) in zip(grid, panels, strict=True):
             values = unit * torch.tensor([row[name] for row in history])
             axes.plot(iteration, values, color=colour, alpha=0.2, linewidth=0.6)
             axes.plot(iteration, _smooth(values, width), color=colour, linewidth=1.8, label=f"training, mean of {width}")

@@ -26,7 +26,7 @@ class Spike(torch.autograd.Function):
 
 
 def plain_loop(x: Tensor, layer: lsnn_ext.ALIF) -> Tensor:
-    """What one writes without the package: the equations of the paper, step by step; x (T, B, I) -> spikes (T, B, N)."""
+    """What one writes without the package: the equations of the paper, step by step; x (T, B, I) gives spikes."""
     alpha, rho = torch.exp(-1 / layer.tau_mem_l0), torch.exp(-1 / layer.tau_adapt_l0)
     w_rec = layer.weight_hh_l0.t().masked_fill(torch.eye(layer.hidden_size, dtype=torch.bool), 0.0)
     current = x @ layer.weight_ih_l0.t()

@@ -45,7 +45,7 @@ def by_reference(layer: ALIF | LIF, x: Tensor, suffix: str = "_l0", state: State
 
 
 def same(one: State, other: State, **tolerance: float) -> None:
-    for name, left, right in zip(State._fields, one, other):
+    for name, left, right in zip(State._fields, one, other, strict=True):
         torch.testing.assert_close(left, right, msg=lambda m, name=name: f"state.{name}: {m}", **tolerance)
 
 
@@ -61,13 +61,13 @@ def test_against_reference(kind: Any, options: dict[str, Any]) -> None:
     assert 0 < out.mean() < 1
     assert torch.equal(out, want)
     same(State(*(leaf[0] for leaf in state)), want_state)
-    for got, expected in zip(traces, want_traces):
+    for got, expected in zip(traces, want_traces, strict=True):
         torch.testing.assert_close(got, expected)
     weight = torch.randn(T, B, N)
     parameters = list(layer.parameters())
     got_gradients = torch.autograd.grad((out * weight).sum(), parameters)
     want_gradients = torch.autograd.grad((want * weight).sum(), parameters)
-    for got, expected in zip(got_gradients, want_gradients):
+    for got, expected in zip(got_gradients, want_gradients, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
@@ -125,7 +125,7 @@ def test_packed_gradient() -> None:
     inputs = [*sequences, *layer.parameters()]
     got = torch.autograd.grad(pad_packed_sequence(out)[0].cumsum(-1).sum(), inputs)
     want = torch.autograd.grad(sum(layer(x)[0].cumsum(-1).sum() for x in sequences), inputs)
-    for one, other in zip(got, want):
+    for one, other in zip(got, want, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
@@ -306,7 +306,7 @@ def test_readout() -> None:
     torch.testing.assert_close(end, p @ readout.weight.t())
     inputs = [z, *readout.parameters()]
     for got, expected in zip(torch.autograd.grad(y.square().sum(), inputs),
-                             torch.autograd.grad(torch.stack(want).square().sum(), inputs)):
+                             torch.autograd.grad(torch.stack(want).square().sum(), inputs), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
     first, middle = readout(z[:15])
     torch.testing.assert_close(torch.cat([first, readout(z[15:], middle)[0]]), y)

@@ -22,7 +22,7 @@ class LSNN(nn.Module):
 
     input_size, output_size   channels in and out
     n_regular, n_adaptive     neurons without (beta = 0 in equation (4)) and with adaptation, in this order; N in all
-    tau_mem, tau_adapt, beta, threshold, refractory   the paper's for sequential MNIST: 20 ms, 700 ms, 1.8, 0.01, 5 steps
+    tau_mem, tau_adapt, beta, threshold, refractory   the paper's for sequential MNIST: 20 ms, 700 ms, 1.8, .01, 5 steps
     delay        extra delay of the recurrent spikes in steps, an int or integers (N, N)
     tau_out      time constant of the readout, ms
     bias         of the input, off as in the paper
@@ -62,7 +62,7 @@ class LSNN(nn.Module):
 
     def forward(self, x: Tensor, state: LSNNState | None = None, *, return_spikes: bool = False,
                 ) -> tuple[Tensor, LSNNState] | tuple[Tensor, LSNNState, Tensor]:
-        """x (T, B, I), (B, T, I) with batch_first, or (T, I) unbatched -> (readout, state), or (readout, state, spikes).
+        """x (T, B, I), (B, T, I) with batch_first, or (T, I) unbatched -> (readout, state[, spikes]).
 
         readout has output_size channels in the form of x, spikes (return_spikes=True, to regularise rates) N channels.
         state None is all zeros.  Raises ValueError for wrong shapes and TypeError for a PackedSequence.

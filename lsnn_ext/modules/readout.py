@@ -52,7 +52,8 @@ class LeakyReadout(nn.Module):
         """x (T, B, n), (B, T, n) with batch_first, or (T, n) unbatched -> (y, state).
 
         y has the form of x with output_size channels; state (B, output_size), unbatched (output_size,), is W p after
-        the last step, None is zero; both are float32 where x is float16 or bfloat16.  Raises ValueError for wrong shapes.
+        the last step, None is zero; both are float32 where x is float16 or bfloat16.
+        Raises ValueError for wrong shapes.
         """
         if x.dim() not in (2, 3) or x.shape[-1] != self.n:
             raise ValueError(f"x: given shape {tuple(x.shape)}, expected (T, B, {self.n}) or (T, {self.n})")

@@ -66,7 +66,8 @@ class Recurrent(nn.Module):
         self._neuron = tuple(neuron)
         self.delay: int | Tensor
         self._set_delay(delay, device)
-        self._suffixes = [f"_l{layer}{way}" for layer in range(num_layers) for way in ("", "_reverse")[:1 + bidirectional]]
+        ways = ("", "_reverse") if bidirectional else ("",)
+        self._suffixes = [f"_l{layer}{way}" for layer in range(num_layers) for way in ways]
         for index, suffix in enumerate(self._suffixes):
             inputs = input_size if index <= bidirectional else hidden_size * (1 + bidirectional)
             shapes: dict[str, tuple[int, ...]] = {"weight_ih": (hidden_size, inputs),
@@ -174,7 +175,7 @@ class Recurrent(nn.Module):
         state = initial if initial is None else _rows(initial, 0, order[0][1])
         ended: list[State] = []
         results: list[list[Tensor]] = []
-        for (steps, alive), current in zip(order, blocks):
+        for (steps, alive), current in zip(order, blocks, strict=True):
             if state is not None and state.v.shape[-2] > alive:
                 ended.append(_rows(state, alive, state.v.shape[-2]))
                 state = _rows(state, 0, alive)
@@ -183,7 +184,7 @@ class Recurrent(nn.Module):
                 if initial is None:
                     state = State(*(nn.functional.pad(leaf, (0, 0, 0, alive - before)) for leaf in state))
                 else:
-                    state = State(*(torch.cat(pair, -2) for pair in zip(state, _rows(initial, before, alive))))
+                    state = State(*(torch.cat(pair, -2) for pair in zip(state, _rows(initial, before, alive), strict=True)))
             current = current.view(steps, alive, -1)
             result = functional.alif(
                 current.flip(0) if reverse else current, w_rec, alpha=given["alpha"], theta=given["theta"],
@@ -194,10 +195,10 @@ class Recurrent(nn.Module):
             results.append([value.flip(0) if reverse else value for value in values])
         assert state is not None
         if ended:
-            state = State(*(torch.cat(leaves, -2) for leaves in zip(state, *reversed(ended))))
+            state = State(*(torch.cat(leaves, -2) for leaves in zip(state, *reversed(ended), strict=True)))
         if len(results) > 1:
             results = results[::-1] if reverse else results
-            spikes, *traces = [torch.cat([value.flatten(0, 1) for value in values]) for values in zip(*results)]
+            spikes, *traces = [torch.cat([value.flatten(0, 1) for value in values]) for values in zip(*results, strict=True)]
         else:
             spikes, *traces = results[0]
         return spikes, state, traces
@@ -221,8 +222,8 @@ class Recurrent(nn.Module):
             x = torch.cat(outs, -1) if ways == 2 else outs[0]
             if not last:
                 x = nn.functional.dropout(x, self.dropout, self.training)
-        joined = [torch.cat(pair, -1) if ways == 2 else pair[0] for pair in zip(*traces[-ways:])]
-        return x, State(*(torch.stack(leaves) for leaves in zip(*after))), Traces(*joined) if trace else None
+        joined = [torch.cat(pair, -1) if ways == 2 else pair[0] for pair in zip(*traces[-ways:], strict=True)]
+        return x, State(*(torch.stack(leaves) for leaves in zip(*after, strict=True))), Traces(*joined) if trace else None
 
     def _check(self, x: Tensor, dims: tuple[int, ...], form: str, state: State | None, batch: tuple[int, ...]) -> None:
         dtype = self.get_parameter("weight_ih_l0").dtype
@@ -235,7 +236,7 @@ class Recurrent(nn.Module):
         if not isinstance(state, tuple) or len(state) != len(State._fields):
             raise TypeError(f"state: given {type(state).__name__}, expected State{State._fields}")
         want = (len(self._suffixes), *batch, self.hidden_size)
-        for name, leaf in zip(State._fields, state):
+        for name, leaf in zip(State._fields, state, strict=True):
             given = leaf.shape[:1] + leaf.shape[2:] if name == "z" else leaf.shape
             if tuple(given) != want:
                 axes = f"({want[0]}, D, {', '.join(map(str, want[1:]))})" if name == "z" else str(want)
@@ -258,7 +259,7 @@ class Recurrent(nn.Module):
         """
         if isinstance(x, PackedSequence):
             alive, steps = torch.unique_consecutive(x.batch_sizes, return_counts=True)
-            segments = list(zip(steps.tolist(), alive.tolist()))
+            segments = list(zip(steps.tolist(), alive.tolist(), strict=True))
             self._check(x.data, (2,), "packed rows (sum of lengths, I)", state, (segments[0][1],))
             if state is not None and x.sorted_indices is not None:
                 state = State(*(leaf.index_select(-2, x.sorted_indices) for leaf in state))
