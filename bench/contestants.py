@@ -139,7 +139,7 @@ class _Ours(nn.Module):
 
         N, I = problem.w_in.shape  # noqa: E741
         self.layer = ALIF(I, N, bias=False, tau_mem=TAU_MEM, tau_adapt=TAU_ADAPT, beta=BETA, threshold=THETA,
-                          dampening=DAMPENING)
+                          dampening=DAMPENING, autapses=True)
         with torch.no_grad():
             weights = dict(self.layer.named_parameters())
             weights["weight_ih_l0"].copy_(problem.w_in)

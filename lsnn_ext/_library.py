@@ -114,7 +114,7 @@ class _Linear(torch.autograd.Function):
         return g_x, g_weight, g_bias
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """F.linear of a whole sequence (..., I), its result in reused memory where that pays."""
     rows = x.numel() // max(1, x.shape[-1])
     plain = (

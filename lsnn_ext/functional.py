@@ -20,7 +20,7 @@ def _delays(delay: int | Tensor, N: int) -> tuple[Tensor | None, list[int]]:
         raise TypeError(f"delay: expected an int or an integer tensor ({N}, {N}), got {type(delay).__name__}")
     if isinstance(delay, int):
         if delay < 0:
-            raise ValueError(f"delay: expected 0 or more extra steps, got {delay}")
+            raise ValueError(f"delay: expected extra steps >= 0, got {delay}")
         return None, [delay]
     if delay.dtype.is_floating_point or delay.dtype.is_complex or delay.dtype == torch.bool:
         raise TypeError(f"delay: expected an integer tensor, got {delay.dtype}")
@@ -28,22 +28,30 @@ def _delays(delay: int | Tensor, N: int) -> tuple[Tensor | None, list[int]]:
         raise ValueError(f"delay: expected shape ({N}, {N}), got {tuple(delay.shape)}")
     delays = [int(d) for d in delay.unique().tolist()]
     if delays[0] < 0:
-        raise ValueError(f"delay: expected 0 or more extra steps everywhere, got {delays[0]}")
+        raise ValueError(f"delay: expected extra steps >= 0 everywhere, got {delays[0]}")
     return (delay.to(torch.int64) if len(delays) > 1 else None), delays
 
 
-def _stacked(given: dict[str, Coefficient], N: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, int]:
-    """All coefficients as one tensor (11,N), and the bits of those whose gradient is asked for."""
-    want = 0
-    for k, (name, value) in enumerate(given.items()):
+def _check_coefficients(given: dict[str, Coefficient | None], N: int, device: torch.device) -> None:
+    """Kinds, shapes and devices; the compiled operator checks the ranges. None: left to the row."""
+    for name, value in given.items():
         if isinstance(value, Tensor):
             if value.shape not in ((), (1,), (N,)):
                 raise ValueError(f"{name}: expected a number or shape ({N},), got {tuple(value.shape)}")
             if value.dtype.is_complex:
                 raise TypeError(f"{name}: expected real numbers, got {value.dtype}")
-            want |= value.requires_grad << k
-        elif isinstance(value, bool) or not isinstance(value, int | float):
+            if value.device != device and (value.dim() > 0 or value.is_meta):
+                raise ValueError(f"{name}: expected device {device} as current, got {value.device}")
+        elif isinstance(value, bool) or not isinstance(value, int | float | None):
             raise TypeError(f"{name}: expected a number or a tensor, got {type(value).__name__}")
+    for name in ("alpha", "theta"):
+        if given[name] is None:
+            raise TypeError(f"{name}: expected a number or a tensor, got None")
+
+
+def _stacked(given: dict[str, Coefficient], N: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, int]:
+    """All coefficients as one tensor (11,N), and the bits of those whose gradient is asked for."""
+    want = sum(1 << k for k, value in enumerate(given.values()) if isinstance(value, Tensor) and value.requires_grad)
     if not any(isinstance(value, Tensor) for value in given.values()):
         return torch.tensor(list(given.values()), dtype=dtype, device=device)[:, None].expand(-1, N), 0
     rows = [torch.as_tensor(value, dtype=dtype, device=device).expand(N) for value in given.values()]
@@ -66,11 +74,13 @@ def _state(state: State | None, B: int, N: int, D: int, dtype: torch.dtype, devi
             raise ValueError(f"state.{name}: expected shape {wanted}{more}, got {tuple(value.shape)}")
         if value.device != device:
             raise ValueError(f"state.{name}: expected device {device} as current, got {value.device}")
-    v, a, i, r, z = (value.to(dtype) for value in state)
+        if value.dtype != dtype:
+            raise TypeError(f"state.{name}: expected {dtype}, got {value.dtype}")
+    v, a, i, r, z = state
     return v, a, i, r, z[:D]
 
 
-def _check(current: Tensor, w_rec: Tensor, refractory: int, checkpoint_every: int | None) -> None:
+def _check(current: Tensor, w_rec: Tensor, refractory: int, checkpoint_every: int | None, dampening: float) -> None:
     for name, value in (("current", current), ("w_rec", w_rec)):
         if not isinstance(value, Tensor):
             raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
@@ -85,14 +95,20 @@ def _check(current: Tensor, w_rec: Tensor, refractory: int, checkpoint_every: in
         raise ValueError(f"w_rec: expected shape ({N}, {N}) for a current of {N} neurons, got {tuple(w_rec.shape)}")
     if N < 1:
         raise ValueError("current: expected one neuron or more, got shape " + str(tuple(current.shape)))
+    if torch.promote_types(w_rec.dtype, torch.float32) != torch.promote_types(current.dtype, torch.float32):
+        raise TypeError(f"w_rec: expected {torch.promote_types(current.dtype, torch.float32)} or less for a current of {current.dtype}, got {w_rec.dtype}")
     if w_rec.device != current.device:
         raise ValueError(f"w_rec: expected device {current.device} as current, got {w_rec.device}")
     if isinstance(refractory, bool) or not isinstance(refractory, int):
         raise TypeError(f"refractory: expected an int, got {type(refractory).__name__}")
     if not 0 <= refractory < 1 << 24:
-        raise ValueError(f"refractory: expected 0 to 2^24 - 1 steps, got {refractory}")
+        raise ValueError(f"refractory: expected steps >= 0 and < 2^24, got {refractory}")
     if checkpoint_every is not None and (isinstance(checkpoint_every, bool) or not isinstance(checkpoint_every, int) or checkpoint_every < 1):
-        raise ValueError(f"checkpoint_every: expected None or 1 step or more, got {checkpoint_every!r}")
+        raise ValueError(f"checkpoint_every: expected None or an int >= 1, got {checkpoint_every!r}")
+    if isinstance(dampening, bool) or not isinstance(dampening, int | float):
+        raise TypeError(f"dampening: expected a number, got {type(dampening).__name__}")
+    if not (math.isfinite(dampening) and dampening >= 0):
+        raise ValueError(f"dampening: expected a finite number >= 0, got {dampening}")
 
 
 def alif(
@@ -136,18 +152,16 @@ def alif(
 
     Source: Bellec et al., NeurIPS 2018 (arXiv 1803.09574) and the models named by the rows.
     """
-    _check(current, w_rec, refractory, checkpoint_every)
-    row, N = named_row(dynamics), current.shape[2]
+    row = named_row(dynamics)
     surrogate = row.surrogate if surrogate is None else surrogate
     named_surrogate(surrogate)
     dampening = row.dampening if dampening is None else dampening
-    if isinstance(dampening, bool) or not isinstance(dampening, int | float) or not (math.isfinite(dampening) and dampening >= 0):
-        raise ValueError(f"dampening: expected a finite number >= 0, got {dampening!r}")
-    given = reference.coefficients(
-        dynamics, alpha=alpha, theta=theta, rho=rho, beta=beta, kappa=kappa, q=q, p=p, eta=eta, sigma=sigma, width=width, R=R
-    )
-    dtype = torch.promote_types(current.dtype, torch.float32)
-    coefficients, want = _stacked(given, N, dtype, current.device)
+    _check(current, w_rec, refractory, checkpoint_every, dampening)
+    chosen = {"alpha": alpha, "theta": theta, "rho": rho, "beta": beta, "kappa": kappa, "q": q, "p": p, "eta": eta, "sigma": sigma,
+              "width": width, "R": R}  # fmt: skip
+    N, dtype = current.shape[2], torch.promote_types(current.dtype, torch.float32)
+    _check_coefficients(chosen, N, current.device)
+    coefficients, want = _stacked(reference.coefficients(dynamics, **chosen), N, dtype, current.device)
     synapse, delays = _delays(delay, N)
     full_state = _state(state, current.shape[1], N, 1 + delays[-1], dtype, current.device)
     if not _library.available:

@@ -84,6 +84,12 @@ class Problem:
         return {name: value.detach() for name, value in outputs.items()}, gradients
 
 
+    def per_neuron(self, N: int) -> "Problem":
+        """The same with every scalar coefficient repeated, so that its gradient comes neuron by neuron."""
+        leaves = {name: leaf.expand(N) if leaf.dim() == 0 else leaf for name, leaf in self.leaves.items()}
+        return replace(self, leaves=leaves)
+
+
 def _storage(layout: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of the leaf that _lay_out turns into this shape."""
     *front, a, b = shape
