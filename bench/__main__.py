@@ -17,9 +17,9 @@ def _shape(text: str) -> Shape:
     try:
         shape = Shape(*(int(number) for number in text.split(",")))
     except (TypeError, ValueError):
-        raise argparse.ArgumentTypeError(f"{text!r} is not T,B,I,N") from None
+        raise argparse.ArgumentTypeError(f"expected four whole numbers T,B,I,N, got {text!r}") from None
     if min(shape) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} holds a number below 1")
+        raise argparse.ArgumentTypeError(f"expected numbers >= 1, got {text!r}")
     return shape
 
 
@@ -27,15 +27,15 @@ def _rates(text: str) -> list[float]:
     try:
         rates = [float(number) for number in text.split(",")]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers") from None
+        raise argparse.ArgumentTypeError(f"expected percentages with commas between them, got {text!r}") from None
     if not all(0 < rate < 50 for rate in rates):
-        raise argparse.ArgumentTypeError("rates are percentages between 0 and 50")
+        raise argparse.ArgumentTypeError(f"expected percentages between 0 and 50, got {text!r}")
     return rates
 
 
 def _at_least_one(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
+        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, got {text!r}")
     return int(text)
 
 
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     unknown = [name for name in given.yardsticks if name not in YARDSTICKS]
     if unknown:
-        parser.error(f"unknown yardstick {unknown[0]!r}, expected one of {', '.join(YARDSTICKS)}")
+        parser.error(f"yardsticks: expected some of {', '.join(YARDSTICKS)}, got {unknown[0]!r}")
     names = given.yardsticks or ([] if given.shape else list(YARDSTICKS))
     shapes = {name: YARDSTICKS[name] for name in names}
     shapes |= {",".join(map(str, shape)): shape for shape in given.shape}

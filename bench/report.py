@@ -72,8 +72,8 @@ def table(results: list[Result]) -> str:
                       f"{both.median_ms:.2f}", f"{both.ratio_to_ours:.2f}x",
                       _number(both.saved_bytes), _number(both.saved_beyond_output), _number(both.peak_mib, ".0f")])
     widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
-    text = ["  ".join(cell.ljust(w) if k < 2 else cell.rjust(w) for k, (cell, w) in enumerate(zip(line, widths, strict=True)))
-            for line in lines]
+    text = ["  ".join(cell.ljust(w) if k < 2 else cell.rjust(w)
+                      for k, (cell, w) in enumerate(zip(line, widths, strict=True))) for line in lines]
     text.insert(1, "-" * len(text[0]))
     return "\n".join(text)
 

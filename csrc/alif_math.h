@@ -111,14 +111,19 @@ template <class Model, class F> LSNN_INLINE Stepped<F> step(const Model& model, 
 }
 
 // ----------------------------------------------------------------------------------------------------------------- replay
-// The same step again from its saved y and spike: (1) and (2) are not needed, i follows from (5).
+// The same step again from its saved y and spike: (1) and (2) are not needed, i follows from (5). Returns where no
+// gradient can pass the spike, so that dL/dz is of no use: psi is 0 or the neuron is refractory.
 template <class Model, class F>
-LSNN_INLINE void replay(const Model& model, const Coefs<F>& k, F y, F z, Mask<F> fired, Carry<F>& s) {
+LSNN_INLINE Mask<F> replay(const Model& model, const Coefs<F>& k, F y, F z, Mask<F> fired, Carry<F>& s) {
   const F a = adaptation(model, k, s);                                                  // (3)
   const F A = k.theta + k.beta * a;                                                     // (4)
   const F i = (model.want >> SIGMA & 1) ? (y - k.alpha * s.v) / k.kappa + k.eta * a : F(0);
   const F u = model.row.when == When::next ? reset(model, k, y, s.z, A) : y;            // (6)
+  const F n = model.row.test == Test::old_v ? s.v : u;
+  Mask<F> blocked = psi_vanishes(model.surrogate, n - A, scale(model, k, A));           // (7)
+  if (model.refractory) blocked = blocked | (s.r > F(0));
   advance(model, k, u, a, A, i, z, fired, s);
+  return blocked;
 }
 
 // ---------------------------------------------------------------------------------------------------------------- adjoint

@@ -31,6 +31,17 @@ template <class F> LSNN_INLINE F psi_shape(Surrogate s, F m) {
   }
 }
 
+// True only where psi(d / s) is 0, or so small that it cannot be told from it; without the division.
+template <class F> LSNN_INLINE auto psi_vanishes(Surrogate surrogate, F d, F s) {
+  const F size = abs_(d);
+  switch (surrogate) {
+    case Surrogate::triangle: return size >= abs_(s);
+    case Surrogate::boxcar: return size > F(0.50001) * abs_(s);  // m itself, rounded, decides at the edge
+    default: return size < F(0);
+  }
+}
+inline constexpr bool has_bounded_support(Surrogate s) { return s == Surrogate::triangle || s == Surrogate::boxcar; }
+
 template <class F> LSNN_INLINE F psi_integral(Surrogate s, F m) {
   const F size = abs_(m), one = F(1), half = F(0.5);
   switch (s) {

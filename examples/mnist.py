@@ -30,7 +30,7 @@ def read_idx(path: Path) -> Tensor:
     """One IDX file of bytes: two zeros, the type 8, the number of axes, the sizes (big endian), the data."""
     raw = path.read_bytes()
     if len(raw) < 4 or raw[:3] != b"\0\0\x08":
-        raise ValueError(f"{path}: given a file that is no IDX file of bytes (it may still be compressed)")
+        raise ValueError(f"{path}: expected an IDX file of bytes, got another format (it may still be compressed)")
     start = 4 + 4 * raw[3]
     shape = [int.from_bytes(raw[at:at + 4], "big") for at in range(4, start, 4)]
     return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=start).reshape(shape).copy())
@@ -46,7 +46,8 @@ def load(root: Path = Path("data")) -> tuple[Digits, Digits]:
         folder = Path(named)
         missing = [name for name in FILES if not (folder / name).is_file()]
         if missing:
-            raise SystemExit(f"LSNN_DATA: given {named}, expected a folder with {', '.join(missing)}")
+            wanted = f"a folder with {', '.join(FILES)}"
+            raise SystemExit(f"LSNN_DATA: expected {wanted}, got {named} without {', '.join(missing)}")
     else:
         folder = root / "MNIST" / "raw"
         if not all((folder / name).is_file() for name in FILES):
@@ -66,7 +67,7 @@ def fetch(root: Path) -> None:
     given = hashlib.sha256(archive.read_bytes()).hexdigest()
     if given != SHA256:
         archive.unlink()
-        raise SystemExit(f"{archive.name}: given the checksum {given}, expected {SHA256}; the file was removed")
+        raise SystemExit(f"{archive.name}: expected the SHA-256 checksum {SHA256}, got {given}; the file was removed")
     raw = root / "MNIST" / "raw"
     raw.mkdir(parents=True, exist_ok=True)
     with tarfile.open(archive) as packed:

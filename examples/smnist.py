@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mnist import CHANNELS, Digits, analog, encode, load
-from smnist_plots import curve_picture, digit_picture, write_curve
-from speed import measure, report
 from torch import Tensor, nn
 from tqdm import tqdm
 
 import lsnn_ext
 from lsnn_ext import LSNN
+from mnist import CHANNELS, Digits, analog, encode, load
+from smnist_plots import curve_picture, digit_picture, write_curve
+from speed import measure, report
 
 ANSWER = 28  # the decision is the readout averaged over the last 28 steps
 TARGET_RATE = 0.01  # spikes per step: 10 Hz
@@ -90,8 +90,8 @@ class Run:
         """Writes the checkpoint beside the old one first, so that no moment is without a whole one."""
         options = {name: value for name, value in vars(self.options).items() if name not in HERE}
         kept: dict[str, Any] = {
-            "options": options, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "history": self.history,
-            "seconds": self.seconds, "order": self.order.get_state()}
+            "options": options, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "history": self.history, "seconds": self.seconds, "order": self.order.get_state()}
         torch.save(kept, self.path.with_suffix(".new"))
         self.path.with_suffix(".new").replace(self.path)
 
@@ -174,7 +174,7 @@ def main() -> None:
     if options.resume:
         path = options.out / "checkpoint.pt"
         if not path.is_file():
-            raise SystemExit(f"--resume: given {options.out}, expected a folder with checkpoint.pt")
+            raise SystemExit(f"--resume: expected checkpoint.pt in the folder of --out, got {options.out} without it")
         kept = torch.load(path, weights_only=True)
         options = argparse.Namespace(**(vars(options) | kept["options"]))
     options.out.mkdir(parents=True, exist_ok=True)

@@ -114,7 +114,8 @@ def curve_picture(history: list[dict[str, float]], test_accuracy: float | None, 
         for axes, (name, label, colour, unit) in zip(grid, panels, strict=True):
             values = unit * torch.tensor([row[name] for row in history])
             axes.plot(iteration, values, color=colour, alpha=0.2, linewidth=0.6)
-            axes.plot(iteration, _smooth(values, width), color=colour, linewidth=1.8, label=f"training, mean of {width}")
+            smoothed, label_of_mean = _smooth(values, width), f"training, mean of {width}"
+            axes.plot(iteration, smoothed, color=colour, linewidth=1.8, label=label_of_mean)
             axes.set(xlabel="iteration", ylabel=label, xlim=(0, float(iteration[-1])))
             axes.set_ylim(bottom=0, top=100 if name == "accuracy" else None)
             if name == "accuracy" and test_accuracy is not None:

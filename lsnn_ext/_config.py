@@ -12,7 +12,8 @@ def show_config() -> str:
         >>> print(lsnn_ext.show_config())
     """
     if _library._C is None:
-        return f"lsnn_ext: NO COMPILED PART ({_library.load_error}); functional.alif falls back to the slow reference\ntorch {torch.__version__}"
+        reason = f"NO COMPILED PART ({_library.load_error}); functional.alif falls back to the slow reference"
+        return f"lsnn_ext: {reason}\ntorch {torch.__version__}"
     c = _library._C
     lines = [
         f"lsnn_ext, compiled with GCC-compatible {c.compiler}",

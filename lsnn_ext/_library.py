@@ -1,7 +1,7 @@
 """The compiled operators: loading, fake kernels, autocast, autograd.
 
-torch.ops.lsnn.alif_forward and alif_backward know nothing of autograd; ``alif`` ties them together. The operators refuse
-tensors that require a gradient, since they would return none, silently.
+torch.ops.lsnn.alif_forward and alif_backward know nothing of autograd; ``alif`` ties them together. The operators
+refuse tensors that require a gradient, since they would return none, silently.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,8 @@ if _C is not None:
     DYNAMICS = {row["name"]: k for k, row in enumerate(_C.dynamics())}
     SURROGATES = {name: k for k, name in enumerate(_C.surrogates())}
     if tuple(_C.coefficients()) != COEFFICIENTS:
-        raise ImportError(f"lsnn_ext: the compiled part is of another version: its coefficients are {_C.coefficients()}")
+        other = f"those of another version: {_C.coefficients()}"
+        raise ImportError(f"lsnn_ext._C: expected the coefficients {COEFFICIENTS}, got {other}")
 
 
 class _Alif(torch.autograd.Function):
@@ -44,12 +45,14 @@ class _Alif(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        current: Tensor, w_rec: Tensor, coefficients: Tensor, v: Tensor, a: Tensor, i: Tensor, r: Tensor, z: Tensor, delay: Tensor | None,
-        delays: list[int], dynamics: int, surrogate: int, dampening: float, refractory: int, smooth: bool, trace: bool, want: int,
+        current: Tensor, w_rec: Tensor, coefficients: Tensor, v: Tensor, a: Tensor, i: Tensor, r: Tensor, z: Tensor,
+        delay: Tensor | None, delays: list[int], dynamics: int, surrogate: int, dampening: float, refractory: int,
+        smooth: bool, trace: bool, want: int,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         return torch.ops.lsnn.alif_forward(
-            current, w_rec, coefficients, delay, delays, v, a, i, r, z, dynamics, surrogate, dampening, refractory, smooth, trace, True
-        )
+            current, w_rec, coefficients, delay, delays, v, a, i, r, z, dynamics, surrogate, dampening, refractory,
+            smooth, trace, True,
+        )  # fmt: skip
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -66,17 +69,19 @@ class _Alif(torch.autograd.Function):
         w_rec, coefficients, v, a, i, r, z, delay, y, bits, smooth_z, carry = ctx.saved_tensors
         delays, dynamics, surrogate, dampening, refractory, smooth, _, want = ctx.constants
         g_current, g_w, g_coefficients, g_v, g_a, g_i, g_z = torch.ops.lsnn.alif_backward(
-            g[0], g[6], g[7], g[8], g[1], g[2], g[3], g[5], w_rec, coefficients, delay, delays, v, a, i, r, z, y, bits, smooth_z, carry,
-            dynamics, surrogate, dampening, refractory, smooth, want, ctx.needs_input_grad[1],
+            g[0], g[6], g[7], g[8], g[1], g[2], g[3], g[5], w_rec, coefficients, delay, delays, v, a, i, r, z, y, bits,
+            smooth_z, carry, dynamics, surrogate, dampening, refractory, smooth, want, ctx.needs_input_grad[1],
         )  # fmt: skip
         return (
-            g_current, g_w if ctx.needs_input_grad[1] else None, g_coefficients if want else None, g_v, g_a, g_i, None, g_z, *[None] * 9,
+            g_current, g_w if ctx.needs_input_grad[1] else None, g_coefficients if want else None, g_v, g_a, g_i, None,
+            g_z, *[None] * 9,
         )  # fmt: skip
 
 
 def alif(
-    current: Tensor, w_rec: Tensor, coefficients: Tensor, delay: Tensor | None, delays: list[int], state: tuple[Tensor, ...], *,
-    dynamics: str, surrogate: str, dampening: float, refractory: int, smooth: bool, trace: bool, want: int,
+    current: Tensor, w_rec: Tensor, coefficients: Tensor, delay: Tensor | None, delays: list[int],
+    state: tuple[Tensor, ...], *, dynamics: str, surrogate: str, dampening: float, refractory: int, smooth: bool,
+    trace: bool, want: int,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """The nine differentiable outputs: spikes; v, a, i, r, z after the last step; traces v, a, threshold.
 
@@ -86,14 +91,19 @@ def alif(
     if torch.is_grad_enabled() and any(t.requires_grad for t in (current, w_rec, coefficients, *state)):
         return _Alif.apply(current, w_rec, coefficients, *state, delay, *constants, want)[:9]
     with torch.no_grad():
-        return torch.ops.lsnn.alif_forward(current, w_rec, coefficients, delay, delays, *state, *constants[1:], False)[:9]
+        outputs = torch.ops.lsnn.alif_forward(
+            current, w_rec, coefficients, delay, delays, *state, *constants[1:], False
+        )
+        return outputs[:9]
 
 
 class _Linear(torch.autograd.Function):
-    """x (R,I), weight (N,I), bias (N) or None -> x weight^T + bias, in reused memory."""
+    """x (R,I), weight (N,I), bias (N) or None -> x weight^T + bias in reused memory; events: most of x is zero."""
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, events: bool) -> Tensor:
+        if events:
+            return torch.ops.lsnn.linear_events(x, weight, bias)
         out = torch.ops.lsnn.buffer(x, x.shape[0], weight.shape[0])
         if bias is None:
             return torch.mm(x, weight.t(), out=out)
@@ -101,29 +111,40 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, weight, _ = inputs
+        x, weight, _, ctx.events = inputs
         ctx.save_for_backward(x, weight)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        g_x = torch.mm(g, weight, out=torch.ops.lsnn.buffer(g, *x.shape)) if ctx.needs_input_grad[0] else None
-        g_weight = torch.mm(g.t(), x) if ctx.needs_input_grad[1] else None
-        g_bias = g.sum(0) if ctx.needs_input_grad[2] else None
-        return g_x, g_weight, g_bias
+        want_x, want_weight, want_bias, _ = ctx.needs_input_grad
+        g_x = torch.mm(g, weight, out=torch.ops.lsnn.buffer(g, *x.shape)) if want_x else None
+        if ctx.events and (want_weight or want_bias):
+            g_weight, g_bias = torch.ops.lsnn.linear_events_backward(g, x)
+            return g_x, g_weight if want_weight else None, g_bias if want_bias else None, None
+        return g_x, torch.mm(g.t(), x) if want_weight else None, g.sum(0) if want_bias else None, None
+
+
+def _mostly_zero(x: Tensor) -> bool:
+    """Whether adding rows for what is not zero beats a dense product, judged by a sample of the rows (R,I)."""
+    sample = x[:: max(1, x.shape[0] // 512)]
+    return bool(torch.count_nonzero(sample) < 0.2 * sample.numel())
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear of a whole sequence (..., I), its result in reused memory where that pays."""
+    """F.linear of a whole sequence (..., I): in reused memory, and by events where x is mostly zero, as spikes are."""
     rows = x.numel() // max(1, x.shape[-1])
     plain = (
-        not available or torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type) or x.device.type != "cpu"
-        or x.dtype not in (torch.float32, torch.float64) or rows * weight.shape[0] < 1 << 18
+        not available or type(x) is not Tensor or torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type) or x.device.type != "cpu"
+        or x.dtype not in (torch.float32, torch.float64) or x.dtype != weight.dtype or rows * weight.shape[0] < 1 << 18
     )  # fmt: skip
     if plain:
         return torch.nn.functional.linear(x, weight, bias)
-    return _Linear.apply(x.reshape(rows, x.shape[-1]), weight, bias).view(*x.shape[:-1], weight.shape[0])
+    flat = x.reshape(rows, x.shape[-1])
+    with torch.no_grad():
+        events = _mostly_zero(flat)
+    return _Linear.apply(flat, weight, bias, events).view(*x.shape[:-1], weight.shape[0])
 
 
 def _words(N: int) -> int:
@@ -131,8 +152,9 @@ def _words(N: int) -> int:
 
 
 def _fake_forward(
-    current: Tensor, w_rec: Tensor, coefficients: Tensor, delay: Tensor | None, delays: list[int], v: Tensor, a: Tensor, i: Tensor, r: Tensor,
-    z: Tensor, dynamics: int, surrogate: int, dampening: float, refractory: int, smooth: bool, trace: bool, save: bool,
+    current: Tensor, w_rec: Tensor, coefficients: Tensor, delay: Tensor | None, delays: list[int], v: Tensor, a: Tensor,
+    i: Tensor, r: Tensor, z: Tensor, dynamics: int, surrogate: int, dampening: float, refractory: int, smooth: bool,
+    trace: bool, save: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     T, B, N = current.shape
     new = current.new_empty
@@ -147,8 +169,8 @@ def _fake_backward(*args: Any) -> tuple[Tensor, ...]:
     w_rec, coefficients, z, y, want, want_w = args[8], args[9], args[16], args[17], args[26], args[27]
     new, (T, B, N) = y.new_empty, y.shape
     return (
-        new(T, B, N), new(w_rec.shape) if want_w else new(0), new(coefficients.shape) if want else new(0), *(new(B, N) for _ in range(3)),
-        new(z.shape),
+        new(T, B, N), new(w_rec.shape) if want_w else new(0), new(coefficients.shape) if want else new(0),
+        *(new(B, N) for _ in range(3)), new(z.shape),
     )  # fmt: skip
 
 
@@ -159,8 +181,8 @@ def _refusing(name: str) -> Callable[..., Any]:
     def kernel(keys: torch._C.DispatchKeySet, *args: Any) -> Any:
         if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in args):
             raise RuntimeError(
-                f"torch.ops.lsnn.{name} has no gradient of its own: expected tensors that do not require grad, got some that do; "
-                "call lsnn_ext.functional.alif, which is differentiable"
+                f"torch.ops.lsnn.{name} has no gradient of its own: expected tensors that do not require grad, got "
+                "some that do; call lsnn_ext.functional.alif, which is differentiable"
             )
         return op.redispatch(keys & torch._C._after_autograd_keyset, *args)
 

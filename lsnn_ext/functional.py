@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,12 +64,16 @@ def _state(state: State | None, B: int, N: int, D: int, dtype: torch.dtype, devi
         zero = torch.zeros(B, N, dtype=dtype, device=device)
         return zero, zero, zero, zero, torch.zeros(D, B, N, dtype=dtype, device=device)
     if not isinstance(state, tuple) or len(state) != len(State._fields):
-        raise TypeError(f"state: expected a State of {len(State._fields)} tensors {State._fields}, got {type(state).__name__}")
+        wanted_state = f"a State of {len(State._fields)} tensors {State._fields}"
+        raise TypeError(f"state: expected {wanted_state}, got {type(state).__name__}")
     for name, value in zip(State._fields, state, strict=True):
         if not isinstance(value, Tensor):
             raise TypeError(f"state.{name}: expected a tensor, got {type(value).__name__}")
         wanted = (D, B, N) if name == "z" else (B, N)
-        enough = value.dim() == 3 and value.shape[0] >= D and value.shape[1:] == (B, N) if name == "z" else value.shape == wanted
+        if name == "z":
+            enough = value.dim() == 3 and value.shape[0] >= D and value.shape[1:] == (B, N)
+        else:
+            enough = value.shape == wanted
         if not enough:
             more = " or more past steps" if name == "z" else ""
             raise ValueError(f"state.{name}: expected shape {wanted}{more}, got {tuple(value.shape)}")
@@ -95,15 +100,17 @@ def _check(current: Tensor, w_rec: Tensor, refractory: int, checkpoint_every: in
         raise ValueError(f"w_rec: expected shape ({N}, {N}) for a current of {N} neurons, got {tuple(w_rec.shape)}")
     if N < 1:
         raise ValueError("current: expected one neuron or more, got shape " + str(tuple(current.shape)))
-    if torch.promote_types(w_rec.dtype, torch.float32) != torch.promote_types(current.dtype, torch.float32):
-        raise TypeError(f"w_rec: expected {torch.promote_types(current.dtype, torch.float32)} or less for a current of {current.dtype}, got {w_rec.dtype}")
+    dtype = torch.promote_types(current.dtype, torch.float32)
+    if torch.promote_types(w_rec.dtype, torch.float32) != dtype:
+        raise TypeError(f"w_rec: expected {dtype} or less for a current of {current.dtype}, got {w_rec.dtype}")
     if w_rec.device != current.device:
         raise ValueError(f"w_rec: expected device {current.device} as current, got {w_rec.device}")
     if isinstance(refractory, bool) or not isinstance(refractory, int):
         raise TypeError(f"refractory: expected an int, got {type(refractory).__name__}")
     if not 0 <= refractory < 1 << 24:
         raise ValueError(f"refractory: expected steps >= 0 and < 2^24, got {refractory}")
-    if checkpoint_every is not None and (isinstance(checkpoint_every, bool) or not isinstance(checkpoint_every, int) or checkpoint_every < 1):
+    whole = isinstance(checkpoint_every, int) and not isinstance(checkpoint_every, bool)
+    if checkpoint_every is not None and (not whole or checkpoint_every < 1):
         raise ValueError(f"checkpoint_every: expected None or an int >= 1, got {checkpoint_every!r}")
     if isinstance(dampening, bool) or not isinstance(dampening, int | float):
         raise TypeError(f"dampening: expected a number, got {type(dampening).__name__}")
@@ -113,25 +120,26 @@ def _check(current: Tensor, w_rec: Tensor, refractory: int, checkpoint_every: in
 
 def alif(
     current: Tensor, w_rec: Tensor, *, alpha: Coefficient, theta: Coefficient, rho: Coefficient | None = None,
-    beta: Coefficient | None = None, kappa: Coefficient | None = None, q: Coefficient | None = None, p: Coefficient | None = None,
-    eta: Coefficient | None = None, sigma: Coefficient | None = None, R: Coefficient | None = None, refractory: int = 0,
-    delay: int | Tensor = 0, dynamics: str = "lsnn", surrogate: str | None = None, dampening: float | None = None,
-    width: Coefficient | None = None, state: State | None = None, trace: bool = False, smooth: bool = False,
-    checkpoint_every: int | None = None,
+    beta: Coefficient | None = None, kappa: Coefficient | None = None, q: Coefficient | None = None,
+    p: Coefficient | None = None, eta: Coefficient | None = None, sigma: Coefficient | None = None,
+    R: Coefficient | None = None, refractory: int = 0, delay: int | Tensor = 0, dynamics: str = "lsnn",
+    surrogate: str | None = None, dampening: float | None = None, width: Coefficient | None = None,
+    state: State | None = None, trace: bool = False, smooth: bool = False, checkpoint_every: int | None = None,
 ) -> tuple[Tensor, State] | tuple[Tensor, State, Traces]:  # fmt: skip
-    """Recurrent neurons with adaptation over a whole sequence, as one operator (equations (1) to (9) of docs/equations.md).
+    """Recurrent neurons with adaptation over a whole sequence, as one operator; docs/equations.md has the equations.
 
     Args:
         current: (T, B, N) input current x_t, already projected. float32 and float64 are computed as such; bfloat16 and
             float16 in float32, the spikes are then returned in the dtype of current. T = 0 and B = 0 are allowed.
         w_rec: (N, N) recurrent weights, w_rec[j, k] from neuron j to neuron k.
-        alpha: decay of the membrane over a step, exp(-dt/tau); in [0, 1]. Every coefficient is a number or a tensor (N,),
-            and differentiable.
+        alpha: decay of the membrane over a step, exp(-dt/tau); in [0, 1]. Every coefficient is a number or a tensor
+            (N,), and differentiable.
         theta: base threshold.
         rho: decay of the adaptation, in [0, 1]. Default 0.
         beta: strength of the adaptation. Default 0 (LIF); per neuron, 0 for the regular neurons of an LSNN.
         kappa, q: gain of the current, and of a spike in the adaptation. Default what the row of the model says.
-        p, eta: coupling of the membrane into the adaptation, and of the adaptation into the current. Default 0 (adLIF: eta 1).
+        p, eta: coupling of the membrane into the adaptation, and of the adaptation into the current. Default 0
+            (adLIF: eta 1).
         sigma: decay of the synaptic current, in [0, 1]. Default 0: no synapse.
         R: what a spike subtracts, or resets to, in rows with such a reset. Default theta, or 0.
         refractory: steps without a spike after each spike.
@@ -147,8 +155,8 @@ def alif(
         spikes (T, B, N) of 0 and 1, the State after the last step, and with trace=True the Traces.
 
     Raises:
-        TypeError, ValueError, RuntimeError: an argument of a wrong kind, shape, dtype, device or range; the message names
-            the argument, what is expected and what was given.
+        TypeError, ValueError, RuntimeError: an argument of a wrong kind, shape, dtype, device or range; the message
+            names the argument, what is expected and what was given.
 
     Source: Bellec et al., NeurIPS 2018 (arXiv 1803.09574) and the models named by the rows.
     """
@@ -157,8 +165,10 @@ def alif(
     named_surrogate(surrogate)
     dampening = row.dampening if dampening is None else dampening
     _check(current, w_rec, refractory, checkpoint_every, dampening)
-    chosen = {"alpha": alpha, "theta": theta, "rho": rho, "beta": beta, "kappa": kappa, "q": q, "p": p, "eta": eta, "sigma": sigma,
-              "width": width, "R": R}  # fmt: skip
+    chosen: dict[str, Any] = {
+        "alpha": alpha, "theta": theta, "rho": rho, "beta": beta, "kappa": kappa, "q": q, "p": p, "eta": eta,
+        "sigma": sigma, "width": width, "R": R,
+    }  # fmt: skip
     N, dtype = current.shape[2], torch.promote_types(current.dtype, torch.float32)
     _check_coefficients(chosen, N, current.device)
     coefficients, want = _stacked(reference.coefficients(dynamics, **chosen), N, dtype, current.device)
@@ -167,17 +177,18 @@ def alif(
     if not _library.available:
         _warn_slow()
         return reference.alif(
-            current, w_rec, **dict(zip(COEFFICIENTS, coefficients, strict=True)), refractory=refractory, delay=delay, dynamics=dynamics,
-            surrogate=surrogate, dampening=dampening, state=State(*full_state), trace=trace, smooth=smooth,
+            current, w_rec, **dict(zip(COEFFICIENTS, coefficients, strict=True)), refractory=refractory, delay=delay,
+            dynamics=dynamics, surrogate=surrogate, dampening=dampening, state=State(*full_state), trace=trace,
+            smooth=smooth,
         )  # fmt: skip
     if current.device.type not in ("cpu", "meta"):
         raise RuntimeError(
-            f"current: this build of lsnn_ext has no kernels for device {current.device}; move the tensors to the CPU, or see "
-            "lsnn_ext.show_config()"
+            f"current: expected a tensor on the CPU, as this build of lsnn_ext has no kernels for other devices, got "
+            f"device {current.device}; move the tensors to the CPU, or see lsnn_ext.show_config()"
         )
     spikes, *last, trace_v, trace_a, threshold = _library.alif(
-        current.to(dtype), w_rec.to(dtype), coefficients, synapse, delays, full_state, dynamics=dynamics, surrogate=surrogate,
-        dampening=float(dampening), refractory=refractory, smooth=smooth, trace=trace, want=want,
+        current.to(dtype), w_rec.to(dtype), coefficients, synapse, delays, full_state, dynamics=dynamics,
+        surrogate=surrogate, dampening=float(dampening), refractory=refractory, smooth=smooth, trace=trace, want=want,
     )  # fmt: skip
     spikes = spikes.to(current.dtype)
     if trace:

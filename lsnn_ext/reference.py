@@ -299,6 +299,9 @@ def alif(current: Tensor, w_rec: Tensor, *, alpha: Coefficient, theta: Coefficie
     for x in current.to(dtype):
         s, A = model.step(x, s)
         steps.append((s.z[0], s.v, s.a, A))
-    spikes, v, a, threshold = (torch.stack(values) for values in zip(*steps, strict=True)) if steps else [current.to(dtype)] * 4
+    if steps:
+        spikes, v, a, threshold = (torch.stack(values) for values in zip(*steps, strict=True))
+    else:
+        spikes = v = a = threshold = current.to(dtype)
     spikes = spikes.to(current.dtype)
     return (spikes, s, Traces(v, a, threshold)) if trace else (spikes, s)

@@ -143,7 +143,8 @@ def test_refused(bad: Bad) -> None:
     with pytest.raises(ERRORS) as caught:
         functional.alif(**{**GOOD, **bad.change})
     message = str(caught.value)
-    for what, pattern in (("the argument", bad.argument), ("what was given", bad.given), ("what is wanted", bad.wanted)):
+    patterns = (("the argument", bad.argument), ("what was given", bad.given), ("what is wanted", bad.wanted))
+    for what, pattern in patterns:
         assert re.search(pattern, message, re.DOTALL), f"{what} ({pattern}) is not named in: {message}"
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from bench.__main__ import main
 from bench.contestants import MAKERS, OURS, Problem, Shape, make
 from bench.measure import PASSES, Result, find_scale, saved_bytes
@@ -80,7 +81,7 @@ def test_contestants_compute_the_same(name: str) -> None:
 
 
 def test_saved_bytes_leave_out_inputs_weights_and_outputs() -> None:
-    """The eager loop keeps at least v, a, z or m of each step; its stacked output is a copy that backward never needs."""
+    """The eager loop keeps v, a, z or m of each step at least; its stacked output is a copy, which backward leaves."""
     total, beyond = saved_bytes(make("eager loop", Problem.of(TINY)))
     assert 8 <= beyond <= total <= 64
 
@@ -93,5 +94,5 @@ def test_a_rate_is_found_by_scaling() -> None:
 def test_unknown_yardstick_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["Q"])
-    assert "unknown yardstick 'Q'" in capsys.readouterr().err
+    assert "yardsticks: expected some of P, M, L, got 'Q'" in capsys.readouterr().err
     assert OURS in MAKERS

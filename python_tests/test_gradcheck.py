@@ -1,18 +1,18 @@
 """The backward pass is the derivative of the forward pass.
 
 A spike has no derivative, so spikes are smooth here: z is the antiderivative of the surrogate and the whole recurrence
-can be differenced.  Where a row stops a gradient, differences would see what was stopped; there the stopped values are held
-at what they were while the inputs move, which only the reference can do: its differences against the gradients of the
-operator.
+can be differenced.  Where a row stops a gradient, differences would see what was stopped; there the stopped values are
+held at what they were while the inputs move, which only the reference can do: its differences against the gradients of
+the operator.
 """
 from typing import Any
 
 import pytest
 import torch
-from cases import Case, Problem, build
-from compare import assert_all_same
 from torch import Tensor
 
+from cases import Case, Problem, build
+from compare import assert_all_same
 from lsnn_ext import functional, reference
 from lsnn_ext.reference import ROWS
 
@@ -91,7 +91,8 @@ def test_row_that_stops(dynamics: str, device: str, monkeypatch: pytest.MonkeyPa
 
         @staticmethod
         def backward(ctx: Any, *arriving: Tensor) -> Any:
-            leaves = {name: value.detach().requires_grad_() for name, value in zip(names, ctx.saved_tensors, strict=True)}
+            saved = zip(names, ctx.saved_tensors, strict=True)
+            leaves = {name: value.detach().requires_grad_() for name, value in saved}
             with torch.enable_grad(), monkeypatch.context() as original:
                 original.setattr(reference, "stopped", torch.Tensor.detach)
                 outputs = problem.outputs(functional.alif, leaves, smooth=True)

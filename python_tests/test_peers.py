@@ -1,8 +1,8 @@
 """Other libraries' own layers, reproduced by one row each: the same spikes, and gradients to rounding.
 
-The packages are optional (extra [peers]); a test whose package is absent is skipped and says so.  Parameters and inputs are
-leaves shared by both sides, and the conversion to coefficients is written in torch, so gradients are compared for
-the parameters that users of those libraries train.
+The packages are optional (extra [peers]); a test whose package is absent is skipped and says so.  Parameters and
+inputs are leaves shared by both sides, and the conversion to coefficients is written in torch, so gradients are
+compared for the parameters that users of those libraries train.
 """
 from collections.abc import Callable
 from typing import Any
@@ -36,11 +36,11 @@ def _compare(theirs: Callable[[], Tensor], ours: Callable[[], Tensor], leaves: d
         weights = _uniform(-1, 1, *spikes.shape, dtype=spikes.dtype, seed=99)
         found = torch.autograd.grad((spikes * weights).sum(), list(leaves.values()), allow_unused=True)
         results.append((spikes.detach(), [torch.zeros_like(leaf) if gradient is None else gradient
-                                          for leaf, gradient in zip(leaves.values(), found)]))
+                                          for leaf, gradient in zip(leaves.values(), found, strict=True)]))
     (want, want_gradients), (got, got_gradients) = results
     assert 0.03 < float(want.mean()) < 0.7, "a silent layer would show nothing"
     assert_same("spikes", got, want)
-    for name, gradient, expected in zip(leaves, got_gradients, want_gradients):
+    for name, gradient, expected in zip(leaves, got_gradients, want_gradients, strict=True):
         assert_same(f"gradient of {name}", gradient, expected, tolerance=tolerance)
 
 
@@ -60,7 +60,7 @@ def _norse_slope(norse: Any) -> float:
 @pytest.mark.parametrize("autapses", [False, True])
 @pytest.mark.parametrize("adaptive", [True, False], ids=["LSNNRecurrent", "LIFRecurrent"])
 def test_norse(adaptive: bool, autapses: bool) -> None:
-    """Membrane, threshold and reset are counted from v_leak; in their LSNN the current of a step acts in the next one."""
+    """Membrane, threshold and reset are counted from v_leak; in their LSNN a step's current acts in the next one."""
     norse = _peer("norse.torch")
     values = {"tau_syn_inv": 200.0, "tau_mem_inv": 150.0, "v_leak": 0.1, "v_th": 0.6, "v_reset": 0.05}
     if adaptive:

@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterable
 
 import torch
-from cases import FEW, LAYOUTS, STATE_LEAVES, Case, build
-from compare import assert_all_same, assert_same
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cases import FEW, LAYOUTS, STATE_LEAVES, Case, build
+from compare import assert_all_same, assert_same
 from lsnn_ext import functional, reference
 from lsnn_ext.reference import COEFFICIENTS, ROWS, SURROGATES
 

@@ -3,10 +3,10 @@ from typing import Any
 
 import pytest
 import torch
+
 import vectors
 from cases import TABLE, Case, build
 from compare import assert_all_same, assert_same
-
 from lsnn_ext import reference
 from lsnn_ext.reference import COEFFICIENTS, ROWS, SURROGATES
 

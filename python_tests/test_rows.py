@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+
 from cases import TABLE, Case, build
 from compare import assert_all_same, assert_same
-
 from lsnn_ext import functional, reference
 from lsnn_ext.reference import ROWS
 
 # Of gradients, relative to the largest of each.
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 5e-5}
-# The reference sums its gradients as torch pleases: what is promised of bits and threads is asked of compiled code only.
+# The reference sums its gradients as torch pleases: what is promised of bits and threads is asked of compiled code.
 needs_compiled = pytest.mark.skipif(importlib.util.find_spec("lsnn_ext._C") is None,
                                     reason="the compiled part of lsnn_ext is not built")
 BUSY = Case("busy", T=40, delay="each", refractory=2, state="real")

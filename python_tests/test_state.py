@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from cases import Case, Problem, build
-from compare import assert_all_same, assert_same
 from torch import Tensor
 
+from cases import Case, Problem, build
+from compare import assert_all_same, assert_same
 from lsnn_ext import functional
 from lsnn_ext.reference import ROWS
 

@@ -1,9 +1,9 @@
 """The operator computes what the paper's own code computed: outputs, final counters and gradients of all parameters."""
 import pytest
 import torch
+
 import vectors
 from compare import assert_all_same, assert_same
-
 from lsnn_ext import functional
 
 # Values and gradients, relative to the largest of each.  float32: the official code sums in another order.

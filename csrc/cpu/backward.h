@@ -17,18 +17,19 @@ template <class T> struct BackwardScratch {
   T *dv, *da, *di;             // [items,NP] dL/d of the carried state
   T* dz;                       // [items,NP] dL/d of the spikes of the step at hand
   T* gx_out;                   // [items,N] a row to be streamed out
-  uint32_t *event_row, *event_slot, *sorted;  // [chunk * items * S * N] spikes of the chunk
-  uint32_t* count;             // [S * N + 1]
+  uint16_t* active;            // [chunk,NP/16,max_items] neurons whose dL/dz is of use, a bit each
+  int64_t* active_n;           // [chunk] how many
+  RowGradient<T, false> gradient;  // the spikes of the chunk, into gw
 
-  BackwardScratch(Arena& m, const Layer& l) {
-    const int64_t n = tile_items(l.B), NP = padded(l.N), events = chunk * n * l.S * l.N + pad;
+  BackwardScratch(Arena& m, const Layer& l) : gradient(m, l.S * l.N, chunk * tile_items(l.B) * l.S * l.N) {
+    const int64_t n = tile_items(l.B), NP = padded(l.N);
     v = m.take<T>(chunk * n * NP), a = m.take<T>(chunk * n * NP), i = m.take<T>(chunk * n * NP), r = m.take<T>(chunk * n * NP);
     parts = m.take<T>(segment / chunk * 4 * n * NP);
     gc = m.take<T>((chunk + l.D) * n * NP);
     dv = m.take<T>(n * NP), da = m.take<T>(n * NP), di = m.take<T>(n * NP), dz = m.take<T>(n * NP);
     gx_out = m.take<T>(n * l.N + pad);
-    event_row = m.take<uint32_t>(events), event_slot = m.take<uint32_t>(events), sorted = m.take<uint32_t>(events);
-    count = m.take<uint32_t>(l.S * l.N + 2);
+    active = m.take<uint16_t>(chunk * NP / 16 * max_items);
+    active_n = m.take<int64_t>(chunk);
   }
 };
 
@@ -38,13 +39,14 @@ template <class T, class Model> struct BackwardTile {
   const BackwardArgs& f;
   const Packed<T>& p;
   const Model& model;
-  const BackwardScratch<T>& s;
+  BackwardScratch<T>& s;
   const Layer& l;
   const int64_t B, N, NP, W, many, b0, items, ring;
+  const bool choose;  // whether there can be neurons whose dL/dz is of no use
 
-  LSNN_MEMBER BackwardTile(const BackwardArgs& args, const Packed<T>& packed, const Model& m, const BackwardScratch<T>& scratch, int64_t tile)
+  LSNN_MEMBER BackwardTile(const BackwardArgs& args, const Packed<T>& packed, const Model& m, BackwardScratch<T>& scratch, int64_t tile)
       : f(args), p(packed), model(m), s(scratch), l(args.layer), B(l.B), N(l.N), NP(p.NP), W(p.W), many(tile_items(B)), b0(tile * many),
-        items(b0 + many <= B ? many : B - b0), ring(chunk + l.D) {}
+        items(b0 + many <= B ? many : B - b0), ring(chunk + l.D), choose(has_bounded_support(m.surrogate) || m.refractory) {}
 
   LSNN_MEMBER T* gc(int64_t t) const { return s.gc + t % ring * many * NP; }
   LSNN_MEMBER const T* first_z(int64_t past, int64_t q) const { return (const T*)f.first.z + ((-1 - past) * B + b0 + q) * N; }
@@ -60,6 +62,7 @@ template <class T, class Model> struct BackwardTile {
 
   // Replays [t0, t1) from `carry` [4,items,NP]; writes what each step read, or only every chunk's first when `parts`.
   void replay_steps(const T* from, int64_t t0, int64_t t1, bool parts) const {
+    if (!parts) memset(s.active, 0, chunk * NP / 16 * max_items * sizeof(uint16_t)), memset(s.active_n, 0, chunk * sizeof(int64_t));
     for (int64_t q = 0; q < items; q++)
       for (int64_t n = 0; n < N; n += L) {
         const Coefs<V> k = load_coefficients(p, n);
@@ -76,17 +79,27 @@ template <class T, class Model> struct BackwardTile {
             store(to, c.v), store(to + part, c.a), store(to + 2 * part, c.i), store(to + 3 * part, c.r);
           }
           const V y = load_n((const T*)f.saved.y + (t * B + b0 + q) * N + n, left(n));
-          replay(model, k, y, spikes(t, q, n), get_bits<T>(bits(t, q), n), c);
+          const VecMask<T> blocked = replay(model, k, y, spikes(t, q, n), get_bits<T>(bits(t, q), n), c);
+          if (!parts && choose) mark(t - t0, q, n, ~to_bits(blocked) & ((1u << (left(n) < L ? left(n) : L)) - 1));
         }
       }
   }
 
-  // dz += sum over delays of W dL/dc of the steps that the spikes of step t reached through (1).
-  void product(int64_t t) const {
+  LSNN_MEMBER void mark(int64_t step, int64_t q, int64_t n, unsigned lanes) const {
+    s.active[(step * NP / 16 + n / 16) * max_items + q] |= (uint16_t)(lanes << n % 16);
+    s.active_n[step] += __builtin_popcount(lanes);
+  }
+
+  // dz += sum over delays of W dL/dc of the steps that the spikes of step t reached through (1); `step` is its place in the
+  // chunk. Where few of the results are of use only those are computed; step -1: all of them.
+  void product(int64_t t, int64_t step) const {
     if (model.row.stop & stop_rec) return;
+    const bool few = choose && step >= 0 && (double)s.active_n[step] < active_limit(items) * (double)(items * N);
     for (int64_t d = 0; d < l.S; d++) {
       const int64_t reached = t + 1 + l.delays[d];
-      if (reached >= 0 && reached < l.T) add_product(p.panels + d * NP * N, N, NP, gc(reached), s.dz, items);
+      if (reached < 0 || reached >= l.T) continue;
+      if (few) add_active_product(p.w + d * N * NP, N, NP, gc(reached), s.dz, s.active + step * NP / 16 * max_items);
+      else add_product(p.panels + d * NP * N, N, NP, gc(reached), s.dz, items);
     }
   }
 
@@ -128,29 +141,20 @@ template <class T, class Model> struct BackwardTile {
 
   // gw += z[t - 1 - d] dL/dc[t] over the chunk.
   void weight_gradient(int64_t t0, int64_t t1, T* gw) const {
-    const int64_t R = l.S * N;
-    memset(s.count, 0, (R + 2) * sizeof(uint32_t));
-    int64_t n = 0;
+    s.gradient.clear();
     for (int64_t t = t0; t < t1; t++)
       for (int64_t d = 0; d < l.S; d++)
         for (int64_t q = 0, past = t - 1 - l.delays[d]; q < items; q++) {
           const T* dc = gc(t) + q * NP;
-          if (past < 0 || l.smooth) {
-            const T* z = past < 0 ? first_z(past, q) : (const T*)f.saved.z + (past * B + b0 + q) * N;
-            for (int64_t j = 0; j < N; j++)
-              if (z[j] != T(0)) add_row(gw + (d * N + j) * NP, z[j], dc, NP);
+          if (past >= 0 && !l.smooth) {
+            s.gradient.add_bits(bits(past, q), W, d * N, dc - s.gc);
             continue;
           }
-          const int64_t n0 = n;
-          n = set_bits(bits(past, q), W, (uint32_t)(d * N), 1, s.event_row, n);
-          for (int64_t e = n0; e < n; e++) s.event_slot[e] = (uint32_t)(dc - s.gc), s.count[s.event_row[e] + 1]++;
+          const T* z = past < 0 ? first_z(past, q) : (const T*)f.saved.z + (past * B + b0 + q) * N;
+          for (int64_t j = 0; j < N; j++)
+            if (z[j] != T(0)) add_row(gw + (d * N + j) * NP, z[j], dc, NP);
         }
-    for (int64_t r = 0; r < R; r++) s.count[r + 1] += s.count[r];
-    for (int64_t e = 0; e < n; e++) s.sorted[s.count[s.event_row[e]]++] = s.event_slot[e];  // count[r]: now the end of row r
-    for (int64_t n0 = 0; n0 < NP; n0 += column_vectors * L)
-      for (int64_t r = 0, begin = 0; r < R; begin = s.count[r++])
-        if (s.count[r] > begin)
-          add_rows<column_vectors>((NP - n0) / L, gw + r * NP + n0, s.gc + n0, s.sorted + begin, s.count[r] - begin);
+    s.gradient.add_to(gw, s.gc, NP);
   }
 
   LSNN_MEMBER void copy_in(T* to, const void* from) const {
@@ -180,7 +184,7 @@ template <class T, class Model> struct BackwardTile {
         replay_steps(s.parts + (t0 - S0) / chunk * 4 * part, t0, t1, false);
         for (int64_t t = t1 - 1; t >= t0; t--) {
           add_last_state(t);
-          product(t);
+          product(t, t - t0);
           adjoint(t, t0, gk);
         }
         if (gw) weight_gradient(t0, t1, gw);
@@ -191,7 +195,7 @@ template <class T, class Model> struct BackwardTile {
     for (int64_t back = 0; f.gfirst.z && back < l.D; back++) {
       if (back) copy_in(s.dz, nullptr);  // the first one starts from the local part that step 0 left
       add_last_state(-1 - back);
-      product(-1 - back);
+      product(-1 - back, -1);
       copy_out((T*)f.gfirst.z + back * B * N, s.dz);
     }
   }
@@ -200,7 +204,7 @@ template <class T, class Model> struct BackwardTile {
 template <class T, class Model>
 LSNN_LOCAL void backward_tile(const BackwardArgs& f, const Packed<T>& p, const Model& model, int64_t tile, void* scratch, T* gw, T* gk) {
   Arena arena{(char*)scratch};
-  const BackwardScratch<T> s(arena, f.layer);
+  BackwardScratch<T> s(arena, f.layer);
   BackwardTile<T, Model>(f, p, model, s, tile).run(gw, gk);
 }
 

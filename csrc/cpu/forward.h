@@ -2,21 +2,10 @@
 // neurons that spiked. Included by kernels.cpp once for each instruction set.
 #pragma once
 #include "packed.h"
-#include "simd.h"
+#include "rows.h"
 
 namespace lsnn::cpu {
 namespace {
-
-// Hands out aligned pieces of a block; with a null block it only counts.
-struct Arena {
-  char* base;
-  int64_t used = 0;
-  template <class X> X* take(int64_t n) {
-    X* p = base ? reinterpret_cast<X*>(base + used) : nullptr;
-    used += (n * (int64_t)sizeof(X) + 127) / 128 * 128;
-    return p;
-  }
-};
 
 template <class T> LSNN_INLINE Coefs<Vec<T>> load_coefficients(const Packed<T>& p, int64_t n) {
   const T* k = p.coefficients + n;
@@ -67,43 +56,6 @@ template <class T> struct Events {
   }
 };
 
-// c[n0 .. n0 + C vectors) = x + sum of the rows, in registers.
-template <int C, bool weighted, class T>
-LSNN_INLINE void sum_rows(const T* w, const uint32_t* rows, const T* weights, int64_t n, const T* x, int64_t x_left, T* c) {
-  constexpr int L = Vec<T>::lanes;
-  Vec<T> sum[C];
-#pragma GCC unroll 16
-  for (int q = 0; q < C; q++) sum[q] = q < C - 1 ? load(x + q * L) : load_n(x + q * L, x_left - q * L);
-  for (int64_t e = 0; e < n; e++) {
-    const T* row = w + rows[e];
-#pragma GCC unroll 16
-    for (int q = 0; q < C; q++) {
-      const Vec<T> term = load(row + q * L);
-      sum[q] = sum[q] + (weighted ? Vec<T>(weights[e]) * term : term);
-    }
-  }
-#pragma GCC unroll 16
-  for (int q = 0; q < C; q++) store(c + q * L, sum[q]);
-}
-
-template <int C, bool weighted, class T>
-LSNN_LOCAL void sum_columns(int64_t vectors, const T* w, const uint32_t* rows, const T* weights, int64_t n, const T* x, int64_t x_left, T* c) {
-  if (vectors == C) return sum_rows<C, weighted>(w, rows, weights, n, x, x_left, c);
-  if constexpr (C > 1) sum_columns<C - 1, weighted>(vectors, w, rows, weights, n, x, x_left, c);
-}
-
-// c = x + sum over the events of their weight rows (1), in blocks of columns that fit the registers.
-template <class T> LSNN_INLINE void current(const Packed<T>& p, const ForwardScratch<T>& s, const Events<T>& events, const T* x, int64_t N) {
-  constexpr int L = Vec<T>::lanes;
-  const int64_t vectors = (N + L - 1) / L, blocks = (vectors + column_vectors - 1) / column_vectors;
-  for (int64_t b = 0, at = 0; b < blocks; b++) {
-    const int64_t many = (vectors - at + blocks - b - 1) / (blocks - b), n0 = at * L;
-    if (events.weighted) sum_columns<column_vectors, true>(many, p.w + n0, s.rows, s.weights, events.n, x + n0, N - n0, s.c + n0);
-    else sum_columns<column_vectors, false>(many, p.w + n0, s.rows, s.weights, events.n, x + n0, N - n0, s.c + n0);
-    at += many;
-  }
-}
-
 template <class T, class Model>
 LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, const Model& model, int64_t tile, void* scratch) {
   constexpr int L = Vec<T>::lanes;
@@ -141,7 +93,7 @@ LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, const Mod
       const T* x = (const T*)f.x + t * f.x_stride_t + b * f.x_stride_b;
       if (t + 1 < l.T)
         for (int64_t n = 0; n < N; n += 64 / (int64_t)sizeof(T)) prefetch(x + f.x_stride_t + n);
-      current(p, s, events, x, N);
+      sum_events(p.w, s.rows, events.weighted ? s.weights : nullptr, events.n, x, N, s.c);  // (1)
 
       uint32_t* bits = now + q * W;
       T *y_out = s.y_out + q * N, *z_out = s.z_out + q * N;

@@ -1,7 +1,7 @@
 // The layer as the CPU kernels read it, and the kernels that one instruction set offers.
 #pragma once
-#include "../alif.h"
 #include "../alif_math.h"
+#include "run.h"
 
 namespace lsnn::cpu {
 
@@ -10,7 +10,8 @@ inline constexpr int64_t padded(int64_t n) { return (n + pad - 1) / pad * pad; }
 
 // Items of a tile: a thread owns a tile for the whole sequence. The size depends on B alone, so that gradients are summed in
 // the same order for any number of threads.
-inline constexpr int64_t tile_items(int64_t B) { return B >= 32 ? 8 : B >= 8 ? 4 : B >= 4 ? 2 : 1; }
+inline constexpr int64_t max_items = 16;
+inline constexpr int64_t tile_items(int64_t B) { return B >= 32 ? max_items : B >= 8 ? 4 : B >= 4 ? 2 : 1; }
 inline constexpr int64_t tiles(int64_t B) { return (B + tile_items(B) - 1) / tile_items(B); }
 
 template <class T> struct Packed {
@@ -29,6 +30,9 @@ template <class T> struct Kernels {
   void (*forward_tile)(const ForwardArgs&, const Packed<T>&, int64_t tile, void* scratch);
   // Adds to gw [S,N,NP] and gk [n_coefficients,NP], which the caller clears.
   void (*backward_tile)(const BackwardArgs&, const Packed<T>&, int64_t tile, void* scratch, T* gw, T* gk);
+  int64_t (*linear_scratch)(const Linear&);   // bytes
+  void (*linear_forward)(const Linear&, const T* w, const T* bias, int64_t r0, int64_t r1, void* scratch);
+  void (*linear_gradient)(const Linear&, int64_t r0, int64_t r1, T* gw, void* scratch);
 };
 
 // One pair for each instruction set, from kernels.cpp.

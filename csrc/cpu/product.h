@@ -44,27 +44,48 @@ template <class T> LSNN_LOCAL void add_product(const T* panels, int64_t N, int64
   }
 }
 
-// to[n] += x from[n]
-template <class T> LSNN_INLINE void add_row(T* to, T x, const T* from, int64_t NP) {
-  for (int64_t n = 0; n < NP; n += Vec<T>::lanes) store(to + n, fma_(Vec<T>(x), load(from + n), load(to + n)));
+// ------------------------------------------------------------------------------------------- where the result is of use
+// out[item[q] + j] += sum_k w[k] d[item[q] + k] for Q items; each loaded weight vector meets all of them.
+template <int Q, class T> LSNN_INLINE void row_product(const T* w, int64_t N, const T* d, const uint32_t* item, T* out) {
+  constexpr int L = Vec<T>::lanes;
+  Vec<T> sum[8];
+#pragma GCC unroll 8
+  for (int q = 0; q < 8; q++) sum[q] = Vec<T>(0);
+  for (int64_t k = 0; k < N; k += L) {
+    const Vec<T> weight = load(w + k);
+#pragma GCC unroll 8
+    for (int q = 0; q < Q; q++) sum[q] = fma_(weight, load(d + item[q] + k), sum[q]);
+  }
+  T total[8];
+  sum_lanes(sum, total);
+#pragma GCC unroll 8
+  for (int q = 0; q < Q; q++) out[item[q]] += total[q];
+}
+template <class T> LSNN_INLINE void rows_product(const T* w, int64_t N, const T* d, const uint32_t* item, int64_t n, T* out) {
+  for (; n >= 8; n -= 8, item += 8) row_product<8>(w, N, d, item, out);
+  switch (n) {
+    case 7: return row_product<7>(w, N, d, item, out);
+    case 6: return row_product<6>(w, N, d, item, out);
+    case 5: return row_product<5>(w, N, d, item, out);
+    case 4: return row_product<4>(w, N, d, item, out);
+    case 3: return row_product<3>(w, N, d, item, out);
+    case 2: return row_product<2>(w, N, d, item, out);
+    case 1: return row_product<1>(w, N, d, item, out);
+  }
 }
 
-// to += the sum of the rows at the given offsets, over the first min(C, vectors) vectors, in registers.
-template <int C, class T> LSNN_LOCAL void add_rows(int64_t vectors, T* to, const T* base, const uint32_t* offsets, int64_t n) {
-  if constexpr (C > 1)
-    if (vectors < C) return add_rows<C - 1>(vectors, to, base, offsets, n);
-  constexpr int L = Vec<T>::lanes;
-  Vec<T> sum[C];
-#pragma GCC unroll 16
-  for (int v = 0; v < C; v++) sum[v] = load(to + v * L);
-  for (int64_t e = 0; e < n; e++) {
-    const T* row = base + offsets[e];
-#pragma GCC unroll 16
-    for (int v = 0; v < C; v++) sum[v] = sum[v] + load(row + v * L);
+// As add_product, but only for the items and neurons marked in active [NP/16,max_items]: bit j % 16 of word (j / 16, q).
+// w [N,NP], d and out [items,NP].
+template <class T> LSNN_LOCAL void add_active_product(const T* w, int64_t N, int64_t NP, const T* d, T* out, const uint16_t* active) {
+  uint32_t item[max_items + 32];
+  for (int64_t j = 0; j < N; j++, w += NP) {
+    const uint32_t items = column_of_bits(active + j / 16 * max_items, j % 16);
+    if (items) rows_product(w, N, d, item, set_bits(&items, 1, 0, (uint32_t)NP, item, 0), out + j);
   }
-#pragma GCC unroll 16
-  for (int v = 0; v < C; v++) store(to + v * L, sum[v]);
 }
+
+// Up to which share of marked items and neurons add_active_product is the faster one, by measurement.
+inline constexpr double active_limit(int64_t items) { return items >= 16 ? 0.5 : items >= 8 ? 0.33 : 0.25; }
 
 }  // namespace
 }  // namespace lsnn::cpu

@@ -155,6 +155,45 @@ template <class T> void backward(const BackwardArgs& f, Parallel parallel) {
     for (int64_t n = 0; n < N; n++) ((T*)f.gcoefficients)[c * N + n] = f.want >> c & 1 ? total(nw + c * NP + n) : T(0);
 }
 
+// ----------------------------------------------------------------------------------------------------------------- linear
+template <class T> void linear_forward(const Linear& l, Parallel parallel) {
+  const int64_t NP = padded(l.N), rows_each = 1024;
+  const Kernels<T>& k = kernels<T>();
+  const Block block((l.I + 1) * NP * (int64_t)sizeof(T));
+  T *w = (T*)block.data, *bias = w + l.I * NP;
+  for (int64_t i = 0; i < l.I; i++)
+    for (int64_t n = 0; n < NP; n++) w[i * NP + n] = n < l.N ? ((const T*)l.w)[n * l.w_stride_n + i * l.w_stride_i] : T(0);
+  for (int64_t n = 0; n < NP; n++) bias[n] = l.bias && n < l.N ? ((const T*)l.bias)[n] : T(0);
+  each(parallel, (l.R + rows_each - 1) / rows_each, [&](int64_t part) {
+    const Block scratch(k.linear_scratch(l));
+    k.linear_forward(l, w, bias, part * rows_each, std::min(l.R, (part + 1) * rows_each), scratch.data);
+  });
+}
+
+template <class T> void linear_backward(const Linear& l, Parallel parallel) {
+  // As many parts as the number of rows alone demands, summed in order, for the same gradient on any number of threads.
+  const int64_t NP = padded(l.N), part_size = (l.I + 1) * NP, parts = std::clamp<int64_t>(l.R / 2048, 1, 16);
+  const Kernels<T>& k = kernels<T>();
+  const Block block(parts * part_size * (int64_t)sizeof(T));
+  T* sum = (T*)block.data;
+  each(parallel, parts, [&](int64_t part) {
+    const Block scratch(k.linear_scratch(l));
+    T* gw = sum + part * part_size;
+    std::memset(gw, 0, part_size * sizeof(T));
+    k.linear_gradient(l, part * l.R / parts, (part + 1) * l.R / parts, gw, scratch.data);
+  });
+  for (int64_t i = 0; i <= (l.gbias ? l.I : l.I - 1); i++)
+    for (int64_t n = 0; n < l.N; n++) {
+      T total = 0;
+      for (int64_t part = 0; part < parts; part++) total += sum[part * part_size + i * NP + n];
+      (i < l.I ? ((T*)l.gw)[n * l.I + i] : ((T*)l.gbias)[n]) = total;
+    }
+}
+
+template void linear_forward<float>(const Linear&, Parallel);
+template void linear_forward<double>(const Linear&, Parallel);
+template void linear_backward<float>(const Linear&, Parallel);
+template void linear_backward<double>(const Linear&, Parallel);
 template void forward<float>(const ForwardArgs&, Parallel);
 template void forward<double>(const ForwardArgs&, Parallel);
 template void backward<float>(const BackwardArgs&, Parallel);

@@ -8,6 +8,21 @@ namespace lsnn::cpu {
 template <class T> void forward(const ForwardArgs& args, Parallel parallel);
 template <class T> void backward(const BackwardArgs& args, Parallel parallel);
 
+// y = x W^T + bias for rows that are mostly zero, as spikes are.
+struct Linear {
+  int64_t R, I, N;
+  const void* x;     // [R,I]
+  const void* w;     // [N,I], strides below; forward only
+  int64_t w_stride_n, w_stride_i;
+  const void* bias;  // [N] or null; forward only
+  void* y;           // [R,N] written; forward only
+  const void* g;     // [R,N] dL/dy; backward only
+  void* gw;          // [N,I] written; backward only
+  void* gbias;       // [N] written, or null
+};
+template <class T> void linear_forward(const Linear& args, Parallel parallel);
+template <class T> void linear_backward(const Linear& args, Parallel parallel);
+
 // The instruction set in use: "avx512", "avx2" or "portable", the best one of this processor unless LSNN_CPU names another.
 // Throws std::runtime_error when LSNN_CPU names one that is unknown or that this processor lacks.
 const char* instruction_set();

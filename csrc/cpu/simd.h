@@ -51,6 +51,7 @@ template <class T> LSNN_INLINE VecMask<T> operator>(Vec<T> a, Vec<T> b) { return
 template <class T> LSNN_INLINE VecMask<T> operator>=(Vec<T> a, Vec<T> b) { return {compare<_CMP_GE_OQ>(a, b)}; }
 template <class T> LSNN_INLINE VecMask<T> operator<(Vec<T> a, Vec<T> b) { return {compare<_CMP_LT_OQ>(a, b)}; }
 template <class T> LSNN_INLINE VecMask<T> operator<=(Vec<T> a, Vec<T> b) { return {compare<_CMP_LE_OQ>(a, b)}; }
+template <class T> LSNN_INLINE VecMask<T> operator!=(Vec<T> a, Vec<T> b) { return {compare<_CMP_NEQ_UQ>(a, b)}; }
 LSNN_INLINE Vec<float> select(VecMask<float> m, Vec<float> a, Vec<float> b) { return _mm512_mask_blend_ps(m.k, b.v, a.v); }
 LSNN_INLINE Vec<double> select(VecMask<double> m, Vec<double> a, Vec<double> b) { return _mm512_mask_blend_pd(m.k, b.v, a.v); }
 template <class T> LSNN_INLINE unsigned to_bits(VecMask<T> m) { return m.k; }
@@ -63,6 +64,7 @@ template <class T> LSNN_INLINE VecMask<T> operator>(Vec<T> a, Vec<T> b) { return
 template <class T> LSNN_INLINE VecMask<T> operator>=(Vec<T> a, Vec<T> b) { return {a.v >= b.v}; }
 template <class T> LSNN_INLINE VecMask<T> operator<(Vec<T> a, Vec<T> b) { return {a.v < b.v}; }
 template <class T> LSNN_INLINE VecMask<T> operator<=(Vec<T> a, Vec<T> b) { return {a.v <= b.v}; }
+template <class T> LSNN_INLINE VecMask<T> operator!=(Vec<T> a, Vec<T> b) { return {a.v != b.v}; }
 template <class T> LSNN_INLINE Vec<T> select(VecMask<T> m, Vec<T> a, Vec<T> b) { return m.k ? a.v : b.v; }
 #if LSNN_ISA == 256
 LSNN_INLINE unsigned to_bits(VecMask<float> m) { return _mm256_movemask_ps((__m256)m.k); }
@@ -85,6 +87,7 @@ template <class T> LSNN_INLINE VecMask<T> from_bits(unsigned bits) {
 }
 #endif
 template <class T> LSNN_INLINE VecMask<T> operator&(VecMask<T> a, VecMask<T> b) { return {a.k & b.k}; }
+template <class T> LSNN_INLINE VecMask<T> operator|(VecMask<T> a, VecMask<T> b) { return {a.k | b.k}; }
 
 // ----------------------------------------------------------------------------------------------------------------- memory
 template <class T> LSNN_INLINE Vec<T> load(const T* p) {
@@ -186,6 +189,55 @@ LSNN_INLINE int64_t set_bits(const uint32_t* row, int64_t n_words, uint32_t firs
 #endif
   return n;
 }
+
+// Bit q of the result: bit b of words[q], for 16 words.
+LSNN_INLINE unsigned column_of_bits(const uint16_t* words, int b) {
+#if LSNN_ISA == 512
+  return _mm256_test_epi16_mask(_mm256_loadu_si256((const __m256i*)words), _mm256_set1_epi16((short)(1 << b)));
+#elif defined(__SSE2__)
+  const __m128i bit = _mm_set1_epi16((short)(1 << b));
+  const __m128i low = _mm_and_si128(_mm_loadu_si128((const __m128i*)words), bit), high = _mm_and_si128(_mm_loadu_si128((const __m128i*)words + 1), bit);
+  return _mm_movemask_epi8(_mm_packs_epi16(_mm_cmpeq_epi16(low, bit), _mm_cmpeq_epi16(high, bit)));
+#else
+  unsigned column = 0;
+  for (int q = 0; q < 16; q++) column |= (unsigned)(words[q] >> b & 1) << q;
+  return column;
+#endif
+}
+
+// out[q] = the sum over the lanes of a[q], for 8 vectors.
+#if LSNN_ISA == 512 || LSNN_ISA == 256
+LSNN_INLINE void sum_lanes(const __m256* a, float* out) {
+  const __m256 low = _mm256_hadd_ps(_mm256_hadd_ps(a[0], a[1]), _mm256_hadd_ps(a[2], a[3]));
+  const __m256 high = _mm256_hadd_ps(_mm256_hadd_ps(a[4], a[5]), _mm256_hadd_ps(a[6], a[7]));
+  _mm256_storeu_ps(out, _mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31)));
+}
+LSNN_INLINE void sum_lanes(const __m256d* a, double* out) {
+  for (int h = 0; h < 2; h++, a += 4) {
+    const __m256d low = _mm256_hadd_pd(a[0], a[1]), high = _mm256_hadd_pd(a[2], a[3]);
+    _mm256_storeu_pd(out + 4 * h, _mm256_add_pd(_mm256_permute2f128_pd(low, high, 0x20), _mm256_permute2f128_pd(low, high, 0x31)));
+  }
+}
+#endif
+#if LSNN_ISA == 512
+LSNN_INLINE __m256 fold(__m512 x) { return _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1)); }
+LSNN_INLINE __m256d fold(__m512d x) { return _mm256_add_pd(_mm512_castpd512_pd256(x), _mm512_extractf64x4_pd(x, 1)); }
+template <class T> LSNN_INLINE void sum_lanes(const Vec<T>* a, T* out) {
+  decltype(fold(a->v)) half[8];
+#pragma GCC unroll 8
+  for (int q = 0; q < 8; q++) half[q] = fold(a[q].v);
+  sum_lanes(half, out);
+}
+#elif LSNN_ISA == 256
+template <class T> LSNN_INLINE void sum_lanes(const Vec<T>* a, T* out) { sum_lanes((const typename Vec<T>::Native*)a, out); }
+#else
+template <class T> LSNN_INLINE void sum_lanes(const Vec<T>* a, T* out) {
+  for (int q = 0; q < 8; q++) {
+    out[q] = a[q].v[0];
+    for (int l = 1; l < Vec<T>::lanes; l++) out[q] += a[q].v[l];
+  }
+}
+#endif
 
 }  // namespace
 }  // namespace lsnn

@@ -7,36 +7,13 @@
 #include <optional>
 #include <tuple>
 
-#include "../cpu/block_cache.h"
 #include "../cpu/run.h"
-#include "checks.h"
+#include "memory.h"
 
 namespace lsnn::binding {
 namespace {
 
 using Ints = std::vector<int64_t>;
-
-// ------------------------------------------------------------------------------------------------------------- allocation
-Tensor empty(const Ints& sizes, ScalarType type) {
-  int64_t n = 1;
-  for (int64_t s : sizes) n *= s;
-  const int64_t bytes = n * (type == ScalarType::Double ? 8 : 4);
-  Ints strides(sizes.size(), 1);
-  for (size_t d = sizes.size(); d-- > 1;) strides[d - 1] = strides[d] * std::max<int64_t>(sizes[d], 1);
-  void* block = cpu::take_block(std::max<int64_t>(bytes, 1));
-  return torch::stable::from_blob(block, sizes, strides, torch::stable::Device(torch::headeronly::DeviceType::CPU), type,
-                                  [](void* p) { cpu::give_block(p); });
-}
-
-Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
-const void* data(const Tensor& t) { return t.const_data_ptr(); }
-const void* data(const std::optional<Tensor>& t) { return t ? t->const_data_ptr() : nullptr; }
-
-void parallel(int64_t n, void (*body)(int64_t, void*), void* context) {
-  torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) body(i, context);
-  });
-}
 
 // ------------------------------------------------------------------------------------------------------------------ layer
 template <class T> void check_coefficients(const T* k, int64_t N, double dampening) {
@@ -45,10 +22,10 @@ template <class T> void check_coefficients(const T* k, int64_t N, double dampeni
       const double x = k[c * N + n];
       const bool share = c == ALPHA || c == RHO || c == SIGMA;
       const char* wanted = share ? "lie in [0, 1]" : c == WIDTH ? "be finite and > 0" : "be finite";
-      STD_TORCH_CHECK(std::isfinite(x) && (!share || (x >= 0 && x <= 1)) && (c != WIDTH || x > 0), "alif: ", coefficient_names[c], " must ",
+      STD_TORCH_CHECK(std::isfinite(x) && (!share || (x >= 0 && x <= 1)) && (c != WIDTH || x > 0), coefficient_names[c], " must ",
                       wanted, ", got ", x, " at neuron ", n);
     }
-  STD_TORCH_CHECK(std::isfinite(dampening) && dampening >= 0, "alif: dampening must be finite and >= 0, got ", dampening);
+  STD_TORCH_CHECK(std::isfinite(dampening) && dampening >= 0, "dampening must be finite and >= 0, got ", dampening);
 }
 
 // Keeps alive what the pointers of a Layer point to.
@@ -60,30 +37,30 @@ struct LayerHolder {
 
 LayerHolder make_layer(int64_t T, int64_t B, const Tensor& w_rec, const Tensor& coefficients, const std::optional<Tensor>& delay,
                        const Ints& delays, int64_t dynamics, int64_t surrogate, double dampening, int64_t refractory, bool smooth) {
-  STD_TORCH_CHECK(w_rec.dim() == 2 && w_rec.size(0) == w_rec.size(1), "alif: w_rec must have shape (N, N), got ", shape_text(w_rec));
+  STD_TORCH_CHECK(w_rec.dim() == 2 && w_rec.size(0) == w_rec.size(1), "w_rec must have shape (N, N), got ", shape_text(w_rec));
   const int64_t N = w_rec.size(0);
-  STD_TORCH_CHECK(N >= 1, "alif: w_rec must hold one neuron at least, got shape ", shape_text(w_rec));
+  STD_TORCH_CHECK(N >= 1, "w_rec must hold one neuron at least, got shape ", shape_text(w_rec));
   check_shape(coefficients, "coefficients", {n_coefficients, N});
-  STD_TORCH_CHECK(dynamics >= 0 && dynamics < n_rows, "alif: dynamics must be a row from 0 to ", n_rows - 1, ", got ", dynamics);
-  STD_TORCH_CHECK(surrogate >= 0 && surrogate < n_surrogates, "alif: surrogate must be 0 to ", n_surrogates - 1, ", got ", surrogate);
-  STD_TORCH_CHECK(refractory >= 0 && refractory < (1 << 24), "alif: refractory must be from 0 to 2^24 - 1 steps, got ", refractory);
-  STD_TORCH_CHECK(!delays.empty(), "alif: delays must name one delay at least, got none");
+  STD_TORCH_CHECK(dynamics >= 0 && dynamics < n_rows, "dynamics must be a row from 0 to ", n_rows - 1, ", got ", dynamics);
+  STD_TORCH_CHECK(surrogate >= 0 && surrogate < n_surrogates, "surrogate must be 0 to ", n_surrogates - 1, ", got ", surrogate);
+  STD_TORCH_CHECK(refractory >= 0 && refractory < (1 << 24), "refractory must be from 0 to 2^24 - 1 steps, got ", refractory);
+  STD_TORCH_CHECK(!delays.empty(), "delays must name one delay at least, got none");
   for (size_t i = 0; i < delays.size(); i++)
     STD_TORCH_CHECK(delays[i] >= 0 && delays[i] < (1 << 24) && (!i || delays[i] > delays[i - 1]),
-                    "alif: delays must ascend from 0 or more, got ", delays[i], " at place ", i);
-  STD_TORCH_CHECK(delay.has_value() == (delays.size() > 1), "alif: delay must be given exactly when there are several delays");
+                    "delays must ascend from 0 or more, got ", delays[i], " at place ", i);
+  STD_TORCH_CHECK(delay.has_value() == (delays.size() > 1), "delay must be given exactly when there are several delays");
   const int64_t S = delays.size();
-  STD_TORCH_CHECK(S * N * (N + 64) < std::numeric_limits<uint32_t>::max(), "alif: w_rec times the number of delays must stay below 2^32 numbers, got ",
+  STD_TORCH_CHECK(S * N * (N + 64) < std::numeric_limits<uint32_t>::max(), "w_rec times the number of delays must stay below 2^32 numbers, got ",
                   S, " delays of ", N, " x ", N);
   LayerHolder h{dense(coefficients), delay ? dense(*delay) : Tensor(), delays, {}};
   if (delay) {
-    STD_TORCH_CHECK(delay->scalar_type() == ScalarType::Long, "alif: delay must be an int64 tensor");
+    STD_TORCH_CHECK(delay->scalar_type() == ScalarType::Long, "delay must be an int64 tensor");
     check_shape(*delay, "delay", {N, N});
     const int64_t* d = (const int64_t*)data(h.delay);
     for (int64_t i = 0; i < N * N; i++) {
       bool known = false;
       for (int64_t k : delays) known |= d[i] == k;
-      STD_TORCH_CHECK(known, "alif: delay must hold only numbers of delays, got ", d[i]);
+      STD_TORCH_CHECK(known, "delay must hold only numbers of delays, got ", d[i]);
     }
   }
   if (w_rec.scalar_type() == ScalarType::Double) check_coefficients((const double*)data(h.coefficients), N, dampening);
@@ -102,7 +79,7 @@ StateHolder make_state(const Tensor& like, const Layer& l, const Tensor& v, cons
   const std::tuple<const Tensor&, const char*> all[] = {{v, "state.v"}, {a, "state.a"}, {i, "state.i"}, {r, "state.r"}};
   for (auto [t, name] : all) check_like(t, name, like), check_shape(t, name, {l.B, l.N});
   check_like(z, "state.z", like);
-  STD_TORCH_CHECK(z.dim() == 3 && z.size(0) >= l.D && z.size(1) == l.B && z.size(2) == l.N, "alif: state.z must have shape (", l.D, ", ", l.B,
+  STD_TORCH_CHECK(z.dim() == 3 && z.size(0) >= l.D && z.size(1) == l.B && z.size(2) == l.N, "state.z must have shape (", l.D, ", ", l.B,
                   ", ", l.N, ") or more past steps, got ", shape_text(z));
   return {dense(v), dense(a), dense(i), dense(r), dense(z)};
 }
@@ -117,15 +94,15 @@ using Seven = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>
 Thirteen alif_forward(Tensor current, Tensor w_rec, Tensor coefficients, std::optional<Tensor> delay, Ints delays, Tensor v, Tensor a, Tensor i,
                       Tensor r, Tensor z, int64_t dynamics, int64_t surrogate, double dampening, int64_t refractory, bool smooth, bool trace,
                       bool save) {
-  STD_TORCH_CHECK(current.dim() == 3, "alif: current must have shape (T, B, N), got ", shape_text(current));
+  STD_TORCH_CHECK(current.dim() == 3, "current must have shape (T, B, N), got ", shape_text(current));
   const ScalarType type = current.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, "alif: current must be float32 or float64");
+  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, "current must be float32 or float64");
   check_like(w_rec, "w_rec", current), check_like(coefficients, "coefficients", current);
   const int64_t T = current.size(0), B = current.size(1), N = current.size(2);
   const LayerHolder h = make_layer(T, B, w_rec, coefficients, delay, delays, dynamics, surrogate, dampening, refractory, smooth);
   Layer l = h.layer;
   l.delays = h.delays.data();
-  STD_TORCH_CHECK(l.N == N, "alif: w_rec must have shape (", N, ", ", N, ") for a current of ", N, " neurons, got ", shape_text(w_rec));
+  STD_TORCH_CHECK(l.N == N, "w_rec must have shape (", N, ", ", N, ") for a current of ", N, " neurons, got ", shape_text(w_rec));
   const StateHolder s = make_state(current, l, v, a, i, r, z);
   const Tensor x = current.stride(2) == 1 || N == 1 ? current : dense(current);
 
@@ -155,7 +132,7 @@ Seven alif_backward(std::optional<Tensor> g_spikes, std::optional<Tensor> g_trac
                     std::optional<Tensor> g_z, Tensor w_rec, Tensor coefficients, std::optional<Tensor> delay, Ints delays, Tensor v, Tensor a,
                     Tensor i, Tensor r, Tensor z, Tensor y, Tensor bits, Tensor smooth_z, Tensor carry, int64_t dynamics, int64_t surrogate,
                     double dampening, int64_t refractory, bool smooth, int64_t want, bool want_w) {
-  STD_TORCH_CHECK(y.dim() == 3, "alif: y must be what alif_forward saved, got shape ", shape_text(y));
+  STD_TORCH_CHECK(y.dim() == 3, "y must be what alif_forward saved, got shape ", shape_text(y));
   const ScalarType type = y.scalar_type();
   const int64_t T = y.size(0), B = y.size(1), N = y.size(2);
   const LayerHolder h = make_layer(T, B, w_rec, coefficients, delay, delays, dynamics, surrogate, dampening, refractory, smooth);
@@ -164,12 +141,12 @@ Seven alif_backward(std::optional<Tensor> g_spikes, std::optional<Tensor> g_trac
   check_like(w_rec, "w_rec", y), check_like(coefficients, "coefficients", y);
   check_shape(w_rec, "w_rec", {N, N});
   check_shape(bits, "bits", {T, B, words(N)}), check_shape(carry, "carry", {segments(T), 4, B, N});
-  STD_TORCH_CHECK(y.is_contiguous() && bits.is_contiguous() && carry.is_contiguous(), "alif: saved tensors must be contiguous");
+  STD_TORCH_CHECK(y.is_contiguous() && bits.is_contiguous() && carry.is_contiguous(), "saved tensors must be contiguous");
   const StateHolder s = make_state(y, l, v, a, i, r, z);
   if (want & (1 << KAPPA | 1 << SIGMA))
     for (int64_t n = 0; n < N; n++)
       STD_TORCH_CHECK(type == ScalarType::Double ? ((const double*)l.coefficients)[KAPPA * N + n] : ((const float*)l.coefficients)[KAPPA * N + n],
-                      "alif: kappa must not be 0 where the gradient of kappa or sigma is asked for, got 0 at neuron ", n);
+                      "kappa must not be 0 where the gradient of kappa or sigma is asked for, got 0 at neuron ", n);
   auto plain = [&](const std::optional<Tensor>& g, const char* name, const Ints& sizes) {
     if (g) check_like(*g, name, y), check_shape(*g, name, sizes);
     return g ? std::optional<Tensor>(dense(*g)) : std::nullopt;
@@ -207,13 +184,6 @@ Seven alif_backward(std::optional<Tensor> g_spikes, std::optional<Tensor> g_trac
   return {gx, gw, gk, v0, a0, i0, z0};
 }
 
-// An uninitialised (rows, columns) matrix in reused memory, of the dtype of `like`.
-Tensor buffer(Tensor like, int64_t rows, int64_t columns) {
-  STD_TORCH_CHECK(like.scalar_type() == ScalarType::Float || like.scalar_type() == ScalarType::Double, "buffer: like must be float32 or float64");
-  STD_TORCH_CHECK(rows >= 0 && columns >= 0, "buffer: sizes must be >= 0, got ", rows, " and ", columns);
-  return empty({rows, columns}, like.scalar_type());
-}
-
 }  // namespace
 
 STABLE_TORCH_LIBRARY(lsnn, m) {
@@ -227,13 +197,11 @@ STABLE_TORCH_LIBRARY(lsnn, m) {
       "Tensor? g_z, Tensor w_rec, Tensor coefficients, Tensor? delay, int[] delays, Tensor v, Tensor a, Tensor i, Tensor r, Tensor z, Tensor y, "
       "Tensor bits, Tensor smooth_z, Tensor carry, int dynamics, int surrogate, float dampening, int refractory, bool smooth, int want, bool "
       "want_w) -> (Tensor current, Tensor w_rec, Tensor coefficients, Tensor v, Tensor a, Tensor i, Tensor z)");
-  m.def("buffer(Tensor like, int rows, int columns) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lsnn, CPU, m) {
   m.impl("alif_forward", TORCH_BOX(&alif_forward));
   m.impl("alif_backward", TORCH_BOX(&alif_backward));
-  m.impl("buffer", TORCH_BOX(&buffer));
 }
 
 }  // namespace lsnn::binding

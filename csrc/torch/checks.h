@@ -26,12 +26,13 @@ inline std::string shape_text(const Tensor& t) {
 inline void check_shape(const Tensor& t, const char* name, const std::vector<int64_t>& want) {
   bool same = t.dim() == (int64_t)want.size();
   for (size_t d = 0; same && d < want.size(); d++) same = t.size(d) == want[d];
-  STD_TORCH_CHECK(same, "alif: ", name, " must have shape ", shape_text(want.data(), want.size()), ", got ", shape_text(t));
+  STD_TORCH_CHECK(same, name, " must have shape ", shape_text(want.data(), want.size()), ", got ", shape_text(t));
 }
 
-inline void check_like(const Tensor& t, const char* name, const Tensor& current) {
-  STD_TORCH_CHECK(t.is_cpu() == current.is_cpu() && t.is_cuda() == current.is_cuda(), "alif: ", name, " must be on the device of current");
-  STD_TORCH_CHECK(t.scalar_type() == current.scalar_type(), "alif: ", name, " must have the dtype of current");
+// t: on the device and of the dtype of `other`, the argument called `of`.
+inline void check_like(const Tensor& t, const char* name, const Tensor& other, const char* of = "current") {
+  STD_TORCH_CHECK(t.is_cpu() == other.is_cpu() && t.is_cuda() == other.is_cuda(), name, " must be on the device of ", of);
+  STD_TORCH_CHECK(t.scalar_type() == other.scalar_type(), name, " must have the dtype of ", of);
 }
 
 }  // namespace lsnn::binding

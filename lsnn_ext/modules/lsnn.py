@@ -43,9 +43,9 @@ class LSNN(nn.Module):
         super().__init__()
         for name, size in (("n_regular", n_regular), ("n_adaptive", n_adaptive)):
             if not isinstance(size, int) or size < 0:
-                raise ValueError(f"{name}: given {size!r}, expected a whole number >= 0")
+                raise ValueError(f"{name}: expected a whole number >= 0, got {size!r}")
         if n_regular + n_adaptive == 0:
-            raise ValueError("n_adaptive: given 0 with n_regular 0, expected at least one neuron")
+            raise ValueError("n_adaptive: expected one neuron or more in all, got 0 with n_regular 0")
         self.n_regular, self.n_adaptive = n_regular, n_adaptive
         betas = torch.tensor([0.0] * n_regular + [float(beta)] * n_adaptive)
         self.neurons = ALIF(input_size, n_regular + n_adaptive, bias=bias, batch_first=batch_first, dynamics=dynamics,
@@ -68,7 +68,7 @@ class LSNN(nn.Module):
         state None is all zeros.  Raises ValueError for wrong shapes and TypeError for a PackedSequence.
         """
         if not isinstance(x, Tensor):
-            raise TypeError(f"x: given {type(x).__name__}, expected a Tensor")
+            raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
         carried = (None, None) if state is None else state
         result = self.neurons(x, carried[0])
         spikes: Tensor = result[0]

@@ -29,10 +29,10 @@ class LeakyReadout(nn.Module):
         super().__init__()
         for name, size in (("n", n), ("output_size", output_size)):
             if not isinstance(size, int) or size < 1:
-                raise ValueError(f"{name}: given {size!r}, expected a whole number >= 1")
+                raise ValueError(f"{name}: expected a whole number >= 1, got {size!r}")
         for name, value in (("tau", tau), ("dt", dt)):
             if not value > 0:
-                raise ValueError(f"{name}: given {value}, expected a number > 0")
+                raise ValueError(f"{name}: expected a number > 0, got {value}")
         self.n, self.output_size, self.tau, self.dt, self.batch_first = n, output_size, tau, dt, batch_first
         self.weight = nn.Parameter(torch.empty(output_size, n, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(output_size, device=device, dtype=dtype)) if bias else None
@@ -55,13 +55,14 @@ class LeakyReadout(nn.Module):
         the last step, None is zero; both are float32 where x is float16 or bfloat16.
         Raises ValueError for wrong shapes.
         """
+        form = f"({'B, T' if self.batch_first else 'T, B'}, {self.n}) or (T, {self.n})"
         if x.dim() not in (2, 3) or x.shape[-1] != self.n:
-            raise ValueError(f"x: given shape {tuple(x.shape)}, expected (T, B, {self.n}) or (T, {self.n})")
+            raise ValueError(f"x: expected shape {form}, got {tuple(x.shape)}")
         batched, first = x.dim() == 3, self.batch_first and x.dim() == 3
         x = x.transpose(0, 1) if first else x if batched else x.unsqueeze(1)
         want = (x.shape[1], self.output_size) if batched else (self.output_size,)
         if state is not None and tuple(state.shape) != want:
-            raise ValueError(f"state: given shape {tuple(state.shape)}, expected {want}")
+            raise ValueError(f"state: expected shape {want}, got {tuple(state.shape)}")
 
         product = functional.linear(x.contiguous(), self.weight.to(x.dtype))
         k = math.exp(-self.dt / self.tau)

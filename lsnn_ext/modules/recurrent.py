@@ -25,7 +25,7 @@ def _rows(state: State, low: int, high: int) -> State:
 
 def _positive(name: str, value: float) -> None:
     if not value > 0:
-        raise ValueError(f"{name}: given {value}, expected a number > 0")
+        raise ValueError(f"{name}: expected a number > 0, got {value}")
 
 
 class Recurrent(nn.Module):
@@ -38,13 +38,13 @@ class Recurrent(nn.Module):
         super().__init__()
         for name, size in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
             if not isinstance(size, int) or size < 1:
-                raise ValueError(f"{name}: given {size!r}, expected a whole number >= 1")
+                raise ValueError(f"{name}: expected a whole number >= 1, got {size!r}")
         if not 0 <= dropout <= 1:
-            raise ValueError(f"dropout: given {dropout}, expected a probability from 0 to 1")
+            raise ValueError(f"dropout: expected a probability from 0 to 1, got {dropout}")
         if dropout > 0 and num_layers == 1:
             warnings.warn("dropout acts between layers, so it does nothing with num_layers=1", stacklevel=3)
         if not isinstance(refractory, int) or refractory < 0:
-            raise ValueError(f"refractory: given {refractory!r}, expected a whole number of steps >= 0")
+            raise ValueError(f"refractory: expected a whole number of steps >= 0, got {refractory!r}")
         if dampening is not None:
             _positive("dampening", dampening)
         _positive("dt", dt)
@@ -54,10 +54,10 @@ class Recurrent(nn.Module):
         learn = (learn,) if isinstance(learn, str) else tuple(learn)
         for name in learn:
             if name not in neuron:
-                raise ValueError(f"learn: unknown name {name!r}, expected some of {', '.join(neuron)}")
+                raise ValueError(f"learn: expected some of {', '.join(neuron)}, got {name!r}")
         dtype = torch.get_default_dtype() if dtype is None else dtype
         if not dtype.is_floating_point:
-            raise ValueError(f"dtype: given {dtype}, expected a floating point type")
+            raise ValueError(f"dtype: expected a floating point dtype, got {dtype}")
 
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.dropout, self.bidirectional = bias, batch_first, dropout, bidirectional
@@ -87,29 +87,29 @@ class Recurrent(nn.Module):
     def _checked(self, name: str, value: Coefficient, device: torch.device | str | None, dtype: torch.dtype) -> Tensor:
         data = torch.as_tensor(value, dtype=dtype, device=device).detach().clone()
         if data.shape not in ((), (self.hidden_size,)):
-            raise ValueError(f"{name}: given shape {tuple(data.shape)}, expected a scalar or ({self.hidden_size},)")
+            raise ValueError(f"{name}: expected a number or shape ({self.hidden_size},), got shape {tuple(data.shape)}")
         if data.is_meta:
             return data
         if not bool(data.isfinite().all()):
-            raise ValueError(f"{name}: given a value that is not finite, expected finite numbers")
+            raise ValueError(f"{name}: expected finite numbers, got {data[~data.isfinite()][0].item()}")
         if name != "beta" and not bool((data > 0).all()):  # a negative beta is the paper's family too (ELIF)
-            raise ValueError(f"{name}: given a smallest value of {data.min().item()}, expected numbers > 0")
+            raise ValueError(f"{name}: expected numbers > 0, got {data.min().item()}")
         return data
 
     def _set_delay(self, delay: int | Tensor, device: torch.device | str | None) -> None:
         N = self.hidden_size
         if not isinstance(delay, int | Tensor):
-            raise TypeError(f"delay: given {type(delay).__name__}, expected an int or an integer tensor ({N}, {N})")
+            raise TypeError(f"delay: expected an int or an integer tensor ({N}, {N}), got {type(delay).__name__}")
         if isinstance(delay, int):
             smallest = delay
             self.delay = delay
         else:
             if delay.shape != (N, N) or delay.is_floating_point() or delay.is_complex() or delay.dtype == torch.bool:
-                raise ValueError(f"delay: given {tuple(delay.shape)} of {delay.dtype}, expected integers ({N}, {N})")
+                raise ValueError(f"delay: expected integers ({N}, {N}), got {tuple(delay.shape)} of {delay.dtype}")
             smallest = int(delay.min())
             self.register_buffer("delay", delay.detach().clone().to(device))
         if smallest < 0:
-            raise ValueError(f"delay: given a smallest value of {smallest}, expected steps >= 0")
+            raise ValueError(f"delay: expected extra steps >= 0, got {smallest}")
 
     def reset_parameters(self) -> None:
         """Weights N(0, 1) / sqrt(fan in), as in the paper's code (section 1.4 of its description), biases 0.
@@ -184,7 +184,8 @@ class Recurrent(nn.Module):
                 if initial is None:
                     state = State(*(nn.functional.pad(leaf, (0, 0, 0, alive - before)) for leaf in state))
                 else:
-                    state = State(*(torch.cat(pair, -2) for pair in zip(state, _rows(initial, before, alive), strict=True)))
+                    entering = _rows(initial, before, alive)
+                    state = State(*(torch.cat(pair, -2) for pair in zip(state, entering, strict=True)))
             current = current.view(steps, alive, -1)
             result = functional.alif(
                 current.flip(0) if reverse else current, w_rec, alpha=given["alpha"], theta=given["theta"],
@@ -198,7 +199,8 @@ class Recurrent(nn.Module):
             state = State(*(torch.cat(leaves, -2) for leaves in zip(state, *reversed(ended), strict=True)))
         if len(results) > 1:
             results = results[::-1] if reverse else results
-            spikes, *traces = [torch.cat([value.flatten(0, 1) for value in values]) for values in zip(*results, strict=True)]
+            spikes, *traces = [torch.cat([value.flatten(0, 1) for value in values])
+                               for values in zip(*results, strict=True)]
         else:
             spikes, *traces = results[0]
         return spikes, state, traces
@@ -223,24 +225,26 @@ class Recurrent(nn.Module):
             if not last:
                 x = nn.functional.dropout(x, self.dropout, self.training)
         joined = [torch.cat(pair, -1) if ways == 2 else pair[0] for pair in zip(*traces[-ways:], strict=True)]
-        return x, State(*(torch.stack(leaves) for leaves in zip(*after, strict=True))), Traces(*joined) if trace else None
+        end = State(*(torch.stack(leaves) for leaves in zip(*after, strict=True)))
+        return x, end, Traces(*joined) if trace else None
 
     def _check(self, x: Tensor, dims: tuple[int, ...], form: str, state: State | None, batch: tuple[int, ...]) -> None:
         dtype = self.get_parameter("weight_ih_l0").dtype
         if x.dim() not in dims or x.shape[-1] != self.input_size:
-            raise ValueError(f"x: given shape {tuple(x.shape)}, expected {form} with I = {self.input_size}")
+            raise ValueError(f"x: expected shape {form} with I = {self.input_size}, got {tuple(x.shape)}")
         if x.dtype != dtype and x.dtype not in _HALF:
-            raise ValueError(f"x: given {x.dtype}, expected {dtype} as the parameters, float16 or bfloat16")
+            raise ValueError(f"x: expected {dtype} as the parameters, float16 or bfloat16, got {x.dtype}")
         if state is None:
             return
         if not isinstance(state, tuple) or len(state) != len(State._fields):
-            raise TypeError(f"state: given {type(state).__name__}, expected State{State._fields}")
+            wanted = f"a State of {len(State._fields)} tensors {State._fields}"
+            raise TypeError(f"state: expected {wanted}, got {type(state).__name__}")
         want = (len(self._suffixes), *batch, self.hidden_size)
         for name, leaf in zip(State._fields, state, strict=True):
             given = leaf.shape[:1] + leaf.shape[2:] if name == "z" else leaf.shape
             if tuple(given) != want:
                 axes = f"({want[0]}, D, {', '.join(map(str, want[1:]))})" if name == "z" else str(want)
-                raise ValueError(f"state.{name}: given shape {tuple(leaf.shape)}, expected {axes}")
+                raise ValueError(f"state.{name}: expected shape {axes}, got {tuple(leaf.shape)}")
 
     def forward(self, x: Sequence, state: State | None = None, *, trace: bool = False,
                 ) -> tuple[Sequence, State] | tuple[Sequence, State, Traces]:
@@ -298,7 +302,7 @@ class Recurrent(nn.Module):
         needs the end of the sequence first.
         """
         if self.bidirectional:
-            raise ValueError("step: given a bidirectional layer, expected bidirectional=False")
+            raise ValueError("step: expected a layer with bidirectional=False, got a bidirectional one")
         batch = tuple(x_t.shape[:-1])
         self._check(x_t, (1, 2), "(B, I) or (I,)", state, batch)
         if state is not None and not batch:

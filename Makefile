@@ -1,0 +1,82 @@
+# Two commands do all that they need by themselves: `make demo` and `make test`.  They work in a virtual environment of
+# their own, .venv, which is made once and brought up to date when what it was made from changes.
+#
+#   make demo     trains the sequential MNIST example; pictures go to demo_out/
+#   make test     runs all tests
+#   make bench    times one layer; PEERS=1 installs the other packages and times them too
+#   make lint     ruff, mypy, and how far csrc/ is from clang-format's style
+#   make build    the environment and the compiled part, nothing else
+#   make clean    removes .venv and all that was built; keeps data/ and demo_out/
+#
+# ARGS goes to the program:        make demo ARGS="--minutes 2"      make test ARGS="-k rows"
+# PYTHON is what makes .venv:      make test PYTHON=python3.12       (Python 3.11 or newer)
+# PIP_ARGS goes to pip install:    make test PIP_ARGS="--no-index --find-links wheels"
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(abspath $(VENV))/bin
+in_venv := PATH="$(BIN):$$PATH"
+SOURCES := setup.py CMakeLists.txt $(shell find csrc -type f)
+# Without the compiled part everything here would be slow, so a failure to compile is an error.
+export LSNN_BUILD ?= require
+
+# Installs the requirements that pyproject.toml lists under a name: $(call install,build-system.requires)
+define install
+@$(BIN)/python -c "import functools, sys, tomllib; print(*functools.reduce(dict.get, sys.argv[1].split('.'), \
+tomllib.load(open('pyproject.toml', 'rb'))), sep='\n')" $(1) > $@.new
+@echo "installing into $(VENV):" $$(cat $@.new)
+@$(BIN)/python -m pip install --quiet $(PIP_ARGS) -r $@.new
+@mv $@.new $@
+endef
+
+.PHONY: demo test bench lint build clean
+demo: build $(VENV)/.examples
+	$(in_venv) python examples/smnist.py $(ARGS)
+
+test: build $(VENV)/.test
+	$(in_venv) python -m pytest $(ARGS)
+
+bench: build $(VENV)/.bench $(if $(PEERS),$(VENV)/.peers)
+	$(in_venv) python -m bench $(if $(PEERS),--peers) $(ARGS)
+
+lint: build $(VENV)/.dev
+	$(in_venv) ruff check lsnn_ext bench examples python_tests setup.py
+	$(in_venv) mypy
+	@for f in $$(find csrc -type f); do $(in_venv) clang-format "$$f" | diff - "$$f"; done | grep -c "^[<>]" | \
+	sed "s/$$/ lines of csrc differ from what clang-format makes of them (reported, not required)/"
+
+build: $(VENV)/.built
+
+clean:
+	rm -rf $(VENV) build build-* *.egg-info lsnn_ext/_C.*.so .pytest_cache .hypothesis .ruff_cache .mypy_cache
+
+# ------------------------------------------------------------------------------------------------- the environment
+# An editable installation: what is edited under lsnn_ext/ takes effect at once, what is edited under csrc/ with the next
+# `make`, which compiles again only what changed.  The requirements of the build are installed first and the build
+# takes them from there: an isolated build would download and unpack torch a second time.
+$(VENV)/.built: $(VENV)/.editable $(SOURCES)
+	$(in_venv) python setup.py --quiet build_ext --inplace
+	@touch $@
+
+$(VENV)/.editable: $(VENV)/.build-requirements setup.py
+	@LSNN_BUILD=off $(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-build-isolation --no-deps --editable .
+	@touch $@
+
+$(VENV)/.build-requirements: pyproject.toml | $(VENV)/.made
+	$(call install,build-system.requires)
+
+$(VENV)/.test $(VENV)/.examples $(VENV)/.bench $(VENV)/.peers $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(VENV)/.editable
+	$(call install,project.optional-dependencies.$*)
+
+$(VENV)/.made:
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
+	{ echo "PYTHON: expected Python 3.11 or newer, got '$(PYTHON)' ($$($(PYTHON) --version 2>&1)); name another:" \
+	"make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c "import ensurepip, venv" || \
+	{ echo "PYTHON: expected the module venv, got a Python without it; on Debian: apt-get install python3-venv"; exit 1; }
+	@$(PYTHON) -c "import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path('include') + '/Python.h'))" || \
+	{ echo "PYTHON: expected Python.h, got a Python without it; on Debian: apt-get install python3-dev"; exit 1; }
+	@command -v $${CXX:-c++} > /dev/null || command -v g++ > /dev/null || command -v clang++ > /dev/null || \
+	{ echo "CXX: expected a C++ compiler, found neither c++ nor g++ nor clang++; on Debian: apt-get install g++"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@

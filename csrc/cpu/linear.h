@@ -1,0 +1,67 @@
+// A linear map of rows that are mostly zero, as spikes are: y = x W^T + bias adds only the weight rows of the inputs that
+// are not zero, and the gradient of W comes from the same events. Included by kernels.cpp once for each instruction set.
+#pragma once
+#include "packed.h"
+#include "rows.h"
+
+namespace lsnn::cpu {
+namespace {
+
+inline constexpr int64_t linear_rows = 64;  // rows that are handled together
+
+// One bit for each input that is not zero.
+template <class T> LSNN_INLINE void nonzero(const T* x, int64_t I, uint32_t* bits) {
+  constexpr int L = Vec<T>::lanes;
+  for (int64_t i = 0; i < I; i += L) put_bits<T>(bits, i, to_bits(load_n(x + i, I - i) != Vec<T>(0)));
+}
+
+template <class T> struct LinearScratch {
+  uint32_t *bits, *rows;  // [words(I)], [I]
+  T *values, *out;        // [I], [linear_rows,N] or [linear_rows,NP]
+  RowGradient<T, true> gradient;
+  LinearScratch(Arena& m, const Linear& l)
+      : bits(m.take<uint32_t>(words(l.I) + 1)), rows(m.take<uint32_t>(l.I + pad)), values(m.take<T>(l.I)),
+        out(m.take<T>(linear_rows * padded(l.N) + pad)), gradient(m, l.I + 1, linear_rows * (l.I + 1)) {}
+};
+
+// Rows [r0, r1) of y. w: [I,NP] transposed and padded; bias: [NP].
+template <class T> LSNN_LOCAL void linear_forward_rows(const Linear& l, const T* w, const T* bias, int64_t r0, int64_t r1, void* memory) {
+  Arena arena{(char*)memory};
+  const LinearScratch<T> s(arena, l);
+  const int64_t I = l.I, N = l.N, NP = padded(N);
+  for (int64_t r = r0; r < r1;) {
+    const int64_t end = r + linear_rows < r1 ? r + linear_rows : r1, start = r;
+    for (; r < end; r++) {
+      const T* x = (const T*)l.x + r * I;
+      nonzero(x, I, s.bits);
+      const int64_t n = set_bits(s.bits, words(I), 0, 1, s.rows, 0);
+      for (int64_t e = 0; e < n; e++) s.values[e] = x[s.rows[e]], s.rows[e] *= (uint32_t)NP;
+      sum_events(w, s.rows, s.values, n, bias, N, s.out + (r - start) * N);  // the next row overwrites what lies beyond N
+    }
+    stream_copy((T*)l.y + start * N, s.out, (end - start) * N);
+  }
+  stream_end();
+}
+
+// Adds rows [r0, r1) to gw [I + 1,NP]: the gradient of W^T, and of the bias in the last row.
+template <class T> LSNN_LOCAL void linear_gradient_rows(const Linear& l, int64_t r0, int64_t r1, T* gw, void* memory) {
+  Arena arena{(char*)memory};
+  LinearScratch<T> s(arena, l);
+  const int64_t I = l.I, N = l.N, NP = padded(N);
+  for (int64_t start = r0; start < r1; start += linear_rows) {
+    const int64_t end = start + linear_rows < r1 ? start + linear_rows : r1;
+    s.gradient.clear();
+    for (int64_t r = start; r < end; r++) {
+      const T *x = (const T*)l.x + r * I, *g = (const T*)l.g + r * N;
+      T* row = s.out + (r - start) * NP;
+      for (int64_t n = 0; n < NP; n++) row[n] = n < N ? g[n] : T(0);
+      nonzero(x, I, s.bits);
+      s.gradient.add_bits(s.bits, words(I), 0, row - s.out, x);
+      if (l.gbias) s.gradient.add(I, row - s.out, T(1));
+    }
+    s.gradient.add_to(gw, s.out, NP);
+  }
+}
+
+}  // namespace
+}  // namespace lsnn::cpu

@@ -1,0 +1,172 @@
+// A case of the C++ test programs, and the numbers that belong to it.
+//
+// Every buffer is a heap block of its own of exactly the size that alif.h names, so that the address sanitizer sees a step
+// beyond it. Inputs are drawn from hashes of their place; outputs start as NaN.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "../alif.h"
+
+namespace lsnn::test {
+
+// The inputs that have gradients, the coefficients `k` last of them; the other inputs; from `z` on what the forward pass
+// writes; from `gx` on what the backward pass writes. The spike bits are kept apart.
+enum Name { x, w, v0, a0, i0, z0, k, r0, gz, gv, ga, gA, gv_last, ga_last, gi_last, gz_last,
+            z, trace_v, trace_a, trace_A, v_last, a_last, i_last, z_last, r_last, y, smooth_z, carry,
+            gx, gw, gv0, ga0, gi0, gz0, gk, n_names };
+inline constexpr const char* name_text[] = {
+    "x", "w", "v0", "a0", "i0", "z0", "k", "r0", "gz", "gv", "ga", "gA", "gv_last", "ga_last", "gi_last", "gz_last",
+    "z", "trace_v", "trace_a", "trace_A", "v_last", "a_last", "i_last", "z_last", "r_last", "y", "smooth_z", "carry",
+    "gx", "gw", "gv0", "ga0", "gi0", "gz0", "gk"};
+inline constexpr Name gradient_of[] = {gx, gw, gv0, ga0, gi0, gz0, gk};
+template <class... Names> constexpr uint64_t set_of(Names... name) { return ((uint64_t(1) << name) | ...); }
+
+// Gradients are tested group by group: each input before k is a group, and so is each coefficient.
+inline constexpr int n_groups = int(k) + int(n_coefficients);
+
+inline constexpr unsigned every = (1u << n_coefficients) - 1;  // coefficient
+inline constexpr double dampening = 0.7;
+
+struct Case {
+  int row = 0;
+  Surrogate surrogate = Surrogate::triangle;
+  int64_t T = 17, B = 3, N = 33;
+  std::vector<int64_t> delays = {0};
+  int64_t n_ref = 0;
+  bool smooth = false;
+  bool stop = true;        // false drops the stop flags of the row: finite differences know nothing of them
+  int layout = 0;          // of x, w and gz, see strides()
+  unsigned want = every;   // coefficients whose gradient is asked for
+  unsigned zero = 0;       // coefficients that are 0
+  uint64_t absent = 0;     // names whose pointer is null
+  int64_t first_r = -1;    // largest refractory counter of the first state; -1: one more than n_ref, if there is one
+  double theta = 1, width = 1;  // factors: thresholds below zero, few neurons near their threshold
+
+  int64_t item() const { return B * N; }
+  int64_t D() const { return delays.back() + 1; }
+  std::string text() const {
+    std::string s = std::string(rows[row].name) + " " + surrogate_names[(int)surrogate] + (smooth ? " smooth" : "") + (stop ? "" : " nostop");
+    const std::pair<const char*, int64_t> numbers[] = {{"T", T}, {"B", B}, {"N", N}, {"n_ref", n_ref}, {"layout", layout}, {"want", want},
+                                                       {"zero", zero}, {"absent", absent}, {"first_r", first_r},
+                                                       {"width%", int64_t(100 * width)}, {"theta%", int64_t(100 * theta)}};
+    for (auto [what, n] : numbers) s += std::string(" ") + what + "=" + std::to_string(n);
+    for (int64_t d : delays) s += (d == delays[0] ? " delays=" : ",") + std::to_string(d);
+    return s;
+  }
+};
+
+struct Strides {
+  int64_t t, b, n;
+  int64_t at(int64_t i, const Case& c) const { return i / c.item() * t + i / c.N % c.B * b + i % c.N * n; }  // i counts [T,B,N]
+};
+inline Strides strides(const Case& c, int name) {
+  switch (c.layout) {
+    case 1: return {c.N, c.T * c.N, 1};            // batch first; w is transposed as well
+    case 2: return {c.B * (c.N + 3), c.N + 3, 1};  // rows with gaps between them
+    case 3: return name == gz ? Strides{0, 0, 0} : Strides{0, c.N, 1};  // one number for all; one current for all steps
+    case 4: return name == gz ? Strides{c.B, 1, 0} : Strides{c.N, 0, 1};  // one number for all neurons; one current for all items
+    default: return {c.item(), c.N, 1};
+  }
+}
+
+inline int64_t size_of(const Case& c, int name) {
+  const uint64_t bit = set_of(name), all = c.T * c.item();
+  if (bit & set_of(x, gz)) return all ? strides(c, name).at(all - 1, c) + 1 : 0;
+  if (bit & set_of(w, gw)) return c.N * c.N;
+  if (bit & set_of(k, gk)) return n_coefficients * c.N;
+  if (bit & set_of(z0, gz_last, z_last, gz0)) return c.D() * c.item();
+  if (bit & set_of(carry)) return segments(c.T) * 4 * c.item();
+  return bit & set_of(gv, ga, gA, z, trace_v, trace_a, trace_A, y, smooth_z, gx) ? all : c.item();
+}
+
+// The i-th number of a stream.
+inline double drawn(uint64_t stream, uint64_t i, double low, double high) {
+  uint64_t h = (i + 1) * 0x9e3779b97f4a7c15 + stream * 0xbf58476d1ce4e5b9;
+  for (int round = 0; round < 3; round++) h = (h ^ h >> 29) * 0x94d049bb133111eb;
+  return low + (high - low) * double(h >> 11) / double(uint64_t(1) << 53);
+}
+inline double direction(int group, int64_t i) { return drawn(100 + group, i, -1, 1); }  // that gradients are multiplied with
+
+inline double input(const Case& c, int name, int64_t i) {
+  const double u = drawn(name, i, 0, 1), sign = drawn(90, i % c.N, -1, 1) > 0 ? 1 : -1;
+  const int64_t most_r = c.first_r >= 0 ? c.first_r : c.n_ref ? c.n_ref + 1 : 0;
+  switch (name) {
+    case x: return -1 + 3.2 * u;
+    case w: return (u - 0.5) / std::sqrt(double(c.N));
+    case v0: case i0: return -0.5 + 1.2 * u;
+    case a0: return 0.5 * u;
+    case z0: return u < 0.3 ? 1 : u < 0.8 ? 0 : u;  // past spikes may be any number
+    case r0: return std::floor(u * double(most_r + 1));
+    case k: break;
+    default: return 2 * u - 1;
+  }
+  // p and eta of a neuron have one sign, or v would feed itself and gradients explode.
+  const bool to_R = rows[c.row].reset == Reset::to_R;
+  const double low[] = {.6, .3, .7, .1, 0, .2, 0, .4, .2, .8, to_R ? -.2 : .3};
+  const double high[] = {.95, 1, .95, .6, .2, 1.2, .8, .8, .8, 1.2, to_R ? .2 : .9};
+  const int which = int(i / c.N);
+  const double turn = which == P || which == ETA ? sign : which == THETA ? c.theta : which == WIDTH ? c.width : 1;
+  return c.zero >> which & 1 ? 0 : turn * (low[which] + (high[which] - low[which]) * u);
+}
+
+// The buffers of a case and the arguments made of them.
+template <class T> struct Run {
+  const Case& c;
+  std::unique_ptr<T[]> b[n_names];
+  std::unique_ptr<uint32_t[]> bits;
+  std::vector<int64_t> delay;
+
+  explicit Run(const Case& of) : c(of), bits(new uint32_t[n_bits()]), delay(c.N * c.N) {
+    for (int name = 0; name < n_names; name++) {
+      b[name].reset(new T[size_of(c, name)]);
+      for (int64_t i = 0; i < size_of(c, name); i++) b[name][i] = name < z ? T(input(c, name, i)) : T(NAN);
+    }
+    std::fill_n(bits.get(), n_bits(), 0xabababab);
+    for (int64_t i = 0; i < c.N * c.N; i++) delay[i] = c.delays[size_t(drawn(91, i, 0, double(c.delays.size())))];
+  }
+  // The same inputs and saved tensors in another type of number.
+  template <class U> explicit Run(const Run<U>& from) : Run(from.c) {
+    for (int name = 0; name < gx; name++) std::copy_n(from.b[name].get(), size_of(c, name), b[name].get());
+    std::copy_n(from.bits.get(), n_bits(), bits.get());
+  }
+
+  int64_t n_bits() const { return c.T * c.B * words(c.N); }
+  T* at(int name) const { return c.absent >> name & 1 ? nullptr : b[name].get(); }
+  int64_t w_at(int64_t j, int64_t n) const { return c.layout == 1 ? n * c.N + j : j * c.N + n; }
+
+  Layer layer() const {
+    Row row = rows[c.row];
+    if (!c.stop) row.stop = stop_none;
+    const bool many = c.delays.size() > 1;
+    return {c.T, c.B, c.N, row, c.surrogate, dampening, c.n_ref, c.smooth, c.delays.data(), (int64_t)c.delays.size(), c.D(),
+            many ? delay.data() : nullptr, at(w), w_at(1, 0), w_at(0, 1), at(k)};
+  }
+  Saved saved() const { return {at(y), bits.get(), c.smooth ? at(smooth_z) : nullptr, at(carry)}; }
+  State first() const { return {at(v0), at(a0), at(i0), at(r0), at(z0)}; }
+  ForwardArgs forward_args(bool save = true) const {
+    const Strides s = strides(c, x);
+    const State last = {at(v_last), at(a_last), at(i_last), at(r_last), at(z_last)};
+    return {layer(), at(x), s.t, s.b, first(), last, at(z), at(trace_v), at(trace_a), at(trace_A), save, save ? saved() : Saved{}};
+  }
+  BackwardArgs backward_args() const {
+    const Strides s = strides(c, gz);
+    const State of_last = {at(gv_last), at(ga_last), at(gi_last), nullptr, at(gz_last)}, of_first = {at(gv0), at(ga0), at(gi0), nullptr, at(gz0)};
+    return {layer(), first(), saved(), at(gz), s.t, s.b, s.n, at(gv), at(ga), at(gA), of_last, c.want, at(gx), at(gw),
+            c.want ? at(gk) : nullptr, of_first};
+  }
+
+  // Whether the i-th number of an output must have been written.
+  bool written(int name, int64_t i) const {
+    if (name == smooth_z && !c.smooth) return false;
+    if (name == gk) return c.want >> i / c.N & 1;
+    if (name == carry && i / c.item() % 4 == 2 && c.zero >> SIGMA & 1) return false;  // without a synapse i' is not carried
+    return !(c.absent >> name & 1);
+  }
+};
+
+}  // namespace lsnn::test

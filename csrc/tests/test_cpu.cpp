@@ -1,0 +1,298 @@
+// The CPU path without Python: every case of a table, in float and double, on one thread and on three.
+//
+// The forward pass must agree with equations.h to the last bit. The gradients of double must agree with its derivatives, and
+// with finite differences of the forward pass where spikes are smooth; those of float must agree with the backward pass of
+// double on the same saved tensors. Three threads must give the bits of one. LSNN_CPU chooses the instruction set; a word on
+// the command line chooses the cases whose name holds it. Built with sanitizers, this is also what they watch.
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+#include <thread>
+
+#include "../cpu/block_cache.h"
+#include "../cpu/packed.h"
+#include "equations.h"
+
+namespace lsnn::test {
+namespace {
+
+int failures = 0;
+std::string at_hand;  // the case that runs
+void check(bool good, const std::string& what) {
+  if (!good && failures++ < 20) std::printf("FAILED %s: %s\n", at_hand.c_str(), what.c_str());
+}
+std::string place(const char* what, int name, int64_t i) { return std::string(what) + ", " + name_text[name] + "[" + std::to_string(i) + "]"; }
+std::string differ(double got, double wanted) {
+  char text[80];
+  std::snprintf(text, sizeof text, " is %.17g, wanted %.17g", got, wanted);
+  return text;
+}
+
+int n_threads = 1;
+void parallel(int64_t n, void (*body)(int64_t, void*), void* context) {
+  std::atomic<int64_t> next{0};
+  auto work = [&] { for (int64_t i; (i = next++) < n;) body(i, context); };
+  std::vector<std::thread> others;
+  for (int i = 1; i < n_threads; i++) others.emplace_back(work);
+  work();
+  for (std::thread& t : others) t.join();
+}
+
+// -------------------------------------------------------------------------------------------------------------- recurrence
+// The outputs [from, to) bit for bit. NaN, the poison, equals nothing, so that this also finds what was not written.
+template <class T> void check_same(const char* what, const Run<T>& got, const Run<T>& wanted, int from, int to) {
+  for (int name = from; name < to; name++)
+    for (int64_t i = 0; i < size_of(got.c, name); i++)
+      if (got.written(name, i) && !(got.b[name][i] == wanted.b[name][i]))
+        return check(false, place(what, name, i) + differ(got.b[name][i], wanted.b[name][i]));
+}
+template <class T> void check_same_bits(const char* what, const Run<T>& got, const Run<T>& wanted) {
+  for (int64_t i = 0; i < got.n_bits(); i++)
+    if (got.bits[i] != wanted.bits[i]) return check(false, std::string(what) + ", word " + std::to_string(i) + " of the spike bits");
+}
+
+// The gradients of one group of inputs, multiplied with its direction, against the slope of the loss in this direction.
+void check_slope(const char* what, const Run<double>& r, int group, double slope, double tolerance) {
+  const int name = gradient_of[std::min<int>(group, k)];
+  const int64_t first = group < k ? 0 : (group - k) * r.c.N, n = group < k ? size_of(r.c, name) : r.c.N;
+  if (!r.written(name, first)) return;
+  double sum = 0, size = 1e-3;
+  for (int64_t i = 0; i < n; i++) {
+    const double term = r.b[name][first + i] * direction(group, i);
+    sum += term, size += std::fabs(term);
+  }
+  check(std::fabs(sum - slope) <= tolerance * size, place(what, name, first) + ": slope" + differ(sum, slope));
+}
+
+double loss(const Run<double>& r) {
+  const std::pair<Name, Name> terms[] = {{gz, z}, {gv, trace_v}, {ga, trace_a}, {gA, trace_A},
+                                         {gv_last, v_last}, {ga_last, a_last}, {gi_last, i_last}, {gz_last, z_last}};
+  double sum = 0;
+  for (auto [gradient, name] : terms)
+    for (int64_t i = 0; i < size_of(r.c, name); i++) sum += r.b[gradient][i] * r.b[name][i];
+  return sum;
+}
+void check_finite_differences(const Run<double>& r) {
+  for (int group = 0; group < n_groups; group++) {
+    double slope = 0;
+    for (double h : {1e-5, -1e-5}) {
+      const Run<double> moved(r.c);
+      const int name = std::min<int>(group, k);
+      const int64_t first = group < k ? 0 : (group - k) * r.c.N, n = group < k ? size_of(r.c, name) : r.c.N;
+      for (int64_t i = 0; i < n; i++) moved.b[name][first + i] += h * direction(group, i);
+      cpu::forward<double>(moved.forward_args(), parallel);
+      slope += loss(moved) / (2 * h);
+    }
+    check_slope("finite differences", r, group, slope, 1e-6);
+  }
+}
+
+// Number by number, relative to the largest of each output.
+void check_float(const Run<float>& got) {
+  const Run<double> twin(got);
+  cpu::backward<double>(twin.backward_args(), parallel);
+  for (int name = gx; name < n_names; name++) {
+    const int64_t n = size_of(got.c, name);
+    double size = 1e-3;
+    for (int64_t i = 0; i < n; i++) size = got.written(name, i) ? std::max(size, std::fabs(twin.b[name][i])) : size;
+    for (int64_t i = 0; i < n; i++)
+      if (got.written(name, i) && !(std::fabs(got.b[name][i] - twin.b[name][i]) <= 1e-4 * size))
+        return check(false, place("float and double", name, i) + differ(got.b[name][i], twin.b[name][i]));
+  }
+}
+
+int64_t n_runs = 0, n_steps = 0, n_spikes = 0;
+
+template <class T> void run_case(const Case& c) {
+  at_hand = std::string(cpu::instruction_set()) + (sizeof(T) == 4 ? " float " : " double ") + c.text();
+  n_threads = 1;
+  const Run<T> one(c), wanted(c), three(c), unsaved(c);
+  cpu::forward<T>(one.forward_args(), parallel);
+  const Slopes<T> slopes = equations(one, wanted);
+  check_same("forward", one, wanted, z, gx);
+  check_same_bits("forward", one, wanted);
+  cpu::backward<T>(one.backward_args(), parallel);
+  if constexpr (sizeof(T) == 4) check_float(one);
+  else {
+    for (int group = 0; group < n_groups; group++) check_slope("derivatives", one, group, slopes[group], 1e-9);
+    if (!c.stop) check_finite_differences(one);
+  }
+  n_threads = 3;
+  cpu::forward<T>(three.forward_args(), parallel);
+  cpu::backward<T>(three.backward_args(), parallel);
+  check_same("three threads", three, one, z, n_names);
+  check_same_bits("three threads", three, one);
+  cpu::forward<T>(unsaved.forward_args(false), parallel);
+  check_same("nothing saved", unsaved, one, z, y);
+  n_runs++, n_steps += c.T * c.item();
+  for (int64_t i = 0; i < one.n_bits(); i++) n_spikes += __builtin_popcount(one.bits[i]);
+}
+
+std::vector<Case> table() {
+  const unsigned paper = 1u << SIGMA | 1u << P | 1u << ETA;  // the coefficients that the kernels made for the paper's row take for 0
+  const uint64_t traces = set_of(trace_v, trace_a, trace_A, gv, ga, gA), last = set_of(v_last, a_last, i_last, r_last, z_last),
+                 of_last = set_of(gv_last, ga_last, gi_last, gz_last), of_first = set_of(gv0, ga0, gi0, gz0);
+  std::vector<Case> all;
+  for (int row = 0; row < n_rows; row++) {
+    const auto surrogate = Surrogate(row % n_surrogates);
+    for (bool smooth : {false, true}) all.push_back({.row = row, .surrogate = surrogate, .delays = {0, 3, 20}, .n_ref = 2, .smooth = smooth});
+    all.push_back({.row = row, .surrogate = surrogate, .T = 6, .B = 2, .N = 3, .delays = {0, 2}, .n_ref = row % 2, .smooth = true, .stop = false});
+  }
+  for (int s = 0; s < n_surrogates; s++)
+    for (int row : {0, 7}) all.push_back({.row = row, .surrogate = Surrogate(s), .T = 6, .B = 2, .N = 3, .smooth = true, .stop = false});
+
+  // Vectors of 2 to 16 numbers, words of 32 spikes, tiles of 1 to 8 items, chunks of 16 and segments of 128 steps end here.
+  const int64_t sizes[][3] = {{0, 0, 1}, {0, 3, 33}, {1, 0, 33}, {1, 1, 1}, {1, 33, 220}, {15, 9, 31}, {15, 33, 65}, {17, 33, 32}, {17, 9, 220},
+                              {16, 4, 64}, {128, 2, 5}, {129, 1, 65}, {129, 3, 1}, {129, 9, 31}, {260, 1, 220}, {260, 3, 33}, {260, 9, 32}};
+  int row = 0;
+  for (auto [T, B, N] : sizes) {
+    all.push_back({.T = T, .B = B, .N = N, .n_ref = T % 3, .want = 0, .zero = paper});
+    all.push_back({.row = row++ % n_rows, .surrogate = Surrogate::gaussian, .T = T, .B = B, .N = N, .delays = {0, 3}, .n_ref = 1});
+    all.push_back({.row = row++ % n_rows, .surrogate = Surrogate::arctan, .T = T, .B = B, .N = N, .delays = {2}, .zero = paper});
+    all.push_back({.row = row++ % n_rows, .surrogate = Surrogate::sigmoid, .T = T, .B = B, .N = N, .smooth = true});
+  }
+  for (int64_t T : {1, 15, 60, 150})  // sequences shorter and longer than the delays, the ring of a chunk and the state
+    for (const std::vector<int64_t>& delays : {std::vector<int64_t>{1}, {40}, {5, 40}, {0, 1, 2, 3, 7}, {16, 17}})
+      for (unsigned zero : {0u, paper})
+        all.push_back({.T = T, .N = 34, .delays = delays, .n_ref = 5, .smooth = T == 60 && !zero, .want = zero ? 0 : every, .zero = zero});
+  for (int layout = 1; layout <= 4; layout++)
+    for (int r : {0, 8, 14})
+      for (int64_t N : {1, 7, 33}) all.push_back({.row = r, .T = 20, .B = 5, .N = N, .delays = {1, 2}, .layout = layout});
+  for (uint64_t absent : {traces, last, of_last, of_first, set_of(gw), set_of(gz), traces | last | of_last | of_first | set_of(gw),
+                          traces | set_of(gz, gw), of_last | set_of(gz), set_of(trace_a, gA, v_last, z_last, gi_last, gz_last, ga0, gz0)})
+    for (bool smooth : {false, true})
+      for (unsigned want : {0u, every}) all.push_back({.N = 40, .delays = {0, 4}, .n_ref = 1, .smooth = smooth, .want = want, .absent = absent});
+  for (int which = 0; which < n_coefficients; which++)  // one gradient alone; one coefficient that is 0
+    for (unsigned zero : {0u, paper, 1u << which & ~(1u << KAPPA | 1u << WIDTH)})
+      all.push_back({.row = which * 2, .surrogate = Surrogate::exponential, .T = 150, .N = 9, .want = 1u << which, .zero = zero});
+  for (int r : {0, 1, 14, 15}) {
+    all.push_back({.row = r, .n_ref = 0, .first_r = 4});
+    all.push_back({.row = r, .surrogate = Surrogate::fast_sigmoid, .zero = 1u << BETA, .theta = -1});  // thresholds below 0
+  }
+  for (double width : {0.02, 0.3})  // gradients pass through few spikes only
+    for (int64_t B : {1, 5, 9, 17, 47})
+      for (int64_t N : {15, 40}) {
+        all.push_back({.T = 20, .B = B, .N = N, .n_ref = B % 2, .want = 0, .zero = paper, .width = width});
+        all.push_back({.row = 2 * int(B % 8), .surrogate = Surrogate::boxcar, .T = 20, .B = B, .N = N, .delays = {0, 1}, .width = width});
+        all.push_back({.row = 7, .T = 20, .B = B, .N = N, .delays = {3}, .n_ref = 2, .smooth = true, .width = width});
+      }
+  // So many tiles, delays and neurons that weight gradients are summed over several tiles at once, see run.cpp.
+  all.push_back({.T = 1, .B = 176, .N = 440, .delays = std::vector<int64_t>(16), .want = 0, .zero = paper});
+  for (int64_t d = 0; d < 16; d++) all.back().delays[d] = d;
+  check(cpu::tiles(176) * 16 * 440 * cpu::padded(440) * 8 > 256 << 20, "the last case has more tiles than sums in double");
+  return all;
+}
+
+// ------------------------------------------------------------------------------------------------------------------ linear
+// y = x W^T + bias to the last bit, its gradients to rounding, three threads as one. x is mostly zero.
+template <class T> void check_linear(int64_t R, int64_t I, int64_t N, bool bias, bool transposed) {
+  at_hand = std::string("linear ") + (sizeof(T) == 4 ? "float" : "double");
+  for (int64_t n : {R, I, N, int64_t(bias), int64_t(transposed)}) at_hand += " " + std::to_string(n);
+  auto buffer = [](int64_t n, int stream) {
+    std::unique_ptr<T[]> b(new T[n]);
+    for (int64_t i = 0; i < n; i++) b[i] = stream ? T(drawn(stream, i, -1, 1)) : T(NAN);
+    return b;
+  };
+  const auto x = buffer(R * I, 1), w = buffer(N * I, 2), c = buffer(N, 3), g = buffer(R * N, 4);
+  for (int64_t i = 0; i < R * I; i++) x[i] = std::fabs(x[i]) > 0.2 ? T(0) : x[i] > 0 ? T(1) : x[i];
+  const int64_t of_n = transposed ? 1 : I, of_i = transposed ? N : 1;
+  std::unique_ptr<T[]> y[2], gw[2], gc[2];
+  for (int run = 0; run < 2; run++) {
+    n_threads = run ? 3 : 1;
+    y[run] = buffer(R * N, 0), gw[run] = buffer(N * I, 0), gc[run] = buffer(N, 0);
+    cpu::linear_forward<T>({R, I, N, x.get(), w.get(), of_n, of_i, bias ? c.get() : nullptr, y[run].get(), nullptr, nullptr, nullptr}, parallel);
+    cpu::linear_backward<T>({R, I, N, x.get(), nullptr, 0, 0, nullptr, nullptr, g.get(), gw[run].get(), bias ? gc[run].get() : nullptr}, parallel);
+    for (int64_t r = 0; r < R; r++)
+      for (int64_t n = 0; n < N; n++) {
+        T sum = bias ? c[n] : T(0);
+        for (int64_t i = 0; i < I; i++) sum = sum + x[r * I + i] * w[n * of_n + i * of_i];
+        if (!(y[run][r * N + n] == sum)) return check(false, "y" + differ(y[run][r * N + n], sum));
+      }
+  }
+  for (int64_t n = 0; n < N; n++)
+    for (int64_t i = 0; i < I + bias; i++) {  // the last one: the bias
+      const T got = i < I ? gw[0][n * I + i] : gc[0][n], again = i < I ? gw[1][n * I + i] : gc[1][n];
+      double sum = 0, size = 1e-3;
+      for (int64_t r = 0; r < R; r++) {
+        const double term = double(g[r * N + n]) * (i < I ? x[r * I + i] : 1);
+        sum += term, size += std::fabs(term);
+      }
+      if (!(std::fabs(got - sum) <= (sizeof(T) == 4 ? 1e-5 : 1e-13) * size && got == again)) return check(false, "gradient" + differ(got, sum));
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------------- block cache
+void check_block_cache() {  // main() has set its limit to 64 MB
+  at_hand = "block cache";
+  const int64_t MB = 1 << 20;
+  cpu::give_block(nullptr);
+  char* block = static_cast<char*>(cpu::take_block(5 * MB));
+  std::memset(block, 1, 5 * MB);
+  cpu::give_block(block);
+  check(cpu::cached_bytes() >= 5 * MB, "a large block is kept");
+  void* much_smaller = cpu::take_block(MB);
+  check(much_smaller != block, "a large block is no answer to a small request");
+  check(cpu::take_block(5 * MB - 1000) == block && cpu::cached_bytes() == 0, "a block is used again");
+  cpu::give_block(much_smaller), cpu::give_block(block);
+  std::vector<void*> many(12);
+  for (void*& p : many) p = cpu::take_block(8 * MB);
+  for (void* p : many) cpu::give_block(p);
+  check(cpu::cached_bytes() > 32 * MB && cpu::cached_bytes() <= 64 * MB, "the limit is held");
+
+  // Threads take blocks, sign both ends and leave them for another thread to read the signatures and give the block back.
+  std::atomic<uint64_t*> shelf[8] = {};
+  std::atomic<int> broken{0};
+  auto read_and_give = [&](uint64_t* p) {
+    if (p && p[p[0] - 1] != ~(uint64_t)p) broken++;
+    cpu::give_block(p);
+  };
+  auto work = [&](int thread) {
+    for (int i = 0; i < 400; i++) {
+      const uint64_t n = uint64_t(std::exp2(drawn(thread, i, 1, 20)));  // 16 bytes to 8 MB
+      auto* p = static_cast<uint64_t*>(cpu::take_block(n * 8));
+      if ((uintptr_t)p % 128) broken++;
+      p[0] = n, p[n - 1] = n > 1 ? ~(uint64_t)p : 0;
+      if (i % 50 == 0) cpu::empty_cache();
+      read_and_give(shelf[i % 8].exchange(p));
+    }
+  };
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; i++) threads.emplace_back(work, i);
+  for (std::thread& t : threads) t.join();
+  for (auto& p : shelf) read_and_give(p);
+  check(broken == 0, "threads find their own signatures in aligned blocks");
+  cpu::empty_cache();
+  check(cpu::cached_bytes() == 0, "an emptied cache holds nothing");
+}
+
+int run(const char* word) {
+  const char* asked = std::getenv("LSNN_CPU");
+  try {
+    check(!asked || !*asked || !std::strcmp(asked, cpu::instruction_set()), "LSNN_CPU is obeyed");
+  } catch (const std::runtime_error& error) {
+    const bool lacks = std::strstr(error.what(), "does not have it");
+    std::printf("test_cpu: %s: %s\n", lacks ? "SKIPPED" : "FAILED", error.what());
+    return lacks ? 0 : 1;
+  }
+  check_block_cache();
+  const int64_t shapes[][3] = {{0, 3, 2}, {1, 1, 1}, {64, 31, 33}, {65, 33, 7}, {200, 140, 220}, {1030, 20, 31}, {4500, 9, 5}, {40000, 3, 2}};
+  for (auto [R, I, N] : shapes)
+    for (bool bias : {false, true}) check_linear<float>(R, I, N, bias, !bias), check_linear<double>(R, I, N, bias, bias);
+  for (const Case& c : table())
+    if (c.text().find(word) != std::string::npos) run_case<float>(c), run_case<double>(c);
+  const double rate = double(n_spikes) / double(std::max<int64_t>(n_steps, 1));
+  at_hand = "the table";
+  check(*word || (rate > 0.05 && rate < 0.5), "networks neither silent nor always firing");
+  std::printf("test_cpu: %s, %d runs, %.1f %% spikes, %d failures\n", cpu::instruction_set(), (int)n_runs, 100 * rate, failures);
+  return failures ? 1 : 0;
+}
+
+}  // namespace
+}  // namespace lsnn::test
+
+int main(int argc, char** argv) {
+  setenv("LSNN_CACHE_MB", "64", 1);  // before the cache is first used
+  return lsnn::test::run(argc > 1 ? argv[1] : "");
+}

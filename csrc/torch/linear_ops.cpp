@@ -1,0 +1,70 @@
+// The operators around the recurrence: products of spikes with a weight matrix, and matrices in reused memory.
+#include <torch/csrc/stable/library.h>
+
+#include <tuple>
+
+#include "../cpu/run.h"
+#include "memory.h"
+
+namespace lsnn::binding {
+namespace {
+
+void check_real(const Tensor& t, const char* name) {
+  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float || t.scalar_type() == ScalarType::Double, "", name, " must be float32 or float64");
+}
+
+// An uninitialised (rows, columns) matrix in reused memory, of the dtype of `like`.
+Tensor buffer(Tensor like, int64_t rows, int64_t columns) {
+  check_real(like, "like");
+  STD_TORCH_CHECK(rows >= 0 && columns >= 0, "sizes must be >= 0, got ", rows, " and ", columns);
+  return empty({rows, columns}, like.scalar_type());
+}
+
+// x (R,I), weight (N,I), bias (N) or none -> x weight^T + bias (R,N); cheap where most of x is zero.
+Tensor linear_events(Tensor x, Tensor weight, std::optional<Tensor> bias) {
+  check_real(x, "x"), check_like(weight, "weight", x, "x");
+  STD_TORCH_CHECK(x.dim() == 2, "x must have shape (rows, inputs), got ", shape_text(x));
+  STD_TORCH_CHECK(weight.dim() == 2 && weight.size(1) == x.size(1), "weight must have shape (outputs, ", x.size(1), "), got ", shape_text(weight));
+  const int64_t R = x.size(0), I = x.size(1), N = weight.size(0);
+  STD_TORCH_CHECK((I + 1) * (N + 64) < int64_t(1) << 32, "weight must hold less than 2^32 numbers, got ", shape_text(weight));
+  if (bias) check_like(*bias, "bias", x, "x"), check_shape(*bias, "bias", {N});
+  const Tensor from = dense(x), y = empty({R, N}, x.scalar_type());
+  const std::optional<Tensor> b = bias ? std::optional<Tensor>(dense(*bias)) : std::nullopt;
+  cpu::Linear l{};
+  l.R = R, l.I = I, l.N = N, l.x = data(from), l.bias = data(b), l.y = y.mutable_data_ptr();
+  l.w = data(weight), l.w_stride_n = weight.stride(0), l.w_stride_i = weight.stride(1);
+  if (x.scalar_type() == ScalarType::Double) cpu::linear_forward<double>(l, parallel);
+  else cpu::linear_forward<float>(l, parallel);
+  return y;
+}
+
+// g (R,N) = dL/dy, x (R,I) -> dL/dweight (N,I), dL/dbias (N).
+std::tuple<Tensor, Tensor> linear_events_backward(Tensor g, Tensor x) {
+  check_real(x, "x"), check_like(g, "gradient", x, "x");
+  STD_TORCH_CHECK(x.dim() == 2, "x must have shape (rows, inputs), got ", shape_text(x));
+  STD_TORCH_CHECK(g.dim() == 2 && g.size(0) == x.size(0), "gradient must have shape (", x.size(0), ", outputs), got ", shape_text(g));
+  const int64_t R = x.size(0), I = x.size(1), N = g.size(1);
+  STD_TORCH_CHECK((I + 1) * (N + 64) < int64_t(1) << 32, "weight must hold less than 2^32 numbers, got ", I, " inputs and ", N, " outputs");
+  const Tensor from = dense(x), back = dense(g), gw = empty({N, I}, x.scalar_type()), gbias = empty({N}, x.scalar_type());
+  cpu::Linear l{};
+  l.R = R, l.I = I, l.N = N, l.x = data(from), l.g = data(back), l.gw = gw.mutable_data_ptr(), l.gbias = gbias.mutable_data_ptr();
+  if (x.scalar_type() == ScalarType::Double) cpu::linear_backward<double>(l, parallel);
+  else cpu::linear_backward<float>(l, parallel);
+  return {gw, gbias};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(lsnn, m) {
+  m.def("buffer(Tensor like, int rows, int columns) -> Tensor");
+  m.def("linear_events(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
+  m.def("linear_events_backward(Tensor g, Tensor x) -> (Tensor weight, Tensor bias)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(lsnn, CPU, m) {
+  m.impl("buffer", TORCH_BOX(&buffer));
+  m.impl("linear_events", TORCH_BOX(&linear_events));
+  m.impl("linear_events_backward", TORCH_BOX(&linear_events_backward));
+}
+
+}  // namespace lsnn::binding

@@ -1,0 +1,34 @@
+// Tensors in reused memory, their pointers, and the threads of torch.
+#pragma once
+#include <algorithm>
+#include <optional>
+
+#include "../cpu/block_cache.h"
+#include "checks.h"
+
+namespace lsnn::binding {
+
+using Ints = std::vector<int64_t>;
+
+inline Tensor empty(const Ints& sizes, ScalarType type) {
+  int64_t n = 1;
+  for (int64_t s : sizes) n *= s;
+  const int64_t bytes = n * (type == ScalarType::Double ? 8 : 4);
+  Ints strides(sizes.size(), 1);
+  for (size_t d = sizes.size(); d-- > 1;) strides[d - 1] = strides[d] * std::max<int64_t>(sizes[d], 1);
+  void* block = cpu::take_block(std::max<int64_t>(bytes, 1));
+  return torch::stable::from_blob(block, sizes, strides, torch::stable::Device(torch::headeronly::DeviceType::CPU), type,
+                                  [](void* p) { cpu::give_block(p); });
+}
+
+inline Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+inline const void* data(const Tensor& t) { return t.const_data_ptr(); }
+inline const void* data(const std::optional<Tensor>& t) { return t ? t->const_data_ptr() : nullptr; }
+
+inline void parallel(int64_t n, void (*body)(int64_t, void*), void* context) {
+  torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) body(i, context);
+  });
+}
+
+}  // namespace lsnn::binding

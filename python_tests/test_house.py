@@ -1,0 +1,230 @@
+"""The rules of the house: who may include, import and print what. Every rule is shown a violation that it must find."""
+import ast
+import re
+import sys
+import tomllib
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+Rule = Callable[[Path], list[str]]
+
+# Where each part of csrc/ may look: torch/ -> {cpu,cuda,emulator}/ -> alif_math.h -> the rest, never back.
+LOWEST = ("alif.h", "dynamics.h", "platform.h", "surrogate.h")
+INCLUDES = {
+    "torch": {"torch", "cpu", "cuda", "emulator", "alif_math.h", *LOWEST},
+    "cpu": {"cpu", "alif_math.h", *LOWEST},
+    "cuda": {"cuda", "alif_math.h", *LOWEST},
+    "emulator": {"emulator", "cuda", "alif_math.h", *LOWEST},
+    "tests": {"tests", "cpu", "cuda", "emulator", "alif_math.h", *LOWEST},
+    "alif_math.h": set(LOWEST),
+    **{name: set(LOWEST) for name in LOWEST},
+}
+# Where each part of lsnn_ext/ may look: modules -> functional -> _library -> reference. What is not named here stands
+# beside the modules.
+IMPORTS = {
+    "__init__": {"_config", "functional", "modules", "reference"},
+    "_config": {"_library"},
+    "functional": {"_library", "reference"},
+    "_library": {"_C", "reference"},
+    "reference": set[str](),
+}
+BESIDE_MODULES = {"modules", "functional", "reference"}
+FOREIGN = {"torch", "numpy"}
+LINES, LINES_WANTED = 350, 300
+
+
+def _files(root: Path, *patterns: str) -> Iterator[tuple[PurePosixPath, str]]:
+    for pattern in patterns:
+        for path in sorted(root.glob(pattern)):
+            if path.is_file():
+                yield PurePosixPath(path.relative_to(root).as_posix()), path.read_text()
+
+
+def _csrc(root: Path) -> Iterator[tuple[PurePosixPath, str]]:
+    return _files(root, *(f"csrc/**/*.{suffix}" for suffix in ("h", "cpp", "cu", "cuh")))
+
+
+def _without_comments(text: str) -> str:
+    """C++ without comments, on the same lines; what stands in quotes is kept."""
+    def blank(found: re.Match[str]) -> str:
+        return found[0] if found[0].startswith('"') else "\n" * found[0].count("\n")
+
+    return re.sub(r'"(?:\\.|[^"\\\n])*"|//[^\n]*|/\*.*?\*/', blank, text, flags=re.DOTALL)
+
+
+def _found(path: PurePosixPath, text: str, pattern: str) -> list[str]:
+    return [f"{path}:{number}: {line.strip()}" for number, line in enumerate(text.splitlines(), 1)
+            if re.search(pattern, line)]
+
+
+# ---------------------------------------------------------------------------------------------------------------- C++
+def includes_go_down(root: Path) -> list[str]:
+    bad = []
+    for path, text in _csrc(root):
+        part = path.parts[1]
+        for target in re.findall(r'^\s*#\s*include\s*"([^"]+)"', _without_comments(text), re.MULTILINE):
+            where: list[str] = []  # the path of the target, from csrc/
+            for step in (*path.parts[1:-1], *PurePosixPath(target).parts):
+                where = where[:-1] if step == ".." else [*where, step]
+            if part not in INCLUDES or not where or where[0] not in INCLUDES[part]:
+                bad.append(f"{path}: includes {target}")
+    return bad
+
+
+def only_csrc_torch_knows_torch(root: Path) -> list[str]:
+    pattern = r'^\s*#\s*include\s*[<"](torch|ATen|c10|pybind11|Python\.h)\b'
+    return [line for path, text in _csrc(root) if path.parts[1] != "torch" for line in _found(path, text, pattern)]
+
+
+def only_platform_asks_who_compiles(root: Path) -> list[str]:
+    compilers = r"\b(__CUDACC__|__CUDA_ARCH__|__NVCC__|__HIPCC__|__GNUC__|__clang__|_MSC_VER|__INTEL_\w*COMPILER)\b"
+    machines = r"\b(__x86_64__|__i386__|__aarch64__|__SSE\w*__|__AVX\w*__|__FMA__)\b"
+    bad = []
+    for path, text in _csrc(root):
+        code = _without_comments(text)
+        bad += _found(path, code, compilers) if path.name != "platform.h" else []
+        bad += _found(path, code, machines) if path.parts[1] != "cpu" else []  # instruction sets are theirs alone
+    return bad
+
+
+def kernels_do_not_print(root: Path) -> list[str]:
+    pattern = r"\b(v?f?printf|f?puts|putchar|_?exit|quick_exit|abort|terminate|assert)\s*\(|\bstd::(cout|cerr|clog)\b"
+    return [line for path, text in _csrc(root) if "tests" not in path.parts
+            for line in _found(path, _without_comments(text), pattern)]
+
+
+# ------------------------------------------------------------------------------------------------------------- Python
+def _imports(path: PurePosixPath, text: str) -> Iterator[str]:
+    """The full names of what a module imports; of `from a import b` also a.b, since b may be a module."""
+    package = path.parts[:-1]
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join((*package[: len(package) - node.level + 1], node.module or "") if node.level else
+                            (node.module or "",)).strip(".")
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def package_imports_go_down(root: Path) -> list[str]:
+    bad = []
+    for path, text in _files(root, "lsnn_ext/**/*.py"):
+        part = PurePosixPath(path.parts[1]).stem
+        submodules = {PurePosixPath(p.parts[1]).stem for p, _ in _files(root, "lsnn_ext/**/*.py")} | {"_C"}
+        allowed = IMPORTS.get(part, BESIDE_MODULES | (submodules - set(IMPORTS) - {"_C"}))
+        for name in _imports(path, text):
+            _, *inside = name.split(".")
+            if name.split(".")[0] == "lsnn_ext" and inside and inside[0] in submodules and inside[0] not in allowed:
+                bad.append(f"{path}: imports {name}")
+    return bad
+
+
+def package_imports_torch_and_numpy_only(root: Path) -> list[str]:
+    allowed = {"lsnn_ext", *FOREIGN, *sys.stdlib_module_names}
+    return [f"{path}: imports {name}" for path, text in _files(root, "lsnn_ext/**/*.py")
+            for name in _imports(path, text) if name.split(".")[0] not in allowed]
+
+
+# ------------------------------------------------------------------------------------------------------------- the rest
+def build_is_for_every_machine(root: Path) -> list[str]:
+    """Neither for the processor of the builder alone nor with other numbers than IEEE's."""
+    pattern = r"^[^#]*(-m(arch|tune|cpu)=native|-ffast-math|-Ofast|-funsafe-math|-ffp-contract=(fast|on))"
+    return [line for path, text in _files(root, "CMakeLists.txt", "setup.py", "pyproject.toml", "Makefile")
+            for line in _found(path, text, pattern)]
+
+
+def _long_files(root: Path, limit: int) -> list[str]:
+    python = (f"{folder}/**/*.py" for folder in ("lsnn_ext", "python_tests", "bench", "examples"))
+    code = [*_csrc(root), *_files(root, "setup.py", "CMakeLists.txt", "Makefile", *python)]
+    lengths = [(path, len(text.splitlines())) for path, text in code]
+    return [f"{path}: {n} lines, more than {limit}" for path, n in lengths if n > limit]
+
+
+def files_are_short(root: Path) -> list[str]:
+    return _long_files(root, LINES)
+
+
+def dependencies_are_not_pinned(root: Path) -> list[str]:
+    bad = []
+    for path, text in _files(root, "pyproject.toml"):
+        table = tomllib.loads(text)
+        project = table.get("project", {})
+        groups = {"build-system": table.get("build-system", {}).get("requires", []),
+                  "project": project.get("dependencies", []), **project.get("optional-dependencies", {})}
+        bad += [f"{path}: {group} pins {wanted}" for group, all_wanted in groups.items() for wanted in all_wanted
+                if "==" in wanted]
+    return bad
+
+
+VIOLATIONS: list[tuple[Rule, str, str]] = [  # a rule, a file, and a text that breaks the rule in its last line
+    (includes_go_down, "csrc/cpu/a.h", '#include "../alif_math.h"\n#include "../torch/checks.h"'),
+    (includes_go_down, "csrc/cpu/a.h", '#include "../cuda/config.h"'),
+    (includes_go_down, "csrc/alif.h", '#include "dynamics.h"\n#include "alif_math.h"'),
+    (includes_go_down, "csrc/alif_math.h", '#include "alif.h"\n#include "cpu/simd.h"'),
+    (includes_go_down, "csrc/tests/a.cpp", '#include "../cpu/run.h"\n#include "../torch/checks.h"'),
+    (includes_go_down, "csrc/other.h", '#include "alif.h"'),
+    (only_csrc_torch_knows_torch, "csrc/cpu/a.h", "#include <vector>\n#include <torch/csrc/stable/tensor.h>"),
+    (only_csrc_torch_knows_torch, "csrc/alif.h", "#include <pybind11/pybind11.h>"),
+    (only_platform_asks_who_compiles, "csrc/cuda/a.cuh", "// not __CUDACC__\n#if defined(__CUDACC__)"),
+    (only_platform_asks_who_compiles, "csrc/cpu/a.h", "#if defined(__x86_64__)\n#elif defined(_MSC_VER)"),
+    (only_platform_asks_who_compiles, "csrc/alif_math.h", "#ifdef __AVX2__"),
+    (kernels_do_not_print, "csrc/cpu/a.h", '// printf("fine")\nsnprintf(t, 1, "x");\nstd::printf("%d", 1);'),
+    (kernels_do_not_print, "csrc/torch/a.cpp", "std::cerr << 1;"),
+    (kernels_do_not_print, "csrc/cpu/a.cpp", "if (wrong) std::abort();"),
+    (package_imports_go_down, "lsnn_ext/reference.py", "import torch\nfrom . import functional"),
+    (package_imports_go_down, "lsnn_ext/functional.py", "from . import _library\nfrom .modules import ALIF"),
+    (package_imports_go_down, "lsnn_ext/modules/alif.py", "from .. import functional\nfrom .. import _library"),
+    (package_imports_go_down, "lsnn_ext/modules/alif.py", "import lsnn_ext._C"),
+    (package_imports_go_down, "lsnn_ext/other.py", "def f():\n    import math\n    from lsnn_ext._library import alif"),
+    (package_imports_torch_and_numpy_only, "lsnn_ext/modules/a.py", "import math\nimport scipy.sparse"),
+    (package_imports_torch_and_numpy_only, "lsnn_ext/a.py", "import numpy as np\nfrom bench.measure import Result"),
+    (package_imports_torch_and_numpy_only, "lsnn_ext/a.py", "from examples import mnist"),
+    (build_is_for_every_machine, "CMakeLists.txt", "# never -march=native\nadd_compile_options(-O3 -march=native)"),
+    (build_is_for_every_machine, "setup.py", 'flags = ["-ffast-math"]'),
+    (files_are_short, "lsnn_ext/a.py", "x = 1\n" * (LINES + 1)),
+    (files_are_short, "csrc/cpu/a.h", "\n" * (LINES + 1)),
+    (dependencies_are_not_pinned, "pyproject.toml", '[project]\ndependencies = ["numpy", "torch==2.11"]'),
+    (dependencies_are_not_pinned, "pyproject.toml", '[project.optional-dependencies]\ntest = ["a >= 8", "b == 1"]'),
+    (dependencies_are_not_pinned, "pyproject.toml", '[build-system]\nrequires = ["cmake==3.22.*"]'),
+]
+RULES = list(dict.fromkeys(rule for rule, _, _ in VIOLATIONS))
+CXX_RULES = {includes_go_down, only_csrc_torch_knows_torch, only_platform_asks_who_compiles, kernels_do_not_print}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_rule_holds(rule: Rule) -> None:
+    if rule in CXX_RULES and not (ROOT / "csrc").is_dir():
+        pytest.skip("these tests stand apart from the sources")
+    assert rule(ROOT) == []
+
+
+@pytest.mark.parametrize(("rule", "name", "text"), VIOLATIONS,
+                         ids=[f"{rule.__name__}-{name}" for rule, name, _ in VIOLATIONS])
+def test_violation_is_found(rule: Rule, name: str, text: str, tmp_path: Path) -> None:
+    *innocent, _ = text.rstrip("\n").split("\n")
+    path = tmp_path / name
+    for module in ("__init__", *IMPORTS, "modules/__init__"):  # so that the names of the package are known
+        (tmp_path / "lsnn_ext" / module).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "lsnn_ext" / f"{module}.py").touch()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if len(innocent) < LINES:
+        path.write_text("\n".join(innocent))
+        assert rule(tmp_path) == []
+    path.write_text(text)
+    assert len(found := rule(tmp_path)) == 1 and found[0].startswith(name), found
+
+
+def test_the_rules_see_the_project() -> None:
+    seen = {str(path) for path, _ in [*_csrc(ROOT), *_files(ROOT, "lsnn_ext/**/*.py")]}
+    assert seen >= {"lsnn_ext/functional.py", "lsnn_ext/modules/alif.py"}
+    if (ROOT / "csrc").is_dir():
+        assert seen >= {"csrc/alif.h", "csrc/cpu/simd.h", "csrc/torch/module.cpp"}
+
+
+def test_files_are_as_short_as_wanted() -> None:
+    for text in _long_files(ROOT, LINES_WANTED):
+        warnings.warn(text, stacklevel=1)
