@@ -11,7 +11,7 @@ namespace lsnn::cpu {
 namespace {
 
 template <class T> struct BackwardScratch {
-  T *v, *a, *i, *r;            // [chunk,items,NP] what each step of the chunk read (a prime in alif.h)
+  T *v, *a, *i, *r;            // [chunk + 1,items,NP] what each step of the chunk read (a prime in alif.h)
   T* parts;                    // [segment / chunk,4,items,NP] the same at the start of each chunk of the segment
   T* gc;                       // [chunk + D,items,NP] dL/dc, step t in slot t % (chunk + D)
   T *dv, *da, *di;             // [items,NP] dL/d of the carried state
@@ -23,7 +23,8 @@ template <class T> struct BackwardScratch {
 
   BackwardScratch(Arena& m, const Layer& l) : gradient(m, l.S * l.N, chunk * tile_items(l.B) * l.S * l.N) {
     const int64_t n = tile_items(l.B), NP = padded(l.N);
-    v = m.take<T>(chunk * n * NP), a = m.take<T>(chunk * n * NP), i = m.take<T>(chunk * n * NP), r = m.take<T>(chunk * n * NP);
+    const int64_t rows = (chunk + 1) * n * NP;
+    v = m.take<T>(rows), a = m.take<T>(rows), i = m.take<T>(rows), r = m.take<T>(rows);
     parts = m.take<T>(segment / chunk * 4 * n * NP);
     gc = m.take<T>((chunk + l.D) * n * NP);
     dv = m.take<T>(n * NP), da = m.take<T>(n * NP), di = m.take<T>(n * NP), dz = m.take<T>(n * NP);
@@ -60,29 +61,35 @@ template <class T, class Model> struct BackwardTile {
     return select(get_bits<T>(bits(t, q), n), V(1), V(0));
   }
 
-  // Replays [t0, t1) from `carry` [4,items,NP]; writes what each step read, or only every chunk's first when `parts`.
-  void replay_steps(const T* from, int64_t t0, int64_t t1, bool parts) const {
+  // Replays [t0, t1) from `from` [4,items,NP]; keeps what each step read, or only what the first of each chunk did.
+  template <bool parts> void replay_steps(const T* from, int64_t t0, int64_t t1) const {
+    const int64_t part = many * NP;
+    const bool carry_i = model.want >> SIGMA & 1, carry_r = model.refractory;
     if (!parts) memset(s.active, 0, chunk * NP / 16 * max_items * sizeof(uint16_t)), memset(s.active_n, 0, chunk * sizeof(int64_t));
-    for (int64_t q = 0; q < items; q++)
-      for (int64_t n = 0; n < N; n += L) {
-        const Coefs<V> k = load_coefficients(p, n);
-        const int64_t o = q * NP + n, part = many * NP;
-        Carry<V> c = {load(from + o), load(from + part + o), load(from + 2 * part + o), load(from + 3 * part + o), spikes(t0 - 1, q, n)};
-        for (int64_t t = t0; t < t1; t++) {
-          const int64_t at = (t - t0) * part + o;
-          if (!parts) {
-            store(s.v + at, c.v), store(s.a + at, c.a);
-            if (model.want >> SIGMA & 1) store(s.i + at, c.i);
-            if (model.refractory) store(s.r + at, c.r);
-          } else if ((t - t0) % chunk == 0) {
-            T* to = s.parts + (t - t0) / chunk * 4 * part + o;
-            store(to, c.v), store(to + part, c.a), store(to + 2 * part, c.i), store(to + 3 * part, c.r);
-          }
-          const V y = load_n((const T*)f.saved.y + (t * B + b0 + q) * N + n, left(n));
-          const VecMask<T> blocked = replay(model, k, y, spikes(t, q, n), get_bits<T>(bits(t, q), n), c);
-          if (!parts && choose) mark(t - t0, q, n, ~to_bits(blocked) & ((1u << (left(n) < L ? left(n) : L)) - 1));
+    T* carried[] = {s.v, s.a, s.i, s.r};
+    const bool carry[] = {true, true, carry_i, carry_r};
+    for (int c = 0; c < 4; c++)
+      if (carry[c]) memcpy(carried[c], from + c * part, part * sizeof(T));
+    for (int64_t t = t0; t < t1; t++) {
+      const int64_t step = parts ? 0 : t - t0, next = parts ? 0 : step + 1;
+      for (int c = 0; parts && (t - t0) % chunk == 0 && c < 4; c++)
+        if (carry[c]) memcpy(s.parts + ((t - t0) / chunk * 4 + c) * part, carried[c], part * sizeof(T));
+      for (int64_t q = 0; q < items; q++) {
+        const T* y_row = (const T*)f.saved.y + (t * B + b0 + q) * N;
+        if (t + 1 < t1)
+          for (int64_t n = 0; n < N; n += 64 / (int64_t)sizeof(T)) prefetch(y_row + B * N + n);
+        for (int64_t n = 0; n < N; n += L) {
+          const Coefs<V> k = load_coefficients(p, n);
+          const int64_t o = step * part + q * NP + n, to = next * part + q * NP + n;
+          Carry<V> c = {load(s.v + o), load(s.a + o), carry_i ? load(s.i + o) : V(0), carry_r ? load(s.r + o) : V(0), spikes(t - 1, q, n)};
+          const VecMask<T> blocked = replay(model, k, load_n(y_row + n, left(n)), spikes(t, q, n), get_bits<T>(bits(t, q), n), c);
+          if (!parts && choose) mark(step, q, n, ~to_bits(blocked) & ((1u << (left(n) < L ? left(n) : L)) - 1));
+          store(s.v + to, c.v), store(s.a + to, c.a);
+          if (carry_i) store(s.i + to, c.i);
+          if (carry_r) store(s.r + to, c.r);
         }
       }
+    }
   }
 
   LSNN_MEMBER void mark(int64_t step, int64_t q, int64_t n, unsigned lanes) const {
@@ -115,6 +122,9 @@ template <class T, class Model> struct BackwardTile {
   void adjoint(int64_t t, int64_t t0, T* gk) const {
     T* out = gc(t);
     for (int64_t q = 0; q < items; q++) {
+      if (f.gz && t > 0)
+        for (int64_t n = 0; n < N; n += 64 / (int64_t)sizeof(T))
+          prefetch((const T*)f.gz + (t - 1) * f.gz_stride_t + (b0 + q) * f.gz_stride_b + n * f.gz_stride_n);
       for (int64_t n = 0; n < N; n += L) {
         const int64_t o = q * NP + n, at = (t - t0) * many * NP + o;
         const Coefs<V> k = load_coefficients(p, n);
@@ -176,12 +186,12 @@ template <class T, class Model> struct BackwardTile {
     copy_in(s.dv, f.glast.v), copy_in(s.da, f.glast.a), copy_in(s.di, f.glast.i), copy_in(s.dz, nullptr);
     for (int64_t S0 = (l.T - 1) / segment * segment; l.T && S0 >= 0; S0 -= segment) {
       const int64_t S1 = S0 + segment < l.T ? S0 + segment : l.T;
-      T* start = s.v;  // [4,items,NP] fits into the chunk's first rows, which are free until the chunk is replayed
+      T* start = s.parts;  // [4,items,NP]; the replay puts the same numbers there
       for (int64_t c = 0; c < 4; c++) copy_in(start + c * part, (const T*)f.saved.carry + (S0 / segment * 4 + c) * B * N);
-      replay_steps(start, S0, S1, true);
+      replay_steps<true>(start, S0, S1);
       for (int64_t t0 = S0 + (S1 - S0 - 1) / chunk * chunk; t0 >= S0; t0 -= chunk) {
         const int64_t t1 = t0 + chunk < S1 ? t0 + chunk : S1;
-        replay_steps(s.parts + (t0 - S0) / chunk * 4 * part, t0, t1, false);
+        replay_steps<false>(s.parts + (t0 - S0) / chunk * 4 * part, t0, t1);
         for (int64_t t = t1 - 1; t >= t0; t--) {
           add_last_state(t);
           product(t, t - t0);

@@ -98,17 +98,27 @@ template <class T> LSNN_INLINE Vec<T> load(const T* p) {
 template <class T> LSNN_INLINE void store(T* p, Vec<T> x) { memcpy(p, &x, sizeof x); }
 
 // The first n lanes only, for the end of a row that belongs to the caller; the others are 0.
-template <class T> LSNN_INLINE Vec<T> load_n(const T* p, int64_t n) {
-  if (n >= Vec<T>::lanes) return load(p);
+#if LSNN_ISA == 512
+LSNN_INLINE Vec<float> load_first(const float* p, int64_t n) { return _mm512_maskz_loadu_ps((1u << n) - 1, p); }
+LSNN_INLINE Vec<double> load_first(const double* p, int64_t n) { return _mm512_maskz_loadu_pd((1u << n) - 1, p); }
+LSNN_INLINE void store_first(float* p, Vec<float> x, int64_t n) { _mm512_mask_storeu_ps(p, (1u << n) - 1, x.v); }
+LSNN_INLINE void store_first(double* p, Vec<double> x, int64_t n) { _mm512_mask_storeu_pd(p, (1u << n) - 1, x.v); }
+#else
+template <class T> LSNN_INLINE Vec<T> load_first(const T* p, int64_t n) {
   T lane[Vec<T>::lanes] = {};
   for (int64_t l = 0; l < n; l++) lane[l] = p[l];
-  return load(lane);
+  return load((const T*)lane);
 }
-template <class T> LSNN_INLINE void store_n(T* p, Vec<T> x, int64_t n) {
-  if (n >= Vec<T>::lanes) return store(p, x);
+template <class T> LSNN_INLINE void store_first(T* p, Vec<T> x, int64_t n) {
   T lane[Vec<T>::lanes];
   store(lane, x);
   for (int64_t l = 0; l < n; l++) p[l] = lane[l];
+}
+#endif
+template <class T> LSNN_INLINE Vec<T> load_n(const T* p, int64_t n) { return n >= Vec<T>::lanes ? load(p) : load_first(p, n); }
+template <class T> LSNN_INLINE void store_n(T* p, Vec<T> x, int64_t n) {
+  if (n >= Vec<T>::lanes) return store(p, x);
+  store_first(p, x, n);
 }
 
 // Past the caches: what is written here is not read before it would have left them.

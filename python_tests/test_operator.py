@@ -1,0 +1,301 @@
+"""What PyTorch asks of an operator: compiled graphs, autocast, tensors without data, torch.func.
+
+The operators are called as functional.alif calls them; what they compute is compared with the reference elsewhere.
+"""
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
+from torch import Tensor, nn
+from torch._dynamo.backends.common import aot_autograd
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cases import Case, build
+from compare import assert_all_same, assert_same
+from lsnn_ext import ALIF, LIF, LSNN, _library, functional
+
+pytestmark = pytest.mark.skipif(not _library.available, reason="the compiled part of lsnn_ext is not built")
+BUSY = Case("busy", T=40, delay="each", refractory=2, state="real")
+PLAIN = Case("plain", T=40)
+K = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.5}
+
+
+class Calls(TorchDispatchMode):
+    """Keeps the calls of our operators by name, with their arguments and results."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: dict[str, tuple[Any, tuple[Any, ...], Any]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.namespace == "lsnn":
+            detached = tuple(arg.detach() if isinstance(arg, Tensor) else arg for arg in args)
+            self.made[func._opname] = (func, detached, result)
+        return result
+
+
+def _calls(case: Case, smooth: bool = False) -> dict[str, tuple[Any, ...]]:
+    """Both operators, with the arguments and results of a training step."""
+    with Calls() as calls:
+        build(case, torch.float32, dyadic=True).run(functional.alif, smooth=smooth)
+    assert set(calls.made) == {"alif_forward", "alif_backward"}
+    return calls.made
+
+
+# ------------------------------------------------------------------------------------------------------------ opcheck
+@pytest.mark.parametrize(("case", "smooth"), [(replace(BUSY, T=6), True), (replace(PLAIN, T=6), False),
+                                              (replace(BUSY, T=0), False)], ids=["smooth", "plain", "empty"])
+def test_opcheck(case: Case, smooth: bool) -> None:
+    """All utilities of opcheck, on tensors that want no gradient: the raw operators refuse others (below)."""
+    utilities = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static",
+                 "test_aot_dispatch_dynamic")
+    made = _calls(case, smooth=smooth)
+    for _, _, results in made.values():  # the schema says that they share no memory, nor does an empty result
+        assert len({id(result) for result in results}) == len(results)
+    operator, args, _ = made["alif_forward"]
+    for trace, save in product([False, True], repeat=2):
+        torch.library.opcheck(operator, (*args[:-2], trace, save), test_utils=utilities)
+    operator, args, _ = made["alif_backward"]
+    for want, want_w in ((0, False), (0, True), (2047, True)):
+        torch.library.opcheck(operator, (*args[:-2], want, want_w), test_utils=utilities)
+    # Its values are nobody's promise, so there is nothing to compare after dispatch.
+    torch.library.opcheck(torch.ops.lsnn.buffer.default, (torch.zeros(3), 4, 5),
+                          test_utils=("test_schema", "test_autograd_registration", "test_faketensor"))
+
+
+# ----------------------------------------------------------------------------------------------------- torch.compile
+class Graphs:
+    """A backend that keeps the forward and backward graphs, parted as inductor does, and runs them as they are."""
+
+    def __init__(self) -> None:
+        self.forward: list[torch.fx.GraphModule] = []
+        self.backward: list[torch.fx.GraphModule] = []
+        self.backend = aot_autograd(fw_compiler=self._keep(self.forward), bw_compiler=self._keep(self.backward),
+                                    partition_fn=min_cut_rematerialization_partition)
+
+    @staticmethod
+    def _keep(graphs: list[torch.fx.GraphModule]) -> Callable[..., Any]:
+        def compiler(graph: torch.fx.GraphModule, _: Any) -> Any:
+            graphs.append(graph)
+            return make_boxed_func(graph.forward)
+        return compiler
+
+    def nodes(self) -> list[int]:
+        """How often the operators stand there: forward in forward, forward in backward, backward in either."""
+        forward, backward = ([str(node.target) for graph in graphs for node in graph.graph.nodes]
+                             for graphs in (self.forward, self.backward))
+        return [forward.count("lsnn.alif_forward.default"), backward.count("lsnn.alif_forward.default"),
+                (forward + backward).count("lsnn.alif_backward.default")]
+
+
+class Functional(nn.Module):
+    """functional.alif with everything that can learn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w_rec = nn.Parameter(torch.randn(5, 5) / 2)
+        self.k = nn.ParameterDict({name: torch.full((5,), value) for name, value in K.items()})
+
+    def forward(self, x: Tensor) -> Any:
+        return functional.alif(x, self.w_rec, **self.k, trace=True)
+
+
+# The module, and how often the recurrence runs in it.
+MODULES: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "functional": (Functional, 1),
+    "ALIF": (lambda: ALIF(5, 7), 1),
+    "ALIF-stacked": (lambda: ALIF(5, 7, 2, bidirectional=True, learn=("tau_mem", "beta"), refractory=2, delay=1), 4),
+    "ALIF-delays": (lambda: ALIF(5, 7, delay=torch.arange(49).view(7, 7) % 3), 1),
+    "LIF": (lambda: LIF(5, 7), 1),
+    "LSNN": (lambda: LSNN(5, 4, 3, 2), 2),  # the readout is a recurrence too
+}
+
+
+def _flat(outputs: Any) -> list[Tensor]:
+    return [outputs] if isinstance(outputs, Tensor) else [leaf for part in outputs for leaf in _flat(part)]
+
+
+def _step(call: Callable[[Tensor], Any], module: nn.Module, x: Tensor, dynamic: tuple[int, ...] = (),
+          ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """All outputs, named by place and whether they want a gradient, and the gradients of a weighted sum of them."""
+    leaves = {"x": x.clone().requires_grad_(), **dict(module.named_parameters())}
+    for axis in dynamic:
+        torch._dynamo.mark_dynamic(leaves["x"], axis)
+    outputs = _flat(call(leaves["x"]))
+    learned = [out for out in outputs if out.requires_grad]
+    weights = [torch.linspace(-1, 1.5, out.numel()).view_as(out) for out in learned]
+    gradients = torch.autograd.grad(learned, list(leaves.values()), weights)
+    named = {f"{k} {out.requires_grad}": out.detach() for k, out in enumerate(outputs)}
+    return named, dict(zip(leaves, gradients, strict=True))
+
+
+@pytest.fixture
+def fresh() -> None:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+
+
+@pytest.mark.filterwarnings("error:.*may not alias")
+@pytest.mark.parametrize("name", MODULES)
+def test_compiled(name: str, fresh: None) -> None:
+    """One graph, in it one node for each recurrence, forward and backward; the same bits; compiled once."""
+    module, graphs, x = MODULES[name][0](), Graphs(), torch.randn(40, 3, 5)
+    compiled = torch.compile(module, fullgraph=True, backend=graphs.backend)
+    for sequence in (x, 2 * x):
+        outputs, gradients = _step(compiled, module, sequence)
+        want, want_gradients = _step(module, module, sequence)
+        assert any(value.any() for value in want_gradients.values())
+        assert_all_same(outputs, want)
+        assert_all_same(gradients, want_gradients)
+    assert len(graphs.forward) == len(graphs.backward) == 1
+    assert graphs.nodes() == [MODULES[name][1], 0, MODULES[name][1]]
+
+
+@pytest.mark.parametrize("name", ["functional", "ALIF", "LSNN"])
+def test_compiled_for_any_length_and_batch(name: str, fresh: None) -> None:
+    module, graphs = MODULES[name][0](), Graphs()
+    compiled = torch.compile(module, fullgraph=True, backend=graphs.backend)
+    for steps, batch in ((40, 3), (100, 9), (7, 2), (130, 3), (300, 4)):
+        x = torch.randn(steps, batch, 5)
+        outputs, gradients = _step(compiled, module, x, (0, 1))
+        want, want_gradients = _step(module, module, x)
+        assert_all_same(outputs, want)
+        assert_all_same(gradients, want_gradients, tolerance=1e-6)  # products of matrices, in another order
+        # One state is saved every 128 steps, and torch tells sizes of 1 from others.
+        assert len(graphs.forward) == len(graphs.backward) == 1 + (steps > 128)
+
+
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="inductor needs a C++ compiler")
+@pytest.mark.parametrize("name", ["functional", "LSNN"])
+def test_inductor(name: str, fresh: None) -> None:
+    module, x = MODULES[name][0](), torch.randn(40, 3, 5)
+    outputs, gradients = _step(torch.compile(module, fullgraph=True), module, x)
+    want, want_gradients = _step(module, module, x)
+    assert_all_same(outputs, want, tolerance=1e-5)
+    assert_all_same(gradients, want_gradients, tolerance=1e-5)
+
+
+# ------------------------------------------------------------------------------------------ autocast, fake tensors
+def test_autocast() -> None:
+    """Under autocast the recurrence runs in float32 (float64 stays what it is), and so does its gradient."""
+    problem = build(BUSY, torch.bfloat16, dyadic=True)
+    want, want_gradients = problem.run(functional.alif)
+    operator, args, _ = _calls(BUSY)["alif_forward"]
+    low = [arg.bfloat16() if isinstance(arg, Tensor) and arg.is_floating_point() else arg for arg in args]
+    high = [arg.float() if isinstance(arg, Tensor) and arg.is_floating_point() else arg for arg in low]
+    with torch.autocast("cpu", torch.bfloat16):
+        got, gradients = problem.run(functional.alif)
+        for one, other in zip(operator(*low), operator(*high), strict=True):
+            assert_same("raw", one, other)
+        assert build(BUSY, torch.float64).run(functional.alif)[0]["state.v"].dtype == torch.float64
+        layer = LSNN(5, 4, 3, 2)
+        y, state = layer(torch.randn(40, 3, 5))
+    assert_all_same(got, want)
+    assert_all_same(gradients, want_gradients)
+    assert state.neurons.v.dtype == torch.float32
+    y.float().square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 and p.grad.dtype == p.dtype for p in layer.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("learns", [False, True])
+@pytest.mark.parametrize("where", ["fake", "meta"])
+def test_shapes_without_data(where: str, learns: bool, dtype: torch.dtype) -> None:
+    problem = build(replace(BUSY, delay="one", learn=None if learns else ()), dtype)
+    want, want_gradients = problem.run(functional.alif)
+    mode = FakeTensorMode()
+
+    def empty(value: Tensor) -> Tensor:
+        return mode.from_tensor(value) if where == "fake" else value.to("meta")
+
+    bare = replace(problem, leaves={name: empty(leaf) for name, leaf in problem.leaves.items()},
+                   r0=None if problem.r0 is None else empty(problem.r0),
+                   weights={name: empty(weight) for name, weight in problem.weights.items()})
+    with nullcontext() if where == "meta" else mode:
+        got, gradients = bare.run(functional.alif)
+    for name, value in {**want, **want_gradients}.items():
+        other = {**got, **gradients}[name]
+        assert (other.shape, other.dtype, other.stride()) == (value.shape, value.dtype, value.stride()), name
+
+
+@pytest.mark.parametrize("name", ["ALIF", "ALIF-stacked", "LIF", "LSNN"])
+def test_modules_on_meta(name: str) -> None:
+    x, module = torch.randn(9, 3, 5), MODULES[name][0]()
+    want, got = ([value.shape for value in _flat(module.to(to)(x.to(to)))] for to in ("cpu", "meta"))
+    assert got == want
+
+
+# ------------------------------------------------------------------------------------- derivatives that are not there
+@pytest.mark.parametrize("name", ["alif_forward", "alif_backward"])
+def test_raw_operators_refuse_tensors_that_want_a_gradient(name: str, fresh: None) -> None:
+    operator, args, results = _calls(PLAIN)[name]
+    compiled = torch.compile(lambda *args: operator(*args), fullgraph=True, backend="aot_eager")
+    for k in [k for k, arg in enumerate(args) if isinstance(arg, Tensor) and arg.is_floating_point()]:
+        wanting = (*args[:k], args[k].clone().requires_grad_(), *args[k + 1:])
+        with pytest.raises(RuntimeError, match=f"{name} has no gradient of its own"):
+            operator(*wanting)
+        for silent in (torch.no_grad, torch.inference_mode):
+            with silent():
+                assert_same(name, operator(*wanting)[0], results[0])
+    with pytest.raises(RuntimeError, match=f"{name} has no gradient of its own"):
+        compiled(*wanting)
+    with torch.no_grad():
+        assert_same(name, compiled(*wanting)[0], results[0])
+
+
+def _pair(seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(20, 3, 5, generator=generator) * 3, torch.rand(5, 5, generator=generator) - 0.5
+
+
+def _loss(x: Tensor, w: Tensor) -> Tensor:
+    return functional.alif(x, w, **K)[0].square().sum()
+
+
+def _gradients(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+    leaves = x.clone().requires_grad_(), w.clone().requires_grad_()
+    return torch.autograd.grad(_loss(*leaves), leaves)
+
+
+def test_torch_func() -> None:
+    x, w = _pair()
+    spikes, pull = torch.func.vjp(lambda x, w: functional.alif(x, w, **K)[0], x, w)
+    for found in (torch.func.grad(_loss, (0, 1))(x, w), pull(2 * spikes)):
+        for got, want in zip(found, _gradients(x, w), strict=True):
+            assert_same("gradient", got, want)
+            assert want.any()
+
+
+@pytest.mark.filterwarnings("ignore:.*performance drop")
+@pytest.mark.parametrize("learns", [False, True])
+def test_vmap_is_right_or_refused(learns: bool) -> None:
+    pairs = [_pair(seed) for seed in range(3)]
+    x, w = (torch.stack(values) for values in zip(*pairs, strict=True))
+    try:
+        got = torch.func.vmap(torch.func.grad(_loss, (0, 1)) if learns else _loss)(x, w)
+    except RuntimeError as error:
+        assert "vmap" in str(error)
+        return
+    want = [_gradients(*pair) if learns else (_loss(*pair),) for pair in pairs]
+    for values, wanted in zip(got if learns else (got,), zip(*want, strict=True), strict=True):
+        assert_same("vmap", values, torch.stack(wanted))
+
+
+def test_derivatives_that_do_not_exist_are_refused() -> None:
+    """A second derivative, and forward mode: an error, never a zero."""
+    x, w = _pair()
+    with pytest.raises(RuntimeError, match="once_differentiable|second derivative"):
+        torch.func.grad(lambda x: torch.func.grad(_loss)(x, w).square().sum())(x)
+    with pytest.raises(RuntimeError, match="(?i)forward.mode|jvp"):
+        torch.func.jvp(lambda x: functional.alif(x, w, **K)[1].v, (x,), (torch.ones_like(x),))
+    with pytest.raises(RuntimeError, match="(?i)forward.mode|jvp"), torch.autograd.forward_ad.dual_level():
+        functional.alif(torch.autograd.forward_ad.make_dual(x, x), w.requires_grad_(), **K)

@@ -1,0 +1,203 @@
+"""What a long-running program asks: memory, copies, threads, processes, instruction sets."""
+import copy
+import hashlib
+import io
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cases import Case, build
+from compare import assert_all_same, assert_same
+from lsnn_ext import ALIF, LSNN, _library, functional
+
+pytestmark = pytest.mark.skipif(not _library.available, reason="the compiled part of lsnn_ext is not built")
+K = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.5}
+
+
+# ------------------------------------------------------------------------------------------------------------- memory
+def _saved(call: Callable[[], Any], known: list[Tensor]) -> tuple[int, int]:
+    """Bytes of the distinct blocks of memory kept for the backward pass, without the known ones; and tensors kept."""
+    blocks: dict[int, int] = {}
+    tensors = 0
+
+    def keep(tensor: Tensor) -> Tensor:
+        nonlocal tensors
+        tensors += 1
+        blocks[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = call()
+    for tensor in [*known, result[0]]:
+        blocks.pop(tensor.untyped_storage().data_ptr(), None)
+    return sum(blocks.values()), tensors
+
+
+def test_memory_kept_for_the_backward_pass() -> None:
+    """Per neuron and step: the membrane, a bit for the spike, and a state every 128 steps. A layer also keeps W_rec
+    without its diagonal, and where that was."""
+    T, B, N = 784, 8, 220
+    x, w = torch.rand(T, B, N).requires_grad_(), (torch.randn(N, N) / N**0.5).requires_grad_()
+    kept, _ = _saved(lambda: functional.alif(x, w, **K), [x, w])
+    assert 4.0 <= kept / (T * B * N) <= 4.3
+    layer, x = ALIF(80, N), torch.rand(T, B, 80)
+    kept, _ = _saved(lambda: layer(x), [x, *layer.parameters()])
+    assert 4.0 <= (kept - 5 * N * N) / (T * B * N) <= 4.3
+
+
+class Results(TorchDispatchMode):
+    """Keeps what alif_forward returns."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.lsnn.alif_forward.default:
+            self.last = result
+        return result
+
+
+def test_inference_keeps_nothing() -> None:
+    x, w = torch.rand(40, 3, 5), torch.rand(5, 5)
+    layer = ALIF(5, 7)
+    with torch.no_grad(), Results() as results:
+        assert _saved(lambda: functional.alif(x, w.requires_grad_(), **K), [x, w]) == (0, 0)
+        assert _saved(lambda: layer(x), []) == (0, 0)
+    assert all(value.numel() == 0 for value in results.last[6:])
+    with Results() as results:
+        assert _saved(lambda: functional.alif(x, w.detach(), **K), [x, w]) == (0, 0)
+    assert all(value.numel() == 0 for value in results.last[6:])
+
+
+# ---------------------------------------------------------------------------------------- copies, threads, processes
+def test_copies_after_use() -> None:
+    x = torch.randn(9, 3, 5)
+    for module in (LSNN(5, 4, 3, 2), ALIF(5, 7, delay=2)):
+        (y, state), file = module(x), io.BytesIO()
+        y.sum().backward()
+        torch.save({"model": module.state_dict(), "state": state}, file)
+        file.seek(0)
+        loaded = torch.load(file)  # the default refuses classes that nobody vouches for
+        other = copy.deepcopy(module)
+        nn.init.zeros_(next(other.parameters()))
+        other.load_state_dict(loaded["model"])
+        assert type(loaded["state"]) is type(state)
+        assert_same("copy", other(x, loaded["state"])[0], module(x, state)[0])
+
+
+BUSY = Case("busy", T=150, B=17, N=33, delay="each", refractory=2, state="real")
+CASES = [BUSY, Case("paper", T=40, B=9, N=220, given=("alpha", "theta", "rho", "beta"), learn=("x", "w")),
+         Case("hard", dynamics="sj_hard", T=40, B=2, N=64)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_threads_change_no_bit(dtype: torch.dtype) -> None:
+    problems = [build(case, dtype) for case in CASES]
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        want = [problem.run(functional.alif) for problem in problems]
+        with ThreadPoolExecutor(2) as pool:
+            found = list(pool.map(lambda problem: problem.run(functional.alif), problems * 4))
+        torch.set_num_threads(2)
+        found += [problem.run(functional.alif) for problem in problems]
+    finally:
+        torch.set_num_threads(before)
+    for run, wanted in zip(found, want * 5, strict=True):
+        for got, values in zip(run, wanted, strict=True):
+            assert_all_same(got, values)
+
+
+class Forked(torch.utils.data.Dataset[dict[str, Tensor]]):
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        outputs, gradients = build(CASES[index], torch.float32).run(functional.alif)
+        return outputs | gradients
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_worker_of_a_data_loader() -> None:
+    """A forked process works after the parent has used the operators, and its results travel back."""
+    want = [Forked()[0], Forked()[1]]
+    loader = torch.utils.data.DataLoader(Forked(), batch_size=None, num_workers=1, timeout=60,
+                                         multiprocessing_context="fork")
+    for got, wanted in zip(loader, want, strict=True):
+        assert_all_same(got, wanted)
+
+
+def _python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300,
+                          env={**os.environ, "PYTHONPATH": path, **environment})
+
+
+def _digest() -> str:
+    """Of all outputs of a handful of cases, with numbers that round differently in any other order."""
+    total = hashlib.sha256()
+    for case in (*CASES, replace(BUSY, dynamics="adlif"), replace(BUSY, dynamics="eprop_timit", N=31)):
+        for dtype in (torch.float32, torch.float64):
+            with torch.no_grad():
+                outputs = build(case, dtype).outputs(functional.alif)
+            assert outputs["spikes"].any()
+            for value in outputs.values():
+                total.update(value.contiguous().numpy().tobytes())
+    return total.hexdigest()
+
+
+@pytest.mark.parametrize("instructions", ["avx512", "avx2", "portable"])
+def test_instruction_sets_agree(instructions: str) -> None:
+    code = "import test_resources as t; print(t._library._C.instruction_set(), t._digest())"
+    ran = _python(code, LSNN_CPU=instructions)
+    if "this processor does not have it" in ran.stderr:
+        assert instructions != "portable"
+        pytest.skip(f"this processor has no {instructions}")
+    assert ran.stdout.split() == [instructions, _digest()], ran.stderr
+
+
+def test_unknown_instruction_set() -> None:
+    ran = _python("import torch; from lsnn_ext import functional\n"
+                  "functional.alif(torch.zeros(2, 2, 2), torch.zeros(2, 2), alpha=0.9, theta=0.5)", LSNN_CPU="nonsense")
+    assert ran.returncode == 1
+    assert re.search("RuntimeError: .*LSNN_CPU.*avx512, avx2 or portable.*nonsense", ran.stderr), ran.stderr
+
+
+OUT_OF_MEMORY = """
+import resource, torch
+from lsnn_ext import functional
+torch.set_num_threads(1)
+def call(steps, learn=False):
+    current = torch.ones(1, 1, 1).expand(steps, 1, 1)
+    return functional.alif(current, torch.zeros(1, 1, requires_grad=learn), alpha=0.9, theta=0.5)[0]
+def limit(more):
+    used = int(open("/proc/self/statm").read().split()[0]) * 4096
+    resource.setrlimit(resource.RLIMIT_AS, (used + more, -1))
+want = call(20)
+try:
+    {}
+except (MemoryError, RuntimeError) as error:
+    print("REFUSED", error)
+resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+assert torch.equal(call(20), want)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits memory as Linux does")
+@pytest.mark.parametrize(("code", "wanted"), [
+    ("call(2**45)", 2**45), ("call(2**45, True)", 2**45), ("call(2**61)", 2**61), ("call(2**62)", 2**62),
+    ("limit(2**28); call(2**28)", 2**28),
+    ("spikes = call(2**22, True); limit(2**22); spikes.sum().backward()", 2**22)])
+def test_out_of_memory(code: str, wanted: int) -> None:
+    """Refused with the size that was wanted, in bytes or as a shape; the process lives on."""
+    ran = _python(OUT_OF_MEMORY.format(code))
+    assert ran.returncode == 0, f"{ran.returncode}\n{ran.stderr[-2000:]}"
+    assert re.search(f"REFUSED .*memory.*({wanted}|{4 * wanted})", ran.stdout), ran.stdout
