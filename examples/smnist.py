@@ -39,7 +39,10 @@ def arguments() -> argparse.Namespace:
     network.add_argument("--adaptive", type=int, default=100, help="neurons with adaptation")
     network.add_argument("--lif", action="store_true", help="make all neurons regular: what does memory need?")
     network.add_argument("--tau-adapt", type=float, default=700.0, help="time constant of adaptation, ms")
-    network.add_argument("--delays", type=int, default=1, help="recurrent delays drawn from 1 to this, steps")
+    network.add_argument("--delay", type=int, default=28, metavar="STEPS",
+                         help="from a spike to its effect in the layer; 28 is one row of the picture")
+    network.add_argument("--spread", action="store_true",
+                         help="draw the delay of each synapse from 1 to --delay (the paper: --spread --delay 10)")
     network.add_argument("--learn", nargs="*", default=[], help="tau_mem, tau_adapt, beta, threshold: learn them too")
     network.add_argument("--analog", action="store_true", help="grey values into one input instead of spikes")
     training = parser.add_argument_group("training")
@@ -59,7 +62,7 @@ def build(options: argparse.Namespace) -> LSNN:
     """The network of the options: dense weights, drawn with the seed."""
     torch.manual_seed(options.seed)
     N = options.regular + options.adaptive
-    delay = torch.randint(options.delays, (N, N)) if options.delays > 1 else 0
+    delay = torch.randint(options.delay, (N, N)) if options.spread else options.delay - 1  # beyond the usual one step
     regular, adaptive = (N, 0) if options.lif else (options.regular, options.adaptive)
     return LSNN(1 if options.analog else CHANNELS, regular, adaptive, 10, tau_adapt=options.tau_adapt, delay=delay,
                 learn=options.learn)

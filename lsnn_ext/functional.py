@@ -14,6 +14,9 @@ __all__ = ["State", "Traces", "alif", "linear"]
 
 linear = _library.linear
 
+# A state saved with torch.save can be loaded again with weights_only=True, the default.
+torch.serialization.add_safe_globals([State, Traces])
+
 
 def _delays(delay: int | Tensor, N: int) -> tuple[Tensor | None, list[int]]:
     """The delay of each synapse, or None where all are alike, and the distinct delays in ascending order."""

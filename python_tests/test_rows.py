@@ -128,6 +128,64 @@ def test_threshold_met_exactly(dynamics: str, device: str) -> None:
         assert float(traces.a) == 0.0
 
 
+# Written out: the rows whose test of (7) is >=.
+GE = {"sinabs_sub", "sinabs_zero", "sj_soft", "sj_hard", "sj_soft_det", "sj_hard_det"}
+
+
+def _tied(dynamics: str, dtype: torch.dtype) -> tuple[dict[str, Any], torch.Tensor]:
+    """The arguments of alif for a sequence whose currents make n = A of (7) in about a third of all tests, and where;
+    with drive above half of the neurons get v' = theta of (3) instead.  All is dyadic, so that ties are exact."""
+    row, generator, zero = ROWS[dynamics], torch.Generator().manual_seed(3), torch.zeros(3, 33, dtype=dtype)
+    w = torch.randint(-8, 9, (33, 33), generator=generator).to(dtype) / 32
+    fixed: dict[str, Any] = {"w_rec": w, "dynamics": dynamics, "alpha": 0.5, "kappa": 1.0, "theta": 0.5, "rho": 0.5,
+                             "beta": 0.5, "q": 0.5}
+    state, currents, ties = reference.State(zero, zero, zero, zero, zero[None]), [], []
+    over_theta = torch.arange(33) % 2 > 0 if row.drive == "above" else torch.zeros(33, dtype=torch.bool)
+
+    def gap(x: torch.Tensor) -> torch.Tensor:
+        """n - A, or v - theta, of this step; where the old v is tested, of the next one."""
+        after: Any = state if row.test == "new" else reference.alif(x[None], state=state, **fixed)[1]
+        held = after._replace(r=torch.ones_like(zero))  # without a spike u of (6) is v of (8)
+        traces: Any = reference.alif(x[None], state=held, trace=True, **fixed)[2]
+        n = traces.v[0] if row.test == "new" else after.v
+        return n - torch.where(over_theta, torch.full_like(n, 0.5), traces.threshold[0])
+
+    for _ in range(10):
+        slope = gap(zero + 1) - gap(zero)
+        chosen = (torch.rand(3, 33, generator=generator) < 0.35) & (slope != 0)
+        random = torch.randint(-4, 9, (3, 33), generator=generator).to(dtype) / 4
+        x = torch.where(chosen, -gap(zero) / torch.where(chosen, slope, slope + 1), random)
+        currents.append(x)
+        ties.append((gap(x) == 0) & ~over_theta)
+        state = reference.alif(x[None], state=state, **fixed)[1]
+    if row.test == "old":
+        ties = [torch.zeros_like(ties[0]), *ties[:-1]]
+    return fixed | {"current": torch.stack(currents)}, torch.stack(ties)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("dynamics", ROWS)
+def test_ties(dynamics: str, dtype: torch.dtype, device: str) -> None:
+    """Thresholds met exactly, in a sequence, with coefficients that learn and without: spikes and all that follows."""
+    arguments, ties = _tied(dynamics, dtype)
+    assert 0.1 < float(ties.double().mean()) < 0.6
+    weights = torch.linspace(-1, 2, ties.numel(), dtype=dtype, device=device).view(ties.shape)
+    learn = ("current", "w_rec", "alpha", "theta", "rho", "beta", "q")[: 7 if dtype == torch.float64 else 2]
+    results = []
+    for alif in (reference.alif, functional.alif):
+        leaves = {name: torch.as_tensor(arguments[name], dtype=dtype, device=device).clone().requires_grad_()
+                  for name in learn}
+        given: dict[str, Any] = {**arguments, "w_rec": arguments["w_rec"].to(device), **leaves}
+        spikes, _, traces = alif(**given, trace=True)
+        assert (spikes[ties.to(device)] == float(dynamics in GE)).all()
+        loss = ((spikes + traces.v + traces.a + traces.threshold) * weights).sum()
+        gradients = torch.autograd.grad(loss, list(leaves.values()))
+        results.append(({"spikes": spikes, **traces._asdict()}, dict(zip(learn, gradients, strict=True))))
+    (want, want_gradients), (got, got_gradients) = results
+    assert_all_same(got, want)
+    assert_all_same(got_gradients, want_gradients, tolerance=TOLERANCE[dtype])
+
+
 def test_same_without_gradient(device: str) -> None:
     """Where nothing is saved for a backward pass the outputs are the same."""
     problem = build(replace(BUSY, N=33), torch.float32, device)

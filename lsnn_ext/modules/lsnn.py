@@ -17,6 +17,9 @@ class LSNNState(NamedTuple):
     readout: Tensor  # (B, output_size): as LeakyReadout
 
 
+torch.serialization.add_safe_globals([LSNNState])
+
+
 class LSNN(nn.Module):
     """The long short-term memory network of spiking neurons of Bellec et al. 2018.
 
