@@ -40,6 +40,15 @@ if _C is not None:
         raise ImportError(f"lsnn_ext._C: expected the coefficients {COEFFICIENTS}, got {other}")
 
 
+def _refuse_second_derivative() -> None:
+    """once_differentiable does not notice torch.func.grad inside torch.func.grad: the outer one would get zeros."""
+    if torch.compiler.is_compiling():
+        return
+    transforms = torch._C._functorch.get_interpreter_stack() or []
+    if sum(t.key() == torch._C._functorch.TransformType.Grad for t in transforms) > 1:
+        raise RuntimeError("lsnn_ext: expected to be differentiated once, got a second derivative, which spikes do not have")
+
+
 class _Alif(torch.autograd.Function):
     """current, w_rec, coefficients, v, a, i, r, z, delay, *constants -> what alif_forward returns, differentiable."""
 
@@ -66,10 +75,12 @@ class _Alif(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *g: Tensor | None) -> tuple[Tensor | None, ...]:
+        _refuse_second_derivative()
         w_rec, coefficients, v, a, i, r, z, delay, y, bits, smooth_z, carry = ctx.saved_tensors
-        delays, dynamics, surrogate, dampening, refractory, smooth, _, want = ctx.constants
+        delays, dynamics, surrogate, dampening, refractory, smooth, trace, want = ctx.constants
+        g_traces = g[6:9] if trace else (None, None, None)  # a compiled graph makes zeros (0,) for those that were not asked for
         g_current, g_w, g_coefficients, g_v, g_a, g_i, g_z = torch.ops.lsnn.alif_backward(
-            g[0], g[6], g[7], g[8], g[1], g[2], g[3], g[5], w_rec, coefficients, delay, delays, v, a, i, r, z, y, bits,
+            g[0], *g_traces, g[1], g[2], g[3], g[5], w_rec, coefficients, delay, delays, v, a, i, r, z, y, bits,
             smooth_z, carry, dynamics, surrogate, dampening, refractory, smooth, want, ctx.needs_input_grad[1],
         )  # fmt: skip
         return (
@@ -87,8 +98,9 @@ def alif(
 
     want: bit k set where the gradient of row k of coefficients (11,N) is asked for.
     """
+    forward_mode = not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0
     constants = (delays, DYNAMICS[dynamics], SURROGATES[surrogate], dampening, refractory, smooth, trace)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (current, w_rec, coefficients, *state)):
+    if forward_mode or torch.is_grad_enabled() and any(t.requires_grad for t in (current, w_rec, coefficients, *state)):
         return _Alif.apply(current, w_rec, coefficients, *state, delay, *constants, want)[:9]
     with torch.no_grad():
         outputs = torch.ops.lsnn.alif_forward(
@@ -136,8 +148,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """F.linear of a whole sequence (..., I): in reused memory, and by events where x is mostly zero, as spikes are."""
     rows = x.numel() // max(1, x.shape[-1])
     plain = (
-        not available or type(x) is not Tensor or torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type) or x.device.type != "cpu"
-        or x.dtype not in (torch.float32, torch.float64) or x.dtype != weight.dtype or rows * weight.shape[0] < 1 << 18
+        not available or type(x) is not Tensor or torch.compiler.is_compiling() or x.device.type != "cpu"
+        or torch.is_autocast_enabled("cpu") or x.dtype not in (torch.float32, torch.float64) or x.dtype != weight.dtype
+        or rows * weight.shape[0] < 1 << 18
     )  # fmt: skip
     if plain:
         return torch.nn.functional.linear(x, weight, bias)
@@ -189,9 +202,21 @@ def _refusing(name: str) -> Callable[..., Any]:
     return kernel
 
 
+def _fake_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0])
+
+
+def _fake_linear_backward(g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_empty(g.shape[1], x.shape[1]), x.new_empty(g.shape[1])
+
+
 if available:
     _registry = torch.library.Library("lsnn", "IMPL")
-    for _name, _fake in (("alif_forward", _fake_forward), ("alif_backward", _fake_backward)):
+    _fakes: dict[str, Callable[..., Any]] = {
+        "alif_forward": _fake_forward, "alif_backward": _fake_backward,
+        "linear_events": _fake_linear, "linear_events_backward": _fake_linear_backward,
+    }  # fmt: skip
+    for _name, _fake in _fakes.items():
         torch.library.register_fake(f"lsnn::{_name}", _fake)
         torch.library.register_autocast(f"lsnn::{_name}", "cpu", torch.float32)
         _registry.impl(_name, _refusing(_name), "Autograd", with_keyset=True)

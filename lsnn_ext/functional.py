@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from . import _library, reference
 from .reference import COEFFICIENTS, Coefficient, State, Traces, named_row, named_surrogate
 
-__all__ = ["State", "Traces", "alif", "linear"]
+__all__ = ["Delays", "State", "Traces", "alif", "linear"]
 
 linear = _library.linear
 
@@ -18,22 +18,35 @@ linear = _library.linear
 torch.serialization.add_safe_globals([State, Traces])
 
 
-def _delays(delay: int | Tensor, N: int) -> tuple[Tensor | None, list[int]]:
+class Delays(NamedTuple):
+    """Delays d_jk (N, N) with their distinct values in ascending order, which need not be looked for again in every call."""
+
+    each: Tensor
+    distinct: tuple[int, ...]
+
+    @classmethod
+    def of(cls, each: Tensor) -> "Delays":
+        """Looks for the distinct values; integers >= 0 are expected."""
+        if not isinstance(each, Tensor):
+            raise TypeError(f"delay: expected an int or an integer tensor (N, N), got {type(each).__name__}")
+        if each.dtype.is_floating_point or each.dtype.is_complex or each.dtype == torch.bool:
+            raise TypeError(f"delay: expected an integer tensor, got {each.dtype}")
+        distinct = tuple(int(d) for d in each.unique().tolist())
+        if distinct and distinct[0] < 0:
+            raise ValueError(f"delay: expected extra steps >= 0 everywhere, got {distinct[0]}")
+        return cls(each, distinct)
+
+
+def _delays(delay: int | Tensor | Delays, N: int) -> tuple[Tensor | None, list[int]]:
     """The delay of each synapse, or None where all are alike, and the distinct delays in ascending order."""
-    if isinstance(delay, bool) or not isinstance(delay, int | Tensor):
-        raise TypeError(f"delay: expected an int or an integer tensor ({N}, {N}), got {type(delay).__name__}")
-    if isinstance(delay, int):
+    if isinstance(delay, int) and not isinstance(delay, bool):
         if delay < 0:
             raise ValueError(f"delay: expected extra steps >= 0, got {delay}")
         return None, [delay]
-    if delay.dtype.is_floating_point or delay.dtype.is_complex or delay.dtype == torch.bool:
-        raise TypeError(f"delay: expected an integer tensor, got {delay.dtype}")
-    if delay.shape != (N, N):
-        raise ValueError(f"delay: expected shape ({N}, {N}), got {tuple(delay.shape)}")
-    delays = [int(d) for d in delay.unique().tolist()]
-    if delays[0] < 0:
-        raise ValueError(f"delay: expected extra steps >= 0 everywhere, got {delays[0]}")
-    return (delay.to(torch.int64) if len(delays) > 1 else None), delays
+    given = delay if isinstance(delay, Delays) else Delays.of(delay)
+    if given.each.shape != (N, N):
+        raise ValueError(f"delay: expected shape ({N}, {N}), got {tuple(given.each.shape)}")
+    return (given.each.to(torch.int64) if len(given.distinct) > 1 else None), list(given.distinct)
 
 
 def _check_coefficients(given: dict[str, Coefficient | None], N: int, device: torch.device) -> None:
@@ -64,8 +77,8 @@ def _stacked(given: dict[str, Coefficient], N: int, dtype: torch.dtype, device: 
 
 def _state(state: State | None, B: int, N: int, D: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
     if state is None:
-        zero = torch.zeros(B, N, dtype=dtype, device=device)
-        return zero, zero, zero, zero, torch.zeros(D, B, N, dtype=dtype, device=device)
+        shapes = [(B, N)] * 4 + [(D, B, N)]  # five tensors: one given twice stops torch.compile
+        return tuple(torch.zeros((), dtype=dtype, device=device).expand(shape) for shape in shapes)
     if not isinstance(state, tuple) or len(state) != len(State._fields):
         wanted_state = f"a State of {len(State._fields)} tensors {State._fields}"
         raise TypeError(f"state: expected {wanted_state}, got {type(state).__name__}")
@@ -146,7 +159,8 @@ def alif(
         sigma: decay of the synaptic current, in [0, 1]. Default 0: no synapse.
         R: what a spike subtracts, or resets to, in rows with such a reset. Default theta, or 0.
         refractory: steps without a spike after each spike.
-        delay: extra delay of the recurrent spikes in steps, one int, or integers (N, N) for each synapse.
+        delay: extra delay of the recurrent spikes in steps, one int, or integers (N, N) for each synapse; Delays of them
+            where torch.compile is to see no data-dependent step.
         dynamics: the row of the table of models; "lsnn" is the network of Bellec et al., NeurIPS 2018.
         surrogate, dampening, width: shape, height and width of the pseudo-derivative. Default what the row says.
         state: State to start from. Default zeros. Of a longer history of spikes the newest are used.

@@ -6,10 +6,17 @@
 #include <map>
 #include <mutex>
 #include <new>
+#include <string>
 #include <unordered_map>
 
 namespace lsnn::cpu {
 namespace {
+
+struct OutOfMemory : std::bad_alloc {
+  std::string text;
+  explicit OutOfMemory(int64_t bytes) : text("not enough memory: " + std::to_string(bytes) + " bytes were asked for") {}
+  const char* what() const noexcept override { return text.c_str(); }
+};
 
 constexpr int64_t huge_page = 2 << 20;
 constexpr int64_t large = 1 << 20;  // smaller blocks are left to malloc
@@ -34,9 +41,10 @@ Cache& cache() {  // never destroyed: tensors may be freed while the process end
 void* take_block(int64_t bytes) {
   if (bytes < large) {
     void* p = std::aligned_alloc(128, (bytes + 255) / 128 * 128);
-    if (!p) throw std::bad_alloc();
+    if (!p) throw OutOfMemory(bytes);
     return p;
   }
+  if (bytes > INT64_MAX / 2) throw OutOfMemory(bytes);
   const int64_t size = (bytes + huge_page - 1) / huge_page * huge_page;
   Cache& c = cache();
   {
@@ -51,7 +59,7 @@ void* take_block(int64_t bytes) {
   }
   // One huge page more than asked for, so that the block can start on a boundary; the rest is given back.
   char* raw = static_cast<char*>(mmap(nullptr, size + huge_page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-  if (raw == MAP_FAILED) throw std::bad_alloc();
+  if (raw == MAP_FAILED) throw OutOfMemory(bytes);
   const int64_t before = (huge_page - reinterpret_cast<int64_t>(raw) % huge_page) % huge_page;
   char* p = raw + before;
   if (before) munmap(raw, before);

@@ -106,12 +106,12 @@ Thirteen alif_forward(Tensor current, Tensor w_rec, Tensor coefficients, std::op
   const StateHolder s = make_state(current, l, v, a, i, r, z);
   const Tensor x = current.stride(2) == 1 || N == 1 ? current : dense(current);
 
-  const Tensor out = empty({T, B, N}, type), none = empty({0}, type), none_bits = empty({0}, ScalarType::Int);
+  const Tensor out = empty({T, B, N}, type);
   const Tensor vT = empty({B, N}, type), aT = empty({B, N}, type), iT = empty({B, N}, type), rT = empty({B, N}, type), zT = empty({l.D, B, N}, type);
-  auto when = [&](bool wanted, const Ints& sizes) { return wanted ? empty(sizes, type) : none; };
+  auto when = [&](bool wanted, const Ints& sizes) { return empty(wanted ? sizes : Ints{0}, type); };
   const Tensor tv = when(trace, {T, B, N}), ta = when(trace, {T, B, N}), tA = when(trace, {T, B, N});
   const Tensor y = when(save, {T, B, N}), smooth_z = when(save && smooth, {T, B, N}), carry = when(save, {segments(T), 4, B, N});
-  const Tensor bits = save ? empty({T, B, words(N)}, ScalarType::Int) : none_bits;
+  const Tensor bits = empty(save ? Ints{T, B, words(N)} : Ints{0}, ScalarType::Int);
   auto out_ptr = [](const Tensor& t, bool wanted) { return wanted ? t.mutable_data_ptr() : nullptr; };
 
   ForwardArgs f{};

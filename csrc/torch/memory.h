@@ -11,9 +11,10 @@ namespace lsnn::binding {
 using Ints = std::vector<int64_t>;
 
 inline Tensor empty(const Ints& sizes, ScalarType type) {
-  int64_t n = 1;
-  for (int64_t s : sizes) n *= s;
-  const int64_t bytes = n * (type == ScalarType::Double ? 8 : 4);
+  int64_t bytes = type == ScalarType::Double ? 8 : 4;
+  bool fits = true;
+  for (int64_t s : sizes) fits = fits && !__builtin_mul_overflow(bytes, s, &bytes);
+  STD_TORCH_CHECK(fits, "not enough memory: a tensor of shape ", shape_text(sizes.data(), sizes.size()), " has more bytes than can be counted");
   Ints strides(sizes.size(), 1);
   for (size_t d = sizes.size(); d-- > 1;) strides[d - 1] = strides[d] * std::max<int64_t>(sizes[d], 1);
   void* block = cpu::take_block(std::max<int64_t>(bytes, 1));

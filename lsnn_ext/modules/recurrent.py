@@ -98,18 +98,24 @@ class Recurrent(nn.Module):
 
     def _set_delay(self, delay: int | Tensor, device: torch.device | str | None) -> None:
         N = self.hidden_size
+        self._distinct: tuple[int, ...] | None = None
         if not isinstance(delay, int | Tensor):
             raise TypeError(f"delay: expected an int or an integer tensor ({N}, {N}), got {type(delay).__name__}")
         if isinstance(delay, int):
-            smallest = delay
+            if delay < 0:
+                raise ValueError(f"delay: expected extra steps >= 0, got {delay}")
             self.delay = delay
-        else:
-            if delay.shape != (N, N) or delay.is_floating_point() or delay.is_complex() or delay.dtype == torch.bool:
-                raise ValueError(f"delay: expected integers ({N}, {N}), got {tuple(delay.shape)} of {delay.dtype}")
-            smallest = int(delay.min())
-            self.register_buffer("delay", delay.detach().clone().to(device))
-        if smallest < 0:
-            raise ValueError(f"delay: expected extra steps >= 0, got {smallest}")
+            return
+        if delay.shape != (N, N):
+            raise ValueError(f"delay: expected integers ({N}, {N}), got shape {tuple(delay.shape)}")
+        self._distinct = functional.Delays.of(delay).distinct
+        self.register_buffer("delay", delay.detach().clone().to(device))
+        self.register_load_state_dict_post_hook(Recurrent._find_distinct_delays)
+
+    @staticmethod
+    def _find_distinct_delays(layer: "Recurrent", _: object) -> None:
+        assert isinstance(layer.delay, Tensor)
+        layer._distinct = functional.Delays.of(layer.delay).distinct
 
     def reset_parameters(self) -> None:
         """Weights N(0, 1) / sqrt(fan in), as in the paper's code (section 1.4 of its description), biases 0.
@@ -171,6 +177,7 @@ class Recurrent(nn.Module):
         else:
             blocks = list(torch.split(functional.linear(x, weight, bias), lengths))[::-1 if reverse else 1]
         given, w_rec = self._coefficients(suffix), self._recurrent_weight(suffix)
+        delay = self.delay if isinstance(self.delay, int) else functional.Delays(self.delay, self._distinct or ())
 
         state = initial if initial is None else _rows(initial, 0, order[0][1])
         ended: list[State] = []
@@ -189,7 +196,7 @@ class Recurrent(nn.Module):
             current = current.view(steps, alive, -1)
             result = functional.alif(
                 current.flip(0) if reverse else current, w_rec, alpha=given["alpha"], theta=given["theta"],
-                rho=given.get("rho"), beta=given.get("beta"), refractory=self.refractory, delay=self.delay,
+                rho=given.get("rho"), beta=given.get("beta"), refractory=self.refractory, delay=delay,
                 dynamics=self.dynamics, surrogate=self.surrogate, dampening=self.dampening, state=state, trace=trace)
             state = result[1]
             values = [result[0], *(result[2] if len(result) == 3 else ())]
