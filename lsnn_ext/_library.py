@@ -46,7 +46,7 @@ def _refuse_second_derivative() -> None:
         return
     transforms = torch._C._functorch.get_interpreter_stack() or []
     if sum(t.key() == torch._C._functorch.TransformType.Grad for t in transforms) > 1:
-        raise RuntimeError("lsnn_ext: expected to be differentiated once, got a second derivative, which spikes do not have")
+        raise RuntimeError("lsnn_ext: expected one derivative, got a second derivative, which spikes do not have")
 
 
 class _Alif(torch.autograd.Function):
@@ -78,7 +78,8 @@ class _Alif(torch.autograd.Function):
         _refuse_second_derivative()
         w_rec, coefficients, v, a, i, r, z, delay, y, bits, smooth_z, carry = ctx.saved_tensors
         delays, dynamics, surrogate, dampening, refractory, smooth, trace, want = ctx.constants
-        g_traces = g[6:9] if trace else (None, None, None)  # a compiled graph makes zeros (0,) for those that were not asked for
+        # A compiled graph makes zeros of shape (0,) for traces that were not asked for.
+        g_traces = g[6:9] if trace else (None, None, None)
         g_current, g_w, g_coefficients, g_v, g_a, g_i, g_z = torch.ops.lsnn.alif_backward(
             g[0], *g_traces, g[1], g[2], g[3], g[5], w_rec, coefficients, delay, delays, v, a, i, r, z, y, bits,
             smooth_z, carry, dynamics, surrogate, dampening, refractory, smooth, want, ctx.needs_input_grad[1],

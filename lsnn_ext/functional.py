@@ -19,7 +19,7 @@ torch.serialization.add_safe_globals([State, Traces])
 
 
 class Delays(NamedTuple):
-    """Delays d_jk (N, N) with their distinct values in ascending order, which need not be looked for again in every call."""
+    """Delays d_jk (N, N) with their distinct values in ascending order, so that no call has to look for them."""
 
     each: Tensor
     distinct: tuple[int, ...]
@@ -43,7 +43,7 @@ def _delays(delay: int | Tensor | Delays, N: int) -> tuple[Tensor | None, list[i
         if delay < 0:
             raise ValueError(f"delay: expected extra steps >= 0, got {delay}")
         return None, [delay]
-    given = delay if isinstance(delay, Delays) else Delays.of(delay)
+    given = delay if isinstance(delay, Delays) else Delays.of(delay)  # type: ignore[arg-type]  # a bool is refused there
     if given.each.shape != (N, N):
         raise ValueError(f"delay: expected shape ({N}, {N}), got {tuple(given.each.shape)}")
     return (given.each.to(torch.int64) if len(given.distinct) > 1 else None), list(given.distinct)
@@ -138,7 +138,7 @@ def alif(
     current: Tensor, w_rec: Tensor, *, alpha: Coefficient, theta: Coefficient, rho: Coefficient | None = None,
     beta: Coefficient | None = None, kappa: Coefficient | None = None, q: Coefficient | None = None,
     p: Coefficient | None = None, eta: Coefficient | None = None, sigma: Coefficient | None = None,
-    R: Coefficient | None = None, refractory: int = 0, delay: int | Tensor = 0, dynamics: str = "lsnn",
+    R: Coefficient | None = None, refractory: int = 0, delay: int | Tensor | Delays = 0, dynamics: str = "lsnn",
     surrogate: str | None = None, dampening: float | None = None, width: Coefficient | None = None,
     state: State | None = None, trace: bool = False, smooth: bool = False, checkpoint_every: int | None = None,
 ) -> tuple[Tensor, State] | tuple[Tensor, State, Traces]:  # fmt: skip
@@ -159,8 +159,8 @@ def alif(
         sigma: decay of the synaptic current, in [0, 1]. Default 0: no synapse.
         R: what a spike subtracts, or resets to, in rows with such a reset. Default theta, or 0.
         refractory: steps without a spike after each spike.
-        delay: extra delay of the recurrent spikes in steps, one int, or integers (N, N) for each synapse; Delays of them
-            where torch.compile is to see no data-dependent step.
+        delay: extra delay of the recurrent spikes in steps, one int, or integers (N, N) for each synapse; Delays of
+            them where torch.compile is to see no data-dependent step.
         dynamics: the row of the table of models; "lsnn" is the network of Bellec et al., NeurIPS 2018.
         surrogate, dampening, width: shape, height and width of the pseudo-derivative. Default what the row says.
         state: State to start from. Default zeros. Of a longer history of spikes the newest are used.
@@ -193,6 +193,7 @@ def alif(
     full_state = _state(state, current.shape[1], N, 1 + delays[-1], dtype, current.device)
     if not _library.available:
         _warn_slow()
+        each = delay.each if isinstance(delay, Delays) else delay
         return reference.alif(
             current, w_rec, **dict(zip(COEFFICIENTS, coefficients, strict=True)), refractory=refractory, delay=delay,
             dynamics=dynamics, surrogate=surrogate, dampening=dampening, state=State(*full_state), trace=trace,
