@@ -195,7 +195,7 @@ def alif(
         _warn_slow()
         each = delay.each if isinstance(delay, Delays) else delay
         return reference.alif(
-            current, w_rec, **dict(zip(COEFFICIENTS, coefficients, strict=True)), refractory=refractory, delay=delay,
+            current, w_rec, **dict(zip(COEFFICIENTS, coefficients, strict=True)), refractory=refractory, delay=each,
             dynamics=dynamics, surrogate=surrogate, dampening=dampening, state=State(*full_state), trace=trace,
             smooth=smooth,
         )  # fmt: skip
