@@ -13,6 +13,7 @@ from torch import Tensor
 from .reference import COEFFICIENTS
 
 SEGMENT = 128  # steps between two saved states, as in csrc/alif.h
+FEW_OUTPUTS = 32  # up to which adding the weight rows of a readout beats torch's matrix product
 
 try:
     from . import _C  # type: ignore[attr-defined]
@@ -111,16 +112,17 @@ def alif(
 
 
 class _Linear(torch.autograd.Function):
-    """x (R,I), weight (N,I), bias (N) or None -> x weight^T + bias in reused memory; events: most of x is zero."""
+    """x (..., I), weight (N,I), bias (N) or None -> x weight^T + bias in reused memory; events: most of x is zero."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None, events: bool) -> Tensor:
+        rows, shape = x.reshape(-1, x.shape[-1]), (*x.shape[:-1], weight.shape[0])
         if events:
-            return torch.ops.lsnn.linear_events(x, weight, bias)
-        out = torch.ops.lsnn.buffer(x, x.shape[0], weight.shape[0])
+            return torch.ops.lsnn.linear_events(rows, weight, bias).view(shape)
+        out = torch.ops.lsnn.buffer(x, rows.shape[0], weight.shape[0])
         if bias is None:
-            return torch.mm(x, weight.t(), out=out)
-        return torch.addmm(bias, x, weight.t(), out=out)
+            return torch.mm(rows, weight.t(), out=out).view(shape)
+        return torch.addmm(bias, rows, weight.t(), out=out).view(shape)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -130,13 +132,19 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        _refuse_second_derivative()
         x, weight = ctx.saved_tensors
+        g, x_rows = g.reshape(-1, g.shape[-1]), x.reshape(-1, x.shape[-1])
         want_x, want_weight, want_bias, _ = ctx.needs_input_grad
-        g_x = torch.mm(g, weight, out=torch.ops.lsnn.buffer(g, *x.shape)) if want_x else None
+        g_x = None
+        if want_x and weight.shape[0] <= FEW_OUTPUTS:
+            g_x = torch.ops.lsnn.linear_events(g, weight.t(), None).view(x.shape)
+        elif want_x:
+            g_x = torch.mm(g, weight, out=torch.ops.lsnn.buffer(g, *x_rows.shape)).view(x.shape)
         if ctx.events and (want_weight or want_bias):
-            g_weight, g_bias = torch.ops.lsnn.linear_events_backward(g, x)
+            g_weight, g_bias = torch.ops.lsnn.linear_events_backward(g, x_rows)
             return g_x, g_weight if want_weight else None, g_bias if want_bias else None, None
-        return g_x, torch.mm(g.t(), x) if want_weight else None, g.sum(0) if want_bias else None, None
+        return g_x, torch.mm(g.t(), x_rows) if want_weight else None, g.sum(0) if want_bias else None, None
 
 
 def _mostly_zero(x: Tensor) -> bool:
@@ -155,10 +163,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     )  # fmt: skip
     if plain:
         return torch.nn.functional.linear(x, weight, bias)
-    flat = x.reshape(rows, x.shape[-1])
     with torch.no_grad():
-        events = _mostly_zero(flat)
-    return _Linear.apply(flat, weight, bias, events).view(*x.shape[:-1], weight.shape[0])
+        events = _mostly_zero(x.reshape(rows, x.shape[-1]))
+    return _Linear.apply(x, weight, bias, events)
 
 
 def _words(N: int) -> int:
