@@ -19,6 +19,7 @@ template <class T> struct BackwardScratch {
   T* gx_out;                   // [items,N] a row to be streamed out
   uint16_t* active;            // [chunk,NP/16,max_items] neurons whose dL/dz is of use, a bit each
   int64_t* active_n;           // [chunk] how many
+  T* sums;                     // [n_coefficients,NP] gradients of the coefficients over the chunk: short sums round less
   RowGradient<T, false> gradient;  // the spikes of the chunk, into gw
 
   BackwardScratch(Arena& m, const Layer& l) : gradient(m, l.S * l.N, chunk * tile_items(l.B) * l.S * l.N) {
@@ -31,6 +32,7 @@ template <class T> struct BackwardScratch {
     gx_out = m.take<T>(n * l.N + pad);
     active = m.take<uint16_t>(chunk * NP / 16 * max_items);
     active_n = m.take<int64_t>(chunk);
+    sums = m.take<T>(n_coefficients * NP);
   }
 };
 
@@ -192,11 +194,13 @@ template <class T, class Model> struct BackwardTile {
       for (int64_t t0 = S0 + (S1 - S0 - 1) / chunk * chunk; t0 >= S0; t0 -= chunk) {
         const int64_t t1 = t0 + chunk < S1 ? t0 + chunk : S1;
         replay_steps<false>(s.parts + (t0 - S0) / chunk * 4 * part, t0, t1);
+        if (gk) memset(s.sums, 0, n_coefficients * NP * sizeof(T));
         for (int64_t t = t1 - 1; t >= t0; t--) {
           add_last_state(t);
           product(t, t - t0);
-          adjoint(t, t0, gk);
+          adjoint(t, t0, s.sums);
         }
+        for (int64_t c = 0; gk && c < n_coefficients * NP; c++) gk[c] += s.sums[c];
         if (gw) weight_gradient(t0, t1, gw);
       }
     }

@@ -56,13 +56,15 @@ template <class T> Slopes<T> equations(const Run<T>& given, const Run<T>& expect
     for (int64_t j = 0; j < c.N; j++)
       for (int64_t n = 0; n < c.N; n++)
         if (given.delay[j * c.N + n] == d) synapses[n].push_back({j - (1 + d) * item, given.b[w][given.w_at(j, n)], direction(w, j * c.N + n)});
+  std::vector<std::array<F, n_coefficients>> coefficients(c.N);
+  for (int64_t n = 0; n < c.N; n++)
+    for (int q = 0; q < n_coefficients; q++) coefficients[n][q] = leaf(given.b[k][q * c.N + n], k + q, n);
   std::fill_n(expected.bits.get(), expected.n_bits(), 0);
 
   for (int64_t t = 0; t < c.T; t++)
     for (int64_t s = 0; s < item; s++) {
       const int64_t n = s % c.N, at = t * item + s;
-      F p[n_coefficients];
-      for (int q = 0; q < n_coefficients; q++) p[q] = leaf(given.b[k][q * c.N + n], k + q, n);
+      const auto& p = coefficients[n];
       auto reset = [&](const F& y, const F& z, const F& A) {
         if (row.reset == Reset::to_R) return (F(1) - z) * y + z * p[R_];
         return y - z * (row.reset == Reset::minus_A ? A : p[R_]);

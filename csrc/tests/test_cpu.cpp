@@ -145,7 +145,7 @@ std::vector<Case> table() {
 
   // Vectors of 2 to 16 numbers, words of 32 spikes, tiles of 1 to 8 items, chunks of 16 and segments of 128 steps end here.
   const int64_t sizes[][3] = {{0, 0, 1}, {0, 3, 33}, {1, 0, 33}, {1, 1, 1}, {1, 33, 220}, {15, 9, 31}, {15, 33, 65}, {17, 33, 32}, {17, 9, 220},
-                              {16, 4, 64}, {128, 2, 5}, {129, 1, 65}, {129, 3, 1}, {129, 9, 31}, {260, 1, 220}, {260, 3, 33}, {260, 9, 32}};
+                              {16, 4, 64}, {128, 2, 5}, {129, 1, 65}, {129, 3, 1}, {129, 9, 31}, {129, 1, 220}, {260, 3, 33}, {260, 9, 32}};
   int row = 0;
   for (auto [T, B, N] : sizes) {
     all.push_back({.T = T, .B = B, .N = N, .n_ref = T % 3, .want = 0, .zero = paper});
@@ -281,7 +281,10 @@ int run(const char* word) {
   for (auto [R, I, N] : shapes)
     for (bool bias : {false, true}) check_linear<float>(R, I, N, bias, !bias), check_linear<double>(R, I, N, bias, bias);
   for (const Case& c : table())
-    if (c.text().find(word) != std::string::npos) run_case<float>(c), run_case<double>(c);
+    if (c.text().find(word) != std::string::npos) {
+      if (c.N < 400) run_case<float>(c);  // the largest case is about the size of doubles
+      run_case<double>(c);
+    }
   const double rate = double(n_spikes) / double(std::max<int64_t>(n_steps, 1));
   at_hand = "the table";
   check(*word || (rate > 0.05 && rate < 0.5), "networks neither silent nor always firing");
