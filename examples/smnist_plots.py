@@ -87,12 +87,16 @@ def digit_picture(model: LSNN, x: Tensor, image: Tensor, label: int, path: Path,
         plt.close(figure)
 
 
-def write_curve(history: list[dict[str, float]], path: Path) -> None:
-    """One line an iteration, as CSV."""
+def write_curve(history: list[dict[str, float]], path: Path, most: int = 1000) -> None:
+    """The history as CSV: a line an iteration, or of a long run `most` lines at the most, each the mean of a block."""
+    block = -(-len(history) // most)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(history[0]))
         writer.writeheader()
-        writer.writerows(history)
+        for start in range(0, len(history), block):
+            rows = history[start:start + block]
+            mean = {name: f"{sum(row[name] for row in rows) / len(rows):.5g}" for name in rows[0]}
+            writer.writerow(mean | {"iteration": rows[-1]["iteration"], "seconds": f"{rows[-1]['seconds']:.1f}"})
 
 
 def _smooth(values: Tensor, width: int) -> Tensor:
