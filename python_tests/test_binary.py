@@ -17,7 +17,8 @@ SETS = {"avx2": "mavx2", "avx512": "mavx512f"}  # and a flag that each of them i
 C_LIBRARY = {"memcpy", "memset", "memmove", "memcmp", "exp", "expf", "erf", "erff", "atan", "atanf",
              "_GLOBAL_OFFSET_TABLE_"}
 NEEDED = re.compile(r"lib(torch_cpu|c10|stdc\+\+|m|gcc_s|c|pthread|dl|rt)\.so(\.\d+)?|ld-linux.*|linux-vdso.*")
-EXPORTS = re.compile(r"PyInit__C|_init|_fini|_edata|_end|__bss_start")  # the entry of the module, and names of the linker
+# The entry of the module, and names of the linker.
+EXPORTS = re.compile(r"PyInit__C|_init|_fini|_edata|_end|__bss_start")
 
 
 def _tool(name: str) -> str:

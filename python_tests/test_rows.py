@@ -222,3 +222,13 @@ def test_row_names_its_own_constants(dynamics: str, device: str) -> None:
         problem.fixed["width"] = row.width
     _, named = problem.run(functional.alif)
     assert_all_same(gradients, named)
+
+
+@pytest.mark.parametrize("name", ["sigma", "p", "eta", "beta", "rho"])
+def test_gradient_of_a_coefficient_that_is_zero(name: str, device: str) -> None:
+    """What is 0 everywhere takes a shorter way through the kernels; its gradient is not 0, also beyond a segment."""
+    problem = build(replace(BUSY, T=150, learn=("x", name)), device=device, dyadic=True)
+    problem.leaves[name] = torch.zeros_like(problem.leaves[name])
+    _, gradients = problem.run(functional.alif)
+    _, want = problem.run(reference.alif)
+    assert_all_same(gradients, want, tolerance=1e-11)

@@ -103,7 +103,7 @@ LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, const Mod
         Carry<V> carry = {load(s.v + o), load(s.a + o), load(s.i + o), load(s.r + o), load(s.z + o)};
         const Stepped<V> out = step(model, k, load(s.c + n), carry);
         store(s.v + o, carry.v), store(s.a + o, carry.a), store(s.z + o, carry.z);
-        if (model.synapse || t == l.T - 1) store(s.i + o, carry.i);
+        if (model.synapse || (t + 1) % segment == 0 || t == l.T - 1) store(s.i + o, carry.i);
         if (model.refractory) store(s.r + o, carry.r);
         put_bits<T>(bits, n, to_bits(out.fired));
         store(y_out + n, out.y), store(z_out + n, carry.z);  // the next row overwrites what stands beyond N
