@@ -24,8 +24,7 @@
 namespace lsnn {
 
 enum Coefficient { ALPHA, KAPPA, RHO, Q, P, BETA, ETA, THETA, SIGMA, WIDTH, R_, n_coefficients };
-inline constexpr const char* coefficient_names[] = {"alpha", "kappa", "rho",   "q",     "p", "beta",
-                                                    "eta",   "theta", "sigma", "width", "R"};
+inline constexpr const char* coefficient_names[] = {"alpha", "kappa", "rho", "q", "p", "beta", "eta", "theta", "sigma", "width", "R"};
 
 inline constexpr int64_t segment = 128;  // steps between two saved states
 inline constexpr int64_t chunk = 16;     // steps that the backward pass replays and keeps at a time; divides segment

@@ -88,7 +88,10 @@ LSNN_INLINE void advance(const Model& model, const Coefs<F>& k, F u, F a, F A, F
 }
 
 // ---------------------------------------------------------------------------------------------------------------- forward
-template <class F> struct Stepped { F y, A; Mask<F> fired; };
+template <class F> struct Stepped {
+  F y, A;
+  Mask<F> fired;
+};
 
 // c: the sum of (1). s: carried in, carried out; s.z becomes the spike.
 template <class Model, class F> LSNN_INLINE Stepped<F> step(const Model& model, const Coefs<F>& k, F c, Carry<F>& s) {
@@ -177,7 +180,8 @@ LSNN_INLINE F step_adjoint(const Model& model, const Coefs<F>& k, const Carry<F>
   if (model.refractory) zb = select(before.r <= F(0), zb, F(0));
   const F nb = spike_adjoint(model, k, zb, model.row.test == Test::old_v ? before.v : u, A, A_of_test, g);
   if (!(model.row.stop & stop_thr)) Ab = Ab + A_of_test;
-  if (model.row.test == Test::old_v) v1b = nb; else ub = ub + nb;
+  if (model.row.test == Test::old_v) v1b = nb;
+  else ub = ub + nb;
   // (6) u = reset(y, z') when = next, else y
   const F yb = model.row.when == When::next ? reset_adjoint(model, k, ub, y, before.z, A, z1b, Ab, g) : ub;
   // (5) y = alpha v' + kappa (i - eta a)

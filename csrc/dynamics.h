@@ -27,6 +27,7 @@ struct Row {
   unsigned stop;
 };
 
+// clang-format off
 inline constexpr Row rows[] = {
     // name              test         ge     scale           reset           when        drive          stop
     {"lsnn",             Test::old_v, false, Scale::width_A, Reset::minus_A, When::next, Drive::spike, stop_none},
@@ -52,6 +53,7 @@ inline constexpr Row rows[] = {
     {"adlif",            Test::new_u, false, Scale::width,   Reset::minus_R, When::next, Drive::spike, stop_none},
     {"se_adlif",         Test::new_u, false, Scale::width,   Reset::to_R,    When::now,  Drive::spike, stop_reset},
 };
+// clang-format on
 inline constexpr int n_rows = sizeof(rows) / sizeof(rows[0]);
 
 }  // namespace lsnn

@@ -48,8 +48,20 @@ template <class T, class Model> struct BackwardTile {
   const bool choose;  // whether there can be neurons whose dL/dz is of no use
 
   LSNN_MEMBER BackwardTile(const BackwardArgs& args, const Packed<T>& packed, const Model& m, BackwardScratch<T>& scratch, int64_t tile)
-      : f(args), p(packed), model(m), s(scratch), l(args.layer), B(l.B), N(l.N), NP(p.NP), W(p.W), many(tile_items(B)), b0(tile * many),
-        items(b0 + many <= B ? many : B - b0), ring(chunk + l.D), choose(has_bounded_support(m.surrogate) || m.refractory) {}
+      : f(args),
+        p(packed),
+        model(m),
+        s(scratch),
+        l(args.layer),
+        B(l.B),
+        N(l.N),
+        NP(p.NP),
+        W(p.W),
+        many(tile_items(B)),
+        b0(tile * many),
+        items(b0 + many <= B ? many : B - b0),
+        ring(chunk + l.D),
+        choose(has_bounded_support(m.surrogate) || m.refractory) {}
 
   LSNN_MEMBER T* gc(int64_t t) const { return s.gc + t % ring * many * NP; }
   LSNN_MEMBER const T* first_z(int64_t past, int64_t q) const { return (const T*)f.first.z + ((-1 - past) * B + b0 + q) * N; }
@@ -131,8 +143,8 @@ template <class T, class Model> struct BackwardTile {
         const int64_t o = q * NP + n, at = (t - t0) * many * NP + o;
         const Coefs<V> k = load_coefficients(p, n);
         const bool carry_i = model.want >> SIGMA & 1;
-        const Carry<V> before = {load(s.v + at), load(s.a + at), carry_i ? load(s.i + at) : V(0),
-                                 model.refractory ? load(s.r + at) : V(0), spikes(t - 1, q, n)};
+        const Carry<V> before = {load(s.v + at), load(s.a + at), carry_i ? load(s.i + at) : V(0), model.refractory ? load(s.r + at) : V(0),
+                                 spikes(t - 1, q, n)};
         const V y = load_n((const T*)f.saved.y + (t * B + b0 + q) * N + n, left(n));
         Adjoint<V> d = {load(s.dv + o), load(s.da + o), model.synapse || t == l.T - 1 ? load(s.di + o) : V(0), load(s.dz + o)};
         if (f.gz) d.z = d.z + outside_z(t, q, n);

@@ -10,8 +10,19 @@ namespace {
 template <class T> LSNN_INLINE Coefs<Vec<T>> load_coefficients(const Packed<T>& p, int64_t n) {
   const T* k = p.coefficients + n;
   auto row = [&](int i) { return load(k + i * p.NP); };
-  return {row(ALPHA), row(KAPPA), row(RHO),   row(Q),     row(P),  row(BETA),          row(ETA),
-          row(THETA), row(SIGMA), row(WIDTH), row(R_),    row(n_coefficients), row(n_coefficients + 1)};
+  return {row(ALPHA),
+          row(KAPPA),
+          row(RHO),
+          row(Q),
+          row(P),
+          row(BETA),
+          row(ETA),
+          row(THETA),
+          row(SIGMA),
+          row(WIDTH),
+          row(R_),
+          row(n_coefficients),
+          row(n_coefficients + 1)};
 }
 
 template <class T> struct ForwardScratch {

@@ -32,8 +32,8 @@ LSNN_LOCAL void backward_any(const BackwardArgs& f, const Packed<T>& p, int64_t 
   else backward_tile(f, p, p.model, tile, scratch, gw, gk);
 }
 
-template <class T> constexpr Kernels<T> table = {panel<T>,        forward_scratch<T>, backward_scratch<T>, forward_any<T>,
-                                              backward_any<T>, linear_scratch<T>,  linear_forward_rows<T>, linear_gradient_rows<T>};
+template <class T> constexpr Kernels<T> table = {panel<T>,        forward_scratch<T>, backward_scratch<T>,    forward_any<T>,
+                                                 backward_any<T>, linear_scratch<T>,  linear_forward_rows<T>, linear_gradient_rows<T>};
 
 }  // namespace
 

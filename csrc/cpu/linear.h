@@ -20,8 +20,11 @@ template <class T> struct LinearScratch {
   T *values, *out;        // [I], [linear_rows,N] or [linear_rows,NP]
   RowGradient<T, true> gradient;
   LinearScratch(Arena& m, const Linear& l)
-      : bits(m.take<uint32_t>(words(l.I) + 1)), rows(m.take<uint32_t>(l.I + pad)), values(m.take<T>(l.I)),
-        out(m.take<T>(linear_rows * padded(l.N) + pad)), gradient(m, l.I + 1, linear_rows * (l.I + 1)) {}
+      : bits(m.take<uint32_t>(words(l.I) + 1)),
+        rows(m.take<uint32_t>(l.I + pad)),
+        values(m.take<T>(l.I)),
+        out(m.take<T>(linear_rows * padded(l.N) + pad)),
+        gradient(m, l.I + 1, linear_rows * (l.I + 1)) {}
 };
 
 // Rows [r0, r1) of y. w: [I,NP] transposed and padded; bias: [NP].

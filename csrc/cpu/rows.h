@@ -36,7 +36,8 @@ LSNN_INLINE void sum_rows(const T* w, const uint32_t* rows, const T* weights, in
 }
 
 template <int C, bool weighted, class T>
-LSNN_LOCAL void sum_columns(int64_t vectors, const T* w, const uint32_t* rows, const T* weights, int64_t n, const T* x, int64_t x_left, T* c) {
+LSNN_LOCAL void sum_columns(int64_t vectors, const T* w, const uint32_t* rows, const T* weights, int64_t n, const T* x, int64_t x_left,
+                            T* c) {
   if (vectors == C) return sum_rows<C, weighted>(w, rows, weights, n, x, x_left, c);
   if constexpr (C > 1) sum_columns<C - 1, weighted>(vectors, w, rows, weights, n, x, x_left, c);
 }
@@ -119,8 +120,8 @@ template <class T, bool weighted> struct RowGradient {
     for (int64_t n0 = 0; n0 < NP; n0 += column_vectors * L)
       for (int64_t r = 0, begin = 0; r < R; begin = count[r++])
         if (count[r] > begin)
-          add_rows<column_vectors, weighted>((NP - n0) / L, gradient + r * NP + n0, base + n0, sorted + begin, weighted ? sorted_factor + begin : nullptr,
-                                            count[r] - begin);
+          add_rows<column_vectors, weighted>((NP - n0) / L, gradient + r * NP + n0, base + n0, sorted + begin,
+                                             weighted ? sorted_factor + begin : nullptr, count[r] - begin);
   }
 };
 

@@ -95,8 +95,7 @@ template <class T> struct PackedLayer {
     const int64_t panel = kernels<T>().panel;
     for (int64_t s = 0; panels && s < l.S; s++)
       for (int64_t j = 0; j < NP; j++)
-        for (int64_t n = 0; n < N; n++)
-          turned[s * each + (j / panel * N + n) * panel + j % panel] = j < N ? w[(s * N + j) * NP + n] : T(0);
+        for (int64_t n = 0; n < N; n++) turned[s * each + (j / panel * N + n) * panel + j % panel] = j < N ? w[(s * N + j) * NP + n] : T(0);
     packed = {NP, words(N), w, panels ? turned : nullptr, k, model};
   }
 };

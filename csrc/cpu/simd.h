@@ -164,9 +164,15 @@ template <class T, class G> LSNN_INLINE Vec<T> by_lane(Vec<T> a, G g) {
   for (int l = 0; l < Vec<T>::lanes; l++) a.v[l] = g(a.v[l]);
   return a;
 }
-template <class T> LSNN_INLINE Vec<T> exp_(Vec<T> a) { return by_lane(a, [](T x) { return lsnn::exp_(x); }); }
-template <class T> LSNN_INLINE Vec<T> erf_(Vec<T> a) { return by_lane(a, [](T x) { return lsnn::erf_(x); }); }
-template <class T> LSNN_INLINE Vec<T> atan_(Vec<T> a) { return by_lane(a, [](T x) { return lsnn::atan_(x); }); }
+template <class T> LSNN_INLINE Vec<T> exp_(Vec<T> a) {
+  return by_lane(a, [](T x) { return lsnn::exp_(x); });
+}
+template <class T> LSNN_INLINE Vec<T> erf_(Vec<T> a) {
+  return by_lane(a, [](T x) { return lsnn::erf_(x); });
+}
+template <class T> LSNN_INLINE Vec<T> atan_(Vec<T> a) {
+  return by_lane(a, [](T x) { return lsnn::atan_(x); });
+}
 
 // ------------------------------------------------------------------------------------------------------------ spike words
 // Sets lanes [first, first + lanes) of a row of 32-bit words; calls come in ascending order.
@@ -206,7 +212,8 @@ LSNN_INLINE unsigned column_of_bits(const uint16_t* words, int b) {
   return _mm256_test_epi16_mask(_mm256_loadu_si256((const __m256i*)words), _mm256_set1_epi16((short)(1 << b)));
 #elif defined(__SSE2__)
   const __m128i bit = _mm_set1_epi16((short)(1 << b));
-  const __m128i low = _mm_and_si128(_mm_loadu_si128((const __m128i*)words), bit), high = _mm_and_si128(_mm_loadu_si128((const __m128i*)words + 1), bit);
+  const __m128i low = _mm_and_si128(_mm_loadu_si128((const __m128i*)words), bit),
+                high = _mm_and_si128(_mm_loadu_si128((const __m128i*)words + 1), bit);
   return _mm_movemask_epi8(_mm_packs_epi16(_mm_cmpeq_epi16(low, bit), _mm_cmpeq_epi16(high, bit)));
 #else
   unsigned column = 0;

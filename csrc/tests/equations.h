@@ -21,10 +21,18 @@ template <class T> struct Dual {
   template <class F> Dual(T value, const F& slope) : x(value) {
     for (int g = 0; g < tangents<T>; g++) d[g] = slope(g);
   }
-  friend Dual operator+(const Dual& a, const Dual& b) { return {a.x + b.x, [&](int g) { return a.d[g] + b.d[g]; }}; }
-  friend Dual operator-(const Dual& a, const Dual& b) { return {a.x - b.x, [&](int g) { return a.d[g] - b.d[g]; }}; }
-  friend Dual operator*(const Dual& a, const Dual& b) { return {a.x * b.x, [&](int g) { return a.d[g] * b.x + a.x * b.d[g]; }}; }
-  friend Dual operator/(const Dual& a, const Dual& b) { return {a.x / b.x, [&](int g) { return (a.d[g] - a.x / b.x * b.d[g]) / b.x; }}; }
+  friend Dual operator+(const Dual& a, const Dual& b) {
+    return {a.x + b.x, [&](int g) { return a.d[g] + b.d[g]; }};
+  }
+  friend Dual operator-(const Dual& a, const Dual& b) {
+    return {a.x - b.x, [&](int g) { return a.d[g] - b.d[g]; }};
+  }
+  friend Dual operator*(const Dual& a, const Dual& b) {
+    return {a.x * b.x, [&](int g) { return a.d[g] * b.x + a.x * b.d[g]; }};
+  }
+  friend Dual operator/(const Dual& a, const Dual& b) {
+    return {a.x / b.x, [&](int g) { return (a.d[g] - a.x / b.x * b.d[g]) / b.x; }};
+  }
 };
 
 // Reads the inputs of `given`, writes into `expected` what the forward pass must write, and returns the slopes of the loss
@@ -50,12 +58,17 @@ template <class T> Slopes<T> equations(const Run<T>& given, const Run<T>& expect
     a[s] = leaf(given.b[a0][s], a0, s);
     i[s] = leaf(given.b[i0][s], i0, s);
   }
-  struct Synapse { int64_t past; T w; double slope; };  // past: from where neuron 0 of a step lies in h to the spike that acts
+  struct Synapse {
+    int64_t past;
+    T w;
+    double slope;
+  };  // past: from where neuron 0 of a step lies in h to the spike that acts
   std::vector<std::vector<Synapse>> synapses(c.N);      // of each neuron, in the order of the sum (1)
   for (int64_t d : c.delays)
     for (int64_t j = 0; j < c.N; j++)
       for (int64_t n = 0; n < c.N; n++)
-        if (given.delay[j * c.N + n] == d) synapses[n].push_back({j - (1 + d) * item, given.b[w][given.w_at(j, n)], direction(w, j * c.N + n)});
+        if (given.delay[j * c.N + n] == d)
+          synapses[n].push_back({j - (1 + d) * item, given.b[w][given.w_at(j, n)], direction(w, j * c.N + n)});
   std::vector<std::array<F, n_coefficients>> coefficients(c.N);
   for (int64_t n = 0; n < c.N; n++)
     for (int q = 0; q < n_coefficients; q++) coefficients[n][q] = leaf(given.b[k][q * c.N + n], k + q, n);

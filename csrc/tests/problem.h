@@ -16,13 +16,48 @@ namespace lsnn::test {
 
 // The inputs that have gradients, the coefficients `k` last of them; the other inputs; from `z` on what the forward pass
 // writes; from `gx` on what the backward pass writes. The spike bits are kept apart.
-enum Name { x, w, v0, a0, i0, z0, k, r0, gz, gv, ga, gA, gv_last, ga_last, gi_last, gz_last,
-            z, trace_v, trace_a, trace_A, v_last, a_last, i_last, z_last, r_last, y, smooth_z, carry,
-            gx, gw, gv0, ga0, gi0, gz0, gk, n_names };
-inline constexpr const char* name_text[] = {
-    "x", "w", "v0", "a0", "i0", "z0", "k", "r0", "gz", "gv", "ga", "gA", "gv_last", "ga_last", "gi_last", "gz_last",
-    "z", "trace_v", "trace_a", "trace_A", "v_last", "a_last", "i_last", "z_last", "r_last", "y", "smooth_z", "carry",
-    "gx", "gw", "gv0", "ga0", "gi0", "gz0", "gk"};
+enum Name {
+  x,
+  w,
+  v0,
+  a0,
+  i0,
+  z0,
+  k,
+  r0,
+  gz,
+  gv,
+  ga,
+  gA,
+  gv_last,
+  ga_last,
+  gi_last,
+  gz_last,
+  z,
+  trace_v,
+  trace_a,
+  trace_A,
+  v_last,
+  a_last,
+  i_last,
+  z_last,
+  r_last,
+  y,
+  smooth_z,
+  carry,
+  gx,
+  gw,
+  gv0,
+  ga0,
+  gi0,
+  gz0,
+  gk,
+  n_names
+};
+inline constexpr const char* name_text[] = {"x",       "w",       "v0",     "a0",      "i0",      "z0",      "k",       "r0", "gz",
+                                            "gv",      "ga",      "gA",     "gv_last", "ga_last", "gi_last", "gz_last", "z",  "trace_v",
+                                            "trace_a", "trace_A", "v_last", "a_last",  "i_last",  "z_last",  "r_last",  "y",  "smooth_z",
+                                            "carry",   "gx",      "gw",     "gv0",     "ga0",     "gi0",     "gz0",     "gk"};
 inline constexpr Name gradient_of[] = {gx, gw, gv0, ga0, gi0, gz0, gk};
 template <class... Names> constexpr uint64_t set_of(Names... name) { return ((uint64_t(1) << name) | ...); }
 
@@ -50,10 +85,19 @@ struct Case {
   int64_t item() const { return B * N; }
   int64_t D() const { return delays.back() + 1; }
   std::string text() const {
-    std::string s = std::string(rows[row].name) + " " + surrogate_names[(int)surrogate] + (smooth ? " smooth" : "") + (stop ? "" : " nostop");
-    const std::pair<const char*, int64_t> numbers[] = {{"T", T}, {"B", B}, {"N", N}, {"n_ref", n_ref}, {"layout", layout}, {"want", want},
-                                                       {"zero", zero}, {"absent", absent}, {"first_r", first_r},
-                                                       {"width%", int64_t(100 * width)}, {"theta%", int64_t(100 * theta)}};
+    std::string s =
+        std::string(rows[row].name) + " " + surrogate_names[(int)surrogate] + (smooth ? " smooth" : "") + (stop ? "" : " nostop");
+    const std::pair<const char*, int64_t> numbers[] = {{"T", T},
+                                                       {"B", B},
+                                                       {"N", N},
+                                                       {"n_ref", n_ref},
+                                                       {"layout", layout},
+                                                       {"want", want},
+                                                       {"zero", zero},
+                                                       {"absent", absent},
+                                                       {"first_r", first_r},
+                                                       {"width%", int64_t(100 * width)},
+                                                       {"theta%", int64_t(100 * theta)}};
     for (auto [what, n] : numbers) s += std::string(" ") + what + "=" + std::to_string(n);
     for (int64_t d : delays) s += (d == delays[0] ? " delays=" : ",") + std::to_string(d);
     return s;
@@ -98,7 +142,8 @@ inline double input(const Case& c, int name, int64_t i) {
   switch (name) {
     case x: return -1 + 3.2 * u;
     case w: return (u - 0.5) / std::sqrt(double(c.N));
-    case v0: case i0: return -0.5 + 1.2 * u;
+    case v0:
+    case i0: return -0.5 + 1.2 * u;
     case a0: return 0.5 * u;
     case z0: return u < 0.3 ? 1 : u < 0.8 ? 0 : u;  // past spikes may be any number
     case r0: return std::floor(u * double(most_r + 1));
@@ -143,8 +188,22 @@ template <class T> struct Run {
     Row row = rows[c.row];
     if (!c.stop) row.stop = stop_none;
     const bool many = c.delays.size() > 1;
-    return {c.T, c.B, c.N, row, c.surrogate, dampening, c.n_ref, c.smooth, c.delays.data(), (int64_t)c.delays.size(), c.D(),
-            many ? delay.data() : nullptr, at(w), w_at(1, 0), w_at(0, 1), at(k)};
+    return {c.T,
+            c.B,
+            c.N,
+            row,
+            c.surrogate,
+            dampening,
+            c.n_ref,
+            c.smooth,
+            c.delays.data(),
+            (int64_t)c.delays.size(),
+            c.D(),
+            many ? delay.data() : nullptr,
+            at(w),
+            w_at(1, 0),
+            w_at(0, 1),
+            at(k)};
   }
   Saved saved() const { return {at(y), bits.get(), c.smooth ? at(smooth_z) : nullptr, at(carry)}; }
   State first() const { return {at(v0), at(a0), at(i0), at(r0), at(z0)}; }
@@ -155,9 +214,12 @@ template <class T> struct Run {
   }
   BackwardArgs backward_args() const {
     const Strides s = strides(c, gz);
-    const State of_last = {at(gv_last), at(ga_last), at(gi_last), nullptr, at(gz_last)}, of_first = {at(gv0), at(ga0), at(gi0), nullptr, at(gz0)};
-    return {layer(), first(), saved(), at(gz), s.t, s.b, s.n, at(gv), at(ga), at(gA), of_last, c.want, at(gx), at(gw),
-            c.want ? at(gk) : nullptr, of_first};
+    const State of_last = {at(gv_last), at(ga_last), at(gi_last), nullptr, at(gz_last)},
+                of_first = {at(gv0), at(ga0), at(gi0), nullptr, at(gz0)};
+    return {layer(), first(), saved(), at(gz), s.t,
+            s.b,     s.n,     at(gv),  at(ga), at(gA),
+            of_last, c.want,  at(gx),  at(gw), c.want ? at(gk) : nullptr,
+            of_first};
   }
 
   // Whether the i-th number of an output must have been written.

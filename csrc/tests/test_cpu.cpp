@@ -23,7 +23,9 @@ std::string at_hand;  // the case that runs
 void check(bool good, const std::string& what) {
   if (!good && failures++ < 20) std::printf("FAILED %s: %s\n", at_hand.c_str(), what.c_str());
 }
-std::string place(const char* what, int name, int64_t i) { return std::string(what) + ", " + name_text[name] + "[" + std::to_string(i) + "]"; }
+std::string place(const char* what, int name, int64_t i) {
+  return std::string(what) + ", " + name_text[name] + "[" + std::to_string(i) + "]";
+}
 std::string differ(double got, double wanted) {
   char text[80];
   std::snprintf(text, sizeof text, " is %.17g, wanted %.17g", got, wanted);
@@ -33,7 +35,9 @@ std::string differ(double got, double wanted) {
 int n_threads = 1;
 void parallel(int64_t n, void (*body)(int64_t, void*), void* context) {
   std::atomic<int64_t> next{0};
-  auto work = [&] { for (int64_t i; (i = next++) < n;) body(i, context); };
+  auto work = [&] {
+    for (int64_t i; (i = next++) < n;) body(i, context);
+  };
   std::vector<std::thread> others;
   for (int i = 1; i < n_threads; i++) others.emplace_back(work);
   work();
@@ -67,7 +71,7 @@ void check_slope(const char* what, const Run<double>& r, int group, double slope
 }
 
 double loss(const Run<double>& r) {
-  const std::pair<Name, Name> terms[] = {{gz, z}, {gv, trace_v}, {ga, trace_a}, {gA, trace_A},
+  const std::pair<Name, Name> terms[] = {{gz, z},           {gv, trace_v},     {ga, trace_a},     {gA, trace_A},
                                          {gv_last, v_last}, {ga_last, a_last}, {gi_last, i_last}, {gz_last, z_last}};
   double sum = 0;
   for (auto [gradient, name] : terms)
@@ -137,15 +141,18 @@ std::vector<Case> table() {
   std::vector<Case> all;
   for (int row = 0; row < n_rows; row++) {
     const auto surrogate = Surrogate(row % n_surrogates);
-    for (bool smooth : {false, true}) all.push_back({.row = row, .surrogate = surrogate, .delays = {0, 3, 20}, .n_ref = 2, .smooth = smooth});
-    all.push_back({.row = row, .surrogate = surrogate, .T = 6, .B = 2, .N = 3, .delays = {0, 2}, .n_ref = row % 2, .smooth = true, .stop = false});
+    for (bool smooth : {false, true})
+      all.push_back({.row = row, .surrogate = surrogate, .delays = {0, 3, 20}, .n_ref = 2, .smooth = smooth});
+    all.push_back(
+        {.row = row, .surrogate = surrogate, .T = 6, .B = 2, .N = 3, .delays = {0, 2}, .n_ref = row % 2, .smooth = true, .stop = false});
   }
   for (int s = 0; s < n_surrogates; s++)
     for (int row : {0, 7}) all.push_back({.row = row, .surrogate = Surrogate(s), .T = 6, .B = 2, .N = 3, .smooth = true, .stop = false});
 
   // Vectors of 2 to 16 numbers, words of 32 spikes, tiles of 1 to 8 items, chunks of 16 and segments of 128 steps end here.
-  const int64_t sizes[][3] = {{0, 0, 1}, {0, 3, 33}, {1, 0, 33}, {1, 1, 1}, {1, 33, 220}, {15, 9, 31}, {15, 33, 65}, {17, 33, 32}, {17, 9, 220},
-                              {16, 4, 64}, {128, 2, 5}, {129, 1, 65}, {129, 3, 1}, {129, 9, 31}, {129, 1, 220}, {260, 3, 33}, {260, 9, 32}};
+  const int64_t sizes[][3] = {{0, 0, 1},    {0, 3, 33},   {1, 0, 33},    {1, 1, 1},    {1, 33, 220}, {15, 9, 31},
+                              {15, 33, 65}, {17, 33, 32}, {17, 9, 220},  {16, 4, 64},  {128, 2, 5},  {129, 1, 65},
+                              {129, 3, 1},  {129, 9, 31}, {129, 1, 220}, {260, 3, 33}, {260, 9, 32}};
   int row = 0;
   for (auto [T, B, N] : sizes) {
     all.push_back({.T = T, .B = B, .N = N, .n_ref = T % 3, .want = 0, .zero = paper});
@@ -163,7 +170,8 @@ std::vector<Case> table() {
   for (uint64_t absent : {traces, last, of_last, of_first, set_of(gw), set_of(gz), traces | last | of_last | of_first | set_of(gw),
                           traces | set_of(gz, gw), of_last | set_of(gz), set_of(trace_a, gA, v_last, z_last, gi_last, gz_last, ga0, gz0)})
     for (bool smooth : {false, true})
-      for (unsigned want : {0u, every}) all.push_back({.N = 40, .delays = {0, 4}, .n_ref = 1, .smooth = smooth, .want = want, .absent = absent});
+      for (unsigned want : {0u, every})
+        all.push_back({.N = 40, .delays = {0, 4}, .n_ref = 1, .smooth = smooth, .want = want, .absent = absent});
   for (int which = 0; which < n_coefficients; which++)  // one gradient alone; one coefficient that is 0
     for (unsigned zero : {0u, paper, 1u << which & ~(1u << KAPPA | 1u << WIDTH)})
       all.push_back({.row = which * 2, .surrogate = Surrogate::exponential, .T = 150, .N = 9, .want = 1u << which, .zero = zero});
@@ -202,8 +210,10 @@ template <class T> void check_linear(int64_t R, int64_t I, int64_t N, bool bias,
   for (int run = 0; run < 2; run++) {
     n_threads = run ? 3 : 1;
     y[run] = buffer(R * N, 0), gw[run] = buffer(N * I, 0), gc[run] = buffer(N, 0);
-    cpu::linear_forward<T>({R, I, N, x.get(), w.get(), of_n, of_i, bias ? c.get() : nullptr, y[run].get(), nullptr, nullptr, nullptr}, parallel);
-    cpu::linear_backward<T>({R, I, N, x.get(), nullptr, 0, 0, nullptr, nullptr, g.get(), gw[run].get(), bias ? gc[run].get() : nullptr}, parallel);
+    cpu::linear_forward<T>({R, I, N, x.get(), w.get(), of_n, of_i, bias ? c.get() : nullptr, y[run].get(), nullptr, nullptr, nullptr},
+                           parallel);
+    cpu::linear_backward<T>({R, I, N, x.get(), nullptr, 0, 0, nullptr, nullptr, g.get(), gw[run].get(), bias ? gc[run].get() : nullptr},
+                            parallel);
     for (int64_t r = 0; r < R; r++)
       for (int64_t n = 0; n < N; n++) {
         T sum = bias ? c[n] : T(0);
@@ -219,7 +229,8 @@ template <class T> void check_linear(int64_t R, int64_t I, int64_t N, bool bias,
         const double term = double(g[r * N + n]) * (i < I ? x[r * I + i] : 1);
         sum += term, size += std::fabs(term);
       }
-      if (!(std::fabs(got - sum) <= (sizeof(T) == 4 ? 1e-5 : 1e-13) * size && got == again)) return check(false, "gradient" + differ(got, sum));
+      if (!(std::fabs(got - sum) <= (sizeof(T) == 4 ? 1e-5 : 1e-13) * size && got == again))
+        return check(false, "gradient" + differ(got, sum));
     }
 }
 
@@ -277,7 +288,8 @@ int run(const char* word) {
     return lacks ? 0 : 1;
   }
   check_block_cache();
-  const int64_t shapes[][3] = {{0, 3, 2}, {1, 1, 1}, {64, 31, 33}, {65, 33, 7}, {200, 140, 220}, {1030, 20, 31}, {4500, 9, 5}, {40000, 3, 2}};
+  const int64_t shapes[][3] = {{0, 3, 2},       {1, 1, 1},      {64, 31, 33}, {65, 33, 7},
+                               {200, 140, 220}, {1030, 20, 31}, {4500, 9, 5}, {40000, 3, 2}};
   for (auto [R, I, N] : shapes)
     for (bool bias : {false, true}) check_linear<float>(R, I, N, bias, !bias), check_linear<double>(R, I, N, bias, bias);
   for (const Case& c : table()) {

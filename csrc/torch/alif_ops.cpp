@@ -22,8 +22,8 @@ template <class T> void check_coefficients(const T* k, int64_t N, double dampeni
       const double x = k[c * N + n];
       const bool share = c == ALPHA || c == RHO || c == SIGMA;
       const char* wanted = share ? "lie in [0, 1]" : c == WIDTH ? "be finite and > 0" : "be finite";
-      STD_TORCH_CHECK(std::isfinite(x) && (!share || (x >= 0 && x <= 1)) && (c != WIDTH || x > 0), coefficient_names[c], " must ",
-                      wanted, ", got ", x, " at neuron ", n);
+      STD_TORCH_CHECK(std::isfinite(x) && (!share || (x >= 0 && x <= 1)) && (c != WIDTH || x > 0), coefficient_names[c], " must ", wanted,
+                      ", got ", x, " at neuron ", n);
     }
   STD_TORCH_CHECK(std::isfinite(dampening) && dampening >= 0, "dampening must be finite and >= 0, got ", dampening);
 }
@@ -46,12 +46,12 @@ LayerHolder make_layer(int64_t T, int64_t B, const Tensor& w_rec, const Tensor& 
   STD_TORCH_CHECK(refractory >= 0 && refractory < (1 << 24), "refractory must be from 0 to 2^24 - 1 steps, got ", refractory);
   STD_TORCH_CHECK(!delays.empty(), "delays must name one delay at least, got none");
   for (size_t i = 0; i < delays.size(); i++)
-    STD_TORCH_CHECK(delays[i] >= 0 && delays[i] < (1 << 24) && (!i || delays[i] > delays[i - 1]),
-                    "delays must ascend from 0 or more, got ", delays[i], " at place ", i);
+    STD_TORCH_CHECK(delays[i] >= 0 && delays[i] < (1 << 24) && (!i || delays[i] > delays[i - 1]), "delays must ascend from 0 or more, got ",
+                    delays[i], " at place ", i);
   STD_TORCH_CHECK(delay.has_value() == (delays.size() > 1), "delay must be given exactly when there are several delays");
   const int64_t S = delays.size();
-  STD_TORCH_CHECK(S * N * (N + 64) < std::numeric_limits<uint32_t>::max(), "w_rec times the number of delays must stay below 2^32 numbers, got ",
-                  S, " delays of ", N, " x ", N);
+  STD_TORCH_CHECK(S * N * (N + 64) < std::numeric_limits<uint32_t>::max(),
+                  "w_rec times the number of delays must stay below 2^32 numbers, got ", S, " delays of ", N, " x ", N);
   LayerHolder h{dense(coefficients), delay ? dense(*delay) : Tensor(), delays, {}};
   if (delay) {
     STD_TORCH_CHECK(delay->scalar_type() == ScalarType::Long, "delay must be an int64 tensor");
@@ -65,8 +65,22 @@ LayerHolder make_layer(int64_t T, int64_t B, const Tensor& w_rec, const Tensor& 
   }
   if (w_rec.scalar_type() == ScalarType::Double) check_coefficients((const double*)data(h.coefficients), N, dampening);
   else check_coefficients((const float*)data(h.coefficients), N, dampening);
-  h.layer = {T, B, N, rows[dynamics], (Surrogate)surrogate, dampening, refractory, smooth, nullptr, S, 1 + delays.back(),
-             delay ? (const int64_t*)data(h.delay) : nullptr, data(w_rec), w_rec.stride(0), w_rec.stride(1), data(h.coefficients)};
+  h.layer = {T,
+             B,
+             N,
+             rows[dynamics],
+             (Surrogate)surrogate,
+             dampening,
+             refractory,
+             smooth,
+             nullptr,
+             S,
+             1 + delays.back(),
+             delay ? (const int64_t*)data(h.delay) : nullptr,
+             data(w_rec),
+             w_rec.stride(0),
+             w_rec.stride(1),
+             data(h.coefficients)};
   return h;
 }
 
@@ -75,7 +89,8 @@ struct StateHolder {
   Tensor v, a, i, r, z;
   State state() const { return {(void*)data(v), (void*)data(a), (void*)data(i), (void*)data(r), (void*)data(z)}; }
 };
-StateHolder make_state(const Tensor& like, const Layer& l, const Tensor& v, const Tensor& a, const Tensor& i, const Tensor& r, const Tensor& z) {
+StateHolder make_state(const Tensor& like, const Layer& l, const Tensor& v, const Tensor& a, const Tensor& i, const Tensor& r,
+                       const Tensor& z) {
   const std::tuple<const Tensor&, const char*> all[] = {{v, "state.v"}, {a, "state.a"}, {i, "state.i"}, {r, "state.r"}};
   for (auto [t, name] : all) check_like(t, name, like), check_shape(t, name, {l.B, l.N});
   check_like(z, "state.z", like);
@@ -84,16 +99,20 @@ StateHolder make_state(const Tensor& like, const Layer& l, const Tensor& v, cons
   return {dense(v), dense(a), dense(i), dense(r), dense(z)};
 }
 
-void run(const ForwardArgs& f, ScalarType type) { type == ScalarType::Double ? cpu::forward<double>(f, parallel) : cpu::forward<float>(f, parallel); }
-void run(const BackwardArgs& f, ScalarType type) { type == ScalarType::Double ? cpu::backward<double>(f, parallel) : cpu::backward<float>(f, parallel); }
+void run(const ForwardArgs& f, ScalarType type) {
+  type == ScalarType::Double ? cpu::forward<double>(f, parallel) : cpu::forward<float>(f, parallel);
+}
+void run(const BackwardArgs& f, ScalarType type) {
+  type == ScalarType::Double ? cpu::backward<double>(f, parallel) : cpu::backward<float>(f, parallel);
+}
 
 // -------------------------------------------------------------------------------------------------------------- operators
 using Thirteen = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 using Seven = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-Thirteen alif_forward(Tensor current, Tensor w_rec, Tensor coefficients, std::optional<Tensor> delay, Ints delays, Tensor v, Tensor a, Tensor i,
-                      Tensor r, Tensor z, int64_t dynamics, int64_t surrogate, double dampening, int64_t refractory, bool smooth, bool trace,
-                      bool save) {
+Thirteen alif_forward(Tensor current, Tensor w_rec, Tensor coefficients, std::optional<Tensor> delay, Ints delays, Tensor v, Tensor a,
+                      Tensor i, Tensor r, Tensor z, int64_t dynamics, int64_t surrogate, double dampening, int64_t refractory, bool smooth,
+                      bool trace, bool save) {
   STD_TORCH_CHECK(current.dim() == 3, "current must have shape (T, B, N), got ", shape_text(current));
   const ScalarType type = current.scalar_type();
   STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, "current must be float32 or float64");
@@ -107,7 +126,8 @@ Thirteen alif_forward(Tensor current, Tensor w_rec, Tensor coefficients, std::op
   const Tensor x = current.stride(2) == 1 || N == 1 ? current : dense(current);
 
   const Tensor out = empty({T, B, N}, type);
-  const Tensor vT = empty({B, N}, type), aT = empty({B, N}, type), iT = empty({B, N}, type), rT = empty({B, N}, type), zT = empty({l.D, B, N}, type);
+  const Tensor vT = empty({B, N}, type), aT = empty({B, N}, type), iT = empty({B, N}, type), rT = empty({B, N}, type),
+               zT = empty({l.D, B, N}, type);
   auto when = [&](bool wanted, const Ints& sizes) { return empty(wanted ? sizes : Ints{0}, type); };
   const Tensor tv = when(trace, {T, B, N}), ta = when(trace, {T, B, N}), tA = when(trace, {T, B, N});
   const Tensor y = when(save, {T, B, N}), smooth_z = when(save && smooth, {T, B, N}), carry = when(save, {segments(T), 4, B, N});
@@ -128,10 +148,10 @@ Thirteen alif_forward(Tensor current, Tensor w_rec, Tensor coefficients, std::op
 }
 
 Seven alif_backward(std::optional<Tensor> g_spikes, std::optional<Tensor> g_trace_v, std::optional<Tensor> g_trace_a,
-                    std::optional<Tensor> g_trace_threshold, std::optional<Tensor> g_v, std::optional<Tensor> g_a, std::optional<Tensor> g_i,
-                    std::optional<Tensor> g_z, Tensor w_rec, Tensor coefficients, std::optional<Tensor> delay, Ints delays, Tensor v, Tensor a,
-                    Tensor i, Tensor r, Tensor z, Tensor y, Tensor bits, Tensor smooth_z, Tensor carry, int64_t dynamics, int64_t surrogate,
-                    double dampening, int64_t refractory, bool smooth, int64_t want, bool want_w) {
+                    std::optional<Tensor> g_trace_threshold, std::optional<Tensor> g_v, std::optional<Tensor> g_a,
+                    std::optional<Tensor> g_i, std::optional<Tensor> g_z, Tensor w_rec, Tensor coefficients, std::optional<Tensor> delay,
+                    Ints delays, Tensor v, Tensor a, Tensor i, Tensor r, Tensor z, Tensor y, Tensor bits, Tensor smooth_z, Tensor carry,
+                    int64_t dynamics, int64_t surrogate, double dampening, int64_t refractory, bool smooth, int64_t want, bool want_w) {
   STD_TORCH_CHECK(y.dim() == 3, "y must be what alif_forward saved, got shape ", shape_text(y));
   const ScalarType type = y.scalar_type();
   const int64_t T = y.size(0), B = y.size(1), N = y.size(2);
@@ -145,8 +165,9 @@ Seven alif_backward(std::optional<Tensor> g_spikes, std::optional<Tensor> g_trac
   const StateHolder s = make_state(y, l, v, a, i, r, z);
   if (want & (1 << KAPPA | 1 << SIGMA))
     for (int64_t n = 0; n < N; n++)
-      STD_TORCH_CHECK(type == ScalarType::Double ? ((const double*)l.coefficients)[KAPPA * N + n] : ((const float*)l.coefficients)[KAPPA * N + n],
-                      "kappa must not be 0 where the gradient of kappa or sigma is asked for, got 0 at neuron ", n);
+      STD_TORCH_CHECK(
+          type == ScalarType::Double ? ((const double*)l.coefficients)[KAPPA * N + n] : ((const float*)l.coefficients)[KAPPA * N + n],
+          "kappa must not be 0 where the gradient of kappa or sigma is asked for, got 0 at neuron ", n);
   auto plain = [&](const std::optional<Tensor>& g, const char* name, const Ints& sizes) {
     if (g) check_like(*g, name, y), check_shape(*g, name, sizes);
     return g ? std::optional<Tensor>(dense(*g)) : std::nullopt;
@@ -188,14 +209,20 @@ Seven alif_backward(std::optional<Tensor> g_spikes, std::optional<Tensor> g_trac
 
 STABLE_TORCH_LIBRARY(lsnn, m) {
   m.def(
-      "alif_forward(Tensor current, Tensor w_rec, Tensor coefficients, Tensor? delay, int[] delays, Tensor v, Tensor a, Tensor i, Tensor r, "
-      "Tensor z, int dynamics, int surrogate, float dampening, int refractory, bool smooth, bool trace, bool save) -> (Tensor spikes, Tensor "
-      "v_last, Tensor a_last, Tensor i_last, Tensor r_last, Tensor z_last, Tensor trace_v, Tensor trace_a, Tensor trace_threshold, Tensor y, "
+      "alif_forward(Tensor current, Tensor w_rec, Tensor coefficients, Tensor? delay, int[] delays, Tensor v, Tensor a, Tensor i, Tensor "
+      "r, "
+      "Tensor z, int dynamics, int surrogate, float dampening, int refractory, bool smooth, bool trace, bool save) -> (Tensor spikes, "
+      "Tensor "
+      "v_last, Tensor a_last, Tensor i_last, Tensor r_last, Tensor z_last, Tensor trace_v, Tensor trace_a, Tensor trace_threshold, Tensor "
+      "y, "
       "Tensor bits, Tensor smooth_z, Tensor carry)");
   m.def(
-      "alif_backward(Tensor? g_spikes, Tensor? g_trace_v, Tensor? g_trace_a, Tensor? g_trace_threshold, Tensor? g_v, Tensor? g_a, Tensor? g_i, "
-      "Tensor? g_z, Tensor w_rec, Tensor coefficients, Tensor? delay, int[] delays, Tensor v, Tensor a, Tensor i, Tensor r, Tensor z, Tensor y, "
-      "Tensor bits, Tensor smooth_z, Tensor carry, int dynamics, int surrogate, float dampening, int refractory, bool smooth, int want, bool "
+      "alif_backward(Tensor? g_spikes, Tensor? g_trace_v, Tensor? g_trace_a, Tensor? g_trace_threshold, Tensor? g_v, Tensor? g_a, Tensor? "
+      "g_i, "
+      "Tensor? g_z, Tensor w_rec, Tensor coefficients, Tensor? delay, int[] delays, Tensor v, Tensor a, Tensor i, Tensor r, Tensor z, "
+      "Tensor y, "
+      "Tensor bits, Tensor smooth_z, Tensor carry, int dynamics, int surrogate, float dampening, int refractory, bool smooth, int want, "
+      "bool "
       "want_w) -> (Tensor current, Tensor w_rec, Tensor coefficients, Tensor v, Tensor a, Tensor i, Tensor z)");
 }
 

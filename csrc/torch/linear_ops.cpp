@@ -24,7 +24,8 @@ Tensor buffer(Tensor like, int64_t rows, int64_t columns) {
 Tensor linear_events(Tensor x, Tensor weight, std::optional<Tensor> bias) {
   check_real(x, "x"), check_like(weight, "weight", x, "x");
   STD_TORCH_CHECK(x.dim() == 2, "x must have shape (rows, inputs), got ", shape_text(x));
-  STD_TORCH_CHECK(weight.dim() == 2 && weight.size(1) == x.size(1), "weight must have shape (outputs, ", x.size(1), "), got ", shape_text(weight));
+  STD_TORCH_CHECK(weight.dim() == 2 && weight.size(1) == x.size(1), "weight must have shape (outputs, ", x.size(1), "), got ",
+                  shape_text(weight));
   const int64_t R = x.size(0), I = x.size(1), N = weight.size(0);
   STD_TORCH_CHECK((I + 1) * (N + 64) < int64_t(1) << 32, "weight must hold less than 2^32 numbers, got ", shape_text(weight));
   if (bias) check_like(*bias, "bias", x, "x"), check_shape(*bias, "bias", {N});

@@ -14,7 +14,8 @@ inline Tensor empty(const Ints& sizes, ScalarType type) {
   int64_t bytes = type == ScalarType::Double ? 8 : 4;
   bool fits = true;
   for (int64_t s : sizes) fits = fits && !__builtin_mul_overflow(bytes, s, &bytes);
-  STD_TORCH_CHECK(fits, "not enough memory: a tensor of shape ", shape_text(sizes.data(), sizes.size()), " has more bytes than can be counted");
+  STD_TORCH_CHECK(fits, "not enough memory: a tensor of shape ", shape_text(sizes.data(), sizes.size()),
+                  " has more bytes than can be counted");
   Ints strides(sizes.size(), 1);
   for (size_t d = sizes.size(); d-- > 1;) strides[d - 1] = strides[d] * std::max<int64_t>(sizes[d], 1);
   void* block = cpu::take_block(std::max<int64_t>(bytes, 1));
