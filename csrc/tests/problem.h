@@ -226,7 +226,6 @@ template <class T> struct Run {
   bool written(int name, int64_t i) const {
     if (name == smooth_z && !c.smooth) return false;
     if (name == gk) return c.want >> i / c.N & 1;
-    if (name == carry && i / c.item() % 4 == 2 && c.zero >> SIGMA & 1) return false;  // without a synapse i' is not carried
     return !(c.absent >> name & 1);
   }
 };
