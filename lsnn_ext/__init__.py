@@ -3,7 +3,9 @@
 from . import functional, reference
 from ._config import show_config
 from .functional import State, Traces
-from .modules import ALIF, LIF, LSNN, LeakyReadout
+from .modules import ALIF, LIF, LSNN, LeakyReadout, LSNNState
 
 __version__ = "0.1.0"
-__all__ = ["ALIF", "LIF", "LSNN", "LeakyReadout", "State", "Traces", "functional", "reference", "show_config"]
+__all__ = [
+    "ALIF", "LIF", "LSNN", "LSNNState", "LeakyReadout", "State", "Traces", "functional", "reference", "show_config",
+]  # fmt: skip

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from cases import FEW, LAYOUTS, STATE_LEAVES, Case, build
@@ -60,9 +60,11 @@ def test_same_as_reference(case: Case, dtype: torch.dtype, device: str) -> None:
     outputs, gradients = problem.run(functional.alif)
     want_outputs, want_gradients = problem.per_neuron(case.N).run(reference.alif)
     assert_all_same(outputs, want_outputs)
-    # A gradient may be what is left of terms that cancel: those are of the size of the other gradients, and in the
-    # gradient of a scalar coefficient of the size of the neurons' shares of it.
-    least = 1e-3 * _largest(want_gradients.values())
+    assume(all(bool(gradient.isfinite().all()) for gradient in want_gradients.values()))  # half precision may overflow
+    # A gradient may be what is left of terms that cancel, which are of the size of the largest gradient: 5e-7 of it,
+    # four roundings in float32, is then the limit. In the gradient of a scalar coefficient the terms are the shares of
+    # the neurons.
+    least = 1e-2 * _largest(want_gradients.values())
     for name, want in want_gradients.items():
         scale = _largest([want])
         if want.shape != problem.leaves[name].shape:

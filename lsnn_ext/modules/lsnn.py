@@ -50,7 +50,7 @@ class LSNN(nn.Module):
         if n_regular + n_adaptive == 0:
             raise ValueError("n_adaptive: expected one neuron or more in all, got 0 with n_regular 0")
         self.n_regular, self.n_adaptive = n_regular, n_adaptive
-        betas = torch.tensor([0.0] * n_regular + [float(beta)] * n_adaptive)
+        betas = torch.tensor([0.0] * n_regular + [float(beta)] * n_adaptive, dtype=torch.float64)
         self.neurons = ALIF(input_size, n_regular + n_adaptive, bias=bias, batch_first=batch_first, dynamics=dynamics,
                             tau_mem=tau_mem, tau_adapt=tau_adapt, beta=betas, threshold=threshold,
                             refractory=refractory, delay=delay, dt=dt, surrogate=surrogate, dampening=dampening,

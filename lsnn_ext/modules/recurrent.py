@@ -173,7 +173,7 @@ class Recurrent(nn.Module):
         lengths = [steps * alive for steps, alive in segments]
         if len(segments) == 1:  # the whole projection as the operator wants it: no view stands between the two
             steps, alive = segments[0]
-            blocks = [functional.linear(x.view(steps, alive, -1), weight, bias)]
+            blocks = [functional.linear(x.view(steps, alive, x.shape[-1]), weight, bias)]
         else:
             blocks = list(torch.split(functional.linear(x, weight, bias), lengths))[::-1 if reverse else 1]
         given, w_rec = self._coefficients(suffix), self._recurrent_weight(suffix)
@@ -193,7 +193,7 @@ class Recurrent(nn.Module):
                 else:
                     entering = _rows(initial, before, alive)
                     state = State(*(torch.cat(pair, -2) for pair in zip(state, entering, strict=True)))
-            current = current.view(steps, alive, -1)
+            current = current.view(steps, alive, self.hidden_size)
             result = functional.alif(
                 current.flip(0) if reverse else current, w_rec, alpha=given["alpha"], theta=given["theta"],
                 rho=given.get("rho"), beta=given.get("beta"), refractory=self.refractory, delay=delay,
@@ -236,7 +236,7 @@ class Recurrent(nn.Module):
         return x, end, Traces(*joined) if trace else None
 
     def _check(self, x: Tensor, dims: tuple[int, ...], form: str, state: State | None, batch: tuple[int, ...]) -> None:
-        dtype = self.get_parameter("weight_ih_l0").dtype
+        dtype = self.weight_ih_l0.dtype
         if x.dim() not in dims or x.shape[-1] != self.input_size:
             raise ValueError(f"x: expected shape {form} with I = {self.input_size}, got {tuple(x.shape)}")
         if x.dtype != dtype and x.dtype not in _HALF:
@@ -314,5 +314,6 @@ class Recurrent(nn.Module):
         self._check(x_t, (1, 2), "(B, I) or (I,)", state, batch)
         if state is not None and not batch:
             state = State(*(leaf.unsqueeze(-2) for leaf in state))
-        out, state, _ = self._run(x_t.view(1, -1, self.input_size), [(1, batch[0] if batch else 1)], state, False)
+        alive = batch[0] if batch else 1
+        out, state, _ = self._run(x_t.reshape(1, alive, self.input_size), [(1, alive)], state, False)
         return (out[0], state) if batch else (out[0, 0], State(*(leaf.squeeze(-2) for leaf in state)))
