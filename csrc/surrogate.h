@@ -1,4 +1,4 @@
-// The pseudo-derivatives psi(m) of (7) in unit height, and their antiderivatives for the smooth spikes of gradient checks.
+// The pseudo-derivatives psi(m) of (7) before dampening, and their antiderivatives for the smooth spikes of gradient checks.
 // F is a number or a vector of numbers; functions of the platform (select, abs_, exp_ ...) work on both.
 #pragma once
 #include "dynamics.h"

@@ -4,6 +4,7 @@ torch.ops.lsnn.alif_forward and alif_backward know nothing of autograd; ``alif``
 refuse tensors that require a gradient, since they would return none, silently.
 """
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,8 @@ try:
     load_error: Exception | None = None
 except ImportError as error:  # no compiler at installation, or a torch older than 2.11
     _C = None
-    load_error = error
+    built = importlib.util.find_spec("lsnn_ext._C") is not None
+    load_error = error if built else ImportError("it was not built when the package was installed")
 
 available = _C is not None
 

@@ -1,0 +1,52 @@
+"""functional.linear equals torch's own, by events, by a product in reused memory, or plainly."""
+import pytest
+import torch
+from torch import Tensor
+
+from compare import assert_same
+from lsnn_ext import functional
+
+# Above 2^18 results the ways part; 33 outputs and more take another way back to x than fewer do.
+SIZES = [(40, 9, 7, 5), (300, 20, 33, 70), (900, 30, 65, 10), (1100, 8, 1, 33)]
+RATES = {"spikes": 0.03, "half": 0.5, "dense": 1.0, "nothing": 0.0}
+
+
+def _run(linear: object, leaves: list[Tensor], weights: Tensor) -> list[Tensor]:
+    copies = [leaf.clone().requires_grad_() for leaf in leaves]
+    out: Tensor = linear(*copies)  # type: ignore[operator]
+    (out * weights).sum().backward()
+    return [out.detach(), *(copy.grad for copy in copies if copy.grad is not None)]
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("rate", RATES.values(), ids=RATES)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_same_as_torch(size: tuple[int, ...], rate: float, dtype: torch.dtype, bias: bool) -> None:
+    T, B, inputs, outputs = size
+    random = torch.Generator().manual_seed(1)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=random, dtype=dtype)
+
+    x = drawn(T, B, inputs) if rate == 1 else (torch.rand(T, B, inputs, generator=random) < rate).to(dtype)
+    leaves = [x, drawn(outputs, inputs), *([drawn(outputs)] if bias else [])]
+    weights = drawn(T, B, outputs)
+    got, want = _run(functional.linear, leaves, weights), _run(torch.nn.functional.linear, leaves, weights)
+    assert len(got) == len(want) == 1 + len(leaves)
+    for name, a, b in zip(("y", "x", "weight", "bias"), got, want, strict=False):
+        assert_same(name, a, b, tolerance=1e-5 if dtype == torch.float32 else 1e-13)
+
+
+def test_inputs_in_any_layout() -> None:
+    """Transposed, strided and expanded inputs, by events."""
+    spikes = (torch.rand(64, 700, 40, generator=torch.Generator().manual_seed(2)) < 0.05).float()
+    weight = torch.randn(24, 40, generator=torch.Generator().manual_seed(3))
+    for x in (spikes.transpose(0, 1), spikes.repeat_interleave(2, 2)[:, :, ::2], spikes[:1].expand(64, 700, 40)):
+        got = functional.linear(x, weight.t().contiguous().t())
+        assert_same("y", got, torch.nn.functional.linear(x, weight), tolerance=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3), (4, 0, 3), (5, 4, 0)])
+def test_nothing(shape: tuple[int, ...]) -> None:
+    assert functional.linear(torch.zeros(shape), torch.zeros(6, shape[-1])).shape == (*shape[:2], 6)
