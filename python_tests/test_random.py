@@ -4,12 +4,13 @@ LSNN_RANDOM_CASES sets the number of examples (200).
 """
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from cases import FEW, LAYOUTS, STATE_LEAVES, Case, build
+from cases import FEW, LAYOUTS, STATE_LEAVES, Case, Problem, build
 from compare import assert_all_same, assert_same
 from lsnn_ext import functional, reference
 from lsnn_ext.reference import COEFFICIENTS, ROWS, SURROGATES
@@ -27,6 +28,16 @@ def _tolerance(gradient: torch.Tensor) -> float:
 
 def _largest(gradients: Iterable[torch.Tensor]) -> float:
     return max((float(gradient.abs().max()) for gradient in gradients if gradient.numel()), default=0.0)
+
+
+def _exact(problem: Problem, spikes: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The gradients of the same numbers in float64, if the spikes are the same."""
+    leaves = {name: leaf.double() for name, leaf in problem.leaves.items()}
+    weights = {name: weight.double() for name, weight in problem.weights.items()}
+    r0 = None if problem.r0 is None else problem.r0.double()
+    outputs, gradients = replace(problem, leaves=leaves, weights=weights, r0=r0).run(reference.alif)
+    assert torch.equal(outputs["spikes"], spikes.double()), "other spikes in float64: nothing can be said"
+    return gradients
 
 
 @st.composite
@@ -61,12 +72,21 @@ def test_same_as_reference(case: Case, dtype: torch.dtype, device: str) -> None:
     want_outputs, want_gradients = problem.per_neuron(case.N).run(reference.alif)
     assert_all_same(outputs, want_outputs)
     assume(all(bool(gradient.isfinite().all()) for gradient in want_gradients.values()))  # half precision may overflow
-    # A gradient may be what is left of terms that cancel, which are of the size of the largest gradient: 5e-7 of it,
-    # four roundings in float32, is then the limit. In the gradient of a scalar coefficient the terms are the shares of
-    # the neurons.
-    least = 1e-2 * _largest(want_gradients.values())
+    # A gradient may be what is left of terms that cancel: those are of the size of the other gradients, and in the
+    # gradient of a scalar coefficient of the size of the neurons' shares of it.
+    least = 1e-3 * _largest(want_gradients.values())
+    exact: dict[str, torch.Tensor] = {}
     for name, want in want_gradients.items():
         scale = _largest([want])
         if want.shape != problem.leaves[name].shape:
             want, scale = want.sum(), float(want.abs().sum())
-        assert_same(name, gradients[name], want, tolerance=_tolerance(want), scale=max(scale, least))
+        try:
+            assert_same(name, gradients[name], want, tolerance=_tolerance(want), scale=max(scale, least))
+        except AssertionError:
+            # The reference rounds too. What is then asked for is to be no further from the truth than it is, or hardly.
+            if dtype == torch.float64:
+                raise
+            exact = exact or _exact(problem, want_outputs["spikes"])
+            error, theirs = (float((value.double() - exact[name]).abs().max()) for value in (gradients[name], want))
+            if not error <= 2 * theirs:
+                raise
