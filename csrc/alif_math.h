@@ -20,6 +20,12 @@ struct AnyModel {
   unsigned want;                    // coefficients whose gradient is asked for
 };
 
+// By value: the address of a name differs between translation units where equal strings are not merged.
+LSNN_INLINE bool same(const Row& a, const Row& b) {
+  return a.test == b.test && a.ge == b.ge && a.scale == b.scale && a.reset == b.reset && a.when == b.when && a.drive == b.drive &&
+         a.stop == b.stop;
+}
+
 // The paper's network, fast: row `lsnn` with the triangle, no synapse, fixed coefficients.
 struct PaperModel {
   static constexpr Row row = rows[0];
@@ -29,7 +35,7 @@ struct PaperModel {
   static constexpr unsigned want = 0;
 
   static bool fits(const AnyModel& m) {
-    return m.row.name == row.name && m.surrogate == surrogate && !m.smooth && !m.synapse && !m.coupling && !m.current && !m.want;
+    return same(m.row, row) && m.surrogate == surrogate && !m.smooth && !m.synapse && !m.coupling && !m.current && !m.want;
   }
 };
 
