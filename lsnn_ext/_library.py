@@ -13,7 +13,6 @@ from torch import Tensor
 
 from .reference import COEFFICIENTS
 
-SEGMENT = 128  # steps between two saved states, as in csrc/alif.h
 FEW_OUTPUTS = 32  # up to which adding the weight rows of a readout beats torch's matrix product
 
 try:
@@ -184,7 +183,7 @@ def _fake_forward(
     traces = [new(T, B, N) if trace else new(0) for _ in range(3)]
     y, smooth_z = new(T, B, N) if save else new(0), new(T, B, N) if save and smooth else new(0)
     bits = new((T, B, _words(N)) if save else (0,), dtype=torch.int32)
-    carry = new((T + SEGMENT - 1) // SEGMENT, 4, B, N) if save else new(0)
+    carry = new((T + _C.segment - 1) // _C.segment, 4, B, N) if save else new(0)
     return (new(T, B, N), *(new(B, N) for _ in range(4)), new(1 + delays[-1], B, N), *traces, y, bits, smooth_z, carry)
 
 
@@ -205,7 +204,7 @@ def _refusing(name: str) -> Callable[..., Any]:
         if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in args):
             raise RuntimeError(
                 f"torch.ops.lsnn.{name} has no gradient of its own: expected tensors that do not require grad, got "
-                "some that do; call lsnn_ext.functional.alif, which is differentiable"
+                "some that do; call the functions of lsnn_ext.functional, which are differentiable"
             )
         return op.redispatch(keys & torch._C._after_autograd_keyset, *args)
 

@@ -103,6 +103,7 @@ BAD = [
     Bad("refractory-float", {"refractory": 1.5}, "refractory", r"1\.5|float", "int|whole"),
     Bad("refractory-tensor", {"refractory": torch.ones(N)}, "refractory", "[Tt]ensor", "int|whole"),
     Bad("delay-negative", {"delay": -1}, "delay", "-1", ">= ?0|negative"),
+    Bad("delay-beyond-offsets", {"delay": 2**24 - 1, "state": None}, "delay", "16777215", "less than"),
     Bad("delay-float", {"delay": 1.0}, "delay", r"1\.0|float", "int|whole"),
     Bad("delay-with-a-negative", {"delay": _with(DELAY, -2, 1, 1)}, "delay", "-2", ">= ?0|negative"),
     Bad("delay-1d", {"delay": DELAY[0]}, "delay", r"\(5,\)", r"\(N, ?N\)|\(5, 5\)"),

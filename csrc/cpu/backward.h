@@ -36,7 +36,7 @@ template <class T> struct BackwardScratch {
   }
 };
 
-template <class T, class Model> struct BackwardTile {
+template <class T, class Model> struct BackwardTile : Tile {
   static constexpr int L = Vec<T>::lanes;
   using V = Vec<T>;
   const BackwardArgs& f;
@@ -44,22 +44,17 @@ template <class T, class Model> struct BackwardTile {
   const Model& model;
   BackwardScratch<T>& s;
   const Layer& l;
-  const int64_t B, N, NP, W, many, b0, items, ring;
+  const int64_t W, ring;
   const bool choose;  // whether there can be neurons whose dL/dz is of no use
 
   LSNN_MEMBER BackwardTile(const BackwardArgs& args, const Packed<T>& packed, const Model& m, BackwardScratch<T>& scratch, int64_t tile)
-      : f(args),
+      : Tile(args.layer, tile),
+        f(args),
         p(packed),
         model(m),
         s(scratch),
         l(args.layer),
-        B(l.B),
-        N(l.N),
-        NP(p.NP),
         W(p.W),
-        many(tile_items(B)),
-        b0(tile * many),
-        items(b0 + many <= B ? many : B - b0),
         ring(chunk + l.D),
         choose(has_bounded_support(m.surrogate) || m.refractory) {}
 
@@ -181,13 +176,6 @@ template <class T, class Model> struct BackwardTile {
     s.gradient.add_to(gw, s.gc, NP);
   }
 
-  LSNN_MEMBER void copy_in(T* to, const void* from) const {
-    for (int64_t q = 0; q < items; q++)
-      for (int64_t n = 0; n < NP; n++) to[q * NP + n] = from && n < N ? ((const T*)from)[(b0 + q) * N + n] : T(0);
-  }
-  LSNN_MEMBER void copy_out(void* to, const T* from) const {
-    for (int64_t q = 0; to && q < items; q++) memcpy((T*)to + (b0 + q) * N, from + q * NP, N * sizeof(T));
-  }
   // dz += dL/dz of the last state that belongs to the spikes of step t, which may lie before the sequence.
   LSNN_MEMBER void add_last_state(int64_t t) const {
     const int64_t back = l.T - 1 - t;

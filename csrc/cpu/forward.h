@@ -1,7 +1,6 @@
 // The forward pass of one tile of batch items over the whole sequence, event-driven: (1) adds only the weight rows of the
 // neurons that spiked. Included by kernels.cpp once for each instruction set.
 #pragma once
-#include "packed.h"
 #include "rows.h"
 
 namespace lsnn::cpu {
@@ -72,17 +71,14 @@ LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, const Mod
   constexpr int L = Vec<T>::lanes;
   using V = Vec<T>;
   const Layer& l = f.layer;
-  const int64_t B = l.B, N = l.N, NP = p.NP, W = p.W, D = l.D, many = tile_items(B), b0 = tile * many;
-  const int64_t items = b0 + many <= B ? many : B - b0;
+  const Tile place(l, tile);
+  const int64_t B = l.B, N = l.N, NP = p.NP, W = p.W, D = l.D, many = place.many, b0 = place.b0, items = place.items;
   Arena arena{(char*)scratch};
   const ForwardScratch<T> s(arena, l);
   auto first_z = [&](int64_t back, int64_t b) { return (const T*)f.first.z + (back * B + b) * N; };  // z[-1-back]
 
-  auto copy_in = [&](T* to, const void* from) {
-    for (int64_t q = 0; q < items; q++)
-      for (int64_t n = 0; n < NP; n++) to[q * NP + n] = from && n < N ? ((const T*)from)[(b0 + q) * N + n] : T(0);
-  };
-  copy_in(s.v, f.first.v), copy_in(s.a, f.first.a), copy_in(s.i, f.first.i), copy_in(s.r, f.first.r), copy_in(s.z, f.first.z);
+  place.copy_in(s.v, f.first.v), place.copy_in(s.a, f.first.a), place.copy_in(s.i, f.first.i), place.copy_in(s.r, f.first.r),
+      place.copy_in(s.z, f.first.z);
 
   for (int64_t t = 0; t < l.T; t++) {
     uint32_t* now = s.bits + t % D * many * W;
@@ -135,10 +131,7 @@ LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, const Mod
   }
   stream_end();
 
-  auto copy_out = [&](void* to, const T* from) {
-    for (int64_t q = 0; to && q < items; q++) memcpy((T*)to + (b0 + q) * N, from + q * NP, N * sizeof(T));
-  };
-  copy_out(f.last.v, s.v), copy_out(f.last.a, s.a), copy_out(f.last.i, s.i), copy_out(f.last.r, s.r);
+  place.copy_out(f.last.v, s.v), place.copy_out(f.last.a, s.a), place.copy_out(f.last.i, s.i), place.copy_out(f.last.r, s.r);
   for (int64_t back = 0; f.last.z && back < D; back++)
     for (int64_t q = 0; q < items; q++) {
       T* z = (T*)f.last.z + (back * B + b0 + q) * N;

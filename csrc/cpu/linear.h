@@ -1,7 +1,6 @@
 // A linear map of rows that are mostly zero, as spikes are: y = x W^T + bias adds only the weight rows of the inputs that
 // are not zero, and the gradient of W comes from the same events. Included by kernels.cpp once for each instruction set.
 #pragma once
-#include "packed.h"
 #include "rows.h"
 
 namespace lsnn::cpu {

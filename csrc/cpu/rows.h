@@ -1,20 +1,9 @@
 // Sums of matrix rows chosen by events, in registers: of weight rows in the forward pass, of gradient rows in the backward.
 #pragma once
-#include "simd.h"
+#include "tile.h"
 
 namespace lsnn::cpu {
 namespace {
-
-// Hands out aligned pieces of a block; with a null block it only counts.
-struct Arena {
-  char* base;
-  int64_t used = 0;
-  template <class X> X* take(int64_t n) {
-    X* p = base ? reinterpret_cast<X*>(base + used) : nullptr;
-    used += (n * (int64_t)sizeof(X) + 127) / 128 * 128;
-    return p;
-  }
-};
 
 // c[0 .. C vectors) = x + sum of w[rows[e]] (times weights[e]), in ascending order of e and without fused multiply-add.
 template <int C, bool weighted, class T>

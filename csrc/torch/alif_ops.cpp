@@ -46,12 +46,15 @@ LayerHolder make_layer(int64_t T, int64_t B, const Tensor& w_rec, const Tensor& 
   STD_TORCH_CHECK(refractory >= 0 && refractory < (1 << 24), "refractory must be from 0 to 2^24 - 1 steps, got ", refractory);
   STD_TORCH_CHECK(!delays.empty(), "delays must name one delay at least, got none");
   for (size_t i = 0; i < delays.size(); i++)
-    STD_TORCH_CHECK(delays[i] >= 0 && delays[i] < (1 << 24) && (!i || delays[i] > delays[i - 1]), "delays must ascend from 0 or more, got ",
-                    delays[i], " at place ", i);
+    STD_TORCH_CHECK(delays[i] >= 0 && (!i || delays[i] > delays[i - 1]), "delays must ascend from 0 or more, got ", delays[i], " at place ",
+                    i);
   STD_TORCH_CHECK(delay.has_value() == (delays.size() > 1), "delay must be given exactly when there are several delays");
   const int64_t S = delays.size();
   STD_TORCH_CHECK(S * N * (N + 64) < std::numeric_limits<uint32_t>::max(),
                   "w_rec times the number of delays must stay below 2^32 numbers, got ", S, " delays of ", N, " x ", N);
+  // Offsets into the ring of dL/dc, kept for as many steps as the largest delay, have 32 bits.
+  STD_TORCH_CHECK(delays.back() < (int64_t(1) << 32) / (16 * (N + 64)) - 64, "delay: expected less than ",
+                  (int64_t(1) << 32) / (16 * (N + 64)) - 64, " extra steps for ", N, " neurons, got ", delays.back());
   LayerHolder h{dense(coefficients), delay ? dense(*delay) : Tensor(), delays, {}};
   if (delay) {
     STD_TORCH_CHECK(delay->scalar_type() == ScalarType::Long, "delay must be an int64 tensor");

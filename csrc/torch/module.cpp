@@ -49,6 +49,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("instruction_set", &lsnn::cpu::instruction_set, "avx512, avx2 or portable; see LSNN_CPU.");
   m.def("cached_bytes", &lsnn::cpu::cached_bytes, "Bytes kept for reuse.");
   m.def("empty_cache", &lsnn::cpu::empty_cache, "Gives the memory kept for reuse back to the system.");
+  m.attr("segment") = lsnn::segment;
   m.attr("compiler") = __VERSION__;
   m.attr("cuda") = py::none();
 }

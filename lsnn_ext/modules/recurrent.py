@@ -118,7 +118,7 @@ class Recurrent(nn.Module):
         layer._distinct = functional.Delays.of(layer.delay).distinct
 
     def reset_parameters(self) -> None:
-        """Weights N(0, 1) / sqrt(fan in), as in the paper's code (section 1.4 of its description), biases 0.
+        """Weights N(0, 1) / sqrt(fan in), as in the paper's code, biases 0.
 
         Time constants, beta and threshold keep their values, also where they are learned.
         """
