@@ -1,0 +1,69 @@
+// What runs below the CUDA functions of cuda.h, and what CUDA offers through PTX only. All of it is called by threads of a
+// kernel. `Place` is the kernel's line that calls; functions that wrap these should take and pass one, for the diagnostics.
+#pragma once
+#include "emulator.h"
+
+namespace emulator {
+
+struct Thread {
+  uint3 thread_index, block_index;
+  dim3 block_dim, grid_dim;
+  unsigned lane, cluster_rank, cluster_size;
+  unsigned char* shared;
+};
+// constinit and the attribute: one load instead of a function call.
+[[gnu::tls_model("initial-exec")]] extern constinit thread_local Thread* current;  // the thread that runs
+
+// The block's dynamic shared memory, aligned to 128 bytes.
+inline unsigned char* shared_memory() { return current->shared; }
+
+// ---------------------------------------------------------------------------------------------------------------- barriers
+// Barriers wait for the threads that have not returned, as on Volta and later.
+enum class Scope { block, cluster, grid };
+struct Votes { unsigned yes, threads; };
+Votes barrier(Scope, bool vote, const char* operation, Place);
+
+// bar.sync id, threads: of `threads` threads of the block, whole warps. Barrier 0 is the one of __syncthreads().
+void named_barrier(unsigned id, unsigned threads, Place = Place::current());
+
+// barrier.cluster.arrive and .wait, with release and acquire.
+void cluster_arrive(Place = Place::current());
+void cluster_wait(Place = Place::current());
+
+// The same place in the shared memory of another block of the cluster.
+void* map_shared_rank(const void*, unsigned rank, Place);
+
+// ---------------------------------------------------------------------------------------------------------- warp operations
+// The lanes of a mask meet. Only sync_warp orders memory.
+void sync_warp(unsigned mask, Place);
+unsigned ballot(unsigned mask, bool vote, const char* operation, Place);
+uint64_t shuffle(unsigned mask, uint64_t value, unsigned source_lane, const char* operation, Place);
+
+// ------------------------------------------------------------------------------------------------------------------- memory
+// Lets the others run. A loop that waits for another thread's store calls it, or makes its test with an atomic function.
+void yield(Place = Place::current());
+
+// Called by all atomic functions: lets the others run at random, and every so often for sure.
+void maybe_yield(Place);
+
+// Orders memory for ThreadSanitizer, which knows nothing of fences.
+void fence();
+
+template <class T> T load_relaxed(const T* address, Place place = Place::current()) {
+  static_assert(sizeof(T) <= 8);
+  maybe_yield(place);
+  T value;
+  __atomic_load(address, &value, __ATOMIC_RELAXED);
+  return value;
+}
+
+template <class T> void store_relaxed(T* address, T value, Place place = Place::current()) {
+  static_assert(sizeof(T) <= 8);
+  maybe_yield(place);
+  __atomic_store(address, &value, __ATOMIC_RELAXED);
+}
+
+// Ends the launch with an Error.
+[[noreturn]] void fail(const char* what, Place = Place::current());
+
+}  // namespace emulator
