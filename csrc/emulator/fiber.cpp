@@ -50,7 +50,7 @@ void enter() {
 #ifdef EMULATOR_ASAN
   const void* from_stack = nullptr;
   size_t from_size = 0;
-  __sanitizer_finish_switch_fiber(nullptr, &from_stack, &from_size);
+  __sanitizer_finish_switch_fiber(self.fake_stack, &from_stack, &from_size);  // it is kept: to make one takes long
   if (!main_stack) main_stack = from_stack, main_stack_size = from_size;  // the first fiber is entered from there
 #endif
   self.entry();
@@ -161,18 +161,13 @@ static bool get_stack(Fiber& fiber, bool guard) {
     return !guard || mprotect(memory, guard_size, PROT_NONE) == 0;
   }
   // A stack that has been used. What the former thread did on it would be a race with the next one, which is not ordered
-  // after it: fresh memory makes ThreadSanitizer forget. AddressSanitizer closes memory around the variables of frames, and opens
-  // it when they return; those of the functions that end a thread never do.
-  if (watches_order) return mmap(fiber.stack, stack_size, protection, flags | MAP_FIXED, -1, 0) == fiber.stack;
-  constexpr size_t last_frames = 4096;
-  open_memory(fiber.stack + stack_size - last_frames, last_frames);
-  return true;
+  // after it: fresh memory makes ThreadSanitizer forget.
+  return !watches_order || mmap(fiber.stack, stack_size, protection, flags | MAP_FIXED, -1, 0) == fiber.stack;
 }
 
 bool start(Fiber& fiber, void (*entry)(), bool guard) {
   if (!get_stack(fiber, guard)) return false;
   fiber.entry = entry;
-  fiber.fake_stack = nullptr;
   set_entry(fiber);
 #ifdef EMULATOR_TSAN
   if (fiber.sanitizer_fiber) __tsan_destroy_fiber(fiber.sanitizer_fiber);
@@ -181,19 +176,29 @@ bool start(Fiber& fiber, void (*entry)(), bool guard) {
   return true;
 }
 
-void switch_fiber(Fiber& from, Fiber& to, [[maybe_unused]] bool from_ends) {
+void switch_fiber(Fiber& from, Fiber& to) {
   continued = &to;
 #ifdef EMULATOR_TSAN
   constexpr unsigned orders_nothing = 1;
   __tsan_switch_to_fiber(to.sanitizer_fiber, orders_nothing);
 #endif
 #ifdef EMULATOR_ASAN
-  __sanitizer_start_switch_fiber(from_ends ? nullptr : &from.fake_stack, to.stack ? to.stack : main_stack,
-                                 to.stack ? stack_size : main_stack_size);
+  __sanitizer_start_switch_fiber(&from.fake_stack, to.stack ? to.stack : main_stack, to.stack ? stack_size : main_stack_size);
 #endif
   switch_context(from, to);
 #ifdef EMULATOR_ASAN
   __sanitizer_finish_switch_fiber(from.fake_stack, nullptr, nullptr);
+#endif
+}
+
+void abandon(Fiber& fiber) {
+  if (!fiber.stack) return;
+  open_memory(fiber.stack, stack_size);
+#ifdef EMULATOR_TSAN
+  constexpr unsigned orders_all = 0;  // what the fiber did is ordered before what the caller does next
+  void* caller = __tsan_get_current_fiber();
+  __tsan_switch_to_fiber(fiber.sanitizer_fiber, orders_all);
+  __tsan_switch_to_fiber(caller, orders_all);
 #endif
 }
 

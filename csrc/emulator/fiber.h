@@ -1,5 +1,5 @@
-// A stack and the point at which what ran on it stopped. Compiled without -fsanitize=thread even where kernels are compiled
-// with it: ThreadSanitizer is told of fibers, and of what orders their memory, by the functions below.
+// A stack and the point at which what ran on it stopped. This folder is compiled without sanitizers even where kernels are
+// compiled with them: the functions below tell them of fibers (EMULATOR_ASAN, EMULATOR_TSAN) and of what orders memory.
 #pragma once
 
 namespace emulator {
@@ -12,9 +12,12 @@ struct Fiber {
   void* sanitizer_fiber = nullptr;  // ThreadSanitizer's
 };
 
-void adopt_thread(Fiber& main);             // main stands for the OS thread that calls
-bool start(Fiber&, void (*entry)(), bool guard);  // the next switch to the fiber calls entry(), which never returns
-void switch_fiber(Fiber& from, Fiber& to, bool from_ends);
+void adopt_thread(Fiber& main);  // main stands for the OS thread that calls
+
+// The next switch to the fiber calls entry(), which never returns. False: there is no memory for its stack.
+bool start(Fiber&, void (*entry)(), bool guard_page);
+void switch_fiber(Fiber& from, Fiber& to);
+void abandon(Fiber&);  // it stopped in the middle and will not continue; it can be started anew
 void free_stack(Fiber&);
 
 // What happened before a release is ordered before what follows an acquire at the same address.

@@ -16,12 +16,16 @@ Stats& stats() { return own_scheduler().stats; }
 
 void FreeMemory::operator()(unsigned char* p) const { free(p); }
 
-Scheduler::~Scheduler() { forget(); }
+Scheduler::~Scheduler() {
+  for (Task& task : tasks) free_stack(task.fiber);
+}
 
 // After a failure, so that nothing of what threads were doing is left.
 void Scheduler::forget() {
-  for (Task& task : tasks) free_stack(task.fiber);
-  tasks.clear();
+  for (Task& task : tasks) {
+    abandon(task.fiber);
+    task.waits_in = nullptr;
+  }
   blocks.clear(), clusters.clear(), warps.clear();
   shared.clear(), retired.clear();
   grid = {};
@@ -144,7 +148,7 @@ void Scheduler::launch() {
     prepare(set * together, together);
     Task* first = next();
     current = first;
-    switch_fiber(main, first->fiber, false);
+    switch_fiber(main, first->fiber);
   }
   acquire(&ended);  // only now: the blocks of a launch are not ordered among themselves
   retired.clear();

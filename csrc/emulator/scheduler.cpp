@@ -38,7 +38,7 @@ void stop() {
   s.failed = true;
   release(&s.ended);
   current = nullptr;
-  switch_fiber(task.fiber, s.main, true);
+  switch_fiber(task.fiber, s.main);
   __builtin_unreachable();
 }
 
@@ -82,13 +82,13 @@ Task* Scheduler::next() {
 
 // Continues with another thread, or with the caller of launch() when there is none left. Returns when somebody continues with
 // the thread that called.
-void Scheduler::run_next(bool ends) {
+void Scheduler::run_next() {
   Task& from = running();
   Task* to = next();
   if (to == &from) return;
   stats.switches++;
   current = to;
-  switch_fiber(from.fiber, to ? to->fiber : main, ends);
+  switch_fiber(from.fiber, to ? to->fiber : main);
 }
 
 // The thread waits for release_all() once it calls run_next(). Also the last one to come waits, for its turn.
@@ -138,7 +138,7 @@ void Scheduler::end_thread() {
   leave(*block.cluster);
   if (shape.cooperative) leave(grid);
   if (!block.barrier.alive) end_block(block);
-  run_next(true);
+  run_next();
   __builtin_unreachable();
 }
 

@@ -138,7 +138,7 @@ struct Scheduler {
   void forget();
   void end_block(Block&);
 
-  void run_next(bool ends = false);                // scheduler.cpp
+  void run_next();                // scheduler.cpp
   Task* next();
   void enlist(Waiters&, const char* operation, Place);
   void release_all(Waiters&);
