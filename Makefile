@@ -4,12 +4,14 @@
 #   make demo     trains the sequential MNIST example; pictures go to demo_out/
 #   make test     runs all tests
 #   make bench    times one layer; PEERS=1 installs the other packages and times them too
+#   make gpu      builds, tests and times on this machine's CUDA card in eight minutes; no .venv, no network: PYTHON must
+#                 have torch, numpy, setuptools, cmake, ninja, pybind11 and pytest.  Results go to bench/results/
 #   make lint     ruff, mypy, clang-format
 #   make build    the environment and the compiled part, nothing else
 #   make clean    removes .venv and all that was built; keeps data/ and demo_out/
 #
 # ARGS goes to the program:        make demo ARGS="--minutes 2"      make test ARGS="-k rows"
-# PYTHON is what makes .venv:      make test PYTHON=python3.12       (Python 3.11 or newer)
+# PYTHON is what makes .venv, or what `make gpu` runs in:  make test PYTHON=python3.12  (Python 3.11 or newer)
 # PIP_ARGS goes to pip install:    make test PIP_ARGS="--no-index --find-links wheels"
 
 PYTHON ?= python3
@@ -29,7 +31,7 @@ tomllib.load(open('pyproject.toml', 'rb'))), sep='\n')" $(1) > $@.new
 @mv $@.new $@
 endef
 
-.PHONY: demo test bench lint build clean
+.PHONY: demo test bench gpu lint build clean
 demo: build $(VENV)/.examples
 	$(in_venv) python examples/smnist.py $(ARGS)
 
@@ -38,6 +40,9 @@ test: build $(VENV)/.test
 
 bench: build $(VENV)/.bench $(if $(PEERS),$(VENV)/.peers)
 	$(in_venv) python -m bench $(if $(PEERS),--peers) $(ARGS)
+
+gpu:
+	$(PYTHON) -m bench.gpu $(ARGS)
 
 lint: build $(VENV)/.dev
 	$(in_venv) ruff check lsnn_ext bench examples python_tests setup.py

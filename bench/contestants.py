@@ -30,7 +30,7 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """What every contestant is given.  It follows from the shape and the scale alone, so any process can rebuild it."""
+    """What every contestant is given.  It follows from shape, device and scale alone, so any process can rebuild it."""
 
     x: Tensor  # (T, B, I) input spikes
     cotangent: Tensor  # (T, B, N) what a model above would send back: dense, the same for all
@@ -38,14 +38,14 @@ class Problem:
     w_rec: Tensor  # (N, N), w_rec[j, k] from neuron j to neuron k
 
     @classmethod
-    def of(cls, shape: Shape) -> "Problem":
+    def of(cls, shape: Shape, device: torch.device | str = "cpu") -> "Problem":
         """Weights N(0, 1 / fan-in)."""
         T, B, I, N = shape  # noqa: E741
-        random = torch.Generator().manual_seed(1)
-        x = (torch.rand(T, B, I, generator=random) < INPUT_RATE).float()
-        w_in = torch.randn(N, I, generator=random) / math.sqrt(I)
-        w_rec = torch.randn(N, N, generator=random) / math.sqrt(N)
-        return cls(x, torch.randn(T, B, N, generator=random), w_in, w_rec)
+        random = torch.Generator(device).manual_seed(1)
+        x = (torch.rand(T, B, I, generator=random, device=device) < INPUT_RATE).float()
+        w_in = torch.randn(N, I, generator=random, device=device) / math.sqrt(I)
+        w_rec = torch.randn(N, N, generator=random, device=device) / math.sqrt(N)
+        return cls(x, torch.randn(T, B, N, generator=random, device=device), w_in, w_rec)
 
     def scaled(self, scale: float) -> "Problem":
         """The input weights times scale, which sets the firing rate."""
@@ -75,7 +75,7 @@ class TorchContestant(Contestant):
     """Any nn.Module from x to outputs."""
 
     def __init__(self, name: str, module: nn.Module, problem: Problem) -> None:
-        self.name, self.module, self.problem = name, module, problem
+        self.name, self.module, self.problem = name, module.to(problem.x.device), problem
         self.spiking = not isinstance(module, _LSTM)
 
     def forward(self) -> Tensor:

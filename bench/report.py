@@ -102,8 +102,8 @@ def write(results: list[Result], out: Path) -> list[Path]:
         return paths
     matplotlib.use("Agg")
     caption = f"{facts['processor']}, {facts['threads']} threads, torch {facts['torch']}"
-    paths.append(_plot_times(results, caption, out / "times.png"))
-    paths.append(_plot_rates(results, caption, out / "rates.png"))
+    paths.append(plot_times(results, caption, out / "times.png"))
+    paths.append(plot_rates(results, caption, out / "rates.png"))
     return paths
 
 
@@ -139,7 +139,7 @@ def _shape_text(result: Result) -> str:
     return f"{result.yardstick}    {shape}" if len(result.yardstick) == 1 else shape
 
 
-def _plot_times(results: list[Result], caption: str, path: Path) -> Path:
+def plot_times(results: list[Result], caption: str, path: Path) -> Path:
     """Bars of time: ours at the base rate and every peer, labelled with the ratio to ours."""
     names = _yardsticks(results)
     shown = [r for r in results if r.base or r.contestant != OURS]
@@ -169,7 +169,7 @@ def _plot_times(results: list[Result], caption: str, path: Path) -> Path:
     return _save(figure, path)
 
 
-def _plot_rates(results: list[Result], caption: str, path: Path) -> Path:
+def plot_rates(results: list[Result], caption: str, path: Path) -> Path:
     """Cost of ours against the firing rate, with the fastest peer as a line to compare with."""
     from matplotlib.ticker import FuncFormatter, NullLocator
 

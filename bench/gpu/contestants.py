@@ -1,0 +1,90 @@
+"""Who is timed on a card: those of the CPU benchmark, cuDNN's layers in two precisions, the loop as a CUDA graph."""
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from bench import contestants as cpu
+from bench.contestants import OURS, Contestant, Problem, TorchContestant
+
+GRAPHED, COMPILED, EAGER = "eager loop, CUDA graph", "compiled step", "eager loop"
+
+
+class _RNN(cpu._LSTM):
+    """cuDNN's fastest recurrent layer: one matrix product and a tanh in each step."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        N, I = problem.w_in.shape  # noqa: E741
+        self.layer = nn.RNN(I, N, bias=False)  # type: ignore[assignment]
+
+
+class Graphed(Contestant):
+    """Another contestant, its kernels launched by one call: what is left of a loop when Python costs nothing."""
+
+    def __init__(self, name: str, inner: TorchContestant) -> None:
+        self.name, self.inner = name, inner
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # cuBLAS and the allocator must have met everything before the capture
+            for _ in range(2):
+                inner.forward()
+                inner.forward_backward()
+        torch.cuda.current_stream().wait_stream(side)
+        inner.module.zero_grad(set_to_none=True)
+        self._forward, self._both = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._forward):
+            self._out = inner.forward()
+        with torch.cuda.graph(self._both):
+            self._gradients = inner.forward_backward()
+
+    def forward(self) -> Tensor:
+        """The outputs, in memory that the next call writes again."""
+        self._forward.replay()
+        return self._out
+
+    def forward_backward(self) -> list[Tensor]:
+        """The gradients, in memory that the next call writes again."""
+        self._both.replay()
+        return self._gradients
+
+
+def _halved(problem: Problem) -> Problem:
+    return replace(problem, x=problem.x.half(), cotangent=problem.cotangent.half())
+
+
+def _ours_half(name: str, problem: Problem) -> Contestant:
+    """Inputs and spikes in half precision, weights and state in float32, as under autocast."""
+    return TorchContestant(name, cpu._Ours(problem), _halved(problem))
+
+
+def _graphed(name: str, problem: Problem) -> Contestant:
+    return Graphed(name, TorchContestant(EAGER, cpu._Loop(problem, cpu.lsnn_step), problem))
+
+
+Maker = Callable[[str, Problem], Contestant]
+# (name, dtype) -> how it is made.
+MAKERS: dict[tuple[str, str], Maker] = {
+    (OURS, "float32"): cpu.MAKERS[OURS],
+    (OURS, "float16"): _ours_half,
+    ("nn.LSTM", "float32"): cpu.MAKERS["nn.LSTM"],
+    ("nn.LSTM", "float16"): lambda name, p: TorchContestant(name, cpu._LSTM(p).half(), _halved(p)),
+    ("nn.RNN", "float32"): lambda name, p: TorchContestant(name, _RNN(p), p),
+    ("nn.RNN", "float16"): lambda name, p: TorchContestant(name, _RNN(p).half(), _halved(p)),
+    (EAGER, "float32"): cpu.MAKERS[EAGER],
+    (COMPILED, "float32"): cpu.MAKERS[COMPILED],
+    (GRAPHED, "float32"): _graphed,
+}
+
+
+def make(name: str, dtype: str, problem: Problem) -> Contestant:
+    """The named contestant, its weights drawn from a fixed seed."""
+    torch.manual_seed(3)
+    return MAKERS[name, dtype](name, problem)
+
+
+def precision(name: str, dtype: str) -> str:
+    """The dtype, and whether float32 products may be rounded to tf32, which is torch's default for cuDNN's layers."""
+    tf32 = torch.backends.cudnn.allow_tf32 if name in ("nn.LSTM", "nn.RNN") else torch.backends.cuda.matmul.allow_tf32
+    return f"{dtype} (tf32 products)" if dtype == "float32" and tf32 else dtype

@@ -1,0 +1,177 @@
+"""Steps that each have a time limit, run in stages within one budget; one that fails hides none of the others."""
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+STATES = ("passed", "failed", "late", "skipped", "dropped", "not run")
+GRACE = 15  # seconds that a step which minds the time itself is given before it is stopped
+
+
+def last_line(output: str) -> str:
+    """What a program says in the end, without the folders of this machine."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return re.sub(r"(?<![\w.])/[^\s,;'\"]+", "(path)", lines[-1].strip("= "))[:200] if lines else ""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Commands that run one after the other until one fails."""
+
+    name: str
+    commands: Sequence[Sequence[str]]  # "{seconds}" stands for the seconds that the step may take
+    limit: float  # seconds after which it is stopped
+    least: float  # seconds without which it is not worth starting
+    environment: dict[str, str] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()  # steps that must have passed
+    required: bool = True  # whether the whole has failed when there was no time for it
+    skip: str = ""  # why it cannot run on this machine
+    read: Callable[[str], str] = last_line  # the note, from what it printed
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a step ended."""
+
+    name: str
+    state: str  # one of STATES
+    seconds: float
+    note: str
+    required: bool = True
+    output: str = ""
+
+    @property
+    def bad(self) -> bool:
+        """Whether the whole has failed by this: whatever was found wrong, and what had to be seen but was not."""
+        return self.state == "failed" or (self.required and self.state in ("late", "dropped", "not run"))
+
+
+# A step and its seconds -> exit status, None when it was stopped at its limit, and what it printed.
+Runner = Callable[[Step, float], tuple[int | None, str]]
+
+
+def allowance(left: float, stage: Sequence[Step], later: Sequence[Sequence[Step]]) -> float:
+    """Seconds for a stage: what is left without the least that the required steps after it need.
+
+    A required stage may take its own least from what later ones are kept: it comes first because it matters more.
+    """
+    def least(steps: Sequence[Step]) -> float:
+        return max((step.least for step in steps if step.required and not step.skip), default=0.0)
+
+    wanted = max((step.limit for step in stage), default=0.0)
+    return min(wanted, left, max(left - sum(least(steps) for steps in later), least(stage)))
+
+
+def run_stages(stages: Sequence[Sequence[Step]], runner: Runner, budget: float, *, workers: int = 1,
+               clock: Callable[[], float] = time.monotonic, say: Callable[[str], None] = print,
+               after: Callable[[list[Outcome]], None] = lambda outcomes: None) -> list[Outcome]:
+    """All outcomes in the order of the steps.  The steps of a stage run side by side, as many as there are workers."""
+    start = clock()
+    outcomes: list[Outcome] = []
+    for index, stage in enumerate(stages):
+        begun = clock()
+        end = begun + allowance(start + budget - begun, stage, stages[index + 1:])
+        passed = {outcome.name for outcome in outcomes if outcome.state == "passed"}
+
+        def one(step: Step, end: float = end, passed: set[str] = passed) -> Outcome:
+            return _run_one(step, end, passed, runner, clock, say)
+
+        with ThreadPoolExecutor(max(1, min(workers, len(stage) or 1))) as pool:
+            outcomes += pool.map(one, stage)
+        after(outcomes)
+    return outcomes
+
+
+def _run_one(step: Step, end: float, passed: set[str], runner: Runner, clock: Callable[[], float],
+             say: Callable[[str], None]) -> Outcome:
+    def ended(state: str, note: str, seconds: float = 0.0, output: str = "") -> Outcome:
+        say(f"--- {step.name}: {state}{f' after {seconds:.0f} s' if seconds else ''}{f': {note}' if note else ''}")
+        return Outcome(step.name, state, seconds, note, step.required, output)
+
+    missing = [name for name in step.needs if name not in passed]
+    begun = clock()
+    allowed = min(step.limit, end - begun)
+    if step.skip:
+        return ended("skipped", step.skip)
+    if missing:
+        return ended("not run", f"needs {', '.join(missing)}")
+    if allowed < step.least:
+        return ended("dropped", f"no time: {max(allowed, 0):.0f} s are left, it needs {step.least:.0f}")
+    say(f"=== {step.name} (at most {allowed:.0f} s)")
+    try:
+        status, output = runner(step, allowed)
+    except OSError as error:  # a program that is not there fails its own step only
+        return ended("failed", f"{type(error).__name__}: {error.strerror}", clock() - begun)
+    seconds = clock() - begun
+    if status is None:
+        return ended("late", f"stopped at its limit; last line: {step.read(output)}", seconds, output)
+    return ended("passed" if status == 0 else "failed", step.read(output), seconds, output)
+
+
+class Processes:
+    """The runner of real life: each command in a process group of its own, all of it stopped at the limit."""
+
+    def __init__(self, root: Path, logs: Path) -> None:
+        self.root, self.logs = root, logs
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+        self._stopped = False
+        logs.mkdir(parents=True, exist_ok=True)
+
+    def __call__(self, step: Step, seconds: float) -> tuple[int | None, str]:
+        """Runs the commands; what they print goes to a log file and comes back as text."""
+        path, end = self.logs / f"{step.name.replace(' ', '-')}.log", time.monotonic() + seconds
+        environment = {**os.environ, "PYTHONPATH": str(self.root), "PYTHONUNBUFFERED": "1", **step.environment}
+        status: int | None = 0
+        with path.open("wb") as log:
+            for command in step.commands:
+                left = end - time.monotonic()
+                words = [word.replace("{seconds}", f"{max(left - GRACE, 1):.0f}") for word in command]
+                status = self._wait(words, environment, log, left)
+                if status != 0:
+                    break
+        return status, path.read_text(errors="replace")
+
+    def _wait(self, words: list[str], environment: dict[str, str], log: BinaryIO, seconds: float) -> int | None:
+        with self._lock:
+            if self._stopped:
+                return None
+            process = subprocess.Popen(words, cwd=self.root, env=environment, stdout=log, stderr=subprocess.STDOUT,
+                                       stdin=subprocess.DEVNULL, start_new_session=True)
+            self._running.add(process)
+        try:
+            return int(process.wait(max(seconds, 0)))
+        except subprocess.TimeoutExpired:
+            _stop(process)
+            return None
+        finally:
+            with self._lock:
+                self._running.discard(process)
+
+    def stop(self) -> None:
+        """Stops whatever still runs and starts nothing more, so that nothing outlives an interrupted call."""
+        with self._lock:
+            self._stopped, running = True, list(self._running)
+        for process in running:
+            _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    for number, patience in ((signal.SIGTERM, 3), (signal.SIGKILL, 10)):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            pass
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:  # a process that waits for a card which does not answer cannot be ended
+            continue
+        if number == signal.SIGKILL:
+            return

@@ -1,0 +1,154 @@
+"""CUDA kernels compute what the reference computes on the CPU, whichever design runs them.
+
+LSNN_CUDA names the one design to test with; without it every design is forced in turn, and set but empty it leaves the
+choice to the library. Without a card, or a build with CUDA kernels, every test is skipped and says why.
+"""
+import collections
+import functools
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import vectors
+from cases import TABLE, Case, Problem, build
+from compare import assert_all_same, assert_same
+from lsnn_ext import _library, functional, reference
+from lsnn_ext.reference import ROWS
+
+
+def _why_not() -> str:
+    if not torch.cuda.is_available():
+        return f"torch {torch.__version__} sees no CUDA device"
+    if not _library.available:
+        return f"the compiled part of lsnn_ext is missing ({_library.load_error})"
+    if getattr(_library._C, "cuda", None) is None:
+        return "this build of lsnn_ext has no CUDA kernels"
+    return ""
+
+
+WHY_NOT = _why_not()
+pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
+CHOSEN = "chosen"  # by the library
+EVENTS = ("block", "gather", "cluster")  # they add the rows of the spikes in one order, as the CPU does
+ASKED = os.environ.pop("LSNN_CUDA", None)
+DESIGNS = [CHOSEN, *EVENTS, "step"] if ASKED is None else [ASKED or CHOSEN]
+# Of gradients, relative to the largest of each.
+TOLERANCE = {torch.float64: 1e-11, torch.float32: 5e-5}
+BUSY = Case("busy", T=150, B=9, N=220, delay="each", refractory=2, state="real")
+PAPER = Case("paper", T=150, B=9, N=220, given=("alpha", "theta", "rho", "beta"), learn=("x", "w"))
+ran: collections.Counter[str] = collections.Counter()  # cases by design
+
+
+@pytest.fixture(params=DESIGNS)
+def design(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The library is made to run this design; a case that the design has no kernel for is skipped with its words."""
+    name = str(request.param)
+    if name == "cluster" and torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("blocks form clusters from compute capability 9.0 on")
+    if name != CHOSEN:
+        monkeypatch.setenv("LSNN_CUDA", name)
+    yield name
+
+
+def run(problem: Problem, design: str, **how: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What the kernels give, on the CPU."""
+    try:
+        found = problem.run(functional.alif, **how)
+    except RuntimeError as error:
+        if design != CHOSEN and "LSNN_CUDA" in str(error):
+            pytest.skip(str(error).splitlines()[0])
+        raise
+    ran[design] += 1
+    outputs, gradients = ({name: value.cpu() for name, value in part.items()} for part in found)
+    return outputs, gradients
+
+
+@functools.cache
+def wanted(case: Case, dtype: torch.dtype, smooth: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What the reference gives on the CPU: once for all designs."""
+    return build(case, dtype, dyadic=not smooth).run(reference.alif, smooth=smooth)
+
+
+# ------------------------------------------------------------------------------------------- what every design computes
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("case", TABLE, ids=lambda case: case.name)
+def test_design_is_the_reference(case: Case, dtype: torch.dtype, design: str) -> None:
+    """Sums of dyadic numbers are exact in any order: outputs agree in every bit, and gradients to rounding."""
+    outputs, gradients = run(build(case, dtype, "cuda", dyadic=True), design)
+    want, want_gradients = wanted(case, dtype)
+    assert_all_same(outputs, want)
+    assert_all_same(gradients, want_gradients, tolerance=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dynamics", ROWS)
+def test_design_with_smooth_spikes(dynamics: str, design: str) -> None:
+    case = Case("smooth", dynamics, T=40, delay="each", refractory=2, state="real", unit_width=True)
+    outputs, gradients = run(build(case, torch.float64, "cuda"), design, smooth=True)
+    want, want_gradients = wanted(case, torch.float64, smooth=True)
+    assert_all_same(outputs, want, tolerance=1e-12)
+    assert_all_same(gradients, want_gradients, tolerance=1e-10)
+
+
+@pytest.mark.parametrize("N", [220, 512, 1024])
+def test_design_at_the_sizes_of_the_benchmark(N: int, design: str) -> None:
+    case = replace(PAPER, name=f"N={N}", T=64, B=140, N=N)  # more batch items than multiprocessors
+    outputs, gradients = run(build(case, torch.float32, "cuda", dyadic=True), design)
+    want, want_gradients = wanted(case, torch.float32)
+    assert outputs["spikes"].any()
+    assert_all_same(outputs, want)
+    assert_all_same(gradients, want_gradients, tolerance=TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize("name", vectors.NAMES)
+def test_design_on_an_official_vector(name: str, design: str) -> None:
+    values, slopes = {torch.float64: (1e-12, 1e-11), torch.float32: (5e-6, 3e-5)}[vectors.load(name).dtype]
+    vector = vectors.load(name, "cuda")
+    try:
+        outputs, gradients = vector.run(functional.alif)
+    except RuntimeError as error:
+        if design != CHOSEN and "LSNN_CUDA" in str(error):
+            pytest.skip(str(error).splitlines()[0])
+        raise
+    assert_same("spikes", outputs.pop("spikes"), vector.outputs.pop("spikes"))
+    assert_all_same(outputs, vector.outputs, tolerance=values)
+    for loss, want in vector.gradients.items():
+        assert_all_same(gradients[loss], want, tolerance=slopes)
+
+
+@pytest.mark.parametrize("case", [BUSY, PAPER, replace(BUSY, name="hard", dynamics="sj_hard", N=64)],
+                         ids=lambda case: case.name)
+def test_design_gives_the_same_bits_every_run(case: Case, design: str) -> None:
+    problem = build(case, torch.float32, "cuda")
+    first, second = run(problem, design), run(problem, design)
+    for got, want in zip(second, first, strict=True):
+        assert_all_same(got, want)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("case", [BUSY, PAPER, *(replace(BUSY, name=row, dynamics=row, N=33) for row in ROWS)],
+                         ids=lambda case: case.name)
+def test_design_by_events_gives_the_bits_of_the_cpu(case: Case, dtype: torch.dtype, design: str) -> None:
+    """Whatever numbers they are: one order of sums, and no fused multiply-add in the forward statements."""
+    if design not in EVENTS:
+        pytest.skip("this design need not add the weights of spikes in the order of the CPU")
+    outputs, _ = run(build(case, dtype, "cuda"), design)
+    want, _ = build(case, dtype).run(functional.alif)
+    assert want["spikes"].any()
+    assert_all_same(outputs, want)
+
+
+def test_design_is_the_planned_one(design: str) -> None:
+    plan = str(_library._C.plan(784, 256, 220))
+    assert any(name in plan for name in (*EVENTS, "step")) if design == CHOSEN else design in plan, plan
+
+
+def test_design_had_cases(design: str, request: pytest.FixtureRequest) -> None:
+    """That all cases of a design are skipped must not look as if it worked."""
+    if not any(getattr(item, "function", None) is test_design_is_the_reference for item in request.session.items):
+        pytest.skip("the table of cases was not asked for")
+    assert ran[design] > 20
