@@ -20,6 +20,7 @@
 #include <cstdint>
 
 #include "dynamics.h"
+#include "platform.h"
 
 namespace lsnn {
 
@@ -29,8 +30,8 @@ inline constexpr const char* coefficient_names[] = {"alpha", "kappa", "rho", "q"
 inline constexpr int64_t segment = 128;  // steps between two saved states
 inline constexpr int64_t chunk = 16;     // steps that the backward pass replays and keeps at a time; divides segment
 
-inline constexpr int64_t words(int64_t N) { return (N + 31) / 32; }                        // 32-bit spike words of an item
-inline constexpr int64_t segments(int64_t T) { return (T + segment - 1) / segment; }
+LSNN_INLINE constexpr int64_t words(int64_t N) { return (N + 31) / 32; }  // 32-bit spike words of an item
+LSNN_INLINE constexpr int64_t segments(int64_t T) { return (T + segment - 1) / segment; }
 
 // What defines the layer; the same for both directions.
 struct Layer {
@@ -60,6 +61,7 @@ struct Saved {
   uint32_t* bits;              // [T,B,words(N)] spikes
   void* z;                     // [T,B,N] smooth spikes, or null
   void* carry;                 // [segments(T),4,B,N] v', a', i', r' at the start of each segment
+  bool y_is_bfloat16 = false;  // half the memory, for the CUDA kernels and float; gradients then round with y
 };
 
 struct ForwardArgs {

@@ -7,13 +7,24 @@
 #include <math.h>
 
 #if defined(__CUDACC__)
+#define LSNN_NVCC 1
 #define LSNN_INLINE static __host__ __device__ __forceinline__
-#define LSNN_LAMBDA __host__ __device__
+#define LSNN_MEMBER __host__ __device__ __forceinline__
+#define LSNN_LAMBDA  // the lambda takes after the function around it
 #elif defined(__GNUC__)
+#define LSNN_NVCC 0
 #define LSNN_INLINE static inline __attribute__((always_inline))
+#define LSNN_MEMBER inline __attribute__((always_inline))
 #define LSNN_LAMBDA __attribute__((always_inline))
 #else
 #error "lsnn_ext is written for GCC, Clang and nvcc."
+#endif
+
+// Thread block clusters exist from compute capability 9.0 on; what is compiled for older cards leaves them out.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+#define LSNN_CLUSTERS 0
+#else
+#define LSNN_CLUSTERS 1
 #endif
 
 // A function that stays a call, but never leaves its translation unit.
@@ -29,6 +40,8 @@ LSNN_INLINE float max_(float a, float b) { return a > b ? a : b; }
 LSNN_INLINE double max_(double a, double b) { return a > b ? a : b; }
 LSNN_INLINE float min_(float a, float b) { return a < b ? a : b; }
 LSNN_INLINE double min_(double a, double b) { return a < b ? a : b; }
+LSNN_INLINE float fma_(float a, float b, float c) { return fmaf(a, b, c); }
+LSNN_INLINE double fma_(double a, double b, double c) { return fma(a, b, c); }
 LSNN_INLINE float exp_(float x) { return expf(x); }
 LSNN_INLINE double exp_(double x) { return exp(x); }
 LSNN_INLINE float erf_(float x) { return erff(x); }

@@ -11,8 +11,6 @@
 
 #include "../platform.h"
 
-#define LSNN_MEMBER inline __attribute__((always_inline))
-
 namespace lsnn {
 namespace {
 

@@ -1,21 +1,11 @@
 // What the forward and the backward pass of a tile of batch items share: its place in the batch, and its scratch memory.
 #pragma once
+#include "../arena.h"
 #include "packed.h"
 #include "simd.h"
 
 namespace lsnn::cpu {
 namespace {
-
-// Hands out aligned pieces of a block; with a null block it only counts.
-struct Arena {
-  char* base;
-  int64_t used = 0;
-  template <class X> X* take(int64_t n) {
-    X* p = base ? reinterpret_cast<X*>(base + used) : nullptr;
-    used += (n * (int64_t)sizeof(X) + 127) / 128 * 128;
-    return p;
-  }
-};
 
 // Items [b0, b0 + items) of the batch. A tile's own rows are padded, [items,NP]; the caller's are not, [B,N].
 struct Tile {

@@ -1,0 +1,241 @@
+// The backward pass (BPTT) of a whole sequence in one launch. Chunk by chunk from the end: the chunk's carried state is
+// replayed from the last saved one; step by step the product with the weights, only for the neurons whose dL/dz is of use, and
+// the adjoint of step() give dL/dc. The weight gradient is summed afterwards, see weight_gradient.cuh.
+#pragma once
+#include "replay.cuh"
+#include "sequence.cuh"
+
+namespace lsnn::cuda {
+
+template <class T> struct BackwardSequence : BackwardJob<T> {
+  Shape shape;
+  T* replayed;  // [groups of all blocks,replayed_rows,width]
+};
+
+// How dL/dc of a step reaches all threads that need it: into `row` [NP] of each block.
+//
+// In one block: a barrier.
+template <class T> struct BlockGradients {
+  static constexpr int inbox_rows = 0;
+  __device__ __forceinline__ BlockGradients(uint64_t*, int) {}
+  __device__ __forceinline__ void publish(T* row, const Cell& cell, const Quad<T>& dc, uint32_t, int) const {
+    if (cell.live) *reinterpret_cast<Quad<T>*>(row + cell.n) = dc;
+  }
+  __device__ __forceinline__ void end_step(const Group& group, T*, uint32_t, int) const { group.sync(); }
+};
+
+// Across a cluster: each number is stored into every block together with the number of its step, in one piece of 64 bits.
+// Two rows in turn are enough: who sends step n has received all of n - 1, whose senders had copied all of n - 2.
+template <class T> struct ClusterGradients {
+  static_assert(sizeof(T) == 4);
+  static constexpr int inbox_rows = 2;
+  uint64_t* inbox;  // [2,NP]
+  int NP;
+
+  __device__ __forceinline__ ClusterGradients(uint64_t* p, int n) : inbox(p), NP(n) {}
+  __device__ __forceinline__ void publish(T*, const Cell& cell, const Quad<T>& dc, uint32_t number, int ranks) const {
+    for (int r = 0; r < ranks; r++)
+#pragma unroll
+      for (int q = 0; q < 4; q++)
+        if (q < cell.live)
+          store_relaxed(peer(inbox + number % 2 * NP + cell.n + q, r), (uint64_t)number << 32 | __float_as_uint((float)dc[q]));
+  }
+  __device__ __forceinline__ void end_step(const Group& group, T* row, uint32_t number, int N) const {
+    for (int n = group.thread; n < N; n += group.threads) {
+      uint64_t x;
+      while ((uint32_t)((x = load_relaxed(inbox + number % 2 * NP + n)) >> 32) != number) poll_again();
+      row[n] = (T)__uint_as_float((uint32_t)x);
+    }
+    group.sync();
+  }
+};
+
+// Sums over the lanes of a warp: of x[i], in all four lanes 4 i' with i' the bits of i in reverse.
+inline constexpr int rows_of_product = 8;
+template <class T> LSNN_DEVICE T sum_lanes(T (&x)[rows_of_product], int lane) {
+#pragma unroll
+  for (int half = rows_of_product / 2, o = 16; half; half /= 2, o /= 2)
+#pragma unroll
+    for (int i = 0; i < half; i++) {
+      const bool upper = lane & o;
+      const T given = __shfl_xor_sync(~0u, upper ? x[i] : x[i + half], o);
+      x[i] = (upper ? x[i + half] : x[i]) + given;
+    }
+  x[0] += __shfl_xor_sync(~0u, x[0], 2);
+  return x[0] + __shfl_xor_sync(~0u, x[0], 1);
+}
+LSNN_DEVICE int row_of_lane(int lane) { return (lane >> 4 & 1) * 4 + (lane >> 3 & 1) * 2 + (lane >> 2 & 1); }
+
+// C: quads of a lane. rows_here: the weight rows lie in shared memory.
+template <class T, class W, class Model, class Gradients, int C, bool rows_here> struct BackwardGroup {
+  const BackwardSequence<T>& job;
+  const Model model;
+  const Group group;
+  const Slice slice;
+  const Gradients gradients;
+  const W* w;         // [S,w_rows,NP], from the first neuron of the slice on
+  const int w_rows;
+  T* const dc;        // [D,NP]
+  T* const dz;        // [rows]
+  uint32_t* const active;  // [chunk,words]
+  uint16_t* const list;    // [list_size] of this warp
+  const Replayed<T> replayed;
+  const bool choose;  // whether there can be neurons whose dL/dz is of no use
+
+  __device__ __forceinline__ int column(int c) const { return 4 * (group.thread + c * group.threads); }
+  __device__ __forceinline__ unsigned marked(const uint32_t* marks, int c, const Cell& cell) const {
+    return cell.live ? marks[column(c) / 32] >> column(c) % 32 & 15 : 0;
+  }
+  __device__ __forceinline__ T* dc_of(int t) const { return dc + (job.f.layer.D == 1 ? 0 : t % job.f.layer.D) * padded(job.f.layer.N); }
+
+  // ----------------------------------------------------------------------------------------------------------------- product
+  // dz[j] = sum over delays and k of w_jk dL/dc_k of the step that the spikes of step t reached, for eight rows j of the slice.
+  __device__ __forceinline__ void rows_product(int t, const int (&rows)[rows_of_product], int n) const {
+    const Layer& l = job.f.layer;
+    const int NP = (int)padded(l.N);
+    T sum[rows_of_product] = {};
+    for (int d = 0; d < l.S; d++) {
+      const int reached = t + 1 + job.p.delays[d];
+      if (reached < 0 || reached >= l.T) continue;
+      const T* x = dc_of(reached);
+      const W* from = w + (int64_t)d * w_rows * NP;
+      for (int k = 4 * group.lane(); k < NP; k += 128) {
+        const Quad<T> g = quad_at(x + k);
+        Quad<W> row[rows_of_product];
+#pragma unroll
+        for (int i = 0; i < rows_of_product; i++) {
+          const Quad<W>& q = quad_at(from + (int64_t)rows[i] * NP + k);
+          row[i] = rows_here ? q : load_constant(&q);
+        }
+#pragma unroll
+        for (int i = 0; i < rows_of_product; i++)
+#pragma unroll
+          for (int q = 0; q < 4; q++) sum[i] = fma_(T(row[i][q]), g[q], sum[i]);
+      }
+    }
+    const T total = sum_lanes(sum, group.lane());
+    const int i = row_of_lane(group.lane());
+    int row = rows[0];
+#pragma unroll
+    for (int r = 1; r < rows_of_product; r++) row = i == r ? rows[r] : row;
+    if (group.lane() % 4 == 0 && i < n) dz[row] = total;
+  }
+  // For the marked rows of the slice, or for all where `marks` is null. The warps share them out by eights.
+  __device__ __forceinline__ void product(int t, const uint32_t* marks) const {
+    const int neurons = (int)job.f.layer.N - slice.neuron;
+    auto word = [&](int w) { return marks[w]; };
+    for (int w0 = 0; w0 < slice.words; w0 += list_size / 32) {
+      const int most = neurons - 32 * w0 < list_size ? neurons - 32 * w0 : list_size;
+      const int all = 32 * (slice.words - w0) < most ? 32 * (slice.words - w0) : most;
+      const int n = marks ? list_neurons(word, w0, slice.words, group.lane(), list) : all;
+      for (int e = rows_of_product * group.warp(); e < n; e += rows_of_product * group.warps()) {
+        int rows[rows_of_product];
+#pragma unroll
+        for (int i = 0; i < rows_of_product; i++) {
+          const int at = e + i < n ? e + i : e;  // what is left of eight: the first row again
+          rows[i] = marks ? list[at] : 32 * w0 + at;
+        }
+        rows_product(t, rows, n - e);
+      }
+    }
+    group.sync();
+  }
+  __device__ __forceinline__ Quad<T> product_of(int c, const Cell& cell, unsigned of_use) const {
+    Quad<T> q{};
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      if (i < cell.live && (of_use >> i & 1)) q[i] = dz[column(c) + i];
+    return q;
+  }
+
+  // n0: number of the item's first step backwards; steps are numbered through over the items of the group.
+  __device__ __forceinline__ void item(int64_t b, uint32_t n0) const {
+    const Layer& l = job.f.layer;
+    Cell cell[C];
+    QuadAdjoint<T> d[C];
+#pragma unroll
+    for (int c = 0; c < C; c++) cell[c] = cell_of(slice, l, b, column(c)), d[c] = last_adjoint(job, model, cell[c]);
+    for (int S0 = last_multiple(l.T, segment); S0 >= 0; S0 -= (int)segment) {
+      const int S1 = S0 + segment < l.T ? S0 + (int)segment : (int)l.T;
+#pragma unroll
+      for (int c = 0; c < C; c++) replay_segment(job, model, cell[c], replayed, column(c), S0, S1);
+      for (int t0 = S0 + last_multiple(S1 - S0, chunk); t0 >= S0; t0 -= (int)chunk) {
+        const int t1 = t0 + chunk < S1 ? t0 + (int)chunk : S1;
+#pragma unroll
+        for (int c = 0; c < C; c++) {
+          const int word = column(c) / 32;
+          replay_chunk(job, model, cell[c], replayed, column(c), int((t0 - S0) / chunk), t0, t1, [&](int step, unsigned bits) {
+            const uint32_t marks = gather_word(bits);
+            if (group.lane() % 8 == 0 && word < slice.words) active[step * slice.words + word] = marks;
+          });
+        }
+        group.sync();
+        for (int t = t1 - 1; t >= t0; t--) step_back(cell, d, t, t - t0, n0 + uint32_t(l.T - t));
+      }
+    }
+#pragma unroll
+    for (int c = 0; c < C; c++) store_first_gradients(job, cell[c], d[c]);
+    for (int back = 0; job.f.gfirst.z && back < l.D; back++) {
+      const bool some = reaches(job, model, -1 - back);
+      if (some) product(-1 - back, nullptr);
+#pragma unroll
+      for (int c = 0; c < C; c++) store_first_z_gradient(job, cell[c], back, d[c], product_of(c, cell[c], some ? 15 : 0));
+      group.sync();  // the products have been read
+    }
+  }
+
+  __device__ __forceinline__ void step_back(const Cell (&cell)[C], QuadAdjoint<T> (&d)[C], int t, int step, uint32_t number) const {
+    QuadRecord<T> record[C];
+#pragma unroll
+    for (int c = 0; c < C; c++) record[c] = recorded(job, model, cell[c], replayed, column(c), t, step);
+    const uint32_t* marks = active + step * slice.words;
+    const bool some = reaches(job, model, t);
+    if (some) product(t, choose ? marks : nullptr);
+#pragma unroll
+    for (int c = 0; c < C; c++) {
+      const Quad<T> p = product_of(c, cell[c], !some ? 0 : choose ? marked(marks, c, cell[c]) : 15);
+      if (!cell[c].live) continue;
+      gradients.publish(dc_of(t), cell[c], adjoint_quad(job, model, cell[c], t, record[c], p, d[c]), number, job.shape.ranks);
+    }
+    gradients.end_step(group, dc_of(t), number, (int)job.f.layer.N);
+  }
+};
+
+template <class T, class W, class Model, class Gradients, int C, bool rows_here>
+__global__ void __launch_bounds__(most_threads) backward_kernel(BackwardSequence<T> job) {
+  const uint32_t flags = *job.p.flags;
+  if (wrong_kernel<Model>(job.both, flags)) return;
+  const Layer& l = job.f.layer;
+  const Shape& shape = job.shape;
+  const Group group = Group::mine(shape.threads);
+  const Slice slice(l.N, shape.ranks, shape.ranks > 1 ? (int)cluster_rank() : 0), largest(l.N, shape.ranks, 0);
+  const int NP = (int)padded(l.N);
+  Arena arena{(char*)shared_memory()};
+  const BackwardShared<T, W, Gradients::inbox_rows> shared(arena, l, shape, rows_here);
+  const W* w = (const W*)job.p.w + (int64_t)slice.neuron * NP;
+  int w_rows = (int)l.N;
+  if (rows_here) {
+    const int rows = slice.neuron + slice.width < l.N ? slice.width : (int)l.N - slice.neuron;
+    for (int d = 0; d < l.S; d++) copy_columns(shared.w + (int64_t)d * slice.width * NP, w + d * l.N * NP, rows, NP, 0, NP);
+    w = shared.w, w_rows = slice.width;
+  }
+  for (int i = threadIdx.x; i < shape.groups * Gradients::inbox_rows * NP; i += blockDim.x) shared.inbox[i] = 0;  // no number of a step
+  // What pads the last quad of dL/dc meets weights that are 0.
+  for (int i = threadIdx.x; i < shape.groups * l.D * NP; i += blockDim.x) shared.dc[i] = T(0);
+  __syncthreads();
+  if (shape.ranks > 1) cluster_sync();
+
+  const Model model = Known<Model>::model(l, flags, job.f.want);
+  const BackwardGroup<T, W, Model, Gradients, C, rows_here> backward{
+      job, model, group, slice, Gradients(shared.inbox + group.id * Gradients::inbox_rows * NP, NP), w, w_rows,
+      shared.dc + group.id * l.D * NP, shared.dz + group.id * largest.width, shared.active + group.id * chunk * largest.words,
+      shared.list + threadIdx.x / 32 * list_size,
+      {job.replayed + ((int64_t)blockIdx.x * shape.groups + group.id) * replayed_rows * slice.width, slice.width},
+      has_bounded_support(model.surrogate) || model.refractory};
+  const Share share = Share::mine(shape, group);
+  uint32_t n0 = 0;
+  for (int64_t b = share.first; b < l.B; b += share.step, n0 += (uint32_t)l.T) backward.item(b, n0);
+  if (shape.ranks > 1) cluster_sync();  // no block leaves while another may still store into it
+}
+
+}  // namespace lsnn::cuda

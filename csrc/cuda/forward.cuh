@@ -1,0 +1,193 @@
+// The forward pass of a whole sequence in one launch, event-driven: (1) adds only the weight rows of the neurons that spiked.
+#pragma once
+#include "sequence.cuh"
+
+namespace lsnn::cuda {
+
+// Spikes of the last steps as words [slots,words(N)], step t in slot t % slots.
+//
+// In one block: a barrier ends each step. With D past steps in use, a warp that is one step ahead writes the slot D + 1 back.
+struct BlockSpikes {
+  using Word = uint32_t;
+  Word* ring;
+  int n_words;
+
+  __device__ __forceinline__ void begin_item() const {}
+  __device__ __forceinline__ void wait(int, uint32_t, int) const {}
+  __device__ __forceinline__ uint32_t word(int slot, int w) const { return ring[slot * n_words + w]; }
+  // Eight lanes have the word, the first is lane 0 of 8.
+  __device__ __forceinline__ void publish(int slot, int w, uint32_t word, uint32_t, int lane, int) const {
+    if (lane == 0) ring[slot * n_words + w] = word;
+  }
+  __device__ __forceinline__ void end_step(const Group& group) const { group.sync(); }
+};
+
+// Across a cluster: each word is stored into every block together with the number of its step, in one piece of 64 bits, and
+// who reads waits for the number. No barrier: a warp that writes step t has read all of step t - 1 - d, d the smallest delay,
+// hence every warp has finished that step, and reads nothing older than t - d - D; so D + d + 1 slots are enough.
+struct ClusterSpikes {
+  using Word = uint64_t;
+  Word* ring;
+  int n_words;
+
+  __device__ __forceinline__ void begin_item() const { cluster_sync(); }  // all have finished the item before
+  __device__ __forceinline__ void wait(int slot, uint32_t number, int lane) const {
+    for (int w = lane; w < n_words; w += 32)
+      while ((uint32_t)(load_relaxed(ring + slot * n_words + w) >> 32) != number) poll_again();
+    __syncwarp();
+  }
+  __device__ __forceinline__ uint32_t word(int slot, int w) const { return (uint32_t)load_relaxed(ring + slot * n_words + w); }
+  __device__ __forceinline__ void publish(int slot, int w, uint32_t word, uint32_t number, int lane, int ranks) const {
+    for (int r = lane; r < ranks; r += 8) store_relaxed(peer(ring + slot * n_words + w, r), (uint64_t)number << 32 | word);
+  }
+  __device__ __forceinline__ void end_step(const Group&) const {}
+};
+
+template <class T> struct ForwardSequence : ForwardJob<T> { Shape shape; };
+
+// C: quads of a lane. rows_here: the weight rows lie in shared memory.
+template <class T, class W, class Model, class Spikes, int C, bool rows_here> struct ForwardGroup {
+  const ForwardSequence<T>& job;
+  const Model model;
+  const Group group;
+  const Slice slice;
+  const Spikes spikes;
+  const W* w;      // [S,N,width]
+  uint16_t* list;  // [list_size] of this warp
+
+  static constexpr int rows_at_once = rows_here ? 4 : 8;  // their loads overlap; the additions keep the order of (1)
+
+  __device__ __forceinline__ int column(int c) const { return 4 * (group.thread + c * group.threads); }
+  __device__ __forceinline__ Quad<W> row_quad(const W* rows, int j, int c) const {
+    const Quad<W>& q = quad_at(rows + (int64_t)j * slice.width + column(c));
+    return rows_here ? q : load_constant(&q);
+  }
+
+  // sum += the rows of the listed neurons
+  __device__ __forceinline__ void add_listed(Quad<T> (&sum)[C], const Cell (&cell)[C], const W* rows, int n) const {
+    for (int e = 0; e < n; e += rows_at_once) {
+#pragma unroll
+      for (int c = 0; c < C; c++) {
+        if (!cell[c].live) continue;
+        Quad<W> row[rows_at_once];
+#pragma unroll
+        for (int i = 0; i < rows_at_once; i++)
+          if (e + i < n) row[i] = row_quad(rows, list[e + i], c);
+#pragma unroll
+        for (int i = 0; i < rows_at_once; i++)
+#pragma unroll
+          for (int q = 0; q < 4; q++)
+            if (e + i < n) sum[c][q] = sum[c][q] + T(row[i][q]);
+      }
+    }
+  }
+  __device__ __forceinline__ void add_events(Quad<T> (&sum)[C], const Cell (&cell)[C], const W* rows, int slot) const {
+    auto word = [&](int w) { return spikes.word(slot, w); };
+    for (int w0 = 0; w0 < spikes.n_words; w0 += list_size / 32)
+      add_listed(sum, cell, rows, list_neurons(word, w0, spikes.n_words, group.lane(), list));
+  }
+  // The same for spikes that are any number, z [N] in global memory.
+  __device__ __forceinline__ void add_real(Quad<T> (&sum)[C], const Cell (&cell)[C], const W* rows, const T* z) const {
+    const int N = (int)job.f.layer.N;
+    for (int j0 = 0; j0 < N; j0 += 32) {
+      const T mine = j0 + group.lane() < N ? z[j0 + group.lane()] : T(0);
+      for (uint32_t some = __ballot_sync(~0u, mine != T(0)); some; some &= some - 1) {
+        const int j = __ffs((int)some) - 1;
+        const T factor = __shfl_sync(~0u, mine, j);
+#pragma unroll
+        for (int c = 0; c < C; c++) {
+          if (!cell[c].live) continue;
+          const Quad<W> row = row_quad(rows, j0 + j, c);
+#pragma unroll
+          for (int q = 0; q < 4; q++) sum[c][q] = sum[c][q] + factor * T(row[q]);
+        }
+      }
+    }
+  }
+
+  // n0: number of the item's first step; steps are numbered through over the items of the group.
+  __device__ __forceinline__ void item(int64_t b, uint32_t n0) const {
+    const ForwardArgs& f = job.f;
+    const Layer& l = f.layer;
+    const int slots = job.shape.slots;
+    Cell cell[C];
+    QuadState<T> s[C];
+    Quad<T> next[C];
+#pragma unroll
+    for (int c = 0; c < C; c++) {
+      cell[c] = cell_of(slice, l, b, column(c));
+      s[c] = first_state(job, cell[c]);
+      next[c] = l.T ? current(job, cell[c], 0) : Quad<T>{};
+    }
+    const QuadCoefs<T> k(job.p, l, cell[0]);
+    int slot = 0;  // of step t
+    for (int t = 0; t < l.T; t++) {
+      Quad<T> sum[C];
+#pragma unroll
+      for (int c = 0; c < C; c++) {
+        sum[c] = next[c];
+        if (t + 1 < l.T) next[c] = current(job, cell[c], t + 1);
+        if (t + 8 < l.T && cell[c].live) prefetch((const T*)f.x + (t + 8) * f.x_stride_t + b * f.x_stride_b + cell[c].n);
+      }
+      for (int d = 0; d < l.S; d++) {                                                                        // (1)
+        const int delay = job.p.delays[d], past = t - 1 - delay;
+        const W* rows = w + d * l.N * slice.width;
+        if (past < 0) add_real(sum, cell, rows, first_z<T>(f.first, l, past, b));
+        else if (l.smooth) add_real(sum, cell, rows, (const T*)f.z + (past * l.B + b) * l.N);
+        else {
+          int at = slot - 1 - delay;
+          if (at < 0) at += slots;
+          spikes.wait(at, n0 + (uint32_t)past + 1, group.lane());
+          add_events(sum, cell, rows, at);
+        }
+      }
+#pragma unroll
+      for (int c = 0; c < C; c++) {
+        const QuadCoefs<T> again(job.p, l, cell[c]);
+        const uint32_t word = gather_word(forward_quad(job, model, C == 1 ? k : again, cell[c], t, sum[c], s[c]));
+        const int at = column(c) / 32;
+        if (at >= slice.words) continue;
+        spikes.publish(slot, slice.word + at, word, n0 + (uint32_t)t + 1, group.lane() % 8, job.shape.ranks);
+        if (f.save && group.lane() % 8 == 0) f.saved.bits[(t * l.B + b) * spikes.n_words + slice.word + at] = word;
+      }
+      spikes.end_step(group);
+      slot = slot + 1 == slots ? 0 : slot + 1;
+    }
+#pragma unroll
+    for (int c = 0; c < C; c++) store_last_state(job, cell[c], s[c]);
+  }
+};
+
+template <class T, class W, class Model, class Spikes, int C, bool rows_here>
+__global__ void __launch_bounds__(most_threads) forward_kernel(ForwardSequence<T> job) {
+  const uint32_t flags = *job.p.flags;
+  if (wrong_kernel<Model>(job.both, flags)) return;
+  const Layer& l = job.f.layer;
+  const Shape& shape = job.shape;
+  const Group group = Group::mine(shape.threads);
+  const Slice slice(l.N, shape.ranks, shape.ranks > 1 ? (int)cluster_rank() : 0);
+  Arena arena{(char*)shared_memory()};
+  const ForwardShared<W, typename Spikes::Word> shared(arena, l, shape, rows_here);
+  const W* w = (const W*)job.p.w;
+  const int n_words = (int)words(l.N), ring = shape.slots * n_words;
+  if (rows_here) {
+    copy_columns(shared.w, w, l.S * l.N, (int)padded(l.N), slice.neuron, slice.width);
+    w = shared.w;
+  }
+  for (int i = threadIdx.x; i < shape.groups * ring; i += blockDim.x) shared.ring[i] = 0;  // no number of a step
+  __syncthreads();
+
+  Spikes spikes{shared.ring + group.id * ring, n_words};
+  const ForwardGroup<T, W, Model, Spikes, C, rows_here> forward{
+      job, Known<Model>::model(l, flags, 0), group, slice, spikes, w, shared.list + threadIdx.x / 32 * list_size};
+  const Share share = Share::mine(shape, group);
+  uint32_t n0 = 0;
+  // All groups of a cluster go through the loop equally often, for its barriers.
+  for (int64_t first = share.first - group.id; first < l.B; first += share.step, n0 += (uint32_t)l.T) {
+    spikes.begin_item();
+    if (first + group.id < l.B) forward.item(first + group.id, n0);
+  }
+  if (shape.ranks > 1) cluster_sync();  // no block leaves while another may still store into it
+}
+
+}  // namespace lsnn::cuda

@@ -1,0 +1,197 @@
+// The launches of both directions for one type of numbers T and one of stored weights W; run.cpp chooses between the pairs.
+#pragma once
+#include <type_traits>
+
+#include "backward.cuh"
+#include "forward.cuh"
+#include "run.h"
+#include "steps.cuh"
+#include "weight_gradient.cuh"
+
+namespace lsnn::cuda {
+
+// Calls f(type of model) for each kernel that may have to do the work, see wrong_kernel. The paper's network has kernels of its
+// own in float, in the common shapes.
+template <class F> void for_models(bool both, const F& f) {
+  if (both) f(std::type_identity<PaperModel>());
+  f(std::type_identity<AnyModel>());
+}
+
+// ---------------------------------------------------------------------------------------------------------------- forward
+template <class T, class W> struct ForwardWorkspace {
+  Packed<T> packed;
+  Quad<T>* state;  // [5,threads] of the design `step`
+  T* c;            // [B,N]
+
+  ForwardWorkspace(Arena& m, const Layer& l, const Pass& pass) : packed(m, l, sizeof(W)) {
+    const bool step = pass.design == Design::step;
+    state = step ? m.take<Quad<T>>(5 * Point::count(l)) : nullptr;
+    c = step ? m.take<T>(l.B * l.N) : nullptr;
+  }
+};
+
+template <class T, class W> void forward(const ForwardArgs& f, const Plan& plan, void* workspace, const Product& product, void* stream) {
+  const Layer& l = f.layer;
+  const Pass& pass = plan.forward;
+  Arena arena{(char*)workspace};
+  const ForwardWorkspace<T, W> own(arena, l, pass);
+  if (l.B == 0) return;
+  pack<T, W>(l, f.first.r, own.packed, stream);
+  const ForwardJob<T> job{f, own.packed, sizeof(T) == 4 && pass.quads == 1 && may_be_paper(l, 0)};
+  const Launch shape{pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared, pass.shape.ranks, stream};
+
+  if (pass.design == Design::step) {
+    ForwardStep<T> step{job, {own.state, Point::count(l)}, own.c, -1};
+    const Launch points{pass.blocks, pass.shape.threads, 0, 1, stream};
+    auto run = [&] {
+      for_models(job.both, [&](auto m) { launch("forward, step", points, &forward_step_kernel<T, typename decltype(m)::type>, step); });
+    };
+    for (run(); ++step.t < l.T; run())
+      for (int64_t d = 0; d < l.S; d++) {
+        const int64_t past = step.t - 1 - l.delays[d];
+        const T* z = past < 0 ? (const T*)f.first.z + (-1 - past) * l.B * l.N : (const T*)f.z + past * l.B * l.N;
+        product.add(product.context, z, (const T*)own.packed.w + d * l.N * padded(l.N), false, own.c);
+      }
+    return;
+  }
+  const ForwardSequence<T> sequence{job, pass.shape};
+  if (pass.quads > 1) return launch("forward, gather", shape, &forward_kernel<T, W, AnyModel, BlockSpikes, 4, false>, sequence);
+  for_models(job.both, [&](auto m) {
+    using Model = typename decltype(m)::type;
+    if (pass.design == Design::block) launch("forward, block", shape, &forward_kernel<T, W, Model, BlockSpikes, 1, true>, sequence);
+    if (pass.design == Design::gather) launch("forward, gather", shape, &forward_kernel<T, W, Model, BlockSpikes, 1, false>, sequence);
+    if constexpr (sizeof(T) == 4)
+      if (pass.design == Design::cluster) launch("forward, cluster", shape, &forward_kernel<T, W, Model, ClusterSpikes, 1, true>, sequence);
+  });
+}
+
+// --------------------------------------------------------------------------------------------------------------- backward
+template <class T, class W> struct BackwardWorkspace {
+  Packed<T> packed;
+  T* replayed;       // see replay.cuh
+  T* sums;           // [B,n_coefficients,NP] gradients of the coefficients
+  T* parts;          // [parts,N,N] of the weight gradient
+  Quad<T>* adjoint;  // [4,threads] of the design `step`
+  T* dz;             // [B,N]
+
+  BackwardWorkspace(Arena& m, const BackwardArgs& f, const Plan& plan) : packed(m, f.layer, sizeof(W)) {
+    const Layer& l = f.layer;
+    const Pass& pass = plan.backward;
+    const bool step = pass.design == Design::step;
+    const int64_t threads = Point::count(l), slice = Slice(l.N, pass.shape.ranks, 0).width;
+    replayed = m.take<T>(replayed_rows * (step ? 4 * threads : pass.blocks * pass.shape.groups * slice));
+    sums = f.want ? m.take<T>(l.B * n_coefficients * padded(l.N)) : nullptr;
+    parts = f.gw ? m.take<T>(plan.tiles.parts * l.N * l.N) : nullptr;
+    adjoint = step ? m.take<Quad<T>>(4 * threads) : nullptr;
+    dz = step ? m.take<T>(l.B * l.N) : nullptr;
+  }
+};
+
+template <class T> void sum_parts(const char* what, const SumJob<T>& job, void* stream) {
+  const int64_t blocks = (job.n + 255) / 256;
+  launch(what, {blocks < 4096 ? blocks : 4096, 256, 0, 1, stream}, &sum_parts_kernel<T>, job);
+}
+
+template <class T, class W>
+void backward_steps(const BackwardJob<T>& job, const Pass& pass, const BackwardWorkspace<T, W>& own, const Product& product, void* stream) {
+  const Layer& l = job.f.layer;
+  const int64_t threads = Point::count(l);
+  const Launch points{pass.blocks, pass.shape.threads, 0, 1, stream};
+  BackwardStep<T> step{job, {own.adjoint, threads}, {own.replayed, 4 * threads}, own.dz, 0};
+  ReplaySteps<T> again{job, step.replayed, threads, 0, 0, 0};
+  auto replay = [&](int64_t first, int64_t last, int index) {
+    again.first = (int)first, again.last = (int)last, again.index = index;
+    for_models(job.both, [&](auto m) { launch("backward, replay", points, &replay_kernel<T, typename decltype(m)::type>, again); });
+  };
+  auto run = [&](int64_t t) {
+    step.t = (int)t;
+    for_models(job.both, [&](auto m) { launch("backward, step", points, &backward_step_kernel<T, typename decltype(m)::type>, step); });
+  };
+  auto multiply = [&](int64_t t) {
+    for (int64_t d = 0; d < l.S && !(l.row.stop & stop_rec); d++) {
+      const int64_t reached = t + 1 + l.delays[d];
+      if (reached >= 0 && reached < l.T)
+        product.add(product.context, (const T*)job.f.gx + reached * l.B * l.N, (const T*)own.packed.w + d * l.N * padded(l.N), true, own.dz);
+    }
+  };
+  run(l.T);
+  for (int S0 = last_multiple(l.T, segment); S0 >= 0; S0 -= (int)segment) {
+    const int64_t S1 = S0 + segment < l.T ? S0 + segment : l.T;
+    replay(S0, S1, -1);
+    for (int64_t t0 = S0 + last_multiple(S1 - S0, chunk); t0 >= S0; t0 -= chunk) {
+      const int64_t t1 = t0 + chunk < S1 ? t0 + chunk : S1;
+      replay(t0, t1, int((t0 - S0) / chunk));
+      for (int64_t t = t1 - 1; t >= t0; t--) multiply(t), run(t);
+    }
+  }
+  for (int64_t back = 0; job.f.gfirst.z && back < l.D; back++) multiply(-1 - back), run(-1 - back);
+}
+
+template <class T, class W>
+void backward(const BackwardArgs& f, const Plan& plan, void* workspace, const Product& product, void* stream) {
+  const Layer& l = f.layer;
+  const Pass& pass = plan.backward;
+  Arena arena{(char*)workspace};
+  const BackwardWorkspace<T, W> own(arena, f, plan);
+  if (l.B > 0) {
+    pack<T, W>(l, f.first.r, own.packed, stream);
+    const BackwardJob<T> job{f, own.packed, own.sums, sizeof(T) == 4 && pass.quads == 1 && may_be_paper(l, f.want)};
+    const Launch shape{pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared, pass.shape.ranks, stream};
+    const BackwardSequence<T> sequence{job, pass.shape, own.replayed};
+    if (pass.design == Design::step) backward_steps(job, pass, own, product, stream);
+    else if (pass.quads > 1)
+      launch("backward, gather", shape, &backward_kernel<T, W, AnyModel, BlockGradients<T>, 4, false>, sequence);
+    else
+      for_models(job.both, [&](auto m) {
+        using Model = typename decltype(m)::type;
+        if (pass.design == Design::block)
+          launch("backward, block", shape, &backward_kernel<T, W, Model, BlockGradients<T>, 1, true>, sequence);
+        if (pass.design == Design::gather)
+          launch("backward, gather", shape, &backward_kernel<T, W, Model, BlockGradients<T>, 1, false>, sequence);
+        if constexpr (sizeof(T) == 4)
+          if (pass.design == Design::cluster)
+            launch("backward, cluster", shape, &backward_kernel<T, W, Model, ClusterGradients<T>, 1, true>, sequence);
+      });
+  }
+  const bool some = l.T > 0 && l.B > 0;
+  if (f.gw && some) {
+    const WeightTiles& tiles = plan.tiles;
+    Arena counted{nullptr};
+    WeightShared<T>(counted, tiles);
+    const WeightJob<T> job{{f, own.packed, nullptr, false}, tiles, own.parts};
+    const int threads = (tiles.columns + 31) / 32 * 32;
+    launch("weight gradient", {tiles.count() * tiles.parts, threads, counted.used, 1, stream}, &weight_gradient_kernel<T>, job);
+    sum_parts<T>("weight gradient, sum of parts", {own.parts, (T*)f.gw, l.N * l.N, l.N * l.N, tiles.parts, 0, 0, 0}, stream);
+  } else if (f.gw) {
+    clear(f.gw, l.N * l.N * (int64_t)sizeof(T), stream);
+  }
+  const int64_t NP = padded(l.N);
+  if (f.want && l.B > 0)
+    sum_parts<T>("gradients of the coefficients",
+                 {own.sums, (T*)f.gcoefficients, n_coefficients * l.N, n_coefficients * NP, l.B, f.want, l.N, NP}, stream);
+  else if (f.want) clear(f.gcoefficients, n_coefficients * l.N * (int64_t)sizeof(T), stream);
+}
+
+// The workspaces in bytes.
+template <class T, class W> int64_t workspace_of(const ForwardArgs& f, const Plan& plan) {
+  Arena counted{nullptr};
+  ForwardWorkspace<T, W>(counted, f.layer, plan.forward);
+  return counted.used;
+}
+template <class T, class W> int64_t workspace_of(const BackwardArgs& f, const Plan& plan) {
+  Arena counted{nullptr};
+  BackwardWorkspace<T, W>(counted, f, plan);
+  return counted.used;
+}
+
+// One row of these for each pair, filled in by its own file.
+struct Entry {
+  int64_t (*forward_workspace)(const ForwardArgs&, const Plan&);
+  int64_t (*backward_workspace)(const BackwardArgs&, const Plan&);
+  void (*forward)(const ForwardArgs&, const Plan&, void*, const Product&, void*);
+  void (*backward)(const BackwardArgs&, const Plan&, void*, const Product&, void*);
+};
+template <class T, class W> inline constexpr Entry entry_of{&workspace_of<T, W>, &workspace_of<T, W>, &forward<T, W>, &backward<T, W>};
+extern const Entry entry_f64, entry_f32, entry_f32_bf16;
+
+}  // namespace lsnn::cuda

@@ -1,0 +1,102 @@
+// The layer as the kernels read it: padded, with every synapse under its delay. pack() makes it on the device.
+#pragma once
+#include "../alif_math.h"
+#include "quad.cuh"
+#include "shared.h"
+
+namespace lsnn::cuda {
+
+enum Flag : uint32_t { SYNAPSE = 1, COUPLING = 2, CURRENT = 4, REFRACTORY = 8 };  // sigma, p, eta, the first r: not all are 0
+
+template <class T> struct Packed {
+  void* w;             // [S,N,NP] w_jk of the synapses with delay delays[s], else 0; T or bfloat16
+  T* k;                // [n_coefficients,NP] padded with harmless values
+  int* delays;         // [S]
+  uint32_t* flags;     // [1]
+
+  Packed(Arena& m, const Layer& l, int64_t w_bytes) {
+    w = m.take<char>(l.S * l.N * padded(l.N) * w_bytes);
+    k = m.take<T>(n_coefficients * padded(l.N));
+    delays = m.take<int>(l.S);
+    flags = m.take<uint32_t>(1);
+  }
+};
+
+inline constexpr int delays_at_once = 64;
+template <class T, class W> struct PackJob {
+  Layer layer;
+  Packed<T> p;
+  const void* first_r;  // [B,N]
+  int S0, n_delays;     // this launch packs delays [S0, S0 + n_delays)
+  int delays[delays_at_once];
+};
+
+template <class T, class W> __global__ void pack_kernel(PackJob<T, W> job) {
+  const Layer& l = job.layer;
+  const int64_t N = l.N, NP = padded(N), all = job.n_delays * N * NP, step = (int64_t)gridDim.x * blockDim.x,
+                first = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+  for (int64_t i = first; i < all; i += step) {
+    const int64_t s = i / (N * NP), j = i / NP % N, n = i % NP;
+    const bool here = n < N && (l.S == 1 || l.delay[j * N + n] == job.delays[s]);
+    static_cast<W*>(job.p.w)[job.S0 * N * NP + i] = here ? W(((const T*)l.w)[j * l.w_stride_j + n * l.w_stride_k]) : W(T(0));
+  }
+  if (first < job.n_delays) job.p.delays[job.S0 + first] = job.delays[first];
+  if (job.S0) return;
+
+  uint32_t flags = 0;
+  for (int64_t i = first; i < n_coefficients * NP; i += step) {
+    const int c = int(i / NP);
+    const int64_t n = i % NP;
+    // Neurons that do not exist never fire and divide nothing by 0.
+    const T x = n < N ? ((const T*)l.coefficients)[c * N + n] : c == THETA || c == WIDTH ? T(1) : T(0);
+    job.p.k[i] = x;
+    if (x != T(0)) flags |= c == SIGMA ? +SYNAPSE : c == P ? +COUPLING : c == ETA ? +CURRENT : 0;
+  }
+  for (int64_t i = first; i < l.B * N; i += step)
+    if (((const T*)job.first_r)[i] != T(0)) flags |= REFRACTORY;
+  if (flags) atomicOr(job.p.flags, flags);
+}
+
+template <class T, class W> void pack(const Layer& l, const void* first_r, const Packed<T>& p, void* stream) {
+  clear(p.flags, sizeof(uint32_t), stream);
+  PackJob<T, W> job{l, p, first_r, 0, 0, {}};
+  for (; job.S0 < l.S; job.S0 += delays_at_once) {
+    job.n_delays = int(l.S - job.S0 < delays_at_once ? l.S - job.S0 : delays_at_once);
+    for (int s = 0; s < job.n_delays; s++) job.delays[s] = (int)l.delays[job.S0 + s];
+    const int64_t most = job.n_delays * l.N * padded(l.N) > l.B * l.N ? job.n_delays * l.N * padded(l.N) : l.B * l.N;
+    const int64_t blocks = (most + 1023) / 1024;
+    launch("packing the layer", {blocks < 1024 ? blocks : 1024, 256, 0, 1, stream}, &pack_kernel<T, W>, job);
+  }
+}
+
+// What the kernels know of the layer; the flags of the device and the arguments together.
+template <class Model> struct Known;
+template <> struct Known<PaperModel> {
+  LSNN_DEVICE PaperModel model(const Layer& l, uint32_t flags, unsigned) { return {l.n_ref > 0 || (flags & REFRACTORY)}; }
+};
+template <> struct Known<AnyModel> {
+  LSNN_DEVICE AnyModel model(const Layer& l, uint32_t flags, unsigned want) {
+    return {l.row,
+            l.surrogate,
+            l.smooth,
+            (flags & SYNAPSE) || (want >> SIGMA & 1),
+            (flags & COUPLING) != 0,
+            (flags & CURRENT) != 0,
+            l.n_ref > 0 || (flags & REFRACTORY),
+            want};
+  }
+};
+
+// Whether the kernel made for the paper's network may do the work, as far as the host can tell. The rest stands in the flags:
+// then both kernels are launched, and the wrong one returns at once, so that the host never waits for the device.
+inline bool may_be_paper(const Layer& l, unsigned want) {
+  return PaperModel::fits({l.row, l.surrogate, l.smooth, false, false, false, false, want});
+}
+template <class Model> inline constexpr bool is_paper = false;
+template <> inline constexpr bool is_paper<PaperModel> = true;
+template <class Model> LSNN_DEVICE bool wrong_kernel(bool both, uint32_t flags) {
+  const bool general = flags & (SYNAPSE | COUPLING | CURRENT);
+  return both && general == is_paper<Model>;
+}
+
+}  // namespace lsnn::cuda

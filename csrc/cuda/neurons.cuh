@@ -1,0 +1,126 @@
+// One step of the four neurons of a quad: what every design does alike, over step(), replay() and step_adjoint().
+#pragma once
+#include "layout.cuh"
+
+namespace lsnn::cuda {
+
+// Where a quad stands: neurons [n, n + live) of item b. Lanes without neurons have live = 0 and do all but load and store.
+struct Cell {
+  int64_t b;
+  int n, live;
+
+  Cell() = default;
+  LSNN_MEMBER Cell(const Layer& l, int64_t item, int64_t first) : b(item), n((int)first), live(0) {
+    if (first < l.N) live = (int)(l.N - first < 4 ? l.N - first : 4);
+    else n = 0;
+  }
+  // Where its numbers begin in row t of an array [T,B,N].
+  LSNN_MEMBER int64_t at(const Layer& l, int64_t t) const { return (t * l.B + b) * l.N + n; }
+};
+
+template <class T> struct QuadState {
+  Quad<T> v, a, i, r, z;  // Carry of alif_math.h
+
+  LSNN_MEMBER Carry<T> of(int q) const { return {v[q], a[q], i[q], r[q], z[q]}; }
+  LSNN_MEMBER void set(int q, const Carry<T>& c) { v[q] = c.v, a[q] = c.a, i[q] = c.i, r[q] = c.r, z[q] = c.z; }
+};
+template <class T> struct QuadAdjoint { Quad<T> v, a, i, z; };
+
+template <class T> struct QuadCoefs {
+  Coefs<T> of[4];
+
+  LSNN_MEMBER QuadCoefs(const Packed<T>& p, const Layer& l, const Cell& cell) {
+    const int64_t NP = padded(l.N);
+    auto row = [&](int c) { return quad_at(p.k + c * NP + cell.n); };
+    const Quad<T> alpha = row(ALPHA), kappa = row(KAPPA), rho = row(RHO), q = row(Q), pv = row(P), beta = row(BETA), eta = row(ETA),
+                  theta = row(THETA), sigma = row(SIGMA), width = row(WIDTH), R = row(R_);
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      of[i] = {alpha[i], kappa[i], rho[i],   q[i],     pv[i], beta[i],        eta[i],
+               theta[i], sigma[i], width[i], R[i], T(l.dampening), T(l.n_ref)};
+  }
+};
+
+template <class T> LSNN_DEVICE Quad<T> load_state(const void* p, const Layer& l, const Cell& cell) {  // [B,N], or null: zeros
+  return p ? load((const T*)p + cell.at(l, 0), cell.live) : Quad<T>{};
+}
+template <class T> LSNN_DEVICE void store_state(void* p, const Layer& l, const Cell& cell, const Quad<T>& q) {
+  if (p) store((T*)p + cell.at(l, 0), q, cell.live);
+}
+
+// Past spikes before the sequence, z[t] with t < 0: [N] numbers of item b.
+template <class T> LSNN_DEVICE const T* first_z(const State& first, const Layer& l, int64_t t, int64_t b) {
+  return (const T*)first.z + ((-1 - t) * l.B + b) * l.N;
+}
+
+// ---------------------------------------------------------------------------------------------------------------- forward
+template <class T> struct ForwardJob {
+  ForwardArgs f;
+  Packed<T> p;
+  bool both;  // see wrong_kernel
+};
+
+template <class T> LSNN_DEVICE QuadState<T> first_state(const ForwardJob<T>& job, const Cell& cell) {
+  const Layer& l = job.f.layer;
+  const State& s = job.f.first;
+  return {load_state<T>(s.v, l, cell), load_state<T>(s.a, l, cell), load_state<T>(s.i, l, cell), load_state<T>(s.r, l, cell),
+          load_state<T>(s.z, l, cell)};
+}
+
+template <class T> LSNN_DEVICE void store_last_state(const ForwardJob<T>& job, const Cell& cell, const QuadState<T>& s) {
+  const Layer& l = job.f.layer;
+  const State& last = job.f.last;
+  store_state(last.v, l, cell, s.v), store_state(last.a, l, cell, s.a), store_state(last.i, l, cell, s.i), store_state(last.r, l, cell, s.r);
+  for (int64_t back = 0; last.z && back < l.D; back++) {
+    const int64_t t = l.T - 1 - back;
+    const T* z = t < 0 ? first_z<T>(job.f.first, l, t, cell.b) + cell.n : (const T*)job.f.z + cell.at(l, t);
+    store((T*)last.z + cell.at(l, back), load(z, cell.live), cell.live);
+  }
+}
+
+template <class T> LSNN_DEVICE Quad<T> current(const ForwardJob<T>& job, const Cell& cell, int64_t t) {
+  return load((const T*)job.f.x + t * job.f.x_stride_t + cell.b * job.f.x_stride_b + cell.n, cell.live);
+}
+
+// c: the sums of (1). Writes what the forward pass has to write but the spike bits, which it returns.
+template <class T, class Model>
+LSNN_DEVICE unsigned forward_quad(const ForwardJob<T>& job, const Model& model, const QuadCoefs<T>& k, const Cell& cell, int64_t t,
+                                  const Quad<T>& c, QuadState<T>& s) {
+  const ForwardArgs& f = job.f;
+  const Layer& l = f.layer;
+  if (f.save && t % segment == 0) {
+    T* carry = (T*)f.saved.carry + t / segment * 4 * l.B * l.N;
+    const Quad<T>* parts[] = {&s.v, &s.a, &s.i, &s.r};
+#pragma unroll
+    for (int part = 0; part < 4; part++) store(carry + cell.at(l, part), *parts[part], cell.live);
+  }
+  Quad<T> y, A;
+  unsigned fired = 0;
+#pragma unroll
+  for (int q = 0; q < 4; q++) {
+    Carry<T> carry = s.of(q);
+    const Stepped<T> out = step(model, k.of[q], c[q], carry);
+    s.set(q, carry);
+    y[q] = out.y, A[q] = out.A;
+    if (out.fired && q < cell.live) fired |= 1u << q;
+  }
+  const int64_t at = cell.at(l, t);
+  store((T*)f.z + at, s.z, cell.live);
+  if (f.save && f.saved.y_is_bfloat16) store((bfloat16*)f.saved.y + at, widen<bfloat16>(y), cell.live);
+  else if (f.save) store((T*)f.saved.y + at, y, cell.live);
+  if (f.save && l.smooth) store((T*)f.saved.z + at, s.z, cell.live);
+  if (f.trace_v) store((T*)f.trace_v + at, s.v, cell.live);
+  if (f.trace_a) store((T*)f.trace_a + at, s.a, cell.live);
+  if (f.trace_A) store((T*)f.trace_A + at, A, cell.live);
+  return fired;
+}
+
+// The word of 32 spikes that eight neighbouring lanes make of their four bits each. All lanes of the warp take part.
+LSNN_DEVICE uint32_t gather_word(unsigned four_bits) {
+  uint32_t word = four_bits << 4 * (threadIdx.x % 8);
+#pragma unroll
+  for (int o = 1; o < 8; o *= 2) word |= __shfl_xor_sync(~0u, word, o);
+  return word;
+}
+
+}  // namespace lsnn::cuda

@@ -1,0 +1,164 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+namespace lsnn::cuda {
+namespace {
+
+int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+template <class F> auto with_types(Storage s, const F& f) {  // f(number, weight)
+  switch (s) {
+    case Storage::f64: return f(double(), double());
+    case Storage::f32: return f(float(), float());
+    default: return f(float(), uint16_t());
+  }
+}
+int64_t forward_shared(const Layer& l, Storage s, const Shape& shape, Design design) {
+  const bool here = design != Design::gather;
+  return with_types(s, [&](auto, auto weight) {
+    Arena counted{nullptr};
+    if (design == Design::cluster) ForwardShared<decltype(weight), uint64_t>(counted, l, shape, here);
+    else ForwardShared<decltype(weight), uint32_t>(counted, l, shape, here);
+    return counted.used;
+  });
+}
+int64_t backward_shared(const Layer& l, Storage s, const Shape& shape, Design design) {
+  const bool here = design != Design::gather;
+  return with_types(s, [&](auto number, auto weight) {
+    Arena counted{nullptr};
+    if (design == Design::cluster) BackwardShared<decltype(number), decltype(weight), 2>(counted, l, shape, here);
+    else BackwardShared<decltype(number), decltype(weight), 0>(counted, l, shape, here);
+    return counted.used;
+  });
+}
+
+Possible impossible(const std::string& why) { return {false, {}, why}; }
+
+// A kernel of a whole sequence: as many items at a time as there are for each multiprocessor, and as shared memory holds.
+// threads(groups): of a group, at least `least`.
+template <class Shared>
+Possible sequence_pass(Design design, const Card& card, const Layer& l, int ranks, int64_t spare_threads, const Shared& shared) {
+  Pass p{design, 1, {1, 0, ranks, 0}, 0, 0};
+  const Slice slice(l.N, ranks, 0);
+  const int64_t lanes = ceiling(slice.width, 4);
+  while (ceiling(lanes, 32 * p.quads) * 32 > most_threads) p.quads *= 4;
+  if (p.quads > 4) return impossible("a block owns " + std::to_string(16 * most_threads) + " neurons at most");
+  const int64_t least = std::max<int64_t>(ceiling(lanes, 32 * p.quads) * 32, 32), teams = std::max(card.processors / ranks, 1);
+  p.shape.slots = int(l.D + 1 + (design == Design::cluster ? l.delays[0] : 0));
+  const int64_t most_groups = std::min<int64_t>(most_threads / least, 15);  // named barriers are 1 to 15
+  for (int64_t groups = std::clamp<int64_t>(ceiling(l.B, teams), 1, most_groups); groups >= 1; groups--) {
+    p.shape.groups = (int)groups;
+    p.shape.threads = int(std::clamp<int64_t>(most_threads / groups / 32 * 32, least, std::max(least, spare_threads)));
+    p.shared = shared(p.shape);
+    if (p.shared <= card.shared) {
+      p.blocks = std::min(teams, ceiling(l.B, groups)) * ranks;
+      return {true, p, ""};
+    }
+  }
+  return impossible("a block needs " + std::to_string(p.shared) + " bytes of shared memory, the card gives " + std::to_string(card.shared));
+}
+
+template <class Shared>
+Possible any_pass(Design design, const Card& card, const Layer& l, Storage storage, int64_t spare_threads, const Shared& shared) {
+  if (design == Design::step) {
+    if (storage == Storage::f32_bf16) return impossible("its products take weights of the numbers' own type");
+    return {true, {design, 1, {1, 256, 1, 0}, ceiling(l.B * 8 * words(l.N), 256), 0}, ""};
+  }
+  if (l.T >= int64_t(1) << 31) return impossible("steps are counted with 32 bits");
+  if (design != Design::cluster) return sequence_pass(design, card, l, 1, spare_threads, shared);
+  if (card.most_ranks < 2) return impossible("the card has no clusters");
+  if (l.smooth) return impossible("smooth spikes are not sent between blocks");
+  if (storage == Storage::f64) return impossible("it sends numbers of 32 bits");
+  Possible last = impossible("");
+  for (int ranks = 2; ranks <= card.most_ranks && ranks <= words(l.N); ranks *= 2) {
+    last = sequence_pass(design, card, l, ranks, spare_threads, shared);
+    if (last.yes) return last;
+  }
+  return last.why.empty() ? impossible("a cluster shares out whole words of 32 neurons, two at least") : last;
+}
+
+// The rows that one multiprocessor reads in a step, in bytes, and how many items it works on.
+struct Load { double items, bytes; };
+Load load(const Card& card, const Layer& l, Storage s, const Pass& p, double share) {
+  const double items = double(l.B) * p.shape.ranks / card.processors, at_hand = std::max(items, 1.0);
+  return {at_hand, at_hand * share * double(l.N) * double(padded(l.N)) * double(bytes_of_weight(s)) / p.shape.ranks};
+}
+
+template <class Cycles> Design fastest(const Card& card, const Layer& l, Storage s, bool forward, const Cycles& cycles) {
+  const Design* best = nullptr;
+  double least = 0;
+  static constexpr Design all[] = {Design::block, Design::cluster, Design::gather, Design::step};
+  for (const Design& d : all) {
+    const Possible p = forward ? forward_pass(d, card, l, s) : backward_pass(d, card, l, s);
+    const double c = p.yes ? cycles(p.pass) : 0;
+    if (p.yes && (!best || c < least)) best = &d, least = c;
+  }
+  if (!best) throw std::invalid_argument("no CUDA kernel can run this layer");
+  return *best;
+}
+
+}  // namespace
+
+Possible forward_pass(Design design, const Card& card, const Layer& l, Storage s) {
+  return any_pass(design, card, l, s, 0, [&](const Shape& shape) { return forward_shared(l, s, shape, design); });
+}
+Possible backward_pass(Design design, const Card& card, const Layer& l, Storage s) {
+  // More warps than own neurons: they share the rows of the product.
+  return any_pass(design, card, l, s, 256, [&](const Shape& shape) { return backward_shared(l, s, shape, design); });
+}
+
+// Shared memory gives 128 bytes a cycle, rows from the second level cache 25 to 29; a step of the chain takes 300 cycles forwards
+// and 450 backwards, an exchange in a cluster 250, two launches of the design `step` about 5 microseconds at 1.7 GHz.
+double forward_cycles(const Card& card, const Layer& l, Storage s, const Pass& p, const Activity& a) {
+  const Load at = load(card, l, s, p, a.spikes);
+  switch (p.design) {
+    case Design::block: return 300 * std::max(1.0, at.items / 8) + at.bytes / 128;
+    case Design::gather: return 300 * std::max(1.0, at.items / 8) + at.bytes / 25;
+    case Design::cluster: return 300 * std::max(1.0, at.items / 8) + 250 + at.bytes / 128;
+    default: return 9000 + 2.0 * double(l.B * l.S) * double(l.N * l.N) / (256.0 * card.processors);
+  }
+}
+double backward_cycles(const Card& card, const Layer& l, Storage s, const Pass& p, const Activity& a) {
+  const Load at = load(card, l, s, p, a.active);
+  switch (p.design) {
+    case Design::block: return 450 * std::max(1.0, at.items / 8) + at.bytes / 128;
+    case Design::gather: return 450 * std::max(1.0, at.items / 8) + at.bytes / 25;
+    // Every block receives all numbers of its items, 8 bytes each, and reads them again.
+    case Design::cluster: return 450 * std::max(1.0, at.items / 8) + 250 + at.bytes / 128 + at.items * 16 * double(l.N) / 21;
+    default: return 9000 + 2.0 * double(l.B * l.S) * double(l.N * l.N) / (256.0 * card.processors);
+  }
+}
+
+Plan choose(const Card& card, const Layer& l, Storage storage, const Activity& activity, const Design* asked) {
+  Plan plan{storage, {}, {}, {}};
+  const Design forward =
+      asked ? *asked : fastest(card, l, storage, true, [&](const Pass& p) { return forward_cycles(card, l, storage, p, activity); });
+  const Design backward =
+      asked ? *asked : fastest(card, l, storage, false, [&](const Pass& p) { return backward_cycles(card, l, storage, p, activity); });
+  const Possible f = forward_pass(forward, card, l, storage), b = backward_pass(backward, card, l, storage);
+  for (const Possible& p : {f, b})
+    if (!p.yes)
+      throw std::invalid_argument(std::string("the design '") + design_names[(int)(asked ? *asked : forward)] + "' cannot run " +
+                                  std::to_string(l.N) + " neurons, " + std::to_string(l.S) + " delays: " + p.why);
+  plan.forward = f.pass, plan.backward = b.pass;
+
+  // The largest tile of whole words that the shared memory holds; parts so that all multiprocessors have one.
+  WeightTiles& t = plan.tiles;
+  const int64_t columns = std::min<int64_t>(ceiling(l.N, 32) * 32, 256), most = std::min<int64_t>(card.shared, 200 << 10);
+  t.columns = (int)columns;
+  t.rows = int(ceiling(l.N, 32) * 32);
+  auto bytes = [&] {
+    Arena counted{nullptr};
+    if (storage == Storage::f64) WeightShared<double>(counted, t);
+    else WeightShared<float>(counted, t);
+    return counted.used;
+  };
+  while (bytes() > most && (t.rows > 32 || t.columns > 32)) (t.rows > 32 ? t.rows : t.columns) -= 32;
+  t.down = (int)ceiling(l.N, t.rows), t.across = (int)ceiling(l.N, t.columns);
+  t.parts = (int)std::clamp<int64_t>(card.processors / t.count(), 1, std::max<int64_t>(ceiling(l.T * l.B, 256), 1));
+  return plan;
+}
+
+}  // namespace lsnn::cuda

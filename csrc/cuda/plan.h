@@ -1,0 +1,63 @@
+// Which kernels run a layer on a card: the policy, without any device. Sizes are bytes unless said.
+#pragma once
+#include <string>
+
+#include "shared.h"
+
+namespace lsnn::cuda {
+
+// How the kernels work, see sequence.cuh and steps.cuh.
+enum class Design { block, gather, cluster, step };
+inline constexpr const char* design_names[] = {"block", "gather", "cluster", "step"};
+inline constexpr int n_designs = 4;
+
+struct Card {
+  int capability;         // compute capability: 90 is 9.0
+  int processors;         // multiprocessors
+  int64_t shared;         // shared memory that a block may have
+  int most_ranks;         // blocks of a cluster, 1: none
+};
+
+// Storage of numbers and weights.
+enum class Storage { f64, f32, f32_bf16 };  // bf16: of the weights
+LSNN_INLINE int64_t bytes_of_number(Storage s) { return s == Storage::f64 ? 8 : 4; }
+LSNN_INLINE int64_t bytes_of_weight(Storage s) { return s == Storage::f64 ? 8 : s == Storage::f32 ? 4 : 2; }
+
+// What the user expects of the layer; it chooses between the designs and changes no result.
+struct Activity {
+  double spikes = 0.02;  // share of the neurons that fire in a step
+  double active = 0.3;   // share of the neurons whose pseudo-derivative is not zero
+};
+
+// How one direction is launched.
+struct Pass {
+  Design design = Design::step;
+  int quads = 1;          // of a lane
+  Shape shape{};
+  int64_t blocks = 0;
+  int64_t shared = 0;     // of a block
+};
+struct Plan {
+  Storage storage;
+  Pass forward, backward;
+  WeightTiles tiles;      // of the weight gradient
+};
+
+// The pass that a design would use, or why it cannot run this layer on this card. `l` needs T, B, N, S, D, delays and smooth.
+struct Possible {
+  bool yes;
+  Pass pass;
+  std::string why;
+};
+Possible forward_pass(Design, const Card&, const Layer& l, Storage);
+Possible backward_pass(Design, const Card&, const Layer& l, Storage);
+
+// The designs that the model of docs/kernels.md expects to be fastest, or the one asked for. Throws std::invalid_argument when
+// that one cannot run the layer.
+Plan choose(const Card&, const Layer& l, Storage, const Activity&, const Design* asked = nullptr);
+
+// Clock cycles of one step of the busiest multiprocessor, by the model of docs/kernels.md. Not a measurement.
+double forward_cycles(const Card&, const Layer& l, Storage, const Pass&, const Activity&);
+double backward_cycles(const Card&, const Layer& l, Storage, const Pass&, const Activity&);
+
+}  // namespace lsnn::cuda

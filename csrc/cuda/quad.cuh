@@ -1,0 +1,57 @@
+// Four neighbouring neurons: what a lane owns. Whole quads move as 16 bytes where they lie on such a boundary.
+#pragma once
+#include "device.h"
+
+namespace lsnn::cuda {
+
+// The upper half of a float, rounded to nearest even: storage for weights and saved membranes, never arithmetic.
+struct bfloat16 {
+  uint16_t bits;
+
+  bfloat16() = default;
+  LSNN_MEMBER explicit bfloat16(float x) {
+    union { float f; uint32_t u; } all{x};
+    const bool nan = (all.u & 0x7fffffff) > 0x7f800000;
+    bits = nan ? 0x7fc0 : (uint16_t)((all.u + 0x7fff + (all.u >> 16 & 1)) >> 16);
+  }
+  LSNN_MEMBER operator float() const {
+    union { uint32_t u; float f; } all{(uint32_t)bits << 16};
+    return all.f;
+  }
+};
+
+template <class X> struct alignas(sizeof(X) * 4 < 16 ? sizeof(X) * 4 : 16) Quad {
+  X of[4];
+
+  LSNN_MEMBER X& operator[](int i) { return of[i]; }
+  LSNN_MEMBER const X& operator[](int i) const { return of[i]; }
+  LSNN_MEMBER static Quad all(X x) { return {{x, x, x, x}}; }
+};
+
+template <class X> LSNN_DEVICE bool on_boundary(const X* p) { return (uintptr_t)p % alignof(Quad<X>) == 0; }
+
+// The first `live` of four numbers, zeros for the others; p may lie anywhere.
+template <class X> LSNN_DEVICE Quad<X> load(const X* p, int live) {
+  if (live >= 4 && on_boundary(p)) return *reinterpret_cast<const Quad<X>*>(p);
+  Quad<X> q{};
+#pragma unroll
+  for (int i = 0; i < 4; i++)
+    if (i < live) q[i] = p[i];
+  return q;
+}
+template <class X> LSNN_DEVICE void store(X* p, const Quad<X>& q, int live) {
+  if (live >= 4 && on_boundary(p)) {
+    *reinterpret_cast<Quad<X>*>(p) = q;
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < 4; i++)
+    if (i < live) p[i] = q[i];
+}
+
+// A quad of a packed array, which always lies on a boundary.
+template <class X> LSNN_DEVICE const Quad<X>& quad_at(const X* p) { return *reinterpret_cast<const Quad<X>*>(p); }
+
+template <class T, class X> LSNN_DEVICE Quad<T> widen(const Quad<X>& q) { return {{T(q[0]), T(q[1]), T(q[2]), T(q[3])}}; }
+
+}  // namespace lsnn::cuda

@@ -1,0 +1,193 @@
+// One step of the four neurons of a quad backwards: the state that it read, replayed, and its adjoint. What every design does alike.
+#pragma once
+#include "neurons.cuh"
+
+namespace lsnn::cuda {
+
+template <class T> struct BackwardJob {
+  BackwardArgs f;
+  Packed<T> p;
+  T* sums;    // [B,n_coefficients,NP] gradients of the coefficients, of each item
+  bool both;  // see wrong_kernel
+};
+
+// The bits of a quad's spikes at step t >= 0.
+template <class T> LSNN_DEVICE unsigned fired_at(const BackwardJob<T>& job, const Cell& cell, int64_t t) {
+  const Layer& l = job.f.layer;
+  return job.f.saved.bits[(t * l.B + cell.b) * words(l.N) + cell.n / 32] >> cell.n % 32 & 15;
+}
+template <class T> LSNN_DEVICE Quad<T> spikes_at(const BackwardJob<T>& job, const Cell& cell, int64_t t) {
+  const Layer& l = job.f.layer;
+  if (t < 0) return load(first_z<T>(job.f.first, l, t, cell.b) + cell.n, cell.live);
+  if (l.smooth) return load((const T*)job.f.saved.z + cell.at(l, t), cell.live);
+  const unsigned fired = fired_at(job, cell, t);
+  return {{T(fired & 1), T(fired >> 1 & 1), T(fired >> 2 & 1), T(fired >> 3)}};
+}
+template <class T> LSNN_DEVICE Quad<T> saved_y(const BackwardJob<T>& job, const Cell& cell, int64_t t) {
+  const int64_t at = cell.at(job.f.layer, t);
+  if (job.f.saved.y_is_bfloat16) return widen<T>(load((const bfloat16*)job.f.saved.y + at, cell.live));
+  return load((const T*)job.f.saved.y + at, cell.live);
+}
+template <class T> LSNN_DEVICE QuadState<T> saved_state(const BackwardJob<T>& job, const Cell& cell, int64_t t) {  // t % segment == 0
+  const Layer& l = job.f.layer;
+  const T* carry = (const T*)job.f.saved.carry + t / segment * 4 * l.B * l.N;
+  auto part = [&](int p) { return load(carry + cell.at(l, p), cell.live); };
+  return {part(0), part(1), part(2), part(3), spikes_at(job, cell, t - 1)};
+}
+
+// ------------------------------------------------------------------------------------------------------------------ replay
+// Step t again. Returns the bits of the neurons whose dL/dz is of use.
+template <class T, class Model>
+LSNN_DEVICE unsigned replay_quad(const BackwardJob<T>& job, const Model& model, const QuadCoefs<T>& k, const Cell& cell, int64_t t,
+                                 QuadState<T>& s) {
+  const Quad<T> y = saved_y(job, cell, t), z = spikes_at(job, cell, t);
+  const unsigned fired = fired_at(job, cell, t);
+  unsigned active = 0;
+#pragma unroll
+  for (int q = 0; q < 4; q++) {
+    Carry<T> carry = s.of(q);
+    const bool blocked = replay(model, k.of[q], y[q], z[q], bool(fired >> q & 1), carry);
+    s.set(q, carry);
+    if (!blocked && q < cell.live) active |= 1u << q;
+  }
+  return active;
+}
+
+// What steps have read, thread by thread: rows [0, segment / chunk) of the first step of each chunk, then of each step of a chunk.
+inline constexpr int first_step_row = segment / chunk;
+inline constexpr int64_t replayed_rows = (first_step_row + chunk) * 4;
+template <class T> struct Replayed {
+  T* rows;  // [replayed_rows,width]
+  int64_t width;
+
+  template <class Model> __device__ __forceinline__ void keep(const Model& model, const Cell& cell, int64_t column, int row, const QuadState<T>& s) const {
+    if (!cell.live) return;
+    T* to = rows + row * 4 * width + column;
+    store(to, s.v, 4), store(to + width, s.a, 4);
+    if (model.want >> SIGMA & 1) store(to + 2 * width, s.i, 4);
+    if (model.refractory) store(to + 3 * width, s.r, 4);
+  }
+  // z stays as it is.
+  template <class Model> __device__ __forceinline__ void recall(const Model& model, const Cell& cell, int64_t column, int row, QuadState<T>& s) const {
+    if (!cell.live) return;
+    const T* from = rows + row * 4 * width + column;
+    s.v = quad_at(from), s.a = quad_at(from + width);
+    if (model.want >> SIGMA & 1) s.i = quad_at(from + 2 * width);
+    if (model.refractory) s.r = quad_at(from + 3 * width);
+  }
+};
+
+// Keeps what the first step of each chunk of the segment [S0, S1) read.
+template <class T, class Model>
+LSNN_DEVICE void replay_segment(const BackwardJob<T>& job, const Model& model, const Cell& cell, const Replayed<T>& replayed, int64_t column,
+                                int S0, int S1) {
+  const QuadCoefs<T> k(job.p, job.f.layer, cell);
+  QuadState<T> s = saved_state(job, cell, S0);
+  for (int t = S0; t < S1 && cell.live; t++) {
+    if ((t - S0) % chunk == 0) replayed.keep(model, cell, column, int((t - S0) / chunk), s);
+    replay_quad(job, model, k, cell, t, s);
+  }
+}
+// Keeps what each step of the chunk [t0, t1) read, and calls mark(t - t0, bits of the neurons whose dL/dz is of use).
+template <class T, class Model, class Mark>
+LSNN_DEVICE void replay_chunk(const BackwardJob<T>& job, const Model& model, const Cell& cell, const Replayed<T>& replayed, int64_t column,
+                              int index, int t0, int t1, const Mark& mark) {
+  const QuadCoefs<T> k(job.p, job.f.layer, cell);
+  QuadState<T> s{};
+  replayed.recall(model, cell, column, index, s);
+  s.z = spikes_at(job, cell, t0 - 1);
+  for (int t = t0; t < t1; t++) {
+    replayed.keep(model, cell, column, first_step_row + t - t0, s);
+    mark(t - t0, cell.live ? replay_quad(job, model, k, cell, t, s) : 0u);
+  }
+}
+// The largest multiple of `of` below n, or less than 0.
+LSNN_INLINE int last_multiple(int64_t n, int64_t of) { return n > 0 ? int((n - 1) / of * of) : -1; }
+
+// ----------------------------------------------------------------------------------------------------------------- adjoint
+template <class T> LSNN_DEVICE Quad<T> outside_z(const BackwardJob<T>& job, const Cell& cell, int64_t t) {
+  const BackwardArgs& f = job.f;
+  if (!f.gz) return {};
+  const T* g = (const T*)f.gz + t * f.gz_stride_t + cell.b * f.gz_stride_b;
+  return f.gz_stride_n ? load(g + cell.n, cell.live) : Quad<T>::all(*g);
+}
+template <class T> LSNN_DEVICE Quad<T> outside(const BackwardJob<T>& job, const void* g, const Cell& cell, int64_t t) {
+  return g ? load((const T*)g + cell.at(job.f.layer, t), cell.live) : Quad<T>{};
+}
+// dL/dz of the last state that belongs to the spikes of step t, which may lie before the sequence.
+template <class T> LSNN_DEVICE Quad<T> last_state_z(const BackwardJob<T>& job, const Cell& cell, int64_t t) {
+  const Layer& l = job.f.layer;
+  const int64_t back = l.T - 1 - t;
+  return job.f.glast.z && back < l.D ? load((const T*)job.f.glast.z + cell.at(l, back), cell.live) : Quad<T>{};
+}
+
+// All that the adjoint of step t reads of global memory, so that it can be under way while the product is formed.
+template <class T> struct QuadRecord {
+  Quad<T> y, z, gz;
+  QuadState<T> before;
+};
+template <class T, class Model>
+LSNN_DEVICE QuadRecord<T> recorded(const BackwardJob<T>& job, const Model& model, const Cell& cell, const Replayed<T>& replayed,
+                                   int64_t column, int t, int step) {
+  QuadRecord<T> record{saved_y(job, cell, t), spikes_at(job, cell, t), outside_z(job, cell, t), {}};
+  record.before.z = spikes_at(job, cell, t - 1);
+  replayed.recall(model, cell, column, first_step_row + step, record.before);
+  return record;
+}
+
+// Whether (1) carries dL/dz of step t, which may lie before the sequence.
+template <class T, class Model> LSNN_DEVICE bool reaches(const BackwardJob<T>& job, const Model& model, int t) {
+  const Layer& l = job.f.layer;
+  return !(model.row.stop & stop_rec) && t + l.D >= 0 && t + 1 + job.p.delays[0] < l.T;
+}
+
+// dL/d of the last state. The gradients of the coefficients start at 0.
+template <class T, class Model> LSNN_DEVICE QuadAdjoint<T> last_adjoint(const BackwardJob<T>& job, const Model& model, const Cell& cell) {
+  const Layer& l = job.f.layer;
+  const State& s = job.f.glast;
+  for (int c = 0; model.want && c < n_coefficients && cell.live; c++)
+    store(job.sums + (cell.b * n_coefficients + c) * padded(l.N) + cell.n, Quad<T>{}, 4);
+  return {load_state<T>(s.v, l, cell), load_state<T>(s.a, l, cell), load_state<T>(s.i, l, cell), {}};
+}
+
+// product: W dL/dc, what reached the spikes of step t through (1). Writes gx and returns it.
+template <class T, class Model>
+LSNN_DEVICE Quad<T> adjoint_quad(const BackwardJob<T>& job, const Model& model, const Cell& cell, int64_t t, const QuadRecord<T>& record,
+                                 const Quad<T>& product, QuadAdjoint<T>& d) {
+  const BackwardArgs& f = job.f;
+  const Layer& l = f.layer;
+  const QuadCoefs<T> k(job.p, l, cell);
+  const Quad<T> gv = outside<T>(job, f.gv, cell, t), ga = outside<T>(job, f.ga, cell, t), gA = outside<T>(job, f.gA, cell, t),
+                last_z = last_state_z(job, cell, t);
+  Quad<T> dc;
+#pragma unroll
+  for (int q = 0; q < 4; q++) {
+    Adjoint<T> of{d.v[q] + gv[q], d.a[q] + ga[q], d.i[q], d.z[q] + last_z[q] + product[q] + record.gz[q]};
+    Coefs<T> g = {};
+    dc[q] = step_adjoint(model, k.of[q], record.before.of(q), record.y[q], record.z[q], gA[q], of, g);
+    d.v[q] = of.v, d.a[q] = of.a, d.i[q] = of.i, d.z[q] = of.z;
+    const T sums[] = {g.alpha, g.kappa, g.rho, g.q, g.p, g.beta, g.eta, g.theta, g.sigma, g.width, g.R};
+#pragma unroll
+    for (int c = 0; c < n_coefficients; c++)
+      if ((model.want >> c & 1) && q < cell.live) job.sums[(cell.b * n_coefficients + c) * padded(l.N) + cell.n + q] += sums[c];
+  }
+  store((T*)f.gx + cell.at(l, t), dc, cell.live);
+  return dc;
+}
+
+template <class T> LSNN_DEVICE void store_first_gradients(const BackwardJob<T>& job, const Cell& cell, const QuadAdjoint<T>& d) {
+  const Layer& l = job.f.layer;
+  const State& first = job.f.gfirst;
+  store_state(first.v, l, cell, d.v), store_state(first.a, l, cell, d.a), store_state(first.i, l, cell, d.i);
+}
+// dL/d of the spikes `back` + 1 steps before the sequence; the newest ones have a local part too, which step 0 left in d.
+template <class T>
+LSNN_DEVICE void store_first_z_gradient(const BackwardJob<T>& job, const Cell& cell, int back, const QuadAdjoint<T>& d, const Quad<T>& product) {
+  const Layer& l = job.f.layer;
+  Quad<T> z = last_state_z(job, cell, -1 - back);
+#pragma unroll
+  for (int q = 0; q < 4; q++) z[q] = (back ? T(0) : d.z[q]) + z[q] + product[q];
+  store((T*)job.f.gfirst.z + cell.at(l, back), z, cell.live);
+}
+
+}  // namespace lsnn::cuda

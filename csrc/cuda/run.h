@@ -1,0 +1,25 @@
+// The CUDA path: the whole sequence, forward and backward, on the current device. All pointers are the device's, but `delays`
+// of the layer; nothing here waits for the device. Errors of launches are thrown as std::runtime_error with the launch's shape.
+#pragma once
+#include "plan.h"
+
+namespace lsnn::cuda {
+
+// The products of the design `step`, by the caller's library: out [B,N] += a [B,N] times w, or times w transposed; w [N,N] with
+// rows padded(N) long.
+struct Product {
+  void (*add)(void* context, const void* a, const void* w, bool transposed, void* out);
+  void* context;
+};
+
+// Bytes of memory on the device that a pass needs for itself.
+int64_t forward_workspace(const ForwardArgs&, const Plan&);
+int64_t backward_workspace(const BackwardArgs&, const Plan&);
+
+void forward(const ForwardArgs&, const Plan&, void* workspace, const Product&, void* stream);
+void backward(const BackwardArgs&, const Plan&, void* workspace, const Product&, void* stream);
+
+// The current device. Throws std::runtime_error when there is none.
+Card current_card();
+
+}  // namespace lsnn::cuda

@@ -1,0 +1,51 @@
+// What the forward and the backward kernel of a whole sequence share. A group of warps works on one batch item from the first
+// step to the last, then on the next one; a block holds several groups. Where the weight rows lie is the design:
+//
+//   block     in shared memory, copied once
+//   gather    in global memory, served by the caches: any number of neurons
+//   cluster   in the shared memory of the `ranks` blocks of a cluster, each a slice of the neurons
+#pragma once
+#include "neurons.cuh"
+
+namespace lsnn::cuda {
+
+// The quad that starts at `column` of the slice; none beyond its end.
+LSNN_DEVICE Cell cell_of(const Slice& slice, const Layer& l, int64_t b, int column) {
+  return Cell(l, b, column < 32 * slice.words ? (int64_t)slice.neuron + column : l.N);
+}
+
+// The items that a group works on: item, item + step, ...
+struct Share {
+  int64_t first, step;
+
+  LSNN_DEVICE Share mine(const Shape& shape, const Group& group) {
+    const int64_t team = blockIdx.x / shape.ranks, teams = gridDim.x / shape.ranks;
+    return {team * shape.groups + group.id, teams * shape.groups};
+  }
+};
+
+// The set bits of words [first, first + 8) of n_words in ascending order, as numbers of neurons. Whole warps call; returns how many.
+template <class Words> LSNN_DEVICE int list_neurons(const Words& word_at, int first, int n_words, int lane, uint16_t* list) {
+  int n = 0;
+  __syncwarp();  // the warp has used what the list held before
+  for (int w = first; w < n_words && w < first + list_size / 32; w++) {
+    const uint32_t word = word_at(w);
+    if (word >> lane & 1) list[n + __popc(word & ((1u << lane) - 1))] = (uint16_t)(32 * w + lane);
+    n += __popc(word);
+  }
+  __syncwarp();
+  return n;
+}
+
+// Rows of the packed weights [S,N,NP] to shared memory [S,N,width], from column `first` on; zeros beyond NP. The whole block calls.
+template <class W> LSNN_DEVICE void copy_columns(W* to, const W* from, int64_t rows, int NP, int first, int width) {
+  const int quads = width / 4;
+  for (int64_t i = threadIdx.x; i < rows * quads; i += blockDim.x) {
+    const int64_t row = i / quads;
+    const int column = int(i % quads) * 4;
+    *reinterpret_cast<Quad<W>*>(to + row * width + column) =
+        first + column < NP ? load_constant(&quad_at(from + row * NP + first + column)) : Quad<W>::all(W(0.f));
+  }
+}
+
+}  // namespace lsnn::cuda

@@ -1,0 +1,88 @@
+// What a block keeps in its shared memory, and how a launch is shaped. No device is needed here: the policy of plan.cpp counts
+// with the same structures that the kernels carve their memory with.
+#pragma once
+#include "../alif.h"
+#include "../arena.h"
+
+namespace lsnn::cuda {
+
+inline constexpr int most_threads = 512;  // of a block: 128 registers are left for each thread
+inline constexpr int list_size = 256;     // neurons that a warp's list may hold: those of 8 words
+
+LSNN_INLINE int64_t padded(int64_t n) { return (n + 3) / 4 * 4; }  // whole quads
+
+struct Shape {
+  int groups;   // of a block
+  int threads;  // of a group
+  int ranks;    // blocks that share an item
+  int slots;    // steps whose spikes a block keeps, forward only
+};
+
+// The neurons of one rank: whole words of 32, so that a word of spikes has one owner.
+struct Slice {
+  int word, words;     // first and number
+  int neuron, width;   // first and number, padded to whole quads; the rows of a slice are this long
+
+  LSNN_MEMBER Slice(int64_t N, int ranks, int rank) {
+    const int all = (int)lsnn::words(N), each = (all + ranks - 1) / ranks;
+    word = each * rank < all ? each * rank : all;
+    words = all - word < each ? all - word : each;
+    neuron = 32 * word;
+    width = ranks == 1 ? (int)padded(N) : 32 * each;
+  }
+};
+
+// ------------------------------------------------------------------------------------------------------- the whole sequence
+template <class W, class Word> struct ForwardShared {
+  W* w;                         // [S,N,width], or null where rows stay in global memory
+  Word* ring;                   // [groups,slots,words(N)]
+  uint16_t* list;               // [warps,list_size]
+
+  LSNN_MEMBER ForwardShared(Arena& m, const Layer& l, const Shape& shape, bool rows_here) {
+    w = rows_here ? m.take<W>(l.S * l.N * Slice(l.N, shape.ranks, 0).width) : nullptr;
+    ring = m.take<Word>(shape.groups * shape.slots * words(l.N));
+    list = m.take<uint16_t>(shape.groups * shape.threads / 32 * list_size);
+  }
+};
+
+template <class T, class W, int inbox_rows> struct BackwardShared {
+  W* w;              // [S,rows,NP] rows of this rank's neurons, or null where they stay in global memory
+  T* dc;             // [groups,D,NP]
+  T* dz;             // [groups,rows] the products of a step
+  uint64_t* inbox;   // [groups,inbox_rows,NP]
+  uint32_t* active;  // [groups,chunk,words] neurons whose dL/dz is of use
+  uint16_t* list;    // [warps,list_size]
+
+  LSNN_MEMBER BackwardShared(Arena& m, const Layer& l, const Shape& shape, bool rows_here) {
+    const Slice slice(l.N, shape.ranks, 0);
+    const int64_t NP = padded(l.N);
+    w = rows_here ? m.take<W>(l.S * slice.width * NP) : nullptr;
+    dc = m.take<T>(shape.groups * l.D * NP);
+    dz = m.take<T>(shape.groups * slice.width);
+    inbox = m.take<uint64_t>(shape.groups * inbox_rows * NP);
+    active = m.take<uint32_t>(shape.groups * chunk * slice.words);
+    list = m.take<uint16_t>(shape.groups * shape.threads / 32 * list_size);
+  }
+};
+
+// ---------------------------------------------------------------------------------------------------------- weight gradient
+struct WeightTiles {
+  int rows, columns;     // of a tile; rows: whole words of spikes
+  int down, across;      // tiles of the matrix
+  int parts;             // of the steps and items
+
+  LSNN_MEMBER int64_t count() const { return (int64_t)down * across; }
+};
+inline constexpr int items_at_once = 32, loads_at_once = 8;
+
+template <class T> struct WeightShared {
+  T* sum;           // [rows,columns]
+  uint32_t* words;  // [items_at_once,rows / 32] spikes that reach the steps at hand
+
+  LSNN_MEMBER WeightShared(Arena& m, const WeightTiles& tiles) {
+    sum = m.take<T>((int64_t)tiles.rows * tiles.columns);
+    words = m.take<uint32_t>(items_at_once * tiles.rows / 32);
+  }
+};
+
+}  // namespace lsnn::cuda

@@ -1,0 +1,109 @@
+// The design `step`: every step is a product by the caller's library and one of these kernels, a thread to a quad of each item.
+// Any number of neurons, any delays; the products are dense, so that it is the one for high activity.
+#pragma once
+#include "replay.cuh"
+#include "sequence.cuh"
+
+namespace lsnn::cuda {
+
+// Where a thread stands. Quads are padded to whole words, so that eight lanes share a word and a warp has no gaps.
+struct Point {
+  int64_t index;  // of the thread, [B,8 words(N)]
+  Cell cell;
+
+  LSNN_MEMBER static int64_t count(const Layer& l) { return l.B * 8 * words(l.N); }
+  LSNN_DEVICE Point mine(const Layer& l) {
+    const int64_t index = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, quads = 8 * words(l.N);
+    return {index, Cell(l, index / quads, index < count(l) ? index % quads * 4 : l.N)};
+  }
+};
+
+// What a thread carries from step to step: [parts,threads] quads.
+template <class T> struct Kept {
+  Quad<T>* quads;
+  int64_t threads;
+
+  LSNN_MEMBER Quad<T>& part(int p, const Point& at) const { return quads[p * threads + at.index]; }
+};
+
+// ---------------------------------------------------------------------------------------------------------------- forward
+template <class T> struct ForwardStep : ForwardJob<T> {
+  Kept<T> state;  // v, a, i, r, z
+  T* c;           // [B,N] in: the sums of (1); out: the current of the next step
+  int t;          // -1: before the first step
+};
+
+template <class T, class Model> __global__ void __launch_bounds__(256) forward_step_kernel(ForwardStep<T> job) {
+  const uint32_t flags = *job.p.flags;
+  if (wrong_kernel<Model>(job.both, flags)) return;
+  const ForwardArgs& f = job.f;
+  const Layer& l = f.layer;
+  const Point at = Point::mine(l);
+  if (at.index >= job.state.threads) return;  // whole warps
+  const Cell& cell = at.cell;
+  auto part = [&](int p) -> Quad<T>& { return job.state.part(p, at); };
+  QuadState<T> s;
+  if (job.t < 0) s = first_state(job, cell);
+  else {
+    s = {part(0), part(1), part(2), part(3), part(4)};
+    const Quad<T> c = load(job.c + cell.at(l, 0), cell.live);
+    const QuadCoefs<T> k(job.p, l, cell);
+    const uint32_t word = gather_word(forward_quad(job, Known<Model>::model(l, flags, 0), k, cell, job.t, c, s));
+    if (f.save && at.index % 8 == 0) f.saved.bits[job.t * l.B * words(l.N) + at.index / 8] = word;
+  }
+  part(0) = s.v, part(1) = s.a, part(2) = s.i, part(3) = s.r, part(4) = s.z;
+  if (job.t + 1 < l.T) store(job.c + cell.at(l, 0), current(job, cell, job.t + 1), cell.live);
+  else store_last_state(job, cell, s);
+}
+
+// --------------------------------------------------------------------------------------------------------------- backward
+template <class T> struct BackwardStep : BackwardJob<T> {
+  Kept<T> adjoint;       // v, a, i, z
+  Replayed<T> replayed;  // [replayed_rows,4 threads]
+  T* dz;                 // [B,N] in: the products; out: zeros
+  int t;                 // T: before the last step; from -1 on: past spikes of the first state
+};
+
+template <class T, class Model> __global__ void __launch_bounds__(256) backward_step_kernel(BackwardStep<T> job) {
+  const uint32_t flags = *job.p.flags;
+  if (wrong_kernel<Model>(job.both, flags)) return;
+  const Layer& l = job.f.layer;
+  const Point at = Point::mine(l);
+  if (at.index >= job.adjoint.threads) return;  // whole warps
+  const Cell& cell = at.cell;
+  const Model model = Known<Model>::model(l, flags, job.f.want);
+  auto part = [&](int p) -> Quad<T>& { return job.adjoint.part(p, at); };
+  QuadAdjoint<T> d;
+  if (job.t == l.T) d = last_adjoint(job, model, cell);
+  else {
+    d = {part(0), part(1), part(2), part(3)};
+    const Quad<T> product = load(job.dz + cell.at(l, 0), cell.live);
+    if (job.t < 0) store_first_z_gradient(job, cell, -1 - job.t, d, product);
+    else {
+      const QuadRecord<T> record = recorded(job, model, cell, job.replayed, 4 * at.index, job.t, int(job.t % segment % chunk));
+      adjoint_quad(job, model, cell, job.t, record, product, d);
+      if (job.t == 0) store_first_gradients(job, cell, d);
+    }
+  }
+  if (l.T == 0 && job.t == 0) store_first_gradients(job, cell, d);
+  part(0) = d.v, part(1) = d.a, part(2) = d.i, part(3) = d.z;
+  store(job.dz + cell.at(l, 0), Quad<T>{}, cell.live);
+}
+
+template <class T> struct ReplaySteps : BackwardJob<T> {
+  Replayed<T> replayed;
+  int64_t threads;
+  int first, last, index;  // index: of the chunk in its segment, or -1: the whole segment
+};
+template <class T, class Model> __global__ void __launch_bounds__(256) replay_kernel(ReplaySteps<T> job) {
+  const uint32_t flags = *job.p.flags;
+  if (wrong_kernel<Model>(job.both, flags)) return;
+  const Layer& l = job.f.layer;
+  const Point at = Point::mine(l);
+  const Model model = Known<Model>::model(l, flags, job.f.want);
+  if (job.index < 0) replay_segment(job, model, at.cell, job.replayed, 4 * at.index, job.first, job.last);
+  else
+    replay_chunk(job, model, at.cell, job.replayed, 4 * at.index, job.index, job.first, job.last, [](int, unsigned) {});
+}
+
+}  // namespace lsnn::cuda
