@@ -118,7 +118,8 @@ def test_real_processes(tmp_path: Path) -> None:
     assert processes(echo, 50)[0] is None  # nothing starts after the end
     gone = Step("gone", [["no-such-program"]], 9, 1)
     found = run_stages([[gone]], Processes(tmp_path, tmp_path / "logs"), 100, say=_quiet)
-    assert found[0].state == "failed" and found[0].note == "FileNotFoundError: No such file or directory"
+    assert found[0].state == "failed"
+    assert found[0].note == "no-such-program could not be started: No such file or directory"
 
 
 def test_last_line_names_no_folder_of_this_machine() -> None:

@@ -108,7 +108,8 @@ def _run_one(step: Step, end: float, passed: set[str], runner: Runner, clock: Ca
     try:
         status, output = runner(step, allowed)
     except OSError as error:  # a program that is not there fails its own step only
-        return ended("failed", f"{type(error).__name__}: {error.strerror}", clock() - begun)
+        program = os.path.basename(str(error.filename or "a program"))
+        return ended("failed", f"{program} could not be started: {error.strerror}", clock() - begun)
     seconds = clock() - begun
     if status is None:
         return ended("late", f"stopped at its limit; last line: {step.read(output)}", seconds, output)

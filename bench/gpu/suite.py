@@ -47,7 +47,7 @@ def stages(card: Card, tool: Callable[[str], str | None] = find_tool) -> list[li
 
     return [
         _builds(card, environment, folder),
-        [Step(f"C++ tests {design}", [[program]], 60, 10, {"LSNN_CUDA": design}, needs=("build of the C++ tests",))
+        [Step(f"C++ tests {design}", [[program]], 90, 15, {"LSNN_CUDA": design}, needs=("build of the C++ tests",))
          for design in designs(card)],
         [Step("primitives", [[f"{WORK}/primitives", PRIMITIVES]], 30, 5, needs=("build of the primitives",),
               required=False)],
