@@ -114,7 +114,7 @@ WarpOperation& Scheduler::join(unsigned mask, const char* operation, Place place
       o.arrived |= lane;
       return o;
     }
-    if (o.arrived & lanes || o.mask & lane)
+    if (o.mask & lane && o.arrived & lanes)  // each of the two operations waits for the other
       fail_at(place, operation, " of mask ", Lanes{mask}, " names lanes that wait in ", o.operation, " of mask ", Lanes{o.mask}, " at ",
               o.place);
   }

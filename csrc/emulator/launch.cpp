@@ -33,15 +33,16 @@ void Scheduler::forget() {
 
 static unsigned product(dim3 d) { return d.x * d.y * d.z; }
 
+// What is wrong with a launch; null: nothing. The limits are those of compute capability 9.0.
 static const char* complaint(const Launch& l) {
-  constexpr unsigned largest_y = 65535, largest_block = 1024, largest_z = 64, largest_cluster = 16;
-  constexpr size_t largest_shared = 227 * 1024;  // compute capability 9.0
-  if (!product(l.grid) || l.grid.y > largest_y || l.grid.z > largest_y) return "grid";
-  if ((uint64_t)l.grid.x * l.grid.y * l.grid.z > 0x7fffffff) return "grid";
-  if (!product(l.block) || l.block.x > largest_block || l.block.y > largest_block || l.block.z > largest_z) return "block";
-  if (product(l.block) > largest_block) return "block";
-  if (l.shared > largest_shared) return "shared memory";
-  if (!l.cluster || l.cluster > largest_cluster || l.grid.x % l.cluster) return "cluster";
+  if (!product(l.grid) || !product(l.block)) return "no threads";
+  if (l.grid.y > 65535 || l.grid.z > 65535) return "more than 65535 blocks along y or z";
+  if (uint64_t(l.grid.x) * l.grid.y * l.grid.z > 0x7fffffff) return "too many blocks";
+  if (l.block.x > 1024 || l.block.y > 1024 || product(l.block) > 1024) return "more than 1024 threads in a block";
+  if (l.block.z > 64) return "a block of more than 64 threads along z";
+  if (l.shared > 227 * 1024) return "more than 227 KiB of shared memory";
+  if (!l.cluster || l.cluster > 16) return "a cluster of no or more than 16 blocks";
+  if (l.grid.x % l.cluster) return "the grid is not whole clusters along x";
   return nullptr;
 }
 

@@ -1,0 +1,229 @@
+// One planted bug of each class that the emulator is to catch, and which build catches it.
+//
+// plain: launch() throws an Error with the text given here, or the result is wrong in some order of the threads. address, thread:
+// AddressSanitizer or ThreadSanitizer reports it.
+#pragma once
+#include <cstring>
+#include <vector>
+
+#include "../emulator/cuda.h"
+
+namespace emulator::test {
+namespace bugs {
+
+constexpr unsigned n = 64;  // threads of a block: two warps
+
+__global__ void missing_barrier(int* out) {
+  int* shared = reinterpret_cast<int*>(shared_memory());
+  const unsigned i = threadIdx.x;
+  shared[i] = int(i);
+  out[i] = shared[n - 1 - i];
+}
+
+__global__ void overwrite(int* out) {
+  int* shared = reinterpret_cast<int*>(shared_memory());
+  const unsigned i = threadIdx.x;
+  for (int step = 0; step < 2; step++) {
+    shared[i] = int(i) + step;
+    __syncthreads();
+    out[step * n + i] = shared[n - 1 - i];  // another thread may be at the next step already
+  }
+}
+
+__global__ void block_barrier_for_cluster(int* out) {
+  int* shared = reinterpret_cast<int*>(shared_memory());
+  const auto cluster = cooperative_groups::this_cluster();
+  const unsigned i = threadIdx.x, rank = cluster.block_rank();
+  shared[i] = int(i + n * rank);
+  __syncthreads();  // for cluster.sync()
+  out[n * rank + i] = *cluster.map_shared_rank(&shared[i], 1 - rank);
+  cluster.sync();
+}
+
+__global__ void block_barrier_for_grid(int* memory, int* out) {
+  const unsigned i = threadIdx.x, b = blockIdx.x;
+  memory[n * b + i] = int(n * b + i);
+  __syncthreads();  // for grid.sync()
+  out[n * b + i] = memory[n * (1 - b) + i];
+}
+
+__global__ void divergent_barrier() {
+  if (threadIdx.x < 32) __syncthreads();
+  else __syncthreads();
+}
+
+__global__ void deadlock() {
+  if (threadIdx.x < 32) __syncthreads();
+  else named_barrier(1, n);
+}
+
+__global__ void lane_not_in_mask() { __ballot_sync(0xfffffffe, 1); }
+
+__global__ void overlapping_masks() {
+  if (threadIdx.x % 2) __syncwarp(0xaaaaaaab);
+  else __syncwarp(0xffffffff);
+}
+
+__global__ void returned_lane() {
+  if (threadIdx.x == 5) return;
+  __ballot_sync(0xffffffff, 1);
+}
+
+__global__ void lane_outside_mask(int* out) {
+  if (threadIdx.x < 16) out[threadIdx.x] = __shfl_down_sync(0x0000ffff, int(threadIdx.x), 4);
+}
+
+__global__ void past_shared_memory() { reinterpret_cast<int*>(shared_memory())[threadIdx.x + 1] = 0; }
+
+__global__ void two_blocks_one_word(int* out) { *out = 1; }
+
+__global__ void missing_syncwarp(int* out) {
+  int* shared = reinterpret_cast<int*>(shared_memory());
+  const unsigned i = threadIdx.x;
+  shared[i] = int(i);
+  __ballot_sync(0xffffffff, 1);  // no barrier for memory
+  out[i] = shared[i ^ 1];
+}
+
+__global__ void missing_fence(int* data, unsigned* flag, int* out) {
+  if (blockIdx.x == 0) {
+    *data = 1;
+    atomicExch(flag, 1);  // after __threadfence()
+  } else {
+    while (!load_relaxed(flag)) yield();
+    __threadfence();
+    *out = *data;
+  }
+}
+
+__global__ void two_counts() { named_barrier(1, threadIdx.x < 32 ? 64 : 96); }
+
+__global__ void small_count(int* out) {
+  int* shared = reinterpret_cast<int*>(shared_memory());
+  const unsigned i = threadIdx.x;
+  shared[i] = int(i);
+  named_barrier(1, 32);  // n threads come
+  out[i] = shared[n - 1 - i];
+}
+
+__global__ void no_such_barrier() { named_barrier(16, n); }
+__global__ void part_of_a_warp() { named_barrier(1, 48); }
+
+__global__ void rank_outside_cluster() { cooperative_groups::this_cluster().map_shared_rank(shared_memory(), 2); }
+__global__ void address_outside_shared() { cooperative_groups::this_cluster().map_shared_rank(shared_memory() + 4 * n, 1); }
+
+__global__ void ended_block(int* out) {
+  int* shared = reinterpret_cast<int*>(shared_memory());
+  const auto cluster = cooperative_groups::this_cluster();
+  const unsigned i = threadIdx.x, rank = cluster.block_rank();
+  shared[i] = int(i + n * rank);
+  int* other = cluster.map_shared_rank(&shared[i], 1 - rank);
+  cluster.sync();
+  out[n * rank + i] = *other;  // without a cluster.sync() after it the other block may have ended
+}
+
+__global__ void spin() {
+  while (true) yield();
+}
+__global__ void grid_barrier() { cooperative_groups::this_grid().sync(); }
+__global__ void wait_without_arrive() { cluster_wait(); }
+__global__ void throws() { throw std::runtime_error("thrown"); }
+
+// Whether out[i] is what the correct kernel writes.
+inline bool reversed(const std::vector<int>& out) {
+  for (unsigned i = 0; i < n; i++)
+    if (out[i] != int(n - 1 - i)) return false;
+  return true;
+}
+inline bool exchanged(const std::vector<int>& out) {
+  for (unsigned i = 0; i < n; i++)
+    if (out[i] != int(n + i) || out[n + i] != int(i)) return false;
+  return true;
+}
+
+constexpr Launch one_block = {.block = n, .shared = 4 * n};
+constexpr Launch cluster_of_2 = {.grid = 2, .block = n, .shared = 4 * n, .cluster = 2};
+constexpr Launch grid_of_2 = {.grid = 2, .block = n, .cooperative = true};
+
+}  // namespace bugs
+
+struct Bug {
+  const char* name;
+  const char* builds;
+  const char* error;  // a part of the Error; null: none, but wrong results or the report of a sanitizer
+  bool (*good)();     // runs the kernel and says whether its results are right
+};
+
+inline bool nothing_to_check(const Launch& shape, void (*kernel)()) {
+  launch(shape, [kernel] { kernel(); });
+  return true;
+}
+
+template <class K> bool check_out(const Launch& shape, bool (*right)(const std::vector<int>&), K kernel) {
+  std::vector<int> out(2 * bugs::n);
+  launch(shape, [&] { kernel(out.data()); });
+  return right(out);
+}
+
+inline bool overwrite_is_right() {
+  std::vector<int> out(2 * bugs::n);
+  launch(bugs::one_block, [&] { bugs::overwrite(out.data()); });
+  for (unsigned i = 0; i < 2 * bugs::n; i++)
+    if (out[i] != int(bugs::n - 1 - i % bugs::n + i / bugs::n)) return false;
+  return true;
+}
+
+inline bool grid_is_right() {
+  std::vector<int> memory(2 * bugs::n, -1), out(2 * bugs::n);
+  launch(bugs::grid_of_2, [&] { bugs::block_barrier_for_grid(memory.data(), out.data()); });
+  return bugs::exchanged(out);
+}
+
+inline bool fence_is_right() {
+  int data = 0, out = 0;
+  unsigned flag = 0;
+  launch({.grid = 2, .cooperative = true}, [&] { bugs::missing_fence(&data, &flag, &out); });
+  return out == 1;
+}
+
+inline bool syncwarp_is_right() {
+  std::vector<int> out(32);
+  launch({.block = 32, .shared = 128}, [&] { bugs::missing_syncwarp(out.data()); });
+  return out[0] == 1 && out[1] == 0;
+}
+
+inline const Bug all_bugs[] = {
+    {"missing_barrier", "plain thread", nullptr, [] { return check_out(bugs::one_block, bugs::reversed, bugs::missing_barrier); }},
+    {"overwrite", "plain thread", nullptr, overwrite_is_right},
+    {"block_barrier_for_cluster", "plain thread", nullptr,
+     [] { return check_out(bugs::cluster_of_2, bugs::exchanged, bugs::block_barrier_for_cluster); }},
+    {"block_barrier_for_grid", "plain thread", nullptr, grid_is_right},
+    {"small_count", "plain thread", nullptr, [] { return check_out(bugs::one_block, bugs::reversed, bugs::small_count); }},
+    {"ended_block", "plain address", nullptr, [] { return check_out(bugs::cluster_of_2, bugs::exchanged, bugs::ended_block); }},
+    {"past_shared_memory", "address", nullptr, [] { return nothing_to_check(bugs::one_block, bugs::past_shared_memory); }},
+    {"two_blocks_one_word", "thread", nullptr,
+     [] { return check_out({.grid = 2}, [](const std::vector<int>& out) { return out[0] == 1; }, bugs::two_blocks_one_word); }},
+    {"missing_syncwarp", "thread", nullptr, syncwarp_is_right},
+    {"missing_fence", "thread", nullptr, fence_is_right},
+    {"divergent_barrier", "plain", "divergent barrier", [] { return nothing_to_check(bugs::one_block, bugs::divergent_barrier); }},
+    {"deadlock", "plain", "deadlock: 64 threads wait", [] { return nothing_to_check(bugs::one_block, bugs::deadlock); }},
+    {"lane_not_in_mask", "plain", "leaves out the lane", [] { return nothing_to_check(bugs::one_block, bugs::lane_not_in_mask); }},
+    {"overlapping_masks", "plain", "names lanes that wait", [] { return nothing_to_check(bugs::one_block, bugs::overlapping_masks); }},
+    {"returned_lane", "plain", "return", [] { return nothing_to_check(bugs::one_block, bugs::returned_lane); }},
+    {"lane_outside_mask", "plain", "which its mask", [] { return check_out(bugs::one_block, bugs::reversed, bugs::lane_outside_mask); }},
+    {"two_counts", "plain", "meets the same of", [] { return nothing_to_check(bugs::one_block, bugs::two_counts); }},
+    {"no_such_barrier", "plain", "named barrier 16", [] { return nothing_to_check(bugs::one_block, bugs::no_such_barrier); }},
+    {"part_of_a_warp", "plain", "not whole warps", [] { return nothing_to_check(bugs::one_block, bugs::part_of_a_warp); }},
+    {"rank_outside_cluster", "plain", "in a cluster of 2", [] { return nothing_to_check(bugs::cluster_of_2, bugs::rank_outside_cluster); }},
+    {"address_outside_shared", "plain", "outside the block's shared memory",
+     [] { return nothing_to_check(bugs::cluster_of_2, bugs::address_outside_shared); }},
+    {"spin", "plain", "no progress", [] { return nothing_to_check(bugs::one_block, bugs::spin); }},
+    {"grid_barrier", "plain", "not cooperative", [] { return nothing_to_check(bugs::one_block, bugs::grid_barrier); }},
+    {"wait_without_arrive", "plain", "without cluster_arrive", [] { return nothing_to_check(bugs::one_block, bugs::wait_without_arrive); }},
+    {"throws", "plain", "exception in the kernel: thrown", [] { return nothing_to_check(bugs::one_block, bugs::throws); }},
+    {"invalid_launch", "plain", "more than 1024 threads", [] { return nothing_to_check({.block = 1025}, bugs::spin); }},
+    {"launch_in_kernel", "plain", "inside a kernel",
+     [] { return nothing_to_check(bugs::one_block, [] { nothing_to_check(bugs::one_block, bugs::deadlock); }); }},
+};
+
+}  // namespace emulator::test

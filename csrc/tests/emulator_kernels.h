@@ -1,0 +1,170 @@
+// Correct kernels, by which the emulator is tested.
+#pragma once
+#include "../emulator/cuda.h"
+
+namespace emulator::test {
+namespace {
+
+template <class T> T* shared() { return reinterpret_cast<T*>(shared_memory()); }
+
+// Barriers do not wait for threads that have returned.
+__global__ void early_exit(int* out, int n) {
+  const int i = int(threadIdx.x);
+  if (i >= n) return;
+  shared<int>()[i] = i;
+  __syncthreads();
+  out[i] = shared<int>()[n - 1 - i];
+}
+
+__global__ void votes(int* out) {
+  const int i = int(threadIdx.x);
+  const int n = __syncthreads_count(i % 3 == 0), any = __syncthreads_or(i == 40), none = __syncthreads_or(0);
+  const int all = __syncthreads_and(i < 64), not_all = __syncthreads_and(i < 63);
+  out[i] = n + 100 * any + 1000 * none + 10000 * all + 100000 * not_all;
+}
+
+__global__ void warp_scan(int* out) {
+  const unsigned i = threadIdx.x, lane = i % warpSize;
+  int sum = int(i);
+  for (unsigned d = 1; d < 32; d *= 2) {
+    const int other = __shfl_up_sync(~0u, sum, d);
+    if (lane >= d) sum += other;
+  }
+  out[i] = sum;
+}
+
+// Groups of lanes that meet at the same time without each other.
+__global__ void disjoint_masks(unsigned* out) {
+  const unsigned i = threadIdx.x;
+  if (i % 2) out[i] = __ballot_sync(0xaaaaaaaa, i >= 16);
+  else out[i] = __ballot_sync(0x55555555, i >= 16);
+}
+
+__global__ void shuffles(double* out) {
+  const unsigned i = threadIdx.x;
+  const double value = i + 0.25;
+  out[i] = __shfl_sync(~0u, value, 3, 8);
+  out[32 + i] = __shfl_xor_sync(~0u, value, 5, 8);
+  out[64 + i] = __shfl_down_sync(~0u, value, 3, 16);
+  out[96 + i] = __shfl_up_sync(~0u, value, 3, 16);
+}
+
+// Many operations of one mask in a row, while others of the warp lag behind.
+__global__ void rounds(unsigned* out) {
+  unsigned sum = 0;
+  for (unsigned round = 0; round < 20; round++) {
+    sum += __shfl_sync(~0u, threadIdx.x * round, int(round));
+    if (threadIdx.x % 2) sum += unsigned(__popc(__ballot_sync(0xaaaaaaaa, threadIdx.x > round)));
+    maybe_yield(Place::current());
+  }
+  out[threadIdx.x] = sum;
+}
+
+__global__ void histogram(unsigned* bins, float* sum, double* largest) {
+  atomicAdd(&bins[(threadIdx.x * 7 + blockIdx.x) % 8], 1);
+  atomicAdd(sum, 0.5);
+  atomicMax(largest, threadIdx.x + 1000.0 * blockIdx.x);
+}
+
+__global__ void uninitialised(float* out) { out[threadIdx.x] = shared<float>()[threadIdx.x]; }
+
+// Neighbours in a warp exchange through shared memory.
+__global__ void exchange_in_warp(int* out) {
+  const unsigned i = threadIdx.x;
+  shared<int>()[i] = int(i);
+  __syncwarp();
+  const int other = shared<int>()[i ^ 1];
+  __syncwarp();
+  shared<int>()[i] = other;
+  __syncwarp();
+  out[i] = shared<int>()[i ^ 1];
+}
+
+// A block waits for what another one writes; the loop's atomic function lets the other block run.
+__global__ void wait_for_flag(int* data, unsigned* flag, int* out) {
+  if (blockIdx.x == 1) {
+    while (!atomicOr(flag, 0)) {}
+    __threadfence();
+    *out = *data;
+  } else {
+    __nanosleep(20);
+    *data = 42;
+    __threadfence();
+    atomicExch(flag, 1);
+  }
+}
+
+// Value and tag in one word need no fence.
+__global__ void tagged_words(uint64_t* words, int* out) {
+  const unsigned b = blockIdx.x;
+  for (uint64_t step = 1; step <= 5; step++) {
+    store_relaxed(&words[step * 2 + b], step << 32 | (step * 10 + b));
+    uint64_t word = 0;
+    while (word >> 32 != step) {
+      yield();
+      word = load_relaxed(&words[step * 2 + (1 - b)]);
+    }
+    out[b] += int(unsigned(word));
+  }
+}
+
+// Two halves of a block with barriers of their own, a different number of times.
+__global__ void two_groups(int* out) {
+  const unsigned i = threadIdx.x, group = i / 64, place = i % 64;
+  int* own = shared<int>() + 64 * group;
+  for (unsigned step = 0; step < 3 + 2 * group; step++) {
+    own[place] = int(i + step);
+    named_barrier(1 + group, 64);
+    out[i] = own[63 - place];
+    named_barrier(1 + group, 64);
+  }
+}
+
+// Each block writes to the next one's shared memory.
+__global__ void cluster_push(int* out) {
+  const auto cluster = cooperative_groups::this_cluster();
+  const unsigned i = threadIdx.x, rank = cluster.block_rank(), n = cluster.num_blocks();
+  int* next = cluster.map_shared_rank(shared<int>() + i, (rank + 1) % n);
+  cluster.sync();
+  *next = int(blockIdx.x * 100 + i);
+  cluster.sync();
+  out[blockIdx.x * blockDim.x + i] = shared<int>()[i];
+}
+
+// The same with double buffers and a barrier in two parts.
+__global__ void split_barrier(int* out) {
+  const auto cluster = cooperative_groups::this_cluster();
+  const unsigned i = threadIdx.x, rank = cluster.block_rank(), n = cluster.num_blocks();
+  int sum = 0;
+  cluster_arrive();
+  for (unsigned step = 0; step < 6; step++) {
+    cluster_wait();
+    int* buffer = shared<int>() + step % 2 * blockDim.x + i;
+    *cluster.map_shared_rank(buffer, (rank + 1) % n) = int(step * 10 + rank);
+    cluster_arrive();
+    cluster_wait();
+    sum += *buffer;
+    cluster_arrive();
+  }
+  cluster_wait();
+  out[blockIdx.x * blockDim.x + i] = sum;
+}
+
+__global__ void grid_steps(int* memory, int* out) {
+  const unsigned n = gridDim.x * blockDim.x, i = blockIdx.x * blockDim.x + threadIdx.x;
+  for (int step = 0; step < 4; step++) {
+    memory[i] = int(i) * step;
+    cooperative_groups::this_grid().sync();
+    out[i] = memory[n - 1 - i];
+    cooperative_groups::this_grid().sync();
+  }
+}
+
+__global__ void indices(uint3* out) {
+  const unsigned block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
+  const unsigned thread = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
+  out[block * (blockDim.x * blockDim.y * blockDim.z) + thread] = make_uint3(blockIdx.z, threadIdx.z, threadIdx.y);
+}
+
+}  // namespace
+}  // namespace emulator::test
