@@ -60,9 +60,11 @@ void named_barrier(unsigned id, unsigned threads, Place place) {
   if (!threads || threads % 32) fail_at(place, "named barrier of ", threads, " threads: not whole warps");
   if (id == 0 && task.block->barrier.arrived) fail_at(place, "named barrier 0 while threads wait in __syncthreads()");
   NamedBarrier& b = task.block->named[id];
-  if (!b.arrived++) b.threads = threads, b.place = place;
+  if (!b.arrived) b.threads = threads, b.place = place;
   if (b.threads != threads)
     fail_at(place, "named barrier ", id, " of ", threads, " threads meets the same of ", b.threads, " at ", b.place);
+  b.arrived++;
+  if (task.lane == 0) b.arrived += 32 - unsigned(__builtin_popcount(task.warp->existing));  // a warp counts as 32 threads
   void* clock = b.waiters.clock();
   release(clock);
   s.enlist(b.waiters, "named_barrier", place);
@@ -167,7 +169,7 @@ uint64_t shuffle(unsigned mask, uint64_t value, unsigned source_lane, const char
 void yield(Place place) { active->yield(place); }
 
 void maybe_yield(Place place) {
-  constexpr unsigned many = 1000;  // a loop of atomic functions that waits for another thread would never end
+  constexpr unsigned many = 100;  // a loop of atomic functions that waits for another thread would never end
   Scheduler& s = *active;
   if (++running().atomics > many) s.yield(place);
   else if (s.options.yield_in_256 && s.random_below(256) < s.options.yield_in_256) {

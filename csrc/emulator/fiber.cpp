@@ -195,6 +195,7 @@ void abandon(Fiber& fiber) {
   if (!fiber.stack) return;
   open_memory(fiber.stack, stack_size);
 #ifdef EMULATOR_TSAN
+  if (!fiber.sanitizer_fiber) return;
   constexpr unsigned orders_all = 0;  // what the fiber did is ordered before what the caller does next
   void* caller = __tsan_get_current_fiber();
   __tsan_switch_to_fiber(fiber.sanitizer_fiber, orders_all);

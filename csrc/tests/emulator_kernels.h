@@ -120,6 +120,14 @@ __global__ void two_groups(int* out) {
   }
 }
 
+// Named barriers count whole warps, also the last one of a block that fills it in part.
+__global__ void part_of_a_block(int* out) {
+  const unsigned i = threadIdx.x;
+  shared<int>()[i] = int(i);
+  named_barrier(3, 64);
+  out[i] = shared<int>()[39 - i];
+}
+
 // Each block writes to the next one's shared memory.
 __global__ void cluster_push(int* out) {
   const auto cluster = cooperative_groups::this_cluster();
@@ -164,6 +172,26 @@ __global__ void indices(uint3* out) {
   const unsigned block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
   const unsigned thread = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
   out[block * (blockDim.x * blockDim.y * blockDim.z) + thread] = make_uint3(blockIdx.z, threadIdx.z, threadIdx.y);
+}
+
+// What a step of a recurrent network of spikes costs: each thread a neuron, a mask of those that spike, two barriers a step.
+__global__ void recurrent(const float* weights, float* v, unsigned* spikes, unsigned n_steps) {
+  unsigned* masks = shared<unsigned>();
+  const unsigned n = blockDim.x, i = threadIdx.x;
+  float state = v[i];
+  for (unsigned step = 0; step < n_steps; step++) {
+    const bool spike = state > 1;
+    const unsigned mask = __ballot_sync(~0u, spike);
+    if (i % 32 == 0) masks[i / 32] = mask;
+    __syncthreads();
+    float sum = 0;
+    for (unsigned word = 0; word < n / 32; word++)
+      for (unsigned left = masks[word]; left; left &= left - 1) sum += weights[(word * 32 + unsigned(__ffs(int(left))) - 1) * n + i];
+    state = 0.9f * state + sum + 0.2f - (spike ? 1.0f : 0.0f);
+    spikes[i] += spike;
+    __syncthreads();
+  }
+  v[i] = state;
 }
 
 }  // namespace

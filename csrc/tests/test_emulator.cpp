@@ -28,6 +28,8 @@ void check_blocks(const std::string& order) {
   for (int i = 0; i < 64; i++) check(out[i] == 22 + 100 + 10000, order + "votes");
   launch({.block = 128, .shared = 512}, [&] { two_groups(out.data()); });
   for (int i = 0; i < 128; i++) check(out[i] == i / 64 * 64 + 63 - i % 64 + (i < 64 ? 2 : 4), order + "two_groups");
+  launch({.block = 40, .shared = 160}, [&] { part_of_a_block(out.data()); });
+  for (int i = 0; i < 40; i++) check(out[i] == 39 - i, order + "part_of_a_block");
   std::vector<float> poison(32);
   launch({.block = 32, .shared = 128}, [&] { uninitialised(poison.data()); });
   for (float x : poison) check(x < -1e7f, order + "poison");
@@ -157,6 +159,16 @@ int measure() {
   options() = {};
   const double t = seconds([] { launch({.grid = 2000, .block = 256}, [] {}); });
   std::printf("start and end of a thread: %.1f ns\n", t * 1e9 / 2000 / 256);
+  constexpr unsigned n = 256, steps = 5000;
+  std::vector<float> weights(n * n, 0.001f), v(n);
+  std::vector<unsigned> spikes(n);
+  for (unsigned i = 0; i < n; i++) v[i] = float(i) / n;
+  const double r =
+      seconds([&] { launch({.block = n, .shared = n / 8}, [&] { recurrent(weights.data(), v.data(), spikes.data(), steps); }); });
+  unsigned total = 0;
+  for (unsigned count : spikes) total += count;
+  std::printf("%u neurons, a spike in %.2f of their steps: %.1f million thread-steps a second\n", n, total / double(n * steps),
+              n * steps / r / 1e6);
   return 0;
 }
 
