@@ -234,7 +234,8 @@ __global__ void __launch_bounds__(most_threads) backward_kernel(BackwardSequence
       has_bounded_support(model.surrogate) || model.refractory};
   const Share share = Share::mine(shape, group);
   uint32_t n0 = 0;
-  for (int64_t b = share.first; b < l.B; b += share.step, n0 += (uint32_t)l.T) backward.item(b, n0);
+  // Nobody waits for a block without neurons, which would fall behind the inbox: it has nothing to do.
+  for (int64_t b = share.first; b < l.B && slice.words > 0; b += share.step, n0 += (uint32_t)l.T) backward.item(b, n0);
   if (shape.ranks > 1) cluster_sync();  // no block leaves while another may still store into it
 }
 

@@ -74,6 +74,10 @@ template <class X> LSNN_DEVICE X load_constant(const X* p) {
   return x;
 }
 
+// Sixteen bytes or more in one piece; p must be aligned for it.
+template <class Q, class X> LSNN_DEVICE Q load_whole(const X* p) { return *reinterpret_cast<const Q*>(p); }
+template <class Q, class X> LSNN_DEVICE void store_whole(X* p, const Q& q) { *reinterpret_cast<Q*>(p) = q; }
+
 // 64 bits that arrive whole in a block of the cluster, in no order with anything else.
 LSNN_DEVICE void store_relaxed(uint64_t* p, uint64_t x) {
 #if LSNN_CLUSTERS
@@ -146,6 +150,13 @@ LSNN_DEVICE void named_barrier(unsigned barrier, unsigned threads, Where where) 
 LSNN_DEVICE void warp_barrier(Where where) { __syncwarp(~0u, where); }
 LSNN_DEVICE void prefetch(const void*) {}
 template <class X> LSNN_DEVICE X load_constant(const X* p) { return *p; }
+// By memcpy: a host compiler may move an aligned load before the test of the alignment.
+template <class Q, class X> LSNN_DEVICE Q load_whole(const X* p) {
+  Q q;
+  std::memcpy(&q, p, sizeof q);
+  return q;
+}
+template <class Q, class X> LSNN_DEVICE void store_whole(X* p, const Q& q) { std::memcpy(p, &q, sizeof q); }
 LSNN_DEVICE void store_relaxed(uint64_t* p, uint64_t x) { emulator::store_relaxed(p, x); }
 LSNN_DEVICE uint64_t load_relaxed(const uint64_t* p) { return emulator::load_relaxed(p); }
 LSNN_DEVICE void poll_again() { emulator::yield(); }

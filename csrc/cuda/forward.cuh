@@ -9,6 +9,7 @@ namespace lsnn::cuda {
 // In one block: a barrier ends each step. With D past steps in use, a warp that is one step ahead writes the slot D + 1 back.
 struct BlockSpikes {
   using Word = uint32_t;
+  static constexpr bool idle_warps_wait = true;  // at the barrier
   Word* ring;
   int n_words;
 
@@ -27,6 +28,7 @@ struct BlockSpikes {
 // hence every warp has finished that step, and reads nothing older than t - d - D; so D + d + 1 slots are enough.
 struct ClusterSpikes {
   using Word = uint64_t;
+  static constexpr bool idle_warps_wait = false;  // nobody waits for those who send nothing: they would fall behind the ring
   Word* ring;
   int n_words;
 
@@ -109,6 +111,7 @@ template <class T, class W, class Model, class Spikes, int C, bool rows_here> st
   __device__ __forceinline__ void item(int64_t b, uint32_t n0) const {
     const ForwardArgs& f = job.f;
     const Layer& l = f.layer;
+    if (!Spikes::idle_warps_wait && 128 * group.warp() >= 32 * slice.words) return;
     const int slots = job.shape.slots;
     Cell cell[C];
     QuadState<T> s[C];

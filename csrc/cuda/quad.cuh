@@ -32,7 +32,7 @@ template <class X> LSNN_DEVICE bool on_boundary(const X* p) { return (uintptr_t)
 
 // The first `live` of four numbers, zeros for the others; p may lie anywhere.
 template <class X> LSNN_DEVICE Quad<X> load(const X* p, int live) {
-  if (live >= 4 && on_boundary(p)) return *reinterpret_cast<const Quad<X>*>(p);
+  if (live >= 4 && on_boundary(p)) return load_whole<Quad<X>>(p);
   Quad<X> q{};
 #pragma unroll
   for (int i = 0; i < 4; i++)
@@ -41,7 +41,7 @@ template <class X> LSNN_DEVICE Quad<X> load(const X* p, int live) {
 }
 template <class X> LSNN_DEVICE void store(X* p, const Quad<X>& q, int live) {
   if (live >= 4 && on_boundary(p)) {
-    *reinterpret_cast<Quad<X>*>(p) = q;
+    store_whole(p, q);
     return;
   }
 #pragma unroll

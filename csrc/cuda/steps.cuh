@@ -6,15 +6,17 @@
 
 namespace lsnn::cuda {
 
-// Where a thread stands. Quads are padded to whole words, so that eight lanes share a word and a warp has no gaps.
+// Where a thread stands. Quads are padded to whole words and threads to whole warps, so that eight lanes share a word.
 struct Point {
   int64_t index;  // of the thread, [B,8 words(N)]
   Cell cell;
+  bool real;      // not one of those that fill the last warp
 
-  LSNN_MEMBER static int64_t count(const Layer& l) { return l.B * 8 * words(l.N); }
+  LSNN_MEMBER static int64_t count(const Layer& l) { return (l.B * 8 * words(l.N) + 31) / 32 * 32; }
   LSNN_DEVICE Point mine(const Layer& l) {
     const int64_t index = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, quads = 8 * words(l.N);
-    return {index, Cell(l, index / quads, index < count(l) ? index % quads * 4 : l.N)};
+    const bool real = index < l.B * quads;
+    return {index, real ? Cell(l, index / quads, index % quads * 4) : Cell(l, 0, l.N), real};
   }
 };
 
@@ -49,7 +51,7 @@ template <class T, class Model> __global__ void __launch_bounds__(256) forward_s
     const Quad<T> c = load(job.c + cell.at(l, 0), cell.live);
     const QuadCoefs<T> k(job.p, l, cell);
     const uint32_t word = gather_word(forward_quad(job, Known<Model>::model(l, flags, 0), k, cell, job.t, c, s));
-    if (f.save && at.index % 8 == 0) f.saved.bits[job.t * l.B * words(l.N) + at.index / 8] = word;
+    if (f.save && at.real && at.index % 8 == 0) f.saved.bits[job.t * l.B * words(l.N) + at.index / 8] = word;
   }
   part(0) = s.v, part(1) = s.a, part(2) = s.i, part(3) = s.r, part(4) = s.z;
   if (job.t + 1 < l.T) store(job.c + cell.at(l, 0), current(job, cell, job.t + 1), cell.live);
@@ -100,6 +102,7 @@ template <class T, class Model> __global__ void __launch_bounds__(256) replay_ke
   if (wrong_kernel<Model>(job.both, flags)) return;
   const Layer& l = job.f.layer;
   const Point at = Point::mine(l);
+  if (at.index >= job.threads) return;  // whole warps
   const Model model = Known<Model>::model(l, flags, job.f.want);
   if (job.index < 0) replay_segment(job, model, at.cell, job.replayed, 4 * at.index, job.first, job.last);
   else

@@ -5,6 +5,7 @@
 #pragma once
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <memory>
 #include <string>
 #include <utility>
@@ -159,23 +160,34 @@ inline double input(const Case& c, int name, int64_t i) {
   return c.zero >> which & 1 ? 0 : turn * (low[which] + (high[which] - low[which]) * u);
 }
 
+// Memory that the kernels under test can use: on the heap, or where the card and the host both see it. Each program has its own.
+void* allocate(size_t bytes);
+void release(void* p);
+struct Release {
+  void operator()(void* p) const { release(p); }
+};
+template <class X> using Buffer = std::unique_ptr<X[], Release>;
+template <class X> Buffer<X> buffer(int64_t n) { return Buffer<X>(static_cast<X*>(allocate(size_t(n) * sizeof(X)))); }
+
 // The buffers of a case and the arguments made of them.
 template <class T> struct Run {
   const Case& c;
-  std::unique_ptr<T[]> b[n_names];
-  std::unique_ptr<uint32_t[]> bits;
-  std::vector<int64_t> delay;
+  Buffer<T> b[n_names];
+  Buffer<uint32_t> bits;
+  Buffer<int64_t> delay;
 
-  explicit Run(const Case& of) : c(of), bits(new uint32_t[n_bits()]), delay(c.N * c.N) {
+  explicit Run(const Case& of) : c(of), bits(buffer<uint32_t>(n_bits())), delay(buffer<int64_t>(c.N * c.N)) {
     for (int name = 0; name < n_names; name++) {
-      b[name].reset(new T[size_of(c, name)]);
+      b[name] = buffer<T>(size_of(c, name));
       for (int64_t i = 0; i < size_of(c, name); i++) b[name][i] = name < z ? T(input(c, name, i)) : T(NAN);
     }
     std::fill_n(bits.get(), n_bits(), 0xabababab);
     for (int64_t i = 0; i < c.N * c.N; i++) delay[i] = c.delays[size_t(drawn(91, i, 0, double(c.delays.size())))];
   }
-  // The same inputs and saved tensors in another type of number.
-  template <class U> explicit Run(const Run<U>& from) : Run(from.c) {
+  // The same inputs and saved tensors, perhaps in another type of number.
+  template <class U> explicit Run(const Run<U>& from) : Run(from.c) { copy(from); }
+  explicit Run(const Run& from) : Run(from.c) { copy(from); }
+  template <class U> void copy(const Run<U>& from) {
     for (int name = 0; name < gx; name++) std::copy_n(from.b[name].get(), size_of(c, name), b[name].get());
     std::copy_n(from.bits.get(), n_bits(), bits.get());
   }
@@ -199,7 +211,7 @@ template <class T> struct Run {
             c.delays.data(),
             (int64_t)c.delays.size(),
             c.D(),
-            many ? delay.data() : nullptr,
+            many ? delay.get() : nullptr,
             at(w),
             w_at(1, 0),
             w_at(0, 1),

@@ -62,4 +62,19 @@ inline std::vector<Case> table() {
   return all;
 }
 
+// For the CUDA kernels: the same, and sizes at the ends of their warps, slices and shared memories; without the largest case.
+inline std::vector<Case> kernel_table() {
+  const unsigned paper = 1u << SIGMA | 1u << P | 1u << ETA;
+  std::vector<Case> all = table();
+  all.pop_back();
+  for (int64_t N : {1, 31, 32, 33, 64, 65, 127, 128, 129, 220, 236, 237, 255, 257, 512, 1024})
+    for (int64_t B : {1, 5}) {
+      const int64_t T = N > 300 ? 6 : 20, most = N > 300 ? 2 : B;
+      all.push_back({.T = T, .B = most, .N = N, .n_ref = 2, .want = 0, .zero = paper});
+      all.push_back({.row = int(N % n_rows), .surrogate = Surrogate(N % n_surrogates), .T = T, .B = most, .N = N, .delays = {B % 2, 3}});
+    }
+  all.push_back({.T = 3, .B = 1, .N = 2100, .n_ref = 1});  // more than a lane's quad for each neuron
+  return all;
+}
+
 }  // namespace lsnn::test

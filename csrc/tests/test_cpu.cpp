@@ -13,25 +13,16 @@
 
 #include "../cpu/block_cache.h"
 #include "../cpu/packed.h"
+#include "check.h"
 #include "equations.h"
 #include "table.h"
 
 namespace lsnn::test {
-namespace {
 
-int failures = 0;
-std::string at_hand;  // the case that runs
-void check(bool good, const std::string& what) {
-  if (!good && failures++ < 20) std::printf("FAILED %s: %s\n", at_hand.c_str(), what.c_str());
-}
-std::string place(const char* what, int name, int64_t i) {
-  return std::string(what) + ", " + name_text[name] + "[" + std::to_string(i) + "]";
-}
-std::string differ(double got, double wanted) {
-  char text[80];
-  std::snprintf(text, sizeof text, " is %.17g, wanted %.17g", got, wanted);
-  return text;
-}
+void* allocate(size_t bytes) { return std::malloc(bytes ? bytes : 1); }
+void release(void* p) { std::free(p); }
+
+namespace {
 
 int n_threads = 1;
 void parallel(int64_t n, void (*body)(int64_t, void*), void* context) {
@@ -46,18 +37,6 @@ void parallel(int64_t n, void (*body)(int64_t, void*), void* context) {
 }
 
 // -------------------------------------------------------------------------------------------------------------- recurrence
-// The outputs [from, to) bit for bit. NaN, the poison, equals nothing, so that this also finds what was not written.
-template <class T> void check_same(const char* what, const Run<T>& got, const Run<T>& wanted, int from, int to) {
-  for (int name = from; name < to; name++)
-    for (int64_t i = 0; i < size_of(got.c, name); i++)
-      if (got.written(name, i) && !(got.b[name][i] == wanted.b[name][i]))
-        return check(false, place(what, name, i) + differ(got.b[name][i], wanted.b[name][i]));
-}
-template <class T> void check_same_bits(const char* what, const Run<T>& got, const Run<T>& wanted) {
-  for (int64_t i = 0; i < got.n_bits(); i++)
-    if (got.bits[i] != wanted.bits[i]) return check(false, std::string(what) + ", word " + std::to_string(i) + " of the spike bits");
-}
-
 // The gradients of one group of inputs, multiplied with its direction, against the slope of the loss in this direction.
 void check_slope(const char* what, const Run<double>& r, int group, double slope, double tolerance) {
   const int name = gradient_of[std::min<int>(group, k)];
@@ -94,18 +73,11 @@ void check_finite_differences(const Run<double>& r) {
   }
 }
 
-// Number by number, relative to the largest of each output.
+// The backward pass in double on what the forward pass in float has saved.
 void check_float(const Run<float>& got) {
   const Run<double> twin(got);
   cpu::backward<double>(twin.backward_args(), parallel);
-  for (int name = gx; name < n_names; name++) {
-    const int64_t n = size_of(got.c, name);
-    double size = 1e-3;
-    for (int64_t i = 0; i < n; i++) size = got.written(name, i) ? std::max(size, std::fabs(twin.b[name][i])) : size;
-    for (int64_t i = 0; i < n; i++)
-      if (got.written(name, i) && !(std::fabs(got.b[name][i] - twin.b[name][i]) <= 1e-4 * size))
-        return check(false, place("float and double", name, i) + differ(got.b[name][i], twin.b[name][i]));
-  }
+  check_close("float and double", got, twin, 1e-4);
 }
 
 int64_t n_runs = 0, n_steps = 0, n_spikes = 0;
@@ -140,18 +112,18 @@ template <class T> void run_case(const Case& c) {
 template <class T> void check_linear(int64_t R, int64_t I, int64_t N, bool bias, bool transposed) {
   at_hand = std::string("linear ") + (sizeof(T) == 4 ? "float" : "double");
   for (int64_t n : {R, I, N, int64_t(bias), int64_t(transposed)}) at_hand += " " + std::to_string(n);
-  auto buffer = [](int64_t n, int stream) {
-    std::unique_ptr<T[]> b(new T[n]);
+  auto drawn_buffer = [](int64_t n, int stream) {
+    Buffer<T> b = buffer<T>(n);
     for (int64_t i = 0; i < n; i++) b[i] = stream ? T(drawn(stream, i, -1, 1)) : T(NAN);
     return b;
   };
-  const auto x = buffer(R * I, 1), w = buffer(N * I, 2), c = buffer(N, 3), g = buffer(R * N, 4);
+  const auto x = drawn_buffer(R * I, 1), w = drawn_buffer(N * I, 2), c = drawn_buffer(N, 3), g = drawn_buffer(R * N, 4);
   for (int64_t i = 0; i < R * I; i++) x[i] = std::fabs(x[i]) > 0.2 ? T(0) : x[i] > 0 ? T(1) : x[i];
   const int64_t of_n = transposed ? 1 : I, of_i = transposed ? N : 1;
-  std::unique_ptr<T[]> y[2], gw[2], gc[2];
+  Buffer<T> y[2], gw[2], gc[2];
   for (int run = 0; run < 2; run++) {
     n_threads = run ? 3 : 1;
-    y[run] = buffer(R * N, 0), gw[run] = buffer(N * I, 0), gc[run] = buffer(N, 0);
+    y[run] = drawn_buffer(R * N, 0), gw[run] = drawn_buffer(N * I, 0), gc[run] = drawn_buffer(N, 0);
     cpu::linear_forward<T>({R, I, N, x.get(), w.get(), of_n, of_i, bias ? c.get() : nullptr, y[run].get(), nullptr, nullptr, nullptr},
                            parallel);
     cpu::linear_backward<T>({R, I, N, x.get(), nullptr, 0, 0, nullptr, nullptr, g.get(), gw[run].get(), bias ? gc[run].get() : nullptr},

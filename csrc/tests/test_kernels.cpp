@@ -1,0 +1,215 @@
+// The CUDA kernels against the CPU path, on the table of cases: under the emulator, or compiled by nvcc on a card.
+//
+// Every design that can run a case must give the forward pass of the CPU to the last bit, and its gradients to rounding: those
+// of float and bfloat16 storage against the CPU in double on the same saved tensors. Under the emulator each design of a case
+// runs in one thread order, in turn forward, reverse and random. Another run must give the same bits.
+//
+// Arguments: a word that the name of a case must hold; LSNN_CUDA names the only design to run. LSNN_KERNEL_CASES=n takes every
+// n-th case only, for sanitizers.
+#include <cstdlib>
+#include <cstring>
+
+#include "../cpu/run.h"
+#include "../cuda/device.h"
+#include "../cuda/run.h"
+#include "check.h"
+#include "table.h"
+
+namespace lsnn::test {
+
+#if LSNN_NVCC
+inline void on_card(cudaError_t error) {
+  if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
+}
+void* allocate(size_t bytes) {
+  void* p = nullptr;
+  on_card(cudaMallocManaged(&p, bytes ? bytes : 1));
+  return p;
+}
+void release(void* p) { cudaFree(p); }
+void wait() { on_card(cudaDeviceSynchronize()); }
+#else
+void* allocate(size_t bytes) { return std::malloc(bytes ? bytes : 1); }
+void release(void* p) { std::free(p); }
+void wait() {}
+#endif
+
+namespace {
+
+using cuda::Design;
+using cuda::Storage;
+
+void serial(int64_t n, void (*body)(int64_t, void*), void* context) {
+  for (int64_t i = 0; i < n; i++) body(i, context);
+}
+
+void set_order(int which) {
+#if !LSNN_NVCC
+  emulator::options().order = emulator::Order(which % 3);
+  emulator::options().seed = (uint64_t)which + 1;
+  emulator::options().yield_in_256 = which % 3 == 2 ? 32 : 0;
+#else
+  (void)which;
+#endif
+}
+
+// The product of the design `step`, in the order of the CPU path.
+struct Sizes { int64_t B, N; };
+template <class T> void add_product(void* context, const void* a, const void* w, bool transposed, void* out) {
+  const auto [B, N] = *static_cast<Sizes*>(context);
+  const int64_t NP = cuda::padded(N);
+  wait();
+  for (int64_t b = 0; b < B; b++)
+    for (int64_t j = 0; j < N; j++) {
+      const T x = ((const T*)a)[b * N + j];
+      for (int64_t n = 0; x != T(0) && n < N; n++) {
+        T& sum = ((T*)out)[b * N + n];
+        sum = sum + x * ((const T*)w)[transposed ? n * NP + j : j * NP + n];
+      }
+    }
+}
+
+template <class T> struct Kernels {
+  const cuda::Plan plan;
+  bool save = true, small_y = false;  // small_y: y is stored as bfloat16
+
+  ForwardArgs forward_args(const Run<T>& r) const {
+    ForwardArgs f = r.forward_args(save);
+    f.saved.y_is_bfloat16 = small_y;
+    return f;
+  }
+  void forward(const Run<T>& r) const {
+    const ForwardArgs f = forward_args(r);
+    Sizes sizes{r.c.B, r.c.N};
+    const Buffer<char> workspace = poisoned(cuda::forward_workspace(f, plan));
+    cuda::forward(f, plan, workspace.get(), {&add_product<T>, &sizes}, nullptr);
+    wait();
+  }
+  void backward(const Run<T>& r) const {
+    BackwardArgs f = r.backward_args();
+    f.saved.y_is_bfloat16 = small_y;
+    Sizes sizes{r.c.B, r.c.N};
+    const Buffer<char> workspace = poisoned(cuda::backward_workspace(f, plan));
+    cuda::backward(f, plan, workspace.get(), {&add_product<T>, &sizes}, nullptr);
+    wait();
+  }
+  static Buffer<char> poisoned(int64_t bytes) {
+    Buffer<char> b = buffer<char>(bytes);
+    std::memset(b.get(), 0xff, (size_t)bytes);  // NaN
+    return b;
+  }
+};
+
+int64_t n_runs = 0, n_of[cuda::n_designs] = {};
+float rounded(float x) {  // to bfloat16, by arithmetic
+  if (x == 0 || !std::isfinite(x)) return x;
+  int exponent;
+  const float fraction = std::frexp(x, &exponent);
+  return std::ldexp(std::nearbyint(fraction * 256) / 256, exponent);
+}
+void round_all(const Buffer<float>& b, int64_t n) { std::transform(b.get(), b.get() + n, b.get(), rounded); }
+void round_all(const Buffer<double>&, int64_t) {}
+
+template <class T> void run_case(const Case& c, const cuda::Card& card, Storage storage, int order, const Design* only) {
+  const Run<T> wanted(c);
+  if (storage == Storage::f32_bf16) round_all(wanted.b[w], size_of(c, w));
+  cpu::forward<T>(wanted.forward_args(), serial);
+  for (int d = 0; d < cuda::n_designs; d++) {
+    const Design design = Design(d);
+    if (only && *only != design) continue;
+    const Layer layer = wanted.layer();
+    if (!cuda::forward_pass(design, card, layer, storage).yes || !cuda::backward_pass(design, card, layer, storage).yes) continue;
+    const char* storage_text[] = {" double ", " float ", " bfloat16 "};
+    at_hand = std::string(cuda::design_names[d]) + storage_text[(int)storage] + "order " + std::to_string(order % 3) + " on " +
+              std::to_string(card.processors) + ", " + c.text();
+    Kernels<T> kernels{cuda::choose(card, layer, storage, {}, &design)};
+    set_order(order);
+    const Run<T> got(c), again(c);
+    for (const Run<T>* r : {&got, &again})
+      if (storage == Storage::f32_bf16) round_all(r->b[w], size_of(c, w));
+    try {
+      kernels.forward(got);
+      check_same("forward", got, wanted, z, gx);
+      check_same_bits("forward", got, wanted);
+      if (storage == Storage::f32_bf16) {  // the same, but for y: then compare gradients where y is rounded, too
+        kernels.small_y = true;
+        kernels.forward(got);
+        const Run<T> rounded_y(wanted);
+        round_all(rounded_y.b[y], size_of(c, y));
+        const auto* small = reinterpret_cast<const uint16_t*>(got.b[y].get());
+        for (int64_t i = 0; i < size_of(c, y); i++) {
+          const uint32_t bits = (uint32_t)small[i] << 16;
+          float value;
+          std::memcpy(&value, &bits, sizeof value);
+          if (!(value == rounded_y.b[y][i])) {
+            check(false, place("y as bfloat16", y, i) + differ(value, rounded_y.b[y][i]));
+            break;
+          }
+        }
+      }
+      kernels.backward(got);
+      const Run<double> twin(wanted);
+      if (kernels.small_y)
+        for (int64_t i = 0; i < size_of(c, y); i++) twin.b[y][i] = rounded((float)twin.b[y][i]);
+      cpu::backward<double>(twin.backward_args(), serial);
+      check_close("gradients", got, twin, sizeof(T) == 4 ? 1e-4 : 1e-11);
+      set_order(order + 1);
+      kernels.save = true;
+      kernels.forward(again);
+      kernels.backward(again);
+      check_same("another run", again, got, z, y);
+      check_same("another run", again, got, gx, n_names);
+      kernels.save = false;
+      const Run<T> unsaved(c);
+      if (storage == Storage::f32_bf16) round_all(unsaved.b[w], size_of(c, w));
+      kernels.forward(unsaved);
+      check_same("nothing saved", unsaved, wanted, z, y);
+    } catch (const std::exception& error) {
+      check(false, error.what());
+      if (LSNN_NVCC) throw;  // the card is lost after a fault
+    }
+    n_runs++, n_of[d]++;
+  }
+}
+
+int run(const char* word) {
+  const char* asked = std::getenv("LSNN_CUDA");
+  const char* every_n = std::getenv("LSNN_KERNEL_CASES");
+  const int step = every_n ? std::max(1, std::atoi(every_n)) : 1;
+  Design only{};
+  bool known = !asked || !*asked;
+  for (int d = 0; asked && d < cuda::n_designs; d++)
+    if (!std::strcmp(asked, cuda::design_names[d])) only = Design(d), known = true;
+  check(known, "LSNN_CUDA: expected block, gather, cluster or step");
+  const Design* one = asked && *asked ? &only : nullptr;
+
+  cuda::Card card;
+  try {
+    card = cuda::current_card();
+  } catch (const std::runtime_error& error) {
+    std::printf("test_kernels: SKIPPED: %s\n", error.what());
+    return 0;
+  }
+  cuda::Card tiny = card, turing = card;  // one item after the other; no clusters, little shared memory
+  tiny.processors = 1;
+  turing.most_ranks = 1, turing.shared = 64 << 10;
+  const std::vector<Case> all = kernel_table();
+  for (size_t i = 0; i < all.size(); i += (size_t)step) {
+    const Case& c = all[i];
+    if (c.text().find(word) == std::string::npos) continue;
+    const int order = int(i);
+    const cuda::Card& shape = i % 4 == 1 ? tiny : i % 4 == 3 ? turing : card;
+    run_case<float>(c, shape, i % 3 == 2 ? Storage::f32_bf16 : Storage::f32, order, one);
+    if (i % 3 == 2) run_case<float>(c, card, Storage::f32, order + 1, one);
+    if (c.N < 300) run_case<double>(c, card, Storage::f64, order + 2, one);
+  }
+  std::printf("test_kernels: %d runs", (int)n_runs);
+  for (int d = 0; d < cuda::n_designs; d++) std::printf(", %s %d", cuda::design_names[d], (int)n_of[d]);
+  std::printf(", %d failures\n", failures);
+  return failures || !n_runs ? 1 : 0;
+}
+
+}  // namespace
+}  // namespace lsnn::test
+
+int main(int argc, char** argv) { return lsnn::test::run(argc > 1 ? argv[1] : ""); }
