@@ -19,7 +19,7 @@ template <class T> struct BlockGradients {
   static constexpr int inbox_rows = 0;
   __device__ __forceinline__ BlockGradients(uint64_t*, int) {}
   __device__ __forceinline__ void publish(T* row, const Cell& cell, const Quad<T>& dc, uint32_t, int) const {
-    if (cell.live) *reinterpret_cast<Quad<T>*>(row + cell.n) = dc;
+    if (cell.live) store_whole(row + cell.n, dc);
   }
   __device__ __forceinline__ void end_step(const Group& group, T*, uint32_t, int) const { group.sync(); }
 };
@@ -103,10 +103,7 @@ template <class T, class W, class Model, class Gradients, int C, bool rows_here>
         const Quad<T> g = quad_at(x + k);
         Quad<W> row[rows_of_product];
 #pragma unroll
-        for (int i = 0; i < rows_of_product; i++) {
-          const Quad<W>& q = quad_at(from + (int64_t)rows[i] * NP + k);
-          row[i] = rows_here ? q : load_constant(&q);
-        }
+        for (int i = 0; i < rows_of_product; i++) row[i] = constant_quad<rows_here>(from + rows[i] * NP + k);
 #pragma unroll
         for (int i = 0; i < rows_of_product; i++)
 #pragma unroll
@@ -155,54 +152,58 @@ template <class T, class W, class Model, class Gradients, int C, bool rows_here>
     QuadAdjoint<T> d[C];
 #pragma unroll
     for (int c = 0; c < C; c++) cell[c] = cell_of(slice, l, b, column(c)), d[c] = last_adjoint(job, model, cell[c]);
-    for (int S0 = last_multiple(l.T, segment); S0 >= 0; S0 -= (int)segment) {
-      const int S1 = S0 + segment < l.T ? S0 + (int)segment : (int)l.T;
-#pragma unroll
-      for (int c = 0; c < C; c++) replay_segment(job, model, cell[c], replayed, column(c), S0, S1);
-      for (int t0 = S0 + last_multiple(S1 - S0, chunk); t0 >= S0; t0 -= (int)chunk) {
-        const int t1 = t0 + chunk < S1 ? t0 + (int)chunk : S1;
-#pragma unroll
-        for (int c = 0; c < C; c++) {
-          const int word = column(c) / 32;
-          replay_chunk(job, model, cell[c], replayed, column(c), int((t0 - S0) / chunk), t0, t1, [&](int step, unsigned bits) {
-            const uint32_t marks = gather_word(bits);
-            if (group.lane() % 8 == 0 && word < slice.words) active[step * slice.words + word] = marks;
-          });
-        }
-        group.sync();
-        for (int t = t1 - 1; t >= t0; t--) step_back(cell, d, t, t - t0, n0 + uint32_t(l.T - t));
+    int S0 = (int)l.T, t0 = S0;  // of the segment and of the chunk at hand; the past spikes of the first state follow step 0
+    for (int t = (int)l.T - 1; t >= (job.f.gfirst.z ? -(int)l.D : 0); t--) {
+      if (t >= 0 && t < t0) {
+        if (t < S0) replay_segments(cell, S0 = int(t / segment * segment), t + 1);
+        replay_chunks(cell, t0 = int(t / chunk * chunk), t + 1);
       }
+      step_back(cell, d, t, t - t0, n0 + uint32_t(l.T - t));
     }
 #pragma unroll
     for (int c = 0; c < C; c++) store_first_gradients(job, cell[c], d[c]);
-    for (int back = 0; job.f.gfirst.z && back < l.D; back++) {
-      const bool some = reaches(job, model, -1 - back);
-      if (some) product(-1 - back, nullptr);
-#pragma unroll
-      for (int c = 0; c < C; c++) store_first_z_gradient(job, cell[c], back, d[c], product_of(c, cell[c], some ? 15 : 0));
-      group.sync();  // the products have been read
-    }
   }
 
-  __device__ __forceinline__ void step_back(const Cell (&cell)[C], QuadAdjoint<T> (&d)[C], int t, int step, uint32_t number) const {
-    QuadRecord<T> record[C];
+  __device__ __forceinline__ void replay_segments(const Cell (&cell)[C], int S0, int S1) const {
 #pragma unroll
-    for (int c = 0; c < C; c++) record[c] = recorded(job, model, cell[c], replayed, column(c), t, step);
-    const uint32_t* marks = active + step * slice.words;
-    const bool some = reaches(job, model, t);
-    if (some) product(t, choose ? marks : nullptr);
+    for (int c = 0; c < C; c++)
+      if (cell[c].live) replay_segment(job, model, cell[c], replayed, column(c), S0, S1);
+  }
+  __device__ __forceinline__ void replay_chunks(const Cell (&cell)[C], int t0, int t1) const {
 #pragma unroll
     for (int c = 0; c < C; c++) {
-      const Quad<T> p = product_of(c, cell[c], !some ? 0 : choose ? marked(marks, c, cell[c]) : 15);
-      if (!cell[c].live) continue;
-      gradients.publish(dc_of(t), cell[c], adjoint_quad(job, model, cell[c], t, record[c], p, d[c]), number, job.shape.ranks);
+      const int word = column(c) / 32;
+      replay_chunk(job, model, cell[c], replayed, column(c), int(t0 % segment / chunk), t0, t1, [&](int step, unsigned bits) {
+        const uint32_t marks = gather_word(bits);
+        if (group.lane() % 8 == 0 && word < slice.words) active[step * slice.words + word] = marks;
+      });
     }
-    gradients.end_step(group, dc_of(t), number, (int)job.f.layer.N);
+    group.sync();
+  }
+
+  // step: of the chunk. t < 0: of the past spikes only.
+  __device__ __forceinline__ void step_back(const Cell (&cell)[C], QuadAdjoint<T> (&d)[C], int t, int step, uint32_t number) const {
+    const bool some = reaches(job, model, t), choosing = choose && t >= 0;
+    const uint32_t* marks = active + step * slice.words;
+    QuadRecord<T> record[C];
+#pragma unroll
+    for (int c = 0; c < C; c++)
+      if (t >= 0) record[c] = recorded(job, model, cell[c], replayed, column(c), t, step);
+    if (some) product(t, choosing ? marks : nullptr);
+#pragma unroll
+    for (int c = 0; c < C; c++) {
+      const Quad<T> p = product_of(c, cell[c], !some ? 0 : choosing ? marked(marks, c, cell[c]) : 15);
+      if (!cell[c].live) continue;
+      if (t < 0) store_first_z_gradient(job, cell[c], -1 - t, d[c], p);
+      else gradients.publish(dc_of(t), cell[c], adjoint_quad(job, model, cell[c], t, record[c], p, d[c]), number, job.shape.ranks);
+    }
+    if (t < 0) group.sync();  // the products have been read
+    else gradients.end_step(group, dc_of(t), number, (int)job.f.layer.N);
   }
 };
 
 template <class T, class W, class Model, class Gradients, int C, bool rows_here>
-__global__ void __launch_bounds__(most_threads) backward_kernel(BackwardSequence<T> job) {
+__global__ void __launch_bounds__(most_threads_backward(rows_here)) backward_kernel(BackwardSequence<T> job) {
   const uint32_t flags = *job.p.flags;
   if (wrong_kernel<Model>(job.both, flags)) return;
   const Layer& l = job.f.layer;
@@ -227,8 +228,16 @@ __global__ void __launch_bounds__(most_threads) backward_kernel(BackwardSequence
 
   const Model model = Known<Model>::model(l, flags, job.f.want);
   const BackwardGroup<T, W, Model, Gradients, C, rows_here> backward{
-      job, model, group, slice, Gradients(shared.inbox + group.id * Gradients::inbox_rows * NP, NP), w, w_rows,
-      shared.dc + group.id * l.D * NP, shared.dz + group.id * largest.width, shared.active + group.id * chunk * largest.words,
+      job,
+      model,
+      group,
+      slice,
+      Gradients(shared.inbox + group.id * Gradients::inbox_rows * NP, NP),
+      w,
+      w_rows,
+      shared.dc + group.id * l.D * NP,
+      shared.dz + group.id * largest.width,
+      shared.active + group.id * chunk * largest.words,
       shared.list + threadIdx.x / 32 * list_size,
       {job.replayed + ((int64_t)blockIdx.x * shape.groups + group.id) * replayed_rows * slice.width, slice.width},
       has_bounded_support(model.surrogate) || model.refractory};

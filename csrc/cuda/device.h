@@ -74,6 +74,8 @@ template <class X> LSNN_DEVICE X load_constant(const X* p) {
   return x;
 }
 
+LSNN_DEVICE void assume_shared(const void* p) { __builtin_assume(__isShared(p)); }  // loads of p need not find out where it points
+
 // Sixteen bytes or more in one piece; p must be aligned for it.
 template <class Q, class X> LSNN_DEVICE Q load_whole(const X* p) { return *reinterpret_cast<const Q*>(p); }
 template <class Q, class X> LSNN_DEVICE void store_whole(X* p, const Q& q) { *reinterpret_cast<Q*>(p) = q; }
@@ -108,8 +110,7 @@ template <class Job> void launch(const char* what, const Launch& l, void (*kerne
   };
   if (l.shared > 48 << 10)
     check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, (int)l.shared));
-  if (l.cluster > 8)
-    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
+  if (l.cluster > 8) check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeClusterDimension;
   attribute.val.clusterDim = {(unsigned)l.cluster, 1, 1};
@@ -149,6 +150,7 @@ LSNN_DEVICE unsigned char* shared_memory() { return emulator::shared_memory(); }
 LSNN_DEVICE void named_barrier(unsigned barrier, unsigned threads, Where where) { emulator::named_barrier(barrier, threads, where); }
 LSNN_DEVICE void warp_barrier(Where where) { __syncwarp(~0u, where); }
 LSNN_DEVICE void prefetch(const void*) {}
+LSNN_DEVICE void assume_shared(const void*) {}
 template <class X> LSNN_DEVICE X load_constant(const X* p) { return *p; }
 // By memcpy: a host compiler may move an aligned load before the test of the alignment.
 template <class Q, class X> LSNN_DEVICE Q load_whole(const X* p) {
@@ -168,9 +170,7 @@ template <class Job> void launch(const char* what, const Launch& l, void (*kerne
   try {
     emulator::launch({dim3((unsigned)l.blocks), dim3((unsigned)l.threads), (size_t)l.shared, (unsigned)l.cluster, false},
                      [&] { kernel(job); });
-  } catch (const emulator::Error& error) {
-    fail(what, l, error.what());
-  }
+  } catch (const emulator::Error& error) { fail(what, l, error.what()); }
 }
 inline void clear(void* p, int64_t bytes, void*) { std::memset(p, 0, (size_t)bytes); }
 inline Card device_card() { return emulated_card; }

@@ -57,24 +57,24 @@ template <class T, class W, class Model, class Spikes, int C, bool rows_here> st
   const W* w;      // [S,N,width]
   uint16_t* list;  // [list_size] of this warp
 
-  static constexpr int rows_at_once = rows_here ? 4 : 8;  // their loads overlap; the additions keep the order of (1)
+  static constexpr int rows_at_once = 4;  // their loads overlap; the additions keep the order of (1)
 
   __device__ __forceinline__ int column(int c) const { return 4 * (group.thread + c * group.threads); }
   __device__ __forceinline__ Quad<W> row_quad(const W* rows, int j, int c) const {
-    const Quad<W>& q = quad_at(rows + (int64_t)j * slice.width + column(c));
-    return rows_here ? q : load_constant(&q);
+    return constant_quad<rows_here>(rows + j * slice.width + column(c));
   }
 
   // sum += the rows of the listed neurons
   __device__ __forceinline__ void add_listed(Quad<T> (&sum)[C], const Cell (&cell)[C], const W* rows, int n) const {
     for (int e = 0; e < n; e += rows_at_once) {
+      const Quad<uint16_t> neuron = quad_at(list + e);
 #pragma unroll
       for (int c = 0; c < C; c++) {
         if (!cell[c].live) continue;
         Quad<W> row[rows_at_once];
 #pragma unroll
         for (int i = 0; i < rows_at_once; i++)
-          if (e + i < n) row[i] = row_quad(rows, list[e + i], c);
+          if (e + i < n) row[i] = row_quad(rows, neuron[i], c);
 #pragma unroll
         for (int i = 0; i < rows_at_once; i++)
 #pragma unroll
@@ -162,7 +162,7 @@ template <class T, class W, class Model, class Spikes, int C, bool rows_here> st
 };
 
 template <class T, class W, class Model, class Spikes, int C, bool rows_here>
-__global__ void __launch_bounds__(most_threads) forward_kernel(ForwardSequence<T> job) {
+__global__ void __launch_bounds__(most_threads_forward) forward_kernel(ForwardSequence<T> job) {
   const uint32_t flags = *job.p.flags;
   if (wrong_kernel<Model>(job.both, flags)) return;
   const Layer& l = job.f.layer;
@@ -174,15 +174,15 @@ __global__ void __launch_bounds__(most_threads) forward_kernel(ForwardSequence<T
   const W* w = (const W*)job.p.w;
   const int n_words = (int)words(l.N), ring = shape.slots * n_words;
   if (rows_here) {
-    copy_columns(shared.w, w, l.S * l.N, (int)padded(l.N), slice.neuron, slice.width);
+    copy_columns(shared.w, w, int(l.S * l.N), (int)padded(l.N), slice.neuron, slice.width);
     w = shared.w;
   }
   for (int i = threadIdx.x; i < shape.groups * ring; i += blockDim.x) shared.ring[i] = 0;  // no number of a step
   __syncthreads();
 
   Spikes spikes{shared.ring + group.id * ring, n_words};
-  const ForwardGroup<T, W, Model, Spikes, C, rows_here> forward{
-      job, Known<Model>::model(l, flags, 0), group, slice, spikes, w, shared.list + threadIdx.x / 32 * list_size};
+  const ForwardGroup<T, W, Model, Spikes, C, rows_here> forward{job, Known<Model>::model(l, flags, 0),          group, slice, spikes,
+                                                                w,   shared.list + threadIdx.x / 32 * list_size};
   const Share share = Share::mine(shape, group);
   uint32_t n0 = 0;
   // All groups of a cluster go through the loop equally often, for its barriers.

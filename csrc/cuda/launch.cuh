@@ -111,7 +111,8 @@ void backward_steps(const BackwardJob<T>& job, const Pass& pass, const BackwardW
     for (int64_t d = 0; d < l.S && !(l.row.stop & stop_rec); d++) {
       const int64_t reached = t + 1 + l.delays[d];
       if (reached >= 0 && reached < l.T)
-        product.add(product.context, (const T*)job.f.gx + reached * l.B * l.N, (const T*)own.packed.w + d * l.N * padded(l.N), true, own.dz);
+        product.add(product.context, (const T*)job.f.gx + reached * l.B * l.N, (const T*)own.packed.w + d * l.N * padded(l.N), true,
+                    own.dz);
     }
   };
   run(l.T);
@@ -139,8 +140,7 @@ void backward(const BackwardArgs& f, const Plan& plan, void* workspace, const Pr
     const Launch shape{pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared, pass.shape.ranks, stream};
     const BackwardSequence<T> sequence{job, pass.shape, own.replayed};
     if (pass.design == Design::step) backward_steps(job, pass, own, product, stream);
-    else if (pass.quads > 1)
-      launch("backward, gather", shape, &backward_kernel<T, W, AnyModel, BlockGradients<T>, 4, false>, sequence);
+    else if (pass.quads > 1) launch("backward, gather", shape, &backward_kernel<T, W, AnyModel, BlockGradients<T>, 4, false>, sequence);
     else
       for_models(job.both, [&](auto m) {
         using Model = typename decltype(m)::type;

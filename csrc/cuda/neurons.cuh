@@ -21,25 +21,29 @@ struct Cell {
 template <class T> struct QuadState {
   Quad<T> v, a, i, r, z;  // Carry of alif_math.h
 
-  LSNN_MEMBER Carry<T> of(int q) const { return {v[q], a[q], i[q], r[q], z[q]}; }
-  LSNN_MEMBER void set(int q, const Carry<T>& c) { v[q] = c.v, a[q] = c.a, i[q] = c.i, r[q] = c.r, z[q] = c.z; }
+  LSNN_MEMBER Carry<T> of(int q) const { return {v.pick(q), a.pick(q), i.pick(q), r.pick(q), z.pick(q)}; }
+  LSNN_MEMBER void set(int q, const Carry<T>& c) { v.put(q, c.v), a.put(q, c.a), i.put(q, c.i), r.put(q, c.r), z.put(q, c.z); }
 };
 template <class T> struct QuadAdjoint { Quad<T> v, a, i, z; };
 
 template <class T> struct QuadCoefs {
-  Coefs<T> of[4];
+  Quad<T> k[n_coefficients];
+  T dampening, n_ref;
 
-  LSNN_MEMBER QuadCoefs(const Packed<T>& p, const Layer& l, const Cell& cell) {
+  LSNN_MEMBER QuadCoefs(const Packed<T>& p, const Layer& l, const Cell& cell) : dampening(T(l.dampening)), n_ref(T(l.n_ref)) {
     const int64_t NP = padded(l.N);
-    auto row = [&](int c) { return quad_at(p.k + c * NP + cell.n); };
-    const Quad<T> alpha = row(ALPHA), kappa = row(KAPPA), rho = row(RHO), q = row(Q), pv = row(P), beta = row(BETA), eta = row(ETA),
-                  theta = row(THETA), sigma = row(SIGMA), width = row(WIDTH), R = row(R_);
 #pragma unroll
-    for (int i = 0; i < 4; i++)
-      of[i] = {alpha[i], kappa[i], rho[i],   q[i],     pv[i], beta[i],        eta[i],
-               theta[i], sigma[i], width[i], R[i], T(l.dampening), T(l.n_ref)};
+    for (int c = 0; c < n_coefficients; c++) k[c] = quad_at(p.k + c * NP + cell.n);
+  }
+  LSNN_MEMBER Coefs<T> of(int q) const {
+    return {
+        k[ALPHA].pick(q), k[KAPPA].pick(q), k[RHO].pick(q), k[Q].pick(q), k[P].pick(q), k[BETA].pick(q), k[ETA].pick(q), k[THETA].pick(q),
+        k[SIGMA].pick(q), k[WIDTH].pick(q), k[R_].pick(q),  dampening,    n_ref};
   }
 };
+
+// How far the loop over the four neurons is unrolled: the general model is too long to stand there four times.
+template <class Model> inline constexpr int unrolled = is_paper<Model> ? 4 : 1;
 
 template <class T> LSNN_DEVICE Quad<T> load_state(const void* p, const Layer& l, const Cell& cell) {  // [B,N], or null: zeros
   return p ? load((const T*)p + cell.at(l, 0), cell.live) : Quad<T>{};
@@ -70,7 +74,8 @@ template <class T> LSNN_DEVICE QuadState<T> first_state(const ForwardJob<T>& job
 template <class T> LSNN_DEVICE void store_last_state(const ForwardJob<T>& job, const Cell& cell, const QuadState<T>& s) {
   const Layer& l = job.f.layer;
   const State& last = job.f.last;
-  store_state(last.v, l, cell, s.v), store_state(last.a, l, cell, s.a), store_state(last.i, l, cell, s.i), store_state(last.r, l, cell, s.r);
+  store_state(last.v, l, cell, s.v), store_state(last.a, l, cell, s.a), store_state(last.i, l, cell, s.i),
+      store_state(last.r, l, cell, s.r);
   for (int64_t back = 0; last.z && back < l.D; back++) {
     const int64_t t = l.T - 1 - back;
     const T* z = t < 0 ? first_z<T>(job.f.first, l, t, cell.b) + cell.n : (const T*)job.f.z + cell.at(l, t);
@@ -96,12 +101,12 @@ LSNN_DEVICE unsigned forward_quad(const ForwardJob<T>& job, const Model& model, 
   }
   Quad<T> y, A;
   unsigned fired = 0;
-#pragma unroll
+#pragma unroll(unrolled<Model>)
   for (int q = 0; q < 4; q++) {
     Carry<T> carry = s.of(q);
-    const Stepped<T> out = step(model, k.of[q], c[q], carry);
+    const Stepped<T> out = step(model, k.of(q), c.pick(q), carry);
     s.set(q, carry);
-    y[q] = out.y, A[q] = out.A;
+    y.put(q, out.y), A.put(q, out.A);
     if (out.fired && q < cell.live) fired |= 1u << q;
   }
   const int64_t at = cell.at(l, t);

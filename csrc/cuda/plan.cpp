@@ -36,21 +36,22 @@ int64_t backward_shared(const Layer& l, Storage s, const Shape& shape, Design de
 
 Possible impossible(const std::string& why) { return {false, {}, why}; }
 
+struct Threads { int64_t block, group; };  // at most of a block; of a group where fewer would do for its neurons
+
 // A kernel of a whole sequence: as many items at a time as there are for each multiprocessor, and as shared memory holds.
-// threads(groups): of a group, at least `least`.
 template <class Shared>
-Possible sequence_pass(Design design, const Card& card, const Layer& l, int ranks, int64_t spare_threads, const Shared& shared) {
+Possible sequence_pass(Design design, const Card& card, const Layer& l, int ranks, Threads limit, const Shared& shared) {
   Pass p{design, 1, {1, 0, ranks, 0}, 0, 0};
   const Slice slice(l.N, ranks, 0);
   const int64_t lanes = ceiling(slice.width, 4);
-  while (ceiling(lanes, 32 * p.quads) * 32 > most_threads) p.quads *= 4;
-  if (p.quads > 4) return impossible("a block owns " + std::to_string(16 * most_threads) + " neurons at most");
+  while (ceiling(lanes, 32 * p.quads) * 32 > limit.block) p.quads *= 4;
+  if (p.quads > 4) return impossible("a block owns " + std::to_string(16 * limit.block) + " neurons at most");
   const int64_t least = std::max<int64_t>(ceiling(lanes, 32 * p.quads) * 32, 32), teams = std::max(card.processors / ranks, 1);
   p.shape.slots = int(l.D + 1 + (design == Design::cluster ? l.delays[0] : 0));
-  const int64_t most_groups = std::min<int64_t>(most_threads / least, 15);  // named barriers are 1 to 15
+  const int64_t most_groups = std::min<int64_t>(limit.block / least, 15);  // named barriers are 1 to 15
   for (int64_t groups = std::clamp<int64_t>(ceiling(l.B, teams), 1, most_groups); groups >= 1; groups--) {
     p.shape.groups = (int)groups;
-    p.shape.threads = int(std::clamp<int64_t>(most_threads / groups / 32 * 32, least, std::max(least, spare_threads)));
+    p.shape.threads = int(std::clamp<int64_t>(limit.block / groups / 32 * 32, least, std::max(least, limit.group)));
     p.shared = shared(p.shape);
     if (p.shared <= card.shared) {
       p.blocks = std::min(teams, ceiling(l.B, groups)) * ranks;
@@ -61,19 +62,19 @@ Possible sequence_pass(Design design, const Card& card, const Layer& l, int rank
 }
 
 template <class Shared>
-Possible any_pass(Design design, const Card& card, const Layer& l, Storage storage, int64_t spare_threads, const Shared& shared) {
+Possible any_pass(Design design, const Card& card, const Layer& l, Storage storage, Threads limit, const Shared& shared) {
   if (design == Design::step) {
     if (storage == Storage::f32_bf16) return impossible("its products take weights of the numbers' own type");
     return {true, {design, 1, {1, 256, 1, 0}, ceiling(l.B * 8 * words(l.N), 256), 0}, ""};
   }
   if (l.T >= int64_t(1) << 31) return impossible("steps are counted with 32 bits");
-  if (design != Design::cluster) return sequence_pass(design, card, l, 1, spare_threads, shared);
+  if (design != Design::cluster) return sequence_pass(design, card, l, 1, limit, shared);
   if (card.most_ranks < 2) return impossible("the card has no clusters");
   if (l.smooth) return impossible("smooth spikes are not sent between blocks");
   if (storage == Storage::f64) return impossible("it sends numbers of 32 bits");
   Possible last = impossible("");
   for (int ranks = 2; ranks <= card.most_ranks && ranks <= words(l.N); ranks *= 2) {
-    last = sequence_pass(design, card, l, ranks, spare_threads, shared);
+    last = sequence_pass(design, card, l, ranks, limit, shared);
     if (last.yes) return last;
   }
   return last.why.empty() ? impossible("a cluster shares out whole words of 32 neurons, two at least") : last;
@@ -102,11 +103,12 @@ template <class Cycles> Design fastest(const Card& card, const Layer& l, Storage
 }  // namespace
 
 Possible forward_pass(Design design, const Card& card, const Layer& l, Storage s) {
-  return any_pass(design, card, l, s, 0, [&](const Shape& shape) { return forward_shared(l, s, shape, design); });
+  return any_pass(design, card, l, s, {most_threads_forward, 0}, [&](const Shape& shape) { return forward_shared(l, s, shape, design); });
 }
 Possible backward_pass(Design design, const Card& card, const Layer& l, Storage s) {
   // More warps than own neurons: they share the rows of the product.
-  return any_pass(design, card, l, s, 256, [&](const Shape& shape) { return backward_shared(l, s, shape, design); });
+  return any_pass(design, card, l, s, {most_threads_backward(design != Design::gather), 256},
+                  [&](const Shape& shape) { return backward_shared(l, s, shape, design); });
 }
 
 // Shared memory gives 128 bytes a cycle, rows from the second level cache 25 to 29; a step of the chain takes 300 cycles forwards

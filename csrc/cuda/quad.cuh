@@ -10,12 +10,18 @@ struct bfloat16 {
 
   bfloat16() = default;
   LSNN_MEMBER explicit bfloat16(float x) {
-    union { float f; uint32_t u; } all{x};
+    union {
+      float f;
+      uint32_t u;
+    } all{x};
     const bool nan = (all.u & 0x7fffffff) > 0x7f800000;
     bits = nan ? 0x7fc0 : (uint16_t)((all.u + 0x7fff + (all.u >> 16 & 1)) >> 16);
   }
   LSNN_MEMBER operator float() const {
-    union { uint32_t u; float f; } all{(uint32_t)bits << 16};
+    union {
+      uint32_t u;
+      float f;
+    } all{(uint32_t)bits << 16};
     return all.f;
   }
 };
@@ -26,6 +32,11 @@ template <class X> struct alignas(sizeof(X) * 4 < 16 ? sizeof(X) * 4 : 16) Quad 
   LSNN_MEMBER X& operator[](int i) { return of[i]; }
   LSNN_MEMBER const X& operator[](int i) const { return of[i]; }
   LSNN_MEMBER static Quad all(X x) { return {{x, x, x, x}}; }
+  // The same by selection: an index that is not known while compiling would move the quad to local memory.
+  LSNN_MEMBER X pick(int i) const { return i < 2 ? (i == 0 ? of[0] : of[1]) : (i == 2 ? of[2] : of[3]); }
+  LSNN_MEMBER void put(int i, X x) {
+    of[0] = i == 0 ? x : of[0], of[1] = i == 1 ? x : of[1], of[2] = i == 2 ? x : of[2], of[3] = i == 3 ? x : of[3];
+  }
 };
 
 template <class X> LSNN_DEVICE bool on_boundary(const X* p) { return (uintptr_t)p % alignof(Quad<X>) == 0; }
@@ -51,6 +62,16 @@ template <class X> LSNN_DEVICE void store(X* p, const Quad<X>& q, int live) {
 
 // A quad of a packed array, which always lies on a boundary.
 template <class X> LSNN_DEVICE const Quad<X>& quad_at(const X* p) { return *reinterpret_cast<const Quad<X>*>(p); }
+
+// The same of a packed array that does not change while the kernel runs, in shared or in global memory.
+template <bool shared, class X> LSNN_DEVICE Quad<X> constant_quad(const X* p) {
+  if constexpr (shared) {
+    assume_shared(p);
+    return quad_at(p);
+  } else {
+    return load_constant(&quad_at(p));
+  }
+}
 
 template <class T, class X> LSNN_DEVICE Quad<T> widen(const Quad<X>& q) { return {{T(q[0]), T(q[1]), T(q[2]), T(q[3])}}; }
 

@@ -16,17 +16,24 @@ template <class T> LSNN_DEVICE unsigned fired_at(const BackwardJob<T>& job, cons
   const Layer& l = job.f.layer;
   return job.f.saved.bits[(t * l.B + cell.b) * words(l.N) + cell.n / 32] >> cell.n % 32 & 15;
 }
-template <class T> LSNN_DEVICE Quad<T> spikes_at(const BackwardJob<T>& job, const Cell& cell, int64_t t) {
+// The spikes of step t as numbers, given their bits where t >= 0.
+template <class T> LSNN_DEVICE Quad<T> spikes_at(const BackwardJob<T>& job, const Cell& cell, int64_t t, unsigned fired) {
   const Layer& l = job.f.layer;
   if (t < 0) return load(first_z<T>(job.f.first, l, t, cell.b) + cell.n, cell.live);
   if (l.smooth) return load((const T*)job.f.saved.z + cell.at(l, t), cell.live);
-  const unsigned fired = fired_at(job, cell, t);
   return {{T(fired & 1), T(fired >> 1 & 1), T(fired >> 2 & 1), T(fired >> 3)}};
+}
+template <class T> LSNN_DEVICE Quad<T> spikes_at(const BackwardJob<T>& job, const Cell& cell, int64_t t) {
+  return spikes_at(job, cell, t, t < 0 ? 0 : fired_at(job, cell, t));
 }
 template <class T> LSNN_DEVICE Quad<T> saved_y(const BackwardJob<T>& job, const Cell& cell, int64_t t) {
   const int64_t at = cell.at(job.f.layer, t);
   if (job.f.saved.y_is_bfloat16) return widen<T>(load((const bfloat16*)job.f.saved.y + at, cell.live));
   return load((const T*)job.f.saved.y + at, cell.live);
+}
+template <class T> LSNN_DEVICE void prefetch_y(const BackwardJob<T>& job, const Cell& cell, int64_t t) {
+  const int64_t at = cell.at(job.f.layer, t);
+  prefetch(job.f.saved.y_is_bfloat16 ? (const void*)((const bfloat16*)job.f.saved.y + at) : (const T*)job.f.saved.y + at);
 }
 template <class T> LSNN_DEVICE QuadState<T> saved_state(const BackwardJob<T>& job, const Cell& cell, int64_t t) {  // t % segment == 0
   const Layer& l = job.f.layer;
@@ -36,21 +43,48 @@ template <class T> LSNN_DEVICE QuadState<T> saved_state(const BackwardJob<T>& jo
 }
 
 // ------------------------------------------------------------------------------------------------------------------ replay
-// Step t again. Returns the bits of the neurons whose dL/dz is of use.
+// What the forward pass has saved of a step.
+template <class T> struct QuadSaved {
+  Quad<T> y;
+  unsigned fired;
+};
+
+// A step again. Returns the bits of the neurons whose dL/dz is of use.
 template <class T, class Model>
 LSNN_DEVICE unsigned replay_quad(const BackwardJob<T>& job, const Model& model, const QuadCoefs<T>& k, const Cell& cell, int64_t t,
-                                 QuadState<T>& s) {
-  const Quad<T> y = saved_y(job, cell, t), z = spikes_at(job, cell, t);
-  const unsigned fired = fired_at(job, cell, t);
+                                 const QuadSaved<T>& saved, QuadState<T>& s) {
+  const Quad<T> z = spikes_at(job, cell, t, saved.fired);
   unsigned active = 0;
-#pragma unroll
+#pragma unroll(unrolled<Model>)
   for (int q = 0; q < 4; q++) {
     Carry<T> carry = s.of(q);
-    const bool blocked = replay(model, k.of[q], y[q], z[q], bool(fired >> q & 1), carry);
+    const bool blocked = replay(model, k.of(q), saved.y.pick(q), z.pick(q), bool(saved.fired >> q & 1), carry);
     s.set(q, carry);
     if (!blocked && q < cell.live) active |= 1u << q;
   }
   return active;
+}
+
+// Steps [first, last) again, from the state s; before(t, s) and after(t, bits as above) are called for each of them. Several
+// steps are loaded together, so that the latency of the memory is met once for all of them.
+template <class Model> inline constexpr int steps_at_once = is_paper<Model> ? 4 : 1;
+template <class T, class Model, class Before, class After>
+LSNN_DEVICE void replay_steps(const BackwardJob<T>& job, const Model& model, const Cell& cell, int first, int last, QuadState<T>& s,
+                              const Before& before, const After& after) {
+  const QuadCoefs<T> k(job.p, job.f.layer, cell);
+  constexpr int at_once = steps_at_once<Model>;
+  for (int t0 = first; t0 < last; t0 += at_once) {
+    QuadSaved<T> saved[at_once] = {};
+#pragma unroll
+    for (int i = 0; i < at_once; i++)
+      if (t0 + i < last) saved[i] = {saved_y(job, cell, t0 + i), fired_at(job, cell, t0 + i)};
+#pragma unroll
+    for (int i = 0; i < at_once; i++)
+      if (t0 + i < last) {
+        before(t0 + i, s);
+        after(t0 + i, replay_quad(job, model, k, cell, t0 + i, saved[i], s));
+      }
+  }
 }
 
 // What steps have read, thread by thread: rows [0, segment / chunk) of the first step of each chunk, then of each step of a chunk.
@@ -60,7 +94,8 @@ template <class T> struct Replayed {
   T* rows;  // [replayed_rows,width]
   int64_t width;
 
-  template <class Model> __device__ __forceinline__ void keep(const Model& model, const Cell& cell, int64_t column, int row, const QuadState<T>& s) const {
+  template <class Model> __device__ __forceinline__ void keep(const Model& model, const Cell& cell, int64_t column, int row,
+                                                              const QuadState<T>& s) const {
     if (!cell.live) return;
     T* to = rows + row * 4 * width + column;
     store(to, s.v, 4), store(to + width, s.a, 4);
@@ -68,7 +103,8 @@ template <class T> struct Replayed {
     if (model.refractory) store(to + 3 * width, s.r, 4);
   }
   // z stays as it is.
-  template <class Model> __device__ __forceinline__ void recall(const Model& model, const Cell& cell, int64_t column, int row, QuadState<T>& s) const {
+  template <class Model> __device__ __forceinline__ void recall(const Model& model, const Cell& cell, int64_t column, int row,
+                                                                QuadState<T>& s) const {
     if (!cell.live) return;
     const T* from = rows + row * 4 * width + column;
     s.v = quad_at(from), s.a = quad_at(from + width);
@@ -79,37 +115,36 @@ template <class T> struct Replayed {
 
 // Keeps what the first step of each chunk of the segment [S0, S1) read.
 template <class T, class Model>
-LSNN_DEVICE void replay_segment(const BackwardJob<T>& job, const Model& model, const Cell& cell, const Replayed<T>& replayed, int64_t column,
-                                int S0, int S1) {
-  const QuadCoefs<T> k(job.p, job.f.layer, cell);
+LSNN_DEVICE void replay_segment(const BackwardJob<T>& job, const Model& model, const Cell& cell, const Replayed<T>& replayed,
+                                int64_t column, int S0, int S1) {
   QuadState<T> s = saved_state(job, cell, S0);
-  for (int t = S0; t < S1 && cell.live; t++) {
-    if ((t - S0) % chunk == 0) replayed.keep(model, cell, column, int((t - S0) / chunk), s);
-    replay_quad(job, model, k, cell, t, s);
-  }
+  auto keep = [&](int t, const QuadState<T>& read) {
+    if ((t - S0) % chunk == 0) replayed.keep(model, cell, column, int((t - S0) / chunk), read);
+  };
+  replay_steps(job, model, cell, S0, S1, s, keep, [](int, unsigned) {});
 }
 // Keeps what each step of the chunk [t0, t1) read, and calls mark(t - t0, bits of the neurons whose dL/dz is of use).
 template <class T, class Model, class Mark>
 LSNN_DEVICE void replay_chunk(const BackwardJob<T>& job, const Model& model, const Cell& cell, const Replayed<T>& replayed, int64_t column,
                               int index, int t0, int t1, const Mark& mark) {
-  const QuadCoefs<T> k(job.p, job.f.layer, cell);
   QuadState<T> s{};
   replayed.recall(model, cell, column, index, s);
   s.z = spikes_at(job, cell, t0 - 1);
-  for (int t = t0; t < t1; t++) {
-    replayed.keep(model, cell, column, first_step_row + t - t0, s);
-    mark(t - t0, cell.live ? replay_quad(job, model, k, cell, t, s) : 0u);
-  }
+  auto keep = [&](int t, const QuadState<T>& read) { replayed.keep(model, cell, column, first_step_row + t - t0, read); };
+  replay_steps(job, model, cell, t0, t1, s, keep, [&](int t, unsigned bits) { mark(t - t0, bits); });
 }
 // The largest multiple of `of` below n, or less than 0.
 LSNN_INLINE int last_multiple(int64_t n, int64_t of) { return n > 0 ? int((n - 1) / of * of) : -1; }
 
 // ----------------------------------------------------------------------------------------------------------------- adjoint
-template <class T> LSNN_DEVICE Quad<T> outside_z(const BackwardJob<T>& job, const Cell& cell, int64_t t) {
+template <class T> LSNN_DEVICE const T* outside_z_at(const BackwardJob<T>& job, const Cell& cell, int64_t t) {
   const BackwardArgs& f = job.f;
-  if (!f.gz) return {};
-  const T* g = (const T*)f.gz + t * f.gz_stride_t + cell.b * f.gz_stride_b;
-  return f.gz_stride_n ? load(g + cell.n, cell.live) : Quad<T>::all(*g);
+  return (const T*)f.gz + t * f.gz_stride_t + cell.b * f.gz_stride_b + cell.n * f.gz_stride_n;
+}
+template <class T> LSNN_DEVICE Quad<T> outside_z(const BackwardJob<T>& job, const Cell& cell, int64_t t) {
+  if (!job.f.gz) return {};
+  const T* g = outside_z_at(job, cell, t);
+  return job.f.gz_stride_n ? load(g, cell.live) : Quad<T>::all(*g);
 }
 template <class T> LSNN_DEVICE Quad<T> outside(const BackwardJob<T>& job, const void* g, const Cell& cell, int64_t t) {
   return g ? load((const T*)g + cell.at(job.f.layer, t), cell.live) : Quad<T>{};
@@ -123,15 +158,18 @@ template <class T> LSNN_DEVICE Quad<T> last_state_z(const BackwardJob<T>& job, c
 
 // All that the adjoint of step t reads of global memory, so that it can be under way while the product is formed.
 template <class T> struct QuadRecord {
-  Quad<T> y, z, gz;
-  QuadState<T> before;
+  Quad<T> y, gz;
+  QuadState<T> before;           // but z
+  unsigned fired, fired_before;  // bits of the spikes of steps t and t - 1
 };
 template <class T, class Model>
 LSNN_DEVICE QuadRecord<T> recorded(const BackwardJob<T>& job, const Model& model, const Cell& cell, const Replayed<T>& replayed,
                                    int64_t column, int t, int step) {
-  QuadRecord<T> record{saved_y(job, cell, t), spikes_at(job, cell, t), outside_z(job, cell, t), {}};
-  record.before.z = spikes_at(job, cell, t - 1);
+  QuadRecord<T> record{saved_y(job, cell, t), outside_z(job, cell, t), {}, fired_at(job, cell, t), t ? fired_at(job, cell, t - 1) : 0};
   replayed.recall(model, cell, column, first_step_row + step, record.before);
+  // On their way to the second level cache: what the replay of the segment before and the next steps will read.
+  if (t >= segment && cell.live) prefetch_y(job, cell, t - segment);
+  if (t >= 8 && cell.live && job.f.gz) prefetch(outside_z_at(job, cell, t - 8));
   return record;
 }
 
@@ -158,14 +196,17 @@ LSNN_DEVICE Quad<T> adjoint_quad(const BackwardJob<T>& job, const Model& model, 
   const Layer& l = f.layer;
   const QuadCoefs<T> k(job.p, l, cell);
   const Quad<T> gv = outside<T>(job, f.gv, cell, t), ga = outside<T>(job, f.ga, cell, t), gA = outside<T>(job, f.gA, cell, t),
-                last_z = last_state_z(job, cell, t);
+                last_z = last_state_z(job, cell, t), z = spikes_at(job, cell, t, record.fired);
+  QuadState<T> before = record.before;
+  before.z = spikes_at(job, cell, t - 1, record.fired_before);
   Quad<T> dc;
-#pragma unroll
+#pragma unroll(unrolled<Model>)
   for (int q = 0; q < 4; q++) {
-    Adjoint<T> of{d.v[q] + gv[q], d.a[q] + ga[q], d.i[q], d.z[q] + last_z[q] + product[q] + record.gz[q]};
+    Adjoint<T> of{d.v.pick(q) + gv.pick(q), d.a.pick(q) + ga.pick(q), d.i.pick(q),
+                  d.z.pick(q) + last_z.pick(q) + product.pick(q) + record.gz.pick(q)};
     Coefs<T> g = {};
-    dc[q] = step_adjoint(model, k.of[q], record.before.of(q), record.y[q], record.z[q], gA[q], of, g);
-    d.v[q] = of.v, d.a[q] = of.a, d.i[q] = of.i, d.z[q] = of.z;
+    dc.put(q, step_adjoint(model, k.of(q), before.of(q), record.y.pick(q), z.pick(q), gA.pick(q), of, g));
+    d.v.put(q, of.v), d.a.put(q, of.a), d.i.put(q, of.i), d.z.put(q, of.z);
     const T sums[] = {g.alpha, g.kappa, g.rho, g.q, g.p, g.beta, g.eta, g.theta, g.sigma, g.width, g.R};
 #pragma unroll
     for (int c = 0; c < n_coefficients; c++)
@@ -182,7 +223,8 @@ template <class T> LSNN_DEVICE void store_first_gradients(const BackwardJob<T>& 
 }
 // dL/d of the spikes `back` + 1 steps before the sequence; the newest ones have a local part too, which step 0 left in d.
 template <class T>
-LSNN_DEVICE void store_first_z_gradient(const BackwardJob<T>& job, const Cell& cell, int back, const QuadAdjoint<T>& d, const Quad<T>& product) {
+LSNN_DEVICE void store_first_z_gradient(const BackwardJob<T>& job, const Cell& cell, int back, const QuadAdjoint<T>& d,
+                                        const Quad<T>& product) {
   const Layer& l = job.f.layer;
   Quad<T> z = last_state_z(job, cell, -1 - back);
 #pragma unroll

@@ -38,13 +38,12 @@ template <class Words> LSNN_DEVICE int list_neurons(const Words& word_at, int fi
 }
 
 // Rows of the packed weights [S,N,NP] to shared memory [S,N,width], from column `first` on; zeros beyond NP. The whole block calls.
-template <class W> LSNN_DEVICE void copy_columns(W* to, const W* from, int64_t rows, int NP, int first, int width) {
+template <class W> LSNN_DEVICE void copy_columns(W* to, const W* from, int rows, int NP, int first, int width) {
   const int quads = width / 4;
-  for (int64_t i = threadIdx.x; i < rows * quads; i += blockDim.x) {
-    const int64_t row = i / quads;
-    const int column = int(i % quads) * 4;
-    *reinterpret_cast<Quad<W>*>(to + row * width + column) =
-        first + column < NP ? load_constant(&quad_at(from + row * NP + first + column)) : Quad<W>::all(W(0.f));
+  for (int i = threadIdx.x; i < rows * quads; i += blockDim.x) {
+    const int row = i / quads, column = i % quads * 4;
+    store_whole(to + row * width + column,
+                first + column < NP ? constant_quad<false>(from + (int64_t)row * NP + first + column) : Quad<W>::all(W(0.f)));
   }
 }
 

@@ -6,7 +6,10 @@
 
 namespace lsnn::cuda {
 
-inline constexpr int most_threads = 512;  // of a block: 128 registers are left for each thread
+// Threads of a block: so many that the registers each of them needs are left. Forwards 128, backwards 168, or up to 255 where the
+// addresses of the rows have 64 bits.
+inline constexpr int most_threads_forward = 512;
+constexpr int most_threads_backward(bool rows_here) { return rows_here ? 384 : 256; }
 inline constexpr int list_size = 256;     // neurons that a warp's list may hold: those of 8 words
 
 LSNN_INLINE int64_t padded(int64_t n) { return (n + 3) / 4 * 4; }  // whole quads

@@ -105,8 +105,7 @@ template <class T, class Model> __global__ void __launch_bounds__(256) replay_ke
   if (at.index >= job.threads) return;  // whole warps
   const Model model = Known<Model>::model(l, flags, job.f.want);
   if (job.index < 0) replay_segment(job, model, at.cell, job.replayed, 4 * at.index, job.first, job.last);
-  else
-    replay_chunk(job, model, at.cell, job.replayed, 4 * at.index, job.index, job.first, job.last, [](int, unsigned) {});
+  else replay_chunk(job, model, at.cell, job.replayed, 4 * at.index, job.index, job.first, job.last, [](int, unsigned) {});
 }
 
 }  // namespace lsnn::cuda

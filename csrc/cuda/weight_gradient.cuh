@@ -10,7 +10,7 @@ template <class T> struct WeightJob : BackwardJob<T> {
   T* parts;  // [parts,N,N]
 };
 
-template <class T> __global__ void __launch_bounds__(most_threads) weight_gradient_kernel(WeightJob<T> job) {
+template <class T> __global__ void __launch_bounds__(256) weight_gradient_kernel(WeightJob<T> job) {
   const BackwardArgs& f = job.f;
   const Layer& l = f.layer;
   const WeightTiles& tiles = job.tiles;
