@@ -19,7 +19,18 @@ def show_config() -> str:
         f"lsnn_ext, compiled with GCC-compatible {c.compiler}",
         f"torch {torch.__version__}, {torch.get_num_threads()} threads",
         f"CPU kernels: {c.instruction_set()} (LSNN_CPU=avx512|avx2|portable overrides)",
-        "CUDA kernels: none in this build",
+        _cuda(),
         f"rows: {', '.join(_library.DYNAMICS)}",
     ]
     return "\n".join(lines)
+
+
+def _cuda() -> str:
+    cuda = _library._C.cuda
+    if cuda is None:
+        return "CUDA kernels: none in this build, as nvcc was not found when it was made"
+    device = "no device: this torch is a CPU build" if torch.version.cuda is None else "torch sees no device"
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_name()
+    built = f"nvcc {cuda['version']} for {cuda['architectures']}"
+    return f"CUDA kernels: {built}; {device} (LSNN_CUDA=block|gather|cluster|step overrides)"

@@ -34,7 +34,11 @@ def compiled_rows() -> list[dict[str, Any]]:
     return list(_C.dynamics())
 
 
+# Devices with kernels; "meta" stands for none, shapes only.
+DEVICES: tuple[str, ...] = ("cpu", "meta")
+
 if _C is not None:
+    DEVICES = ("cpu", "cuda", "meta") if _C.cuda else DEVICES
     DYNAMICS = {row["name"]: k for k, row in enumerate(_C.dynamics())}
     SURROGATES = {name: k for k, name in enumerate(_C.surrogates())}
     if tuple(_C.coefficients()) != COEFFICIENTS:
@@ -227,6 +231,7 @@ if available:
     }  # fmt: skip
     for _name, _fake in _fakes.items():
         torch.library.register_fake(f"lsnn::{_name}", _fake)
-        torch.library.register_autocast(f"lsnn::{_name}", "cpu", torch.float32)
+        for _device in ("cpu", "cuda"):
+            torch.library.register_autocast(f"lsnn::{_name}", _device, torch.float32)
         _registry.impl(_name, _refusing(_name), "Autograd", with_keyset=True)
     torch.library.register_fake("lsnn::buffer", lambda like, rows, columns: like.new_empty(rows, columns))

@@ -37,7 +37,7 @@ class Delays(NamedTuple):
         return cls(each, distinct)
 
 
-def _delays(delay: int | Tensor | Delays, N: int) -> tuple[Tensor | None, list[int]]:
+def _delays(delay: int | Tensor | Delays, N: int, device: torch.device) -> tuple[Tensor | None, list[int]]:
     """The delay of each synapse, or None where all are alike, and the distinct delays in ascending order."""
     if isinstance(delay, int) and not isinstance(delay, bool):
         if delay < 0:
@@ -46,7 +46,7 @@ def _delays(delay: int | Tensor | Delays, N: int) -> tuple[Tensor | None, list[i
     given = delay if isinstance(delay, Delays) else Delays.of(delay)  # type: ignore[arg-type]  # a bool is refused there
     if given.each.shape != (N, N):
         raise ValueError(f"delay: expected shape ({N}, {N}), got {tuple(given.each.shape)}")
-    return (given.each.to(torch.int64) if len(given.distinct) > 1 else None), list(given.distinct)
+    return (given.each.to(device, torch.int64) if len(given.distinct) > 1 else None), list(given.distinct)
 
 
 def _check_coefficients(given: dict[str, Coefficient | None], N: int, device: torch.device) -> None:
@@ -69,10 +69,16 @@ def _check_coefficients(given: dict[str, Coefficient | None], N: int, device: to
 def _stacked(given: dict[str, Coefficient], N: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, int]:
     """All coefficients as one tensor (11,N), and the bits of those whose gradient is asked for."""
     want = sum(1 << k for k, value in enumerate(given.values()) if isinstance(value, Tensor) and value.requires_grad)
-    if not any(isinstance(value, Tensor) for value in given.values()):
-        return torch.tensor(list(given.values()), dtype=dtype, device=device)[:, None].expand(-1, N), 0
-    rows = [torch.as_tensor(value, dtype=dtype, device=device).expand(N) for value in given.values()]
-    return torch.stack(rows), want
+    if device.type == "cpu" and not any(isinstance(value, Tensor) for value in given.values()):
+        return torch.tensor(list(given.values()), dtype=dtype)[:, None].expand(-1, N), 0
+
+    def row(value: Coefficient) -> Tensor:
+        if isinstance(value, Tensor):
+            return value.to(device, dtype).expand(N)
+        # Filled on the device: a copy from the host would wait for it, and could not be captured in a graph.
+        return torch.full((N,), value, dtype=dtype, device=device)
+
+    return torch.stack([row(value) for value in given.values()]), want
 
 
 def _state(state: State | None, B: int, N: int, D: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
@@ -189,7 +195,7 @@ def alif(
     N, dtype = current.shape[2], torch.promote_types(current.dtype, torch.float32)
     _check_coefficients(chosen, N, current.device)
     coefficients, want = _stacked(reference.coefficients(dynamics, **chosen), N, dtype, current.device)
-    synapse, delays = _delays(delay, N)
+    synapse, delays = _delays(delay, N, current.device)
     full_state = _state(state, current.shape[1], N, 1 + delays[-1], dtype, current.device)
     if not _library.available:
         _warn_slow()
@@ -199,10 +205,10 @@ def alif(
             dynamics=dynamics, surrogate=surrogate, dampening=dampening, state=State(*full_state), trace=trace,
             smooth=smooth,
         )  # fmt: skip
-    if current.device.type not in ("cpu", "meta"):
+    if current.device.type not in _library.DEVICES:
         raise RuntimeError(
-            f"current: expected a tensor on the CPU, as this build of lsnn_ext has no kernels for other devices, got "
-            f"device {current.device}; move the tensors to the CPU, or see lsnn_ext.show_config()"
+            f"current: expected a tensor on {' or '.join(_library.DEVICES)}, for which this build of lsnn_ext has "
+            f"kernels, got device {current.device}; move the tensors there, or see lsnn_ext.show_config()"
         )
     spikes, *last, trace_v, trace_a, threshold = _library.alif(
         current.to(dtype), w_rec.to(dtype), coefficients, synapse, delays, full_state, dynamics=dynamics,

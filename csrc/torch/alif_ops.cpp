@@ -2,18 +2,14 @@
 #include <torch/csrc/stable/library.h>
 
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <optional>
 #include <tuple>
 
-#include "../cpu/run.h"
-#include "memory.h"
+#include "devices.h"
 
 namespace lsnn::binding {
 namespace {
-
-using Ints = std::vector<int64_t>;
 
 // ------------------------------------------------------------------------------------------------------------------ layer
 template <class T> void check_coefficients(const T* k, int64_t N, double dampening) {
@@ -59,14 +55,17 @@ LayerHolder make_layer(int64_t T, int64_t B, const Tensor& w_rec, const Tensor& 
   if (delay) {
     STD_TORCH_CHECK(delay->scalar_type() == ScalarType::Long, "delay must be an int64 tensor");
     check_shape(*delay, "delay", {N, N});
+    check_like_device(*delay, "delay", w_rec, "w_rec");
     const int64_t* d = (const int64_t*)data(h.delay);
-    for (int64_t i = 0; i < N * N; i++) {
+    for (int64_t i = 0; delay->is_cpu() && i < N * N; i++) {
       bool known = false;
       for (int64_t k : delays) known |= d[i] == k;
       STD_TORCH_CHECK(known, "delay must hold only numbers of delays, got ", d[i]);
     }
   }
-  if (w_rec.scalar_type() == ScalarType::Double) check_coefficients((const double*)data(h.coefficients), N, dampening);
+  // What lies on a card is not read here: the host would have to wait for it.
+  if (!coefficients.is_cpu()) {
+  } else if (w_rec.scalar_type() == ScalarType::Double) check_coefficients((const double*)data(h.coefficients), N, dampening);
   else check_coefficients((const float*)data(h.coefficients), N, dampening);
   h.layer = {T,
              B,
@@ -102,13 +101,6 @@ StateHolder make_state(const Tensor& like, const Layer& l, const Tensor& v, cons
   return {dense(v), dense(a), dense(i), dense(r), dense(z)};
 }
 
-void run(const ForwardArgs& f, ScalarType type) {
-  type == ScalarType::Double ? cpu::forward<double>(f, parallel) : cpu::forward<float>(f, parallel);
-}
-void run(const BackwardArgs& f, ScalarType type) {
-  type == ScalarType::Double ? cpu::backward<double>(f, parallel) : cpu::backward<float>(f, parallel);
-}
-
 // -------------------------------------------------------------------------------------------------------------- operators
 using Thirteen = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 using Seven = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -128,13 +120,13 @@ Thirteen alif_forward(Tensor current, Tensor w_rec, Tensor coefficients, std::op
   const StateHolder s = make_state(current, l, v, a, i, r, z);
   const Tensor x = current.stride(2) == 1 || N == 1 ? current : dense(current);
 
-  const Tensor out = empty({T, B, N}, type);
-  const Tensor vT = empty({B, N}, type), aT = empty({B, N}, type), iT = empty({B, N}, type), rT = empty({B, N}, type),
-               zT = empty({l.D, B, N}, type);
-  auto when = [&](bool wanted, const Ints& sizes) { return empty(wanted ? sizes : Ints{0}, type); };
+  const Tensor out = empty(current, {T, B, N}, type);
+  const Tensor vT = empty(current, {B, N}, type), aT = empty(current, {B, N}, type), iT = empty(current, {B, N}, type),
+               rT = empty(current, {B, N}, type), zT = empty(current, {l.D, B, N}, type);
+  auto when = [&](bool wanted, const Ints& sizes) { return empty(current, wanted ? sizes : Ints{0}, type); };
   const Tensor tv = when(trace, {T, B, N}), ta = when(trace, {T, B, N}), tA = when(trace, {T, B, N});
   const Tensor y = when(save, {T, B, N}), smooth_z = when(save && smooth, {T, B, N}), carry = when(save, {segments(T), 4, B, N});
-  const Tensor bits = empty(save ? Ints{T, B, words(N)} : Ints{0}, ScalarType::Int);
+  const Tensor bits = empty(current, save ? Ints{T, B, words(N)} : Ints{0}, ScalarType::Int);
   auto out_ptr = [](const Tensor& t, bool wanted) { return wanted ? t.mutable_data_ptr() : nullptr; };
 
   ForwardArgs f{};
@@ -146,7 +138,7 @@ Thirteen alif_forward(Tensor current, Tensor w_rec, Tensor coefficients, std::op
   f.trace_v = out_ptr(tv, trace), f.trace_a = out_ptr(ta, trace), f.trace_A = out_ptr(tA, trace);
   f.save = save;
   f.saved = {out_ptr(y, save), (uint32_t*)out_ptr(bits, save), out_ptr(smooth_z, save && smooth), out_ptr(carry, save)};
-  run(f, type);
+  run(f, current);
   return {out, vT, aT, iT, rT, zT, tv, ta, tA, y, bits, smooth_z, carry};
 }
 
@@ -166,14 +158,16 @@ Seven alif_backward(std::optional<Tensor> g_spikes, std::optional<Tensor> g_trac
   check_shape(bits, "bits", {T, B, words(N)}), check_shape(carry, "carry", {segments(T), 4, B, N});
   STD_TORCH_CHECK(y.is_contiguous() && bits.is_contiguous() && carry.is_contiguous(), "saved tensors must be contiguous");
   const StateHolder s = make_state(y, l, v, a, i, r, z);
-  if (want & (1 << KAPPA | 1 << SIGMA))
+  if (want & (1 << KAPPA | 1 << SIGMA) && coefficients.is_cpu())
     for (int64_t n = 0; n < N; n++)
       STD_TORCH_CHECK(
           type == ScalarType::Double ? ((const double*)l.coefficients)[KAPPA * N + n] : ((const float*)l.coefficients)[KAPPA * N + n],
           "kappa must not be 0 where the gradient of kappa or sigma is asked for, got 0 at neuron ", n);
   auto plain = [&](const std::optional<Tensor>& g, const char* name, const Ints& sizes) {
     if (g) check_like(*g, name, y), check_shape(*g, name, sizes);
-    return g ? std::optional<Tensor>(dense(*g)) : std::nullopt;
+    std::optional<Tensor> at_hand;
+    if (g) at_hand = dense(*g);
+    return at_hand;
   };
   std::optional<Tensor> gs = g_spikes;
   if (gs) {
@@ -185,11 +179,11 @@ Seven alif_backward(std::optional<Tensor> g_spikes, std::optional<Tensor> g_trac
   const auto gv = plain(g_v, "gradient of v", {B, N}), ga = plain(g_a, "gradient of a", {B, N}), gi = plain(g_i, "gradient of i", {B, N}),
              gz = plain(g_z, "gradient of z", {l.D, B, N});
 
-  const Tensor gx = empty({T, B, N}, type), gw = want_w ? empty({N, N}, type) : empty({0}, type);
-  const Tensor gk = want ? empty({n_coefficients, N}, type) : empty({0}, type);
-  const Tensor v0 = empty({B, N}, type), a0 = empty({B, N}, type), i0 = empty({B, N}, type);
-  const Tensor z0 = empty({z.size(0), B, N}, type);
-  if (z.size(0) > l.D) std::memset(z0.mutable_data_ptr(), 0, z0.numel() * z0.element_size());
+  const Tensor gx = empty(y, {T, B, N}, type), gw = want_w ? empty(y, {N, N}, type) : empty(y, {0}, type);
+  const Tensor gk = want ? empty(y, {n_coefficients, N}, type) : empty(y, {0}, type);
+  const Tensor v0 = empty(y, {B, N}, type), a0 = empty(y, {B, N}, type), i0 = empty(y, {B, N}, type);
+  Tensor z0 = empty(y, {z.size(0), B, N}, type);
+  if (z.size(0) > l.D) torch::stable::zero_(z0);
 
   BackwardArgs f{};
   f.layer = l;
@@ -204,7 +198,7 @@ Seven alif_backward(std::optional<Tensor> g_spikes, std::optional<Tensor> g_trac
   f.gw = want_w ? gw.mutable_data_ptr() : nullptr;
   f.gcoefficients = want ? gk.mutable_data_ptr() : nullptr;
   f.gfirst = {v0.mutable_data_ptr(), a0.mutable_data_ptr(), i0.mutable_data_ptr(), nullptr, z0.mutable_data_ptr()};
-  run(f, type);
+  run(f, y);
   return {gx, gw, gk, v0, a0, i0, z0};
 }
 
@@ -230,6 +224,12 @@ STABLE_TORCH_LIBRARY(lsnn, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lsnn, CPU, m) {
+  m.impl("alif_forward", TORCH_BOX(&alif_forward));
+  m.impl("alif_backward", TORCH_BOX(&alif_backward));
+}
+
+// Also where there are no CUDA kernels: then they say so.
+STABLE_TORCH_LIBRARY_IMPL(lsnn, CUDA, m) {
   m.impl("alif_forward", TORCH_BOX(&alif_forward));
   m.impl("alif_backward", TORCH_BOX(&alif_backward));
 }

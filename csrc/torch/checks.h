@@ -29,9 +29,14 @@ inline void check_shape(const Tensor& t, const char* name, const std::vector<int
   STD_TORCH_CHECK(same, name, " must have shape ", shape_text(want.data(), want.size()), ", got ", shape_text(t));
 }
 
+// t: on the device of `other`, the argument called `of`.
+inline void check_like_device(const Tensor& t, const char* name, const Tensor& other, const char* of = "current") {
+  STD_TORCH_CHECK(t.is_cpu() == other.is_cpu() && t.is_cuda() == other.is_cuda() && t.get_device_index() == other.get_device_index(), name,
+                  " must be on the device of ", of);
+}
 // t: on the device and of the dtype of `other`, the argument called `of`.
 inline void check_like(const Tensor& t, const char* name, const Tensor& other, const char* of = "current") {
-  STD_TORCH_CHECK(t.is_cpu() == other.is_cpu() && t.is_cuda() == other.is_cuda(), name, " must be on the device of ", of);
+  check_like_device(t, name, other, of);
   STD_TORCH_CHECK(t.scalar_type() == other.scalar_type(), name, " must have the dtype of ", of);
 }
 

@@ -17,7 +17,7 @@ void check_real(const Tensor& t, const char* name) {
 Tensor buffer(Tensor like, int64_t rows, int64_t columns) {
   check_real(like, "like");
   STD_TORCH_CHECK(rows >= 0 && columns >= 0, "sizes must be >= 0, got ", rows, " and ", columns);
-  return empty({rows, columns}, like.scalar_type());
+  return empty(like, {rows, columns}, like.scalar_type());
 }
 
 // x (R,I), weight (N,I), bias (N) or none -> x weight^T + bias (R,N); cheap where most of x is zero.
@@ -29,7 +29,7 @@ Tensor linear_events(Tensor x, Tensor weight, std::optional<Tensor> bias) {
   const int64_t R = x.size(0), I = x.size(1), N = weight.size(0);
   STD_TORCH_CHECK((I + 1) * (N + 64) < int64_t(1) << 32, "weight must hold less than 2^32 numbers, got ", shape_text(weight));
   if (bias) check_like(*bias, "bias", x, "x"), check_shape(*bias, "bias", {N});
-  const Tensor from = dense(x), y = empty({R, N}, x.scalar_type());
+  const Tensor from = dense(x), y = empty(x, {R, N}, x.scalar_type());
   const std::optional<Tensor> b = bias ? std::optional<Tensor>(dense(*bias)) : std::nullopt;
   cpu::Linear l{};
   l.R = R, l.I = I, l.N = N, l.x = data(from), l.bias = data(b), l.y = y.mutable_data_ptr();
@@ -46,7 +46,7 @@ std::tuple<Tensor, Tensor> linear_events_backward(Tensor g, Tensor x) {
   STD_TORCH_CHECK(g.dim() == 2 && g.size(0) == x.size(0), "gradient must have shape (", x.size(0), ", outputs), got ", shape_text(g));
   const int64_t R = x.size(0), I = x.size(1), N = g.size(1);
   STD_TORCH_CHECK((I + 1) * (N + 64) < int64_t(1) << 32, "weight must hold less than 2^32 numbers, got ", I, " inputs and ", N, " outputs");
-  const Tensor from = dense(x), back = dense(g), gw = empty({N, I}, x.scalar_type()), gbias = empty({N}, x.scalar_type());
+  const Tensor from = dense(x), back = dense(g), gw = empty(x, {N, I}, x.scalar_type()), gbias = empty(x, {N}, x.scalar_type());
   cpu::Linear l{};
   l.R = R, l.I = I, l.N = N, l.x = data(from), l.g = data(back), l.gw = gw.mutable_data_ptr(), l.gbias = gbias.mutable_data_ptr();
   if (x.scalar_type() == ScalarType::Double) cpu::linear_backward<double>(l, parallel);

@@ -10,12 +10,21 @@ namespace lsnn::binding {
 
 using Ints = std::vector<int64_t>;
 
-inline Tensor empty(const Ints& sizes, ScalarType type) {
-  int64_t bytes = type == ScalarType::Double ? 8 : 4;
+// Uninitialised, where `like` lies.
+inline Tensor empty(const Tensor& like, const Ints& sizes, ScalarType type) {
+  int64_t bytes = type == ScalarType::Double ? 8 : type == ScalarType::Byte ? 1 : 4;
   bool fits = true;
   for (int64_t s : sizes) fits = fits && !__builtin_mul_overflow(bytes, s, &bytes);
   STD_TORCH_CHECK(fits, "not enough memory: a tensor of shape ", shape_text(sizes.data(), sizes.size()),
                   " has more bytes than can be counted");
+  if (!like.is_cpu()) {  // the allocator of torch; its reason is lost on the way through the stable interface
+    try {
+      return torch::stable::new_empty(like, sizes, type);
+    } catch (const std::exception&) {
+      STD_TORCH_CHECK(false, "not enough memory on the device: ", bytes, " bytes for a tensor of shape ",
+                      shape_text(sizes.data(), sizes.size()), " were asked for");
+    }
+  }
   Ints strides(sizes.size(), 1);
   for (size_t d = sizes.size(); d-- > 1;) strides[d - 1] = strides[d] * std::max<int64_t>(sizes[d], 1);
   void* block = cpu::take_block(std::max<int64_t>(bytes, 1));

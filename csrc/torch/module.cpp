@@ -1,9 +1,10 @@
 // lsnn_ext._C: what tensors can't say. Importing it also registers the operators of alif_ops.cpp, which lie in the same object.
-#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include "../alif.h"
 #include "../cpu/block_cache.h"
 #include "../cpu/run.h"
+#include "plan_info.h"
 
 namespace py = pybind11;
 
@@ -51,5 +52,12 @@ PYBIND11_MODULE(_C, m) {
   m.def("empty_cache", &lsnn::cpu::empty_cache, "Gives the memory kept for reuse back to the system.");
   m.attr("segment") = lsnn::segment;
   m.attr("compiler") = __VERSION__;
+  using namespace py::literals;
+  m.def("plan", &lsnn::binding::plan, lsnn::binding::plan_text, "T"_a, "B"_a, "N"_a, "delays"_a = std::vector<int64_t>{0},
+        "dtype"_a = "float32", "weights"_a = "", "smooth"_a = false, "spikes"_a = 0.02, "active"_a = 0.3, "card"_a = py::none());
+#ifdef LSNN_CUDA_KERNELS
+  m.attr("cuda") = py::dict("version"_a = LSNN_CUDA_VERSION, "architectures"_a = LSNN_CUDA_ARCHITECTURES);
+#else
   m.attr("cuda") = py::none();
+#endif
 }

@@ -1,0 +1,125 @@
+#include "devices.h"
+
+#include <dlfcn.h>
+
+#include <cstdlib>
+#include <cstring>
+
+#include "../cpu/run.h"
+#include "../cuda/host_product.h"
+#include "../cuda/run.h"
+
+#ifdef LSNN_CUDA_KERNELS  // real ones
+#include <torch/csrc/stable/accelerator.h>
+#endif
+
+namespace lsnn::binding {
+
+#ifdef LSNN_CUDA_KERNELS
+const bool has_cuda = true;
+cuda::Card cuda_card() { return cuda::current_card(); }
+#else
+const bool has_cuda = false;
+cuda::Card cuda_card() { throw std::runtime_error("this build of lsnn_ext has no CUDA kernels"); }
+#endif
+
+std::optional<cuda::Design> asked_design() {
+  const char* asked = std::getenv("LSNN_CUDA");
+  if (!asked || !*asked) return std::nullopt;
+  for (int d = 0; d < cuda::n_designs; d++)
+    if (!std::strcmp(asked, cuda::design_names[d])) return cuda::Design(d);
+  throw std::runtime_error(std::string("LSNN_CUDA: expected block, gather, cluster or step, got '") + asked + "'");
+}
+
+namespace {
+
+cuda::Storage storage_of(const Tensor& like) { return like.scalar_type() == ScalarType::Double ? cuda::Storage::f64 : cuda::Storage::f32; }
+
+void run_on_cpu(const ForwardArgs& f, const Tensor& like) {
+  storage_of(like) == cuda::Storage::f64 ? cpu::forward<double>(f, parallel) : cpu::forward<float>(f, parallel);
+}
+void run_on_cpu(const BackwardArgs& f, const Tensor& like) {
+  storage_of(like) == cuda::Storage::f64 ? cpu::backward<double>(f, parallel) : cpu::backward<float>(f, parallel);
+}
+
+#if defined(LSNN_CUDA_KERNELS) || defined(LSNN_EMULATOR)
+int64_t workspace_of(const ForwardArgs& f, const cuda::Plan& plan) { return cuda::forward_workspace(f, plan); }
+int64_t workspace_of(const BackwardArgs& f, const cuda::Plan& plan) { return cuda::backward_workspace(f, plan); }
+void run_kernels(const ForwardArgs& f, const cuda::Plan& plan, void* workspace, const cuda::Product& product, void* stream) {
+  cuda::forward(f, plan, workspace, product, stream);
+}
+void run_kernels(const BackwardArgs& f, const cuda::Plan& plan, void* workspace, const cuda::Product& product, void* stream) {
+  cuda::backward(f, plan, workspace, product, stream);
+}
+
+template <class Args> void run_as_planned(const Args& f, const Tensor& like, const cuda::Product& product, void* stream) {
+  const auto asked = asked_design();
+  const cuda::Plan plan = cuda::choose(cuda::current_card(), f.layer, storage_of(like), {}, asked ? &*asked : nullptr);
+  const int64_t bytes = workspace_of(f, plan);
+  const Tensor workspace = empty(like, {bytes}, ScalarType::Byte);
+  run_kernels(f, plan, workspace.mutable_data_ptr(), product, stream);
+}
+#endif
+
+#ifdef LSNN_CUDA_KERNELS
+// Functions of libtorch_cuda, which is there whenever a CUDA tensor is; this module must load without it.
+template <class F> F torch_cuda_function(const char* name) {
+  void* library = dlopen("libtorch_cuda.so", RTLD_NOLOAD | RTLD_LAZY);
+  void* found = library ? dlsym(library, name) : nullptr;
+  STD_TORCH_CHECK(found, "lsnn_ext: expected libtorch_cuda.so with the function ", name, ", found none; is torch a CUDA build?");
+  return reinterpret_cast<F>(found);
+}
+void* current_stream(const Tensor& like) {
+  static const auto get = torch_cuda_function<AOTITorchError (*)(int32_t, void**)>("aoti_torch_get_current_cuda_stream");
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(get(like.get_device_index(), &stream));
+  return stream;
+}
+
+// out += a w by the library that torch uses.
+struct TorchProduct {
+  const Tensor& like;
+  int64_t B, N;
+
+  Tensor view(const void* p, int64_t rows, int64_t row_stride, bool transposed) const {
+    const Ints sizes{rows, N}, strides = transposed ? Ints{1, row_stride} : Ints{row_stride, 1};
+    return torch::stable::from_blob(const_cast<void*>(p), sizes, strides, like.device(), like.scalar_type());
+  }
+  static void add(void* context, const void* a, const void* w, bool transposed, void* out) {
+    static const auto addmm =
+        torch_cuda_function<AOTITorchError (*)(AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, double, double)>(
+            "aoti_torch_cuda_addmm_out");
+    const auto& self = *static_cast<const TorchProduct*>(context);
+    const Tensor sum = self.view(out, self.B, self.N, false), factor = self.view(a, self.B, self.N, false),
+                 weights = self.view(w, self.N, cuda::padded(self.N), transposed);
+    STABLE_TORCH_ERROR_CODE_CHECK(addmm(sum.get(), sum.get(), factor.get(), weights.get(), 1, 1));
+  }
+};
+#endif
+
+template <class Args> void run_where_it_lies(const Args& f, const Tensor& like) {
+  if (like.is_cpu()) {
+#ifdef LSNN_EMULATOR
+    if (std::getenv("LSNN_EMULATE")) {
+      cuda::Sizes sizes{f.layer.B, f.layer.N};
+      const bool wide = like.scalar_type() == ScalarType::Double;
+      return run_as_planned(f, like, {wide ? &cuda::add_host_product<double> : &cuda::add_host_product<float>, &sizes}, nullptr);
+    }
+#endif
+    return run_on_cpu(f, like);
+  }
+#ifdef LSNN_CUDA_KERNELS
+  const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());
+  TorchProduct product{like, f.layer.B, f.layer.N};
+  run_as_planned(f, like, {&TorchProduct::add, &product}, current_stream(like));
+#else
+  STD_TORCH_CHECK(false, "current: expected a tensor on the CPU, as this build of lsnn_ext has no CUDA kernels");
+#endif
+}
+
+}  // namespace
+
+void run(const ForwardArgs& f, const Tensor& like) { run_where_it_lies(f, like); }
+void run(const BackwardArgs& f, const Tensor& like) { run_where_it_lies(f, like); }
+
+}  // namespace lsnn::binding

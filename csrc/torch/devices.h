@@ -1,0 +1,18 @@
+// Runs a pass on the device where its tensors lie, in the memory of torch and on its current stream.
+#pragma once
+#include "../cuda/plan.h"
+#include "memory.h"
+
+namespace lsnn::binding {
+
+void run(const ForwardArgs&, const Tensor& like);
+void run(const BackwardArgs&, const Tensor& like);
+
+// The design named by LSNN_CUDA, read at every call; none where it is not set.
+std::optional<cuda::Design> asked_design();
+
+// Whether this build has CUDA kernels; the current device.
+extern const bool has_cuda;
+cuda::Card cuda_card();
+
+}  // namespace lsnn::binding

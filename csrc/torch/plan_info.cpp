@@ -1,0 +1,90 @@
+#include "plan_info.h"
+
+#include <pybind11/stl.h>
+
+#include "../cuda/run.h"
+#include "devices.h"
+
+namespace lsnn::binding {
+namespace {
+
+using cuda::Card;
+using cuda::Design;
+using cuda::Pass;
+using cuda::Storage;
+
+struct Named {
+  const char* name;
+  Card card;
+};
+// From NVIDIA's table of compute capabilities and the data sheets.
+constexpr Named cards[] = {{"t4", {75, 40, 64 << 10, 1}},       {"a100", {80, 108, 163 << 10, 1}}, {"rtx3090", {86, 82, 99 << 10, 1}},
+                           {"rtx4090", {89, 128, 99 << 10, 1}}, {"h100", {90, 132, 227 << 10, 8}}, {"b200", {100, 148, 227 << 10, 8}},
+                           {"rtx5090", {120, 170, 99 << 10, 8}}};
+
+Card find_card(const std::optional<std::string>& name) {
+  if (!name) {
+    if (has_cuda) return cuda_card();
+    throw std::runtime_error("card: expected the name of one, as this build has no CUDA kernels, got None");
+  }
+  std::string known;
+  for (const Named& c : cards) {
+    if (*name == c.name) return c.card;
+    known += std::string(known.empty() ? "" : ", ") + c.name;
+  }
+  throw std::invalid_argument("card: expected one of " + known + ", or None for the current device, got '" + *name + "'");
+}
+
+Storage find_storage(const std::string& dtype, const std::string& weights) {
+  if (dtype == "float64" && (weights.empty() || weights == dtype)) return Storage::f64;
+  if (dtype == "float32" && (weights.empty() || weights == dtype)) return Storage::f32;
+  if (dtype == "float32" && weights == "bfloat16") return Storage::f32_bf16;
+  throw std::invalid_argument("dtype, weights: expected float32 with float32 or bfloat16, or float64 with float64, got '" + dtype +
+                              "' with '" + weights + "'");
+}
+
+py::dict describe(const Pass& chosen, const Card& card, const Layer& l, Storage s, const cuda::Activity& a,
+                  cuda::Possible (*possible)(Design, const Card&, const Layer&, Storage),
+                  double (*cycles)(const Card&, const Layer&, Storage, const Pass&, const cuda::Activity&)) {
+  py::dict d, considered;
+  d["design"] = cuda::design_names[(int)chosen.design];
+  d["blocks"] = chosen.blocks, d["items of a block"] = chosen.shape.groups, d["threads of an item"] = chosen.shape.threads;
+  d["blocks of a cluster"] = chosen.shape.ranks, d["quads of a lane"] = chosen.quads, d["shared memory"] = chosen.shared;
+  for (int i = 0; i < cuda::n_designs; i++) {
+    const cuda::Possible p = possible(Design(i), card, l, s);
+    if (p.yes) considered[cuda::design_names[i]] = cycles(card, l, s, p.pass, a);
+    else considered[cuda::design_names[i]] = p.why;
+  }
+  d["considered"] = considered;
+  return d;
+}
+
+}  // namespace
+
+py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays, const std::string& dtype, const std::string& weights,
+              bool smooth, double spikes, double active, const std::optional<std::string>& card_name) {
+  if (T < 0 || B < 0 || N < 1) throw std::invalid_argument("T, B, N: expected sizes >= 0 and one neuron at least");
+  if (delays.empty() || delays[0] < 0) throw std::invalid_argument("delays: expected ascending steps >= 0");
+  for (size_t i = 1; i < delays.size(); i++)
+    if (delays[i] <= delays[i - 1]) throw std::invalid_argument("delays: expected ascending steps >= 0");
+  const Card card = find_card(card_name);
+  const Storage storage = find_storage(dtype, weights);
+  const cuda::Activity activity{spikes, active};
+  Layer l{};
+  l.T = T, l.B = B, l.N = N, l.S = (int64_t)delays.size(), l.D = 1 + delays.back(), l.delays = delays.data(), l.smooth = smooth;
+  const auto asked = asked_design();
+  const cuda::Plan p = cuda::choose(card, l, storage, activity, asked ? &*asked : nullptr);
+  py::dict d, of_card;
+  of_card["capability"] = card.capability, of_card["multiprocessors"] = card.processors, of_card["shared memory"] = card.shared;
+  of_card["blocks of a cluster"] = card.most_ranks;
+  d["card"] = of_card;
+  d["asked"] = asked ? py::object(py::str(cuda::design_names[(int)*asked])) : py::none();
+  d["forward"] = describe(p.forward, card, l, storage, activity, &cuda::forward_pass, &cuda::forward_cycles);
+  d["backward"] = describe(p.backward, card, l, storage, activity, &cuda::backward_pass, &cuda::backward_cycles);
+  py::dict tiles;
+  tiles["rows"] = p.tiles.rows, tiles["columns"] = p.tiles.columns, tiles["tiles"] = p.tiles.count(), tiles["parts"] = p.tiles.parts;
+  d["weight gradient"] = tiles;
+  return d;
+}
+
+}  // namespace lsnn::binding

@@ -1,0 +1,24 @@
+// _C.plan: which CUDA kernels would run a layer, and why.
+#pragma once
+#include <pybind11/pybind11.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace lsnn::binding {
+
+namespace py = pybind11;
+
+inline constexpr const char* plan_text =
+    "The CUDA kernels that would run a layer of T steps, B items, N neurons, as a dict: for both directions the design, its launch,\n"
+    "and under 'considered' for each design the cycles of a step by the model of docs/kernels.md (no measurement), or why it\n"
+    "cannot run.\n\n"
+    "delays: distinct extra delays, ascending. dtype: of the numbers. weights: how they are stored, bfloat16 or as dtype.\n"
+    "spikes, active: expected shares of neurons that fire, and whose pseudo-derivative is not 0, in a step.\n"
+    "card: h100, a100, ... or None for the current device. LSNN_CUDA names a design here as it does for the operators.";
+
+py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays, const std::string& dtype, const std::string& weights,
+              bool smooth, double spikes, double active, const std::optional<std::string>& card);
+
+}  // namespace lsnn::binding
