@@ -1,0 +1,135 @@
+"""Planted bugs in the CUDA kernels, each with the check that finds it. mutants.py plants them one by one.
+
+Every barrier of every kernel is here, unless another one beside it does its work too; then indices, masks, buffers,
+numbers of steps, flags and sums. What no test could see, as it changes no result, is not here.
+"""
+from typing import Literal, NamedTuple
+
+Check = Literal["plain", "address", "thread"]  # the kernels under the emulator, alone or with a sanitizer
+PLAIN: Check = "plain"  # a wrong result in some order of the threads, or an error of the emulator
+ADDRESS: Check = "address"
+THREAD: Check = "thread"
+
+
+class Mutant(NamedTuple):
+    name: str
+    file: str               # of csrc/cuda
+    old: str                # must stand there `times` times, and all of them are replaced
+    new: str
+    runs: tuple[str, ...]   # a design, or "any", and a word of the names of cases
+    check: Check = PLAIN    # the first one that finds it
+    times: int = 1
+    object: str = "alif_f32"  # what is compiled again; files that others share name theirs in mutants.py
+
+
+TWO_WARPS = "N=129 n_ref=2"  # of a group, forwards; more than one item to a block
+BLOCK, GATHER, CLUSTER = (f"{design} T=20 B=5 {TWO_WARPS}" for design in ("block", "gather", "cluster"))
+DELAYED = "gather T=20 B=5 N=129 n_ref=0"  # delays of 1 and 3 steps
+CLUSTER_DELAYED = "cluster T=20 B=5 N=129 n_ref=0"
+MANY_ITEMS = "cluster T=20 B=38 N=40"  # a group has one after the other
+STEP = "step T=20 B=5 N=65"
+LONG = "block T=129 B=9 N=31"  # two segments, several parts of the weight gradient
+ABSENT = "block N=40 n_ref=1"
+
+IDLE_RANK = ("cluster T=20 B=1 N=257", "cluster T=20 B=5 N=257")  # four ranks share out nine words
+
+MUTANTS = [
+    # ------------------------------------------------------------------------------------------------------- barriers
+    Mutant("forward: no barrier after a step", "forward.cuh",
+           "const Group& group) const { group.sync(); }", "const Group&) const {}", (BLOCK, GATHER)),
+    Mutant("forward: no barrier after the copy of the rows", "forward.cuh", "step\n  __syncthreads();", "step\n", (BLOCK,)),
+    Mutant("forward, cluster: no barrier before an item", "forward.cuh",
+           "begin_item() const { cluster_sync(); }", "begin_item() const {}", (CLUSTER, MANY_ITEMS)),
+    Mutant("forward, cluster: no barrier at the end", "forward.cuh", "if (shape.ranks > 1) cluster_sync();", "", (CLUSTER,)),
+    Mutant("backward: no barrier after a step", "backward.cuh",
+           "T*, uint32_t, int) const { group.sync(); }", "T*, uint32_t, int) const {}", (BLOCK, GATHER)),
+    Mutant("backward, cluster: no barrier after a step", "backward.cuh",
+           "(uint32_t)x);\n    }\n    group.sync();", "(uint32_t)x);\n    }\n", (CLUSTER,)),
+    Mutant("backward: no barrier after the product", "backward.cuh",
+           "      }\n    }\n    group.sync();\n", "      }\n    }\n", (BLOCK,)),
+    Mutant("backward: no barrier after the replay of a chunk", "backward.cuh",
+           "      });\n    }\n    group.sync();\n", "      });\n    }\n", (BLOCK,)),
+    Mutant("backward: no barrier between past spikes of the first state", "backward.cuh",
+           "if (t < 0) group.sync();", "if (t < 0) {}", (DELAYED,)),
+    Mutant("backward: no barrier after the copy of the rows", "backward.cuh", "  __syncthreads();\n", "", (BLOCK,)),
+    Mutant("backward, cluster: no barrier before the first item", "backward.cuh",
+           "if (shape.ranks > 1) cluster_sync();\n", "\n", (CLUSTER,)),
+    Mutant("backward, cluster: no barrier at the end", "backward.cuh",
+           "if (shape.ranks > 1) cluster_sync();  //", "//", IDLE_RANK),
+    Mutant("list: no barrier before it is written", "sequence.cuh", "__syncwarp();  //", "//", (DELAYED,), THREAD),
+    Mutant("list: no barrier before it is read", "sequence.cuh", "__syncwarp();\n  return", "return", (BLOCK,)),
+    Mutant("weight gradient: no barrier before words are loaded", "weight_gradient.cuh",
+           "__syncthreads();  //", "//", (LONG, BLOCK)),
+    Mutant("weight gradient: no barrier after words are loaded", "weight_gradient.cuh",
+           "__syncthreads();\n", "\n", (LONG, BLOCK)),
+    Mutant("one named barrier for all groups", "device.h", "named_barrier(id + 1,", "named_barrier(1,", (BLOCK,)),
+    # -------------------------------------------------------------------------------------------------------- indices
+    Mutant("forward: the row after", "forward.cuh", "j * slice.width", "(j + 1) * slice.width", (BLOCK,)),
+    Mutant("forward: the wrong slot", "forward.cuh", "at += slots;", "at += slots - 1;", (BLOCK,)),
+    Mutant("forward: a current past the end", "forward.cuh", "if (t + 1 < l.T) next", "if (t < l.T) next", (GATHER,), ADDRESS),
+    Mutant("forward: rows that the list does not name", "forward.cuh",
+           "if (e + i < n) row[i]", "row[i]", ("gather T=20 B=5 N=33 n_ref=2",), ADDRESS),
+    Mutant("forward, cluster: bits of another slice", "forward.cuh",
+           "spikes.n_words + slice.word + at] = word", "spikes.n_words + at] = word", (CLUSTER,)),
+    Mutant("forward, cluster: idle warps stay", "forward.cuh", "if (!Spikes::idle_warps_wait &&", "if (false &&",
+IDLE_RANK),
+    Mutant("forward: one set of coefficients for all quads of a lane", "forward.cuh", "C == 1 ? k : again", "k", ("any N=2100",)),
+    Mutant("backward: an item past the last", "backward.cuh", "b < l.B && slice", "b <= l.B && slice", (BLOCK,)),
+    Mutant("backward: the product of the next row", "backward.cuh", "dz[row] = total", "dz[row + 1] = total", (BLOCK,)),
+    Mutant("backward: dL/dc after the last step", "backward.cuh", "|| reached >= l.T)", "|| reached > l.T)", (DELAYED,)),
+    Mutant("backward: dL/dc of the wrong step", "backward.cuh", "t % job.f.layer.D) *", "(t + 1) % job.f.layer.D) *", (DELAYED,)),
+    Mutant("backward: a list for all warps", "backward.cuh", "shared.list + threadIdx.x / 32 * list_size", "shared.list", (BLOCK,)),
+    Mutant("backward: products of all groups in one place", "backward.cuh",
+           "shared.dz + group.id * largest.width", "shared.dz", (BLOCK,)),
+    Mutant("backward, cluster: a rank without neurons works", "backward.cuh", " && slice.words > 0;", ";",
+IDLE_RANK),
+    Mutant("list: nine words in the place of eight", "sequence.cuh",
+           "w < first + list_size / 32", "w <= first + list_size / 32", ("gather T=6 B=2 N=512",)),
+    Mutant("items done twice", "sequence.cuh", "teams * shape.groups}", "teams}", (GATHER,), THREAD),
+    Mutant("load: past the last neuron", "quad.cuh", "if (i < live) q[i]", "q[i]", (GATHER, STEP), ADDRESS),
+    Mutant("store: past the last neuron", "quad.cuh", "if (i < live) p[i]", "p[i]", (GATHER,)),
+    Mutant("store: three neurons as four", "quad.cuh", "{\n  if (live >= 4 && on_boundary(p)) {", "{\n  if (live >= 3 && on_boundary(p)) {",
+           ("any T=20 B=5 N=7", "any T=20 B=5 N=31")),
+    Mutant("weight gradient: dL/dc past the last item", "weight_gradient.cuh",
+           "i1 + i < last ? ((", "true ? ((", ("any T=17 B=9 N=32",), ADDRESS),
+    Mutant("weight gradient: bits past the last item", "weight_gradient.cuh", "item < last && past >= 0", "past >= 0",
+           ("any T=17 B=9 N=32",), ADDRESS),
+    Mutant("weight gradient: columns past the last", "weight_gradient.cuh", " && k < N;", ";", (LONG,)),
+    Mutant("step: bits of threads without neurons", "steps.cuh", "f.save && at.real &&", "f.save &&",
+           ("step T=20 B=5 N=33",), ADDRESS),
+    Mutant("step: more threads than places", "steps.cuh", "if (at.index >= job.state.threads) return;", "", (STEP,), ADDRESS),
+    Mutant("workspace: one part too few", "launch.cuh", "m.take<T>(plan.tiles.parts *", "m.take<T>((plan.tiles.parts - 1) *",
+           (LONG,), ADDRESS),
+    Mutant("workspace: sums without padding", "launch.cuh", "n_coefficients * padded(l.N)) :", "n_coefficients * (l.N - 3)) :", (LONG,)),
+    # --------------------------------------------------------------------------------------------- masks and distances
+    Mutant("word: half the warp in the mask", "neurons.cuh", "__shfl_xor_sync(~0u, word", "__shfl_xor_sync(0x0000ffffu, word", (BLOCK,)),
+    Mutant("word: four lanes instead of eight", "neurons.cuh", "o < 8; o *= 2", "o < 4; o *= 2", (BLOCK,)),
+    Mutant("product: half the warp in the mask", "backward.cuh", "__shfl_xor_sync(~0u, x[0], 2)", "__shfl_xor_sync(0x0000ffffu, x[0], 2)", (BLOCK,)),
+    Mutant("product: the wrong lane", "backward.cuh", "__shfl_xor_sync(~0u, x[0], 1)", "__shfl_xor_sync(~0u, x[0], 2)", (BLOCK,)),
+    Mutant("product: the wrong row of a lane", "backward.cuh", "(lane >> 4 & 1) * 4 + (lane >> 3 & 1) * 2", "(lane >> 3 & 1) * 4 + (lane >> 4 & 1) * 2", (BLOCK,)),
+    # -------------------------------------------------------------------------------------- buffers and numbers of steps
+    Mutant("ring of D slots", "plan.cpp", "int(l.D + 1 + (", "int(l.D + (", (BLOCK, GATHER)),
+    Mutant("ring of a cluster without the smallest delay", "plan.cpp", "? l.delays[0] : 0)", "? 0 : 0)", (CLUSTER_DELAYED,)),
+    Mutant("inbox of one row", "backward.cuh", "inbox + number % 2 * NP", "inbox + 0 * NP", (CLUSTER,), times=2),
+    Mutant("forward, cluster: the number of the step before", "forward.cuh", "word, n0 + (uint32_t)t + 1", "word, n0 + (uint32_t)t", (CLUSTER,)),
+    Mutant("forward, cluster: the same numbers for every item", "forward.cuh", ", n0 += (uint32_t)l.T)", ")", (MANY_ITEMS,)),
+    Mutant("forward, cluster: nothing for the last rank", "forward.cuh", "r < ranks; r += 8", "r < ranks - 1; r += 8", (CLUSTER,)),
+    Mutant("backward, cluster: numbers from 0 on", "backward.cuh", "n0 + uint32_t(l.T - t)", "n0 + uint32_t(l.T - t - 1)", (CLUSTER,)),
+    Mutant("backward, cluster: the same numbers for every item", "backward.cuh", ", n0 += (uint32_t)l.T)", ")", (MANY_ITEMS,)),
+    # ----------------------------------------------------------------------------------------- sums, marks, flags, state
+    Mutant("weight gradient: added twice", "weight_gradient.cuh", "sum[j * tiles.columns] += g", "sum[j * tiles.columns] += g + g", (BLOCK,)),
+    Mutant("weight gradient: parts overlap", "weight_gradient.cuh", "all * (part + 1) / tiles.parts", "all * (part + 1) / tiles.parts + (part == 0)", (LONG,)),
+    Mutant("weight gradient: parts begin late", "weight_gradient.cuh", "first = all * part / tiles.parts", "first = all * part / tiles.parts + (part > 0)", (LONG,)),
+    Mutant("sum: without the first part", "weight_gradient.cuh", "int64_t p = 0; p < job.n_parts", "int64_t p = 1; p < job.n_parts", (LONG,)),
+    Mutant("coefficients: added twice", "replay.cuh", "+= sums[c]", "+= 2 * sums[c]", (LONG,)),
+    Mutant("coefficients: sums do not start at 0", "replay.cuh", "Quad<T>{}, 4);", "Quad<T>::all(1), 4);", (LONG,)),
+    Mutant("marks: the neighbour's", "replay.cuh", "active |= 1u << q", "active |= 1u << (q ^ 1)", (BLOCK,)),
+    Mutant("marks: three of four", "backward.cuh", "% 32 & 15", "% 32 & 7", (BLOCK,)),
+    Mutant("past spikes have a local part", "replay.cuh", "(back ? T(0) : d.z[q])", "d.z[q]", (DELAYED,)),
+    Mutant("carried state: one step late", "neurons.cuh", "t % segment == 0", "t % segment == 1", (BLOCK,)),
+    Mutant("step: products not cleared", "steps.cuh", "store(job.dz + cell.at(l, 0), Quad<T>{}, cell.live);", "", (STEP,)),
+    Mutant("flags: the paper's kernel for any network", "layout.cuh", "general == is_paper<Model>", "general != is_paper<Model>", (ABSENT,)),
+    Mutant("flags: a synapse unseen", "layout.cuh", "c == SIGMA ? +SYNAPSE", "c == SIGMA ? 0", (LONG,)),
+    Mutant("flags: the first refractory counter unseen", "layout.cuh", "flags |= REFRACTORY;", "flags |= 0;", ("any first_r=4",)),
+    Mutant("bfloat16: cut off instead of rounded", "quad.cuh", "+ 0x7fff +", "+ 0 +", ("any T=20 B=5 N=2",), object="alif_f32_bf16"),
+]
