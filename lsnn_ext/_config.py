@@ -27,6 +27,8 @@ def show_config() -> str:
 
 def _cuda() -> str:
     cuda = _library._C.cuda
+    if _library._C.emulator:
+        return "CUDA kernels: emulated, for tests; LSNN_EMULATE=1 takes them on the CPU (LSNN_CUDA names a design)"
     if cuda is None:
         return "CUDA kernels: none in this build, as nvcc was not found when it was made"
     device = "no device: this torch is a CPU build" if torch.version.cuda is None else "torch sees no device"

@@ -60,4 +60,9 @@ PYBIND11_MODULE(_C, m) {
 #else
   m.attr("cuda") = py::none();
 #endif
+#ifdef LSNN_EMULATOR
+  m.attr("emulator") = true;
+#else
+  m.attr("emulator") = false;
+#endif
 }
