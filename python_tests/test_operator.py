@@ -106,7 +106,7 @@ class Functional(nn.Module):
         self.k = nn.ParameterDict({name: torch.full((5,), value) for name, value in K.items()})
 
     def forward(self, x: Tensor) -> Any:
-        return functional.alif(x, self.w_rec, **self.k, trace=True)
+        return functional.alif(x, self.w_rec, **{name: self.k[name] for name in K}, trace=True)
 
 
 # The module, and how often the recurrence runs in it.
