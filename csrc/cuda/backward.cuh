@@ -80,6 +80,7 @@ template <class T, class W, class Model, class Gradients, int C, bool rows_here>
   uint32_t* const active;  // [chunk,words]
   uint16_t* const list;    // [list_size] of this warp
   const Replayed<T> replayed;
+  const int first_delay;
   const bool choose;  // whether there can be neurons whose dL/dz is of no use
 
   __device__ __forceinline__ int column(int c) const { return 4 * (group.thread + c * group.threads); }
@@ -95,7 +96,7 @@ template <class T, class W, class Model, class Gradients, int C, bool rows_here>
     const int NP = (int)padded(l.N);
     T sum[rows_of_product] = {};
     for (int d = 0; d < l.S; d++) {
-      const int reached = t + 1 + job.p.delays[d];
+      const int reached = t + 1 + (d ? job.p.delays[d] : first_delay);
       if (reached < 0 || reached >= l.T) continue;
       const T* x = dc_of(reached);
       const W* from = w + (int64_t)d * w_rows * NP;
@@ -183,7 +184,7 @@ template <class T, class W, class Model, class Gradients, int C, bool rows_here>
 
   // step: of the chunk. t < 0: of the past spikes only.
   __device__ __forceinline__ void step_back(const Cell (&cell)[C], QuadAdjoint<T> (&d)[C], int t, int step, uint32_t number) const {
-    const bool some = reaches(job, model, t), choosing = choose && t >= 0;
+    const bool some = reaches(job, model, t, first_delay), choosing = choose && t >= 0;
     const uint32_t* marks = active + step * slice.words;
     QuadRecord<T> record[C];
 #pragma unroll
@@ -240,6 +241,7 @@ __global__ void __launch_bounds__(most_threads_backward(rows_here)) backward_ker
       shared.active + group.id * chunk * largest.words,
       shared.list + threadIdx.x / 32 * list_size,
       {job.replayed + ((int64_t)blockIdx.x * shape.groups + group.id) * replayed_rows * slice.width, slice.width},
+      job.p.delays[0],
       has_bounded_support(model.surrogate) || model.refractory};
   const Share share = Share::mine(shape, group);
   uint32_t n0 = 0;

@@ -56,6 +56,7 @@ template <class T, class W, class Model, class Spikes, int C, bool rows_here> st
   const Spikes spikes;
   const W* w;      // [S,N,width]
   uint16_t* list;  // [list_size] of this warp
+  const int first_delay;
 
   static constexpr int rows_at_once = 4;  // their loads overlap; the additions keep the order of (1)
 
@@ -133,7 +134,7 @@ template <class T, class W, class Model, class Spikes, int C, bool rows_here> st
         if (t + 8 < l.T && cell[c].live) prefetch((const T*)f.x + (t + 8) * f.x_stride_t + b * f.x_stride_b + cell[c].n);
       }
       for (int d = 0; d < l.S; d++) {                                                                        // (1)
-        const int delay = job.p.delays[d], past = t - 1 - delay;
+        const int delay = d ? job.p.delays[d] : first_delay, past = t - 1 - delay;  // the common one waits for no load
         const W* rows = w + d * l.N * slice.width;
         if (past < 0) add_real(sum, cell, rows, first_z<T>(f.first, l, past, b));
         else if (l.smooth) add_real(sum, cell, rows, (const T*)f.z + (past * l.B + b) * l.N);
@@ -181,8 +182,8 @@ __global__ void __launch_bounds__(most_threads_forward) forward_kernel(ForwardSe
   __syncthreads();
 
   Spikes spikes{shared.ring + group.id * ring, n_words};
-  const ForwardGroup<T, W, Model, Spikes, C, rows_here> forward{job, Known<Model>::model(l, flags, 0),          group, slice, spikes,
-                                                                w,   shared.list + threadIdx.x / 32 * list_size};
+  const ForwardGroup<T, W, Model, Spikes, C, rows_here> forward{
+      job, Known<Model>::model(l, flags, 0), group, slice, spikes, w, shared.list + threadIdx.x / 32 * list_size, job.p.delays[0]};
   const Share share = Share::mine(shape, group);
   uint32_t n0 = 0;
   // All groups of a cluster go through the loop equally often, for its barriers.

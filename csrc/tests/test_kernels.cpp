@@ -4,8 +4,8 @@
 // of float and bfloat16 storage against the CPU in double on the same saved tensors. Under the emulator each design of a case
 // runs in one thread order, in turn forward, reverse and random. Another run must give the same bits.
 //
-// Arguments: a word that the name of a case must hold; LSNN_CUDA names the only design to run. LSNN_KERNEL_CASES=n takes every
-// n-th case only, for sanitizers.
+// Arguments: a word that the name of a case must hold; LSNN_CUDA names the only design to run. LSNN_KERNEL_CASES=k/n takes
+// the k-th of n parts of the table only, k from 0.
 #include <cstdlib>
 #include <cstring>
 
@@ -174,8 +174,9 @@ template <class T> void run_case(const Case& c, const cuda::Card& card, Storage 
 
 int run(const char* word) {
   const char* asked = std::getenv("LSNN_CUDA");
-  const char* every_n = std::getenv("LSNN_KERNEL_CASES");
-  const int step = every_n ? std::max(1, std::atoi(every_n)) : 1;
+  const char* part = std::getenv("LSNN_KERNEL_CASES");
+  size_t first = 0, step = 1;
+  check(!part || (std::sscanf(part, "%zu/%zu", &first, &step) == 2 && first < step), "LSNN_KERNEL_CASES: expected k/n, 0 <= k < n");
   Design only{};
   bool known = !asked || !*asked;
   for (int d = 0; asked && d < cuda::n_designs; d++)
@@ -194,7 +195,7 @@ int run(const char* word) {
   tiny.processors = 1;
   turing.most_ranks = 1, turing.shared = 64 << 10;
   const std::vector<Case> all = kernel_table();
-  for (size_t i = 0; i < all.size(); i += (size_t)step) {
+  for (size_t i = first; i < all.size(); i += std::max<size_t>(step, 1)) {
     const Case& c = all[i];
     if (c.text().find(word) == std::string::npos) continue;
     const int order = int(i);
