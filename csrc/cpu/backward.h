@@ -217,7 +217,7 @@ template <class T, class Model> struct BackwardTile : Tile {
 
 template <class T, class Model>
 LSNN_LOCAL void backward_tile(const BackwardArgs& f, const Packed<T>& p, const Model& model, int64_t tile, void* scratch, T* gw, T* gk) {
-  Arena arena{(char*)scratch};
+  Arena arena(scratch);
   BackwardScratch<T> s(arena, f.layer);
   BackwardTile<T, Model>(f, p, model, s, tile).run(gw, gk);
 }

@@ -73,7 +73,7 @@ LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, const Mod
   const Layer& l = f.layer;
   const Tile place(l, tile);
   const int64_t B = l.B, N = l.N, NP = p.NP, W = p.W, D = l.D, many = place.many, b0 = place.b0, items = place.items;
-  Arena arena{(char*)scratch};
+  Arena arena(scratch);
   const ForwardScratch<T> s(arena, l);
   auto first_z = [&](int64_t back, int64_t b) { return (const T*)f.first.z + (back * B + b) * N; };  // z[-1-back]
 

@@ -6,18 +6,18 @@ namespace lsnn::cpu {
 namespace {
 
 template <class T> LSNN_LOCAL int64_t forward_scratch(const Layer& l) {
-  Arena count{nullptr};
+  Arena count;
   ForwardScratch<T> s(count, l);
   return count.used;
 }
 template <class T> LSNN_LOCAL int64_t backward_scratch(const Layer& l) {
-  Arena count{nullptr};
+  Arena count;
   BackwardScratch<T> s(count, l);
   return count.used;
 }
 
 template <class T> LSNN_LOCAL int64_t linear_scratch(const Linear& l) {
-  Arena count{nullptr};
+  Arena count;
   LinearScratch<T> s(count, l);
   return count.used;
 }

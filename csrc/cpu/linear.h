@@ -28,7 +28,7 @@ template <class T> struct LinearScratch {
 
 // Rows [r0, r1) of y. w: [I,NP] transposed and padded; bias: [NP].
 template <class T> LSNN_LOCAL void linear_forward_rows(const Linear& l, const T* w, const T* bias, int64_t r0, int64_t r1, void* memory) {
-  Arena arena{(char*)memory};
+  Arena arena(memory);
   const LinearScratch<T> s(arena, l);
   const int64_t I = l.I, N = l.N, NP = padded(N);
   for (int64_t r = r0; r < r1;) {
@@ -47,7 +47,7 @@ template <class T> LSNN_LOCAL void linear_forward_rows(const Linear& l, const T*
 
 // Adds rows [r0, r1) to gw [I + 1,NP]: the gradient of W^T, and of the bias in the last row.
 template <class T> LSNN_LOCAL void linear_gradient_rows(const Linear& l, int64_t r0, int64_t r1, T* gw, void* memory) {
-  Arena arena{(char*)memory};
+  Arena arena(memory);
   LinearScratch<T> s(arena, l);
   const int64_t I = l.I, N = l.N, NP = padded(N);
   for (int64_t start = r0; start < r1; start += linear_rows) {

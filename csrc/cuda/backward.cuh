@@ -212,7 +212,7 @@ __global__ void __launch_bounds__(most_threads_backward(rows_here)) backward_ker
   const Group group = Group::mine(shape.threads);
   const Slice slice(l.N, shape.ranks, shape.ranks > 1 ? (int)cluster_rank() : 0), largest(l.N, shape.ranks, 0);
   const int NP = (int)padded(l.N);
-  Arena arena{(char*)shared_memory()};
+  Arena arena(shared_memory());
   const BackwardShared<T, W, Gradients::inbox_rows> shared(arena, l, shape, rows_here);
   const W* w = (const W*)job.p.w + (int64_t)slice.neuron * NP;
   int w_rows = (int)l.N;

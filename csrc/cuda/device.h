@@ -74,8 +74,6 @@ template <class X> LSNN_DEVICE X load_constant(const X* p) {
   return x;
 }
 
-LSNN_DEVICE void assume_shared(const void* p) { __builtin_assume(__isShared(p)); }  // loads of p need not find out where it points
-
 // Sixteen bytes or more in one piece; p must be aligned for it.
 template <class Q, class X> LSNN_DEVICE Q load_whole(const X* p) { return *reinterpret_cast<const Q*>(p); }
 template <class Q, class X> LSNN_DEVICE void store_whole(X* p, const Q& q) { *reinterpret_cast<Q*>(p) = q; }
@@ -150,7 +148,6 @@ LSNN_DEVICE unsigned char* shared_memory() { return emulator::shared_memory(); }
 LSNN_DEVICE void named_barrier(unsigned barrier, unsigned threads, Where where) { emulator::named_barrier(barrier, threads, where); }
 LSNN_DEVICE void warp_barrier(Where where) { __syncwarp(~0u, where); }
 LSNN_DEVICE void prefetch(const void*) {}
-LSNN_DEVICE void assume_shared(const void*) {}
 template <class X> LSNN_DEVICE X load_constant(const X* p) { return *p; }
 // By memcpy: a host compiler may move an aligned load before the test of the alignment.
 template <class Q, class X> LSNN_DEVICE Q load_whole(const X* p) {

@@ -170,7 +170,7 @@ __global__ void __launch_bounds__(most_threads_forward) forward_kernel(ForwardSe
   const Shape& shape = job.shape;
   const Group group = Group::mine(shape.threads);
   const Slice slice(l.N, shape.ranks, shape.ranks > 1 ? (int)cluster_rank() : 0);
-  Arena arena{(char*)shared_memory()};
+  Arena arena(shared_memory());
   const ForwardShared<W, typename Spikes::Word> shared(arena, l, shape, rows_here);
   const W* w = (const W*)job.p.w;
   const int n_words = (int)words(l.N), ring = shape.slots * n_words;

@@ -33,7 +33,7 @@ template <class T, class W> struct ForwardWorkspace {
 template <class T, class W> void forward(const ForwardArgs& f, const Plan& plan, void* workspace, const Product& product, void* stream) {
   const Layer& l = f.layer;
   const Pass& pass = plan.forward;
-  Arena arena{(char*)workspace};
+  Arena arena(workspace);
   const ForwardWorkspace<T, W> own(arena, l, pass);
   if (l.B == 0) return;
   pack<T, W>(l, f.first.r, own.packed, stream);
@@ -132,7 +132,7 @@ template <class T, class W>
 void backward(const BackwardArgs& f, const Plan& plan, void* workspace, const Product& product, void* stream) {
   const Layer& l = f.layer;
   const Pass& pass = plan.backward;
-  Arena arena{(char*)workspace};
+  Arena arena(workspace);
   const BackwardWorkspace<T, W> own(arena, f, plan);
   if (l.B > 0) {
     pack<T, W>(l, f.first.r, own.packed, stream);
@@ -156,7 +156,7 @@ void backward(const BackwardArgs& f, const Plan& plan, void* workspace, const Pr
   const bool some = l.T > 0 && l.B > 0;
   if (f.gw && some) {
     const WeightTiles& tiles = plan.tiles;
-    Arena counted{nullptr};
+    Arena counted;
     WeightShared<T>(counted, tiles);
     const WeightJob<T> job{{f, own.packed, nullptr, false}, tiles, own.parts};
     const int threads = (tiles.columns + 31) / 32 * 32;
@@ -174,12 +174,12 @@ void backward(const BackwardArgs& f, const Plan& plan, void* workspace, const Pr
 
 // The workspaces in bytes.
 template <class T, class W> int64_t workspace_of(const ForwardArgs& f, const Plan& plan) {
-  Arena counted{nullptr};
+  Arena counted;
   ForwardWorkspace<T, W>(counted, f.layer, plan.forward);
   return counted.used;
 }
 template <class T, class W> int64_t workspace_of(const BackwardArgs& f, const Plan& plan) {
-  Arena counted{nullptr};
+  Arena counted;
   BackwardWorkspace<T, W>(counted, f, plan);
   return counted.used;
 }

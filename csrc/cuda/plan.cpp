@@ -18,7 +18,7 @@ template <class F> auto with_types(Storage s, const F& f) {  // f(number, weight
 int64_t forward_shared(const Layer& l, Storage s, const Shape& shape, Design design) {
   const bool here = design != Design::gather;
   return with_types(s, [&](auto, auto weight) {
-    Arena counted{nullptr};
+    Arena counted;
     if (design == Design::cluster) ForwardShared<decltype(weight), uint64_t>(counted, l, shape, here);
     else ForwardShared<decltype(weight), uint32_t>(counted, l, shape, here);
     return counted.used;
@@ -27,7 +27,7 @@ int64_t forward_shared(const Layer& l, Storage s, const Shape& shape, Design des
 int64_t backward_shared(const Layer& l, Storage s, const Shape& shape, Design design) {
   const bool here = design != Design::gather;
   return with_types(s, [&](auto number, auto weight) {
-    Arena counted{nullptr};
+    Arena counted;
     if (design == Design::cluster) BackwardShared<decltype(number), decltype(weight), 2>(counted, l, shape, here);
     else BackwardShared<decltype(number), decltype(weight), 0>(counted, l, shape, here);
     return counted.used;
@@ -152,7 +152,7 @@ Plan choose(const Card& card, const Layer& l, Storage storage, const Activity& a
   t.columns = (int)columns;
   t.rows = int(ceiling(l.N, 32) * 32);
   auto bytes = [&] {
-    Arena counted{nullptr};
+    Arena counted;
     if (storage == Storage::f64) WeightShared<double>(counted, t);
     else WeightShared<float>(counted, t);
     return counted.used;

@@ -65,12 +65,8 @@ template <class X> LSNN_DEVICE const Quad<X>& quad_at(const X* p) { return *rein
 
 // The same of a packed array that does not change while the kernel runs, in shared or in global memory.
 template <bool shared, class X> LSNN_DEVICE Quad<X> constant_quad(const X* p) {
-  if constexpr (shared) {
-    assume_shared(p);
-    return quad_at(p);
-  } else {
-    return load_constant(&quad_at(p));
-  }
+  if constexpr (shared) return quad_at(p);
+  else return load_constant(&quad_at(p));
 }
 
 template <class T, class X> LSNN_DEVICE Quad<T> widen(const Quad<X>& q) { return {{T(q[0]), T(q[1]), T(q[2]), T(q[3])}}; }

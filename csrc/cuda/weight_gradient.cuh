@@ -18,7 +18,7 @@ template <class T> __global__ void __launch_bounds__(256) weight_gradient_kernel
   const int j0 = tile / tiles.across * tiles.rows, k = tile % tiles.across * tiles.columns + (int)threadIdx.x;
   const int rows = N - j0 < tiles.rows ? N - j0 : tiles.rows, tile_words = tiles.rows / 32, w0 = j0 / 32;
   const bool mine = (int)threadIdx.x < tiles.columns && k < N;
-  Arena arena{(char*)shared_memory()};
+  Arena arena(shared_memory());
   const WeightShared<T> shared(arena, tiles);
   T* sum = shared.sum + threadIdx.x;  // the thread's column
   for (int j = 0; mine && j < rows; j++) sum[j * tiles.columns] = T(0);
