@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -29,8 +28,7 @@ SANITIZER = {PLAIN: [], ADDRESS: ["-fsanitize=address"], THREAD: ["-fsanitize=th
 EMULATOR = {PLAIN: [], ADDRESS: ["-DEMULATOR_ASAN"], THREAD: ["-DEMULATOR_TSAN"]}
 ISAS = {"portable": ["-DLSNN_ISA=0"],
         "avx2": ["-DLSNN_ISA=256", "-mavx2", "-mfma", "-mbmi", "-mpopcnt"],
-        "avx512": ["-DLSNN_ISA=512", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mbmi", "-mpopcnt"],
-        }
+        "avx512": ["-DLSNN_ISA=512", *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl")), "-mfma", "-mbmi", "-mpopcnt"]}
 KERNELS = {"plan": "plan.cpp", **{name: f"{name}.cu" for name in ("alif_f32", "alif_f32_bf16", "alif_f64")}}
 # What is compiled again when a file changes, where it is not the kernels of float alone.  Those of other types may stay
 # as they are: functions that objects share are taken from the first one on the linker's line, which is the new one.
@@ -43,9 +41,15 @@ class Job(NamedTuple):
     flags: list[str]
 
 
-def compiled(csrc: Path, job: Job) -> Path:
+def run_compiler(arguments: list[str], what: str) -> None:
+    done = subprocess.run([CXX, *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{what} does not compile:\n" + done.stderr[:3000])
+
+
+def compiled(csrc: Path, job: Job, what: str) -> Path:
     job.to.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run([CXX, *FLAGS, *job.flags, "-x", "c++", "-c", str(csrc / job.source), "-o", str(job.to)], check=True)
+    run_compiler([*FLAGS, *job.flags, "-x", "c++", "-c", str(csrc / job.source), "-o", str(job.to)], what)
     return job.to
 
 
@@ -55,10 +59,12 @@ def kernel_flags(name: str, check: Check) -> list[str]:
 
 class Base:
     """The three builds of the kernels as they are, and all objects that others share with them."""
-    def __init__(self, folder: Path, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, csrc: Path, folder: Path, pool: ThreadPoolExecutor) -> None:
+        self.csrc = csrc
         isas = ISAS if platform.machine() in ("x86_64", "AMD64") else {"portable": ISAS["portable"]}
         # The CPU path and the test itself are the same in all builds.
-        jobs = [Job("tests/test_kernels.cpp", folder / "test.o", ["-O2"]), Job("cuda/run.cu", folder / "entry.o", ["-O1"])]
+        jobs = [Job("tests/test_kernels.cpp", folder / "test.o", ["-O2"]),
+                Job("cuda/run.cu", folder / "entry.o", ["-O1"])]
         jobs += [Job(f"cpu/{name}.cpp", folder / f"{name}.o", ["-O2"]) for name in ("run", "block_cache")]
         jobs += [Job("cpu/kernels.cpp", folder / f"{name}.o", ["-O2", f"-DLSNN_ISA_NAME={name}", *flags])
                  for name, flags in isas.items()]
@@ -67,7 +73,7 @@ class Base:
         self.kernels: dict[Check, dict[str, Path]] = {}
         for check in CHECKS:
             emulator = [Job(f"emulator/{path.name}", folder / check / f"{path.stem}.o", ["-O2", *EMULATOR[check]])
-                        for path in sorted((CSRC / "emulator").glob("*.cpp"))]
+                        for path in sorted((csrc / "emulator").glob("*.cpp"))]
             # Sanitizers look at the kernels of float only: those that change.
             looked_at = {name: check if name == "alif_f32" else PLAIN for name in KERNELS}
             kernels = {name: Job(f"cuda/{KERNELS[name]}", folder / build / f"{name}.o", kernel_flags(name, build))
@@ -75,14 +81,14 @@ class Base:
             jobs += [*emulator, *(kernels[name] for name, build in looked_at.items() if build == check)]
             self.emulator[check] = [job.to for job in emulator]
             self.kernels[check] = {name: job.to for name, job in kernels.items()}
-        list(pool.map(lambda job: compiled(CSRC, job), jobs))
+        list(pool.map(lambda job: compiled(csrc, job, "what all have in common"), jobs))
         self.programs = {check: self.program(check, folder / check / "test_kernels", {}) for check in CHECKS}
         self.told: dict[tuple[Check, str], str] = {}
 
     def program(self, check: Check, to: Path, changed: dict[str, Path]) -> Path:
         kernels = [*changed.values(), *(path for name, path in self.kernels[check].items() if name not in changed)]
         objects = map(str, [*kernels, *self.common, *self.emulator[check]])
-        subprocess.run([CXX, *SANITIZER[check], *objects, "-o", str(to), "-pthread"], check=True)
+        run_compiler([*SANITIZER[check], *objects, "-o", str(to), "-pthread"], "the test program")
         return to
 
     def failure(self, check: Check, run: str) -> str:
@@ -111,7 +117,7 @@ def failure(program: Path, run: str) -> str:
 
 def mutated(mutant: Mutant, text: str) -> str:
     if (times := text.count(mutant.old)) != mutant.times:
-        raise SystemExit(f"{mutant.name}: in {mutant.file}, expected {mutant.times} times, found {times}: {mutant.old!r}")
+        raise SystemExit(f"{mutant.name}: expected {mutant.times} times, found {times}, in {mutant.file}: {mutant.old!r}")
     return text.replace(mutant.old, mutant.new)
 
 
@@ -125,12 +131,13 @@ class Result(NamedTuple):
 def tried(mutant: Mutant, base: Base, folder: Path) -> Result:
     start = time.monotonic()
     csrc = folder / "csrc"
-    shutil.copytree(CSRC, csrc)
+    shutil.copytree(base.csrc, csrc)
     path = csrc / "cuda" / mutant.file
     path.write_text(mutated(mutant, path.read_text()))
     for check in dict.fromkeys([PLAIN, mutant.check, *CHECKS]):
-        changed = {name: compiled(csrc, Job(f"cuda/{KERNELS[name]}", folder / check / f"{name}.o", kernel_flags(name, check)))
-                   for name in OBJECTS.get(mutant.file, [mutant.object])}
+        jobs = {name: Job(f"cuda/{KERNELS[name]}", folder / check / f"{name}.o", kernel_flags(name, check))
+                for name in OBJECTS.get(mutant.file, [mutant.object])}
+        changed = {name: compiled(csrc, job, mutant.name) for name, job in jobs.items()}
         program = base.program(check, folder / check / "test_kernels", changed)
         for run in mutant.runs:
             if told := failure(program, run):
@@ -152,13 +159,14 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="NAME", help="only the bugs with this in their names")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="at a time")
     arguments = parser.parse_args()
-    for mutant in MUTANTS:  # all of them, so that the table keeps up with the sources
-        mutated(mutant, (CSRC / "cuda" / mutant.file).read_text())
     chosen = spread([mutant for mutant in MUTANTS if arguments.only in mutant.name], arguments.sample)
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(arguments.jobs) as pool:
         folder = Path(name)
-        base = Base(folder / "base", pool)
+        shutil.copytree(CSRC, folder / "csrc")  # so that nobody changes it meanwhile
+        for mutant in MUTANTS:  # all of them, so that the table keeps up with the sources
+            mutated(mutant, (folder / "csrc" / "cuda" / mutant.file).read_text())
+        base = Base(folder / "csrc", folder / "base", pool)
         # Where a bug is to be found, and in the plain build everything; others follow when a bug is found there.
         runs = list(dict.fromkeys((check, run) for m in chosen for run in m.runs for check in (PLAIN, m.check)))
         wrong = [told for told in pool.map(lambda run: base.failure(*run), runs) if told]
@@ -169,7 +177,7 @@ def main() -> int:
         results = []
         for result in pool.map(lambda mutant: tried(mutant, base, folder / str(MUTANTS.index(mutant))), chosen):
             results.append(result)
-            found = result.check or "NOT FOUND"
+            found = str(result.check or "NOT FOUND")
             if result.check and CHECKS.index(result.check) > CHECKS.index(result.mutant.check):
                 found += f", not {result.mutant.check} as in the table"
             print(f"{result.mutant.name:<60} {found:<9} {result.seconds:5.1f} s  {result.told[:150]}", flush=True)
