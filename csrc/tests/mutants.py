@@ -28,7 +28,8 @@ SANITIZER = {PLAIN: [], ADDRESS: ["-fsanitize=address"], THREAD: ["-fsanitize=th
 EMULATOR = {PLAIN: [], ADDRESS: ["-DEMULATOR_ASAN"], THREAD: ["-DEMULATOR_TSAN"]}
 ISAS = {"portable": ["-DLSNN_ISA=0"],
         "avx2": ["-DLSNN_ISA=256", "-mavx2", "-mfma", "-mbmi", "-mpopcnt"],
-        "avx512": ["-DLSNN_ISA=512", *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl")), "-mfma", "-mbmi", "-mpopcnt"]}
+        "avx512": ["-DLSNN_ISA=512", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mbmi",
+                   "-mpopcnt"]}
 KERNELS = {"plan": "plan.cpp", **{name: f"{name}.cu" for name in ("alif_f32", "alif_f32_bf16", "alif_f64")}}
 # What is compiled again when a file changes, where it is not the kernels of float alone.  Those of other types may stay
 # as they are: functions that objects share are taken from the first one on the linker's line, which is the new one.
@@ -117,7 +118,8 @@ def failure(program: Path, run: str) -> str:
 
 def mutated(mutant: Mutant, text: str) -> str:
     if (times := text.count(mutant.old)) != mutant.times:
-        raise SystemExit(f"{mutant.name}: expected {mutant.times} times, found {times}, in {mutant.file}: {mutant.old!r}")
+        raise SystemExit(f"{mutant.name}: expected {mutant.times} times, found {times}, in {mutant.file}: "
+                         f"{mutant.old!r}")
     return text.replace(mutant.old, mutant.new)
 
 
