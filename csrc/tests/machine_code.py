@@ -1,0 +1,223 @@
+"""What nvcc makes of the CUDA kernels, held against what is expected of it.  No card is needed.
+
+Compiles csrc/cuda/*.cu with the flags and for the architectures of the build, and compares registers, stack and spills
+of every kernel with csrc/cuda/budget.csv; --write makes that file anew.  Then reads the machine code of the hot
+kernels, those made for the paper's network: wide loads and stores, nothing in local memory, no calls; and counts
+instructions.  That part needs nvdisasm: on PATH, or by `pip install nvidia-cuda-nvdisasm`.
+"""
+import argparse
+import csv
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from sass import Kernel, Loop, Wanted, disassembled
+
+CUDA = Path(__file__).resolve().parents[1] / "cuda"
+BUDGET = CUDA / "budget.csv"
+ARCH = "90"  # whose machine code is read
+HOT = re.compile(r"\w+<float.*\bPaperModel\b")  # the paper's network; in double that is a case for tests
+# These keep everything in registers, whatever the budget says.
+NOTHING_SPILLED = re.compile(r"(forward_kernel|\w+_step_kernel|replay_kernel)<float.*\bPaperModel\b")
+
+
+class Figures(NamedTuple):
+    registers: int  # of a thread, as they are handed out: by eights
+    stack: int      # bytes
+    spills: int     # bytes, stores and loads
+
+
+Table = dict[tuple[str, str], Figures]  # by kernel and architecture
+
+
+def of_the_build() -> tuple[list[str], list[str]]:
+    """Flags and architectures, from where the build has them."""
+    text = (CUDA / "CMakeLists.txt").read_text()
+    flags = re.search(r"target_compile_options\(cuda_kernels PRIVATE (.*?)\)", text)
+    level = re.search(r'set\(CMAKE_CUDA_FLAGS_RELEASE "(.*?)"\)', text)
+    archs = re.search(r"set\(CMAKE_CUDA_ARCHITECTURES ([\w -]+)\)", text)
+    if not flags or not level or not archs:
+        raise SystemExit(f"{CUDA}/CMakeLists.txt: expected the flags of cuda_kernels, the optimization, architectures")
+    kept = [flag for flag in flags[1].split() if "CMAKE" not in flag]  # the folder of the build is no matter here
+    return ["-std=c++20", *level[1].split(), *kept], re.findall(r"\d+", archs[1])
+
+
+# --------------------------------------------------------------------------------------------------------------- budget
+def figures(said: str) -> Iterator[tuple[str, Figures]]:
+    """By mangled name, from what ptxas says."""
+    for part in said.split("Compiling entry function '")[1:]:
+        found = [re.search(what, part) for what in (r"Used (\d+) registers", r"(\d+) bytes stack frame",
+                                                    r"(\d+) bytes spill stores", r"(\d+) bytes spill loads")]
+        numbers = [int(number[1]) for number in found if number]
+        if len(numbers) != len(found):
+            raise SystemExit(f"expected the figures of ptxas -v, got {part}")
+        registers, stack, stores, loads = numbers
+        yield part[:part.index("'")], Figures((registers + 7) // 8 * 8, stack, stores + loads)
+
+
+def short_names(mangled: set[str]) -> dict[str, str]:
+    """forward_kernel<float, float, PaperModel, BlockSpikes, 1, true> and the like."""
+    said = subprocess.run(["c++filt", *mangled], capture_output=True, text=True, check=True).stdout
+    names = (re.sub(r"lsnn::(cuda::)?", "", line.removeprefix("void ")) for line in said.splitlines())
+    return {long: name[:name.rindex("(")] for long, name in zip(mangled, names, strict=True)}
+
+
+def read_budget() -> tuple[str, Table]:
+    if not BUDGET.exists():
+        return "no compiler", {}
+    compiler, *lines = BUDGET.read_text().splitlines()
+    table = {(row["kernel"], row["arch"]): Figures(*(int(row[name]) for name in Figures._fields))
+             for row in csv.DictReader(lines)}
+    return compiler.removeprefix("# "), table
+
+
+def write_budget(compiler: str, found: Table) -> None:
+    with BUDGET.open("w", newline="") as file:
+        file.write(f"# {compiler}\n")
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["kernel", "arch", *Figures._fields])
+        writer.writerows([*key, *found[key]] for key in sorted(found, key=lambda key: (key[0], int(key[1]))))
+
+
+def over_budget(compiler: str, found: Table) -> Iterator[str]:
+    for (kernel, arch), now in found.items():
+        if NOTHING_SPILLED.match(kernel) and (now.stack or now.spills):
+            yield f"sm_{arch} {kernel}: expected nothing in local memory, found {now.stack} bytes of stack"
+    made_with, budget = read_budget()
+    if made_with != compiler:
+        print(f"skipped: comparing with {BUDGET.name}, which is of {made_with}")
+        return
+    for (kernel, arch), now in found.items():
+        most = budget.get((kernel, arch))
+        if not most:
+            yield f"sm_{arch} {kernel}: not in {BUDGET.name}, see --write"
+            continue
+        for name, have, limit in zip(Figures._fields, now, most, strict=True):
+            if have > limit:
+                yield f"sm_{arch} {kernel}: {have} {name}, the budget has {limit}"
+    for kernel, arch in sorted(budget.keys() - found.keys()):
+        yield f"sm_{arch} {kernel}: no such kernel, but {BUDGET.name} has it, see --write"
+
+
+# --------------------------------------------------------------------------------------------------------- machine code
+def find_nvdisasm() -> str | None:
+    if on_path := shutil.which("nvdisasm"):
+        return on_path
+    try:
+        files = metadata.distribution("nvidia-cuda-nvdisasm").files or []
+    except metadata.PackageNotFoundError:
+        return None
+    return next((str(file.locate()) for file in files if file.name == "nvdisasm"), None)
+
+
+def read(name: str, kernel: Kernel, spills: bool) -> Iterator[str]:
+    """What is wrong with the code of a hot kernel; prints what was counted. Of each kernel a few features are known:
+    four weights are loaded at once, from shared memory or as constants, for several rows in one loop; a step of the
+    forward pass makes a word of spikes by three shuffles."""
+    backward = name.startswith("backward")
+    if kernel.find("LDL|STL") and not spills:
+        yield f"{name}: uses local memory"
+    if kernel.find("CALL") and not backward:  # backwards it divides
+        yield f"{name}: calls a function"
+    for what in ("LDG", "STG"):
+        if not kernel.find(rf"{what}\.E\.128"):
+            yield f"{name}: expected {what} of 16 bytes, for numbers of four neurons"
+
+    width = "64" if "bfloat16" in name else "128"
+    row = rf"LDS\.{width}" if name.endswith("true>") else rf"LDG\.E\.{width}\.CONSTANT"
+    at_once = 8 if backward else 4
+    rows = next((loop for loop in kernel.loops() if len(kernel.find(row, loop)) >= at_once), None)
+    if rows is None:
+        yield f"{name}: expected a loop with {at_once} times {row}, for the weight rows"
+        return
+    wide, sums, barriers = (len(kernel.find(what, rows)) for what in (row, "FADD|FFMA", "BAR"))
+    per_row = sums / 4 / at_once  # quads of a row that a round adds
+    print(f"{name}\n    {len(kernel.code)} instructions; a round for {at_once} rows: {rows.length}, of them {wide} wide loads "
+          f"and {sums} sums; for a row's quad {rows.length / at_once / per_row:.1f}")
+    if barriers:
+        yield f"{name}: a barrier in the loop over weight rows"
+    if not backward:
+        yield from read_step(name, kernel, rows)
+
+
+def read_step(name: str, kernel: Kernel, rows: Loop) -> Iterator[str]:
+    """The loop over the steps of a forward kernel."""
+    def within(pattern: str) -> Wanted:
+        places = set(kernel.find(pattern, step))
+        return lambda i: i in places
+
+    around = (loop for loop in kernel.loops() if loop.first < rows.first and loop.last > rows.last)
+    step = next((loop for loop in around if len(kernel.find(r"SHFL\.BFLY", loop)) == 3), None)
+    lists = (loop for loop in kernel.loops() if kernel.find("POPC", loop) and kernel.find(r"STS\.U16", loop))
+    listing = next(lists, None)
+    if step is None or listing is None:
+        yield f"{name}: expected a loop over steps, and in it one that lists neurons"
+        return
+    barrier = ["BAR"] if "BlockSpikes" in name else []
+    if len(kernel.find("BAR", step)) != len(barrier):
+        yield f"{name}: expected {len(barrier)} barriers in a step, found {len(kernel.find('BAR', step))}"
+    on_the_way = ["POPC", *[r"STG\.E\.128"] * 2, *[r"SHFL\.BFLY"] * 3, *barrier]
+    silent = kernel.shortest(step, [within(what) for what in on_the_way])
+    words = listing.length / len(kernel.find(r"STS\.U16", listing))
+    print(f"    a step without spikes has {silent} at least; a word of 32 neurons {words:.0f}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="write the budget anew")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="compilers at a time")
+    arguments = parser.parse_args()
+    nvcc = os.environ.get("CUDACXX") or shutil.which("nvcc")
+    if not nvcc:
+        print("expected nvcc on PATH or in CUDACXX, found none")
+        return 2
+    flags, archs = of_the_build()
+    version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+    compiler = "nvcc " + re.findall(r"V([\d.]+)", version)[0]
+    print(f"{compiler} {' '.join(flags)}: sm_{', sm_'.join(archs)}", flush=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        def compiled(source: Path, arch: str) -> tuple[str, str, Path]:
+            cubin = Path(folder) / f"{source.stem}_{arch}.cubin"
+            target = f"-gencode=arch=compute_{arch},code=sm_{arch}"
+            command = [nvcc, *flags, target, "-Xptxas=-v", "-cubin", str(source), "-o", str(cubin)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise SystemExit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+            return arch, done.stdout + done.stderr, cubin
+
+        with ThreadPoolExecutor(arguments.jobs) as pool:
+            jobs = [(source, arch) for source in sorted(CUDA.glob("*.cu")) for arch in archs]
+            results = list(pool.map(lambda job: compiled(*job), jobs))
+        every = [(name, arch, now) for arch, said, _ in results for name, now in figures(said)]
+        names = short_names({name for name, _, _ in every})
+        found = {(names[name], arch): now for name, arch, now in every}  # a kernel of two files is the same in both
+        if arguments.write:
+            write_budget(compiler, found)
+        wrong = list(over_budget(compiler, found))
+        print(f"registers for sm_{', sm_'.join(archs)}:")
+        for kernel in sorted({kernel for kernel, _ in found if HOT.match(kernel)}):
+            print(f"    {kernel}:", *(f"{now.registers}" + f" ({now.spills} bytes spilled)" * (now.spills > 0)
+                                      for now in (found[kernel, arch] for arch in archs)))
+        nvdisasm = find_nvdisasm()
+        if nvdisasm is None:
+            print("skipped: reading machine code, as there is no nvdisasm; pip install nvidia-cuda-nvdisasm")
+        for cubin in [cubin for arch, _, cubin in results if nvdisasm and arch == ARCH]:
+            for mangled, code in disassembled(str(nvdisasm), cubin).items():
+                name = names[mangled]
+                if HOT.match(name) and re.match("(for|back)ward_kernel", name):
+                    wrong += read(name, code, found[name, ARCH].spills > 0)
+    print(*wrong, f"{len(found)} kernels, {len(wrong)} faults", sep="\n")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
