@@ -6,6 +6,8 @@
 #   make bench    times one layer; PEERS=1 installs the other packages and times them too
 #   make gpu      builds, tests and times on this machine's CUDA card in eight minutes; no .venv, no network: PYTHON must
 #                 have torch, numpy, setuptools, cmake, ninja, pybind11 and pytest.  Results go to bench/results/
+#   make mutants  plants bugs in the CUDA kernels, one by one, and demands that the tests find each; needs g++ only
+#   make machine  compiles the CUDA kernels with nvcc and holds registers and machine code against what is expected
 #   make lint     ruff, mypy, clang-format
 #   make build    the environment and the compiled part, nothing else
 #   make clean    removes .venv and all that was built; keeps data/ and demo_out/
@@ -31,7 +33,7 @@ tomllib.load(open('pyproject.toml', 'rb'))), sep='\n')" $(1) > $@.new
 @mv $@.new $@
 endef
 
-.PHONY: demo test bench gpu lint build clean
+.PHONY: demo test bench gpu mutants machine lint build clean
 demo: build $(VENV)/.examples
 	$(in_venv) python examples/smnist.py $(ARGS)
 
@@ -44,9 +46,17 @@ bench: build $(VENV)/.bench $(if $(PEERS),$(VENV)/.peers)
 gpu:
 	$(PYTHON) -m bench.gpu $(ARGS)
 
+# -B: csrc/ holds what the build depends on.
+mutants:
+	$(PYTHON) -B csrc/tests/mutants.py $(ARGS)
+
+machine: build $(VENV)/.machine
+	$(in_venv) python -B csrc/tests/machine_code.py $(ARGS)
+
 lint: build $(VENV)/.dev
-	$(in_venv) ruff check lsnn_ext bench examples python_tests setup.py
+	$(in_venv) ruff check lsnn_ext bench examples python_tests csrc/tests setup.py
 	$(in_venv) mypy
+	$(in_venv) mypy csrc/tests/mutants.py csrc/tests/machine_code.py
 	$(in_venv) clang-format --dry-run --Werror $$(find csrc -name '*.h' -o -name '*.cpp')
 
 build: $(VENV)/.built
@@ -69,7 +79,7 @@ $(VENV)/.editable: $(VENV)/.build-requirements setup.py
 $(VENV)/.build-requirements: pyproject.toml | $(VENV)/.made
 	$(call install,build-system.requires)
 
-$(VENV)/.test $(VENV)/.examples $(VENV)/.bench $(VENV)/.peers $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(VENV)/.editable
+$(VENV)/.test $(VENV)/.examples $(VENV)/.bench $(VENV)/.peers $(VENV)/.machine $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(VENV)/.editable
 	$(call install,project.optional-dependencies.$*)
 
 $(VENV)/.made:

@@ -140,8 +140,8 @@ def read(name: str, kernel: Kernel, spills: bool) -> Iterator[str]:
         return
     wide, sums, barriers = (len(kernel.find(what, rows)) for what in (row, "FADD|FFMA", "BAR"))
     per_row = sums / 4 / at_once  # quads of a row that a round adds
-    print(f"{name}\n    {len(kernel.code)} instructions; a round for {at_once} rows: {rows.length}, of them {wide} wide loads "
-          f"and {sums} sums; for a row's quad {rows.length / at_once / per_row:.1f}")
+    print(f"{name}\n    {len(kernel.code)} instructions; a round for {at_once} rows: {rows.length}, of them "
+          f"{wide} wide loads and {sums} sums; for a row's quad {rows.length / at_once / per_row:.1f}")
     if barriers:
         yield f"{name}: a barrier in the loop over weight rows"
     if not backward:
