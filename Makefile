@@ -50,7 +50,7 @@ gpu:
 mutants:
 	$(PYTHON) -B csrc/tests/mutants.py $(ARGS)
 
-machine: build $(VENV)/.machine
+machine: $(VENV)/.machine
 	$(in_venv) python -B csrc/tests/machine_code.py $(ARGS)
 
 lint: build $(VENV)/.dev
