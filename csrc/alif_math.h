@@ -161,7 +161,7 @@ LSNN_INLINE F reset_adjoint(const Model& model, const Coefs<F>& k, F ob, F y, F 
 // z = spike((n - A) / s): the adjoints of n (returned) and A from that of z.
 template <class Model, class F>
 LSNN_INLINE F spike_adjoint(const Model& model, const Coefs<F>& k, F zb, F n, F A, F& Ab, Coefs<F>& g) {
-  const F inverse = F(1) / scale(model, k, A);
+  const F inverse = reciprocal_(scale(model, k, A));
   const F m = (n - A) * inverse;                            // m = (n - A) / s
   const F mb = zb * (k.dampening * psi_shape(model.surrogate, m));
   const F nb = mb * inverse;

@@ -157,6 +157,7 @@ template <class T> LSNN_INLINE Vec<T> fma_(Vec<T> a, Vec<T> b, Vec<T> c) { retur
 #endif
 template <class T> LSNN_INLINE Vec<T> max_(Vec<T> a, Vec<T> b) { return select(a > b, a, b); }
 template <class T> LSNN_INLINE Vec<T> min_(Vec<T> a, Vec<T> b) { return select(a < b, a, b); }
+template <class T> LSNN_INLINE Vec<T> reciprocal_(Vec<T> a) { return Vec<T>(1) / a; }
 template <class T> LSNN_INLINE Vec<T> abs_(Vec<T> a) { return select(a < Vec<T>(0), -a, a); }
 template <class T, class G> LSNN_INLINE Vec<T> by_lane(Vec<T> a, G g) {
   for (int l = 0; l < Vec<T>::lanes; l++) a.v[l] = g(a.v[l]);

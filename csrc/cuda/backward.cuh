@@ -127,11 +127,12 @@ template <class T, class W, class Model, class Gradients, int C, bool rows_here>
       const int all = 32 * (slice.words - w0) < most ? 32 * (slice.words - w0) : most;
       const int n = marks ? list_neurons(word, w0, slice.words, group.lane(), list) : all;
       for (int e = rows_of_product * group.warp(); e < n; e += rows_of_product * group.warps()) {
+        const Quad<uint16_t> low = quad_at(list + e), high = quad_at(list + e + 4);  // what lies beyond n is not used
         int rows[rows_of_product];
 #pragma unroll
         for (int i = 0; i < rows_of_product; i++) {
-          const int at = e + i < n ? e + i : e;  // what is left of eight: the first row again
-          rows[i] = marks ? list[at] : 32 * w0 + at;
+          const int row = marks ? (i < 4 ? low[i] : high[i - 4]) : 32 * w0 + e + i;
+          rows[i] = i == 0 || e + i < n ? row : rows[0];  // what is left of eight: the first row again
         }
         rows_product(t, rows, n - e);
       }
@@ -204,7 +205,7 @@ template <class T, class W, class Model, class Gradients, int C, bool rows_here>
 };
 
 template <class T, class W, class Model, class Gradients, int C, bool rows_here>
-__global__ void __launch_bounds__(most_threads_backward(rows_here)) backward_kernel(BackwardSequence<T> job) {
+__global__ void __launch_bounds__(most_threads_backward(rows_here), 1) backward_kernel(BackwardSequence<T> job) {
   const uint32_t flags = *job.p.flags;
   if (wrong_kernel<Model>(job.both, flags)) return;
   const Layer& l = job.f.layer;

@@ -117,21 +117,27 @@ template <class T, class W, class Model, class Spikes, int C, bool rows_here> st
     Cell cell[C];
     QuadState<T> s[C];
     Quad<T> next[C];
+    const T* x[C];  // of step t
+    constexpr bool whole = is_paper<Model>;
 #pragma unroll
     for (int c = 0; c < C; c++) {
       cell[c] = cell_of(slice, l, b, column(c));
       s[c] = first_state(job, cell[c]);
-      next[c] = l.T ? current(job, cell[c], 0) : Quad<T>{};
+      x[c] = current_at(job, cell[c], 0);
+      next[c] = l.T ? load_row<whole>(x[c], cell[c].live) : Quad<T>{};
     }
     const QuadCoefs<T> k(job.p, l, cell[0]);
-    int slot = 0;  // of step t
-    for (int t = 0; t < l.T; t++) {
+    uint32_t* bits = f.save ? f.saved.bits + b * spikes.n_words + slice.word : nullptr;  // of step t
+    int64_t row = b * l.N;                                                               // of step t in arrays [T,B,N]
+    int slot = 0;                                                                        // of step t
+    for (int t = 0; t < l.T; t++, row += l.B * l.N) {
       Quad<T> sum[C];
 #pragma unroll
       for (int c = 0; c < C; c++) {
         sum[c] = next[c];
-        if (t + 1 < l.T) next[c] = current(job, cell[c], t + 1);
-        if (t + 8 < l.T && cell[c].live) prefetch((const T*)f.x + (t + 8) * f.x_stride_t + b * f.x_stride_b + cell[c].n);
+        x[c] += f.x_stride_t;
+        if (t + 1 < l.T) next[c] = load_row<whole>(x[c], cell[c].live);
+        if (t + 8 < l.T && cell[c].live) prefetch(x[c] + 7 * f.x_stride_t);
       }
       for (int d = 0; d < l.S; d++) {                                                                        // (1)
         const int delay = d ? job.p.delays[d] : first_delay, past = t - 1 - delay;  // the common one waits for no load
@@ -148,12 +154,13 @@ template <class T, class W, class Model, class Spikes, int C, bool rows_here> st
 #pragma unroll
       for (int c = 0; c < C; c++) {
         const QuadCoefs<T> again(job.p, l, cell[c]);
-        const uint32_t word = gather_word(forward_quad(job, model, C == 1 ? k : again, cell[c], t, sum[c], s[c]));
+        const uint32_t word = gather_word(forward_quad(job, model, C == 1 ? k : again, cell[c], t, row + cell[c].n, sum[c], s[c]));
         const int at = column(c) / 32;
         if (at >= slice.words) continue;
         spikes.publish(slot, slice.word + at, word, n0 + (uint32_t)t + 1, group.lane() % 8, job.shape.ranks);
-        if (f.save && group.lane() % 8 == 0) f.saved.bits[(t * l.B + b) * spikes.n_words + slice.word + at] = word;
+        if (bits && group.lane() % 8 == 0) bits[at] = word;
       }
+      if (bits) bits += l.B * spikes.n_words;
       spikes.end_step(group);
       slot = slot + 1 == slots ? 0 : slot + 1;
     }
@@ -163,7 +170,7 @@ template <class T, class W, class Model, class Spikes, int C, bool rows_here> st
 };
 
 template <class T, class W, class Model, class Spikes, int C, bool rows_here>
-__global__ void __launch_bounds__(most_threads_forward) forward_kernel(ForwardSequence<T> job) {
+__global__ void __launch_bounds__(most_threads_forward, 1) forward_kernel(ForwardSequence<T> job) {
   const uint32_t flags = *job.p.flags;
   if (wrong_kernel<Model>(job.both, flags)) return;
   const Layer& l = job.f.layer;

@@ -37,7 +37,7 @@ template <class T, class W> void forward(const ForwardArgs& f, const Plan& plan,
   const ForwardWorkspace<T, W> own(arena, l, pass);
   if (l.B == 0) return;
   pack<T, W>(l, f.first.r, own.packed, stream);
-  const ForwardJob<T> job{f, own.packed, sizeof(T) == 4 && pass.quads == 1 && may_be_paper(l, 0)};
+  const ForwardJob<T> job{f, own.packed, sizeof(T) == 4 && pass.quads == 1 && plain(f)};
   const Launch shape{pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared, pass.shape.ranks, stream};
 
   if (pass.design == Design::step) {
@@ -136,7 +136,7 @@ void backward(const BackwardArgs& f, const Plan& plan, void* workspace, const Pr
   const BackwardWorkspace<T, W> own(arena, f, plan);
   if (l.B > 0) {
     pack<T, W>(l, f.first.r, own.packed, stream);
-    const BackwardJob<T> job{f, own.packed, own.sums, sizeof(T) == 4 && pass.quads == 1 && may_be_paper(l, f.want)};
+    const BackwardJob<T> job{f, own.packed, own.sums, sizeof(T) == 4 && pass.quads == 1 && plain(f)};
     const Launch shape{pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared, pass.shape.ranks, stream};
     const BackwardSequence<T> sequence{job, pass.shape, own.replayed};
     if (pass.design == Design::step) backward_steps(job, pass, own, product, stream);

@@ -87,10 +87,20 @@ template <> struct Known<AnyModel> {
   }
 };
 
-// Whether the kernel made for the paper's network may do the work, as far as the host can tell. The rest stands in the flags:
-// then both kernels are launched, and the wrong one returns at once, so that the host never waits for the device.
+// The kernels made for the paper's network take for granted that the layer is plain, too: whole quads on their boundaries in
+// every array, no traces. Whether they may do the work, as far as the host can tell; the rest stands in the flags: then both
+// kernels are launched, and the wrong one returns at once, so that the host never waits for the device.
 inline bool may_be_paper(const Layer& l, unsigned want) {
-  return PaperModel::fits({l.row, l.surrogate, l.smooth, false, false, false, false, want});
+  return l.N % 4 == 0 && PaperModel::fits({l.row, l.surrogate, l.smooth, false, false, false, false, want});
+}
+template <class... Pointers> bool on_boundaries(Pointers... p) { return ((reinterpret_cast<uintptr_t>(p) % 16 == 0) && ...); }
+inline bool plain(const ForwardArgs& f) {
+  return may_be_paper(f.layer, 0) && f.x_stride_t % 4 == 0 && f.x_stride_b % 4 == 0 && !f.trace_v && !f.trace_a && !f.trace_A &&
+         on_boundaries(f.x, f.z, f.saved.y);
+}
+inline bool plain(const BackwardArgs& f) {
+  const bool whole_gz = !f.gz || (f.gz_stride_n == 1 && f.gz_stride_t % 4 == 0 && f.gz_stride_b % 4 == 0);
+  return may_be_paper(f.layer, f.want) && whole_gz && !f.gv && !f.ga && !f.gA && on_boundaries(f.gz, f.gx, f.saved.y);
 }
 template <class Model> inline constexpr bool is_paper = false;
 template <> inline constexpr bool is_paper<PaperModel> = true;

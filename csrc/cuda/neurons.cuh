@@ -83,14 +83,15 @@ template <class T> LSNN_DEVICE void store_last_state(const ForwardJob<T>& job, c
   }
 }
 
-template <class T> LSNN_DEVICE Quad<T> current(const ForwardJob<T>& job, const Cell& cell, int64_t t) {
-  return load((const T*)job.f.x + t * job.f.x_stride_t + cell.b * job.f.x_stride_b + cell.n, cell.live);
+template <class T> LSNN_DEVICE const T* current_at(const ForwardJob<T>& job, const Cell& cell, int64_t t) {
+  return (const T*)job.f.x + t * job.f.x_stride_t + cell.b * job.f.x_stride_b + cell.n;
 }
 
-// c: the sums of (1). Writes what the forward pass has to write but the spike bits, which it returns.
+// c: the sums of (1). at: cell.at(l, t). Writes what the forward pass has to write but the spike bits, which it returns.
 template <class T, class Model>
 LSNN_DEVICE unsigned forward_quad(const ForwardJob<T>& job, const Model& model, const QuadCoefs<T>& k, const Cell& cell, int64_t t,
-                                  const Quad<T>& c, QuadState<T>& s) {
+                                  int64_t at, const Quad<T>& c, QuadState<T>& s) {
+  constexpr bool whole = is_paper<Model>;
   const ForwardArgs& f = job.f;
   const Layer& l = f.layer;
   if (f.save && t % segment == 0) {
@@ -109,10 +110,10 @@ LSNN_DEVICE unsigned forward_quad(const ForwardJob<T>& job, const Model& model, 
     y.put(q, out.y), A.put(q, out.A);
     if (out.fired && q < cell.live) fired |= 1u << q;
   }
-  const int64_t at = cell.at(l, t);
-  store((T*)f.z + at, s.z, cell.live);
-  if (f.save && f.saved.y_is_bfloat16) store((bfloat16*)f.saved.y + at, widen<bfloat16>(y), cell.live);
-  else if (f.save) store((T*)f.saved.y + at, y, cell.live);
+  store_row<whole>((T*)f.z + at, s.z, cell.live);
+  if (f.save && f.saved.y_is_bfloat16) store_row<whole>((bfloat16*)f.saved.y + at, widen<bfloat16>(y), cell.live);
+  else if (f.save) store_row<whole>((T*)f.saved.y + at, y, cell.live);
+  if constexpr (whole) return fired;
   if (f.save && l.smooth) store((T*)f.saved.z + at, s.z, cell.live);
   if (f.trace_v) store((T*)f.trace_v + at, s.v, cell.live);
   if (f.trace_a) store((T*)f.trace_a + at, s.a, cell.live);

@@ -48,8 +48,10 @@ Possible sequence_pass(Design design, const Card& card, const Layer& l, int rank
   if (p.quads > 4) return impossible("a block owns " + std::to_string(16 * limit.block) + " neurons at most");
   const int64_t least = std::max<int64_t>(ceiling(lanes, 32 * p.quads) * 32, 32), teams = std::max(card.processors / ranks, 1);
   p.shape.slots = int(l.D + 1 + (design == Design::cluster ? l.delays[0] : 0));
-  const int64_t most_groups = std::min<int64_t>(limit.block / least, 15);  // named barriers are 1 to 15
-  for (int64_t groups = std::clamp<int64_t>(ceiling(l.B, teams), 1, most_groups); groups >= 1; groups--) {
+  // Named barriers are 1 to 15; a group of one warp needs none. Items come in rounds of equal size.
+  const int64_t most_groups = least == 32 && limit.group <= 32 ? limit.block / least : std::min<int64_t>(limit.block / least, 15);
+  const int64_t items = std::max<int64_t>(ceiling(l.B, teams), 1), rounds = ceiling(items, most_groups);
+  for (int64_t groups = ceiling(items, rounds); groups >= 1; groups--) {
     p.shape.groups = (int)groups;
     p.shape.threads = int(std::clamp<int64_t>(limit.block / groups / 32 * 32, least, std::max(least, limit.group)));
     p.shared = shared(p.shape);
@@ -148,7 +150,7 @@ Plan choose(const Card& card, const Layer& l, Storage storage, const Activity& a
 
   // The largest tile of whole words that the shared memory holds; parts so that all multiprocessors have one.
   WeightTiles& t = plan.tiles;
-  const int64_t columns = std::min<int64_t>(ceiling(l.N, 32) * 32, 256), most = std::min<int64_t>(card.shared, 200 << 10);
+  const int64_t columns = std::min<int64_t>(ceiling(l.N, 32) * 32, 256), most = card.shared;
   t.columns = (int)columns;
   t.rows = int(ceiling(l.N, 32) * 32);
   auto bytes = [&] {

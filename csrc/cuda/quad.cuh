@@ -60,6 +60,16 @@ template <class X> LSNN_DEVICE void store(X* p, const Quad<X>& q, int live) {
     if (i < live) p[i] = q[i];
 }
 
+// The same where a quad is known to be whole and on its boundary, or without neurons.
+template <bool whole, class X> LSNN_DEVICE Quad<X> load_row(const X* p, int live) {
+  if constexpr (whole) return live ? load_whole<Quad<X>>(p) : Quad<X>{};
+  else return load(p, live);
+}
+template <bool whole, class X> LSNN_DEVICE void store_row(X* p, const Quad<X>& q, int live) {
+  if constexpr (!whole) store(p, q, live);
+  else if (live) store_whole(p, q);
+}
+
 // A quad of a packed array, which always lies on a boundary.
 template <class X> LSNN_DEVICE const Quad<X>& quad_at(const X* p) { return *reinterpret_cast<const Quad<X>*>(p); }
 

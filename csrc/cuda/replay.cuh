@@ -11,11 +11,12 @@ template <class T> struct BackwardJob {
   bool both;  // see wrong_kernel
 };
 
-// The bits of a quad's spikes at step t >= 0.
-template <class T> LSNN_DEVICE unsigned fired_at(const BackwardJob<T>& job, const Cell& cell, int64_t t) {
+// The word of spikes that holds a quad's bits at step t >= 0, and these. Apart, so that many words can be on their way.
+template <class T> LSNN_DEVICE uint32_t word_of(const BackwardJob<T>& job, const Cell& cell, int64_t t) {
   const Layer& l = job.f.layer;
-  return job.f.saved.bits[(t * l.B + cell.b) * words(l.N) + cell.n / 32] >> cell.n % 32 & 15;
+  return job.f.saved.bits[(t * l.B + cell.b) * words(l.N) + cell.n / 32];
 }
+LSNN_DEVICE unsigned bits_of(const Cell& cell, uint32_t word) { return word >> cell.n % 32 & 15; }
 // The spikes of step t as numbers, given their bits where t >= 0.
 template <class T> LSNN_DEVICE Quad<T> spikes_at(const BackwardJob<T>& job, const Cell& cell, int64_t t, unsigned fired) {
   const Layer& l = job.f.layer;
@@ -24,12 +25,12 @@ template <class T> LSNN_DEVICE Quad<T> spikes_at(const BackwardJob<T>& job, cons
   return {{T(fired & 1), T(fired >> 1 & 1), T(fired >> 2 & 1), T(fired >> 3)}};
 }
 template <class T> LSNN_DEVICE Quad<T> spikes_at(const BackwardJob<T>& job, const Cell& cell, int64_t t) {
-  return spikes_at(job, cell, t, t < 0 ? 0 : fired_at(job, cell, t));
+  return spikes_at(job, cell, t, t < 0 ? 0 : bits_of(cell, word_of(job, cell, t)));
 }
-template <class T> LSNN_DEVICE Quad<T> saved_y(const BackwardJob<T>& job, const Cell& cell, int64_t t) {
+template <bool whole, class T> LSNN_DEVICE Quad<T> saved_y(const BackwardJob<T>& job, const Cell& cell, int64_t t) {
   const int64_t at = cell.at(job.f.layer, t);
-  if (job.f.saved.y_is_bfloat16) return widen<T>(load((const bfloat16*)job.f.saved.y + at, cell.live));
-  return load((const T*)job.f.saved.y + at, cell.live);
+  if (job.f.saved.y_is_bfloat16) return widen<T>(load_row<whole>((const bfloat16*)job.f.saved.y + at, cell.live));
+  return load_row<whole>((const T*)job.f.saved.y + at, cell.live);
 }
 template <class T> LSNN_DEVICE void prefetch_y(const BackwardJob<T>& job, const Cell& cell, int64_t t) {
   const int64_t at = cell.at(job.f.layer, t);
@@ -46,19 +47,20 @@ template <class T> LSNN_DEVICE QuadState<T> saved_state(const BackwardJob<T>& jo
 // What the forward pass has saved of a step.
 template <class T> struct QuadSaved {
   Quad<T> y;
-  unsigned fired;
+  uint32_t word;  // that holds the bits of its spikes
 };
 
 // A step again. Returns the bits of the neurons whose dL/dz is of use.
 template <class T, class Model>
 LSNN_DEVICE unsigned replay_quad(const BackwardJob<T>& job, const Model& model, const QuadCoefs<T>& k, const Cell& cell, int64_t t,
                                  const QuadSaved<T>& saved, QuadState<T>& s) {
-  const Quad<T> z = spikes_at(job, cell, t, saved.fired);
+  const unsigned fired = bits_of(cell, saved.word);
+  const Quad<T> z = spikes_at(job, cell, t, fired);
   unsigned active = 0;
 #pragma unroll(unrolled<Model>)
   for (int q = 0; q < 4; q++) {
     Carry<T> carry = s.of(q);
-    const bool blocked = replay(model, k.of(q), saved.y.pick(q), z.pick(q), bool(saved.fired >> q & 1), carry);
+    const bool blocked = replay(model, k.of(q), saved.y.pick(q), z.pick(q), bool(fired >> q & 1), carry);
     s.set(q, carry);
     if (!blocked && q < cell.live) active |= 1u << q;
   }
@@ -77,7 +79,7 @@ LSNN_DEVICE void replay_steps(const BackwardJob<T>& job, const Model& model, con
     QuadSaved<T> saved[at_once] = {};
 #pragma unroll
     for (int i = 0; i < at_once; i++)
-      if (t0 + i < last) saved[i] = {saved_y(job, cell, t0 + i), fired_at(job, cell, t0 + i)};
+      if (t0 + i < last) saved[i] = {saved_y<is_paper<Model>>(job, cell, t0 + i), word_of(job, cell, t0 + i)};
 #pragma unroll
     for (int i = 0; i < at_once; i++)
       if (t0 + i < last) {
@@ -98,9 +100,9 @@ template <class T> struct Replayed {
                                                               const QuadState<T>& s) const {
     if (!cell.live) return;
     T* to = rows + row * 4 * width + column;
-    store(to, s.v, 4), store(to + width, s.a, 4);
-    if (model.want >> SIGMA & 1) store(to + 2 * width, s.i, 4);
-    if (model.refractory) store(to + 3 * width, s.r, 4);
+    store_whole(to, s.v), store_whole(to + width, s.a);
+    if (model.want >> SIGMA & 1) store_whole(to + 2 * width, s.i);
+    if (model.refractory) store_whole(to + 3 * width, s.r);
   }
   // z stays as it is.
   template <class Model> __device__ __forceinline__ void recall(const Model& model, const Cell& cell, int64_t column, int row,
@@ -141,9 +143,10 @@ template <class T> LSNN_DEVICE const T* outside_z_at(const BackwardJob<T>& job, 
   const BackwardArgs& f = job.f;
   return (const T*)f.gz + t * f.gz_stride_t + cell.b * f.gz_stride_b + cell.n * f.gz_stride_n;
 }
-template <class T> LSNN_DEVICE Quad<T> outside_z(const BackwardJob<T>& job, const Cell& cell, int64_t t) {
+template <bool whole, class T> LSNN_DEVICE Quad<T> outside_z(const BackwardJob<T>& job, const Cell& cell, int64_t t) {
   if (!job.f.gz) return {};
   const T* g = outside_z_at(job, cell, t);
+  if constexpr (whole) return load_row<whole>(g, cell.live);
   return job.f.gz_stride_n ? load(g, cell.live) : Quad<T>::all(*g);
 }
 template <class T> LSNN_DEVICE Quad<T> outside(const BackwardJob<T>& job, const void* g, const Cell& cell, int64_t t) {
@@ -160,12 +163,14 @@ template <class T> LSNN_DEVICE Quad<T> last_state_z(const BackwardJob<T>& job, c
 template <class T> struct QuadRecord {
   Quad<T> y, gz;
   QuadState<T> before;           // but z
-  unsigned fired, fired_before;  // bits of the spikes of steps t and t - 1
+  uint32_t word, word_before;    // that hold the bits of the spikes of steps t and t - 1
 };
 template <class T, class Model>
 LSNN_DEVICE QuadRecord<T> recorded(const BackwardJob<T>& job, const Model& model, const Cell& cell, const Replayed<T>& replayed,
                                    int64_t column, int t, int step) {
-  QuadRecord<T> record{saved_y(job, cell, t), outside_z(job, cell, t), {}, fired_at(job, cell, t), t ? fired_at(job, cell, t - 1) : 0};
+  constexpr bool whole = is_paper<Model>;
+  QuadRecord<T> record{
+      saved_y<whole>(job, cell, t), outside_z<whole>(job, cell, t), {}, word_of(job, cell, t), t ? word_of(job, cell, t - 1) : 0};
   replayed.recall(model, cell, column, first_step_row + step, record.before);
   // On their way to the second level cache: what the replay of the segment before and the next steps will read.
   if (t >= segment && cell.live) prefetch_y(job, cell, t - segment);
@@ -195,10 +200,12 @@ LSNN_DEVICE Quad<T> adjoint_quad(const BackwardJob<T>& job, const Model& model, 
   const BackwardArgs& f = job.f;
   const Layer& l = f.layer;
   const QuadCoefs<T> k(job.p, l, cell);
-  const Quad<T> gv = outside<T>(job, f.gv, cell, t), ga = outside<T>(job, f.ga, cell, t), gA = outside<T>(job, f.gA, cell, t),
-                last_z = last_state_z(job, cell, t), z = spikes_at(job, cell, t, record.fired);
+  constexpr bool whole = is_paper<Model>;  // no traces
+  const Quad<T> gv = outside<T>(job, whole ? nullptr : f.gv, cell, t), ga = outside<T>(job, whole ? nullptr : f.ga, cell, t),
+                gA = outside<T>(job, whole ? nullptr : f.gA, cell, t), last_z = last_state_z(job, cell, t),
+                z = spikes_at(job, cell, t, bits_of(cell, record.word));
   QuadState<T> before = record.before;
-  before.z = spikes_at(job, cell, t - 1, record.fired_before);
+  before.z = spikes_at(job, cell, t - 1, bits_of(cell, record.word_before));
   Quad<T> dc;
 #pragma unroll(unrolled<Model>)
   for (int q = 0; q < 4; q++) {
@@ -212,7 +219,7 @@ LSNN_DEVICE Quad<T> adjoint_quad(const BackwardJob<T>& job, const Model& model, 
     for (int c = 0; c < n_coefficients; c++)
       if ((model.want >> c & 1) && q < cell.live) job.sums[(cell.b * n_coefficients + c) * padded(l.N) + cell.n + q] += sums[c];
   }
-  store((T*)f.gx + cell.at(l, t), dc, cell.live);
+  store_row<whole>((T*)f.gx + cell.at(l, t), dc, cell.live);
   return dc;
 }
 

@@ -26,12 +26,16 @@ struct Share {
 
 // The set bits of words [first, first + 8) of n_words in ascending order, as numbers of neurons. Whole warps call; returns how many.
 template <class Words> LSNN_DEVICE int list_neurons(const Words& word_at, int first, int n_words, int lane, uint16_t* list) {
+  constexpr int most = list_size / 32;
+  uint32_t word[most];  // all loads before the first store: they do not wait for each other
+#pragma unroll
+  for (int i = 0; i < most; i++) word[i] = first + i < n_words ? word_at(first + i) : 0;
   int n = 0;
   __syncwarp();  // the warp has used what the list held before
-  for (int w = first; w < n_words && w < first + list_size / 32; w++) {
-    const uint32_t word = word_at(w);
-    if (word >> lane & 1) list[n + __popc(word & ((1u << lane) - 1))] = (uint16_t)(32 * w + lane);
-    n += __popc(word);
+#pragma unroll
+  for (int i = 0; i < most; i++) {
+    if (word[i] >> lane & 1) list[n + __popc(word[i] & ((1u << lane) - 1))] = (uint16_t)(32 * (first + i) + lane);
+    n += __popc(word[i]);
   }
   __syncwarp();
   return n;

@@ -6,9 +6,9 @@
 
 namespace lsnn::cuda {
 
-// Threads of a block: so many that the registers each of them needs are left. Forwards 128, backwards 168, or up to 255 where the
-// addresses of the rows have 64 bits.
-inline constexpr int most_threads_forward = 512;
+// Threads of a block: so many that the registers which each of them needs are left, 168, or 255 where the addresses of the rows
+// have 64 bits.
+inline constexpr int most_threads_forward = 384;
 constexpr int most_threads_backward(bool rows_here) { return rows_here ? 384 : 256; }
 inline constexpr int list_size = 256;     // neurons that a warp's list may hold: those of 8 words
 
@@ -70,21 +70,23 @@ template <class T, class W, int inbox_rows> struct BackwardShared {
 
 // ---------------------------------------------------------------------------------------------------------- weight gradient
 struct WeightTiles {
-  int rows, columns;     // of a tile; rows: whole words of spikes
-  int down, across;      // tiles of the matrix
-  int parts;             // of the steps and items
+  int rows, columns;  // of a tile; rows: whole words of spikes, list_size at most
+  int down, across;   // tiles of the matrix
+  int parts;          // of the steps and items
 
   LSNN_MEMBER int64_t count() const { return (int64_t)down * across; }
 };
-inline constexpr int items_at_once = 32, loads_at_once = 8;
+inline constexpr int items_at_once = 16, loads_at_once = 8;
 
 template <class T> struct WeightShared {
-  T* sum;           // [rows,columns]
-  uint32_t* words;  // [items_at_once,rows / 32] spikes that reach the steps at hand
+  T* sum;          // [rows,columns]
+  uint16_t* list;  // [items_at_once,list_size] rows of the tile whose spikes reach the steps at hand
+  int* listed;     // [items_at_once] how many
 
   LSNN_MEMBER WeightShared(Arena& m, const WeightTiles& tiles) {
     sum = m.take<T>((int64_t)tiles.rows * tiles.columns);
-    words = m.take<uint32_t>(items_at_once * tiles.rows / 32);
+    list = m.take<uint16_t>(items_at_once * list_size);
+    listed = m.take<int>(items_at_once);
   }
 };
 

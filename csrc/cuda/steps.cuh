@@ -50,11 +50,11 @@ template <class T, class Model> __global__ void __launch_bounds__(256) forward_s
     s = {part(0), part(1), part(2), part(3), part(4)};
     const Quad<T> c = load(job.c + cell.at(l, 0), cell.live);
     const QuadCoefs<T> k(job.p, l, cell);
-    const uint32_t word = gather_word(forward_quad(job, Known<Model>::model(l, flags, 0), k, cell, job.t, c, s));
+    const uint32_t word = gather_word(forward_quad(job, Known<Model>::model(l, flags, 0), k, cell, job.t, cell.at(l, job.t), c, s));
     if (f.save && at.real && at.index % 8 == 0) f.saved.bits[job.t * l.B * words(l.N) + at.index / 8] = word;
   }
   part(0) = s.v, part(1) = s.a, part(2) = s.i, part(3) = s.r, part(4) = s.z;
-  if (job.t + 1 < l.T) store(job.c + cell.at(l, 0), current(job, cell, job.t + 1), cell.live);
+  if (job.t + 1 < l.T) store(job.c + cell.at(l, 0), load(current_at(job, cell, job.t + 1), cell.live), cell.live);
   else store_last_state(job, cell, s);
 }
 

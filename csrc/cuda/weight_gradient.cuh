@@ -2,6 +2,7 @@
 // of the matrix over a part of the steps and items in shared memory, a thread to a column; then the parts are added up.
 #pragma once
 #include "replay.cuh"
+#include "sequence.cuh"
 
 namespace lsnn::cuda {
 
@@ -10,14 +11,25 @@ template <class T> struct WeightJob : BackwardJob<T> {
   T* parts;  // [parts,N,N]
 };
 
-template <class T> __global__ void __launch_bounds__(256) weight_gradient_kernel(WeightJob<T> job) {
+// A step of an item, counted through [T,B].
+struct ItemStep {
+  int64_t t, b;
+
+  LSNN_MEMBER ItemStep(int64_t index, int64_t B) : t(index / B), b(index % B) {}
+  LSNN_MEMBER void advance(int64_t B) {
+    if (++b == B) b = 0, t++;
+  }
+};
+
+template <class T> __global__ void __launch_bounds__(256, 1) weight_gradient_kernel(WeightJob<T> job) {
   const BackwardArgs& f = job.f;
   const Layer& l = f.layer;
   const WeightTiles& tiles = job.tiles;
-  const int N = (int)l.N, W = (int)words(l.N), tile = int(blockIdx.x % tiles.count()), part = int(blockIdx.x / tiles.count());
+  const int N = (int)l.N, W = (int)words(l.N), tile = blockIdx.x % (int)tiles.count(), part = blockIdx.x / (int)tiles.count();
   const int j0 = tile / tiles.across * tiles.rows, k = tile % tiles.across * tiles.columns + (int)threadIdx.x;
-  const int rows = N - j0 < tiles.rows ? N - j0 : tiles.rows, tile_words = tiles.rows / 32, w0 = j0 / 32;
+  const int rows = N - j0 < tiles.rows ? N - j0 : tiles.rows, w0 = j0 / 32, n_words = (rows + 31) / 32;
   const bool mine = (int)threadIdx.x < tiles.columns && k < N;
+  const int warp = threadIdx.x / 32, warps = blockDim.x / 32, lane = threadIdx.x % 32;
   Arena arena(shared_memory());
   const WeightShared<T> shared(arena, tiles);
   T* sum = shared.sum + threadIdx.x;  // the thread's column
@@ -27,35 +39,54 @@ template <class T> __global__ void __launch_bounds__(256) weight_gradient_kernel
   for (int64_t i0 = first; i0 < last; i0 += items_at_once)
     for (int d = 0; d < l.S; d++) {
       const int delay = job.p.delays[d];
-      __syncthreads();  // the words before have been used
-      for (int i = threadIdx.x; i < items_at_once * tile_words; i += blockDim.x) {
-        const int64_t item = i0 + i / tile_words, past = item / l.B - 1 - delay;
-        const int w = w0 + i % tile_words;
-        shared.words[i] = item < last && past >= 0 && w < W ? f.saved.bits[(past * l.B + item % l.B) * W + w] : 0;
+      const ItemStep start(i0, l.B);
+      __syncthreads();  // the lists before have been used
+      // Whole warps list the rows of one item after the other.
+      for (int i = warp; i < items_at_once; i += warps) {
+        const ItemStep at(i0 + i, l.B);
+        const int64_t past = at.t - 1 - delay;
+        const uint32_t* bits = f.saved.bits + (past * l.B + at.b) * W + w0;
+        const bool some = i0 + i < last && past >= 0;
+        auto word = [&](int w) { return some ? bits[w] : 0; };
+        const int n = list_neurons(word, 0, n_words, lane, shared.list + i * list_size);
+        if (lane == 0) shared.listed[i] = n;
       }
       __syncthreads();
       if (!mine) continue;
       auto add = [&](int j, T g) {  // j: row of the tile
         if (l.S == 1 || l.delay[(int64_t)(j0 + j) * N + k] == delay) sum[j * tiles.columns] += g;
       };
-      for (int64_t i1 = i0; i1 < last && i1 < i0 + items_at_once; i1 += loads_at_once) {
+      ItemStep at = start;
+      for (int i1 = 0; i1 < items_at_once; i1 += loads_at_once) {
         T g[loads_at_once];
 #pragma unroll
-        for (int i = 0; i < loads_at_once; i++) g[i] = i1 + i < last ? ((const T*)f.gx)[(i1 + i) * N + k] : T(0);
+        for (int i = 0; i < loads_at_once; i++) g[i] = i0 + i1 + i < last ? ((const T*)f.gx)[(i0 + i1 + i) * N + k] : T(0);
 #pragma unroll
-        for (int i = 0; i < loads_at_once; i++) {
-          if (i1 + i >= last) break;
-          const int64_t past = (i1 + i) / l.B - 1 - delay, b = (i1 + i) % l.B;
-          const T x = g[i];
+        for (int i = 0; i < loads_at_once; i++, at.advance(l.B)) {
+          if (i0 + i1 + i >= last) break;
+          const int64_t past = at.t - 1 - delay;
           if (past < 0 || l.smooth) {  // spikes that are any number
-            const T* z = (past < 0 ? first_z<T>(f.first, l, past, b) : (const T*)f.saved.z + (past * l.B + b) * l.N) + j0;
+            const T* z = (past < 0 ? first_z<T>(f.first, l, past, at.b) : (const T*)f.saved.z + (past * l.B + at.b) * l.N) + j0;
             for (int j = 0; j < rows; j++)
-              if (z[j] != T(0)) add(j, z[j] * x);
-          } else {
-            const uint32_t* words = shared.words + (i1 - i0 + i) * tile_words;
-            for (int w = 0; w < tile_words; w++)
-              for (uint32_t some = words[w]; some; some &= some - 1) add(32 * w + __ffs((int)some) - 1, x);
+              if (z[j] != T(0)) add(j, z[j] * g[i]);
+            continue;
           }
+          const uint16_t* list = shared.list + (i1 + i) * list_size;
+          const int n = shared.listed[i1 + i];
+          int e = 0;
+          for (; e + 4 <= n; e += 4) {  // different rows: they do not wait for each other
+            const Quad<uint16_t> j = quad_at(list + e);
+            if (l.S > 1) {
+              for (int q = 0; q < 4; q++) add(j.pick(q), g[i]);
+              continue;
+            }
+            T s[4];
+#pragma unroll
+            for (int q = 0; q < 4; q++) s[q] = sum[j[q] * tiles.columns];
+#pragma unroll
+            for (int q = 0; q < 4; q++) sum[j[q] * tiles.columns] = s[q] + g[i];
+          }
+          for (; e < n; e++) add(list[e], g[i]);
         }
       }
     }
