@@ -57,7 +57,7 @@ lint: build $(VENV)/.dev
 	$(in_venv) ruff check lsnn_ext bench examples python_tests csrc/tests setup.py
 	$(in_venv) mypy
 	$(in_venv) mypy csrc/tests/mutants.py csrc/tests/machine_code.py
-	$(in_venv) clang-format --dry-run --Werror $$(find csrc -name '*.h' -o -name '*.cpp')
+	$(in_venv) clang-format --dry-run --Werror $$(find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 
 build: $(VENV)/.built
 
