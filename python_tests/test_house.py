@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 Rule = Callable[[Path], list[str]]
 
-# Where each part of csrc/ may look: torch/ -> {cpu,cuda}/ -> alif_math.h -> the rest, never back. The emulator stands in
-# for the CUDA headers: cuda/ looks at it, and it knows nothing of the project.
+# Where each part of csrc/ may look: torch/ -> {cpu,cuda}/ -> alif_math.h -> the rest, never back. The emulator stands
+# in for the CUDA headers: cuda/ looks at it, and it knows nothing of the project.
 LOWEST = ("alif.h", "arena.h", "dynamics.h", "platform.h", "surrogate.h")
 INCLUDES = {
     "torch": {"torch", "cpu", "cuda", "alif_math.h", *LOWEST},
