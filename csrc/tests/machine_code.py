@@ -156,18 +156,17 @@ def read_step(name: str, kernel: Kernel, rows: Loop) -> Iterator[str]:
 
     around = (loop for loop in kernel.loops() if loop.first < rows.first and loop.last > rows.last)
     step = next((loop for loop in around if len(kernel.find(r"SHFL\.BFLY", loop)) == 3), None)
-    lists = (loop for loop in kernel.loops() if kernel.find("POPC", loop) and kernel.find(r"STS\.U16", loop))
-    listing = next(lists, None)
-    if step is None or listing is None:
-        yield f"{name}: expected a loop over steps, and in it one that lists neurons"
+    if step is None or not kernel.find(r"STS\.U16", step):
+        yield f"{name}: expected a loop over steps that lists neurons"
         return
     barrier = ["BAR"] if "BlockSpikes" in name else []
     if len(kernel.find("BAR", step)) != len(barrier):
         yield f"{name}: expected {len(barrier)} barriers in a step, found {len(kernel.find('BAR', step))}"
     on_the_way = ["POPC", *[r"STG\.E\.128"] * 2, *[r"SHFL\.BFLY"] * 3, *barrier]
     silent = kernel.shortest(step, [within(what) for what in on_the_way])
-    words = listing.length / len(kernel.find(r"STS\.U16", listing))
-    print(f"    a step without spikes has {silent} at least; a word of 32 neurons {words:.0f}")
+    listing = [i for i in kernel.find(r"POPC|STS\.U16", step) if i < rows.first]
+    words = len(kernel.find(r"STS\.U16", Loop(listing[0], listing[-1])))
+    print(f"    a step without spikes has {silent} at least, with about {listing[-1] - listing[0] + 1} for {words} words of spikes")
 
 
 def main() -> int:
