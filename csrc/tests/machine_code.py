@@ -166,7 +166,8 @@ def read_step(name: str, kernel: Kernel, rows: Loop) -> Iterator[str]:
     silent = kernel.shortest(step, [within(what) for what in on_the_way])
     listing = [i for i in kernel.find(r"POPC|STS\.U16", step) if i < rows.first]
     words = len(kernel.find(r"STS\.U16", Loop(listing[0], listing[-1])))
-    print(f"    a step without spikes has {silent} at least, with about {listing[-1] - listing[0] + 1} for {words} words of spikes")
+    print(f"    a step without spikes has {silent} at least, of them some {listing[-1] - listing[0] + 1} for "
+          f"{words} words of spikes")
 
 
 def main() -> int:

@@ -28,6 +28,7 @@ DELAYED, CLUSTER_DELAYED = (f"{design} T=20 B=5 N=129 n_ref=0" for design in ("g
 MANY_ITEMS = "T=20 B=38 N=40 n_ref=0"  # a group has one after the other
 SHORT = "cluster T=3 B=38 N=40", "cluster T=4 B=38 N=40"  # the same, with sequences shorter than the buffers
 GROUPS = "gather T=17 B=9 N=220 n_ref=1"  # groups of several warps in a random order
+PAPER = "block T=20 B=5 N=128 n_ref=2"
 STEP = "step T=20 B=5 N=65"
 LONG = "block T=129 B=9 N=31"  # two segments, several parts of the weight gradient
 ABSENT = "block N=40 n_ref=1 layout=0 want=0"
@@ -72,8 +73,8 @@ MUTANTS = [
            ADDRESS),
     Mutant("forward: rows that the list does not name", "forward.cuh", "if (e + i < n) row[i]", "row[i]",
            ("gather T=20 B=5 N=33 n_ref=2",), ADDRESS),
-    Mutant("forward, cluster: bits of another slice", "forward.cuh", "spikes.n_words + slice.word + at] = word",
-           "spikes.n_words + at] = word", (CLUSTER,)),
+    Mutant("forward, cluster: bits of another slice", "forward.cuh", "spikes.n_words + slice.word : nullptr",
+           "spikes.n_words : nullptr", (CLUSTER,)),
     Mutant("forward: one set of coefficients for all quads of a lane", "forward.cuh", "C == 1 ? k : again", "k",
            ("any N=2100",)),
     Mutant("backward: an item past the last", "backward.cuh", "b < l.B && slice", "b <= l.B && slice", (BLOCK,)),
@@ -88,8 +89,8 @@ MUTANTS = [
            "shared.dz", (BLOCK,), THREAD),
     Mutant("backward, cluster: a rank without neurons works", "backward.cuh", " && slice.words > 0;", ";",
            IDLE_RANK),
-    Mutant("list: nine words in the place of eight", "sequence.cuh", "w < first + list_size / 32",
-           "w <= first + list_size / 32", ("gather T=6 B=2 N=512",)),
+    Mutant("list: nine words in the place of eight", "sequence.cuh", "most = list_size / 32;",
+           "most = list_size / 32 + 1;", ("gather T=6 B=2 N=512",)),
     Mutant("items done twice", "sequence.cuh", "teams * shape.groups}", "teams}", ("gather T=20 B=5 N=65 n_ref=2",),
            THREAD),
     Mutant("load: past the last neuron", "quad.cuh", "if (i < live) q[i]", "q[i]", (GATHER, STEP), ADDRESS),
@@ -98,8 +99,12 @@ MUTANTS = [
            "{\n  if (live >= 3 && on_boundary(p)) {", ("any T=20 B=5 N=7", "any T=20 B=5 N=31")),
     Mutant("weight gradient: dL/dc past the last item", "weight_gradient.cuh", "i1 + i < last ? ((", "true ? ((",
            ("any T=17 B=33 N=32",), ADDRESS),
-    Mutant("weight gradient: bits past the last item", "weight_gradient.cuh", "item < last && past >= 0", "past >= 0",
+    Mutant("weight gradient: bits past the last item", "weight_gradient.cuh", "some = i0 + i < last &&", "some =",
            (LONG,), ADDRESS),
+    Mutant("weight gradient: a list for all items", "weight_gradient.cuh", "lane, shared.list + i * list_size",
+           "lane, shared.list", (LONG,)),
+    Mutant("weight gradient: what is left of four rows", "weight_gradient.cuh", "for (; e < n; e++)",
+           "for (; e + 1 < n; e++)", (LONG,)),
     Mutant("weight gradient: columns past the last", "weight_gradient.cuh", " && k < N;", ";", (LONG,)),
     Mutant("step: bits of threads without neurons", "steps.cuh", "f.save && at.real &&", "f.save &&",
            ("step T=20 B=5 N=33",), ADDRESS),
@@ -152,6 +157,11 @@ MUTANTS = [
            (STEP,)),
     Mutant("flags: the paper's kernel for any network", "layout.cuh", "general == is_paper<Model>",
            "general != is_paper<Model>", (ABSENT,)),
+    Mutant("the paper's kernel with traces", "layout.cuh", "!f.trace_v && ", "", (PAPER,)),
+    Mutant("the paper's kernel with any number of neurons", "layout.cuh", "l.N % 4 == 0 && ", "",
+           ("block N=34 n_ref=0",)),
+    Mutant("the paper's kernel with one dL/dz for all", "layout.cuh", "(f.gz_stride_n == 1 && ", "(",
+           ("block N=64 n_ref=0 layout=3",)),
     Mutant("flags: a synapse unseen", "layout.cuh", "c == SIGMA ? +SYNAPSE", "c == SIGMA ? 0", (LONG,)),
     Mutant("flags: the first refractory counter unseen", "layout.cuh", "flags |= REFRACTORY;", "flags |= 0;",
            ("any first_r=4",)),
