@@ -11,7 +11,7 @@
 
 #include "../cpu/run.h"
 #include "../cuda/device.h"
-#include "../cuda/run.h"
+#include "../cuda/host_product.h"
 #include "check.h"
 #include "table.h"
 
@@ -53,20 +53,9 @@ void set_order(int which) {
 #endif
 }
 
-// The product of the design `step`, in the order of the CPU path.
-struct Sizes { int64_t B, N; };
 template <class T> void add_product(void* context, const void* a, const void* w, bool transposed, void* out) {
-  const auto [B, N] = *static_cast<Sizes*>(context);
-  const int64_t NP = cuda::padded(N);
   wait();
-  for (int64_t b = 0; b < B; b++)
-    for (int64_t j = 0; j < N; j++) {
-      const T x = ((const T*)a)[b * N + j];
-      for (int64_t n = 0; x != T(0) && n < N; n++) {
-        T& sum = ((T*)out)[b * N + n];
-        sum = sum + x * ((const T*)w)[transposed ? n * NP + j : j * NP + n];
-      }
-    }
+  cuda::add_host_product<T>(context, a, w, transposed, out);
 }
 
 template <class T> struct Kernels {
@@ -80,7 +69,7 @@ template <class T> struct Kernels {
   }
   void forward(const Run<T>& r) const {
     const ForwardArgs f = forward_args(r);
-    Sizes sizes{r.c.B, r.c.N};
+    cuda::Sizes sizes{r.c.B, r.c.N};
     const Buffer<char> workspace = poisoned(cuda::forward_workspace(f, plan));
     cuda::forward(f, plan, workspace.get(), {&add_product<T>, &sizes}, nullptr);
     wait();
@@ -88,7 +77,7 @@ template <class T> struct Kernels {
   void backward(const Run<T>& r) const {
     BackwardArgs f = r.backward_args();
     f.saved.y_is_bfloat16 = small_y;
-    Sizes sizes{r.c.B, r.c.N};
+    cuda::Sizes sizes{r.c.B, r.c.N};
     const Buffer<char> workspace = poisoned(cuda::backward_workspace(f, plan));
     cuda::backward(f, plan, workspace.get(), {&add_product<T>, &sizes}, nullptr);
     wait();
