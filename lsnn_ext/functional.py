@@ -50,7 +50,7 @@ def _delays(delay: int | Tensor | Delays, N: int, device: torch.device) -> tuple
 
 
 def _check_coefficients(given: dict[str, Coefficient | None], N: int, device: torch.device) -> None:
-    """Kinds, shapes and devices; the compiled operator checks the ranges. None: left to the row."""
+    """Kinds, shapes, devices; ranges of numbers where the operator does not check them. None: left to the row."""
     for name, value in given.items():
         if isinstance(value, Tensor):
             if value.shape not in ((), (1,), (N,)):
@@ -61,6 +61,11 @@ def _check_coefficients(given: dict[str, Coefficient | None], N: int, device: to
                 raise ValueError(f"{name}: expected device {device} as current, got {value.device}")
         elif isinstance(value, bool) or not isinstance(value, int | float | None):
             raise TypeError(f"{name}: expected a number or a tensor, got {type(value).__name__}")
+        elif value is not None and device.type != "cpu":  # the operator reads numbers on the CPU only
+            low, high = {"alpha": (0, 1), "rho": (0, 1), "sigma": (0, 1), "width": (5e-324, math.inf)}.get(
+                name, (-math.inf, math.inf))
+            if not (math.isfinite(value) and low <= value <= high):
+                raise ValueError(f"{name}: expected a finite number from {low} to {high}, got {value}")
     for name in ("alpha", "theta"):
         if given[name] is None:
             raise TypeError(f"{name}: expected a number or a tensor, got None")

@@ -162,7 +162,7 @@ class Layer(torch.nn.Module):
         self.k = torch.nn.ParameterDict({name: torch.full((33,), value) for name, value in K.items()})
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.alif(x, self.w_rec, **self.k)[0]
+        return functional.alif(x, self.w_rec, **{name: self.k[name] for name in K})[0]
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])

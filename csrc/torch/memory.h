@@ -10,6 +10,16 @@ namespace lsnn::binding {
 
 using Ints = std::vector<int64_t>;
 
+// What the allocator of torch gives. Its reason for a failure is lost on the way through the stable interface.
+template <class Make> Tensor on_device(const Ints& sizes, int64_t bytes, const Make& make) {
+  try {
+    return make();
+  } catch (const std::exception&) {
+    STD_TORCH_CHECK(false, "not enough memory on the device: ", bytes, " bytes for a tensor of shape ",
+                    shape_text(sizes.data(), sizes.size()), " were asked for");
+  }
+}
+
 // Uninitialised, where `like` lies.
 inline Tensor empty(const Tensor& like, const Ints& sizes, ScalarType type) {
   int64_t bytes = type == ScalarType::Double ? 8 : type == ScalarType::Byte ? 1 : 4;
@@ -17,14 +27,7 @@ inline Tensor empty(const Tensor& like, const Ints& sizes, ScalarType type) {
   for (int64_t s : sizes) fits = fits && !__builtin_mul_overflow(bytes, s, &bytes);
   STD_TORCH_CHECK(fits, "not enough memory: a tensor of shape ", shape_text(sizes.data(), sizes.size()),
                   " has more bytes than can be counted");
-  if (!like.is_cpu()) {  // the allocator of torch; its reason is lost on the way through the stable interface
-    try {
-      return torch::stable::new_empty(like, sizes, type);
-    } catch (const std::exception&) {
-      STD_TORCH_CHECK(false, "not enough memory on the device: ", bytes, " bytes for a tensor of shape ",
-                      shape_text(sizes.data(), sizes.size()), " were asked for");
-    }
-  }
+  if (!like.is_cpu()) return on_device(sizes, bytes, [&] { return torch::stable::new_empty(like, sizes, type); });
   Ints strides(sizes.size(), 1);
   for (size_t d = sizes.size(); d-- > 1;) strides[d - 1] = strides[d] * std::max<int64_t>(sizes[d], 1);
   void* block = cpu::take_block(std::max<int64_t>(bytes, 1));
@@ -32,7 +35,13 @@ inline Tensor empty(const Tensor& like, const Ints& sizes, ScalarType type) {
                                   [](void* p) { cpu::give_block(p); });
 }
 
-inline Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+inline Tensor dense(const Tensor& t) {
+  if (t.is_contiguous()) return t;
+  if (t.is_cpu()) return torch::stable::contiguous(t);
+  Ints sizes;
+  for (int64_t d = 0; d < t.dim(); d++) sizes.push_back(t.size(d));
+  return on_device(sizes, t.numel() * t.element_size(), [&] { return torch::stable::contiguous(t); });
+}
 inline const void* data(const Tensor& t) { return t.const_data_ptr(); }
 inline const void* data(const std::optional<Tensor>& t) { return t ? t->const_data_ptr() : nullptr; }
 
