@@ -112,6 +112,8 @@ def failure(program: Path, run: str) -> str:
     if done.returncode == 0:
         return ""
     lines = (done.stdout + done.stderr).decode(errors="replace").splitlines()
+    if any(line.startswith("test_kernels: 0 runs") for line in lines):
+        return "no such case, or it runs in no such design"
     told = [line.strip() for line in lines if line.startswith("FAILED") or "Sanitizer:" in line]
     return told[0] if told else f"ended with {done.returncode}"
 

@@ -87,8 +87,10 @@ inline std::vector<Case> kernel_table() {
       }
   all.push_back({.T = 3, .B = 1, .N = 2100, .n_ref = 1});  // more than a lane's quad for each neuron
   // One item after the other, with sequences so short that the buffers of a cluster still hold steps of the item before.
-  all.push_back({.T = 3, .B = 38, .N = 40, .want = 0, .zero = paper});
-  all.push_back({.T = 4, .B = 38, .N = 40, .delays = {0, 3}});
+  for (int64_t T : {3, 4}) {
+    all.push_back({.T = T, .B = 38, .N = 40, .want = 0, .zero = paper});
+    all.push_back({.T = T, .B = 38, .N = 40, .delays = {0, 3}});
+  }
   return all;
 }
 
