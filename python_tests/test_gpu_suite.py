@@ -292,7 +292,7 @@ def test_make_gpu_takes_the_python_that_is_named() -> None:
         pytest.skip("make is not installed")
     ran = subprocess.run(["make", "-n", "gpu", "PYTHON=some/python", "ARGS=--minutes 2"], cwd=ROOT, capture_output=True,
                          text=True)
-    assert ran.stdout.splitlines()[-1] == "some/python -m bench.gpu --minutes 2"
+    assert "some/python -m bench.gpu --minutes 2" in ran.stdout.splitlines()
 
 
 @pytest.mark.parametrize("architecture", ["sm_75", "sm_90"])
