@@ -7,15 +7,15 @@ Nothing here was measured. For each part of a training step there are three time
               latency showed
   expected    the longest chain of dependent instructions of a step, or the throughput where that is longer
 
-The chain is counted in the machine code for compute capability 9.0 (CUDA 13.0, alif_f32.cu): one warp is walked along
-the path of the paper's network, instruction after instruction as the hardware issues them. It waits for the stall
-counts that the compiler has written into each instruction, and for the latencies that `Counted` names, which others
-have measured. Warps that work beside it are taken not to slow it down. docs/kernels.md says what each part is, and how
-far to trust all this.
+The chain is counted by bench/chain.py in the machine code for compute capability 9.0 (CUDA 13.0, alif_f32.cu): one
+warp is walked along the path of the paper's network, instruction after instruction as the hardware issues them. It
+waits for the stall counts that the compiler has written into each instruction, and for latencies that others have
+measured. Warps that work beside it are taken not to slow it down. docs/kernels.md says what each part is, and how far
+to trust all this.
 """
 import argparse
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -39,30 +39,27 @@ PLANNED_AS = {"h200": "h100"}  # the names that lsnn_ext._C.plan knows
 
 @dataclass(frozen=True)
 class Counted:
-    """Cycles of one warp, from the machine code. In brackets: how many of them are the compiler's stall counts alone.
-
-    The latencies in it are those of an H100, or assumed: shared memory 30 to 33 cycles, first level cache 38, second
-    level cache 290, main memory 650, shuffle 24, barrier 26; population count 16, reciprocal 22, constant memory 30, a
-    branch that is taken 10.
-    """
+    """Cycles of one warp, as `python -m bench.chain` finds them; it also has the latencies that are in them."""
 
     # Forward, a step.
-    step: float = 1297  # all but the two below: addresses, loads, step(), stores, the word of spikes, barrier [968]
-    word: float = 106  # of 32 spikes, turned into a list of rows [59]
-    four: float = 157  # rows added together, from shared memory [132]
+    step: float = 987  # all but the two below: addresses, loads, step(), stores, the word of spikes, barrier
+    list_forward: float = 292  # eight words of 32 spikes, turned into a list of rows
+    four: float = 164  # rows added together, from shared memory
     # Backward, a step.
-    record: float = 934  # loads for the adjoint, addresses
-    list_head: float = 89  # and `word` for each word of the neurons whose pseudo-derivative is not 0
-    eight: float = 665  # rows multiplied together: their list, sums over the lanes, the result
-    lap: float = 149  # of 128 numbers of these rows
-    adjoint: float = 1286  # coefficients, step_adjoint(), stores
-    barriers: float = 316  # two, and the end of the step
-    replay_segment: float = 1002  # a step of four that are replayed together; the words of spikes come from main memory
-    replay_chunk: float = 983  # the same, with stores; all comes from the second level cache
-    # Weight gradient, an item of a step.
-    item: float = 402  # a division, addresses
-    tile_word: float = 111  # of 32 spikes that is looked at
-    event: float = 170  # read, added, written
+    record: float = 573  # addresses and loads for the adjoint, set on their way
+    list_backward: float = 350  # eight words of the neurons whose pseudo-derivative is not 0
+    eight: float = 584  # rows multiplied together: their list, sums over the lanes, the result
+    lap: float = 128  # of 128 numbers of these rows
+    adjoint: float = 598  # coefficients, step_adjoint(), stores
+    barriers: float = 446  # two, and the end of the step
+    replay_segment: float = 540  # a step of four that are replayed together; the words of spikes come from main memory
+    replay_chunk: float = 576  # the same, with stores; all comes from the second level cache
+    # Weight gradient.
+    weight_list: float = 1133  # a warp lists the spikes of an item of a step; the words come from main memory
+    weight_rest: float = 197  # for sixteen items of steps: two barriers, a division
+    item: float = 161  # an item of a step, without its spikes; eight gradients are loaded together from main memory
+    item_four: float = 275  # four of its spikes: read, added, written
+    item_one: float = 135  # one that is left over
     # Assumed.
     far: float = 257  # that a load takes longer from the second level cache than from shared memory
     exchange: float = 200  # a word's way to another block of the cluster
@@ -99,12 +96,10 @@ WORK = {"P": Work(784, 256, 220, 80), "512": Work(1000, 256, 512, 100), "1024": 
 GOAL = 1.1e-3  # seconds of a training step of P, forward and backward, all parts
 
 
-def fours(neurons: float, share: float) -> float:
-    """How many groups of four the spikes of so many neurons make on average."""
-    n, mean = round(neurons), 0.0
-    for k in range(1, n + 1):
-        mean += math.comb(n, k) * share**k * (1 - share) ** (n - k) * math.ceil(k / 4)
-    return mean
+def average(neurons: float, share: float, of: Callable[[int], float]) -> float:
+    """The mean of something that depends on how many of so many neurons fire."""
+    n = round(neurons)
+    return sum(math.comb(n, k) * share**k * (1 - share) ** (n - k) * of(k) for k in range(n + 1))
 
 
 def listed(word_count: int, neurons: int) -> Iterator[int]:
@@ -138,15 +133,16 @@ def forward(card: Card, w: Work, launch: dict[str, Any]) -> Part:
         step = steps_of_the_library(card, w, 2)
         product = 2 * w.T * w.B * w.N**2 / card.fp32
         return Part("forward", design, floor, max(floor, product), w.T * step, math.nan, f"{step * 1e6:.1f} us a step")
-    groups = sum(fours(n, w.spikes) for n in listed(words, w.N))
-    chain = c.step + words * c.word + groups * (c.four + (c.far if design == "gather" else 0))
+    lists = math.ceil(words / 8) * c.list_forward
+    groups = sum(average(n, w.spikes, lambda k: math.ceil(k / 4)) for n in listed(words, w.N))
+    chain = c.step + lists + groups * (c.four + (c.far if design == "gather" else 0))
     if design == "cluster":
         chain += c.exchange
     row_bytes = items * w.spikes * w.N * 4 * w.N / ranks
     unit = row_bytes / (card.cache if design == "gather" else card.shared)
     again = rounds(launch, w.B)
     cycles = max(chain, unit)
-    note = f"list {words * c.word:.0f}, rows {groups * c.four:.0f}, the rest {c.step:.0f}" + in_rounds(again)
+    note = f"list {lists:.0f}, rows {groups * c.four:.0f}, the rest {c.step:.0f}" + in_rounds(again)
     return Part("forward", design, floor, max(floor, again * w.T * unit / card.clock),
                 max(floor, again * w.T * cycles / card.clock), cycles, note)
 
@@ -164,7 +160,8 @@ def backward(card: Card, w: Work, launch: dict[str, Any]) -> Part:
     eights, warps, laps = math.ceil(rows / 8), launch["threads of an item"] // 32, math.ceil(w.N / 128)
     product = math.ceil(eights / warps) * (c.eight + laps * (c.lap + (c.far if design == "gather" else 0)))
     replay = c.replay_segment + c.replay_chunk
-    chain = c.record + c.list_head + words * c.word + product + c.adjoint + c.barriers + replay
+    lists = math.ceil(words / 8) * c.list_backward
+    chain = c.record + lists + product + c.adjoint + c.barriers + replay
     received = 0.0
     if design == "cluster":
         received = c.exchange + math.ceil(w.N / launch["threads of an item"]) * c.receive
@@ -175,7 +172,7 @@ def backward(card: Card, w: Work, launch: dict[str, Any]) -> Part:
     again = rounds(launch, w.B)
     cycles = max(chain + received, unit)
     read_twice = w.T * w.B * w.N * 4 / card.memory
-    note = (f"replay {replay:.0f}, list {c.list_head + words * c.word:.0f}, product {product:.0f}, "
+    note = (f"replay {replay:.0f}, list {lists:.0f}, product {product:.0f}, "
             f"adjoint {c.adjoint:.0f}, loads {c.record:.0f}, barriers {c.barriers:.0f}"
             + f", received {received:.0f}" * (received > 0) + in_rounds(again))
     return Part("backward", design, floor, max(floor + read_twice, again * w.T * unit / card.clock),
@@ -184,17 +181,19 @@ def backward(card: Card, w: Work, launch: dict[str, Any]) -> Part:
 
 def weight_gradient(card: Card, w: Work, tiles: dict[str, Any]) -> Part:
     """dL/dx and the bits are read, the parts written and read."""
-    c, words = COUNTED, tiles["rows"] // 32
+    c, rows, warps = COUNTED, min(tiles["rows"], w.N), math.ceil(tiles["columns"] / 32)
     parts = 2 * tiles["parts"] * w.N**2 * 4
     floor = w.T * w.B * w.N * (4 + 1 / 8) / card.memory
     items = w.T * w.B / tiles["parts"]  # of a block, one after the other; a block to a multiprocessor
-    events = w.spikes * min(tiles["rows"], w.N)
-    cycles = c.item + words * c.tile_word + events * c.event
-    unit = events * 2 * math.ceil(tiles["columns"] / 32)  # a warp reads and writes 128 bytes for each
+    lists = (c.weight_rest + math.ceil(16 / warps) * c.weight_list) / 16
+    sums = average(rows, w.spikes, lambda k: k // 4 * c.item_four + k % 4 * c.item_one)
+    cycles = lists + c.item + sums
+    unit = w.spikes * rows * 2 * warps  # a warp reads and writes 128 bytes for each
     seconds = items * cycles / card.clock
     blocks = f"{tiles['tiles']} x {tiles['parts']} blocks"
+    note = f"{cycles:.0f} cycles an item of a step: lists {lists:.0f}, sums {sums:.0f}, the rest {c.item:.0f}"
     return Part("weight gradient", blocks, floor, max(floor, items * unit / card.clock),
-                max(floor, seconds) + parts / card.memory, math.nan, f"{cycles:.0f} cycles an item of a step")
+                max(floor, seconds) + parts / card.memory, math.nan, note)
 
 
 def projection(card: Card, w: Work, name: str) -> Part:
@@ -234,7 +233,10 @@ def main() -> None:
     given = parser.parse_args()
     card, shapes = CARDS[given.card], WORK
     if given.shape:
-        T, B, inputs, N = (int(n) for n in given.shape.split(","))
+        sizes = given.shape.split(",")
+        if len(sizes) != 4 or not all(n.isdigit() and int(n) > 0 for n in sizes):
+            parser.error(f"--shape: expected four sizes T,B,inputs,N, got {given.shape}")
+        T, B, inputs, N = map(int, sizes)
         shapes = {"given": Work(T, B, N, inputs)}
     for name, w in shapes.items():
         plan = lsnn_ext._library._C.plan(w.T, w.B, w.N, spikes=w.spikes, active=w.active,
