@@ -28,7 +28,7 @@ DELAYED, CLUSTER_DELAYED = (f"{design} T=20 B=5 N=129 n_ref=0" for design in ("g
 MANY_ITEMS = "T=20 B=38 N=40 n_ref=0"  # a group has one after the other
 SHORT = "cluster T=3 B=38 N=40", "cluster T=4 B=38 N=40"  # the same, with sequences shorter than the buffers
 GROUPS = "gather T=17 B=9 N=220 n_ref=1"  # groups of several warps in a random order
-PAPER = "block T=20 B=5 N=128 n_ref=2"
+PAPER = "block T=17 B=3 N=64"  # plain layers but for one trace
 STEP = "step T=20 B=5 N=65"
 LONG = "block T=129 B=9 N=31"  # two segments, several parts of the weight gradient
 ABSENT = "block N=40 n_ref=1 layout=0 want=0"
@@ -157,9 +157,10 @@ MUTANTS = [
            (STEP,)),
     Mutant("flags: the paper's kernel for any network", "layout.cuh", "general == is_paper<Model>",
            "general != is_paper<Model>", (ABSENT,)),
-    Mutant("the paper's kernel with traces", "layout.cuh", "!f.trace_v && ", "", (PAPER,)),
+    Mutant("the paper's kernel with a trace", "layout.cuh", "!f.trace_a && ", "", (PAPER,)),
+    Mutant("the paper's kernel with the gradient of a trace", "layout.cuh", " && !f.gA", "", (PAPER,)),
     Mutant("the paper's kernel with any number of neurons", "layout.cuh", "l.N % 4 == 0 && ", "",
-           ("block N=34 n_ref=0",)),
+           ("block T=17 B=3 N=33 n_ref=0 layout=2",)),
     Mutant("the paper's kernel with one dL/dz for all", "layout.cuh", "(f.gz_stride_n == 1 && ", "(",
            ("block N=64 n_ref=0 layout=3",)),
     Mutant("flags: a synapse unseen", "layout.cuh", "c == SIGMA ? +SYNAPSE", "c == SIGMA ? 0", (LONG,)),

@@ -73,9 +73,9 @@ inline std::vector<Case> kernel_table() {
       all.push_back({.T = T, .B = most, .N = N, .n_ref = 2, .want = 0, .zero = paper});
       all.push_back({.row = int(N % n_rows), .surrogate = Surrogate(N % n_surrogates), .T = T, .B = most, .N = N, .delays = {B % 2, 3}});
     }
-  // Plain layers of the paper's network, which have kernels of their own: whole quads (but for 34), no traces.
+  // Plain layers of the paper's network, which have kernels of their own: whole quads, no traces.
   const uint64_t traces = set_of(trace_v, trace_a, trace_A, gv, ga, gA);
-  for (int64_t N : {4, 32, 34, 36, 64, 100, 128, 160, 220, 236, 256, 512, 1024})
+  for (int64_t N : {4, 32, 36, 64, 100, 128, 160, 220, 236, 256, 512, 1024})
     for (int layout : {0, 1, 3})
       for (int64_t n_ref : {0, 3}) {
         const int64_t T = N > 300 ? 7 : N > 128 ? 25 : 150, B = N > 300 ? 2 : 3 + layout;
@@ -91,6 +91,9 @@ inline std::vector<Case> kernel_table() {
     all.push_back({.T = T, .B = 38, .N = 40, .want = 0, .zero = paper});
     all.push_back({.T = T, .B = 38, .N = 40, .delays = {0, 3}});
   }
+  for (Name one : {trace_v, trace_a, trace_A, gv, ga, gA})  // plain but for one of them
+    all.push_back({.N = 64, .want = 0, .zero = paper, .absent = traces & ~set_of(one)});
+  all.push_back({.N = 33, .layout = 2, .want = 0, .zero = paper, .absent = traces});  // but for all that is not x
   return all;
 }
 
