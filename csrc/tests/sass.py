@@ -60,10 +60,10 @@ class Kernel:
         if (not ends or self.code[i].predicated) and i + 1 < len(self.code):
             yield i + 1
 
-    def shortest(self, loop: Loop, wanted: list[Wanted]) -> int | None:
+    def shortest(self, loop: Loop, wanted: list[Wanted]) -> list[int]:
         """The fewest instructions of one round of a loop that meet all of `wanted`, in this order."""
         start = (loop.first, 0)
-        cost = {start: 1}
+        cost, before = {start: 1}, {start: start}
         queue = [(1, *start)]
         while queue:
             so_far, i, met = heapq.heappop(queue)
@@ -71,13 +71,16 @@ class Kernel:
                 continue
             met_now = met + (met < len(wanted) and wanted[met](i))
             if i == loop.last and met_now == len(wanted):
-                return so_far
+                path = [(i, met)]
+                while path[-1] != start:
+                    path.append(before[path[-1]])
+                return [at for at, _ in reversed(path)]
             for following in self._next(i):
                 state = (following, met_now)
                 if loop.first < following <= loop.last and so_far + 1 < cost.get(state, 1 << 30):
-                    cost[state] = so_far + 1
+                    cost[state], before[state] = so_far + 1, (i, met)
                     heapq.heappush(queue, (so_far + 1, *state))
-        return None
+        return []
 
 
 def disassembled(nvdisasm: str, cubin: Path) -> dict[str, Kernel]:
