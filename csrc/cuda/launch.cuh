@@ -12,8 +12,9 @@ namespace lsnn::cuda {
 
 // Calls f(type of model) for each kernel that may have to do the work, see wrong_kernel. The paper's network has kernels of its
 // own in float, in the common shapes.
-template <class F> void for_models(bool both, const F& f) {
-  if (both) f(std::type_identity<PaperModel>());
+template <class T, class F> void for_models(bool both, const F& f) {
+  if constexpr (sizeof(T) == 4)
+    if (both) f(std::type_identity<PaperModel>());
   f(std::type_identity<AnyModel>());
 }
 
@@ -37,14 +38,14 @@ template <class T, class W> void forward(const ForwardArgs& f, const Plan& plan,
   const ForwardWorkspace<T, W> own(arena, l, pass);
   if (l.B == 0) return;
   pack<T, W>(l, f.first.r, own.packed, stream);
-  const ForwardJob<T> job{f, own.packed, sizeof(T) == 4 && pass.quads == 1 && plain(f)};
+  const ForwardJob<T> job{f, own.packed, pass.quads == 1 && sizeof(T) == 4 && plain(f)};
   const Launch shape{pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared, pass.shape.ranks, stream};
 
   if (pass.design == Design::step) {
     ForwardStep<T> step{job, {own.state, Point::count(l)}, own.c, -1};
     const Launch points{pass.blocks, pass.shape.threads, 0, 1, stream};
     auto run = [&] {
-      for_models(job.both, [&](auto m) { launch("forward, step", points, &forward_step_kernel<T, typename decltype(m)::type>, step); });
+      for_models<T>(job.both, [&](auto m) { launch("forward, step", points, &forward_step_kernel<T, typename decltype(m)::type>, step); });
     };
     for (run(); ++step.t < l.T; run())
       for (int64_t d = 0; d < l.S; d++) {
@@ -56,7 +57,7 @@ template <class T, class W> void forward(const ForwardArgs& f, const Plan& plan,
   }
   const ForwardSequence<T> sequence{job, pass.shape};
   if (pass.quads > 1) return launch("forward, gather", shape, &forward_kernel<T, W, AnyModel, BlockSpikes, 4, false>, sequence);
-  for_models(job.both, [&](auto m) {
+  for_models<T>(job.both, [&](auto m) {
     using Model = typename decltype(m)::type;
     if (pass.design == Design::block) launch("forward, block", shape, &forward_kernel<T, W, Model, BlockSpikes, 1, true>, sequence);
     if (pass.design == Design::gather) launch("forward, gather", shape, &forward_kernel<T, W, Model, BlockSpikes, 1, false>, sequence);
@@ -101,11 +102,11 @@ void backward_steps(const BackwardJob<T>& job, const Pass& pass, const BackwardW
   ReplaySteps<T> again{job, step.replayed, threads, 0, 0, 0};
   auto replay = [&](int64_t first, int64_t last, int index) {
     again.first = (int)first, again.last = (int)last, again.index = index;
-    for_models(job.both, [&](auto m) { launch("backward, replay", points, &replay_kernel<T, typename decltype(m)::type>, again); });
+    for_models<T>(job.both, [&](auto m) { launch("backward, replay", points, &replay_kernel<T, typename decltype(m)::type>, again); });
   };
   auto run = [&](int64_t t) {
     step.t = (int)t;
-    for_models(job.both, [&](auto m) { launch("backward, step", points, &backward_step_kernel<T, typename decltype(m)::type>, step); });
+    for_models<T>(job.both, [&](auto m) { launch("backward, step", points, &backward_step_kernel<T, typename decltype(m)::type>, step); });
   };
   auto multiply = [&](int64_t t) {
     for (int64_t d = 0; d < l.S && !(l.row.stop & stop_rec); d++) {
@@ -136,13 +137,13 @@ void backward(const BackwardArgs& f, const Plan& plan, void* workspace, const Pr
   const BackwardWorkspace<T, W> own(arena, f, plan);
   if (l.B > 0) {
     pack<T, W>(l, f.first.r, own.packed, stream);
-    const BackwardJob<T> job{f, own.packed, own.sums, sizeof(T) == 4 && pass.quads == 1 && plain(f)};
+    const BackwardJob<T> job{f, own.packed, own.sums, pass.quads == 1 && sizeof(T) == 4 && plain(f)};
     const Launch shape{pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared, pass.shape.ranks, stream};
     const BackwardSequence<T> sequence{job, pass.shape, own.replayed};
     if (pass.design == Design::step) backward_steps(job, pass, own, product, stream);
     else if (pass.quads > 1) launch("backward, gather", shape, &backward_kernel<T, W, AnyModel, BlockGradients<T>, 4, false>, sequence);
     else
-      for_models(job.both, [&](auto m) {
+      for_models<T>(job.both, [&](auto m) {
         using Model = typename decltype(m)::type;
         if (pass.design == Design::block)
           launch("backward, block", shape, &backward_kernel<T, W, Model, BlockGradients<T>, 1, true>, sequence);
