@@ -20,7 +20,7 @@ struct Options {
   Order order = Order::forward;
   uint64_t seed = 1;                 // of everything random in a launch: the same seed gives the same run
   unsigned yield_in_256 = 0;         // how many of 256 atomic operations let another thread run first
-  bool poison = true;                // shared memory starts as bytes 0xCB; else as whatever was there
+  bool poison = true;                // shared memory starts as bytes 0xFF, NaN as a float; else as whatever was there
   uint64_t spin_limit = 10'000'000;  // so many yields with no thread that passes a barrier or returns are an Error
 };
 Options& options();  // of the launches of the calling OS thread

@@ -91,7 +91,7 @@ void Scheduler::prepare(unsigned first_block, unsigned n) {
   while (shared.size() < n) shared.push_back(allocate(shape.shared));
   for (unsigned b = 0; b < n; b++) {
     open_memory(shared[b].get(), shape.shared);
-    if (options.poison) memset(shared[b].get(), 0xCB, shape.shared);
+    if (options.poison) memset(shared[b].get(), 0xFF, shape.shared);
   }
 
   // Threads start when all of this is done, for ThreadSanitizer takes it as ordered before them.
@@ -129,7 +129,7 @@ void Scheduler::prepare(unsigned first_block, unsigned n) {
 // Other blocks may not use the shared memory of a block that has ended. They find the poison there, or AddressSanitizer finds
 // them. ThreadSanitizer would take this write for one of the kernel's.
 void Scheduler::end_block(Block& block) {
-  if (options.poison && !watches_order && (shape.cluster > 1)) memset(block.shared, 0xCB, shape.shared);
+  if (options.poison && !watches_order && (shape.cluster > 1)) memset(block.shared, 0xFF, shape.shared);
   close_memory(block.shared, shape.shared);
 }
 
