@@ -172,7 +172,7 @@ MUTANTS = [
            ("any first_r=4",)),
     Mutant("bfloat16: cut off instead of rounded", "quad.cuh", "+ 0x7fff +", "+ 0 +", ("any T=20 B=5 N=236",),
            object="alif_f32_bf16"),
-    # ------------------------------------------------------------------------------------------- memory that starts as 0
+    # ---------------------------------------------------------------------------------------- memory that starts as 0
     Mutant("forward: the ring keeps what was there", "forward.cuh", "shared.ring[i] = 0;", "{}", SHORT),
     Mutant("backward: the inbox keeps what was there", "backward.cuh", "shared.inbox[i] = 0;", "{}", SHORT),
 ]

@@ -3,8 +3,8 @@
 // Without arguments: all kernels without data races, also under sanitizers. `list`: the bugs, and which builds must catch them.
 // `bug NAME`: that one alone; returns 1 and says how it showed, or 0 when it did not. `speed`: how fast threads switch.
 // emulator_bugs.sh runs all of it.
-#include <cmath>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <string>
 
