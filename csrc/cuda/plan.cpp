@@ -115,6 +115,7 @@ Possible backward_pass(Design design, const Card& card, const Layer& l, Storage 
 
 // Shared memory gives 128 bytes a cycle, rows from the second level cache 25 to 29; a step of the chain takes 300 cycles forwards
 // and 450 backwards, an exchange in a cluster 250, two launches of the design `step` about 5 microseconds at 1.7 GHz.
+// The chains are assumed, and short: `python -m bench.gpu_model` counts longer ones in the machine code.
 double forward_cycles(const Card& card, const Layer& l, Storage s, const Pass& p, const Activity& a) {
   const Load at = load(card, l, s, p, a.spikes);
   switch (p.design) {
@@ -152,7 +153,7 @@ Plan choose(const Card& card, const Layer& l, Storage storage, const Activity& a
   WeightTiles& t = plan.tiles;
   const int64_t columns = std::min<int64_t>(ceiling(l.N, 32) * 32, 256), most = card.shared;
   t.columns = (int)columns;
-  t.rows = int(ceiling(l.N, 32) * 32);
+  t.rows = (int)std::min<int64_t>(ceiling(l.N, 32) * 32, list_size);
   auto bytes = [&] {
     Arena counted;
     if (storage == Storage::f64) WeightShared<double>(counted, t);

@@ -52,11 +52,12 @@ struct Possible {
 Possible forward_pass(Design, const Card&, const Layer& l, Storage);
 Possible backward_pass(Design, const Card&, const Layer& l, Storage);
 
-// The designs that the model of docs/kernels.md expects to be fastest, or the one asked for. Throws std::invalid_argument when
+// The designs that the formulas below expect to be fastest, or the one asked for. Throws std::invalid_argument when
 // that one cannot run the layer.
 Plan choose(const Card&, const Layer& l, Storage, const Activity&, const Design* asked = nullptr);
 
-// Clock cycles of one step of the busiest multiprocessor, by the model of docs/kernels.md. Not a measurement.
+// Clock cycles of one step of the busiest multiprocessor, by crude formulas that only set the designs side by side.
+// The model of docs/kernels.md is finer; neither is a measurement.
 double forward_cycles(const Card&, const Layer& l, Storage, const Pass&, const Activity&);
 double backward_cycles(const Card&, const Layer& l, Storage, const Pass&, const Activity&);
 

@@ -12,7 +12,7 @@ namespace py = pybind11;
 
 inline constexpr const char* plan_text =
     "The CUDA kernels that would run a layer of T steps, B items, N neurons, as a dict: for both directions the design, its launch,\n"
-    "and under 'considered' for each design the cycles of a step by the model of docs/kernels.md (no measurement), or why it\n"
+    "and under 'considered' for each design the cycles of a step by crude formulas (no measurement, see docs/kernels.md), or why it\n"
     "cannot run.\n\n"
     "delays: distinct extra delays, ascending. dtype: of the numbers. weights: how they are stored, bfloat16 or as dtype.\n"
     "spikes, active: expected shares of neurons that fire, and whose pseudo-derivative is not 0, in a step.\n"
