@@ -31,7 +31,7 @@ inline constexpr int64_t segment = 128;  // steps between two saved states
 inline constexpr int64_t chunk = 16;     // steps that the backward pass replays and keeps at a time; divides segment
 
 LSNN_INLINE constexpr int64_t words(int64_t N) { return (N + 31) / 32; }  // 32-bit spike words of an item
-LSNN_INLINE constexpr int64_t segments(int64_t T) { return (T + segment - 1) / segment; }
+LSNN_INLINE constexpr int64_t segments(int64_t T, int64_t every = segment) { return (T + every - 1) / every; }
 
 // What defines the layer; the same for both directions.
 struct Layer {
@@ -50,6 +50,24 @@ struct Layer {
   const void* coefficients;    // [n_coefficients,N]
 };
 
+// In front of the recurrence, where inputs are mostly zero, as spikes are: x_t of (1) is bias + w inputs_t, summed over the
+// inputs that are not zero, in ascending order.
+struct Projection {
+  int64_t I = 0;               // inputs; 0: the current itself is given
+  const void* w;               // [N,I], strides below
+  int64_t w_stride_n, w_stride_i;
+  const void* bias;            // [N] or null
+};
+
+// Behind it: a leaky integrator of weighted spikes, p_t = k p_{t-1} + (1 - k) w z_t.
+struct Readout {
+  int64_t O = 0;               // outputs; 0: none
+  const void* w;               // [O,N], strides below
+  int64_t w_stride_o, w_stride_n;
+  double k;
+  const void* first;           // [B,O] p before the first step
+};
+
 // State carried between steps; null pointers in an output mean "not wanted".
 struct State {
   void *v, *a, *i, *r;         // [B,N]
@@ -57,11 +75,12 @@ struct State {
 };
 
 struct Saved {
-  void* y;                     // [T,B,N] membrane before any reset (5)
+  void* y;                     // [T,B,N] membrane before any reset (5), or null: the backward pass computes it again
   uint32_t* bits;              // [T,B,words(N)] spikes
   void* z;                     // [T,B,N] smooth spikes, or null
-  void* carry;                 // [segments(T),4,B,N] v', a', i', r' at the start of each segment
+  void* carry;                 // [segments(T,every),4,B,N] v', a', i', r' at the start of each segment
   bool y_is_bfloat16 = false;  // half the memory, for the CUDA kernels and float; gradients then round with y
+  int64_t every = segment;     // steps of a segment; the CUDA kernels take no other number
 };
 
 struct ForwardArgs {
@@ -70,10 +89,15 @@ struct ForwardArgs {
   int64_t x_stride_t, x_stride_b;  // neurons are contiguous
   State first;                 // read
   State last;                  // written
-  void* z;                     // [T,B,N] spikes as numbers
+  void* z;                     // [T,B,N] spikes as numbers; null for the CPU kernels: not wanted
   void *trace_v, *trace_a, *trace_A;  // [T,B,N] or null
   bool save;
   Saved saved;                 // written when save
+  // Only the CPU kernels have these two:
+  Projection projection = {};  // x is [T,B,I] then
+  Readout readout = {};
+  void* readout_p = nullptr;     // [T,B,O] written
+  void* readout_last = nullptr;  // [B,O] written
 };
 
 struct BackwardArgs {
@@ -85,10 +109,21 @@ struct BackwardArgs {
   const void *gv, *ga, *gA;    // [T,B,N] gradients of the traces, or null
   State glast;                 // read: dL/d(last state); r unused; entries may be null
   unsigned want;               // bit k: gradient of coefficient k
-  void* gx;                    // [T,B,N] written
+  void* gx;                    // [T,B,N] written; null for the CPU kernels: not wanted
   void* gw;                    // [N,N] written, or null
   void* gcoefficients;         // [n_coefficients,N] written where wanted, or null when want = 0
   State gfirst;                // written, r unused; entries may be null
+  // Only the CPU kernels have these:
+  const void* x = nullptr;     // [T,B,N] as in the forward pass, read where y was not saved; [T,B,I] of a projection
+  int64_t x_stride_t = 0, x_stride_b = 0;
+  Projection projection = {};
+  void* gw_in = nullptr;       // [N,I] written
+  void* gbias = nullptr;       // [N] written, or null
+  Readout readout = {};
+  const void* gp = nullptr;    // [T,B,O] dL/d p
+  const void* gp_last = nullptr;  // [B,O] dL/d (p after the last step), or null
+  void* gw_out = nullptr;      // [O,N] written
+  void* gp_first = nullptr;    // [B,O] written
 };
 
 // Runs body(index, context) for index = 0..n-1, in any order, on any threads.

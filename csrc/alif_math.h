@@ -83,11 +83,15 @@ template <class Model, class F> LSNN_INLINE F adaptation(const Model& model, con
   return a;
 }
 
+template <class Model, class F> LSNN_INLINE void count_refractory(const Model& model, const Coefs<F>& k, Mask<F> fired, Carry<F>& s) {
+  if (model.refractory) s.r = select(fired, k.n_ref, max_(s.r - F(1), F(0)));           // (9)
+}
+
 // (8), (9): what y, A and the spike of a step leave to the next one. The forward pass and the replay share it.
 template <class Model, class F>
 LSNN_INLINE void advance(const Model& model, const Coefs<F>& k, F u, F a, F A, F i, F z, Mask<F> fired, Carry<F>& s) {
   s.v = model.row.when == When::now ? reset(model, k, u, z, A) : u;                     // (8)
-  if (model.refractory) s.r = select(fired, k.n_ref, max_(s.r - F(1), F(0)));           // (9)
+  count_refractory(model, k, fired, s);                                                 // (9)
   s.a = a;
   s.i = i;
   s.z = z;
@@ -133,6 +137,17 @@ LSNN_INLINE Mask<F> replay(const Model& model, const Coefs<F>& k, F y, F z, Mask
   if (model.refractory) blocked = blocked | (s.r > F(0));
   advance(model, k, u, a, A, i, z, fired, s);
   return blocked;
+}
+
+// Whether a and r follow from the spikes alone, and v from its last step; then only the last step before a state that is
+// wanted has to be replayed, and the others come to this:
+template <class Model> LSNN_INLINE bool spikes_suffice(const Model& model) {
+  return model.row.drive == Drive::spike && !model.coupling && !(model.want >> SIGMA & 1);
+}
+template <class Model, class F> LSNN_INLINE void replay_spikes(const Model& model, const Coefs<F>& k, F z, Mask<F> fired, Carry<F>& s) {
+  s.a = adaptation(model, k, s);                                                        // (3)
+  count_refractory(model, k, fired, s);                                                 // (9)
+  s.z = z;
 }
 
 // ---------------------------------------------------------------------------------------------------------------- adjoint

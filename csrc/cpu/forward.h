@@ -1,143 +1,95 @@
 // The forward pass of one tile of batch items over the whole sequence, event-driven: (1) adds only the weight rows of the
 // neurons that spiked. Included by kernels.cpp once for each instruction set.
 #pragma once
-#include "rows.h"
+#include "readout.h"
+#include "steps.h"
 
 namespace lsnn::cpu {
 namespace {
 
-template <class T> LSNN_INLINE Coefs<Vec<T>> load_coefficients(const Packed<T>& p, int64_t n) {
-  const T* k = p.coefficients + n;
-  auto row = [&](int i) { return load(k + i * p.NP); };
-  return {row(ALPHA),
-          row(KAPPA),
-          row(RHO),
-          row(Q),
-          row(P),
-          row(BETA),
-          row(ETA),
-          row(THETA),
-          row(SIGMA),
-          row(WIDTH),
-          row(R_),
-          row(n_coefficients),
-          row(n_coefficients + 1)};
-}
-
 template <class T> struct ForwardScratch {
-  T *v, *a, *i, *r, *z;   // [items,NP] carried state
-  T* c;                   // [NP] the sum of (1) of one item
+  StepScratch<T> steps;
+  ReadoutScratch<T> readout;
   T *y_out, *z_out;       // [items,N] rows to be streamed out
-  uint32_t* bits;         // [D,items,W] spikes of the last D steps, step t in slot t % D
-  T* real;                // [D,items,NP] the same as numbers, smooth spikes only
-  uint32_t* rows;         // [S * N] offsets of weight rows
-  T* weights;             // [S * N] factors of those rows where spikes are real numbers
+  uint32_t* bits;         // [D + 1,items,W] spikes of the last steps, step t in slot t % (D + 1): z' stays while z is written
+  T* real;                // [D + 1,items,NP] the same as numbers, smooth spikes only
 
-  ForwardScratch(Arena& m, const Layer& l) {
-    const int64_t n = tile_items(l.B), NP = padded(l.N);
-    v = m.take<T>(n * NP), a = m.take<T>(n * NP), i = m.take<T>(n * NP), r = m.take<T>(n * NP), z = m.take<T>(n * NP);
-    c = m.take<T>(NP);
-    y_out = m.take<T>(n * l.N + pad);
-    z_out = m.take<T>(n * l.N + pad);
-    bits = m.take<uint32_t>(l.D * n * words(l.N));
-    real = l.smooth ? m.take<T>(l.D * n * NP) : nullptr;
-    rows = m.take<uint32_t>(l.S * l.N + pad);
-    weights = m.take<T>(l.S * l.N + pad);
+  ForwardScratch(Arena& m, const ForwardArgs& f) : steps(m, f.layer, f.projection), readout(m, f.layer, f.readout, false) {
+    const Layer& l = f.layer;
+    const int64_t n = tile_items(l.B);
+    y_out = m.take<T>(n * l.N + pad), z_out = m.take<T>(n * l.N + pad);
+    bits = m.take<uint32_t>((l.D + 1) * n * words(l.N));
+    real = m.take<T>(l.smooth ? (l.D + 1) * n * padded(l.N) : 0);
   }
 };
 
-// The spikes that reach an item at a step, as weight rows in the order of (1). Where some of them are real numbers (the
-// initial state, smooth spikes) `weighted` is set and every row has a factor; a factor of 1 changes no bit of the sum.
-template <class T> struct Events {
-  bool weighted;
-  int64_t n = 0;
-
-  LSNN_MEMBER void add_bits(const ForwardScratch<T>& s, const uint32_t* bits, int64_t W, int64_t first, int64_t NP) {
-    const int64_t n0 = n;
-    n = set_bits(bits, W, (uint32_t)first, (uint32_t)NP, s.rows, n);
-    for (int64_t e = n0; weighted && e < n; e++) s.weights[e] = T(1);
-  }
-  LSNN_MEMBER void add_real(const ForwardScratch<T>& s, const T* z, int64_t N, int64_t first, int64_t NP) {
-    for (int64_t j = 0; j < N; j++)
-      if (z[j] != T(0)) {
-        s.rows[n] = (uint32_t)(first + j * NP);
-        s.weights[n++] = z[j];
-      }
-  }
+// The spikes of the last D + 1 steps.
+template <class T> struct Ring {
+  uint32_t* words;
+  T* numbers;
+  int64_t slots, W, NP, many;
+  LSNN_MEMBER uint32_t* bits(int64_t t, int64_t q) const { return words + (t % slots * many + q) * W; }
+  LSNN_MEMBER T* real(int64_t t, int64_t q) const { return numbers + (t % slots * many + q) * NP; }
 };
 
 template <class T, class Model>
 LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, const Model& model, int64_t tile, void* scratch) {
-  constexpr int L = Vec<T>::lanes;
   using V = Vec<T>;
   const Layer& l = f.layer;
-  const Tile place(l, tile);
-  const int64_t B = l.B, N = l.N, NP = p.NP, W = p.W, D = l.D, many = place.many, b0 = place.b0, items = place.items;
   Arena arena(scratch);
-  const ForwardScratch<T> s(arena, l);
-  auto first_z = [&](int64_t back, int64_t b) { return (const T*)f.first.z + (back * B + b) * N; };  // z[-1-back]
+  ForwardScratch<T> s(arena, f);
+  Steps<T, Model> steps(l, p, model, s.steps, tile, f.x, f.x_stride_t, f.x_stride_b, f.projection.I, f.first.z);
+  const ReadoutTile<T> readout(l, f.readout, p, s.readout, tile);
+  const int64_t B = l.B, N = l.N, NP = p.NP, W = p.W, D = l.D, b0 = steps.b0, items = steps.items, every = f.saved.every;
+  const Ring<T> ring{s.bits, s.real, D + 1, W, NP, steps.many};
 
-  place.copy_in(s.v, f.first.v), place.copy_in(s.a, f.first.a), place.copy_in(s.i, f.first.i), place.copy_in(s.r, f.first.r),
-      place.copy_in(s.z, f.first.z);
-
+  T* carried[] = {s.steps.v, s.steps.a, s.steps.i, s.steps.r};
+  const void* first[] = {f.first.v, f.first.a, f.first.i, f.first.r};
+  for (int c = 0; c < 4; c++) steps.copy_in(carried[c], first[c]);
+  steps.copy_in(s.steps.z, f.first.z);  // the newest: [0,B,N]
+  readout.start(f.readout.first);
   for (int64_t t = 0; t < l.T; t++) {
-    uint32_t* now = s.bits + t % D * many * W;
-    if (f.save && t % segment == 0)
-      for (int64_t q = 0; q < items; q++) {
-        const T* carried[] = {s.v, s.a, s.i, s.r};
-        for (int64_t part = 0; part < 4; part++)
-          memcpy((T*)f.saved.carry + ((t / segment * 4 + part) * B + b0 + q) * N, carried[part] + q * NP, N * sizeof(T));
-      }
+    if (f.save && t % every == 0)
+      for (int64_t q = 0; q < items; q++)
+        for (int64_t c = 0; c < 4; c++)
+          memcpy((T*)f.saved.carry + ((t / every * 4 + c) * B + b0 + q) * N, carried[c] + q * NP, N * sizeof(T));
+    steps.collect(t, ring);
+    const bool keep_i = t == l.T - 1 || (f.save && (t + 1) % every == 0);
     for (int64_t q = 0; q < items; q++) {
-      const int64_t b = b0 + q, at = (t * B + b) * N;
-      Events<T> events{l.smooth || t < D};
-      for (int64_t d = 0; d < l.S; d++) {
-        const int64_t past = t - 1 - l.delays[d], w0 = d * N * NP;
-        if (past < 0) events.add_real(s, first_z(-1 - past, b), N, w0, NP);
-        else if (l.smooth) events.add_real(s, s.real + (past % D * many + q) * NP, N, w0, NP);
-        else events.add_bits(s, s.bits + (past % D * many + q) * W, W, w0, NP);
-      }
-      const T* x = (const T*)f.x + t * f.x_stride_t + b * f.x_stride_b;
-      if (t + 1 < l.T)
-        for (int64_t n = 0; n < N; n += 64 / (int64_t)sizeof(T)) prefetch(x + f.x_stride_t + n);
-      sum_events(p.w, s.rows, events.weighted ? s.weights : nullptr, events.n, x, N, s.c);  // (1)
-
-      uint32_t* bits = now + q * W;
-      T *y_out = s.y_out + q * N, *z_out = s.z_out + q * N;
-      for (int64_t n = 0; n < N; n += L) {
-        const int64_t o = q * NP + n;
-        const Coefs<V> k = load_coefficients(p, n);
-        Carry<V> carry = {load(s.v + o), load(s.a + o), load(s.i + o), load(s.r + o), load(s.z + o)};
-        const Stepped<V> out = step(model, k, load(s.c + n), carry);
-        store(s.v + o, carry.v), store(s.a + o, carry.a), store(s.z + o, carry.z);
-        if (model.synapse || (t + 1) % segment == 0 || t == l.T - 1) store(s.i + o, carry.i);
-        if (model.refractory) store(s.r + o, carry.r);
+      const int64_t at = (t * B + b0 + q) * N;
+      const uint32_t* before = t && !l.smooth ? ring.bits(t - 1, q) : nullptr;
+      uint32_t* bits = ring.bits(t, q);
+      T *y_out = s.y_out + q * N, *z_out = s.z_out + q * N;  // the next row overwrites what stands beyond N
+      steps.advance(t, q, before, keep_i, [&](int64_t n, const Stepped<V>& out, const Carry<V>& carry) LSNN_LAMBDA {
         put_bits<T>(bits, n, to_bits(out.fired));
-        store(y_out + n, out.y), store(z_out + n, carry.z);  // the next row overwrites what stands beyond N
+        if (f.saved.y) store(y_out + n, out.y);
+        if (f.z || l.smooth) store(z_out + n, carry.z);
         if (f.trace_v) store_n((T*)f.trace_v + at + n, carry.v, N - n);
         if (f.trace_a) store_n((T*)f.trace_a + at + n, carry.a, N - n);
         if (f.trace_A) store_n((T*)f.trace_A + at + n, out.A, N - n);
-      }
+      });
       if (N % 32) bits[W - 1] &= (1u << N % 32) - 1;  // padded lanes are no neurons
-      if (l.smooth) memcpy(s.real + (t % D * many + q) * NP, s.z + q * NP, NP * sizeof(T));
+      if (l.smooth) memcpy(ring.real(t, q), s.steps.z + q * NP, NP * sizeof(T));
+      if (f.readout.O) readout.step(q, bits, l.smooth ? s.steps.z + q * NP : nullptr);
     }
     const int64_t row = t * B + b0;
-    stream_copy((T*)f.z + row * N, s.z_out, items * N);
-    if (f.save) {
-      stream_copy((T*)f.saved.y + row * N, s.y_out, items * N);
-      memcpy(f.saved.bits + row * W, now, items * W * sizeof(uint32_t));
-      if (l.smooth) memcpy((T*)f.saved.z + row * N, s.z_out, items * N * sizeof(T));
-    }
+    if (f.readout.O) readout.write(f.readout_p, row);
+    if (f.z) stream_copy((T*)f.z + row * N, s.z_out, items * N);
+    if (f.saved.y) stream_copy((T*)f.saved.y + row * N, s.y_out, items * N);
+    if (f.saved.bits) memcpy(f.saved.bits + row * W, ring.bits(t, 0), items * W * sizeof(uint32_t));
+    if (f.saved.z) memcpy((T*)f.saved.z + row * N, s.z_out, items * N * sizeof(T));
   }
   stream_end();
 
-  place.copy_out(f.last.v, s.v), place.copy_out(f.last.a, s.a), place.copy_out(f.last.i, s.i), place.copy_out(f.last.r, s.r);
+  void* last[] = {f.last.v, f.last.a, f.last.i, f.last.r};
+  for (int c = 0; c < 4; c++) steps.copy_out(last[c], carried[c]);
+  if (f.readout.O) readout.write(f.readout_last, b0);
   for (int64_t back = 0; f.last.z && back < D; back++)
     for (int64_t q = 0; q < items; q++) {
       T* z = (T*)f.last.z + (back * B + b0 + q) * N;
-      const int64_t t = l.T - 1 - back, slot = (t % D * many + q);
+      const int64_t t = l.T - 1 - back;
       for (int64_t n = 0; n < N; n++)
-        z[n] = t < 0 ? first_z(-1 - t, b0 + q)[n] : l.smooth ? s.real[slot * NP + n] : T(s.bits[slot * W + n / 32] >> n % 32 & 1);
+        z[n] = t < 0 ? steps.first_z(t, q)[n] : l.smooth ? ring.real(t, q)[n] : T(ring.bits(t, q)[n / 32] >> n % 32 & 1);
     }
 }
 

@@ -1,24 +1,15 @@
 // One instruction set: compiled once for each with its own flags, LSNN_ISA (512, 256, 0) and LSNN_ISA_NAME.
 #include "backward.h"
+#include "forward.h"
 #include "linear.h"
 
 namespace lsnn::cpu {
 namespace {
 
-template <class T> LSNN_LOCAL int64_t forward_scratch(const Layer& l) {
+// Bytes of scratch memory.
+template <class Scratch, class Args> LSNN_LOCAL int64_t bytes_of(const Args& args) {
   Arena count;
-  ForwardScratch<T> s(count, l);
-  return count.used;
-}
-template <class T> LSNN_LOCAL int64_t backward_scratch(const Layer& l) {
-  Arena count;
-  BackwardScratch<T> s(count, l);
-  return count.used;
-}
-
-template <class T> LSNN_LOCAL int64_t linear_scratch(const Linear& l) {
-  Arena count;
-  LinearScratch<T> s(count, l);
+  Scratch s(count, args);
   return count.used;
 }
 
@@ -27,13 +18,20 @@ template <class T> LSNN_LOCAL void forward_any(const ForwardArgs& f, const Packe
   else forward_tile(f, p, p.model, tile, scratch);
 }
 template <class T>
-LSNN_LOCAL void backward_any(const BackwardArgs& f, const Packed<T>& p, int64_t tile, void* scratch, T* gw, T* gk) {
-  if (PaperModel::fits(p.model)) backward_tile(f, p, PaperModel{p.model.refractory}, tile, scratch, gw, gk);
-  else backward_tile(f, p, p.model, tile, scratch, gw, gk);
+LSNN_LOCAL void backward_any(const BackwardArgs& f, const Packed<T>& p, int64_t tile, void* scratch, const Sums<T>& sums) {
+  if (PaperModel::fits(p.model)) backward_tile(f, p, PaperModel{p.model.refractory}, tile, scratch, sums);
+  else backward_tile(f, p, p.model, tile, scratch, sums);
 }
 
-template <class T> constexpr Kernels<T> table = {panel<T>,        forward_scratch<T>, backward_scratch<T>,    forward_any<T>,
-                                                 backward_any<T>, linear_scratch<T>,  linear_forward_rows<T>, linear_gradient_rows<T>};
+template <class T>
+constexpr Kernels<T> table = {panel<T>,
+                              bytes_of<ForwardScratch<T>, ForwardArgs>,
+                              bytes_of<BackwardScratch<T>, BackwardArgs>,
+                              forward_any<T>,
+                              backward_any<T>,
+                              bytes_of<LinearScratch<T>, Linear>,
+                              linear_forward_rows<T>,
+                              linear_gradient_rows<T>};
 
 }  // namespace
 

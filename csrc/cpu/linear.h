@@ -8,12 +8,6 @@ namespace {
 
 inline constexpr int64_t linear_rows = 64;  // rows that are handled together
 
-// One bit for each input that is not zero.
-template <class T> LSNN_INLINE void nonzero(const T* x, int64_t I, uint32_t* bits) {
-  constexpr int L = Vec<T>::lanes;
-  for (int64_t i = 0; i < I; i += L) put_bits<T>(bits, i, to_bits(load_n(x + i, I - i) != Vec<T>(0)));
-}
-
 template <class T> struct LinearScratch {
   uint32_t *bits, *rows;  // [words(I)], [I]
   T *values, *out;        // [I], [linear_rows,N] or [linear_rows,NP]
@@ -61,7 +55,7 @@ template <class T> LSNN_LOCAL void linear_gradient_rows(const Linear& l, int64_t
       s.gradient.add_bits(s.bits, words(I), 0, row - s.out, x);
       if (l.gbias) s.gradient.add(I, row - s.out, T(1));
     }
-    s.gradient.add_to(gw, s.out, NP);
+    s.gradient.add_to(gw, NP, s.out);
   }
 }
 

@@ -7,6 +7,7 @@ namespace lsnn::cpu {
 
 inline constexpr int64_t pad = 32;  // rows of weights and state are padded to this many numbers: whole vectors and panels everywhere
 inline constexpr int64_t padded(int64_t n) { return (n + pad - 1) / pad * pad; }
+inline constexpr int64_t padded_outputs(int64_t O) { return (O + 15) / 16 * 16; }  // whole vectors; readouts are small
 
 // Items of a tile: a thread owns a tile for the whole sequence. The size depends on B alone, so that gradients are summed in
 // the same order for any number of threads.
@@ -17,19 +18,29 @@ inline constexpr int64_t tiles(int64_t B) { return (B + tile_items(B) - 1) / til
 template <class T> struct Packed {
   int64_t NP;              // padded(N)
   int64_t W;               // words(N)
-  const T* w;              // [S,N,NP] w_jk of the synapses with delay delays[s], else 0
-  const T* panels;         // [S,NP/panel,N,panel] the same with j innermost, in panels of j, for the backward product
+  const T* w;              // [S * N + I,NP] w_jk of the synapses with delay delays[s], else 0; then the weights of the inputs
+  const T* bias;           // [NP] of the inputs
+  const T* panels;         // [S,NP/panel,N,panel] w_jk with j innermost, in panels of j, for the backward product
+  const T* w_out;          // [N,OP] of the readout
+  const T* panels_out;     // [NP/panel,O,panel] the same with j innermost
   const T* coefficients;   // [n_coefficients + 2,NP] padded with harmless values; then dampening and n_ref
   AnyModel model;
 };
 
+// Sums over the batch that a tile adds to; null where they are not wanted.
+template <class T> struct Sums {
+  T* w;      // [S * N,NP]
+  T* w_in;   // [I + 1,NP] the last row: of the bias
+  T* w_out;  // [N,OP]
+  T* k;      // [n_coefficients,NP]
+};
+
 template <class T> struct Kernels {
   int64_t panel;           // columns of a panel of the backward product
-  int64_t (*forward_scratch)(const Layer&);   // bytes, of one tile
-  int64_t (*backward_scratch)(const Layer&);  // bytes, of one tile
+  int64_t (*forward_scratch)(const ForwardArgs&);   // bytes, of one tile
+  int64_t (*backward_scratch)(const BackwardArgs&);  // bytes, of one tile
   void (*forward_tile)(const ForwardArgs&, const Packed<T>&, int64_t tile, void* scratch);
-  // Adds to gw [S,N,NP] and gk [n_coefficients,NP], which the caller clears.
-  void (*backward_tile)(const BackwardArgs&, const Packed<T>&, int64_t tile, void* scratch, T* gw, T* gk);
+  void (*backward_tile)(const BackwardArgs&, const Packed<T>&, int64_t tile, void* scratch, const Sums<T>& sums);
   int64_t (*linear_scratch)(const Linear&);   // bytes
   void (*linear_forward)(const Linear&, const T* w, const T* bias, int64_t r0, int64_t r1, void* scratch);
   void (*linear_gradient)(const Linear&, int64_t r0, int64_t r1, T* gw, void* scratch);

@@ -7,23 +7,25 @@ namespace lsnn::cpu {
 namespace {
 
 inline constexpr int panel_vectors = 2;
+// A row of dL/dc is longer than NP by a cache line: were it a power of two, items would push each other out of the first cache.
+template <class T> inline constexpr int64_t gradient_stride(int64_t NP) { return NP + 64 / (int64_t)sizeof(T); }
 template <class T> inline constexpr int64_t panel = panel_vectors * Vec<T>::lanes;
 
-// out[q][panel] += sum_k d[q][k] w[k][panel] for Q items; each loaded weight vector meets all of them.
-template <int Q, class T> LSNN_INLINE void panel_product(const T* w, int64_t N, int64_t NP, const T* d, T* out) {
+// out[q][panel] += sum_k d[q][k] w[k][panel] for Q items, k < K; each loaded weight vector meets all of them.
+template <int Q, class T> LSNN_INLINE void panel_product(const T* w, int64_t K, const T* d, int64_t d_stride, T* out, int64_t out_stride) {
   constexpr int L = Vec<T>::lanes;
   Vec<T> sum[Q][panel_vectors];
 #pragma GCC unroll 8
   for (int q = 0; q < Q; q++)
 #pragma GCC unroll 2
-    for (int v = 0; v < panel_vectors; v++) sum[q][v] = load(out + q * NP + v * L);
-  for (int64_t k = 0; k < N; k++, w += panel<T>) {
+    for (int v = 0; v < panel_vectors; v++) sum[q][v] = load(out + q * out_stride + v * L);
+  for (int64_t k = 0; k < K; k++, w += panel<T>) {
     Vec<T> weight[panel_vectors];
 #pragma GCC unroll 2
     for (int v = 0; v < panel_vectors; v++) weight[v] = load(w + v * L);
 #pragma GCC unroll 8
     for (int q = 0; q < Q; q++) {
-      const Vec<T> x = Vec<T>(d[q * NP + k]);
+      const Vec<T> x = Vec<T>(d[q * d_stride + k]);
 #pragma GCC unroll 2
       for (int v = 0; v < panel_vectors; v++) sum[q][v] = fma_(weight[v], x, sum[q][v]);
     }
@@ -31,57 +33,86 @@ template <int Q, class T> LSNN_INLINE void panel_product(const T* w, int64_t N, 
 #pragma GCC unroll 8
   for (int q = 0; q < Q; q++)
 #pragma GCC unroll 2
-    for (int v = 0; v < panel_vectors; v++) store(out + q * NP + v * L, sum[q][v]);
+    for (int v = 0; v < panel_vectors; v++) store(out + q * out_stride + v * L, sum[q][v]);
 }
 
-// out[q][j] += sum_k w_jk d[q][k]; panels [NP/panel,N,panel], d and out [items,NP].
-template <class T> LSNN_LOCAL void add_product(const T* panels, int64_t N, int64_t NP, const T* d, T* out, int64_t items) {
-  for (int64_t j = 0; j < NP; j += panel<T>, panels += N * panel<T>) {
+// out[q][j] += sum_k w_jk d[q][k]; panels [J/panel,K,panel], d [items,d_stride], out [items,out_stride].
+template <class T>
+LSNN_LOCAL void add_product(const T* panels, int64_t K, int64_t J, const T* d, int64_t d_stride, T* out, int64_t out_stride,
+                            int64_t items) {
+  for (int64_t j = 0; j < J; j += panel<T>, panels += K * panel<T>) {
     int64_t q = 0;
-    for (; q + product_items <= items; q += product_items) panel_product<product_items>(panels, N, NP, d + q * NP, out + q * NP + j);
-    for (; q + 2 <= items; q += 2) panel_product<2>(panels, N, NP, d + q * NP, out + q * NP + j);
-    for (; q < items; q++) panel_product<1>(panels, N, NP, d + q * NP, out + q * NP + j);
+    auto next = [&](auto product, int64_t many) LSNN_LAMBDA {
+      for (; q + many <= items; q += many) product(panels, K, d + q * d_stride, d_stride, out + q * out_stride + j, out_stride);
+    };
+    next(panel_product<product_items, T>, product_items), next(panel_product<2, T>, 2), next(panel_product<1, T>, 1);
   }
 }
 
 // ------------------------------------------------------------------------------------------- where the result is of use
-// out[item[q] + j] += sum_k w[k] d[item[q] + k] for Q items; each loaded weight vector meets all of them.
-template <int Q, class T> LSNN_INLINE void row_product(const T* w, int64_t N, const T* d, const uint32_t* item, T* out) {
+// out[to[q]] += sum_k w[k] d[item[q] + k] for Q items; each loaded weight vector meets all of them.
+template <int Q, class T> LSNN_INLINE void row_product(const T* w, int64_t N, const T* d, const uint32_t* item, T* out,
+                                                       const uint32_t* to) {
   constexpr int L = Vec<T>::lanes;
-  Vec<T> sum[8];
-#pragma GCC unroll 8
-  for (int q = 0; q < 8; q++) sum[q] = Vec<T>(0);
+  Vec<T> sum[(Q + 7) / 8 * 8];
+#pragma GCC unroll 16
+  for (int q = 0; q < (Q + 7) / 8 * 8; q++) sum[q] = Vec<T>(0);
   for (int64_t k = 0; k < N; k += L) {
     const Vec<T> weight = load(w + k);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int q = 0; q < Q; q++) sum[q] = fma_(weight, load(d + item[q] + k), sum[q]);
   }
-  T total[8];
-  sum_lanes(sum, total);
-#pragma GCC unroll 8
-  for (int q = 0; q < Q; q++) out[item[q]] += total[q];
+  T total[(Q + 7) / 8 * 8];
+#pragma GCC unroll 2
+  for (int q = 0; q < Q; q += 8) sum_lanes(sum + q, total + q);
+#pragma GCC unroll 16
+  for (int q = 0; q < Q; q++) out[to[q]] += total[q];
 }
-template <class T> LSNN_INLINE void rows_product(const T* w, int64_t N, const T* d, const uint32_t* item, int64_t n, T* out) {
-  for (; n >= 8; n -= 8, item += 8) row_product<8>(w, N, d, item, out);
-  switch (n) {
-    case 7: return row_product<7>(w, N, d, item, out);
-    case 6: return row_product<6>(w, N, d, item, out);
-    case 5: return row_product<5>(w, N, d, item, out);
-    case 4: return row_product<4>(w, N, d, item, out);
-    case 3: return row_product<3>(w, N, d, item, out);
-    case 2: return row_product<2>(w, N, d, item, out);
-    case 1: return row_product<1>(w, N, d, item, out);
+
+// Rows of weights with the items that they are of use to, row << 16 | items, sorted by the number of these items: the loops
+// over them know this number while compiling, and no branch depends on the data.
+struct ActiveRows {
+  uint32_t* entries;  // [row_items + 1,N]
+  int64_t n[row_items + 1];
+};
+
+// The rows with Q items each.
+template <int Q, class T>
+LSNN_LOCAL void add_rows_with(const T* w, int64_t N, int64_t NP, const T* d, int64_t d_stride, T* out, const ActiveRows& rows) {
+  const uint32_t* entries = rows.entries + Q * N;
+  for (int64_t e = 0; e < rows.n[Q]; e++) {
+    const int64_t j = entries[e] >> 16;
+    uint32_t items = entries[e] & 0xffff, item[Q], to[Q];
+#pragma GCC unroll 16
+    for (int q = 0; q < Q; q++, items &= items - 1) {
+      const uint32_t i = (uint32_t)__builtin_ctz(items);
+      item[q] = i * (uint32_t)d_stride, to[q] = i * (uint32_t)NP;
+    }
+    row_product<Q>(w + j * NP, N, d, item, out + j, to);
   }
+  if constexpr (Q > 1) add_rows_with<Q - 1>(w, N, NP, d, d_stride, out, rows);
 }
 
 // As add_product, but only for the items and neurons marked in active [NP/16,max_items]: bit j % 16 of word (j / 16, q).
-// w [N,NP], d and out [items,NP].
-template <class T> LSNN_LOCAL void add_active_product(const T* w, int64_t N, int64_t NP, const T* d, T* out, const uint16_t* active) {
-  uint32_t item[max_items + 32];
-  for (int64_t j = 0; j < N; j++, w += NP) {
-    const uint32_t items = column_of_bits(active + j / 16 * max_items, j % 16);
-    if (items) rows_product(w, N, d, item, set_bits(&items, 1, 0, (uint32_t)NP, item, 0), out + j);
+// w [N,NP], d [items,d_stride], out [items,NP].
+template <class T>
+LSNN_LOCAL void add_active_product(const T* w, int64_t N, int64_t NP, const T* d, int64_t d_stride, T* out, const uint16_t* active,
+                                   ActiveRows& rows) {
+  memset(rows.n, 0, sizeof rows.n);
+  auto enter = [&](int64_t j, unsigned items, int many)
+                   LSNN_LAMBDA { rows.entries[many * N + rows.n[many]++] = (uint32_t)j << 16 | items; };
+  for (int64_t j = 0; j < N; j++) {
+    unsigned items = column_of_bits(active + j / 16 * max_items, j % 16);
+    int many = __builtin_popcount(items);
+    if (many > row_items) {  // too many for the registers: in two parts
+      unsigned rest = items;
+      for (int q = 0; q < row_items; q++) rest &= rest - 1;
+      enter(j, items & ~rest, row_items);
+      items = rest, many -= row_items;
+    }
+    enter(j, items, many);
   }
+  add_rows_with<row_items>(w, N, NP, d, d_stride, out, rows);
 }
 
 // Up to which share of marked items and neurons add_active_product is the faster one, by measurement.

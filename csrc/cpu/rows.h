@@ -5,6 +5,19 @@
 namespace lsnn::cpu {
 namespace {
 
+// One bit for each input that is not zero; returns whether all of these are 1.
+template <class T> LSNN_INLINE bool nonzero(const T* x, int64_t I, uint32_t* bits) {
+  constexpr int L = Vec<T>::lanes;
+  unsigned others = 0;
+  for (int64_t i = 0; i < I; i += L) {
+    const Vec<T> v = load_n(x + i, I - i);
+    const unsigned here = to_bits(v != Vec<T>(0));
+    others |= here & to_bits(v != Vec<T>(1));
+    put_bits<T>(bits, i, here);
+  }
+  return !others;
+}
+
 // c[0 .. C vectors) = x + sum of w[rows[e]] (times weights[e]), in ascending order of e and without fused multiply-add.
 template <int C, bool weighted, class T>
 LSNN_INLINE void sum_rows(const T* w, const uint32_t* rows, const T* weights, int64_t n, const T* x, int64_t x_left, T* c) {
@@ -98,7 +111,7 @@ template <class T, bool weighted> struct RowGradient {
     n++;
   }
   // gradient [R,NP] += the events; base: what the slots point into.
-  void add_to(T* gradient, const T* base, int64_t NP) {
+  void add_to(T* gradient, int64_t NP, const T* base) {
     constexpr int L = Vec<T>::lanes;
     for (int64_t r = 0; r < R; r++) count[r + 1] += count[r];
     for (int64_t e = 0; e < n; e++) {

@@ -63,27 +63,64 @@ template <class T> AnyModel model_of(const Layer& l, const void* first_r, unsign
           want};
 }
 
+template <class F> void each(Parallel parallel, int64_t n, const F& body) {
+  parallel(n, [](int64_t i, void* context) { (*static_cast<const F*>(context))(i); }, const_cast<F*>(&body));
+}
+
+// get(r, c) for all rows and columns into to(r, c), in squares that fit the first cache whichever of the two is contiguous.
+template <class Get, class To> void copy_squares(Parallel parallel, int64_t rows, int64_t columns, const Get& get, const To& to) {
+  constexpr int64_t side = 32;
+  each(parallel, (rows + side - 1) / side, [&](int64_t part) {
+    const int64_t r0 = part * side, r1 = std::min(rows, r0 + side);
+    for (int64_t c0 = 0; c0 < columns; c0 += side)
+      for (int64_t r = r0; r < r1; r++)
+        for (int64_t c = c0; c < std::min(columns, c0 + side); c++) to(r, c) = get(r, c);
+  });
+}
+
 // The layer in the layout of packed.h, in one block.
 template <class T> struct PackedLayer {
   Block block;
   Packed<T> packed;
 
-  static int64_t size(const Layer& l, bool panels) {
-    const int64_t NP = padded(l.N);
-    return (l.S * l.N * NP * (panels ? 2 : 1) + (n_coefficients + 2) * NP) * (int64_t)sizeof(T);
+  struct Sizes {
+    int64_t w, bias, panels, w_out, panels_out, coefficients;
+    int64_t sum() const { return w + bias + panels + w_out + panels_out + coefficients; }
+  };
+  static Sizes sizes(const Layer& l, const Projection& in, const Readout& out, bool backward) {
+    const int64_t NP = padded(l.N), each = l.N * NP;
+    return {l.S * each + in.I * NP,   NP, backward ? l.S * each : 0, l.N * padded_outputs(out.O), backward ? NP * out.O : 0,
+            (n_coefficients + 2) * NP};
   }
 
-  PackedLayer(const Layer& l, const AnyModel& model, bool panels) : block(size(l, panels)) {
-    const int64_t N = l.N, NP = padded(N), each = N * NP;
+  PackedLayer(const Layer& l, const Projection& in, const Readout& out, const AnyModel& model, bool backward, Parallel parallel)
+      : block(sizes(l, in, out, backward).sum() * (int64_t)sizeof(T)) {
+    const Sizes size = sizes(l, in, out, backward);
+    const int64_t N = l.N, NP = padded(N), each = N * NP, OP = padded_outputs(out.O), panel = kernels<T>().panel;
     T* w = (T*)block.data;
-    T* k = w + l.S * each;
-    T* turned = k + (n_coefficients + 2) * NP;
-    for (int64_t s = 0; s < l.S; s++)
-      for (int64_t j = 0; j < N; j++)
-        for (int64_t n = 0; n < NP; n++) {
-          const bool here = n < N && (l.S == 1 || l.delay[j * N + n] == l.delays[s]);
-          w[(s * N + j) * NP + n] = here ? ((const T*)l.w)[j * l.w_stride_j + n * l.w_stride_k] : T(0);
-        }
+    T *bias = w + size.w, *panels = bias + size.bias, *w_out = panels + size.panels, *panels_out = w_out + size.w_out,
+      *k = panels_out + size.panels_out;
+    for (int64_t s = 0; s < l.S; s++) {
+      auto w_jk = [&](int64_t j, int64_t n) {
+        const bool here = n < N && j < N && (l.S == 1 || l.delay[j * N + n] == l.delays[s]);
+        return here ? ((const T*)l.w)[j * l.w_stride_j + n * l.w_stride_k] : T(0);
+      };
+      copy_squares(parallel, N, NP, w_jk, [&](int64_t j, int64_t n) -> T& { return w[(s * N + j) * NP + n]; });
+      if (backward)
+        copy_squares(parallel, NP, N, w_jk,
+                     [&](int64_t j, int64_t n) -> T& { return panels[s * each + (j / panel * N + n) * panel + j % panel]; });
+    }
+    copy_squares(
+        parallel, in.I, NP, [&](int64_t i, int64_t n) { return n < N ? ((const T*)in.w)[n * in.w_stride_n + i * in.w_stride_i] : T(0); },
+        [&](int64_t i, int64_t n) -> T& { return w[l.S * each + i * NP + n]; });
+    for (int64_t n = 0; n < NP; n++) bias[n] = in.I && in.bias && n < N ? ((const T*)in.bias)[n] : T(0);
+    auto w_oj = [&](int64_t o, int64_t j) {
+      return o < out.O && j < N ? ((const T*)out.w)[o * out.w_stride_o + j * out.w_stride_n] : T(0);
+    };
+    for (int64_t j = 0; j < N; j++)
+      for (int64_t o = 0; o < OP; o++) w_out[j * OP + o] = w_oj(o, j);
+    for (int64_t j = 0; backward && j < NP; j++)
+      for (int64_t o = 0; o < out.O; o++) panels_out[(j / panel * out.O + o) * panel + j % panel] = w_oj(o, j);
     for (int64_t c = 0; c < n_coefficients + 2; c++)
       for (int64_t n = 0; n < NP; n++) {
         const T beyond = c == THETA || c == WIDTH ? T(1) : T(0);  // harmless: no spike, no division by 0
@@ -92,17 +129,9 @@ template <class T> struct PackedLayer {
                         : n < N                   ? ((const T*)l.coefficients)[c * N + n]
                                                   : beyond;
       }
-    const int64_t panel = kernels<T>().panel;
-    for (int64_t s = 0; panels && s < l.S; s++)
-      for (int64_t j = 0; j < NP; j++)
-        for (int64_t n = 0; n < N; n++) turned[s * each + (j / panel * N + n) * panel + j % panel] = j < N ? w[(s * N + j) * NP + n] : T(0);
-    packed = {NP, words(N), w, panels ? turned : nullptr, k, model};
+    packed = {NP, words(N), w, bias, panels, w_out, panels_out, k, model};
   }
 };
-
-template <class F> void each(Parallel parallel, int64_t n, const F& body) {
-  parallel(n, [](int64_t i, void* context) { (*static_cast<const F*>(context))(i); }, const_cast<F*>(&body));
-}
 
 }  // namespace
 
@@ -111,8 +140,8 @@ const char* instruction_set() { return chosen().name; }
 template <class T> void forward(const ForwardArgs& f, Parallel parallel) {
   const Layer& l = f.layer;
   const Kernels<T>& k = kernels<T>();
-  const PackedLayer<T> p(l, model_of<T>(l, f.first.r, 0), false);
-  const int64_t scratch = k.forward_scratch(l);
+  const PackedLayer<T> p(l, f.projection, f.readout, model_of<T>(l, f.first.r, 0), false, parallel);
+  const int64_t scratch = k.forward_scratch(f);
   each(parallel, tiles(l.B), [&](int64_t tile) {
     const Block block(scratch);
     k.forward_tile(f, p.packed, tile, block.data);
@@ -122,36 +151,49 @@ template <class T> void forward(const ForwardArgs& f, Parallel parallel) {
 template <class T> void backward(const BackwardArgs& f, Parallel parallel) {
   const Layer& l = f.layer;
   const Kernels<T>& k = kernels<T>();
-  const PackedLayer<T> p(l, model_of<T>(l, f.first.r, f.want), true);
-  const int64_t N = l.N, NP = p.packed.NP, nw = f.gw ? l.S * N * NP : 0, nk = f.want ? n_coefficients * NP : 0, each_group = nw + nk;
+  const PackedLayer<T> p(l, f.projection, f.readout, model_of<T>(l, f.first.r, f.want), true, parallel);
+  const int64_t N = l.N, NP = p.packed.NP, I = f.projection.I, O = f.readout.O, OP = padded_outputs(O);
+  const int64_t n_w = f.gw ? l.S * N * NP : 0, n_in = f.gw_in ? (I + 1) * NP : 0, n_out = f.gw_out ? N * OP : 0,
+                n_k = f.want ? n_coefficients * NP : 0, n_all = n_w + n_in + n_out + n_k;
 
   // Tiles are summed group by group, and the groups at the end, always in the same order. As many groups as tiles, unless
   // their weight gradients would take more than 256 MB.
-  const int64_t most = each_group ? std::max<int64_t>(1, (256 << 20) / (each_group * (int64_t)sizeof(T))) : tiles(l.B);
-  const int64_t groups = std::min(tiles(l.B), most), scratch = k.backward_scratch(l);
-  const Block sums(std::max<int64_t>(1, groups * each_group) * sizeof(T));
-  T* sum = (T*)sums.data;
+  const int64_t most = n_all ? std::max<int64_t>(1, (256 << 20) / (n_all * (int64_t)sizeof(T))) : tiles(l.B);
+  const int64_t groups = std::min(tiles(l.B), most), scratch = k.backward_scratch(f);
+  const Block block(std::max<int64_t>(1, groups * n_all) * sizeof(T));
+  auto sums = [&](int64_t g) {
+    T* at = (T*)block.data + g * n_all;
+    auto part = [&](int64_t n) { return at += n, n ? at - n : nullptr; };
+    T *w = part(n_w), *w_in = part(n_in), *w_out = part(n_out);
+    return Sums<T>{w, w_in, w_out, part(n_k)};
+  };
   each(parallel, groups, [&](int64_t g) {
-    const Block block(scratch);
-    T *gw = nw ? sum + g * each_group : nullptr, *gk = nk ? sum + g * each_group + nw : nullptr;
-    if (each_group) std::memset(sum + g * each_group, 0, each_group * sizeof(T));
+    const Block memory(scratch);
+    if (n_all) std::memset((T*)block.data + g * n_all, 0, n_all * sizeof(T));
     for (int64_t tile = g * tiles(l.B) / groups; tile < (g + 1) * tiles(l.B) / groups; tile++)
-      k.backward_tile(f, p.packed, tile, block.data, gw, gk);
+      k.backward_tile(f, p.packed, tile, memory.data, sums(g));
   });
-  auto total = [&](int64_t at) {
+  auto total = [&](T* Sums<T>::* what, int64_t at) {
     T t = 0;
-    for (int64_t g = 0; g < groups; g++) t += sum[g * each_group + at];
+    for (int64_t g = 0; g < groups; g++) t += (sums(g).*what)[at];
     return t;
   };
-  if (nw)
+  if (n_w)
     each(parallel, N, [&](int64_t j) {
       for (int64_t n = 0; n < N; n++) {
         const int64_t s = l.S == 1 ? 0 : std::lower_bound(l.delays, l.delays + l.S, l.delay[j * N + n]) - l.delays;
-        ((T*)f.gw)[j * N + n] = total((s * N + j) * NP + n);
+        ((T*)f.gw)[j * N + n] = total(&Sums<T>::w, (s * N + j) * NP + n);
       }
     });
+  if (n_in)
+    copy_squares(
+        parallel, N, I, [&](int64_t n, int64_t i) { return total(&Sums<T>::w_in, i * NP + n); },
+        [&](int64_t n, int64_t i) -> T& { return ((T*)f.gw_in)[n * I + i]; });
+  for (int64_t n = 0; n_in && f.gbias && n < N; n++) ((T*)f.gbias)[n] = total(&Sums<T>::w_in, I * NP + n);
+  for (int64_t o = 0; n_out && o < O; o++)
+    for (int64_t n = 0; n < N; n++) ((T*)f.gw_out)[o * N + n] = total(&Sums<T>::w_out, n * OP + o);
   for (int64_t c = 0; f.want && c < n_coefficients; c++)
-    for (int64_t n = 0; n < N; n++) ((T*)f.gcoefficients)[c * N + n] = f.want >> c & 1 ? total(nw + c * NP + n) : T(0);
+    for (int64_t n = 0; n < N; n++) ((T*)f.gcoefficients)[c * N + n] = f.want >> c & 1 ? total(&Sums<T>::k, c * NP + n) : T(0);
 }
 
 // ----------------------------------------------------------------------------------------------------------------- linear

@@ -15,11 +15,11 @@ namespace lsnn {
 namespace {
 
 #if LSNN_ISA == 512
-enum { vector_bytes = 64, column_vectors = 16, product_items = 8 };
+enum { vector_bytes = 64, column_vectors = 16, product_items = 8, row_items = 16 };
 #elif LSNN_ISA == 256
-enum { vector_bytes = 32, column_vectors = 8, product_items = 4 };
+enum { vector_bytes = 32, column_vectors = 8, product_items = 4, row_items = 8 };
 #else
-enum { vector_bytes = 16, column_vectors = 8, product_items = 4 };
+enum { vector_bytes = 16, column_vectors = 8, product_items = 4, row_items = 8 };
 #endif
 
 template <class T> struct NativeVector;

@@ -1,0 +1,87 @@
+// The leaky readout of a tile, p_t = k p_{t-1} + (1 - k) w z_t, and its adjoint.
+#pragma once
+#include "product.h"
+#include "rows.h"
+
+namespace lsnn::cpu {
+namespace {
+
+template <class T> struct ReadoutScratch {
+  int64_t OP;            // padded_outputs(O)
+  T* p;                  // [items,OP] carried p; dL/dp in the backward pass
+  T* sum;                // [OP] w z of one item
+  T* zero;               // [OP]
+  T* weights;            // [N] smooth spikes that are not zero
+  uint32_t* rows;        // [N] offsets of weight rows
+  T* g;                  // [chunk,items,OP] dL/d(w z) of the steps of the chunk
+  RowGradient<T, false> gradient;  // the spikes of the chunk, into gw_out
+
+  ReadoutScratch(Arena& m, const Layer& l, const Readout& readout, bool backward)
+      : OP(padded_outputs(readout.O)),
+        gradient(m, backward && OP ? l.N : 0, backward && OP ? chunk * tile_items(l.B) * l.N : 0) {
+    const int64_t n = tile_items(l.B), N = OP ? l.N : 0;
+    p = m.take<T>(n * OP), sum = m.take<T>(OP), zero = m.take<T>(OP);
+    weights = m.take<T>(N), rows = m.take<uint32_t>(N + pad);
+    g = m.take<T>(backward ? chunk * n * OP : 0);
+  }
+};
+
+template <class T> struct ReadoutTile : Tile {
+  static constexpr int L = Vec<T>::lanes;
+  using V = Vec<T>;
+  const Readout& f;
+  const Packed<T>& packed;
+  ReadoutScratch<T>& s;
+  const int64_t O, OP;
+  const V k, rest;
+
+  LSNN_MEMBER ReadoutTile(const Layer& l, const Readout& readout, const Packed<T>& p, ReadoutScratch<T>& scratch, int64_t tile)
+      : Tile(l, tile),
+        f(readout),
+        packed(p),
+        s(scratch),
+        O(readout.O),
+        OP(scratch.OP),
+        k(T(readout.k)),
+        rest(T(1 - readout.k)) {}
+
+  // Numbers [B,O] of the caller into s.p; zeros where `from` is null.
+  LSNN_MEMBER void start(const void* from) const {
+    memset(s.p, 0, items * OP * sizeof(T)), memset(s.zero, 0, OP * sizeof(T));
+    for (int64_t q = 0; from && q < items; q++) memcpy(s.p + q * OP, (const T*)from + (b0 + q) * O, O * sizeof(T));
+  }
+
+  // ---------------------------------------------------------------------------------------------------------------- forward
+  // p of item q after a step, whose spikes are given as bits [W] or, smooth, as numbers [N].
+  LSNN_MEMBER void step(int64_t q, const uint32_t* bits, const T* smooth) const {
+    int64_t n = 0;
+    if (!smooth) n = set_bits(bits, packed.W, 0, (uint32_t)OP, s.rows, 0);
+    for (int64_t j = 0; smooth && j < N; j++)
+      if (smooth[j] != T(0)) s.rows[n] = (uint32_t)(j * OP), s.weights[n++] = smooth[j];
+    sum_events(packed.w_out, s.rows, smooth ? s.weights : nullptr, n, s.zero, O, s.sum);
+    for (int64_t o = 0; o < OP; o += L) store(s.p + q * OP + o, k * load(s.p + q * OP + o) + rest * load(s.sum + o));
+  }
+  LSNN_MEMBER void write(void* p, int64_t row) const {  // row of [..,B,O] where the tile's first item stands
+    for (int64_t q = 0; p && q < items; q++) memcpy((T*)p + (row + q) * O, s.p + q * OP, O * sizeof(T));
+  }
+
+  // --------------------------------------------------------------------------------------------------------------- backward
+  // dL/dp of step t and the sum of what comes later; dz += w^T dL/d(w z). `step`: place of t in the chunk.
+  LSNN_MEMBER void adjoint(const void* gp, int64_t t, int64_t step, T* dz) const {
+    T* g = s.g + step * many * OP;
+    for (int64_t q = 0; q < items; q++) {
+      T* carried = s.p + q * OP;
+      const T* outside = (const T*)gp + (t * B + b0 + q) * O;
+      for (int64_t o = 0; gp && o < O; o++) carried[o] += outside[o];
+      for (int64_t o = 0; o < OP; o += L) {
+        const V of_p = load(carried + o);
+        store(g + q * OP + o, rest * of_p), store(carried + o, k * of_p);
+      }
+    }
+    add_product(packed.panels_out, O, NP, g, OP, dz, NP, items);
+  }
+  LSNN_MEMBER const T* g(int64_t step, int64_t q) const { return s.g + (step * many + q) * OP; }
+};
+
+}  // namespace
+}  // namespace lsnn::cpu

@@ -1,0 +1,156 @@
+// What the steps of the sequence have read, for the backward pass: replayed, chunk by chunk, from what the forward pass has
+// saved. Where it has not saved y, the steps of a segment are computed again first, to the same bits.
+#pragma once
+#include "steps.h"
+
+namespace lsnn::cpu {
+namespace {
+
+template <class T> struct ReplayScratch {
+  T *v, *a, *i, *r;            // [chunk + 1,items,NP] what each step of the chunk read (a prime in alif.h)
+  T* parts;                    // [every / chunk,4,items,NP] the same at the start of each chunk of the segment
+  uint16_t* active;            // [chunk,NP/16,max_items] neurons whose dL/dz is of use, a bit each
+  int64_t* active_n;           // [chunk] how many
+  T* y;                        // [every,items,NP] of the segment, where it is computed again
+  StepScratch<T> steps;        // the same
+
+  ReplayScratch(Arena& m, const BackwardArgs& f) : steps(f.saved.y ? none(m, f) : StepScratch<T>(m, f.layer, f.projection)) {
+    const int64_t n = tile_items(f.layer.B), NP = padded(f.layer.N), rows = (chunk + 1) * n * NP;
+    const int64_t every = f.saved.every < f.layer.T ? f.saved.every : f.layer.T;
+    v = m.take<T>(rows), a = m.take<T>(rows), i = m.take<T>(rows), r = m.take<T>(rows);
+    parts = m.take<T>((every / chunk + 1) * 4 * n * NP);
+    active = m.take<uint16_t>(chunk * NP / 16 * max_items), active_n = m.take<int64_t>(chunk);
+    y = m.take<T>(f.saved.y ? 0 : every * n * NP + pad);
+  }
+  static StepScratch<T> none(Arena&, const BackwardArgs& f) {
+    Arena nowhere;
+    return StepScratch<T>(nowhere, f.layer, f.projection);
+  }
+};
+
+template <class T, class Model> struct Replay : Tile {
+  static constexpr int L = Vec<T>::lanes;
+  using V = Vec<T>;
+  const BackwardArgs& f;
+  const Packed<T>& p;
+  const Model& model;
+  const ReplayScratch<T>& s;
+  const Layer& l;
+  const int64_t W, part;   // part: numbers of one variable of the tile
+  const bool carry_i;
+  const bool choose;       // whether there can be neurons whose dL/dz is of no use
+  int64_t S0;              // first step of the segment at hand
+  Steps<T, Model> steps;
+
+  LSNN_MEMBER Replay(const BackwardArgs& args, const Packed<T>& packed, const Model& m, const ReplayScratch<T>& scratch, int64_t tile)
+      : Tile(args.layer, tile),
+        f(args),
+        p(packed),
+        model(m),
+        s(scratch),
+        l(args.layer),
+        W(p.W),
+        part(many * NP),
+        carry_i(m.want >> SIGMA & 1),
+        choose(has_bounded_support(m.surrogate) || m.refractory),
+        S0(0),
+        steps(l, p, m, scratch.steps, tile, f.x, f.x_stride_t, f.x_stride_b, f.projection.I, f.first.z) {}
+
+  LSNN_MEMBER const T* first_z(int64_t past, int64_t q) const { return steps.first_z(past, q); }
+  LSNN_MEMBER uint32_t* bits(int64_t t, int64_t q) const { return f.saved.bits + (t * B + b0 + q) * W; }
+  LSNN_MEMBER T* real(int64_t t, int64_t q) const { return (T*)f.saved.z + (t * B + b0 + q) * N; }
+  LSNN_MEMBER int64_t left(int64_t n) const { return N - n; }
+
+  // z_t of an item: bits, or numbers in the first steps and where spikes are smooth.
+  struct Spikes {
+    const uint32_t* bits;
+    const T* numbers;
+    int64_t N;
+    LSNN_MEMBER V operator()(int64_t n) const {  // of lanes [n, n + L)
+      return numbers ? load_n(numbers + n, N - n) : select(get_bits<T>(bits, n), V(1), V(0));
+    }
+  };
+  LSNN_MEMBER Spikes spikes(int64_t t, int64_t q) const {
+    if (t < 0) return {nullptr, first_z(t, q), N};
+    return {bits(t, q), l.smooth ? real(t, q) : nullptr, N};
+  }
+
+  LSNN_MEMBER const T* y_row(int64_t t, int64_t q) const {
+    return f.saved.y ? (const T*)f.saved.y + (t * B + b0 + q) * N : s.y + ((t - S0) * many + q) * NP;
+  }
+
+  LSNN_MEMBER T* part_at(int64_t t, int64_t variable) const { return s.parts + ((t - S0) / chunk * 4 + variable) * part; }
+
+  // Prepares the segment that begins at step `first` and ends before S1: what the first step of each of its chunks read.
+  void segment_from(int64_t first, int64_t S1) {
+    S0 = first;
+    for (int64_t c = 0; c < 4; c++) copy_in(part_at(S0, c), (const T*)f.saved.carry + (S0 / f.saved.every * 4 + c) * B * N);
+    if (!f.saved.y) return compute_again(S1);
+    for (int64_t t0 = S0; t0 + chunk < S1; t0 += chunk)
+      for (int64_t q = 0; q < items; q++)
+        for (int64_t n = 0; n < N; n += L) {
+          const Coefs<V> k = load_coefficients(p, n);
+          const int64_t o = q * NP + n, end = t0 + chunk;
+          Carry<V> c = {load(part_at(t0, 0) + o), load(part_at(t0, 1) + o), carry_i ? load(part_at(t0, 2) + o) : V(0),
+                        model.refractory ? load(part_at(t0, 3) + o) : V(0), spikes(t0 - 1, q)(n)};
+          int64_t t = t0;
+          if (spikes_suffice(model))
+            for (; t < end - 1; t++) replay_spikes(model, k, spikes(t, q)(n), get_bits<T>(bits(t, q), n), c);
+          for (; t < end; t++) replay(model, k, load_n(y_row(t, q) + n, left(n)), spikes(t, q)(n), get_bits<T>(bits(t, q), n), c);
+          store(part_at(end, 0) + o, c.v), store(part_at(end, 1) + o, c.a);
+          if (carry_i) store(part_at(end, 2) + o, c.i);
+          if (model.refractory) store(part_at(end, 3) + o, c.r);
+        }
+  }
+
+  void compute_again(int64_t S1) {
+    T* carried[] = {steps.s.v, steps.s.a, steps.s.i, steps.s.r};
+    for (int64_t c = 0; c < 4; c++) memcpy(carried[c], part_at(S0, c), part * sizeof(T));
+    for (int64_t q = 0; q < items; q++)
+      for (int64_t n = 0; n < N; n += L) store(steps.s.z + q * NP + n, spikes(S0 - 1, q)(n));
+    for (int64_t t = S0; t < S1; t++) {
+      for (int64_t c = 0; (t - S0) % chunk == 0 && c < 4; c++) memcpy(part_at(t, c), carried[c], part * sizeof(T));
+      steps.collect(t, *this);
+      const bool keep_i = carry_i && (t + 1 - S0) % chunk == 0;
+      for (int64_t q = 0; q < items; q++) {
+        T* to = s.y + ((t - S0) * many + q) * NP;
+        steps.advance(t, q, t && !l.smooth ? bits(t - 1, q) : nullptr, keep_i,
+                      [&](int64_t n, const Stepped<V>& out, const Carry<V>&) LSNN_LAMBDA { store(to + n, out.y); });
+      }
+    }
+  }
+
+  // Replays the chunk [t0, t1) of the segment: keeps what each step read, and marks where its dL/dz is of use.
+  void chunk_of(int64_t t0, int64_t t1) const {
+    memset(s.active, 0, chunk * NP / 16 * max_items * sizeof(uint16_t)), memset(s.active_n, 0, chunk * sizeof(int64_t));
+    T* read[] = {s.v, s.a, s.i, s.r};
+    const bool carry[] = {true, true, carry_i, model.refractory};
+    for (int c = 0; c < 4; c++)
+      if (carry[c]) memcpy(read[c], part_at(t0, c), part * sizeof(T));
+    for (int64_t t = t0; t < t1; t++)
+      for (int64_t q = 0; q < items; q++) {
+        const T* y = y_row(t, q);
+        const Spikes before = spikes(t - 1, q), now = spikes(t, q);
+        const int64_t row = (t - t0) * part + q * NP;
+        if (f.saved.y && t + 1 < t1)
+          for (int64_t n = 0; n < N; n += 64 / (int64_t)sizeof(T)) prefetch(y + B * N + n);
+        for (int64_t n = 0; n < N; n += L) {
+          const Coefs<V> k = load_coefficients(p, n);
+          const int64_t o = row + n, to = o + part;
+          Carry<V> c = {load(s.v + o), load(s.a + o), carry_i ? load(s.i + o) : V(0), model.refractory ? load(s.r + o) : V(0), before(n)};
+          const VecMask<T> blocked = replay(model, k, load_n(y + n, left(n)), now(n), get_bits<T>(now.bits, n), c);
+          if (choose) mark(t - t0, q, n, ~to_bits(blocked) & ((1u << (left(n) < L ? left(n) : L)) - 1));
+          store(s.v + to, c.v), store(s.a + to, c.a);
+          if (carry_i) store(s.i + to, c.i);
+          if (model.refractory) store(s.r + to, c.r);
+        }
+      }
+  }
+  LSNN_MEMBER void mark(int64_t step, int64_t q, int64_t n, unsigned lanes) const {
+    s.active[(step * NP / 16 + n / 16) * max_items + q] |= (uint16_t)(lanes << n % 16);
+    s.active_n[step] += __builtin_popcount(lanes);
+  }
+};
+
+}  // namespace
+}  // namespace lsnn::cpu

@@ -1,0 +1,140 @@
+// A step of a tile: the events that reach each item, their sum (1), and step() of alif_math.h. The forward pass runs it, and
+// so does the backward pass where it computes again what was not saved.
+#pragma once
+#include "rows.h"
+
+namespace lsnn::cpu {
+namespace {
+
+template <class T> LSNN_INLINE Coefs<Vec<T>> load_coefficients(const Packed<T>& p, int64_t n) {
+  const T* k = p.coefficients + n;
+  auto row = [&](int i) LSNN_LAMBDA { return load(k + i * p.NP); };
+  return {row(ALPHA),
+          row(KAPPA),
+          row(RHO),
+          row(Q),
+          row(P),
+          row(BETA),
+          row(ETA),
+          row(THETA),
+          row(SIGMA),
+          row(WIDTH),
+          row(R_),
+          row(n_coefficients),
+          row(n_coefficients + 1)};
+}
+
+template <class T> struct StepScratch {
+  T *v, *a, *i, *r;       // [items,NP] carried state
+  T* z;                   // [items,NP] z', where it is a real number: in the first step, and where spikes are smooth
+  T* c;                   // [NP] the sum of (1) of one item
+  int64_t capacity;       // events that an item can have in a step
+  uint32_t* rows;         // [items,capacity] offsets of weight rows
+  T* weights;             // [items,capacity] factors of those rows, for items with a factor that is not 1
+  uint32_t* nonzero;      // [words(I) + 1] inputs that are not zero, of one item
+
+  StepScratch(Arena& m, const Layer& l, const Projection& in) : capacity(in.I + l.S * l.N + pad) {
+    const int64_t n = tile_items(l.B), NP = padded(l.N);
+    v = m.take<T>(n * NP), a = m.take<T>(n * NP), i = m.take<T>(n * NP), r = m.take<T>(n * NP), z = m.take<T>(n * NP);
+    c = m.take<T>(NP);
+    rows = m.take<uint32_t>(n * capacity), weights = m.take<T>(n * capacity);
+    nonzero = m.take<uint32_t>(words(in.I) + 1);
+  }
+};
+
+// x: [T,B,N], or [T,B,I] of a projection.
+template <class T, class Model> struct Steps : Tile {
+  static constexpr int L = Vec<T>::lanes;
+  using V = Vec<T>;
+  const Layer& l;
+  const Packed<T>& p;
+  const Model& model;
+  const StepScratch<T>& s;
+  const T* x;
+  int64_t x_stride_t, x_stride_b, I;
+  const T* z0;               // [D,B,N] spikes before the first step, newest first
+  int64_t n[max_items];      // events of each item in the step at hand
+  bool weighted[max_items];  // whether they have factors
+
+  LSNN_MEMBER Steps(const Layer& layer, const Packed<T>& packed, const Model& m, const StepScratch<T>& scratch, int64_t tile, const void* x,
+                    int64_t x_stride_t, int64_t x_stride_b, int64_t I, const void* z0)
+      : Tile(layer, tile),
+        l(layer),
+        p(packed),
+        model(m),
+        s(scratch),
+        x((const T*)x),
+        x_stride_t(x_stride_t),
+        x_stride_b(x_stride_b),
+        I(I),
+        z0((const T*)z0) {}
+
+  LSNN_MEMBER const T* first_z(int64_t past, int64_t q) const { return z0 + ((-1 - past) * B + b0 + q) * N; }  // past < 0
+  LSNN_MEMBER const T* x_row(int64_t t, int64_t q) const { return x + t * x_stride_t + (b0 + q) * x_stride_b; }
+
+  LSNN_MEMBER void add_bits(int64_t q, const uint32_t* bits, int64_t first) {
+    const int64_t n0 = n[q];
+    n[q] = set_bits(bits, p.W, (uint32_t)first, (uint32_t)NP, s.rows + q * s.capacity, n0);
+    for (int64_t e = n0; weighted[q] && e < n[q]; e++) s.weights[q * s.capacity + e] = T(1);
+  }
+  LSNN_MEMBER void add_real(int64_t q, const T* z, int64_t first) {
+    for (int64_t j = 0; j < N; j++)
+      if (z[j] != T(0)) {
+        s.rows[q * s.capacity + n[q]] = (uint32_t)(first + j * NP);
+        s.weights[q * s.capacity + n[q]++] = z[j];
+      }
+  }
+  // The inputs come first; their weight rows lie behind those of the recurrence.
+  LSNN_MEMBER void add_inputs(int64_t q, const T* row) {
+    uint32_t* rows = s.rows + q * s.capacity;
+    const bool ones = nonzero(row, I, s.nonzero);
+    weighted[q] |= !ones;
+    n[q] = set_bits(s.nonzero, words(I), 0, 1, rows, 0);
+    for (int64_t e = 0; weighted[q] && e < n[q]; e++) s.weights[q * s.capacity + e] = row[rows[e]];
+    for (int64_t e = 0; e < n[q]; e++) rows[e] = (uint32_t)((l.S * N + rows[e]) * NP);
+  }
+
+  // The events of step t, of all items before any is summed: a list that is read at once waits for its stores. Past spikes
+  // come as past.bits(t, q) [W] or, where they are smooth, as past.real(t, q) [N].
+  template <class Past> LSNN_MEMBER void collect(int64_t t, const Past& past) {
+    for (int64_t q = 0; q < items; q++) {
+      n[q] = 0, weighted[q] = l.smooth || t < l.D;
+      if (I) {
+        if (t + 1 < l.T)
+          for (int64_t i = 0; i < I; i += 64 / (int64_t)sizeof(T)) prefetch(x_row(t + 1, q) + i);
+        add_inputs(q, x_row(t, q));
+      }
+      for (int64_t d = 0; d < l.S; d++) {
+        const int64_t then = t - 1 - l.delays[d], first = d * N * NP;
+        if (then < 0) add_real(q, first_z(then, q), first);
+        else if (l.smooth) add_real(q, past.real(then, q), first);
+        else add_bits(q, past.bits(then, q), first);
+      }
+    }
+  }
+
+  // Item q at step t: (1) to (9). before: bits of z', or null where it stands in s.z. keep_i: whether i is asked for after it
+  // though no later step reads it. Calls out(n, stepped, carry) for the lanes from each n on.
+  template <class Out> LSNN_MEMBER void advance(int64_t t, int64_t q, const uint32_t* before, bool keep_i, const Out& out) const {
+    const T* start = I ? p.bias : x_row(t, q);
+    if (!I && t + 1 < l.T)
+      for (int64_t n = 0; n < N; n += 64 / (int64_t)sizeof(T)) prefetch(start + x_stride_t + n);
+    const int64_t list = q * s.capacity;
+    sum_events(p.w, s.rows + list, weighted[q] ? s.weights + list : nullptr, n[q], start, N, s.c);  // (1)
+    for (int64_t n = 0; n < N; n += L) {
+      const int64_t o = q * NP + n;
+      const Coefs<V> k = load_coefficients(p, n);
+      const V z = before ? select(get_bits<T>(before, n), V(1), V(0)) : load(s.z + o);
+      Carry<V> carry = {load(s.v + o), load(s.a + o), model.synapse ? load(s.i + o) : V(0), model.refractory ? load(s.r + o) : V(0), z};
+      const Stepped<V> stepped = step(model, k, load(s.c + n), carry);
+      store(s.v + o, carry.v), store(s.a + o, carry.a);
+      if (model.synapse || keep_i) store(s.i + o, carry.i);
+      if (model.refractory) store(s.r + o, carry.r);
+      if (l.smooth) store(s.z + o, carry.z);
+      out(n, stepped, carry);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace lsnn::cpu
