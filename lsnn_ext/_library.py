@@ -6,7 +6,7 @@ refuse tensors that require a gradient, since they would return none, silently.
 
 import importlib.util
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,64 +56,95 @@ def _refuse_second_derivative() -> None:
 
 
 class _Alif(torch.autograd.Function):
-    """current, w_rec, coefficients, v, a, i, r, z, delay, *constants -> what alif_forward returns, differentiable."""
+    """The tensors of alif_forward, then *constants -> what it returns, differentiable; `want` is the last constant."""
 
     @staticmethod
     def forward(
         current: Tensor, w_rec: Tensor, coefficients: Tensor, v: Tensor, a: Tensor, i: Tensor, r: Tensor, z: Tensor,
-        delay: Tensor | None, delays: list[int], dynamics: int, surrogate: int, dampening: float, refractory: int,
-        smooth: bool, trace: bool, want: int,
+        w_in: Tensor | None, bias: Tensor | None, w_out: Tensor | None, p: Tensor | None, delay: Tensor | None,
+        delays: list[int], dynamics: int, surrogate: int, dampening: float, refractory: int, smooth: bool,
+        checkpoint: int, k_out: float, trace: bool, spikes: bool, want: int,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         return torch.ops.lsnn.alif_forward(
-            current, w_rec, coefficients, delay, delays, v, a, i, r, z, dynamics, surrogate, dampening, refractory,
-            smooth, trace, True,
+            current, w_rec, coefficients, delay, delays, v, a, i, r, z, w_in, bias, w_out, p, dynamics, surrogate,
+            dampening, refractory, smooth, trace, True, checkpoint, k_out, spikes,
         )  # fmt: skip
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _, w_rec, coefficients, v, a, i, r, z, delay, *constants = inputs
-        r_last, y, bits, smooth_z, carry = output[4], *output[9:]
-        ctx.mark_non_differentiable(r_last, y, bits, smooth_z, carry)
+        *tensors, delay = inputs[:13]
+        ctx.constants, (w_in, checkpoint) = inputs[13:], (inputs[8], inputs[19])
+        r_last, saved = output[4], output[11:]
+        ctx.mark_non_differentiable(r_last, *saved)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(w_rec, coefficients, v, a, i, r, z, delay, y, bits, smooth_z, carry)
-        ctx.constants = constants
+        if w_in is None and not checkpoint:
+            tensors[0] = None  # the current is not read again
+        ctx.save_for_backward(*tensors, delay, *saved)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *g: Tensor | None) -> tuple[Tensor | None, ...]:
         _refuse_second_derivative()
-        w_rec, coefficients, v, a, i, r, z, delay, y, bits, smooth_z, carry = ctx.saved_tensors
-        delays, dynamics, surrogate, dampening, refractory, smooth, trace, want = ctx.constants
-        # A compiled graph makes zeros of shape (0,) for traces that were not asked for.
+        current, w_rec, coefficients, v, a, i, r, z, w_in, bias, w_out, p, delay, *saved = ctx.saved_tensors
+        delays, *numbers, trace, spikes, want = ctx.constants
+        # A compiled graph makes zeros of shape (0,) for what was not asked for.
+        g_spikes = g[0] if spikes else None
         g_traces = g[6:9] if trace else (None, None, None)
-        g_current, g_w, g_coefficients, g_v, g_a, g_i, g_z = torch.ops.lsnn.alif_backward(
-            g[0], *g_traces, g[1], g[2], g[3], g[5], w_rec, coefficients, delay, delays, v, a, i, r, z, y, bits,
-            smooth_z, carry, dynamics, surrogate, dampening, refractory, smooth, want, ctx.needs_input_grad[1],
+        g_readout = (None, None) if w_out is None else g[9:11]
+        needed = ctx.needs_input_grad
+        wanted = sum(1 << bit for bit, k in enumerate((0, 1, 8, 9, 10)) if needed[k])
+        g_current, g_w, g_coefficients, g_v, g_a, g_i, g_z, g_in, g_bias, g_out, g_p = torch.ops.lsnn.alif_backward(
+            g_spikes, *g_traces, g[1], g[2], g[3], g[5], *g_readout, current, w_rec, coefficients, delay, delays, v, a,
+            i, r, z, w_in, bias, w_out, p, *saved, *numbers, want, wanted,
         )  # fmt: skip
-        return (
-            g_current, g_w if ctx.needs_input_grad[1] else None, g_coefficients if want else None, g_v, g_a, g_i, None,
-            g_z, *[None] * 9,
-        )  # fmt: skip
+        if w_in is not None and needed[0]:
+            rows = g_current.flatten(0, 1)
+            g_current = torch.mm(rows, w_in, out=torch.ops.lsnn.buffer(rows, rows.shape[0], w_in.shape[1]))
+            g_current = g_current.view(current.shape)
+        found = (g_current, g_w, None, g_v, g_a, g_i, None, g_z, g_in, g_bias, g_out, g_p)
+        gradients = [x if need else None for x, need in zip(found, needed, strict=False)]
+        gradients[2] = g_coefficients if want else None
+        return (*gradients, *[None] * 12)
+
+
+class Projection(NamedTuple):
+    """What stands in front of the recurrence inside the operator: weights (N, I), bias (N) or None."""
+
+    w_in: Tensor
+    bias: Tensor | None
+
+
+class Readout(NamedTuple):
+    """What stands behind it: weights (O, N), state p (B, O), decay k."""
+
+    w_out: Tensor
+    p: Tensor
+    k: float
 
 
 def alif(
     current: Tensor, w_rec: Tensor, coefficients: Tensor, delay: Tensor | None, delays: list[int],
     state: tuple[Tensor, ...], *, dynamics: str, surrogate: str, dampening: float, refractory: int, smooth: bool,
-    trace: bool, want: int,
+    trace: bool, want: int, checkpoint: int = 0, projection: Projection | None = None, readout: Readout | None = None,
+    spikes: bool = True,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    """The nine differentiable outputs: spikes; v, a, i, r, z after the last step; traces v, a, threshold.
+    """The eleven differentiable outputs: spikes; v, a, i, r, z after the last step; traces v, a, threshold; p, last p.
 
-    want: bit k set where the gradient of row k of coefficients (11,N) is asked for.
+    want: bit k set where the gradient of row k of coefficients (11,N) is asked for. checkpoint: 0, or steps between
+    two saved states. spikes False: they are not written as numbers.
     """
     forward_mode = not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0
-    constants = (delays, DYNAMICS[dynamics], SURROGATES[surrogate], dampening, refractory, smooth, trace)
-    if forward_mode or torch.is_grad_enabled() and any(t.requires_grad for t in (current, w_rec, coefficients, *state)):
-        return _Alif.apply(current, w_rec, coefficients, *state, delay, *constants, want)[:9]
+    w_in, bias = projection if projection else (None, None)
+    w_out, p, k_out = readout if readout else (None, None, 0.0)
+    tensors = (current, w_rec, coefficients, *state, w_in, bias, w_out, p)
+    numbers = (DYNAMICS[dynamics], SURROGATES[surrogate], dampening, refractory, smooth)
+    if forward_mode or torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        return _Alif.apply(*tensors, delay, delays, *numbers, checkpoint, k_out, trace, spikes, want)[:11]
     with torch.no_grad():
-        outputs = torch.ops.lsnn.alif_forward(
-            current, w_rec, coefficients, delay, delays, *state, *constants[1:], False
-        )
-        return outputs[:9]
+        return torch.ops.lsnn.alif_forward(
+            current, w_rec, coefficients, delay, delays, *state, w_in, bias, w_out, p, *numbers, trace, False, 0, k_out,
+            spikes,
+        )[:11]  # fmt: skip
 
 
 class _Linear(torch.autograd.Function):
@@ -152,25 +183,28 @@ class _Linear(torch.autograd.Function):
         return g_x, torch.mm(g.t(), x_rows) if want_weight else None, g.sum(0) if want_bias else None, None
 
 
-def _mostly_zero(x: Tensor) -> bool:
-    """Whether adding rows for what is not zero beats a dense product, judged by a sample of the rows (R,I)."""
-    sample = x[:: max(1, x.shape[0] // 512)]
-    return bool(torch.count_nonzero(sample) < 0.2 * sample.numel())
+def reused(x: Tensor, weight: Tensor) -> bool:
+    """Whether the operators of this file take x (..., I) and weight (N, I): whole sequences, plain, on the CPU."""
+    return not (
+        not available or type(x) is not Tensor or torch.compiler.is_compiling() or x.device.type != "cpu"
+        or torch.is_autocast_enabled("cpu") or x.dtype not in (torch.float32, torch.float64) or x.dtype != weight.dtype
+        or x.numel() // max(1, x.shape[-1]) * weight.shape[0] < 1 << 18
+    )  # fmt: skip
+
+
+def mostly_zero(x: Tensor) -> bool:
+    """Whether adding rows for what is not zero beats a dense product, judged by a sample of the rows (..., I)."""
+    with torch.no_grad():
+        rows = x.reshape(-1, x.shape[-1])
+        sample = rows[:: max(1, rows.shape[0] // 512)]
+        return bool(torch.count_nonzero(sample) < 0.2 * sample.numel())
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """F.linear of a whole sequence (..., I): in reused memory, and by events where x is mostly zero, as spikes are."""
-    rows = x.numel() // max(1, x.shape[-1])
-    plain = (
-        not available or type(x) is not Tensor or torch.compiler.is_compiling() or x.device.type != "cpu"
-        or torch.is_autocast_enabled("cpu") or x.dtype not in (torch.float32, torch.float64) or x.dtype != weight.dtype
-        or rows * weight.shape[0] < 1 << 18
-    )  # fmt: skip
-    if plain:
+    if not reused(x, weight):
         return torch.nn.functional.linear(x, weight, bias)
-    with torch.no_grad():
-        events = _mostly_zero(x.reshape(rows, x.shape[-1]))
-    return _Linear.apply(x, weight, bias, events)
+    return _Linear.apply(x, weight, bias, mostly_zero(x))
 
 
 def _words(N: int) -> int:
@@ -179,24 +213,41 @@ def _words(N: int) -> int:
 
 def _fake_forward(
     current: Tensor, w_rec: Tensor, coefficients: Tensor, delay: Tensor | None, delays: list[int], v: Tensor, a: Tensor,
-    i: Tensor, r: Tensor, z: Tensor, dynamics: int, surrogate: int, dampening: float, refractory: int, smooth: bool,
-    trace: bool, save: bool,
+    i: Tensor, r: Tensor, z: Tensor, w_in: Tensor | None, bias: Tensor | None, w_out: Tensor | None, p: Tensor | None,
+    dynamics: int, surrogate: int, dampening: float, refractory: int, smooth: bool, trace: bool, save: bool,
+    checkpoint: int, k_out: float, spikes: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    T, B, N = current.shape
-    new = current.new_empty
-    traces = [new(T, B, N) if trace else new(0) for _ in range(3)]
-    y, smooth_z = new(T, B, N) if save else new(0), new(T, B, N) if save and smooth else new(0)
+    T, B, N = *current.shape[:2], w_rec.shape[0]
+    every, new = checkpoint or _C.segment, current.new_empty
+
+    def when(wanted: bool, *shape: Any) -> Tensor:
+        return new(shape if wanted else (0,))
+
+    p_all, p_last = (new(0), new(0)) if w_out is None else (new(T, B, w_out.shape[0]), new(B, w_out.shape[0]))
     bits = new((T, B, _words(N)) if save else (0,), dtype=torch.int32)
-    carry = new((T + _C.segment - 1) // _C.segment, 4, B, N) if save else new(0)
-    return (new(T, B, N), *(new(B, N) for _ in range(4)), new(1 + delays[-1], B, N), *traces, y, bits, smooth_z, carry)
+    return (
+        when(spikes, T, B, N), *(new(B, N) for _ in range(4)), new(1 + delays[-1], B, N),
+        *(when(trace, T, B, N) for _ in range(3)), p_all, p_last, when(save and not checkpoint, T, B, N), bits,
+        when(save and smooth, T, B, N), when(save, (T + every - 1) // every, 4, B, N),
+    )  # fmt: skip
 
 
 def _fake_backward(*args: Any) -> tuple[Tensor, ...]:
-    w_rec, coefficients, z, y, want, want_w = args[8], args[9], args[16], args[17], args[26], args[27]
-    new, (T, B, N) = y.new_empty, y.shape
+    w_rec, coefficients, z, w_in, bias, w_out, p, y, bits = args[11], args[12], *args[19:26]
+    want, wanted = args[35:]
+    new, (T, B, _), N = y.new_empty, bits.shape, w_rec.shape[0]
+
+    def when(wanted: Any, shape: Any) -> Tensor:
+        return new(shape if wanted else (0,))
+
+    asked = [wanted >> bit & 1 for bit in range(5)]
+    to_inputs = w_in is not None and (asked[2] or asked[3])
     return (
-        new(T, B, N), new(w_rec.shape) if want_w else new(0), new(coefficients.shape) if want else new(0),
-        *(new(B, N) for _ in range(3)), new(z.shape),
+        when(asked[0] or y.device.type == "cuda", (T, B, N)), when(asked[1], w_rec.shape),
+        when(want, coefficients.shape), *(new(B, N) for _ in range(3)), new(z.shape),
+        when(to_inputs, () if w_in is None else w_in.shape), when(to_inputs and bias is not None, (N,)),
+        when(w_out is not None and asked[4], () if w_out is None else w_out.shape),
+        when(p is not None, () if p is None else p.shape),
     )  # fmt: skip
 
 

@@ -1,6 +1,5 @@
-"""Functions of tensors: the recurrence over a whole sequence, and the projection in front of it."""
+"""Functions of tensors: the recurrence over a whole sequence, the projection in front of it and the readout behind."""
 
-import math
 import warnings
 from typing import Any, NamedTuple
 
@@ -8,141 +7,18 @@ import torch
 from torch import Tensor
 
 from . import _library, reference
+from ._arguments import Delays, check, check_coefficients, checkpoint_steps, delays_of, stacked, whole_state
 from .reference import COEFFICIENTS, Coefficient, State, Traces, named_row, named_surrogate
 
-__all__ = ["Delays", "State", "Traces", "alif", "linear"]
+__all__ = ["Delays", "Layered", "State", "Traces", "alif", "layer", "leaky_readout", "linear"]
 
 linear = _library.linear
 
+# A threshold that no readout ever reaches, so that the neuron of the operator is nothing but a leaky integrator.
+_NEVER = 1e30
+
 # A state saved with torch.save can be loaded again with weights_only=True, the default.
 torch.serialization.add_safe_globals([State, Traces])
-
-
-class Delays(NamedTuple):
-    """Delays d_jk (N, N) with their distinct values in ascending order, so that no call has to look for them."""
-
-    each: Tensor
-    distinct: tuple[int, ...]
-
-    @classmethod
-    def of(cls, each: Tensor) -> "Delays":
-        """Looks for the distinct values; integers >= 0 are expected."""
-        if not isinstance(each, Tensor):
-            raise TypeError(f"delay: expected an int or an integer tensor (N, N), got {type(each).__name__}")
-        if each.dtype.is_floating_point or each.dtype.is_complex or each.dtype == torch.bool:
-            raise TypeError(f"delay: expected an integer tensor, got {each.dtype}")
-        distinct = tuple(int(d) for d in each.unique().tolist())
-        if distinct and distinct[0] < 0:
-            raise ValueError(f"delay: expected extra steps >= 0 everywhere, got {distinct[0]}")
-        return cls(each, distinct)
-
-
-def _delays(delay: int | Tensor | Delays, N: int, device: torch.device) -> tuple[Tensor | None, list[int]]:
-    """The delay of each synapse, or None where all are alike, and the distinct delays in ascending order."""
-    if isinstance(delay, int) and not isinstance(delay, bool):
-        if delay < 0:
-            raise ValueError(f"delay: expected extra steps >= 0, got {delay}")
-        return None, [delay]
-    given = delay if isinstance(delay, Delays) else Delays.of(delay)  # type: ignore[arg-type]  # a bool is refused there
-    if given.each.shape != (N, N):
-        raise ValueError(f"delay: expected shape ({N}, {N}), got {tuple(given.each.shape)}")
-    return (given.each.to(device, torch.int64) if len(given.distinct) > 1 else None), list(given.distinct)
-
-
-def _check_coefficients(given: dict[str, Coefficient | None], N: int, device: torch.device) -> None:
-    """Kinds, shapes, devices; ranges of numbers where the operator does not check them. None: left to the row."""
-    for name, value in given.items():
-        if isinstance(value, Tensor):
-            if value.shape not in ((), (1,), (N,)):
-                raise ValueError(f"{name}: expected a number or shape ({N},), got {tuple(value.shape)}")
-            if value.dtype.is_complex:
-                raise TypeError(f"{name}: expected real numbers, got {value.dtype}")
-            if value.device != device and (value.dim() > 0 or value.is_meta):
-                raise ValueError(f"{name}: expected device {device} as current, got {value.device}")
-        elif isinstance(value, bool) or not isinstance(value, int | float | None):
-            raise TypeError(f"{name}: expected a number or a tensor, got {type(value).__name__}")
-        elif value is not None and device.type != "cpu":  # the operator reads numbers on the CPU only
-            low, high = {"alpha": (0, 1), "rho": (0, 1), "sigma": (0, 1), "width": (5e-324, math.inf)}.get(
-                name, (-math.inf, math.inf))
-            if not (math.isfinite(value) and low <= value <= high):
-                raise ValueError(f"{name}: expected a finite number from {low} to {high}, got {value}")
-    for name in ("alpha", "theta"):
-        if given[name] is None:
-            raise TypeError(f"{name}: expected a number or a tensor, got None")
-
-
-def _stacked(given: dict[str, Coefficient], N: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, int]:
-    """All coefficients as one tensor (11,N), and the bits of those whose gradient is asked for."""
-    want = sum(1 << k for k, value in enumerate(given.values()) if isinstance(value, Tensor) and value.requires_grad)
-    if device.type == "cpu" and not any(isinstance(value, Tensor) for value in given.values()):
-        return torch.tensor(list(given.values()), dtype=dtype)[:, None].expand(-1, N), 0
-
-    def row(value: Coefficient) -> Tensor:
-        if isinstance(value, Tensor):
-            return value.to(device, dtype).expand(N)
-        # Filled on the device: a copy from the host would wait for it, and could not be captured in a graph.
-        return torch.full((N,), value, dtype=dtype, device=device)
-
-    return torch.stack([row(value) for value in given.values()]), want
-
-
-def _state(state: State | None, B: int, N: int, D: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
-    if state is None:
-        shapes = [(B, N)] * 4 + [(D, B, N)]  # five tensors: one given twice stops torch.compile
-        return tuple(torch.zeros((), dtype=dtype, device=device).expand(shape) for shape in shapes)
-    if not isinstance(state, tuple) or len(state) != len(State._fields):
-        wanted_state = f"a State of {len(State._fields)} tensors {State._fields}"
-        raise TypeError(f"state: expected {wanted_state}, got {type(state).__name__}")
-    for name, value in zip(State._fields, state, strict=True):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"state.{name}: expected a tensor, got {type(value).__name__}")
-        wanted = (D, B, N) if name == "z" else (B, N)
-        if name == "z":
-            enough = value.dim() == 3 and value.shape[0] >= D and value.shape[1:] == (B, N)
-        else:
-            enough = value.shape == wanted
-        if not enough:
-            more = " or more past steps" if name == "z" else ""
-            raise ValueError(f"state.{name}: expected shape {wanted}{more}, got {tuple(value.shape)}")
-        if value.device != device:
-            raise ValueError(f"state.{name}: expected device {device} as current, got {value.device}")
-        if value.dtype != dtype:
-            raise TypeError(f"state.{name}: expected {dtype}, got {value.dtype}")
-    v, a, i, r, z = state
-    return v, a, i, r, z[:D]
-
-
-def _check(current: Tensor, w_rec: Tensor, refractory: int, checkpoint_every: int | None, dampening: float) -> None:
-    for name, value in (("current", current), ("w_rec", w_rec)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
-        if not value.dtype.is_floating_point:
-            raise TypeError(f"{name}: expected a floating point dtype, got {value.dtype}")
-        if value.layout != torch.strided:
-            raise TypeError(f"{name}: expected a dense tensor, got layout {value.layout}")
-    if current.dim() != 3:
-        raise ValueError(f"current: expected shape (T, B, N), got {tuple(current.shape)}")
-    N = current.shape[2]
-    if w_rec.shape != (N, N):
-        raise ValueError(f"w_rec: expected shape ({N}, {N}) for a current of {N} neurons, got {tuple(w_rec.shape)}")
-    if N < 1:
-        raise ValueError("current: expected one neuron or more, got shape " + str(tuple(current.shape)))
-    dtype = torch.promote_types(current.dtype, torch.float32)
-    if torch.promote_types(w_rec.dtype, torch.float32) != dtype:
-        raise TypeError(f"w_rec: expected {dtype} or less for a current of {current.dtype}, got {w_rec.dtype}")
-    if w_rec.device != current.device:
-        raise ValueError(f"w_rec: expected device {current.device} as current, got {w_rec.device}")
-    if isinstance(refractory, bool) or not isinstance(refractory, int):
-        raise TypeError(f"refractory: expected an int, got {type(refractory).__name__}")
-    if not 0 <= refractory < 1 << 24:
-        raise ValueError(f"refractory: expected steps >= 0 and < 2^24, got {refractory}")
-    whole = isinstance(checkpoint_every, int) and not isinstance(checkpoint_every, bool)
-    if checkpoint_every is not None and (not whole or checkpoint_every < 1):
-        raise ValueError(f"checkpoint_every: expected None or an int >= 1, got {checkpoint_every!r}")
-    if isinstance(dampening, bool) or not isinstance(dampening, int | float):
-        raise TypeError(f"dampening: expected a number, got {type(dampening).__name__}")
-    if not (math.isfinite(dampening) and dampening >= 0):
-        raise ValueError(f"dampening: expected a finite number >= 0, got {dampening}")
 
 
 def alif(
@@ -151,7 +27,8 @@ def alif(
     p: Coefficient | None = None, eta: Coefficient | None = None, sigma: Coefficient | None = None,
     R: Coefficient | None = None, refractory: int = 0, delay: int | Tensor | Delays = 0, dynamics: str = "lsnn",
     surrogate: str | None = None, dampening: float | None = None, width: Coefficient | None = None,
-    state: State | None = None, trace: bool = False, smooth: bool = False, checkpoint_every: int | None = None,
+    state: State | None = None, trace: bool = False, smooth: bool = False,
+    checkpoint_every: int | str | None = None,
 ) -> tuple[Tensor, State] | tuple[Tensor, State, Traces]:  # fmt: skip
     """Recurrent neurons with adaptation over a whole sequence, as one operator; docs/equations.md has the equations.
 
@@ -177,7 +54,11 @@ def alif(
         state: State to start from. Default zeros. Of a longer history of spikes the newest are used.
         trace: also return Traces of membrane, adaptation and moving threshold, each (T, B, N), differentiable.
         smooth: spikes become the antiderivative of the pseudo-derivative, real numbers, for gradient checks.
-        checkpoint_every: accepted for the same call everywhere; memory is saved by it in a later version only.
+        checkpoint_every: None: y of equation (5) is saved for every step, 4 bytes per neuron-step. An int K: only the
+            state every K steps and a bit per neuron-step; the backward pass computes the rest again, to the same bits
+            and gradients, K steps at a time. A text such as "500 MB": the saved tensors and the scratch memory of the
+            backward pass stay below it, with the K that takes least where saving all does not fit. CPU only: on other
+            devices everything is saved.
 
     Returns:
         spikes (T, B, N) of 0 and 1, the State after the last step, and with trace=True the Traces.
@@ -188,41 +69,150 @@ def alif(
 
     Source: Bellec et al., NeurIPS 2018 (arXiv 1803.09574) and the models named by the rows.
     """
-    row = named_row(dynamics)
+    neuron = dict(
+        alpha=alpha, theta=theta, rho=rho, beta=beta, kappa=kappa, q=q, p=p, eta=eta, sigma=sigma, R=R, width=width,
+        refractory=refractory, delay=delay, dynamics=dynamics, surrogate=surrogate, dampening=dampening, state=state,
+        trace=trace, smooth=smooth, checkpoint_every=checkpoint_every,
+    )  # fmt: skip
+    spikes, *last, trace_v, trace_a, threshold, _, _ = _outputs(current, w_rec, neuron)
+    if trace:
+        return spikes, State(*last), Traces(trace_v, trace_a, threshold)
+    return spikes, State(*last)
+
+
+def _outputs(
+    current: Tensor, w_rec: Tensor, neuron: dict[str, Any], projection: _library.Projection | None = None,
+    readout: _library.Readout | None = None, spikes: bool = True,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """What _library.alif returns; neuron: the keyword arguments of alif."""
+    dynamics, refractory, delay = neuron.get("dynamics", "lsnn"), neuron.get("refractory", 0), neuron.get("delay", 0)
+    row, trace, smooth = named_row(dynamics), neuron.get("trace", False), neuron.get("smooth", False)
+    surrogate, dampening = neuron.get("surrogate"), neuron.get("dampening")
     surrogate = row.surrogate if surrogate is None else surrogate
     named_surrogate(surrogate)
     dampening = row.dampening if dampening is None else dampening
-    _check(current, w_rec, refractory, checkpoint_every, dampening)
-    chosen: dict[str, Any] = {
-        "alpha": alpha, "theta": theta, "rho": rho, "beta": beta, "kappa": kappa, "q": q, "p": p, "eta": eta,
-        "sigma": sigma, "width": width, "R": R,
-    }  # fmt: skip
-    N, dtype = current.shape[2], torch.promote_types(current.dtype, torch.float32)
-    _check_coefficients(chosen, N, current.device)
-    coefficients, want = _stacked(reference.coefficients(dynamics, **chosen), N, dtype, current.device)
-    synapse, delays = _delays(delay, N, current.device)
-    full_state = _state(state, current.shape[1], N, 1 + delays[-1], dtype, current.device)
+    check(current, w_rec, refractory, dampening, projection is not None)
+    N, dtype = w_rec.shape[1], torch.promote_types(current.dtype, torch.float32)
+    checkpoint = checkpoint_steps(
+        neuron.get("checkpoint_every"), current.shape[0], current.shape[1], N, dtype.itemsize
+    )
+    chosen: dict[str, Any] = {name: neuron.get(name) for name in COEFFICIENTS}
+    check_coefficients(chosen, N, current.device)
+    coefficients, want = stacked(reference.coefficients(dynamics, **chosen), N, dtype, current.device)
+    synapse, delays = delays_of(delay, N, current.device)
+    state = whole_state(neuron.get("state"), current.shape[1], N, 1 + delays[-1], dtype, current.device)
     if not _library.available:
         _warn_slow()
-        each = delay.each if isinstance(delay, Delays) else delay
-        return reference.alif(
-            current, w_rec, **dict(zip(COEFFICIENTS, coefficients, strict=True)), refractory=refractory, delay=each,
-            dynamics=dynamics, surrogate=surrogate, dampening=dampening, state=State(*full_state), trace=trace,
-            smooth=smooth,
+        result = reference.alif(
+            current, w_rec, **dict(zip(COEFFICIENTS, coefficients, strict=True)), refractory=refractory,
+            delay=delay.each if isinstance(delay, Delays) else delay, dynamics=dynamics, surrogate=surrogate,
+            dampening=dampening, state=State(*state), trace=True, smooth=smooth,
         )  # fmt: skip
+        assert len(result) == 3
+        return result[0], *result[1], *result[2], current.new_empty(0), current.new_empty(0)
     if current.device.type not in _library.DEVICES:
         raise RuntimeError(
             f"current: expected a tensor on {' or '.join(_library.DEVICES)}, for which this build of lsnn_ext has "
             f"kernels, got device {current.device}; move the tensors there, or see lsnn_ext.show_config()"
         )
-    spikes, *last, trace_v, trace_a, threshold = _library.alif(
-        current.to(dtype), w_rec.to(dtype), coefficients, synapse, delays, full_state, dynamics=dynamics,
+    out, *others = _library.alif(
+        current.to(dtype), w_rec.to(dtype), coefficients, synapse, delays, state, dynamics=dynamics,
         surrogate=surrogate, dampening=float(dampening), refractory=refractory, smooth=smooth, trace=trace, want=want,
+        checkpoint=checkpoint if current.device.type == "cpu" else 0, projection=projection, readout=readout,
+        spikes=spikes,
     )  # fmt: skip
-    spikes = spikes.to(current.dtype)
-    if trace:
-        return spikes, State(*last), Traces(trace_v, trace_a, threshold)
-    return spikes, State(*last)
+    return out.to(current.dtype), *others
+
+
+class Layered(NamedTuple):
+    """What layer returns."""
+
+    spikes: Tensor | None  # (T, B, N); None where they were not asked for
+    state: State
+    traces: Traces | None  # of trace=True
+    readout: Tensor | None  # (T, B, O) of w_out
+    p: Tensor | None  # (B, O) the readout after the last step
+
+
+def layer(
+    x: Tensor, w_in: Tensor, w_rec: Tensor, *, bias: Tensor | None = None, w_out: Tensor | None = None,
+    k_out: float = 0.0, p: Tensor | None = None, spikes: bool = True, **neuron: Any,
+) -> Layered:  # fmt: skip
+    """The input projection, the recurrence and a leaky readout in one call, and in one operator where that is faster.
+
+    On the CPU mostly zero inputs, as spikes are, meet their weights inside the recurrence, event by event: no current
+    (T, B, N) is ever written, nor its gradient. The readout runs inside too, so without spikes nothing of the size of
+    (T, B, N) is left but what the backward pass needs; see checkpoint_every of alif.
+
+    Args:
+        x: (T, B, I) inputs.
+        w_in: (N, I) input weights, as of torch.nn.functional.linear.
+        w_rec: (N, N) recurrent weights, w_rec[j, k] from neuron j to neuron k.
+        bias: (N,) added to the projected inputs.
+        w_out: (O, N) weights of a readout p_t = k_out p_{t-1} + (1 - k_out) w_out z_t; None: no readout.
+        k_out: its decay over a step, from 0 to 1.
+        p: (B, O) the readout before the first step. Default zeros.
+        spikes: whether to return the spikes; without w_out they always are.
+        **neuron: the keyword arguments of alif.
+
+    Returns:
+        Layered: spikes, state, traces, readout, p.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as alif.
+    """
+    unknown = set(neuron) - _NEURON
+    if unknown:
+        raise TypeError(f"layer: expected the keyword arguments of alif, got {sorted(unknown)[0]!r}")
+    for name in ("alpha", "theta"):
+        if name not in neuron:
+            raise TypeError(f"{name}: expected a number or a tensor, got none")
+    if x.dim() != 3:
+        raise ValueError(f"x: expected shape (T, B, I), got {tuple(x.shape)}")
+    if w_out is not None and (w_out.dim() != 2 or w_out.shape[1] != w_rec.shape[0]):
+        raise ValueError(f"w_out: expected shape (O, {w_rec.shape[0]}), got {tuple(w_out.shape)}")
+    if not 0 <= k_out <= 1:
+        raise ValueError(f"k_out: expected a number from 0 to 1, got {k_out}")
+    plain = _library.reused(x, w_in)
+    inside = plain and w_rec.dtype == x.dtype and (bias is None or bias.dtype == x.dtype) and _library.mostly_zero(x)
+    projection = _library.Projection(w_in, bias) if inside else None
+    current = x if inside else linear(x, w_in, bias)
+    readout = None
+    if w_out is not None and plain and w_out.dtype == x.dtype:
+        readout = _library.Readout(w_out, w_out.new_zeros(x.shape[1], w_out.shape[0]) if p is None else p, k_out)
+    spikes = spikes or w_out is None
+    out, *last, trace_v, trace_a, threshold, p_all, p_last = _outputs(
+        current, w_rec, neuron, projection, readout, spikes or readout is None
+    )
+    if w_out is not None and readout is None:
+        p_all, p_last = leaky_readout(out, w_out, k_out, p)
+    return Layered(
+        out if spikes else None, State(*last), Traces(trace_v, trace_a, threshold) if neuron.get("trace") else None,
+        *((None, None) if w_out is None else (p_all, p_last)),
+    )  # fmt: skip
+
+
+_NEURON = {
+    *COEFFICIENTS, "refractory", "delay", "dynamics", "surrogate", "dampening", "state", "trace", "smooth",
+    "checkpoint_every",
+}  # fmt: skip
+
+
+def leaky_readout(x: Tensor, w_out: Tensor, k: float, p: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """A leaky integrator of weighted spikes, p_t = k p_{t-1} + (1 - k) w_out x_t: p (T, B, O) and the last one (B, O).
+
+    x (T, B, N), w_out (O, N), k from 0 to 1, p (B, O) before the first step, default zeros. The result is float32
+    where x is float16 or bfloat16.
+    """
+    product, O = linear(x.contiguous(), w_out.to(x.dtype)), w_out.shape[0]
+    carried = None
+    if p is not None:
+        silent = torch.zeros_like(p)
+        carried = State(p, silent, silent, silent, silent.unsqueeze(0))
+    result = alif(product, product.new_zeros(O, O, dtype=w_out.dtype), alpha=k, kappa=1 - k, theta=_NEVER, R=0.0,
+                  dynamics="snntorch_sub", surrogate="triangle", state=carried, trace=True)  # fmt: skip
+    assert len(result) == 3
+    return result[2].v, result[1].v
 
 
 def _warn_slow() -> None:

@@ -176,7 +176,7 @@ import resource, torch
 from lsnn_ext import functional
 torch.set_num_threads(1)
 def call(steps, learn=False):
-    current = torch.ones(1, 1, 1).expand(steps, 1, 1)
+    current = torch.ones(1, 1, 1, requires_grad=learn).expand(steps, 1, 1)
     return functional.alif(current, torch.zeros(1, 1, requires_grad=learn), alpha=0.9, theta=0.5)[0]
 def limit(more):
     used = int(open("/proc/self/statm").read().split()[0]) * 4096

@@ -64,7 +64,6 @@ template <class T, class Model> struct BackwardTile : Tile {
         readout(l, args.readout, packed, scratch.readout, tile) {}
 
   LSNN_MEMBER T* gc(int64_t t) const { return s.gc + t % ring * many * ND; }
-  LSNN_MEMBER int64_t left(int64_t n) const { return N - n; }
 
   // dz += sum over delays of W dL/dc of the steps that the spikes of step t reached through (1); `step` is its place in the
   // chunk. Where few of the results are of use only those are computed; step -1: all of them.
@@ -81,31 +80,42 @@ template <class T, class Model> struct BackwardTile : Tile {
 
   // The adjoint of one step for all items; dz holds all that reached the spikes of step t but what comes from outside.
   void adjoint(int64_t t, int64_t t0, T* gk) const {
-    const ReplayScratch<T>& r = s.replay;
+    // Locals, as every store through a pointer might change a member.
+    const ReplayScratch<T> r = s.replay;
+    const Model model = this->model;
+    const bool carry_i = past.carry_i, carry_r = model.refractory, read_di = model.synapse || t == l.T - 1,
+               write_di = model.synapse || t == 0;
+    const int64_t N = this->N, NP = this->NP, gz_stride_n = f.gz_stride_n;
+    const T* coefficients = p.coefficients;
     for (int64_t q = 0; q < items; q++) {
-      const int64_t row = q * NP, read = (t - t0) * many * NP + row, at = (t * B + b0 + q) * N;
+      const int64_t read = ((t - t0) * many + q) * NP, at = (t * B + b0 + q) * N;
       auto outside = [&](const void* g) LSNN_LAMBDA { return g ? (const T*)g + at : nullptr; };  // [T,B,N]
       const T *y = past.y_row(t, q), *gv = outside(f.gv), *ga = outside(f.ga), *gA = outside(f.gA);
       const T* gz = f.gz ? (const T*)f.gz + t * f.gz_stride_t + (b0 + q) * f.gz_stride_b : nullptr;
+      const bool traced = gv || ga || gA;
       const auto before = past.spikes(t - 1, q), now = past.spikes(t, q);
-      T *dc_out = gc(t) + q * ND, *gx_out = s.gx_out + q * N;
+      T *dc_out = gc(t) + q * ND, *gx_out = f.gx ? s.gx_out + q * N : nullptr;
+      T *dv = s.dv + q * NP, *da = s.da + q * NP, *di = s.di + q * NP, *dz = s.dz + q * NP;
       if (gz && t > 0)
-        for (int64_t n = 0; n < N; n += 64 / (int64_t)sizeof(T)) prefetch(gz - f.gz_stride_t + n * f.gz_stride_n);
+        for (int64_t n = 0; n < N; n += 64 / (int64_t)sizeof(T)) prefetch(gz - f.gz_stride_t + n * gz_stride_n);
       for (int64_t n = 0; n < N; n += L) {
-        const int64_t o = row + n, from = read + n;
-        const Coefs<V> k = load_coefficients(p, n);
-        const Carry<V> carry = {load(r.v + from), load(r.a + from), past.carry_i ? load(r.i + from) : V(0),
-                                model.refractory ? load(r.r + from) : V(0), before(n)};
-        Adjoint<V> d = {load(s.dv + o), load(s.da + o), model.synapse || t == l.T - 1 ? load(s.di + o) : V(0), load(s.dz + o)};
-        if (gz) d.z = d.z + (f.gz_stride_n ? load_n(gz + n, left(n)) : V(*gz));
-        if (gv) d.v = d.v + load_n(gv + n, left(n));
-        if (ga) d.a = d.a + load_n(ga + n, left(n));
+        const int64_t from = read + n, left = N - n;
+        const Coefs<V> k = load_coefficients(coefficients, n);
+        const Carry<V> carry = {load(r.v + from), load(r.a + from), carry_i ? load(r.i + from) : V(0), carry_r ? load(r.r + from) : V(0),
+                                before(n)};
+        Adjoint<V> d = {load(dv + n), load(da + n), read_di ? load(di + n) : V(0), load(dz + n)};
+        V Ab = V(0);
+        if (gz) d.z = d.z + (gz_stride_n ? load_n(gz + n, left) : V(*gz));
+        if (traced) {
+          if (gv) d.v = d.v + load_n(gv + n, left);
+          if (ga) d.a = d.a + load_n(ga + n, left);
+          if (gA) Ab = load_n(gA + n, left);
+        }
         Coefs<V> g = {};
-        const V dc = step_adjoint(model, k, carry, load_n(y + n, left(n)), now(n), gA ? load_n(gA + n, left(n)) : V(0), d, g);
-        store(s.dv + o, d.v), store(s.da + o, d.a), store(s.dz + o, d.z);
-        if (model.synapse || t == 0) store(s.di + o, d.i);
-        store(dc_out + n, dc);
-        if (f.gx) store(gx_out + n, dc);  // the next row overwrites what stands beyond N
+        const V dc = step_adjoint(model, k, carry, load_n(y + n, left), now(n), Ab, d, g);
+        store(dv + n, d.v), store(da + n, d.a), store(dz + n, d.z), store(dc_out + n, dc);
+        if (write_di) store(di + n, d.i);
+        if (gx_out) store(gx_out + n, dc);  // the next row overwrites what stands beyond N
         const V sums[] = {g.alpha, g.kappa, g.rho, g.q, g.p, g.beta, g.eta, g.theta, g.sigma, g.width, g.R};
         for (int c = 0; model.want && c < n_coefficients; c++)
           if (model.want >> c & 1) store(gk + c * NP + n, load(gk + c * NP + n) + sums[c]);

@@ -59,14 +59,17 @@ LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, const Mod
       const int64_t at = (t * B + b0 + q) * N;
       const uint32_t* before = t && !l.smooth ? ring.bits(t - 1, q) : nullptr;
       uint32_t* bits = ring.bits(t, q);
-      T *y_out = s.y_out + q * N, *z_out = s.z_out + q * N;  // the next row overwrites what stands beyond N
+      T *y_out = f.saved.y ? s.y_out + q * N : nullptr, *z_out = f.z || l.smooth ? s.z_out + q * N : nullptr;
+      T *trace_v = (T*)f.trace_v, *trace_a = (T*)f.trace_a, *trace_A = (T*)f.trace_A;
+      const bool traced = trace_v || trace_a || trace_A;
       steps.advance(t, q, before, keep_i, [&](int64_t n, const Stepped<V>& out, const Carry<V>& carry) LSNN_LAMBDA {
         put_bits<T>(bits, n, to_bits(out.fired));
-        if (f.saved.y) store(y_out + n, out.y);
-        if (f.z || l.smooth) store(z_out + n, carry.z);
-        if (f.trace_v) store_n((T*)f.trace_v + at + n, carry.v, N - n);
-        if (f.trace_a) store_n((T*)f.trace_a + at + n, carry.a, N - n);
-        if (f.trace_A) store_n((T*)f.trace_A + at + n, out.A, N - n);
+        if (y_out) store(y_out + n, out.y);  // the next row overwrites what stands beyond N
+        if (z_out) store(z_out + n, carry.z);
+        if (!traced) return;
+        if (trace_v) store_n(trace_v + at + n, carry.v, N - n);
+        if (trace_a) store_n(trace_a + at + n, carry.a, N - n);
+        if (trace_A) store_n(trace_A + at + n, out.A, N - n);
       });
       if (N % 32) bits[W - 1] &= (1u << N % 32) - 1;  // padded lanes are no neurons
       if (l.smooth) memcpy(ring.real(t, q), s.steps.z + q * NP, NP * sizeof(T));

@@ -24,14 +24,10 @@ LSNN_LOCAL void backward_any(const BackwardArgs& f, const Packed<T>& p, int64_t 
 }
 
 template <class T>
-constexpr Kernels<T> table = {panel<T>,
-                              bytes_of<ForwardScratch<T>, ForwardArgs>,
-                              bytes_of<BackwardScratch<T>, BackwardArgs>,
-                              forward_any<T>,
-                              backward_any<T>,
-                              bytes_of<LinearScratch<T>, Linear>,
-                              linear_forward_rows<T>,
-                              linear_gradient_rows<T>};
+constexpr Kernels<T> table = {
+    Vec<T>::lanes,          panel<T>,        bytes_of<ForwardScratch<T>, ForwardArgs>, bytes_of<BackwardScratch<T>, BackwardArgs>,
+    forward_any<T>,         backward_any<T>, bytes_of<LinearScratch<T>, Linear>,       linear_forward_rows<T>,
+    linear_gradient_rows<T>};
 
 }  // namespace
 

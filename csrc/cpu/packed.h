@@ -23,7 +23,7 @@ template <class T> struct Packed {
   const T* panels;         // [S,NP/panel,N,panel] w_jk with j innermost, in panels of j, for the backward product
   const T* w_out;          // [N,OP] of the readout
   const T* panels_out;     // [NP/panel,O,panel] the same with j innermost
-  const T* coefficients;   // [n_coefficients + 2,NP] padded with harmless values; then dampening and n_ref
+  const T* coefficients;   // [NP/lanes,n_coefficients + 2,lanes] padded with harmless values; then dampening and n_ref
   AnyModel model;
 };
 
@@ -36,6 +36,7 @@ template <class T> struct Sums {
 };
 
 template <class T> struct Kernels {
+  int64_t lanes;           // numbers of a vector
   int64_t panel;           // columns of a panel of the backward product
   int64_t (*forward_scratch)(const ForwardArgs&);   // bytes, of one tile
   int64_t (*backward_scratch)(const BackwardArgs&);  // bytes, of one tile

@@ -89,7 +89,7 @@ template <class T, class Model> struct Replay : Tile {
     for (int64_t t0 = S0; t0 + chunk < S1; t0 += chunk)
       for (int64_t q = 0; q < items; q++)
         for (int64_t n = 0; n < N; n += L) {
-          const Coefs<V> k = load_coefficients(p, n);
+          const Coefs<V> k = load_coefficients(p.coefficients, n);
           const int64_t o = q * NP + n, end = t0 + chunk;
           Carry<V> c = {load(part_at(t0, 0) + o), load(part_at(t0, 1) + o), carry_i ? load(part_at(t0, 2) + o) : V(0),
                         model.refractory ? load(part_at(t0, 3) + o) : V(0), spikes(t0 - 1, q)(n)};
@@ -127,28 +127,37 @@ template <class T, class Model> struct Replay : Tile {
     const bool carry[] = {true, true, carry_i, model.refractory};
     for (int c = 0; c < 4; c++)
       if (carry[c]) memcpy(read[c], part_at(t0, c), part * sizeof(T));
+    // Locals, as every store through a pointer might change a member.
+    const ReplayScratch<T> s = this->s;
+    const Model model = this->model;
+    const bool carry_i = this->carry_i, carry_r = model.refractory, choose = this->choose;
+    const int64_t N = this->N, part = this->part;
+    const T* coefficients = p.coefficients;
     for (int64_t t = t0; t < t1; t++)
       for (int64_t q = 0; q < items; q++) {
         const T* y = y_row(t, q);
         const Spikes before = spikes(t - 1, q), now = spikes(t, q);
         const int64_t row = (t - t0) * part + q * NP;
+        uint16_t* active = s.active + (t - t0) * NP / 16 * max_items + q;
+        int64_t active_n = 0;
         if (f.saved.y && t + 1 < t1)
           for (int64_t n = 0; n < N; n += 64 / (int64_t)sizeof(T)) prefetch(y + B * N + n);
         for (int64_t n = 0; n < N; n += L) {
-          const Coefs<V> k = load_coefficients(p, n);
+          const Coefs<V> k = load_coefficients(coefficients, n);
           const int64_t o = row + n, to = o + part;
-          Carry<V> c = {load(s.v + o), load(s.a + o), carry_i ? load(s.i + o) : V(0), model.refractory ? load(s.r + o) : V(0), before(n)};
-          const VecMask<T> blocked = replay(model, k, load_n(y + n, left(n)), now(n), get_bits<T>(now.bits, n), c);
-          if (choose) mark(t - t0, q, n, ~to_bits(blocked) & ((1u << (left(n) < L ? left(n) : L)) - 1));
+          Carry<V> c = {load(s.v + o), load(s.a + o), carry_i ? load(s.i + o) : V(0), carry_r ? load(s.r + o) : V(0), before(n)};
+          const VecMask<T> blocked = replay(model, k, load_n(y + n, N - n), now(n), get_bits<T>(now.bits, n), c);
+          if (choose) {
+            const unsigned lanes = ~to_bits(blocked) & (N - n < L ? (1u << (N - n)) - 1 : unsigned((uint64_t(1) << L) - 1));
+            active[n / 16 * max_items] |= (uint16_t)(lanes << n % 16);
+            active_n += __builtin_popcount(lanes);
+          }
           store(s.v + to, c.v), store(s.a + to, c.a);
           if (carry_i) store(s.i + to, c.i);
-          if (model.refractory) store(s.r + to, c.r);
+          if (carry_r) store(s.r + to, c.r);
         }
+        s.active_n[t - t0] += active_n;
       }
-  }
-  LSNN_MEMBER void mark(int64_t step, int64_t q, int64_t n, unsigned lanes) const {
-    s.active[(step * NP / 16 + n / 16) * max_items + q] |= (uint16_t)(lanes << n % 16);
-    s.active_n[step] += __builtin_popcount(lanes);
   }
 };
 

@@ -96,7 +96,8 @@ template <class T> struct PackedLayer {
   PackedLayer(const Layer& l, const Projection& in, const Readout& out, const AnyModel& model, bool backward, Parallel parallel)
       : block(sizes(l, in, out, backward).sum() * (int64_t)sizeof(T)) {
     const Sizes size = sizes(l, in, out, backward);
-    const int64_t N = l.N, NP = padded(N), each = N * NP, OP = padded_outputs(out.O), panel = kernels<T>().panel;
+    const int64_t N = l.N, NP = padded(N), each = N * NP, OP = padded_outputs(out.O), panel = kernels<T>().panel,
+                  lanes = kernels<T>().lanes;
     T* w = (T*)block.data;
     T *bias = w + size.w, *panels = bias + size.bias, *w_out = panels + size.panels, *panels_out = w_out + size.w_out,
       *k = panels_out + size.panels_out;
@@ -124,10 +125,10 @@ template <class T> struct PackedLayer {
     for (int64_t c = 0; c < n_coefficients + 2; c++)
       for (int64_t n = 0; n < NP; n++) {
         const T beyond = c == THETA || c == WIDTH ? T(1) : T(0);  // harmless: no spike, no division by 0
-        k[c * NP + n] = c == n_coefficients       ? T(l.dampening)
-                        : c == n_coefficients + 1 ? T(l.n_ref)
-                        : n < N                   ? ((const T*)l.coefficients)[c * N + n]
-                                                  : beyond;
+        k[(n / lanes * (n_coefficients + 2) + c) * lanes + n % lanes] = c == n_coefficients       ? T(l.dampening)
+                                                                        : c == n_coefficients + 1 ? T(l.n_ref)
+                                                                        : n < N                   ? ((const T*)l.coefficients)[c * N + n]
+                                                                                                  : beyond;
       }
     packed = {NP, words(N), w, bias, panels, w_out, panels_out, k, model};
   }

@@ -155,10 +155,25 @@ LSNN_INLINE Vec<double> fma_(Vec<double> a, Vec<double> b, Vec<double> c) { retu
 #else
 template <class T> LSNN_INLINE Vec<T> fma_(Vec<T> a, Vec<T> b, Vec<T> c) { return a * b + c; }
 #endif
+// a > b ? a : b and a < b ? a : b, which the instructions of x86 are to the letter.
+#if LSNN_ISA == 512
+LSNN_INLINE Vec<float> max_(Vec<float> a, Vec<float> b) { return _mm512_max_ps(a.v, b.v); }
+LSNN_INLINE Vec<double> max_(Vec<double> a, Vec<double> b) { return _mm512_max_pd(a.v, b.v); }
+LSNN_INLINE Vec<float> min_(Vec<float> a, Vec<float> b) { return _mm512_min_ps(a.v, b.v); }
+LSNN_INLINE Vec<double> min_(Vec<double> a, Vec<double> b) { return _mm512_min_pd(a.v, b.v); }
+LSNN_INLINE Vec<float> abs_(Vec<float> a) { return _mm512_abs_ps(a.v); }
+LSNN_INLINE Vec<double> abs_(Vec<double> a) { return _mm512_abs_pd(a.v); }
+LSNN_INLINE Vec<float> reciprocal_(Vec<float> a) {
+  const __m512 x = _mm512_rcp14_ps(a.v), e = _mm512_fnmadd_ps(a.v, x, _mm512_set1_ps(1));
+  return _mm512_fmadd_ps(x, e, x);
+}
+LSNN_INLINE Vec<double> reciprocal_(Vec<double> a) { return Vec<double>(1) / a; }
+#else
 template <class T> LSNN_INLINE Vec<T> max_(Vec<T> a, Vec<T> b) { return select(a > b, a, b); }
 template <class T> LSNN_INLINE Vec<T> min_(Vec<T> a, Vec<T> b) { return select(a < b, a, b); }
 template <class T> LSNN_INLINE Vec<T> reciprocal_(Vec<T> a) { return Vec<T>(1) / a; }
 template <class T> LSNN_INLINE Vec<T> abs_(Vec<T> a) { return select(a < Vec<T>(0), -a, a); }
+#endif
 template <class T, class G> LSNN_INLINE Vec<T> by_lane(Vec<T> a, G g) {
   for (int l = 0; l < Vec<T>::lanes; l++) a.v[l] = g(a.v[l]);
   return a;

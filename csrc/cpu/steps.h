@@ -6,9 +6,10 @@
 namespace lsnn::cpu {
 namespace {
 
-template <class T> LSNN_INLINE Coefs<Vec<T>> load_coefficients(const Packed<T>& p, int64_t n) {
-  const T* k = p.coefficients + n;
-  auto row = [&](int i) LSNN_LAMBDA { return load(k + i * p.NP); };
+// Of lanes [n, n + lanes); coefficients: those of Packed.
+template <class T> LSNN_INLINE Coefs<Vec<T>> load_coefficients(const T* coefficients, int64_t n) {
+  const T* k = coefficients + n * (n_coefficients + 2);
+  auto row = [&](int i) LSNN_LAMBDA { return load(k + i * Vec<T>::lanes); };
   return {row(ALPHA),
           row(KAPPA),
           row(RHO),
@@ -121,16 +122,20 @@ template <class T, class Model> struct Steps : Tile {
       for (int64_t n = 0; n < N; n += 64 / (int64_t)sizeof(T)) prefetch(start + x_stride_t + n);
     const int64_t list = q * s.capacity;
     sum_events(p.w, s.rows + list, weighted[q] ? s.weights + list : nullptr, n[q], start, N, s.c);  // (1)
-    for (int64_t n = 0; n < N; n += L) {
-      const int64_t o = q * NP + n;
-      const Coefs<V> k = load_coefficients(p, n);
-      const V z = before ? select(get_bits<T>(before, n), V(1), V(0)) : load(s.z + o);
-      Carry<V> carry = {load(s.v + o), load(s.a + o), model.synapse ? load(s.i + o) : V(0), model.refractory ? load(s.r + o) : V(0), z};
-      const Stepped<V> stepped = step(model, k, load(s.c + n), carry);
-      store(s.v + o, carry.v), store(s.a + o, carry.a);
-      if (model.synapse || keep_i) store(s.i + o, carry.i);
-      if (model.refractory) store(s.r + o, carry.r);
-      if (l.smooth) store(s.z + o, carry.z);
+    // Locals, as every store through a pointer might change a member.
+    const Model model = this->model;
+    const bool smooth = l.smooth, write_i = model.synapse || keep_i;
+    T *v = s.v + q * NP, *a = s.a + q * NP, *i = s.i + q * NP, *r = s.r + q * NP, *z = s.z + q * NP;
+    const T *c = s.c, *coefficients = p.coefficients;
+    for (int64_t n = 0, end = N; n < end; n += L) {
+      const Coefs<V> k = load_coefficients(coefficients, n);
+      Carry<V> carry = {load(v + n), load(a + n), model.synapse ? load(i + n) : V(0), model.refractory ? load(r + n) : V(0),
+                        before ? select(get_bits<T>(before, n), V(1), V(0)) : load(z + n)};
+      const Stepped<V> stepped = step(model, k, load(c + n), carry);
+      store(v + n, carry.v), store(a + n, carry.a);
+      if (write_i) store(i + n, carry.i);
+      if (model.refractory) store(r + n, carry.r);
+      if (smooth) store(z + n, carry.z);
       out(n, stepped, carry);
     }
   }

@@ -1,131 +1,50 @@
 // The operators: schemas, checks, allocation, call. Through the stable ABI one binary serves every torch from 2.11 on.
 #include <torch/csrc/stable/library.h>
 
-#include <cmath>
-#include <limits>
-#include <optional>
-#include <tuple>
-
 #include "devices.h"
+#include "layer.h"
 
 namespace lsnn::binding {
 namespace {
 
-// ------------------------------------------------------------------------------------------------------------------ layer
-template <class T> void check_coefficients(const T* k, int64_t N, double dampening) {
-  for (int c = 0; c < n_coefficients; c++)
-    for (int64_t n = 0; n < N; n++) {
-      const double x = k[c * N + n];
-      const bool share = c == ALPHA || c == RHO || c == SIGMA;
-      const char* wanted = share ? "lie in [0, 1]" : c == WIDTH ? "be finite and > 0" : "be finite";
-      STD_TORCH_CHECK(std::isfinite(x) && (!share || (x >= 0 && x <= 1)) && (c != WIDTH || x > 0), coefficient_names[c], " must ", wanted,
-                      ", got ", x, " at neuron ", n);
-    }
-  STD_TORCH_CHECK(std::isfinite(dampening) && dampening >= 0, "dampening must be finite and >= 0, got ", dampening);
-}
+using Maybe = std::optional<Tensor>;
+using Fifteen =
+    std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using Eleven = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-// Keeps alive what the pointers of a Layer point to.
-struct LayerHolder {
-  Tensor coefficients, delay;
-  Ints delays;
-  Layer layer;
-};
-
-LayerHolder make_layer(int64_t T, int64_t B, const Tensor& w_rec, const Tensor& coefficients, const std::optional<Tensor>& delay,
-                       const Ints& delays, int64_t dynamics, int64_t surrogate, double dampening, int64_t refractory, bool smooth) {
-  STD_TORCH_CHECK(w_rec.dim() == 2 && w_rec.size(0) == w_rec.size(1), "w_rec must have shape (N, N), got ", shape_text(w_rec));
-  const int64_t N = w_rec.size(0);
-  STD_TORCH_CHECK(N >= 1, "w_rec must hold one neuron at least, got shape ", shape_text(w_rec));
-  check_shape(coefficients, "coefficients", {n_coefficients, N});
-  STD_TORCH_CHECK(dynamics >= 0 && dynamics < n_rows, "dynamics must be a row from 0 to ", n_rows - 1, ", got ", dynamics);
-  STD_TORCH_CHECK(surrogate >= 0 && surrogate < n_surrogates, "surrogate must be 0 to ", n_surrogates - 1, ", got ", surrogate);
-  STD_TORCH_CHECK(refractory >= 0 && refractory < (1 << 24), "refractory must be from 0 to 2^24 - 1 steps, got ", refractory);
-  STD_TORCH_CHECK(!delays.empty(), "delays must name one delay at least, got none");
-  for (size_t i = 0; i < delays.size(); i++)
-    STD_TORCH_CHECK(delays[i] >= 0 && (!i || delays[i] > delays[i - 1]), "delays must ascend from 0 or more, got ", delays[i], " at place ",
-                    i);
-  STD_TORCH_CHECK(delay.has_value() == (delays.size() > 1), "delay must be given exactly when there are several delays");
-  const int64_t S = delays.size();
-  STD_TORCH_CHECK(S * N * (N + 64) < std::numeric_limits<uint32_t>::max(),
-                  "w_rec times the number of delays must stay below 2^32 numbers, got ", S, " delays of ", N, " x ", N);
-  // Offsets into the ring of dL/dc, kept for as many steps as the largest delay, have 32 bits.
-  STD_TORCH_CHECK(delays.back() < (int64_t(1) << 32) / (16 * (N + 64)) - 64, "delay: expected less than ",
-                  (int64_t(1) << 32) / (16 * (N + 64)) - 64, " extra steps for ", N, " neurons, got ", delays.back());
-  LayerHolder h{dense(coefficients), delay ? dense(*delay) : Tensor(), delays, {}};
-  if (delay) {
-    STD_TORCH_CHECK(delay->scalar_type() == ScalarType::Long, "delay must be an int64 tensor");
-    check_shape(*delay, "delay", {N, N});
-    check_like_device(*delay, "delay", w_rec, "w_rec");
-    const int64_t* d = (const int64_t*)data(h.delay);
-    for (int64_t i = 0; delay->is_cpu() && i < N * N; i++) {
-      bool known = false;
-      for (int64_t k : delays) known |= d[i] == k;
-      STD_TORCH_CHECK(known, "delay must hold only numbers of delays, got ", d[i]);
-    }
-  }
-  // What lies on a card is not read here: the host would have to wait for it.
-  if (!coefficients.is_cpu()) {
-  } else if (w_rec.scalar_type() == ScalarType::Double) check_coefficients((const double*)data(h.coefficients), N, dampening);
-  else check_coefficients((const float*)data(h.coefficients), N, dampening);
-  h.layer = {T,
-             B,
-             N,
-             rows[dynamics],
-             (Surrogate)surrogate,
-             dampening,
-             refractory,
-             smooth,
-             nullptr,
-             S,
-             1 + delays.back(),
-             delay ? (const int64_t*)data(h.delay) : nullptr,
-             data(w_rec),
-             w_rec.stride(0),
-             w_rec.stride(1),
-             data(h.coefficients)};
-  return h;
-}
-
-// The state, contiguous; a longer z keeps its newest D steps, which lie first.
-struct StateHolder {
-  Tensor v, a, i, r, z;
-  State state() const { return {(void*)data(v), (void*)data(a), (void*)data(i), (void*)data(r), (void*)data(z)}; }
-};
-StateHolder make_state(const Tensor& like, const Layer& l, const Tensor& v, const Tensor& a, const Tensor& i, const Tensor& r,
-                       const Tensor& z) {
-  const std::tuple<const Tensor&, const char*> all[] = {{v, "state.v"}, {a, "state.a"}, {i, "state.i"}, {r, "state.r"}};
-  for (auto [t, name] : all) check_like(t, name, like), check_shape(t, name, {l.B, l.N});
-  check_like(z, "state.z", like);
-  STD_TORCH_CHECK(z.dim() == 3 && z.size(0) >= l.D && z.size(1) == l.B && z.size(2) == l.N, "state.z must have shape (", l.D, ", ", l.B,
-                  ", ", l.N, ") or more past steps, got ", shape_text(z));
-  return {dense(v), dense(a), dense(i), dense(r), dense(z)};
-}
-
-// -------------------------------------------------------------------------------------------------------------- operators
-using Thirteen = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
-using Seven = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
-
-Thirteen alif_forward(Tensor current, Tensor w_rec, Tensor coefficients, std::optional<Tensor> delay, Ints delays, Tensor v, Tensor a,
-                      Tensor i, Tensor r, Tensor z, int64_t dynamics, int64_t surrogate, double dampening, int64_t refractory, bool smooth,
-                      bool trace, bool save) {
+// checkpoint: 0, or the steps between two saved states; y is then computed again in the backward pass.
+Fifteen alif_forward(Tensor current, Tensor w_rec, Tensor coefficients, Maybe delay, Ints delays, Tensor v, Tensor a, Tensor i, Tensor r,
+                     Tensor z, Maybe w_in, Maybe bias, Maybe w_out, Maybe p, int64_t dynamics, int64_t surrogate, double dampening,
+                     int64_t refractory, bool smooth, bool trace, bool save, int64_t checkpoint, double k_out, bool spikes) {
   STD_TORCH_CHECK(current.dim() == 3, "current must have shape (T, B, N), got ", shape_text(current));
   const ScalarType type = current.scalar_type();
   STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, "current must be float32 or float64");
   check_like(w_rec, "w_rec", current), check_like(coefficients, "coefficients", current);
-  const int64_t T = current.size(0), B = current.size(1), N = current.size(2);
+  const int64_t T = current.size(0), B = current.size(1);
   const LayerHolder h = make_layer(T, B, w_rec, coefficients, delay, delays, dynamics, surrogate, dampening, refractory, smooth);
   Layer l = h.layer;
   l.delays = h.delays.data();
-  STD_TORCH_CHECK(l.N == N, "w_rec must have shape (", N, ", ", N, ") for a current of ", N, " neurons, got ", shape_text(w_rec));
+  const int64_t N = l.N;
+  STD_TORCH_CHECK(w_in || N == current.size(2), "w_rec must have shape (", current.size(2), ", ", current.size(2), ") for a current of ",
+                  current.size(2), " neurons, got ", shape_text(w_rec));
+  STD_TORCH_CHECK(checkpoint >= 0 && (!checkpoint || current.is_cpu()), "checkpoint: expected 0, or steps >= 1 on the CPU, got ",
+                  checkpoint);
+  STD_TORCH_CHECK(spikes || current.is_cpu(), "spikes: expected True, as only the CPU kernels can leave them out");
   const StateHolder s = make_state(current, l, v, a, i, r, z);
-  const Tensor x = current.stride(2) == 1 || N == 1 ? current : dense(current);
+  const Tensor x = current.stride(2) == 1 || current.size(2) == 1 ? current : dense(current);
+  const Maybe c = dense(bias), p0 = dense(p);
+  const Projection in = make_projection(x, w_in, c, N);
+  const Readout readout = make_readout(x, w_out, p0, k_out, B, N);
 
-  const Tensor out = empty(current, {T, B, N}, type);
+  auto when = [&](bool wanted, const Ints& sizes) { return empty(current, wanted ? sizes : Ints{0}, type); };
+  const int64_t every = checkpoint ? checkpoint : segment, O = readout.O;
+  const Tensor out = when(spikes, {T, B, N});
   const Tensor vT = empty(current, {B, N}, type), aT = empty(current, {B, N}, type), iT = empty(current, {B, N}, type),
                rT = empty(current, {B, N}, type), zT = empty(current, {l.D, B, N}, type);
-  auto when = [&](bool wanted, const Ints& sizes) { return empty(current, wanted ? sizes : Ints{0}, type); };
   const Tensor tv = when(trace, {T, B, N}), ta = when(trace, {T, B, N}), tA = when(trace, {T, B, N});
-  const Tensor y = when(save, {T, B, N}), smooth_z = when(save && smooth, {T, B, N}), carry = when(save, {segments(T), 4, B, N});
+  const Tensor pt = when(O, {T, B, O}), pT = when(O, {B, O});
+  const Tensor y = when(save && !checkpoint, {T, B, N}), smooth_z = when(save && smooth, {T, B, N}),
+               carry = when(save, {segments(T, every), 4, B, N});
   const Tensor bits = empty(current, save ? Ints{T, B, words(N)} : Ints{0}, ScalarType::Int);
   auto out_ptr = [](const Tensor& t, bool wanted) { return wanted ? t.mutable_data_ptr() : nullptr; };
 
@@ -134,42 +53,61 @@ Thirteen alif_forward(Tensor current, Tensor w_rec, Tensor coefficients, std::op
   f.x = data(x), f.x_stride_t = x.stride(0), f.x_stride_b = x.stride(1);
   f.first = s.state();
   f.last = {vT.mutable_data_ptr(), aT.mutable_data_ptr(), iT.mutable_data_ptr(), rT.mutable_data_ptr(), zT.mutable_data_ptr()};
-  f.z = out.mutable_data_ptr();
+  f.z = out_ptr(out, spikes);
   f.trace_v = out_ptr(tv, trace), f.trace_a = out_ptr(ta, trace), f.trace_A = out_ptr(tA, trace);
   f.save = save;
-  f.saved = {out_ptr(y, save), (uint32_t*)out_ptr(bits, save), out_ptr(smooth_z, save && smooth), out_ptr(carry, save)};
+  f.saved = {out_ptr(y, save && !checkpoint),
+             (uint32_t*)out_ptr(bits, save),
+             out_ptr(smooth_z, save && smooth),
+             out_ptr(carry, save),
+             false,
+             every};
+  f.projection = in, f.readout = readout;
+  f.readout_p = out_ptr(pt, O), f.readout_last = out_ptr(pT, O);
   run(f, current);
-  return {out, vT, aT, iT, rT, zT, tv, ta, tA, y, bits, smooth_z, carry};
+  return {out, vT, aT, iT, rT, zT, tv, ta, tA, pt, pT, y, bits, smooth_z, carry};
 }
 
-Seven alif_backward(std::optional<Tensor> g_spikes, std::optional<Tensor> g_trace_v, std::optional<Tensor> g_trace_a,
-                    std::optional<Tensor> g_trace_threshold, std::optional<Tensor> g_v, std::optional<Tensor> g_a,
-                    std::optional<Tensor> g_i, std::optional<Tensor> g_z, Tensor w_rec, Tensor coefficients, std::optional<Tensor> delay,
-                    Ints delays, Tensor v, Tensor a, Tensor i, Tensor r, Tensor z, Tensor y, Tensor bits, Tensor smooth_z, Tensor carry,
-                    int64_t dynamics, int64_t surrogate, double dampening, int64_t refractory, bool smooth, int64_t want, bool want_w) {
-  STD_TORCH_CHECK(y.dim() == 3, "y must be what alif_forward saved, got shape ", shape_text(y));
+// want: bit k set where the gradient of coefficient k is asked for; wanted: which of current, w_rec, w_in, bias, w_out are
+// asked for, a bit each in this order. The gradient of the current is that of the projected one where w_in is given.
+Eleven alif_backward(Maybe g_spikes, Maybe g_trace_v, Maybe g_trace_a, Maybe g_trace_threshold, Maybe g_v, Maybe g_a, Maybe g_i, Maybe g_z,
+                     Maybe g_p, Maybe g_p_last, Maybe current, Tensor w_rec, Tensor coefficients, Maybe delay, Ints delays, Tensor v,
+                     Tensor a, Tensor i, Tensor r, Tensor z, Maybe w_in, Maybe bias, Maybe w_out, Maybe p, Tensor y, Tensor bits,
+                     Tensor smooth_z, Tensor carry, int64_t dynamics, int64_t surrogate, double dampening, int64_t refractory, bool smooth,
+                     int64_t checkpoint, double k_out, int64_t want, int64_t wanted) {
+  STD_TORCH_CHECK(bits.dim() == 3, "bits must be what alif_forward saved, got shape ", shape_text(bits));
   const ScalarType type = y.scalar_type();
-  const int64_t T = y.size(0), B = y.size(1), N = y.size(2);
+  const int64_t T = bits.size(0), B = bits.size(1), every = checkpoint ? checkpoint : segment;
   const LayerHolder h = make_layer(T, B, w_rec, coefficients, delay, delays, dynamics, surrogate, dampening, refractory, smooth);
   Layer l = h.layer;
   l.delays = h.delays.data();
-  check_like(w_rec, "w_rec", y), check_like(coefficients, "coefficients", y);
-  check_shape(w_rec, "w_rec", {N, N});
-  check_shape(bits, "bits", {T, B, words(N)}), check_shape(carry, "carry", {segments(T), 4, B, N});
+  const int64_t N = l.N;
+  check_like(w_rec, "w_rec", y), check_like(coefficients, "coefficients", y), check_like(carry, "carry", y);
+  check_shape(y, "y", checkpoint ? Ints{0} : Ints{T, B, N});
+  check_shape(bits, "bits", {T, B, words(N)}), check_shape(carry, "carry", {segments(T, every), 4, B, N});
+  STD_TORCH_CHECK(bits.scalar_type() == ScalarType::Int, "bits must be int32");
   STD_TORCH_CHECK(y.is_contiguous() && bits.is_contiguous() && carry.is_contiguous(), "saved tensors must be contiguous");
+  if (smooth) check_like(smooth_z, "smooth_z", y), check_shape(smooth_z, "smooth_z", {T, B, N});
+  STD_TORCH_CHECK(current.has_value() || !(checkpoint || w_in), "current: expected it beside w_in or checkpoint, got none");
+  Maybe x = current;
+  if (x) {
+    check_like(*x, "current", y), check_shape(*x, "current", {T, B, w_in ? w_in->size(1) : N});
+    if (x->stride(2) != 1 && x->size(2) > 1) x = dense(*x);
+  }
   const StateHolder s = make_state(y, l, v, a, i, r, z);
+  const Maybe c = dense(bias), p0 = dense(p);
+  const Projection in = x ? make_projection(*x, w_in, c, N) : Projection{};
+  const Readout readout = make_readout(y, w_out, p0, k_out, B, N);
   if (want & (1 << KAPPA | 1 << SIGMA) && coefficients.is_cpu())
     for (int64_t n = 0; n < N; n++)
       STD_TORCH_CHECK(
           type == ScalarType::Double ? ((const double*)l.coefficients)[KAPPA * N + n] : ((const float*)l.coefficients)[KAPPA * N + n],
           "kappa must not be 0 where the gradient of kappa or sigma is asked for, got 0 at neuron ", n);
-  auto plain = [&](const std::optional<Tensor>& g, const char* name, const Ints& sizes) {
+  auto plain = [&](const Maybe& g, const char* name, const Ints& sizes) {
     if (g) check_like(*g, name, y), check_shape(*g, name, sizes);
-    std::optional<Tensor> at_hand;
-    if (g) at_hand = dense(*g);
-    return at_hand;
+    return dense(g);
   };
-  std::optional<Tensor> gs = g_spikes;
+  Maybe gs = g_spikes;
   if (gs) {
     check_like(*gs, "gradient of spikes", y), check_shape(*gs, "gradient of spikes", {T, B, N});
     if (gs->stride(2) > 1) gs = dense(*gs);
@@ -178,9 +116,15 @@ Seven alif_backward(std::optional<Tensor> g_spikes, std::optional<Tensor> g_trac
              gtA = plain(g_trace_threshold, "gradient of trace threshold", {T, B, N});
   const auto gv = plain(g_v, "gradient of v", {B, N}), ga = plain(g_a, "gradient of a", {B, N}), gi = plain(g_i, "gradient of i", {B, N}),
              gz = plain(g_z, "gradient of z", {l.D, B, N});
+  const auto gp = plain(g_p, "gradient of p", {T, B, readout.O}), gpT = plain(g_p_last, "gradient of the last p", {B, readout.O});
 
-  const Tensor gx = empty(y, {T, B, N}, type), gw = want_w ? empty(y, {N, N}, type) : empty(y, {0}, type);
-  const Tensor gk = want ? empty(y, {n_coefficients, N}, type) : empty(y, {0}, type);
+  auto asked = [&](int bit) { return (wanted >> bit & 1) != 0; };
+  auto when = [&](bool is_wanted, const Ints& sizes) { return empty(y, is_wanted ? sizes : Ints{0}, type); };
+  const bool want_x = asked(0) || !y.is_cpu(), want_in = in.I && (asked(2) || asked(3)), want_bias = want_in && bias,
+             want_out = readout.O && asked(4);
+  const Tensor gx = when(want_x, {T, B, N}), gw = when(asked(1), {N, N}), gk = when(want, {n_coefficients, N});
+  const Tensor gw_in = when(want_in, {N, in.I}), gbias = when(want_bias, {N}), gw_out = when(want_out, {readout.O, N}),
+               gp0 = when(readout.O, {B, readout.O});
   const Tensor v0 = empty(y, {B, N}, type), a0 = empty(y, {B, N}, type), i0 = empty(y, {B, N}, type);
   Tensor z0 = empty(y, {z.size(0), B, N}, type);
   if (z.size(0) > l.D) torch::stable::zero_(z0);
@@ -188,18 +132,26 @@ Seven alif_backward(std::optional<Tensor> g_spikes, std::optional<Tensor> g_trac
   BackwardArgs f{};
   f.layer = l;
   f.first = s.state();
-  f.saved = {(void*)data(y), (uint32_t*)data(bits), smooth ? (void*)data(smooth_z) : nullptr, (void*)data(carry)};
+  f.saved = {checkpoint ? nullptr : (void*)data(y),
+             (uint32_t*)data(bits),
+             smooth ? (void*)data(smooth_z) : nullptr,
+             (void*)data(carry),
+             false,
+             every};
   f.gz = data(gs);
   if (gs) f.gz_stride_t = gs->stride(0), f.gz_stride_b = gs->stride(1), f.gz_stride_n = gs->stride(2);
   f.gv = data(gtv), f.ga = data(gta), f.gA = data(gtA);
   f.glast = {(void*)data(gv), (void*)data(ga), (void*)data(gi), nullptr, (void*)data(gz)};
   f.want = (unsigned)want;
-  f.gx = gx.mutable_data_ptr();
-  f.gw = want_w ? gw.mutable_data_ptr() : nullptr;
-  f.gcoefficients = want ? gk.mutable_data_ptr() : nullptr;
+  auto out_ptr = [](const Tensor& t, bool is_wanted) { return is_wanted ? t.mutable_data_ptr() : nullptr; };
+  f.gx = out_ptr(gx, want_x), f.gw = out_ptr(gw, asked(1)), f.gcoefficients = out_ptr(gk, want);
   f.gfirst = {v0.mutable_data_ptr(), a0.mutable_data_ptr(), i0.mutable_data_ptr(), nullptr, z0.mutable_data_ptr()};
+  if (x) f.x = data(*x), f.x_stride_t = x->stride(0), f.x_stride_b = x->stride(1);
+  f.projection = in, f.gw_in = out_ptr(gw_in, want_in), f.gbias = out_ptr(gbias, want_bias);
+  f.readout = readout, f.gp = data(gp), f.gp_last = data(gpT);
+  f.gw_out = out_ptr(gw_out, want_out), f.gp_first = out_ptr(gp0, readout.O);
   run(f, y);
-  return {gx, gw, gk, v0, a0, i0, z0};
+  return {gx, gw, gk, v0, a0, i0, z0, gw_in, gbias, gw_out, gp0};
 }
 
 }  // namespace
@@ -207,20 +159,17 @@ Seven alif_backward(std::optional<Tensor> g_spikes, std::optional<Tensor> g_trac
 STABLE_TORCH_LIBRARY(lsnn, m) {
   m.def(
       "alif_forward(Tensor current, Tensor w_rec, Tensor coefficients, Tensor? delay, int[] delays, Tensor v, Tensor a, Tensor i, Tensor "
-      "r, "
-      "Tensor z, int dynamics, int surrogate, float dampening, int refractory, bool smooth, bool trace, bool save) -> (Tensor spikes, "
-      "Tensor "
-      "v_last, Tensor a_last, Tensor i_last, Tensor r_last, Tensor z_last, Tensor trace_v, Tensor trace_a, Tensor trace_threshold, Tensor "
-      "y, "
-      "Tensor bits, Tensor smooth_z, Tensor carry)");
+      "r, Tensor z, Tensor? w_in, Tensor? bias, Tensor? w_out, Tensor? p, int dynamics, int surrogate, float dampening, int refractory, "
+      "bool smooth, bool trace, bool save, int checkpoint, float k_out, bool spikes) -> (Tensor spikes, Tensor v_last, Tensor a_last, "
+      "Tensor i_last, Tensor r_last, Tensor z_last, Tensor trace_v, Tensor trace_a, Tensor trace_threshold, Tensor p, Tensor p_last, "
+      "Tensor y, Tensor bits, Tensor smooth_z, Tensor carry)");
   m.def(
       "alif_backward(Tensor? g_spikes, Tensor? g_trace_v, Tensor? g_trace_a, Tensor? g_trace_threshold, Tensor? g_v, Tensor? g_a, Tensor? "
-      "g_i, "
-      "Tensor? g_z, Tensor w_rec, Tensor coefficients, Tensor? delay, int[] delays, Tensor v, Tensor a, Tensor i, Tensor r, Tensor z, "
-      "Tensor y, "
-      "Tensor bits, Tensor smooth_z, Tensor carry, int dynamics, int surrogate, float dampening, int refractory, bool smooth, int want, "
-      "bool "
-      "want_w) -> (Tensor current, Tensor w_rec, Tensor coefficients, Tensor v, Tensor a, Tensor i, Tensor z)");
+      "g_i, Tensor? g_z, Tensor? g_p, Tensor? g_p_last, Tensor? current, Tensor w_rec, Tensor coefficients, Tensor? delay, int[] delays, "
+      "Tensor v, Tensor a, Tensor i, Tensor r, Tensor z, Tensor? w_in, Tensor? bias, Tensor? w_out, Tensor? p, Tensor y, Tensor bits, "
+      "Tensor smooth_z, Tensor carry, int dynamics, int surrogate, float dampening, int refractory, bool smooth, int checkpoint, float "
+      "k_out, int want, int wanted) -> (Tensor current, Tensor w_rec, Tensor coefficients, Tensor v, Tensor a, Tensor i, Tensor z, Tensor "
+      "w_in, Tensor bias, Tensor w_out, Tensor p)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lsnn, CPU, m) {

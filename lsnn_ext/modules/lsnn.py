@@ -30,7 +30,7 @@ class LSNN(nn.Module):
     tau_out      time constant of the readout, ms
     bias         of the input, off as in the paper
     learn        as in ALIF; "beta" gives the regular neurons adaptation too
-    dynamics, dt, surrogate, dampening, batch_first, autapses, device, dtype: as in ALIF
+    dynamics, dt, surrogate, dampening, batch_first, autapses, checkpoint_every, device, dtype: as in ALIF
 
     The parts are `neurons` (ALIF) and `readout` (LeakyReadout).
     Raises ValueError naming the argument for what is out of range.
@@ -41,8 +41,8 @@ class LSNN(nn.Module):
                  threshold: Coefficient = 0.01, refractory: int = 5, delay: int | Tensor = 0, tau_out: float = 20.0,
                  dynamics: str = "lsnn", dt: float = 1.0, surrogate: str | None = None,
                  dampening: float | None = None, bias: bool = False, batch_first: bool = False,
-                 learn: Iterable[str] = (), autapses: bool = False, device: torch.device | str | None = None,
-                 dtype: torch.dtype | None = None) -> None:
+                 learn: Iterable[str] = (), autapses: bool = False, checkpoint_every: int | str | None = None,
+                 device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         for name, size in (("n_regular", n_regular), ("n_adaptive", n_adaptive)):
             if not isinstance(size, int) or size < 0:
@@ -54,7 +54,8 @@ class LSNN(nn.Module):
         self.neurons = ALIF(input_size, n_regular + n_adaptive, bias=bias, batch_first=batch_first, dynamics=dynamics,
                             tau_mem=tau_mem, tau_adapt=tau_adapt, beta=betas, threshold=threshold,
                             refractory=refractory, delay=delay, dt=dt, surrogate=surrogate, dampening=dampening,
-                            learn=learn, autapses=autapses, device=device, dtype=dtype)
+                            learn=learn, autapses=autapses, checkpoint_every=checkpoint_every, device=device,
+                            dtype=dtype)
         self.readout = LeakyReadout(n_regular + n_adaptive, output_size, tau_out, dt=dt, batch_first=batch_first,
                                     device=device, dtype=dtype)
 
@@ -72,9 +73,16 @@ class LSNN(nn.Module):
         """
         if not isinstance(x, Tensor):
             raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
-        carried = (None, None) if state is None else state
-        result = self.neurons(x, carried[0])
-        spikes: Tensor = result[0]
-        readout, end = self.readout(spikes, carried[1])
-        after = LSNNState(result[1], end)
-        return (readout, after, spikes) if return_spikes else (readout, after)
+        neurons, readout = self.neurons, self.readout
+        carried, p = (None, None) if state is None else state
+        if neurons._forward_hooks or neurons._forward_pre_hooks or readout._forward_hooks or readout._forward_pre_hooks:
+            spikes, end, *_ = neurons(x, carried)  # somebody wants to see what passes between the two
+            y, p = readout(spikes, p)
+        else:
+            readout.check_state(p, (x.shape[0 if neurons.batch_first else 1],) if x.dim() == 3 else ())
+            spikes, end, _, y, p = neurons._dense(x, carried, False, p, w_out=readout.weight, k_out=readout.decay,
+                                                  spikes=return_spikes)
+            assert y is not None and p is not None
+            y = y if readout.bias is None else y + readout.bias
+        after = LSNNState(end, p)
+        return (y, after, spikes) if return_spikes else (y, after)

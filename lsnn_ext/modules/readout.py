@@ -6,9 +6,6 @@ from torch import Tensor, nn
 
 from .. import functional
 
-# A threshold that no readout ever reaches, so that the neuron of the operator is nothing but a leaky integrator.
-_NEVER = 1e30
-
 
 class LeakyReadout(nn.Module):
     """y_t = W p_t + b with the filtered spikes p_t = k p_{t-1} + (1 - k) z_t, k = exp(-dt / tau) (Bellec et al. 2018).
@@ -44,9 +41,20 @@ class LeakyReadout(nn.Module):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
+    @property
+    def decay(self) -> float:
+        """k, the decay over a step."""
+        return math.exp(-self.dt / self.tau)
+
     def extra_repr(self) -> str:
         """Sizes and time constant."""
         return f"{self.n}, {self.output_size}, tau={self.tau}" + (", batch_first=True" if self.batch_first else "")
+
+    def check_state(self, state: Tensor | None, batch: tuple[int, ...]) -> None:
+        """Raises ValueError for a state of another shape than (B, output_size), or (output_size,) unbatched."""
+        want = (*batch, self.output_size)
+        if state is not None and tuple(state.shape) != want:
+            raise ValueError(f"state: expected shape {want}, got {tuple(state.shape)}")
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x (T, B, n), (B, T, n) with batch_first, or (T, n) unbatched -> (y, state).
@@ -60,22 +68,9 @@ class LeakyReadout(nn.Module):
             raise ValueError(f"x: expected shape {form}, got {tuple(x.shape)}")
         batched, first = x.dim() == 3, self.batch_first and x.dim() == 3
         x = x.transpose(0, 1) if first else x if batched else x.unsqueeze(1)
-        want = (x.shape[1], self.output_size) if batched else (self.output_size,)
-        if state is not None and tuple(state.shape) != want:
-            raise ValueError(f"state: expected shape {want}, got {tuple(state.shape)}")
-
-        product = functional.linear(x.contiguous(), self.weight.to(x.dtype))
-        k = math.exp(-self.dt / self.tau)
-        carried = None
-        if state is not None:
-            v = state if batched else state.unsqueeze(0)
-            silent = torch.zeros_like(v)
-            carried = functional.State(v, silent, silent, silent, silent.unsqueeze(0))
-        result = functional.alif(
-            product, product.new_zeros(self.output_size, self.output_size, dtype=self.weight.dtype), alpha=k,
-            kappa=1 - k, theta=_NEVER, R=0.0, dynamics="snntorch_sub", surrogate="triangle", state=carried, trace=True)
-        assert len(result) == 3
-        y, end = result[2].v, result[1].v
+        self.check_state(state, (x.shape[1],) if batched else ())
+        carried = state if state is None or batched else state.unsqueeze(0)
+        y, end = functional.leaky_readout(x, self.weight, self.decay, carried)
         if self.bias is not None:
             y = y + self.bias
         if not batched:

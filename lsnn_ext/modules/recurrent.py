@@ -3,13 +3,14 @@ import inspect
 import math
 import warnings
 from collections.abc import Iterable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .. import functional
+from ..functional import Layered
 from ..reference import Coefficient, State, Traces, named_row, named_surrogate
 
 Sequence: TypeAlias = Tensor | PackedSequence
@@ -23,6 +24,21 @@ def _rows(state: State, low: int, high: int) -> State:
     return State(*(leaf[..., low:high, :] for leaf in state))
 
 
+def _given(value: Tensor | None) -> Tensor:
+    assert value is not None
+    return value
+
+
+def _joined(outs: list[Layered]) -> tuple[Tensor, Traces | None]:
+    """Spikes and traces of all directions, side by side."""
+    spikes = [_given(out.spikes) for out in outs]
+    traces = [out.traces for out in outs if out.traces is not None]
+    if len(outs) == 1:
+        return spikes[0], outs[0].traces
+    both = [torch.cat(pair, -1) for pair in zip(*traces, strict=True)]
+    return torch.cat(spikes, -1), Traces(*both) if traces else None
+
+
 def _positive(name: str, value: float) -> None:
     if not value > 0:
         raise ValueError(f"{name}: expected a number > 0, got {value}")
@@ -34,7 +50,8 @@ class Recurrent(nn.Module):
     def __init__(self, input_size: int, hidden_size: int, num_layers: int, bias: bool, batch_first: bool,
                  dropout: float, bidirectional: bool, dynamics: str, neuron: dict[str, Coefficient], refractory: int,
                  delay: int | Tensor, dt: float, surrogate: str | None, dampening: float | None, learn: Iterable[str],
-                 autapses: bool, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+                 autapses: bool, checkpoint_every: int | str | None, device: torch.device | str | None,
+                 dtype: torch.dtype | None) -> None:
         super().__init__()
         for name, size in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
             if not isinstance(size, int) or size < 1:
@@ -63,6 +80,7 @@ class Recurrent(nn.Module):
         self.bias, self.batch_first, self.dropout, self.bidirectional = bias, batch_first, dropout, bidirectional
         self.dynamics, self.refractory, self.dt = dynamics, refractory, dt
         self.surrogate, self.dampening, self.learn, self.autapses = surrogate, dampening, learn, autapses
+        self.checkpoint_every = checkpoint_every
         self._neuron = tuple(neuron)
         self.delay: int | Tensor
         self._set_delay(delay, device)
@@ -157,8 +175,8 @@ class Recurrent(nn.Module):
             return w_rec
         return w_rec.masked_fill(torch.eye(self.hidden_size, dtype=torch.bool, device=w_rec.device), 0.0)
 
-    def _one_way(self, x: Tensor, segments: Segments, suffix: str, initial: State | None,
-                 trace: bool) -> tuple[Tensor, State, list[Tensor]]:
+    def _one_way(self, x: Tensor, segments: Segments, suffix: str, initial: State | None, trace: bool,
+                 **readout: Any) -> Layered:
         """One direction of one layer over x (sum of steps * sequences, inputs): spikes, state, traces of the same form.
 
         Sequences are sorted by falling length, so a segment of constant batch is one dense call, and a sequence that
@@ -171,18 +189,14 @@ class Recurrent(nn.Module):
         reverse = suffix.endswith("_reverse")
         order = segments[::-1] if reverse else segments
         lengths = [steps * alive for steps, alive in segments]
-        if len(segments) == 1:  # the whole projection as the operator wants it: no view stands between the two
-            steps, alive = segments[0]
-            blocks = [functional.linear(x.view(steps, alive, x.shape[-1]), weight, bias)]
-        else:
-            blocks = list(torch.split(functional.linear(x, weight, bias), lengths))[::-1 if reverse else 1]
+        blocks = list(torch.split(x, lengths))[::-1 if reverse else 1] if len(segments) > 1 else [x]
         given, w_rec = self._coefficients(suffix), self._recurrent_weight(suffix)
         delay = self.delay if isinstance(self.delay, int) else functional.Delays(self.delay, self._distinct or ())
 
         state = initial if initial is None else _rows(initial, 0, order[0][1])
         ended: list[State] = []
-        results: list[list[Tensor]] = []
-        for (steps, alive), current in zip(order, blocks, strict=True):
+        results: list[list[Tensor | None]] = []
+        for (steps, alive), block in zip(order, blocks, strict=True):
             if state is not None and state.v.shape[-2] > alive:
                 ended.append(_rows(state, alive, state.v.shape[-2]))
                 state = _rows(state, 0, alive)
@@ -193,47 +207,50 @@ class Recurrent(nn.Module):
                 else:
                     entering = _rows(initial, before, alive)
                     state = State(*(torch.cat(pair, -2) for pair in zip(state, entering, strict=True)))
-            current = current.view(steps, alive, self.hidden_size)
-            result = functional.alif(
-                current.flip(0) if reverse else current, w_rec, alpha=given["alpha"], theta=given["theta"],
-                rho=given.get("rho"), beta=given.get("beta"), refractory=self.refractory, delay=delay,
-                dynamics=self.dynamics, surrogate=self.surrogate, dampening=self.dampening, state=state, trace=trace)
-            state = result[1]
-            values = [result[0], *(result[2] if len(result) == 3 else ())]
-            results.append([value.flip(0) if reverse else value for value in values])
+            block = block.view(steps, alive, x.shape[-1])
+            result = functional.layer(
+                block.flip(0) if reverse else block, weight, w_rec, bias=bias, alpha=given["alpha"],
+                theta=given["theta"], rho=given.get("rho"), beta=given.get("beta"), refractory=self.refractory,
+                delay=delay, dynamics=self.dynamics, surrogate=self.surrogate, dampening=self.dampening, state=state,
+                trace=trace, checkpoint_every=self.checkpoint_every, **readout)
+            state = result.state
+            values = [result.spikes, *(result.traces or (None,) * 3)]
+            results.append([value.flip(0) if reverse and value is not None else value for value in values])
         assert state is not None
         if ended:
             state = State(*(torch.cat(leaves, -2) for leaves in zip(state, *reversed(ended), strict=True)))
         if len(results) > 1:
             results = results[::-1] if reverse else results
-            spikes, *traces = [torch.cat([value.flatten(0, 1) for value in values])
+            spikes, *traces = [None if values[0] is None else torch.cat([value.flatten(0, 1) for value in values])
                                for values in zip(*results, strict=True)]
         else:
             spikes, *traces = results[0]
-        return spikes, state, traces
+        seen = Traces(*map(_given, traces)) if trace else None
+        return Layered(spikes, state, seen, result.readout, result.p)
 
-    def _run(self, x: Tensor, segments: Segments, state: State | None,
-             trace: bool) -> tuple[Tensor, State, Traces | None]:
-        """All layers: x, spikes and traces are (T, B, .) with one segment, else packed rows; state is stacked."""
+    def _run(self, x: Tensor, segments: Segments, state: State | None, trace: bool, **readout: Any) -> Layered:
+        """All layers: x, spikes and traces are (T, B, .) with one segment, else packed rows; state is stacked.
+
+        readout: arguments of functional.layer, for one segment, layer and direction.
+        """
         ways = 1 + self.bidirectional
         after: list[State] = []
-        traces: list[list[Tensor]] = []
         for layer in range(self.num_layers):
             last = layer == self.num_layers - 1
-            outs: list[Tensor] = []
+            outs: list[Layered] = []
             for way in range(ways):
                 index = layer * ways + way
                 initial = None if state is None else State(*(leaf[index] for leaf in state))
-                out, end, values = self._one_way(x, segments, self._suffixes[index], initial, trace and last)
-                outs.append(out)
-                after.append(end)
-                traces.append(values)
-            x = torch.cat(outs, -1) if ways == 2 else outs[0]
-            if not last:
-                x = nn.functional.dropout(x, self.dropout, self.training)
-        joined = [torch.cat(pair, -1) if ways == 2 else pair[0] for pair in zip(*traces[-ways:], strict=True)]
+                outs.append(self._one_way(x, segments, self._suffixes[index], initial, trace and last, **readout))
+                after.append(outs[-1].state)
+            if last:
+                break
+            x = nn.functional.dropout(_joined(outs)[0], self.dropout, self.training)
         end = State(*(torch.stack(leaves) for leaves in zip(*after, strict=True)))
-        return x, end, Traces(*joined) if trace else None
+        if ways == 1:
+            return outs[0]._replace(state=end)
+        spikes, traces = _joined(outs)
+        return Layered(spikes, end, traces, None, None)
 
     def _check(self, x: Tensor, dims: tuple[int, ...], form: str, state: State | None, batch: tuple[int, ...]) -> None:
         dtype = self.weight_ih_l0.dtype
@@ -274,33 +291,35 @@ class Recurrent(nn.Module):
             self._check(x.data, (2,), "packed rows (sum of lengths, I)", state, (segments[0][1],))
             if state is not None and x.sorted_indices is not None:
                 state = State(*(leaf.index_select(-2, x.sorted_indices) for leaf in state))
-            out, state, traces = self._run(x.data, segments, state, trace)
+            out, state, traces, _, _ = self._run(x.data, segments, state, trace)
             if x.unsorted_indices is not None:
                 state = State(*(leaf.index_select(-2, x.unsorted_indices) for leaf in state))
-            packed = PackedSequence(out.flatten(0, -2), x.batch_sizes, x.sorted_indices, x.unsorted_indices)
+            packed = PackedSequence(_given(out).flatten(0, -2), x.batch_sizes, x.sorted_indices, x.unsorted_indices)
             if traces is None:
                 return packed, state
             return packed, state, Traces(*(leaf.flatten(0, -2) for leaf in traces))
-        return self._dense(x, state, trace)
+        out, state, traces, _, _ = self._dense(x, state, trace)
+        return (_given(out), state) if traces is None else (_given(out), state, traces)
 
-    def _dense(self, x: Tensor, state: State | None, trace: bool,
-               ) -> tuple[Tensor, State] | tuple[Tensor, State, Traces]:
+    def _dense(self, x: Tensor, state: State | None, trace: bool, p: Tensor | None = None, **readout: Any) -> Layered:
+        """A tensor of any form, and results of the same form. readout, p: of functional.layer; unbatched p has no B."""
         batched, first = x.dim() == 3, self.batch_first and x.dim() == 3
         batch = (x.shape[0 if first else 1],) if batched else ()
         self._check(x, (2, 3), "(B, T, I) or (T, I)" if self.batch_first else "(T, B, I) or (T, I)", state, batch)
         x = x.transpose(0, 1) if first else x if batched else x.unsqueeze(1)
-        if state is not None and not batched:
-            state = State(*(leaf.unsqueeze(-2) for leaf in state))
-        out, state, traces = self._run(x.contiguous(), [(x.shape[0], x.shape[1])], state, trace)
+        if not batched:
+            state = None if state is None else State(*(leaf.unsqueeze(-2) for leaf in state))
+            p = None if p is None else p.unsqueeze(0)
+        out, state, traces, y, p = self._run(x.contiguous(), [(x.shape[0], x.shape[1])], state, trace, p=p, **readout)
 
         def given_form(value: Tensor) -> Tensor:
             return value.transpose(0, 1) if first else value if batched else value.squeeze(1)
 
         if not batched:
             state = State(*(leaf.squeeze(-2) for leaf in state))
-        if traces is None:
-            return given_form(out), state
-        return given_form(out), state, Traces(*map(given_form, traces))
+            p = None if p is None else p.squeeze(0)
+        traces = None if traces is None else Traces(*map(given_form, traces))
+        return Layered(None if out is None else given_form(out), state, traces, None if y is None else given_form(y), p)
 
     def step(self, x_t: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """One step, for control loops: x_t (B, I) or (I,) -> spikes (B, N) or (N,) and the state as in forward.
@@ -315,5 +334,6 @@ class Recurrent(nn.Module):
         if state is not None and not batch:
             state = State(*(leaf.unsqueeze(-2) for leaf in state))
         alive = batch[0] if batch else 1
-        out, state, _ = self._run(x_t.reshape(1, alive, self.input_size), [(1, alive)], state, False)
+        out, state, *_ = self._run(x_t.reshape(1, alive, self.input_size), [(1, alive)], state, False)
+        out = _given(out)
         return (out[0], state) if batch else (out[0, 0], State(*(leaf.squeeze(-2) for leaf in state)))

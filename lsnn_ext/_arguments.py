@@ -1,0 +1,174 @@
+"""The arguments of functional.alif: checked, and in the form that the operator takes."""
+
+import math
+import re
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .reference import Coefficient, State
+
+
+class Delays(NamedTuple):
+    """Delays d_jk (N, N) with their distinct values in ascending order, so that no call has to look for them."""
+
+    each: Tensor
+    distinct: tuple[int, ...]
+
+    @classmethod
+    def of(cls, each: Tensor) -> "Delays":
+        """Looks for the distinct values; integers >= 0 are expected."""
+        if not isinstance(each, Tensor):
+            raise TypeError(f"delay: expected an int or an integer tensor (N, N), got {type(each).__name__}")
+        if each.dtype.is_floating_point or each.dtype.is_complex or each.dtype == torch.bool:
+            raise TypeError(f"delay: expected an integer tensor, got {each.dtype}")
+        distinct = tuple(int(d) for d in each.unique().tolist())
+        if distinct and distinct[0] < 0:
+            raise ValueError(f"delay: expected extra steps >= 0 everywhere, got {distinct[0]}")
+        return cls(each, distinct)
+
+
+def delays_of(delay: int | Tensor | Delays, N: int, device: torch.device) -> tuple[Tensor | None, list[int]]:
+    """The delay of each synapse, or None where all are alike, and the distinct delays in ascending order."""
+    if isinstance(delay, int) and not isinstance(delay, bool):
+        if delay < 0:
+            raise ValueError(f"delay: expected extra steps >= 0, got {delay}")
+        return None, [delay]
+    given = delay if isinstance(delay, Delays) else Delays.of(delay)  # type: ignore[arg-type]  # a bool is refused there
+    if given.each.shape != (N, N):
+        raise ValueError(f"delay: expected shape ({N}, {N}), got {tuple(given.each.shape)}")
+    return (given.each.to(device, torch.int64) if len(given.distinct) > 1 else None), list(given.distinct)
+
+
+def check_coefficients(given: dict[str, Coefficient | None], N: int, device: torch.device) -> None:
+    """Kinds, shapes, devices; ranges of numbers where the operator does not check them. None: left to the row."""
+    for name, value in given.items():
+        if isinstance(value, Tensor):
+            if value.shape not in ((), (1,), (N,)):
+                raise ValueError(f"{name}: expected a number or shape ({N},), got {tuple(value.shape)}")
+            if value.dtype.is_complex:
+                raise TypeError(f"{name}: expected real numbers, got {value.dtype}")
+            if value.device != device and (value.dim() > 0 or value.is_meta):
+                raise ValueError(f"{name}: expected device {device} as current, got {value.device}")
+        elif isinstance(value, bool) or not isinstance(value, int | float | None):
+            raise TypeError(f"{name}: expected a number or a tensor, got {type(value).__name__}")
+        elif value is not None and device.type != "cpu":  # the operator reads numbers on the CPU only
+            low, high = {"alpha": (0, 1), "rho": (0, 1), "sigma": (0, 1), "width": (5e-324, math.inf)}.get(
+                name, (-math.inf, math.inf))
+            if not (math.isfinite(value) and low <= value <= high):
+                raise ValueError(f"{name}: expected a finite number from {low} to {high}, got {value}")
+    for name in ("alpha", "theta"):
+        if given[name] is None:
+            raise TypeError(f"{name}: expected a number or a tensor, got None")
+
+
+def stacked(given: dict[str, Coefficient], N: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, int]:
+    """All coefficients as one tensor (11,N), and the bits of those whose gradient is asked for."""
+    want = sum(1 << k for k, value in enumerate(given.values()) if isinstance(value, Tensor) and value.requires_grad)
+    if device.type == "cpu" and not any(isinstance(value, Tensor) for value in given.values()):
+        return torch.tensor(list(given.values()), dtype=dtype)[:, None].expand(-1, N), 0
+
+    def row(value: Coefficient) -> Tensor:
+        if isinstance(value, Tensor):
+            return value.to(device, dtype).expand(N)
+        # Filled on the device: a copy from the host would wait for it, and could not be captured in a graph.
+        return torch.full((N,), value, dtype=dtype, device=device)
+
+    return torch.stack([row(value) for value in given.values()]), want
+
+
+def whole_state(
+    state: State | None, B: int, N: int, D: int, dtype: torch.dtype, device: torch.device,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """The five tensors of the state, zeros where none is given."""
+    if state is None:
+        shapes = [(B, N)] * 4 + [(D, B, N)]  # five tensors: one given twice stops torch.compile
+        return tuple(torch.zeros((), dtype=dtype, device=device).expand(shape) for shape in shapes)
+    if not isinstance(state, tuple) or len(state) != len(State._fields):
+        wanted_state = f"a State of {len(State._fields)} tensors {State._fields}"
+        raise TypeError(f"state: expected {wanted_state}, got {type(state).__name__}")
+    for name, value in zip(State._fields, state, strict=True):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"state.{name}: expected a tensor, got {type(value).__name__}")
+        wanted = (D, B, N) if name == "z" else (B, N)
+        if name == "z":
+            enough = value.dim() == 3 and value.shape[0] >= D and value.shape[1:] == (B, N)
+        else:
+            enough = value.shape == wanted
+        if not enough:
+            more = " or more past steps" if name == "z" else ""
+            raise ValueError(f"state.{name}: expected shape {wanted}{more}, got {tuple(value.shape)}")
+        if value.device != device:
+            raise ValueError(f"state.{name}: expected device {device} as current, got {value.device}")
+        if value.dtype != dtype:
+            raise TypeError(f"state.{name}: expected {dtype}, got {value.dtype}")
+    v, a, i, r, z = state
+    return v, a, i, r, z[:D]
+
+
+def check(current: Tensor, w_rec: Tensor, refractory: int, dampening: float, projected: bool = False) -> None:
+    """Kinds, shapes and dtypes. projected: current (T, B, I) has still to meet the input weights."""
+    for name, value in (("current", current), ("w_rec", w_rec)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+        if not value.dtype.is_floating_point:
+            raise TypeError(f"{name}: expected a floating point dtype, got {value.dtype}")
+        if value.layout != torch.strided:
+            raise TypeError(f"{name}: expected a dense tensor, got layout {value.layout}")
+    if current.dim() != 3:
+        raise ValueError(f"current: expected shape (T, B, N), got {tuple(current.shape)}")
+    N = w_rec.shape[-1] if projected else current.shape[2]
+    if w_rec.shape != (N, N):
+        raise ValueError(f"w_rec: expected shape ({N}, {N}) for a current of {N} neurons, got {tuple(w_rec.shape)}")
+    if N < 1:
+        raise ValueError("current: expected one neuron or more, got shape " + str(tuple(current.shape)))
+    dtype = torch.promote_types(current.dtype, torch.float32)
+    if torch.promote_types(w_rec.dtype, torch.float32) != dtype:
+        raise TypeError(f"w_rec: expected {dtype} or less for a current of {current.dtype}, got {w_rec.dtype}")
+    if w_rec.device != current.device:
+        raise ValueError(f"w_rec: expected device {current.device} as current, got {w_rec.device}")
+    if isinstance(refractory, bool) or not isinstance(refractory, int):
+        raise TypeError(f"refractory: expected an int, got {type(refractory).__name__}")
+    if not 0 <= refractory < 1 << 24:
+        raise ValueError(f"refractory: expected steps >= 0 and < 2^24, got {refractory}")
+    if isinstance(dampening, bool) or not isinstance(dampening, int | float):
+        raise TypeError(f"dampening: expected a number, got {type(dampening).__name__}")
+    if not (math.isfinite(dampening) and dampening >= 0):
+        raise ValueError(f"dampening: expected a finite number >= 0, got {dampening}")
+
+
+_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+
+
+def checkpoint_steps(checkpoint_every: int | str | None, T: int, B: int, N: int, itemsize: int) -> int:
+    """Steps between two saved states, or 0: the membrane of every step is saved.
+
+    A text such as "500 MB" is what the saved tensors and the scratch memory of the backward pass may take together:
+    0 if everything fits, else the number of steps that takes least.
+    """
+    if checkpoint_every is None:
+        return 0
+    if isinstance(checkpoint_every, str):
+        found = re.fullmatch(r"([0-9.]+) ?([KMG]i?B)", checkpoint_every.strip(), re.IGNORECASE)
+        try:
+            budget = float(found[1]) * _UNITS[found[2].upper()] if found else 0.0
+        except ValueError:
+            budget = 0.0
+        if budget <= 0:
+            raise ValueError(f"checkpoint_every: expected bytes such as '500 MB' or '2 GiB', got {checkpoint_every!r}")
+        bits, state = T * B * ((N + 31) // 32) * 4, 4 * B * N * itemsize
+        rows = min(B, 16 * torch.get_num_threads()) * N * itemsize
+        if T * B * N * itemsize + bits + (T + 127) // 128 * state <= budget:
+            return 0
+        steps = max(16, round(math.sqrt(T * state / max(1, rows)) / 16) * 16)
+        least = bits + -(-T // steps) * state + (steps + 64) * rows
+        if least > budget:
+            raise ValueError(f"checkpoint_every: expected {least / 1e6:.0f} MB or more for T = {T}, B = {B}, N = {N}, "
+                             f"got {checkpoint_every!r}")
+        return steps
+    whole = isinstance(checkpoint_every, int) and not isinstance(checkpoint_every, bool)
+    if not whole or checkpoint_every < 1:
+        wanted = "None, an int >= 1 or bytes such as '500 MB'"
+        raise ValueError(f"checkpoint_every: expected {wanted}, got {checkpoint_every!r}")
+    return checkpoint_every
