@@ -115,10 +115,9 @@ class Run:
         """One iteration: cross entropy plus reg * sum over neurons of (mean rate - 10 Hz)^2 in the paper's units."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.done(), self.options.lr)
-        spikes, _ = self.model.neurons(self.encode(pixels))
+        readout, _, spikes = self.model(self.encode(pixels), return_spikes=True)
         # The mean, written as a sum: its gradient is then a view, not another tensor as large as the spikes.
         rate = spikes.sum((0, 1)) / spikes[..., 0].numel()
-        readout, _ = self.model.readout(spikes)
         logits = readout[-ANSWER:].mean(0)
         loss = nn.functional.cross_entropy(logits, labels)
         self.optimizer.zero_grad()

@@ -171,4 +171,4 @@ def checkpoint_steps(checkpoint_every: int | str | None, T: int, B: int, N: int,
     if not whole or checkpoint_every < 1:
         wanted = "None, an int >= 1 or bytes such as '500 MB'"
         raise ValueError(f"checkpoint_every: expected {wanted}, got {checkpoint_every!r}")
-    return checkpoint_every
+    return -(-checkpoint_every // 16) * 16  # chunks of the backward pass stay whole, and so do the bits of its sums

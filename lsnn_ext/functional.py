@@ -55,8 +55,8 @@ def alif(
         trace: also return Traces of membrane, adaptation and moving threshold, each (T, B, N), differentiable.
         smooth: spikes become the antiderivative of the pseudo-derivative, real numbers, for gradient checks.
         checkpoint_every: None: y of equation (5) is saved for every step, 4 bytes per neuron-step. An int K: only the
-            state every K steps and a bit per neuron-step; the backward pass computes the rest again, to the same bits
-            and gradients, K steps at a time. A text such as "500 MB": the saved tensors and the scratch memory of the
+            state every K steps (rounded up to a multiple of 16) and a bit per neuron-step; the backward pass computes the rest again, to the same bits
+            and gradients (that of sigma: to rounding), K steps at a time. A text such as "500 MB": the saved tensors and the scratch memory of the
             backward pass stay below it, with the K that takes least where saving all does not fit. CPU only: on other
             devices everything is saved.
 

@@ -85,7 +85,7 @@ template <class T, class Model> struct Replay : Tile {
   void segment_from(int64_t first, int64_t S1) {
     S0 = first;
     for (int64_t c = 0; c < 4; c++) copy_in(part_at(S0, c), (const T*)f.saved.carry + (S0 / f.saved.every * 4 + c) * B * N);
-    if (!f.saved.y) return compute_again(S1);
+    if (!f.saved.y) compute_again(S1);
     for (int64_t t0 = S0; t0 + chunk < S1; t0 += chunk)
       for (int64_t q = 0; q < items; q++)
         for (int64_t n = 0; n < N; n += L) {
@@ -103,18 +103,17 @@ template <class T, class Model> struct Replay : Tile {
         }
   }
 
+  // y of the segment. The rest is replayed from it as if it had been saved, so that gradients have the same bits.
   void compute_again(int64_t S1) {
     T* carried[] = {steps.s.v, steps.s.a, steps.s.i, steps.s.r};
     for (int64_t c = 0; c < 4; c++) memcpy(carried[c], part_at(S0, c), part * sizeof(T));
     for (int64_t q = 0; q < items; q++)
       for (int64_t n = 0; n < N; n += L) store(steps.s.z + q * NP + n, spikes(S0 - 1, q)(n));
     for (int64_t t = S0; t < S1; t++) {
-      for (int64_t c = 0; (t - S0) % chunk == 0 && c < 4; c++) memcpy(part_at(t, c), carried[c], part * sizeof(T));
       steps.collect(t, *this);
-      const bool keep_i = carry_i && (t + 1 - S0) % chunk == 0;
       for (int64_t q = 0; q < items; q++) {
         T* to = s.y + ((t - S0) * many + q) * NP;
-        steps.advance(t, q, t && !l.smooth ? bits(t - 1, q) : nullptr, keep_i,
+        steps.advance(t, q, t && !l.smooth ? bits(t - 1, q) : nullptr, false,
                       [&](int64_t n, const Stepped<V>& out, const Carry<V>&) LSNN_LAMBDA { store(to + n, out.y); });
       }
     }

@@ -35,11 +35,11 @@ template <class T> void check_same_bits(const char* what, const Run<T>& got, con
 }
 
 // Gradients number by number, relative to the largest of each.
-template <class T> void check_close(const char* what, const Run<T>& got, const Run<double>& wanted, double tolerance) {
+template <class T, class U> void check_close(const char* what, const Run<T>& got, const Run<U>& wanted, double tolerance) {
   for (int name = gx; name < n_names; name++) {
     const int64_t n = size_of(got.c, name);
     double size = 1e-3;
-    for (int64_t i = 0; i < n; i++) size = got.written(name, i) ? std::max(size, std::fabs(wanted.b[name][i])) : size;
+    for (int64_t i = 0; i < n; i++) size = got.written(name, i) ? std::max(size, std::fabs(double(wanted.b[name][i]))) : size;
     for (int64_t i = 0; i < n; i++)
       if (got.written(name, i) && !(std::fabs(got.b[name][i] - wanted.b[name][i]) <= tolerance * size))
         return check(false, place(what, name, i) + differ(got.b[name][i], wanted.b[name][i]));

@@ -13,6 +13,7 @@
 
 #include "../cpu/block_cache.h"
 #include "../cpu/packed.h"
+#include "around.h"
 #include "check.h"
 #include "equations.h"
 #include "table.h"
@@ -148,6 +149,28 @@ template <class T> void check_linear(int64_t R, int64_t I, int64_t N, bool bias,
     }
 }
 
+// ------------------------------------------------------------------------------------------------------------------ around
+void check_all_around() {
+  const unsigned paper = 1u << SIGMA | 1u << P | 1u << ETA;
+  std::vector<Case> cases;
+  for (int row = 0; row < n_rows; row++)
+    for (bool smooth : {false, true})
+      cases.push_back(
+          {.row = row, .surrogate = Surrogate(row % n_surrogates), .T = 40, .delays = {0, 3}, .n_ref = row % 3, .smooth = smooth});
+  for (int64_t B : {1, 5, 9, 33})
+    for (int64_t N : {1, 33, 64}) {
+      cases.push_back({.T = 140, .B = B, .N = N, .n_ref = B % 2, .want = 0, .zero = paper});
+      cases.push_back({.row = int(B % n_rows), .T = 20, .B = B, .N = N, .delays = {2}, .want = 1u << SIGMA});
+    }
+  cases.push_back({.T = 0, .B = 3, .N = 5}), cases.push_back({.T = 4, .B = 0, .N = 5});
+  int i = 0;
+  for (const Case& c : cases) {
+    const int64_t I = i % 4 == 0 ? 70 : i % 4, O = 1 + i % 3 * 9;
+    n_threads = 1 + i++ % 3;
+    check_around<float>(c, I + 1, O, i % 2, i % 3 == 0, parallel), check_around<double>(c, I + 1, O, i % 2, i % 3 == 1, parallel);
+  }
+}
+
 // ------------------------------------------------------------------------------------------------------------- block cache
 void check_block_cache() {  // main() has set its limit to 64 MB
   at_hand = "block cache";
@@ -206,6 +229,7 @@ int run(const char* word) {
                                {200, 140, 220}, {1030, 20, 31}, {4500, 9, 5}, {40000, 3, 2}};
   for (auto [R, I, N] : shapes)
     for (bool bias : {false, true}) check_linear<float>(R, I, N, bias, !bias), check_linear<double>(R, I, N, bias, bias);
+  if (!*word || std::strstr("around", word)) check_all_around();
   const std::vector<Case> all = table();
   const Case& last = all.back();
   check(cpu::tiles(last.B) * last.D() * last.N * cpu::padded(last.N) * 8 > 256 << 20, "more tiles than sums of weight gradients");

@@ -1,0 +1,214 @@
+"""The projection and the readout inside the operator, and states saved every so many steps: they change no result."""
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.library import opcheck
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from compare import assert_same
+from lsnn_ext import ALIF, LSNN, functional
+from lsnn_ext._arguments import checkpoint_steps
+
+T, B, I, N, O = 60, 17, 23, 300, 7
+NEURON: dict[str, Any] = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.2, "refractory": 2}
+FUSED = {"float32": torch.float32, "float64": torch.float64}
+
+
+class Calls(TorchDispatchMode):
+    """Keeps the arguments of alif_forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[Any, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.lsnn.alif_forward.default:
+            self.seen.append(args)
+        return func(*args, **(kwargs or {}))
+
+
+def problem(dtype: torch.dtype, share: float = 0.1, seed: int = 0) -> dict[str, Tensor]:
+    """Inputs, weights and the state of the readout. Weights are multiples of 2^-10, so that sums in any order agree."""
+    random = torch.Generator().manual_seed(seed)
+
+    def grid(*shape: int, scale: float) -> Tensor:
+        return (torch.randn(shape, generator=random) * scale * 1024).round().div(1024).to(dtype)
+
+    x = (torch.rand(T, B, I, generator=random) < share).to(dtype)
+    return {"x": x, "w_in": grid(N, I, scale=0.8), "w_rec": grid(N, N, scale=0.05), "bias": grid(N, scale=0.1),
+            "w_out": grid(O, N, scale=0.1), "p": grid(B, O, scale=1.0)}
+
+
+def run(call: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Values and gradients of a call that returns a functional.Layered."""
+    leaves = {name: value.clone().requires_grad_() for name, value in given.items()}
+    out = call(**leaves)
+    found = {"spikes": out.spikes, "readout": out.readout, "p": out.p, "v": out.state.v}
+    random = torch.Generator().manual_seed(5)
+    loss = sum((value * torch.randn(value.shape, generator=random, dtype=value.dtype)).sum()
+               for value in found.values() if value is not None)
+    gradients = torch.autograd.grad(loss, list(leaves.values()))
+    found |= {f"d {name}": g for name, g in zip(leaves, gradients, strict=True)}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def inside(x: Tensor, w_in: Tensor, w_rec: Tensor, bias: Tensor, w_out: Tensor, p: Tensor) -> functional.Layered:
+    return functional.layer(x, w_in, w_rec, bias=bias, w_out=w_out, k_out=0.75, p=p, **NEURON)
+
+
+def apart(x: Tensor, w_in: Tensor, w_rec: Tensor, bias: Tensor, w_out: Tensor, p: Tensor) -> functional.Layered:
+    spikes, state = functional.alif(nn.functional.linear(x, w_in, bias), w_rec, **NEURON)
+    y, last = functional.leaky_readout(spikes, w_out, 0.75, p)
+    return functional.Layered(spikes, state, None, y, last)
+
+
+@pytest.mark.parametrize("dtype", FUSED.values(), ids=FUSED)
+@pytest.mark.parametrize("share", [0.05, 0.9], ids=["sparse", "dense"])
+def test_inside_is_as_apart(dtype: torch.dtype, share: float) -> None:
+    given = problem(dtype, share)
+    with Calls() as calls:
+        got = run(inside, given)
+    (args,) = calls.seen
+    assert (args[10] is not None) == (share < 0.5)  # w_in: only inputs that are mostly zero are projected inside
+    assert args[12] is not None
+    want = run(apart, given)
+    assert 0.01 < float(want["spikes"].mean()) < 0.5
+    assert torch.equal(got["spikes"], want["spikes"])
+    for name in want:
+        largest = float(want[name].abs().max())
+        torch.testing.assert_close(got[name], want[name], rtol=1e-4, atol=1e-4 * largest, msg=name)
+
+
+def test_real_inputs_and_no_bias() -> None:
+    given = problem(torch.float64)
+    given["x"] = given["x"] * torch.tensor([1.0, 0.5, -2.0, 0.25, 1.0]).repeat(5)[:I]
+    del given["bias"]
+    got = run(lambda **k: inside(bias=None, **k), given)  # type: ignore[arg-type]
+    want = run(lambda **k: apart(bias=None, **k), given)  # type: ignore[arg-type]
+    assert torch.equal(got["spikes"], want["spikes"])
+    for name in want:
+        torch.testing.assert_close(got[name], want[name], msg=name)
+
+
+def test_small_calls_take_the_plain_way() -> None:
+    given = {name: value[:3] if name == "x" else value for name, value in problem(torch.float32).items()}
+    with Calls() as calls:
+        functional.layer(given["x"], given["w_in"], given["w_rec"], **NEURON)
+    assert calls.seen[0][10] is None
+
+
+@pytest.mark.parametrize("checkpoint_every", [1, 16, 33, 1000])
+def test_checkpoints_change_no_bit(checkpoint_every: int) -> None:
+    given = problem(torch.float32)
+    want = run(inside, given)
+
+    def saving(**tensors: Tensor) -> functional.Layered:
+        return functional.layer(**tensors, k_out=0.75, checkpoint_every=checkpoint_every, **NEURON)
+
+    with Calls() as calls:
+        got = run(saving, given)
+    assert calls.seen[0][-3] >= 16 and calls.seen[0][-3] % 16 == 0  # checkpoint
+    for name in want:
+        assert_same(name, got[name], want[name])
+
+
+def test_checkpoints_without_projection() -> None:
+    x, w = torch.randn(100, 5, 33), torch.randn(33, 33) / 6
+    results = []
+    for every in (None, 32):
+        leaves = [x.clone().requires_grad_(), w.clone().requires_grad_()]
+        alpha = torch.full((33,), 0.9, requires_grad=True)
+        spikes, state, traces = functional.alif(*leaves, alpha=alpha, theta=0.3, trace=True, delay=3,
+                                                checkpoint_every=every)
+        (spikes.sum() + state.v.sum() + traces.a.square().sum()).backward()
+        results.append([spikes, *state, *traces, *(leaf.grad for leaf in (*leaves, alpha))])
+    for got, want in zip(*results, strict=True):
+        assert_same("value", got, want)
+
+
+def test_budget() -> None:
+    T, B, N = 20000, 4, 1024
+    assert checkpoint_steps("1 GB", T, B, N, 4) == 0  # 4 bytes per neuron-step and a little
+    assert 64 <= checkpoint_steps("60 MB", T, B, N, 4) <= 1024
+    with pytest.raises(ValueError, match=r"checkpoint_every: expected \d+ MB or more .*'5 MB'"):
+        checkpoint_steps("5 MB", T, B, N, 4)
+    x, w = torch.zeros(1, 4, 5), torch.zeros(5, 5)
+    for wrong in ("much", "5", "-3 MB", "1.2.3 GB", 0, -1, True, 2.5):
+        with pytest.raises(ValueError, match="checkpoint_every: expected"):
+            functional.alif(x, w, alpha=0.9, theta=1.0, checkpoint_every=wrong)
+
+
+def test_modules_hand_it_on() -> None:
+    x = (torch.rand(40, 33, 20) < 0.05).float()
+    for kind, sizes in ((ALIF, (20, 220)), (LSNN, (20, 100, 120, 3))):
+        torch.manual_seed(0)
+        plain = kind(*sizes)
+        torch.manual_seed(0)
+        saving = kind(*sizes, checkpoint_every=16)
+        for module in (plain, saving):
+            module(x)[0].square().sum().backward()
+        for (name, a), (_, b) in zip(plain.named_parameters(), saving.named_parameters(), strict=True):
+            assert_same(name, b.grad, a.grad)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("batched", [False, True])
+def test_lsnn_in_one_call(batch_first: bool, batched: bool) -> None:
+    """With and without hooks, which make the parts run one after the other."""
+    torch.manual_seed(1)
+    model = LSNN(20, 100, 120, 3, batch_first=batch_first).double()
+    x = (torch.rand(*((9, 70) if batched else (70,)), 20) < 0.1).double() if batch_first or not batched else \
+        (torch.rand(70, 9, 20) < 0.1).double()
+    _, state = model(x)
+    got, got_state, got_spikes = model(x, state, return_spikes=True)
+    handle = model.readout.register_forward_hook(lambda *_: None)
+    want, want_state, want_spikes = model(x, state, return_spikes=True)
+    handle.remove()
+    assert torch.equal(got_spikes, want_spikes) and got_spikes.any()
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(got_state.readout, want_state.readout)
+    assert got_state.readout.shape == ((9, 3) if batched else (3,))
+
+
+def test_spikes_are_not_written_unless_asked_for() -> None:
+    given = problem(torch.float32)
+    out = functional.layer(given["x"], given["w_in"], given["w_rec"], w_out=given["w_out"], k_out=0.5, spikes=False,
+                           **NEURON)
+    assert out.spikes is None and out.readout is not None
+    want = functional.layer(given["x"], given["w_in"], given["w_rec"], w_out=given["w_out"], k_out=0.5, **NEURON)
+    assert_same("readout", out.readout, want.readout)
+
+
+def test_operator_checks() -> None:
+    given = problem(torch.float32)
+    given["w_rec"].requires_grad_()
+    with Calls() as calls:
+        inside(**given)
+    for checkpoint in (0, 32):
+        args = [value.detach() if isinstance(value, Tensor) else value for value in calls.seen[0]]
+        args[-3] = checkpoint
+        opcheck(torch.ops.lsnn.alif_forward.default, tuple(args), test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"x": torch.zeros(3, 4)}, r"x: expected shape \(T, B, I\), got \(3, 4\)"),
+    ({"w_out": torch.zeros(2, 3)}, r"w_out: expected shape \(O, 300\), got \(2, 3\)"),
+    ({"k_out": 1.5}, "k_out: expected a number from 0 to 1, got 1.5"),
+    ({"w_in": torch.zeros(N, I + 1)}, "w_in|shapes"),
+    ({"bias": torch.zeros(N + 1)}, "bias|size"),
+    ({"p": torch.zeros(B, O + 1)}, r"p must have shape \(17, 7\)"),
+])
+def test_bad_input(change: dict[str, Any], message: str) -> None:
+    given = problem(torch.float32)
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        functional.layer(**(given | change), **NEURON)
+
+
+def test_unknown_names() -> None:
+    given = problem(torch.float32)
+    with pytest.raises(TypeError, match="'tau'"):
+        functional.layer(**given, tau=3.0, **NEURON)
+    with pytest.raises(TypeError, match="theta: expected"):
+        functional.layer(**given, alpha=0.9)
