@@ -92,7 +92,7 @@ class _Alif(torch.autograd.Function):
         g_traces = g[6:9] if trace else (None, None, None)
         g_readout = (None, None) if w_out is None else g[9:11]
         needed = ctx.needs_input_grad
-        wanted = sum(1 << bit for bit, k in enumerate((0, 1, 8, 9, 10)) if needed[k])
+        wanted = sum(1 << bit for bit, k in enumerate((0, 1, 8, 9, 10, 7)) if needed[k])
         g_current, g_w, g_coefficients, g_v, g_a, g_i, g_z, g_in, g_bias, g_out, g_p = torch.ops.lsnn.alif_backward(
             g_spikes, *g_traces, g[1], g[2], g[3], g[5], *g_readout, current, w_rec, coefficients, delay, delays, v, a,
             i, r, z, w_in, bias, w_out, p, *saved, *numbers, want, wanted,
@@ -240,11 +240,12 @@ def _fake_backward(*args: Any) -> tuple[Tensor, ...]:
     def when(wanted: Any, shape: Any) -> Tensor:
         return new(shape if wanted else (0,))
 
-    asked = [wanted >> bit & 1 for bit in range(5)]
+    asked = [wanted >> bit & 1 for bit in range(6)]
+    cuda = y.device.type == "cuda"
     to_inputs = w_in is not None and (asked[2] or asked[3])
     return (
-        when(asked[0] or y.device.type == "cuda", (T, B, N)), when(asked[1], w_rec.shape),
-        when(want, coefficients.shape), *(new(B, N) for _ in range(3)), new(z.shape),
+        when(asked[0] or cuda, (T, B, N)), when(asked[1], w_rec.shape), when(want, coefficients.shape),
+        *(new(B, N) for _ in range(3)), when(asked[5] or cuda, z.shape),
         when(to_inputs, () if w_in is None else w_in.shape), when(to_inputs and bias is not None, (N,)),
         when(w_out is not None and asked[4], () if w_out is None else w_out.shape),
         when(p is not None, () if p is None else p.shape),

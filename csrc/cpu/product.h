@@ -116,7 +116,7 @@ LSNN_LOCAL void add_active_product(const T* w, int64_t N, int64_t NP, const T* d
 }
 
 // Up to which share of marked items and neurons add_active_product is the faster one, by measurement.
-inline constexpr double active_limit(int64_t items) { return items >= 16 ? 0.5 : items >= 8 ? 0.33 : 0.25; }
+inline constexpr double active_limit(int64_t items) { return items >= 16 ? 0.55 : items >= 8 ? 0.33 : 0.25; }
 
 }  // namespace
 }  // namespace lsnn::cpu

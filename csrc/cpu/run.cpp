@@ -73,9 +73,26 @@ template <class Get, class To> void copy_squares(Parallel parallel, int64_t rows
   each(parallel, (rows + side - 1) / side, [&](int64_t part) {
     const int64_t r0 = part * side, r1 = std::min(rows, r0 + side);
     for (int64_t c0 = 0; c0 < columns; c0 += side)
-      for (int64_t r = r0; r < r1; r++)
-        for (int64_t c = c0; c < std::min(columns, c0 + side); c++) to(r, c) = get(r, c);
+      for (int64_t r = r0, c1 = std::min(columns, c0 + side); r < r1; r++)
+        for (int64_t c = c0; c < c1; c++) to(r, c) = get(r, c);
   });
+}
+
+// A matrix of any strides into rows of `stride` numbers, zeros beyond its columns.
+template <class T>
+void copy_rows(Parallel parallel, int64_t rows, int64_t columns, const void* from, int64_t stride_r, int64_t stride_c, T* to,
+               int64_t stride) {
+  const T* f = (const T*)from;
+  for (int64_t r = 0; r < rows; r++) std::fill(to + r * stride + columns, to + (r + 1) * stride, T(0));
+  if (stride_c == 1) each(parallel, rows, [&](int64_t r) { std::copy_n(f + r * stride_r, columns, to + r * stride); });
+  else if (stride_r == 1)
+    copy_squares(
+        parallel, rows, columns, [=](int64_t r, int64_t c) { return f[r + c * stride_c]; },
+        [=](int64_t r, int64_t c) -> T& { return to[r * stride + c]; });
+  else
+    copy_squares(
+        parallel, rows, columns, [=](int64_t r, int64_t c) { return f[r * stride_r + c * stride_c]; },
+        [=](int64_t r, int64_t c) -> T& { return to[r * stride + c]; });
 }
 
 // The layer in the layout of packed.h, in one block.
@@ -101,19 +118,24 @@ template <class T> struct PackedLayer {
     T* w = (T*)block.data;
     T *bias = w + size.w, *panels = bias + size.bias, *w_out = panels + size.panels, *panels_out = w_out + size.w_out,
       *k = panels_out + size.panels_out;
-    for (int64_t s = 0; s < l.S; s++) {
-      auto w_jk = [&](int64_t j, int64_t n) {
-        const bool here = n < N && j < N && (l.S == 1 || l.delay[j * N + n] == l.delays[s]);
-        return here ? ((const T*)l.w)[j * l.w_stride_j + n * l.w_stride_k] : T(0);
-      };
-      copy_squares(parallel, N, NP, w_jk, [&](int64_t j, int64_t n) -> T& { return w[(s * N + j) * NP + n]; });
-      if (backward)
-        copy_squares(parallel, NP, N, w_jk,
-                     [&](int64_t j, int64_t n) -> T& { return panels[s * each + (j / panel * N + n) * panel + j % panel]; });
+    if (l.S == 1) copy_rows(parallel, N, N, l.w, l.w_stride_j, l.w_stride_k, w, NP);
+    for (int64_t s = 0; l.S > 1 && s < l.S; s++)
+      copy_squares(
+          parallel, N, NP,
+          [&](int64_t j, int64_t n) {
+            const bool here = n < N && l.delay[j * N + n] == l.delays[s];
+            return here ? ((const T*)l.w)[j * l.w_stride_j + n * l.w_stride_k] : T(0);
+          },
+          [&](int64_t j, int64_t n) -> T& { return w[s * each + j * NP + n]; });
+    for (int64_t s = 0; backward && s < l.S; s++) {
+      const T* from = w + s * each;
+      T* to = panels + s * each;
+      std::fill(to + N / panel * panel * N, to + each, T(0));
+      copy_squares(
+          parallel, N, N, [=](int64_t j, int64_t n) { return from[j * NP + n]; },
+          [=](int64_t j, int64_t n) -> T& { return to[(j / panel * N + n) * panel + j % panel]; });
     }
-    copy_squares(
-        parallel, in.I, NP, [&](int64_t i, int64_t n) { return n < N ? ((const T*)in.w)[n * in.w_stride_n + i * in.w_stride_i] : T(0); },
-        [&](int64_t i, int64_t n) -> T& { return w[l.S * each + i * NP + n]; });
+    if (in.I) copy_rows(parallel, in.I, N, in.w, in.w_stride_i, in.w_stride_n, w + l.S * each, NP);
     for (int64_t n = 0; n < NP; n++) bias[n] = in.I && in.bias && n < N ? ((const T*)in.bias)[n] : T(0);
     auto w_oj = [&](int64_t o, int64_t j) {
       return o < out.O && j < N ? ((const T*)out.w)[o * out.w_stride_o + j * out.w_stride_n] : T(0);

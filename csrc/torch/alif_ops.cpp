@@ -68,7 +68,7 @@ Fifteen alif_forward(Tensor current, Tensor w_rec, Tensor coefficients, Maybe de
   return {out, vT, aT, iT, rT, zT, tv, ta, tA, pt, pT, y, bits, smooth_z, carry};
 }
 
-// want: bit k set where the gradient of coefficient k is asked for; wanted: which of current, w_rec, w_in, bias, w_out are
+// want: bit k set where the gradient of coefficient k is asked for; wanted: which of current, w_rec, w_in, bias, w_out and z are
 // asked for, a bit each in this order. The gradient of the current is that of the projected one where w_in is given.
 Eleven alif_backward(Maybe g_spikes, Maybe g_trace_v, Maybe g_trace_a, Maybe g_trace_threshold, Maybe g_v, Maybe g_a, Maybe g_i, Maybe g_z,
                      Maybe g_p, Maybe g_p_last, Maybe current, Tensor w_rec, Tensor coefficients, Maybe delay, Ints delays, Tensor v,
@@ -126,8 +126,9 @@ Eleven alif_backward(Maybe g_spikes, Maybe g_trace_v, Maybe g_trace_a, Maybe g_t
   const Tensor gw_in = when(want_in, {N, in.I}), gbias = when(want_bias, {N}), gw_out = when(want_out, {readout.O, N}),
                gp0 = when(readout.O, {B, readout.O});
   const Tensor v0 = empty(y, {B, N}, type), a0 = empty(y, {B, N}, type), i0 = empty(y, {B, N}, type);
-  Tensor z0 = empty(y, {z.size(0), B, N}, type);
-  if (z.size(0) > l.D) torch::stable::zero_(z0);
+  const bool want_z = asked(5) || !y.is_cpu();
+  Tensor z0 = when(want_z, {z.size(0), B, N});
+  if (want_z && z.size(0) > l.D) torch::stable::zero_(z0);
 
   BackwardArgs f{};
   f.layer = l;
@@ -145,7 +146,7 @@ Eleven alif_backward(Maybe g_spikes, Maybe g_trace_v, Maybe g_trace_a, Maybe g_t
   f.want = (unsigned)want;
   auto out_ptr = [](const Tensor& t, bool is_wanted) { return is_wanted ? t.mutable_data_ptr() : nullptr; };
   f.gx = out_ptr(gx, want_x), f.gw = out_ptr(gw, asked(1)), f.gcoefficients = out_ptr(gk, want);
-  f.gfirst = {v0.mutable_data_ptr(), a0.mutable_data_ptr(), i0.mutable_data_ptr(), nullptr, z0.mutable_data_ptr()};
+  f.gfirst = {v0.mutable_data_ptr(), a0.mutable_data_ptr(), i0.mutable_data_ptr(), nullptr, out_ptr(z0, want_z)};
   if (x) f.x = data(*x), f.x_stride_t = x->stride(0), f.x_stride_b = x->stride(1);
   f.projection = in, f.gw_in = out_ptr(gw_in, want_in), f.gbias = out_ptr(gbias, want_bias);
   f.readout = readout, f.gp = data(gp), f.gp_last = data(gpT);
