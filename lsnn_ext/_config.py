@@ -18,7 +18,7 @@ def show_config() -> str:
     lines = [
         f"lsnn_ext, compiled with GCC-compatible {c.compiler}",
         f"torch {torch.__version__}, {torch.get_num_threads()} threads",
-        f"CPU kernels: {c.instruction_set()} (LSNN_CPU=avx512|avx2|portable overrides)",
+        f"CPU kernels: {c.instruction_set()} (LSNN_CPU=avx512|avx2|neon|portable overrides)",
         _cuda(),
         f"rows: {', '.join(_library.DYNAMICS)}",
     ]

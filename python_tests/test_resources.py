@@ -3,6 +3,7 @@ import copy
 import hashlib
 import io
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -154,12 +155,16 @@ def _digest() -> str:
     return total.hexdigest()
 
 
-@pytest.mark.parametrize("instructions", ["avx512", "avx2", "portable"])
+INSTRUCTIONS = {"x86_64": ["avx512", "avx2", "portable"], "aarch64": ["neon", "portable"]}.get(
+    platform.machine(), ["portable"])
+
+
+@pytest.mark.parametrize("instructions", INSTRUCTIONS)
 def test_instruction_sets_agree(instructions: str) -> None:
     code = "import test_resources as t; print(t._library._C.instruction_set(), t._digest())"
     ran = _python(code, LSNN_CPU=instructions)
     if "this processor does not have it" in ran.stderr:
-        assert instructions != "portable"
+        assert instructions not in ("neon", "portable")
         pytest.skip(f"this processor has no {instructions}")
     assert ran.stdout.split() == [instructions, _digest()], ran.stderr
 
@@ -168,7 +173,8 @@ def test_unknown_instruction_set() -> None:
     ran = _python("import torch; from lsnn_ext import functional\n"
                   "functional.alif(torch.zeros(2, 2, 2), torch.zeros(2, 2), alpha=0.9, theta=0.5)", LSNN_CPU="nonsense")
     assert ran.returncode == 1
-    assert re.search("RuntimeError: .*LSNN_CPU.*avx512, avx2 or portable.*nonsense", ran.stderr), ran.stderr
+    known = ", ".join(INSTRUCTIONS[:-1]) + " or " * (len(INSTRUCTIONS) > 1) + INSTRUCTIONS[-1]
+    assert re.search(f"RuntimeError: .*LSNN_CPU.*{known}.*nonsense", ran.stderr), ran.stderr
 
 
 OUT_OF_MEMORY = """

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 
@@ -10,6 +11,10 @@
 #include "packed.h"
 
 namespace lsnn::cpu {
+#if defined(__aarch64__)
+extern const Kernels<float> kernels_f32_neon;
+extern const Kernels<double> kernels_f64_neon;
+#endif
 namespace {
 
 struct InstructionSet {
@@ -29,6 +34,8 @@ const InstructionSet& chosen() {
          &kernels_f32_avx512, &kernels_f64_avx512},
         {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi"), &kernels_f32_avx2,
          &kernels_f64_avx2},
+#elif defined(__aarch64__)
+        {"neon", true, &kernels_f32_neon, &kernels_f64_neon},
 #endif
         {"portable", true, &kernels_f32_portable, &kernels_f64_portable},
     };
@@ -38,7 +45,10 @@ const InstructionSet& chosen() {
         if (!s.here) throw std::runtime_error(std::string("LSNN_CPU=") + asked + ": this processor does not have it");
         return s;
       }
-    throw std::runtime_error(std::string("LSNN_CPU must be avx512, avx2 or portable, got ") + asked);
+    std::string names;  // all but the last one
+    for (const InstructionSet& s : sets)
+      if (&s + 1 < std::end(sets)) names += (names.empty() ? "" : ", ") + std::string(s.name);
+    throw std::runtime_error("LSNN_CPU must be " + (names.empty() ? "" : names + " or ") + std::end(sets)[-1].name + ", got " + asked);
   }();
   return found;
 }

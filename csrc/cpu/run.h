@@ -23,7 +23,7 @@ struct Linear {
 template <class T> void linear_forward(const Linear& args, Parallel parallel);
 template <class T> void linear_backward(const Linear& args, Parallel parallel);
 
-// The instruction set in use: "avx512", "avx2" or "portable", the best one of this processor unless LSNN_CPU names another.
+// The instruction set in use: "avx512", "avx2", "neon" or "portable", the best one of this processor unless LSNN_CPU names another.
 // Throws std::runtime_error when LSNN_CPU names one that is unknown or that this processor lacks.
 const char* instruction_set();
 

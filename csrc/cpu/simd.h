@@ -1,25 +1,30 @@
-// A vector of numbers for the instruction set that this translation unit is compiled for (LSNN_ISA = 512, 256 or 0).
+// A vector of numbers for the instruction set that this translation unit is compiled for. LSNN_ISA is 512 (AVX-512), 256
+// (AVX2), 128 (NEON) or 0 (portable: what every processor of the kind has).
 //
 // Arithmetic comes from the compiler's vector extension; masks, fma, partial and streaming access from intrinsics. All names
 // have internal linkage; platform.h says why.
 #pragma once
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-#include <stdint.h>
 #include <string.h>
 
-#include "../platform.h"
+#include "bits.h"
 
 namespace lsnn {
 namespace {
 
+// column_vectors: sums of a block of columns in rows.h; product_items: items of a block of product.h, two sums
+// each; row_items: items of a row of product.h. They fill
+// the registers, of which AVX-512 and NEON have 32 and the others 16, and leave some for the factors.
 #if LSNN_ISA == 512
+#define LSNN_X86(name) _mm512_##name
 enum { vector_bytes = 64, column_vectors = 16, product_items = 8, row_items = 16 };
 #elif LSNN_ISA == 256
-enum { vector_bytes = 32, column_vectors = 8, product_items = 4, row_items = 8 };
+#define LSNN_X86(name) _mm256_##name
+enum { vector_bytes = 32, column_vectors = 14, product_items = 4, row_items = 8 };
+#elif LSNN_ISA == 128
+enum { vector_bytes = 16, column_vectors = 16, product_items = 8, row_items = 16 };
 #else
-enum { vector_bytes = 16, column_vectors = 8, product_items = 4, row_items = 8 };
+#define LSNN_X86(name) _mm_##name
+enum { vector_bytes = 16, column_vectors = 14, product_items = 4, row_items = 8 };
 #endif
 
 template <class T> struct NativeVector;
@@ -28,6 +33,7 @@ template <> struct NativeVector<double> { typedef double Type __attribute__((vec
 
 template <class T> struct Vec {
   using Native = typename NativeVector<T>::Type;
+  using Whole = decltype(Native{} > Native{});  // whole numbers as wide as T
   static constexpr int lanes = vector_bytes / sizeof(T);
   Native v;
   Vec() = default;
@@ -55,21 +61,19 @@ LSNN_INLINE Vec<double> select(VecMask<double> m, Vec<double> a, Vec<double> b) 
 template <class T> LSNN_INLINE unsigned to_bits(VecMask<T> m) { return m.k; }
 template <class T> LSNN_INLINE VecMask<T> from_bits(unsigned bits) { return {bits}; }
 #else
-template <class T> struct Whole { typedef int32_t Type; };  // the whole number as wide as T
-template <> struct Whole<double> { typedef int64_t Type; };
-template <class T> struct VecMask { decltype(typename Vec<T>::Native{} > typename Vec<T>::Native{}) k; };
+template <class T> struct VecMask { typename Vec<T>::Whole k; };
 template <class T> LSNN_INLINE VecMask<T> operator>(Vec<T> a, Vec<T> b) { return {a.v > b.v}; }
 template <class T> LSNN_INLINE VecMask<T> operator>=(Vec<T> a, Vec<T> b) { return {a.v >= b.v}; }
 template <class T> LSNN_INLINE VecMask<T> operator<(Vec<T> a, Vec<T> b) { return {a.v < b.v}; }
 template <class T> LSNN_INLINE VecMask<T> operator<=(Vec<T> a, Vec<T> b) { return {a.v <= b.v}; }
 template <class T> LSNN_INLINE VecMask<T> operator!=(Vec<T> a, Vec<T> b) { return {a.v != b.v}; }
 template <class T> LSNN_INLINE Vec<T> select(VecMask<T> m, Vec<T> a, Vec<T> b) { return m.k ? a.v : b.v; }
-#if LSNN_ISA == 256
-LSNN_INLINE unsigned to_bits(VecMask<float> m) { return _mm256_movemask_ps((__m256)m.k); }
-LSNN_INLINE unsigned to_bits(VecMask<double> m) { return _mm256_movemask_pd((__m256d)m.k); }
+#if LSNN_ISA == 128
+LSNN_INLINE unsigned to_bits(VecMask<float> m) { return vaddvq_u32(vandq_u32((uint32x4_t)m.k, uint32x4_t{1, 2, 4, 8})); }
+LSNN_INLINE unsigned to_bits(VecMask<double> m) { return (unsigned)vaddvq_u64(vandq_u64((uint64x2_t)m.k, uint64x2_t{1, 2})); }
 #elif defined(__SSE2__)
-LSNN_INLINE unsigned to_bits(VecMask<float> m) { return _mm_movemask_ps((__m128)m.k); }
-LSNN_INLINE unsigned to_bits(VecMask<double> m) { return _mm_movemask_pd((__m128d)m.k); }
+LSNN_INLINE unsigned to_bits(VecMask<float> m) { return (unsigned)LSNN_X86(movemask_ps)((Vec<float>::Native)m.k); }
+LSNN_INLINE unsigned to_bits(VecMask<double> m) { return (unsigned)LSNN_X86(movemask_pd)((Vec<double>::Native)m.k); }
 #else
 template <class T> LSNN_INLINE unsigned to_bits(VecMask<T> m) {
   unsigned bits = 0;
@@ -78,14 +82,23 @@ template <class T> LSNN_INLINE unsigned to_bits(VecMask<T> m) {
 }
 #endif
 template <class T> LSNN_INLINE VecMask<T> from_bits(unsigned bits) {
-  VecMask<T> which = {};
-  for (int l = 0; l < Vec<T>::lanes; l++) which.k[l] = 1 << l;
-  const typename Whole<T>::Type all = (typename Whole<T>::Type)bits;
-  return {((all - decltype(which.k){}) & which.k) == which.k};
+  typename Vec<T>::Whole which = {};
+  for (int l = 0; l < Vec<T>::lanes; l++) which[l] = 1 << l;
+  return {(((which & 0) + (int)bits) & which) == which};
 }
 #endif
 template <class T> LSNN_INLINE VecMask<T> operator&(VecMask<T> a, VecMask<T> b) { return {a.k & b.k}; }
 template <class T> LSNN_INLINE VecMask<T> operator|(VecMask<T> a, VecMask<T> b) { return {a.k | b.k}; }
+
+// Sets lanes [first, first + lanes) of a row of 32-bit words of spikes; calls come in ascending order.
+template <class T> LSNN_INLINE void put_bits(uint32_t* row, int64_t first, unsigned bits) {
+  const int64_t shift = first % 32;
+  row[first / 32] = (shift ? row[first / 32] : 0) | bits << shift;
+}
+template <class T> LSNN_INLINE VecMask<T> get_bits(const uint32_t* row, int64_t first) {
+  const unsigned all = Vec<T>::lanes == 32 ? ~0u : (1u << Vec<T>::lanes) - 1;
+  return from_bits<T>(row[first / 32] >> first % 32 & all);
+}
 
 // ----------------------------------------------------------------------------------------------------------------- memory
 template <class T> LSNN_INLINE Vec<T> load(const T* p) {
@@ -101,16 +114,29 @@ LSNN_INLINE Vec<float> load_first(const float* p, int64_t n) { return _mm512_mas
 LSNN_INLINE Vec<double> load_first(const double* p, int64_t n) { return _mm512_maskz_loadu_pd((1u << n) - 1, p); }
 LSNN_INLINE void store_first(float* p, Vec<float> x, int64_t n) { _mm512_mask_storeu_ps(p, (1u << n) - 1, x.v); }
 LSNN_INLINE void store_first(double* p, Vec<double> x, int64_t n) { _mm512_mask_storeu_pd(p, (1u << n) - 1, x.v); }
+#elif LSNN_ISA == 256
+LSNN_INLINE __m256i first_lanes(const float*, int64_t n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+LSNN_INLINE __m256i first_lanes(const double*, int64_t n) {
+  return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
+}
+LSNN_INLINE Vec<float> load_first(const float* p, int64_t n) { return _mm256_maskload_ps(p, first_lanes(p, n)); }
+LSNN_INLINE Vec<double> load_first(const double* p, int64_t n) { return _mm256_maskload_pd(p, first_lanes(p, n)); }
+LSNN_INLINE void store_first(float* p, Vec<float> x, int64_t n) { _mm256_maskstore_ps(p, first_lanes(p, n), x.v); }
+LSNN_INLINE void store_first(double* p, Vec<double> x, int64_t n) { _mm256_maskstore_pd(p, first_lanes(p, n), x.v); }
 #else
 template <class T> LSNN_INLINE Vec<T> load_first(const T* p, int64_t n) {
-  T lane[Vec<T>::lanes] = {};
-  for (int64_t l = 0; l < n; l++) lane[l] = p[l];
-  return load((const T*)lane);
+  Vec<T> x(0);
+#pragma GCC unroll 4
+  for (int l = 0; l < Vec<T>::lanes; l++)
+    if (l < n) x.v[l] = p[l];
+  return x;
 }
 template <class T> LSNN_INLINE void store_first(T* p, Vec<T> x, int64_t n) {
-  T lane[Vec<T>::lanes];
-  store(lane, x);
-  for (int64_t l = 0; l < n; l++) p[l] = lane[l];
+#pragma GCC unroll 4
+  for (int l = 0; l < Vec<T>::lanes; l++)
+    if (l < n) p[l] = x.v[l];
 }
 #endif
 template <class T> LSNN_INLINE Vec<T> load_n(const T* p, int64_t n) { return n >= Vec<T>::lanes ? load(p) : load_first(p, n); }
@@ -146,34 +172,31 @@ LSNN_INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
 
 // ------------------------------------------------------------------------------------------------------------ mathematics
 // a b + c, fused where the instruction set has it; only for the products of the backward pass.
-#if LSNN_ISA == 512
-LSNN_INLINE Vec<float> fma_(Vec<float> a, Vec<float> b, Vec<float> c) { return _mm512_fmadd_ps(a.v, b.v, c.v); }
-LSNN_INLINE Vec<double> fma_(Vec<double> a, Vec<double> b, Vec<double> c) { return _mm512_fmadd_pd(a.v, b.v, c.v); }
-#elif LSNN_ISA == 256
-LSNN_INLINE Vec<float> fma_(Vec<float> a, Vec<float> b, Vec<float> c) { return _mm256_fmadd_ps(a.v, b.v, c.v); }
-LSNN_INLINE Vec<double> fma_(Vec<double> a, Vec<double> b, Vec<double> c) { return _mm256_fmadd_pd(a.v, b.v, c.v); }
+#if LSNN_ISA == 512 || LSNN_ISA == 256
+LSNN_INLINE Vec<float> fma_(Vec<float> a, Vec<float> b, Vec<float> c) { return LSNN_X86(fmadd_ps)(a.v, b.v, c.v); }
+LSNN_INLINE Vec<double> fma_(Vec<double> a, Vec<double> b, Vec<double> c) { return LSNN_X86(fmadd_pd)(a.v, b.v, c.v); }
+#elif LSNN_ISA == 128
+LSNN_INLINE Vec<float> fma_(Vec<float> a, Vec<float> b, Vec<float> c) { return vfmaq_f32(c.v, a.v, b.v); }
+LSNN_INLINE Vec<double> fma_(Vec<double> a, Vec<double> b, Vec<double> c) { return vfmaq_f64(c.v, a.v, b.v); }
 #else
 template <class T> LSNN_INLINE Vec<T> fma_(Vec<T> a, Vec<T> b, Vec<T> c) { return a * b + c; }
 #endif
-// a > b ? a : b and a < b ? a : b, which the instructions of x86 are to the letter.
-#if LSNN_ISA == 512
-LSNN_INLINE Vec<float> max_(Vec<float> a, Vec<float> b) { return _mm512_max_ps(a.v, b.v); }
-LSNN_INLINE Vec<double> max_(Vec<double> a, Vec<double> b) { return _mm512_max_pd(a.v, b.v); }
-LSNN_INLINE Vec<float> min_(Vec<float> a, Vec<float> b) { return _mm512_min_ps(a.v, b.v); }
-LSNN_INLINE Vec<double> min_(Vec<double> a, Vec<double> b) { return _mm512_min_pd(a.v, b.v); }
-LSNN_INLINE Vec<float> abs_(Vec<float> a) { return _mm512_abs_ps(a.v); }
-LSNN_INLINE Vec<double> abs_(Vec<double> a) { return _mm512_abs_pd(a.v); }
-LSNN_INLINE Vec<float> reciprocal_(Vec<float> a) {
-  const __m512 x = _mm512_rcp14_ps(a.v), e = _mm512_fnmadd_ps(a.v, x, _mm512_set1_ps(1));
-  return _mm512_fmadd_ps(x, e, x);
-}
-LSNN_INLINE Vec<double> reciprocal_(Vec<double> a) { return Vec<double>(1) / a; }
+// Where one is no number, and where both are 0, the result is b: the instructions of x86 have it so, those of ARM do not.
+#if defined(__SSE2__)
+LSNN_INLINE Vec<float> max_(Vec<float> a, Vec<float> b) { return LSNN_X86(max_ps)(a.v, b.v); }
+LSNN_INLINE Vec<double> max_(Vec<double> a, Vec<double> b) { return LSNN_X86(max_pd)(a.v, b.v); }
+LSNN_INLINE Vec<float> min_(Vec<float> a, Vec<float> b) { return LSNN_X86(min_ps)(a.v, b.v); }
+LSNN_INLINE Vec<double> min_(Vec<double> a, Vec<double> b) { return LSNN_X86(min_pd)(a.v, b.v); }
 #else
 template <class T> LSNN_INLINE Vec<T> max_(Vec<T> a, Vec<T> b) { return select(a > b, a, b); }
 template <class T> LSNN_INLINE Vec<T> min_(Vec<T> a, Vec<T> b) { return select(a < b, a, b); }
-template <class T> LSNN_INLINE Vec<T> reciprocal_(Vec<T> a) { return Vec<T>(1) / a; }
-template <class T> LSNN_INLINE Vec<T> abs_(Vec<T> a) { return select(a < Vec<T>(0), -a, a); }
 #endif
+// A division: with an estimate and Newton steps instead the adjoint was no faster, by measurement.
+template <class T> LSNN_INLINE Vec<T> reciprocal_(Vec<T> a) { return Vec<T>(1) / a; }
+template <class T> LSNN_INLINE Vec<T> abs_(Vec<T> a) {  // without the sign bit
+  using V = Vec<T>;
+  return (typename V::Native)((typename V::Whole)a.v & ~(typename V::Whole)V(T(-0.0)).v);
+}
 template <class T, class G> LSNN_INLINE Vec<T> by_lane(Vec<T> a, G g) {
   for (int l = 0; l < Vec<T>::lanes; l++) a.v[l] = g(a.v[l]);
   return a;
@@ -186,54 +209,6 @@ template <class T> LSNN_INLINE Vec<T> erf_(Vec<T> a) {
 }
 template <class T> LSNN_INLINE Vec<T> atan_(Vec<T> a) {
   return by_lane(a, [](T x) { return lsnn::atan_(x); });
-}
-
-// ------------------------------------------------------------------------------------------------------------ spike words
-// Sets lanes [first, first + lanes) of a row of 32-bit words; calls come in ascending order.
-template <class T> LSNN_INLINE void put_bits(uint32_t* row, int64_t first, unsigned bits) {
-  const int64_t shift = first % 32;
-  row[first / 32] = (shift ? row[first / 32] : 0) | bits << shift;
-}
-template <class T> LSNN_INLINE VecMask<T> get_bits(const uint32_t* row, int64_t first) {
-  const unsigned all = Vec<T>::lanes == 32 ? ~0u : (1u << Vec<T>::lanes) - 1;
-  return from_bits<T>(row[first / 32] >> first % 32 & all);
-}
-
-// Appends first + stride * j for every set bit j, ascending, and returns the new length; `out` has room for 16 more. No
-// branch depends on the data where the instruction set can pack: a loop over set bits mispredicts once a word, which
-// costs more than adding the rows.
-LSNN_INLINE int64_t set_bits(const uint32_t* row, int64_t n_words, uint32_t first, uint32_t stride, uint32_t* out, int64_t n) {
-#if LSNN_ISA == 512
-  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  __m512i id = _mm512_add_epi32(_mm512_set1_epi32(first), _mm512_mullo_epi32(lane, _mm512_set1_epi32(stride)));
-  const __m512i next = _mm512_set1_epi32(16 * stride);
-  for (int64_t h = 0; h < 2 * n_words; h++) {
-    const unsigned bits = row[h / 2] >> 16 * (h % 2) & 0xffff;
-    _mm512_storeu_si512(out + n, _mm512_maskz_compress_epi32(bits, id));
-    n += __builtin_popcount(bits);
-    id = _mm512_add_epi32(id, next);
-  }
-#else
-  for (int64_t w = 0; w < n_words; w++)
-    for (uint32_t bits = row[w]; bits; bits &= bits - 1) out[n++] = first + stride * (uint32_t)(32 * w + __builtin_ctz(bits));
-#endif
-  return n;
-}
-
-// Bit q of the result: bit b of words[q], for 16 words.
-LSNN_INLINE unsigned column_of_bits(const uint16_t* words, int b) {
-#if LSNN_ISA == 512
-  return _mm256_test_epi16_mask(_mm256_loadu_si256((const __m256i*)words), _mm256_set1_epi16((short)(1 << b)));
-#elif defined(__SSE2__)
-  const __m128i bit = _mm_set1_epi16((short)(1 << b));
-  const __m128i low = _mm_and_si128(_mm_loadu_si128((const __m128i*)words), bit),
-                high = _mm_and_si128(_mm_loadu_si128((const __m128i*)words + 1), bit);
-  return _mm_movemask_epi8(_mm_packs_epi16(_mm_cmpeq_epi16(low, bit), _mm_cmpeq_epi16(high, bit)));
-#else
-  unsigned column = 0;
-  for (int q = 0; q < 16; q++) column |= (unsigned)(words[q] >> b & 1) << q;
-  return column;
-#endif
 }
 
 // out[q] = the sum over the lanes of a[q], for 8 vectors.
@@ -261,6 +236,15 @@ template <class T> LSNN_INLINE void sum_lanes(const Vec<T>* a, T* out) {
 }
 #elif LSNN_ISA == 256
 template <class T> LSNN_INLINE void sum_lanes(const Vec<T>* a, T* out) { sum_lanes((const typename Vec<T>::Native*)a, out); }
+#elif LSNN_ISA == 128
+LSNN_INLINE void sum_lanes(const Vec<float>* a, float* out) {
+#pragma GCC unroll 2
+  for (int q = 0; q < 8; q += 4) vst1q_f32(out + q, vpaddq_f32(vpaddq_f32(a[q].v, a[q + 1].v), vpaddq_f32(a[q + 2].v, a[q + 3].v)));
+}
+LSNN_INLINE void sum_lanes(const Vec<double>* a, double* out) {
+#pragma GCC unroll 4
+  for (int q = 0; q < 8; q += 2) vst1q_f64(out + q, vpaddq_f64(a[q].v, a[q + 1].v));
+}
 #else
 template <class T> LSNN_INLINE void sum_lanes(const Vec<T>* a, T* out) {
   for (int q = 0; q < 8; q++) {

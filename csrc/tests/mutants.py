@@ -29,7 +29,10 @@ EMULATOR = {PLAIN: [], ADDRESS: ["-DEMULATOR_ASAN"], THREAD: ["-DEMULATOR_TSAN"]
 ISAS = {"portable": ["-DLSNN_ISA=0"],
         "avx2": ["-DLSNN_ISA=256", "-mavx2", "-mfma", "-mbmi", "-mpopcnt"],
         "avx512": ["-DLSNN_ISA=512", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mbmi",
-                   "-mpopcnt"]}
+                   "-mpopcnt"],
+        "neon": ["-DLSNN_ISA=128"]}
+HERE = {"x86_64": ["portable", "avx2", "avx512"], "AMD64": ["portable", "avx2", "avx512"],
+        "aarch64": ["portable", "neon"], "arm64": ["portable", "neon"]}.get(platform.machine(), ["portable"])
 KERNELS = {"plan": "plan.cpp", **{name: f"{name}.cu" for name in ("alif_f32", "alif_f32_bf16", "alif_f64")}}
 # What is compiled again when a file changes, where it is not the kernels of float alone.  Those of other types may stay
 # as they are: functions that objects share are taken from the first one on the linker's line, which is the new one.
@@ -62,13 +65,12 @@ class Base:
     """The three builds of the kernels as they are, and all objects that others share with them."""
     def __init__(self, csrc: Path, folder: Path, pool: ThreadPoolExecutor) -> None:
         self.csrc = csrc
-        isas = ISAS if platform.machine() in ("x86_64", "AMD64") else {"portable": ISAS["portable"]}
         # The CPU path and the test itself are the same in all builds.
         jobs = [Job("tests/test_kernels.cpp", folder / "test.o", ["-O2"]),
                 Job("cuda/run.cu", folder / "entry.o", ["-O1"])]
         jobs += [Job(f"cpu/{name}.cpp", folder / f"{name}.o", ["-O2"]) for name in ("run", "block_cache")]
-        jobs += [Job("cpu/kernels.cpp", folder / f"{name}.o", ["-O2", f"-DLSNN_ISA_NAME={name}", *flags])
-                 for name, flags in isas.items()]
+        jobs += [Job("cpu/kernels.cpp", folder / f"{name}.o", ["-O2", f"-DLSNN_ISA_NAME={name}", *ISAS[name]])
+                 for name in HERE]
         self.common = [job.to for job in jobs]
         self.emulator: dict[Check, list[Path]] = {}
         self.kernels: dict[Check, dict[str, Path]] = {}

@@ -47,7 +47,7 @@ PYBIND11_MODULE(_C, m) {
     for (const char* name : lsnn::coefficient_names) all.append(name);
     return all;
   });
-  m.def("instruction_set", &lsnn::cpu::instruction_set, "avx512, avx2 or portable; see LSNN_CPU.");
+  m.def("instruction_set", &lsnn::cpu::instruction_set, "avx512, avx2, neon or portable; see LSNN_CPU.");
   m.def("cached_bytes", &lsnn::cpu::cached_bytes, "Bytes kept for reuse.");
   m.def("empty_cache", &lsnn::cpu::empty_cache, "Gives the memory kept for reuse back to the system.");
   m.attr("segment") = lsnn::segment;

@@ -1,0 +1,88 @@
+// Lists of the bits that are set in words of spikes, for the instruction set that this translation unit is compiled for. As
+// in simd.h, all names have internal linkage.
+#pragma once
+#if LSNN_ISA == 128
+#include <arm_neon.h>
+#elif defined(__x86_64__)
+#include <immintrin.h>
+#endif
+#include <stdint.h>
+
+#include "../platform.h"
+
+namespace lsnn {
+namespace {
+
+#if LSNN_ISA == 256
+// For each byte the places of its bits, ascending; what follows them is of no meaning.
+struct Places { uint8_t of[256][8]; };
+constexpr Places places_of_bits() {
+  Places places = {};
+  for (int byte = 0; byte < 256; byte++)
+    for (int bit = 0, n = 0; bit < 8; bit++)
+      if (byte >> bit & 1) places.of[byte][n++] = (uint8_t)bit;
+  return places;
+}
+alignas(64) constexpr Places places = places_of_bits();
+#endif
+
+// Appends first + stride * j for every set bit j, ascending, and returns the new length; `out` has room for 16 more. Words have
+// 32 bits, or 16 and zeros above them. Where the instruction set can pack no branch depends on the data: a loop over set bits
+// mispredicts once a word, which costs more than adding the rows. With vectors of 16 bytes packing costs still more.
+template <int word_bits = 32>
+LSNN_INLINE int64_t set_bits(const uint32_t* row, int64_t n_words, uint32_t first, uint32_t stride, uint32_t* out, int64_t n) {
+#if LSNN_ISA == 512
+  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  __m512i id = _mm512_add_epi32(_mm512_set1_epi32(first), _mm512_mullo_epi32(lane, _mm512_set1_epi32(stride)));
+  const __m512i next = _mm512_set1_epi32(16 * stride);
+  constexpr int halves = word_bits / 16;
+  for (int64_t h = 0; h < halves * n_words; h++) {
+    const unsigned bits = row[h / halves] >> 16 * (h % halves) & 0xffff;
+    _mm512_storeu_si512(out + n, _mm512_maskz_compress_epi32(bits, id));
+    n += __builtin_popcount(bits);
+    id = _mm512_add_epi32(id, next);
+  }
+#elif LSNN_ISA == 256
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  __m256i id = _mm256_add_epi32(_mm256_set1_epi32(first), _mm256_mullo_epi32(lane, _mm256_set1_epi32(stride)));
+  const __m256i next = _mm256_set1_epi32(8 * stride);
+  for (int64_t w = 0; w < n_words; w++)
+#pragma GCC unroll 4
+    for (int shift = 0; shift < word_bits; shift += 8) {
+      const unsigned bits = row[w] >> shift & 0xff;
+      const __m256i which = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)places.of[bits]));
+      _mm256_storeu_si256((__m256i*)(out + n), _mm256_permutevar8x32_epi32(id, which));
+      n += __builtin_popcount(bits);
+      id = _mm256_add_epi32(id, next);
+    }
+#else
+  for (int64_t w = 0; w < n_words; w++)
+    for (uint32_t bits = row[w]; bits; bits &= bits - 1) out[n++] = first + stride * (uint32_t)(word_bits * w + __builtin_ctz(bits));
+#endif
+  return n;
+}
+
+// Bit q of the result: bit b of words[q], for 16 words.
+LSNN_INLINE unsigned column_of_bits(const uint16_t* words, int b) {
+#if LSNN_ISA == 512
+  return _mm256_test_epi16_mask(_mm256_loadu_si256((const __m256i*)words), _mm256_set1_epi16((short)(1 << b)));
+#elif defined(__SSE2__)
+  const __m128i bit = _mm_set1_epi16((short)(1 << b));
+  const __m128i low = _mm_and_si128(_mm_loadu_si128((const __m128i*)words), bit),
+                high = _mm_and_si128(_mm_loadu_si128((const __m128i*)words + 1), bit);
+  return _mm_movemask_epi8(_mm_packs_epi16(_mm_cmpeq_epi16(low, bit), _mm_cmpeq_epi16(high, bit)));
+#elif LSNN_ISA == 128
+  const uint16x8_t bit = vdupq_n_u16((uint16_t)(1 << b));
+  const uint16x8_t low = vtstq_u16(vld1q_u16(words), bit), high = vtstq_u16(vld1q_u16(words + 8), bit);
+  const uint8x16_t weight = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+  const uint8x16_t each = vandq_u8(vuzp1q_u8(vreinterpretq_u8_u16(low), vreinterpretq_u8_u16(high)), weight);
+  return vaddv_u8(vget_low_u8(each)) | (unsigned)vaddv_u8(vget_high_u8(each)) << 8;
+#else
+  unsigned column = 0;
+  for (int q = 0; q < 16; q++) column |= (unsigned)(words[q] >> b & 1) << q;
+  return column;
+#endif
+}
+
+}  // namespace
+}  // namespace lsnn
