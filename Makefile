@@ -3,7 +3,8 @@
 #
 #   make demo     trains the sequential MNIST example; pictures go to demo_out/
 #   make test     runs all tests
-#   make bench    times one layer; PEERS=1 installs the other packages and times them too
+#   make bench    times one layer and makes a page of it, bench/results/MACHINE/README.md; PEERS=1 installs the other
+#                 packages and times them too
 #   make gpu      builds, tests and times on this machine's CUDA card in eight minutes; no .venv, no network: PYTHON must
 #                 have torch, numpy, setuptools, cmake, ninja, pybind11 and pytest.  Results go to bench/results/
 #   make mutants  plants bugs in the CUDA kernels, one by one, and demands that the tests find each; needs g++ only

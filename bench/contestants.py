@@ -4,56 +4,29 @@ Ours, the eager loop, the compiled step and the jax scan compute the same equati
 The layers of other packages and nn.LSTM compute their own with their own weights: what they cost is what is compared.
 """
 import importlib
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.dlpack import from_dlpack
 
-TAU_MEM, TAU_ADAPT, BETA, THETA, DAMPENING = 20.0, 200.0, 1.8, 0.01, 0.3
-ALPHA, RHO = math.exp(-1 / TAU_MEM), math.exp(-1 / TAU_ADAPT)
-INPUT_RATE = 0.05
+from bench.peers import LAYERS
+from bench.problem import (
+    ALPHA,
+    BETA,
+    DAMPENING,
+    RHO,
+    TAU_ADAPT,
+    TAU_MEM,
+    THETA,
+    Problem,
+    Shape,
+)
+
+__all__ = ["MAKERS", "OURS", "Contestant", "JaxContestant", "Problem", "Shape", "TorchContestant", "make", "warm_up"]
+
 OURS = "lsnn_ext"
-
-
-class Shape(NamedTuple):
-    """Steps, batch items, inputs, neurons."""
-
-    T: int
-    B: int
-    I: int  # noqa: E741  the letter that every shape of this project has
-    N: int
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What every contestant is given.  It follows from shape, device and scale alone, so any process can rebuild it."""
-
-    x: Tensor  # (T, B, I) input spikes
-    cotangent: Tensor  # (T, B, N) what a model above would send back: dense, the same for all
-    w_in: Tensor  # (N, I)
-    w_rec: Tensor  # (N, N), w_rec[j, k] from neuron j to neuron k
-
-    @classmethod
-    def of(cls, shape: Shape, device: torch.device | str = "cpu") -> "Problem":
-        """Weights N(0, 1 / fan-in)."""
-        T, B, I, N = shape  # noqa: E741
-        random = torch.Generator(device).manual_seed(1)
-        x = (torch.rand(T, B, I, generator=random, device=device) < INPUT_RATE).float()
-        w_in = torch.randn(N, I, generator=random, device=device) / math.sqrt(I)
-        w_rec = torch.randn(N, N, generator=random, device=device) / math.sqrt(N)
-        return cls(x, torch.randn(T, B, N, generator=random, device=device), w_in, w_rec)
-
-    def scaled(self, scale: float) -> "Problem":
-        """The input weights times scale, which sets the firing rate."""
-        return replace(self, w_in=self.w_in * scale)
-
-    def first(self, steps: int) -> "Problem":
-        """The same layer on the beginning of the sequence."""
-        return replace(self, x=self.x[:steps], cotangent=self.cotangent[:steps])
 
 
 class Contestant:
@@ -159,39 +132,6 @@ class _LSTM(nn.Module):
         return self.layer(x)[0]  # type: ignore[no-any-return]
 
 
-class _Norse(nn.Module):
-    def __init__(self, problem: Problem) -> None:
-        super().__init__()
-        norse = importlib.import_module("norse.torch")
-        N, I = problem.w_in.shape  # noqa: E741
-        self.layer = norse.LSNNRecurrent(I, N)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x)[0]  # type: ignore[no-any-return]
-
-
-class _SnnTorch(nn.Module):
-    """Its recurrent Linear always has a bias; it knows no adaptation, so it does less work than the others."""
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__()
-        snntorch = importlib.import_module("snntorch")
-        N, I = problem.w_in.shape  # noqa: E741
-        self.project = nn.Linear(I, N, bias=False)
-        with torch.no_grad():
-            # Its default weights leave the layer silent below its threshold of 1; these make it fire.
-            self.project.weight.copy_(torch.randn(N, I, generator=torch.Generator().manual_seed(2)) / math.sqrt(I))
-        self.layer = snntorch.RLeaky(beta=ALPHA, linear_features=N)
-
-    def forward(self, x: Tensor) -> Tensor:
-        spikes, membrane = self.layer.init_rleaky()
-        out = []
-        for c in self.project(x):
-            spikes, membrane = self.layer(c, spikes, membrane)
-            out.append(spikes)
-        return torch.stack(out)
-
-
 class JaxContestant(Contestant):
     """The same equations under jax.lax.scan, compiled before the first run for this very shape."""
 
@@ -253,8 +193,7 @@ MAKERS: dict[str, Callable[[str, Problem], Contestant]] = {
     "jax scan, jit": JaxContestant,
     "compiled step": lambda name, problem: TorchContestant(name, _Loop(problem, _compiled_step), problem),
     "eager loop": lambda name, problem: TorchContestant(name, _Loop(problem, lsnn_step), problem),
-    "norse LSNN": lambda name, problem: TorchContestant(name, _Norse(problem), problem),
-    "snnTorch RLeaky": lambda name, problem: TorchContestant(name, _SnnTorch(problem), problem),
+    **{name: lambda name, problem: TorchContestant(name, LAYERS[name](problem), problem) for name in LAYERS},
     "nn.LSTM": lambda name, problem: TorchContestant(name, _LSTM(problem), problem),
 }
 
@@ -263,23 +202,6 @@ def make(name: str, problem: Problem) -> Contestant:
     """The named contestant, its weights drawn from a fixed seed."""
     torch.manual_seed(3)
     return MAKERS[name](name, problem)
-
-
-def make_peers(problem: Problem) -> tuple[list[Contestant], dict[str, str]]:
-    """Every peer that can run here, warmed up on a few steps, and why the others cannot."""
-    torch.compiler.reset()  # it refuses to compile one function for more than a few shapes
-    ready: list[Contestant] = []
-    skipped: dict[str, str] = {}
-    for name in MAKERS:
-        if name == OURS:
-            continue
-        try:
-            warm_up(name, problem)
-            ready.append(make(name, problem))
-        except Exception as reason:  # whatever stops a peer must not stop the others
-            lines = str(reason).strip().splitlines() or ["no message"]
-            skipped[name] = f"{type(reason).__name__}: {lines[0]}"
-    return ready, skipped
 
 
 def warm_up(name: str, problem: Problem) -> None:

@@ -1,63 +1,24 @@
-"""What is shown: a table, a CSV with the machine in its first lines, and two plots."""
-import contextlib
+"""What is shown and kept: a table, a CSV of each kind with the machine in its first lines, and the plots."""
 import csv
-import io
 import math
-import os
-import platform
-import re
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import torch
+from bench.measure import PASSES, Result, Skip
+from bench.plots import label, plot_rates, plot_sweep, plot_times, rated_yardsticks
+from bench.roofline import Bound, Rate
+from bench.sweep import Point
 
-from bench.contestants import OURS
-from bench.measure import PASSES, Result
-
-OURS_COLOUR, PEER_COLOUR, TEXT, FAINT = "#d1495b", "#9fb3c8", "#243b53", "#bcccdc"
-PASS_COLOURS = {PASSES[0]: "#edae49", PASSES[1]: OURS_COLOUR}
-
-
-def machine() -> dict[str, str]:
-    """What the numbers depend on besides the code."""
-    import lsnn_ext
-
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
-        returned = lsnn_ext.show_config()
-    config = said.getvalue() + ("" if returned is None else str(returned))
-    # The CSV may be published, and where a compiler or a file lies on this machine is nobody's concern.
-    config = re.sub(r"(?<![\w.])/[^\s,;'\"]+", "(path)", config)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"processor": _processor(), "cores": str(cores), "instruction set": torch.backends.cpu.get_cpu_capability(),
-            "torch": torch.__version__, "threads": str(torch.get_num_threads()),
-            "lsnn_ext": "; ".join(line.strip() for line in config.splitlines() if line.strip())}
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _label(result: Result) -> str:
-    """Who it is, for ours with the firing rate."""
-    return f"{OURS} at {result.rate_asked:g} %" if result.contestant == OURS else result.contestant
+__all__ = ["plot_rates", "plot_times", "read", "table", "write"]
+Row = TypeVar("Row", Result, Skip, Point, Rate, Bound)
+# Each kind of line has a file of its own; sweeps have one for each thing that is varied.
+FILES: dict[type, str] = {Result: "bench.csv", Skip: "skipped.csv", Rate: "machine.csv", Bound: "bounds.csv"}
 
 
 def _number(value: float, digits: str = ".2f", end: str = "") -> str:
     return "-" if math.isnan(value) else f"{value:{digits}}{end}"
-
-
-def _short(value: float) -> str:
-    """About three digits, never an exponent."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def table(results: list[Result]) -> str:
@@ -67,7 +28,7 @@ def table(results: list[Result]) -> str:
     lines = [head]
     for forward in (r for r in results if r.timed == PASSES[0]):
         both = _partner(results, forward)
-        lines.append([forward.yardstick, _label(forward), _number(forward.rate_measured, ".2f", " %"),
+        lines.append([forward.yardstick, label(forward), _number(forward.rate_measured, ".2f", " %"),
                       f"{forward.median_ms:.2f}", f"{forward.ratio_to_ours:.2f}x",
                       f"{both.median_ms:.2f}", f"{both.ratio_to_ours:.2f}x",
                       _number(both.saved_bytes), _number(both.saved_beyond_output), _number(both.peak_mib, ".0f")])
@@ -79,137 +40,57 @@ def table(results: list[Result]) -> str:
 
 
 def _partner(results: list[Result], forward: Result) -> Result:
-    same = (forward.yardstick, _label(forward), PASSES[1])
-    return next(r for r in results if (r.yardstick, _label(r), r.timed) == same)
+    same = (forward.yardstick, label(forward), PASSES[1])
+    return next(r for r in results if (r.yardstick, label(r), r.timed) == same)
 
 
-def write(results: list[Result], out: Path) -> list[Path]:
-    """Write the CSV and the plots into the folder; the files that were written."""
+def write(out: Path, facts: dict[str, str], results: Sequence[Result], skipped: Sequence[Skip] = (),
+          measured: Sequence[Rate] = (), limits: Sequence[Bound] = (), points: Sequence[Point] = ()) -> list[Path]:
+    """Write the CSVs and the plots into the folder; the files that were written.
+
+    With results come all files of their run, the empty ones too: none of an earlier run may stay beside them.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    facts = machine()
-    paths = [out / "bench.csv"]
-    with paths[0].open("w", newline="") as file:
-        file.writelines(f"# {name}: {value}\n" for name, value in facts.items())
-        writer = csv.DictWriter(file, [field.name for field in fields(Result)])
-        writer.writeheader()
-        for result in results:
-            row = asdict(result)
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    paths = []
+    if results:
+        kinds = zip(FILES.items(), (results, skipped, measured, limits), strict=True)
+        paths = [_write_csv(out / name, facts, kind, rows) for (kind, name), rows in kinds]
+    sweeps: dict[str, list[Point]] = {}
+    for point in points:
+        sweeps.setdefault(point.sweep, []).append(point)
+    paths += [_write_csv(out / f"sweep_{name}.csv", facts, Point, rows) for name, rows in sweeps.items()]
     try:
         import matplotlib
     except ImportError:
         print("no plots: matplotlib is not installed")
         return paths
     matplotlib.use("Agg")
-    caption = f"{facts['processor']}, {facts['threads']} threads, torch {facts['torch']}"
-    paths.append(plot_times(results, caption, out / "times.png"))
-    paths.append(plot_rates(results, caption, out / "rates.png"))
-    return paths
+    threads = "one thread" if facts["threads"] == "1" else f"{facts['threads']} threads"
+    caption = f"{facts['processor']}, {threads}, torch {facts['torch']}"
+    if results:
+        paths.append(plot_times(list(results), caption, out / "times.png"))
+    if rated_yardsticks(results):
+        paths.append(plot_rates(list(results), caption, out / "rates.png"))
+    return paths + [plot_sweep(rows, caption, out / f"sweep_{name}.png") for name, rows in sweeps.items()]
 
 
-def _yardsticks(results: Iterable[Result]) -> list[str]:
-    return list(dict.fromkeys(r.yardstick for r in results))
-
-
-def _figure(rows: int, columns: int, width: float, height: float, title: str, caption: str) -> tuple[Any, Any]:
-    import matplotlib.pyplot as plt
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.10, rect=(0, 0.035, 1, 0.965))
-    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout=layout)
-    figure.suptitle(title, fontsize=15, fontweight="bold", color=TEXT, x=0.012, ha="left")
-    figure.text(0.012, 0.012, caption, fontsize=8.5, color="#829ab1")
-    for axis in axes.flat:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.spines[["left", "bottom"]].set_color(FAINT)
-        axis.tick_params(colors=TEXT, labelsize=9.5, length=0)
-    return figure, axes
-
-
-def _save(figure: Any, path: Path) -> Path:
-    import matplotlib.pyplot as plt
-
-    figure.savefig(path, dpi=160, facecolor="white")
-    plt.close(figure)
+def _write_csv(path: Path, facts: dict[str, str], kind: type, rows: Sequence[Any]) -> Path:
+    with path.open("w", newline="") as file:
+        file.writelines(f"# {name}: {value}\n" for name, value in facts.items())
+        writer = csv.DictWriter(file, [field.name for field in fields(kind)])
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(row).items()})
     return path
 
 
-def _shape_text(result: Result) -> str:
-    shape = f"T={result.T}  B={result.B}  I={result.I}  N={result.N}"
-    return f"{result.yardstick}    {shape}" if len(result.yardstick) == 1 else shape
-
-
-def plot_times(results: list[Result], caption: str, path: Path) -> Path:
-    """Bars of time: ours at the base rate and every peer, labelled with the ratio to ours."""
-    names = _yardsticks(results)
-    shown = [r for r in results if r.base or r.contestant != OURS]
-    most = max(sum(r.yardstick == name for r in shown) for name in names) / len(PASSES)
-    figure, axes = _figure(len(names), len(PASSES), 12.5, 1.0 + len(names) * (0.75 + 0.36 * most),
-                           "Time of one recurrent layer, whole sequence", caption)
-    for row, name in enumerate(names):
-        for column, timed in enumerate(PASSES):
-            bars = sorted((r for r in shown if r.yardstick == name and r.timed == timed), key=lambda r: -r.median_ms)
-            axis, longest = axes[row][column], max(max(r.median_ms, r.q3_ms) for r in bars)
-            for y, r in enumerate(bars):
-                colour = OURS_COLOUR if r.base else PEER_COLOUR
-                axis.barh(y, r.median_ms, color=colour, height=0.66)
-                axis.plot([r.q1_ms, r.q3_ms], [y, y], color=TEXT, linewidth=1.2, alpha=0.7, solid_capstyle="butt")
-                ratio = "" if r.base else f"   {_short(r.ratio_to_ours)}×"
-                axis.annotate(f"{_short(r.median_ms)} ms{ratio}", (max(r.median_ms, r.q3_ms), y), (6, 0),
-                              textcoords="offset points", va="center", fontsize=9, color=TEXT,
-                              fontweight="bold" if r.base else "normal")
-            axis.set_yticks(range(len(bars)), [_label(r) for r in bars])
-            for tick, r in zip(axis.get_yticklabels(), bars, strict=True):
-                if r.base:
-                    tick.set(color=OURS_COLOUR, fontweight="bold")
-            axis.set_xlim(0, 1.32 * longest)
-            axis.set_xticks([])
-            axis.spines["bottom"].set_visible(False)
-            axis.set_title(f"{_shape_text(bars[0])}    {timed}", fontsize=10.5, color=TEXT, loc="left", pad=8)
-    return _save(figure, path)
-
-
-def plot_rates(results: list[Result], caption: str, path: Path) -> Path:
-    """Cost of ours against the firing rate, with the fastest peer as a line to compare with."""
-    from matplotlib.ticker import FuncFormatter, NullLocator
-
-    names = _yardsticks(results)
-    figure, axes = _figure(1, len(names), max(6.5, 4.6 * len(names)), 4.8, "Cost against the firing rate", caption)
-    for axis, name in zip(axes[0], names, strict=True):
-        lines = [r for r in results if r.yardstick == name]
-        ours = sorted((r for r in lines if r.contestant == OURS), key=lambda r: r.rate_measured)
-        for timed in PASSES:
-            points = [r for r in ours if r.timed == timed]
-            x = [r.rate_measured for r in points]
-            colour = PASS_COLOURS[timed]
-            axis.fill_between(x, [r.q1_ms for r in points], [r.q3_ms for r in points], color=colour, alpha=0.2, lw=0)
-            axis.plot(x, [r.median_ms for r in points], "o-", color=colour, lw=2.2, ms=5.5, label=f"{OURS} {timed}")
-            peers = [r for r in lines if r.contestant != OURS and r.timed == timed]
-            if peers:
-                best = min(peers, key=lambda r: r.median_ms)
-                axis.axhline(best.median_ms, color=colour, lw=1.4, ls=(0, (4, 3)))
-                axis.annotate(f"{best.contestant}, {timed}", (0.02, best.median_ms), (0, 4), va="bottom", fontsize=8.5,
-                              xycoords=("axes fraction", "data"), textcoords="offset points", color=TEXT)
-        axis.set_xscale("log")
-        axis.set_yscale("log")
-        axis.xaxis.set_minor_locator(NullLocator())
-        axis.set_xticks([r.rate_asked for r in ours if r.timed == PASSES[0]])
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.yaxis.set_minor_formatter(FuncFormatter(_minor))
-        axis.grid(axis="y", color="#e4e9f0", lw=0.8)
-        axis.set_axisbelow(True)
-        axis.tick_params(axis="y", which="minor", labelsize=8.5, length=0, colors=TEXT)
-        axis.margins(y=0.12)
-        axis.set_xlabel("neurons that fire in a step, %", color=TEXT)
-        axis.set_title(_shape_text(ours[0]), fontsize=10.5, color=TEXT, loc="left", pad=8)
-    axes[0][0].set_ylabel("ms", color=TEXT)
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="upper right", ncols=len(PASSES), frameon=False, fontsize=9.5, labelcolor=TEXT)
-    return _save(figure, path)
-
-
-def _minor(value: float, _: int) -> str:
-    """Label 2 and 5 between the powers of ten, no more."""
-    leading = round(value / 10 ** math.floor(math.log10(value)))
-    return f"{value:g}" if leading in (2, 5) else ""
+def read(kind: type[Row], path: Path) -> tuple[dict[str, str], list[Row]]:
+    """The facts and the lines of a CSV that was written here; nothing where there is no such file."""
+    if not path.exists():
+        return {}, []
+    lines = path.read_text().splitlines()
+    facts = dict(line[2:].split(": ", 1) for line in lines if line.startswith("# "))
+    convert: dict[str, Callable[[str], Any]] = {"float": float, "int": int, "str": str, "bool": "True".__eq__}
+    types = {field.name: convert[getattr(field.type, "__name__", str(field.type))] for field in fields(kind)}
+    rows = csv.DictReader(line for line in lines if not line.startswith("#"))
+    return facts, [kind(**{name: types[name](value) for name, value in row.items()}) for row in rows]

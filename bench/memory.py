@@ -1,0 +1,123 @@
+"""What it holds: the bytes kept for the backward pass, the peak of a fresh process, and whether that would fit."""
+import ctypes
+import gc
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.contestants import Contestant, JaxContestant, TorchContestant, make, warm_up
+from bench.problem import Problem, Yardstick
+
+GB = 1e9
+SPARE_BYTES = 2 * GB  # what the rest of the machine is left with
+# Beyond what is saved, per neuron-step: the outputs and their gradients, stacked and one by one, a current and its own.
+# Loops were seen to need 9 to 19 bytes, so that this is the upper end of what is likely.
+BYTES_BEYOND_SAVED = 20
+
+
+def free_bytes() -> float:
+    """Memory that a new process may use without pushing out others; infinite where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):
+        return float("inf")
+
+
+def needed_bytes(name: str, problem: Problem, steps: int = 32) -> float:
+    """About what one forward+backward would take beyond inputs and weights, from what a few steps save."""
+    T, B, N = problem.cotangent.shape
+    saved, _ = saved_bytes(make(name, problem.first(min(T, steps))))
+    return (saved + BYTES_BEYOND_SAVED) * T * B * N
+
+
+def saved_bytes(contestant: Contestant) -> tuple[float, float]:
+    """Bytes kept for backward per neuron-step without inputs and weights; the same without the outputs."""
+    if isinstance(contestant, JaxContestant):
+        T, B, N = contestant.cotangent.shape
+        nbytes = sum(size for _, size in contestant.residuals())
+        # jax keeps a copy of its own and never the array that the caller has, so nothing is taken off.
+        return nbytes / (T * B * N), nbytes / (T * B * N)
+    assert isinstance(contestant, TorchContestant)
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage  # held, so that no later storage gets the same address
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = contestant.module(contestant.problem.x)
+    for tensor in _context_tensors(out.grad_fn):
+        keep(tensor)
+    given = [contestant.problem.x, *contestant.module.parameters(), *contestant.module.buffers()]
+    for tensor in given:
+        kept.pop(tensor.untyped_storage().data_ptr(), None)
+    kept.pop(0, None)  # empty tensors
+    total = sum(storage.nbytes() for storage in kept.values())
+    kept.pop(out.untyped_storage().data_ptr(), None)
+    beyond = sum(storage.nbytes() for storage in kept.values())
+    return total / out.numel(), beyond / out.numel()
+
+
+def _context_tensors(root: Any) -> Iterator[Tensor]:
+    """What custom Functions hold as attributes of their ctx, which the hooks do not see."""
+    seen, todo = set(), [root]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        todo += [parent for parent, _ in node.next_functions]
+        yield from _tensors_in(getattr(node, "__dict__", {}))
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors_in(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors_in(item)
+
+
+def peak_mib(name: str, yardstick: Yardstick, scale: float) -> float:
+    """The most resident memory of the first full forward+backward of a fresh process, above what stood before it.
+
+    A fresh process, because memory that an allocator or a cache kept from an earlier pass would hide what this uses.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_peak_here, name, yardstick, scale, torch.get_num_threads()).result()
+
+
+def _peak_here(name: str, yardstick: Yardstick, scale: float, threads: int) -> float:
+    torch.set_num_threads(threads)
+    problem = yardstick.problem().scaled(scale)
+    warm_up(name, problem)
+    contestant = make(name, problem)
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # makes VmHWM start again from what is resident now
+    except (AttributeError, OSError):
+        return float("nan")  # only Linux with glibc can tell
+    before = _resident_kib("VmRSS")
+    contestant.forward_backward()
+    return (_resident_kib("VmHWM") - before) / 1024
+
+
+def _resident_kib(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))

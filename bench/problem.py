@@ -1,0 +1,83 @@
+"""What is computed: shapes, the yardsticks that everybody is held against, and the inputs and weights."""
+import math
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+TAU_MEM, TAU_ADAPT, BETA, THETA, DAMPENING = 20.0, 200.0, 1.8, 0.01, 0.3
+ALPHA, RHO = math.exp(-1 / TAU_MEM), math.exp(-1 / TAU_ADAPT)
+INPUT_RATE = 0.05  # input spikes per input and step, where a yardstick says nothing else
+
+
+class Shape(NamedTuple):
+    """Steps, batch items, inputs, neurons."""
+
+    T: int
+    B: int
+    I: int  # noqa: E741  the letter that every shape of this project has
+    N: int
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """A shape with a name, and what else its cost depends on."""
+
+    name: str
+    shape: Shape
+    input_rate: float = INPUT_RATE
+    every_rate: bool = True  # whether ours is timed at all firing rates, or at the one that ratios refer to alone
+    peak: bool = True  # whether the peak of memory is measured, in a fresh process for each contestant
+
+    def problem(self) -> "Problem":
+        """Inputs and weights of this yardstick."""
+        return Problem.of(self.shape, input_rate=self.input_rate)
+
+
+def custom(shape: Shape) -> Yardstick:
+    """A yardstick for a shape that has no name."""
+    return Yardstick(",".join(map(str, shape)), shape)
+
+
+# P is the paper's sequential MNIST.  SHD is the size at which the Spiking Heidelberg Digits are often learnt: a second
+# in steps of 4 ms, 700 channels of sparse input, batches of 128, one layer of 256.  In `long`, a recording of 20 s at
+# 1 ms, nothing but the order of the steps is left: one item, so neither batch nor threads can hide it.
+YARDSTICKS = {yardstick.name: yardstick for yardstick in (
+    Yardstick("P", Shape(784, 64, 80, 220)),
+    Yardstick("M", Shape(1000, 32, 100, 512)),
+    Yardstick("L", Shape(250, 32, 700, 1024), peak=False),
+    Yardstick("SHD", Shape(250, 128, 700, 256), input_rate=0.02, peak=False),
+    Yardstick("long", Shape(20000, 1, 40, 1024), every_rate=False),
+)}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What every contestant is given.
+
+    It follows from shape, input rate, device and scale alone, so any process can rebuild it.
+    """
+
+    x: Tensor  # (T, B, I) input spikes
+    cotangent: Tensor  # (T, B, N) what a model above would send back: dense, the same for all
+    w_in: Tensor  # (N, I)
+    w_rec: Tensor  # (N, N), w_rec[j, k] from neuron j to neuron k
+
+    @classmethod
+    def of(cls, shape: Shape, device: torch.device | str = "cpu", input_rate: float = INPUT_RATE) -> "Problem":
+        """Weights N(0, 1 / fan-in)."""
+        T, B, I, N = shape  # noqa: E741
+        random = torch.Generator(device).manual_seed(1)
+        x = (torch.rand(T, B, I, generator=random, device=device) < input_rate).float()
+        w_in = torch.randn(N, I, generator=random, device=device) / math.sqrt(I)
+        w_rec = torch.randn(N, N, generator=random, device=device) / math.sqrt(N)
+        return cls(x, torch.randn(T, B, N, generator=random, device=device), w_in, w_rec)
+
+    def scaled(self, scale: float) -> "Problem":
+        """The input weights times scale, which sets the firing rate."""
+        return replace(self, w_in=self.w_in * scale)
+
+    def first(self, steps: int) -> "Problem":
+        """The same layer on the beginning of the sequence."""
+        return replace(self, x=self.x[:steps], cotangent=self.cotangent[:steps])

@@ -1,0 +1,183 @@
+"""Ours while one thing changes and all else stays: what the cost grows with, and how fast."""
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bench.contestants import OURS, Contestant, TorchContestant, make, warm_up
+from bench.measure import (
+    BASE_RATE,
+    LONG_ENOUGH,
+    PASSES,
+    Limits,
+    active_share,
+    alternate,
+    expected_seconds,
+    find_scale,
+    firing_rate,
+    quartiles,
+)
+from bench.problem import ALPHA, BETA, DAMPENING, RHO, THETA, Problem, Shape
+from lsnn_ext import functional
+
+BASE = Shape(250, 32, 80, 256)
+
+
+class Kind(NamedTuple):
+    """What one sweep varies, and how its plot is read."""
+
+    values: tuple[float, ...]
+    title: str
+    label: str
+    log: bool  # on logarithmic axes, with the exponent as slope; else ms per unit
+
+
+KINDS = {
+    "N": Kind((32, 64, 128, 256, 512, 1024, 2048), "the number of neurons", "neurons N", True),
+    "B": Kind((1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024), "the batch size", "batch items B", True),
+    "T": Kind((50, 100, 200, 400, 800, 1600, 3200, 6400), "the number of steps", "steps T", True),
+    "rate": Kind((0.5, 1, 2, 3, 5, 7, 10, 15, 20), "the firing rate", "neurons that fire in a step, %", False),
+    "active": Kind((0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.4, 2, 4, 50), "the share of active neurons",
+                   "neuron-steps with a pseudo-derivative that is not 0, %", False),
+    "threads": Kind((), "the number of threads", "threads", True),  # the values follow from the machine
+}
+
+
+@dataclass
+class Point:
+    """One line of a sweep's CSV."""
+
+    sweep: str
+    value: float  # what is varied; of `active` the width of the pseudo-derivative
+    x: float  # what it is plotted over: the value, or what was measured
+    T: int
+    B: int
+    I: int  # noqa: E741
+    N: int
+    rate_measured: float  # percent
+    active_share: float  # percent
+    timed: str
+    median_ms: float
+    min_ms: float
+    q1_ms: float
+    q3_ms: float
+    repeats: int
+    threads: int
+
+
+class _Widened(nn.Module):
+    """Ours with a pseudo-derivative of another width: the spikes are the same, the share of active rows is not."""
+
+    def __init__(self, problem: Problem, width: float) -> None:
+        super().__init__()
+        self.w_in, self.w_rec = nn.Parameter(problem.w_in.clone()), nn.Parameter(problem.w_rec.clone())
+        self.width = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        current = functional.linear(x, self.w_in)
+        return functional.alif(current, self.w_rec, alpha=ALPHA, theta=THETA, rho=RHO, beta=BETA, dampening=DAMPENING,
+                               width=self.width)[0]
+
+
+class _WithThreads(Contestant):
+    """Another contestant on a number of threads of its own."""
+
+    def __init__(self, inner: Contestant, threads: int) -> None:
+        self.name, self.inner, self.threads = inner.name, inner, threads
+
+    def forward(self) -> Tensor:
+        torch.set_num_threads(self.threads)
+        return self.inner.forward()
+
+    def forward_backward(self) -> list[Tensor]:
+        torch.set_num_threads(self.threads)
+        return self.inner.forward_backward()
+
+
+def thread_counts(most: int) -> tuple[float, ...]:
+    """Powers of two up to the most, and the most itself."""
+    return tuple(sorted({2**k for k in range(most.bit_length()) if 2**k <= most} | {most}))
+
+
+def sweep(name: str, base: Shape = BASE, *, repeats: int, limits: Limits, values: Sequence[float] | None = None,
+          say: Callable[[str], None] = print) -> list[Point]:
+    """Time ours at each value; all values alternate in one run, so that a busy machine disturbs them alike.
+
+    A value whose forward+backward would take more than its seconds or bytes is left out, and that is said.
+    """
+    most = torch.get_num_threads()
+    if values is None:
+        values = thread_counts(most) if name == "threads" else KINDS[name].values
+    say(f"sweep of {name}: T={base.T} B={base.B} I={base.I} N={base.N}, {len(values)} values")
+    warm_up(OURS, Problem.of(base._replace(T=4)))
+    made = [pair for value in values if (pair := _make(name, value, base, limits, say)) is not None]
+    try:
+        seconds = alternate([contestant for contestant, _ in made], repeats)
+    finally:
+        torch.set_num_threads(most)
+    points = []
+    for (_, point), both in zip(made, seconds, strict=True):
+        for k, timed in enumerate(PASSES):
+            ms = sorted(1e3 * s for s in both[k])
+            q1, median, q3 = quartiles(ms)
+            points.append(Point(**{**vars(point), "timed": timed, "median_ms": median, "min_ms": ms[0], "q1_ms": q1,
+                                   "q3_ms": q3, "repeats": repeats}))
+    return points
+
+
+def _make(name: str, value: float, base: Shape, limits: Limits, say: Callable[[str], None],
+          ) -> tuple[Contestant, Point] | None:
+    shape = base._replace(**{name: int(value)}) if name in ("N", "B", "T") else base
+    # Saved, outputs, currents and their gradients, and what Problem and the cache of blocks hold.
+    needed = 40.0 * shape.T * shape.B * shape.N + 8.0 * shape.T * shape.B * shape.I
+    if needed > limits.bytes:
+        say(f"  left out {name}={value:g}: would need about {needed / 1e9:.1f} GB")
+        return None
+    problem = Problem.of(shape)
+    beginning = problem.first(LONG_ENOUGH)
+    scale, rate = find_scale(beginning, (value if name == "rate" else BASE_RATE) / 100, tolerance=0.02, most=25)
+    problem, beginning = problem.scaled(scale), beginning.scaled(scale)
+    if (expected := expected_seconds(OURS, problem)) > limits.seconds:
+        say(f"  left out {name}={value:g}: one forward+backward would take about {expected:.0f} s")
+        return None
+    width = value if name == "active" else 1.0
+    share = active_share(beginning, width)
+    contestant: Contestant = make(OURS, problem)
+    threads = torch.get_num_threads()
+    if name == "active":
+        contestant = TorchContestant(OURS, _Widened(problem, width), problem)
+        rate = firing_rate(contestant.forward())
+    elif name == "threads":
+        threads = int(value)
+        contestant = _WithThreads(contestant, threads)
+    x = {"rate": 100 * rate, "active": 100 * share}.get(name, value)
+    nan = math.nan
+    return contestant, Point(name, value, x, *shape, 100 * rate, 100 * share, "", nan, nan, nan, nan, 0, threads)
+
+
+def slope(points: Sequence[Point], timed: str) -> float:
+    """The exponent of the time in x over the larger half of the values, or for rate and active ms per percent.
+
+    Small sizes cost what a call costs; what grows is seen in the larger half.
+    """
+    chosen = sorted((p for p in points if p.timed == timed), key=lambda p: p.x)
+    log = KINDS[chosen[0].sweep].log
+    if log and len(chosen) > 3:
+        chosen = chosen[len(chosen) // 2 - 1:]
+    if len({p.x for p in chosen}) < 2:
+        return math.nan
+    scale = math.log if log else float
+    return statistics.linear_regression([scale(p.x) for p in chosen], [scale(p.median_ms) for p in chosen]).slope
+
+
+def slope_text(points: Sequence[Point], timed: str) -> str:
+    """The slope in words."""
+    value = slope(points, timed)
+    kind = KINDS[points[0].sweep]
+    if math.isnan(value):
+        return "no slope: one value only"
+    return f"~ {points[0].sweep}^{value:.2f}" if kind.log else f"{value:+.3f} ms per percent"
