@@ -5,6 +5,7 @@
 #pragma once
 #include "readout.h"
 #include "replay.h"
+#include "sparse.h"
 
 namespace lsnn::cpu {
 namespace {
@@ -17,6 +18,7 @@ template <class T> struct BackwardScratch {
   T* dz;                       // [items,NP] dL/d of the spikes of the step at hand
   T* gx_out;                   // [items,N] a row to be streamed out
   T* sums;                     // [n_coefficients,NP] gradients of the coefficients over the chunk: short sums round less
+  T* turned;                   // [N,max_items] dL/dc of a step
   uint32_t* nonzero;           // [words(I) + 1] inputs that are not zero, of one item
   ActiveRows active;
   RowGradient<T, false> gradient;  // the spikes of the chunk, into the gradient of w
@@ -33,6 +35,7 @@ template <class T> struct BackwardScratch {
     dv = m.take<T>(n * NP), da = m.take<T>(n * NP), di = m.take<T>(n * NP), dz = m.take<T>(n * NP);
     gx_out = m.take<T>(n * l.N + pad);
     sums = m.take<T>(n_coefficients * NP);
+    turned = m.take<T>(l.N * max_items);
     nonzero = m.take<uint32_t>(words(f.projection.I) + 1);
     active.entries = m.take<uint32_t>((row_items + 1) * l.N);
   }
@@ -65,16 +68,34 @@ template <class T, class Model> struct BackwardTile : Tile {
 
   LSNN_MEMBER T* gc(int64_t t) const { return s.gc + t % ring * many * ND; }
 
+  // Which way is the fastest for a step with so many neurons whose result is of use; measured in fused multiply-adds of a
+  // vector, which a sum over lanes and a row of its own take about 8 and 20 of.
+  LSNN_MEMBER Way fastest(int64_t step) const {
+    const bool known = past.choose && step >= 0;
+    if (p.way != Way::any) return p.way == Way::rows && !known ? Way::dense : p.way;
+    const double share = known ? (double)s.replay.active_n[step] / (double)(items * N) : 1;
+    const bool few = share < active_limit(items);
+    if (p.sparse.start) {
+      const double entries = (double)p.sparse.start[l.S * N] / (double)(l.S * N), vectors = (double)(NP / L);
+      const double sparse = 1.3 * entries * (double)((items * 2 <= max_items ? max_items / 2 : max_items) / L) + 20;
+      if (sparse < (few ? share * (double)items * (1.4 * vectors + 8) : vectors * (double)items)) return Way::sparse;
+    }
+    return few ? Way::rows : Way::dense;
+  }
+
   // dz += sum over delays of W dL/dc of the steps that the spikes of step t reached through (1); `step` is its place in the
   // chunk. Where few of the results are of use only those are computed; step -1: all of them.
   void product(int64_t t, int64_t step) const {
     if (model.row.stop & stop_rec) return;
-    const bool few = past.choose && step >= 0 && (double)s.replay.active_n[step] < active_limit(items) * (double)(items * N);
+    const Way way = fastest(step);
+    const uint16_t* active = past.choose && step >= 0 ? s.replay.active + step * NP / 16 * max_items : nullptr;
     for (int64_t d = 0; d < l.S; d++) {
       const int64_t reached = t + 1 + l.delays[d];
       if (reached < 0 || reached >= l.T) continue;
-      if (few) add_active_product(p.w + d * N * NP, N, NP, gc(reached), ND, s.dz, s.replay.active + step * NP / 16 * max_items, s.active);
-      else add_product(p.panels + d * NP * N, N, NP, gc(reached), ND, s.dz, NP, items);
+      const T* dc = gc(reached);
+      if (way == Way::sparse) add_sparse_product(p.sparse, d * N, N, NP, dc, ND, s.dz, items, active, s.turned);
+      else if (way == Way::rows) add_active_product(p.w + d * N * NP, N, NP, dc, ND, s.dz, active, s.active);
+      else add_product(p.panels + d * NP * N, N, NP, dc, ND, s.dz, NP, items);
     }
   }
 

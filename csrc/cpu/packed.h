@@ -15,6 +15,17 @@ inline constexpr int64_t max_items = 16;
 inline constexpr int64_t tile_items(int64_t B) { return B >= 32 ? max_items : B >= 8 ? 4 : B >= 4 ? 2 : 1; }
 inline constexpr int64_t tiles(int64_t B) { return (B + tile_items(B) - 1) / tile_items(B); }
 
+// How the backward pass multiplies: all of W; the rows of neurons whose result is of use; the synapses that are not zero.
+// LSNN_PRODUCT names one of them for tests; otherwise it follows from sizes and activity, step by step.
+enum class Way { any, dense, rows, sparse };
+
+// The synapses that are not zero, row by row of [S * N]; row r: entries [start[r], start[r + 1]).
+template <class T> struct Sparse {
+  const uint32_t* start;   // [S * N + 1], or null: not made
+  const uint16_t* column;  // [entries] ascending in each row
+  const T* value;          // [entries]
+};
+
 template <class T> struct Packed {
   int64_t NP;              // padded(N)
   int64_t W;               // words(N)
@@ -24,6 +35,9 @@ template <class T> struct Packed {
   const T* w_out;          // [N,OP] of the readout
   const T* panels_out;     // [NP/panel,O,panel] the same with j innermost
   const T* coefficients;   // [NP/lanes,n_coefficients + 2,lanes] padded with harmless values; then dampening and n_ref
+  Sparse<T> sparse;
+  bool sum_sparse;         // whether (1) adds the synapses that are not zero, or whole rows
+  Way way;                 // of the backward product
   AnyModel model;
 };
 

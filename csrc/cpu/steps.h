@@ -2,6 +2,7 @@
 // so does the backward pass where it computes again what was not saved.
 #pragma once
 #include "rows.h"
+#include "sparse.h"
 
 namespace lsnn::cpu {
 namespace {
@@ -30,7 +31,7 @@ template <class T> struct StepScratch {
   T* z;                   // [items,NP] z', where it is a real number: in the first step, and where spikes are smooth
   T* c;                   // [NP] the sum of (1) of one item
   int64_t capacity;       // events that an item can have in a step
-  uint32_t* rows;         // [items,capacity] offsets of weight rows
+  uint32_t* rows;         // [items,capacity] offsets of weight rows, or their numbers where only synapses that are not zero are added
   T* weights;             // [items,capacity] factors of those rows, for items with a factor that is not 1
   uint32_t* nonzero;      // [words(I) + 1] inputs that are not zero, of one item
 
@@ -53,8 +54,10 @@ template <class T, class Model> struct Steps : Tile {
   const StepScratch<T>& s;
   const T* x;
   int64_t x_stride_t, x_stride_b, I;
+  const int64_t row;         // what a row counts for in a list: NP numbers, or 1
   const T* z0;               // [D,B,N] spikes before the first step, newest first
   int64_t n[max_items];      // events of each item in the step at hand
+  int64_t n_inputs[max_items];  // how many of them, the first, are inputs
   bool weighted[max_items];  // whether they have factors
 
   LSNN_MEMBER Steps(const Layer& layer, const Packed<T>& packed, const Model& m, const StepScratch<T>& scratch, int64_t tile, const void* x,
@@ -68,6 +71,7 @@ template <class T, class Model> struct Steps : Tile {
         x_stride_t(x_stride_t),
         x_stride_b(x_stride_b),
         I(I),
+        row(packed.sum_sparse ? 1 : NP),
         z0((const T*)z0) {}
 
   LSNN_MEMBER const T* first_z(int64_t past, int64_t q) const { return z0 + ((-1 - past) * B + b0 + q) * N; }  // past < 0
@@ -75,13 +79,13 @@ template <class T, class Model> struct Steps : Tile {
 
   LSNN_MEMBER void add_bits(int64_t q, const uint32_t* bits, int64_t first) {
     const int64_t n0 = n[q];
-    n[q] = set_bits(bits, p.W, (uint32_t)first, (uint32_t)NP, s.rows + q * s.capacity, n0);
+    n[q] = set_bits(bits, p.W, (uint32_t)(first * row), (uint32_t)row, s.rows + q * s.capacity, n0);
     for (int64_t e = n0; weighted[q] && e < n[q]; e++) s.weights[q * s.capacity + e] = T(1);
   }
   LSNN_MEMBER void add_real(int64_t q, const T* z, int64_t first) {
     for (int64_t j = 0; j < N; j++)
       if (z[j] != T(0)) {
-        s.rows[q * s.capacity + n[q]] = (uint32_t)(first + j * NP);
+        s.rows[q * s.capacity + n[q]] = (uint32_t)((first + j) * row);
         s.weights[q * s.capacity + n[q]++] = z[j];
       }
   }
@@ -105,8 +109,9 @@ template <class T, class Model> struct Steps : Tile {
           for (int64_t i = 0; i < I; i += 64 / (int64_t)sizeof(T)) prefetch(x_row(t + 1, q) + i);
         add_inputs(q, x_row(t, q));
       }
+      n_inputs[q] = n[q];
       for (int64_t d = 0; d < l.S; d++) {
-        const int64_t then = t - 1 - l.delays[d], first = d * N * NP;
+        const int64_t then = t - 1 - l.delays[d], first = d * N;
         if (then < 0) add_real(q, first_z(then, q), first);
         else if (l.smooth) add_real(q, past.real(then, q), first);
         else add_bits(q, past.bits(then, q), first);
@@ -121,7 +126,11 @@ template <class T, class Model> struct Steps : Tile {
     if (!I && t + 1 < l.T)
       for (int64_t n = 0; n < N; n += 64 / (int64_t)sizeof(T)) prefetch(start + x_stride_t + n);
     const int64_t list = q * s.capacity;
-    sum_events(p.w, s.rows + list, weighted[q] ? s.weights + list : nullptr, n[q], start, N, s.c);  // (1)
+    const uint32_t* rows = s.rows + list;
+    const T* weights = weighted[q] ? s.weights + list : nullptr;
+    const int64_t whole = p.sum_sparse ? n_inputs[q] : n[q];
+    sum_events(p.w, rows, weights, whole, start, N, s.c);  // (1)
+    if (p.sum_sparse) add_sparse_events(p.sparse, rows + whole, weights ? weights + whole : nullptr, n[q] - whole, s.c);
     // Locals, as every store through a pointer might change a member.
     const Model model = this->model;
     const bool smooth = l.smooth, write_i = model.synapse || keep_i;

@@ -82,6 +82,7 @@ struct Case {
   uint64_t absent = 0;     // names whose pointer is null
   int64_t first_r = -1;    // largest refractory counter of the first state; -1: one more than n_ref, if there is one
   double theta = 1, width = 1;  // factors: thresholds below zero, few neurons near their threshold
+  double density = 1;      // share of the synapses that are not zero
 
   int64_t item() const { return B * N; }
   int64_t D() const { return delays.back() + 1; }
@@ -98,7 +99,8 @@ struct Case {
                                                        {"absent", absent},
                                                        {"first_r", first_r},
                                                        {"width%", int64_t(100 * width)},
-                                                       {"theta%", int64_t(100 * theta)}};
+                                                       {"theta%", int64_t(100 * theta)},
+                                                       {"density%", int64_t(100 * density)}};
     for (auto [what, n] : numbers) s += std::string(" ") + what + "=" + std::to_string(n);
     for (int64_t d : delays) s += (d == delays[0] ? " delays=" : ",") + std::to_string(d);
     return s;
@@ -142,7 +144,7 @@ inline double input(const Case& c, int name, int64_t i) {
   const int64_t most_r = c.first_r >= 0 ? c.first_r : c.n_ref ? c.n_ref + 1 : 0;
   switch (name) {
     case x: return -1 + 3.2 * u;
-    case w: return (u - 0.5) / std::sqrt(double(c.N));
+    case w: return drawn(92, i, 0, 1) < c.density ? (u - 0.5) / std::sqrt(double(c.N)) : 0;
     case v0:
     case i0: return -0.5 + 1.2 * u;
     case a0: return 0.5 * u;

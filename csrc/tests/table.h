@@ -56,6 +56,12 @@ inline std::vector<Case> table() {
         all.push_back({.row = 2 * int(B % 8), .surrogate = Surrogate::boxcar, .T = 20, .B = B, .N = N, .delays = {0, 1}, .width = width});
         all.push_back({.row = 7, .T = 20, .B = B, .N = N, .delays = {3}, .n_ref = 2, .smooth = true, .width = width});
       }
+  for (int64_t N : {1, 33, 220})  // few synapses: none, some rows without one
+    for (int64_t B : {1, 5, 17, 33})
+      for (double density : {0.0, 0.02, 0.2}) {
+        all.push_back({.T = 20, .B = B, .N = N, .n_ref = 1, .want = 0, .zero = paper, .density = density});
+        if (N < 200) all.push_back({.row = int(B % n_rows), .T = 20, .B = B, .N = N, .delays = {0, 1, 2, 5}, .density = density});
+      }
   // So many tiles, delays and neurons that weight gradients are summed over several tiles at once, see run.cpp.
   all.push_back({.T = 1, .B = 176, .N = 440, .delays = std::vector<int64_t>(16), .want = 0, .zero = paper});
   for (int64_t d = 0; d < 16; d++) all.back().delays[d] = d;

@@ -33,7 +33,7 @@ Fifteen alif_forward(Tensor current, Tensor w_rec, Tensor coefficients, Maybe de
   const StateHolder s = make_state(current, l, v, a, i, r, z);
   const Tensor x = current.stride(2) == 1 || current.size(2) == 1 ? current : dense(current);
   const Maybe c = dense(bias), p0 = dense(p);
-  const Projection in = make_projection(x, w_in, c, N);
+  const Projection in = make_projection(x, w_in, c, l);
   const Readout readout = make_readout(x, w_out, p0, k_out, B, N);
 
   auto when = [&](bool wanted, const Ints& sizes) { return empty(current, wanted ? sizes : Ints{0}, type); };
@@ -96,7 +96,7 @@ Eleven alif_backward(Maybe g_spikes, Maybe g_trace_v, Maybe g_trace_a, Maybe g_t
   }
   const StateHolder s = make_state(y, l, v, a, i, r, z);
   const Maybe c = dense(bias), p0 = dense(p);
-  const Projection in = x ? make_projection(*x, w_in, c, N) : Projection{};
+  const Projection in = x ? make_projection(*x, w_in, c, l) : Projection{};
   const Readout readout = make_readout(y, w_out, p0, k_out, B, N);
   if (want & (1 << KAPPA | 1 << SIGMA) && coefficients.is_cpu())
     for (int64_t n = 0; n < N; n++)

@@ -102,8 +102,9 @@ inline StateHolder make_state(const Tensor& like, const Layer& l, const Tensor& 
 inline std::optional<Tensor> dense(const std::optional<Tensor>& t) { return t ? std::optional<Tensor>(dense(*t)) : std::nullopt; }
 
 // The projection in front of the recurrence; x is [T,B,I] then.
-inline Projection make_projection(const Tensor& x, const std::optional<Tensor>& w_in, const std::optional<Tensor>& bias, int64_t N) {
+inline Projection make_projection(const Tensor& x, const std::optional<Tensor>& w_in, const std::optional<Tensor>& bias, const Layer& l) {
   Projection in{};
+  const int64_t N = l.N;
   if (!w_in) {
     STD_TORCH_CHECK(!bias, "bias: expected w_in beside it, got none");
     return in;
@@ -112,7 +113,8 @@ inline Projection make_projection(const Tensor& x, const std::optional<Tensor>& 
   STD_TORCH_CHECK(x.size(2) >= 1, "current: expected one input or more beside w_in, got shape ", shape_text(x));
   in.I = x.size(2);
   check_like(*w_in, "w_in", x), check_shape(*w_in, "w_in", {N, in.I});
-  STD_TORCH_CHECK((in.I + 1) * (N + 64) < int64_t(1) << 31, "w_in: expected less than 2^31 numbers, got ", shape_text(*w_in));
+  STD_TORCH_CHECK((l.S * N + in.I + 1) * (N + 64) < int64_t(1) << 32,
+                  "w_in: expected less than 2^32 numbers together with w_rec of every delay, got ", shape_text(*w_in));
   if (bias) {
     check_like(*bias, "bias", x), check_shape(*bias, "bias", {N});
     STD_TORCH_CHECK(bias->is_contiguous(), "bias: expected a contiguous tensor");

@@ -1,0 +1,147 @@
+// The layer in the layout of packed.h. For run.cpp, which no instruction set compiles.
+#pragma once
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "block_cache.h"
+#include "packed.h"
+
+namespace lsnn::cpu {
+namespace {
+
+// LSNN_PRODUCT, for tests.
+inline Way way_asked() {
+  const char* asked = std::getenv("LSNN_PRODUCT");
+  if (!asked || !*asked) return Way::any;
+  const char* names[] = {"any", "dense", "rows", "sparse"};
+  for (int way = 0; way < 4; way++)
+    if (!std::strcmp(asked, names[way])) return Way(way);
+  throw std::runtime_error(std::string("LSNN_PRODUCT: expected dense, rows or sparse, got '") + asked + "'");
+}
+
+template <class F> void each(Parallel parallel, int64_t n, const F& body) {
+  parallel(n, [](int64_t i, void* context) { (*static_cast<const F*>(context))(i); }, const_cast<F*>(&body));
+}
+
+// get(r, c) for all rows and columns into to(r, c), in squares that fit the first cache whichever of the two is contiguous.
+template <class Get, class To> void copy_squares(Parallel parallel, int64_t rows, int64_t columns, const Get& get, const To& to) {
+  constexpr int64_t side = 32;
+  each(parallel, (rows + side - 1) / side, [&](int64_t part) {
+    const int64_t r0 = part * side, r1 = std::min(rows, r0 + side);
+    for (int64_t c0 = 0; c0 < columns; c0 += side)
+      for (int64_t r = r0, c1 = std::min(columns, c0 + side); r < r1; r++)
+        for (int64_t c = c0; c < c1; c++) to(r, c) = get(r, c);
+  });
+}
+
+// A matrix of any strides into rows of `stride` numbers, zeros beyond its columns.
+template <class T>
+void copy_rows(Parallel parallel, int64_t rows, int64_t columns, const void* from, int64_t stride_r, int64_t stride_c, T* to,
+               int64_t stride) {
+  const T* f = (const T*)from;
+  for (int64_t r = 0; r < rows; r++) std::fill(to + r * stride + columns, to + (r + 1) * stride, T(0));
+  if (stride_c == 1) each(parallel, rows, [&](int64_t r) { std::copy_n(f + r * stride_r, columns, to + r * stride); });
+  else if (stride_r == 1)
+    copy_squares(
+        parallel, rows, columns, [=](int64_t r, int64_t c) { return f[r + c * stride_c]; },
+        [=](int64_t r, int64_t c) -> T& { return to[r * stride + c]; });
+  else
+    copy_squares(
+        parallel, rows, columns, [=](int64_t r, int64_t c) { return f[r * stride_r + c * stride_c]; },
+        [=](int64_t r, int64_t c) -> T& { return to[r * stride + c]; });
+}
+
+// The layer in the layout of packed.h, in one block.
+template <class T> struct PackedLayer {
+  Block block;
+  Packed<T> packed;
+
+  struct Sizes {
+    int64_t w, bias, panels, w_out, panels_out, coefficients;
+    int64_t sum() const { return w + bias + panels + w_out + panels_out + coefficients; }
+  };
+  static Sizes sizes(const Layer& l, const Projection& in, const Readout& out, bool backward) {
+    const int64_t NP = padded(l.N), each = l.N * NP;
+    return {l.S * each + in.I * NP,   NP, backward ? l.S * each : 0, l.N * padded_outputs(out.O), backward ? NP * out.O : 0,
+            (n_coefficients + 2) * NP};
+  }
+
+  PackedLayer(const Layer& l, const Projection& in, const Readout& out, const AnyModel& model, const Kernels<T>& kernels, bool backward,
+              Parallel parallel)
+      : block(sizes(l, in, out, backward).sum() * (int64_t)sizeof(T)) {
+    const Sizes size = sizes(l, in, out, backward);
+    const int64_t N = l.N, NP = padded(N), each = N * NP, OP = padded_outputs(out.O), panel = kernels.panel, lanes = kernels.lanes;
+    T* w = (T*)block.data;
+    T *bias = w + size.w, *panels = bias + size.bias, *w_out = panels + size.panels, *panels_out = w_out + size.w_out,
+      *k = panels_out + size.panels_out;
+    if (l.S == 1) copy_rows(parallel, N, N, l.w, l.w_stride_j, l.w_stride_k, w, NP);
+    for (int64_t s = 0; l.S > 1 && s < l.S; s++)
+      copy_squares(
+          parallel, N, NP,
+          [&](int64_t j, int64_t n) {
+            const bool here = n < N && l.delay[j * N + n] == l.delays[s];
+            return here ? ((const T*)l.w)[j * l.w_stride_j + n * l.w_stride_k] : T(0);
+          },
+          [&](int64_t j, int64_t n) -> T& { return w[s * each + j * NP + n]; });
+    for (int64_t s = 0; backward && s < l.S; s++) {
+      const T* from = w + s * each;
+      T* to = panels + s * each;
+      std::fill(to + N / panel * panel * N, to + each, T(0));
+      copy_squares(
+          parallel, N, N, [=](int64_t j, int64_t n) { return from[j * NP + n]; },
+          [=](int64_t j, int64_t n) -> T& { return to[(j / panel * N + n) * panel + j % panel]; });
+    }
+    if (in.I) copy_rows(parallel, in.I, N, in.w, in.w_stride_i, in.w_stride_n, w + l.S * each, NP);
+    for (int64_t n = 0; n < NP; n++) bias[n] = in.I && in.bias && n < N ? ((const T*)in.bias)[n] : T(0);
+    auto w_oj = [&](int64_t o, int64_t j) {
+      return o < out.O && j < N ? ((const T*)out.w)[o * out.w_stride_o + j * out.w_stride_n] : T(0);
+    };
+    for (int64_t j = 0; j < N; j++)
+      for (int64_t o = 0; o < OP; o++) w_out[j * OP + o] = w_oj(o, j);
+    for (int64_t j = 0; backward && j < NP; j++)
+      for (int64_t o = 0; o < out.O; o++) panels_out[(j / panel * out.O + o) * panel + j % panel] = w_oj(o, j);
+    for (int64_t c = 0; c < n_coefficients + 2; c++)
+      for (int64_t n = 0; n < NP; n++) {
+        const T beyond = c == THETA || c == WIDTH ? T(1) : T(0);  // harmless: no spike, no division by 0
+        k[(n / lanes * (n_coefficients + 2) + c) * lanes + n % lanes] = c == n_coefficients       ? T(l.dampening)
+                                                                        : c == n_coefficients + 1 ? T(l.n_ref)
+                                                                        : n < N                   ? ((const T*)l.coefficients)[c * N + n]
+                                                                                                  : beyond;
+      }
+    packed = {NP, words(N), w, bias, panels, w_out, panels_out, k, {}, false, way_asked(), model};
+    make_sparse(l, kernels);
+  }
+
+ private:
+  std::vector<uint32_t> start;
+  std::vector<uint16_t> column;
+  std::vector<T> value;
+
+  // The synapses that are not zero, beside the whole matrix, where they are few.
+  void make_sparse(const Layer& l, const Kernels<T>& kernels) {
+    const int64_t rows = l.S * l.N, NP = packed.NP;
+    const bool asked = packed.way == Way::sparse;
+    if (!asked && (packed.way != Way::any || rows == 0)) return;
+    int64_t n = 0;
+    for (int64_t at = 0; at < rows * NP; at++) n += packed.w[at] != T(0);  // zeros stand beyond N
+    if (!asked && n > rows * l.N * 4 / 10) return;
+    start.reserve(rows + 1), column.reserve(n), value.reserve(n);
+    for (int64_t r = 0; r < rows; r++) {
+      start.push_back((uint32_t)column.size());
+      for (int64_t k = 0; k < l.N; k++)
+        if (packed.w[r * NP + k] != T(0)) column.push_back((uint16_t)k), value.push_back(packed.w[r * NP + k]);
+    }
+    start.push_back((uint32_t)column.size());
+    packed.sparse = {start.data(), column.data(), value.data()};
+    // Measured: an entry takes about as long as 1.7 vectors of a row in the second cache, or a third of one beyond it.
+    const double entries = double(n) / double(rows), vectors = double(NP / kernels.lanes);
+    packed.sum_sparse = asked || entries * (rows * NP * (int64_t)sizeof(T) > 1 << 20 ? 0.4 : 1.7) < vectors;
+  }
+};
+
+}  // namespace
+}  // namespace lsnn::cpu
