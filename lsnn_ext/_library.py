@@ -63,7 +63,7 @@ class _Alif(torch.autograd.Function):
         current: Tensor, w_rec: Tensor, coefficients: Tensor, v: Tensor, a: Tensor, i: Tensor, r: Tensor, z: Tensor,
         w_in: Tensor | None, bias: Tensor | None, w_out: Tensor | None, p: Tensor | None, delay: Tensor | None,
         delays: list[int], dynamics: int, surrogate: int, dampening: float, refractory: int, smooth: bool,
-        checkpoint: int, k_out: float, trace: bool, spikes: bool, want: int,
+        checkpoint: int, k_out: float, trace: bool, spikes: bool, sparse_grad: bool, want: int,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         return torch.ops.lsnn.alif_forward(
             current, w_rec, coefficients, delay, delays, v, a, i, r, z, w_in, bias, w_out, p, dynamics, surrogate,
@@ -86,7 +86,7 @@ class _Alif(torch.autograd.Function):
     def backward(ctx: Any, *g: Tensor | None) -> tuple[Tensor | None, ...]:
         _refuse_second_derivative()
         current, w_rec, coefficients, v, a, i, r, z, w_in, bias, w_out, p, delay, *saved = ctx.saved_tensors
-        delays, *numbers, trace, spikes, want = ctx.constants
+        delays, *numbers, trace, spikes, sparse_grad, want = ctx.constants
         # A compiled graph makes zeros of shape (0,) for what was not asked for.
         g_spikes = g[0] if spikes else None
         g_traces = g[6:9] if trace else (None, None, None)
@@ -97,6 +97,8 @@ class _Alif(torch.autograd.Function):
             g_spikes, *g_traces, g[1], g[2], g[3], g[5], *g_readout, current, w_rec, coefficients, delay, delays, v, a,
             i, r, z, w_in, bias, w_out, p, *saved, *numbers, want, wanted,
         )  # fmt: skip
+        if sparse_grad and needed[1]:
+            g_w = g_w.masked_fill_(w_rec == 0, 0.0)
         if w_in is not None and needed[0]:
             rows = g_current.flatten(0, 1)
             g_current = torch.mm(rows, w_in, out=torch.ops.lsnn.buffer(rows, rows.shape[0], w_in.shape[1]))
@@ -104,7 +106,7 @@ class _Alif(torch.autograd.Function):
         found = (g_current, g_w, None, g_v, g_a, g_i, None, g_z, g_in, g_bias, g_out, g_p)
         gradients = [x if need else None for x, need in zip(found, needed, strict=False)]
         gradients[2] = g_coefficients if want else None
-        return (*gradients, *[None] * 12)
+        return (*gradients, *[None] * 13)
 
 
 class Projection(NamedTuple):
@@ -126,12 +128,12 @@ def alif(
     current: Tensor, w_rec: Tensor, coefficients: Tensor, delay: Tensor | None, delays: list[int],
     state: tuple[Tensor, ...], *, dynamics: str, surrogate: str, dampening: float, refractory: int, smooth: bool,
     trace: bool, want: int, checkpoint: int = 0, projection: Projection | None = None, readout: Readout | None = None,
-    spikes: bool = True,
+    spikes: bool = True, sparse_grad: bool = False,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """The eleven differentiable outputs: spikes; v, a, i, r, z after the last step; traces v, a, threshold; p, last p.
 
     want: bit k set where the gradient of row k of coefficients (11,N) is asked for. checkpoint: 0, or steps between
-    two saved states. spikes False: they are not written as numbers.
+    two saved states. spikes False: they are not written as numbers. sparse_grad: no gradient where w_rec is 0.
     """
     forward_mode = not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0
     w_in, bias = projection if projection else (None, None)
@@ -139,7 +141,8 @@ def alif(
     tensors = (current, w_rec, coefficients, *state, w_in, bias, w_out, p)
     numbers = (DYNAMICS[dynamics], SURROGATES[surrogate], dampening, refractory, smooth)
     if forward_mode or torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        return _Alif.apply(*tensors, delay, delays, *numbers, checkpoint, k_out, trace, spikes, want)[:11]
+        constants = (delays, *numbers, checkpoint, k_out, trace, spikes, sparse_grad, want)
+        return _Alif.apply(*tensors, delay, *constants)[:11]
     with torch.no_grad():
         return torch.ops.lsnn.alif_forward(
             current, w_rec, coefficients, delay, delays, *state, w_in, bias, w_out, p, *numbers, trace, False, 0, k_out,

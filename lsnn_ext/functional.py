@@ -28,7 +28,7 @@ def alif(
     R: Coefficient | None = None, refractory: int = 0, delay: int | Tensor | Delays = 0, dynamics: str = "lsnn",
     surrogate: str | None = None, dampening: float | None = None, width: Coefficient | None = None,
     state: State | None = None, trace: bool = False, smooth: bool = False,
-    checkpoint_every: int | str | None = None,
+    checkpoint_every: int | str | None = None, sparse_grad: bool = False,
 ) -> tuple[Tensor, State] | tuple[Tensor, State, Traces]:  # fmt: skip
     """Recurrent neurons with adaptation over a whole sequence, as one operator; docs/equations.md has the equations.
 
@@ -54,11 +54,14 @@ def alif(
         state: State to start from. Default zeros. Of a longer history of spikes the newest are used.
         trace: also return Traces of membrane, adaptation and moving threshold, each (T, B, N), differentiable.
         smooth: spikes become the antiderivative of the pseudo-derivative, real numbers, for gradient checks.
-        checkpoint_every: None: y of equation (5) is saved for every step, 4 bytes per neuron-step. An int K: only the
-            state every K steps (rounded up to a multiple of 16) and a bit per neuron-step; the backward pass computes the rest again, to the same bits
-            and gradients (that of sigma: to rounding), K steps at a time. A text such as "500 MB": the saved tensors and the scratch memory of the
-            backward pass stay below it, with the K that takes least where saving all does not fit. CPU only: on other
-            devices everything is saved.
+        checkpoint_every: None: y of equation (5) is saved for every step, 4 bytes per neuron-step. An int K:
+            only the state every K steps (rounded up to a multiple of 16) and a bit per neuron-step; the
+            backward pass computes the rest again, to the same bits and gradients (that of sigma: to
+            rounding), K steps at a time. A text such as "500 MB": the saved tensors and the scratch memory of
+            the backward pass stay below it, with the K that takes least where saving all does not fit. CPU
+            only: on other devices everything is saved.
+        sparse_grad: only synapses that are not zero get a gradient in w_rec, the others 0. Where most of w_rec is
+            zero the CPU kernels follow the others alone, whatever is said here.
 
     Returns:
         spikes (T, B, N) of 0 and 1, the State after the last step, and with trace=True the Traces.
@@ -72,7 +75,7 @@ def alif(
     neuron = dict(
         alpha=alpha, theta=theta, rho=rho, beta=beta, kappa=kappa, q=q, p=p, eta=eta, sigma=sigma, R=R, width=width,
         refractory=refractory, delay=delay, dynamics=dynamics, surrogate=surrogate, dampening=dampening, state=state,
-        trace=trace, smooth=smooth, checkpoint_every=checkpoint_every,
+        trace=trace, smooth=smooth, checkpoint_every=checkpoint_every, sparse_grad=sparse_grad,
     )  # fmt: skip
     spikes, *last, trace_v, trace_a, threshold, _, _ = _outputs(current, w_rec, neuron)
     if trace:
@@ -119,7 +122,7 @@ def _outputs(
         current.to(dtype), w_rec.to(dtype), coefficients, synapse, delays, state, dynamics=dynamics,
         surrogate=surrogate, dampening=float(dampening), refractory=refractory, smooth=smooth, trace=trace, want=want,
         checkpoint=checkpoint if current.device.type == "cpu" else 0, projection=projection, readout=readout,
-        spikes=spikes,
+        spikes=spikes, sparse_grad=neuron.get("sparse_grad", False),
     )  # fmt: skip
     return out.to(current.dtype), *others
 
@@ -194,7 +197,7 @@ def layer(
 
 _NEURON = {
     *COEFFICIENTS, "refractory", "delay", "dynamics", "surrogate", "dampening", "state", "trace", "smooth",
-    "checkpoint_every",
+    "checkpoint_every", "sparse_grad",
 }  # fmt: skip
 
 

@@ -263,7 +263,8 @@ def alif(current: Tensor, w_rec: Tensor, *, alpha: Coefficient, theta: Coefficie
          p: Coefficient | None = None, eta: Coefficient | None = None, sigma: Coefficient | None = None,
          R: Coefficient | None = None, refractory: int = 0, delay: int | Tensor = 0, dynamics: str = "lsnn",
          surrogate: str | None = None, dampening: float | None = None, width: Coefficient | None = None,
-         state: State | None = None, trace: bool = False, smooth: bool = False, checkpoint_every: int | None = None,
+         state: State | None = None, trace: bool = False, smooth: bool = False,
+         checkpoint_every: int | str | None = None, sparse_grad: bool = False,
          ) -> tuple[Tensor, State] | tuple[Tensor, State, Traces]:
     """The whole sequence: (spikes, state), with trace=True (spikes, state, traces).
 
@@ -273,12 +274,15 @@ def alif(current: Tensor, w_rec: Tensor, *, alpha: Coefficient, theta: Coefficie
     Half-precision currents are computed in float32: the spikes have the dtype of current, state and traces float32.
     smooth=True makes z = dampening * antiderivative(m), a real number, so that the whole recurrence is differentiable;
     the counter of (9) still follows the test.  checkpoint_every saves memory in the compiled form; here it is ignored.
+    sparse_grad=True gives synapses that are 0 no gradient.
     """
     row = named_row(dynamics)
     shape = named_surrogate(row.surrogate if surrogate is None else surrogate)
     height = row.dampening if dampening is None else dampening
     (_, B, N), device = current.shape, current.device
     dtype = torch.promote_types(current.dtype, torch.float32)
+    if sparse_grad:
+        w_rec = torch.where(w_rec == 0, torch.zeros_like(w_rec), w_rec)
     given = coefficients(dynamics, alpha=alpha, theta=theta, rho=rho, beta=beta, kappa=kappa, q=q, p=p, eta=eta,
                          sigma=sigma, width=width, R=R)
     k = {name: torch.as_tensor(value, dtype=dtype, device=device) for name, value in given.items()}

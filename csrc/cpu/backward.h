@@ -18,7 +18,8 @@ template <class T> struct BackwardScratch {
   T* dz;                       // [items,NP] dL/d of the spikes of the step at hand
   T* gx_out;                   // [items,N] a row to be streamed out
   T* sums;                     // [n_coefficients,NP] gradients of the coefficients over the chunk: short sums round less
-  T* turned;                   // [N,max_items] dL/dc of a step
+  T* turned;                   // [D,N,max_items] dL/dc of the last steps for the sparse product, step t in slot t % D
+  const T** slices;            // [S] those of a step's delays
   uint32_t* nonzero;           // [words(I) + 1] inputs that are not zero, of one item
   ActiveRows active;
   RowGradient<T, false> gradient;  // the spikes of the chunk, into the gradient of w
@@ -35,7 +36,7 @@ template <class T> struct BackwardScratch {
     dv = m.take<T>(n * NP), da = m.take<T>(n * NP), di = m.take<T>(n * NP), dz = m.take<T>(n * NP);
     gx_out = m.take<T>(n * l.N + pad);
     sums = m.take<T>(n_coefficients * NP);
-    turned = m.take<T>(l.N * max_items);
+    turned = m.take<T>(l.D * l.N * max_items), slices = m.take<const T*>(l.S);
     nonzero = m.take<uint32_t>(words(f.projection.I) + 1);
     active.entries = m.take<uint32_t>((row_items + 1) * l.N);
   }
@@ -67,6 +68,7 @@ template <class T, class Model> struct BackwardTile : Tile {
         readout(l, args.readout, packed, scratch.readout, tile) {}
 
   LSNN_MEMBER T* gc(int64_t t) const { return s.gc + t % ring * many * ND; }
+  LSNN_MEMBER T* turned(int64_t t) const { return s.turned + t % l.D * N * max_items; }
 
   // Which way is the fastest for a step with so many neurons whose result is of use; measured in fused multiply-adds of a
   // vector, which a sum over lanes and a row of its own take about 8 and 20 of.
@@ -91,12 +93,13 @@ template <class T, class Model> struct BackwardTile : Tile {
     const uint16_t* active = past.choose && step >= 0 ? s.replay.active + step * NP / 16 * max_items : nullptr;
     for (int64_t d = 0; d < l.S; d++) {
       const int64_t reached = t + 1 + l.delays[d];
-      if (reached < 0 || reached >= l.T) continue;
-      const T* dc = gc(reached);
-      if (way == Way::sparse) add_sparse_product(p.sparse, d * N, N, NP, dc, ND, s.dz, items, active, s.turned);
-      else if (way == Way::rows) add_active_product(p.w + d * N * NP, N, NP, dc, ND, s.dz, active, s.active);
-      else add_product(p.panels + d * NP * N, N, NP, dc, ND, s.dz, NP, items);
+      const bool none = reached < 0 || reached >= l.T;
+      s.slices[d] = none ? nullptr : turned(reached);
+      if (none || way == Way::sparse) continue;
+      if (way == Way::rows) add_active_product(p.w + d * N * NP, N, NP, gc(reached), ND, s.dz, active, s.active);
+      else add_product(p.panels + d * NP * N, N, NP, gc(reached), ND, s.dz, NP, items);
     }
+    if (way == Way::sparse) add_sparse_product(p.sparse, l.S, N, NP, s.slices, s.dz, items, active);
   }
 
   // The adjoint of one step for all items; dz holds all that reached the spikes of step t but what comes from outside.
@@ -199,6 +202,7 @@ template <class T, class Model> struct BackwardTile : Tile {
   void run(const Sums<T>& sums) {
     copy_in(s.dv, f.glast.v), copy_in(s.da, f.glast.a), copy_in(s.di, f.glast.i), copy_in(s.dz, nullptr);
     if (f.readout.O) readout.start(f.gp_last);
+    if (p.sparse.start) memset(s.turned, 0, l.D * N * max_items * sizeof(T));
     const int64_t every = f.saved.every;
     for (int64_t S0 = (l.T - 1) / every * every; l.T && S0 >= 0; S0 -= every) {
       const int64_t S1 = S0 + every < l.T ? S0 + every : l.T;
@@ -212,6 +216,7 @@ template <class T, class Model> struct BackwardTile : Tile {
           product(t, t - t0);
           if (f.readout.O) readout.adjoint(f.gp, t, t - t0, s.dz);
           adjoint(t, t0, s.sums);
+          if (p.sparse.start) turn_items(gc(t), ND, items, N, turned(t));
         }
         for (int64_t c = 0; sums.k && c < n_coefficients * NP; c++) sums.k[c] += s.sums[c];
         if (sums.w) weight_gradient(t0, t1, sums.w);

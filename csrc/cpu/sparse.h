@@ -18,55 +18,68 @@ template <class T> LSNN_LOCAL void add_sparse_events(const Sparse<T>& w, const u
   }
 }
 
-// d [items,d_stride] -> turned [N,max_items], zeros beyond the items.
+// d [items,d_stride] -> turned [N,max_items]; what stands beyond the items is left as it is.
 template <class T> LSNN_LOCAL void turn_items(const T* d, int64_t d_stride, int64_t items, int64_t N, T* turned) {
   for (int64_t k = 0; k < N; k++)
-    for (int64_t q = 0; q < max_items; q++) turned[k * max_items + q] = q < items ? d[q * d_stride + k] : T(0);
+    for (int64_t q = 0; q < items; q++) turned[k * max_items + q] = d[q * d_stride + k];
 }
 
-// C vectors of items at a time; several sums of each, so that one need not wait for the other.
-template <int C, class T>
-LSNN_INLINE void sparse_row(const Sparse<T>& w, uint32_t begin, uint32_t end, const T* turned, T* out) {
-  constexpr int L = Vec<T>::lanes, parts = C == 1 ? 4 : C == 2 ? 3 : C == 4 ? 2 : 1;
+// The sums of one neuron over its synapses, C vectors of items; several sums of each, so that one need not wait for the other.
+template <int C, class T> struct SparseSums {
+  static constexpr int L = Vec<T>::lanes, parts = C == 1 ? 4 : C == 2 ? 3 : C == 4 ? 2 : 1;
   Vec<T> sum[parts][C];
+
+  LSNN_MEMBER SparseSums() {
 #pragma GCC unroll 4
-  for (int p = 0; p < parts; p++)
+    for (int p = 0; p < parts; p++)
 #pragma GCC unroll 8
-    for (int v = 0; v < C; v++) sum[p][v] = Vec<T>(0);
-  auto add = [&](uint32_t i, Vec<T>* to) LSNN_LAMBDA {
+      for (int v = 0; v < C; v++) sum[p][v] = Vec<T>(0);
+  }
+  LSNN_MEMBER void add_one(const Sparse<T>& w, uint32_t i, const T* turned, Vec<T>* to) const {
     const T* d = turned + (int64_t)w.column[i] * max_items;
     const Vec<T> x = Vec<T>(w.value[i]);
 #pragma GCC unroll 8
     for (int v = 0; v < C; v++) to[v] = fma_(x, load(d + v * L), to[v]);
-  };
-  uint32_t i = begin;
-  for (; i + parts <= end; i += parts)
-#pragma GCC unroll 4
-    for (int p = 0; p < parts; p++) add(i + (uint32_t)p, sum[p]);
-  for (; i < end; i++) add(i, sum[0]);
-#pragma GCC unroll 8
-  for (int v = 0; v < C; v++) {
-#pragma GCC unroll 4
-    for (int p = 1; p < parts; p++) sum[0][v] = sum[0][v] + sum[p][v];
-    store(out + v * L, sum[0][v]);
   }
-}
+  LSNN_MEMBER void add(const Sparse<T>& w, int64_t row, const T* turned) {
+    uint32_t i = w.start[row];
+    const uint32_t end = w.start[row + 1];
+    for (; i + parts <= end; i += parts)
+#pragma GCC unroll 4
+      for (int p = 0; p < parts; p++) add_one(w, i + (uint32_t)p, turned, sum[p]);
+    for (; i < end; i++) add_one(w, i, turned, sum[0]);
+  }
+  LSNN_MEMBER void write(T* out) {
+#pragma GCC unroll 8
+    for (int v = 0; v < C; v++) {
+#pragma GCC unroll 4
+      for (int p = 1; p < parts; p++) sum[0][v] = sum[0][v] + sum[p][v];
+      store(out + v * L, sum[0][v]);
+    }
+  }
+};
 
-// out[q][j] += sum_k w_jk d[q][k] over the entries of rows [first, first + N). active: as of add_active_product, or null: all.
-// turned [N,max_items] is scratch memory; d [items,d_stride], out [items,NP].
-template <class T>
-LSNN_LOCAL void add_sparse_product(const Sparse<T>& w, int64_t first, int64_t N, int64_t NP, const T* d, int64_t d_stride, T* out,
-                                   int64_t items, const uint16_t* active, T* turned) {
-  constexpr int L = Vec<T>::lanes, most = (int)max_items / L;
-  turn_items(d, d_stride, items, N, turned);
+// out[q][j] += sum over delays d and synapses jk of w_jk dc_d[q][k]. turned: [S] the dc_d, [N,max_items] each, or null where
+// there is none. active: as of add_active_product, or null: all neurons. out [items,NP].
+template <int C, class T>
+LSNN_LOCAL void add_sparse_rows(const Sparse<T>& w, int64_t S, int64_t N, int64_t NP, const T* const* turned, T* out, int64_t items,
+                                const uint16_t* active) {
   for (int64_t j = 0; j < N; j++) {
     if (active && !column_of_bits(active + j / 16 * max_items, j % 16)) continue;
-    const uint32_t begin = w.start[first + j], end = w.start[first + j + 1];
-    T sum[max_items];
-    if (items * 2 <= max_items && most > 1) sparse_row<(most + 1) / 2>(w, begin, end, turned, sum);
-    else sparse_row<most>(w, begin, end, turned, sum);
+    SparseSums<C, T> sums;
+    for (int64_t d = 0; d < S; d++)
+      if (turned[d]) sums.add(w, d * N + j, turned[d]);
+    T sum[max_items] = {};
+    sums.write(sum);
     for (int64_t q = 0; q < items; q++) out[q * NP + j] += sum[q];
   }
+}
+template <class T>
+LSNN_INLINE void add_sparse_product(const Sparse<T>& w, int64_t S, int64_t N, int64_t NP, const T* const* turned, T* out, int64_t items,
+                                    const uint16_t* active) {
+  constexpr int most = (int)max_items / Vec<T>::lanes, half = (most + 1) / 2;
+  if (items * 2 <= max_items) add_sparse_rows<half>(w, S, N, NP, turned, out, items, active);
+  else add_sparse_rows<most>(w, S, N, NP, turned, out, items, active);
 }
 
 }  // namespace
