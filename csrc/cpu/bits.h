@@ -26,21 +26,24 @@ constexpr Places places_of_bits() {
 alignas(64) constexpr Places places = places_of_bits();
 #endif
 
-// Appends first + stride * j for every set bit j, ascending, and returns the new length; `out` has room for 16 more. Words have
-// 32 bits, or 16 and zeros above them. Where the instruction set can pack no branch depends on the data: a loop over set bits
-// mispredicts once a word, which costs more than adding the rows. With vectors of 16 bytes packing costs still more.
-template <int word_bits = 32>
+// Appends first + stride * j for every set bit j, ascending, and returns the new length; `out` has room for 16 more. Where the
+// instruction set can pack there is no loop over set bits, which mispredicts once a word and so costs more than adding the
+// rows. AVX-512 packs the halves of words that are not empty, and only their number is a surprise to the processor. With
+// vectors of 16 bytes packing costs more than it saves.
 LSNN_INLINE int64_t set_bits(const uint32_t* row, int64_t n_words, uint32_t first, uint32_t stride, uint32_t* out, int64_t n) {
 #if LSNN_ISA == 512
   const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  __m512i id = _mm512_add_epi32(_mm512_set1_epi32(first), _mm512_mullo_epi32(lane, _mm512_set1_epi32(stride)));
-  const __m512i next = _mm512_set1_epi32(16 * stride);
-  constexpr int halves = word_bits / 16;
-  for (int64_t h = 0; h < halves * n_words; h++) {
-    const unsigned bits = row[h / halves] >> 16 * (h % halves) & 0xffff;
-    _mm512_storeu_si512(out + n, _mm512_maskz_compress_epi32(bits, id));
-    n += __builtin_popcount(bits);
-    id = _mm512_add_epi32(id, next);
+  const __m512i id = _mm512_add_epi32(_mm512_set1_epi32(first), _mm512_mullo_epi32(lane, _mm512_set1_epi32(stride)));
+  for (int64_t w = 0; w < n_words; w += 8) {
+    const __mmask8 here = n_words - w < 8 ? (1u << (n_words - w)) - 1 : 0xff;
+    const __m256i words = _mm256_maskz_loadu_epi32(here, row + w);
+    for (unsigned halves = _mm256_test_epi16_mask(words, words); halves; halves &= halves - 1) {
+      const int64_t h = __builtin_ctz(halves);
+      const unsigned bits = row[w + h / 2] >> 16 * (h % 2) & 0xffff;
+      const __m512i base = _mm512_set1_epi32(stride * (uint32_t)(32 * w + 16 * h));
+      _mm512_storeu_si512(out + n, _mm512_maskz_compress_epi32(bits, _mm512_add_epi32(id, base)));
+      n += __builtin_popcount(bits);
+    }
   }
 #elif LSNN_ISA == 256
   const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
@@ -48,7 +51,7 @@ LSNN_INLINE int64_t set_bits(const uint32_t* row, int64_t n_words, uint32_t firs
   const __m256i next = _mm256_set1_epi32(8 * stride);
   for (int64_t w = 0; w < n_words; w++)
 #pragma GCC unroll 4
-    for (int shift = 0; shift < word_bits; shift += 8) {
+    for (int shift = 0; shift < 32; shift += 8) {
       const unsigned bits = row[w] >> shift & 0xff;
       const __m256i which = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)places.of[bits]));
       _mm256_storeu_si256((__m256i*)(out + n), _mm256_permutevar8x32_epi32(id, which));
@@ -57,7 +60,7 @@ LSNN_INLINE int64_t set_bits(const uint32_t* row, int64_t n_words, uint32_t firs
     }
 #else
   for (int64_t w = 0; w < n_words; w++)
-    for (uint32_t bits = row[w]; bits; bits &= bits - 1) out[n++] = first + stride * (uint32_t)(word_bits * w + __builtin_ctz(bits));
+    for (uint32_t bits = row[w]; bits; bits &= bits - 1) out[n++] = first + stride * (uint32_t)(32 * w + __builtin_ctz(bits));
 #endif
   return n;
 }

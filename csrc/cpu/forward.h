@@ -73,8 +73,8 @@ LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, const Mod
       });
       if (N % 32) bits[W - 1] &= (1u << N % 32) - 1;  // padded lanes are no neurons
       if (l.smooth) memcpy(ring.real(t, q), s.steps.z + q * NP, NP * sizeof(T));
-      if (f.readout.O) readout.step(q, bits, l.smooth ? s.steps.z + q * NP : nullptr);
     }
+    for (int64_t q = 0; f.readout.O && q < items; q++) readout.step(q, ring.bits(t, q), l.smooth ? s.steps.z + q * NP : nullptr);
     const int64_t row = t * B + b0;
     if (f.readout.O) readout.write(f.readout_p, row);
     if (f.z) stream_copy((T*)f.z + row * N, s.z_out, items * N);

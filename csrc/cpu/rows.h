@@ -96,23 +96,24 @@ template <class T, bool weighted> struct RowGradient {
   }
   LSNN_MEMBER void clear() { n = 0, memset(count, 0, (R + 2) * sizeof(uint32_t)); }
 
-  // One event for each set bit j, into row first + j; factor x[j] when weighted.
+  // One event for each set bit j, into row first + j; when weighted with factor x[j], or 1 where x is null.
   LSNN_MEMBER void add_bits(const uint32_t* bits, int64_t n_words, int64_t first, int64_t at, const T* x = nullptr) {
     const int64_t n0 = n;
     n = set_bits(bits, n_words, (uint32_t)first, 1, row, n);
     for (int64_t e = n0; e < n; e++) {
-      slot[e] = (uint32_t)at, count[row[e] + 1]++;
-      if (weighted) factor[e] = x[row[e] - first];
+      slot[e] = (uint32_t)at;
+      if (weighted) factor[e] = x ? x[row[e] - first] : T(1);
     }
   }
   LSNN_MEMBER void add(int64_t r, int64_t at, T x) {
-    row[n] = (uint32_t)r, slot[n] = (uint32_t)at, count[r + 1]++;
+    row[n] = (uint32_t)r, slot[n] = (uint32_t)at;
     if (weighted) factor[n] = x;
     n++;
   }
   // gradient [R,NP] += the events; base: what the slots point into.
   void add_to(T* gradient, int64_t NP, const T* base) {
     constexpr int L = Vec<T>::lanes;
+    for (int64_t e = 0; e < n; e++) count[row[e] + 1]++;
     for (int64_t r = 0; r < R; r++) count[r + 1] += count[r];
     for (int64_t e = 0; e < n; e++) {
       const int64_t to = count[row[e]]++;  // count[r] becomes the end of row r

@@ -33,14 +33,14 @@ template <class T> struct StepScratch {
   int64_t capacity;       // events that an item can have in a step
   uint32_t* rows;         // [items,capacity] offsets of weight rows, or their numbers where only synapses that are not zero are added
   T* weights;             // [items,capacity] factors of those rows, for items with a factor that is not 1
-  uint32_t* nonzero;      // [words(I) + 1] inputs that are not zero, of one item
+  uint32_t* nonzero;      // [items,words(I) + 1] inputs that are not zero
 
   StepScratch(Arena& m, const Layer& l, const Projection& in) : capacity(in.I + l.S * l.N + pad) {
     const int64_t n = tile_items(l.B), NP = padded(l.N);
     v = m.take<T>(n * NP), a = m.take<T>(n * NP), i = m.take<T>(n * NP), r = m.take<T>(n * NP), z = m.take<T>(n * NP);
     c = m.take<T>(NP);
     rows = m.take<uint32_t>(n * capacity), weights = m.take<T>(n * capacity);
-    nonzero = m.take<uint32_t>(words(in.I) + 1);
+    nonzero = m.take<uint32_t>(n * (words(in.I) + 1));
   }
 };
 
@@ -90,25 +90,35 @@ template <class T, class Model> struct Steps : Tile {
       }
   }
   // The inputs come first; their weight rows lie behind those of the recurrence.
-  LSNN_MEMBER void add_inputs(int64_t q, const T* row) {
+  LSNN_MEMBER void add_inputs(int64_t q, const T* x, const uint32_t* nonzero) {
     uint32_t* rows = s.rows + q * s.capacity;
-    const bool ones = nonzero(row, I, s.nonzero);
-    weighted[q] |= !ones;
-    n[q] = set_bits(s.nonzero, words(I), 0, 1, rows, 0);
-    for (int64_t e = 0; weighted[q] && e < n[q]; e++) s.weights[q * s.capacity + e] = row[rows[e]];
-    for (int64_t e = 0; e < n[q]; e++) rows[e] = (uint32_t)((l.S * N + rows[e]) * NP);
+    const int64_t first = l.S * N;
+    if (!weighted[q]) {
+      n[q] = set_bits(nonzero, words(I), (uint32_t)(first * NP), (uint32_t)NP, rows, 0);
+      return;
+    }
+    n[q] = set_bits(nonzero, words(I), 0, 1, rows, 0);
+    for (int64_t e = 0; e < n[q]; e++) {
+      s.weights[q * s.capacity + e] = x[rows[e]];
+      rows[e] = (uint32_t)((first + rows[e]) * NP);
+    }
   }
 
-  // The events of step t, of all items before any is summed: a list that is read at once waits for its stores. Past spikes
-  // come as past.bits(t, q) [W] or, where they are smooth, as past.real(t, q) [N].
+  // The events of step t, of all items before any is summed, and the words of bits of all items before any is unpacked: what
+  // is read at once in another width waits for its stores. Past spikes come as past.bits(t, q) [W] or, where they are smooth,
+  // as past.real(t, q) [N].
   template <class Past> LSNN_MEMBER void collect(int64_t t, const Past& past) {
+    const int64_t W_in = words(I) + 1;
     for (int64_t q = 0; q < items; q++) {
-      n[q] = 0, weighted[q] = l.smooth || t < l.D;
-      if (I) {
-        if (t + 1 < l.T)
-          for (int64_t i = 0; i < I; i += 64 / (int64_t)sizeof(T)) prefetch(x_row(t + 1, q) + i);
-        add_inputs(q, x_row(t, q));
-      }
+      weighted[q] = l.smooth || t < l.D;
+      if (!I) continue;
+      if (t + 1 < l.T)
+        for (int64_t i = 0; i < I; i += 64 / (int64_t)sizeof(T)) prefetch(x_row(t + 1, q) + i);
+      weighted[q] |= !nonzero(x_row(t, q), I, s.nonzero + q * W_in);
+    }
+    for (int64_t q = 0; q < items; q++) {
+      n[q] = 0;
+      if (I) add_inputs(q, x_row(t, q), s.nonzero + q * W_in);
       n_inputs[q] = n[q];
       for (int64_t d = 0; d < l.S; d++) {
         const int64_t then = t - 1 - l.delays[d], first = d * N;
