@@ -25,7 +25,7 @@ template <class T> struct BackwardScratch {
   RowGradient<T, false> gradient;  // the spikes of the chunk, into the gradient of w
   RowGradient<T, true> gradient_in;  // the inputs of the chunk, into that of their weights
 
-  BackwardScratch(Arena& m, const BackwardArgs& f)
+  BackwardScratch(Arena& m, const BackwardArgs& f, bool sparse)
       : replay(m, f),
         readout(m, f.layer, f.readout, true),
         gradient(m, f.layer.S * f.layer.N, chunk * tile_items(f.layer.B) * f.layer.S * f.layer.N),
@@ -36,7 +36,7 @@ template <class T> struct BackwardScratch {
     dv = m.take<T>(n * NP), da = m.take<T>(n * NP), di = m.take<T>(n * NP), dz = m.take<T>(n * NP);
     gx_out = m.take<T>(n * l.N + pad);
     sums = m.take<T>(n_coefficients * NP);
-    turned = m.take<T>(l.D * l.N * max_items), slices = m.take<const T*>(l.S);
+    turned = m.take<T>(sparse ? l.D * l.N * max_items : 0), slices = m.take<const T*>(l.S);
     nonzero = m.take<uint32_t>(words(f.projection.I) + 1);
     active.entries = m.take<uint32_t>((row_items + 1) * l.N);
   }
@@ -240,7 +240,7 @@ template <class T, class Model>
 LSNN_LOCAL void backward_tile(const BackwardArgs& f, const Packed<T>& p, const Model& model, int64_t tile, void* scratch,
                               const Sums<T>& sums) {
   Arena arena(scratch);
-  BackwardScratch<T> s(arena, f);
+  BackwardScratch<T> s(arena, f, p.sparse.start != nullptr);
   BackwardTile<T, Model>(f, p, model, s, tile).run(sums);
 }
 

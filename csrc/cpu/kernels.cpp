@@ -7,9 +7,9 @@ namespace lsnn::cpu {
 namespace {
 
 // Bytes of scratch memory.
-template <class Scratch, class Args> LSNN_LOCAL int64_t bytes_of(const Args& args) {
+template <class Scratch, class... Args> LSNN_LOCAL int64_t bytes_of(Args... args) {
   Arena count;
-  Scratch s(count, args);
+  Scratch s(count, args...);
   return count.used;
 }
 
@@ -24,10 +24,15 @@ LSNN_LOCAL void backward_any(const BackwardArgs& f, const Packed<T>& p, int64_t 
 }
 
 template <class T>
-constexpr Kernels<T> table = {
-    Vec<T>::lanes,          panel<T>,        bytes_of<ForwardScratch<T>, ForwardArgs>, bytes_of<BackwardScratch<T>, BackwardArgs>,
-    forward_any<T>,         backward_any<T>, bytes_of<LinearScratch<T>, Linear>,       linear_forward_rows<T>,
-    linear_gradient_rows<T>};
+constexpr Kernels<T> table = {Vec<T>::lanes,
+                              panel<T>,
+                              bytes_of<ForwardScratch<T>, const ForwardArgs&>,
+                              bytes_of<BackwardScratch<T>, const BackwardArgs&, bool>,
+                              forward_any<T>,
+                              backward_any<T>,
+                              bytes_of<LinearScratch<T>, const Linear&>,
+                              linear_forward_rows<T>,
+                              linear_gradient_rows<T>};
 
 }  // namespace
 

@@ -53,7 +53,7 @@ template <class T> struct Kernels {
   int64_t lanes;           // numbers of a vector
   int64_t panel;           // columns of a panel of the backward product
   int64_t (*forward_scratch)(const ForwardArgs&);   // bytes, of one tile
-  int64_t (*backward_scratch)(const BackwardArgs&);  // bytes, of one tile
+  int64_t (*backward_scratch)(const BackwardArgs&, bool sparse);  // bytes, of one tile
   void (*forward_tile)(const ForwardArgs&, const Packed<T>&, int64_t tile, void* scratch);
   void (*backward_tile)(const BackwardArgs&, const Packed<T>&, int64_t tile, void* scratch, const Sums<T>& sums);
   int64_t (*linear_scratch)(const Linear&);   // bytes
