@@ -79,7 +79,8 @@ template <class T, class Model> struct BackwardTile : Tile {
     const bool few = share < active_limit(items);
     if (p.sparse.start) {
       const double entries = (double)p.sparse.start[l.S * N] / (double)(l.S * N), vectors = (double)(NP / L);
-      const double sparse = 1.3 * entries * (double)((items * 2 <= max_items ? max_items / 2 : max_items) / L) + 20;
+      const int64_t vectors_of_items = ((items * 2 <= max_items ? max_items / 2 : max_items) + L - 1) / L;
+      const double sparse = 1.3 * entries * (double)vectors_of_items + 20;
       if (sparse < (few ? share * (double)items * (1.4 * vectors + 8) : vectors * (double)items)) return Way::sparse;
     }
     return few ? Way::rows : Way::dense;
