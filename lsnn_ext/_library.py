@@ -63,7 +63,8 @@ class _Alif(torch.autograd.Function):
         current: Tensor, w_rec: Tensor, coefficients: Tensor, v: Tensor, a: Tensor, i: Tensor, r: Tensor, z: Tensor,
         w_in: Tensor | None, bias: Tensor | None, w_out: Tensor | None, p: Tensor | None, delay: Tensor | None,
         delays: list[int], dynamics: int, surrogate: int, dampening: float, refractory: int, smooth: bool,
-        checkpoint: int, k_out: float, trace: bool, spikes: bool, sparse_grad: bool, want: int,
+        checkpoint: int, k_out: float, trace: bool, spikes: bool, sparse_grad: bool,
+        reduced: bool, want: int,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         return torch.ops.lsnn.alif_forward(
             current, w_rec, coefficients, delay, delays, v, a, i, r, z, w_in, bias, w_out, p, dynamics, surrogate,
@@ -86,7 +87,7 @@ class _Alif(torch.autograd.Function):
     def backward(ctx: Any, *g: Tensor | None) -> tuple[Tensor | None, ...]:
         _refuse_second_derivative()
         current, w_rec, coefficients, v, a, i, r, z, w_in, bias, w_out, p, delay, *saved = ctx.saved_tensors
-        delays, *numbers, trace, spikes, sparse_grad, want = ctx.constants
+        delays, *numbers, trace, spikes, sparse_grad, reduced, want = ctx.constants
         # A compiled graph makes zeros of shape (0,) for what was not asked for.
         g_spikes = g[0] if spikes else None
         g_traces = g[6:9] if trace else (None, None, None)
@@ -95,7 +96,7 @@ class _Alif(torch.autograd.Function):
         wanted = sum(1 << bit for bit, k in enumerate((0, 1, 8, 9, 10, 7)) if needed[k])
         g_current, g_w, g_coefficients, g_v, g_a, g_i, g_z, g_in, g_bias, g_out, g_p = torch.ops.lsnn.alif_backward(
             g_spikes, *g_traces, g[1], g[2], g[3], g[5], *g_readout, current, w_rec, coefficients, delay, delays, v, a,
-            i, r, z, w_in, bias, w_out, p, *saved, *numbers, want, wanted,
+            i, r, z, w_in, bias, w_out, p, *saved, *numbers, want, wanted, reduced,
         )  # fmt: skip
         if sparse_grad and needed[1]:
             g_w = g_w.masked_fill_(w_rec == 0, 0.0)
@@ -106,7 +107,12 @@ class _Alif(torch.autograd.Function):
         found = (g_current, g_w, None, g_v, g_a, g_i, None, g_z, g_in, g_bias, g_out, g_p)
         gradients = [x if need else None for x, need in zip(found, needed, strict=False)]
         gradients[2] = g_coefficients if want else None
-        return (*gradients, *[None] * 13)
+        return (*gradients, *[None] * 14)
+
+
+def _reduced() -> bool:
+    """Whether products may round to bfloat16: torch's own switch for its matrix products in float32 says so."""
+    return not torch.compiler.is_compiling() and torch.get_float32_matmul_precision() == "medium"
 
 
 class Projection(NamedTuple):
@@ -141,7 +147,7 @@ def alif(
     tensors = (current, w_rec, coefficients, *state, w_in, bias, w_out, p)
     numbers = (DYNAMICS[dynamics], SURROGATES[surrogate], dampening, refractory, smooth)
     if forward_mode or torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        constants = (delays, *numbers, checkpoint, k_out, trace, spikes, sparse_grad, want)
+        constants = (delays, *numbers, checkpoint, k_out, trace, spikes, sparse_grad, _reduced(), want)
         return _Alif.apply(*tensors, delay, *constants)[:11]
     with torch.no_grad():
         return torch.ops.lsnn.alif_forward(
@@ -237,7 +243,7 @@ def _fake_forward(
 
 def _fake_backward(*args: Any) -> tuple[Tensor, ...]:
     w_rec, coefficients, z, w_in, bias, w_out, p, y, bits = args[11], args[12], *args[19:26]
-    want, wanted = args[35:]
+    want, wanted, _ = args[35:]
     new, (T, B, _), N = y.new_empty, bits.shape, w_rec.shape[0]
 
     def when(wanted: Any, shape: Any) -> Tensor:

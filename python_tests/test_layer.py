@@ -1,4 +1,5 @@
 """The projection and the readout inside the operator, and states saved every so many steps: they change no result."""
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -233,3 +234,36 @@ def _w_gradient(alif: Any, x: Tensor, w: Tensor, sparse_grad: bool) -> tuple[Ten
     spikes, _ = alif(x, w, alpha=0.75, theta=0.5, rho=0.875, beta=0.25, sparse_grad=sparse_grad)
     spikes.square().sum().backward()
     return spikes.detach(), w.grad
+
+
+@pytest.fixture
+def medium() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def test_reduced_precision(medium: None) -> None:
+    """torch's switch lets the backward product round to bfloat16, where that is faster; spikes stay what they are."""
+    given = problem(torch.float32)
+    got = run(inside, given)
+    torch.set_float32_matmul_precision("highest")
+    want = run(inside, given)
+    assert torch.equal(got["spikes"], want["spikes"]) and torch.equal(got["readout"], want["readout"])
+    for name in want:
+        largest = float(want[name].abs().max())
+        torch.testing.assert_close(got[name], want[name], rtol=0.02, atol=0.02 * largest, msg=name)
+    calls: list[bool] = []
+
+    class Backward(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.ops.lsnn.alif_backward.default:
+                calls.append(args[-1])
+            return func(*args, **(kwargs or {}))
+
+    for precision in ("medium", "highest"):
+        torch.set_float32_matmul_precision(precision)
+        with Backward():
+            run(inside, given)
+    assert calls == [True, False]

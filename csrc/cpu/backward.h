@@ -20,12 +20,13 @@ template <class T> struct BackwardScratch {
   T* sums;                     // [n_coefficients,NP] gradients of the coefficients over the chunk: short sums round less
   T* turned;                   // [D,N,max_items] dL/dc of the last steps for the sparse product, step t in slot t % D
   const T** slices;            // [S] those of a step's delays
+  uint16_t* rounded;           // [D,items,NP + 32] dL/dc of the last steps in bfloat16, for products of such numbers
   uint32_t* nonzero;           // [words(I) + 1] inputs that are not zero, of one item
   ActiveRows active;
   RowGradient<T, false> gradient;  // the spikes of the chunk, into the gradient of w
   RowGradient<T, true> gradient_in;  // the inputs of the chunk, into that of their weights
 
-  BackwardScratch(Arena& m, const BackwardArgs& f, bool sparse)
+  BackwardScratch(Arena& m, const BackwardArgs& f, bool sparse, bool bf16)
       : replay(m, f),
         readout(m, f.layer, f.readout, true),
         gradient(m, f.layer.S * f.layer.N, chunk * tile_items(f.layer.B) * f.layer.S * f.layer.N),
@@ -37,6 +38,7 @@ template <class T> struct BackwardScratch {
     gx_out = m.take<T>(n * l.N + pad);
     sums = m.take<T>(n_coefficients * NP);
     turned = m.take<T>(sparse ? l.D * l.N * max_items : 0), slices = m.take<const T*>(l.S);
+    rounded = m.take<uint16_t>(bf16 ? l.D * n * (NP + 32) : 0);
     nonzero = m.take<uint32_t>(words(f.projection.I) + 1);
     active.entries = m.take<uint32_t>((row_items + 1) * l.N);
   }
@@ -69,21 +71,22 @@ template <class T, class Model> struct BackwardTile : Tile {
 
   LSNN_MEMBER T* gc(int64_t t) const { return s.gc + t % ring * many * ND; }
   LSNN_MEMBER T* turned(int64_t t) const { return s.turned + t % l.D * N * max_items; }
+  LSNN_MEMBER uint16_t* rounded(int64_t t) const { return s.rounded + t % l.D * many * (NP + 32); }
 
   // Which way is the fastest for a step with so many neurons whose result is of use; measured in fused multiply-adds of a
   // vector, which a sum over lanes and a row of its own take about 8 and 20 of.
   LSNN_MEMBER Way fastest(int64_t step) const {
-    const bool known = past.choose && step >= 0;
-    if (p.way != Way::any) return p.way == Way::rows && !known ? Way::dense : p.way;
+    const bool known = past.choose && step >= 0, bf16 = p.w_bf16 != nullptr;
+    if (p.way != Way::any && p.way != Way::bf16) return p.way == Way::rows && !known ? Way::dense : p.way;
     const double share = known ? (double)s.replay.active_n[step] / (double)(items * N) : 1;
-    const bool few = share < active_limit(items);
+    const bool few = known && (p.way == Way::bf16 || share < (bf16 ? active_limit_bf16 : active_limit(items)));
     if (p.sparse.start) {
       const double entries = (double)p.sparse.start[l.S * N] / (double)(l.S * N), vectors = (double)(NP / L);
       const int64_t vectors_of_items = ((items * 2 <= max_items ? max_items / 2 : max_items) + L - 1) / L;
-      const double sparse = 1.3 * entries * (double)vectors_of_items + 20;
-      if (sparse < (few ? share * (double)items * (1.4 * vectors + 8) : vectors * (double)items)) return Way::sparse;
+      const double sparse = 1.3 * entries * (double)vectors_of_items + 20, row = (bf16 ? 0.7 : 1.4) * vectors + 8;
+      if (sparse < (few ? share * (double)items * row : vectors * (double)items)) return Way::sparse;
     }
-    return few ? Way::rows : Way::dense;
+    return few ? bf16 ? Way::bf16 : Way::rows : Way::dense;
   }
 
   // dz += sum over delays of W dL/dc of the steps that the spikes of step t reached through (1); `step` is its place in the
@@ -97,6 +100,13 @@ template <class T, class Model> struct BackwardTile : Tile {
       const bool none = reached < 0 || reached >= l.T;
       s.slices[d] = none ? nullptr : turned(reached);
       if (none || way == Way::sparse) continue;
+#if LSNN_ISA == 512
+      if constexpr (has_bf16<T>)
+        if (way == Way::bf16) {
+          add_bf16_product(p.w_bf16 + d * N * NP, N, NP, rounded(reached), s.dz, active, s.active);
+          continue;
+        }
+#endif
       if (way == Way::rows) add_active_product(p.w + d * N * NP, N, NP, gc(reached), ND, s.dz, active, s.active);
       else add_product(p.panels + d * NP * N, N, NP, gc(reached), ND, s.dz, NP, items);
     }
@@ -147,6 +157,17 @@ template <class T, class Model> struct BackwardTile : Tile {
       }
     }
     if (f.gx) stream_copy((T*)f.gx + (t * B + b0) * N, s.gx_out, items * N);
+  }
+
+  // dL/dc of step t for products in bfloat16; zeros beyond N, where gc holds whatever.
+  LSNN_MEMBER void round([[maybe_unused]] int64_t t) const {
+#if LSNN_ISA == 512
+    if constexpr (has_bf16<T>)
+      for (int64_t q = 0; q < items; q++) {
+        memset(gc(t) + q * ND + N, 0, (NP - N) * sizeof(T));
+        to_bf16(gc(t) + q * ND, NP, rounded(t) + q * (NP + 32));
+      }
+#endif
   }
 
   // w += z[t - 1 - d] dL/dc[t] over the chunk.
@@ -218,6 +239,7 @@ template <class T, class Model> struct BackwardTile : Tile {
           if (f.readout.O) readout.adjoint(f.gp, t, t - t0, s.dz);
           adjoint(t, t0, s.sums);
           if (p.sparse.start) turn_items(gc(t), ND, items, N, turned(t));
+          if (p.w_bf16) round(t);
         }
         for (int64_t c = 0; sums.k && c < n_coefficients * NP; c++) sums.k[c] += s.sums[c];
         if (sums.w) weight_gradient(t0, t1, sums.w);
@@ -241,7 +263,7 @@ template <class T, class Model>
 LSNN_LOCAL void backward_tile(const BackwardArgs& f, const Packed<T>& p, const Model& model, int64_t tile, void* scratch,
                               const Sums<T>& sums) {
   Arena arena(scratch);
-  BackwardScratch<T> s(arena, f, p.sparse.start != nullptr);
+  BackwardScratch<T> s(arena, f, p.sparse.start != nullptr, p.w_bf16 != nullptr);
   BackwardTile<T, Model>(f, p, model, s, tile).run(sums);
 }
 

@@ -23,13 +23,22 @@ LSNN_LOCAL void backward_any(const BackwardArgs& f, const Packed<T>& p, int64_t 
   else backward_tile(f, p, p.model, tile, scratch, sums);
 }
 
+#if LSNN_ISA == 512
+template <class T> constexpr auto bf16_of = nullptr;
+template <> constexpr auto bf16_of<float> = to_bf16;
+#else
+template <class T> constexpr auto bf16_of = nullptr;
+#endif
+
 template <class T>
 constexpr Kernels<T> table = {Vec<T>::lanes,
                               panel<T>,
                               bytes_of<ForwardScratch<T>, const ForwardArgs&>,
-                              bytes_of<BackwardScratch<T>, const BackwardArgs&, bool>,
+                              bytes_of<BackwardScratch<T>, const BackwardArgs&, bool, bool>,
                               forward_any<T>,
                               backward_any<T>,
+                              bf16_of<T>,
+                              trial_product<T>,
                               bytes_of<LinearScratch<T>, const Linear&>,
                               linear_forward_rows<T>,
                               linear_gradient_rows<T>};

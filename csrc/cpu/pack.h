@@ -1,6 +1,7 @@
 // The layer in the layout of packed.h. For run.cpp, which no instruction set compiles.
 #pragma once
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <stdexcept>
@@ -17,10 +18,10 @@ namespace {
 inline Way way_asked() {
   const char* asked = std::getenv("LSNN_PRODUCT");
   if (!asked || !*asked) return Way::any;
-  const char* names[] = {"any", "dense", "rows", "sparse"};
-  for (int way = 0; way < 4; way++)
+  const char* names[] = {"any", "dense", "rows", "sparse", "bf16"};
+  for (int way = 0; way < 5; way++)
     if (!std::strcmp(asked, names[way])) return Way(way);
-  throw std::runtime_error(std::string("LSNN_PRODUCT: expected dense, rows or sparse, got '") + asked + "'");
+  throw std::runtime_error(std::string("LSNN_PRODUCT: expected dense, rows, sparse or bf16, got '") + asked + "'");
 }
 
 template <class F> void each(Parallel parallel, int64_t n, const F& body) {
@@ -53,6 +54,32 @@ void copy_rows(Parallel parallel, int64_t rows, int64_t columns, const void* fro
     copy_squares(
         parallel, rows, columns, [=](int64_t r, int64_t c) { return f[r * stride_r + c * stride_c]; },
         [=](int64_t r, int64_t c) -> T& { return to[r * stride + c]; });
+}
+
+// Whether products in bfloat16 are faster here: some processors that have them take longer, so they are timed, once. Asked for
+// by name they need not be faster.
+template <class T> bool bf16_pays([[maybe_unused]] const Kernels<T>& kernels, [[maybe_unused]] Way asked) {
+#if defined(__x86_64__)
+  if (!kernels.to_bf16 || !__builtin_cpu_supports("avx512bf16")) return false;
+  static const bool faster = [&] {
+    constexpr int64_t n = 256;
+    std::vector<T> w(n * n, T(0.5)), d(max_items * n, T(0.25)), out(max_items * n);
+    std::vector<uint16_t> rounded(n * n);
+    std::vector<uint32_t> entries(n * (max_items + 1));
+    kernels.to_bf16(w.data(), n * n, rounded.data());
+    double best[2] = {1e9, 1e9};
+    for (int round = 0; round < 10; round++)
+      for (bool bf16 : {false, true}) {
+        const auto start = std::chrono::steady_clock::now();
+        for (int i = 0; i < 4; i++) kernels.trial(n, w.data(), rounded.data(), d.data(), out.data(), entries.data(), bf16);
+        best[bf16] = std::min(best[bf16], std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+      }
+    return best[true] < best[false];
+  }();
+  return faster || asked == Way::bf16;
+#else
+  return false;
+#endif
 }
 
 // The layer in the layout of packed.h, in one block.
@@ -112,11 +139,18 @@ template <class T> struct PackedLayer {
                                                                         : n < N                   ? ((const T*)l.coefficients)[c * N + n]
                                                                                                   : beyond;
       }
-    packed = {NP, words(N), w, bias, panels, w_out, panels_out, k, {}, false, way_asked(), model};
+    packed = {NP, words(N), w, bias, panels, w_out, panels_out, k, nullptr, {}, false, way_asked(), model};
     make_sparse(l, kernels);
+    if (backward && kernels.to_bf16 && (packed.way == Way::bf16 || (packed.way == Way::any && l.reduced)) &&
+        bf16_pays(kernels, packed.way)) {
+      rounded.resize(l.S * each);
+      kernels.to_bf16(w, l.S * each, rounded.data());
+      packed.w_bf16 = rounded.data();
+    }
   }
 
  private:
+  std::vector<uint16_t> rounded;
   std::vector<uint32_t> start;
   std::vector<uint16_t> column;
   std::vector<T> value;

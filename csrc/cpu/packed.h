@@ -15,9 +15,10 @@ inline constexpr int64_t max_items = 16;
 inline constexpr int64_t tile_items(int64_t B) { return B >= 32 ? max_items : B >= 8 ? 4 : B >= 4 ? 2 : 1; }
 inline constexpr int64_t tiles(int64_t B) { return (B + tile_items(B) - 1) / tile_items(B); }
 
-// How the backward pass multiplies: all of W; the rows of neurons whose result is of use; the synapses that are not zero.
+// How the backward pass multiplies: all of W; the rows of neurons whose result is of use; the synapses that are not zero; rows
+// in bfloat16 with sums in float, where the caller allows it (Layer.reduced) and the processor is faster so.
 // LSNN_PRODUCT names one of them for tests; otherwise it follows from sizes and activity, step by step.
-enum class Way { any, dense, rows, sparse };
+enum class Way { any, dense, rows, sparse, bf16 };
 
 // The synapses that are not zero, row by row of [S * N]; row r: entries [start[r], start[r + 1]).
 template <class T> struct Sparse {
@@ -35,6 +36,7 @@ template <class T> struct Packed {
   const T* w_out;          // [N,OP] of the readout
   const T* panels_out;     // [NP/panel,O,panel] the same with j innermost
   const T* coefficients;   // [NP/lanes,n_coefficients + 2,lanes] padded with harmless values; then dampening and n_ref
+  const uint16_t* w_bf16;  // [S * N,NP] bfloat16 of w without the inputs, or null: not wanted
   Sparse<T> sparse;
   bool sum_sparse;         // whether (1) adds the synapses that are not zero, or whole rows
   Way way;                 // of the backward product
@@ -53,9 +55,13 @@ template <class T> struct Kernels {
   int64_t lanes;           // numbers of a vector
   int64_t panel;           // columns of a panel of the backward product
   int64_t (*forward_scratch)(const ForwardArgs&);   // bytes, of one tile
-  int64_t (*backward_scratch)(const BackwardArgs&, bool sparse);  // bytes, of one tile
+  int64_t (*backward_scratch)(const BackwardArgs&, bool sparse, bool bf16);  // bytes, of one tile
   void (*forward_tile)(const ForwardArgs&, const Packed<T>&, int64_t tile, void* scratch);
   void (*backward_tile)(const BackwardArgs&, const Packed<T>&, int64_t tile, void* scratch, const Sums<T>& sums);
+  // Products in bfloat16, null where the instruction set has none: numbers to bfloat16; and, to be timed, one product of
+  // w [n,n] with d [max_items,n] in bfloat16 or not, half of its results.
+  void (*to_bf16)(const T* from, int64_t n, uint16_t* to);
+  void (*trial)(int64_t n, const T* w, const uint16_t* w_bf16, const T* d, T* out, uint32_t* entries, bool bf16);
   int64_t (*linear_scratch)(const Linear&);   // bytes
   void (*linear_forward)(const Linear&, const T* w, const T* bias, int64_t r0, int64_t r1, void* scratch);
   void (*linear_gradient)(const Linear&, int64_t r0, int64_t r1, T* gw, void* scratch);

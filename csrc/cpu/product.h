@@ -93,11 +93,8 @@ LSNN_LOCAL void add_rows_with(const T* w, int64_t N, int64_t NP, const T* d, int
   if constexpr (Q > 1) add_rows_with<Q - 1>(w, N, NP, d, d_stride, out, rows);
 }
 
-// As add_product, but only for the items and neurons marked in active [NP/16,max_items]: bit j % 16 of word (j / 16, q).
-// w [N,NP], d [items,d_stride], out [items,NP].
-template <class T>
-LSNN_LOCAL void add_active_product(const T* w, int64_t N, int64_t NP, const T* d, int64_t d_stride, T* out, const uint16_t* active,
-                                   ActiveRows& rows) {
+// Sorts the rows with marked items: active [NP/16,max_items], bit j % 16 of word (j / 16, q) for neuron j and item q.
+LSNN_LOCAL void sort_rows(int64_t N, const uint16_t* active, ActiveRows& rows) {
   memset(rows.n, 0, sizeof rows.n);
   auto enter = [&](int64_t j, unsigned items, int many)
                    LSNN_LAMBDA { rows.entries[many * N + rows.n[many]++] = (uint32_t)j << 16 | items; };
@@ -112,10 +109,88 @@ LSNN_LOCAL void add_active_product(const T* w, int64_t N, int64_t NP, const T* d
     }
     enter(j, items, many);
   }
+}
+
+// As add_product, but only for the items and neurons marked in active. w [N,NP], d [items,d_stride], out [items,NP].
+template <class T>
+LSNN_LOCAL void add_active_product(const T* w, int64_t N, int64_t NP, const T* d, int64_t d_stride, T* out, const uint16_t* active,
+                                   ActiveRows& rows) {
+  sort_rows(N, active, rows);
   add_rows_with<row_items>(w, N, NP, d, d_stride, out, rows);
 }
 
-// Up to which share of marked items and neurons add_active_product is the faster one, by measurement.
+// -------------------------------------------------------------------------------------------- the same in bfloat16
+#if LSNN_ISA == 512
+// Functions for processors with bfloat16 products among those with AVX-512; run.cpp asks the processor before it calls them.
+#define LSNN_BF16 __attribute__((target("avx512bf16")))
+template <class T> inline constexpr bool has_bf16 = sizeof(T) == 4;
+
+// n numbers, a multiple of 32, rounded to the nearest.
+LSNN_BF16 static void to_bf16(const float* from, int64_t n, uint16_t* to) {
+  for (int64_t k = 0; k < n; k += 32)
+    _mm512_storeu_si512(to + k, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + k + 16), _mm512_loadu_ps(from + k)));
+}
+
+// As add_rows_with; w [N,NP] and d [items,NP + 32] in bfloat16, zeros beyond N in w and numbers in d; pairs of products are summed in
+// float.
+template <int Q>
+LSNN_BF16 LSNN_LOCAL void add_bf16_rows_with(const uint16_t* w, int64_t N, int64_t NP, const uint16_t* d, float* out,
+                                             const ActiveRows& rows) {
+  const uint32_t* entries = rows.entries + Q * N;
+  for (int64_t e = 0; e < rows.n[Q]; e++) {
+    const int64_t j = entries[e] >> 16;
+    uint32_t items = entries[e] & 0xffff, item[Q], to[Q];
+#pragma GCC unroll 16
+    for (int q = 0; q < Q; q++, items &= items - 1) {
+      const uint32_t i = (uint32_t)__builtin_ctz(items);
+      item[q] = i * (uint32_t)(NP + 32), to[q] = i * (uint32_t)NP;
+    }
+    Vec<float> sum[(Q + 7) / 8 * 8];
+#pragma GCC unroll 16
+    for (int q = 0; q < (Q + 7) / 8 * 8; q++) sum[q] = Vec<float>(0);
+    for (int64_t k = 0; k < N; k += 32) {
+      const __m512bh weight = (__m512bh)_mm512_loadu_si512(w + j * NP + k);
+#pragma GCC unroll 16
+      for (int q = 0; q < Q; q++) sum[q].v = _mm512_dpbf16_ps(sum[q].v, weight, (__m512bh)_mm512_loadu_si512(d + item[q] + k));
+    }
+    float total[(Q + 7) / 8 * 8];
+#pragma GCC unroll 2
+    for (int q = 0; q < Q; q += 8) sum_lanes(sum + q, total + q);
+#pragma GCC unroll 16
+    for (int q = 0; q < Q; q++) out[j + to[q]] += total[q];
+  }
+  if constexpr (Q > 1) add_bf16_rows_with<Q - 1>(w, N, NP, d, out, rows);
+}
+LSNN_LOCAL void add_bf16_product(const uint16_t* w, int64_t N, int64_t NP, const uint16_t* d, float* out, const uint16_t* active,
+                                 ActiveRows& rows) {
+  sort_rows(N, active, rows);
+  add_bf16_rows_with<row_items>(w, N, NP, d, out, rows);
+}
+#else
+template <class T> inline constexpr bool has_bf16 = false;
+#endif
+
+// One product, to be timed: half of the results of w [n,n] with d [max_items,n].
+template <class T>
+LSNN_LOCAL void trial_product(int64_t n, const T* w, [[maybe_unused]] const uint16_t* w_bf16, const T* d, T* out, uint32_t* entries,
+                              [[maybe_unused]] bool bf16) {
+  ActiveRows rows{entries, {}};
+  uint16_t active[256 / 16 * max_items] = {};
+  for (int64_t i = 0; i < n / 16 * max_items; i++) active[i] = i % 2 ? 0xff00 : 0x00ff;
+#if LSNN_ISA == 512
+  if constexpr (has_bf16<T>)
+    if (bf16) {
+      uint16_t turned[max_items * (256 + 32)] = {};
+      for (int64_t q = 0; q < max_items; q++) to_bf16(d + q * n, n, turned + q * (n + 32));
+      return add_bf16_product(w_bf16, n, n, turned, out, active, rows);
+    }
+#endif
+  add_active_product(w, n, n, d, n, out, active, rows);
+}
+
+// Up to which share of marked items and neurons add_active_product is faster than add_product, by measurement, and
+// add_bf16_product.
+inline constexpr double active_limit_bf16 = 0.85;
 inline constexpr double active_limit(int64_t items) { return items >= 16 ? 0.55 : items >= 8 ? 0.33 : 0.25; }
 
 }  // namespace

@@ -99,7 +99,8 @@ template <class T> void backward(const BackwardArgs& f, Parallel parallel) {
   // Tiles are summed group by group, and the groups at the end, always in the same order. As many groups as tiles, unless
   // their weight gradients would take more than 256 MB.
   const int64_t most = n_all ? std::max<int64_t>(1, (256 << 20) / (n_all * (int64_t)sizeof(T))) : tiles(l.B);
-  const int64_t groups = std::min(tiles(l.B), most), scratch = k.backward_scratch(f, p.packed.sparse.start != nullptr);
+  const int64_t groups = std::min(tiles(l.B), most),
+                scratch = k.backward_scratch(f, p.packed.sparse.start != nullptr, p.packed.w_bf16 != nullptr);
   const Block block(std::max<int64_t>(1, groups * n_all) * sizeof(T));
   auto sums = [&](int64_t g) {
     T* at = (T*)block.data + g * n_all;

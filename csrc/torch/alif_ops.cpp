@@ -69,18 +69,19 @@ Fifteen alif_forward(Tensor current, Tensor w_rec, Tensor coefficients, Maybe de
 }
 
 // want: bit k set where the gradient of coefficient k is asked for; wanted: which of current, w_rec, w_in, bias, w_out and z are
-// asked for, a bit each in this order. The gradient of the current is that of the projected one where w_in is given.
+// asked for, a bit each in this order; reduced: products may round to bfloat16. The gradient of the current is that of the projected one
+// where w_in is given.
 Eleven alif_backward(Maybe g_spikes, Maybe g_trace_v, Maybe g_trace_a, Maybe g_trace_threshold, Maybe g_v, Maybe g_a, Maybe g_i, Maybe g_z,
                      Maybe g_p, Maybe g_p_last, Maybe current, Tensor w_rec, Tensor coefficients, Maybe delay, Ints delays, Tensor v,
                      Tensor a, Tensor i, Tensor r, Tensor z, Maybe w_in, Maybe bias, Maybe w_out, Maybe p, Tensor y, Tensor bits,
                      Tensor smooth_z, Tensor carry, int64_t dynamics, int64_t surrogate, double dampening, int64_t refractory, bool smooth,
-                     int64_t checkpoint, double k_out, int64_t want, int64_t wanted) {
+                     int64_t checkpoint, double k_out, int64_t want, int64_t wanted, bool reduced) {
   STD_TORCH_CHECK(bits.dim() == 3, "bits must be what alif_forward saved, got shape ", shape_text(bits));
   const ScalarType type = y.scalar_type();
   const int64_t T = bits.size(0), B = bits.size(1), every = checkpoint ? checkpoint : segment;
   const LayerHolder h = make_layer(T, B, w_rec, coefficients, delay, delays, dynamics, surrogate, dampening, refractory, smooth);
   Layer l = h.layer;
-  l.delays = h.delays.data();
+  l.delays = h.delays.data(), l.reduced = reduced;
   const int64_t N = l.N;
   check_like(w_rec, "w_rec", y), check_like(coefficients, "coefficients", y), check_like(carry, "carry", y);
   check_shape(y, "y", checkpoint ? Ints{0} : Ints{T, B, N});
@@ -169,7 +170,8 @@ STABLE_TORCH_LIBRARY(lsnn, m) {
       "g_i, Tensor? g_z, Tensor? g_p, Tensor? g_p_last, Tensor? current, Tensor w_rec, Tensor coefficients, Tensor? delay, int[] delays, "
       "Tensor v, Tensor a, Tensor i, Tensor r, Tensor z, Tensor? w_in, Tensor? bias, Tensor? w_out, Tensor? p, Tensor y, Tensor bits, "
       "Tensor smooth_z, Tensor carry, int dynamics, int surrogate, float dampening, int refractory, bool smooth, int checkpoint, float "
-      "k_out, int want, int wanted) -> (Tensor current, Tensor w_rec, Tensor coefficients, Tensor v, Tensor a, Tensor i, Tensor z, Tensor "
+      "k_out, int want, int wanted, bool reduced) -> (Tensor current, Tensor w_rec, Tensor coefficients, Tensor v, Tensor a, Tensor i, "
+      "Tensor z, Tensor "
       "w_in, Tensor bias, Tensor w_out, Tensor p)");
 }
 
