@@ -8,6 +8,11 @@ from torch import Tensor
 
 from . import _library, reference
 from ._arguments import Delays, check, check_coefficients, checkpoint_steps, delays_of, stacked, whole_state
+from ._ready import Ready as Ready
+from ._ready import integrated
+from ._ready import plain as plain
+from ._ready import prepared as prepared
+from ._ready import short as short
 from .reference import COEFFICIENTS, Coefficient, State, Traces, named_row, named_surrogate
 
 __all__ = ["Delays", "Layered", "State", "Traces", "alif", "layer", "leaky_readout", "linear"]
@@ -208,12 +213,18 @@ def leaky_readout(x: Tensor, w_out: Tensor, k: float, p: Tensor | None = None) -
     where x is float16 or bfloat16.
     """
     product, O = linear(x.contiguous(), w_out.to(x.dtype)), w_out.shape[0]
+    neuron: dict[str, Any] = dict(
+        alpha=k, kappa=1 - k, theta=_NEVER, R=0.0, dynamics="snntorch_sub", surrogate="triangle"
+    )
+    if x.dim() == 3 and w_out.dtype == x.dtype:
+        found = integrated(product, p, {**neuron, "refractory": 0, "delay": 0, "dampening": None})
+        if found is not None:
+            return found
     carried = None
     if p is not None:
         silent = torch.zeros_like(p)
         carried = State(p, silent, silent, silent, silent.unsqueeze(0))
-    result = alif(product, product.new_zeros(O, O, dtype=w_out.dtype), alpha=k, kappa=1 - k, theta=_NEVER, R=0.0,
-                  dynamics="snntorch_sub", surrogate="triangle", state=carried, trace=True)  # fmt: skip
+    result = alif(product, product.new_zeros(O, O, dtype=w_out.dtype), **neuron, state=carried, trace=True)
     assert len(result) == 3
     return result[2].v, result[1].v
 

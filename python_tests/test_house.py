@@ -25,12 +25,13 @@ INCLUDES = {
     "alif_math.h": set(LOWEST),
     **{name: set(LOWEST) for name in LOWEST},
 }
-# Where each part of lsnn_ext/ may look: modules -> functional -> {_arguments, _library} -> reference. What is not
-# named here stands beside the modules.
+# Where each part of lsnn_ext/ may look: modules -> functional -> _ready -> {_arguments, _library} -> reference. What is
+# not named here stands beside the modules.
 IMPORTS = {
     "__init__": {"_config", "functional", "modules", "reference"},
     "_config": {"_library"},
-    "functional": {"_arguments", "_library", "reference"},
+    "functional": {"_arguments", "_library", "_ready", "reference"},
+    "_ready": {"_arguments", "_library", "reference"},
     "_arguments": {"reference"},
     "_library": {"_C", "reference"},
     "reference": set[str](),

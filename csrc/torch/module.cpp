@@ -5,6 +5,7 @@
 #include "../cpu/block_cache.h"
 #include "../cpu/run.h"
 #include "plan_info.h"
+#include "ready.h"
 
 namespace py = pybind11;
 
@@ -55,6 +56,14 @@ PYBIND11_MODULE(_C, m) {
   using namespace py::literals;
   m.def("plan", &lsnn::binding::plan, lsnn::binding::plan_text, "T"_a, "B"_a, "N"_a, "delays"_a = std::vector<int64_t>{0},
         "dtype"_a = "float32", "weights"_a = "", "smooth"_a = false, "spikes"_a = 0.02, "active"_a = 0.3, "card"_a = py::none());
+  using lsnn::binding::Address, lsnn::binding::Ready;
+  py::class_<Ready>(m, "Ready", lsnn::binding::ready_text)
+      .def(py::init<bool, int64_t, int64_t, int64_t, double, int64_t, std::vector<int64_t>, Address, Address, Address, Address, bool,
+                    std::vector<std::pair<Address, int64_t>>>(),
+           "wide"_a, "N"_a, "dynamics"_a, "surrogate"_a, "dampening"_a, "refractory"_a, "delays"_a, "coefficients"_a, "w"_a, "delay"_a,
+           "stored"_a, "autapses"_a, "sources"_a)
+      .def("run", &Ready::run, py::call_guard<py::gil_scoped_release>(), lsnn::binding::run_text, "T"_a, "B"_a, "current"_a, "first"_a,
+           "last"_a, "spikes"_a, "trace_v"_a);
 #ifdef LSNN_CUDA_KERNELS
   m.attr("cuda") = py::dict("version"_a = LSNN_CUDA_VERSION, "architectures"_a = LSNN_CUDA_ARCHITECTURES);
 #else

@@ -86,3 +86,17 @@ class LSNN(nn.Module):
             y = y if readout.bias is None else y + readout.bias
         after = LSNNState(end, p)
         return (y, after, spikes) if return_spikes else (y, after)
+
+    def step(self, x_t: Tensor, state: LSNNState | None = None) -> tuple[Tensor, LSNNState]:
+        """One step, for control loops: x_t (B, I) or (I,) -> readout (B, output_size) or (output_size,), and the state.
+
+        It equals forward on a sequence of one step, and T such calls give what one call on the sequence gives.
+        state None is all zeros.  Raises ValueError for wrong shapes and TypeError for an x_t that is none.
+        """
+        if not isinstance(x_t, Tensor):
+            raise TypeError(f"x_t: expected a tensor, got {type(x_t).__name__}")
+        carried, p = (None, None) if state is None else state
+        self.readout.check_state(p, tuple(x_t.shape[:-1]))
+        spikes, end = self.neurons.step(x_t, carried)
+        y, p = self.readout.step(spikes, p)
+        return y, LSNNState(end, p)

@@ -76,3 +76,14 @@ class LeakyReadout(nn.Module):
         if not batched:
             return y.squeeze(1), end.squeeze(0)
         return y.transpose(0, 1) if first else y, end
+
+    def step(self, x_t: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """One step, equal to forward on it: x_t (B, n) or (n,) -> y, state: (B, output_size), (output_size,)."""
+        if x_t.dim() not in (1, 2) or x_t.shape[-1] != self.n:
+            raise ValueError(f"x_t: expected shape (B, {self.n}) or ({self.n},), got {tuple(x_t.shape)}")
+        batch = tuple(x_t.shape[:-1])
+        self.check_state(state, batch)
+        x, carried = (x_t[None], state) if batch else (x_t[None, None], None if state is None else state[None])
+        y, end = functional.leaky_readout(x, self.weight, self.decay, carried)
+        y = y[0] if self.bias is None else y[0] + self.bias
+        return (y, end) if batch else (y[0], end[0])

@@ -12,31 +12,13 @@ from torch.nn.utils.rnn import PackedSequence
 from .. import functional
 from ..functional import Layered
 from ..reference import Coefficient, State, Traces, named_row, named_surrogate
+from .forms import given, joined, rows
+from .short import short_call, short_sequence
 
 Sequence: TypeAlias = Tensor | PackedSequence
 Segments: TypeAlias = list[tuple[int, int]]  # (steps, sequences that are alive in them), in the order of time
 
 _HALF = (torch.float16, torch.bfloat16)
-
-
-def _rows(state: State, low: int, high: int) -> State:
-    """The sequences low to high - 1 of a state whose second last axis is the batch."""
-    return State(*(leaf[..., low:high, :] for leaf in state))
-
-
-def _given(value: Tensor | None) -> Tensor:
-    assert value is not None
-    return value
-
-
-def _joined(outs: list[Layered]) -> tuple[Tensor, Traces | None]:
-    """Spikes and traces of all directions, side by side."""
-    spikes = [_given(out.spikes) for out in outs]
-    traces = [out.traces for out in outs if out.traces is not None]
-    if len(outs) == 1:
-        return spikes[0], outs[0].traces
-    both = [torch.cat(pair, -1) for pair in zip(*traces, strict=True)]
-    return torch.cat(spikes, -1), Traces(*both) if traces else None
 
 
 def _positive(name: str, value: float) -> None:
@@ -117,6 +99,7 @@ class Recurrent(nn.Module):
     def _set_delay(self, delay: int | Tensor, device: torch.device | str | None) -> None:
         N = self.hidden_size
         self._distinct: tuple[int, ...] | None = None
+        self._delay_names: tuple[str, ...] = ()  # of the buffers that hold delays
         if not isinstance(delay, int | Tensor):
             raise TypeError(f"delay: expected an int or an integer tensor ({N}, {N}), got {type(delay).__name__}")
         if isinstance(delay, int):
@@ -124,11 +107,20 @@ class Recurrent(nn.Module):
                 raise ValueError(f"delay: expected extra steps >= 0, got {delay}")
             self.delay = delay
             return
+        self._delay_names = ("delay",)
         if delay.shape != (N, N):
             raise ValueError(f"delay: expected integers ({N}, {N}), got shape {tuple(delay.shape)}")
         self._distinct = functional.Delays.of(delay).distinct
         self.register_buffer("delay", delay.detach().clone().to(device))
         self.register_load_state_dict_post_hook(Recurrent._find_distinct_delays)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is kept ready: a copy or a pickle is the layer alone."""
+        return {name: value for name, value in self.__dict__.items() if name != "_ready"}
+
+    def _apply(self, *arguments: Any, **named: Any) -> "Recurrent":
+        self.__dict__.pop("_ready", None)  # it holds the memory that the parameters leave
+        return super()._apply(*arguments, **named)
 
     @staticmethod
     def _find_distinct_delays(layer: "Recurrent", _: object) -> None:
@@ -159,14 +151,19 @@ class Recurrent(nn.Module):
                 parts.append(f"{name}={value if str(value).startswith('<') else repr(value)}")
         return ", ".join(parts)
 
-    def _coefficients(self, suffix: str) -> dict[str, Tensor]:
-        """alpha = exp(-dt / tau_mem) and rho = exp(-dt / tau_adapt) of equations (5) and (3), theta and beta of (4)."""
+    def _neuron_arguments(self, suffix: str) -> dict[str, Any]:
+        """Keyword arguments of functional.alif.
+
+        alpha = exp(-dt / tau_mem) and rho = exp(-dt / tau_adapt) of equations (5) and (3), theta and beta of (4).
+        """
         k = {name: getattr(self, name + suffix) for name in self._neuron}
         k = {name: value.float() if value.dtype in _HALF else value for name, value in k.items()}
-        given = {"alpha": torch.exp(-self.dt / k["tau_mem"]), "theta": k["threshold"]}
+        given: dict[str, Any] = {"alpha": torch.exp(-self.dt / k["tau_mem"]), "theta": k["threshold"]}
         if "beta" in k:
             given |= {"rho": torch.exp(-self.dt / k["tau_adapt"]), "beta": k["beta"]}
-        return given
+        delay = self.delay if isinstance(self.delay, int) else functional.Delays(self.delay, self._distinct or ())
+        return given | {"refractory": self.refractory, "delay": delay, "dynamics": self.dynamics,
+                        "surrogate": self.surrogate, "dampening": self.dampening}
 
     def _recurrent_weight(self, suffix: str) -> Tensor:
         """w_rec of equation (1): the stored matrix is output-major as in nn.LSTM; no neuron excites itself."""
@@ -190,29 +187,25 @@ class Recurrent(nn.Module):
         order = segments[::-1] if reverse else segments
         lengths = [steps * alive for steps, alive in segments]
         blocks = list(torch.split(x, lengths))[::-1 if reverse else 1] if len(segments) > 1 else [x]
-        given, w_rec = self._coefficients(suffix), self._recurrent_weight(suffix)
-        delay = self.delay if isinstance(self.delay, int) else functional.Delays(self.delay, self._distinct or ())
-
-        state = initial if initial is None else _rows(initial, 0, order[0][1])
+        neuron, w_rec = self._neuron_arguments(suffix), self._recurrent_weight(suffix)
+        state = initial if initial is None else rows(initial, 0, order[0][1])
         ended: list[State] = []
         results: list[list[Tensor | None]] = []
         for (steps, alive), block in zip(order, blocks, strict=True):
             if state is not None and state.v.shape[-2] > alive:
-                ended.append(_rows(state, alive, state.v.shape[-2]))
-                state = _rows(state, 0, alive)
+                ended.append(rows(state, alive, state.v.shape[-2]))
+                state = rows(state, 0, alive)
             elif state is not None and state.v.shape[-2] < alive:
                 before = state.v.shape[-2]
                 if initial is None:
                     state = State(*(nn.functional.pad(leaf, (0, 0, 0, alive - before)) for leaf in state))
                 else:
-                    entering = _rows(initial, before, alive)
+                    entering = rows(initial, before, alive)
                     state = State(*(torch.cat(pair, -2) for pair in zip(state, entering, strict=True)))
             block = block.view(steps, alive, x.shape[-1])
             result = functional.layer(
-                block.flip(0) if reverse else block, weight, w_rec, bias=bias, alpha=given["alpha"],
-                theta=given["theta"], rho=given.get("rho"), beta=given.get("beta"), refractory=self.refractory,
-                delay=delay, dynamics=self.dynamics, surrogate=self.surrogate, dampening=self.dampening, state=state,
-                trace=trace, checkpoint_every=self.checkpoint_every, **readout)
+                block.flip(0) if reverse else block, weight, w_rec, bias=bias, state=state, trace=trace,
+                checkpoint_every=self.checkpoint_every, **neuron, **readout)
             state = result.state
             values = [result.spikes, *(result.traces or (None,) * 3)]
             results.append([value.flip(0) if reverse and value is not None else value for value in values])
@@ -225,7 +218,7 @@ class Recurrent(nn.Module):
                                for values in zip(*results, strict=True)]
         else:
             spikes, *traces = results[0]
-        seen = Traces(*map(_given, traces)) if trace else None
+        seen = Traces(*map(given, traces)) if trace else None
         return Layered(spikes, state, seen, result.readout, result.p)
 
     def _run(self, x: Tensor, segments: Segments, state: State | None, trace: bool, **readout: Any) -> Layered:
@@ -245,11 +238,11 @@ class Recurrent(nn.Module):
                 after.append(outs[-1].state)
             if last:
                 break
-            x = nn.functional.dropout(_joined(outs)[0], self.dropout, self.training)
+            x = nn.functional.dropout(joined(outs)[0], self.dropout, self.training)
         end = State(*(torch.stack(leaves) for leaves in zip(*after, strict=True)))
         if ways == 1:
             return outs[0]._replace(state=end)
-        spikes, traces = _joined(outs)
+        spikes, traces = joined(outs)
         return Layered(spikes, end, traces, None, None)
 
     def _check(self, x: Tensor, dims: tuple[int, ...], form: str, state: State | None, batch: tuple[int, ...]) -> None:
@@ -294,17 +287,20 @@ class Recurrent(nn.Module):
             out, state, traces, _, _ = self._run(x.data, segments, state, trace)
             if x.unsorted_indices is not None:
                 state = State(*(leaf.index_select(-2, x.unsorted_indices) for leaf in state))
-            packed = PackedSequence(_given(out).flatten(0, -2), x.batch_sizes, x.sorted_indices, x.unsorted_indices)
+            packed = PackedSequence(given(out).flatten(0, -2), x.batch_sizes, x.sorted_indices, x.unsorted_indices)
             if traces is None:
                 return packed, state
             return packed, state, Traces(*(leaf.flatten(0, -2) for leaf in traces))
         out, state, traces, _, _ = self._dense(x, state, trace)
-        return (_given(out), state) if traces is None else (_given(out), state, traces)
+        return (given(out), state) if traces is None else (given(out), state, traces)
 
     def _dense(self, x: Tensor, state: State | None, trace: bool, p: Tensor | None = None, **readout: Any) -> Layered:
         """A tensor of any form, and results of the same form. readout, p: of functional.layer; unbatched p has no B."""
         batched, first = x.dim() == 3, self.batch_first and x.dim() == 3
         batch = (x.shape[0 if first else 1],) if batched else ()
+        quick = None if trace else short_sequence(self, x, state, p, **readout)
+        if quick is not None:
+            return quick
         self._check(x, (2, 3), "(B, T, I) or (T, I)" if self.batch_first else "(T, B, I) or (T, I)", state, batch)
         x = x.transpose(0, 1) if first else x if batched else x.unsqueeze(1)
         if not batched:
@@ -330,10 +326,13 @@ class Recurrent(nn.Module):
         if self.bidirectional:
             raise ValueError("step: expected a layer with bidirectional=False, got a bidirectional one")
         batch = tuple(x_t.shape[:-1])
+        quick = short_call(self, x_t, 1, batch, state) if len(batch) < 2 else None
+        if quick is not None:
+            return quick if batch else (quick[0][0], quick[1])
         self._check(x_t, (1, 2), "(B, I) or (I,)", state, batch)
         if state is not None and not batch:
             state = State(*(leaf.unsqueeze(-2) for leaf in state))
         alive = batch[0] if batch else 1
         out, state, *_ = self._run(x_t.reshape(1, alive, self.input_size), [(1, alive)], state, False)
-        out = _given(out)
+        out = given(out)
         return (out[0], state) if batch else (out[0, 0], State(*(leaf.squeeze(-2) for leaf in state)))

@@ -1,0 +1,111 @@
+#include "ready.h"
+
+#include <cstring>
+
+#include "../cpu/packed.h"
+#include "layer.h"
+
+namespace lsnn::binding {
+
+Ready::Memory Ready::copy(Address from, int64_t bytes) {
+  Memory memory(cpu::take_block(std::max<int64_t>(bytes, 1)));
+  if (from) std::memcpy(memory.get(), (const void*)from, bytes);
+  return memory;
+}
+
+Ready::Ready(bool is_wide, int64_t N, int64_t dynamics, int64_t surrogate, double dampening, int64_t refractory,
+             std::vector<int64_t> all_delays, Address given, Address weights, Address each_delay, Address stored_weights,
+             bool with_autapses, std::vector<std::pair<Address, int64_t>> from)
+    : wide(is_wide),
+      stored(stored_weights),
+      autapses(with_autapses),
+      delays(std::move(all_delays)),
+      sources(std::move(from)),
+      layer{} {
+  STD_TORCH_CHECK(dynamics >= 0 && dynamics < n_rows && surrogate >= 0 && surrogate < n_surrogates && !delays.empty() && N >= 1,
+                  "Ready: expected a row, a surrogate, delays and neurons, got ", dynamics, ", ", surrogate, ", ", delays.size(), ", ", N);
+  const int64_t size = wide ? 8 : 4, NP = cpu::padded(N);
+  if (wide) check_coefficients((const double*)given, N, dampening);
+  else check_coefficients((const float*)given, N, dampening);
+  coefficients = copy(given, n_coefficients * N * size), w = copy(0, N * NP * size);
+  for (int64_t j = 0; j < N; j++) {  // rows as the kernels pack them, zeros behind
+    char* row = (char*)w.get() + j * NP * size;
+    std::memcpy(row, (const char*)weights + j * N * size, N * size), std::memset(row + N * size, 0, (NP - N) * size);
+  }
+  if (stored) as_stored = copy(stored, N * N * size);
+  if (each_delay) delay = copy(each_delay, N * N * (int64_t)sizeof(int64_t));
+  int64_t sum = 0;
+  for (auto [_, n] : sources) sum += n;
+  bytes = copy(0, sum);
+  char* to = (char*)bytes.get();
+  for (auto [address, n] : sources) std::memcpy(to, (const void*)address, n), to += n;
+  layer = {0,
+           0,
+           N,
+           rows[dynamics],
+           (Surrogate)surrogate,
+           dampening,
+           refractory,
+           false,
+           delays.data(),
+           (int64_t)delays.size(),
+           1 + delays.back(),
+           (const int64_t*)delay.get(),
+           w.get(),
+           NP,
+           1,
+           coefficients.get()};
+}
+
+// Whether the weights of all neurons that spiked, before: [D,B,N] and spikes: [T,B,N], are those of the caller, bit for bit.
+// A few rows of the stored matrix at a time, since neighbours lie in one line of the cache, along its rows and along those of w.
+template <class Bits> bool Ready::weights_hold(int64_t B, int64_t items, const void* before, const void* spikes) const {
+  const int64_t N = layer.N, NP = layer.w_stride_j;
+  std::vector<Bits> any(N, 0);
+  auto add = [&](const Bits* z, int64_t n) {
+    for (int64_t row = 0; row < n; row++, z += N)
+      for (int64_t j = 0; j < N; j++) any[j] |= z[j];
+  };
+  add((const Bits*)before, layer.D * B), add((const Bits*)spikes, items);
+  std::vector<int64_t> active;
+  for (int64_t j = 0; j < N; j++)
+    if (any[j]) active.push_back(j);
+  const size_t many = layer.N / 16;  // from which on comparing everything, in order, is faster
+  if (active.size() > many) return !std::memcmp((const void*)stored, as_stored.get(), N * N * sizeof(Bits));
+  constexpr int64_t few = 8;
+  for (int64_t first = 0; first < N; first += few) {
+    Bits other = 0;
+    for (int64_t j : active)
+      for (int64_t n = first; n < std::min(N, first + few); n++)
+        other |= (j != n || autapses ? ((const Bits*)stored)[n * N + j] : Bits(0)) ^ ((const Bits*)layer.w)[j * NP + n];
+    if (other) return false;
+  }
+  return true;
+}
+
+bool Ready::run(int64_t T, int64_t B, Address current, const std::vector<Address>& first, const std::vector<Address>& last, Address spikes,
+                Address trace_v) const {
+  STD_TORCH_CHECK(first.size() == 5 && last.size() == 5, "Ready: expected states of five tensors, got ", first.size(), " and ",
+                  last.size());
+  const char* kept = (const char*)bytes.get();
+  for (auto [address, n] : sources) {
+    if (std::memcmp(kept, (const void*)address, n)) return false;
+    kept += n;
+  }
+  ForwardArgs f{};
+  f.layer = layer, f.layer.T = T, f.layer.B = B;
+  f.x = (const void*)current, f.x_stride_t = B * layer.N, f.x_stride_b = layer.N;
+  f.first = {(void*)first[0], (void*)first[1], (void*)first[2], (void*)first[3], (void*)first[4]};
+  f.last = {(void*)last[0], (void*)last[1], (void*)last[2], (void*)last[3], (void*)last[4]};
+  f.z = (void*)spikes, f.trace_v = (void*)trace_v;
+  f.saved.every = segment;
+  if (wide) cpu::forward<double>(f, parallel);
+  else cpu::forward<float>(f, parallel);
+  if (!stored) return true;
+  // The last step's spikes have met no weights yet.
+  const int64_t items = T > 1 ? (T - 1) * B : 0;
+  return wide ? weights_hold<uint64_t>(B, items, (void*)first[4], (void*)spikes)
+              : weights_hold<uint32_t>(B, items, (void*)first[4], (void*)spikes);
+}
+
+}  // namespace lsnn::binding

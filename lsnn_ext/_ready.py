@@ -1,0 +1,129 @@
+"""Short calls without gradients on the CPU, as control loops make them: layers that are kept ready.
+
+What follows from the parameters alone, coefficients and weights, is computed once and kept. Each call compares what it
+uses with the parameters as they are then. Counting changes would not do: version counters miss what fused optimizers
+change, and what is written through ``.data`` or through a numpy array.
+"""
+from collections.abc import Hashable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import _library, reference
+from ._arguments import Delays, check, check_coefficients, delays_of, stacked
+from .reference import COEFFICIENTS, named_row, named_surrogate
+
+_FEW = 1 << 18  # numbers of a call, from which on the operators that reuse memory take over; see _library.reused
+_WIDEST_READOUT = 256  # the operator behind it keeps (O, O) weights
+_MANY = 1 << 31  # weights times delays that are never kept twice
+_USABLE: bool = _library._C is not None and not _library._C.emulator
+
+Tensors = Mapping[str, Tensor | None]
+
+
+def short(T: int, B: int, N: int) -> bool:
+    """Whether a call of this size, now, may take a layer that is kept ready.
+
+    Nobody may ask for gradients or watch what is computed: no autograd, compiler, tracer, transform, mode or autocast.
+    """
+    return (
+        not torch.compiler.is_compiling() and not torch.is_grad_enabled() and _USABLE and 0 < T * B * N < _FEW
+        and torch._C._functorch.peek_interpreter_stack() is None and torch.autograd.forward_ad._current_level < 0
+        and not torch._C._len_torch_dispatch_stack() and not torch._C._len_torch_function_stack()
+        and torch._C._get_tracing_state() is None and not torch.is_autocast_enabled("cpu")
+    )  # fmt: skip
+
+
+def plain(tensor: Any, dtype: torch.dtype) -> bool:
+    """Whether this is an ordinary tensor of this dtype on the CPU, contiguous, so that its address says all."""
+    kind = type(tensor)
+    return (
+        (kind is Tensor or kind is nn.Parameter) and tensor.dtype is dtype and tensor.is_cpu
+        and tensor.layout is torch.strided and tensor.is_contiguous()
+    )  # fmt: skip
+
+
+class Ready:
+    """A layer made from sources, and from constants that are no tensors; what it keeps is its own and never changes."""
+
+    def __init__(
+        self, constants: Hashable, sources: dict[str, Tensor], w_rec: Tensor, neuron: dict[str, Any],
+        stored: Tensor | None, autapses: bool,
+    ) -> None:  # fmt: skip
+        """neuron: keyword arguments of functional.alif; raises what alif raises for them.
+
+        w_rec (N, N) is stored.t(), where there is one, without its diagonal if there are no autapses.
+        """
+        row, refractory, delay = named_row(neuron["dynamics"]), neuron["refractory"], neuron["delay"]
+        surrogate = row.surrogate if neuron["surrogate"] is None else neuron["surrogate"]
+        named_surrogate(surrogate)
+        dampening = row.dampening if neuron["dampening"] is None else neuron["dampening"]
+        check(w_rec[None], w_rec, refractory, dampening)  # rows of weights have the shape of a current
+        N, self.dtype, device = w_rec.shape[0], w_rec.dtype, w_rec.device
+        given: dict[str, Any] = {name: neuron.get(name) for name in COEFFICIENTS}
+        check_coefficients(given, N, device)
+        coefficients, _ = stacked(reference.coefficients(neuron["dynamics"], **given), N, self.dtype, device)
+        synapse, delays = delays_of(delay, N, device)
+        synapse = None if synapse is None else synapse.contiguous()
+        coefficients, w_rec = coefficients.contiguous(), w_rec.contiguous()
+        self.constants, self.D = constants, 1 + delays[-1]
+        # The aliases hold the memory of the sources, so that no other tensor can come to lie at the same address.
+        self.sources = [(name, t, t.detach(), t.data_ptr()) for name, t in sources.items()]
+        self.run = _library._C.Ready(
+            self.dtype is torch.float64, N, _library.DYNAMICS[neuron["dynamics"]], _library.SURROGATES[surrogate],
+            float(dampening), refractory, delays, coefficients.data_ptr(), w_rec.data_ptr(),
+            0 if synapse is None else synapse.data_ptr(), 0 if stored is None else stored.data_ptr(), autapses,
+            [(t.data_ptr(), t.nbytes) for t in sources.values() if t is not stored],
+        ).run  # fmt: skip
+
+    def made_from(self, constants: Hashable, parameters: Tensors, buffers: Tensors) -> bool:
+        """Whether the sources still are these tensors, of the same form in the same memory; run compares the bytes."""
+        if constants != self.constants:
+            return False
+        for name, source, alias, address in self.sources:
+            tensor = parameters.get(name)
+            if tensor is None:
+                tensor = buffers.get(name)
+            if tensor is not source or tensor.data_ptr() != address or not tensor.is_set_to(alias):
+                return False
+        return True
+
+
+def prepared(
+    constants: Hashable, sources: dict[str, Tensor], w_rec: Tensor, neuron: dict[str, Any],
+    stored: Tensor | None = None, autapses: bool = True,
+) -> Ready | None:  # fmt: skip
+    """A layer made ready of plain tensors, or None where none is to be kept: one neuron, or too many."""
+    delay = neuron["delay"]
+    many = len(delay.distinct) if isinstance(delay, Delays) else 1
+    N = w_rec.shape[0]
+    if w_rec.dtype not in (torch.float32, torch.float64) or N < 2 or many * N * (N + 64) >= _MANY:
+        return None
+    if isinstance(delay, Delays) and not torch.isin(delay.each, torch.tensor(delay.distinct)).all():
+        return None  # the operator says what is wrong
+    return Ready(constants, sources, w_rec, neuron, stored, autapses)
+
+
+@lru_cache(maxsize=16)
+def _integrator(O: int, dtype: torch.dtype, neuron: tuple[tuple[str, Any], ...]) -> Ready | None:
+    """O neurons without synapses; they follow from numbers alone."""
+    return prepared((), {}, torch.zeros(O, O, dtype=dtype), dict(neuron))
+
+
+def integrated(product: Tensor, p: Tensor | None, neuron: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
+    """The leaky readout of product (T, B, O) from p (B, O) on, as functional.leaky_readout; None: not this way."""
+    T, B, O = product.shape
+    dtype = product.dtype
+    if not short(T, B, O) or not plain(product, dtype) or O > _WIDEST_READOUT or type(neuron["alpha"]) is not float:
+        return None
+    if p is not None and not (plain(p, dtype) and p.shape == (B, O)):
+        return None
+    ready = _integrator(O, dtype, tuple(neuron.items()))
+    if ready is None:
+        return None
+    traces, last, silent = torch.empty_like(product), product.new_empty(B, O), product.new_zeros(B, O)
+    first = [(silent if p is None else p).data_ptr(), *[silent.data_ptr()] * 4]
+    ready.run(T, B, product.data_ptr(), first, [last.data_ptr(), 0, 0, 0, 0], 0, traces.data_ptr())
+    return traces, last

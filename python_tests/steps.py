@@ -1,0 +1,48 @@
+"""Steps and short calls without gradients, compared with the long way, which calls with gradients take."""
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lsnn_ext import _ready
+from lsnn_ext.modules import recurrent
+
+I, N = 6, 37
+needs_short_way = pytest.mark.skipif(not _ready._USABLE, reason="no compiled operators here, or emulated ones")
+
+
+def inputs(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64).to(dtype) * 2
+
+
+def flat(result: Any) -> list[Tensor]:
+    """All tensors of a result, in their order."""
+    return [result] if isinstance(result, Tensor) else [leaf for part in result for leaf in flat(part)]
+
+
+def assert_equal(got: Any, want: Any) -> None:
+    """Bit for bit, zeros with their signs; got has no gradient."""
+    got, want = flat(got), [leaf.detach() for leaf in flat(want)]
+    assert len(got) == len(want)
+    for one, other in zip(got, want, strict=True):
+        assert one.dtype == other.dtype and one.shape == other.shape and not one.requires_grad
+        assert torch.equal(one, other) and torch.equal(one.signbit(), other.signbit())
+
+
+def short(call: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a call without gradients, of which it is made sure that it did not go the long way."""
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("went the long way")
+
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(recurrent.Recurrent, "_run", refuse)
+        return call(*arguments)
+
+
+def agree(call: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of the short way, equal to that of the long one."""
+    result = short(call, *arguments)
+    assert_equal(result, call(*arguments))
+    return result

@@ -1,0 +1,176 @@
+"""Steps and short calls without gradients take a shorter way, which equals the long one bit for bit."""
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, LSNNState, State
+from steps import I, N, agree, assert_equal, flat, inputs, needs_short_way, short
+
+
+def _each_delay() -> Tensor:
+    return torch.randint(0, 3, (N, N), generator=torch.Generator().manual_seed(0))
+
+
+LAYERS: dict[str, Callable[[], Any]] = {
+    "ALIF": lambda: ALIF(I, N),
+    "ALIF-in-float64": lambda: ALIF(I, N, dtype=torch.float64),
+    "ALIF-without-bias": lambda: ALIF(I, N, bias=False, autapses=True),
+    "ALIF-three-layers": lambda: ALIF(I, N, num_layers=3, delay=2, refractory=2),
+    "ALIF-batch-first": lambda: ALIF(I, N, batch_first=True, tau_adapt=torch.linspace(20, 300, N)),
+    "ALIF-delays": lambda: ALIF(I, N, num_layers=2, delay=_each_delay()),
+    "ALIF-learned": lambda: ALIF(I, N, learn=("tau_mem", "tau_adapt", "beta", "threshold")),
+    "ALIF-adlif": lambda: ALIF(I, N, dynamics="adlif", threshold=0.1),
+    "ALIF-aligned": lambda: ALIF(I, 64, surrogate="arctan", dampening=0.5),
+    "LIF": lambda: LIF(I, N),
+    "LIF-norse": lambda: LIF(I, N, dynamics="norse_lif", refractory=0),
+}
+
+
+@needs_short_way
+@pytest.mark.parametrize("batch", [(), (1,), (3,)], ids=str)
+@pytest.mark.parametrize("name", LAYERS)
+def test_steps_equal_the_long_way(name: str, batch: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    module, state, fired = LAYERS[name](), None, 0.0
+    for x in inputs(20, *batch, I, dtype=module.weight_ih_l0.dtype):
+        spikes, state = agree(module.step, x, state)
+        fired += float(spikes.sum())
+    assert fired > 0
+
+
+@needs_short_way
+@pytest.mark.parametrize("steps", [1, 2, 10])
+@pytest.mark.parametrize("form", ["unbatched", "one", "three"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_short_sequences_equal_the_long_way(name: str, form: str, steps: int) -> None:
+    torch.manual_seed(0)
+    module = LAYERS[name]()
+    x = inputs(steps, {"unbatched": 1, "one": 1, "three": 3}[form], I, dtype=module.weight_ih_l0.dtype)
+    x = x[:, 0] if form == "unbatched" else x.transpose(0, 1) if module.batch_first else x
+    _, state = agree(module, x)
+    agree(module, x, state)
+
+
+@needs_short_way
+@pytest.mark.parametrize("name", LAYERS)
+def test_steps_equal_one_call(name: str) -> None:
+    """Sums of multiples of 2^-8 are exact in any order, so that products of all steps at once have the same bits."""
+    torch.manual_seed(0)
+    module = LAYERS[name]()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.dim() == 2:
+                parameter.copy_((parameter * 256).round() / 256)
+    x, state = (inputs(30, 2, I) * 2).round().to(module.weight_ih_l0.dtype), None
+    steps = []
+    for x_t in x:
+        spikes, state = short(module.step, x_t, state)
+        steps.append(spikes)
+    want, end = module(x.transpose(0, 1) if module.batch_first else x)
+    assert_equal([torch.stack(steps), state], [want.transpose(0, 1) if module.batch_first else want, end])
+
+
+@needs_short_way
+def test_dropout_between_layers() -> None:
+    module = ALIF(I, N, num_layers=2, dropout=0.5)
+    for call, x in ((module.step, inputs(2, I)), (module, inputs(4, 2, I))):
+        torch.manual_seed(3)
+        want = call(x)
+        torch.manual_seed(3)
+        assert_equal(short(call, x), want)
+
+
+def test_unusual_states() -> None:
+    """A longer history, parts that are not contiguous, a plain tuple: all as with gradients."""
+    module, x = ALIF(I, N, delay=1), inputs(2, I)
+    with torch.no_grad():
+        state = State(*(torch.rand(1, 2, N) for _ in range(3)), torch.zeros(1, 2, N), torch.ones(1, 5, 2, N))
+        odd = State(*(leaf.mT.contiguous().mT for leaf in state))
+        for given in (state, odd, tuple(state), state._replace(z=state.z[:, :2])):
+            got = module.step(x, given)
+            with torch.enable_grad():
+                assert_equal(got, module.step(x, given))
+        strided = x.mT.contiguous().mT
+        got = module.step(strided, state)
+    assert_equal(got, module.step(strided, state))
+
+
+def test_results_are_their_own() -> None:
+    """Nothing that is returned shares memory with the arguments, the layer or the next result."""
+    net = LSNN(I, 20, 17, 3)
+    with torch.no_grad():
+        first = net.step(inputs(1, I))
+        second = net.step(inputs(1, I), first[1])
+        tensors = [*flat(first), *flat(second), *net.parameters()]
+    assert len({t.untyped_storage().data_ptr() for t in tensors}) == len(tensors)
+
+
+# ---------------------------------------------------------------------------------------------------------- the network
+@pytest.mark.parametrize("batch", [(), (1,), (3,)], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"delay": 3, "bias": True, "dtype": torch.float64}, {"batch_first": True}], ids=str)
+def test_network(options: dict[str, Any], batch: tuple[int, ...]) -> None:
+    """A step equals forward on one step, with and without gradients, and T of them equal T calls of forward."""
+    torch.manual_seed(0)
+    net, state, other = LSNN(I, 20, 17, 3, **options), None, None
+    first = net.neurons.batch_first and bool(batch)
+    with torch.no_grad():
+        net.readout.bias.copy_(torch.tensor([0.5, -0.25, 0.0]))
+        for x in inputs(20, *batch, I, dtype=options.get("dtype", torch.float32)):
+            before = state
+            y, state = net.step(x, before)
+            whole, other = net(x.unsqueeze(1 if first else 0), other)
+            assert_equal([y, state], [whole.squeeze(1 if first else 0), other])
+            with torch.enable_grad():
+                assert_equal([y, state], net.step(x, before))
+                assert_equal([whole, other], net(x.unsqueeze(1 if first else 0), before))
+    assert isinstance(state, LSNNState) and bool(y.any())
+
+
+def test_network_in_one_call() -> None:
+    torch.manual_seed(0)
+    net, state = LSNN(I, 20, 17, 3), None
+    x = (inputs(30, 2, I) * 2).round()
+    ys = []
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_((parameter * 256).round() / 256)
+        for x_t in x:
+            y, state = net.step(x_t, state)
+            ys.append(y)
+        assert_equal([torch.stack(ys), state], net(x))
+        want, after, spikes = net(x, return_spikes=True)
+        assert_equal([want, after], net(x))
+    with torch.enable_grad():
+        assert_equal([want, after, spikes], net(x, return_spikes=True))
+
+
+def test_network_learns_through_steps() -> None:
+    net, again = LSNN(I, 20, 17, 3), LSNN(I, 20, 17, 3)
+    again.load_state_dict(net.state_dict())
+    x, state, total = inputs(6, 2, I), None, torch.zeros(())
+    for x_t in x:
+        y, state = net.step(x_t, state)
+        total = total + y.square().sum()
+    total.backward()
+    again(x)[0].square().sum().backward()
+    for one, other in zip(net.parameters(), again.parameters(), strict=True):
+        assert one.grad is not None and other.grad is not None
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_readout_step() -> None:
+    torch.manual_seed(0)
+    for readout in (LeakyReadout(N, 3), LeakyReadout(N, 300, bias=False), LeakyReadout(N, 1)):
+        for batch in ((), (2,)):
+            state = None
+            for x in inputs(4, *batch, N):
+                with torch.no_grad():
+                    got = readout.step(x, state)
+                assert_equal(got, readout.step(x, state))
+                y, end = readout(x.unsqueeze(0), state)
+                assert_equal(got, [y[0], end])
+                state = got[1]
