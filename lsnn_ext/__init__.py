@@ -2,10 +2,13 @@
 
 from . import functional, reference
 from ._config import show_config
+from ._profile import profile
+from ._report import Profile
 from .functional import State, Traces
 from .modules import ALIF, LIF, LSNN, LeakyReadout, LSNNState
 
 __version__ = "0.1.0"
 __all__ = [
-    "ALIF", "LIF", "LSNN", "LSNNState", "LeakyReadout", "State", "Traces", "functional", "reference", "show_config",
+    "ALIF", "LIF", "LSNN", "LSNNState", "LeakyReadout", "Profile", "State", "Traces", "functional",
+    "profile", "reference", "show_config",
 ]  # fmt: skip

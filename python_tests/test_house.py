@@ -28,8 +28,11 @@ INCLUDES = {
 # Where each part of lsnn_ext/ may look: modules -> functional -> _ready -> {_arguments, _library} -> reference. What is
 # not named here stands beside the modules.
 IMPORTS = {
-    "__init__": {"_config", "functional", "modules", "reference"},
+    "__init__": {"_config", "_profile", "_report", "functional", "modules", "reference"},
     "_config": {"_library"},
+    "_profile": {"_library", "_report", "_watch", "modules"},
+    "_report": set[str](),
+    "_watch": {"_library", "reference"},
     "functional": {"_arguments", "_library", "_ready", "reference"},
     "_ready": {"_arguments", "_library", "reference"},
     "_arguments": {"reference"},

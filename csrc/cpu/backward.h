@@ -111,6 +111,12 @@ template <class T, class Model> struct BackwardTile : Tile {
       else add_product(p.panels + d * NP * N, N, NP, gc(reached), ND, s.dz, NP, items);
     }
     if (way == Way::sparse) add_sparse_product(p.sparse, l.S, N, NP, s.slices, s.dz, items, active);
+    const bool is_dense = way == Way::dense, is_sparse = way == Way::sparse;
+    past.steps.meter.lap(is_dense ? Count::ns_product_dense : is_sparse ? Count::ns_product_sparse : Count::ns_product_active);
+    past.steps.meter.count(is_dense    ? Count::product_steps_dense
+                           : is_sparse ? Count::product_steps_sparse
+                                       : Count::product_steps_active,
+                           step >= 0);
   }
 
   // The adjoint of one step for all items; dz holds all that reached the spikes of step t but what comes from outside.
@@ -221,7 +227,18 @@ template <class T, class Model> struct BackwardTile : Tile {
       for (int64_t n = 0; n < N; n++) s.dz[q * NP + n] += ((const T*)f.glast.z)[(back * B + b0 + q) * N + n];
   }
 
+  // How many of the neurons' steps in the chunk can pass a gradient through their spikes.
+  LSNN_MEMBER void count_active(int64_t steps) const {
+    Meter& meter = past.steps.meter;
+    if (!meter.hooks) return;
+    const int64_t all = steps * items * N;
+    int64_t active = past.choose ? 0 : all;
+    for (int64_t step = 0; past.choose && step < steps; step++) active += s.replay.active_n[step];
+    meter.n[Count::replayed] += all, meter.n[Count::active] += active;
+  }
+
   void run(const Sums<T>& sums) {
+    Meter& meter = past.steps.meter;
     copy_in(s.dv, f.glast.v), copy_in(s.da, f.glast.a), copy_in(s.di, f.glast.i), copy_in(s.dz, nullptr);
     if (f.readout.O) readout.start(f.gp_last);
     if (p.sparse.start) memset(s.turned, 0, l.D * N * max_items * sizeof(T));
@@ -232,19 +249,21 @@ template <class T, class Model> struct BackwardTile : Tile {
       for (int64_t t0 = S0 + (S1 - S0 - 1) / chunk * chunk; t0 >= S0; t0 -= chunk) {
         const int64_t t1 = t0 + chunk < S1 ? t0 + chunk : S1;
         past.chunk_of(t0, t1);
+        meter.lap(Count::ns_replay), count_active(t1 - t0);
         if (sums.k) memset(s.sums, 0, n_coefficients * NP * sizeof(T));
         for (int64_t t = t1 - 1; t >= t0; t--) {
           add_last_state(t);
           product(t, t - t0);
-          if (f.readout.O) readout.adjoint(f.gp, t, t - t0, s.dz);
+          if (f.readout.O) readout.adjoint(f.gp, t, t - t0, s.dz), meter.lap(Count::ns_readout_adjoint);
           adjoint(t, t0, s.sums);
           if (p.sparse.start) turn_items(gc(t), ND, items, N, turned(t));
           if (p.w_bf16) round(t);
+          meter.lap(Count::ns_adjoint);
         }
         for (int64_t c = 0; sums.k && c < n_coefficients * NP; c++) sums.k[c] += s.sums[c];
-        if (sums.w) weight_gradient(t0, t1, sums.w);
-        if (sums.w_in) input_gradient(t0, t1, sums.w_in);
-        if (sums.w_out) output_gradient(t0, t1, sums.w_out);
+        if (sums.w) weight_gradient(t0, t1, sums.w), meter.lap(Count::ns_gradient);
+        if (sums.w_in) input_gradient(t0, t1, sums.w_in), meter.lap(Count::ns_gradient_in);
+        if (sums.w_out) output_gradient(t0, t1, sums.w_out), meter.lap(Count::ns_gradient_out);
       }
     }
     stream_end();
@@ -256,6 +275,7 @@ template <class T, class Model> struct BackwardTile : Tile {
       product(-1 - back, -1);
       copy_out((T*)f.gfirst.z + back * B * N, s.dz);
     }
+    meter.finish();
   }
 };
 

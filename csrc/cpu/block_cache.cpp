@@ -9,6 +9,8 @@
 #include <string>
 #include <unordered_map>
 
+#include "counters.h"
+
 namespace lsnn::cpu {
 namespace {
 
@@ -62,6 +64,7 @@ void* take_block(int64_t bytes) {
   // One huge page more than asked for, so that the block can start on a boundary; the rest is given back.
   char* raw = static_cast<char*>(mmap(nullptr, size + huge_page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   if (raw == MAP_FAILED) throw OutOfMemory(bytes);
+  count(Count::fresh_bytes, size);
   const int64_t before = (huge_page - reinterpret_cast<int64_t>(raw) % huge_page) % huge_page;
   char* p = raw + before;
   if (before) munmap(raw, before);

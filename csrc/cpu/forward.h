@@ -23,6 +23,18 @@ template <class T> struct ForwardScratch {
   }
 };
 
+// What profiling wants to know of a step, whose spikes are given.
+template <class T, class Model> LSNN_INLINE void count_step(const Steps<T, Model>& steps, const uint32_t* bits) {
+  Meter& meter = steps.meter;
+  if (!meter.hooks) return;
+  const int64_t items = steps.items;
+  int64_t spikes = 0, rows = 0;
+  for (int64_t w = 0; w < items * steps.p.W; w++) spikes += __builtin_popcount(bits[w]);
+  for (int64_t q = 0; q < items; q++) rows += steps.n[q];
+  meter.n[Count::spikes] += spikes, meter.n[Count::rows] += rows, meter.n[Count::input_rows] += steps.input_rows;
+  meter.n[Count::item_steps] += items, meter.n[Count::neuron_steps] += items * steps.N, meter.n[Count::inputs] += items * steps.I;
+}
+
 // The spikes of the last D + 1 steps.
 template <class T> struct Ring {
   uint32_t* words;
@@ -47,13 +59,16 @@ LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, const Mod
   const void* first[] = {f.first.v, f.first.a, f.first.i, f.first.r};
   for (int c = 0; c < 4; c++) steps.copy_in(carried[c], first[c]);
   steps.copy_in(s.steps.z, f.first.z);  // the newest: [0,B,N]
+  Meter& meter = steps.meter;
   readout.start(f.readout.first);
   for (int64_t t = 0; t < l.T; t++) {
     if (f.save && t % every == 0)
       for (int64_t q = 0; q < items; q++)
         for (int64_t c = 0; c < 4; c++)
           memcpy((T*)f.saved.carry + ((t / every * 4 + c) * B + b0 + q) * N, carried[c] + q * NP, N * sizeof(T));
+    meter.lap(Count::ns_write);
     steps.collect(t, ring);
+    meter.lap(Count::ns_events), meter.start_items(t, l.T);
     const bool keep_i = t == l.T - 1 || (f.save && (t + 1) % every == 0);
     for (int64_t q = 0; q < items; q++) {
       const int64_t at = (t * B + b0 + q) * N;
@@ -73,8 +88,12 @@ LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, const Mod
       });
       if (N % 32) bits[W - 1] &= (1u << N % 32) - 1;  // padded lanes are no neurons
       if (l.smooth) memcpy(ring.real(t, q), s.steps.z + q * NP, NP * sizeof(T));
+      meter.split_item(1);
     }
     for (int64_t q = 0; f.readout.O && q < items; q++) readout.step(q, ring.bits(t, q), l.smooth ? s.steps.z + q * NP : nullptr);
+    meter.split_item(2);
+    meter.end_items();
+    count_step(steps, ring.bits(t, 0));
     const int64_t row = t * B + b0;
     if (f.readout.O) readout.write(f.readout_p, row);
     if (f.z) stream_copy((T*)f.z + row * N, s.z_out, items * N);
@@ -83,6 +102,7 @@ LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, const Mod
     if (f.saved.z) memcpy((T*)f.saved.z + row * N, s.z_out, items * N * sizeof(T));
   }
   stream_end();
+  meter.lap(Count::ns_write);
 
   void* last[] = {f.last.v, f.last.a, f.last.i, f.last.r};
   for (int c = 0; c < 4; c++) steps.copy_out(last[c], carried[c]);
@@ -94,6 +114,8 @@ LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, const Mod
       for (int64_t n = 0; n < N; n++)
         z[n] = t < 0 ? steps.first_z(t, q)[n] : l.smooth ? ring.real(t, q)[n] : T(ring.bits(t, q)[n / 32] >> n % 32 & 1);
     }
+  meter.count(Count::tiles, 1), meter.count(Count::items, items);
+  meter.finish();
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "block_cache.h"
+#include "counters.h"
 #include "packed.h"
 
 namespace lsnn::cpu {
@@ -24,6 +25,13 @@ inline Way way_asked() {
   throw std::runtime_error(std::string("LSNN_PRODUCT: expected dense, rows, sparse or bf16, got '") + asked + "'");
 }
 
+inline void one_by_one(int64_t n, void (*body)(int64_t, void*), void* context) {
+  for (int64_t i = 0; i < n; i++) body(i, context);
+}
+// For work on so many numbers: where they are few, waking threads takes longer, and longer still where another program has
+// their cores.
+inline Parallel worth(Parallel parallel, int64_t numbers) { return numbers < 1 << 17 ? one_by_one : parallel; }
+
 template <class F> void each(Parallel parallel, int64_t n, const F& body) {
   parallel(n, [](int64_t i, void* context) { (*static_cast<const F*>(context))(i); }, const_cast<F*>(&body));
 }
@@ -31,7 +39,7 @@ template <class F> void each(Parallel parallel, int64_t n, const F& body) {
 // get(r, c) for all rows and columns into to(r, c), in squares that fit the first cache whichever of the two is contiguous.
 template <class Get, class To> void copy_squares(Parallel parallel, int64_t rows, int64_t columns, const Get& get, const To& to) {
   constexpr int64_t side = 32;
-  each(parallel, (rows + side - 1) / side, [&](int64_t part) {
+  each(worth(parallel, rows * columns), (rows + side - 1) / side, [&](int64_t part) {
     const int64_t r0 = part * side, r1 = std::min(rows, r0 + side);
     for (int64_t c0 = 0; c0 < columns; c0 += side)
       for (int64_t r = r0, c1 = std::min(columns, c0 + side); r < r1; r++)
@@ -45,7 +53,8 @@ void copy_rows(Parallel parallel, int64_t rows, int64_t columns, const void* fro
                int64_t stride) {
   const T* f = (const T*)from;
   for (int64_t r = 0; r < rows; r++) std::fill(to + r * stride + columns, to + (r + 1) * stride, T(0));
-  if (stride_c == 1) each(parallel, rows, [&](int64_t r) { std::copy_n(f + r * stride_r, columns, to + r * stride); });
+  if (stride_c == 1)
+    each(worth(parallel, rows * columns), rows, [&](int64_t r) { std::copy_n(f + r * stride_r, columns, to + r * stride); });
   else if (stride_r == 1)
     copy_squares(
         parallel, rows, columns, [=](int64_t r, int64_t c) { return f[r + c * stride_c]; },
@@ -100,6 +109,7 @@ template <class T> struct PackedLayer {
   PackedLayer(const Layer& l, const Projection& in, const Readout& out, const AnyModel& model, const Kernels<T>& kernels, bool backward,
               Parallel parallel)
       : block(sizes(l, in, out, backward).sum() * (int64_t)sizeof(T)) {
+    const Timed timed(hooks(), backward ? Count::ns_pack_backward : Count::ns_pack_forward);
     const Sizes size = sizes(l, in, out, backward);
     const int64_t N = l.N, NP = padded(N), each = N * NP, OP = padded_outputs(out.O), panel = kernels.panel, lanes = kernels.lanes;
     T* w = (T*)block.data;
@@ -139,7 +149,7 @@ template <class T> struct PackedLayer {
                                                                         : n < N                   ? ((const T*)l.coefficients)[c * N + n]
                                                                                                   : beyond;
       }
-    packed = {NP, words(N), w, bias, panels, w_out, panels_out, k, nullptr, {}, false, way_asked(), model};
+    packed = {NP, words(N), w, bias, panels, w_out, panels_out, k, nullptr, {}, false, way_asked(), model, hooks()};
     make_sparse(l, kernels);
     if (backward && kernels.to_bf16 && (packed.way == Way::bf16 || (packed.way == Way::any && l.reduced)) &&
         bf16_pays(kernels, packed.way)) {

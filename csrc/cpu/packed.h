@@ -1,6 +1,7 @@
 // The layer as the CPU kernels read it, and the kernels that one instruction set offers.
 #pragma once
 #include "../alif_math.h"
+#include "counters.h"
 #include "run.h"
 
 namespace lsnn::cpu {
@@ -41,6 +42,7 @@ template <class T> struct Packed {
   bool sum_sparse;         // whether (1) adds the synapses that are not zero, or whole rows
   Way way;                 // of the backward product
   AnyModel model;
+  const Hooks* hooks;      // of counters.h
 };
 
 // Sums over the batch that a tile adds to; null where they are not wanted.

@@ -85,7 +85,7 @@ template <class T, class Model> struct Replay : Tile {
   void segment_from(int64_t first, int64_t S1) {
     S0 = first;
     for (int64_t c = 0; c < 4; c++) copy_in(part_at(S0, c), (const T*)f.saved.carry + (S0 / f.saved.every * 4 + c) * B * N);
-    if (!f.saved.y) compute_again(S1);
+    if (!f.saved.y) compute_again(S1), steps.meter.lap(Count::ns_recompute);
     for (int64_t t0 = S0; t0 + chunk < S1; t0 += chunk)
       for (int64_t q = 0; q < items; q++)
         for (int64_t n = 0; n < N; n += L) {

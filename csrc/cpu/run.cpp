@@ -8,6 +8,7 @@
 #include <string>
 
 #include "block_cache.h"
+#include "counters.h"
 #include "pack.h"
 
 namespace lsnn::cpu {
@@ -78,17 +79,20 @@ template <class T> AnyModel model_of(const Layer& l, const void* first_r, unsign
 const char* instruction_set() { return chosen().name; }
 
 template <class T> void forward(const ForwardArgs& f, Parallel parallel) {
+  const Timed all(hooks(), Count::ns_forward, Count::forward_calls);
   const Layer& l = f.layer;
   const Kernels<T>& k = kernels<T>();
   const PackedLayer<T> p(l, f.projection, f.readout, model_of<T>(l, f.first.r, 0), k, false, parallel);
   const int64_t scratch = k.forward_scratch(f);
   each(parallel, tiles(l.B), [&](int64_t tile) {
+    const Timed timed(p.packed.hooks, Count::ns_forward_tiles);
     const Block block(scratch);
     k.forward_tile(f, p.packed, tile, block.data);
   });
 }
 
 template <class T> void backward(const BackwardArgs& f, Parallel parallel) {
+  const Timed all(hooks(), Count::ns_backward, Count::backward_calls);
   const Layer& l = f.layer;
   const Kernels<T>& k = kernels<T>();
   const PackedLayer<T> p(l, f.projection, f.readout, model_of<T>(l, f.first.r, f.want), k, true, parallel);
@@ -109,18 +113,20 @@ template <class T> void backward(const BackwardArgs& f, Parallel parallel) {
     return Sums<T>{w, w_in, w_out, part(n_k)};
   };
   each(parallel, groups, [&](int64_t g) {
+    const Timed timed(p.packed.hooks, Count::ns_backward_tiles);
     const Block memory(scratch);
     if (n_all) std::memset((T*)block.data + g * n_all, 0, n_all * sizeof(T));
     for (int64_t tile = g * tiles(l.B) / groups; tile < (g + 1) * tiles(l.B) / groups; tile++)
       k.backward_tile(f, p.packed, tile, memory.data, sums(g));
   });
+  const Timed timed(p.packed.hooks, Count::ns_sum_tiles);
   auto total = [&](T* Sums<T>::* what, int64_t at) {
     T t = 0;
     for (int64_t g = 0; g < groups; g++) t += (sums(g).*what)[at];
     return t;
   };
   if (n_w)
-    each(parallel, N, [&](int64_t j) {
+    each(worth(parallel, N * N), N, [&](int64_t j) {
       for (int64_t n = 0; n < N; n++) {
         const int64_t s = l.S == 1 ? 0 : std::lower_bound(l.delays, l.delays + l.S, l.delay[j * N + n]) - l.delays;
         ((T*)f.gw)[j * N + n] = total(&Sums<T>::w, (s * N + j) * NP + n);

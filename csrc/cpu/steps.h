@@ -59,6 +59,8 @@ template <class T, class Model> struct Steps : Tile {
   int64_t n[max_items];      // events of each item in the step at hand
   int64_t n_inputs[max_items];  // how many of them, the first, are inputs
   bool weighted[max_items];  // whether they have factors
+  int64_t input_rows;        // of these events, those of inputs
+  mutable Meter meter;
 
   LSNN_MEMBER Steps(const Layer& layer, const Packed<T>& packed, const Model& m, const StepScratch<T>& scratch, int64_t tile, const void* x,
                     int64_t x_stride_t, int64_t x_stride_b, int64_t I, const void* z0)
@@ -72,7 +74,8 @@ template <class T, class Model> struct Steps : Tile {
         x_stride_b(x_stride_b),
         I(I),
         row(packed.sum_sparse ? 1 : NP),
-        z0((const T*)z0) {}
+        z0((const T*)z0),
+        meter(packed.hooks) {}
 
   LSNN_MEMBER const T* first_z(int64_t past, int64_t q) const { return z0 + ((-1 - past) * B + b0 + q) * N; }  // past < 0
   LSNN_MEMBER const T* x_row(int64_t t, int64_t q) const { return x + t * x_stride_t + (b0 + q) * x_stride_b; }
@@ -108,6 +111,7 @@ template <class T, class Model> struct Steps : Tile {
   // is read at once in another width waits for its stores. Past spikes come as past.bits(t, q) [W] or, where they are smooth,
   // as past.real(t, q) [N].
   template <class Past> LSNN_MEMBER void collect(int64_t t, const Past& past) {
+    input_rows = 0;
     const int64_t W_in = words(I) + 1;
     for (int64_t q = 0; q < items; q++) {
       weighted[q] = l.smooth || t < l.D;
@@ -120,6 +124,7 @@ template <class T, class Model> struct Steps : Tile {
       n[q] = 0;
       if (I) add_inputs(q, x_row(t, q), s.nonzero + q * W_in);
       n_inputs[q] = n[q];
+      input_rows += n_inputs[q];
       for (int64_t d = 0; d < l.S; d++) {
         const int64_t then = t - 1 - l.delays[d], first = d * N;
         if (then < 0) add_real(q, first_z(then, q), first);
@@ -141,6 +146,7 @@ template <class T, class Model> struct Steps : Tile {
     const int64_t whole = p.sum_sparse ? n_inputs[q] : n[q];
     sum_events(p.w, rows, weights, whole, start, N, s.c);  // (1)
     if (p.sum_sparse) add_sparse_events(p.sparse, rows + whole, weights ? weights + whole : nullptr, n[q] - whole, s.c);
+    meter.split_item(0);
     // Locals, as every store through a pointer might change a member.
     const Model model = this->model;
     const bool smooth = l.smooth, write_i = model.synapse || keep_i;

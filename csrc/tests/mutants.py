@@ -68,7 +68,7 @@ class Base:
         # The CPU path and the test itself are the same in all builds.
         jobs = [Job("tests/test_kernels.cpp", folder / "test.o", ["-O2"]),
                 Job("cuda/run.cu", folder / "entry.o", ["-O1"])]
-        jobs += [Job(f"cpu/{name}.cpp", folder / f"{name}.o", ["-O2"]) for name in ("run", "block_cache")]
+        jobs += [Job(f"cpu/{name}.cpp", folder / f"{name}.o", ["-O2"]) for name in ("run", "block_cache", "counters")]
         jobs += [Job("cpu/kernels.cpp", folder / f"{name}.o", ["-O2", f"-DLSNN_ISA_NAME={name}", *ISAS[name]])
                  for name in HERE]
         self.common = [job.to for job in jobs]

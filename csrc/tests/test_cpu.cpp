@@ -2,8 +2,9 @@
 //
 // The forward pass must agree with equations.h to the last bit. The gradients of double must agree with its derivatives, and
 // with finite differences of the forward pass where spikes are smooth; those of float must agree with the backward pass of
-// double on the same saved tensors. Three threads must give the bits of one. LSNN_CPU chooses the instruction set; a word on
-// the command line chooses the cases whose name holds it. Built with sanitizers, this is also what they watch.
+// double on the same saved tensors. Three threads must give the bits of one, while they count for lsnn_ext.profile. LSNN_CPU
+// chooses the instruction set; a word on the command line chooses the cases whose name holds it. Built with sanitizers, this
+// is also what they watch.
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -12,6 +13,7 @@
 #include <thread>
 
 #include "../cpu/block_cache.h"
+#include "../cpu/counters.h"
 #include "../cpu/packed.h"
 #include "around.h"
 #include "check.h"
@@ -119,15 +121,24 @@ template <class T> void run_case(const Case& c) {
     if (!c.stop) check_finite_differences(one);
   }
   n_threads = 3;
+  int64_t counts[cpu::n_counters], spikes = 0;
+  cpu::set_profiling(true);
   cpu::forward<T>(three.forward_args(), parallel);
   cpu::backward<T>(three.backward_args(), parallel);
+  cpu::set_profiling(false);
+  cpu::take_counters(counts);
   check_same("three threads", three, one, z, n_names);
   check_same_bits("three threads", three, one);
+  for (int64_t i = 0; i < one.n_bits(); i++) spikes += __builtin_popcount(one.bits[i]);
+  check(counts[cpu::Count::neuron_steps] == c.T * c.item() && counts[cpu::Count::spikes] == spikes,
+        at_hand + ": counted in the forward pass");
+  check(counts[cpu::Count::replayed] == c.T * c.item() && counts[cpu::Count::active] <= c.T * c.item(),
+        at_hand + ": counted in the backward pass");
   cpu::forward<T>(unsaved.forward_args(false), parallel);
   check_same("nothing saved", unsaved, one, z, y);
   if (c.N < 400) check_way(c, one);
   n_runs++, n_steps += c.T * c.item();
-  for (int64_t i = 0; i < one.n_bits(); i++) n_spikes += __builtin_popcount(one.bits[i]);
+  n_spikes += spikes;
 }
 
 // ------------------------------------------------------------------------------------------------------------------ linear

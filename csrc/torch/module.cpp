@@ -3,6 +3,7 @@
 
 #include "../alif.h"
 #include "../cpu/block_cache.h"
+#include "../cpu/counters.h"
 #include "../cpu/run.h"
 #include "plan_info.h"
 #include "ready.h"
@@ -33,6 +34,14 @@ py::list table() {  // the rows in the words of lsnn_ext.reference.Row
   return all;
 }
 
+py::dict counters() {
+  int64_t sums[lsnn::cpu::n_counters];
+  lsnn::cpu::take_counters(sums);
+  py::dict all;
+  for (int c = 0; c < lsnn::cpu::n_counters; c++) all[lsnn::cpu::counter_name(c)] = sums[c];
+  return all;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -51,6 +60,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("instruction_set", &lsnn::cpu::instruction_set, "avx512, avx2, neon or portable; see LSNN_CPU.");
   m.def("cached_bytes", &lsnn::cpu::cached_bytes, "Bytes kept for reuse.");
   m.def("empty_cache", &lsnn::cpu::empty_cache, "Gives the memory kept for reuse back to the system.");
+  m.def("profile", &lsnn::cpu::set_profiling, "Lets the CPU kernels count, or not; returns what was set before.", py::arg("on"));
+  m.def("counters", &counters, "What the CPU kernels have counted since the last call, see csrc/cpu/counters.h; clears it.");
   m.attr("segment") = lsnn::segment;
   m.attr("compiler") = __VERSION__;
   using namespace py::literals;

@@ -1,0 +1,244 @@
+"""lsnn_ext.profile: its numbers agree with the outputs, it changes nothing, and is safe in threads."""
+import io
+import os
+import threading
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import lsnn_ext
+from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, Profile, _library
+from lsnn_ext._report import BACKWARD, FORWARD
+
+pytestmark = pytest.mark.skipif(_library._C is None or "LSNN_EMULATE" in os.environ, reason="no CPU kernels run here")
+
+
+class First(nn.Module):
+    """The first of a module's results, so that layers fit into an nn.Sequential."""
+
+    def forward(self, results: tuple[Tensor, ...]) -> Tensor:
+        return results[0]
+
+
+def _spikes(*shape: int, density: float = 0.05) -> Tensor:
+    return (torch.rand(*shape, generator=torch.Generator().manual_seed(1)) < density).float()
+
+
+def _profile(layer: nn.Module, x: Any, *args: Any, **options: Any) -> Profile:
+    """Without the printing, and with what must hold of every report."""
+    file = io.StringIO()
+    report = lsnn_ext.profile(layer, x, *args, file=file, **{"repeats": 1, **options})
+    assert file.getvalue() == f"{report}\n"
+    assert set(report.phases) == {*FORWARD, *BACKWARD} and all(seconds >= 0 for seconds in report.phases.values())
+    for names, seconds in ((FORWARD, report.forward), (BACKWARD, report.backward)):
+        assert sum(report.phases[name] for name in names) == pytest.approx(seconds, rel=1e-3, abs=1e-6)
+    kernels = [name for name in report.phases if not name.startswith(("idle", "outside"))]
+    assert sum(report.phases[name] for name in kernels) <= report.seconds * 1.001
+    tiles = report.counters["ns_forward_tiles"] + report.counters["ns_backward_tiles"]
+    assert report.counters["ns_processor"] <= tiles * 1.01 + 1e5  # its clock is another one
+    assert tiles * 1e-9 <= report.seconds * report.threads * 1.001
+    assert 2 <= len(report.advice) <= 5 and all(text[-1] == "." and text in str(report) for text in report.advice)
+    return report
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The spikes of every call of the operator."""
+    found: list[Tensor] = []
+    operator = _library.alif
+
+    def watched(*args: Any, **options: Any) -> tuple[Tensor, ...]:
+        out = operator(*args, **options)
+        found.append(out[0].detach())
+        return out
+
+    monkeypatch.setattr(_library, "alif", watched)
+    return found
+
+
+LAYERS: dict[str, tuple[nn.Module, Tensor]] = {}
+torch.manual_seed(0)
+for name, layer in {
+    "alif": ALIF(20, 30), "lif": LIF(20, 30), "two layers, both ways": ALIF(20, 30, 2, bidirectional=True),
+    "checkpoints": ALIF(20, 30, checkpoint_every=32), "double": ALIF(20, 30, dtype=torch.float64),
+    "delays": ALIF(20, 30, delay=torch.randint(0, 3, (30, 30))),
+    "sequential": nn.Sequential(ALIF(20, 30), First(), nn.Dropout(0.5), LIF(30, 25), First(), nn.Linear(25, 3)),
+}.items():  # fmt: skip
+    LAYERS[name] = layer, _spikes(150, 7, 20).to(next(layer.parameters()).dtype)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_rate_and_counts(name: str, seen: list[Tensor]) -> None:
+    layer, x = LAYERS[name]
+    report = _profile(layer.eval(), x)
+    calls = seen[: report.calls]  # of the first pass
+    assert len(seen) % report.calls == 0
+    assert report.neuron_steps == sum(spikes.numel() for spikes in calls)
+    assert report.rate == pytest.approx(sum(float(spikes.sum()) for spikes in calls) / report.neuron_steps)
+    assert report.batch == 7 and report.tiles == 4
+    assert report.product_steps_dense + report.product_steps_active == report.calls * 4 * 150
+    assert report.checkpoint_every == (32 if name == "checkpoints" else 0)
+    assert (report.phases["recompute"] > 0) == (name == "checkpoints")
+    assert report.delays == (3 if name == "delays" else 1)
+    if report.calls == 1:
+        assert report.input_density == pytest.approx(float(x.mean()))
+
+
+@pytest.mark.parametrize(("refractory", "surrogate"), [
+    (0, "triangle"), (3, "triangle"), (2, "arctan"), (0, "arctan"), (0, "boxcar")])  # fmt: skip
+@pytest.mark.parametrize("checkpoint_every", [None, 16])
+def test_active_share(refractory: int, surrogate: str, checkpoint_every: int | None) -> None:
+    """Against the surrogate's argument (n - A) / A of equation (7), from the traces."""
+    torch.manual_seed(3)
+    layer = ALIF(20, 37, refractory=refractory, surrogate=surrogate, checkpoint_every=checkpoint_every)
+    x = _spikes(90, 9, 20)
+    spikes, _, traces = layer(x, trace=True)
+    v, threshold = torch.cat([torch.zeros_like(traces.v[:1]), traces.v[:-1]]), traces.threshold
+    m = ((v - threshold) / threshold).abs()
+    active = {"triangle": m < 1, "boxcar": m <= 0.5, "arctan": m < torch.inf}[surrogate]
+    for t in range(90):
+        active[t] &= ~(spikes[max(0, t - refractory):t] > 0).any(0)
+    assert _profile(layer, x).active == pytest.approx(float(active.float().mean()), abs=1e-4)
+
+
+def test_lsnn() -> None:
+    """Projection and readout inside the operator: the rate is that of the spikes that nobody sees."""
+    torch.manual_seed(0)
+    layer, x = LSNN(80, 60, 40, 5), _spikes(200, 20, 80)
+    spikes = layer(x, return_spikes=True)[2]
+    report = _profile(layer, x)
+    assert report.rate == pytest.approx(float(spikes.detach().mean()))
+    assert report.input_density == pytest.approx(float(x.mean()))
+    assert report.projection == ("inside the operator",) and report.spikes_beside_readout == 0
+    for name in ("projection", "sums", "step", "readout", "replay", "readout_adjoint", "adjoint", "gradient",
+                 "gradient_in", "gradient_out", "product_active", "pack_forward", "pack_backward", "sum_tiles"):
+        assert report.phases[name] > 0, name
+
+
+@pytest.mark.parametrize("layer", [ALIF(60, 128), LSNN(60, 64, 64, 4)], ids=["alif", "lsnn"])
+def test_kernels_fill_most_of_the_time(layer: nn.Module) -> None:
+    """Of a call that is large enough; the best of some tries, as other programs run too."""
+    x = _spikes(300, 32, 60)
+    shares = []
+    for _ in range(5):
+        report = _profile(layer, x)
+        shares.append(1 - report.share("outside_forward", "outside_backward", "idle_forward", "idle_backward"))
+    assert max(shares) > 0.5, shares
+
+
+def test_separate_readout_has_no_neurons() -> None:
+    """LeakyReadout runs as an integrator in the same kernels, and must not thin the firing rate."""
+    torch.manual_seed(0)
+    alif, x = ALIF(80, 100), _spikes(200, 20, 80)
+    report = _profile(nn.Sequential(alif, First(), LeakyReadout(100, 50), First()), x)
+    assert report.neuron_steps == 200 * 20 * 100 and report.calls == 2
+    assert report.rate == pytest.approx(float(alif(x)[0].detach().mean())) and 0.05 < (report.active or 0) < 0.9
+    assert report.spikes_beside_readout == 4 * report.neuron_steps and report.phases["readout"] > 0
+    assert report.input_density == pytest.approx(float(x.mean()))
+    assert any("return_spikes" in text for _, text in report._found())
+
+
+def test_forms_of_input() -> None:
+    """A state, a packed sequence, unbatched input, an input that wants a gradient, a layer that wants none."""
+    torch.manual_seed(0)
+    layer = ALIF(20, 30)
+    _, state = layer(_spikes(10, 4, 20))
+    assert _profile(layer, _spikes(10, 4, 20), state).neuron_steps == 10 * 4 * 30
+    packed = pack_padded_sequence(_spikes(10, 3, 20), torch.tensor([10, 6, 6]))
+    report = _profile(layer, packed)
+    assert report.neuron_steps == 22 * 30 and report.calls == 2
+    assert _profile(layer, _spikes(10, 20)).batch == 1
+    _profile(layer, (2 * _spikes(10, 4, 20)).requires_grad_())
+    frozen = _profile(ALIF(20, 30).requires_grad_(False), _spikes(10, 4, 20))
+    assert frozen.active is None and frozen.phases["adjoint"] == 0 and frozen.counters["backward_calls"] == 0
+
+
+def _everything(layer: nn.Module, x: Tensor) -> list[Tensor]:
+    out = layer(x)[0]
+    return [out, *torch.autograd.grad(out.square().sum(), list(layer.parameters()))]
+
+
+@pytest.mark.parametrize("name", ["alif", "two layers, both ways", "checkpoints", "double", "delays"])
+def test_counting_does_not_change_a_bit(name: str) -> None:
+    layer, x = LAYERS[name]
+    before = _everything(layer, x)
+    assert _library._C.profile(True) is False
+    try:
+        counted = _everything(layer, x)
+    finally:
+        assert _library._C.profile(False) is True
+    assert all(torch.equal(a, b) for a, b in zip(before, counted, strict=True))
+    assert _library._C.counters()["neuron_steps"] > 0 and set(_library._C.counters().values()) == {0}
+
+
+def test_nothing_is_left_changed() -> None:
+    """Parameters, gradients, buffers, the random generator, and that counting is off."""
+    torch.manual_seed(0)
+    layer = nn.Sequential(nn.BatchNorm1d(20), nn.Dropout(0.3), ALIF(30, 30), First())
+    x = 2 * _spikes(20, 12, 30).requires_grad_().transpose(0, 1)  # not a leaf, and not contiguous
+    layer[2].weight_hh_l0.grad = torch.ones(30, 30)
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    random = torch.get_rng_state()
+    _profile(layer, x)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+    given = {name: p.grad for name, p in layer.named_parameters() if p.grad is not None}
+    assert list(given) == ["2.weight_hh_l0"] and torch.equal(given["2.weight_hh_l0"], torch.ones(30, 30))
+    layer(x).sum().backward()
+    assert set(_library._C.counters().values()) == {0}
+
+
+def test_counting_is_off_after_an_error() -> None:
+    class Breaks(nn.Module):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            if self.calls > 4:
+                raise ArithmeticError("broken")
+            return x
+
+    layer = nn.Sequential(ALIF(5, 6), First(), Breaks())
+    with pytest.raises(ArithmeticError):
+        _profile(layer, torch.zeros(3, 2, 5), repeats=9)
+    assert _library._C.profile(False) is False
+    _library._C.counters()
+
+
+def test_threads_at_once() -> None:
+    """Sums of several threads are not lost, and reports that are asked for at once come one after the other."""
+    layer, x = ALIF(20, 30), _spikes(40, 3, 20)
+    _library._C.profile(True)
+    try:
+        _library._C.counters()
+        threads = [threading.Thread(target=lambda: [layer(x) for _ in range(20)]) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        _library._C.profile(False)
+    counted = _library._C.counters()
+    assert counted["forward_calls"] == 80 and counted["neuron_steps"] == 80 * 40 * 3 * 30
+
+    reports: list[Profile] = []
+    threads = [threading.Thread(target=lambda: reports.append(_profile(layer, x))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [report.neuron_steps for report in reports] == [40 * 3 * 30] * 3
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_number_of_threads(threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        report = _profile(ALIF(20, 64), _spikes(100, 32, 20))
+    finally:
+        torch.set_num_threads(before)
+    assert report.threads == threads and report.tiles == 2
