@@ -5,6 +5,7 @@ refuse tensors that require a gradient, since they would return none, silently.
 """
 
 import importlib.util
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -192,10 +193,15 @@ class _Linear(torch.autograd.Function):
         return g_x, torch.mm(g.t(), x_rows) if want_weight else None, g.sum(0) if want_bias else None, None
 
 
+def cpu_kernels(x: Tensor) -> bool:
+    """Whether the CPU kernels run what lies where x does: tests have the CUDA kernels emulated for such tensors."""
+    return x.device.type == "cpu" and not (_C.emulator and "LSNN_EMULATE" in os.environ)
+
+
 def reused(x: Tensor, weight: Tensor) -> bool:
     """Whether the operators of this file take x (..., I) and weight (N, I): whole sequences, plain, on the CPU."""
     return not (
-        not available or type(x) is not Tensor or torch.compiler.is_compiling() or x.device.type != "cpu"
+        not available or type(x) is not Tensor or torch.compiler.is_compiling() or not cpu_kernels(x)
         or torch.is_autocast_enabled("cpu") or x.dtype not in (torch.float32, torch.float64) or x.dtype != weight.dtype
         or x.numel() // max(1, x.shape[-1]) * weight.shape[0] < 1 << 18
     )  # fmt: skip

@@ -126,7 +126,7 @@ def _outputs(
     out, *others = _library.alif(
         current.to(dtype), w_rec.to(dtype), coefficients, synapse, delays, state, dynamics=dynamics,
         surrogate=surrogate, dampening=float(dampening), refractory=refractory, smooth=smooth, trace=trace, want=want,
-        checkpoint=checkpoint if current.device.type == "cpu" else 0, projection=projection, readout=readout,
+        checkpoint=checkpoint if _library.cpu_kernels(current) else 0, projection=projection, readout=readout,
         spikes=spikes, sparse_grad=neuron.get("sparse_grad", False),
     )  # fmt: skip
     return out.to(current.dtype), *others

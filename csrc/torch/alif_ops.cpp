@@ -27,9 +27,9 @@ Fifteen alif_forward(Tensor current, Tensor w_rec, Tensor coefficients, Maybe de
   const int64_t N = l.N;
   STD_TORCH_CHECK(w_in || N == current.size(2), "w_rec must have shape (", current.size(2), ", ", current.size(2), ") for a current of ",
                   current.size(2), " neurons, got ", shape_text(w_rec));
-  STD_TORCH_CHECK(checkpoint >= 0 && (!checkpoint || current.is_cpu()), "checkpoint: expected 0, or steps >= 1 on the CPU, got ",
+  STD_TORCH_CHECK(checkpoint >= 0 && (!checkpoint || has_cpu_kernels(current)), "checkpoint: expected 0, or steps >= 1 on the CPU, got ",
                   checkpoint);
-  STD_TORCH_CHECK(spikes || current.is_cpu(), "spikes: expected True, as only the CPU kernels can leave them out");
+  STD_TORCH_CHECK(spikes || has_cpu_kernels(current), "spikes: expected True, as only the CPU kernels can leave them out");
   const StateHolder s = make_state(current, l, v, a, i, r, z);
   const Tensor x = current.stride(2) == 1 || current.size(2) == 1 ? current : dense(current);
   const Maybe c = dense(bias), p0 = dense(p);
@@ -121,13 +121,13 @@ Eleven alif_backward(Maybe g_spikes, Maybe g_trace_v, Maybe g_trace_a, Maybe g_t
 
   auto asked = [&](int bit) { return (wanted >> bit & 1) != 0; };
   auto when = [&](bool is_wanted, const Ints& sizes) { return empty(y, is_wanted ? sizes : Ints{0}, type); };
-  const bool want_x = asked(0) || !y.is_cpu(), want_in = in.I && (asked(2) || asked(3)), want_bias = want_in && bias,
+  const bool want_x = asked(0) || !has_cpu_kernels(y), want_in = in.I && (asked(2) || asked(3)), want_bias = want_in && bias,
              want_out = readout.O && asked(4);
   const Tensor gx = when(want_x, {T, B, N}), gw = when(asked(1), {N, N}), gk = when(want, {n_coefficients, N});
   const Tensor gw_in = when(want_in, {N, in.I}), gbias = when(want_bias, {N}), gw_out = when(want_out, {readout.O, N}),
                gp0 = when(readout.O, {B, readout.O});
   const Tensor v0 = empty(y, {B, N}, type), a0 = empty(y, {B, N}, type), i0 = empty(y, {B, N}, type);
-  const bool want_z = asked(5) || !y.is_cpu();
+  const bool want_z = asked(5) || !has_cpu_kernels(y);
   Tensor z0 = when(want_z, {z.size(0), B, N});
   if (want_z && z.size(0) > l.D) torch::stable::zero_(z0);
 

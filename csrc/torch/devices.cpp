@@ -100,7 +100,7 @@ struct TorchProduct {
 template <class Args> void run_where_it_lies(const Args& f, const Tensor& like) {
   if (like.is_cpu()) {
 #ifdef LSNN_EMULATOR
-    if (std::getenv("LSNN_EMULATE")) {
+    if (!has_cpu_kernels(like)) {
       cuda::Sizes sizes{f.layer.B, f.layer.N};
       const bool wide = like.scalar_type() == ScalarType::Double;
       return run_as_planned(f, like, {wide ? &cuda::add_host_product<double> : &cuda::add_host_product<float>, &sizes}, nullptr);
@@ -119,6 +119,12 @@ template <class Args> void run_where_it_lies(const Args& f, const Tensor& like) 
 
 }  // namespace
 
+bool has_cpu_kernels(const Tensor& like) {
+#ifdef LSNN_EMULATOR
+  if (std::getenv("LSNN_EMULATE")) return false;
+#endif
+  return like.is_cpu();
+}
 void run(const ForwardArgs& f, const Tensor& like) { run_where_it_lies(f, like); }
 void run(const BackwardArgs& f, const Tensor& like) { run_where_it_lies(f, like); }
 

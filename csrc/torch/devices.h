@@ -15,4 +15,7 @@ std::optional<cuda::Design> asked_design();
 extern const bool has_cuda;
 cuda::Card cuda_card();
 
+// Whether the CPU kernels run what lies where `like` does: tests have the CUDA kernels emulated for tensors on the CPU.
+bool has_cpu_kernels(const Tensor& like);
+
 }  // namespace lsnn::binding

@@ -6,7 +6,7 @@
 #include <tuple>
 
 #include "../alif.h"
-#include "memory.h"
+#include "devices.h"
 
 namespace lsnn::binding {
 
@@ -109,7 +109,7 @@ inline Projection make_projection(const Tensor& x, const std::optional<Tensor>& 
     STD_TORCH_CHECK(!bias, "bias: expected w_in beside it, got none");
     return in;
   }
-  STD_TORCH_CHECK(x.is_cpu(), "w_in: expected tensors on the CPU, as only its kernels project inputs");
+  STD_TORCH_CHECK(has_cpu_kernels(x), "w_in: expected tensors on the CPU, as only its kernels project inputs");
   STD_TORCH_CHECK(x.size(2) >= 1, "current: expected one input or more beside w_in, got shape ", shape_text(x));
   in.I = x.size(2);
   check_like(*w_in, "w_in", x), check_shape(*w_in, "w_in", {N, in.I});
@@ -130,7 +130,7 @@ inline Readout make_readout(const Tensor& like, const std::optional<Tensor>& w_o
   Readout out{};
   STD_TORCH_CHECK(w_out.has_value() == p.has_value(), "p: expected it exactly where w_out is given");
   if (!w_out) return out;
-  STD_TORCH_CHECK(like.is_cpu(), "w_out: expected tensors on the CPU, as only its kernels have a readout");
+  STD_TORCH_CHECK(has_cpu_kernels(like), "w_out: expected tensors on the CPU, as only its kernels have a readout");
   STD_TORCH_CHECK(w_out->dim() == 2 && w_out->size(0) >= 1, "w_out: expected shape (O, ", N, ") with one output or more, got ",
                   shape_text(*w_out));
   STD_TORCH_CHECK(k >= 0 && k <= 1, "k_out: expected a number from 0 to 1, got ", k);
