@@ -11,9 +11,9 @@
 namespace lsnn {
 namespace {
 
-// column_vectors: sums of a block of columns in rows.h; product_items: items of a block of product.h, two sums
-// each; row_items: items of a row of product.h. They fill
-// the registers, of which AVX-512 and NEON have 32 and the others 16, and leave some for the factors.
+// column_vectors: sums of a block of columns in rows.h; product_items: items of a block of product.h, two sums each; row_items:
+// items of a row of product.h. They fill the registers, of which AVX-512 and NEON have 32 and the others 16, and leave some for
+// the factors.
 #if LSNN_ISA == 512
 #define LSNN_X86(name) _mm512_##name
 enum { vector_bytes = 64, column_vectors = 16, product_items = 8, row_items = 16 };
