@@ -76,18 +76,25 @@ struct ActiveRows {
   int64_t n[row_items + 1];
 };
 
+// Where the Q items of an entry stand in d, whose rows have d_stride numbers, and in out, whose rows have out_stride.
+template <int Q>
+LSNN_INLINE void places_of_items(uint32_t entry, int64_t d_stride, int64_t out_stride, uint32_t (&item)[Q], uint32_t (&to)[Q]) {
+  uint32_t items = entry & 0xffff;
+#pragma GCC unroll 16
+  for (int q = 0; q < Q; q++, items &= items - 1) {
+    const uint32_t i = (uint32_t)__builtin_ctz(items);
+    item[q] = i * (uint32_t)d_stride, to[q] = i * (uint32_t)out_stride;
+  }
+}
+
 // The rows with Q items each.
 template <int Q, class T>
 LSNN_LOCAL void add_rows_with(const T* w, int64_t N, int64_t NP, const T* d, int64_t d_stride, T* out, const ActiveRows& rows) {
   const uint32_t* entries = rows.entries + Q * N;
   for (int64_t e = 0; e < rows.n[Q]; e++) {
     const int64_t j = entries[e] >> 16;
-    uint32_t items = entries[e] & 0xffff, item[Q], to[Q];
-#pragma GCC unroll 16
-    for (int q = 0; q < Q; q++, items &= items - 1) {
-      const uint32_t i = (uint32_t)__builtin_ctz(items);
-      item[q] = i * (uint32_t)d_stride, to[q] = i * (uint32_t)NP;
-    }
+    uint32_t item[Q], to[Q];
+    places_of_items<Q>(entries[e], d_stride, NP, item, to);
     row_product<Q>(w + j * NP, N, d, item, out + j, to);
   }
   if constexpr (Q > 1) add_rows_with<Q - 1>(w, N, NP, d, d_stride, out, rows);
@@ -139,12 +146,8 @@ LSNN_BF16 LSNN_LOCAL void add_bf16_rows_with(const uint16_t* w, int64_t N, int64
   const uint32_t* entries = rows.entries + Q * N;
   for (int64_t e = 0; e < rows.n[Q]; e++) {
     const int64_t j = entries[e] >> 16;
-    uint32_t items = entries[e] & 0xffff, item[Q], to[Q];
-#pragma GCC unroll 16
-    for (int q = 0; q < Q; q++, items &= items - 1) {
-      const uint32_t i = (uint32_t)__builtin_ctz(items);
-      item[q] = i * (uint32_t)(NP + 32), to[q] = i * (uint32_t)NP;
-    }
+    uint32_t item[Q], to[Q];
+    places_of_items<Q>(entries[e], NP + 32, NP, item, to);
     Vec<float> sum[(Q + 7) / 8 * 8];
 #pragma GCC unroll 16
     for (int q = 0; q < (Q + 7) / 8 * 8; q++) sum[q] = Vec<float>(0);
