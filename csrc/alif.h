@@ -127,7 +127,10 @@ struct BackwardArgs {
   void* gp_first = nullptr;    // [B,O] written
 };
 
-// Runs body(index, context) for index = 0..n-1, in any order, on any threads.
-using Parallel = void (*)(int64_t n, void (*body)(int64_t index, void* context), void* context);
+// Runs body(index, context) for index = 0..n-1, in any order, on any threads, of which there are about so many.
+struct Parallel {
+  void (*run)(int64_t n, void (*body)(int64_t index, void* context), void* context);
+  int64_t threads;
+};
 
 }  // namespace lsnn

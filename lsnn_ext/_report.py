@@ -46,15 +46,18 @@ def phases_of(
     front of the recurrence and behind it that ran outside of its operator, in both passes.
     """
     (all_f, f), (all_b, b) = forward, backward
-    seconds = {key: f["ns_" + key] * 1e-9 / threads for key in ("events", "sums", "step", "readout", "forward_tiles")}
+    timed = ("events", "sums", "step", "readout", "wait_forward", "forward_tiles")
+    seconds = {key: f["ns_" + key] * 1e-9 / threads for key in timed}
     own = f["input_rows"] / max(1, f["rows"])  # share of the rows that were added for inputs
     sums, in_operator = seconds["events"] + seconds["sums"], f["ns_forward"] * 1e-9
     phases = dict.fromkeys((*FORWARD, *BACKWARD), 0.0)
     phases |= {"projection": sums * own, "sums": sums * (1 - own), "step": seconds["step"],
                "readout": seconds["readout"], "pack_forward": f["ns_pack_forward"] * 1e-9}  # fmt: skip
-    phases["write"] = max(0.0, seconds["forward_tiles"] - sums - seconds["step"] - seconds["readout"])
-    # What is left of an operator is time in which threads had no tile, and what is left of a pass lies outside.
-    phases["idle_forward"] = max(0.0, in_operator - phases["pack_forward"] - seconds["forward_tiles"])
+    busy = seconds["forward_tiles"] - seconds["wait_forward"]
+    phases["write"] = max(0.0, busy - sums - seconds["step"] - seconds["readout"])
+    # What is left of an operator is time in which threads had no tile, or waited for the others at one, and what is
+    # left of a pass lies outside.
+    phases["idle_forward"] = max(0.0, in_operator - phases["pack_forward"] - busy)
     scale = min(1.0, max(0.0, all_f - in_operator) / max(1e-12, projection[0] + readout[0]))  # they were timed apart
     phases["projection"] += projection[0] * scale
     phases["readout"] += readout[0] * scale
@@ -63,9 +66,9 @@ def phases_of(
     kernels = list(BACKWARD)[: list(BACKWARD).index("sum_tiles")]
     phases |= {key: b["ns_" + key] * 1e-9 / threads for key in kernels}
     phases |= {key: b["ns_" + key] * 1e-9 for key in ("sum_tiles", "pack_backward")}
-    tiles, in_operator = b["ns_backward_tiles"] * 1e-9 / threads, b["ns_backward"] * 1e-9
-    phases["copy"] = max(0.0, tiles - sum(phases[key] for key in kernels))
-    phases["idle_backward"] = max(0.0, in_operator - phases["sum_tiles"] - phases["pack_backward"] - tiles)
+    busy, in_operator = (b["ns_backward_tiles"] - b["ns_wait_backward"]) * 1e-9 / threads, b["ns_backward"] * 1e-9
+    phases["copy"] = max(0.0, busy - sum(phases[key] for key in kernels))
+    phases["idle_backward"] = max(0.0, in_operator - phases["sum_tiles"] - phases["pack_backward"] - busy)
     scale = min(1.0, max(0.0, all_b - in_operator) / max(1e-12, projection[1] + readout[1]))
     phases["gradient_in"] += projection[1] * scale
     phases["gradient_out"] += readout[1] * scale

@@ -18,29 +18,30 @@ template <class T> struct BackwardScratch {
   T* dz;                       // [items,NP] dL/d of the spikes of the step at hand
   T* gx_out;                   // [items,N] a row to be streamed out
   T* sums;                     // [n_coefficients,NP] gradients of the coefficients over the chunk: short sums round less
-  T* turned;                   // [D,N,max_items] dL/dc of the last steps for the sparse product, step t in slot t % D
+  T* turned;                   // [D + 1,N,max_items] dL/dc of the last steps for the sparse product, step t in slot t % (D + 1)
   const T** slices;            // [S] those of a step's delays
-  uint16_t* rounded;           // [D,items,NP + 32] dL/dc of the last steps in bfloat16, for products of such numbers
+  uint16_t* rounded;           // [D + 1,items,NP + 32] dL/dc of the last steps in bfloat16, for products of such numbers
   uint32_t* nonzero;           // [words(I) + 1] inputs that are not zero, of one item
   ActiveRows active;
   RowGradient<T, false> gradient;  // the spikes of the chunk, into the gradient of w
   RowGradient<T, true> gradient_in;  // the inputs of the chunk, into that of their weights
 
-  BackwardScratch(Arena& m, const BackwardArgs& f, bool sparse, bool bf16)
-      : replay(m, f),
-        readout(m, f.layer, f.readout, true),
-        gradient(m, f.layer.S * f.layer.N, chunk * tile_items(f.layer.B) * f.layer.S * f.layer.N),
-        gradient_in(m, f.projection.I + 1, f.projection.I ? chunk * tile_items(f.layer.B) * (f.projection.I + 1) : 0) {
+  BackwardScratch(Arena& shared, Arena& own, const BackwardArgs& f, bool sparse, bool bf16, int64_t members)
+      : replay(shared, own, f, members),
+        readout(own, f.layer, f.readout, true),
+        gradient(own, f.layer.S * f.layer.N, chunk * tile_items(f.layer.B) * f.layer.S * f.layer.N),
+        gradient_in(own, f.projection.I + 1, f.projection.I ? chunk * tile_items(f.layer.B) * (f.projection.I + 1) : 0) {
     const Layer& l = f.layer;
     const int64_t n = tile_items(l.B), NP = padded(l.N);
-    gc = m.take<T>((chunk + l.D) * n * gradient_stride<T>(NP));
-    dv = m.take<T>(n * NP), da = m.take<T>(n * NP), di = m.take<T>(n * NP), dz = m.take<T>(n * NP);
-    gx_out = m.take<T>(n * l.N + pad);
-    sums = m.take<T>(n_coefficients * NP);
-    turned = m.take<T>(sparse ? l.D * l.N * max_items : 0), slices = m.take<const T*>(l.S);
-    rounded = m.take<uint16_t>(bf16 ? l.D * n * (NP + 32) : 0);
-    nonzero = m.take<uint32_t>(words(f.projection.I) + 1);
-    active.entries = m.take<uint32_t>((row_items + 1) * l.N);
+    gc = shared.take<T>((chunk + l.D) * n * gradient_stride<T>(NP));
+    dv = own.take<T>(n * NP), da = own.take<T>(n * NP), di = own.take<T>(n * NP), dz = own.take<T>(n * NP);
+    gx_out = own.take<T>(n * l.N + pad);
+    sums = own.take<T>(n_coefficients * NP);
+    // One slot more than there are delays: while the slowest member reads dL/dc of the step before, the fastest may write one.
+    turned = shared.take<T>(sparse ? (l.D + 1) * l.N * max_items : 0), slices = own.take<const T*>(l.S);
+    rounded = shared.take<uint16_t>(bf16 ? (l.D + 1) * n * (NP + 32) : 0);
+    nonzero = own.take<uint32_t>(words(f.projection.I) + 1);
+    active.entries = own.take<uint32_t>((row_items + 1) * l.N);
   }
 };
 
@@ -56,8 +57,9 @@ template <class T, class Model> struct BackwardTile : Tile {
   Replay<T, Model> past;
   const ReadoutTile<T> readout;
 
-  LSNN_MEMBER BackwardTile(const BackwardArgs& args, const Packed<T>& packed, const Model& m, BackwardScratch<T>& scratch, int64_t tile)
-      : Tile(args.layer, tile),
+  LSNN_MEMBER BackwardTile(const BackwardArgs& args, const Packed<T>& packed, const Model& m, BackwardScratch<T>& scratch, int64_t tile,
+                           const Member& member)
+      : Tile(args.layer, tile, member),
         f(args),
         p(packed),
         model(m),
@@ -66,19 +68,19 @@ template <class T, class Model> struct BackwardTile : Tile {
         W(p.W),
         ND(gradient_stride<T>(NP)),
         ring(chunk + l.D),
-        past(args, packed, m, scratch.replay, tile),
-        readout(l, args.readout, packed, scratch.readout, tile) {}
+        past(args, packed, m, scratch.replay, tile, member),
+        readout(l, args.readout, packed, scratch.readout, tile, member) {}
 
   LSNN_MEMBER T* gc(int64_t t) const { return s.gc + t % ring * many * ND; }
-  LSNN_MEMBER T* turned(int64_t t) const { return s.turned + t % l.D * N * max_items; }
-  LSNN_MEMBER uint16_t* rounded(int64_t t) const { return s.rounded + t % l.D * many * (NP + 32); }
+  LSNN_MEMBER T* turned(int64_t t) const { return s.turned + t % (l.D + 1) * N * max_items; }
+  LSNN_MEMBER uint16_t* rounded(int64_t t) const { return s.rounded + t % (l.D + 1) * many * (NP + 32); }
 
   // Which way is the fastest for a step with so many neurons whose result is of use; measured in fused multiply-adds of a
   // vector, which a sum over lanes and a row of its own take about 8 and 20 of.
   LSNN_MEMBER Way fastest(int64_t step) const {
     const bool known = past.choose && step >= 0, bf16 = p.w_bf16 != nullptr;
     if (p.way != Way::any && p.way != Way::bf16) return p.way == Way::rows && !known ? Way::dense : p.way;
-    const double share = known ? (double)s.replay.active_n[step] / (double)(items * N) : 1;
+    const double share = known ? (double)s.replay.all_active[step] / (double)(items * N) : 1;
     const bool few = known && (p.way == Way::bf16 || share < (bf16 ? active_limit_bf16 : active_limit(items)));
     if (p.sparse.start) {
       const double entries = (double)p.sparse.start[l.S * N] / (double)(l.S * N), vectors = (double)(NP / L);
@@ -103,16 +105,17 @@ template <class T, class Model> struct BackwardTile : Tile {
 #if LSNN_ISA == 512
       if constexpr (has_bf16<T>)
         if (way == Way::bf16) {
-          add_bf16_product(p.w_bf16 + d * N * NP, N, NP, rounded(reached), s.dz, active, s.active);
+          add_bf16_product(p.w_bf16 + d * N * NP, N, NP, rounded(reached), s.dz, n0, n1, active, s.active);
           continue;
         }
 #endif
-      if (way == Way::rows) add_active_product(p.w + d * N * NP, N, NP, gc(reached), ND, s.dz, active, s.active);
-      else add_product(p.panels + d * NP * N, N, NP, gc(reached), ND, s.dz, NP, items);
+      if (way == Way::rows) add_active_product(p.w + d * N * NP, N, NP, gc(reached), ND, s.dz, n0, n1, active, s.active);
+      else add_product(p.panels + (d * NP + n0) * N, N, n_end - n0, gc(reached), ND, s.dz + n0, NP, items);
     }
-    if (way == Way::sparse) add_sparse_product(p.sparse, l.S, N, NP, s.slices, s.dz, items, active);
+    if (way == Way::sparse) add_sparse_product(p.sparse, l.S, N, NP, s.slices, s.dz, items, active, n0, n1);
     const bool is_dense = way == Way::dense, is_sparse = way == Way::sparse;
     past.steps.meter.lap(is_dense ? Count::ns_product_dense : is_sparse ? Count::ns_product_sparse : Count::ns_product_active);
+    if (!leads()) return;
     past.steps.meter.count(is_dense    ? Count::product_steps_dense
                            : is_sparse ? Count::product_steps_sparse
                                        : Count::product_steps_active,
@@ -126,7 +129,7 @@ template <class T, class Model> struct BackwardTile : Tile {
     const Model model = this->model;
     const bool carry_i = past.carry_i, carry_r = model.refractory, read_di = model.synapse || t == l.T - 1,
                write_di = model.synapse || t == 0;
-    const int64_t N = this->N, NP = this->NP, gz_stride_n = f.gz_stride_n;
+    const int64_t N = this->N, NP = this->NP, n0 = this->n0, n1 = this->n1, gz_stride_n = f.gz_stride_n;
     const T* coefficients = p.coefficients;
     for (int64_t q = 0; q < items; q++) {
       const int64_t read = ((t - t0) * many + q) * NP, at = (t * B + b0 + q) * N;
@@ -138,8 +141,8 @@ template <class T, class Model> struct BackwardTile : Tile {
       T *dc_out = gc(t) + q * ND, *gx_out = f.gx ? s.gx_out + q * N : nullptr;
       T *dv = s.dv + q * NP, *da = s.da + q * NP, *di = s.di + q * NP, *dz = s.dz + q * NP;
       if (gz && t > 0)
-        for (int64_t n = 0; n < N; n += 64 / (int64_t)sizeof(T)) prefetch(gz - f.gz_stride_t + n * gz_stride_n);
-      for (int64_t n = 0; n < N; n += L) {
+        for (int64_t n = n0; n < n1; n += 64 / (int64_t)sizeof(T)) prefetch(gz - f.gz_stride_t + n * gz_stride_n);
+      for (int64_t n = n0; n < n1; n += L) {
         const int64_t from = read + n, left = N - n;
         const Coefs<V> k = load_coefficients(coefficients, n);
         const Carry<V> carry = {load(r.v + from), load(r.a + from), carry_i ? load(r.i + from) : V(0), carry_r ? load(r.r + from) : V(0),
@@ -162,7 +165,7 @@ template <class T, class Model> struct BackwardTile : Tile {
           if (model.want >> c & 1) store(gk + c * NP + n, load(gk + c * NP + n) + sums[c]);
       }
     }
-    if (f.gx) stream_copy((T*)f.gx + (t * B + b0) * N, s.gx_out, items * N);
+    stream_out(f.gx, t, s.gx_out);
   }
 
   // dL/dc of step t for products in bfloat16; zeros beyond N, where gc holds whatever.
@@ -170,8 +173,8 @@ template <class T, class Model> struct BackwardTile : Tile {
 #if LSNN_ISA == 512
     if constexpr (has_bf16<T>)
       for (int64_t q = 0; q < items; q++) {
-        memset(gc(t) + q * ND + N, 0, (NP - N) * sizeof(T));
-        to_bf16(gc(t) + q * ND, NP, rounded(t) + q * (NP + 32));
+        if (n1 == N) memset(gc(t) + q * ND + N, 0, (NP - N) * sizeof(T));
+        to_bf16(gc(t) + q * ND + n0, n_end - n0, rounded(t) + q * (NP + 32) + n0);
       }
 #endif
   }
@@ -189,9 +192,9 @@ template <class T, class Model> struct BackwardTile : Tile {
           }
           const T* z = then < 0 ? past.first_z(then, q) : past.real(then, q);
           for (int64_t j = 0; j < N; j++)
-            if (z[j] != T(0)) add_row(w + (d * N + j) * NP, z[j], dc, NP);
+            if (z[j] != T(0)) add_row(w + (d * N + j) * NP, z[j], dc, n0, n_end);
         }
-    s.gradient.add_to(w, NP, s.gc);
+    s.gradient.add_to(w, NP, n0, n_end, s.gc);
   }
   // w_in += input[t] dL/dc[t] over the chunk, and the bias in the last row.
   void input_gradient(int64_t t0, int64_t t1, T* w_in) const {
@@ -205,7 +208,7 @@ template <class T, class Model> struct BackwardTile : Tile {
         s.gradient_in.add_bits(s.nonzero, words(I), 0, at, ones ? nullptr : x);
         if (f.gbias) s.gradient_in.add(I, at, T(1));
       }
-    s.gradient_in.add_to(w_in, NP, s.gc);
+    s.gradient_in.add_to(w_in, NP, n0, n_end, s.gc);
   }
   // w_out += z[t] dL/d(w_out z[t]) over the chunk.
   void output_gradient(int64_t t0, int64_t t1, T* w_out) const {
@@ -214,34 +217,40 @@ template <class T, class Model> struct BackwardTile : Tile {
     for (int64_t t = t0; t < t1; t++)
       for (int64_t q = 0; q < items; q++) {
         const T* g = readout.g(t - t0, q);
-        if (!l.smooth) gradient.add_bits(past.bits(t, q), W, 0, g - s.readout.g);
-        for (int64_t j = 0; l.smooth && j < N; j++) add_row(w_out + j * readout.OP, past.real(t, q)[j], g, readout.OP);
+        if (!l.smooth) gradient.add_bits(past.bits(t, q) + word0(), own_words(), n0, g - s.readout.g);
+        for (int64_t j = n0; l.smooth && j < n1; j++) add_row(w_out + j * readout.OP, past.real(t, q)[j], g, 0, readout.OP);
       }
-    gradient.add_to(w_out, readout.OP, s.readout.g);
+    gradient.add_to(w_out, readout.OP, 0, readout.OP, s.readout.g);
   }
 
   // dz += dL/dz of the last state that belongs to the spikes of step t, which may lie before the sequence.
   LSNN_MEMBER void add_last_state(int64_t t) const {
     const int64_t back = l.T - 1 - t;
     for (int64_t q = 0; f.glast.z && back < l.D && q < items; q++)
-      for (int64_t n = 0; n < N; n++) s.dz[q * NP + n] += ((const T*)f.glast.z)[(back * B + b0 + q) * N + n];
+      for (int64_t n = n0; n < n1; n++) s.dz[q * NP + n] += ((const T*)f.glast.z)[(back * B + b0 + q) * N + n];
   }
 
   // How many of the neurons' steps in the chunk can pass a gradient through their spikes.
   LSNN_MEMBER void count_active(int64_t steps) const {
     Meter& meter = past.steps.meter;
-    if (!meter.hooks) return;
+    if (!meter.hooks || !leads()) return;
     const int64_t all = steps * items * N;
     int64_t active = past.choose ? 0 : all;
-    for (int64_t step = 0; past.choose && step < steps; step++) active += s.replay.active_n[step];
+    for (int64_t step = 0; past.choose && step < steps; step++) active += s.replay.all_active[step];
     meter.n[Count::replayed] += all, meter.n[Count::active] += active;
+  }
+
+  // All members have left their part of the step.
+  LSNN_MEMBER void wait() const {
+    if (team.members > 1) meet(team), past.steps.meter.lap(Count::ns_wait_backward);
   }
 
   void run(const Sums<T>& sums) {
     Meter& meter = past.steps.meter;
     copy_in(s.dv, f.glast.v), copy_in(s.da, f.glast.a), copy_in(s.di, f.glast.i), copy_in(s.dz, nullptr);
     if (f.readout.O) readout.start(f.gp_last);
-    if (p.sparse.start) memset(s.turned, 0, l.D * N * max_items * sizeof(T));
+    if (p.sparse.start)
+      for (int64_t slot = 0; slot <= l.D; slot++) memset(s.turned + (slot * N + n0) * max_items, 0, (n1 - n0) * max_items * sizeof(T));
     const int64_t every = f.saved.every;
     for (int64_t S0 = (l.T - 1) / every * every; l.T && S0 >= 0; S0 -= every) {
       const int64_t S1 = S0 + every < l.T ? S0 + every : l.T;
@@ -249,18 +258,20 @@ template <class T, class Model> struct BackwardTile : Tile {
       for (int64_t t0 = S0 + (S1 - S0 - 1) / chunk * chunk; t0 >= S0; t0 -= chunk) {
         const int64_t t1 = t0 + chunk < S1 ? t0 + chunk : S1;
         past.chunk_of(t0, t1);
-        meter.lap(Count::ns_replay), count_active(t1 - t0);
-        if (sums.k) memset(s.sums, 0, n_coefficients * NP * sizeof(T));
+        meter.lap(Count::ns_replay), wait();
+        past.count_active(), count_active(t1 - t0);
+        for (int64_t c = 0; sums.k && c < n_coefficients; c++) memset(s.sums + c * NP + n0, 0, (n_end - n0) * sizeof(T));
         for (int64_t t = t1 - 1; t >= t0; t--) {
           add_last_state(t);
           product(t, t - t0);
           if (f.readout.O) readout.adjoint(f.gp, t, t - t0, s.dz), meter.lap(Count::ns_readout_adjoint);
           adjoint(t, t0, s.sums);
-          if (p.sparse.start) turn_items(gc(t), ND, items, N, turned(t));
+          if (p.sparse.start) turn_items(gc(t), ND, items, n0, n1, turned(t));
           if (p.w_bf16) round(t);
-          meter.lap(Count::ns_adjoint);
+          meter.lap(Count::ns_adjoint), wait();
         }
-        for (int64_t c = 0; sums.k && c < n_coefficients * NP; c++) sums.k[c] += s.sums[c];
+        for (int64_t c = 0; sums.k && c < n_coefficients; c++)
+          for (int64_t n = n0; n < n_end; n++) sums.k[c * NP + n] += s.sums[c * NP + n];
         if (sums.w) weight_gradient(t0, t1, sums.w), meter.lap(Count::ns_gradient);
         if (sums.w_in) input_gradient(t0, t1, sums.w_in), meter.lap(Count::ns_gradient_in);
         if (sums.w_out) output_gradient(t0, t1, sums.w_out), meter.lap(Count::ns_gradient_out);
@@ -268,7 +279,7 @@ template <class T, class Model> struct BackwardTile : Tile {
     }
     stream_end();
     copy_out(f.gfirst.v, s.dv), copy_out(f.gfirst.a, s.da), copy_out(f.gfirst.i, s.di);
-    if (f.readout.O) readout.write(f.gp_first, b0);
+    for (int64_t q = team.index; f.readout.O && q < items; q += team.members) readout.write(f.gp_first, b0, q);
     for (int64_t back = 0; f.gfirst.z && back < l.D; back++) {
       if (back) copy_in(s.dz, nullptr);  // the first one starts from the local part that step 0 left
       add_last_state(-1 - back);
@@ -280,11 +291,11 @@ template <class T, class Model> struct BackwardTile : Tile {
 };
 
 template <class T, class Model>
-LSNN_LOCAL void backward_tile(const BackwardArgs& f, const Packed<T>& p, const Model& model, int64_t tile, void* scratch,
+LSNN_LOCAL void backward_tile(const BackwardArgs& f, const Packed<T>& p, const Model& model, int64_t tile, const Member& member,
                               const Sums<T>& sums) {
-  Arena arena(scratch);
-  BackwardScratch<T> s(arena, f, p.sparse.start != nullptr, p.w_bf16 != nullptr);
-  BackwardTile<T, Model>(f, p, model, s, tile).run(sums);
+  Arena shared(member.shared), own(member.own);
+  BackwardScratch<T> s(shared, own, f, p.sparse.start != nullptr, p.w_bf16 != nullptr, member.members);
+  BackwardTile<T, Model>(f, p, model, s, tile, member).run(sums);
 }
 
 }  // namespace

@@ -11,10 +11,10 @@ namespace {
 
 // clang-format off
 constexpr const char* names[] = {  // in the order of Count
-    "ns_events", "ns_sums", "ns_step", "ns_readout", "ns_write", "ns_forward_tiles", "ns_recompute",
+    "ns_events", "ns_sums", "ns_step", "ns_readout", "ns_write", "ns_wait_forward", "ns_forward_tiles", "ns_recompute",
     "ns_replay", "ns_product_dense", "ns_product_active", "ns_product_sparse", "ns_readout_adjoint", "ns_adjoint", "ns_gradient",
-    "ns_gradient_in", "ns_gradient_out", "ns_backward_tiles", "ns_processor", "ns_forward", "ns_backward", "ns_pack_forward",
-    "ns_pack_backward", "ns_sum_tiles", "fresh_bytes", "forward_calls", "tiles", "items", "item_steps", "neuron_steps",
+    "ns_gradient_in", "ns_gradient_out", "ns_wait_backward", "ns_backward_tiles", "ns_processor", "ns_forward", "ns_backward", "ns_pack_forward",
+    "ns_pack_backward", "ns_sum_tiles", "fresh_bytes", "forward_calls", "tiles", "members", "items", "item_steps", "neuron_steps",
     "spikes", "inputs", "input_rows", "rows", "backward_calls", "replayed", "active", "product_steps_dense",
     "product_steps_active", "product_steps_sparse",
 };

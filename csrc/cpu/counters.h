@@ -18,6 +18,7 @@ struct Count {
     ns_step,
     ns_readout,
     ns_write,
+    ns_wait_forward,
     ns_forward_tiles,
     ns_recompute,
     ns_replay,
@@ -29,6 +30,7 @@ struct Count {
     ns_gradient,
     ns_gradient_in,
     ns_gradient_out,
+    ns_wait_backward,
     ns_backward_tiles,
     ns_processor,  // of both, the part in which the thread had a core
     // Nanoseconds of the threads that called. The operators, then what they do around the tiles.
@@ -41,6 +43,7 @@ struct Count {
     // Of the forward pass. rows: of weights, one for each event; input_rows: those of inputs that are not zero.
     forward_calls,
     tiles,
+    members,  // of their teams
     items,
     item_steps,
     neuron_steps,
@@ -81,8 +84,8 @@ struct Meter {
   const Hooks* hooks;
   int64_t last, last_item;
   bool each_item;          // whether the items of the step at hand are timed apart
-  int64_t part[3];         // time of such items by part: sums, step, readout
-  int64_t all_items;       // time of these three in all steps
+  int64_t part[2];         // time of such items by part: sums, step
+  int64_t all_items;       // time of both in all steps
   int64_t n[n_counters];
 
   LSNN_MEMBER explicit Meter(const Hooks* h) : hooks(h), last(0), last_item(0), each_item(false), part{}, all_items(0), n{} {
@@ -100,7 +103,7 @@ struct Meter {
     if (hooks) n[what] += many;
   }
 
-  // Sums, step and readout alternate from item to item, in less time than it takes to read a clock often. They are timed
+  // Sums and step alternate from item to item, in less time than it takes to read a clock often. They are timed
   // apart in one of 16 steps, in all steps of a short sequence, and finish() divides the time of all steps in proportion.
   LSNN_MEMBER void start_items(int64_t t, int64_t T) {
     if (!hooks) return;
@@ -118,9 +121,9 @@ struct Meter {
   }
   LSNN_MEMBER void finish() {
     if (!hooks) return;
-    const double all = (double)(part[0] + part[1] + part[2]), of_all = all > 0 ? (double)all_items / all : 0;
-    n[Count::ns_sums] = (int64_t)((double)part[0] * of_all), n[Count::ns_readout] = (int64_t)((double)part[2] * of_all);
-    n[Count::ns_step] = all_items - n[Count::ns_sums] - n[Count::ns_readout];
+    const double all = (double)(part[0] + part[1]);
+    n[Count::ns_sums] = all > 0 ? (int64_t)((double)part[0] / all * (double)all_items) : 0;
+    n[Count::ns_step] = all_items - n[Count::ns_sums];
     hooks->add(n);
   }
 };

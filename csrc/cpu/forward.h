@@ -7,20 +7,25 @@
 namespace lsnn::cpu {
 namespace {
 
+// What members exchange is shared. All else is each one's own, though it uses its share of a row alone: in a common row the
+// processor would fetch ahead what another one is about to write, which made a step up to ten times slower.
 template <class T> struct ForwardScratch {
   StepScratch<T> steps;
   ReadoutScratch<T> readout;
   T *y_out, *z_out;       // [items,N] rows to be streamed out
-  uint32_t* bits;         // [D + 1,items,W] spikes of the last steps, step t in slot t % (D + 1): z' stays while z is written
+  uint32_t* bits;         // [members,D + 1,items,W] spikes of the last steps, step t in slot t % (D + 1): z' stays while z is written
   T* real;                // [D + 1,items,NP] the same as numbers, smooth spikes only
 
-  ForwardScratch(Arena& m, const ForwardArgs& f) : steps(m, f.layer, f.projection), readout(m, f.layer, f.readout, false) {
+  ForwardScratch(Arena& shared, Arena& own, const ForwardArgs& f, int64_t members)
+      : steps(own, f.layer, f.projection),
+        readout(own, f.layer, f.readout, false) {
     const Layer& l = f.layer;
     const int64_t n = tile_items(l.B);
-    y_out = m.take<T>(n * l.N + pad), z_out = m.take<T>(n * l.N + pad);
-    bits = m.take<uint32_t>((l.D + 1) * n * words(l.N));
-    real = m.take<T>(l.smooth ? (l.D + 1) * n * padded(l.N) : 0);
+    y_out = own.take<T>(n * l.N + pad), z_out = own.take<T>(n * l.N + pad);
+    bits = shared.take<uint32_t>(members * ring_words(l));
+    real = shared.take<T>(l.smooth ? (l.D + 1) * n * padded(l.N) : 0);
   }
+  LSNN_MEMBER static int64_t ring_words(const Layer& l) { return ((l.D + 1) * tile_items(l.B) * words(l.N) + 31) / 32 * 32; }
 };
 
 // What profiling wants to know of a step, whose spikes are given.
@@ -29,31 +34,37 @@ template <class T, class Model> LSNN_INLINE void count_step(const Steps<T, Model
   if (!meter.hooks) return;
   const int64_t items = steps.items;
   int64_t spikes = 0, rows = 0;
-  for (int64_t w = 0; w < items * steps.p.W; w++) spikes += __builtin_popcount(bits[w]);
+  for (int64_t q = 0; q < items; q++)
+    for (int64_t w = 0; w < steps.own_words(); w++) spikes += __builtin_popcount(bits[q * steps.p.W + steps.word0() + w]);
   for (int64_t q = 0; q < items; q++) rows += steps.n[q];
-  meter.n[Count::spikes] += spikes, meter.n[Count::rows] += rows, meter.n[Count::input_rows] += steps.input_rows;
-  meter.n[Count::item_steps] += items, meter.n[Count::neuron_steps] += items * steps.N, meter.n[Count::inputs] += items * steps.I;
+  meter.n[Count::spikes] += spikes, meter.n[Count::neuron_steps] += items * (steps.n1 - steps.n0);
+  if (!steps.leads()) return;  // all members have the same events
+  meter.n[Count::rows] += rows, meter.n[Count::input_rows] += steps.input_rows;
+  meter.n[Count::item_steps] += items, meter.n[Count::inputs] += items * steps.I;
 }
 
 // The spikes of the last D + 1 steps.
 template <class T> struct Ring {
   uint32_t* words;
   T* numbers;
-  int64_t slots, W, NP, many;
-  LSNN_MEMBER uint32_t* bits(int64_t t, int64_t q) const { return words + (t % slots * many + q) * W; }
+  int64_t slots, W, NP, many, member, parts, part_words;
+  // Words [0,W), of which those of one member, this one if no other is named, have a meaning.
+  LSNN_MEMBER uint32_t* bits(int64_t t, int64_t q) const { return bits(t, q, member); }
+  LSNN_MEMBER uint32_t* bits(int64_t t, int64_t q, int64_t part) const { return words + part * part_words + (t % slots * many + q) * W; }
   LSNN_MEMBER T* real(int64_t t, int64_t q) const { return numbers + (t % slots * many + q) * NP; }
 };
 
 template <class T, class Model>
-LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, const Model& model, int64_t tile, void* scratch) {
+LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, const Model& model, int64_t tile, const Member& member) {
   using V = Vec<T>;
   const Layer& l = f.layer;
-  Arena arena(scratch);
-  ForwardScratch<T> s(arena, f);
-  Steps<T, Model> steps(l, p, model, s.steps, tile, f.x, f.x_stride_t, f.x_stride_b, f.projection.I, f.first.z);
-  const ReadoutTile<T> readout(l, f.readout, p, s.readout, tile);
+  Arena shared(member.shared), own(member.own);
+  ForwardScratch<T> s(shared, own, f, member.members);
+  Steps<T, Model> steps(l, p, model, s.steps, tile, member, f.x, f.x_stride_t, f.x_stride_b, f.projection.I, f.first.z);
+  const ReadoutTile<T> readout(l, f.readout, p, s.readout, tile, member);
   const int64_t B = l.B, N = l.N, NP = p.NP, W = p.W, D = l.D, b0 = steps.b0, items = steps.items, every = f.saved.every;
-  const Ring<T> ring{s.bits, s.real, D + 1, W, NP, steps.many};
+  const int64_t n0 = steps.n0, n1 = steps.n1, word0 = steps.word0(), own_words = steps.own_words();
+  const Ring<T> ring{s.bits, s.real, D + 1, W, NP, steps.many, member.index, member.members, s.ring_words(l)};
 
   T* carried[] = {s.steps.v, s.steps.a, s.steps.i, s.steps.r};
   const void* first[] = {f.first.v, f.first.a, f.first.i, f.first.r};
@@ -65,7 +76,7 @@ LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, const Mod
     if (f.save && t % every == 0)
       for (int64_t q = 0; q < items; q++)
         for (int64_t c = 0; c < 4; c++)
-          memcpy((T*)f.saved.carry + ((t / every * 4 + c) * B + b0 + q) * N, carried[c] + q * NP, N * sizeof(T));
+          memcpy((T*)f.saved.carry + ((t / every * 4 + c) * B + b0 + q) * N + n0, carried[c] + q * NP + n0, (n1 - n0) * sizeof(T));
     meter.lap(Count::ns_write);
     steps.collect(t, ring);
     meter.lap(Count::ns_events), meter.start_items(t, l.T);
@@ -86,35 +97,37 @@ LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, const Mod
         if (trace_a) store_n(trace_a + at + n, carry.a, N - n);
         if (trace_A) store_n(trace_A + at + n, out.A, N - n);
       });
-      if (N % 32) bits[W - 1] &= (1u << N % 32) - 1;  // padded lanes are no neurons
-      if (l.smooth) memcpy(ring.real(t, q), s.steps.z + q * NP, NP * sizeof(T));
+      if (N % 32 && n1 == N) bits[W - 1] &= (1u << N % 32) - 1;  // padded lanes are no neurons
+      if (l.smooth) memcpy(ring.real(t, q) + n0, s.steps.z + q * NP + n0, (steps.n_end - n0) * sizeof(T));
       meter.split_item(1);
     }
-    for (int64_t q = 0; f.readout.O && q < items; q++) readout.step(q, ring.bits(t, q), l.smooth ? s.steps.z + q * NP : nullptr);
-    meter.split_item(2);
     meter.end_items();
+    if (member.members > 1) meet(member), meter.lap(Count::ns_wait_forward);
+    for (int64_t q = member.index; f.readout.O && q < items; q += member.members)
+      readout.step(t, q, ring, l.smooth), readout.write(f.readout_p, t * B + b0, q);
+    if (f.readout.O) meter.lap(Count::ns_readout);
     count_step(steps, ring.bits(t, 0));
-    const int64_t row = t * B + b0;
-    if (f.readout.O) readout.write(f.readout_p, row);
-    if (f.z) stream_copy((T*)f.z + row * N, s.z_out, items * N);
-    if (f.saved.y) stream_copy((T*)f.saved.y + row * N, s.y_out, items * N);
-    if (f.saved.bits) memcpy(f.saved.bits + row * W, ring.bits(t, 0), items * W * sizeof(uint32_t));
-    if (f.saved.z) memcpy((T*)f.saved.z + row * N, s.z_out, items * N * sizeof(T));
+    steps.stream_out(f.z, t, s.z_out), steps.stream_out(f.saved.y, t, s.y_out);
+    for (int64_t q = 0; q < items; q++) {
+      const int64_t row = t * B + b0 + q;
+      if (f.saved.bits) memcpy(f.saved.bits + row * W + word0, ring.bits(t, q) + word0, own_words * sizeof(uint32_t));
+      if (f.saved.z) memcpy((T*)f.saved.z + row * N + n0, s.z_out + q * N + n0, (n1 - n0) * sizeof(T));
+    }
   }
   stream_end();
   meter.lap(Count::ns_write);
 
   void* last[] = {f.last.v, f.last.a, f.last.i, f.last.r};
   for (int c = 0; c < 4; c++) steps.copy_out(last[c], carried[c]);
-  if (f.readout.O) readout.write(f.readout_last, b0);
+  for (int64_t q = member.index; f.readout.O && q < items; q += member.members) readout.write(f.readout_last, b0, q);
   for (int64_t back = 0; f.last.z && back < D; back++)
     for (int64_t q = 0; q < items; q++) {
       T* z = (T*)f.last.z + (back * B + b0 + q) * N;
       const int64_t t = l.T - 1 - back;
-      for (int64_t n = 0; n < N; n++)
+      for (int64_t n = n0; n < n1; n++)
         z[n] = t < 0 ? steps.first_z(t, q)[n] : l.smooth ? ring.real(t, q)[n] : T(ring.bits(t, q)[n / 32] >> n % 32 & 1);
     }
-  meter.count(Count::tiles, 1), meter.count(Count::items, items);
+  if (steps.leads()) meter.count(Count::tiles, 1), meter.count(Count::members, member.members), meter.count(Count::items, items);
   meter.finish();
 }
 

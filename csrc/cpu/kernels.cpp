@@ -6,21 +6,27 @@
 namespace lsnn::cpu {
 namespace {
 
-// Bytes of scratch memory.
-template <class Scratch, class... Args> LSNN_LOCAL int64_t bytes_of(Args... args) {
+// Of the scratch memory of a tile, in whole pages: what belongs to one thread should share none with another's.
+template <class Scratch, class... Args> LSNN_LOCAL ScratchBytes bytes_of(Args... args) {
+  Arena shared, own;
+  Scratch s(shared, own, args...);
+  auto whole_pages = [](int64_t bytes) LSNN_LAMBDA { return (bytes + 4095) / 4096 * 4096; };
+  return {whole_pages(shared.used), whole_pages(own.used)};
+}
+template <class T> LSNN_LOCAL int64_t linear_bytes(const Linear& l) {
   Arena count;
-  Scratch s(count, args...);
+  LinearScratch<T> s(count, l);
   return count.used;
 }
 
-template <class T> LSNN_LOCAL void forward_any(const ForwardArgs& f, const Packed<T>& p, int64_t tile, void* scratch) {
-  if (PaperModel::fits(p.model)) forward_tile(f, p, PaperModel{p.model.refractory}, tile, scratch);
-  else forward_tile(f, p, p.model, tile, scratch);
+template <class T> LSNN_LOCAL void forward_any(const ForwardArgs& f, const Packed<T>& p, int64_t tile, const Member& member) {
+  if (PaperModel::fits(p.model)) forward_tile(f, p, PaperModel{p.model.refractory}, tile, member);
+  else forward_tile(f, p, p.model, tile, member);
 }
 template <class T>
-LSNN_LOCAL void backward_any(const BackwardArgs& f, const Packed<T>& p, int64_t tile, void* scratch, const Sums<T>& sums) {
-  if (PaperModel::fits(p.model)) backward_tile(f, p, PaperModel{p.model.refractory}, tile, scratch, sums);
-  else backward_tile(f, p, p.model, tile, scratch, sums);
+LSNN_LOCAL void backward_any(const BackwardArgs& f, const Packed<T>& p, int64_t tile, const Member& member, const Sums<T>& sums) {
+  if (PaperModel::fits(p.model)) backward_tile(f, p, PaperModel{p.model.refractory}, tile, member, sums);
+  else backward_tile(f, p, p.model, tile, member, sums);
 }
 
 #if LSNN_ISA == 512
@@ -33,13 +39,13 @@ template <class T> constexpr auto bf16_of = nullptr;
 template <class T>
 constexpr Kernels<T> table = {Vec<T>::lanes,
                               panel<T>,
-                              bytes_of<ForwardScratch<T>, const ForwardArgs&>,
-                              bytes_of<BackwardScratch<T>, const BackwardArgs&, bool, bool>,
+                              bytes_of<ForwardScratch<T>, const ForwardArgs&, int64_t>,
+                              bytes_of<BackwardScratch<T>, const BackwardArgs&, bool, bool, int64_t>,
                               forward_any<T>,
                               backward_any<T>,
                               bf16_of<T>,
                               trial_product<T>,
-                              bytes_of<LinearScratch<T>, const Linear&>,
+                              linear_bytes<T>,
                               linear_forward_rows<T>,
                               linear_gradient_rows<T>};
 

@@ -55,7 +55,7 @@ template <class T> LSNN_LOCAL void linear_gradient_rows(const Linear& l, int64_t
       s.gradient.add_bits(s.bits, words(I), 0, row - s.out, x);
       if (l.gbias) s.gradient.add(I, row - s.out, T(1));
     }
-    s.gradient.add_to(gw, NP, s.out);
+    s.gradient.add_to(gw, NP, 0, NP, s.out);
   }
 }
 

@@ -30,10 +30,10 @@ inline void one_by_one(int64_t n, void (*body)(int64_t, void*), void* context) {
 }
 // For work on so many numbers: where they are few, waking threads takes longer, and longer still where another program has
 // their cores.
-inline Parallel worth(Parallel parallel, int64_t numbers) { return numbers < 1 << 17 ? one_by_one : parallel; }
+inline Parallel worth(Parallel parallel, int64_t numbers) { return numbers < 1 << 17 ? Parallel{one_by_one, 1} : parallel; }
 
 template <class F> void each(Parallel parallel, int64_t n, const F& body) {
-  parallel(n, [](int64_t i, void* context) { (*static_cast<const F*>(context))(i); }, const_cast<F*>(&body));
+  parallel.run(n, [](int64_t i, void* context) { (*static_cast<const F*>(context))(i); }, const_cast<F*>(&body));
 }
 
 // get(r, c) for all rows and columns into to(r, c), in squares that fit the first cache whichever of the two is contiguous.

@@ -3,6 +3,7 @@
 #include "../alif_math.h"
 #include "counters.h"
 #include "run.h"
+#include "team.h"
 
 namespace lsnn::cpu {
 
@@ -56,15 +57,16 @@ template <class T> struct Sums {
 template <class T> struct Kernels {
   int64_t lanes;           // numbers of a vector
   int64_t panel;           // columns of a panel of the backward product
-  int64_t (*forward_scratch)(const ForwardArgs&);   // bytes, of one tile
-  int64_t (*backward_scratch)(const BackwardArgs&, bool sparse, bool bf16);  // bytes, of one tile
-  void (*forward_tile)(const ForwardArgs&, const Packed<T>&, int64_t tile, void* scratch);
-  void (*backward_tile)(const BackwardArgs&, const Packed<T>&, int64_t tile, void* scratch, const Sums<T>& sums);
+  ScratchBytes (*forward_scratch)(const ForwardArgs&, int64_t members);  // of one tile
+  ScratchBytes (*backward_scratch)(const BackwardArgs&, bool sparse, bool bf16, int64_t members);
+  // Called by each member of a team.
+  void (*forward_tile)(const ForwardArgs&, const Packed<T>&, int64_t tile, const Member&);
+  void (*backward_tile)(const BackwardArgs&, const Packed<T>&, int64_t tile, const Member&, const Sums<T>& sums);
   // Products in bfloat16, null where the instruction set has none: numbers to bfloat16; and, to be timed, one product of
   // w [n,n] with d [max_items,n] in bfloat16 or not, half of its results.
   void (*to_bf16)(const T* from, int64_t n, uint16_t* to);
   void (*trial)(int64_t n, const T* w, const uint16_t* w_bf16, const T* d, T* out, uint32_t* entries, bool bf16);
-  int64_t (*linear_scratch)(const Linear&);   // bytes
+  int64_t (*linear_scratch)(const Linear&);  // bytes
   void (*linear_forward)(const Linear&, const T* w, const T* bias, int64_t r0, int64_t r1, void* scratch);
   void (*linear_gradient)(const Linear&, int64_t r0, int64_t r1, T* gw, void* scratch);
 };

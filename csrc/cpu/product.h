@@ -100,12 +100,12 @@ LSNN_LOCAL void add_rows_with(const T* w, int64_t N, int64_t NP, const T* d, int
   if constexpr (Q > 1) add_rows_with<Q - 1>(w, N, NP, d, d_stride, out, rows);
 }
 
-// Sorts the rows with marked items: active [NP/16,max_items], bit j % 16 of word (j / 16, q) for neuron j and item q.
-LSNN_LOCAL void sort_rows(int64_t N, const uint16_t* active, ActiveRows& rows) {
+// Sorts the rows from j0 to j1 with marked items: active [NP/16,max_items], bit j % 16 of word (j / 16, q) for neuron j and item q.
+LSNN_LOCAL void sort_rows(int64_t N, int64_t j0, int64_t j1, const uint16_t* active, ActiveRows& rows) {
   memset(rows.n, 0, sizeof rows.n);
   auto enter = [&](int64_t j, unsigned items, int many)
                    LSNN_LAMBDA { rows.entries[many * N + rows.n[many]++] = (uint32_t)j << 16 | items; };
-  for (int64_t j = 0; j < N; j++) {
+  for (int64_t j = j0; j < j1; j++) {
     unsigned items = column_of_bits(active + j / 16 * max_items, j % 16);
     int many = __builtin_popcount(items);
     if (many > row_items) {  // too many for the registers: in two parts
@@ -118,11 +118,11 @@ LSNN_LOCAL void sort_rows(int64_t N, const uint16_t* active, ActiveRows& rows) {
   }
 }
 
-// As add_product, but only for the items and neurons marked in active. w [N,NP], d [items,d_stride], out [items,NP].
+// As add_product, but only for the items and neurons marked in active, from j0 to j1. w [N,NP], d [items,d_stride], out [items,NP].
 template <class T>
-LSNN_LOCAL void add_active_product(const T* w, int64_t N, int64_t NP, const T* d, int64_t d_stride, T* out, const uint16_t* active,
-                                   ActiveRows& rows) {
-  sort_rows(N, active, rows);
+LSNN_LOCAL void add_active_product(const T* w, int64_t N, int64_t NP, const T* d, int64_t d_stride, T* out, int64_t j0, int64_t j1,
+                                   const uint16_t* active, ActiveRows& rows) {
+  sort_rows(N, j0, j1, active, rows);
   add_rows_with<row_items>(w, N, NP, d, d_stride, out, rows);
 }
 
@@ -164,9 +164,9 @@ LSNN_BF16 LSNN_LOCAL void add_bf16_rows_with(const uint16_t* w, int64_t N, int64
   }
   if constexpr (Q > 1) add_bf16_rows_with<Q - 1>(w, N, NP, d, out, rows);
 }
-LSNN_LOCAL void add_bf16_product(const uint16_t* w, int64_t N, int64_t NP, const uint16_t* d, float* out, const uint16_t* active,
-                                 ActiveRows& rows) {
-  sort_rows(N, active, rows);
+LSNN_LOCAL void add_bf16_product(const uint16_t* w, int64_t N, int64_t NP, const uint16_t* d, float* out, int64_t j0, int64_t j1,
+                                 const uint16_t* active, ActiveRows& rows) {
+  sort_rows(N, j0, j1, active, rows);
   add_bf16_rows_with<row_items>(w, N, NP, d, out, rows);
 }
 #else
@@ -185,10 +185,10 @@ LSNN_LOCAL void trial_product(int64_t n, const T* w, [[maybe_unused]] const uint
     if (bf16) {
       uint16_t turned[max_items * (256 + 32)] = {};
       for (int64_t q = 0; q < max_items; q++) to_bf16(d + q * n, n, turned + q * (n + 32));
-      return add_bf16_product(w_bf16, n, n, turned, out, active, rows);
+      return add_bf16_product(w_bf16, n, n, turned, out, 0, n, active, rows);
     }
 #endif
-  add_active_product(w, n, n, d, n, out, active, rows);
+  add_active_product(w, n, n, d, n, out, 0, n, active, rows);
 }
 
 // Up to which share of marked items and neurons add_active_product is faster than add_product, by measurement, and

@@ -35,8 +35,9 @@ template <class T> struct ReadoutTile : Tile {
   const int64_t O, OP;
   const V k, rest;
 
-  LSNN_MEMBER ReadoutTile(const Layer& l, const Readout& readout, const Packed<T>& p, ReadoutScratch<T>& scratch, int64_t tile)
-      : Tile(l, tile),
+  LSNN_MEMBER ReadoutTile(const Layer& l, const Readout& readout, const Packed<T>& p, ReadoutScratch<T>& scratch, int64_t tile,
+                          const Member& member)
+      : Tile(l, tile, member),
         f(readout),
         packed(p),
         s(scratch),
@@ -52,21 +53,26 @@ template <class T> struct ReadoutTile : Tile {
   }
 
   // ---------------------------------------------------------------------------------------------------------------- forward
-  // p of item q after a step, whose spikes are given as bits [W] or, smooth, as numbers [N].
-  LSNN_MEMBER void step(int64_t q, const uint32_t* bits, const T* smooth) const {
+  // p of item q after step t, whose spikes are of those of Steps::collect.
+  template <class Past> LSNN_MEMBER void step(int64_t t, int64_t q, const Past& past, bool smooth) const {
     int64_t n = 0;
-    if (!smooth) n = set_bits(bits, packed.W, 0, (uint32_t)OP, s.rows, 0);
+    for (int64_t part = 0; !smooth && part < past.parts; part++) {
+      const int64_t first = past.parts > 1 ? first_word(part) : 0, end = past.parts > 1 ? first_word(part + 1) : packed.W;
+      n = set_bits(past.bits(t, q, part) + first, end - first, (uint32_t)(first * 32 * OP), (uint32_t)OP, s.rows, n);
+    }
+    const T* z = smooth ? past.real(t, q) : nullptr;
     for (int64_t j = 0; smooth && j < N; j++)
-      if (smooth[j] != T(0)) s.rows[n] = (uint32_t)(j * OP), s.weights[n++] = smooth[j];
+      if (z[j] != T(0)) s.rows[n] = (uint32_t)(j * OP), s.weights[n++] = z[j];
     sum_events(packed.w_out, s.rows, smooth ? s.weights : nullptr, n, s.zero, O, s.sum);
     for (int64_t o = 0; o < OP; o += L) store(s.p + q * OP + o, k * load(s.p + q * OP + o) + rest * load(s.sum + o));
   }
-  LSNN_MEMBER void write(void* p, int64_t row) const {  // row of [..,B,O] where the tile's first item stands
-    for (int64_t q = 0; p && q < items; q++) memcpy((T*)p + (row + q) * O, s.p + q * OP, O * sizeof(T));
+  LSNN_MEMBER void write(void* p, int64_t row, int64_t q) const {  // item q; row of [..,B,O] where the tile's first item stands
+    if (p) memcpy((T*)p + (row + q) * O, s.p + q * OP, O * sizeof(T));
   }
 
   // --------------------------------------------------------------------------------------------------------------- backward
-  // dL/dp of step t and the sum of what comes later; dz += w^T dL/d(w z). `step`: place of t in the chunk.
+  // dL/dp of step t and the sum of what comes later; dz += w^T dL/d(w z). `step`: place of t in the chunk. Each member has
+  // these sums of all items, as they are short.
   LSNN_MEMBER void adjoint(const void* gp, int64_t t, int64_t step, T* dz) const {
     T* g = s.g + step * many * OP;
     for (int64_t q = 0; q < items; q++) {
@@ -78,7 +84,7 @@ template <class T> struct ReadoutTile : Tile {
         store(g + q * OP + o, rest * of_p), store(carried + o, k * of_p);
       }
     }
-    add_product(packed.panels_out, O, NP, g, OP, dz, NP, items);
+    add_product(packed.panels_out + n0 * O, O, n_end - n0, g, OP, dz + n0, NP, items);
   }
   LSNN_MEMBER const T* g(int64_t step, int64_t q) const { return s.g + (step * many + q) * OP; }
 };

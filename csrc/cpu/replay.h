@@ -10,19 +10,22 @@ template <class T> struct ReplayScratch {
   T *v, *a, *i, *r;            // [chunk + 1,items,NP] what each step of the chunk read (a prime in alif.h)
   T* parts;                    // [every / chunk,4,items,NP] the same at the start of each chunk of the segment
   uint16_t* active;            // [chunk,NP/16,max_items] neurons whose dL/dz is of use, a bit each
-  int64_t* active_n;           // [chunk] how many
+  int64_t* active_n;           // [members,chunk] how many of each member's neurons
+  int64_t* all_active;         // [chunk] how many in all
   T* y;                        // [every,items,NP] of the segment, where it is computed again
   StepScratch<T> steps;        // the same
 
-  ReplayScratch(Arena& m, const BackwardArgs& f) : steps(f.saved.y ? none(m, f) : StepScratch<T>(m, f.layer, f.projection)) {
+  ReplayScratch(Arena& shared, Arena& own, const BackwardArgs& f, int64_t members)
+      : steps(f.saved.y ? none(f) : StepScratch<T>(own, f.layer, f.projection)) {
     const int64_t n = tile_items(f.layer.B), NP = padded(f.layer.N), rows = (chunk + 1) * n * NP;
     const int64_t every = f.saved.every < f.layer.T ? f.saved.every : f.layer.T;
-    v = m.take<T>(rows), a = m.take<T>(rows), i = m.take<T>(rows), r = m.take<T>(rows);
-    parts = m.take<T>((every / chunk + 1) * 4 * n * NP);
-    active = m.take<uint16_t>(chunk * NP / 16 * max_items), active_n = m.take<int64_t>(chunk);
-    y = m.take<T>(f.saved.y ? 0 : every * n * NP + pad);
+    v = own.take<T>(rows), a = own.take<T>(rows), i = own.take<T>(rows), r = own.take<T>(rows);
+    parts = own.take<T>((every / chunk + 1) * 4 * n * NP);
+    active = own.take<uint16_t>(chunk * NP / 16 * max_items), active_n = shared.take<int64_t>(members * chunk);
+    all_active = own.take<int64_t>(chunk);
+    y = shared.take<T>(f.saved.y ? 0 : every * n * NP + pad);
   }
-  static StepScratch<T> none(Arena&, const BackwardArgs& f) {
+  static StepScratch<T> none(const BackwardArgs& f) {
     Arena nowhere;
     return StepScratch<T>(nowhere, f.layer, f.projection);
   }
@@ -42,8 +45,9 @@ template <class T, class Model> struct Replay : Tile {
   int64_t S0;              // first step of the segment at hand
   Steps<T, Model> steps;
 
-  LSNN_MEMBER Replay(const BackwardArgs& args, const Packed<T>& packed, const Model& m, const ReplayScratch<T>& scratch, int64_t tile)
-      : Tile(args.layer, tile),
+  LSNN_MEMBER Replay(const BackwardArgs& args, const Packed<T>& packed, const Model& m, const ReplayScratch<T>& scratch, int64_t tile,
+                     const Member& member)
+      : Tile(args.layer, tile, member),
         f(args),
         p(packed),
         model(m),
@@ -54,10 +58,12 @@ template <class T, class Model> struct Replay : Tile {
         carry_i(m.want >> SIGMA & 1),
         choose(has_bounded_support(m.surrogate) || m.refractory),
         S0(0),
-        steps(l, p, m, scratch.steps, tile, f.x, f.x_stride_t, f.x_stride_b, f.projection.I, f.first.z) {}
+        steps(l, p, m, scratch.steps, tile, member, f.x, f.x_stride_t, f.x_stride_b, f.projection.I, f.first.z) {}
 
   LSNN_MEMBER const T* first_z(int64_t past, int64_t q) const { return steps.first_z(past, q); }
   LSNN_MEMBER uint32_t* bits(int64_t t, int64_t q) const { return f.saved.bits + (t * B + b0 + q) * W; }
+  static constexpr int64_t parts = 1;  // for Steps::collect
+  LSNN_MEMBER uint32_t* bits(int64_t t, int64_t q, int64_t) const { return bits(t, q); }
   LSNN_MEMBER T* real(int64_t t, int64_t q) const { return (T*)f.saved.z + (t * B + b0 + q) * N; }
   LSNN_MEMBER int64_t left(int64_t n) const { return N - n; }
 
@@ -88,7 +94,7 @@ template <class T, class Model> struct Replay : Tile {
     if (!f.saved.y) compute_again(S1), steps.meter.lap(Count::ns_recompute);
     for (int64_t t0 = S0; t0 + chunk < S1; t0 += chunk)
       for (int64_t q = 0; q < items; q++)
-        for (int64_t n = 0; n < N; n += L) {
+        for (int64_t n = n0; n < n1; n += L) {
           const Coefs<V> k = load_coefficients(p.coefficients, n);
           const int64_t o = q * NP + n, end = t0 + chunk;
           Carry<V> c = {load(part_at(t0, 0) + o), load(part_at(t0, 1) + o), carry_i ? load(part_at(t0, 2) + o) : V(0),
@@ -106,9 +112,9 @@ template <class T, class Model> struct Replay : Tile {
   // y of the segment. The rest is replayed from it as if it had been saved, so that gradients have the same bits.
   void compute_again(int64_t S1) {
     T* carried[] = {steps.s.v, steps.s.a, steps.s.i, steps.s.r};
-    for (int64_t c = 0; c < 4; c++) memcpy(carried[c], part_at(S0, c), part * sizeof(T));
+    for (int64_t c = 0; c < 4; c++) copy_own(carried[c], part_at(S0, c));
     for (int64_t q = 0; q < items; q++)
-      for (int64_t n = 0; n < N; n += L) store(steps.s.z + q * NP + n, spikes(S0 - 1, q)(n));
+      for (int64_t n = n0; n < n1; n += L) store(steps.s.z + q * NP + n, spikes(S0 - 1, q)(n));
     for (int64_t t = S0; t < S1; t++) {
       steps.collect(t, *this);
       for (int64_t q = 0; q < items; q++) {
@@ -119,18 +125,29 @@ template <class T, class Model> struct Replay : Tile {
     }
   }
 
-  // Replays the chunk [t0, t1) of the segment: keeps what each step read, and marks where its dL/dz is of use.
+  // This member's neurons of a variable of the tile, [items,NP].
+  LSNN_MEMBER void copy_own(T* to, const T* from) const {
+    if (n_end - n0 == NP) memcpy(to, from, part * sizeof(T));
+    else
+      for (int64_t q = 0; q < items; q++) memcpy(to + q * NP + n0, from + q * NP + n0, (n_end - n0) * sizeof(T));
+  }
+
+  // Replays the chunk [t0, t1) of the segment: keeps what each step read, and marks where its dL/dz is of use. How many of all
+  // neurons that are is known after the team has met, by count_active().
   void chunk_of(int64_t t0, int64_t t1) const {
-    memset(s.active, 0, chunk * NP / 16 * max_items * sizeof(uint16_t)), memset(s.active_n, 0, chunk * sizeof(int64_t));
+    for (int64_t step = 0; step < chunk; step++)
+      memset(s.active + (step * NP + n0) / 16 * max_items, 0, (n_end - n0) / 16 * max_items * sizeof(uint16_t));
+    int64_t* const counts = s.active_n + team.index * chunk;
+    memset(counts, 0, chunk * sizeof(int64_t));
     T* read[] = {s.v, s.a, s.i, s.r};
     const bool carry[] = {true, true, carry_i, model.refractory};
     for (int c = 0; c < 4; c++)
-      if (carry[c]) memcpy(read[c], part_at(t0, c), part * sizeof(T));
+      if (carry[c]) copy_own(read[c], part_at(t0, c));
     // Locals, as every store through a pointer might change a member.
     const ReplayScratch<T> s = this->s;
     const Model model = this->model;
     const bool carry_i = this->carry_i, carry_r = model.refractory, choose = this->choose;
-    const int64_t N = this->N, part = this->part;
+    const int64_t N = this->N, n0 = this->n0, n1 = this->n1, part = this->part;
     const T* coefficients = p.coefficients;
     for (int64_t t = t0; t < t1; t++)
       for (int64_t q = 0; q < items; q++) {
@@ -140,8 +157,8 @@ template <class T, class Model> struct Replay : Tile {
         uint16_t* active = s.active + (t - t0) * NP / 16 * max_items + q;
         int64_t active_n = 0;
         if (f.saved.y && t + 1 < t1)
-          for (int64_t n = 0; n < N; n += 64 / (int64_t)sizeof(T)) prefetch(y + B * N + n);
-        for (int64_t n = 0; n < N; n += L) {
+          for (int64_t n = n0; n < n1; n += 64 / (int64_t)sizeof(T)) prefetch(y + B * N + n);
+        for (int64_t n = n0; n < n1; n += L) {
           const Coefs<V> k = load_coefficients(coefficients, n);
           const int64_t o = row + n, to = o + part;
           Carry<V> c = {load(s.v + o), load(s.a + o), carry_i ? load(s.i + o) : V(0), carry_r ? load(s.r + o) : V(0), before(n)};
@@ -155,8 +172,15 @@ template <class T, class Model> struct Replay : Tile {
           if (carry_i) store(s.i + to, c.i);
           if (carry_r) store(s.r + to, c.r);
         }
-        s.active_n[t - t0] += active_n;
+        counts[t - t0] += active_n;
       }
+  }
+  LSNN_MEMBER void count_active() const {
+    for (int64_t step = 0; step < chunk; step++) {
+      int64_t sum = 0;
+      for (int64_t m = 0; m < team.members; m++) sum += s.active_n[m * chunk + step];
+      s.all_active[step] = sum;
+    }
   }
 };
 

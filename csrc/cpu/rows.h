@@ -58,8 +58,8 @@ template <class T> LSNN_INLINE void sum_events(const T* w, const uint32_t* rows,
 }
 
 // to[n] += x from[n]
-template <class T> LSNN_INLINE void add_row(T* to, T x, const T* from, int64_t NP) {
-  for (int64_t n = 0; n < NP; n += Vec<T>::lanes) store(to + n, fma_(Vec<T>(x), load(from + n), load(to + n)));
+template <class T> LSNN_INLINE void add_row(T* to, T x, const T* from, int64_t first, int64_t end) {
+  for (int64_t n = first; n < end; n += Vec<T>::lanes) store(to + n, fma_(Vec<T>(x), load(from + n), load(to + n)));
 }
 
 // to += the sum of the rows at the given offsets (times factors), over the first min(C, vectors) vectors, in registers.
@@ -110,8 +110,8 @@ template <class T, bool weighted> struct RowGradient {
     if (weighted) factor[n] = x;
     n++;
   }
-  // gradient [R,NP] += the events; base: what the slots point into.
-  void add_to(T* gradient, int64_t NP, const T* base) {
+  // gradient [R,NP] += the events, in columns [first, end), whole vectors; base: what the slots point into.
+  void add_to(T* gradient, int64_t NP, int64_t first, int64_t end, const T* base) {
     constexpr int L = Vec<T>::lanes;
     for (int64_t e = 0; e < n; e++) count[row[e] + 1]++;
     for (int64_t r = 0; r < R; r++) count[r + 1] += count[r];
@@ -120,10 +120,10 @@ template <class T, bool weighted> struct RowGradient {
       sorted[to] = slot[e];
       if (weighted) sorted_factor[to] = factor[e];
     }
-    for (int64_t n0 = 0; n0 < NP; n0 += column_vectors * L)
+    for (int64_t n0 = first; n0 < end; n0 += column_vectors * L)
       for (int64_t r = 0, begin = 0; r < R; begin = count[r++])
         if (count[r] > begin)
-          add_rows<column_vectors, weighted>((NP - n0) / L, gradient + r * NP + n0, base + n0, sorted + begin,
+          add_rows<column_vectors, weighted>((end - n0) / L, gradient + r * NP + n0, base + n0, sorted + begin,
                                              weighted ? sorted_factor + begin : nullptr, count[r] - begin);
   }
 };

@@ -10,6 +10,7 @@
 #include "block_cache.h"
 #include "counters.h"
 #include "pack.h"
+#include "teams.h"
 
 namespace lsnn::cpu {
 #if defined(__aarch64__)
@@ -83,11 +84,11 @@ template <class T> void forward(const ForwardArgs& f, Parallel parallel) {
   const Layer& l = f.layer;
   const Kernels<T>& k = kernels<T>();
   const PackedLayer<T> p(l, f.projection, f.readout, model_of<T>(l, f.first.r, 0), k, false, parallel);
-  const int64_t scratch = k.forward_scratch(f);
-  each(parallel, tiles(l.B), [&](int64_t tile) {
+  const Formation how = forward_teams(f, parallel, k.lanes);
+  in_teams(parallel, how, tiles(l.B), k.forward_scratch(f, how.members), [&](int64_t tile, const Member& member) {
     const Timed timed(p.packed.hooks, Count::ns_forward_tiles);
-    const Block block(scratch);
-    k.forward_tile(f, p.packed, tile, block.data);
+    k.forward_tile(f, p.packed, tile, member);
+    meet(member);
   });
 }
 
@@ -103,8 +104,7 @@ template <class T> void backward(const BackwardArgs& f, Parallel parallel) {
   // Tiles are summed group by group, and the groups at the end, always in the same order. As many groups as tiles, unless
   // their weight gradients would take more than 256 MB.
   const int64_t most = n_all ? std::max<int64_t>(1, (256 << 20) / (n_all * (int64_t)sizeof(T))) : tiles(l.B);
-  const int64_t groups = std::min(tiles(l.B), most),
-                scratch = k.backward_scratch(f, p.packed.sparse.start != nullptr, p.packed.w_bf16 != nullptr);
+  const int64_t groups = std::min(tiles(l.B), most);
   const Block block(std::max<int64_t>(1, groups * n_all) * sizeof(T));
   auto sums = [&](int64_t g) {
     T* at = (T*)block.data + g * n_all;
@@ -112,12 +112,17 @@ template <class T> void backward(const BackwardArgs& f, Parallel parallel) {
     T *w = part(n_w), *w_in = part(n_in), *w_out = part(n_out);
     return Sums<T>{w, w_in, w_out, part(n_k)};
   };
-  each(parallel, groups, [&](int64_t g) {
+  const Formation how = backward_teams(f, parallel, k.lanes, groups);
+  const ScratchBytes scratch = k.backward_scratch(f, p.packed.sparse.start != nullptr, p.packed.w_bf16 != nullptr, how.members);
+  in_teams(parallel, how, groups, scratch, [&](int64_t g, const Member& member) {
     const Timed timed(p.packed.hooks, Count::ns_backward_tiles);
-    const Block memory(scratch);
-    if (n_all) std::memset((T*)block.data + g * n_all, 0, n_all * sizeof(T));
-    for (int64_t tile = g * tiles(l.B) / groups; tile < (g + 1) * tiles(l.B) / groups; tile++)
-      k.backward_tile(f, p.packed, tile, memory.data, sums(g));
+    const int64_t from = n_all * member.index / member.members, to = n_all * (member.index + 1) / member.members;
+    if (n_all) std::memset((T*)block.data + g * n_all + from, 0, (to - from) * sizeof(T));
+    meet(member);
+    for (int64_t tile = g * tiles(l.B) / groups; tile < (g + 1) * tiles(l.B) / groups; tile++) {
+      k.backward_tile(f, p.packed, tile, member, sums(g));
+      meet(member);
+    }
   });
   const Timed timed(p.packed.hooks, Count::ns_sum_tiles);
   auto total = [&](T* Sums<T>::* what, int64_t at) {

@@ -6,21 +6,35 @@
 namespace lsnn::cpu {
 namespace {
 
-// c[k] += the entries of the rows (times weights), row after row, without fused multiply-add: the bits of sum_events, as a
-// synapse that is zero adds nothing.
-template <class T> LSNN_LOCAL void add_sparse_events(const Sparse<T>& w, const uint32_t* rows, const T* weights, int64_t n, T* c) {
+// The first entry of a row, or its end, from column n on.
+template <class T> LSNN_INLINE uint32_t entry_from(const Sparse<T>& w, uint32_t row, int64_t n) {
+  uint32_t from = w.start[row], to = w.start[row + 1];
+  while (from < to) {
+    const uint32_t middle = from + (to - from) / 2;
+    if (w.column[middle] < n) from = middle + 1;
+    else to = middle;
+  }
+  return from;
+}
+
+// c[k] += the entries of the rows (times weights) in columns [n0, n1), row after row, without fused multiply-add: the bits of
+// sum_events, as a synapse that is zero adds nothing.
+template <class T>
+LSNN_LOCAL void add_sparse_events(const Sparse<T>& w, int64_t N, const uint32_t* rows, const T* weights, int64_t n, T* c, int64_t n0,
+                                  int64_t n1) {
   for (int64_t e = 0; e < n; e++) {
-    const uint32_t end = w.start[rows[e] + 1];
+    uint32_t i = n0 ? entry_from(w, rows[e], n0) : w.start[rows[e]];
+    const uint32_t end = n1 < N ? entry_from(w, rows[e], n1) : w.start[rows[e] + 1];
     if (weights)
-      for (uint32_t i = w.start[rows[e]]; i < end; i++) c[w.column[i]] += weights[e] * w.value[i];
+      for (; i < end; i++) c[w.column[i]] += weights[e] * w.value[i];
     else
-      for (uint32_t i = w.start[rows[e]]; i < end; i++) c[w.column[i]] += w.value[i];
+      for (; i < end; i++) c[w.column[i]] += w.value[i];
   }
 }
 
-// d [items,d_stride] -> turned [N,max_items]; what stands beyond the items is left as it is.
-template <class T> LSNN_LOCAL void turn_items(const T* d, int64_t d_stride, int64_t items, int64_t N, T* turned) {
-  for (int64_t k = 0; k < N; k++)
+// d [items,d_stride] -> rows [n0, n1) of turned [N,max_items]; what stands beyond the items is left as it is.
+template <class T> LSNN_LOCAL void turn_items(const T* d, int64_t d_stride, int64_t items, int64_t n0, int64_t n1, T* turned) {
+  for (int64_t k = n0; k < n1; k++)
     for (int64_t q = 0; q < items; q++) turned[k * max_items + q] = d[q * d_stride + k];
 }
 
@@ -60,11 +74,11 @@ template <int C, class T> struct SparseSums {
 };
 
 // out[q][j] += sum over delays d and synapses jk of w_jk dc_d[q][k]. turned: [S] the dc_d, [N,max_items] each, or null where
-// there is none. active: as of add_active_product, or null: all neurons. out [items,NP].
+// there is none. active: as of add_active_product, or null: all neurons. out [items,NP]. Neurons j from n0 to n1 only.
 template <int C, class T>
 LSNN_LOCAL void add_sparse_rows(const Sparse<T>& w, int64_t S, int64_t N, int64_t NP, const T* const* turned, T* out, int64_t items,
-                                const uint16_t* active) {
-  for (int64_t j = 0; j < N; j++) {
+                                const uint16_t* active, int64_t n0, int64_t n1) {
+  for (int64_t j = n0; j < n1; j++) {
     if (active && !column_of_bits(active + j / 16 * max_items, j % 16)) continue;
     SparseSums<C, T> sums;
     for (int64_t d = 0; d < S; d++)
@@ -76,10 +90,10 @@ LSNN_LOCAL void add_sparse_rows(const Sparse<T>& w, int64_t S, int64_t N, int64_
 }
 template <class T>
 LSNN_INLINE void add_sparse_product(const Sparse<T>& w, int64_t S, int64_t N, int64_t NP, const T* const* turned, T* out, int64_t items,
-                                    const uint16_t* active) {
+                                    const uint16_t* active, int64_t n0, int64_t n1) {
   constexpr int most = (int)max_items / Vec<T>::lanes, half = (most + 1) / 2;
-  if (items * 2 <= max_items) add_sparse_rows<half>(w, S, N, NP, turned, out, items, active);
-  else add_sparse_rows<most>(w, S, N, NP, turned, out, items, active);
+  if (items * 2 <= max_items) add_sparse_rows<half>(w, S, N, NP, turned, out, items, active, n0, n1);
+  else add_sparse_rows<most>(w, S, N, NP, turned, out, items, active, n0, n1);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// A step of a tile: the events that reach each item, their sum (1), and step() of alif_math.h. The forward pass runs it, and
-// so does the backward pass where it computes again what was not saved.
+// A step of a tile: the events that reach each item, their sum (1), and step() of alif_math.h, for the neurons of one member.
+// The forward pass runs it, and so does the backward pass where it computes again what was not saved.
 #pragma once
 #include "rows.h"
 #include "sparse.h"
@@ -35,12 +35,12 @@ template <class T> struct StepScratch {
   T* weights;             // [items,capacity] factors of those rows, for items with a factor that is not 1
   uint32_t* nonzero;      // [items,words(I) + 1] inputs that are not zero
 
-  StepScratch(Arena& m, const Layer& l, const Projection& in) : capacity(in.I + l.S * l.N + pad) {
+  StepScratch(Arena& own, const Layer& l, const Projection& in) : capacity(in.I + l.S * l.N + pad) {
     const int64_t n = tile_items(l.B), NP = padded(l.N);
-    v = m.take<T>(n * NP), a = m.take<T>(n * NP), i = m.take<T>(n * NP), r = m.take<T>(n * NP), z = m.take<T>(n * NP);
-    c = m.take<T>(NP);
-    rows = m.take<uint32_t>(n * capacity), weights = m.take<T>(n * capacity);
-    nonzero = m.take<uint32_t>(n * (words(in.I) + 1));
+    v = own.take<T>(n * NP), a = own.take<T>(n * NP), i = own.take<T>(n * NP), r = own.take<T>(n * NP), z = own.take<T>(n * NP);
+    c = own.take<T>(NP);
+    rows = own.take<uint32_t>(n * capacity), weights = own.take<T>(n * capacity);
+    nonzero = own.take<uint32_t>(n * (words(in.I) + 1));
   }
 };
 
@@ -62,9 +62,9 @@ template <class T, class Model> struct Steps : Tile {
   int64_t input_rows;        // of these events, those of inputs
   mutable Meter meter;
 
-  LSNN_MEMBER Steps(const Layer& layer, const Packed<T>& packed, const Model& m, const StepScratch<T>& scratch, int64_t tile, const void* x,
-                    int64_t x_stride_t, int64_t x_stride_b, int64_t I, const void* z0)
-      : Tile(layer, tile),
+  LSNN_MEMBER Steps(const Layer& layer, const Packed<T>& packed, const Model& m, const StepScratch<T>& scratch, int64_t tile,
+                    const Member& member, const void* x, int64_t x_stride_t, int64_t x_stride_b, int64_t I, const void* z0)
+      : Tile(layer, tile, member),
         l(layer),
         p(packed),
         model(m),
@@ -80,10 +80,10 @@ template <class T, class Model> struct Steps : Tile {
   LSNN_MEMBER const T* first_z(int64_t past, int64_t q) const { return z0 + ((-1 - past) * B + b0 + q) * N; }  // past < 0
   LSNN_MEMBER const T* x_row(int64_t t, int64_t q) const { return x + t * x_stride_t + (b0 + q) * x_stride_b; }
 
-  LSNN_MEMBER void add_bits(int64_t q, const uint32_t* bits, int64_t first) {
-    const int64_t n0 = n[q];
-    n[q] = set_bits(bits, p.W, (uint32_t)(first * row), (uint32_t)row, s.rows + q * s.capacity, n0);
-    for (int64_t e = n0; weighted[q] && e < n[q]; e++) s.weights[q * s.capacity + e] = T(1);
+  LSNN_MEMBER void add_bits(int64_t q, const uint32_t* bits, int64_t n_words, int64_t first) {
+    const int64_t before = n[q];
+    n[q] = set_bits(bits, n_words, (uint32_t)(first * row), (uint32_t)row, s.rows + q * s.capacity, before);
+    for (int64_t e = before; weighted[q] && e < n[q]; e++) s.weights[q * s.capacity + e] = T(1);
   }
   LSNN_MEMBER void add_real(int64_t q, const T* z, int64_t first) {
     for (int64_t j = 0; j < N; j++)
@@ -108,8 +108,8 @@ template <class T, class Model> struct Steps : Tile {
   }
 
   // The events of step t, of all items before any is summed, and the words of bits of all items before any is unpacked: what
-  // is read at once in another width waits for its stores. Past spikes come as past.bits(t, q) [W] or, where they are smooth,
-  // as past.real(t, q) [N].
+  // is read at once in another width waits for its stores. Past spikes come as past.bits(t, q, part) [W], in as many parts as
+  // there are members or in one, or, where they are smooth, as past.real(t, q) [N].
   template <class Past> LSNN_MEMBER void collect(int64_t t, const Past& past) {
     input_rows = 0;
     const int64_t W_in = words(I) + 1;
@@ -129,7 +129,12 @@ template <class T, class Model> struct Steps : Tile {
         const int64_t then = t - 1 - l.delays[d], first = d * N;
         if (then < 0) add_real(q, first_z(then, q), first);
         else if (l.smooth) add_real(q, past.real(then, q), first);
-        else add_bits(q, past.bits(then, q), first);
+        else if (past.parts == 1) add_bits(q, past.bits(then, q, 0), p.W, first);
+        else
+          for (int64_t part = 0; part < past.parts; part++) {
+            const int64_t from = first_word(part);
+            add_bits(q, past.bits(then, q, part) + from, first_word(part + 1) - from, first + 32 * from);
+          }
       }
     }
   }
@@ -139,20 +144,20 @@ template <class T, class Model> struct Steps : Tile {
   template <class Out> LSNN_MEMBER void advance(int64_t t, int64_t q, const uint32_t* before, bool keep_i, const Out& out) const {
     const T* start = I ? p.bias : x_row(t, q);
     if (!I && t + 1 < l.T)
-      for (int64_t n = 0; n < N; n += 64 / (int64_t)sizeof(T)) prefetch(start + x_stride_t + n);
+      for (int64_t n = n0; n < n1; n += 64 / (int64_t)sizeof(T)) prefetch(start + x_stride_t + n);
     const int64_t list = q * s.capacity;
     const uint32_t* rows = s.rows + list;
     const T* weights = weighted[q] ? s.weights + list : nullptr;
     const int64_t whole = p.sum_sparse ? n_inputs[q] : n[q];
-    sum_events(p.w, rows, weights, whole, start, N, s.c);  // (1)
-    if (p.sum_sparse) add_sparse_events(p.sparse, rows + whole, weights ? weights + whole : nullptr, n[q] - whole, s.c);
+    sum_events(p.w + n0, rows, weights, whole, start + n0, n1 - n0, s.c + n0);  // (1)
+    if (p.sum_sparse) add_sparse_events(p.sparse, N, rows + whole, weights ? weights + whole : nullptr, n[q] - whole, s.c, n0, n1);
     meter.split_item(0);
     // Locals, as every store through a pointer might change a member.
     const Model model = this->model;
     const bool smooth = l.smooth, write_i = model.synapse || keep_i;
     T *v = s.v + q * NP, *a = s.a + q * NP, *i = s.i + q * NP, *r = s.r + q * NP, *z = s.z + q * NP;
     const T *c = s.c, *coefficients = p.coefficients;
-    for (int64_t n = 0, end = N; n < end; n += L) {
+    for (int64_t n = n0, end = n1; n < end; n += L) {
       const Coefs<V> k = load_coefficients(coefficients, n);
       Carry<V> carry = {load(v + n), load(a + n), model.synapse ? load(i + n) : V(0), model.refractory ? load(r + n) : V(0),
                         before ? select(get_bits<T>(before, n), V(1), V(0)) : load(z + n)};

@@ -3,29 +3,49 @@
 #include "../arena.h"
 #include "packed.h"
 #include "simd.h"
+#include "team.h"
 
 namespace lsnn::cpu {
 namespace {
 
-// Items [b0, b0 + items) of the batch. A tile's own rows are padded, [items,NP]; the caller's are not, [B,N].
+// Items [b0, b0 + items) of the batch, and of them the neurons [n0, n1) that this member of the team computes; up to n_end its
+// rows are padded. A tile's own rows are padded, [items,NP]; the caller's are not, [B,N].
 struct Tile {
+  Member team;
   int64_t B, N, NP, many, b0, items;  // many: items of a full tile
+  int64_t n0, n1, n_end;              // whole units of `pad`, but n1 at the end: words of bits and cache lines have one writer
 
-  LSNN_MEMBER Tile(const Layer& l, int64_t index)
-      : B(l.B),
+  LSNN_MEMBER Tile(const Layer& l, int64_t index, const Member& member)
+      : team(member),
+        B(l.B),
         N(l.N),
         NP(padded(l.N)),
         many(tile_items(l.B)),
         b0(index * many),
-        items(b0 + many <= B ? many : B - b0) {}
+        items(b0 + many <= B ? many : B - b0) {
+    n0 = first_word(team.index) * 32, n_end = first_word(team.index + 1) * 32;
+    n1 = n_end < N ? n_end : N;
+  }
+
+  LSNN_MEMBER bool leads() const { return team.index == 0; }
+  LSNN_MEMBER int64_t first_word(int64_t member) const { return NP / pad * member / team.members * (pad / 32); }
+  LSNN_MEMBER int64_t word0() const { return n0 / 32; }  // this member's words of bits: [word0(), word0() + own_words())
+  LSNN_MEMBER int64_t own_words() const { return (n1 - n0 + 31) / 32; }
 
   // Zeros beyond N, and everywhere when `from` is null.
   template <class T> LSNN_MEMBER void copy_in(T* to, const void* from) const {
     for (int64_t q = 0; q < items; q++)
-      for (int64_t n = 0; n < NP; n++) to[q * NP + n] = from && n < N ? ((const T*)from)[(b0 + q) * N + n] : T(0);
+      for (int64_t n = n0; n < n_end; n++) to[q * NP + n] = from && n < N ? ((const T*)from)[(b0 + q) * N + n] : T(0);
   }
   template <class T> LSNN_MEMBER void copy_out(void* to, const T* from) const {
-    for (int64_t q = 0; to && q < items; q++) memcpy((T*)to + (b0 + q) * N, from + q * NP, N * sizeof(T));
+    for (int64_t q = 0; to && q < items; q++) memcpy((T*)to + (b0 + q) * N + n0, from + q * NP + n0, (n1 - n0) * sizeof(T));
+  }
+  // Rows [items,N] of this member to those of step t of the caller, [T,B,N], past the caches.
+  template <class T> LSNN_MEMBER void stream_out(void* to, int64_t t, const T* from) const {
+    if (!to) return;
+    T* row = (T*)to + (t * B + b0) * N;
+    if (n1 - n0 == N) return stream_copy(row, from, items * N);
+    for (int64_t q = 0; q < items; q++) stream_copy(row + q * N + n0, from + q * N + n0, n1 - n0);
   }
 };
 

@@ -28,7 +28,7 @@ void release(void* p) { std::free(p); }
 namespace {
 
 int n_threads = 1;
-void parallel(int64_t n, void (*body)(int64_t, void*), void* context) {
+void run_on_threads(int64_t n, void (*body)(int64_t, void*), void* context) {
   std::atomic<int64_t> next{0};
   auto work = [&] {
     for (int64_t i; (i = next++) < n;) body(i, context);
@@ -38,6 +38,15 @@ void parallel(int64_t n, void (*body)(int64_t, void*), void* context) {
   work();
   for (std::thread& t : others) t.join();
 }
+// So many threads, and so many of them in a team, for the length of a scope.
+struct Threads {
+  Threads(int threads, int members) {
+    n_threads = threads;
+    setenv("LSNN_MEMBERS", std::to_string(members).c_str(), 1);
+  }
+  ~Threads() { n_threads = 1, unsetenv("LSNN_MEMBERS"); }
+};
+Parallel parallel() { return {run_on_threads, n_threads}; }
 
 // -------------------------------------------------------------------------------------------------------------- recurrence
 // The gradients of one group of inputs, multiplied with its direction, against the slope of the loss in this direction.
@@ -69,7 +78,7 @@ void check_finite_differences(const Run<double>& r) {
       const int name = std::min<int>(group, k);
       const int64_t first = group < k ? 0 : (group - k) * r.c.N, n = group < k ? size_of(r.c, name) : r.c.N;
       for (int64_t i = 0; i < n; i++) moved.b[name][first + i] += h * direction(group, i);
-      cpu::forward<double>(moved.forward_args(), parallel);
+      cpu::forward<double>(moved.forward_args(), parallel());
       slope += loss(moved) / (2 * h);
     }
     check_slope("finite differences", r, group, slope, 1e-6);
@@ -79,7 +88,7 @@ void check_finite_differences(const Run<double>& r) {
 // The backward pass in double on what the forward pass in float has saved.
 void check_float(const Run<float>& got) {
   const Run<double> twin(got);
-  cpu::backward<double>(twin.backward_args(), parallel);
+  cpu::backward<double>(twin.backward_args(), parallel());
   check_close("float and double", got, twin, 1e-4);
 }
 
@@ -93,9 +102,9 @@ template <class T> void check_way(const Case& c, const Run<T>& wanted) {
   at_hand += std::string(" LSNN_PRODUCT=") + std::getenv("LSNN_PRODUCT");
   const Run<T> one(c), three(c);
   for (const Run<T>* r : {&one, &three}) {
-    n_threads = r == &one ? 1 : 3;
-    cpu::forward<T>(r->forward_args(), parallel);
-    cpu::backward<T>(r->backward_args(), parallel);
+    const Threads threads(r == &one ? 1 : 3, r == &one ? 1 : 2 + next / 2 % 2);
+    cpu::forward<T>(r->forward_args(), parallel());
+    cpu::backward<T>(r->backward_args(), parallel());
   }
   check_same("forward", one, wanted, z, gx);
   check_same_bits("forward", one, wanted);
@@ -104,37 +113,42 @@ template <class T> void check_way(const Case& c, const Run<T>& wanted) {
   unsetenv("LSNN_PRODUCT");
 }
 
-int64_t n_runs = 0, n_steps = 0, n_spikes = 0;
+int64_t n_runs = 0, n_steps = 0, n_spikes = 0, n_tiles = 0, n_members = 0;
 
 template <class T> void run_case(const Case& c) {
   at_hand = std::string(cpu::instruction_set()) + (sizeof(T) == 4 ? " float " : " double ") + c.text();
-  n_threads = 1;
-  const Run<T> one(c), wanted(c), three(c), unsaved(c);
-  cpu::forward<T>(one.forward_args(), parallel);
+  const Run<T> one(c), wanted(c), three(c), team(c), unsaved(c);
+  cpu::forward<T>(one.forward_args(), parallel());
   const Slopes<T> slopes = equations(one, wanted);
   check_same("forward", one, wanted, z, gx);
   check_same_bits("forward", one, wanted);
-  cpu::backward<T>(one.backward_args(), parallel);
+  cpu::backward<T>(one.backward_args(), parallel());
   if constexpr (sizeof(T) == 4) check_float(one);
   else {
     for (int group = 0; group < n_groups; group++) check_slope("derivatives", one, group, slopes[group], 1e-9);
     if (!c.stop) check_finite_differences(one);
   }
-  n_threads = 3;
-  int64_t counts[cpu::n_counters], spikes = 0;
-  cpu::set_profiling(true);
-  cpu::forward<T>(three.forward_args(), parallel);
-  cpu::backward<T>(three.backward_args(), parallel);
-  cpu::set_profiling(false);
-  cpu::take_counters(counts);
-  check_same("three threads", three, one, z, n_names);
-  check_same_bits("three threads", three, one);
+  int64_t spikes = 0;
   for (int64_t i = 0; i < one.n_bits(); i++) spikes += __builtin_popcount(one.bits[i]);
-  check(counts[cpu::Count::neuron_steps] == c.T * c.item() && counts[cpu::Count::spikes] == spikes,
-        at_hand + ": counted in the forward pass");
-  check(counts[cpu::Count::replayed] == c.T * c.item() && counts[cpu::Count::active] <= c.T * c.item(),
-        at_hand + ": counted in the backward pass");
-  cpu::forward<T>(unsaved.forward_args(false), parallel);
+  // A tile on each thread, then all of them in one team.
+  for (const Run<T>* r : {&three, &team}) {
+    const Threads threads(3, r == &three ? 1 : 3);
+    const std::string name = r == &three ? "three threads" : "a team of three";
+    int64_t counts[cpu::n_counters];
+    cpu::set_profiling(true);
+    cpu::forward<T>(r->forward_args(), parallel());
+    cpu::backward<T>(r->backward_args(), parallel());
+    cpu::set_profiling(false);
+    cpu::take_counters(counts);
+    check_same(name.c_str(), *r, one, z, n_names);
+    check_same_bits(name.c_str(), *r, one);
+    check(counts[cpu::Count::neuron_steps] == c.T * c.item() && counts[cpu::Count::spikes] == spikes,
+          at_hand + ": counted in the forward pass of " + name);
+    check(counts[cpu::Count::replayed] == c.T * c.item() && counts[cpu::Count::active] <= c.T * c.item(),
+          at_hand + ": counted in the backward pass of " + name);
+    if (r == &team && c.N > 64) n_tiles += counts[cpu::Count::tiles], n_members += counts[cpu::Count::members];
+  }
+  cpu::forward<T>(unsaved.forward_args(false), parallel());
   check_same("nothing saved", unsaved, one, z, y);
   if (c.N < 400) check_way(c, one);
   n_runs++, n_steps += c.T * c.item();
@@ -156,12 +170,12 @@ template <class T> void check_linear(int64_t R, int64_t I, int64_t N, bool bias,
   const int64_t of_n = transposed ? 1 : I, of_i = transposed ? N : 1;
   Buffer<T> y[2], gw[2], gc[2];
   for (int run = 0; run < 2; run++) {
-    n_threads = run ? 3 : 1;
+    const Threads threads(run ? 3 : 1, 1);
     y[run] = drawn_buffer(R * N, 0), gw[run] = drawn_buffer(N * I, 0), gc[run] = drawn_buffer(N, 0);
     cpu::linear_forward<T>({R, I, N, x.get(), w.get(), of_n, of_i, bias ? c.get() : nullptr, y[run].get(), nullptr, nullptr, nullptr},
-                           parallel);
+                           parallel());
     cpu::linear_backward<T>({R, I, N, x.get(), nullptr, 0, 0, nullptr, nullptr, g.get(), gw[run].get(), bias ? gc[run].get() : nullptr},
-                            parallel);
+                            parallel());
     for (int64_t r = 0; r < R; r++)
       for (int64_t n = 0; n < N; n++) {
         T sum = bias ? c[n] : T(0);
@@ -199,8 +213,9 @@ void check_all_around() {
   int i = 0;
   for (const Case& c : cases) {
     const int64_t I = i % 4 == 0 ? 70 : i % 4, O = 1 + i % 3 * 9;
-    n_threads = 1 + i++ % 3;
-    check_around<float>(c, I + 1, O, i % 2, i % 3 == 0, parallel), check_around<double>(c, I + 1, O, i % 2, i % 3 == 1, parallel);
+    const Threads threads(1 + i % 3, 1 + i % 2 * (i % 3));  // each tile on one thread, or on a team of two or three
+    i++;
+    check_around<float>(c, I + 1, O, i % 2, i % 3 == 0, parallel()), check_around<double>(c, I + 1, O, i % 2, i % 3 == 1, parallel());
   }
 }
 
@@ -271,6 +286,7 @@ int run(const char* word) {
     if (c.N < 400) run_case<float>(c);  // the largest case is about the size of doubles
     run_case<double>(c);
   }
+  check(*word || n_members > 2 * n_tiles, "teams of three have three members, mostly");
   const double rate = double(n_spikes) / double(std::max<int64_t>(n_steps, 1));
   check(*word || (rate > 0.05 && rate < 0.5), "networks of the table fire neither seldom nor always");
   std::printf("test_cpu: %s, %d runs, %.1f %% spikes, %d failures\n", cpu::instruction_set(), (int)n_runs, 100 * rate, failures);

@@ -36,10 +36,10 @@ namespace {
 cuda::Storage storage_of(const Tensor& like) { return like.scalar_type() == ScalarType::Double ? cuda::Storage::f64 : cuda::Storage::f32; }
 
 void run_on_cpu(const ForwardArgs& f, const Tensor& like) {
-  storage_of(like) == cuda::Storage::f64 ? cpu::forward<double>(f, parallel) : cpu::forward<float>(f, parallel);
+  storage_of(like) == cuda::Storage::f64 ? cpu::forward<double>(f, parallel()) : cpu::forward<float>(f, parallel());
 }
 void run_on_cpu(const BackwardArgs& f, const Tensor& like) {
-  storage_of(like) == cuda::Storage::f64 ? cpu::backward<double>(f, parallel) : cpu::backward<float>(f, parallel);
+  storage_of(like) == cuda::Storage::f64 ? cpu::backward<double>(f, parallel()) : cpu::backward<float>(f, parallel());
 }
 
 #if defined(LSNN_CUDA_KERNELS) || defined(LSNN_EMULATOR)

@@ -34,8 +34,8 @@ Tensor linear_events(Tensor x, Tensor weight, std::optional<Tensor> bias) {
   cpu::Linear l{};
   l.R = R, l.I = I, l.N = N, l.x = data(from), l.bias = data(b), l.y = y.mutable_data_ptr();
   l.w = data(weight), l.w_stride_n = weight.stride(0), l.w_stride_i = weight.stride(1);
-  if (x.scalar_type() == ScalarType::Double) cpu::linear_forward<double>(l, parallel);
-  else cpu::linear_forward<float>(l, parallel);
+  if (x.scalar_type() == ScalarType::Double) cpu::linear_forward<double>(l, parallel());
+  else cpu::linear_forward<float>(l, parallel());
   return y;
 }
 
@@ -49,8 +49,8 @@ std::tuple<Tensor, Tensor> linear_events_backward(Tensor g, Tensor x) {
   const Tensor from = dense(x), back = dense(g), gw = empty(x, {N, I}, x.scalar_type()), gbias = empty(x, {N}, x.scalar_type());
   cpu::Linear l{};
   l.R = R, l.I = I, l.N = N, l.x = data(from), l.g = data(back), l.gw = gw.mutable_data_ptr(), l.gbias = gbias.mutable_data_ptr();
-  if (x.scalar_type() == ScalarType::Double) cpu::linear_backward<double>(l, parallel);
-  else cpu::linear_backward<float>(l, parallel);
+  if (x.scalar_type() == ScalarType::Double) cpu::linear_backward<double>(l, parallel());
+  else cpu::linear_backward<float>(l, parallel());
   return {gw, gbias};
 }
 

@@ -45,10 +45,14 @@ inline Tensor dense(const Tensor& t) {
 inline const void* data(const Tensor& t) { return t.const_data_ptr(); }
 inline const void* data(const std::optional<Tensor>& t) { return t ? t->const_data_ptr() : nullptr; }
 
-inline void parallel(int64_t n, void (*body)(int64_t, void*), void* context) {
-  torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) body(i, context);
-  });
+// Threads as torch has them.
+inline Parallel parallel() {
+  auto run = [](int64_t n, void (*body)(int64_t, void*), void* context) {
+    torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++) body(i, context);
+    });
+  };
+  return {run, (int64_t)torch::stable::get_num_threads()};
 }
 
 }  // namespace lsnn::binding

@@ -99,8 +99,8 @@ bool Ready::run(int64_t T, int64_t B, Address current, const std::vector<Address
   f.last = {(void*)last[0], (void*)last[1], (void*)last[2], (void*)last[3], (void*)last[4]};
   f.z = (void*)spikes, f.trace_v = (void*)trace_v;
   f.saved.every = segment;
-  if (wide) cpu::forward<double>(f, parallel);
-  else cpu::forward<float>(f, parallel);
+  if (wide) cpu::forward<double>(f, parallel());
+  else cpu::forward<float>(f, parallel());
   if (!stored) return true;
   // The last step's spikes have met no weights yet.
   const int64_t items = T > 1 ? (T - 1) * B : 0;

@@ -1,0 +1,54 @@
+// Threads that do a tile together, each with its share of the neurons, and meet once a step. The kernels see a Member; who
+// forms a team, and when, is decided in teams.h.
+#pragma once
+#include <cstdint>
+
+#include "../platform.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace lsnn::cpu {
+
+// Where the members of a team wait for each other; two cache lines, as one of them is read while the other is written.
+struct Meeting {
+  alignas(64) uint32_t here = 0;
+  alignas(64) uint32_t round = 0;
+};
+
+// What one thread of a team knows. All have the same shared scratch memory, and each some of its own.
+struct Member {
+  int64_t index = 0, members = 1;
+  Meeting* meeting = nullptr;
+  void (*yield)() = nullptr;  // gives the core to somebody else
+  void *shared = nullptr, *own = nullptr;
+};
+
+struct ScratchBytes { int64_t shared, own; };  // own: of each member
+
+namespace {  // each instruction set of the CPU path has a copy of its own, see platform.h
+
+// Returns when all members are here; what they wrote before is seen by all of them.
+LSNN_INLINE void meet(const Member& m) {
+  if (m.members == 1) return;
+  Meeting& at = *m.meeting;
+  const uint32_t round = __atomic_load_n(&at.round, __ATOMIC_RELAXED);
+  if (__atomic_add_fetch(&at.here, 1, __ATOMIC_ACQ_REL) == (uint32_t)m.members) {
+    __atomic_store_n(&at.here, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&at.round, round + 1, __ATOMIC_RELEASE);
+    return;
+  }
+  // The others are a fraction of a microsecond away, unless one has lost its core: then it should have this one.
+  for (int waited = 0; __atomic_load_n(&at.round, __ATOMIC_ACQUIRE) == round; waited++) {
+#if defined(__x86_64__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+    if (waited % 1024 == 1023) m.yield();
+  }
+}
+
+}  // namespace
+}  // namespace lsnn::cpu

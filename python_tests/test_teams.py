@@ -1,0 +1,90 @@
+"""Few sequences and many neurons on several threads: they share out the neurons, and the bits stay the same."""
+import io
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor
+
+import lsnn_ext
+from lsnn_ext import LSNN
+
+
+@contextmanager
+def _threads(many: int, members: str = "") -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(many)
+    try:
+        with mock.patch.dict(os.environ, LSNN_MEMBERS=members):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _network(batch: int, neurons: int = 512) -> tuple[LSNN, Tensor]:
+    torch.manual_seed(0)
+    net = LSNN(700, neurons // 2, neurons - neurons // 2, 5)
+    # So large that no part of it is left to torch's own products.
+    return net, (torch.rand(30, batch, 700) < 0.05).float()
+
+
+def _results(net: LSNN, x: Tensor) -> list[Tensor]:
+    net.zero_grad()
+    out, state = net(x)[:2]
+    (out.square().sum() + state[0].v.sum()).backward()
+    return [out.detach().clone(), *(p.grad.clone() for p in net.parameters() if p.grad is not None)]
+
+
+@pytest.mark.parametrize("batch", [1, 3, 17])
+@pytest.mark.parametrize("members", ["", "2", "3", "16"])
+def test_a_team_computes_the_same_bits(batch: int, members: str) -> None:
+    net, x = _network(batch)
+    with _threads(1):
+        wanted = _results(net, x)
+    assert wanted[0].abs().sum() > 0
+    with _threads(4, members):
+        got = _results(net, x)
+    assert len(got) == len(wanted) > 3
+    assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
+
+
+def test_neurons_are_shared_out() -> None:
+    net, x = _network(3)
+    with _threads(2, "2"):
+        report = lsnn_ext.profile(net, x, repeats=3, file=io.StringIO())
+    # The neurons and, as the batch is small, the readout each have a call with a tile for each sequence.
+    assert report.calls == 2 and report.tiles == 3
+    assert report.counters["members"] == 3 * 2 + 3 * 1, "the readout's five neurons are not shared out"
+
+
+def test_teams_of_several_callers() -> None:
+    """More threads than cores, all of them waiting for others."""
+    net, x = _network(2)
+    with _threads(1):
+        wanted = _results(net, x)[0]
+    wrong = []
+
+    def call() -> None:
+        torch.set_num_threads(3)
+        with torch.no_grad():
+            for _ in range(5):
+                if not torch.equal(net(x)[0], wanted):
+                    wrong.append(1)
+
+    with _threads(3, "3"):
+        callers = [threading.Thread(target=call) for _ in range(4)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join(timeout=120)
+        assert not any(caller.is_alive() for caller in callers) and not wrong
+
+
+def test_a_wrong_number_of_members_is_named() -> None:
+    net, x = _network(1)
+    with _threads(2, "many"), pytest.raises(RuntimeError, match="LSNN_MEMBERS: expected 1 to 1024, got 'many'"):
+        net(x)
