@@ -49,6 +49,7 @@ struct Layer {
   int64_t w_stride_j, w_stride_k;
   const void* coefficients;    // [n_coefficients,N]
   bool reduced = false;        // whether the products of the backward pass may round to bfloat16; CPU kernels only
+  bool w_in_place = false;     // w has rows as the CPU kernels pack them, zeros behind; they are read where they are
 };
 
 // In front of the recurrence, where inputs are mostly zero, as spikes are: x_t of (1) is bias + w inputs_t, summed over the

@@ -102,9 +102,12 @@ template <class T> struct PackedLayer {
   };
   static Sizes sizes(const Layer& l, const Projection& in, const Readout& out, bool backward) {
     const int64_t NP = padded(l.N), each = l.N * NP;
-    return {l.S * each + in.I * NP,   NP, backward ? l.S * each : 0, l.N * padded_outputs(out.O), backward ? NP * out.O : 0,
+    return {in_place(l, in, backward) ? 0 : l.S * each + in.I * NP,   NP, backward ? l.S * each : 0, l.N * padded_outputs(out.O), backward ? NP * out.O : 0,
             (n_coefficients + 2) * NP};
   }
+
+  // Copies of a large matrix would take most of the time of a short call.
+  static bool in_place(const Layer& l, const Projection& in, bool backward) { return l.w_in_place && l.S == 1 && !in.I && !backward; }
 
   PackedLayer(const Layer& l, const Projection& in, const Readout& out, const AnyModel& model, const Kernels<T>& kernels, bool backward,
               Parallel parallel)
@@ -115,7 +118,8 @@ template <class T> struct PackedLayer {
     T* w = (T*)block.data;
     T *bias = w + size.w, *panels = bias + size.bias, *w_out = panels + size.panels, *panels_out = w_out + size.w_out,
       *k = panels_out + size.panels_out;
-    if (l.S == 1) copy_rows(parallel, N, N, l.w, l.w_stride_j, l.w_stride_k, w, NP);
+    const bool is_in_place = in_place(l, in, backward);
+    if (l.S == 1 && !is_in_place) copy_rows(parallel, N, N, l.w, l.w_stride_j, l.w_stride_k, w, NP);
     for (int64_t s = 0; l.S > 1 && s < l.S; s++)
       copy_squares(
           parallel, N, NP,
@@ -149,8 +153,8 @@ template <class T> struct PackedLayer {
                                                                         : n < N                   ? ((const T*)l.coefficients)[c * N + n]
                                                                                                   : beyond;
       }
-    packed = {NP, words(N), w, bias, panels, w_out, panels_out, k, nullptr, {}, false, way_asked(), model, hooks()};
-    make_sparse(l, kernels);
+    packed = {NP, words(N), is_in_place ? (const T*)l.w : w, bias, panels, w_out, panels_out, k, nullptr, {}, false, way_asked(), model, hooks()};
+    if (!is_in_place) make_sparse(l, kernels);
     if (backward && kernels.to_bf16 && (packed.way == Way::bf16 || (packed.way == Way::any && l.reduced)) &&
         bf16_pays(kernels, packed.way)) {
       rounded.resize(l.S * each);

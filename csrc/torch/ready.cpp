@@ -55,6 +55,7 @@ Ready::Ready(bool is_wide, int64_t N, int64_t dynamics, int64_t surrogate, doubl
            NP,
            1,
            coefficients.get()};
+  layer.w_in_place = true;
 }
 
 // Whether the weights of all neurons that spiked, before: [D,B,N] and spikes: [T,B,N], are those of the caller, bit for bit.
