@@ -59,6 +59,7 @@ struct Projection {
   const void* w;               // [N,I], strides below
   int64_t w_stride_n, w_stride_i;
   const void* bias;            // [N] or null
+  const uint32_t* bits = nullptr;  // [T,B,words(I)] the inputs where they are spikes of another layer, in place of x; 0 beyond I
 };
 
 // Behind it: a leaky integrator of weighted spikes, p_t = k p_{t-1} + (1 - k) w z_t.
@@ -78,7 +79,7 @@ struct State {
 
 struct Saved {
   void* y;                     // [T,B,N] membrane before any reset (5), or null: the backward pass computes it again
-  uint32_t* bits;              // [T,B,words(N)] spikes
+  uint32_t* bits;              // [T,B,words(N)] spikes; the CPU kernels write them whenever they are asked for
   void* z;                     // [T,B,N] smooth spikes, or null
   void* carry;                 // [segments(T,every),4,B,N] v', a', i', r' at the start of each segment
   bool y_is_bfloat16 = false;  // half the memory, for the CUDA kernels and float; gradients then round with y

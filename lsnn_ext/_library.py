@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ._bits import empty_carrier
 from .reference import COEFFICIENTS
 
 FEW_OUTPUTS = 32  # up to which adding the weight rows of a readout beats torch's matrix product
@@ -56,6 +57,14 @@ def _refuse_second_derivative() -> None:
         raise RuntimeError("lsnn_ext: expected one derivative, got a second derivative, which spikes do not have")
 
 
+def _forward(*args: Any) -> tuple[Tensor, ...]:
+    """alif_forward; the spikes that it returns as bits have a tensor for their gradients in place of the numbers."""
+    out = torch.ops.lsnn.alif_forward(*args)
+    if not args[-1]:
+        return tuple(out)
+    return empty_carrier(out[1], *args[0].shape[:2], args[1].shape[0]), *out[1:]
+
+
 class _Alif(torch.autograd.Function):
     """The tensors of alif_forward, then *constants -> what it returns, differentiable; `want` is the last constant."""
 
@@ -63,41 +72,41 @@ class _Alif(torch.autograd.Function):
     def forward(
         current: Tensor, w_rec: Tensor, coefficients: Tensor, v: Tensor, a: Tensor, i: Tensor, r: Tensor, z: Tensor,
         w_in: Tensor | None, bias: Tensor | None, w_out: Tensor | None, p: Tensor | None, delay: Tensor | None,
-        delays: list[int], dynamics: int, surrogate: int, dampening: float, refractory: int, smooth: bool,
-        checkpoint: int, k_out: float, trace: bool, spikes: bool, sparse_grad: bool,
+        x_bits: Tensor | None, delays: list[int], dynamics: int, surrogate: int, dampening: float, refractory: int,
+        smooth: bool, checkpoint: int, k_out: float, trace: bool, spikes: bool, as_bits: bool, sparse_grad: bool,
         reduced: bool, want: int,
     ) -> tuple[Tensor, ...]:  # fmt: skip
-        return torch.ops.lsnn.alif_forward(
+        return _forward(
             current, w_rec, coefficients, delay, delays, v, a, i, r, z, w_in, bias, w_out, p, dynamics, surrogate,
-            dampening, refractory, smooth, trace, True, checkpoint, k_out, spikes,
+            dampening, refractory, smooth, trace, True, checkpoint, k_out, spikes, x_bits, as_bits,
         )  # fmt: skip
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *tensors, delay = inputs[:13]
-        ctx.constants, (w_in, checkpoint) = inputs[13:], (inputs[8], inputs[19])
+        *tensors, delay, x_bits = inputs[:14]
+        ctx.constants, (w_in, checkpoint) = inputs[14:], (inputs[8], inputs[20])
         r_last, saved = output[4], output[11:]
         ctx.mark_non_differentiable(r_last, *saved)
         ctx.set_materialize_grads(False)
         if w_in is None and not checkpoint:
             tensors[0] = None  # the current is not read again
-        ctx.save_for_backward(*tensors, delay, *saved)
+        ctx.save_for_backward(*tensors, delay, x_bits, *saved)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *g: Tensor | None) -> tuple[Tensor | None, ...]:
         _refuse_second_derivative()
-        current, w_rec, coefficients, v, a, i, r, z, w_in, bias, w_out, p, delay, *saved = ctx.saved_tensors
-        delays, *numbers, trace, spikes, sparse_grad, reduced, want = ctx.constants
+        current, w_rec, coefficients, v, a, i, r, z, w_in, bias, w_out, p, delay, x_bits, *saved = ctx.saved_tensors
+        delays, *numbers, trace, spikes, as_bits, sparse_grad, reduced, want = ctx.constants
         # A compiled graph makes zeros of shape (0,) for what was not asked for.
-        g_spikes = g[0] if spikes else None
+        g_spikes = g[0] if spikes or as_bits else None
         g_traces = g[6:9] if trace else (None, None, None)
         g_readout = (None, None) if w_out is None else g[9:11]
         needed = ctx.needs_input_grad
         wanted = sum(1 << bit for bit, k in enumerate((0, 1, 8, 9, 10, 7)) if needed[k])
         g_current, g_w, g_coefficients, g_v, g_a, g_i, g_z, g_in, g_bias, g_out, g_p = torch.ops.lsnn.alif_backward(
             g_spikes, *g_traces, g[1], g[2], g[3], g[5], *g_readout, current, w_rec, coefficients, delay, delays, v, a,
-            i, r, z, w_in, bias, w_out, p, *saved, *numbers, want, wanted, reduced,
+            i, r, z, w_in, bias, w_out, p, *saved, *numbers, want, wanted, reduced, x_bits,
         )  # fmt: skip
         if sparse_grad and needed[1]:
             g_w = g_w.masked_fill_(w_rec == 0, 0.0)
@@ -108,7 +117,7 @@ class _Alif(torch.autograd.Function):
         found = (g_current, g_w, None, g_v, g_a, g_i, None, g_z, g_in, g_bias, g_out, g_p)
         gradients = [x if need else None for x, need in zip(found, needed, strict=False)]
         gradients[2] = g_coefficients if want else None
-        return (*gradients, *[None] * 14)
+        return (*gradients, *[None] * 16)
 
 
 def _reduced() -> bool:
@@ -117,10 +126,14 @@ def _reduced() -> bool:
 
 
 class Projection(NamedTuple):
-    """What stands in front of the recurrence inside the operator: weights (N, I), bias (N) or None."""
+    """What stands in front of the recurrence inside the operator: weights (N, I), bias (N) or None.
+
+    bits (T, B, ceil(I / 32)): the inputs where they are bits, for which the current is only a carrier; or None.
+    """
 
     w_in: Tensor
     bias: Tensor | None
+    bits: Tensor | None = None
 
 
 class Readout(NamedTuple):
@@ -135,26 +148,30 @@ def alif(
     current: Tensor, w_rec: Tensor, coefficients: Tensor, delay: Tensor | None, delays: list[int],
     state: tuple[Tensor, ...], *, dynamics: str, surrogate: str, dampening: float, refractory: int, smooth: bool,
     trace: bool, want: int, checkpoint: int = 0, projection: Projection | None = None, readout: Readout | None = None,
-    spikes: bool = True, sparse_grad: bool = False,
+    spikes: bool = True, as_bits: bool = False, sparse_grad: bool = False,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    """The eleven differentiable outputs: spikes; v, a, i, r, z after the last step; traces v, a, threshold; p, last p.
+    """The eleven differentiable outputs, and the spikes as bits.
 
-    want: bit k set where the gradient of row k of coefficients (11,N) is asked for. checkpoint: 0, or steps between
-    two saved states. spikes False: they are not written as numbers. sparse_grad: no gradient where w_rec is 0.
+    That is: spikes; v, a, i, r, z after the last step; traces v, a, threshold; p, last p. want: bit k set where the
+    gradient of row k of coefficients (11,N) is asked for. checkpoint: 0, or steps between two saved states. spikes
+    False: they are not written as numbers. as_bits: their bits are asked for, and the first output is their carrier;
+    otherwise bits may be empty. sparse_grad: no gradient where w_rec is 0.
     """
     forward_mode = not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0
-    w_in, bias = projection if projection else (None, None)
+    w_in, bias, x_bits = projection if projection else (None, None, None)
     w_out, p, k_out = readout if readout else (None, None, 0.0)
     tensors = (current, w_rec, coefficients, *state, w_in, bias, w_out, p)
     numbers = (DYNAMICS[dynamics], SURROGATES[surrogate], dampening, refractory, smooth)
     if forward_mode or torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        constants = (delays, *numbers, checkpoint, k_out, trace, spikes, sparse_grad, _reduced(), want)
-        return _Alif.apply(*tensors, delay, *constants)[:11]
-    with torch.no_grad():
-        return torch.ops.lsnn.alif_forward(
-            current, w_rec, coefficients, delay, delays, *state, w_in, bias, w_out, p, *numbers, trace, False, 0, k_out,
-            spikes,
-        )[:11]  # fmt: skip
+        constants = (delays, *numbers, checkpoint, k_out, trace, spikes, as_bits, sparse_grad, _reduced(), want)
+        out = _Alif.apply(*tensors, delay, x_bits, *constants)
+    else:
+        with torch.no_grad():
+            out = _forward(
+                current, w_rec, coefficients, delay, delays, *state, w_in, bias, w_out, p, *numbers, trace, False, 0,
+                k_out, spikes, x_bits, as_bits,
+            )  # fmt: skip
+    return *out[:11], out[12]
 
 
 class _Linear(torch.autograd.Function):
@@ -198,13 +215,17 @@ def cpu_kernels(x: Tensor) -> bool:
     return x.device.type == "cpu" and not (_C.emulator and "LSNN_EMULATE" in os.environ)
 
 
-def reused(x: Tensor, weight: Tensor) -> bool:
-    """Whether the operators of this file take x (..., I) and weight (N, I): whole sequences, plain, on the CPU."""
+def plain(x: Tensor, weight: Tensor) -> bool:
+    """Whether operators that only the CPU kernels have take x and weight."""
     return not (
         not available or type(x) is not Tensor or torch.compiler.is_compiling() or not cpu_kernels(x)
         or torch.is_autocast_enabled("cpu") or x.dtype not in (torch.float32, torch.float64) or x.dtype != weight.dtype
-        or x.numel() // max(1, x.shape[-1]) * weight.shape[0] < 1 << 18
     )  # fmt: skip
+
+
+def reused(x: Tensor, weight: Tensor) -> bool:
+    """Whether the operators of this file take x (..., I) and weight (N, I): plain, and long enough to be worth it."""
+    return plain(x, weight) and x.numel() // max(1, x.shape[-1]) * weight.shape[0] >= 1 << 18
 
 
 def mostly_zero(x: Tensor) -> bool:
@@ -230,7 +251,7 @@ def _fake_forward(
     current: Tensor, w_rec: Tensor, coefficients: Tensor, delay: Tensor | None, delays: list[int], v: Tensor, a: Tensor,
     i: Tensor, r: Tensor, z: Tensor, w_in: Tensor | None, bias: Tensor | None, w_out: Tensor | None, p: Tensor | None,
     dynamics: int, surrogate: int, dampening: float, refractory: int, smooth: bool, trace: bool, save: bool,
-    checkpoint: int, k_out: float, spikes: bool,
+    checkpoint: int, k_out: float, spikes: bool, x_bits: Tensor | None, as_bits: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     T, B, N = *current.shape[:2], w_rec.shape[0]
     every, new = checkpoint or _C.segment, current.new_empty
@@ -239,7 +260,7 @@ def _fake_forward(
         return new(shape if wanted else (0,))
 
     p_all, p_last = (new(0), new(0)) if w_out is None else (new(T, B, w_out.shape[0]), new(B, w_out.shape[0]))
-    bits = new((T, B, _words(N)) if save else (0,), dtype=torch.int32)
+    bits = new((T, B, _words(N)) if save or as_bits else (0,), dtype=torch.int32)
     return (
         when(spikes, T, B, N), *(new(B, N) for _ in range(4)), new(1 + delays[-1], B, N),
         *(when(trace, T, B, N) for _ in range(3)), p_all, p_last, when(save and not checkpoint, T, B, N), bits,
@@ -249,7 +270,7 @@ def _fake_forward(
 
 def _fake_backward(*args: Any) -> tuple[Tensor, ...]:
     w_rec, coefficients, z, w_in, bias, w_out, p, y, bits = args[11], args[12], *args[19:26]
-    want, wanted, _ = args[35:]
+    want, wanted = args[35:37]
     new, (T, B, _), N = y.new_empty, bits.shape, w_rec.shape[0]
 
     def when(wanted: Any, shape: Any) -> Tensor:

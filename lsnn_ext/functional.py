@@ -1,13 +1,14 @@
 """Functions of tensors: the recurrence over a whole sequence, the projection in front of it and the readout behind."""
 
 import warnings
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import _library, reference
 from ._arguments import Delays, check, check_coefficients, checkpoint_steps, delays_of, stacked, whole_state
+from ._bits import PackedSpikes, pack_spikes
 from ._ready import Ready as Ready
 from ._ready import integrated
 from ._ready import plain as plain
@@ -15,7 +16,8 @@ from ._ready import prepared as prepared
 from ._ready import short as short
 from .reference import COEFFICIENTS, Coefficient, State, Traces, named_row, named_surrogate
 
-__all__ = ["Delays", "Layered", "State", "Traces", "alif", "layer", "leaky_readout", "linear"]
+__all__ = ["Delays", "Layered", "PackedSpikes", "State", "Traces", "alif", "layer", "leaky_readout", "linear",
+           "pack_spikes"]  # fmt: skip
 
 linear = _library.linear
 
@@ -82,7 +84,7 @@ def alif(
         refractory=refractory, delay=delay, dynamics=dynamics, surrogate=surrogate, dampening=dampening, state=state,
         trace=trace, smooth=smooth, checkpoint_every=checkpoint_every, sparse_grad=sparse_grad,
     )  # fmt: skip
-    spikes, *last, trace_v, trace_a, threshold, _, _ = _outputs(current, w_rec, neuron)
+    spikes, *last, trace_v, trace_a, threshold, _, _, _ = _outputs(current, w_rec, neuron)
     if trace:
         return spikes, State(*last), Traces(trace_v, trace_a, threshold)
     return spikes, State(*last)
@@ -90,7 +92,7 @@ def alif(
 
 def _outputs(
     current: Tensor, w_rec: Tensor, neuron: dict[str, Any], projection: _library.Projection | None = None,
-    readout: _library.Readout | None = None, spikes: bool = True,
+    readout: _library.Readout | None = None, spikes: bool = True, as_bits: bool = False,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """What _library.alif returns; neuron: the keyword arguments of alif."""
     dynamics, refractory, delay = neuron.get("dynamics", "lsnn"), neuron.get("refractory", 0), neuron.get("delay", 0)
@@ -117,7 +119,7 @@ def _outputs(
             dampening=dampening, state=State(*state), trace=True, smooth=smooth,
         )  # fmt: skip
         assert len(result) == 3
-        return result[0], *result[1], *result[2], current.new_empty(0), current.new_empty(0)
+        return result[0], *result[1], *result[2], *(current.new_empty(0) for _ in range(3))
     if current.device.type not in _library.DEVICES:
         raise RuntimeError(
             f"current: expected a tensor on {' or '.join(_library.DEVICES)}, for which this build of lsnn_ext has "
@@ -127,7 +129,7 @@ def _outputs(
         current.to(dtype), w_rec.to(dtype), coefficients, synapse, delays, state, dynamics=dynamics,
         surrogate=surrogate, dampening=float(dampening), refractory=refractory, smooth=smooth, trace=trace, want=want,
         checkpoint=checkpoint if _library.cpu_kernels(current) else 0, projection=projection, readout=readout,
-        spikes=spikes, sparse_grad=neuron.get("sparse_grad", False),
+        spikes=spikes, as_bits=as_bits, sparse_grad=neuron.get("sparse_grad", False),
     )  # fmt: skip
     return out.to(current.dtype), *others
 
@@ -135,16 +137,17 @@ def _outputs(
 class Layered(NamedTuple):
     """What layer returns."""
 
-    spikes: Tensor | None  # (T, B, N); None where they were not asked for
+    spikes: Tensor | None  # (T, B, N); None where they were not asked for as numbers
     state: State
     traces: Traces | None  # of trace=True
     readout: Tensor | None  # (T, B, O) of w_out
     p: Tensor | None  # (B, O) the readout after the last step
+    packed: PackedSpikes | None = None  # of spikes="bits"
 
 
 def layer(
-    x: Tensor, w_in: Tensor, w_rec: Tensor, *, bias: Tensor | None = None, w_out: Tensor | None = None,
-    k_out: float = 0.0, p: Tensor | None = None, spikes: bool = True, **neuron: Any,
+    x: Tensor | PackedSpikes, w_in: Tensor, w_rec: Tensor, *, bias: Tensor | None = None, w_out: Tensor | None = None,
+    k_out: float = 0.0, p: Tensor | None = None, spikes: bool | Literal["bits"] = True, **neuron: Any,
 ) -> Layered:  # fmt: skip
     """The input projection, the recurrence and a leaky readout in one call, and in one operator where that is faster.
 
@@ -153,18 +156,20 @@ def layer(
     (T, B, N) is left but what the backward pass needs; see checkpoint_every of alif.
 
     Args:
-        x: (T, B, I) inputs.
+        x: (T, B, I) inputs, or spikes of another layer as bits.
         w_in: (N, I) input weights, as of torch.nn.functional.linear.
         w_rec: (N, N) recurrent weights, w_rec[j, k] from neuron j to neuron k.
         bias: (N,) added to the projected inputs.
         w_out: (O, N) weights of a readout p_t = k_out p_{t-1} + (1 - k_out) w_out z_t; None: no readout.
         k_out: its decay over a step, from 0 to 1.
         p: (B, O) the readout before the first step. Default zeros.
-        spikes: whether to return the spikes; without w_out they always are.
+        spikes: whether to return the spikes; without w_out they always are. "bits": packed, for the next layer.
+            The backward pass keeps these bits anyway, so no memory is left that grows with T * B * N. The CPU kernels
+            write and read them; elsewhere they are made of numbers, which saves nothing.
         **neuron: the keyword arguments of alif.
 
     Returns:
-        Layered: spikes, state, traces, readout, p.
+        Layered: spikes, state, traces, readout, p, packed.
 
     Raises:
         TypeError, ValueError, RuntimeError: as alif.
@@ -175,29 +180,49 @@ def layer(
     for name in ("alpha", "theta"):
         if name not in neuron:
             raise TypeError(f"{name}: expected a number or a tensor, got none")
-    if x.dim() != 3:
+    if len(x.shape) != 3:
         raise ValueError(f"x: expected shape (T, B, I), got {tuple(x.shape)}")
     if w_out is not None and (w_out.dim() != 2 or w_out.shape[1] != w_rec.shape[0]):
         raise ValueError(f"w_out: expected shape (O, {w_rec.shape[0]}), got {tuple(w_out.shape)}")
     if not 0 <= k_out <= 1:
         raise ValueError(f"k_out: expected a number from 0 to 1, got {k_out}")
-    plain = _library.reused(x, w_in)
-    inside = plain and w_rec.dtype == x.dtype and (bias is None or bias.dtype == x.dtype) and _library.mostly_zero(x)
-    projection = _library.Projection(w_in, bias) if inside else None
+    if spikes not in (True, False, "bits"):
+        raise ValueError(f"spikes: expected True, False or 'bits', got {spikes!r}")
+    x_bits = None
+    if isinstance(x, PackedSpikes):
+        inside = _inside(x.carrier, w_in, w_rec, bias)
+        x, x_bits = (x.carrier, x.bits) if inside else (x.numbers(), None)
+        plain = inside
+    else:
+        plain = _library.reused(x, w_in)
+        inside = plain and _inside(x, w_in, w_rec, bias) and _library.mostly_zero(x)
+    projection = _library.Projection(w_in, bias, x_bits) if inside else None
     current = x if inside else linear(x, w_in, bias)
     readout = None
     if w_out is not None and plain and w_out.dtype == x.dtype:
         readout = _library.Readout(w_out, w_out.new_zeros(x.shape[1], w_out.shape[0]) if p is None else p, k_out)
-    spikes = spikes or w_out is None
-    out, *last, trace_v, trace_a, threshold, p_all, p_last = _outputs(
-        current, w_rec, neuron, projection, readout, spikes or readout is None
+    wanted, behind = spikes or w_out is None, w_out is not None and readout is None  # the readout reads the numbers
+    as_bits = spikes == "bits" and not behind and _library.plain(x, w_rec) and not neuron.get("smooth")
+    out, *last, trace_v, trace_a, threshold, p_all, p_last, bits = _outputs(
+        current, w_rec, neuron, projection, readout, bool(wanted and not as_bits or behind), as_bits
     )
     if w_out is not None and readout is None:
         p_all, p_last = leaky_readout(out, w_out, k_out, p)
-    return Layered(
-        out if spikes else None, State(*last), Traces(trace_v, trace_a, threshold) if neuron.get("trace") else None,
-        *((None, None) if w_out is None else (p_all, p_last)),
-    )  # fmt: skip
+    packed = None if spikes != "bits" else PackedSpikes(bits, out) if as_bits else pack_spikes(out)
+    traces = Traces(trace_v, trace_a, threshold) if neuron.get("trace") else None
+    numbers = out if wanted and packed is None else None
+    y, y_last = (None, None) if w_out is None else (p_all, p_last)
+    return Layered(numbers, State(*last), traces, y, y_last, packed)
+
+
+def bits_pay(x: Tensor | PackedSpikes, w_rec: Tensor) -> bool:
+    """Whether spikes of a layer with inputs x and weights w_rec (N, N) should go to the next layer as bits."""
+    return _library.reused(x.carrier if isinstance(x, PackedSpikes) else x, w_rec)
+
+
+def _inside(x: Tensor, w_in: Tensor, w_rec: Tensor, bias: Tensor | None) -> bool:
+    """Whether inputs may meet their weights inside the operator."""
+    return _library.plain(x, w_in) and w_rec.dtype == x.dtype and (bias is None or bias.dtype == x.dtype)
 
 
 _NEURON = {

@@ -1,4 +1,6 @@
-"""The one comparison of this test suite."""
+"""The one comparison of this test suite, and calls of operators by name."""
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -33,3 +35,15 @@ def assert_all_same(got: dict[str, Tensor], want: dict[str, Tensor], *, toleranc
         raise AssertionError(f"got {sorted(got)}, expected {sorted(want)}")
     for name, value in want.items():
         assert_same(name, got[name], value, tolerance=tolerance, scale=scale)
+
+
+def named(operator: Any, args: tuple[Any, ...]) -> dict[str, Any]:
+    """The arguments of a call of an operator by the names of its schema."""
+    return dict(zip((argument.name for argument in operator._schema.arguments), args, strict=False))
+
+
+def changed(operator: Any, args: tuple[Any, ...], **changes: Any) -> tuple[Any, ...]:
+    """The same with some others."""
+    given = named(operator, args)
+    assert set(changes) <= set(given)
+    return tuple((given | changes).values())

@@ -25,18 +25,19 @@ INCLUDES = {
     "alif_math.h": set(LOWEST),
     **{name: set(LOWEST) for name in LOWEST},
 }
-# Where each part of lsnn_ext/ may look: modules -> functional -> _ready -> {_arguments, _library} -> reference. What is
-# not named here stands beside the modules.
+# Where each part of lsnn_ext/ may look: modules -> functional -> _ready -> {_arguments, _library} -> {_bits,
+# reference}.  What is not named here stands beside the modules.
 IMPORTS = {
     "__init__": {"_config", "_profile", "_report", "functional", "modules", "reference"},
     "_config": {"_library"},
     "_profile": {"_library", "_report", "_watch", "modules"},
     "_report": set[str](),
     "_watch": {"_library", "reference"},
-    "functional": {"_arguments", "_library", "_ready", "reference"},
+    "functional": {"_arguments", "_bits", "_library", "_ready", "reference"},
     "_ready": {"_arguments", "_library", "reference"},
     "_arguments": {"reference"},
-    "_library": {"_C", "reference"},
+    "_library": {"_C", "_bits", "reference"},
+    "_bits": set[str](),
     "reference": set[str](),
 }
 BESIDE_MODULES = {"modules", "functional", "reference"}

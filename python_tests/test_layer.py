@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from compare import assert_same
+from compare import assert_same, changed, named
 from lsnn_ext import ALIF, LSNN, functional, reference
 from lsnn_ext._arguments import checkpoint_steps
 
@@ -110,7 +110,8 @@ def test_checkpoints_change_no_bit(checkpoint_every: int) -> None:
 
     with Calls() as calls:
         got = run(saving, given)
-    assert calls.seen[0][-3] >= 16 and calls.seen[0][-3] % 16 == 0  # checkpoint
+    checkpoint = named(torch.ops.lsnn.alif_forward.default, calls.seen[0])["checkpoint"]
+    assert checkpoint >= 16 and checkpoint % 16 == 0
     for name in want:
         assert_same(name, got[name], want[name])
 
@@ -188,9 +189,9 @@ def test_operator_checks() -> None:
     with Calls() as calls:
         inside(**given)
     for checkpoint in (0, 32):
-        args = [value.detach() if isinstance(value, Tensor) else value for value in calls.seen[0]]
-        args[-3] = checkpoint
-        opcheck(torch.ops.lsnn.alif_forward.default, tuple(args), test_utils=("test_schema", "test_faketensor"))
+        args = tuple(value.detach() if isinstance(value, Tensor) else value for value in calls.seen[0])
+        operator = torch.ops.lsnn.alif_forward.default
+        opcheck(operator, changed(operator, args, checkpoint=checkpoint), test_utils=("test_schema", "test_faketensor"))
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -259,7 +260,7 @@ def test_reduced_precision(medium: None) -> None:
     class Backward(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if func is torch.ops.lsnn.alif_backward.default:
-                calls.append(args[-1])
+                calls.append(named(func, args)["reduced"])
             return func(*args, **(kwargs or {}))
 
     for precision in ("medium", "highest"):

@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cases import Case, build
-from compare import assert_all_same, assert_same
+from compare import assert_all_same, assert_same, changed
 from lsnn_ext import ALIF, LIF, LSNN, _library, functional
 
 pytestmark = pytest.mark.skipif(not _library.available, reason="the compiled part of lsnn_ext is not built")
@@ -67,10 +67,10 @@ def test_opcheck(case: Case, smooth: bool) -> None:
         assert len({id(result) for result in results}) == len(results)
     operator, args, _ = made["alif_forward"]
     for trace, save in product([False, True], repeat=2):
-        torch.library.opcheck(operator, (*args[:-2], trace, save), test_utils=utilities)
+        torch.library.opcheck(operator, changed(operator, args, trace=trace, save=save), test_utils=utilities)
     operator, args, _ = made["alif_backward"]
-    for want, want_w in ((0, False), (0, True), (2047, True)):
-        torch.library.opcheck(operator, (*args[:-2], want, want_w), test_utils=utilities)
+    for want, wanted in ((0, 0), (0, 2), (2047, 63)):
+        torch.library.opcheck(operator, changed(operator, args, want=want, wanted=wanted), test_utils=utilities)
     for name in NAMES[2:]:
         torch.library.opcheck(*made[name][:2], test_utils=utilities)
     # Its values are nobody's promise, so there is nothing to compare after dispatch.

@@ -203,9 +203,12 @@ template <class T, class Model> struct BackwardTile : Tile {
     for (int64_t t = t0; t < t1; t++)
       for (int64_t q = 0; q < items; q++) {
         const int64_t at = gc(t) + q * ND - s.gc;
-        const T* x = past.steps.x_row(t, q);
-        const bool ones = nonzero(x, I, s.nonzero);
-        s.gradient_in.add_bits(s.nonzero, words(I), 0, at, ones ? nullptr : x);
+        if (f.projection.bits) s.gradient_in.add_bits(past.steps.input_bits(t, q), words(I), 0, at);
+        else {
+          const T* x = past.steps.x_row(t, q);
+          const bool ones = nonzero(x, I, s.nonzero);
+          s.gradient_in.add_bits(s.nonzero, words(I), 0, at, ones ? nullptr : x);
+        }
         if (f.gbias) s.gradient_in.add(I, at, T(1));
       }
     s.gradient_in.add_to(w_in, NP, n0, n_end, s.gc);

@@ -60,7 +60,7 @@ LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, const Mod
   const Layer& l = f.layer;
   Arena shared(member.shared), own(member.own);
   ForwardScratch<T> s(shared, own, f, member.members);
-  Steps<T, Model> steps(l, p, model, s.steps, tile, member, f.x, f.x_stride_t, f.x_stride_b, f.projection.I, f.first.z);
+  Steps<T, Model> steps(l, p, model, s.steps, tile, member, f.x, f.x_stride_t, f.x_stride_b, f.projection, f.first.z);
   const ReadoutTile<T> readout(l, f.readout, p, s.readout, tile, member);
   const int64_t B = l.B, N = l.N, NP = p.NP, W = p.W, D = l.D, b0 = steps.b0, items = steps.items, every = f.saved.every;
   const int64_t n0 = steps.n0, n1 = steps.n1, word0 = steps.word0(), own_words = steps.own_words();

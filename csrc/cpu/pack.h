@@ -102,7 +102,11 @@ template <class T> struct PackedLayer {
   };
   static Sizes sizes(const Layer& l, const Projection& in, const Readout& out, bool backward) {
     const int64_t NP = padded(l.N), each = l.N * NP;
-    return {in_place(l, in, backward) ? 0 : l.S * each + in.I * NP,   NP, backward ? l.S * each : 0, l.N * padded_outputs(out.O), backward ? NP * out.O : 0,
+    return {in_place(l, in, backward) ? 0 : l.S * each + in.I * NP,
+            NP,
+            backward ? l.S * each : 0,
+            l.N * padded_outputs(out.O),
+            backward ? NP * out.O : 0,
             (n_coefficients + 2) * NP};
   }
 
@@ -153,7 +157,8 @@ template <class T> struct PackedLayer {
                                                                         : n < N                   ? ((const T*)l.coefficients)[c * N + n]
                                                                                                   : beyond;
       }
-    packed = {NP, words(N), is_in_place ? (const T*)l.w : w, bias, panels, w_out, panels_out, k, nullptr, {}, false, way_asked(), model, hooks()};
+    packed = {NP,    words(N), is_in_place ? (const T*)l.w : w, bias, panels, w_out, panels_out, k, nullptr, {}, false, way_asked(),
+              model, hooks()};
     if (!is_in_place) make_sparse(l, kernels);
     if (backward && kernels.to_bf16 && (packed.way == Way::bf16 || (packed.way == Way::any && l.reduced)) &&
         bf16_pays(kernels, packed.way)) {

@@ -58,7 +58,7 @@ template <class T, class Model> struct Replay : Tile {
         carry_i(m.want >> SIGMA & 1),
         choose(has_bounded_support(m.surrogate) || m.refractory),
         S0(0),
-        steps(l, p, m, scratch.steps, tile, member, f.x, f.x_stride_t, f.x_stride_b, f.projection.I, f.first.z) {}
+        steps(l, p, m, scratch.steps, tile, member, f.x, f.x_stride_t, f.x_stride_b, f.projection, f.first.z) {}
 
   LSNN_MEMBER const T* first_z(int64_t past, int64_t q) const { return steps.first_z(past, q); }
   LSNN_MEMBER uint32_t* bits(int64_t t, int64_t q) const { return f.saved.bits + (t * B + b0 + q) * W; }

@@ -44,7 +44,7 @@ template <class T> struct StepScratch {
   }
 };
 
-// x: [T,B,N], or [T,B,I] of a projection.
+// x: [T,B,N], or [T,B,I] of a projection that has no bits.
 template <class T, class Model> struct Steps : Tile {
   static constexpr int L = Vec<T>::lanes;
   using V = Vec<T>;
@@ -54,6 +54,7 @@ template <class T, class Model> struct Steps : Tile {
   const StepScratch<T>& s;
   const T* x;
   int64_t x_stride_t, x_stride_b, I;
+  const uint32_t* x_bits;    // [T,B,words(I)] or null
   const int64_t row;         // what a row counts for in a list: NP numbers, or 1
   const T* z0;               // [D,B,N] spikes before the first step, newest first
   int64_t n[max_items];      // events of each item in the step at hand
@@ -63,7 +64,7 @@ template <class T, class Model> struct Steps : Tile {
   mutable Meter meter;
 
   LSNN_MEMBER Steps(const Layer& layer, const Packed<T>& packed, const Model& m, const StepScratch<T>& scratch, int64_t tile,
-                    const Member& member, const void* x, int64_t x_stride_t, int64_t x_stride_b, int64_t I, const void* z0)
+                    const Member& member, const void* x, int64_t x_stride_t, int64_t x_stride_b, const Projection& in, const void* z0)
       : Tile(layer, tile, member),
         l(layer),
         p(packed),
@@ -72,13 +73,19 @@ template <class T, class Model> struct Steps : Tile {
         x((const T*)x),
         x_stride_t(x_stride_t),
         x_stride_b(x_stride_b),
-        I(I),
+        I(in.I),
+        x_bits(in.bits),
         row(packed.sum_sparse ? 1 : NP),
         z0((const T*)z0),
         meter(packed.hooks) {}
 
   LSNN_MEMBER const T* first_z(int64_t past, int64_t q) const { return z0 + ((-1 - past) * B + b0 + q) * N; }  // past < 0
   LSNN_MEMBER const T* x_row(int64_t t, int64_t q) const { return x + t * x_stride_t + (b0 + q) * x_stride_b; }
+
+  // The inputs of item q that are not zero, a bit each, once collect() has found them.
+  LSNN_MEMBER const uint32_t* input_bits(int64_t t, int64_t q) const {
+    return x_bits ? x_bits + (t * B + b0 + q) * words(I) : s.nonzero + q * (words(I) + 1);
+  }
 
   LSNN_MEMBER void add_bits(int64_t q, const uint32_t* bits, int64_t n_words, int64_t first) {
     const int64_t before = n[q];
@@ -93,7 +100,9 @@ template <class T, class Model> struct Steps : Tile {
       }
   }
   // The inputs come first; their weight rows lie behind those of the recurrence.
-  LSNN_MEMBER void add_inputs(int64_t q, const T* x, const uint32_t* nonzero) {
+  LSNN_MEMBER void add_inputs(int64_t t, int64_t q) {
+    const uint32_t* nonzero = input_bits(t, q);
+    const T* x = x_bits ? nullptr : x_row(t, q);
     uint32_t* rows = s.rows + q * s.capacity;
     const int64_t first = l.S * N;
     if (!weighted[q]) {
@@ -102,7 +111,7 @@ template <class T, class Model> struct Steps : Tile {
     }
     n[q] = set_bits(nonzero, words(I), 0, 1, rows, 0);
     for (int64_t e = 0; e < n[q]; e++) {
-      s.weights[q * s.capacity + e] = x[rows[e]];
+      s.weights[q * s.capacity + e] = x ? x[rows[e]] : T(1);
       rows[e] = (uint32_t)((first + rows[e]) * NP);
     }
   }
@@ -112,17 +121,16 @@ template <class T, class Model> struct Steps : Tile {
   // there are members or in one, or, where they are smooth, as past.real(t, q) [N].
   template <class Past> LSNN_MEMBER void collect(int64_t t, const Past& past) {
     input_rows = 0;
-    const int64_t W_in = words(I) + 1;
     for (int64_t q = 0; q < items; q++) {
       weighted[q] = l.smooth || t < l.D;
-      if (!I) continue;
+      if (!I || x_bits) continue;
       if (t + 1 < l.T)
         for (int64_t i = 0; i < I; i += 64 / (int64_t)sizeof(T)) prefetch(x_row(t + 1, q) + i);
-      weighted[q] |= !nonzero(x_row(t, q), I, s.nonzero + q * W_in);
+      weighted[q] |= !nonzero(x_row(t, q), I, s.nonzero + q * (words(I) + 1));
     }
     for (int64_t q = 0; q < items; q++) {
       n[q] = 0;
-      if (I) add_inputs(q, x_row(t, q), s.nonzero + q * W_in);
+      if (I) add_inputs(t, q);
       n_inputs[q] = n[q];
       input_rows += n_inputs[q];
       for (int64_t d = 0; d < l.S; d++) {

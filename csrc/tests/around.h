@@ -14,6 +14,7 @@ template <class T> struct Around {
   bool bias;
   Buffer<T> in, w_in, c, w_out, p0, gp, gp_last;                     // [T,B,I], [N,I], [N], [O,N], [B,O], [T,B,O], [B,O]
   Buffer<T> p, p_last, gw_in, gc, gw_out, gp0;                       // written
+  std::vector<uint32_t> bits;                                        // [T,B,words(I)] inputs in place of `in`, or empty
 
   static constexpr double decay = 0.9;
 
@@ -32,7 +33,16 @@ template <class T> struct Around {
     gw_out = make(O * N, 0, 0, 0), gp0 = make(of.B * O, 0, 0, 0);
   }
 
-  Projection projection() const { return {I, w_in.get(), I, 1, bias ? c.get() : nullptr}; }
+  // From here on inputs, which must be 0 or 1, are given as bits.
+  void give_bits() {
+    bits.assign(std::max<int64_t>(1, r.c.T * r.c.B * words(I)), 0);
+    for (int64_t row = 0; row < r.c.T * r.c.B; row++)
+      for (int64_t i = 0; i < I; i++) {
+        if (in[row * I + i] != T(0)) bits[row * words(I) + i / 32] |= 1u << i % 32;
+        in[row * I + i] = T(NAN);
+      }
+  }
+  Projection projection() const { return {I, w_in.get(), I, 1, bias ? c.get() : nullptr, bits.empty() ? nullptr : bits.data()}; }
   Readout readout() const { return {O, w_out.get(), r.c.N, 1, decay, p0.get()}; }
   // every: 0, or steps between saved states without y; a multiple of chunk, or the sums over a chunk are others.
   void run(int64_t every, Parallel parallel) {
@@ -126,6 +136,7 @@ template <class T> void check_around(const Case& c, int64_t I, int64_t O, bool b
   for (int64_t every : {chunk, 3 * chunk, segment, 2 * c.T + 1}) {
     at_hand = name + " every " + std::to_string(every);
     Around<T> again(c, I, O, bias, ones);
+    if (ones && every != chunk) again.give_bits();
     again.run(every, parallel);
     check_same("checkpoints", again.r, inside.r, z, y);
     check_same("checkpoints", again.r, inside.r, gx, gk);

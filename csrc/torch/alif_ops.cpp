@@ -12,10 +12,13 @@ using Fifteen =
     std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 using Eleven = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-// checkpoint: 0, or the steps between two saved states; y is then computed again in the backward pass.
+// checkpoint: 0, or the steps between two saved states; y is then computed again in the backward pass. x_bits: the inputs as bits
+// (T,B,words(I)); then nothing of the current is read but its shape and type. as_bits: return the bits of the spikes though nothing
+// else is saved.
 Fifteen alif_forward(Tensor current, Tensor w_rec, Tensor coefficients, Maybe delay, Ints delays, Tensor v, Tensor a, Tensor i, Tensor r,
                      Tensor z, Maybe w_in, Maybe bias, Maybe w_out, Maybe p, int64_t dynamics, int64_t surrogate, double dampening,
-                     int64_t refractory, bool smooth, bool trace, bool save, int64_t checkpoint, double k_out, bool spikes) {
+                     int64_t refractory, bool smooth, bool trace, bool save, int64_t checkpoint, double k_out, bool spikes, Maybe x_bits,
+                     bool as_bits) {
   STD_TORCH_CHECK(current.dim() == 3, "current must have shape (T, B, N), got ", shape_text(current));
   const ScalarType type = current.scalar_type();
   STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, "current must be float32 or float64");
@@ -30,10 +33,11 @@ Fifteen alif_forward(Tensor current, Tensor w_rec, Tensor coefficients, Maybe de
   STD_TORCH_CHECK(checkpoint >= 0 && (!checkpoint || has_cpu_kernels(current)), "checkpoint: expected 0, or steps >= 1 on the CPU, got ",
                   checkpoint);
   STD_TORCH_CHECK(spikes || has_cpu_kernels(current), "spikes: expected True, as only the CPU kernels can leave them out");
+  STD_TORCH_CHECK(!as_bits || has_cpu_kernels(current), "as_bits: expected False, as only the CPU kernels return spikes as bits");
   const StateHolder s = make_state(current, l, v, a, i, r, z);
-  const Tensor x = current.stride(2) == 1 || current.size(2) == 1 ? current : dense(current);
+  const Tensor x = x_bits || current.stride(2) == 1 || current.size(2) == 1 ? current : dense(current);
   const Maybe c = dense(bias), p0 = dense(p);
-  const Projection in = make_projection(x, w_in, c, l);
+  const Projection in = make_projection(x, x_bits, w_in, c, l);
   const Readout readout = make_readout(x, w_out, p0, k_out, B, N);
 
   auto when = [&](bool wanted, const Ints& sizes) { return empty(current, wanted ? sizes : Ints{0}, type); };
@@ -45,7 +49,7 @@ Fifteen alif_forward(Tensor current, Tensor w_rec, Tensor coefficients, Maybe de
   const Tensor pt = when(O, {T, B, O}), pT = when(O, {B, O});
   const Tensor y = when(save && !checkpoint, {T, B, N}), smooth_z = when(save && smooth, {T, B, N}),
                carry = when(save, {segments(T, every), 4, B, N});
-  const Tensor bits = empty(current, save ? Ints{T, B, words(N)} : Ints{0}, ScalarType::Int);
+  const Tensor bits = empty(current, save || as_bits ? Ints{T, B, words(N)} : Ints{0}, ScalarType::Int);
   auto out_ptr = [](const Tensor& t, bool wanted) { return wanted ? t.mutable_data_ptr() : nullptr; };
 
   ForwardArgs f{};
@@ -57,7 +61,7 @@ Fifteen alif_forward(Tensor current, Tensor w_rec, Tensor coefficients, Maybe de
   f.trace_v = out_ptr(tv, trace), f.trace_a = out_ptr(ta, trace), f.trace_A = out_ptr(tA, trace);
   f.save = save;
   f.saved = {out_ptr(y, save && !checkpoint),
-             (uint32_t*)out_ptr(bits, save),
+             (uint32_t*)out_ptr(bits, save || as_bits),
              out_ptr(smooth_z, save && smooth),
              out_ptr(carry, save),
              false,
@@ -75,7 +79,7 @@ Eleven alif_backward(Maybe g_spikes, Maybe g_trace_v, Maybe g_trace_a, Maybe g_t
                      Maybe g_p, Maybe g_p_last, Maybe current, Tensor w_rec, Tensor coefficients, Maybe delay, Ints delays, Tensor v,
                      Tensor a, Tensor i, Tensor r, Tensor z, Maybe w_in, Maybe bias, Maybe w_out, Maybe p, Tensor y, Tensor bits,
                      Tensor smooth_z, Tensor carry, int64_t dynamics, int64_t surrogate, double dampening, int64_t refractory, bool smooth,
-                     int64_t checkpoint, double k_out, int64_t want, int64_t wanted, bool reduced) {
+                     int64_t checkpoint, double k_out, int64_t want, int64_t wanted, bool reduced, Maybe x_bits) {
   STD_TORCH_CHECK(bits.dim() == 3, "bits must be what alif_forward saved, got shape ", shape_text(bits));
   const ScalarType type = y.scalar_type();
   const int64_t T = bits.size(0), B = bits.size(1), every = checkpoint ? checkpoint : segment;
@@ -93,11 +97,11 @@ Eleven alif_backward(Maybe g_spikes, Maybe g_trace_v, Maybe g_trace_a, Maybe g_t
   Maybe x = current;
   if (x) {
     check_like(*x, "current", y), check_shape(*x, "current", {T, B, w_in ? w_in->size(1) : N});
-    if (x->stride(2) != 1 && x->size(2) > 1) x = dense(*x);
+    if (x->stride(2) != 1 && x->size(2) > 1 && !x_bits) x = dense(*x);
   }
   const StateHolder s = make_state(y, l, v, a, i, r, z);
   const Maybe c = dense(bias), p0 = dense(p);
-  const Projection in = x ? make_projection(*x, w_in, c, l) : Projection{};
+  const Projection in = x ? make_projection(*x, x_bits, w_in, c, l) : Projection{};
   const Readout readout = make_readout(y, w_out, p0, k_out, B, N);
   if (want & (1 << KAPPA | 1 << SIGMA) && coefficients.is_cpu())
     for (int64_t n = 0; n < N; n++)
@@ -162,7 +166,8 @@ STABLE_TORCH_LIBRARY(lsnn, m) {
   m.def(
       "alif_forward(Tensor current, Tensor w_rec, Tensor coefficients, Tensor? delay, int[] delays, Tensor v, Tensor a, Tensor i, Tensor "
       "r, Tensor z, Tensor? w_in, Tensor? bias, Tensor? w_out, Tensor? p, int dynamics, int surrogate, float dampening, int refractory, "
-      "bool smooth, bool trace, bool save, int checkpoint, float k_out, bool spikes) -> (Tensor spikes, Tensor v_last, Tensor a_last, "
+      "bool smooth, bool trace, bool save, int checkpoint, float k_out, bool spikes, Tensor? x_bits, bool as_bits) -> (Tensor spikes, "
+      "Tensor v_last, Tensor a_last, "
       "Tensor i_last, Tensor r_last, Tensor z_last, Tensor trace_v, Tensor trace_a, Tensor trace_threshold, Tensor p, Tensor p_last, "
       "Tensor y, Tensor bits, Tensor smooth_z, Tensor carry)");
   m.def(
@@ -170,7 +175,8 @@ STABLE_TORCH_LIBRARY(lsnn, m) {
       "g_i, Tensor? g_z, Tensor? g_p, Tensor? g_p_last, Tensor? current, Tensor w_rec, Tensor coefficients, Tensor? delay, int[] delays, "
       "Tensor v, Tensor a, Tensor i, Tensor r, Tensor z, Tensor? w_in, Tensor? bias, Tensor? w_out, Tensor? p, Tensor y, Tensor bits, "
       "Tensor smooth_z, Tensor carry, int dynamics, int surrogate, float dampening, int refractory, bool smooth, int checkpoint, float "
-      "k_out, int want, int wanted, bool reduced) -> (Tensor current, Tensor w_rec, Tensor coefficients, Tensor v, Tensor a, Tensor i, "
+      "k_out, int want, int wanted, bool reduced, Tensor? x_bits) -> (Tensor current, Tensor w_rec, Tensor coefficients, Tensor v, Tensor "
+      "a, Tensor i, "
       "Tensor z, Tensor "
       "w_in, Tensor bias, Tensor w_out, Tensor p)");
 }

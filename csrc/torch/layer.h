@@ -102,11 +102,13 @@ inline StateHolder make_state(const Tensor& like, const Layer& l, const Tensor& 
 inline std::optional<Tensor> dense(const std::optional<Tensor>& t) { return t ? std::optional<Tensor>(dense(*t)) : std::nullopt; }
 
 // The projection in front of the recurrence; x is [T,B,I] then.
-inline Projection make_projection(const Tensor& x, const std::optional<Tensor>& w_in, const std::optional<Tensor>& bias, const Layer& l) {
+inline Projection make_projection(const Tensor& x, const std::optional<Tensor>& x_bits, const std::optional<Tensor>& w_in,
+                                  const std::optional<Tensor>& bias, const Layer& l) {
   Projection in{};
   const int64_t N = l.N;
   if (!w_in) {
     STD_TORCH_CHECK(!bias, "bias: expected w_in beside it, got none");
+    STD_TORCH_CHECK(!x_bits, "x_bits: expected w_in beside it, got none");
     return in;
   }
   STD_TORCH_CHECK(has_cpu_kernels(x), "w_in: expected tensors on the CPU, as only its kernels project inputs");
@@ -119,6 +121,11 @@ inline Projection make_projection(const Tensor& x, const std::optional<Tensor>& 
     check_like(*bias, "bias", x), check_shape(*bias, "bias", {N});
     STD_TORCH_CHECK(bias->is_contiguous(), "bias: expected a contiguous tensor");
     in.bias = data(*bias);
+  }
+  if (x_bits) {
+    STD_TORCH_CHECK(x_bits->scalar_type() == ScalarType::Int && x_bits->is_contiguous(), "x_bits: expected a contiguous int32 tensor");
+    check_like_device(*x_bits, "x_bits", x, "current"), check_shape(*x_bits, "x_bits", {l.T, l.B, words(in.I)});
+    in.bits = (const uint32_t*)data(*x_bits);
   }
   in.w = data(*w_in), in.w_stride_n = w_in->stride(0), in.w_stride_i = w_in->stride(1);
   return in;

@@ -80,7 +80,7 @@ class LSNN(nn.Module):
             y, p = readout(spikes, p)
         else:
             readout.check_state(p, (x.shape[0 if neurons.batch_first else 1],) if x.dim() == 3 else ())
-            spikes, end, _, y, p = neurons._dense(x, carried, False, p, w_out=readout.weight, k_out=readout.decay,
+            spikes, end, _, y, p, _ = neurons._dense(x, carried, False, p, w_out=readout.weight, k_out=readout.decay,
                                                   spikes=return_spikes)
             assert y is not None and p is not None
             y = y if readout.bias is None else y + readout.bias

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .. import functional
-from ..functional import Layered
+from ..functional import Layered, PackedSpikes
 from ..reference import Coefficient, State, Traces, named_row, named_surrogate
 from .forms import given, joined, rows
 from .short import short_call, short_sequence
@@ -172,7 +172,7 @@ class Recurrent(nn.Module):
             return w_rec
         return w_rec.masked_fill(torch.eye(self.hidden_size, dtype=torch.bool, device=w_rec.device), 0.0)
 
-    def _one_way(self, x: Tensor, segments: Segments, suffix: str, initial: State | None, trace: bool,
+    def _one_way(self, x: Tensor | PackedSpikes, segments: Segments, suffix: str, initial: State | None, trace: bool,
                  **readout: Any) -> Layered:
         """One direction of one layer over x (sum of steps * sequences, inputs): spikes, state, traces of the same form.
 
@@ -181,12 +181,14 @@ class Recurrent(nn.Module):
         grows instead, and each sequence enters with its initial state.
         """
         weight, bias = getattr(self, "weight_ih" + suffix), getattr(self, "bias_ih" + suffix, None)
-        if x.dtype in _HALF:
+        if isinstance(x, Tensor) and x.dtype in _HALF:
             weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
         reverse = suffix.endswith("_reverse")
         order = segments[::-1] if reverse else segments
         lengths = [steps * alive for steps, alive in segments]
-        blocks = list(torch.split(x, lengths))[::-1 if reverse else 1] if len(segments) > 1 else [x]
+        blocks: list[Any] = [x]
+        if isinstance(x, Tensor) and len(segments) > 1:  # bits come in one segment
+            blocks = list(torch.split(x, lengths))[::-1 if reverse else 1]
         neuron, w_rec = self._neuron_arguments(suffix), self._recurrent_weight(suffix)
         state = initial if initial is None else rows(initial, 0, order[0][1])
         ended: list[State] = []
@@ -202,9 +204,11 @@ class Recurrent(nn.Module):
                 else:
                     entering = rows(initial, before, alive)
                     state = State(*(torch.cat(pair, -2) for pair in zip(state, entering, strict=True)))
-            block = block.view(steps, alive, x.shape[-1])
+            if isinstance(block, Tensor):
+                block = block.view(steps, alive, x.shape[-1])
+                block = block.flip(0) if reverse else block
             result = functional.layer(
-                block.flip(0) if reverse else block, weight, w_rec, bias=bias, state=state, trace=trace,
+                block, weight, w_rec, bias=bias, state=state, trace=trace,
                 checkpoint_every=self.checkpoint_every, **neuron, **readout)
             state = result.state
             values = [result.spikes, *(result.traces or (None,) * 3)]
@@ -219,26 +223,31 @@ class Recurrent(nn.Module):
         else:
             spikes, *traces = results[0]
         seen = Traces(*map(given, traces)) if trace else None
-        return Layered(spikes, state, seen, result.readout, result.p)
+        return Layered(spikes, state, seen, result.readout, result.p, result.packed)
 
-    def _run(self, x: Tensor, segments: Segments, state: State | None, trace: bool, **readout: Any) -> Layered:
+    def _run(self, inputs: Tensor, segments: Segments, state: State | None, trace: bool, **readout: Any) -> Layered:
         """All layers: x, spikes and traces are (T, B, .) with one segment, else packed rows; state is stacked.
 
         readout: arguments of functional.layer, for one segment, layer and direction.
         """
         ways = 1 + self.bidirectional
+        x: Tensor | PackedSpikes = inputs
         after: list[State] = []
         for layer in range(self.num_layers):
             last = layer == self.num_layers - 1
             outs: list[Layered] = []
+            # Where nothing but the next layer sees the spikes a bit for each will do.
+            bits = (not last and ways == 1 and len(segments) == 1 and not (self.dropout and self.training)
+                    and functional.bits_pay(x, self.get_parameter("weight_hh_l0")))
+            asked = {"spikes": "bits"} if bits else readout
             for way in range(ways):
                 index = layer * ways + way
                 initial = None if state is None else State(*(leaf[index] for leaf in state))
-                outs.append(self._one_way(x, segments, self._suffixes[index], initial, trace and last, **readout))
+                outs.append(self._one_way(x, segments, self._suffixes[index], initial, trace and last, **asked))
                 after.append(outs[-1].state)
             if last:
                 break
-            x = nn.functional.dropout(joined(outs)[0], self.dropout, self.training)
+            x = outs[0].packed or nn.functional.dropout(joined(outs)[0], self.dropout, self.training)
         end = State(*(torch.stack(leaves) for leaves in zip(*after, strict=True)))
         if ways == 1:
             return outs[0]._replace(state=end)
@@ -284,14 +293,14 @@ class Recurrent(nn.Module):
             self._check(x.data, (2,), "packed rows (sum of lengths, I)", state, (segments[0][1],))
             if state is not None and x.sorted_indices is not None:
                 state = State(*(leaf.index_select(-2, x.sorted_indices) for leaf in state))
-            out, state, traces, _, _ = self._run(x.data, segments, state, trace)
+            out, state, traces, *_ = self._run(x.data, segments, state, trace)
             if x.unsorted_indices is not None:
                 state = State(*(leaf.index_select(-2, x.unsorted_indices) for leaf in state))
             packed = PackedSequence(given(out).flatten(0, -2), x.batch_sizes, x.sorted_indices, x.unsorted_indices)
             if traces is None:
                 return packed, state
             return packed, state, Traces(*(leaf.flatten(0, -2) for leaf in traces))
-        out, state, traces, _, _ = self._dense(x, state, trace)
+        out, state, traces, *_ = self._dense(x, state, trace)
         return (given(out), state) if traces is None else (given(out), state, traces)
 
     def _dense(self, x: Tensor, state: State | None, trace: bool, p: Tensor | None = None, **readout: Any) -> Layered:
@@ -306,7 +315,8 @@ class Recurrent(nn.Module):
         if not batched:
             state = None if state is None else State(*(leaf.unsqueeze(-2) for leaf in state))
             p = None if p is None else p.unsqueeze(0)
-        out, state, traces, y, p = self._run(x.contiguous(), [(x.shape[0], x.shape[1])], state, trace, p=p, **readout)
+        whole = [(x.shape[0], x.shape[1])]
+        out, state, traces, y, p, _ = self._run(x.contiguous(), whole, state, trace, p=p, **readout)
 
         def given_form(value: Tensor) -> Tensor:
             return value.transpose(0, 1) if first else value if batched else value.squeeze(1)

@@ -1,0 +1,79 @@
+"""Spikes as bits: a thirty-second of the memory of numbers, for stacked layers."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+WORD = 32
+
+
+class PackedSpikes(NamedTuple):
+    """Spikes of a whole sequence, a bit each: what functional.layer returns for spikes="bits", and takes as x.
+
+    The gradient of the spikes flows through `carrier`, which holds one number for all of them.
+    """
+
+    bits: Tensor  # (T, B, ceil(N / 32)) int32: neuron n is bit n % 32 of word n // 32
+    carrier: Tensor  # (T, B, N) of the spikes' dtype, without memory of its own
+
+    @property
+    def shape(self) -> torch.Size:
+        """(T, B, N)."""
+        return self.carrier.shape
+
+    def numbers(self) -> Tensor:
+        """The spikes as numbers (T, B, N), 0 and 1, differentiable."""
+        return _Unpack.apply(self.bits, self.carrier)
+
+
+def pack_spikes(spikes: Tensor) -> PackedSpikes:
+    """Spikes (T, B, N) of 0 and 1 as bits, differentiable.
+
+    Raises:
+        ValueError: another shape, or numbers other than 0 and 1.
+    """
+    if spikes.dim() != 3:
+        raise ValueError(f"spikes: expected shape (T, B, N), got {tuple(spikes.shape)}")
+    if not bool(((spikes == 0) | (spikes == 1)).all()):
+        raise ValueError("spikes: expected 0 and 1 alone, got other numbers")
+    return PackedSpikes(*_Pack.apply(spikes))
+
+
+def empty_carrier(like: Tensor, *shape: int) -> Tensor:
+    """A tensor of zeros that has the memory of one number."""
+    return like.new_zeros(()).expand(shape)
+
+
+class _Pack(torch.autograd.Function):
+    @staticmethod
+    def forward(spikes: Tensor) -> tuple[Tensor, Tensor]:
+        T, B, N = spikes.shape
+        padded = torch.nn.functional.pad(spikes != 0, (0, -N % WORD)).view(T, B, -1, WORD)
+        weights = torch.tensor([1 << bit for bit in range(WORD)], device=spikes.device)
+        # As int64 up to 2^32 - 1; the cast to int32 keeps the lower 32 bits.
+        bits = (padded * weights).sum(-1).to(torch.int32)
+        return bits, empty_carrier(spikes, T, B, N)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[0])
+
+    @staticmethod
+    def backward(ctx: Any, _: Any, g: Tensor) -> Tensor:
+        return g
+
+
+class _Unpack(torch.autograd.Function):
+    @staticmethod
+    def forward(bits: Tensor, carrier: Tensor) -> Tensor:
+        shifts = torch.arange(WORD, dtype=torch.int32, device=bits.device)
+        return (bits.unsqueeze(-1) >> shifts & 1).flatten(-2)[..., : carrier.shape[-1]].to(carrier.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[None, Tensor]:
+        return None, g

@@ -1,0 +1,199 @@
+"""Spikes as bits, alone and between layers: what numbers would give, to the last bit, without the numbers."""
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import lsnn_ext
+from compare import assert_all_same, assert_same, changed, named
+from lsnn_ext import ALIF, functional
+from lsnn_ext.functional import PackedSpikes, layer, pack_spikes
+
+T, B, I, N, M = 40, 9, 21, 100, 70
+NEURON: dict[str, Any] = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.2}
+
+
+class Forward(TorchDispatchMode):
+    """Keeps the calls of alif_forward: operator, arguments by name, results."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[Any, dict[str, Any], tuple[Tensor, ...]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.lsnn.alif_forward.default:
+            self.seen.append((func, named(func, args), out))
+        return out
+
+
+def weights(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    random = torch.Generator().manual_seed(1)
+
+    def drawn(*shape: int) -> Tensor:
+        return (torch.randn(shape, generator=random) / shape[-1] ** 0.5).to(dtype).requires_grad_()
+
+    x = (torch.rand(T, B, I, generator=random) < 0.1).to(dtype).requires_grad_()
+    return {"x": x, "in": drawn(N, I), "rec": drawn(N, N), "next": drawn(M, N), "bias": drawn(M), "again": drawn(M, M)}
+
+
+def two_layers(w: dict[str, Tensor], bits: bool, **more: Any) -> dict[str, Tensor]:
+    """Results of two layers and gradients of all tensors."""
+    first = layer(w["x"], w["in"] * 3, w["rec"], spikes="bits" if bits else True, **NEURON, **more)
+    between = first.packed if bits else first.spikes
+    assert between is not None
+    second = layer(between, w["next"] * 3, w["again"], bias=w["bias"], **NEURON, **more)
+    assert second.spikes is not None and 0.002 < float(second.spikes.mean()) < 0.5
+    loss = (second.spikes * torch.linspace(-1, 1, M, dtype=w["x"].dtype)).sum() + second.state.v.sum()
+    grads = torch.autograd.grad(loss, list(w.values()))
+    return {"spikes": second.spikes, "v": second.state.v, **dict(zip(w, grads, strict=True))}
+
+
+def test_packing_and_unpacking() -> None:
+    for n in (1, 31, 32, 33, 96):
+        z = (torch.rand(3, 2, n) < 0.5).float().requires_grad_()
+        packed = pack_spikes(z)
+        assert packed.bits.dtype == torch.int32 and packed.bits.shape == (3, 2, (n + 31) // 32)
+        assert packed.shape == z.shape and packed.carrier.untyped_storage().nbytes() <= 16
+        assert_same("numbers", packed.numbers().detach(), z.detach())
+        factor = torch.rand(3, 2, n)
+        (g,) = torch.autograd.grad((packed.numbers() * factor).sum(), z)
+        assert_same("gradient", g, factor)
+
+
+def test_bits_are_where_they_should_be() -> None:
+    z = torch.zeros(1, 1, 40)
+    z[0, 0, 3] = z[0, 0, 31] = z[0, 0, 39] = 1
+    assert pack_spikes(z).bits.flatten().tolist() == [8 - 2**31, 128]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("more", [{}, {"checkpoint_every": 16}, {"delay": 2, "refractory": 1}], ids=str)
+def test_two_layers(dtype: torch.dtype, more: dict[str, Any]) -> None:
+    with_numbers, with_bits = (two_layers(weights(dtype), bits, **more) for bits in (False, True))
+    # The projection of numbers that are so few runs in front of the operator and rounds otherwise in the gradients.
+    assert_same("spikes", with_bits["spikes"], with_numbers["spikes"])
+    assert_all_same(with_bits, with_numbers, tolerance=1e-5 if dtype == torch.float32 else 1e-12)
+
+
+def test_numbers_are_never_made() -> None:
+    w = weights()
+    with Forward() as forward:
+        two_layers(w, True)
+    (_, first, out), (_, second, _) = forward.seen
+    assert out[0].numel() == 0 and not first["spikes"] and first["as_bits"]
+    assert second["x_bits"].data_ptr() == out[12].data_ptr()  # the bits that the backward pass of the first one keeps
+    assert second["current"].untyped_storage().nbytes() == 4
+
+
+def test_without_gradients() -> None:
+    w = {name: value.detach() for name, value in weights().items()}
+    want = layer(w["x"], w["in"] * 3, w["rec"], **NEURON).spikes
+    got = layer(w["x"], w["in"] * 3, w["rec"], spikes="bits", **NEURON)
+    assert got.spikes is None and got.packed is not None and want is not None
+    assert_same("spikes", got.packed.numbers(), want)
+
+
+def test_readout_beside_bits() -> None:
+    w = weights()
+    w_out = torch.rand(4, N)
+    want = layer(w["x"], w["in"] * 3, w["rec"], w_out=w_out, k_out=0.8, **NEURON)
+    got = layer(w["x"], w["in"] * 3, w["rec"], w_out=w_out, k_out=0.8, spikes="bits", **NEURON)
+    assert got.packed is not None and want.spikes is not None and got.readout is not None and want.readout is not None
+    assert_same("spikes", got.packed.numbers(), want.spikes)
+    assert_same("readout", got.readout, want.readout, tolerance=1e-5)
+
+
+def _stack(dropout: float = 0.0, bidirectional: bool = False) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    net = ALIF(20, 128, num_layers=3, dropout=dropout, bidirectional=bidirectional)
+    for name, value in net.named_parameters():
+        if name.startswith("weight_ih"):
+            value.data *= 4
+    return net, (torch.rand(200, 16, 20) < 0.1).float()
+
+
+def _stacked(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    x = x.clone().requires_grad_()
+    spikes, state = net(x)
+    assert float(spikes.mean()) > 0.001
+    (spikes * torch.linspace(-1, 1, spikes.shape[-1])).sum().backward()
+    grads = {name: value.grad.clone() for name, value in net.named_parameters() if value.grad is not None}
+    net.zero_grad()
+    assert x.grad is not None and len(grads) >= 9
+    return {"spikes": spikes, "v": state.v, "x": x.grad, **grads}
+
+
+def test_stacked_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = _stack()
+    with Forward() as forward:
+        got = _stacked(net, x)
+    assert [given["as_bits"] for _, given, _ in forward.seen] == [True, True, False]
+    assert [given["x_bits"] is not None for _, given, _ in forward.seen] == [False, True, True]
+    monkeypatch.setattr(functional, "bits_pay", lambda x, w: False)
+    assert_all_same(got, _stacked(net, x))
+
+
+@pytest.mark.parametrize(("dropout", "bidirectional", "training", "bits"), [
+    (0.5, False, True, False), (0.5, False, False, True), (0.0, True, True, False)])
+def test_numbers_where_others_see_them(dropout: float, bidirectional: bool, training: bool, bits: bool) -> None:
+    net, x = _stack(dropout, bidirectional)
+    net.train(training)
+    with Forward() as forward:
+        net(x)
+    assert forward.seen[0][1]["as_bits"] == bits
+
+
+def test_fallbacks() -> None:
+    """Half precision and compiled graphs have no kernels for bits: numbers are packed and unpacked around them."""
+    w = {name: value.detach() for name, value in weights().items()}
+    z = (torch.rand(T, B, N) < 0.1).half()
+    got = layer(pack_spikes(z), w["next"].half(), w["again"].half(), **NEURON).spikes
+    want = layer(z, w["next"].half(), w["again"].half(), **NEURON).spikes
+    assert got is not None and want is not None
+    assert_same("half", got, want)
+
+    def both(x: Tensor) -> Tensor:
+        first = layer(x, w["in"] * 3, w["rec"], spikes="bits", **NEURON)
+        assert first.packed is not None
+        found = layer(first.packed, w["next"] * 3, w["again"], **NEURON).spikes
+        assert found is not None
+        return found
+
+    assert_same("compiled", torch.compile(both, backend="eager")(w["x"]), both(w["x"]))
+
+
+def test_profile_of_stacked_layers() -> None:
+    net, x = _stack()
+    report = lsnn_ext.profile(net, x, repeats=3, file=open("/dev/null", "w"))  # noqa: SIM115
+    assert report.calls == 3 and report.input_density is not None and 0 < report.input_density < 0.2
+
+
+def test_errors() -> None:
+    w = {name: value.detach() for name, value in weights().items()}
+    with pytest.raises(ValueError, match=r"spikes: expected shape \(T, B, N\), got \(3,\)"):
+        pack_spikes(torch.zeros(3))
+    with pytest.raises(ValueError, match="spikes: expected 0 and 1 alone"):
+        pack_spikes(torch.full((1, 1, 3), 0.5))
+    with pytest.raises(ValueError, match="spikes: expected True, False or 'bits', got 'words'"):
+        layer(w["x"], w["in"], w["rec"], spikes="words", **NEURON)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="spikes: expected 0 and 1 alone"):
+        layer(w["x"], w["in"], w["rec"], spikes="bits", smooth=True, **NEURON)
+    packed = pack_spikes(torch.zeros(T, B, N))
+    short = PackedSpikes(packed.bits[..., :1], packed.carrier)
+    with pytest.raises(RuntimeError, match="x_bits"):
+        layer(short, w["next"], w["again"], **NEURON)
+    with pytest.raises(RuntimeError, match="w_in"):
+        layer(packed, w["in"], w["rec"], **NEURON)
+
+
+def test_operator_checks() -> None:
+    with Forward() as forward:
+        two_layers(weights(), True)
+    for operator, given, _ in forward.seen:
+        args = tuple(value.detach() if isinstance(value, Tensor) else value for value in given.values())
+        for save in (False, True):
+            torch.library.opcheck(operator, changed(operator, args, save=save),
+                                  test_utils=("test_schema", "test_faketensor"))
