@@ -3,7 +3,7 @@ import ctypes
 import gc
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -98,15 +98,24 @@ def peak_mib(name: str, yardstick: Yardstick, scale: float) -> float:
 
     A fresh process, because memory that an allocator or a cache kept from an earlier pass would hide what this uses.
     """
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_peak_here, name, yardstick, scale, torch.get_num_threads()).result()
+    return peak_of(_warm_pass, name, yardstick, scale)
 
 
-def _peak_here(name: str, yardstick: Yardstick, scale: float, threads: int) -> float:
-    torch.set_num_threads(threads)
+def _warm_pass(name: str, yardstick: Yardstick, scale: float) -> Callable[[], object]:
     problem = yardstick.problem().scaled(scale)
     warm_up(name, problem)
-    contestant = make(name, problem)
+    return make(name, problem).forward_backward
+
+
+def peak_of(prepare: Callable[..., Callable[[], object]], *args: Any) -> float:
+    """MiB of the peak of prepare(*args)() in a fresh process, above what stood before that call; NaN if it can't tell."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_peak_here, torch.get_num_threads(), prepare, args).result()
+
+
+def _peak_here(threads: int, prepare: Callable[..., Callable[[], object]], args: tuple[Any, ...]) -> float:
+    torch.set_num_threads(threads)
+    run = prepare(*args)
     gc.collect()
     try:
         ctypes.CDLL(None).malloc_trim(0)
@@ -114,7 +123,7 @@ def _peak_here(name: str, yardstick: Yardstick, scale: float, threads: int) -> f
     except (AttributeError, OSError):
         return float("nan")  # only Linux with glibc can tell
     before = _resident_kib("VmRSS")
-    contestant.forward_backward()
+    run()
     return (_resident_kib("VmHWM") - before) / 1024
 
 

@@ -50,25 +50,6 @@ LSNN_LOCAL void add_product(const T* panels, int64_t K, int64_t J, const T* d, i
 }
 
 // ------------------------------------------------------------------------------------------- where the result is of use
-// out[to[q]] += sum_k w[k] d[item[q] + k] for Q items; each loaded weight vector meets all of them.
-template <int Q, class T> LSNN_INLINE void row_product(const T* w, int64_t N, const T* d, const uint32_t* item, T* out,
-                                                       const uint32_t* to) {
-  constexpr int L = Vec<T>::lanes;
-  Vec<T> sum[(Q + 7) / 8 * 8];
-#pragma GCC unroll 16
-  for (int q = 0; q < (Q + 7) / 8 * 8; q++) sum[q] = Vec<T>(0);
-  for (int64_t k = 0; k < N; k += L) {
-    const Vec<T> weight = load(w + k);
-#pragma GCC unroll 16
-    for (int q = 0; q < Q; q++) sum[q] = fma_(weight, load(d + item[q] + k), sum[q]);
-  }
-  T total[(Q + 7) / 8 * 8];
-#pragma GCC unroll 2
-  for (int q = 0; q < Q; q += 8) sum_lanes(sum + q, total + q);
-#pragma GCC unroll 16
-  for (int q = 0; q < Q; q++) out[to[q]] += total[q];
-}
-
 // Rows of weights with the items that they are of use to, row << 16 | items, sorted by the number of these items: the loops
 // over them know this number while compiling, and no branch depends on the data.
 struct ActiveRows {
@@ -76,27 +57,63 @@ struct ActiveRows {
   int64_t n[row_items + 1];
 };
 
-// Where the Q items of an entry stand in d, whose rows have d_stride numbers, and in out, whose rows have out_stride.
-template <int Q>
-LSNN_INLINE void places_of_items(uint32_t entry, int64_t d_stride, int64_t out_stride, uint32_t (&item)[Q], uint32_t (&to)[Q]) {
-  uint32_t items = entry & 0xffff;
+// The products of R rows of weights with Q items each, while they are computed.
+template <int R, int Q, class T> struct RowSums {
+  static constexpr int n = R * Q, whole = (n + 7) / 8 * 8;
+  int64_t j[R];                // the rows
+  uint32_t item[n], to[n];     // where the items of each stand in d, and the results in out
+  Vec<T> sum[whole];
+
+  // d and out have rows of d_stride and out_stride numbers.
+  LSNN_MEMBER RowSums(const uint32_t* entries, int64_t d_stride, int64_t out_stride) {
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) {
+      uint32_t items = entries[r] & 0xffff;
+      j[r] = entries[r] >> 16;
 #pragma GCC unroll 16
-  for (int q = 0; q < Q; q++, items &= items - 1) {
-    const uint32_t i = (uint32_t)__builtin_ctz(items);
-    item[q] = i * (uint32_t)d_stride, to[q] = i * (uint32_t)out_stride;
+      for (int q = 0; q < Q; q++, items &= items - 1) {
+        const uint32_t i = (uint32_t)__builtin_ctz(items);
+        item[r * Q + q] = i * (uint32_t)d_stride, to[r * Q + q] = i * (uint32_t)out_stride + (uint32_t)j[r];
+      }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < whole; i++) sum[i] = Vec<T>(0);
   }
+  LSNN_MEMBER void add_to(T* out) {
+    T total[whole];
+#pragma GCC unroll 2
+    for (int i = 0; i < n; i += 8) sum_lanes(sum + i, total + i);
+#pragma GCC unroll 16
+    for (int i = 0; i < n; i++) out[to[i]] += total[i];
+  }
+};
+
+// R rows with Q items each: every loaded weight vector meets all of them.
+template <int R, int Q, class T>
+LSNN_INLINE void row_products(const uint32_t* entries, const T* w, int64_t N, int64_t NP, const T* d, int64_t d_stride, T* out) {
+  constexpr int L = Vec<T>::lanes;
+  RowSums<R, Q, T> s(entries, d_stride, NP);
+  for (int64_t k = 0; k < N; k += L)
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) {
+      const Vec<T> weight = load(w + s.j[r] * NP + k);
+#pragma GCC unroll 16
+      for (int q = 0; q < Q; q++) s.sum[r * Q + q] = fma_(weight, load(d + s.item[r * Q + q] + k), s.sum[r * Q + q]);
+    }
+  s.add_to(out);
 }
+
+// How many rows with Q items are computed together: with few sums each addition would wait for the one before.
+inline constexpr int rows_together(int Q) { return Q * 4 <= 8 ? 4 : Q * 2 <= row_items ? 2 : 1; }
 
 // The rows with Q items each.
 template <int Q, class T>
 LSNN_LOCAL void add_rows_with(const T* w, int64_t N, int64_t NP, const T* d, int64_t d_stride, T* out, const ActiveRows& rows) {
+  constexpr int R = rows_together(Q);
   const uint32_t* entries = rows.entries + Q * N;
-  for (int64_t e = 0; e < rows.n[Q]; e++) {
-    const int64_t j = entries[e] >> 16;
-    uint32_t item[Q], to[Q];
-    places_of_items<Q>(entries[e], d_stride, NP, item, to);
-    row_product<Q>(w + j * NP, N, d, item, out + j, to);
-  }
+  int64_t e = 0;
+  for (; e + R <= rows.n[Q]; e += R) row_products<R, Q>(entries + e, w, N, NP, d, d_stride, out);
+  for (; R > 1 && e < rows.n[Q]; e++) row_products<1, Q>(entries + e, w, N, NP, d, d_stride, out);
   if constexpr (Q > 1) add_rows_with<Q - 1>(w, N, NP, d, d_stride, out, rows);
 }
 
@@ -138,30 +155,32 @@ LSNN_BF16 static void to_bf16(const float* from, int64_t n, uint16_t* to) {
     _mm512_storeu_si512(to + k, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + k + 16), _mm512_loadu_ps(from + k)));
 }
 
-// As add_rows_with; w [N,NP] and d [items,NP + 32] in bfloat16, zeros beyond N in w and numbers in d; pairs of products are summed in
-// float.
+// As row_products and add_rows_with; w [N,NP] and d [items,NP + 32] in bfloat16, zeros beyond N in w and numbers in d; pairs of
+// products are summed in float.
+template <int R, int Q>
+LSNN_BF16 LSNN_INLINE void bf16_row_products(const uint32_t* entries, const uint16_t* w, int64_t N, int64_t NP, const uint16_t* d,
+                                             float* out) {
+  RowSums<R, Q, float> s(entries, NP + 32, NP);
+  for (int64_t k = 0; k < N; k += 32)
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) {
+      const __m512bh weight = (__m512bh)_mm512_loadu_si512(w + s.j[r] * NP + k);
+#pragma GCC unroll 16
+      for (int q = 0; q < Q; q++) {
+        const __m512bh x = (__m512bh)_mm512_loadu_si512(d + s.item[r * Q + q] + k);
+        s.sum[r * Q + q].v = _mm512_dpbf16_ps(s.sum[r * Q + q].v, weight, x);
+      }
+    }
+  s.add_to(out);
+}
 template <int Q>
 LSNN_BF16 LSNN_LOCAL void add_bf16_rows_with(const uint16_t* w, int64_t N, int64_t NP, const uint16_t* d, float* out,
                                              const ActiveRows& rows) {
+  constexpr int R = rows_together(Q);
   const uint32_t* entries = rows.entries + Q * N;
-  for (int64_t e = 0; e < rows.n[Q]; e++) {
-    const int64_t j = entries[e] >> 16;
-    uint32_t item[Q], to[Q];
-    places_of_items<Q>(entries[e], NP + 32, NP, item, to);
-    Vec<float> sum[(Q + 7) / 8 * 8];
-#pragma GCC unroll 16
-    for (int q = 0; q < (Q + 7) / 8 * 8; q++) sum[q] = Vec<float>(0);
-    for (int64_t k = 0; k < N; k += 32) {
-      const __m512bh weight = (__m512bh)_mm512_loadu_si512(w + j * NP + k);
-#pragma GCC unroll 16
-      for (int q = 0; q < Q; q++) sum[q].v = _mm512_dpbf16_ps(sum[q].v, weight, (__m512bh)_mm512_loadu_si512(d + item[q] + k));
-    }
-    float total[(Q + 7) / 8 * 8];
-#pragma GCC unroll 2
-    for (int q = 0; q < Q; q += 8) sum_lanes(sum + q, total + q);
-#pragma GCC unroll 16
-    for (int q = 0; q < Q; q++) out[j + to[q]] += total[q];
-  }
+  int64_t e = 0;
+  for (; e + R <= rows.n[Q]; e += R) bf16_row_products<R, Q>(entries + e, w, N, NP, d, out);
+  for (; R > 1 && e < rows.n[Q]; e++) bf16_row_products<1, Q>(entries + e, w, N, NP, d, out);
   if constexpr (Q > 1) add_bf16_rows_with<Q - 1>(w, N, NP, d, out, rows);
 }
 LSNN_LOCAL void add_bf16_product(const uint16_t* w, int64_t N, int64_t NP, const uint16_t* d, float* out, int64_t j0, int64_t j1,

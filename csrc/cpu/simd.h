@@ -212,7 +212,7 @@ template <class T> LSNN_INLINE Vec<T> atan_(Vec<T> a) {
 }
 
 // out[q] = the sum over the lanes of a[q], for 8 vectors.
-#if LSNN_ISA == 512 || LSNN_ISA == 256
+#if LSNN_ISA == 256
 LSNN_INLINE void sum_lanes(const __m256* a, float* out) {
   const __m256 low = _mm256_hadd_ps(_mm256_hadd_ps(a[0], a[1]), _mm256_hadd_ps(a[2], a[3]));
   const __m256 high = _mm256_hadd_ps(_mm256_hadd_ps(a[4], a[5]), _mm256_hadd_ps(a[6], a[7]));
@@ -224,18 +224,34 @@ LSNN_INLINE void sum_lanes(const __m256d* a, double* out) {
     _mm256_storeu_pd(out + 4 * h, _mm256_add_pd(_mm256_permute2f128_pd(low, high, 0x20), _mm256_permute2f128_pd(low, high, 0x31)));
   }
 }
+template <class T> LSNN_INLINE void sum_lanes(const Vec<T>* a, T* out) { sum_lanes((const typename Vec<T>::Native*)a, out); }
 #endif
 #if LSNN_ISA == 512
-LSNN_INLINE __m256 fold(__m512 x) { return _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1)); }
-LSNN_INLINE __m256d fold(__m512d x) { return _mm256_add_pd(_mm512_castpd512_pd256(x), _mm512_extractf64x4_pd(x, 1)); }
-template <class T> LSNN_INLINE void sum_lanes(const Vec<T>* a, T* out) {
-  decltype(fold(a->v)) half[8];
-#pragma GCC unroll 8
-  for (int q = 0; q < 8; q++) half[q] = fold(a[q].v);
-  sum_lanes(half, out);
+// Quarters of 16 bytes: those of x, then of y, each pair of neighbours added.
+LSNN_INLINE __m512 add_quarters(__m512 x, __m512 y) {
+  return _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x88), _mm512_shuffle_f32x4(x, y, 0xdd));
 }
-#elif LSNN_ISA == 256
-template <class T> LSNN_INLINE void sum_lanes(const Vec<T>* a, T* out) { sum_lanes((const typename Vec<T>::Native*)a, out); }
+LSNN_INLINE __m512d add_quarters(__m512d x, __m512d y) {
+  return _mm512_add_pd(_mm512_shuffle_f64x2(x, y, 0x88), _mm512_shuffle_f64x2(x, y, 0xdd));
+}
+// Quarter by quarter the sums of four vectors of floats, of two of doubles.
+LSNN_INLINE __m512 sum_in_quarters(const Vec<float>* a) {
+  const __m512 low = _mm512_add_ps(_mm512_unpacklo_ps(a[0].v, a[1].v), _mm512_unpackhi_ps(a[0].v, a[1].v));
+  const __m512 high = _mm512_add_ps(_mm512_unpacklo_ps(a[2].v, a[3].v), _mm512_unpackhi_ps(a[2].v, a[3].v));
+  return _mm512_add_ps(_mm512_shuffle_ps(low, high, 0x44), _mm512_shuffle_ps(low, high, 0xee));
+}
+LSNN_INLINE __m512d sum_in_quarters(const Vec<double>* a) {
+  return _mm512_add_pd(_mm512_unpacklo_pd(a[0].v, a[1].v), _mm512_unpackhi_pd(a[0].v, a[1].v));
+}
+LSNN_INLINE void sum_lanes(const Vec<float>* a, float* out) {
+  const __m512 halves = add_quarters(sum_in_quarters(a), sum_in_quarters(a + 4));
+  _mm256_storeu_ps(out, _mm512_castps512_ps256(add_quarters(halves, halves)));
+}
+LSNN_INLINE void sum_lanes(const Vec<double>* a, double* out) {
+  const __m512d first = add_quarters(sum_in_quarters(a), sum_in_quarters(a + 2));
+  const __m512d second = add_quarters(sum_in_quarters(a + 4), sum_in_quarters(a + 6));
+  _mm512_storeu_pd(out, add_quarters(first, second));
+}
 #elif LSNN_ISA == 128
 LSNN_INLINE void sum_lanes(const Vec<float>* a, float* out) {
 #pragma GCC unroll 2
@@ -245,7 +261,7 @@ LSNN_INLINE void sum_lanes(const Vec<double>* a, double* out) {
 #pragma GCC unroll 4
   for (int q = 0; q < 8; q += 2) vst1q_f64(out + q, vpaddq_f64(a[q].v, a[q + 1].v));
 }
-#else
+#elif LSNN_ISA == 0
 template <class T> LSNN_INLINE void sum_lanes(const Vec<T>* a, T* out) {
   for (int q = 0; q < 8; q++) {
     out[q] = a[q].v[0];

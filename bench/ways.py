@@ -1,0 +1,179 @@
+"""One layer, done in more ways than one: what each way of the kernels gains or costs, side by side in one run.
+
+    python -m bench.ways                       # all of the comparisons below
+    python -m bench.ways sparse --repeats 20   # some
+
+Every comparison is of forward and backward through functional.layer with autograd, by environment variables or arguments
+that change nothing but the way.  Times are medians in ms with the ratio to the first line; memory is the peak of
+resident size in a fresh process.
+"""
+import argparse
+import os
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import memory
+from bench.contestants import OURS, Contestant
+from bench.measure import BASE_RATE, LONG_ENOUGH, alternate, find_scale
+from bench.problem import ALPHA, BETA, DAMPENING, RHO, THETA, YARDSTICKS, Problem, Shape
+from lsnn_ext import functional
+
+
+@dataclass(frozen=True)
+class Way:
+    """One line of a comparison."""
+
+    name: str
+    environment: dict[str, str] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)  # of functional.layer
+    precision: str = "highest"  # of torch.set_float32_matmul_precision
+    layers: int = 1
+    bits: bool = False  # between layers
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Ways to do one thing; density: share of the recurrent weights that are not zero, delays: how many distinct ones."""
+
+    shape: Shape
+    ways: tuple[Way, ...]
+    density: float = 1.0
+    delays: int = 1
+
+
+P, M, L = (YARDSTICKS[name].shape for name in "PML")
+AS_CHOSEN = Way("as chosen")
+
+
+def _product(way: str) -> Way:
+    return Way(way, {"LSNN_PRODUCT": way})
+
+
+_BF16 = Way("bfloat16 allowed", precision="medium")
+_ALONE = Way("one thread to a sequence", {"LSNN_MEMBERS": "1"})
+COMPARISONS = {
+    "product P": Comparison(P, (AS_CHOSEN, _product("dense"), _product("rows"), _BF16)),
+    "product M": Comparison(M, (AS_CHOSEN, _product("dense"), _product("rows"), _BF16)),
+    "product L": Comparison(L, (AS_CHOSEN, _product("dense"), _product("rows"), _BF16)),
+    "sparse, 12 %": Comparison(Shape(250, 32, 80, 1024), (AS_CHOSEN, _product("rows"), _product("dense")), density=0.12),
+    "ten delays P": Comparison(P, (AS_CHOSEN, _product("rows"), _product("dense")), delays=10),
+    "checkpoints P": Comparison(P, (AS_CHOSEN, Way("every 64 steps", arguments={"checkpoint_every": 64}))),
+    "checkpoints M": Comparison(M, (AS_CHOSEN, Way("every 64 steps", arguments={"checkpoint_every": 64}))),
+    "one sequence, N=512": Comparison(Shape(500, 1, 40, 512), (AS_CHOSEN, _ALONE)),
+    "one sequence, N=1024": Comparison(Shape(500, 1, 40, 1024), (AS_CHOSEN, _ALONE)),
+    "three layers P": Comparison(P, (Way("bits between", layers=3, bits=True), Way("numbers between", layers=3))),
+}
+LONG = Shape(20000, 16, 40, 1024)
+
+
+class Layers(Contestant):
+    """Layers of one size on top of each other, each with the weights of the problem."""
+
+    def __init__(self, problem: Problem, way: Way, density: float, delays: int) -> None:
+        self.name, self.problem, self.way = OURS, problem, way
+        random = torch.Generator().manual_seed(2)
+        kept = torch.rand(problem.w_rec.shape, generator=random) < density
+        self.weights = [(problem.w_in if k == 0 else problem.w_rec).clone().requires_grad_()
+                        for k in range(way.layers)]
+        self.w_rec = (problem.w_rec * kept / density**0.5).requires_grad_()
+        self.delay: int | Tensor = 0
+        if delays > 1:
+            self.delay = torch.randint(delays, problem.w_rec.shape, generator=random)
+
+    def _outputs(self) -> Tensor:
+        torch.set_float32_matmul_precision(self.way.precision)
+        x: Any = self.problem.x
+        for k, w_in in enumerate(self.weights):
+            last = k == len(self.weights) - 1
+            found = functional.layer(
+                x, w_in, self.w_rec, alpha=ALPHA, theta=THETA, rho=RHO, beta=BETA, dampening=DAMPENING, delay=self.delay,
+                spikes="bits" if self.way.bits and not last else True, **self.way.arguments)
+            x = found.packed or found.spikes
+        assert isinstance(x, Tensor)
+        return x
+
+    def forward(self) -> Tensor:
+        with torch.no_grad(), _environment(self.way.environment):
+            return self._outputs()
+
+    def forward_backward(self) -> list[Tensor]:
+        with _environment(self.way.environment):
+            weights = [*self.weights, self.w_rec]
+            return list(torch.autograd.grad(self._outputs(), weights, self.problem.cotangent))
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def compare(name: str, repeats: int, say: Callable[[str], None] = print) -> list[tuple[str, float, float]]:
+    """(way, median ms forward, median ms forward+backward) of a comparison, whose ways alternate."""
+    of = COMPARISONS[name]
+    T, B, I, N = of.shape  # noqa: E741
+    problem = Problem.of(of.shape)
+    scale, rate = find_scale(problem.first(LONG_ENOUGH), BASE_RATE / 100, tolerance=0.02, most=25)
+    problem = problem.scaled(scale)
+    say(f"{name}: T={T} B={B} I={I} N={N}, {100 * rate:.1f} % spikes in the dense layer")
+    seconds = alternate([Layers(problem, way, of.density, of.delays) for way in of.ways], repeats)
+    torch.set_float32_matmul_precision("highest")
+    found = [(way.name, *(1e3 * statistics.median(times) for times in both))
+             for way, both in zip(of.ways, seconds, strict=True)]
+    for way, forward, both in found:
+        say(f"  {way:26} forward {forward:8.2f} {forward / found[0][1]:5.2f}x   forward+backward {both:8.2f} "
+            f"{both / found[0][2]:5.2f}x")
+    return found
+
+
+def long_sequence(checkpoint_every: int | None, shape: Shape = LONG) -> float:
+    """MiB of the peak of one forward+backward of a network with readout over a long sequence, beyond its input."""
+    return memory.peak_of(_network_pass, checkpoint_every, shape)
+
+
+def _network_pass(checkpoint_every: int | None, shape: Shape) -> Callable[[], object]:
+    from lsnn_ext import LSNN
+
+    T, B, I, N = shape  # noqa: E741
+    net = LSNN(I, N // 2, N - N // 2, 10, checkpoint_every=checkpoint_every)
+    net(torch.zeros(64, B, I))[0].sum().backward()  # what the first call loads is none of the sequence's
+    x = (torch.rand(T, B, I) < 0.05).float()
+    return lambda: net(x)[0].square().mean().backward()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the comparisons that were asked for."""
+    parser = argparse.ArgumentParser("python -m bench.ways", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", help=f"words of their names: {', '.join(COMPARISONS)}, memory")
+    parser.add_argument("--repeats", type=int, default=11)
+    given = parser.parse_args(arguments)
+    chosen = [name for name in (*COMPARISONS, "memory") if not given.words or any(word in name for word in given.words)]
+    if not chosen or given.repeats < 1:
+        parser.error(f"expected words of {', '.join(COMPARISONS)} or memory, and 1 repeat or more, got {given.words}")
+    for name in chosen:
+        if name != "memory":
+            compare(name, given.repeats)
+            continue
+        T, B, I, N = LONG  # noqa: E741
+        print(f"memory: LSNN, T={T} B={B} I={I} N={N}, peak beyond the input of one forward+backward")
+        for every in (None, 256):
+            print(f"  checkpoint_every={every!s:6} {long_sequence(every) * 2**20 / 1e6:8.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
