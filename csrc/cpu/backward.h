@@ -15,12 +15,12 @@ template <class T> struct BackwardScratch {
   ReadoutScratch<T> readout;
   T* gc;                       // [chunk + D,items,ND] dL/dc, step t in slot t % (chunk + D)
   T *dv, *da, *di;             // [items,NP] dL/d of the carried state
-  T* dz;                       // [items,NP] dL/d of the spikes of the step at hand
+  T* dz;                       // [items,ND] dL/d of the spikes of the step at hand
   T* gx_out;                   // [items,N] a row to be streamed out
   T* sums;                     // [n_coefficients,NP] gradients of the coefficients over the chunk: short sums round less
   T* turned;                   // [D + 1,N,max_items] dL/dc of the last steps for the sparse product, step t in slot t % (D + 1)
   const T** slices;            // [S] those of a step's delays
-  uint16_t* rounded;           // [D + 1,items,NP + 32] dL/dc of the last steps in bfloat16, for products of such numbers
+  uint16_t* rounded;           // [D + 1,items,gradient_stride] dL/dc of the last steps in bfloat16, for products of such numbers
   uint32_t* nonzero;           // [words(I) + 1] inputs that are not zero, of one item
   ActiveRows active;
   RowGradient<T, false> gradient;  // the spikes of the chunk, into the gradient of w
@@ -34,12 +34,13 @@ template <class T> struct BackwardScratch {
     const Layer& l = f.layer;
     const int64_t n = tile_items(l.B), NP = padded(l.N);
     gc = shared.take<T>((chunk + l.D) * n * gradient_stride<T>(NP));
-    dv = own.take<T>(n * NP), da = own.take<T>(n * NP), di = own.take<T>(n * NP), dz = own.take<T>(n * NP);
+    dv = own.take<T>(n * NP), da = own.take<T>(n * NP), di = own.take<T>(n * NP);
+    dz = own.take<T>(n * gradient_stride<T>(NP));
     gx_out = own.take<T>(n * l.N + pad);
     sums = own.take<T>(n_coefficients * NP);
     // One slot more than there are delays: while the slowest member reads dL/dc of the step before, the fastest may write one.
     turned = shared.take<T>(sparse ? (l.D + 1) * l.N * max_items : 0), slices = own.take<const T*>(l.S);
-    rounded = shared.take<uint16_t>(bf16 ? (l.D + 1) * n * (NP + 32) : 0);
+    rounded = shared.take<uint16_t>(bf16 ? (l.D + 1) * n * gradient_stride<uint16_t>(NP) : 0);
     nonzero = own.take<uint32_t>(words(f.projection.I) + 1);
     active.entries = own.take<uint32_t>((row_items + 1) * l.N);
   }
@@ -69,11 +70,13 @@ template <class T, class Model> struct BackwardTile : Tile {
         ND(gradient_stride<T>(NP)),
         ring(chunk + l.D),
         past(args, packed, m, scratch.replay, tile, member),
-        readout(l, args.readout, packed, scratch.readout, tile, member) {}
+        readout(l, args.readout, packed, scratch.readout, tile, member) {
+    s.active.first_cache = p.first_cache;
+  }
 
   LSNN_MEMBER T* gc(int64_t t) const { return s.gc + t % ring * many * ND; }
   LSNN_MEMBER T* turned(int64_t t) const { return s.turned + t % (l.D + 1) * N * max_items; }
-  LSNN_MEMBER uint16_t* rounded(int64_t t) const { return s.rounded + t % (l.D + 1) * many * (NP + 32); }
+  LSNN_MEMBER uint16_t* rounded(int64_t t) const { return s.rounded + t % (l.D + 1) * many * gradient_stride<uint16_t>(NP); }
 
   // Which way is the fastest for a step with so many neurons whose result is of use; measured in fused multiply-adds of a
   // vector, which a sum over lanes and a row of its own take about 8 and 20 of.
@@ -110,9 +113,9 @@ template <class T, class Model> struct BackwardTile : Tile {
         }
 #endif
       if (way == Way::rows) add_active_product(p.w + d * N * NP, N, NP, gc(reached), ND, s.dz, n0, n1, active, s.active);
-      else add_product(p.panels + (d * NP + n0) * N, N, n_end - n0, gc(reached), ND, s.dz + n0, NP, items);
+      else add_product(p.panels + (d * NP + n0) * N, N, n_end - n0, gc(reached), ND, s.dz + n0, ND, items);
     }
-    if (way == Way::sparse) add_sparse_product(p.sparse, l.S, N, NP, s.slices, s.dz, items, active, n0, n1);
+    if (way == Way::sparse) add_sparse_product(p.sparse, l.S, N, ND, s.slices, s.dz, items, active, n0, n1);
     const bool is_dense = way == Way::dense, is_sparse = way == Way::sparse;
     past.steps.meter.lap(is_dense ? Count::ns_product_dense : is_sparse ? Count::ns_product_sparse : Count::ns_product_active);
     if (!leads()) return;
@@ -139,7 +142,7 @@ template <class T, class Model> struct BackwardTile : Tile {
       const bool traced = gv || ga || gA;
       const auto before = past.spikes(t - 1, q), now = past.spikes(t, q);
       T *dc_out = gc(t) + q * ND, *gx_out = f.gx ? s.gx_out + q * N : nullptr;
-      T *dv = s.dv + q * NP, *da = s.da + q * NP, *di = s.di + q * NP, *dz = s.dz + q * NP;
+      T *dv = s.dv + q * NP, *da = s.da + q * NP, *di = s.di + q * NP, *dz = s.dz + q * ND;
       if (gz && t > 0)
         for (int64_t n = n0; n < n1; n += 64 / (int64_t)sizeof(T)) prefetch(gz - f.gz_stride_t + n * gz_stride_n);
       for (int64_t n = n0; n < n1; n += L) {
@@ -174,7 +177,7 @@ template <class T, class Model> struct BackwardTile : Tile {
     if constexpr (has_bf16<T>)
       for (int64_t q = 0; q < items; q++) {
         if (n1 == N) memset(gc(t) + q * ND + N, 0, (NP - N) * sizeof(T));
-        to_bf16(gc(t) + q * ND + n0, n_end - n0, rounded(t) + q * (NP + 32) + n0);
+        to_bf16(gc(t) + q * ND + n0, n_end - n0, rounded(t) + q * gradient_stride<uint16_t>(NP) + n0);
       }
 #endif
   }
@@ -230,7 +233,7 @@ template <class T, class Model> struct BackwardTile : Tile {
   LSNN_MEMBER void add_last_state(int64_t t) const {
     const int64_t back = l.T - 1 - t;
     for (int64_t q = 0; f.glast.z && back < l.D && q < items; q++)
-      for (int64_t n = n0; n < n1; n++) s.dz[q * NP + n] += ((const T*)f.glast.z)[(back * B + b0 + q) * N + n];
+      for (int64_t n = n0; n < n1; n++) s.dz[q * ND + n] += ((const T*)f.glast.z)[(back * B + b0 + q) * N + n];
   }
 
   // How many of the neurons' steps in the chunk can pass a gradient through their spikes.
@@ -250,7 +253,7 @@ template <class T, class Model> struct BackwardTile : Tile {
 
   void run(const Sums<T>& sums) {
     Meter& meter = past.steps.meter;
-    copy_in(s.dv, f.glast.v), copy_in(s.da, f.glast.a), copy_in(s.di, f.glast.i), copy_in(s.dz, nullptr);
+    copy_in(s.dv, f.glast.v), copy_in(s.da, f.glast.a), copy_in(s.di, f.glast.i), copy_in(s.dz, nullptr, ND);
     if (f.readout.O) readout.start(f.gp_last);
     if (p.sparse.start)
       for (int64_t slot = 0; slot <= l.D; slot++) memset(s.turned + (slot * N + n0) * max_items, 0, (n1 - n0) * max_items * sizeof(T));
@@ -267,7 +270,7 @@ template <class T, class Model> struct BackwardTile : Tile {
         for (int64_t t = t1 - 1; t >= t0; t--) {
           add_last_state(t);
           product(t, t - t0);
-          if (f.readout.O) readout.adjoint(f.gp, t, t - t0, s.dz), meter.lap(Count::ns_readout_adjoint);
+          if (f.readout.O) readout.adjoint(f.gp, t, t - t0, s.dz, ND), meter.lap(Count::ns_readout_adjoint);
           adjoint(t, t0, s.sums);
           if (p.sparse.start) turn_items(gc(t), ND, items, n0, n1, turned(t));
           if (p.w_bf16) round(t);
@@ -284,10 +287,10 @@ template <class T, class Model> struct BackwardTile : Tile {
     copy_out(f.gfirst.v, s.dv), copy_out(f.gfirst.a, s.da), copy_out(f.gfirst.i, s.di);
     for (int64_t q = team.index; f.readout.O && q < items; q += team.members) readout.write(f.gp_first, b0, q);
     for (int64_t back = 0; f.gfirst.z && back < l.D; back++) {
-      if (back) copy_in(s.dz, nullptr);  // the first one starts from the local part that step 0 left
+      if (back) copy_in(s.dz, nullptr, ND);  // the first one starts from the local part that step 0 left
       add_last_state(-1 - back);
       product(-1 - back, -1);
-      copy_out((T*)f.gfirst.z + back * B * N, s.dz);
+      copy_out((T*)f.gfirst.z + back * B * N, s.dz, ND);
     }
     meter.finish();
   }

@@ -1,5 +1,7 @@
 // The layer in the layout of packed.h. For run.cpp, which no instruction set compiles.
 #pragma once
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
@@ -23,6 +25,15 @@ inline Way way_asked() {
   for (int way = 0; way < 5; way++)
     if (!std::strcmp(asked, names[way])) return Way(way);
   throw std::runtime_error(std::string("LSNN_PRODUCT: expected dense, rows, sparse or bf16, got '") + asked + "'");
+}
+
+// Bytes of the first data cache, or what most processors have.
+inline int64_t first_cache() {
+#if defined(_SC_LEVEL1_DCACHE_SIZE)
+  static const long bytes = sysconf(_SC_LEVEL1_DCACHE_SIZE);
+  if (bytes >= 16 << 10) return bytes;
+#endif
+  return 32 << 10;
 }
 
 inline void one_by_one(int64_t n, void (*body)(int64_t, void*), void* context) {
@@ -72,7 +83,7 @@ template <class T> bool bf16_pays([[maybe_unused]] const Kernels<T>& kernels, [[
   if (!kernels.to_bf16 || !__builtin_cpu_supports("avx512bf16")) return false;
   static const bool faster = [&] {
     constexpr int64_t n = 256;
-    std::vector<T> w(n * n, T(0.5)), d(max_items * n, T(0.25)), out(max_items * n);
+    std::vector<T> w(n * n, T(0.5)), d(max_items * 2 * n, T(0.25)), out(max_items * 2 * n);
     std::vector<uint16_t> rounded(n * n);
     std::vector<uint32_t> entries(n * (max_items + 1));
     kernels.to_bf16(w.data(), n * n, rounded.data());
@@ -157,8 +168,8 @@ template <class T> struct PackedLayer {
                                                                         : n < N                   ? ((const T*)l.coefficients)[c * N + n]
                                                                                                   : beyond;
       }
-    packed = {NP,    words(N), is_in_place ? (const T*)l.w : w, bias, panels, w_out, panels_out, k, nullptr, {}, false, way_asked(),
-              model, hooks()};
+    packed = {first_cache(), NP,    words(N), is_in_place ? (const T*)l.w : w, bias, panels, w_out, panels_out, k, nullptr, {}, false,
+              way_asked(),   model, hooks()};
     if (!is_in_place) make_sparse(l, kernels);
     if (backward && kernels.to_bf16 && (packed.way == Way::bf16 || (packed.way == Way::any && l.reduced)) &&
         bf16_pays(kernels, packed.way)) {

@@ -30,6 +30,7 @@ template <class T> struct Sparse {
 };
 
 template <class T> struct Packed {
+  int64_t first_cache;     // bytes
   int64_t NP;              // padded(N)
   int64_t W;               // words(N)
   const T* w;              // [S * N + I,NP] w_jk of the synapses with delay delays[s], else 0; then the weights of the inputs
@@ -63,7 +64,7 @@ template <class T> struct Kernels {
   void (*forward_tile)(const ForwardArgs&, const Packed<T>&, int64_t tile, const Member&);
   void (*backward_tile)(const BackwardArgs&, const Packed<T>&, int64_t tile, const Member&, const Sums<T>& sums);
   // Products in bfloat16, null where the instruction set has none: numbers to bfloat16; and, to be timed, one product of
-  // w [n,n] with d [max_items,n] in bfloat16 or not, half of its results.
+  // w [n,n] with d, twice as large as [max_items,n], in bfloat16 or not, half of its results.
   void (*to_bf16)(const T* from, int64_t n, uint16_t* to);
   void (*trial)(int64_t n, const T* w, const uint16_t* w_bf16, const T* d, T* out, uint32_t* entries, bool bf16);
   int64_t (*linear_scratch)(const Linear&);  // bytes

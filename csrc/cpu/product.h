@@ -7,8 +7,12 @@ namespace lsnn::cpu {
 namespace {
 
 inline constexpr int panel_vectors = 2;
-// A row of dL/dc is longer than NP by a cache line: were it a power of two, items would push each other out of the first cache.
-template <class T> inline constexpr int64_t gradient_stride(int64_t NP) { return NP + 64 / (int64_t)sizeof(T); }
+// Numbers of a row of dL/dc and dL/dz: an odd multiple of four cache lines. Then the same columns of 16 items lie evenly in the
+// first cache; with rows of a power of two items would push each other out of it.
+template <class T> inline constexpr int64_t gradient_stride(int64_t NP) {
+  constexpr int64_t line = 64 / (int64_t)sizeof(T);
+  return NP + line * (1 + (11 - NP / line % 8) % 8);
+}
 template <class T> inline constexpr int64_t panel = panel_vectors * Vec<T>::lanes;
 
 // out[q][panel] += sum_k d[q][k] w[k][panel] for Q items, k < K; each loaded weight vector meets all of them.
@@ -53,7 +57,8 @@ LSNN_LOCAL void add_product(const T* panels, int64_t K, int64_t J, const T* d, i
 // Rows of weights with the items that they are of use to, row << 16 | items, sorted by the number of these items: the loops
 // over them know this number while compiling, and no branch depends on the data.
 struct ActiveRows {
-  uint32_t* entries;  // [row_items + 1,N]
+  int64_t first_cache;  // bytes
+  uint32_t* entries;    // [row_items + 1,N]
   int64_t n[row_items + 1];
 };
 
@@ -88,12 +93,12 @@ template <int R, int Q, class T> struct RowSums {
   }
 };
 
-// R rows with Q items each: every loaded weight vector meets all of them.
+// R rows with Q items each, columns k0 to k1: every loaded weight vector meets all items.
 template <int R, int Q, class T>
-LSNN_INLINE void row_products(const uint32_t* entries, const T* w, int64_t N, int64_t NP, const T* d, int64_t d_stride, T* out) {
+LSNN_INLINE void row_products(const uint32_t* entries, const T* w, int64_t k0, int64_t k1, int64_t NP, const T* d, int64_t stride, T* out) {
   constexpr int L = Vec<T>::lanes;
-  RowSums<R, Q, T> s(entries, d_stride, NP);
-  for (int64_t k = 0; k < N; k += L)
+  RowSums<R, Q, T> s(entries, stride, stride);
+  for (int64_t k = k0; k < k1; k += L)
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) {
       const Vec<T> weight = load(w + s.j[r] * NP + k);
@@ -106,15 +111,16 @@ LSNN_INLINE void row_products(const uint32_t* entries, const T* w, int64_t N, in
 // How many rows with Q items are computed together: with few sums each addition would wait for the one before.
 inline constexpr int rows_together(int Q) { return Q * 4 <= 8 ? 4 : Q * 2 <= row_items ? 2 : 1; }
 
-// The rows with Q items each.
+// The rows with Q items each and with fewer, columns k0 to k1.
 template <int Q, class T>
-LSNN_LOCAL void add_rows_with(const T* w, int64_t N, int64_t NP, const T* d, int64_t d_stride, T* out, const ActiveRows& rows) {
+LSNN_LOCAL void add_rows_with(const T* w, int64_t N, int64_t k0, int64_t k1, int64_t NP, const T* d, int64_t stride, T* out,
+                              const ActiveRows& rows) {
   constexpr int R = rows_together(Q);
   const uint32_t* entries = rows.entries + Q * N;
   int64_t e = 0;
-  for (; e + R <= rows.n[Q]; e += R) row_products<R, Q>(entries + e, w, N, NP, d, d_stride, out);
-  for (; R > 1 && e < rows.n[Q]; e++) row_products<1, Q>(entries + e, w, N, NP, d, d_stride, out);
-  if constexpr (Q > 1) add_rows_with<Q - 1>(w, N, NP, d, d_stride, out, rows);
+  for (; e + R <= rows.n[Q]; e += R) row_products<R, Q>(entries + e, w, k0, k1, NP, d, stride, out);
+  for (; R > 1 && e < rows.n[Q]; e++) row_products<1, Q>(entries + e, w, k0, k1, NP, d, stride, out);
+  if constexpr (Q > 1) add_rows_with<Q - 1>(w, N, k0, k1, NP, d, stride, out, rows);
 }
 
 // Sorts the rows from j0 to j1 with marked items: active [NP/16,max_items], bit j % 16 of word (j / 16, q) for neuron j and item q.
@@ -135,12 +141,20 @@ LSNN_LOCAL void sort_rows(int64_t N, int64_t j0, int64_t j1, const uint16_t* act
   }
 }
 
-// As add_product, but only for the items and neurons marked in active, from j0 to j1. w [N,NP], d [items,d_stride], out [items,NP].
+// Calls add(k0, k1) for blocks of columns, of which dL/dc of all items, `bytes` each, stays in the first cache.
+template <class F> LSNN_INLINE void each_block(int64_t N, int64_t first_cache, int64_t bytes, const F& add) {
+  const int64_t most = first_cache * 2 / 3 / (max_items * bytes), blocks = (N + most - 1) / most;
+  const int64_t columns = (N / blocks + pad - 1) / pad * pad;
+  for (int64_t k = 0; k < N; k += columns) add(k, k + columns < N ? k + columns : N);
+}
+
+// As add_product, but only for the items and neurons marked in active, from j0 to j1. w [N,NP], d and out [items,stride].
 template <class T>
-LSNN_LOCAL void add_active_product(const T* w, int64_t N, int64_t NP, const T* d, int64_t d_stride, T* out, int64_t j0, int64_t j1,
+LSNN_LOCAL void add_active_product(const T* w, int64_t N, int64_t NP, const T* d, int64_t stride, T* out, int64_t j0, int64_t j1,
                                    const uint16_t* active, ActiveRows& rows) {
   sort_rows(N, j0, j1, active, rows);
-  add_rows_with<row_items>(w, N, NP, d, d_stride, out, rows);
+  each_block(N, rows.first_cache, sizeof(T),
+             [&](int64_t k0, int64_t k1) LSNN_LAMBDA { add_rows_with<row_items>(w, N, k0, k1, NP, d, stride, out, rows); });
 }
 
 // -------------------------------------------------------------------------------------------- the same in bfloat16
@@ -155,13 +169,13 @@ LSNN_BF16 static void to_bf16(const float* from, int64_t n, uint16_t* to) {
     _mm512_storeu_si512(to + k, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + k + 16), _mm512_loadu_ps(from + k)));
 }
 
-// As row_products and add_rows_with; w [N,NP] and d [items,NP + 32] in bfloat16, zeros beyond N in w and numbers in d; pairs of
-// products are summed in float.
+// As row_products and add_rows_with; w [N,NP] and d [items,gradient_stride] in bfloat16, zeros beyond N in w and numbers in d; pairs
+// of products are summed in float.
 template <int R, int Q>
-LSNN_BF16 LSNN_INLINE void bf16_row_products(const uint32_t* entries, const uint16_t* w, int64_t N, int64_t NP, const uint16_t* d,
-                                             float* out) {
-  RowSums<R, Q, float> s(entries, NP + 32, NP);
-  for (int64_t k = 0; k < N; k += 32)
+LSNN_BF16 LSNN_INLINE void bf16_row_products(const uint32_t* entries, const uint16_t* w, int64_t k0, int64_t k1, int64_t NP,
+                                             const uint16_t* d, float* out) {
+  RowSums<R, Q, float> s(entries, gradient_stride<uint16_t>(NP), gradient_stride<float>(NP));
+  for (int64_t k = k0; k < k1; k += 32)
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) {
       const __m512bh weight = (__m512bh)_mm512_loadu_si512(w + s.j[r] * NP + k);
@@ -174,40 +188,41 @@ LSNN_BF16 LSNN_INLINE void bf16_row_products(const uint32_t* entries, const uint
   s.add_to(out);
 }
 template <int Q>
-LSNN_BF16 LSNN_LOCAL void add_bf16_rows_with(const uint16_t* w, int64_t N, int64_t NP, const uint16_t* d, float* out,
-                                             const ActiveRows& rows) {
+LSNN_BF16 LSNN_LOCAL void add_bf16_rows_with(const uint16_t* w, int64_t N, int64_t k0, int64_t k1, int64_t NP, const uint16_t* d,
+                                             float* out, const ActiveRows& rows) {
   constexpr int R = rows_together(Q);
   const uint32_t* entries = rows.entries + Q * N;
   int64_t e = 0;
-  for (; e + R <= rows.n[Q]; e += R) bf16_row_products<R, Q>(entries + e, w, N, NP, d, out);
-  for (; R > 1 && e < rows.n[Q]; e++) bf16_row_products<1, Q>(entries + e, w, N, NP, d, out);
-  if constexpr (Q > 1) add_bf16_rows_with<Q - 1>(w, N, NP, d, out, rows);
+  for (; e + R <= rows.n[Q]; e += R) bf16_row_products<R, Q>(entries + e, w, k0, k1, NP, d, out);
+  for (; R > 1 && e < rows.n[Q]; e++) bf16_row_products<1, Q>(entries + e, w, k0, k1, NP, d, out);
+  if constexpr (Q > 1) add_bf16_rows_with<Q - 1>(w, N, k0, k1, NP, d, out, rows);
 }
 LSNN_LOCAL void add_bf16_product(const uint16_t* w, int64_t N, int64_t NP, const uint16_t* d, float* out, int64_t j0, int64_t j1,
                                  const uint16_t* active, ActiveRows& rows) {
   sort_rows(N, j0, j1, active, rows);
-  add_bf16_rows_with<row_items>(w, N, NP, d, out, rows);
+  each_block(N, rows.first_cache, sizeof(uint16_t),
+             [&](int64_t k0, int64_t k1) LSNN_LAMBDA { add_bf16_rows_with<row_items>(w, N, k0, k1, NP, d, out, rows); });
 }
 #else
 template <class T> inline constexpr bool has_bf16 = false;
 #endif
 
-// One product, to be timed: half of the results of w [n,n] with d [max_items,n].
+// One product, to be timed: half of the results of w [n,n], n at most 256, with d and out [max_items,gradient_stride].
 template <class T>
 LSNN_LOCAL void trial_product(int64_t n, const T* w, [[maybe_unused]] const uint16_t* w_bf16, const T* d, T* out, uint32_t* entries,
                               [[maybe_unused]] bool bf16) {
-  ActiveRows rows{entries, {}};
+  ActiveRows rows{32 << 10, entries, {}};
   uint16_t active[256 / 16 * max_items] = {};
   for (int64_t i = 0; i < n / 16 * max_items; i++) active[i] = i % 2 ? 0xff00 : 0x00ff;
 #if LSNN_ISA == 512
   if constexpr (has_bf16<T>)
     if (bf16) {
-      uint16_t turned[max_items * (256 + 32)] = {};
-      for (int64_t q = 0; q < max_items; q++) to_bf16(d + q * n, n, turned + q * (n + 32));
+      uint16_t turned[max_items * gradient_stride<uint16_t>(256)] = {};
+      for (int64_t q = 0; q < max_items; q++) to_bf16(d + q * gradient_stride<T>(n), n, turned + q * gradient_stride<uint16_t>(n));
       return add_bf16_product(w_bf16, n, n, turned, out, 0, n, active, rows);
     }
 #endif
-  add_active_product(w, n, n, d, n, out, 0, n, active, rows);
+  add_active_product(w, n, n, d, gradient_stride<T>(n), out, 0, n, active, rows);
 }
 
 // Up to which share of marked items and neurons add_active_product is faster than add_product, by measurement, and

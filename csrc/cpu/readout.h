@@ -73,7 +73,7 @@ template <class T> struct ReadoutTile : Tile {
   // --------------------------------------------------------------------------------------------------------------- backward
   // dL/dp of step t and the sum of what comes later; dz += w^T dL/d(w z). `step`: place of t in the chunk. Each member has
   // these sums of all items, as they are short.
-  LSNN_MEMBER void adjoint(const void* gp, int64_t t, int64_t step, T* dz) const {
+  LSNN_MEMBER void adjoint(const void* gp, int64_t t, int64_t step, T* dz, int64_t dz_stride) const {
     T* g = s.g + step * many * OP;
     for (int64_t q = 0; q < items; q++) {
       T* carried = s.p + q * OP;
@@ -84,7 +84,7 @@ template <class T> struct ReadoutTile : Tile {
         store(g + q * OP + o, rest * of_p), store(carried + o, k * of_p);
       }
     }
-    add_product(packed.panels_out + n0 * O, O, n_end - n0, g, OP, dz + n0, NP, items);
+    add_product(packed.panels_out + n0 * O, O, n_end - n0, g, OP, dz + n0, dz_stride, items);
   }
   LSNN_MEMBER const T* g(int64_t step, int64_t q) const { return s.g + (step * many + q) * OP; }
 };

@@ -74,9 +74,9 @@ template <int C, class T> struct SparseSums {
 };
 
 // out[q][j] += sum over delays d and synapses jk of w_jk dc_d[q][k]. turned: [S] the dc_d, [N,max_items] each, or null where
-// there is none. active: as of add_active_product, or null: all neurons. out [items,NP]. Neurons j from n0 to n1 only.
+// there is none. active: as of add_active_product, or null: all neurons. out [items,stride]. Neurons j from n0 to n1 only.
 template <int C, class T>
-LSNN_LOCAL void add_sparse_rows(const Sparse<T>& w, int64_t S, int64_t N, int64_t NP, const T* const* turned, T* out, int64_t items,
+LSNN_LOCAL void add_sparse_rows(const Sparse<T>& w, int64_t S, int64_t N, int64_t stride, const T* const* turned, T* out, int64_t items,
                                 const uint16_t* active, int64_t n0, int64_t n1) {
   for (int64_t j = n0; j < n1; j++) {
     if (active && !column_of_bits(active + j / 16 * max_items, j % 16)) continue;
@@ -85,15 +85,15 @@ LSNN_LOCAL void add_sparse_rows(const Sparse<T>& w, int64_t S, int64_t N, int64_
       if (turned[d]) sums.add(w, d * N + j, turned[d]);
     T sum[max_items] = {};
     sums.write(sum);
-    for (int64_t q = 0; q < items; q++) out[q * NP + j] += sum[q];
+    for (int64_t q = 0; q < items; q++) out[q * stride + j] += sum[q];
   }
 }
 template <class T>
-LSNN_INLINE void add_sparse_product(const Sparse<T>& w, int64_t S, int64_t N, int64_t NP, const T* const* turned, T* out, int64_t items,
+LSNN_INLINE void add_sparse_product(const Sparse<T>& w, int64_t S, int64_t N, int64_t stride, const T* const* turned, T* out, int64_t items,
                                     const uint16_t* active, int64_t n0, int64_t n1) {
   constexpr int most = (int)max_items / Vec<T>::lanes, half = (most + 1) / 2;
-  if (items * 2 <= max_items) add_sparse_rows<half>(w, S, N, NP, turned, out, items, active, n0, n1);
-  else add_sparse_rows<most>(w, S, N, NP, turned, out, items, active, n0, n1);
+  if (items * 2 <= max_items) add_sparse_rows<half>(w, S, N, stride, turned, out, items, active, n0, n1);
+  else add_sparse_rows<most>(w, S, N, stride, turned, out, items, active, n0, n1);
 }
 
 }  // namespace

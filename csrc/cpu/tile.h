@@ -32,13 +32,15 @@ struct Tile {
   LSNN_MEMBER int64_t word0() const { return n0 / 32; }  // this member's words of bits: [word0(), word0() + own_words())
   LSNN_MEMBER int64_t own_words() const { return (n1 - n0 + 31) / 32; }
 
-  // Zeros beyond N, and everywhere when `from` is null.
-  template <class T> LSNN_MEMBER void copy_in(T* to, const void* from) const {
+  // Rows of the tile have `stride` numbers, NP if no other is named. Zeros beyond N, and everywhere when `from` is null.
+  template <class T> LSNN_MEMBER void copy_in(T* to, const void* from) const { copy_in(to, from, NP); }
+  template <class T> LSNN_MEMBER void copy_in(T* to, const void* from, int64_t stride) const {
     for (int64_t q = 0; q < items; q++)
-      for (int64_t n = n0; n < n_end; n++) to[q * NP + n] = from && n < N ? ((const T*)from)[(b0 + q) * N + n] : T(0);
+      for (int64_t n = n0; n < n_end; n++) to[q * stride + n] = from && n < N ? ((const T*)from)[(b0 + q) * N + n] : T(0);
   }
-  template <class T> LSNN_MEMBER void copy_out(void* to, const T* from) const {
-    for (int64_t q = 0; to && q < items; q++) memcpy((T*)to + (b0 + q) * N + n0, from + q * NP + n0, (n1 - n0) * sizeof(T));
+  template <class T> LSNN_MEMBER void copy_out(void* to, const T* from) const { copy_out(to, from, NP); }
+  template <class T> LSNN_MEMBER void copy_out(void* to, const T* from, int64_t stride) const {
+    for (int64_t q = 0; to && q < items; q++) memcpy((T*)to + (b0 + q) * N + n0, from + q * stride + n0, (n1 - n0) * sizeof(T));
   }
   // Rows [items,N] of this member to those of step t of the caller, [T,B,N], past the caches.
   template <class T> LSNN_MEMBER void stream_out(void* to, int64_t t, const T* from) const {
