@@ -125,27 +125,33 @@ template <class T> void backward(const BackwardArgs& f, Parallel parallel) {
     }
   });
   const Timed timed(p.packed.hooks, Count::ns_sum_tiles);
-  auto total = [&](T* Sums<T>::* what, int64_t at) {
-    T t = 0;
-    for (int64_t g = 0; g < groups; g++) t += (sums(g).*what)[at];
-    return t;
-  };
+  // All groups into the first, then from there to where each gradient belongs.
+  constexpr int64_t part = 1 << 14;
+  T* const first = (T*)block.data;
+  each(worth(parallel, (groups - 1) * n_all), (n_all + part - 1) / part, [&](int64_t i) {
+    const int64_t end = std::min(n_all, (i + 1) * part);
+    for (int64_t g = 1; g < groups; g++)
+      for (int64_t at = i * part; at < end; at++) first[at] += first[g * n_all + at];
+  });
+  const Sums<T> sum = sums(0);
   if (n_w)
     each(worth(parallel, N * N), N, [&](int64_t j) {
-      for (int64_t n = 0; n < N; n++) {
-        const int64_t s = l.S == 1 ? 0 : std::lower_bound(l.delays, l.delays + l.S, l.delay[j * N + n]) - l.delays;
-        ((T*)f.gw)[j * N + n] = total(&Sums<T>::w, (s * N + j) * NP + n);
+      T* to = (T*)f.gw + j * N;
+      if (l.S == 1) std::copy_n(sum.w + j * NP, N, to);
+      for (int64_t n = 0; l.S > 1 && n < N; n++) {
+        const int64_t s = std::lower_bound(l.delays, l.delays + l.S, l.delay[j * N + n]) - l.delays;
+        to[n] = sum.w[(s * N + j) * NP + n];
       }
     });
   if (n_in)
     copy_squares(
-        parallel, N, I, [&](int64_t n, int64_t i) { return total(&Sums<T>::w_in, i * NP + n); },
+        parallel, N, I, [&](int64_t n, int64_t i) { return sum.w_in[i * NP + n]; },
         [&](int64_t n, int64_t i) -> T& { return ((T*)f.gw_in)[n * I + i]; });
-  for (int64_t n = 0; n_in && f.gbias && n < N; n++) ((T*)f.gbias)[n] = total(&Sums<T>::w_in, I * NP + n);
+  if (n_in && f.gbias) std::copy_n(sum.w_in + I * NP, N, (T*)f.gbias);
   for (int64_t o = 0; n_out && o < O; o++)
-    for (int64_t n = 0; n < N; n++) ((T*)f.gw_out)[o * N + n] = total(&Sums<T>::w_out, n * OP + o);
+    for (int64_t n = 0; n < N; n++) ((T*)f.gw_out)[o * N + n] = sum.w_out[n * OP + o];
   for (int64_t c = 0; f.want && c < n_coefficients; c++)
-    for (int64_t n = 0; n < N; n++) ((T*)f.gcoefficients)[c * N + n] = f.want >> c & 1 ? total(&Sums<T>::k, c * NP + n) : T(0);
+    for (int64_t n = 0; n < N; n++) ((T*)f.gcoefficients)[c * N + n] = f.want >> c & 1 ? sum.k[c * NP + n] : T(0);
 }
 
 // ----------------------------------------------------------------------------------------------------------------- linear
