@@ -108,7 +108,7 @@ def _warm_pass(name: str, yardstick: Yardstick, scale: float) -> Callable[[], ob
 
 
 def peak_of(prepare: Callable[..., Callable[[], object]], *args: Any) -> float:
-    """MiB of the peak of prepare(*args)() in a fresh process, above what stood before that call; NaN if it can't tell."""
+    """MiB of the peak of prepare(*args)() in a fresh process, above what stood before it; NaN if it can't tell."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_peak_here, torch.get_num_threads(), prepare, args).result()
 

@@ -21,7 +21,8 @@ WHO = {
     "compiled step": "the same equations, `torch.compile` of one step in a Python loop",
     "eager loop": "the same equations, a Python loop",
     "nn.LSTM": "no spikes: what PyTorch has compiled for a layer of this size",
-    **{name: (inspect.getdoc(layer) or "").split("\n")[0].rstrip(".") for name, layer in peers.LAYERS.items()},
+    **{name: (inspect.getdoc(layer) or "").split("\n")[0].rstrip(".")
+       + (f"; {peers.INDEXED}" if name in peers.WITH_INDEX else "") for name, layer in peers.LAYERS.items()},
 }
 
 

@@ -3,9 +3,9 @@
     python -m bench.ways                       # all of the comparisons below
     python -m bench.ways sparse --repeats 20   # some
 
-Every comparison is of forward and backward through functional.layer with autograd, by environment variables or arguments
-that change nothing but the way.  Times are medians in ms with the ratio to the first line; memory is the peak of
-resident size in a fresh process.
+Every comparison is of forward and backward through functional.layer with autograd, by environment variables or
+arguments that change nothing but the way.  Times are medians in ms with the ratio to the first line; memory is the peak
+of resident size in a fresh process.
 """
 import argparse
 import os
@@ -39,7 +39,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ways to do one thing; density: share of the recurrent weights that are not zero, delays: how many distinct ones."""
+    """Ways to do one thing; density: share of the recurrent weights that are not 0, delays: how many distinct ones."""
 
     shape: Shape
     ways: tuple[Way, ...]
@@ -56,15 +56,20 @@ def _product(way: str) -> Way:
 
 
 _BF16 = Way("bfloat16 allowed", precision="medium")
+_CHECKPOINTS = Way("every 64 steps", arguments={"checkpoint_every": 64})
+_SMALL = Way("y saved as bfloat16", arguments={"saved_dtype": torch.bfloat16})
 _ALONE = Way("one thread to a sequence", {"LSNN_MEMBERS": "1"})
 COMPARISONS = {
     "product P": Comparison(P, (AS_CHOSEN, _product("dense"), _product("rows"), _BF16)),
     "product M": Comparison(M, (AS_CHOSEN, _product("dense"), _product("rows"), _BF16)),
     "product L": Comparison(L, (AS_CHOSEN, _product("dense"), _product("rows"), _BF16)),
-    "sparse, 12 %": Comparison(Shape(250, 32, 80, 1024), (AS_CHOSEN, _product("rows"), _product("dense")), density=0.12),
+    "sparse, 12 %": Comparison(Shape(250, 32, 80, 1024), (AS_CHOSEN, _product("rows"), _product("dense")),
+                               density=0.12),
     "ten delays P": Comparison(P, (AS_CHOSEN, _product("rows"), _product("dense")), delays=10),
-    "checkpoints P": Comparison(P, (AS_CHOSEN, Way("every 64 steps", arguments={"checkpoint_every": 64}))),
-    "checkpoints M": Comparison(M, (AS_CHOSEN, Way("every 64 steps", arguments={"checkpoint_every": 64}))),
+    "checkpoints P": Comparison(P, (AS_CHOSEN, _CHECKPOINTS)),
+    "checkpoints M": Comparison(M, (AS_CHOSEN, _CHECKPOINTS)),
+    "membranes P": Comparison(P, (AS_CHOSEN, _SMALL)),
+    "membranes M": Comparison(M, (AS_CHOSEN, _SMALL)),
     "one sequence, N=512": Comparison(Shape(500, 1, 40, 512), (AS_CHOSEN, _ALONE)),
     "one sequence, N=1024": Comparison(Shape(500, 1, 40, 1024), (AS_CHOSEN, _ALONE)),
     "three layers P": Comparison(P, (Way("bits between", layers=3, bits=True), Way("numbers between", layers=3))),
@@ -92,8 +97,8 @@ class Layers(Contestant):
         for k, w_in in enumerate(self.weights):
             last = k == len(self.weights) - 1
             found = functional.layer(
-                x, w_in, self.w_rec, alpha=ALPHA, theta=THETA, rho=RHO, beta=BETA, dampening=DAMPENING, delay=self.delay,
-                spikes="bits" if self.way.bits and not last else True, **self.way.arguments)
+                x, w_in, self.w_rec, alpha=ALPHA, theta=THETA, rho=RHO, beta=BETA, dampening=DAMPENING,
+                delay=self.delay, spikes="bits" if self.way.bits and not last else True, **self.way.arguments)
             x = found.packed or found.spikes
         assert isinstance(x, Tensor)
         return x

@@ -82,7 +82,7 @@ struct Saved {
   uint32_t* bits;              // [T,B,words(N)] spikes; the CPU kernels write them whenever they are asked for
   void* z;                     // [T,B,N] smooth spikes, or null
   void* carry;                 // [segments(T,every),4,B,N] v', a', i', r' at the start of each segment
-  bool y_is_bfloat16 = false;  // half the memory, for the CUDA kernels and float; gradients then round with y
+  bool y_is_bfloat16 = false;  // half the memory, for float; gradients then round with y
   int64_t every = segment;     // steps of a segment; the CUDA kernels take no other number
 };
 

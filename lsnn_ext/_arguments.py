@@ -138,6 +138,13 @@ def check(current: Tensor, w_rec: Tensor, refractory: int, dampening: float, pro
         raise ValueError(f"dampening: expected a finite number >= 0, got {dampening}")
 
 
+def small_membranes(saved_dtype: torch.dtype | None, dtype: torch.dtype) -> bool:
+    """Whether y is saved as bfloat16, in a computation of this dtype."""
+    if saved_dtype not in (None, torch.bfloat16, dtype):
+        raise ValueError(f"saved_dtype: expected None, torch.bfloat16 or {dtype}, got {saved_dtype}")
+    return saved_dtype == torch.bfloat16 and dtype == torch.float32
+
+
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 
 

@@ -60,7 +60,7 @@ def _refuse_second_derivative() -> None:
 def _forward(*args: Any) -> tuple[Tensor, ...]:
     """alif_forward; the spikes that it returns as bits have a tensor for their gradients in place of the numbers."""
     out = torch.ops.lsnn.alif_forward(*args)
-    if not args[-1]:
+    if not args[-2]:  # as_bits
         return tuple(out)
     return empty_carrier(out[1], *args[0].shape[:2], args[1].shape[0]), *out[1:]
 
@@ -73,12 +73,12 @@ class _Alif(torch.autograd.Function):
         current: Tensor, w_rec: Tensor, coefficients: Tensor, v: Tensor, a: Tensor, i: Tensor, r: Tensor, z: Tensor,
         w_in: Tensor | None, bias: Tensor | None, w_out: Tensor | None, p: Tensor | None, delay: Tensor | None,
         x_bits: Tensor | None, delays: list[int], dynamics: int, surrogate: int, dampening: float, refractory: int,
-        smooth: bool, checkpoint: int, k_out: float, trace: bool, spikes: bool, as_bits: bool, sparse_grad: bool,
-        reduced: bool, want: int,
+        smooth: bool, checkpoint: int, k_out: float, trace: bool, spikes: bool, small_y: bool, as_bits: bool,
+        sparse_grad: bool, reduced: bool, want: int,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         return _forward(
             current, w_rec, coefficients, delay, delays, v, a, i, r, z, w_in, bias, w_out, p, dynamics, surrogate,
-            dampening, refractory, smooth, trace, True, checkpoint, k_out, spikes, x_bits, as_bits,
+            dampening, refractory, smooth, trace, True, checkpoint, k_out, spikes, x_bits, as_bits, small_y,
         )  # fmt: skip
 
     @staticmethod
@@ -97,7 +97,7 @@ class _Alif(torch.autograd.Function):
     def backward(ctx: Any, *g: Tensor | None) -> tuple[Tensor | None, ...]:
         _refuse_second_derivative()
         current, w_rec, coefficients, v, a, i, r, z, w_in, bias, w_out, p, delay, x_bits, *saved = ctx.saved_tensors
-        delays, *numbers, trace, spikes, as_bits, sparse_grad, reduced, want = ctx.constants
+        delays, *numbers, trace, spikes, _, as_bits, sparse_grad, reduced, want = ctx.constants
         # A compiled graph makes zeros of shape (0,) for what was not asked for.
         g_spikes = g[0] if spikes or as_bits else None
         g_traces = g[6:9] if trace else (None, None, None)
@@ -117,7 +117,7 @@ class _Alif(torch.autograd.Function):
         found = (g_current, g_w, None, g_v, g_a, g_i, None, g_z, g_in, g_bias, g_out, g_p)
         gradients = [x if need else None for x, need in zip(found, needed, strict=False)]
         gradients[2] = g_coefficients if want else None
-        return (*gradients, *[None] * 16)
+        return (*gradients, *[None] * 17)
 
 
 def _reduced() -> bool:
@@ -148,14 +148,14 @@ def alif(
     current: Tensor, w_rec: Tensor, coefficients: Tensor, delay: Tensor | None, delays: list[int],
     state: tuple[Tensor, ...], *, dynamics: str, surrogate: str, dampening: float, refractory: int, smooth: bool,
     trace: bool, want: int, checkpoint: int = 0, projection: Projection | None = None, readout: Readout | None = None,
-    spikes: bool = True, as_bits: bool = False, sparse_grad: bool = False,
+    spikes: bool = True, as_bits: bool = False, small_y: bool = False, sparse_grad: bool = False,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """The eleven differentiable outputs, and the spikes as bits.
 
     That is: spikes; v, a, i, r, z after the last step; traces v, a, threshold; p, last p. want: bit k set where the
     gradient of row k of coefficients (11,N) is asked for. checkpoint: 0, or steps between two saved states. spikes
     False: they are not written as numbers. as_bits: their bits are asked for, and the first output is their carrier;
-    otherwise bits may be empty. sparse_grad: no gradient where w_rec is 0.
+    otherwise bits may be empty. small_y: y is saved as bfloat16. sparse_grad: no gradient where w_rec is 0.
     """
     forward_mode = not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0
     w_in, bias, x_bits = projection if projection else (None, None, None)
@@ -163,13 +163,14 @@ def alif(
     tensors = (current, w_rec, coefficients, *state, w_in, bias, w_out, p)
     numbers = (DYNAMICS[dynamics], SURROGATES[surrogate], dampening, refractory, smooth)
     if forward_mode or torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        constants = (delays, *numbers, checkpoint, k_out, trace, spikes, as_bits, sparse_grad, _reduced(), want)
+        constants = (delays, *numbers, checkpoint, k_out, trace, spikes, small_y, as_bits, sparse_grad,
+                     _reduced(), want)
         out = _Alif.apply(*tensors, delay, x_bits, *constants)
     else:
         with torch.no_grad():
             out = _forward(
                 current, w_rec, coefficients, delay, delays, *state, w_in, bias, w_out, p, *numbers, trace, False, 0,
-                k_out, spikes, x_bits, as_bits,
+                k_out, spikes, x_bits, as_bits, False,
             )  # fmt: skip
     return *out[:11], out[12]
 
@@ -251,7 +252,7 @@ def _fake_forward(
     current: Tensor, w_rec: Tensor, coefficients: Tensor, delay: Tensor | None, delays: list[int], v: Tensor, a: Tensor,
     i: Tensor, r: Tensor, z: Tensor, w_in: Tensor | None, bias: Tensor | None, w_out: Tensor | None, p: Tensor | None,
     dynamics: int, surrogate: int, dampening: float, refractory: int, smooth: bool, trace: bool, save: bool,
-    checkpoint: int, k_out: float, spikes: bool, x_bits: Tensor | None, as_bits: bool,
+    checkpoint: int, k_out: float, spikes: bool, x_bits: Tensor | None, as_bits: bool, small_y: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     T, B, N = *current.shape[:2], w_rec.shape[0]
     every, new = checkpoint or _C.segment, current.new_empty
@@ -261,23 +262,24 @@ def _fake_forward(
 
     p_all, p_last = (new(0), new(0)) if w_out is None else (new(T, B, w_out.shape[0]), new(B, w_out.shape[0]))
     bits = new((T, B, _words(N)) if save or as_bits else (0,), dtype=torch.int32)
+    y = new((T, B, N) if save and not checkpoint else (0,), dtype=torch.bfloat16 if small_y else None)
     return (
         when(spikes, T, B, N), *(new(B, N) for _ in range(4)), new(1 + delays[-1], B, N),
-        *(when(trace, T, B, N) for _ in range(3)), p_all, p_last, when(save and not checkpoint, T, B, N), bits,
+        *(when(trace, T, B, N) for _ in range(3)), p_all, p_last, y, bits,
         when(save and smooth, T, B, N), when(save, (T + every - 1) // every, 4, B, N),
     )  # fmt: skip
 
 
 def _fake_backward(*args: Any) -> tuple[Tensor, ...]:
-    w_rec, coefficients, z, w_in, bias, w_out, p, y, bits = args[11], args[12], *args[19:26]
+    w_rec, coefficients, z, w_in, bias, w_out, p, _, bits = args[11], args[12], *args[19:26]
     want, wanted = args[35:37]
-    new, (T, B, _), N = y.new_empty, bits.shape, w_rec.shape[0]
+    new, (T, B, _), N = w_rec.new_empty, bits.shape, w_rec.shape[0]
 
     def when(wanted: Any, shape: Any) -> Tensor:
         return new(shape if wanted else (0,))
 
     asked = [wanted >> bit & 1 for bit in range(6)]
-    cuda = y.device.type == "cuda"
+    cuda = w_rec.device.type == "cuda"
     to_inputs = w_in is not None and (asked[2] or asked[3])
     return (
         when(asked[0] or cuda, (T, B, N)), when(asked[1], w_rec.shape), when(want, coefficients.shape),

@@ -264,7 +264,7 @@ def alif(current: Tensor, w_rec: Tensor, *, alpha: Coefficient, theta: Coefficie
          R: Coefficient | None = None, refractory: int = 0, delay: int | Tensor = 0, dynamics: str = "lsnn",
          surrogate: str | None = None, dampening: float | None = None, width: Coefficient | None = None,
          state: State | None = None, trace: bool = False, smooth: bool = False,
-         checkpoint_every: int | str | None = None, sparse_grad: bool = False,
+         checkpoint_every: int | str | None = None, saved_dtype: torch.dtype | None = None, sparse_grad: bool = False,
          ) -> tuple[Tensor, State] | tuple[Tensor, State, Traces]:
     """The whole sequence: (spikes, state), with trace=True (spikes, state, traces).
 
@@ -273,8 +273,8 @@ def alif(current: Tensor, w_rec: Tensor, *, alpha: Coefficient, theta: Coefficie
     state None is all zeros; of a state with more past spikes than the delays need the newest are used and returned.
     Half-precision currents are computed in float32: the spikes have the dtype of current, state and traces float32.
     smooth=True makes z = dampening * antiderivative(m), a real number, so that the whole recurrence is differentiable;
-    the counter of (9) still follows the test.  checkpoint_every saves memory in the compiled form; here it is ignored.
-    sparse_grad=True gives synapses that are 0 no gradient.
+    the counter of (9) still follows the test.  checkpoint_every and saved_dtype save memory in the compiled form; here
+    they are ignored.  sparse_grad=True gives synapses that are 0 no gradient.
     """
     row = named_row(dynamics)
     shape = named_surrogate(row.surrogate if surrogate is None else surrogate)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import check, contestants, measure, page, report, roofline, sweep
+from bench import check, contestants, measure, page, report, roofline, sweep, ways
 from bench.__main__ import main
 from bench.contestants import OURS, Contestant, make
 from bench.measure import PASSES, Entry, Limits, OverLimitError, Result, active_share, alternate, find_scale
@@ -298,3 +298,35 @@ def test_times_outlive_a_process_that_was_killed(monkeypatch: pytest.MonkeyPatch
     results, _ = measure.measure(custom(TINY), [2.0], peers=False, repeats=1, memory=True, say=said.append)
     assert all(r.median_ms > 0 and r.saved_bytes > 4 and math.isnan(r.peak_mib) for r in results)
     assert any("not measured: ZeroDivisionError" in text for text in said)
+
+
+@pytest.mark.parametrize("name", ways.COMPARISONS)
+def test_all_ways_lead_to_the_same_gradients(name: str) -> None:
+    """On a small shape; those in bfloat16 to its precision."""
+    of = ways.COMPARISONS[name]
+    N, B = (192 if of.shape.B == 1 else 64), min(of.shape.B, 32)
+    problem = Problem.of(Shape(40, B, 20, N)).scaled(2.0)
+    try:
+        results = [ways.Layers(problem, way, of.density, of.delays) for way in of.ways]
+        want, *others = [[layer.forward(), *layer.forward_backward()] for layer in results]
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert 0.005 < float(want[0].mean()) < 0.5
+    for way, got in zip(of.ways[1:], others, strict=True):
+        assert torch.equal(got[0], want[0])
+        for a, b in zip(got[1:], want[1:], strict=True):
+            small = "bfloat16" in way.name
+            torch.testing.assert_close(a, b, rtol=0, atol=(0.03 if small else 1e-4) * float(b.abs().max()))
+
+
+def test_ways_are_compared(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = replace(ways.COMPARISONS["membranes P"], shape=TINY)
+    monkeypatch.setattr(ways, "COMPARISONS", {"membranes P": tiny})
+    monkeypatch.setattr(ways, "LONG", Shape(500, 2, 8, 64))
+    ways.main(["--repeats", "2"])
+    out = capsys.readouterr().out
+    assert re.search(r"y saved as bfloat16 +forward +[\d.]+ +[\d.]+x +forward\+backward +[\d.]+ +[\d.]+x", out)
+    assert re.search(r"checkpoint_every=256 +\d+ MB", out)
+    with pytest.raises(SystemExit):
+        ways.main(["nothing of that name"])
+    assert "expected words of" in capsys.readouterr().err

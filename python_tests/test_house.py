@@ -14,7 +14,7 @@ Rule = Callable[[Path], list[str]]
 
 # Where each part of csrc/ may look: torch/ -> {cpu,cuda}/ -> alif_math.h -> the rest, never back. The emulator stands
 # in for the CUDA headers: cuda/ looks at it, and it knows nothing of the project.
-LOWEST = ("alif.h", "arena.h", "dynamics.h", "platform.h", "surrogate.h")
+LOWEST = ("alif.h", "arena.h", "bfloat16.h", "dynamics.h", "platform.h", "surrogate.h")
 INCLUDES = {
     "torch": {"torch", "cpu", "cuda", "alif_math.h", *LOWEST},
     "cpu": {"cpu", "alif_math.h", *LOWEST},

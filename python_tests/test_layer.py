@@ -268,3 +268,38 @@ def test_reduced_precision(medium: None) -> None:
         with Backward():
             run(inside, given)
     assert calls == [True, False]
+
+
+@pytest.mark.parametrize("network", [False, True])
+def test_membranes_in_half_the_memory(network: bool) -> None:
+    """saved_dtype changes no spike, halves what is kept, and rounds gradients."""
+    torch.manual_seed(0)
+    x = (torch.rand(50, 8, 40) < 0.1).float()
+    kinds: list[dict[str, Any]] = [{}, {"saved_dtype": torch.bfloat16}]
+    results, kept = [], []
+    for more in kinds:
+        torch.manual_seed(1)
+        net: nn.Module = LSNN(40, 64, 64, 3, **more) if network else ALIF(40, 128, **more)
+        sizes: dict[int, int] = {}
+
+        def keep(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
+            sizes[tensor.data_ptr()] = tensor.numel() * tensor.element_size() if tensor.dim() == 3 else 0
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            out = net(x)[0]
+        out.square().sum().backward()
+        kept.append(sum(sizes.values()))
+        gradients = {name: value.grad for name, value in net.named_parameters() if value.grad is not None}
+        results.append({"out": out.detach(), **gradients})
+    assert_same("out", results[1]["out"], results[0]["out"])
+    assert kept[0] - kept[1] >= 50 * 8 * 128 * 2
+    for name, want in results[0].items():
+        assert_same(name, results[1][name], want, tolerance=0.03)
+    assert any(not torch.equal(results[1][name], want) for name, want in results[0].items())
+
+
+def test_saved_dtype_is_named() -> None:
+    wanted = "saved_dtype: expected None, torch.bfloat16 or torch.float32, got torch.float16"
+    with pytest.raises(ValueError, match=wanted):
+        functional.alif(torch.zeros(2, 1, 3), torch.zeros(3, 3), alpha=0.9, theta=1.0, saved_dtype=torch.float16)

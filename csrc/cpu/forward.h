@@ -13,6 +13,7 @@ template <class T> struct ForwardScratch {
   StepScratch<T> steps;
   ReadoutScratch<T> readout;
   T *y_out, *z_out;       // [items,N] rows to be streamed out
+  bfloat16* y_small;      // [items,N] the same of y where it is saved so
   uint32_t* bits;         // [members,D + 1,items,W] spikes of the last steps, step t in slot t % (D + 1): z' stays while z is written
   T* real;                // [D + 1,items,NP] the same as numbers, smooth spikes only
 
@@ -22,6 +23,7 @@ template <class T> struct ForwardScratch {
     const Layer& l = f.layer;
     const int64_t n = tile_items(l.B);
     y_out = own.take<T>(n * l.N + pad), z_out = own.take<T>(n * l.N + pad);
+    y_small = own.take<bfloat16>(f.saved.y_is_bfloat16 ? n * l.N : 0);
     bits = shared.take<uint32_t>(members * ring_words(l));
     real = shared.take<T>(l.smooth ? (l.D + 1) * n * padded(l.N) : 0);
   }
@@ -107,7 +109,13 @@ LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, const Mod
       readout.step(t, q, ring, l.smooth), readout.write(f.readout_p, t * B + b0, q);
     if (f.readout.O) meter.lap(Count::ns_readout);
     count_step(steps, ring.bits(t, 0));
-    steps.stream_out(f.z, t, s.z_out), steps.stream_out(f.saved.y, t, s.y_out);
+    steps.stream_out(f.z, t, s.z_out);
+    if (!f.saved.y_is_bfloat16) steps.stream_out(f.saved.y, t, s.y_out);
+    else {
+      for (int64_t q = 0; q < items; q++)
+        for (int64_t n = q * N + n0; n < q * N + n1; n++) s.y_small[n] = bfloat16((float)s.y_out[n]);
+      steps.stream_out(f.saved.y, t, s.y_small);
+    }
     for (int64_t q = 0; q < items; q++) {
       const int64_t row = t * B + b0 + q;
       if (f.saved.bits) memcpy(f.saved.bits + row * W + word0, ring.bits(t, q) + word0, own_words * sizeof(uint32_t));

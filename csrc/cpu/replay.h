@@ -13,6 +13,7 @@ template <class T> struct ReplayScratch {
   int64_t* active_n;           // [members,chunk] how many of each member's neurons
   int64_t* all_active;         // [chunk] how many in all
   T* y;                        // [every,items,NP] of the segment, where it is computed again
+  T* row;                      // [NP] y of an item, where it is saved as bfloat16
   StepScratch<T> steps;        // the same
 
   ReplayScratch(Arena& shared, Arena& own, const BackwardArgs& f, int64_t members)
@@ -24,6 +25,7 @@ template <class T> struct ReplayScratch {
     active = own.take<uint16_t>(chunk * NP / 16 * max_items), active_n = shared.take<int64_t>(members * chunk);
     all_active = own.take<int64_t>(chunk);
     y = shared.take<T>(f.saved.y ? 0 : every * n * NP + pad);
+    row = own.take<T>(f.saved.y_is_bfloat16 ? NP : 0);
   }
   static StepScratch<T> none(const BackwardArgs& f) {
     Arena nowhere;
@@ -81,8 +83,20 @@ template <class T, class Model> struct Replay : Tile {
     return {bits(t, q), l.smooth ? real(t, q) : nullptr, N};
   }
 
+  // y of this member's neurons n of an item; the next call may write over it.
   LSNN_MEMBER const T* y_row(int64_t t, int64_t q) const {
-    return f.saved.y ? (const T*)f.saved.y + (t * B + b0 + q) * N : s.y + ((t - S0) * many + q) * NP;
+    if (!f.saved.y) return s.y + ((t - S0) * many + q) * NP;
+    if constexpr (sizeof(T) == 4)
+      if (f.saved.y_is_bfloat16) {
+        for (int64_t n = n0; n < n1; n += L) store(s.row + n, y_at(t, q, n));
+        return s.row;
+      }
+    return (const T*)f.saved.y + (t * B + b0 + q) * N;
+  }
+  LSNN_MEMBER V y_at(int64_t t, int64_t q, int64_t n) const {  // of lanes [n, n + L)
+    if constexpr (sizeof(T) == 4)
+      if (f.saved.y_is_bfloat16) return load_n((const bfloat16*)f.saved.y + (t * B + b0 + q) * N + n, left(n));
+    return load_n(f.saved.y ? (const T*)f.saved.y + (t * B + b0 + q) * N + n : s.y + ((t - S0) * many + q) * NP + n, left(n));
   }
 
   LSNN_MEMBER T* part_at(int64_t t, int64_t variable) const { return s.parts + ((t - S0) / chunk * 4 + variable) * part; }
@@ -102,7 +116,7 @@ template <class T, class Model> struct Replay : Tile {
           int64_t t = t0;
           if (spikes_suffice(model))
             for (; t < end - 1; t++) replay_spikes(model, k, spikes(t, q)(n), get_bits<T>(bits(t, q), n), c);
-          for (; t < end; t++) replay(model, k, load_n(y_row(t, q) + n, left(n)), spikes(t, q)(n), get_bits<T>(bits(t, q), n), c);
+          for (; t < end; t++) replay(model, k, y_at(t, q, n), spikes(t, q)(n), get_bits<T>(bits(t, q), n), c);
           store(part_at(end, 0) + o, c.v), store(part_at(end, 1) + o, c.a);
           if (carry_i) store(part_at(end, 2) + o, c.i);
           if (model.refractory) store(part_at(end, 3) + o, c.r);
@@ -156,7 +170,7 @@ template <class T, class Model> struct Replay : Tile {
         const int64_t row = (t - t0) * part + q * NP;
         uint16_t* active = s.active + (t - t0) * NP / 16 * max_items + q;
         int64_t active_n = 0;
-        if (f.saved.y && t + 1 < t1)
+        if (f.saved.y && !f.saved.y_is_bfloat16 && t + 1 < t1)
           for (int64_t n = n0; n < n1; n += 64 / (int64_t)sizeof(T)) prefetch(y + B * N + n);
         for (int64_t n = n0; n < n1; n += L) {
           const Coefs<V> k = load_coefficients(coefficients, n);

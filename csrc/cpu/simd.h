@@ -6,6 +6,7 @@
 #pragma once
 #include <string.h>
 
+#include "../bfloat16.h"
 #include "bits.h"
 
 namespace lsnn {
@@ -143,6 +144,16 @@ template <class T> LSNN_INLINE Vec<T> load_n(const T* p, int64_t n) { return n >
 template <class T> LSNN_INLINE void store_n(T* p, Vec<T> x, int64_t n) {
   if (n >= Vec<T>::lanes) return store(p, x);
   store_first(p, x, n);
+}
+
+// Numbers that are stored as bfloat16, exactly; n as of load_n.
+LSNN_INLINE Vec<float> load_n(const bfloat16* p, int64_t n) {
+  constexpr int L = Vec<float>::lanes;
+  typedef uint16_t Halves __attribute__((vector_size(L * 2)));
+  typedef uint32_t Words __attribute__((vector_size(L * 4)));
+  Halves halves = {};
+  memcpy(&halves, p, n >= L ? sizeof halves : (size_t)n * 2);
+  return (Vec<float>::Native)(__builtin_convertvector(halves, Words) << 16);
 }
 
 // Past the caches: what is written here is not read before it would have left them.

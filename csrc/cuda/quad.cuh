@@ -1,30 +1,9 @@
 // Four neighbouring neurons: what a lane owns. Whole quads move as 16 bytes where they lie on such a boundary.
 #pragma once
+#include "../bfloat16.h"
 #include "device.h"
 
 namespace lsnn::cuda {
-
-// The upper half of a float, rounded to nearest even: storage for weights and saved membranes, never arithmetic.
-struct bfloat16 {
-  uint16_t bits;
-
-  bfloat16() = default;
-  LSNN_MEMBER explicit bfloat16(float x) {
-    union {
-      float f;
-      uint32_t u;
-    } all{x};
-    const bool nan = (all.u & 0x7fffffff) > 0x7f800000;
-    bits = nan ? 0x7fc0 : (uint16_t)((all.u + 0x7fff + (all.u >> 16 & 1)) >> 16);
-  }
-  LSNN_MEMBER operator float() const {
-    union {
-      uint32_t u;
-      float f;
-    } all{(uint32_t)bits << 16};
-    return all.f;
-  }
-};
 
 template <class X> struct alignas(sizeof(X) * 4 < 16 ? sizeof(X) * 4 : 16) Quad {
   X of[4];

@@ -244,4 +244,14 @@ template <class T> struct Run {
   }
 };
 
+// Numbers as bfloat16 holds them.
+inline float rounded(float x) {  // to bfloat16, by arithmetic
+  if (x == 0 || !std::isfinite(x)) return x;
+  int exponent;
+  const float fraction = std::frexp(x, &exponent);
+  return std::ldexp(std::nearbyint(fraction * 256) / 256, exponent);
+}
+inline void round_all(const Buffer<float>& b, int64_t n) { std::transform(b.get(), b.get() + n, b.get(), rounded); }
+inline void round_all(const Buffer<double>&, int64_t) {}
+
 }  // namespace lsnn::test

@@ -113,6 +113,30 @@ template <class T> void check_way(const Case& c, const Run<T>& wanted) {
   unsetenv("LSNN_PRODUCT");
 }
 
+// y saved as bfloat16: the same forward, and gradients as of the rounded numbers.
+void check_small_y(const Case& c, const Run<float>& wanted) {
+  const Run<float> small(c), large(wanted);
+  round_all(large.b[y], size_of(c, y));
+  for (const Run<float>* r : {&small, &large}) {
+    const Threads threads(3, 1 + (c.N > 32));
+    ForwardArgs f = r->forward_args();
+    BackwardArgs b = r->backward_args();
+    f.saved.y_is_bfloat16 = b.saved.y_is_bfloat16 = r == &small;
+    if (r == &small) cpu::forward<float>(f, parallel());
+    cpu::backward<float>(b, parallel());
+  }
+  check_same("y as bfloat16", small, wanted, z, y);
+  check_same_bits("y as bfloat16", small, wanted);
+  for (int64_t i = 0; i < size_of(c, y); i++) {
+    const uint32_t bits = (uint32_t)reinterpret_cast<const uint16_t*>(small.b[y].get())[i] << 16;
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    if (!(value == large.b[y][i])) return check(false, place("y as bfloat16", y, i) + differ(value, large.b[y][i]));
+  }
+  check_same("gradients of y as bfloat16", small, large, gx, n_names);
+}
+void check_small_y(const Case&, const Run<double>&) {}
+
 int64_t n_runs = 0, n_steps = 0, n_spikes = 0, n_tiles = 0, n_members = 0;
 
 template <class T> void run_case(const Case& c) {
@@ -150,7 +174,7 @@ template <class T> void run_case(const Case& c) {
   }
   cpu::forward<T>(unsaved.forward_args(false), parallel());
   check_same("nothing saved", unsaved, one, z, y);
-  if (c.N < 400) check_way(c, one);
+  if (c.N < 400) check_way(c, one), check_small_y(c, one);
   n_runs++, n_steps += c.T * c.item();
   n_spikes += spikes;
 }

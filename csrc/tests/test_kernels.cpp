@@ -39,9 +39,10 @@ namespace {
 using cuda::Design;
 using cuda::Storage;
 
-void serial(int64_t n, void (*body)(int64_t, void*), void* context) {
+void run_serially(int64_t n, void (*body)(int64_t, void*), void* context) {
   for (int64_t i = 0; i < n; i++) body(i, context);
 }
+constexpr Parallel serial{run_serially, 1};
 
 void set_order(int which) {
 #if !LSNN_NVCC
@@ -91,15 +92,6 @@ template <class T> struct Kernels {
 };
 
 int64_t n_runs = 0, n_of[cuda::n_designs] = {};
-float rounded(float x) {  // to bfloat16, by arithmetic
-  if (x == 0 || !std::isfinite(x)) return x;
-  int exponent;
-  const float fraction = std::frexp(x, &exponent);
-  return std::ldexp(std::nearbyint(fraction * 256) / 256, exponent);
-}
-void round_all(const Buffer<float>& b, int64_t n) { std::transform(b.get(), b.get() + n, b.get(), rounded); }
-void round_all(const Buffer<double>&, int64_t) {}
-
 template <class T> void run_case(const Case& c, const cuda::Card& card, Storage storage, int order, const Design* only) {
   const Run<T> wanted(c);
   if (storage == Storage::f32_bf16) round_all(wanted.b[w], size_of(c, w));

@@ -25,6 +25,7 @@ class ALIF(Recurrent):
     autapses     False: the diagonal of weight_hh acts as 0
     checkpoint_every   steps between saved states, or bytes such as "500 MB": less memory for long sequences, see
                  functional.alif; None saves the membrane of every step
+    saved_dtype  torch.bfloat16: in half the memory, which rounds gradients; None: as it is
 
     Parameters per layer and direction, named as in nn.LSTM: weight_ih_l0 (N, I), weight_hh_l0 (N, N) with the target
     neuron first, bias_ih_l0 (N,); and tau_mem_l0, tau_adapt_l0, beta_l0, threshold_l0 of the shape given.
@@ -37,11 +38,12 @@ class ALIF(Recurrent):
                  beta: Coefficient = 1.8, threshold: Coefficient = 0.01, refractory: int = 0, delay: int | Tensor = 0,
                  dt: float = 1.0, surrogate: str | None = None, dampening: float | None = None,
                  learn: Iterable[str] = (), autapses: bool = False, checkpoint_every: int | str | None = None,
-                 device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:
+                 saved_dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+                 dtype: torch.dtype | None = None) -> None:
         neuron = {"tau_mem": tau_mem, "tau_adapt": tau_adapt, "beta": beta, "threshold": threshold}
         super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dynamics,
-                         neuron, refractory, delay, dt, surrogate, dampening, learn, autapses, checkpoint_every, device,
-                         dtype)
+                         neuron, refractory, delay, dt, surrogate, dampening, learn, autapses, checkpoint_every,
+                         saved_dtype, device, dtype)
 
 
 class LIF(Recurrent):
@@ -57,9 +59,9 @@ class LIF(Recurrent):
                  dynamics: str = "lsnn", tau_mem: Coefficient = 20.0, threshold: Coefficient = 0.01,
                  refractory: int = 5, delay: int | Tensor = 0, dt: float = 1.0, surrogate: str | None = None,
                  dampening: float | None = None, learn: Iterable[str] = (), autapses: bool = False,
-                 checkpoint_every: int | str | None = None, device: torch.device | str | None = None,
-                 dtype: torch.dtype | None = None) -> None:
+                 checkpoint_every: int | str | None = None, saved_dtype: torch.dtype | None = None,
+                 device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:
         neuron = {"tau_mem": tau_mem, "threshold": threshold}
         super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dynamics,
-                         neuron, refractory, delay, dt, surrogate, dampening, learn, autapses, checkpoint_every, device,
-                         dtype)
+                         neuron, refractory, delay, dt, surrogate, dampening, learn, autapses, checkpoint_every,
+                         saved_dtype, device, dtype)

@@ -30,7 +30,8 @@ class LSNN(nn.Module):
     tau_out      time constant of the readout, ms
     bias         of the input, off as in the paper
     learn        as in ALIF; "beta" gives the regular neurons adaptation too
-    dynamics, dt, surrogate, dampening, batch_first, autapses, checkpoint_every, device, dtype: as in ALIF
+    dynamics, dt, surrogate, dampening, batch_first, autapses, checkpoint_every, saved_dtype, device, dtype: as in
+    ALIF
 
     The parts are `neurons` (ALIF) and `readout` (LeakyReadout).
     Raises ValueError naming the argument for what is out of range.
@@ -42,7 +43,8 @@ class LSNN(nn.Module):
                  dynamics: str = "lsnn", dt: float = 1.0, surrogate: str | None = None,
                  dampening: float | None = None, bias: bool = False, batch_first: bool = False,
                  learn: Iterable[str] = (), autapses: bool = False, checkpoint_every: int | str | None = None,
-                 device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:
+                 saved_dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+                 dtype: torch.dtype | None = None) -> None:
         super().__init__()
         for name, size in (("n_regular", n_regular), ("n_adaptive", n_adaptive)):
             if not isinstance(size, int) or size < 0:
@@ -54,8 +56,8 @@ class LSNN(nn.Module):
         self.neurons = ALIF(input_size, n_regular + n_adaptive, bias=bias, batch_first=batch_first, dynamics=dynamics,
                             tau_mem=tau_mem, tau_adapt=tau_adapt, beta=betas, threshold=threshold,
                             refractory=refractory, delay=delay, dt=dt, surrogate=surrogate, dampening=dampening,
-                            learn=learn, autapses=autapses, checkpoint_every=checkpoint_every, device=device,
-                            dtype=dtype)
+                            learn=learn, autapses=autapses, checkpoint_every=checkpoint_every,
+                            saved_dtype=saved_dtype, device=device, dtype=dtype)
         self.readout = LeakyReadout(n_regular + n_adaptive, output_size, tau_out, dt=dt, batch_first=batch_first,
                                     device=device, dtype=dtype)
 

@@ -32,8 +32,8 @@ class Recurrent(nn.Module):
     def __init__(self, input_size: int, hidden_size: int, num_layers: int, bias: bool, batch_first: bool,
                  dropout: float, bidirectional: bool, dynamics: str, neuron: dict[str, Coefficient], refractory: int,
                  delay: int | Tensor, dt: float, surrogate: str | None, dampening: float | None, learn: Iterable[str],
-                 autapses: bool, checkpoint_every: int | str | None, device: torch.device | str | None,
-                 dtype: torch.dtype | None) -> None:
+                 autapses: bool, checkpoint_every: int | str | None, saved_dtype: torch.dtype | None,
+                 device: torch.device | str | None, dtype: torch.dtype | None) -> None:
         super().__init__()
         for name, size in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
             if not isinstance(size, int) or size < 1:
@@ -62,7 +62,7 @@ class Recurrent(nn.Module):
         self.bias, self.batch_first, self.dropout, self.bidirectional = bias, batch_first, dropout, bidirectional
         self.dynamics, self.refractory, self.dt = dynamics, refractory, dt
         self.surrogate, self.dampening, self.learn, self.autapses = surrogate, dampening, learn, autapses
-        self.checkpoint_every = checkpoint_every
+        self.checkpoint_every, self.saved_dtype = checkpoint_every, saved_dtype
         self._neuron = tuple(neuron)
         self.delay: int | Tensor
         self._set_delay(delay, device)
@@ -209,7 +209,7 @@ class Recurrent(nn.Module):
                 block = block.flip(0) if reverse else block
             result = functional.layer(
                 block, weight, w_rec, bias=bias, state=state, trace=trace,
-                checkpoint_every=self.checkpoint_every, **neuron, **readout)
+                checkpoint_every=self.checkpoint_every, saved_dtype=self.saved_dtype, **neuron, **readout)
             state = result.state
             values = [result.spikes, *(result.traces or (None,) * 3)]
             results.append([value.flip(0) if reverse and value is not None else value for value in values])
