@@ -174,15 +174,22 @@ def _rounds(expected: float, limits: Limits, repeats: int) -> int:
 
 
 def expected_seconds(name: str, problem: Problem) -> float:
-    """Of one forward+backward, from the better of two short runs: the time grows with the number of steps."""
+    """Of one forward+backward, from short runs: time grows with the number of steps, or faster where it is seen to."""
     steps = max(64, len(problem.x) // 20)
-    short = make(name, problem.first(steps))
+    half, whole = (_best_of_two(make(name, problem.first(many))) for many in (steps // 2, steps))
+    times = max(1.0, len(problem.x) / steps)
+    # Proportional, up to noise; else the part beyond it, whole - 2 half, is taken to grow with the square.
+    beyond = whole - 2 * half if whole > 2.3 * half else 0.0
+    return (whole - 2 * beyond) * times + 2 * beyond * times**2
+
+
+def _best_of_two(contestant: Contestant) -> float:
     best = math.inf
     for _ in range(2):
         start = time.perf_counter()
-        short.forward_backward()
+        contestant.forward_backward()
         best = min(best, time.perf_counter() - start)
-    return best * max(1.0, len(problem.x) / steps)
+    return best
 
 
 def active_share(problem: Problem, width: float = 1.0) -> float:
