@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.contestants import MAKERS, OURS, Contestant, make, warm_up
 from bench.memory import GB, needed_bytes, peak_mib, saved_bytes
-from bench.peers import LAYERS
+from bench.peers import INDEXED, LAYERS, WITH_INDEX
 from bench.problem import ALPHA, BETA, RHO, THETA, Problem, Yardstick
 from lsnn_ext import functional
 
@@ -98,6 +98,8 @@ def measure(yardstick: Yardstick, rates: list[float], *, peers: bool, repeats: i
             if name == OURS:
                 continue
             try:
+                if name in WITH_INDEX and not yardstick.quadratic:
+                    raise OverLimitError(f"not run: {INDEXED}")
                 entries.append(_peer(name, problem, entries[base], limits, repeats, say))
             except Exception as reason:  # whatever stops a peer must not stop the others
                 lines = str(reason).strip().splitlines() or ["no message"]

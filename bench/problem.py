@@ -29,6 +29,7 @@ class Yardstick:
     input_rate: float = INPUT_RATE
     every_rate: bool = True  # whether ours is timed at all firing rates, or at the one that ratios refer to alone
     peak: bool = True  # whether the peak of memory is measured, in a fresh process for each contestant
+    quadratic: bool = True  # whether peers take part whose time grows with the square of the steps
 
     def problem(self) -> "Problem":
         """Inputs and weights of this yardstick."""
@@ -48,7 +49,7 @@ YARDSTICKS = {yardstick.name: yardstick for yardstick in (
     Yardstick("M", Shape(1000, 32, 100, 512)),
     Yardstick("L", Shape(250, 32, 700, 1024), peak=False),
     Yardstick("SHD", Shape(250, 128, 700, 256), input_rate=0.02, peak=False),
-    Yardstick("long", Shape(20000, 1, 40, 1024), every_rate=False),
+    Yardstick("long", Shape(20000, 1, 40, 1024), every_rate=False, quadratic=False),
 )}
 
 

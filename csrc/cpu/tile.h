@@ -42,7 +42,7 @@ struct Tile {
   template <class T> LSNN_MEMBER void copy_out(void* to, const T* from, int64_t stride) const {
     for (int64_t q = 0; to && q < items; q++) memcpy((T*)to + (b0 + q) * N + n0, from + q * stride + n0, (n1 - n0) * sizeof(T));
   }
-  // Rows [items,N] of this member to those of step t of the caller, [T,B,N], past the caches. T: any type.
+  // Rows [items,N] of this member to those of step t of the caller, [T,B,N], past the caches. T: whatever is stored.
   template <class T> LSNN_MEMBER void stream_out(void* to, int64_t t, const T* from) const {
     if (!to) return;
     T* row = (T*)to + (t * B + b0) * N;
