@@ -81,60 +81,50 @@ LSNN_LOCAL void add_rows(int64_t vectors, T* to, const T* base, const uint32_t* 
 }
 
 // The gradient of a matrix from events: event e adds factor * base[slot] to row `row`. Sorted by row first, so that each
-// row of the gradient is read and written once. Factors are kept from the first one on that is not 1.
+// row of the gradient is read and written once.
 template <class T, bool weighted> struct RowGradient {
   int64_t R;                        // rows of the matrix
   uint32_t* count;                  // [R + 2]
   uint32_t *row, *slot, *sorted;    // [capacity]
   T *factor, *sorted_factor;        // [capacity] when weighted
   int64_t n;
-  bool ones;                        // whether all factors are 1
 
-  LSNN_MEMBER RowGradient(Arena& m, int64_t R, int64_t capacity) : R(R), n(0), ones(true) {
+  LSNN_MEMBER RowGradient(Arena& m, int64_t R, int64_t capacity) : R(R), n(0) {
     count = m.take<uint32_t>(R + 2);
     row = m.take<uint32_t>(capacity + 32), slot = m.take<uint32_t>(capacity + 32), sorted = m.take<uint32_t>(capacity + 32);
     factor = weighted ? m.take<T>(capacity) : nullptr, sorted_factor = weighted ? m.take<T>(capacity) : nullptr;
   }
-  LSNN_MEMBER void clear() { n = 0, ones = true, memset(count, 0, (R + 2) * sizeof(uint32_t)); }
+  LSNN_MEMBER void clear() { n = 0, memset(count, 0, (R + 2) * sizeof(uint32_t)); }
 
   // One event for each set bit j, into row first + j; when weighted with factor x[j], or 1 where x is null.
   LSNN_MEMBER void add_bits(const uint32_t* bits, int64_t n_words, int64_t first, int64_t at, const T* x = nullptr) {
     const int64_t n0 = n;
     n = set_bits(bits, n_words, (uint32_t)first, 1, row, n);
-    for (int64_t e = n0; e < n; e++) slot[e] = (uint32_t)at;
-    if (!weighted || (ones && !x)) return;
-    keep_factors(n0);
-    for (int64_t e = n0; e < n; e++) factor[e] = x ? x[row[e] - first] : T(1);
-  }
-  LSNN_MEMBER void keep_factors(int64_t before) {
-    for (int64_t e = 0; ones && e < before; e++) factor[e] = T(1);
-    ones = false;
+    for (int64_t e = n0; e < n; e++) {
+      slot[e] = (uint32_t)at;
+      if (weighted) factor[e] = x ? x[row[e] - first] : T(1);
+    }
   }
   LSNN_MEMBER void add(int64_t r, int64_t at, T x) {
-    if (weighted && ones && x != T(1)) keep_factors(n);
     row[n] = (uint32_t)r, slot[n] = (uint32_t)at;
-    if (weighted && !ones) factor[n] = x;
+    if (weighted) factor[n] = x;
     n++;
   }
   // gradient [R,NP] += the events, in columns [first, end), whole vectors; base: what the slots point into.
   void add_to(T* gradient, int64_t NP, int64_t first, int64_t end, const T* base) {
+    constexpr int L = Vec<T>::lanes;
     for (int64_t e = 0; e < n; e++) count[row[e] + 1]++;
     for (int64_t r = 0; r < R; r++) count[r + 1] += count[r];
     for (int64_t e = 0; e < n; e++) {
       const int64_t to = count[row[e]]++;  // count[r] becomes the end of row r
       sorted[to] = slot[e];
-      if (weighted && !ones) sorted_factor[to] = factor[e];
+      if (weighted) sorted_factor[to] = factor[e];
     }
-    if (weighted && !ones) add_sorted<true>(gradient, NP, first, end, base);
-    else add_sorted<false>(gradient, NP, first, end, base);
-  }
-  template <bool with_factors> LSNN_MEMBER void add_sorted(T* gradient, int64_t NP, int64_t first, int64_t end, const T* base) const {
-    constexpr int L = Vec<T>::lanes;
     for (int64_t n0 = first; n0 < end; n0 += column_vectors * L)
       for (int64_t r = 0, begin = 0; r < R; begin = count[r++])
         if (count[r] > begin)
-          add_rows<column_vectors, with_factors>((end - n0) / L, gradient + r * NP + n0, base + n0, sorted + begin,
-                                                 with_factors ? sorted_factor + begin : nullptr, count[r] - begin);
+          add_rows<column_vectors, weighted>((end - n0) / L, gradient + r * NP + n0, base + n0, sorted + begin,
+                                             weighted ? sorted_factor + begin : nullptr, count[r] - begin);
   }
 };
 
