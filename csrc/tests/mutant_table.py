@@ -170,7 +170,7 @@ MUTANTS = [
     Mutant("flags: a synapse unseen", "layout.cuh", "c == SIGMA ? +SYNAPSE", "c == SIGMA ? 0", (LONG,)),
     Mutant("flags: the first refractory counter unseen", "layout.cuh", "flags |= REFRACTORY;", "flags |= 0;",
            ("any first_r=4",)),
-    Mutant("bfloat16: cut off instead of rounded", "quad.cuh", "+ 0x7fff +", "+ 0 +", ("any T=20 B=5 N=236",),
+    Mutant("bfloat16: cut off instead of rounded", "../bfloat16.h", "+ 0x7fff +", "+ 0 +", ("any T=20 B=5 N=236",),
            object="alif_f32_bf16"),
     # ---------------------------------------------------------------------------------------- memory that starts as 0
     Mutant("forward: the ring keeps what was there", "forward.cuh", "shared.ring[i] = 0;", "{}", SHORT),
