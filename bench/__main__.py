@@ -98,6 +98,8 @@ def main(arguments: list[str] | None = None) -> None:
     yardsticks += [custom(shape) for shape in given.shape]
     sweeps = SWEEPS if everything and given.sweep is None else given.sweep or ()
 
+    if sweeps:  # layers of many sizes alternate, and each should find its memory again, as it would alone
+        os.environ.setdefault("LSNN_CACHE_MB", "8192")
     from bench import machine
 
     out = given.out or Path("bench/results") / machine.slug()  # named before cores are taken away

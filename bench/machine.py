@@ -28,7 +28,7 @@ def facts(command: str = "python -m bench") -> dict[str, str]:
             "threads": str(torch.get_num_threads()),
             "lsnn_ext": "; ".join(line.strip() for line in config.splitlines() if line.strip()),
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(), "packages": ", ".join(_versions()),
-            "command": command}
+            "command": command, **{name: value for name, value in os.environ.items() if name.startswith("LSNN_")}}
 
 
 def _versions() -> list[str]:
