@@ -12,6 +12,8 @@ import torch
 
 from bench.peers import PACKAGES
 
+CHOICES = ("LSNN_CPU", "LSNN_PRODUCT", "LSNN_MEMBERS", "LSNN_CUDA", "LSNN_CACHE_MB")  # variables that change times
+
 
 def facts(command: str = "python -m bench") -> dict[str, str]:
     """What the numbers depend on besides the code, and the command that measures them again."""
@@ -28,7 +30,7 @@ def facts(command: str = "python -m bench") -> dict[str, str]:
             "threads": str(torch.get_num_threads()),
             "lsnn_ext": "; ".join(line.strip() for line in config.splitlines() if line.strip()),
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(), "packages": ", ".join(_versions()),
-            "command": command, **{name: value for name, value in os.environ.items() if name.startswith("LSNN_")}}
+            **{name: os.environ[name] for name in CHOICES if name in os.environ}, "command": command}
 
 
 def _versions() -> list[str]:
