@@ -1,5 +1,6 @@
 """The pictures: bars of time beside the peers, cost against the firing rate, and one plot for each sweep."""
 import math
+import statistics
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -64,13 +65,20 @@ def plot_times(results: list[Result], caption: str, path: Path) -> Path:
     for row, name in enumerate(names):
         for column, timed in enumerate(PASSES):
             bars = sorted((r for r in shown if r.yardstick == name and r.timed == timed), key=lambda r: -r.median_ms)
-            axis, longest = axes[row][column], max(max(r.median_ms, r.q3_ms) for r in bars)
+            axis = axes[row][column]
+            # A bar of many times the others' would leave nothing of these: it is cut, which its end shows.
+            usual = 5 * statistics.median(r.median_ms for r in bars)
+            longest = max(max(r.median_ms, r.q3_ms) for r in bars if r.median_ms <= usual)
             for y, r in enumerate(bars):
-                colour = OURS_COLOUR if r.base else PEER_COLOUR
-                axis.barh(y, r.median_ms, color=colour, height=0.66)
-                axis.plot([r.q1_ms, r.q3_ms], [y, y], color=TEXT, linewidth=1.2, alpha=0.7, solid_capstyle="butt")
+                colour, cut = OURS_COLOUR if r.base else PEER_COLOUR, r.median_ms > usual
+                end = 1.1 * longest if cut else max(r.median_ms, r.q3_ms)
+                axis.barh(y, end if cut else r.median_ms, color=colour, height=0.66)
+                if cut:
+                    axis.plot(2 * [end - 0.03 * longest], [y - 0.4, y + 0.4], color="white", linewidth=4)
+                else:
+                    axis.plot([r.q1_ms, r.q3_ms], [y, y], color=TEXT, linewidth=1.2, alpha=0.7, solid_capstyle="butt")
                 ratio = "" if r.base else f"   {_short(r.ratio_to_ours)}×"
-                axis.annotate(f"{_short(r.median_ms)} ms{ratio}", (max(r.median_ms, r.q3_ms), y), (6, 0),
+                axis.annotate(f"{_short(r.median_ms)} ms{ratio}", (end, y), (6, 0),
                               textcoords="offset points", va="center", fontsize=9, color=TEXT,
                               fontweight="bold" if r.base else "normal")
             axis.set_yticks(range(len(bars)), [label(r) for r in bars])
