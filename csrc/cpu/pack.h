@@ -170,7 +170,7 @@ template <class T> struct PackedLayer {
       }
     packed = {first_cache(), NP,    words(N), is_in_place ? (const T*)l.w : w, bias, panels, w_out, panels_out, k, nullptr, {}, false,
               way_asked(),   model, hooks()};
-    if (!is_in_place) make_sparse(l, kernels);
+    if (!is_in_place) make_sparse(l, kernels, backward);
     if (backward && kernels.to_bf16 && (packed.way == Way::bf16 || (packed.way == Way::any && l.reduced)) &&
         bf16_pays(kernels, packed.way)) {
       rounded.resize(l.S * each);
@@ -186,10 +186,12 @@ template <class T> struct PackedLayer {
   std::vector<T> value;
 
   // The synapses that are not zero, beside the whole matrix, where they are few.
-  void make_sparse(const Layer& l, const Kernels<T>& kernels) {
+  void make_sparse(const Layer& l, const Kernels<T>& kernels, bool backward) {
     const int64_t rows = l.S * l.N, NP = packed.NP;
     const bool asked = packed.way == Way::sparse;
-    if (!asked && (packed.way != Way::any || rows == 0)) return;
+    // Measured: rows of weights in a cache are added faster than their entries one by one. From memory they are not.
+    const bool in_cache = rows * NP * (int64_t)sizeof(T) <= 32 << 20;
+    if (!asked && (packed.way != Way::any || rows == 0 || (!backward && in_cache))) return;
     int64_t n = 0;
     for (int64_t at = 0; at < rows * NP; at++) n += packed.w[at] != T(0);  // zeros stand beyond N
     if (!asked && n > rows * l.N * 4 / 10) return;
@@ -201,9 +203,8 @@ template <class T> struct PackedLayer {
     }
     start.push_back((uint32_t)column.size());
     packed.sparse = {start.data(), column.data(), value.data()};
-    // Measured: rows of weights in a cache are added faster than their entries one by one. From memory they are not.
     const double entries = double(n) / double(rows), vectors = double(NP / kernels.lanes);
-    packed.sum_sparse = asked || (rows * NP * (int64_t)sizeof(T) > 32 << 20 && entries < 3 * vectors);
+    packed.sum_sparse = asked || (!in_cache && entries < 3 * vectors);
   }
 };
 
