@@ -83,14 +83,13 @@ class _Alif(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *tensors, delay, x_bits = inputs[:14]
+        current, *others, delay, x_bits = inputs[:14]
         ctx.constants, (w_in, checkpoint) = inputs[14:], (inputs[8], inputs[20])
         r_last, saved = output[4], output[11:]
         ctx.mark_non_differentiable(r_last, *saved)
         ctx.set_materialize_grads(False)
-        if w_in is None and not checkpoint:
-            tensors[0] = None  # the current is not read again
-        ctx.save_for_backward(*tensors, delay, x_bits, *saved)
+        again = current if w_in is not None or checkpoint else None  # otherwise it is not read again
+        ctx.save_for_backward(again, *others, delay, x_bits, *saved)
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -170,7 +170,7 @@ template <class T> struct PackedLayer {
       }
     packed = {first_cache(), NP,    words(N), is_in_place ? (const T*)l.w : w, bias, panels, w_out, panels_out, k, nullptr, {}, false,
               way_asked(),   model, hooks()};
-    if (!is_in_place) make_sparse(l, kernels, backward);
+    if (!is_in_place) make_sparse(l, kernels, backward, parallel);
     if (backward && kernels.to_bf16 && (packed.way == Way::bf16 || (packed.way == Way::any && l.reduced)) &&
         bf16_pays(kernels, packed.way)) {
       rounded.resize(l.S * each);
@@ -186,22 +186,29 @@ template <class T> struct PackedLayer {
   std::vector<T> value;
 
   // The synapses that are not zero, beside the whole matrix, where they are few.
-  void make_sparse(const Layer& l, const Kernels<T>& kernels, bool backward) {
+  void make_sparse(const Layer& l, const Kernels<T>& kernels, bool backward, Parallel parallel) {
     const int64_t rows = l.S * l.N, NP = packed.NP;
     const bool asked = packed.way == Way::sparse;
     // Measured: rows of weights in a cache are added faster than their entries one by one. From memory they are not.
     const bool in_cache = rows * NP * (int64_t)sizeof(T) <= 32 << 20;
     if (!asked && (packed.way != Way::any || rows == 0 || (!backward && in_cache))) return;
-    int64_t n = 0;
-    for (int64_t at = 0; at < rows * NP; at++) n += packed.w[at] != T(0);  // zeros stand beyond N
+    start.assign(rows + 1, 0);
+    each(worth(parallel, rows * NP), rows, [&](int64_t r) {
+      uint32_t here = 0;
+      for (int64_t k = 0; k < l.N; k++) here += packed.w[r * NP + k] != T(0);
+      start[r + 1] = here;
+    });
+    for (int64_t r = 0; r < rows; r++) start[r + 1] += start[r];
+    const int64_t n = start[rows];
     if (!asked && n > rows * l.N * 4 / 10) return;
-    start.reserve(rows + 1), column.reserve(n), value.reserve(n);
-    for (int64_t r = 0; r < rows; r++) {
-      start.push_back((uint32_t)column.size());
-      for (int64_t k = 0; k < l.N; k++)
-        if (packed.w[r * NP + k] != T(0)) column.push_back((uint16_t)k), value.push_back(packed.w[r * NP + k]);
-    }
-    start.push_back((uint32_t)column.size());
+    column.resize(n), value.resize(n);
+    each(worth(parallel, rows * NP), rows, [&](int64_t r) {
+      const uint32_t end = start[r + 1];
+      for (uint32_t k = 0, at = start[r]; at < end; k++) {
+        const T x = packed.w[r * NP + k];
+        column[at] = (uint16_t)k, value[at] = x, at += x != T(0);  // what is no entry is written over
+      }
+    });
     packed.sparse = {start.data(), column.data(), value.data()};
     const double entries = double(n) / double(rows), vectors = double(NP / kernels.lanes);
     packed.sum_sparse = asked || (!in_cache && entries < 3 * vectors);
