@@ -57,10 +57,10 @@ def _refuse_second_derivative() -> None:
         raise RuntimeError("lsnn_ext: expected one derivative, got a second derivative, which spikes do not have")
 
 
-def _forward(*args: Any) -> tuple[Tensor, ...]:
+def _forward(*args: Any, as_bits: bool, small_y: bool) -> tuple[Tensor, ...]:
     """alif_forward; the spikes that it returns as bits have a tensor for their gradients in place of the numbers."""
-    out = torch.ops.lsnn.alif_forward(*args)
-    if not args[-2]:  # as_bits
+    out = torch.ops.lsnn.alif_forward(*args, as_bits, small_y)
+    if not as_bits:
         return tuple(out)
     return empty_carrier(out[1], *args[0].shape[:2], args[1].shape[0]), *out[1:]
 
@@ -78,7 +78,8 @@ class _Alif(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:  # fmt: skip
         return _forward(
             current, w_rec, coefficients, delay, delays, v, a, i, r, z, w_in, bias, w_out, p, dynamics, surrogate,
-            dampening, refractory, smooth, trace, True, checkpoint, k_out, spikes, x_bits, as_bits, small_y,
+            dampening, refractory, smooth, trace, True, checkpoint, k_out, spikes, x_bits, as_bits=as_bits,
+            small_y=small_y,
         )  # fmt: skip
 
     @staticmethod
@@ -169,7 +170,7 @@ def alif(
         with torch.no_grad():
             out = _forward(
                 current, w_rec, coefficients, delay, delays, *state, w_in, bias, w_out, p, *numbers, trace, False, 0,
-                k_out, spikes, x_bits, as_bits, False,
+                k_out, spikes, x_bits, as_bits=as_bits, small_y=False,
             )  # fmt: skip
     return *out[:11], out[12]
 

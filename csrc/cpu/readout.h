@@ -56,10 +56,10 @@ template <class T> struct ReadoutTile : Tile {
   // p of item q after step t, whose spikes are of those of Steps::collect.
   template <class Past> LSNN_MEMBER void step(int64_t t, int64_t q, const Past& past, bool smooth) const {
     int64_t n = 0;
-    for (int64_t part = 0; !smooth && part < past.parts; part++) {
-      const int64_t first = past.parts > 1 ? first_word(part) : 0, end = past.parts > 1 ? first_word(part + 1) : packed.W;
-      n = set_bits(past.bits(t, q, part) + first, end - first, (uint32_t)(first * 32 * OP), (uint32_t)OP, s.rows, n);
-    }
+    if (!smooth)
+      each_part(past, t, q, [&](const uint32_t* bits, int64_t n_words, int64_t first) LSNN_LAMBDA {
+        n = set_bits(bits, n_words, (uint32_t)(first * OP), (uint32_t)OP, s.rows, n);
+      });
     const T* z = smooth ? past.real(t, q) : nullptr;
     for (int64_t j = 0; smooth && j < N; j++)
       if (z[j] != T(0)) s.rows[n] = (uint32_t)(j * OP), s.weights[n++] = z[j];

@@ -83,20 +83,19 @@ template <class T, class Model> struct Replay : Tile {
     return {bits(t, q), l.smooth ? real(t, q) : nullptr, N};
   }
 
-  // y of this member's neurons n of an item; the next call may write over it.
-  LSNN_MEMBER const T* y_row(int64_t t, int64_t q) const {
-    if (!f.saved.y) return s.y + ((t - S0) * many + q) * NP;
-    if constexpr (sizeof(T) == 4)
-      if (f.saved.y_is_bfloat16) {
-        for (int64_t n = n0; n < n1; n += L) store(s.row + n, y_at(t, q, n));
-        return s.row;
-      }
-    return (const T*)f.saved.y + (t * B + b0 + q) * N;
+  LSNN_MEMBER const T* y_numbers(int64_t t, int64_t q) const {  // of an item, where they are not bfloat16
+    return f.saved.y ? (const T*)f.saved.y + (t * B + b0 + q) * N : s.y + ((t - S0) * many + q) * NP;
   }
   LSNN_MEMBER V y_at(int64_t t, int64_t q, int64_t n) const {  // of lanes [n, n + L)
     if constexpr (sizeof(T) == 4)
       if (f.saved.y_is_bfloat16) return load_n((const bfloat16*)f.saved.y + (t * B + b0 + q) * N + n, left(n));
-    return load_n(f.saved.y ? (const T*)f.saved.y + (t * B + b0 + q) * N + n : s.y + ((t - S0) * many + q) * NP + n, left(n));
+    return load_n(y_numbers(t, q) + n, left(n));
+  }
+  // y of this member's neurons n of an item; the next call may write over it.
+  LSNN_MEMBER const T* y_row(int64_t t, int64_t q) const {
+    if (!f.saved.y_is_bfloat16) return y_numbers(t, q);
+    for (int64_t n = n0; n < n1; n += L) store(s.row + n, y_at(t, q, n));
+    return s.row;
   }
 
   LSNN_MEMBER T* part_at(int64_t t, int64_t variable) const { return s.parts + ((t - S0) / chunk * 4 + variable) * part; }

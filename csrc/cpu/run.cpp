@@ -104,8 +104,8 @@ template <class T> void backward(const BackwardArgs& f, Parallel parallel) {
   // Tiles are summed group by group, and the groups at the end, always in the same order. As many groups as tiles, unless
   // their weight gradients would take more than 256 MB.
   const int64_t most = n_all ? std::max<int64_t>(1, (256 << 20) / (n_all * (int64_t)sizeof(T))) : tiles(l.B);
-  const int64_t groups = std::min(tiles(l.B), most);
-  const Block block(std::max<int64_t>(1, std::max<int64_t>(1, groups) * n_all) * sizeof(T));
+  const int64_t groups = std::max<int64_t>(1, std::min(tiles(l.B), most));  // one at least, of no tile where the batch is empty
+  const Block block(std::max<int64_t>(1, groups * n_all) * sizeof(T));
   auto sums = [&](int64_t g) {
     T* at = (T*)block.data + g * n_all;
     auto part = [&](int64_t n) { return at += n, n ? at - n : nullptr; };
@@ -128,7 +128,6 @@ template <class T> void backward(const BackwardArgs& f, Parallel parallel) {
   // All groups into the first, then from there to where each gradient belongs.
   constexpr int64_t part = 1 << 14;
   T* const first = (T*)block.data;
-  if (!groups) std::fill_n(first, n_all, T(0));
   each(worth(parallel, (groups - 1) * n_all), (n_all + part - 1) / part, [&](int64_t i) {
     const int64_t end = std::min(n_all, (i + 1) * part);
     for (int64_t g = 1; g < groups; g++)

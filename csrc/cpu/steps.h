@@ -137,12 +137,9 @@ template <class T, class Model> struct Steps : Tile {
         const int64_t then = t - 1 - l.delays[d], first = d * N;
         if (then < 0) add_real(q, first_z(then, q), first);
         else if (l.smooth) add_real(q, past.real(then, q), first);
-        else if (past.parts == 1) add_bits(q, past.bits(then, q, 0), p.W, first);
         else
-          for (int64_t part = 0; part < past.parts; part++) {
-            const int64_t from = first_word(part);
-            add_bits(q, past.bits(then, q, part) + from, first_word(part + 1) - from, first + 32 * from);
-          }
+          each_part(past, then, q,
+                    [&](const uint32_t* bits, int64_t n_words, int64_t n) LSNN_LAMBDA { add_bits(q, bits, n_words, first + n); });
       }
     }
   }

@@ -32,6 +32,16 @@ struct Tile {
   LSNN_MEMBER int64_t word0() const { return n0 / 32; }  // this member's words of bits: [word0(), word0() + own_words())
   LSNN_MEMBER int64_t own_words() const { return (n1 - n0 + 31) / 32; }
 
+  // Calls add(bits, n_words, first neuron) for the parts of the spikes that past.bits(t, q, part) has, ascending: each member's
+  // words, or all.
+  template <class Past, class F> LSNN_MEMBER void each_part(const Past& past, int64_t t, int64_t q, const F& add) const {
+    if (past.parts == 1) return add(past.bits(t, q, 0), words(N), int64_t(0));
+    for (int64_t part = 0; part < past.parts; part++) {
+      const int64_t from = first_word(part), to = first_word(part + 1);
+      add(past.bits(t, q, part) + from, to - from, 32 * from);
+    }
+  }
+
   // Rows of the tile have `stride` numbers, NP if no other is named. Zeros beyond N, and everywhere when `from` is null.
   template <class T> LSNN_MEMBER void copy_in(T* to, const void* from) const { copy_in(to, from, NP); }
   template <class T> LSNN_MEMBER void copy_in(T* to, const void* from, int64_t stride) const {
