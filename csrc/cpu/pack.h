@@ -27,8 +27,13 @@ inline Way way_asked() {
   throw std::runtime_error(std::string("LSNN_PRODUCT: expected dense, rows, sparse or bf16, got '") + asked + "'");
 }
 
-// Bytes of the first data cache, or what most processors have.
+// Bytes of the first data cache, or what most processors have; LSNN_FIRST_CACHE for tests.
 inline int64_t first_cache() {
+  if (const char* asked = std::getenv("LSNN_FIRST_CACHE"); asked && *asked) {
+    const long bytes = std::strtol(asked, nullptr, 10);
+    if (bytes < 1024) throw std::runtime_error(std::string("LSNN_FIRST_CACHE: expected 1024 bytes or more, got '") + asked + "'");
+    return bytes;
+  }
 #if defined(_SC_LEVEL1_DCACHE_SIZE)
   static const long bytes = sysconf(_SC_LEVEL1_DCACHE_SIZE);
   if (bytes >= 16 << 10) return bytes;
