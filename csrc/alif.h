@@ -129,10 +129,17 @@ struct BackwardArgs {
   void* gp_first = nullptr;    // [B,O] written
 };
 
+// Asked by every thread between chunks of steps: whether the caller wants the pass to end at once, its results void. Null: never.
+struct Interrupt {
+  bool (*wanted)(void* context) = nullptr;
+  void* context = nullptr;
+};
+
 // Runs body(index, context) for index = 0..n-1, in any order, on any threads, of which there are about so many.
 struct Parallel {
   void (*run)(int64_t n, void (*body)(int64_t index, void* context), void* context);
   int64_t threads;
+  Interrupt interrupt = {};
 };
 
 }  // namespace lsnn

@@ -50,6 +50,12 @@ template <class Model, class F> LSNN_INLINE F scale(const Model& model, const Co
   return model.row.scale == Scale::width_A ? k.width * A : k.width;
 }
 
+// x, or 0 where s of (7) is no normal number, as it is where A is 0: nothing can be divided by it. There m counts as 0, and no
+// gradient passes the test. A width of its own is a normal number.
+template <class Model, class F> LSNN_INLINE F unless_vanishing(const Model& model, F s, F x) {
+  return model.row.scale == Scale::width_A ? select(abs_(s) < least_normal(s), F(0), x) : x;
+}
+
 // [m > 0] of (7) without the division: the sign of n - A, turned round where s is negative (a threshold below zero).
 template <class Model, class F> LSNN_INLINE Mask<F> over(const Model& model, F n, F A) {
   F d = n - A;
@@ -64,7 +70,10 @@ template <class Model, class F> LSNN_INLINE F reset(const Model& model, const Co
 }
 
 template <class Model, class F> LSNN_INLINE F spike(const Model& model, const Coefs<F>& k, F n, F A) {
-  if (model.smooth) return k.dampening * psi_integral(model.surrogate, (n - A) / scale(model, k, A));
+  if (model.smooth) {
+    const F s = scale(model, k, A);
+    return k.dampening * psi_integral(model.surrogate, unless_vanishing(model, s, (n - A) / s));
+  }
   return select(over(model, n, A), F(1), F(0));
 }
 
@@ -173,10 +182,11 @@ LSNN_INLINE F reset_adjoint(const Model& model, const Coefs<F>& k, F ob, F y, F 
   return ob;
 }
 
-// z = spike((n - A) / s): the adjoints of n (returned) and A from that of z.
+// z = spike((n - A) / s): the adjoints of n (returned) and A from that of z. Where s vanishes no gradient passes.
 template <class Model, class F>
 LSNN_INLINE F spike_adjoint(const Model& model, const Coefs<F>& k, F zb, F n, F A, F& Ab, Coefs<F>& g) {
-  const F inverse = reciprocal_(scale(model, k, A));
+  const F s = scale(model, k, A);
+  const F inverse = unless_vanishing(model, s, reciprocal_(s));
   const F m = (n - A) * inverse;                            // m = (n - A) / s
   const F mb = zb * (k.dampening * psi_shape(model.surrogate, m));
   const F nb = mb * inverse;

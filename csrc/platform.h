@@ -4,6 +4,7 @@
 // a translation unit of its own, and a function that the linker could share between them (a weak symbol) would carry, say,
 // AVX-512 code onto a processor without it.
 #pragma once
+#include <float.h>
 #include <math.h>
 
 #if defined(__CUDACC__)
@@ -42,6 +43,9 @@ LSNN_INLINE float min_(float a, float b) { return a < b ? a : b; }
 LSNN_INLINE double min_(double a, double b) { return a < b ? a : b; }
 LSNN_INLINE float fma_(float a, float b, float c) { return fmaf(a, b, c); }
 LSNN_INLINE double fma_(double a, double b, double c) { return fma(a, b, c); }
+// The smallest normal number of the type of x.
+LSNN_INLINE float least_normal(float) { return FLT_MIN; }
+LSNN_INLINE double least_normal(double) { return DBL_MIN; }
 // One over x. On a card an approximation to two units in the last place; gradients only.
 #if defined(__CUDA_ARCH__)
 LSNN_INLINE float reciprocal_(float x) { return __fdividef(1.0f, x); }

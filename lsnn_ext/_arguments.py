@@ -107,6 +107,22 @@ def whole_state(
     return v, a, i, r, z[:D]
 
 
+def check_beside(name: str, value: Tensor, shape: tuple[int | str, ...], x: Tensor, of: str) -> None:
+    """A floating point tensor on the device of x, called `of`; a letter in the shape stands for any size."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+    fits = value.dim() == len(shape) and all(
+        isinstance(size, str) or size == given for size, given in zip(shape, value.shape, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
+        raise ValueError(f"{name}: expected shape ({wanted}), got {tuple(value.shape)}")
+    if not value.dtype.is_floating_point:
+        raise TypeError(f"{name}: expected a floating point dtype, got {value.dtype}")
+    if value.device != x.device:
+        raise ValueError(f"{name}: expected device {x.device} as {of}, got {value.device}")
+
+
 def check(current: Tensor, w_rec: Tensor, refractory: int, dampening: float, projected: bool = False) -> None:
     """Kinds, shapes and dtypes. projected: current (T, B, I) has still to meet the input weights."""
     for name, value in (("current", current), ("w_rec", w_rec)):
@@ -134,7 +150,7 @@ def check(current: Tensor, w_rec: Tensor, refractory: int, dampening: float, pro
         raise ValueError(f"refractory: expected steps >= 0 and < 2^24, got {refractory}")
     if isinstance(dampening, bool) or not isinstance(dampening, int | float):
         raise TypeError(f"dampening: expected a number, got {type(dampening).__name__}")
-    if not (math.isfinite(dampening) and dampening >= 0):
+    if not 0 <= dampening < math.inf:  # not math.isfinite, which torch.compile cannot trace for a dynamic number
         raise ValueError(f"dampening: expected a finite number >= 0, got {dampening}")
 
 
@@ -178,4 +194,5 @@ def checkpoint_steps(checkpoint_every: int | str | None, T: int, B: int, N: int,
     if not whole or checkpoint_every < 1:
         wanted = "None, an int >= 1 or bytes such as '500 MB'"
         raise ValueError(f"checkpoint_every: expected {wanted}, got {checkpoint_every!r}")
-    return -(-checkpoint_every // 16) * 16  # chunks of the backward pass stay whole, and so do the bits of its sums
+    # Chunks of the backward pass stay whole, and so do the bits of its sums; more than T steps say no more than T.
+    return -(-min(checkpoint_every, max(T, 1)) // 16) * 16

@@ -1,10 +1,12 @@
 """The compiled operators: loading, fake kernels, autocast, autograd.
 
-torch.ops.lsnn.alif_forward and alif_backward know nothing of autograd; ``alif`` ties them together. The operators
-refuse tensors that require a gradient, since they would return none, silently.
+torch.ops.lsnn.alif_forward and alif_backward know nothing of autograd; ``alif`` ties them together. Tensors that
+require a gradient are refused by the operators, which would return none, silently; alif_forward takes them where it saves
+what the backward pass needs, since torch.export leaves the bare operator in its programs.
 """
 
 import importlib.util
+import inspect
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,8 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from . import _fake
 from ._bits import empty_carrier
-from .reference import COEFFICIENTS
+from .reference import COEFFICIENTS, only_once
 
 FEW_OUTPUTS = 32  # up to which adding the weight rows of a readout beats torch's matrix product
 
@@ -49,7 +52,7 @@ if _C is not None:
 
 
 def _refuse_second_derivative() -> None:
-    """once_differentiable does not notice torch.func.grad inside torch.func.grad: the outer one would get zeros."""
+    """torch.func.grad inside torch.func.grad records nothing that could raise later: the outer one would get zeros."""
     if torch.compiler.is_compiling():
         return
     transforms = torch._C._functorch.get_interpreter_stack() or []
@@ -57,9 +60,27 @@ def _refuse_second_derivative() -> None:
         raise RuntimeError("lsnn_ext: expected one derivative, got a second derivative, which spikes do not have")
 
 
+def _transformed() -> bool:
+    """Whether a transform of torch.func runs, or a compiler: they always record the backward pass."""
+    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def _interruptible(op: Callable[..., Any], *args: Any) -> Any:
+    """Calls an operator; what a signal handler raised meanwhile, KeyboardInterrupt say, is raised in place of its error."""
+    if torch.compiler.is_compiling():
+        return op(*args)
+    try:
+        return op(*args)
+    except RuntimeError:
+        raised = _C.take_signal_exception()
+        if raised is None:
+            raise
+        raise raised from None
+
+
 def _forward(*args: Any, as_bits: bool, small_y: bool) -> tuple[Tensor, ...]:
     """alif_forward; the spikes that it returns as bits have a tensor for their gradients in place of the numbers."""
-    out = torch.ops.lsnn.alif_forward(*args, as_bits, small_y)
+    out = _interruptible(torch.ops.lsnn.alif_forward, *args, as_bits, small_y)
     if not as_bits:
         return tuple(out)
     return empty_carrier(out[1], *args[0].shape[:2], args[1].shape[0]), *out[1:]
@@ -93,9 +114,17 @@ class _Alif(torch.autograd.Function):
         ctx.save_for_backward(again, *others, delay, x_bits, *saved)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *g: Tensor | None) -> tuple[Tensor | None, ...]:
         _refuse_second_derivative()
+        with torch.no_grad():
+            gradients = _Alif.gradients(ctx, g)
+        if torch.is_grad_enabled() and not _transformed():
+            gradients = only_once(gradients, (*g, *ctx.saved_tensors))
+        return *gradients, *[None] * 17
+
+    @staticmethod
+    def gradients(ctx: Any, g: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+        """Of the tensors that forward begins with, given those of what it returns."""
         current, w_rec, coefficients, v, a, i, r, z, w_in, bias, w_out, p, delay, x_bits, *saved = ctx.saved_tensors
         delays, *numbers, trace, spikes, _, as_bits, sparse_grad, reduced, want = ctx.constants
         # A compiled graph makes zeros of shape (0,) for what was not asked for.
@@ -104,7 +133,8 @@ class _Alif(torch.autograd.Function):
         g_readout = (None, None) if w_out is None else g[9:11]
         needed = ctx.needs_input_grad
         wanted = sum(1 << bit for bit, k in enumerate((0, 1, 8, 9, 10, 7)) if needed[k])
-        g_current, g_w, g_coefficients, g_v, g_a, g_i, g_z, g_in, g_bias, g_out, g_p = torch.ops.lsnn.alif_backward(
+        g_current, g_w, g_coefficients, g_v, g_a, g_i, g_z, g_in, g_bias, g_out, g_p = _interruptible(
+            torch.ops.lsnn.alif_backward,
             g_spikes, *g_traces, g[1], g[2], g[3], g[5], *g_readout, current, w_rec, coefficients, delay, delays, v, a,
             i, r, z, w_in, bias, w_out, p, *saved, *numbers, want, wanted, reduced, x_bits,
         )  # fmt: skip
@@ -117,7 +147,7 @@ class _Alif(torch.autograd.Function):
         found = (g_current, g_w, None, g_v, g_a, g_i, None, g_z, g_in, g_bias, g_out, g_p)
         gradients = [x if need else None for x, need in zip(found, needed, strict=False)]
         gradients[2] = g_coefficients if want else None
-        return (*gradients, *[None] * 17)
+        return tuple(gradients)
 
 
 def _reduced() -> bool:
@@ -160,6 +190,8 @@ def alif(
     forward_mode = not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0
     w_in, bias, x_bits = projection if projection else (None, None, None)
     w_out, p, k_out = readout if readout else (None, None, 0.0)
+    if sparse_grad and torch.compiler.is_exporting():  # the bare operator of the program knows nothing of it
+        w_rec = torch.where(w_rec == 0, 0.0, w_rec)
     tensors = (current, w_rec, coefficients, *state, w_in, bias, w_out, p)
     numbers = (DYNAMICS[dynamics], SURROGATES[surrogate], dampening, refractory, smooth)
     if forward_mode or torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
@@ -194,12 +226,13 @@ class _Linear(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        _refuse_second_derivative()
         x, weight = ctx.saved_tensors
         g, x_rows = g.reshape(-1, g.shape[-1]), x.reshape(-1, x.shape[-1])
         want_x, want_weight, want_bias, _ = ctx.needs_input_grad
+        if torch.is_grad_enabled():  # the backward pass is recorded, for second derivatives: by torch's own products
+            g_x = (g @ weight).view(x.shape) if want_x else None
+            return g_x, g.t() @ x_rows if want_weight else None, g.sum(0) if want_bias else None, None
         g_x = None
         if want_x and weight.shape[0] <= FEW_OUTPUTS:
             g_x = torch.ops.lsnn.linear_events(g, weight.t(), None).view(x.shape)
@@ -244,58 +277,28 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _Linear.apply(x, weight, bias, mostly_zero(x))
 
 
-def _words(N: int) -> int:
-    return (N + 31) // 32
+def _differentiated(args: tuple[Any, ...]) -> tuple[Tensor, ...] | None:
+    """alif_forward with gradients, as exported programs call it, where its arguments have it save what they need."""
+    schema = torch.ops.lsnn.alif_forward.default._schema.arguments
+    given = {argument.name: value for argument, value in zip(schema, args, strict=True)}
+    if not given.pop("save") or given["as_bits"]:
+        return None
+    named = inspect.signature(_Alif.forward).parameters
+    all_coefficients = (1 << len(COEFFICIENTS)) - 1
+    given["want"] = all_coefficients if given["coefficients"].requires_grad else 0
+    given["sparse_grad"], given["reduced"] = False, _reduced()
+    return _Alif.apply(*(given[name] for name in named))
 
 
-def _fake_forward(
-    current: Tensor, w_rec: Tensor, coefficients: Tensor, delay: Tensor | None, delays: list[int], v: Tensor, a: Tensor,
-    i: Tensor, r: Tensor, z: Tensor, w_in: Tensor | None, bias: Tensor | None, w_out: Tensor | None, p: Tensor | None,
-    dynamics: int, surrogate: int, dampening: float, refractory: int, smooth: bool, trace: bool, save: bool,
-    checkpoint: int, k_out: float, spikes: bool, x_bits: Tensor | None, as_bits: bool, small_y: bool,
-) -> tuple[Tensor, ...]:  # fmt: skip
-    T, B, N = *current.shape[:2], w_rec.shape[0]
-    every, new = checkpoint or _C.segment, current.new_empty
-
-    def when(wanted: bool, *shape: Any) -> Tensor:
-        return new(shape if wanted else (0,))
-
-    p_all, p_last = (new(0), new(0)) if w_out is None else (new(T, B, w_out.shape[0]), new(B, w_out.shape[0]))
-    bits = new((T, B, _words(N)) if save or as_bits else (0,), dtype=torch.int32)
-    y = new((T, B, N) if save and not checkpoint else (0,), dtype=torch.bfloat16 if small_y else None)
-    return (
-        when(spikes, T, B, N), *(new(B, N) for _ in range(4)), new(1 + delays[-1], B, N),
-        *(when(trace, T, B, N) for _ in range(3)), p_all, p_last, y, bits,
-        when(save and smooth, T, B, N), when(save, (T + every - 1) // every, 4, B, N),
-    )  # fmt: skip
-
-
-def _fake_backward(*args: Any) -> tuple[Tensor, ...]:
-    w_rec, coefficients, z, w_in, bias, w_out, p, _, bits = args[11], args[12], *args[19:26]
-    want, wanted = args[35:37]
-    new, (T, B, _), N = w_rec.new_empty, bits.shape, w_rec.shape[0]
-
-    def when(wanted: Any, shape: Any) -> Tensor:
-        return new(shape if wanted else (0,))
-
-    asked = [wanted >> bit & 1 for bit in range(6)]
-    cuda = w_rec.device.type == "cuda"
-    to_inputs = w_in is not None and (asked[2] or asked[3])
-    return (
-        when(asked[0] or cuda, (T, B, N)), when(asked[1], w_rec.shape), when(want, coefficients.shape),
-        *(new(B, N) for _ in range(3)), when(asked[5] or cuda, z.shape),
-        when(to_inputs, () if w_in is None else w_in.shape), when(to_inputs and bias is not None, (N,)),
-        when(w_out is not None and asked[4], () if w_out is None else w_out.shape),
-        when(p is not None, () if p is None else p.shape),
-    )  # fmt: skip
-
-
-def _refusing(name: str) -> Callable[..., Any]:
+def _autograd_kernel(name: str) -> Callable[..., Any]:
     """The autograd kernel of a raw operator: an error where a gradient would be lost without a word."""
     op = getattr(torch.ops.lsnn, name).default
 
     def kernel(keys: torch._C.DispatchKeySet, *args: Any) -> Any:
         if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in args):
+            out = _differentiated(args) if name == "alif_forward" else None
+            if out is not None:
+                return out
             raise RuntimeError(
                 f"torch.ops.lsnn.{name} has no gradient of its own: expected tensors that do not require grad, got "
                 "some that do; call the functions of lsnn_ext.functional, which are differentiable"
@@ -305,23 +308,11 @@ def _refusing(name: str) -> Callable[..., Any]:
     return kernel
 
 
-def _fake_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return x.new_empty(x.shape[0], weight.shape[0])
-
-
-def _fake_linear_backward(g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    return x.new_empty(g.shape[1], x.shape[1]), x.new_empty(g.shape[1])
-
-
 if available:
     _registry = torch.library.Library("lsnn", "IMPL")
-    _fakes: dict[str, Callable[..., Any]] = {
-        "alif_forward": _fake_forward, "alif_backward": _fake_backward,
-        "linear_events": _fake_linear, "linear_events_backward": _fake_linear_backward,
-    }  # fmt: skip
-    for _name, _fake in _fakes.items():
-        torch.library.register_fake(f"lsnn::{_name}", _fake)
+    for _name, _kernel in _fake.kernels(_C.segment).items():
+        torch.library.register_fake(f"lsnn::{_name}", _kernel)
         for _device in ("cpu", "cuda"):
             torch.library.register_autocast(f"lsnn::{_name}", _device, torch.float32)
-        _registry.impl(_name, _refusing(_name), "Autograd", with_keyset=True)
+        _registry.impl(_name, _autograd_kernel(_name), "Autograd", with_keyset=True)
     torch.library.register_fake("lsnn::buffer", lambda like, rows, columns: like.new_empty(rows, columns))

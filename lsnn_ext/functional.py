@@ -10,6 +10,7 @@ from . import _library, reference
 from ._arguments import (
     Delays,
     check,
+    check_beside,
     check_coefficients,
     checkpoint_steps,
     delays_of,
@@ -28,13 +29,42 @@ from .reference import COEFFICIENTS, Coefficient, State, Traces, named_row, name
 __all__ = ["Delays", "Layered", "PackedSpikes", "State", "Traces", "alif", "layer", "leaky_readout", "linear",
            "pack_spikes"]  # fmt: skip
 
-linear = _library.linear
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """F.linear of a whole sequence: in reused memory, and by events where x is mostly zero, as spikes are.
+
+    Args:
+        x: (..., I).
+        weight: (N, I).
+        bias: (N,) or None.
+
+    Returns:
+        (..., N) of the dtype of x. Gradients of any order, as of F.linear.
+
+    Raises:
+        TypeError, ValueError: an argument of a wrong kind or device.
+    """
+    for name, value in (("x", x), ("weight", weight), ("bias", bias)):
+        if not isinstance(value, Tensor) and not (name == "bias" and value is None):
+            raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+        if value is not None and value.device != x.device:
+            raise ValueError(f"{name}: expected device {x.device} as x, got {value.device}")
+    return _library.linear(x, weight, bias)
+
 
 # A threshold that no readout ever reaches, so that the neuron of the operator is nothing but a leaky integrator.
 _NEVER = 1e30
 
-# A state saved with torch.save can be loaded again with weights_only=True, the default.
-torch.serialization.add_safe_globals([State, Traces])
+
+def make_savable(kind: type) -> None:
+    """Lets torch.save, with weights_only=True at loading, and torch.export.save take a named tuple of tensors."""
+    torch.serialization.add_safe_globals([kind])
+    # torch.export has a public way for dataclasses only (torch 2.11 to 2.13).
+    torch.utils._pytree._register_namedtuple(kind, serialized_type_name=f"lsnn_ext.{kind.__name__}")
+
+
+make_savable(State)
+make_savable(Traces)
+make_savable(PackedSpikes)
 
 
 def alif(
@@ -180,7 +210,7 @@ def layer(
         spikes: whether to return the spikes; without w_out they always are. "bits": packed, for the next layer.
             The backward pass keeps these bits anyway, so no memory is left that grows with T * B * N. The CPU kernels
             write and read them; elsewhere they are made of numbers, which saves nothing.
-        **neuron: the keyword arguments of alif.
+        **neuron: the keyword arguments of alif, but its p.
 
     Returns:
         Layered: spikes, state, traces, readout, p, packed.
@@ -194,10 +224,25 @@ def layer(
     for name in ("alpha", "theta"):
         if name not in neuron:
             raise TypeError(f"{name}: expected a number or a tensor, got none")
+    if isinstance(x, PackedSpikes):
+        x.check("x")
+    elif not isinstance(x, Tensor):
+        raise TypeError(f"x: expected a tensor or PackedSpikes, got {type(x).__name__}")
     if len(x.shape) != 3:
         raise ValueError(f"x: expected shape (T, B, I), got {tuple(x.shape)}")
-    if w_out is not None and (w_out.dim() != 2 or w_out.shape[1] != w_rec.shape[0]):
-        raise ValueError(f"w_out: expected shape (O, {w_rec.shape[0]}), got {tuple(w_out.shape)}")
+    (_, B, I), where = x.shape, x.carrier if isinstance(x, PackedSpikes) else x
+    check_beside("w_rec", w_rec, ("N", "N"), where, "x")
+    N = w_rec.shape[0]
+    check_beside("w_in", w_in, (N, I), where, "x")
+    if bias is not None:
+        check_beside("bias", bias, (N,), where, "x")
+    if w_out is not None:
+        check_beside("w_out", w_out, ("O", N), where, "x")
+    elif p is not None:
+        raise ValueError("p: expected w_out beside it, as it is the state of the readout here, got none; the coupling p "
+                         "of the equations is an argument of alif alone")
+    if w_out is not None and p is not None:
+        check_beside("p", p, (B, w_out.shape[0]), where, "x")
     if not 0 <= k_out <= 1:
         raise ValueError(f"k_out: expected a number from 0 to 1, got {k_out}")
     if spikes not in (True, False, "bits"):
@@ -251,11 +296,18 @@ def leaky_readout(x: Tensor, w_out: Tensor, k: float, p: Tensor | None = None) -
     x (T, B, N), w_out (O, N), k from 0 to 1, p (B, O) before the first step, default zeros. The result is float32
     where x is float16 or bfloat16.
     """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
+    if x.dim() != 3:
+        raise ValueError(f"x: expected shape (T, B, N), got {tuple(x.shape)}")
+    check_beside("w_out", w_out, ("O", x.shape[2]), x, "x")
+    if p is not None:
+        check_beside("p", p, (x.shape[1], w_out.shape[0]), x, "x")
     product, O = linear(x.contiguous(), w_out.to(x.dtype)), w_out.shape[0]
     neuron: dict[str, Any] = dict(
         alpha=k, kappa=1 - k, theta=_NEVER, R=0.0, dynamics="snntorch_sub", surrogate="triangle"
     )
-    if x.dim() == 3 and w_out.dtype == x.dtype:
+    if w_out.dtype == x.dtype:
         found = integrated(product, p, {**neuron, "refractory": 0, "delay": 0, "dampening": None})
         if found is not None:
             return found

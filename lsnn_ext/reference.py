@@ -18,7 +18,7 @@ z past spikes.  A prime is the value carried from the step before.  Coefficients
 Terms are evaluated from left to right exactly as written, so that a compiled form can agree bit for bit.
 """
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -182,24 +182,47 @@ def coefficients(dynamics: str, *, alpha: Coefficient, theta: Coefficient, rho: 
     }
 
 
+class _OnlyOnce(torch.autograd.Function):
+    """Gradients as they are; what asks for their gradient gets an error, as a spike has no second derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, n: int, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+        """The first n of the tensors; the others are what they depend on."""
+        return tuple(None if t is None else t.clone() for t in tensors[:n])
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        raise RuntimeError("lsnn_ext: expected one derivative, got a second derivative, which spikes do not have")
+
+
+def only_once(gradients: Sequence[Tensor | None], depend_on: Iterable[Tensor | None]) -> tuple[Tensor | None, ...]:
+    """Gradients that a backward pass has computed, for what records it (create_graph=True): without this they would
+    count as constants there, and their own gradients be dropped without a word."""
+    if not torch.is_grad_enabled():
+        return tuple(gradients)
+    unsaved = torch.zeros((), requires_grad=True)  # stands for what they depend on and was not saved
+    return _OnlyOnce.apply(len(gradients), *gradients, unsaved, *depend_on)
+
+
 class _Spike(torch.autograd.Function):
     """z of (7): the test, or for smooth spikes the antiderivative; the gradient is dampening * psi(m) in both."""
 
     @staticmethod
-    def forward(ctx: Any, m: Tensor, surrogate: Surrogate, dampening: float, ge: bool, smooth: bool) -> Tensor:
+    def forward(ctx: Any, m: Tensor, fired: Tensor, surrogate: Surrogate, dampening: float, smooth: bool) -> Tensor:
         ctx.save_for_backward(m)
         ctx.psi, ctx.dampening = surrogate.psi, dampening
-        return dampening * surrogate.integral(m) if smooth else _over(ge, m).to(m.dtype)
+        return dampening * surrogate.integral(m) if smooth else fired.to(m.dtype)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (m,) = ctx.saved_tensors
-        return gradient * (ctx.dampening * ctx.psi(m)), None, None, None, None
+        with torch.no_grad():
+            found = gradient * (ctx.dampening * ctx.psi(m))
+        return *only_once([found], [gradient, m]), None, None, None, None
 
 
-def _over(ge: bool, m: Tensor) -> Tensor:
-    return m >= 0 if ge else m > 0
+def _over(ge: bool, d: Tensor) -> Tensor:
+    return d >= 0 if ge else d > 0
 
 
 def stopped(value: Tensor) -> Tensor:
@@ -214,7 +237,7 @@ class _Model(NamedTuple):
     k: dict[str, Tensor]
     synapses: list[tuple[int, Tensor]]  # (d, weights of the synapses with extra delay d), d ascending
     refractory: int
-    spike: Callable[[Tensor], Tensor]
+    spike: Callable[[Tensor, Tensor], Tensor]  # of m, and of whether it passes the test
 
     def stop(self, path: str, value: Tensor) -> Tensor:
         return stopped(value) if path in self.row.stop else value
@@ -224,12 +247,20 @@ class _Model(NamedTuple):
             return (1 - z) * y + z * self.k["R"]
         return y - z * (A if self.row.reset == "A" else self.k["R"])
 
-    def margin(self, n: Tensor, A: Tensor) -> Tensor:
-        return (n - A) / (self.k["width"] * A if self.row.scale == "A" else self.k["width"])
+    def margin(self, n: Tensor, A: Tensor) -> tuple[Tensor, Tensor]:
+        """m of (7), and whether it passes the test, which divides nothing; m is 0 where s is no normal number."""
+        d, width = n - A, self.k["width"]
+        if self.row.scale == "1":
+            return d / width, _over(self.row.ge, d)
+        s = width * A
+        vanishes = s.abs() < torch.finfo(s.dtype).tiny
+        m = torch.where(vanishes, 0.0, d / torch.where(vanishes, 1.0, s))
+        return m, _over(self.row.ge, torch.where(A < 0, -d, d))
 
     def drive(self, s: State) -> Tensor:
         if self.row.drive == "cross":
-            return self.stop("adapt", self.spike(self.margin(s.v, self.k["theta"] + self.k["beta"] * s.a)))
+            A = self.k["theta"] + self.k["beta"] * s.a
+            return self.stop("adapt", self.spike(*self.margin(s.v, A)))
         if self.row.drive == "above":  # a bare test: it never had a gradient
             return _over(self.row.ge, s.v - self.k["theta"]).to(s.v.dtype)
         return self.stop("adapt", s.z[0])
@@ -243,11 +274,11 @@ class _Model(NamedTuple):
         A = k["theta"] + k["beta"] * a  # (4)
         y = k["alpha"] * s.v + k["kappa"] * (i - k["eta"] * a)  # (5)
         u = self.reset(y, self.stop("reset", s.z[0]), A) if row.when == "next" else y  # (6)
-        m = self.margin(u if row.test == "new" else s.v, self.stop("thr", A))  # (7)
+        m, over = self.margin(u if row.test == "new" else s.v, self.stop("thr", A))  # (7)
         free = ~(s.r > 0)
-        z = torch.where(free, self.spike(m), torch.zeros_like(m))
+        z = torch.where(free, self.spike(m, over), torch.zeros_like(m))
         v = self.reset(u, self.stop("reset", z), A) if row.when == "now" else u  # (8)
-        r = torch.where(free & _over(row.ge, m), torch.full_like(s.r, self.refractory), (s.r - 1).clamp(min=0))  # (9)
+        r = torch.where(free & over, torch.full_like(s.r, self.refractory), (s.r - 1).clamp(min=0))  # (9)
         return State(v, a, i, r, torch.cat([z[None], s.z[:-1]])), A
 
 
@@ -288,7 +319,7 @@ def alif(current: Tensor, w_rec: Tensor, *, alpha: Coefficient, theta: Coefficie
     k = {name: torch.as_tensor(value, dtype=dtype, device=device) for name, value in given.items()}
     synapses = _synapses(w_rec.to(dtype), delay)
     spike: Callable[..., Tensor] = _Spike.apply
-    model = _Model(row, k, synapses, refractory, lambda m: spike(m, shape, height, row.ge, smooth))
+    model = _Model(row, k, synapses, refractory, lambda m, over: spike(m, over, shape, height, smooth))
 
     D = 1 + synapses[-1][0]
     if state is None:

@@ -36,7 +36,8 @@ IMPORTS = {
     "functional": {"_arguments", "_bits", "_library", "_ready", "reference"},
     "_ready": {"_arguments", "_library", "reference"},
     "_arguments": {"reference"},
-    "_library": {"_C", "_bits", "reference"},
+    "_library": {"_C", "_bits", "_fake", "reference"},
+    "_fake": set[str](),
     "_bits": set[str](),
     "reference": set[str](),
 }

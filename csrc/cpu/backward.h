@@ -264,7 +264,10 @@ template <class T, class Model> struct BackwardTile : Tile {
       for (int64_t t0 = S0 + (S1 - S0 - 1) / chunk * chunk; t0 >= S0; t0 -= chunk) {
         const int64_t t1 = t0 + chunk < S1 ? t0 + chunk : S1;
         past.chunk_of(t0, t1);
-        meter.lap(Count::ns_replay), wait();
+        meter.lap(Count::ns_replay);
+        ask_to_stop(team);
+        wait();
+        if (is_stopped(team)) return;
         past.count_active(), count_active(t1 - t0);
         for (int64_t c = 0; sums.k && c < n_coefficients; c++) memset(s.sums + c * NP + n0, 0, (n_end - n0) * sizeof(T));
         for (int64_t t = t1 - 1; t >= t0; t--) {

@@ -1,11 +1,15 @@
 #include "block_cache.h"
 
+#include <pthread.h>
 #include <sys/mman.h>
 
+#include <charconv>
 #include <cstdlib>
+#include <cstring>
 #include <map>
 #include <mutex>
 #include <new>
+#include <stdexcept>
 #include <string>
 #include <unordered_map>
 
@@ -27,20 +31,37 @@ struct Cache {
   std::mutex mutex;
   std::multimap<int64_t, void*> free;            // by size
   std::unordered_map<void*, int64_t> sizes;      // of every large block
-  int64_t held = 0, limit;
-  Cache() {
-    const char* mb = std::getenv("LSNN_CACHE_MB");
-    limit = (mb ? std::atoll(mb) : 1024) << 20;
+  int64_t held = 0;
+  const int64_t limit;
+
+  Cache() : limit(limit_asked()) {
+    // A child must not be born while another thread is in here: nobody would ever unlock its copy of the mutex.
+    pthread_atfork(lock, unlock, unlock);
   }
+
+  // LSNN_CACHE_MB in bytes; -1 where it is no whole number >= 0.
+  static int64_t limit_asked() {
+    const char* asked = std::getenv("LSNN_CACHE_MB");
+    if (!asked || !*asked) return int64_t(1024) << 20;
+    int64_t mb = -1;
+    const char* end = asked + std::strlen(asked);
+    const auto read = std::from_chars(asked, end, mb);
+    return read.ec != std::errc() || read.ptr != end || mb < 0 || mb > INT64_MAX >> 20 ? -1 : mb << 20;
+  }
+  static void lock();
+  static void unlock();
 };
-Cache& cache() {  // never destroyed: tensors may be freed while the process ends
-  static Cache& c = *new Cache;
-  return c;
-}
+Cache& cache = *new Cache;  // never destroyed: tensors may be freed while the process ends
+void Cache::lock() { cache.mutex.lock(); }
+void Cache::unlock() { cache.mutex.unlock(); }
 
 }  // namespace
 
 void* take_block(int64_t bytes) {
+  if (cache.limit < 0) {
+    const std::string given = std::getenv("LSNN_CACHE_MB") ? std::getenv("LSNN_CACHE_MB") : "";
+    throw std::runtime_error("LSNN_CACHE_MB: expected a whole number of megabytes >= 0, got '" + given + "'");
+  }
   if (bytes < large) {
     // Whole pages: where scratch memory began in the middle of one, the forward pass took up to 1.4 times as long.
     const int64_t boundary = bytes < 4096 ? 128 : 4096;
@@ -50,14 +71,13 @@ void* take_block(int64_t bytes) {
   }
   if (bytes > INT64_MAX / 2) throw OutOfMemory(bytes);
   const int64_t size = (bytes + huge_page - 1) / huge_page * huge_page;
-  Cache& c = cache();
   {
-    std::lock_guard lock(c.mutex);
-    auto best = c.free.lower_bound(size);
-    if (best != c.free.end() && best->first <= size + size / 4 + huge_page) {
+    std::lock_guard lock(cache.mutex);
+    auto best = cache.free.lower_bound(size);
+    if (best != cache.free.end() && best->first <= size + size / 4 + huge_page) {
       void* p = best->second;
-      c.held -= best->first;
-      c.free.erase(best);
+      cache.held -= best->first;
+      cache.free.erase(best);
       return p;
     }
   }
@@ -72,46 +92,44 @@ void* take_block(int64_t bytes) {
 #ifdef MADV_HUGEPAGE
   madvise(p, size, MADV_HUGEPAGE);
 #endif
-  std::lock_guard lock(c.mutex);
-  c.sizes[p] = size;
+  std::lock_guard lock(cache.mutex);
+  cache.sizes[p] = size;
   return p;
 }
 
 void give_block(void* block) {
   if (!block) return;
-  Cache& c = cache();
-  std::unique_lock lock(c.mutex);
-  const auto known = c.sizes.find(block);
-  if (known == c.sizes.end()) {
+  std::unique_lock lock(cache.mutex);
+  const auto known = cache.sizes.find(block);
+  if (known == cache.sizes.end()) {
     lock.unlock();
     std::free(block);
     return;
   }
   const int64_t size = known->second;
-  if (c.held + size <= c.limit) {
-    c.free.emplace(size, block);
-    c.held += size;
+  if (cache.held + size <= cache.limit) {
+    cache.free.emplace(size, block);
+    cache.held += size;
     return;
   }
-  c.sizes.erase(known);
+  cache.sizes.erase(known);
   lock.unlock();
   munmap(block, size);
 }
 
 int64_t cached_bytes() {
-  std::lock_guard lock(cache().mutex);
-  return cache().held;
+  std::lock_guard lock(cache.mutex);
+  return cache.held;
 }
 
 void empty_cache() {
-  Cache& c = cache();
-  std::lock_guard lock(c.mutex);
-  for (auto [size, block] : c.free) {
-    c.sizes.erase(block);
+  std::lock_guard lock(cache.mutex);
+  for (auto [size, block] : cache.free) {
+    cache.sizes.erase(block);
     munmap(block, size);
   }
-  c.free.clear();
-  c.held = 0;
+  cache.free.clear();
+  cache.held = 0;
 }
 
 }  // namespace lsnn::cpu

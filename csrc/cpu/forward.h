@@ -104,7 +104,13 @@ LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, const Mod
       meter.split_item(1);
     }
     meter.end_items();
-    if (member.members > 1) meet(member), meter.lap(Count::ns_wait_forward);
+    const bool asks = t % chunk == chunk - 1;
+    if (asks) ask_to_stop(member);
+    if (member.members > 1) {
+      meet(member);
+      meter.lap(Count::ns_wait_forward);
+    }
+    if (asks && is_stopped(member)) return;
     for (int64_t q = member.index; f.readout.O && q < items; q += member.members)
       readout.step(t, q, ring, l.smooth), readout.write(f.readout_p, t * B + b0, q);
     if (f.readout.O) meter.lap(Count::ns_readout);

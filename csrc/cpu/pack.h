@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -86,7 +87,9 @@ void copy_rows(Parallel parallel, int64_t rows, int64_t columns, const void* fro
 template <class T> bool bf16_pays([[maybe_unused]] const Kernels<T>& kernels, [[maybe_unused]] Way asked) {
 #if defined(__x86_64__)
   if (!kernels.to_bf16 || !__builtin_cpu_supports("avx512bf16")) return false;
-  static const bool faster = [&] {
+  // Without a lock, which a child of fork() could inherit locked: at worst two threads time it.
+  static std::atomic<int> known{-1};
+  if (known < 0) {
     constexpr int64_t n = 256;
     std::vector<T> w(n * n, T(0.5)), d(max_items * 2 * n, T(0.25)), out(max_items * 2 * n);
     std::vector<uint16_t> rounded(n * n);
@@ -99,9 +102,9 @@ template <class T> bool bf16_pays([[maybe_unused]] const Kernels<T>& kernels, [[
         for (int i = 0; i < 4; i++) kernels.trial(n, w.data(), rounded.data(), d.data(), out.data(), entries.data(), bf16);
         best[bf16] = std::min(best[bf16], std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
       }
-    return best[true] < best[false];
-  }();
-  return faster || asked == Way::bf16;
+    known = best[true] < best[false];
+  }
+  return known > 0 || asked == Way::bf16;
 #else
   return false;
 #endif

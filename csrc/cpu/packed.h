@@ -17,6 +17,13 @@ inline constexpr int64_t max_items = 16;
 inline constexpr int64_t tile_items(int64_t B) { return B >= 32 ? max_items : B >= 8 ? 4 : B >= 4 ? 2 : 1; }
 inline constexpr int64_t tiles(int64_t B) { return (B + tile_items(B) - 1) / tile_items(B); }
 
+// Numbers of a row of dL/dc and dL/dz: an odd multiple of four cache lines. Then the same columns of 16 items lie evenly in the
+// first cache; with rows of a power of two items would push each other out of it.
+template <class T> inline constexpr int64_t gradient_stride(int64_t NP) {
+  constexpr int64_t line = 64 / (int64_t)sizeof(T);
+  return NP + line * (1 + (11 - NP / line % 8) % 8);
+}
+
 // How the backward pass multiplies: all of W; the rows of neurons whose result is of use; the synapses that are not zero; rows
 // in bfloat16 with sums in float, where the caller allows it (Layer.reduced) and the processor is faster so.
 // LSNN_PRODUCT names one of them for tests; otherwise it follows from sizes and activity, step by step.

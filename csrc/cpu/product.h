@@ -7,12 +7,6 @@ namespace lsnn::cpu {
 namespace {
 
 inline constexpr int panel_vectors = 2;
-// Numbers of a row of dL/dc and dL/dz: an odd multiple of four cache lines. Then the same columns of 16 items lie evenly in the
-// first cache; with rows of a power of two items would push each other out of it.
-template <class T> inline constexpr int64_t gradient_stride(int64_t NP) {
-  constexpr int64_t line = 64 / (int64_t)sizeof(T);
-  return NP + line * (1 + (11 - NP / line % 8) % 8);
-}
 template <class T> inline constexpr int64_t panel = panel_vectors * Vec<T>::lanes;
 
 // out[q][panel] += sum_k d[q][k] w[k][panel] for Q items, k < K; each loaded weight vector meets all of them.

@@ -203,6 +203,7 @@ template <class T> LSNN_INLINE Vec<T> max_(Vec<T> a, Vec<T> b) { return select(a
 template <class T> LSNN_INLINE Vec<T> min_(Vec<T> a, Vec<T> b) { return select(a < b, a, b); }
 #endif
 // A division: with an estimate and Newton steps instead the adjoint was no faster, by measurement.
+template <class T> LSNN_INLINE Vec<T> least_normal(Vec<T>) { return Vec<T>(lsnn::least_normal(T())); }
 template <class T> LSNN_INLINE Vec<T> reciprocal_(Vec<T> a) { return Vec<T>(1) / a; }
 template <class T> LSNN_INLINE Vec<T> abs_(Vec<T> a) {  // without the sign bit
   using V = Vec<T>;

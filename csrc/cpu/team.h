@@ -3,7 +3,7 @@
 #pragma once
 #include <cstdint>
 
-#include "../platform.h"
+#include "../alif.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -15,6 +15,7 @@ namespace lsnn::cpu {
 struct Meeting {
   alignas(64) uint32_t here = 0;
   alignas(64) uint32_t round = 0;
+  alignas(64) uint32_t stopped = 0;  // the caller wants no more
 };
 
 // What one thread of a team knows. All have the same shared scratch memory, and each some of its own.
@@ -23,6 +24,7 @@ struct Member {
   Meeting* meeting = nullptr;
   void (*yield)() = nullptr;  // gives the core to somebody else
   void *shared = nullptr, *own = nullptr;
+  Interrupt interrupt = {};
 };
 
 struct ScratchBytes { int64_t shared, own; };  // own: of each member
@@ -48,6 +50,16 @@ LSNN_INLINE void meet(const Member& m) {
 #endif
     if (waited % 1024 == 1023) m.yield();
   }
+}
+
+// Whether the caller wants no more: every member asks, the first one decides, and after their next meeting all know the same.
+// Between two askings lie two meetings at least, so that nobody decides anew before all have read.
+LSNN_INLINE void ask_to_stop(const Member& m) {
+  if (!m.interrupt.wanted || !m.interrupt.wanted(m.interrupt.context)) return;
+  if (m.index == 0) __atomic_store_n(&m.meeting->stopped, 1, __ATOMIC_RELAXED);
+}
+LSNN_INLINE bool is_stopped(const Member& m) {
+  return m.interrupt.wanted && __atomic_load_n(&m.meeting->stopped, __ATOMIC_RELAXED);
 }
 
 }  // namespace

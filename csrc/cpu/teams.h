@@ -19,12 +19,12 @@ namespace {
 class Team {
  public:
   // Runs body(member) on this thread, if it is early enough to be one of `wanted` members.
-  template <class F> void join(int64_t wanted, const ScratchBytes& bytes, const F& body) {
+  template <class F> void join(int64_t wanted, const ScratchBytes& bytes, const Interrupt& interrupt, const F& body) {
     const int64_t index = state_.fetch_add(1);
-    if (index == 0) return lead(wanted, bytes, body);
+    if (index == 0) return lead(wanted, bytes, interrupt, body);
     if (index & closed) return;
     while (!members_.load(std::memory_order_acquire)) std::this_thread::yield();
-    if (members_ > 0) run(index, bytes, body);
+    if (members_ > 0) run(index, bytes, interrupt, body);
   }
 
  private:
@@ -34,7 +34,7 @@ class Team {
   Meeting meeting_;
   void* scratch_ = nullptr;
 
-  template <class F> void lead(int64_t wanted, const ScratchBytes& bytes, const F& body) {
+  template <class F> void lead(int64_t wanted, const ScratchBytes& bytes, const Interrupt& interrupt, const F& body) {
     using Clock = std::chrono::steady_clock;
     // A sleeping thread is here after some ten microseconds.
     for (const auto end = Clock::now() + std::chrono::microseconds(200); state_ < wanted && Clock::now() < end;) std::this_thread::yield();
@@ -43,16 +43,17 @@ class Team {
       const Block scratch(bytes.shared + members * bytes.own);
       scratch_ = scratch.data;
       members_.store(members, std::memory_order_release);
-      run(0, bytes, body);
+      run(0, bytes, interrupt, body);
     } catch (...) {
       if (!members_) members_ = -1;
       throw;
     }
   }
   // The scratch memory is the leader's: nobody leaves before all are done.
-  template <class F> void run(int64_t index, const ScratchBytes& bytes, const F& body) {
+  template <class F> void run(int64_t index, const ScratchBytes& bytes, const Interrupt& interrupt, const F& body) {
     char* shared = (char*)scratch_;
-    const Member member{index, members_, &meeting_, std::this_thread::yield, shared, shared + bytes.shared + index * bytes.own};
+    char* own = shared + bytes.shared + index * bytes.own;
+    const Member member{index, members_, &meeting_, std::this_thread::yield, shared, own, interrupt};
     body(member);
     meet(member);
   }
@@ -77,7 +78,7 @@ void in_teams(Parallel parallel, const Formation& how, int64_t tasks, const Scra
   std::vector<Team> teams(how.teams);
   each(parallel, how.teams * how.members, [&](int64_t i) {
     const int64_t team = i / how.members;
-    teams[team].join(how.members, bytes, [&](const Member& member) {
+    teams[team].join(how.members, bytes, parallel.interrupt, [&](const Member& member) {
       for (int64_t task = team; task < tasks; task += how.teams) body(task, member);
     });
   });

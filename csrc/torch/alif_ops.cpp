@@ -8,6 +8,12 @@ namespace lsnn::binding {
 namespace {
 
 using Maybe = std::optional<Tensor>;
+
+void check_checkpoint(int64_t steps, const Tensor& like) {
+  LSNN_EXPECT(steps >= 0 && steps <= most_steps && (!steps || has_cpu_kernels(like)),
+              "checkpoint: expected 0, or steps from 1 to 2^48 on the CPU, got ", steps);
+}
+
 using Fifteen =
     std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 using Eleven = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -19,22 +25,21 @@ Fifteen alif_forward(Tensor current, Tensor w_rec, Tensor coefficients, Maybe de
                      Tensor z, Maybe w_in, Maybe bias, Maybe w_out, Maybe p, int64_t dynamics, int64_t surrogate, double dampening,
                      int64_t refractory, bool smooth, bool trace, bool save, int64_t checkpoint, double k_out, bool spikes, Maybe x_bits,
                      bool as_bits, bool small_y) {
-  STD_TORCH_CHECK(current.dim() == 3, "current must have shape (T, B, N), got ", shape_text(current));
+  LSNN_EXPECT(current.dim() == 3, "current must have shape (T, B, N), got ", shape_text(current));
   const ScalarType type = current.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, "current must be float32 or float64");
-  check_like(w_rec, "w_rec", current), check_like(coefficients, "coefficients", current);
+  LSNN_EXPECT(is_real(type), "current must be float32 or float64");
   const int64_t T = current.size(0), B = current.size(1);
-  const LayerHolder h = make_layer(T, B, w_rec, coefficients, delay, delays, dynamics, surrogate, dampening, refractory, smooth);
+  const LayerHolder h = make_layer(T, B, current, "current", w_rec, coefficients, delay, delays, dynamics, surrogate, dampening, refractory,
+                                   smooth);
   Layer l = h.layer;
   l.delays = h.delays.data();
   const int64_t N = l.N;
-  STD_TORCH_CHECK(w_in || N == current.size(2), "w_rec must have shape (", current.size(2), ", ", current.size(2), ") for a current of ",
+  LSNN_EXPECT(w_in || N == current.size(2), "w_rec must have shape (", current.size(2), ", ", current.size(2), ") for a current of ",
                   current.size(2), " neurons, got ", shape_text(w_rec));
-  STD_TORCH_CHECK(checkpoint >= 0 && (!checkpoint || has_cpu_kernels(current)), "checkpoint: expected 0, or steps >= 1 on the CPU, got ",
-                  checkpoint);
-  STD_TORCH_CHECK(spikes || has_cpu_kernels(current), "spikes: expected True, as only the CPU kernels can leave them out");
-  STD_TORCH_CHECK(!as_bits || has_cpu_kernels(current), "as_bits: expected False, as only the CPU kernels return spikes as bits");
-  STD_TORCH_CHECK(!small_y || type == ScalarType::Float, "small_y: expected False for a current of float64");
+  check_checkpoint(checkpoint, current);
+  LSNN_EXPECT(spikes || has_cpu_kernels(current), "spikes: expected True, as only the CPU kernels can leave them out");
+  LSNN_EXPECT(!as_bits || has_cpu_kernels(current), "as_bits: expected False, as only the CPU kernels return spikes as bits");
+  LSNN_EXPECT(!small_y || type == ScalarType::Float, "small_y: expected False for a current of float64");
   const StateHolder s = make_state(current, l, v, a, i, r, z);
   const Tensor x = x_bits || current.stride(2) == 1 || current.size(2) == 1 ? current : dense(current);
   const Maybe c = dense(bias), p0 = dense(p);
@@ -82,24 +87,34 @@ Eleven alif_backward(Maybe g_spikes, Maybe g_trace_v, Maybe g_trace_a, Maybe g_t
                      Tensor a, Tensor i, Tensor r, Tensor z, Maybe w_in, Maybe bias, Maybe w_out, Maybe p, Tensor y, Tensor bits,
                      Tensor smooth_z, Tensor carry, int64_t dynamics, int64_t surrogate, double dampening, int64_t refractory, bool smooth,
                      int64_t checkpoint, double k_out, int64_t want, int64_t wanted, bool reduced, Maybe x_bits) {
-  STD_TORCH_CHECK(bits.dim() == 3, "bits must be what alif_forward saved, got shape ", shape_text(bits));
+  LSNN_EXPECT(bits.dim() == 3, "bits must be what alif_forward saved, got shape ", shape_text(bits));
   const ScalarType type = carry.scalar_type();
+  LSNN_EXPECT(is_real(type), "carry must be float32 or float64");
+  LSNN_EXPECT(want >= 0 && want < 1 << n_coefficients, "want: expected a bit for each of ", +n_coefficients, " coefficients, got ", want);
+  LSNN_EXPECT(wanted >= 0 && wanted < 1 << 6, "wanted: expected 6 bits, got ", wanted);
+  check_checkpoint(checkpoint, carry);
   const bool small_y = y.scalar_type() == ScalarType::BFloat16 && !checkpoint;
   const int64_t T = bits.size(0), B = bits.size(1), every = checkpoint ? checkpoint : segment;
-  const LayerHolder h = make_layer(T, B, w_rec, coefficients, delay, delays, dynamics, surrogate, dampening, refractory, smooth);
+  const LayerHolder h =
+      make_layer(T, B, carry, "carry", w_rec, coefficients, delay, delays, dynamics, surrogate, dampening, refractory, smooth);
   Layer l = h.layer;
   l.delays = h.delays.data(), l.reduced = reduced;
   const int64_t N = l.N;
-  check_like(w_rec, "w_rec", carry), check_like(coefficients, "coefficients", carry);
-  STD_TORCH_CHECK(small_y ? type == ScalarType::Float : checkpoint || y.scalar_type() == type,
+  LSNN_EXPECT(small_y ? type == ScalarType::Float : checkpoint || y.scalar_type() == type,
                   "y: expected the dtype of carry, or bfloat16");
   check_like_device(y, "y", carry, "carry");
   check_shape(y, "y", checkpoint ? Ints{0} : Ints{T, B, N});
-  check_shape(bits, "bits", {T, B, words(N)}), check_shape(carry, "carry", {segments(T, every), 4, B, N});
-  STD_TORCH_CHECK(bits.scalar_type() == ScalarType::Int, "bits must be int32");
-  STD_TORCH_CHECK(y.is_contiguous() && bits.is_contiguous() && carry.is_contiguous(), "saved tensors must be contiguous");
-  if (smooth) check_like(smooth_z, "smooth_z", carry), check_shape(smooth_z, "smooth_z", {T, B, N});
-  STD_TORCH_CHECK(current.has_value() || !(checkpoint || w_in), "current: expected it beside w_in or checkpoint, got none");
+  check_shape(carry, "carry", {segments(T, every), 4, B, N});
+  LSNN_EXPECT(bits.scalar_type() == ScalarType::Int, "bits must be int32");
+  check_like_device(bits, "bits", carry, "carry");
+  if (smooth) {
+    check_like(smooth_z, "smooth_z", carry, "carry");
+    check_shape(smooth_z, "smooth_z", {T, B, N});
+  }
+  const bool whole = y.is_contiguous() && bits.is_contiguous() && carry.is_contiguous() && (!smooth || smooth_z.is_contiguous());
+  LSNN_EXPECT(whole, "saved tensors must be contiguous");
+  check_bits(bits, "bits", T, B, N);
+  LSNN_EXPECT(current.has_value() || !(checkpoint || w_in), "current: expected it beside w_in or checkpoint, got none");
   Maybe x = current;
   if (x) {
     check_like(*x, "current", carry), check_shape(*x, "current", {T, B, w_in ? w_in->size(1) : N});
@@ -111,7 +126,7 @@ Eleven alif_backward(Maybe g_spikes, Maybe g_trace_v, Maybe g_trace_a, Maybe g_t
   const Readout readout = make_readout(carry, w_out, p0, k_out, B, N);
   if (want & (1 << KAPPA | 1 << SIGMA) && coefficients.is_cpu())
     for (int64_t n = 0; n < N; n++)
-      STD_TORCH_CHECK(
+      LSNN_EXPECT(
           type == ScalarType::Double ? ((const double*)l.coefficients)[KAPPA * N + n] : ((const float*)l.coefficients)[KAPPA * N + n],
           "kappa must not be 0 where the gradient of kappa or sigma is asked for, got 0 at neuron ", n);
   auto plain = [&](const Maybe& g, const char* name, const Ints& sizes) {

@@ -8,6 +8,7 @@
 #include "../cpu/run.h"
 #include "../cuda/host_product.h"
 #include "../cuda/run.h"
+#include "signals.h"
 
 #ifdef LSNN_CUDA_KERNELS  // real ones
 #include <torch/csrc/stable/accelerator.h>
@@ -35,11 +36,16 @@ namespace {
 
 cuda::Storage storage_of(const Tensor& like) { return like.scalar_type() == ScalarType::Double ? cuda::Storage::f64 : cuda::Storage::f32; }
 
-void run_on_cpu(const ForwardArgs& f, const Tensor& like) {
-  storage_of(like) == cuda::Storage::f64 ? cpu::forward<double>(f, parallel()) : cpu::forward<float>(f, parallel());
-}
-void run_on_cpu(const BackwardArgs& f, const Tensor& like) {
-  storage_of(like) == cuda::Storage::f64 ? cpu::backward<double>(f, parallel()) : cpu::backward<float>(f, parallel());
+template <class T> void run_pass(const ForwardArgs& f, const Parallel& threads) { cpu::forward<T>(f, threads); }
+template <class T> void run_pass(const BackwardArgs& f, const Parallel& threads) { cpu::backward<T>(f, threads); }
+
+template <class Args> void run_on_cpu(const Args& f, const Tensor& like) {
+  SignalWatch watch;
+  Parallel threads = parallel();
+  threads.interrupt = watch.interrupt();
+  if (storage_of(like) == cuda::Storage::f64) run_pass<double>(f, threads);
+  else run_pass<float>(f, threads);
+  watch.finish();
 }
 
 #if defined(LSNN_CUDA_KERNELS) || defined(LSNN_EMULATOR)
@@ -66,7 +72,7 @@ template <class Args> void run_as_planned(const Args& f, const Tensor& like, con
 template <class F> F torch_cuda_function(const char* name) {
   void* library = dlopen("libtorch_cuda.so", RTLD_NOLOAD | RTLD_LAZY);
   void* found = library ? dlsym(library, name) : nullptr;
-  STD_TORCH_CHECK(found, "lsnn_ext: expected libtorch_cuda.so with the function ", name, ", found none; is torch a CUDA build?");
+  LSNN_EXPECT(found, "lsnn_ext: expected libtorch_cuda.so with the function ", name, ", found none; is torch a CUDA build?");
   return reinterpret_cast<F>(found);
 }
 void* current_stream(const Tensor& like) {
@@ -113,7 +119,7 @@ template <class Args> void run_where_it_lies(const Args& f, const Tensor& like) 
   TorchProduct product{like, f.layer.B, f.layer.N};
   run_as_planned(f, like, {&TorchProduct::add, &product}, current_stream(like));
 #else
-  STD_TORCH_CHECK(false, "current: expected a tensor on the CPU, as this build of lsnn_ext has no CUDA kernels");
+  LSNN_EXPECT(false, "current: expected a tensor on the CPU, as this build of lsnn_ext has no CUDA kernels");
 #endif
 }
 

@@ -5,21 +5,26 @@
 #include <optional>
 #include <tuple>
 
-#include "../alif.h"
+#include "../cpu/packed.h"
 #include "devices.h"
 
 namespace lsnn::binding {
 
+// A width that is no normal number has an infinite reciprocal, and no gradient: it is refused.
 template <class T> void check_coefficients(const T* k, int64_t N, double dampening) {
+  constexpr double least_width = std::numeric_limits<T>::min();
   for (int c = 0; c < n_coefficients; c++)
     for (int64_t n = 0; n < N; n++) {
       const double x = k[c * N + n];
-      const bool share = c == ALPHA || c == RHO || c == SIGMA;
-      const char* wanted = share ? "lie in [0, 1]" : c == WIDTH ? "be finite and > 0" : "be finite";
-      STD_TORCH_CHECK(std::isfinite(x) && (!share || (x >= 0 && x <= 1)) && (c != WIDTH || x > 0), coefficient_names[c], " must ", wanted,
-                      ", got ", x, " at neuron ", n);
+      const bool share = c == ALPHA || c == RHO || c == SIGMA, width = c == WIDTH;
+      if (std::isfinite(x) && (!share || (x >= 0 && x <= 1)) && (!width || x >= least_width)) continue;
+      const std::string wanted = share                     ? "lie in [0, 1]"
+                                 : !width                  ? "be finite"
+                                 : x > 0 && x < least_width ? "be a normal number of its dtype"
+                                                           : "be finite and > 0";
+      refuse(coefficient_names[c], " must ", wanted, ", got ", x, " at neuron ", n);
     }
-  STD_TORCH_CHECK(std::isfinite(dampening) && dampening >= 0, "dampening must be finite and >= 0, got ", dampening);
+  LSNN_EXPECT(std::isfinite(dampening) && dampening >= 0, "dampening must be finite and >= 0, got ", dampening);
 }
 
 // Keeps alive what the pointers of a Layer point to.
@@ -29,42 +34,55 @@ struct LayerHolder {
   Layer layer;
 };
 
-inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& w_rec, const Tensor& coefficients, const std::optional<Tensor>& delay,
-                              const Ints& delays, int64_t dynamics, int64_t surrogate, double dampening, int64_t refractory, bool smooth) {
-  STD_TORCH_CHECK(w_rec.dim() == 2 && w_rec.size(0) == w_rec.size(1), "w_rec must have shape (N, N), got ", shape_text(w_rec));
+// The kernels number rows of weights, events and rows of gradients with 32 bits.
+inline constexpr int64_t offsets = int64_t(1) << 32;
+
+// What the largest delay must stay below: dL/dc of that many steps and a chunk is kept, in rows of all items of a tile.
+template <class T> int64_t delays_below(int64_t N) {
+  return offsets / (cpu::max_items * cpu::gradient_stride<T>(cpu::padded(N))) - chunk - 1;
+}
+
+inline constexpr int64_t most_steps = int64_t(1) << 48;  // more than fit into any memory, so that sums of steps never wrap around
+
+inline bool is_real(ScalarType type) { return type == ScalarType::Float || type == ScalarType::Double; }
+
+// like: the tensor, called `of`, whose device and dtype all others have.
+inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const char* of, const Tensor& w_rec, const Tensor& coefficients,
+                              const std::optional<Tensor>& delay, const Ints& delays, int64_t dynamics, int64_t surrogate, double dampening,
+                              int64_t refractory, bool smooth) {
+  const bool wide = like.scalar_type() == ScalarType::Double;
+  LSNN_EXPECT(w_rec.dim() == 2 && w_rec.size(0) == w_rec.size(1), "w_rec must have shape (N, N), got ", shape_text(w_rec));
   const int64_t N = w_rec.size(0);
-  STD_TORCH_CHECK(N >= 1, "w_rec must hold one neuron at least, got shape ", shape_text(w_rec));
+  LSNN_EXPECT(N >= 1, "w_rec must hold one neuron at least, got shape ", shape_text(w_rec));
+  check_like(w_rec, "w_rec", like, of);
+  check_like(coefficients, "coefficients", like, of);
   check_shape(coefficients, "coefficients", {n_coefficients, N});
-  STD_TORCH_CHECK(dynamics >= 0 && dynamics < n_rows, "dynamics must be a row from 0 to ", n_rows - 1, ", got ", dynamics);
-  STD_TORCH_CHECK(surrogate >= 0 && surrogate < n_surrogates, "surrogate must be 0 to ", n_surrogates - 1, ", got ", surrogate);
-  STD_TORCH_CHECK(refractory >= 0 && refractory < (1 << 24), "refractory must be from 0 to 2^24 - 1 steps, got ", refractory);
-  STD_TORCH_CHECK(!delays.empty(), "delays must name one delay at least, got none");
+  LSNN_EXPECT(dynamics >= 0 && dynamics < n_rows, "dynamics must be a row from 0 to ", n_rows - 1, ", got ", dynamics);
+  LSNN_EXPECT(surrogate >= 0 && surrogate < n_surrogates, "surrogate must be 0 to ", n_surrogates - 1, ", got ", surrogate);
+  LSNN_EXPECT(refractory >= 0 && refractory < (1 << 24), "refractory must be from 0 to 2^24 - 1 steps, got ", refractory);
+  LSNN_EXPECT(!delays.empty(), "delays must name one delay at least, got none");
   for (size_t i = 0; i < delays.size(); i++)
-    STD_TORCH_CHECK(delays[i] >= 0 && (!i || delays[i] > delays[i - 1]), "delays must ascend from 0 or more, got ", delays[i], " at place ",
-                    i);
-  STD_TORCH_CHECK(delay.has_value() == (delays.size() > 1), "delay must be given exactly when there are several delays");
-  const int64_t S = delays.size();
-  STD_TORCH_CHECK(S * N * (N + 64) < std::numeric_limits<uint32_t>::max(),
-                  "w_rec times the number of delays must stay below 2^32 numbers, got ", S, " delays of ", N, " x ", N);
-  // Offsets into the ring of dL/dc, kept for as many steps as the largest delay, have 32 bits.
-  STD_TORCH_CHECK(delays.back() < (int64_t(1) << 32) / (16 * (N + 64)) - 64, "delay: expected less than ",
-                  (int64_t(1) << 32) / (16 * (N + 64)) - 64, " extra steps for ", N, " neurons, got ", delays.back());
+    LSNN_EXPECT(delays[i] >= 0 && (!i || delays[i] > delays[i - 1]), "delays must ascend from 0 or more, got ", delays[i], " at place ", i);
+  LSNN_EXPECT(delay.has_value() == (delays.size() > 1), "delay must be given exactly when there are several delays");
+  const int64_t S = (int64_t)delays.size(), padded = std::min(N, offsets) + 64;
+  LSNN_EXPECT(is_below(offsets, {S, N, padded}) && is_below(offsets, {chunk * cpu::max_items, S, N}),
+              "w_rec times the number of delays must stay below 2^32 numbers, got ", S, " delays of ", N, " x ", N);
+  const int64_t below = wide ? delays_below<double>(N) : delays_below<float>(N);
+  LSNN_EXPECT(delays.back() < below, "delay: expected less than ", below, " extra steps for ", N, " neurons, got ", delays.back());
   LayerHolder h{dense(coefficients), delay ? dense(*delay) : Tensor(), delays, {}};
   if (delay) {
-    STD_TORCH_CHECK(delay->scalar_type() == ScalarType::Long, "delay must be an int64 tensor");
+    LSNN_EXPECT(delay->scalar_type() == ScalarType::Long, "delay must be an int64 tensor");
     check_shape(*delay, "delay", {N, N});
-    check_like_device(*delay, "delay", w_rec, "w_rec");
+    check_like_device(*delay, "delay", like, of);
     const int64_t* d = (const int64_t*)data(h.delay);
-    for (int64_t i = 0; delay->is_cpu() && i < N * N; i++) {
-      bool known = false;
-      for (int64_t k : delays) known |= d[i] == k;
-      STD_TORCH_CHECK(known, "delay must hold only numbers of delays, got ", d[i]);
-    }
+    for (int64_t i = 0; delay->is_cpu() && i < N * N; i++)
+      LSNN_EXPECT(std::binary_search(delays.begin(), delays.end(), d[i]), "delay must hold only numbers of delays, got ", d[i]);
   }
   // What lies on a card is not read here: the host would have to wait for it.
-  if (!coefficients.is_cpu()) {
-  } else if (w_rec.scalar_type() == ScalarType::Double) check_coefficients((const double*)data(h.coefficients), N, dampening);
-  else check_coefficients((const float*)data(h.coefficients), N, dampening);
+  if (coefficients.is_cpu()) {
+    if (wide) check_coefficients((const double*)data(h.coefficients), N, dampening);
+    else check_coefficients((const float*)data(h.coefficients), N, dampening);
+  }
   h.layer = {T,
              B,
              N,
@@ -94,12 +112,23 @@ inline StateHolder make_state(const Tensor& like, const Layer& l, const Tensor& 
   const std::tuple<const Tensor&, const char*> all[] = {{v, "state.v"}, {a, "state.a"}, {i, "state.i"}, {r, "state.r"}};
   for (auto [t, name] : all) check_like(t, name, like), check_shape(t, name, {l.B, l.N});
   check_like(z, "state.z", like);
-  STD_TORCH_CHECK(z.dim() == 3 && z.size(0) >= l.D && z.size(1) == l.B && z.size(2) == l.N, "state.z must have shape (", l.D, ", ", l.B,
+  LSNN_EXPECT(z.dim() == 3 && z.size(0) >= l.D && z.size(1) == l.B && z.size(2) == l.N, "state.z must have shape (", l.D, ", ", l.B,
                   ", ", l.N, ") or more past steps, got ", shape_text(z));
   return {dense(v), dense(a), dense(i), dense(r), dense(z)};
 }
 
 inline std::optional<Tensor> dense(const std::optional<Tensor>& t) { return t ? std::optional<Tensor>(dense(*t)) : std::nullopt; }
+
+// Spikes as bits [T,B,words(N)]: a bit beyond N in a last word would be read as a neuron that does not exist.
+inline void check_bits(const Tensor& bits, const char* name, int64_t T, int64_t B, int64_t N) {
+  check_shape(bits, name, {T, B, words(N)});
+  if (N % 32 == 0 || !bits.is_cpu()) return;
+  const uint32_t beyond = ~((1u << N % 32) - 1);
+  const uint32_t* last = (const uint32_t*)data(bits) + words(N) - 1;
+  uint32_t any = 0;
+  for (int64_t row = 0; row < T * B; row++) any |= last[row * words(N)] & beyond;
+  LSNN_EXPECT(!any, name, ": expected zeros in the bits beyond neuron ", N - 1, ", got others; pack what was sliced anew");
+}
 
 // The projection in front of the recurrence; x is [T,B,I] then.
 inline Projection make_projection(const Tensor& x, const std::optional<Tensor>& x_bits, const std::optional<Tensor>& w_in,
@@ -107,24 +136,25 @@ inline Projection make_projection(const Tensor& x, const std::optional<Tensor>& 
   Projection in{};
   const int64_t N = l.N;
   if (!w_in) {
-    STD_TORCH_CHECK(!bias, "bias: expected w_in beside it, got none");
-    STD_TORCH_CHECK(!x_bits, "x_bits: expected w_in beside it, got none");
+    LSNN_EXPECT(!bias, "bias: expected w_in beside it, got none");
+    LSNN_EXPECT(!x_bits, "x_bits: expected w_in beside it, got none");
     return in;
   }
-  STD_TORCH_CHECK(has_cpu_kernels(x), "w_in: expected tensors on the CPU, as only its kernels project inputs");
-  STD_TORCH_CHECK(x.size(2) >= 1, "current: expected one input or more beside w_in, got shape ", shape_text(x));
+  LSNN_EXPECT(has_cpu_kernels(x), "w_in: expected tensors on the CPU, as only its kernels project inputs");
+  LSNN_EXPECT(x.size(2) >= 1, "current: expected one input or more beside w_in, got shape ", shape_text(x));
   in.I = x.size(2);
   check_like(*w_in, "w_in", x), check_shape(*w_in, "w_in", {N, in.I});
-  STD_TORCH_CHECK((l.S * N + in.I + 1) * (N + 64) < int64_t(1) << 32,
-                  "w_in: expected less than 2^32 numbers together with w_rec of every delay, got ", shape_text(*w_in));
+  LSNN_EXPECT(in.I < offsets && is_below(offsets, {l.S * N + in.I + 1, N + 64}) && is_below(offsets, {chunk * cpu::max_items, in.I + 1}),
+              "w_in: expected less than 2^32 numbers together with w_rec of every delay, got ", shape_text(*w_in));
   if (bias) {
     check_like(*bias, "bias", x), check_shape(*bias, "bias", {N});
-    STD_TORCH_CHECK(bias->is_contiguous(), "bias: expected a contiguous tensor");
+    LSNN_EXPECT(bias->is_contiguous(), "bias: expected a contiguous tensor");
     in.bias = data(*bias);
   }
   if (x_bits) {
-    STD_TORCH_CHECK(x_bits->scalar_type() == ScalarType::Int && x_bits->is_contiguous(), "x_bits: expected a contiguous int32 tensor");
-    check_like_device(*x_bits, "x_bits", x, "current"), check_shape(*x_bits, "x_bits", {l.T, l.B, words(in.I)});
+    LSNN_EXPECT(x_bits->scalar_type() == ScalarType::Int && x_bits->is_contiguous(), "x_bits: expected a contiguous int32 tensor");
+    check_like_device(*x_bits, "x_bits", x, "current");
+    check_bits(*x_bits, "x_bits", l.T, l.B, in.I);
     in.bits = (const uint32_t*)data(*x_bits);
   }
   in.w = data(*w_in), in.w_stride_n = w_in->stride(0), in.w_stride_i = w_in->stride(1);
@@ -135,17 +165,18 @@ inline Projection make_projection(const Tensor& x, const std::optional<Tensor>& 
 inline Readout make_readout(const Tensor& like, const std::optional<Tensor>& w_out, const std::optional<Tensor>& p, double k, int64_t B,
                             int64_t N) {
   Readout out{};
-  STD_TORCH_CHECK(w_out.has_value() == p.has_value(), "p: expected it exactly where w_out is given");
+  LSNN_EXPECT(w_out.has_value() == p.has_value(), "p: expected it exactly where w_out is given");
   if (!w_out) return out;
-  STD_TORCH_CHECK(has_cpu_kernels(like), "w_out: expected tensors on the CPU, as only its kernels have a readout");
-  STD_TORCH_CHECK(w_out->dim() == 2 && w_out->size(0) >= 1, "w_out: expected shape (O, ", N, ") with one output or more, got ",
+  LSNN_EXPECT(has_cpu_kernels(like), "w_out: expected tensors on the CPU, as only its kernels have a readout");
+  LSNN_EXPECT(w_out->dim() == 2 && w_out->size(0) >= 1, "w_out: expected shape (O, ", N, ") with one output or more, got ",
                   shape_text(*w_out));
-  STD_TORCH_CHECK(k >= 0 && k <= 1, "k_out: expected a number from 0 to 1, got ", k);
+  LSNN_EXPECT(k >= 0 && k <= 1, "k_out: expected a number from 0 to 1, got ", k);
   out.O = w_out->size(0), out.k = k;
   check_like(*w_out, "w_out", like), check_shape(*w_out, "w_out", {out.O, N});
-  STD_TORCH_CHECK((out.O + 16) * (N + 64) < int64_t(1) << 31, "w_out: expected less than 2^31 numbers, got ", shape_text(*w_out));
+  LSNN_EXPECT(out.O < offsets && is_below(offsets / 2, {out.O + 16, N + 64}), "w_out: expected less than 2^31 numbers, got ",
+              shape_text(*w_out));
   check_like(*p, "p", like), check_shape(*p, "p", {B, out.O});
-  STD_TORCH_CHECK(p->is_contiguous(), "p: expected a contiguous tensor");
+  LSNN_EXPECT(p->is_contiguous(), "p: expected a contiguous tensor");
   out.w = data(*w_out), out.w_stride_o = w_out->stride(0), out.w_stride_n = w_out->stride(1), out.first = data(*p);
   return out;
 }

@@ -4,30 +4,34 @@
 #include <tuple>
 
 #include "../cpu/run.h"
-#include "memory.h"
+#include "layer.h"
 
 namespace lsnn::binding {
 namespace {
 
-void check_real(const Tensor& t, const char* name) {
-  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float || t.scalar_type() == ScalarType::Double, "", name, " must be float32 or float64");
+void check_real(const Tensor& t, const char* name) { LSNN_EXPECT(is_real(t.scalar_type()), name, " must be float32 or float64"); }
+
+void check_numbers(int64_t I, int64_t N) {
+  LSNN_EXPECT(I < offsets && N < offsets && is_below(offsets, {I + 1, N + 64}), "weight must hold less than 2^32 numbers, got ", I,
+              " inputs and ", N, " outputs");
 }
 
 // An uninitialised (rows, columns) matrix in reused memory, of the dtype of `like`.
 Tensor buffer(Tensor like, int64_t rows, int64_t columns) {
   check_real(like, "like");
-  STD_TORCH_CHECK(rows >= 0 && columns >= 0, "sizes must be >= 0, got ", rows, " and ", columns);
+  LSNN_EXPECT(rows >= 0 && columns >= 0, "sizes must be >= 0, got ", rows, " and ", columns);
   return empty(like, {rows, columns}, like.scalar_type());
 }
 
 // x (R,I), weight (N,I), bias (N) or none -> x weight^T + bias (R,N); cheap where most of x is zero.
 Tensor linear_events(Tensor x, Tensor weight, std::optional<Tensor> bias) {
-  check_real(x, "x"), check_like(weight, "weight", x, "x");
-  STD_TORCH_CHECK(x.dim() == 2, "x must have shape (rows, inputs), got ", shape_text(x));
-  STD_TORCH_CHECK(weight.dim() == 2 && weight.size(1) == x.size(1), "weight must have shape (outputs, ", x.size(1), "), got ",
+  check_real(x, "x");
+  check_like(weight, "weight", x, "x");
+  LSNN_EXPECT(x.dim() == 2, "x must have shape (rows, inputs), got ", shape_text(x));
+  LSNN_EXPECT(weight.dim() == 2 && weight.size(1) == x.size(1), "weight must have shape (outputs, ", x.size(1), "), got ",
                   shape_text(weight));
   const int64_t R = x.size(0), I = x.size(1), N = weight.size(0);
-  STD_TORCH_CHECK((I + 1) * (N + 64) < int64_t(1) << 32, "weight must hold less than 2^32 numbers, got ", shape_text(weight));
+  check_numbers(I, N);
   if (bias) check_like(*bias, "bias", x, "x"), check_shape(*bias, "bias", {N});
   const Tensor from = dense(x), y = empty(x, {R, N}, x.scalar_type());
   const std::optional<Tensor> b = bias ? std::optional<Tensor>(dense(*bias)) : std::nullopt;
@@ -41,11 +45,12 @@ Tensor linear_events(Tensor x, Tensor weight, std::optional<Tensor> bias) {
 
 // g (R,N) = dL/dy, x (R,I) -> dL/dweight (N,I), dL/dbias (N).
 std::tuple<Tensor, Tensor> linear_events_backward(Tensor g, Tensor x) {
-  check_real(x, "x"), check_like(g, "gradient", x, "x");
-  STD_TORCH_CHECK(x.dim() == 2, "x must have shape (rows, inputs), got ", shape_text(x));
-  STD_TORCH_CHECK(g.dim() == 2 && g.size(0) == x.size(0), "gradient must have shape (", x.size(0), ", outputs), got ", shape_text(g));
+  check_real(x, "x");
+  check_like(g, "gradient", x, "x");
+  LSNN_EXPECT(x.dim() == 2, "x must have shape (rows, inputs), got ", shape_text(x));
+  LSNN_EXPECT(g.dim() == 2 && g.size(0) == x.size(0), "gradient must have shape (", x.size(0), ", outputs), got ", shape_text(g));
   const int64_t R = x.size(0), I = x.size(1), N = g.size(1);
-  STD_TORCH_CHECK((I + 1) * (N + 64) < int64_t(1) << 32, "weight must hold less than 2^32 numbers, got ", I, " inputs and ", N, " outputs");
+  check_numbers(I, N);
   const Tensor from = dense(x), back = dense(g), gw = empty(x, {N, I}, x.scalar_type()), gbias = empty(x, {N}, x.scalar_type());
   cpu::Linear l{};
   l.R = R, l.I = I, l.N = N, l.x = data(from), l.g = data(back), l.gw = gw.mutable_data_ptr(), l.gbias = gbias.mutable_data_ptr();

@@ -1,6 +1,8 @@
 // Tensors in reused memory, their pointers, and the threads of torch.
 #pragma once
 #include <algorithm>
+#include <atomic>
+#include <exception>
 #include <optional>
 
 #include "../cpu/block_cache.h"
@@ -15,7 +17,7 @@ template <class Make> Tensor on_device(const Ints& sizes, int64_t bytes, const M
   try {
     return make();
   } catch (const std::exception&) {
-    STD_TORCH_CHECK(false, "not enough memory on the device: ", bytes, " bytes for a tensor of shape ",
+    LSNN_EXPECT(false, "not enough memory on the device: ", bytes, " bytes for a tensor of shape ",
                     shape_text(sizes.data(), sizes.size()), " were asked for");
   }
 }
@@ -25,7 +27,7 @@ inline Tensor empty(const Tensor& like, const Ints& sizes, ScalarType type) {
   int64_t bytes = type == ScalarType::Double ? 8 : type == ScalarType::Byte ? 1 : 4;
   bool fits = true;
   for (int64_t s : sizes) fits = fits && !__builtin_mul_overflow(bytes, s, &bytes);
-  STD_TORCH_CHECK(fits, "not enough memory: a tensor of shape ", shape_text(sizes.data(), sizes.size()),
+  LSNN_EXPECT(fits, "not enough memory: a tensor of shape ", shape_text(sizes.data(), sizes.size()),
                   " has more bytes than can be counted");
   if (!like.is_cpu()) return on_device(sizes, bytes, [&] { return torch::stable::new_empty(like, sizes, type); });
   Ints strides(sizes.size(), 1);
@@ -45,12 +47,20 @@ inline Tensor dense(const Tensor& t) {
 inline const void* data(const Tensor& t) { return t.const_data_ptr(); }
 inline const void* data(const std::optional<Tensor>& t) { return t ? t->const_data_ptr() : nullptr; }
 
-// Threads as torch has them.
+// Threads as torch has them. Its parallel_for loses the text of an exception on the way through the stable interface, so the
+// first one of a body is kept and thrown again from here.
 inline Parallel parallel() {
   auto run = [](int64_t n, void (*body)(int64_t, void*), void* context) {
+    std::atomic_flag failed = ATOMIC_FLAG_INIT;
+    std::exception_ptr failure;
     torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; i++) body(i, context);
+      try {
+        for (int64_t i = begin; i < end; i++) body(i, context);
+      } catch (...) {
+        if (!failed.test_and_set()) failure = std::current_exception();
+      }
     });
+    if (failure) std::rethrow_exception(failure);
   };
   return {run, (int64_t)torch::stable::get_num_threads()};
 }

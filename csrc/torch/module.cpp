@@ -7,6 +7,7 @@
 #include "../cpu/run.h"
 #include "plan_info.h"
 #include "ready.h"
+#include "signals.h"
 
 namespace py = pybind11;
 
@@ -62,6 +63,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("empty_cache", &lsnn::cpu::empty_cache, "Gives the memory kept for reuse back to the system.");
   m.def("profile", &lsnn::cpu::set_profiling, "Lets the CPU kernels count, or not; returns what was set before.", py::arg("on"));
   m.def("counters", &counters, "What the CPU kernels have counted since the last call, see csrc/cpu/counters.h; clears it.");
+  m.def("take_signal_exception", &lsnn::binding::take_signal_exception,
+        "What a signal handler raised during the last pass that ended with 'interrupted by a signal', or None; only once.");
   m.attr("segment") = lsnn::segment;
   m.attr("compiler") = __VERSION__;
   using namespace py::literals;

@@ -4,6 +4,7 @@
 
 #include "../cuda/run.h"
 #include "devices.h"
+#include "layer.h"
 
 namespace lsnn::binding {
 namespace {
@@ -63,7 +64,9 @@ py::dict describe(const Pass& chosen, const Card& card, const Layer& l, Storage 
 
 py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays, const std::string& dtype, const std::string& weights,
               bool smooth, double spikes, double active, const std::optional<std::string>& card_name) {
-  if (T < 0 || B < 0 || N < 1) throw std::invalid_argument("T, B, N: expected sizes >= 0 and one neuron at least");
+  if (T < 0 || B < 0 || N < 1 || !is_below(most_steps, {T}) || !is_below(most_steps, {B, N}) || !is_below(offsets, {N, N}))
+    throw std::invalid_argument("T, B, N: expected 0 to 2^48 steps and neurons of all items, and 1 to 65535 neurons, got " +
+                                std::to_string(T) + ", " + std::to_string(B) + " and " + std::to_string(N));
   if (delays.empty() || delays[0] < 0) throw std::invalid_argument("delays: expected ascending steps >= 0");
   for (size_t i = 1; i < delays.size(); i++)
     if (delays[i] <= delays[i - 1]) throw std::invalid_argument("delays: expected ascending steps >= 0");

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..functional import make_savable
 from ..reference import Coefficient, State
 from .alif import ALIF
 from .readout import LeakyReadout
@@ -17,7 +18,7 @@ class LSNNState(NamedTuple):
     readout: Tensor  # (B, output_size): as LeakyReadout
 
 
-torch.serialization.add_safe_globals([LSNNState])
+make_savable(LSNNState)
 
 
 class LSNN(nn.Module):

@@ -1,0 +1,90 @@
+"""Spikes have no second derivative. What would need one gets an error, whatever records the backward pass; before, a
+gradient penalty was silently without effect."""
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from compare import assert_same
+from lsnn_ext import ALIF, LSNN, _library, functional, reference
+
+K = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.5}
+Alif = Callable[..., Any]
+FUNCTIONS: list[Alif] = [functional.alif, reference.alif]
+
+
+def _leaves() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(20, 3, 5, generator=generator) * 3
+    w = torch.rand(5, 5, generator=generator) - 0.5
+    return x.requires_grad_(), w.requires_grad_()
+
+
+@pytest.mark.parametrize("alif", FUNCTIONS, ids=["compiled", "reference"])
+@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("of", ["spikes", "v"])
+@pytest.mark.parametrize("learn", ["x", "w", "both"])
+def test_penalty_on_a_gradient(learn: str, of: str, smooth: bool, alif: Alif) -> None:
+    x, w = _leaves()
+    x.requires_grad_(learn != "w")
+    w.requires_grad_(learn != "x")
+    leaves = [leaf for leaf in (x, w) if leaf.requires_grad]
+    spikes, state = alif(x, w, **K, smooth=smooth)
+    gradients = torch.autograd.grad((spikes if of == "spikes" else state.v).sum(), leaves, create_graph=True)
+    assert all(g.requires_grad for g in gradients)
+    penalty = sum(g.square().sum() for g in gradients)
+    with pytest.raises(RuntimeError, match="second derivative"):
+        penalty.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="second derivative|not have been used"):
+        torch.autograd.grad(penalty, leaves[-1], retain_graph=True)
+    with pytest.raises(RuntimeError, match="second derivative"):
+        (spikes.sum() + penalty).backward()
+
+
+@pytest.mark.parametrize("alif", FUNCTIONS, ids=["compiled", "reference"])
+def test_first_derivatives_may_be_recorded(alif: Alif) -> None:
+    """create_graph alone changes no number, and a penalty elsewhere in the model works."""
+    x, w = _leaves()
+    want = torch.autograd.grad(alif(x, w, **K)[0].sum(), (x, w))
+    scale = torch.tensor(2.0, requires_grad=True)
+    spikes, _ = alif(x, w, **K)
+    got = torch.autograd.grad(spikes.sum() + scale**3, (x, w, scale), create_graph=True)
+    for one, other in zip(got, want, strict=False):
+        assert_same("gradient", one.detach(), other)
+    (second,) = torch.autograd.grad(got[2], scale)
+    assert second == 12
+
+
+@pytest.mark.parametrize("make", [lambda: ALIF(5, 7), lambda: ALIF(5, 7, 2, bidirectional=True), lambda: LSNN(5, 3, 4, 2)],
+                         ids=["ALIF", "ALIF-stacked", "LSNN"])
+def test_modules(make: Callable[[], torch.nn.Module]) -> None:
+    torch.manual_seed(0)
+    module, x = make(), torch.rand(20, 3, 5) * 3
+    loss = module(x)[0].square().sum()
+    gradients = torch.autograd.grad(loss, list(module.parameters()), create_graph=True)
+    with pytest.raises(RuntimeError, match="second derivative"):
+        sum(g.square().sum() for g in gradients).backward()
+
+
+@pytest.mark.skipif(not _library.available, reason="the compiled part of lsnn_ext is not built")
+@pytest.mark.parametrize("few", [False, True], ids=["many-outputs", "few-outputs"])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_linear_map_has_second_derivatives_at_every_size(sparse: bool, few: bool) -> None:
+    """As torch's own: above the size from which memory is reused too."""
+    generator = torch.Generator().manual_seed(0)
+    outputs = 16 if few else 64
+    x = torch.rand(9, 2048, 12, generator=generator) - (0.95 if sparse else 0.5)
+    x = x.clamp(min=0) if sparse else x
+    w, b = torch.rand(outputs, 12, generator=generator), torch.rand(outputs, generator=generator)
+    assert _library.reused(x, w) and _library.mostly_zero(x) == sparse
+
+    def second(linear: Callable[..., Tensor]) -> list[Tensor]:
+        leaves = [leaf.clone().double().requires_grad_() for leaf in (x, w, b)]
+        first = torch.autograd.grad(linear(*leaves).pow(3).mean(), leaves, create_graph=True)
+        return list(torch.autograd.grad(sum(g.square().sum() for g in first), leaves))
+
+    for got, want in zip(second(functional.linear), second(torch.nn.functional.linear), strict=True):
+        assert want.any()
+        assert_same("second derivative", got, want, tolerance=1e-12)
