@@ -171,20 +171,30 @@ def test_other_dtypes_are_not_read_as_float(dtype: torch.dtype) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- sizes
-HUGE = 2**33  # the square of it has no 64 bits
-
-
 def _huge(*shape: int) -> Tensor:
     return torch.zeros(()).expand(shape)
 
 
+def _forward(N: int, I: int = 0, delays: int = 1) -> Any:
+    """alif_forward of one step and item, whose large arguments have the memory of one number."""
+    delay = torch.zeros((), dtype=torch.int64).expand(N, N) if delays > 1 else None
+    state = [_huge(1, N)] * 4 + [_huge(delays, 1, N)]
+    return torch.ops.lsnn.alif_forward(
+        _huge(1, 1, I or N), _huge(N, N), torch.tensor(0.5).expand(11, N), delay, list(range(delays)), *state,
+        _huge(N, I) if I else None, None, None, None, 0, 0, 0.3, 0, False, False, False, 0, 0.0, True, None, False,
+        False,
+    )  # fmt: skip
+
+
 SIZES: dict[str, tuple[Callable[[], Any], str]] = {
-    "w_rec": (lambda: functional.alif(_huge(1, 1, HUGE), _huge(HUGE, HUGE), **K), "w_rec|memory"),
-    "w_in": (lambda: functional.layer(torch.zeros(T, B, 2), _huge(HUGE, 2), _huge(HUGE, HUGE), **K), "w_rec|memory"),
-    "inputs": (lambda: torch.ops.lsnn.linear_events(_huge(1, 2**62), _huge(5, 2**62), None), "weight must hold|memory"),
-    "outputs": (lambda: torch.ops.lsnn.linear_events(_huge(1, 4), _huge(2**62, 4), None), "weight must hold|memory"),
-    "gradient": (lambda: torch.ops.lsnn.linear_events_backward(_huge(1, 2**62), _huge(1, 2**62)),
-                 "weight must hold|memory"),
+    "w_rec": (lambda: _forward(2**31, delays=4), "w_rec times the number of delays"),
+    "w_in": (lambda: _forward(63, I=2**57), "w_in: expected less than"),
+    "inputs": (lambda: torch.ops.lsnn.linear_events(_huge(1, 2**57), _huge(63, 2**57), None), "weight must hold"),
+    "outputs": (lambda: torch.ops.lsnn.linear_events(_huge(1, 63), _huge(2**57, 63), None), "weight must hold"),
+    "gradient": (lambda: torch.ops.lsnn.linear_events_backward(_huge(1, 63), _huge(1, 2**57)),
+                 "weight must hold"),
+    "memory": (lambda: torch.ops.lsnn.linear_events(_huge(2**50, 4), torch.zeros(3, 4), None),
+               f"not enough memory: {2**54} bytes"),
     "plan": (lambda: _library._C.plan(1, 1, 2**40, card="h100"), "N: expected"),
     "plan-items": (lambda: _library._C.plan(1, 2**62, 1000, card="h100"), "B, N: expected"),
     "plan-steps": (lambda: _library._C.plan(2**62, 1, 1000, card="h100"), "T, B, N: expected"),
@@ -231,7 +241,7 @@ WORDS: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
     "alpha": (lambda x, w: functional.layer(x, w, w @ w.T, **{**K, "alpha": 20.0}),
               r"alpha must lie in \[0, 1\], got 20 at neuron 0"),
     "width": (lambda x, w: functional.layer(x, w, w @ w.T, **K, width=1e-40),
-              "width must be a normal number of its dtype, got .*e-40 at neuron 0"),
+              "width must be a normal number of its dtype, got 9.99.*e-41 at neuron 0"),
     "readout-x": (lambda x, w: functional.leaky_readout(None, w, 0.9), "x: expected a tensor, got NoneType"),
     "readout-x-2d": (lambda x, w: functional.leaky_readout(x[0], w, 0.9), r"x: expected shape \(T, B, N\)"),
     "readout-w": (lambda x, w: functional.leaky_readout(x, [1.0], 0.9), "w_out: expected a tensor, got list"),

@@ -41,9 +41,9 @@ Fifteen alif_forward(Tensor current, Tensor w_rec, Tensor coefficients, Maybe de
   LSNN_EXPECT(!as_bits || has_cpu_kernels(current), "as_bits: expected False, as only the CPU kernels return spikes as bits");
   LSNN_EXPECT(!small_y || type == ScalarType::Float, "small_y: expected False for a current of float64");
   const StateHolder s = make_state(current, l, v, a, i, r, z);
-  const Tensor x = x_bits || current.stride(2) == 1 || current.size(2) == 1 ? current : dense(current);
   const Maybe c = dense(bias), p0 = dense(p);
-  const Projection in = make_projection(x, x_bits, w_in, c, l);
+  const Projection in = make_projection(current, x_bits, w_in, c, l);
+  const Tensor x = x_bits || current.stride(2) == 1 || current.size(2) == 1 ? current : dense(current);
   const Readout readout = make_readout(x, w_out, p0, k_out, B, N);
 
   auto when = [&](bool wanted, const Ints& sizes) { return empty(current, wanted ? sizes : Ints{0}, type); };

@@ -13,12 +13,11 @@ namespace lsnn::binding {
 using Ints = std::vector<int64_t>;
 
 // What the allocator of torch gives. Its reason for a failure is lost on the way through the stable interface.
-template <class Make> Tensor on_device(const Ints& sizes, int64_t bytes, const Make& make) {
+template <class Make> Tensor allocated(const Ints& sizes, int64_t bytes, const Make& make) {
   try {
     return make();
   } catch (const std::exception&) {
-    LSNN_EXPECT(false, "not enough memory on the device: ", bytes, " bytes for a tensor of shape ",
-                    shape_text(sizes.data(), sizes.size()), " were asked for");
+    refuse("not enough memory: ", bytes, " bytes for a tensor of shape ", shape_text(sizes.data(), sizes.size()), " were asked for");
   }
 }
 
@@ -29,7 +28,7 @@ inline Tensor empty(const Tensor& like, const Ints& sizes, ScalarType type) {
   for (int64_t s : sizes) fits = fits && !__builtin_mul_overflow(bytes, s, &bytes);
   LSNN_EXPECT(fits, "not enough memory: a tensor of shape ", shape_text(sizes.data(), sizes.size()),
                   " has more bytes than can be counted");
-  if (!like.is_cpu()) return on_device(sizes, bytes, [&] { return torch::stable::new_empty(like, sizes, type); });
+  if (!like.is_cpu()) return allocated(sizes, bytes, [&] { return torch::stable::new_empty(like, sizes, type); });
   Ints strides(sizes.size(), 1);
   for (size_t d = sizes.size(); d-- > 1;) strides[d - 1] = strides[d] * std::max<int64_t>(sizes[d], 1);
   void* block = cpu::take_block(std::max<int64_t>(bytes, 1));
@@ -39,10 +38,9 @@ inline Tensor empty(const Tensor& like, const Ints& sizes, ScalarType type) {
 
 inline Tensor dense(const Tensor& t) {
   if (t.is_contiguous()) return t;
-  if (t.is_cpu()) return torch::stable::contiguous(t);
   Ints sizes;
   for (int64_t d = 0; d < t.dim(); d++) sizes.push_back(t.size(d));
-  return on_device(sizes, t.numel() * t.element_size(), [&] { return torch::stable::contiguous(t); });
+  return allocated(sizes, t.numel() * t.element_size(), [&] { return torch::stable::contiguous(t); });
 }
 inline const void* data(const Tensor& t) { return t.const_data_ptr(); }
 inline const void* data(const std::optional<Tensor>& t) { return t ? t->const_data_ptr() : nullptr; }
