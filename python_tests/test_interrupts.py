@@ -40,8 +40,9 @@ want = whole()
 class Alarm(Exception): pass
 raised = []
 def handler(number, frame):
-    raised.append(number)
-    raise {error}
+    if not raised:
+        raised.append(number)
+        raise {error}
 signal.signal(signal.SIGUSR1, handler)
 done = threading.Event()
 def alarm():
@@ -63,7 +64,7 @@ try:
             for _ in range(10000):
                 functional.alif(torch.full((), .4).expand(min(steps, 3000), B, N), w, **K)
 except {error} as error:
-    print("stopped by", type(error).__name__, len(raised))
+    print("stopped by", type(error).__name__)
 finally:
     done.set()
     thread.join()
@@ -73,15 +74,15 @@ print("intact")
 """
 
 
-@pytest.mark.parametrize(("threads", "items", "members"), [(1, 1, ""), (2, 33, ""), (2, 1, "2")],
-                         ids=["one-thread", "two-threads", "team"])
+@pytest.mark.parametrize(("threads", "items", "members", "error"), [
+    (1, 1, "", "KeyboardInterrupt"), (2, 33, "", "Alarm"), (2, 1, "2", "KeyboardInterrupt")],
+    ids=["one-thread", "two-threads", "team"])  # fmt: skip
 @pytest.mark.parametrize("backward", [False, True])
-@pytest.mark.parametrize("error", ["KeyboardInterrupt", "Alarm"])
 def test_a_signal_handler_that_raises_ends_the_pass(
-    error: str, backward: bool, threads: int, items: int, members: str,
+    backward: bool, threads: int, items: int, members: str, error: str,
 ) -> None:  # fmt: skip
     code = SIGNALS.format(threads=threads, backward=backward, items=items, error=error)
-    assert _python(code, LSNN_MEMBERS=members) == f"stopped by {error} 1\nintact\n"
+    assert _python(code, LSNN_MEMBERS=members) == f"stopped by {error}\nintact\n"
 
 
 # One pass only, which takes minutes: the handler must run inside it.
@@ -96,7 +97,7 @@ def handler(number, frame):
     inside.append(running)
     raise KeyboardInterrupt
 signal.signal(signal.SIGINT, handler)
-x = torch.zeros(()).expand(1 << 22, 32, N)
+x = torch.zeros(N).expand(1 << 22, 32, N)
 running = False
 def press():
     time.sleep(1)
@@ -159,10 +160,11 @@ w = (torch.randn(N, N) / N**.5).requires_grad_()
 delay = torch.arange(N * N).view(N, N) % 12
 spikes, _ = functional.alif(x, w, alpha=.9, theta=.3, delay=delay)
 want, = torch.autograd.grad(spikes.sum(), w, retain_graph=True)
-used = int(open("/proc/self/statm").read().split()[0]) * 4096
 from lsnn_ext import _library
+_library._C.empty_cache()
+used = int(open("/proc/self/statm").read().split()[0]) * 4096
 refused = []
-for mb in range(0, 2000, 40):
+for mb in range(0, 4000, 20):
     _library._C.empty_cache()
     resource.setrlimit(resource.RLIMIT_AS, (used + (mb << 20), -1))
     try:
@@ -175,7 +177,7 @@ for mb in range(0, 2000, 40):
         resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
 assert torch.equal(torch.autograd.grad(spikes.sum(), w)[0], want)
 for text in refused:
-    assert re.search("memory: [0-9]+ bytes|[0-9]+ bytes", text), text
+    assert re.search("not enough memory: [0-9]+ bytes", text), text
 print(len(refused) > 2)
 """
 
