@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from cases import Case, build
 from compare import assert_all_same, assert_same
@@ -226,44 +225,3 @@ def test_in_place_change_of_a_saved_input() -> None:
         w.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         spikes.sum().backward()
-
-
-@needs_operators
-def test_second_derivative() -> None:
-    """There is none, and it is refused instead of being taken for zero."""
-    w = W.clone().requires_grad_()
-    spikes, _ = functional.alif(**{**GOOD, "w_rec": w})
-    (gradient,) = torch.autograd.grad(spikes.sum(), w, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable|does not require grad"):
-        torch.autograd.grad(gradient.sum(), w)
-
-
-class _Recorder(TorchDispatchMode):
-    """Keeps the arguments with which the raw operators are called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace == "lsnn":
-            self.calls.append((func, args, kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-
-@needs_operators
-def test_raw_operator_refuses_tensors_that_want_a_gradient() -> None:
-    """torch.ops.lsnn.alif_forward has no gradient of its own; used directly it must say so, not return spikes that
-    silently have none."""
-    with torch.no_grad(), _Recorder() as recorder:
-        functional.alif(**GOOD)
-    (call,) = [call for call in recorder.calls if "alif_forward" in str(call[0])]
-    operator, args, kwargs = call
-    tried = 0
-    for index, value in enumerate(args):
-        if isinstance(value, Tensor) and value.is_floating_point():
-            changed = (*args[:index], value.detach().clone().requires_grad_(), *args[index + 1:])
-            with pytest.raises(RuntimeError, match="(?i)grad"):
-                operator(*changed, **kwargs)
-            tried += 1
-    assert tried >= 2

@@ -237,6 +237,8 @@ def test_modules_on_meta(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_raw_operators_refuse_tensors_that_want_a_gradient(name: str, fresh: None) -> None:
     operator, args, results = _calls(PLAIN)[name]
+    if name == "alif_forward":
+        args = changed(operator, args, save=False)  # with what it saves it has one: test_export.py
     compiled = torch.compile(lambda *args: _flat(operator(*args)), fullgraph=True, backend="aot_eager")
     for k in [k for k, arg in enumerate(args) if isinstance(arg, Tensor) and arg.is_floating_point()]:
         wanting = (*args[:k], args[k].clone().requires_grad_(), *args[k + 1:])
@@ -292,7 +294,7 @@ def test_vmap_is_right_or_refused(learns: bool) -> None:
 def test_derivatives_that_do_not_exist_are_refused() -> None:
     """A second derivative, and forward mode: an error, never a zero."""
     x, w = _pair()
-    with pytest.raises(RuntimeError, match="once_differentiable|second derivative"):
+    with pytest.raises(RuntimeError, match="second derivative"):
         torch.func.grad(lambda x: torch.func.grad(_loss)(x, w).square().sum())(x)
     with pytest.raises(RuntimeError, match="(?i)forward.mode|jvp"):
         torch.func.jvp(lambda x: functional.alif(x, w, **K)[1].v, (x,), (torch.ones_like(x),))
