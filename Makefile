@@ -1,7 +1,8 @@
 # Two commands do all that they need by themselves: `make demo` and `make test`.  They work in a virtual environment of
 # their own, .venv, which is made once and brought up to date when what it was made from changes.
 #
-#   make demo     trains the sequential MNIST example; pictures go to demo_out/
+#   make demo     trains the sequential MNIST example; pictures go to demo_out/.  After Ctrl-C ARGS=--resume goes on and
+#                 ARGS=--overwrite begins anew
 #   make test     runs all tests
 #   make bench    times one layer and makes a page of it, bench/results/MACHINE/README.md; PEERS=1 installs the other
 #                 packages and times them too

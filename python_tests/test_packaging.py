@@ -123,7 +123,7 @@ def test_pip_says_it_when_quiet(tree: Path) -> None:
 
 
 def test_unknown_wishes_are_refused(tree: Path) -> None:
-    ran = _build(tree, LSNN_BUILD="Off")
+    ran = _build(tree, LSNN_BUILD="Off", CXX="/bin/false")
     assert ran.returncode != 0 and ran.stderr == "LSNN_BUILD: expected require, auto or off, got 'Off'\n"
 
 
