@@ -1,4 +1,4 @@
-"""What the benchmark makes of the times that it measures, by a clock that the test sets: no machine is too busy for it."""
+"""What the benchmark makes of the times that it measures, by a clock that the test sets: no machine is too busy."""
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -40,7 +40,7 @@ def test_rates_are_what_was_done_by_the_best_time(now: list[float], monkeypatch:
 
 
 def test_check_fails_below_its_limit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert set(check.ratios(Shape(60, 8, 20, 40), 1)) == set(PASSES)  # what it measures depends on the machine; the rest does not
+    assert set(check.ratios(Shape(60, 8, 20, 40), 1)) == set(PASSES)  # what they are depends on the machine
     ours, loop = [[1.0, 9.0, 1.0], [0.5, 0.25, 9.0]], [[3.0, 3.0, 9.0], [1.0, 2.5, 4.0]]
     monkeypatch.setattr(check, "alternate", lambda contestants, repeats: [ours, loop])
     assert check.main(["--least", "5"]) == 0
