@@ -1,7 +1,8 @@
 # Two commands do all that they need by themselves: `make demo` and `make test`.  They work in a virtual environment of
 # their own, .venv, which is made once and brought up to date when what it was made from changes.
 #
-#   make demo     trains the sequential MNIST example; pictures go to demo_out/
+#   make demo     trains the sequential MNIST example; pictures go to demo_out/.  After Ctrl-C ARGS=--resume goes on and
+#                 ARGS=--overwrite begins anew
 #   make test     runs all tests
 #   make bench    times one layer and makes a page of it, bench/results/MACHINE/README.md; PEERS=1 installs the other
 #                 packages and times them too
@@ -22,8 +23,6 @@ VENV ?= .venv
 BIN := $(abspath $(VENV))/bin
 in_venv := PATH="$(BIN):$$PATH"
 SOURCES := setup.py CMakeLists.txt $(shell find csrc -type f)
-# Without the compiled part everything here would be slow, so a failure to compile is an error.
-export LSNN_BUILD ?= require
 
 # Installs the requirements that pyproject.toml lists under a name: $(call install,build-system.requires)
 define install
@@ -34,7 +33,7 @@ tomllib.load(open('pyproject.toml', 'rb'))), sep='\n')" $(1) > $@.new
 @mv $@.new $@
 endef
 
-.PHONY: demo test bench gpu mutants machine lint build clean
+.PHONY: demo test bench gpu mutants machine lint build here clean
 demo: build $(VENV)/.examples
 	$(in_venv) python examples/smnist.py $(ARGS)
 
@@ -60,7 +59,7 @@ lint: build $(VENV)/.dev
 	$(in_venv) mypy csrc/tests/mutants.py csrc/tests/machine_code.py
 	$(in_venv) clang-format --dry-run --Werror $$(find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 
-build: $(VENV)/.built
+build: here $(VENV)/.built
 
 clean:
 	rm -rf $(VENV) build build-* *.egg-info lsnn_ext/_C.*.so .pytest_cache .hypothesis .ruff_cache .mypy_cache
@@ -73,7 +72,7 @@ $(VENV)/.built: $(VENV)/.editable $(SOURCES)
 	$(in_venv) python setup.py --quiet build_ext --inplace
 	@touch $@
 
-$(VENV)/.editable: $(VENV)/.build-requirements setup.py
+$(VENV)/.editable: $(VENV)/.build-requirements setup.py | here
 	@LSNN_BUILD=off $(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-build-isolation --no-deps --editable .
 	@touch $@
 
@@ -83,7 +82,13 @@ $(VENV)/.build-requirements: pyproject.toml | $(VENV)/.made
 $(VENV)/.test $(VENV)/.examples $(VENV)/.bench $(VENV)/.peers $(VENV)/.machine $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(VENV)/.editable
 	$(call install,project.optional-dependencies.$*)
 
-$(VENV)/.made:
+# A virtual environment cannot be moved or copied: its programs begin with the path that it was made at.
+here:
+	@test ! -e $(VENV)/pyvenv.cfg || grep -q '^command = .* $(abspath $(VENV))$$' $(VENV)/pyvenv.cfg || \
+	{ echo "VENV: expected an environment that was made at $(abspath $(VENV)), got one from elsewhere;" \
+	"'make clean' removes it"; exit 1; }
+
+$(VENV)/.made: | here
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
 	{ echo "PYTHON: expected Python 3.11 or newer, got '$(PYTHON)' ($$($(PYTHON) --version 2>&1)); name another:" \
 	"make PYTHON=python3.12"; exit 1; }

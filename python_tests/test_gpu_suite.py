@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ import torch
 
 from bench.contestants import OURS, Shape
 from bench.gpu import card as cards
-from bench.gpu import report, steps, suite
+from bench.gpu import layers, report, steps, suite
 from bench.gpu.__main__ import main
 from bench.gpu.card import Card
 from bench.gpu.layers import Bench, Entry, Group, forced, groups
@@ -91,7 +92,8 @@ def test_allowances() -> None:
 def test_skipped_with_a_reason() -> None:
     said: list[str] = []
     fake = Fake({})
-    found = run_stages([[_step("a", skip="it is not installed")]], fake, 100, clock=lambda: fake.now, say=said.append)
+    step = _step("a", skip="it is not installed", required=False)
+    found = run_stages([[step]], fake, 100, clock=lambda: fake.now, say=said.append)
     assert found[0].state == "skipped" and not found[0].bad and fake.ran == {}
     assert said == ["--- a: skipped: it is not installed"]
 
@@ -102,18 +104,32 @@ def test_outcomes_are_handed_over_after_every_stage() -> None:
     assert sizes == [2, 3]
 
 
-def test_real_processes(tmp_path: Path) -> None:
+def test_real_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     processes, python = Processes(tmp_path, tmp_path / "logs"), sys.executable
+    monkeypatch.setattr(steps, "time", SimpleNamespace(monotonic=lambda: 7.0))  # however busy this machine is
     echo = Step("echo", [[python, "-c", "import os, sys; print(os.environ['WORD'], sys.argv[1])", "{seconds}"],
                          [python, "-c", "raise SystemExit(5)"],
                          [python, "-c", "print('never')"]], 60, 1, {"WORD": "here"})
     assert processes(echo, 50) == (5, f"here {50 - steps.GRACE}\n")
-    # The limit ends the child of a child as well: its process group is one.
-    child = f"subprocess.run([{python!r}, '-c', 'import time; time.sleep(60)'])"
-    sleeper = f"import subprocess; print('up', flush=True); {child}"
-    begun = time.monotonic()
-    status, output = processes(Step("sleep", [[python, "-c", sleeper]], 60, 1), 2)
-    assert status is None and output == "up\n" and time.monotonic() - begun < 20
+    # The limit, which comes when the child of a child is up, ends that as well: it lets go of a pipe without a word.
+    os.mkfifo(pipe := tmp_path / "pipe")
+    child = f"import time; f = open({str(pipe)!r}, 'w'); print('up', flush=True); time.sleep(60); f.write('late')"
+    sleeper = f"import subprocess; subprocess.run([{python!r}, '-c', {child!r}])"
+    wait, log = subprocess.Popen.wait, tmp_path / "logs" / "sleep.log"
+
+    def late(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+        if timeout != 1234:
+            return wait(process, timeout)
+        while log.read_text() != "up\n":
+            time.sleep(0.01)
+        raise subprocess.TimeoutExpired(process.args, timeout)
+
+    with os.fdopen(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)) as end:
+        with monkeypatch.context() as patch:
+            patch.setattr(subprocess.Popen, "wait", late)
+            assert processes(Step("sleep", [[python, "-c", sleeper]], 60, 1), 1234) == (None, "up\n")
+        os.set_blocking(end.fileno(), True)
+        assert end.read() == ""
     processes.stop()
     assert processes(echo, 50)[0] is None  # nothing starts after the end
     gone = Step("gone", [["no-such-program"]], 9, 1)
@@ -193,7 +209,7 @@ def test_the_whole_with_a_fake_runner(sandbox: Path, capsys: pytest.CaptureFixtu
         if step.name == "primitives":
             head = "primitive,parameter,value,unit\n"
             (sandbox / suite.PRIMITIVES).write_text(f"{head}grid.sync,132 blocks,1e3,cycles\ngr")
-        return (1 if step.name == "Python tests" else 0), "some words\n"
+        return (1 if step.name == "Python tests" else 0), "1 passed, test_kernels: 1 runs\n"
 
     assert main(["--out", str(sandbox / "out")], runner, CARD) == 1
     said = capsys.readouterr().out
@@ -246,9 +262,10 @@ def test_rows_of_the_benchmark() -> None:
         assert 0 < row["min_ms"] <= row["median_ms"] and row["repeats"] >= 3 and math.isnan(row["peak_mib"])
 
 
-def test_no_time_is_said() -> None:
+def test_no_time_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[dict[str, Any]] = []
-    Bench(torch.device("cpu"), time.monotonic() + 1, found.append, TINY, _quiet).run(groups()[0])
+    monkeypatch.setattr(layers, "time", SimpleNamespace(monotonic=lambda: 7.0))
+    Bench(torch.device("cpu"), 8.0, found.append, TINY, _quiet).run(groups()[0])
     assert len(found) == 1 and found[0]["note"].startswith("dropped layers on P256: 1 s are left")
 
 

@@ -11,6 +11,8 @@ from bench.gpu.steps import Step, last_line
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = "build-gpu"  # everything that is made on the way, from the root
+TESTS = "test_kernels_cuda"  # the target of the C++ tests, which no build makes unless it is named
+RAN = r"test_kernels: [1-9]\d* runs"  # what they say when they have run
 ROWS, PRIMITIVES = f"{WORK}/rows.jsonl", f"{WORK}/primitives.csv"
 DESIGNS = ("block", "gather", "step", "cluster")
 SANITIZERS = ("memcheck", "racecheck", "synccheck")
@@ -34,7 +36,7 @@ def designs(card: Card) -> list[str]:
 
 def stages(card: Card, tool: Callable[[str], str | None] = find_tool) -> list[list[Step]]:
     """Stages of steps; those of one stage may run side by side, so timings stand alone."""
-    program = f"{WORK}/tests/test_kernels_cuda"
+    program = f"{WORK}/tests/{TESTS}"
     folder = os.path.dirname(tool("nvcc") or "")
     environment = {"PATH": os.pathsep.join(filter(None, (folder, os.environ.get("PATH", ""))))}
     no_pytest = importlib.util.find_spec("pytest") is None
@@ -43,11 +45,12 @@ def stages(card: Card, tool: Callable[[str], str | None] = find_tool) -> list[li
     def pytest(name: str, design: str, *selection: str) -> Step:
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "python_tests/test_cuda.py"]
         return Step(name, [[*command, *selection]], 150, 30, {"LSNN_CUDA": design}, needs=("build",),
-                    read=_pytest_line, skip="pytest is not installed" if no_pytest else "")
+                    read=_pytest_line, skip="pytest is not installed" if no_pytest else "", proof=r"[1-9]\d* passed")
 
     return [
         _builds(card, environment, folder),
-        [Step(f"C++ tests {design}", [[program]], 90, 15, {"LSNN_CUDA": design}, needs=("build of the C++ tests",))
+        [Step(f"C++ tests {design}", [[program]], 90, 15, {"LSNN_CUDA": design}, needs=("build of the C++ tests",),
+              proof=RAN)
          for design in designs(card)],
         [Step("primitives", [[f"{WORK}/primitives", PRIMITIVES]], 30, 5, needs=("build of the primitives",),
               required=False)],
@@ -58,7 +61,7 @@ def stages(card: Card, tool: Callable[[str], str | None] = find_tool) -> list[li
         [Step(f"{check} {design}",
               [[sanitizer or "", "--tool", check, "--error-exitcode", "9", program, SMALL]], 90, 10,
               {"LSNN_CUDA": design}, needs=("build of the C++ tests",), required=False,
-              read=_sanitizer_line, skip="" if sanitizer else "compute-sanitizer is not installed")
+              read=_sanitizer_line, skip="" if sanitizer else "compute-sanitizer is not installed", proof=RAN)
          for check in SANITIZERS for design in designs(card)],
     ]
 
@@ -79,7 +82,7 @@ def _builds(card: Card, environment: dict[str, str], folder: str) -> list[Step]:
                        [python, "-c", _HAS_CUDA]], 300, 60, extension),
         Step("build of the C++ tests",
              [["cmake", "-S", ".", "-B", f"{WORK}/tests", "-G", "Ninja", "-DLSNN_TESTS=ON", architecture, *compiler],
-              ["cmake", "--build", f"{WORK}/tests", "-j", half]], 300, 60, environment),
+              ["cmake", "--build", f"{WORK}/tests", "--target", TESTS, "-j", half]], 300, 60, environment),
         Step("build of the primitives",
              [[nvcc, "-std=c++20", "-O3", f"-arch=sm_{card.architecture}", "-o", f"{WORK}/primitives", source]],
              120, 10, environment, required=False),

@@ -1,0 +1,254 @@
+"""The sequential MNIST example loses no run and says what is wrong with what it is given; with a few tiny digits."""
+import io
+import os
+import signal
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+if not EXAMPLES.is_dir():
+    pytest.skip("examples/ is not beside these tests", allow_module_level=True)
+pytest.importorskip("matplotlib")
+pytest.importorskip("tqdm")
+sys.path.insert(0, str(EXAMPLES))
+import mnist  # noqa: E402
+import smnist  # noqa: E402
+
+TINY = ["--regular", "3", "--adaptive", "2", "--batch", "2", "--delay", "2", "--no-speed", "--analog"]
+
+
+def _idx(*shape: int, highest: int = 255) -> bytes:
+    values = torch.randint(highest + 1, shape, generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    head = bytes([0, 0, 8, len(shape)]) + b"".join(size.to_bytes(4, "big") for size in shape)
+    return head + values.numpy().tobytes()
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Twelve digits to learn from and five to be tested on."""
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    for name, content in zip(mnist.FILES, (_idx(12, 28, 28), _idx(12, highest=9), _idx(5, 28, 28), _idx(5, highest=9)),
+                             strict=True):
+        (folder / name).write_bytes(content)
+    monkeypatch.setenv("LSNN_DATA", str(folder))
+    return folder
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def _no_pictures(*_: object) -> None:
+    """In place of the two functions that draw, which take most of the time of a tiny run."""
+
+
+@pytest.fixture(autouse=True)
+def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.function is not test_a_run_from_begin_to_end:
+        for name in "digit_picture", "curve_picture":
+            monkeypatch.setattr(smnist, name, _no_pictures)
+
+
+def _run(out: Path, *arguments: str) -> None:
+    smnist.main([*TINY, "--out", str(out), *arguments])
+
+
+def _refused(out: Path, *arguments: str) -> str:
+    """What it says; a message, and neither a traceback nor a status alone."""
+    with pytest.raises(SystemExit) as refused:
+        _run(out, *arguments)
+    assert isinstance(refused.value.code, str)
+    return refused.value.code
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    kept: dict[str, Any] = torch.load(path, weights_only=True)
+    return kept
+
+
+def _stops_after(iterations: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is sent a signal while that iteration runs."""
+    step = smnist.Run.step
+
+    def stopped(run: smnist.Run, pixels: Tensor, labels: Tensor) -> dict[str, float]:
+        if len(run.history) == iterations - 1:
+            os.kill(os.getpid(), number)
+        return step(run, pixels, labels)
+
+    monkeypatch.setattr(smnist.Run, "step", stopped)
+
+
+# ---------------------------------------------------------------------------------------------------------- checkpoints
+def test_a_run_from_begin_to_end(data: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _run(out, "--iterations", "3")
+    assert "on the 5 test digits" in capsys.readouterr().out
+    assert {path.name for path in out.iterdir()} == {"checkpoint.pt", "smnist_curve.csv", "smnist_curve.png",
+                                                     "smnist_digit.png"}
+    assert len(_kept(out / "checkpoint.pt")["history"]) == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_a_signal_saves(number: int, data: Path, out: Path, monkeypatch: pytest.MonkeyPatch,
+                        capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        # Where the run lets a signal through, this makes a failure of it rather than the end of all tests.
+        default = signal.signal(number, lambda *_: pytest.fail("the signal was not caught"))
+        try:
+            _stops_after(2, number, patch)
+            _run(out, "--iterations", "5")
+        finally:
+            signal.signal(number, default)
+    assert signal.getsignal(number) is before
+    assert "stopped after 2 iterations" in capsys.readouterr().out
+    assert len(_kept(out / "checkpoint.pt")["history"]) == 2
+    _run(out, "--resume")
+    resumed = _kept(out / "checkpoint.pt")
+    assert len(resumed["history"]) == 5
+    _run(out.with_name("whole"), "--iterations", "5")
+    for name, value in _kept(out.with_name("whole") / "checkpoint.pt")["model"].items():
+        assert torch.equal(value, resumed["model"][name]), name
+
+
+@pytest.mark.parametrize(("seconds", "wanted"), [(1e9, [0, 4]), (0, [0, 1, 2, 3, 4, 4])], ids=["rarely", "always"])
+def test_checkpoints_on_the_way(seconds: float, wanted: list[int], data: Path, out: Path,
+                                monkeypatch: pytest.MonkeyPatch) -> None:
+    """One before the first iteration; then after so much training, which is a minute."""
+    assert smnist.CHECKPOINT_SECONDS <= 60
+    saved: list[int] = []
+    save = smnist.Run.save
+
+    def watched(run: smnist.Run) -> None:
+        save(run)
+        saved.append(len(_kept(run.path)["history"]))
+
+    monkeypatch.setattr(smnist.Run, "save", watched)
+    monkeypatch.setattr(smnist, "CHECKPOINT_SECONDS", seconds)
+    _run(out, "--iterations", "4")
+    assert saved == wanted
+
+
+def test_an_unfinished_run_is_not_written_over(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        _stops_after(1, signal.SIGINT, patch)
+        _run(out, "--iterations", "2")
+    before = (out / "checkpoint.pt").read_bytes()
+    said = _refused(out, "--iterations", "2")
+    assert said.startswith(f"{out / 'checkpoint.pt'}: expected no checkpoint") and "after 1 iterations" in said
+    assert "--resume" in said and "--overwrite" in said
+    assert (out / "checkpoint.pt").read_bytes() == before
+    _run(out, "--iterations", "3", "--overwrite")
+    assert len(_kept(out / "checkpoint.pt")["history"]) == 3 and not (out / "checkpoint_1.pt").exists()
+
+
+def test_a_finished_run_is_kept(data: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The demo can be run again and again."""
+    for n in (1, 2, 3):
+        _run(out, "--iterations", str(n))
+    names = "checkpoint_1.pt", "checkpoint_2.pt", "checkpoint.pt"
+    assert [len(_kept(out / name)["history"]) for name in names] == [1, 2, 3]
+    assert f"is kept as {out / 'checkpoint_2.pt'}" in capsys.readouterr().out
+    (data / mnist.FILES[0]).unlink()  # what cannot begin moves nothing
+    assert mnist.FILES[0] in _refused(out, "--iterations", "1")
+    assert len(_kept(out / "checkpoint.pt")["history"]) == 3 and not (out / "checkpoint_3.pt").exists()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"nothing of ours"], ids=["truncated", "empty", "other"])
+def test_a_damaged_checkpoint_is_named(content: bytes | None, data: Path, out: Path) -> None:
+    _run(out, "--iterations", "1")
+    path = out / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:-1000] if content is None else content)
+    for way in ("--resume",), ("--iterations", "1"):
+        said = _refused(out, *way)
+        assert said.startswith(f"{path}: expected a checkpoint of this program") and "--overwrite" in said
+    torch.save({"options": {}}, path)
+    assert str(path) in _refused(out, "--resume")
+    _run(out, "--iterations", "1", "--overwrite")
+
+
+def test_the_folder_is_tried_before_training(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(smnist, "train", lambda *_: pytest.fail("it trains"))
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/none")):
+        said = _refused(folder, "--iterations", "1")
+        assert said.startswith(f"--out: expected a folder that can be written to, got {folder}: ")
+
+
+def test_a_full_disk_is_named(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    assert str(out / "checkpoint.new") in _refused(out, "--iterations", "1")
+
+
+@pytest.mark.parametrize(("option", "value"), [
+    ("--minutes", "0"), ("--minutes", "-1"), ("--minutes", "nan"), ("--minutes", "inf"), ("--minutes", "soon"),
+    ("--iterations", "0"), ("--iterations", "2.5"), ("--batch", "0"), ("--delay", "0"), ("--threads", "-2")])
+def test_numbers_are_above_0(option: str, value: str, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        _run(out, f"{option}={value}")
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"argument {option}: expected a " in said and f"number > 0, got '{value}'" in said
+    assert not out.exists()
+
+
+# ----------------------------------------------------------------------------------------------------------------- data
+IMAGES, LABELS = mnist.FILES[2:]
+
+
+@pytest.mark.parametrize(("name", "content", "wanted"), [
+    (IMAGES, _idx(5, 28, 28)[:-1], "expected 3,936 bytes as its head says, got 3,935"),
+    (IMAGES, _idx(5, 28, 28)[:9], "bytes as its head says, got 9"),
+    (IMAGES, _idx(5, 28, 28) + b"0", "expected 3,936 bytes as its head says, got 3,937"),
+    (IMAGES, _idx(5, 28, 27), "expected pictures of 28 x 28 pixels, got the sizes (5, 28, 27)"),
+    (IMAGES, _idx(5, 784), "expected pictures of 28 x 28 pixels, got the sizes (5, 784)"),
+    (LABELS, _idx(0), "expected 5 labels, one for each picture, got the sizes (0,)"),
+    (IMAGES, b"", "expected an IDX file of bytes"),
+    (IMAGES, b"\x1f\x8b\x08\x00", "it may still be compressed"),
+    (LABELS, _idx(5)[:-2], "expected 13 bytes as its head says, got 11"),
+    (LABELS, _idx(4, highest=9), "expected 5 labels, one for each picture, got the sizes (4,)"),
+    (LABELS, _idx(5)[:-1] + b"\x0a", "expected labels from 0 to 9, got "),
+])
+def test_bad_data_are_named(name: str, content: bytes, wanted: str, data: Path, out: Path) -> None:
+    (data / name).write_bytes(content)
+    said = _refused(out, "--iterations", "1")
+    assert said.startswith(f"{data / name}: expected ") and wanted in said
+    assert list(out.iterdir()) == []
+
+
+def _packed(folder: Path, **contents: bytes) -> Path:
+    archive = folder / "packed.tgz"
+    with tarfile.open(archive, "w:gz") as packed:
+        for name, content in contents.items():
+            member = tarfile.TarInfo(f"package/{name}")
+            member.size = len(content)
+            packed.addfile(member, io.BytesIO(content))
+    return archive
+
+
+def test_unpacked_whole_or_not_at_all(tmp_path: Path) -> None:
+    good = dict.fromkeys(mnist.FILES, _idx(5))
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for bad in good | {mnist.FILES[1]: _idx(5)[:-1]}, {name: good[name] for name in mnist.FILES[1:]}:
+        with pytest.raises(SystemExit, match="expected"):
+            mnist.unpack(_packed(tmp_path, **bad), raw)
+        assert not (raw / mnist.FILES[1]).exists()
+    mnist.unpack(_packed(tmp_path, **good), raw)
+    assert {path.name: path.read_bytes() for path in raw.iterdir()} == good
+
+
+def test_a_data_folder_that_cannot_be_made(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LSNN_DATA", raising=False)
+    (tmp_path / "file").write_text("")
+    said = _refused(out, "--iterations", "1", "--data", str(tmp_path / "file"))
+    assert said.startswith("--data: expected a folder that can be written to, got ")
