@@ -12,7 +12,7 @@ from lsnn_ext.reference import COEFFICIENTS, ROWS, SURROGATES, State
 # What takes part in the spike test of every row; the rest follows the row when a case leaves it out.
 FEW = ("alpha", "theta", "rho", "beta")
 STATE_LEAVES = ("v0", "a0", "i0", "z0")
-LAYOUTS = ("plain", "transposed", "sliced", "expanded", "offset")
+LAYOUTS = ("plain", "transposed", "sliced", "expanded", "repeated", "offset")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Case:
     unit_width: bool = False  # widths about 1: slopes that finite differences can follow
     checkpoint_every: int | None = None
     layout: str = "plain"  # of current, w_rec and state: see LAYOUTS
+    gradients: str = "plain"  # the layout of the gradients of the outputs
+    first_r: int | None = None  # largest counter of the first state; None: refractory
     learn: tuple[str, ...] | None = None  # leaves that want a gradient; None: all
     seed: int = 1
 
@@ -94,13 +96,14 @@ def _storage(layout: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of the leaf that _lay_out turns into this shape."""
     *front, a, b = shape
     return {"plain": shape, "transposed": (*front, b, a), "sliced": (*front, a, 2 * b), "expanded": (*front, 1, b),
-            "offset": (math.prod(shape) + 1,)}[layout]
+            "repeated": (*front, a, 1), "offset": (math.prod(shape) + 1,)}[layout]
 
 
 def _lay_out(leaf: Tensor, layout: str, shape: tuple[int, ...]) -> Tensor:
     views: dict[str, Callable[[], Tensor]] = {
         "plain": lambda: leaf, "transposed": lambda: leaf.transpose(-1, -2), "sliced": lambda: leaf[..., ::2],
-        "expanded": lambda: leaf.expand(shape), "offset": lambda: leaf[1:].view(shape)}
+        "expanded": lambda: leaf.expand(shape), "repeated": lambda: leaf.expand(shape),
+        "offset": lambda: leaf[1:].view(shape)}
     return views[layout]()
 
 
@@ -157,13 +160,15 @@ def build(case: Case, dtype: torch.dtype = torch.float64, device: torch.device |
         leaves["i0"] = stored(-0.5, 0.5, B, N).to(working)
         shapes |= {"z0": (D, B, N), "v0": (B, N), "a0": (B, N), "i0": (B, N)}
         counts = torch.rand(_storage(case.layout, (B, N)), generator=generator) * 2 - 1
-        counts = (counts.clamp(min=0) * (case.refractory + 1)).floor()
+        largest = case.refractory if case.first_r is None else case.first_r
+        counts = (counts.clamp(min=0) * (largest + 1)).floor()
         r0 = _lay_out(counts.to(working).to(device), case.layout, (B, N))
 
     outputs = {"spikes": (T, B, N), "trace.v": (T, B, N), "trace.a": (T, B, N), "trace.threshold": (T, B, N),
                "state.v": (B, N), "state.a": (B, N), "state.i": (B, N), "state.z": (D, B, N)}
-    weights = {name: uniform(-1.0, 1.0, *shape).to(dtype if name == "spikes" else working).to(device)
+    weights = {name: uniform(-1.0, 1.0, *_storage(case.gradients, shape)).to(dtype if name == "spikes" else working)
                for name, shape in outputs.items()}
+    weights = {name: _lay_out(weights[name].to(device), case.gradients, shape) for name, shape in outputs.items()}
     leaves = {name: leaf.to(device) for name, leaf in leaves.items()}
     learn = tuple(leaves) if case.learn is None else tuple(name for name in leaves if name in case.learn)
     fixed = {"dynamics": case.dynamics, "refractory": case.refractory, "surrogate": case.surrogate, "delay": delay,
@@ -188,11 +193,15 @@ def _table() -> list[Case]:
     delays = [Case(f"delay-{delay}-refractory-{n}-state-{state}", delay=delay, refractory=n, state=state, T=40, N=33)
               for delay in ("none", "one", "each") for n in (0, 2, 5) for state in ("none", "bits", "real")]
     checkpoints = [replace(busy, name=f"checkpoint-{K}", checkpoint_every=K) for K in (1, 7, 16, 40, 100)]
-    layouts = [replace(busy, name=f"layout-{layout}", layout=layout, N=33) for layout in LAYOUTS if layout != "plain"]
+    layouts = [replace(busy, name=f"{what}-{layout}", **{what: layout}, N=33)  # type: ignore[arg-type]
+               for what in ("layout", "gradients") for layout in LAYOUTS if layout != "plain"]
+    # Counters that outlast the call that set them: in layers without a refractory period, and with a shorter one.
+    counters = [replace(busy, name=f"counter-{first}-refractory-{n}-{row}", dynamics=row, refractory=n, first_r=first)
+                for row in ("lsnn", "eprop", "norse_lsnn", "sinabs_sub") for first, n in ((4, 0), (60, 0), (7, 2))]
     learning = [replace(busy, name=f"learn-{'-'.join(names) or 'nothing'}", learn=names)
                 for names in ((), ("x",), ("w",), ("theta",), ("v0",), ("z0",), ("x", "w"), ("w", "rho", "beta"))]
     scalars = [replace(busy, name=f"scalars-{row}", dynamics=row, per_neuron=False) for row in ("lsnn", "adlif")]
-    return rows + shapes + surrogates + delays + checkpoints + layouts + learning + scalars
+    return rows + shapes + surrogates + delays + checkpoints + layouts + counters + learning + scalars
 
 
 TABLE = _table()

@@ -4,65 +4,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from compare import assert_same, changed, named
+from layers import FUSED, NEURON, B, Calls, I, N, O, apart, inside, problem, run
 from lsnn_ext import ALIF, LSNN, functional, reference
 from lsnn_ext._arguments import checkpoint_steps
-
-T, B, I, N, O = 60, 17, 23, 300, 7
-NEURON: dict[str, Any] = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.2, "refractory": 2}
-FUSED = {"float32": torch.float32, "float64": torch.float64}
-
-
-class Calls(TorchDispatchMode):
-    """Keeps the arguments of alif_forward."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[tuple[Any, ...]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.lsnn.alif_forward.default:
-            self.seen.append(args)
-        return func(*args, **(kwargs or {}))
-
-
-def problem(dtype: torch.dtype, share: float = 0.1, seed: int = 0) -> dict[str, Tensor]:
-    """Inputs, weights and the state of the readout. Weights are multiples of 2^-10, so that sums in any order agree."""
-    random = torch.Generator().manual_seed(seed)
-
-    def grid(*shape: int, scale: float) -> Tensor:
-        return (torch.randn(shape, generator=random) * scale * 1024).round().div(1024).to(dtype)
-
-    x = (torch.rand(T, B, I, generator=random) < share).to(dtype)
-    return {"x": x, "w_in": grid(N, I, scale=0.8), "w_rec": grid(N, N, scale=0.05), "bias": grid(N, scale=0.1),
-            "w_out": grid(O, N, scale=0.1), "p": grid(B, O, scale=1.0)}
-
-
-def run(call: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Values and gradients of a call that returns a functional.Layered."""
-    leaves = {name: value.clone().requires_grad_() for name, value in given.items()}
-    out = call(**leaves)
-    found = {"spikes": out.spikes, "readout": out.readout, "p": out.p, "v": out.state.v}
-    random = torch.Generator().manual_seed(5)
-    loss = sum((value * torch.randn(value.shape, generator=random, dtype=value.dtype)).sum()
-               for value in found.values() if value is not None)
-    gradients = torch.autograd.grad(loss, list(leaves.values()))
-    found |= {f"d {name}": g for name, g in zip(leaves, gradients, strict=True)}
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def inside(x: Tensor, w_in: Tensor, w_rec: Tensor, bias: Tensor, w_out: Tensor, p: Tensor) -> functional.Layered:
-    return functional.layer(x, w_in, w_rec, bias=bias, w_out=w_out, k_out=0.75, p=p, **NEURON)
-
-
-def apart(x: Tensor, w_in: Tensor, w_rec: Tensor, bias: Tensor, w_out: Tensor, p: Tensor) -> functional.Layered:
-    spikes, state = functional.alif(nn.functional.linear(x, w_in, bias), w_rec, **NEURON)
-    y, last = functional.leaky_readout(spikes, w_out, 0.75, p)
-    return functional.Layered(spikes, state, None, y, last)
 
 
 @pytest.mark.parametrize("dtype", FUSED.values(), ids=FUSED)
@@ -268,38 +217,3 @@ def test_reduced_precision(medium: None) -> None:
         with Backward():
             run(inside, given)
     assert calls == [True, False]
-
-
-@pytest.mark.parametrize("network", [False, True])
-def test_membranes_in_half_the_memory(network: bool) -> None:
-    """saved_dtype changes no spike, halves what is kept, and rounds gradients."""
-    torch.manual_seed(0)
-    x = (torch.rand(50, 8, 40) < 0.1).float()
-    kinds: list[dict[str, Any]] = [{}, {"saved_dtype": torch.bfloat16}]
-    results, kept = [], []
-    for more in kinds:
-        torch.manual_seed(1)
-        net: nn.Module = LSNN(40, 64, 64, 3, **more) if network else ALIF(40, 128, **more)
-        sizes: dict[int, int] = {}
-
-        def keep(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
-            sizes[tensor.data_ptr()] = tensor.numel() * tensor.element_size() if tensor.dim() == 3 else 0
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            out = net(x)[0]
-        out.square().sum().backward()
-        kept.append(sum(sizes.values()))
-        gradients = {name: value.grad for name, value in net.named_parameters() if value.grad is not None}
-        results.append({"out": out.detach(), **gradients})
-    assert_same("out", results[1]["out"], results[0]["out"])
-    assert kept[0] - kept[1] >= 50 * 8 * 128 * 2
-    for name, want in results[0].items():
-        assert_same(name, results[1][name], want, tolerance=0.03)
-    assert any(not torch.equal(results[1][name], want) for name, want in results[0].items())
-
-
-def test_saved_dtype_is_named() -> None:
-    wanted = "saved_dtype: expected None, torch.bfloat16 or torch.float32, got torch.float16"
-    with pytest.raises(ValueError, match=wanted):
-        functional.alif(torch.zeros(2, 1, 3), torch.zeros(3, 3), alpha=0.9, theta=1.0, saved_dtype=torch.float16)

@@ -58,6 +58,8 @@ def cases(draw: st.DrawFn) -> Case:
         surrogate=draw(st.none() | st.sampled_from(sorted(SURROGATES))),
         checkpoint_every=draw(st.none() | st.integers(1, 40)),
         layout=draw(st.sampled_from(LAYOUTS)),
+        gradients=draw(st.sampled_from(LAYOUTS)),
+        first_r=draw(st.none() | st.integers(0, 7)),
         learn=draw(st.none() | st.sets(st.sampled_from(LEAVES)).map(lambda names: tuple(sorted(names)))),
         seed=draw(st.integers(0, 2**32 - 1)),
     )

@@ -1,0 +1,64 @@
+"""functional.layer, whose projection and readout run inside the operator, and the same with both of them apart."""
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lsnn_ext import functional
+
+T, B, I, N, O = 60, 17, 23, 300, 7
+NEURON: dict[str, Any] = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.2, "refractory": 2}
+FUSED = {"float32": torch.float32, "float64": torch.float64}
+
+
+class Calls(TorchDispatchMode):
+    """Keeps the arguments of alif_forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[Any, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.lsnn.alif_forward.default:
+            self.seen.append(args)
+        return func(*args, **(kwargs or {}))
+
+
+def problem(dtype: torch.dtype, share: float = 0.1, seed: int = 0) -> dict[str, Tensor]:
+    """Inputs, weights and the state of the readout. Weights are multiples of 2^-10, so that sums in any order agree."""
+    random = torch.Generator().manual_seed(seed)
+
+    def grid(*shape: int, scale: float) -> Tensor:
+        return (torch.randn(shape, generator=random) * scale * 1024).round().div(1024).to(dtype)
+
+    x = (torch.rand(T, B, I, generator=random) < share).to(dtype)
+    return {"x": x, "w_in": grid(N, I, scale=0.8), "w_rec": grid(N, N, scale=0.05), "bias": grid(N, scale=0.1),
+            "w_out": grid(O, N, scale=0.1), "p": grid(B, O, scale=1.0)}
+
+
+def run(call: Any, given: dict[str, Tensor], learn: Sequence[str] | None = None) -> dict[str, Tensor]:
+    """Values of a call that returns a functional.Layered, and gradients of the tensors that learn (None: all)."""
+    learn = list(given) if learn is None else learn
+    leaves = {name: value.clone().requires_grad_(name in learn) for name, value in given.items()}
+    out = call(**leaves)
+    found = {"spikes": out.spikes, "readout": out.readout, "p": out.p, "v": out.state.v}
+    random = torch.Generator().manual_seed(5)
+    loss = sum((value * torch.randn(value.shape, generator=random, dtype=value.dtype)).sum()
+               for value in found.values() if value is not None)
+    gradients = torch.autograd.grad(loss, [leaves[name] for name in learn])
+    found |= {f"d {name}": g for name, g in zip(learn, gradients, strict=True)}
+    return {name: value.detach() for name, value in found.items() if value is not None}
+
+
+def inside(x: Tensor | functional.PackedSpikes, w_in: Tensor, w_rec: Tensor, bias: Tensor, w_out: Tensor, p: Tensor,
+           **neuron: Any) -> functional.Layered:
+    return functional.layer(x, w_in, w_rec, bias=bias, w_out=w_out, k_out=0.75, p=p, **NEURON, **neuron)
+
+
+def apart(x: Tensor, w_in: Tensor, w_rec: Tensor, bias: Tensor, w_out: Tensor, p: Tensor,
+          **neuron: Any) -> functional.Layered:
+    spikes, state = functional.alif(nn.functional.linear(x, w_in, bias), w_rec, **NEURON, **neuron)
+    y, last = functional.leaky_readout(spikes, w_out, 0.75, p)
+    return functional.Layered(spikes, state, None, y, last)
