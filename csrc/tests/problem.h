@@ -248,8 +248,9 @@ template <class T> struct Run {
 inline float rounded(float x) {  // to bfloat16, by arithmetic
   if (x == 0 || !std::isfinite(x)) return x;
   int exponent;
-  const float fraction = std::frexp(x, &exponent);
-  return std::ldexp(std::nearbyint(fraction * 256) / 256, exponent);
+  std::frexp(x, &exponent);
+  const float step = std::ldexp(1.0f, std::max(exponent, -125) - 8);  // between neighbours, the same for all subnormal numbers
+  return std::nearbyint(x / step) * step;
 }
 inline void round_all(const Buffer<float>& b, int64_t n) { std::transform(b.get(), b.get() + n, b.get(), rounded); }
 inline void round_all(const Buffer<double>&, int64_t) {}

@@ -12,6 +12,7 @@
 #include <stdexcept>
 #include <thread>
 
+#include "../bfloat16.h"
 #include "../cpu/block_cache.h"
 #include "../cpu/counters.h"
 #include "../cpu/packed.h"
@@ -137,6 +138,20 @@ void check_small_y(const Case& c, const Run<float>& wanted) {
   check_same("gradients of y as bfloat16", small, large, gx, n_names);
 }
 void check_small_y(const Case&, const Run<double>&) {}
+
+// Every upper half of a float with the lower halves around the middle, where rounding turns: to nearest even.
+void check_bfloat16() {
+  at_hand = "bfloat16";
+  for (uint32_t upper = 0; upper < 1 << 16; upper++)
+    for (uint32_t lower : {0x0000u, 0x0001u, 0x7fffu, 0x8000u, 0x8001u, 0xffffu}) {
+      const uint32_t all = upper << 16 | lower;
+      float x;
+      std::memcpy(&x, &all, sizeof x);
+      const float got = bfloat16(x), wanted = rounded(x);
+      if (std::isnan(x) ? !std::isnan(got) : !(got == wanted) || std::signbit(got) != std::signbit(wanted))
+        return check(false, "rounding of " + std::to_string(all) + differ(got, wanted));
+    }
+}
 
 int64_t n_runs = 0, n_steps = 0, n_spikes = 0, n_tiles = 0, n_members = 0;
 
@@ -297,7 +312,7 @@ int run(const char* word) {
     std::printf("test_cpu: %s: %s\n", lacks ? "SKIPPED" : "FAILED", error.what());
     return lacks ? 0 : 1;
   }
-  check_block_cache();
+  check_block_cache(), check_bfloat16();
   const int64_t shapes[][3] = {{0, 3, 2},       {1, 1, 1},      {64, 31, 33}, {65, 33, 7},
                                {200, 140, 220}, {1030, 20, 31}, {4500, 9, 5}, {40000, 3, 2}};
   for (auto [R, I, N] : shapes)
