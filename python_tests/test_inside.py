@@ -54,6 +54,50 @@ def test_smooth_spikes(form: str, dynamics: str) -> None:
     assert_all_same(got, want, tolerance=1e-10)
 
 
+# -------------------------------------------------------------------------------------------------------------- layouts
+def _strided(value: Tensor) -> Tensor:
+    return value.repeat_interleave(2, -1)[..., ::2]
+
+
+def _swapped(value: Tensor) -> Tensor:
+    """Transposed in memory: batch first, or the other index of a matrix."""
+    return value.transpose(0, 1).contiguous().transpose(0, 1)
+
+
+@pytest.mark.parametrize("lay_out", [_strided, _swapped])
+@pytest.mark.parametrize("name", LEAVES)
+def test_tensors_in_any_layout(name: str, lay_out: Callable[[Tensor], Tensor]) -> None:
+    given = problem(torch.float64)
+    if lay_out is _swapped and given[name].dim() < 2:
+        pytest.skip("a vector has nothing to swap")
+    want = run(inside, given)
+    with Calls() as calls:
+        got = run(lambda **leaves: inside(**(leaves | {name: lay_out(leaves[name])})), given)
+    assert calls.seen[0][10] is not None and calls.seen[0][12] is not None
+    assert_same("spikes", got["spikes"], want["spikes"])
+    assert_all_same(got, want, tolerance=1e-12)
+
+
+@pytest.mark.parametrize("name", ["readout", "p", "spikes"])
+@pytest.mark.parametrize("layout", ["strided", "swapped", "repeated", "expanded"])
+def test_gradients_in_any_layout(layout: str, name: str) -> None:
+    """What arrives at an output need not be contiguous: the sum over a row of it is what brings one number for all."""
+    leaves = {key: value.requires_grad_() for key, value in problem(torch.float64).items()}
+    output = getattr(inside(**leaves), name)
+    drawn = torch.randn(output.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    views = {"strided": _strided(drawn), "swapped": _swapped(drawn), "repeated": drawn[..., :1].expand(drawn.shape),
+             "expanded": drawn[:1].expand(drawn.shape)}
+    arriving = views[layout]
+    assert not arriving.is_contiguous()
+    got, want = (torch.autograd.grad(output, list(leaves.values()), g, retain_graph=True, allow_unused=True)
+                 for g in (arriving, arriving.contiguous()))
+    for key, one, other in zip(leaves, got, want, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            assert_same(key, one, other)
+    assert want[0] is not None and bool(want[0].any())
+
+
 # --------------------------------------------------------------------------------------------------------------- biases
 HALF = [torch.bfloat16, torch.float16]
 

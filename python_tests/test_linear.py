@@ -47,6 +47,30 @@ def test_inputs_in_any_layout() -> None:
         assert_same("y", got, torch.nn.functional.linear(x, weight), tolerance=1e-5)
 
 
+@pytest.mark.parametrize("layout", ["strided", "swapped", "repeated", "expanded"])
+def test_gradients_in_any_layout(layout: str) -> None:
+    """By events, with gradients that are not contiguous."""
+    random = torch.Generator().manual_seed(4)
+    x = (torch.rand(40, 300, 30, generator=random) < 0.05).double()
+    leaves = [x, *(torch.randn(*shape, generator=random, dtype=torch.float64) for shape in ((24, 30), (24,)))]
+    drawn = torch.randn(40, 300, 24, generator=random, dtype=torch.float64)
+    weights = {"strided": drawn.repeat_interleave(2, -1)[..., ::2],
+               "swapped": drawn.transpose(0, 1).contiguous().transpose(0, 1),
+               "repeated": drawn[..., :1].expand(drawn.shape), "expanded": drawn[:1].expand(drawn.shape)}[layout]
+    found = []
+    for linear in (functional.linear, torch.nn.functional.linear):
+        copies = [leaf.clone().requires_grad_() for leaf in leaves]
+        found.append(torch.autograd.grad(linear(*copies), copies, weights))
+    for name, a, b in zip(("x", "weight", "bias"), *found, strict=True):
+        assert_same(name, a, b, tolerance=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision(dtype: torch.dtype) -> None:
+    x, weight, bias = torch.ones(3, 2, 5, dtype=dtype), torch.eye(4, 5, dtype=dtype), torch.arange(4).to(dtype)
+    assert_same("y", functional.linear(x, weight, bias), (bias + 1).expand(3, 2, 4))
+
+
 @pytest.mark.parametrize("shape", [(0, 4, 3), (4, 0, 3), (5, 4, 0)])
 def test_nothing(shape: tuple[int, ...]) -> None:
     assert functional.linear(torch.zeros(shape), torch.zeros(6, shape[-1])).shape == (*shape[:2], 6)

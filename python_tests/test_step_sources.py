@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lsnn_ext import ALIF, LIF, State
+from lsnn_ext import ALIF, LIF, LSNN, LSNNState, State
 from steps import I, N, assert_equal, flat, inputs, needs_short_way, short
 
 pytestmark = needs_short_way
@@ -85,6 +85,51 @@ def test_each_delay(place: tuple[int, int]) -> None:
         layer.delay[place] = 2 if layer.delay[place] == 0 else 0
 
     _check(layer.step, (inputs(1, I), _state(past)), change)
+
+
+SOURCES = ("weight_ih", "weight_hh", "bias_ih", *EACH)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("index", [0, 1, 2])
+@pytest.mark.parametrize("replaced", [False, True])
+def test_each_layer(replaced: bool, index: int, name: str) -> None:
+    """Layers on top of each other are compared one by one."""
+    layer, past = _layer(num_layers=3), torch.ones(3, 1, 2, N)
+    state = State(*(leaf.expand(3, 2, N).contiguous() for leaf in _state(past[0])[:4]), past)
+    name = f"{name}_l{index}"
+    value = getattr(layer, name)
+
+    def change() -> None:
+        if replaced:
+            setattr(layer, name, nn.Parameter(value + 0.25) if isinstance(value, nn.Parameter) else value + 0.25)
+        else:
+            value.add_(0.25)
+
+    _check(layer.step, (inputs(2, I), state), change)
+
+
+@pytest.mark.parametrize("name", ["neurons.weight_ih_l0", "neurons.weight_hh_l0", "neurons.beta_l0",
+                                  "neurons.threshold_l0", "readout.weight", "readout.bias", "readout.tau"])
+def test_each_part_of_a_network(name: str) -> None:
+    torch.manual_seed(1)
+    net = LSNN(I, 20, 17, 3)
+    state = LSNNState(_state(torch.ones(1, 2, N)), torch.ones(2, 3))
+    part, what = name.split(".")
+    value = getattr(getattr(net, part), what)
+
+    def change() -> None:
+        if isinstance(value, Tensor):
+            value.add_(0.25)
+        else:
+            setattr(getattr(net, part), what, 2 * value)
+
+    with torch.no_grad():
+        before = [net.step(inputs(2, I), state) for _ in range(2)][1]
+        change()
+        got = net.step(inputs(2, I), state)
+    assert_equal(got, net.step(inputs(2, I), state))
+    assert not all(torch.equal(one, other) for one, other in zip(flat(got), flat(before), strict=True))
 
 
 @pytest.mark.parametrize("item", [0, 1])
