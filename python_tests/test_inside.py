@@ -64,12 +64,10 @@ def _swapped(value: Tensor) -> Tensor:
     return value.transpose(0, 1).contiguous().transpose(0, 1)
 
 
-@pytest.mark.parametrize("lay_out", [_strided, _swapped])
-@pytest.mark.parametrize("name", LEAVES)
+@pytest.mark.parametrize(("name", "lay_out"), [
+    *((name, _strided) for name in LEAVES), *((name, _swapped) for name in LEAVES if name != "bias")])
 def test_tensors_in_any_layout(name: str, lay_out: Callable[[Tensor], Tensor]) -> None:
     given = problem(torch.float64)
-    if lay_out is _swapped and given[name].dim() < 2:
-        pytest.skip("a vector has nothing to swap")
     want = run(inside, given)
     with Calls() as calls:
         got = run(lambda **leaves: inside(**(leaves | {name: lay_out(leaves[name])})), given)
