@@ -231,9 +231,9 @@ def layer(
     if len(x.shape) != 3:
         raise ValueError(f"x: expected shape (T, B, I), got {tuple(x.shape)}")
     (_, B, I), where = x.shape, x.carrier if isinstance(x, PackedSpikes) else x
-    check_beside("w_rec", w_rec, ("N", "N"), where, "x")
-    N = w_rec.shape[0]
-    check_beside("w_in", w_in, (N, I), where, "x")
+    check_beside("w_in", w_in, ("N", I), where, "x")
+    N = w_in.shape[0]
+    check_beside("w_rec", w_rec, (N, N), where, "x")
     if bias is not None:
         check_beside("bias", bias, (N,), where, "x")
     if w_out is not None:

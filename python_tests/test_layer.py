@@ -147,9 +147,9 @@ def test_operator_checks() -> None:
     ({"x": torch.zeros(3, 4)}, r"x: expected shape \(T, B, I\), got \(3, 4\)"),
     ({"w_out": torch.zeros(2, 3)}, r"w_out: expected shape \(O, 300\), got \(2, 3\)"),
     ({"k_out": 1.5}, "k_out: expected a number from 0 to 1, got 1.5"),
-    ({"w_in": torch.zeros(N, I + 1)}, "w_in|shapes"),
-    ({"bias": torch.zeros(N + 1)}, "bias|size"),
-    ({"p": torch.zeros(B, O + 1)}, r"p must have shape \(17, 7\)"),
+    ({"w_in": torch.zeros(N, I + 1)}, "w_in: expected shape"),
+    ({"bias": torch.zeros(N + 1)}, "bias: expected shape"),
+    ({"p": torch.zeros(B, O + 1)}, r"p: expected shape \(17, 7\), got \(17, 8\)"),
 ])
 def test_bad_input(change: dict[str, Any], message: str) -> None:
     given = problem(torch.float32)
