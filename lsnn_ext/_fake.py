@@ -80,7 +80,7 @@ def _on_one_device(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
 
 def kernels(segment: int) -> dict[str, Callable[..., Any]]:
     """By the name of the operator; segment: steps between two saved states."""
-    found = {
+    found: dict[str, Callable[..., Any]] = {
         "alif_forward": partial(_forward, segment), "alif_backward": _backward,
         "linear_events": _linear, "linear_events_backward": _linear_backward,
     }  # fmt: skip

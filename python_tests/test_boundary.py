@@ -1,5 +1,5 @@
 """What the operators and functions refuse: tensors on several devices, saved tensors that were changed, sizes whose
-products wrap around, spikes where there are no neurons. Without these checks each call here computed with memory that is
+products wrap around, spikes where no neurons are. Without these checks each call here computed with memory that is
 not its own."""
 import re
 from collections.abc import Callable
@@ -74,7 +74,8 @@ MIXED: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "linear-bias": lambda x, w: functional.linear(x, w, w[:, 0].to("meta")),
     "readout": lambda x, w: functional.leaky_readout(x, w.to("meta"), 0.9),
     "readout-state": lambda x, w: functional.leaky_readout(x, w, 0.9, torch.zeros(B, N, device="meta")),
-    "coefficient": lambda x, w: functional.alif(x, w[:, :1] @ w[:, :1].T, **K | {"alpha": torch.zeros((), device="meta")}),
+    "coefficient": lambda x, w: functional.alif(
+        x, w[:, :1] @ w[:, :1].T, **K | {"alpha": torch.zeros((), device="meta")}),
     "carrier": lambda x, w: functional.pack_spikes(x)._replace(carrier=x.to("meta")).numbers(),
     "bits": lambda x, w: functional.layer(
         (packed := functional.pack_spikes(x))._replace(bits=packed.bits.to("meta")), w, torch.zeros(N, N), **K),
@@ -122,11 +123,6 @@ def test_empty_sequences_pack(shape: tuple[int, ...]) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ saved tensors
-def _garbage(args: dict[str, Any], name: str) -> Tensor:
-    tensor: Tensor = args[name]
-    return tensor
-
-
 SAVED: dict[str, tuple[dict[str, Callable[[dict[str, Any]], Any]], str]] = {
     "bits-beyond-N": ({"bits": lambda a: torch.full_like(a["bits"], -1)}, "bits: expected zeros"),
     "bits-int64": ({"bits": lambda a: a["bits"].long()}, "bits must be int32"),
@@ -210,11 +206,12 @@ def test_sizes_whose_product_wraps_around(name: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_the_largest_delay_is_counted_in_rows_as_they_are(dtype: torch.dtype) -> None:
-    """Of 33 neurons a row of dL/dc has 192 numbers (float32): 2^32 of them are 16 items of 1,398,101 steps, less a chunk."""
+    """Of 33 neurons a row of dL/dc has 192 numbers (float32): 2^32 are 16 items of 1,398,101 steps, less a chunk."""
     N = 33
     row = {torch.float32: 192, torch.float64: 96}[dtype]
     below = 2**32 // (16 * row) - 16 - 1
-    with pytest.raises(RuntimeError, match=f"delay: expected less than {below} extra steps for {N} neurons, got {below}$"):
+    message = f"delay: expected less than {below} extra steps for {N} neurons, got {below}$"
+    with pytest.raises(RuntimeError, match=message):
         functional.alif(torch.zeros(0, 0, N, dtype=dtype), torch.zeros(N, N, dtype=dtype), **K, delay=below)
     functional.alif(torch.zeros(0, 0, N, dtype=dtype), torch.zeros(N, N, dtype=dtype), **K, delay=below - 1)
 
@@ -237,7 +234,8 @@ WORDS: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
     "x": (lambda x, w: functional.layer([0.0], w, w @ w.T, **K), "x: expected a tensor or PackedSpikes, got list"),
     "bias": (lambda x, w: functional.layer(x, w, w @ w.T, bias=0.5, **K), "bias: expected a tensor, got float"),
     "p-alone": (lambda x, w: functional.layer(x, w, w @ w.T, p=0.3, **K), "p: expected w_out beside it"),
-    "p-number": (lambda x, w: functional.layer(x, w, w @ w.T, p=0.3, w_out=w.T, **K), "p: expected a tensor, got float"),
+    "p-number": (lambda x, w: functional.layer(x, w, w @ w.T, p=0.3, w_out=w.T, **K),
+                 "p: expected a tensor, got float"),
     "alpha": (lambda x, w: functional.layer(x, w, w @ w.T, **{**K, "alpha": 20.0}),
               r"alpha must lie in \[0, 1\], got 20 at neuron 0"),
     "width": (lambda x, w: functional.layer(x, w, w @ w.T, **K, width=1e-40),

@@ -1,4 +1,4 @@
-"""What comes from outside while a pass runs: Ctrl-C and other signals, a fork, memory that ends, settings that are wrong."""
+"""What comes from outside while a pass runs: signals such as Ctrl-C, a fork, the end of memory, wrong settings."""
 import os
 import subprocess
 import sys

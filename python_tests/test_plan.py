@@ -79,7 +79,8 @@ def test_asked_design(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"N": 0}, "1 to 65535 neurons, got 10, 2 and 0"), ({"B": -1}, "T, B, N: expected 0 to"), ({"delays": []}, "delays: expected ascending"),
+    ({"N": 0}, "1 to 65535 neurons, got 10, 2 and 0"), ({"B": -1}, "T, B, N: expected 0 to"),
+    ({"delays": []}, "delays: expected ascending"),
     ({"delays": [2, 2]}, "delays: expected ascending"),
     ({"card": "h1000"}, "card: expected one of .*h100.* got 'h1000'"),
     ({"dtype": "float16"}, "dtype, weights: expected float32"),

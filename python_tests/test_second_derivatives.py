@@ -57,11 +57,17 @@ def test_first_derivatives_may_be_recorded(alif: Alif) -> None:
     assert second == 12
 
 
-@pytest.mark.parametrize("make", [lambda: ALIF(5, 7), lambda: ALIF(5, 7, 2, bidirectional=True), lambda: LSNN(5, 3, 4, 2)],
-                         ids=["ALIF", "ALIF-stacked", "LSNN"])
-def test_modules(make: Callable[[], torch.nn.Module]) -> None:
+MODULES: dict[str, Callable[[], torch.nn.Module]] = {
+    "ALIF": lambda: ALIF(5, 7),
+    "ALIF-stacked": lambda: ALIF(5, 7, 2, bidirectional=True),
+    "LSNN": lambda: LSNN(5, 3, 4, 2),
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_modules(name: str) -> None:
     torch.manual_seed(0)
-    module, x = make(), torch.rand(20, 3, 5) * 3
+    module, x = MODULES[name](), torch.rand(20, 3, 5) * 3
     loss = module(x)[0].square().sum()
     gradients = torch.autograd.grad(loss, list(module.parameters()), create_graph=True)
     with pytest.raises(RuntimeError, match="second derivative"):

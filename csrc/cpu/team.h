@@ -58,9 +58,7 @@ LSNN_INLINE void ask_to_stop(const Member& m) {
   if (!m.interrupt.wanted || !m.interrupt.wanted(m.interrupt.context)) return;
   if (m.index == 0) __atomic_store_n(&m.meeting->stopped, 1, __ATOMIC_RELAXED);
 }
-LSNN_INLINE bool is_stopped(const Member& m) {
-  return m.interrupt.wanted && __atomic_load_n(&m.meeting->stopped, __ATOMIC_RELAXED);
-}
+LSNN_INLINE bool is_stopped(const Member& m) { return m.interrupt.wanted && __atomic_load_n(&m.meeting->stopped, __ATOMIC_RELAXED); }
 
 }  // namespace
 }  // namespace lsnn::cpu

@@ -29,13 +29,13 @@ Fifteen alif_forward(Tensor current, Tensor w_rec, Tensor coefficients, Maybe de
   const ScalarType type = current.scalar_type();
   LSNN_EXPECT(is_real(type), "current must be float32 or float64");
   const int64_t T = current.size(0), B = current.size(1);
-  const LayerHolder h = make_layer(T, B, current, "current", w_rec, coefficients, delay, delays, dynamics, surrogate, dampening, refractory,
-                                   smooth);
+  const LayerHolder h =
+      make_layer(T, B, current, "current", w_rec, coefficients, delay, delays, dynamics, surrogate, dampening, refractory, smooth);
   Layer l = h.layer;
   l.delays = h.delays.data();
   const int64_t N = l.N;
   LSNN_EXPECT(w_in || N == current.size(2), "w_rec must have shape (", current.size(2), ", ", current.size(2), ") for a current of ",
-                  current.size(2), " neurons, got ", shape_text(w_rec));
+              current.size(2), " neurons, got ", shape_text(w_rec));
   check_checkpoint(checkpoint, current);
   LSNN_EXPECT(spikes || has_cpu_kernels(current), "spikes: expected True, as only the CPU kernels can leave them out");
   LSNN_EXPECT(!as_bits || has_cpu_kernels(current), "as_bits: expected False, as only the CPU kernels return spikes as bits");
@@ -100,8 +100,7 @@ Eleven alif_backward(Maybe g_spikes, Maybe g_trace_v, Maybe g_trace_a, Maybe g_t
   Layer l = h.layer;
   l.delays = h.delays.data(), l.reduced = reduced;
   const int64_t N = l.N;
-  LSNN_EXPECT(small_y ? type == ScalarType::Float : checkpoint || y.scalar_type() == type,
-                  "y: expected the dtype of carry, or bfloat16");
+  LSNN_EXPECT(small_y ? type == ScalarType::Float : checkpoint || y.scalar_type() == type, "y: expected the dtype of carry, or bfloat16");
   check_like_device(y, "y", carry, "carry");
   check_shape(y, "y", checkpoint ? Ints{0} : Ints{T, B, N});
   check_shape(carry, "carry", {segments(T, every), 4, B, N});

@@ -22,9 +22,9 @@ template <class... Parts> [[noreturn]] void refuse(const Parts&... parts) {
 
 // Throws std::runtime_error with the message, whose parts are evaluated then only. Not STD_TORCH_CHECK: it puts the name of
 // this file and a line number before the text.
-#define LSNN_EXPECT(holds, ...)         \
-  do {                                  \
-    if (!(holds)) refuse(__VA_ARGS__);  \
+#define LSNN_EXPECT(holds, ...)        \
+  do {                                 \
+    if (!(holds)) refuse(__VA_ARGS__); \
   } while (false)
 
 // Whether the product of these factors, all >= 0, is less than the limit. It is never formed where it would wrap around.

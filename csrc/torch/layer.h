@@ -18,10 +18,10 @@ template <class T> void check_coefficients(const T* k, int64_t N, double dampeni
       const double x = k[c * N + n];
       const bool share = c == ALPHA || c == RHO || c == SIGMA, width = c == WIDTH;
       if (std::isfinite(x) && (!share || (x >= 0 && x <= 1)) && (!width || x >= least_width)) continue;
-      const std::string wanted = share                     ? "lie in [0, 1]"
-                                 : !width                  ? "be finite"
+      const std::string wanted = share                      ? "lie in [0, 1]"
+                                 : !width                   ? "be finite"
                                  : x > 0 && x < least_width ? "be a normal number of its dtype"
-                                                           : "be finite and > 0";
+                                                            : "be finite and > 0";
       refuse(coefficient_names[c], " must ", wanted, ", got ", x, " at neuron ", n);
     }
   LSNN_EXPECT(std::isfinite(dampening) && dampening >= 0, "dampening must be finite and >= 0, got ", dampening);
@@ -112,8 +112,8 @@ inline StateHolder make_state(const Tensor& like, const Layer& l, const Tensor& 
   const std::tuple<const Tensor&, const char*> all[] = {{v, "state.v"}, {a, "state.a"}, {i, "state.i"}, {r, "state.r"}};
   for (auto [t, name] : all) check_like(t, name, like), check_shape(t, name, {l.B, l.N});
   check_like(z, "state.z", like);
-  LSNN_EXPECT(z.dim() == 3 && z.size(0) >= l.D && z.size(1) == l.B && z.size(2) == l.N, "state.z must have shape (", l.D, ", ", l.B,
-                  ", ", l.N, ") or more past steps, got ", shape_text(z));
+  LSNN_EXPECT(z.dim() == 3 && z.size(0) >= l.D && z.size(1) == l.B && z.size(2) == l.N, "state.z must have shape (", l.D, ", ", l.B, ", ",
+              l.N, ") or more past steps, got ", shape_text(z));
   return {dense(v), dense(a), dense(i), dense(r), dense(z)};
 }
 
@@ -169,7 +169,7 @@ inline Readout make_readout(const Tensor& like, const std::optional<Tensor>& w_o
   if (!w_out) return out;
   LSNN_EXPECT(has_cpu_kernels(like), "w_out: expected tensors on the CPU, as only its kernels have a readout");
   LSNN_EXPECT(w_out->dim() == 2 && w_out->size(0) >= 1, "w_out: expected shape (O, ", N, ") with one output or more, got ",
-                  shape_text(*w_out));
+              shape_text(*w_out));
   LSNN_EXPECT(k >= 0 && k <= 1, "k_out: expected a number from 0 to 1, got ", k);
   out.O = w_out->size(0), out.k = k;
   check_like(*w_out, "w_out", like), check_shape(*w_out, "w_out", {out.O, N});

@@ -29,7 +29,7 @@ Tensor linear_events(Tensor x, Tensor weight, std::optional<Tensor> bias) {
   check_like(weight, "weight", x, "x");
   LSNN_EXPECT(x.dim() == 2, "x must have shape (rows, inputs), got ", shape_text(x));
   LSNN_EXPECT(weight.dim() == 2 && weight.size(1) == x.size(1), "weight must have shape (outputs, ", x.size(1), "), got ",
-                  shape_text(weight));
+              shape_text(weight));
   const int64_t R = x.size(0), I = x.size(1), N = weight.size(0);
   check_numbers(I, N);
   if (bias) check_like(*bias, "bias", x, "x"), check_shape(*bias, "bias", {N});

@@ -26,8 +26,7 @@ inline Tensor empty(const Tensor& like, const Ints& sizes, ScalarType type) {
   int64_t bytes = type == ScalarType::Double ? 8 : type == ScalarType::Byte ? 1 : 4;
   bool fits = true;
   for (int64_t s : sizes) fits = fits && !__builtin_mul_overflow(bytes, s, &bytes);
-  LSNN_EXPECT(fits, "not enough memory: a tensor of shape ", shape_text(sizes.data(), sizes.size()),
-                  " has more bytes than can be counted");
+  LSNN_EXPECT(fits, "not enough memory: a tensor of shape ", shape_text(sizes.data(), sizes.size()), " has more bytes than can be counted");
   if (!like.is_cpu()) return allocated(sizes, bytes, [&] { return torch::stable::new_empty(like, sizes, type); });
   Ints strides(sizes.size(), 1);
   for (size_t d = sizes.size(); d-- > 1;) strides[d - 1] = strides[d] * std::max<int64_t>(sizes[d], 1);

@@ -23,7 +23,7 @@ Ready::Ready(bool is_wide, int64_t N, int64_t dynamics, int64_t surrogate, doubl
       sources(std::move(from)),
       layer{} {
   LSNN_EXPECT(dynamics >= 0 && dynamics < n_rows && surrogate >= 0 && surrogate < n_surrogates && !delays.empty() && N >= 1,
-                  "Ready: expected a row, a surrogate, delays and neurons, got ", dynamics, ", ", surrogate, ", ", delays.size(), ", ", N);
+              "Ready: expected a row, a surrogate, delays and neurons, got ", dynamics, ", ", surrogate, ", ", delays.size(), ", ", N);
   const int64_t size = wide ? 8 : 4, NP = cpu::padded(N);
   if (wide) check_coefficients((const double*)given, N, dampening);
   else check_coefficients((const float*)given, N, dampening);
@@ -86,8 +86,7 @@ template <class Bits> bool Ready::weights_hold(int64_t B, int64_t items, const v
 
 bool Ready::run(int64_t T, int64_t B, Address current, const std::vector<Address>& first, const std::vector<Address>& last, Address spikes,
                 Address trace_v) const {
-  LSNN_EXPECT(first.size() == 5 && last.size() == 5, "Ready: expected states of five tensors, got ", first.size(), " and ",
-                  last.size());
+  LSNN_EXPECT(first.size() == 5 && last.size() == 5, "Ready: expected states of five tensors, got ", first.size(), " and ", last.size());
   const char* kept = (const char*)bytes.get();
   for (auto [address, n] : sources) {
     if (std::memcmp(kept, (const void*)address, n)) return false;
