@@ -9,9 +9,22 @@ from torch import Tensor
 
 from .reference import Coefficient, State
 
+_ORDINARY = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
+
+def readable(tensor: Tensor) -> bool:
+    """Whether its numbers may be looked at here: they lie on the CPU, and nobody compiles, traces or maps over them."""
+    return (
+        not torch.compiler.is_compiling() and type(tensor) in _ORDINARY and tensor.is_cpu
+        and not torch._C._len_torch_dispatch_stack() and torch._C._get_tracing_state() is None
+        and not torch._C._functorch.is_batchedtensor(tensor)
+    )  # fmt: skip
+
 
 class Delays(NamedTuple):
-    """Delays d_jk (N, N) with their distinct values in ascending order, so that no call has to look for them."""
+    """Delays d_jk (N, N) with their distinct values in ascending order, so that no call has to look for them.
+
+    Whoever changes the tensor makes them anew: a call refuses delays that are not among the distinct values.
+    """
 
     each: Tensor
     distinct: tuple[int, ...]
@@ -23,10 +36,34 @@ class Delays(NamedTuple):
             raise TypeError(f"delay: expected an int or an integer tensor (N, N), got {type(each).__name__}")
         if each.dtype.is_floating_point or each.dtype.is_complex or each.dtype == torch.bool:
             raise TypeError(f"delay: expected an integer tensor, got {each.dtype}")
+        if each.is_meta:
+            raise ValueError("delay: expected numbers, got a tensor on meta; make it on the CPU")
         distinct = tuple(int(d) for d in each.unique().tolist())
         if distinct and distinct[0] < 0:
             raise ValueError(f"delay: expected extra steps >= 0 everywhere, got {distinct[0]}")
         return cls(each, distinct)
+
+
+def _hold(given: Delays, on_cpu: bool) -> None:
+    """Refuses a tensor that was changed since its distinct values were looked for.
+
+    What may not be looked at here, in a graph or on a card, is compared there when it runs. The operator on the CPU
+    does so by itself, where there are several delays.
+    """
+    each, distinct = given
+    if each.is_meta or (on_cpu and len(distinct) > 1):
+        return
+    known = torch.zeros_like(each, dtype=torch.bool)
+    for value in distinct:
+        known = known | (each == value)
+    message = (
+        f"delay: expected no other numbers than {distinct}, got a tensor that was changed since they were looked for; "
+        "make functional.Delays of it anew, or call the layer once outside of torch.compile"
+    )
+    if not readable(each):
+        torch._assert_async(known.all(), message)
+    elif not bool(known.all()):
+        raise ValueError(message)
 
 
 def delays_of(delay: int | Tensor | Delays, N: int, device: torch.device) -> tuple[Tensor | None, list[int]]:
@@ -38,6 +75,7 @@ def delays_of(delay: int | Tensor | Delays, N: int, device: torch.device) -> tup
     given = delay if isinstance(delay, Delays) else Delays.of(delay)  # type: ignore[arg-type]  # a bool is refused there
     if given.each.shape != (N, N):
         raise ValueError(f"delay: expected shape ({N}, {N}), got {tuple(given.each.shape)}")
+    _hold(given, device.type == "cpu")
     return (given.each.to(device, torch.int64) if len(given.distinct) > 1 else None), list(given.distinct)
 
 

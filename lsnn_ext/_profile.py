@@ -219,10 +219,11 @@ def _shapes(layer: nn.Module) -> tuple[set[Shape], set[Shape]]:
     """Of the input weights and of the readouts' weights, both ways round."""
     found: tuple[set[Shape], set[Shape]] = (set(), set())
     for module in layer.modules():
-        for name, p in module.named_parameters(recurse=False):
-            which = 1 if isinstance(module, LeakyReadout) else 0 if name.startswith("weight_ih") else None
-            if isinstance(module, _OURS) and which is not None and p.dim() == 2:
-                found[which].update({tuple(p.shape), tuple(p.shape[::-1])})
+        which = 1 if isinstance(module, LeakyReadout) else 0
+        names = ["weight"] if which else [f"weight_ih{suffix}" for suffix in getattr(module, "_suffixes", ())]
+        for name in names if isinstance(module, _OURS) else ():
+            shape = tuple(getattr(module, name).shape)  # of a parametrized weight too
+            found[which].update({shape, shape[::-1]})
     return found
 
 

@@ -18,6 +18,7 @@ from ._arguments import (
     stacked,
     whole_state,
 )
+from ._arguments import readable as readable
 from ._bits import PackedSpikes, pack_spikes
 from ._ready import Ready as Ready
 from ._ready import integrated

@@ -1,6 +1,11 @@
-"""Parts of states and results."""
+"""Parts of states and results, and what modules must know of each other."""
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.utils import parametrize
 
 from ..functional import Layered
 from ..reference import State, Traces
@@ -24,3 +29,32 @@ def joined(outs: list[Layered]) -> tuple[Tensor, Traces | None]:
         return spikes[0], outs[0].traces
     both = [torch.cat(pair, -1) for pair in zip(*traces, strict=True)]
     return torch.cat(spikes, -1), Traces(*both) if traces else None
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether a call of the module runs hooks, its own or those of all modules."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+        or _has_any_global_hook()
+    )  # fmt: skip
+
+
+def bare(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a call of the module is the forward of kind and nothing else, so that nobody misses the call."""
+    return (
+        type(module).forward is kind.forward and "forward" not in module.__dict__
+        and type(module).__call__ is nn.Module.__call__ and module._compiled_call_impl is None and not hooked(module)
+    )  # fmt: skip
+
+
+def renew(module: nn.Module, name: str, fill: Callable[[Tensor], Any]) -> None:
+    """Has fill write into a parameter or buffer; where it is parametrized, what the module shows becomes the result."""
+    if name in module._parameters or name in module._buffers:
+        fill(getattr(module, name))
+    elif parametrize.is_parametrized(module, name):
+        value = getattr(module, name).detach().clone()
+        fill(value)
+        setattr(module, name, value)  # through right_inverse of the parametrization
+    else:
+        raise RuntimeError(f"{name}: expected a parameter to set anew, got a tensor that is computed from others, as "
+                           "by pruning; remove that first")

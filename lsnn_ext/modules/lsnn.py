@@ -1,6 +1,6 @@
 """LSNN: the paper's network, regular and adaptive neurons in one recurrent layer with a leaky readout."""
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,10 @@ from torch import Tensor, nn
 from ..functional import make_savable
 from ..reference import Coefficient, State
 from .alif import ALIF
+from .forms import bare
+from .neuron import chosen, constant, whole
 from .readout import LeakyReadout
+from .recurrent import Recurrent
 
 
 class LSNNState(NamedTuple):
@@ -21,49 +24,76 @@ class LSNNState(NamedTuple):
 make_savable(LSNNState)
 
 
+def _parts(state: LSNNState | None) -> tuple[State | None, Tensor | None]:
+    """The states of the neurons and of the readout."""
+    if state is not None and not isinstance(state, LSNNState):
+        raise TypeError(f"state: expected an LSNNState{LSNNState._fields}, as an LSNN returns it, got "
+                        f"{type(state).__name__}")
+    return (None, None) if state is None else state
+
+
 class LSNN(nn.Module):
     """The long short-term memory network of spiking neurons of Bellec et al. 2018.
 
     input_size, output_size   channels in and out
     n_regular, n_adaptive     neurons without (beta = 0 in equation (4)) and with adaptation, in this order; N in all
-    tau_mem, tau_adapt, beta, threshold, refractory   the paper's for sequential MNIST: 20 ms, 700 ms, 1.8, .01, 5 steps
+    tau_mem, tau_adapt, beta, threshold, refractory, autapses   as in ALIF; None: the paper's for sequential MNIST, 20
+                 and 700 ms, 1.8, 0.01, 5 steps, False.  With another row of dynamics than "lsnn" they have to be given.
+                 beta: a number, one for each adaptive neuron, or (N,) with 0 for the regular ones
     delay        extra delay of the recurrent spikes in steps, an int or integers (N, N)
     tau_out      time constant of the readout, ms
     bias         of the input, off as in the paper
     learn        as in ALIF; "beta" gives the regular neurons adaptation too
-    dynamics, dt, surrogate, dampening, batch_first, autapses, checkpoint_every, saved_dtype, device, dtype: as in
-    ALIF
+    dynamics, dt, surrogate, dampening, batch_first, checkpoint_every, saved_dtype, device, dtype: as in ALIF
 
-    The parts are `neurons` (ALIF) and `readout` (LeakyReadout).
-    Raises ValueError naming the argument for what is out of range.
+    The parts are `neurons` (ALIF) and `readout` (LeakyReadout). Both run in one operator, unless a call of one of them
+    would do more than its forward: hooks, another forward, another module in its place.
+    Raises ValueError or TypeError naming the argument for what is out of range.
     """
 
+    _paper: ClassVar = {"tau_mem": 20.0, "tau_adapt": 700.0, "beta": 1.8, "threshold": 0.01, "refractory": 5,
+                        "autapses": False}
+
     def __init__(self, input_size: int, n_regular: int, n_adaptive: int, output_size: int, *,
-                 tau_mem: Coefficient = 20.0, tau_adapt: Coefficient = 700.0, beta: float = 1.8,
-                 threshold: Coefficient = 0.01, refractory: int = 5, delay: int | Tensor = 0, tau_out: float = 20.0,
+                 tau_mem: Coefficient | None = None, tau_adapt: Coefficient | None = None,
+                 beta: Coefficient | None = None, threshold: Coefficient | None = None, refractory: int | None = None,
+                 delay: int | Tensor = 0, tau_out: float = 20.0,
                  dynamics: str = "lsnn", dt: float = 1.0, surrogate: str | None = None,
                  dampening: float | None = None, bias: bool = False, batch_first: bool = False,
-                 learn: Iterable[str] = (), autapses: bool = False, checkpoint_every: int | str | None = None,
+                 learn: Iterable[str] = (), autapses: bool | None = None, checkpoint_every: int | str | None = None,
                  saved_dtype: torch.dtype | None = None, device: torch.device | str | None = None,
                  dtype: torch.dtype | None = None) -> None:
         super().__init__()
         for name, size in (("n_regular", n_regular), ("n_adaptive", n_adaptive)):
-            if not isinstance(size, int) or size < 0:
-                raise ValueError(f"{name}: expected a whole number >= 0, got {size!r}")
+            whole(name, size, 0)
         if n_regular + n_adaptive == 0:
             raise ValueError("n_adaptive: expected one neuron or more in all, got 0 with n_regular 0")
         self.n_regular, self.n_adaptive = n_regular, n_adaptive
-        betas = torch.tensor([0.0] * n_regular + [float(beta)] * n_adaptive, dtype=torch.float64)
+        own = chosen(type(self).__name__, dynamics, self._paper, {
+            "tau_mem": tau_mem, "tau_adapt": tau_adapt, "beta": beta, "threshold": threshold, "refractory": refractory,
+            "autapses": autapses})
+        own["beta"] = self._betas(own["beta"], dtype)
         self.neurons = ALIF(input_size, n_regular + n_adaptive, bias=bias, batch_first=batch_first, dynamics=dynamics,
-                            tau_mem=tau_mem, tau_adapt=tau_adapt, beta=betas, threshold=threshold,
-                            refractory=refractory, delay=delay, dt=dt, surrogate=surrogate, dampening=dampening,
-                            learn=learn, autapses=autapses, checkpoint_every=checkpoint_every,
-                            saved_dtype=saved_dtype, device=device, dtype=dtype)
+                            delay=delay, dt=dt, surrogate=surrogate, dampening=dampening, learn=learn,
+                            checkpoint_every=checkpoint_every, saved_dtype=saved_dtype, device=device, dtype=dtype,
+                            **own)
         self.readout = LeakyReadout(n_regular + n_adaptive, output_size, tau_out, dt=dt, batch_first=batch_first,
                                     device=device, dtype=dtype)
 
+    def _betas(self, beta: Coefficient, dtype: torch.dtype | None) -> Tensor:
+        """beta of all neurons, that of the regular ones 0."""
+        regular, adaptive = self.n_regular, self.n_adaptive
+        shapes = ((), (adaptive,), (regular + adaptive,))
+        given = constant("beta", beta, shapes, torch.get_default_dtype() if dtype is None else dtype)
+        if given.dim() == 0 or given.shape == (adaptive,):
+            return torch.cat([given.new_zeros(regular), given.expand(adaptive)])
+        if not given.is_meta and bool(given[:regular].any()):
+            raise ValueError(f"beta: expected 0 for the n_regular = {regular} first neurons, which do not adapt, got "
+                             f"{given[:regular].tolist()}")
+        return given
+
     def reset_parameters(self) -> None:
-        """Draws all weights anew, as in the paper's code."""
+        """Draws all weights anew, as in the paper's code; the rest as the network was made, see ALIF."""
         self.neurons.reset_parameters()
         self.readout.reset_parameters()
 
@@ -72,14 +102,15 @@ class LSNN(nn.Module):
         """x (T, B, I), (B, T, I) with batch_first, or (T, I) unbatched -> (readout, state[, spikes]).
 
         readout has output_size channels in the form of x, spikes (return_spikes=True, to regularise rates) N channels.
-        state None is all zeros.  Raises ValueError for wrong shapes and TypeError for a PackedSequence.
+        state None is all zeros.  Raises ValueError for wrong shapes and TypeError for a PackedSequence, or for a state
+        that is no LSNNState.
         """
         if not isinstance(x, Tensor):
             raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
         neurons, readout = self.neurons, self.readout
-        carried, p = (None, None) if state is None else state
-        if neurons._forward_hooks or neurons._forward_pre_hooks or readout._forward_hooks or readout._forward_pre_hooks:
-            spikes, end, *_ = neurons(x, carried)  # somebody wants to see what passes between the two
+        carried, p = _parts(state)
+        if not self._one_operator():
+            spikes, end, *_ = neurons(x, carried)
             y, p = readout(spikes, p)
         else:
             readout.check_state(p, (x.shape[0 if neurons.batch_first else 1],) if x.dim() == 3 else ())
@@ -90,15 +121,28 @@ class LSNN(nn.Module):
         after = LSNNState(end, p)
         return (y, after, spikes) if return_spikes else (y, after)
 
+    def _one_operator(self) -> bool:
+        """Whether nobody could see a difference between calls of the parts and one call that computes both."""
+        neurons, readout = self.neurons, self.readout
+        return (
+            bare(neurons, Recurrent) and bare(readout, LeakyReadout) and neurons.num_layers == 1
+            and not neurons.bidirectional and neurons.batch_first == readout.batch_first
+        )  # fmt: skip
+
     def step(self, x_t: Tensor, state: LSNNState | None = None) -> tuple[Tensor, LSNNState]:
         """One step, for control loops: x_t (B, I) or (I,) -> readout (B, output_size) or (output_size,), and the state.
 
         It equals forward on a sequence of one step, and T such calls give what one call on the sequence gives.
-        state None is all zeros.  Raises ValueError for wrong shapes and TypeError for an x_t that is none.
+        state None is all zeros.  Raises ValueError for wrong shapes and TypeError for an x_t that is none, or for a
+        state that is no LSNNState.
         """
         if not isinstance(x_t, Tensor):
             raise TypeError(f"x_t: expected a tensor, got {type(x_t).__name__}")
-        carried, p = (None, None) if state is None else state
+        carried, p = _parts(state)
+        if not self._one_operator():
+            time = 1 if getattr(self.neurons, "batch_first", False) and x_t.dim() == 2 else 0
+            y, after, *_ = self.forward(x_t.unsqueeze(time), state)
+            return y.squeeze(time), after
         self.readout.check_state(p, tuple(x_t.shape[:-1]))
         spikes, end = self.neurons.step(x_t, carried)
         y, p = self.readout.step(spikes, p)

@@ -5,6 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
+from .forms import hooked, renew
+from .neuron import flag, positive, whole
 
 
 class LeakyReadout(nn.Module):
@@ -25,11 +27,11 @@ class LeakyReadout(nn.Module):
                  dtype: torch.dtype | None = None) -> None:
         super().__init__()
         for name, size in (("n", n), ("output_size", output_size)):
-            if not isinstance(size, int) or size < 1:
-                raise ValueError(f"{name}: expected a whole number >= 1, got {size!r}")
+            whole(name, size, 1)
         for name, value in (("tau", tau), ("dt", dt)):
-            if not value > 0:
-                raise ValueError(f"{name}: expected a number > 0, got {value}")
+            positive(name, value)
+        for name, value in (("bias", bias), ("batch_first", batch_first)):
+            flag(name, value)
         self.n, self.output_size, self.tau, self.dt, self.batch_first = n, output_size, tau, dt, batch_first
         self.weight = nn.Parameter(torch.empty(output_size, n, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(output_size, device=device, dtype=dtype)) if bias else None
@@ -37,9 +39,10 @@ class LeakyReadout(nn.Module):
 
     def reset_parameters(self) -> None:
         """Glorot uniform weights, bias 0."""
-        nn.init.xavier_uniform_(self.weight)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+        with torch.no_grad():
+            renew(self, "weight", nn.init.xavier_uniform_)
+            if self.bias is not None:
+                renew(self, "bias", nn.init.zeros_)
 
     @property
     def decay(self) -> float:
@@ -53,6 +56,8 @@ class LeakyReadout(nn.Module):
     def check_state(self, state: Tensor | None, batch: tuple[int, ...]) -> None:
         """Raises ValueError for a state of another shape than (B, output_size), or (output_size,) unbatched."""
         want = (*batch, self.output_size)
+        if state is not None and not isinstance(state, Tensor):
+            raise TypeError(f"state: expected a tensor of shape {want}, got {type(state).__name__}")
         if state is not None and tuple(state.shape) != want:
             raise ValueError(f"state: expected shape {want}, got {tuple(state.shape)}")
 
@@ -79,6 +84,10 @@ class LeakyReadout(nn.Module):
 
     def step(self, x_t: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One step, equal to forward on it: x_t (B, n) or (n,) -> y, state: (B, output_size), (output_size,)."""
+        if hooked(self):
+            time = 1 if self.batch_first and x_t.dim() == 2 else 0
+            y, end = self(x_t.unsqueeze(time), state)
+            return y.squeeze(time), end
         if x_t.dim() not in (1, 2) or x_t.shape[-1] != self.n:
             raise ValueError(f"x_t: expected shape (B, {self.n}) or ({self.n},), got {tuple(x_t.shape)}")
         batch = tuple(x_t.shape[:-1])

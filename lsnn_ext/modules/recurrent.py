@@ -3,7 +3,8 @@ import inspect
 import math
 import warnings
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -11,49 +12,49 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .. import functional
 from ..functional import Layered, PackedSpikes
-from ..reference import Coefficient, State, Traces, named_row, named_surrogate
-from .forms import given, joined, rows
+from ..reference import Coefficient, State, Traces, named_surrogate
+from .delays import current_delay, reset_delay, set_delay
+from .forms import given, hooked, joined, renew, rows
+from .neuron import chosen, constant, flag, hold_range, learned, positive, put, whole
 from .short import short_call, short_sequence
 
 Sequence: TypeAlias = Tensor | PackedSequence
 Segments: TypeAlias = list[tuple[int, int]]  # (steps, sequences that are alive in them), in the order of time
 
 _HALF = (torch.float16, torch.bfloat16)
-
-
-def _positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"{name}: expected a number > 0, got {value}")
+_KEPT = ("_ready", "_seen", "_seen_there")  # attributes that follow from the others: layers made ready, delays seen
 
 
 class Recurrent(nn.Module):
     """What ALIF and LIF share; the coefficients that the neuron has are the keys of `neuron`."""
 
+    _paper: ClassVar[dict[str, Any]]  # what stands for None with dynamics="lsnn"
+
     def __init__(self, input_size: int, hidden_size: int, num_layers: int, bias: bool, batch_first: bool,
-                 dropout: float, bidirectional: bool, dynamics: str, neuron: dict[str, Coefficient], refractory: int,
-                 delay: int | Tensor, dt: float, surrogate: str | None, dampening: float | None, learn: Iterable[str],
-                 autapses: bool, checkpoint_every: int | str | None, saved_dtype: torch.dtype | None,
+                 dropout: float, bidirectional: bool, dynamics: str, neuron: dict[str, Coefficient | None],
+                 refractory: int | None, delay: int | Tensor, dt: float, surrogate: str | None,
+                 dampening: float | None, learn: Iterable[str], autapses: bool | None,
+                 checkpoint_every: int | str | None, saved_dtype: torch.dtype | None,
                  device: torch.device | str | None, dtype: torch.dtype | None) -> None:
         super().__init__()
+        own = chosen(type(self).__name__, dynamics, self._paper,
+                     {**neuron, "refractory": refractory, "autapses": autapses})
+        refractory, autapses = own.pop("refractory"), own.pop("autapses")
         for name, size in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
-            if not isinstance(size, int) or size < 1:
-                raise ValueError(f"{name}: expected a whole number >= 1, got {size!r}")
-        if not 0 <= dropout <= 1:
+            whole(name, size, 1)
+        whole("refractory", refractory, 0)
+        for name, value in (("bias", bias), ("batch_first", batch_first), ("bidirectional", bidirectional),
+                            ("autapses", autapses)):
+            flag(name, value)
+        if isinstance(dropout, bool) or not 0 <= dropout <= 1:
             raise ValueError(f"dropout: expected a probability from 0 to 1, got {dropout}")
         if dropout > 0 and num_layers == 1:
             warnings.warn("dropout acts between layers, so it does nothing with num_layers=1", stacklevel=3)
-        if not isinstance(refractory, int) or refractory < 0:
-            raise ValueError(f"refractory: expected a whole number of steps >= 0, got {refractory!r}")
         if dampening is not None:
-            _positive("dampening", dampening)
-        _positive("dt", dt)
-        named_row(dynamics)
+            positive("dampening", dampening)
+        positive("dt", dt)
         if surrogate is not None:
             named_surrogate(surrogate)
-        learn = (learn,) if isinstance(learn, str) else tuple(learn)
-        for name in learn:
-            if name not in neuron:
-                raise ValueError(f"learn: expected some of {', '.join(neuron)}, got {name!r}")
         dtype = torch.get_default_dtype() if dtype is None else dtype
         if not dtype.is_floating_point:
             raise ValueError(f"dtype: expected a floating point dtype, got {dtype}")
@@ -61,11 +62,15 @@ class Recurrent(nn.Module):
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.dropout, self.bidirectional = bias, batch_first, dropout, bidirectional
         self.dynamics, self.refractory, self.dt = dynamics, refractory, dt
-        self.surrogate, self.dampening, self.learn, self.autapses = surrogate, dampening, learn, autapses
-        self.checkpoint_every, self.saved_dtype = checkpoint_every, saved_dtype
+        self.surrogate, self.dampening, self.learn = surrogate, dampening, learned(learn, neuron)
+        self.autapses, self.checkpoint_every, self.saved_dtype = autapses, checkpoint_every, saved_dtype
         self._neuron = tuple(neuron)
+        # What reset_parameters gives the neurons again.
+        self._first = {name: constant(name, own[name], ((), (hidden_size,)), dtype) for name in neuron}
+        self._first_delay: Tensor | None = None
         self.delay: int | Tensor
-        self._set_delay(delay, device)
+        self._distinct: tuple[int, ...] = ()  # of a delay that is a tensor, when it was last looked at
+        set_delay(self, delay, device)
         ways = ("", "_reverse") if bidirectional else ("",)
         self._suffixes = [f"_l{layer}{way}" for layer in range(num_layers) for way in ways]
         for index, suffix in enumerate(self._suffixes):
@@ -74,71 +79,38 @@ class Recurrent(nn.Module):
                                                   "weight_hh": (hidden_size, hidden_size)}
             if bias:
                 shapes["bias_ih"] = (hidden_size,)
-            for name, shape in shapes.items():
-                self.register_parameter(name + suffix, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
-            for name, value in neuron.items():
-                data = self._checked(name, value, device, dtype)
-                if name in learn:
-                    self.register_parameter(name + suffix, nn.Parameter(data))
-                else:
+            for name, shape in (shapes | {name: tuple(first.shape) for name, first in self._first.items()}).items():
+                data = torch.empty(shape, device=device, dtype=dtype)
+                if name in neuron and name not in self.learn:
                     self.register_buffer(name + suffix, data)
+                else:
+                    self.register_parameter(name + suffix, nn.Parameter(data))
         self.reset_parameters()
-
-    def _checked(self, name: str, value: Coefficient, device: torch.device | str | None, dtype: torch.dtype) -> Tensor:
-        data = torch.as_tensor(value, dtype=dtype, device=device).detach().clone()
-        if data.shape not in ((), (self.hidden_size,)):
-            raise ValueError(f"{name}: expected a number or shape ({self.hidden_size},), got shape {tuple(data.shape)}")
-        if data.is_meta:
-            return data
-        if not bool(data.isfinite().all()):
-            raise ValueError(f"{name}: expected finite numbers, got {data[~data.isfinite()][0].item()}")
-        if name != "beta" and not bool((data > 0).all()):  # a negative beta is the paper's family too (ELIF)
-            raise ValueError(f"{name}: expected numbers > 0, got {data.min().item()}")
-        return data
-
-    def _set_delay(self, delay: int | Tensor, device: torch.device | str | None) -> None:
-        N = self.hidden_size
-        self._distinct: tuple[int, ...] | None = None
-        self._delay_names: tuple[str, ...] = ()  # of the buffers that hold delays
-        if not isinstance(delay, int | Tensor):
-            raise TypeError(f"delay: expected an int or an integer tensor ({N}, {N}), got {type(delay).__name__}")
-        if isinstance(delay, int):
-            if delay < 0:
-                raise ValueError(f"delay: expected extra steps >= 0, got {delay}")
-            self.delay = delay
-            return
-        self._delay_names = ("delay",)
-        if delay.shape != (N, N):
-            raise ValueError(f"delay: expected integers ({N}, {N}), got shape {tuple(delay.shape)}")
-        self._distinct = functional.Delays.of(delay).distinct
-        self.register_buffer("delay", delay.detach().clone().to(device))
-        self.register_load_state_dict_post_hook(Recurrent._find_distinct_delays)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is kept ready: a copy or a pickle is the layer alone."""
-        return {name: value for name, value in self.__dict__.items() if name != "_ready"}
+        return {name: value for name, value in self.__dict__.items() if name not in _KEPT}
 
     def _apply(self, *arguments: Any, **named: Any) -> "Recurrent":
-        self.__dict__.pop("_ready", None)  # it holds the memory that the parameters leave
+        for name in _KEPT:  # they hold the memory that the parameters leave
+            self.__dict__.pop(name, None)
         return super()._apply(*arguments, **named)
 
-    @staticmethod
-    def _find_distinct_delays(layer: "Recurrent", _: object) -> None:
-        assert isinstance(layer.delay, Tensor)
-        layer._distinct = functional.Delays.of(layer.delay).distinct
-
     def reset_parameters(self) -> None:
-        """Weights N(0, 1) / sqrt(fan in), as in the paper's code, biases 0.
+        """Weights N(0, 1) / sqrt(fan in), as in the paper's code, biases 0; all else as the layer was made.
 
-        Time constants, beta and threshold keep their values, also where they are learned.
+        Time constants, beta, threshold and delays take the values that were given to the constructor, also where they
+        have been learned or loaded since.
         """
         with torch.no_grad():
             for suffix in self._suffixes:
                 for name in ("weight_ih", "weight_hh"):
-                    weight: Tensor = getattr(self, name + suffix)
-                    weight.normal_(0, 1 / math.sqrt(weight.shape[1]))
+                    renew(self, name + suffix, lambda weight: weight.normal_(0, 1 / math.sqrt(weight.shape[1])))
                 if self.bias:
-                    getattr(self, "bias_ih" + suffix).zero_()
+                    renew(self, "bias_ih" + suffix, Tensor.zero_)
+                for name, first in self._first.items():
+                    renew(self, name + suffix, partial(put, name, value=first))
+            reset_delay(self)
 
     def extra_repr(self) -> str:
         """Sizes, then whatever is not the default."""
@@ -147,7 +119,10 @@ class Recurrent(nn.Module):
             value = getattr(self, name + self._suffixes[0] if name in self._neuron else name, None)
             if isinstance(value, Tensor):  # to 6 digits a float32 buffer shows the number it was given
                 value = f"<{tuple(value.shape)}>" if value.dim() or value.is_meta else float(f"{value.item():.6g}")
-            if value is not None and name not in ("input_size", "hidden_size") and value != parameter.default:
+            default = parameter.default
+            if default is None and self.dynamics == "lsnn":
+                default = self._paper.get(name)
+            if value is not None and name not in ("input_size", "hidden_size") and value != default:
                 parts.append(f"{name}={value if str(value).startswith('<') else repr(value)}")
         return ", ".join(parts)
 
@@ -157,12 +132,13 @@ class Recurrent(nn.Module):
         alpha = exp(-dt / tau_mem) and rho = exp(-dt / tau_adapt) of equations (5) and (3), theta and beta of (4).
         """
         k = {name: getattr(self, name + suffix) for name in self._neuron}
+        for name, value in k.items():
+            hold_range(type(self).__name__, name + suffix, value, name in self.learn)
         k = {name: value.float() if value.dtype in _HALF else value for name, value in k.items()}
         given: dict[str, Any] = {"alpha": torch.exp(-self.dt / k["tau_mem"]), "theta": k["threshold"]}
         if "beta" in k:
             given |= {"rho": torch.exp(-self.dt / k["tau_adapt"]), "beta": k["beta"]}
-        delay = self.delay if isinstance(self.delay, int) else functional.Delays(self.delay, self._distinct or ())
-        return given | {"refractory": self.refractory, "delay": delay, "dynamics": self.dynamics,
+        return given | {"refractory": self.refractory, "delay": current_delay(self), "dynamics": self.dynamics,
                         "surrogate": self.surrogate, "dampening": self.dampening}
 
     def _recurrent_weight(self, suffix: str) -> Tensor:
@@ -172,8 +148,8 @@ class Recurrent(nn.Module):
             return w_rec
         return w_rec.masked_fill(torch.eye(self.hidden_size, dtype=torch.bool, device=w_rec.device), 0.0)
 
-    def _one_way(self, x: Tensor | PackedSpikes, segments: Segments, suffix: str, initial: State | None, trace: bool,
-                 **readout: Any) -> Layered:
+    def _one_way(self, x: Tensor | PackedSpikes, w_rec: Tensor, segments: Segments, suffix: str,
+                 initial: State | None, trace: bool, **readout: Any) -> Layered:
         """One direction of one layer over x (sum of steps * sequences, inputs): spikes, state, traces of the same form.
 
         Sequences are sorted by falling length, so a segment of constant batch is one dense call, and a sequence that
@@ -189,7 +165,7 @@ class Recurrent(nn.Module):
         blocks: list[Any] = [x]
         if isinstance(x, Tensor) and len(segments) > 1:  # bits come in one segment
             blocks = list(torch.split(x, lengths))[::-1 if reverse else 1]
-        neuron, w_rec = self._neuron_arguments(suffix), self._recurrent_weight(suffix)
+        neuron = self._neuron_arguments(suffix)
         state = initial if initial is None else rows(initial, 0, order[0][1])
         ended: list[State] = []
         results: list[list[Tensor | None]] = []
@@ -236,14 +212,17 @@ class Recurrent(nn.Module):
         for layer in range(self.num_layers):
             last = layer == self.num_layers - 1
             outs: list[Layered] = []
+            # Looked up once: a parametrized weight is computed each time, and spectral_norm counts how often.
+            weights = [self._recurrent_weight(suffix) for suffix in self._suffixes[layer * ways:(layer + 1) * ways]]
             # Where nothing but the next layer sees the spikes a bit for each will do.
             bits = (not last and ways == 1 and len(segments) == 1 and not (self.dropout and self.training)
-                    and functional.bits_pay(x, self.get_parameter("weight_hh_l0")))
+                    and functional.bits_pay(x, weights[0]))
             asked = {"spikes": "bits"} if bits else readout
             for way in range(ways):
                 index = layer * ways + way
                 initial = None if state is None else State(*(leaf[index] for leaf in state))
-                outs.append(self._one_way(x, segments, self._suffixes[index], initial, trace and last, **asked))
+                outs.append(self._one_way(x, weights[way], segments, self._suffixes[index], initial, trace and last,
+                                          **asked))
                 after.append(outs[-1].state)
             if last:
                 break
@@ -255,7 +234,10 @@ class Recurrent(nn.Module):
         return Layered(spikes, end, traces, None, None)
 
     def _check(self, x: Tensor, dims: tuple[int, ...], form: str, state: State | None, batch: tuple[int, ...]) -> None:
-        dtype = self.weight_ih_l0.dtype
+        weight = self._parameters.get("weight_ih_l0")
+        if weight is None:  # parametrized, or no parameter
+            weight = next(self.parameters(), None)
+        dtype = (self.weight_ih_l0 if weight is None else weight).dtype
         if x.dim() not in dims or x.shape[-1] != self.input_size:
             raise ValueError(f"x: expected shape {form} with I = {self.input_size}, got {tuple(x.shape)}")
         if x.dtype != dtype and x.dtype not in _HALF:
@@ -267,6 +249,8 @@ class Recurrent(nn.Module):
             raise TypeError(f"state: expected {wanted}, got {type(state).__name__}")
         want = (len(self._suffixes), *batch, self.hidden_size)
         for name, leaf in zip(State._fields, state, strict=True):
+            if not isinstance(leaf, Tensor):
+                raise TypeError(f"state.{name}: expected a tensor, got {type(leaf).__name__}")
             given = leaf.shape[:1] + leaf.shape[2:] if name == "z" else leaf.shape
             if tuple(given) != want:
                 axes = f"({want[0]}, D, {', '.join(map(str, want[1:]))})" if name == "z" else str(want)
@@ -330,11 +314,15 @@ class Recurrent(nn.Module):
     def step(self, x_t: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """One step, for control loops: x_t (B, I) or (I,) -> spikes (B, N) or (N,) and the state as in forward.
 
-        T such calls give what one call on the sequence gives.  Raises ValueError for a bidirectional layer, which
-        needs the end of the sequence first.
+        T such calls give what one call on the sequence gives; hooks see such a call.  Raises ValueError for a
+        bidirectional layer, which needs the end of the sequence first.
         """
         if self.bidirectional:
             raise ValueError("step: expected a layer with bidirectional=False, got a bidirectional one")
+        if hooked(self):
+            time = 1 if self.batch_first and x_t.dim() == 2 else 0
+            spikes, state = self(x_t.unsqueeze(time), state)
+            return spikes.squeeze(time), state
         batch = tuple(x_t.shape[:-1])
         quick = short_call(self, x_t, 1, batch, state) if len(batch) < 2 else None
         if quick is not None:

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 def _made_ready(layer: "Recurrent", suffix: str, kept: dict[str, Ready], anew: bool = False) -> Ready | None:
     """What belongs to the parameters with this suffix as they are now; anew: although nothing seems to have changed."""
-    delay = layer.delay if isinstance(layer.delay, int) else layer._distinct
     N = layer.hidden_size
+    delay = layer.delay if isinstance(layer.delay, int) else None  # a tensor is one of the sources
     constants = (N, layer.dt, layer.autapses, layer.refractory, delay, layer.dynamics, layer.surrogate, layer.dampening)
     parameters, buffers, ready = layer._parameters, layer._buffers, kept.get(suffix)
     if ready is not None and not anew and ready.made_from(constants, parameters, buffers):
         return ready
-    names = [*(name + suffix for name in layer._neuron), "weight_hh" + suffix, *layer._delay_names]
+    names = [*(name + suffix for name in layer._neuron), "weight_hh" + suffix, *(["delay"] if delay is None else [])]
     sources = {name: parameters.get(name, buffers.get(name)) for name in names}
     present = {name: value for name, value in sources.items() if value is not None}
     if len(present) < len(sources) or present["weight_hh" + suffix].shape != (N, N):
@@ -56,7 +56,7 @@ def short_call(
         x = x.view(steps * B, layer.input_size)
     kept: dict[str, Ready] = layer.__dict__.setdefault("_ready", {})
     layers: list[tuple[str, Ready, Tensor, Tensor | None]] = []
-    D = 1
+    D = 0
     for suffix in layer._suffixes:
         w_in, bias = parameters.get("weight_ih" + suffix), parameters.get("bias_ih" + suffix)
         if w_in is None or w_in.dtype is not dtype or bias is None and layer.bias:
@@ -64,7 +64,10 @@ def short_call(
         ready = _made_ready(layer, suffix, kept)
         if ready is None or ready.dtype is not dtype:
             return None
-        D = ready.D  # the same in all layers
+        if D and ready.D != D:  # delays were changed, and not all layers have seen it
+            kept.clear()
+            return None
+        D = ready.D
         layers.append((suffix, ready, w_in, bias))
     form, past = (L, *batch, N), (L, D, *batch, N)
     if state is None:
@@ -93,8 +96,8 @@ def short_call(
             return None
         x = torch.empty_like(current)
         if not ready.run(steps, B, current.data_ptr(), first, last, x.data_ptr(), 0):
-            made = _made_ready(layer, suffix, kept, anew=True)  # somebody has changed a parameter
-            if made is None or not made.run(steps, B, current.data_ptr(), first, last, x.data_ptr(), 0):
+            made = _made_ready(layer, suffix, kept, anew=True)  # somebody has changed a parameter, or the delays
+            if made is None or made.D != D or not made.run(steps, B, current.data_ptr(), first, last, x.data_ptr(), 0):
                 return None
     return x, after
 

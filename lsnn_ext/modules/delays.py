@@ -1,0 +1,69 @@
+"""Delays of each synapse, in a buffer that anybody may change: their distinct values are those of now."""
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .. import functional
+from ..functional import Delays
+from .neuron import put
+
+if TYPE_CHECKING:
+    from .recurrent import Recurrent
+
+
+def set_delay(layer: "Recurrent", delay: int | Tensor, device: torch.device | str | None) -> None:
+    """Gives a new layer its delay: an int, or a buffer for integers (N, N), which reset_delay fills."""
+    N = layer.hidden_size
+    if isinstance(delay, bool) or not isinstance(delay, int | Tensor):
+        raise TypeError(f"delay: expected an int or an integer tensor ({N}, {N}), got {type(delay).__name__}")
+    if isinstance(delay, int):
+        if delay < 0:
+            raise ValueError(f"delay: expected extra steps >= 0, got {delay}")
+        layer.delay = delay
+        return
+    if delay.shape != (N, N):
+        raise ValueError(f"delay: expected integers ({N}, {N}), got shape {tuple(delay.shape)}")
+    layer._distinct = Delays.of(delay).distinct
+    layer._first_delay = delay.detach().to("cpu", copy=True)
+    layer.register_buffer("delay", torch.empty((N, N), device=device, dtype=delay.dtype))
+    layer.__dict__["_seen"] = layer._first_delay, layer._distinct
+    layer.register_load_state_dict_post_hook(_look_again)
+
+
+def _look_again(layer: "Recurrent", _: object) -> None:
+    current_delay(layer)  # torch.compile may be next, which cannot look
+
+
+def reset_delay(layer: "Recurrent") -> None:
+    """The delays that the layer was made with."""
+    if layer._first_delay is not None:
+        assert isinstance(layer.delay, Tensor)
+        put("delay", layer.delay, layer._first_delay)
+
+
+def current_delay(layer: "Recurrent") -> int | Delays:
+    """The delay as functional.alif takes it, as it is now.
+
+    On the CPU the buffer is compared number by number with what was seen last, since version counters miss what is
+    written through .data or numpy. On other devices that would wait for them: there the counter has to do, as nothing
+    does inside of torch.compile; functional.alif refuses what was not seen.
+    """
+    delay = layer.delay
+    if isinstance(delay, int):
+        return delay
+    if functional.readable(delay):
+        seen, distinct = layer.__dict__.get("_seen", (None, ()))
+        same = seen is not None and seen.dtype == delay.dtype and seen.shape == delay.shape and torch.equal(seen, delay)
+        if not same:
+            distinct = Delays.of(delay).distinct
+            layer._distinct = distinct
+            layer.__dict__["_seen"] = delay.detach().clone(), distinct
+        return Delays(delay, distinct)
+    if not torch.compiler.is_compiling() and not delay.is_meta and not delay.is_cpu:
+        version = None if delay.is_inference() else delay._version
+        seen = layer.__dict__.get("_seen_there")
+        if seen is None or seen[0] is not delay or seen[1] != version:
+            layer._distinct = Delays.of(delay).distinct
+            layer.__dict__["_seen_there"] = delay, version
+    return Delays(delay, layer._distinct)

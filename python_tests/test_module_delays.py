@@ -1,0 +1,168 @@
+"""Delays of each synapse that are changed after the layer was made: the next call has those of then, or is refused."""
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lsnn_ext import ALIF, LSNN, functional
+from steps import assert_equal, flat, needs_short_way, short
+
+I, N = 4, 9
+FIRST = {
+    "alike": torch.full((N, N), 1),
+    "several": torch.randint(0, 3, (N, N), generator=torch.Generator().manual_seed(1)),
+}
+
+
+def _layer(delay: Tensor, num_layers: int = 2) -> ALIF:
+    torch.manual_seed(2)
+    return ALIF(I, N, num_layers, delay=delay)
+
+
+def _x(*shape: int) -> Tensor:
+    return torch.randn(*shape, I, generator=torch.Generator().manual_seed(3)) * 2
+
+
+def _through_numpy(layer: ALIF) -> None:
+    assert isinstance(layer.delay, Tensor)
+    layer.delay.numpy()[2, 5] = 4
+
+
+CHANGES: dict[str, Callable[[Any], Any]] = {
+    "other-numbers": lambda layer: layer.delay.fill_(3),
+    "larger-numbers": lambda layer: layer.delay.add_(2),
+    "smaller-numbers": lambda layer: layer.delay.fill_(0),
+    "one-synapse": lambda layer: layer.delay[1, 2].fill_(7),
+    "one-of-those-there": lambda layer: layer.delay[1, 2].fill_(1),
+    "in-data": lambda layer: layer.delay.data.fill_(3),
+    "through-numpy": _through_numpy,
+    "replaced": lambda layer: setattr(layer, "delay", torch.full((N, N), 2)),
+    "replaced-by-another-dtype": lambda layer: setattr(layer, "delay", torch.full((N, N), 2, dtype=torch.int32)),
+    "data-replaced": lambda layer: setattr(layer.delay, "data", torch.full((N, N), 2)),
+    "loaded": lambda layer: layer.load_state_dict(_layer(torch.full((N, N), 4)).state_dict()),
+    "assigned": lambda layer: layer.load_state_dict(_layer(torch.full((N, N), 4)).state_dict(), assign=True),
+}
+
+
+@pytest.mark.parametrize("gradients", [True, False], ids=["gradients", "none"])
+@pytest.mark.parametrize("how", ["forward", "step"])
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("first", FIRST)
+def test_change_is_seen(first: str, change: str, how: str, gradients: bool) -> None:
+    layer = _layer(FIRST[first])
+
+    def run(module: ALIF) -> Any:
+        if how == "forward":
+            return module(_x(16, 2))
+        state, out = None, []
+        for x in _x(16, 2):
+            spikes, state = module.step(x, state)
+            out.append(spikes)
+        return torch.stack(out), state
+
+    with torch.set_grad_enabled(gradients):
+        before = [run(layer) for _ in range(2)][1]
+        CHANGES[change](layer)
+        assert isinstance(layer.delay, Tensor)
+        fresh = _layer(layer.delay.clone())
+        fresh.load_state_dict(layer.state_dict())
+        for module in (layer, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), layer):
+            got, want = flat(run(module)), flat(run(fresh))
+            assert_equal([leaf.detach() for leaf in got], want)
+        assert got[0].sum() > 0
+        if change != "one-of-those-there":
+            assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(got, flat(before), strict=True))
+
+
+@needs_short_way
+def test_longer_delays_between_steps() -> None:
+    """The state is too short for the new delays: refused, on the short way too."""
+    layer = _layer(FIRST["alike"], 1)
+    with torch.no_grad():
+        _, state = short(layer.step, _x(2))
+        CHANGES["other-numbers"](layer)
+        with pytest.raises(ValueError, match=r"state.z: expected shape \(4, 2, 9\) or more"):
+            layer.step(_x(2), state)
+        short(layer.step, _x(2))
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_delay_from_outside(gradients: bool) -> None:
+    layer, x = _layer(FIRST["alike"]), _x(16, 2)
+    with torch.set_grad_enabled(gradients):
+        own = layer(x)
+        for delay in (torch.full((N, N), 3), FIRST["several"]):
+            other = _layer(delay)
+            other.load_state_dict({**layer.state_dict(), "delay": delay})
+            got = torch.func.functional_call(layer, {"delay": delay}, (x,))
+            assert_equal([leaf.detach() for leaf in flat(got)], other(x))
+            assert_equal([leaf.detach() for leaf in flat(layer(x))], own)
+
+
+def test_a_tensor_in_place_of_a_number() -> None:
+    layer = ALIF(I, N, delay=1)
+    layer.delay = FIRST["several"].clone()
+    fresh = ALIF(I, N, delay=FIRST["several"])
+    fresh.load_state_dict({**layer.state_dict(), "delay": FIRST["several"]})
+    for gradients in (True, False):
+        with torch.set_grad_enabled(gradients):
+            assert_equal([leaf.detach() for leaf in flat(layer(_x(16, 2)))], fresh(_x(16, 2)))
+            layer.delay.fill_(2)
+            fresh.delay.fill_(2)  # type: ignore[union-attr]
+            assert_equal([leaf.detach() for leaf in flat(layer(_x(16, 2)))], fresh(_x(16, 2)))
+
+
+@pytest.mark.parametrize("first", FIRST)
+def test_bad_delay_is_refused(first: str) -> None:
+    layer = _layer(FIRST[first])
+    assert isinstance(layer.delay, Tensor)
+    layer.delay[3, 3] = -1
+    for gradients in (True, False):
+        with torch.set_grad_enabled(gradients), pytest.raises((ValueError, RuntimeError), match="delay: expected"):
+            layer(_x(3, 2))
+
+
+def _called(delay: functional.Delays, x: Tensor, gradients: bool) -> Tensor:
+    w = torch.zeros(N, N, requires_grad=gradients)
+    return functional.alif(x, w, alpha=0.9, theta=0.1, delay=delay)[0]
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("first", FIRST)
+def test_delays_that_were_changed(first: str, gradients: bool) -> None:
+    delays = functional.Delays.of(FIRST[first].clone())
+    x = torch.rand(5, 2, N)
+    _called(delays, x, gradients)
+    delays.each[4, 4] = 5
+    with pytest.raises((ValueError, RuntimeError), match="delay.*5|delay: expected no other numbers than.*Delays"):
+        _called(delays, x, gradients)
+
+
+@pytest.mark.parametrize("first", FIRST)
+def test_compiled_layer_refuses_what_it_has_not_seen(first: str) -> None:
+    layer = _layer(FIRST[first])
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    x = _x(6, 2)
+    assert_equal([leaf.detach() for leaf in flat(compiled(x))], layer(x))
+    CHANGES["one-synapse"](layer)
+    with pytest.raises(RuntimeError, match="delay.*numbers"):
+        compiled(x)
+    want = layer(x)
+    assert_equal([leaf.detach() for leaf in flat(compiled(x))], want)
+    CHANGES["loaded"](layer)  # seen by loading
+    assert_equal([leaf.detach() for leaf in flat(compiled(x))], layer(x))
+
+
+def test_network() -> None:
+    net, x = LSNN(I, 4, 5, 2, delay=FIRST["alike"]), _x(16, 2)
+    net(x)
+    CHANGES["other-numbers"](net.neurons)
+    other = LSNN(I, 4, 5, 2, delay=3)
+    other.load_state_dict({name: value for name, value in net.state_dict().items() if name != "neurons.delay"})
+    for gradients in (True, False):
+        with torch.set_grad_enabled(gradients):
+            assert_equal([leaf.detach() for leaf in flat(net(x))], other(x))
