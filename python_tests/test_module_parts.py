@@ -1,0 +1,191 @@
+"""Whoever watches or replaces a part of LSNN sees its calls: hooks, another forward, another module, compiled parts."""
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as hooks
+from torch.nn.utils import parametrizations
+
+from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, State, functional
+from steps import assert_equal, flat
+
+I, N, O = 4, 9, 3
+
+
+def _net(**options: Any) -> LSNN:
+    torch.manual_seed(2)
+    return LSNN(I, 4, 5, O, **options)
+
+
+def _x(*shape: int) -> Tensor:
+    return torch.randn(*shape, I, generator=torch.Generator().manual_seed(3)) * 2
+
+
+ON_A_PART: dict[str, Callable[[nn.Module, Callable[..., None]], Any]] = {
+    "forward": lambda part, note: part.register_forward_hook(lambda *_: note()),
+    "forward-always": lambda part, note: part.register_forward_hook(lambda *_: note(), always_call=True),
+    "forward-with-kwargs": lambda part, note: part.register_forward_hook(lambda *_: note(), with_kwargs=True),
+    "forward-pre": lambda part, note: part.register_forward_pre_hook(lambda *_: note()),
+    "full-backward": lambda part, note: part.register_full_backward_hook(lambda *_: note()),
+    "full-backward-pre": lambda part, note: part.register_full_backward_pre_hook(lambda *_: note()),
+}
+FOR_ALL: dict[str, Callable[[Callable[[nn.Module], None]], Any]] = {
+    "forward": lambda note: hooks.register_module_forward_hook(lambda m, *_: note(m)),
+    "forward-always": lambda note: hooks.register_module_forward_hook(lambda m, *_: note(m), always_call=True),
+    "forward-pre": lambda note: hooks.register_module_forward_pre_hook(lambda m, *_: note(m)),
+    "full-backward": lambda note: hooks.register_module_full_backward_hook(lambda m, *_: note(m)),
+    "full-backward-pre": lambda note: hooks.register_module_full_backward_pre_hook(lambda m, *_: note(m)),
+}
+CALLS = {"forward": lambda net: net(_x(6, 2))[0], "step": lambda net: net.step(_x(2))[0],
+         "batch-first-step": lambda net: net.step(_x(2))[0], "unbatched-step": lambda net: net.step(_x())[0]}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("part", ["neurons", "readout"])
+@pytest.mark.parametrize("hook", ON_A_PART)
+def test_hooks_on_a_part(hook: str, part: str, call: str) -> None:
+    net, seen = _net(batch_first="first" in call), []
+    want = CALLS[call](net)
+    handle = ON_A_PART[hook](net.get_submodule(part), lambda: seen.append(hook))
+    out = CALLS[call](net)
+    (out * torch.linspace(1, 2, O)).sum().backward()
+    assert len(seen) == 1
+    torch.testing.assert_close(out, want)
+    with torch.no_grad():
+        torch.testing.assert_close(CALLS[call](net), want)
+    handle.remove()
+    seen.clear()
+    CALLS[call](net).sum().backward()
+    assert not seen
+
+
+@pytest.mark.parametrize("call", ["forward", "step"])
+@pytest.mark.parametrize("hook", FOR_ALL)
+def test_hooks_on_all_modules(hook: str, call: str) -> None:
+    net, seen = _net(), []
+    handle = FOR_ALL[hook](seen.append)
+    try:
+        CALLS[call](net).sum().backward()
+    finally:
+        handle.remove()
+    # A step of the network is a method, not a call of it; the parts are called.
+    assert {type(m) for m in seen} - {LSNN} == {ALIF, LeakyReadout}
+    assert (LSNN in {type(m) for m in seen}) == (call == "forward")
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("layer", [ALIF(I, N), ALIF(I, N, batch_first=True), LeakyReadout(I, O, batch_first=True)],
+                         ids=["ALIF", "batch-first", "readout"])
+@pytest.mark.parametrize("form", ["batch", "unbatched"])
+def test_hooks_see_steps(layer: Any, form: str, gradients: bool) -> None:
+    layer, x, seen = copy.deepcopy(layer), _x(2) if form == "batch" else _x(), []
+    with torch.set_grad_enabled(gradients):
+        want = layer.step(x)
+        layer.register_forward_hook(lambda *_: seen.append(1))
+        got = layer.step(x)
+    assert len(seen) == 1
+    assert_equal([leaf.detach() for leaf in flat(got)], want)
+
+
+class Doubled(ALIF):
+    """Neurons that are driven twice as strongly."""
+
+    def forward(self, x: Any, state: State | None = None, **options: Any) -> Any:
+        return super().forward(2 * x, state, **options)
+
+
+class Negative(LeakyReadout):
+    """A readout of the other sign."""
+
+    def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        y, end = super().forward(x, state)
+        return -y, end
+
+
+def _own_forward(net: LSNN) -> None:
+    inner = net.neurons.forward
+    net.neurons.forward = lambda x, *rest, **options: inner(2 * x, *rest, **options)  # type: ignore[method-assign]
+
+
+def _another(kind: type, net: LSNN, **options: Any) -> Any:
+    torch.manual_seed(5)
+    return kind(N, O, **options) if issubclass(kind, LeakyReadout) else kind(I, N, **options)
+
+
+class Foreign(nn.Module):
+    """Neurons that have nothing of ours but the form of their results."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(I, N)
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        out = self.inner(x)
+        zero = out.new_zeros(1, *out.shape[1:])
+        return out, State(zero, zero, zero, zero, zero[None])
+
+
+REPLACED: dict[str, Callable[[LSNN], Any]] = {
+    "neurons-of-a-subclass": lambda net: setattr(net, "neurons", _another(Doubled, net)),
+    "readout-of-a-subclass": lambda net: setattr(net, "readout", _another(Negative, net)),
+    "forward-of-the-instance": _own_forward,
+    "two-layers": lambda net: setattr(net, "neurons", _another(ALIF, net, num_layers=2)),
+    "LIF": lambda net: setattr(net, "neurons", _another(LIF, net)),
+    "foreign-neurons": lambda net: setattr(net, "neurons", Foreign()),
+    "readout-without-bias": lambda net: setattr(net, "readout", _another(LeakyReadout, net, bias=False)),
+    "readout-of-another-time": lambda net: setattr(net.readout, "tau", 5.0),
+    "parametrized-readout": lambda net: parametrizations.weight_norm(net.readout, "weight"),
+    "orthogonal-readout": lambda net: parametrizations.orthogonal(net.readout, "weight"),
+    "parametrized-neurons": lambda net: parametrizations.weight_norm(net.neurons, "weight_hh_l0"),
+}
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("name", REPLACED)
+def test_what_stands_there_is_called(name: str, gradients: bool) -> None:
+    net, x = _net(), _x(8, 2)
+    REPLACED[name](net)
+    with torch.set_grad_enabled(gradients):
+        spikes, end = net.neurons(x)
+        want, p = net.readout(spikes)
+        y, state, seen = net(x, return_spikes=True)
+        assert spikes.any() and torch.equal(seen, spikes)
+        torch.testing.assert_close(y, want)
+        torch.testing.assert_close(flat(state), flat([end, p]))
+        torch.testing.assert_close(net(x)[0], want)
+        spikes, end = net.neurons(x[:1])
+        want, p = net.readout(spikes)
+        y, state = net.step(x[0])
+        torch.testing.assert_close(y, want[0])
+        torch.testing.assert_close(flat(state), flat([end, p]))
+
+
+@pytest.mark.parametrize("part", ["neurons", "readout"])
+def test_compiled_part(part: str) -> None:
+    net, seen = _net(), []
+
+    def backend(graph: Any, _: Any) -> Any:
+        seen.append(graph)
+        return graph
+
+    want = net(_x(6, 2))[0]
+    net.get_submodule(part).compile(backend=backend)
+    torch.testing.assert_close(net(_x(6, 2))[0], want)
+    assert seen
+
+
+def test_nobody_watching_is_one_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The readout runs in the call of the neurons: functional.layer is asked for it, and no spikes are written."""
+    asked, layer = [], functional.layer
+
+    def watched(*args: Any, **options: Any) -> Any:
+        asked.append(options.get("w_out"))
+        return layer(*args, **options)
+
+    monkeypatch.setattr(functional, "layer", watched)
+    net = _net()
+    net(_x(6, 2))
+    assert asked == [net.readout.weight]
