@@ -244,7 +244,7 @@ BAD: dict[str, tuple[Callable[[ALIF], Any], str]] = {
     "forward-too-wide": (lambda layer: layer(torch.rand(3, 2, I + 1)), "x: expected shape"),
     "forward-4d": (lambda layer: layer(torch.rand(1, 3, 2, I)), "x: expected shape"),
     "tau-negative": (lambda layer: (layer.tau_mem_l0.data.copy_(MINUS), layer.step(X)),
-                     "tau_mem_l0: expected finite numbers > 0 in ALIF, got -1.0; .*clamp tau_mem_l0"),
+                     "tau_mem_l0: expected finite numbers > 0 in ALIF, got -1; .*clamp tau_mem_l0"),
     "beta-nan": (_called(beta_l0=NAN), "beta_l0: expected finite numbers in ALIF, got nan$"),
     "tau-too-long": (_called(tau_adapt_l0=torch.ones(3)), "rho: expected"),
     "refractory": (_called(refractory=-1), "refractory: expected"),

@@ -117,4 +117,4 @@ def hold_range(kind: str, name: str, value: Tensor, is_learned: bool) -> None:
         f"to a state before it, and clamp {name} after each step (under torch.no_grad()), give it a smaller learning "
         "rate, or learn its logarithm with torch.nn.utils.parametrize"
     ) if is_learned else ""
-    raise ValueError(f"{name}: expected {wanted} in {kind}, got {value.reshape(-1)[int(bad)].item()}{where}{remedy}")
+    raise ValueError(f"{name}: expected {wanted} in {kind}, got {value.reshape(-1)[int(bad)].item():.6g}{where}{remedy}")
