@@ -45,20 +45,25 @@ def reset_delay(layer: "Recurrent") -> None:
 def current_delay(layer: "Recurrent") -> int | Delays:
     """The delay as functional.alif takes it, as it is now.
 
-    On the CPU the buffer is compared number by number with what was seen last, since version counters miss what is
-    written through .data or numpy. On other devices that would wait for them: there the counter has to do, as nothing
-    does inside of torch.compile; functional.alif refuses what was not seen.
+    On the CPU all numbers of the buffer are looked at, and where they differ compared with those seen last, since
+    version counters miss what is written through .data or numpy. On other devices that would wait for them: there the
+    counter has to do, as nothing does inside of torch.compile; functional.alif refuses what was not seen.
     """
     delay = layer.delay
     if isinstance(delay, int):
         return delay
     if functional.readable(delay):
+        if delay.shape == (layer.hidden_size, layer.hidden_size) and delay.dtype in (torch.int64, torch.int32):
+            low, high = (int(bound) for bound in delay.aminmax())
+            if low == high:
+                layer._distinct = (low,)
+                return low
         seen, distinct = layer.__dict__.get("_seen", (None, ()))
         same = seen is not None and seen.dtype == delay.dtype and seen.shape == delay.shape and torch.equal(seen, delay)
         if not same:
             distinct = Delays.of(delay).distinct
-            layer._distinct = distinct
             layer.__dict__["_seen"] = delay.detach().clone(), distinct
+        layer._distinct = distinct
         return Delays(delay, distinct)
     if not torch.compiler.is_compiling() and not delay.is_meta and not delay.is_cpu:
         version = None if delay.is_inference() else delay._version

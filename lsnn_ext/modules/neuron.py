@@ -110,11 +110,11 @@ def hold_range(kind: str, name: str, value: Tensor, is_learned: bool) -> None:
     if least < float(low) and float(high) < math.inf:
         return
     wanted = "finite numbers" if least < 0 else "finite numbers > 0"
-    bad = (~value.isfinite() | (value <= least)).reshape(-1).nonzero()[0].item()
+    bad = int((~value.isfinite() | (value <= least)).reshape(-1).nonzero()[0])
     where = f" at neuron {bad}" if value.dim() else ""
     remedy = (
         f"; the last step of an optimizer, or the loss, has carried what this {kind} learns out of its range: go back "
         f"to a state before it, and clamp {name} after each step (under torch.no_grad()), give it a smaller learning "
         "rate, or learn its logarithm with torch.nn.utils.parametrize"
     ) if is_learned else ""
-    raise ValueError(f"{name}: expected {wanted} in {kind}, got {value.reshape(-1)[int(bad)].item():.6g}{where}{remedy}")
+    raise ValueError(f"{name}: expected {wanted} in {kind}, got {float(value.reshape(-1)[bad]):.6g}{where}{remedy}")
