@@ -314,8 +314,8 @@ def leaky_readout(x: Tensor, w_out: Tensor, k: float, p: Tensor | None = None) -
             return found
     carried = None
     if p is not None:
-        silent = torch.zeros_like(p)
-        carried = State(p, silent, silent, silent, silent.unsqueeze(0))
+        a, i, r, z = (torch.zeros_like(p) for _ in range(4))  # one given twice stops torch.compile
+        carried = State(p, a, i, r, z.unsqueeze(0))
     result = alif(product, product.new_zeros(O, O, dtype=w_out.dtype), **neuron, state=carried, trace=True)
     assert len(result) == 3
     return result[2].v, result[1].v

@@ -177,6 +177,18 @@ def test_compiled_part(part: str) -> None:
     assert seen
 
 
+@pytest.mark.parametrize("gradients", [True, False])
+def test_compiled_network(gradients: bool) -> None:
+    """As one graph, also with a state, which the readout takes too."""
+    net, x = _net(), _x(6, 2)
+    compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        _, state = net(x)
+    with torch.set_grad_enabled(gradients):
+        for given in (None, state):
+            assert_equal([leaf.detach() for leaf in flat(compiled(x, given))], net(x, given))
+
+
 def test_nobody_watching_is_one_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     """The readout runs in the call of the neurons: functional.layer is asked for it, and no spikes are written."""
     asked, layer = [], functional.layer
