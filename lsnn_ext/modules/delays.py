@@ -56,14 +56,14 @@ def current_delay(layer: "Recurrent") -> int | Delays:
         if delay.shape == (layer.hidden_size, layer.hidden_size) and delay.dtype in (torch.int64, torch.int32):
             low, high = (int(bound) for bound in delay.aminmax())
             if low == high:
-                layer._distinct = (low,)
+                layer.__dict__["_distinct"] = (low,)
                 return low
         seen, distinct = layer.__dict__.get("_seen", (None, ()))
         same = seen is not None and seen.dtype == delay.dtype and seen.shape == delay.shape and torch.equal(seen, delay)
         if not same:
             distinct = Delays.of(delay).distinct
             layer.__dict__["_seen"] = delay.detach().clone(), distinct
-        layer._distinct = distinct
+        layer.__dict__["_distinct"] = distinct
         return Delays(delay, distinct)
     if not torch.compiler.is_compiling() and not delay.is_meta and not delay.is_cpu:
         version = None if delay.is_inference() else delay._version
