@@ -1,8 +1,8 @@
 """The compiled operators: loading, fake kernels, autocast, autograd.
 
 torch.ops.lsnn.alif_forward and alif_backward know nothing of autograd; ``alif`` ties them together. Tensors that
-require a gradient are refused by the operators, which would return none, silently; alif_forward takes them where it saves
-what the backward pass needs, since torch.export leaves the bare operator in its programs.
+require a gradient are refused by the operators, which would return none, silently; alif_forward takes them where it
+saves what the backward pass needs, since torch.export leaves the bare operator in its programs.
 """
 
 import importlib.util
@@ -66,7 +66,7 @@ def _transformed() -> bool:
 
 
 def _interruptible(op: Callable[..., Any], *args: Any) -> Any:
-    """Calls an operator; what a signal handler raised meanwhile, KeyboardInterrupt say, is raised in place of its error."""
+    """Calls an operator; what a signal handler raised meanwhile, KeyboardInterrupt say, takes the place of its error."""
     if torch.compiler.is_compiling():
         return op(*args)
     try:

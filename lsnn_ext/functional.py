@@ -240,8 +240,8 @@ def layer(
     if w_out is not None:
         check_beside("w_out", w_out, ("O", N), where, "x")
     elif p is not None:
-        raise ValueError("p: expected w_out beside it, as it is the state of the readout here, got none; the coupling p "
-                         "of the equations is an argument of alif alone")
+        raise ValueError("p: expected w_out beside it, as it is the state of the readout here, got none; the coupling "
+                         "p of the equations is an argument of alif alone")
     if w_out is not None and p is not None:
         check_beside("p", p, (B, w_out.shape[0]), where, "x")
     if not 0 <= k_out <= 1:
