@@ -66,7 +66,7 @@ def _transformed() -> bool:
 
 
 def _interruptible(op: Callable[..., Any], *args: Any) -> Any:
-    """Calls an operator; what a signal handler raised meanwhile, KeyboardInterrupt say, takes the place of its error."""
+    """Calls an operator; what a signal handler raised meanwhile (KeyboardInterrupt) takes the place of its error."""
     if torch.compiler.is_compiling():
         return op(*args)
     try:
