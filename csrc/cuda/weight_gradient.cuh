@@ -29,6 +29,7 @@ template <class T> __global__ void __launch_bounds__(256, 1) weight_gradient_ker
   const int j0 = tile / tiles.across * tiles.rows, k = tile % tiles.across * tiles.columns + (int)threadIdx.x;
   const int rows = N - j0 < tiles.rows ? N - j0 : tiles.rows, w0 = j0 / 32, n_words = (rows + 31) / 32;
   const bool mine = (int)threadIdx.x < tiles.columns && k < N;
+  const uint32_t last_word = N % 32 ? (1u << N % 32) - 1 : ~0u;
   const int warp = threadIdx.x / 32, warps = blockDim.x / 32, lane = threadIdx.x % 32;
   Arena arena(shared_memory());
   const WeightShared<T> shared(arena, tiles);
@@ -47,7 +48,8 @@ template <class T> __global__ void __launch_bounds__(256, 1) weight_gradient_ker
         const int64_t past = at.t - 1 - delay;
         const uint32_t* bits = f.saved.bits + (past * l.B + at.b) * W + w0;
         const bool some = i0 + i < last && past >= 0;
-        auto word = [&](int w) { return some ? bits[w] : 0; };
+        // A bit beyond N, in tensors that the forward pass did not write, would become a row of another tile.
+        auto word = [&](int w) { return !some ? 0 : w0 + w == W - 1 ? bits[w] & last_word : bits[w]; };
         const int n = list_neurons(word, 0, n_words, lane, shared.list + i * list_size);
         if (lane == 0) shared.listed[i] = n;
       }
