@@ -239,7 +239,7 @@ def main() -> None:
         T, B, inputs, N = map(int, sizes)
         shapes = {"given": Work(T, B, N, inputs)}
     for name, w in shapes.items():
-        plan = lsnn_ext._library._C.plan(w.T, w.B, w.N, spikes=w.spikes, active=w.active,
+        plan = lsnn_ext._ops._C.plan(w.T, w.B, w.N, spikes=w.spikes, active=w.active,
                                          card=PLANNED_AS.get(given.card, given.card))
         print(f"**{name}**: {w.T} steps, batch {w.B}, {w.inputs} inputs, {w.N} neurons, {100 * w.spikes:g} % firing, "
               f"{100 * w.active:g} % active; {given.card}, ms, MODEL, not measured\n\n{table(model(card, w, plan))}\n")

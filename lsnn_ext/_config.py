@@ -2,7 +2,7 @@
 
 import torch
 
-from . import _library
+from . import _ops
 
 
 def show_config() -> str:
@@ -11,23 +11,23 @@ def show_config() -> str:
     Example:
         >>> print(lsnn_ext.show_config())
     """
-    if _library._C is None:
-        reason = f"NO COMPILED PART ({_library.load_error}); functional.alif falls back to the slow reference"
+    if _ops._C is None:
+        reason = f"NO COMPILED PART ({_ops.load_error}); functional.alif falls back to the slow reference"
         return f"lsnn_ext: {reason}\ntorch {torch.__version__}"
-    c = _library._C
+    c = _ops._C
     lines = [
         f"lsnn_ext, compiled with GCC-compatible {c.compiler}",
         f"torch {torch.__version__}, {torch.get_num_threads()} threads",
         f"CPU kernels: {c.instruction_set()} (LSNN_CPU=avx512|avx2|neon|portable overrides)",
         _cuda(),
-        f"rows: {', '.join(_library.DYNAMICS)}",
+        f"rows: {', '.join(_ops.DYNAMICS)}",
     ]
     return "\n".join(lines)
 
 
 def _cuda() -> str:
-    cuda = _library._C.cuda
-    if _library._C.emulator:
+    cuda = _ops._C.cuda
+    if _ops._C.emulator:
         return "CUDA kernels: emulated, for tests; LSNN_EMULATE=1 takes them on the CPU (LSNN_CUDA names a design)"
     if cuda is None:
         return "CUDA kernels: none in this build, as nvcc was not found when it was made"

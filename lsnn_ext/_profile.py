@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from . import _library
+from . import _ops
 from ._report import Profile, phases_of
 from ._watch import Shape, Watch
 from .modules import ALIF, LIF, LSNN, LeakyReadout
@@ -87,11 +87,11 @@ def profile(
         faults, start = _faults(), time.perf_counter()
         out = forward()
         middle = time.perf_counter()
-        in_forward = _library._C.counters()
+        in_forward = _ops._C.counters()
         again = time.perf_counter()
         backward(out)
         end = time.perf_counter()
-        return _Pass(middle - start, end - again, in_forward, _library._C.counters(), _faults() - faults)
+        return _Pass(middle - start, end - again, in_forward, _ops._C.counters(), _faults() - faults)
 
     with _one_at_a_time, _unchanged(layer), torch.enable_grad():
         backward(forward())  # fills the cache of memory
@@ -102,12 +102,12 @@ def profile(
             with back:
                 backward(out)
         del out
-        before = _library._C.profile(True)
+        before = _ops._C.profile(True)
         try:
-            _library._C.counters()
+            _ops._C.counters()
             passes = [timed() for _ in range(repeats)]
         finally:
-            _library._C.profile(before)
+            _ops._C.profile(before)
     median = sorted(passes, key=lambda p: p.forward + p.backward)[(repeats - 1) // 2]
     if not watches[0][0].calls:
         raise ValueError("layer: expected a module that calls its layers of lsnn_ext, got one that calls none")
@@ -134,7 +134,7 @@ def _report(
     return Profile(
         layer=type(layer).__name__, repeats=repeats, threads=threads, cores=_cores(),
         lost=max(0.0, 1 - counters["ns_processor"] / max(1, kernels)),
-        instruction_set=_library._C.instruction_set(), forward=measured.forward, backward=measured.backward,
+        instruction_set=_ops._C.instruction_set(), forward=measured.forward, backward=measured.backward,
         phases=phases_of(threads, (measured.forward, measured.in_forward), (measured.backward, measured.in_backward),
                          (outside[0][0], outside[0][1]), (outside[1][0], outside[1][1])),
         projection=tuple(watch.kinds), rate=counters["spikes"] / max(1, neuron_steps),
@@ -168,10 +168,10 @@ def _check(layer: Any, x: Any, repeats: Any, file: Any) -> None:
         raise ValueError(f"repeats: expected an int >= 1, got {repeats}")
     if file is not None and not hasattr(file, "write"):
         raise TypeError(f"file: expected a text file or None, got {type(file).__name__}")
-    if _library._C is None:
+    if _ops._C is None:
         raise RuntimeError(
-            f"lsnn_ext.profile: expected the compiled part, whose kernels count, got none ({_library.load_error})")
-    if _library._C.emulator and "LSNN_EMULATE" in os.environ:
+            f"lsnn_ext.profile: expected the compiled part, whose kernels count, got none ({_ops.load_error})")
+    if _ops._C.emulator and "LSNN_EMULATE" in os.environ:
         raise RuntimeError("lsnn_ext.profile: expected the CPU kernels, got LSNN_EMULATE, which takes emulated ones")
     for name, device in (("x", next(_tensors((x,))).device), ("layer", next(layer.parameters()).device)):
         if device.type != "cpu":

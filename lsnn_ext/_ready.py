@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import _library, reference
+from . import _ops, reference
 from ._arguments import Delays, check, check_coefficients, delays_of, stacked
 from .reference import COEFFICIENTS, named_row, named_surrogate
 
-_FEW = 1 << 18  # numbers of a call, from which on the operators that reuse memory take over; see _library.reused
+_FEW = 1 << 18  # numbers of a call, from which on the operators that reuse memory take over; see _ops.reused
 _WIDEST_READOUT = 256  # the operator behind it keeps (O, O) weights
 _MANY = 1 << 31  # weights times delays that are never kept twice
-_USABLE: bool = _library._C is not None and not _library._C.emulator
+_USABLE: bool = _ops._C is not None and not _ops._C.emulator
 
 Tensors = Mapping[str, Tensor | None]
 
@@ -71,8 +71,8 @@ class Ready:
         self.constants, self.D = constants, 1 + delays[-1]
         # The aliases hold the memory of the sources, so that no other tensor can come to lie at the same address.
         self.sources = [(name, t, t.detach(), t.data_ptr()) for name, t in sources.items()]
-        self.run = _library._C.Ready(
-            self.dtype is torch.float64, N, _library.DYNAMICS[neuron["dynamics"]], _library.SURROGATES[surrogate],
+        self.run = _ops._C.Ready(
+            self.dtype is torch.float64, N, _ops.DYNAMICS[neuron["dynamics"]], _ops.SURROGATES[surrogate],
             float(dampening), refractory, delays, coefficients.data_ptr(), w_rec.data_ptr(),
             0 if synapse is None else synapse.data_ptr(), 0 if stored is None else stored.data_ptr(), autapses,
             [(t.data_ptr(), t.nbytes) for t in sources.values() if t is not stored],

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from . import _library
+from . import _ops
 from .reference import COEFFICIENTS
 
 Shape: TypeAlias = tuple[int, ...]
@@ -61,10 +61,11 @@ class Watch(TorchDispatchMode):
                 return
 
     def _call(self, given: dict[str, Any], out: tuple[Tensor, ...]) -> None:
-        current, w_rec, theta = given["current"], given["w_rec"], given["coefficients"][COEFFICIENTS.index("theta")]
-        if given["w_in"] is not None:
+        x, coefficients, constants = given["x"], given["coefficients"], _ops.Constants(*given["constants"])
+        theta = coefficients[COEFFICIENTS.index("theta")]
+        if any(t is not None for t in given["projection"]):
             self.kinds["inside the operator"] = None
         self.calls.append(Call(
-            current.shape[0] * current.shape[1] * w_rec.shape[0], len(given["delays"]),
-            _library._C.surrogates()[given["surrogate"]], given["checkpoint"], out[0].numel() * out[0].element_size(),
-            given["w_out"] is not None, bool((theta > _NEVER).all())))  # fmt: skip
+            x.shape[0] * x.shape[1] * coefficients.shape[1], len(given["delays"]),
+            _ops._C.surrogates()[constants.surrogate], constants.checkpoint, out[0].numel() * out[0].element_size(),
+            any(t is not None for t in given["readout"]), bool((theta > _NEVER).all())))  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from . import _library, reference
+from . import _ops, reference
 from ._arguments import (
     Delays,
     check,
@@ -49,7 +49,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
         if value is not None and value.device != x.device:
             raise ValueError(f"{name}: expected device {x.device} as x, got {value.device}")
-    return _library.linear(x, weight, bias)
+    return _ops.linear(x, weight, bias)
 
 
 # A threshold that no readout ever reaches, so that the neuron of the operator is nothing but a leaky integrator.
@@ -128,55 +128,70 @@ def alif(
         trace=trace, smooth=smooth, checkpoint_every=checkpoint_every, saved_dtype=saved_dtype,
         sparse_grad=sparse_grad,
     )  # fmt: skip
-    spikes, *last, trace_v, trace_a, threshold, _, _, _ = _outputs(current, w_rec, neuron)
-    if trace:
-        return spikes, State(*last), Traces(trace_v, trace_a, threshold)
-    return spikes, State(*last)
+    out, spikes = _outputs(current, w_rec, neuron, _Around(), {"spikes"})
+    state_after = State(out.v, out.a, out.i, out.r, out.z)
+    return (spikes, state_after, Traces(out.trace_v, out.trace_a, out.threshold)) if trace else (spikes, state_after)
+
+
+class _Around(NamedTuple):
+    """What stands around the recurrence inside the operator; None where it stands outside, or nowhere."""
+
+    w_in: Tensor | None = None
+    bias: Tensor | None = None
+    x_bits: Tensor | None = None
+    w_out: Tensor | None = None
+    p: Tensor | None = None
+    k_out: float = 0.0
 
 
 def _outputs(
-    current: Tensor, w_rec: Tensor, neuron: dict[str, Any], projection: _library.Projection | None = None,
-    readout: _library.Readout | None = None, spikes: bool = True, as_bits: bool = False,
-) -> tuple[Tensor, ...]:  # fmt: skip
-    """What _library.alif returns; neuron: the keyword arguments of alif."""
+    x: Tensor, w_rec: Tensor, neuron: dict[str, Any], around: _Around, asked: set[str],
+) -> tuple[_ops.Outputs, Tensor]:  # fmt: skip
+    """What the operator returns, and the spikes in the dtype of x; neuron: the keyword arguments of alif, asked: names of
+    outputs of csrc/torch/boundary.h."""
     dynamics, refractory, delay = neuron.get("dynamics", "lsnn"), neuron.get("refractory", 0), neuron.get("delay", 0)
-    row, trace, smooth = named_row(dynamics), neuron.get("trace", False), neuron.get("smooth", False)
+    row, smooth = named_row(dynamics), neuron.get("smooth", False)
     surrogate, dampening = neuron.get("surrogate"), neuron.get("dampening")
     surrogate = row.surrogate if surrogate is None else surrogate
     named_surrogate(surrogate)
     dampening = row.dampening if dampening is None else dampening
-    check(current, w_rec, refractory, dampening, projection is not None)
-    N, dtype = w_rec.shape[1], torch.promote_types(current.dtype, torch.float32)
-    checkpoint = checkpoint_steps(
-        neuron.get("checkpoint_every"), current.shape[0], current.shape[1], N, dtype.itemsize
-    )
+    check(x, w_rec, refractory, dampening, around.w_in is not None)
+    (T, B, _), N, dtype = x.shape, w_rec.shape[1], torch.promote_types(x.dtype, torch.float32)
+    checkpoint = checkpoint_steps(neuron.get("checkpoint_every"), T, B, N, dtype.itemsize)
     small_y = small_membranes(neuron.get("saved_dtype"), dtype)
     chosen: dict[str, Any] = {name: neuron.get(name) for name in COEFFICIENTS}
-    check_coefficients(chosen, N, current.device)
-    coefficients, want = stacked(reference.coefficients(dynamics, **chosen), N, dtype, current.device)
-    synapse, delays = delays_of(delay, N, current.device)
-    state = whole_state(neuron.get("state"), current.shape[1], N, 1 + delays[-1], dtype, current.device)
-    if not _library.available:
+    check_coefficients(chosen, N, x.device)
+    coefficients, want = stacked(reference.coefficients(dynamics, **chosen), N, dtype, x.device)
+    synapse, delays = delays_of(delay, N, x.device)
+    state = whole_state(neuron.get("state"), B, N, 1 + delays[-1], dtype, x.device)
+    if not _ops.available:
         _warn_slow()
         result = reference.alif(
-            current, w_rec, **dict(zip(COEFFICIENTS, coefficients, strict=True)), refractory=refractory,
+            x, w_rec, **dict(zip(COEFFICIENTS, coefficients, strict=True)), refractory=refractory,
             delay=delay.each if isinstance(delay, Delays) else delay, dynamics=dynamics, surrogate=surrogate,
             dampening=dampening, state=State(*state), trace=True, smooth=smooth,
         )  # fmt: skip
         assert len(result) == 3
-        return result[0], *result[1], *result[2], *(current.new_empty(0) for _ in range(3))
-    if current.device.type not in _library.DEVICES:
+        return _ops.Outputs(result[0], *result[1], *result[2], *(x.new_empty(0) for _ in range(6))), result[0]
+    if x.device.type not in _ops.DEVICES:
         raise RuntimeError(
-            f"current: expected a tensor on {' or '.join(_library.DEVICES)}, for which this build of lsnn_ext has "
-            f"kernels, got device {current.device}; move the tensors there, or see lsnn_ext.show_config()"
+            f"current: expected a tensor on {' or '.join(_ops.DEVICES)}, for which this build of lsnn_ext has "
+            f"kernels, got device {x.device}; move the tensors there, or see lsnn_ext.show_config()"
         )
-    out, *others = _library.alif(
-        current.to(dtype), w_rec.to(dtype), coefficients, synapse, delays, state, dynamics=dynamics,
-        surrogate=surrogate, dampening=float(dampening), refractory=refractory, smooth=smooth, trace=trace, want=want,
-        checkpoint=checkpoint if _library.cpu_kernels(current) else 0, projection=projection, readout=readout,
-        small_y=small_y, spikes=spikes, as_bits=as_bits, sparse_grad=neuron.get("sparse_grad", False),
+    asked = asked | ({"traces"} if neuron.get("trace") else set()) | ({"saved_bf16"} if small_y else set())
+    constants = _ops.Constants(
+        dynamics=_ops.DYNAMICS[dynamics], surrogate=_ops.SURROGATES[surrogate], refractory=refractory,
+        smooth=int(smooth), checkpoint=checkpoint if _ops.cpu_kernels(x) else 0, outputs=_ops.mask("outputs", asked),
+        gradients=0, coefficient_gradients=want, allow_bf16=int(_ops.allows_bf16()),
     )  # fmt: skip
-    return out.to(current.dtype), *others
+    numbers = _ops.Numbers(dampening=float(dampening), k_out=float(around.k_out))
+    tensors = _ops.Tensors(
+        x.to(dtype), *state, coefficients, w_rec.to(dtype), synapse, around.w_in, around.bias, around.x_bits,
+        around.w_out, around.p,
+    )  # fmt: skip
+    sparse_grad = neuron.get("sparse_grad", False)
+    out = _ops.recurrence(tensors, _ops.Settings(tuple(delays), constants, numbers, sparse_grad))
+    return out, out.spikes.to(x.dtype)
 
 
 class Layered(NamedTuple):
@@ -254,35 +269,36 @@ def layer(
         x, x_bits = (x.carrier, x.bits) if inside else (x.numbers(), None)
         plain = inside
     else:
-        plain = _library.reused(x, w_in)
-        inside = plain and _inside(x, w_in, w_rec, bias) and _library.mostly_zero(x)
-    projection = _library.Projection(w_in, bias, x_bits) if inside else None
+        plain = _ops.reused(x, w_in)
+        inside = plain and _inside(x, w_in, w_rec, bias) and _ops.mostly_zero(x)
     current = x if inside else linear(x, w_in, bias)
-    readout = None
-    if w_out is not None and plain and w_out.dtype == x.dtype:
-        readout = _library.Readout(w_out, w_out.new_zeros(x.shape[1], w_out.shape[0]) if p is None else p, k_out)
-    wanted, behind = spikes or w_out is None, w_out is not None and readout is None  # the readout reads the numbers
-    as_bits = spikes == "bits" and not behind and _library.plain(x, w_rec) and not neuron.get("smooth")
-    out, *last, trace_v, trace_a, threshold, p_all, p_last, bits = _outputs(
-        current, w_rec, neuron, projection, readout, bool(wanted and not as_bits or behind), as_bits
-    )
-    if w_out is not None and readout is None:
-        p_all, p_last = leaky_readout(out, w_out, k_out, p)
-    packed = None if spikes != "bits" else PackedSpikes(bits, out) if as_bits else pack_spikes(out)
-    traces = Traces(trace_v, trace_a, threshold) if neuron.get("trace") else None
-    numbers = out if wanted and packed is None else None
-    y, y_last = (None, None) if w_out is None else (p_all, p_last)
-    return Layered(numbers, State(*last), traces, y, y_last, packed)
+    around = _Around(w_in, bias, x_bits) if inside else _Around()
+    has_readout = w_out is not None and plain and w_out.dtype == x.dtype
+    if has_readout:
+        first = w_out.new_zeros(B, w_out.shape[0]) if p is None else p  # type: ignore[union-attr]
+        around = around._replace(w_out=w_out, p=first, k_out=k_out)
+    behind = w_out is not None and not has_readout  # the readout reads the numbers
+    wanted = spikes or w_out is None
+    as_bits = spikes == "bits" and not behind and _ops.plain(x, w_rec) and not neuron.get("smooth")
+    asked = {"bits"} if as_bits else {"spikes"} if wanted or behind else set()
+    out, z = _outputs(current, w_rec, neuron, around, asked)
+    y, y_last = (None, None) if w_out is None else (out.p, out.p_last)
+    if behind:
+        y, y_last = leaky_readout(z, w_out, k_out, p)  # type: ignore[arg-type]
+    packed = None if spikes != "bits" else PackedSpikes(out.bits, z) if as_bits else pack_spikes(z)
+    traces = Traces(out.trace_v, out.trace_a, out.threshold) if neuron.get("trace") else None
+    numbers = z if wanted and packed is None else None
+    return Layered(numbers, State(out.v, out.a, out.i, out.r, out.z), traces, y, y_last, packed)
 
 
 def bits_pay(x: Tensor | PackedSpikes, w_rec: Tensor) -> bool:
     """Whether spikes of a layer with inputs x and weights w_rec (N, N) should go to the next layer as bits."""
-    return _library.reused(x.carrier if isinstance(x, PackedSpikes) else x, w_rec)
+    return _ops.reused(x.carrier if isinstance(x, PackedSpikes) else x, w_rec)
 
 
 def _inside(x: Tensor, w_in: Tensor, w_rec: Tensor, bias: Tensor | None) -> bool:
     """Whether inputs may meet their weights inside the operator."""
-    return _library.plain(x, w_in) and w_rec.dtype == x.dtype and (bias is None or bias.dtype == x.dtype)
+    return _ops.plain(x, w_in) and w_rec.dtype == x.dtype and (bias is None or bias.dtype == x.dtype)
 
 
 _NEURON = {
@@ -322,5 +338,5 @@ def leaky_readout(x: Tensor, w_out: Tensor, k: float, p: Tensor | None = None) -
 
 
 def _warn_slow() -> None:
-    message = f"lsnn_ext: the compiled part is missing ({_library.load_error}); using the slow reference"
+    message = f"lsnn_ext: the compiled part is missing ({_ops.load_error}); using the slow reference"
     warnings.warn(message, RuntimeWarning, stacklevel=3)

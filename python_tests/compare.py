@@ -4,6 +4,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lsnn_ext import _ops
+
 
 def assert_same(name: str, got: Tensor, want: Tensor, *, tolerance: float = 0.0, scale: float | None = None) -> None:
     """Equal to tolerance times the largest magnitude of want (or times scale); tolerance 0: equal in every value.
@@ -37,13 +39,42 @@ def assert_all_same(got: dict[str, Tensor], want: dict[str, Tensor], *, toleranc
         assert_same(name, got[name], value, tolerance=tolerance, scale=scale)
 
 
+def _parts() -> dict[str, tuple[str, ...]]:
+    """What stands in the lists that our operators take, by the names of these lists."""
+    tensors = {"state": ("v", "a", "i", "r", "z"), "recurrence": ("w_rec", "delay"),
+               "projection": ("w_in", "bias", "x_bits"), "readout": ("w_out", "p"),
+               "saved": ("y", "bits", "smooth_z", "carry"), "g_traces": ("g_trace_v", "g_trace_a", "g_threshold"),
+               "g_state": ("g_v", "g_a", "g_i", "g_z"), "g_readout": ("g_p", "g_p_last")}
+    return tensors | {"constants": _ops.Constants._fields, "numbers": _ops.Numbers._fields}
+
+
 def named(operator: Any, args: tuple[Any, ...]) -> dict[str, Any]:
-    """The arguments of a call of an operator by the names of its schema."""
-    return dict(zip((argument.name for argument in operator._schema.arguments), args, strict=False))
+    """The arguments of a call of an operator by the names of its schema, those in lists by their own."""
+    found: dict[str, Any] = {}
+    for argument, value in zip(operator._schema.arguments, args, strict=True):
+        names = _parts().get(argument.name)
+        if names is None:
+            found[argument.name] = value
+        else:
+            found |= dict(zip(names, [*value, *[None] * (len(names) - len(value))], strict=True))
+    return found
 
 
 def changed(operator: Any, args: tuple[Any, ...], **changes: Any) -> tuple[Any, ...]:
     """The same with some others."""
     given = named(operator, args)
-    assert set(changes) <= set(given)
-    return tuple((given | changes).values())
+    assert set(changes) <= set(given), set(changes) - set(given)
+    given |= changes
+    return tuple(
+        [given[part] for part in _parts()[argument.name]][: len(value) or None] if argument.name in _parts()
+        else given[argument.name] for argument, value in zip(operator._schema.arguments, args, strict=True)
+    )  # fmt: skip
+
+
+def outputs_of(call: dict[str, Any], **flags: bool) -> int:
+    """The mask of outputs of a named call with some bits set or cleared."""
+    value: int = call["outputs"]
+    for name, on in flags.items():
+        bit = _ops.mask("outputs", [name])
+        value = value | bit if on else value & ~bit
+    return value

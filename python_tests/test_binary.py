@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lsnn_ext import _library
+from lsnn_ext import _ops
 
 ROOT = Path(__file__).resolve().parents[1]
 SETS = {"avx2": "mavx2", "avx512": "mavx512f"}  # and a flag that each of them is compiled with
@@ -98,11 +98,11 @@ def test_shared_code_is_found(text: str, wanted: str, tmp_path: Path) -> None:
 
 @pytest.fixture
 def module() -> Path:
-    if _library._C is None:
-        pytest.skip(f"the compiled part is missing ({_library.load_error})")
+    if _ops._C is None:
+        pytest.skip(f"the compiled part is missing ({_ops.load_error})")
     if platform.system() != "Linux":
         pytest.skip(f"nm and readelf look at Linux modules, not at those of {platform.system()}")
-    return Path(_library._C.__file__)
+    return Path(_ops._C.__file__)
 
 
 def test_module_exports_its_entry_only(module: Path) -> None:

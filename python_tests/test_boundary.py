@@ -12,10 +12,10 @@ from torch import Tensor
 
 from cases import Case, build
 from compare import assert_all_same, changed
-from lsnn_ext import _library, functional
+from lsnn_ext import _ops, functional
 from test_operator import NAMES, Calls
 
-pytestmark = pytest.mark.skipif(not _library.available, reason="the compiled part of lsnn_ext is not built")
+pytestmark = pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
 ERRORS = (ValueError, TypeError, RuntimeError)
 K = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.5}
 T, B, I, N, O = 40, 32, 9, 257, 3  # large enough for the input projection and the readout to run inside
@@ -191,9 +191,9 @@ SIZES: dict[str, tuple[Callable[[], Any], str]] = {
                  "weight must hold"),
     "memory": (lambda: torch.ops.lsnn.linear_events(_huge(2**50, 4), torch.zeros(3, 4), None),
                f"not enough memory: {2**54} bytes"),
-    "plan": (lambda: _library._C.plan(1, 1, 2**40, card="h100"), "N: expected"),
-    "plan-items": (lambda: _library._C.plan(1, 2**62, 1000, card="h100"), "B, N: expected"),
-    "plan-steps": (lambda: _library._C.plan(2**62, 1, 1000, card="h100"), "T, B, N: expected"),
+    "plan": (lambda: _ops._C.plan(1, 1, 2**40, card="h100"), "N: expected"),
+    "plan-items": (lambda: _ops._C.plan(1, 2**62, 1000, card="h100"), "B, N: expected"),
+    "plan-steps": (lambda: _ops._C.plan(2**62, 1, 1000, card="h100"), "T, B, N: expected"),
 }
 
 

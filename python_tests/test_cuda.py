@@ -18,16 +18,16 @@ from torch import Tensor
 import vectors
 from cases import TABLE, Case, Problem, build
 from compare import assert_all_same, assert_same
-from lsnn_ext import _library, functional, reference
+from lsnn_ext import _ops, functional, reference
 from lsnn_ext.reference import ROWS
 
 
 def _why_not() -> str:
     if not torch.cuda.is_available():
         return f"torch {torch.__version__} sees no CUDA device"
-    if not _library.available:
-        return f"the compiled part of lsnn_ext is missing ({_library.load_error})"
-    if getattr(_library._C, "cuda", None) is None:
+    if not _ops.available:
+        return f"the compiled part of lsnn_ext is missing ({_ops.load_error})"
+    if getattr(_ops._C, "cuda", None) is None:
         return "this build of lsnn_ext has no CUDA kernels"
     return ""
 
@@ -149,7 +149,7 @@ def test_design_by_events_gives_the_bits_of_the_cpu(case: Case, dtype: torch.dty
 
 
 def test_design_is_the_planned_one(design: str) -> None:
-    plan = str(_library._C.plan(784, 256, 220))
+    plan = str(_ops._C.plan(784, 256, 220))
     assert any(name in plan for name in (*EVENTS, "step")) if design == CHOSEN else design in plan, plan
 
 

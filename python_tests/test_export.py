@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from compare import assert_same
-from lsnn_ext import ALIF, LIF, LSNN, _library, functional
+from lsnn_ext import ALIF, LIF, LSNN, _ops, functional
 from test_operator import _flat
 
-pytestmark = pytest.mark.skipif(not _library.available, reason="the compiled part of lsnn_ext is not built")
+pytestmark = pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
 
 
 class Functional(nn.Module):
@@ -82,7 +82,7 @@ def test_bare_operator_learns_where_it_saves() -> None:
         False)[0]  # fmt: skip
     found = torch.autograd.grad(spikes.square().sum(), leaves)
     other = [leaf.clone().requires_grad_() for leaf in (x, w)]
-    named = {name: row.clone().requires_grad_() for name, row in zip(_library.COEFFICIENTS, k, strict=True)}
+    named = {name: row.clone().requires_grad_() for name, row in zip(_ops.COEFFICIENTS, k, strict=True)}
     want = torch.autograd.grad(functional.alif(*other, **named)[0].square().sum(), [*other, *named.values()])
     for got, wanted in zip(found, [*want[:2], torch.stack(want[2:])], strict=True):
         assert wanted.any()

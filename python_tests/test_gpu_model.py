@@ -4,9 +4,9 @@ import re
 import pytest
 
 from bench import chain, gpu_model
-from lsnn_ext import _library
+from lsnn_ext import _ops
 
-needs_plan = pytest.mark.skipif(_library._C is None, reason="the compiled part is missing")
+needs_plan = pytest.mark.skipif(_ops._C is None, reason="the compiled part is missing")
 
 
 def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
@@ -34,7 +34,7 @@ def test_floor_below_throughput_below_expected(arguments: tuple[str, ...], capsy
 def test_parts_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LSNN_CUDA", raising=False)
     w = gpu_model.WORK["P"]
-    parts = gpu_model.model(gpu_model.CARDS["h100"], w, _library._C.plan(w.T, w.B, w.N, card="h100"))
+    parts = gpu_model.model(gpu_model.CARDS["h100"], w, _ops._C.plan(w.T, w.B, w.N, card="h100"))
     assert [p.floor <= p.throughput <= p.expected for p in parts] == [True] * 5
     assert f"| {1e3 * sum(p.expected for p in parts):.2f} |" in gpu_model.table(parts).splitlines()[-1]
 

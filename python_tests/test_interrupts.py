@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-from lsnn_ext import _library
+from lsnn_ext import _ops
 
 pytestmark = [
-    pytest.mark.skipif(not _library.available, reason="the compiled part of lsnn_ext is not built"),
+    pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built"),
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no signals of this kind"),
 ]
 
@@ -125,7 +125,7 @@ def test_a_handler_runs_inside_a_pass() -> None:
 
 FORKS = """
 import os, sys, threading, torch
-from lsnn_ext import _library
+from lsnn_ext import _ops
 like, stop = torch.zeros(()), threading.Event()
 def churn():
     while not stop.is_set():
@@ -136,7 +136,7 @@ for _ in range(200):
     child = os.fork()
     if not child:
         torch.ops.lsnn.buffer(like, 1, 1 << 19)
-        _library._C.empty_cache()
+        _ops._C.empty_cache()
         os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 stop.set()
@@ -160,12 +160,12 @@ w = (torch.randn(N, N) / N**.5).requires_grad_()
 delay = torch.arange(N * N).view(N, N) % 12
 spikes, _ = functional.alif(x, w, alpha=.9, theta=.3, delay=delay)
 want, = torch.autograd.grad(spikes.sum(), w, retain_graph=True)
-from lsnn_ext import _library
-_library._C.empty_cache()
+from lsnn_ext import _ops
+_ops._C.empty_cache()
 used = int(open("/proc/self/statm").read().split()[0]) * 4096
 refused = []
 for mb in range(0, 4000, 20):
-    _library._C.empty_cache()
+    _ops._C.empty_cache()
     resource.setrlimit(resource.RLIMIT_AS, (used + (mb << 20), -1))
     try:
         got, = torch.autograd.grad(spikes.sum(), w, retain_graph=True)

@@ -180,7 +180,7 @@ def test_fresh_values_go_through_a_parametrization() -> None:
         layer.reset_parameters()
 
 
-@pytest.mark.skipif(lsnn_ext._library._C is None, reason="nothing is compiled that could be profiled")
+@pytest.mark.skipif(lsnn_ext._ops._C is None, reason="nothing is compiled that could be profiled")
 @pytest.mark.parametrize("kind", [ALIF, LIF, LSNN])
 def test_profile(kind: Any) -> None:
     """Products with a parametrized weight are found by its shape, as those with a parameter."""

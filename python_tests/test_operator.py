@@ -20,9 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cases import Case, build
 from compare import assert_all_same, assert_same, changed
-from lsnn_ext import ALIF, LIF, LSNN, _library, functional
+from lsnn_ext import ALIF, LIF, LSNN, _ops, functional
 
-pytestmark = pytest.mark.skipif(not _library.available, reason="the compiled part of lsnn_ext is not built")
+pytestmark = pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
 BUSY = Case("busy", T=40, delay="each", refractory=2, state="real")
 PLAIN = Case("plain", T=40)
 NAMES = ("alif_forward", "alif_backward", "linear_events", "linear_events_backward")

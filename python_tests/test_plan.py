@@ -3,11 +3,11 @@ from typing import Any
 
 import pytest
 
-from lsnn_ext import _library
+from lsnn_ext import _ops
 
-if _library._C is None:
+if _ops._C is None:
     pytest.skip("the compiled part is missing", allow_module_level=True)
-plan = _library._C.plan
+plan = _ops._C.plan
 
 
 def designs(*sizes: int, **options: Any) -> tuple[str, str]:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import lsnn_ext
-from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, Profile, _library
+from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, Profile, _ops
 from lsnn_ext._report import BACKWARD, FORWARD
 
-pytestmark = pytest.mark.skipif(_library._C is None or "LSNN_EMULATE" in os.environ, reason="no CPU kernels run here")
+pytestmark = pytest.mark.skipif(_ops._C is None or "LSNN_EMULATE" in os.environ, reason="no CPU kernels run here")
 
 
 class First(nn.Module):
@@ -48,14 +48,14 @@ def _profile(layer: nn.Module, x: Any, *args: Any, **options: Any) -> Profile:
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The spikes of every call of the operator."""
     found: list[Tensor] = []
-    operator = _library.alif
+    operator = _ops.alif
 
     def watched(*args: Any, **options: Any) -> tuple[Tensor, ...]:
         out = operator(*args, **options)
         found.append(out[0].detach())
         return out
 
-    monkeypatch.setattr(_library, "alif", watched)
+    monkeypatch.setattr(_ops, "alif", watched)
     return found
 
 
@@ -173,13 +173,13 @@ def _everything(layer: nn.Module, x: Tensor) -> list[Tensor]:
 def test_counting_does_not_change_a_bit(name: str) -> None:
     layer, x = LAYERS[name]
     before = _everything(layer, x)
-    assert _library._C.profile(True) is False
+    assert _ops._C.profile(True) is False
     try:
         counted = _everything(layer, x)
     finally:
-        assert _library._C.profile(False) is True
+        assert _ops._C.profile(False) is True
     assert all(torch.equal(a, b) for a, b in zip(before, counted, strict=True))
-    assert _library._C.counters()["neuron_steps"] > 0 and set(_library._C.counters().values()) == {0}
+    assert _ops._C.counters()["neuron_steps"] > 0 and set(_ops._C.counters().values()) == {0}
 
 
 def test_nothing_is_left_changed() -> None:
@@ -196,7 +196,7 @@ def test_nothing_is_left_changed() -> None:
     given = {name: p.grad for name, p in layer.named_parameters() if p.grad is not None}
     assert list(given) == ["2.weight_hh_l0"] and torch.equal(given["2.weight_hh_l0"], torch.ones(30, 30))
     layer(x).sum().backward()
-    assert set(_library._C.counters().values()) == {0}
+    assert set(_ops._C.counters().values()) == {0}
 
 
 def test_counting_is_off_after_an_error() -> None:
@@ -212,24 +212,24 @@ def test_counting_is_off_after_an_error() -> None:
     layer = nn.Sequential(ALIF(5, 6), First(), Breaks())
     with pytest.raises(ArithmeticError):
         _profile(layer, torch.zeros(3, 2, 5), repeats=9)
-    assert _library._C.profile(False) is False
-    _library._C.counters()
+    assert _ops._C.profile(False) is False
+    _ops._C.counters()
 
 
 def test_threads_at_once() -> None:
     """Sums of several threads are not lost, and reports that are asked for at once come one after the other."""
     layer, x = ALIF(20, 30), _spikes(40, 3, 20)
-    _library._C.profile(True)
+    _ops._C.profile(True)
     try:
-        _library._C.counters()
+        _ops._C.counters()
         threads = [threading.Thread(target=lambda: [layer(x) for _ in range(20)]) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
     finally:
-        _library._C.profile(False)
-    counted = _library._C.counters()
+        _ops._C.profile(False)
+    counted = _ops._C.counters()
     assert counted["forward_calls"] == 80 and counted["neuron_steps"] == 80 * 40 * 3 * 30
 
     reports: list[Profile] = []

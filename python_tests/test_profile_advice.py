@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 import lsnn_ext
-from lsnn_ext import ALIF, Profile, _library
+from lsnn_ext import ALIF, Profile, _ops
 from lsnn_ext._report import BACKWARD, FORWARD
 
 needs_kernels = pytest.mark.skipif(
-    _library._C is None or "LSNN_EMULATE" in os.environ, reason="no CPU kernels run here")  # fmt: skip
+    _ops._C is None or "LSNN_EMULATE" in os.environ, reason="no CPU kernels run here")  # fmt: skip
 ROOT = Path(__file__).resolve().parents[1]
 
 QUIET = Profile(
@@ -123,7 +123,7 @@ GOOD = {"layer": ALIF(5, 6), "x": torch.zeros(3, 2, 5)}
 def test_wrong_arguments(change: dict[str, Any], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         lsnn_ext.profile(**{**GOOD, **change})
-    assert _library._C.profile(False) is False
+    assert _ops._C.profile(False) is False
 
 
 @needs_kernels
@@ -143,8 +143,8 @@ def test_a_module_that_calls_none_or_returns_none() -> None:
 
 
 def test_without_the_compiled_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_library, "_C", None)
-    monkeypatch.setattr(_library, "load_error", ImportError("not built"))
+    monkeypatch.setattr(_ops, "_C", None)
+    monkeypatch.setattr(_ops, "load_error", ImportError("not built"))
     with pytest.raises(RuntimeError, match=r"lsnn_ext.profile: expected the compiled part.*\(not built\)"):
         lsnn_ext.profile(**GOOD)
 

@@ -19,9 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cases import Case, build
 from compare import assert_all_same, assert_same
-from lsnn_ext import ALIF, LSNN, _library, functional
+from lsnn_ext import ALIF, LSNN, _ops, functional
 
-pytestmark = pytest.mark.skipif(not _library.available, reason="the compiled part of lsnn_ext is not built")
+pytestmark = pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
 K = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.5}
 
 
@@ -161,7 +161,7 @@ INSTRUCTIONS = {"x86_64": ["avx512", "avx2", "portable"], "aarch64": ["neon", "p
 
 @pytest.mark.parametrize("instructions", INSTRUCTIONS)
 def test_instruction_sets_agree(instructions: str) -> None:
-    code = "import test_resources as t; print(t._library._C.instruction_set(), t._digest())"
+    code = "import test_resources as t; print(t._ops._C.instruction_set(), t._digest())"
     ran = _python(code, LSNN_CPU=instructions)
     if "this processor does not have it" in ran.stderr:
         assert instructions not in ("neon", "portable")

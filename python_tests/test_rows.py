@@ -104,11 +104,11 @@ def test_same_bits_for_any_number_of_threads(device: str) -> None:
 
 @needs_compiled
 def test_compiled_table_is_the_table_of_the_reference() -> None:
-    from lsnn_ext import _library
+    from lsnn_ext import _ops
 
     words = ("test", "ge", "scale", "reset", "when", "drive")
     compiled = {row["name"]: {word: row[word] for word in words} | {"stop": set(row["stop"])}
-                for row in _library.compiled_rows()}
+                for row in _ops.compiled_rows()}
     assert list(compiled) == list(ROWS)
     for name, row in ROWS.items():
         assert compiled[name] == {word: getattr(row, word) for word in words} | {"stop": set(row.stop)}, name

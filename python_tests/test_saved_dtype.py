@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from cases import Case, build
 from compare import assert_all_same, assert_same
-from lsnn_ext import ALIF, LSNN, _library, functional
+from lsnn_ext import ALIF, LSNN, _ops, functional
 
 BUSY = Case("busy", T=40, delay="each", refractory=2, state="real")
 
@@ -86,7 +86,7 @@ NO_EFFECT = {"float64": (torch.float64, None), "float64-checkpoints": (torch.flo
 def test_no_effect(name: str) -> None:
     """Of no effect in float64, and where no membranes are saved: results and gradients have the same bits."""
     dtype, checkpoint_every = NO_EFFECT[name]
-    if dtype == torch.float32 and not _library.cpu_kernels(torch.empty(0)):
+    if dtype == torch.float32 and not _ops.cpu_kernels(torch.empty(0)):
         pytest.skip("other kernels than those of the CPU save all membranes")
     problem = build(BUSY, dtype)
     problem.fixed["checkpoint_every"] = checkpoint_every

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from compare import assert_same
-from lsnn_ext import ALIF, LSNN, _library, functional, reference
+from lsnn_ext import ALIF, LSNN, _ops, functional, reference
 
 K = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.5}
 Alif = Callable[..., Any]
@@ -74,7 +74,7 @@ def test_modules(name: str) -> None:
         sum(g.square().sum() for g in gradients).backward()
 
 
-@pytest.mark.skipif(not _library.available, reason="the compiled part of lsnn_ext is not built")
+@pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
 @pytest.mark.parametrize("few", [False, True], ids=["many-outputs", "few-outputs"])
 @pytest.mark.parametrize("sparse", [False, True])
 def test_a_linear_map_has_second_derivatives_at_every_size(sparse: bool, few: bool) -> None:
@@ -84,7 +84,7 @@ def test_a_linear_map_has_second_derivatives_at_every_size(sparse: bool, few: bo
     x = torch.rand(9, 2048, 12, generator=generator) - (0.95 if sparse else 0.5)
     x = x.clamp(min=0) if sparse else x
     w, b = torch.rand(outputs, 12, generator=generator), torch.rand(outputs, generator=generator)
-    assert _library.reused(x, w) and _library.mostly_zero(x) == sparse
+    assert _ops.reused(x, w) and _ops.mostly_zero(x) == sparse
 
     def second(linear: Callable[..., Tensor]) -> list[Tensor]:
         leaves = [leaf.clone().double().requires_grad_() for leaf in (x, w, b)]

@@ -21,10 +21,10 @@ SMALL = "T=17 "
 
 _HAS_CUDA = """
 import sys
-from lsnn_ext import _library
-cuda = getattr(_library._C, "cuda", None)
+from lsnn_ext import _ops
+cuda = getattr(_ops._C, "cuda", None)
 if cuda is None:
-    sys.exit("the compiled part has no CUDA kernels: " + str(_library.load_error or "was nvcc found?"))
+    sys.exit("the compiled part has no CUDA kernels: " + str(_ops.load_error or "was nvcc found?"))
 print("CUDA kernels:", cuda)
 """
 

@@ -4,7 +4,7 @@
 #include <tuple>
 
 #include "../cpu/run.h"
-#include "layer.h"
+#include "arguments.h"
 
 namespace lsnn::binding {
 namespace {

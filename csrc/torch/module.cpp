@@ -5,6 +5,7 @@
 #include "../cpu/block_cache.h"
 #include "../cpu/counters.h"
 #include "../cpu/run.h"
+#include "boundary.h"
 #include "plan_info.h"
 #include "ready.h"
 #include "signals.h"
@@ -45,6 +46,12 @@ py::dict counters() {
 
 }  // namespace
 
+template <size_t n> py::tuple tuple_of(const char* const (&names)[n]) {
+  py::tuple all(n);
+  for (size_t i = 0; i < n; i++) all[i] = names[i];
+  return all;
+}
+
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled part of lsnn_ext: build information and the table of models.";
   m.def("dynamics", &table, "The table of models, a dict for each row.");
@@ -65,6 +72,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("counters", &counters, "What the CPU kernels have counted since the last call, see csrc/cpu/counters.h; clears it.");
   m.def("take_signal_exception", &lsnn::binding::take_signal_exception,
         "What a signal handler raised during the last pass that ended with 'interrupted by a signal', or None; only once.");
+  m.attr("constants") = tuple_of(lsnn::binding::constant_names);
+  m.attr("numbers") = tuple_of(lsnn::binding::number_names);
+  m.attr("outputs") = tuple_of(lsnn::binding::output_names);
+  m.attr("gradients") = tuple_of(lsnn::binding::gradient_names);
   m.attr("segment") = lsnn::segment;
   m.attr("compiler") = __VERSION__;
   using namespace py::literals;

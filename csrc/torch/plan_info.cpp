@@ -4,7 +4,7 @@
 
 #include "../cuda/run.h"
 #include "devices.h"
-#include "layer.h"
+#include "arguments.h"
 
 namespace lsnn::binding {
 namespace {

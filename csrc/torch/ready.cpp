@@ -3,7 +3,7 @@
 #include <cstring>
 
 #include "../cpu/packed.h"
-#include "layer.h"
+#include "arguments.h"
 
 namespace lsnn::binding {
 

@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "../cpu/packed.h"
+#include "boundary.h"
 #include "devices.h"
 
 namespace lsnn::binding {
@@ -27,6 +28,8 @@ template <class T> void check_coefficients(const T* k, int64_t N, double dampeni
   LSNN_EXPECT(std::isfinite(dampening) && dampening >= 0, "dampening must be finite and >= 0, got ", dampening);
 }
 
+inline std::optional<Tensor> dense(const std::optional<Tensor>& t) { return t ? std::optional<Tensor>(dense(*t)) : std::nullopt; }
+
 // Keeps alive what the pointers of a Layer point to.
 struct LayerHolder {
   Tensor coefficients, delay;
@@ -44,12 +47,19 @@ template <class T> int64_t delays_below(int64_t N) {
 
 inline constexpr int64_t most_steps = int64_t(1) << 48;  // more than fit into any memory, so that sums of steps never wrap around
 
+inline void check_checkpoint(int64_t steps, const Tensor& like) {
+  LSNN_EXPECT(steps >= 0 && steps <= most_steps && (!steps || has_cpu_kernels(like)),
+              "checkpoint: expected 0, or steps from 1 to 2^48 on the CPU, got ", steps);
+}
+
 inline bool is_real(ScalarType type) { return type == ScalarType::Float || type == ScalarType::Double; }
 
-// like: the tensor, called `of`, whose device and dtype all others have.
-inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const char* of, const Tensor& w_rec, const Tensor& coefficients,
-                              const std::optional<Tensor>& delay, const Ints& delays, int64_t dynamics, int64_t surrogate, double dampening,
-                              int64_t refractory, bool smooth) {
+// like: the tensor, called `of`, whose device and dtype all others have. recurrence: w_rec, and the delay of each synapse or none.
+inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const char* of, const Tensor& coefficients,
+                              const Maybes& recurrence, const Ints& delays, const Constants& c) {
+  LSNN_EXPECT(at(recurrence, 0), "w_rec: expected a tensor, got none");
+  const Tensor w_rec = *at(recurrence, 0);
+  const Maybe delay = at(recurrence, 1);
   const bool wide = like.scalar_type() == ScalarType::Double;
   LSNN_EXPECT(w_rec.dim() == 2 && w_rec.size(0) == w_rec.size(1), "w_rec must have shape (N, N), got ", shape_text(w_rec));
   const int64_t N = w_rec.size(0);
@@ -57,9 +67,9 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
   check_like(w_rec, "w_rec", like, of);
   check_like(coefficients, "coefficients", like, of);
   check_shape(coefficients, "coefficients", {n_coefficients, N});
-  LSNN_EXPECT(dynamics >= 0 && dynamics < n_rows, "dynamics must be a row from 0 to ", n_rows - 1, ", got ", dynamics);
-  LSNN_EXPECT(surrogate >= 0 && surrogate < n_surrogates, "surrogate must be 0 to ", n_surrogates - 1, ", got ", surrogate);
-  LSNN_EXPECT(refractory >= 0 && refractory < (1 << 24), "refractory must be from 0 to 2^24 - 1 steps, got ", refractory);
+  LSNN_EXPECT(c.dynamics >= 0 && c.dynamics < n_rows, "dynamics must be a row from 0 to ", n_rows - 1, ", got ", c.dynamics);
+  LSNN_EXPECT(c.surrogate >= 0 && c.surrogate < n_surrogates, "surrogate must be 0 to ", n_surrogates - 1, ", got ", c.surrogate);
+  LSNN_EXPECT(c.refractory >= 0 && c.refractory < (1 << 24), "refractory must be from 0 to 2^24 - 1 steps, got ", c.refractory);
   LSNN_EXPECT(!delays.empty(), "delays must name one delay at least, got none");
   for (size_t i = 0; i < delays.size(); i++)
     LSNN_EXPECT(delays[i] >= 0 && (!i || delays[i] > delays[i - 1]), "delays must ascend from 0 or more, got ", delays[i], " at place ", i);
@@ -80,17 +90,17 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
   }
   // What lies on a card is not read here: the host would have to wait for it.
   if (coefficients.is_cpu()) {
-    if (wide) check_coefficients((const double*)data(h.coefficients), N, dampening);
-    else check_coefficients((const float*)data(h.coefficients), N, dampening);
+    if (wide) check_coefficients((const double*)data(h.coefficients), N, c.dampening);
+    else check_coefficients((const float*)data(h.coefficients), N, c.dampening);
   }
   h.layer = {T,
              B,
              N,
-             rows[dynamics],
-             (Surrogate)surrogate,
-             dampening,
-             refractory,
-             smooth,
+             rows[c.dynamics],
+             (Surrogate)c.surrogate,
+             c.dampening,
+             c.refractory,
+             c.smooth != 0,
              nullptr,
              S,
              1 + delays.back(),
@@ -107,17 +117,16 @@ struct StateHolder {
   Tensor v, a, i, r, z;
   State state() const { return {(void*)data(v), (void*)data(a), (void*)data(i), (void*)data(r), (void*)data(z)}; }
 };
-inline StateHolder make_state(const Tensor& like, const Layer& l, const Tensor& v, const Tensor& a, const Tensor& i, const Tensor& r,
-                              const Tensor& z) {
-  const std::tuple<const Tensor&, const char*> all[] = {{v, "state.v"}, {a, "state.a"}, {i, "state.i"}, {r, "state.r"}};
-  for (auto [t, name] : all) check_like(t, name, like), check_shape(t, name, {l.B, l.N});
-  check_like(z, "state.z", like);
+inline StateHolder make_state(const Tensor& like, const char* of, const Layer& l, const Tensors& state) {
+  LSNN_EXPECT(state.size() == 5, "state: expected five tensors v, a, i, r, z, got ", state.size());
+  const char* names[] = {"state.v", "state.a", "state.i", "state.r", "state.z"};
+  for (int k = 0; k < 5; k++) check_like(state[k], names[k], like, of);
+  for (int k = 0; k < 4; k++) check_shape(state[k], names[k], {l.B, l.N});
+  const Tensor& z = state[4];
   LSNN_EXPECT(z.dim() == 3 && z.size(0) >= l.D && z.size(1) == l.B && z.size(2) == l.N, "state.z must have shape (", l.D, ", ", l.B, ", ",
               l.N, ") or more past steps, got ", shape_text(z));
-  return {dense(v), dense(a), dense(i), dense(r), dense(z)};
+  return {dense(state[0]), dense(state[1]), dense(state[2]), dense(state[3]), dense(z)};
 }
-
-inline std::optional<Tensor> dense(const std::optional<Tensor>& t) { return t ? std::optional<Tensor>(dense(*t)) : std::nullopt; }
 
 // Spikes as bits [T,B,words(N)]: a bit beyond N in a last word would be read as a neuron that does not exist.
 inline void check_bits(const Tensor& bits, const char* name, int64_t T, int64_t B, int64_t N) {
@@ -130,55 +139,73 @@ inline void check_bits(const Tensor& bits, const char* name, int64_t T, int64_t 
   LSNN_EXPECT(!any, name, ": expected zeros in the bits beyond neuron ", N - 1, ", got others; pack what was sliced anew");
 }
 
-// The projection in front of the recurrence; x is [T,B,I] then.
-inline Projection make_projection(const Tensor& x, const std::optional<Tensor>& x_bits, const std::optional<Tensor>& w_in,
-                                  const std::optional<Tensor>& bias, const Layer& l) {
-  Projection in{};
+// The projection in front of the recurrence, x is [T,B,I] then: w_in, bias or none, and the inputs as bits or none.
+struct ProjectionHolder {
+  Maybe w, bias, bits;
+  Projection projection;
+};
+inline ProjectionHolder make_projection(const Tensor& x, const Maybes& given, const Layer& l) {
+  ProjectionHolder h{at(given, 0), dense(at(given, 1)), at(given, 2), {}};
+  Projection& in = h.projection;
   const int64_t N = l.N;
-  if (!w_in) {
-    LSNN_EXPECT(!bias, "bias: expected w_in beside it, got none");
-    LSNN_EXPECT(!x_bits, "x_bits: expected w_in beside it, got none");
-    return in;
+  if (!h.w) {
+    LSNN_EXPECT(!h.bias, "bias: expected w_in beside it, got none");
+    LSNN_EXPECT(!h.bits, "x_bits: expected w_in beside it, got none");
+    return h;
   }
+  const Tensor& w_in = *h.w;
   LSNN_EXPECT(has_cpu_kernels(x), "w_in: expected tensors on the CPU, as only its kernels project inputs");
-  LSNN_EXPECT(x.size(2) >= 1, "current: expected one input or more beside w_in, got shape ", shape_text(x));
+  LSNN_EXPECT(x.size(2) >= 1, "x: expected one input or more beside w_in, got shape ", shape_text(x));
   in.I = x.size(2);
-  check_like(*w_in, "w_in", x), check_shape(*w_in, "w_in", {N, in.I});
+  check_like(w_in, "w_in", x, "x");
+  check_shape(w_in, "w_in", {N, in.I});
   LSNN_EXPECT(in.I < offsets && is_below(offsets, {l.S * N + in.I + 1, N + 64}) && is_below(offsets, {chunk * cpu::max_items, in.I + 1}),
-              "w_in: expected less than 2^32 numbers together with w_rec of every delay, got ", shape_text(*w_in));
-  if (bias) {
-    check_like(*bias, "bias", x), check_shape(*bias, "bias", {N});
-    LSNN_EXPECT(bias->is_contiguous(), "bias: expected a contiguous tensor");
-    in.bias = data(*bias);
+              "w_in: expected less than 2^32 numbers together with w_rec of every delay, got ", shape_text(w_in));
+  if (h.bias) {
+    check_like(*h.bias, "bias", x, "x");
+    check_shape(*h.bias, "bias", {N});
+    in.bias = data(h.bias);
   }
-  if (x_bits) {
-    LSNN_EXPECT(x_bits->scalar_type() == ScalarType::Int && x_bits->is_contiguous(), "x_bits: expected a contiguous int32 tensor");
-    check_like_device(*x_bits, "x_bits", x, "current");
-    check_bits(*x_bits, "x_bits", l.T, l.B, in.I);
-    in.bits = (const uint32_t*)data(*x_bits);
+  if (h.bits) {
+    LSNN_EXPECT(h.bits->scalar_type() == ScalarType::Int && h.bits->is_contiguous(), "x_bits: expected a contiguous int32 tensor");
+    check_like_device(*h.bits, "x_bits", x, "x");
+    check_bits(*h.bits, "x_bits", l.T, l.B, in.I);
+    in.bits = (const uint32_t*)data(*h.bits);
   }
-  in.w = data(*w_in), in.w_stride_n = w_in->stride(0), in.w_stride_i = w_in->stride(1);
-  return in;
+  in.w = data(w_in);
+  in.w_stride_n = w_in.stride(0);
+  in.w_stride_i = w_in.stride(1);
+  return h;
 }
 
-// The readout behind it.
-inline Readout make_readout(const Tensor& like, const std::optional<Tensor>& w_out, const std::optional<Tensor>& p, double k, int64_t B,
-                            int64_t N) {
-  Readout out{};
-  LSNN_EXPECT(w_out.has_value() == p.has_value(), "p: expected it exactly where w_out is given");
-  if (!w_out) return out;
+// The readout behind it: w_out, and p before the first step.
+struct ReadoutHolder {
+  Maybe w, p;
+  Readout readout;
+};
+inline ReadoutHolder make_readout(const Tensor& like, const char* of, const Maybes& given, double k, const Layer& l) {
+  ReadoutHolder h{at(given, 0), dense(at(given, 1)), {}};
+  Readout& out = h.readout;
+  LSNN_EXPECT(h.w.has_value() == h.p.has_value(), "p: expected it exactly where w_out is given");
+  if (!h.w) return h;
+  const Tensor& w_out = *h.w;
   LSNN_EXPECT(has_cpu_kernels(like), "w_out: expected tensors on the CPU, as only its kernels have a readout");
-  LSNN_EXPECT(w_out->dim() == 2 && w_out->size(0) >= 1, "w_out: expected shape (O, ", N, ") with one output or more, got ",
-              shape_text(*w_out));
+  LSNN_EXPECT(w_out.dim() == 2 && w_out.size(0) >= 1, "w_out: expected shape (O, ", l.N, ") with one output or more, got ",
+              shape_text(w_out));
   LSNN_EXPECT(k >= 0 && k <= 1, "k_out: expected a number from 0 to 1, got ", k);
-  out.O = w_out->size(0), out.k = k;
-  check_like(*w_out, "w_out", like), check_shape(*w_out, "w_out", {out.O, N});
-  LSNN_EXPECT(out.O < offsets && is_below(offsets / 2, {out.O + 16, N + 64}), "w_out: expected less than 2^31 numbers, got ",
-              shape_text(*w_out));
-  check_like(*p, "p", like), check_shape(*p, "p", {B, out.O});
-  LSNN_EXPECT(p->is_contiguous(), "p: expected a contiguous tensor");
-  out.w = data(*w_out), out.w_stride_o = w_out->stride(0), out.w_stride_n = w_out->stride(1), out.first = data(*p);
-  return out;
+  out.O = w_out.size(0);
+  out.k = k;
+  check_like(w_out, "w_out", like, of);
+  check_shape(w_out, "w_out", {out.O, l.N});
+  LSNN_EXPECT(out.O < offsets && is_below(offsets / 2, {out.O + 16, l.N + 64}), "w_out: expected less than 2^31 numbers, got ",
+              shape_text(w_out));
+  check_like(*h.p, "p", like, of);
+  check_shape(*h.p, "p", {l.B, out.O});
+  out.w = data(w_out);
+  out.w_stride_o = w_out.stride(0);
+  out.w_stride_n = w_out.stride(1);
+  out.first = data(h.p);
+  return h;
 }
 
 }  // namespace lsnn::binding

@@ -1,0 +1,92 @@
+// What travels through the operators in lists: one definition of each order, which Python reads from _C.
+#pragma once
+#include <iterator>
+#include <optional>
+#include <vector>
+
+#include "../alif.h"
+#include "checks.h"
+#include "memory.h"
+
+namespace lsnn::binding {
+
+using Maybe = std::optional<Tensor>;
+using Maybes = std::vector<Maybe>;
+using Tensors = std::vector<Tensor>;
+
+// Whole numbers of a call. checkpoint: 0, or steps between two saved states, and y is computed again in the backward pass.
+// outputs, gradients: masks of the bits below. coefficient_gradients: bit k for row k of the coefficients. allow_bf16: products of
+// the backward pass may round to bfloat16.
+#define LSNN_CONSTANTS(X)  \
+  X(dynamics)              \
+  X(surrogate)             \
+  X(refractory)            \
+  X(smooth)                \
+  X(checkpoint)            \
+  X(outputs)               \
+  X(gradients)             \
+  X(coefficient_gradients) \
+  X(allow_bf16)
+// Real numbers of a call.
+#define LSNN_NUMBERS(X) \
+  X(dampening)          \
+  X(k_out)
+
+// What the forward pass is asked for: spikes as numbers, traces, what the backward pass needs, spikes as bits; and that y is
+// saved in bfloat16.
+#define LSNN_OUTPUTS(X) \
+  X(spikes)             \
+  X(traces)             \
+  X(saved)              \
+  X(bits)               \
+  X(saved_bf16)
+// Whose gradients the backward pass is asked for, besides those that come of themselves.
+#define LSNN_GRADIENTS(X) \
+  X(x)                    \
+  X(w_rec)                \
+  X(w_in)                 \
+  X(bias)                 \
+  X(w_out)                \
+  X(z)
+
+#define LSNN_NAME(name) #name,
+#define LSNN_INDEX(name) name,
+inline constexpr const char* constant_names[] = {LSNN_CONSTANTS(LSNN_NAME)};
+inline constexpr const char* number_names[] = {LSNN_NUMBERS(LSNN_NAME)};
+inline constexpr const char* output_names[] = {LSNN_OUTPUTS(LSNN_NAME)};
+inline constexpr const char* gradient_names[] = {LSNN_GRADIENTS(LSNN_NAME)};
+enum class Output { LSNN_OUTPUTS(LSNN_INDEX) count };
+enum class Gradient { LSNN_GRADIENTS(LSNN_INDEX) count };
+
+#define LSNN_FIELD(name) int64_t name;
+#define LSNN_REAL_FIELD(name) double name;
+struct Constants {
+  LSNN_CONSTANTS(LSNN_FIELD)
+  LSNN_NUMBERS(LSNN_REAL_FIELD)
+
+  bool has(Output bit) const { return outputs >> (int)bit & 1; }
+  bool has(Gradient bit) const { return gradients >> (int)bit & 1; }
+};
+
+inline Constants read_constants(const Ints& whole, const std::vector<double>& real) {
+  constexpr size_t n_whole = std::size(constant_names), n_real = std::size(number_names);
+  LSNN_EXPECT(whole.size() == n_whole, "constants: expected ", n_whole, " whole numbers, got ", whole.size());
+  LSNN_EXPECT(real.size() == n_real, "numbers: expected ", n_real, " real numbers, got ", real.size());
+  Constants c;
+  size_t i = 0, r = 0;
+#define LSNN_READ(name) c.name = whole[i++];
+#define LSNN_READ_REAL(name) c.name = real[r++];
+  LSNN_CONSTANTS(LSNN_READ)
+  LSNN_NUMBERS(LSNN_READ_REAL)
+  auto is_mask = [](int64_t mask, int64_t bits) { return mask >= 0 && mask < int64_t(1) << bits; };
+  LSNN_EXPECT(is_mask(c.outputs, (int)Output::count), "outputs: expected ", (int)Output::count, " bits, got ", c.outputs);
+  LSNN_EXPECT(is_mask(c.gradients, (int)Gradient::count), "gradients: expected ", (int)Gradient::count, " bits, got ", c.gradients);
+  LSNN_EXPECT(is_mask(c.coefficient_gradients, n_coefficients), "coefficient_gradients: expected a bit for each of ", +n_coefficients,
+              " coefficients, got ", c.coefficient_gradients);
+  return c;
+}
+
+// Element i of a list, none where the list is shorter.
+inline Maybe at(const Maybes& list, size_t i) { return i < list.size() ? list[i] : std::nullopt; }
+
+}  // namespace lsnn::binding

@@ -1,0 +1,96 @@
+// The forward operator: checks, allocation, call. Through the stable ABI one binary serves every torch from 2.11 on.
+#include <torch/csrc/stable/library.h>
+
+#include "arguments.h"
+
+namespace lsnn::binding {
+namespace {
+
+void* written(const Tensor& t, bool is_wanted) { return is_wanted ? t.mutable_data_ptr() : nullptr; }
+
+// x [T,B,N] is the current, or [T,B,I] the inputs of a projection; of inputs as bits nothing is read but its shape and type.
+// Results that are not asked for have the shape (0,).
+std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(Tensor x, Tensors state, Tensor coefficients, Maybes recurrence,
+                                                                    Ints delays, Maybes projection, Maybes readout, Ints constants,
+                                                                    std::vector<double> numbers) {
+  const Constants c = read_constants(constants, numbers);
+  LSNN_EXPECT(x.dim() == 3, "x must have shape (T, B, N), got ", shape_text(x));
+  const ScalarType type = x.scalar_type();
+  LSNN_EXPECT(is_real(type), "x must be float32 or float64");
+  const int64_t T = x.size(0), B = x.size(1);
+  const LayerHolder h = make_layer(T, B, x, "x", coefficients, recurrence, delays, c);
+  Layer l = h.layer;
+  l.delays = h.delays.data();
+  const int64_t N = l.N;
+  const bool has_projection = at(projection, 0).has_value(), on_cpu = has_cpu_kernels(x);
+  LSNN_EXPECT(has_projection || N == x.size(2), "w_rec must have shape (", x.size(2), ", ", x.size(2), ") for a current of ", x.size(2),
+              " neurons, got ", shape_text(*at(recurrence, 0)));
+  check_checkpoint(c.checkpoint, x);
+  const bool spikes = c.has(Output::spikes), traces = c.has(Output::traces), save = c.has(Output::saved);
+  const bool bits_asked = c.has(Output::bits), small_y = c.has(Output::saved_bf16);
+  LSNN_EXPECT(spikes || on_cpu, "outputs: expected spikes among them, as only the CPU kernels can leave them out");
+  LSNN_EXPECT(!bits_asked || on_cpu, "outputs: expected no bits, as only the CPU kernels return them");
+  LSNN_EXPECT(!small_y || type == ScalarType::Float, "outputs: expected no saved_bf16 for x of float64");
+  const StateHolder first = make_state(x, "x", l, state);
+  const ProjectionHolder in = make_projection(x, projection, l);
+  const ReadoutHolder out = make_readout(x, "x", readout, c.k_out, l);
+  const Tensor from = in.bits || x.stride(2) == 1 || x.size(2) == 1 ? x : dense(x);
+
+  auto when = [&](bool wanted, const Ints& sizes) { return empty(x, wanted ? sizes : Ints{0}, type); };
+  const int64_t every = c.checkpoint ? c.checkpoint : segment, O = out.readout.O;
+  const bool save_y = save && !c.checkpoint, save_z = save && c.smooth, keep_bits = save || bits_asked;
+  const Tensor z = when(spikes, {T, B, N});
+  Tensors last;
+  for (int k = 0; k < 4; k++) last.push_back(when(true, {B, N}));
+  last.push_back(when(true, {l.D, B, N}));
+  Tensors trace;
+  for (int k = 0; k < 3; k++) trace.push_back(when(traces, {T, B, N}));
+  const Tensors p = {when(O, {T, B, O}), when(O, {B, O})};
+  const Tensor y = empty(x, save_y ? Ints{T, B, N} : Ints{0}, small_y ? ScalarType::BFloat16 : type);
+  const Tensor bits = empty(x, keep_bits ? Ints{T, B, words(N)} : Ints{0}, ScalarType::Int);
+  const Tensor smooth_z = when(save_z, {T, B, N});
+  const Tensor carry = when(save, {segments(T, every), 4, B, N});
+
+  ForwardArgs f{};
+  f.layer = l;
+  f.x = data(from);
+  f.x_stride_t = from.stride(0);
+  f.x_stride_b = from.stride(1);
+  f.first = first.state();
+  f.last = {.v = written(last[0], true),
+            .a = written(last[1], true),
+            .i = written(last[2], true),
+            .r = written(last[3], true),
+            .z = written(last[4], true)};
+  f.z = written(z, spikes);
+  f.trace_v = written(trace[0], traces);
+  f.trace_a = written(trace[1], traces);
+  f.trace_A = written(trace[2], traces);
+  f.save = save;
+  f.saved = {.y = written(y, save_y),
+             .bits = (uint32_t*)written(bits, keep_bits),
+             .z = written(smooth_z, save_z),
+             .carry = written(carry, save),
+             .y_is_bfloat16 = save_y && small_y,
+             .every = every};
+  f.projection = in.projection;
+  f.readout = out.readout;
+  f.readout_p = written(p[0], O);
+  f.readout_last = written(p[1], O);
+  run(f, x);
+  return {z, last, trace, p, {y, bits, smooth_z, carry}};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY(lsnn, m) {
+  m.def(
+      "alif_forward(Tensor x, Tensor[] state, Tensor coefficients, Tensor?[] recurrence, int[] delays, Tensor?[] projection, "
+      "Tensor?[] readout, int[] constants, float[] numbers) -> "
+      "(Tensor spikes, Tensor[] state, Tensor[] traces, Tensor[] readout, Tensor[] saved)");
+}
+STABLE_TORCH_LIBRARY_IMPL(lsnn, CPU, m) { m.impl("alif_forward", TORCH_BOX(&alif_forward)); }
+// Also where there are no CUDA kernels: then they say so.
+STABLE_TORCH_LIBRARY_IMPL(lsnn, CUDA, m) { m.impl("alif_forward", TORCH_BOX(&alif_forward)); }
+
+}  // namespace lsnn::binding

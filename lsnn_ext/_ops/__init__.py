@@ -1,0 +1,59 @@
+"""The compiled operators: loading (load), shapes without data (fake), gradients (autograd), linear maps (linear)."""
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from . import fake
+from .autograd import Outputs, Settings, Tensors, allows_bf16, differentiated, recurrence
+from .linear import linear, mostly_zero
+from .load import (
+    _C,
+    DEVICES,
+    Constants,
+    Numbers,
+    available,
+    compiled_rows,
+    cpu_kernels,
+    has,
+    load_error,
+    mask,
+    plain,
+    reused,
+)
+
+__all__ = [
+    "DEVICES", "Constants", "Numbers", "Outputs", "Settings", "Tensors", "_C", "allows_bf16", "available",
+    "compiled_rows", "cpu_kernels", "has", "linear", "load_error", "mask", "mostly_zero", "plain", "recurrence", "reused",
+]  # fmt: skip
+
+
+def _autograd_kernel(name: str) -> Callable[..., Any]:
+    """The autograd kernel of a raw operator: an error where a gradient would be lost without a word."""
+    op = getattr(torch.ops.lsnn, name).default
+
+    def kernel(keys: torch._C.DispatchKeySet, *args: Any) -> Any:
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in fake.tensors_in(args)):
+            out = differentiated(*args) if name == "alif_forward" else None
+            if out is not None:
+                return out
+            raise RuntimeError(
+                f"torch.ops.lsnn.{name} has no gradient of its own: expected tensors that do not require grad, got "
+                "some that do; call the functions of lsnn_ext.functional, which are differentiable"
+            )
+        return op.redispatch(keys & torch._C._after_autograd_keyset, *args)
+
+    return kernel
+
+
+if available:
+    from .load import DYNAMICS as DYNAMICS
+    from .load import SURROGATES as SURROGATES
+
+    _registry = torch.library.Library("lsnn", "IMPL")
+    for _name, _kernel in fake.kernels().items():
+        torch.library.register_fake(f"lsnn::{_name}", _kernel)
+        for _device in ("cpu", "cuda"):
+            torch.library.register_autocast(f"lsnn::{_name}", _device, torch.float32)
+        _registry.impl(_name, _autograd_kernel(_name), "Autograd", with_keyset=True)
+    torch.library.register_fake("lsnn::buffer", lambda like, rows, columns: like.new_empty(rows, columns))

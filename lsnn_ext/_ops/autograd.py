@@ -1,0 +1,204 @@
+"""The recurrence under autograd: one operator forward, one backward.
+
+torch.ops.lsnn.alif_forward and alif_backward know nothing of autograd; ``recurrence`` ties them together. Tensors that
+require a gradient are refused by the operators, which would return none, silently; alif_forward takes them where it
+saves what the backward pass needs, since torch.export leaves the bare operator in its programs.
+"""
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._bits import empty_carrier
+from ..reference import COEFFICIENTS, only_once
+from .load import _C, Constants, has, mask
+
+
+class Tensors(NamedTuple):
+    """The tensors of a call; all but x, the state, coefficients and w_rec may be None."""
+
+    x: Any  # (T, B, N) the current, or (T, B, I) the inputs of w_in; only a carrier where there are x_bits
+    v: Any  # (B, N) the state before the first step, r and z below
+    a: Any
+    i: Any
+    r: Any
+    z: Any  # (D, B, N)
+    coefficients: Any  # (11, N)
+    w_rec: Any  # (N, N)
+    delay: Any = None  # (N, N) of each synapse
+    w_in: Any = None  # (N, I)
+    bias: Any = None  # (N,)
+    x_bits: Any = None  # (T, B, ceil(I / 32))
+    w_out: Any = None  # (O, N) of the readout
+    p: Any = None  # (B, O) its state
+
+
+class Outputs(NamedTuple):
+    """What a call returns; shape (0,) where it was not asked for."""
+
+    spikes: Tensor  # (T, B, N) or, where they are asked for as bits, their carrier
+    v: Tensor  # (B, N) the state after the last step
+    a: Tensor
+    i: Tensor
+    r: Tensor
+    z: Tensor  # (D, B, N)
+    trace_v: Tensor  # (T, B, N)
+    trace_a: Tensor
+    threshold: Tensor
+    p: Tensor  # (T, B, O)
+    p_last: Tensor  # (B, O)
+    y: Tensor  # what is saved for the backward pass, see docs/equations.md
+    bits: Tensor
+    smooth_z: Tensor
+    carry: Tensor
+
+
+class Settings(NamedTuple):
+    """What of a call is no tensor."""
+
+    delays: tuple[int, ...]  # distinct, ascending
+    constants: Any  # Constants
+    numbers: Any  # Numbers
+    sparse_grad: bool = False  # synapses that are 0 get no gradient
+
+
+def _refuse_second_derivative() -> None:
+    """torch.func.grad inside torch.func.grad records nothing that could raise later: the outer one would get zeros."""
+    if torch.compiler.is_compiling():
+        return
+    transforms = torch._C._functorch.get_interpreter_stack() or []
+    if sum(t.key() == torch._C._functorch.TransformType.Grad for t in transforms) > 1:
+        raise RuntimeError("lsnn_ext: expected one derivative, got a second derivative, which spikes do not have")
+
+
+def _transformed() -> bool:
+    """Whether a transform of torch.func runs, or a compiler: they always record the backward pass."""
+    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def _interruptible(op: Callable[..., Any], *args: Any) -> Any:
+    """Calls an operator; what a signal handler raised meanwhile (KeyboardInterrupt) takes the place of its error."""
+    if torch.compiler.is_compiling():
+        return op(*args)
+    try:
+        return op(*args)
+    except RuntimeError:
+        raised = _C.take_signal_exception()
+        if raised is None:
+            raise
+        raise raised from None
+
+
+def _lists(t: Tensors, settings: Settings) -> tuple[Any, ...]:
+    """From the state on, the arguments that both operators have."""
+    return (
+        [t.v, t.a, t.i, t.r, t.z], t.coefficients, [t.w_rec, t.delay], list(settings.delays),
+        [t.w_in, t.bias, t.x_bits], [t.w_out, t.p],
+    )  # fmt: skip
+
+
+def _forward(t: Tensors, settings: Settings) -> Outputs:
+    """alif_forward; the spikes that it returns as bits have a tensor for their gradients in place of the numbers."""
+    numbers = list(settings.constants), list(settings.numbers)
+    args = t.x, *_lists(t, settings), *numbers
+    spikes, state, traces, readout, saved = _interruptible(torch.ops.lsnn.alif_forward, *args)
+    if has("outputs", settings.constants.outputs, "bits"):
+        spikes = empty_carrier(state[0], *t.x.shape[:2], t.w_rec.shape[0])
+    return Outputs(spikes, *state, *traces, *readout, *saved)
+
+
+class _Alif(torch.autograd.Function):
+    """Settings in plain tuples, then Tensors -> Outputs, differentiable."""
+
+    @staticmethod
+    def forward(
+        delays: tuple[int, ...], constants: tuple[int, ...], numbers: tuple[float, ...], sparse_grad: bool,
+        *tensors: Tensor | None,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        return tuple(_forward(Tensors(*tensors), Settings(delays, Constants(*constants), numbers, sparse_grad)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        delays, constants, numbers, sparse_grad, *tensors = inputs
+        t, out = Tensors(*tensors), Outputs(*output)
+        ctx.settings = Settings(delays, Constants(*constants), numbers, sparse_grad)
+        saved = out.y, out.bits, out.smooth_z, out.carry
+        ctx.mark_non_differentiable(out.r, *saved)
+        ctx.set_materialize_grads(False)
+        if t.w_in is None and not ctx.settings.constants.checkpoint:
+            t = t._replace(x=None)  # it is not read again
+        ctx.save_for_backward(*t, *saved)
+
+    @staticmethod
+    def backward(ctx: Any, *g: Tensor | None) -> tuple[Tensor | None, ...]:
+        _refuse_second_derivative()
+        with torch.no_grad():
+            gradients: tuple[Tensor | None, ...] = _Alif.gradients(ctx, Outputs(*g))  # type: ignore[arg-type]
+        if torch.is_grad_enabled() and not _transformed():
+            gradients = only_once(gradients, (*g, *ctx.saved_tensors))
+        return None, None, None, None, *gradients
+
+    @staticmethod
+    def gradients(ctx: Any, g: Outputs) -> Tensors:
+        """Of the tensors, given those of the outputs."""
+        *tensors, y, bits, smooth_z, carry = ctx.saved_tensors
+        t, settings = Tensors(*tensors), ctx.settings
+        needed = Tensors(*ctx.needs_input_grad[4:])
+        outputs = settings.constants.outputs
+        # A compiled graph makes zeros of shape (0,) for what was not asked for.
+        has_spikes = has("outputs", outputs, "spikes") or has("outputs", outputs, "bits")
+        has_traces = has("outputs", outputs, "traces")
+        wanted = mask("gradients", (name for name in _C.gradients if getattr(needed, name)))
+        x, w_rec, coefficients, (v, a, i, z), (w_in, bias), (w_out, p) = _interruptible(
+            torch.ops.lsnn.alif_backward,
+            g.spikes if has_spikes else None, [g.trace_v, g.trace_a, g.threshold] if has_traces else [],
+            [g.v, g.a, g.i, g.z], [] if t.w_out is None else [g.p, g.p_last], t.x, *_lists(t, settings),
+            [y, bits, smooth_z, carry], list(settings.constants._replace(gradients=wanted)), list(settings.numbers),
+        )  # fmt: skip
+        if settings.sparse_grad and needed.w_rec:
+            w_rec = w_rec.masked_fill_(t.w_rec == 0, 0.0)
+        if not settings.constants.coefficient_gradients:
+            needed = needed._replace(coefficients=False)
+        found = Tensors(x, v, a, i, None, z, coefficients, w_rec, None, w_in, bias, None, w_out, p)
+        return Tensors(*(value if need else None for value, need in zip(found, needed, strict=True)))
+
+
+def allows_bf16() -> bool:
+    """Whether products may round to bfloat16: torch's own switch for its matrix products in float32 says so."""
+    return not torch.compiler.is_compiling() and torch.get_float32_matmul_precision() == "medium"
+
+
+def recurrence(t: Tensors, settings: Settings) -> Outputs:
+    """The operator, under autograd where somebody wants a gradient; the outputs asked for are those of settings.
+
+    bits of the outputs may be empty where they are not asked for.
+    """
+    forward_mode = not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0
+    if settings.sparse_grad and torch.compiler.is_exporting():  # the bare operator of the program knows nothing of it
+        t = t._replace(w_rec=torch.where(t.w_rec == 0, 0.0, t.w_rec))
+    constants = settings.constants
+    if forward_mode or torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in t):
+        constants = constants._replace(outputs=constants.outputs | mask("outputs", ["saved"]))
+        plain_tuples = tuple(settings.delays), tuple(constants), tuple(settings.numbers), settings.sparse_grad
+        return Outputs(*_Alif.apply(*plain_tuples, *t))
+    saving = mask("outputs", ["saved_bf16"])
+    constants = constants._replace(checkpoint=0, outputs=constants.outputs & ~saving)
+    with torch.no_grad():
+        return _forward(t, settings._replace(constants=constants))
+
+
+def differentiated(
+    x: Tensor, state: list[Tensor], coefficients: Tensor, weights: list[Tensor | None], delays: list[int],
+    projection: list[Tensor | None], readout: list[Tensor | None], constants: list[int], numbers: list[float],
+) -> tuple[Any, ...] | None:  # fmt: skip
+    """alif_forward with gradients, as exported programs call it; None where its arguments do not have it save."""
+    named = Constants(*constants)
+    if not has("outputs", named.outputs, "saved") or has("outputs", named.outputs, "bits"):
+        return None
+    every = (1 << len(COEFFICIENTS)) - 1 if coefficients.requires_grad else 0
+    named = named._replace(coefficient_gradients=every, allow_bf16=int(allows_bf16()))
+    t = Tensors(x, *state, coefficients, *weights, *projection, *readout)
+    out = Outputs(*_Alif.apply(tuple(delays), tuple(named), tuple(numbers), False, *t))
+    traces, saved = [out.trace_v, out.trace_a, out.threshold], [out.y, out.bits, out.smooth_z, out.carry]
+    return out.spikes, [out.v, out.a, out.i, out.r, out.z], traces, [out.p, out.p_last], saved

@@ -1,0 +1,110 @@
+"""The operators on tensors that have no memory: shapes, dtypes and devices of what they return.
+
+A real tensor among meta tensors would make torch take these for the whole call and return memory that nobody wrote.
+"""
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .load import _C, Constants, has
+
+
+def _words(N: int) -> int:
+    return (N + 31) // 32
+
+
+def _forward(
+    x: Tensor, state: list[Tensor], coefficients: Tensor, recurrence: list[Tensor | None], delays: list[int],
+    projection: list[Tensor | None], readout: list[Tensor | None], constants: list[int], numbers: list[float],
+) -> tuple[Any, ...]:  # fmt: skip
+    c, new = Constants(*constants), x.new_empty
+    T, B, N = *x.shape[:2], coefficients.shape[1]
+    w_out = readout[0] if readout else None
+    O = 0 if w_out is None else w_out.shape[0]  # noqa: E741
+
+    def when(wanted: Any, *shape: Any) -> Tensor:
+        return new(shape if wanted else (0,))
+
+    def asked(name: str) -> bool:
+        return has("outputs", c.outputs, name)
+
+    save, every = asked("saved"), c.checkpoint or _C.segment
+    y = new((T, B, N) if save and not c.checkpoint else (0,), dtype=torch.bfloat16 if asked("saved_bf16") else None)
+    bits = new((T, B, _words(N)) if save or asked("bits") else (0,), dtype=torch.int32)
+    saved = [y, bits, when(save and c.smooth, T, B, N), when(save, (T + every - 1) // every, 4, B, N)]
+    last = [*(new(B, N) for _ in range(4)), new(1 + delays[-1], B, N)]
+    traces = [when(asked("traces"), T, B, N) for _ in range(3)]
+    return when(asked("spikes"), T, B, N), last, traces, [when(O, T, B, O), when(O, B, O)], saved
+
+
+def _backward(
+    g_spikes: Tensor | None, g_traces: list[Tensor | None], g_state: list[Tensor | None],
+    g_readout: list[Tensor | None], x: Tensor | None, state: list[Tensor], coefficients: Tensor,
+    recurrence: list[Tensor | None], delays: list[int], projection: list[Tensor | None],
+    readout: list[Tensor | None], saved: list[Tensor], constants: list[int], numbers: list[float],
+) -> tuple[Any, ...]:  # fmt: skip
+    c, new = Constants(*constants), coefficients.new_empty
+    *_, z = state
+    _, bits, *_ = saved
+    (T, B, _), N = bits.shape, coefficients.shape[1]
+    w_in, bias, _ = (*projection, None, None, None)[:3]
+    w_out, p = (*readout, None, None)[:2]
+    cuda = coefficients.device.type == "cuda"
+
+    def when(wanted: Any, shape: Any) -> Tensor:
+        return new(shape if wanted else (0,))
+
+    def asked(name: str) -> bool:
+        return has("gradients", c.gradients, name)
+
+    to_inputs = w_in is not None and (asked("w_in") or asked("bias"))
+    inputs = N if w_in is None else w_in.shape[1]
+    return (
+        when(asked("x") or cuda, (T, B, inputs)), when(asked("w_rec"), (N, N)),
+        when(c.coefficient_gradients, coefficients.shape),
+        [*(new(B, N) for _ in range(3)), when(asked("z") or cuda, z.shape)],
+        [when(to_inputs, (N, inputs)), when(to_inputs and bias is not None, (N,))],
+        [when(w_out is not None and asked("w_out"), () if w_out is None else w_out.shape),
+         when(p is not None, () if p is None else p.shape)],
+    )  # fmt: skip
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0])
+
+
+def _linear_backward(g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_empty(g.shape[1], x.shape[1]), x.new_empty(g.shape[1])
+
+
+def tensors_in(args: Any) -> Iterator[Tensor]:
+    """The tensors among the arguments of an operator, those in lists too."""
+    for value in args:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from (part for part in value if isinstance(part, Tensor))
+
+
+def _on_one_device(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """The kernel for arguments that all lie on one device, an error for others."""
+
+    def checked(*args: Any) -> Any:
+        devices = {tensor.device for tensor in tensors_in(args)}
+        if len(devices) > 1:
+            found = ", ".join(sorted(map(str, devices)))
+            raise RuntimeError(f"torch.ops.lsnn.{name}: expected all tensors on one device, got {found}")
+        return kernel(*args)
+
+    return checked
+
+
+def kernels() -> dict[str, Callable[..., Any]]:
+    """By the name of the operator."""
+    found: dict[str, Callable[..., Any]] = {
+        "alif_forward": _forward, "alif_backward": _backward,
+        "linear_events": _linear, "linear_events_backward": _linear_backward,
+    }  # fmt: skip
+    return {name: _on_one_device(name, kernel) for name, kernel in found.items()}

@@ -1,0 +1,76 @@
+"""The compiled part: whether it is there, what it knows by name, and which tensors its CPU kernels take."""
+import importlib.util
+import os
+from collections import namedtuple
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..reference import COEFFICIENTS
+
+try:
+    from .. import _C  # type: ignore[attr-defined]
+
+    load_error: Exception | None = None
+except ImportError as error:  # no compiler at installation, or a torch older than 2.11
+    _C = None
+    built = importlib.util.find_spec("lsnn_ext._C") is not None
+    load_error = error if built else ImportError("it was not built when the package was installed")
+
+available = _C is not None
+
+# Devices with kernels; "meta" stands for none, shapes only.
+DEVICES: tuple[str, ...] = ("cpu", "meta")
+# What csrc/torch/boundary.h names: the places of numbers in the lists that operators take, and the bits of their masks.
+Constants: Any = None
+Numbers: Any = None
+_BITS: dict[str, dict[str, int]] = {}
+
+if _C is not None:
+    DEVICES = ("cpu", "cuda", "meta") if _C.cuda else DEVICES
+    DYNAMICS = {row["name"]: k for k, row in enumerate(_C.dynamics())}
+    SURROGATES = {name: k for k, name in enumerate(_C.surrogates())}
+    if tuple(_C.coefficients()) != COEFFICIENTS:
+        other = f"those of another version: {_C.coefficients()}"
+        raise ImportError(f"lsnn_ext._C: expected the coefficients {COEFFICIENTS}, got {other}")
+    Constants = namedtuple("Constants", _C.constants)
+    Numbers = namedtuple("Numbers", _C.numbers)
+    _BITS = {kind: {name: 1 << k for k, name in enumerate(names)}
+             for kind, names in (("outputs", _C.outputs), ("gradients", _C.gradients))}
+
+
+def mask(kind: str, names: Iterable[str]) -> int:
+    """The bits of these names in a mask of this kind, outputs or gradients."""
+    return sum(_BITS[kind][name] for name in names)
+
+
+def has(kind: str, value: int, name: str) -> bool:
+    """Whether a mask has the bit of this name."""
+    return bool(value & _BITS[kind][name])
+
+
+def compiled_rows() -> list[dict[str, Any]]:
+    """The compiled table of models, in the words of reference.Row."""
+    if _C is None:
+        raise RuntimeError(f"lsnn_ext: the compiled part is missing ({load_error})")
+    return list(_C.dynamics())
+
+
+def cpu_kernels(x: Tensor) -> bool:
+    """Whether the CPU kernels run what lies where x does: tests have the CUDA kernels emulated for such tensors."""
+    return x.device.type == "cpu" and not (_C.emulator and "LSNN_EMULATE" in os.environ)
+
+
+def plain(x: Tensor, weight: Tensor) -> bool:
+    """Whether operators that only the CPU kernels have take x and weight."""
+    return not (
+        not available or type(x) is not Tensor or torch.compiler.is_compiling() or not cpu_kernels(x)
+        or torch.is_autocast_enabled("cpu") or x.dtype not in (torch.float32, torch.float64) or x.dtype != weight.dtype
+    )  # fmt: skip
+
+
+def reused(x: Tensor, weight: Tensor) -> bool:
+    """Whether operators that reuse memory take x (..., I) and weight (N, I): plain, and long enough to be worth it."""
+    return plain(x, weight) and x.numel() // max(1, x.shape[-1]) * weight.shape[0] >= 1 << 18
