@@ -1,4 +1,5 @@
 """The one comparison of this test suite, and calls of operators by name."""
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -49,7 +50,8 @@ def _parts() -> dict[str, tuple[str, ...]]:
 
 
 def named(operator: Any, args: tuple[Any, ...]) -> dict[str, Any]:
-    """The arguments of a call of an operator by the names of its schema, those in lists by their own."""
+    """The arguments of a call of an operator by the names of its schema, those in lists by their own; asked: the names of
+    the outputs that it is asked for."""
     found: dict[str, Any] = {}
     for argument, value in zip(operator._schema.arguments, args, strict=True):
         names = _parts().get(argument.name)
@@ -57,7 +59,28 @@ def named(operator: Any, args: tuple[Any, ...]) -> dict[str, Any]:
             found[argument.name] = value
         else:
             found |= dict(zip(names, [*value, *[None] * (len(names) - len(value))], strict=True))
+    if "outputs" in found:
+        found["asked"] = {name for name in _ops._C.outputs if _ops.has("outputs", found["outputs"], name)}
     return found
+
+
+def _mapped(args: tuple[Any, ...], change: Callable[[Tensor], Tensor]) -> tuple[Any, ...]:
+    """The same arguments with all tensors changed, those in lists too."""
+    def of(value: Any) -> Any:
+        return [of(part) for part in value] if isinstance(value, list) else \
+            change(value) if isinstance(value, Tensor) else value
+
+    return tuple(of(value) for value in args)
+
+
+def detached(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The same arguments without their graph."""
+    return _mapped(args, Tensor.detach)
+
+
+def cast(args: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
+    """The same arguments with all real numbers in this dtype."""
+    return _mapped(args, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
 
 
 def changed(operator: Any, args: tuple[Any, ...], **changes: Any) -> tuple[Any, ...]:
@@ -65,16 +88,9 @@ def changed(operator: Any, args: tuple[Any, ...], **changes: Any) -> tuple[Any, 
     given = named(operator, args)
     assert set(changes) <= set(given), set(changes) - set(given)
     given |= changes
+    if "asked" in changes:
+        given["outputs"] = _ops.mask("outputs", changes["asked"])
     return tuple(
         [given[part] for part in _parts()[argument.name]][: len(value) or None] if argument.name in _parts()
         else given[argument.name] for argument, value in zip(operator._schema.arguments, args, strict=True)
     )  # fmt: skip
-
-
-def outputs_of(call: dict[str, Any], **flags: bool) -> int:
-    """The mask of outputs of a named call with some bits set or cleared."""
-    value: int = call["outputs"]
-    for name, on in flags.items():
-        bit = _ops.mask("outputs", [name])
-        value = value | bit if on else value & ~bit
-    return value

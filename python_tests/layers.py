@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from compare import named
 from lsnn_ext import functional
 
 T, B, I, N, O = 60, 17, 23, 300, 7
@@ -14,15 +15,17 @@ FUSED = {"float32": torch.float32, "float64": torch.float64}
 
 
 class Calls(TorchDispatchMode):
-    """Keeps the arguments of alif_forward."""
+    """Keeps the arguments of alif_forward, as they are and by name."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: list[tuple[Any, ...]] = []
+        self.args: list[tuple[Any, ...]] = []
+        self.seen: list[dict[str, Any]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.lsnn.alif_forward.default:
-            self.seen.append(args)
+            self.args.append(args)
+            self.seen.append(named(func, args))
         return func(*args, **(kwargs or {}))
 
 

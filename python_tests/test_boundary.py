@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cases import Case, build
-from compare import assert_all_same, changed
+from compare import assert_all_same, cast, changed, named
 from lsnn_ext import _ops, functional
 from test_operator import NAMES, Calls
 
@@ -54,11 +54,12 @@ def _calls(case: Case, smooth: bool = False) -> dict[str, tuple[Any, ...]]:
 @pytest.mark.parametrize("name", NAMES)
 def test_raw_operators_take_no_mixed_devices(name: str) -> None:
     operator, args, _ = _calls(Case("busy", T=6, delay="each", state="real"))[name]
-    tensors = [k for k, arg in enumerate(args) if isinstance(arg, Tensor)]
+    given = named(operator, args)
+    tensors = [key for key, arg in given.items() if isinstance(arg, Tensor)]
     assert len(tensors) >= 2
-    for k in tensors:
+    for key in tensors:
         with pytest.raises(ERRORS, match="device"):
-            operator(*args[:k], args[k].to("meta"), *args[k + 1:])
+            operator(*changed(operator, args, **{key: given[key].to("meta")}))
 
 
 @pytest.mark.parametrize("grad", [False, True])
@@ -129,9 +130,10 @@ SAVED: dict[str, tuple[dict[str, Callable[[dict[str, Any]], Any]], str]] = {
     "bits-strided": ({"bits": lambda a: a["bits"].repeat_interleave(2, -1)[..., ::2]}, "contiguous"),
     "checkpoint-negative": ({"checkpoint": lambda a: -1}, "checkpoint: expected"),
     "checkpoint-huge": ({"checkpoint": lambda a: 2**63 - 17}, "checkpoint: expected"),
-    "want": ({"want": lambda a: 1 << 40}, "want: expected"),
-    "want-negative": ({"want": lambda a: -1}, "want: expected"),
-    "wanted": ({"wanted": lambda a: 1 << 6}, "wanted: expected"),
+    "coefficient-bits": ({"coefficient_gradients": lambda a: 1 << 40}, "coefficient_gradients: expected"),
+    "coefficient-bits-negative": ({"coefficient_gradients": lambda a: -1}, "coefficient_gradients: expected"),
+    "gradient-bits": ({"gradients": lambda a: 1 << 6}, "gradients: expected"),
+    "output-bits": ({"outputs": lambda a: 1 << 9}, "outputs: expected"),
     "carry-short": ({"carry": lambda a: a["carry"][:0]}, "carry must have shape"),
     "carry-double": ({"carry": lambda a: a["carry"].double()}, "dtype"),
     "y-double": ({"y": lambda a: a["y"].double()}, "y: expected"),
@@ -146,7 +148,7 @@ SAVED: dict[str, tuple[dict[str, Callable[[dict[str, Any]], Any]], str]] = {
 def test_backward_trusts_nothing_that_was_saved(name: str) -> None:
     operator, args, _ = _calls(Case("busy", T=40, N=33, delay="each", state="real"), smooth=True)["alif_backward"]
     changes, message = SAVED[name]
-    known = {argument.name: value for argument, value in zip(operator._schema.arguments, args, strict=True)}
+    known = named(operator, args)
     with pytest.raises(RuntimeError, match=message):
         operator(*changed(operator, args, **{key: make(known) for key, make in changes.items()}))
 
@@ -160,9 +162,8 @@ def test_smooth_spikes_are_read_as_they_lie() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.int8, torch.bfloat16], ids=str)
 def test_other_dtypes_are_not_read_as_float(dtype: torch.dtype) -> None:
     for name, (operator, args, _) in _calls(Case("busy", T=6, delay="each", state="real")).items():
-        cast = [arg.to(dtype) if isinstance(arg, Tensor) and arg.is_floating_point() else arg for arg in args]
         with pytest.raises(RuntimeError, match="must be float32 or float64"):
-            operator(*cast)
+            operator(*cast(args, dtype))
         assert name in NAMES
 
 
@@ -175,11 +176,10 @@ def _forward(N: int, I: int = 0, delays: int = 1) -> Any:
     """alif_forward of one step and item, whose large arguments have the memory of one number."""
     delay = torch.zeros((), dtype=torch.int64).expand(N, N) if delays > 1 else None
     state = [_huge(1, N)] * 4 + [_huge(delays, 1, N)]
+    constants = _ops.Constants(*[0] * len(_ops.Constants._fields))._replace(outputs=_ops.mask("outputs", ["spikes"]))
     return torch.ops.lsnn.alif_forward(
-        _huge(1, 1, I or N), _huge(N, N), torch.tensor(0.5).expand(11, N), delay, list(range(delays)), *state,
-        _huge(N, I) if I else None, None, None, None, 0, 0, 0.3, 0, False, False, False, 0, 0.0, True, None, False,
-        False,
-    )  # fmt: skip
+        _huge(1, 1, I or N), state, torch.tensor(0.5).expand(11, N), [_huge(N, N), delay], list(range(delays)),
+        [_huge(N, I)] if I else [], [], list(constants), [0.3, 0.0])
 
 
 SIZES: dict[str, tuple[Callable[[], Any], str]] = {

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from compare import assert_same
 from lsnn_ext import ALIF, LIF, LSNN, _ops, functional
+from lsnn_ext.reference import COEFFICIENTS
 from test_operator import _flat
 
 pytestmark = pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
@@ -77,12 +78,13 @@ def test_bare_operator_learns_where_it_saves() -> None:
     k = torch.tensor([0.9, 0.1, 0.95, 0.05, 0, 0.5, 0, 0.3, 0, 1, 0])[:, None].expand(11, 5)
     leaves = [leaf.clone().requires_grad_() for leaf in (x, w, k)]
     state = [torch.zeros(3, 5)] * 4 + [torch.zeros(1, 3, 5)]
-    spikes = torch.ops.lsnn.alif_forward(
-        *leaves, None, [0], *state, None, None, None, None, 0, 0, 0.3, 0, False, False, True, 0, 0.0, True, None, False,
-        False)[0]  # fmt: skip
+    x_leaf, w_leaf, k_leaf = leaves
+    zeros = _ops.Constants(*[0] * len(_ops.Constants._fields))
+    constants = zeros._replace(outputs=_ops.mask("outputs", ["spikes", "saved"]))
+    spikes, *_ = torch.ops.lsnn.alif_forward(x_leaf, state, k_leaf, [w_leaf], [0], [], [], list(constants), [0.3, 0.0])
     found = torch.autograd.grad(spikes.square().sum(), leaves)
     other = [leaf.clone().requires_grad_() for leaf in (x, w)]
-    named = {name: row.clone().requires_grad_() for name, row in zip(_ops.COEFFICIENTS, k, strict=True)}
+    named = {name: row.clone().requires_grad_() for name, row in zip(COEFFICIENTS, k, strict=True)}
     want = torch.autograd.grad(functional.alif(*other, **named)[0].square().sum(), [*other, *named.values()])
     for got, wanted in zip(found, [*want[:2], torch.stack(want[2:])], strict=True):
         assert wanted.any()

@@ -36,7 +36,7 @@ IMPORTS = {
     "functional": {"_arguments", "_bits", "_ops", "_ready", "reference"},
     "_ready": {"_arguments", "_ops", "reference"},
     "_arguments": {"reference"},
-    "_ops": {"_C", "_bits", "reference"},
+    "_ops": {"_C", "_bits", "_ops", "reference"},
     "_bits": set[str](),
     "reference": set[str](),
 }

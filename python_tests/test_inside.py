@@ -32,7 +32,7 @@ def test_whatever_learns(learn: tuple[str, ...], form: str) -> None:
     with Calls() as calls:
         got = run(FORMS[form], given, learn)
     (args,) = calls.seen
-    assert args[10] is not None and args[12] is not None  # w_in and w_out are inside
+    assert args["w_in"] is not None and args["w_out"] is not None
     want = run(apart, given, learn)
     assert all(bool(want[f"d {name}"].any()) for name in learn)
     assert_same("spikes", got["spikes"], want["spikes"])
@@ -47,7 +47,7 @@ def test_smooth_spikes(form: str, dynamics: str) -> None:
     more: dict[str, Any] = {"dynamics": dynamics, "smooth": True}
     with Calls() as calls:
         got = run(partial(FORMS[form], **more), given)
-    assert calls.seen[0][12] is not None  # w_out
+    assert calls.seen[0]["w_out"] is not None
     want = run(partial(apart, **more), given)
     partly = (want["spikes"] != 0) & (want["spikes"] != 1)
     assert 0.01 < float(partly.double().mean())
@@ -71,7 +71,7 @@ def test_tensors_in_any_layout(name: str, lay_out: Callable[[Tensor], Tensor]) -
     want = run(inside, given)
     with Calls() as calls:
         got = run(lambda **leaves: inside(**(leaves | {name: lay_out(leaves[name])})), given)
-    assert calls.seen[0][10] is not None and calls.seen[0][12] is not None
+    assert calls.seen[0]["w_in"] is not None and calls.seen[0]["w_out"] is not None
     assert_same("spikes", got["spikes"], want["spikes"])
     assert_all_same(got, want, tolerance=1e-12)
 

@@ -108,8 +108,8 @@ try:
     thread.start()
     running = True
     out = torch.ops.lsnn.alif_forward(
-        x, w, torch.full((11, 1), .5).expand(11, N), None, [0], *[torch.zeros(32, N)] * 4, torch.zeros(1, 32, N), None,
-        None, None, None, 0, 0, .3, 0, False, False, False, 0, 0., False, None, False, False)
+        x, [torch.zeros(32, N)] * 4 + [torch.zeros(1, 32, N)], torch.full((11, 1), .5).expand(11, N), [w], [0], [], [],
+        [0] * 9, [.3, 0.])
 except RuntimeError as error:
     print(error)
 running = False

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from compare import assert_same, changed, named
+from compare import assert_same, changed, detached, named
 from layers import FUSED, NEURON, B, Calls, I, N, O, apart, inside, problem, run
 from lsnn_ext import ALIF, LSNN, functional, reference
 from lsnn_ext._arguments import checkpoint_steps
@@ -21,8 +21,8 @@ def test_inside_is_as_apart(dtype: torch.dtype, share: float) -> None:
     with Calls() as calls:
         got = run(inside, given)
     (args,) = calls.seen
-    assert (args[10] is not None) == (share < 0.5)  # w_in: only inputs that are mostly zero are projected inside
-    assert args[12] is not None
+    assert (args["w_in"] is not None) == (share < 0.5)  # w_in: only inputs that are mostly zero are projected inside
+    assert args["w_out"] is not None
     want = run(apart, given)
     assert 0.01 < float(want["spikes"].mean()) < 0.5
     assert torch.equal(got["spikes"], want["spikes"])
@@ -46,7 +46,7 @@ def test_small_calls_take_the_plain_way() -> None:
     given = {name: value[:3] if name == "x" else value for name, value in problem(torch.float32).items()}
     with Calls() as calls:
         functional.layer(given["x"], given["w_in"], given["w_rec"], **NEURON)
-    assert calls.seen[0][10] is None
+    assert calls.seen[0]["w_in"] is None
 
 
 @pytest.mark.parametrize("checkpoint_every", [1, 16, 33, 1000])
@@ -59,7 +59,7 @@ def test_checkpoints_change_no_bit(checkpoint_every: int) -> None:
 
     with Calls() as calls:
         got = run(saving, given)
-    checkpoint = named(torch.ops.lsnn.alif_forward.default, calls.seen[0])["checkpoint"]
+    checkpoint = calls.seen[0]["checkpoint"]
     assert checkpoint >= 16 and checkpoint % 16 == 0
     for name in want:
         assert_same(name, got[name], want[name])
@@ -138,7 +138,7 @@ def test_operator_checks() -> None:
     with Calls() as calls:
         inside(**given)
     for checkpoint in (0, 32):
-        args = tuple(value.detach() if isinstance(value, Tensor) else value for value in calls.seen[0])
+        args = detached(calls.args[0])
         operator = torch.ops.lsnn.alif_forward.default
         opcheck(operator, changed(operator, args, checkpoint=checkpoint), test_utils=("test_schema", "test_faketensor"))
 
@@ -204,16 +204,16 @@ def test_reduced_precision(medium: None) -> None:
     for name in want:
         largest = float(want[name].abs().max())
         torch.testing.assert_close(got[name], want[name], rtol=0.02, atol=0.02 * largest, msg=name)
-    calls: list[bool] = []
+    calls: list[int] = []
 
     class Backward(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if func is torch.ops.lsnn.alif_backward.default:
-                calls.append(named(func, args)["reduced"])
+                calls.append(named(func, args)["allow_bf16"])
             return func(*args, **(kwargs or {}))
 
     for precision in ("medium", "highest"):
         torch.set_float32_matmul_precision(precision)
         with Backward():
             run(inside, given)
-    assert calls == [True, False]
+    assert calls == [1, 0]

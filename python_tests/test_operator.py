@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
-from itertools import product
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cases import Case, build
-from compare import assert_all_same, assert_same, changed
+from compare import assert_all_same, assert_same, cast, changed, detached, named
 from lsnn_ext import ALIF, LIF, LSNN, _ops, functional
 
 pytestmark = pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
@@ -34,13 +33,12 @@ class Calls(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.made: dict[str, tuple[Any, tuple[Any, ...], Any]] = {}
+        self.made: dict[str, tuple[Any, tuple[Any, ...], list[Tensor]]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func.namespace == "lsnn":
-            detached = tuple(arg.detach() if isinstance(arg, Tensor) else arg for arg in args)
-            self.made[func._opname] = (func, detached, (result,) if isinstance(result, Tensor) else result)
+            self.made[func._opname] = (func, detached(args), _flat(result))
         return result
 
 
@@ -66,11 +64,12 @@ def test_opcheck(case: Case, smooth: bool) -> None:
     for _, _, results in made.values():  # even empty ones are not the same tensor: the schema says so
         assert len({id(result) for result in results}) == len(results)
     operator, args, _ = made["alif_forward"]
-    for trace, save in product([False, True], repeat=2):
-        torch.library.opcheck(operator, changed(operator, args, trace=trace, save=save), test_utils=utilities)
+    for asked in ((), ("traces",), ("saved",), ("traces", "saved")):
+        torch.library.opcheck(operator, changed(operator, args, asked={"spikes", *asked}), test_utils=utilities)
     operator, args, _ = made["alif_backward"]
-    for want, wanted in ((0, 0), (0, 2), (2047, 63)):
-        torch.library.opcheck(operator, changed(operator, args, want=want, wanted=wanted), test_utils=utilities)
+    for coefficients, others in ((0, 0), (0, 2), (2047, 63)):
+        masks = {"coefficient_gradients": coefficients, "gradients": others}
+        torch.library.opcheck(operator, changed(operator, args, **masks), test_utils=utilities)
     for name in NAMES[2:]:
         torch.library.opcheck(*made[name][:2], test_utils=utilities)
     # Its values are nobody's promise, so there is nothing to compare after dispatch.
@@ -189,11 +188,11 @@ def test_autocast() -> None:
     problem = build(BUSY, torch.bfloat16, dyadic=True)
     want, want_gradients = problem.run(functional.alif)
     operator, args, _ = _calls(BUSY)["alif_forward"]
-    low = [arg.bfloat16() if isinstance(arg, Tensor) and arg.is_floating_point() else arg for arg in args]
-    high = [arg.float() if isinstance(arg, Tensor) and arg.is_floating_point() else arg for arg in low]
+    low = cast(args, torch.bfloat16)
+    high = cast(low, torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         got, gradients = problem.run(functional.alif)
-        for one, other in zip(operator(*low), operator(*high), strict=True):
+        for one, other in zip(_flat(operator(*low)), _flat(operator(*high)), strict=True):
             assert_same("raw", one, other)
         assert build(BUSY, torch.float64).run(functional.alif)[0]["state.v"].dtype == torch.float64
         layer = LSNN(5, 4, 3, 2)
@@ -238,10 +237,12 @@ def test_modules_on_meta(name: str) -> None:
 def test_raw_operators_refuse_tensors_that_want_a_gradient(name: str, fresh: None) -> None:
     operator, args, results = _calls(PLAIN)[name]
     if name == "alif_forward":
-        args = changed(operator, args, save=False)  # with what it saves it has one: test_export.py
+        args = changed(operator, args, asked={"spikes"})  # with what it saves it has one: test_export.py
     compiled = torch.compile(lambda *args: _flat(operator(*args)), fullgraph=True, backend="aot_eager")
-    for k in [k for k, arg in enumerate(args) if isinstance(arg, Tensor) and arg.is_floating_point()]:
-        wanting = (*args[:k], args[k].clone().requires_grad_(), *args[k + 1:])
+    tensors = [name for name, arg in named(operator, args).items() if isinstance(arg, Tensor) and arg.is_floating_point()]
+    assert len(tensors) >= 2
+    for tensor in tensors:
+        wanting = changed(operator, args, **{tensor: named(operator, args)[tensor].clone().requires_grad_()})
         with pytest.raises(RuntimeError, match=f"{name} has no gradient of its own"):
             operator(*wanting)
         for silent in (torch.no_grad, torch.inference_mode):

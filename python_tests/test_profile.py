@@ -48,14 +48,14 @@ def _profile(layer: nn.Module, x: Any, *args: Any, **options: Any) -> Profile:
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The spikes of every call of the operator."""
     found: list[Tensor] = []
-    operator = _ops.alif
+    operator = _ops.recurrence
 
-    def watched(*args: Any, **options: Any) -> tuple[Tensor, ...]:
-        out = operator(*args, **options)
-        found.append(out[0].detach())
+    def watched(*args: Any) -> _ops.Outputs:
+        out = operator(*args)
+        found.append(out.spikes.detach())
         return out
 
-    monkeypatch.setattr(_ops, "alif", watched)
+    monkeypatch.setattr(_ops, "recurrence", watched)
     return found
 
 

@@ -42,9 +42,11 @@ Tensor input_gradient(const Tensor& g_current, const Tensor& w_in, const Tensor&
 
 // Gradients of the outputs as of alif_forward, each or none: g_state v, a, i, z; g_readout p, p after the last step.
 // x is read where y was not saved, and for the gradients of a projection. Gradients not asked for have the shape (0,).
-std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
-    Maybe g_spikes, Maybes g_traces, Maybes g_state, Maybes g_readout, Maybe x, Tensors state, Tensor coefficients, Maybes recurrence,
-    Ints delays, Maybes projection, Maybes readout, Tensors saved, Ints constants, std::vector<double> numbers) {
+std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(Maybe g_spikes, Maybes g_traces, Maybes g_state,
+                                                                            Maybes g_readout, Maybe x, Tensors state, Tensor coefficients,
+                                                                            Maybes recurrence, Ints delays, Maybes projection,
+                                                                            Maybes readout, Tensors saved, Ints constants,
+                                                                            std::vector<double> numbers) {
   const Constants c = read_constants(constants, numbers);
   LSNN_EXPECT(saved.size() == 4, "saved: expected four tensors y, bits, z, carry, got ", saved.size());
   const auto& [y, bits, smooth_z, carry] = std::tie(saved[0], saved[1], saved[2], saved[3]);
@@ -59,8 +61,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
   l.delays = h.delays.data();
   l.reduced = c.allow_bf16 != 0;
   const int64_t N = l.N;
-  LSNN_EXPECT(small_y ? type == ScalarType::Float : c.checkpoint || y.scalar_type() == type,
-              "y: expected the dtype of carry, or bfloat16");
+  LSNN_EXPECT(small_y ? type == ScalarType::Float : c.checkpoint || y.scalar_type() == type, "y: expected the dtype of carry, or bfloat16");
   check_like_device(y, "y", carry, "carry");
   check_shape(y, "y", c.checkpoint ? Ints{0} : Ints{T, B, N});
   check_shape(carry, "carry", {segments(T, every), 4, B, N});

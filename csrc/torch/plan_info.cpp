@@ -3,8 +3,8 @@
 #include <pybind11/stl.h>
 
 #include "../cuda/run.h"
-#include "devices.h"
 #include "arguments.h"
+#include "devices.h"
 
 namespace lsnn::binding {
 namespace {

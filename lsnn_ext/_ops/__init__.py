@@ -6,6 +6,7 @@ import torch
 
 from . import fake
 from .autograd import Outputs, Settings, Tensors, allows_bf16, differentiated, recurrence
+from .batching import one_by_one
 from .linear import linear, mostly_zero
 from .load import (
     _C,
@@ -55,5 +56,6 @@ if available:
         torch.library.register_fake(f"lsnn::{_name}", _kernel)
         for _device in ("cpu", "cuda"):
             torch.library.register_autocast(f"lsnn::{_name}", _device, torch.float32)
+        torch.library.register_vmap(f"lsnn::{_name}", one_by_one(getattr(torch.ops.lsnn, _name)))
         _registry.impl(_name, _autograd_kernel(_name), "Autograd", with_keyset=True)
     torch.library.register_fake("lsnn::buffer", lambda like, rows, columns: like.new_empty(rows, columns))

@@ -198,7 +198,10 @@ def differentiated(
         return None
     every = (1 << len(COEFFICIENTS)) - 1 if coefficients.requires_grad else 0
     named = named._replace(coefficient_gradients=every, allow_bf16=int(allows_bf16()))
-    t = Tensors(x, *state, coefficients, *weights, *projection, *readout)
+    w_rec, delay = (*weights, None)[:2]
+    w_in, bias, x_bits = (*projection, None, None, None)[:3]
+    w_out, p = (*readout, None, None)[:2]
+    t = Tensors(x, *state, coefficients, w_rec, delay, w_in, bias, x_bits, w_out, p)
     out = Outputs(*_Alif.apply(tuple(delays), tuple(named), tuple(numbers), False, *t))
     traces, saved = [out.trace_v, out.trace_a, out.threshold], [out.y, out.bits, out.smooth_z, out.carry]
     return out.spikes, [out.v, out.a, out.i, out.r, out.z], traces, [out.p, out.p_last], saved
