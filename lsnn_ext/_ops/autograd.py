@@ -79,10 +79,13 @@ def _transformed() -> bool:
 
 def _interruptible(op: Callable[..., Any], *args: Any) -> Any:
     """Calls an operator; what a signal handler raised meanwhile (KeyboardInterrupt) takes the place of its error."""
-    if torch.compiler.is_compiling():
+    if _transformed():
         return op(*args)
     try:
-        return op(*args)
+        # Past the autograd kernel in Python that refuses gradients (ours, of __init__.py): here nobody records, and a
+        # short call would pay for it twice.
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*args)
     except RuntimeError:
         raised = _C.take_signal_exception()
         if raised is None:

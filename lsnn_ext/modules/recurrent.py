@@ -227,7 +227,10 @@ class Recurrent(nn.Module):
             if last:
                 break
             x = outs[0].packed or nn.functional.dropout(joined(outs)[0], self.dropout, self.training)
-        end = State(*(torch.stack(leaves) for leaves in zip(*after, strict=True)))
+        if len(after) == 1:
+            end = State(*(leaf.unsqueeze(0) for leaf in after[0]))
+        else:
+            end = State(*(torch.stack(leaves) for leaves in zip(*after, strict=True)))
         if ways == 1:
             return outs[0]._replace(state=end)
         spikes, traces = joined(outs)
