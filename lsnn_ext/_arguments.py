@@ -74,6 +74,8 @@ def delays_of(delay: int | Tensor | Delays, N: int, device: torch.device) -> tup
         if delay < 0:
             raise ValueError(f"delay: expected extra steps >= 0, got {delay}")
         return None, [delay]
+    if isinstance(delay, Delays) and not isinstance(delay.each, Tensor):
+        raise TypeError(f"delay.each: expected an integer tensor ({N}, {N}), got {type(delay.each).__name__}")
     given = delay if isinstance(delay, Delays) else Delays.of(delay)  # type: ignore[arg-type]  # a bool is refused there
     if given.each.shape != (N, N):
         raise ValueError(f"delay: expected shape ({N}, {N}), got {tuple(given.each.shape)}")

@@ -51,8 +51,11 @@ def pack_spikes(spikes: Tensor) -> PackedSpikes:
     """Spikes (T, B, N) of 0 and 1 as bits, differentiable.
 
     Raises:
+        TypeError: no tensor.
         ValueError: another shape, or numbers other than 0 and 1.
     """
+    if not isinstance(spikes, Tensor):
+        raise TypeError(f"spikes: expected a tensor, got {type(spikes).__name__}")
     if spikes.dim() != 3:
         raise ValueError(f"spikes: expected shape (T, B, N), got {tuple(spikes.shape)}")
     if not bool(((spikes == 0) | (spikes == 1)).all()):

@@ -91,7 +91,12 @@ def tensors_in(args: Any) -> Iterator[Tensor]:
 def _on_one_device(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
     """The kernel for arguments that all lie on one device, an error for others."""
 
+    schema = getattr(torch.ops.lsnn, name).default._schema.arguments
+
     def checked(*args: Any) -> Any:
+        for argument, value in zip(schema, args, strict=True):
+            if value is None and str(argument.type) == "Tensor":  # torch itself lets it through
+                raise RuntimeError(f"{argument.name}: expected a tensor, got None")
         devices = {tensor.device for tensor in tensors_in(args)}
         if len(devices) > 1:
             found = ", ".join(sorted(map(str, devices)))

@@ -11,6 +11,12 @@ from ..functional import Layered
 from ..reference import State, Traces
 
 
+def check_tensor(name: str, value: Any, other: str = "") -> None:
+    """Raises TypeError for what is no tensor; other: what else would do."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a tensor{other}, got {type(value).__name__}")
+
+
 def rows(state: State, low: int, high: int) -> State:
     """The sequences low to high - 1 of a state whose second last axis is the batch."""
     return State(*(leaf[..., low:high, :] for leaf in state))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..functional import make_savable
 from ..reference import Coefficient, State
 from .alif import ALIF
-from .forms import bare
+from .forms import bare, check_tensor
 from .neuron import chosen, constant, whole
 from .readout import LeakyReadout
 from .recurrent import Recurrent
@@ -105,8 +105,7 @@ class LSNN(nn.Module):
         state None is all zeros.  Raises ValueError for wrong shapes and TypeError for a PackedSequence, or for a state
         that is no LSNNState.
         """
-        if not isinstance(x, Tensor):
-            raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
+        check_tensor("x", x)
         neurons, readout = self.neurons, self.readout
         carried, p = _parts(state)
         if not self._one_operator():
@@ -136,8 +135,7 @@ class LSNN(nn.Module):
         state None is all zeros.  Raises ValueError for wrong shapes and TypeError for an x_t that is none, or for a
         state that is no LSNNState.
         """
-        if not isinstance(x_t, Tensor):
-            raise TypeError(f"x_t: expected a tensor, got {type(x_t).__name__}")
+        check_tensor("x_t", x_t)
         carried, p = _parts(state)
         if not self._one_operator():
             time = 1 if getattr(self.neurons, "batch_first", False) and x_t.dim() == 2 else 0

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from .forms import hooked, renew
+from .forms import check_tensor, hooked, renew
 from .neuron import flag, positive, whole
 
 
@@ -66,8 +66,9 @@ class LeakyReadout(nn.Module):
 
         y has the form of x with output_size channels; state (B, output_size), unbatched (output_size,), is W p after
         the last step, None is zero; both are float32 where x is float16 or bfloat16.
-        Raises ValueError for wrong shapes.
+        Raises TypeError for an x that is no tensor, ValueError for wrong shapes.
         """
+        check_tensor("x", x)
         form = f"({'B, T' if self.batch_first else 'T, B'}, {self.n}) or (T, {self.n})"
         if x.dim() not in (2, 3) or x.shape[-1] != self.n:
             raise ValueError(f"x: expected shape {form}, got {tuple(x.shape)}")
@@ -84,6 +85,7 @@ class LeakyReadout(nn.Module):
 
     def step(self, x_t: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One step, equal to forward on it: x_t (B, n) or (n,) -> y, state: (B, output_size), (output_size,)."""
+        check_tensor("x_t", x_t)
         if hooked(self):
             time = 1 if self.batch_first and x_t.dim() == 2 else 0
             y, end = self(x_t.unsqueeze(time), state)

@@ -14,7 +14,7 @@ from .. import functional
 from ..functional import Layered, PackedSpikes
 from ..reference import Coefficient, State, Traces, named_surrogate
 from .delays import current_delay, reset_delay, set_delay
-from .forms import given, hooked, joined, renew, rows
+from .forms import check_tensor, given, hooked, joined, renew, rows
 from .neuron import chosen, constant, flag, hold_range, learned, positive, put, whole
 from .short import short_call, short_sequence
 
@@ -287,6 +287,7 @@ class Recurrent(nn.Module):
             if traces is None:
                 return packed, state
             return packed, state, Traces(*(leaf.flatten(0, -2) for leaf in traces))
+        check_tensor("x", x, " or a PackedSequence")
         out, state, traces, *_ = self._dense(x, state, trace)
         return (given(out), state) if traces is None else (given(out), state, traces)
 
@@ -322,6 +323,7 @@ class Recurrent(nn.Module):
         """
         if self.bidirectional:
             raise ValueError("step: expected a layer with bidirectional=False, got a bidirectional one")
+        check_tensor("x_t", x_t)
         if hooked(self):
             time = 1 if self.batch_first and x_t.dim() == 2 else 0
             spikes, state = self(x_t.unsqueeze(time), state)
