@@ -1,4 +1,4 @@
-"""Calls for the fuzz that are in order: raw operators, public functions, modules and _C, with sizes that may be odd."""
+"""Calls for the fuzz that are in order, of raw operators; their sizes may be odd."""
 
 import random
 from collections.abc import Callable
@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from lsnn_ext import functional
-from lsnn_ext.functional import PackedSpikes, State
+from lsnn_ext.functional import State
 from lsnn_ext.reference import COEFFICIENTS, ROWS, SURROGATES
 
 MOST = 1 << 21  # numbers of a tensor that are drawn; a larger one has the memory of a single number
-HUGE = (1 << 16, 1 << 28, 1 << 31, (1 << 31) + 33, 1 << 32, 1 << 33, 1 << 40, 1 << 56, 1 << 61, 1 << 62, (1 << 63) - 1)
+HUGE = (
+    1 << 16, 1 << 28, 1 << 31, (1 << 31) + 33, 1 << 32, 1 << 33, 1 << 40, 1 << 56, 1 << 61, 1 << 62, (1 << 63) - 1,
+)  # fmt: skip
 RANGES = {
     "alpha": (0.5, 1.0), "kappa": (0.2, 1.0), "rho": (0.5, 1.0), "q": (0.1, 1.0), "p": (-0.2, 0.2), "beta": (0.0, 1.5),
     "eta": (-0.5, 0.5), "theta": (0.3, 0.9), "sigma": (0.0, 0.8), "width": (0.5, 1.5), "R": (0.0, 0.8),
@@ -81,6 +83,7 @@ class Call:
     raw: bool = False  # a raw operator: the same numbers in another layout give the same bits
     gradients: bool = False
     contents: bool = True  # False: a result that is uninitialised on purpose
+    also: Callable[[Any], list[Tensor]] = lambda _: []  # tensors in the result that want a gradient, and are none of it
     changes: list[str] = field(default_factory=list)
     threads: int = 1
 
@@ -94,7 +97,7 @@ def _raw(name: str, args: dict[str, Any], contents: bool = True) -> Call:
     return Call(f"torch.ops.lsnn.{name}", _operator(name), args, raw=True, contents=contents)
 
 
-def _state(d: Draw, D: int, B: int, N: int, dtype: torch.dtype, *front: int) -> State:
+def state(d: Draw, D: int, B: int, N: int, dtype: torch.dtype, *front: int) -> State:
     past = d.spikes(0.3, *front, D, B, N, dtype=dtype) if d.chance(0.7) else d.real(0, 1, *front, D, B, N, dtype=dtype)
     v, a, i = (d.real(-0.5, 0.8, *front, B, N, dtype=dtype) for _ in range(3))
     return State(v, a, i, d.real(0, 3, *front, B, N).floor().to(dtype), past)
@@ -106,7 +109,9 @@ def _forward_arguments(d: Draw, size: dict[str, int], save: bool) -> dict[str, A
     delays = sorted(d.random.sample(range(5), d.one_of(1, 1, 1, 2, 3)))
     each = None
     if len(delays) > 1:
-        each = torch.tensor(delays)[(d.real(0, 1, N, N) * len(delays)).long()] if N * N <= MOST else torch.full((), delays[0]).expand(N, N)
+        each = torch.full((), delays[0]).expand(N, N)
+        if N * N <= MOST:
+            each = torch.tensor(delays)[(d.real(0, 1, N, N) * len(delays)).long()]
     projected, read = d.chance(0.45), d.chance(0.4)
     as_bits = projected and d.chance(0.4)
     coefficients = [d.real(*RANGES[name], N, dtype=dtype) for name in COEFFICIENTS]
@@ -116,21 +121,20 @@ def _forward_arguments(d: Draw, size: dict[str, int], save: bool) -> dict[str, A
         x = x * (x > 1.7)
     gain = 2 / max(1, N) ** 0.5
     small_y = save and dtype == torch.float32 and d.chance(0.2)
-    words = 1 + (I - 1) // 32
     return dict(
         current=x, w_rec=d.real(-gain, gain, N, N, dtype=dtype), coefficients=stacked, delay=each, delays=delays,
-        **_state(d, 1 + delays[-1] + (d.one_of(1, 3) if d.chance(0.2) else 0), B, N, dtype)._asdict(),
+        **state(d, 1 + delays[-1] + (d.one_of(1, 3) if d.chance(0.2) else 0), B, N, dtype)._asdict(),
         w_in=d.real(-1, 1, N, I, dtype=dtype) if projected else None,
         bias=d.real(-0.2, 0.2, N, dtype=dtype) if projected and d.chance(0.5) else None,
         w_out=d.real(-1, 1, O, N, dtype=dtype) if read else None, p=d.real(-1, 1, B, O, dtype=dtype) if read else None,
         dynamics=d.random.randrange(len(ROWS)), surrogate=d.random.randrange(len(SURROGATES)), dampening=0.3,
         refractory=d.one_of(0, 0, 1, 5), smooth=d.chance(0.15), trace=d.chance(0.3), save=save,
         checkpoint=d.one_of(0, 0, 0, 16, 48) if save else 0, k_out=0.8, spikes=d.chance(0.8),
-        x_bits=_packed_bits(d, T, B, I, d.chance(0.2)) if as_bits else None, as_bits=d.chance(0.3), small_y=small_y,
+        x_bits=packed_bits(d, T, B, I, d.chance(0.2)) if as_bits else None, as_bits=d.chance(0.3), small_y=small_y,
     )  # fmt: skip
 
 
-def _packed_bits(d: Draw, T: int, B: int, I: int, beyond: bool = False) -> Tensor:
+def packed_bits(d: Draw, T: int, B: int, I: int, beyond: bool = False) -> Tensor:
     """Spikes as bits; beyond: also where there are no inputs, as after a slice of the inputs of others."""
     if T * B * I > MOST:
         return torch.zeros((), dtype=torch.int32).expand(T, B, 1 + (I - 1) // 32)
@@ -176,128 +180,31 @@ def alif_backward(d: Draw) -> Call:
     if given["w_in"] is None and not checkpoint and d.chance(0.7):
         args["current"] = None
     args |= dict(zip(("y", "bits", "smooth_z", "carry"), saved, strict=True))
-    args |= {name: given[name] for name in ("dynamics", "surrogate", "dampening", "refractory", "smooth", "checkpoint", "k_out")}
+    names = ("dynamics", "surrogate", "dampening", "refractory", "smooth", "checkpoint", "k_out")
+    args |= {name: given[name] for name in names}
     args |= dict(want=d.random.getrandbits(11) if d.chance(0.6) else 0, wanted=d.random.getrandbits(6),
                  reduced=d.chance(0.2), x_bits=given["x_bits"])  # fmt: skip
     return _raw("alif_backward", args)
 
 
-def _rows(d: Draw) -> tuple[int, int, int, torch.dtype]:
+def rows(d: Draw) -> tuple[int, int, int, torch.dtype]:
     size = d.sizes()
     return size["T"] * (1 if d.odd else size["B"]), size["N"], size["I"], d.one_of(torch.float32, torch.float64)
 
 
 def linear_events(d: Draw) -> Call:
-    R, N, I, dtype = _rows(d)
+    R, N, I, dtype = rows(d)
     bias = d.real(-1, 1, N, dtype=dtype) if d.chance(0.5) else None
     x = d.spikes(0.1, R, I, dtype=dtype)
     return _raw("linear_events", {"x": x, "weight": d.real(-1, 1, N, I, dtype=dtype), "bias": bias})
 
 
 def linear_events_backward(d: Draw) -> Call:
-    R, N, I, dtype = _rows(d)
-    return _raw("linear_events_backward", {"g": d.real(-1, 1, R, N, dtype=dtype), "x": d.spikes(0.1, R, I, dtype=dtype)})
+    R, N, I, dtype = rows(d)
+    args = {"g": d.real(-1, 1, R, N, dtype=dtype), "x": d.spikes(0.1, R, I, dtype=dtype)}
+    return _raw("linear_events_backward", args)
 
 
 def buffer(d: Draw) -> Call:
-    R, N, _, dtype = _rows(d)
+    R, N, _, dtype = rows(d)
     return _raw("buffer", {"like": d.real(0, 1, 3, dtype=dtype), "rows": R, "columns": N}, contents=False)
-
-
-def _leaf(d: Draw, value: Tensor, share: float = 0.4) -> Tensor:
-    return value.requires_grad_() if d.chance(share) else value
-
-
-def _coefficient(d: Draw, name: str, N: int, dtype: torch.dtype) -> float | Tensor:
-    low, high = RANGES[name]
-    if d.chance(0.4):
-        return d.random.uniform(low, high)
-    return _leaf(d, d.real(low, high, *d.one_of((), (1,), (N,)), dtype=dtype))
-
-
-def _neuron(d: Draw, T: int, B: int, N: int, dtype: torch.dtype) -> dict[str, Any]:
-    """The keyword arguments of functional.alif; dtype is that of the computation."""
-    names = ["alpha", "theta", *(name for name in COEFFICIENTS if name not in ("alpha", "theta") and d.chance(0.4))]
-    neuron: dict[str, Any] = {name: _coefficient(d, name, N, dtype) for name in names}
-    many = N * N <= MOST and d.chance(0.4)
-    delay: Any = d.one_of(0, 0, 1, 3)
-    D = 1 + delay
-    if many:
-        delay, D = (d.real(0, 1, N, N) * 4).long(), 4
-        delay[0, 0] = 3
-        delay = functional.Delays.of(delay) if d.chance(0.3) else delay
-    neuron |= {"delay": delay, "refractory": d.one_of(0, 0, 2), "dynamics": d.one_of(*ROWS)}
-    if d.chance(0.5):
-        neuron["state"] = State(*(_leaf(d, leaf, 0.2) for leaf in _state(d, D, B, N, dtype)))
-    options = {
-        "surrogate": d.one_of(None, *SURROGATES), "dampening": d.one_of(None, 0.5), "trace": d.chance(0.6),
-        "smooth": d.chance(0.3), "checkpoint_every": d.one_of(None, 1, 16, 33, "1 GB"),
-        "saved_dtype": d.one_of(None, torch.bfloat16), "sparse_grad": d.chance(0.5),
-    }  # fmt: skip
-    return neuron | {name: value for name, value in options.items() if d.chance(0.4)}
-
-
-def alif(d: Draw) -> Call:
-    T, B, N, _, _ = d.sizes().values()
-    dtype = d.one_of(torch.float32, torch.float32, torch.float64, torch.bfloat16, torch.float16)
-    current, w_rec = d.real(-1, 2, T, B, N, dtype=dtype), d.real(-0.4, 0.4, N, N, dtype=dtype)
-    neuron = _neuron(d, T, B, N, torch.promote_types(dtype, torch.float32))
-    args = {"current": _leaf(d, current), "w_rec": _leaf(d, w_rec, 0.7), **neuron}
-    return Call("functional.alif", functional.alif, args, gradients=True)
-
-
-def layer(d: Draw) -> Call:
-    T, B, N, I, O = d.sizes().values()
-    dtype = d.one_of(torch.float32, torch.float32, torch.float64)
-    x: Any = d.real(-1, 1, T, B, I, dtype=dtype) if d.chance(0.3) else d.spikes(0.1, T, B, I, dtype=dtype)
-    if T * B * I <= MOST and d.chance(0.4):
-        x = functional.pack_spikes(d.spikes(0.1, T, B, I, dtype=dtype))
-        bits = _packed_bits(d, T, B, I, True) if d.chance(0.2) else x.bits
-        x = PackedSpikes(bits, _leaf(d, x.carrier, 0.3))
-    else:
-        x = _leaf(d, x, 0.3)
-    args = {"x": x, "w_in": _leaf(d, d.real(-1, 1, N, I, dtype=dtype)), "w_rec": _leaf(d, d.real(-0.4, 0.4, N, N, dtype=dtype)),
-            "spikes": d.one_of(True, False, "bits")}  # fmt: skip
-    if d.chance(0.4):
-        args["bias"] = _leaf(d, d.real(-0.2, 0.2, N, dtype=dtype))
-    if d.chance(0.5):
-        args |= {"w_out": _leaf(d, d.real(-1, 1, O, N, dtype=dtype)), "k_out": 0.7}
-        if d.chance(0.5):
-            args["p"] = _leaf(d, d.real(-1, 1, B, O, dtype=dtype))
-    neuron = _neuron(d, T, B, N, dtype)
-    neuron.pop("p", None)  # the coupling of alif has the name of the readout here
-    if args["spikes"] == "bits":
-        neuron.pop("smooth", None)
-    return Call("functional.layer", functional.layer, neuron | args, gradients=True)
-
-
-def linear(d: Draw) -> Call:
-    R, N, I, dtype = _rows(d)
-    x = d.spikes(d.one_of(0.1, 0.8), R, I, dtype=dtype)
-    args = {"x": _leaf(d, x), "weight": _leaf(d, d.real(-1, 1, N, I, dtype=dtype))}
-    if d.chance(0.5):
-        args["bias"] = _leaf(d, d.real(-1, 1, N, dtype=dtype))
-    return Call("functional.linear", functional.linear, args, gradients=True)
-
-
-def leaky_readout(d: Draw) -> Call:
-    T, B, N, _, O = d.sizes().values()
-    dtype = d.one_of(torch.float32, torch.float64, torch.bfloat16)
-    x, w_out = d.spikes(0.2, T, B, N, dtype=dtype), d.real(-1, 1, O, N, dtype=d.one_of(dtype, torch.promote_types(dtype, torch.float32)))
-    args = {"x": _leaf(d, x), "w_out": _leaf(d, w_out), "k": 0.9}
-    if d.chance(0.5):
-        args["p"] = _leaf(d, d.real(-1, 1, B, O, dtype=torch.promote_types(dtype, torch.float32)))
-    return Call("functional.leaky_readout", functional.leaky_readout, args, gradients=True)
-
-
-def pack_spikes(d: Draw) -> Call:
-    T, B, N, _, _ = d.sizes().values()
-    dtype = d.one_of(torch.float32, torch.float64, torch.bfloat16)
-    return Call("pack_spikes", functional.pack_spikes, {"spikes": _leaf(d, d.spikes(0.3, T, B, N, dtype=dtype))}, gradients=True)
-
-
-def packed_numbers(d: Draw) -> Call:
-    T, B, N, _, _ = d.sizes().values()
-    bits = d.bits(T, B, 1 + (N - 1) // 32) if T * B * N <= MOST else _packed_bits(d, T, B, N)
-    packed = PackedSpikes(bits, torch.zeros(()).expand(T, B, N))
-    return Call("PackedSpikes.numbers", lambda packed: packed.numbers(), {"packed": packed}, gradients=True)

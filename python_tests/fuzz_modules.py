@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 import lsnn_ext
 from fuzz_calls import Call, Draw
 from lsnn_ext import _library
-from lsnn_ext.reference import ROWS, SURROGATES, State
+from lsnn_ext.reference import ROWS, SURROGATES
 
 
 def _made(kind: str, options: dict[str, Any], parameters: dict[str, Any]) -> nn.Module:
@@ -24,8 +24,9 @@ def _made(kind: str, options: dict[str, Any], parameters: dict[str, Any]) -> nn.
     return module
 
 
-def _called(kind: str, options: dict[str, Any], parameters: dict[str, Any], method: str, times: int, grad: bool,
-            **args: Any) -> Any:
+def _called(
+    kind: str, options: dict[str, Any], parameters: dict[str, Any], method: str, times: int, grad: bool, **args: Any,
+) -> Any:  # fmt: skip
     """What the last of several calls returns, of which each starts from the state that the one before has left."""
     module = _made(kind, options, parameters)
     state, out = args.pop("state"), ()
@@ -33,7 +34,7 @@ def _called(kind: str, options: dict[str, Any], parameters: dict[str, Any], meth
         for _ in range(times):
             out = getattr(module, method)(args["x"], state, **{k: v for k, v in args.items() if k != "x"})
             state = out[1]
-    return out, dict(module.named_parameters()) if grad else {}
+    return out, list(module.parameters()) if grad else []
 
 
 def _options(d: Draw, kind: str, size: dict[str, int]) -> dict[str, Any]:
@@ -94,14 +95,7 @@ def module(d: Draw) -> Call:
             parameters[name] = values[name].detach().clone()
     args |= {"kind": kind, "options": options, "parameters": parameters, "method": method, "grad": grad,
              "times": d.one_of(1, 1, 2, 3) if not isinstance(args["x"], PackedSequence) else 1}  # fmt: skip
-    return Call(f"{kind}.{method}", _called, args, gradients=grad)
-
-
-def state_of(value: Any) -> list[State]:
-    """All states inside a result, for tests of the fuzz itself."""
-    if isinstance(value, State):
-        return [value]
-    return [found for part in value for found in state_of(part)] if isinstance(value, tuple | list) else []
+    return Call(f"{kind}.{method}", _called, args, gradients=grad, also=lambda found: found[1])
 
 
 def plan(d: Draw) -> Call:
@@ -116,8 +110,8 @@ def plan(d: Draw) -> Call:
 def _ready(memory: Tensor, wide: bool, **numbers: Any) -> str:
     """A layer kept ready; its addresses are those of a block that is long enough for the sizes that are drawn here."""
     start = memory.data_ptr()
-    made = _library._C.Ready(wide=wide, **numbers, coefficients=start, w=start, delay=0, stored=start, sources=[(start, 64)])
-    return type(made).__name__
+    addresses = {"coefficients": start, "w": start, "delay": 0, "stored": start, "sources": [(start, 64)]}
+    return type(_library._C.Ready(wide=wide, **numbers, **addresses)).__name__
 
 
 def ready(d: Draw) -> Call:

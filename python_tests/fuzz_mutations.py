@@ -7,15 +7,19 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from fuzz_calls import HUGE, Call, Draw
-from lsnn_ext.functional import PackedSpikes, State
+from fuzz_calls import HUGE, MOST, Call, Draw
+from lsnn_ext.functional import State
 
 Path = tuple[Any, ...]
 Change = Callable[[Draw, Tensor], Any]
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8, torch.int32, torch.int64, torch.bool,
-          torch.complex64)  # fmt: skip
-NUMBERS = (-1, 0, 1, 2, 7, 33, 1 << 24, (1 << 31) - 1, 1 << 31, 1 << 32, 1 << 40, 1 << 62, (1 << 63) - 1, (1 << 63) - 17,
-           1 << 64, -(1 << 63), -(1 << 40))  # fmt: skip
+DTYPES = (
+    torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8, torch.int32, torch.int64, torch.bool,
+    torch.complex64,
+)  # fmt: skip
+NUMBERS = (
+    -1, 0, 1, 2, 7, 33, 1 << 24, (1 << 31) - 1, 1 << 31, 1 << 32, 1 << 40, 1 << 62, (1 << 63) - 1, (1 << 63) - 17,
+    1 << 64, -(1 << 63), -(1 << 40),
+)  # fmt: skip
 REALS = (float("nan"), float("inf"), -float("inf"), -1.0, -0.0, 0.0, 1.0, 20.0, 1e-320, 1e-39, 1e38, 1e300)
 
 
@@ -107,9 +111,10 @@ def _one_off(d: Draw, t: Tensor) -> Tensor:
 
 
 def _shape(d: Draw, t: Tensor) -> Tensor:
-    forms: list[Callable[[], Tensor]] = [lambda: t[:0] if t.dim() else t[None][:0], lambda: t.unsqueeze(d.one_of(0, -1)),
-                                         lambda: t.flatten(), lambda: t.new_zeros(()), lambda: t.mT if t.dim() > 1 else t,
-                                         lambda: t[0] if t.dim() and t.shape[0] else t]  # fmt: skip
+    forms: list[Callable[[], Tensor]] = [
+        lambda: t[:0] if t.dim() else t[None][:0], lambda: t.unsqueeze(d.one_of(0, -1)), lambda: t.flatten(),
+        lambda: t.new_zeros(()), lambda: t.mT if t.dim() > 1 else t, lambda: t[0] if t.dim() and t.shape[0] else t,
+    ]  # fmt: skip
     return d.one_of(*forms)()
 
 
@@ -136,19 +141,25 @@ def _garbage(d: Draw, t: Tensor) -> Tensor:
 
 
 def _unusual(d: Draw, t: Tensor) -> Any:
-    """Tensors that are not what their memory says."""
-    if t.is_floating_point() and t.requires_grad:
+    """Tensors that are not what their memory says, or that want a gradient."""
+    if t.requires_grad or t.numel() > MOST:
         return t.detach()
-    return d.one_of(lambda: t.detach().requires_grad_(t.is_floating_point()), lambda: torch._neg_view(t) if t.is_floating_point() else t,
-                    lambda: torch._efficientzerotensor(t.shape, dtype=t.dtype), lambda: t.to_sparse(),
-                    lambda: t.to_mkldnn() if t.dtype == torch.float32 and t.dim() else t)()  # fmt: skip
+    forms: list[Callable[[], Tensor]] = [
+        lambda: t.detach().requires_grad_(t.is_floating_point()),
+        lambda: torch._neg_view(t) if t.is_floating_point() else t,
+        lambda: torch._efficientzerotensor(t.shape, dtype=t.dtype),
+        lambda: t.to_sparse(),
+        lambda: t.to_mkldnn() if t.dtype == torch.float32 and t.dim() else t,
+    ]
+    return d.one_of(*forms)()
 
 
 def _kind(d: Draw, t: Tensor) -> Any:
-    return d.one_of(None, [[0.0]], 1.0, "x", t.detach().numpy() if t.dtype != torch.bfloat16 and t.layout == torch.strided else 3)
+    array = t.dtype != torch.bfloat16 and t.layout == torch.strided and not t.is_meta
+    return d.one_of(None, [[0.0]], 1.0, "x", t.detach().numpy() if array else 3)
 
 
-def _state_of_others(d: Draw, t: Tensor) -> Tensor:
+def _sliced(d: Draw, t: Tensor) -> Tensor:
     """Slices, as one takes neurons or items out of a layer."""
     if not t.dim():
         return t
@@ -156,11 +167,10 @@ def _state_of_others(d: Draw, t: Tensor) -> Tensor:
     return t.narrow(axis, 0, d.random.randint(0, t.shape[axis]))
 
 
-CHANGES: tuple[tuple[Change, int], ...] = (
-    (_meta, 4), (_dtype, 4), (_expanded, 3), (_enormous, 2), (_one_off, 4), (_shape, 3), (_number, 4), (_garbage, 3), (_unusual, 2),
-    (_kind, 2), (_state_of_others, 4), *((layout, 3) for layout in LAYOUTS),
-)  # fmt: skip
-WEIGHTED = [change for change, weight in CHANGES for _ in range(weight)]
+SHARES: dict[Change, int] = {
+    _meta: 4, _dtype: 4, _expanded: 3, _enormous: 2, _one_off: 4, _shape: 3, _number: 4, _garbage: 3, _unusual: 2,
+    _kind: 2, _sliced: 4, **dict.fromkeys(LAYOUTS, 3),
+}  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------ changes of whatever else
@@ -174,9 +184,9 @@ def _other(d: Draw, value: Any) -> Any:
     if isinstance(value, str):
         return d.one_of("", "nonsense", "0 MB", "1 KB", None, 3)
     if isinstance(value, list | tuple):
-        changes = [[], list(value)[::-1], [*value, *value], [-1], [*value, *NUMBERS[:1]], [*value, d.one_of(*NUMBERS)], None,
-                   [*value, "x"], [0, 1, 2, 3, 4]]  # fmt: skip
-        return type(value)(new) if (new := d.one_of(*changes)) is not None else None
+        new = d.one_of([], list(value)[::-1], [*value, *value], [-1], [*value, d.one_of(*NUMBERS)], None,
+                       [*value, "x"], [0, 1, 2, 3, 4])  # fmt: skip
+        return None if new is None else type(value)(new)
     if isinstance(value, torch.dtype):
         return d.one_of(*DTYPES, None)
     return d.one_of(None, 0, 1, -1, 0.5, torch.zeros(()), torch.zeros(3), "x", (), State(*[torch.zeros(1, 2)] * 5))
@@ -184,47 +194,64 @@ def _other(d: Draw, value: Any) -> Any:
 
 def _all_at_once(d: Draw, call: Call) -> str:
     """One change of every tensor, so that they agree with each other and with nothing else."""
-    kind = d.one_of("meta", "dtype", "layout", "real to", "transposed sizes")
     dtype, layout = d.one_of(*DTYPES), d.one_of(*LAYOUTS)
     changes: dict[str, Callable[[Tensor], Any]] = {
-        "meta": lambda t: t.to("meta"), "dtype": lambda t: t.to(dtype), "layout": lambda t: layout(d, t),
-        "real to": lambda t: t.to(dtype) if t.is_floating_point() else t, "transposed sizes": lambda t: t.mT if t.dim() > 1 else t,
-    }  # fmt: skip
-    call.args = mapped(call.args, changes[kind])
-    what = layout.__name__ if kind == "layout" else dtype if "d" in kind[:5] or kind == "real to" else ""
-    return f"every tensor: {kind} {what}"
+        "meta": lambda t: t.to("meta"),
+        f"to {dtype}": lambda t: t.to(dtype),
+        f"real ones to {dtype}": lambda t: t.to(dtype) if t.is_floating_point() else t,
+        f"layout {layout.__name__}": lambda t: layout(d, t),
+        "transposed sizes": lambda t: t.mT if t.dim() > 1 else t,
+    }
+    what = d.one_of(*changes)
+    call.args = mapped(call.args, changes[what])
+    return f"every tensor: {what}"
 
 
 # What the operators trust most is changed more often.
-TRUSTED = {"y", "bits", "smooth_z", "carry", "x_bits", "delay", "delays", "checkpoint", "want", "wanted", "coefficients"}
-KEPT = {("kind",), ("method",), ("grad",), ("times",), ("parameters",), ("memory",), ("wide",), ("name",)}
+TRUSTED = {
+    "y", "bits", "smooth_z", "carry", "x_bits", "delay", "delays", "checkpoint", "want", "wanted", "coefficients",
+}  # fmt: skip
+# What says which call it is, and sizes for which modules hold memory.
+KEPT = {"kind", "method", "grad", "times", "parameters", "memory", "wide"}
+KEPT_OPTIONS = {"n", "input_size", "hidden_size", "output_size", "n_regular", "n_adaptive", "num_layers"}
+
+
+def _kept(call: Call, path: Path, leaf: Any) -> bool:
+    if path[0] == "options" and path[1] in KEPT_OPTIONS:
+        return True
+    return (path[0] in KEPT and len(path) == 1) or (call.name == "_C.Ready" and path == ("N",))
+
+
+def _one(d: Draw, call: Call, places: list[tuple[Path, Any]]) -> tuple[Path, Any, str] | None:
+    """A leaf, what becomes of it, and the name of the change; None: nothing this time."""
+    tensors = [(path, leaf) for path, leaf in places if isinstance(leaf, Tensor)]
+    if tensors and d.chance(0.7):
+        path, leaf = d.one_of(*tensors)
+        (change,) = d.random.choices([*SHARES], [*SHARES.values()])
+        if path[0] == "parameters" and change is _kind:
+            return None
+        return path, change(d, leaf), change.__name__
+    path, leaf = d.one_of(*places)
+    return None if isinstance(leaf, Tensor) else (path, _other(d, leaf), "other")
 
 
 def mutate(d: Draw, call: Call) -> bool:
     """0 to 3 changes; whether all that was changed is the layout of tensors, if anything."""
-    same = True
+    same, layouts = True, {layout.__name__ for layout in LAYOUTS}
     for _ in range(d.one_of(0, 1, 1, 1, 1, 1, 2, 2, 3)):
-        if d.chance(0.08):
+        if d.chance(0.08) and "memory" not in call.args:
             call.changes.append(_all_at_once(d, call))
-            same = same and "layout" in call.changes[-1]
+            same = same and ": layout " in call.changes[-1]
             continue
-        places = [(path, leaf) for path, leaf in leaves(call.args) if path not in KEPT
-                  for _ in range(3 if path[0] in TRUSTED else 1)]
-        tensors = [(path, leaf) for path, leaf in places if isinstance(leaf, Tensor)]
-        if tensors and d.chance(0.7):
-            path, leaf = d.one_of(*tensors)
-            change = d.one_of(*WEIGHTED)
-            if path[0] == "parameters" and change is _kind:
-                continue
-            new, what = change(d, leaf), change.__name__
-            same = same and change in LAYOUTS
-        else:
-            path, leaf = d.one_of(*places)
-            if isinstance(leaf, Tensor | PackedSpikes) or (path[0] == "options" and path[1] in ("n", "input_size", "hidden_size", "output_size", "n_regular", "n_adaptive", "num_layers")):
-                continue
-            if call.name == "_C.Ready" and path == ("N",):
-                continue
-            new, what, same = _other(d, leaf), "other", False
-        call.args = replaced(call.args, path, new)
-        call.changes.append(f"{'.'.join(map(str, path))}: {what}")
+        places = [(path, leaf) for path, leaf in leaves(call.args) if not _kept(call, path, leaf)
+                  for _ in range(3 if path[0] in TRUSTED else 1)]  # fmt: skip
+        found = _one(d, call, places)
+        if found is not None:
+            path, new, what = found
+            call.args = replaced(call.args, path, new)
+            call.changes.append(f"{'.'.join(map(str, path))}: {what}")
+            same = same and what in layouts
+    tensors = [leaf for _, leaf in leaves(call.args) if isinstance(leaf, Tensor)]
+    if call.args.get("spikes") is False and any(t.numel() > 1 << 26 for t in tensors):
+        call.args["spikes"] = True  # without a result a call of endless steps takes no memory, and does not end
     return same
