@@ -1,5 +1,6 @@
 """Calls for the fuzz that are in order, of raw operators; their sizes may be odd."""
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,7 +15,8 @@ from lsnn_ext.reference import COEFFICIENTS, ROWS, SURROGATES
 
 MOST = 1 << 21  # numbers of a tensor that are drawn; a larger one has the memory of a single number
 HUGE = (
-    1 << 16, 1 << 28, 1 << 31, (1 << 31) + 33, 1 << 32, 1 << 33, 1 << 40, 1 << 56, 1 << 61, 1 << 62, (1 << 63) - 1,
+    1 << 16, 1 << 28, 1 << 31, (1 << 31) + 33, 1 << 32, 1 << 40, 1 << 56, 1 << 57, 1 << 61, 1 << 62, 1 << 62,
+    (1 << 63) - 1, (1 << 63) - 1,
 )  # fmt: skip
 RANGES = {
     "alpha": (0.5, 1.0), "kappa": (0.2, 1.0), "rho": (0.5, 1.0), "q": (0.1, 1.0), "p": (-0.2, 0.2), "beta": (0.0, 1.5),
@@ -37,15 +39,14 @@ class Draw:
         return self.random.choice(values)
 
     def real(self, low: float, high: float, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        count = 1
-        for size in shape:
-            count *= size
-        if count > MOST:
+        if math.prod(shape) > MOST:
             return torch.full((), low, dtype=dtype).expand(shape)
         return (low + (high - low) * torch.rand(shape, generator=self.generator, dtype=torch.float64)).to(dtype)
 
     def spikes(self, share: float, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return (self.real(0.0, 1.0, *shape) < share).to(dtype) if shape else torch.zeros((), dtype=dtype)
+        if math.prod(shape) > MOST:
+            return torch.zeros((), dtype=dtype).expand(shape)
+        return (self.real(0.0, 1.0, *shape) < share).to(dtype)
 
     def bits(self, *shape: int) -> Tensor:
         """Any 32-bit words."""
@@ -65,11 +66,13 @@ class Draw:
             size[self.one_of("T", "B")] = 0
         elif kind < 0.24:
             self.odd = True
-            size = {name: self.one_of(1, 1, 2, 3) for name in size}
-            names = list(size)
-            size[self.one_of(*names)] = self.one_of(*HUGE)
-            for name in self.random.sample(names, self.one_of(0, 1, 1, 2)):
-                size[name] = self.one_of(0, 0, 1, 33, *HUGE)
+            size = dict.fromkeys(size, 1) if self.chance(0.5) else {name: self.one_of(1, 2, 3, 64) for name in size}
+            huge = self.one_of(*size)
+            size[huge] = self.one_of(*HUGE)
+            if self.chance(0.3):
+                size[self.one_of(*size)] = self.one_of(1, 33, *HUGE)
+            if self.chance(0.7):  # so that the results take no memory
+                size[self.one_of(*(name for name in ("T", "B") if name != huge))] = 0
         return size
 
 
@@ -117,7 +120,7 @@ def _forward_arguments(d: Draw, size: dict[str, int], save: bool) -> dict[str, A
     coefficients = [d.real(*RANGES[name], N, dtype=dtype) for name in COEFFICIENTS]
     stacked = torch.stack(coefficients) if N <= MOST else torch.full((), 0.5, dtype=dtype).expand(11, N)
     x = d.real(-1.0, 2.0, T, B, I if projected else N, dtype=dtype)
-    if projected and d.chance(0.7):
+    if projected and d.chance(0.7) and x.numel() <= MOST:
         x = x * (x > 1.7)
     gain = 2 / max(1, N) ** 0.5
     small_y = save and dtype == torch.float32 and d.chance(0.2)
@@ -189,7 +192,7 @@ def alif_backward(d: Draw) -> Call:
 
 def rows(d: Draw) -> tuple[int, int, int, torch.dtype]:
     size = d.sizes()
-    return size["T"] * (1 if d.odd else size["B"]), size["N"], size["I"], d.one_of(torch.float32, torch.float64)
+    return min(size["T"] * size["B"], (1 << 63) - 1), size["N"], size["I"], d.one_of(torch.float32, torch.float64)
 
 
 def linear_events(d: Draw) -> Call:
