@@ -179,7 +179,7 @@ def main(argv: list[str]) -> int:
     kinds = "" if len(given.calls) == len(KINDS) else f" --calls {' '.join(given.calls)}"
     for fault in faults:
         print(f"again: python python_tests/fuzz.py --seed {given.seed} --only {fault.case}{kinds}")
-    print(f"seed {given.seed}, cases {cases.start} to {cases.stop - 1}: {dict(counts)}")
+    print(f"{os.path.relpath(_library._C.__file__)}, seed {given.seed}, cases {cases.start} to {cases.stop - 1}: {dict(counts)}")
     return 1 if faults else 0
 
 

@@ -219,6 +219,8 @@ KEPT_OPTIONS = {"n", "input_size", "hidden_size", "output_size", "n_regular", "n
 def _kept(call: Call, path: Path, leaf: Any) -> bool:
     if path[0] == "options" and path[1] in KEPT_OPTIONS:
         return True
+    if len(path) == 2 and path[1] and isinstance(call.args[path[0]], PackedSequence):
+        return True  # the order of the sequences, which torch has made
     return (path[0] in KEPT and len(path) == 1) or (call.name == "_C.Ready" and path == ("N",))
 
 
