@@ -25,13 +25,14 @@ from typing import Any, NamedTuple
 import torch
 
 from fuzz_judge import KINDS, judge
-from lsnn_ext import _library
+from lsnn_ext import _ops
 
 MEMORY = 1 << 30  # what the cases may ask for beyond what the process holds before them
 KEPT_MB = "256"  # of it for blocks that the library keeps
 TOGETHER = 500  # cases of one process
 SILENCE = 600.0  # seconds without a sign of life, after which a case counts as hanging
-TUNABLES = "glibc.malloc.tcache_count=0"  # so that every freed block goes where malloc fills it
+# Every freed block goes where malloc fills it, and threads do not spin while they wait.
+ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0", "OMP_WAIT_POLICY": "passive"}
 
 Words = dict[str, Any]
 
@@ -160,11 +161,11 @@ def main(argv: list[str]) -> int:
                         help=f"kinds of calls, with which a case is another call: {', '.join(KINDS)}")  # fmt: skip
     parser.add_argument("--verbose", action="store_true", help="a line for each case")
     given = parser.parse_args(argv)
-    if not _library.available:
+    if not _ops.available:
         print("there is nothing to call: the compiled part is missing")
         return 0
-    if TUNABLES not in os.environ.get("GLIBC_TUNABLES", ""):
-        os.environ["GLIBC_TUNABLES"] = TUNABLES
+    if not ENVIRONMENT.items() <= os.environ.items():
+        os.environ.update(ENVIRONMENT)
         os.execv(sys.executable, [sys.executable, os.path.abspath(__file__), *argv])
     first, count = (given.first, given.cases) if given.only is None else (given.only, 1)
     cases = range(first, first + count)
@@ -179,7 +180,8 @@ def main(argv: list[str]) -> int:
     kinds = "" if len(given.calls) == len(KINDS) else f" --calls {' '.join(given.calls)}"
     for fault in faults:
         print(f"again: python python_tests/fuzz.py --seed {given.seed} --only {fault.case}{kinds}")
-    print(f"{os.path.relpath(_library._C.__file__)}, seed {given.seed}, cases {cases.start} to {cases.stop - 1}: {dict(counts)}")
+    module = os.path.relpath(_ops._C.__file__)
+    print(f"{module}, seed {given.seed}, cases {cases.start} to {cases.stop - 1}: {dict(counts)}")
     return 1 if faults else 0
 
 

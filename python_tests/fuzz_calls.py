@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lsnn_ext import functional
+import compare
+from lsnn_ext import _ops, functional
 from lsnn_ext.functional import State
 from lsnn_ext.reference import COEFFICIENTS, ROWS, SURROGATES
 
@@ -92,11 +93,26 @@ class Call:
 
 
 def _operator(name: str) -> Callable[..., Any]:
-    packet = getattr(torch.ops.lsnn, name)
-    return lambda **args: packet(*args.values())
+    """The raw operator of arguments by name, those in lists too; cut: a list, and how many items of it are given."""
+    operator = getattr(torch.ops.lsnn, name).default
+    lists = compare._parts()
+
+    def call(cut: tuple[str, int] | None = None, **args: Any) -> Any:
+        given = {}
+        for argument in operator._schema.arguments:
+            parts = lists.get(argument.name)
+            given[argument.name] = args[argument.name] if parts is None else [args[part] for part in parts]
+            if cut is not None and cut[0] == argument.name and parts is not None:
+                given[argument.name] = (given[argument.name] * 2)[: cut[1]]
+        return operator(*given.values())
+
+    return call
 
 
-def _raw(name: str, args: dict[str, Any], contents: bool = True) -> Call:
+def _raw(d: Draw, name: str, args: dict[str, Any], contents: bool = True) -> Call:
+    if name.startswith("alif") and d.chance(0.04):
+        args["cut"] = (d.one_of(*compare._parts()), d.one_of(0, 1, 2, 3, 4, 6, 10))
+        d.odd = True
     return Call(f"torch.ops.lsnn.{name}", _operator(name), args, raw=True, contents=contents)
 
 
@@ -124,16 +140,20 @@ def _forward_arguments(d: Draw, size: dict[str, int], save: bool) -> dict[str, A
         x = x * (x > 1.7)
     gain = 2 / max(1, N) ** 0.5
     small_y = save and dtype == torch.float32 and d.chance(0.2)
+    outputs = {"spikes": d.chance(0.8), "traces": d.chance(0.3), "saved": save, "bits": d.chance(0.3),
+               "saved_bf16": small_y}  # fmt: skip
     return dict(
-        current=x, w_rec=d.real(-gain, gain, N, N, dtype=dtype), coefficients=stacked, delay=each, delays=delays,
+        x=x, w_rec=d.real(-gain, gain, N, N, dtype=dtype), coefficients=stacked, delay=each, delays=delays,
         **state(d, 1 + delays[-1] + (d.one_of(1, 3) if d.chance(0.2) else 0), B, N, dtype)._asdict(),
         w_in=d.real(-1, 1, N, I, dtype=dtype) if projected else None,
         bias=d.real(-0.2, 0.2, N, dtype=dtype) if projected and d.chance(0.5) else None,
         w_out=d.real(-1, 1, O, N, dtype=dtype) if read else None, p=d.real(-1, 1, B, O, dtype=dtype) if read else None,
         dynamics=d.random.randrange(len(ROWS)), surrogate=d.random.randrange(len(SURROGATES)), dampening=0.3,
-        refractory=d.one_of(0, 0, 1, 5), smooth=d.chance(0.15), trace=d.chance(0.3), save=save,
-        checkpoint=d.one_of(0, 0, 0, 16, 48) if save else 0, k_out=0.8, spikes=d.chance(0.8),
-        x_bits=packed_bits(d, T, B, I, d.chance(0.2)) if as_bits else None, as_bits=d.chance(0.3), small_y=small_y,
+        refractory=d.one_of(0, 0, 1, 5), smooth=int(d.chance(0.15)), k_out=0.8,
+        checkpoint=d.one_of(0, 0, 0, 16, 48) if save else 0,
+        outputs=_ops.mask("outputs", [name for name, wanted in outputs.items() if wanted]), gradients=0,
+        coefficient_gradients=0, allow_bf16=0,
+        x_bits=packed_bits(d, T, B, I, d.chance(0.2)) if as_bits else None,
     )  # fmt: skip
 
 
@@ -148,14 +168,14 @@ def packed_bits(d: Draw, T: int, B: int, I: int, beyond: bool = False) -> Tensor
 
 
 def alif_forward(d: Draw) -> Call:
-    return _raw("alif_forward", _forward_arguments(d, d.sizes(), d.chance(0.5)))
+    return _raw(d, "alif_forward", _forward_arguments(d, d.sizes(), d.chance(0.5)))
 
 
 def alif_backward(d: Draw) -> Call:
     size = d.sizes()
     given = _forward_arguments(d, size, True)
     T, B, N, I, O = size.values()
-    like, checkpoint = given["current"], given["checkpoint"]
+    like, checkpoint = given["x"], given["checkpoint"]
 
     def real(*shape: int) -> Tensor:
         return d.real(-1, 1, *shape, dtype=like.dtype)
@@ -165,7 +185,7 @@ def alif_backward(d: Draw) -> Call:
         bits = torch.zeros((), dtype=torch.int32).expand(T, B, words)
         saved = (real(*whole), bits, real(T, B, N), real((T + every - 1) // every, 4, B, N))
     else:
-        saved = torch.ops.lsnn.alif_forward(*given.values())[11:]
+        saved = tuple(_operator("alif_forward")(**given)[-1])
     reads = given["w_out"] is not None
 
     def gradient(*shape: int, share: float = 0.6) -> Tensor | None:
@@ -174,20 +194,17 @@ def alif_backward(d: Draw) -> Call:
     D = 1 + given["delays"][-1]
     args = dict(
         g_spikes=gradient(T, B, N, share=0.8), g_trace_v=gradient(T, B, N, share=0.3),
-        g_trace_a=gradient(T, B, N, share=0.3), g_trace_threshold=gradient(T, B, N, share=0.3), g_v=gradient(B, N),
+        g_trace_a=gradient(T, B, N, share=0.3), g_threshold=gradient(T, B, N, share=0.3), g_v=gradient(B, N),
         g_a=gradient(B, N), g_i=gradient(B, N), g_z=gradient(D, B, N), g_p=gradient(T, B, O) if reads else None,
         g_p_last=gradient(B, O) if reads else None,
     )  # fmt: skip
-    names = ("current", "w_rec", "coefficients", "delay", "delays", *State._fields, "w_in", "bias", "w_out", "p")
-    args |= {name: given[name] for name in names}
+    args |= given
     if given["w_in"] is None and not checkpoint and d.chance(0.7):
-        args["current"] = None
+        args["x"] = None
     args |= dict(zip(("y", "bits", "smooth_z", "carry"), saved, strict=True))
-    names = ("dynamics", "surrogate", "dampening", "refractory", "smooth", "checkpoint", "k_out")
-    args |= {name: given[name] for name in names}
-    args |= dict(want=d.random.getrandbits(11) if d.chance(0.6) else 0, wanted=d.random.getrandbits(6),
-                 reduced=d.chance(0.2), x_bits=given["x_bits"])  # fmt: skip
-    return _raw("alif_backward", args)
+    args |= {"coefficient_gradients": d.random.getrandbits(11) if d.chance(0.6) else 0,
+             "gradients": d.random.getrandbits(6), "allow_bf16": int(d.chance(0.2))}  # fmt: skip
+    return _raw(d, "alif_backward", args)
 
 
 def rows(d: Draw) -> tuple[int, int, int, torch.dtype]:
@@ -199,15 +216,15 @@ def linear_events(d: Draw) -> Call:
     R, N, I, dtype = rows(d)
     bias = d.real(-1, 1, N, dtype=dtype) if d.chance(0.5) else None
     x = d.spikes(0.1, R, I, dtype=dtype)
-    return _raw("linear_events", {"x": x, "weight": d.real(-1, 1, N, I, dtype=dtype), "bias": bias})
+    return _raw(d, "linear_events", {"x": x, "weight": d.real(-1, 1, N, I, dtype=dtype), "bias": bias})
 
 
 def linear_events_backward(d: Draw) -> Call:
     R, N, I, dtype = rows(d)
     args = {"g": d.real(-1, 1, R, N, dtype=dtype), "x": d.spikes(0.1, R, I, dtype=dtype)}
-    return _raw("linear_events_backward", args)
+    return _raw(d, "linear_events_backward", args)
 
 
 def buffer(d: Draw) -> Call:
     R, N, _, dtype = rows(d)
-    return _raw("buffer", {"like": d.real(0, 1, 3, dtype=dtype), "rows": R, "columns": N}, contents=False)
+    return _raw(d, "buffer", {"like": d.real(0, 1, 3, dtype=dtype), "rows": R, "columns": N}, contents=False)

@@ -75,6 +75,7 @@ def poison(number: int) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(-6, byte)  # M_PERTURB
+    torch.set_num_threads(1)
     like = torch.zeros(1)
     blocks = [torch.ops.lsnn.buffer(like, mb, 1 << 18) for mb in (2, 2, 2, 2, 4, 4, 6, 8, 12)]
     for block in blocks:

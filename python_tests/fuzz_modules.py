@@ -8,7 +8,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import lsnn_ext
 from fuzz_calls import Call, Draw
-from lsnn_ext import _library
+from lsnn_ext import _ops
 from lsnn_ext.reference import ROWS, SURROGATES
 
 
@@ -104,14 +104,14 @@ def plan(d: Draw) -> Call:
     args = {"T": size["T"], "B": size["B"], "N": size["N"], "delays": delays,
             "dtype": d.one_of("float32", "float64"), "smooth": d.chance(0.3), "spikes": 0.02, "active": 0.3,
             "card": d.one_of("t4", "a100", "rtx3090", "rtx4090", "h100", "b200", "rtx5090")}  # fmt: skip
-    return Call("_C.plan", _library._C.plan, args)
+    return Call("_C.plan", _ops._C.plan, args)
 
 
 def _ready(memory: Tensor, wide: bool, **numbers: Any) -> str:
     """A layer kept ready; its addresses are those of a block that is long enough for the sizes that are drawn here."""
     start = memory.data_ptr()
     addresses = {"coefficients": start, "w": start, "delay": 0, "stored": start, "sources": [(start, 64)]}
-    return type(_library._C.Ready(wide=wide, **numbers, **addresses)).__name__
+    return type(_ops._C.Ready(wide=wide, **numbers, **addresses)).__name__
 
 
 def ready(d: Draw) -> Call:

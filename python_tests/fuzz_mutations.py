@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from fuzz_calls import HUGE, MOST, Call, Draw
+from lsnn_ext import _ops
 from lsnn_ext.functional import State
 
 Path = tuple[Any, ...]
@@ -209,10 +210,11 @@ def _all_at_once(d: Draw, call: Call) -> str:
 
 # What the operators trust most is changed more often.
 TRUSTED = {
-    "y", "bits", "smooth_z", "carry", "x_bits", "delay", "delays", "checkpoint", "want", "wanted", "coefficients",
+    "y", "bits", "smooth_z", "carry", "x_bits", "delay", "delays", "checkpoint", "outputs", "gradients",
+    "coefficient_gradients", "coefficients",
 }  # fmt: skip
 # What says which call it is, and sizes for which modules hold memory.
-KEPT = {"kind", "method", "grad", "times", "parameters", "memory", "wide"}
+KEPT = {"kind", "method", "grad", "times", "parameters", "memory", "wide", "cut"}
 KEPT_OPTIONS = {"n", "input_size", "hidden_size", "output_size", "n_regular", "n_adaptive", "num_layers"}
 
 
@@ -254,6 +256,8 @@ def mutate(d: Draw, call: Call) -> bool:
             call.changes.append(f"{'.'.join(map(str, path))}: {what}")
             same = same and what in layouts
     tensors = [leaf for _, leaf in leaves(call.args) if isinstance(leaf, Tensor)]
-    if call.args.get("spikes") is False and any(t.numel() > 1 << 26 for t in tensors):
-        call.args["spikes"] = True  # without a result a call of endless steps takes no memory, and does not end
+    outputs = call.args.get("outputs")
+    if type(outputs) is int and any(t.numel() > 1 << 26 for t in tensors):
+        # Without a result a call of endless steps takes no memory, and does not end.
+        call.args["outputs"] = outputs | _ops.mask("outputs", ["spikes"])
     return same

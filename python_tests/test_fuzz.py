@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from lsnn_ext import _library
+from fuzz import ENVIRONMENT
+from lsnn_ext import _ops
 
 FOLDER = Path(__file__).resolve().parent
-pytestmark = pytest.mark.skipif(not _library.available, reason="this installation has no compiled operators")
+pytestmark = pytest.mark.skipif(not _ops.available, reason="this installation has no compiled operators")
 
 
 def _python(*arguments: str) -> subprocess.CompletedProcess[str]:
     """A process of its own: the fuzz forks, which is safe only where no thread of torch has run."""
-    environment = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
+    environment = {**os.environ, **ENVIRONMENT}
     return subprocess.run([sys.executable, *arguments], cwd=FOLDER, env=environment, capture_output=True, text=True)
 
 
