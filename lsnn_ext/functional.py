@@ -147,8 +147,10 @@ class _Around(NamedTuple):
 def _outputs(
     x: Tensor, w_rec: Tensor, neuron: dict[str, Any], around: _Around, asked: set[str],
 ) -> tuple[_ops.Outputs, Tensor]:  # fmt: skip
-    """What the operator returns, and the spikes in the dtype of x; neuron: the keyword arguments of alif, asked: names of
-    outputs of csrc/torch/boundary.h."""
+    """What the operator returns, and the spikes in the dtype of x.
+
+    neuron: the keyword arguments of alif; asked: names of outputs of csrc/torch/boundary.h.
+    """
     dynamics, refractory, delay = neuron.get("dynamics", "lsnn"), neuron.get("refractory", 0), neuron.get("delay", 0)
     row, smooth = named_row(dynamics), neuron.get("smooth", False)
     surrogate, dampening = neuron.get("surrogate"), neuron.get("dampening")

@@ -50,8 +50,10 @@ def _parts() -> dict[str, tuple[str, ...]]:
 
 
 def named(operator: Any, args: tuple[Any, ...]) -> dict[str, Any]:
-    """The arguments of a call of an operator by the names of its schema, those in lists by their own; asked: the names of
-    the outputs that it is asked for."""
+    """The arguments of a call of an operator by the names of its schema, those in lists by their own.
+
+    asked: the names of the outputs that it is asked for.
+    """
     found: dict[str, Any] = {}
     for argument, value in zip(operator._schema.arguments, args, strict=True):
         names = _parts().get(argument.name)

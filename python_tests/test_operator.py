@@ -239,10 +239,11 @@ def test_raw_operators_refuse_tensors_that_want_a_gradient(name: str, fresh: Non
     if name == "alif_forward":
         args = changed(operator, args, asked={"spikes"})  # with what it saves it has one: test_export.py
     compiled = torch.compile(lambda *args: _flat(operator(*args)), fullgraph=True, backend="aot_eager")
-    tensors = [name for name, arg in named(operator, args).items() if isinstance(arg, Tensor) and arg.is_floating_point()]
+    given = named(operator, args)
+    tensors = [key for key, arg in given.items() if isinstance(arg, Tensor) and arg.is_floating_point()]
     assert len(tensors) >= 2
     for tensor in tensors:
-        wanting = changed(operator, args, **{tensor: named(operator, args)[tensor].clone().requires_grad_()})
+        wanting = changed(operator, args, **{tensor: given[tensor].clone().requires_grad_()})
         with pytest.raises(RuntimeError, match=f"{name} has no gradient of its own"):
             operator(*wanting)
         for silent in (torch.no_grad, torch.inference_mode):

@@ -25,7 +25,8 @@ from .load import (
 
 __all__ = [
     "DEVICES", "Constants", "Numbers", "Outputs", "Settings", "Tensors", "_C", "allows_bf16", "available",
-    "compiled_rows", "cpu_kernels", "has", "linear", "load_error", "mask", "mostly_zero", "plain", "recurrence", "reused",
+    "compiled_rows", "cpu_kernels", "has", "linear", "load_error", "mask", "mostly_zero", "plain", "recurrence",
+    "reused",
 ]  # fmt: skip
 
 
