@@ -30,7 +30,7 @@ def _shape(text: str) -> Shape:
 
 
 def _rates(text: str) -> list[float]:
-    rates = [_positive(number) for number in text.split(",")]
+    rates = [positive(number) for number in text.split(",")]
     if max(rates) >= 50:
         raise argparse.ArgumentTypeError(f"expected percentages below 50, got {text!r}")
     return rates
@@ -51,7 +51,8 @@ def at_least_one(text: str) -> int:
     return int(text)
 
 
-def _positive(text: str) -> float:
+def positive(text: str) -> float:
+    """A type of argparse."""
     try:
         value = float(text)
     except ValueError:
@@ -75,10 +76,10 @@ def _parser() -> argparse.ArgumentParser:
                         help="what sweeps start from")
     parser.add_argument("--threads", type=at_least_one, help="cores to use (default: all)")
     parser.add_argument("--repeats", type=at_least_one, default=15, help="rounds")
-    parser.add_argument("--seconds", type=_positive, default=40.0, help="what the forward+backward passes of one "
+    parser.add_argument("--seconds", type=positive, default=40.0, help="what the forward+backward passes of one "
                         "contestant on one yardstick may take: it takes part in fewer rounds to stay below, and in one "
                         "at least (default: %(default)g)")
-    parser.add_argument("--memory-limit", type=_positive, metavar="GB", help="a peer that would need more is left out "
+    parser.add_argument("--memory-limit", type=positive, metavar="GB", help="a peer that would need more is left out "
                         "(default: what is free, less 2)")
     parser.add_argument("--no-memory", action="store_true", help="leave out saved bytes and peak memory")
     parser.add_argument("--out", type=Path, help="folder for page, CSVs and plots (default: bench/results/MACHINE)")
