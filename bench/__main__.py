@@ -11,49 +11,48 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from bench.problem import YARDSTICKS, Shape, custom
+import torch
 
-SWEEPS = ("N", "B", "T", "rate", "active", "threads")
+from bench import machine, measure, memory, page, roofline, sweep
+from bench.problem import YARDSTICKS, Shape, custom
 
 
 def _shape(text: str) -> Shape:
     try:
         shape = Shape(*(int(number) for number in text.split(",")))
     except (TypeError, ValueError):
-        raise argparse.ArgumentTypeError(f"expected four whole numbers T,B,I,N, got {text!r}") from None
+        shape = Shape(0, 0, 0, 0)
     if min(shape) < 1:
-        raise argparse.ArgumentTypeError(f"expected numbers >= 1, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected four whole numbers T,B,I,N >= 1, got {text!r}")
     return shape
 
 
 def _rates(text: str) -> list[float]:
-    try:
-        rates = [float(number) for number in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected percentages with commas between them, got {text!r}") from None
-    if not all(0 < rate < 50 for rate in rates):
-        raise argparse.ArgumentTypeError(f"expected percentages between 0 and 50, got {text!r}")
+    rates = [positive(number) for number in text.split(",")]
+    if max(rates) >= 50:
+        raise argparse.ArgumentTypeError(f"expected percentages below 50, got {text!r}")
     return rates
 
 
 def _sweeps(text: str) -> list[str]:
-    names = {"all": list(SWEEPS), "none": []}.get(text, text.split(","))
-    unknown = [name for name in names if name not in SWEEPS]
+    names = {"all": list(sweep.KINDS), "none": []}.get(text, text.split(","))
+    unknown = [name for name in names if name not in sweep.KINDS]
     if unknown:
-        raise argparse.ArgumentTypeError(f"expected all, none or some of {','.join(SWEEPS)}, got {unknown[0]!r}")
+        raise argparse.ArgumentTypeError(f"expected all, none or some of {','.join(sweep.KINDS)}, got {unknown[0]!r}")
     return names
 
 
-def _at_least_one(text: str) -> int:
+def at_least_one(text: str) -> int:
+    """A type of argparse."""
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number >= 1, got {text!r}")
     return int(text)
 
 
-def _positive(text: str) -> float:
+def positive(text: str) -> float:
+    """A type of argparse."""
     try:
         value = float(text)
     except ValueError:
@@ -71,15 +70,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shape", type=_shape, action="append", default=[], metavar="T,B,I,N")
     parser.add_argument("--rates", type=_rates, default=[0.5, 1, 2, 5, 10, 20], help="firing rates of ours in %%")
     parser.add_argument("--peers", action="store_true", help="also time every peer that is installed")
-    parser.add_argument("--sweep", type=_sweeps, metavar=",".join(SWEEPS), help="what is varied, or all or none "
+    parser.add_argument("--sweep", type=_sweeps, metavar=",".join(sweep.KINDS), help="what is varied, or all or none "
                         "(default: all with all yardsticks, else none)")
-    parser.add_argument("--sweep-shape", type=_shape, default=None, metavar="T,B,I,N", help="what sweeps start from")
-    parser.add_argument("--threads", type=_at_least_one, help="cores to use (default: all)")
-    parser.add_argument("--repeats", type=_at_least_one, default=15, help="rounds")
-    parser.add_argument("--seconds", type=_positive, default=40.0, help="what the forward+backward passes of one "
-                        "contestant on one yardstick may take; it takes part in fewer rounds to stay below, and a peer "
-                        "that needs more for a single one is left out (default: %(default)g)")
-    parser.add_argument("--memory-limit", type=_positive, metavar="GB", help="a peer that would need more is left out "
+    parser.add_argument("--sweep-shape", type=_shape, default=sweep.BASE, metavar="T,B,I,N",
+                        help="what sweeps start from")
+    parser.add_argument("--threads", type=at_least_one, help="cores to use (default: all)")
+    parser.add_argument("--repeats", type=at_least_one, default=15, help="rounds")
+    parser.add_argument("--seconds", type=positive, default=40.0, help="what the forward+backward passes of one "
+                        "contestant on one yardstick may take: it takes part in fewer rounds to stay below, and in one "
+                        "at least (default: %(default)g)")
+    parser.add_argument("--memory-limit", type=positive, metavar="GB", help="a peer that would need more is left out "
                         "(default: what is free, less 2)")
     parser.add_argument("--no-memory", action="store_true", help="leave out saved bytes and peak memory")
     parser.add_argument("--out", type=Path, help="folder for page, CSVs and plots (default: bench/results/MACHINE)")
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure, print the table, write the CSVs, the plots and the page."""
+    """Measure, print the tables, write the CSVs, the plots and the page."""
     parser = _parser()
     given = parser.parse_args(arguments)
     unknown = [name for name in given.yardsticks if name not in YARDSTICKS]
@@ -96,16 +96,12 @@ def main(arguments: list[str] | None = None) -> None:
     everything = not (given.yardsticks or given.shape or given.sweep)
     yardsticks = [YARDSTICKS[name] for name in (YARDSTICKS if everything else given.yardsticks)]
     yardsticks += [custom(shape) for shape in given.shape]
-    sweeps = SWEEPS if everything and given.sweep is None else given.sweep or ()
-
+    sweeps = list(sweep.KINDS) if everything and given.sweep is None else given.sweep or []
     if sweeps:  # layers of many sizes alternate, and each should find its memory again, as it would alone
         os.environ.setdefault("LSNN_CACHE_MB", "8192")
-    from bench import machine
-
     out = given.out or Path("bench/results") / machine.slug()  # named before cores are taken away
     if given.threads is not None:
         limit_cores(given.threads)
-    from bench import measure, memory, page, report, roofline, sweep
 
     def say(text: str) -> None:
         print(text, flush=True)
@@ -121,36 +117,24 @@ def main(arguments: list[str] | None = None) -> None:
         say(f"  {rate.what}: {rate.value:.1f} {rate.unit}, {rate.how}")
     try:
         for yardstick in yardsticks:
-            T, B, I, N = yardstick.shape  # noqa: E741
+            T, B, I, N = yardstick.shape
             say(f"{yardstick.name}: T={T} B={B} I={I} N={N}, {100 * yardstick.input_rate:g} % input spikes")
             more, left_out = measure.measure(yardstick, given.rates, peers=given.peers, repeats=given.repeats,
                                              memory=not given.no_memory, limits=limits, say=say)
+            say(page.times(more))
             results += more
             skipped += left_out
         for name in sweeps:
-            line = sweep.sweep(name, given.sweep_shape or sweep.BASE, repeats=given.repeats, limits=limits, say=say)
+            line = sweep.sweep(name, given.sweep_shape, repeats=given.repeats, limits=limits, say=say)
             points += line
-            _say_slopes(line, say)
+            for timed in measure.PASSES:
+                medians = ", ".join(f"{p.x:g}: {p.median_ms:.2f} ms" for p in line if p.timed == timed)
+                say(f"  {timed}: {medians}: {sweep.slope_text(line, timed)}")
     finally:  # what was measured before something stopped the run is kept
-        bounds = roofline.bounds(results, rates)
-        if results:
-            say("\n" + report.table(results))
-        for bound in bounds:
-            say(f"{bound.yardstick}: {measure.OURS} takes {bound.ours_by_dense:.2f} times the dense bound of this "
-                f"machine, {bound.ours_by_active:.2f} times that of active rows")
         if results or points:
             facts = machine.facts(_command(sys.argv[1:] if arguments is None else arguments))
-            for path in [*report.write(out, facts, results, skipped, rates, bounds, points), page.write_page(out)]:
+            for path in page.write(out, facts, results, skipped, rates, points):
                 say(f"wrote {path}")
-
-
-def _say_slopes(points: list, say: Callable[[str], None]) -> None:  # type: ignore[type-arg]  # of sweep.Point
-    from bench import measure, sweep
-
-    for timed in measure.PASSES:
-        line = sorted((p for p in points if p.timed == timed), key=lambda p: p.x)
-        say(f"  {timed}: {', '.join(f'{p.x:g}: {p.median_ms:.2f} ms' for p in line)}")
-        say(f"  {timed}: {sweep.slope_text(points, timed)}")
 
 
 def _command(arguments: list[str]) -> str:
@@ -164,11 +148,8 @@ def _command(arguments: list[str]) -> str:
 
 def limit_cores(threads: int) -> None:
     """Keep this process and all pools that it starts later to so many cores: jax has no other switch."""
-    import torch
-
     if hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))[:threads]
-        os.sched_setaffinity(0, cores)
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
 

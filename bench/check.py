@@ -11,6 +11,7 @@ import sys
 
 import torch
 
+from bench.__main__ import at_least_one
 from bench.contestants import OURS, make, warm_up
 from bench.measure import PASSES, alternate, find_scale
 from bench.problem import Problem, Shape
@@ -28,11 +29,10 @@ def ratios(shape: Shape, repeats: int) -> dict[str, float]:
     for name in (OURS, LOOP):
         warm_up(name, problem)
     ours, loop = alternate([make(OURS, problem), make(LOOP, problem)], repeats)
-    T, B, I, N = shape  # noqa: E741
-    print(f"T={T} B={B} I={I} N={N}, {100 * rate:.1f} % spikes, {repeats} rounds, {torch.get_num_threads()} threads")
+    print(f"{shape}, {100 * rate:.1f} % spikes, {repeats} rounds, {torch.get_num_threads()} threads")
     found = {}
-    for k, timed in enumerate(PASSES):
-        mine, theirs = 1e3 * statistics.median(ours[k]), 1e3 * statistics.median(loop[k])
+    for timed, our_ms, loop_ms in zip(PASSES, ours, loop, strict=True):
+        mine, theirs = statistics.median(our_ms), statistics.median(loop_ms)
         found[timed] = theirs / mine
         print(f"  {timed}: {OURS} {mine:.2f} ms, {LOOP} {theirs:.2f} ms, {found[timed]:.1f} times")
     return found
@@ -42,22 +42,18 @@ def main(arguments: list[str] | None = None) -> int:
     """0 if the ratio of forward+backward is large enough, else 1."""
     parser = argparse.ArgumentParser("python -m bench.check", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--least", type=float, default=LEAST, help="smallest ratio that passes (default: %(default)g)")
-    parser.add_argument("--repeats", type=int, default=9, help="rounds (default: %(default)d)")
+    parser.add_argument("--repeats", type=at_least_one, default=9, help="rounds (default: %(default)d)")
     given = parser.parse_args(arguments)
-    if given.repeats < 1:
-        parser.error(f"--repeats: expected a whole number >= 1, got {given.repeats}")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         found = ratios(SHAPE, given.repeats)[PASSES[1]]
     finally:
         torch.set_num_threads(threads)
-    if found < given.least:
-        print(f"bench.check: FAILED: forward+backward: expected at least {given.least:g} times faster than the "
-              f"{LOOP}, got {found:.1f} times")
-        return 1
-    print(f"bench.check: passed: {found:.1f} times faster than the {LOOP}, at least {given.least:g} wanted")
-    return 0
+    verdict = "passed" if found >= given.least else "FAILED"
+    print(f"bench.check: {verdict}: forward+backward: expected at least {given.least:g} times faster than the {LOOP}, "
+          f"got {found:.1f} times")
+    return int(found < given.least)
 
 
 if __name__ == "__main__":

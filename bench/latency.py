@@ -9,7 +9,6 @@ write without this package; the weights of the loop are those of the layer. Show
 of the microseconds of a call; 5 % of the inputs are spikes.
 """
 import argparse
-import math
 import platform
 import time
 from collections.abc import Callable
@@ -17,10 +16,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from bench.__main__ import at_least_one
+from bench.problem import ALPHA, BETA, RHO, THETA
 from lsnn_ext import ALIF, LIF, LSNN
 
 INPUTS = {100: 20, 220: 80, 512: 80, 1024: 80}
-ALPHA, RHO, BETA, THETA = math.exp(-1 / 20), math.exp(-1 / 200), 1.8, 0.01
 Tick = Callable[[Tensor], object]
 
 
@@ -91,12 +91,12 @@ def measure(inputs: int, neurons: int, ticks: int) -> dict[str, list[float]]:
     return {name: sorted(values) for name, values in times.items()}
 
 
-def main() -> None:
+def main(given: list[str] | None = None) -> None:
     """Prints a table for each number of neurons."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--neurons", type=int, nargs="+", default=list(INPUTS))
-    parser.add_argument("--ticks", type=int, default=3000)
-    arguments = parser.parse_args()
+    parser.add_argument("--neurons", type=at_least_one, nargs="+", default=list(INPUTS))
+    parser.add_argument("--ticks", type=at_least_one, default=3000)
+    arguments = parser.parse_args(given)
     torch.set_num_threads(1)
     print(f"{platform.machine()}, torch {torch.__version__}, one thread, {arguments.ticks} ticks; in microseconds")
     for neurons in arguments.neurons:

@@ -4,7 +4,7 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,7 @@ from lsnn_ext import functional
 PASSES = ("forward", "forward+backward")
 BASE_RATE = 2.0  # percent: the firing rate of ours that ratios refer to
 LONG_ENOUGH = 2000  # steps after which a longer sequence would not tell another firing rate
+Say = Callable[[str], None]
 
 
 @dataclass
@@ -28,7 +29,7 @@ class Result:
     yardstick: str
     T: int
     B: int
-    I: int  # noqa: E741
+    I: int
     N: int
     contestant: str
     rate_asked: float  # percent; nan: the peer fires as it does
@@ -46,7 +47,7 @@ class Result:
     threads: int
     base: bool  # the line of ours that ratios refer to
     input_rate: float = math.nan  # percent
-    active_share: float = math.nan  # percent of the neuron-steps with a pseudo-derivative that is not 0; ours alone
+    active_share: float = math.nan  # percent of neuron-steps with a surrogate that is not 0; ours alone
 
 
 @dataclass(frozen=True)
@@ -78,57 +79,44 @@ class Entry:
     asked: float = math.nan  # percent
     measured: float = math.nan  # percent
     active: float = math.nan  # percent
-    rounds: int = 1
 
 
 def measure(yardstick: Yardstick, rates: list[float], *, peers: bool, repeats: int, memory: bool,
-            limits: Limits = NO_LIMITS, say: Callable[[str], None] = print) -> tuple[list[Result], list[Skip]]:
-    """All contestants on one yardstick: ours at each rate (percent), then the peers; and the peers that did not run."""
+            limits: Limits = NO_LIMITS, say: Say = print) -> tuple[list[Result], list[Skip]]:
+    """All on one yardstick: ours at each rate (percent), then the peers; and those that did not run."""
     base_rate = min(rates, key=lambda rate: abs(rate - BASE_RATE))
-    if not yardstick.every_rate:
-        rates = [base_rate]
+    rates = rates if yardstick.every_rate else [base_rate]
     problem = yardstick.problem()
     warm_up(OURS, problem)
-    entries = [_ours(problem, rate, limits, repeats, say) for rate in rates]
+    entries = [_ours(problem, rate, say) for rate in rates]
     base = rates.index(base_rate)
     skipped: list[Skip] = []
     if peers:
         torch.compiler.reset()  # it refuses to compile one function for more than a few shapes
-        for name in MAKERS:
-            if name == OURS:
-                continue
+        for name in (name for name in MAKERS if name != OURS):
             try:
                 if name in WITH_INDEX and not yardstick.quadratic:
-                    raise OverLimitError(f"not run: {INDEXED}")
-                entries.append(_peer(name, problem, entries[base], limits, repeats, say))
-            except Exception as reason:  # whatever stops a peer must not stop the others
-                lines = str(reason).strip().splitlines() or ["no message"]
-                kind = "" if isinstance(reason, OverLimitError) else f"skipped: {type(reason).__name__}: "
-                skipped.append(Skip(yardstick.name, name, kind + lines[0]))
-                say(f"  {name}: {kind}{lines[0]}")
-
+                    raise OverLimitError(INDEXED)
+                entries.append(_peer(name, problem, entries[base], limits))
+            except Exception as error:  # whatever stops a peer must not stop the others
+                skipped.append(Skip(yardstick.name, name, _reason(error)))
+                say(f"  {name}: {skipped[-1].reason}")
     say(f"  timing {len(entries)} contestants, {repeats} rounds")
-    seconds = alternate([entry.contestant for entry in entries], repeats, [entry.rounds for entry in entries])
-    base_median = [statistics.median(seconds[base][k]) for k in range(len(PASSES))]
+    times = alternate([entry.contestant for entry in entries], repeats, limits.seconds)
+    base_median = [statistics.median(one) for one in times[base]]
     results: list[Result] = []
-    for c, entry in enumerate(entries):
-        name = entry.contestant.name
-        saved, beyond, peak = math.nan, math.nan, math.nan
-        if memory:
-            saved, beyond = saved_bytes(entry.contestant)
-            if yardstick.peak and (c == base or name != OURS):
-                say(f"  peak memory of {name}")
-                try:
-                    peak = peak_mib(name, yardstick, entry.scale)
-                except Exception as reason:  # a process that was killed must not take the times with it
-                    say(f"  peak memory of {name}: not measured: {type(reason).__name__}: {reason}")
-        for k, timed in enumerate(PASSES):
-            ms = sorted(1e3 * s for s in seconds[c][k])
+    for entry, both in zip(entries, times, strict=True):
+        name, is_base = entry.contestant.name, entry is entries[base]
+        saved = saved_bytes(entry.contestant) if memory else (math.nan, math.nan)
+        peak = math.nan
+        if memory and yardstick.peak and (is_base or name != OURS):
+            peak = _peak(name, yardstick, entry.scale, say)
+        for timed, ms, base_ms in zip(PASSES, both, base_median, strict=True):
             q1, median, q3 = quartiles(ms)
-            ratio = median / (1e3 * base_median[k])
-            results.append(Result(yardstick.name, *yardstick.shape, name, entry.asked, entry.measured, timed, median,
-                                  ms[0], q1, q3, ratio, saved, beyond, peak, entry.rounds, torch.get_num_threads(),
-                                  c == base, 100 * yardstick.input_rate, entry.active))
+            results.append(Result(
+                yardstick.name, *yardstick.shape, name, entry.asked, entry.measured, timed, median, min(ms), q1, q3,
+                median / base_ms, *saved, peak, len(ms), torch.get_num_threads(), is_base,
+                100 * yardstick.input_rate, entry.active))
     return results, skipped
 
 
@@ -136,72 +124,52 @@ class OverLimitError(Exception):
     """A contestant would take more than it may."""
 
 
-def _ours(problem: Problem, rate: float, limits: Limits, repeats: int, say: Callable[[str], None]) -> Entry:
-    scale, got = find_scale(problem.first(LONG_ENOUGH), rate / 100)
+def _reason(error: Exception) -> str:
+    first = (str(error).strip().splitlines() or ["no message"])[0]
+    return f"not run: {first}" if isinstance(error, OverLimitError) else f"skipped: {type(error).__name__}: {first}"
+
+
+def _peak(name: str, yardstick: Yardstick, scale: float, say: Say) -> float:
+    say(f"  peak memory of {name}")
+    try:
+        return peak_mib(name, yardstick, scale)
+    except Exception as error:  # a process that was killed must not take the times with it
+        say(f"  peak memory of {name}: not measured: {type(error).__name__}: {error}")
+        return math.nan
+
+
+def _ours(problem: Problem, rate: float, say: Say) -> Entry:
+    scale, _ = find_scale(problem.first(LONG_ENOUGH), rate / 100)
     problem = problem.scaled(scale)
     contestant = make(OURS, problem)
-    if len(problem.x) > LONG_ENOUGH:
-        got = firing_rate(contestant.forward())
-    if abs(100 * got / rate - 1) > 0.1:
-        say(f"  asked for {rate:g} % spikes, the nearest that the layer gives is {100 * got:.2f} %")
-    rounds = _rounds(expected_seconds(OURS, problem), limits, repeats)
-    active = 100 * active_share(problem.first(LONG_ENOUGH))
-    return Entry(contestant, scale, rate, 100 * got, active, rounds)
+    measured = 100 * firing_rate(contestant.forward())
+    if abs(measured / rate - 1) > 0.1:
+        say(f"  asked for {rate:g} % spikes, the nearest that the layer gives is {measured:.2f} %")
+    return Entry(contestant, scale, rate, measured, 100 * active_share(problem.first(LONG_ENOUGH)))
 
 
-def _peer(name: str, problem: Problem, ours: Entry, limits: Limits, repeats: int, say: Callable[[str], None]) -> Entry:
+def _peer(name: str, problem: Problem, ours: Entry, limits: Limits) -> Entry:
     """A peer ready to run, warmed up on a few steps; an error if it cannot run here or would take too much."""
     warm_up(name, problem)
     scale = ours.scale
     if name in LAYERS:  # it has equations of its own, and so a scale of its own for the same firing rate
-        beginning = problem.first(100)
-        scale, _ = find_scale(beginning, ours.measured / 100, tolerance=0.2, most=12, name=name)
+        scale, _ = find_scale(problem.first(100), ours.measured / 100, tolerance=0.2, most=12, name=name)
     problem = problem.scaled(scale)
     if (needed := needed_bytes(name, problem)) > limits.bytes:
-        raise OverLimitError(f"not run: would need about {needed / GB:.1f} GB, the limit is {limits.bytes / GB:.1f} GB")
-    expected = expected_seconds(name, problem)
-    if expected > limits.seconds:
-        raise OverLimitError(f"not run: one forward+backward would take about {expected:.0f} s, the limit is "
-                             f"{limits.seconds:.0f} s")
-    rounds = _rounds(expected, limits, repeats)
-    if rounds < repeats:
-        say(f"  {name}: {rounds} of {repeats} rounds, since one takes about {expected:.1f} s")
+        raise OverLimitError(f"would need about {needed / GB:.1f} GB, the limit is {limits.bytes / GB:.1f} GB")
     contestant = make(name, problem)
-    measured = 100 * firing_rate(contestant.forward()) if contestant.spiking else math.nan
-    return Entry(contestant, scale, measured=measured, rounds=rounds)
-
-
-def _rounds(expected: float, limits: Limits, repeats: int) -> int:
-    return int(max(1, min(repeats, limits.seconds // max(expected, 1e-9))))
-
-
-def expected_seconds(name: str, problem: Problem) -> float:
-    """Of one forward+backward, from short runs: time grows with the number of steps, or faster where it is seen to."""
-    steps = max(64, len(problem.x) // 20)
-    half, whole = (_best_of_two(make(name, problem.first(many))) for many in (steps // 2, steps))
-    times = max(1.0, len(problem.x) / steps)
-    # Proportional, up to noise; else the part beyond it, whole - 2 half, is taken to grow with the square.
-    beyond = whole - 2 * half if whole > 2.3 * half else 0.0
-    return (whole - 2 * beyond) * times + 2 * beyond * times**2
-
-
-def _best_of_two(contestant: Contestant) -> float:
-    best = math.inf
-    for _ in range(2):
-        start = time.perf_counter()
-        contestant.forward_backward()
-        best = min(best, time.perf_counter() - start)
-    return best
+    return Entry(contestant, scale,
+                 measured=100 * firing_rate(contestant.forward()) if contestant.spiking else math.nan)
 
 
 def active_share(problem: Problem, width: float = 1.0) -> float:
-    """Share of the neuron-steps whose pseudo-derivative is not 0: only there the backward product is of use."""
+    """Share of the neuron-steps whose surrogate is not 0: only there the backward product is of use."""
     with torch.no_grad():
         current = functional.linear(problem.x, problem.w_in)
         out = functional.alif(current, problem.w_rec, alpha=ALPHA, theta=THETA, rho=RHO, beta=BETA, width=width,
                               trace=True)
     traces = out[2]  # type: ignore[misc]  # trace=True
-    before = torch.cat([torch.zeros_like(traces.v[:1]), traces.v[:-1]])  # the row `lsnn` tests the old membrane
+    before = torch.cat([torch.zeros_like(traces.v[:1]), traces.v[:-1]])  # `lsnn` tests the old membrane
     return float(((before - traces.threshold).abs() < width * traces.threshold).float().mean())
 
 
@@ -214,7 +182,7 @@ def find_scale(problem: Problem, rate: float, tolerance: float = 0.01, most: int
                name: str = OURS) -> tuple[float, float]:
     """The scale of the input weights at which it fires at this rate, and the rate it gives: bisection of the log."""
     best = (1.0, 0.0)
-    low, high = 0.0, float("inf")
+    low, high = 0.0, math.inf
     scale = 1.0
     for _ in range(most):
         got = firing_rate(make(name, problem.scaled(scale)).forward())
@@ -223,56 +191,52 @@ def find_scale(problem: Problem, rate: float, tolerance: float = 0.01, most: int
         if abs(got / rate - 1) <= tolerance:
             break
         low, high = (scale, high) if got < rate else (low, scale)
-        scale = 4 * low if high == float("inf") else high / 4 if low == 0 else (low * high) ** 0.5
+        scale = 4 * low if high == math.inf else high / 4 if low == 0 else math.sqrt(low * high)
     return best
 
 
 def alternate(contestants: list[Contestant], repeats: int,
-              rounds: list[int] | None = None) -> list[tuple[list[float], list[float]]]:
-    """Seconds of forward and of forward+backward, by contestant and round.
+              seconds: float = math.inf) -> list[tuple[list[float], list[float]]]:
+    """Milliseconds of forward and of forward+backward, by contestant and round.
 
-    A contestant whose number of rounds is below repeats takes part in so many of them, spread over the run.
-    The order changes from round to round, so that nobody always follows the same neighbour.  A turn begins with a
-    short rest, in which the spinning threads of the neighbour go to sleep, and an untimed forward to wake its own.
+    A contestant whose rounds would take more than these seconds, by its untimed first one, takes part in as many as fit
+    and in one at least, spread over the run.  The order changes from round to round, so that nobody always follows the
+    same neighbour.  A turn begins with a short rest, in which the spinning threads of the neighbour go to sleep, and an
+    untimed forward to wake its own.
     """
-    seconds: list[tuple[list[float], list[float]]] = [([], []) for _ in contestants]
+    times: list[tuple[list[float], list[float]]] = [([], []) for _ in contestants]
+    first = [milliseconds(contestant.forward_backward) / 1e3 for contestant in contestants]
+    rounds = [repeats if one * repeats <= seconds else max(1, int(seconds // one)) for one in first]
     order = list(range(len(contestants)))
-    parts = [repeats] * len(contestants) if rounds is None else rounds
     shuffle = random.Random(0).shuffle
-    for contestant in contestants:
-        contestant.forward_backward()
     gc.collect()
     gc.disable()
     try:
-        for turn in _progress(repeats):
+        for turn in range(repeats):
             shuffle(order)
-            for c in (c for c in order if turn * parts[c] % repeats < parts[c]):
+            for c in (c for c in order if turn * rounds[c] % repeats < rounds[c]):
                 time.sleep(0.02)
                 contestants[c].forward()
-                for k, run in enumerate((contestants[c].forward, contestants[c].forward_backward)):
-                    start = time.perf_counter()
-                    result = run()
-                    seconds[c][k].append(time.perf_counter() - start)
-                    del result
+                times[c][0].append(milliseconds(contestants[c].forward))
+                times[c][1].append(milliseconds(contestants[c].forward_backward))
                 gc.collect()
     finally:
         gc.enable()
-    return seconds
+    return times
 
 
-def _progress(rounds: int) -> Iterable[int]:
-    """The rounds, with a bar on a terminal; it moves between rounds only, never while something is timed."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return range(rounds)
-    tqdm.monitor_interval = 0  # no thread of its own
-    return tqdm(range(rounds), "rounds", leave=False, disable=None)  # type: ignore[no-any-return]
+def milliseconds(run: Callable[[], object]) -> float:
+    """What a call takes."""
+    start = time.perf_counter()
+    kept = run()  # so that what it takes to free the result is not timed
+    end = time.perf_counter()
+    del kept
+    return 1e3 * (end - start)
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:
     """First quartile, median and third."""
     if len(values) == 1:
         return values[0], values[0], values[0]
-    q1, q2, q3 = statistics.quantiles(values, n=4, method="inclusive")
-    return q1, q2, q3
+    q1, median, q3 = statistics.quantiles(values, n=4, method="inclusive")
+    return q1, median, q3

@@ -2,7 +2,6 @@
 import ctypes
 import gc
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -24,30 +23,27 @@ BYTES_BEYOND_SAVED = 20
 def free_bytes() -> float:
     """Memory that a new process may use without pushing out others; infinite where the system does not tell."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        pass
-    try:
-        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (AttributeError, ValueError, OSError):
+        return 1024.0 * _kib(Path("/proc/meminfo"), "MemAvailable")
+    except OSError:
         return float("inf")
+
+
+def _kib(path: Path, field: str) -> int:
+    return next(int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith(f"{field}:"))
 
 
 def needed_bytes(name: str, problem: Problem, steps: int = 32) -> float:
     """About what one forward+backward would take beyond inputs and weights, from what a few steps save."""
-    T, B, N = problem.cotangent.shape
-    saved, _ = saved_bytes(make(name, problem.first(min(T, steps))))
-    return (saved + BYTES_BEYOND_SAVED) * T * B * N
+    saved, _ = saved_bytes(make(name, problem.first(steps)))
+    return (saved + BYTES_BEYOND_SAVED) * problem.cotangent.numel()
 
 
 def saved_bytes(contestant: Contestant) -> tuple[float, float]:
     """Bytes kept for backward per neuron-step without inputs and weights; the same without the outputs."""
     if isinstance(contestant, JaxContestant):
-        T, B, N = contestant.cotangent.shape
-        nbytes = sum(size for _, size in contestant.residuals())
         # jax keeps a copy of its own and never the array that the caller has, so nothing is taken off.
-        return nbytes / (T * B * N), nbytes / (T * B * N)
+        kept_by_jax = sum(size for _, size in contestant.residuals()) / contestant.cotangent.size
+        return kept_by_jax, kept_by_jax
     assert isinstance(contestant, TorchContestant)
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -60,37 +56,25 @@ def saved_bytes(contestant: Contestant) -> tuple[float, float]:
         out = contestant.module(contestant.problem.x)
     for tensor in _context_tensors(out.grad_fn):
         keep(tensor)
-    given = [contestant.problem.x, *contestant.module.parameters(), *contestant.module.buffers()]
-    for tensor in given:
+    for tensor in (contestant.problem.x, *contestant.module.parameters(), *contestant.module.buffers()):
         kept.pop(tensor.untyped_storage().data_ptr(), None)
     kept.pop(0, None)  # empty tensors
     total = sum(storage.nbytes() for storage in kept.values())
     kept.pop(out.untyped_storage().data_ptr(), None)
-    beyond = sum(storage.nbytes() for storage in kept.values())
-    return total / out.numel(), beyond / out.numel()
+    return total / out.numel(), sum(storage.nbytes() for storage in kept.values()) / out.numel()
 
 
 def _context_tensors(root: Any) -> Iterator[Tensor]:
     """What custom Functions hold as attributes of their ctx, which the hooks do not see."""
-    seen, todo = set(), [root]
+    seen, todo = {None}, [root]
     while todo:
         node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        todo += [parent for parent, _ in node.next_functions]
-        yield from _tensors_in(getattr(node, "__dict__", {}))
-
-
-def _tensors_in(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors_in(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors_in(item)
+        if node not in seen:
+            seen.add(node)
+            todo += [parent for parent, _ in node.next_functions]
+            for value in getattr(node, "__dict__", {}).values():
+                held = value if isinstance(value, (list, tuple)) else [value]
+                yield from (each for each in held if isinstance(each, Tensor))
 
 
 def peak_mib(name: str, yardstick: Yardstick, scale: float) -> float:
@@ -117,16 +101,12 @@ def _peak_here(threads: int, prepare: Callable[..., Callable[[], object]], args:
     torch.set_num_threads(threads)
     run = prepare(*args)
     gc.collect()
+    status = Path("/proc/self/status")
     try:
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # makes VmHWM start again from what is resident now
     except (AttributeError, OSError):
         return float("nan")  # only Linux with glibc can tell
-    before = _resident_kib("VmRSS")
+    before = _kib(status, "VmRSS")
     run()
-    return (_resident_kib("VmHWM") - before) / 1024
-
-
-def _resident_kib(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))
+    return (_kib(status, "VmHWM") - before) / 1024

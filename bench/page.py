@@ -1,21 +1,26 @@
-"""The page of a run: one README.md with tables and plots, made from the CSVs of its folder alone.
+"""What is kept of a run: CSVs with the machine in their first lines, plots, and a page made from the CSVs alone.
 
     python -m bench.page bench/results/amd-epyc-2-cores     makes the page again
 """
 import argparse
+import csv
 import inspect
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any, TypeVar
 
 from bench import peers, roofline
 from bench.contestants import OURS
 from bench.measure import PASSES, Result, Skip
-from bench.plots import label, rated_yardsticks
-from bench.report import FILES, read
-from bench.roofline import Bound, Rate
+from bench.plots import label, plot_rates, plot_sweep, plot_times, rated_yardsticks
+from bench.roofline import Rate
 from bench.sweep import KINDS, Point, slope_text
 
+Row = TypeVar("Row", Result, Skip, Point, Rate)
+# Each kind of line has a file of its own; sweeps have one for each thing that is varied.
+FILES: dict[type, str] = {Result: "bench.csv", Skip: "skipped.csv", Rate: "machine.csv"}
 WHO = {
     "jax scan, jit": "the same equations under `jax.lax.scan`, jitted",
     "compiled step": "the same equations, `torch.compile` of one step in a Python loop",
@@ -26,23 +31,76 @@ WHO = {
 }
 
 
+# ---------------------------------------------------------------------------------------------------------------- files
+def write(out: Path, facts: dict[str, str], results: Sequence[Result] = (), skipped: Sequence[Skip] = (),
+          rates: Sequence[Rate] = (), points: Sequence[Point] = ()) -> list[Path]:
+    """Write CSVs, plots and page into the folder; the files that were written.
+
+    With results come all files of their run, the empty ones too: none of an earlier run may stay beside them.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    kinds: list[tuple[type, Sequence[Any]]] = [(Result, results), (Skip, skipped), (Rate, rates)] if results else []
+    paths = [write_csv(out / FILES[kind], facts, kind, rows) for kind, rows in kinds]
+    sweeps = {name: [p for p in points if p.sweep == name] for name in KINDS}
+    sweeps = {name: line for name, line in sweeps.items() if line}
+    paths += [write_csv(out / f"sweep_{name}.csv", facts, Point, line) for name, line in sweeps.items()]
+    try:
+        import matplotlib
+    except ImportError:
+        print("no plots: matplotlib is not installed")
+    else:
+        matplotlib.use("Agg")
+        threads = "one thread" if facts["threads"] == "1" else f"{facts['threads']} threads"
+        caption = f"{facts['processor']}, {threads}, torch {facts['torch']}"
+        if results:
+            paths.append(plot_times(results, caption, out / "times.png"))
+        if rated_yardsticks(results):
+            paths.append(plot_rates(results, caption, out / "rates.png"))
+        paths += [plot_sweep(line, caption, out / f"sweep_{name}.png") for name, line in sweeps.items()]
+    return [*paths, write_page(out)]
+
+
+def write_csv(path: Path, facts: dict[str, str], kind: type, rows: Sequence[Any]) -> Path:
+    """One line for each row; the facts in front as comments."""
+    with path.open("w", newline="") as file:
+        file.writelines(f"# {name}: {value}\n" for name, value in facts.items())
+        writer = csv.DictWriter(file, [field.name for field in fields(kind)])
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(row).items()})
+    return path
+
+
+def read(kind: type[Row], path: Path) -> tuple[dict[str, str], list[Row]]:
+    """The facts and the lines of a CSV that was written here; nothing where there is no such file."""
+    if not path.exists():
+        return {}, []
+    lines = path.read_text().splitlines()
+    facts = dict(line[2:].split(": ", 1) for line in lines if line.startswith("# "))
+    convert = {float: float, int: int, str: str, bool: "True".__eq__}
+    types = {field.name: convert[field.type] for field in fields(kind)}  # type: ignore[index]
+    rows = csv.DictReader(line for line in lines if not line.startswith("#"))
+    return facts, [kind(**{name: types[name](value) for name, value in row.items()}) for row in rows]
+
+
+# ----------------------------------------------------------------------------------------------------------------- page
 def write_page(folder: Path) -> Path:
     """Write README.md beside the CSVs."""
     facts, results = read(Result, folder / FILES[Result])
     _, skipped = read(Skip, folder / FILES[Skip])
-    _, measured = read(Rate, folder / FILES[Rate])
-    _, bounds = read(Bound, folder / FILES[Bound])
+    _, rates = read(Rate, folder / FILES[Rate])
     sweeps = {name: read(Point, folder / f"sweep_{name}.csv") for name in KINDS}
-    sweeps = {name: (about, points) for name, (about, points) in sweeps.items() if points}
+    sweeps = {name: found for name, found in sweeps.items() if found[1]}
     if not results and not sweeps:
         raise FileNotFoundError(f"folder: expected {FILES[Result]} or sweep_*.csv of a run, got none in {folder}")
     facts = facts or next(iter(sweeps.values()))[0]
     cores = "one core" if facts["cores"] == "1" else f"{facts['cores']} cores"
     parts = [f"# One recurrent layer on {facts['processor']}, {cores}", _machine(facts)]
     if results:
-        parts += [_times(results, skipped, folder), _memory(results, skipped)]
-    if bounds:
-        parts.append(_limits(measured, bounds))
+        parts += [times(results, skipped), *_pictures(results, folder), _memory(results, skipped)]
+    bases = [r for r in results if r.base and r.timed == PASSES[1]]
+    if bases and rates:
+        parts.append(_limits(rates, bases))
     if sweeps:
         parts.append(_sweeps(sweeps, facts, folder))
     path = folder / "README.md"
@@ -76,7 +134,8 @@ def _title(r: Result) -> str:
     return shape + inputs if "," in r.yardstick else f"{r.yardstick}: {shape}{inputs}"
 
 
-def _times(results: list[Result], skipped: list[Skip], folder: Path) -> str:
+def times(results: Sequence[Result], skipped: Sequence[Skip] = ()) -> str:
+    """A table for each yardstick, and who did not run there."""
     parts = ["## Time", f"""\
 A whole sequence through one layer, input projection included, float32. All contestants of a yardstick alternate in one
 run; times are medians with quartiles in ms, and \"times ours\" is the contestant's median by the median of {OURS} at
@@ -94,20 +153,20 @@ the firing rate printed in bold, in the same run."""]
             rows.append([*cells, str(r.repeats)])
         parts += [f"### {_title(lines[0])}",
                   markdown(["", "spikes %", "forward", "times ours", "both passes", "times ours", "rounds"], rows)]
-        parts += _reasons(s for s in skipped if s.yardstick == name)
+        reasons = [f"* {s.contestant}: {s.reason}" for s in skipped if s.yardstick == name]
+        parts += ["Left out:\n\n" + "\n".join(reasons)] if reasons else []
+    return "\n\n".join(parts)
+
+
+def _pictures(results: list[Result], folder: Path) -> list[str]:
     seen = {r.contestant for r in results}
-    if who := [f"* {name}: {text}" for name, text in WHO.items() if name in seen]:
-        parts.append("Who they are:\n\n" + "\n".join(who))
+    who = [f"* {name}: {text}" for name, text in WHO.items() if name in seen]
+    parts = ["Who they are:\n\n" + "\n".join(who)] if who else []
     if (folder / "times.png").exists():
         parts.append("![Time of forward, and of forward and backward pass, beside the peers](times.png)")
     if rated_yardsticks(results) and (folder / "rates.png").exists():
         parts.append("![Time at several firing rates](rates.png)")
-    return "\n\n".join(parts)
-
-
-def _reasons(skipped: Iterable[Skip]) -> list[str]:
-    lines = [f"* {s.contestant}: {s.reason}" for s in skipped]
-    return ["Left out:\n\n" + "\n".join(lines)] if lines else []
+    return parts
 
 
 def _memory(results: list[Result], skipped: list[Skip]) -> str:
@@ -115,20 +174,15 @@ def _memory(results: list[Result], skipped: list[Skip]) -> str:
     if all(math.isnan(r.saved_bytes) for r in lines):
         return ""
     names = list(dict.fromkeys(r.yardstick for r in lines if not math.isnan(r.peak_mib)))
-    cell = {(r.contestant, r.yardstick): number(r.peak_mib) for r in lines}
-    cell |= {(s.contestant, s.yardstick): s.reason.removeprefix("not run: ") for s in skipped if "GB" in s.reason}
     ours = {r.yardstick: r.peak_mib for r in lines if r.contestant == OURS}
-    ratio = {(r.contestant, r.yardstick): r.peak_mib / ours[r.yardstick] for r in lines if ours[r.yardstick] > 0}
-    saved: dict[str, float] = {}
-    for r in lines:
-        saved.setdefault(r.contestant, r.saved_beyond_output)
-    rows = []
-    for who in dict.fromkeys([*saved, *(s.contestant for s in skipped if "GB" in s.reason)]):
-        cells = [who, number(saved.get(who, math.nan))]
-        for name in names:
-            times = ratio.get((who, name), math.nan)
-            cells.append(cell.get((who, name), "-") + ("" if math.isnan(times) else f" ({number(times)})"))
-        rows.append(cells)
+    cells = {(r.contestant, r.yardstick): f"{number(r.peak_mib)} ({number(r.peak_mib / ours[r.yardstick])})"
+             for r in lines if r.peak_mib > 0 and ours[r.yardstick] > 0}
+    without = [s for s in skipped if "GB" in s.reason]
+    cells |= {(s.contestant, s.yardstick): s.reason.removeprefix("not run: ") for s in without}
+    saved = {r.contestant: r.saved_beyond_output for r in reversed(lines)}  # on the first yardstick
+    who = dict.fromkeys([*(r.contestant for r in lines), *(s.contestant for s in without)])
+    rows = [[name, number(saved.get(name, math.nan)), *(cells.get((name, yardstick), "-") for yardstick in names)]
+            for name in who]
     return "\n\n".join(["## Memory", f"""\
 The most resident memory of one forward + backward pass in a fresh process, in MiB above what stood there before
 (inputs, weights, the gradient from outside); in brackets, times {OURS} at the firing rate of the ratios. Saved: bytes
@@ -136,14 +190,16 @@ per neuron-step that are kept for the backward pass beyond inputs, weights and o
                         markdown(["", "saved", *names], rows)])
 
 
-def _limits(measured: list[Rate], bounds: list[Bound]) -> str:
-    rates = markdown(["", "", "", "by"], [(r.what, number(r.value), r.unit, r.how) for r in measured])
+def _limits(rates: list[Rate], bases: list[Result]) -> str:
+    measured = markdown(["", "", "", "by"], [(r.what, number(r.value), r.unit, r.how) for r in rates])
     head = ["", "product Gflop", "active %", "read MB", "written MB", "dense ms", "active ms", "bytes ms", "events ms",
             f"{OURS} ms", "by the dense bound", "by the active bound"]
-    rows = [[b.yardstick, *map(number, (b.product_gflop, b.active_share, b.read_mb, b.written_mb, b.dense_ms,
-                                        b.active_ms, b.bytes_ms, b.events_ms, b.ours_ms, b.ours_by_dense,
-                                        b.ours_by_active))] for b in bounds]
-    return "\n\n".join(["## Limits of this machine", inspect.cleandoc(roofline.__doc__ or ""), rates,
+    rows = []
+    for ours in bases:
+        bound = roofline.bound(ours, rates)
+        values = (*asdict(bound).values(), bound.ours_by_dense, bound.ours_by_active)
+        rows.append([ours.yardstick, *map(number, values)])
+    return "\n\n".join(["## Limits of this machine", inspect.cleandoc(roofline.__doc__ or ""), measured,
                         markdown(head, rows), """\
 The dense bound is the larger of \"dense\" and \"bytes\", the active bound the larger of \"active\" and \"bytes\"; times
 are for the threads of this run. A quotient of 1 would be the limit. Below 1 against the dense bound, leaving out rows

@@ -1,7 +1,7 @@
 """The pictures: bars of time beside the peers, cost against the firing rate, and one plot for each sweep."""
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,17 @@ def label(result: Result) -> str:
     return f"{OURS} at {result.rate_asked:g} %" if result.contestant == OURS else result.contestant
 
 
+def rated_yardsticks(results: Iterable[Result]) -> list[str]:
+    """The yardsticks on which ours ran at more than one firing rate."""
+    seen: dict[str, set[float]] = {}
+    for r in (r for r in results if r.contestant == OURS):
+        seen.setdefault(r.yardstick, set()).add(r.rate_asked)
+    return [name for name, rates in seen.items() if len(rates) > 1]
+
+
 def _short(value: float) -> str:
     """About three digits, never an exponent."""
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
-def _yardsticks(results: Iterable[Result]) -> list[str]:
-    return list(dict.fromkeys(r.yardstick for r in results))
 
 
 def _figure(rows: int, columns: int, width: float, height: float, title: str, caption: str) -> tuple[Any, Any]:
@@ -55,83 +59,61 @@ def _shape_text(result: Result) -> str:
     return shape if "," in result.yardstick else f"{result.yardstick}    {shape}"
 
 
-def plot_times(results: list[Result], caption: str, path: Path) -> Path:
+def plot_times(results: Sequence[Result], caption: str, path: Path) -> Path:
     """Bars of time: ours at the base rate and every peer, labelled with the ratio to ours."""
-    names = _yardsticks(results)
     shown = [r for r in results if r.base or r.contestant != OURS]
+    names = list(dict.fromkeys(r.yardstick for r in shown))
     most = max(sum(r.yardstick == name for r in shown) for name in names) / len(PASSES)
     figure, axes = _figure(len(names), len(PASSES), 12.5, 1.0 + len(names) * (0.75 + 0.36 * most),
                            "Time of one recurrent layer, whole sequence", caption)
-    for row, name in enumerate(names):
-        for column, timed in enumerate(PASSES):
+    for row, name in zip(axes, names, strict=True):
+        for axis, timed in zip(row, PASSES, strict=True):
             bars = sorted((r for r in shown if r.yardstick == name and r.timed == timed), key=lambda r: -r.median_ms)
-            axis = axes[row][column]
-            # A bar of many times the others' would leave nothing of these: it is cut, which its end shows.
-            usual = 5 * statistics.median(r.median_ms for r in bars)
-            longest = max(max(r.median_ms, r.q3_ms) for r in bars if r.median_ms <= usual)
-            for y, r in enumerate(bars):
-                colour, cut = OURS_COLOUR if r.base else PEER_COLOUR, r.median_ms > usual
-                end = 1.1 * longest if cut else max(r.median_ms, r.q3_ms)
-                axis.barh(y, end if cut else r.median_ms, color=colour, height=0.66)
-                if cut:
-                    axis.plot(2 * [end - 0.03 * longest], [y - 0.4, y + 0.4], color="white", linewidth=4)
-                else:
-                    axis.plot([r.q1_ms, r.q3_ms], [y, y], color=TEXT, linewidth=1.2, alpha=0.7, solid_capstyle="butt")
-                ratio = "" if r.base else f"   {_short(r.ratio_to_ours)}×"
-                axis.annotate(f"{_short(r.median_ms)} ms{ratio}", (end, y), (6, 0),
-                              textcoords="offset points", va="center", fontsize=9, color=TEXT,
-                              fontweight="bold" if r.base else "normal")
-            axis.set_yticks(range(len(bars)), [label(r) for r in bars])
-            for tick, r in zip(axis.get_yticklabels(), bars, strict=True):
-                if r.base:
-                    tick.set(color=OURS_COLOUR, fontweight="bold")
-            axis.set_xlim(0, 1.32 * longest)
-            axis.set_xticks([])
-            axis.spines["bottom"].set_visible(False)
+            _bars(axis, bars)
             axis.set_title(f"{_shape_text(bars[0])}    {timed}", fontsize=10.5, color=TEXT, loc="left", pad=8)
     return _save(figure, path)
 
 
-def rated_yardsticks(results: Iterable[Result]) -> list[str]:
-    """The yardsticks on which ours ran at more than one firing rate."""
-    seen: dict[str, set[float]] = {}
-    for r in results:
-        if r.contestant == OURS:
-            seen.setdefault(r.yardstick, set()).add(r.rate_asked)
-    return [name for name, rates in seen.items() if len(rates) > 1]
+def _bars(axis: Any, bars: list[Result]) -> None:
+    # A bar of many times the others' would leave nothing of these: it is cut, which its end shows.
+    usual = 5 * statistics.median(r.median_ms for r in bars)
+    longest = max(max(r.median_ms, r.q3_ms) for r in bars if r.median_ms <= usual)
+    axis.set_yticks(range(len(bars)), [label(r) for r in bars])
+    for y, (r, tick) in enumerate(zip(bars, axis.get_yticklabels(), strict=True)):
+        cut = r.median_ms > usual
+        end = 1.1 * longest if cut else max(r.median_ms, r.q3_ms)
+        axis.barh(y, end if cut else r.median_ms, color=OURS_COLOUR if r.base else PEER_COLOUR, height=0.66)
+        if cut:
+            axis.plot(2 * [end - 0.03 * longest], [y - 0.4, y + 0.4], color="white", linewidth=4)
+        else:
+            axis.plot([r.q1_ms, r.q3_ms], [y, y], color=TEXT, linewidth=1.2, alpha=0.7, solid_capstyle="butt")
+        ratio = "" if r.base else f"   {_short(r.ratio_to_ours)}×"
+        axis.annotate(f"{_short(r.median_ms)} ms{ratio}", (end, y), (6, 0), textcoords="offset points", va="center",
+                      fontsize=9, color=TEXT, fontweight="bold" if r.base else "normal")
+        if r.base:
+            tick.set(color=OURS_COLOUR, fontweight="bold")
+    axis.set_xlim(0, 1.32 * longest)
+    axis.set_xticks([])
+    axis.spines["bottom"].set_visible(False)
 
 
-def plot_rates(results: list[Result], caption: str, path: Path) -> Path:
+def plot_rates(results: Sequence[Result], caption: str, path: Path) -> Path:
     """Cost of ours against the firing rate, with the fastest peer as a line to compare with."""
-    from matplotlib.ticker import FuncFormatter, NullLocator
-
-    names = [name for name in _yardsticks(results) if name in rated_yardsticks(results)] or _yardsticks(results)
+    names = rated_yardsticks(results)
     figure, axes = _figure(1, len(names), max(6.5, 4.6 * len(names)), 4.8, "Cost against the firing rate", caption)
     for axis, name in zip(axes[0], names, strict=True):
         lines = [r for r in results if r.yardstick == name]
         ours = sorted((r for r in lines if r.contestant == OURS), key=lambda r: r.rate_measured)
         for timed in PASSES:
             points = [r for r in ours if r.timed == timed]
-            x = [r.rate_measured for r in points]
-            colour = PASS_COLOURS[timed]
-            axis.fill_between(x, [r.q1_ms for r in points], [r.q3_ms for r in points], color=colour, alpha=0.2, lw=0)
-            axis.plot(x, [r.median_ms for r in points], "o-", color=colour, lw=2.2, ms=5.5, label=f"{OURS} {timed}")
+            _line(axis, [r.rate_measured for r in points], points, timed, f"{OURS} {timed}")
             peers = [r for r in lines if r.contestant != OURS and r.timed == timed]
             if peers:
                 best = min(peers, key=lambda r: r.median_ms)
-                axis.axhline(best.median_ms, color=colour, lw=1.4, ls=(0, (4, 3)))
+                axis.axhline(best.median_ms, color=PASS_COLOURS[timed], lw=1.4, ls=(0, (4, 3)))
                 axis.annotate(f"{best.contestant}, {timed}", (0.02, best.median_ms), (0, 4), va="bottom", fontsize=8.5,
                               xycoords=("axes fraction", "data"), textcoords="offset points", color=TEXT)
-        axis.set_xscale("log")
-        axis.set_yscale("log")
-        axis.xaxis.set_minor_locator(NullLocator())
-        axis.set_xticks([r.rate_asked for r in ours if r.timed == PASSES[0]])
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.yaxis.set_minor_formatter(FuncFormatter(_minor))
-        axis.grid(axis="y", color="#e4e9f0", lw=0.8)
-        axis.set_axisbelow(True)
-        axis.tick_params(axis="y", which="minor", labelsize=8.5, length=0, colors=TEXT)
+        _logarithmic(axis, {r.rate_asked for r in ours})
         axis.margins(y=0.12)
         axis.set_xlabel("neurons that fire in a step, %", color=TEXT)
         axis.set_title(_shape_text(ours[0]), fontsize=10.5, color=TEXT, loc="left", pad=8)
@@ -141,39 +123,44 @@ def plot_rates(results: list[Result], caption: str, path: Path) -> Path:
     return _save(figure, path)
 
 
-def _minor(value: float, _: int) -> str:
-    """Label 2 and 5 between the powers of ten, no more."""
-    leading = round(value / 10 ** math.floor(math.log10(value)))
-    return f"{value:g}" if leading in (2, 5) else ""
+def _line(axis: Any, x: list[float], points: Sequence[Result] | Sequence[Point], timed: str, name: str) -> None:
+    colour = PASS_COLOURS[timed]
+    axis.fill_between(x, [p.q1_ms for p in points], [p.q3_ms for p in points], color=colour, alpha=0.2, lw=0)
+    axis.plot(x, [p.median_ms for p in points], "o-", color=colour, lw=2.2, ms=5.5, label=name)
+    axis.grid(axis="y", color="#e4e9f0", lw=0.8)
+    axis.set_axisbelow(True)
 
 
-def plot_sweep(points: list[Point], caption: str, path: Path) -> Path:
-    """Time of ours over what was varied, with the fitted slope in the legend."""
+def _logarithmic(axis: Any, ticks: Iterable[float]) -> None:
+    """Both axes; on y 2 and 5 are labelled between the powers of ten."""
     from matplotlib.ticker import FuncFormatter, NullLocator
 
+    def minor(value: float, _: int) -> str:
+        return f"{value:g}" if round(value / 10 ** math.floor(math.log10(value))) in (2, 5) else ""
+
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set_xticks(sorted(ticks))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_formatter(FuncFormatter(minor))
+    axis.tick_params(axis="y", which="minor", labelsize=8.5, length=0, colors=TEXT)
+
+
+def plot_sweep(points: Sequence[Point], caption: str, path: Path) -> Path:
+    """Time of ours over what was varied, with the fitted slope in the legend."""
     kind, first = KINDS[points[0].sweep], points[0]
     fixed = "  ".join(f"{letter}={getattr(first, letter)}" for letter in "TBIN" if letter != first.sweep)
     figure, axes = _figure(1, 1, 6.8, 5.0, f"Cost against {kind.title}", f"{fixed}    {caption}")
     axis = axes[0][0]
     for timed in PASSES:
         line = sorted((p for p in points if p.timed == timed), key=lambda p: p.x)
-        x, colour = [p.x for p in line], PASS_COLOURS[timed]
-        axis.fill_between(x, [p.q1_ms for p in line], [p.q3_ms for p in line], color=colour, alpha=0.2, lw=0)
-        axis.plot(x, [p.median_ms for p in line], "o-", color=colour, lw=2.2, ms=5.5,
-                  label=f"{timed}:  {slope_text(points, timed)}")
+        _line(axis, [p.x for p in line], line, timed, f"{timed}:  {slope_text(points, timed)}")
     if kind.log:
-        axis.set_xscale("log")
-        axis.set_yscale("log")
-        axis.xaxis.set_minor_locator(NullLocator())
-        axis.set_xticks(sorted({p.x for p in points}))
-        axis.yaxis.set_minor_formatter(FuncFormatter(_minor))
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.tick_params(axis="y", which="minor", labelsize=8.5, length=0, colors=TEXT)
+        _logarithmic(axis, {p.x for p in points})
     else:
         axis.set_ylim(0, 1.15 * max(p.q3_ms for p in points))
-    axis.grid(axis="y", color="#e4e9f0", lw=0.8)
-    axis.set_axisbelow(True)
     axis.set_xlabel(kind.label, color=TEXT)
     axis.set_ylabel("ms", color=TEXT)
     axis.legend(frameon=False, fontsize=9.5, labelcolor=TEXT, loc="best")

@@ -12,13 +12,12 @@ The bound of a yardstick's forward+backward is the larger of two times, as if bo
 Not counted, so a real pass has more to do: the sums over events (spikes times rows of weights, forward, and the
 gradients of both weights), which are given apart; the neurons' own equations; and that steps follow each other.
 """
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from bench.measure import PASSES, Result
+from bench.measure import Result, milliseconds
 
 FLOAT = 4  # bytes
 SAVED = FLOAT + 1 / 8  # the membrane and a bit for the spike
@@ -38,21 +37,25 @@ class Rate:
 class Bound:
     """One yardstick against the limits; ours is the forward+backward at the base rate."""
 
-    yardstick: str
     product_gflop: float
     active_share: float  # percent
-    events_gflop: float
     read_mb: float
     written_mb: float
     dense_ms: float  # the product alone
     active_ms: float  # the product for active rows alone
-    events_ms: float  # not part of the bounds
     bytes_ms: float
-    bound_dense_ms: float
-    bound_active_ms: float
+    events_ms: float  # not part of the bounds
     ours_ms: float
-    ours_by_dense: float
-    ours_by_active: float
+
+    @property
+    def ours_by_dense(self) -> float:
+        """Ours by the larger of the dense product and the bytes."""
+        return self.ours_ms / max(self.dense_ms, self.bytes_ms)
+
+    @property
+    def ours_by_active(self) -> float:
+        """Ours by the larger of the product of active rows and the bytes."""
+        return self.ours_ms / max(self.active_ms, self.bytes_ms)
 
 
 def rates(repeats: int = 7, mm_size: int = 1536, megabytes: int = 256) -> list[Rate]:
@@ -65,42 +68,27 @@ def rates(repeats: int = 7, mm_size: int = 1536, megabytes: int = 256) -> list[R
     read = min(_best(lambda: torch.sum(big), repeats), _best(lambda: torch.dot(big, big), repeats))
     write = _best(lambda: big.fill_(0.5), repeats)
     return [
-        Rate("fma", 2 * mm_size**3 / mm / 1e9, "Gflop/s", f"torch.mm of {mm_size} x {mm_size}, an fma being 2 flops"),
-        Rate("read", nbytes / read / 1e9, "GB/s", f"torch.sum or torch.dot of {megabytes} MB"),
-        Rate("write", nbytes / write / 1e9, "GB/s", f"fill_ of {megabytes} MB"),
+        Rate("fma", 2 * mm_size**3 / mm / 1e6, "Gflop/s", f"torch.mm of {mm_size} x {mm_size}, an fma being 2 flops"),
+        Rate("read", nbytes / read / 1e6, "GB/s", f"torch.sum or torch.dot of {megabytes} MB"),
+        Rate("write", nbytes / write / 1e6, "GB/s", f"fill_ of {megabytes} MB"),
     ]
 
 
 def _best(run: Callable[[], object], repeats: int) -> float:
     run()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
-
-
-def bounds(results: list[Result], measured: list[Rate]) -> list[Bound]:
-    """The bound of each yardstick, from the line of ours that ratios refer to."""
-    return [bound(r, measured) for r in results if r.base and r.timed == PASSES[1]]
+    return min(milliseconds(run) for _ in range(repeats))
 
 
 def bound(ours: Result, measured: list[Rate]) -> Bound:
     """How near this line is to what the machine can do."""
-    rate = {r.what: r.value * 1e9 for r in measured}
-    T, B, I, N = ours.T, ours.B, ours.I, ours.N  # noqa: E741
-    steps, share = T * B * N, ours.active_share / 100
-    product = 2.0 * steps * N
+    per_ms = {rate.what: rate.value * 1e6 for rate in measured}
+    steps = ours.T * ours.B * ours.N
+    product = 2.0 * steps * ours.N
     # Each event adds a row of N numbers, forward and for the weight's gradient; an addition takes the place of an fma.
-    per_step = 2 * (ours.rate_measured / 100 * N + ours.input_rate / 100 * I)
-    events = 2.0 * steps * per_step
-    read = T * B * I * FLOAT * 2 + steps * (FLOAT + SAVED)
+    events = 4.0 * steps * (ours.rate_measured / 100 * ours.N + ours.input_rate / 100 * ours.I)
+    read = ours.T * ours.B * ours.I * FLOAT * 2 + steps * (FLOAT + SAVED)
     written = steps * (FLOAT + SAVED)
-    dense, active = product / rate["fma"], product * share / rate["fma"]
-    moved = read / rate["read"] + written / rate["write"]
-    best, best_active = max(dense, moved), max(active, moved)
-    ms = ours.median_ms
-    return Bound(ours.yardstick, product / 1e9, ours.active_share, events / 1e9, read / 1e6, written / 1e6, 1e3 * dense,
-                 1e3 * active, 1e3 * events / rate["fma"], 1e3 * moved, 1e3 * best, 1e3 * best_active, ms,
-                 ms / (1e3 * best), ms / (1e3 * best_active))
+    return Bound(
+        product / 1e9, ours.active_share, read / 1e6, written / 1e6, product / per_ms["fma"],
+        product * ours.active_share / 100 / per_ms["fma"], read / per_ms["read"] + written / per_ms["write"],
+        events / per_ms["fma"], ours.median_ms)

@@ -1,8 +1,8 @@
 """Ours while one thing changes and all else stays: what the cost grows with, and how fast."""
 import math
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -12,13 +12,13 @@ from bench.contestants import OURS, Contestant, TorchContestant, make, warm_up
 from bench.measure import (
     BASE_RATE,
     LONG_ENOUGH,
+    NO_LIMITS,
     PASSES,
     Limits,
+    Say,
     active_share,
     alternate,
-    expected_seconds,
     find_scale,
-    firing_rate,
     quartiles,
 )
 from bench.problem import ALPHA, BETA, DAMPENING, RHO, THETA, Problem, Shape
@@ -52,25 +52,25 @@ class Point:
     """One line of a sweep's CSV."""
 
     sweep: str
-    value: float  # what is varied; of `active` the width of the pseudo-derivative
+    value: float  # what is varied; of `active` the width of the surrogate
     x: float  # what it is plotted over: the value, or what was measured
     T: int
     B: int
-    I: int  # noqa: E741
+    I: int
     N: int
     rate_measured: float  # percent
     active_share: float  # percent
-    timed: str
-    median_ms: float
-    min_ms: float
-    q1_ms: float
-    q3_ms: float
-    repeats: int
-    threads: int
+    timed: str = ""
+    median_ms: float = math.nan
+    min_ms: float = math.nan
+    q1_ms: float = math.nan
+    q3_ms: float = math.nan
+    repeats: int = 0
+    threads: int = 0
 
 
 class _Widened(nn.Module):
-    """Ours with a pseudo-derivative of another width: the spikes are the same, the share of active rows is not."""
+    """Ours with a surrogate of another width: the spikes are the same, the share of active rows is not."""
 
     def __init__(self, problem: Problem, width: float) -> None:
         super().__init__()
@@ -100,63 +100,55 @@ class _WithThreads(Contestant):
 
 def thread_counts(most: int) -> tuple[float, ...]:
     """Powers of two up to the most, and the most itself."""
-    return tuple(sorted({2**k for k in range(most.bit_length()) if 2**k <= most} | {most}))
+    return tuple(sorted({2**k for k in range(most.bit_length())} | {most}))
 
 
-def sweep(name: str, base: Shape = BASE, *, repeats: int, limits: Limits, values: Sequence[float] | None = None,
-          say: Callable[[str], None] = print) -> list[Point]:
-    """Time ours at each value; all values alternate in one run, so that a busy machine disturbs them alike.
-
-    A value whose forward+backward would take more than its seconds or bytes is left out, and that is said.
-    """
+def sweep(name: str, base: Shape = BASE, *, repeats: int, limits: Limits = NO_LIMITS,
+          values: Sequence[float] | None = None, say: Say = print) -> list[Point]:
+    """Time ours at each value; all values alternate in one run.  One that needs too much memory is left out, aloud."""
     most = torch.get_num_threads()
     if values is None:
         values = thread_counts(most) if name == "threads" else KINDS[name].values
     say(f"sweep of {name}: T={base.T} B={base.B} I={base.I} N={base.N}, {len(values)} values")
     warm_up(OURS, Problem.of(base._replace(T=4)))
-    made = [pair for value in values if (pair := _make(name, value, base, limits, say)) is not None]
+    made = []
+    for value in values:
+        shape = base._replace(**{name: int(value)}) if name in Shape._fields else base
+        # Saved, outputs, currents and their gradients, and what Problem and the cache of blocks hold.
+        needed = 40.0 * shape.T * shape.B * shape.N + 8.0 * shape.T * shape.B * shape.I
+        if needed > limits.bytes:
+            say(f"  left out {name}={value:g}: would need about {needed / 1e9:.1f} GB")
+        else:
+            made.append(_make(name, value, shape))
     try:
-        seconds = alternate([contestant for contestant, _ in made], repeats)
+        times = alternate([contestant for contestant, _ in made], repeats, limits.seconds)
     finally:
         torch.set_num_threads(most)
     points = []
-    for (_, point), both in zip(made, seconds, strict=True):
-        for k, timed in enumerate(PASSES):
-            ms = sorted(1e3 * s for s in both[k])
+    for (_, point), both in zip(made, times, strict=True):
+        for timed, ms in zip(PASSES, both, strict=True):
             q1, median, q3 = quartiles(ms)
-            points.append(Point(**{**vars(point), "timed": timed, "median_ms": median, "min_ms": ms[0], "q1_ms": q1,
-                                   "q3_ms": q3, "repeats": repeats}))
+            points.append(replace(point, timed=timed, median_ms=median, min_ms=min(ms), q1_ms=q1, q3_ms=q3,
+                                  repeats=len(ms)))
     return points
 
 
-def _make(name: str, value: float, base: Shape, limits: Limits, say: Callable[[str], None],
-          ) -> tuple[Contestant, Point] | None:
-    shape = base._replace(**{name: int(value)}) if name in ("N", "B", "T") else base
-    # Saved, outputs, currents and their gradients, and what Problem and the cache of blocks hold.
-    needed = 40.0 * shape.T * shape.B * shape.N + 8.0 * shape.T * shape.B * shape.I
-    if needed > limits.bytes:
-        say(f"  left out {name}={value:g}: would need about {needed / 1e9:.1f} GB")
-        return None
+def _make(name: str, value: float, shape: Shape) -> tuple[Contestant, Point]:
     problem = Problem.of(shape)
-    beginning = problem.first(LONG_ENOUGH)
-    scale, rate = find_scale(beginning, (value if name == "rate" else BASE_RATE) / 100, tolerance=0.02, most=25)
-    problem, beginning = problem.scaled(scale), beginning.scaled(scale)
-    if (expected := expected_seconds(OURS, problem)) > limits.seconds:
-        say(f"  left out {name}={value:g}: one forward+backward would take about {expected:.0f} s")
-        return None
+    asked = (value if name == "rate" else BASE_RATE) / 100
+    scale, rate = find_scale(problem.first(LONG_ENOUGH), asked, tolerance=0.02, most=25)
+    problem = problem.scaled(scale)
     width = value if name == "active" else 1.0
-    share = active_share(beginning, width)
+    share = active_share(problem.first(LONG_ENOUGH), width)
     contestant: Contestant = make(OURS, problem)
     threads = torch.get_num_threads()
     if name == "active":
         contestant = TorchContestant(OURS, _Widened(problem, width), problem)
-        rate = firing_rate(contestant.forward())
     elif name == "threads":
         threads = int(value)
         contestant = _WithThreads(contestant, threads)
     x = {"rate": 100 * rate, "active": 100 * share}.get(name, value)
-    nan = math.nan
-    return contestant, Point(name, value, x, *shape, 100 * rate, 100 * share, "", nan, nan, nan, nan, 0, threads)
+    return contestant, Point(name, value, x, *shape, 100 * rate, 100 * share, threads=threads)
 
 
 def slope(points: Sequence[Point], timed: str) -> float:

@@ -10,15 +10,16 @@ of resident size in a fresh process.
 import argparse
 import os
 import statistics
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
 from bench import memory
+from bench.__main__ import at_least_one
 from bench.contestants import OURS, Contestant
 from bench.measure import BASE_RATE, LONG_ENOUGH, alternate, find_scale
 from bench.problem import ALPHA, BETA, DAMPENING, RHO, THETA, YARDSTICKS, Problem, Shape
@@ -49,29 +50,23 @@ class Comparison:
 
 P, M, L = (YARDSTICKS[name].shape for name in "PML")
 AS_CHOSEN = Way("as chosen")
-
-
-def _product(way: str) -> Way:
-    return Way(way, {"LSNN_PRODUCT": way})
-
-
-_BF16 = Way("bfloat16 allowed", precision="medium")
-_CHECKPOINTS = Way("every 64 steps", arguments={"checkpoint_every": 64})
-_SMALL = Way("y saved as bfloat16", arguments={"saved_dtype": torch.bfloat16})
-_ALONE = Way("one thread to a sequence", {"LSNN_MEMBERS": "1"})
+DENSE, ROWS = (Way(way, {"LSNN_PRODUCT": way}) for way in ("dense", "rows"))
+_PRODUCTS = (AS_CHOSEN, DENSE, ROWS, Way("bfloat16 allowed", precision="medium"))
+_CHECKPOINTS = (AS_CHOSEN, Way("every 64 steps", arguments={"checkpoint_every": 64}))
+_MEMBRANES = (AS_CHOSEN, Way("y saved as bfloat16", arguments={"saved_dtype": torch.bfloat16}))
+_ALONE = (AS_CHOSEN, Way("one thread to a sequence", {"LSNN_MEMBERS": "1"}))
 COMPARISONS = {
-    "product P": Comparison(P, (AS_CHOSEN, _product("dense"), _product("rows"), _BF16)),
-    "product M": Comparison(M, (AS_CHOSEN, _product("dense"), _product("rows"), _BF16)),
-    "product L": Comparison(L, (AS_CHOSEN, _product("dense"), _product("rows"), _BF16)),
-    "sparse, 12 %": Comparison(Shape(250, 32, 80, 1024), (AS_CHOSEN, _product("rows"), _product("dense")),
-                               density=0.12),
-    "ten delays P": Comparison(P, (AS_CHOSEN, _product("rows"), _product("dense")), delays=10),
-    "checkpoints P": Comparison(P, (AS_CHOSEN, _CHECKPOINTS)),
-    "checkpoints M": Comparison(M, (AS_CHOSEN, _CHECKPOINTS)),
-    "membranes P": Comparison(P, (AS_CHOSEN, _SMALL)),
-    "membranes M": Comparison(M, (AS_CHOSEN, _SMALL)),
-    "one sequence, N=512": Comparison(Shape(500, 1, 40, 512), (AS_CHOSEN, _ALONE)),
-    "one sequence, N=1024": Comparison(Shape(500, 1, 40, 1024), (AS_CHOSEN, _ALONE)),
+    "product P": Comparison(P, _PRODUCTS),
+    "product M": Comparison(M, _PRODUCTS),
+    "product L": Comparison(L, _PRODUCTS),
+    "sparse, 12 %": Comparison(Shape(250, 32, 80, 1024), (AS_CHOSEN, ROWS, DENSE), density=0.12),
+    "ten delays P": Comparison(P, (AS_CHOSEN, ROWS, DENSE), delays=10),
+    "checkpoints P": Comparison(P, _CHECKPOINTS),
+    "checkpoints M": Comparison(M, _CHECKPOINTS),
+    "membranes P": Comparison(P, _MEMBRANES),
+    "membranes M": Comparison(M, _MEMBRANES),
+    "one sequence, N=512": Comparison(Shape(500, 1, 40, 512), _ALONE),
+    "one sequence, N=1024": Comparison(Shape(500, 1, 40, 1024), _ALONE),
     "three layers P": Comparison(P, (Way("bits between", layers=3, bits=True), Way("numbers between", layers=3))),
 }
 LONG = Shape(20000, 16, 40, 1024)
@@ -104,27 +99,13 @@ class Layers(Contestant):
         return x
 
     def forward(self) -> Tensor:
-        with torch.no_grad(), _environment(self.way.environment):
+        with torch.no_grad(), patch.dict(os.environ, self.way.environment):
             return self._outputs()
 
     def forward_backward(self) -> list[Tensor]:
-        with _environment(self.way.environment):
+        with patch.dict(os.environ, self.way.environment):
             weights = [*self.weights, self.w_rec]
             return list(torch.autograd.grad(self._outputs(), weights, self.problem.cotangent))
-
-
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def compare(name: str, repeats: int, say: Callable[[str], None] = print) -> list[tuple[str, float, float]]:
@@ -135,10 +116,9 @@ def compare(name: str, repeats: int, say: Callable[[str], None] = print) -> list
     scale, rate = find_scale(problem.first(LONG_ENOUGH), BASE_RATE / 100, tolerance=0.02, most=25)
     problem = problem.scaled(scale)
     say(f"{name}: T={T} B={B} I={I} N={N}, {100 * rate:.1f} % spikes in the dense layer")
-    seconds = alternate([Layers(problem, way, of.density, of.delays) for way in of.ways], repeats)
+    times = alternate([Layers(problem, way, of.density, of.delays) for way in of.ways], repeats)
     torch.set_float32_matmul_precision("highest")
-    found = [(way.name, *(1e3 * statistics.median(times) for times in both))
-             for way, both in zip(of.ways, seconds, strict=True)]
+    found = [(way.name, *map(statistics.median, both)) for way, both in zip(of.ways, times, strict=True)]
     for way, forward, both in found:
         say(f"  {way:26} forward {forward:8.2f} {forward / found[0][1]:5.2f}x   forward+backward {both:8.2f} "
             f"{both / found[0][2]:5.2f}x")
@@ -165,11 +145,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m bench.ways", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", help=f"words of their names: {', '.join(COMPARISONS)}, memory")
-    parser.add_argument("--repeats", type=int, default=11)
+    parser.add_argument("--repeats", type=at_least_one, default=11)
     given = parser.parse_args(arguments)
     chosen = [name for name in (*COMPARISONS, "memory") if not given.words or any(word in name for word in given.words)]
-    if not chosen or given.repeats < 1:
-        parser.error(f"expected words of {', '.join(COMPARISONS)} or memory, and 1 repeat or more, got {given.words}")
+    if not chosen:
+        parser.error(f"words: expected some of {', '.join(COMPARISONS)} or memory, got {given.words}")
     for name in chosen:
         if name != "memory":
             compare(name, given.repeats)

@@ -106,14 +106,15 @@ def test_bits_beyond_the_neurons_are_refused(neurons: int) -> None:
     assert _layer(**{**arguments, "x": whole}).spikes.isfinite().all()
 
 
-@pytest.mark.parametrize("wrong", ["dtype", "words", "steps", "dims"])
-def test_packed_spikes_of_two_sequences_are_refused(wrong: str) -> None:
+@pytest.mark.parametrize(("wrong", "part"), [
+    ("dtype", "bits"), ("words", "bits"), ("steps", "bits"), ("dims", "carrier")])
+def test_packed_spikes_of_two_sequences_are_refused(wrong: str, part: str) -> None:
     packed = functional.pack_spikes(torch.ones(4, 3, 40))
     bad = {"dtype": packed._replace(bits=packed.bits.long()), "words": packed._replace(bits=packed.bits[..., :1]),
            "steps": packed._replace(bits=packed.bits[:2]), "dims": packed._replace(carrier=packed.carrier[0])}[wrong]
-    with pytest.raises(ValueError, match=r"(bits|carrier): expected"):
+    with pytest.raises(ValueError, match=rf"packed\.{part}: expected"):
         bad.numbers()
-    with pytest.raises(ValueError, match=r"x\.(bits|carrier): expected"):
+    with pytest.raises(ValueError, match=rf"x\.{part}: expected"):
         functional.layer(bad, torch.ones(5, 40), torch.zeros(5, 5), **K)
 
 

@@ -53,22 +53,22 @@ def _check(problem: Problem) -> None:
 
 
 @pytest.mark.parametrize("dynamics", [name for name, row in ROWS.items() if not row.stop])
-def test_row(dynamics: str, device: str) -> None:
+def test_row(dynamics: str) -> None:
     _check(_small(dynamics))
 
 
 @pytest.mark.parametrize("surrogate", reference.SURROGATES)
-def test_surrogate(surrogate: str, device: str) -> None:
+def test_surrogate(surrogate: str) -> None:
     _check(_small("srnn", surrogate))
 
 
 @pytest.mark.parametrize("delay", ["none", "one"])
-def test_delay(delay: str, device: str) -> None:
+def test_delay(delay: str) -> None:
     _check(_small("lsnn", delay=delay, refractory=0))
 
 
 @pytest.mark.parametrize("dynamics", [name for name, row in ROWS.items() if row.stop])
-def test_row_that_stops(dynamics: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_that_stops(dynamics: str, monkeypatch: pytest.MonkeyPatch) -> None:
     problem, held = _small(dynamics), Held()
     names = tuple(problem.leaves)
     monkeypatch.setattr(reference, "stopped", held)

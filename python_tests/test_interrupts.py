@@ -99,12 +99,14 @@ def handler(number, frame):
 signal.signal(signal.SIGINT, handler)
 x = torch.zeros(N).expand(1 << 22, 32, N)
 running = False
-def press():
-    time.sleep(1)
+def press():  # once this process has worked for a second, whatever else the machine does: the pass has begun
+    while time.process_time() < begun + 1:
+        time.sleep(.01)
     os.kill(os.getpid(), signal.SIGINT)
 thread = threading.Thread(target=press)
 out = None
 try:
+    begun = time.process_time()
     thread.start()
     running = True
     out = torch.ops.lsnn.alif_forward(

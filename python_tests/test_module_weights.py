@@ -85,7 +85,7 @@ def test_computed_weight(kind: str, name: str, num_layers: int, how: str, gradie
         layer(_x(1, 1))  # what is computed before a call has to be seen before it is copied
         want = _run(how, _plain(layer, num_layers), gradients)
         assert_equal([leaf.detach() for leaf in _run(how, layer, gradients)], want)
-        assert want[0].any() or torch.stack(want[:12]).any()
+        assert (want[0] if how == "forward" else torch.stack(want[:12])).any()
         with torch.no_grad():  # and again with other weights
             for parameter in layer.parameters():
                 parameter.mul_(1.5)

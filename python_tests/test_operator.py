@@ -279,18 +279,12 @@ def test_torch_func() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*performance drop")
-@pytest.mark.parametrize("learns", [False, True])
-def test_vmap_is_right_or_refused(learns: bool) -> None:
+def test_vmap_computes_values_and_refuses_gradients() -> None:
     pairs = [_pair(seed) for seed in range(3)]
     x, w = (torch.stack(values) for values in zip(*pairs, strict=True))
-    try:
-        got = torch.func.vmap(torch.func.grad(_loss, (0, 1)) if learns else _loss)(x, w)
-    except RuntimeError as error:
-        assert "vmap" in str(error)
-        return
-    want = [_gradients(*pair) if learns else (_loss(*pair),) for pair in pairs]
-    for values, wanted in zip(got if learns else (got,), zip(*want, strict=True), strict=True):
-        assert_same("vmap", values, torch.stack(wanted))
+    assert_same("vmap", torch.func.vmap(_loss)(x, w), torch.stack([_loss(*pair) for pair in pairs]))
+    with pytest.raises(RuntimeError, match="does not have vmap support"):
+        torch.func.vmap(torch.func.grad(_loss, (0, 1)))(x, w)
 
 
 def test_derivatives_that_do_not_exist_are_refused() -> None:
@@ -298,7 +292,7 @@ def test_derivatives_that_do_not_exist_are_refused() -> None:
     x, w = _pair()
     with pytest.raises(RuntimeError, match="second derivative"):
         torch.func.grad(lambda x: torch.func.grad(_loss)(x, w).square().sum())(x)
-    with pytest.raises(RuntimeError, match="(?i)forward.mode|jvp"):
+    with pytest.raises(RuntimeError, match="implement the jvp function"):
         torch.func.jvp(lambda x: functional.alif(x, w, **K)[1].v, (x,), (torch.ones_like(x),))
-    with pytest.raises(RuntimeError, match="(?i)forward.mode|jvp"), torch.autograd.forward_ad.dual_level():
+    with pytest.raises(RuntimeError, match="implement the jvp function"), torch.autograd.forward_ad.dual_level():
         functional.alif(torch.autograd.forward_ad.make_dual(x, x), w.requires_grad_(), **K)

@@ -66,10 +66,10 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 @settings(max_examples=int(os.environ.get("LSNN_RANDOM_CASES", "200")), deadline=None, derandomize=True, database=None,
-          suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+          suppress_health_check=[HealthCheck.too_slow])
 @given(case=cases(), dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]))
-def test_same_as_reference(case: Case, dtype: torch.dtype, device: str) -> None:
-    problem = build(case, dtype, device, dyadic=True)
+def test_same_as_reference(case: Case, dtype: torch.dtype) -> None:
+    problem = build(case, dtype, dyadic=True)
     outputs, gradients = problem.run(functional.alif)
     want_outputs, want_gradients = problem.per_neuron(case.N).run(reference.alif)
     assert_all_same(outputs, want_outputs)

@@ -26,8 +26,8 @@ OUTPUTS = ("spikes", "trace.v", "trace.a", "trace.threshold", "state.v", "state.
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("case", TABLE, ids=lambda case: case.name)
-def test_same_as_reference(case: Case, dtype: torch.dtype, device: str) -> None:
-    problem = build(case, dtype, device, dyadic=True)
+def test_same_as_reference(case: Case, dtype: torch.dtype) -> None:
+    problem = build(case, dtype, dyadic=True)
     outputs, gradients = problem.run(functional.alif)
     want_outputs, want_gradients = problem.run(reference.alif)
     assert_all_same(outputs, want_outputs)
@@ -36,18 +36,18 @@ def test_same_as_reference(case: Case, dtype: torch.dtype, device: str) -> None:
 
 @pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("dynamics", ROWS)
-def test_gradient_from_one_output(dynamics: str, output: str, device: str) -> None:
+def test_gradient_from_one_output(dynamics: str, output: str) -> None:
     """A loss of one output alone: no gradient that does not arrive may be taken for one that does."""
-    problem = build(replace(BUSY, dynamics=dynamics), device=device, dyadic=True)
+    problem = build(replace(BUSY, dynamics=dynamics), dyadic=True)
     _, gradients = problem.run(functional.alif, weighted=[output])
     _, want = problem.run(reference.alif, weighted=[output])
     assert_all_same(gradients, want, tolerance=1e-11)
 
 
 @pytest.mark.parametrize("dynamics", ROWS)
-def test_smooth_spikes(dynamics: str, device: str) -> None:
+def test_smooth_spikes(dynamics: str) -> None:
     """Real-valued spikes are summed in another order, so values agree to rounding here."""
-    problem = build(replace(BUSY, dynamics=dynamics, unit_width=True), device=device)
+    problem = build(replace(BUSY, dynamics=dynamics, unit_width=True))
     outputs, gradients = problem.run(functional.alif, smooth=True)
     want_outputs, want_gradients = problem.run(reference.alif, smooth=True)
     assert_all_same(outputs, want_outputs, tolerance=1e-12)
@@ -56,9 +56,9 @@ def test_smooth_spikes(dynamics: str, device: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("dynamics", ["lsnn", "srnn", "norse_lsnn", "sinabs_sub", "se_adlif"])
-def test_half_precision(dynamics: str, dtype: torch.dtype, device: str) -> None:
+def test_half_precision(dynamics: str, dtype: torch.dtype) -> None:
     """Currents and weights in half precision, state in float32: values agree in every bit, as the inputs are exact."""
-    problem = build(replace(BUSY, dynamics=dynamics), dtype, device, dyadic=True)
+    problem = build(replace(BUSY, dynamics=dynamics), dtype, dyadic=True)
     outputs, gradients = problem.run(functional.alif)
     want_outputs, want_gradients = problem.run(reference.alif)
     assert outputs["spikes"].dtype == dtype and outputs["state.v"].dtype == torch.float32
@@ -70,8 +70,8 @@ def test_half_precision(dynamics: str, dtype: torch.dtype, device: str) -> None:
 
 
 @pytest.mark.parametrize("dampening", [0.0, 0.3, 2.0])
-def test_dampening(dampening: float, device: str) -> None:
-    problem = build(BUSY, device=device, dyadic=True)
+def test_dampening(dampening: float) -> None:
+    problem = build(BUSY, dyadic=True)
     problem.fixed["dampening"] = dampening
     outputs, gradients = problem.run(functional.alif)
     want_outputs, want_gradients = problem.run(reference.alif)
@@ -79,17 +79,22 @@ def test_dampening(dampening: float, device: str) -> None:
     assert_all_same(gradients, want_gradients, tolerance=1e-11)
 
 
-def test_same_bits_every_run(device: str) -> None:
-    problem = build(replace(BUSY, N=220, B=9), torch.float32, device)
+def test_same_bits_every_run() -> None:
+    problem = build(replace(BUSY, N=220, B=9), torch.float32)
     first, second = problem.run(functional.alif), problem.run(functional.alif)
     for got, want in zip(second, first, strict=True):
         assert_all_same(got, want)
 
 
 @needs_compiled
-def test_same_bits_for_any_number_of_threads(device: str) -> None:
-    """More threads share out the work, never the order of a sum; the batch is no multiple of the number of threads."""
-    problem = build(replace(BUSY, N=220, B=9), torch.float32, device)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("case", [
+    replace(BUSY, N=220, B=9), replace(BUSY, T=150, B=17, N=33), Case("hard", dynamics="sj_hard", T=40, B=2, N=64),
+    Case("paper", T=40, B=9, N=220, given=("alpha", "theta", "rho", "beta"), learn=("x", "w"))],
+    ids=["large", "long", "hard", "paper"])
+def test_same_bits_for_any_number_of_threads(case: Case, dtype: torch.dtype) -> None:
+    """More threads share out the work, never the order of a sum; batches are no multiples of the number of threads."""
+    problem = build(case, dtype)
     want, want_gradients = problem.run(functional.alif)
     before = torch.get_num_threads()
     try:
@@ -115,9 +120,9 @@ def test_compiled_table_is_the_table_of_the_reference() -> None:
 
 
 @pytest.mark.parametrize("dynamics", ROWS)
-def test_threshold_met_exactly(dynamics: str, device: str) -> None:
+def test_threshold_met_exactly(dynamics: str) -> None:
     """Equation (7) with m = 0: only a row that tests >= spikes, and no drive of (3) takes v' = A for a crossing."""
-    half, zero = torch.full((1, 1), 0.5, device=device), torch.zeros(1, 1, device=device)
+    half, zero = torch.full((1, 1), 0.5), torch.zeros(1, 1)
     for alif in (functional.alif, reference.alif):
         # alpha = 0 and kappa = 1 make y the current: the new u, the old v' and A are all one half.
         state = reference.State(half, zero, zero, zero, zero[None])
@@ -165,19 +170,19 @@ def _tied(dynamics: str, dtype: torch.dtype) -> tuple[dict[str, Any], torch.Tens
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("dynamics", ROWS)
-def test_ties(dynamics: str, dtype: torch.dtype, device: str) -> None:
+def test_ties(dynamics: str, dtype: torch.dtype) -> None:
     """Thresholds met exactly, in a sequence, with coefficients that learn and without: spikes and all that follows."""
     arguments, ties = _tied(dynamics, dtype)
     assert 0.1 < float(ties.double().mean()) < 0.6
-    weights = torch.linspace(-1, 2, ties.numel(), dtype=dtype, device=device).view(ties.shape)
+    weights = torch.linspace(-1, 2, ties.numel(), dtype=dtype).view(ties.shape)
     learn = ("current", "w_rec", "alpha", "theta", "rho", "beta", "q")[: 7 if dtype == torch.float64 else 2]
     results = []
     for alif in (reference.alif, functional.alif):
-        leaves = {name: torch.as_tensor(arguments[name], dtype=dtype, device=device).clone().requires_grad_()
+        leaves = {name: torch.as_tensor(arguments[name], dtype=dtype).clone().requires_grad_()
                   for name in learn}
-        given: dict[str, Any] = {**arguments, "w_rec": arguments["w_rec"].to(device), **leaves}
+        given: dict[str, Any] = {**arguments, "w_rec": arguments["w_rec"], **leaves}
         spikes, _, traces = alif(**given, trace=True)
-        assert (spikes[ties.to(device)] == float(dynamics in GE)).all()
+        assert (spikes[ties] == float(dynamics in GE)).all()
         loss = ((spikes + traces.v + traces.a + traces.threshold) * weights).sum()
         gradients = torch.autograd.grad(loss, list(leaves.values()))
         results.append(({"spikes": spikes, **traces._asdict()}, dict(zip(learn, gradients, strict=True))))
@@ -186,9 +191,9 @@ def test_ties(dynamics: str, dtype: torch.dtype, device: str) -> None:
     assert_all_same(got_gradients, want_gradients, tolerance=TOLERANCE[dtype])
 
 
-def test_same_without_gradient(device: str) -> None:
+def test_same_without_gradient() -> None:
     """Where nothing is saved for a backward pass the outputs are the same."""
-    problem = build(replace(BUSY, N=33), torch.float32, device)
+    problem = build(replace(BUSY, N=33), torch.float32)
     want, _ = problem.run(functional.alif)
     with torch.no_grad():
         got = problem.outputs(functional.alif)
@@ -196,26 +201,26 @@ def test_same_without_gradient(device: str) -> None:
     assert_all_same(got, want)
 
 
-def test_same_without_traces(device: str) -> None:
-    problem = build(replace(BUSY, N=33), torch.float32, device)
+def test_same_without_traces() -> None:
+    problem = build(replace(BUSY, N=33), torch.float32)
     want, state, _ = functional.alif(**problem.arguments(), trace=True)
     spikes, last = functional.alif(**problem.arguments())
     assert_same("spikes", spikes, want)
     assert_all_same(last._asdict(), state._asdict())
 
 
-def test_arguments_stay_as_they_were(device: str) -> None:
-    problem = build(replace(BUSY, N=33), torch.float32, device)
+def test_arguments_stay_as_they_were() -> None:
+    problem = build(replace(BUSY, N=33), torch.float32)
     before = {name: leaf.clone() for name, leaf in problem.leaves.items()}
     problem.run(functional.alif)
     assert_all_same(problem.leaves, before)
 
 
 @pytest.mark.parametrize("dynamics", ROWS)
-def test_row_names_its_own_constants(dynamics: str, device: str) -> None:
+def test_row_names_its_own_constants(dynamics: str) -> None:
     """Surrogate, dampening and width that are left out are those of the row."""
     row = ROWS[dynamics]
-    problem = build(Case("own", dynamics, T=20, given=("alpha", "theta", "rho", "beta")), device=device, dyadic=True)
+    problem = build(Case("own", dynamics, T=20, given=("alpha", "theta", "rho", "beta")), dyadic=True)
     _, gradients = problem.run(functional.alif)
     problem.fixed |= {"surrogate": row.surrogate, "dampening": row.dampening}
     if row.width is not None:
@@ -225,9 +230,9 @@ def test_row_names_its_own_constants(dynamics: str, device: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["sigma", "p", "eta", "beta", "rho"])
-def test_gradient_of_a_coefficient_that_is_zero(name: str, device: str) -> None:
+def test_gradient_of_a_coefficient_that_is_zero(name: str) -> None:
     """What is 0 everywhere takes a shorter way through the kernels; its gradient is not 0, also beyond a segment."""
-    problem = build(replace(BUSY, T=150, learn=("x", name)), device=device, dyadic=True)
+    problem = build(replace(BUSY, T=150, learn=("x", name)), dyadic=True)
     problem.leaves[name] = torch.zeros_like(problem.leaves[name])
     _, gradients = problem.run(functional.alif)
     _, want = problem.run(reference.alif)

@@ -37,7 +37,9 @@ def test_penalty_on_a_gradient(learn: str, of: str, smooth: bool, alif: Alif) ->
     penalty = sum(g.square().sum() for g in gradients)
     with pytest.raises(RuntimeError, match="second derivative"):
         penalty.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="second derivative|not have been used"):
+    # The operator's gradients do not depend on x, as spikes are no function of it with a derivative.
+    unused = alif is functional.alif and learn == "x"
+    with pytest.raises(RuntimeError, match="not have been used" if unused else "second derivative"):
         torch.autograd.grad(penalty, leaves[-1], retain_graph=True)
     with pytest.raises(RuntimeError, match="second derivative"):
         (spikes.sum() + penalty).backward()
@@ -51,7 +53,7 @@ def test_first_derivatives_may_be_recorded(alif: Alif) -> None:
     scale = torch.tensor(2.0, requires_grad=True)
     spikes, _ = alif(x, w, **K)
     got = torch.autograd.grad(spikes.sum() + scale**3, (x, w, scale), create_graph=True)
-    for one, other in zip(got, want, strict=False):
+    for one, other in zip(got[:2], want, strict=True):
         assert_same("gradient", one.detach(), other)
     (second,) = torch.autograd.grad(got[2], scale)
     assert second == 12

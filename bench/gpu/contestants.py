@@ -54,27 +54,19 @@ def _halved(problem: Problem) -> Problem:
     return replace(problem, x=problem.x.half(), cotangent=problem.cotangent.half())
 
 
-def _ours_half(name: str, problem: Problem) -> Contestant:
-    """Inputs and spikes in half precision, weights and state in float32, as under autocast."""
-    return TorchContestant(name, cpu._Ours(problem), _halved(problem))
-
-
-def _graphed(name: str, problem: Problem) -> Contestant:
-    return Graphed(name, TorchContestant(EAGER, cpu._Loop(problem, cpu.lsnn_step), problem))
-
-
 Maker = Callable[[str, Problem], Contestant]
 # (name, dtype) -> how it is made.
 MAKERS: dict[tuple[str, str], Maker] = {
     (OURS, "float32"): cpu.MAKERS[OURS],
-    (OURS, "float16"): _ours_half,
+    # Inputs and spikes in half precision, weights and state in float32, as under autocast.
+    (OURS, "float16"): lambda name, p: TorchContestant(name, cpu._Ours(p), _halved(p)),
     ("nn.LSTM", "float32"): cpu.MAKERS["nn.LSTM"],
     ("nn.LSTM", "float16"): lambda name, p: TorchContestant(name, cpu._LSTM(p).half(), _halved(p)),
     ("nn.RNN", "float32"): lambda name, p: TorchContestant(name, _RNN(p), p),
     ("nn.RNN", "float16"): lambda name, p: TorchContestant(name, _RNN(p).half(), _halved(p)),
     (EAGER, "float32"): cpu.MAKERS[EAGER],
     (COMPILED, "float32"): cpu.MAKERS[COMPILED],
-    (GRAPHED, "float32"): _graphed,
+    (GRAPHED, "float32"): lambda name, p: Graphed(name, TorchContestant(EAGER, cpu._Loop(p, cpu.lsnn_step), p)),
 }
 
 

@@ -11,24 +11,38 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
 from bench.contestants import OURS, Contestant, Problem, Shape, TorchContestant
-from bench.gpu.card import Monitor, plan
+from bench.gpu.card import Sample
 from bench.gpu.contestants import COMPILED, EAGER, GRAPHED, make, precision
 from bench.gpu.suite import DESIGNS
-from bench.measure import BASE_RATE, PASSES, Result, find_scale, firing_rate, quartiles, saved_bytes
+from bench.measure import BASE_RATE, PASSES, Result, Say, find_scale, firing_rate, milliseconds, quartiles, saved_bytes
 
 # As many inputs as cuDNN's fastest kernels ask for (a multiple of 128), except on P, which is the paper's.
 YARDSTICKS = {"P256": Shape(784, 256, 80, 220), "M256": Shape(1000, 256, 128, 512), "L128": Shape(1000, 128, 128, 1024)}
 RATES = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 FEWEST, MOST = 3, 15  # rounds
+NAN = float("nan")
+
+
+@dataclass
+class Row(Result):
+    """A line of the table of a card."""
+
+    group: str = ""
+    design: str = ""  # forced on ours; '': what it chose itself
+    plan: str = ""  # what that was
+    dtype: str = ""
+    sm_mhz: float = NAN  # clock and power in the middle of the run
+    power_w: float = NAN
 
 
 @dataclass(frozen=True)
@@ -38,7 +52,10 @@ class Entry:
     name: str
     dtype: str = "float32"
     rate: float = BASE_RATE  # percent, of ours
-    design: str = ""  # forced on ours; '': what it chooses itself
+    design: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype} {self.design}".strip()
 
 
 @dataclass(frozen=True)
@@ -71,11 +88,11 @@ def groups(designs: tuple[str, ...] = DESIGNS) -> list[Group]:
     layers = (ours, Entry(OURS, "float16"), *(Entry(name, dtype) for name in ("nn.LSTM", "nn.RNN")
                                               for dtype in ("float32", "float16")))
     rates = (ours, *(Entry(OURS, rate=rate) for rate in RATES if rate != BASE_RATE))
-    forced = (ours, *(Entry(OURS, design=design) for design in designs))
+    by_design = (ours, *(Entry(OURS, design=design) for design in designs))
     return [
         *(Group("layers", name, layers, 10, 6) for name in names),
         Group("loops", names[0], (ours, Entry(GRAPHED), Entry(EAGER)), 8, 12),
-        *(Group("designs", name, forced, 6, 5) for name in names),
+        *(Group("designs", name, by_design, 6, 5) for name in names),
         *(Group("rates", name, rates, 6, 6) for name in names),
         Group("compiled", names[0], (ours, Entry(COMPILED)), 6, 60),
         *(Group("loops", name, (ours, Entry(GRAPHED), Entry(EAGER)), 8, 15) for name in names[1:]),
@@ -83,27 +100,29 @@ def groups(designs: tuple[str, ...] = DESIGNS) -> list[Group]:
     ]
 
 
-@contextmanager
-def forced(design: str) -> Iterator[None]:
-    """LSNN_CUDA names the design while this lasts; the kernels read it at every call."""
-    before = os.environ.pop("LSNN_CUDA", None)
-    if design:
-        os.environ["LSNN_CUDA"] = design
+def forced(design: str) -> AbstractContextManager[Any]:
+    """LSNN_CUDA names the design while this lasts; the kernels read it at every call, and '' as none."""
+    return patch.dict(os.environ, LSNN_CUDA=design)
+
+
+def plan(T: int, B: int, N: int) -> str:
+    """What the library says it will run for a shape, in one line without commas; '' where it does not say."""
     try:
-        yield
-    finally:
-        os.environ.pop("LSNN_CUDA", None)
-        if before:
-            os.environ["LSNN_CUDA"] = before
+        from lsnn_ext import _C  # type: ignore[attr-defined]
+
+        said = _C.plan(T, B, N)
+    except Exception:  # a build without CUDA kernels: the rows are worth having without this
+        return ""
+    return "; ".join(f"{key} {value}" for key, value in said.items()).replace(",", ";")[:160]
 
 
 class Bench:
     """What the groups share: the device, the deadline, where rows go, and the scales that give the firing rates."""
 
     def __init__(self, device: torch.device, deadline: float, emit: Callable[[dict[str, Any]], None],
-                 yardsticks: dict[str, Shape] | None = None, say: Callable[[str], None] = print) -> None:
+                 yardsticks: dict[str, Shape] = YARDSTICKS, say: Say = print) -> None:
         self.device, self.deadline, self.emit, self.say = device, deadline, emit, say
-        self.yardsticks = YARDSTICKS if yardsticks is None else yardsticks
+        self.yardsticks = yardsticks
         self._scales: dict[tuple[str, float], tuple[float, float]] = {}
         self._problem: tuple[str, Problem] | None = None
 
@@ -133,40 +152,41 @@ class Bench:
             self.note(f"dropped {group.kind} on {group.yardstick}: {max(left, 0):.0f} s are left")
             return
         self.say(f"{group.kind} on {group.yardstick}")
-        self._free()
         if group.kind == "compiled":
             torch.compiler.reset()  # it refuses to compile one function for more than a few shapes
-        ready = [measured for entry in group.entries if (measured := self._prepare(group, entry)) is not None]
+        ready: list[Measured] = []
+        for entry in group.entries:
+            self._free()
+            try:
+                ready.append(self._prepare(group.yardstick, entry))
+            except Exception as error:  # whatever stops one must not stop the others
+                said = (str(error).strip().splitlines() or ["no message"])[0][:200]
+                self.note(f"left out {entry} on {group.yardstick}: {type(error).__name__}: {said}")
         if not ready or ready[0].entry != group.entries[0]:
             self.note(f"left out {group.kind} on {group.yardstick}: ours did not run, to which all are compared")
             return
-        with Monitor(self._uuid()) as monitor:
-            rounds = self._alternate(ready, min(group.seconds, self.deadline - time.monotonic()))
-        for k, timed in enumerate(PASSES):
-            base = quartiles(sorted(ready[0].ms[k]))[1]
-            for measured in ready:
-                self.emit(self._row(group, measured, k, timed, base, rounds, monitor))
-
-    def _prepare(self, group: Group, entry: Entry) -> Measured | None:
-        label = f"{entry.name} {entry.dtype} {entry.design}".strip()
+        gc.disable()
         try:
-            scale, got = self.scale(group.yardstick, entry.rate)
-            with forced(entry.design):
-                contestant = make(entry.name, entry.dtype, self.problem(group.yardstick).scaled(scale))
-                spikes = firing_rate(contestant.forward()) if entry.name != OURS and contestant.spiking else got / 100
-                contestant.forward_backward()
-                T, B, _, N = self.yardsticks[group.yardstick]
-                chosen = plan(T, B, N) if entry.name == OURS else ""
-                peak = self._peak(contestant)
-            plain = isinstance(contestant, TorchContestant)
-            saved = saved_bytes(contestant) if plain and entry.design == "" else (float("nan"), float("nan"))
-            rate = 100 * spikes if contestant.spiking else float("nan")
-            return Measured(entry, contestant, rate, chosen, peak, saved)
-        except Exception as reason:  # whatever stops one must not stop the others
-            lines = str(reason).strip().splitlines() or ["no message"]
-            self.note(f"left out {label} on {group.yardstick}: {type(reason).__name__}: {lines[0][:200]}")
-        self._free()
-        return None
+            clock_and_power = self._alternate(ready, min(group.seconds, self.deadline - time.monotonic()))
+        finally:
+            gc.enable()
+        for k, timed in enumerate(PASSES):
+            base = quartiles(ready[0].ms[k])[1]
+            for one in ready:
+                self.emit(asdict(self._row(group, one, timed, one.ms[k], base, *clock_and_power)))
+
+    def _prepare(self, yardstick: str, entry: Entry) -> Measured:
+        scale, rate = self.scale(yardstick, entry.rate)
+        with forced(entry.design):
+            contestant = make(entry.name, entry.dtype, self.problem(yardstick).scaled(scale))
+            if entry.name != OURS:
+                rate = 100 * firing_rate(contestant.forward()) if contestant.spiking else NAN
+            contestant.forward_backward()
+            T, B, _, N = self.yardsticks[yardstick]
+            chosen = plan(T, B, N) if entry.name == OURS else ""
+            peak = self._peak(contestant)
+        saved = saved_bytes(contestant) if isinstance(contestant, TorchContestant) and not entry.design else (NAN, NAN)
+        return Measured(entry, contestant, rate, chosen, peak, saved)
 
     def _free(self) -> None:
         """Memory of contestants that are gone; raises after an illegal access, as no later number could be believed."""
@@ -177,7 +197,7 @@ class Bench:
 
     def _peak(self, contestant: Contestant) -> float:
         if self.device.type != "cuda" or not isinstance(contestant, TorchContestant):
-            return float("nan")  # a graph has taken its memory before
+            return NAN  # a graph has taken its memory before
         contestant.module.zero_grad(set_to_none=True)
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
@@ -186,37 +206,34 @@ class Bench:
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
 
-    def _uuid(self) -> str:
-        return str(getattr(torch.cuda.get_device_properties(0), "uuid", "")) if self.device.type == "cuda" else ""
+    def _alternate(self, ready: list[Measured], seconds: float) -> tuple[float, float]:
+        """Rounds in changing order, as many as there is time for; the first warms up and says how long they take.
 
-    def _alternate(self, ready: list[Measured], seconds: float) -> int:
-        """Rounds in changing order, as many as there is time for; the first warms up and says how long they take."""
-        order, shuffle, rounds = list(range(len(ready))), random.Random(0).shuffle, FEWEST
-        gc.collect()
-        gc.disable()
-        try:
-            begun, done = time.monotonic(), 0
-            while done <= rounds:
-                shuffle(order)
-                for c in order:
-                    with forced(ready[c].entry.design):
-                        for k, run in enumerate((ready[c].contestant.forward, ready[c].contestant.forward_backward)):
-                            ms = self._ms(run)
-                            if done:
-                                ready[c].ms[k].append(ms)
-                if done == 0:
-                    rounds = int(min(MOST, max(FEWEST, seconds / max(time.monotonic() - begun, 1e-6) - 1)))
-                done += 1
-                gc.collect(0)
-        finally:
-            gc.enable()
-        return rounds
+        Clock in MHz and power in W are those of the second round.
+        """
+        order, shuffle, rounds, sample = list(ready), random.Random(0).shuffle, FEWEST, Sample("", "index")
+        begun, done = time.monotonic(), 0
+        while done <= rounds:
+            shuffle(order)
+            for one in order:
+                with forced(one.entry.design):
+                    ms = [self._ms(run) for run in (one.contestant.forward, one.contestant.forward_backward)]
+                if done:
+                    one.ms[0].append(ms[0])
+                    one.ms[1].append(ms[1])
+            gc.collect(0)
+            if done == 0:
+                rounds = int(min(MOST, max(FEWEST, seconds / max(time.monotonic() - begun, 1e-6) - 1)))
+                cuda = self.device.type == "cuda"
+                uuid = str(getattr(torch.cuda.get_device_properties(0), "uuid", "")) if cuda else ""
+                sample = Sample(uuid, "clocks.sm", "power.draw")
+            done += 1
+        clock, power = (float(text) if text.replace(".", "").isdigit() else NAN for text in sample.read())
+        return clock, power
 
     def _ms(self, run: Callable[[], Any]) -> float:
         if self.device.type != "cuda":
-            start = time.perf_counter()
-            run()
-            return 1e3 * (time.perf_counter() - start)
+            return milliseconds(run)
         torch.cuda.synchronize()
         first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         first.record()
@@ -226,17 +243,14 @@ class Bench:
         del result
         return float(first.elapsed_time(last))
 
-    def _row(self, group: Group, measured: Measured, k: int, timed: str, base: float, rounds: int,
-             monitor: Monitor) -> dict[str, Any]:
-        entry, ms = measured.entry, sorted(measured.ms[k])
-        q1, median, q3 = quartiles(ms)
-        asked = entry.rate if entry.name == OURS else float("nan")
-        result = Result(group.yardstick, *self.yardsticks[group.yardstick], entry.name, asked, measured.rate, timed,
-                        median, ms[0], q1, q3, median / base, *measured.saved, measured.peak_mib, rounds,
-                        torch.get_num_threads(), entry == group.entries[0])
-        return {"group": group.kind, "design": entry.design, "plan": measured.plan,
-                "dtype": precision(entry.name, entry.dtype), "sm_mhz": monitor.sm_mhz, "power_w": monitor.power_w,
-                **asdict(result)}
+    def _row(self, group: Group, one: Measured, timed: str, ms: list[float], base: float, clock: float,
+             power: float) -> Row:
+        entry, (q1, median, q3) = one.entry, quartiles(ms)
+        return Row(group.yardstick, *self.yardsticks[group.yardstick], entry.name,
+                   entry.rate if entry.name == OURS else NAN, one.rate, timed, median, min(ms), q1, q3, median / base,
+                   *one.saved, one.peak_mib, len(ms), torch.get_num_threads(), entry == group.entries[0],
+                   group=group.kind, design=entry.design, plan=one.plan, dtype=precision(entry.name, entry.dtype),
+                   sm_mhz=clock, power_w=power)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,21 +1,20 @@
-"""What is kept of a run: a CSV with one row per measurement, a summary in Markdown, and plots."""
+"""What is kept of a run on a card: a CSV with one row per measurement, a summary in Markdown, and plots."""
 import csv
-import datetime
 import json
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bench.contestants import OURS
 from bench.gpu.card import Card
+from bench.gpu.layers import Row
 from bench.gpu.steps import Outcome
-from bench.measure import PASSES, Result
-from bench.report import plot_rates, plot_times
+from bench.measure import PASSES
+from bench.page import markdown, write_csv
+from bench.plots import plot_rates, plot_times, rated_yardsticks
 
-COLUMNS = ("group", "what", "pass", "shape", "design", "plan", "dtype", "rate_percent", "ms", "q1_ms", "q3_ms", "ratio",
-           "value", "unit", "peak_mib", "saved_bytes", "rounds", "card", "driver", "sm_mhz", "power_w", "torch", "cuda",
-           "date", "command")
 BARS = ("layers", "loops", "compiled")  # groups whose rows stand beside each other in the plot of times
 
 
@@ -26,153 +25,100 @@ class Report:
     card: Card
     command: str
     date: str
-    outcomes: list[Outcome]
-    layers: list[dict[str, Any]]  # as layers.py wrote them
-    notes: list[str]
-    primitives: list[dict[str, str]]  # primitive, parameter, value, unit
+    outcomes: Sequence[Outcome] = ()
+    rows: list[Row] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    primitives: list[dict[str, str]] = field(default_factory=list)  # primitive, parameter, value, unit
 
-    @classmethod
-    def of(cls, card: Card, command: str, outcomes: list[Outcome], rows: Path, primitives: Path) -> "Report":
-        """Reads what the steps have written; a file that is missing or was cut off gives what there is."""
-        layers: list[dict[str, Any]] = []
+    def read(self, outcomes: Sequence[Outcome], rows: Path, primitives: Path) -> "Report":
+        """With what the steps have written so far; a file that is missing or was cut off gives what there is."""
+        said: list[dict[str, Any]] = []
         for line in rows.read_text().splitlines() if rows.exists() else []:
             try:
-                layers.append(json.loads(line))
+                said.append(json.loads(line))
             except json.JSONDecodeError:  # the last line of a process that was stopped
                 continue
-        read: list[dict[str, str]] = []
-        if primitives.exists():
-            with primitives.open(newline="") as file:
-                read = [row for row in csv.DictReader(file) if all(row.values())]
-        return cls(card, command, datetime.date.today().isoformat(), list(outcomes),
-                   [row for row in layers if "note" not in row], [row["note"] for row in layers if "note" in row], read)
+        lines = primitives.read_text().splitlines() if primitives.exists() else []
+        return replace(self, outcomes=outcomes, rows=[Row(**each) for each in said if "note" not in each],
+                       notes=[each["note"] for each in said if "note" in each],
+                       primitives=[each for each in csv.DictReader(lines) if all(each.values())])
+
+    def write(self, out: Path) -> list[Path]:
+        """The CSV, where anything was measured, and the summary; the files that were written."""
+        out.mkdir(parents=True, exist_ok=True)
+        card, paths = self.card, []
+        facts = {"card": card.name, "driver": card.driver or "unknown", "torch": card.torch, "cuda": card.cuda,
+                 "date": self.date, "command": self.command}
+        if self.rows:
+            paths.append(write_csv(out / f"{card.slug}.csv", facts, Row, self.rows))
+        paths.append(out / f"{card.slug}.md")
+        paths[-1].write_text(self.markdown() + "\n")
+        return paths
+
+    def plots(self, out: Path) -> list[Path]:
+        """The plots of the CPU benchmark, of these numbers; a line instead where they cannot be drawn."""
+        paths: list[Path] = []
+        try:
+            import matplotlib
+
+            matplotlib.use("Agg")
+            card = self.card
+            caption = f"{card.name}, torch {card.torch}, driver {card.driver or 'unknown'}, {self.date}"
+            if bars := self._once(BARS):
+                paths.append(plot_times(bars, caption, out / f"{card.slug}-times.png"))
+            if rated_yardsticks(rates := self._once(("rates",))):
+                paths.append(plot_rates(rates, caption, out / f"{card.slug}-rates.png"))
+        except Exception as error:  # a picture is not worth the numbers
+            print(f"no plots: {type(error).__name__}: {error}")
+        return paths
+
+    def _once(self, kinds: tuple[str, ...]) -> list[Row]:
+        """The rows of these groups, one for each contestant; those that are not float32 have that in their name."""
+        found: dict[tuple[Any, ...], Row] = {}
+        for row in self.rows:
+            plain = row.contestant == OURS or row.dtype == "float32"
+            name = row.contestant if plain and row.dtype != "float16" else f"{row.contestant} {row.dtype}"
+            key = (row.yardstick, name, row.rate_asked if name == OURS else 0.0, row.timed)
+            if row.group in kinds:
+                found.setdefault(key, replace(row, contestant=name))
+        return list(found.values())
+
+    def markdown(self) -> str:
+        """Steps, tables of the groups, primitives, and what is missing."""
+        card = self.card
+        parts = [f"# {card.name}",
+                 "Compute capability {}.{}, ".format(*card.capability)
+                 + f"{card.multiprocessors} multiprocessors, driver {card.driver or 'unknown'}, torch {card.torch}, "
+                   f"CUDA {card.cuda}; `{self.command}`, {self.date}.",
+                 "## Steps",
+                 markdown(["step", "result", "s", "note"],
+                          [[o.name, o.state, f"{o.seconds:.0f}", o.note.replace("|", "/")] for o in self.outcomes])]
+        if self.rows:
+            parts.append("Medians in ms of a whole sequence, input projection included, through the public module with "
+                         "autograd. The contestants of one table alternate; ratios are to ours in its first line.")
+        for group, name in dict.fromkeys((row.group, row.yardstick) for row in self.rows):
+            parts += _table([row for row in self.rows if (row.group, row.yardstick) == (group, name)])
+        if self.primitives:
+            lines = [list(each.values()) for each in self.primitives]
+            parts += ["## Primitives", markdown(["primitive", "parameter", "value", "unit"], lines)]
+        if self.notes:
+            parts += ["## Left out", "\n".join(f"* {note}" for note in self.notes)]
+        if not self.rows and not self.primitives:
+            parts.append("Nothing was measured.")
+        return "\n\n".join(parts)
 
 
-def csv_rows(report: Report) -> list[dict[str, Any]]:
-    """One row per measurement; what does not apply is empty."""
-    card = report.card
-    same = {"card": card.name, "driver": card.driver, "torch": card.torch, "cuda": card.cuda, "date": report.date,
-            "command": report.command}
-    rows = [{"group": row["group"], "what": row["contestant"], "pass": row["timed"], "shape": _shape(row),
-             "design": row["design"], "plan": row["plan"], "dtype": row["dtype"], "rate_percent": row["rate_measured"],
-             "ms": row["median_ms"], "q1_ms": row["q1_ms"], "q3_ms": row["q3_ms"], "ratio": row["ratio_to_ours"],
-             "peak_mib": row["peak_mib"], "saved_bytes": row["saved_bytes"], "rounds": row["repeats"],
-             "sm_mhz": row["sm_mhz"], "power_w": row["power_w"], **same} for row in report.layers]
-    rows += [{"group": "primitives", "what": row["primitive"], "shape": row["parameter"], "value": float(row["value"]),
-              "unit": row["unit"], **same} for row in report.primitives]
-    return [{name: _cell(row.get(name, "")) for name in COLUMNS} for row in rows]
-
-
-def _shape(row: dict[str, Any]) -> str:
-    return " ".join(f"{letter}={row[letter]}" for letter in "TBIN")
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.6g}"
-    return value
-
-
-def write(report: Report, out: Path) -> list[Path]:
-    """The CSV, where anything was measured, and the summary; the files that were written."""
-    out.mkdir(parents=True, exist_ok=True)
-    paths = []
-    rows = csv_rows(report)
-    if rows:
-        paths.append(out / f"{report.card.slug}.csv")
-        with paths[0].open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-    paths.append(out / f"{report.card.slug}.md")
-    paths[-1].write_text(markdown(report) + "\n")
-    return paths
-
-
-def plots(report: Report, out: Path) -> list[Path]:
-    """The plots of the CPU benchmark, of these numbers; a line instead where they cannot be drawn."""
-    bars, rates = results(report, BARS), results(report, ("rates",))
-    if not bars and not rates:
-        print("no plots: no layer was timed")
-        return []
-    try:
-        import matplotlib
-    except ImportError:
-        print("no plots: matplotlib is not installed")
-        return []
-    matplotlib.use("Agg")
-    caption = f"{report.card.name}, torch {report.card.torch}, driver {report.card.driver or 'unknown'}, {report.date}"
-    paths = []
-    try:
-        if bars:
-            paths.append(plot_times(bars, caption, out / f"{report.card.slug}-times.png"))
-        if rates:
-            paths.append(plot_rates(rates, caption, out / f"{report.card.slug}-rates.png"))
-    except Exception as reason:  # a picture is not worth the numbers
-        print(f"no plots: {type(reason).__name__}: {reason}")
-    return paths
-
-
-def results(report: Report, kinds: tuple[str, ...]) -> list[Result]:
-    """Rows of these groups as the CPU benchmark knows them; ours at 2 %, which every group times, once."""
-    found: dict[tuple[str, str, float, str], Result] = {}
-    for row in report.layers:
-        if row["group"] in kinds:
-            values = {field.name: row[field.name] for field in fields(Result)}
-            if row["dtype"] != "float32" and row["contestant"] != OURS or row["dtype"] == "float16":
-                values["contestant"] += f" {row['dtype']}"
-            rate = row["rate_asked"] if values["contestant"] == OURS else 0.0
-            found.setdefault((row["yardstick"], values["contestant"], rate, row["timed"]), Result(**values))
-    return list(found.values())
-
-
-# ------------------------------------------------------------------------------------------------------------- summary
-def markdown(report: Report) -> str:
-    """Steps, tables of the groups, primitives, and what is missing."""
-    card = report.card
-    parts = [
-        f"# {card.name}",
-        f"Compute capability {card.capability[0]}.{card.capability[1]}, {card.multiprocessors} multiprocessors, driver "
-        f"{card.driver or 'unknown'}, torch {card.torch}, CUDA {card.cuda}; `{report.command}`, {report.date}.",
-        "## Steps",
-        _table(["step", "result", "s", "note"],
-               [[o.name, o.state, f"{o.seconds:.0f}", o.note.replace("|", "/")] for o in report.outcomes]),
-    ]
-    kinds = list(dict.fromkeys(row["group"] for row in report.layers))
-    if kinds:
-        parts.append("Medians in ms of a whole sequence, input projection included, through the public module with "
-                     "autograd. The contestants of one table alternate; ratios are to ours in its first line.")
-    for kind in kinds:
-        for name in dict.fromkeys(row["yardstick"] for row in report.layers if row["group"] == kind):
-            parts += _layers(kind, [r for r in report.layers if r["group"] == kind and r["yardstick"] == name])
-    if report.primitives:
-        parts += ["## Primitives", _table(["primitive", "parameter", "value", "unit"],
-                                          [[*row.values()] for row in report.primitives])]
-    if report.notes:
-        parts += ["## Left out", "\n".join(f"* {note}" for note in report.notes)]
-    if not report.layers and not report.primitives:
-        parts.append("Nothing was measured.")
-    return "\n\n".join(parts)
-
-
-def _layers(kind: str, rows: list[dict[str, Any]]) -> list[str]:
-    clocks = [row["sm_mhz"] for row in rows if not math.isnan(row["sm_mhz"])]
-    title = f"## {kind}: {_shape(rows[0])}" + (f", {clocks[0]:.0f} MHz" if clocks else "")
-    lines = []
-    for row in (r for r in rows if r["timed"] == PASSES[0]):
-        same = ("contestant", "design", "dtype", "rate_asked")
-        both = next(r for r in rows if r["timed"] == PASSES[1] and all(_cell(r[k]) == _cell(row[k]) for k in same))
-        lines.append([
-            row["contestant"], row["dtype"], _number(row["rate_measured"], ".2f"), row["design"] or row["plan"],
-            f"{row['median_ms']:.3g}", f"{row['ratio_to_ours']:.2f}", f"{both['median_ms']:.3g}",
-            f"{both['ratio_to_ours']:.2f}", _number(row["saved_bytes"], ".2f"), _number(both["peak_mib"], ".0f")])
-    return [title, _table(["", "dtype", "spikes %", "design", "forward", "ratio", "fwd+bwd", "ratio",
-                           "saved B/neuron-step", "peak MiB"], lines)]
+def _table(rows: list[Row]) -> list[str]:
+    first, half = rows[0], len(rows) // len(PASSES)  # the passes follow each other, in the same order of contestants
+    clock = "" if math.isnan(first.sm_mhz) else f", {first.sm_mhz:.0f} MHz"
+    lines = [[row.contestant, row.dtype, _number(row.rate_measured, ".2f"), row.design or row.plan,
+              f"{row.median_ms:.3g}", f"{row.ratio_to_ours:.2f}", f"{both.median_ms:.3g}", f"{both.ratio_to_ours:.2f}",
+              _number(row.saved_bytes, ".2f"), _number(both.peak_mib, ".0f")]
+             for row, both in zip(rows[:half], rows[half:], strict=True)]
+    return [f"## {first.group}: T={first.T} B={first.B} I={first.I} N={first.N}{clock}",
+            markdown(["", "dtype", "spikes %", "design", "forward", "ratio", "fwd+bwd", "ratio", "saved B/neuron-step",
+                      "peak MiB"], lines)]
 
 
 def _number(value: float, digits: str) -> str:
     return "" if math.isnan(value) else f"{value:{digits}}"
-
-
-def _table(head: list[str], lines: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *lines])

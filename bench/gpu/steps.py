@@ -11,14 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-STATES = ("passed", "failed", "late", "skipped", "dropped", "not run")
+from bench.machine import without_paths
+
 GRACE = 15  # seconds that a step which minds the time itself is given before it is stopped
 
 
 def last_line(output: str) -> str:
     """What a program says in the end, without the folders of this machine."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return re.sub(r"(?<![\w.])/[^\s,;'\"]+", "(path)", lines[-1].strip("= "))[:200] if lines else ""
+    return without_paths(lines[-1].strip("= "))[:200] if lines else ""
 
 
 @dataclass(frozen=True)
@@ -39,52 +40,51 @@ class Step:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a step ended."""
+    """How a step ended: passed, failed, late, skipped, dropped or not run."""
 
-    name: str
-    state: str  # one of STATES
-    seconds: float
+    step: Step
+    state: str
     note: str
-    required: bool = True
+    seconds: float = 0.0
     output: str = ""
+
+    @property
+    def name(self) -> str:
+        """That of the step."""
+        return self.step.name
 
     @property
     def bad(self) -> bool:
         """Whether the whole has failed by this: whatever was found wrong, and what had to be seen but was not."""
-        return self.state == "failed" or (self.required and self.state != "passed")
+        return self.state == "failed" or (self.step.required and self.state != "passed")
 
 
 # A step and its seconds -> exit status, None when it was stopped at its limit, and what it printed.
 Runner = Callable[[Step, float], tuple[int | None, str]]
 
 
-def allowance(left: float, stage: Sequence[Step], later: Sequence[Sequence[Step]]) -> float:
-    """Seconds for a stage: what is left without the least that the required steps after it need.
-
-    A required stage may take its own least from what later ones are kept: it comes first because it matters more.
-    """
-    def least(steps: Sequence[Step]) -> float:
-        return max((step.least for step in steps if step.required and not step.skip), default=0.0)
-
-    wanted = max((step.limit for step in stage), default=0.0)
-    return min(wanted, left, max(left - sum(least(steps) for steps in later), least(stage)))
-
-
 def run_stages(stages: Sequence[Sequence[Step]], runner: Runner, budget: float, *, workers: int = 1,
                clock: Callable[[], float] = time.monotonic, say: Callable[[str], None] = print,
                after: Callable[[list[Outcome]], None] = lambda outcomes: None) -> list[Outcome]:
-    """All outcomes in the order of the steps.  The steps of a stage run side by side, as many as there are workers."""
-    start = clock()
+    """All outcomes in the order of the steps.  The steps of a stage run side by side, as many as there are workers.
+
+    A stage leaves the required ones after it the least that they need, if it has its own least itself.
+    """
+    end = clock() + budget
     outcomes: list[Outcome] = []
-    for index, stage in enumerate(stages):
-        begun = clock()
-        end = begun + allowance(start + budget - begun, stage, stages[index + 1:])
+    for k, stage in enumerate(stages):
+        least, *later = (max([step.least for step in one if step.required and not step.skip], default=0.0)
+                         for one in stages[k:])
+        stage_end = clock() + max(end - clock() - sum(later), min(least, end - clock()))
         passed = {outcome.name for outcome in outcomes if outcome.state == "passed"}
 
-        def one(step: Step, end: float = end, passed: set[str] = passed) -> Outcome:
-            return _run_one(step, end, passed, runner, clock, say)
+        def one(step: Step, stage_end: float = stage_end, passed: set[str] = passed) -> Outcome:
+            outcome = _run_one(step, stage_end, passed, runner, clock, say)
+            after_seconds = f" after {outcome.seconds:.0f} s" if outcome.seconds else ""
+            say(f"--- {step.name}: {outcome.state}{after_seconds}: {outcome.note}")
+            return outcome
 
-        with ThreadPoolExecutor(max(1, min(workers, len(stage) or 1))) as pool:
+        with ThreadPoolExecutor(max(1, min(workers, len(stage)))) as pool:
             outcomes += pool.map(one, stage)
         after(outcomes)
     return outcomes
@@ -92,34 +92,30 @@ def run_stages(stages: Sequence[Sequence[Step]], runner: Runner, budget: float, 
 
 def _run_one(step: Step, end: float, passed: set[str], runner: Runner, clock: Callable[[], float],
              say: Callable[[str], None]) -> Outcome:
-    def ended(state: str, note: str, seconds: float = 0.0, output: str = "") -> Outcome:
-        say(f"--- {step.name}: {state}{f' after {seconds:.0f} s' if seconds else ''}{f': {note}' if note else ''}")
-        return Outcome(step.name, state, seconds, note, step.required, output)
-
     missing = [name for name in step.needs if name not in passed]
     begun = clock()
     allowed = min(step.limit, end - begun)
     if step.skip:
-        return ended("skipped", step.skip)
+        return Outcome(step, "skipped", step.skip)
     if missing:
-        return ended("not run", f"needs {', '.join(missing)}")
+        return Outcome(step, "not run", f"needs {', '.join(missing)}")
     if allowed < step.least:
-        return ended("dropped", f"no time: {max(allowed, 0):.0f} s are left, it needs {step.least:.0f}")
+        return Outcome(step, "dropped", f"no time: {max(allowed, 0):.0f} s are left, it needs {step.least:.0f}")
     say(f"=== {step.name} (at most {allowed:.0f} s)")
     try:
         status, output = runner(step, allowed)
     except OSError as error:  # a program that is not there fails its own step only
         program = os.path.basename(str(error.filename or "a program"))
-        return ended("failed", f"{program} could not be started: {error.strerror}", clock() - begun)
+        return Outcome(step, "failed", f"{program} could not be started: {error.strerror}", clock() - begun)
     seconds = clock() - begun
     if status is None:
-        return ended("late", f"stopped at its limit; last line: {step.read(output)}", seconds, output)
+        return Outcome(step, "late", f"stopped at its limit; last line: {step.read(output)}", seconds, output)
     proved = re.search(step.proof, output) is not None  # one that skips all it has to do also ends with status 0
-    return ended("passed" if status == 0 and proved else "failed", step.read(output), seconds, output)
+    return Outcome(step, "passed" if status == 0 and proved else "failed", step.read(output), seconds, output)
 
 
 class Processes:
-    """The runner of real life: each command in a process group of its own, all of it stopped at the limit."""
+    """The runner of real life: each command in a process group of its own, all of it killed at the limit."""
 
     def __init__(self, root: Path, logs: Path) -> None:
         self.root, self.logs = root, logs
@@ -150,31 +146,26 @@ class Processes:
                                        stdin=subprocess.DEVNULL, start_new_session=True)
             self._running.add(process)
         try:
-            return int(process.wait(max(seconds, 0)))
+            return process.wait(max(seconds, 0))
         except subprocess.TimeoutExpired:
-            _stop(process)
+            _kill(process)
             return None
         finally:
             with self._lock:
                 self._running.discard(process)
 
     def stop(self) -> None:
-        """Stops whatever still runs and starts nothing more, so that nothing outlives an interrupted call."""
+        """Kills whatever still runs and starts nothing more, so that nothing outlives an interrupted call."""
         with self._lock:
-            self._stopped, running = True, list(self._running)
-        for process in running:
-            _stop(process)
+            self._stopped = True
+            for process in self._running:
+                _kill(process)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    for number, patience in ((signal.SIGTERM, 3), (signal.SIGKILL, 10)):
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            pass
-        try:
-            process.wait(patience)
-        except subprocess.TimeoutExpired:  # a process that waits for a card which does not answer cannot be ended
-            continue
-        if number == signal.SIGKILL:
-            return
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """With all that it started; one that waits for a card which does not answer may stay, and is not waited for."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+    except (ProcessLookupError, subprocess.TimeoutExpired):
+        pass

@@ -1,0 +1,66 @@
+"""Nothing is computed in a Python loop over time: a call makes as many operator calls for 40 steps as for 8."""
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, _ops, functional, reference
+
+I, N = 6, 10
+K: dict[str, Any] = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.5}
+
+
+class Count(TorchDispatchMode):
+    """How many operators run."""
+
+    calls = 0
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls += 1
+        return operator(*args, **(kwargs or {}))
+
+
+def _calls(run: Callable[[Tensor], Any], x: Tensor, gradients: bool) -> int:
+    with Count() as count, torch.set_grad_enabled(gradients):
+        out = next(value for value in run(x) if isinstance(value, Tensor))
+        if gradients:
+            out.sum().backward()
+    return count.calls
+
+
+def _alif(alif: Callable[..., Any]) -> Callable[[Tensor], Any]:
+    w = (torch.randn(N, N, generator=torch.Generator().manual_seed(0)) / N).requires_grad_()
+    return lambda x: alif(x, w, **K)
+
+
+def _layer(x: Tensor) -> Any:
+    w_in, w, w_out = (torch.ones(shape, requires_grad=True) for shape in ((N, I), (N, N), (3, N)))
+    return functional.layer(x, w_in, w, w_out=w_out, k_out=0.9, **K)
+
+
+RUNS: dict[str, tuple[Callable[[], Callable[[Tensor], Any]], int]] = {
+    "alif": (lambda: _alif(functional.alif), N), "layer": (lambda: _layer, I), "ALIF": (lambda: ALIF(I, N), I),
+    "LIF": (lambda: LIF(I, N), I), "both ways": (lambda: ALIF(I, N, 2, bidirectional=True), I),
+    "batch first": (lambda: ALIF(I, N, batch_first=True), I), "delays": (lambda: ALIF(I, N, delay=3), I),
+    "trace": (lambda: lambda x, layer=ALIF(I, N): layer(x, trace=True), I),
+    "checkpoints": (lambda: ALIF(I, N, checkpoint_every=4), I), "LSNN": (lambda: LSNN(I, 5, 5, 3), I),
+    "readout": (lambda: LeakyReadout(N, 3), N)}
+
+
+@pytest.mark.skipif(_ops._C is None, reason="the reference is a loop over time")
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("density", [0.05, 1.0])
+@pytest.mark.parametrize("name", RUNS)
+def test_calls_do_not_grow_with_the_steps(name: str, density: float, gradients: bool) -> None:
+    make, features = RUNS[name]
+    few, many = (_calls(make(), (torch.rand(steps, 8, features) < density).float(), gradients) for steps in (8, 40))
+    assert few == many
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_those_of_the_reference_do(gradients: bool) -> None:
+    few, many = (_calls(_alif(reference.alif), torch.rand(steps, 8, N), gradients) for steps in (8, 40))
+    assert many > 4 * few
