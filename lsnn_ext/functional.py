@@ -187,8 +187,9 @@ def _outputs(
         gradients=0, coefficient_gradients=want, allow_bf16=int(_ops.allows_bf16()),
     )  # fmt: skip
     numbers = _ops.Numbers(dampening=float(dampening), k_out=float(around.k_out))
+    v, a, i, r, z = state
     tensors = _ops.Tensors(
-        x.to(dtype), *state, coefficients, w_rec.to(dtype), synapse, around.w_in, around.bias, around.x_bits,
+        x.to(dtype), v, a, i, r, z, coefficients, w_rec.to(dtype), synapse, around.w_in, around.bias, around.x_bits,
         around.w_out, around.p,
     )  # fmt: skip
     sparse_grad = neuron.get("sparse_grad", False)

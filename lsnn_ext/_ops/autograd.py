@@ -204,7 +204,8 @@ def differentiated(
     w_rec, delay = (*weights, None)[:2]
     w_in, bias, x_bits = (*projection, None, None, None)[:3]
     w_out, p = (*readout, None, None)[:2]
-    t = Tensors(x, *state, coefficients, w_rec, delay, w_in, bias, x_bits, w_out, p)
+    v, a, i, r, z = state
+    t = Tensors(x, v, a, i, r, z, coefficients, w_rec, delay, w_in, bias, x_bits, w_out, p)
     out = Outputs(*_Alif.apply(tuple(delays), tuple(named), tuple(numbers), False, *t))
     traces, saved = [out.trace_v, out.trace_a, out.threshold], [out.y, out.bits, out.smooth_z, out.carry]
     return out.spikes, [out.v, out.a, out.i, out.r, out.z], traces, [out.p, out.p_last], saved

@@ -24,8 +24,9 @@ available = _C is not None
 # Devices with kernels; "meta" stands for none, shapes only.
 DEVICES: tuple[str, ...] = ("cpu", "meta")
 # What csrc/torch/boundary.h names: the places of numbers in the lists that operators take, and the bits of their masks.
-Constants: Any = None
-Numbers: Any = None
+_named_tuple: Any = namedtuple  # of names that are known when this is imported
+Constants = _named_tuple("Constants", () if _C is None else _C.constants)
+Numbers = _named_tuple("Numbers", () if _C is None else _C.numbers)
 _BITS: dict[str, dict[str, int]] = {}
 
 if _C is not None:
@@ -35,8 +36,6 @@ if _C is not None:
     if tuple(_C.coefficients()) != COEFFICIENTS:
         other = f"those of another version: {_C.coefficients()}"
         raise ImportError(f"lsnn_ext._C: expected the coefficients {COEFFICIENTS}, got {other}")
-    Constants = namedtuple("Constants", _C.constants)
-    Numbers = namedtuple("Numbers", _C.numbers)
     _BITS = {kind: {name: 1 << k for k, name in enumerate(names)}
              for kind, names in (("outputs", _C.outputs), ("gradients", _C.gradients))}
 
