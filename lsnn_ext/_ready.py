@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import _ops, reference
-from ._arguments import Delays, check, check_coefficients, delays_of, stacked
-from .reference import COEFFICIENTS, named_row, named_surrogate
+from . import _ops
+from ._arguments import Delays
+from ._resolve import Neuron, resolve
 
 _FEW = 1 << 18  # numbers of a call, from which on the operators that reuse memory take over; see _ops.reused
 _WIDEST_READOUT = 256  # the operator behind it keeps (O, O) weights
@@ -49,32 +49,24 @@ class Ready:
     """A layer made from sources, and from constants that are no tensors; what it keeps is its own and never changes."""
 
     def __init__(
-        self, constants: Hashable, sources: dict[str, Tensor], w_rec: Tensor, neuron: dict[str, Any],
+        self, constants: Hashable, sources: dict[str, Tensor], w_rec: Tensor, neuron: Neuron,
         stored: Tensor | None, autapses: bool,
     ) -> None:  # fmt: skip
-        """neuron: keyword arguments of functional.alif; raises what alif raises for them.
+        """Raises what functional.alif raises for this neuron.
 
         w_rec (N, N) is stored.t(), where there is one, without its diagonal if there are no autapses.
         """
-        row, refractory, delay = named_row(neuron["dynamics"]), neuron["refractory"], neuron["delay"]
-        surrogate = row.surrogate if neuron["surrogate"] is None else neuron["surrogate"]
-        named_surrogate(surrogate)
-        dampening = row.dampening if neuron["dampening"] is None else neuron["dampening"]
-        check(w_rec[None], w_rec, refractory, dampening)  # rows of weights have the shape of a current
-        N, self.dtype, device = w_rec.shape[0], w_rec.dtype, w_rec.device
-        given: dict[str, Any] = {name: neuron.get(name) for name in COEFFICIENTS}
-        check_coefficients(given, N, device)
-        coefficients, _ = stacked(reference.coefficients(neuron["dynamics"], **given), N, self.dtype, device)
-        synapse, delays = delays_of(delay, N, device)
-        synapse = None if synapse is None else synapse.contiguous()
-        coefficients, w_rec = coefficients.contiguous(), w_rec.contiguous()
-        self.constants, self.D = constants, 1 + delays[-1]
+        call = resolve(neuron, w_rec[None], w_rec)  # rows of weights have the shape of a current
+        model, self.dtype, N = call.model, w_rec.dtype, w_rec.shape[0]
+        delay = None if model.delay is None else model.delay.contiguous()
+        coefficients, w_rec = model.coefficients.contiguous(), w_rec.contiguous()
+        self.constants, self.D = constants, model.D
         # The aliases hold the memory of the sources, so that no other tensor can come to lie at the same address.
         self.sources = [(name, t, t.detach(), t.data_ptr()) for name, t in sources.items()]
         self.run = _ops._C.Ready(
-            self.dtype is torch.float64, N, _ops.DYNAMICS[neuron["dynamics"]], _ops.SURROGATES[surrogate],
-            float(dampening), refractory, delays, coefficients.data_ptr(), w_rec.data_ptr(),
-            0 if synapse is None else synapse.data_ptr(), 0 if stored is None else stored.data_ptr(), autapses,
+            self.dtype is torch.float64, N, _ops.DYNAMICS[model.dynamics], _ops.SURROGATES[model.surrogate],
+            model.dampening, model.refractory, list(model.delays), coefficients.data_ptr(), w_rec.data_ptr(),
+            0 if delay is None else delay.data_ptr(), 0 if stored is None else stored.data_ptr(), autapses,
             [(t.data_ptr(), t.nbytes) for t in sources.values() if t is not stored],
         ).run  # fmt: skip
 
@@ -92,11 +84,11 @@ class Ready:
 
 
 def prepared(
-    constants: Hashable, sources: dict[str, Tensor], w_rec: Tensor, neuron: dict[str, Any],
+    constants: Hashable, sources: dict[str, Tensor], w_rec: Tensor, neuron: Neuron,
     stored: Tensor | None = None, autapses: bool = True,
 ) -> Ready | None:  # fmt: skip
     """A layer made ready of plain tensors, or None where none is to be kept: one neuron, or too many."""
-    delay = neuron["delay"]
+    delay = neuron.delay
     many = len(delay.distinct) if isinstance(delay, Delays) else 1
     N = w_rec.shape[0]
     if w_rec.dtype not in (torch.float32, torch.float64) or N < 2 or many * N * (N + 64) >= _MANY:
@@ -107,20 +99,20 @@ def prepared(
 
 
 @lru_cache(maxsize=16)
-def _integrator(O: int, dtype: torch.dtype, neuron: tuple[tuple[str, Any], ...]) -> Ready | None:
+def _integrator(O: int, dtype: torch.dtype, neuron: Neuron) -> Ready | None:
     """O neurons without synapses; they follow from numbers alone."""
-    return prepared((), {}, torch.zeros(O, O, dtype=dtype), dict(neuron))
+    return prepared((), {}, torch.zeros(O, O, dtype=dtype), neuron)
 
 
-def integrated(product: Tensor, p: Tensor | None, neuron: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
+def integrated(product: Tensor, p: Tensor | None, neuron: Neuron) -> tuple[Tensor, Tensor] | None:
     """The leaky readout of product (T, B, O) from p (B, O) on, as functional.leaky_readout; None: not this way."""
     T, B, O = product.shape
     dtype = product.dtype
-    if not short(T, B, O) or not plain(product, dtype) or O > _WIDEST_READOUT or type(neuron["alpha"]) is not float:
+    if not short(T, B, O) or not plain(product, dtype) or O > _WIDEST_READOUT or type(neuron.alpha) is not float:
         return None
     if p is not None and not (plain(p, dtype) and p.shape == (B, O)):
         return None
-    ready = _integrator(O, dtype, tuple(neuron.items()))
+    ready = _integrator(O, dtype, neuron)
     if ready is None:
         return None
     traces, last, silent = torch.empty_like(product), product.new_empty(B, O), product.new_zeros(B, O)

@@ -7,17 +7,7 @@ import torch
 from torch import Tensor
 
 from . import _ops, reference
-from ._arguments import (
-    Delays,
-    check,
-    check_beside,
-    check_coefficients,
-    checkpoint_steps,
-    delays_of,
-    small_membranes,
-    stacked,
-    whole_state,
-)
+from ._arguments import Delays, check_beside
 from ._arguments import readable as readable
 from ._bits import PackedSpikes, pack_spikes
 from ._ready import Ready as Ready
@@ -25,7 +15,8 @@ from ._ready import integrated
 from ._ready import plain as plain
 from ._ready import prepared as prepared
 from ._ready import short as short
-from .reference import COEFFICIENTS, Coefficient, State, Traces, named_row, named_surrogate
+from ._resolve import Call, Neuron, resolve
+from .reference import COEFFICIENTS, Coefficient, State, Traces
 
 __all__ = ["Delays", "Layered", "PackedSpikes", "State", "Traces", "alif", "layer", "leaky_readout", "linear",
            "pack_spikes"]  # fmt: skip
@@ -122,7 +113,7 @@ def alif(
 
     Source: Bellec et al., NeurIPS 2018 (arXiv 1803.09574) and the models named by the rows.
     """
-    neuron = dict(
+    neuron = Neuron(
         alpha=alpha, theta=theta, rho=rho, beta=beta, kappa=kappa, q=q, p=p, eta=eta, sigma=sigma, R=R, width=width,
         refractory=refractory, delay=delay, dynamics=dynamics, surrogate=surrogate, dampening=dampening, state=state,
         trace=trace, smooth=smooth, checkpoint_every=checkpoint_every, saved_dtype=saved_dtype,
@@ -145,56 +136,46 @@ class _Around(NamedTuple):
 
 
 def _outputs(
-    x: Tensor, w_rec: Tensor, neuron: dict[str, Any], around: _Around, asked: set[str],
+    x: Tensor, w_rec: Tensor, neuron: Neuron, around: _Around, asked: set[str],
 ) -> tuple[_ops.Outputs, Tensor]:  # fmt: skip
-    """What the operator returns, and the spikes in the dtype of x.
-
-    neuron: the keyword arguments of alif; asked: names of outputs of csrc/torch/boundary.h.
-    """
-    dynamics, refractory, delay = neuron.get("dynamics", "lsnn"), neuron.get("refractory", 0), neuron.get("delay", 0)
-    row, smooth = named_row(dynamics), neuron.get("smooth", False)
-    surrogate, dampening = neuron.get("surrogate"), neuron.get("dampening")
-    surrogate = row.surrogate if surrogate is None else surrogate
-    named_surrogate(surrogate)
-    dampening = row.dampening if dampening is None else dampening
-    check(x, w_rec, refractory, dampening, around.w_in is not None)
-    (T, B, _), N, dtype = x.shape, w_rec.shape[1], torch.promote_types(x.dtype, torch.float32)
-    checkpoint = checkpoint_steps(neuron.get("checkpoint_every"), T, B, N, dtype.itemsize)
-    small_y = small_membranes(neuron.get("saved_dtype"), dtype)
-    chosen: dict[str, Any] = {name: neuron.get(name) for name in COEFFICIENTS}
-    check_coefficients(chosen, N, x.device)
-    coefficients, want = stacked(reference.coefficients(dynamics, **chosen), N, dtype, x.device)
-    synapse, delays = delays_of(delay, N, x.device)
-    state = whole_state(neuron.get("state"), B, N, 1 + delays[-1], dtype, x.device)
+    """What the operator returns, and the spikes in the dtype of x; asked: names of outputs of csrc/torch/boundary.h."""
+    call = resolve(neuron, x, w_rec, around.w_in is not None)
+    model, (v, a, i, r, z) = call.model, call.state
     if not _ops.available:
-        _warn_slow()
-        result = reference.alif(
-            x, w_rec, **dict(zip(COEFFICIENTS, coefficients, strict=True)), refractory=refractory,
-            delay=delay.each if isinstance(delay, Delays) else delay, dynamics=dynamics, surrogate=surrogate,
-            dampening=dampening, state=State(*state), trace=True, smooth=smooth,
-        )  # fmt: skip
-        assert len(result) == 3
-        return _ops.Outputs(result[0], *result[1], *result[2], *(x.new_empty(0) for _ in range(6))), result[0]
+        return _by_reference(x, w_rec, neuron, call)
     if x.device.type not in _ops.DEVICES:
         raise RuntimeError(
             f"current: expected a tensor on {' or '.join(_ops.DEVICES)}, for which this build of lsnn_ext has "
             f"kernels, got device {x.device}; move the tensors there, or see lsnn_ext.show_config()"
         )
-    asked = asked | ({"traces"} if neuron.get("trace") else set()) | ({"saved_bf16"} if small_y else set())
+    asked = asked | ({"traces"} if neuron.trace else set()) | ({"saved_bf16"} if call.saved_bf16 else set())
     constants = _ops.Constants(
-        dynamics=_ops.DYNAMICS[dynamics], surrogate=_ops.SURROGATES[surrogate], refractory=refractory,
-        smooth=int(smooth), checkpoint=checkpoint if _ops.cpu_kernels(x) else 0, outputs=_ops.mask("outputs", asked),
-        gradients=0, coefficient_gradients=want, allow_bf16=int(_ops.allows_bf16()),
+        dynamics=_ops.DYNAMICS[model.dynamics], surrogate=_ops.SURROGATES[model.surrogate],
+        refractory=model.refractory, smooth=int(neuron.smooth),
+        checkpoint=call.checkpoint if _ops.cpu_kernels(x) else 0, outputs=_ops.mask("outputs", asked), gradients=0,
+        coefficient_gradients=model.coefficient_gradients, allow_bf16=int(_ops.allows_bf16()),
     )  # fmt: skip
-    numbers = _ops.Numbers(dampening=float(dampening), k_out=float(around.k_out))
-    v, a, i, r, z = state
+    numbers = _ops.Numbers(dampening=model.dampening, k_out=float(around.k_out))
     tensors = _ops.Tensors(
-        x.to(dtype), v, a, i, r, z, coefficients, w_rec.to(dtype), synapse, around.w_in, around.bias, around.x_bits,
-        around.w_out, around.p,
+        x.to(call.dtype), v, a, i, r, z, model.coefficients, w_rec.to(call.dtype), model.delay, around.w_in,
+        around.bias, around.x_bits, around.w_out, around.p,
     )  # fmt: skip
-    sparse_grad = neuron.get("sparse_grad", False)
-    out = _ops.recurrence(tensors, _ops.Settings(tuple(delays), constants, numbers, sparse_grad))
+    out = _ops.recurrence(tensors, _ops.Settings(model.delays, constants, numbers, neuron.sparse_grad))
     return out, out.spikes.to(x.dtype)
+
+
+def _by_reference(x: Tensor, w_rec: Tensor, neuron: Neuron, call: Call) -> tuple[_ops.Outputs, Tensor]:
+    message = f"lsnn_ext: the compiled part is missing ({_ops.load_error}); using the slow reference"
+    warnings.warn(message, RuntimeWarning, stacklevel=4)
+    model = call.model
+    result = reference.alif(
+        x, w_rec, **dict(zip(COEFFICIENTS, model.coefficients, strict=True)), refractory=model.refractory,
+        delay=neuron.delay.each if isinstance(neuron.delay, Delays) else neuron.delay, dynamics=model.dynamics,
+        surrogate=model.surrogate, dampening=model.dampening, state=State(*call.state), trace=True,
+        smooth=neuron.smooth, sparse_grad=neuron.sparse_grad,
+    )  # fmt: skip
+    assert len(result) == 3
+    return _ops.Outputs(result[0], *result[1], *result[2], *(x.new_empty(0) for _ in range(6))), result[0]
 
 
 class Layered(NamedTuple):
@@ -237,7 +218,7 @@ def layer(
     Raises:
         TypeError, ValueError, RuntimeError: as alif.
     """
-    unknown = set(neuron) - _NEURON
+    unknown = set(neuron) - set(Neuron._fields)
     if unknown:
         raise TypeError(f"layer: expected the keyword arguments of alif, got {sorted(unknown)[0]!r}")
     for name in ("alpha", "theta"):
@@ -284,12 +265,13 @@ def layer(
     wanted = spikes or w_out is None
     as_bits = spikes == "bits" and not behind and _ops.plain(x, w_rec) and not neuron.get("smooth")
     asked = {"bits"} if as_bits else {"spikes"} if wanted or behind else set()
-    out, z = _outputs(current, w_rec, neuron, around, asked)
+    given = Neuron(**neuron)
+    out, z = _outputs(current, w_rec, given, around, asked)
     y, y_last = (None, None) if w_out is None else (out.p, out.p_last)
     if behind:
         y, y_last = leaky_readout(z, w_out, k_out, p)  # type: ignore[arg-type]
     packed = None if spikes != "bits" else PackedSpikes(out.bits, z) if as_bits else pack_spikes(z)
-    traces = Traces(out.trace_v, out.trace_a, out.threshold) if neuron.get("trace") else None
+    traces = Traces(out.trace_v, out.trace_a, out.threshold) if given.trace else None
     numbers = z if wanted and packed is None else None
     return Layered(numbers, State(out.v, out.a, out.i, out.r, out.z), traces, y, y_last, packed)
 
@@ -302,12 +284,6 @@ def bits_pay(x: Tensor | PackedSpikes, w_rec: Tensor) -> bool:
 def _inside(x: Tensor, w_in: Tensor, w_rec: Tensor, bias: Tensor | None) -> bool:
     """Whether inputs may meet their weights inside the operator."""
     return _ops.plain(x, w_in) and w_rec.dtype == x.dtype and (bias is None or bias.dtype == x.dtype)
-
-
-_NEURON = {
-    *COEFFICIENTS, "refractory", "delay", "dynamics", "surrogate", "dampening", "state", "trace", "smooth",
-    "checkpoint_every", "saved_dtype", "sparse_grad",
-}  # fmt: skip
 
 
 def leaky_readout(x: Tensor, w_out: Tensor, k: float, p: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -328,7 +304,7 @@ def leaky_readout(x: Tensor, w_out: Tensor, k: float, p: Tensor | None = None) -
         alpha=k, kappa=1 - k, theta=_NEVER, R=0.0, dynamics="snntorch_sub", surrogate="triangle"
     )
     if w_out.dtype == x.dtype:
-        found = integrated(product, p, {**neuron, "refractory": 0, "delay": 0, "dampening": None})
+        found = integrated(product, p, Neuron(**neuron))
         if found is not None:
             return found
     carried = None
@@ -338,8 +314,3 @@ def leaky_readout(x: Tensor, w_out: Tensor, k: float, p: Tensor | None = None) -
     result = alif(product, product.new_zeros(O, O, dtype=w_out.dtype), **neuron, state=carried, trace=True)
     assert len(result) == 3
     return result[2].v, result[1].v
-
-
-def _warn_slow() -> None:
-    message = f"lsnn_ext: the compiled part is missing ({_ops.load_error}); using the slow reference"
-    warnings.warn(message, RuntimeWarning, stacklevel=3)

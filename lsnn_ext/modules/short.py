@@ -28,7 +28,7 @@ def _made_ready(layer: "Recurrent", suffix: str, kept: dict[str, Ready], anew: b
     if not all(functional.plain(source, source.dtype) for source in present.values()):
         return None
     ready = functional.prepared(
-        constants, present, layer._recurrent_weight(suffix), layer._neuron_arguments(suffix),
+        constants, present, layer._recurrent_weight(suffix), functional.Neuron(**layer._neuron_arguments(suffix)),
         present["weight_hh" + suffix], layer.autapses,
     )  # fmt: skip
     if ready is not None:

@@ -1,0 +1,102 @@
+"""From the caller's keyword arguments to named fields, once: defaults of the model filled in, everything checked.
+
+functional.alif, functional.layer and layers that are kept ready all come through here.
+"""
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import reference
+from ._arguments import (
+    Delays,
+    check,
+    check_coefficients,
+    checkpoint_steps,
+    delays_of,
+    small_membranes,
+    stacked,
+    whole_state,
+)
+from .reference import COEFFICIENTS, Coefficient, State, named_row, named_surrogate
+
+
+class Neuron(NamedTuple):
+    """The keyword arguments of functional.alif, which explains them, with their defaults; None: as the row says."""
+
+    alpha: Coefficient | None = None
+    theta: Coefficient | None = None
+    rho: Coefficient | None = None
+    beta: Coefficient | None = None
+    kappa: Coefficient | None = None
+    q: Coefficient | None = None
+    p: Coefficient | None = None
+    eta: Coefficient | None = None
+    sigma: Coefficient | None = None
+    R: Coefficient | None = None
+    width: Coefficient | None = None
+    refractory: int = 0
+    delay: int | Tensor | Delays = 0
+    dynamics: str = "lsnn"
+    surrogate: str | None = None
+    dampening: float | None = None
+    state: State | None = None
+    trace: bool = False
+    smooth: bool = False
+    checkpoint_every: int | str | None = None
+    saved_dtype: torch.dtype | None = None
+    sparse_grad: bool = False
+
+
+class Model(NamedTuple):
+    """What follows from a Neuron and the recurrent weights alone."""
+
+    dynamics: str
+    surrogate: str
+    dampening: float
+    refractory: int
+    coefficients: Tensor  # (11, N)
+    coefficient_gradients: int  # bit k: row k of them wants a gradient
+    delay: Tensor | None  # (N, N) of each synapse; None where all are alike
+    delays: tuple[int, ...]  # distinct, ascending
+
+    @property
+    def D(self) -> int:
+        """Past steps that the state holds."""
+        return 1 + self.delays[-1]
+
+
+class Call(NamedTuple):
+    """A Model, and what of a call depends on its sequence."""
+
+    model: Model
+    dtype: torch.dtype  # of the computation
+    state: tuple[Tensor, ...]  # v, a, i, r (B, N) and z (D, B, N)
+    checkpoint: int  # steps between saved states, or 0
+    saved_bf16: bool
+
+
+def resolve_model(neuron: Neuron, N: int, dtype: torch.dtype, device: torch.device) -> Model:
+    """Raises TypeError or ValueError with the name of the argument, as functional.alif."""
+    row = named_row(neuron.dynamics)
+    surrogate = row.surrogate if neuron.surrogate is None else neuron.surrogate
+    named_surrogate(surrogate)
+    dampening = row.dampening if neuron.dampening is None else neuron.dampening
+    check_coefficients({name: getattr(neuron, name) for name in COEFFICIENTS}, N, device)
+    given: dict[str, Any] = {name: getattr(neuron, name) for name in COEFFICIENTS}
+    coefficients, wanted = stacked(reference.coefficients(neuron.dynamics, **given), N, dtype, device)
+    delay, delays = delays_of(neuron.delay, N, device)
+    return Model(neuron.dynamics, surrogate, float(dampening), neuron.refractory, coefficients, wanted, delay,
+                 tuple(delays))  # fmt: skip
+
+
+def resolve(neuron: Neuron, x: Tensor, w_rec: Tensor, projected: bool = False) -> Call:
+    """x: (T, B, N) the current, or with projected (T, B, I) inputs that have still to meet their weights."""
+    row = named_row(neuron.dynamics)
+    check(x, w_rec, neuron.refractory, row.dampening if neuron.dampening is None else neuron.dampening, projected)
+    (T, B, _), N, dtype = x.shape, w_rec.shape[1], torch.promote_types(x.dtype, torch.float32)
+    checkpoint = checkpoint_steps(neuron.checkpoint_every, T, B, N, dtype.itemsize)
+    saved_bf16 = small_membranes(neuron.saved_dtype, dtype)
+    model = resolve_model(neuron, N, dtype, x.device)
+    state = whole_state(neuron.state, B, N, model.D, dtype, x.device)
+    return Call(model, dtype, state, checkpoint, saved_bf16)
