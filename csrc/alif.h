@@ -3,7 +3,7 @@
 // Per batch item and neuron: v membrane, a adaptation, i synaptic current, r refractory counter, z spikes. A prime marks the
 // value carried from the step before; z[t-1-d] are past spikes. Coefficients are per neuron.
 //
-//   (1) c = x_t + sum_j w_jk z_j[t-1-d_jk]           d_jk: extra delay, one for all or one per synapse
+//   (1) c = x_t + sum_d sum_j w_djk z_j[t-1-d]       d: extra delays; most often a synapse jk has a weight with one of them only
 //   (2) i = sigma i' + c                             sigma = 0: no synapse
 //   (3) a = rho a' + q e' + p v'                     e' = drive: spike z' | cross [v' over A'] | above [v' over theta]
 //   (4) A = theta + beta a
@@ -41,16 +41,28 @@ struct Layer {
   double dampening;
   int64_t n_ref;               // refractory steps of (9)
   bool smooth;                 // z = dampening * (antiderivative of psi): everything differentiable, for gradient checks
-  const int64_t* delays;       // [S] distinct extra delays, ascending
-  int64_t S;                   // number of distinct delays
-  int64_t D;                   // past steps of the state: 1 + the largest delay
-  const int64_t* delay;        // [N,N] delay of each synapse, or null when S = 1
-  const void* w;               // [N,N] from j to k, strides below
+  const int64_t* delays;       // [S] distinct extra delays, ascending; null when S = 0
+  int64_t S;                   // number of distinct delays; 0: no recurrent weights, c = x in (1)
+  int64_t D;                   // past steps of the state: 1 + the largest delay; 1 when S = 0
+  const int64_t* delay;        // [N,N] delay of each synapse, one of delays; or null
+  const void* w;               // [matrices,N,N] from j to k, strides below; null when S = 0
   int64_t w_stride_j, w_stride_k;
   const void* coefficients;    // [n_coefficients,N]
+  int64_t w_stride_s = 0;      // from one matrix to the next; not read where there is but one
   bool reduced = false;        // whether the products of the backward pass may round to bfloat16; CPU kernels only
   bool w_in_place = false;     // w has rows as the CPU kernels pack them, zeros behind; they are read where they are
 };
+
+// How many matrices w and its gradient hold: with `delay` one, as each synapse acts with a delay of its own; else one for each
+// delay, as each synapse has a weight for each.
+LSNN_INLINE constexpr int64_t matrices(const Layer& l) { return l.delay && l.S ? 1 : l.S; }
+// The matrix whose weights act with delays[s], those for which acts() says so.
+template <class T> LSNN_INLINE const T* matrix(const Layer& l, int64_t s) {
+  return (const T*)l.w + (matrices(l) > 1 ? s * l.w_stride_s : 0);
+}
+LSNN_INLINE constexpr bool acts(const Layer& l, int64_t j, int64_t k, int64_t delay) {
+  return matrices(l) == l.S || l.delay[j * l.N + k] == delay;
+}
 
 // In front of the recurrence, where inputs are mostly zero, as spikes are: x_t of (1) is bias + w inputs_t, summed over the
 // inputs that are not zero, in ascending order.
@@ -113,7 +125,7 @@ struct BackwardArgs {
   State glast;                 // read: dL/d(last state); r unused; entries may be null
   unsigned want;               // bit k: gradient of coefficient k
   void* gx;                    // [T,B,N] written; null for the CPU kernels: not wanted
-  void* gw;                    // [N,N] written, or null
+  void* gw;                    // [matrices,N,N] written, or null; null when S = 0
   void* gcoefficients;         // [n_coefficients,N] written where wanted, or null when want = 0
   State gfirst;                // written, r unused; entries may be null
   // Only the CPU kernels have these:

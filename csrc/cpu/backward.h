@@ -97,7 +97,7 @@ template <class T, class Model> struct BackwardTile : Tile {
   // dz += sum over delays of W dL/dc of the steps that the spikes of step t reached through (1); `step` is its place in the
   // chunk. Where few of the results are of use only those are computed; step -1: all of them.
   void product(int64_t t, int64_t step) const {
-    if (model.row.stop & stop_rec) return;
+    if (l.S == 0 || model.row.stop & stop_rec) return;
     const Way way = fastest(step);
     const uint16_t* active = past.choose && step >= 0 ? s.replay.active + step * NP / 16 * max_items : nullptr;
     for (int64_t d = 0; d < l.S; d++) {

@@ -142,15 +142,21 @@ template <class T> struct PackedLayer {
     T *bias = w + size.w, *panels = bias + size.bias, *w_out = panels + size.panels, *panels_out = w_out + size.w_out,
       *k = panels_out + size.panels_out;
     const bool is_in_place = in_place(l, in, backward);
-    if (l.S == 1 && !is_in_place) copy_rows(parallel, N, N, l.w, l.w_stride_j, l.w_stride_k, w, NP);
-    for (int64_t s = 0; l.S > 1 && s < l.S; s++)
+    for (int64_t s = 0; !is_in_place && s < l.S; s++) {
+      const T* from = matrix<T>(l, s);
+      T* to = w + s * each;
+      if (matrices(l) == l.S) {
+        copy_rows(parallel, N, N, from, l.w_stride_j, l.w_stride_k, to, NP);
+        continue;
+      }
       copy_squares(
           parallel, N, NP,
           [&](int64_t j, int64_t n) {
-            const bool here = n < N && l.delay[j * N + n] == l.delays[s];
-            return here ? ((const T*)l.w)[j * l.w_stride_j + n * l.w_stride_k] : T(0);
+            const bool here = n < N && acts(l, j, n, l.delays[s]);
+            return here ? from[j * l.w_stride_j + n * l.w_stride_k] : T(0);
           },
-          [&](int64_t j, int64_t n) -> T& { return w[s * each + j * NP + n]; });
+          [&](int64_t j, int64_t n) -> T& { return to[j * NP + n]; });
+    }
     for (int64_t s = 0; backward && s < l.S; s++) {
       const T* from = w + s * each;
       T* to = panels + s * each;
@@ -179,7 +185,7 @@ template <class T> struct PackedLayer {
     packed = {first_cache(), NP,    words(N), is_in_place ? (const T*)l.w : w, bias, panels, w_out, panels_out, k, nullptr, {}, false,
               way_asked(),   model, hooks()};
     if (!is_in_place) make_sparse(l, kernels, backward, parallel);
-    if (backward && kernels.to_bf16 && (packed.way == Way::bf16 || (packed.way == Way::any && l.reduced)) &&
+    if (backward && l.S && kernels.to_bf16 && (packed.way == Way::bf16 || (packed.way == Way::any && l.reduced)) &&
         bf16_pays(kernels, packed.way)) {
       rounded.resize(l.S * each);
       kernels.to_bf16(w, l.S * each, rounded.data());
@@ -197,9 +203,10 @@ template <class T> struct PackedLayer {
   void make_sparse(const Layer& l, const Kernels<T>& kernels, bool backward, Parallel parallel) {
     const int64_t rows = l.S * l.N, NP = packed.NP;
     const bool asked = packed.way == Way::sparse;
+    if (rows == 0) return;
     // Measured: rows of weights in a cache are added faster than their entries one by one. From memory they are not.
     const bool in_cache = rows * NP * (int64_t)sizeof(T) <= 32 << 20;
-    if (!asked && (packed.way != Way::any || rows == 0 || (!backward && in_cache))) return;
+    if (!asked && (packed.way != Way::any || (!backward && in_cache))) return;
     start.assign(rows + 1, 0);
     each(worth(parallel, rows * NP), rows, [&](int64_t r) {
       uint32_t here = 0;

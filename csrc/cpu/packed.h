@@ -40,7 +40,7 @@ template <class T> struct Packed {
   int64_t first_cache;     // bytes
   int64_t NP;              // padded(N)
   int64_t W;               // words(N)
-  const T* w;              // [S * N + I,NP] w_jk of the synapses with delay delays[s], else 0; then the weights of the inputs
+  const T* w;              // [S * N + I,NP] w_jk of the synapses that act with delays[s], else 0; then the weights of the inputs
   const T* bias;           // [NP] of the inputs
   const T* panels;         // [S,NP/panel,N,panel] w_jk with j innermost, in panels of j, for the backward product
   const T* w_out;          // [N,OP] of the readout

@@ -135,10 +135,13 @@ template <class T> void backward(const BackwardArgs& f, Parallel parallel) {
   });
   const Sums<T> sum = sums(0);
   if (n_w)
-    each(worth(parallel, N * N), N, [&](int64_t j) {
+    each(worth(parallel, matrices(l) * N * N), matrices(l) * N, [&](int64_t j) {
       T* to = (T*)f.gw + j * N;
-      if (l.S == 1) std::copy_n(sum.w + j * NP, N, to);
-      for (int64_t n = 0; l.S > 1 && n < N; n++) {
+      if (matrices(l) == l.S) {
+        std::copy_n(sum.w + j * NP, N, to);
+        return;
+      }
+      for (int64_t n = 0; n < N; n++) {
         const int64_t s = std::lower_bound(l.delays, l.delays + l.S, l.delay[j * N + n]) - l.delays;
         to[n] = sum.w[(s * N + j) * NP + n];
       }

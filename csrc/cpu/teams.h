@@ -135,7 +135,8 @@ inline Formation formation(Parallel parallel, int64_t tasks, int64_t N, const Wo
 // which a layer is taken to have 3 % of its neurons and 5 % of its inputs, or with the row of the product.
 inline Formation forward_teams(const ForwardArgs& f, Parallel parallel, int64_t lanes) {
   const Layer& l = f.layer;
-  const double numbers = (double)(tile_items(l.B) * padded(l.N)), events = 0.03 * (double)l.N + 0.05 * (double)f.projection.I;
+  const double numbers = (double)(tile_items(l.B) * padded(l.N));
+  const double events = (l.S ? 0.03 * (double)l.N : 0) + 0.05 * (double)f.projection.I;
   return formation(parallel, tiles(l.B), l.N, {(double)l.T, numbers / (double)lanes * (8 + 0.7 * events), numbers / 8});
 }
 inline Formation backward_teams(const BackwardArgs& f, Parallel parallel, int64_t lanes, int64_t groups) {

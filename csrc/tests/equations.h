@@ -64,11 +64,14 @@ template <class T> Slopes<T> equations(const Run<T>& given, const Run<T>& expect
     double slope;
   };  // past: from where neuron 0 of a step lies in h to the spike that acts
   std::vector<std::vector<Synapse>> synapses(c.N);      // of each neuron, in the order of the sum (1)
-  for (int64_t d : c.delays)
+  for (int64_t s = 0; s < c.S(); s++)
     for (int64_t j = 0; j < c.N; j++)
-      for (int64_t n = 0; n < c.N; n++)
-        if (given.delay[j * c.N + n] == d)
-          synapses[n].push_back({j - (1 + d) * item, given.b[w][given.w_at(j, n)], direction(w, j * c.N + n)});
+      for (int64_t n = 0; n < c.N; n++) {
+        const int64_t matrix = c.all_delays ? s : 0;
+        if (!c.all_delays && given.delay[j * c.N + n] != c.delays[s]) continue;
+        const T value = given.b[w][w_strides(c).at(matrix, j, n)];
+        synapses[n].push_back({j - (1 + c.delays[s]) * item, value, direction(w, (matrix * c.N + j) * c.N + n)});
+      }
   std::vector<std::array<F, n_coefficients>> coefficients(c.N);
   for (int64_t n = 0; n < c.N; n++)
     for (int q = 0; q < n_coefficients; q++) coefficients[n][q] = leaf(given.b[k][q * c.N + n], k + q, n);

@@ -72,7 +72,7 @@ struct Case {
   int row = 0;
   Surrogate surrogate = Surrogate::triangle;
   int64_t T = 17, B = 3, N = 33;
-  std::vector<int64_t> delays = {0};
+  std::vector<int64_t> delays = {0};  // none: no recurrent weights
   int64_t n_ref = 0;
   bool smooth = false;
   bool stop = true;        // false drops the stop flags of the row: finite differences know nothing of them
@@ -83,12 +83,16 @@ struct Case {
   int64_t first_r = -1;    // largest refractory counter of the first state; -1: one more than n_ref, if there is one
   double theta = 1, width = 1;  // factors: thresholds below zero, few neurons near their threshold
   double density = 1;      // share of the synapses that are not zero
+  bool all_delays = false;  // a synapse has a weight for each delay, not one weight and a delay of its own
 
   int64_t item() const { return B * N; }
-  int64_t D() const { return delays.back() + 1; }
+  int64_t D() const { return delays.empty() ? 1 : delays.back() + 1; }
+  int64_t S() const { return (int64_t)delays.size(); }
+  int64_t matrices() const { return all_delays ? S() : std::min<int64_t>(S(), 1); }
   std::string text() const {
     std::string s =
-        std::string(rows[row].name) + " " + surrogate_names[(int)surrogate] + (smooth ? " smooth" : "") + (stop ? "" : " nostop");
+        std::string(rows[row].name) + " " + surrogate_names[(int)surrogate] + (smooth ? " smooth" : "") + (stop ? "" : " nostop") +
+                    (delays.empty() ? " alone" : all_delays ? " all_delays" : "");
     const std::pair<const char*, int64_t> numbers[] = {{"T", T},
                                                        {"B", B},
                                                        {"N", N},
@@ -121,10 +125,30 @@ inline Strides strides(const Case& c, int name) {
   }
 }
 
+// Of w: its matrices, rows and columns.
+struct WStrides {
+  int64_t s, j, n;
+  int64_t at(int64_t matrix, int64_t from, int64_t to) const { return matrix * s + from * j + to * n; }
+  int64_t size(const Case& c) const { return at(c.matrices() - 1, c.N - 1, c.N - 1) + 1; }
+};
+inline WStrides w_strides(const Case& c) {
+  constexpr int64_t unread = int64_t(1) << 56;
+  const int64_t N = c.N, M = c.matrices();
+  if (M <= 1) return {unread, c.layout == 1 ? 1 : N, c.layout == 1 ? N : 1};
+  switch (c.layout) {
+    case 1: return {N * N, 1, N};              // each transposed
+    case 2: return {1, N * M, M};              // one within the other
+    case 3: return {0, N, 1};                  // the same for all delays
+    case 4: return {N * (N + 1), 0, 1};        // the same for all neurons that spike
+    default: return {N * N, N, 1};
+  }
+}
+
 inline int64_t size_of(const Case& c, int name) {
   const uint64_t bit = set_of(name), all = c.T * c.item();
   if (bit & set_of(x, gz)) return all ? strides(c, name).at(all - 1, c) + 1 : 0;
-  if (bit & set_of(w, gw)) return c.N * c.N;
+  if (bit & set_of(w)) return c.matrices() ? w_strides(c).size(c) : 0;
+  if (bit & set_of(gw)) return c.matrices() * c.N * c.N;
   if (bit & set_of(k, gk)) return n_coefficients * c.N;
   if (bit & set_of(z0, gz_last, z_last, gz0)) return c.D() * c.item();
   if (bit & set_of(carry)) return segments(c.T) * 4 * c.item();
@@ -184,7 +208,7 @@ template <class T> struct Run {
       for (int64_t i = 0; i < size_of(c, name); i++) b[name][i] = name < z ? T(input(c, name, i)) : T(NAN);
     }
     std::fill_n(bits.get(), n_bits(), 0xabababab);
-    for (int64_t i = 0; i < c.N * c.N; i++) delay[i] = c.delays[size_t(drawn(91, i, 0, double(c.delays.size())))];
+    for (int64_t i = 0; c.S() && i < c.N * c.N; i++) delay[i] = c.delays[size_t(drawn(91, i, 0, double(c.S())))];
   }
   // The same inputs and saved tensors, perhaps in another type of number.
   template <class U> explicit Run(const Run<U>& from) : Run(from.c) { copy(from); }
@@ -195,13 +219,14 @@ template <class T> struct Run {
   }
 
   int64_t n_bits() const { return c.T * c.B * words(c.N); }
-  T* at(int name) const { return c.absent >> name & 1 ? nullptr : b[name].get(); }
-  int64_t w_at(int64_t j, int64_t n) const { return c.layout == 1 ? n * c.N + j : j * c.N + n; }
+  bool has(int name) const { return !(c.absent >> name & 1) && (c.S() || !(set_of(name) & set_of(w, gw))); }
+  T* at(int name) const { return has(name) ? b[name].get() : nullptr; }
 
   Layer layer() const {
     Row row = rows[c.row];
     if (!c.stop) row.stop = stop_none;
-    const bool many = c.delays.size() > 1;
+    const bool own_delays = c.S() > 1 && !c.all_delays;
+    const WStrides of_w = w_strides(c);
     return {c.T,
             c.B,
             c.N,
@@ -211,13 +236,14 @@ template <class T> struct Run {
             c.n_ref,
             c.smooth,
             c.delays.data(),
-            (int64_t)c.delays.size(),
+            c.S(),
             c.D(),
-            many ? delay.get() : nullptr,
+            own_delays ? delay.get() : nullptr,
             at(w),
-            w_at(1, 0),
-            w_at(0, 1),
-            at(k)};
+            of_w.j,
+            of_w.n,
+            at(k),
+            of_w.s};
   }
   Saved saved() const { return {at(y), bits.get(), c.smooth ? at(smooth_z) : nullptr, at(carry)}; }
   State first() const { return {at(v0), at(a0), at(i0), at(r0), at(z0)}; }

@@ -1,6 +1,6 @@
 // The one table of cases of the C++ test programs.
 #pragma once
-#include "problem.h"
+#include "synapses.h"
 
 namespace lsnn::test {
 
@@ -62,6 +62,7 @@ inline std::vector<Case> table() {
         all.push_back({.T = 20, .B = B, .N = N, .n_ref = 1, .want = 0, .zero = paper, .density = density});
         if (N < 200) all.push_back({.row = int(B % n_rows), .T = 20, .B = B, .N = N, .delays = {0, 1, 2, 5}, .density = density});
       }
+  for (const Case& c : synapse_cases()) all.push_back(c);
   // So many tiles, delays and neurons that weight gradients are summed over several tiles at once, see run.cpp.
   all.push_back({.T = 1, .B = 176, .N = 440, .delays = std::vector<int64_t>(16), .want = 0, .zero = paper});
   for (int64_t d = 0; d < 16; d++) all.back().delays[d] = d;

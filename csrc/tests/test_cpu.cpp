@@ -155,6 +155,10 @@ void check_bfloat16() {
 
 int64_t n_runs = 0, n_steps = 0, n_spikes = 0, n_tiles = 0, n_members = 0;
 
+template <class T> void run_both(const Run<T>& r) {
+  cpu::forward<T>(r.forward_args(), parallel());
+  cpu::backward<T>(r.backward_args(), parallel());
+}
 template <class T> void run_case(const Case& c) {
   at_hand = std::string(cpu::instruction_set()) + (sizeof(T) == 4 ? " float " : " double ") + c.text();
   const Run<T> one(c), wanted(c), three(c), team(c), unsaved(c);
@@ -190,7 +194,7 @@ template <class T> void run_case(const Case& c) {
   }
   cpu::forward<T>(unsaved.forward_args(false), parallel());
   check_same("nothing saved", unsaved, one, z, y);
-  if (c.N < 400) check_way(c, one), check_small_y(c, one);
+  if (c.N < 400) check_synapses(one, run_both<T>), check_way(c, one), check_small_y(c, one);
   n_runs++, n_steps += c.T * c.item();
   n_spikes += spikes;
 }
@@ -250,6 +254,7 @@ void check_all_around() {
       cases.push_back({.row = int(B % n_rows), .T = 20, .B = B, .N = N, .delays = {2}, .want = 1u << SIGMA});
     }
   cases.push_back({.T = 0, .B = 3, .N = 5}), cases.push_back({.T = 4, .B = 0, .N = 5});
+  for (const Case& c : synapse_cases_around()) cases.push_back(c);
   int i = 0;
   for (const Case& c : cases) {
     const int64_t I = i % 4 == 0 ? 70 : i % 4, O = 1 + i % 3 * 9;
