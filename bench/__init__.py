@@ -1,1 +1,4 @@
-"""Kernel benchmark: one recurrent layer, a whole sequence, beside its peers.  Run it as `python -m bench --help`."""
+"""Kernel benchmark: one recurrent layer, a whole sequence, beside its peers.
+
+Run it as `python -m bench --help`.
+"""

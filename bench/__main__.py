@@ -1,7 +1,7 @@
 """Time one recurrent layer, forward and backward, beside its peers, and make a page of it.
 
-    python -m bench --peers                 everything: ours and every peer that is installed on all yardsticks, memory,
-                                            the limits of this machine, all sweeps
+    python -m bench --peers                 everything: ours and every peer that is installed on all
+                                            yardsticks, memory, the machine's limits, all sweeps
     python -m bench                         the same without peers
     python -m bench P M --peers             some yardsticks; no sweeps
     python -m bench --shape 500,16,40,128   any other shape T,B,I,N
@@ -40,7 +40,8 @@ def _sweeps(text: str) -> list[str]:
     names = {"all": list(sweep.KINDS), "none": []}.get(text, text.split(","))
     unknown = [name for name in names if name not in sweep.KINDS]
     if unknown:
-        raise argparse.ArgumentTypeError(f"expected all, none or some of {','.join(sweep.KINDS)}, got {unknown[0]!r}")
+        raise argparse.ArgumentTypeError(
+            f"expected all, none or some of {','.join(sweep.KINDS)}, got {unknown[0]!r}")
     return names
 
 
@@ -68,21 +69,28 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("yardsticks", nargs="*", metavar="|".join(YARDSTICKS),
                         help="shapes to run (default: all, or just --shape or --sweep)")
     parser.add_argument("--shape", type=_shape, action="append", default=[], metavar="T,B,I,N")
-    parser.add_argument("--rates", type=_rates, default=[0.5, 1, 2, 5, 10, 20], help="firing rates of ours in %%")
-    parser.add_argument("--peers", action="store_true", help="also time every peer that is installed")
-    parser.add_argument("--sweep", type=_sweeps, metavar=",".join(sweep.KINDS), help="what is varied, or all or none "
+    parser.add_argument("--rates", type=_rates, default=[0.5, 1, 2, 5, 10, 20],
+                        help="firing rates of ours in %%")
+    parser.add_argument("--peers", action="store_true",
+                        help="also time every peer that is installed")
+    parser.add_argument("--sweep", type=_sweeps, metavar=",".join(sweep.KINDS),
+                        help="what is varied, or all or none "
                         "(default: all with all yardsticks, else none)")
     parser.add_argument("--sweep-shape", type=_shape, default=sweep.BASE, metavar="T,B,I,N",
                         help="what sweeps start from")
     parser.add_argument("--threads", type=at_least_one, help="cores to use (default: all)")
     parser.add_argument("--repeats", type=at_least_one, default=15, help="rounds")
-    parser.add_argument("--seconds", type=positive, default=40.0, help="what the forward+backward passes of one "
-                        "contestant on one yardstick may take: it takes part in fewer rounds to stay below, and in one "
-                        "at least (default: %(default)g)")
-    parser.add_argument("--memory-limit", type=positive, metavar="GB", help="a peer that would need more is left out "
+    parser.add_argument("--seconds", type=positive, default=40.0,
+                        help="what the forward+backward passes of one "
+                        "contestant on one yardstick may take: it takes part in fewer rounds to "
+                        "stay below, and in one at least (default: %(default)g)")
+    parser.add_argument("--memory-limit", type=positive, metavar="GB",
+                        help="a peer that would need more is left out "
                         "(default: what is free, less 2)")
-    parser.add_argument("--no-memory", action="store_true", help="leave out saved bytes and peak memory")
-    parser.add_argument("--out", type=Path, help="folder for page, CSVs and plots (default: bench/results/MACHINE)")
+    parser.add_argument("--no-memory", action="store_true",
+                        help="leave out saved bytes and peak memory")
+    parser.add_argument("--out", type=Path,
+                        help="folder for page, CSVs and plots (default: bench/results/MACHINE)")
     return parser
 
 
@@ -97,7 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
     yardsticks = [YARDSTICKS[name] for name in (YARDSTICKS if everything else given.yardsticks)]
     yardsticks += [custom(shape) for shape in given.shape]
     sweeps = list(sweep.KINDS) if everything and given.sweep is None else given.sweep or []
-    if sweeps:  # layers of many sizes alternate, and each should find its memory again, as it would alone
+    if sweeps:  # layers of many sizes alternate; each should find its memory again, as if alone
         os.environ.setdefault("LSNN_CACHE_MB", "8192")
     out = given.out or Path("bench/results") / machine.slug()  # named before cores are taken away
     if given.threads is not None:
@@ -107,8 +115,10 @@ def main(arguments: list[str] | None = None) -> None:
         print(text, flush=True)
 
     free = memory.free_bytes() - memory.SPARE_BYTES
-    limits = measure.Limits(given.seconds, free if given.memory_limit is None else given.memory_limit * memory.GB)
-    say(f"limits: {limits.seconds:g} s per contestant and yardstick, {limits.bytes / memory.GB:.1f} GB of memory")
+    limits = measure.Limits(given.seconds, free if given.memory_limit is None
+                            else given.memory_limit * memory.GB)
+    say(f"limits: {limits.seconds:g} s per contestant and yardstick, "
+        f"{limits.bytes / memory.GB:.1f} GB of memory")
     results: list[measure.Result] = []
     skipped: list[measure.Skip] = []
     points: list[sweep.Point] = []
@@ -118,17 +128,21 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         for yardstick in yardsticks:
             T, B, I, N = yardstick.shape
-            say(f"{yardstick.name}: T={T} B={B} I={I} N={N}, {100 * yardstick.input_rate:g} % input spikes")
-            more, left_out = measure.measure(yardstick, given.rates, peers=given.peers, repeats=given.repeats,
-                                             memory=not given.no_memory, limits=limits, say=say)
+            say(f"{yardstick.name}: T={T} B={B} I={I} N={N}, {100 * yardstick.input_rate:g} % "
+                "input spikes")
+            more, left_out = measure.measure(yardstick, given.rates, peers=given.peers,
+                                             repeats=given.repeats, memory=not given.no_memory,
+                                             limits=limits, say=say)
             say(page.times(more))
             results += more
             skipped += left_out
         for name in sweeps:
-            line = sweep.sweep(name, given.sweep_shape, repeats=given.repeats, limits=limits, say=say)
+            line = sweep.sweep(name, given.sweep_shape, repeats=given.repeats, limits=limits,
+                               say=say)
             points += line
             for timed in measure.PASSES:
-                medians = ", ".join(f"{p.x:g}: {p.median_ms:.2f} ms" for p in line if p.timed == timed)
+                medians = ", ".join(f"{p.x:g}: {p.median_ms:.2f} ms" for p in line
+                                    if p.timed == timed)
                 say(f"  {timed}: {medians}: {sweep.slope_text(line, timed)}")
     finally:  # what was measured before something stopped the run is kept
         if results or points:
@@ -138,16 +152,19 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _command(arguments: list[str]) -> str:
-    """What measures this again; where it was written is left out, since that is a path of this machine."""
+    """What measures this again; where it was written is left out, since that is a path of this
+    machine."""
     kept = list(arguments)
     while "--out" in kept:
         at = kept.index("--out")
         del kept[at:at + 2]
-    return shlex.join(["python", "-m", "bench", *(text for text in kept if not text.startswith("--out="))])
+    return shlex.join(["python", "-m", "bench",
+                       *(text for text in kept if not text.startswith("--out="))])
 
 
 def limit_cores(threads: int) -> None:
-    """Keep this process and all pools that it starts later to so many cores: jax has no other switch."""
+    """Keep this process and all pools that it starts later to so many cores: jax has no other
+    switch."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     os.environ["OMP_NUM_THREADS"] = str(threads)

@@ -1,9 +1,12 @@
-"""Whether ours is still much faster than a plain loop: python -m bench.check; exit status 1 if it is not.
+"""Whether ours is still much faster than a plain loop; exit status 1 if it is not.
 
-Ours and the loop alternate in one process, so that a slow or busy machine slows both; one thread, so that a neighbour
-on another core does not stop the one that waits for it.  Measured on one core of an AMD EPYC: 9.0 to 10.1 times with
-AVX-512, 9.0 with AVX2, 5.0 with the portable kernels beside a loop that has its vectors.  The limit lies below all of
-them, at less than half of the first: the mood of a machine does not reach it, a path that became slow does.
+    python -m bench.check
+
+Ours and the loop alternate in one process, so that a slow or busy machine slows both; one thread,
+so that a neighbour on another core does not stop the one that waits for it. Measured on one core of
+an AMD EPYC: 9.0 to 10.1 times with AVX-512, 9.0 with AVX2, 5.0 with the portable kernels beside a
+loop that has its vectors. The limit lies below all of them, at less than half of the first: the
+mood of a machine does not reach it, a path that became slow does.
 """
 import argparse
 import statistics
@@ -29,7 +32,8 @@ def ratios(shape: Shape, repeats: int) -> dict[str, float]:
     for name in (OURS, LOOP):
         warm_up(name, problem)
     ours, loop = alternate([make(OURS, problem), make(LOOP, problem)], repeats)
-    print(f"{shape}, {100 * rate:.1f} % spikes, {repeats} rounds, {torch.get_num_threads()} threads")
+    print(f"{shape}, {100 * rate:.1f} % spikes, {repeats} rounds, {torch.get_num_threads()} "
+          "threads")
     found = {}
     for timed, our_ms, loop_ms in zip(PASSES, ours, loop, strict=True):
         mine, theirs = statistics.median(our_ms), statistics.median(loop_ms)
@@ -40,9 +44,12 @@ def ratios(shape: Shape, repeats: int) -> dict[str, float]:
 
 def main(arguments: list[str] | None = None) -> int:
     """0 if the ratio of forward+backward is large enough, else 1."""
-    parser = argparse.ArgumentParser("python -m bench.check", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--least", type=float, default=LEAST, help="smallest ratio that passes (default: %(default)g)")
-    parser.add_argument("--repeats", type=at_least_one, default=9, help="rounds (default: %(default)d)")
+    parser = argparse.ArgumentParser("python -m bench.check",
+                                     description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--least", type=float, default=LEAST,
+                        help="smallest ratio that passes (default: %(default)g)")
+    parser.add_argument("--repeats", type=at_least_one, default=9,
+                        help="rounds (default: %(default)d)")
     given = parser.parse_args(arguments)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -51,8 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         torch.set_num_threads(threads)
     verdict = "passed" if found >= given.least else "FAILED"
-    print(f"bench.check: {verdict}: forward+backward: expected at least {given.least:g} times faster than the {LOOP}, "
-          f"got {found:.1f} times")
+    print(f"bench.check: {verdict}: forward+backward: expected at least {given.least:g} times "
+          f"faster than the {LOOP}, got {found:.1f} times")
     return int(found < given.least)
 
 

@@ -1,7 +1,8 @@
 """Who is timed: one recurrent layer over a whole sequence, the input projection included.
 
-Ours, the eager loop, the compiled step and the jax scan compute the same equations with the same weights (no bias).
-The layers of other packages and nn.LSTM compute their own with their own weights: what they cost is what is compared.
+Ours, the eager loop, the compiled step and the jax scan compute the same equations with the same
+weights (no bias). The layers of other packages and nn.LSTM compute their own with their own
+weights: what they cost is what is compared.
 """
 import importlib
 from collections.abc import Callable
@@ -24,7 +25,8 @@ from bench.problem import (
     Shape,
 )
 
-__all__ = ["MAKERS", "OURS", "Contestant", "JaxContestant", "Problem", "Shape", "TorchContestant", "make", "warm_up"]
+__all__ = ["MAKERS", "OURS", "Contestant", "JaxContestant", "Problem", "Shape", "TorchContestant",
+           "make", "warm_up"]
 
 OURS = "lsnn_ext"
 
@@ -92,7 +94,8 @@ _compiled_step: Callable[..., LoopState] = torch.compile(lsnn_step, fullgraph=Tr
 class _Loop(nn.Module):
     def __init__(self, problem: Problem, step: Callable[..., LoopState]) -> None:
         super().__init__()
-        self.w_in, self.w_rec = nn.Parameter(problem.w_in.clone()), nn.Parameter(problem.w_rec.clone())
+        self.w_in, self.w_rec = nn.Parameter(problem.w_in.clone()), nn.Parameter(
+            problem.w_rec.clone())
         self.step = step
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,8 +114,8 @@ class _Ours(nn.Module):
         from lsnn_ext import ALIF
 
         N, I = problem.w_in.shape  # noqa: E741
-        self.layer = ALIF(I, N, bias=False, tau_mem=TAU_MEM, tau_adapt=TAU_ADAPT, beta=BETA, threshold=THETA,
-                          dampening=DAMPENING, autapses=True)
+        self.layer = ALIF(I, N, bias=False, tau_mem=TAU_MEM, tau_adapt=TAU_ADAPT, beta=BETA,
+                          threshold=THETA, dampening=DAMPENING, autapses=True)
         with torch.no_grad():
             weights = dict(self.layer.named_parameters())
             weights["weight_ih_l0"].copy_(problem.w_in)
@@ -141,7 +144,8 @@ class JaxContestant(Contestant):
         jnp = jax.numpy
 
         spike = jax.custom_vjp(lambda m: (m > 0).astype(m.dtype))
-        spike.defvjp(lambda m: (spike(m), m), lambda m, g: (g * (DAMPENING * jnp.maximum(1 - abs(m), 0)),))
+        spike.defvjp(lambda m: (spike(m), m), lambda m, g: (g * (DAMPENING * jnp.maximum(1 - abs(m),
+                                                                                         0)),))
 
         def layer(weights: Any, x: Any) -> Any:
             w_in, w_rec = weights
@@ -162,7 +166,8 @@ class JaxContestant(Contestant):
             return out, pull(cotangent)[0]
 
         self.layer = layer
-        self.x, self.cotangent = jnp.asarray(problem.x.numpy()), jnp.asarray(problem.cotangent.numpy())
+        self.x, self.cotangent = jnp.asarray(problem.x.numpy()), jnp.asarray(
+            problem.cotangent.numpy())
         self.weights = jnp.asarray(problem.w_in.numpy()), jnp.asarray(problem.w_rec.numpy())
         self._forward = jax.jit(layer).lower(self.weights, self.x).compile()
         self._both = jax.jit(both).lower(self.weights, self.x, self.cotangent).compile()
@@ -175,9 +180,12 @@ class JaxContestant(Contestant):
         return [from_dlpack(g) for g in gradients]
 
     def residuals(self) -> list[tuple[int, int]]:
-        """(address, bytes) of what jax.vjp keeps for the backward pass, weights and inputs left out."""
-        pull = self.jax.jit(lambda w: self.jax.vjp(lambda w: self.layer(w, self.x), w)[1])(self.weights)
-        given = [(w.shape, w.dtype) for w in (*self.weights, self.x)]  # jit copies them, so addresses do not tell
+        """(address, bytes) of what jax.vjp keeps for the backward pass, weights and inputs left
+        out."""
+        pull = self.jax.jit(lambda w: self.jax.vjp(lambda w: self.layer(w, self.x),
+                                                   w)[1])(self.weights)
+        # jit copies them, so addresses do not tell
+        given = [(w.shape, w.dtype) for w in (*self.weights, self.x)]
         kept = []
         for leaf in self.jax.tree_util.tree_leaves(pull):
             same = (leaf.shape, leaf.dtype)
@@ -191,9 +199,11 @@ class JaxContestant(Contestant):
 MAKERS: dict[str, Callable[[str, Problem], Contestant]] = {
     OURS: lambda name, problem: TorchContestant(name, _Ours(problem), problem),
     "jax scan, jit": JaxContestant,
-    "compiled step": lambda name, problem: TorchContestant(name, _Loop(problem, _compiled_step), problem),
+    "compiled step": lambda name, problem: TorchContestant(name, _Loop(problem, _compiled_step),
+                                                           problem),
     "eager loop": lambda name, problem: TorchContestant(name, _Loop(problem, lsnn_step), problem),
-    **{name: lambda name, problem: TorchContestant(name, LAYERS[name](problem), problem) for name in LAYERS},
+    **{name: lambda name, problem: TorchContestant(name, LAYERS[name](problem),
+                                                   problem) for name in LAYERS},
     "nn.LSTM": lambda name, problem: TorchContestant(name, _LSTM(problem), problem),
 }
 
@@ -205,7 +215,8 @@ def make(name: str, problem: Problem) -> Contestant:
 
 
 def warm_up(name: str, problem: Problem) -> None:
-    """Import and compile what the contestant needs; the first step and the later ones compile apart, hence four."""
+    """Import and compile what the contestant needs; the first step and the later ones compile
+    apart, hence four."""
     short = make(name, problem.first(4))
     short.forward()
     short.forward_backward()

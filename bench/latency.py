@@ -3,10 +3,11 @@
     python -m bench.latency                        # 100, 220, 512 and 1024 neurons, one thread
     python -m bench.latency --neurons 220 --ticks 20000
 
-At each tick every contestant takes one step of its own, one after the other, so that whatever else the machine does
-meets all of them, and each finds the caches as the others left them. The loop by hand and LSTMCell are what one would
-write without this package; the weights of the loop are those of the layer. Shown are the median and the 99th percentile
-of the microseconds of a call; 5 % of the inputs are spikes.
+At each tick every contestant takes one step of its own, one after the other, so that whatever else
+the machine does meets all of them, and each finds the caches as the others left them. The loop by
+hand and LSTMCell are what one would write without this package; the weights of the loop are those
+of the layer. Shown are the median and the 99th percentile of the microseconds of a call; 5 % of the
+inputs are spikes.
 """
 import argparse
 import platform
@@ -37,7 +38,8 @@ def _ours(layer: ALIF | LIF | LSNN) -> Tick:
 
 def _by_hand(layer: ALIF) -> Tick:
     """The paper's neuron as one writes it, without what it does not need."""
-    w_in, bias, w_rec = layer.weight_ih_l0, layer.bias_ih_l0, layer.weight_hh_l0.t().clone().fill_diagonal_(0)
+    w_in, bias = layer.weight_ih_l0, layer.bias_ih_l0
+    w_rec = layer.weight_hh_l0.t().clone().fill_diagonal_(0)
     v = a = z = torch.zeros(1, layer.hidden_size)
 
     def tick(x: Tensor) -> object:
@@ -98,14 +100,16 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--ticks", type=at_least_one, default=3000)
     arguments = parser.parse_args(given)
     torch.set_num_threads(1)
-    print(f"{platform.machine()}, torch {torch.__version__}, one thread, {arguments.ticks} ticks; in microseconds")
+    print(f"{platform.machine()}, torch {torch.__version__}, one thread, {arguments.ticks} ticks; "
+          "in microseconds")
     for neurons in arguments.neurons:
         inputs = INPUTS.get(neurons, 80)
         with torch.no_grad():
             times = measure(inputs, neurons, arguments.ticks)
         print(f"\nN = {neurons}, I = {inputs}".ljust(32) + "median       p99")
         for name, values in times.items():
-            print(f"  {name:28s}{values[len(values) // 2]:8.1f}  {values[len(values) * 99 // 100]:8.1f}")
+            print(f"  {name:28s}{values[len(values) // 2]:8.1f}  "
+                  f"{values[len(values) * 99 // 100]:8.1f}")
 
 
 if __name__ == "__main__":

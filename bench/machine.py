@@ -1,4 +1,5 @@
-"""What the numbers depend on besides the code: the machine, the versions, the day and the command."""
+"""What the numbers depend on besides the code: the machine, the versions, the day and the
+command."""
 import datetime
 import importlib.util
 import os
@@ -15,19 +16,21 @@ from bench.peers import PACKAGES
 
 def facts(command: str = "python -m bench") -> dict[str, str]:
     """What the numbers depend on besides the code, and the command that measures them again."""
-    versions = [f"{name} {metadata.version(name)}" for name in PACKAGES if importlib.util.find_spec(name)]
+    versions = [f"{name} {metadata.version(name)}" for name in PACKAGES
+                if importlib.util.find_spec(name)]
     return {"processor": _processor(), "cores": str(cores()),
             "instruction set": torch.backends.cpu.get_cpu_capability(), "torch": torch.__version__,
             "threads": str(torch.get_num_threads()),
             "lsnn_ext": without_paths("; ".join(lsnn_ext.show_config().splitlines())),
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "packages": ", ".join(versions),
-            **{name: without_paths(value) for name, value in os.environ.items() if name.startswith("LSNN_")},
-            "command": command}
+            **{name: without_paths(value) for name, value in os.environ.items()
+               if name.startswith("LSNN_")}, "command": command}
 
 
 def without_paths(text: str) -> str:
-    """Results may be published, and where a compiler or a file lies on this machine is nobody's concern."""
+    """Results may be published, and where a compiler or a file lies on this machine is nobody's
+    concern."""
     return re.sub(r"(?<![\w.])/[^\s,;'\"]+", "(path)", text)
 
 
@@ -39,7 +42,8 @@ def slug() -> str:
 
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    named = re.search(r"^model name\s*: (.*)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
+    named = re.search(r"^model name\s*: (.*)$", cpuinfo.read_text(),
+                      re.MULTILINE) if cpuinfo.exists() else None
     return named[1].strip() if named else platform.processor() or platform.machine()
 
 

@@ -1,4 +1,5 @@
-"""How it is timed: all contestants alternate in one run, so that a busy machine disturbs them alike."""
+"""How it is timed: all contestants alternate in one run, so that a busy machine disturbs them
+alike."""
 import gc
 import math
 import random
@@ -39,7 +40,8 @@ class Result:
     min_ms: float
     q1_ms: float
     q3_ms: float
-    ratio_to_ours: float  # of the medians; above 1 the contestant is slower than ours at the base rate
+    # of the medians; above 1 the contestant is slower than ours at the base rate
+    ratio_to_ours: float
     saved_bytes: float  # kept for backward per neuron-step, without inputs and weights
     saved_beyond_output: float  # the same without the outputs, which the caller keeps anyway
     peak_mib: float  # most memory of one forward+backward beyond inputs and weights
@@ -47,7 +49,8 @@ class Result:
     threads: int
     base: bool  # the line of ours that ratios refer to
     input_rate: float = math.nan  # percent
-    active_share: float = math.nan  # percent of neuron-steps with a surrogate that is not 0; ours alone
+    # percent of neuron-steps with a surrogate that is not 0; ours alone
+    active_share: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,8 @@ class Entry:
 
 def measure(yardstick: Yardstick, rates: list[float], *, peers: bool, repeats: int, memory: bool,
             limits: Limits = NO_LIMITS, say: Say = print) -> tuple[list[Result], list[Skip]]:
-    """All on one yardstick: ours at each rate (percent), then the peers; and those that did not run."""
+    """All on one yardstick: ours at each rate (percent), then the peers; and those that did not
+    run."""
     base_rate = min(rates, key=lambda rate: abs(rate - BASE_RATE))
     rates = rates if yardstick.every_rate else [base_rate]
     problem = yardstick.problem()
@@ -114,9 +118,9 @@ def measure(yardstick: Yardstick, rates: list[float], *, peers: bool, repeats: i
         for timed, ms, base_ms in zip(PASSES, both, base_median, strict=True):
             q1, median, q3 = quartiles(ms)
             results.append(Result(
-                yardstick.name, *yardstick.shape, name, entry.asked, entry.measured, timed, median, min(ms), q1, q3,
-                median / base_ms, *saved, peak, len(ms), torch.get_num_threads(), is_base,
-                100 * yardstick.input_rate, entry.active))
+                yardstick.name, *yardstick.shape, name, entry.asked, entry.measured, timed, median,
+                min(ms), q1, q3, median / base_ms, *saved, peak, len(ms), torch.get_num_threads(),
+                is_base, 100 * yardstick.input_rate, entry.active))
     return results, skipped
 
 
@@ -126,7 +130,9 @@ class OverLimitError(Exception):
 
 def _reason(error: Exception) -> str:
     first = (str(error).strip().splitlines() or ["no message"])[0]
-    return f"not run: {first}" if isinstance(error, OverLimitError) else f"skipped: {type(error).__name__}: {first}"
+    if isinstance(error, OverLimitError):
+        return f"not run: {first}"
+    return f"skipped: {type(error).__name__}: {first}"
 
 
 def _peak(name: str, yardstick: Yardstick, scale: float, say: Say) -> float:
@@ -149,27 +155,33 @@ def _ours(problem: Problem, rate: float, say: Say) -> Entry:
 
 
 def _peer(name: str, problem: Problem, ours: Entry, limits: Limits) -> Entry:
-    """A peer ready to run, warmed up on a few steps; an error if it cannot run here or would take too much."""
+    """A peer ready to run, warmed up on a few steps; an error if it cannot run here or would take
+    too much."""
     warm_up(name, problem)
     scale = ours.scale
-    if name in LAYERS:  # it has equations of its own, and so a scale of its own for the same firing rate
-        scale, _ = find_scale(problem.first(100), ours.measured / 100, tolerance=0.2, most=12, name=name)
+    # it has equations of its own, and so a scale of its own for the same firing rate
+    if name in LAYERS:
+        scale, _ = find_scale(problem.first(100), ours.measured / 100, tolerance=0.2, most=12,
+                              name=name)
     problem = problem.scaled(scale)
     if (needed := needed_bytes(name, problem)) > limits.bytes:
-        raise OverLimitError(f"would need about {needed / GB:.1f} GB, the limit is {limits.bytes / GB:.1f} GB")
+        raise OverLimitError(
+            f"would need about {needed / GB:.1f} GB, the limit is {limits.bytes / GB:.1f} GB")
     contestant = make(name, problem)
-    return Entry(contestant, scale,
-                 measured=100 * firing_rate(contestant.forward()) if contestant.spiking else math.nan)
+    return Entry(contestant, scale, measured=100 * firing_rate(contestant.forward())
+                 if contestant.spiking else math.nan)
 
 
 def active_share(problem: Problem, width: float = 1.0) -> float:
-    """Share of the neuron-steps whose surrogate is not 0: only there the backward product is of use."""
+    """Share of the neuron-steps whose surrogate is not 0: only there the backward product is of
+    use."""
     with torch.no_grad():
         current = functional.linear(problem.x, problem.w_in)
-        out = functional.alif(current, problem.w_rec, alpha=ALPHA, theta=THETA, rho=RHO, beta=BETA, width=width,
-                              trace=True)
+        out = functional.alif(current, problem.w_rec, alpha=ALPHA, theta=THETA, rho=RHO, beta=BETA,
+                              width=width, trace=True)
     traces = out[2]  # type: ignore[misc]  # trace=True
-    before = torch.cat([torch.zeros_like(traces.v[:1]), traces.v[:-1]])  # `lsnn` tests the old membrane
+    # `lsnn` tests the old membrane
+    before = torch.cat([torch.zeros_like(traces.v[:1]), traces.v[:-1]])
     return float(((before - traces.threshold).abs() < width * traces.threshold).float().mean())
 
 
@@ -180,7 +192,8 @@ def firing_rate(spikes: Tensor) -> float:
 
 def find_scale(problem: Problem, rate: float, tolerance: float = 0.01, most: int = 40,
                name: str = OURS) -> tuple[float, float]:
-    """The scale of the input weights at which it fires at this rate, and the rate it gives: bisection of the log."""
+    """The scale of the input weights at which it fires at this rate, and the rate it gives:
+    bisection of the log."""
     best = (1.0, 0.0)
     low, high = 0.0, math.inf
     scale = 1.0
@@ -199,10 +212,10 @@ def alternate(contestants: list[Contestant], repeats: int,
               seconds: float = math.inf) -> list[tuple[list[float], list[float]]]:
     """Milliseconds of forward and of forward+backward, by contestant and round.
 
-    A contestant whose rounds would take more than these seconds, by its untimed first one, takes part in as many as fit
-    and in one at least, spread over the run.  The order changes from round to round, so that nobody always follows the
-    same neighbour.  A turn begins with a short rest, in which the spinning threads of the neighbour go to sleep, and an
-    untimed forward to wake its own.
+    A contestant whose rounds would take more than these seconds, by its untimed first one, takes
+    part in as many as fit and in one at least, spread over the run. The order changes from round to
+    round, so that nobody always follows the same neighbour. A turn begins with a short rest, in
+    which the spinning threads of the neighbour go to sleep, and an untimed forward to wake its own.
     """
     times: list[tuple[list[float], list[float]]] = [([], []) for _ in contestants]
     first = [milliseconds(contestant.forward_backward) / 1e3 for contestant in contestants]

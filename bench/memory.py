@@ -1,4 +1,5 @@
-"""What it holds: the bytes kept for the backward pass, the peak of a fresh process, and whether that would fit."""
+"""What it holds: the bytes kept for the backward pass, the peak of a fresh process, and whether
+that would fit."""
 import ctypes
 import gc
 import multiprocessing
@@ -15,13 +16,15 @@ from bench.problem import Problem, Yardstick
 
 GB = 1e9
 SPARE_BYTES = 2 * GB  # what the rest of the machine is left with
-# Beyond what is saved, per neuron-step: the outputs and their gradients, stacked and one by one, a current and its own.
-# Loops were seen to need 9 to 19 bytes, so that this is the upper end of what is likely.
+# Beyond what is saved, per neuron-step: the outputs and their gradients, stacked and one by one, a
+# current and its own. Loops were seen to need 9 to 19 bytes, so that this is the upper end of what
+# is likely.
 BYTES_BEYOND_SAVED = 20
 
 
 def free_bytes() -> float:
-    """Memory that a new process may use without pushing out others; infinite where the system does not tell."""
+    """Memory that a new process may use without pushing out others; infinite where the system does
+    not tell."""
     try:
         return 1024.0 * _kib(Path("/proc/meminfo"), "MemAvailable")
     except OSError:
@@ -29,19 +32,23 @@ def free_bytes() -> float:
 
 
 def _kib(path: Path, field: str) -> int:
-    return next(int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith(f"{field}:"))
+    return next(int(line.split()[1]) for line in path.read_text().splitlines()
+                if line.startswith(f"{field}:"))
 
 
 def needed_bytes(name: str, problem: Problem, steps: int = 32) -> float:
-    """About what one forward+backward would take beyond inputs and weights, from what a few steps save."""
+    """About what one forward+backward would take beyond inputs and weights, from what a few steps
+    save."""
     saved, _ = saved_bytes(make(name, problem.first(steps)))
     return (saved + BYTES_BEYOND_SAVED) * problem.cotangent.numel()
 
 
 def saved_bytes(contestant: Contestant) -> tuple[float, float]:
-    """Bytes kept for backward per neuron-step without inputs and weights; the same without the outputs."""
+    """Bytes kept for backward per neuron-step without inputs and weights; the same without the
+    outputs."""
     if isinstance(contestant, JaxContestant):
-        # jax keeps a copy of its own and never the array that the caller has, so nothing is taken off.
+        # jax keeps a copy of its own and never the array that the caller has, so nothing is taken
+        # off.
         kept_by_jax = sum(size for _, size in contestant.residuals()) / contestant.cotangent.size
         return kept_by_jax, kept_by_jax
     assert isinstance(contestant, TorchContestant)
@@ -56,7 +63,8 @@ def saved_bytes(contestant: Contestant) -> tuple[float, float]:
         out = contestant.module(contestant.problem.x)
     for tensor in _context_tensors(out.grad_fn):
         keep(tensor)
-    for tensor in (contestant.problem.x, *contestant.module.parameters(), *contestant.module.buffers()):
+    for tensor in (contestant.problem.x, *contestant.module.parameters(),
+                   *contestant.module.buffers()):
         kept.pop(tensor.untyped_storage().data_ptr(), None)
     kept.pop(0, None)  # empty tensors
     total = sum(storage.nbytes() for storage in kept.values())
@@ -78,9 +86,11 @@ def _context_tensors(root: Any) -> Iterator[Tensor]:
 
 
 def peak_mib(name: str, yardstick: Yardstick, scale: float) -> float:
-    """The most resident memory of the first full forward+backward of a fresh process, above what stood before it.
+    """The most resident memory of the first full forward+backward of a fresh process, above what
+    stood before it.
 
-    A fresh process, because memory that an allocator or a cache kept from an earlier pass would hide what this uses.
+    A fresh process, because memory that an allocator or a cache kept from an earlier pass would
+    hide what this uses.
     """
     return peak_of(_warm_pass, name, yardstick, scale)
 
@@ -92,19 +102,22 @@ def _warm_pass(name: str, yardstick: Yardstick, scale: float) -> Callable[[], ob
 
 
 def peak_of(prepare: Callable[..., Callable[[], object]], *args: Any) -> float:
-    """MiB of the peak of prepare(*args)() in a fresh process, above what stood before it; NaN if it can't tell."""
+    """MiB of the peak of prepare(*args)() in a fresh process, above what stood before it; NaN if it
+    can't tell."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_peak_here, torch.get_num_threads(), prepare, args).result()
 
 
-def _peak_here(threads: int, prepare: Callable[..., Callable[[], object]], args: tuple[Any, ...]) -> float:
+def _peak_here(threads: int, prepare: Callable[..., Callable[[], object]],
+               args: tuple[Any, ...]) -> float:
     torch.set_num_threads(threads)
     run = prepare(*args)
     gc.collect()
     status = Path("/proc/self/status")
     try:
         ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # makes VmHWM start again from what is resident now
+        # makes VmHWM start again from what is resident now
+        Path("/proc/self/clear_refs").write_text("5")
     except (AttributeError, OSError):
         return float("nan")  # only Linux with glibc can tell
     before = _kib(status, "VmRSS")

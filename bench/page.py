@@ -1,4 +1,5 @@
-"""What is kept of a run: CSVs with the machine in their first lines, plots, and a page made from the CSVs alone.
+"""What is kept of a run: CSVs with the machine in their first lines, plots, and a page made from
+the CSVs alone.
 
     python -m bench.page bench/results/amd-epyc-2-cores     makes the page again
 """
@@ -26,24 +27,29 @@ WHO = {
     "compiled step": "the same equations, `torch.compile` of one step in a Python loop",
     "eager loop": "the same equations, a Python loop",
     "nn.LSTM": "no spikes: what PyTorch has compiled for a layer of this size",
-    **{name: (inspect.getdoc(layer) or "").split("\n")[0].rstrip(".")
-       + (f"; {peers.INDEXED}" if name in peers.WITH_INDEX else "") for name, layer in peers.LAYERS.items()},
+    **{name: " ".join((inspect.getdoc(layer) or "").split("\n\n")[0].split()).rstrip(".")
+       + (f"; {peers.INDEXED}" if name in peers.WITH_INDEX else "")
+       for name, layer in peers.LAYERS.items()},
 }
 
 
-# ---------------------------------------------------------------------------------------------------------------- files
-def write(out: Path, facts: dict[str, str], results: Sequence[Result] = (), skipped: Sequence[Skip] = (),
-          rates: Sequence[Rate] = (), points: Sequence[Point] = ()) -> list[Path]:
+# -------------------------------------------------------------------------------------------- files
+def write(out: Path, facts: dict[str, str], results: Sequence[Result] = (),
+          skipped: Sequence[Skip] = (), rates: Sequence[Rate] = (),
+          points: Sequence[Point] = ()) -> list[Path]:
     """Write CSVs, plots and page into the folder; the files that were written.
 
-    With results come all files of their run, the empty ones too: none of an earlier run may stay beside them.
+    With results come all files of their run, the empty ones too: none of an earlier run may stay
+    beside them.
     """
     out.mkdir(parents=True, exist_ok=True)
-    kinds: list[tuple[type, Sequence[Any]]] = [(Result, results), (Skip, skipped), (Rate, rates)] if results else []
+    kinds: list[tuple[type, Sequence[Any]]] = [(Result, results), (Skip, skipped),
+                                               (Rate, rates)] if results else []
     paths = [write_csv(out / FILES[kind], facts, kind, rows) for kind, rows in kinds]
     sweeps = {name: [p for p in points if p.sweep == name] for name in KINDS}
     sweeps = {name: line for name, line in sweeps.items() if line}
-    paths += [write_csv(out / f"sweep_{name}.csv", facts, Point, line) for name, line in sweeps.items()]
+    paths += [write_csv(out / f"sweep_{name}.csv", facts, Point,
+                        line) for name, line in sweeps.items()]
     try:
         import matplotlib
     except ImportError:
@@ -56,7 +62,8 @@ def write(out: Path, facts: dict[str, str], results: Sequence[Result] = (), skip
             paths.append(plot_times(results, caption, out / "times.png"))
         if rated_yardsticks(results):
             paths.append(plot_rates(results, caption, out / "rates.png"))
-        paths += [plot_sweep(line, caption, out / f"sweep_{name}.png") for name, line in sweeps.items()]
+        paths += [plot_sweep(line, caption,
+                             out / f"sweep_{name}.png") for name, line in sweeps.items()]
     return [*paths, write_page(out)]
 
 
@@ -67,12 +74,14 @@ def write_csv(path: Path, facts: dict[str, str], kind: type, rows: Sequence[Any]
         writer = csv.DictWriter(file, [field.name for field in fields(kind)])
         writer.writeheader()
         for row in rows:
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(row).items()})
+            writer.writerow({k: f"{v:.6g}" if isinstance(v, float)
+                             else v for k, v in asdict(row).items()})
     return path
 
 
 def read(kind: type[Row], path: Path) -> tuple[dict[str, str], list[Row]]:
-    """The facts and the lines of a CSV that was written here; nothing where there is no such file."""
+    """The facts and the lines of a CSV that was written here; nothing where there is no such
+    file."""
     if not path.exists():
         return {}, []
     lines = path.read_text().splitlines()
@@ -80,10 +89,11 @@ def read(kind: type[Row], path: Path) -> tuple[dict[str, str], list[Row]]:
     convert = {float: float, int: int, str: str, bool: "True".__eq__}
     types = {field.name: convert[field.type] for field in fields(kind)}  # type: ignore[index]
     rows = csv.DictReader(line for line in lines if not line.startswith("#"))
-    return facts, [kind(**{name: types[name](value) for name, value in row.items()}) for row in rows]
+    return facts, [
+        kind(**{name: types[name](value) for name, value in row.items()}) for row in rows]
 
 
-# ----------------------------------------------------------------------------------------------------------------- page
+# --------------------------------------------------------------------------------------------- page
 def write_page(folder: Path) -> Path:
     """Write README.md beside the CSVs."""
     facts, results = read(Result, folder / FILES[Result])
@@ -92,7 +102,8 @@ def write_page(folder: Path) -> Path:
     sweeps = {name: read(Point, folder / f"sweep_{name}.csv") for name in KINDS}
     sweeps = {name: found for name, found in sweeps.items() if found[1]}
     if not results and not sweeps:
-        raise FileNotFoundError(f"folder: expected {FILES[Result]} or sweep_*.csv of a run, got none in {folder}")
+        raise FileNotFoundError(
+            f"folder: expected {FILES[Result]} or sweep_*.csv of a run, got none in {folder}")
     facts = facts or next(iter(sweeps.values()))[0]
     cores = "one core" if facts["cores"] == "1" else f"{facts['cores']} cores"
     parts = [f"# One recurrent layer on {facts['processor']}, {cores}", _machine(facts)]
@@ -123,7 +134,8 @@ def number(value: float) -> str:
 
 
 def _machine(facts: dict[str, str]) -> str:
-    shown = {name: value.split("; rows:")[0].replace("|", "/") for name, value in facts.items() if name != "command"}
+    shown = {name: value.split("; rows:")[0].replace("|", "/") for name, value in facts.items()
+             if name != "command"}
     text = markdown(["", ""], list(shown.items())).replace("---:", "---", 1)
     return f"Measured by\n\n```sh\n{facts.get('command', 'python -m bench')}\n```\n\n{text}"
 
@@ -137,9 +149,9 @@ def _title(r: Result) -> str:
 def times(results: Sequence[Result], skipped: Sequence[Skip] = ()) -> str:
     """A table for each yardstick, and who did not run there."""
     parts = ["## Time", f"""\
-A whole sequence through one layer, input projection included, float32. All contestants of a yardstick alternate in one
-run; times are medians with quartiles in ms, and \"times ours\" is the contestant's median by the median of {OURS} at
-the firing rate printed in bold, in the same run."""]
+A whole sequence through one layer, input projection included, float32. All contestants of a
+yardstick alternate in one run; times are medians with quartiles in ms, and "times ours" is the
+contestant's median by the median of {OURS} at the firing rate printed in bold, in the same run."""]
     for name in dict.fromkeys(r.yardstick for r in results):
         lines = [r for r in results if r.yardstick == name]
         both = {label(r): r for r in lines if r.timed == PASSES[1]}
@@ -148,11 +160,13 @@ the firing rate printed in bold, in the same run."""]
             bold = "**" if r.base else ""
             cells = [f"{bold}{label(r)}{bold}", number(r.rate_measured)]
             for one in (r, both[label(r)]):
-                quartiles = f" ({number(one.q1_ms)} to {number(one.q3_ms)})" if one.repeats > 1 else ""
+                spread = f" ({number(one.q1_ms)} to {number(one.q3_ms)})"
+                quartiles = spread if one.repeats > 1 else ""
                 cells += [number(one.median_ms) + quartiles, number(one.ratio_to_ours)]
             rows.append([*cells, str(r.repeats)])
-        parts += [f"### {_title(lines[0])}",
-                  markdown(["", "spikes %", "forward", "times ours", "both passes", "times ours", "rounds"], rows)]
+        parts += [f"### {_title(lines[0])}", markdown(["", "spikes %", "forward", "times ours",
+                                                       "both passes", "times ours", "rounds"],
+                                                      rows)]
         reasons = [f"* {s.contestant}: {s.reason}" for s in skipped if s.yardstick == name]
         parts += ["Left out:\n\n" + "\n".join(reasons)] if reasons else []
     return "\n\n".join(parts)
@@ -163,7 +177,8 @@ def _pictures(results: list[Result], folder: Path) -> list[str]:
     who = [f"* {name}: {text}" for name, text in WHO.items() if name in seen]
     parts = ["Who they are:\n\n" + "\n".join(who)] if who else []
     if (folder / "times.png").exists():
-        parts.append("![Time of forward, and of forward and backward pass, beside the peers](times.png)")
+        parts.append(
+            "![Time of forward, and of forward and backward pass, beside the peers](times.png)")
     if rated_yardsticks(results) and (folder / "rates.png").exists():
         parts.append("![Time at several firing rates](rates.png)")
     return parts
@@ -175,42 +190,47 @@ def _memory(results: list[Result], skipped: list[Skip]) -> str:
         return ""
     names = list(dict.fromkeys(r.yardstick for r in lines if not math.isnan(r.peak_mib)))
     ours = {r.yardstick: r.peak_mib for r in lines if r.contestant == OURS}
-    cells = {(r.contestant, r.yardstick): f"{number(r.peak_mib)} ({number(r.peak_mib / ours[r.yardstick])})"
-             for r in lines if r.peak_mib > 0 and ours[r.yardstick] > 0}
+    cells = {(r.contestant, r.yardstick): f"{number(r.peak_mib)} "
+             f"({number(r.peak_mib / ours[r.yardstick])})" for r in lines if r.peak_mib > 0
+             and ours[r.yardstick] > 0}
     without = [s for s in skipped if "GB" in s.reason]
     cells |= {(s.contestant, s.yardstick): s.reason.removeprefix("not run: ") for s in without}
     saved = {r.contestant: r.saved_beyond_output for r in reversed(lines)}  # on the first yardstick
     who = dict.fromkeys([*(r.contestant for r in lines), *(s.contestant for s in without)])
-    rows = [[name, number(saved.get(name, math.nan)), *(cells.get((name, yardstick), "-") for yardstick in names)]
-            for name in who]
+    rows = [[name, number(saved.get(name, math.nan)),
+             *(cells.get((name, yardstick), "-") for yardstick in names)] for name in who]
     return "\n\n".join(["## Memory", f"""\
-The most resident memory of one forward + backward pass in a fresh process, in MiB above what stood there before
-(inputs, weights, the gradient from outside); in brackets, times {OURS} at the firing rate of the ratios. Saved: bytes
-per neuron-step that are kept for the backward pass beyond inputs, weights and outputs, on the first yardstick.""",
+The most resident memory of one forward + backward pass in a fresh process, in MiB above what stood
+there before (inputs, weights, the gradient from outside); in brackets, times {OURS} at the firing
+rate of the ratios. Saved: bytes per neuron-step that are kept for the backward pass beyond inputs,
+weights and outputs, on the first yardstick.""",
                         markdown(["", "saved", *names], rows)])
 
 
 def _limits(rates: list[Rate], bases: list[Result]) -> str:
-    measured = markdown(["", "", "", "by"], [(r.what, number(r.value), r.unit, r.how) for r in rates])
-    head = ["", "product Gflop", "active %", "read MB", "written MB", "dense ms", "active ms", "bytes ms", "events ms",
-            f"{OURS} ms", "by the dense bound", "by the active bound"]
+    measured = markdown(["", "", "", "by"],
+                        [(r.what, number(r.value), r.unit, r.how) for r in rates])
+    head = ["", "product Gflop", "active %", "read MB", "written MB", "dense ms", "active ms",
+            "bytes ms", "events ms", f"{OURS} ms", "by the dense bound", "by the active bound"]
     rows = []
     for ours in bases:
         bound = roofline.bound(ours, rates)
         values = (*asdict(bound).values(), bound.ours_by_dense, bound.ours_by_active)
         rows.append([ours.yardstick, *map(number, values)])
-    return "\n\n".join(["## Limits of this machine", inspect.cleandoc(roofline.__doc__ or ""), measured,
-                        markdown(head, rows), """\
-The dense bound is the larger of \"dense\" and \"bytes\", the active bound the larger of \"active\" and \"bytes\"; times
-are for the threads of this run. A quotient of 1 would be the limit. Below 1 against the dense bound, leaving out rows
-has saved more than all else costs."""])
+    about = inspect.cleandoc(roofline.__doc__ or "")
+    return "\n\n".join(["## Limits of this machine", about, measured, markdown(head, rows), """\
+The dense bound is the larger of "dense" and "bytes", the active bound the larger of "active" and
+"bytes"; times are for the threads of this run. A quotient of 1 would be the limit. Below 1 against
+the dense bound, leaving out rows has saved more than all else costs."""])
 
 
-def _sweeps(sweeps: dict[str, tuple[dict[str, str], list[Point]]], facts: dict[str, str], folder: Path) -> str:
+def _sweeps(sweeps: dict[str, tuple[dict[str, str], list[Point]]], facts: dict[str, str],
+            folder: Path) -> str:
     parts = ["## What the cost grows with", f"""\
-{OURS} alone, at 2 % spikes where the firing rate is not what varies. Slopes are fitted: on logarithmic axes the
-exponent over the larger half of the values, else ms per percent over all. The share of neuron-steps whose
-pseudo-derivative is not 0 is varied by its width, which leaves the spikes as they are."""]
+{OURS} alone, at 2 % spikes where the firing rate is not what varies. Slopes are fitted: on
+logarithmic axes the exponent over the larger half of the values, else ms per percent over all. The
+share of neuron-steps whose surrogate is not 0 is varied by its width, which leaves the spikes as
+they are."""]
     rows = [[f"[{name}](sweep_{name}.csv)", *(slope_text(points, timed) for timed in PASSES)]
             for name, (_, points) in sweeps.items()]
     parts.append(markdown(["varied", *PASSES], rows))
@@ -218,13 +238,15 @@ pseudo-derivative is not 0 is varied by its width, which leaves the spikes as th
         if (folder / f"sweep_{name}.png").exists():
             parts.append(f"![Time against {KINDS[name].title}](sweep_{name}.png)")
         if about.get("command") != facts.get("command") or about.get("date") != facts.get("date"):
-            parts.append(f"Measured in another run, on {about.get('date')}, by `{about.get('command')}`.")
+            parts.append(
+                f"Measured in another run, on {about.get('date')}, by `{about.get('command')}`.")
     return "\n\n".join(parts)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Make the page of a folder again."""
-    parser = argparse.ArgumentParser("python -m bench.page", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser("python -m bench.page",
+                                     description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=Path, help="with the CSVs of a run")
     given = parser.parse_args(arguments)
     try:

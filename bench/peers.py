@@ -1,9 +1,10 @@
-"""The layers of other packages, as their documentation builds them, in modules from x (T, B, I) to spikes (T, B, N).
+"""The layers of other packages, as their documentation builds them, in modules from x (T, B, I) to
+spikes (T, B, N).
 
-Each has its own equations and keeps its own threshold, so its firing rate at the same weights is its own too;
-measure.py scales the input weights until it fires about as often as ours.  Their cost hardly depends on it, but a
-layer that is silent, or whose gradients overflow, is no layer.
-Packages are imported when a layer is made: one that is not installed stops nobody else.
+Each has its own equations and keeps its own threshold, so its firing rate at the same weights is
+its own too; measure.py scales the input weights until it fires about as often as ours. Their cost
+hardly depends on it, but a layer that is silent, or whose gradients overflow, is no layer. Packages
+are imported when a layer is made: one that is not installed stops nobody else.
 """
 import importlib
 from typing import TYPE_CHECKING
@@ -41,14 +42,16 @@ class Norse(nn.Module):
 
 
 class SnnTorch(nn.Module):
-    """RLeaky: no adaptation, so it does less work than the others; its recurrent Linear always has a bias."""
+    """RLeaky: no adaptation, so it does less work than the others; its recurrent Linear always has
+    a bias."""
 
     def __init__(self, problem: "Problem") -> None:
         super().__init__()
         snntorch = importlib.import_module("snntorch")
         self.project = _linear(problem.w_in)
         self.layer = snntorch.RLeaky(beta=ALPHA, linear_features=problem.w_in.shape[0])
-        with torch.no_grad():  # it has no gain of 1 - alpha; with the weights of the others its gradients overflow
+        # it has no gain of 1 - alpha; with the weights of the others its gradients overflow
+        with torch.no_grad():
             self.layer.recurrent.weight.copy_((1 - ALPHA) * problem.w_rec.T)
             self.layer.recurrent.bias.zero_()
 
@@ -62,7 +65,8 @@ class SnnTorch(nn.Module):
 
 
 class Sinabs(nn.Module):
-    """ALIFRecurrent: the neuron of the LSNN paper with another reset; batch first; its time constants learn."""
+    """ALIFRecurrent: the neuron of the LSNN paper with another reset; batch first; its time
+    constants learn."""
 
     def __init__(self, problem: "Problem") -> None:
         super().__init__()
@@ -74,20 +78,24 @@ class Sinabs(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.layer.reset_states()  # it keeps its state, and with it the graph, from call to call
-        return self.layer(self.project(x).transpose(0, 1)).transpose(0, 1)  # type: ignore[no-any-return]
+        spikes: Tensor = self.layer(self.project(x).transpose(0, 1))
+        return spikes.transpose(0, 1)
 
 
 class SpikingJelly(nn.Module):
-    """LinearRecurrentContainer with LIFNode: no adaptation; its Linear multiplies the projected input once more.
+    """LinearRecurrentContainer with LIFNode: no adaptation; its Linear multiplies the projected
+    input once more.
 
-    That Linear takes (input, spikes) to as many features as the input has.  Recurrence among all N neurons thus needs
-    N of them: the input is projected in front of the container, which multiplies the result again, here by 1.
+    That Linear takes (input, spikes) to as many features as the input has. Recurrence among all N
+    neurons thus needs N of them: the input is projected in front of the container, which multiplies
+    the result again, here by 1.
     """
 
     def __init__(self, problem: "Problem") -> None:
         super().__init__()
         package = "spikingjelly.activation_based"
-        layers, neurons = importlib.import_module(f"{package}.layer"), importlib.import_module(f"{package}.neuron")
+        layers, neurons = importlib.import_module(f"{package}.layer"), importlib.import_module(
+            f"{package}.neuron")
         self.reset = importlib.import_module(f"{package}.functional").reset_net
         N = problem.w_in.shape[0]
         self.project = _linear(problem.w_in)
@@ -102,10 +110,13 @@ class SpikingJelly(nn.Module):
 
 
 LAYERS: dict[str, type[nn.Module]] = {
-    "norse LSNN": Norse, "snnTorch RLeaky": SnnTorch, "sinabs ALIF": Sinabs, "SpikingJelly LIF": SpikingJelly,
+    "norse LSNN": Norse, "snnTorch RLeaky": SnnTorch, "sinabs ALIF": Sinabs,
+    "SpikingJelly LIF": SpikingJelly,
 }
 # Why these two need so long for the backward pass of the longer yardsticks.
-INDEXED = "it takes its input with an index at each step, and in the backward pass of PyTorch each of them makes a " \
-          "gradient of zeros as large as the whole sequence: time that grows with the square of the steps"
+INDEXED = (
+    "it takes its input with an index at each step, and in the backward pass of PyTorch each of "
+    "them makes a gradient of zeros as large as the whole sequence: time that grows with the square of "
+    "the steps")
 WITH_INDEX = ("sinabs ALIF", "SpikingJelly LIF")
 PACKAGES = ("torch", "numpy", "jax", "norse", "snntorch", "sinabs", "spikingjelly")

@@ -1,4 +1,5 @@
-"""The pictures: bars of time beside the peers, cost against the firing rate, and one plot for each sweep."""
+"""The pictures: bars of time beside the peers, cost against the firing rate, and one plot for each
+sweep."""
 import math
 import statistics
 from collections.abc import Iterable, Sequence
@@ -31,12 +32,14 @@ def _short(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def _figure(rows: int, columns: int, width: float, height: float, title: str, caption: str) -> tuple[Any, Any]:
+def _figure(rows: int, columns: int, width: float, height: float, title: str,
+            caption: str) -> tuple[Any, Any]:
     import matplotlib.pyplot as plt
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.10, rect=(0, 0.035, 1, 0.965))
-    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout=layout)
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False,
+                                layout=layout)
     figure.suptitle(title, fontsize=15, fontweight="bold", color=TEXT, x=0.012, ha="left")
     figure.text(0.012, 0.012, caption, fontsize=8.5, color="#829ab1")
     for axis in axes.flat:
@@ -68,9 +71,11 @@ def plot_times(results: Sequence[Result], caption: str, path: Path) -> Path:
                            "Time of one recurrent layer, whole sequence", caption)
     for row, name in zip(axes, names, strict=True):
         for axis, timed in zip(row, PASSES, strict=True):
-            bars = sorted((r for r in shown if r.yardstick == name and r.timed == timed), key=lambda r: -r.median_ms)
+            bars = sorted((r for r in shown if r.yardstick == name and r.timed == timed),
+                          key=lambda r: -r.median_ms)
             _bars(axis, bars)
-            axis.set_title(f"{_shape_text(bars[0])}    {timed}", fontsize=10.5, color=TEXT, loc="left", pad=8)
+            axis.set_title(f"{_shape_text(bars[0])}    {timed}", fontsize=10.5, color=TEXT,
+                           loc="left", pad=8)
     return _save(figure, path)
 
 
@@ -82,14 +87,17 @@ def _bars(axis: Any, bars: list[Result]) -> None:
     for y, (r, tick) in enumerate(zip(bars, axis.get_yticklabels(), strict=True)):
         cut = r.median_ms > usual
         end = 1.1 * longest if cut else max(r.median_ms, r.q3_ms)
-        axis.barh(y, end if cut else r.median_ms, color=OURS_COLOUR if r.base else PEER_COLOUR, height=0.66)
+        axis.barh(y, end if cut else r.median_ms, color=OURS_COLOUR if r.base else PEER_COLOUR,
+                  height=0.66)
         if cut:
             axis.plot(2 * [end - 0.03 * longest], [y - 0.4, y + 0.4], color="white", linewidth=4)
         else:
-            axis.plot([r.q1_ms, r.q3_ms], [y, y], color=TEXT, linewidth=1.2, alpha=0.7, solid_capstyle="butt")
+            axis.plot([r.q1_ms, r.q3_ms], [y, y], color=TEXT, linewidth=1.2, alpha=0.7,
+                      solid_capstyle="butt")
         ratio = "" if r.base else f"   {_short(r.ratio_to_ours)}×"
-        axis.annotate(f"{_short(r.median_ms)} ms{ratio}", (end, y), (6, 0), textcoords="offset points", va="center",
-                      fontsize=9, color=TEXT, fontweight="bold" if r.base else "normal")
+        axis.annotate(f"{_short(r.median_ms)} ms{ratio}", (end, y), (6, 0),
+                      textcoords="offset points", va="center", fontsize=9, color=TEXT,
+                      fontweight="bold" if r.base else "normal")
         if r.base:
             tick.set(color=OURS_COLOUR, fontweight="bold")
     axis.set_xlim(0, 1.32 * longest)
@@ -100,7 +108,8 @@ def _bars(axis: Any, bars: list[Result]) -> None:
 def plot_rates(results: Sequence[Result], caption: str, path: Path) -> Path:
     """Cost of ours against the firing rate, with the fastest peer as a line to compare with."""
     names = rated_yardsticks(results)
-    figure, axes = _figure(1, len(names), max(6.5, 4.6 * len(names)), 4.8, "Cost against the firing rate", caption)
+    figure, axes = _figure(1, len(names), max(6.5, 4.6 * len(names)), 4.8,
+                           "Cost against the firing rate", caption)
     for axis, name in zip(axes[0], names, strict=True):
         lines = [r for r in results if r.yardstick == name]
         ours = sorted((r for r in lines if r.contestant == OURS), key=lambda r: r.rate_measured)
@@ -111,21 +120,25 @@ def plot_rates(results: Sequence[Result], caption: str, path: Path) -> Path:
             if peers:
                 best = min(peers, key=lambda r: r.median_ms)
                 axis.axhline(best.median_ms, color=PASS_COLOURS[timed], lw=1.4, ls=(0, (4, 3)))
-                axis.annotate(f"{best.contestant}, {timed}", (0.02, best.median_ms), (0, 4), va="bottom", fontsize=8.5,
-                              xycoords=("axes fraction", "data"), textcoords="offset points", color=TEXT)
+                axis.annotate(f"{best.contestant}, {timed}", (0.02, best.median_ms), (0, 4),
+                              va="bottom", fontsize=8.5, xycoords=("axes fraction", "data"),
+                              textcoords="offset points", color=TEXT)
         _logarithmic(axis, {r.rate_asked for r in ours})
         axis.margins(y=0.12)
         axis.set_xlabel("neurons that fire in a step, %", color=TEXT)
         axis.set_title(_shape_text(ours[0]), fontsize=10.5, color=TEXT, loc="left", pad=8)
     axes[0][0].set_ylabel("ms", color=TEXT)
     handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="upper right", ncols=len(PASSES), frameon=False, fontsize=9.5, labelcolor=TEXT)
+    figure.legend(handles, labels, loc="upper right", ncols=len(PASSES), frameon=False,
+                  fontsize=9.5, labelcolor=TEXT)
     return _save(figure, path)
 
 
-def _line(axis: Any, x: list[float], points: Sequence[Result] | Sequence[Point], timed: str, name: str) -> None:
+def _line(axis: Any, x: list[float], points: Sequence[Result] | Sequence[Point], timed: str,
+          name: str) -> None:
     colour = PASS_COLOURS[timed]
-    axis.fill_between(x, [p.q1_ms for p in points], [p.q3_ms for p in points], color=colour, alpha=0.2, lw=0)
+    axis.fill_between(x, [p.q1_ms for p in points], [p.q3_ms for p in points], color=colour,
+                      alpha=0.2, lw=0)
     axis.plot(x, [p.median_ms for p in points], "o-", color=colour, lw=2.2, ms=5.5, label=name)
     axis.grid(axis="y", color="#e4e9f0", lw=0.8)
     axis.set_axisbelow(True)
@@ -151,7 +164,8 @@ def _logarithmic(axis: Any, ticks: Iterable[float]) -> None:
 def plot_sweep(points: Sequence[Point], caption: str, path: Path) -> Path:
     """Time of ours over what was varied, with the fitted slope in the legend."""
     kind, first = KINDS[points[0].sweep], points[0]
-    fixed = "  ".join(f"{letter}={getattr(first, letter)}" for letter in "TBIN" if letter != first.sweep)
+    fixed = "  ".join(f"{letter}={getattr(first, letter)}" for letter in "TBIN"
+                      if letter != first.sweep)
     figure, axes = _figure(1, 1, 6.8, 5.0, f"Cost against {kind.title}", f"{fixed}    {caption}")
     axis = axes[0][0]
     for timed in PASSES:

@@ -1,4 +1,5 @@
-"""What is computed: shapes, the yardsticks that everybody is held against, and the inputs and weights."""
+"""What is computed: shapes, the yardsticks that everybody is held against, and the inputs and
+weights."""
 import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -27,8 +28,10 @@ class Yardstick:
     name: str
     shape: Shape
     input_rate: float = INPUT_RATE
-    every_rate: bool = True  # whether ours is timed at all firing rates, or at the one that ratios refer to alone
-    peak: bool = True  # whether the peak of memory is measured, in a fresh process for each contestant
+    # whether ours is timed at all firing rates, or at the one that ratios refer to alone
+    every_rate: bool = True
+    # whether the peak of memory is measured, in a fresh process for each contestant
+    peak: bool = True
     quadratic: bool = True  # whether peers take part whose time grows with the square of the steps
 
     def problem(self) -> "Problem":
@@ -41,9 +44,10 @@ def custom(shape: Shape) -> Yardstick:
     return Yardstick(",".join(map(str, shape)), shape)
 
 
-# P is the paper's sequential MNIST.  SHD is the size at which the Spiking Heidelberg Digits are often learnt: a second
-# in steps of 4 ms, 700 channels of sparse input, batches of 128, one layer of 256.  In `long`, a recording of 20 s at
-# 1 ms, nothing but the order of the steps is left: one item, so neither batch nor threads can hide it.
+# P is the paper's sequential MNIST. SHD is the size at which the Spiking Heidelberg Digits are
+# often learnt: a second in steps of 4 ms, 700 channels of sparse input, batches of 128, one layer
+# of 256. In `long`, a recording of 20 s at 1 ms, nothing but the order of the steps is left: one
+# item, so neither batch nor threads can hide it.
 YARDSTICKS = {yardstick.name: yardstick for yardstick in (
     Yardstick("P", Shape(784, 64, 80, 220)),
     Yardstick("M", Shape(1000, 32, 100, 512)),
@@ -66,7 +70,8 @@ class Problem:
     w_rec: Tensor  # (N, N), w_rec[j, k] from neuron j to neuron k
 
     @classmethod
-    def of(cls, shape: Shape, device: torch.device | str = "cpu", input_rate: float = INPUT_RATE) -> "Problem":
+    def of(cls, shape: Shape, device: torch.device | str = "cpu",
+           input_rate: float = INPUT_RATE) -> "Problem":
         """Weights N(0, 1 / fan-in)."""
         T, B, I, N = shape  # noqa: E741
         random = torch.Generator(device).manual_seed(1)

@@ -38,12 +38,14 @@ class Kind(NamedTuple):
 
 KINDS = {
     "N": Kind((32, 64, 128, 256, 512, 1024, 2048), "the number of neurons", "neurons N", True),
-    "B": Kind((1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024), "the batch size", "batch items B", True),
+    "B": Kind((1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024), "the batch size", "batch items B",
+              True),
     "T": Kind((50, 100, 200, 400, 800, 1600, 3200, 6400), "the number of steps", "steps T", True),
-    "rate": Kind((0.5, 1, 2, 3, 5, 7, 10, 15, 20), "the firing rate", "neurons that fire in a step, %", False),
+    "rate": Kind((0.5, 1, 2, 3, 5, 7, 10, 15, 20), "the firing rate",
+                 "neurons that fire in a step, %", False),
     "active": Kind((0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.4, 2, 4, 50), "the share of active neurons",
-                   "neuron-steps with a pseudo-derivative that is not 0, %", False),
-    "threads": Kind((), "the number of threads", "threads", True),  # the values follow from the machine
+                   "neuron-steps with a surrogate that is not 0, %", False),
+    "threads": Kind((), "the number of threads", "threads", True),  # values follow from the machine
 }
 
 
@@ -70,17 +72,19 @@ class Point:
 
 
 class _Widened(nn.Module):
-    """Ours with a surrogate of another width: the spikes are the same, the share of active rows is not."""
+    """Ours with a surrogate of another width: the spikes are the same, the share of active rows is
+    not."""
 
     def __init__(self, problem: Problem, width: float) -> None:
         super().__init__()
-        self.w_in, self.w_rec = nn.Parameter(problem.w_in.clone()), nn.Parameter(problem.w_rec.clone())
+        self.w_in, self.w_rec = nn.Parameter(problem.w_in.clone()), nn.Parameter(
+            problem.w_rec.clone())
         self.width = width
 
     def forward(self, x: Tensor) -> Tensor:
         current = functional.linear(x, self.w_in)
-        return functional.alif(current, self.w_rec, alpha=ALPHA, theta=THETA, rho=RHO, beta=BETA, dampening=DAMPENING,
-                               width=self.width)[0]
+        return functional.alif(current, self.w_rec, alpha=ALPHA, theta=THETA, rho=RHO, beta=BETA,
+                               dampening=DAMPENING, width=self.width)[0]
 
 
 class _WithThreads(Contestant):
@@ -105,7 +109,10 @@ def thread_counts(most: int) -> tuple[float, ...]:
 
 def sweep(name: str, base: Shape = BASE, *, repeats: int, limits: Limits = NO_LIMITS,
           values: Sequence[float] | None = None, say: Say = print) -> list[Point]:
-    """Time ours at each value; all values alternate in one run.  One that needs too much memory is left out, aloud."""
+    """Time ours at each value; all values alternate in one run.
+
+    One that needs too much memory is left out, aloud.
+    """
     most = torch.get_num_threads()
     if values is None:
         values = thread_counts(most) if name == "threads" else KINDS[name].values
@@ -114,7 +121,8 @@ def sweep(name: str, base: Shape = BASE, *, repeats: int, limits: Limits = NO_LI
     made = []
     for value in values:
         shape = base._replace(**{name: int(value)}) if name in Shape._fields else base
-        # Saved, outputs, currents and their gradients, and what Problem and the cache of blocks hold.
+        # Saved, outputs, currents and their gradients, and what Problem and the cache of blocks
+        # hold.
         needed = 40.0 * shape.T * shape.B * shape.N + 8.0 * shape.T * shape.B * shape.I
         if needed > limits.bytes:
             say(f"  left out {name}={value:g}: would need about {needed / 1e9:.1f} GB")
@@ -128,8 +136,8 @@ def sweep(name: str, base: Shape = BASE, *, repeats: int, limits: Limits = NO_LI
     for (_, point), both in zip(made, times, strict=True):
         for timed, ms in zip(PASSES, both, strict=True):
             q1, median, q3 = quartiles(ms)
-            points.append(replace(point, timed=timed, median_ms=median, min_ms=min(ms), q1_ms=q1, q3_ms=q3,
-                                  repeats=len(ms)))
+            points.append(replace(point, timed=timed, median_ms=median, min_ms=min(ms), q1_ms=q1,
+                                  q3_ms=q3, repeats=len(ms)))
     return points
 
 
@@ -152,7 +160,8 @@ def _make(name: str, value: float, shape: Shape) -> tuple[Contestant, Point]:
 
 
 def slope(points: Sequence[Point], timed: str) -> float:
-    """The exponent of the time in x over the larger half of the values, or for rate and active ms per percent.
+    """The exponent of the time in x over the larger half of the values, or for rate and active ms
+    per percent.
 
     Small sizes cost what a call costs; what grows is seen in the larger half.
     """
@@ -163,7 +172,8 @@ def slope(points: Sequence[Point], timed: str) -> float:
     if len({p.x for p in chosen}) < 2:
         return math.nan
     scale = math.log if log else float
-    return statistics.linear_regression([scale(p.x) for p in chosen], [scale(p.median_ms) for p in chosen]).slope
+    return statistics.linear_regression([scale(p.x) for p in chosen],
+                                        [scale(p.median_ms) for p in chosen]).slope
 
 
 def slope_text(points: Sequence[Point], timed: str) -> str:

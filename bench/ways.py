@@ -1,11 +1,12 @@
-"""One layer, done in more ways than one: what each way of the kernels gains or costs, side by side in one run.
+"""One layer, done in more ways than one: what each way of the kernels gains or costs, side by side
+in one run.
 
     python -m bench.ways                       # all of the comparisons below
     python -m bench.ways sparse --repeats 20   # some
 
-Every comparison is of forward and backward through functional.layer with autograd, by environment variables or
-arguments that change nothing but the way.  Times are medians in ms with the ratio to the first line; memory is the peak
-of resident size in a fresh process.
+Every comparison is of forward and backward through functional.layer with autograd, by environment
+variables or arguments that change nothing but the way. Times are medians in ms with the ratio to
+the first line; memory is the peak of resident size in a fresh process.
 """
 import argparse
 import os
@@ -40,7 +41,8 @@ class Way:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ways to do one thing; density: share of the recurrent weights that are not 0, delays: how many distinct ones."""
+    """Ways to do one thing; density: share of the recurrent weights that are not 0, delays: how
+    many distinct ones."""
 
     shape: Shape
     ways: tuple[Way, ...]
@@ -67,7 +69,8 @@ COMPARISONS = {
     "membranes M": Comparison(M, _MEMBRANES),
     "one sequence, N=512": Comparison(Shape(500, 1, 40, 512), _ALONE),
     "one sequence, N=1024": Comparison(Shape(500, 1, 40, 1024), _ALONE),
-    "three layers P": Comparison(P, (Way("bits between", layers=3, bits=True), Way("numbers between", layers=3))),
+    "three layers P": Comparison(P, (Way("bits between", layers=3, bits=True),
+                                     Way("numbers between", layers=3))),
 }
 LONG = Shape(20000, 16, 40, 1024)
 
@@ -92,8 +95,10 @@ class Layers(Contestant):
         for k, w_in in enumerate(self.weights):
             last = k == len(self.weights) - 1
             found = functional.layer(
-                x, w_in, self.w_rec, alpha=ALPHA, theta=THETA, rho=RHO, beta=BETA, dampening=DAMPENING,
-                delay=self.delay, spikes="bits" if self.way.bits and not last else True, **self.way.arguments)
+                x, w_in, self.w_rec, alpha=ALPHA, theta=THETA, rho=RHO, beta=BETA,
+                dampening=DAMPENING,
+                delay=self.delay, spikes="bits" if self.way.bits and not last else True,
+                **self.way.arguments)
             x = found.packed or found.spikes
         assert isinstance(x, Tensor)
         return x
@@ -108,8 +113,10 @@ class Layers(Contestant):
             return list(torch.autograd.grad(self._outputs(), weights, self.problem.cotangent))
 
 
-def compare(name: str, repeats: int, say: Callable[[str], None] = print) -> list[tuple[str, float, float]]:
-    """(way, median ms forward, median ms forward+backward) of a comparison, whose ways alternate."""
+def compare(name: str, repeats: int, say: Callable[[str], None] = print) -> list[tuple[str, float,
+                                                                                       float]]:
+    """(way, median ms forward, median ms forward+backward) of a comparison, whose ways
+    alternate."""
     of = COMPARISONS[name]
     T, B, I, N = of.shape  # noqa: E741
     problem = Problem.of(of.shape)
@@ -118,15 +125,17 @@ def compare(name: str, repeats: int, say: Callable[[str], None] = print) -> list
     say(f"{name}: T={T} B={B} I={I} N={N}, {100 * rate:.1f} % spikes in the dense layer")
     times = alternate([Layers(problem, way, of.density, of.delays) for way in of.ways], repeats)
     torch.set_float32_matmul_precision("highest")
-    found = [(way.name, *map(statistics.median, both)) for way, both in zip(of.ways, times, strict=True)]
+    found = [(way.name, *map(statistics.median, both)) for way, both in zip(of.ways, times,
+                                                                            strict=True)]
     for way, forward, both in found:
-        say(f"  {way:26} forward {forward:8.2f} {forward / found[0][1]:5.2f}x   forward+backward {both:8.2f} "
-            f"{both / found[0][2]:5.2f}x")
+        say(f"  {way:26} forward {forward:8.2f} {forward / found[0][1]:5.2f}x   forward+backward "
+            f"{both:8.2f} {both / found[0][2]:5.2f}x")
     return found
 
 
 def long_sequence(checkpoint_every: int | None, shape: Shape = LONG) -> float:
-    """MiB of the peak of one forward+backward of a network with readout over a long sequence, beyond its input."""
+    """MiB of the peak of one forward+backward of a network with readout over a long sequence,
+    beyond its input."""
     return memory.peak_of(_network_pass, checkpoint_every, shape)
 
 
@@ -135,7 +144,8 @@ def _network_pass(checkpoint_every: int | None, shape: Shape) -> Callable[[], ob
 
     T, B, I, N = shape  # noqa: E741
     net = LSNN(I, N // 2, N - N // 2, 10, checkpoint_every=checkpoint_every)
-    net(torch.zeros(64, B, I))[0].sum().backward()  # what the first call loads is none of the sequence's
+    # what the first call loads is none of the sequence's
+    net(torch.zeros(64, B, I))[0].sum().backward()
     x = (torch.rand(T, B, I) < 0.05).float()
     return lambda: net(x)[0].square().mean().backward()
 
@@ -144,18 +154,22 @@ def main(arguments: list[str] | None = None) -> None:
     """Print the comparisons that were asked for."""
     parser = argparse.ArgumentParser("python -m bench.ways", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="*", help=f"words of their names: {', '.join(COMPARISONS)}, memory")
+    parser.add_argument("words", nargs="*",
+                        help=f"words of their names: {', '.join(COMPARISONS)}, memory")
     parser.add_argument("--repeats", type=at_least_one, default=11)
     given = parser.parse_args(arguments)
-    chosen = [name for name in (*COMPARISONS, "memory") if not given.words or any(word in name for word in given.words)]
+    chosen = [name for name in (*COMPARISONS, "memory") if not given.words
+              or any(word in name for word in given.words)]
     if not chosen:
-        parser.error(f"words: expected some of {', '.join(COMPARISONS)} or memory, got {given.words}")
+        parser.error(
+            f"words: expected some of {', '.join(COMPARISONS)} or memory, got {given.words}")
     for name in chosen:
         if name != "memory":
             compare(name, given.repeats)
             continue
         T, B, I, N = LONG  # noqa: E741
-        print(f"memory: LSNN, T={T} B={B} I={I} N={N}, peak beyond the input of one forward+backward")
+        print(f"memory: LSNN, T={T} B={B} I={I} N={N}, peak beyond the input of one "
+              "forward+backward")
         for every in (None, 256):
             print(f"  checkpoint_every={every!s:6} {long_sequence(every) * 2**20 / 1e6:8.0f} MB")
 

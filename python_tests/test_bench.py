@@ -14,7 +14,16 @@ from torch import Tensor
 from bench import check, contestants, latency, measure, page, roofline, sweep, ways
 from bench.__main__ import main
 from bench.contestants import OURS, Contestant, make
-from bench.measure import PASSES, Entry, Limits, OverLimitError, Result, active_share, alternate, find_scale
+from bench.measure import (
+    PASSES,
+    Entry,
+    Limits,
+    OverLimitError,
+    Result,
+    active_share,
+    alternate,
+    find_scale,
+)
 from bench.memory import needed_bytes, saved_bytes
 from bench.peers import LAYERS
 from bench.problem import ALPHA, BETA, RHO, THETA, YARDSTICKS, Problem, Shape, custom
@@ -23,12 +32,12 @@ from lsnn_ext import reference
 TINY = Shape(60, 8, 20, 40)
 TEXT = ",".join(map(str, TINY))
 PACKAGE = dict(zip(LAYERS, ("norse", "snntorch", "sinabs", "spikingjelly"), strict=True))
-ARGUMENTS = ["--shape", TEXT, "--rates", "2,10", "--repeats", "2", "--no-memory", "--sweep", "threads", "--sweep-shape",
-             "20,2,5,16"]
+ARGUMENTS = ["--shape", TEXT, "--rates", "2,10", "--repeats", "2", "--no-memory", "--sweep",
+             "threads", "--sweep-shape", "20,2,5,16"]
 RESULTS = Path(__file__).resolve().parents[1] / "bench" / "results" / "amd-epyc-2-cores"
 
 
-# ------------------------------------------------------------------------------------------------- what a run leaves
+# -------------------------------------------------------------------------------- what a run leaves
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of one run on the tiny shape."""
@@ -39,9 +48,12 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_columns_mean_what_they_say(written: Path) -> None:
     facts, rows = page.read(Result, written / "bench.csv")
-    assert facts["command"] == "python -m bench " + " ".join(ARGUMENTS)  # and not where it was written
-    assert "LSNN_CACHE_MB" in facts and {"processor", "cores", "torch", "threads", "date", "packages"} <= set(facts)
-    assert [(row.rate_asked, row.timed) for row in rows] == [(rate, timed) for rate in (2, 10) for timed in PASSES]
+    # and not where it was written
+    assert facts["command"] == "python -m bench " + " ".join(ARGUMENTS)
+    assert "LSNN_CACHE_MB" in facts and {"processor", "cores", "torch", "threads", "date",
+                                         "packages"} <= set(facts)
+    want = [(rate, timed) for rate in (2, 10) for timed in PASSES]
+    assert [(row.rate_asked, row.timed) for row in rows] == want
     for base, other in zip(rows[:2], rows[2:], strict=True):
         assert base.base and base.ratio_to_ours == 1
         assert other.ratio_to_ours == pytest.approx(other.median_ms / base.median_ms, rel=1e-4)
@@ -74,8 +86,10 @@ def test_the_page_in_the_project_follows_from_its_csvs(folder: Path, tmp_path: P
 def test_page_says_who_did_not_run(tmp_path: Path) -> None:
     results = [_result(timed=timed, peak_mib=100.0) for timed in PASSES]
     results += [replace(r, contestant="nn.LSTM", base=False, peak_mib=300.0) for r in results]
-    skips = [measure.Skip("P", "norse LSNN", "not run: would need about 7.0 GB, the limit is 3.0 GB")]
-    page.write(tmp_path, {"processor": "none", "cores": "1", "torch": "2", "threads": "1"}, results, skips)
+    skips = [measure.Skip("P", "norse LSNN",
+                          "not run: would need about 7.0 GB, the limit is 3.0 GB")]
+    page.write(tmp_path, {"processor": "none", "cores": "1", "torch": "2", "threads": "1"}, results,
+               skips)
     text = (tmp_path / "README.md").read_text()
     assert "* norse LSNN: not run: would need about 7.0 GB" in text
     assert "| nn.LSTM | 1.00 | 300 (3.00) |" in text
@@ -84,18 +98,20 @@ def test_page_says_who_did_not_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["Q"], "yardsticks: expected some of P, M, L, SHD, long, got 'Q'"),
-    (["--sweep", "N,Q"], "argument --sweep: expected all, none or some of N,B,T,rate,active,threads, got 'Q'"),
+    (["--sweep", "N,Q"],
+     "--sweep: expected all, none or some of N,B,T,rate,active,threads, got 'Q'"),
     (["--shape", "1,2,3"], "--shape: expected four whole numbers T,B,I,N >= 1, got '1,2,3'"),
     (["--seconds", "0"], "--seconds: expected a number > 0, got '0'"),
     (["--repeats", "0"], "--repeats: expected a whole number >= 1, got '0'"),
 ])
-def test_bad_arguments_are_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_arguments_are_named(arguments: list[str], message: str,
+                                 capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(arguments)
     assert message in capsys.readouterr().err
 
 
-# -------------------------------------------------------------------------------------------------- who is compared
+# ---------------------------------------------------------------------------------- who is compared
 @pytest.mark.parametrize("name", [OURS, "eager loop", "jax scan, jit"])
 def test_contestants_compute_the_same(name: str) -> None:
     """What is called the same equations gives the same spikes and gradients as the reference."""
@@ -112,7 +128,8 @@ def test_contestants_compute_the_same(name: str) -> None:
     assert w_in.grad is not None and w_rec.grad is not None
     torch.testing.assert_close(d_in, w_in.grad, rtol=1e-3, atol=1e-3 * float(w_in.grad.abs().max()))
     d_rec = d_rec.T if name == OURS else d_rec
-    torch.testing.assert_close(d_rec, w_rec.grad, rtol=1e-3, atol=1e-3 * float(w_rec.grad.abs().max()))
+    torch.testing.assert_close(d_rec, w_rec.grad, rtol=1e-3,
+                               atol=1e-3 * float(w_rec.grad.abs().max()))
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -127,7 +144,8 @@ def test_a_peer_fires_and_learns(name: str) -> None:
     assert first.shape == (60, 4, 32) and set(first.unique().tolist()) == {0.0, 1.0}
     assert torch.equal(first, second)
     gradients = peer.forward_backward()
-    assert len(gradients) >= 2 and all(bool(g.isfinite().all()) and bool(g.any()) for g in gradients)
+    assert len(gradients) >= 2 and all(bool(g.isfinite().all())
+                                       and bool(g.any()) for g in gradients)
     assert all(map(torch.equal, peer.forward_backward(), gradients))
 
 
@@ -145,15 +163,17 @@ def test_a_peer_that_cannot_run_is_left_out(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(contestants.MAKERS, "absent", absent)
     monkeypatch.setattr(measure, "peak_mib", lambda *_: 1 / 0)  # a process that was killed
     said: list[str] = []
-    results, skipped = measure.measure(custom(TINY), [2.0], peers=True, repeats=2, memory=True, say=said.append)
+    results, skipped = measure.measure(custom(TINY), [2.0], peers=True, repeats=2, memory=True,
+                                       say=said.append)
     assert [r.contestant for r in results] == [OURS] * 2 + ["eager loop"] * 2
-    assert skipped == [measure.Skip(TEXT, "absent", "skipped: ModuleNotFoundError: No module named 'absent'")]
+    assert skipped == [measure.Skip(TEXT, "absent",
+                                    "skipped: ModuleNotFoundError: No module named 'absent'")]
     assert results[3].ratio_to_ours == pytest.approx(results[3].median_ms / results[1].median_ms)
     assert all(r.median_ms > 0 and r.saved_bytes > 4 and math.isnan(r.peak_mib) for r in results)
     assert any("not measured: ZeroDivisionError" in text for text in said)
 
 
-# ------------------------------------------------------------------------------------------------- what is measured
+# --------------------------------------------------------------------------------- what is measured
 class Slow(Contestant):
     """A forward takes a second of the clock, forward and backward four."""
 
@@ -171,13 +191,15 @@ class Slow(Contestant):
 
 def test_a_contestant_takes_part_in_as_many_rounds_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: clock[0], sleep=lambda seconds: None))
+    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: clock[0],
+                                                         sleep=lambda seconds: None))
     for seconds, rounds in ((math.inf, 5), (20, 5), (19, 4), (9, 2), (1, 1)):
         assert alternate([Slow(clock)], 5, seconds) == [([1e3] * rounds, [4e3] * rounds)]
 
 
 def test_saved_bytes_leave_out_inputs_weights_and_outputs() -> None:
-    """The eager loop keeps v, a, z or m of each step at least; its stacked output is a copy, which backward leaves."""
+    """The eager loop keeps v, a, z or m of each step at least; its stacked output is a copy, which
+    backward leaves."""
     total, beyond = saved_bytes(make("eager loop", Problem.of(TINY)))
     assert 8 <= beyond <= total <= 64
 
@@ -190,7 +212,8 @@ def test_a_yardstick_has_the_inputs_that_it_names() -> None:
 def _result(**changes: object) -> Result:
     nan = math.nan
     times = 8.0, 7.0, 7.5, 8.5
-    result = Result("P", 10, 2, 3, 4, OURS, 2.0, 2.0, PASSES[1], *times, 1.0, 1.0, 1.0, nan, 2, 1, True, 5.0, 50.0)
+    result = Result("P", 10, 2, 3, 4, OURS, 2.0, 2.0, PASSES[1], *times, 1.0, 1.0, 1.0, nan, 2, 1,
+                    True, 5.0, 50.0)
     return replace(result, **changes)  # type: ignore[arg-type]
 
 
@@ -223,10 +246,13 @@ def test_active_share_is_that_of_the_loop(width: float) -> None:
 def test_sweeps_vary_one_thing() -> None:
     before = torch.get_num_threads()
     points = sweep.sweep("active", TINY, repeats=1, values=(0.2, 1, 4))[::2]
-    assert len({p.rate_measured for p in points}) == 1 and all(p.x == p.active_share for p in points)
+    assert len({p.rate_measured for p in points}) == 1 and all(p.x
+                                                               == p.active_share for p in points)
     assert points[0].x < 20 < points[1].x < 60 < points[2].x
-    points = sweep.sweep("B", TINY, repeats=1, limits=Limits(bytes=40.0 * 60 * 16 * 41), values=(1, 4, 4096))[::2]
-    assert [(p.T, p.B, p.I, p.N, p.x) for p in points] == [(60, 1, 20, 40, 1), (60, 4, 20, 40, 4)]  # no 4096
+    points = sweep.sweep("B", TINY, repeats=1, limits=Limits(bytes=40.0 * 60 * 16 * 41),
+                         values=(1, 4, 4096))[::2]
+    # no 4096
+    assert [(p.T, p.B, p.I, p.N, p.x) for p in points] == [(60, 1, 20, 40, 1), (60, 4, 20, 40, 4)]
     points = sweep.sweep("threads", TINY, repeats=1, values=(1,))
     assert points[0].threads == 1 and torch.get_num_threads() == before
     assert sweep.thread_counts(6) == (1, 2, 4, 6) and sweep.thread_counts(1) == (1,)
@@ -234,7 +260,8 @@ def test_sweeps_vary_one_thing() -> None:
 
 def test_slope_is_the_exponent_of_the_larger_half_or_the_rise() -> None:
     def points(name: str, times: Iterator[tuple[float, float]]) -> list[sweep.Point]:
-        return [sweep.Point(name, x, x, 1, 1, 1, 1, 2.0, 50.0, PASSES[0], ms, ms, ms, ms, 1, 1) for x, ms in times]
+        return [sweep.Point(name, x, x, 1, 1, 1, 1, 2.0, 50.0, PASSES[0], ms, ms, ms, ms, 1,
+                            1) for x, ms in times]
 
     power = points("N", ((x, 7.0 if x < 64 else x**1.5) for x in (16, 32, 64, 128, 256, 512)))
     assert sweep.slope(power, PASSES[0]) == pytest.approx(1.5)
@@ -244,7 +271,7 @@ def test_slope_is_the_exponent_of_the_larger_half_or_the_rise() -> None:
     assert math.isnan(sweep.slope(line[:1], PASSES[0]))
 
 
-# ------------------------------------------------------------------------------------------------ the other programs
+# ------------------------------------------------------------------------------- the other programs
 @pytest.mark.parametrize("name", ways.COMPARISONS)
 def test_all_ways_lead_to_the_same_gradients(name: str) -> None:
     """On a small shape; those in bfloat16 to its precision."""
@@ -261,28 +288,34 @@ def test_all_ways_lead_to_the_same_gradients(name: str) -> None:
         assert torch.equal(got[0], want[0])
         for a, b in zip(got[1:], want[1:], strict=True):
             small = "bfloat16" in way.name
-            torch.testing.assert_close(a, b, rtol=0, atol=(0.03 if small else 1e-4) * float(b.abs().max()))
+            torch.testing.assert_close(a, b, rtol=0,
+                                       atol=(0.03 if small else 1e-4) * float(b.abs().max()))
 
 
-def test_ways_are_compared(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ways_are_compared(monkeypatch: pytest.MonkeyPatch,
+                           capsys: pytest.CaptureFixture[str]) -> None:
     tiny = replace(ways.COMPARISONS["membranes P"], shape=TINY)
     monkeypatch.setattr(ways, "COMPARISONS", {"membranes P": tiny})
     monkeypatch.setattr(ways, "LONG", Shape(500, 2, 8, 64))
     ways.main(["--repeats", "2"])
     out = capsys.readouterr().out
-    assert re.search(r"y saved as bfloat16 +forward +[\d.]+ +[\d.]+x +forward\+backward +[\d.]+ +[\d.]+x", out)
+    assert re.search(
+        r"y saved as bfloat16 +forward +[\d.]+ +[\d.]+x +forward\+backward +[\d.]+ +[\d.]+x", out)
     assert re.search(r"checkpoint_every=256 +\d+ MB", out)
     with pytest.raises(SystemExit):
         ways.main(["nothing of that name"])
     assert "words: expected some of" in capsys.readouterr().err
 
 
-def test_check_fails_below_its_limit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert set(check.ratios(Shape(60, 8, 20, 40), 1)) == set(PASSES)  # what they are depends on the machine
+def test_check_fails_below_its_limit(monkeypatch: pytest.MonkeyPatch,
+                                     capsys: pytest.CaptureFixture[str]) -> None:
+    # what they are depends on the machine
+    assert set(check.ratios(Shape(60, 8, 20, 40), 1)) == set(PASSES)
     ours, loop = ([1.0, 9.0, 1.0], [0.5, 0.25, 9.0]), ([3.0, 3.0, 9.0], [1.0, 2.5, 4.0])
     monkeypatch.setattr(check, "alternate", lambda contestants, repeats: [ours, loop])
     assert check.main(["--least", "5"]) == 0
-    assert "forward+backward: lsnn_ext 0.50 ms, eager loop 2.50 ms, 5.0 times" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "forward+backward: lsnn_ext 0.50 ms, eager loop 2.50 ms, 5.0 times" in out
     assert check.main(["--least", "5.01"]) == 1
     assert "FAILED: forward+backward: expected at least 5.01 times" in capsys.readouterr().out
 

@@ -1,4 +1,7 @@
-"""The rules of the house: who may include, import and print what. Every rule is shown a violation that it must find."""
+"""The rules of the house: who may include, import and print what.
+
+Every rule is shown a violation that it must find.
+"""
 import ast
 import re
 import sys
@@ -17,7 +20,8 @@ if not RULES_FILE.exists():
 DEPENDENCIES = tomllib.loads(RULES_FILE.read_text())
 LOWEST = DEPENDENCIES["includes"].pop("lowest")
 INCLUDES: dict[str, set[str]] = {name: set(LOWEST) for name in LOWEST} | {
-    part: {*seen, *(LOWEST if "lowest" in seen else ())} for part, seen in DEPENDENCIES["includes"].items()}
+    part: {*seen, *(LOWEST if "lowest" in seen else ())} for part, seen in DEPENDENCIES[
+        "includes"].items()}
 IMPORTS: dict[str, list[str]] = DEPENDENCIES["imports"]
 FOREIGN: list[str] = DEPENDENCIES["packages"]["foreign"]
 LINES = 350
@@ -47,12 +51,13 @@ def _found(path: PurePosixPath, text: str, pattern: str) -> list[str]:
             if re.search(pattern, line)]
 
 
-# ---------------------------------------------------------------------------------------------------------------- C++
+# ---------------------------------------------------------------------------------------------- C++
 def includes_go_down(root: Path) -> list[str]:
     bad = []
     for path, text in _csrc(root):
         part = path.parts[1]
-        for target in re.findall(r'^\s*#\s*include\s*"([^"]+)"', _without_comments(text), re.MULTILINE):
+        for target in re.findall(r'^\s*#\s*include\s*"([^"]+)"', _without_comments(text),
+                                 re.MULTILINE):
             where: list[str] = []  # the path of the target, from csrc/
             for step in (*path.parts[1:-1], *PurePosixPath(target).parts):
                 where = where[:-1] if step == ".." else [*where, step]
@@ -65,7 +70,8 @@ def headers_from_outside_have_their_place(root: Path) -> list[str]:
     bad = []
     for headers, parts in DEPENDENCIES["headers"].items():
         pattern = rf'^\s*#\s*include\s*[<"]({"|".join(map(re.escape, headers.split()))})\b'
-        bad += [line for path, text in _csrc(root) if path.parts[1] not in parts for line in _found(path, text, pattern)]
+        bad += [line for path, text in _csrc(root)
+                if path.parts[1] not in parts for line in _found(path, text, pattern)]
     return bad
 
 
@@ -76,8 +82,10 @@ def only_platform_asks_who_compiles(root: Path) -> list[str]:
     for path, text in _csrc(root):
         code = _without_comments(text)
         bad += _found(path, code, compilers) if path.name != "platform.h" else []
-        # Instruction sets are the CPU kernels' alone, and the switch of fibers is written for each machine.
-        bad += _found(path, code, machines) if path.parts[1] != "cpu" and path.name != "fiber.cpp" else []
+        # Instruction sets are the CPU kernels' alone, and the switch of fibers is written for each
+        # machine.
+        bad += _found(path, code,
+                      machines) if path.parts[1] != "cpu" and path.name != "fiber.cpp" else []
     return bad
 
 
@@ -87,16 +95,17 @@ def kernels_do_not_print(root: Path) -> list[str]:
             for line in _found(path, _without_comments(text), pattern)]
 
 
-# ------------------------------------------------------------------------------------------------------------- Python
+# ------------------------------------------------------------------------------------------- Python
 def _imports(path: PurePosixPath, text: str) -> Iterator[str]:
-    """The full names of what a module imports; of `from a import b` also a.b, since b may be a module."""
+    """The full names of what a module imports; of `from a import b` also a.b, since b may be a
+    module."""
     package = path.parts[:-1]
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join((*package[: len(package) - node.level + 1], node.module or "") if node.level else
-                            (node.module or "",)).strip(".")
+            base = ".".join((*package[: len(package) - node.level + 1], node.module or "")
+                            if node.level else (node.module or "",)).strip(".")
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
@@ -104,7 +113,9 @@ def package_imports_go_down(root: Path) -> list[str]:
     bad = []
     for path, text in _files(root, "lsnn_ext/**/*.py"):
         part = PurePosixPath(path.parts[1]).stem
-        submodules = {PurePosixPath(p.parts[1]).stem for p, _ in _files(root, "lsnn_ext/**/*.py")} | {"_C"}
+        submodules = {PurePosixPath(p.parts[1]).stem for p, _ in _files(root,
+                                                                        "lsnn_ext/**/*.py")} | {
+            "_C"}
         for name in _imports(path, text):
             package, *inside = name.split(".")
             known = package == "lsnn_ext" and inside and inside[0] in submodules
@@ -119,12 +130,12 @@ def package_imports_torch_and_numpy_only(root: Path) -> list[str]:
             for name in _imports(path, text) if name.split(".")[0] not in allowed]
 
 
-# ------------------------------------------------------------------------------------------------------------- the rest
+# ----------------------------------------------------------------------------------------- the rest
 def build_is_for_every_machine(root: Path) -> list[str]:
     """Neither for the processor of the builder alone nor with other numbers than IEEE's."""
     pattern = r"^[^#]*(-m(arch|tune|cpu)=native|-ffast-math|-Ofast|-funsafe-math|-ffp-contract=(fast|on))"
-    return [line for path, text in _files(root, "CMakeLists.txt", "setup.py", "pyproject.toml", "Makefile")
-            for line in _found(path, text, pattern)]
+    return [line for path, text in _files(root, "CMakeLists.txt", "setup.py", "pyproject.toml",
+                                          "Makefile") for line in _found(path, text, pattern)]
 
 
 def files_are_short(root: Path) -> list[str]:
@@ -140,8 +151,10 @@ def dependencies_are_not_pinned(root: Path) -> list[str]:
         table = tomllib.loads(text)
         project = table.get("project", {})
         groups = {"build-system": table.get("build-system", {}).get("requires", []),
-                  "project": project.get("dependencies", []), **project.get("optional-dependencies", {})}
-        bad += [f"{path}: {group} pins {wanted}" for group, all_wanted in groups.items() for wanted in all_wanted
+                  "project": project.get("dependencies", []), **project.get("optional-dependencies",
+                                                                            {})}
+        bad += [f"{path}: {group} pins "
+                f"{wanted}" for group, all_wanted in groups.items() for wanted in all_wanted
                 if "==" in wanted]
     return bad
 
@@ -180,7 +193,8 @@ VIOLATIONS: list[tuple[Rule, str, str]] = [  # a rule, a file, and a text that b
     (dependencies_are_not_pinned, "pyproject.toml", '[build-system]\nrequires = ["cmake==3.22.*"]'),
 ]
 RULES = list(dict.fromkeys(rule for rule, _, _ in VIOLATIONS))
-CXX_RULES = {includes_go_down, headers_from_outside_have_their_place, only_platform_asks_who_compiles, kernels_do_not_print}
+CXX_RULES = {includes_go_down, headers_from_outside_have_their_place,
+             only_platform_asks_who_compiles, kernels_do_not_print}
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -195,7 +209,8 @@ def test_rule_holds(rule: Rule) -> None:
 def test_violation_is_found(rule: Rule, name: str, text: str, tmp_path: Path) -> None:
     *innocent, _ = text.rstrip("\n").split("\n")
     path = tmp_path / name
-    for module in (*IMPORTS, "modules/__init__", "_ops/__init__"):  # so that the names of the package are known
+    # so that the names of the package are known
+    for module in (*IMPORTS, "modules/__init__", "_ops/__init__"):
         (tmp_path / "lsnn_ext" / module).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "lsnn_ext" / f"{module}.py").touch()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -257,7 +257,8 @@ def test_extra_repr() -> None:
     ({"beta": float("nan")}, "beta"), ({"beta": torch.ones(3)}, r"beta: expected .*\(8,\), got shape \(3,\)"),
     ({"learn": ("tau",)}, "learn: expected .*, got 'tau'"), ({"refractory": -1}, "refractory"),
     ({"delay": -1}, "delay"),
-    ({"delay": torch.ones(N, N)}, "delay: expected an integer tensor"), ({"dynamics": "no"}, "dynamics"), ({"surrogate": "no"}, "surrogate"),
+    ({"delay": torch.ones(N, N)}, "delay: expected an integer tensor"),
+    ({"dynamics": "no"}, "dynamics"), ({"surrogate": "no"}, "surrogate"),
     ({"dampening": 0.0}, "dampening"), ({"dt": 0.0}, "dt"), ({"dropout": 2.0}, "dropout"),
     ({"num_layers": 0}, "num_layers"), ({"dtype": torch.int64}, "dtype")])
 def test_bad_arguments(options: dict[str, Any], match: str) -> None:

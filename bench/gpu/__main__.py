@@ -3,8 +3,9 @@
     python -m bench.gpu                     everything, within eight minutes
     python -m bench.gpu --minutes 20        with time for every point and every sanitizer
 
-It uses the packages of this Python and neither pip nor a network. Steps that fail hide none of the others; the exit
-status is 0 if nothing failed and all that had to run has run, 1 otherwise, and 2 without a card.
+It uses the packages of this Python and neither pip nor a network. Steps that fail hide none of the
+others; the exit status is 0 if nothing failed and all that had to run has run, 1 otherwise, and 2
+without a card.
 """
 import argparse
 import datetime
@@ -24,12 +25,17 @@ SPARE = 10  # seconds for asking the card, the report and the plots
 TAIL = 40  # lines of the output of a failed step that are shown
 
 
-def main(arguments: list[str] | None = None, runner: Runner | None = None, card: cards.Card | None = None) -> int:
-    """The exit status.  A runner and a card can be given, so that all this can be tried without one."""
+def main(arguments: list[str] | None = None, runner: Runner | None = None,
+         card: cards.Card | None = None) -> int:
+    """The exit status.
+
+    A runner and a card can be given, so that all this can be tried without one.
+    """
     parser = argparse.ArgumentParser("python -m bench.gpu", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=positive, default=8.0, help="for everything (default: 8)")
-    parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder for CSV, plots and summary")
+    parser.add_argument("--out", type=Path, default=Path("bench/results"),
+                        help="folder for CSV, plots and summary")
     given = parser.parse_args(arguments)
     start = time.monotonic()
     try:
@@ -37,14 +43,17 @@ def main(arguments: list[str] | None = None, runner: Runner | None = None, card:
     except cards.NoCard as reason:
         print(f"bench.gpu: no card, so nothing was run: {reason}")
         return 2
-    print(f"{card.name}, driver {card.driver or 'unknown'}, torch {card.torch} with CUDA {card.cuda}", flush=True)
+    print(f"{card.name}, driver {card.driver or 'unknown'}, torch {card.torch} with CUDA "
+          f"{card.cuda}", flush=True)
     rows, primitives = suite.ROOT / suite.ROWS, suite.ROOT / suite.PRIMITIVES
     for path in (rows, primitives):
         path.parent.mkdir(exist_ok=True)
         path.unlink(missing_ok=True)
-    empty = Report(card, f"python -m bench.gpu --minutes {given.minutes:g}", datetime.date.today().isoformat())
+    empty = Report(card, f"python -m bench.gpu --minutes {given.minutes:g}",
+                   datetime.date.today().isoformat())
 
-    def write(outcomes: list[Outcome]) -> None:  # after every stage: what is known is kept if the rest is cut off
+    # after every stage: what is known is kept if the rest is cut off
+    def write(outcomes: list[Outcome]) -> None:
         empty.read(outcomes, rows, primitives).write(given.out)
 
     processes = Processes(suite.ROOT, rows.parent / "logs")
@@ -53,11 +62,14 @@ def main(arguments: list[str] | None = None, runner: Runner | None = None, card:
         processes.stop()
         sys.exit(128 + number)
 
-    before = {number: signal.signal(number, interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, interrupted) for number in (signal.SIGINT,
+                                                                        signal.SIGTERM)}
     try:
         outcomes = run_stages(
-            suite.stages(card), runner or processes, 60 * given.minutes - SPARE - (time.monotonic() - start),
-            workers=max(1, (os.cpu_count() or 1) // 2), say=lambda text: print(text, flush=True), after=write)
+            suite.stages(card), runner or processes,
+            60 * given.minutes - SPARE - (time.monotonic() - start),
+            workers=max(1, (os.cpu_count() or 1) // 2), say=lambda text: print(text, flush=True),
+            after=write)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -70,7 +82,8 @@ def main(arguments: list[str] | None = None, runner: Runner | None = None, card:
     for path in [*final.write(given.out), *final.plots(given.out)]:
         print(f"wrote {path}")
     bad = [outcome.name for outcome in outcomes if outcome.bad]
-    print(f"bench.gpu: {'FAILED: ' + ', '.join(bad) if bad else 'passed'}; {time.monotonic() - start:.0f} s in all")
+    print(f"bench.gpu: {'FAILED: ' + ', '.join(bad) if bad else 'passed'}; "
+          f"{time.monotonic() - start:.0f} s in all")
     return 1 if bad else 0
 
 

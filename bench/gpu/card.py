@@ -1,4 +1,5 @@
-"""The card: what it is, what it does while something is timed, and the tools that stand beside it."""
+"""The card: what it is, what it does while something is timed, and the tools that stand beside
+it."""
 import json
 import os
 import re
@@ -8,14 +9,15 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-# In a process of its own: the one that runs the steps must hold no memory of the card and no context that could break.
+# In a process of its own: the one that runs the steps must hold no memory of the card and no
+# context that could break.
 _QUERY = """
 import json, torch
 if not torch.cuda.is_available():
     raise SystemExit(f"torch {torch.__version__} sees no CUDA device")
 p = torch.cuda.get_device_properties(0)
-print(json.dumps([p.name, [p.major, p.minor], p.multi_processor_count, str(getattr(p, "uuid", "")), torch.__version__,
-                  str(torch.version.cuda)]))
+print(json.dumps([p.name, [p.major, p.minor], p.multi_processor_count,
+                  str(getattr(p, "uuid", "")), torch.__version__, str(torch.version.cuda)]))
 """
 
 
@@ -58,14 +60,17 @@ def find(python: str = sys.executable) -> Card:
 
 
 class Sample:
-    """What nvidia-smi says of the card, field by field, while this program goes on; nothing where it is missing."""
+    """What nvidia-smi says of the card, field by field, while this program goes on; nothing where
+    it is missing."""
 
     def __init__(self, uuid: str, *fields: str) -> None:
         which = [f"--id={uuid if uuid.startswith('GPU-') else f'GPU-{uuid}'}"] if uuid else []
-        command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits", *which]
+        command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits",
+                   *which]
         self.fields = fields
         try:
-            self._process: Any = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            self._process: Any = subprocess.Popen(command, stdout=subprocess.PIPE,
+                                                  stderr=subprocess.DEVNULL, text=True)
         except OSError:
             self._process = None
 
@@ -79,11 +84,13 @@ class Sample:
         except subprocess.TimeoutExpired:
             self._process.kill()
             return nothing
-        return [cell.strip() for cell in said[0].split(",")] if self._process.returncode == 0 and said else nothing
+        return [cell.strip() for cell in said[0].split(
+            ",")] if self._process.returncode == 0 and said else nothing
 
 
 def find_tool(name: str) -> str | None:
     """A program of the CUDA toolkit, also where its folder is not on the PATH."""
-    places = [os.environ.get(variable, "") for variable in ("CUDA_HOME", "CUDA_PATH")] + ["/usr/local/cuda"]
+    places = [os.environ.get(variable, "") for variable in ("CUDA_HOME",
+                                                            "CUDA_PATH")] + ["/usr/local/cuda"]
     folders = [os.path.join(place, "bin") for place in places if place]
     return shutil.which(name) or shutil.which(name, path=os.pathsep.join(folders))

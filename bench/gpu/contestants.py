@@ -1,4 +1,5 @@
-"""Who is timed on a card: those of the CPU benchmark, cuDNN's layers in two precisions, the loop as a CUDA graph."""
+"""Who is timed on a card: those of the CPU benchmark, cuDNN's layers in two precisions, the loop as
+a CUDA graph."""
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -21,13 +22,15 @@ class _RNN(cpu._LSTM):
 
 
 class Graphed(Contestant):
-    """Another contestant, its kernels launched by one call: what is left of a loop when Python costs nothing."""
+    """Another contestant, its kernels launched by one call: what is left of a loop when Python
+    costs nothing."""
 
     def __init__(self, name: str, inner: TorchContestant) -> None:
         self.name, self.inner = name, inner
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # cuBLAS and the allocator must have met everything before the capture
+        # cuBLAS and the allocator must have met everything before the capture
+        with torch.cuda.stream(side):
             for _ in range(2):
                 inner.forward()
                 inner.forward_backward()
@@ -66,7 +69,8 @@ MAKERS: dict[tuple[str, str], Maker] = {
     ("nn.RNN", "float16"): lambda name, p: TorchContestant(name, _RNN(p).half(), _halved(p)),
     (EAGER, "float32"): cpu.MAKERS[EAGER],
     (COMPILED, "float32"): cpu.MAKERS[COMPILED],
-    (GRAPHED, "float32"): lambda name, p: Graphed(name, TorchContestant(EAGER, cpu._Loop(p, cpu.lsnn_step), p)),
+    (GRAPHED, "float32"): lambda name, p: Graphed(
+        name, TorchContestant(EAGER, cpu._Loop(p, cpu.lsnn_step), p)),
 }
 
 
@@ -77,6 +81,8 @@ def make(name: str, dtype: str, problem: Problem) -> Contestant:
 
 
 def precision(name: str, dtype: str) -> str:
-    """The dtype, and whether float32 products may be rounded to tf32, which is torch's default for cuDNN's layers."""
-    tf32 = torch.backends.cudnn.allow_tf32 if name in ("nn.LSTM", "nn.RNN") else torch.backends.cuda.matmul.allow_tf32
-    return f"{dtype} (tf32 products)" if dtype == "float32" and tf32 else dtype
+    """The dtype, and whether float32 products may be rounded to tf32, which is torch's default for
+    cuDNN's layers."""
+    cudnn = name in ("nn.LSTM", "nn.RNN")
+    switches = torch.backends.cudnn if cudnn else torch.backends.cuda.matmul
+    return f"{dtype} (tf32 products)" if dtype == "float32" and switches.allow_tf32 else dtype

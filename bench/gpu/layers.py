@@ -1,8 +1,10 @@
-"""The microbenchmark on a card: one recurrent layer over a whole sequence, in groups that alternate among themselves.
+"""The microbenchmark on a card: one recurrent layer over a whole sequence, in groups that alternate
+among themselves.
 
     python -m bench.gpu.layers --seconds 120 --rows rows.jsonl
 
-A process of its own, which the suite can stop; every finished group is in the file by then, one JSON object a line.
+A process of its own, which the suite can stop; every finished group is in the file by then, one
+JSON object a line.
 """
 import argparse
 import gc
@@ -24,10 +26,22 @@ from bench.contestants import OURS, Contestant, Problem, Shape, TorchContestant
 from bench.gpu.card import Sample
 from bench.gpu.contestants import COMPILED, EAGER, GRAPHED, make, precision
 from bench.gpu.suite import DESIGNS
-from bench.measure import BASE_RATE, PASSES, Result, Say, find_scale, firing_rate, milliseconds, quartiles, saved_bytes
+from bench.measure import (
+    BASE_RATE,
+    PASSES,
+    Result,
+    Say,
+    find_scale,
+    firing_rate,
+    milliseconds,
+    quartiles,
+    saved_bytes,
+)
 
-# As many inputs as cuDNN's fastest kernels ask for (a multiple of 128), except on P, which is the paper's.
-YARDSTICKS = {"P256": Shape(784, 256, 80, 220), "M256": Shape(1000, 256, 128, 512), "L128": Shape(1000, 128, 128, 1024)}
+# As many inputs as cuDNN's fastest kernels ask for (a multiple of 128), except on P, which is the
+# paper's.
+YARDSTICKS = {"P256": Shape(784, 256, 80, 220), "M256": Shape(1000, 256, 128, 512),
+              "L128": Shape(1000, 128, 128, 1024)}
 RATES = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 FEWEST, MOST = 3, 15  # rounds
 NAN = float("nan")
@@ -101,12 +115,14 @@ def groups(designs: tuple[str, ...] = DESIGNS) -> list[Group]:
 
 
 def forced(design: str) -> AbstractContextManager[Any]:
-    """LSNN_CUDA names the design while this lasts; the kernels read it at every call, and '' as none."""
+    """LSNN_CUDA names the design while this lasts; the kernels read it at every call, and '' as
+    none."""
     return patch.dict(os.environ, LSNN_CUDA=design)
 
 
 def plan(T: int, B: int, N: int) -> str:
-    """What the library says it will run for a shape, in one line without commas; '' where it does not say."""
+    """What the library says it will run for a shape, in one line without commas; '' where it does
+    not say."""
     try:
         from lsnn_ext import _C  # type: ignore[attr-defined]
 
@@ -117,9 +133,11 @@ def plan(T: int, B: int, N: int) -> str:
 
 
 class Bench:
-    """What the groups share: the device, the deadline, where rows go, and the scales that give the firing rates."""
+    """What the groups share: the device, the deadline, where rows go, and the scales that give the
+    firing rates."""
 
-    def __init__(self, device: torch.device, deadline: float, emit: Callable[[dict[str, Any]], None],
+    def __init__(self, device: torch.device, deadline: float, emit: Callable[[dict[str, Any]],
+                                                                             None],
                  yardsticks: dict[str, Shape] = YARDSTICKS, say: Say = print) -> None:
         self.device, self.deadline, self.emit, self.say = device, deadline, emit, say
         self.yardsticks = yardsticks
@@ -132,14 +150,16 @@ class Bench:
         self.emit({"note": text})
 
     def problem(self, yardstick: str) -> Problem:
-        """Kept for the groups that follow on the same yardstick, as drawing hundreds of megabytes takes a while."""
+        """Kept for the groups that follow on the same yardstick, as drawing hundreds of megabytes
+        takes a while."""
         if self._problem is None or self._problem[0] != yardstick:
             self._problem = None
             self._problem = yardstick, Problem.of(self.yardsticks[yardstick], self.device)
         return self._problem[1]
 
     def scale(self, yardstick: str, rate: float) -> tuple[float, float]:
-        """The scale of the input weights for a firing rate in percent, and the rate that it gives."""
+        """The scale of the input weights for a firing rate in percent, and the rate that it
+        gives."""
         if (yardstick, rate) not in self._scales:
             scale, got = find_scale(self.problem(yardstick), rate / 100, tolerance=0.02, most=25)
             self._scales[yardstick, rate] = scale, 100 * got
@@ -163,11 +183,14 @@ class Bench:
                 said = (str(error).strip().splitlines() or ["no message"])[0][:200]
                 self.note(f"left out {entry} on {group.yardstick}: {type(error).__name__}: {said}")
         if not ready or ready[0].entry != group.entries[0]:
-            self.note(f"left out {group.kind} on {group.yardstick}: ours did not run, to which all are compared")
+            self.note(
+                f"left out {group.kind} on {group.yardstick}: ours did not run, to which all are "
+                "compared")
             return
         gc.disable()
         try:
-            clock_and_power = self._alternate(ready, min(group.seconds, self.deadline - time.monotonic()))
+            clock_and_power = self._alternate(ready,
+                                              min(group.seconds, self.deadline - time.monotonic()))
         finally:
             gc.enable()
         for k, timed in enumerate(PASSES):
@@ -185,11 +208,14 @@ class Bench:
             T, B, _, N = self.yardsticks[yardstick]
             chosen = plan(T, B, N) if entry.name == OURS else ""
             peak = self._peak(contestant)
-        saved = saved_bytes(contestant) if isinstance(contestant, TorchContestant) and not entry.design else (NAN, NAN)
+        saved = saved_bytes(contestant) if isinstance(contestant,
+                                                      TorchContestant) and not entry.design else (
+            NAN, NAN)
         return Measured(entry, contestant, rate, chosen, peak, saved)
 
     def _free(self) -> None:
-        """Memory of contestants that are gone; raises after an illegal access, as no later number could be believed."""
+        """Memory of contestants that are gone; raises after an illegal access, as no later number
+        could be believed."""
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.synchronize()
@@ -207,28 +233,33 @@ class Bench:
         return (torch.cuda.max_memory_allocated() - before) / 2**20
 
     def _alternate(self, ready: list[Measured], seconds: float) -> tuple[float, float]:
-        """Rounds in changing order, as many as there is time for; the first warms up and says how long they take.
+        """Rounds in changing order, as many as there is time for; the first warms up and says how
+        long they take.
 
         Clock in MHz and power in W are those of the second round.
         """
-        order, shuffle, rounds, sample = list(ready), random.Random(0).shuffle, FEWEST, Sample("", "index")
+        order, shuffle, rounds = list(ready), random.Random(0).shuffle, FEWEST
+        sample = Sample("", "clocks.sm", "power.draw")
         begun, done = time.monotonic(), 0
         while done <= rounds:
             shuffle(order)
             for one in order:
                 with forced(one.entry.design):
-                    ms = [self._ms(run) for run in (one.contestant.forward, one.contestant.forward_backward)]
+                    ms = [self._ms(run) for run in (one.contestant.forward,
+                                                    one.contestant.forward_backward)]
                 if done:
                     one.ms[0].append(ms[0])
                     one.ms[1].append(ms[1])
             gc.collect(0)
             if done == 0:
-                rounds = int(min(MOST, max(FEWEST, seconds / max(time.monotonic() - begun, 1e-6) - 1)))
+                rounds = int(min(MOST, max(FEWEST, seconds / max(time.monotonic() - begun,
+                                                                 1e-6) - 1)))
                 cuda = self.device.type == "cuda"
                 uuid = str(getattr(torch.cuda.get_device_properties(0), "uuid", "")) if cuda else ""
                 sample = Sample(uuid, "clocks.sm", "power.draw")
             done += 1
-        clock, power = (float(text) if text.replace(".", "").isdigit() else NAN for text in sample.read())
+        clock, power = (float(text) if text.replace(".", "").isdigit()
+                        else NAN for text in sample.read())
         return clock, power
 
     def _ms(self, run: Callable[[], Any]) -> float:
@@ -243,14 +274,14 @@ class Bench:
         del result
         return float(first.elapsed_time(last))
 
-    def _row(self, group: Group, one: Measured, timed: str, ms: list[float], base: float, clock: float,
-             power: float) -> Row:
+    def _row(self, group: Group, one: Measured, timed: str, ms: list[float], base: float,
+             clock: float, power: float) -> Row:
         entry, (q1, median, q3) = one.entry, quartiles(ms)
-        return Row(group.yardstick, *self.yardsticks[group.yardstick], entry.name,
-                   entry.rate if entry.name == OURS else NAN, one.rate, timed, median, min(ms), q1, q3, median / base,
-                   *one.saved, one.peak_mib, len(ms), torch.get_num_threads(), entry == group.entries[0],
-                   group=group.kind, design=entry.design, plan=one.plan, dtype=precision(entry.name, entry.dtype),
-                   sm_mhz=clock, power_w=power)
+        return Row(group.yardstick, *self.yardsticks[group.yardstick], entry.name, entry.rate
+                   if entry.name == OURS else NAN, one.rate, timed, median, min(ms), q1, q3,
+                   median / base, *one.saved, one.peak_mib, len(ms), torch.get_num_threads(),
+                   entry == group.entries[0], group=group.kind, design=entry.design, plan=one.plan,
+                   dtype=precision(entry.name, entry.dtype), sm_mhz=clock, power_w=power)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -264,14 +295,16 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"bench.gpu.layers: torch {torch.__version__} sees no CUDA device")
         return 2
     deadline, rows = time.monotonic() + given.seconds, 0
-    designs = DESIGNS if torch.cuda.get_device_capability(0) >= (9, 0) else tuple(d for d in DESIGNS if d != "cluster")
+    designs = DESIGNS if torch.cuda.get_device_capability(0) >= (9, 0) else tuple(d for d in DESIGNS
+                                                                                  if d != "cluster")
     with given.rows.open("a") as file:
         def emit(row: dict[str, Any]) -> None:
             nonlocal rows
             rows += "note" not in row
             print(json.dumps(row), file=file, flush=True)
 
-        bench = Bench(torch.device("cuda", 0), deadline, emit, say=lambda text: print(text, flush=True))
+        bench = Bench(torch.device("cuda", 0), deadline, emit, say=lambda text: print(text,
+                                                                                      flush=True))
         for group in groups(designs):
             bench.run(group)
     print(f"{rows} rows")

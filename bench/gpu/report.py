@@ -1,4 +1,5 @@
-"""What is kept of a run on a card: a CSV with one row per measurement, a summary in Markdown, and plots."""
+"""What is kept of a run on a card: a CSV with one row per measurement, a summary in Markdown, and
+plots."""
 import csv
 import json
 import math
@@ -15,7 +16,8 @@ from bench.measure import PASSES
 from bench.page import markdown, write_csv
 from bench.plots import plot_rates, plot_times, rated_yardsticks
 
-BARS = ("layers", "loops", "compiled")  # groups whose rows stand beside each other in the plot of times
+# groups whose rows stand beside each other in the plot of times
+BARS = ("layers", "loops", "compiled")
 
 
 @dataclass
@@ -28,10 +30,12 @@ class Report:
     outcomes: Sequence[Outcome] = ()
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    primitives: list[dict[str, str]] = field(default_factory=list)  # primitive, parameter, value, unit
+    # primitive, parameter, value, unit
+    primitives: list[dict[str, str]] = field(default_factory=list)
 
     def read(self, outcomes: Sequence[Outcome], rows: Path, primitives: Path) -> "Report":
-        """With what the steps have written so far; a file that is missing or was cut off gives what there is."""
+        """With what the steps have written so far; a file that is missing or was cut off gives what
+        there is."""
         said: list[dict[str, Any]] = []
         for line in rows.read_text().splitlines() if rows.exists() else []:
             try:
@@ -39,7 +43,8 @@ class Report:
             except json.JSONDecodeError:  # the last line of a process that was stopped
                 continue
         lines = primitives.read_text().splitlines() if primitives.exists() else []
-        return replace(self, outcomes=outcomes, rows=[Row(**each) for each in said if "note" not in each],
+        return replace(self, outcomes=outcomes,
+                       rows=[Row(**each) for each in said if "note" not in each],
                        notes=[each["note"] for each in said if "note" in each],
                        primitives=[each for each in csv.DictReader(lines) if all(each.values())])
 
@@ -47,8 +52,8 @@ class Report:
         """The CSV, where anything was measured, and the summary; the files that were written."""
         out.mkdir(parents=True, exist_ok=True)
         card, paths = self.card, []
-        facts = {"card": card.name, "driver": card.driver or "unknown", "torch": card.torch, "cuda": card.cuda,
-                 "date": self.date, "command": self.command}
+        facts = {"card": card.name, "driver": card.driver or "unknown", "torch": card.torch,
+                 "cuda": card.cuda, "date": self.date, "command": self.command}
         if self.rows:
             paths.append(write_csv(out / f"{card.slug}.csv", facts, Row, self.rows))
         paths.append(out / f"{card.slug}.md")
@@ -56,14 +61,16 @@ class Report:
         return paths
 
     def plots(self, out: Path) -> list[Path]:
-        """The plots of the CPU benchmark, of these numbers; a line instead where they cannot be drawn."""
+        """The plots of the CPU benchmark, of these numbers; a line instead where they cannot be
+        drawn."""
         paths: list[Path] = []
         try:
             import matplotlib
 
             matplotlib.use("Agg")
             card = self.card
-            caption = f"{card.name}, torch {card.torch}, driver {card.driver or 'unknown'}, {self.date}"
+            driver = card.driver or "unknown"
+            caption = f"{card.name}, torch {card.torch}, driver {driver}, {self.date}"
             if bars := self._once(BARS):
                 paths.append(plot_times(bars, caption, out / f"{card.slug}-times.png"))
             if rated_yardsticks(rates := self._once(("rates",))):
@@ -73,11 +80,12 @@ class Report:
         return paths
 
     def _once(self, kinds: tuple[str, ...]) -> list[Row]:
-        """The rows of these groups, one for each contestant; those that are not float32 have that in their name."""
+        """The rows of these groups, one for each contestant; those that are not float32 have that
+        in their name."""
         found: dict[tuple[Any, ...], Row] = {}
         for row in self.rows:
-            plain = row.contestant == OURS or row.dtype == "float32"
-            name = row.contestant if plain and row.dtype != "float16" else f"{row.contestant} {row.dtype}"
+            bare = row.dtype == "float32" or (row.contestant == OURS and row.dtype != "float16")
+            name = row.contestant if bare else f"{row.contestant} {row.dtype}"
             key = (row.yardstick, name, row.rate_asked if name == OURS else 0.0, row.timed)
             if row.group in kinds:
                 found.setdefault(key, replace(row, contestant=name))
@@ -86,18 +94,21 @@ class Report:
     def markdown(self) -> str:
         """Steps, tables of the groups, primitives, and what is missing."""
         card = self.card
-        parts = [f"# {card.name}",
-                 "Compute capability {}.{}, ".format(*card.capability)
-                 + f"{card.multiprocessors} multiprocessors, driver {card.driver or 'unknown'}, torch {card.torch}, "
-                   f"CUDA {card.cuda}; `{self.command}`, {self.date}.",
-                 "## Steps",
-                 markdown(["step", "result", "s", "note"],
-                          [[o.name, o.state, f"{o.seconds:.0f}", o.note.replace("|", "/")] for o in self.outcomes])]
+        parts = [f"# {card.name}", "Compute capability {}.{}, ".format(*card.capability)
+                 + f"{card.multiprocessors} multiprocessors, driver {card.driver or 'unknown'}, "
+                 f"torch {card.torch}, CUDA {card.cuda}; `{self.command}`, {self.date}.",
+                 "## Steps", markdown(["step", "result", "s", "note"],
+                                      [[o.name, o.state, f"{o.seconds:.0f}",
+                                        o.note.replace("|", "/")] for o in self.outcomes])]
         if self.rows:
-            parts.append("Medians in ms of a whole sequence, input projection included, through the public module with "
-                         "autograd. The contestants of one table alternate; ratios are to ours in its first line.")
+            parts.append(
+                "Medians in ms of a whole sequence, input projection included, through the public "
+                "module with "
+                "autograd. The contestants of one table alternate; ratios are to ours in its first "
+                "line.")
         for group, name in dict.fromkeys((row.group, row.yardstick) for row in self.rows):
-            parts += _table([row for row in self.rows if (row.group, row.yardstick) == (group, name)])
+            parts += _table([row for row in self.rows if (row.group, row.yardstick) == (group,
+                                                                                        name)])
         if self.primitives:
             lines = [list(each.values()) for each in self.primitives]
             parts += ["## Primitives", markdown(["primitive", "parameter", "value", "unit"], lines)]
@@ -109,15 +120,17 @@ class Report:
 
 
 def _table(rows: list[Row]) -> list[str]:
-    first, half = rows[0], len(rows) // len(PASSES)  # the passes follow each other, in the same order of contestants
+    # the passes follow each other, in the same order of contestants
+    first, half = rows[0], len(rows) // len(PASSES)
     clock = "" if math.isnan(first.sm_mhz) else f", {first.sm_mhz:.0f} MHz"
     lines = [[row.contestant, row.dtype, _number(row.rate_measured, ".2f"), row.design or row.plan,
-              f"{row.median_ms:.3g}", f"{row.ratio_to_ours:.2f}", f"{both.median_ms:.3g}", f"{both.ratio_to_ours:.2f}",
-              _number(row.saved_bytes, ".2f"), _number(both.peak_mib, ".0f")]
-             for row, both in zip(rows[:half], rows[half:], strict=True)]
+              f"{row.median_ms:.3g}", f"{row.ratio_to_ours:.2f}", f"{both.median_ms:.3g}",
+              f"{both.ratio_to_ours:.2f}", _number(row.saved_bytes, ".2f"),
+              _number(both.peak_mib, ".0f")] for row, both in zip(rows[:half], rows[half:],
+                                                                  strict=True)]
     return [f"## {first.group}: T={first.T} B={first.B} I={first.I} N={first.N}{clock}",
-            markdown(["", "dtype", "spikes %", "design", "forward", "ratio", "fwd+bwd", "ratio", "saved B/neuron-step",
-                      "peak MiB"], lines)]
+            markdown(["", "dtype", "spikes %", "design", "forward", "ratio", "fwd+bwd", "ratio",
+                      "saved B/neuron-step", "peak MiB"], lines)]
 
 
 def _number(value: float, digits: str) -> str:

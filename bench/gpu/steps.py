@@ -1,4 +1,5 @@
-"""Steps that each have a time limit, run in stages within one budget; one that fails hides none of the others."""
+"""Steps that each have a time limit, run in stages within one budget; one that fails hides none of
+the others."""
 import os
 import re
 import signal
@@ -55,7 +56,8 @@ class Outcome:
 
     @property
     def bad(self) -> bool:
-        """Whether the whole has failed by this: whatever was found wrong, and what had to be seen but was not."""
+        """Whether the whole has failed by this: whatever was found wrong, and what had to be seen
+        but was not."""
         return self.state == "failed" or (self.step.required and self.state != "passed")
 
 
@@ -66,15 +68,17 @@ Runner = Callable[[Step, float], tuple[int | None, str]]
 def run_stages(stages: Sequence[Sequence[Step]], runner: Runner, budget: float, *, workers: int = 1,
                clock: Callable[[], float] = time.monotonic, say: Callable[[str], None] = print,
                after: Callable[[list[Outcome]], None] = lambda outcomes: None) -> list[Outcome]:
-    """All outcomes in the order of the steps.  The steps of a stage run side by side, as many as there are workers.
+    """All outcomes in the order of the steps. The steps of a stage run side by side, as many as
+    there are workers.
 
-    A stage leaves the required ones after it the least that they need, if it has its own least itself.
+    A stage leaves the required ones after it the least that they need, if it has its own least
+    itself.
     """
     end = clock() + budget
     outcomes: list[Outcome] = []
     for k, stage in enumerate(stages):
-        least, *later = (max([step.least for step in one if step.required and not step.skip], default=0.0)
-                         for one in stages[k:])
+        least, *later = (max([step.least for step in one if step.required and not step.skip],
+                             default=0.0) for one in stages[k:])
         stage_end = clock() + max(end - clock() - sum(later), min(least, end - clock()))
         passed = {outcome.name for outcome in outcomes if outcome.state == "passed"}
 
@@ -100,22 +104,28 @@ def _run_one(step: Step, end: float, passed: set[str], runner: Runner, clock: Ca
     if missing:
         return Outcome(step, "not run", f"needs {', '.join(missing)}")
     if allowed < step.least:
-        return Outcome(step, "dropped", f"no time: {max(allowed, 0):.0f} s are left, it needs {step.least:.0f}")
+        return Outcome(step, "dropped",
+                       f"no time: {max(allowed, 0):.0f} s are left, it needs {step.least:.0f}")
     say(f"=== {step.name} (at most {allowed:.0f} s)")
     try:
         status, output = runner(step, allowed)
     except OSError as error:  # a program that is not there fails its own step only
         program = os.path.basename(str(error.filename or "a program"))
-        return Outcome(step, "failed", f"{program} could not be started: {error.strerror}", clock() - begun)
+        return Outcome(step, "failed", f"{program} could not be started: {error.strerror}",
+                       clock() - begun)
     seconds = clock() - begun
     if status is None:
-        return Outcome(step, "late", f"stopped at its limit; last line: {step.read(output)}", seconds, output)
-    proved = re.search(step.proof, output) is not None  # one that skips all it has to do also ends with status 0
-    return Outcome(step, "passed" if status == 0 and proved else "failed", step.read(output), seconds, output)
+        return Outcome(step, "late", f"stopped at its limit; last line: {step.read(output)}",
+                       seconds, output)
+    # one that skips all it has to do also ends with status 0
+    proved = re.search(step.proof, output) is not None
+    return Outcome(step, "passed" if status == 0 and proved else "failed", step.read(output),
+                   seconds, output)
 
 
 class Processes:
-    """The runner of real life: each command in a process group of its own, all of it killed at the limit."""
+    """The runner of real life: each command in a process group of its own, all of it killed at the
+    limit."""
 
     def __init__(self, root: Path, logs: Path) -> None:
         self.root, self.logs = root, logs
@@ -127,23 +137,27 @@ class Processes:
     def __call__(self, step: Step, seconds: float) -> tuple[int | None, str]:
         """Runs the commands; what they print goes to a log file and comes back as text."""
         path, end = self.logs / f"{step.name.replace(' ', '-')}.log", time.monotonic() + seconds
-        environment = {**os.environ, "PYTHONPATH": str(self.root), "PYTHONUNBUFFERED": "1", **step.environment}
+        environment = {**os.environ, "PYTHONPATH": str(self.root), "PYTHONUNBUFFERED": "1",
+                       **step.environment}
         status: int | None = 0
         with path.open("wb") as log:
             for command in step.commands:
                 left = end - time.monotonic()
-                words = [word.replace("{seconds}", f"{max(left - GRACE, 1):.0f}") for word in command]
+                words = [word.replace("{seconds}",
+                                      f"{max(left - GRACE, 1):.0f}") for word in command]
                 status = self._wait(words, environment, log, left)
                 if status != 0:
                     break
         return status, path.read_text(errors="replace")
 
-    def _wait(self, words: list[str], environment: dict[str, str], log: BinaryIO, seconds: float) -> int | None:
+    def _wait(self, words: list[str], environment: dict[str, str], log: BinaryIO,
+              seconds: float) -> int | None:
         with self._lock:
             if self._stopped:
                 return None
-            process = subprocess.Popen(words, cwd=self.root, env=environment, stdout=log, stderr=subprocess.STDOUT,
-                                       stdin=subprocess.DEVNULL, start_new_session=True)
+            process = subprocess.Popen(words, cwd=self.root, env=environment, stdout=log,
+                                       stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                                       start_new_session=True)
             self._running.add(process)
         try:
             return process.wait(max(seconds, 0))
@@ -155,7 +169,8 @@ class Processes:
                 self._running.discard(process)
 
     def stop(self) -> None:
-        """Kills whatever still runs and starts nothing more, so that nothing outlives an interrupted call."""
+        """Kills whatever still runs and starts nothing more, so that nothing outlives an
+        interrupted call."""
         with self._lock:
             self._stopped = True
             for process in self._running:
@@ -163,7 +178,8 @@ class Processes:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """With all that it started; one that waits for a card which does not answer may stay, and is not waited for."""
+    """With all that it started; one that waits for a card which does not answer may stay, and is
+    not waited for."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(10)

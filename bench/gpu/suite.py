@@ -16,7 +16,8 @@ RAN = r"test_kernels: [1-9]\d* runs"  # what they say when they have run
 ROWS, PRIMITIVES = f"{WORK}/rows.jsonl", f"{WORK}/primitives.csv"
 DESIGNS = ("block", "gather", "step", "cluster")
 SANITIZERS = ("memcheck", "racecheck", "synccheck")
-# Under a sanitizer a kernel runs some 10 to 100 times slower: 17 steps reach into a second chunk, and that is enough.
+# Under a sanitizer a kernel runs some 10 to 100 times slower: 17 steps reach into a second chunk,
+# and that is enough.
 SMALL = "T=17 "
 
 _HAS_CUDA = """
@@ -43,26 +44,27 @@ def stages(card: Card, tool: Callable[[str], str | None] = find_tool) -> list[li
     sanitizer = tool("compute-sanitizer")
 
     def pytest(name: str, design: str, *selection: str) -> Step:
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "python_tests/test_cuda.py"]
-        return Step(name, [[*command, *selection]], 150, 30, {"LSNN_CUDA": design}, needs=("build",),
-                    read=_pytest_line, skip="pytest is not installed" if no_pytest else "", proof=r"[1-9]\d* passed")
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
+                   "python_tests/test_cuda.py"]
+        return Step(name, [[*command, *selection]], 150, 30, {"LSNN_CUDA": design},
+                    needs=("build",), read=_pytest_line, skip="pytest is not installed" if no_pytest
+                    else "", proof=r"[1-9]\d* passed")
 
     return [
         _builds(card, environment, folder),
-        [Step(f"C++ tests {design}", [[program]], 90, 15, {"LSNN_CUDA": design}, needs=("build of the C++ tests",),
-              proof=RAN)
-         for design in designs(card)],
-        [Step("primitives", [[f"{WORK}/primitives", PRIMITIVES]], 30, 5, needs=("build of the primitives",),
-              required=False)],
+        [Step(f"C++ tests {design}", [[program]], 90, 15, {"LSNN_CUDA": design},
+              needs=("build of the C++ tests",), proof=RAN) for design in designs(card)],
+        [Step("primitives", [[f"{WORK}/primitives", PRIMITIVES]], 30, 5,
+              needs=("build of the primitives",), required=False)],
         [pytest("Python tests", "", "python_tests/test_cuda_torch.py"),
          *(pytest(f"Python tests {design}", design) for design in designs(card))],
-        [Step("timings", [[sys.executable, "-m", "bench.gpu.layers", "--seconds", "{seconds}", "--rows", ROWS]],
-              170, 50, needs=("build",))],
-        [Step(f"{check} {design}",
-              [[sanitizer or "", "--tool", check, "--error-exitcode", "9", program, SMALL]], 90, 10,
-              {"LSNN_CUDA": design}, needs=("build of the C++ tests",), required=False,
-              read=_sanitizer_line, skip="" if sanitizer else "compute-sanitizer is not installed", proof=RAN)
-         for check in SANITIZERS for design in designs(card)],
+        [Step("timings", [[sys.executable, "-m", "bench.gpu.layers", "--seconds", "{seconds}",
+                           "--rows", ROWS]], 170, 50, needs=("build",))],
+        [Step(f"{check} {design}", [[sanitizer or "", "--tool", check, "--error-exitcode", "9",
+                                     program, SMALL]], 90, 10, {"LSNN_CUDA": design},
+              needs=("build of the C++ tests",), required=False, read=_sanitizer_line,
+              skip="" if sanitizer else "compute-sanitizer is not installed",
+              proof=RAN) for check in SANITIZERS for design in designs(card)],
     ]
 
 
@@ -74,17 +76,23 @@ def _builds(card: Card, environment: dict[str, str], folder: str) -> list[Step]:
     compiler = [f"-DCMAKE_CUDA_COMPILER={nvcc}"] if folder else []
     extension = environment | {
         "LSNN_BUILD": "require", "MAX_JOBS": half,
-        "LSNN_CMAKE_ARGS": " ".join([os.environ.get("LSNN_CMAKE_ARGS", ""), architecture, *compiler]).strip()}
+        "LSNN_CMAKE_ARGS": " ".join([os.environ.get("LSNN_CMAKE_ARGS", ""), architecture,
+                                     *compiler]).strip()}
     source = "csrc/gpu_primitives/primitives.cu"
     return [
-        # A build folder of its own: that of `make build` may belong to another torch, or to none with CUDA.
-        Step("build", [[python, "setup.py", "--quiet", "build_ext", "--inplace", "--build-temp", f"{WORK}/python"],
+        # A build folder of its own: that of `make build` may belong to another torch, or to none
+        # with CUDA.
+        Step("build", [[python, "setup.py", "--quiet", "build_ext", "--inplace", "--build-temp",
+                        f"{WORK}/python"],
                        [python, "-c", _HAS_CUDA]], 300, 60, extension),
         Step("build of the C++ tests",
-             [["cmake", "-S", ".", "-B", f"{WORK}/tests", "-G", "Ninja", "-DLSNN_TESTS=ON", architecture, *compiler],
-              ["cmake", "--build", f"{WORK}/tests", "--target", TESTS, "-j", half]], 300, 60, environment),
+             [["cmake", "-S", ".", "-B", f"{WORK}/tests", "-G", "Ninja", "-DLSNN_TESTS=ON",
+               architecture, *compiler],
+              ["cmake", "--build", f"{WORK}/tests", "--target", TESTS, "-j", half]],
+             300, 60, environment),
         Step("build of the primitives",
-             [[nvcc, "-std=c++20", "-O3", f"-arch=sm_{card.architecture}", "-o", f"{WORK}/primitives", source]],
+             [[nvcc, "-std=c++20", "-O3", f"-arch=sm_{card.architecture}", "-o",
+               f"{WORK}/primitives", source]],
              120, 10, environment, required=False),
     ]
 
