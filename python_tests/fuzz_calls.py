@@ -49,6 +49,9 @@ class Draw:
             return torch.zeros((), dtype=dtype).expand(shape)
         return (self.real(0.0, 1.0, *shape) < share).to(dtype)
 
+    def whole(self, below: int, *shape: int) -> Tensor:
+        return torch.randint(0, below, shape, generator=self.generator)
+
     def bits(self, *shape: int) -> Tensor:
         """Any 32-bit words."""
         return torch.randint(-(1 << 31), 1 << 31, shape, generator=self.generator, dtype=torch.int64).to(torch.int32)
@@ -130,7 +133,7 @@ def _forward_arguments(d: Draw, size: dict[str, int], save: bool) -> dict[str, A
     if len(delays) > 1:
         each = torch.full((), delays[0]).expand(N, N)
         if N * N <= MOST:
-            each = torch.tensor(delays)[(d.real(0, 1, N, N) * len(delays)).long()]
+            each = torch.tensor(delays)[d.whole(len(delays), N, N)]
     projected, read = d.chance(0.45), d.chance(0.4)
     as_bits = projected and d.chance(0.4)
     coefficients = [d.real(*RANGES[name], N, dtype=dtype) for name in COEFFICIENTS]

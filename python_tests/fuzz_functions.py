@@ -30,7 +30,7 @@ def _neuron(d: Draw, T: int, B: int, N: int, dtype: torch.dtype) -> dict[str, An
     delay: Any = d.one_of(0, 0, 1, 3)
     D = 1 + delay
     if many:
-        delay, D = (d.real(0, 1, N, N) * 4).long(), 4
+        delay, D = d.whole(4, N, N), 4
         delay[0, 0] = 3
         delay = functional.Delays.of(delay) if d.chance(0.3) else delay
     neuron |= {"delay": delay, "refractory": d.one_of(0, 0, 2), "dynamics": d.one_of(*ROWS)}

@@ -143,7 +143,7 @@ def _run(call: Call, in_order: bool) -> Outcome:
     except REFUSALS as error:
         text = f"{type(error).__name__}: {error}"
         wrong = "refused, though in order" if in_order else ""
-        wrong = "unclear" if any(words in text for words in UNCLEAR) else wrong
+        wrong = "unclear" if not call.raw and any(words in text for words in UNCLEAR) else wrong
         wrong = "refused without a word" if not str(error).strip() else wrong
         return Outcome(None, text, f"{wrong}: {text}" if wrong else "")
     except Exception as error:  # a crash in Python, whose words are about something else
