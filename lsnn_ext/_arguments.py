@@ -2,7 +2,8 @@
 
 import math
 import re
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -44,6 +45,9 @@ class Delays(NamedTuple):
         return cls(each, distinct)
 
 
+Delay: TypeAlias = int | Tensor | Delays | Sequence[int]
+
+
 def _hold(given: Delays, on_cpu: bool) -> None:
     """Refuses a tensor that was changed since its distinct values were looked for.
 
@@ -68,19 +72,37 @@ def _hold(given: Delays, on_cpu: bool) -> None:
     torch._assert_async(known.all(), message)
 
 
-def delays_of(delay: int | Tensor | Delays, N: int, device: torch.device) -> tuple[Tensor | None, list[int]]:
-    """The delay of each synapse, or None where all are alike, and the distinct delays in ascending order."""
+def delays_of(
+    delay: Delay, w_rec: Tensor | None, N: int, device: torch.device,
+) -> tuple[Tensor | None, list[int]]:  # fmt: skip
+    """The delay of each synapse, or None where those of a matrix are alike, and the distinct delays, ascending."""
+    if w_rec is None:
+        if not isinstance(delay, int) or delay:
+            raise ValueError(f"delay: expected 0 without w_rec, got {delay}")
+        return None, []
+    if w_rec.dim() == 3:
+        given = [delay] if isinstance(delay, int) else delay
+        if not isinstance(given, list | tuple) or not all(type(d) is int for d in given):
+            raise TypeError(f"delay: expected an int for each matrix of w_rec, got {type(delay).__name__}")
+        ascending = all(low < high for low, high in zip(given, given[1:], strict=False))
+        if len(given) != w_rec.shape[0] or not given or given[0] < 0 or not ascending:
+            wanted = f"{w_rec.shape[0]} ascending delays >= 0, one for each matrix of w_rec"
+            raise ValueError(f"delay: expected {wanted}, got {tuple(given)}")
+        return None, list(given)
     if isinstance(delay, int) and not isinstance(delay, bool):
         if delay < 0:
             raise ValueError(f"delay: expected extra steps >= 0, got {delay}")
         return None, [delay]
+    if isinstance(delay, list | tuple) and not isinstance(delay, Delays):
+        raise TypeError("delay: expected an int or an integer tensor (N, N) for a w_rec of shape (N, N), got "
+                        f"{type(delay).__name__}")
     if isinstance(delay, Delays) and not isinstance(delay.each, Tensor):
         raise TypeError(f"delay.each: expected an integer tensor ({N}, {N}), got {type(delay.each).__name__}")
-    given = delay if isinstance(delay, Delays) else Delays.of(delay)  # type: ignore[arg-type]  # a bool is refused there
-    if given.each.shape != (N, N):
-        raise ValueError(f"delay: expected shape ({N}, {N}), got {tuple(given.each.shape)}")
-    _hold(given, device.type == "cpu")
-    return (given.each.to(device, torch.int64) if len(given.distinct) > 1 else None), list(given.distinct)
+    each = delay if isinstance(delay, Delays) else Delays.of(delay)  # type: ignore[arg-type]  # a bool is refused there
+    if each.each.shape != (N, N):
+        raise ValueError(f"delay: expected shape ({N}, {N}), got {tuple(each.each.shape)}")
+    _hold(each, device.type == "cpu")
+    return (each.each.to(device, torch.int64) if len(each.distinct) > 1 else None), list(each.distinct)
 
 
 def check_coefficients(given: dict[str, Coefficient | None], N: int, device: torch.device) -> None:
@@ -165,9 +187,21 @@ def check_beside(name: str, value: Tensor, shape: tuple[int | str, ...], x: Tens
         raise ValueError(f"{name}: expected device {x.device} as {of}, got {value.device}")
 
 
-def check(current: Tensor, w_rec: Tensor, refractory: int, dampening: float, projected: bool = False) -> None:
-    """Kinds, shapes and dtypes. projected: current (T, B, I) has still to meet the input weights."""
-    for name, value in (("current", current), ("w_rec", w_rec)):
+def _check_recurrence(w_rec: Tensor, N: int, current: Tensor) -> None:
+    if w_rec.shape != (N, N) and (w_rec.dim() != 3 or w_rec.shape[1:] != (N, N) or not w_rec.shape[0]):
+        wanted = f"({N}, {N}) or (S, {N}, {N}) for a current of {N} neurons"
+        raise ValueError(f"w_rec: expected shape {wanted}, got {tuple(w_rec.shape)}")
+    dtype = torch.promote_types(current.dtype, torch.float32)
+    if torch.promote_types(w_rec.dtype, torch.float32) != dtype:
+        raise TypeError(f"w_rec: expected {dtype} or less for a current of {current.dtype}, got {w_rec.dtype}")
+    if w_rec.device != current.device:
+        raise ValueError(f"w_rec: expected device {current.device} as current, got {w_rec.device}")
+
+
+def check(current: Tensor, w_rec: Tensor | None, N: int, refractory: int, dampening: float) -> None:
+    """Kinds, shapes and dtypes of a layer of N neurons; current: (T, B, N), or the inputs in front of a projection."""
+    weights = {} if w_rec is None else {"w_rec": w_rec}
+    for name, value in {"current": current, **weights}.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
         if not value.dtype.is_floating_point:
@@ -176,16 +210,10 @@ def check(current: Tensor, w_rec: Tensor, refractory: int, dampening: float, pro
             raise TypeError(f"{name}: expected a dense tensor, got layout {value.layout}")
     if current.dim() != 3:
         raise ValueError(f"current: expected shape (T, B, N), got {tuple(current.shape)}")
-    N = w_rec.shape[-1] if projected else current.shape[2]
-    if w_rec.shape != (N, N):
-        raise ValueError(f"w_rec: expected shape ({N}, {N}) for a current of {N} neurons, got {tuple(w_rec.shape)}")
     if N < 1:
         raise ValueError("current: expected one neuron or more, got shape " + str(tuple(current.shape)))
-    dtype = torch.promote_types(current.dtype, torch.float32)
-    if torch.promote_types(w_rec.dtype, torch.float32) != dtype:
-        raise TypeError(f"w_rec: expected {dtype} or less for a current of {current.dtype}, got {w_rec.dtype}")
-    if w_rec.device != current.device:
-        raise ValueError(f"w_rec: expected device {current.device} as current, got {w_rec.device}")
+    if w_rec is not None:
+        _check_recurrence(w_rec, N, current)
     if isinstance(refractory, bool) or not isinstance(refractory, int):
         raise TypeError(f"refractory: expected an int, got {type(refractory).__name__}")
     if not 0 <= refractory < 1 << 24:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import reference
 from ._arguments import (
-    Delays,
+    Delay,
     check,
     check_coefficients,
     checkpoint_steps,
@@ -36,7 +36,7 @@ class Neuron(NamedTuple):
     R: Coefficient | None = None
     width: Coefficient | None = None
     refractory: int = 0
-    delay: int | Tensor | Delays = 0
+    delay: Delay = 0
     dynamics: str = "lsnn"
     surrogate: str | None = None
     dampening: float | None = None
@@ -57,13 +57,13 @@ class Model(NamedTuple):
     refractory: int
     coefficients: Tensor  # (11, N)
     coefficient_gradients: int  # bit k: row k of them wants a gradient
-    delay: Tensor | None  # (N, N) of each synapse; None where all are alike
-    delays: tuple[int, ...]  # distinct, ascending
+    delay: Tensor | None  # (N, N) of each synapse; None where all are alike, or w_rec has a matrix for each
+    delays: tuple[int, ...]  # distinct, ascending; none without w_rec
 
     @property
     def D(self) -> int:
         """Past steps that the state holds."""
-        return 1 + self.delays[-1]
+        return 1 + self.delays[-1] if self.delays else 1
 
 
 class Call(NamedTuple):
@@ -76,7 +76,9 @@ class Call(NamedTuple):
     saved_bf16: bool
 
 
-def resolve_model(neuron: Neuron, N: int, dtype: torch.dtype, device: torch.device) -> Model:
+def resolve_model(
+    neuron: Neuron, w_rec: Tensor | None, N: int, dtype: torch.dtype, device: torch.device,
+) -> Model:  # fmt: skip
     """Raises TypeError or ValueError with the name of the argument, as functional.alif."""
     row = named_row(neuron.dynamics)
     surrogate = row.surrogate if neuron.surrogate is None else neuron.surrogate
@@ -85,18 +87,19 @@ def resolve_model(neuron: Neuron, N: int, dtype: torch.dtype, device: torch.devi
     check_coefficients({name: getattr(neuron, name) for name in COEFFICIENTS}, N, device)
     given: dict[str, Any] = {name: getattr(neuron, name) for name in COEFFICIENTS}
     coefficients, wanted = stacked(reference.coefficients(neuron.dynamics, **given), N, dtype, device)
-    delay, delays = delays_of(neuron.delay, N, device)
+    delay, delays = delays_of(neuron.delay, w_rec, N, device)
     return Model(neuron.dynamics, surrogate, float(dampening), neuron.refractory, coefficients, wanted, delay,
                  tuple(delays))  # fmt: skip
 
 
-def resolve(neuron: Neuron, x: Tensor, w_rec: Tensor, projected: bool = False) -> Call:
-    """x: (T, B, N) the current, or with projected (T, B, I) inputs that have still to meet their weights."""
+def resolve(neuron: Neuron, x: Tensor, w_rec: Tensor | None, w_in: Tensor | None = None) -> Call:
+    """x: (T, B, N) the current, or (T, B, I) inputs that have still to meet their weights w_in (N, I)."""
     row = named_row(neuron.dynamics)
-    check(x, w_rec, neuron.refractory, row.dampening if neuron.dampening is None else neuron.dampening, projected)
-    (T, B, _), N, dtype = x.shape, w_rec.shape[1], torch.promote_types(x.dtype, torch.float32)
+    N = w_in.shape[0] if w_in is not None else x.shape[2] if isinstance(x, Tensor) and x.dim() == 3 else 1
+    check(x, w_rec, N, neuron.refractory, row.dampening if neuron.dampening is None else neuron.dampening)
+    (T, B, _), dtype = x.shape, torch.promote_types(x.dtype, torch.float32)
     checkpoint = checkpoint_steps(neuron.checkpoint_every, T, B, N, dtype.itemsize)
     saved_bf16 = small_membranes(neuron.saved_dtype, dtype)
-    model = resolve_model(neuron, N, dtype, x.device)
+    model = resolve_model(neuron, w_rec, N, dtype, x.device)
     state = whole_state(neuron.state, B, N, model.D, dtype, x.device)
     return Call(model, dtype, state, checkpoint, saved_bf16)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from . import _ops, reference
-from ._arguments import Delays, check_beside
+from ._arguments import Delay, Delays, check_beside
 from ._arguments import readable as readable
 from ._bits import PackedSpikes, pack_spikes
 from ._ready import Ready as Ready
@@ -60,10 +60,10 @@ make_savable(PackedSpikes)
 
 
 def alif(
-    current: Tensor, w_rec: Tensor, *, alpha: Coefficient, theta: Coefficient, rho: Coefficient | None = None,
+    current: Tensor, w_rec: Tensor | None, *, alpha: Coefficient, theta: Coefficient, rho: Coefficient | None = None,
     beta: Coefficient | None = None, kappa: Coefficient | None = None, q: Coefficient | None = None,
     p: Coefficient | None = None, eta: Coefficient | None = None, sigma: Coefficient | None = None,
-    R: Coefficient | None = None, refractory: int = 0, delay: int | Tensor | Delays = 0, dynamics: str = "lsnn",
+    R: Coefficient | None = None, refractory: int = 0, delay: Delay = 0, dynamics: str = "lsnn",
     surrogate: str | None = None, dampening: float | None = None, width: Coefficient | None = None,
     state: State | None = None, trace: bool = False, smooth: bool = False,
     checkpoint_every: int | str | None = None, saved_dtype: torch.dtype | None = None, sparse_grad: bool = False,
@@ -73,7 +73,8 @@ def alif(
     Args:
         current: (T, B, N) input current x_t, already projected. float32 and float64 are computed as such; bfloat16 and
             float16 in float32, the spikes are then returned in the dtype of current. T = 0 and B = 0 are allowed.
-        w_rec: (N, N) recurrent weights, w_rec[j, k] from neuron j to neuron k.
+        w_rec: (N, N) recurrent weights, w_rec[j, k] from neuron j to neuron k; (S, N, N): w_rec[s, j, k] acts with the
+            s-th of S delays; None: no recurrence, at no cost. Only the CPU kernels take other shapes than (N, N).
         alpha: decay of the membrane over a step, exp(-dt/tau); in [0, 1]. Every coefficient is a number or a tensor
             (N,), and differentiable.
         theta: base threshold.
@@ -86,7 +87,8 @@ def alif(
         R: what a spike subtracts, or resets to, in rows with such a reset. Default theta, or 0.
         refractory: steps without a spike after each spike.
         delay: extra delay of the recurrent spikes in steps, one int, or integers (N, N) for each synapse; Delays of
-            them where torch.compile is to see no data-dependent step.
+            them where torch.compile is to see no data-dependent step. With a w_rec of shape (S, N, N): S ascending
+            ints.
         dynamics: the row of the table of models; "lsnn" is the network of Bellec et al., NeurIPS 2018.
         surrogate, dampening, width: shape, height and width of the pseudo-derivative. Default what the row says.
         state: State to start from. Default zeros. Of a longer history of spikes the newest are used.
@@ -136,10 +138,10 @@ class _Around(NamedTuple):
 
 
 def _outputs(
-    x: Tensor, w_rec: Tensor, neuron: Neuron, around: _Around, asked: set[str],
+    x: Tensor, w_rec: Tensor | None, neuron: Neuron, around: _Around, asked: set[str],
 ) -> tuple[_ops.Outputs, Tensor]:  # fmt: skip
     """What the operator returns, and the spikes in the dtype of x; asked: names of outputs of csrc/torch/boundary.h."""
-    call = resolve(neuron, x, w_rec, around.w_in is not None)
+    call = resolve(neuron, x, w_rec, around.w_in)
     model, (v, a, i, r, z) = call.model, call.state
     if not _ops.available:
         return _by_reference(x, w_rec, neuron, call)
@@ -157,14 +159,15 @@ def _outputs(
     )  # fmt: skip
     numbers = _ops.Numbers(dampening=model.dampening, k_out=float(around.k_out))
     tensors = _ops.Tensors(
-        x.to(call.dtype), v, a, i, r, z, model.coefficients, w_rec.to(call.dtype), model.delay, around.w_in,
+        x.to(call.dtype), v, a, i, r, z, model.coefficients,
+        None if w_rec is None else w_rec.to(call.dtype), model.delay, around.w_in,
         around.bias, around.x_bits, around.w_out, around.p,
     )  # fmt: skip
     out = _ops.recurrence(tensors, _ops.Settings(model.delays, constants, numbers, neuron.sparse_grad))
     return out, out.spikes.to(x.dtype)
 
 
-def _by_reference(x: Tensor, w_rec: Tensor, neuron: Neuron, call: Call) -> tuple[_ops.Outputs, Tensor]:
+def _by_reference(x: Tensor, w_rec: Tensor | None, neuron: Neuron, call: Call) -> tuple[_ops.Outputs, Tensor]:
     message = f"lsnn_ext: the compiled part is missing ({_ops.load_error}); using the slow reference"
     warnings.warn(message, RuntimeWarning, stacklevel=4)
     model = call.model
@@ -190,8 +193,9 @@ class Layered(NamedTuple):
 
 
 def layer(
-    x: Tensor | PackedSpikes, w_in: Tensor, w_rec: Tensor, *, bias: Tensor | None = None, w_out: Tensor | None = None,
-    k_out: float = 0.0, p: Tensor | None = None, spikes: bool | Literal["bits"] = True, **neuron: Any,
+    x: Tensor | PackedSpikes, w_in: Tensor, w_rec: Tensor | None, *, bias: Tensor | None = None,
+    w_out: Tensor | None = None, k_out: float = 0.0, p: Tensor | None = None,
+    spikes: bool | Literal["bits"] = True, **neuron: Any,
 ) -> Layered:  # fmt: skip
     """The input projection, the recurrence and a leaky readout in one call, and in one operator where that is faster.
 
@@ -202,7 +206,7 @@ def layer(
     Args:
         x: (T, B, I) inputs, or spikes of another layer as bits.
         w_in: (N, I) input weights, as of torch.nn.functional.linear.
-        w_rec: (N, N) recurrent weights, w_rec[j, k] from neuron j to neuron k.
+        w_rec: (N, N) recurrent weights, w_rec[j, k] from neuron j to neuron k, or (S, N, N), or None, as of alif.
         bias: (N,) added to the projected inputs.
         w_out: (O, N) weights of a readout p_t = k_out p_{t-1} + (1 - k_out) w_out z_t; None: no readout.
         k_out: its decay over a step, from 0 to 1.
@@ -233,7 +237,9 @@ def layer(
     (_, B, I), where = x.shape, x.carrier if isinstance(x, PackedSpikes) else x
     check_beside("w_in", w_in, ("N", I), where, "x")
     N = w_in.shape[0]
-    check_beside("w_rec", w_rec, (N, N), where, "x")
+    if w_rec is not None:
+        by_delay = isinstance(w_rec, Tensor) and w_rec.dim() == 3
+        check_beside("w_rec", w_rec, ("S", N, N) if by_delay else (N, N), where, "x")
     if bias is not None:
         check_beside("bias", bias, (N,), where, "x")
     if w_out is not None:
@@ -263,7 +269,7 @@ def layer(
         around = around._replace(w_out=w_out, p=first, k_out=k_out)
     behind = w_out is not None and not has_readout  # the readout reads the numbers
     wanted = spikes or w_out is None
-    as_bits = spikes == "bits" and not behind and _ops.plain(x, w_rec) and not neuron.get("smooth")
+    as_bits = spikes == "bits" and not behind and _ops.plain(x, w_in) and not neuron.get("smooth")
     asked = {"bits"} if as_bits else {"spikes"} if wanted or behind else set()
     given = Neuron(**neuron)
     out, z = _outputs(current, w_rec, given, around, asked)
@@ -281,9 +287,9 @@ def bits_pay(x: Tensor | PackedSpikes, w_rec: Tensor) -> bool:
     return _ops.reused(x.carrier if isinstance(x, PackedSpikes) else x, w_rec)
 
 
-def _inside(x: Tensor, w_in: Tensor, w_rec: Tensor, bias: Tensor | None) -> bool:
+def _inside(x: Tensor, w_in: Tensor, w_rec: Tensor | None, bias: Tensor | None) -> bool:
     """Whether inputs may meet their weights inside the operator."""
-    return _ops.plain(x, w_in) and w_rec.dtype == x.dtype and (bias is None or bias.dtype == x.dtype)
+    return _ops.plain(x, w_in) and all(other is None or other.dtype == x.dtype for other in (w_rec, bias))
 
 
 def leaky_readout(x: Tensor, w_out: Tensor, k: float, p: Tensor | None = None) -> tuple[Tensor, Tensor]:

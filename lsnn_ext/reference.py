@@ -282,17 +282,24 @@ class _Model(NamedTuple):
         return State(v, a, i, r, torch.cat([z[None], s.z[:-1]])), A
 
 
-def _synapses(w: Tensor, delay: int | Tensor) -> list[tuple[int, Tensor]]:
+def _synapses(w: Tensor | None, delay: int | Tensor | Sequence[int]) -> list[tuple[int, Tensor]]:
+    if w is None:
+        return []
+    if w.dim() == 3:
+        return list(zip([delay] if isinstance(delay, int) else [int(d) for d in delay], w, strict=True))
     if isinstance(delay, int):
         return [(delay, w)]
+    assert isinstance(delay, Tensor)
     delay = delay.to(w.device)
     return [(d, torch.where(delay == d, w, torch.zeros_like(w))) for d in sorted(set(delay.flatten().tolist()))]
 
 
-def alif(current: Tensor, w_rec: Tensor, *, alpha: Coefficient, theta: Coefficient, rho: Coefficient | None = None,
-         beta: Coefficient | None = None, kappa: Coefficient | None = None, q: Coefficient | None = None,
-         p: Coefficient | None = None, eta: Coefficient | None = None, sigma: Coefficient | None = None,
-         R: Coefficient | None = None, refractory: int = 0, delay: int | Tensor = 0, dynamics: str = "lsnn",
+def alif(current: Tensor, w_rec: Tensor | None, *, alpha: Coefficient, theta: Coefficient,
+         rho: Coefficient | None = None, beta: Coefficient | None = None, kappa: Coefficient | None = None,
+         q: Coefficient | None = None, p: Coefficient | None = None, eta: Coefficient | None = None,
+         sigma: Coefficient | None = None,
+         R: Coefficient | None = None, refractory: int = 0, delay: int | Tensor | Sequence[int] = 0,
+         dynamics: str = "lsnn",
          surrogate: str | None = None, dampening: float | None = None, width: Coefficient | None = None,
          state: State | None = None, trace: bool = False, smooth: bool = False,
          checkpoint_every: int | str | None = None, saved_dtype: torch.dtype | None = None, sparse_grad: bool = False,
@@ -300,7 +307,8 @@ def alif(current: Tensor, w_rec: Tensor, *, alpha: Coefficient, theta: Coefficie
     """The whole sequence: (spikes, state), with trace=True (spikes, state, traces).
 
     current (T,B,N); w_rec (N,N), w_rec[j,k] from neuron j to neuron k; delay: extra delay d_jk >= 0 of (1), an int
-    or integers (N,N).  Coefficients, surrogate, dampening and width that are None follow the row named by dynamics.
+    or integers (N,N). w_rec None: no recurrence; (S,N,N): a matrix for each of S delays.  Coefficients, surrogate,
+    dampening and width that are None follow the row named by dynamics.
     state None is all zeros; of a state with more past spikes than the delays need the newest are used and returned.
     Half-precision currents are computed in float32: the spikes have the dtype of current, state and traces float32.
     smooth=True makes z = dampening * antiderivative(m), a real number, so that the whole recurrence is differentiable;
@@ -312,16 +320,16 @@ def alif(current: Tensor, w_rec: Tensor, *, alpha: Coefficient, theta: Coefficie
     height = row.dampening if dampening is None else dampening
     (_, B, N), device = current.shape, current.device
     dtype = torch.promote_types(current.dtype, torch.float32)
-    if sparse_grad:
+    if sparse_grad and w_rec is not None:
         w_rec = torch.where(w_rec == 0, torch.zeros_like(w_rec), w_rec)
     given = coefficients(dynamics, alpha=alpha, theta=theta, rho=rho, beta=beta, kappa=kappa, q=q, p=p, eta=eta,
                          sigma=sigma, width=width, R=R)
     k = {name: torch.as_tensor(value, dtype=dtype, device=device) for name, value in given.items()}
-    synapses = _synapses(w_rec.to(dtype), delay)
+    synapses = _synapses(None if w_rec is None else w_rec.to(dtype), delay)
     spike: Callable[..., Tensor] = _Spike.apply
     model = _Model(row, k, synapses, refractory, lambda m, over: spike(m, over, shape, height, smooth))
 
-    D = 1 + synapses[-1][0]
+    D = 1 + synapses[-1][0] if synapses else 1
     if state is None:
         zero = torch.zeros(B, N, dtype=dtype, device=device)
         state = State(zero, zero, zero, zero, zero.expand(D, B, N))

@@ -226,6 +226,20 @@ def test_more_steps_between_states_than_there_are(every: int) -> None:
         assert_all_same(one, other)
 
 
+# ------------------------------------------------------------------------------------------------- what memory does not say
+@pytest.mark.parametrize("name", ["x", "w_in", "w_rec", "bias", "w_out", "p"])
+def test_lazy_negation_and_zeros_without_memory(name: str) -> None:
+    """Torch keeps the sign of a negated view beside its memory, and some zeros without any."""
+    given = _around(learn=False)
+    lazy = {**given, name: torch._neg_view(given[name])}
+    want = _layer(**{**given, name: -given[name]})
+    empty = {**given, name: torch._efficientzerotensor(given[name].shape)}
+    zeros = _layer(**{**given, name: torch.zeros_like(given[name])})
+    for got, wanted in ((_layer(**lazy), want), (_layer(**empty), zeros)):
+        assert got.readout is not None and torch.equal(got.readout, wanted.readout)
+        assert torch.equal(got.spikes, wanted.spikes)
+
+
 # ----------------------------------------------------------------------------------------------------------- messages
 WORDS: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
     "no-w_rec": (lambda x, w: functional.layer(x, w, None, **K), "w_rec: expected a tensor, got NoneType"),

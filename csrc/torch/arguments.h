@@ -57,28 +57,32 @@ inline bool is_real(ScalarType type) { return type == ScalarType::Float || type 
 // like: the tensor, called `of`, whose device and dtype all others have. recurrence: w_rec, and the delay of each synapse or none.
 inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const char* of, const Tensor& coefficients,
                               const Maybes& recurrence, const Ints& delays, const Constants& c) {
-  LSNN_EXPECT(at(recurrence, 0), "w_rec: expected a tensor, got none");
-  const Tensor w_rec = *at(recurrence, 0);
-  const Maybe delay = at(recurrence, 1);
+  const Maybe w_rec = at(recurrence, 0), delay = at(recurrence, 1);
   const bool wide = like.scalar_type() == ScalarType::Double;
-  LSNN_EXPECT(w_rec.dim() == 2 && w_rec.size(0) == w_rec.size(1), "w_rec must have shape (N, N), got ", shape_text(w_rec));
-  const int64_t N = w_rec.size(0);
-  LSNN_EXPECT(N >= 1, "w_rec must hold one neuron at least, got shape ", shape_text(w_rec));
-  check_like(w_rec, "w_rec", like, of);
   check_like(coefficients, "coefficients", like, of);
+  LSNN_EXPECT(coefficients.dim() == 2 && coefficients.size(1) >= 1, "coefficients must have shape (", +n_coefficients,
+              ", N) with one neuron at least, got ", shape_text(coefficients));
+  const int64_t N = coefficients.size(1), S = (int64_t)delays.size();
   check_shape(coefficients, "coefficients", {n_coefficients, N});
+  LSNN_EXPECT(w_rec.has_value() == (S > 0), "delays must name one delay at least beside w_rec, and none without it, got ", S);
+  const bool by_delay = w_rec && w_rec->dim() == 3;
+  if (w_rec) {
+    check_like(*w_rec, "w_rec", like, of);
+    check_shape(*w_rec, "w_rec", by_delay ? Ints{S, N, N} : Ints{N, N});
+  }
+  LSNN_EXPECT(has_cpu_kernels(like) || (w_rec && !by_delay), "w_rec: expected shape (N, N), as only the CPU kernels take others or none");
   LSNN_EXPECT(c.dynamics >= 0 && c.dynamics < n_rows, "dynamics must be a row from 0 to ", n_rows - 1, ", got ", c.dynamics);
   LSNN_EXPECT(c.surrogate >= 0 && c.surrogate < n_surrogates, "surrogate must be 0 to ", n_surrogates - 1, ", got ", c.surrogate);
   LSNN_EXPECT(c.refractory >= 0 && c.refractory < (1 << 24), "refractory must be from 0 to 2^24 - 1 steps, got ", c.refractory);
-  LSNN_EXPECT(!delays.empty(), "delays must name one delay at least, got none");
   for (size_t i = 0; i < delays.size(); i++)
     LSNN_EXPECT(delays[i] >= 0 && (!i || delays[i] > delays[i - 1]), "delays must ascend from 0 or more, got ", delays[i], " at place ", i);
-  LSNN_EXPECT(delay.has_value() == (delays.size() > 1), "delay must be given exactly when there are several delays");
-  const int64_t S = (int64_t)delays.size(), padded = std::min(N, offsets) + 64;
+  LSNN_EXPECT(delay.has_value() == (S > 1 && !by_delay), "delay must be given exactly when there are several delays for a w_rec of ",
+              "shape (N, N)");
+  const int64_t padded = std::min(N, offsets) + 64, D = S ? 1 + delays.back() : 1;
   LSNN_EXPECT(is_below(offsets, {S, N, padded}) && is_below(offsets, {chunk * cpu::max_items, S, N}),
               "w_rec times the number of delays must stay below 2^32 numbers, got ", S, " delays of ", N, " x ", N);
   const int64_t below = wide ? delays_below<double>(N) : delays_below<float>(N);
-  LSNN_EXPECT(delays.back() < below, "delay: expected less than ", below, " extra steps for ", N, " neurons, got ", delays.back());
+  LSNN_EXPECT(D - 1 < below, "delay: expected less than ", below, " extra steps for ", N, " neurons, got ", D - 1);
   LayerHolder h{dense(coefficients), delay ? dense(*delay) : Tensor(), delays, {}};
   if (delay) {
     LSNN_EXPECT(delay->scalar_type() == ScalarType::Long, "delay must be an int64 tensor");
@@ -103,12 +107,13 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
              c.smooth != 0,
              nullptr,
              S,
-             1 + delays.back(),
+             D,
              delay ? (const int64_t*)data(h.delay) : nullptr,
              data(w_rec),
-             w_rec.stride(0),
-             w_rec.stride(1),
+             w_rec ? w_rec->stride(-2) : 0,
+             w_rec ? w_rec->stride(-1) : 0,
              data(h.coefficients)};
+  h.layer.w_stride_s = by_delay ? w_rec->stride(0) : 0;
   return h;
 }
 

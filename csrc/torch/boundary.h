@@ -86,7 +86,12 @@ inline Constants read_constants(const Ints& whole, const std::vector<double>& re
   return c;
 }
 
-// Element i of a list, none where the list is shorter.
-inline Maybe at(const Maybes& list, size_t i) { return i < list.size() ? list[i] : std::nullopt; }
+// Element i of a list, none where the list is shorter. A tensor of zeros without memory, as forward-mode differentiation makes
+// them, is given some by torch everywhere but in such lists.
+inline Maybe at(const Maybes& list, size_t i) {
+  if (i >= list.size() || !list[i]) return std::nullopt;
+  LSNN_EXPECT(list[i]->numel() == 0 || list[i]->const_data_ptr(), "expected tensors with memory, got one without in a list");
+  return list[i];
+}
 
 }  // namespace lsnn::binding

@@ -23,8 +23,7 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(Tensor x, Te
   l.delays = h.delays.data();
   const int64_t N = l.N;
   const bool has_projection = at(projection, 0).has_value(), on_cpu = has_cpu_kernels(x);
-  LSNN_EXPECT(has_projection || N == x.size(2), "w_rec must have shape (", x.size(2), ", ", x.size(2), ") for a current of ", x.size(2),
-              " neurons, got ", shape_text(*at(recurrence, 0)));
+  LSNN_EXPECT(has_projection || N == x.size(2), "x must have shape (T, B, ", N, ") without w_in, got ", shape_text(x));
   check_checkpoint(c.checkpoint, x);
   const bool spikes = c.has(Output::spikes), traces = c.has(Output::traces), save = c.has(Output::saved);
   const bool bits_asked = c.has(Output::bits), small_y = c.has(Output::saved_bf16);

@@ -21,12 +21,13 @@ from .load import (
     mask,
     plain,
     reused,
+    solid,
 )
 
 __all__ = [
     "DEVICES", "Constants", "Numbers", "Outputs", "Settings", "Tensors", "_C", "allows_bf16", "available",
     "compiled_rows", "cpu_kernels", "has", "linear", "load_error", "mask", "mostly_zero", "plain", "recurrence",
-    "reused",
+    "reused", "solid",
 ]  # fmt: skip
 
 
@@ -43,7 +44,9 @@ def _autograd_kernel(name: str) -> Callable[..., Any]:
                 f"torch.ops.lsnn.{name} has no gradient of its own: expected tensors that do not require grad, got "
                 "some that do; call the functions of lsnn_ext.functional, which are differentiable"
             )
-        return op.redispatch(keys & torch._C._after_autograd_keyset, *args)
+        plain_args = ([solid(x) if isinstance(x, torch.Tensor) else x for x in arg] if isinstance(arg, list) else arg
+                      for arg in args)
+        return op.redispatch(keys & torch._C._after_autograd_keyset, *plain_args)
 
     return kernel
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from .._bits import empty_carrier
 from ..reference import COEFFICIENTS, only_once
-from .load import _C, Constants, has, mask
+from .load import _C, Constants, has, mask, solid
 
 
 class Tensors(NamedTuple):
-    """The tensors of a call; all but x, the state, coefficients and w_rec may be None."""
+    """The tensors of a call; all but x, the state and coefficients may be None."""
 
     x: Any  # (T, B, N) the current, or (T, B, I) the inputs of w_in; only a carrier where there are x_bits
     v: Any  # (B, N) the state before the first step, r and z below
@@ -25,7 +25,7 @@ class Tensors(NamedTuple):
     r: Any
     z: Any  # (D, B, N)
     coefficients: Any  # (11, N)
-    w_rec: Any  # (N, N)
+    w_rec: Any  # (N, N), or (S, N, N) for each of S delays
     delay: Any = None  # (N, N) of each synapse
     w_in: Any = None  # (N, I)
     bias: Any = None  # (N,)
@@ -95,9 +95,10 @@ def _interruptible(op: Callable[..., Any], *args: Any) -> Any:
 
 def _lists(t: Tensors, settings: Settings) -> tuple[Any, ...]:
     """From the state on, the arguments that both operators have."""
+    recurrence, projection, readout = [t.w_rec, t.delay], [t.w_in, t.bias, t.x_bits], [t.w_out, t.p]
     return (
-        [t.v, t.a, t.i, t.r, t.z], t.coefficients, [t.w_rec, t.delay], list(settings.delays),
-        [t.w_in, t.bias, t.x_bits], [t.w_out, t.p],
+        [t.v, t.a, t.i, t.r, t.z], t.coefficients, [solid(w) for w in recurrence], list(settings.delays),
+        [solid(w) for w in projection], [solid(w) for w in readout],
     )  # fmt: skip
 
 
@@ -107,7 +108,7 @@ def _forward(t: Tensors, settings: Settings) -> Outputs:
     args = t.x, *_lists(t, settings), *numbers
     spikes, state, traces, readout, saved = _interruptible(torch.ops.lsnn.alif_forward, *args)
     if has("outputs", settings.constants.outputs, "bits"):
-        spikes = empty_carrier(state[0], *t.x.shape[:2], t.w_rec.shape[0])
+        spikes = empty_carrier(state[0], *t.x.shape[:2], t.coefficients.shape[1])
     return Outputs(spikes, *state, *traces, *readout, *saved)
 
 
@@ -153,10 +154,11 @@ class _Alif(torch.autograd.Function):
         has_spikes = has("outputs", outputs, "spikes") or has("outputs", outputs, "bits")
         has_traces = has("outputs", outputs, "traces")
         wanted = mask("gradients", (name for name in _C.gradients if getattr(needed, name)))
+        g_traces = [g.trace_v, g.trace_a, g.threshold] if has_traces else []
+        g_state, g_readout = [g.v, g.a, g.i, g.z], [] if t.w_out is None else [g.p, g.p_last]
         x, w_rec, coefficients, (v, a, i, z), (w_in, bias), (w_out, p) = _interruptible(
-            torch.ops.lsnn.alif_backward,
-            g.spikes if has_spikes else None, [g.trace_v, g.trace_a, g.threshold] if has_traces else [],
-            [g.v, g.a, g.i, g.z], [] if t.w_out is None else [g.p, g.p_last], t.x, *_lists(t, settings),
+            torch.ops.lsnn.alif_backward, g.spikes if has_spikes else None, [solid(one) for one in g_traces],
+            [solid(one) for one in g_state], [solid(one) for one in g_readout], t.x, *_lists(t, settings),
             [y, bits, smooth_z, carry], list(settings.constants._replace(gradients=wanted)), list(settings.numbers),
         )  # fmt: skip
         if settings.sparse_grad and needed.w_rec:
@@ -178,7 +180,8 @@ def recurrence(t: Tensors, settings: Settings) -> Outputs:
     bits of the outputs may be empty where they are not asked for.
     """
     forward_mode = not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0
-    if settings.sparse_grad and torch.compiler.is_exporting():  # the bare operator of the program knows nothing of it
+    if settings.sparse_grad and t.w_rec is not None and torch.compiler.is_exporting():
+        # The bare operator of the program knows nothing of it.
         t = t._replace(w_rec=torch.where(t.w_rec == 0, 0.0, t.w_rec))
     constants = settings.constants
     if forward_mode or torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in t):

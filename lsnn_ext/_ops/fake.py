@@ -34,7 +34,7 @@ def _forward(
     y = new((T, B, N) if save and not c.checkpoint else (0,), dtype=torch.bfloat16 if asked("saved_bf16") else None)
     bits = new((T, B, _words(N)) if save or asked("bits") else (0,), dtype=torch.int32)
     saved = [y, bits, when(save and c.smooth, T, B, N), when(save, (T + every - 1) // every, 4, B, N)]
-    last = [*(new(B, N) for _ in range(4)), new(1 + delays[-1], B, N)]
+    last = [*(new(B, N) for _ in range(4)), new(1 + delays[-1] if delays else 1, B, N)]
     traces = [when(asked("traces"), T, B, N) for _ in range(3)]
     return when(asked("spikes"), T, B, N), last, traces, [when(O, T, B, O), when(O, B, O)], saved
 
@@ -51,6 +51,7 @@ def _backward(
     (T, B, _), N = bits.shape, coefficients.shape[1]
     w_in, bias, _ = (*projection, None, None, None)[:3]
     w_out, p = (*readout, None, None)[:2]
+    w_rec = recurrence[0] if recurrence else None
     cuda = coefficients.device.type == "cuda"
 
     def when(wanted: Any, shape: Any) -> Tensor:
@@ -62,7 +63,8 @@ def _backward(
     to_inputs = w_in is not None and (asked("w_in") or asked("bias"))
     inputs = N if w_in is None else w_in.shape[1]
     return (
-        when(asked("x") or cuda, (T, B, inputs)), when(asked("w_rec"), (N, N)),
+        when(asked("x") or cuda, (T, B, inputs)),
+        when(w_rec is not None and asked("w_rec"), () if w_rec is None else w_rec.shape),
         when(c.coefficient_gradients, coefficients.shape),
         [*(new(B, N) for _ in range(3)), when(asked("z") or cuda, z.shape)],
         [when(to_inputs, (N, inputs)), when(to_inputs and bias is not None, (N,))],

@@ -50,6 +50,15 @@ def has(kind: str, value: int, name: str) -> bool:
     return bool(value & _BITS[kind][name])
 
 
+def solid(tensor: Tensor | None) -> Tensor | None:
+    """The tensor as its memory says: torch resolves lazy negation, and zeros without memory, but in lists with None."""
+    if tensor is None or torch.compiler.is_compiling():
+        return tensor
+    if tensor._is_zerotensor():  # torch has no public name for it (2.11 to 2.13)
+        return torch.zeros_like(tensor)
+    return tensor.resolve_neg() if tensor.is_neg() else tensor
+
+
 def compiled_rows() -> list[dict[str, Any]]:
     """The compiled table of models, in the words of reference.Row."""
     if _C is None:

@@ -275,6 +275,7 @@ class Recurrent(nn.Module):
         dtypes, TypeError for a state that is none.
         """
         if isinstance(x, PackedSequence):
+            check_tensor("x.data", x.data)
             alive, steps = torch.unique_consecutive(x.batch_sizes, return_counts=True)
             segments = list(zip(steps.tolist(), alive.tolist(), strict=True))
             self._check(x.data, (2,), "packed rows (sum of lengths, I)", state, (segments[0][1],))
