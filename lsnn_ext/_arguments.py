@@ -83,7 +83,8 @@ def delays_of(
     if w_rec.dim() == 3:
         given = [delay] if isinstance(delay, int) else delay
         if not isinstance(given, list | tuple) or not all(type(d) is int for d in given):
-            raise TypeError(f"delay: expected an int for each matrix of w_rec, got {type(delay).__name__}")
+            wanted = f"an int for each matrix of w_rec {tuple(w_rec.shape)}, or a w_rec of shape ({N}, {N})"
+            raise TypeError(f"delay: expected {wanted}, got {type(delay).__name__}")
         ascending = all(low < high for low, high in zip(given, given[1:], strict=False))
         if len(given) != w_rec.shape[0] or not given or given[0] < 0 or not ascending:
             wanted = f"{w_rec.shape[0]} ascending delays >= 0, one for each matrix of w_rec"

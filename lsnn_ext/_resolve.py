@@ -97,6 +97,7 @@ def resolve(neuron: Neuron, x: Tensor, w_rec: Tensor | None, w_in: Tensor | None
     row = named_row(neuron.dynamics)
     N = w_in.shape[0] if w_in is not None else x.shape[2] if isinstance(x, Tensor) and x.dim() == 3 else 1
     check(x, w_rec, N, neuron.refractory, row.dampening if neuron.dampening is None else neuron.dampening)
+    N = N if w_rec is None else w_rec.shape[-1]  # a number where torch.compile takes the sizes of x for variables
     (T, B, _), dtype = x.shape, torch.promote_types(x.dtype, torch.float32)
     checkpoint = checkpoint_steps(neuron.checkpoint_every, T, B, N, dtype.itemsize)
     saved_bf16 = small_membranes(neuron.saved_dtype, dtype)

@@ -226,7 +226,7 @@ def test_more_steps_between_states_than_there_are(every: int) -> None:
         assert_all_same(one, other)
 
 
-# ------------------------------------------------------------------------------------------------- what memory does not say
+# --------------------------------------------------------------------------------------------- what memory does not say
 @pytest.mark.parametrize("name", ["x", "w_in", "w_rec", "bias", "w_out", "p"])
 def test_lazy_negation_and_zeros_without_memory(name: str) -> None:
     """Torch keeps the sign of a negated view beside its memory, and some zeros without any."""
@@ -242,7 +242,7 @@ def test_lazy_negation_and_zeros_without_memory(name: str) -> None:
 
 # ----------------------------------------------------------------------------------------------------------- messages
 WORDS: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
-    "no-w_rec": (lambda x, w: functional.layer(x, w, None, **K), "w_rec: expected a tensor, got NoneType"),
+    "w_rec": (lambda x, w: functional.layer(x, w, 0.5, **K), "w_rec: expected a tensor, got float"),
     "w_rec-1d": (lambda x, w: functional.layer(x, w, w[0], **K), r"w_rec: expected shape \(257, 257\), got \(9,\)"),
     "no-w_in": (lambda x, w: functional.layer(x, None, w, **K), "w_in: expected a tensor, got NoneType"),
     "w_in": (lambda x, w: functional.layer(x, w.T, w @ w.T, **K), r"w_in: expected shape \(N, 9\), got \(9, 257\)"),

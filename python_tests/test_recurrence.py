@@ -106,7 +106,8 @@ def test_a_matrix_of_delays_is_a_special_case(dtype: torch.dtype) -> None:
 def test_weights_as_they_lie(layout: str) -> None:
     given = _problem()
     w, delay = {"transposed": (given["w"].transpose(1, 2), DELAYS),
-                "expanded": (given["w"][:1].expand(S, N, N), DELAYS), "sliced": (given["w"][::2], (0, 3)), "one": (given["w"][:1], (2,))}[layout]
+                "expanded": (given["w"][:1].expand(S, N, N), DELAYS),
+                "sliced": (given["w"][::2], (0, 3)), "one": (given["w"][:1], (2,))}[layout]
     got = _run(functional.alif, given["x"], w, delay=delay)
     want = _run(functional.alif, given["x"], w.contiguous(), delay=delay)
     assert_all_same(got, want)
@@ -147,7 +148,7 @@ def test_compiled_and_on_meta(by_delay: bool) -> None:
     (torch.zeros(S, N, N), (0, 1), r"delay: expected 4 ascending delays >= 0, one for each matrix of .*got \(0, 1\)"),
     (torch.zeros(S, N, N), (0, 1, 1, 2), "delay: expected 4 ascending delays"),
     (torch.zeros(S, N, N), 3, "delay: expected 4 ascending delays"),
-    (torch.zeros(S, N, N), torch.zeros(N, N).long(), "delay: expected an int for each matrix of w_rec, got Tensor"),
+    (torch.zeros(S, N, N), torch.zeros(N, N).long(), r"delay: expected an int for each matrix of w_rec \(4, 33, 33\), .*got Tensor"),
     (torch.zeros(N, N), (0, 1), "delay: expected an int or an integer tensor"),
     (torch.zeros(0, N, N), (), r"w_rec: expected shape \(33, 33\) or \(S, 33, 33\)"),
     (torch.zeros(2, N, N + 1), (0, 1), r"w_rec: expected shape \(33, 33\) or \(S, 33, 33\)"),
