@@ -1,4 +1,1 @@
-"""Kernel benchmark: one recurrent layer, a whole sequence, beside its peers.
-
-Run it as `python -m bench --help`.
-"""
+"""One recurrent layer, a whole sequence, beside its peers: `python -m bench --help`."""

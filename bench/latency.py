@@ -13,6 +13,7 @@ import argparse
 import platform
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +27,11 @@ Tick = Callable[[Tensor], object]
 
 
 def _ours(layer: ALIF | LIF | LSNN) -> Tick:
-    state = None
+    state: Any = None
 
     def tick(x: Tensor) -> object:
         nonlocal state
-        out, state = layer.step(x, state)  # type: ignore[arg-type]
+        out, state = layer.step(x, state)
         return out
 
     return tick
@@ -38,8 +39,9 @@ def _ours(layer: ALIF | LIF | LSNN) -> Tick:
 
 def _by_hand(layer: ALIF) -> Tick:
     """The paper's neuron as one writes it, without what it does not need."""
-    w_in, bias = layer.weight_ih_l0, layer.bias_ih_l0
-    w_rec = layer.weight_hh_l0.t().clone().fill_diagonal_(0)
+    weights = dict(layer.named_parameters())
+    w_in, bias = weights["weight_ih_l0"], weights["bias_ih_l0"]
+    w_rec = weights["weight_hh_l0"].t().clone().fill_diagonal_(0)
     v = a = z = torch.zeros(1, layer.hidden_size)
 
     def tick(x: Tensor) -> object:

@@ -208,18 +208,30 @@ def find_scale(problem: Problem, rate: float, tolerance: float = 0.01, most: int
     return best
 
 
-def alternate(contestants: list[Contestant], repeats: int,
-              seconds: float = math.inf) -> list[tuple[list[float], list[float]]]:
+def milliseconds(run: Callable[[], object]) -> float:
+    """What a call takes."""
+    start = time.perf_counter()
+    kept = run()  # so that what it takes to free the result is not timed
+    end = time.perf_counter()
+    del kept
+    return 1e3 * (end - start)
+
+
+def alternate(contestants: list[Contestant], repeats: int, seconds: float = math.inf,
+              least: int = 1, timer: Callable[[Callable[[], object]], float] = milliseconds,
+              ) -> list[tuple[list[float], list[float]]]:
     """Milliseconds of forward and of forward+backward, by contestant and round.
 
     A contestant whose rounds would take more than these seconds, by its untimed first one, takes
-    part in as many as fit and in one at least, spread over the run. The order changes from round to
-    round, so that nobody always follows the same neighbour. A turn begins with a short rest, in
-    which the spinning threads of the neighbour go to sleep, and an untimed forward to wake its own.
+    part in as many as fit and in the least at least, spread over the run. The order changes from
+    round to round, so that nobody always follows the same neighbour. A turn begins with a short
+    rest, in which the spinning threads of the neighbour go to sleep, and an untimed forward to wake
+    its own.
     """
     times: list[tuple[list[float], list[float]]] = [([], []) for _ in contestants]
-    first = [milliseconds(contestant.forward_backward) / 1e3 for contestant in contestants]
-    rounds = [repeats if one * repeats <= seconds else max(1, int(seconds // one)) for one in first]
+    first = [timer(contestant.forward_backward) / 1e3 for contestant in contestants]
+    rounds = [repeats if one * repeats <= seconds else max(least, int(seconds // one))
+              for one in first]
     order = list(range(len(contestants)))
     shuffle = random.Random(0).shuffle
     gc.collect()
@@ -230,21 +242,12 @@ def alternate(contestants: list[Contestant], repeats: int,
             for c in (c for c in order if turn * rounds[c] % repeats < rounds[c]):
                 time.sleep(0.02)
                 contestants[c].forward()
-                times[c][0].append(milliseconds(contestants[c].forward))
-                times[c][1].append(milliseconds(contestants[c].forward_backward))
+                times[c][0].append(timer(contestants[c].forward))
+                times[c][1].append(timer(contestants[c].forward_backward))
                 gc.collect()
     finally:
         gc.enable()
     return times
-
-
-def milliseconds(run: Callable[[], object]) -> float:
-    """What a call takes."""
-    start = time.perf_counter()
-    kept = run()  # so that what it takes to free the result is not timed
-    end = time.perf_counter()
-    del kept
-    return 1e3 * (end - start)
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:

@@ -7,7 +7,7 @@ import argparse
 import csv
 import inspect
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -86,8 +86,9 @@ def read(kind: type[Row], path: Path) -> tuple[dict[str, str], list[Row]]:
         return {}, []
     lines = path.read_text().splitlines()
     facts = dict(line[2:].split(": ", 1) for line in lines if line.startswith("# "))
-    convert = {float: float, int: int, str: str, bool: "True".__eq__}
-    types = {field.name: convert[field.type] for field in fields(kind)}  # type: ignore[index]
+    convert: dict[Any, Callable[[str], Any]] = {
+        float: float, int: int, str: str, bool: "True".__eq__}
+    types = {field.name: convert[field.type] for field in fields(kind)}
     rows = csv.DictReader(line for line in lines if not line.startswith("#"))
     return facts, [
         kind(**{name: types[name](value) for name, value in row.items()}) for row in rows]

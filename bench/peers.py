@@ -116,7 +116,7 @@ LAYERS: dict[str, type[nn.Module]] = {
 # Why these two need so long for the backward pass of the longer yardsticks.
 INDEXED = (
     "it takes its input with an index at each step, and in the backward pass of PyTorch each of "
-    "them makes a gradient of zeros as large as the whole sequence: time that grows with the square of "
-    "the steps")
+    "them makes a gradient of zeros as large as the whole sequence: time that grows with the "
+    "square of the steps")
 WITH_INDEX = ("sinabs ALIF", "SpikingJelly LIF")
 PACKAGES = ("torch", "numpy", "jax", "norse", "snntorch", "sinabs", "spikingjelly")

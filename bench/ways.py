@@ -125,8 +125,8 @@ def compare(name: str, repeats: int, say: Callable[[str], None] = print) -> list
     say(f"{name}: T={T} B={B} I={I} N={N}, {100 * rate:.1f} % spikes in the dense layer")
     times = alternate([Layers(problem, way, of.density, of.delays) for way in of.ways], repeats)
     torch.set_float32_matmul_precision("highest")
-    found = [(way.name, *map(statistics.median, both)) for way, both in zip(of.ways, times,
-                                                                            strict=True)]
+    found = [(way.name, statistics.median(forward), statistics.median(both))
+             for way, (forward, both) in zip(of.ways, times, strict=True)]
     for way, forward, both in found:
         say(f"  {way:26} forward {forward:8.2f} {forward / found[0][1]:5.2f}x   forward+backward "
             f"{both:8.2f} {both / found[0][2]:5.2f}x")

@@ -24,8 +24,7 @@ from bench.gpu import card as cards
 from bench.gpu import layers, suite
 from bench.gpu.__main__ import main
 from bench.gpu.card import Card, find_tool
-from bench.gpu.layers import Bench, Entry, Group, Row, forced, groups
-from bench.gpu.report import Report
+from bench.gpu.layers import Bench, Entry, Group, Row, groups
 from bench.gpu.steps import Outcome, Processes, Step, last_line, run_stages
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -251,13 +250,6 @@ def test_a_process_is_killed_with_all_that_it_started(tmp_path: Path) -> None:
     assert processes(echo, 600)[0] is None  # nothing starts after the end
 
 
-def test_a_program_that_is_not_there_fails_its_own_step(tmp_path: Path) -> None:
-    found = run_stages([[Step("gone", [["no-such-program"]], 9, 1)]],
-                       Processes(tmp_path, tmp_path / "logs"), 100, say=_quiet)
-    assert found[0].state == "failed"
-    assert found[0].note == "no-such-program could not be started: No such file or directory"
-
-
 def test_notes_name_no_folder_of_this_machine() -> None:
     assert last_line(
         "a\n== wrote /home/me/x.csv, 3 of 4 ==\n\n") == "wrote (path), 3 of 4" and last_line(
@@ -275,16 +267,6 @@ def test_a_card_is_missing_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     reason = f"torch {torch.__version__} sees no CUDA device"
     assert f"no card, so nothing was run: {reason}" in capsys.readouterr().out
-
-
-@needs_no_card
-def test_tests_of_the_card_skip_with_a_reason() -> None:
-    files = ["python_tests/test_cuda.py", "python_tests/test_cuda_torch.py"]
-    ran = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files],
-                         cwd=ROOT, capture_output=True, text=True, timeout=600)
-    assert ran.returncode == 0, ran.stdout
-    assert "sees no CUDA device" in ran.stdout and " skipped in " in ran.stdout
-    assert " passed" not in ran.stdout and " failed" not in ran.stdout
 
 
 TINY = {"P256": Shape(20, 2, 5, 6)}
@@ -319,22 +301,6 @@ def test_rows_of_the_benchmark(said: list[dict[str, Any]]) -> None:
         assert 0 < row.min_ms <= row.median_ms and row.repeats >= 3 and math.isnan(row.peak_mib)
 
 
-def test_groups_begin_with_ours_and_with_what_matters() -> None:
-    every = groups()
-    assert all(group.entries[0] == Entry(OURS) for group in every)
-    assert [group.kind for group in every[:4]] == ["layers"] * 3 + ["loops"]
-    assert {entry.design for group in every for entry in group.entries} == {"", *suite.DESIGNS}
-
-
-def test_a_design_is_forced_and_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LSNN_CUDA", "gather")
-    with forced("block"):
-        assert os.environ["LSNN_CUDA"] == "block"
-        with forced(""):
-            assert os.environ["LSNN_CUDA"] == ""  # no design, as for the kernels
-    assert os.environ["LSNN_CUDA"] == "gather"
-
-
 def test_the_whole_with_a_fake_runner(said: list[dict[str, Any]], tmp_path: Path,
                                       monkeypatch: pytest.MonkeyPatch,
                                       capsys: pytest.CaptureFixture[str]) -> None:
@@ -363,17 +329,6 @@ def test_the_whole_with_a_fake_runner(said: list[dict[str, Any]], tmp_path: Path
     pytest.importorskip("matplotlib")
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == {
         f"{CARD.slug}-{k}.png" for k in ("times", "rates")}
-
-
-def test_nothing_measured_writes_no_csv(tmp_path: Path) -> None:
-    paths = Report(CARD, "c", "2000-01-01").write(tmp_path)
-    assert [path.name for path in paths] == [
-        f"{CARD.slug}.md"] and "Nothing was measured." in paths[0].read_text()
-
-
-def test_slug() -> None:
-    assert CARD.slug == "nvidia-h100-80gb-hbm3" and CARD.architecture == "90"
-    assert replace(CARD, name="//").slug == "unknown"
 
 
 def test_a_card_that_nvidia_smi_does_not_know_gives_empty_texts(monkeypatch: pytest.MonkeyPatch,

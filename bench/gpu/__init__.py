@@ -1,4 +1,1 @@
-"""Everything that a machine with a CUDA card is asked, in one call.
-
-Run it as `python -m bench.gpu --help`.
-"""
+"""All that a machine with a CUDA card is asked, in one call: `python -m bench.gpu --help`."""

@@ -10,12 +10,11 @@ import argparse
 import gc
 import json
 import os
-import random
 import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -31,6 +30,7 @@ from bench.measure import (
     PASSES,
     Result,
     Say,
+    alternate,
     find_scale,
     firing_rate,
     milliseconds,
@@ -85,7 +85,7 @@ class Group:
 
 @dataclass
 class Measured:
-    """A contestant that is ready, and its times by pass in ms."""
+    """A contestant that is ready, and what is known of it before it is timed."""
 
     entry: Entry
     contestant: Contestant
@@ -93,7 +93,6 @@ class Measured:
     plan: str
     peak_mib: float
     saved: tuple[float, float]
-    ms: tuple[list[float], list[float]] = field(default_factory=lambda: ([], []))
 
 
 def groups(designs: tuple[str, ...] = DESIGNS) -> list[Group]:
@@ -120,6 +119,21 @@ def forced(design: str) -> AbstractContextManager[Any]:
     return patch.dict(os.environ, LSNN_CUDA=design)
 
 
+class _Forced(Contestant):
+    """Another contestant in a design."""
+
+    def __init__(self, inner: Contestant, design: str) -> None:
+        self.name, self.inner, self.design = inner.name, inner, design
+
+    def forward(self) -> torch.Tensor:
+        with forced(self.design):
+            return self.inner.forward()
+
+    def forward_backward(self) -> list[torch.Tensor]:
+        with forced(self.design):
+            return self.inner.forward_backward()
+
+
 def plan(T: int, B: int, N: int) -> str:
     """What the library says it will run for a shape, in one line without commas; '' where it does
     not say."""
@@ -136,8 +150,8 @@ class Bench:
     """What the groups share: the device, the deadline, where rows go, and the scales that give the
     firing rates."""
 
-    def __init__(self, device: torch.device, deadline: float, emit: Callable[[dict[str, Any]],
-                                                                             None],
+    def __init__(self, device: torch.device, deadline: float,
+                 emit: Callable[[dict[str, Any]], None],
                  yardsticks: dict[str, Shape] = YARDSTICKS, say: Say = print) -> None:
         self.device, self.deadline, self.emit, self.say = device, deadline, emit, say
         self.yardsticks = yardsticks
@@ -187,16 +201,18 @@ class Bench:
                 f"left out {group.kind} on {group.yardstick}: ours did not run, to which all are "
                 "compared")
             return
-        gc.disable()
-        try:
-            clock_and_power = self._alternate(ready,
-                                              min(group.seconds, self.deadline - time.monotonic()))
-        finally:
-            gc.enable()
+        cuda = self.device.type == "cuda"
+        uuid = str(getattr(torch.cuda.get_device_properties(0), "uuid", "")) if cuda else ""
+        sample = Sample(uuid, "clocks.sm", "power.draw")
+        seconds = min(group.seconds, self.deadline - time.monotonic()) / len(ready)
+        times = alternate([_Forced(one.contestant, one.entry.design) for one in ready], MOST,
+                          seconds, FEWEST, self._ms)
+        clock, power = (float(text) if text.replace(".", "").isdigit() else NAN
+                        for text in sample.read())
         for k, timed in enumerate(PASSES):
-            base = quartiles(ready[0].ms[k])[1]
-            for one in ready:
-                self.emit(asdict(self._row(group, one, timed, one.ms[k], base, *clock_and_power)))
+            base = quartiles(times[0][k])[1]
+            for one, ms in zip(ready, times, strict=True):
+                self.emit(asdict(self._row(group, one, timed, ms[k], base, clock, power)))
 
     def _prepare(self, yardstick: str, entry: Entry) -> Measured:
         scale, rate = self.scale(yardstick, entry.rate)
@@ -208,9 +224,8 @@ class Bench:
             T, B, _, N = self.yardsticks[yardstick]
             chosen = plan(T, B, N) if entry.name == OURS else ""
             peak = self._peak(contestant)
-        saved = saved_bytes(contestant) if isinstance(contestant,
-                                                      TorchContestant) and not entry.design else (
-            NAN, NAN)
+        known = isinstance(contestant, TorchContestant) and not entry.design
+        saved = saved_bytes(contestant) if known else (NAN, NAN)
         return Measured(entry, contestant, rate, chosen, peak, saved)
 
     def _free(self) -> None:
@@ -231,36 +246,6 @@ class Bench:
         contestant.forward_backward()
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-
-    def _alternate(self, ready: list[Measured], seconds: float) -> tuple[float, float]:
-        """Rounds in changing order, as many as there is time for; the first warms up and says how
-        long they take.
-
-        Clock in MHz and power in W are those of the second round.
-        """
-        order, shuffle, rounds = list(ready), random.Random(0).shuffle, FEWEST
-        sample = Sample("", "clocks.sm", "power.draw")
-        begun, done = time.monotonic(), 0
-        while done <= rounds:
-            shuffle(order)
-            for one in order:
-                with forced(one.entry.design):
-                    ms = [self._ms(run) for run in (one.contestant.forward,
-                                                    one.contestant.forward_backward)]
-                if done:
-                    one.ms[0].append(ms[0])
-                    one.ms[1].append(ms[1])
-            gc.collect(0)
-            if done == 0:
-                rounds = int(min(MOST, max(FEWEST, seconds / max(time.monotonic() - begun,
-                                                                 1e-6) - 1)))
-                cuda = self.device.type == "cuda"
-                uuid = str(getattr(torch.cuda.get_device_properties(0), "uuid", "")) if cuda else ""
-                sample = Sample(uuid, "clocks.sm", "power.draw")
-            done += 1
-        clock, power = (float(text) if text.replace(".", "").isdigit()
-                        else NAN for text in sample.read())
-        return clock, power
 
     def _ms(self, run: Callable[[], Any]) -> float:
         if self.device.type != "cuda":
