@@ -19,7 +19,7 @@ inline std::vector<Case> synapse_cases() {
                      .all_delays = true});
     }
   }
-  const int64_t shapes[][2] = {{0, 3}, {1, 1}, {15, 9}, {129, 5}, {20, 33}};  // T, B
+  const int64_t shapes[][2] = {{0, 3}, {1, 1}, {15, 9}, {129, 2}, {6, 33}};  // T, B
   for (auto [T, B] : shapes)
     for (int64_t N : {1, 33, 65})
       for (const std::vector<int64_t>& delays : {std::vector<int64_t>{}, {7}, {1, 40}, {0, 1, 2, 3}}) {  // also longer than T
@@ -31,12 +31,36 @@ inline std::vector<Case> synapse_cases() {
     for (int64_t N : {1, 7, 33})
       for (const std::vector<int64_t>& delays : {std::vector<int64_t>{}, {1, 2, 6}})
         all.push_back({.row = layout, .T = 20, .B = 5, .N = N, .delays = delays, .layout = layout, .all_delays = true});
-  for (int64_t N : {33, 220})  // matrices that are zero, mostly or altogether
-    for (int64_t B : {5, 33})
-      for (double density : {0.0, 0.02})
-        all.push_back({.T = 20, .B = B, .N = N, .delays = {0, 1, 2, 5, 9}, .n_ref = 1, .want = 0, .zero = paper, .density = density,
-                       .all_delays = true});
+  for (double density : {0.0, 0.02})  // matrices that are zero, mostly or altogether
+    for (bool large : {false, true})
+      all.push_back({.T = 20, .B = large ? 5 : 33, .N = large ? 220 : 33, .delays = {0, 1, 2, 5, 9}, .n_ref = 1, .want = 0, .zero = paper,
+                     .density = density, .all_delays = true});
   all.push_back({.N = 40, .delays = {0, 4}, .absent = set_of(gw), .all_delays = true});
+  return all;
+}
+
+// At the ends of slices, warps and shared memories of the CUDA kernels; for the paper's network, which has kernels of its own;
+// one item after the other.
+inline std::vector<Case> synapse_kernel_cases() {
+  const unsigned paper = 1u << SIGMA | 1u << P | 1u << ETA;
+  const uint64_t traces = set_of(trace_v, trace_a, trace_A, gv, ga, gA);
+  std::vector<Case> all;
+  for (const std::vector<int64_t>& delays : {std::vector<int64_t>{}, {1, 3, 4}}) {
+    for (int64_t N : {64, 129, 257, 512}) {
+      const int64_t T = N > 300 ? 6 : 20, B = N > 300 ? 2 : 5;
+      all.push_back({.row = int(N % n_rows), .surrogate = Surrogate(N % n_surrogates), .T = T, .B = B, .N = N, .delays = delays,
+                     .all_delays = true});
+    }
+    for (int64_t N : {64, 100, 256})
+      all.push_back({.T = 150, .B = 3, .N = N, .delays = delays, .n_ref = N % 3, .want = 0, .zero = paper, .absent = traces,
+                     .all_delays = true});
+    for (int64_t T : {3, 4}) all.push_back({.T = T, .B = 38, .N = 40, .delays = delays, .all_delays = true});
+  }
+  for (int64_t N : {1537, 2100}) all.push_back({.T = 3, .B = 1, .N = N, .delays = {}, .n_ref = 1, .all_delays = true});
+  for (bool all_delays : {false, true}) {  // more delays than one launch packs
+    all.push_back({.T = 80, .B = 2, .N = 9, .delays = std::vector<int64_t>(70), .all_delays = all_delays});
+    for (size_t d = 0; d < 70; d++) all.back().delays[d] = (int64_t)d;
+  }
   return all;
 }
 
