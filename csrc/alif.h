@@ -14,7 +14,8 @@
 //   (8) v = reset(u, z)  when = now, else u
 //   (9) r = n_ref after a spike, else max(r' - 1, 0)
 //
-// A synapse may have a weight w_djk for each delay d: then (1) sums over d too. Without recurrent weights c = x_t.
+// A synapse may have a weight w_djk for each delay d: then (1) sums over d too. Without recurrent
+// weights c = x_t.
 // The forward pass saves y of (5), the spikes as bits and, every `segment` steps, the carried state; all else is replayed.
 // Sums of (1) run over ascending delay, then ascending j, without fused multiply-add, so that every path agrees bit for bit.
 #pragma once

@@ -163,7 +163,8 @@ void backward(const BackwardArgs& f, const Plan& plan, void* workspace, const Pr
     const WeightJob<T> job{{f, own.packed, nullptr, false}, tiles, own.parts};
     const int threads = (tiles.columns + 31) / 32 * 32;
     launch("weight gradient", {tiles.count() * tiles.parts, threads, counted.used, 1, stream}, &weight_gradient_kernel<T>, job);
-    sum_parts<T>("weight gradient, sum of parts", {own.parts, (T*)f.gw, n_w, n_w, tiles.parts, 0, 0, 0}, stream);
+    const SumJob<T> sum{own.parts, (T*)f.gw, n_w, n_w, tiles.parts, 0, 0, 0};
+    sum_parts<T>("weight gradient, sum of parts", sum, stream);
   } else if (f.gw) {
     clear(f.gw, n_w * (int64_t)sizeof(T), stream);
   }

@@ -23,7 +23,9 @@ template <class T> struct Packed {
 };
 
 // The smallest delay; any number where there are no weights.
-template <class T> LSNN_DEVICE int first_delay(const Packed<T>& p, const Layer& l) { return l.S ? p.delays[0] : 0; }
+template <class T> LSNN_DEVICE int first_delay(const Packed<T>& p, const Layer& l) {
+  return l.S ? p.delays[0] : 0;
+}
 
 inline constexpr int delays_at_once = 64;
 template <class T, class W> struct PackJob {
@@ -42,7 +44,8 @@ template <class T, class W> __global__ void pack_kernel(PackJob<T, W> job) {
     const int64_t s = i / (N * NP), j = i / NP % N, n = i % NP;
     const bool here = n < N && acts(l, j, n, job.delays[s]);
     const T* from = matrix<T>(l, job.S0 + s);
-    static_cast<W*>(job.p.w)[job.S0 * N * NP + i] = here ? W(from[j * l.w_stride_j + n * l.w_stride_k]) : W(T(0));
+    const T x = here ? from[j * l.w_stride_j + n * l.w_stride_k] : T(0);
+    static_cast<W*>(job.p.w)[job.S0 * N * NP + i] = W(x);
   }
   if (first < job.n_delays) job.p.delays[job.S0 + first] = job.delays[first];
   if (job.S0) return;
@@ -64,7 +67,8 @@ template <class T, class W> __global__ void pack_kernel(PackJob<T, W> job) {
 template <class T, class W> void pack(const Layer& l, const void* first_r, const Packed<T>& p, void* stream) {
   clear(p.flags, sizeof(uint32_t), stream);
   PackJob<T, W> job{l, p, first_r, 0, 0, {}};
-  for (bool more = true; more; job.S0 += delays_at_once) {  // once at least, for the coefficients and the flags
+  // Once at least, for the coefficients and the flags.
+  for (bool more = true; more; job.S0 += delays_at_once) {
     more = job.S0 + delays_at_once < l.S;
     job.n_delays = int(l.S - job.S0 < delays_at_once ? l.S - job.S0 : delays_at_once);
     for (int s = 0; s < job.n_delays; s++) job.delays[s] = (int)l.delays[job.S0 + s];

@@ -43,8 +43,8 @@ struct Plan {
   WeightTiles tiles;      // of the weight gradient
 };
 
-// The pass that a design would use, or why it cannot run this layer on this card. `l` needs T, B, N, S, D, delays, smooth and whether
-// each synapse has a `delay` of its own.
+// The pass that a design would use, or why it cannot run this layer on this card. `l` needs T, B, N, S,
+// D, delays, smooth and whether `delay` is null.
 struct Possible {
   bool yes;
   Pass pass;

@@ -25,8 +25,9 @@ template <class T> __global__ void __launch_bounds__(256, 1) weight_gradient_ker
   const BackwardArgs& f = job.f;
   const Layer& l = f.layer;
   const WeightTiles& tiles = job.tiles;
-  const int N = (int)l.N, W = (int)words(l.N), all_tiles = blockIdx.x % (int)tiles.count(), part = blockIdx.x / (int)tiles.count();
-  // A matrix for each delay is summed by blocks of its own; one for all delays meets each of them, in turn.
+  const int N = (int)l.N, W = (int)words(l.N);
+  const int all_tiles = blockIdx.x % (int)tiles.count(), part = blockIdx.x / (int)tiles.count();
+  // A matrix for each delay is summed by blocks of its own; one for all meets each delay in turn.
   const int of = all_tiles / (int)tiles.of_matrix(), tile = all_tiles % (int)tiles.of_matrix();
   const bool own_delays = matrices(l) != l.S;
   const int d0 = own_delays ? 0 : of, d1 = own_delays ? (int)l.S : of + 1;
@@ -96,7 +97,10 @@ template <class T> __global__ void __launch_bounds__(256, 1) weight_gradient_ker
         }
       }
     }
-  for (int j = 0; mine && j < rows; j++) job.parts[(((int64_t)part * tiles.matrices + of) * N + j0 + j) * N + k] = sum[j * tiles.columns];
+  for (int j = 0; mine && j < rows; j++) {
+    const int64_t row = ((int64_t)part * tiles.matrices + of) * N + j0 + j;
+    job.parts[row * N + k] = sum[j * tiles.columns];
+  }
 }
 
 // out[i] = the sum of parts[p][i], part after part.
