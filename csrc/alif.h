@@ -3,7 +3,7 @@
 // Per batch item and neuron: v membrane, a adaptation, i synaptic current, r refractory counter, z spikes. A prime marks the
 // value carried from the step before; z[t-1-d] are past spikes. Coefficients are per neuron.
 //
-//   (1) c = x_t + sum_d sum_j w_djk z_j[t-1-d]       d: extra delays; most often a synapse jk has a weight with one of them only
+//   (1) c = x_t + sum_j w_jk z_j[t-1-d_jk]           d_jk: extra delay, one for all or one per synapse
 //   (2) i = sigma i' + c                             sigma = 0: no synapse
 //   (3) a = rho a' + q e' + p v'                     e' = drive: spike z' | cross [v' over A'] | above [v' over theta]
 //   (4) A = theta + beta a
@@ -14,6 +14,8 @@
 //   (8) v = reset(u, z)  when = now, else u
 //   (9) r = n_ref after a spike, else max(r' - 1, 0)
 //
+// A synapse may have a weight w_djk for each delay d: then (1) sums over d too. Without recurrent
+// weights c = x_t.
 // The forward pass saves y of (5), the spikes as bits and, every `segment` steps, the carried state; all else is replayed.
 // Sums of (1) run over ascending delay, then ascending j, without fused multiply-add, so that every path agrees bit for bit.
 #pragma once

@@ -197,8 +197,12 @@ template <class T, class W, class Model, class Gradients, int C, bool rows_here>
       const Quad<T> p = product_of(c, cell[c], !some ? 0 : choosing ? marked(marks, c, cell[c]) : 15);
       if (!cell[c].live) continue;
       if (t < 0) store_first_z_gradient(job, cell[c], -1 - t, d[c], p);
-      else gradients.publish(dc_of(t), cell[c], adjoint_quad(job, model, cell[c], t, record[c], p, d[c]), number, job.shape.ranks);
+      else {
+        const Quad<T> dc_quad = adjoint_quad(job, model, cell[c], t, record[c], p, d[c]);
+        if (job.f.layer.S) gradients.publish(dc_of(t), cell[c], dc_quad, number, job.shape.ranks);
+      }
     }
+    if (job.f.layer.S == 0) return;  // nobody reads dL/dc of others
     if (t < 0) group.sync();  // the products have been read
     else gradients.end_step(group, dc_of(t), number, (int)job.f.layer.N);
   }
@@ -242,7 +246,7 @@ __global__ void __launch_bounds__(most_threads_backward(rows_here), 1) backward_
       shared.active + group.id * chunk * largest.words,
       shared.list + threadIdx.x / 32 * list_size,
       {job.replayed + ((int64_t)blockIdx.x * shape.groups + group.id) * replayed_rows * slice.width, slice.width},
-      job.p.delays[0],
+      first_delay(job.p, l),
       has_bounded_support(model.surrogate) || model.refractory};
   const Share share = Share::mine(shape, group);
   uint32_t n0 = 0;

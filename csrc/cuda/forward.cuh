@@ -157,11 +157,12 @@ template <class T, class W, class Model, class Spikes, int C, bool rows_here> st
         const uint32_t word = gather_word(forward_quad(job, model, C == 1 ? k : again, cell[c], t, row + cell[c].n, sum[c], s[c]));
         const int at = column(c) / 32;
         if (at >= slice.words) continue;
-        spikes.publish(slot, slice.word + at, word, n0 + (uint32_t)t + 1, group.lane() % 8, job.shape.ranks);
+        if (l.S)  // else nobody reads them
+          spikes.publish(slot, slice.word + at, word, n0 + (uint32_t)t + 1, group.lane() % 8, job.shape.ranks);
         if (bits && group.lane() % 8 == 0) bits[at] = word;
       }
       if (bits) bits += l.B * spikes.n_words;
-      spikes.end_step(group);
+      if (l.S) spikes.end_step(group);
       slot = slot + 1 == slots ? 0 : slot + 1;
     }
 #pragma unroll
@@ -190,7 +191,14 @@ __global__ void __launch_bounds__(most_threads_forward, 1) forward_kernel(Forwar
 
   Spikes spikes{shared.ring + group.id * ring, n_words};
   const ForwardGroup<T, W, Model, Spikes, C, rows_here> forward{
-      job, Known<Model>::model(l, flags, 0), group, slice, spikes, w, shared.list + threadIdx.x / 32 * list_size, job.p.delays[0]};
+      job,
+      Known<Model>::model(l, flags, 0),
+      group,
+      slice,
+      spikes,
+      w,
+      shared.list + threadIdx.x / 32 * list_size,
+      first_delay(job.p, l)};
   const Share share = Share::mine(shape, group);
   uint32_t n0 = 0;
   // All groups of a cluster go through the loop equally often, for its barriers.

@@ -71,7 +71,7 @@ template <class T, class W> struct BackwardWorkspace {
   Packed<T> packed;
   T* replayed;       // see replay.cuh
   T* sums;           // [B,n_coefficients,NP] gradients of the coefficients
-  T* parts;          // [parts,N,N] of the weight gradient
+  T* parts;          // [parts,matrices,N,N] of the weight gradient
   Quad<T>* adjoint;  // [4,threads] of the design `step`
   T* dz;             // [B,N]
 
@@ -82,7 +82,7 @@ template <class T, class W> struct BackwardWorkspace {
     const int64_t threads = Point::count(l), slice = Slice(l.N, pass.shape.ranks, 0).width;
     replayed = m.take<T>(replayed_rows * (step ? 4 * threads : pass.blocks * pass.shape.groups * slice));
     sums = f.want ? m.take<T>(l.B * n_coefficients * padded(l.N)) : nullptr;
-    parts = f.gw ? m.take<T>(plan.tiles.parts * l.N * l.N) : nullptr;
+    parts = f.gw ? m.take<T>(plan.tiles.parts * matrices(l) * l.N * l.N) : nullptr;
     adjoint = step ? m.take<Quad<T>>(4 * threads) : nullptr;
     dz = step ? m.take<T>(l.B * l.N) : nullptr;
   }
@@ -155,6 +155,7 @@ void backward(const BackwardArgs& f, const Plan& plan, void* workspace, const Pr
       });
   }
   const bool some = l.T > 0 && l.B > 0;
+  const int64_t n_w = matrices(l) * l.N * l.N;
   if (f.gw && some) {
     const WeightTiles& tiles = plan.tiles;
     Arena counted;
@@ -162,9 +163,10 @@ void backward(const BackwardArgs& f, const Plan& plan, void* workspace, const Pr
     const WeightJob<T> job{{f, own.packed, nullptr, false}, tiles, own.parts};
     const int threads = (tiles.columns + 31) / 32 * 32;
     launch("weight gradient", {tiles.count() * tiles.parts, threads, counted.used, 1, stream}, &weight_gradient_kernel<T>, job);
-    sum_parts<T>("weight gradient, sum of parts", {own.parts, (T*)f.gw, l.N * l.N, l.N * l.N, tiles.parts, 0, 0, 0}, stream);
+    const SumJob<T> sum{own.parts, (T*)f.gw, n_w, n_w, tiles.parts, 0, 0, 0};
+    sum_parts<T>("weight gradient, sum of parts", sum, stream);
   } else if (f.gw) {
-    clear(f.gw, l.N * l.N * (int64_t)sizeof(T), stream);
+    clear(f.gw, n_w * (int64_t)sizeof(T), stream);
   }
   const int64_t NP = padded(l.N);
   if (f.want && l.B > 0)

@@ -9,7 +9,7 @@ namespace lsnn::cuda {
 enum Flag : uint32_t { SYNAPSE = 1, COUPLING = 2, CURRENT = 4, REFRACTORY = 8 };  // sigma, p, eta, the first r: not all are 0
 
 template <class T> struct Packed {
-  void* w;             // [S,N,NP] w_jk of the synapses with delay delays[s], else 0; T or bfloat16
+  void* w;             // [S,N,NP] w_jk of the synapses that act with delays[s], else 0; T or bfloat16
   T* k;                // [n_coefficients,NP] padded with harmless values
   int* delays;         // [S]
   uint32_t* flags;     // [1]
@@ -21,6 +21,11 @@ template <class T> struct Packed {
     flags = m.take<uint32_t>(1);
   }
 };
+
+// The smallest delay; any number where there are no weights.
+template <class T> LSNN_DEVICE int first_delay(const Packed<T>& p, const Layer& l) {
+  return l.S ? p.delays[0] : 0;
+}
 
 inline constexpr int delays_at_once = 64;
 template <class T, class W> struct PackJob {
@@ -37,8 +42,10 @@ template <class T, class W> __global__ void pack_kernel(PackJob<T, W> job) {
                 first = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
   for (int64_t i = first; i < all; i += step) {
     const int64_t s = i / (N * NP), j = i / NP % N, n = i % NP;
-    const bool here = n < N && (l.S == 1 || l.delay[j * N + n] == job.delays[s]);
-    static_cast<W*>(job.p.w)[job.S0 * N * NP + i] = here ? W(((const T*)l.w)[j * l.w_stride_j + n * l.w_stride_k]) : W(T(0));
+    const bool here = n < N && acts(l, j, n, job.delays[s]);
+    const T* from = matrix<T>(l, job.S0 + s);
+    const T x = here ? from[j * l.w_stride_j + n * l.w_stride_k] : T(0);
+    static_cast<W*>(job.p.w)[job.S0 * N * NP + i] = W(x);
   }
   if (first < job.n_delays) job.p.delays[job.S0 + first] = job.delays[first];
   if (job.S0) return;
@@ -60,7 +67,9 @@ template <class T, class W> __global__ void pack_kernel(PackJob<T, W> job) {
 template <class T, class W> void pack(const Layer& l, const void* first_r, const Packed<T>& p, void* stream) {
   clear(p.flags, sizeof(uint32_t), stream);
   PackJob<T, W> job{l, p, first_r, 0, 0, {}};
-  for (; job.S0 < l.S; job.S0 += delays_at_once) {
+  // Once at least, for the coefficients and the flags.
+  for (bool more = true; more; job.S0 += delays_at_once) {
+    more = job.S0 + delays_at_once < l.S;
     job.n_delays = int(l.S - job.S0 < delays_at_once ? l.S - job.S0 : delays_at_once);
     for (int s = 0; s < job.n_delays; s++) job.delays[s] = (int)l.delays[job.S0 + s];
     const int64_t most = job.n_delays * l.N * padded(l.N) > l.B * l.N ? job.n_delays * l.N * padded(l.N) : l.B * l.N;

@@ -45,9 +45,11 @@ Possible sequence_pass(Design design, const Card& card, const Layer& l, int rank
   const Slice slice(l.N, ranks, 0);
   const int64_t lanes = ceiling(slice.width, 4);
   while (ceiling(lanes, 32 * p.quads) * 32 > limit.block) p.quads *= 4;
-  if (p.quads > 4) return impossible("a block owns " + std::to_string(16 * limit.block) + " neurons at most");
+  const int most_quads = design == Design::gather ? 4 : 1;  // the others have no kernels for more
+  if (p.quads > most_quads)
+    return impossible("a block owns " + std::to_string(4 * most_quads * limit.block) + " neurons at most");
   const int64_t least = std::max<int64_t>(ceiling(lanes, 32 * p.quads) * 32, 32), teams = std::max(card.processors / ranks, 1);
-  p.shape.slots = int(l.D + 1 + (design == Design::cluster ? l.delays[0] : 0));
+  p.shape.slots = int(l.D + 1 + (design == Design::cluster && l.S ? l.delays[0] : 0));
   // Named barriers are 1 to 15; a group of one warp needs none. Items come in rounds of equal size.
   const int64_t most_groups = least == 32 && limit.group <= 32 ? limit.block / least : std::min<int64_t>(limit.block / least, 15);
   const int64_t items = std::max<int64_t>(ceiling(l.B, teams), 1), rounds = ceiling(items, most_groups);
@@ -86,7 +88,8 @@ Possible any_pass(Design design, const Card& card, const Layer& l, Storage stora
 struct Load { double items, bytes; };
 Load load(const Card& card, const Layer& l, Storage s, const Pass& p, double share) {
   const double items = double(l.B) * p.shape.ranks / card.processors, at_hand = std::max(items, 1.0);
-  return {at_hand, at_hand * share * double(l.N) * double(padded(l.N)) * double(bytes_of_weight(s)) / p.shape.ranks};
+  const double row = double(padded(l.N)) * double(bytes_of_weight(s)) / p.shape.ranks;
+  return {at_hand, at_hand * double(l.S) * share * double(l.N) * row};
 }
 
 template <class Cycles> Design fastest(const Card& card, const Layer& l, Storage s, bool forward, const Cycles& cycles) {
@@ -131,7 +134,8 @@ double backward_cycles(const Card& card, const Layer& l, Storage s, const Pass& 
     case Design::block: return 450 * std::max(1.0, at.items / 8) + at.bytes / 128;
     case Design::gather: return 450 * std::max(1.0, at.items / 8) + at.bytes / 25;
     // Every block receives all numbers of its items, 8 bytes each, and reads them again.
-    case Design::cluster: return 450 * std::max(1.0, at.items / 8) + 250 + at.bytes / 128 + at.items * 16 * double(l.N) / 21;
+    case Design::cluster:
+      return 450 * std::max(1.0, at.items / 8) + 250 + at.bytes / 128 + (l.S ? at.items * 16 * double(l.N) / 21 : 0);
     default: return 9000 + 2.0 * double(l.B * l.S) * double(l.N * l.N) / (256.0 * card.processors);
   }
 }
@@ -162,6 +166,7 @@ Plan choose(const Card& card, const Layer& l, Storage storage, const Activity& a
   };
   while (bytes() > most && (t.rows > 32 || t.columns > 32)) (t.rows > 32 ? t.rows : t.columns) -= 32;
   t.down = (int)ceiling(l.N, t.rows), t.across = (int)ceiling(l.N, t.columns);
+  t.matrices = std::max((int)matrices(l), 1);
   t.parts = (int)std::clamp<int64_t>(card.processors / t.count(), 1, std::max<int64_t>(ceiling(l.T * l.B, 256), 1));
   return plan;
 }

@@ -43,7 +43,8 @@ struct Plan {
   WeightTiles tiles;      // of the weight gradient
 };
 
-// The pass that a design would use, or why it cannot run this layer on this card. `l` needs T, B, N, S, D, delays and smooth.
+// The pass that a design would use, or why it cannot run this layer on this card. `l` needs T, B, N, S,
+// D, delays, smooth and whether `delay` is null.
 struct Possible {
   bool yes;
   Pass pass;

@@ -181,7 +181,7 @@ LSNN_DEVICE QuadRecord<T> recorded(const BackwardJob<T>& job, const Model& model
 // Whether (1) carries dL/dz of step t, which may lie before the sequence.
 template <class T, class Model> LSNN_DEVICE bool reaches(const BackwardJob<T>& job, const Model& model, int t, int first_delay) {
   const Layer& l = job.f.layer;
-  return !(model.row.stop & stop_rec) && t + l.D >= 0 && t + 1 + first_delay < l.T;
+  return l.S && !(model.row.stop & stop_rec) && t + l.D >= 0 && t + 1 + first_delay < l.T;
 }
 
 // dL/d of the last state. The gradients of the coefficients start at 0.

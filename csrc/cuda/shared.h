@@ -71,10 +71,12 @@ template <class T, class W, int inbox_rows> struct BackwardShared {
 // ---------------------------------------------------------------------------------------------------------- weight gradient
 struct WeightTiles {
   int rows, columns;  // of a tile; rows: whole words of spikes, list_size at most
-  int down, across;   // tiles of the matrix
+  int down, across;   // tiles of a matrix
   int parts;          // of the steps and items
+  int matrices = 1;   // see alif.h
 
-  LSNN_MEMBER int64_t count() const { return (int64_t)down * across; }
+  LSNN_MEMBER int64_t of_matrix() const { return (int64_t)down * across; }
+  LSNN_MEMBER int64_t count() const { return matrices * of_matrix(); }
 };
 inline constexpr int items_at_once = 16, loads_at_once = 8;
 

@@ -8,7 +8,7 @@ namespace lsnn::cuda {
 
 template <class T> struct WeightJob : BackwardJob<T> {
   WeightTiles tiles;
-  T* parts;  // [parts,N,N]
+  T* parts;  // [parts,matrices,N,N]
 };
 
 // A step of an item, counted through [T,B].
@@ -25,7 +25,12 @@ template <class T> __global__ void __launch_bounds__(256, 1) weight_gradient_ker
   const BackwardArgs& f = job.f;
   const Layer& l = f.layer;
   const WeightTiles& tiles = job.tiles;
-  const int N = (int)l.N, W = (int)words(l.N), tile = blockIdx.x % (int)tiles.count(), part = blockIdx.x / (int)tiles.count();
+  const int N = (int)l.N, W = (int)words(l.N);
+  const int all_tiles = blockIdx.x % (int)tiles.count(), part = blockIdx.x / (int)tiles.count();
+  // A matrix for each delay is summed by blocks of its own; one for all meets each delay in turn.
+  const int of = all_tiles / (int)tiles.of_matrix(), tile = all_tiles % (int)tiles.of_matrix();
+  const bool own_delays = matrices(l) != l.S;
+  const int d0 = own_delays ? 0 : of, d1 = own_delays ? (int)l.S : of + 1;
   const int j0 = tile / tiles.across * tiles.rows, k = tile % tiles.across * tiles.columns + (int)threadIdx.x;
   const int rows = N - j0 < tiles.rows ? N - j0 : tiles.rows, w0 = j0 / 32, n_words = (rows + 31) / 32;
   const bool mine = (int)threadIdx.x < tiles.columns && k < N;
@@ -38,7 +43,7 @@ template <class T> __global__ void __launch_bounds__(256, 1) weight_gradient_ker
 
   const int64_t all = l.T * l.B, first = all * part / tiles.parts, last = all * (part + 1) / tiles.parts;
   for (int64_t i0 = first; i0 < last; i0 += items_at_once)
-    for (int d = 0; d < l.S; d++) {
+    for (int d = d0; d < d1; d++) {
       const int delay = job.p.delays[d];
       const ItemStep start(i0, l.B);
       __syncthreads();  // the lists before have been used
@@ -56,7 +61,7 @@ template <class T> __global__ void __launch_bounds__(256, 1) weight_gradient_ker
       __syncthreads();
       if (!mine) continue;
       auto add = [&](int j, T g) {  // j: row of the tile
-        if (l.S == 1 || l.delay[(int64_t)(j0 + j) * N + k] == delay) sum[j * tiles.columns] += g;
+        if (!own_delays || l.delay[(int64_t)(j0 + j) * N + k] == delay) sum[j * tiles.columns] += g;
       };
       ItemStep at = start;
       for (int i1 = 0; i1 < items_at_once; i1 += loads_at_once) {
@@ -78,7 +83,7 @@ template <class T> __global__ void __launch_bounds__(256, 1) weight_gradient_ker
           int e = 0;
           for (; e + 4 <= n; e += 4) {  // different rows: they do not wait for each other
             const Quad<uint16_t> j = quad_at(list + e);
-            if (l.S > 1) {
+            if (own_delays) {
               for (int q = 0; q < 4; q++) add(j.pick(q), g[i]);
               continue;
             }
@@ -92,7 +97,10 @@ template <class T> __global__ void __launch_bounds__(256, 1) weight_gradient_ker
         }
       }
     }
-  for (int j = 0; mine && j < rows; j++) job.parts[((int64_t)part * N + j0 + j) * N + k] = sum[j * tiles.columns];
+  for (int j = 0; mine && j < rows; j++) {
+    const int64_t row = ((int64_t)part * tiles.matrices + of) * N + j0 + j;
+    job.parts[row * N + k] = sum[j * tiles.columns];
+  }
 }
 
 // out[i] = the sum of parts[p][i], part after part.

@@ -32,6 +32,8 @@ PAPER = "block T=17 B=3 N=64"  # plain layers but for one trace
 STEP = "step T=20 B=5 N=65"
 LONG = "block T=129 B=9 N=31"  # two segments, several parts of the weight gradient
 ABSENT = "block N=40 n_ref=1 layout=0 want=0"
+ALONE = "alone T=150 B=3 N=64"  # no recurrent weights
+MATRICES = "block all_delays T=150 B=3 N=64"  # a weight of each synapse for each of three delays
 IDLE_RANK = ("cluster T=20 B=1 N=257", "cluster T=20 B=5 N=257")  # four ranks share out nine words
 
 MUTANTS = [
@@ -172,6 +174,30 @@ MUTANTS = [
            ("any first_r=4",)),
     Mutant("bfloat16: cut off instead of rounded", "../bfloat16.h", "+ 0x7fff +", "+ 0 +", ("any T=20 B=5 N=236",),
            object="alif_f32_bf16"),
+    # ------------------------------------------------------------------------- no weights, a matrix for each delay
+    Mutant("no weights: nothing is packed", "layout.cuh", "bool more = true; more;",
+           "bool more = l.S > 0; more;", (f"any {ALONE}",)),
+    Mutant("pack: the first matrix for all delays", "layout.cuh", "matrix<T>(l, job.S0 + s)", "matrix<T>(l, 0)",
+           (MATRICES,)),
+    Mutant("pack: later launches begin with the first matrix", "layout.cuh", "matrix<T>(l, job.S0 + s)",
+           "matrix<T>(l, s)", ("any all_delays T=80 B=2 N=9",)),
+    Mutant("weight gradient: all delays into each matrix", "weight_gradient.cuh", "d0 = own_delays ? 0 : of",
+           "d0 = 0", (MATRICES,)),
+    Mutant("weight gradient: parts of one matrix", "weight_gradient.cuh", "tiles.matrices + of) * N",
+           "tiles.matrices) * N", (MATRICES,)),
+    Mutant("weight gradient: one delay into the one matrix", "weight_gradient.cuh", "own_delays ? (int)l.S : of + 1",
+           "of + 1", (DELAYED,)),
+    Mutant("workspace: parts of one matrix", "launch.cuh", "plan.tiles.parts * matrices(l) * l.N",
+           "plan.tiles.parts * l.N", (MATRICES,), ADDRESS),
+    Mutant("sum: of one matrix", "launch.cuh", "(T*)f.gw, n_w, n_w", "(T*)f.gw, l.N * l.N, n_w", (MATRICES,)),
+    Mutant("no steps: gradients of one matrix are 0", "launch.cuh", "clear(f.gw, n_w *", "clear(f.gw, l.N * l.N *",
+           ("any all_delays T=0 B=3 N=33",)),
+    Mutant("tiles: of one matrix", "plan.cpp", "t.matrices = std::max((int)matrices(l), 1)", "t.matrices = 1",
+           (MATRICES,)),
+    Mutant("no weights: a ring for the smallest delay", "plan.cpp", "design == Design::cluster && l.S ?",
+           "design == Design::cluster ?", ("cluster alone T=20 B=5 N=129",)),
+    Mutant("no weights: block with the kernels of gather", "plan.cpp", "design == Design::gather ? 4 : 1", "4",
+           ("any alone T=3 B=1 N=1537",)),
     # ---------------------------------------------------------------------------------------- memory that starts as 0
     Mutant("forward: the ring keeps what was there", "forward.cuh", "shared.ring[i] = 0;", "{}", SHORT),
     Mutant("backward: the inbox keeps what was there", "backward.cuh", "shared.inbox[i] = 0;", "{}", SHORT),

@@ -1,42 +1,86 @@
-// Layers without recurrent weights, and layers with a weight of each synapse for each delay, against layers that say the same
-// in another way: with weights that are zero; with one weight and one delay of each synapse.
+// Layers without recurrent weights, and layers with a weight of each synapse for each delay, against
+// layers that say the same in another way: with weights that are zero; with one weight and one
+// delay of each synapse.
 #pragma once
 #include "check.h"
 #include "problem.h"
 
 namespace lsnn::test {
 
+using Delays = std::vector<int64_t>;
+
+// The coefficients that the kernels made for the paper's network take for 0.
+inline constexpr unsigned zero_in_paper = 1u << SIGMA | 1u << P | 1u << ETA;
+
+// A case without weights, where there are no delays, or with a weight for each of them.
+inline Case case_of(const Delays& delays, Case c) {
+  c.delays = delays;
+  c.all_delays = true;
+  return c;
+}
+
 inline std::vector<Case> synapse_cases() {
-  const unsigned paper = 1u << SIGMA | 1u << P | 1u << ETA;
   std::vector<Case> all;
-  for (int row = 0; row < n_rows; row++) {
-    const auto surrogate = Surrogate(row % n_surrogates);
-    for (const std::vector<int64_t>& delays : {std::vector<int64_t>{}, {0, 3, 20}}) {
-      for (bool smooth : {false, true})
-        all.push_back({.row = row, .surrogate = surrogate, .delays = delays, .n_ref = row % 3, .smooth = smooth, .all_delays = true});
-      const std::vector<int64_t> few(delays.begin(), delays.begin() + (int64_t)std::min<size_t>(delays.size(), 2));
-      all.push_back({.row = row, .surrogate = surrogate, .T = 6, .B = 2, .N = 3, .delays = few, .smooth = true, .stop = false,
-                     .all_delays = true});
+  for (int row = 0; row < n_rows; row++)
+    for (bool weights : {false, true}) {
+      const Case c{.row = row, .surrogate = Surrogate(row % n_surrogates), .n_ref = row % 3};
+      const Delays delays = weights ? Delays{0, 3, 20} : Delays{};
+      const Delays few = weights ? Delays{0, 2} : Delays{};
+      Case smooth = c, small = c;
+      smooth.smooth = small.smooth = true;
+      small.T = 6, small.B = 2, small.N = 3, small.n_ref = 0, small.stop = false;
+      for (const Case& one : {c, smooth}) all.push_back(case_of(delays, one));
+      all.push_back(case_of(few, small));
     }
-  }
-  const int64_t shapes[][2] = {{0, 3}, {1, 1}, {15, 9}, {129, 5}, {20, 33}};  // T, B
+  const int64_t shapes[][2] = {{0, 3}, {1, 1}, {15, 9}, {129, 2}, {6, 33}};  // T, B
   for (auto [T, B] : shapes)
     for (int64_t N : {1, 33, 65})
-      for (const std::vector<int64_t>& delays : {std::vector<int64_t>{}, {7}, {1, 40}, {0, 1, 2, 3}}) {  // also longer than T
-        all.push_back({.T = T, .B = B, .N = N, .delays = delays, .n_ref = B % 3, .want = 0, .zero = paper, .all_delays = true});
-        all.push_back({.row = int((N + B) % n_rows), .surrogate = Surrogate::gaussian, .T = T, .B = B, .N = N, .delays = delays,
-                       .all_delays = true});
+      for (const Delays& delays : {Delays{}, {7}, {1, 40}, {0, 1, 2, 3}}) {  // also longer than T
+        const Case c{.T = T, .B = B, .N = N};
+        Case paper = c, general = c;
+        paper.n_ref = B % 3, paper.want = 0, paper.zero = zero_in_paper;
+        general.row = int((N + B) % n_rows), general.surrogate = Surrogate::gaussian;
+        for (const Case& one : {paper, general}) all.push_back(case_of(delays, one));
       }
   for (int layout = 1; layout <= 4; layout++)
     for (int64_t N : {1, 7, 33})
-      for (const std::vector<int64_t>& delays : {std::vector<int64_t>{}, {1, 2, 6}})
-        all.push_back({.row = layout, .T = 20, .B = 5, .N = N, .delays = delays, .layout = layout, .all_delays = true});
-  for (int64_t N : {33, 220})  // matrices that are zero, mostly or altogether
-    for (int64_t B : {5, 33})
-      for (double density : {0.0, 0.02})
-        all.push_back({.T = 20, .B = B, .N = N, .delays = {0, 1, 2, 5, 9}, .n_ref = 1, .want = 0, .zero = paper, .density = density,
-                       .all_delays = true});
-  all.push_back({.N = 40, .delays = {0, 4}, .absent = set_of(gw), .all_delays = true});
+      for (const Delays& delays : {Delays{}, {1, 2, 6}})
+        all.push_back(case_of(delays, {.row = layout, .T = 20, .B = 5, .N = N, .layout = layout}));
+  for (double density : {0.0, 0.02})  // matrices that are zero, mostly or altogether
+    for (bool large : {false, true}) {
+      Case c{.T = 20, .B = large ? 5 : 33, .N = large ? 220 : 33, .n_ref = 1, .want = 0};
+      c.zero = zero_in_paper, c.density = density;
+      all.push_back(case_of({0, 1, 2, 5, 9}, c));
+    }
+  all.push_back(case_of({0, 4}, {.N = 40, .absent = set_of(gw)}));
+  return all;
+}
+
+// At the ends of slices, warps and shared memories of the CUDA kernels; for the paper's network, with its
+// own kernels; one item after the other.
+inline std::vector<Case> synapse_kernel_cases() {
+  std::vector<Case> all;
+  for (const Delays& delays : {Delays{}, {1, 3, 4}}) {
+    for (int64_t N : {64, 129, 257, 512}) {
+      Case c{.row = int(N % n_rows), .surrogate = Surrogate(N % n_surrogates), .T = 20, .N = N};
+      c.B = 5;
+      if (N > 300) c.T = 6, c.B = 2;
+      all.push_back(case_of(delays, c));
+    }
+    for (int64_t N : {64, 100, 256}) {
+      Case c{.T = 150, .B = 3, .N = N, .n_ref = N % 3, .want = 0, .zero = zero_in_paper};
+      c.absent = set_of(trace_v, trace_a, trace_A, gv, ga, gA);
+      all.push_back(case_of(delays, c));
+    }
+    for (int64_t T : {3, 4}) all.push_back(case_of(delays, {.T = T, .B = 38, .N = 40}));
+  }
+  for (int64_t N : {1537, 2100}) all.push_back(case_of({}, {.T = 3, .B = 1, .N = N, .n_ref = 1}));
+  Delays many(70);  // more than one launch packs
+  for (int64_t d = 0; d < 70; d++) many[size_t(d)] = d;
+  for (bool all_delays : {false, true}) {
+    all.push_back({.T = 80, .B = 2, .N = 9, .delays = many});
+    all.back().all_delays = all_delays;
+  }
   return all;
 }
 
@@ -45,9 +89,11 @@ inline std::vector<Case> synapse_cases_around() {
   std::vector<Case> all;
   for (int64_t N : {1, 33, 65})
     for (int64_t B : {1, 5, 33})
-      for (const std::vector<int64_t>& delays : {std::vector<int64_t>{}, {0, 3}})
-        all.push_back({.row = int((N + B) % n_rows), .T = 70, .B = B, .N = N, .delays = delays, .n_ref = B % 2, .smooth = N + B == 38,
-                       .all_delays = true});
+      for (const Delays& delays : {Delays{}, {0, 3}}) {
+        Case c{.row = int((N + B) % n_rows), .T = 70, .B = B, .N = N, .n_ref = B % 2};
+        c.smooth = N + B == 38;
+        all.push_back(case_of(delays, c));
+      }
   return all;
 }
 
@@ -66,7 +112,7 @@ template <class T> void check_alone(const Run<T>& alone, RunBoth<T> run) {
   check_same_bits("without weights", alone, zero);
 }
 
-// One weight and one delay of each synapse against a matrix for each delay, where all its other weights are zero.
+// One weight and one delay of each synapse against a matrix for each delay with zeros elsewhere.
 template <class T> void check_spread(const Run<T>& given, RunBoth<T> run) {
   Case c = given.c;
   c.all_delays = true;
@@ -79,14 +125,18 @@ template <class T> void check_spread(const Run<T>& given, RunBoth<T> run) {
           if (given.delay[j * c.N + n] == c.delays[s]) f(s, j, n);
   };
   std::fill_n(spread.b[w].get(), size_of(c, w), T(0));
-  each([&](int64_t s, int64_t j, int64_t n) { spread.b[w][to.at(s, j, n)] = given.b[w][w_strides(given.c).at(0, j, n)]; });
+  const WStrides from = w_strides(given.c);
+  each([&](int64_t s, int64_t j, int64_t n) {
+    spread.b[w][to.at(s, j, n)] = given.b[w][from.at(0, j, n)];
+  });
   run(spread);
   check_same("a matrix for each delay", spread, given, z, gw);
   check_same("a matrix for each delay", spread, given, gv0, n_names);
   check_same_bits("a matrix for each delay", spread, given);
   bool same = true;
   each([&](int64_t s, int64_t j, int64_t n) {
-    same = same && (!given.at(gw) || given.b[gw][j * c.N + n] == spread.b[gw][(s * c.N + j) * c.N + n]);
+    const T mine = spread.b[gw][(s * c.N + j) * c.N + n];
+    same = same && (!given.at(gw) || given.b[gw][j * c.N + n] == mine);
   });
   check(same, "a matrix for each delay: gradients of w");
 }

@@ -98,6 +98,7 @@ inline std::vector<Case> kernel_table() {
     all.push_back({.T = T, .B = 38, .N = 40, .want = 0, .zero = paper});
     all.push_back({.T = T, .B = 38, .N = 40, .delays = {0, 3}});
   }
+  for (const Case& c : synapse_kernel_cases()) all.push_back(c);
   for (Name one : {trace_v, trace_a, trace_A, gv, ga, gA})  // plain but for one of them
     all.push_back({.N = 64, .want = 0, .zero = paper, .absent = traces & ~set_of(one)});
   all.push_back({.N = 33, .layout = 2, .want = 0, .zero = paper, .absent = traces});  // but for all that is not x
