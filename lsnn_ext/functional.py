@@ -74,7 +74,7 @@ def alif(
         current: (T, B, N) input current x_t, already projected. float32 and float64 are computed as such; bfloat16 and
             float16 in float32, the spikes are then returned in the dtype of current. T = 0 and B = 0 are allowed.
         w_rec: (N, N) recurrent weights, w_rec[j, k] from neuron j to neuron k; (S, N, N): w_rec[s, j, k] acts with the
-            s-th of S delays; None: no recurrence, at no cost. Only the CPU kernels take other shapes than (N, N).
+            s-th of S delays; None: no recurrence, at no cost.
         alpha: decay of the membrane over a step, exp(-dt/tau); in [0, 1]. Every coefficient is a number or a tensor
             (N,), and differentiable.
         theta: base threshold.
@@ -305,7 +305,7 @@ def leaky_readout(x: Tensor, w_out: Tensor, k: float, p: Tensor | None = None) -
     check_beside("w_out", w_out, ("O", x.shape[2]), x, "x")
     if p is not None:
         check_beside("p", p, (x.shape[1], w_out.shape[0]), x, "x")
-    product, O = linear(x.contiguous(), w_out.to(x.dtype)), w_out.shape[0]
+    product = linear(x.contiguous(), w_out.to(x.dtype))
     neuron: dict[str, Any] = dict(
         alpha=k, kappa=1 - k, theta=_NEVER, R=0.0, dynamics="snntorch_sub", surrogate="triangle"
     )
@@ -317,6 +317,6 @@ def leaky_readout(x: Tensor, w_out: Tensor, k: float, p: Tensor | None = None) -
     if p is not None:
         a, i, r, z = (torch.zeros_like(p) for _ in range(4))  # one given twice stops torch.compile
         carried = State(p, a, i, r, z.unsqueeze(0))
-    result = alif(product, product.new_zeros(O, O, dtype=w_out.dtype), **neuron, state=carried, trace=True)
+    result = alif(product, None, **neuron, state=carried, trace=True)
     assert len(result) == 3
     return result[2].v, result[1].v

@@ -70,7 +70,6 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
     check_like(*w_rec, "w_rec", like, of);
     check_shape(*w_rec, "w_rec", by_delay ? Ints{S, N, N} : Ints{N, N});
   }
-  LSNN_EXPECT(has_cpu_kernels(like) || (w_rec && !by_delay), "w_rec: expected shape (N, N), as only the CPU kernels take others or none");
   LSNN_EXPECT(c.dynamics >= 0 && c.dynamics < n_rows, "dynamics must be a row from 0 to ", n_rows - 1, ", got ", c.dynamics);
   LSNN_EXPECT(c.surrogate >= 0 && c.surrogate < n_surrogates, "surrogate must be 0 to ", n_surrogates - 1, ", got ", c.surrogate);
   LSNN_EXPECT(c.refractory >= 0 && c.refractory < (1 << 24), "refractory must be from 0 to 2^24 - 1 steps, got ", c.refractory);
