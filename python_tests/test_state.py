@@ -31,21 +31,21 @@ def _in_chunks(problem: Problem, lengths: list[int], leaves: dict[str, Tensor] |
 @pytest.mark.parametrize("lengths", [[40], [0, 40], [40, 0], [1, 39], [3, 2, 35], [17, 23], [1] * 40], ids=str)
 @pytest.mark.parametrize("delay", ["none", "one", "each"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_chunks_equal_one_call(dtype: torch.dtype, delay: str, lengths: list[int], device: str) -> None:
-    problem = build(replace(BUSY, delay=delay), dtype, device)
+def test_chunks_equal_one_call(dtype: torch.dtype, delay: str, lengths: list[int]) -> None:
+    problem = build(replace(BUSY, delay=delay), dtype)
     want = problem.outputs(functional.alif)
     assert_all_same(_in_chunks(problem, lengths), want)
 
 
 @pytest.mark.parametrize("dynamics", ROWS)
-def test_chunks_equal_one_call_in_every_row(dynamics: str, device: str) -> None:
-    problem = build(replace(BUSY, dynamics=dynamics), torch.float32, device)
+def test_chunks_equal_one_call_in_every_row(dynamics: str) -> None:
+    problem = build(replace(BUSY, dynamics=dynamics), torch.float32)
     assert_all_same(_in_chunks(problem, [13, 27]), problem.outputs(functional.alif))
 
 
 @pytest.mark.parametrize("dynamics", ROWS)
-def test_gradients_pass_between_chunks(dynamics: str, device: str) -> None:
-    problem = build(replace(BUSY, dynamics=dynamics), device=device)
+def test_gradients_pass_between_chunks(dynamics: str) -> None:
+    problem = build(replace(BUSY, dynamics=dynamics))
     _, want = problem.run(functional.alif)
     leaves = {name: leaf.clone().requires_grad_() for name, leaf in problem.leaves.items()}
     outputs = _in_chunks(problem, [2, 13, 25], leaves)
@@ -57,45 +57,45 @@ def test_gradients_pass_between_chunks(dynamics: str, device: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_no_steps_return_the_state(dtype: torch.dtype, device: str) -> None:
-    problem = build(replace(BUSY, T=0), dtype, device)
+def test_no_steps_return_the_state(dtype: torch.dtype) -> None:
+    problem = build(replace(BUSY, T=0), dtype)
     outputs = problem.outputs(functional.alif)
     assert outputs["spikes"].shape == (0, 3, 33)
     given = problem.arguments()["state"]
     assert_all_same({name: outputs[f"state.{name}"] for name in given._fields}, given._asdict())
 
 
-def test_no_state_is_all_zeros(device: str) -> None:
-    problem = build(replace(BUSY, state="none"), torch.float32, device)
+def test_no_state_is_all_zeros() -> None:
+    problem = build(replace(BUSY, state="none"), torch.float32)
     want = problem.outputs(functional.alif)
-    zero = torch.zeros(3, 33, device=device)
-    state = functional.State(zero, zero, zero, zero, torch.zeros(4, 3, 33, device=device))
+    zero = torch.zeros(3, 33)
+    state = functional.State(zero, zero, zero, zero, torch.zeros(4, 3, 33))
     problem.fixed["state"] = state
     assert_all_same(problem.outputs(functional.alif), want)
 
 
-def test_more_past_steps_than_needed(device: str) -> None:
+def test_more_past_steps_than_needed() -> None:
     """The newest are used, and as many as the delays need come back."""
-    problem = build(replace(BUSY, delay="one"), torch.float32, device)
+    problem = build(replace(BUSY, delay="one"), torch.float32)
     want = problem.outputs(functional.alif)
     arguments = problem.arguments()
-    older = torch.full((2, 3, 33), 7.0, device=device)
+    older = torch.full((2, 3, 33), 7.0)
     arguments["state"] = arguments["state"]._replace(z=torch.cat([arguments["state"].z, older]))
     spikes, state = functional.alif(**arguments)
     assert_same("spikes", spikes, want["spikes"])
     assert_same("state.z", state.z, want["state.z"])
 
 
-def test_past_spikes_are_those_returned(device: str) -> None:
-    problem = build(replace(BUSY, delay="each"), torch.float32, device)
+def test_past_spikes_are_those_returned() -> None:
+    problem = build(replace(BUSY, delay="each"), torch.float32)
     outputs = problem.outputs(functional.alif)
     assert_same("state.z", outputs["state.z"], outputs["spikes"][-4:].flip(0))
 
 
 @pytest.mark.parametrize("n", [0, 1, 5])
-def test_refractory_steps_are_silent(n: int, device: str) -> None:
+def test_refractory_steps_are_silent(n: int) -> None:
     """Equation (9): between two spikes of a neuron lie at least n steps, and some lie exactly n."""
-    problem = build(replace(BUSY, refractory=n, state="none", T=200), torch.float32, device)
+    problem = build(replace(BUSY, refractory=n, state="none", T=200), torch.float32)
     spikes = problem.outputs(functional.alif)["spikes"].flatten(1).bool()
     gaps = torch.cat([times[1:] - times[:-1] for times in (column.nonzero().flatten() for column in spikes.T)])
     assert int(gaps.min()) == n + 1

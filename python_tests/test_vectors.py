@@ -11,8 +11,8 @@ TOLERANCE = {torch.float64: (1e-12, 1e-11), torch.float32: (5e-6, 3e-5)}
 
 
 @pytest.mark.parametrize("name", vectors.NAMES)
-def test_official_vector(name: str, device: str) -> None:
-    vector = vectors.load(name, device)
+def test_official_vector(name: str) -> None:
+    vector = vectors.load(name)
     outputs, gradients = vector.run(functional.alif)
     values, slopes = TOLERANCE[vector.dtype]
     assert_same("spikes", outputs.pop("spikes"), vector.outputs.pop("spikes"))

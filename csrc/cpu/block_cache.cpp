@@ -32,9 +32,8 @@ struct Cache {
   std::multimap<int64_t, void*> free;            // by size
   std::unordered_map<void*, int64_t> sizes;      // of every large block
   int64_t held = 0;
-  const int64_t limit;
 
-  Cache() : limit(limit_asked()) {
+  Cache() {
     // A child must not be born while another thread is in here: nobody would ever unlock its copy of the mutex.
     pthread_atfork(lock, unlock, unlock);
   }
@@ -48,6 +47,11 @@ struct Cache {
     const auto read = std::from_chars(asked, end, mb);
     return read.ec != std::errc() || read.ptr != end || mb < 0 || mb > INT64_MAX >> 20 ? -1 : mb << 20;
   }
+  // Read when it is first needed, so that whoever starts the process can still set it.
+  static int64_t limit() {
+    static const int64_t bytes = limit_asked();
+    return bytes;
+  }
   static void lock();
   static void unlock();
 };
@@ -58,7 +62,7 @@ void Cache::unlock() { cache.mutex.unlock(); }
 }  // namespace
 
 void* take_block(int64_t bytes) {
-  if (cache.limit < 0) {
+  if (Cache::limit() < 0) {
     const std::string given = std::getenv("LSNN_CACHE_MB") ? std::getenv("LSNN_CACHE_MB") : "";
     throw std::runtime_error("LSNN_CACHE_MB: expected a whole number of megabytes >= 0, got '" + given + "'");
   }
@@ -107,7 +111,7 @@ void give_block(void* block) {
     return;
   }
   const int64_t size = known->second;
-  if (cache.held + size <= cache.limit) {
+  if (cache.held + size <= Cache::limit()) {
     cache.free.emplace(size, block);
     cache.held += size;
     return;

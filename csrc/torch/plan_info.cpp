@@ -75,6 +75,8 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays, cons
   const cuda::Activity activity{spikes, active};
   Layer l{};
   l.T = T, l.B = B, l.N = N, l.S = (int64_t)delays.size(), l.D = 1 + delays.back(), l.delays = delays.data(), l.smooth = smooth;
+  static const int64_t no_delay = 0;
+  l.delay = delays.size() > 1 ? &no_delay : nullptr;  // one weight for each synapse; the plan reads no more of it
   const auto asked = asked_design();
   const cuda::Plan p = cuda::choose(card, l, storage, activity, asked ? &*asked : nullptr);
   py::dict d, of_card;
