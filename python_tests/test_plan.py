@@ -68,7 +68,7 @@ def test_asked_design(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LSNN_CUDA", "")
     assert plan(10, 4, 128, card="h100")["asked"] is None
     monkeypatch.setenv("LSNN_CUDA", "block")
-    with pytest.raises(ValueError, match="the design 'block' cannot run 2000 neurons, 1 delays: a block owns 1536 neurons at most"):
+    with pytest.raises(ValueError, match="the design 'block' cannot run 2000 neurons, .*: a block owns 1536"):
         plan(10, 4, 2000, card="h100")
     monkeypatch.setenv("LSNN_CUDA", "cluster")
     with pytest.raises(ValueError, match="no clusters"):

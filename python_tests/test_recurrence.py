@@ -148,7 +148,7 @@ def test_compiled_and_on_meta(by_delay: bool) -> None:
     (torch.zeros(S, N, N), (0, 1), r"delay: expected 4 ascending delays >= 0, one for each matrix of .*got \(0, 1\)"),
     (torch.zeros(S, N, N), (0, 1, 1, 2), "delay: expected 4 ascending delays"),
     (torch.zeros(S, N, N), 3, "delay: expected 4 ascending delays"),
-    (torch.zeros(S, N, N), torch.zeros(N, N).long(), r"delay: expected an int for each matrix of w_rec \(4, 33, 33\), .*got Tensor"),
+    (torch.zeros(S, N, N), torch.zeros(N, N).long(), r"delay: expected an int for each matrix of w_rec"),
     (torch.zeros(N, N), (0, 1), "delay: expected an int or an integer tensor"),
     (torch.zeros(0, N, N), (), r"w_rec: expected shape \(33, 33\) or \(S, 33, 33\)"),
     (torch.zeros(2, N, N + 1), (0, 1), r"w_rec: expected shape \(33, 33\) or \(S, 33, 33\)"),

@@ -191,14 +191,7 @@ __global__ void __launch_bounds__(most_threads_forward, 1) forward_kernel(Forwar
 
   Spikes spikes{shared.ring + group.id * ring, n_words};
   const ForwardGroup<T, W, Model, Spikes, C, rows_here> forward{
-      job,
-      Known<Model>::model(l, flags, 0),
-      group,
-      slice,
-      spikes,
-      w,
-      shared.list + threadIdx.x / 32 * list_size,
-      first_delay(job.p, l)};
+      job, Known<Model>::model(l, flags, 0), group, slice, spikes, w, shared.list + threadIdx.x / 32 * list_size, first_delay(job.p, l)};
   const Share share = Share::mine(shape, group);
   uint32_t n0 = 0;
   // All groups of a cluster go through the loop equally often, for its barriers.

@@ -23,9 +23,7 @@ template <class T> struct Packed {
 };
 
 // The smallest delay; any number where there are no weights.
-template <class T> LSNN_DEVICE int first_delay(const Packed<T>& p, const Layer& l) {
-  return l.S ? p.delays[0] : 0;
-}
+template <class T> LSNN_DEVICE int first_delay(const Packed<T>& p, const Layer& l) { return l.S ? p.delays[0] : 0; }
 
 inline constexpr int delays_at_once = 64;
 template <class T, class W> struct PackJob {

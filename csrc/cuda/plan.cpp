@@ -46,8 +46,7 @@ Possible sequence_pass(Design design, const Card& card, const Layer& l, int rank
   const int64_t lanes = ceiling(slice.width, 4);
   while (ceiling(lanes, 32 * p.quads) * 32 > limit.block) p.quads *= 4;
   const int most_quads = design == Design::gather ? 4 : 1;  // the others have no kernels for more
-  if (p.quads > most_quads)
-    return impossible("a block owns " + std::to_string(4 * most_quads * limit.block) + " neurons at most");
+  if (p.quads > most_quads) return impossible("a block owns " + std::to_string(4 * most_quads * limit.block) + " neurons at most");
   const int64_t least = std::max<int64_t>(ceiling(lanes, 32 * p.quads) * 32, 32), teams = std::max(card.processors / ranks, 1);
   p.shape.slots = int(l.D + 1 + (design == Design::cluster && l.S ? l.delays[0] : 0));
   // Named barriers are 1 to 15; a group of one warp needs none. Items come in rounds of equal size.
@@ -134,8 +133,7 @@ double backward_cycles(const Card& card, const Layer& l, Storage s, const Pass& 
     case Design::block: return 450 * std::max(1.0, at.items / 8) + at.bytes / 128;
     case Design::gather: return 450 * std::max(1.0, at.items / 8) + at.bytes / 25;
     // Every block receives all numbers of its items, 8 bytes each, and reads them again.
-    case Design::cluster:
-      return 450 * std::max(1.0, at.items / 8) + 250 + at.bytes / 128 + (l.S ? at.items * 16 * double(l.N) / 21 : 0);
+    case Design::cluster: return 450 * std::max(1.0, at.items / 8) + 250 + at.bytes / 128 + (l.S ? at.items * 16 * double(l.N) / 21 : 0);
     default: return 9000 + 2.0 * double(l.B * l.S) * double(l.N * l.N) / (256.0 * card.processors);
   }
 }

@@ -90,9 +90,11 @@ struct Case {
   int64_t S() const { return (int64_t)delays.size(); }
   int64_t matrices() const { return all_delays ? S() : std::min<int64_t>(S(), 1); }
   std::string text() const {
-    std::string s =
-        std::string(rows[row].name) + " " + surrogate_names[(int)surrogate] + (smooth ? " smooth" : "") + (stop ? "" : " nostop") +
-                    (delays.empty() ? " alone" : all_delays ? " all_delays" : "");
+    std::string s = std::string(rows[row].name) + " " + surrogate_names[(int)surrogate] + (smooth ? " smooth" : "") +
+                    (stop ? "" : " nostop") +
+                    (delays.empty() ? " alone"
+                     : all_delays   ? " all_delays"
+                                    : "");
     const std::pair<const char*, int64_t> numbers[] = {{"T", T},
                                                        {"B", B},
                                                        {"N", N},
@@ -227,23 +229,12 @@ template <class T> struct Run {
     if (!c.stop) row.stop = stop_none;
     const bool own_delays = c.S() > 1 && !c.all_delays;
     const WStrides of_w = w_strides(c);
-    return {c.T,
-            c.B,
-            c.N,
-            row,
-            c.surrogate,
-            dampening,
-            c.n_ref,
-            c.smooth,
-            c.delays.data(),
-            c.S(),
-            c.D(),
-            own_delays ? delay.get() : nullptr,
-            at(w),
-            of_w.j,
-            of_w.n,
-            at(k),
-            of_w.s};
+    return {c.T,     c.B,         c.N,
+            row,     c.surrogate, dampening,
+            c.n_ref, c.smooth,    c.delays.data(),
+            c.S(),   c.D(),       own_delays ? delay.get() : nullptr,
+            at(w),   of_w.j,      of_w.n,
+            at(k),   of_w.s};
   }
   Saved saved() const { return {at(y), bits.get(), c.smooth ? at(smooth_z) : nullptr, at(carry)}; }
   State first() const { return {at(v0), at(a0), at(i0), at(r0), at(z0)}; }

@@ -126,9 +126,7 @@ template <class T> void check_spread(const Run<T>& given, RunBoth<T> run) {
   };
   std::fill_n(spread.b[w].get(), size_of(c, w), T(0));
   const WStrides from = w_strides(given.c);
-  each([&](int64_t s, int64_t j, int64_t n) {
-    spread.b[w][to.at(s, j, n)] = given.b[w][from.at(0, j, n)];
-  });
+  each([&](int64_t s, int64_t j, int64_t n) { spread.b[w][to.at(s, j, n)] = given.b[w][from.at(0, j, n)]; });
   run(spread);
   check_same("a matrix for each delay", spread, given, z, gw);
   check_same("a matrix for each delay", spread, given, gv0, n_names);

@@ -107,8 +107,8 @@ template <class T> void run_case(const Case& c, const cuda::Card& card, Storage 
     Kernels<T> kernels{cuda::choose(card, layer, storage, {}, &design)};
     const bool one_quad = kernels.plan.forward.quads == 1 && kernels.plan.backward.quads == 1;
     check(design == Design::gather || one_quad, "only gather has kernels for several quads of a lane");
-    const int64_t workspace = cuda::forward_workspace(wanted.forward_args(), kernels.plan) +
-                              cuda::backward_workspace(wanted.backward_args(), kernels.plan);
+    const int64_t workspace =
+        cuda::forward_workspace(wanted.forward_args(), kernels.plan) + cuda::backward_workspace(wanted.backward_args(), kernels.plan);
     const bool small = workspace < c.N * c.N * (int64_t)sizeof(T);
     check(c.S() || c.N < 1024 || small, "no memory for weights that are not there");
     set_order(order);

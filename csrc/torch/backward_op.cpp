@@ -111,7 +111,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(Mayb
   const bool want_in = I && (c.has(Gradient::w_in) || c.has(Gradient::bias)), want_bias = want_in && in.bias;
   const bool want_out = O && c.has(Gradient::w_out), want_z = c.has(Gradient::z) || !on_cpu;
   const bool want_k = c.coefficient_gradients != 0;
-  const Tensor g_current = when(want_current, {T, B, N}), gw = when(want_w, is_by_delay ? Ints{l.S, N, N} : Ints{N, N}), gk = when(want_k, {n_coefficients, N});
+  const Tensor g_current = when(want_current, {T, B, N}), gw = when(want_w, is_by_delay ? Ints{l.S, N, N} : Ints{N, N}),
+               gk = when(want_k, {n_coefficients, N});
   const Tensor gw_in = when(want_in, {N, I}), gbias = when(want_bias, {N}), gw_out = when(want_out, {O, N}), gp0 = when(O, {B, O});
   Tensors g_first;
   for (int k = 0; k < 3; k++) g_first.push_back(when(true, {B, N}));
