@@ -129,8 +129,11 @@ def _forward_arguments(d: Draw, size: dict[str, int], save: bool) -> dict[str, A
     T, B, N, I, O = size.values()
     dtype = d.one_of(torch.float32, torch.float32, torch.float64)
     delays = sorted(d.random.sample(range(5), d.one_of(1, 1, 1, 2, 3)))
-    each = None
-    if len(delays) > 1:
+    each, D = None, 1 + delays[-1]
+    kind = d.one_of(*["shared"] * 6, "none", "by delay")  # of recurrent weights
+    if kind == "none":
+        delays, D = [], 1
+    elif kind == "shared" and len(delays) > 1:
         each = torch.full((), delays[0]).expand(N, N)
         if N * N <= MOST:
             each = torch.tensor(delays)[d.whole(len(delays), N, N)]
@@ -142,12 +145,14 @@ def _forward_arguments(d: Draw, size: dict[str, int], save: bool) -> dict[str, A
     if projected and d.chance(0.7) and x.numel() <= MOST:
         x = x * (x > 1.7)
     gain = 2 / max(1, N) ** 0.5
+    weights = (len(delays), N, N) if kind == "by delay" else (N, N)
+    w_rec = None if kind == "none" else d.real(-gain, gain, *weights, dtype=dtype)
     small_y = save and dtype == torch.float32 and d.chance(0.2)
     outputs = {"spikes": d.chance(0.8), "traces": d.chance(0.3), "saved": save, "bits": d.chance(0.3),
                "saved_bf16": small_y}  # fmt: skip
     return dict(
-        x=x, w_rec=d.real(-gain, gain, N, N, dtype=dtype), coefficients=stacked, delay=each, delays=delays,
-        **state(d, 1 + delays[-1] + (d.one_of(1, 3) if d.chance(0.2) else 0), B, N, dtype)._asdict(),
+        x=x, w_rec=w_rec, coefficients=stacked, delay=each, delays=delays,
+        **state(d, D + (d.one_of(1, 3) if d.chance(0.2) else 0), B, N, dtype)._asdict(),
         w_in=d.real(-1, 1, N, I, dtype=dtype) if projected else None,
         bias=d.real(-0.2, 0.2, N, dtype=dtype) if projected and d.chance(0.5) else None,
         w_out=d.real(-1, 1, O, N, dtype=dtype) if read else None, p=d.real(-1, 1, B, O, dtype=dtype) if read else None,
@@ -194,7 +199,7 @@ def alif_backward(d: Draw) -> Call:
     def gradient(*shape: int, share: float = 0.6) -> Tensor | None:
         return real(*shape) if d.chance(share) else None
 
-    D = 1 + given["delays"][-1]
+    D = 1 + max([0, *given["delays"]])
     args = dict(
         g_spikes=gradient(T, B, N, share=0.8), g_trace_v=gradient(T, B, N, share=0.3),
         g_trace_a=gradient(T, B, N, share=0.3), g_threshold=gradient(T, B, N, share=0.3), g_v=gradient(B, N),

@@ -22,14 +22,26 @@ def _coefficient(d: Draw, name: str, N: int, dtype: torch.dtype) -> float | Tens
     return _leaf(d, d.real(low, high, *d.one_of((), (1,), (N,)), dtype=dtype))
 
 
-def _neuron(d: Draw, T: int, B: int, N: int, dtype: torch.dtype) -> dict[str, Any]:
+def _recurrent(d: Draw, N: int, dtype: torch.dtype) -> tuple[Tensor | None, list[int] | None]:
+    """Recurrent weights, and the delays where these have a matrix for each."""
+    if d.chance(0.1):
+        return None, None
+    delays = sorted(d.random.sample(range(4), d.one_of(1, 2, 3))) if d.chance(0.15) else None
+    shape = (N, N) if delays is None else (len(delays), N, N)
+    return _leaf(d, d.real(-0.4, 0.4, *shape, dtype=dtype), 0.6), delays
+
+
+def _neuron(
+    d: Draw, B: int, N: int, dtype: torch.dtype, w_rec: Tensor | None, delays: list[int] | None,
+) -> dict[str, Any]:  # fmt: skip
     """The keyword arguments of functional.alif; dtype is that of the computation."""
     names = ["alpha", "theta", *(name for name in COEFFICIENTS if name not in ("alpha", "theta") and d.chance(0.4))]
     neuron: dict[str, Any] = {name: _coefficient(d, name, N, dtype) for name in names}
-    many = N * N <= MOST and d.chance(0.4)
-    delay: Any = d.one_of(0, 0, 1, 3)
+    delay: Any = 0 if w_rec is None else d.one_of(0, 0, 1, 3)
     D = 1 + delay
-    if many:
+    if delays is not None:
+        delay, D = delays, 1 + delays[-1]
+    elif w_rec is not None and N * N <= MOST and d.chance(0.4):
         delay, D = d.whole(4, N, N), 4
         delay[0, 0] = 3
         delay = functional.Delays.of(delay) if d.chance(0.3) else delay
@@ -47,9 +59,10 @@ def _neuron(d: Draw, T: int, B: int, N: int, dtype: torch.dtype) -> dict[str, An
 def alif(d: Draw) -> Call:
     T, B, N, _, _ = d.sizes().values()
     dtype = d.one_of(torch.float32, torch.float32, torch.float64, torch.bfloat16, torch.float16)
-    current, w_rec = d.real(-1, 2, T, B, N, dtype=dtype), d.real(-0.4, 0.4, N, N, dtype=dtype)
-    neuron = _neuron(d, T, B, N, torch.promote_types(dtype, torch.float32))
-    args = {"current": _leaf(d, current), "w_rec": _leaf(d, w_rec, 0.7), **neuron}
+    current = _leaf(d, d.real(-1, 2, T, B, N, dtype=dtype))
+    w_rec, delays = _recurrent(d, N, dtype)
+    neuron = _neuron(d, B, N, torch.promote_types(dtype, torch.float32), w_rec, delays)
+    args = {"current": current, "w_rec": w_rec, **neuron}
     return Call("functional.alif", functional.alif, args, gradients=True)
 
 
@@ -63,7 +76,7 @@ def layer(d: Draw) -> Call:
         x = PackedSpikes(bits, _leaf(d, x.carrier, 0.3))
     else:
         x = _leaf(d, x, 0.3)
-    w_in, w_rec = _leaf(d, d.real(-1, 1, N, I, dtype=dtype)), _leaf(d, d.real(-0.4, 0.4, N, N, dtype=dtype))
+    w_in, (w_rec, delays) = _leaf(d, d.real(-1, 1, N, I, dtype=dtype)), _recurrent(d, N, dtype)
     args = {"x": x, "w_in": w_in, "w_rec": w_rec, "spikes": d.one_of(True, False, "bits")}
     if d.chance(0.4):
         args["bias"] = _leaf(d, d.real(-0.2, 0.2, N, dtype=dtype))
@@ -71,7 +84,7 @@ def layer(d: Draw) -> Call:
         args |= {"w_out": _leaf(d, d.real(-1, 1, O, N, dtype=dtype)), "k_out": 0.7}
         if d.chance(0.5):
             args["p"] = _leaf(d, d.real(-1, 1, B, O, dtype=dtype))
-    neuron = _neuron(d, T, B, N, dtype)
+    neuron = _neuron(d, B, N, dtype, w_rec, delays)
     neuron.pop("p", None)  # the coupling of alif has the name of the readout here
     if args["spikes"] == "bits":
         neuron.pop("smooth", None)

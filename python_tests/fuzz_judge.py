@@ -191,7 +191,9 @@ def judge(seed: int, case: int, kinds: list[str], say: Callable[[str], None]) ->
     elif first.lines != second.lines:
         fault = f"a result has memory that nobody wrote: {_difference(first.lines, second.lines)}"
     else:
-        fault = _other_layouts(seed, case, kinds, first.lines) if laid_out and call.raw else ""
+        # The gradient of inputs is a product of torch's, whose bits follow from layouts.
+        fixed = call.raw and (call.args.get("w_in") is None or not call.name.endswith("backward"))
+        fault = _other_layouts(seed, case, kinds, first.lines) if laid_out and fixed else ""
     return first._replace(fault=fault)
 
 
