@@ -53,6 +53,14 @@ struct Layer {
   int64_t w_stride_s = 0;      // from one matrix to the next; not read where there is but one
   bool reduced = false;        // whether the products of the backward pass may round to bfloat16; CPU kernels only
   bool w_in_place = false;     // w has rows as the CPU kernels pack them, zeros behind; they are read where they are
+  // [B] steps of each item, from 0 to T and descending over the batch, so that the items at work in
+  // a step come first; null: all T. In the memory of the host, as delays. An item ends after its
+  // last step: the last state is that of this step, and gradients of the last state enter there.
+  // What is given for later steps is not read; what is written for them, y and carry too, is 0.
+  const int64_t* lengths = nullptr;
+
+  LSNN_MEMBER int64_t length(int64_t b) const { return lengths ? lengths[b] : T; }
+  LSNN_MEMBER int64_t longest() const { return B > 0 ? length(0) : T; }
 };
 
 // How many matrices w and its gradient hold: with `delay` one, as each synapse acts with a delay of its own; else one for each

@@ -80,7 +80,7 @@ template <class T, class Model> struct BackwardTile : Tile {
 
   // Which way is the fastest for a step with so many neurons whose result is of use; measured in fused multiply-adds of a
   // vector, which a sum over lanes and a row of its own take about 8 and 20 of.
-  LSNN_MEMBER Way fastest(int64_t step) const {
+  LSNN_MEMBER Way fastest(int64_t step, int64_t items) const {
     const bool known = past.choose && step >= 0, bf16 = p.w_bf16 != nullptr;
     if (p.way != Way::any && p.way != Way::bf16) return p.way == Way::rows && !known ? Way::dense : p.way;
     const double share = known ? (double)s.replay.all_active[step] / (double)(items * N) : 1;
@@ -98,11 +98,12 @@ template <class T, class Model> struct BackwardTile : Tile {
   // chunk. Where few of the results are of use only those are computed; step -1: all of them.
   void product(int64_t t, int64_t step) const {
     if (l.S == 0 || model.row.stop & stop_rec) return;
-    const Way way = fastest(step);
+    const int64_t alive = items_alive(t);
+    const Way way = fastest(step, alive);
     const uint16_t* active = past.choose && step >= 0 ? s.replay.active + step * NP / 16 * max_items : nullptr;
     for (int64_t d = 0; d < l.S; d++) {
       const int64_t reached = t + 1 + l.delays[d];
-      const bool none = reached < 0 || reached >= l.T;
+      const bool none = reached < 0 || reached >= longest;
       s.slices[d] = none ? nullptr : turned(reached);
       if (none || way == Way::sparse) continue;
 #if LSNN_ISA == 512
@@ -113,9 +114,12 @@ template <class T, class Model> struct BackwardTile : Tile {
         }
 #endif
       if (way == Way::rows) add_active_product(p.w + d * N * NP, N, NP, gc(reached), ND, s.dz, n0, n1, active, s.active);
-      else add_product(p.panels + (d * NP + n0) * N, N, n_end - n0, gc(reached), ND, s.dz + n0, ND, items);
+      else
+        add_product(p.panels + (d * NP + n0) * N, N, n_end - n0, gc(reached), ND, s.dz + n0, ND,
+                    alive);
     }
-    if (way == Way::sparse) add_sparse_product(p.sparse, l.S, N, ND, s.slices, s.dz, items, active, n0, n1);
+    if (way == Way::sparse)
+      add_sparse_product(p.sparse, l.S, N, ND, s.slices, s.dz, alive, active, n0, n1);
     const bool is_dense = way == Way::dense, is_sparse = way == Way::sparse;
     past.steps.meter.lap(is_dense ? Count::ns_product_dense : is_sparse ? Count::ns_product_sparse : Count::ns_product_active);
     if (!leads()) return;
@@ -130,11 +134,12 @@ template <class T, class Model> struct BackwardTile : Tile {
     // Locals, as every store through a pointer might change a member.
     const ReplayScratch<T> r = s.replay;
     const Model model = this->model;
-    const bool carry_i = past.carry_i, carry_r = model.refractory, read_di = model.synapse || t == l.T - 1,
+    const bool carry_i = past.carry_i, carry_r = model.refractory,
                write_di = model.synapse || t == 0;
     const int64_t N = this->N, NP = this->NP, n0 = this->n0, n1 = this->n1, gz_stride_n = f.gz_stride_n;
     const T* coefficients = p.coefficients;
-    for (int64_t q = 0; q < items; q++) {
+    for (int64_t q = 0, alive = items_alive(t); q < alive; q++) {
+      const bool read_di = model.synapse || t == length(q) - 1;
       const int64_t read = ((t - t0) * many + q) * NP, at = (t * B + b0 + q) * N;
       auto outside = [&](const void* g) LSNN_LAMBDA { return g ? (const T*)g + at : nullptr; };  // [T,B,N]
       const T *y = past.y_row(t, q), *gv = outside(f.gv), *ga = outside(f.ga), *gA = outside(f.gA);
@@ -175,7 +180,7 @@ template <class T, class Model> struct BackwardTile : Tile {
   LSNN_MEMBER void round([[maybe_unused]] int64_t t) const {
 #if LSNN_ISA == 512
     if constexpr (has_bf16<T>)
-      for (int64_t q = 0; q < items; q++) {
+      for (int64_t q = 0, alive = items_alive(t); q < alive; q++) {
         if (n1 == N) memset(gc(t) + q * ND + N, 0, (NP - N) * sizeof(T));
         to_bf16(gc(t) + q * ND + n0, n_end - n0, rounded(t) + q * gradient_stride<uint16_t>(NP) + n0);
       }
@@ -187,7 +192,7 @@ template <class T, class Model> struct BackwardTile : Tile {
     s.gradient.clear();
     for (int64_t t = t0; t < t1; t++)
       for (int64_t d = 0; d < l.S; d++)
-        for (int64_t q = 0, then = t - 1 - l.delays[d]; q < items; q++) {
+        for (int64_t q = 0, alive = items_alive(t), then = t - 1 - l.delays[d]; q < alive; q++) {
           const T* dc = gc(t) + q * ND;
           if (then >= 0 && !l.smooth) {
             s.gradient.add_bits(past.bits(then, q), W, d * N, dc - s.gc);
@@ -204,7 +209,7 @@ template <class T, class Model> struct BackwardTile : Tile {
     const int64_t I = f.projection.I;
     s.gradient_in.clear();
     for (int64_t t = t0; t < t1; t++)
-      for (int64_t q = 0; q < items; q++) {
+      for (int64_t q = 0, alive = items_alive(t); q < alive; q++) {
         const int64_t at = gc(t) + q * ND - s.gc;
         if (f.projection.bits) s.gradient_in.add_bits(past.steps.input_bits(t, q), words(I), 0, at);
         else {
@@ -221,7 +226,7 @@ template <class T, class Model> struct BackwardTile : Tile {
     RowGradient<T, false>& gradient = s.readout.gradient;
     gradient.clear();
     for (int64_t t = t0; t < t1; t++)
-      for (int64_t q = 0; q < items; q++) {
+      for (int64_t q = 0, alive = items_alive(t); q < alive; q++) {
         const T* g = readout.g(t - t0, q);
         if (!l.smooth) gradient.add_bits(past.bits(t, q) + word0(), own_words(), n0, g - s.readout.g);
         for (int64_t j = n0; l.smooth && j < n1; j++) add_row(w_out + j * readout.OP, past.real(t, q)[j], g, 0, readout.OP);
@@ -231,19 +236,32 @@ template <class T, class Model> struct BackwardTile : Tile {
 
   // dz += dL/dz of the last state that belongs to the spikes of step t, which may lie before the sequence.
   LSNN_MEMBER void add_last_state(int64_t t) const {
-    const int64_t back = l.T - 1 - t;
-    for (int64_t q = 0; f.glast.z && back < l.D && q < items; q++)
-      for (int64_t n = n0; n < n1; n++) s.dz[q * ND + n] += ((const T*)f.glast.z)[(back * B + b0 + q) * N + n];
+    if (!f.glast.z) return;
+    for (int64_t q = 0, alive = items_alive(t); q < alive; q++) {
+      const int64_t back = length(q) - 1 - t;
+      if (back >= l.D) continue;
+      for (int64_t n = n0; n < n1; n++)
+        s.dz[q * ND + n] += ((const T*)f.glast.z)[(back * B + b0 + q) * N + n];
+    }
   }
 
-  // How many of the neurons' steps in the chunk can pass a gradient through their spikes.
-  LSNN_MEMBER void count_active(int64_t steps) const {
+  // How many of the neurons' steps in the chunk [t0, t1) can pass a gradient through their spikes.
+  LSNN_MEMBER void count_active(int64_t t0, int64_t t1) const {
     Meter& meter = past.steps.meter;
     if (!meter.hooks || !leads()) return;
-    const int64_t all = steps * items * N;
-    int64_t active = past.choose ? 0 : all;
-    for (int64_t step = 0; past.choose && step < steps; step++) active += s.replay.all_active[step];
+    int64_t all = 0, active = 0;
+    for (int64_t t = t0; t < t1; t++) {
+      const int64_t numbers = items_alive(t) * N;
+      all += numbers;
+      active += past.choose ? s.replay.all_active[t - t0] : numbers;
+    }
     meter.n[Count::replayed] += all, meter.n[Count::active] += active;
+  }
+
+  // Zeros in this member's part of [slots,items,stride].
+  template <class X> LSNN_MEMBER void clear_own(X* to, int64_t slots, int64_t stride) const {
+    for (int64_t row = 0; row < slots * many; row++)
+      memset(to + row * stride + n0, 0, (n_end - n0) * sizeof(X));
   }
 
   // All members have left their part of the step.
@@ -257,9 +275,14 @@ template <class T, class Model> struct BackwardTile : Tile {
     if (f.readout.O) readout.start(f.gp_last);
     if (p.sparse.start)
       for (int64_t slot = 0; slot <= l.D; slot++) memset(s.turned + (slot * N + n0) * max_items, 0, (n1 - n0) * max_items * sizeof(T));
+    // An item enters at its last step: what later steps would send it is 0, in each form.
+    if (shortest() < longest) {
+      clear_own(s.gc, ring, ND);
+      if (p.w_bf16) clear_own(s.rounded, l.D + 1, gradient_stride<uint16_t>(NP));
+    }
     const int64_t every = f.saved.every;
-    for (int64_t S0 = (l.T - 1) / every * every; l.T && S0 >= 0; S0 -= every) {
-      const int64_t S1 = S0 + every < l.T ? S0 + every : l.T;
+    for (int64_t S0 = (longest - 1) / every * every; longest && S0 >= 0; S0 -= every) {
+      const int64_t S1 = S0 + every < longest ? S0 + every : longest;
       past.segment_from(S0, S1);
       for (int64_t t0 = S0 + (S1 - S0 - 1) / chunk * chunk; t0 >= S0; t0 -= chunk) {
         const int64_t t1 = t0 + chunk < S1 ? t0 + chunk : S1;
@@ -268,14 +291,14 @@ template <class T, class Model> struct BackwardTile : Tile {
         ask_to_stop(team);
         wait();
         if (is_stopped(team)) return;
-        past.count_active(), count_active(t1 - t0);
+        past.count_active(), count_active(t0, t1);
         for (int64_t c = 0; sums.k && c < n_coefficients; c++) memset(s.sums + c * NP + n0, 0, (n_end - n0) * sizeof(T));
         for (int64_t t = t1 - 1; t >= t0; t--) {
           add_last_state(t);
           product(t, t - t0);
           if (f.readout.O) readout.adjoint(f.gp, t, t - t0, s.dz, ND), meter.lap(Count::ns_readout_adjoint);
           adjoint(t, t0, s.sums);
-          if (p.sparse.start) turn_items(gc(t), ND, items, n0, n1, turned(t));
+          if (p.sparse.start) turn_items(gc(t), ND, items_alive(t), n0, n1, turned(t));
           if (p.w_bf16) round(t);
           meter.lap(Count::ns_adjoint), wait();
         }
@@ -287,6 +310,7 @@ template <class T, class Model> struct BackwardTile : Tile {
       }
     }
     stream_end();
+    clear_after_end<T>(f.gx, l.T);
     copy_out(f.gfirst.v, s.dv), copy_out(f.gfirst.a, s.da), copy_out(f.gfirst.i, s.di);
     for (int64_t q = team.index; f.readout.O && q < items; q += team.members) readout.write(f.gp_first, b0, q);
     for (int64_t back = 0; f.gfirst.z && back < l.D; back++) {

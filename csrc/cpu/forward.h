@@ -31,10 +31,11 @@ template <class T> struct ForwardScratch {
 };
 
 // What profiling wants to know of a step, whose spikes are given.
-template <class T, class Model> LSNN_INLINE void count_step(const Steps<T, Model>& steps, const uint32_t* bits) {
+template <class T, class Model> LSNN_INLINE void count_step(const Steps<T, Model>& steps, int64_t t,
+                                                            const uint32_t* bits) {
   Meter& meter = steps.meter;
   if (!meter.hooks) return;
-  const int64_t items = steps.items;
+  const int64_t items = steps.items_alive(t);
   int64_t spikes = 0, rows = 0;
   for (int64_t q = 0; q < items; q++)
     for (int64_t w = 0; w < steps.own_words(); w++) spikes += __builtin_popcount(bits[q * steps.p.W + steps.word0() + w]);
@@ -74,16 +75,17 @@ LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, const Mod
   steps.copy_in(s.steps.z, f.first.z);  // the newest: [0,B,N]
   Meter& meter = steps.meter;
   readout.start(f.readout.first);
-  for (int64_t t = 0; t < l.T; t++) {
+  for (int64_t t = 0; t < steps.longest; t++) {
+    const int64_t alive = steps.items_alive(t);
     if (f.save && t % every == 0)
-      for (int64_t q = 0; q < items; q++)
+      for (int64_t q = 0; q < alive; q++)
         for (int64_t c = 0; c < 4; c++)
           memcpy((T*)f.saved.carry + ((t / every * 4 + c) * B + b0 + q) * N + n0, carried[c] + q * NP + n0, (n1 - n0) * sizeof(T));
     meter.lap(Count::ns_write);
     steps.collect(t, ring);
-    meter.lap(Count::ns_events), meter.start_items(t, l.T);
-    const bool keep_i = t == l.T - 1 || (f.save && (t + 1) % every == 0);
-    for (int64_t q = 0; q < items; q++) {
+    meter.lap(Count::ns_events), meter.start_items(t, steps.longest);
+    for (int64_t q = 0; q < alive; q++) {
+      const bool keep_i = t == steps.length(q) - 1 || (f.save && (t + 1) % every == 0);
       const int64_t at = (t * B + b0 + q) * N;
       const uint32_t* before = t && !l.smooth ? ring.bits(t - 1, q) : nullptr;
       uint32_t* bits = ring.bits(t, q);
@@ -111,24 +113,32 @@ LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, const Mod
       meter.lap(Count::ns_wait_forward);
     }
     if (asks && is_stopped(member)) return;
-    for (int64_t q = member.index; f.readout.O && q < items; q += member.members)
+    for (int64_t q = member.index; f.readout.O && q < alive; q += member.members)
       readout.step(t, q, ring, l.smooth), readout.write(f.readout_p, t * B + b0, q);
     if (f.readout.O) meter.lap(Count::ns_readout);
-    count_step(steps, ring.bits(t, 0));
+    count_step(steps, t, ring.bits(t, 0));
     steps.stream_out(f.z, t, s.z_out);
     if (!f.saved.y_is_bfloat16) steps.stream_out(f.saved.y, t, s.y_out);
     else {
-      for (int64_t q = 0; q < items; q++)
+      for (int64_t q = 0; q < alive; q++)
         for (int64_t n = q * N + n0; n < q * N + n1; n++) s.y_small[n] = bfloat16((float)s.y_out[n]);
       steps.stream_out(f.saved.y, t, s.y_small);
     }
-    for (int64_t q = 0; q < items; q++) {
+    for (int64_t q = 0; q < alive; q++) {
       const int64_t row = t * B + b0 + q;
       if (f.saved.bits) memcpy(f.saved.bits + row * W + word0, ring.bits(t, q) + word0, own_words * sizeof(uint32_t));
       if (f.saved.z) memcpy((T*)f.saved.z + row * N + n0, s.z_out + q * N + n0, (n1 - n0) * sizeof(T));
     }
   }
   stream_end();
+  void* const written[] = {f.z, f.trace_v, f.trace_a, f.trace_A, f.saved.z};
+  for (void* to : written) steps.template clear_after_end<T>(to, l.T);
+  if (f.saved.y_is_bfloat16) steps.template clear_after_end<bfloat16>(f.saved.y, l.T);
+  else steps.template clear_after_end<T>(f.saved.y, l.T);
+  steps.template clear_after_end<uint32_t>(f.saved.bits, l.T, W, word0, word0 + own_words);
+  if (f.save) steps.template clear_carry<T>(f.saved.carry, l.T, every);
+  const int64_t O = f.readout.O;
+  if (O && steps.leads()) steps.template clear_after_end<T>(f.readout_p, l.T, O, 0, O);
   meter.lap(Count::ns_write);
 
   void* last[] = {f.last.v, f.last.a, f.last.i, f.last.r};
@@ -137,7 +147,7 @@ LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, const Mod
   for (int64_t back = 0; f.last.z && back < D; back++)
     for (int64_t q = 0; q < items; q++) {
       T* z = (T*)f.last.z + (back * B + b0 + q) * N;
-      const int64_t t = l.T - 1 - back;
+      const int64_t t = steps.length(q) - 1 - back;
       for (int64_t n = n0; n < n1; n++)
         z[n] = t < 0 ? steps.first_z(t, q)[n] : l.smooth ? ring.real(t, q)[n] : T(ring.bits(t, q)[n / 32] >> n % 32 & 1);
     }

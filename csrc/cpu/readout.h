@@ -75,7 +75,8 @@ template <class T> struct ReadoutTile : Tile {
   // these sums of all items, as they are short.
   LSNN_MEMBER void adjoint(const void* gp, int64_t t, int64_t step, T* dz, int64_t dz_stride) const {
     T* g = s.g + step * many * OP;
-    for (int64_t q = 0; q < items; q++) {
+    const int64_t alive = items_alive(t);
+    for (int64_t q = 0; q < alive; q++) {
       T* carried = s.p + q * OP;
       const T* outside = (const T*)gp + (t * B + b0 + q) * O;
       for (int64_t o = 0; gp && o < O; o++) carried[o] += outside[o];
@@ -84,7 +85,7 @@ template <class T> struct ReadoutTile : Tile {
         store(g + q * OP + o, rest * of_p), store(carried + o, k * of_p);
       }
     }
-    add_product(packed.panels_out + n0 * O, O, n_end - n0, g, OP, dz + n0, dz_stride, items);
+    add_product(packed.panels_out + n0 * O, O, n_end - n0, g, OP, dz + n0, dz_stride, alive);
   }
   LSNN_MEMBER const T* g(int64_t step, int64_t q) const { return s.g + (step * many + q) * OP; }
 };

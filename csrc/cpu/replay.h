@@ -106,7 +106,7 @@ template <class T, class Model> struct Replay : Tile {
     for (int64_t c = 0; c < 4; c++) copy_in(part_at(S0, c), (const T*)f.saved.carry + (S0 / f.saved.every * 4 + c) * B * N);
     if (!f.saved.y) compute_again(S1), steps.meter.lap(Count::ns_recompute);
     for (int64_t t0 = S0; t0 + chunk < S1; t0 += chunk)
-      for (int64_t q = 0; q < items; q++)
+      for (int64_t q = 0, alive = items_alive(t0 + chunk); q < alive; q++)
         for (int64_t n = n0; n < n1; n += L) {
           const Coefs<V> k = load_coefficients(p.coefficients, n);
           const int64_t o = q * NP + n, end = t0 + chunk;
@@ -130,7 +130,7 @@ template <class T, class Model> struct Replay : Tile {
       for (int64_t n = n0; n < n1; n += L) store(steps.s.z + q * NP + n, spikes(S0 - 1, q)(n));
     for (int64_t t = S0; t < S1; t++) {
       steps.collect(t, *this);
-      for (int64_t q = 0; q < items; q++) {
+      for (int64_t q = 0, alive = items_alive(t); q < alive; q++) {
         T* to = s.y + ((t - S0) * many + q) * NP;
         steps.advance(t, q, t && !l.smooth ? bits(t - 1, q) : nullptr, false,
                       [&](int64_t n, const Stepped<V>& out, const Carry<V>&) LSNN_LAMBDA { store(to + n, out.y); });
@@ -163,7 +163,7 @@ template <class T, class Model> struct Replay : Tile {
     const int64_t N = this->N, n0 = this->n0, n1 = this->n1, part = this->part;
     const T* coefficients = p.coefficients;
     for (int64_t t = t0; t < t1; t++)
-      for (int64_t q = 0; q < items; q++) {
+      for (int64_t q = 0, alive = items_alive(t); q < alive; q++) {
         const T* y = y_row(t, q);
         const Spikes before = spikes(t - 1, q), now = spikes(t, q);
         const int64_t row = (t - t0) * part + q * NP;

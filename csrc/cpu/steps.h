@@ -121,14 +121,15 @@ template <class T, class Model> struct Steps : Tile {
   // there are members or in one, or, where they are smooth, as past.real(t, q) [N].
   template <class Past> LSNN_MEMBER void collect(int64_t t, const Past& past) {
     input_rows = 0;
-    for (int64_t q = 0; q < items; q++) {
+    const int64_t alive = items_alive(t);
+    for (int64_t q = 0; q < alive; q++) {
       weighted[q] = l.smooth || t < l.D;
       if (!I || x_bits) continue;
       if (t + 1 < l.T)
         for (int64_t i = 0; i < I; i += 64 / (int64_t)sizeof(T)) prefetch(x_row(t + 1, q) + i);
       weighted[q] |= !nonzero(x_row(t, q), I, s.nonzero + q * (words(I) + 1));
     }
-    for (int64_t q = 0; q < items; q++) {
+    for (int64_t q = 0; q < alive; q++) {
       n[q] = 0;
       if (I) add_inputs(t, q);
       n_inputs[q] = n[q];

@@ -59,8 +59,11 @@ class Team {
   }
 };
 
-// How many teams of how many threads.
-struct Formation { int64_t teams, members; };
+// How many teams of how many threads, and whether the first tasks are the longest.
+struct Formation {
+  int64_t teams, members;
+  bool descending = false;
+};
 
 // LSNN_MEMBERS, for tests; 0: not set.
 inline int64_t members_asked() {
@@ -76,10 +79,13 @@ inline int64_t members_asked() {
 template <class F>
 void in_teams(Parallel parallel, const Formation& how, int64_t tasks, const ScratchBytes& bytes, const F& body) {
   std::vector<Team> teams(how.teams);
+  std::atomic<int64_t> next{0};
   each(parallel, how.teams * how.members, [&](int64_t i) {
     const int64_t team = i / how.members;
     teams[team].join(how.members, bytes, parallel.interrupt, [&](const Member& member) {
-      for (int64_t task = team; task < tasks; task += how.teams) body(task, member);
+      // Of neighbours, as the scheduler may give them, one thread would have the longest of all.
+      const int64_t first = how.descending && how.members == 1 ? next++ : team;
+      for (int64_t task = first; task < tasks; task += how.teams) body(task, member);
     });
   });
 }
@@ -137,12 +143,19 @@ inline Formation forward_teams(const ForwardArgs& f, Parallel parallel, int64_t 
   const Layer& l = f.layer;
   const double numbers = (double)(tile_items(l.B) * padded(l.N));
   const double events = (l.S ? 0.03 * (double)l.N : 0) + 0.05 * (double)f.projection.I;
-  return formation(parallel, tiles(l.B), l.N, {(double)l.T, numbers / (double)lanes * (8 + 0.7 * events), numbers / 8});
+  const Work work{(double)l.longest(), numbers / (double)lanes * (8 + 0.7 * events), numbers / 8};
+  Formation how = formation(parallel, tiles(l.B), l.N, work);
+  how.descending = l.lengths != nullptr;
+  return how;
 }
 inline Formation backward_teams(const BackwardArgs& f, Parallel parallel, int64_t lanes, int64_t groups) {
   const Layer& l = f.layer;
   const double numbers = (double)(tile_items(l.B) * padded(l.N));
-  return formation(parallel, groups, l.N, {(double)l.T, numbers / (double)lanes * (25 + 0.15 * (double)(l.N * l.S)), 4 * numbers});
+  const double product = 0.15 * (double)(l.N * l.S);
+  const Work work{(double)l.longest(), numbers / (double)lanes * (25 + product), 4 * numbers};
+  Formation how = formation(parallel, groups, l.N, work);
+  how.descending = l.lengths != nullptr;
+  return how;
 }
 
 }  // namespace

@@ -14,6 +14,8 @@ struct Tile {
   Member team;
   int64_t B, N, NP, many, b0, items;  // many: items of a full tile
   int64_t n0, n1, n_end;              // whole units of `pad`, but n1 at the end: words of bits and cache lines have one writer
+  const int64_t* lengths;  // [items] of Layer, or null
+  int64_t longest;  // steps of the tile: those of its first item
 
   LSNN_MEMBER Tile(const Layer& l, int64_t index, const Member& member)
       : team(member),
@@ -22,7 +24,9 @@ struct Tile {
         NP(padded(l.N)),
         many(tile_items(l.B)),
         b0(index * many),
-        items(b0 + many <= B ? many : B - b0) {
+        items(b0 + many <= B ? many : B - b0),
+        lengths(l.lengths ? l.lengths + b0 : nullptr),
+        longest(l.length(b0)) {
     n0 = first_word(team.index) * 32, n_end = first_word(team.index + 1) * 32;
     n1 = n_end < N ? n_end : N;
   }
@@ -31,6 +35,16 @@ struct Tile {
   LSNN_MEMBER int64_t first_word(int64_t member) const { return NP / pad * member / team.members * (pad / 32); }
   LSNN_MEMBER int64_t word0() const { return n0 / 32; }  // this member's words of bits: [word0(), word0() + own_words())
   LSNN_MEMBER int64_t own_words() const { return (n1 - n0 + 31) / 32; }
+
+  LSNN_MEMBER int64_t length(int64_t q) const { return lengths ? lengths[q] : longest; }
+  LSNN_MEMBER int64_t shortest() const { return length(items - 1); }
+  // How many items have a step t; they are the first ones. Before the sequence all are there.
+  LSNN_MEMBER int64_t items_alive(int64_t t) const {
+    if (!lengths) return items;
+    int64_t alive = items;
+    while (alive > 0 && lengths[alive - 1] <= t) alive--;
+    return alive;
+  }
 
   // Calls add(bits, n_words, first neuron) for the parts of the spikes that past.bits(t, q, part) has, ascending: each member's
   // words, or all.
@@ -55,9 +69,29 @@ struct Tile {
   // Rows [items,N] of this member to those of step t of the caller, [T,B,N], past the caches. T: whatever is stored.
   template <class T> LSNN_MEMBER void stream_out(void* to, int64_t t, const T* from) const {
     if (!to) return;
+    const int64_t alive = items_alive(t);
     T* row = (T*)to + (t * B + b0) * N;
-    if (n1 - n0 == N) return stream_copy(row, from, items * N);
-    for (int64_t q = 0; q < items; q++) stream_copy(row + q * N + n0, from + q * N + n0, n1 - n0);
+    if (n1 - n0 == N) return stream_copy(row, from, alive * N);
+    for (int64_t q = 0; q < alive; q++) stream_copy(row + q * N + n0, from + q * N + n0, n1 - n0);
+  }
+  // Zeros after the last step of each item, in columns [first, end) of the caller's
+  // [steps,B,width].
+  template <class T> LSNN_MEMBER void clear_after_end(void* to, int64_t steps, int64_t width,
+                                                      int64_t first, int64_t end) const {
+    if (!to) return;
+    for (int64_t t = shortest(); t < steps; t++)
+      for (int64_t q = items_alive(t); q < items; q++)
+        memset((T*)to + ((t * B + b0 + q) * width + first), 0, (end - first) * sizeof(T));
+  }
+  template <class T> LSNN_MEMBER void clear_after_end(void* to, int64_t steps) const {
+    clear_after_end<T>(to, steps, N, n0, n1);
+  }
+  // The same for the segments that begin there, of Saved.carry.
+  template <class T> LSNN_MEMBER void clear_carry(void* to, int64_t steps, int64_t every) const {
+    for (int64_t s = segments(shortest(), every); s < segments(steps, every); s++)
+      for (int64_t part = 0; part < 4; part++)
+        for (int64_t q = items_alive(s * every); q < items; q++)
+          memset((T*)to + ((s * 4 + part) * B + b0 + q) * N + n0, 0, (n1 - n0) * sizeof(T));
   }
 };
 

@@ -29,6 +29,11 @@ template <class T> struct Around {
     for (int64_t i = 0; i < steps * I; i++) in[i] = std::fabs(in[i]) > 0.3 ? T(0) : ones || in[i] > 0 ? T(1) : in[i];
     w_out = make(O * N, 204, -1, 1), p0 = make(of.B * O, 205, -1, 1), gp = make(steps * O, 206, -1, 1),
     gp_last = make(of.B * O, 207, -1, 1);
+    for (int64_t row = 0; row < steps; row++) {  // what must not be read
+      if (!of.after_end(row / of.B, row % of.B)) continue;
+      std::fill_n(in.get() + row * I, I, T(NAN));
+      std::fill_n(gp.get() + row * O, O, T(NAN));
+    }
     p = make(steps * O, 0, 0, 0), p_last = make(of.B * O, 0, 0, 0), gw_in = make(N * I, 0, 0, 0), gc = make(N, 0, 0, 0);
     gw_out = make(O * N, 0, 0, 0), gp0 = make(of.B * O, 0, 0, 0);
   }
@@ -93,7 +98,9 @@ template <class T> void check_around(const Case& c, int64_t I, int64_t O, bool b
   for (int64_t b = 0; b < B; b++)
     for (int64_t o = 0; o < O; o++) {
       T p = inside.p0[b * O + o];
-      for (int64_t t = 0; t < c.T; t++) {
+      for (int64_t t = c.length(b); t < c.T; t++)
+        check(inside.p[(t * B + b) * O + o] == 0, "readout after the last step");
+      for (int64_t t = 0; t < c.length(b); t++) {
         T sum = 0;
         for (int64_t n = 0; n < N; n++) sum = sum + apart.b[z][(t * B + b) * N + n] * inside.w_out[o * N + n];
         p = k * p + rest * sum;
@@ -106,7 +113,7 @@ template <class T> void check_around(const Case& c, int64_t I, int64_t O, bool b
   for (int64_t b = 0; b < B; b++)
     for (int64_t o = 0; o < O; o++) {
       double g = inside.gp_last[b * O + o];
-      for (int64_t t = c.T - 1; t >= 0; t--) {
+      for (int64_t t = c.length(b) - 1; t >= 0; t--) {
         g += inside.gp[(t * B + b) * O + o];
         for (int64_t n = 0; n < N; n++) {
           const int64_t at = (t * B + b) * N + n;
@@ -126,6 +133,7 @@ template <class T> void check_around(const Case& c, int64_t I, int64_t O, bool b
     for (int64_t i = 0; i <= I; i++) {  // the last one: the bias
       double sum = 0, all = 0;
       for (int64_t row = 0; row < c.T * B; row++) {
+        if (c.after_end(row / B, row % B)) continue;
         const double term = (i < I ? double(inside.in[row * I + i]) : 1) * apart.b[gx][row * N + n];
         sum += term, all += std::fabs(term);
       }

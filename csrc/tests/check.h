@@ -34,6 +34,13 @@ template <class T> void check_same_bits(const char* what, const Run<T>& got, con
     if (got.bits[i] != wanted.bits[i]) return check(false, std::string(what) + ", word " + std::to_string(i) + " of the spike bits");
 }
 
+// No gradient reaches the steps after an item's last one.
+template <class T> void check_ends(const char* what, const Run<T>& got) {
+  for (int64_t i = 0; i < size_of(got.c, gx); i++)
+    if (got.c.after_end(i) && got.b[gx][i] != 0)
+      return check(false, place(what, gx, i) + differ(got.b[gx][i], 0));
+}
+
 // Gradients number by number, relative to the largest of each.
 template <class T, class U> void check_close(const char* what, const Run<T>& got, const Run<U>& wanted, double tolerance) {
   for (int name = gx; name < n_names; name++) {

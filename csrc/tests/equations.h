@@ -80,6 +80,12 @@ template <class T> Slopes<T> equations(const Run<T>& given, const Run<T>& expect
   for (int64_t t = 0; t < c.T; t++)
     for (int64_t s = 0; s < item; s++) {
       const int64_t n = s % c.N, at = t * item + s;
+      if (c.after_end(at)) {
+        for (Name name : {z, trace_v, trace_a, trace_A, y, smooth_z}) expected.b[name][at] = 0;
+        for (int64_t part = 0; t % segment == 0 && part < 4; part++)
+          expected.b[carry][(t / segment * 4 + part) * item + s] = 0;
+        continue;
+      }
       const auto& p = coefficients[n];
       auto reset = [&](const F& y, const F& z, const F& A) {
         if (row.reset == Reset::to_R) return (F(1) - z) * y + z * p[R_];
@@ -125,7 +131,10 @@ template <class T> Slopes<T> equations(const Run<T>& given, const Run<T>& expect
     out(v_last, s, v[s], gv_last, s), out(a_last, s, a[s], ga_last, s), out(i_last, s, i[s], gi_last, s);
     expected.b[r_last][s] = r[s];
   }
-  for (int64_t s = 0; s < D * item; s++) out(z_last, s, h[(D + c.T - 1 - s / item) * item + s % item], gz_last, s);
+  for (int64_t s = 0; s < D * item; s++) {
+    const int64_t step = c.length(s % item / c.N) - 1 - s / item;
+    out(z_last, s, h[(D + step) * item + s % item], gz_last, s);
+  }
   return slopes;
 }
 

@@ -84,8 +84,17 @@ struct Case {
   double theta = 1, width = 1;  // factors: thresholds below zero, few neurons near their threshold
   double density = 1;      // share of the synapses that are not zero
   bool all_delays = false;  // a synapse has a weight for each delay, not one weight and a delay of its own
+  std::vector<int64_t> lengths = {};  // of the items, descending; empty: all T
 
   int64_t item() const { return B * N; }
+  int64_t length(int64_t b) const { return lengths.empty() ? T : lengths[size_t(b)]; }
+  int64_t item_steps() const {
+    int64_t sum = 0;
+    for (int64_t b = 0; b < B; b++) sum += length(b);
+    return sum;
+  }
+  bool after_end(int64_t t, int64_t b) const { return t >= length(b); }
+  bool after_end(int64_t i) const { return after_end(i / item(), i / N % B); }  // i counts [T,B,N]
   int64_t D() const { return delays.empty() ? 1 : delays.back() + 1; }
   int64_t S() const { return (int64_t)delays.size(); }
   int64_t matrices() const { return all_delays ? S() : std::min<int64_t>(S(), 1); }
@@ -109,6 +118,8 @@ struct Case {
                                                        {"density%", int64_t(100 * density)}};
     for (auto [what, n] : numbers) s += std::string(" ") + what + "=" + std::to_string(n);
     for (int64_t d : delays) s += (d == delays[0] ? " delays=" : ",") + std::to_string(d);
+    for (size_t b = 0; b < lengths.size(); b++)
+      s += (b ? "," : " lengths=") + std::to_string(lengths[b]);
     return s;
   }
 };
@@ -165,6 +176,16 @@ inline double drawn(uint64_t stream, uint64_t i, double low, double high) {
 }
 inline double direction(int group, int64_t i) { return drawn(100 + group, i, -1, 1); }  // that gradients are multiplied with
 
+// Descending lengths from T down, some of them 0.
+inline std::vector<int64_t> drawn_lengths(int64_t T, int64_t B) {
+  std::vector<int64_t> lengths;
+  for (int64_t b = 0; b < B; b++)
+    lengths.push_back(std::max<int64_t>(0, int64_t(drawn(93, b, -0.15, 1.15) * double(T))));
+  for (int64_t& length : lengths) length = std::min(length, T);
+  std::sort(lengths.rbegin(), lengths.rend());
+  return lengths;
+}
+
 inline double input(const Case& c, int name, int64_t i) {
   const double u = drawn(name, i, 0, 1), sign = drawn(90, i % c.N, -1, 1) > 0 ? 1 : -1;
   const int64_t most_r = c.first_r >= 0 ? c.first_r : c.n_ref ? c.n_ref + 1 : 0;
@@ -209,6 +230,12 @@ template <class T> struct Run {
       b[name] = buffer<T>(size_of(c, name));
       for (int64_t i = 0; i < size_of(c, name); i++) b[name][i] = name < z ? T(input(c, name, i)) : T(NAN);
     }
+    // What is given for steps after an item's last one must not be read. Layouts from 3 on have no
+    // such numbers of their own.
+    for (Name name : {x, gz, gv, ga, gA})
+      for (int64_t i = 0; i < c.T * c.item() && c.layout < 3; i++)
+        if (c.after_end(i))
+          b[name][name == x || name == gz ? strides(c, name).at(i, c) : i] = T(NAN);
     std::fill_n(bits.get(), n_bits(), 0xabababab);
     for (int64_t i = 0; c.S() && i < c.N * c.N; i++) delay[i] = c.delays[size_t(drawn(91, i, 0, double(c.S())))];
   }
@@ -229,12 +256,14 @@ template <class T> struct Run {
     if (!c.stop) row.stop = stop_none;
     const bool own_delays = c.S() > 1 && !c.all_delays;
     const WStrides of_w = w_strides(c);
-    return {c.T,     c.B,         c.N,
-            row,     c.surrogate, dampening,
-            c.n_ref, c.smooth,    c.delays.data(),
-            c.S(),   c.D(),       own_delays ? delay.get() : nullptr,
-            at(w),   of_w.j,      of_w.n,
-            at(k),   of_w.s};
+    Layer layer{c.T,     c.B,         c.N,
+                row,     c.surrogate, dampening,
+                c.n_ref, c.smooth,    c.delays.data(),
+                c.S(),   c.D(),       own_delays ? delay.get() : nullptr,
+                at(w),   of_w.j,      of_w.n,
+                at(k),   of_w.s};
+    if (!c.lengths.empty()) layer.lengths = c.lengths.data();
+    return layer;
   }
   Saved saved() const { return {at(y), bits.get(), c.smooth ? at(smooth_z) : nullptr, at(carry)}; }
   State first() const { return {at(v0), at(a0), at(i0), at(r0), at(z0)}; }

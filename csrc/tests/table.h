@@ -4,6 +4,110 @@
 
 namespace lsnn::test {
 
+// Items of unequal length: in one tile and in several, ending where chunks of 16 and segments of
+// 128 steps do or beside it, without a step, all alike; with what is carried past the end: delays,
+// counters, real spikes, gradients of the last state.
+inline std::vector<Case> table_of_lengths() {
+  const unsigned paper = 1u << SIGMA | 1u << P | 1u << ETA;
+  const uint64_t traces = set_of(trace_v, trace_a, trace_A, gv, ga, gA);
+  std::vector<Case> all;
+  for (const std::vector<int64_t>& lengths :
+       {std::vector<int64_t>{17, 17, 17}, {17, 9, 0}, {16, 15, 1}, {4, 4, 0}, {0, 0, 0}})
+    for (unsigned zero : {0u, paper}) {
+      all.push_back({.want = zero ? 0 : every, .zero = zero, .lengths = lengths});
+      all.push_back({.delays = {0, 3, 20}, .n_ref = 2, .zero = zero, .lengths = lengths});
+      all.push_back(
+          {.delays = {2, 5}, .n_ref = 1, .smooth = true, .zero = zero, .lengths = lengths});
+    }
+  for (int64_t length : {0, 1, 16, 17, 20})
+    all.push_back({.T = 20, .B = 1, .N = 40, .delays = {1}, .n_ref = 2, .lengths = {length}});
+  for (const std::vector<int64_t>& lengths : {std::vector<int64_t>{6, 3}, {5, 0}})
+    for (int row : {0, 3, 7, 14})
+      all.push_back({.row = row,
+                     .surrogate = Surrogate(row % n_surrogates),
+                     .T = 6,
+                     .B = 2,
+                     .N = 3,
+                     .delays = {0, 2},
+                     .n_ref = row % 2,
+                     .smooth = true,
+                     .stop = false,
+                     .lengths = lengths});
+  for (int row = 0; row < n_rows; row++)
+    all.push_back({.row = row,
+                   .surrogate = Surrogate(row % n_surrogates),
+                   .T = 20,
+                   .B = 5,
+                   .delays = {0, 3},
+                   .n_ref = row % 3,
+                   .smooth = row % 4 == 3,
+                   .lengths = drawn_lengths(20, 5)});
+  const std::vector<int64_t> ends = {260, 257, 256, 255, 145, 144, 129, 128, 127, 113,
+                                     112, 111, 17,  16,  15,  2,   1,   0,   0};
+  for (int64_t N : {33, 64})
+    for (unsigned zero : {0u, paper}) {
+      const uint64_t absent = zero ? traces : 0;
+      const unsigned want = zero ? 0 : every;
+      all.push_back({.T = 260,
+                     .B = 19,
+                     .N = N,
+                     .n_ref = 3,
+                     .want = want,
+                     .zero = zero,
+                     .absent = absent,
+                     .lengths = ends});
+      all.push_back({.T = 260,
+                     .B = 19,
+                     .N = N,
+                     .delays = {0, 40},
+                     .want = want,
+                     .zero = zero,
+                     .absent = absent,
+                     .lengths = ends});
+    }
+  for (int64_t B : {5, 9, 38, 47})
+    for (double width : {0.02, 1.0})
+      for (double density : {0.1, 1.0}) {
+        const std::vector<int64_t> lengths = drawn_lengths(40, B);
+        all.push_back({.T = 40,
+                       .B = B,
+                       .N = 70,
+                       .n_ref = B % 2,
+                       .want = 0,
+                       .zero = paper,
+                       .width = width,
+                       .density = density,
+                       .lengths = lengths});
+        all.push_back({.row = int(B % n_rows),
+                       .T = 40,
+                       .B = B,
+                       .N = 40,
+                       .delays = {0, 2},
+                       .width = width,
+                       .density = density,
+                       .lengths = lengths});
+      }
+  for (const std::vector<int64_t>& delays : {std::vector<int64_t>{}, {0, 3}})
+    for (bool smooth : {false, true})
+      all.push_back({.row = 3,
+                     .T = 20,
+                     .B = 9,
+                     .delays = delays,
+                     .n_ref = 1,
+                     .smooth = smooth,
+                     .all_delays = true,
+                     .lengths = drawn_lengths(20, 9)});
+  for (int layout : {1, 2, 3, 4})
+    all.push_back(
+        {.T = 20, .B = 5, .N = 36, .delays = {1}, .layout = layout, .lengths = {20, 16, 7, 7, 0}});
+  const uint64_t last = set_of(v_last, a_last, i_last, r_last, z_last),
+                 of_last = set_of(gv_last, ga_last, gi_last, gz_last),
+                 of_first = set_of(gv0, ga0, gi0, gz0);
+  for (uint64_t absent : {traces, last, of_last, of_first, set_of(gw), set_of(gz)})
+    all.push_back({.N = 40, .delays = {0, 4}, .n_ref = 1, .absent = absent, .lengths = {17, 3, 0}});
+  return all;
+}
+
 inline std::vector<Case> table() {
   const unsigned paper = 1u << SIGMA | 1u << P | 1u << ETA;  // the coefficients that the kernels made for the paper's row take for 0
   const uint64_t traces = set_of(trace_v, trace_a, trace_A, gv, ga, gA), last = set_of(v_last, a_last, i_last, r_last, z_last),
@@ -63,6 +167,7 @@ inline std::vector<Case> table() {
         if (N < 200) all.push_back({.row = int(B % n_rows), .T = 20, .B = B, .N = N, .delays = {0, 1, 2, 5}, .density = density});
       }
   for (const Case& c : synapse_cases()) all.push_back(c);
+  for (const Case& c : table_of_lengths()) all.push_back(c);
   // So many tiles, delays and neurons that weight gradients are summed over several tiles at once, see run.cpp.
   all.push_back({.T = 1, .B = 176, .N = 440, .delays = std::vector<int64_t>(16), .want = 0, .zero = paper});
   for (int64_t d = 0; d < 16; d++) all.back().delays[d] = d;
@@ -93,6 +198,8 @@ inline std::vector<Case> kernel_table() {
             {.T = T, .B = B, .N = N, .delays = delays, .n_ref = n_ref, .layout = layout, .want = 0, .zero = paper, .absent = traces});
       }
   all.push_back({.T = 3, .B = 1, .N = 2100, .n_ref = 1});  // more than a lane's quad for each neuron
+  // Lengths come to the device in several launches.
+  all.push_back({.T = 5, .B = 300, .N = 5, .lengths = drawn_lengths(5, 300)});
   // One item after the other, with sequences so short that the buffers of a cluster still hold steps of the item before.
   for (int64_t T : {3, 4}) {
     all.push_back({.T = T, .B = 38, .N = 40, .want = 0, .zero = paper});

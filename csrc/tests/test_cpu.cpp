@@ -13,12 +13,13 @@
 #include <thread>
 
 #include "../bfloat16.h"
-#include "../cpu/block_cache.h"
 #include "../cpu/counters.h"
 #include "../cpu/packed.h"
 #include "around.h"
+#include "block_cache.h"
 #include "check.h"
 #include "equations.h"
+#include "lengths.h"
 #include "table.h"
 
 namespace lsnn::test {
@@ -68,7 +69,10 @@ double loss(const Run<double>& r) {
                                          {gv_last, v_last}, {ga_last, a_last}, {gi_last, i_last}, {gz_last, z_last}};
   double sum = 0;
   for (auto [gradient, name] : terms)
-    for (int64_t i = 0; i < size_of(r.c, name); i++) sum += r.b[gradient][i] * r.b[name][i];
+    for (int64_t i = 0; i < size_of(r.c, name); i++) {
+      const bool of_steps = name == z || name == trace_v || name == trace_a || name == trace_A;
+      if (!of_steps || !r.c.after_end(i)) sum += r.b[gradient][i] * r.b[name][i];
+    }
   return sum;
 }
 void check_finite_differences(const Run<double>& r) {
@@ -167,6 +171,7 @@ template <class T> void run_case(const Case& c) {
   check_same("forward", one, wanted, z, gx);
   check_same_bits("forward", one, wanted);
   cpu::backward<T>(one.backward_args(), parallel());
+  check_ends("backward", one);
   if constexpr (sizeof(T) == 4) check_float(one);
   else {
     for (int group = 0; group < n_groups; group++) check_slope("derivatives", one, group, slopes[group], 1e-9);
@@ -186,16 +191,26 @@ template <class T> void run_case(const Case& c) {
     cpu::take_counters(counts);
     check_same(name.c_str(), *r, one, z, n_names);
     check_same_bits(name.c_str(), *r, one);
-    check(counts[cpu::Count::neuron_steps] == c.T * c.item() && counts[cpu::Count::spikes] == spikes,
+    check(counts[cpu::Count::neuron_steps] == c.item_steps() * c.N &&
+              counts[cpu::Count::spikes] == spikes,
           at_hand + ": counted in the forward pass of " + name);
-    check(counts[cpu::Count::replayed] == c.T * c.item() && counts[cpu::Count::active] <= c.T * c.item(),
+    check(counts[cpu::Count::replayed] == c.item_steps() * c.N &&
+              counts[cpu::Count::active] <= c.item_steps() * c.N,
           at_hand + ": counted in the backward pass of " + name);
     if (r == &team && c.N > 64) n_tiles += counts[cpu::Count::tiles], n_members += counts[cpu::Count::members];
+  }
+  if (!c.lengths.empty() && c.length(c.B - 1) == c.T) {  // all alike: as without lengths
+    Case alike = c;
+    alike.lengths = {};
+    const Run<T> without(alike);
+    cpu::forward<T>(without.forward_args(), parallel());
+    cpu::backward<T>(without.backward_args(), parallel());
+    check_same("without lengths", without, one, z, n_names);
   }
   cpu::forward<T>(unsaved.forward_args(false), parallel());
   check_same("nothing saved", unsaved, one, z, y);
   if (c.N < 400) check_synapses(one, run_both<T>), check_way(c, one), check_small_y(c, one);
-  n_runs++, n_steps += c.T * c.item();
+  n_runs++, n_steps += c.item_steps() * c.N;
   n_spikes += spikes;
 }
 
@@ -255,6 +270,8 @@ void check_all_around() {
     }
   cases.push_back({.T = 0, .B = 3, .N = 5}), cases.push_back({.T = 4, .B = 0, .N = 5});
   for (const Case& c : synapse_cases_around()) cases.push_back(c);
+  for (const Case& c : table_of_lengths())
+    if (!c.layout && !c.absent) cases.push_back(c);
   int i = 0;
   for (const Case& c : cases) {
     const int64_t I = i % 4 == 0 ? 70 : i % 4, O = 1 + i % 3 * 9;
@@ -264,48 +281,18 @@ void check_all_around() {
   }
 }
 
-// ------------------------------------------------------------------------------------------------------------- block cache
-void check_block_cache() {  // main() has set its limit to 64 MB
-  at_hand = "block cache";
-  const int64_t MB = 1 << 20;
-  cpu::give_block(nullptr);
-  char* block = static_cast<char*>(cpu::take_block(5 * MB));
-  std::memset(block, 1, 5 * MB);
-  cpu::give_block(block);
-  check(cpu::cached_bytes() >= 5 * MB, "a large block is kept");
-  void* much_smaller = cpu::take_block(MB);
-  check(much_smaller != block, "a large block is no answer to a small request");
-  check(cpu::take_block(5 * MB - 1000) == block && cpu::cached_bytes() == 0, "a block is used again");
-  cpu::give_block(much_smaller), cpu::give_block(block);
-  std::vector<void*> many(12);
-  for (void*& p : many) p = cpu::take_block(8 * MB);
-  for (void* p : many) cpu::give_block(p);
-  check(cpu::cached_bytes() > 32 * MB && cpu::cached_bytes() <= 64 * MB, "the limit is held");
-
-  // Threads take blocks, sign both ends and leave them for another thread to read the signatures and give the block back.
-  std::atomic<uint64_t*> shelf[8] = {};
-  std::atomic<int> broken{0};
-  auto read_and_give = [&](uint64_t* p) {
-    if (p && p[p[0] - 1] != ~(uint64_t)p) broken++;
-    cpu::give_block(p);
-  };
-  auto work = [&](int thread) {
-    for (int i = 0; i < 400; i++) {
-      const uint64_t n = uint64_t(std::exp2(drawn(thread, i, 1, 20)));  // 16 bytes to 8 MB
-      auto* p = static_cast<uint64_t*>(cpu::take_block(n * 8));
-      if ((uintptr_t)p % 128) broken++;
-      p[0] = n, p[n - 1] = ~(uint64_t)p;
-      if (i % 50 == 0) cpu::empty_cache();
-      read_and_give(shelf[i % 8].exchange(p));
-    }
-  };
-  std::vector<std::thread> threads;
-  for (int i = 0; i < 4; i++) threads.emplace_back(work, i);
-  for (std::thread& t : threads) t.join();
-  for (auto& p : shelf) read_and_give(p);
-  check(broken == 0, "threads find their own signatures in aligned blocks");
-  cpu::empty_cache();
-  check(cpu::cached_bytes() == 0, "an emptied cache holds nothing");
+// Each item alone, on one thread and on several, with and without saved membranes.
+void check_all_lengths() {
+  int i = 0;
+  for (const Case& c : table_of_lengths()) {
+    if (c.layout) continue;
+    const int64_t I = i % 4 == 0 ? 70 : i % 4, O = 1 + i % 3 * 9, every = i % 3 * chunk;
+    // Each tile on one thread, or on a team of two or three.
+    const Threads threads(1 + i % 3, 1 + i % 2 * (i % 3));
+    i++;
+    check_lengths<float>(c, I + 1, O, i % 2, i % 3 == 0, every, parallel());
+    check_lengths<double>(c, I + 1, O, i % 2, i % 3 == 1, every, parallel());
+  }
 }
 
 int run(const char* word) {
@@ -323,6 +310,7 @@ int run(const char* word) {
   for (auto [R, I, N] : shapes)
     for (bool bias : {false, true}) check_linear<float>(R, I, N, bias, !bias), check_linear<double>(R, I, N, bias, bias);
   if (!*word || std::strstr("around", word)) check_all_around();
+  if (!*word || std::strstr("lengths", word)) check_all_lengths();
   const std::vector<Case> all = table();
   const Case& last = all.back();
   check(cpu::tiles(last.B) * last.D() * last.N * cpu::padded(last.N) * 8 > 256 << 20, "more tiles than sums of weight gradients");
