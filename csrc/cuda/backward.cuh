@@ -91,13 +91,15 @@ template <class T, class W, class Model, class Gradients, int C, bool rows_here>
 
   // ----------------------------------------------------------------------------------------------------------------- product
   // dz[j] = sum over delays and k of w_jk dL/dc_k of the step that the spikes of step t reached, for eight rows j of the slice.
-  __device__ __forceinline__ void rows_product(int t, const int (&rows)[rows_of_product], int n) const {
+  // length: steps of the item.
+  __device__ __forceinline__ void rows_product(int length, int t,
+                                               const int (&rows)[rows_of_product], int n) const {
     const Layer& l = job.f.layer;
     const int NP = (int)padded(l.N);
     T sum[rows_of_product] = {};
     for (int d = 0; d < l.S; d++) {
       const int reached = t + 1 + (d ? job.p.delays[d] : first_delay);
-      if (reached < 0 || reached >= l.T) continue;
+      if (reached < 0 || reached >= length) continue;
       const T* x = dc_of(reached);
       const W* from = w + (int64_t)d * w_rows * NP;
       for (int k = 4 * group.lane(); k < NP; k += 128) {
@@ -119,7 +121,7 @@ template <class T, class W, class Model, class Gradients, int C, bool rows_here>
     if (group.lane() % 4 == 0 && i < n) dz[row] = total;
   }
   // For the marked rows of the slice, or for all where `marks` is null. The warps share them out by eights.
-  __device__ __forceinline__ void product(int t, const uint32_t* marks) const {
+  __device__ __forceinline__ void product(int length, int t, const uint32_t* marks) const {
     const int neurons = (int)job.f.layer.N - slice.neuron;
     auto word = [&](int w) { return marks[w]; };
     for (int w0 = 0; w0 < slice.words; w0 += list_size / 32) {
@@ -134,7 +136,7 @@ template <class T, class W, class Model, class Gradients, int C, bool rows_here>
           const int row = marks ? (i < 4 ? low[i] : high[i - 4]) : 32 * w0 + e + i;
           rows[i] = i == 0 || e + i < n ? row : rows[0];  // what is left of eight: the first row again
         }
-        rows_product(t, rows, n - e);
+        rows_product(length, t, rows, n - e);
       }
     }
     group.sync();
@@ -150,17 +152,19 @@ template <class T, class W, class Model, class Gradients, int C, bool rows_here>
   // n0: number of the item's first step backwards; steps are numbered through over the items of the group.
   __device__ __forceinline__ void item(int64_t b, uint32_t n0) const {
     const Layer& l = job.f.layer;
+    const int length = job.p.length(l, b);
     Cell cell[C];
     QuadAdjoint<T> d[C];
 #pragma unroll
     for (int c = 0; c < C; c++) cell[c] = cell_of(slice, l, b, column(c)), d[c] = last_adjoint(job, model, cell[c]);
-    int S0 = (int)l.T, t0 = S0;  // of the segment and of the chunk at hand; the past spikes of the first state follow step 0
-    for (int t = (int)l.T - 1; t >= (job.f.gfirst.z ? -(int)l.D : 0); t--) {
+    // Of the segment and of the chunk at hand; the past spikes of the first state follow step 0.
+    int S0 = length, t0 = S0;
+    for (int t = length - 1; t >= (job.f.gfirst.z ? -(int)l.D : 0); t--) {
       if (t >= 0 && t < t0) {
         if (t < S0) replay_segments(cell, S0 = int(t / segment * segment), t + 1);
         replay_chunks(cell, t0 = int(t / chunk * chunk), t + 1);
       }
-      step_back(cell, d, t, t - t0, n0 + uint32_t(l.T - t));
+      step_back(cell, d, length, t, t - t0, n0 + uint32_t(length - t));
     }
 #pragma unroll
     for (int c = 0; c < C; c++) store_first_gradients(job, cell[c], d[c]);
@@ -184,21 +188,23 @@ template <class T, class W, class Model, class Gradients, int C, bool rows_here>
   }
 
   // step: of the chunk. t < 0: of the past spikes only.
-  __device__ __forceinline__ void step_back(const Cell (&cell)[C], QuadAdjoint<T> (&d)[C], int t, int step, uint32_t number) const {
-    const bool some = reaches(job, model, t, first_delay), choosing = choose && t >= 0;
+  __device__ __forceinline__ void step_back(const Cell (&cell)[C], QuadAdjoint<T> (&d)[C],
+                                            int length, int t, int step, uint32_t number) const {
+    const bool some = reaches(job, model, length, t, first_delay), choosing = choose && t >= 0;
     const uint32_t* marks = active + step * slice.words;
     QuadRecord<T> record[C];
 #pragma unroll
     for (int c = 0; c < C; c++)
       if (t >= 0) record[c] = recorded(job, model, cell[c], replayed, column(c), t, step);
-    if (some) product(t, choosing ? marks : nullptr);
+    if (some) product(length, t, choosing ? marks : nullptr);
 #pragma unroll
     for (int c = 0; c < C; c++) {
       const Quad<T> p = product_of(c, cell[c], !some ? 0 : choosing ? marked(marks, c, cell[c]) : 15);
       if (!cell[c].live) continue;
-      if (t < 0) store_first_z_gradient(job, cell[c], -1 - t, d[c], p);
+      if (t < 0) store_first_z_gradient(job, cell[c], length, -1 - t, d[c], p);
       else {
-        const Quad<T> dc_quad = adjoint_quad(job, model, cell[c], t, record[c], p, d[c]);
+        const Quad<T> dc_quad =
+            adjoint_quad(job, model, cell[c], length, t, record[c], p, d[c]);
         if (job.f.layer.S) gradients.publish(dc_of(t), cell[c], dc_quad, number, job.shape.ranks);
       }
     }
@@ -251,7 +257,10 @@ __global__ void __launch_bounds__(most_threads_backward(rows_here), 1) backward_
   const Share share = Share::mine(shape, group);
   uint32_t n0 = 0;
   // Nobody waits for a block without neurons, which would fall behind the inbox: it has nothing to do.
-  for (int64_t b = share.first; b < l.B && slice.words > 0; b += share.step, n0 += (uint32_t)l.T) backward.item(b, n0);
+  for (int64_t b = share.first; b < l.B && slice.words > 0; b += share.step) {
+    backward.item(b, n0);
+    n0 += (uint32_t)job.p.length(l, b);  // without gaps: the rows of the inbox take turns
+  }
   if (shape.ranks > 1) cluster_sync();  // no block leaves while another may still store into it
 }
 

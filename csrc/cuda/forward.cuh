@@ -113,7 +113,7 @@ template <class T, class W, class Model, class Spikes, int C, bool rows_here> st
     const ForwardArgs& f = job.f;
     const Layer& l = f.layer;
     if (!Spikes::idle_warps_wait && 128 * group.warp() >= 32 * slice.words) return;
-    const int slots = job.shape.slots;
+    const int slots = job.shape.slots, length = job.p.length(l, b);
     Cell cell[C];
     QuadState<T> s[C];
     Quad<T> next[C];
@@ -124,20 +124,20 @@ template <class T, class W, class Model, class Spikes, int C, bool rows_here> st
       cell[c] = cell_of(slice, l, b, column(c));
       s[c] = first_state(job, cell[c]);
       x[c] = current_at(job, cell[c], 0);
-      next[c] = l.T ? load_row<whole>(x[c], cell[c].live) : Quad<T>{};
+      next[c] = length ? load_row<whole>(x[c], cell[c].live) : Quad<T>{};
     }
     const QuadCoefs<T> k(job.p, l, cell[0]);
     uint32_t* bits = f.save ? f.saved.bits + b * spikes.n_words + slice.word : nullptr;  // of step t
     int64_t row = b * l.N;                                                               // of step t in arrays [T,B,N]
     int slot = 0;                                                                        // of step t
-    for (int t = 0; t < l.T; t++, row += l.B * l.N) {
+    for (int t = 0; t < length; t++, row += l.B * l.N) {
       Quad<T> sum[C];
 #pragma unroll
       for (int c = 0; c < C; c++) {
         sum[c] = next[c];
         x[c] += f.x_stride_t;
-        if (t + 1 < l.T) next[c] = load_row<whole>(x[c], cell[c].live);
-        if (t + 8 < l.T && cell[c].live) prefetch(x[c] + 7 * f.x_stride_t);
+        if (t + 1 < length) next[c] = load_row<whole>(x[c], cell[c].live);
+        if (t + 8 < length && cell[c].live) prefetch(x[c] + 7 * f.x_stride_t);
       }
       for (int d = 0; d < l.S; d++) {                                                                        // (1)
         const int delay = d ? job.p.delays[d] : first_delay, past = t - 1 - delay;  // the common one waits for no load
@@ -166,7 +166,7 @@ template <class T, class W, class Model, class Spikes, int C, bool rows_here> st
       slot = slot + 1 == slots ? 0 : slot + 1;
     }
 #pragma unroll
-    for (int c = 0; c < C; c++) store_last_state(job, cell[c], s[c]);
+    for (int c = 0; c < C; c++) store_last_state(job, cell[c], length, s[c]);
   }
 };
 

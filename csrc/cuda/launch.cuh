@@ -4,6 +4,7 @@
 
 #include "backward.cuh"
 #include "forward.cuh"
+#include "lengths.cuh"
 #include "run.h"
 #include "steps.cuh"
 #include "weight_gradient.cuh"
@@ -38,6 +39,8 @@ template <class T, class W> void forward(const ForwardArgs& f, const Plan& plan,
   const ForwardWorkspace<T, W> own(arena, l, pass);
   if (l.B == 0) return;
   pack<T, W>(l, f.first.r, own.packed, stream);
+  pack_lengths(l, own.packed, stream);
+  clear_after_end(f, own.packed, stream);
   const ForwardJob<T> job{f, own.packed, pass.quads == 1 && sizeof(T) == 4 && plain(f)};
   const Launch shape{pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared, pass.shape.ranks, stream};
 
@@ -47,7 +50,7 @@ template <class T, class W> void forward(const ForwardArgs& f, const Plan& plan,
     auto run = [&] {
       for_models<T>(job.both, [&](auto m) { launch("forward, step", points, &forward_step_kernel<T, typename decltype(m)::type>, step); });
     };
-    for (run(); ++step.t < l.T; run())
+    for (run(); ++step.t < l.longest(); run())
       for (int64_t d = 0; d < l.S; d++) {
         const int64_t past = step.t - 1 - l.delays[d];
         const T* z = past < 0 ? (const T*)f.first.z + (-1 - past) * l.B * l.N : (const T*)f.z + past * l.B * l.N;
@@ -111,14 +114,15 @@ void backward_steps(const BackwardJob<T>& job, const Pass& pass, const BackwardW
   auto multiply = [&](int64_t t) {
     for (int64_t d = 0; d < l.S && !(l.row.stop & stop_rec); d++) {
       const int64_t reached = t + 1 + l.delays[d];
-      if (reached >= 0 && reached < l.T)
+      if (reached >= 0 && reached < l.longest())
         product.add(product.context, (const T*)job.f.gx + reached * l.B * l.N, (const T*)own.packed.w + d * l.N * padded(l.N), true,
                     own.dz);
     }
   };
   run(l.T);
-  for (int S0 = last_multiple(l.T, segment); S0 >= 0; S0 -= (int)segment) {
-    const int64_t S1 = S0 + segment < l.T ? S0 + segment : l.T;
+  const int64_t longest = l.longest();
+  for (int S0 = last_multiple(longest, segment); S0 >= 0; S0 -= (int)segment) {
+    const int64_t S1 = S0 + segment < longest ? S0 + segment : longest;
     replay(S0, S1, -1);
     for (int64_t t0 = S0 + last_multiple(S1 - S0, chunk); t0 >= S0; t0 -= chunk) {
       const int64_t t1 = t0 + chunk < S1 ? t0 + chunk : S1;
@@ -137,6 +141,8 @@ void backward(const BackwardArgs& f, const Plan& plan, void* workspace, const Pr
   const BackwardWorkspace<T, W> own(arena, f, plan);
   if (l.B > 0) {
     pack<T, W>(l, f.first.r, own.packed, stream);
+    pack_lengths(l, own.packed, stream);
+    clear_after_end(f, own.packed, stream);
     const BackwardJob<T> job{f, own.packed, own.sums, pass.quads == 1 && sizeof(T) == 4 && plain(f)};
     const Launch shape{pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared, pass.shape.ranks, stream};
     const BackwardSequence<T> sequence{job, pass.shape, own.replayed};

@@ -13,12 +13,17 @@ template <class T> struct Packed {
   T* k;                // [n_coefficients,NP] padded with harmless values
   int* delays;         // [S]
   uint32_t* flags;     // [1]
+  int* lengths;        // [B], or null: all T
 
   Packed(Arena& m, const Layer& l, int64_t w_bytes) {
     w = m.take<char>(l.S * l.N * padded(l.N) * w_bytes);
     k = m.take<T>(n_coefficients * padded(l.N));
     delays = m.take<int>(l.S);
     flags = m.take<uint32_t>(1);
+    lengths = l.lengths ? m.take<int>(l.B) : nullptr;
+  }
+  LSNN_MEMBER int length(const Layer& l, int64_t b) const {  // steps of item b
+    return lengths ? lengths[b] : (int)l.T;
   }
 };
 

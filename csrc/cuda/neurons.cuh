@@ -71,13 +71,16 @@ template <class T> LSNN_DEVICE QuadState<T> first_state(const ForwardJob<T>& job
           load_state<T>(s.z, l, cell)};
 }
 
-template <class T> LSNN_DEVICE void store_last_state(const ForwardJob<T>& job, const Cell& cell, const QuadState<T>& s) {
+// length: steps of the item.
+template <class T>
+LSNN_DEVICE void store_last_state(const ForwardJob<T>& job, const Cell& cell, int length,
+                                  const QuadState<T>& s) {
   const Layer& l = job.f.layer;
   const State& last = job.f.last;
   store_state(last.v, l, cell, s.v), store_state(last.a, l, cell, s.a), store_state(last.i, l, cell, s.i),
       store_state(last.r, l, cell, s.r);
   for (int64_t back = 0; last.z && back < l.D; back++) {
-    const int64_t t = l.T - 1 - back;
+    const int64_t t = length - 1 - back;
     const T* z = t < 0 ? first_z<T>(job.f.first, l, t, cell.b) + cell.n : (const T*)job.f.z + cell.at(l, t);
     store((T*)last.z + cell.at(l, back), load(z, cell.live), cell.live);
   }

@@ -153,9 +153,12 @@ template <class T> LSNN_DEVICE Quad<T> outside(const BackwardJob<T>& job, const 
   return g ? load((const T*)g + cell.at(job.f.layer, t), cell.live) : Quad<T>{};
 }
 // dL/dz of the last state that belongs to the spikes of step t, which may lie before the sequence.
-template <class T> LSNN_DEVICE Quad<T> last_state_z(const BackwardJob<T>& job, const Cell& cell, int64_t t) {
+// length: steps of the item.
+template <class T>
+LSNN_DEVICE Quad<T> last_state_z(const BackwardJob<T>& job, const Cell& cell, int length,
+                                 int64_t t) {
   const Layer& l = job.f.layer;
-  const int64_t back = l.T - 1 - t;
+  const int64_t back = length - 1 - t;
   return job.f.glast.z && back < l.D ? load((const T*)job.f.glast.z + cell.at(l, back), cell.live) : Quad<T>{};
 }
 
@@ -179,9 +182,11 @@ LSNN_DEVICE QuadRecord<T> recorded(const BackwardJob<T>& job, const Model& model
 }
 
 // Whether (1) carries dL/dz of step t, which may lie before the sequence.
-template <class T, class Model> LSNN_DEVICE bool reaches(const BackwardJob<T>& job, const Model& model, int t, int first_delay) {
+template <class T, class Model>
+LSNN_DEVICE bool reaches(const BackwardJob<T>& job, const Model& model, int length, int t,
+                         int first_delay) {
   const Layer& l = job.f.layer;
-  return l.S && !(model.row.stop & stop_rec) && t + l.D >= 0 && t + 1 + first_delay < l.T;
+  return l.S && !(model.row.stop & stop_rec) && t + l.D >= 0 && t + 1 + first_delay < length;
 }
 
 // dL/d of the last state. The gradients of the coefficients start at 0.
@@ -195,14 +200,16 @@ template <class T, class Model> LSNN_DEVICE QuadAdjoint<T> last_adjoint(const Ba
 
 // product: W dL/dc, what reached the spikes of step t through (1). Writes gx and returns it.
 template <class T, class Model>
-LSNN_DEVICE Quad<T> adjoint_quad(const BackwardJob<T>& job, const Model& model, const Cell& cell, int64_t t, const QuadRecord<T>& record,
+LSNN_DEVICE Quad<T> adjoint_quad(const BackwardJob<T>& job, const Model& model, const Cell& cell,
+                                 int length, int64_t t, const QuadRecord<T>& record,
                                  const Quad<T>& product, QuadAdjoint<T>& d) {
   const BackwardArgs& f = job.f;
   const Layer& l = f.layer;
   const QuadCoefs<T> k(job.p, l, cell);
   constexpr bool whole = is_paper<Model>;  // no traces
   const Quad<T> gv = outside<T>(job, whole ? nullptr : f.gv, cell, t), ga = outside<T>(job, whole ? nullptr : f.ga, cell, t),
-                gA = outside<T>(job, whole ? nullptr : f.gA, cell, t), last_z = last_state_z(job, cell, t),
+                gA = outside<T>(job, whole ? nullptr : f.gA, cell, t),
+                last_z = last_state_z(job, cell, length, t),
                 z = spikes_at(job, cell, t, bits_of(cell, record.word));
   QuadState<T> before = record.before;
   before.z = spikes_at(job, cell, t - 1, bits_of(cell, record.word_before));
@@ -230,10 +237,10 @@ template <class T> LSNN_DEVICE void store_first_gradients(const BackwardJob<T>& 
 }
 // dL/d of the spikes `back` + 1 steps before the sequence; the newest ones have a local part too, which step 0 left in d.
 template <class T>
-LSNN_DEVICE void store_first_z_gradient(const BackwardJob<T>& job, const Cell& cell, int back, const QuadAdjoint<T>& d,
-                                        const Quad<T>& product) {
+LSNN_DEVICE void store_first_z_gradient(const BackwardJob<T>& job, const Cell& cell, int length,
+                                        int back, const QuadAdjoint<T>& d, const Quad<T>& product) {
   const Layer& l = job.f.layer;
-  Quad<T> z = last_state_z(job, cell, -1 - back);
+  Quad<T> z = last_state_z(job, cell, length, -1 - back);
 #pragma unroll
   for (int q = 0; q < 4; q++) z[q] = (back ? T(0) : d.z[q]) + z[q] + product[q];
   store((T*)job.f.gfirst.z + cell.at(l, back), z, cell.live);

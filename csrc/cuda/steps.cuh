@@ -42,7 +42,11 @@ template <class T, class Model> __global__ void __launch_bounds__(256) forward_s
   const Layer& l = f.layer;
   const Point at = Point::mine(l);
   if (at.index >= job.state.threads) return;  // whole warps
-  const Cell& cell = at.cell;
+  Cell cell = at.cell;
+  const int length = job.p.length(l, cell.b);
+  const bool ended = job.t >= length;
+  if (__all_sync(~0u, ended)) return;
+  if (ended) cell.live = 0;  // the warp has the spikes of other items to gather
   auto part = [&](int p) -> Quad<T>& { return job.state.part(p, at); };
   QuadState<T> s;
   if (job.t < 0) s = first_state(job, cell);
@@ -51,11 +55,16 @@ template <class T, class Model> __global__ void __launch_bounds__(256) forward_s
     const Quad<T> c = load(job.c + cell.at(l, 0), cell.live);
     const QuadCoefs<T> k(job.p, l, cell);
     const uint32_t word = gather_word(forward_quad(job, Known<Model>::model(l, flags, 0), k, cell, job.t, cell.at(l, job.t), c, s));
-    if (f.save && at.real && at.index % 8 == 0) f.saved.bits[job.t * l.B * words(l.N) + at.index / 8] = word;
+    if (f.save && at.real && !ended && at.index % 8 == 0)
+      f.saved.bits[job.t * l.B * words(l.N) + at.index / 8] = word;
   }
   part(0) = s.v, part(1) = s.a, part(2) = s.i, part(3) = s.r, part(4) = s.z;
-  if (job.t + 1 < l.T) store(job.c + cell.at(l, 0), load(current_at(job, cell, job.t + 1), cell.live), cell.live);
-  else store_last_state(job, cell, s);
+  if (job.t + 1 < length) {
+    const Quad<T> next = load(current_at(job, cell, job.t + 1), cell.live);
+    store(job.c + cell.at(l, 0), next, cell.live);
+  } else if (!ended) {
+    store_last_state(job, cell, length, s);
+  }
 }
 
 // --------------------------------------------------------------------------------------------------------------- backward
@@ -73,21 +82,24 @@ template <class T, class Model> __global__ void __launch_bounds__(256) backward_
   const Point at = Point::mine(l);
   if (at.index >= job.adjoint.threads) return;  // whole warps
   const Cell& cell = at.cell;
+  const int length = job.p.length(l, cell.b);
+  const bool starts = job.t == l.T;
+  if (!starts && job.t >= length) return;  // the item's last step is still to come
   const Model model = Known<Model>::model(l, flags, job.f.want);
   auto part = [&](int p) -> Quad<T>& { return job.adjoint.part(p, at); };
   QuadAdjoint<T> d;
-  if (job.t == l.T) d = last_adjoint(job, model, cell);
+  if (starts) d = last_adjoint(job, model, cell);
   else {
     d = {part(0), part(1), part(2), part(3)};
     const Quad<T> product = load(job.dz + cell.at(l, 0), cell.live);
-    if (job.t < 0) store_first_z_gradient(job, cell, -1 - job.t, d, product);
+    if (job.t < 0) store_first_z_gradient(job, cell, length, -1 - job.t, d, product);
     else {
       const QuadRecord<T> record = recorded(job, model, cell, job.replayed, 4 * at.index, job.t, int(job.t % segment % chunk));
-      adjoint_quad(job, model, cell, job.t, record, product, d);
+      adjoint_quad(job, model, cell, length, job.t, record, product, d);
       if (job.t == 0) store_first_gradients(job, cell, d);
     }
   }
-  if (l.T == 0 && job.t == 0) store_first_gradients(job, cell, d);
+  if (starts && length == 0) store_first_gradients(job, cell, d);
   part(0) = d.v, part(1) = d.a, part(2) = d.i, part(3) = d.z;
   store(job.dz + cell.at(l, 0), Quad<T>{}, cell.live);
 }
@@ -103,9 +115,14 @@ template <class T, class Model> __global__ void __launch_bounds__(256) replay_ke
   const Layer& l = job.f.layer;
   const Point at = Point::mine(l);
   if (at.index >= job.threads) return;  // whole warps
+  const int length = job.p.length(l, at.cell.b), last = job.last < length ? job.last : length;
+  if (job.first >= last) return;
   const Model model = Known<Model>::model(l, flags, job.f.want);
-  if (job.index < 0) replay_segment(job, model, at.cell, job.replayed, 4 * at.index, job.first, job.last);
-  else replay_chunk(job, model, at.cell, job.replayed, 4 * at.index, job.index, job.first, job.last, [](int, unsigned) {});
+  const int64_t column = 4 * at.index;
+  if (job.index < 0)
+    return replay_segment(job, model, at.cell, job.replayed, column, job.first, last);
+  replay_chunk(job, model, at.cell, job.replayed, column, job.index, job.first, last,
+               [](int, unsigned) {});
 }
 
 }  // namespace lsnn::cuda

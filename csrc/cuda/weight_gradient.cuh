@@ -52,7 +52,7 @@ template <class T> __global__ void __launch_bounds__(256, 1) weight_gradient_ker
         const ItemStep at(i0 + i, l.B);
         const int64_t past = at.t - 1 - delay;
         const uint32_t* bits = f.saved.bits + (past * l.B + at.b) * W + w0;
-        const bool some = i0 + i < last && past >= 0;
+        const bool some = i0 + i < last && past >= 0 && at.t < job.p.length(l, at.b);
         // A bit beyond N, in tensors that the forward pass did not write, would become a row of another tile.
         auto word = [&](int w) { return !some ? 0 : w0 + w == W - 1 ? bits[w] & last_word : bits[w]; };
         const int n = list_neurons(word, 0, n_words, lane, shared.list + i * list_size);

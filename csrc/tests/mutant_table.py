@@ -34,6 +34,9 @@ LONG = "block T=129 B=9 N=31"  # two segments, several parts of the weight gradi
 ABSENT = "block N=40 n_ref=1 layout=0 want=0"
 ALONE = "alone T=150 B=3 N=64"  # no recurrent weights
 MATRICES = "block all_delays T=150 B=3 N=64"  # a weight of each synapse for each of three delays
+UNEQUAL, UNEQUAL_LONG = "gather T=40 B=9 N=40", "gather T=260 B=19"
+UNEQUAL_STEP = "step T=17 B=3 N=33"
+UNEQUAL_CLUSTER = "cluster T=40 B=38 N=70", "cluster T=40 B=47 N=40"
 IDLE_RANK = ("cluster T=20 B=1 N=257", "cluster T=20 B=5 N=257")  # four ranks share out nine words
 
 MUTANTS = [
@@ -73,8 +76,8 @@ MUTANTS = [
     # ---------------------------------------------------------------------------------------------------------- indices
     Mutant("forward: the row after", "forward.cuh", "j * slice.width", "(j + 1) * slice.width", (BLOCK,)),
     Mutant("forward: the wrong slot", "forward.cuh", "at += slots;", "at += slots - 1;", (BLOCK,)),
-    Mutant("forward: a current past the end", "forward.cuh", "if (t + 1 < l.T) next", "if (t < l.T) next", (GATHER,),
-           ADDRESS),
+    Mutant("forward: a current past the end", "forward.cuh", "if (t + 1 < length) next",
+           "if (t < length) next", (GATHER,), ADDRESS),
     Mutant("forward: rows that the list does not name", "forward.cuh", "if (e + i < n) row[i]", "row[i]",
            ("gather T=20 B=5 N=33 n_ref=2",), ADDRESS),
     Mutant("forward, cluster: bits of another slice", "forward.cuh", "spikes.n_words + slice.word : nullptr",
@@ -84,8 +87,8 @@ MUTANTS = [
     Mutant("backward: an item past the last", "backward.cuh", "b < l.B && slice", "b <= l.B && slice", (BLOCK,)),
     Mutant("backward: the product of the next row", "backward.cuh", "dz[row] = total", "dz[row + 1] = total",
            (BLOCK,)),
-    Mutant("backward: dL/dc after the last step", "backward.cuh", "|| reached >= l.T)", "|| reached > l.T)",
-           (f"gather {MANY_ITEMS}",)),
+    Mutant("backward: dL/dc after the last step", "backward.cuh",
+           "|| reached >= length)", "|| reached > length)", (f"gather {MANY_ITEMS}",)),
     Mutant("backward: dL/dc of the wrong step", "backward.cuh", "dc_of(reached)", "dc_of(reached + 1)", (DELAYED,)),
     Mutant("backward: a list for all warps", "backward.cuh", "shared.list + threadIdx.x / 32 * list_size",
            "shared.list", (BLOCK,), THREAD),
@@ -138,10 +141,10 @@ MUTANTS = [
     Mutant("forward, cluster: the same numbers for every item", "forward.cuh", ", n0 += (uint32_t)l.T)", ")", SHORT),
     Mutant("forward, cluster: nothing for the last rank", "forward.cuh", "r < ranks; r += 8", "r < ranks - 1; r += 8",
            (CLUSTER,)),
-    Mutant("backward, cluster: numbers from 0 on", "backward.cuh", "n0 + uint32_t(l.T - t)",
-           "n0 + uint32_t(l.T - t - 1)", (CLUSTER,)),
-    Mutant("backward, cluster: the same numbers for every item", "backward.cuh", ", n0 += (uint32_t)l.T)", ")",
-           SHORT),
+    Mutant("backward, cluster: numbers from 0 on", "backward.cuh", "n0 + uint32_t(length - t)",
+           "n0 + uint32_t(length - t - 1)", (CLUSTER,)),
+    Mutant("backward, cluster: the same numbers for every item", "backward.cuh",
+           "n0 += (uint32_t)job.p.length(l, b);", "", SHORT),
     # ---------------------------------------------------------------------------------------- sums, marks, flags, state
     Mutant("weight gradient: added twice", "weight_gradient.cuh", "sum[j * tiles.columns] += g",
            "sum[j * tiles.columns] += g + g", (BLOCK,)),
@@ -198,6 +201,35 @@ MUTANTS = [
            "design == Design::cluster ?", ("cluster alone T=20 B=5 N=129",)),
     Mutant("no weights: block with the kernels of gather", "plan.cpp", "design == Design::gather ? 4 : 1", "4",
            ("any alone T=3 B=1 N=1537",)),
+    # ---------------------------------------------------------------------- items of unequal length
+    Mutant("lengths, backward, cluster: gaps between the numbers of items", "backward.cuh",
+           "n0 += (uint32_t)job.p.length(l, b);", "n0 += (uint32_t)l.T;", UNEQUAL_CLUSTER),
+    Mutant("lengths, forward: one step too many", "forward.cuh", "for (int t = 0; t < length;",
+           "for (int t = 0; t < (length < l.T ? length + 1 : length);", (UNEQUAL,)),
+    Mutant("lengths, forward: the last state of the longest item", "neurons.cuh",
+           "t = length - 1 - back;", "t = l.T - 1 - back;", (UNEQUAL,)),
+    Mutant("lengths, backward: gradients of the last state at T", "replay.cuh",
+           "back = length - 1 - t;", "back = l.T - 1 - t;", (UNEQUAL,)),
+    Mutant("lengths, backward: dL/dc after an item's last step", "backward.cuh",
+           "|| reached >= length)", "|| reached >= l.T)", (UNEQUAL,)),
+    Mutant("lengths: a row after the last step that is not cleared", "lengths.cuh",
+           "if (t < job.p", "if (t <= job.p", (UNEQUAL,)),
+    Mutant("lengths: arrays of an odd number of pairs", "lengths.cuh",
+           "rows.bytes % 4 == 0 && ", "", ("any T=20 B=5 N=33 n_ref=0",), object="alif_f32_bf16"),
+    Mutant("lengths: carried state of a segment not cleared", "lengths.cuh",
+           "4, (int)segment}", "4, (int)segment + 1}", (UNEQUAL_LONG,)),
+    Mutant("lengths: those of the first launch for all", "lengths.cuh",
+           "p.lengths[job.first + i]", "p.lengths[i]", ("any B=300",)),
+    Mutant("lengths, step: one step too many", "steps.cuh",
+           "ended = job.t >= length;", "ended = job.t > length;", (UNEQUAL_STEP,)),
+    Mutant("lengths, step: spikes of an item that has ended", "steps.cuh",
+           "at.real && !ended &&", "at.real &&", ("step T=20 B=5 N=36",)),
+    Mutant("lengths, step: the state of an item is replayed past its end", "steps.cuh",
+           "job.last < length ? job.last : length", "job.last", (UNEQUAL_STEP,), ADDRESS),
+    Mutant("lengths, step: no gradient of the first state without steps", "steps.cuh",
+           "starts && length == 0", "starts && l.T == 0", (UNEQUAL_STEP,)),
+    Mutant("lengths, step: an item goes back before its last step", "steps.cuh",
+           "!starts && job.t >= length", "!starts && job.t > length", (UNEQUAL_STEP,)),
     # ---------------------------------------------------------------------------------------- memory that starts as 0
     Mutant("forward: the ring keeps what was there", "forward.cuh", "shared.ring[i] = 0;", "{}", SHORT),
     Mutant("backward: the inbox keeps what was there", "backward.cuh", "shared.inbox[i] = 0;", "{}", SHORT),

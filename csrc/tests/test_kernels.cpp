@@ -140,6 +140,7 @@ template <class T> void run_case(const Case& c, const cuda::Card& card, Storage 
       if (kernels.small_y)
         for (int64_t i = 0; i < size_of(c, y); i++) twin.b[y][i] = rounded((float)twin.b[y][i]);
       cpu::backward<double>(twin.backward_args(), serial);
+      check_ends("gradients", got);
       check_close("gradients", got, twin, sizeof(T) == 4 ? 1e-4 : 1e-11);
       set_order(order + 1);
       kernels.save = true;
