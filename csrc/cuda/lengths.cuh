@@ -47,7 +47,9 @@ template <class T> __global__ void clear_after_end_kernel(ClearJob<T> job) {
   const int lane = threadIdx.x % 32;
   const int64_t first = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / 32;
   const int64_t warps = (int64_t)gridDim.x * blockDim.x / 32;
-  for (const Rows& rows : job.arrays) {
+#pragma unroll
+  for (int array = 0; array < most_arrays; array++) {
+    const Rows& rows = job.arrays[array];
     if (!rows.to) continue;
     const bool whole = rows.bytes % 4 == 0 && (uintptr_t)rows.to % 4 == 0;
     for (int64_t i = first; i < rows.n * l.B; i += warps) {
@@ -69,11 +71,11 @@ template <class T> void clear_after_end(const ClearJob<T>& job, void* stream) {
 
 template <class T> void clear_after_end(const ForwardArgs& f, const Packed<T>& p, void* stream) {
   const Layer& l = f.layer;
-  const int64_t row = l.N * (int64_t)sizeof(T), y = f.saved.y_is_bfloat16 ? 2 * l.N : row;
+  const int64_t row = l.N * (int64_t)sizeof(T);
   ClearJob<T> job{
       l, p, {{f.z, l.T, row}, {f.trace_v, l.T, row}, {f.trace_a, l.T, row}, {f.trace_A, l.T, row}}};
   if (f.save) {
-    job.arrays[4] = {f.saved.y, l.T, y};
+    job.arrays[4] = {f.saved.y, l.T, f.saved.y_is_bfloat16 ? 2 * l.N : row};
     job.arrays[5] = {f.saved.bits, l.T, words(l.N) * 4};
     job.arrays[6] = {f.saved.z, l.T, row};
     job.arrays[7] = {f.saved.carry, 4 * segments(l.T), row, 4, (int)segment};

@@ -197,6 +197,12 @@ template <class T> void run_case(const Case& c) {
     check(counts[cpu::Count::replayed] == c.item_steps() * c.N &&
               counts[cpu::Count::active] <= c.item_steps() * c.N,
           at_hand + ": counted in the backward pass of " + name);
+    int64_t tile_steps = 0;  // a tile ends with its longest item, which is its first one
+    for (int64_t b = 0; b < c.B; b += cpu::tile_items(c.B)) tile_steps += c.length(b);
+    check(counts[cpu::Count::product_steps_dense] + counts[cpu::Count::product_steps_active] +
+                  counts[cpu::Count::product_steps_sparse] <=
+              tile_steps,
+          at_hand + ": products counted in the backward pass of " + name);
     if (r == &team && c.N > 64) n_tiles += counts[cpu::Count::tiles], n_members += counts[cpu::Count::members];
   }
   if (!c.lengths.empty() && c.length(c.B - 1) == c.T) {  // all alike: as without lengths
