@@ -18,6 +18,7 @@ from ._arguments import (
     stacked,
     whole_state,
 )
+from ._lengths import GivenLengths, Lengths, lengths_of
 from .reference import COEFFICIENTS, Coefficient, State, named_row, named_surrogate
 
 
@@ -46,6 +47,7 @@ class Neuron(NamedTuple):
     checkpoint_every: int | str | None = None
     saved_dtype: torch.dtype | None = None
     sparse_grad: bool = False
+    lengths: GivenLengths | Lengths | None = None
 
 
 class Model(NamedTuple):
@@ -74,6 +76,7 @@ class Call(NamedTuple):
     state: tuple[Tensor, ...]  # v, a, i, r (B, N) and z (D, B, N)
     checkpoint: int  # steps between saved states, or 0
     saved_bf16: bool
+    lengths: Lengths | None  # of sequences that end early
 
 
 def resolve_model(
@@ -103,4 +106,5 @@ def resolve(neuron: Neuron, x: Tensor, w_rec: Tensor | None, w_in: Tensor | None
     saved_bf16 = small_membranes(neuron.saved_dtype, dtype)
     model = resolve_model(neuron, w_rec, N, dtype, x.device)
     state = whole_state(neuron.state, B, N, model.D, dtype, x.device)
-    return Call(model, dtype, state, checkpoint, saved_bf16)
+    lengths = lengths_of(neuron.lengths, T, B, x.device)
+    return Call(model, dtype, state, checkpoint, saved_bf16, lengths)

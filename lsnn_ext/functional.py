@@ -10,6 +10,7 @@ from . import _ops, reference
 from ._arguments import Delay, Delays, check_beside
 from ._arguments import readable as readable
 from ._bits import PackedSpikes, pack_spikes
+from ._lengths import GivenLengths, Lengths, end_readout, lengths_of
 from ._ready import Ready as Ready
 from ._ready import integrated
 from ._ready import plain as plain
@@ -67,6 +68,7 @@ def alif(
     surrogate: str | None = None, dampening: float | None = None, width: Coefficient | None = None,
     state: State | None = None, trace: bool = False, smooth: bool = False,
     checkpoint_every: int | str | None = None, saved_dtype: torch.dtype | None = None, sparse_grad: bool = False,
+    lengths: GivenLengths | None = None,
 ) -> tuple[Tensor, State] | tuple[Tensor, State, Traces]:  # fmt: skip
     """Recurrent neurons with adaptation over a whole sequence, as one operator; docs/equations.md has the equations.
 
@@ -105,6 +107,9 @@ def alif(
             the computation. Of no effect in float64, or with checkpoint_every, which saves no y.
         sparse_grad: only synapses that are not zero get a gradient in w_rec, the others 0. Where most of w_rec is
             zero the CPU kernels follow the others alone, whatever is said here.
+        lengths: (B,) steps of each sequence, from 0 to T, whole numbers on the CPU. Each ends after its own last step:
+            spikes and traces are 0 from there on, its state is that of this step, and what is given for later steps,
+            gradients too, is not read. Time grows with the sum of lengths. Default: all have T steps.
 
     Returns:
         spikes (T, B, N) of 0 and 1, the State after the last step, and with trace=True the Traces.
@@ -119,7 +124,7 @@ def alif(
         alpha=alpha, theta=theta, rho=rho, beta=beta, kappa=kappa, q=q, p=p, eta=eta, sigma=sigma, R=R, width=width,
         refractory=refractory, delay=delay, dynamics=dynamics, surrogate=surrogate, dampening=dampening, state=state,
         trace=trace, smooth=smooth, checkpoint_every=checkpoint_every, saved_dtype=saved_dtype,
-        sparse_grad=sparse_grad,
+        sparse_grad=sparse_grad, lengths=lengths,
     )  # fmt: skip
     out, spikes = _outputs(current, w_rec, neuron, _Around(), {"spikes"})
     state_after = State(out.v, out.a, out.i, out.r, out.z)
@@ -163,7 +168,8 @@ def _outputs(
         None if w_rec is None else w_rec.to(call.dtype), model.delay, around.w_in,
         around.bias, around.x_bits, around.w_out, around.p,
     )  # fmt: skip
-    out = _ops.recurrence(tensors, _ops.Settings(model.delays, constants, numbers, neuron.sparse_grad))
+    settings = _ops.Settings(model.delays, constants, numbers, neuron.sparse_grad)
+    out = _ops.recurrence_of_unequal(tensors, settings, call.lengths)
     return out, out.spikes.to(x.dtype)
 
 
@@ -176,6 +182,7 @@ def _by_reference(x: Tensor, w_rec: Tensor | None, neuron: Neuron, call: Call) -
         delay=neuron.delay.each if isinstance(neuron.delay, Delays) else neuron.delay, dynamics=model.dynamics,
         surrogate=model.surrogate, dampening=model.dampening, state=State(*call.state), trace=True,
         smooth=neuron.smooth, sparse_grad=neuron.sparse_grad,
+        lengths=None if call.lengths is None else call.lengths.each,
     )  # fmt: skip
     assert len(result) == 3
     return _ops.Outputs(result[0], *result[1], *result[2], *(x.new_empty(0) for _ in range(6))), result[0]
@@ -253,6 +260,12 @@ def layer(
         raise ValueError(f"k_out: expected a number from 0 to 1, got {k_out}")
     if spikes not in (True, False, "bits"):
         raise ValueError(f"spikes: expected True, False or 'bits', got {spikes!r}")
+    given = Neuron(**neuron)
+    lengths = lengths_of(given.lengths, x.shape[0], B, where.device)
+    given = given._replace(lengths=lengths)
+    is_sorted = lengths is None or lengths.order is None
+    if isinstance(x, PackedSpikes) and not is_sorted:
+        x = x.numbers()
     x_bits = None
     if isinstance(x, PackedSpikes):
         inside = _inside(x.carrier, w_in, w_rec, bias)
@@ -261,6 +274,8 @@ def layer(
     else:
         plain = _ops.reused(x, w_in)
         inside = plain and _inside(x, w_in, w_rec, bias) and _ops.mostly_zero(x)
+        if lengths is not None and not inside:
+            x = x.masked_fill(lengths.ended(x.shape[0], x.device), 0.0)  # the projection reads all steps
     current = x if inside else linear(x, w_in, bias)
     around = _Around(w_in, bias, x_bits) if inside else _Around()
     has_readout = w_out is not None and plain and w_out.dtype == x.dtype
@@ -269,13 +284,12 @@ def layer(
         around = around._replace(w_out=w_out, p=first, k_out=k_out)
     behind = w_out is not None and not has_readout  # the readout reads the numbers
     wanted = spikes or w_out is None
-    as_bits = spikes == "bits" and not behind and _ops.plain(x, w_in) and not neuron.get("smooth")
+    as_bits = spikes == "bits" and not behind and is_sorted and _ops.plain(x, w_in) and not given.smooth
     asked = {"bits"} if as_bits else {"spikes"} if wanted or behind else set()
-    given = Neuron(**neuron)
     out, z = _outputs(current, w_rec, given, around, asked)
     y, y_last = (None, None) if w_out is None else (out.p, out.p_last)
     if behind:
-        y, y_last = leaky_readout(z, w_out, k_out, p)  # type: ignore[arg-type]
+        y, y_last = leaky_readout(z, w_out, k_out, p, lengths)  # type: ignore[arg-type]
     packed = None if spikes != "bits" else PackedSpikes(out.bits, z) if as_bits else pack_spikes(z)
     traces = Traces(out.trace_v, out.trace_a, out.threshold) if given.trace else None
     numbers = z if wanted and packed is None else None
@@ -292,11 +306,12 @@ def _inside(x: Tensor, w_in: Tensor, w_rec: Tensor | None, bias: Tensor | None) 
     return _ops.plain(x, w_in) and all(other is None or other.dtype == x.dtype for other in (w_rec, bias))
 
 
-def leaky_readout(x: Tensor, w_out: Tensor, k: float, p: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def leaky_readout(x: Tensor, w_out: Tensor, k: float, p: Tensor | None = None,
+                  lengths: GivenLengths | Lengths | None = None) -> tuple[Tensor, Tensor]:
     """A leaky integrator of weighted spikes, p_t = k p_{t-1} + (1 - k) w_out x_t: p (T, B, O) and the last one (B, O).
 
-    x (T, B, N), w_out (O, N), k from 0 to 1, p (B, O) before the first step, default zeros. The result is float32
-    where x is float16 or bfloat16.
+    x (T, B, N), w_out (O, N), k from 0 to 1, p (B, O) before the first step, default zeros; lengths (B,) as of alif:
+    0 after the end of each sequence, and the last one of its own. The result is float32 where x is float16 or bfloat16.
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
@@ -305,6 +320,10 @@ def leaky_readout(x: Tensor, w_out: Tensor, k: float, p: Tensor | None = None) -
     check_beside("w_out", w_out, ("O", x.shape[2]), x, "x")
     if p is not None:
         check_beside("p", p, (x.shape[1], w_out.shape[0]), x, "x")
+    each = lengths_of(lengths, x.shape[0], x.shape[1], x.device)
+    if each is not None:
+        x = x.masked_fill(each.ended(x.shape[0], x.device), 0.0)
+        return end_readout(leaky_readout(x, w_out, k, p)[0], p, each)
     product = linear(x.contiguous(), w_out.to(x.dtype))
     neuron: dict[str, Any] = dict(
         alpha=k, kappa=1 - k, theta=_NEVER, R=0.0, dynamics="snntorch_sub", surrogate="triangle"

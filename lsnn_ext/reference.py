@@ -303,7 +303,7 @@ def alif(current: Tensor, w_rec: Tensor | None, *, alpha: Coefficient, theta: Co
          surrogate: str | None = None, dampening: float | None = None, width: Coefficient | None = None,
          state: State | None = None, trace: bool = False, smooth: bool = False,
          checkpoint_every: int | str | None = None, saved_dtype: torch.dtype | None = None, sparse_grad: bool = False,
-         ) -> tuple[Tensor, State] | tuple[Tensor, State, Traces]:
+         lengths: Tensor | Sequence[int] | None = None) -> tuple[Tensor, State] | tuple[Tensor, State, Traces]:
     """The whole sequence: (spikes, state), with trace=True (spikes, state, traces).
 
     current (T,B,N); w_rec (N,N), w_rec[j,k] from neuron j to neuron k; delay: extra delay d_jk >= 0 of (1), an int
@@ -313,7 +313,8 @@ def alif(current: Tensor, w_rec: Tensor | None, *, alpha: Coefficient, theta: Co
     Half-precision currents are computed in float32: the spikes have the dtype of current, state and traces float32.
     smooth=True makes z = dampening * antiderivative(m), a real number, so that the whole recurrence is differentiable;
     the counter of (9) still follows the test.  checkpoint_every and saved_dtype save memory in the compiled form; here
-    they are ignored.  sparse_grad=True gives synapses that are 0 no gradient.
+    they are ignored.  sparse_grad=True gives synapses that are 0 no gradient.  lengths (B,): steps of each sequence,
+    which keeps its state from there on; its spikes and traces are 0 then.
     """
     row = named_row(dynamics)
     shape = named_surrogate(row.surrogate if surrogate is None else surrogate)
@@ -339,9 +340,16 @@ def alif(current: Tensor, w_rec: Tensor | None, *, alpha: Coefficient, theta: Co
     s = s._replace(z=s.z[:D])
 
     steps: list[tuple[Tensor, ...]] = []
-    for x in current.to(dtype):
-        s, A = model.step(x, s)
-        steps.append((s.z[0], s.v, s.a, A))
+    each = None if lengths is None else torch.as_tensor(lengths, device=device)
+    for t, x in enumerate(current.to(dtype)):
+        if each is None:
+            s, A = model.step(x, s)
+            steps.append((s.z[0], s.v, s.a, A))
+            continue
+        runs = (t < each)[:, None]
+        after, A = model.step(torch.where(runs, x, 0.0), s)
+        s = State(*(torch.where(runs, new, old) for new, old in zip(after, s, strict=True)))
+        steps.append(tuple(torch.where(runs, value, 0.0) for value in (s.z[0], s.v, s.a, A)))
     if steps:
         spikes, v, a, threshold = (torch.stack(values) for values in zip(*steps, strict=True))
     else:

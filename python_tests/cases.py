@@ -36,6 +36,7 @@ class Case:
     gradients: str = "plain"  # the layout of the gradients of the outputs
     first_r: int | None = None  # largest counter of the first state; None: refractory
     learn: tuple[str, ...] | None = None  # leaves that want a gradient; None: all
+    lengths: str = "none"  # none | falling | any (with a whole one, and where B > 2 one of no steps)
     seed: int = 1
 
 
@@ -172,8 +173,17 @@ def build(case: Case, dtype: torch.dtype = torch.float64, device: torch.device |
     leaves = {name: leaf.to(device) for name, leaf in leaves.items()}
     learn = tuple(leaves) if case.learn is None else tuple(name for name in leaves if name in case.learn)
     fixed = {"dynamics": case.dynamics, "refractory": case.refractory, "surrogate": case.surrogate, "delay": delay,
-             "checkpoint_every": case.checkpoint_every}
+             "checkpoint_every": case.checkpoint_every, "lengths": _lengths(case, generator)}
     return Problem(leaves, learn, fixed, r0, case.layout, shapes, weights)
+
+
+def _lengths(case: Case, generator: torch.Generator) -> Tensor | None:
+    if case.lengths == "none":
+        return None
+    drawn = torch.randint(0, case.T + 1, (case.B,), generator=generator)
+    drawn[:1] = case.T
+    drawn[2:3] = 0
+    return drawn.sort(descending=True)[0] if case.lengths == "falling" else drawn.flip(0)
 
 
 def _table() -> list[Case]:
@@ -201,7 +211,13 @@ def _table() -> list[Case]:
     learning = [replace(busy, name=f"learn-{'-'.join(names) or 'nothing'}", learn=names)
                 for names in ((), ("x",), ("w",), ("theta",), ("v0",), ("z0",), ("x", "w"), ("w", "rho", "beta"))]
     scalars = [replace(busy, name=f"scalars-{row}", dynamics=row, per_neuron=False) for row in ("lsnn", "adlif")]
-    return rows + shapes + surrogates + delays + checkpoints + layouts + counters + learning + scalars
+    ends = [replace(busy, name=f"lengths-{order}-{row}", dynamics=row, B=5, N=33, lengths=order)
+            for order in ("falling", "any") for row in ("lsnn", "adlif", "sj_hard")]
+    ends += [replace(busy, name=f"lengths-T{T}-B{B}-N{N}", T=T, B=B, N=N, lengths="any")
+             for T, B, N in ((150, 19, 31), (1, 3, 33), (0, 3, 7), (40, 0, 33), (300, 2, 5))]
+    ends += [replace(busy, name=f"lengths-checkpoint-{K}", T=70, N=33, lengths="any", checkpoint_every=K)
+             for K in (16, 48)]
+    return ends + rows + shapes + surrogates + delays + checkpoints + layouts + counters + learning + scalars
 
 
 TABLE = _table()

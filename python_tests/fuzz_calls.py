@@ -150,8 +150,12 @@ def _forward_arguments(d: Draw, size: dict[str, int], save: bool) -> dict[str, A
     small_y = save and dtype == torch.float32 and d.chance(0.2)
     outputs = {"spikes": d.chance(0.8), "traces": d.chance(0.3), "saved": save, "bits": d.chance(0.3),
                "saved_bf16": small_y}  # fmt: skip
+    lengths = None
+    if d.chance(0.2) and B <= MOST:
+        lengths = d.whole(min(T, 1 << 40) + 1, B).to(torch.int64)
+        lengths = lengths if d.chance(0.05) else lengths.sort(descending=True)[0]
     return dict(
-        x=x, w_rec=w_rec, coefficients=stacked, delay=each, delays=delays,
+        x=x, lengths=lengths, w_rec=w_rec, coefficients=stacked, delay=each, delays=delays,
         **state(d, D + (d.one_of(1, 3) if d.chance(0.2) else 0), B, N, dtype)._asdict(),
         w_in=d.real(-1, 1, N, I, dtype=dtype) if projected else None,
         bias=d.real(-0.2, 0.2, N, dtype=dtype) if projected and d.chance(0.5) else None,

@@ -32,7 +32,7 @@ def _recurrent(d: Draw, N: int, dtype: torch.dtype) -> tuple[Tensor | None, list
 
 
 def _neuron(
-    d: Draw, B: int, N: int, dtype: torch.dtype, w_rec: Tensor | None, delays: list[int] | None,
+    d: Draw, T: int, B: int, N: int, dtype: torch.dtype, w_rec: Tensor | None, delays: list[int] | None,
 ) -> dict[str, Any]:  # fmt: skip
     """The keyword arguments of functional.alif; dtype is that of the computation."""
     names = ["alpha", "theta", *(name for name in COEFFICIENTS if name not in ("alpha", "theta") and d.chance(0.4))]
@@ -48,10 +48,12 @@ def _neuron(
     neuron |= {"delay": delay, "refractory": d.one_of(0, 0, 2), "dynamics": d.one_of(*ROWS)}
     if d.chance(0.5):
         neuron["state"] = State(*(_leaf(d, leaf, 0.2) for leaf in state(d, D, B, N, dtype)))
+    lengths = d.whole(T + 1, B) if B <= MOST and T < 1 << 31 else None
     options = {
         "surrogate": d.one_of(None, *SURROGATES), "dampening": d.one_of(None, 0.5), "trace": d.chance(0.6),
         "smooth": d.chance(0.3), "checkpoint_every": d.one_of(None, 1, 16, 33, "1 GB"),
         "saved_dtype": d.one_of(None, torch.bfloat16), "sparse_grad": d.chance(0.5),
+        "lengths": lengths,
     }  # fmt: skip
     return neuron | {name: value for name, value in options.items() if d.chance(0.4)}
 
@@ -61,7 +63,7 @@ def alif(d: Draw) -> Call:
     dtype = d.one_of(torch.float32, torch.float32, torch.float64, torch.bfloat16, torch.float16)
     current = _leaf(d, d.real(-1, 2, T, B, N, dtype=dtype))
     w_rec, delays = _recurrent(d, N, dtype)
-    neuron = _neuron(d, B, N, torch.promote_types(dtype, torch.float32), w_rec, delays)
+    neuron = _neuron(d, T, B, N, torch.promote_types(dtype, torch.float32), w_rec, delays)
     args = {"current": current, "w_rec": w_rec, **neuron}
     return Call("functional.alif", functional.alif, args, gradients=True)
 
@@ -84,7 +86,7 @@ def layer(d: Draw) -> Call:
         args |= {"w_out": _leaf(d, d.real(-1, 1, O, N, dtype=dtype)), "k_out": 0.7}
         if d.chance(0.5):
             args["p"] = _leaf(d, d.real(-1, 1, B, O, dtype=dtype))
-    neuron = _neuron(d, B, N, dtype, w_rec, delays)
+    neuron = _neuron(d, T, B, N, dtype, w_rec, delays)
     neuron.pop("p", None)  # the coupling of alif has the name of the readout here
     if args["spikes"] == "bits":
         neuron.pop("smooth", None)

@@ -30,11 +30,15 @@ template <class T> void check_coefficients(const T* k, int64_t N, double dampeni
 
 inline std::optional<Tensor> dense(const std::optional<Tensor>& t) { return t ? std::optional<Tensor>(dense(*t)) : std::nullopt; }
 
-// Keeps alive what the pointers of a Layer point to.
+// Keeps alive what the pointers of a Layer point to; moved, as numbers of a vector stay where they are then.
 struct LayerHolder {
   Tensor coefficients, delay;
-  Ints delays;
+  Ints delays, lengths;
   Layer layer;
+
+  LayerHolder() = default;
+  LayerHolder(LayerHolder&&) = default;
+  LayerHolder(const LayerHolder&) = delete;
 };
 
 // The kernels number rows of weights, events and rows of gradients with 32 bits.
@@ -54,8 +58,25 @@ inline void check_checkpoint(int64_t steps, const Tensor& like) {
 
 inline bool is_real(ScalarType type) { return type == ScalarType::Float || type == ScalarType::Double; }
 
+// The steps of each item as Layer has them, [B] descending from T at most to 0; none given: none.
+inline Ints read_lengths(const Maybe& lengths, int64_t T, int64_t B) {
+  if (!lengths) return {};
+  LSNN_EXPECT(lengths->is_cpu() && lengths->scalar_type() == ScalarType::Long,
+              "lengths: expected an int64 tensor on the CPU");
+  check_shape(*lengths, "lengths", {B});
+  const Tensor whole = dense(*lengths);
+  const int64_t* n = (const int64_t*)data(whole);
+  for (int64_t b = 0; b < B; b++) {
+    const int64_t most = b ? n[b - 1] : T;
+    LSNN_EXPECT(n[b] >= 0 && n[b] <= most, "lengths: expected numbers from 0 to ", most, " at item ", b,
+                ", as they descend from T = ", T, " at most, got ", n[b]);
+  }
+  return Ints(n, n + B);
+}
+
 // like: the tensor, called `of`, whose device and dtype all others have. recurrence: w_rec, and the delay of each synapse or none.
-inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const char* of, const Tensor& coefficients,
+inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const char* of,
+                              const Maybe& lengths, const Tensor& coefficients,
                               const Maybes& recurrence, const Ints& delays, const Constants& c) {
   const Maybe w_rec = at(recurrence, 0), delay = at(recurrence, 1);
   const bool wide = like.scalar_type() == ScalarType::Double;
@@ -82,8 +103,12 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
               "w_rec times the number of delays must stay below 2^32 numbers, got ", S, " delays of ", N, " x ", N);
   const int64_t below = wide ? delays_below<double>(N) : delays_below<float>(N);
   LSNN_EXPECT(D - 1 < below, "delay: expected less than ", below, " extra steps for ", N, " neurons, got ", D - 1);
-  LayerHolder h{dense(coefficients), delay ? dense(*delay) : Tensor(), delays, {}};
+  LayerHolder h;
+  h.coefficients = dense(coefficients);
+  h.delays = delays;
+  h.lengths = read_lengths(lengths, T, B);
   if (delay) {
+    h.delay = dense(*delay);
     LSNN_EXPECT(delay->scalar_type() == ScalarType::Long, "delay must be an int64 tensor");
     check_shape(*delay, "delay", {N, N});
     check_like_device(*delay, "delay", like, of);
@@ -104,7 +129,7 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
              c.dampening,
              c.refractory,
              c.smooth != 0,
-             nullptr,
+             h.delays.data(),
              S,
              D,
              delay ? (const int64_t*)data(h.delay) : nullptr,
@@ -113,6 +138,7 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
              w_rec ? w_rec->stride(-1) : 0,
              data(h.coefficients)};
   h.layer.w_stride_s = by_delay ? w_rec->stride(0) : 0;
+  if (lengths && B) h.layer.lengths = h.lengths.data();
   return h;
 }
 

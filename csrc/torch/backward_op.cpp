@@ -43,7 +43,7 @@ Tensor input_gradient(const Tensor& g_current, const Tensor& w_in, const Tensor&
 // Gradients of the outputs as of alif_forward, each or none: g_state v, a, i, z; g_readout p, p after the last step.
 // x is read where y was not saved, and for the gradients of a projection. Gradients not asked for have the shape (0,).
 std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(Maybe g_spikes, Maybes g_traces, Maybes g_state,
-                                                                            Maybes g_readout, Maybe x, Tensors state, Tensor coefficients,
+                                                                            Maybes g_readout, Maybe x, Maybe lengths, Tensors state, Tensor coefficients,
                                                                             Maybes recurrence, Ints delays, Maybes projection,
                                                                             Maybes readout, Tensors saved, Ints constants,
                                                                             std::vector<double> numbers) {
@@ -56,9 +56,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(Mayb
   check_checkpoint(c.checkpoint, carry);
   const bool small_y = y.scalar_type() == ScalarType::BFloat16 && !c.checkpoint, on_cpu = has_cpu_kernels(carry);
   const int64_t T = bits.size(0), B = bits.size(1), every = c.checkpoint ? c.checkpoint : segment;
-  const LayerHolder h = make_layer(T, B, carry, "carry", coefficients, recurrence, delays, c);
+  const LayerHolder h = make_layer(T, B, carry, "carry", lengths, coefficients, recurrence, delays, c);
   Layer l = h.layer;
-  l.delays = h.delays.data();
   l.reduced = c.allow_bf16 != 0;
   const int64_t N = l.N;
   LSNN_EXPECT(small_y ? type == ScalarType::Float : c.checkpoint || y.scalar_type() == type, "y: expected the dtype of carry, or bfloat16");
@@ -170,7 +169,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(Mayb
 
 STABLE_TORCH_LIBRARY_FRAGMENT(lsnn, m) {
   m.def(
-      "alif_backward(Tensor? g_spikes, Tensor?[] g_traces, Tensor?[] g_state, Tensor?[] g_readout, Tensor? x, Tensor[] state, "
+      "alif_backward(Tensor? g_spikes, Tensor?[] g_traces, Tensor?[] g_state, Tensor?[] g_readout, Tensor? x, Tensor? lengths, Tensor[] state, "
       "Tensor coefficients, Tensor?[] recurrence, int[] delays, Tensor?[] projection, Tensor?[] readout, Tensor[] saved, "
       "int[] constants, float[] numbers) -> "
       "(Tensor x, Tensor w_rec, Tensor coefficients, Tensor[] state, Tensor[] projection, Tensor[] readout)");

@@ -9,18 +9,17 @@ namespace {
 void* written(const Tensor& t, bool is_wanted) { return is_wanted ? t.mutable_data_ptr() : nullptr; }
 
 // x [T,B,N] is the current, or [T,B,I] the inputs of a projection; of inputs as bits nothing is read but its shape and type.
-// Results that are not asked for have the shape (0,).
-std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(Tensor x, Tensors state, Tensor coefficients, Maybes recurrence,
-                                                                    Ints delays, Maybes projection, Maybes readout, Ints constants,
-                                                                    std::vector<double> numbers) {
+// lengths [B] are those of items that end early, descending. Results that are not asked for have the shape (0,).
+std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(Tensor x, Maybe lengths, Tensors state, Tensor coefficients,
+                                                                    Maybes recurrence, Ints delays, Maybes projection,
+                                                                    Maybes readout, Ints constants, std::vector<double> numbers) {
   const Constants c = read_constants(constants, numbers);
   LSNN_EXPECT(x.dim() == 3, "x must have shape (T, B, N), got ", shape_text(x));
   const ScalarType type = x.scalar_type();
   LSNN_EXPECT(is_real(type), "x must be float32 or float64");
   const int64_t T = x.size(0), B = x.size(1);
-  const LayerHolder h = make_layer(T, B, x, "x", coefficients, recurrence, delays, c);
-  Layer l = h.layer;
-  l.delays = h.delays.data();
+  const LayerHolder h = make_layer(T, B, x, "x", lengths, coefficients, recurrence, delays, c);
+  const Layer& l = h.layer;
   const int64_t N = l.N;
   const bool has_projection = at(projection, 0).has_value(), on_cpu = has_cpu_kernels(x);
   LSNN_EXPECT(has_projection || N == x.size(2), "x must have shape (T, B, ", N, ") without w_in, got ", shape_text(x));
@@ -84,8 +83,8 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(Tensor x, Te
 
 STABLE_TORCH_LIBRARY(lsnn, m) {
   m.def(
-      "alif_forward(Tensor x, Tensor[] state, Tensor coefficients, Tensor?[] recurrence, int[] delays, Tensor?[] projection, "
-      "Tensor?[] readout, int[] constants, float[] numbers) -> "
+      "alif_forward(Tensor x, Tensor? lengths, Tensor[] state, Tensor coefficients, Tensor?[] recurrence, int[] delays, "
+      "Tensor?[] projection, Tensor?[] readout, int[] constants, float[] numbers) -> "
       "(Tensor spikes, Tensor[] state, Tensor[] traces, Tensor[] readout, Tensor[] saved)");
 }
 STABLE_TORCH_LIBRARY_IMPL(lsnn, CPU, m) { m.impl("alif_forward", TORCH_BOX(&alif_forward)); }

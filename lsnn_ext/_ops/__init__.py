@@ -23,11 +23,12 @@ from .load import (
     reused,
     solid,
 )
+from .unequal import recurrence_of_unequal
 
 __all__ = [
     "DEVICES", "Constants", "Numbers", "Outputs", "Settings", "Tensors", "_C", "allows_bf16", "available",
     "compiled_rows", "cpu_kernels", "has", "linear", "load_error", "mask", "mostly_zero", "plain", "recurrence",
-    "reused", "solid",
+    "recurrence_of_unequal", "reused", "solid",
 ]  # fmt: skip
 
 
@@ -37,7 +38,7 @@ def _autograd_kernel(name: str) -> Callable[..., Any]:
 
     def kernel(keys: torch._C.DispatchKeySet, *args: Any) -> Any:
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in fake.tensors_in(args)):
-            out = differentiated(*args) if name == "alif_forward" else None
+            out = differentiated(fake.by_name(op, args)) if name == "alif_forward" else None
             if out is not None:
                 return out
             raise RuntimeError(

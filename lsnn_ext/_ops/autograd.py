@@ -32,6 +32,7 @@ class Tensors(NamedTuple):
     x_bits: Any = None  # (T, B, ceil(I / 32))
     w_out: Any = None  # (O, N) of the readout
     p: Any = None  # (B, O) its state
+    lengths: Any = None  # (B,) of items that end early, descending, on the CPU
 
 
 class Outputs(NamedTuple):
@@ -105,7 +106,7 @@ def _lists(t: Tensors, settings: Settings) -> tuple[Any, ...]:
 def _forward(t: Tensors, settings: Settings) -> Outputs:
     """alif_forward; the spikes that it returns as bits have a tensor for their gradients in place of the numbers."""
     numbers = list(settings.constants), list(settings.numbers)
-    args = t.x, *_lists(t, settings), *numbers
+    args = t.x, t.lengths, *_lists(t, settings), *numbers
     spikes, state, traces, readout, saved = _interruptible(torch.ops.lsnn.alif_forward, *args)
     if has("outputs", settings.constants.outputs, "bits"):
         spikes = empty_carrier(state[0], *t.x.shape[:2], t.coefficients.shape[1])
@@ -158,14 +159,14 @@ class _Alif(torch.autograd.Function):
         g_state, g_readout = [g.v, g.a, g.i, g.z], [] if t.w_out is None else [g.p, g.p_last]
         x, w_rec, coefficients, (v, a, i, z), (w_in, bias), (w_out, p) = _interruptible(
             torch.ops.lsnn.alif_backward, g.spikes if has_spikes else None, [solid(one) for one in g_traces],
-            [solid(one) for one in g_state], [solid(one) for one in g_readout], t.x, *_lists(t, settings),
+            [solid(one) for one in g_state], [solid(one) for one in g_readout], t.x, t.lengths, *_lists(t, settings),
             [y, bits, smooth_z, carry], list(settings.constants._replace(gradients=wanted)), list(settings.numbers),
         )  # fmt: skip
         if settings.sparse_grad and needed.w_rec:
             w_rec = w_rec.masked_fill_(t.w_rec == 0, 0.0)
         if not settings.constants.coefficient_gradients:
             needed = needed._replace(coefficients=False)
-        found = Tensors(x, v, a, i, None, z, coefficients, w_rec, None, w_in, bias, None, w_out, p)
+        found = Tensors(x, v, a, i, None, z, coefficients, w_rec, None, w_in, bias, None, w_out, p, None)
         return Tensors(*(value if need else None for value, need in zip(found, needed, strict=True)))
 
 
@@ -194,21 +195,20 @@ def recurrence(t: Tensors, settings: Settings) -> Outputs:
         return _forward(t, settings._replace(constants=constants))
 
 
-def differentiated(
-    x: Tensor, state: list[Tensor], coefficients: Tensor, weights: list[Tensor | None], delays: list[int],
-    projection: list[Tensor | None], readout: list[Tensor | None], constants: list[int], numbers: list[float],
-) -> tuple[Any, ...] | None:  # fmt: skip
+def differentiated(given: Any) -> tuple[Any, ...] | None:
     """alif_forward with gradients, as exported programs call it; None where its arguments do not have it save."""
-    named = Constants(*constants)
+    named = Constants(*given.constants)
     if not has("outputs", named.outputs, "saved") or has("outputs", named.outputs, "bits"):
         return None
-    every = (1 << len(COEFFICIENTS)) - 1 if coefficients.requires_grad else 0
+    every = (1 << len(COEFFICIENTS)) - 1 if given.coefficients.requires_grad else 0
     named = named._replace(coefficient_gradients=every, allow_bf16=int(allows_bf16()))
-    w_rec, delay = (*weights, None)[:2]
-    w_in, bias, x_bits = (*projection, None, None, None)[:3]
-    w_out, p = (*readout, None, None)[:2]
-    v, a, i, r, z = state
-    t = Tensors(x, v, a, i, r, z, coefficients, w_rec, delay, w_in, bias, x_bits, w_out, p)
-    out = Outputs(*_Alif.apply(tuple(delays), tuple(named), tuple(numbers), False, *t))
+    w_rec, delay = (*given.recurrence, None, None)[:2]
+    w_in, bias, x_bits = (*given.projection, None, None, None)[:3]
+    w_out, p = (*given.readout, None, None)[:2]
+    v, a, i, r, z = given.state
+    t = Tensors(given.x, v, a, i, r, z, given.coefficients, w_rec, delay, w_in, bias, x_bits, w_out, p,
+                given.lengths)  # fmt: skip
+    numbers = tuple(given.numbers)
+    out = Outputs(*_Alif.apply(tuple(given.delays), tuple(named), numbers, False, *t))
     traces, saved = [out.trace_v, out.trace_a, out.threshold], [out.y, out.bits, out.smooth_z, out.carry]
     return out.spikes, [out.v, out.a, out.i, out.r, out.z], traces, [out.p, out.p_last], saved

@@ -2,7 +2,8 @@
 
 A real tensor among meta tensors would make torch take these for the whole call and return memory that nobody wrote.
 """
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,13 +16,10 @@ def _words(N: int) -> int:
     return (N + 31) // 32
 
 
-def _forward(
-    x: Tensor, state: list[Tensor], coefficients: Tensor, recurrence: list[Tensor | None], delays: list[int],
-    projection: list[Tensor | None], readout: list[Tensor | None], constants: list[int], numbers: list[float],
-) -> tuple[Any, ...]:  # fmt: skip
-    c, new = Constants(*constants), x.new_empty
-    T, B, N = *x.shape[:2], coefficients.shape[1]
-    w_out = readout[0] if readout else None
+def _forward(given: Any) -> tuple[Any, ...]:
+    c, new, delays = Constants(*given.constants), given.x.new_empty, given.delays
+    (T, B, _), N = given.x.shape, given.coefficients.shape[1]
+    w_out = given.readout[0] if given.readout else None
     O = 0 if w_out is None else w_out.shape[0]  # noqa: E741
 
     def when(wanted: Any, *shape: Any) -> Tensor:
@@ -39,19 +37,15 @@ def _forward(
     return when(asked("spikes"), T, B, N), last, traces, [when(O, T, B, O), when(O, B, O)], saved
 
 
-def _backward(
-    g_spikes: Tensor | None, g_traces: list[Tensor | None], g_state: list[Tensor | None],
-    g_readout: list[Tensor | None], x: Tensor | None, state: list[Tensor], coefficients: Tensor,
-    recurrence: list[Tensor | None], delays: list[int], projection: list[Tensor | None],
-    readout: list[Tensor | None], saved: list[Tensor], constants: list[int], numbers: list[float],
-) -> tuple[Any, ...]:  # fmt: skip
-    c, new = Constants(*constants), coefficients.new_empty
-    *_, z = state
-    _, bits, *_ = saved
+def _backward(given: Any) -> tuple[Any, ...]:
+    c, coefficients = Constants(*given.constants), given.coefficients
+    new = coefficients.new_empty
+    *_, z = given.state
+    _, bits, *_ = given.saved
     (T, B, _), N = bits.shape, coefficients.shape[1]
-    w_in, bias, _ = (*projection, None, None, None)[:3]
-    w_out, p = (*readout, None, None)[:2]
-    w_rec = recurrence[0] if recurrence else None
+    w_in, bias, _ = (*given.projection, None, None, None)[:3]
+    w_out, p = (*given.readout, None, None)[:2]
+    w_rec = given.recurrence[0] if given.recurrence else None
     cuda = coefficients.device.type == "cuda"
 
     def when(wanted: Any, shape: Any) -> Tensor:
@@ -73,12 +67,19 @@ def _backward(
     )  # fmt: skip
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return x.new_empty(x.shape[0], weight.shape[0])
+def _linear(given: Any) -> Tensor:
+    return given.x.new_empty(given.x.shape[0], given.weight.shape[0])
 
 
-def _linear_backward(g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+def _linear_backward(given: Any) -> tuple[Tensor, Tensor]:
+    g, x = given.g, given.x
     return x.new_empty(g.shape[1], x.shape[1]), x.new_empty(g.shape[1])
+
+
+def by_name(op: Any, args: Iterable[Any]) -> SimpleNamespace:
+    """The arguments of an operator by the names of its schema."""
+    names = (argument.name for argument in op._schema.arguments)
+    return SimpleNamespace(**dict(zip(names, args, strict=True)))
 
 
 def tensors_in(args: Any) -> Iterator[Tensor]:
@@ -90,27 +91,31 @@ def tensors_in(args: Any) -> Iterator[Tensor]:
             yield from (part for part in value if isinstance(part, Tensor))
 
 
-def _on_one_device(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """The kernel for arguments that all lie on one device, an error for others."""
+def _on_one_device(name: str, kernel: Callable[[Any], Any]) -> Callable[..., Any]:
+    """The kernel, given arguments by name, where they lie on one device; an error for others.
 
-    schema = getattr(torch.ops.lsnn, name).default._schema.arguments
+    Lengths lie on the CPU always, as the host plans the work by them.
+    """
+    op = getattr(torch.ops.lsnn, name).default
 
     def checked(*args: Any) -> Any:
-        for argument, value in zip(schema, args, strict=True):
+        for argument, value in zip(op._schema.arguments, args, strict=True):
             if value is None and str(argument.type) == "Tensor":  # torch itself lets it through
                 raise RuntimeError(f"{argument.name}: expected a tensor, got None")
-        devices = {tensor.device for tensor in tensors_in(args)}
+        given = by_name(op, args)
+        beside = (value for key, value in vars(given).items() if key != "lengths")
+        devices = {tensor.device for tensor in tensors_in(beside)}
         if len(devices) > 1:
             found = ", ".join(sorted(map(str, devices)))
             raise RuntimeError(f"torch.ops.lsnn.{name}: expected all tensors on one device, got {found}")
-        return kernel(*args)
+        return kernel(given)
 
     return checked
 
 
 def kernels() -> dict[str, Callable[..., Any]]:
     """By the name of the operator."""
-    found: dict[str, Callable[..., Any]] = {
+    found: dict[str, Callable[[Any], Any]] = {
         "alif_forward": _forward, "alif_backward": _backward,
         "linear_events": _linear, "linear_events_backward": _linear_backward,
     }  # fmt: skip

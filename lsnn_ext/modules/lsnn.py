@@ -4,14 +4,16 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from ..functional import make_savable
 from ..reference import Coefficient, State
 from .alif import ALIF
-from .forms import bare, check_tensor
+from .forms import bare, check_tensor, given
 from .neuron import chosen, constant, whole
+from .packed import repacked
 from .readout import LeakyReadout
-from .recurrent import Recurrent
+from .recurrent import Recurrent, Sequence
 
 
 class LSNNState(NamedTuple):
@@ -97,26 +99,35 @@ class LSNN(nn.Module):
         self.neurons.reset_parameters()
         self.readout.reset_parameters()
 
-    def forward(self, x: Tensor, state: LSNNState | None = None, *, return_spikes: bool = False,
-                ) -> tuple[Tensor, LSNNState] | tuple[Tensor, LSNNState, Tensor]:
-        """x (T, B, I), (B, T, I) with batch_first, or (T, I) unbatched -> (readout, state[, spikes]).
+    def forward(self, x: Sequence, state: LSNNState | None = None, *, return_spikes: bool = False,
+                ) -> tuple[Sequence, LSNNState] | tuple[Sequence, LSNNState, Sequence]:
+        """x (T, B, I), (B, T, I) with batch_first, (T, I) unbatched, or a PackedSequence -> (readout, state[, spikes]).
 
         readout has output_size channels in the form of x, spikes (return_spikes=True, to regularise rates) N channels.
-        state None is all zeros.  Raises ValueError for wrong shapes and TypeError for a PackedSequence, or for a state
-        that is no LSNNState.
+        The state of a PackedSequence is that of each sequence's own last step, in the order it was given.
+        state None is all zeros.  Raises ValueError for wrong shapes and TypeError for an x that is none of these, or
+        for a state that is no LSNNState.
         """
-        check_tensor("x", x)
+        if not isinstance(x, PackedSequence):
+            check_tensor("x", x, " or a PackedSequence")
         neurons, readout = self.neurons, self.readout
         carried, p = _parts(state)
         if not self._one_operator():
             spikes, end, *_ = neurons(x, carried)
             y, p = readout(spikes, p)
         else:
-            readout.check_state(p, (x.shape[0 if neurons.batch_first else 1],) if x.dim() == 3 else ())
-            spikes, end, _, y, p, _ = neurons._dense(x, carried, False, p, w_out=readout.weight, k_out=readout.decay,
-                                                  spikes=return_spikes)
-            assert y is not None and p is not None
-            y = y if readout.bias is None else y + readout.bias
+            readout.check_state(p, readout.batch_of(x))
+            asked = {"w_out": readout.weight, "k_out": readout.decay, "spikes": return_spikes}
+            if isinstance(x, PackedSequence):
+                out = neurons._packed(x, carried, False, p, **asked)
+            else:
+                out = neurons._dense(x, carried, False, p, **asked)
+            end, p = out.state, given(out.p)
+            value = given(out.readout) if readout.bias is None else given(out.readout) + readout.bias
+            y, spikes = value, out.spikes
+            if isinstance(x, PackedSequence):
+                y = repacked(value, x)
+                spikes = repacked(spikes, x) if return_spikes else None
         after = LSNNState(end, p)
         return (y, after, spikes) if return_spikes else (y, after)
 
@@ -140,6 +151,7 @@ class LSNN(nn.Module):
         if not self._one_operator():
             time = 1 if getattr(self.neurons, "batch_first", False) and x_t.dim() == 2 else 0
             y, after, *_ = self.forward(x_t.unsqueeze(time), state)
+            assert isinstance(y, Tensor)
             return y.squeeze(time), after
         self.readout.check_state(p, tuple(x_t.shape[:-1]))
         spikes, end = self.neurons.step(x_t, carried)

@@ -3,6 +3,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from .. import functional
 from .forms import check_tensor, hooked, renew
@@ -61,14 +62,23 @@ class LeakyReadout(nn.Module):
         if state is not None and tuple(state.shape) != want:
             raise ValueError(f"state: expected shape {want}, got {tuple(state.shape)}")
 
-    def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x (T, B, n), (B, T, n) with batch_first, or (T, n) unbatched -> (y, state).
+    def batch_of(self, x: Tensor | PackedSequence) -> tuple[int, ...]:
+        """(B,), or () of an unbatched x."""
+        if isinstance(x, PackedSequence):
+            return (int(x.batch_sizes[0]),)
+        return (x.shape[0 if self.batch_first else 1],) if x.dim() == 3 else ()
+
+    def forward(self, x: Tensor | PackedSequence, state: Tensor | None = None,
+                ) -> tuple[Tensor | PackedSequence, Tensor]:
+        """x (T, B, n), (B, T, n) with batch_first, (T, n) unbatched, or a PackedSequence -> (y, state).
 
         y has the form of x with output_size channels; state (B, output_size), unbatched (output_size,), is W p after
         the last step, None is zero; both are float32 where x is float16 or bfloat16.
         Raises TypeError for an x that is no tensor, ValueError for wrong shapes.
         """
-        check_tensor("x", x)
+        if isinstance(x, PackedSequence):
+            return self._packed(x, state)
+        check_tensor("x", x, " or a PackedSequence")
         form = f"({'B, T' if self.batch_first else 'T, B'}, {self.n}) or (T, {self.n})"
         if x.dim() not in (2, 3) or x.shape[-1] != self.n:
             raise ValueError(f"x: expected shape {form}, got {tuple(x.shape)}")
@@ -82,6 +92,18 @@ class LeakyReadout(nn.Module):
         if not batched:
             return y.squeeze(1), end.squeeze(0)
         return y.transpose(0, 1) if first else y, end
+
+    def _packed(self, x: PackedSequence, state: Tensor | None) -> tuple[PackedSequence, Tensor]:
+        check_tensor("x.data", x.data)
+        if x.data.dim() != 2 or x.data.shape[-1] != self.n:
+            raise ValueError(f"x: expected packed rows (sum of lengths, {self.n}), got {tuple(x.data.shape)}")
+        self.check_state(state, self.batch_of(x))
+        padded, lengths = pad_packed_sequence(x)  # in the order given
+        y, end = functional.leaky_readout(padded, self.weight, self.decay, state, lengths)
+        if self.bias is not None:
+            y = y + self.bias
+        sorted_too = x.sorted_indices is None
+        return pack_padded_sequence(y, lengths, enforce_sorted=sorted_too), end
 
     def step(self, x_t: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One step, equal to forward on it: x_t (B, n) or (n,) -> y, state: (B, output_size), (output_size,)."""

@@ -14,12 +14,12 @@ from .. import functional
 from ..functional import Layered, PackedSpikes
 from ..reference import Coefficient, State, Traces, named_surrogate
 from .delays import current_delay, reset_delay, set_delay
-from .forms import check_tensor, given, hooked, joined, renew, rows
+from .forms import check_tensor, given, hooked, joined, renew
 from .neuron import chosen, constant, flag, hold_range, learned, positive, put, whole
+from .packed import flipped, repacked, run_packed
 from .short import short_call, short_sequence
 
 Sequence: TypeAlias = Tensor | PackedSequence
-Segments: TypeAlias = list[tuple[int, int]]  # (steps, sequences that are alive in them), in the order of time
 
 _HALF = (torch.float16, torch.bfloat16)
 _KEPT = ("_ready", "_seen", "_seen_there")  # attributes that follow from the others: layers made ready, delays seen
@@ -148,63 +148,28 @@ class Recurrent(nn.Module):
             return w_rec
         return w_rec.masked_fill(torch.eye(self.hidden_size, dtype=torch.bool, device=w_rec.device), 0.0)
 
-    def _one_way(self, x: Tensor | PackedSpikes, w_rec: Tensor, segments: Segments, suffix: str,
-                 initial: State | None, trace: bool, **readout: Any) -> Layered:
-        """One direction of one layer over x (sum of steps * sequences, inputs): spikes, state, traces of the same form.
-
-        Sequences are sorted by falling length, so a segment of constant batch is one dense call, and a sequence that
-        has ended leaves with its state: exact by construction, as chunks equal one call.  Backward in time the batch
-        grows instead, and each sequence enters with its initial state.
-        """
+    def _one_direction(self, x: Tensor | PackedSpikes, w_rec: Tensor, lengths: Tensor | None, suffix: str,
+                       initial: State | None, trace: bool, **readout: Any) -> Layered:
+        """One direction of one layer over x (T, B, inputs): spikes, state, traces of the same form."""
         weight, bias = getattr(self, "weight_ih" + suffix), getattr(self, "bias_ih" + suffix, None)
         if isinstance(x, Tensor) and x.dtype in _HALF:
             weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
         reverse = suffix.endswith("_reverse")
-        order = segments[::-1] if reverse else segments
-        lengths = [steps * alive for steps, alive in segments]
-        blocks: list[Any] = [x]
-        if isinstance(x, Tensor) and len(segments) > 1:  # bits come in one segment
-            blocks = list(torch.split(x, lengths))[::-1 if reverse else 1]
-        neuron = self._neuron_arguments(suffix)
-        state = initial if initial is None else rows(initial, 0, order[0][1])
-        ended: list[State] = []
-        results: list[list[Tensor | None]] = []
-        for (steps, alive), block in zip(order, blocks, strict=True):
-            if state is not None and state.v.shape[-2] > alive:
-                ended.append(rows(state, alive, state.v.shape[-2]))
-                state = rows(state, 0, alive)
-            elif state is not None and state.v.shape[-2] < alive:
-                before = state.v.shape[-2]
-                if initial is None:
-                    state = State(*(nn.functional.pad(leaf, (0, 0, 0, alive - before)) for leaf in state))
-                else:
-                    entering = rows(initial, before, alive)
-                    state = State(*(torch.cat(pair, -2) for pair in zip(state, entering, strict=True)))
-            if isinstance(block, Tensor):
-                block = block.view(steps, alive, x.shape[-1])
-                block = block.flip(0) if reverse else block
-            result = functional.layer(
-                block, weight, w_rec, bias=bias, state=state, trace=trace,
-                checkpoint_every=self.checkpoint_every, saved_dtype=self.saved_dtype, **neuron, **readout)
-            state = result.state
-            values = [result.spikes, *(result.traces or (None,) * 3)]
-            results.append([value.flip(0) if reverse and value is not None else value for value in values])
-        assert state is not None
-        if ended:
-            state = State(*(torch.cat(leaves, -2) for leaves in zip(state, *reversed(ended), strict=True)))
-        if len(results) > 1:
-            results = results[::-1] if reverse else results
-            spikes, *traces = [None if values[0] is None else torch.cat([value.flatten(0, 1) for value in values])
-                               for values in zip(*results, strict=True)]
-        else:
-            spikes, *traces = results[0]
-        seen = Traces(*map(given, traces)) if trace else None
-        return Layered(spikes, state, seen, result.readout, result.p, result.packed)
+        if reverse and isinstance(x, Tensor):
+            x = flipped(x, lengths)
+        out = functional.layer(
+            x, weight, w_rec, bias=bias, state=initial, trace=trace, checkpoint_every=self.checkpoint_every,
+            saved_dtype=self.saved_dtype, lengths=lengths, **self._neuron_arguments(suffix), **readout)
+        if not reverse:
+            return out
+        traces = None if out.traces is None else Traces(*(flipped(trace, lengths) for trace in out.traces))
+        return out._replace(spikes=flipped(given(out.spikes), lengths), traces=traces)
 
-    def _run(self, inputs: Tensor, segments: Segments, state: State | None, trace: bool, **readout: Any) -> Layered:
-        """All layers: x, spikes and traces are (T, B, .) with one segment, else packed rows; state is stacked.
+    def _run(self, inputs: Tensor, lengths: Tensor | None, state: State | None, trace: bool,
+             **readout: Any) -> Layered:
+        """All layers: x, spikes and traces are (T, B, .); lengths (B,) fall, or all are T; state is stacked.
 
-        readout: arguments of functional.layer, for one segment, layer and direction.
+        readout: arguments of functional.layer, for one layer and direction.
         """
         ways = 1 + self.bidirectional
         x: Tensor | PackedSpikes = inputs
@@ -215,14 +180,14 @@ class Recurrent(nn.Module):
             # Looked up once: a parametrized weight is computed each time, and spectral_norm counts how often.
             weights = [self._recurrent_weight(suffix) for suffix in self._suffixes[layer * ways:(layer + 1) * ways]]
             # Where nothing but the next layer sees the spikes a bit for each will do.
-            bits = (not last and ways == 1 and len(segments) == 1 and not (self.dropout and self.training)
+            bits = (not last and ways == 1 and not (self.dropout and self.training)
                     and functional.bits_pay(x, weights[0]))
             asked = {"spikes": "bits"} if bits else readout
             for way in range(ways):
                 index = layer * ways + way
                 initial = None if state is None else State(*(leaf[index] for leaf in state))
-                outs.append(self._one_way(x, weights[way], segments, self._suffixes[index], initial, trace and last,
-                                          **asked))
+                outs.append(self._one_direction(x, weights[way], lengths, self._suffixes[index], initial,
+                                                trace and last, **asked))
                 after.append(outs[-1].state)
             if last:
                 break
@@ -271,26 +236,28 @@ class Recurrent(nn.Module):
         state      after the last step, of a PackedSequence each sequence's own last step, in the order it was given
         traces     Traces v, a, threshold of the last layer, each of the shape of spikes (packed: of spikes.data)
 
-        A PackedSequence takes one call of the operator per distinct length.  Raises ValueError for wrong shapes or
+        A PackedSequence takes one call of the operator, or a few where the longest of its sequences has more than twice
+        the steps of the shortest.  Raises ValueError for wrong shapes or
         dtypes, TypeError for a state that is none.
         """
         if isinstance(x, PackedSequence):
-            check_tensor("x.data", x.data)
-            alive, steps = torch.unique_consecutive(x.batch_sizes, return_counts=True)
-            segments = list(zip(steps.tolist(), alive.tolist(), strict=True))
-            self._check(x.data, (2,), "packed rows (sum of lengths, I)", state, (segments[0][1],))
-            if state is not None and x.sorted_indices is not None:
-                state = State(*(leaf.index_select(-2, x.sorted_indices) for leaf in state))
-            out, state, traces, *_ = self._run(x.data, segments, state, trace)
-            if x.unsorted_indices is not None:
-                state = State(*(leaf.index_select(-2, x.unsorted_indices) for leaf in state))
-            packed = PackedSequence(given(out).flatten(0, -2), x.batch_sizes, x.sorted_indices, x.unsorted_indices)
-            if traces is None:
-                return packed, state
-            return packed, state, Traces(*(leaf.flatten(0, -2) for leaf in traces))
+            found = self._packed(x, state, trace)
+            spikes = repacked(found.spikes, x)
+            return (spikes, found.state) if found.traces is None else (spikes, found.state, found.traces)
         check_tensor("x", x, " or a PackedSequence")
         out, state, traces, *_ = self._dense(x, state, trace)
         return (given(out), state) if traces is None else (given(out), state, traces)
+
+    def _packed(self, x: PackedSequence, state: State | None, trace: bool, p: Tensor | None = None,
+                **readout: Any) -> Layered:
+        """A PackedSequence: results have rows as x.data. readout, p: of functional.layer."""
+        check_tensor("x.data", x.data)
+        self._check(x.data, (2,), "packed rows (sum of lengths, I)", state, (int(x.batch_sizes[0]),))
+
+        def run(x: Tensor, lengths: Tensor, state: State | None, p: Tensor | None) -> Layered:
+            return self._run(x, lengths, state, trace, **(readout and {**readout, "p": p}))
+
+        return run_packed(x, state, p, run)
 
     def _dense(self, x: Tensor, state: State | None, trace: bool, p: Tensor | None = None, **readout: Any) -> Layered:
         """A tensor of any form, and results of the same form. readout, p: of functional.layer; unbatched p has no B."""
@@ -304,8 +271,7 @@ class Recurrent(nn.Module):
         if not batched:
             state = None if state is None else State(*(leaf.unsqueeze(-2) for leaf in state))
             p = None if p is None else p.unsqueeze(0)
-        whole = [(x.shape[0], x.shape[1])]
-        out, state, traces, y, p, _ = self._run(x.contiguous(), whole, state, trace, p=p, **readout)
+        out, state, traces, y, p, _ = self._run(x.contiguous(), None, state, trace, p=p, **readout)
 
         def given_form(value: Tensor) -> Tensor:
             return value.transpose(0, 1) if first else value if batched else value.squeeze(1)
@@ -337,6 +303,6 @@ class Recurrent(nn.Module):
         if state is not None and not batch:
             state = State(*(leaf.unsqueeze(-2) for leaf in state))
         alive = batch[0] if batch else 1
-        out, state, *_ = self._run(x_t.reshape(1, alive, self.input_size), [(1, alive)], state, False)
+        out, state, *_ = self._run(x_t.reshape(1, alive, self.input_size), None, state, False)
         out = given(out)
         return (out[0], state) if batch else (out[0, 0], State(*(leaf.squeeze(-2) for leaf in state)))

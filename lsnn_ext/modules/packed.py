@@ -1,0 +1,134 @@
+"""PackedSequence: sequences of unequal length, sorted by falling length, as tensors (T, B, .) and lengths (B,)."""
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from ..functional import Layered
+from ..reference import State, Traces
+from .forms import given, rows
+
+
+class _Permuted(torch.autograd.Function):
+    """Rows (n, k) in another order; its gradient is the same with the inverse order, and writes each row once."""
+
+    @staticmethod
+    def forward(values: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        return values.index_select(0, order)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        _, order, inverse = inputs
+        ctx.save_for_backward(order, inverse)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        order, inverse = ctx.saved_tensors
+        return _Permuted.apply(gradient, inverse, order), None, None
+
+
+def flipped(value: Tensor, lengths: Tensor | None) -> Tensor:
+    """Each sequence of (T, B, N) backwards in time, in the steps that it has; lengths (B,): all have T where None."""
+    if lengths is None:
+        return value.flip(0)
+    T, B, N = value.shape
+    step = torch.arange(T)[:, None]
+    mirrored = torch.where(step < lengths, lengths - 1 - step, step)
+    order = (mirrored * B + torch.arange(B)).flatten().to(value.device)
+    there_and_back: Tensor = _Permuted.apply(value.reshape(T * B, N), order, order)
+    return there_and_back.view(T, B, N)
+
+
+class _Group(NamedTuple):
+    """Neighbouring sequences, of which the longest has at most twice the steps of the shortest."""
+
+    first: int
+    last: int  # one past its last sequence
+    lengths: Tensor  # (last - first,)
+
+    @property
+    def T(self) -> int:
+        return int(self.lengths[0])
+
+
+def _groups(lengths: Tensor) -> list[_Group]:
+    """All of them, so that memory and time follow the sum of lengths and not the longest."""
+    found: list[_Group] = []
+    first = 0
+    for b in range(1, len(lengths) + 1):
+        if b == len(lengths) or 2 * int(lengths[b]) < int(lengths[first]):
+            found.append(_Group(first, b, lengths[first:b]))
+            first = b
+    return found
+
+
+def _order(groups: list[_Group], lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each row of all sequences, packed, lies in the rows of the groups, packed one after the other; inverse."""
+    T, B = int(lengths[0]), len(lengths)
+    runs = torch.arange(T)[:, None] < lengths
+    place, n = torch.zeros(T, B, dtype=torch.int64), 0
+    for group in groups:
+        own = runs[: group.T, group.first : group.last]
+        steps = int(own.sum())
+        place[: group.T, group.first : group.last][own] = torch.arange(n, n + steps)
+        n += steps
+    order = place[runs]
+    return order, torch.argsort(order)
+
+
+def run_packed(
+    x: PackedSequence, state: State | None, p: Tensor | None,
+    run: Callable[[Tensor, Tensor, State | None, Tensor | None], Layered],
+) -> Layered:  # fmt: skip
+    """Calls run(x (T, B, I), lengths, state, p) for sequences of similar length, and packs what comes back.
+
+    The results have rows as x.data; states are in the order in which the sequences were given.
+    """
+    padded, lengths = pad_packed_sequence(PackedSequence(x.data, x.batch_sizes))
+    if x.sorted_indices is not None:
+        state = None if state is None else State(*(leaf.index_select(-2, x.sorted_indices) for leaf in state))
+        p = None if p is None else p.index_select(0, x.sorted_indices)
+    groups = _groups(lengths)
+    outs: list[Layered] = []
+    for group in groups:
+        first, last = group.first, group.last
+        own_state = None if state is None else rows(state, first, last)
+        own_p = None if p is None else p[first:last]
+        outs.append(run(padded[: group.T, first:last], group.lengths, own_state, own_p))
+    order = [index.to(x.data.device) for index in _order(groups, lengths)] if len(groups) > 1 else None
+
+    def packed(values: list[Tensor | None]) -> Tensor | None:
+        if values[0] is None:
+            return None
+        parts = [pack_padded_sequence(given(value), group.lengths).data
+                 for value, group in zip(values, groups, strict=True)]
+        return parts[0] if order is None else _Permuted.apply(torch.cat(parts), *order)
+
+    def unsorted(values: list[Tensor | None], axis: int) -> Tensor | None:
+        if values[0] is None:
+            return None
+        whole = torch.cat([given(value) for value in values], axis)
+        return whole if x.unsorted_indices is None else whole.index_select(axis, x.unsorted_indices)
+
+    leaves = zip(*(out.state for out in outs), strict=True)
+    end = State(*(given(unsorted(list(values), -2)) for values in leaves))
+    traces = None
+    if outs[0].traces is not None:
+        traces = Traces(*(given(packed(list(values)))
+                          for values in zip(*(given_traces(out) for out in outs), strict=True)))
+    return Layered(
+        packed([out.spikes for out in outs]), end, traces, packed([out.readout for out in outs]),
+        unsorted([out.p for out in outs], 0),
+    )  # fmt: skip
+
+
+def given_traces(out: Layered) -> Traces:
+    assert out.traces is not None
+    return out.traces
+
+
+def repacked(data: Tensor | None, x: PackedSequence) -> PackedSequence:
+    """Rows of results as a PackedSequence like x."""
+    return PackedSequence(given(data), x.batch_sizes, x.sorted_indices, x.unsorted_indices)

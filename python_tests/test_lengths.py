@@ -1,0 +1,250 @@
+"""Sequences of unequal length in one call: each as if it were alone."""
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, pad_packed_sequence
+
+from compare import assert_all_same, assert_same
+from lsnn_ext import ALIF, LSNN, LeakyReadout, _ops, functional, reference
+
+T, I, N, O = 40, 9, 33, 3
+K = {"alpha": 0.9, "theta": 0.4, "rho": 0.95, "beta": 0.5}
+ORDERS = {"falling": (40, 40, 25, 7, 1, 0), "any": (7, 40, 0, 25, 40, 1)}
+compiled = pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
+
+
+def _grid(generator: torch.Generator, *shape: int, scale: float = 1.0) -> Tensor:
+    """Multiples of 2^-10, so that sums in any order agree."""
+    drawn = torch.randn(shape, generator=generator, dtype=torch.float64) * scale
+    return (drawn * 1024).round() / 1024
+
+
+def _loss_weights(value: Tensor) -> Tensor:
+    return torch.linspace(-1, 1.5, value.numel(), dtype=value.dtype).view_as(value)
+
+
+# ----------------------------------------------------------------------------------------------------------- functional
+@compiled
+@pytest.mark.parametrize("route", ["inside", "bits", "outside"])
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("checkpoint_every", [None, 16])
+def test_layer_is_each_sequence_alone(route: str, order: str, checkpoint_every: int | None) -> None:
+    """Projection and readout too, and all gradients; what stands after the end of a sequence is not read."""
+    B, generator = 36, torch.Generator().manual_seed(1)
+    lengths = ORDERS[order] * 6
+    lengths = tuple(sorted(lengths, reverse=True)) if order == "falling" else lengths
+    many = 300  # neurons: so many that mostly zero inputs meet their weights inside
+    share = 0.6 if route == "outside" else 0.1
+    drawn = (torch.rand(T, B, I, generator=generator) < share).double()
+    leaves = {"w_in": _grid(generator, many, I), "w_out": _grid(generator, O, many),
+              "w_rec": _grid(generator, many, many, scale=0.05), "p": _grid(generator, B, O)}
+
+    def call(x: Any, own: dict[str, Tensor], p: Tensor, each: Any) -> functional.Layered:
+        return functional.layer(x, own["w_in"], own["w_rec"], w_out=own["w_out"], k_out=0.75, p=p,
+                                trace=True, lengths=each, checkpoint_every=checkpoint_every, **K)
+
+    def outputs(out: functional.Layered) -> list[Tensor]:
+        assert out.spikes is not None and out.traces is not None
+        assert out.readout is not None and out.p is not None
+        return [out.spikes, out.readout, out.traces.v, out.p, out.state.v, out.state.a, out.state.z]
+
+    own = {name: leaf.clone().requires_grad_() for name, leaf in leaves.items()}
+    x = drawn.clone()
+    for b, steps in enumerate(lengths):
+        x[steps:, b] = 0.0 if route == "bits" else torch.nan
+    x.requires_grad_(route != "bits")
+    given = functional.pack_spikes(x) if route == "bits" else x
+    together = outputs(call(given, own, own["p"], torch.tensor(lengths)))
+    weights = [_loss_weights(value) for value in together]
+    for place in (0, 1, 2):  # gradients given after the end are not read
+        for b, steps in enumerate(lengths):
+            weights[place][steps:, b] = torch.nan
+    inputs = [*own.values()] + ([] if route == "bits" else [x])
+    got = torch.autograd.grad(together, inputs, weights)
+
+    alone = {name: leaf.clone().requires_grad_() for name, leaf in leaves.items()}
+    seen = drawn.clone().requires_grad_()
+    want: list[Tensor] = [torch.zeros_like(leaf) for leaf in [*alone.values(), seen]]
+    for b, steps in enumerate(lengths):
+        parts = outputs(call(seen[:steps, b : b + 1], alone, alone["p"][b : b + 1], None))
+        for place, (whole, part) in enumerate(zip(together, parts, strict=True)):
+            if place < 3:
+                assert_same(f"output {place}", whole[:steps, b : b + 1], part, tolerance=1e-12)
+                assert not bool(whole[steps:, b].any())
+            else:
+                axis = -2
+                assert_same(f"output {place}", whole.narrow(axis, b, 1), part, tolerance=1e-12)
+        own_weights = [w[:steps, b : b + 1] if place < 3 else w.narrow(-2, b, 1)
+                       for place, w in enumerate(weights)]
+        found = torch.autograd.grad(parts, [*alone.values(), seen], own_weights, allow_unused=True)
+        want = [total if one is None else total + one for total, one in zip(want, found, strict=True)]
+    for name, one, other in zip([*leaves, "x"], got, want, strict=False):
+        assert_same(f"d {name}", one, other, tolerance=1e-11)
+
+
+@pytest.mark.parametrize("given", ["list", "int32", "int64"])
+def test_forms_of_lengths(given: str) -> None:
+    generator = torch.Generator().manual_seed(2)
+    x, w = _grid(generator, T, 6, N, scale=2.0), _grid(generator, N, N, scale=0.2)
+    each = ORDERS["any"]
+    lengths: Any = list(each) if given == "list" else torch.tensor(each, dtype=getattr(torch, given))
+    spikes, state = functional.alif(x, w, lengths=lengths, **K)
+    want, want_state = reference.alif(x, w, lengths=torch.tensor(each), **K)
+    assert bool(spikes.any())
+    assert_all_same({"z": spikes, **state._asdict()}, {"z": want, **want_state._asdict()}, tolerance=1e-12)
+
+
+@pytest.mark.parametrize(("lengths", "error", "message"), [
+    ([1, 2], ValueError, r"lengths: expected shape \(3,\), got \(2,\)"),
+    ([1, 2, 5], ValueError, r"lengths: expected steps from 0 to T = 4, got 5"),
+    ([1, 2, -1], ValueError, r"lengths: expected steps from 0 to T = 4, got -1"),
+    (torch.tensor([1.0, 2, 3]), TypeError, r"lengths: expected whole numbers, got torch.float32"),
+    (torch.tensor([1, 2, 3], device="meta"), ValueError, r"lengths: expected a tensor on the CPU, .* got meta"),
+    ([1.0, 2.0, 3.0], TypeError, r"lengths: expected whole numbers \(B,\), got list"),
+    (3, TypeError, r"lengths: expected whole numbers \(B,\), got int"),
+])
+def test_what_is_refused(lengths: Any, error: type[Exception], message: str) -> None:
+    x = torch.zeros(4, 3, 2)
+    with pytest.raises(error, match=message):
+        functional.alif(x, torch.zeros(2, 2), lengths=lengths, **K)
+    with pytest.raises(error, match=message):
+        functional.layer(x, torch.zeros(5, 2), None, lengths=lengths, **K)
+    with pytest.raises(error, match=message):
+        functional.leaky_readout(x, torch.zeros(5, 2), 0.9, lengths=lengths)
+
+
+@compiled
+def test_operator_refuses_what_does_not_descend() -> None:
+    x, w = torch.zeros(4, 3, 2), torch.zeros(2, 2)
+    with _Recorded() as calls:
+        functional.alif(x, w, lengths=[4, 2, 1], **K)
+    (operator, args), = calls.made
+    place = [argument.name for argument in operator._schema.arguments].index("lengths")
+    for wrong, message in (([2, 4, 1], "from 0 to 2 at item 1"), ([5, 2, 1], "from 0 to 4 at item 0"),
+                           ([4, 2, -1], "from 0 to 2 at item 2"), ([4, 2], "lengths")):
+        with pytest.raises(RuntimeError, match=message):
+            operator(*args[:place], torch.tensor(wrong), *args[place + 1 :])
+    with pytest.raises(RuntimeError, match="lengths: expected an int64 tensor on the CPU"):
+        operator(*args[:place], torch.tensor([4, 2, 1], dtype=torch.int32), *args[place + 1 :])
+
+
+class _Recorded(torch.utils._python_dispatch.TorchDispatchMode):
+    """Keeps the calls of alif_forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[tuple[Any, tuple[Any, ...]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.lsnn.alif_forward.default:
+            self.made.append((func, args))
+        return func(*args, **(kwargs or {}))
+
+
+@compiled
+def test_compiled_graphs_take_any_lengths() -> None:
+    """One graph, whatever the numbers."""
+    generator = torch.Generator().manual_seed(3)
+    x, w = _grid(generator, T, 6, N, scale=2.0), _grid(generator, N, N, scale=0.2)
+    compiled_alif = torch.compile(lambda x, n: functional.alif(x, w, lengths=n, **K)[0], fullgraph=True,
+                                  backend="aot_eager")
+    for each in ORDERS.values():
+        n = torch.tensor(each)
+        assert_same("spikes", compiled_alif(x, n), functional.alif(x, w, lengths=n, **K)[0])
+
+
+# -------------------------------------------------------------------------------------------------------------- modules
+def _spikes_in(steps: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.rand(steps, I, generator=generator) < 0.3).float()
+
+
+def _exact(module: torch.nn.Module) -> Any:
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_((parameter * 256).round() / 256)
+    return module
+
+
+@compiled
+@pytest.mark.parametrize("lengths", [(40, 25, 25, 22), (9, 40, 17), (40, 3, 300, 1, 39)])
+def test_a_packed_sequence_takes_few_calls(lengths: tuple[int, ...]) -> None:
+    """One for each group of similar lengths, not for each length; and never twice as many steps as there are."""
+    layer = _exact(ALIF(I, N))
+    packed = pack_sequence([_spikes_in(n, n) for n in lengths], enforce_sorted=False)
+    with _Recorded() as calls:
+        layer(packed)
+    groups = {(40, 25, 25, 22): 1, (9, 40, 17): 2, (40, 3, 300, 1, 39): 4}[lengths]
+    assert len(calls.made) == groups
+    assert sum(args[0].shape[0] * args[0].shape[1] for _, args in calls.made) <= 2 * sum(lengths)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("lengths", [(30, 25, 25, 20), (9, 40, 17, 1, 300)])
+def test_gradients_of_packed_sequences(bidirectional: bool, lengths: tuple[int, ...]) -> None:
+    layer = _exact(ALIF(I, N, 2, bidirectional=bidirectional, refractory=2))
+    sequences = [_spikes_in(n, n).requires_grad_() for n in lengths]
+    inputs = [*sequences, *layer.parameters()]
+    out, state = layer(pack_sequence(sequences, enforce_sorted=False))
+    loss = pad_packed_sequence(out)[0].cumsum(-1).sum() + state.v.square().sum()
+    alone = [layer(x) for x in sequences]
+    want_loss = sum(out.cumsum(-1).sum() + state.v.square().sum() for out, state in alone)
+    got, want = torch.autograd.grad(loss, inputs), torch.autograd.grad(want_loss, inputs)
+    for n, (one, other) in enumerate(zip(got, want, strict=True)):
+        assert_same(f"gradient {n}", one, other, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("lengths", [(30, 25, 25, 20), (9, 40, 17, 1, 300)])
+def test_lsnn_of_packed_sequences(lengths: tuple[int, ...], apart: bool) -> None:
+    """apart: a hook has the parts called one after the other."""
+    net = _exact(LSNN(I, 10, 10, O))
+    if apart:
+        net.neurons.register_forward_hook(lambda *_: None)
+    sequences = [_spikes_in(n, n).requires_grad_() for n in lengths]
+    with torch.no_grad():
+        _, start = net(torch.nn.utils.rnn.pad_sequence(sequences)[:10])
+    inputs = [*sequences, *net.parameters()]
+    for initial in (None, start):
+        packed = pack_sequence(sequences, enforce_sorted=False)
+        y, state, spikes = net(packed, initial, return_spikes=True)
+        assert isinstance(y, PackedSequence) and isinstance(spikes, PackedSequence)
+        padded, z = pad_packed_sequence(y)[0], pad_packed_sequence(spikes)[0]
+        want_loss: Any = 0.0
+        for b, x in enumerate(sequences):
+            own = None
+            if initial is not None:
+                own = type(initial)(type(initial.neurons)(*(leaf[..., b, :] for leaf in initial.neurons)),
+                                    initial.readout[b])
+            want, end, want_z = net(x, own, return_spikes=True)
+            assert_same("readout", padded[: len(x), b], want, tolerance=1e-5)
+            assert_same("spikes", z[: len(x), b], want_z)
+            assert_same("state of the readout", state.readout[b], end.readout, tolerance=1e-5)
+            assert_same("membrane", state.neurons.v[..., b, :], end.neurons.v)
+            want_loss = want_loss + want.square().sum() + end.readout.sum()
+        loss = y.data.square().sum() + state.readout.sum()
+        got, wanted = torch.autograd.grad(loss, inputs), torch.autograd.grad(want_loss, inputs)
+        for n, (one, other) in enumerate(zip(got, wanted, strict=True)):
+            assert_same(f"gradient {n}", one, other, tolerance=2e-4)
+
+
+def test_readout_of_packed_sequences() -> None:
+    readout = LeakyReadout(I, O)
+    sequences = [_spikes_in(n, n) for n in (9, 30, 17)]
+    start = torch.randn(3, O)
+    y, end = readout(pack_sequence(sequences, enforce_sorted=False), start)
+    for b, x in enumerate(sequences):
+        want, want_end = readout(x, start[b])
+        assert_same("y", pad_packed_sequence(y)[0][: len(x), b], want, tolerance=1e-5)
+        assert_same("state", end[b], want_end, tolerance=1e-5)
+
+
+def test_padding_is_not_read() -> None:
+    layer = _exact(ALIF(I, N))
+    x = torch.stack([_spikes_in(T, 1), _spikes_in(T, 2)], 1)
+    other = x.clone()
+    other[7:, 1] = torch.nan
+    got, want = (layer(pack_padded_sequence(value, [T, 7]))[0].data for value in (other, x))
+    assert_same("spikes", got, want)
