@@ -296,9 +296,9 @@ def layer(
     return Layered(numbers, State(out.v, out.a, out.i, out.r, out.z), traces, y, y_last, packed)
 
 
-def bits_pay(x: Tensor | PackedSpikes, w_rec: Tensor) -> bool:
-    """Whether spikes of a layer with inputs x and weights w_rec (N, N) should go to the next layer as bits."""
-    return _ops.reused(x.carrier if isinstance(x, PackedSpikes) else x, w_rec)
+def bits_pay(x: Tensor | PackedSpikes, w_in: Tensor) -> bool:
+    """Whether spikes of a layer with inputs x and weights w_in (N, I) should go to the next layer as bits."""
+    return _ops.reused(x.carrier if isinstance(x, PackedSpikes) else x, w_in)
 
 
 def _inside(x: Tensor, w_in: Tensor, w_rec: Tensor | None, bias: Tensor | None) -> bool:

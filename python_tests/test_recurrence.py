@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from compare import assert_all_same, assert_same
-from lsnn_ext import _ops, functional, reference
+from lsnn_ext import ALIF, LIF, _ops, functional, reference
 
 T, B, N, I, S = 40, 5, 33, 9, 4
 DELAYS = (0, 1, 3, 7)
@@ -156,3 +156,44 @@ def test_compiled_and_on_meta(by_delay: bool) -> None:
 def test_refused(w: Tensor | None, delay: Any, message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         functional.alif(torch.zeros(T, B, N), w, **K, delay=delay)
+
+
+# -------------------------------------------------------------------------------------------------------------- modules
+@pytest.mark.parametrize("kind", [ALIF, LIF])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_module_without_recurrence(kind: type[ALIF | LIF], bidirectional: bool) -> None:
+    """Spikes, state, gradients, step and a state dict as of a layer whose recurrent weights are all 0."""
+    torch.manual_seed(3)
+    layer = kind(I, N, 2, bidirectional=bidirectional, recurrent=False, refractory=2)
+    zeros = kind(I, N, 2, bidirectional=bidirectional, refractory=2)
+    assert "recurrent=False" in repr(layer) and "recurrent" not in repr(zeros)
+    assert not any("weight_hh" in name for name in layer.state_dict())
+    with torch.no_grad():
+        for name, parameter in zeros.named_parameters():
+            parameter.copy_(layer.get_parameter(name) if "weight_hh" not in name else 0 * parameter)
+    x = (torch.rand(T, B, I) < 0.3).float()
+    results = []
+    for module in (layer, zeros):
+        z, state, traces = module(x, trace=True)
+        names = [name for name, _ in layer.named_parameters()]
+        gradients = torch.autograd.grad(z.sum() + traces.v.square().sum(), [module.get_parameter(n) for n in names])
+        results.append({"spikes": z, **state._asdict(), **dict(zip(names, gradients, strict=True))})
+    assert bool(results[0]["spikes"].any())
+    assert_all_same(*results, tolerance=1e-5)
+    assert_same("spikes", results[0]["spikes"], results[1]["spikes"])
+    if not bidirectional:
+        with torch.no_grad():
+            state = None
+            for x_t, want in zip(x, results[0]["spikes"], strict=True):
+                z, state = layer.step(x_t, state)
+                assert_same("step", z, want)
+    layer.reset_parameters()
+
+
+def test_module_without_recurrence_refuses_what_belongs_to_it() -> None:
+    with pytest.raises(ValueError, match="delay: expected 0 with recurrent=False"):
+        ALIF(I, N, recurrent=False, delay=1)
+    with pytest.raises(ValueError, match="autapses: expected None with recurrent=False, got True"):
+        ALIF(I, N, recurrent=False, autapses=True)
+    with pytest.raises(TypeError, match="recurrent: expected True or False, got 0"):
+        ALIF(I, N, recurrent=0)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..reference import Coefficient
+from .options import Options
 from .recurrent import Recurrent
 
 
@@ -13,6 +14,7 @@ class ALIF(Recurrent):
     """Adaptive leaky integrate-and-fire neurons with recurrent weights (Bellec et al. 2018, equations (1) to (9)).
 
     input_size, hidden_size, num_layers, bias, batch_first, dropout (between layers), bidirectional: as in nn.LSTM.
+    recurrent    False: no recurrent weights, hence no autapses and no delay, at no cost
     dynamics     row of the table of models, "lsnn" is the paper.  With any other the six arguments that follow have to
                  be given: what is None below stands for the paper's value, which is no other model's
     tau_mem, tau_adapt   time constants in the unit of dt (ms), > 0: a number or one per neuron (N,); None: 20 and 200
@@ -40,16 +42,20 @@ class ALIF(Recurrent):
 
     def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True,
                  batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False, *,
-                 dynamics: str = "lsnn", tau_mem: Coefficient | None = None, tau_adapt: Coefficient | None = None,
+                 recurrent: bool = True, dynamics: str = "lsnn",
+                 tau_mem: Coefficient | None = None, tau_adapt: Coefficient | None = None,
                  beta: Coefficient | None = None, threshold: Coefficient | None = None, refractory: int | None = None,
                  delay: int | Tensor = 0, dt: float = 1.0, surrogate: str | None = None,
                  dampening: float | None = None, learn: Iterable[str] = (), autapses: bool | None = None,
                  checkpoint_every: int | str | None = None, saved_dtype: torch.dtype | None = None,
                  device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:
-        neuron = {"tau_mem": tau_mem, "tau_adapt": tau_adapt, "beta": beta, "threshold": threshold}
-        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dynamics,
-                         neuron, refractory, delay, dt, surrogate, dampening, learn, autapses, checkpoint_every,
-                         saved_dtype, device, dtype)
+        super().__init__(input_size, hidden_size, Options(
+            num_layers=num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
+            bidirectional=bidirectional, recurrent=recurrent, dynamics=dynamics,
+            neuron={"tau_mem": tau_mem, "tau_adapt": tau_adapt, "beta": beta, "threshold": threshold},
+            refractory=refractory, delay=delay, dt=dt, surrogate=surrogate, dampening=dampening, learn=learn,
+            autapses=autapses, checkpoint_every=checkpoint_every, saved_dtype=saved_dtype, device=device,
+            dtype=dtype))  # fmt: skip
 
 
 class LIF(Recurrent):
@@ -64,13 +70,17 @@ class LIF(Recurrent):
 
     def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True,
                  batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False, *,
-                 dynamics: str = "lsnn", tau_mem: Coefficient | None = None, threshold: Coefficient | None = None,
+                 recurrent: bool = True, dynamics: str = "lsnn",
+                 tau_mem: Coefficient | None = None, threshold: Coefficient | None = None,
                  refractory: int | None = None, delay: int | Tensor = 0, dt: float = 1.0,
                  surrogate: str | None = None, dampening: float | None = None, learn: Iterable[str] = (),
                  autapses: bool | None = None, checkpoint_every: int | str | None = None,
                  saved_dtype: torch.dtype | None = None, device: torch.device | str | None = None,
                  dtype: torch.dtype | None = None) -> None:
-        neuron = {"tau_mem": tau_mem, "threshold": threshold}
-        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dynamics,
-                         neuron, refractory, delay, dt, surrogate, dampening, learn, autapses, checkpoint_every,
-                         saved_dtype, device, dtype)
+        super().__init__(input_size, hidden_size, Options(
+            num_layers=num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
+            bidirectional=bidirectional, recurrent=recurrent, dynamics=dynamics,
+            neuron={"tau_mem": tau_mem, "threshold": threshold},
+            refractory=refractory, delay=delay, dt=dt, surrogate=surrogate, dampening=dampening, learn=learn,
+            autapses=autapses, checkpoint_every=checkpoint_every, saved_dtype=saved_dtype, device=device,
+            dtype=dtype))  # fmt: skip

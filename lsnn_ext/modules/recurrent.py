@@ -1,8 +1,6 @@
 """What ALIF and LIF share: parameters, forms of input and state, and the way through layers and directions."""
 import inspect
 import math
-import warnings
-from collections.abc import Iterable
 from functools import partial
 from typing import Any, ClassVar, TypeAlias
 
@@ -12,10 +10,11 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .. import functional
 from ..functional import Layered, PackedSpikes
-from ..reference import Coefficient, State, Traces, named_surrogate
+from ..reference import State, Traces
 from .delays import current_delay, reset_delay, set_delay
 from .forms import check_tensor, given, hooked, joined, renew
-from .neuron import chosen, constant, flag, hold_range, learned, positive, put, whole
+from .neuron import constant, hold_range, put, whole
+from .options import Options
 from .packed import flipped, repacked, run_packed
 from .short import short_call, short_sequence
 
@@ -30,53 +29,35 @@ class Recurrent(nn.Module):
 
     _paper: ClassVar[dict[str, Any]]  # what stands for None with dynamics="lsnn"
 
-    def __init__(self, input_size: int, hidden_size: int, num_layers: int, bias: bool, batch_first: bool,
-                 dropout: float, bidirectional: bool, dynamics: str, neuron: dict[str, Coefficient | None],
-                 refractory: int | None, delay: int | Tensor, dt: float, surrogate: str | None,
-                 dampening: float | None, learn: Iterable[str], autapses: bool | None,
-                 checkpoint_every: int | str | None, saved_dtype: torch.dtype | None,
-                 device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+    def __init__(self, input_size: int, hidden_size: int, options: Options) -> None:
         super().__init__()
-        own = chosen(type(self).__name__, dynamics, self._paper,
-                     {**neuron, "refractory": refractory, "autapses": autapses})
-        refractory, autapses = own.pop("refractory"), own.pop("autapses")
-        for name, size in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
+        for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
             whole(name, size, 1)
-        whole("refractory", refractory, 0)
-        for name, value in (("bias", bias), ("batch_first", batch_first), ("bidirectional", bidirectional),
-                            ("autapses", autapses)):
-            flag(name, value)
-        if isinstance(dropout, bool) or not 0 <= dropout <= 1:
-            raise ValueError(f"dropout: expected a probability from 0 to 1, got {dropout}")
-        if dropout > 0 and num_layers == 1:
-            warnings.warn("dropout acts between layers, so it does nothing with num_layers=1", stacklevel=3)
-        if dampening is not None:
-            positive("dampening", dampening)
-        positive("dt", dt)
-        if surrogate is not None:
-            named_surrogate(surrogate)
-        dtype = torch.get_default_dtype() if dtype is None else dtype
-        if not dtype.is_floating_point:
-            raise ValueError(f"dtype: expected a floating point dtype, got {dtype}")
-
-        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
-        self.bias, self.batch_first, self.dropout, self.bidirectional = bias, batch_first, dropout, bidirectional
-        self.dynamics, self.refractory, self.dt = dynamics, refractory, dt
-        self.surrogate, self.dampening, self.learn = surrogate, dampening, learned(learn, neuron)
-        self.autapses, self.checkpoint_every, self.saved_dtype = autapses, checkpoint_every, saved_dtype
+        own = options.checked(type(self).__name__, self._paper)
+        neuron, bias, device, dtype = own.neuron, own.bias, own.device, own.dtype
+        assert own.refractory is not None and own.autapses is not None and dtype is not None
+        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, own.num_layers
+        self.bias, self.batch_first, self.dropout = bias, own.batch_first, own.dropout
+        self.bidirectional, self.recurrent = own.bidirectional, own.recurrent
+        self.dynamics, self.refractory, self.dt = own.dynamics, own.refractory, own.dt
+        self.surrogate, self.dampening, self.learn = own.surrogate, own.dampening, tuple(own.learn)
+        self.autapses, self.checkpoint_every = own.autapses, own.checkpoint_every
+        self.saved_dtype = own.saved_dtype
         self._neuron = tuple(neuron)
         # What reset_parameters gives the neurons again.
-        self._first = {name: constant(name, own[name], ((), (hidden_size,)), dtype) for name in neuron}
+        self._first = {name: constant(name, value, ((), (hidden_size,)), dtype)
+                       for name, value in neuron.items() if value is not None}
         self._first_delay: Tensor | None = None
         self.delay: int | Tensor
         self._distinct: tuple[int, ...] = ()  # of a delay that is a tensor, when it was last looked at
-        set_delay(self, delay, device)
-        ways = ("", "_reverse") if bidirectional else ("",)
-        self._suffixes = [f"_l{layer}{way}" for layer in range(num_layers) for way in ways]
+        set_delay(self, own.delay, device)
+        ways = ("", "_reverse") if own.bidirectional else ("",)
+        self._suffixes = [f"_l{layer}{way}" for layer in range(own.num_layers) for way in ways]
         for index, suffix in enumerate(self._suffixes):
-            inputs = input_size if index <= bidirectional else hidden_size * (1 + bidirectional)
-            shapes: dict[str, tuple[int, ...]] = {"weight_ih": (hidden_size, inputs),
-                                                  "weight_hh": (hidden_size, hidden_size)}
+            inputs = input_size if index <= own.bidirectional else hidden_size * (1 + own.bidirectional)
+            shapes: dict[str, tuple[int, ...]] = {"weight_ih": (hidden_size, inputs)}
+            if own.recurrent:
+                shapes["weight_hh"] = (hidden_size, hidden_size)
             if bias:
                 shapes["bias_ih"] = (hidden_size,)
             for name, shape in (shapes | {name: tuple(first.shape) for name, first in self._first.items()}).items():
@@ -104,7 +85,7 @@ class Recurrent(nn.Module):
         """
         with torch.no_grad():
             for suffix in self._suffixes:
-                for name in ("weight_ih", "weight_hh"):
+                for name in ("weight_ih", "weight_hh") if self.recurrent else ("weight_ih",):
                     renew(self, name + suffix, lambda weight: weight.normal_(0, 1 / math.sqrt(weight.shape[1])))
                 if self.bias:
                     renew(self, "bias_ih" + suffix, Tensor.zero_)
@@ -141,17 +122,21 @@ class Recurrent(nn.Module):
         return given | {"refractory": self.refractory, "delay": current_delay(self), "dynamics": self.dynamics,
                         "surrogate": self.surrogate, "dampening": self.dampening}
 
-    def _recurrent_weight(self, suffix: str) -> Tensor:
+    def _recurrent_weight(self, suffix: str) -> Tensor | None:
         """w_rec of equation (1): the stored matrix is output-major as in nn.LSTM; no neuron excites itself."""
+        if not self.recurrent:
+            return None
         w_rec: Tensor = getattr(self, "weight_hh" + suffix).t()
         if self.autapses:
             return w_rec
         return w_rec.masked_fill(torch.eye(self.hidden_size, dtype=torch.bool, device=w_rec.device), 0.0)
 
-    def _one_direction(self, x: Tensor | PackedSpikes, w_rec: Tensor, lengths: Tensor | None, suffix: str,
-                       initial: State | None, trace: bool, **readout: Any) -> Layered:
+    def _one_direction(self, x: Tensor | PackedSpikes, weights: tuple[Tensor, Tensor | None],
+                       lengths: Tensor | None, suffix: str, initial: State | None, trace: bool,
+                       **readout: Any) -> Layered:
         """One direction of one layer over x (T, B, inputs): spikes, state, traces of the same form."""
-        weight, bias = getattr(self, "weight_ih" + suffix), getattr(self, "bias_ih" + suffix, None)
+        weight, w_rec = weights
+        bias = getattr(self, "bias_ih" + suffix, None)
         if isinstance(x, Tensor) and x.dtype in _HALF:
             weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
         reverse = suffix.endswith("_reverse")
@@ -178,10 +163,11 @@ class Recurrent(nn.Module):
             last = layer == self.num_layers - 1
             outs: list[Layered] = []
             # Looked up once: a parametrized weight is computed each time, and spectral_norm counts how often.
-            weights = [self._recurrent_weight(suffix) for suffix in self._suffixes[layer * ways:(layer + 1) * ways]]
+            weights = [(getattr(self, "weight_ih" + suffix), self._recurrent_weight(suffix))
+                       for suffix in self._suffixes[layer * ways:(layer + 1) * ways]]
             # Where nothing but the next layer sees the spikes a bit for each will do.
             bits = (not last and ways == 1 and not (self.dropout and self.training)
-                    and functional.bits_pay(x, weights[0]))
+                    and functional.bits_pay(x, weights[0][0]))
             asked = {"spikes": "bits"} if bits else readout
             for way in range(ways):
                 index = layer * ways + way

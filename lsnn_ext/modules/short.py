@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 def _made_ready(layer: "Recurrent", suffix: str, kept: dict[str, Ready], anew: bool = False) -> Ready | None:
     """What belongs to the parameters with this suffix as they are now; anew: although nothing seems to have changed."""
+    if not layer.recurrent:
+        return None
     N = layer.hidden_size
     delay = layer.delay if isinstance(layer.delay, int) else None  # a tensor is one of the sources
     constants = (N, layer.dt, layer.autapses, layer.refractory, delay, layer.dynamics, layer.surrogate, layer.dampening)
@@ -27,8 +29,10 @@ def _made_ready(layer: "Recurrent", suffix: str, kept: dict[str, Ready], anew: b
         return None  # a parametrized weight, which is computed at each call, or a wrong one
     if not all(functional.plain(source, source.dtype) for source in present.values()):
         return None
+    w_rec = layer._recurrent_weight(suffix)
+    assert w_rec is not None
     ready = functional.prepared(
-        constants, present, layer._recurrent_weight(suffix), functional.Neuron(**layer._neuron_arguments(suffix)),
+        constants, present, w_rec, functional.Neuron(**layer._neuron_arguments(suffix)),
         present["weight_hh" + suffix], layer.autapses,
     )  # fmt: skip
     if ready is not None:
