@@ -1,4 +1,6 @@
 """Layers without recurrent weights, and with a weight of each synapse for each delay."""
+import importlib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ from torch import Tensor
 from compare import assert_all_same, assert_same
 from lsnn_ext import ALIF, LIF, _ops, functional, reference
 
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 T, B, N, I, S = 40, 5, 33, 9, 4
 DELAYS = (0, 1, 3, 7)
 ROWS = ["lsnn", "eprop_timit", "srnn", "sj_hard", "adlif"]
@@ -156,6 +159,17 @@ def test_compiled_and_on_meta(by_delay: bool) -> None:
 def test_refused(w: Tensor | None, delay: Any, message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         functional.alif(torch.zeros(T, B, N), w, **K, delay=delay)
+
+
+@pytest.mark.skipif(not EXAMPLES.is_dir(), reason="examples/ is not beside these tests")
+def test_learned_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example: gradients of real-valued delays, and a student that finds a teacher's."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    example = importlib.import_module("learned_delays")
+    generator = torch.Generator().manual_seed(0)
+    assert example.check_gradients(generator)
+    before, after = example.learn(300, generator)
+    assert before > 1.5 and after < 0.05
 
 
 # -------------------------------------------------------------------------------------------------------------- modules
