@@ -17,6 +17,8 @@ from ._ready import plain as plain
 from ._ready import prepared as prepared
 from ._ready import short as short
 from ._resolve import Call, Neuron, resolve
+from ._route import bits_pay as bits_pay
+from ._route import projection_of, route
 from .reference import COEFFICIENTS, Coefficient, State, Traces
 
 __all__ = ["Delays", "Layered", "PackedSpikes", "State", "Traces", "alif", "layer", "leaky_readout", "linear",
@@ -41,7 +43,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
         if value is not None and value.device != x.device:
             raise ValueError(f"{name}: expected device {x.device} as x, got {value.device}")
-    return _ops.linear(x, weight, bias)
+    return _ops.linear(x, weight, bias, projection_of(x, weight))
 
 
 # A threshold that no readout ever reaches, so that the neuron of the operator is nothing but a leaky integrator.
@@ -169,7 +171,7 @@ def _outputs(
         around.bias, around.x_bits, around.w_out, around.p,
     )  # fmt: skip
     settings = _ops.Settings(model.delays, constants, numbers, neuron.sparse_grad)
-    out = _ops.recurrence_of_unequal(tensors, settings, call.lengths)
+    out = _ops.recurrence(tensors, settings, call.lengths)
     return out, out.spikes.to(x.dtype)
 
 
@@ -263,47 +265,33 @@ def layer(
     given = Neuron(**neuron)
     lengths = lengths_of(given.lengths, x.shape[0], B, where.device)
     given = given._replace(lengths=lengths)
-    is_sorted = lengths is None or lengths.order is None
-    if isinstance(x, PackedSpikes) and not is_sorted:
-        x = x.numbers()
-    x_bits = None
+    keeps_order = lengths is None or lengths.order is None
+    chosen = route(x, w_in, (w_rec, bias), w_out, spikes, keeps_order, bool(given.smooth))
+    x_bits = x.bits if isinstance(x, PackedSpikes) and chosen.is_fused else None
     if isinstance(x, PackedSpikes):
-        inside = _inside(x.carrier, w_in, w_rec, bias)
-        x, x_bits = (x.carrier, x.bits) if inside else (x.numbers(), None)
-        plain = inside
+        x = x.carrier if chosen.is_fused else x.numbers()
+    if chosen.is_fused:
+        current, around = x, _Around(w_in, bias, x_bits)
     else:
-        plain = _ops.reused(x, w_in)
-        inside = plain and _inside(x, w_in, w_rec, bias) and _ops.mostly_zero(x)
-        if lengths is not None and not inside:
-            x = x.masked_fill(lengths.ended(x.shape[0], x.device), 0.0)  # the projection reads all steps
-    current = x if inside else linear(x, w_in, bias)
-    around = _Around(w_in, bias, x_bits) if inside else _Around()
-    has_readout = w_out is not None and plain and w_out.dtype == x.dtype
-    if has_readout:
-        first = w_out.new_zeros(B, w_out.shape[0]) if p is None else p  # type: ignore[union-attr]
+        if lengths is not None:  # the projection reads all steps
+            x = x.masked_fill(lengths.ended(x.shape[0], x.device), 0.0)
+        current, around = _ops.linear(x, w_in, bias, chosen.projection), _Around()
+    behind = w_out is not None and not chosen.fused_readout  # the readout reads the numbers
+    if w_out is not None and not behind:
+        first = w_out.new_zeros(B, w_out.shape[0]) if p is None else p
         around = around._replace(w_out=w_out, p=first, k_out=k_out)
-    behind = w_out is not None and not has_readout  # the readout reads the numbers
     wanted = spikes or w_out is None
-    as_bits = spikes == "bits" and not behind and is_sorted and _ops.plain(x, w_in) and not given.smooth
-    asked = {"bits"} if as_bits else {"spikes"} if wanted or behind else set()
+    asked = {"bits"} if chosen.returns_bits else {"spikes"} if wanted or behind else set()
     out, z = _outputs(current, w_rec, given, around, asked)
     y, y_last = (None, None) if w_out is None else (out.p, out.p_last)
     if behind:
         y, y_last = leaky_readout(z, w_out, k_out, p, lengths)  # type: ignore[arg-type]
-    packed = None if spikes != "bits" else PackedSpikes(out.bits, z) if as_bits else pack_spikes(z)
+    packed = None
+    if spikes == "bits":
+        packed = PackedSpikes(out.bits, z) if chosen.returns_bits else pack_spikes(z)
     traces = Traces(out.trace_v, out.trace_a, out.threshold) if given.trace else None
     numbers = z if wanted and packed is None else None
     return Layered(numbers, State(out.v, out.a, out.i, out.r, out.z), traces, y, y_last, packed)
-
-
-def bits_pay(x: Tensor | PackedSpikes, w_in: Tensor) -> bool:
-    """Whether spikes of a layer with inputs x and weights w_in (N, I) should go to the next layer as bits."""
-    return _ops.reused(x.carrier if isinstance(x, PackedSpikes) else x, w_in)
-
-
-def _inside(x: Tensor, w_in: Tensor, w_rec: Tensor | None, bias: Tensor | None) -> bool:
-    """Whether inputs may meet their weights inside the operator."""
-    return _ops.plain(x, w_in) and all(other is None or other.dtype == x.dtype for other in (w_rec, bias))
 
 
 def leaky_readout(x: Tensor, w_out: Tensor, k: float, p: Tensor | None = None,

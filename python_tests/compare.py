@@ -1,5 +1,5 @@
 """The one comparison of this test suite, and calls of operators by name."""
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -49,13 +49,19 @@ def _parts() -> dict[str, tuple[str, ...]]:
     return tensors | {"constants": _ops.Constants._fields, "numbers": _ops.Numbers._fields}
 
 
+def _whole(operator: Any, args: tuple[Any, ...]) -> Iterator[tuple[Any, Any]]:
+    """Arguments and their values; torch leaves out defaults at the end."""
+    schema = operator._schema.arguments
+    return zip(schema, [*args, *(argument.default_value for argument in schema[len(args):])], strict=True)
+
+
 def named(operator: Any, args: tuple[Any, ...]) -> dict[str, Any]:
     """The arguments of a call of an operator by the names of its schema, those in lists by their own.
 
     asked: the names of the outputs that it is asked for.
     """
     found: dict[str, Any] = {}
-    for argument, value in zip(operator._schema.arguments, args, strict=True):
+    for argument, value in _whole(operator, args):
         names = _parts().get(argument.name)
         if names is None:
             found[argument.name] = value
@@ -94,5 +100,5 @@ def changed(operator: Any, args: tuple[Any, ...], **changes: Any) -> tuple[Any, 
         given["outputs"] = _ops.mask("outputs", changes["asked"])
     return tuple(
         [given[part] for part in _parts()[argument.name]][: len(value) or None] if argument.name in _parts()
-        else given[argument.name] for argument, value in zip(operator._schema.arguments, args, strict=True)
+        else given[argument.name] for argument, value in _whole(operator, args)
     )  # fmt: skip

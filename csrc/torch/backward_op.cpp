@@ -43,10 +43,10 @@ Tensor input_gradient(const Tensor& g_current, const Tensor& w_in, const Tensor&
 // Gradients of the outputs as of alif_forward, each or none: g_state v, a, i, z; g_readout p, p after the last step.
 // x is read where y was not saved, and for the gradients of a projection. Gradients not asked for have the shape (0,).
 std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(Maybe g_spikes, Maybes g_traces, Maybes g_state,
-                                                                            Maybes g_readout, Maybe x, Maybe lengths, Tensors state, Tensor coefficients,
+                                                                            Maybes g_readout, Maybe x, Tensors state, Tensor coefficients,
                                                                             Maybes recurrence, Ints delays, Maybes projection,
                                                                             Maybes readout, Tensors saved, Ints constants,
-                                                                            std::vector<double> numbers) {
+                                                                            std::vector<double> numbers, Maybe lengths) {
   const Constants c = read_constants(constants, numbers);
   LSNN_EXPECT(saved.size() == 4, "saved: expected four tensors y, bits, z, carry, got ", saved.size());
   const auto& [y, bits, smooth_z, carry] = std::tie(saved[0], saved[1], saved[2], saved[3]);
@@ -169,9 +169,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(Mayb
 
 STABLE_TORCH_LIBRARY_FRAGMENT(lsnn, m) {
   m.def(
-      "alif_backward(Tensor? g_spikes, Tensor?[] g_traces, Tensor?[] g_state, Tensor?[] g_readout, Tensor? x, Tensor? lengths, Tensor[] state, "
+      "alif_backward(Tensor? g_spikes, Tensor?[] g_traces, Tensor?[] g_state, Tensor?[] g_readout, Tensor? x, Tensor[] state, "
       "Tensor coefficients, Tensor?[] recurrence, int[] delays, Tensor?[] projection, Tensor?[] readout, Tensor[] saved, "
-      "int[] constants, float[] numbers) -> "
+      "int[] constants, float[] numbers, Tensor? lengths=None) -> "
       "(Tensor x, Tensor w_rec, Tensor coefficients, Tensor[] state, Tensor[] projection, Tensor[] readout)");
 }
 STABLE_TORCH_LIBRARY_IMPL(lsnn, CPU, m) { m.impl("alif_backward", TORCH_BOX(&alif_backward)); }

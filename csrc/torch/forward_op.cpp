@@ -10,9 +10,10 @@ void* written(const Tensor& t, bool is_wanted) { return is_wanted ? t.mutable_da
 
 // x [T,B,N] is the current, or [T,B,I] the inputs of a projection; of inputs as bits nothing is read but its shape and type.
 // lengths [B] are those of items that end early, descending. Results that are not asked for have the shape (0,).
-std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(Tensor x, Maybe lengths, Tensors state, Tensor coefficients,
+std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(Tensor x, Tensors state, Tensor coefficients,
                                                                     Maybes recurrence, Ints delays, Maybes projection,
-                                                                    Maybes readout, Ints constants, std::vector<double> numbers) {
+                                                                    Maybes readout, Ints constants, std::vector<double> numbers,
+                                                                    Maybe lengths) {
   const Constants c = read_constants(constants, numbers);
   LSNN_EXPECT(x.dim() == 3, "x must have shape (T, B, N), got ", shape_text(x));
   const ScalarType type = x.scalar_type();
@@ -83,8 +84,8 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(Tensor x, Ma
 
 STABLE_TORCH_LIBRARY(lsnn, m) {
   m.def(
-      "alif_forward(Tensor x, Tensor? lengths, Tensor[] state, Tensor coefficients, Tensor?[] recurrence, int[] delays, "
-      "Tensor?[] projection, Tensor?[] readout, int[] constants, float[] numbers) -> "
+      "alif_forward(Tensor x, Tensor[] state, Tensor coefficients, Tensor?[] recurrence, int[] delays, "
+      "Tensor?[] projection, Tensor?[] readout, int[] constants, float[] numbers, Tensor? lengths=None) -> "
       "(Tensor spikes, Tensor[] state, Tensor[] traces, Tensor[] readout, Tensor[] saved)");
 }
 STABLE_TORCH_LIBRARY_IMPL(lsnn, CPU, m) { m.impl("alif_forward", TORCH_BOX(&alif_forward)); }

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from . import fake
-from .autograd import Outputs, Settings, Tensors, allows_bf16, differentiated, recurrence
+from .autograd import Outputs, Settings, Tensors, allows_bf16, differentiated
 from .batching import one_by_one
 from .linear import linear, mostly_zero
 from .load import (
@@ -23,12 +23,12 @@ from .load import (
     reused,
     solid,
 )
-from .unequal import recurrence_of_unequal
+from .unequal import recurrence
 
 __all__ = [
     "DEVICES", "Constants", "Numbers", "Outputs", "Settings", "Tensors", "_C", "allows_bf16", "available",
     "compiled_rows", "cpu_kernels", "has", "linear", "load_error", "mask", "mostly_zero", "plain", "recurrence",
-    "recurrence_of_unequal", "reused", "solid",
+    "reused", "solid",
 ]  # fmt: skip
 
 

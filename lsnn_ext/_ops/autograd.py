@@ -1,8 +1,8 @@
 """The recurrence under autograd: one operator forward, one backward.
 
-torch.ops.lsnn.alif_forward and alif_backward know nothing of autograd; ``recurrence`` ties them together. Tensors that
-require a gradient are refused by the operators, which would return none, silently; alif_forward takes them where it
-saves what the backward pass needs, since torch.export leaves the bare operator in its programs.
+torch.ops.lsnn.alif_forward and alif_backward know nothing of autograd; ``recurrence_in_order`` ties them together.
+Tensors that require a gradient are refused by the operators, which would return none, silently; alif_forward takes
+them where it saves what the backward pass needs, since torch.export leaves the bare operator in its programs.
 """
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -106,7 +106,7 @@ def _lists(t: Tensors, settings: Settings) -> tuple[Any, ...]:
 def _forward(t: Tensors, settings: Settings) -> Outputs:
     """alif_forward; the spikes that it returns as bits have a tensor for their gradients in place of the numbers."""
     numbers = list(settings.constants), list(settings.numbers)
-    args = t.x, t.lengths, *_lists(t, settings), *numbers
+    args = t.x, *_lists(t, settings), *numbers, t.lengths
     spikes, state, traces, readout, saved = _interruptible(torch.ops.lsnn.alif_forward, *args)
     if has("outputs", settings.constants.outputs, "bits"):
         spikes = empty_carrier(state[0], *t.x.shape[:2], t.coefficients.shape[1])
@@ -159,8 +159,9 @@ class _Alif(torch.autograd.Function):
         g_state, g_readout = [g.v, g.a, g.i, g.z], [] if t.w_out is None else [g.p, g.p_last]
         x, w_rec, coefficients, (v, a, i, z), (w_in, bias), (w_out, p) = _interruptible(
             torch.ops.lsnn.alif_backward, g.spikes if has_spikes else None, [solid(one) for one in g_traces],
-            [solid(one) for one in g_state], [solid(one) for one in g_readout], t.x, t.lengths, *_lists(t, settings),
+            [solid(one) for one in g_state], [solid(one) for one in g_readout], t.x, *_lists(t, settings),
             [y, bits, smooth_z, carry], list(settings.constants._replace(gradients=wanted)), list(settings.numbers),
+            t.lengths,
         )  # fmt: skip
         if settings.sparse_grad and needed.w_rec:
             w_rec = w_rec.masked_fill_(t.w_rec == 0, 0.0)
@@ -175,7 +176,7 @@ def allows_bf16() -> bool:
     return not torch.compiler.is_compiling() and torch.get_float32_matmul_precision() == "medium"
 
 
-def recurrence(t: Tensors, settings: Settings) -> Outputs:
+def recurrence_in_order(t: Tensors, settings: Settings) -> Outputs:
     """The operator, under autograd where somebody wants a gradient; the outputs asked for are those of settings.
 
     bits of the outputs may be empty where they are not asked for.

@@ -77,9 +77,9 @@ def _linear_backward(given: Any) -> tuple[Tensor, Tensor]:
 
 
 def by_name(op: Any, args: Iterable[Any]) -> SimpleNamespace:
-    """The arguments of an operator by the names of its schema."""
-    names = (argument.name for argument in op._schema.arguments)
-    return SimpleNamespace(**dict(zip(names, args, strict=True)))
+    """The arguments of an operator by the names of its schema; torch leaves out those at the end that are defaults."""
+    given = {argument.name: argument.default_value for argument in op._schema.arguments}
+    return SimpleNamespace(**given | dict(zip(given, args, strict=False)))
 
 
 def tensors_in(args: Any) -> Iterator[Tensor]:
@@ -99,10 +99,10 @@ def _on_one_device(name: str, kernel: Callable[[Any], Any]) -> Callable[..., Any
     op = getattr(torch.ops.lsnn, name).default
 
     def checked(*args: Any) -> Any:
-        for argument, value in zip(op._schema.arguments, args, strict=True):
-            if value is None and str(argument.type) == "Tensor":  # torch itself lets it through
-                raise RuntimeError(f"{argument.name}: expected a tensor, got None")
         given = by_name(op, args)
+        for argument in op._schema.arguments:
+            if getattr(given, argument.name) is None and str(argument.type) == "Tensor":  # torch lets it through
+                raise RuntimeError(f"{argument.name}: expected a tensor, got None")
         beside = (value for key, value in vars(given).items() if key != "lengths")
         devices = {tensor.device for tensor in tensors_in(beside)}
         if len(devices) > 1:

@@ -4,8 +4,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .load import reused
-
 FEW_OUTPUTS = 32  # up to which adding the weight rows of a readout beats torch's matrix product
 
 
@@ -54,8 +52,8 @@ def mostly_zero(x: Tensor) -> bool:
         return bool(torch.count_nonzero(sample) < 0.2 * sample.numel())
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear of a whole sequence (..., I): in reused memory, and by events where x is mostly zero, as spikes are."""
-    if not reused(x, weight):
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, projection: str) -> Tensor:
+    """F.linear of a whole sequence (..., I); projection: torch, or in reused memory: events, product."""
+    if projection == "torch":
         return torch.nn.functional.linear(x, weight, bias)
-    return _Linear.apply(x, weight, bias, mostly_zero(x))
+    return _Linear.apply(x, weight, bias, projection == "events")

@@ -1,6 +1,6 @@
 """The recurrence of sequences of unequal length, given in any order."""
 from .._lengths import Lengths
-from .autograd import Outputs, Settings, Tensors, recurrence
+from .autograd import Outputs, Settings, Tensors, recurrence_in_order
 
 # The axis of the batch in what the operator takes and returns.
 _BATCH_IN = {"x": 1, "v": 0, "a": 0, "i": 0, "r": 0, "z": 1, "x_bits": 1, "p": 0}
@@ -8,15 +8,15 @@ _BATCH_OUT = {"spikes": 1, "v": 0, "a": 0, "i": 0, "r": 0, "z": 1, "trace_v": 1,
               "p": 1, "p_last": 0}  # fmt: skip
 
 
-def recurrence_of_unequal(t: Tensors, settings: Settings, lengths: Lengths | None) -> Outputs:
-    """recurrence of sequences that end early, in the order of the caller."""
+def recurrence(t: Tensors, settings: Settings, lengths: Lengths | None) -> Outputs:
+    """The operator: of sequences that end early, in the order of the caller."""
     if lengths is None:
-        return recurrence(t, settings)
+        return recurrence_in_order(t, settings)
     t = t._replace(lengths=lengths.descending)
     if lengths.order is None:
-        return recurrence(t, settings)
+        return recurrence_in_order(t, settings)
     given = {name: getattr(t, name) for name in _BATCH_IN}
-    out = recurrence(t._replace(**{
+    out = recurrence_in_order(t._replace(**{
         name: None if value is None else lengths.sort(value, _BATCH_IN[name]) for name, value in given.items()
     }), settings)  # fmt: skip
     found = {name: getattr(out, name) for name in _BATCH_OUT}
