@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from ._torch_internals import assert_on_device, is_batched, is_mode_active
 from .reference import Coefficient, State
 
 _ORDINARY = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
@@ -16,8 +17,7 @@ def readable(tensor: Tensor) -> bool:
     """Whether its numbers may be looked at here: they lie on the CPU, and nobody compiles, traces or maps over them."""
     return (
         not torch.compiler.is_compiling() and type(tensor) in _ORDINARY and tensor.is_cpu
-        and not torch._C._len_torch_dispatch_stack() and torch._C._get_tracing_state() is None
-        and not torch._C._functorch.is_batchedtensor(tensor)
+        and not is_mode_active(functions=False) and not torch.jit.is_tracing() and not is_batched(tensor)
     )  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def _hold(given: Delays, on_cpu: bool) -> None:
     known = torch.zeros_like(each, dtype=torch.bool)
     for value in distinct:
         known = known | (each == value)
-    torch._assert_async(known.all(), message)
+    assert_on_device(known.all(), message)
 
 
 def delays_of(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from . import _ops
 from ._arguments import Delays
 from ._resolve import Neuron, resolve
+from ._torch_internals import is_forward_mode, is_mode_active, is_transforming
 
 _FEW = 1 << 18  # numbers of a call, from which on the operators that reuse memory take over; see _ops.reused
 _WIDEST_READOUT = 256  # the operator behind it keeps (O, O) weights
@@ -30,9 +31,8 @@ def short(T: int, B: int, N: int) -> bool:
     """
     return (
         not torch.compiler.is_compiling() and not torch.is_grad_enabled() and _USABLE and 0 < T * B * N < _FEW
-        and torch._C._functorch.peek_interpreter_stack() is None and torch.autograd.forward_ad._current_level < 0
-        and not torch._C._len_torch_dispatch_stack() and not torch._C._len_torch_function_stack()
-        and torch._C._get_tracing_state() is None and not torch.is_autocast_enabled("cpu")
+        and not is_transforming() and not is_forward_mode() and not is_mode_active()
+        and not torch.jit.is_tracing() and not torch.is_autocast_enabled("cpu")
     )  # fmt: skip
 
 

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import _ops
+from ._torch_internals import DispatchMode
 from .reference import COEFFICIENTS
 
 Shape: TypeAlias = tuple[int, ...]
@@ -26,7 +26,7 @@ class Call(NamedTuple):
     integrator: bool  # whether it is one, without any neuron
 
 
-class Watch(TorchDispatchMode):
+class Watch(DispatchMode):
     """Sees the operators of a pass: looks at what goes into ours, and times the products with their weights."""
 
     def __init__(self, projections: set[Shape], readouts: set[Shape]) -> None:

@@ -19,6 +19,7 @@ from ._ready import short as short
 from ._resolve import Call, Neuron, resolve
 from ._route import bits_pay as bits_pay
 from ._route import projection_of, route
+from ._torch_internals import register_named_tuple
 from .reference import COEFFICIENTS, Coefficient, State, Traces
 
 __all__ = ["Delays", "Layered", "PackedSpikes", "State", "Traces", "alif", "layer", "leaky_readout", "linear",
@@ -53,8 +54,7 @@ _NEVER = 1e30
 def make_savable(kind: type) -> None:
     """Lets torch.save, with weights_only=True at loading, and torch.export.save take a named tuple of tensors."""
     torch.serialization.add_safe_globals([kind])
-    # torch.export has a public way for dataclasses only (torch 2.11 to 2.13).
-    torch.utils._pytree._register_namedtuple(kind, serialized_type_name=f"lsnn_ext.{kind.__name__}")
+    register_named_tuple(kind, f"lsnn_ext.{kind.__name__}")
 
 
 make_savable(State)

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from .._torch_internals import keys_after_autograd
 from . import fake
 from .autograd import Outputs, Settings, Tensors, allows_bf16, differentiated
 from .batching import one_by_one
@@ -36,7 +37,7 @@ def _autograd_kernel(name: str) -> Callable[..., Any]:
     """The autograd kernel of a raw operator: an error where a gradient would be lost without a word."""
     op = getattr(torch.ops.lsnn, name).default
 
-    def kernel(keys: torch._C.DispatchKeySet, *args: Any) -> Any:
+    def kernel(keys: Any, *args: Any) -> Any:
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in fake.tensors_in(args)):
             out = differentiated(fake.by_name(op, args)) if name == "alif_forward" else None
             if out is not None:
@@ -47,7 +48,7 @@ def _autograd_kernel(name: str) -> Callable[..., Any]:
             )
         plain_args = ([solid(x) if isinstance(x, torch.Tensor) else x for x in arg] if isinstance(arg, list) else arg
                       for arg in args)
-        return op.redispatch(keys & torch._C._after_autograd_keyset, *plain_args)
+        return op.redispatch(keys_after_autograd(keys), *plain_args)
 
     return kernel
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .._bits import empty_carrier
+from .._torch_internals import below_autograd, gradient_transforms, is_forward_mode, is_transforming
 from ..reference import COEFFICIENTS, only_once
 from .load import _C, Constants, has, mask, solid
 
@@ -68,14 +69,13 @@ def _refuse_second_derivative() -> None:
     """torch.func.grad inside torch.func.grad records nothing that could raise later: the outer one would get zeros."""
     if torch.compiler.is_compiling():
         return
-    transforms = torch._C._functorch.get_interpreter_stack() or []
-    if sum(t.key() == torch._C._functorch.TransformType.Grad for t in transforms) > 1:
+    if gradient_transforms() > 1:
         raise RuntimeError("lsnn_ext: expected one derivative, got a second derivative, which spikes do not have")
 
 
 def _transformed() -> bool:
     """Whether a transform of torch.func runs, or a compiler: they always record the backward pass."""
-    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
+    return torch.compiler.is_compiling() or is_transforming()
 
 
 def _interruptible(op: Callable[..., Any], *args: Any) -> Any:
@@ -85,7 +85,7 @@ def _interruptible(op: Callable[..., Any], *args: Any) -> Any:
     try:
         # Past the autograd kernel in Python that refuses gradients (ours, of __init__.py): here nobody records, and a
         # short call would pay for it twice.
-        with torch._C._AutoDispatchBelowAutograd():
+        with below_autograd():
             return op(*args)
     except RuntimeError:
         raised = _C.take_signal_exception()
@@ -181,7 +181,7 @@ def recurrence_in_order(t: Tensors, settings: Settings) -> Outputs:
 
     bits of the outputs may be empty where they are not asked for.
     """
-    forward_mode = not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0
+    forward_mode = not torch.compiler.is_compiling() and is_forward_mode()
     if settings.sparse_grad and t.w_rec is not None and torch.compiler.is_exporting():
         # The bare operator of the program knows nothing of it.
         t = t._replace(w_rec=torch.where(t.w_rec == 0, 0.0, t.w_rec))

@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map  # torch has no public name for it (2.11 to 2.13)
+
+from .._torch_internals import tree_map
 
 
 def one_by_one(op: Callable[..., Any]) -> Callable[..., Any]:

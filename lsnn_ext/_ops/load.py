@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._torch_internals import is_zero_tensor
 from ..reference import COEFFICIENTS
 
 try:
@@ -54,7 +55,7 @@ def solid(tensor: Tensor | None) -> Tensor | None:
     """The tensor as its memory says: torch resolves lazy negation, and zeros without memory, but in lists with None."""
     if tensor is None or torch.compiler.is_compiling():
         return tensor
-    if tensor._is_zerotensor():  # torch has no public name for it (2.11 to 2.13)
+    if is_zero_tensor(tensor):
         return torch.zeros_like(tensor)
     return tensor.resolve_neg() if tensor.is_neg() else tensor
 

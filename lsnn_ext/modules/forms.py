@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.utils import parametrize
 
+from .._torch_internals import has_hooks, has_own_call
 from ..functional import Layered
 from ..reference import State, Traces
 
@@ -37,19 +37,11 @@ def joined(outs: list[Layered]) -> tuple[Tensor, Traces | None]:
     return torch.cat(spikes, -1), Traces(*both) if traces else None
 
 
-def hooked(module: nn.Module) -> bool:
-    """Whether a call of the module runs hooks, its own or those of all modules."""
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-        or _has_any_global_hook()
-    )  # fmt: skip
-
-
 def bare(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether a call of the module is the forward of kind and nothing else, so that nobody misses the call."""
     return (
         type(module).forward is kind.forward and "forward" not in module.__dict__
-        and type(module).__call__ is nn.Module.__call__ and module._compiled_call_impl is None and not hooked(module)
+        and type(module).__call__ is nn.Module.__call__ and not has_own_call(module) and not has_hooks(module)
     )  # fmt: skip
 
 

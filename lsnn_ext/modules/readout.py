@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from .. import functional
-from .forms import check_tensor, hooked, renew
+from .._torch_internals import has_hooks
+from .forms import check_tensor, renew
 from .neuron import flag, positive, whole
 
 
@@ -108,7 +109,7 @@ class LeakyReadout(nn.Module):
     def step(self, x_t: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One step, equal to forward on it: x_t (B, n) or (n,) -> y, state: (B, output_size), (output_size,)."""
         check_tensor("x_t", x_t)
-        if hooked(self):
+        if has_hooks(self):
             time = 1 if self.batch_first and x_t.dim() == 2 else 0
             y, end = self(x_t.unsqueeze(time), state)
             return y.squeeze(time), end

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .. import functional
+from .._torch_internals import has_hooks
 from ..functional import Layered, PackedSpikes
 from ..reference import State, Traces
 from .delays import current_delay, reset_delay, set_delay
-from .forms import check_tensor, given, hooked, joined, renew
+from .forms import check_tensor, given, joined, renew
 from .neuron import constant, hold_range, put, whole
 from .options import Options
 from .packed import flipped, repacked, run_packed
@@ -277,7 +278,7 @@ class Recurrent(nn.Module):
         if self.bidirectional:
             raise ValueError("step: expected a layer with bidirectional=False, got a bidirectional one")
         check_tensor("x_t", x_t)
-        if hooked(self):
+        if has_hooks(self):
             time = 1 if self.batch_first and x_t.dim() == 2 else 0
             spikes, state = self(x_t.unsqueeze(time), state)
             return spikes.squeeze(time), state

@@ -1,0 +1,122 @@
+"""What lsnn_ext uses of torch without a public name: all of it is there, does what it is used for, and stands alone."""
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lsnn_ext import _torch_internals as internals
+
+PACKAGE = Path(internals.__file__).parent
+VERSION = f"torch {torch.__version__}"  # the reports name it: the first that breaks one of these is the one to look at
+
+
+def test_transforms() -> None:
+    found: list[tuple[bool, int, bool]] = []
+
+    def look(x: torch.Tensor) -> torch.Tensor:
+        found.append((internals.is_transforming(), internals.gradient_transforms(), internals.is_batched(x)))
+        return x.square().sum()
+
+    x = torch.ones(3)
+    look(x)
+    torch.func.grad(look)(x)
+    torch.func.grad(lambda x: torch.func.grad(look)(x).sum())(x)
+    torch.func.vmap(look)(x)
+    assert found == [(False, 0, False), (True, 1, False), (True, 2, False), (True, 0, True)], VERSION
+
+
+def test_forward_mode() -> None:
+    assert not internals.is_forward_mode(), VERSION
+    with torch.autograd.forward_ad.dual_level():
+        assert internals.is_forward_mode(), VERSION
+    assert not internals.is_forward_mode(), VERSION
+
+
+def test_modes() -> None:
+    class Functions(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            return func(*args, **(kwargs or {}))
+
+    class Operators(internals.DispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    seen: list[str] = []
+    assert not internals.is_mode_active(), VERSION
+    with Functions():
+        assert internals.is_mode_active() and not internals.is_mode_active(functions=False), VERSION
+    with Operators():
+        assert internals.is_mode_active() and internals.is_mode_active(functions=False), VERSION
+        torch.ones(2) + 1
+    assert "aten.add.Tensor" in seen, VERSION
+
+
+def test_below_autograd() -> None:
+    x = torch.ones(2, requires_grad=True)
+    with internals.below_autograd():
+        assert not (x * 2).requires_grad, VERSION
+    assert (x * 2).requires_grad, VERSION
+
+
+def test_keys_after_autograd() -> None:
+    keys = torch._C._dispatch_keys(torch.ones(2))
+    assert keys.has(torch._C.DispatchKey.AutogradCPU), VERSION
+    behind = internals.keys_after_autograd(keys)
+    assert behind.has(torch._C.DispatchKey.CPU) and not behind.has(torch._C.DispatchKey.AutogradCPU), VERSION
+
+
+def test_zero_tensors() -> None:
+    assert internals.is_zero_tensor(torch._efficientzerotensor(3)), VERSION
+    assert not internals.is_zero_tensor(torch.zeros(3)), VERSION
+
+
+def test_assertions_on_a_device() -> None:
+    internals.assert_on_device(torch.tensor(True), "never")
+    with pytest.raises(RuntimeError, match="some message"):
+        internals.assert_on_device(torch.tensor(False), "some message")
+
+
+def test_trees() -> None:
+    doubled = internals.tree_map(lambda x: 2 * x, [torch.ones(1), (torch.ones(1),)])
+    assert doubled[1][0].item() == 2, VERSION
+
+
+def test_hooks_and_calls() -> None:
+    module = nn.Linear(2, 2)
+    assert not internals.has_hooks(module) and not internals.has_own_call(module), VERSION
+    for register in (module.register_forward_hook, module.register_forward_pre_hook,
+                     module.register_full_backward_hook, module.register_full_backward_pre_hook,
+                     nn.modules.module.register_module_forward_hook):
+        handle = register(lambda *_: None)
+        assert internals.has_hooks(module), (VERSION, register)
+        handle.remove()
+        assert not internals.has_hooks(module), (VERSION, register)
+    module.compile(backend="eager")
+    assert internals.has_own_call(module), VERSION
+
+
+def _private(tree: ast.AST) -> Iterator[str]:
+    """Names of torch that begin with an underscore, as they are imported or reached."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "torch" and not node.level:
+            names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+        elif isinstance(node, ast.Attribute):
+            names, value = [node.attr], node.value
+            while isinstance(value, ast.Attribute):
+                names, value = [value.attr, *names], value.value
+            if not isinstance(value, ast.Name) or value.id != "torch":
+                continue
+        else:
+            continue
+        yield from (f"{ast.unparse(node)}" for name in names if name.startswith("_") and not name.startswith("__"))
+
+
+def test_they_stand_in_one_file() -> None:
+    found = {f"{path.name}: {name}" for path in PACKAGE.rglob("*.py") if path.name != "_torch_internals.py"
+             for name in _private(ast.parse(path.read_text()))}
+    assert not found
+    assert len(set(_private(ast.parse((PACKAGE / "_torch_internals.py").read_text())))) > 5
