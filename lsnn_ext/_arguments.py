@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from .reference import Coefficient, State
+from .models import Coefficient, State
 
 _ORDINARY = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 

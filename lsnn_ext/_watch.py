@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import _ops
-from .reference import COEFFICIENTS
+from .models import COEFFICIENTS
 
 Shape: TypeAlias = tuple[int, ...]
 _NEVER = 1e29  # a threshold beyond it belongs to a leaky integrator of functional.leaky_readout, which has no spikes

@@ -16,7 +16,7 @@ from ._ready import plain as plain
 from ._ready import prepared as prepared
 from ._ready import short as short
 from ._resolve import Call, Neuron, resolve
-from .reference import COEFFICIENTS, Coefficient, State, Traces
+from .models import COEFFICIENTS, Coefficient, State, Traces
 
 __all__ = ["Delays", "Layered", "PackedSpikes", "State", "Traces", "alif", "layer", "leaky_readout", "linear",
            "pack_spikes"]  # fmt: skip

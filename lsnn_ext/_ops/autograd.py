@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from .._bits import empty_carrier
-from ..reference import COEFFICIENTS, only_once
+from .._once import only_once
+from ..models import COEFFICIENTS
 from .load import _C, Constants, has, mask, solid
 
 

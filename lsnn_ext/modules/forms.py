@@ -8,7 +8,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.utils import parametrize
 
 from ..functional import Layered
-from ..reference import State, Traces
+from ..models import State, Traces
 
 
 def check_tensor(name: str, value: Any, other: str = "") -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import make_savable
-from ..reference import Coefficient, State
+from ..models import Coefficient, State
 from .alif import ALIF
 from .forms import bare, check_tensor
 from .neuron import chosen, constant, whole

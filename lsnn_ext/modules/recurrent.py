@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .. import functional
 from ..functional import Layered, PackedSpikes
-from ..reference import Coefficient, State, Traces, named_surrogate
+from ..models import Coefficient, State, Traces, check_surrogate
 from .delays import current_delay, reset_delay, set_delay
 from .forms import check_tensor, given, hooked, joined, renew, rows
 from .neuron import chosen, constant, flag, hold_range, learned, positive, put, whole
@@ -54,7 +54,7 @@ class Recurrent(nn.Module):
             positive("dampening", dampening)
         positive("dt", dt)
         if surrogate is not None:
-            named_surrogate(surrogate)
+            check_surrogate(surrogate)
         dtype = torch.get_default_dtype() if dtype is None else dtype
         if not dtype.is_floating_point:
             raise ValueError(f"dtype: expected a floating point dtype, got {dtype}")
