@@ -22,7 +22,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(abspath $(VENV))/bin
 in_venv := PATH="$(BIN):$$PATH"
-SOURCES := setup.py CMakeLists.txt $(shell find csrc -type f)
+SOURCES := setup.py CMakeLists.txt lsnn_ext/models.py $(shell find csrc -type f)
 
 # Installs the requirements that pyproject.toml lists under a name: $(call install,build-system.requires)
 define install
@@ -54,9 +54,9 @@ machine: $(VENV)/.machine
 	$(in_venv) python -B csrc/tests/machine_code.py $(ARGS)
 
 lint: build $(VENV)/.dev
-	$(in_venv) ruff check lsnn_ext bench examples python_tests csrc/tests setup.py
+	$(in_venv) ruff check lsnn_ext bench examples python_tests csrc/tests csrc/model_table.py setup.py
 	$(in_venv) mypy
-	$(in_venv) mypy csrc/tests/mutants.py csrc/tests/machine_code.py
+	$(in_venv) mypy csrc/tests/mutants.py csrc/tests/machine_code.py csrc/model_table.py
 	$(in_venv) clang-format --dry-run --Werror $$(find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 
 build: here $(VENV)/.built

@@ -4,6 +4,8 @@
 // members are constants for a row that has kernels of its own, variables for all the others; the text is the same.
 // The forward statements use no fused multiply-add (the build turns contraction off), so that spikes agree everywhere.
 #pragma once
+#include <iterator>
+
 #include "alif.h"
 #include "platform.h"
 #include "surrogate.h"
@@ -44,6 +46,14 @@ template <class F> struct Coefs { F alpha, kappa, rho, q, p, beta, eta, theta, s
 template <class F> struct Carry { F v, a, i, r, z; };  // what a step reads of the step before, and leaves to the next
 
 template <class F> using Mask = decltype(F(0) > F(0));
+
+// A choice is made by ifs, of which one has no condition. Another value needs a statement of its own in:
+static_assert(std::size(test_words) == 2, "step, replay, step_adjoint");
+static_assert(std::size(scale_words) == 2, "scale, unless_vanishing, over");
+static_assert(std::size(reset_words) == 3, "reset, reset_adjoint");
+static_assert(std::size(when_words) == 2, "step, replay, advance, step_adjoint");
+static_assert(std::size(drive_words) == 3, "drive, step_adjoint, spikes_suffice");
+static_assert(std::size(stop_words) == 4, "reset_adjoint, step_adjoint, and the kernels' products with the weights");
 
 // ------------------------------------------------------------------------------------------------ pieces of the equations
 template <class Model, class F> LSNN_INLINE F scale(const Model& model, const Coefs<F>& k, F A) {  // s of (7)

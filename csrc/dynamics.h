@@ -1,19 +1,42 @@
-// The table of models: one constexpr row per model of the recurrence in alif.h. Adding a model is adding a row.
+// The choices of a model of the recurrence in alif.h, and the table of models. The table is made of lsnn_ext/models.py while the
+// package is built, by csrc/model_table.py: a model is added there.
 #pragma once
+#include <model_table.h>
+
+#include <cstddef>
+#include <string_view>
 
 namespace lsnn {
 
-enum class Test { old_v, new_u };                  // (7) n = v' | u
-enum class Scale { width, width_A };               // (7) s = width | width A
-enum class Reset { minus_A, minus_R, to_R };       // (6), (8) what a spike does to y or u
-enum class When { next, now };                     // by the spike of the step before (6), or at once (8)
-enum class Drive { spike, cross, above };          // (3) e' = z' | [v' over A'] | [v' over theta]
+// clang-format off
+// Each choice: its values, and the words by which models.py knows them.
+#define LSNN_TEST(X) X(old_v, "old") X(new_u, "new")                               // (7) n = v' | u
+#define LSNN_SCALE(X) X(width, "1") X(width_A, "A")                                // (7) s = width | width A
+#define LSNN_RESET(X) X(minus_A, "A") X(minus_R, "R") X(to_R, "to")                // (6), (8) what a spike does to y or u
+#define LSNN_WHEN(X) X(next, "next") X(now, "now")                                 // by the spike of the step before (6), or at once (8)
+#define LSNN_DRIVE(X) X(spike, "spike") X(cross, "cross") X(above, "above")        // (3) e' = z' | [v' over A'] | [v' over theta]
+// clang-format on
 // No gradient through z in (1), e' in (3), z in (6) and (8), A in (7).
 enum Stop : unsigned { stop_none = 0, stop_rec = 1, stop_adapt = 2, stop_reset = 4, stop_thr = 8 };
+inline constexpr const char* stop_words[] = {"rec", "adapt", "reset", "thr"};  // from the lowest bit on
 
-enum class Surrogate { triangle, boxcar, fast_sigmoid, arctan, sigmoid, exponential, gaussian, multi_gaussian };
-inline constexpr const char* surrogate_names[] = {"triangle", "boxcar",      "fast_sigmoid", "arctan",
-                                                  "sigmoid",  "exponential", "gaussian",     "multi_gaussian"};
+#define LSNN_VALUE(name, word) name,
+#define LSNN_WORD(name, word) word,
+enum class Test { LSNN_TEST(LSNN_VALUE) };
+enum class Scale { LSNN_SCALE(LSNN_VALUE) };
+enum class Reset { LSNN_RESET(LSNN_VALUE) };
+enum class When { LSNN_WHEN(LSNN_VALUE) };
+enum class Drive { LSNN_DRIVE(LSNN_VALUE) };
+inline constexpr const char* test_words[] = {LSNN_TEST(LSNN_WORD)};
+inline constexpr const char* scale_words[] = {LSNN_SCALE(LSNN_WORD)};
+inline constexpr const char* reset_words[] = {LSNN_RESET(LSNN_WORD)};
+inline constexpr const char* when_words[] = {LSNN_WHEN(LSNN_WORD)};
+inline constexpr const char* drive_words[] = {LSNN_DRIVE(LSNN_WORD)};
+
+#define LSNN_SURROGATE(name) name,
+#define LSNN_SURROGATE_NAME(name) #name,
+enum class Surrogate { LSNN_SURROGATES(LSNN_SURROGATE) };
+inline constexpr const char* surrogate_names[] = {LSNN_SURROGATES(LSNN_SURROGATE_NAME)};
 inline constexpr int n_surrogates = sizeof(surrogate_names) / sizeof(surrogate_names[0]);
 
 struct Row {
@@ -27,33 +50,33 @@ struct Row {
   unsigned stop;
 };
 
-// clang-format off
-inline constexpr Row rows[] = {
-    // name              test         ge     scale           reset           when        drive          stop
-    {"lsnn",             Test::old_v, false, Scale::width_A, Reset::minus_A, When::next, Drive::spike, stop_none},
-    {"eprop",            Test::new_u, false, Scale::width_A, Reset::minus_R, When::next, Drive::spike, stop_none},
-    {"eprop_stop",       Test::new_u, false, Scale::width_A, Reset::minus_R, When::next, Drive::spike, stop_rec | stop_reset},
-    {"eprop_elig",       Test::new_u, false, Scale::width,   Reset::minus_R, When::next, Drive::spike, stop_none},
-    {"eprop_elig_stop",  Test::new_u, false, Scale::width,   Reset::minus_R, When::next, Drive::spike, stop_rec | stop_reset},
-    {"eprop_timit",      Test::new_u, false, Scale::width,   Reset::minus_R, When::next, Drive::cross, stop_none},
-    {"eprop_timit_stop", Test::new_u, false, Scale::width,   Reset::minus_R, When::next, Drive::cross, stop_rec | stop_reset},
-    {"srnn",             Test::new_u, false, Scale::width,   Reset::minus_A, When::next, Drive::spike, stop_none},
-    {"norse_lsnn",       Test::new_u, false, Scale::width,   Reset::to_R,    When::now,  Drive::spike, stop_reset | stop_adapt},
-    {"norse_lif",        Test::new_u, false, Scale::width,   Reset::to_R,    When::now,  Drive::spike, stop_reset},
-    {"snntorch_sub",     Test::new_u, false, Scale::width,   Reset::minus_R, When::next, Drive::spike, stop_reset},
-    {"snntorch_zero",    Test::new_u, false, Scale::width,   Reset::to_R,    When::next, Drive::spike, stop_reset},
-    {"snntorch_zero_now",Test::new_u, false, Scale::width,   Reset::to_R,    When::now,  Drive::spike, stop_none},
-    {"snntorch_sub_now", Test::new_u, false, Scale::width,   Reset::minus_R, When::now,  Drive::above, stop_none},
-    {"sinabs_sub",       Test::new_u, true,  Scale::width_A, Reset::minus_A, When::now,  Drive::spike, stop_thr},
-    {"sinabs_zero",      Test::new_u, true,  Scale::width_A, Reset::to_R,    When::now,  Drive::spike, stop_thr | stop_reset},
-    {"sj_soft",          Test::new_u, true,  Scale::width,   Reset::minus_R, When::now,  Drive::spike, stop_none},
-    {"sj_hard",          Test::new_u, true,  Scale::width,   Reset::to_R,    When::now,  Drive::spike, stop_none},
-    {"sj_soft_det",      Test::new_u, true,  Scale::width,   Reset::minus_R, When::now,  Drive::spike, stop_reset},
-    {"sj_hard_det",      Test::new_u, true,  Scale::width,   Reset::to_R,    When::now,  Drive::spike, stop_reset},
-    {"adlif",            Test::new_u, false, Scale::width,   Reset::minus_R, When::next, Drive::spike, stop_none},
-    {"se_adlif",         Test::new_u, false, Scale::width,   Reset::to_R,    When::now,  Drive::spike, stop_reset},
-};
-// clang-format on
+// The place of a word among those of a choice. A word of models.py that is not there ends the compilation here.
+template <size_t n> consteval int place(const char* const (&words)[n], std::string_view word) {
+  for (size_t i = 0; i < n; i++)
+    if (words[i] == word) return (int)i;
+  throw "models.py has a word that the choices of dynamics.h lack";
+}
+// The bits of some words with a blank between them.
+consteval unsigned stops(std::string_view words) {
+  unsigned bits = 0;
+  while (!words.empty()) {
+    const size_t end = words.find(' ') < words.size() ? words.find(' ') : words.size();
+    bits |= 1u << place(stop_words, words.substr(0, end));
+    words.remove_prefix(end < words.size() ? end + 1 : end);
+  }
+  return bits;
+}
+
+#define LSNN_ROW(name, test, ge, scale, reset, when, drive, stop) \
+  {name,                                                          \
+   Test(place(test_words, test)),                                 \
+   ge,                                                            \
+   Scale(place(scale_words, scale)),                              \
+   Reset(place(reset_words, reset)),                              \
+   When(place(when_words, when)),                                 \
+   Drive(place(drive_words, drive)),                              \
+   stops(stop)},
+inline constexpr Row rows[] = {LSNN_MODELS(LSNN_ROW)};
 inline constexpr int n_rows = sizeof(rows) / sizeof(rows[0]);
 
 }  // namespace lsnn

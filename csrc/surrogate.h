@@ -1,5 +1,6 @@
 // The pseudo-derivatives psi(m) of (7) before dampening, and their antiderivatives for the smooth spikes of gradient checks.
-// F is a number or a vector of numbers; functions of the platform (select, abs_, exp_ ...) work on both.
+// F is a number or a vector of numbers; functions of the platform (select, abs_, exp_ ...) work on both. No switch has a default:
+// the build fails where a surrogate is forgotten.
 #pragma once
 #include "dynamics.h"
 #include "platform.h"
@@ -27,8 +28,9 @@ template <class F> LSNN_INLINE F psi_shape(Surrogate s, F m) {
     }
     case Surrogate::exponential: return exp_(-size);
     case Surrogate::gaussian: return normal_density(m);
-    default: return multi_gaussian(m, F(0.025), [](F x) LSNN_LAMBDA { return normal_density(x); });
+    case Surrogate::multi_gaussian: break;
   }
+  return multi_gaussian(m, F(0.025), [](F x) LSNN_LAMBDA { return normal_density(x); });
 }
 
 // True only where psi(d / s) is 0, or so small that it cannot be told from it; without the division.
@@ -37,8 +39,14 @@ template <class F> LSNN_INLINE auto psi_vanishes(Surrogate surrogate, F d, F s) 
   switch (surrogate) {
     case Surrogate::triangle: return size >= abs_(s);
     case Surrogate::boxcar: return size > F(0.50001) * abs_(s);  // m itself, rounded, decides at the edge
-    default: return size < F(0);
+    case Surrogate::fast_sigmoid:
+    case Surrogate::arctan:
+    case Surrogate::sigmoid:
+    case Surrogate::exponential:
+    case Surrogate::gaussian:
+    case Surrogate::multi_gaussian: break;
   }
+  return size < F(0);
 }
 inline constexpr bool has_bounded_support(Surrogate s) { return s == Surrogate::triangle || s == Surrogate::boxcar; }
 
@@ -61,8 +69,9 @@ template <class F> LSNN_INLINE F psi_integral(Surrogate s, F m) {
       return one + select(m < F(0), -e, e);
     }
     case Surrogate::gaussian: return normal_mass(m);
-    default: return multi_gaussian(m, F(0.15), [](F x) LSNN_LAMBDA { return normal_mass(x); });
+    case Surrogate::multi_gaussian: break;
   }
+  return multi_gaussian(m, F(0.15), [](F x) LSNN_LAMBDA { return normal_mass(x); });
 }
 
 }  // namespace lsnn

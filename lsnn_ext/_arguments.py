@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ._torch_internals import assert_on_device, is_batched, is_mode_active
-from .reference import Coefficient, State
+from .models import Coefficient, State
 
 _ORDINARY = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import reference
 from ._arguments import (
     Delay,
     check,
@@ -19,7 +18,14 @@ from ._arguments import (
     whole_state,
 )
 from ._lengths import GivenLengths, Lengths, lengths_of
-from .reference import COEFFICIENTS, Coefficient, State, named_row, named_surrogate
+from .models import (
+    COEFFICIENTS,
+    Coefficient,
+    State,
+    check_surrogate,
+    coefficients,
+    named_model,
+)
 
 
 class Neuron(NamedTuple):
@@ -83,21 +89,22 @@ def resolve_model(
     neuron: Neuron, w_rec: Tensor | None, N: int, dtype: torch.dtype, device: torch.device,
 ) -> Model:  # fmt: skip
     """Raises TypeError or ValueError with the name of the argument, as functional.alif."""
-    row = named_row(neuron.dynamics)
+    row = named_model(neuron.dynamics)
     surrogate = row.surrogate if neuron.surrogate is None else neuron.surrogate
-    named_surrogate(surrogate)
+    check_surrogate(surrogate)
     dampening = row.dampening if neuron.dampening is None else neuron.dampening
     check_coefficients({name: getattr(neuron, name) for name in COEFFICIENTS}, N, device)
     given: dict[str, Any] = {name: getattr(neuron, name) for name in COEFFICIENTS}
-    coefficients, wanted = stacked(reference.coefficients(neuron.dynamics, **given), N, dtype, device)
+    complete = coefficients(neuron.dynamics, **given)
+    values, wanted = stacked(complete, N, dtype, device)
     delay, delays = delays_of(neuron.delay, w_rec, N, device)
-    return Model(neuron.dynamics, surrogate, float(dampening), neuron.refractory, coefficients, wanted, delay,
+    return Model(neuron.dynamics, surrogate, float(dampening), neuron.refractory, values, wanted, delay,
                  tuple(delays))  # fmt: skip
 
 
 def resolve(neuron: Neuron, x: Tensor, w_rec: Tensor | None, w_in: Tensor | None = None) -> Call:
     """x: (T, B, N) the current, or (T, B, I) inputs that have still to meet their weights w_in (N, I)."""
-    row = named_row(neuron.dynamics)
+    row = named_model(neuron.dynamics)
     N = w_in.shape[0] if w_in is not None else x.shape[2] if isinstance(x, Tensor) and x.dim() == 3 else 1
     check(x, w_rec, N, neuron.refractory, row.dampening if neuron.dampening is None else neuron.dampening)
     N = N if w_rec is None else w_rec.shape[-1]  # a number where torch.compile takes the sizes of x for variables

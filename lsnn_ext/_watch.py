@@ -8,7 +8,7 @@ from torch import Tensor
 
 from . import _ops
 from ._torch_internals import DispatchMode
-from .reference import COEFFICIENTS
+from .models import COEFFICIENTS
 
 Shape: TypeAlias = tuple[int, ...]
 _NEVER = 1e29  # a threshold beyond it belongs to a leaky integrator of functional.leaky_readout, which has no spikes

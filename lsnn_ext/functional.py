@@ -20,7 +20,7 @@ from ._resolve import Call, Neuron, resolve
 from ._route import bits_pay as bits_pay
 from ._route import projection_of, route
 from ._torch_internals import register_named_tuple
-from .reference import COEFFICIENTS, Coefficient, State, Traces
+from .models import COEFFICIENTS, Coefficient, State, Traces
 
 __all__ = ["Delays", "Layered", "PackedSpikes", "State", "Traces", "alif", "layer", "leaky_readout", "linear",
            "pack_spikes"]  # fmt: skip

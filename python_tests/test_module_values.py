@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, LSNNState, State, functional
-from lsnn_ext.modules.origins import ORIGINS, Origin
 from lsnn_ext.reference import ROWS
 from steps import assert_equal, flat
 
@@ -29,14 +28,6 @@ def _x(*shape: int) -> Tensor:
 
 
 # --------------------------------------------------------------------------------------------------- other models' rows
-def test_every_row_but_the_papers_has_an_origin() -> None:
-    rows = [row for origin in ORIGINS for row in origin.rows]
-    assert sorted(rows) == sorted(set(ROWS) - {"lsnn"})
-    for origin in ORIGINS:
-        assert all(getattr(origin, name) for name in ALIF._paper)
-        assert set(ALIF._paper) | {"rows", "whose", "beyond"} == set(Origin._fields)
-
-
 @pytest.mark.parametrize("dynamics", [row for row in ROWS if row != "lsnn"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_of_the_paper_slips_into_another_row(kind: str, dynamics: str) -> None:

@@ -73,21 +73,6 @@ def test_default_coefficients(dynamics: str) -> None:
         assert float(slope) == -1.0
 
 
-def test_rules_of_the_rows() -> None:
-    """Which rows dampen their input and average their spikes, written out once more: a slip in the table shows here."""
-    plain = {"lsnn", "eprop", "eprop_stop", "srnn", "norse_lsnn", "norse_lif", "sinabs_sub", "sinabs_zero", "sj_soft",
-             "sj_hard", "sj_soft_det", "sj_hard_det", "adlif", "se_adlif"}
-    assert {name for name, row in ROWS.items() if row.kappa == "1-alpha"} == plain
-    assert {name for name, row in ROWS.items() if row.q == "1-rho"} == {
-        name for name in plain if not name.startswith("sj") and name != "norse_lif"}
-    assert {name for name, row in ROWS.items() if row.beta == "theta"} == {"snntorch_sub_now"}
-    assert {name for name, row in ROWS.items() if row.eta == 1.0} == {"adlif", "se_adlif"}
-    assert {name for name, row in ROWS.items() if row.R == "alpha"} == {"adlif"}
-    assert all((row.R == "0") == (row.reset == "to") for row in ROWS.values())
-    assert {name for name, row in ROWS.items() if row.width is None} == {
-        "eprop_elig", "eprop_elig_stop", "eprop_timit", "eprop_timit_stop"}
-
-
 def test_one_step_by_hand() -> None:
     """The row lsnn with dyadic numbers: each equation can be followed in the head."""
     v0, a0, i0, r0 = (torch.tensor([[value]]) for value in (1.0, 0.5, 0.0, 0.0))

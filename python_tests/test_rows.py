@@ -107,18 +107,6 @@ def test_same_bits_for_any_number_of_threads(case: Case, dtype: torch.dtype) -> 
         torch.set_num_threads(before)
 
 
-@needs_compiled
-def test_compiled_table_is_the_table_of_the_reference() -> None:
-    from lsnn_ext import _ops
-
-    words = ("test", "ge", "scale", "reset", "when", "drive")
-    compiled = {row["name"]: {word: row[word] for word in words} | {"stop": set(row["stop"])}
-                for row in _ops.compiled_rows()}
-    assert list(compiled) == list(ROWS)
-    for name, row in ROWS.items():
-        assert compiled[name] == {word: getattr(row, word) for word in words} | {"stop": set(row.stop)}, name
-
-
 @pytest.mark.parametrize("dynamics", ROWS)
 def test_threshold_met_exactly(dynamics: str) -> None:
     """Equation (7) with m = 0: only a row that tests >= spikes, and no drive of (3) takes v' = A for a crossing."""

@@ -185,10 +185,12 @@ def main() -> int:
     print(f"{compiler} {' '.join(flags)}: sm_{', sm_'.join(archs)}", flush=True)
 
     with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, "-B", str(CUDA.parent / "model_table.py"), folder], check=True)
+
         def compiled(source: Path, arch: str) -> tuple[str, str, Path]:
             cubin = Path(folder) / f"{source.stem}_{arch}.cubin"
             target = f"-gencode=arch=compute_{arch},code=sm_{arch}"
-            command = [nvcc, *flags, target, "-Xptxas=-v", "-cubin", str(source), "-o", str(cubin)]
+            command = [nvcc, *flags, f"-I{folder}", target, "-Xptxas=-v", "-cubin", str(source), "-o", str(cubin)]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise SystemExit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")

@@ -53,7 +53,7 @@ def run_compiler(arguments: list[str], what: str) -> None:
 
 def compiled(csrc: Path, job: Job, what: str) -> Path:
     job.to.parent.mkdir(parents=True, exist_ok=True)
-    run_compiler([*FLAGS, *job.flags, "-x", "c++", "-c", str(csrc / job.source), "-o", str(job.to)], what)
+    run_compiler([*FLAGS, *job.flags, f"-I{csrc}", "-x", "c++", "-c", str(csrc / job.source), "-o", str(job.to)], what)
     return job.to
 
 
@@ -170,6 +170,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(arguments.jobs) as pool:
         folder = Path(name)
         shutil.copytree(CSRC, folder / "csrc")  # so that nobody changes it meanwhile
+        subprocess.run([sys.executable, "-B", str(CSRC / "model_table.py"), str(folder / "csrc")], check=True)
         for mutant in MUTANTS:  # all of them, so that the table keeps up with the sources
             mutated(mutant, (folder / "csrc" / "cuda" / mutant.file).read_text())
         base = Base(folder / "csrc", folder / "base", pool)

@@ -14,23 +14,22 @@ namespace py = pybind11;
 
 namespace {
 
-py::list table() {  // the rows in the words of lsnn_ext.reference.Row
+py::list table() {  // the rows in the words of lsnn_ext/models.py
   using namespace lsnn;
   py::list all;
   for (const Row& r : rows) {
-    py::list stop;
-    const char* names[] = {"rec", "adapt", "reset", "thr"};
-    for (int s = 0; s < 4; s++)
-      if (r.stop >> s & 1) stop.append(names[s]);
+    py::set stop;
+    for (size_t s = 0; s < std::size(stop_words); s++)
+      if (r.stop >> s & 1) stop.add(stop_words[s]);
     py::dict d;
     d["name"] = r.name;
-    d["test"] = r.test == Test::old_v ? "old" : "new";
+    d["test"] = test_words[(int)r.test];
     d["ge"] = r.ge;
-    d["scale"] = r.scale == Scale::width_A ? "A" : "1";
-    d["reset"] = r.reset == Reset::minus_A ? "A" : r.reset == Reset::minus_R ? "R" : "to";
-    d["when"] = r.when == When::now ? "now" : "next";
-    d["drive"] = r.drive == Drive::spike ? "spike" : r.drive == Drive::cross ? "cross" : "above";
-    d["stop"] = py::tuple(stop);
+    d["scale"] = scale_words[(int)r.scale];
+    d["reset"] = reset_words[(int)r.reset];
+    d["when"] = when_words[(int)r.when];
+    d["drive"] = drive_words[(int)r.drive];
+    d["stop"] = stop;
     all.append(d);
   }
   return all;

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from .._bits import empty_carrier
+from .._once import only_once
 from .._torch_internals import below_autograd, gradient_transforms, is_forward_mode, is_transforming
-from ..reference import COEFFICIENTS, only_once
+from ..models import COEFFICIENTS
 from .load import _C, Constants, has, mask, solid
 
 

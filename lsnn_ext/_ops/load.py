@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .._torch_internals import is_zero_tensor
-from ..reference import COEFFICIENTS
+from ..models import COEFFICIENTS, MODELS, SURROGATE_NAMES
 
 try:
     from .. import _C  # type: ignore[attr-defined]
@@ -30,13 +30,26 @@ Constants = _named_tuple("Constants", () if _C is None else _C.constants)
 Numbers = _named_tuple("Numbers", () if _C is None else _C.numbers)
 _BITS: dict[str, dict[str, int]] = {}
 
+
+def hold_tables(compiled: Any) -> None:
+    """Raises ImportError where a compiled part was made of another lsnn_ext/models.py than ours."""
+    fields = "test", "ge", "scale", "reset", "when", "drive"
+    rows = [{"name": name, **{field: getattr(model, field) for field in fields}, "stop": set(model.stop)}
+            for name, model in MODELS.items()]  # fmt: skip
+    wanted = {"coefficients": list(COEFFICIENTS), "surrogates": list(SURROGATE_NAMES), "dynamics": rows}
+    for what, expected in wanted.items():
+        if (found := getattr(compiled, what)()) != expected:
+            raise ImportError(
+                f"lsnn_ext._C: expected the {what} of lsnn_ext/models.py, got those of another version; "
+                f"compile it anew: {found}"
+            )
+
+
 if _C is not None:
     DEVICES = ("cpu", "cuda", "meta") if _C.cuda else DEVICES
     DYNAMICS = {row["name"]: k for k, row in enumerate(_C.dynamics())}
     SURROGATES = {name: k for k, name in enumerate(_C.surrogates())}
-    if tuple(_C.coefficients()) != COEFFICIENTS:
-        other = f"those of another version: {_C.coefficients()}"
-        raise ImportError(f"lsnn_ext._C: expected the coefficients {COEFFICIENTS}, got {other}")
+    hold_tables(_C)
     _BITS = {kind: {name: 1 << k for k, name in enumerate(names)}
              for kind, names in (("outputs", _C.outputs), ("gradients", _C.gradients))}
 
@@ -61,7 +74,7 @@ def solid(tensor: Tensor | None) -> Tensor | None:
 
 
 def compiled_rows() -> list[dict[str, Any]]:
-    """The compiled table of models, in the words of reference.Row."""
+    """The compiled table of models, in the words of models.Model."""
     if _C is None:
         raise RuntimeError(f"lsnn_ext: the compiled part is missing ({load_error})")
     return list(_C.dynamics())

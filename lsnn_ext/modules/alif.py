@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..reference import Coefficient
+from ..models import Coefficient
 from .options import Options
 from .recurrent import Recurrent
 

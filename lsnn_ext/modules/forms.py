@@ -8,7 +8,7 @@ from torch.nn.utils import parametrize
 
 from .._torch_internals import has_hooks, has_own_call
 from ..functional import Layered
-from ..reference import State, Traces
+from ..models import State, Traces
 
 
 def check_tensor(name: str, value: Any, other: str = "") -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from ..functional import make_savable
-from ..reference import Coefficient, State
+from ..models import Coefficient, State
 from .alif import ALIF
 from .forms import bare, check_tensor, given
 from .neuron import chosen, constant, whole

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import functional
-from ..reference import Coefficient, named_row
-from .origins import own_values
+from ..models import Coefficient, Origin, named_model
 
 _BY_NAME = "; what is True or False, as bias is, is given by its name"  # nn.Linear takes bias at the third place
 
@@ -48,14 +47,21 @@ def learned(learn: Any, names: Iterable[str]) -> tuple[str, ...]:
     return learn
 
 
+def _own_values(origin: Origin, names: list[str]) -> str:
+    """A sentence on what the makers of a model have in place of these arguments."""
+    values = "; ".join(f"{name}: {getattr(origin, name)}" for name in names)
+    beyond = f"; functional.alif alone can say {origin.beyond}" if origin.beyond else ""
+    return f"{origin.whose} has {values}{beyond}"
+
+
 def chosen(kind: str, dynamics: str, paper: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """given, with the paper's values for what is None; with another model's equations nothing may be None."""
-    named_row(dynamics)
+    origin = named_model(dynamics).origin
     missing = [name for name, value in given.items() if value is None]
     if missing and dynamics != "lsnn":
         raise TypeError(
             f"{', '.join(missing)}: expected to be given with dynamics={dynamics!r}, as the defaults of {kind} are "
-            f"those of the LSNN paper, got none; {own_values(dynamics, missing)}"
+            f"those of the LSNN paper, got none; {_own_values(origin, missing)}"
         )
     return {name: paper[name] if value is None else value for name, value in given.items()}
 

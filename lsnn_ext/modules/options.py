@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..reference import Coefficient, named_surrogate
+from ..models import Coefficient, check_surrogate
 from .neuron import chosen, flag, learned, positive, whole
 
 
@@ -59,7 +59,7 @@ class Options:
             positive("dampening", self.dampening)
         positive("dt", self.dt)
         if self.surrogate is not None:
-            named_surrogate(self.surrogate)
+            check_surrogate(self.surrogate)
         dtype = torch.get_default_dtype() if self.dtype is None else self.dtype
         if not dtype.is_floating_point:
             raise ValueError(f"dtype: expected a floating point dtype, got {dtype}")

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from ..functional import Layered
-from ..reference import State, Traces
+from ..models import State, Traces
 from .forms import given, rows
 
 

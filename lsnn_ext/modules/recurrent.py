@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 from .. import functional
 from .._torch_internals import has_hooks
 from ..functional import Layered, PackedSpikes
-from ..reference import State, Traces
+from ..models import State, Traces
 from .delays import current_delay, reset_delay, set_delay
 from .forms import check_tensor, given, joined, renew
 from .neuron import constant, hold_range, put, whole

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from .. import functional
 from ..functional import Layered, Ready
-from ..reference import State
+from ..models import State
 
 if TYPE_CHECKING:
     from .recurrent import Recurrent

@@ -1,0 +1,47 @@
+"""Writes model_table.h for the compiled part, made of lsnn_ext/models.py: `python csrc/model_table.py FOLDER`.
+
+The build calls it (CMakeLists.txt). It needs Python alone: of torch models.py has but the name of a type.
+"""
+import runpy
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+MODELS = Path(__file__).resolve().parents[1] / "lsnn_ext" / "models.py"
+FIELDS = ("test", "ge", "scale", "reset", "when", "drive", "stop")  # of struct Row, csrc/dynamics.h
+
+
+def words(value: Any) -> str:
+    """A choice as C++ reads it: true or false, or its words in quotes."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value if isinstance(value, str) else " ".join(value)}"'
+
+
+def header() -> str:
+    """The text of model_table.h."""
+    torch = types.ModuleType("torch")
+    torch.Tensor = object  # type: ignore[attr-defined]
+    sys.modules["torch"] = torch
+    known = runpy.run_path(str(MODELS))
+    rows = [", ".join([f'"{name}"', *(words(getattr(model, field)) for field in FIELDS)])
+            for name, model in known["MODELS"].items()]  # fmt: skip
+    return "\n".join([
+        "// Made of lsnn_ext/models.py by csrc/model_table.py; edit those.",
+        f"// LSNN_MODELS: X(name, {', '.join(FIELDS)}) for each model.",
+        "#pragma once",
+        "#define LSNN_MODELS(X) \\\n  " + " \\\n  ".join(f"X({row})" for row in rows),
+        "#define LSNN_SURROGATES(X) \\\n  " + " \\\n  ".join(f"X({name})" for name in known["SURROGATE_NAMES"]), ""])
+
+
+def main() -> None:
+    path = Path(sys.argv[1]) / "model_table.h"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = header()
+    if not path.exists() or path.read_text() != text:  # what has not changed compiles nothing again
+        path.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
