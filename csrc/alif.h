@@ -22,6 +22,7 @@
 #include <cstdint>
 
 #include "dynamics.h"
+#include "options.h"
 #include "platform.h"
 
 namespace lsnn {
@@ -53,6 +54,7 @@ struct Layer {
   int64_t w_stride_s = 0;      // from one matrix to the next; not read where there is but one
   bool reduced = false;        // whether the products of the backward pass may round to bfloat16; CPU kernels only
   bool w_in_place = false;     // w has rows as the CPU kernels pack them, zeros behind; they are read where they are
+  Options options = {};        // how both directions are computed
 };
 
 // How many matrices w and its gradient hold: with `delay` one, as each synapse acts with a delay of its own; else one for each

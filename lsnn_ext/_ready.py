@@ -27,12 +27,14 @@ def short(T: int, B: int, N: int) -> bool:
     """Whether a call of this size, now, may take a layer that is kept ready.
 
     Nobody may ask for gradients or watch what is computed: no autograd, compiler, tracer, transform, mode or autocast.
+    And nothing may be forced, as only the operators take options.
     """
     return (
         not torch.compiler.is_compiling() and not torch.is_grad_enabled() and _USABLE and 0 < T * B * N < _FEW
         and torch._C._functorch.peek_interpreter_stack() is None and torch.autograd.forward_ad._current_level < 0
         and not torch._C._len_torch_dispatch_stack() and not torch._C._len_torch_function_stack()
         and torch._C._get_tracing_state() is None and not torch.is_autocast_enabled("cpu")
+        and not _ops.forced_options()
     )  # fmt: skip
 
 

@@ -3,9 +3,6 @@
 #pragma once
 #include <atomic>
 #include <chrono>
-#include <cstdlib>
-#include <stdexcept>
-#include <string>
 #include <thread>
 
 #include "block_cache.h"
@@ -62,16 +59,6 @@ class Team {
 // How many teams of how many threads.
 struct Formation { int64_t teams, members; };
 
-// LSNN_MEMBERS, for tests; 0: not set.
-inline int64_t members_asked() {
-  const char* asked = std::getenv("LSNN_MEMBERS");
-  if (!asked || !*asked) return 0;
-  char* end;
-  const long members = std::strtol(asked, &end, 10);
-  if (*end || members < 1 || members > 1024) throw std::runtime_error(std::string("LSNN_MEMBERS: expected 1 to 1024, got '") + asked + "'");
-  return members;
-}
-
 // body(task, member) for each task, on all members of one team.
 template <class F>
 void in_teams(Parallel parallel, const Formation& how, int64_t tasks, const ScratchBytes& bytes, const F& body) {
@@ -111,10 +98,10 @@ struct Work { double steps, ns, bytes; };
 
 // The fastest for so many tasks of a tile each, by the time of the team that has most to do. A member has whole units of
 // `pad` neurons; a cache line that another one has read takes it about a fifth of a meeting to write again.
-inline Formation formation(Parallel parallel, int64_t tasks, int64_t N, const Work& work) {
-  const int64_t units = padded(N) / pad;
+inline Formation formation(Parallel parallel, int64_t tasks, const Layer& l, const Work& work) {
+  const int64_t units = padded(l.N) / pad;
   auto teams_of = [&](int64_t members) { return std::max<int64_t>(1, std::min(tasks, parallel.threads / members)); };
-  if (const int64_t asked = members_asked()) return {asked > 1 ? teams_of(asked) : tasks, std::min(asked, units)};
+  if (const int64_t asked = l.options.team_size) return {asked > 1 ? teams_of(asked) : tasks, std::min(asked, units)};
   constexpr double worth_asking_ns = 500;  // as long as the slowest meeting
   constexpr double waking_ns = 50e3;       // until all threads are here
   if (parallel.threads <= tasks || units < 2 || work.ns < worth_asking_ns || work.steps * work.ns < waking_ns) return {tasks, 1};
@@ -137,12 +124,12 @@ inline Formation forward_teams(const ForwardArgs& f, Parallel parallel, int64_t 
   const Layer& l = f.layer;
   const double numbers = (double)(tile_items(l.B) * padded(l.N));
   const double events = (l.S ? 0.03 * (double)l.N : 0) + 0.05 * (double)f.projection.I;
-  return formation(parallel, tiles(l.B), l.N, {(double)l.T, numbers / (double)lanes * (8 + 0.7 * events), numbers / 8});
+  return formation(parallel, tiles(l.B), l, {(double)l.T, numbers / (double)lanes * (8 + 0.7 * events), numbers / 8});
 }
 inline Formation backward_teams(const BackwardArgs& f, Parallel parallel, int64_t lanes, int64_t groups) {
   const Layer& l = f.layer;
   const double numbers = (double)(tile_items(l.B) * padded(l.N));
-  return formation(parallel, groups, l.N, {(double)l.T, numbers / (double)lanes * (25 + 0.15 * (double)(l.N * l.S)), 4 * numbers});
+  return formation(parallel, groups, l, {(double)l.T, numbers / (double)lanes * (25 + 0.15 * (double)(l.N * l.S)), 4 * numbers});
 }
 
 }  // namespace

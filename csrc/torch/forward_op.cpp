@@ -12,7 +12,7 @@ void* written(const Tensor& t, bool is_wanted) { return is_wanted ? t.mutable_da
 // Results that are not asked for have the shape (0,).
 std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(Tensor x, Tensors state, Tensor coefficients, Maybes recurrence,
                                                                     Ints delays, Maybes projection, Maybes readout, Ints constants,
-                                                                    std::vector<double> numbers) {
+                                                                    std::vector<double> numbers, Ints options) {
   const Constants c = read_constants(constants, numbers);
   LSNN_EXPECT(x.dim() == 3, "x must have shape (T, B, N), got ", shape_text(x));
   const ScalarType type = x.scalar_type();
@@ -21,6 +21,7 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(Tensor x, Te
   const LayerHolder h = make_layer(T, B, x, "x", coefficients, recurrence, delays, c);
   Layer l = h.layer;
   l.delays = h.delays.data();
+  l.options = read_options(options);
   const int64_t N = l.N;
   const bool has_projection = at(projection, 0).has_value(), on_cpu = has_cpu_kernels(x);
   LSNN_EXPECT(has_projection || N == x.size(2), "x must have shape (T, B, ", N, ") without w_in, got ", shape_text(x));
@@ -85,7 +86,7 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(Tensor x, Te
 STABLE_TORCH_LIBRARY(lsnn, m) {
   m.def(
       "alif_forward(Tensor x, Tensor[] state, Tensor coefficients, Tensor?[] recurrence, int[] delays, Tensor?[] projection, "
-      "Tensor?[] readout, int[] constants, float[] numbers) -> "
+      "Tensor?[] readout, int[] constants, float[] numbers, int[] options) -> "
       "(Tensor spikes, Tensor[] state, Tensor[] traces, Tensor[] readout, Tensor[] saved)");
 }
 STABLE_TORCH_LIBRARY_IMPL(lsnn, CPU, m) { m.impl("alif_forward", TORCH_BOX(&alif_forward)); }

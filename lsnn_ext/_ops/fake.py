@@ -18,6 +18,7 @@ def _words(N: int) -> int:
 def _forward(
     x: Tensor, state: list[Tensor], coefficients: Tensor, recurrence: list[Tensor | None], delays: list[int],
     projection: list[Tensor | None], readout: list[Tensor | None], constants: list[int], numbers: list[float],
+    options: list[int],
 ) -> tuple[Any, ...]:  # fmt: skip
     c, new = Constants(*constants), x.new_empty
     T, B, N = *x.shape[:2], coefficients.shape[1]
@@ -44,6 +45,7 @@ def _backward(
     g_readout: list[Tensor | None], x: Tensor | None, state: list[Tensor], coefficients: Tensor,
     recurrence: list[Tensor | None], delays: list[int], projection: list[Tensor | None],
     readout: list[Tensor | None], saved: list[Tensor], constants: list[int], numbers: list[float],
+    options: list[int],
 ) -> tuple[Any, ...]:  # fmt: skip
     c, new = Constants(*constants), coefficients.new_empty
     *_, z = state
