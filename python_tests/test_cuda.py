@@ -1,7 +1,7 @@
 """CUDA kernels compute what the reference computes on the CPU, whichever design runs them.
 
-LSNN_DESIGN names the one design to test with; without it every design is forced in turn, and set but empty it leaves the
-choice to the library. Without a card, or a build with CUDA kernels, every test is skipped and says why.
+LSNN_DESIGN names the one design to test with; without it every design is forced in turn, and set but empty it leaves
+the choice to the library. Without a card, or a build with CUDA kernels, every test is skipped and says why.
 """
 import collections
 import functools

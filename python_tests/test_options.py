@@ -68,15 +68,18 @@ def test_product_is_that_of_the_forward_call(product: str) -> None:
     with _ops.forced(product=product):
         loss = _loss(x, w)
 
-    def backward() -> None:
+    def elsewhere() -> None:
         with _ops.forced(product="dense" if product == "sparse" else "sparse"):
-            loss.backward(retain_graph=True)
+            loss.backward()
 
-    thread = threading.Thread(target=backward)
-    for call in (loss.backward, lambda: (thread.start(), thread.join())):
-        found = {name: many for name, many in _counted(lambda call=call: call(retain_graph=True) if call == loss.backward
-                                                       else call()).items()
-                 if name.startswith("product_steps")}
+    def in_another_thread() -> None:
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+
+    for backward in (lambda: loss.backward(retain_graph=True), in_another_thread):
+        counters = _counted(backward)
+        found = {name: many for name, many in counters.items() if name.startswith("product_steps")}
         # The last step of all, whose results are all of use, is dense where only rows of use were asked for.
         assert found[STEPS[product]] >= 39 and sum(found.values()) - found[STEPS[product]] <= 1, found
 
@@ -89,7 +92,7 @@ def test_team_size_reaches_both_passes() -> None:
     try:
         for size, shared in ((1, False), (2, True)):
             with _ops.forced(team_size=size):
-                forward = _counted(lambda: losses.append(_loss(x, w)) if False else _loss(x, w))
+                forward = _counted(lambda: _loss(x, w))
                 loss = _loss(x, w)
             backward = _counted(loss.backward)
             assert forward["members"] == size * forward["tiles"]
@@ -195,7 +198,7 @@ def test_operators_refuse_bad_options_by_name(name: str) -> None:
 
 
 def test_compiled_and_exported_programs_bring_no_options() -> None:
-    """torch.compile knows no context variables: what is forced around a compiled call, or at its tracing, is not in it."""
+    """torch.compile knows no context variables: what is forced where it traces or is called, is not in it."""
     x, w = _leaves()
     want = torch.autograd.grad(_loss(x, w), w)[0]
     compiled = torch.compile(_loss, fullgraph=True, backend="aot_eager")

@@ -9,7 +9,6 @@ JSON object a line.
 import argparse
 import gc
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
