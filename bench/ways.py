@@ -4,17 +4,15 @@ in one run.
     python -m bench.ways                       # all of the comparisons below
     python -m bench.ways sparse --repeats 20   # some
 
-Every comparison is of forward and backward through functional.layer with autograd, by environment
-variables or arguments that change nothing but the way. Times are medians in ms with the ratio to
+Every comparison is of forward and backward through functional.layer with autograd, by forced
+choices or arguments that change nothing but the way. Times are medians in ms with the ratio to
 the first line; memory is the peak of resident size in a fresh process.
 """
 import argparse
-import os
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -24,7 +22,7 @@ from bench.__main__ import at_least_one
 from bench.contestants import OURS, Contestant
 from bench.measure import BASE_RATE, LONG_ENOUGH, alternate, find_scale
 from bench.problem import ALPHA, BETA, DAMPENING, RHO, THETA, YARDSTICKS, Problem, Shape
-from lsnn_ext import functional
+from lsnn_ext import _ops, functional
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Way:
     """One line of a comparison."""
 
     name: str
-    environment: dict[str, str] = field(default_factory=dict)
+    forced: dict[str, str | int] = field(default_factory=dict)  # see lsnn_ext._ops.forced
     arguments: dict[str, Any] = field(default_factory=dict)  # of functional.layer
     precision: str = "highest"  # of torch.set_float32_matmul_precision
     layers: int = 1
@@ -52,17 +50,17 @@ class Comparison:
 
 P, M, L = (YARDSTICKS[name].shape for name in "PML")
 AS_CHOSEN = Way("as chosen")
-DENSE, ROWS = (Way(way, {"LSNN_PRODUCT": way}) for way in ("dense", "rows"))
-_PRODUCTS = (AS_CHOSEN, DENSE, ROWS, Way("bfloat16 allowed", precision="medium"))
+DENSE, ACTIVE = (Way(way, {"product": way}) for way in ("dense", "active"))
+_PRODUCTS = (AS_CHOSEN, DENSE, ACTIVE, Way("bfloat16 allowed", precision="medium"))
 _CHECKPOINTS = (AS_CHOSEN, Way("every 64 steps", arguments={"checkpoint_every": 64}))
 _MEMBRANES = (AS_CHOSEN, Way("y saved as bfloat16", arguments={"saved_dtype": torch.bfloat16}))
-_ALONE = (AS_CHOSEN, Way("one thread to a sequence", {"LSNN_MEMBERS": "1"}))
+_ALONE = (AS_CHOSEN, Way("one thread to a sequence", {"team_size": 1}))
 COMPARISONS = {
     "product P": Comparison(P, _PRODUCTS),
     "product M": Comparison(M, _PRODUCTS),
     "product L": Comparison(L, _PRODUCTS),
-    "sparse, 12 %": Comparison(Shape(250, 32, 80, 1024), (AS_CHOSEN, ROWS, DENSE), density=0.12),
-    "ten delays P": Comparison(P, (AS_CHOSEN, ROWS, DENSE), delays=10),
+    "sparse, 12 %": Comparison(Shape(250, 32, 80, 1024), (AS_CHOSEN, ACTIVE, DENSE), density=0.12),
+    "ten delays P": Comparison(P, (AS_CHOSEN, ACTIVE, DENSE), delays=10),
     "checkpoints P": Comparison(P, _CHECKPOINTS),
     "checkpoints M": Comparison(M, _CHECKPOINTS),
     "membranes P": Comparison(P, _MEMBRANES),
@@ -104,11 +102,11 @@ class Layers(Contestant):
         return x
 
     def forward(self) -> Tensor:
-        with torch.no_grad(), patch.dict(os.environ, self.way.environment):
+        with torch.no_grad(), _ops.forced(**self.way.forced):
             return self._outputs()
 
     def forward_backward(self) -> list[Tensor]:
-        with patch.dict(os.environ, self.way.environment):
+        with _ops.forced(**self.way.forced):
             weights = [*self.weights, self.w_rec]
             return list(torch.autograd.grad(self._outputs(), weights, self.problem.cotangent))
 

@@ -22,6 +22,7 @@
 #include <cstdint>
 
 #include "dynamics.h"
+#include "options.h"
 #include "platform.h"
 
 namespace lsnn {
@@ -61,6 +62,7 @@ struct Layer {
 
   LSNN_MEMBER int64_t length(int64_t b) const { return lengths ? lengths[b] : T; }
   LSNN_MEMBER int64_t longest() const { return B > 0 ? length(0) : T; }
+  Options options = {};        // how both directions are computed
 };
 
 // How many matrices w and its gradient hold: with `delay` one, as each synapse acts with a delay of its own; else one for each

@@ -28,11 +28,11 @@ def show_config() -> str:
 def _cuda() -> str:
     cuda = _ops._C.cuda
     if _ops._C.emulator:
-        return "CUDA kernels: emulated, for tests; LSNN_EMULATE=1 takes them on the CPU (LSNN_CUDA names a design)"
+        return "CUDA kernels: emulated, for tests; LSNN_EMULATE=1 takes them on the CPU (LSNN_DESIGN names a design)"
     if cuda is None:
         return "CUDA kernels: none in this build, as nvcc was not found when it was made"
     device = "no device: this torch is a CPU build" if torch.version.cuda is None else "torch sees no device"
     if torch.cuda.is_available():
         device = torch.cuda.get_device_name()
     built = f"nvcc {cuda['version']} for {cuda['architectures']}"
-    return f"CUDA kernels: {built}; {device} (LSNN_CUDA=block|gather|cluster|step overrides)"
+    return f"CUDA kernels: {built}; {device} (LSNN_DESIGN=block|gather|cluster|step overrides)"

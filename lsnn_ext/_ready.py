@@ -28,11 +28,13 @@ def short(T: int, B: int, N: int) -> bool:
     """Whether a call of this size, now, may take a layer that is kept ready.
 
     Nobody may ask for gradients or watch what is computed: no autograd, compiler, tracer, transform, mode or autocast.
+    And nothing may be forced, as only the operators take options.
     """
     return (
         not torch.compiler.is_compiling() and not torch.is_grad_enabled() and _USABLE and 0 < T * B * N < _FEW
         and not is_transforming() and not is_forward_mode() and not is_mode_active()
         and not torch.jit.is_tracing() and not torch.is_autocast_enabled("cpu")
+        and not _ops.forced_options()
     )  # fmt: skip
 
 

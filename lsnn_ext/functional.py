@@ -170,7 +170,7 @@ def _outputs(
         None if w_rec is None else w_rec.to(call.dtype), model.delay, around.w_in,
         around.bias, around.x_bits, around.w_out, around.p,
     )  # fmt: skip
-    settings = _ops.Settings(model.delays, constants, numbers, neuron.sparse_grad)
+    settings = _ops.Settings(model.delays, constants, numbers, neuron.sparse_grad, _ops.forced_options())
     out = _ops.recurrence(tensors, settings, call.lengths)
     return out, out.spikes.to(x.dtype)
 

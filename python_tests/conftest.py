@@ -16,11 +16,11 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """A design that LSNN_CUDA forces cannot run every layer, and says so."""
+    """A design that LSNN_DESIGN forces cannot run every layer, and says so."""
     try:
         return (yield)
     except (ValueError, RuntimeError) as error:
-        if os.environ.get("LSNN_CUDA") and "cannot run" in str(error) and "the design" in str(
+        if os.environ.get("LSNN_DESIGN") and "cannot run" in str(error) and "the design" in str(
             error):
             pytest.skip(str(error))
         raise

@@ -103,7 +103,8 @@ def plan(d: Draw) -> Call:
     delays = sorted(d.random.sample(range(9), d.one_of(1, 1, 3)))
     args = {"T": size["T"], "B": size["B"], "N": size["N"], "delays": delays,
             "dtype": d.one_of("float32", "float64"), "smooth": d.chance(0.3), "spikes": 0.02, "active": 0.3,
-            "card": d.one_of("t4", "a100", "rtx3090", "rtx4090", "h100", "b200", "rtx5090")}  # fmt: skip
+            "card": d.one_of("t4", "a100", "rtx3090", "rtx4090", "h100", "b200", "rtx5090"),
+            "options": [] if d.chance(0.6) else [0, 0, 0, d.random.randrange(5)]}  # fmt: skip
     return Call("_C.plan", _ops._C.plan, args)
 
 

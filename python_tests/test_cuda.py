@@ -1,7 +1,7 @@
 """CUDA kernels compute what the reference computes on the CPU, whichever design runs them.
 
-LSNN_CUDA names the one design to test with; without it every design is forced in turn, and set but empty it leaves the
-choice to the library. Without a card, or a build with CUDA kernels, every test is skipped and says why.
+LSNN_DESIGN names the one design to test with; without it every design is forced in turn, and set but empty it leaves
+the choice to the library. Without a card, or a build with CUDA kernels, every test is skipped and says why.
 """
 import collections
 import functools
@@ -36,7 +36,7 @@ WHY_NOT = _why_not()
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 CHOSEN = "chosen"  # by the library
 EVENTS = ("block", "gather", "cluster")  # they add the rows of the spikes in one order, as the CPU does
-ASKED = os.environ.pop("LSNN_CUDA", None)
+ASKED = os.environ.get("LSNN_DESIGN")
 DESIGNS = [CHOSEN, *EVENTS, "step"] if ASKED is None else [ASKED or CHOSEN]
 # Of gradients, relative to the largest of each.
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 5e-5}
@@ -46,14 +46,13 @@ ran: collections.Counter[str] = collections.Counter()  # cases by design
 
 
 @pytest.fixture(params=DESIGNS)
-def design(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def design(request: pytest.FixtureRequest) -> Iterator[str]:
     """The library is made to run this design; a case that the design has no kernel for is skipped with its words."""
     name = str(request.param)
     if name == "cluster" and torch.cuda.get_device_capability() < (9, 0):
         pytest.skip("blocks form clusters from compute capability 9.0 on")
-    if name != CHOSEN:
-        monkeypatch.setenv("LSNN_CUDA", name)
-    yield name
+    with _ops.forced(design="automatic" if name == CHOSEN else name):
+        yield name
 
 
 @contextmanager
@@ -62,7 +61,7 @@ def skipping_what_it_cannot(design: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        words = f"the design '{design}' cannot", "LSNN_CUDA"
+        words = f"the design '{design}' cannot", "design: expected"
         said = [line for line in str(error).splitlines() if any(word in line for word in words)]
         if design == CHOSEN or not said:
             raise
@@ -149,7 +148,7 @@ def test_design_by_events_gives_the_bits_of_the_cpu(case: Case, dtype: torch.dty
 
 
 def test_design_is_the_planned_one(design: str) -> None:
-    plan = str(_ops._C.plan(784, 256, 220))
+    plan = str(_ops._C.plan(784, 256, 220, options=list(_ops.forced_options())))
     assert any(name in plan for name in (*EVENTS, "step")) if design == CHOSEN else design in plan, plan
 
 

@@ -81,7 +81,8 @@ def test_bare_operator_learns_where_it_saves() -> None:
     x_leaf, w_leaf, k_leaf = leaves
     zeros = _ops.Constants(*[0] * len(_ops.Constants._fields))
     constants = zeros._replace(outputs=_ops.mask("outputs", ["spikes", "saved"]))
-    spikes, *_ = torch.ops.lsnn.alif_forward(x_leaf, state, k_leaf, [w_leaf], [0], [], [], list(constants), [0.3, 0.0])
+    spikes, *_ = torch.ops.lsnn.alif_forward(
+        x_leaf, state, k_leaf, [w_leaf], [0], [], [], list(constants), [0.3, 0.0], [])
     found = torch.autograd.grad(spikes.square().sum(), leaves)
     other = [leaf.clone().requires_grad_() for leaf in (x, w)]
     named = {name: row.clone().requires_grad_() for name, row in zip(COEFFICIENTS, k, strict=True)}

@@ -82,7 +82,7 @@ def test_a_signal_handler_that_raises_ends_the_pass(
     backward: bool, threads: int, items: int, members: str, error: str,
 ) -> None:  # fmt: skip
     code = SIGNALS.format(threads=threads, backward=backward, items=items, error=error)
-    assert _python(code, LSNN_MEMBERS=members) == f"stopped by {error}\nintact\n"
+    assert _python(code, LSNN_TEAM_SIZE=members) == f"stopped by {error}\nintact\n"
 
 
 # One pass only, which takes minutes: the handler must run inside it.
@@ -111,7 +111,7 @@ try:
     running = True
     out = torch.ops.lsnn.alif_forward(
         x, [torch.zeros(32, N)] * 4 + [torch.zeros(1, 32, N)], torch.full((11, 1), .5).expand(11, N), [w], [0], [], [],
-        [0] * 9, [.3, 0.])
+        [0] * 9, [.3, 0.], [])
 except RuntimeError as error:
     print(error)
 running = False

@@ -7,17 +7,18 @@ from lsnn_ext import _ops
 
 if _ops._C is None:
     pytest.skip("the compiled part is missing", allow_module_level=True)
-plan = _ops._C.plan
+
+
+def plan(*sizes: int, design: str = "automatic", **given: Any) -> dict[str, Any]:
+    """_C.plan, whatever design the environment names."""
+    options = _ops.Options(design=_ops._C.designs.index(design))
+    found: dict[str, Any] = _ops._C.plan(*sizes, **given, options=list(options))
+    return found
 
 
 def designs(*sizes: int, **options: Any) -> tuple[str, str]:
     chosen = plan(*sizes, **options)
     return chosen["forward"]["design"], chosen["backward"]["design"]
-
-
-@pytest.fixture(autouse=True)
-def nothing_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("LSNN_CUDA", raising=False)
 
 
 @pytest.mark.parametrize(("card", "largest"), [("h100", 236), ("a100", 200), ("rtx4090", 152)])
@@ -61,21 +62,15 @@ def test_every_layer_has_kernels() -> None:
                     assert len(designs(50, 3, N, delays=delays, dtype=dtype, card=card)) == 2
 
 
-def test_asked_design(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_asked_design() -> None:
     for name in ("block", "gather", "cluster", "step"):
-        monkeypatch.setenv("LSNN_CUDA", name)
-        assert designs(10, 4, 128, card="h100") == (name, name) and plan(10, 4, 128, card="h100")["asked"] == name
-    monkeypatch.setenv("LSNN_CUDA", "")
+        assert designs(10, 4, 128, card="h100", design=name) == (name, name)
+        assert plan(10, 4, 128, card="h100", design=name)["asked"] == name
     assert plan(10, 4, 128, card="h100")["asked"] is None
-    monkeypatch.setenv("LSNN_CUDA", "block")
     with pytest.raises(ValueError, match="the design 'block' cannot run 2000 neurons, .*: a block owns 1536"):
-        plan(10, 4, 2000, card="h100")
-    monkeypatch.setenv("LSNN_CUDA", "cluster")
+        plan(10, 4, 2000, card="h100", design="block")
     with pytest.raises(ValueError, match="no clusters"):
-        plan(10, 4, 128, card="a100")
-    monkeypatch.setenv("LSNN_CUDA", "grid")
-    with pytest.raises(RuntimeError, match="LSNN_CUDA: expected block, gather, cluster or step, got 'grid'"):
-        plan(10, 4, 128, card="h100")
+        plan(10, 4, 128, card="a100", design="cluster")
 
 
 @pytest.mark.parametrize(("options", "message"), [

@@ -1,25 +1,23 @@
 """Few sequences and many neurons on several threads: they share out the neurons, and the bits stay the same."""
 import io
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor
 
 import lsnn_ext
-from lsnn_ext import LSNN
+from lsnn_ext import LSNN, _ops
 
 
 @contextmanager
-def _threads(many: int, members: str = "") -> Iterator[None]:
+def _threads(many: int, team_size: int | str = "automatic") -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(many)
     try:
-        with mock.patch.dict(os.environ, LSNN_MEMBERS=members):
+        with _ops.forced(team_size=team_size):
             yield
     finally:
         torch.set_num_threads(before)
@@ -40,13 +38,13 @@ def _results(net: LSNN, x: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("batch", [1, 3, 17])
-@pytest.mark.parametrize("members", ["", "2", "3", "16"])
-def test_a_team_computes_the_same_bits(batch: int, members: str) -> None:
+@pytest.mark.parametrize("team_size", ["automatic", 2, 3, 16])
+def test_a_team_computes_the_same_bits(batch: int, team_size: int | str) -> None:
     net, x = _network(batch)
     with _threads(1):
         wanted = _results(net, x)
     assert wanted[0].abs().sum() > 0
-    with _threads(4, members):
+    with _threads(4, team_size):
         got = _results(net, x)
     assert len(got) == len(wanted) > 3
     assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
@@ -54,7 +52,7 @@ def test_a_team_computes_the_same_bits(batch: int, members: str) -> None:
 
 def test_neurons_are_shared_out() -> None:
     net, x = _network(3)
-    with _threads(2, "2"):
+    with _threads(2, 2):
         report = lsnn_ext.profile(net, x, repeats=3, file=io.StringIO())
     # The neurons and, as the batch is small, the readout each have a call with a tile for each sequence.
     assert report.calls == 2 and report.tiles == 3
@@ -70,21 +68,15 @@ def test_teams_of_several_callers() -> None:
 
     def call() -> None:
         torch.set_num_threads(3)
-        with torch.no_grad():
+        with torch.no_grad(), _ops.forced(team_size=3):  # each thread for itself
             for _ in range(5):
                 if not torch.equal(net(x)[0], wanted):
                     wrong.append(1)
 
-    with _threads(3, "3"):
+    with _threads(3):
         callers = [threading.Thread(target=call) for _ in range(4)]
         for caller in callers:
             caller.start()
         for caller in callers:
             caller.join()
         assert not wrong
-
-
-def test_a_wrong_number_of_members_is_named() -> None:
-    net, x = _network(1)
-    with _threads(2, "many"), pytest.raises(RuntimeError, match="LSNN_MEMBERS: expected 1 to 1024, got 'many'"):
-        net(x)

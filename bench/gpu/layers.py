@@ -9,15 +9,13 @@ JSON object a line.
 import argparse
 import gc
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 
@@ -37,6 +35,7 @@ from bench.measure import (
     quartiles,
     saved_bytes,
 )
+from lsnn_ext import _ops
 
 # As many inputs as cuDNN's fastest kernels ask for (a multiple of 128), except on P, which is the
 # paper's.
@@ -114,9 +113,8 @@ def groups(designs: tuple[str, ...] = DESIGNS) -> list[Group]:
 
 
 def forced(design: str) -> AbstractContextManager[Any]:
-    """LSNN_CUDA names the design while this lasts; the kernels read it at every call, and '' as
-    none."""
-    return patch.dict(os.environ, LSNN_CUDA=design)
+    """Our kernels take this design while this lasts; '': as the library chooses."""
+    return _ops.forced(design=design or "automatic") if _ops.available else nullcontext()
 
 
 class _Forced(Contestant):
@@ -138,9 +136,7 @@ def plan(T: int, B: int, N: int) -> str:
     """What the library says it will run for a shape, in one line without commas; '' where it does
     not say."""
     try:
-        from lsnn_ext import _C  # type: ignore[attr-defined]
-
-        said = _C.plan(T, B, N)
+        said = _ops._C.plan(T, B, N, options=list(_ops.forced_options()))
     except Exception:  # a build without CUDA kernels: the rows are worth having without this
         return ""
     return "; ".join(f"{key} {value}" for key, value in said.items()).replace(",", ";")[:160]

@@ -46,13 +46,13 @@ def stages(card: Card, tool: Callable[[str], str | None] = find_tool) -> list[li
     def pytest(name: str, design: str, *selection: str) -> Step:
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
                    "python_tests/test_cuda.py"]
-        return Step(name, [[*command, *selection]], 150, 30, {"LSNN_CUDA": design},
+        return Step(name, [[*command, *selection]], 150, 30, {"LSNN_DESIGN": design},
                     needs=("build",), read=_pytest_line, skip="pytest is not installed" if no_pytest
                     else "", proof=r"[1-9]\d* passed")
 
     return [
         _builds(card, environment, folder),
-        [Step(f"C++ tests {design}", [[program]], 90, 15, {"LSNN_CUDA": design},
+        [Step(f"C++ tests {design}", [[program]], 90, 15, {"LSNN_DESIGN": design},
               needs=("build of the C++ tests",), proof=RAN) for design in designs(card)],
         [Step("primitives", [[f"{WORK}/primitives", PRIMITIVES]], 30, 5,
               needs=("build of the primitives",), required=False)],
@@ -61,7 +61,7 @@ def stages(card: Card, tool: Callable[[str], str | None] = find_tool) -> list[li
         [Step("timings", [[sys.executable, "-m", "bench.gpu.layers", "--seconds", "{seconds}",
                            "--rows", ROWS]], 170, 50, needs=("build",))],
         [Step(f"{check} {design}", [[sanitizer or "", "--tool", check, "--error-exitcode", "9",
-                                     program, SMALL]], 90, 10, {"LSNN_CUDA": design},
+                                     program, SMALL]], 90, 10, {"LSNN_DESIGN": design},
               needs=("build of the C++ tests",), required=False, read=_sanitizer_line,
               skip="" if sanitizer else "compute-sanitizer is not installed",
               proof=RAN) for check in SANITIZERS for design in designs(card)],

@@ -80,18 +80,19 @@ template <class T, class Model> struct BackwardTile : Tile {
 
   // Which way is the fastest for a step with so many neurons whose result is of use; measured in fused multiply-adds of a
   // vector, which a sum over lanes and a row of its own take about 8 and 20 of.
-  LSNN_MEMBER Way fastest(int64_t step, int64_t items) const {
+  LSNN_MEMBER ProductAlgorithm fastest(int64_t step, int64_t items) const {
     const bool known = past.choose && step >= 0, bf16 = p.w_bf16 != nullptr;
-    if (p.way != Way::any && p.way != Way::bf16) return p.way == Way::rows && !known ? Way::dense : p.way;
+    if (p.way != ProductAlgorithm::automatic && p.way != ProductAlgorithm::bf16)
+      return p.way == ProductAlgorithm::active && !known ? ProductAlgorithm::dense : p.way;
     const double share = known ? (double)s.replay.all_active[step] / (double)(items * N) : 1;
-    const bool few = known && (p.way == Way::bf16 || share < (bf16 ? active_limit_bf16 : active_limit(items)));
+    const bool few = known && (p.way == ProductAlgorithm::bf16 || share < (bf16 ? active_limit_bf16 : active_limit(items)));
     if (p.sparse.start) {
       const double entries = (double)p.sparse.start[l.S * N] / (double)(l.S * N), vectors = (double)(NP / L);
       const int64_t vectors_of_items = ((items * 2 <= max_items ? max_items / 2 : max_items) + L - 1) / L;
       const double sparse = 1.3 * entries * (double)vectors_of_items + 20, row = (bf16 ? 0.7 : 1.4) * vectors + 8;
-      if (sparse < (few ? share * (double)items * row : vectors * (double)items)) return Way::sparse;
+      if (sparse < (few ? share * (double)items * row : vectors * (double)items)) return ProductAlgorithm::sparse;
     }
-    return few ? bf16 ? Way::bf16 : Way::rows : Way::dense;
+    return few ? bf16 ? ProductAlgorithm::bf16 : ProductAlgorithm::active : ProductAlgorithm::dense;
   }
 
   // dz += sum over delays of W dL/dc of the steps that the spikes of step t reached through (1); `step` is its place in the
@@ -99,28 +100,28 @@ template <class T, class Model> struct BackwardTile : Tile {
   void product(int64_t t, int64_t step) const {
     if (l.S == 0 || model.row.stop & stop_rec) return;
     const int64_t alive = items_alive(t);
-    const Way way = fastest(step, alive);
+    const ProductAlgorithm way = fastest(step, alive);
     const uint16_t* active = past.choose && step >= 0 ? s.replay.active + step * NP / 16 * max_items : nullptr;
     for (int64_t d = 0; d < l.S; d++) {
       const int64_t reached = t + 1 + l.delays[d];
       const bool none = reached < 0 || reached >= longest;
       s.slices[d] = none ? nullptr : turned(reached);
-      if (none || way == Way::sparse) continue;
+      if (none || way == ProductAlgorithm::sparse) continue;
 #if LSNN_ISA == 512
       if constexpr (has_bf16<T>)
-        if (way == Way::bf16) {
+        if (way == ProductAlgorithm::bf16) {
           add_bf16_product(p.w_bf16 + d * N * NP, N, NP, rounded(reached), s.dz, n0, n1, active, s.active);
           continue;
         }
 #endif
-      if (way == Way::rows) add_active_product(p.w + d * N * NP, N, NP, gc(reached), ND, s.dz, n0, n1, active, s.active);
+      if (way == ProductAlgorithm::active) add_active_product(p.w + d * N * NP, N, NP, gc(reached), ND, s.dz, n0, n1, active, s.active);
       else
         add_product(p.panels + (d * NP + n0) * N, N, n_end - n0, gc(reached), ND, s.dz + n0, ND,
                     alive);
     }
-    if (way == Way::sparse)
+    if (way == ProductAlgorithm::sparse)
       add_sparse_product(p.sparse, l.S, N, ND, s.slices, s.dz, alive, active, n0, n1);
-    const bool is_dense = way == Way::dense, is_sparse = way == Way::sparse;
+    const bool is_dense = way == ProductAlgorithm::dense, is_sparse = way == ProductAlgorithm::sparse;
     past.steps.meter.lap(is_dense ? Count::ns_product_dense : is_sparse ? Count::ns_product_sparse : Count::ns_product_active);
     if (!leads()) return;
     past.steps.meter.count(is_dense    ? Count::product_steps_dense

@@ -5,10 +5,6 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cstdlib>
-#include <cstring>
-#include <stdexcept>
-#include <string>
 #include <vector>
 
 #include "block_cache.h"
@@ -18,23 +14,9 @@
 namespace lsnn::cpu {
 namespace {
 
-// LSNN_PRODUCT, for tests.
-inline Way way_asked() {
-  const char* asked = std::getenv("LSNN_PRODUCT");
-  if (!asked || !*asked) return Way::any;
-  const char* names[] = {"any", "dense", "rows", "sparse", "bf16"};
-  for (int way = 0; way < 5; way++)
-    if (!std::strcmp(asked, names[way])) return Way(way);
-  throw std::runtime_error(std::string("LSNN_PRODUCT: expected dense, rows, sparse or bf16, got '") + asked + "'");
-}
-
-// Bytes of the first data cache, or what most processors have; LSNN_FIRST_CACHE for tests.
-inline int64_t first_cache() {
-  if (const char* asked = std::getenv("LSNN_FIRST_CACHE"); asked && *asked) {
-    const long bytes = std::strtol(asked, nullptr, 10);
-    if (bytes < 1024) throw std::runtime_error(std::string("LSNN_FIRST_CACHE: expected 1024 bytes or more, got '") + asked + "'");
-    return bytes;
-  }
+// Bytes of the first data cache: those asked for, or its own, or what most processors have.
+inline int64_t first_cache(const Options& options) {
+  if (options.l1_size) return options.l1_size;
 #if defined(_SC_LEVEL1_DCACHE_SIZE)
   static const long bytes = sysconf(_SC_LEVEL1_DCACHE_SIZE);
   if (bytes >= 16 << 10) return bytes;
@@ -84,7 +66,7 @@ void copy_rows(Parallel parallel, int64_t rows, int64_t columns, const void* fro
 
 // Whether products in bfloat16 are faster here: some processors that have them take longer, so they are timed, once. Asked for
 // by name they need not be faster.
-template <class T> bool bf16_pays([[maybe_unused]] const Kernels<T>& kernels, [[maybe_unused]] Way asked) {
+template <class T> bool bf16_pays([[maybe_unused]] const Kernels<T>& kernels, [[maybe_unused]] ProductAlgorithm asked) {
 #if defined(__x86_64__)
   if (!kernels.to_bf16 || !__builtin_cpu_supports("avx512bf16")) return false;
   // Without a lock, which a child of fork() could inherit locked: at worst two threads time it.
@@ -104,7 +86,7 @@ template <class T> bool bf16_pays([[maybe_unused]] const Kernels<T>& kernels, [[
       }
     known = best[true] < best[false];
   }
-  return known > 0 || asked == Way::bf16;
+  return known > 0 || asked == ProductAlgorithm::bf16;
 #else
   return false;
 #endif
@@ -182,11 +164,24 @@ template <class T> struct PackedLayer {
                                                                         : n < N                   ? ((const T*)l.coefficients)[c * N + n]
                                                                                                   : beyond;
       }
-    packed = {first_cache(), NP,    words(N), is_in_place ? (const T*)l.w : w, bias, panels, w_out, panels_out, k, nullptr, {}, false,
-              way_asked(),   model, hooks()};
+    packed = {.first_cache = first_cache(l.options),
+              .NP = NP,
+              .W = words(N),
+              .w = is_in_place ? (const T*)l.w : w,
+              .bias = bias,
+              .panels = panels,
+              .w_out = w_out,
+              .panels_out = panels_out,
+              .coefficients = k,
+              .w_bf16 = nullptr,
+              .sparse = {},
+              .sum_sparse = false,
+              .way = l.options.product,
+              .model = model,
+              .hooks = hooks()};
     if (!is_in_place) make_sparse(l, kernels, backward, parallel);
-    if (backward && l.S && kernels.to_bf16 && (packed.way == Way::bf16 || (packed.way == Way::any && l.reduced)) &&
-        bf16_pays(kernels, packed.way)) {
+    const bool may_round = packed.way == ProductAlgorithm::bf16 || (packed.way == ProductAlgorithm::automatic && l.reduced);
+    if (backward && l.S && kernels.to_bf16 && may_round && bf16_pays(kernels, packed.way)) {
       rounded.resize(l.S * each);
       kernels.to_bf16(w, l.S * each, rounded.data());
       packed.w_bf16 = rounded.data();
@@ -202,11 +197,11 @@ template <class T> struct PackedLayer {
   // The synapses that are not zero, beside the whole matrix, where they are few.
   void make_sparse(const Layer& l, const Kernels<T>& kernels, bool backward, Parallel parallel) {
     const int64_t rows = l.S * l.N, NP = packed.NP;
-    const bool asked = packed.way == Way::sparse;
+    const bool asked = packed.way == ProductAlgorithm::sparse;
     if (rows == 0) return;
     // Measured: rows of weights in a cache are added faster than their entries one by one. From memory they are not.
     const bool in_cache = rows * NP * (int64_t)sizeof(T) <= 32 << 20;
-    if (!asked && (packed.way != Way::any || (!backward && in_cache))) return;
+    if (!asked && (packed.way != ProductAlgorithm::automatic || (!backward && in_cache))) return;
     start.assign(rows + 1, 0);
     each(worth(parallel, rows * NP), rows, [&](int64_t r) {
       uint32_t here = 0;

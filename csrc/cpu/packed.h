@@ -24,11 +24,6 @@ template <class T> inline constexpr int64_t gradient_stride(int64_t NP) {
   return NP + line * (1 + (11 - NP / line % 8) % 8);
 }
 
-// How the backward pass multiplies: all of W; the rows of neurons whose result is of use; the synapses that are not zero; rows
-// in bfloat16 with sums in float, where the caller allows it (Layer.reduced) and the processor is faster so.
-// LSNN_PRODUCT names one of them for tests; otherwise it follows from sizes and activity, step by step.
-enum class Way { any, dense, rows, sparse, bf16 };
-
 // The synapses that are not zero, row by row of [S * N]; row r: entries [start[r], start[r + 1]).
 template <class T> struct Sparse {
   const uint32_t* start;   // [S * N + 1], or null: not made
@@ -49,7 +44,7 @@ template <class T> struct Packed {
   const uint16_t* w_bf16;  // [S * N,NP] bfloat16 of w without the inputs, or null: not wanted
   Sparse<T> sparse;
   bool sum_sparse;         // whether (1) adds the synapses that are not zero, or whole rows
-  Way way;                 // of the backward product
+  ProductAlgorithm way;    // of the backward product; automatic: by sizes and activity, step by step
   AnyModel model;
   const Hooks* hooks;      // of counters.h
 };

@@ -3,9 +3,6 @@
 #pragma once
 #include <atomic>
 #include <chrono>
-#include <cstdlib>
-#include <stdexcept>
-#include <string>
 #include <thread>
 
 #include "block_cache.h"
@@ -65,16 +62,6 @@ struct Formation {
   bool descending = false;
 };
 
-// LSNN_MEMBERS, for tests; 0: not set.
-inline int64_t members_asked() {
-  const char* asked = std::getenv("LSNN_MEMBERS");
-  if (!asked || !*asked) return 0;
-  char* end;
-  const long members = std::strtol(asked, &end, 10);
-  if (*end || members < 1 || members > 1024) throw std::runtime_error(std::string("LSNN_MEMBERS: expected 1 to 1024, got '") + asked + "'");
-  return members;
-}
-
 // body(task, member) for each task, on all members of one team.
 template <class F>
 void in_teams(Parallel parallel, const Formation& how, int64_t tasks, const ScratchBytes& bytes, const F& body) {
@@ -117,10 +104,10 @@ struct Work { double steps, ns, bytes; };
 
 // The fastest for so many tasks of a tile each, by the time of the team that has most to do. A member has whole units of
 // `pad` neurons; a cache line that another one has read takes it about a fifth of a meeting to write again.
-inline Formation formation(Parallel parallel, int64_t tasks, int64_t N, const Work& work) {
-  const int64_t units = padded(N) / pad;
+inline Formation formation(Parallel parallel, int64_t tasks, const Layer& l, const Work& work) {
+  const int64_t units = padded(l.N) / pad;
   auto teams_of = [&](int64_t members) { return std::max<int64_t>(1, std::min(tasks, parallel.threads / members)); };
-  if (const int64_t asked = members_asked()) return {asked > 1 ? teams_of(asked) : tasks, std::min(asked, units)};
+  if (const int64_t asked = l.options.team_size) return {asked > 1 ? teams_of(asked) : tasks, std::min(asked, units)};
   constexpr double worth_asking_ns = 500;  // as long as the slowest meeting
   constexpr double waking_ns = 50e3;       // until all threads are here
   if (parallel.threads <= tasks || units < 2 || work.ns < worth_asking_ns || work.steps * work.ns < waking_ns) return {tasks, 1};
@@ -144,7 +131,7 @@ inline Formation forward_teams(const ForwardArgs& f, Parallel parallel, int64_t 
   const double numbers = (double)(tile_items(l.B) * padded(l.N));
   const double events = (l.S ? 0.03 * (double)l.N : 0) + 0.05 * (double)f.projection.I;
   const Work work{(double)l.longest(), numbers / (double)lanes * (8 + 0.7 * events), numbers / 8};
-  Formation how = formation(parallel, tiles(l.B), l.N, work);
+  Formation how = formation(parallel, tiles(l.B), l, work);
   how.descending = l.lengths != nullptr;
   return how;
 }
@@ -153,7 +140,7 @@ inline Formation backward_teams(const BackwardArgs& f, Parallel parallel, int64_
   const double numbers = (double)(tile_items(l.B) * padded(l.N));
   const double product = 0.15 * (double)(l.N * l.S);
   const Work work{(double)l.longest(), numbers / (double)lanes * (25 + product), 4 * numbers};
-  Formation how = formation(parallel, groups, l.N, work);
+  Formation how = formation(parallel, groups, l, work);
   how.descending = l.lengths != nullptr;
   return how;
 }

@@ -138,17 +138,19 @@ double backward_cycles(const Card& card, const Layer& l, Storage s, const Pass& 
   }
 }
 
-Plan choose(const Card& card, const Layer& l, Storage storage, const Activity& activity, const Design* asked) {
+Plan choose(const Card& card, const Layer& l, Storage storage, const Activity& activity) {
   Plan plan{storage, {}, {}, {}};
+  const Design asked = l.options.design;
+  const bool is_asked = asked != Design::automatic;
   const Design forward =
-      asked ? *asked : fastest(card, l, storage, true, [&](const Pass& p) { return forward_cycles(card, l, storage, p, activity); });
+      is_asked ? asked : fastest(card, l, storage, true, [&](const Pass& p) { return forward_cycles(card, l, storage, p, activity); });
   const Design backward =
-      asked ? *asked : fastest(card, l, storage, false, [&](const Pass& p) { return backward_cycles(card, l, storage, p, activity); });
+      is_asked ? asked : fastest(card, l, storage, false, [&](const Pass& p) { return backward_cycles(card, l, storage, p, activity); });
   const Possible f = forward_pass(forward, card, l, storage), b = backward_pass(backward, card, l, storage);
   for (const Possible& p : {f, b})
     if (!p.yes)
-      throw std::invalid_argument(std::string("the design '") + design_names[(int)(asked ? *asked : forward)] + "' cannot run " +
-                                  std::to_string(l.N) + " neurons, " + std::to_string(l.S) + " delays: " + p.why);
+      throw std::invalid_argument(std::string("the design '") + design_names[(int)forward] + "' cannot run " + std::to_string(l.N) +
+                                  " neurons, " + std::to_string(l.S) + " delays: " + p.why);
   plan.forward = f.pass, plan.backward = b.pass;
 
   // The largest tile of whole words that the shared memory holds; parts so that all multiprocessors have one.

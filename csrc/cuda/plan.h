@@ -6,11 +6,6 @@
 
 namespace lsnn::cuda {
 
-// How the kernels work, see sequence.cuh and steps.cuh.
-enum class Design { block, gather, cluster, step };
-inline constexpr const char* design_names[] = {"block", "gather", "cluster", "step"};
-inline constexpr int n_designs = 4;
-
 struct Card {
   int capability;         // compute capability: 90 is 9.0
   int processors;         // multiprocessors
@@ -44,7 +39,7 @@ struct Plan {
 };
 
 // The pass that a design would use, or why it cannot run this layer on this card. `l` needs T, B, N, S,
-// D, delays, smooth and whether `delay` is null.
+// D, delays, smooth and whether `delay` is null; `choose` the design of its options, too.
 struct Possible {
   bool yes;
   Pass pass;
@@ -53,9 +48,9 @@ struct Possible {
 Possible forward_pass(Design, const Card&, const Layer& l, Storage);
 Possible backward_pass(Design, const Card&, const Layer& l, Storage);
 
-// The designs that the formulas below expect to be fastest, or the one asked for. Throws std::invalid_argument when
-// that one cannot run the layer.
-Plan choose(const Card&, const Layer& l, Storage, const Activity&, const Design* asked = nullptr);
+// The designs that the formulas below expect to be fastest, or the one of the layer's options. Throws std::invalid_argument
+// when that one cannot run the layer.
+Plan choose(const Card&, const Layer& l, Storage, const Activity&);
 
 // Clock cycles of one step of the busiest multiprocessor, by crude formulas that only set the designs side by side.
 // The model of docs/kernels.md is finer; neither is a measurement.

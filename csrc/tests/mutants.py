@@ -105,7 +105,7 @@ def failure(program: Path, run: str) -> str:
     """What went wrong, in a line; nothing where all is well."""
     design, word = run.split(" ", 1)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LSNN_")}
-    environment |= {"LSNN_CUDA": "" if design == "any" else design, "ASAN_OPTIONS": "detect_leaks=0",
+    environment |= {"LSNN_DESIGN": "" if design == "any" else design, "ASAN_OPTIONS": "detect_leaks=0",
                     "TSAN_OPTIONS": "halt_on_error=1"}
     try:
         done = subprocess.run([str(program), word], env=environment, capture_output=True, timeout=LIMIT_S)

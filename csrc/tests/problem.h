@@ -218,6 +218,8 @@ struct Release {
 template <class X> using Buffer = std::unique_ptr<X[], Release>;
 template <class X> Buffer<X> buffer(int64_t n) { return Buffer<X>(static_cast<X*>(allocate(size_t(n) * sizeof(X)))); }
 
+inline Options options;  // of every case that runs now
+
 // The buffers of a case and the arguments made of them.
 template <class T> struct Run {
   const Case& c;
@@ -256,12 +258,24 @@ template <class T> struct Run {
     if (!c.stop) row.stop = stop_none;
     const bool own_delays = c.S() > 1 && !c.all_delays;
     const WStrides of_w = w_strides(c);
-    Layer layer{c.T,     c.B,         c.N,
-                row,     c.surrogate, dampening,
-                c.n_ref, c.smooth,    c.delays.data(),
-                c.S(),   c.D(),       own_delays ? delay.get() : nullptr,
-                at(w),   of_w.j,      of_w.n,
-                at(k),   of_w.s};
+    Layer layer{.T = c.T,
+            .B = c.B,
+            .N = c.N,
+            .row = row,
+            .surrogate = c.surrogate,
+            .dampening = dampening,
+            .n_ref = c.n_ref,
+            .smooth = c.smooth,
+            .delays = c.delays.data(),
+            .S = c.S(),
+            .D = c.D(),
+            .delay = own_delays ? delay.get() : nullptr,
+            .w = at(w),
+            .w_stride_j = of_w.j,
+            .w_stride_k = of_w.n,
+            .coefficients = at(k),
+            .w_stride_s = of_w.s,
+            .options = options};
     if (!c.lengths.empty()) layer.lengths = c.lengths.data();
     return layer;
   }

@@ -44,9 +44,12 @@ void run_on_threads(int64_t n, void (*body)(int64_t, void*), void* context) {
 struct Threads {
   Threads(int threads, int members) {
     n_threads = threads;
-    setenv("LSNN_MEMBERS", std::to_string(members).c_str(), 1);
+    options.team_size = members;
   }
-  ~Threads() { n_threads = 1, unsetenv("LSNN_MEMBERS"); }
+  ~Threads() {
+    n_threads = 1;
+    options.team_size = 0;
+  }
 };
 Parallel parallel() { return {run_on_threads, n_threads}; }
 
@@ -101,11 +104,11 @@ void check_float(const Run<float>& got) {
 // gradients to rounding, and the same ones on three threads.
 template <class T> void check_way(const Case& c, const Run<T>& wanted) {
   static int next = 0;
-  const char* ways[] = {"dense", "rows", "sparse", "bf16"};  // an instruction set without bfloat16 has rows of floats for it
-  const std::string way = ways[(next++ / 2) % 4];          // of each two calls one is in float, one in double
-  setenv("LSNN_PRODUCT", way.c_str(), 1);
-  setenv("LSNN_FIRST_CACHE", "4096", 1);  // small, so that products come in blocks of columns
-  at_hand += std::string(" LSNN_PRODUCT=") + std::getenv("LSNN_PRODUCT");
+  // Of each two calls one is in float, one in double. An instruction set without bfloat16 has rows of floats for it.
+  const ProductAlgorithm way = ProductAlgorithm(1 + next++ / 2 % (n_products - 1));
+  options.product = way;
+  options.l1_size = 4096;  // small, so that products come in blocks of columns
+  at_hand += std::string(" product=") + product_names[(int)way];
   const Run<T> one(c), three(c);
   for (const Run<T>* r : {&one, &three}) {
     const Threads threads(r == &one ? 1 : 3, r == &one ? 1 : 2 + next / 2 % 2);
@@ -114,9 +117,9 @@ template <class T> void check_way(const Case& c, const Run<T>& wanted) {
   }
   check_same("forward", one, wanted, z, gx);
   check_same_bits("forward", one, wanted);
-  check_close("backward", one, wanted, sizeof(T) == 8 ? 1e-10 : way == "bf16" ? 0.03 : 1e-4);
+  check_close("backward", one, wanted, sizeof(T) == 8 ? 1e-10 : way == ProductAlgorithm::bf16 ? 0.03 : 1e-4);
   check_same("three threads", three, one, z, n_names);
-  unsetenv("LSNN_PRODUCT"), unsetenv("LSNN_FIRST_CACHE");
+  options = {};
 }
 
 // y saved as bfloat16: the same forward, and gradients as of the rounded numbers.

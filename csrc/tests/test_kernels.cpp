@@ -4,7 +4,7 @@
 // of float and bfloat16 storage against the CPU in double on the same saved tensors. Under the emulator each design of a case
 // runs in one thread order, in turn forward, reverse and random. Another run must give the same bits.
 //
-// Arguments: a word that the name of a case must hold; LSNN_CUDA names the only design to run. LSNN_KERNEL_CASES=k/n takes
+// Arguments: a word that the name of a case must hold; LSNN_DESIGN names the only design to run. LSNN_KERNEL_CASES=k/n takes
 // the k-th of n parts of the table only, k from 0. The exit status is 0 if all that ran agreed, 1 if not, 2 without a card.
 #include <cstdlib>
 #include <cstring>
@@ -36,7 +36,6 @@ void wait() {}
 
 namespace {
 
-using cuda::Design;
 using cuda::Storage;
 
 void run_serially(int64_t n, void (*body)(int64_t, void*), void* context) {
@@ -91,20 +90,21 @@ template <class T> struct Kernels {
   }
 };
 
-int64_t n_runs = 0, n_of[cuda::n_designs] = {};
-template <class T> void run_case(const Case& c, const cuda::Card& card, Storage storage, int order, const Design* only) {
+int64_t n_runs = 0, n_of[n_designs] = {};
+template <class T> void run_case(const Case& c, const cuda::Card& card, Storage storage, int order, Design only) {
   const Run<T> wanted(c);
   if (storage == Storage::f32_bf16) round_all(wanted.b[w], size_of(c, w));
   cpu::forward<T>(wanted.forward_args(), serial);
-  for (int d = 0; d < cuda::n_designs; d++) {
+  for (int d = 1; d < n_designs; d++) {
     const Design design = Design(d);
-    if (only && *only != design) continue;
-    const Layer layer = wanted.layer();
+    if (only != Design::automatic && only != design) continue;
+    Layer layer = wanted.layer();
+    layer.options.design = design;
     if (!cuda::forward_pass(design, card, layer, storage).yes || !cuda::backward_pass(design, card, layer, storage).yes) continue;
     const char* storage_text[] = {" double ", " float ", " bfloat16 "};
-    at_hand = std::string(cuda::design_names[d]) + storage_text[(int)storage] + "order " + std::to_string(order % 3) + " on " +
+    at_hand = std::string(design_names[d]) + storage_text[(int)storage] + "order " + std::to_string(order % 3) + " on " +
               std::to_string(card.processors) + ", " + c.text();
-    Kernels<T> kernels{cuda::choose(card, layer, storage, {}, &design)};
+    Kernels<T> kernels{cuda::choose(card, layer, storage, {})};
     const bool one_quad = kernels.plan.forward.quads == 1 && kernels.plan.backward.quads == 1;
     check(design == Design::gather || one_quad, "only gather has kernels for several quads of a lane");
     const int64_t workspace =
@@ -162,16 +162,15 @@ template <class T> void run_case(const Case& c, const cuda::Card& card, Storage 
 }
 
 int run(const char* word) {
-  const char* asked = std::getenv("LSNN_CUDA");
+  const char* asked = std::getenv("LSNN_DESIGN");
   const char* part = std::getenv("LSNN_KERNEL_CASES");
   size_t first = 0, step = 1;
   check(!part || (std::sscanf(part, "%zu/%zu", &first, &step) == 2 && first < step), "LSNN_KERNEL_CASES: expected k/n, 0 <= k < n");
-  Design only{};
-  bool known = !asked || !*asked;
-  for (int d = 0; asked && d < cuda::n_designs; d++)
-    if (!std::strcmp(asked, cuda::design_names[d])) only = Design(d), known = true;
-  check(known, "LSNN_CUDA: expected block, gather, cluster or step");
-  const Design* one = asked && *asked ? &only : nullptr;
+  Design only = Design::automatic;  // none: all of them
+  const bool is_asked = asked && *asked;
+  for (int d = 1; is_asked && d < n_designs; d++)
+    if (!std::strcmp(asked, design_names[d])) only = Design(d);
+  check(!is_asked || only != Design::automatic, "LSNN_DESIGN: expected block, gather, cluster or step");
 
   cuda::Card card;
   try {
@@ -189,12 +188,12 @@ int run(const char* word) {
     if (c.text().find(word) == std::string::npos) continue;
     const int order = int(i);
     const cuda::Card& shape = i % 4 == 1 ? tiny : i % 4 == 3 ? turing : card;
-    run_case<float>(c, shape, i % 3 == 2 ? Storage::f32_bf16 : Storage::f32, order, one);
-    if (i % 3 == 2) run_case<float>(c, card, Storage::f32, order + 1, one);
-    if (c.N < 300) run_case<double>(c, card, Storage::f64, order + 2, one);
+    run_case<float>(c, shape, i % 3 == 2 ? Storage::f32_bf16 : Storage::f32, order, only);
+    if (i % 3 == 2) run_case<float>(c, card, Storage::f32, order + 1, only);
+    if (c.N < 300) run_case<double>(c, card, Storage::f64, order + 2, only);
   }
   std::printf("test_kernels: %d runs", (int)n_runs);
-  for (int d = 0; d < cuda::n_designs; d++) std::printf(", %s %d", cuda::design_names[d], (int)n_of[d]);
+  for (int d = 1; d < n_designs; d++) std::printf(", %s %d", design_names[d], (int)n_of[d]);
   std::printf(", %d failures\n", failures);
   return failures || !n_runs ? 1 : 0;
 }

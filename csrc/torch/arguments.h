@@ -8,6 +8,7 @@
 #include "../cpu/packed.h"
 #include "boundary.h"
 #include "devices.h"
+#include "options.h"
 
 namespace lsnn::binding {
 

@@ -46,7 +46,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(Mayb
                                                                             Maybes g_readout, Maybe x, Tensors state, Tensor coefficients,
                                                                             Maybes recurrence, Ints delays, Maybes projection,
                                                                             Maybes readout, Tensors saved, Ints constants,
-                                                                            std::vector<double> numbers, Maybe lengths) {
+                                                                            std::vector<double> numbers, Ints options, Maybe lengths) {
   const Constants c = read_constants(constants, numbers);
   LSNN_EXPECT(saved.size() == 4, "saved: expected four tensors y, bits, z, carry, got ", saved.size());
   const auto& [y, bits, smooth_z, carry] = std::tie(saved[0], saved[1], saved[2], saved[3]);
@@ -58,6 +58,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(Mayb
   const int64_t T = bits.size(0), B = bits.size(1), every = c.checkpoint ? c.checkpoint : segment;
   const LayerHolder h = make_layer(T, B, carry, "carry", lengths, coefficients, recurrence, delays, c);
   Layer l = h.layer;
+  l.options = read_options(options);
   l.reduced = c.allow_bf16 != 0;
   const int64_t N = l.N;
   LSNN_EXPECT(small_y ? type == ScalarType::Float : c.checkpoint || y.scalar_type() == type, "y: expected the dtype of carry, or bfloat16");
@@ -171,7 +172,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(lsnn, m) {
   m.def(
       "alif_backward(Tensor? g_spikes, Tensor?[] g_traces, Tensor?[] g_state, Tensor?[] g_readout, Tensor? x, Tensor[] state, "
       "Tensor coefficients, Tensor?[] recurrence, int[] delays, Tensor?[] projection, Tensor?[] readout, Tensor[] saved, "
-      "int[] constants, float[] numbers, Tensor? lengths=None) -> "
+      "int[] constants, float[] numbers, int[] options=[], Tensor? lengths=None) -> "
       "(Tensor x, Tensor w_rec, Tensor coefficients, Tensor[] state, Tensor[] projection, Tensor[] readout)");
 }
 STABLE_TORCH_LIBRARY_IMPL(lsnn, CPU, m) { m.impl("alif_backward", TORCH_BOX(&alif_backward)); }

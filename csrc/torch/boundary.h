@@ -32,6 +32,13 @@ using Tensors = std::vector<Tensor>;
   X(dampening)          \
   X(k_out)
 
+// What may be forced of a call, see ../options.h; a list of none leaves it to the environment.
+#define LSNN_OPTIONS(X) \
+  X(product)            \
+  X(team_size)          \
+  X(l1_size)            \
+  X(design)
+
 // What the forward pass is asked for: spikes as numbers, traces, what the backward pass needs, spikes as bits; and that y is
 // saved in bfloat16.
 #define LSNN_OUTPUTS(X) \
@@ -53,6 +60,7 @@ using Tensors = std::vector<Tensor>;
 #define LSNN_INDEX(name) name,
 inline constexpr const char* constant_names[] = {LSNN_CONSTANTS(LSNN_NAME)};
 inline constexpr const char* number_names[] = {LSNN_NUMBERS(LSNN_NAME)};
+inline constexpr const char* option_names[] = {LSNN_OPTIONS(LSNN_NAME)};
 inline constexpr const char* output_names[] = {LSNN_OUTPUTS(LSNN_NAME)};
 inline constexpr const char* gradient_names[] = {LSNN_GRADIENTS(LSNN_NAME)};
 enum class Output { LSNN_OUTPUTS(LSNN_INDEX) count };

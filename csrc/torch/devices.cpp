@@ -3,7 +3,6 @@
 #include <dlfcn.h>
 
 #include <cstdlib>
-#include <cstring>
 
 #include "../cpu/run.h"
 #include "../cuda/host_product.h"
@@ -23,14 +22,6 @@ cuda::Card cuda_card() { return cuda::current_card(); }
 const bool has_cuda = false;
 cuda::Card cuda_card() { throw std::runtime_error("this build of lsnn_ext has no CUDA kernels"); }
 #endif
-
-std::optional<cuda::Design> asked_design() {
-  const char* asked = std::getenv("LSNN_CUDA");
-  if (!asked || !*asked) return std::nullopt;
-  for (int d = 0; d < cuda::n_designs; d++)
-    if (!std::strcmp(asked, cuda::design_names[d])) return cuda::Design(d);
-  throw std::runtime_error(std::string("LSNN_CUDA: expected block, gather, cluster or step, got '") + asked + "'");
-}
 
 namespace {
 
@@ -59,8 +50,7 @@ void run_kernels(const BackwardArgs& f, const cuda::Plan& plan, void* workspace,
 }
 
 template <class Args> void run_as_planned(const Args& f, const Tensor& like, const cuda::Product& product, void* stream) {
-  const auto asked = asked_design();
-  const cuda::Plan plan = cuda::choose(cuda::current_card(), f.layer, storage_of(like), {}, asked ? &*asked : nullptr);
+  const cuda::Plan plan = cuda::choose(cuda::current_card(), f.layer, storage_of(like), {});
   const int64_t bytes = workspace_of(f, plan);
   const Tensor workspace = empty(like, {bytes}, ScalarType::Byte);
   run_kernels(f, plan, workspace.mutable_data_ptr(), product, stream);

@@ -8,9 +8,6 @@ namespace lsnn::binding {
 void run(const ForwardArgs&, const Tensor& like);
 void run(const BackwardArgs&, const Tensor& like);
 
-// The design named by LSNN_CUDA, read at every call; none where it is not set.
-std::optional<cuda::Design> asked_design();
-
 // Whether this build has CUDA kernels; the current device.
 extern const bool has_cuda;
 cuda::Card cuda_card();

@@ -13,14 +13,15 @@ void* written(const Tensor& t, bool is_wanted) { return is_wanted ? t.mutable_da
 std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(Tensor x, Tensors state, Tensor coefficients,
                                                                     Maybes recurrence, Ints delays, Maybes projection,
                                                                     Maybes readout, Ints constants, std::vector<double> numbers,
-                                                                    Maybe lengths) {
+                                                                    Ints options, Maybe lengths) {
   const Constants c = read_constants(constants, numbers);
   LSNN_EXPECT(x.dim() == 3, "x must have shape (T, B, N), got ", shape_text(x));
   const ScalarType type = x.scalar_type();
   LSNN_EXPECT(is_real(type), "x must be float32 or float64");
   const int64_t T = x.size(0), B = x.size(1);
   const LayerHolder h = make_layer(T, B, x, "x", lengths, coefficients, recurrence, delays, c);
-  const Layer& l = h.layer;
+  Layer l = h.layer;
+  l.options = read_options(options);
   const int64_t N = l.N;
   const bool has_projection = at(projection, 0).has_value(), on_cpu = has_cpu_kernels(x);
   LSNN_EXPECT(has_projection || N == x.size(2), "x must have shape (T, B, ", N, ") without w_in, got ", shape_text(x));
@@ -85,7 +86,7 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(Tensor x, Te
 STABLE_TORCH_LIBRARY(lsnn, m) {
   m.def(
       "alif_forward(Tensor x, Tensor[] state, Tensor coefficients, Tensor?[] recurrence, int[] delays, "
-      "Tensor?[] projection, Tensor?[] readout, int[] constants, float[] numbers, Tensor? lengths=None) -> "
+      "Tensor?[] projection, Tensor?[] readout, int[] constants, float[] numbers, int[] options=[], Tensor? lengths=None) -> "
       "(Tensor spikes, Tensor[] state, Tensor[] traces, Tensor[] readout, Tensor[] saved)");
 }
 STABLE_TORCH_LIBRARY_IMPL(lsnn, CPU, m) { m.impl("alif_forward", TORCH_BOX(&alif_forward)); }

@@ -6,6 +6,7 @@
 #include "../cpu/counters.h"
 #include "../cpu/run.h"
 #include "boundary.h"
+#include "options.h"
 #include "plan_info.h"
 #include "ready.h"
 #include "signals.h"
@@ -71,15 +72,22 @@ PYBIND11_MODULE(_C, m) {
   m.def("counters", &counters, "What the CPU kernels have counted since the last call, see csrc/cpu/counters.h; clears it.");
   m.def("take_signal_exception", &lsnn::binding::take_signal_exception,
         "What a signal handler raised during the last pass that ended with 'interrupted by a signal', or None; only once.");
+  m.def(
+      "default_options", [] { return lsnn::binding::option_list(lsnn::binding::default_options()); },
+      "The options of a call that brings none along, from the environment; in the order of _C.options.");
   m.attr("constants") = tuple_of(lsnn::binding::constant_names);
   m.attr("numbers") = tuple_of(lsnn::binding::number_names);
+  m.attr("options") = tuple_of(lsnn::binding::option_names);
+  m.attr("products") = tuple_of(lsnn::product_names);
+  m.attr("designs") = tuple_of(lsnn::design_names);
   m.attr("outputs") = tuple_of(lsnn::binding::output_names);
   m.attr("gradients") = tuple_of(lsnn::binding::gradient_names);
   m.attr("segment") = lsnn::segment;
   m.attr("compiler") = __VERSION__;
   using namespace py::literals;
   m.def("plan", &lsnn::binding::plan, lsnn::binding::plan_text, "T"_a, "B"_a, "N"_a, "delays"_a = std::vector<int64_t>{0},
-        "dtype"_a = "float32", "weights"_a = "", "smooth"_a = false, "spikes"_a = 0.02, "active"_a = 0.3, "card"_a = py::none());
+        "dtype"_a = "float32", "weights"_a = "", "smooth"_a = false, "spikes"_a = 0.02, "active"_a = 0.3, "card"_a = py::none(),
+        "options"_a = std::vector<int64_t>{});
   using lsnn::binding::Address, lsnn::binding::Ready;
   py::class_<Ready>(m, "Ready", lsnn::binding::ready_text)
       .def(py::init<bool, int64_t, int64_t, int64_t, double, int64_t, std::vector<int64_t>, Address, Address, Address, Address, bool,

@@ -10,7 +10,6 @@ namespace lsnn::binding {
 namespace {
 
 using cuda::Card;
-using cuda::Design;
 using cuda::Pass;
 using cuda::Storage;
 
@@ -48,13 +47,13 @@ py::dict describe(const Pass& chosen, const Card& card, const Layer& l, Storage 
                   cuda::Possible (*possible)(Design, const Card&, const Layer&, Storage),
                   double (*cycles)(const Card&, const Layer&, Storage, const Pass&, const cuda::Activity&)) {
   py::dict d, considered;
-  d["design"] = cuda::design_names[(int)chosen.design];
+  d["design"] = design_names[(int)chosen.design];
   d["blocks"] = chosen.blocks, d["items of a block"] = chosen.shape.groups, d["threads of an item"] = chosen.shape.threads;
   d["blocks of a cluster"] = chosen.shape.ranks, d["quads of a lane"] = chosen.quads, d["shared memory"] = chosen.shared;
-  for (int i = 0; i < cuda::n_designs; i++) {
+  for (int i = 1; i < n_designs; i++) {
     const cuda::Possible p = possible(Design(i), card, l, s);
-    if (p.yes) considered[cuda::design_names[i]] = cycles(card, l, s, p.pass, a);
-    else considered[cuda::design_names[i]] = p.why;
+    if (p.yes) considered[design_names[i]] = cycles(card, l, s, p.pass, a);
+    else considered[design_names[i]] = p.why;
   }
   d["considered"] = considered;
   return d;
@@ -63,7 +62,7 @@ py::dict describe(const Pass& chosen, const Card& card, const Layer& l, Storage 
 }  // namespace
 
 py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays, const std::string& dtype, const std::string& weights,
-              bool smooth, double spikes, double active, const std::optional<std::string>& card_name) {
+              bool smooth, double spikes, double active, const std::optional<std::string>& card_name, const Ints& options) {
   if (T < 0 || B < 0 || N < 1 || !is_below(most_steps, {T}) || !is_below(most_steps, {B, N}) || !is_below(offsets, {N, N}))
     throw std::invalid_argument("T, B, N: expected 0 to 2^48 steps and neurons of all items, and 1 to 65535 neurons, got " +
                                 std::to_string(T) + ", " + std::to_string(B) + " and " + std::to_string(N));
@@ -77,13 +76,14 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays, cons
   l.T = T, l.B = B, l.N = N, l.S = (int64_t)delays.size(), l.D = 1 + delays.back(), l.delays = delays.data(), l.smooth = smooth;
   static const int64_t no_delay = 0;
   l.delay = delays.size() > 1 ? &no_delay : nullptr;  // one weight for each synapse; the plan reads no more of it
-  const auto asked = asked_design();
-  const cuda::Plan p = cuda::choose(card, l, storage, activity, asked ? &*asked : nullptr);
+  l.options = read_options(options);
+  const Design asked = l.options.design;
+  const cuda::Plan p = cuda::choose(card, l, storage, activity);
   py::dict d, of_card;
   of_card["capability"] = card.capability, of_card["multiprocessors"] = card.processors, of_card["shared memory"] = card.shared;
   of_card["blocks of a cluster"] = card.most_ranks;
   d["card"] = of_card;
-  d["asked"] = asked ? py::object(py::str(cuda::design_names[(int)*asked])) : py::none();
+  d["asked"] = asked == Design::automatic ? py::object(py::none()) : py::str(design_names[(int)asked]);
   d["forward"] = describe(p.forward, card, l, storage, activity, &cuda::forward_pass, &cuda::forward_cycles);
   d["backward"] = describe(p.backward, card, l, storage, activity, &cuda::backward_pass, &cuda::backward_cycles);
   py::dict tiles;

@@ -16,9 +16,9 @@ inline constexpr const char* plan_text =
     "cannot run.\n\n"
     "delays: distinct extra delays, ascending. dtype: of the numbers. weights: how they are stored, bfloat16 or as dtype.\n"
     "spikes, active: expected shares of neurons that fire, and whose pseudo-derivative is not 0, in a step.\n"
-    "card: h100, a100, ... or None for the current device. LSNN_CUDA names a design here as it does for the operators.";
+    "card: h100, a100, ... or None for the current device. options: as of the operators, in the order of _C.options.";
 
 py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays, const std::string& dtype, const std::string& weights,
-              bool smooth, double spikes, double active, const std::optional<std::string>& card);
+              bool smooth, double spikes, double active, const std::optional<std::string>& card, const std::vector<int64_t>& options);
 
 }  // namespace lsnn::binding

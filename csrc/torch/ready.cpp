@@ -94,6 +94,7 @@ bool Ready::run(int64_t T, int64_t B, Address current, const std::vector<Address
   }
   ForwardArgs f{};
   f.layer = layer, f.layer.T = T, f.layer.B = B;
+  f.layer.options = default_options();
   f.x = (const void*)current, f.x_stride_t = B * layer.N, f.x_stride_b = layer.N;
   f.first = {(void*)first[0], (void*)first[1], (void*)first[2], (void*)first[3], (void*)first[4]};
   f.last = {(void*)last[0], (void*)last[1], (void*)last[2], (void*)last[3], (void*)last[4]};

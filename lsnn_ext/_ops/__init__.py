@@ -1,4 +1,5 @@
-"""The compiled operators: loading (load), shapes without data (fake), gradients (autograd), linear maps (linear)."""
+"""The compiled operators: loading (load), shapes without data (fake), gradients (autograd), linear maps (linear); and
+what tests and benchmarks force (options)."""
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from .load import (
     DEVICES,
     Constants,
     Numbers,
+    Options,
     available,
     compiled_rows,
     cpu_kernels,
@@ -24,12 +26,13 @@ from .load import (
     reused,
     solid,
 )
+from .options import forced, forced_options
 from .unequal import recurrence
 
 __all__ = [
-    "DEVICES", "Constants", "Numbers", "Outputs", "Settings", "Tensors", "_C", "allows_bf16", "available",
-    "compiled_rows", "cpu_kernels", "has", "linear", "load_error", "mask", "mostly_zero", "plain", "recurrence",
-    "reused", "solid",
+    "DEVICES", "Constants", "Numbers", "Options", "Outputs", "Settings", "Tensors", "_C", "allows_bf16", "available",
+    "compiled_rows", "cpu_kernels", "forced", "forced_options", "has", "linear", "load_error", "mask", "mostly_zero",
+    "plain", "recurrence", "reused", "solid",
 ]  # fmt: skip
 
 

@@ -64,6 +64,7 @@ class Settings(NamedTuple):
     constants: Any  # Constants
     numbers: Any  # Numbers
     sparse_grad: bool = False  # synapses that are 0 get no gradient
+    options: tuple[int, ...] = ()  # Options, or none
 
 
 def _refuse_second_derivative() -> None:
@@ -106,7 +107,7 @@ def _lists(t: Tensors, settings: Settings) -> tuple[Any, ...]:
 
 def _forward(t: Tensors, settings: Settings) -> Outputs:
     """alif_forward; the spikes that it returns as bits have a tensor for their gradients in place of the numbers."""
-    numbers = list(settings.constants), list(settings.numbers)
+    numbers = list(settings.constants), list(settings.numbers), list(settings.options)
     args = t.x, *_lists(t, settings), *numbers, t.lengths
     spikes, state, traces, readout, saved = _interruptible(torch.ops.lsnn.alif_forward, *args)
     if has("outputs", settings.constants.outputs, "bits"):
@@ -120,15 +121,16 @@ class _Alif(torch.autograd.Function):
     @staticmethod
     def forward(
         delays: tuple[int, ...], constants: tuple[int, ...], numbers: tuple[float, ...], sparse_grad: bool,
-        *tensors: Tensor | None,
+        options: tuple[int, ...], *tensors: Tensor | None,
     ) -> tuple[Tensor, ...]:  # fmt: skip
-        return tuple(_forward(Tensors(*tensors), Settings(delays, Constants(*constants), numbers, sparse_grad)))
+        settings = Settings(delays, Constants(*constants), numbers, sparse_grad, options)
+        return tuple(_forward(Tensors(*tensors), settings))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        delays, constants, numbers, sparse_grad, *tensors = inputs
+        delays, constants, numbers, sparse_grad, options, *tensors = inputs
         t, out = Tensors(*tensors), Outputs(*output)
-        ctx.settings = Settings(delays, Constants(*constants), numbers, sparse_grad)
+        ctx.settings = Settings(delays, Constants(*constants), numbers, sparse_grad, options)
         saved = out.y, out.bits, out.smooth_z, out.carry
         ctx.mark_non_differentiable(out.r, *saved)
         ctx.set_materialize_grads(False)
@@ -143,14 +145,14 @@ class _Alif(torch.autograd.Function):
             gradients: tuple[Tensor | None, ...] = _Alif.gradients(ctx, Outputs(*g))  # type: ignore[arg-type]
         if torch.is_grad_enabled() and not _transformed():
             gradients = only_once(gradients, (*g, *ctx.saved_tensors))
-        return None, None, None, None, *gradients
+        return None, None, None, None, None, *gradients
 
     @staticmethod
     def gradients(ctx: Any, g: Outputs) -> Tensors:
         """Of the tensors, given those of the outputs."""
         *tensors, y, bits, smooth_z, carry = ctx.saved_tensors
         t, settings = Tensors(*tensors), ctx.settings
-        needed = Tensors(*ctx.needs_input_grad[4:])
+        needed = Tensors(*ctx.needs_input_grad[5:])
         outputs = settings.constants.outputs
         # A compiled graph makes zeros of shape (0,) for what was not asked for.
         has_spikes = has("outputs", outputs, "spikes") or has("outputs", outputs, "bits")
@@ -162,6 +164,7 @@ class _Alif(torch.autograd.Function):
             torch.ops.lsnn.alif_backward, g.spikes if has_spikes else None, [solid(one) for one in g_traces],
             [solid(one) for one in g_state], [solid(one) for one in g_readout], t.x, *_lists(t, settings),
             [y, bits, smooth_z, carry], list(settings.constants._replace(gradients=wanted)), list(settings.numbers),
+            list(settings.options),
             t.lengths,
         )  # fmt: skip
         if settings.sparse_grad and needed.w_rec:
@@ -190,7 +193,7 @@ def recurrence_in_order(t: Tensors, settings: Settings) -> Outputs:
     if forward_mode or torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in t):
         constants = constants._replace(outputs=constants.outputs | mask("outputs", ["saved"]))
         plain_tuples = tuple(settings.delays), tuple(constants), tuple(settings.numbers), settings.sparse_grad
-        return Outputs(*_Alif.apply(*plain_tuples, *t))
+        return Outputs(*_Alif.apply(*plain_tuples, settings.options, *t))
     saving = mask("outputs", ["saved_bf16"])
     constants = constants._replace(checkpoint=0, outputs=constants.outputs & ~saving)
     with torch.no_grad():
@@ -211,6 +214,6 @@ def differentiated(given: Any) -> tuple[Any, ...] | None:
     t = Tensors(given.x, v, a, i, r, z, given.coefficients, w_rec, delay, w_in, bias, x_bits, w_out, p,
                 given.lengths)  # fmt: skip
     numbers = tuple(given.numbers)
-    out = Outputs(*_Alif.apply(tuple(given.delays), tuple(named), numbers, False, *t))
+    out = Outputs(*_Alif.apply(tuple(given.delays), tuple(named), numbers, False, tuple(given.options), *t))
     traces, saved = [out.trace_v, out.trace_a, out.threshold], [out.y, out.bits, out.smooth_z, out.carry]
     return out.spikes, [out.v, out.a, out.i, out.r, out.z], traces, [out.p, out.p_last], saved

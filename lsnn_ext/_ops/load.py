@@ -28,6 +28,9 @@ DEVICES: tuple[str, ...] = ("cpu", "meta")
 _named_tuple: Any = namedtuple  # of names that are known when this is imported
 Constants = _named_tuple("Constants", () if _C is None else _C.constants)
 Numbers = _named_tuple("Numbers", () if _C is None else _C.numbers)
+# What may be forced, see options.py; 0: the library chooses.
+_options = () if _C is None else _C.options
+Options: Any = namedtuple("Options", _options, defaults=[0] * len(_options))  # type: ignore[misc]
 _BITS: dict[str, dict[str, int]] = {}
 
 
