@@ -16,7 +16,7 @@ inline constexpr const char* plan_text =
     "cannot run.\n\n"
     "delays: distinct extra delays, ascending. dtype: of the numbers. weights: how they are stored, bfloat16 or as dtype.\n"
     "spikes, active: expected shares of neurons that fire, and whose pseudo-derivative is not 0, in a step.\n"
-    "card: h100, a100, ... or None for the current device. options: as of the operators, in the order of _C.options.";
+    "card: h100, a100, ... or None for the current device. options: in the order of _C.options; none: as the environment says.";
 
 py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays, const std::string& dtype, const std::string& weights,
               bool smooth, double spikes, double active, const std::optional<std::string>& card, const std::vector<int64_t>& options);
