@@ -34,6 +34,7 @@ LONG = "block T=129 B=9 N=31"  # two segments, several parts of the weight gradi
 ABSENT = "block N=40 n_ref=1 layout=0 want=0"
 ALONE = "alone T=150 B=3 N=64"  # no recurrent weights
 MATRICES = "block all_delays T=150 B=3 N=64"  # a weight of each synapse for each of three delays
+LEAKY = "any leaky"  # the integrator of products that were made elsewhere
 IDLE_RANK = ("cluster T=20 B=1 N=257", "cluster T=20 B=5 N=257")  # four ranks share out nine words
 
 MUTANTS = [
@@ -201,4 +202,11 @@ MUTANTS = [
     # ---------------------------------------------------------------------------------------- memory that starts as 0
     Mutant("forward: the ring keeps what was there", "forward.cuh", "shared.ring[i] = 0;", "{}", SHORT),
     Mutant("backward: the inbox keeps what was there", "backward.cuh", "shared.inbox[i] = 0;", "{}", SHORT),
+    # -------------------------------------------------------------------------------------------- the readout alone
+    Mutant("leaky readout: starts from zeros always", "readout.cuh", "f.first ? ((const T*)f.first)[c] : T(0)", "T(0)",
+           (LEAKY,), object="readout"),
+    Mutant("leaky readout: no gradient from the last state", "readout.cuh", "((const T*)f.gp_last)[c]", "T(0)",
+           (LEAKY,), object="readout"),
+    Mutant("leaky readout: a thread beyond the last output", "readout.cuh", "if (c >= f.n) return;",
+           "if (c > f.n) return;", (LEAKY,), ADDRESS, times=2, object="readout"),
 ]

@@ -53,6 +53,7 @@ inline void check_checkpoint(int64_t steps, const Tensor& like) {
 }
 
 inline bool is_real(ScalarType type) { return type == ScalarType::Float || type == ScalarType::Double; }
+inline void check_real(const Tensor& t, const char* name) { LSNN_EXPECT(is_real(t.scalar_type()), name, " must be float32 or float64"); }
 
 // like: the tensor, called `of`, whose device and dtype all others have. recurrence: w_rec, and the delay of each synapse or none.
 inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const char* of, const Tensor& coefficients,

@@ -7,6 +7,8 @@ namespace lsnn::binding {
 
 void run(const ForwardArgs&, const Tensor& like);
 void run(const BackwardArgs&, const Tensor& like);
+void run(const LeakyForward&, const Tensor& like);
+void run(const LeakyBackward&, const Tensor& like);
 
 // The design named by LSNN_CUDA, read at every call; none where it is not set.
 std::optional<cuda::Design> asked_design();

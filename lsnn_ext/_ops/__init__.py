@@ -1,10 +1,11 @@
-"""The compiled operators: loading (load), shapes without data (fake), gradients (autograd), linear maps (linear)."""
+"""The compiled operators: loading (load), shapes without data (fake), gradients (autograd), linear maps (linear), the
+readout alone (readout)."""
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from . import fake
+from . import fake, readout
 from .autograd import Outputs, Settings, Tensors, allows_bf16, differentiated, recurrence
 from .batching import one_by_one
 from .linear import linear, mostly_zero
@@ -23,12 +24,19 @@ from .load import (
     reused,
     solid,
 )
+from .readout import leaky_readout
 
 __all__ = [
     "DEVICES", "Constants", "Numbers", "Outputs", "Settings", "Tensors", "_C", "allows_bf16", "available",
-    "compiled_rows", "cpu_kernels", "has", "linear", "load_error", "mask", "mostly_zero", "plain", "recurrence",
-    "reused", "solid",
+    "compiled_rows", "cpu_kernels", "has", "leaky_readout", "linear", "load_error", "mask", "mostly_zero", "plain",
+    "recurrence", "reused", "solid",
 ]  # fmt: skip
+
+
+_DIFFERENTIATED: dict[str, Callable[..., Any]] = {
+    "alif_forward": differentiated, "leaky_readout": readout.LeakyReadout.apply,
+    "leaky_readout_backward": readout.LeakyReadoutBackward.apply,
+}  # fmt: skip
 
 
 def _autograd_kernel(name: str) -> Callable[..., Any]:
@@ -37,7 +45,7 @@ def _autograd_kernel(name: str) -> Callable[..., Any]:
 
     def kernel(keys: torch._C.DispatchKeySet, *args: Any) -> Any:
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in fake.tensors_in(args)):
-            out = differentiated(*args) if name == "alif_forward" else None
+            out = _DIFFERENTIATED[name](*args) if name in _DIFFERENTIATED else None
             if out is not None:
                 return out
             raise RuntimeError(

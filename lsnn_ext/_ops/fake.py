@@ -81,6 +81,14 @@ def _linear_backward(g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     return x.new_empty(g.shape[1], x.shape[1]), x.new_empty(g.shape[1])
 
 
+def _leaky_readout(x: Tensor, p: Tensor | None, k: float) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty(x.shape[1:])
+
+
+def _leaky_readout_backward(g_p: Tensor, g_last: Tensor, k: float) -> tuple[Tensor, Tensor]:
+    return g_p.new_empty(g_p.shape), g_p.new_empty(g_last.shape)
+
+
 def tensors_in(args: Any) -> Iterator[Tensor]:
     """The tensors among the arguments of an operator, those in lists too."""
     for value in args:
@@ -113,5 +121,6 @@ def kernels() -> dict[str, Callable[..., Any]]:
     found: dict[str, Callable[..., Any]] = {
         "alif_forward": _forward, "alif_backward": _backward,
         "linear_events": _linear, "linear_events_backward": _linear_backward,
+        "leaky_readout": _leaky_readout, "leaky_readout_backward": _leaky_readout_backward,
     }  # fmt: skip
     return {name: _on_one_device(name, kernel) for name, kernel in found.items()}

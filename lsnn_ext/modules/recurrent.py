@@ -199,7 +199,7 @@ class Recurrent(nn.Module):
         else:
             spikes, *traces = results[0]
         seen = Traces(*map(given, traces)) if trace else None
-        return Layered(spikes, state, seen, result.readout, result.p, result.packed)
+        return Layered(spikes, state, seen, result.readout, result.readout_state, result.packed)
 
     def _run(self, inputs: Tensor, segments: Segments, state: State | None, trace: bool, **readout: Any) -> Layered:
         """All layers: x, spikes and traces are (T, B, .) with one segment, else packed rows; state is stacked.
@@ -305,7 +305,7 @@ class Recurrent(nn.Module):
             state = None if state is None else State(*(leaf.unsqueeze(-2) for leaf in state))
             p = None if p is None else p.unsqueeze(0)
         whole = [(x.shape[0], x.shape[1])]
-        out, state, traces, y, p, _ = self._run(x.contiguous(), whole, state, trace, p=p, **readout)
+        out, state, traces, y, p, _ = self._run(x.contiguous(), whole, state, trace, readout_state=p, **readout)
 
         def given_form(value: Tensor) -> Tensor:
             return value.transpose(0, 1) if first else value if batched else value.squeeze(1)
