@@ -95,6 +95,24 @@ struct Readout {
   const void* first;           // [B,O] p before the first step
 };
 
+// The same integrator alone, of a product x that was made elsewhere; rows of n numbers, one for each item and output.
+struct LeakyForward {
+  int64_t T, n;
+  double k;
+  const void* x;               // [T,n]
+  const void* first;           // [n] p before the first step, or null: zeros
+  void* p;                     // [T,n] written
+  void* last;                  // [n] written: p after the last step
+};
+struct LeakyBackward {
+  int64_t T, n;
+  double k;
+  const void* gp;              // [T,n] dL/d p
+  const void* gp_last;         // [n] dL/d last
+  void* gx;                    // [T,n] written
+  void* gp_first;              // [n] written
+};
+
 // State carried between steps; null pointers in an output mean "not wanted".
 struct State {
   void *v, *a, *i, *r;         // [B,N]

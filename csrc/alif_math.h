@@ -260,4 +260,19 @@ LSNN_INLINE F step_adjoint(const Model& model, const Coefs<F>& k, const Carry<F>
   return ib;
 }
 
+// ---------------------------------------------------------------------------------------------------------------- readout
+// p = k p' + (1 - k) x, the leaky integrator behind the recurrence, and its adjoint. `Number` is what F is made of.
+template <class F> struct Leak {
+  F k, rest;
+
+  template <class Number> LSNN_MEMBER static Leak of(double k, Number) { return {F(Number(k)), F(Number(1 - k))}; }
+};
+template <class F> LSNN_INLINE F integrate(const Leak<F>& leak, F p, F x) { return leak.k * p + leak.rest * x; }
+// From dL/dp of a step, all that comes later included: dL/dx, returned, and dL/dp'.
+template <class F> LSNN_INLINE F integrate_adjoint(const Leak<F>& leak, F& pb) {
+  const F xb = leak.rest * pb;
+  pb = leak.k * pb;
+  return xb;
+}
+
 }  // namespace lsnn

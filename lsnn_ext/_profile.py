@@ -123,11 +123,7 @@ def _report(
 ) -> Profile:  # fmt: skip
     outside = [[statistics.median(pair[way].seconds[which] for pair in watches) for way in (0, 1)] for which in (0, 1)]
     watch, counters = watches[0][0], {n: k + measured.in_backward[n] for n, k in measured.in_forward.items()}
-    # The integrators of readouts that stand apart run in the same kernels, but have no neurons.
-    neurons = [call for call in watch.calls if not call.integrator]
-    apart = sum(call.neuron_steps for call in watch.calls if call.integrator)
-    neuron_steps = counters["neuron_steps"] - apart
-    replayed = counters["replayed"] - (apart if counters["replayed"] == counters["neuron_steps"] else 0)
+    neuron_steps, replayed = counters["neuron_steps"], counters["replayed"]
     nonzero, inputs = watch.inputs[0] + counters["input_rows"], watch.inputs[1] + counters["inputs"]
     kernels = counters["ns_forward_tiles"] + counters["ns_backward_tiles"]
     calls, ours, others = counters["forward_calls"], _fresh_byte(True), _fresh_byte(False)
@@ -142,10 +138,10 @@ def _report(
         product_steps_dense=counters["product_steps_dense"], product_steps_active=counters["product_steps_active"],
         product_steps_sparse=counters["product_steps_sparse"],
         calls=calls, batch=counters["items"] / calls, tiles=counters["tiles"] / calls, neuron_steps=neuron_steps,
-        delays=max((call.delays for call in neurons), default=1),
-        surrogates=tuple(dict.fromkeys(call.surrogate for call in neurons)),
-        checkpoint_every=max((call.checkpoint for call in neurons), default=0),
-        spikes_beside_readout=sum(call.spikes for call in neurons if call.readout or apart),
+        delays=max((call.delays for call in watch.calls), default=1),
+        surrogates=tuple(dict.fromkeys(call.surrogate for call in watch.calls)),
+        checkpoint_every=max((call.checkpoint for call in watch.calls), default=0),
+        spikes_beside_readout=sum(call.spikes for call in watch.calls if call.readout or watch.readout_apart),
         fresh_bytes=counters["fresh_bytes"], fresh_time=counters["fresh_bytes"] * ours[0],
         page_faults=measured.faults if resource else None,
         page_fault_time=max(0.0, measured.faults - counters["fresh_bytes"] * ours[1]) * others[0] / others[1]

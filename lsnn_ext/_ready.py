@@ -5,7 +5,6 @@ uses with the parameters as they are then. Counting changes would not do: versio
 change, and what is written through ``.data`` or through a numpy array.
 """
 from collections.abc import Hashable, Mapping
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,7 +16,6 @@ from ._resolve import Neuron, resolve
 from ._torch_internals import is_forward_mode, is_mode_active, is_transforming
 
 _FEW = 1 << 18  # numbers of a call, from which on the operators that reuse memory take over; see _ops.reused
-_WIDEST_READOUT = 256  # the operator behind it keeps (O, O) weights
 _MANY = 1 << 31  # weights times delays that are never kept twice
 _USABLE: bool = _ops._C is not None and not _ops._C.emulator
 
@@ -98,26 +96,3 @@ def prepared(
     if isinstance(delay, Delays) and not torch.isin(delay.each, torch.tensor(delay.distinct)).all():
         return None  # the operator says what is wrong
     return Ready(constants, sources, w_rec, neuron, stored, autapses)
-
-
-@lru_cache(maxsize=16)
-def _integrator(O: int, dtype: torch.dtype, neuron: Neuron) -> Ready | None:
-    """O neurons without synapses; they follow from numbers alone."""
-    return prepared((), {}, torch.zeros(O, O, dtype=dtype), neuron)
-
-
-def integrated(product: Tensor, p: Tensor | None, neuron: Neuron) -> tuple[Tensor, Tensor] | None:
-    """The leaky readout of product (T, B, O) from p (B, O) on, as functional.leaky_readout; None: not this way."""
-    T, B, O = product.shape
-    dtype = product.dtype
-    if not short(T, B, O) or not plain(product, dtype) or O > _WIDEST_READOUT or type(neuron.alpha) is not float:
-        return None
-    if p is not None and not (plain(p, dtype) and p.shape == (B, O)):
-        return None
-    ready = _integrator(O, dtype, neuron)
-    if ready is None:
-        return None
-    traces, last, silent = torch.empty_like(product), product.new_empty(B, O), product.new_zeros(B, O)
-    first = [(silent if p is None else p).data_ptr(), *[silent.data_ptr()] * 4]
-    ready.run(T, B, product.data_ptr(), first, [last.data_ptr(), 0, 0, 0, 0], 0, traces.data_ptr())
-    return traces, last

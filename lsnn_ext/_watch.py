@@ -8,10 +8,8 @@ from torch import Tensor
 
 from . import _ops
 from ._torch_internals import DispatchMode
-from .models import COEFFICIENTS
 
 Shape: TypeAlias = tuple[int, ...]
-_NEVER = 1e29  # a threshold beyond it belongs to a leaky integrator of functional.leaky_readout, which has no spikes
 
 
 class Call(NamedTuple):
@@ -23,7 +21,6 @@ class Call(NamedTuple):
     checkpoint: int
     spikes: int  # bytes
     readout: bool  # whether it has one inside
-    integrator: bool  # whether it is one, without any neuron
 
 
 class Watch(DispatchMode):
@@ -32,7 +29,8 @@ class Watch(DispatchMode):
     def __init__(self, projections: set[Shape], readouts: set[Shape]) -> None:
         super().__init__()
         self.shapes = projections, readouts  # of weights, both ways round
-        self.seconds = [0.0, 0.0]  # of products with them outside of alif_forward and alif_backward
+        self.seconds = [0.0, 0.0]  # of both outside of alif_forward and alif_backward
+        self.readout_apart = False  # whether one runs outside of them
         self.calls: list[Call] = []
         self.kinds: dict[str, None] = {}  # of projections, in the order seen
         self.inputs = [0, 0]  # those that are not zero, and all, of projections outside of alif_forward
@@ -44,6 +42,9 @@ class Watch(DispatchMode):
         name = func.overloadpacket.__name__
         if func.namespace == "lsnn" and name == "alif_forward":
             self._call(dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)), out)
+        elif func.namespace == "lsnn" and name.startswith("leaky_readout"):
+            self.readout_apart = True
+            self.seconds[1] += seconds
         elif func.namespace == "lsnn" and name.startswith("linear_events"):
             weight = args[1] if name == "linear_events" else out[0]
             self._product("by events in front", args[0], {tuple(weight.shape)}, seconds)
@@ -62,10 +63,9 @@ class Watch(DispatchMode):
 
     def _call(self, given: dict[str, Any], out: tuple[Tensor, ...]) -> None:
         x, coefficients, constants = given["x"], given["coefficients"], _ops.Constants(*given["constants"])
-        theta = coefficients[COEFFICIENTS.index("theta")]
         if any(t is not None for t in given["projection"]):
             self.kinds["inside the operator"] = None
         self.calls.append(Call(
             x.shape[0] * x.shape[1] * coefficients.shape[1], len(given["delays"]),
             _ops._C.surrogates()[constants.surrogate], constants.checkpoint, out[0].numel() * out[0].element_size(),
-            any(t is not None for t in given["readout"]), bool((theta > _NEVER).all())))  # fmt: skip
+            any(t is not None for t in given["readout"])))  # fmt: skip

@@ -12,7 +12,6 @@ from ._arguments import readable as readable
 from ._bits import PackedSpikes, pack_spikes
 from ._lengths import GivenLengths, Lengths, end_readout, lengths_of
 from ._ready import Ready as Ready
-from ._ready import integrated
 from ._ready import plain as plain
 from ._ready import prepared as prepared
 from ._ready import short as short
@@ -45,10 +44,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if value is not None and value.device != x.device:
             raise ValueError(f"{name}: expected device {x.device} as x, got {value.device}")
     return _ops.linear(x, weight, bias, projection_of(x, weight))
-
-
-# A threshold that no readout ever reaches, so that the neuron of the operator is nothing but a leaky integrator.
-_NEVER = 1e30
 
 
 def make_savable(kind: type) -> None:
@@ -152,11 +147,7 @@ def _outputs(
     model, (v, a, i, r, z) = call.model, call.state
     if not _ops.available:
         return _by_reference(x, w_rec, neuron, call)
-    if x.device.type not in _ops.DEVICES:
-        raise RuntimeError(
-            f"current: expected a tensor on {' or '.join(_ops.DEVICES)}, for which this build of lsnn_ext has "
-            f"kernels, got device {x.device}; move the tensors there, or see lsnn_ext.show_config()"
-        )
+    _check_kernels("current", x)
     asked = asked | ({"traces"} if neuron.trace else set()) | ({"saved_bf16"} if call.saved_bf16 else set())
     constants = _ops.Constants(
         dynamics=_ops.DYNAMICS[model.dynamics], surrogate=_ops.SURROGATES[model.surrogate],
@@ -175,9 +166,21 @@ def _outputs(
     return out, out.spikes.to(x.dtype)
 
 
-def _by_reference(x: Tensor, w_rec: Tensor | None, neuron: Neuron, call: Call) -> tuple[_ops.Outputs, Tensor]:
+def _check_kernels(name: str, x: Tensor) -> None:
+    if x.device.type not in _ops.DEVICES:
+        raise RuntimeError(
+            f"{name}: expected a tensor on {' or '.join(_ops.DEVICES)}, for which this build of lsnn_ext has "
+            f"kernels, got device {x.device}; move the tensors there, or see lsnn_ext.show_config()"
+        )
+
+
+def _say_slow(stacklevel: int) -> None:
     message = f"lsnn_ext: the compiled part is missing ({_ops.load_error}); using the slow reference"
-    warnings.warn(message, RuntimeWarning, stacklevel=4)
+    warnings.warn(message, RuntimeWarning, stacklevel=stacklevel)
+
+
+def _by_reference(x: Tensor, w_rec: Tensor | None, neuron: Neuron, call: Call) -> tuple[_ops.Outputs, Tensor]:
+    _say_slow(5)
     model = call.model
     result = reference.alif(
         x, w_rec, **dict(zip(COEFFICIENTS, model.coefficients, strict=True)), refractory=model.refractory,
@@ -197,13 +200,13 @@ class Layered(NamedTuple):
     state: State
     traces: Traces | None  # of trace=True
     readout: Tensor | None  # (T, B, O) of w_out
-    p: Tensor | None  # (B, O) the readout after the last step
+    readout_state: Tensor | None  # (B, O) the readout after the last step
     packed: PackedSpikes | None = None  # of spikes="bits"
 
 
 def layer(
     x: Tensor | PackedSpikes, w_in: Tensor, w_rec: Tensor | None, *, bias: Tensor | None = None,
-    w_out: Tensor | None = None, k_out: float = 0.0, p: Tensor | None = None,
+    w_out: Tensor | None = None, k_out: float = 0.0, readout_state: Tensor | None = None,
     spikes: bool | Literal["bits"] = True, **neuron: Any,
 ) -> Layered:  # fmt: skip
     """The input projection, the recurrence and a leaky readout in one call, and in one operator where that is faster.
@@ -219,14 +222,14 @@ def layer(
         bias: (N,) added to the projected inputs.
         w_out: (O, N) weights of a readout p_t = k_out p_{t-1} + (1 - k_out) w_out z_t; None: no readout.
         k_out: its decay over a step, from 0 to 1.
-        p: (B, O) the readout before the first step. Default zeros.
+        readout_state: (B, O) the readout before the first step. Default zeros.
         spikes: whether to return the spikes; without w_out they always are. "bits": packed, for the next layer.
             The backward pass keeps these bits anyway, so no memory is left that grows with T * B * N. The CPU kernels
             write and read them; elsewhere they are made of numbers, which saves nothing.
-        **neuron: the keyword arguments of alif, but its p.
+        **neuron: the keyword arguments of alif.
 
     Returns:
-        Layered: spikes, state, traces, readout, p, packed.
+        Layered: spikes, state, traces, readout, readout_state, packed.
 
     Raises:
         TypeError, ValueError, RuntimeError: as alif.
@@ -253,11 +256,13 @@ def layer(
         check_beside("bias", bias, (N,), where, "x")
     if w_out is not None:
         check_beside("w_out", w_out, ("O", N), where, "x")
-    elif p is not None:
-        raise ValueError("p: expected w_out beside it, as it is the state of the readout here, got none; the coupling "
-                         "p of the equations is an argument of alif alone")
-    if w_out is not None and p is not None:
-        check_beside("p", p, (B, w_out.shape[0]), where, "x")
+    elif readout_state is not None:
+        raise ValueError("readout_state: expected w_out beside it, got none")
+    if w_out is not None and readout_state is not None:
+        check_beside("readout_state", readout_state, (B, w_out.shape[0]), where, "x")
+        dtype = torch.promote_types(where.dtype, torch.float32)
+        if readout_state.dtype != dtype:
+            raise TypeError(f"readout_state: expected {dtype}, got {readout_state.dtype}")
     if not 0 <= k_out <= 1:
         raise ValueError(f"k_out: expected a number from 0 to 1, got {k_out}")
     if spikes not in (True, False, "bits"):
@@ -278,14 +283,14 @@ def layer(
         current, around = _ops.linear(x, w_in, bias, chosen.projection), _Around()
     behind = w_out is not None and not chosen.fused_readout  # the readout reads the numbers
     if w_out is not None and not behind:
-        first = w_out.new_zeros(B, w_out.shape[0]) if p is None else p
+        first = w_out.new_zeros(B, w_out.shape[0]) if readout_state is None else readout_state
         around = around._replace(w_out=w_out, p=first, k_out=k_out)
     wanted = spikes or w_out is None
     asked = {"bits"} if chosen.returns_bits else {"spikes"} if wanted or behind else set()
     out, z = _outputs(current, w_rec, given, around, asked)
     y, y_last = (None, None) if w_out is None else (out.p, out.p_last)
     if behind:
-        y, y_last = leaky_readout(z, w_out, k_out, p, lengths)  # type: ignore[arg-type]
+        y, y_last = leaky_readout(z, w_out, k_out, readout_state, lengths)  # type: ignore[arg-type]
     packed = None
     if spikes == "bits":
         packed = PackedSpikes(out.bits, z) if chosen.returns_bits else pack_spikes(z)
@@ -296,34 +301,49 @@ def layer(
 
 def leaky_readout(x: Tensor, w_out: Tensor, k: float, p: Tensor | None = None,
                   lengths: GivenLengths | Lengths | None = None) -> tuple[Tensor, Tensor]:
-    """A leaky integrator of weighted spikes, p_t = k p_{t-1} + (1 - k) w_out x_t: p (T, B, O) and the last one (B, O).
+    """A leaky integrator of weighted spikes, p_t = k p_{t-1} + (1 - k) w_out x_t, on the CPU and CUDA.
 
-    x (T, B, N), w_out (O, N), k from 0 to 1, p (B, O) before the first step, default zeros; lengths (B,) as of alif:
-    0 after the end of each sequence, and the last one of its own. The result is float32 where x is float16 or bfloat16.
+    Args:
+        x: (T, B, N). T = 0 and B = 0 are allowed.
+        w_out: (O, N).
+        k: its decay over a step, a number from 0 to 1.
+        p: (B, O) before the first step. Default zeros.
+        lengths: (B,) as of alif: p is 0 after the end of each sequence, and the last one is that of its own last step.
+
+    Returns:
+        p of every step (T, B, O), and of the last one (B, O), float32 where x is float16 or bfloat16. Gradients of x,
+        w_out and p, of any order.
+
+    Raises:
+        TypeError, ValueError: an argument of a wrong kind, shape, dtype, device or range.
+
+    Equivalent to:
+        >>> all_p = []
+        >>> for x_t in x:
+        ...     p = k * p + (1 - k) * (x_t @ w_out.T)
+        ...     all_p.append(p)
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
     if x.dim() != 3:
         raise ValueError(f"x: expected shape (T, B, N), got {tuple(x.shape)}")
     check_beside("w_out", w_out, ("O", x.shape[2]), x, "x")
-    if p is not None:
-        check_beside("p", p, (x.shape[1], w_out.shape[0]), x, "x")
+    if isinstance(k, bool) or not isinstance(k, int | float):
+        raise TypeError(f"k: expected a number from 0 to 1, got {type(k).__name__}")
+    if not 0 <= k <= 1:
+        raise ValueError(f"k: expected a number from 0 to 1, got {k}")
     each = lengths_of(lengths, x.shape[0], x.shape[1], x.device)
     if each is not None:
         x = x.masked_fill(each.ended(x.shape[0], x.device), 0.0)
         return end_readout(leaky_readout(x, w_out, k, p)[0], p, each)
     product = linear(x.contiguous(), w_out.to(x.dtype))
-    neuron: dict[str, Any] = dict(
-        alpha=k, kappa=1 - k, theta=_NEVER, R=0.0, dynamics="snntorch_sub", surrogate="triangle"
-    )
-    if w_out.dtype == x.dtype:
-        found = integrated(product, p, Neuron(**neuron))
-        if found is not None:
-            return found
-    carried = None
+    dtype = torch.promote_types(product.dtype, torch.float32)
     if p is not None:
-        a, i, r, z = (torch.zeros_like(p) for _ in range(4))  # one given twice stops torch.compile
-        carried = State(p, a, i, r, z.unsqueeze(0))
-    result = alif(product, None, **neuron, state=carried, trace=True)
-    assert len(result) == 3
-    return result[2].v, result[1].v
+        check_beside("p", p, (x.shape[1], w_out.shape[0]), x, "x")
+        if p.dtype != dtype:
+            raise TypeError(f"p: expected {dtype}, got {p.dtype}")
+    if not _ops.available:
+        _say_slow(3)
+        return reference.leaky_readout(product.to(dtype), p, k)
+    _check_kernels("x", x)
+    return _ops.leaky_readout(product.to(dtype), p, float(k))

@@ -32,7 +32,7 @@ from .models import named_model as named_row
 
 __all__ = [
     "COEFFICIENTS", "ROWS", "SURROGATES", "Coefficient", "Row", "State", "Surrogate", "Traces", "alif",
-    "coefficients", "named_row", "named_surrogate",
+    "coefficients", "leaky_readout", "named_row", "named_surrogate",
 ]  # fmt: skip
 
 
@@ -233,3 +233,13 @@ def alif(current: Tensor, w_rec: Tensor | None, *, alpha: Coefficient, theta: Co
         spikes = v = a = threshold = current.to(dtype)
     spikes = spikes.to(current.dtype)
     return (spikes, s, Traces(v, a, threshold)) if trace else (spikes, s)
+
+
+def leaky_readout(x: Tensor, p: Tensor | None, k: float) -> tuple[Tensor, Tensor]:
+    """The readout of products x (T, B, O) from p (B, O) or zeros on: p of every step, and of the last one."""
+    last = x.new_zeros(x.shape[1:]) if p is None else p
+    steps = []
+    for now in x:
+        last = k * last + (1 - k) * now
+        steps.append(last)
+    return torch.stack(steps) if steps else x, last

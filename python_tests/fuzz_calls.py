@@ -232,6 +232,20 @@ def linear_events(d: Draw) -> Call:
     return _raw(d, "linear_events", {"x": x, "weight": d.real(-1, 1, N, I, dtype=dtype), "bias": bias})
 
 
+def leaky_readout_forward(d: Draw) -> Call:
+    T, B, _, _, O = d.sizes().values()
+    dtype = d.one_of(torch.float32, torch.float64)
+    p = d.real(-1, 1, B, O, dtype=dtype) if d.chance(0.6) else None
+    return _raw(d, "leaky_readout", {"x": d.real(-1, 1, T, B, O, dtype=dtype), "p": p, "k": 0.9})
+
+
+def leaky_readout_backward(d: Draw) -> Call:
+    T, B, _, _, O = d.sizes().values()
+    dtype = d.one_of(torch.float32, torch.float64)
+    args = {"g_p": d.real(-1, 1, T, B, O, dtype=dtype), "g_last": d.real(-1, 1, B, O, dtype=dtype), "k": 0.9}
+    return _raw(d, "leaky_readout_backward", args)
+
+
 def linear_events_backward(d: Draw) -> Call:
     R, N, I, dtype = rows(d)
     args = {"g": d.real(-1, 1, R, N, dtype=dtype), "x": d.spikes(0.1, R, I, dtype=dtype)}

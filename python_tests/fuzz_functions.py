@@ -85,9 +85,8 @@ def layer(d: Draw) -> Call:
     if d.chance(0.5):
         args |= {"w_out": _leaf(d, d.real(-1, 1, O, N, dtype=dtype)), "k_out": 0.7}
         if d.chance(0.5):
-            args["p"] = _leaf(d, d.real(-1, 1, B, O, dtype=dtype))
+            args["readout_state"] = _leaf(d, d.real(-1, 1, B, O, dtype=dtype))
     neuron = _neuron(d, T, B, N, dtype, w_rec, delays)
-    neuron.pop("p", None)  # the coupling of alif has the name of the readout here
     if args["spikes"] == "bits":
         neuron.pop("smooth", None)
     return Call("functional.layer", functional.layer, neuron | args, gradients=True)

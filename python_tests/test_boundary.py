@@ -28,7 +28,7 @@ def _around(learn: bool = True) -> dict[str, Tensor]:
         return torch.randn(shape, generator=generator)
 
     tensors = {"x": (drawn(T, B, I) > 1.5).float(), "w_in": drawn(N, I), "w_rec": drawn(N, N) / N**0.5,
-               "bias": drawn(N) / 9, "w_out": drawn(O, N), "p": drawn(B, O)}
+               "bias": drawn(N) / 9, "w_out": drawn(O, N), "readout_state": drawn(B, O)}
     return {name: value.requires_grad_(learn and name != "x") for name, value in tensors.items()}
 
 
@@ -46,6 +46,7 @@ def _calls(case: Case, smooth: bool = False) -> dict[str, tuple[Any, ...]]:
             (out.readout.sum() + out.spikes.sum()).backward()
         torch.ops.lsnn.linear_events(x, w, w[:, 0])
         torch.ops.lsnn.linear_events_backward(x @ w.T, x)
+        torch.ops.lsnn.leaky_readout_backward(*torch.ops.lsnn.leaky_readout(x[None], w[0].expand(5, 4), 0.9), 0.9)
     assert set(calls.made) == {*NAMES}
     return calls.made
 
@@ -63,7 +64,7 @@ def test_raw_operators_take_no_mixed_devices(name: str) -> None:
 
 
 @pytest.mark.parametrize("grad", [False, True])
-@pytest.mark.parametrize("name", ["x", "w_in", "w_rec", "bias", "w_out", "p"])
+@pytest.mark.parametrize("name", ["x", "w_in", "w_rec", "bias", "w_out", "readout_state"])
 def test_layer_takes_no_mixed_devices(name: str, grad: bool) -> None:
     with torch.set_grad_enabled(grad), pytest.raises(ERRORS, match=f"^{name if name != 'x' else 'w_in'}: expected"):
         _layer(**{**_around(), name: _around()[name].to("meta")})
@@ -227,7 +228,7 @@ def test_more_steps_between_states_than_there_are(every: int) -> None:
 
 
 # --------------------------------------------------------------------------------------------- what memory does not say
-@pytest.mark.parametrize("name", ["x", "w_in", "w_rec", "bias", "w_out", "p"])
+@pytest.mark.parametrize("name", ["x", "w_in", "w_rec", "bias", "w_out", "readout_state"])
 def test_lazy_negation_and_zeros_without_memory(name: str) -> None:
     """Torch keeps the sign of a negated view beside its memory, and some zeros without any."""
     given = _around(learn=False)
@@ -248,9 +249,10 @@ WORDS: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
     "w_in": (lambda x, w: functional.layer(x, w.T, w @ w.T, **K), r"w_in: expected shape \(N, 9\), got \(9, 257\)"),
     "x": (lambda x, w: functional.layer([0.0], w, w @ w.T, **K), "x: expected a tensor or PackedSpikes, got list"),
     "bias": (lambda x, w: functional.layer(x, w, w @ w.T, bias=0.5, **K), "bias: expected a tensor, got float"),
-    "p-alone": (lambda x, w: functional.layer(x, w, w @ w.T, p=0.3, **K), "p: expected w_out beside it"),
-    "p-number": (lambda x, w: functional.layer(x, w, w @ w.T, p=0.3, w_out=w.T, **K),
-                 "p: expected a tensor, got float"),
+    "p-alone": (lambda x, w: functional.layer(x, w, w @ w.T, readout_state=0.3, **K),
+                "readout_state: expected w_out beside it"),
+    "p-number": (lambda x, w: functional.layer(x, w, w @ w.T, readout_state=0.3, w_out=w.T, **K),
+                 "readout_state: expected a tensor, got float"),
     "alpha": (lambda x, w: functional.layer(x, w, w @ w.T, **{**K, "alpha": 20.0}),
               r"alpha must lie in \[0, 1\], got 20 at neuron 0"),
     "width": (lambda x, w: functional.layer(x, w, w @ w.T, **K, width=1e-40),

@@ -12,7 +12,7 @@ from layers import NEURON, Calls, apart, inside, problem, run
 from lsnn_ext import ALIF, LSNN, LeakyReadout, functional, reference
 from lsnn_ext.functional import Layered, pack_spikes
 
-LEAVES = ("x", "w_in", "w_rec", "bias", "w_out", "p")
+LEAVES = ("x", "w_in", "w_rec", "bias", "w_out", "readout_state")
 LEARN = [*((name,) for name in LEAVES), *(tuple(n for n in LEAVES if n != name) for name in LEAVES)]
 
 
@@ -76,7 +76,7 @@ def test_tensors_in_any_layout(name: str, lay_out: Callable[[Tensor], Tensor]) -
     assert_all_same(got, want, tolerance=1e-12)
 
 
-@pytest.mark.parametrize("name", ["readout", "p", "spikes"])
+@pytest.mark.parametrize("name", ["readout", "readout_state", "spikes"])
 @pytest.mark.parametrize("layout", ["strided", "swapped", "repeated", "expanded"])
 def test_gradients_in_any_layout(layout: str, name: str) -> None:
     """What arrives at an output need not be contiguous: the sum over a row of it is what brings one number for all."""

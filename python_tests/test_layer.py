@@ -149,7 +149,7 @@ def test_operator_checks() -> None:
     ({"k_out": 1.5}, "k_out: expected a number from 0 to 1, got 1.5"),
     ({"w_in": torch.zeros(N, I + 1)}, "w_in: expected shape"),
     ({"bias": torch.zeros(N + 1)}, "bias: expected shape"),
-    ({"p": torch.zeros(B, O + 1)}, r"p: expected shape \(17, 7\), got \(17, 8\)"),
+    ({"readout_state": torch.zeros(B, O + 1)}, r"readout_state: expected shape \(17, 7\), got \(17, 8\)"),
 ])
 def test_bad_input(change: dict[str, Any], message: str) -> None:
     given = problem(torch.float32)

@@ -42,13 +42,13 @@ def test_layer_is_each_sequence_alone(route: str, order: str, checkpoint_every: 
               "w_rec": _grid(generator, many, many, scale=0.05), "p": _grid(generator, B, O)}
 
     def call(x: Any, own: dict[str, Tensor], p: Tensor, each: Any) -> functional.Layered:
-        return functional.layer(x, own["w_in"], own["w_rec"], w_out=own["w_out"], k_out=0.75, p=p,
+        return functional.layer(x, own["w_in"], own["w_rec"], w_out=own["w_out"], k_out=0.75, readout_state=p,
                                 trace=True, lengths=each, checkpoint_every=checkpoint_every, **K)
 
     def outputs(out: functional.Layered) -> list[Tensor]:
         assert out.spikes is not None and out.traces is not None
-        assert out.readout is not None and out.p is not None
-        return [out.spikes, out.readout, out.traces.v, out.p, out.state.v, out.state.a, out.state.z]
+        assert out.readout is not None and out.readout_state is not None
+        return [out.spikes, out.readout, out.traces.v, out.readout_state, out.state.v, out.state.a, out.state.z]
 
     own = {name: leaf.clone().requires_grad_() for name, leaf in leaves.items()}
     x = drawn.clone()

@@ -47,7 +47,9 @@ constexpr Kernels<T> table = {Vec<T>::lanes,
                               trial_product<T>,
                               linear_bytes<T>,
                               linear_forward_rows<T>,
-                              linear_gradient_rows<T>};
+                              linear_gradient_rows<T>,
+                              leaky_forward_columns<T>,
+                              leaky_backward_columns<T>};
 
 }  // namespace
 

@@ -72,6 +72,8 @@ template <class T> struct Kernels {
   int64_t (*linear_scratch)(const Linear&);  // bytes
   void (*linear_forward)(const Linear&, const T* w, const T* bias, int64_t r0, int64_t r1, void* scratch);
   void (*linear_gradient)(const Linear&, int64_t r0, int64_t r1, T* gw, void* scratch);
+  void (*leaky_forward)(const LeakyForward&, int64_t c0, int64_t c1);
+  void (*leaky_backward)(const LeakyBackward&, int64_t c0, int64_t c1);
 };
 
 // One pair for each instruction set, from kernels.cpp.

@@ -1,5 +1,7 @@
-// The leaky readout of a tile, p_t = k p_{t-1} + (1 - k) w z_t, and its adjoint.
+// The leaky readout of a tile, p_t = k p_{t-1} + (1 - k) w z_t, and its adjoint; at the end the same of a product w z that was
+// made elsewhere.
 #pragma once
+#include "../alif_math.h"
 #include "product.h"
 #include "rows.h"
 
@@ -33,7 +35,7 @@ template <class T> struct ReadoutTile : Tile {
   const Packed<T>& packed;
   ReadoutScratch<T>& s;
   const int64_t O, OP;
-  const V k, rest;
+  const Leak<V> leak;
 
   LSNN_MEMBER ReadoutTile(const Layer& l, const Readout& readout, const Packed<T>& p, ReadoutScratch<T>& scratch, int64_t tile,
                           const Member& member)
@@ -43,8 +45,7 @@ template <class T> struct ReadoutTile : Tile {
         s(scratch),
         O(readout.O),
         OP(scratch.OP),
-        k(T(readout.k)),
-        rest(T(1 - readout.k)) {}
+        leak(Leak<V>::of(readout.k, T())) {}
 
   // Numbers [B,O] of the caller into s.p; zeros where `from` is null.
   LSNN_MEMBER void start(const void* from) const {
@@ -64,7 +65,7 @@ template <class T> struct ReadoutTile : Tile {
     for (int64_t j = 0; smooth && j < N; j++)
       if (z[j] != T(0)) s.rows[n] = (uint32_t)(j * OP), s.weights[n++] = z[j];
     sum_events(packed.w_out, s.rows, smooth ? s.weights : nullptr, n, s.zero, O, s.sum);
-    for (int64_t o = 0; o < OP; o += L) store(s.p + q * OP + o, k * load(s.p + q * OP + o) + rest * load(s.sum + o));
+    for (int64_t o = 0; o < OP; o += L) store(s.p + q * OP + o, integrate(leak, load(s.p + q * OP + o), load(s.sum + o)));
   }
   LSNN_MEMBER void write(void* p, int64_t row, int64_t q) const {  // item q; row of [..,B,O] where the tile's first item stands
     if (p) memcpy((T*)p + (row + q) * O, s.p + q * OP, O * sizeof(T));
@@ -81,14 +82,41 @@ template <class T> struct ReadoutTile : Tile {
       const T* outside = (const T*)gp + (t * B + b0 + q) * O;
       for (int64_t o = 0; gp && o < O; o++) carried[o] += outside[o];
       for (int64_t o = 0; o < OP; o += L) {
-        const V of_p = load(carried + o);
-        store(g + q * OP + o, rest * of_p), store(carried + o, k * of_p);
+        V of_p = load(carried + o);
+        store(g + q * OP + o, integrate_adjoint(leak, of_p));
+        store(carried + o, of_p);
       }
     }
     add_product(packed.panels_out + n0 * O, O, n_end - n0, g, OP, dz + n0, dz_stride, alive);
   }
   LSNN_MEMBER const T* g(int64_t step, int64_t q) const { return s.g + (step * many + q) * OP; }
 };
+
+// Columns [c0, c1) of the rows of LeakyForward, and of LeakyBackward. What is carried lies in the row that is written last.
+template <class T> LSNN_LOCAL void leaky_forward_columns(const LeakyForward& f, int64_t c0, int64_t c1) {
+  const Leak<T> leak = Leak<T>::of(f.k, T());
+  T* carried = (T*)f.last;
+  for (int64_t c = c0; c < c1; c++) carried[c] = f.first ? ((const T*)f.first)[c] : T(0);
+  for (int64_t t = 0; t < f.T; t++) {
+    const T* x = (const T*)f.x + t * f.n;
+    T* p = (T*)f.p + t * f.n;
+    for (int64_t c = c0; c < c1; c++) p[c] = carried[c] = integrate(leak, carried[c], x[c]);
+  }
+}
+template <class T> LSNN_LOCAL void leaky_backward_columns(const LeakyBackward& f, int64_t c0, int64_t c1) {
+  const Leak<T> leak = Leak<T>::of(f.k, T());
+  T* carried = (T*)f.gp_first;
+  for (int64_t c = c0; c < c1; c++) carried[c] = ((const T*)f.gp_last)[c];
+  for (int64_t t = f.T - 1; t >= 0; t--) {
+    const T* gp = (const T*)f.gp + t * f.n;
+    T* gx = (T*)f.gx + t * f.n;
+    for (int64_t c = c0; c < c1; c++) {
+      T of_p = carried[c] + gp[c];
+      gx[c] = integrate_adjoint(leak, of_p);
+      carried[c] = of_p;
+    }
+  }
+}
 
 }  // namespace
 }  // namespace lsnn::cpu

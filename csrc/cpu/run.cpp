@@ -192,6 +192,27 @@ template <class T> void linear_backward(const Linear& l, Parallel parallel) {
     }
 }
 
+// ---------------------------------------------------------------------------------------------------------------- readout
+namespace {
+// body(c0, c1) for columns that follow each other: whole lines of the cache, few enough that what is carried stays in it.
+template <class F> void each_columns(Parallel parallel, int64_t T, int64_t n, const F& body) {
+  constexpr int64_t line = 16, most = 4096;
+  const int64_t lines_each = (n + line * parallel.threads - 1) / (line * parallel.threads);
+  const int64_t columns = std::clamp(lines_each * line, line, most);
+  each(worth(parallel, T * n), (n + columns - 1) / columns, [&](int64_t part) { body(part * columns, std::min(n, (part + 1) * columns)); });
+}
+}  // namespace
+template <class T> void leaky_forward(const LeakyForward& f, Parallel parallel) {
+  each_columns(parallel, f.T, f.n, [&](int64_t c0, int64_t c1) { kernels<T>().leaky_forward(f, c0, c1); });
+}
+template <class T> void leaky_backward(const LeakyBackward& f, Parallel parallel) {
+  each_columns(parallel, f.T, f.n, [&](int64_t c0, int64_t c1) { kernels<T>().leaky_backward(f, c0, c1); });
+}
+
+template void leaky_forward<float>(const LeakyForward&, Parallel);
+template void leaky_forward<double>(const LeakyForward&, Parallel);
+template void leaky_backward<float>(const LeakyBackward&, Parallel);
+template void leaky_backward<double>(const LeakyBackward&, Parallel);
 template void linear_forward<float>(const Linear&, Parallel);
 template void linear_forward<double>(const Linear&, Parallel);
 template void linear_backward<float>(const Linear&, Parallel);

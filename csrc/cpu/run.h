@@ -23,6 +23,10 @@ struct Linear {
 template <class T> void linear_forward(const Linear& args, Parallel parallel);
 template <class T> void linear_backward(const Linear& args, Parallel parallel);
 
+// The leaky integrator of a product that was made elsewhere.
+template <class T> void leaky_forward(const LeakyForward& args, Parallel parallel);
+template <class T> void leaky_backward(const LeakyBackward& args, Parallel parallel);
+
 // The instruction set in use: "avx512", "avx2", "neon" or "portable", the best one of this processor unless LSNN_CPU names another.
 // Throws std::runtime_error when LSNN_CPU names one that is unknown or that this processor lacks.
 const char* instruction_set();

@@ -19,6 +19,10 @@ int64_t backward_workspace(const BackwardArgs&, const Plan&);
 void forward(const ForwardArgs&, const Plan&, void* workspace, const Product&, void* stream);
 void backward(const BackwardArgs&, const Plan&, void* workspace, const Product&, void* stream);
 
+// The leaky integrator of a product that was made elsewhere; f64 or f32.
+void leaky_forward(const LeakyForward&, Storage, void* stream);
+void leaky_backward(const LeakyBackward&, Storage, void* stream);
+
 // The current device. Throws std::runtime_error when there is none.
 Card current_card();
 

@@ -37,6 +37,7 @@ MATRICES = "block all_delays T=150 B=3 N=64"  # a weight of each synapse for eac
 UNEQUAL, UNEQUAL_LONG = "gather T=40 B=9 N=40", "gather T=260 B=19"
 UNEQUAL_STEP = "step T=17 B=3 N=33"
 UNEQUAL_CLUSTER = "cluster T=40 B=38 N=70", "cluster T=40 B=47 N=40"
+LEAKY = "any leaky"  # the integrator of products that were made elsewhere
 IDLE_RANK = ("cluster T=20 B=1 N=257", "cluster T=20 B=5 N=257")  # four ranks share out nine words
 
 MUTANTS = [
@@ -233,4 +234,11 @@ MUTANTS = [
     # ---------------------------------------------------------------------------------------- memory that starts as 0
     Mutant("forward: the ring keeps what was there", "forward.cuh", "shared.ring[i] = 0;", "{}", SHORT),
     Mutant("backward: the inbox keeps what was there", "backward.cuh", "shared.inbox[i] = 0;", "{}", SHORT),
+    # -------------------------------------------------------------------------------------------- the readout alone
+    Mutant("leaky readout: starts from zeros always", "readout.cuh", "f.first ? ((const T*)f.first)[c] : T(0)", "T(0)",
+           (LEAKY,), object="readout"),
+    Mutant("leaky readout: no gradient from the last state", "readout.cuh", "((const T*)f.gp_last)[c]", "T(0)",
+           (LEAKY,), object="readout"),
+    Mutant("leaky readout: a thread beyond the last output", "readout.cuh", "if (c >= f.n) return;",
+           "if (c > f.n) return;", (LEAKY,), ADDRESS, times=2, object="readout"),
 ]

@@ -33,10 +33,10 @@ ISAS = {"portable": ["-DLSNN_ISA=0"],
         "neon": ["-DLSNN_ISA=128"]}
 HERE = {"x86_64": ["portable", "avx2", "avx512"], "AMD64": ["portable", "avx2", "avx512"],
         "aarch64": ["portable", "neon"], "arm64": ["portable", "neon"]}.get(platform.machine(), ["portable"])
-KERNELS = {"plan": "plan.cpp", **{name: f"{name}.cu" for name in ("alif_f32", "alif_f32_bf16", "alif_f64")}}
+KERNELS = {"plan": "plan.cpp", **{name: f"{name}.cu" for name in ("alif_f32", "alif_f32_bf16", "alif_f64", "readout")}}
 # What is compiled again when a file changes, where it is not the kernels of float alone.  Those of other types may stay
 # as they are: functions that objects share are taken from the first one on the linker's line, which is the new one.
-OBJECTS = {"plan.cpp": ["plan"], "shared.h": list(KERNELS)}
+OBJECTS = {"plan.cpp": ["plan"], "readout.cuh": ["readout"], "shared.h": list(KERNELS)}
 
 
 class Job(NamedTuple):

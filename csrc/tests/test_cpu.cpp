@@ -19,6 +19,7 @@
 #include "block_cache.h"
 #include "check.h"
 #include "equations.h"
+#include "leaky.h"
 #include "lengths.h"
 #include "table.h"
 
@@ -320,6 +321,8 @@ int run(const char* word) {
     for (bool bias : {false, true}) check_linear<float>(R, I, N, bias, !bias), check_linear<double>(R, I, N, bias, bias);
   if (!*word || std::strstr("around", word)) check_all_around();
   if (!*word || std::strstr("lengths", word)) check_all_lengths();
+  for (int64_t threads : {1, 3})
+    check_leaky_on_cpu<float>({run_on_threads, threads}), check_leaky_on_cpu<double>({run_on_threads, threads});
   const std::vector<Case> all = table();
   const Case& last = all.back();
   check(cpu::tiles(last.B) * last.D() * last.N * cpu::padded(last.N) * 8 > 256 << 20, "more tiles than sums of weight gradients");

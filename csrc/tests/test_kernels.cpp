@@ -13,6 +13,7 @@
 #include "../cuda/device.h"
 #include "../cuda/host_product.h"
 #include "check.h"
+#include "leaky.h"
 #include "table.h"
 
 namespace lsnn::test {
@@ -161,6 +162,24 @@ template <class T> void run_case(const Case& c, const cuda::Card& card, Storage 
   }
 }
 
+// The leaky integrator, in every order of the threads.
+template <class T> void check_all_leaky(Storage storage) {
+  int order = 0;
+  for_leaky_sizes([&](int64_t steps, int64_t n, bool from_zero) {
+    set_order(order++);
+    auto forward = [&](const LeakyForward& f) {
+      cuda::leaky_forward(f, storage, nullptr);
+      wait();
+    };
+    auto backward = [&](const LeakyBackward& f) {
+      cuda::leaky_backward(f, storage, nullptr);
+      wait();
+    };
+    check_leaky<T>("CUDA", steps, n, from_zero, forward, backward);
+    n_runs++;
+  });
+}
+
 int run(const char* word) {
   const char* asked = std::getenv("LSNN_DESIGN");
   const char* part = std::getenv("LSNN_KERNEL_CASES");
@@ -178,6 +197,10 @@ int run(const char* word) {
   } catch (const std::runtime_error& error) {
     std::printf("test_kernels: no card, so nothing was run: %s\n", error.what());
     return 2;  // neither a pass nor a failure
+  }
+  if (std::strstr("leaky", word)) {
+    check_all_leaky<float>(Storage::f32);
+    check_all_leaky<double>(Storage::f64);
   }
   cuda::Card tiny = card, turing = card;  // one item after the other; no clusters, little shared memory
   tiny.processors = 1;

@@ -58,6 +58,7 @@ inline void check_checkpoint(int64_t steps, const Tensor& like) {
 }
 
 inline bool is_real(ScalarType type) { return type == ScalarType::Float || type == ScalarType::Double; }
+inline void check_real(const Tensor& t, const char* name) { LSNN_EXPECT(is_real(t.scalar_type()), name, " must be float32 or float64"); }
 
 // The steps of each item as Layer has them, [B] descending from T at most to 0; none given: none.
 inline Ints read_lengths(const Maybe& lengths, int64_t T, int64_t B) {

@@ -124,4 +124,34 @@ bool has_cpu_kernels(const Tensor& like) {
 void run(const ForwardArgs& f, const Tensor& like) { run_where_it_lies(f, like); }
 void run(const BackwardArgs& f, const Tensor& like) { run_where_it_lies(f, like); }
 
+namespace {
+
+template <class T> void integrate_on_cpu(const LeakyForward& f) { cpu::leaky_forward<T>(f, parallel()); }
+template <class T> void integrate_on_cpu(const LeakyBackward& f) { cpu::leaky_backward<T>(f, parallel()); }
+#if defined(LSNN_CUDA_KERNELS) || defined(LSNN_EMULATOR)
+void integrate_on_device(const LeakyForward& f, cuda::Storage storage, void* stream) { cuda::leaky_forward(f, storage, stream); }
+void integrate_on_device(const LeakyBackward& f, cuda::Storage storage, void* stream) { cuda::leaky_backward(f, storage, stream); }
+#endif
+
+template <class Args> void integrate_where_it_lies(const Args& f, const Tensor& like) {
+  if (has_cpu_kernels(like)) {
+    if (storage_of(like) == cuda::Storage::f64) integrate_on_cpu<double>(f);
+    else integrate_on_cpu<float>(f);
+    return;
+  }
+#if defined(LSNN_CUDA_KERNELS)
+  const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());
+  integrate_on_device(f, storage_of(like), current_stream(like));
+#elif defined(LSNN_EMULATOR)
+  integrate_on_device(f, storage_of(like), nullptr);
+#else
+  LSNN_EXPECT(false, "x: expected a tensor on the CPU, as this build of lsnn_ext has no CUDA kernels");
+#endif
+}
+
+}  // namespace
+
+void run(const LeakyForward& f, const Tensor& like) { integrate_where_it_lies(f, like); }
+void run(const LeakyBackward& f, const Tensor& like) { integrate_where_it_lies(f, like); }
+
 }  // namespace lsnn::binding

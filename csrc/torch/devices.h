@@ -7,6 +7,8 @@ namespace lsnn::binding {
 
 void run(const ForwardArgs&, const Tensor& like);
 void run(const BackwardArgs&, const Tensor& like);
+void run(const LeakyForward&, const Tensor& like);
+void run(const LeakyBackward&, const Tensor& like);
 
 // Whether this build has CUDA kernels; the current device.
 extern const bool has_cuda;

@@ -9,8 +9,6 @@
 namespace lsnn::binding {
 namespace {
 
-void check_real(const Tensor& t, const char* name) { LSNN_EXPECT(is_real(t.scalar_type()), name, " must be float32 or float64"); }
-
 void check_numbers(int64_t I, int64_t N) {
   LSNN_EXPECT(I < offsets && N < offsets && is_below(offsets, {I + 1, N + 64}), "weight must hold less than 2^32 numbers, got ", I,
               " inputs and ", N, " outputs");

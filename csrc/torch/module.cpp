@@ -95,7 +95,7 @@ PYBIND11_MODULE(_C, m) {
            "wide"_a, "N"_a, "dynamics"_a, "surrogate"_a, "dampening"_a, "refractory"_a, "delays"_a, "coefficients"_a, "w"_a, "delay"_a,
            "stored"_a, "autapses"_a, "sources"_a)
       .def("run", &Ready::run, py::call_guard<py::gil_scoped_release>(), lsnn::binding::run_text, "T"_a, "B"_a, "current"_a, "first"_a,
-           "last"_a, "spikes"_a, "trace_v"_a);
+           "last"_a, "spikes"_a);
 #ifdef LSNN_CUDA_KERNELS
   m.attr("cuda") = py::dict("version"_a = LSNN_CUDA_VERSION, "architectures"_a = LSNN_CUDA_ARCHITECTURES);
 #else

@@ -84,8 +84,8 @@ template <class Bits> bool Ready::weights_hold(int64_t B, int64_t items, const v
   return true;
 }
 
-bool Ready::run(int64_t T, int64_t B, Address current, const std::vector<Address>& first, const std::vector<Address>& last, Address spikes,
-                Address trace_v) const {
+bool Ready::run(int64_t T, int64_t B, Address current, const std::vector<Address>& first, const std::vector<Address>& last,
+                Address spikes) const {
   LSNN_EXPECT(first.size() == 5 && last.size() == 5, "Ready: expected states of five tensors, got ", first.size(), " and ", last.size());
   const char* kept = (const char*)bytes.get();
   for (auto [address, n] : sources) {
@@ -98,7 +98,7 @@ bool Ready::run(int64_t T, int64_t B, Address current, const std::vector<Address
   f.x = (const void*)current, f.x_stride_t = B * layer.N, f.x_stride_b = layer.N;
   f.first = {(void*)first[0], (void*)first[1], (void*)first[2], (void*)first[3], (void*)first[4]};
   f.last = {(void*)last[0], (void*)last[1], (void*)last[2], (void*)last[3], (void*)last[4]};
-  f.z = (void*)spikes, f.trace_v = (void*)trace_v;
+  f.z = (void*)spikes;
   f.saved.every = segment;
   if (wide) cpu::forward<double>(f, parallel());
   else cpu::forward<float>(f, parallel());

@@ -18,7 +18,7 @@ inline constexpr const char* ready_text =
     "counts as 0 without autapses.";
 inline constexpr const char* run_text =
     "T steps of B items from the addresses of contiguous tensors: current (T,B,N), the five of the state and where the five after\n"
-    "the last step go, (B,N) and (D,B,N), the spikes (T,B,N), and the traces of v (T,B,N) or 0. False, and the results are void, where\n"
+    "the last step go, (B,N) and (D,B,N), and the spikes (T,B,N). False, and the results are void, where\n"
     "the sources do not hold the bytes any more that the layer was made from, or stored has other weights of a neuron that spiked:\n"
     "those of the others were not read.";
 
@@ -26,8 +26,8 @@ class Ready {
  public:
   Ready(bool wide, int64_t N, int64_t dynamics, int64_t surrogate, double dampening, int64_t refractory, std::vector<int64_t> delays,
         Address coefficients, Address w, Address delay, Address stored, bool autapses, std::vector<std::pair<Address, int64_t>> sources);
-  bool run(int64_t T, int64_t B, Address current, const std::vector<Address>& first, const std::vector<Address>& last, Address spikes,
-           Address trace_v) const;
+  bool run(int64_t T, int64_t B, Address current, const std::vector<Address>& first, const std::vector<Address>& last,
+           Address spikes) const;
 
  private:
   struct Free {

@@ -1,12 +1,12 @@
-"""The compiled operators: loading (load), shapes without data (fake), gradients (autograd), linear maps (linear); and
-what tests and benchmarks force (options)."""
+"""The compiled operators: loading (load), shapes without data (fake), gradients (autograd), linear maps (linear), the
+readout alone (readout); and what tests and benchmarks force (options)."""
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from .._torch_internals import keys_after_autograd
-from . import fake
+from . import fake, readout
 from .autograd import Outputs, Settings, Tensors, allows_bf16, differentiated
 from .batching import one_by_one
 from .linear import linear, mostly_zero
@@ -27,13 +27,20 @@ from .load import (
     solid,
 )
 from .options import forced, forced_options
+from .readout import leaky_readout
 from .unequal import recurrence
 
 __all__ = [
     "DEVICES", "Constants", "Numbers", "Options", "Outputs", "Settings", "Tensors", "_C", "allows_bf16", "available",
-    "compiled_rows", "cpu_kernels", "forced", "forced_options", "has", "linear", "load_error", "mask", "mostly_zero",
-    "plain", "recurrence", "reused", "solid",
+    "compiled_rows", "cpu_kernels", "forced", "forced_options", "has", "leaky_readout", "linear", "load_error", "mask",
+    "mostly_zero", "plain", "recurrence", "reused", "solid",
 ]  # fmt: skip
+
+
+_DIFFERENTIATED: dict[str, Callable[..., Any]] = {
+    "alif_forward": lambda *args: differentiated(fake.by_name(torch.ops.lsnn.alif_forward.default, args)),
+    "leaky_readout": readout.LeakyReadout.apply, "leaky_readout_backward": readout.LeakyReadoutBackward.apply,
+}  # fmt: skip
 
 
 def _autograd_kernel(name: str) -> Callable[..., Any]:
@@ -42,7 +49,7 @@ def _autograd_kernel(name: str) -> Callable[..., Any]:
 
     def kernel(keys: Any, *args: Any) -> Any:
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in fake.tensors_in(args)):
-            out = differentiated(fake.by_name(op, args)) if name == "alif_forward" else None
+            out = _DIFFERENTIATED[name](*args) if name in _DIFFERENTIATED else None
             if out is not None:
                 return out
             raise RuntimeError(

@@ -75,14 +75,14 @@ def _refuse_second_derivative() -> None:
         raise RuntimeError("lsnn_ext: expected one derivative, got a second derivative, which spikes do not have")
 
 
-def _transformed() -> bool:
+def transformed() -> bool:
     """Whether a transform of torch.func runs, or a compiler: they always record the backward pass."""
     return torch.compiler.is_compiling() or is_transforming()
 
 
 def _interruptible(op: Callable[..., Any], *args: Any) -> Any:
     """Calls an operator; what a signal handler raised meanwhile (KeyboardInterrupt) takes the place of its error."""
-    if _transformed():
+    if transformed():
         return op(*args)
     try:
         # Past the autograd kernel in Python that refuses gradients (ours, of __init__.py): here nobody records, and a
@@ -143,7 +143,7 @@ class _Alif(torch.autograd.Function):
         _refuse_second_derivative()
         with torch.no_grad():
             gradients: tuple[Tensor | None, ...] = _Alif.gradients(ctx, Outputs(*g))  # type: ignore[arg-type]
-        if torch.is_grad_enabled() and not _transformed():
+        if torch.is_grad_enabled() and not transformed():
             gradients = only_once(gradients, (*g, *ctx.saved_tensors))
         return None, None, None, None, None, *gradients
 

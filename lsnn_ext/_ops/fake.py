@@ -76,6 +76,14 @@ def _linear_backward(given: Any) -> tuple[Tensor, Tensor]:
     return x.new_empty(g.shape[1], x.shape[1]), x.new_empty(g.shape[1])
 
 
+def _leaky_readout(given: Any) -> tuple[Tensor, Tensor]:
+    return given.x.new_empty(given.x.shape), given.x.new_empty(given.x.shape[1:])
+
+
+def _leaky_readout_backward(given: Any) -> tuple[Tensor, Tensor]:
+    return given.g_p.new_empty(given.g_p.shape), given.g_p.new_empty(given.g_last.shape)
+
+
 def by_name(op: Any, args: Iterable[Any]) -> SimpleNamespace:
     """The arguments of an operator by the names of its schema; torch leaves out those at the end that are defaults."""
     given = {argument.name: argument.default_value for argument in op._schema.arguments}
@@ -118,5 +126,6 @@ def kernels() -> dict[str, Callable[..., Any]]:
     found: dict[str, Callable[[Any], Any]] = {
         "alif_forward": _forward, "alif_backward": _backward,
         "linear_events": _linear, "linear_events_backward": _linear_backward,
+        "leaky_readout": _leaky_readout, "leaky_readout_backward": _leaky_readout_backward,
     }  # fmt: skip
     return {name: _on_one_device(name, kernel) for name, kernel in found.items()}

@@ -122,7 +122,7 @@ class LSNN(nn.Module):
                 out = neurons._packed(x, carried, False, p, **asked)
             else:
                 out = neurons._dense(x, carried, False, p, **asked)
-            end, p = out.state, given(out.p)
+            end, p = out.state, given(out.readout_state)
             value = given(out.readout) if readout.bias is None else given(out.readout) + readout.bias
             y, spikes = value, out.spikes
             if isinstance(x, PackedSequence):

@@ -120,7 +120,7 @@ def run_packed(
                           for values in zip(*(given_traces(out) for out in outs), strict=True)))
     return Layered(
         packed([out.spikes for out in outs]), end, traces, packed([out.readout for out in outs]),
-        unsorted([out.p for out in outs], 0),
+        unsorted([out.readout_state for out in outs], 0),
     )  # fmt: skip
 
 

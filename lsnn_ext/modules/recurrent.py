@@ -242,7 +242,7 @@ class Recurrent(nn.Module):
         self._check(x.data, (2,), "packed rows (sum of lengths, I)", state, (int(x.batch_sizes[0]),))
 
         def run(x: Tensor, lengths: Tensor, state: State | None, p: Tensor | None) -> Layered:
-            return self._run(x, lengths, state, trace, **(readout and {**readout, "p": p}))
+            return self._run(x, lengths, state, trace, **(readout and {**readout, "readout_state": p}))
 
         return run_packed(x, state, p, run)
 
@@ -258,7 +258,7 @@ class Recurrent(nn.Module):
         if not batched:
             state = None if state is None else State(*(leaf.unsqueeze(-2) for leaf in state))
             p = None if p is None else p.unsqueeze(0)
-        out, state, traces, y, p, _ = self._run(x.contiguous(), None, state, trace, p=p, **readout)
+        out, state, traces, y, p, _ = self._run(x.contiguous(), None, state, trace, readout_state=p, **readout)
 
         def given_form(value: Tensor) -> Tensor:
             return value.transpose(0, 1) if first else value if batched else value.squeeze(1)

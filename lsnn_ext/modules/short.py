@@ -99,9 +99,9 @@ def short_call(
         if not functional.plain(current, dtype) or current.shape != (steps * B, N):
             return None
         x = torch.empty_like(current)
-        if not ready.run(steps, B, current.data_ptr(), first, last, x.data_ptr(), 0):
+        if not ready.run(steps, B, current.data_ptr(), first, last, x.data_ptr()):
             made = _made_ready(layer, suffix, kept, anew=True)  # somebody has changed a parameter, or the delays
-            if made is None or made.D != D or not made.run(steps, B, current.data_ptr(), first, last, x.data_ptr(), 0):
+            if made is None or made.D != D or not made.run(steps, B, current.data_ptr(), first, last, x.data_ptr()):
                 return None
     return x, after
 

@@ -1,0 +1,70 @@
+"""The readout alone: a leaky integrator, p_t = k p_{t-1} + (1 - k) x_t, differentiable to any order.
+
+The map is linear in x and p. So its backward pass is another linear map, whose own backward pass is
+the first one again: each of the two calls the other.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._torch_internals import below_autograd, is_forward_mode
+from .autograd import transformed
+
+
+def _called(op: Callable[..., Any], *args: Any) -> tuple[Tensor, Tensor]:
+    """An operator; past its autograd kernel in Python, where nobody records."""
+    if transformed():
+        return op(*args)
+    with below_autograd():
+        return op(*args)
+
+
+class LeakyReadout(torch.autograd.Function):
+    """x (T, B, O), p (B, O) or None, k -> all p (T, B, O) and the last one."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, p: Tensor | None, k: float) -> tuple[Tensor, Tensor]:
+        return _called(torch.ops.lsnn.leaky_readout, x, p, k)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        _, p, ctx.k = inputs
+        ctx.from_zero = p is None
+
+    @staticmethod
+    def backward(ctx: Any, g_p: Tensor, g_last: Tensor) -> tuple[Tensor | None, ...]:
+        g_x, g_first = LeakyReadoutBackward.apply(g_p, g_last, ctx.k)
+        return g_x, None if ctx.from_zero else g_first, None
+
+
+class LeakyReadoutBackward(torch.autograd.Function):
+    """Gradients of both results, k -> those of x (T, B, O) and p (B, O)."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(g_p: Tensor, g_last: Tensor, k: float) -> tuple[Tensor, Tensor]:
+        return _called(torch.ops.lsnn.leaky_readout_backward, g_p, g_last, k)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        *_, ctx.k = inputs
+
+    @staticmethod
+    def backward(ctx: Any, h_x: Tensor, h_p: Tensor) -> tuple[Tensor | None, ...]:
+        return *LeakyReadout.apply(h_x, h_p, ctx.k), None
+
+
+def leaky_readout(x: Tensor, p: Tensor | None, k: float) -> tuple[Tensor, Tensor]:
+    """The operator, under autograd where somebody wants a gradient."""
+    wanted = torch.is_grad_enabled() and (x.requires_grad or (p is not None and p.requires_grad))
+    if wanted or not torch.compiler.is_compiling() and is_forward_mode():  # the bare operator would drop tangents
+        return LeakyReadout.apply(x, p, k)
+    with torch.no_grad():
+        return _called(torch.ops.lsnn.leaky_readout, x, p, k)
+

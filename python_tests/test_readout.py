@@ -1,0 +1,271 @@
+"""The readout as an operator of its own: p_t = k p_{t-1} + (1 - k) x_t, to the bit, differentiable to any order."""
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+
+from compare import assert_same
+from lsnn_ext import LeakyReadout, _ops, functional, reference
+
+K = 0.9
+needs_compiled = pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
+SIZES = [(1, 1, 1), (7, 3, 10), (200, 40, 17), (3, 1, 20000), (0, 3, 4), (5, 0, 4), (5, 3, 0)]
+
+
+def _drawn(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def _alone(x: Tensor, p: Tensor | None, k: float = K) -> tuple[Tensor, Tensor]:
+    """The integrator of products that are made already."""
+    return functional.leaky_readout(x, torch.eye(x.shape[2], dtype=x.dtype), k, p)
+
+
+# -------------------------------------------------------------------------------------------------------------- values
+@needs_compiled
+@pytest.mark.parametrize("from_zero", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_same_bits_as_the_loop(size: tuple[int, ...], dtype: torch.dtype, from_zero: bool) -> None:
+    T, B, O = size
+    x, p = _drawn(T, B, O, dtype=dtype), None if from_zero else _drawn(B, O, dtype=dtype, seed=1)
+    weights, of_last = _drawn(T, B, O, dtype=dtype, seed=2), _drawn(B, O, dtype=dtype, seed=3)
+    found = []
+    for readout in (torch.ops.lsnn.leaky_readout, reference.leaky_readout):
+        leaves = [leaf.clone().requires_grad_() for leaf in (x, p) if leaf is not None]
+        all_p, last = readout(*leaves, *[None] * from_zero, K)
+        loss = (all_p * weights).sum() + (last * of_last).sum()
+        found.append([all_p, last, *torch.autograd.grad(loss, leaves, materialize_grads=True)])
+    for name, got, want in zip(("all", "last", "dx", "dp"), *found, strict=False):
+        assert_same(name, got, want)
+
+
+@needs_compiled
+def test_threads_change_nothing() -> None:
+    x, p = _drawn(300, 64, 50, dtype=torch.float32), _drawn(64, 50, dtype=torch.float32, seed=1)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            results = torch.ops.lsnn.leaky_readout(x, p, K)
+            found.append((*results, *torch.ops.lsnn.leaky_readout_backward(*results, K)))
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(*found, strict=True):
+        assert_same("threads", other, one)
+
+
+@pytest.mark.parametrize("layout", ["swapped", "strided", "expanded"])
+def test_any_layout(layout: str) -> None:
+    """Of x and p, and of the gradients."""
+    x, p, g, g_last = _drawn(6, 4, 5), _drawn(4, 5, seed=1), _drawn(6, 4, 5, seed=2), _drawn(4, 5, seed=3)
+    change: Callable[[Tensor], Tensor] = {
+        "swapped": lambda t: t.transpose(-1, -2).contiguous().transpose(-1, -2),
+        "strided": lambda t: t.repeat_interleave(2, -1)[..., ::2],
+        "expanded": lambda t: t[..., :1].expand(t.shape)}[layout]
+    found = []
+    for form in (change, lambda t: change(t).contiguous()):
+        a, b = form(x).requires_grad_(), form(p).requires_grad_()
+        operator = torch.ops.lsnn.leaky_readout if _ops.available else reference.leaky_readout
+        results = operator(a, b, K)
+        found.append([*results, *torch.autograd.grad(results, (a, b), (form(g), form(g_last)))])
+    for got, want in zip(*found, strict=True):
+        assert_same(layout, got, want)
+
+
+@pytest.mark.parametrize("k", [0, 1, 0.0, 1.0])
+def test_ends_of_the_range(k: float) -> None:
+    x, p = _drawn(4, 2, 3), _drawn(2, 3, seed=1)
+    all_p, last = _alone(x, p, k)
+    assert_same("all", all_p, p.expand(4, 2, 3) if k else x)
+    assert_same("last", last, p if k else x[-1])
+
+
+def test_large_numbers_are_read_as_they_are() -> None:
+    """No threshold stands behind it that a readout could reach."""
+    all_p, _ = _alone(torch.full((3, 1, 2), 3e38), torch.full((1, 2), 3e38), 0.5)
+    assert_same("all", all_p, torch.full((3, 1, 2), 3e38))
+
+
+@needs_compiled
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_same_bits_as_the_readout_inside(dtype: torch.dtype) -> None:
+    """Spikes with weights that are multiples of 2^-10: the sum in front is exact in any order."""
+    torch.manual_seed(0)
+    x = (torch.rand(50, 9, 30) < 0.2).to(dtype)
+    w_in, w_out = ((torch.randn(shape) * 1024).round().div(1024).to(dtype) for shape in ((40, 30), (10, 40)))
+    p, neuron = _drawn(9, 10, dtype=dtype), {"alpha": 0.9, "theta": 0.5}
+    out = functional.layer(x, w_in, None, w_out=w_out, k_out=K, readout_state=p, **neuron)
+    assert out.spikes is not None and 0.01 < float(out.spikes.mean()) < 0.9
+    all_p, last = functional.leaky_readout(out.spikes, w_out, K, p)
+    assert out.readout is not None and out.readout_state is not None
+    assert_same("all", all_p, out.readout)
+    assert_same("last", last, out.readout_state)
+
+
+# --------------------------------------------------------------------------------------------------------- derivatives
+@pytest.mark.parametrize("from_zero", [False, True])
+def test_derivatives_of_two_orders(from_zero: bool) -> None:
+    leaves = [_drawn(5, 2, 3).requires_grad_(), _drawn(4, 3, seed=1).requires_grad_()]
+    leaves += [] if from_zero else [_drawn(2, 4, seed=2).requires_grad_()]
+
+    def readout(x: Tensor, w_out: Tensor, p: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return functional.leaky_readout(x, w_out, K, p)
+
+    assert gradcheck(readout, leaves)
+    assert gradgradcheck(readout, leaves)
+
+
+@needs_compiled
+def test_operators_are_each_others_derivative() -> None:
+    x, p = _drawn(5, 2, 3).requires_grad_(), _drawn(2, 3, seed=1).requires_grad_()
+    for operator in (torch.ops.lsnn.leaky_readout, torch.ops.lsnn.leaky_readout_backward):
+        assert gradcheck(lambda a, b, op=operator: op(a, b, K), (x, p))
+        assert gradgradcheck(lambda a, b, op=operator: op(a, b, K), (x, p))
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["all", "last"])
+def test_gradient_from_one_result(which: int) -> None:
+    x, p = _drawn(5, 2, 3).requires_grad_(), _drawn(2, 3, seed=1).requires_grad_()
+    got, want = (torch.autograd.grad(readout(x, p, K)[which].square().sum(), (x, p))
+                 for readout in (_alone, reference.leaky_readout))
+    for one, other in zip(got, want, strict=True):
+        assert_same("gradient", one, other, tolerance=1e-14)
+
+
+@needs_compiled
+def test_forward_mode_is_refused() -> None:
+    """It has no rule; silently dropped tangents would look like constants."""
+    with torch.autograd.forward_ad.dual_level():
+        x = torch.autograd.forward_ad.make_dual(_drawn(5, 2, 3), _drawn(5, 2, 3))
+        with pytest.raises((RuntimeError, NotImplementedError), match="forward mode|jvp"):
+            _ops.leaky_readout(x, None, K)
+
+
+# ----------------------------------------------------------------------------------------------------------- transforms
+@pytest.mark.parametrize("in_dims", [(0, None), (1, 0), (2, 1), (None, 0)])
+def test_vmap(in_dims: tuple[int | None, ...]) -> None:
+    sizes = {0: (3, 6, 4, 5), 1: (6, 3, 4, 5), 2: (6, 4, 3, 5), None: (6, 4, 5)}
+    x = _drawn(*sizes[in_dims[0]])
+    p = _drawn(*{0: (3, 4, 5), 1: (4, 3, 5), None: (4, 5)}[in_dims[1]], seed=1)
+
+    def element(t: Tensor, axis: int | None, i: int) -> Tensor:
+        return t if axis is None else t.select(axis, i)
+
+    got = torch.vmap(_alone, in_dims)(x, p)
+    gradients = torch.vmap(torch.func.grad(lambda x, p: _alone(x, p)[0].square().sum(), (0, 1)), in_dims)(x, p)
+    for i in range(3):
+        a, b = (element(t, axis, i).clone().requires_grad_() for t, axis in zip((x, p), in_dims, strict=True))
+        want = _alone(a, b)
+        wanted = torch.autograd.grad(want[0].square().sum(), (a, b))
+        for one, other in zip((*got, *gradients), (*want, *wanted), strict=True):
+            assert_same("vmap", one[i], other)
+
+
+@needs_compiled
+def test_compiled() -> None:
+    torch._dynamo.reset()
+    module, x = LeakyReadout(5, 3), _drawn(6, 2, 5, dtype=torch.float32)
+    compiled = torch.compile(copy.deepcopy(module), fullgraph=True, backend="aot_eager")
+    results = []
+    for call in (module, compiled):
+        y, state = call(x)
+        (y.square().sum() + state.sum()).backward()
+        results.append([y, state])
+    for got, want in zip(*results, strict=True):
+        assert_same("value", got, want)
+    for got, want in zip(compiled.parameters(), module.parameters(), strict=True):
+        assert got.grad is not None and want.grad is not None
+        assert_same("gradient", got.grad, want.grad)
+
+
+@needs_compiled
+def test_exported_with_its_gradient() -> None:
+    module, x = LeakyReadout(5, 3), _drawn(6, 2, 5, dtype=torch.float32)
+    program = torch.export.export(module, (x,)).module()
+    (want,) = torch.autograd.grad(module(x)[0].square().sum(), module.weight)
+    (got,) = torch.autograd.grad(program(x)[0].square().sum(), program.get_parameter("weight"))
+    assert_same("gradient", got, want)
+
+
+@needs_compiled
+def test_autocast_computes_in_float32() -> None:
+    x, w_out = _drawn(6, 2, 5, dtype=torch.float32), _drawn(3, 5, dtype=torch.float32, seed=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, last = functional.leaky_readout(x, w_out, K)
+        raw, _ = torch.ops.lsnn.leaky_readout(x.bfloat16(), None, K)
+    assert y.dtype == last.dtype == raw.dtype == torch.float32
+    assert_same("autocast", y, functional.leaky_readout(x, w_out, K)[0], tolerance=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_is_integrated_in_float32(dtype: torch.dtype) -> None:
+    x = torch.ones(30, 2, 4, dtype=dtype).requires_grad_()
+    y, last = functional.leaky_readout(x, torch.eye(4, dtype=dtype), K)
+    assert y.dtype == last.dtype == torch.float32
+    assert_same("value", last, reference.leaky_readout(torch.ones(30, 2, 4), None, K)[1])
+    y.sum().backward()
+    assert x.grad is not None and x.grad.dtype == dtype
+
+
+# ------------------------------------------------------------------------------------------------------------- refusals
+X, W, P = torch.zeros(4, 2, 3), torch.zeros(5, 3), torch.zeros(2, 5)
+WRONG: dict[str, tuple[tuple[Any, ...], str]] = {
+    "k": ((X, W, torch.tensor(0.5)), "k: expected a number from 0 to 1, got Tensor"),
+    "k-bool": ((X, W, True), "k: expected a number from 0 to 1, got bool"),
+    "k-large": ((X, W, 1.5), "k: expected a number from 0 to 1, got 1.5"),
+    "k-nan": ((X, W, float("nan")), "k: expected a number from 0 to 1, got nan"),
+    "p-shape": ((X, W, K, torch.zeros(2, 3)), r"p: expected shape \(2, 5\), got \(2, 3\)"),
+    "p-dtype": ((X, W, K, P.double()), "p: expected torch.float32, got torch.float64"),
+    "p": ((X, W, K, 0.5), "p: expected a tensor, got float"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_arguments(name: str) -> None:
+    arguments, message = WRONG[name]
+    with pytest.raises((TypeError, ValueError), match=f"^{message}$"):
+        functional.leaky_readout(*arguments)
+
+
+RAW: dict[str, tuple[Callable[[], Any], str]] = {
+    "x": (lambda: torch.ops.lsnn.leaky_readout(X[0], None, K), r"x: expected shape \(T, B, O\), got \(2, 3\)"),
+    "x-dtype": (lambda: torch.ops.lsnn.leaky_readout(X.int(), None, K), "x must be float32 or float64"),
+    "p": (lambda: torch.ops.lsnn.leaky_readout(X, P, K), r"p: expected shape \(2, 3\), got \(2, 5\)"),
+    "p-dtype": (lambda: torch.ops.lsnn.leaky_readout(X, X[0].double(), K), "p must have the dtype of x"),
+    "k": (lambda: torch.ops.lsnn.leaky_readout(X, None, -0.1), "k: expected a number from 0 to 1, got -0.1"),
+    "g": (lambda: torch.ops.lsnn.leaky_readout_backward(X, P, K), r"g_last: expected shape \(2, 3\), got \(2, 5\)"),
+    "g-k": (lambda: torch.ops.lsnn.leaky_readout_backward(X, X[0], float("nan")), "k: expected a number from 0 to 1"),
+}
+
+
+@needs_compiled
+@pytest.mark.parametrize("name", RAW)
+def test_wrong_arguments_of_the_operators(name: str) -> None:
+    call, message = RAW[name]
+    with pytest.raises(RuntimeError, match=f"^{message}"):
+        call()
+
+
+# ----------------------------------------------------------------------------------------------- beside the coupling p
+def test_coupling_through_layer() -> None:
+    """p of equation (3) is the argument of layer as of alif; the readout has its state by another name."""
+    torch.manual_seed(0)
+    x, w_in, w_rec = (torch.rand(20, 3, 6) < 0.3).float(), torch.randn(8, 6), torch.randn(8, 8) / 4
+    neuron = {"alpha": 0.9, "theta": 0.5, "rho": 0.8, "beta": 0.3, "p": torch.full((8,), 0.2)}
+    w_out, first = torch.randn(4, 8), torch.randn(3, 4)
+    out = functional.layer(x, w_in, w_rec, w_out=w_out, k_out=K, readout_state=first, trace=True, **neuron)
+    spikes, state, traces = functional.alif(functional.linear(x, w_in), w_rec, trace=True, **neuron)
+    without = functional.alif(functional.linear(x, w_in), w_rec, trace=True, **{**neuron, "p": 0.0})
+    assert out.spikes is not None and out.traces is not None and not torch.equal(traces.a, without[2].a)
+    for name, got, want in (("spikes", out.spikes, spikes), ("a", out.traces.a, traces.a), ("v", out.state.v, state.v)):
+        assert_same(name, got, want)
+    y, last = functional.leaky_readout(spikes, w_out, K, first)
+    assert out.readout is not None and out.readout_state is not None
+    assert_same("readout", out.readout, y, tolerance=1e-6)
+    assert_same("last", out.readout_state, last, tolerance=1e-6)
