@@ -5,7 +5,7 @@ uses with the parameters as they are then. Counting changes would not do: versio
 change, and what is written through ``.data`` or through a numpy array.
 """
 from collections.abc import Hashable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,28 +45,44 @@ def plain(tensor: Any, dtype: torch.dtype) -> bool:
     )  # fmt: skip
 
 
+class Synapses(NamedTuple):
+    """The recurrent weights of a layer that is kept ready."""
+
+    w_rec: Tensor  # (N, N): stored.t(), without its diagonal where there are no autapses
+    stored: Tensor
+    autapses: bool
+
+
 class Ready:
     """A layer made from sources, and from constants that are no tensors; what it keeps is its own and never changes."""
 
     def __init__(
-        self, constants: Hashable, sources: dict[str, Tensor], w_rec: Tensor, neuron: Neuron,
-        stored: Tensor | None, autapses: bool,
+        self, constants: Hashable, sources: dict[str, Tensor], neuron: Neuron, N: int, dtype: torch.dtype,
+        synapses: Synapses | None,
     ) -> None:  # fmt: skip
-        """Raises what functional.alif raises for this neuron.
-
-        w_rec (N, N) is stored.t(), where there is one, without its diagonal if there are no autapses.
-        """
-        call = resolve(neuron, w_rec[None], w_rec)  # rows of weights have the shape of a current
-        model, self.dtype, N = call.model, w_rec.dtype, w_rec.shape[0]
+        """Raises what functional.alif raises for this neuron. synapses: None without recurrence."""
+        call = resolve(neuron, torch.empty(0, 0, N, dtype=dtype), None if synapses is None else synapses.w_rec)
+        model = call.model
         delay = None if model.delay is None else model.delay.contiguous()
-        coefficients, w_rec = model.coefficients.contiguous(), w_rec.contiguous()
-        self.constants, self.D = constants, model.D
+        w_rec = None if synapses is None else synapses.w_rec.contiguous()
+        stored = None if synapses is None else synapses.stored
+        coefficients = model.coefficients.contiguous()
+        self.constants, self.D, self.dtype = constants, model.D, dtype
         # The aliases hold the memory of the sources, so that no other tensor can come to lie at the same address.
         self.sources = [(name, t, t.detach(), t.data_ptr()) for name, t in sources.items()]
+        choices = _ops.Constants(
+            dynamics=_ops.DYNAMICS[model.dynamics], surrogate=_ops.SURROGATES[model.surrogate],
+            refractory=model.refractory, smooth=0, checkpoint=0, outputs=0, gradients=0, coefficient_gradients=0,
+            allow_bf16=0,
+        )  # fmt: skip
+        numbers = _ops.Numbers(dampening=model.dampening, k_out=0.0)
+
+        def address(tensor: Tensor | None) -> int:
+            return 0 if tensor is None else tensor.data_ptr()
+
         self.run = _ops._C.Ready(
-            self.dtype is torch.float64, N, _ops.DYNAMICS[model.dynamics], _ops.SURROGATES[model.surrogate],
-            model.dampening, model.refractory, list(model.delays), coefficients.data_ptr(), w_rec.data_ptr(),
-            0 if delay is None else delay.data_ptr(), 0 if stored is None else stored.data_ptr(), autapses,
+            dtype is torch.float64, N, list(choices), list(numbers), list(model.delays), address(coefficients),
+            address(w_rec), address(delay), address(stored), synapses is not None and synapses.autapses,
             [(t.data_ptr(), t.nbytes) for t in sources.values() if t is not stored],
         ).run  # fmt: skip
 
@@ -84,15 +100,14 @@ class Ready:
 
 
 def prepared(
-    constants: Hashable, sources: dict[str, Tensor], w_rec: Tensor, neuron: Neuron,
-    stored: Tensor | None = None, autapses: bool = True,
+    constants: Hashable, sources: dict[str, Tensor], neuron: Neuron, N: int, dtype: torch.dtype,
+    synapses: Synapses | None,
 ) -> Ready | None:  # fmt: skip
     """A layer made ready of plain tensors, or None where none is to be kept: one neuron, or too many."""
     delay = neuron.delay
     many = len(delay.distinct) if isinstance(delay, Delays) else 1
-    N = w_rec.shape[0]
-    if w_rec.dtype not in (torch.float32, torch.float64) or N < 2 or many * N * (N + 64) >= _MANY:
+    if dtype not in (torch.float32, torch.float64) or N < 2 or many * N * (N + 64) >= _MANY:
         return None
     if isinstance(delay, Delays) and not torch.isin(delay.each, torch.tensor(delay.distinct)).all():
         return None  # the operator says what is wrong
-    return Ready(constants, sources, w_rec, neuron, stored, autapses)
+    return Ready(constants, sources, neuron, N, dtype, synapses)

@@ -12,6 +12,7 @@ from ._arguments import readable as readable
 from ._bits import PackedSpikes, pack_spikes
 from ._lengths import GivenLengths, Lengths, end_readout, lengths_of
 from ._ready import Ready as Ready
+from ._ready import Synapses as Synapses
 from ._ready import plain as plain
 from ._ready import prepared as prepared
 from ._ready import short as short

@@ -117,7 +117,9 @@ def _ready(memory: Tensor, wide: bool, **numbers: Any) -> str:
 
 def ready(d: Draw) -> Call:
     memory = torch.full((1 << 16,), 0.5, dtype=torch.float64 if (wide := d.chance(0.5)) else torch.float32)
-    args = {"memory": memory, "wide": wide, "N": d.one_of(1, 5, 33), "dynamics": d.random.randrange(len(ROWS)),
-            "surrogate": d.random.randrange(len(SURROGATES)), "dampening": 0.3, "refractory": d.one_of(0, 2),
-            "delays": [d.one_of(0, 1, 3)], "autapses": d.chance(0.5)}  # fmt: skip
+    constants = dict.fromkeys(_ops.Constants._fields, 0)
+    constants |= {"dynamics": d.random.randrange(len(ROWS)), "surrogate": d.random.randrange(len(SURROGATES)),
+                  "refractory": d.one_of(0, 2)}  # fmt: skip
+    args = {"memory": memory, "wide": wide, "N": d.one_of(1, 5, 33), "constants": list(constants.values()),
+            "numbers": [0.3, 0.0], "delays": [d.one_of(0, 1, 3)], "autapses": d.chance(0.5)}  # fmt: skip
     return Call("_C.Ready", _ready, args)

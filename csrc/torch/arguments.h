@@ -76,6 +76,12 @@ inline Ints read_lengths(const Maybe& lengths, int64_t T, int64_t B) {
   return Ints(n, n + B);
 }
 
+inline void check_choices(const Constants& c) {
+  LSNN_EXPECT(c.dynamics >= 0 && c.dynamics < n_rows, "dynamics must be a row from 0 to ", n_rows - 1, ", got ", c.dynamics);
+  LSNN_EXPECT(c.surrogate >= 0 && c.surrogate < n_surrogates, "surrogate must be 0 to ", n_surrogates - 1, ", got ", c.surrogate);
+  LSNN_EXPECT(c.refractory >= 0 && c.refractory < (1 << 24), "refractory must be from 0 to 2^24 - 1 steps, got ", c.refractory);
+}
+
 // like: the tensor, called `of`, whose device and dtype all others have. recurrence: w_rec, and the delay of each synapse or none.
 inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const char* of,
                               const Maybe& lengths, const Tensor& coefficients,
@@ -93,9 +99,7 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
     check_like(*w_rec, "w_rec", like, of);
     check_shape(*w_rec, "w_rec", by_delay ? Ints{S, N, N} : Ints{N, N});
   }
-  LSNN_EXPECT(c.dynamics >= 0 && c.dynamics < n_rows, "dynamics must be a row from 0 to ", n_rows - 1, ", got ", c.dynamics);
-  LSNN_EXPECT(c.surrogate >= 0 && c.surrogate < n_surrogates, "surrogate must be 0 to ", n_surrogates - 1, ", got ", c.surrogate);
-  LSNN_EXPECT(c.refractory >= 0 && c.refractory < (1 << 24), "refractory must be from 0 to 2^24 - 1 steps, got ", c.refractory);
+  check_choices(c);
   for (size_t i = 0; i < delays.size(); i++)
     LSNN_EXPECT(delays[i] >= 0 && (!i || delays[i] > delays[i - 1]), "delays must ascend from 0 or more, got ", delays[i], " at place ", i);
   LSNN_EXPECT(delay.has_value() == (S > 1 && !by_delay), "delay must be given exactly when there are several delays for a w_rec of ",

@@ -90,10 +90,11 @@ PYBIND11_MODULE(_C, m) {
         "options"_a = std::vector<int64_t>{});
   using lsnn::binding::Address, lsnn::binding::Ready;
   py::class_<Ready>(m, "Ready", lsnn::binding::ready_text)
-      .def(py::init<bool, int64_t, int64_t, int64_t, double, int64_t, std::vector<int64_t>, Address, Address, Address, Address, bool,
+      .def(py::init<bool, int64_t, std::vector<int64_t>, std::vector<double>, std::vector<int64_t>,
+                    Address, Address, Address, Address, bool,
                     std::vector<std::pair<Address, int64_t>>>(),
-           "wide"_a, "N"_a, "dynamics"_a, "surrogate"_a, "dampening"_a, "refractory"_a, "delays"_a, "coefficients"_a, "w"_a, "delay"_a,
-           "stored"_a, "autapses"_a, "sources"_a)
+           "wide"_a, "N"_a, "constants"_a, "numbers"_a, "delays"_a, "coefficients"_a, "w"_a,
+           "delay"_a, "stored"_a, "autapses"_a, "sources"_a)
       .def("run", &Ready::run, py::call_guard<py::gil_scoped_release>(), lsnn::binding::run_text, "T"_a, "B"_a, "current"_a, "first"_a,
            "last"_a, "spikes"_a);
 #ifdef LSNN_CUDA_KERNELS

@@ -13,24 +13,29 @@ Ready::Memory Ready::copy(Address from, int64_t bytes) {
   return memory;
 }
 
-Ready::Ready(bool is_wide, int64_t N, int64_t dynamics, int64_t surrogate, double dampening, int64_t refractory,
-             std::vector<int64_t> all_delays, Address given, Address weights, Address each_delay, Address stored_weights,
-             bool with_autapses, std::vector<std::pair<Address, int64_t>> from)
+Ready::Ready(bool is_wide, int64_t N, const std::vector<int64_t>& constants,
+             const std::vector<double>& numbers, std::vector<int64_t> all_delays, Address given, Address weights, Address each_delay,
+             Address stored_weights, bool with_autapses,
+             std::vector<std::pair<Address, int64_t>> from)
     : wide(is_wide),
       stored(stored_weights),
       autapses(with_autapses),
       delays(std::move(all_delays)),
       sources(std::move(from)),
       layer{} {
-  LSNN_EXPECT(dynamics >= 0 && dynamics < n_rows && surrogate >= 0 && surrogate < n_surrogates && !delays.empty() && N >= 1,
-              "Ready: expected a row, a surrogate, delays and neurons, got ", dynamics, ", ", surrogate, ", ", delays.size(), ", ", N);
+  const Constants c = read_constants(constants, numbers);
+  check_choices(c);
+  LSNN_EXPECT(N >= 1, "Ready: expected one neuron or more, got ", N);
+  LSNN_EXPECT((weights != 0) == !delays.empty(), "Ready: expected delays with weights, and none without");
   const int64_t size = wide ? 8 : 4, NP = cpu::padded(N);
-  if (wide) check_coefficients((const double*)given, N, dampening);
-  else check_coefficients((const float*)given, N, dampening);
-  coefficients = copy(given, n_coefficients * N * size), w = copy(0, N * NP * size);
-  for (int64_t j = 0; j < N; j++) {  // rows as the kernels pack them, zeros behind
+  if (wide) check_coefficients((const double*)given, N, c.dampening);
+  else check_coefficients((const float*)given, N, c.dampening);
+  coefficients = copy(given, n_coefficients * N * size);
+  if (weights) w = copy(0, N * NP * size);
+  for (int64_t j = 0; weights && j < N; j++) {  // rows as the kernels pack them, zeros behind
     char* row = (char*)w.get() + j * NP * size;
-    std::memcpy(row, (const char*)weights + j * N * size, N * size), std::memset(row + N * size, 0, (NP - N) * size);
+    std::memcpy(row, (const char*)weights + j * N * size, N * size);
+    std::memset(row + N * size, 0, (NP - N) * size);
   }
   if (stored) as_stored = copy(stored, N * N * size);
   if (each_delay) delay = copy(each_delay, N * N * (int64_t)sizeof(int64_t));
@@ -39,23 +44,23 @@ Ready::Ready(bool is_wide, int64_t N, int64_t dynamics, int64_t surrogate, doubl
   bytes = copy(0, sum);
   char* to = (char*)bytes.get();
   for (auto [address, n] : sources) std::memcpy(to, (const void*)address, n), to += n;
-  layer = {0,
-           0,
-           N,
-           rows[dynamics],
-           (Surrogate)surrogate,
-           dampening,
-           refractory,
-           false,
-           delays.data(),
-           (int64_t)delays.size(),
-           1 + delays.back(),
-           (const int64_t*)delay.get(),
-           w.get(),
-           NP,
-           1,
-           coefficients.get()};
-  layer.w_in_place = true;
+  layer = {.T = 0,
+           .B = 0,
+           .N = N,
+           .row = rows[c.dynamics],
+           .surrogate = (Surrogate)c.surrogate,
+           .dampening = c.dampening,
+           .n_ref = c.refractory,
+           .smooth = false,
+           .delays = delays.data(),
+           .S = (int64_t)delays.size(),
+           .D = delays.empty() ? 1 : 1 + delays.back(),
+           .delay = (const int64_t*)delay.get(),
+           .w = w.get(),
+           .w_stride_j = NP,
+           .w_stride_k = 1,
+           .coefficients = coefficients.get()};
+  layer.w_in_place = weights != 0;
 }
 
 // Whether the weights of all neurons that spiked, before: [D,B,N] and spikes: [T,B,N], are those of the caller, bit for bit.
@@ -84,6 +89,16 @@ template <class Bits> bool Ready::weights_hold(int64_t B, int64_t items, const v
   return true;
 }
 
+namespace {
+// The tensors of a state, in the order of their addresses: v, a, i, r, z.
+State state_at(const std::vector<Address>& of) {
+  void* at[5];
+  for (size_t k = 0; k < 5; k++) at[k] = (void*)of[k];
+  const auto [v, a, i, r, z] = at;
+  return {.v = v, .a = a, .i = i, .r = r, .z = z};
+}
+}  // namespace
+
 bool Ready::run(int64_t T, int64_t B, Address current, const std::vector<Address>& first, const std::vector<Address>& last,
                 Address spikes) const {
   LSNN_EXPECT(first.size() == 5 && last.size() == 5, "Ready: expected states of five tensors, got ", first.size(), " and ", last.size());
@@ -96,8 +111,8 @@ bool Ready::run(int64_t T, int64_t B, Address current, const std::vector<Address
   f.layer = layer, f.layer.T = T, f.layer.B = B;
   f.layer.options = default_options();
   f.x = (const void*)current, f.x_stride_t = B * layer.N, f.x_stride_b = layer.N;
-  f.first = {(void*)first[0], (void*)first[1], (void*)first[2], (void*)first[3], (void*)first[4]};
-  f.last = {(void*)last[0], (void*)last[1], (void*)last[2], (void*)last[3], (void*)last[4]};
+  f.first = state_at(first);
+  f.last = state_at(last);
   f.z = (void*)spikes;
   f.saved.every = segment;
   if (wide) cpu::forward<double>(f, parallel());
@@ -105,8 +120,8 @@ bool Ready::run(int64_t T, int64_t B, Address current, const std::vector<Address
   if (!stored) return true;
   // The last step's spikes have met no weights yet.
   const int64_t items = T > 1 ? (T - 1) * B : 0;
-  return wide ? weights_hold<uint64_t>(B, items, (void*)first[4], (void*)spikes)
-              : weights_hold<uint32_t>(B, items, (void*)first[4], (void*)spikes);
+  return wide ? weights_hold<uint64_t>(B, items, f.first.z, (void*)spikes)
+              : weights_hold<uint32_t>(B, items, f.first.z, (void*)spikes);
 }
 
 }  // namespace lsnn::binding

@@ -13,7 +13,8 @@ namespace lsnn::binding {
 using Address = std::uintptr_t;  // of a tensor's memory, from Tensor.data_ptr()
 
 inline constexpr const char* ready_text =
-    "Keeps coefficients (11,N), weights w (N,N) from neuron to neuron and delays (N,N) of a layer, and the bytes of the tensors that\n"
+    "Keeps coefficients (11,N), weights w (N,N) from neuron to neuron and delays (N,N) of a layer (addresses;\n"
+    "w 0 and no delays: none), and the bytes of the tensors that\n"
     "they were computed from (sources: address and bytes of each). stored: w transposed, as the caller has it, or 0; its diagonal\n"
     "counts as 0 without autapses.";
 inline constexpr const char* run_text =
@@ -24,8 +25,10 @@ inline constexpr const char* run_text =
 
 class Ready {
  public:
-  Ready(bool wide, int64_t N, int64_t dynamics, int64_t surrogate, double dampening, int64_t refractory, std::vector<int64_t> delays,
-        Address coefficients, Address w, Address delay, Address stored, bool autapses, std::vector<std::pair<Address, int64_t>> sources);
+  // constants, numbers: as the operators take them, see boundary.h.
+  Ready(bool wide, int64_t N, const std::vector<int64_t>& constants, const std::vector<double>& numbers,
+        std::vector<int64_t> delays, Address coefficients, Address w, Address delay, Address stored,
+        bool autapses, std::vector<std::pair<Address, int64_t>> sources);
   bool run(int64_t T, int64_t B, Address current, const std::vector<Address>& first, const std::vector<Address>& last,
            Address spikes) const;
 

@@ -14,27 +14,30 @@ if TYPE_CHECKING:
 
 def _made_ready(layer: "Recurrent", suffix: str, kept: dict[str, Ready], anew: bool = False) -> Ready | None:
     """What belongs to the parameters with this suffix as they are now; anew: although nothing seems to have changed."""
-    if not layer.recurrent:
-        return None
     N = layer.hidden_size
     delay = layer.delay if isinstance(layer.delay, int) else None  # a tensor is one of the sources
     constants = (N, layer.dt, layer.autapses, layer.refractory, delay, layer.dynamics, layer.surrogate, layer.dampening)
     parameters, buffers, ready = layer._parameters, layer._buffers, kept.get(suffix)
     if ready is not None and not anew and ready.made_from(constants, parameters, buffers):
         return ready
-    names = [*(name + suffix for name in layer._neuron), "weight_hh" + suffix, *(["delay"] if delay is None else [])]
+    names = [name + suffix for name in layer._neuron]
+    names += ["weight_hh" + suffix] if layer.recurrent else []
+    names += ["delay"] if delay is None else []
     sources = {name: parameters.get(name, buffers.get(name)) for name in names}
     present = {name: value for name, value in sources.items() if value is not None}
-    if len(present) < len(sources) or present["weight_hh" + suffix].shape != (N, N):
+    stored = present.get("weight_hh" + suffix)
+    if len(present) < len(sources) or stored is not None and stored.shape != (N, N):
         return None  # a parametrized weight, which is computed at each call, or a wrong one
     if not all(functional.plain(source, source.dtype) for source in present.values()):
         return None
     w_rec = layer._recurrent_weight(suffix)
-    assert w_rec is not None
-    ready = functional.prepared(
-        constants, present, w_rec, functional.Neuron(**layer._neuron_arguments(suffix)),
-        present["weight_hh" + suffix], layer.autapses,
-    )  # fmt: skip
+    synapses = None
+    if w_rec is not None and stored is not None:
+        synapses = functional.Synapses(w_rec, stored, layer.autapses)
+    weight = parameters["weight_ih" + suffix] if stored is None else stored
+    assert weight is not None  # short_call has looked
+    neuron = functional.Neuron(**layer._neuron_arguments(suffix))
+    ready = functional.prepared(constants, present, neuron, N, weight.dtype, synapses)
     if ready is not None:
         kept[suffix] = ready
     return ready
