@@ -1,4 +1,7 @@
-"""What tests and benchmarks force, where otherwise the library chooses (csrc/options.h). Nothing that users need."""
+"""What tests and benchmarks force, where otherwise the library chooses (csrc/options.h).
+
+Nothing that users need.
+"""
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -9,7 +12,9 @@ import torch
 from .load import _C, Options
 
 # The words of those options that have some; 0 is "automatic", of numbers too.
-_WORDS: dict[str, tuple[str, ...]] = {} if _C is None else {"product": _C.products, "design": _C.designs}
+_WORDS: dict[str, tuple[str, ...]] = {}
+if _C is not None:
+    _WORDS = {"product": _C.products, "design": _C.designs}
 _forced: ContextVar[tuple[int, ...]] = ContextVar("lsnn_ext forced", default=())
 
 
@@ -37,10 +42,10 @@ def _chosen(**choices: str | int) -> Any:
 
 @contextmanager
 def forced(**choices: str | int) -> Iterator[None]:
-    """Forces choices on calls that start inside, and on their backward passes, wherever and whenever these run.
+    """Forces choices on calls that start inside, and on their backward passes wherever these run.
 
-    What is not named stays as it is outside; "automatic" leaves it to the library, whatever the environment says.
-    Other threads do not see it.
+    What is not named stays as it is outside; "automatic" leaves it to the library, whatever the
+    environment says. Other threads do not see it, nor do compiled graphs.
 
     Example:
         >>> with forced(product="sparse", team_size=2):
