@@ -52,6 +52,27 @@ class _Group(NamedTuple):
     def T(self) -> int:
         return int(self.lengths[0])
 
+    @property
+    def is_even(self) -> bool:
+        """Whether all have T steps, so that their packed rows are those of a tensor (T, B, .)."""
+        return int(self.lengths[-1]) == self.T
+
+    def padded(self, data: Tensor) -> Tensor:
+        """Packed rows of the group as (T, B, .)."""
+        if self.is_even:
+            return data.unflatten(0, (self.T, -1))
+        batch_sizes = (torch.arange(self.T)[:, None] < self.lengths).sum(1)
+        return pad_packed_sequence(PackedSequence(data, batch_sizes))[0]
+
+    def packed(self, padded: Tensor) -> Tensor:
+        """The other way round."""
+        return padded.flatten(0, 1) if self.is_even else pack_padded_sequence(padded, self.lengths).data
+
+
+def _lengths(batch_sizes: Tensor) -> Tensor:
+    """(B,) steps of the sequences of a PackedSequence, in its order."""
+    return (batch_sizes[:, None] > torch.arange(int(batch_sizes[0]))).sum(0)
+
 
 def _groups(lengths: Tensor) -> list[_Group]:
     """All of them, so that memory and time follow the sum of lengths and not the longest."""
@@ -80,31 +101,34 @@ def _order(groups: list[_Group], lengths: Tensor) -> tuple[Tensor, Tensor]:
 
 def run_packed(
     x: PackedSequence, state: State | None, p: Tensor | None,
-    run: Callable[[Tensor, Tensor, State | None, Tensor | None], Layered],
+    run: Callable[[Tensor, Tensor | None, State | None, Tensor | None], Layered],
 ) -> Layered:  # fmt: skip
-    """Calls run(x (T, B, I), lengths, state, p) for sequences of similar length, and packs what comes back.
+    """Calls run(x (T, B, I), lengths or None, state, p) for sequences of similar length, and packs what comes back.
 
     The results have rows as x.data; states are in the order in which the sequences were given.
     """
-    padded, lengths = pad_packed_sequence(PackedSequence(x.data, x.batch_sizes))
+    lengths = _lengths(x.batch_sizes)
     if x.sorted_indices is not None:
         state = None if state is None else State(*(leaf.index_select(-2, x.sorted_indices) for leaf in state))
         p = None if p is None else p.index_select(0, x.sorted_indices)
     groups = _groups(lengths)
+    order: list[Tensor] = []
+    data = x.data
+    if len(groups) > 1:
+        order = [index.to(data.device) for index in _order(groups, lengths)]
+        data = _Permuted.apply(data, *reversed(order))
     outs: list[Layered] = []
-    for group in groups:
+    for group, own in zip(groups, data.split([int(group.lengths.sum()) for group in groups]), strict=True):
         first, last = group.first, group.last
         own_state = None if state is None else rows(state, first, last)
         own_p = None if p is None else p[first:last]
-        outs.append(run(padded[: group.T, first:last], group.lengths, own_state, own_p))
-    order = [index.to(x.data.device) for index in _order(groups, lengths)] if len(groups) > 1 else None
+        outs.append(run(group.padded(own), None if group.is_even else group.lengths, own_state, own_p))
 
     def packed(values: list[Tensor | None]) -> Tensor | None:
         if values[0] is None:
             return None
-        parts = [pack_padded_sequence(given(value), group.lengths).data
-                 for value, group in zip(values, groups, strict=True)]
-        return parts[0] if order is None else _Permuted.apply(torch.cat(parts), *order)
+        parts = [group.packed(given(value)) for value, group in zip(values, groups, strict=True)]
+        return _Permuted.apply(torch.cat(parts), *order) if order else parts[0]
 
     def unsorted(values: list[Tensor | None], axis: int) -> Tensor | None:
         if values[0] is None:

@@ -241,7 +241,7 @@ class Recurrent(nn.Module):
         check_tensor("x.data", x.data)
         self._check(x.data, (2,), "packed rows (sum of lengths, I)", state, (int(x.batch_sizes[0]),))
 
-        def run(x: Tensor, lengths: Tensor, state: State | None, p: Tensor | None) -> Layered:
+        def run(x: Tensor, lengths: Tensor | None, state: State | None, p: Tensor | None) -> Layered:
             return self._run(x, lengths, state, trace, **(readout and {**readout, "readout_state": p}))
 
         return run_packed(x, state, p, run)
