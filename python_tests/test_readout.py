@@ -44,6 +44,15 @@ def test_same_bits_as_the_loop(size: tuple[int, ...], dtype: torch.dtype, from_z
         assert_same(name, got, want)
 
 
+@pytest.mark.skipif(not (torch.cuda.is_available() and _ops.available and _ops._C.cuda), reason="no CUDA device")
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_same_bits_on_cuda(size: tuple[int, ...]) -> None:
+    x, p = _drawn(*size, dtype=torch.float32), _drawn(*size[1:], dtype=torch.float32, seed=1)
+    for operator in (torch.ops.lsnn.leaky_readout, torch.ops.lsnn.leaky_readout_backward):
+        for got, want in zip(operator(x.cuda(), p.cuda(), K), operator(x, p, K), strict=True):
+            assert_same("cuda", got.cpu(), want)
+
+
 @needs_compiled
 def test_threads_change_nothing() -> None:
     x, p = _drawn(300, 64, 50, dtype=torch.float32), _drawn(64, 50, dtype=torch.float32, seed=1)
