@@ -6,7 +6,7 @@
 #   make test     runs all tests
 #   make bench    times one layer and makes a page of it, bench/results/MACHINE/README.md; PEERS=1 installs the other
 #                 packages and times them too
-#   make gpu      builds, tests and times on this machine's CUDA card in eight minutes; no .venv, no network: PYTHON must
+#   make gpu      builds, tests and times on this machine's CUDA GPU in eight minutes; no .venv, no network: PYTHON must
 #                 have torch, numpy, setuptools, cmake, ninja, pybind11 and pytest.  Results go to bench/results/
 #   make mutants  plants bugs in the CUDA kernels, one by one, and demands that the tests find each; needs g++ only
 #   make machine  compiles the CUDA kernels with nvcc and holds registers and machine code against what is expected
@@ -14,7 +14,7 @@
 #   make build    the environment and the compiled part, nothing else
 #   make clean    removes .venv and all that was built; keeps data/ and demo_out/
 #
-# ARGS goes to the program:        make demo ARGS="--minutes 2"      make test ARGS="-k rows"
+# ARGS goes to the program:        make demo ARGS="--minutes 2"      make test ARGS="-k models"
 # PYTHON is what makes .venv, or what `make gpu` runs in:  make test PYTHON=python3.12  (Python 3.11 or newer)
 # PIP_ARGS goes to pip install:    make test PIP_ARGS="--no-index --find-links wheels"
 
@@ -57,7 +57,7 @@ lint: build $(VENV)/.dev
 	$(in_venv) ruff check lsnn_ext bench examples python_tests csrc/tests csrc/model_table.py setup.py
 	$(in_venv) mypy
 	$(in_venv) mypy csrc/tests/mutants.py csrc/tests/machine_code.py csrc/model_table.py
-	$(in_venv) clang-format --dry-run --Werror $$(find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
+	$(in_venv) clang-format --dry-run --Werror $$(find csrc bench -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 
 build: here $(VENV)/.built
 

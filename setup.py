@@ -12,17 +12,19 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 ROOT = Path(__file__).parent.resolve()
-# require: a failure fails the installation; auto: it is said, and plain Python is installed; off: nothing is compiled.
+# require: a failure fails the installation; auto: it is said, and plain Python is installed; off:
+# nothing is compiled.
 REQUIRE, AUTO, OFF = "require", "auto", "off"
 WANTED = os.environ.get("LSNN_BUILD") or REQUIRE
 # What CMake takes from the environment once, at its first run in a folder, and then keeps.
-ASKED = ("LSNN_CMAKE_ARGS", "CXX", "CXXFLAGS", "LDFLAGS", "CUDACXX", "CUDAFLAGS")
+CACHED = ("LSNN_CMAKE_ARGS", "CXX", "CXXFLAGS", "LDFLAGS", "CUDACXX", "CUDAFLAGS")
 if WANTED not in (REQUIRE, AUTO, OFF):
     raise SystemExit(f"LSNN_BUILD: expected {REQUIRE}, {AUTO} or {OFF}, got {WANTED!r}")
 
 
 def say(message: str) -> None:
-    """To stderr, and to the terminal as well: pip keeps to itself what a build that succeeds has said."""
+    """To stderr, and to the terminal as well: pip keeps to itself what a build that succeeds has
+    said."""
     print(message, file=sys.stderr, flush=True)
     if sys.stderr.isatty():
         return
@@ -37,7 +39,9 @@ def cached(build: Path) -> dict[str, str]:
     """The entries of CMake's cache in a build folder; nothing where there is no cache."""
     path = build / "CMakeCache.txt"
     lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
-    named = (line.partition("=") for line in lines if "=" in line and not line.startswith(("#", "//")))
+    named = (
+        line.partition("=") for line in lines if "=" in line and not line.startswith(("#", "//"))
+    )
     return {name.partition(":")[0]: value for name, _, value in named}
 
 
@@ -63,12 +67,15 @@ class CMakeBuild(build_ext):
         except (OSError, ImportError) as error:
             if WANTED == REQUIRE:
                 raise CompileError(
-                    f"lsnn_ext: the compiled part could not be built ({error}); what is wrong is said above. "
-                    "LSNN_BUILD=auto installs without it: the slow reference then computes everything") from error
+                    f"lsnn_ext: the compiled part could not be built ({error}); what is wrong is "
+                    f"said above. "
+                    "LSNN_BUILD=auto installs without it: the slow reference then computes "
+                    "everything") from error
             self.failed = True
             self.forget(ext)
             say(f"\nlsnn_ext: NO COMPILED PART ({error}).\n"
-                "lsnn_ext: LSNN_BUILD=auto, so it is installed without: the slow reference computes everything.\n")
+                "lsnn_ext: LSNN_BUILD=auto, so it is installed without: the slow reference "
+                "computes everything.\n")
 
     def forget(self, ext: Extension) -> None:
         """What an earlier build has left must not be installed as if it were of these sources."""
@@ -90,17 +97,21 @@ class CMakeBuild(build_ext):
             "CMAKE_HOME_DIRECTORY": str(ROOT),
             "Python_EXECUTABLE": sys.executable,
             "LSNN_TORCH": str(Path(torch.__file__).parent),
-            "LSNN_ASKED": " ".join(f"{name}={os.environ[name]}" for name in ASKED if os.environ.get(name)),
+            "LSNN_ENVIRONMENT": " ".join(f"{name}={os.environ[name]}" for name in CACHED
+                                         if os.environ.get(name)),
         }
         cache = cached(build)
         other = [name for name, value in made_for.items() if cache and cache.get(name, "") != value]
-        if other:  # CMake refuses another source folder, and would go on with what it had found for the others
-            print(f"lsnn_ext: {build} was made for another {', '.join(other)} and is made anew", flush=True)
+        # CMake refuses another source folder, and would go on with what it had found for the others
+        if other:
+            print(f"lsnn_ext: {build} was made for another {', '.join(other)} and is made anew",
+                  flush=True)
             shutil.rmtree(build)
         build.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         run("cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja",
-            *(f"-D{name}:INTERNAL={value}" for name, value in made_for.items() if name.startswith("LSNN")),
+            *(f"-D{name}:INTERNAL={value}" for name, value in made_for.items()
+              if name.startswith("LSNN")),
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target.parent}",

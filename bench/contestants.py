@@ -80,7 +80,7 @@ LoopState = tuple[Tensor, Tensor, Tensor]
 
 
 def lsnn_step(x: Tensor, w_rec: Tensor, v: Tensor, a: Tensor, z: Tensor) -> LoopState:
-    """One step as one writes it by hand: the row `lsnn` with nothing that it does not need."""
+    """One step as one writes it by hand: the model `lsnn` with nothing that it does not need."""
     a = RHO * a + (1 - RHO) * z
     A = THETA + BETA * a
     u = ALPHA * v + (1 - ALPHA) * (x + z @ w_rec) - z * A

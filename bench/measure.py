@@ -79,7 +79,7 @@ class Entry:
 
     contestant: Contestant
     scale: float
-    asked: float = math.nan  # percent
+    requested: float = math.nan  # percent
     measured: float = math.nan  # percent
     active: float = math.nan  # percent
 
@@ -118,9 +118,9 @@ def measure(yardstick: Yardstick, rates: list[float], *, peers: bool, repeats: i
         for timed, ms, base_ms in zip(PASSES, both, base_median, strict=True):
             q1, median, q3 = quartiles(ms)
             results.append(Result(
-                yardstick.name, *yardstick.shape, name, entry.asked, entry.measured, timed, median,
-                min(ms), q1, q3, median / base_ms, *saved, peak, len(ms), torch.get_num_threads(),
-                is_base, 100 * yardstick.input_rate, entry.active))
+                yardstick.name, *yardstick.shape, name, entry.requested, entry.measured, timed,
+                median, min(ms), q1, q3, median / base_ms, *saved, peak, len(ms),
+                torch.get_num_threads(), is_base, 100 * yardstick.input_rate, entry.active))
     return results, skipped
 
 

@@ -143,8 +143,8 @@ def sweep(name: str, base: Shape = BASE, *, repeats: int, limits: Limits = NO_LI
 
 def _make(name: str, value: float, shape: Shape) -> tuple[Contestant, Point]:
     problem = Problem.of(shape)
-    asked = (value if name == "rate" else BASE_RATE) / 100
-    scale, rate = find_scale(problem.first(LONG_ENOUGH), asked, tolerance=0.02, most=25)
+    requested = (value if name == "rate" else BASE_RATE) / 100
+    scale, rate = find_scale(problem.first(LONG_ENOUGH), requested, tolerance=0.02, most=25)
     problem = problem.scaled(scale)
     width = value if name == "active" else 1.0
     share = active_share(problem.first(LONG_ENOUGH), width)

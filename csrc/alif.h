@@ -1,23 +1,25 @@
-// The contract: one recurrence for every model, what goes in and what comes out. Nothing here depends on a device.
+// The contract: one recurrence for every model, what goes in and what comes out. Nothing here
+// depends on a device.
 //
-// Per batch item and neuron: v membrane, a adaptation, i synaptic current, r refractory counter, z spikes. A prime marks the
-// value carried from the step before; z[t-1-d] are past spikes. Coefficients are per neuron.
+// Per batch item and neuron: v membrane, a adaptation, i synaptic current, r refractory counter, z
+// spikes. A prime marks the value carried from the step before; z[t-1-d] are past spikes.
+// Coefficients are per neuron.
 //
-//   (1) c = x_t + sum_j w_jk z_j[t-1-d_jk]           d_jk: extra delay, one for all or one per synapse
-//   (2) i = sigma i' + c                             sigma = 0: no synapse
-//   (3) a = rho a' + q e' + p v'                     e' = drive: spike z' | cross [v' over A'] | above [v' over theta]
-//   (4) A = theta + beta a
-//   (5) y = alpha v' + kappa (i - eta a)
-//   (6) u = reset(y, z') when = next, else y         reset(y, z) = y - z A | y - z R | (1 - z) y + z R
-//   (7) m = (n - A) / s                              n = u (test new) or v' (old); s = width, or width A
+//   (1) c = x_t + sum_j w_jk z_j[t-1-d_jk]           d_jk: extra delay, one for all or one per
+//   synapse (2) i = sigma i' + c                             sigma = 0: no synapse (3) a = rho a' +
+//   q e' + p v'                     e' = drive: spike z' | cross [v' over A'] | above [v' over
+//   theta] (4) A = theta + beta a (5) y = alpha v' + kappa (i - eta a) (6) u = reset(y, z') when =
+//   next, else y         reset(y, z) = y - z A | y - z R | (1 - z) y + z R (7) m = (n - A) / s n =
+//   u (test new) or v' (old); s = width, or width A
 //       z = [m > 0] (ge: >=), 0 while r' > 0         dz/dm := psi(m), 0 while r' > 0
 //   (8) v = reset(u, z)  when = now, else u
 //   (9) r = n_ref after a spike, else max(r' - 1, 0)
 //
 // A synapse may have a weight w_djk for each delay d: then (1) sums over d too. Without recurrent
 // weights c = x_t.
-// The forward pass saves y of (5), the spikes as bits and, every `segment` steps, the carried state; all else is replayed.
-// Sums of (1) run over ascending delay, then ascending j, without fused multiply-add, so that every path agrees bit for bit.
+// The forward pass saves y of (5), the spikes as bits and, every `segment` steps, the carried
+// state; all else is replayed. Sums of (1) run over ascending delay, then ascending j, without
+// fused multiply-add, so that every path agrees bit for bit.
 #pragma once
 #include <cstdint>
 
@@ -28,45 +30,53 @@
 namespace lsnn {
 
 enum Coefficient { ALPHA, KAPPA, RHO, Q, P, BETA, ETA, THETA, SIGMA, WIDTH, R_, n_coefficients };
-inline constexpr const char* coefficient_names[] = {"alpha", "kappa", "rho", "q", "p", "beta", "eta", "theta", "sigma", "width", "R"};
+inline constexpr const char* coefficient_names[] = {"alpha", "kappa", "rho",   "q",     "p", "beta",
+                                                    "eta",   "theta", "sigma", "width", "R"};
 
 inline constexpr int64_t segment = 128;  // steps between two saved states
-inline constexpr int64_t chunk = 16;     // steps that the backward pass replays and keeps at a time; divides segment
+// steps that the backward pass replays and keeps at a time; divides segment
+inline constexpr int64_t chunk = 16;
 
-LSNN_INLINE constexpr int64_t words(int64_t N) { return (N + 31) / 32; }  // 32-bit spike words of an item
-LSNN_INLINE constexpr int64_t segments(int64_t T, int64_t every = segment) { return (T + every - 1) / every; }
+// 32-bit spike words of an item
+LSNN_INLINE constexpr int64_t words(int64_t N) { return (N + 31) / 32; }
+LSNN_INLINE constexpr int64_t segments(int64_t T, int64_t every = segment) {
+  return (T + every - 1) / every;
+}
 
 // What defines the layer; the same for both directions.
 struct Layer {
   int64_t T, B, N;
-  Row row;
+  Model model;
   Surrogate surrogate;
   double dampening;
-  int64_t n_ref;               // refractory steps of (9)
-  bool smooth;                 // z = dampening * (antiderivative of psi): everything differentiable, for gradient checks
-  const int64_t* delays;       // [S] distinct extra delays, ascending; null when S = 0
-  int64_t S;                   // number of distinct delays; 0: no recurrent weights, c = x in (1)
-  int64_t D;                   // past steps of the state: 1 + the largest delay; 1 when S = 0
-  const int64_t* delay;        // [N,N] delay of each synapse, one of delays; or null
-  const void* w;               // [matrices,N,N] from j to k, strides below; null when S = 0
+  int64_t n_ref;  // refractory steps of (9)
+  // z = dampening * (antiderivative of psi): everything differentiable, for gradient checks
+  bool smooth;
+  const int64_t* delays;  // [S] distinct extra delays, ascending; null when S = 0
+  int64_t S;  // number of distinct delays; 0: no recurrent weights, c = x in (1)
+  int64_t D;  // past steps of the state: 1 + the largest delay; 1 when S = 0
+  const int64_t* delay;  // [N,N] delay of each synapse, one of delays; or null
+  const void* w;  // [matrices,N,N] from j to k, strides below; null when S = 0
   int64_t w_stride_j, w_stride_k;
-  const void* coefficients;    // [n_coefficients,N]
-  int64_t w_stride_s = 0;      // from one matrix to the next; not read where there is but one
-  bool reduced = false;        // whether the products of the backward pass may round to bfloat16; CPU kernels only
-  bool w_in_place = false;     // w has rows as the CPU kernels pack them, zeros behind; they are read where they are
+  const void* coefficients;  // [n_coefficients,N]
+  int64_t w_stride_s = 0;  // from one matrix to the next; not read where there is but one
+  // whether the products of the backward pass may round to bfloat16; CPU kernels only
+  bool allow_bf16 = false;
+  // w has rows as the CPU kernels pack them, zeros behind; they are read where they are
+  bool w_in_place = false;
   // [B] steps of each item, from 0 to T and descending over the batch, so that the items at work in
   // a step come first; null: all T. In the memory of the host, as delays. An item ends after its
   // last step: the last state is that of this step, and gradients of the last state enter there.
   // What is given for later steps is not read; what is written for them, y and carry too, is 0.
   const int64_t* lengths = nullptr;
 
-  LSNN_MEMBER int64_t length(int64_t b) const { return lengths ? lengths[b] : T; }
-  LSNN_MEMBER int64_t longest() const { return B > 0 ? length(0) : T; }
-  Options options = {};        // how both directions are computed
+  LSNN_METHOD int64_t length(int64_t b) const { return lengths ? lengths[b] : T; }
+  LSNN_METHOD int64_t longest() const { return B > 0 ? length(0) : T; }
+  Options options = {};  // how both directions are computed
 };
 
-// How many matrices w and its gradient hold: with `delay` one, as each synapse acts with a delay of its own; else one for each
-// delay, as each synapse has a weight for each.
+// How many matrices w and its gradient hold: with `delay` one, as each synapse acts with a delay of
+// its own; else one for each delay, as each synapse has a weight for each.
 LSNN_INLINE constexpr int64_t matrices(const Layer& l) { return l.delay && l.S ? 1 : l.S; }
 // The matrix whose weights act with delays[s], those for which acts() says so.
 template <class T> LSNN_INLINE const T* matrix(const Layer& l, int64_t s) {
@@ -76,108 +86,113 @@ LSNN_INLINE constexpr bool acts(const Layer& l, int64_t j, int64_t k, int64_t de
   return matrices(l) == l.S || l.delay[j * l.N + k] == delay;
 }
 
-// In front of the recurrence, where inputs are mostly zero, as spikes are: x_t of (1) is bias + w inputs_t, summed over the
-// inputs that are not zero, in ascending order.
+// In front of the recurrence, where inputs are mostly zero, as spikes are: x_t of (1) is bias + w
+// inputs_t, summed over the inputs that are not zero, in ascending order.
 struct Projection {
-  int64_t I = 0;               // inputs; 0: the current itself is given
-  const void* w;               // [N,I], strides below
+  int64_t I = 0;  // inputs; 0: the current itself is given
+  const void* w;  // [N,I], strides below
   int64_t w_stride_n, w_stride_i;
-  const void* bias;            // [N] or null
-  const uint32_t* bits = nullptr;  // [T,B,words(I)] the inputs where they are spikes of another layer, in place of x; 0 beyond I
+  const void* bias;  // [N] or null
+  // [T,B,words(I)] the inputs where they are spikes of another layer, in place of x; 0 beyond I
+  const uint32_t* bits = nullptr;
 };
 
 // Behind it: a leaky integrator of weighted spikes, p_t = k p_{t-1} + (1 - k) w z_t.
 struct Readout {
-  int64_t O = 0;               // outputs; 0: none
-  const void* w;               // [O,N], strides below
+  int64_t O = 0;  // outputs; 0: none
+  const void* w;  // [O,N], strides below
   int64_t w_stride_o, w_stride_n;
   double k;
-  const void* first;           // [B,O] p before the first step
+  const void* first;  // [B,O] p before the first step
 };
 
-// The same integrator alone, of a product x that was made elsewhere; rows of n numbers, one for each item and output.
+// The same integrator alone, of a product x that was made elsewhere; rows of n numbers, one for
+// each item and output.
 struct LeakyForward {
   int64_t T, n;
   double k;
-  const void* x;               // [T,n]
-  const void* first;           // [n] p before the first step, or null: zeros
-  void* p;                     // [T,n] written
-  void* last;                  // [n] written: p after the last step
+  const void* x;  // [T,n]
+  const void* first;  // [n] p before the first step, or null: zeros
+  void* p;  // [T,n] written
+  void* last;  // [n] written: p after the last step
 };
 struct LeakyBackward {
   int64_t T, n;
   double k;
-  const void* gp;              // [T,n] dL/d p
-  const void* gp_last;         // [n] dL/d last
-  void* gx;                    // [T,n] written
-  void* gp_first;              // [n] written
+  const void* gp;  // [T,n] dL/d p
+  const void* gp_last;  // [n] dL/d last
+  void* gx;  // [T,n] written
+  void* gp_first;  // [n] written
 };
 
 // State carried between steps; null pointers in an output mean "not wanted".
 struct State {
-  void *v, *a, *i, *r;         // [B,N]
-  void* z;                     // [D,B,N] past spikes, newest first; any real number
+  void *v, *a, *i, *r;  // [B,N]
+  void* z;  // [D,B,N] past spikes, newest first; any real number
 };
 
 struct Saved {
-  void* y;                     // [T,B,N] membrane before any reset (5), or null: the backward pass computes it again
-  uint32_t* bits;              // [T,B,words(N)] spikes; the CPU kernels write them whenever they are asked for
-  void* z;                     // [T,B,N] smooth spikes, or null
-  void* carry;                 // [segments(T,every),4,B,N] v', a', i', r' at the start of each segment
-  bool y_is_bfloat16 = false;  // half the memory, for float; gradients then round with y
-  int64_t every = segment;     // steps of a segment; the CUDA kernels take no other number
+  void* y;  // [T,B,N] membrane before any reset (5), or null: the backward pass computes it again
+  uint32_t* bits;  // [T,B,words(N)] spikes; the CPU kernels write them whenever they are asked for
+  void* z;  // [T,B,N] smooth spikes, or null
+  void* carry;  // [segments(T,every),4,B,N] v', a', i', r' at the start of each segment
+  bool y_is_bf16 = false;  // half the memory, for float; gradients then round with y
+  int64_t every = segment;  // steps of a segment; the CUDA kernels take no other number
 };
 
 struct ForwardArgs {
   Layer layer;
-  const void* x;               // [T,B,N] current
+  const void* x;  // [T,B,N] current
   int64_t x_stride_t, x_stride_b;  // neurons are contiguous
-  State first;                 // read
-  State last;                  // written
-  void* z;                     // [T,B,N] spikes as numbers; null for the CPU kernels: not wanted
+  State first;  // read
+  State last;  // written
+  void* z;  // [T,B,N] spikes as numbers; null for the CPU kernels: not wanted
   void *trace_v, *trace_a, *trace_A;  // [T,B,N] or null
   bool save;
-  Saved saved;                 // written when save
+  Saved saved;  // written when save
   // Only the CPU kernels have these two:
   Projection projection = {};  // x is [T,B,I] then
   Readout readout = {};
-  void* readout_p = nullptr;     // [T,B,O] written
+  void* readout_p = nullptr;  // [T,B,O] written
   void* readout_last = nullptr;  // [B,O] written
 };
 
 struct BackwardArgs {
   Layer layer;
-  State first;                 // read: the state the forward pass started from
-  Saved saved;                 // read
-  const void* gz;              // [T,B,N] dL/dz or null
+  State first;  // read: the state the forward pass started from
+  Saved saved;  // read
+  const void* gz;  // [T,B,N] dL/dz or null
   int64_t gz_stride_t, gz_stride_b, gz_stride_n;
-  const void *gv, *ga, *gA;    // [T,B,N] gradients of the traces, or null
-  State glast;                 // read: dL/d(last state); r unused; entries may be null
-  unsigned want;               // bit k: gradient of coefficient k
-  void* gx;                    // [T,B,N] written; null for the CPU kernels: not wanted
-  void* gw;                    // [matrices,N,N] written, or null; null when S = 0
-  void* gcoefficients;         // [n_coefficients,N] written where wanted, or null when want = 0
-  State gfirst;                // written, r unused; entries may be null
+  const void *gv, *ga, *gA;  // [T,B,N] gradients of the traces, or null
+  State glast;  // read: dL/d(last state); r unused; entries may be null
+  unsigned want;  // bit k: gradient of coefficient k
+  void* gx;  // [T,B,N] written; null for the CPU kernels: not wanted
+  void* gw;  // [matrices,N,N] written, or null; null when S = 0
+  void* gcoefficients;  // [n_coefficients,N] written where wanted, or null when want = 0
+  State gfirst;  // written, r unused; entries may be null
   // Only the CPU kernels have these:
-  const void* x = nullptr;     // [T,B,N] as in the forward pass, read where y was not saved; [T,B,I] of a projection
+  // [T,B,N] as in the forward pass, read where y was not saved; [T,B,I] of a projection
+  const void* x = nullptr;
   int64_t x_stride_t = 0, x_stride_b = 0;
   Projection projection = {};
-  void* gw_in = nullptr;       // [N,I] written
-  void* gbias = nullptr;       // [N] written, or null
+  void* gw_in = nullptr;  // [N,I] written
+  void* gbias = nullptr;  // [N] written, or null
   Readout readout = {};
-  const void* gp = nullptr;    // [T,B,O] dL/d p
+  const void* gp = nullptr;  // [T,B,O] dL/d p
   const void* gp_last = nullptr;  // [B,O] dL/d (p after the last step), or null
-  void* gw_out = nullptr;      // [O,N] written
-  void* gp_first = nullptr;    // [B,O] written
+  void* gw_out = nullptr;  // [O,N] written
+  void* gp_first = nullptr;  // [B,O] written
 };
 
-// Asked by every thread between chunks of steps: whether the caller wants the pass to end at once, its results void. Null: never.
+// Asked by every thread between chunks of steps: whether the caller wants the pass to end at once,
+// its results void. Null: never.
 struct Interrupt {
   bool (*wanted)(void* context) = nullptr;
   void* context = nullptr;
 };
 
-// Runs body(index, context) for index = 0..n-1, in any order, on any threads, of which there are about so many.
+// Runs body(index, context) for index = 0..n-1, in any order, on any threads, of which there are
+// about so many.
 struct Parallel {
   void (*run)(int64_t n, void (*body)(int64_t index, void* context), void* context);
   int64_t threads;

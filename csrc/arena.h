@@ -10,11 +10,13 @@ namespace {  // each instruction set of the CPU path has a copy of its own, see 
 struct Arena {
   char* base;
 
-  LSNN_MEMBER Arena() : base(reinterpret_cast<char*>(uintptr_t(128))) {}  // only counts: nobody may touch what it hands out
-  LSNN_MEMBER explicit Arena(void* block) : base(static_cast<char*>(block)) {}
+  // only counts: nobody may touch what it hands out
+  LSNN_METHOD Arena() : base(reinterpret_cast<char*>(uintptr_t(128))) {}
+  LSNN_METHOD explicit Arena(void* block) : base(static_cast<char*>(block)) {}
   int64_t used = 0;
-  template <class X> LSNN_MEMBER X* take(int64_t n) {
-    // No test for a null pointer here: nvcc would no longer see that the pieces of shared memory are shared memory.
+  template <class X> LSNN_METHOD X* take(int64_t n) {
+    // No test for a null pointer here: nvcc would no longer see that the pieces of shared memory
+    // are shared memory.
     X* p = reinterpret_cast<X*>(base + used);
     used += (n * (int64_t)sizeof(X) + 127) / 128 * 128;
     return p;

@@ -1,5 +1,5 @@
-// The choices of a model of the recurrence in alif.h, and the table of models. The table is made of lsnn_ext/models.py while the
-// package is built, by csrc/model_table.py: a model is added there.
+// The choices of a model of the recurrence in alif.h, and the table of models. The table is made of
+// lsnn_ext/models.py while the package is built, by csrc/model_table.py: a model is added there.
 #pragma once
 #include <model_table.h>
 
@@ -10,15 +10,27 @@ namespace lsnn {
 
 // clang-format off
 // Each choice: its values, and the words by which models.py knows them.
-#define LSNN_TEST(X) X(old_v, "old") X(new_u, "new")                               // (7) n = v' | u
-#define LSNN_SCALE(X) X(width, "1") X(width_A, "A")                                // (7) s = width | width A
-#define LSNN_RESET(X) X(minus_A, "A") X(minus_R, "R") X(to_R, "to")                // (6), (8) what a spike does to y or u
-#define LSNN_WHEN(X) X(next, "next") X(now, "now")                                 // by the spike of the step before (6), or at once (8)
-#define LSNN_DRIVE(X) X(spike, "spike") X(cross, "cross") X(above, "above")        // (3) e' = z' | [v' over A'] | [v' over theta]
+// (7) n = v' | u
+#define LSNN_TEST(X) X(old_v, "old") X(new_u, "new")
+// (7) s = width | width A
+#define LSNN_SCALE(X) X(width, "1") X(width_A, "A")
+// (6), (8) what a spike does to y or u
+#define LSNN_RESET(X) X(minus_A, "A") X(minus_R, "R") X(to_R, "to")
+// by the spike of the step before (6), or at once (8)
+#define LSNN_WHEN(X) X(next, "next") X(now, "now")
+// (3) e' = z' | [v' over A'] | [v' over theta]
+#define LSNN_DRIVE(X) X(spike, "spike") X(cross, "cross") X(above, "above")
 // clang-format on
 // No gradient through z in (1), e' in (3), z in (6) and (8), A in (7).
-enum Stop : unsigned { stop_none = 0, stop_rec = 1, stop_adapt = 2, stop_reset = 4, stop_thr = 8 };
-inline constexpr const char* stop_words[] = {"rec", "adapt", "reset", "thr"};  // from the lowest bit on
+enum Detach : unsigned {
+  detach_none = 0,
+  detach_rec = 1,
+  detach_adapt = 2,
+  detach_reset = 4,
+  detach_thr = 8
+};
+// from the lowest bit on
+inline constexpr const char* detach_words[] = {"rec", "adapt", "reset", "thr"};
 
 #define LSNN_VALUE(name, word) name,
 #define LSNN_WORD(name, word) word,
@@ -39,7 +51,7 @@ enum class Surrogate { LSNN_SURROGATES(LSNN_SURROGATE) };
 inline constexpr const char* surrogate_names[] = {LSNN_SURROGATES(LSNN_SURROGATE_NAME)};
 inline constexpr int n_surrogates = sizeof(surrogate_names) / sizeof(surrogate_names[0]);
 
-struct Row {
+struct Model {
   const char* name;
   Test test;
   bool ge;  // [m >= 0] instead of [m > 0]
@@ -47,36 +59,37 @@ struct Row {
   Reset reset;
   When when;
   Drive drive;
-  unsigned stop;
+  unsigned detach;
 };
 
-// The place of a word among those of a choice. A word of models.py that is not there ends the compilation here.
+// The place of a word among those of a choice. A word of models.py that is not there ends the
+// compilation here.
 template <size_t n> consteval int place(const char* const (&words)[n], std::string_view word) {
   for (size_t i = 0; i < n; i++)
     if (words[i] == word) return (int)i;
   throw "models.py has a word that the choices of dynamics.h lack";
 }
 // The bits of some words with a blank between them.
-consteval unsigned stops(std::string_view words) {
+consteval unsigned detach_bits(std::string_view words) {
   unsigned bits = 0;
   while (!words.empty()) {
     const size_t end = words.find(' ') < words.size() ? words.find(' ') : words.size();
-    bits |= 1u << place(stop_words, words.substr(0, end));
+    bits |= 1u << place(detach_words, words.substr(0, end));
     words.remove_prefix(end < words.size() ? end + 1 : end);
   }
   return bits;
 }
 
-#define LSNN_ROW(name, test, ge, scale, reset, when, drive, stop) \
-  {name,                                                          \
-   Test(place(test_words, test)),                                 \
-   ge,                                                            \
-   Scale(place(scale_words, scale)),                              \
-   Reset(place(reset_words, reset)),                              \
-   When(place(when_words, when)),                                 \
-   Drive(place(drive_words, drive)),                              \
-   stops(stop)},
-inline constexpr Row rows[] = {LSNN_MODELS(LSNN_ROW)};
-inline constexpr int n_rows = sizeof(rows) / sizeof(rows[0]);
+#define LSNN_MODEL(name, test, ge, scale, reset, when, drive, detach) \
+  {name,                                                              \
+   Test(place(test_words, test)),                                     \
+   ge,                                                                \
+   Scale(place(scale_words, scale)),                                  \
+   Reset(place(reset_words, reset)),                                  \
+   When(place(when_words, when)),                                     \
+   Drive(place(drive_words, drive)),                                  \
+   detach_bits(detach)},
+inline constexpr Model models[] = {LSNN_MODELS(LSNN_MODEL)};
+inline constexpr int n_models = sizeof(models) / sizeof(models[0]);
 
 }  // namespace lsnn

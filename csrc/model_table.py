@@ -1,6 +1,8 @@
-"""Writes model_table.h for the compiled part, made of lsnn_ext/models.py: `python csrc/model_table.py FOLDER`.
+"""Writes model_table.h for the compiled part, made of lsnn_ext/models.py: `python
+csrc/model_table.py FOLDER`.
 
-The build calls it (CMakeLists.txt). It needs Python alone: of torch models.py has but the name of a type.
+The build calls it (CMakeLists.txt). It needs Python alone: of torch models.py has but the name of a
+type.
 """
 import runpy
 import sys
@@ -9,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 MODELS = Path(__file__).resolve().parents[1] / "lsnn_ext" / "models.py"
-FIELDS = ("test", "ge", "scale", "reset", "when", "drive", "stop")  # of struct Row, csrc/dynamics.h
+# of struct Model, csrc/dynamics.h
+FIELDS = ("test", "ge", "scale", "reset", "when", "drive", "detach")
 
 
 def words(value: Any) -> str:
@@ -25,14 +28,19 @@ def header() -> str:
     torch.Tensor = object  # type: ignore[attr-defined]
     sys.modules["torch"] = torch
     known = runpy.run_path(str(MODELS))
-    rows = [", ".join([f'"{name}"', *(words(getattr(model, field)) for field in FIELDS)])
-            for name, model in known["MODELS"].items()]  # fmt: skip
-    return "\n".join([
-        "// Made of lsnn_ext/models.py by csrc/model_table.py; edit those.",
-        f"// LSNN_MODELS: X(name, {', '.join(FIELDS)}) for each model.",
-        "#pragma once",
-        "#define LSNN_MODELS(X) \\\n  " + " \\\n  ".join(f"X({row})" for row in rows),
-        "#define LSNN_SURROGATES(X) \\\n  " + " \\\n  ".join(f"X({name})" for name in known["SURROGATE_NAMES"]), ""])
+    entries = [", ".join([f'"{name}"', *(words(getattr(model, field)) for field in FIELDS)])
+            for name, model in known["MODELS"].items()]
+    return "\n".join(
+        [
+            "// Made of lsnn_ext/models.py by csrc/model_table.py; edit those.",
+            f"// LSNN_MODELS: X(name, {', '.join(FIELDS)}) for each model.",
+            "#pragma once",
+            "#define LSNN_MODELS(X) \\\n  " + " \\\n  ".join(f"X({entry})" for entry in entries),
+            "#define LSNN_SURROGATES(X) \\\n  "
+            + " \\\n  ".join(f"X({name})" for name in known["SURROGATE_NAMES"]),
+            "",
+        ]
+    )
 
 
 def main() -> None:

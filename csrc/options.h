@@ -1,17 +1,18 @@
-// What a test or a benchmark may force. It changes how a pass is computed, and no spike; 0, or `automatic`, leaves the
-// choice to the library.
+// What a test or a benchmark may force. It changes how a pass is computed, and no spike; 0, or
+// `automatic`, leaves the choice to the library.
 #pragma once
 #include <cstdint>
 
 namespace lsnn {
 
-// How the backward pass of the CPU kernels multiplies: all of W; the rows of neurons whose result is of use; these in bfloat16
-// with sums in float, where the processor has such products; the synapses that are not zero.
+// How the backward pass of the CPU kernels multiplies: all of W; the rows of active neurons; these
+// in bfloat16 with sums in float, where the processor has such products; the synapses that are not
+// zero.
 enum class ProductAlgorithm { automatic, dense, active, bf16, sparse };
 inline constexpr const char* product_names[] = {"automatic", "dense", "active", "bf16", "sparse"};
 inline constexpr int n_products = 5;
 
-// How the CUDA kernels work, see cuda/sequence.cuh and cuda/steps.cuh.
+// How the CUDA kernels work, see cuda/sequence.cuh and cuda/step.cuh.
 enum class Design { automatic, block, gather, cluster, step };
 inline constexpr const char* design_names[] = {"automatic", "block", "gather", "cluster", "step"};
 inline constexpr int n_designs = 5;
@@ -19,7 +20,7 @@ inline constexpr int n_designs = 5;
 struct Options {
   ProductAlgorithm product = ProductAlgorithm::automatic;
   int64_t team_size = 0;  // threads that share the neurons of a tile; CPU kernels only
-  int64_t l1_size = 0;    // bytes of the first data cache that a product counts on; CPU kernels only
+  int64_t l1_size = 0;  // bytes of the L1 data cache that a product counts on; CPU kernels only
   Design design = Design::automatic;
 };
 

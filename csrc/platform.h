@@ -1,8 +1,9 @@
-// The only file that asks who compiles: nvcc, or a host compiler (which also compiles the kernels for the emulator).
+// The only file that asks who compiles: nvcc, or a host compiler (which also compiles the kernels
+// for the emulator).
 //
-// Every function of the headers below cpu/ and cuda/ is static and always inlined: each instruction set of the CPU path is
-// a translation unit of its own, and a function that the linker could share between them (a weak symbol) would carry, say,
-// AVX-512 code onto a processor without it.
+// Every function of the headers below cpu/ and cuda/ is static and always inlined: each instruction
+// set of the CPU path is a translation unit of its own, and a function that the linker could share
+// between them (a weak symbol) would carry, say, AVX-512 code onto a processor without it.
 #pragma once
 #include <float.h>
 #include <math.h>
@@ -10,18 +11,19 @@
 #if defined(__CUDACC__)
 #define LSNN_NVCC 1
 #define LSNN_INLINE static __host__ __device__ __forceinline__
-#define LSNN_MEMBER __host__ __device__ __forceinline__
+#define LSNN_METHOD __host__ __device__ __forceinline__
 #define LSNN_LAMBDA  // the lambda takes after the function around it
 #elif defined(__GNUC__)
 #define LSNN_NVCC 0
 #define LSNN_INLINE static inline __attribute__((always_inline))
-#define LSNN_MEMBER inline __attribute__((always_inline))
+#define LSNN_METHOD inline __attribute__((always_inline))
 #define LSNN_LAMBDA __attribute__((always_inline))
 #else
 #error "lsnn_ext is written for GCC, Clang and nvcc."
 #endif
 
-// Thread block clusters exist from compute capability 9.0 on; what is compiled for older cards leaves them out.
+// Thread block clusters exist from compute capability 9.0 on; what is compiled for older GPUs
+// leaves them out.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
 #define LSNN_CLUSTERS 0
 #else
@@ -46,7 +48,7 @@ LSNN_INLINE double fma_(double a, double b, double c) { return fma(a, b, c); }
 // The smallest normal number of the type of x.
 LSNN_INLINE float least_normal(float) { return FLT_MIN; }
 LSNN_INLINE double least_normal(double) { return DBL_MIN; }
-// One over x. On a card an approximation to two units in the last place; gradients only.
+// One over x. On a GPU an approximation to two units in the last place; gradients only.
 #if defined(__CUDA_ARCH__)
 LSNN_INLINE float reciprocal_(float x) { return __fdividef(1.0f, x); }
 #else

@@ -1,14 +1,18 @@
-// The pseudo-derivatives psi(m) of (7) before dampening, and their antiderivatives for the smooth spikes of gradient checks.
-// F is a number or a vector of numbers; functions of the platform (select, abs_, exp_ ...) work on both. No switch has a default:
-// the build fails where a surrogate is forgotten.
+// The surrogates psi(m) of (7) before dampening, and their antiderivatives for the smooth spikes of
+// gradient checks. F is a number or a vector of numbers; functions of the platform (select, abs_,
+// exp_ ...) work on both. No switch has a default: the build fails where a surrogate is forgotten.
 #pragma once
 #include "dynamics.h"
 #include "platform.h"
 
 namespace lsnn {
 
-template <class F> LSNN_INLINE F normal_density(F m) { return F(0.3989422804014327) * exp_(F(-0.5) * m * m); }
-template <class F> LSNN_INLINE F normal_mass(F m) { return F(0.5) + F(0.5) * erf_(m * F(0.7071067811865476)); }
+template <class F> LSNN_INLINE F normal_density(F m) {
+  return F(0.3989422804014327) * exp_(F(-0.5) * m * m);
+}
+template <class F> LSNN_INLINE F normal_mass(F m) {
+  return F(0.5) + F(0.5) * erf_(m * F(0.7071067811865476));
+}
 
 // The multi-gaussian of Yin et al.: a hill of weight 1.15 between two wide valleys of weight .15.
 template <class F, class G> LSNN_INLINE F multi_gaussian(F m, F valley, G g) {
@@ -33,12 +37,14 @@ template <class F> LSNN_INLINE F psi_shape(Surrogate s, F m) {
   return multi_gaussian(m, F(0.025), [](F x) LSNN_LAMBDA { return normal_density(x); });
 }
 
-// True only where psi(d / s) is 0, or so small that it cannot be told from it; without the division.
+// True only where psi(d / s) is 0, or so small that it cannot be told from it; without the
+// division.
 template <class F> LSNN_INLINE auto psi_vanishes(Surrogate surrogate, F d, F s) {
   const F size = abs_(d);
   switch (surrogate) {
     case Surrogate::triangle: return size >= abs_(s);
-    case Surrogate::boxcar: return size > F(0.50001) * abs_(s);  // m itself, rounded, decides at the edge
+    // m itself, rounded, decides at the edge
+    case Surrogate::boxcar: return size > F(0.50001) * abs_(s);
     case Surrogate::fast_sigmoid:
     case Surrogate::arctan:
     case Surrogate::sigmoid:
@@ -48,7 +54,9 @@ template <class F> LSNN_INLINE auto psi_vanishes(Surrogate surrogate, F d, F s) 
   }
   return size < F(0);
 }
-inline constexpr bool has_bounded_support(Surrogate s) { return s == Surrogate::triangle || s == Surrogate::boxcar; }
+inline constexpr bool has_bounded_support(Surrogate s) {
+  return s == Surrogate::triangle || s == Surrogate::boxcar;
+}
 
 template <class F> LSNN_INLINE F psi_integral(Surrogate s, F m) {
   const F size = abs_(m), one = F(1), half = F(0.5);

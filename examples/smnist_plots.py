@@ -1,4 +1,5 @@
-"""Pictures of the sequential MNIST example: one digit through the network, and the learning curve."""
+"""Pictures of the sequential MNIST example: one digit through the network, and the learning
+curve."""
 import csv
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ from lsnn_ext import LSNN
 
 plt.switch_backend("Agg")  # works without a screen
 
-PAPER = 0.942  # test accuracy of the LSNN after 36,000 iterations, mean of 12 runs (Bellec et al. 2018)
+# test accuracy of the LSNN after 36,000 iterations, mean of 12 runs (Bellec et al. 2018)
+PAPER = 0.942
 INK, MUTED, REGULAR, ADAPTIVE, ACCENT = "#1b1f24", "#8a929c", "#2a6f97", "#c8553d", "#2f855a"
 STYLE: dict[str, Any] = {
     "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left",
-    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": MUTED, "axes.labelcolor": INK,
-    "xtick.color": INK, "ytick.color": INK, "text.color": INK, "figure.dpi": 150, "savefig.bbox": "tight",
-    "legend.frameon": False,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "text.color": INK,
+    "figure.dpi": 150, "savefig.bbox": "tight", "legend.frameon": False,
 }
 
 
@@ -29,8 +31,10 @@ def _raster(axes: Axes, spikes: Tensor, colour: str, label: str) -> None:
     axes.set(ylim=(-1, spikes.shape[1]), ylabel=label)
 
 
-def digit_picture(model: LSNN, x: Tensor, image: Tensor, label: int, path: Path, answer_steps: int = 28) -> None:
-    """x (T, 1, I) is the encoded image (28, 28): input, spikes, moving thresholds and readout over time, as a PNG."""
+def digit_picture(model: LSNN, x: Tensor, image: Tensor, label: int, path: Path,
+                  answer_steps: int = 28) -> None:
+    """x (T, 1, I) is the encoded image (28, 28): input, spikes, moving thresholds and readout over
+    time, as a PNG."""
     with torch.no_grad():
         spikes, _, traces = model.neurons(x, trace=True)
         readout, _ = model.readout(spikes)
@@ -39,11 +43,16 @@ def digit_picture(model: LSNN, x: Tensor, image: Tensor, label: int, path: Path,
     probability = readout.softmax(-1)
     answer = int(readout[-answer_steps:].mean(0).argmax())
     adaptive = model.n_adaptive > 0
-    names = ["input", "regular"] * (regular > 0) + ["input"] * (regular == 0) + ["adaptive", "threshold"] * adaptive
+    names = (
+        ["input", "regular"] * (regular > 0)
+        + ["input"] * (regular == 0)
+        + ["adaptive", "threshold"] * adaptive
+    )
     names.append("readout")
     heights = {"input": 1.5, "regular": 1.7, "adaptive": 1.7, "threshold": 1.3, "readout": 1.3}
     with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(len(names), 1, figsize=(9.5, 1.9 * len(names)), sharex=True, layout="constrained",
+        figure, grid = plt.subplots(len(names), 1, figsize=(9.5, 1.9 * len(names)), sharex=True,
+                                    layout="constrained",
                                     height_ratios=[heights[name] for name in names])
         axes = dict(zip(names, grid, strict=True))
         if x.shape[2] == 1:
@@ -51,18 +60,23 @@ def digit_picture(model: LSNN, x: Tensor, image: Tensor, label: int, path: Path,
             axes["input"].set(ylabel="brightness")
         else:
             _raster(axes["input"], x[:, 0], INK, "channel")
-        axes["input"].set_title(f"A handwritten {label}, one pixel per millisecond; the network answers {answer}")
+        axes["input"].set_title(f"A handwritten {label}, one pixel per millisecond; the network "
+                                f"answers {answer}")
         corner = axes["input"].inset_axes((1.01, 0.0, 0.14, 1.0))
         corner.imshow(image, cmap="gray_r")
         corner.axis("off")
         if regular:
             _raster(axes["regular"], spikes[:, :regular], REGULAR, "neuron")
             rate = 1000 * float(spikes[:, :regular].mean())
-            axes["regular"].set_title(f"{regular} regular neurons (LIF), {rate:.0f} spikes per second and neuron")
+            axes["regular"].set_title(f"{regular} regular neurons (LIF), {rate:.0f} spikes per "
+                                      f"second and neuron")
         if adaptive:
             _raster(axes["adaptive"], spikes[:, regular:], ADAPTIVE, "neuron")
             rate = 1000 * float(spikes[:, regular:].mean())
-            title = f"{model.n_adaptive} adaptive neurons (ALIF), {rate:.0f} spikes per second and neuron"
+            title = (
+                f"{model.n_adaptive} adaptive neurons (ALIF), {rate:.0f} spikes per second and "
+                f"neuron"
+            )
             axes["adaptive"].set_title(title)
             moving = threshold[:, regular:] * 1000
             busiest = moving.amax(0).topk(min(40, model.n_adaptive)).indices
@@ -74,8 +88,9 @@ def digit_picture(model: LSNN, x: Tensor, image: Tensor, label: int, path: Path,
         for digit in range(probability.shape[1]):
             shown = digit in (answer, label)
             colour = (ACCENT if digit == label else ADAPTIVE) if shown else MUTED
-            axes["readout"].plot(probability[:, digit], color=colour, linewidth=1.6 if shown else 0.7,
-                                 alpha=1.0 if shown else 0.6, label=f"digit {digit}" if shown else None)
+            axes["readout"].plot(probability[:, digit], color=colour,
+                                 linewidth=1.6 if shown else 0.7, alpha=1.0 if shown else 0.6,
+                                 label=f"digit {digit}" if shown else None)
         axes["readout"].set(ylabel="probability", xlabel="time / ms", ylim=(0, 1.02), xlim=(0, T))
         axes["readout"].set_title("Readout (the other digits in grey)")
         axes["readout"].legend(loc="upper left")
@@ -83,13 +98,15 @@ def digit_picture(model: LSNN, x: Tensor, image: Tensor, label: int, path: Path,
             if T > 784:
                 panel.axvspan(784, T, color=ACCENT, alpha=0.07, linewidth=0)
             panel.axvspan(T - answer_steps, T, color=ACCENT, alpha=0.12, linewidth=0)
-        axes["input"].text(T - answer_steps / 2, x.shape[2] * 0.9, "answer", ha="center", color=ACCENT, fontsize=8)
+        axes["input"].text(T - answer_steps / 2, x.shape[2] * 0.9, "answer", ha="center",
+                           color=ACCENT, fontsize=8)
         figure.savefig(path)
         plt.close(figure)
 
 
 def write_curve(history: list[dict[str, float]], path: Path, most: int = 1000) -> None:
-    """The history as CSV: a line an iteration, or of a long run `most` lines at the most, each the mean of a block."""
+    """The history as CSV: a line an iteration, or of a long run `most` lines at the most, each the
+    mean of a block."""
     block = -(-len(history) // most)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(history[0]))
@@ -97,7 +114,8 @@ def write_curve(history: list[dict[str, float]], path: Path, most: int = 1000) -
         for start in range(0, len(history), block):
             rows = history[start:start + block]
             mean = {name: f"{sum(row[name] for row in rows) / len(rows):.5g}" for name in rows[0]}
-            writer.writerow(mean | {"iteration": rows[-1]["iteration"], "seconds": f"{rows[-1]['seconds']:.1f}"})
+            writer.writerow(mean | {"iteration": rows[-1]["iteration"],
+                                    "seconds": f"{rows[-1]['seconds']:.1f}"})
 
 
 def _smooth(values: Tensor, width: int) -> Tensor:
@@ -111,8 +129,11 @@ def _smooth(values: Tensor, width: int) -> Tensor:
 def curve_picture(history: list[dict[str, float]], test_accuracy: float | None, path: Path) -> None:
     """Loss, accuracy and firing rate over the iterations, as a PNG."""
     iteration = torch.tensor([row["iteration"] for row in history])
-    panels = (("loss", "cross entropy / nat", INK, 1.0), ("accuracy", "accuracy / %", ACCENT, 100.0),
-              ("rate", "firing rate / Hz", ADAPTIVE, 1000.0))
+    panels = (
+        ("loss", "cross entropy / nat", INK, 1.0),
+        ("accuracy", "accuracy / %", ACCENT, 100.0),
+        ("rate", "firing rate / Hz", ADAPTIVE, 1000.0),
+    )
     width = max(1, len(history) // 40)
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
@@ -130,6 +151,7 @@ def curve_picture(history: list[dict[str, float]], test_accuracy: float | None, 
                              label=f"the paper, 36,000 iterations: {100 * PAPER:.1f} %")
                 axes.legend(loc="lower right")
         minutes = history[-1]["seconds"] / 60
-        figure.suptitle(f"Sequential MNIST, {len(history)} iterations in {minutes:.1f} minutes", fontweight="bold")
+        figure.suptitle(f"Sequential MNIST, {len(history)} iterations in {minutes:.1f} minutes",
+                        fontweight="bold")
         figure.savefig(path)
         plt.close(figure)

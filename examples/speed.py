@@ -1,4 +1,5 @@
-"""How fast the layer is here: against a plain loop of the same equations, and against nn.LSTM of the same size."""
+"""How fast the layer is here: against a plain loop of the same equations, and against nn.LSTM of
+the same size."""
 import argparse
 import time
 from collections.abc import Callable
@@ -26,7 +27,8 @@ class Spike(torch.autograd.Function):
 
 
 def plain_loop(x: Tensor, layer: lsnn_ext.ALIF) -> Tensor:
-    """What one writes without the package: the equations of the paper, step by step; x (T, B, I) gives spikes."""
+    """What one writes without the package: the equations of the paper, step by step; x (T, B, I)
+    gives spikes."""
     alpha, rho = torch.exp(-1 / layer.tau_mem_l0), torch.exp(-1 / layer.tau_adapt_l0)
     w_rec = layer.weight_hh_l0.t().masked_fill(torch.eye(layer.hidden_size, dtype=torch.bool), 0.0)
     current = x @ layer.weight_ih_l0.t()
@@ -53,19 +55,28 @@ class Speed(NamedTuple):
     equal: float  # share of neuron-steps in which layer and loop agree
 
 
-def measure(T: int = 840, B: int = 64, inputs: int = 80, N: int = 220, repetitions: int = 3) -> Speed:
-    """Alternates the three and takes the median, so that a slow moment of the machine hits all alike."""
+def measure(T: int = 840, B: int = 64, inputs: int = 80, N: int = 220,
+            repetitions: int = 3) -> Speed:
+    """Alternates the three and takes the median, so that a slow moment of the machine hits all
+    alike."""
     generator = torch.Generator().manual_seed(0)
     x = (torch.rand(T, B, inputs, generator=generator) < 0.03).float()
     beta = torch.cat([torch.zeros(N - N // 2), torch.full((N // 2,), 1.8)])
     layer = lsnn_ext.ALIF(inputs, N, bias=False, tau_adapt=700.0, beta=beta, refractory=5)
     lstm = nn.LSTM(inputs, N)
-    with torch.no_grad():  # multiples of 2^-10: sums are then exact in any order, and the spikes comparable
+    # multiples of 2^-10: sums are then exact in any order, and the spikes comparable
+    with torch.no_grad():
         for weight in layer.parameters():
-            weight.copy_((torch.randn(weight.shape, generator=generator) / weight.shape[1]**0.5 * 1024).round() / 1024)
+            weight.copy_(
+                (
+                    torch.randn(weight.shape, generator=generator) / weight.shape[1] ** 0.5 * 1024
+                ).round()
+                / 1024
+            )
     gradient = torch.randn(T, B, N, generator=generator)
     kinds: dict[str, Callable[[], Tensor]] = {
-        "layer": lambda: layer(x)[0], "loop": lambda: plain_loop(x, layer), "lstm": lambda: lstm(x)[0]}
+        "layer": lambda: layer(x)[0], "loop": lambda: plain_loop(x, layer),
+        "lstm": lambda: lstm(x)[0]}
     equal = float((layer(x)[0] == plain_loop(x, layer)).float().mean())
     lstm(x[:2])
     seconds: dict[str, list[float]] = {name: [] for name in kinds}
@@ -80,17 +91,19 @@ def measure(T: int = 840, B: int = 64, inputs: int = 80, N: int = 220, repetitio
 def report(speed: Speed, T: int = 840, B: int = 64, inputs: int = 80, N: int = 220) -> str:
     """The figures in words."""
     threads = torch.get_num_threads()
-    return (f"speed, forward and backward of {T} steps, batch {B}, {inputs} inputs, {N} neurons, float32, "
-            f"{threads} thread{'s' if threads > 1 else ''}:\n"
+    return (f"speed, forward and backward of {T} steps, batch {B}, {inputs} inputs, {N} neurons, "
+            f"float32, {threads} thread{'s' if threads > 1 else ''}:\n"
             f"  lsnn_ext   {speed.layer * 1e3:8.0f} ms\n"
-            f"  plain loop {speed.loop * 1e3:8.0f} ms   {speed.loop / speed.layer:5.1f} times the time of lsnn_ext; "
-            f"{100 * speed.equal:.4g} % of the spikes equal\n"
-            f"  nn.LSTM    {speed.lstm * 1e3:8.0f} ms   {speed.lstm / speed.layer:5.1f} times the time of lsnn_ext")
+            f"  plain loop {speed.loop * 1e3:8.0f} ms   {speed.loop / speed.layer:5.1f} times the "
+            f"time of lsnn_ext; {100 * speed.equal:.4g} % of the spikes equal\n"
+            f"  nn.LSTM    {speed.lstm * 1e3:8.0f} ms   {speed.lstm / speed.layer:5.1f} times the "
+            f"time of lsnn_ext")
 
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--steps", type=int, default=840)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--inputs", type=int, default=80)

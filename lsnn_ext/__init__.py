@@ -1,14 +1,15 @@
-"""lsnn_ext: recurrent spiking networks with adaptive neurons as one fused operator over the whole sequence."""
+"""lsnn_ext: recurrent spiking networks with adaptive neurons as one fused operator over the whole
+sequence."""
 
 from . import functional, reference
 from ._config import show_config
-from ._profile import profile
-from ._report import Profile
 from .functional import State, Traces
 from .modules import ALIF, LIF, LSNN, LeakyReadout, LSNNState
+from .profiler import profile
+from .profiler.report import Profile
 
 __version__ = "0.1.0"
 __all__ = [
     "ALIF", "LIF", "LSNN", "LSNNState", "LeakyReadout", "Profile", "State", "Traces", "functional",
     "profile", "reference", "show_config",
-]  # fmt: skip
+]

@@ -14,17 +14,21 @@ from .models import Coefficient, State
 _ORDINARY = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
 def readable(tensor: Tensor) -> bool:
-    """Whether its numbers may be looked at here: they lie on the CPU, and nobody compiles, traces or maps over them."""
+    """Whether its numbers may be looked at here: they lie on the CPU, and nobody compiles, traces
+    or maps over them."""
     return (
         not torch.compiler.is_compiling() and type(tensor) in _ORDINARY and tensor.is_cpu
-        and not is_mode_active(functions=False) and not torch.jit.is_tracing() and not is_batched(tensor)
-    )  # fmt: skip
+        and not is_mode_active(functions=False) and not torch.jit.is_tracing()
+        and not is_batched(tensor)
+    )
 
 
 class Delays(NamedTuple):
-    """Delays d_jk (N, N) with their distinct values in ascending order, so that no call has to look for them.
+    """Delays d_jk (N, N) with their distinct values in ascending order, so that no call has to look
+    for them.
 
-    Whoever changes the tensor makes them anew: a call refuses delays that are not among the distinct values.
+    Whoever changes the tensor makes them anew: a call refuses delays that are not among the
+    distinct values.
     """
 
     each: Tensor
@@ -34,7 +38,8 @@ class Delays(NamedTuple):
     def of(cls, each: Tensor) -> "Delays":
         """Looks for the distinct values; integers >= 0 are expected."""
         if not isinstance(each, Tensor):
-            raise TypeError(f"delay: expected an int or an integer tensor (N, N), got {type(each).__name__}")
+            raise TypeError(f"delay: expected an int or an integer tensor (N, N), got "
+                            f"{type(each).__name__}")
         if each.dtype.is_floating_point or each.dtype.is_complex or each.dtype == torch.bool:
             raise TypeError(f"delay: expected an integer tensor, got {each.dtype}")
         if each.is_meta:
@@ -51,14 +56,15 @@ Delay: TypeAlias = int | Tensor | Delays | Sequence[int]
 def _hold(given: Delays, on_cpu: bool) -> None:
     """Refuses a tensor that was changed since its distinct values were looked for.
 
-    What may not be looked at here, in a graph or on a card, is compared there when it runs. The operator on the CPU
-    does so by itself, where there are several delays.
+    What may not be looked at here, in a graph or on a GPU, is compared there when it runs. The
+    operator on the CPU does so by itself, where there are several delays.
     """
     each, distinct = given
     if each.is_meta or (on_cpu and len(distinct) > 1):
         return
     message = (
-        f"delay: expected no other numbers than {distinct}, got a tensor that was changed since they were looked for; "
+        f"delay: expected no other numbers than {distinct}, got a tensor that was changed since "
+        f"they were looked for; "
         "make functional.Delays of it anew, or call the layer once outside of torch.compile"
     )
     if readable(each) and len(distinct) == 1:
@@ -74,8 +80,9 @@ def _hold(given: Delays, on_cpu: bool) -> None:
 
 def delays_of(
     delay: Delay, w_rec: Tensor | None, N: int, device: torch.device,
-) -> tuple[Tensor | None, list[int]]:  # fmt: skip
-    """The delay of each synapse, or None where those of a matrix are alike, and the distinct delays, ascending."""
+) -> tuple[Tensor | None, list[int]]:
+    """The delay of each synapse, or None where those of a matrix are alike, and the distinct
+    delays, ascending."""
     if w_rec is None:
         if not isinstance(delay, int) or delay:
             raise ValueError(f"delay: expected 0 without w_rec, got {delay}")
@@ -83,7 +90,10 @@ def delays_of(
     if w_rec.dim() == 3:
         given = [delay] if isinstance(delay, int) else delay
         if not isinstance(given, list | tuple) or not all(type(d) is int for d in given):
-            wanted = f"an int for each matrix of w_rec {tuple(w_rec.shape)}, or a w_rec of shape ({N}, {N})"
+            wanted = (
+                f"an int for each matrix of w_rec {tuple(w_rec.shape)}, or a w_rec of shape ({N}, "
+                f"{N})"
+            )
             raise TypeError(f"delay: expected {wanted}, got {type(delay).__name__}")
         ascending = all(low < high for low, high in zip(given, given[1:], strict=False))
         if len(given) != w_rec.shape[0] or not given or given[0] < 0 or not ascending:
@@ -95,49 +105,60 @@ def delays_of(
             raise ValueError(f"delay: expected extra steps >= 0, got {delay}")
         return None, [delay]
     if isinstance(delay, list | tuple) and not isinstance(delay, Delays):
-        raise TypeError("delay: expected an int or an integer tensor (N, N) for a w_rec of shape (N, N), got "
+        raise TypeError("delay: expected an int or an integer tensor (N, N) for a w_rec of shape "
+                        "(N, N), got "
                         f"{type(delay).__name__}")
     if isinstance(delay, Delays) and not isinstance(delay.each, Tensor):
-        raise TypeError(f"delay.each: expected an integer tensor ({N}, {N}), got {type(delay.each).__name__}")
+        raise TypeError(f"delay.each: expected an integer tensor ({N}, {N}), got "
+                        f"{type(delay.each).__name__}")
     each = delay if isinstance(delay, Delays) else Delays.of(delay)  # type: ignore[arg-type]  # a bool is refused there
     if each.each.shape != (N, N):
         raise ValueError(f"delay: expected shape ({N}, {N}), got {tuple(each.each.shape)}")
     _hold(each, device.type == "cpu")
-    return (each.each.to(device, torch.int64) if len(each.distinct) > 1 else None), list(each.distinct)
+    return (each.each.to(device, torch.int64) if len(each.distinct) > 1
+            else None), list(each.distinct)
 
 
 def check_coefficients(given: dict[str, Coefficient | None], N: int, device: torch.device) -> None:
-    """Kinds, shapes, devices; ranges of numbers where the operator does not check them. None: left to the row."""
+    """Kinds, shapes, devices; ranges of numbers where the operator does not check them. None: left
+    to the model."""
     for name, value in given.items():
         if isinstance(value, Tensor):
             if value.shape not in ((), (1,), (N,)):
-                raise ValueError(f"{name}: expected a number or shape ({N},), got {tuple(value.shape)}")
+                raise ValueError(f"{name}: expected a number or shape ({N},), got "
+                                 f"{tuple(value.shape)}")
             if value.dtype.is_complex:
                 raise TypeError(f"{name}: expected real numbers, got {value.dtype}")
             if value.device != device and (value.dim() > 0 or value.is_meta):
                 raise ValueError(f"{name}: expected device {device} as current, got {value.device}")
         elif isinstance(value, bool) or not isinstance(value, int | float | None):
             raise TypeError(f"{name}: expected a number or a tensor, got {type(value).__name__}")
-        elif value is not None and device.type != "cpu":  # the operator reads numbers on the CPU only
-            low, high = {"alpha": (0, 1), "rho": (0, 1), "sigma": (0, 1), "width": (5e-324, math.inf)}.get(
+        elif value is not None and device.type != "cpu":
+            # the operator reads numbers on the CPU only
+            low, high = {"alpha": (0, 1), "rho": (0, 1), "sigma": (0, 1),
+                         "width": (5e-324, math.inf)}.get(
                 name, (-math.inf, math.inf))
             if not (math.isfinite(value) and low <= value <= high):
-                raise ValueError(f"{name}: expected a finite number from {low} to {high}, got {value}")
+                raise ValueError(f"{name}: expected a finite number from {low} to {high}, got "
+                                 f"{value}")
     for name in ("alpha", "theta"):
         if given[name] is None:
             raise TypeError(f"{name}: expected a number or a tensor, got None")
 
 
-def stacked(given: dict[str, Coefficient], N: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, int]:
+def stacked(given: dict[str, Coefficient], N: int, dtype: torch.dtype,
+            device: torch.device) -> tuple[Tensor, int]:
     """All coefficients as one tensor (11,N), and the bits of those whose gradient is asked for."""
-    want = sum(1 << k for k, value in enumerate(given.values()) if isinstance(value, Tensor) and value.requires_grad)
+    want = sum(1 << k for k, value in enumerate(given.values()) if isinstance(value, Tensor)
+               and value.requires_grad)
     if device.type == "cpu" and not any(isinstance(value, Tensor) for value in given.values()):
         return torch.tensor(list(given.values()), dtype=dtype)[:, None].expand(-1, N), 0
 
     def row(value: Coefficient) -> Tensor:
         if isinstance(value, Tensor):
             return value.to(device, dtype).expand(N)
-        # Filled on the device: a copy from the host would wait for it, and could not be captured in a graph.
+        # Filled on the device: a copy from the host would wait for it, and could not be captured in
+        # a graph.
         return torch.full((N,), value, dtype=dtype, device=device)
 
     return torch.stack([row(value) for value in given.values()]), want
@@ -145,7 +166,7 @@ def stacked(given: dict[str, Coefficient], N: int, dtype: torch.dtype, device: t
 
 def whole_state(
     state: State | None, B: int, N: int, D: int, dtype: torch.dtype, device: torch.device,
-) -> tuple[Tensor, ...]:  # fmt: skip
+) -> tuple[Tensor, ...]:
     """The five tensors of the state, zeros where none is given."""
     if state is None:
         shapes = [(B, N)] * 4 + [(D, B, N)]  # five tensors: one given twice stops torch.compile
@@ -163,21 +184,26 @@ def whole_state(
             enough = value.shape == wanted
         if not enough:
             more = " or more past steps" if name == "z" else ""
-            raise ValueError(f"state.{name}: expected shape {wanted}{more}, got {tuple(value.shape)}")
+            raise ValueError(f"state.{name}: expected shape {wanted}{more}, got "
+                             f"{tuple(value.shape)}")
         if value.device != device:
-            raise ValueError(f"state.{name}: expected device {device} as current, got {value.device}")
+            raise ValueError(f"state.{name}: expected device {device} as current, got "
+                             f"{value.device}")
         if value.dtype != dtype:
             raise TypeError(f"state.{name}: expected {dtype}, got {value.dtype}")
     v, a, i, r, z = state
     return v, a, i, r, z[:D]
 
 
-def check_beside(name: str, value: Tensor, shape: tuple[int | str, ...], x: Tensor, of: str) -> None:
-    """A floating point tensor on the device of x, called `of`; a letter in the shape stands for any size."""
+def check_beside(name: str, value: Tensor, shape: tuple[int | str, ...], x: Tensor,
+                 of: str) -> None:
+    """A floating point tensor on the device of x, called `of`; a letter in the shape stands for any
+    size."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
     fits = value.dim() == len(shape) and all(
-        isinstance(size, str) or size == given for size, given in zip(shape, value.shape, strict=True)
+        isinstance(size, str) or size == given
+        for size, given in zip(shape, value.shape, strict=True)
     )
     if not fits:
         wanted = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
@@ -189,18 +215,22 @@ def check_beside(name: str, value: Tensor, shape: tuple[int | str, ...], x: Tens
 
 
 def _check_recurrence(w_rec: Tensor, N: int, current: Tensor) -> None:
-    if w_rec.shape != (N, N) and (w_rec.dim() != 3 or w_rec.shape[1:] != (N, N) or not w_rec.shape[0]):
+    if w_rec.shape != (N, N) and (
+        w_rec.dim() != 3 or w_rec.shape[1:] != (N, N) or not w_rec.shape[0]
+    ):
         wanted = f"({N}, {N}) or (S, {N}, {N}) for a current of {N} neurons"
         raise ValueError(f"w_rec: expected shape {wanted}, got {tuple(w_rec.shape)}")
     dtype = torch.promote_types(current.dtype, torch.float32)
     if torch.promote_types(w_rec.dtype, torch.float32) != dtype:
-        raise TypeError(f"w_rec: expected {dtype} or less for a current of {current.dtype}, got {w_rec.dtype}")
+        raise TypeError(f"w_rec: expected {dtype} or less for a current of {current.dtype}, got "
+                        f"{w_rec.dtype}")
     if w_rec.device != current.device:
         raise ValueError(f"w_rec: expected device {current.device} as current, got {w_rec.device}")
 
 
 def check(current: Tensor, w_rec: Tensor | None, N: int, refractory: int, dampening: float) -> None:
-    """Kinds, shapes and dtypes of a layer of N neurons; current: (T, B, N), or the inputs in front of a projection."""
+    """Kinds, shapes and dtypes of a layer of N neurons; current: (T, B, N), or the inputs in front
+    of a projection."""
     weights = {} if w_rec is None else {"w_rec": w_rec}
     for name, value in {"current": current, **weights}.items():
         if not isinstance(value, Tensor):
@@ -212,7 +242,8 @@ def check(current: Tensor, w_rec: Tensor | None, N: int, refractory: int, dampen
     if current.dim() != 3:
         raise ValueError(f"current: expected shape (T, B, N), got {tuple(current.shape)}")
     if N < 1:
-        raise ValueError("current: expected one neuron or more, got shape " + str(tuple(current.shape)))
+        raise ValueError("current: expected one neuron or more, got shape "
+                         + str(tuple(current.shape)))
     if w_rec is not None:
         _check_recurrence(w_rec, N, current)
     if isinstance(refractory, bool) or not isinstance(refractory, int):
@@ -221,25 +252,28 @@ def check(current: Tensor, w_rec: Tensor | None, N: int, refractory: int, dampen
         raise ValueError(f"refractory: expected steps >= 0 and < 2^24, got {refractory}")
     if isinstance(dampening, bool) or not isinstance(dampening, int | float):
         raise TypeError(f"dampening: expected a number, got {type(dampening).__name__}")
-    if not 0 <= dampening < math.inf:  # not math.isfinite, which torch.compile cannot trace for a dynamic number
+    # not math.isfinite, which torch.compile cannot trace for a dynamic number
+    if not 0 <= dampening < math.inf:
         raise ValueError(f"dampening: expected a finite number >= 0, got {dampening}")
 
 
-def small_membranes(saved_dtype: torch.dtype | None, dtype: torch.dtype) -> bool:
+def saves_bf16(saved_dtype: torch.dtype | None, dtype: torch.dtype) -> bool:
     """Whether y is saved as bfloat16, in a computation of this dtype."""
     if saved_dtype not in (None, torch.bfloat16, dtype):
-        raise ValueError(f"saved_dtype: expected None, torch.bfloat16 or {dtype}, got {saved_dtype}")
+        raise ValueError(
+            f"saved_dtype: expected None, torch.bfloat16 or {dtype}, got {saved_dtype}")
     return saved_dtype == torch.bfloat16 and dtype == torch.float32
 
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 
 
-def checkpoint_steps(checkpoint_every: int | str | None, T: int, B: int, N: int, itemsize: int) -> int:
+def checkpoint_steps(checkpoint_every: int | str | None, T: int, B: int, N: int,
+                     itemsize: int) -> int:
     """Steps between two saved states, or 0: the membrane of every step is saved.
 
-    A text such as "500 MB" is what the saved tensors and the scratch memory of the backward pass may take together:
-    0 if everything fits, else the number of steps that takes least.
+    A text such as "500 MB" is what the saved tensors and the scratch memory of the backward pass
+    may take together: 0 if everything fits, else the number of steps that takes least.
     """
     if checkpoint_every is None:
         return 0
@@ -250,7 +284,8 @@ def checkpoint_steps(checkpoint_every: int | str | None, T: int, B: int, N: int,
         except ValueError:
             budget = 0.0
         if budget <= 0:
-            raise ValueError(f"checkpoint_every: expected bytes such as '500 MB' or '2 GiB', got {checkpoint_every!r}")
+            raise ValueError(f"checkpoint_every: expected bytes such as '500 MB' or '2 GiB', got "
+                             f"{checkpoint_every!r}")
         bits, state = T * B * ((N + 31) // 32) * 4, 4 * B * N * itemsize
         rows = min(B, 16 * torch.get_num_threads()) * N * itemsize
         if T * B * N * itemsize + bits + (T + 127) // 128 * state <= budget:
@@ -258,12 +293,13 @@ def checkpoint_steps(checkpoint_every: int | str | None, T: int, B: int, N: int,
         steps = max(16, round(math.sqrt(T * state / max(1, rows)) / 16) * 16)
         least = bits + -(-T // steps) * state + (steps + 64) * rows
         if least > budget:
-            raise ValueError(f"checkpoint_every: expected {least / 1e6:.0f} MB or more for T = {T}, B = {B}, N = {N}, "
-                             f"got {checkpoint_every!r}")
+            raise ValueError(f"checkpoint_every: expected {least / 1e6:.0f} MB or more for T = "
+                             f"{T}, B = {B}, N = {N}, got {checkpoint_every!r}")
         return steps
     whole = isinstance(checkpoint_every, int) and not isinstance(checkpoint_every, bool)
     if not whole or checkpoint_every < 1:
         wanted = "None, an int >= 1 or bytes such as '500 MB'"
         raise ValueError(f"checkpoint_every: expected {wanted}, got {checkpoint_every!r}")
-    # Chunks of the backward pass stay whole, and so do the bits of its sums; more than T steps say no more than T.
+    # Chunks of the backward pass stay whole, and so do the bits of its sums; more than T steps say
+    # no more than T.
     return -(-min(checkpoint_every, max(T, 1)) // 16) * 16

@@ -9,7 +9,8 @@ WORD = 32
 
 
 class PackedSpikes(NamedTuple):
-    """Spikes of a whole sequence, a bit each: what functional.layer returns for spikes="bits", and takes as x.
+    """Spikes of a whole sequence, a bit each: what functional.layer returns for spikes="bits", and
+    takes as x.
 
     The gradient of the spikes flows through `carrier`, which holds one number for all of them.
     """
@@ -23,19 +24,22 @@ class PackedSpikes(NamedTuple):
         return self.carrier.shape
 
     def check(self, name: str = "packed") -> None:
-        """Raises TypeError or ValueError where bits and carrier are not of one sequence; name: of the argument."""
+        """Raises TypeError or ValueError where bits and carrier are not of one sequence; name: of
+        the argument."""
         for part, value in zip(("bits", "carrier"), self, strict=True):
             if not isinstance(value, Tensor):
                 raise TypeError(f"{name}.{part}: expected a tensor, got {type(value).__name__}")
         if self.carrier.dim() != 3:
-            raise ValueError(f"{name}.carrier: expected shape (T, B, N), got {tuple(self.carrier.shape)}")
+            raise ValueError(f"{name}.carrier: expected shape (T, B, N), got "
+                             f"{tuple(self.carrier.shape)}")
         T, B, N = self.carrier.shape
         wanted = (T, B, -(-N // WORD))
         if self.bits.dtype != torch.int32 or tuple(self.bits.shape) != wanted:
             given = f"{self.bits.dtype} of shape {tuple(self.bits.shape)}"
             raise ValueError(f"{name}.bits: expected int32 of shape {wanted}, got {given}")
         if self.bits.device != self.carrier.device:
-            raise ValueError(f"{name}.bits: expected device {self.carrier.device} as carrier, got {self.bits.device}")
+            raise ValueError(f"{name}.bits: expected device {self.carrier.device} as carrier, got "
+                             f"{self.bits.device}")
 
     def numbers(self) -> Tensor:
         """The spikes as numbers (T, B, N), 0 and 1, differentiable.
@@ -72,7 +76,9 @@ class _Pack(torch.autograd.Function):
     @staticmethod
     def forward(spikes: Tensor) -> tuple[Tensor, Tensor]:
         T, B, N = spikes.shape
-        padded = torch.nn.functional.pad(spikes != 0, (0, -N % WORD)).view(T, B, -(-N // WORD), WORD)
+        padded = torch.nn.functional.pad(spikes != 0, (0, -N % WORD)).view(
+            T, B, -(-N // WORD), WORD
+        )
         weights = torch.tensor([1 << bit for bit in range(WORD)], device=spikes.device)
         # As int64 up to 2^32 - 1; the cast to int32 keeps the lower 32 bits.
         bits = (padded * weights).sum(-1).to(torch.int32)
@@ -91,7 +97,11 @@ class _Unpack(torch.autograd.Function):
     @staticmethod
     def forward(bits: Tensor, carrier: Tensor) -> Tensor:
         shifts = torch.arange(WORD, dtype=torch.int32, device=bits.device)
-        return (bits.unsqueeze(-1) >> shifts & 1).flatten(-2)[..., : carrier.shape[-1]].to(carrier.dtype)
+        return (
+            (bits.unsqueeze(-1) >> shifts & 1)
+            .flatten(-2)[..., : carrier.shape[-1]]
+            .to(carrier.dtype)
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -12,7 +12,10 @@ def show_config() -> str:
         >>> print(lsnn_ext.show_config())
     """
     if _ops._C is None:
-        reason = f"NO COMPILED PART ({_ops.load_error}); functional.alif falls back to the slow reference"
+        reason = (
+            f"NO COMPILED PART ({_ops.load_error}); functional.alif falls back to the slow "
+            f"reference"
+        )
         return f"lsnn_ext: {reason}\ntorch {torch.__version__}"
     c = _ops._C
     lines = [
@@ -20,7 +23,7 @@ def show_config() -> str:
         f"torch {torch.__version__}, {torch.get_num_threads()} threads",
         f"CPU kernels: {c.instruction_set()} (LSNN_CPU=avx512|avx2|neon|portable overrides)",
         _cuda(),
-        f"rows: {', '.join(_ops.DYNAMICS)}",
+        f"models: {', '.join(_ops.DYNAMICS)}",
     ]
     return "\n".join(lines)
 
@@ -28,10 +31,17 @@ def show_config() -> str:
 def _cuda() -> str:
     cuda = _ops._C.cuda
     if _ops._C.emulator:
-        return "CUDA kernels: emulated, for tests; LSNN_EMULATE=1 takes them on the CPU (LSNN_DESIGN names a design)"
+        return (
+            "CUDA kernels: emulated, for tests; LSNN_EMULATE=1 takes them on the CPU (LSNN_DESIGN "
+            "names a design)"
+        )
     if cuda is None:
         return "CUDA kernels: none in this build, as nvcc was not found when it was made"
-    device = "no device: this torch is a CPU build" if torch.version.cuda is None else "torch sees no device"
+    device = (
+        "no device: this torch is a CPU build"
+        if torch.version.cuda is None
+        else "torch sees no device"
+    )
     if torch.cuda.is_available():
         device = torch.cuda.get_device_name()
     built = f"nvcc {cuda['version']} for {cuda['architectures']}"

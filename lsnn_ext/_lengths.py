@@ -1,4 +1,5 @@
-"""Sequences of unequal length in one call: sorted by falling length, as the operator takes them, and put back."""
+"""Sequences of unequal length in one call: sorted by falling length, as the operator takes them,
+and put back."""
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -15,7 +16,8 @@ class Lengths(NamedTuple):
 
     each: Tensor  # (B,) int64 on the CPU, in the order of the caller
     descending: Tensor  # (B,) the same, sorted
-    order: Tensor | None  # (B,) int64 on the device of the call: who comes at each place; None: as they are
+    # (B,) int64 on the device of the call: who comes at each place; None: as they are
+    order: Tensor | None
     places: Tensor | None  # (B,) the place of each
 
     def sort(self, value: Tensor, axis: int) -> Tensor:
@@ -34,8 +36,9 @@ class Lengths(NamedTuple):
 
 def lengths_of(
     given: GivenLengths | Lengths | None, T: int, B: int, device: torch.device,
-) -> Lengths | None:  # fmt: skip
-    """None where none are given. While compiling, where numbers are not known, they are sorted always.
+) -> Lengths | None:
+    """None where none are given. While compiling, where numbers are not known, they are sorted
+    always.
 
     Raises TypeError or ValueError for what is no (B,) whole numbers from 0 to T on the CPU.
     """
@@ -48,7 +51,8 @@ def lengths_of(
     if B and readable(each):
         low, high = (int(end) for end in each.aminmax())
         if low < 0 or high > T:
-            raise ValueError(f"lengths: expected steps from 0 to T = {T}, got {low if low < 0 else high}")
+            raise ValueError(f"lengths: expected steps from 0 to T = {T}, got "
+                             f"{low if low < 0 else high}")
         if bool((each[:-1] >= each[1:]).all()):
             return Lengths(each, each, None, None)
     descending, order = torch.sort(each, descending=True, stable=True)
@@ -60,7 +64,8 @@ def _whole_numbers(given: Any) -> Tensor:
         if given.dtype.is_floating_point or given.dtype.is_complex or given.dtype == torch.bool:
             raise TypeError(f"lengths: expected whole numbers, got {given.dtype}")
         if given.device.type != "cpu":
-            raise ValueError(f"lengths: expected a tensor on the CPU, where the work is planned, got {given.device}")
+            raise ValueError(f"lengths: expected a tensor on the CPU, where the work is planned, "
+                             f"got {given.device}")
         return given
     if not isinstance(given, list | tuple) or not all(type(n) is int for n in given):
         raise TypeError(f"lengths: expected whole numbers (B,), got {type(given).__name__}")
@@ -68,7 +73,8 @@ def _whole_numbers(given: Any) -> Tensor:
 
 
 def end_readout(p: Tensor, first: Tensor | None, lengths: Lengths) -> tuple[Tensor, Tensor]:
-    """A readout p (T, B, O) of sequences that end: 0 after their last step, and the value at it, (B, O).
+    """A readout p (T, B, O) of sequences that end: 0 after their last step, and the value at it,
+    (B, O).
 
     first (B, O) or None, zeros, stands where a sequence has no step.
     """

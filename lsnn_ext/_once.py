@@ -24,7 +24,7 @@ class _OnlyOnce(torch.autograd.Function):
 
 def only_once(
     gradients: Sequence[Tensor | None], depend_on: Iterable[Tensor | None],
-) -> tuple[Tensor | None, ...]:  # fmt: skip
+) -> tuple[Tensor | None, ...]:
     """Gradients that a backward pass has computed, for what records it (create_graph=True).
 
     Without this they would count as constants there, and their own gradients be dropped silently.

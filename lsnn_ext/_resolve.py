@@ -1,6 +1,7 @@
-"""From the caller's keyword arguments to named fields, once: defaults of the model filled in, everything checked.
+"""From the caller's keyword arguments to named fields, once: defaults of the model filled in,
+everything checked.
 
-functional.alif, functional.layer and layers that are kept ready all come through here.
+functional.alif, functional.layer and prepared layers all come through here.
 """
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from ._arguments import (
     check_coefficients,
     checkpoint_steps,
     delays_of,
-    small_membranes,
+    saves_bf16,
     stacked,
     whole_state,
 )
@@ -29,7 +30,8 @@ from .models import (
 
 
 class Neuron(NamedTuple):
-    """The keyword arguments of functional.alif, which explains them, with their defaults; None: as the row says."""
+    """The keyword arguments of functional.alif, which explains them, with their defaults; None: as
+    the model says."""
 
     alpha: Coefficient | None = None
     theta: Coefficient | None = None
@@ -56,7 +58,7 @@ class Neuron(NamedTuple):
     lengths: GivenLengths | Lengths | None = None
 
 
-class Model(NamedTuple):
+class ResolvedModel(NamedTuple):
     """What follows from a Neuron and the recurrent weights alone."""
 
     dynamics: str
@@ -65,7 +67,8 @@ class Model(NamedTuple):
     refractory: int
     coefficients: Tensor  # (11, N)
     coefficient_gradients: int  # bit k: row k of them wants a gradient
-    delay: Tensor | None  # (N, N) of each synapse; None where all are alike, or w_rec has a matrix for each
+    # (N, N) of each synapse; None where all are alike, or w_rec has a matrix for each
+    delay: Tensor | None
     delays: tuple[int, ...]  # distinct, ascending; none without w_rec
 
     @property
@@ -75,9 +78,9 @@ class Model(NamedTuple):
 
 
 class Call(NamedTuple):
-    """A Model, and what of a call depends on its sequence."""
+    """A ResolvedModel, and what of a call depends on its sequence."""
 
-    model: Model
+    model: ResolvedModel
     dtype: torch.dtype  # of the computation
     state: tuple[Tensor, ...]  # v, a, i, r (B, N) and z (D, B, N)
     checkpoint: int  # steps between saved states, or 0
@@ -87,30 +90,39 @@ class Call(NamedTuple):
 
 def resolve_model(
     neuron: Neuron, w_rec: Tensor | None, N: int, dtype: torch.dtype, device: torch.device,
-) -> Model:  # fmt: skip
+) -> ResolvedModel:
     """Raises TypeError or ValueError with the name of the argument, as functional.alif."""
-    row = named_model(neuron.dynamics)
-    surrogate = row.surrogate if neuron.surrogate is None else neuron.surrogate
+    defaults = named_model(neuron.dynamics)
+    surrogate = defaults.surrogate if neuron.surrogate is None else neuron.surrogate
     check_surrogate(surrogate)
-    dampening = row.dampening if neuron.dampening is None else neuron.dampening
+    dampening = defaults.dampening if neuron.dampening is None else neuron.dampening
     check_coefficients({name: getattr(neuron, name) for name in COEFFICIENTS}, N, device)
     given: dict[str, Any] = {name: getattr(neuron, name) for name in COEFFICIENTS}
     complete = coefficients(neuron.dynamics, **given)
     values, wanted = stacked(complete, N, dtype, device)
     delay, delays = delays_of(neuron.delay, w_rec, N, device)
-    return Model(neuron.dynamics, surrogate, float(dampening), neuron.refractory, values, wanted, delay,
-                 tuple(delays))  # fmt: skip
+    return ResolvedModel(neuron.dynamics, surrogate, float(dampening), neuron.refractory, values,
+                         wanted, delay, tuple(delays))
 
 
 def resolve(neuron: Neuron, x: Tensor, w_rec: Tensor | None, w_in: Tensor | None = None) -> Call:
-    """x: (T, B, N) the current, or (T, B, I) inputs that have still to meet their weights w_in (N, I)."""
-    row = named_model(neuron.dynamics)
-    N = w_in.shape[0] if w_in is not None else x.shape[2] if isinstance(x, Tensor) and x.dim() == 3 else 1
-    check(x, w_rec, N, neuron.refractory, row.dampening if neuron.dampening is None else neuron.dampening)
-    N = N if w_rec is None else w_rec.shape[-1]  # a number where torch.compile takes the sizes of x for variables
+    """x: (T, B, N) the current, or (T, B, I) inputs that have still to meet their weights w_in (N,
+    I)."""
+    defaults = named_model(neuron.dynamics)
+    N = (
+        w_in.shape[0]
+        if w_in is not None
+        else x.shape[2]
+        if isinstance(x, Tensor) and x.dim() == 3
+        else 1
+    )
+    check(x, w_rec, N, neuron.refractory, defaults.dampening if neuron.dampening is None
+          else neuron.dampening)
+    # a number where torch.compile takes the sizes of x for variables
+    N = N if w_rec is None else w_rec.shape[-1]
     (T, B, _), dtype = x.shape, torch.promote_types(x.dtype, torch.float32)
     checkpoint = checkpoint_steps(neuron.checkpoint_every, T, B, N, dtype.itemsize)
-    saved_bf16 = small_membranes(neuron.saved_dtype, dtype)
+    saved_bf16 = saves_bf16(neuron.saved_dtype, dtype)
     model = resolve_model(neuron, w_rec, N, dtype, x.device)
     state = whole_state(neuron.state, B, N, model.D, dtype, x.device)
     lengths = lengths_of(neuron.lengths, T, B, x.device)

@@ -1,4 +1,5 @@
-"""Which code computes a call: chosen here, once, for the functions and for the modules above them."""
+"""Which code computes a call: chosen here, once, for the functions and for the modules above
+them."""
 from typing import Literal, NamedTuple
 
 from torch import Tensor
@@ -14,19 +15,22 @@ class Route(NamedTuple):
 
     The projection of the inputs:
 
-    ``fused``    inside the operator of the recurrence, event by event: neither the current (T, B, N) nor its gradient
-                 is ever written. On the CPU, for inputs that are mostly zero and for spikes as bits
-    ``events``   in front of it, by an operator that adds rows of w_in for what is not zero. As fused, where dtypes
-                 differ
-    ``product``  in front of it, a product of matrices in reused memory. On the CPU, for dense inputs
-    ``torch``    in front of it, torch.nn.functional.linear: short calls, other devices, autocast, torch.compile,
-                 subclasses of tensors
+    ``fused``    inside the operator of the recurrence, event by event: neither the current (T, B,
+                 N) nor its gradient is ever written. On the CPU, for inputs that are mostly zero
+                 and for spikes as bits
+    ``events``   in front of it, by an operator that adds rows of w_in for what is not zero. As
+                 fused, where dtypes differ
+    ``product``  in front of it, a product of matrices in reused memory. On the CPU, for dense
+                 inputs
+    ``torch``    in front of it, torch.nn.functional.linear: short calls, other devices, autocast,
+                 torch.compile, subclasses of tensors
 
-    The readout is fused too, or stands behind as an operator of its own and reads the spikes as numbers. Spikes are
-    returned as bits by the operator, or packed from numbers.
+    The readout is fused too, or stands behind as an operator of its own and reads the spikes as
+    numbers. Spikes are returned as bits by the operator, or packed from numbers.
 
-    Short calls of a module without gradients on the CPU take none of these: a prepared layer computes them, see
-    ``prepared`` of the module that keeps it. Without the compiled part the reference computes all.
+    Short calls of a module without gradients on the CPU take none of these: a prepared layer
+    computes them, see ``prepared`` of the module that keeps it. Without the compiled part the
+    reference computes all.
     """
 
     projection: Projection
@@ -41,20 +45,23 @@ class Route(NamedTuple):
 def route(
     x: Tensor | PackedSpikes, w_in: Tensor, others: tuple[Tensor | None, ...], w_out: Tensor | None,
     spikes: bool | Literal["bits"], keeps_order: bool, smooth: bool,
-) -> Route:  # fmt: skip
+) -> Route:
     """others: w_rec and bias; keeps_order: the batch goes into the operator as it is."""
     projection: Projection
     like = x.carrier if isinstance(x, PackedSpikes) else x
     alike = all(other is None or other.dtype == like.dtype for other in others)
     if isinstance(x, PackedSpikes):
-        projection = "fused" if alike and keeps_order and _ops.plain(like, w_in) else "torch"
+        projection = (
+            "fused" if alike and keeps_order and _ops.cpu_operators_take(like, w_in) else "torch"
+        )
     else:
         projection = projection_of(x, w_in)
         if projection == "events" and alike:
             projection = "fused"
     fused_readout = w_out is not None and projection != "torch" and w_out.dtype == like.dtype
-    returns_bits = (spikes == "bits" and keeps_order and not smooth and fused_readout == (w_out is not None)
-                    and _ops.plain(like, w_in))  # fmt: skip
+    returns_bits = (spikes == "bits" and keeps_order and not smooth and fused_readout
+                    == (w_out is not None)
+                    and _ops.cpu_operators_take(like, w_in))
     return Route(projection, fused_readout, returns_bits)
 
 
@@ -66,5 +73,6 @@ def projection_of(x: Tensor, w_in: Tensor) -> Literal["events", "product", "torc
 
 
 def bits_pay(x: Tensor | PackedSpikes, w_in: Tensor) -> bool:
-    """Whether spikes of a layer with inputs x and weights w_in (N, I) should go to the next layer as bits."""
+    """Whether spikes of a layer with inputs x and weights w_in (N, I) should go to the next layer
+    as bits."""
     return _ops.reused(x.carrier if isinstance(x, PackedSpikes) else x, w_in)

@@ -1,6 +1,8 @@
-"""What torch 2.11 to 2.13 have no public name for, all in one place, each with what it is needed for.
+"""What torch 2.11 to 2.13 have no public name for, all in one place, each with what it is needed
+for.
 
-python_tests/test_torch_internals.py calls each of them, and names the version of torch that has one no more.
+python_tests/test_torch_internals.py calls each of them, and names the version of torch that has one
+no more.
 """
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -13,25 +15,28 @@ from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
 from torch.utils._pytree import tree_map as tree_map
 
 __all__ = [
-    "DispatchMode", "assert_on_device", "below_autograd", "gradient_transforms", "has_hooks", "has_own_call",
-    "is_batched", "is_forward_mode", "is_mode_active", "is_transforming", "is_zero_tensor", "keys_after_autograd",
-    "register_named_tuple", "tree_map",
-]  # fmt: skip
+    "DispatchMode", "assert_on_device", "below_autograd", "gradient_transforms", "has_hooks",
+    "has_own_call", "is_batched", "is_forward_mode", "is_mode_active", "is_transforming",
+    "is_zero_tensor", "keys_after_autograd", "register_named_tuple", "tree_map",
+]
 
 
 def is_transforming() -> bool:
-    """Whether torch.func.grad, vmap or another transform runs: they always record the backward pass."""
+    """Whether torch.func.grad, vmap or another transform runs: they always record the backward
+    pass."""
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def gradient_transforms() -> int:
-    """How many torch.func.grad run inside each other. A second one gets zeros for what has no second derivative."""
+    """How many torch.func.grad run inside each other. A second one gets zeros for what has no
+    second derivative."""
     running = torch._C._functorch.get_interpreter_stack() or []
     return sum(one.key() == torch._C._functorch.TransformType.Grad for one in running)
 
 
 def is_forward_mode() -> bool:
-    """Whether forward-mode differentiation runs: it needs the autograd function, which says that there is none."""
+    """Whether forward-mode differentiation runs: it needs the autograd function, which says that
+    there is none."""
     return torch.autograd.forward_ad._current_level >= 0
 
 
@@ -41,12 +46,15 @@ def is_batched(tensor: Tensor) -> bool:
 
 
 def is_mode_active(functions: bool = True) -> bool:
-    """Whether a dispatch mode sees the operators, or a function mode the functions: nothing may be kept from it."""
-    return bool(torch._C._len_torch_dispatch_stack() or functions and torch._C._len_torch_function_stack())
+    """Whether a dispatch mode sees the operators, or a function mode the functions: nothing may be
+    kept from it."""
+    return bool(torch._C._len_torch_dispatch_stack() or functions
+                and torch._C._len_torch_function_stack())
 
 
 def below_autograd() -> AbstractContextManager[Any]:
-    """Operators are called past their autograd kernels, which cost time in a short call that nobody records."""
+    """Operators are called past their autograd kernels, which cost time in a short call that nobody
+    records."""
     return torch._C._AutoDispatchBelowAutograd()
 
 
@@ -61,7 +69,8 @@ def is_zero_tensor(tensor: Tensor) -> bool:
 
 
 def assert_on_device(condition: Tensor, message: str) -> None:
-    """Raises, where the tensor lies and when it is there, if the condition is false: the host does not wait."""
+    """Raises, where the tensor lies and when it is there, if the condition is false: the host does
+    not wait."""
     torch._assert_async(condition, message)
 
 
@@ -73,9 +82,10 @@ def register_named_tuple(kind: type, name: str) -> None:
 def has_hooks(module: nn.Module) -> bool:
     """Whether a call of the module runs hooks, its own or those of all modules."""
     return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+        or module._backward_pre_hooks
         or _has_any_global_hook()
-    )  # fmt: skip
+    )
 
 
 def has_own_call(module: nn.Module) -> bool:

@@ -1,21 +1,23 @@
-"""The recurrence in plain torch, one line per equation, differentiated by autograd: the form to compare others with.
+"""The recurrence in plain torch, one line per equation, differentiated by autograd: the form to
+compare others with.
 
-Per batch item and neuron: v membrane, a adaptation, i synaptic current, r steps for which no spike may come,
-z past spikes.  A prime is the value carried from the step before.  Coefficients are scalars or (N,).
+Per batch item and neuron: v membrane, a adaptation, i synaptic current, r steps for which no spike
+may come, z past spikes. A prime is the value carried from the step before. Coefficients are scalars
+or (N,).
 
-    (1) c = x_t + sum_j w_jk z_j[t-1-d_jk]           d_jk: extra delay, one for all or one per synapse
-    (2) i = sigma i' + c
-    (3) a = rho a' + q e' + p v'                     e' = drive: spike z' | cross [v' over A'] | above [v' over theta]
-    (4) A = theta + beta a
-    (5) y = alpha v' + kappa (i - eta a)
-    (6) u = reset(y, z') when = next, else y         reset(y, z) = y - z A | y - z R | (1 - z) y + z R
-    (7) m = (n - A) / s                              n = u (test new) or v' (old);  s = width (scale 1) or width A
+    (1) c = x_t + sum_j w_jk z_j[t-1-d_jk] d_jk: extra delay, one for all or one per synapse (2) i =
+    sigma i' + c (3) a = rho a' + q e' + p v' e' = drive: spike z' | cross [v' over A'] | above [v'
+    over theta] (4) A = theta + beta a (5) y = alpha v' + kappa (i - eta a) (6) u = reset(y, z')
+    when = next, else y reset(y, z) = y - z A | y - z R | (1 - z) y + z R (7) m = (n - A) / s n = u
+    (test new) or v' (old); s = width (scale 1) or width A
         z = [m > 0] (ge: >=), 0 while r' > 0         dz/dm := psi(m), 0 while r' > 0
     (8) v = reset(u, z) when = now, else u
     (9) r = refractory after a spike, else max(r' - 1, 0)
-    stop: no gradient through   rec: z in (1) | adapt: e' in (3) | reset: z in (6), (8) | thr: A in (7)
+    detach: no gradient through rec: z in (1) | adapt: e' in (3) | reset: z in (6), (8) | thr: A in
+    (7)
 
-Terms are evaluated from left to right exactly as written, so that a compiled form can agree bit for bit.
+Terms are evaluated from left to right exactly as written, so that a compiled form can agree bit for
+bit.
 """
 import math
 from collections.abc import Callable, Sequence
@@ -26,82 +28,87 @@ from torch import Tensor
 
 from ._once import only_once
 from .models import COEFFICIENTS, Coefficient, State, Traces, check_surrogate, coefficients
-from .models import MODELS as ROWS
-from .models import Model as Row
-from .models import named_model as named_row
+from .models import MODELS as MODELS
+from .models import Model as Model
+from .models import named_model as named_model
 
 __all__ = [
-    "COEFFICIENTS", "ROWS", "SURROGATES", "Coefficient", "Row", "State", "Surrogate", "Traces", "alif",
-    "coefficients", "leaky_readout", "named_row", "named_surrogate",
-]  # fmt: skip
+    "COEFFICIENTS", "MODELS", "SURROGATES", "Coefficient", "Model", "State", "Surrogate", "Traces",
+    "alif", "coefficients", "leaky_readout", "named_model", "named_surrogate",
+]
 
 
-class _Model(NamedTuple):
-    """A row with its coefficients, ready to step."""
+class _Stepper(NamedTuple):
+    """A model with its coefficients, which makes steps."""
 
-    row: Row
+    model: Model
     k: dict[str, Tensor]
-    synapses: list[tuple[int, Tensor]]  # (d, weights of the synapses with extra delay d), d ascending
+    # (d, weights of the synapses with extra delay d), d ascending
+    synapses: list[tuple[int, Tensor]]
     refractory: int
     spike: Callable[[Tensor, Tensor], Tensor]  # of m, and of whether it passes the test
 
     def step(self, x: Tensor, s: State) -> tuple[State, Tensor]:
         """One step: the new state, and the moving threshold A."""
-        row, k = self.row, self.k
-        c = x + sum(self.stop("rec", s.z[d]) @ w for d, w in self.synapses)  # (1)
+        model, k = self.model, self.k
+        c = x + sum(self.detach("rec", s.z[d]) @ w for d, w in self.synapses)  # (1)
         i = k["sigma"] * s.i + c  # (2)
         a = k["rho"] * s.a + k["q"] * self.drive(s) + k["p"] * s.v  # (3)
         A = k["theta"] + k["beta"] * a  # (4)
         y = k["alpha"] * s.v + k["kappa"] * (i - k["eta"] * a)  # (5)
-        u = self.reset(y, self.stop("reset", s.z[0]), A) if row.when == "next" else y  # (6)
-        m, over = self.margin(u if row.test == "new" else s.v, self.stop("thr", A))  # (7)
+        u = self.reset(y, self.detach("reset", s.z[0]), A) if model.when == "next" else y  # (6)
+        m, over = self.margin(u if model.test == "new" else s.v, self.detach("thr", A))  # (7)
         free = ~(s.r > 0)
         z = torch.where(free, self.spike(m, over), torch.zeros_like(m))
-        v = self.reset(u, self.stop("reset", z), A) if row.when == "now" else u  # (8)
-        r = torch.where(free & over, torch.full_like(s.r, self.refractory), (s.r - 1).clamp(min=0))  # (9)
+        v = self.reset(u, self.detach("reset", z), A) if model.when == "now" else u  # (8)
+        # (9)
+        r = torch.where(free & over, torch.full_like(s.r, self.refractory), (s.r - 1).clamp(min=0))
         return State(v, a, i, r, torch.cat([z[None], s.z[:-1]])), A
 
     def drive(self, s: State) -> Tensor:
         """e' of (3)."""
-        if self.row.drive == "cross":
+        if self.model.drive == "cross":
             A = self.k["theta"] + self.k["beta"] * s.a
-            return self.stop("adapt", self.spike(*self.margin(s.v, A)))
-        if self.row.drive == "above":  # a bare test: it never had a gradient
-            return _over(self.row.ge, s.v - self.k["theta"]).to(s.v.dtype)
-        return self.stop("adapt", s.z[0])
+            return self.detach("adapt", self.spike(*self.margin(s.v, A)))
+        if self.model.drive == "above":  # a bare test: it never had a gradient
+            return _over(self.model.ge, s.v - self.k["theta"]).to(s.v.dtype)
+        return self.detach("adapt", s.z[0])
 
     def reset(self, y: Tensor, z: Tensor, A: Tensor) -> Tensor:
         """What a spike z does to y, (6) and (8)."""
-        if self.row.reset == "to":
+        if self.model.reset == "to":
             return (1 - z) * y + z * self.k["R"]
-        return y - z * (A if self.row.reset == "A" else self.k["R"])
+        return y - z * (A if self.model.reset == "A" else self.k["R"])
 
     def margin(self, n: Tensor, A: Tensor) -> tuple[Tensor, Tensor]:
-        """m of (7), and whether it passes the test, which divides nothing; m is 0 where s is no normal number."""
+        """m of (7), and whether it passes the test, which divides nothing; m is 0 where s is no
+        normal number."""
         d, width = n - A, self.k["width"]
-        if self.row.scale == "1":
-            return d / width, _over(self.row.ge, d)
+        if self.model.scale == "1":
+            return d / width, _over(self.model.ge, d)
         s = width * A
         vanishes = s.abs() < torch.finfo(s.dtype).tiny
         m = torch.where(vanishes, 0.0, d / torch.where(vanishes, 1.0, s))
-        return m, _over(self.row.ge, torch.where(A < 0, -d, d))
+        return m, _over(self.model.ge, torch.where(A < 0, -d, d))
 
-    def stop(self, path: str, value: Tensor) -> Tensor:
-        """The value, without a gradient where the model stops this path."""
-        return stopped(value) if path in self.row.stop else value
+    def detach(self, path: str, value: Tensor) -> Tensor:
+        """The value, without a gradient where the model detaches this path."""
+        return detached(value) if path in self.model.detach else value
 
 
 def _over(ge: bool, d: Tensor) -> Tensor:
     return d >= 0 if ge else d > 0
 
 
-def stopped(value: Tensor) -> Tensor:
-    """The value without its gradient: every stop of the table goes through here, so that a test can hold it fixed."""
+def detached(value: Tensor) -> Tensor:
+    """The value without its gradient: every detach of the table goes through here, so that a test
+    can hold it fixed."""
     return value.detach()
 
 
 class Surrogate(NamedTuple):
-    """A pseudo-derivative: dz/dm := dampening * psi(m); integral is its antiderivative, rising from 0 (or 1/2)."""
+    """A surrogate: dz/dm := dampening * psi(m); integral is its antiderivative, rising from 0 (or
+    1/2)."""
 
     psi: Callable[[Tensor], Tensor]
     integral: Callable[[Tensor], Tensor]
@@ -122,16 +129,21 @@ def _triangle_integral(m: Tensor) -> Tensor:
 
 SURROGATES: dict[str, Surrogate] = {
     "triangle": Surrogate(lambda m: torch.relu(1 - m.abs()), _triangle_integral),
-    "boxcar": Surrogate(lambda m: ((m > -0.5) & (m <= 0.5)).to(m.dtype), lambda m: m.clamp(-0.5, 0.5) + 0.5),
-    "fast_sigmoid": Surrogate(lambda m: 1 / ((1 + m.abs()) * (1 + m.abs())), lambda m: 1 + m / (1 + m.abs())),
+    "boxcar": Surrogate(lambda m: ((m > -0.5) & (m <= 0.5)).to(m.dtype),
+                        lambda m: m.clamp(-0.5, 0.5) + 0.5),
+    "fast_sigmoid": Surrogate(lambda m: 1 / ((1 + m.abs()) * (1 + m.abs())),
+                              lambda m: 1 + m / (1 + m.abs())),
     "arctan": Surrogate(lambda m: 1 / (1 + m * m), lambda m: math.pi / 2 + torch.atan(m)),
     "sigmoid": Surrogate(lambda m: torch.sigmoid(m) * torch.sigmoid(-m), torch.sigmoid),
-    "exponential": Surrogate(lambda m: torch.exp(-m.abs()), lambda m: 1 - torch.sign(m) * torch.expm1(-m.abs())),
+    "exponential": Surrogate(lambda m: torch.exp(-m.abs()),
+                             lambda m: 1 - torch.sign(m) * torch.expm1(-m.abs())),
     "gaussian": Surrogate(_density, _cumulative),
-    # A tall bell of width 1 less two low ones of width 6 at -1 and 1 (Yin et al.); the .15 of their areas is .025 * 6.
+    # A tall bell of width 1 less two low ones of width 6 at -1 and 1 (Yin et al.); the .15 of their
+    # areas is .025 * 6.
     "multi_gaussian": Surrogate(
         lambda m: 1.15 * _density(m) - 0.025 * (_density((m - 1) / 6) + _density((m + 1) / 6)),
-        lambda m: 1.15 * _cumulative(m) - 0.15 * (_cumulative((m - 1) / 6) + _cumulative((m + 1) / 6)),
+        lambda m: 1.15 * _cumulative(m) - 0.15 * (_cumulative((m - 1) / 6)
+                                                  + _cumulative((m + 1) / 6)),
     ),
 }
 
@@ -143,10 +155,12 @@ def named_surrogate(name: str) -> Surrogate:
 
 
 class _Spike(torch.autograd.Function):
-    """z of (7): the test, or for smooth spikes the antiderivative; the gradient is dampening * psi(m) in both."""
+    """z of (7): the test, or for smooth spikes the antiderivative; the gradient is dampening *
+    psi(m) in both."""
 
     @staticmethod
-    def forward(ctx: Any, m: Tensor, fired: Tensor, surrogate: Surrogate, dampening: float, smooth: bool) -> Tensor:
+    def forward(ctx: Any, m: Tensor, fired: Tensor, surrogate: Surrogate, dampening: float,
+                smooth: bool) -> Tensor:
         ctx.save_for_backward(m)
         ctx.psi, ctx.dampening = surrogate.psi, dampening
         return dampening * surrogate.integral(m) if smooth else fired.to(m.dtype)
@@ -163,56 +177,65 @@ def _synapses(w: Tensor | None, delay: int | Tensor | Sequence[int]) -> list[tup
     if w is None:
         return []
     if w.dim() == 3:
-        return list(zip([delay] if isinstance(delay, int) else [int(d) for d in delay], w, strict=True))
+        return list(zip([delay] if isinstance(delay, int) else [int(d) for d in delay], w,
+                        strict=True))
     if isinstance(delay, int):
         return [(delay, w)]
     assert isinstance(delay, Tensor)
     delay = delay.to(w.device)
-    return [(d, torch.where(delay == d, w, torch.zeros_like(w))) for d in sorted(set(delay.flatten().tolist()))]
+    return [(d, torch.where(delay == d, w, torch.zeros_like(w)))
+            for d in sorted(set(delay.flatten().tolist()))]
 
 
 def alif(current: Tensor, w_rec: Tensor | None, *, alpha: Coefficient, theta: Coefficient,
-         rho: Coefficient | None = None, beta: Coefficient | None = None, kappa: Coefficient | None = None,
-         q: Coefficient | None = None, p: Coefficient | None = None, eta: Coefficient | None = None,
-         sigma: Coefficient | None = None,
-         R: Coefficient | None = None, refractory: int = 0, delay: int | Tensor | Sequence[int] = 0,
-         dynamics: str = "lsnn",
-         surrogate: str | None = None, dampening: float | None = None, width: Coefficient | None = None,
-         state: State | None = None, trace: bool = False, smooth: bool = False,
-         checkpoint_every: int | str | None = None, saved_dtype: torch.dtype | None = None, sparse_grad: bool = False,
-         lengths: Tensor | Sequence[int] | None = None) -> tuple[Tensor, State] | tuple[Tensor, State, Traces]:
+         rho: Coefficient | None = None, beta: Coefficient | None = None,
+         kappa: Coefficient | None = None, q: Coefficient | None = None,
+         p: Coefficient | None = None, eta: Coefficient | None = None,
+         sigma: Coefficient | None = None, R: Coefficient | None = None, refractory: int = 0,
+         delay: int | Tensor | Sequence[int] = 0, dynamics: str = "lsnn",
+         surrogate: str | None = None, dampening: float | None = None,
+         width: Coefficient | None = None, state: State | None = None, trace: bool = False,
+         smooth: bool = False, checkpoint_every: int | str | None = None,
+         saved_dtype: torch.dtype | None = None, sparse_grad: bool = False,
+         lengths: Tensor | Sequence[int] | None = None) -> tuple[Tensor, State] | tuple[Tensor,
+                                                                                        State,
+                                                                                        Traces]:
     """The whole sequence: (spikes, state), with trace=True (spikes, state, traces).
 
-    current (T,B,N); w_rec (N,N), w_rec[j,k] from neuron j to neuron k; delay: extra delay d_jk >= 0 of (1), an int
-    or integers (N,N). w_rec None: no recurrence; (S,N,N): a matrix for each of S delays.  Coefficients, surrogate,
-    dampening and width that are None follow the row named by dynamics.
-    state None is all zeros; of a state with more past spikes than the delays need the newest are used and returned.
-    Half-precision currents are computed in float32: the spikes have the dtype of current, state and traces float32.
-    smooth=True makes z = dampening * antiderivative(m), a real number, so that the whole recurrence is differentiable;
-    the counter of (9) still follows the test.  checkpoint_every and saved_dtype save memory in the compiled form; here
-    they are ignored.  sparse_grad=True gives synapses that are 0 no gradient.  lengths (B,): steps of each sequence,
-    which keeps its state from there on; its spikes and traces are 0 then.
+    current (T,B,N); w_rec (N,N), w_rec[j,k] from neuron j to neuron k; delay: extra delay d_jk >= 0
+    of (1), an int or integers (N,N). w_rec None: no recurrence; (S,N,N): a matrix for each of S
+    delays. Coefficients, surrogate, dampening and width that are None follow the model named by
+    dynamics. state None is all zeros; of a state with more past spikes than the delays need the
+    newest are used and returned. Half-precision currents are computed in float32: the spikes have
+    the dtype of current, state and traces float32. smooth=True makes z = dampening *
+    antiderivative(m), a real number, so that the whole recurrence is differentiable; the counter of
+    (9) still follows the test. checkpoint_every and saved_dtype save memory in the compiled form;
+    here they are ignored. sparse_grad=True gives synapses that are 0 no gradient. lengths (B,):
+    steps of each sequence, which keeps its state from there on; its spikes and traces are 0 then.
     """
-    row = named_row(dynamics)
-    shape = named_surrogate(row.surrogate if surrogate is None else surrogate)
-    height = row.dampening if dampening is None else dampening
+    model = named_model(dynamics)
+    shape = named_surrogate(model.surrogate if surrogate is None else surrogate)
+    height = model.dampening if dampening is None else dampening
     (_, B, N), device = current.shape, current.device
     dtype = torch.promote_types(current.dtype, torch.float32)
     if sparse_grad and w_rec is not None:
         w_rec = torch.where(w_rec == 0, torch.zeros_like(w_rec), w_rec)
-    given = coefficients(dynamics, alpha=alpha, theta=theta, rho=rho, beta=beta, kappa=kappa, q=q, p=p, eta=eta,
-                         sigma=sigma, width=width, R=R)
+    given = coefficients(dynamics, alpha=alpha, theta=theta, rho=rho, beta=beta, kappa=kappa, q=q,
+                         p=p, eta=eta, sigma=sigma, width=width, R=R)
     k = {name: torch.as_tensor(value, dtype=dtype, device=device) for name, value in given.items()}
     synapses = _synapses(None if w_rec is None else w_rec.to(dtype), delay)
     spike: Callable[..., Tensor] = _Spike.apply
-    model = _Model(row, k, synapses, refractory, lambda m, over: spike(m, over, shape, height, smooth))
+    stepper = _Stepper(
+        model, k, synapses, refractory, lambda m, over: spike(m, over, shape, height, smooth)
+    )
 
     D = 1 + synapses[-1][0] if synapses else 1
     if state is None:
         zero = torch.zeros(B, N, dtype=dtype, device=device)
         state = State(zero, zero, zero, zero, zero.expand(D, B, N))
     if state.z.shape[0] < D:
-        raise ValueError(f"state.z: holds {state.z.shape[0]} past steps, the delays need at least {D}")
+        raise ValueError(f"state.z: holds {state.z.shape[0]} past steps, the delays need at least "
+                         f"{D}")
     s = State(*(value.to(dtype) for value in state))
     s = s._replace(z=s.z[:D])
 
@@ -220,11 +243,11 @@ def alif(current: Tensor, w_rec: Tensor | None, *, alpha: Coefficient, theta: Co
     each = None if lengths is None else torch.as_tensor(lengths, device=device)
     for t, x in enumerate(current.to(dtype)):
         if each is None:
-            s, A = model.step(x, s)
+            s, A = stepper.step(x, s)
             steps.append((s.z[0], s.v, s.a, A))
             continue
         runs = (t < each)[:, None]
-        after, A = model.step(torch.where(runs, x, 0.0), s)
+        after, A = stepper.step(torch.where(runs, x, 0.0), s)
         s = State(*(torch.where(runs, new, old) for new, old in zip(after, s, strict=True)))
         steps.append(tuple(torch.where(runs, value, 0.0) for value in (s.z[0], s.v, s.a, A)))
     if steps:
@@ -236,7 +259,8 @@ def alif(current: Tensor, w_rec: Tensor | None, *, alpha: Coefficient, theta: Co
 
 
 def leaky_readout(x: Tensor, p: Tensor | None, k: float) -> tuple[Tensor, Tensor]:
-    """The readout of products x (T, B, O) from p (B, O) or zeros on: p of every step, and of the last one."""
+    """The readout of products x (T, B, O) from p (B, O) or zeros on: p of every step, and of the
+    last one."""
     last = x.new_zeros(x.shape[1:]) if p is None else p
     steps = []
     for now in x:

@@ -8,10 +8,13 @@ from torch import Tensor
 from lsnn_ext import _ops
 
 
-def assert_same(name: str, got: Tensor, want: Tensor, *, tolerance: float = 0.0, scale: float | None = None) -> None:
-    """Equal to tolerance times the largest magnitude of want (or times scale); tolerance 0: equal in every value.
+def assert_same(name: str, got: Tensor, want: Tensor, *, tolerance: float = 0.0,
+                scale: float | None = None) -> None:
+    """Equal to tolerance times the largest magnitude of want (or times scale); tolerance 0: equal
+    in every value.
 
-    A NaN or an infinity on either side never passes: outputs that nobody wrote must not look like agreement.
+    A NaN or an infinity on either side never passes: outputs that nobody wrote must not look like
+    agreement.
     """
     if got.shape != want.shape or got.dtype != want.dtype or got.device != want.device:
         raise AssertionError(f"{name}: got {tuple(got.shape)} {got.dtype} on {got.device}, "
@@ -27,8 +30,9 @@ def assert_same(name: str, got: Tensor, want: Tensor, *, tolerance: float = 0.0,
         return
     position = tuple(int(index) for index in torch.unravel_index(error.argmax(), error.shape))
     raise AssertionError(
-        f"{name}{list(position)}: got {float(a[position])!r}, expected {float(b[position])!r}; off by "
-        f"{float(error.max()):.3g}, allowed {limit:.3g}; {int((error > limit).sum())} of {error.numel()} values differ")
+        f"{name}{list(position)}: got {float(a[position])!r}, expected {float(b[position])!r}; off "
+        f"by {float(error.max()):.3g}, allowed {limit:.3g}; {int((error > limit).sum())} of "
+        f"{error.numel()} values differ")
 
 
 def assert_all_same(got: dict[str, Tensor], want: dict[str, Tensor], *, tolerance: float = 0.0,
@@ -44,7 +48,8 @@ def _parts() -> dict[str, tuple[str, ...]]:
     """What stands in the lists that our operators take, by the names of these lists."""
     tensors = {"state": ("v", "a", "i", "r", "z"), "recurrence": ("w_rec", "delay"),
                "projection": ("w_in", "bias", "x_bits"), "readout": ("w_out", "p"),
-               "saved": ("y", "bits", "smooth_z", "carry"), "g_traces": ("g_trace_v", "g_trace_a", "g_threshold"),
+               "saved": ("y", "bits", "smooth_z", "carry"), "g_traces": ("g_trace_v", "g_trace_a",
+                                                                         "g_threshold"),
                "g_state": ("g_v", "g_a", "g_i", "g_z"), "g_readout": ("g_p", "g_p_last")}
     return tensors | {"constants": _ops.Constants._fields, "numbers": _ops.Numbers._fields}
 
@@ -52,13 +57,15 @@ def _parts() -> dict[str, tuple[str, ...]]:
 def _whole(operator: Any, args: tuple[Any, ...]) -> Iterator[tuple[Any, Any]]:
     """Arguments and their values; torch leaves out defaults at the end."""
     schema = operator._schema.arguments
-    return zip(schema, [*args, *(argument.default_value for argument in schema[len(args):])], strict=True)
+    return zip(schema, [*args, *(argument.default_value for argument in schema[len(args):])],
+               strict=True)
 
 
 def named(operator: Any, args: tuple[Any, ...]) -> dict[str, Any]:
-    """The arguments of a call of an operator by the names of its schema, those in lists by their own.
+    """The arguments of a call of an operator by the names of its schema, those in lists by their
+    own.
 
-    asked: the names of the outputs that it is asked for.
+    requested: the names of the outputs that it is asked for.
     """
     found: dict[str, Any] = {}
     for argument, value in _whole(operator, args):
@@ -68,7 +75,9 @@ def named(operator: Any, args: tuple[Any, ...]) -> dict[str, Any]:
         else:
             found |= dict(zip(names, [*value, *[None] * (len(names) - len(value))], strict=True))
     if "outputs" in found:
-        found["asked"] = {name for name in _ops._C.outputs if _ops.has("outputs", found["outputs"], name)}
+        found["requested"] = {
+            name for name in _ops._C.outputs if _ops.has("outputs", found["outputs"], name)
+        }
     return found
 
 
@@ -96,9 +105,10 @@ def changed(operator: Any, args: tuple[Any, ...], **changes: Any) -> tuple[Any, 
     given = named(operator, args)
     assert set(changes) <= set(given), set(changes) - set(given)
     given |= changes
-    if "asked" in changes:
-        given["outputs"] = _ops.mask("outputs", changes["asked"])
+    if "requested" in changes:
+        given["outputs"] = _ops.mask("outputs", changes["requested"])
     return tuple(
-        [given[part] for part in _parts()[argument.name]][: len(value) or None] if argument.name in _parts()
+        [given[part] for part in _parts()[argument.name]][: len(value) or None]
+        if argument.name in _parts()
         else given[argument.name] for argument, value in _whole(operator, args)
-    )  # fmt: skip
+    )

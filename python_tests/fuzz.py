@@ -1,11 +1,13 @@
-"""Calls of all that the library shows, in order and out of order: refused in words, or with a defined result.
+"""Calls of all that the library shows, in order and out of order: refused in words, or with a
+defined result.
 
     python python_tests/fuzz.py --cases 10000            # all kinds of calls
-    python python_tests/fuzz.py --seed 3 --only 41       # one case again, with what it is called with
-    python python_tests/fuzz.py --calls alif_backward    # calls of one kind
+    python python_tests/fuzz.py --seed 3 --only 41 # one case again, with what it is called with
+    python python_tests/fuzz.py --calls alif_backward # calls of one kind
 
-A case is run twice, and fresh memory is filled with other bytes each time: results that differ hold memory that
-nobody wrote. The cases run in a process of their own, whose end, by a signal or for want of a sign of life, is a fault.
+A case is run twice, and fresh memory is filled with other bytes each time: results that differ hold
+memory that nobody wrote. The cases run in a process of their own, whose end, by a signal or for
+want of a sign of life, is a fault.
 """
 
 import argparse
@@ -74,7 +76,8 @@ def _work(seed: int, cases: range, kinds: list[str], out: int) -> None:
 
 
 def _started(seed: int, cases: range, kinds: list[str], errors: int) -> tuple[int, int]:
-    """A process for these cases, and where to read what it says. No thread has run in this one, so that it may fork."""
+    """A process for these cases, and where to read what it says. No thread has run in this one, so
+    that it may fork."""
     source, out = os.pipe()
     sys.stdout.flush()
     child = os.fork()
@@ -107,7 +110,7 @@ def _lines(source: int, silence: float) -> Iterator[Words | None]:
 
 def _batch(
     seed: int, cases: range, kinds: list[str], show: Callable[[Words], None], silence: float,
-) -> Iterator[tuple[Words, Fault | None]]:  # fmt: skip
+) -> Iterator[tuple[Words, Fault | None]]:
     """What each case says in the end, as far as one process gets."""
     with tempfile.TemporaryFile() as errors:
         child, source = _started(seed, cases, kinds, errors.fileno())
@@ -127,8 +130,10 @@ def _batch(
             errors.seek(0)
             said = errors.read().decode(errors="replace").strip()
             by = f" by {signal.Signals(os.WTERMSIG(status)).name}" if os.WIFSIGNALED(status) else ""
-            short = [line for line in said.splitlines() if line.startswith("SUMMARY")]  # of a sanitizer
-            words = {"case": at, "done": "fault", "text": " ".join(["hangs" if hangs else f"ends{by}", *short])}
+            # of a sanitizer
+            short = [line for line in said.splitlines() if line.startswith("SUMMARY")]
+            words = {"case": at, "done": "fault",
+                     "text": " ".join(["hangs" if hangs else f"ends{by}", *short])}
             yield words, Fault(at, f"{words['text']}: {said[-4000:]}", call)
             show({**words, "call": call})
 
@@ -136,7 +141,7 @@ def _batch(
 def hunt(
     seed: int, cases: range, kinds: list[str], show: Callable[[Words], None] = lambda _: None,
     silence: float = SILENCE,
-) -> tuple[list[Fault], Counter[str]]:  # fmt: skip
+) -> tuple[list[Fault], Counter[str]]:
     """All faults of these cases, and how many were refused, had a result or a fault."""
     faults: list[Fault] = []
     counts: Counter[str] = Counter()
@@ -158,7 +163,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="the number of one case")
     parser.add_argument("--calls", nargs="*", choices=[*KINDS], default=[*KINDS], metavar="KIND",
-                        help=f"kinds of calls, with which a case is another call: {', '.join(KINDS)}")  # fmt: skip
+                        help=f"kinds of calls, with which a case is another call: "
+                             f"{', '.join(KINDS)}")
     parser.add_argument("--verbose", action="store_true", help="a line for each case")
     given = parser.parse_args(argv)
     if not _ops.available:
@@ -172,7 +178,8 @@ def main(argv: list[str]) -> int:
 
     def show(words: Words) -> None:
         if given.verbose or given.only is not None or words["done"] == "fault":
-            print(f"{words['case']} {words['done']} {words['text']}\n    {words['call']}", flush=True)
+            print(f"{words['case']} {words['done']} {words['text']}\n    {words['call']}",
+                  flush=True)
 
     faults, counts = hunt(given.seed, cases, given.calls, show)
     for fault in faults:

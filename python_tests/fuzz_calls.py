@@ -12,17 +12,18 @@ from torch import Tensor
 import compare
 from lsnn_ext import _ops, functional
 from lsnn_ext.functional import State
-from lsnn_ext.reference import COEFFICIENTS, ROWS, SURROGATES
+from lsnn_ext.reference import COEFFICIENTS, MODELS, SURROGATES
 
 MOST = 1 << 21  # numbers of a tensor that are drawn; a larger one has the memory of a single number
 HUGE = (
-    1 << 16, 1 << 28, 1 << 31, (1 << 31) + 33, 1 << 32, 1 << 40, 1 << 56, 1 << 57, 1 << 61, 1 << 62, 1 << 62,
-    (1 << 63) - 1, (1 << 63) - 1,
-)  # fmt: skip
+    1 << 16, 1 << 28, 1 << 31, (1 << 31) + 33, 1 << 32, 1 << 40, 1 << 56, 1 << 57, 1 << 61, 1 << 62,
+    1 << 62, (1 << 63) - 1, (1 << 63) - 1,
+)
 RANGES = {
-    "alpha": (0.5, 1.0), "kappa": (0.2, 1.0), "rho": (0.5, 1.0), "q": (0.1, 1.0), "p": (-0.2, 0.2), "beta": (0.0, 1.5),
-    "eta": (-0.5, 0.5), "theta": (0.3, 0.9), "sigma": (0.0, 0.8), "width": (0.5, 1.5), "R": (0.0, 0.8),
-}  # fmt: skip
+    "alpha": (0.5, 1.0), "kappa": (0.2, 1.0), "rho": (0.5, 1.0), "q": (0.1, 1.0), "p": (-0.2, 0.2),
+    "beta": (0.0, 1.5), "eta": (-0.5, 0.5), "theta": (0.3, 0.9), "sigma": (0.0, 0.8),
+    "width": (0.5, 1.5), "R": (0.0, 0.8),
+}
 
 
 class Draw:
@@ -39,10 +40,12 @@ class Draw:
     def one_of(self, *values: Any) -> Any:
         return self.random.choice(values)
 
-    def real(self, low: float, high: float, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    def real(self, low: float, high: float, *shape: int,
+             dtype: torch.dtype = torch.float32) -> Tensor:
         if math.prod(shape) > MOST:
             return torch.full((), low, dtype=dtype).expand(shape)
-        return (low + (high - low) * torch.rand(shape, generator=self.generator, dtype=torch.float64)).to(dtype)
+        return (low + (high - low) * torch.rand(shape, generator=self.generator,
+                                                dtype=torch.float64)).to(dtype)
 
     def spikes(self, share: float, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         if math.prod(shape) > MOST:
@@ -54,15 +57,19 @@ class Draw:
 
     def bits(self, *shape: int) -> Tensor:
         """Any 32-bit words."""
-        return torch.randint(-(1 << 31), 1 << 31, shape, generator=self.generator, dtype=torch.int64).to(torch.int32)
+        return torch.randint(-(1 << 31), 1 << 31, shape, generator=self.generator,
+                             dtype=torch.int64).to(torch.int32)
 
     def sizes(self) -> dict[str, int]:
-        """T, B, N, inputs I and outputs O: small ones, at times none, at times many, at times absurdly many."""
+        """T, B, N, inputs I and outputs O: small ones, at times none, at times many, at times
+        absurdly many."""
         size = {
-            "T": self.one_of(1, 2, 5, 15, 16, 17, 33, 40), "B": self.one_of(1, 2, 3, 5),
-            "N": self.one_of(1, 2, 5, 8, 31, 32, 33, 64, 70), "I": self.one_of(1, 3, 31, 32, 33, 40),
+            "T": self.one_of(1, 2, 5, 15, 16, 17, 33, 40),
+            "B": self.one_of(1, 2, 3, 5),
+            "N": self.one_of(1, 2, 5, 8, 31, 32, 33, 64, 70),
+            "I": self.one_of(1, 3, 31, 32, 33, 40),
             "O": self.one_of(1, 2, 5),
-        }  # fmt: skip
+        }
         kind = self.random.random()
         if kind < 0.05:
             size |= {"T": 48, "B": self.one_of(40, 44), "N": self.one_of(130, 192), "I": 100}
@@ -70,7 +77,11 @@ class Draw:
             size[self.one_of("T", "B")] = 0
         elif kind < 0.24:
             self.odd = True
-            size = dict.fromkeys(size, 1) if self.chance(0.5) else {name: self.one_of(1, 2, 3, 64) for name in size}
+            size = (
+                dict.fromkeys(size, 1)
+                if self.chance(0.5)
+                else {name: self.one_of(1, 2, 3, 64) for name in size}
+            )
             huge = self.one_of(*size)
             size[huge] = self.one_of(*HUGE)
             if self.chance(0.3):
@@ -82,7 +93,8 @@ class Draw:
 
 @dataclass
 class Call:
-    """function(**args). gradients: the call is differentiable, and leaves that want a gradient get one."""
+    """function(**args). gradients: the call is differentiable, and leaves that want a gradient get
+    one."""
 
     name: str
     function: Callable[..., Any]
@@ -90,13 +102,15 @@ class Call:
     raw: bool = False  # a raw operator: the same numbers in another layout give the same bits
     gradients: bool = False
     contents: bool = True  # False: a result that is uninitialised on purpose
-    also: Callable[[Any], list[Tensor]] = lambda _: []  # tensors in the result that want a gradient, and are none of it
+    # tensors in the result that want a gradient, and are none of it
+    also: Callable[[Any], list[Tensor]] = lambda _: []
     changes: list[str] = field(default_factory=list)
     threads: int = 1
 
 
 def _operator(name: str) -> Callable[..., Any]:
-    """The raw operator of arguments by name, those in lists too; cut: a list, and how many items of it are given."""
+    """The raw operator of arguments by name, those in lists too; cut: a list, and how many items of
+    it are given."""
     operator = getattr(torch.ops.lsnn, name).default
     lists = compare._parts()
 
@@ -104,7 +118,9 @@ def _operator(name: str) -> Callable[..., Any]:
         given = {}
         for argument in operator._schema.arguments:
             parts = lists.get(argument.name)
-            given[argument.name] = args[argument.name] if parts is None else [args[part] for part in parts]
+            given[argument.name] = (
+                args[argument.name] if parts is None else [args[part] for part in parts]
+            )
             if cut is not None and cut[0] == argument.name and parts is not None:
                 given[argument.name] = (given[argument.name] * 2)[: cut[1]]
         return operator(*given.values())
@@ -120,7 +136,11 @@ def _raw(d: Draw, name: str, args: dict[str, Any], contents: bool = True) -> Cal
 
 
 def state(d: Draw, D: int, B: int, N: int, dtype: torch.dtype, *front: int) -> State:
-    past = d.spikes(0.3, *front, D, B, N, dtype=dtype) if d.chance(0.7) else d.real(0, 1, *front, D, B, N, dtype=dtype)
+    past = (
+        d.spikes(0.3, *front, D, B, N, dtype=dtype)
+        if d.chance(0.7)
+        else d.real(0, 1, *front, D, B, N, dtype=dtype)
+    )
     v, a, i = (d.real(-0.5, 0.8, *front, B, N, dtype=dtype) for _ in range(3))
     return State(v, a, i, d.real(0, 3, *front, B, N).floor().to(dtype), past)
 
@@ -140,16 +160,18 @@ def _forward_arguments(d: Draw, size: dict[str, int], save: bool) -> dict[str, A
     projected, read = d.chance(0.45), d.chance(0.4)
     as_bits = projected and d.chance(0.4)
     coefficients = [d.real(*RANGES[name], N, dtype=dtype) for name in COEFFICIENTS]
-    stacked = torch.stack(coefficients) if N <= MOST else torch.full((), 0.5, dtype=dtype).expand(11, N)
+    stacked = (
+        torch.stack(coefficients) if N <= MOST else torch.full((), 0.5, dtype=dtype).expand(11, N)
+    )
     x = d.real(-1.0, 2.0, T, B, I if projected else N, dtype=dtype)
     if projected and d.chance(0.7) and x.numel() <= MOST:
         x = x * (x > 1.7)
     gain = 2 / max(1, N) ** 0.5
     weights = (len(delays), N, N) if kind == "by delay" else (N, N)
     w_rec = None if kind == "none" else d.real(-gain, gain, *weights, dtype=dtype)
-    small_y = save and dtype == torch.float32 and d.chance(0.2)
-    outputs = {"spikes": d.chance(0.8), "traces": d.chance(0.3), "saved": save, "bits": d.chance(0.3),
-               "saved_bf16": small_y}  # fmt: skip
+    saved_bf16 = save and dtype == torch.float32 and d.chance(0.2)
+    outputs = {"spikes": d.chance(0.8), "traces": d.chance(0.3), "saved": save,
+               "bits": d.chance(0.3), "saved_bf16": saved_bf16}
     lengths = None
     if d.chance(0.2) and B <= MOST:
         lengths = d.whole(min(T, 1 << 40) + 1, B).to(torch.int64)
@@ -159,19 +181,21 @@ def _forward_arguments(d: Draw, size: dict[str, int], save: bool) -> dict[str, A
         **state(d, D + (d.one_of(1, 3) if d.chance(0.2) else 0), B, N, dtype)._asdict(),
         w_in=d.real(-1, 1, N, I, dtype=dtype) if projected else None,
         bias=d.real(-0.2, 0.2, N, dtype=dtype) if projected and d.chance(0.5) else None,
-        w_out=d.real(-1, 1, O, N, dtype=dtype) if read else None, p=d.real(-1, 1, B, O, dtype=dtype) if read else None,
-        dynamics=d.random.randrange(len(ROWS)), surrogate=d.random.randrange(len(SURROGATES)), dampening=0.3,
-        refractory=d.one_of(0, 0, 1, 5), smooth=int(d.chance(0.15)), k_out=0.8,
+        w_out=d.real(-1, 1, O, N, dtype=dtype) if read else None,
+        p=d.real(-1, 1, B, O, dtype=dtype) if read else None,
+        dynamics=d.random.randrange(len(MODELS)), surrogate=d.random.randrange(len(SURROGATES)),
+        dampening=0.3, refractory=d.one_of(0, 0, 1, 5), smooth=int(d.chance(0.15)), k_out=0.8,
         checkpoint=d.one_of(0, 0, 0, 16, 48) if save else 0,
-        outputs=_ops.mask("outputs", [name for name, wanted in outputs.items() if wanted]), gradients=0,
-        coefficient_gradients=0, allow_bf16=0,
-        options=[] if d.chance(0.6) else [d.random.randrange(5), d.one_of(0, 1, 3), d.one_of(0, 1024, 4096), 0],
+        outputs=_ops.mask("outputs", [name for name, wanted in outputs.items() if wanted]),
+        gradients=0, coefficient_gradients=0, allow_bf16=0, options=[] if d.chance(0.6)
+        else [d.random.randrange(5), d.one_of(0, 1, 3), d.one_of(0, 1024, 4096), 0],
         x_bits=packed_bits(d, T, B, I, d.chance(0.2)) if as_bits else None,
-    )  # fmt: skip
+    )
 
 
 def packed_bits(d: Draw, T: int, B: int, I: int, beyond: bool = False) -> Tensor:
-    """Spikes as bits; beyond: also where there are no inputs, as after a slice of the inputs of others."""
+    """Spikes as bits; beyond: also where there are no inputs, as after a slice of the inputs of
+    others."""
     if T * B * I > MOST:
         return torch.zeros((), dtype=torch.int32).expand(T, B, 1 + (I - 1) // 32)
     if beyond:
@@ -194,7 +218,11 @@ def alif_backward(d: Draw) -> Call:
         return d.real(-1, 1, *shape, dtype=like.dtype)
 
     if d.odd:  # what the forward pass would have saved, without calling it
-        whole, words, every = (0,) if checkpoint else (T, B, N), 1 + (N - 1) // 32, checkpoint or 128
+        whole, words, every = (
+            (0,) if checkpoint else (T, B, N),
+            1 + (N - 1) // 32,
+            checkpoint or 128,
+        )
         bits = torch.zeros((), dtype=torch.int32).expand(T, B, words)
         saved = (real(*whole), bits, real(T, B, N), real((T + every - 1) // every, 4, B, N))
     else:
@@ -207,29 +235,35 @@ def alif_backward(d: Draw) -> Call:
     D = 1 + max([0, *given["delays"]])
     args = dict(
         g_spikes=gradient(T, B, N, share=0.8), g_trace_v=gradient(T, B, N, share=0.3),
-        g_trace_a=gradient(T, B, N, share=0.3), g_threshold=gradient(T, B, N, share=0.3), g_v=gradient(B, N),
-        g_a=gradient(B, N), g_i=gradient(B, N), g_z=gradient(D, B, N), g_p=gradient(T, B, O) if reads else None,
-        g_p_last=gradient(B, O) if reads else None,
-    )  # fmt: skip
+        g_trace_a=gradient(T, B, N, share=0.3), g_threshold=gradient(T, B, N, share=0.3),
+        g_v=gradient(B, N), g_a=gradient(B, N), g_i=gradient(B, N), g_z=gradient(D, B, N),
+        g_p=gradient(T, B, O) if reads else None, g_p_last=gradient(B, O) if reads else None,
+    )
     args |= given
     if given["w_in"] is None and not checkpoint and d.chance(0.7):
         args["x"] = None
     args |= dict(zip(("y", "bits", "smooth_z", "carry"), saved, strict=True))
     args |= {"coefficient_gradients": d.random.getrandbits(11) if d.chance(0.6) else 0,
-             "gradients": d.random.getrandbits(6), "allow_bf16": int(d.chance(0.2))}  # fmt: skip
+             "gradients": d.random.getrandbits(6), "allow_bf16": int(d.chance(0.2))}
     return _raw(d, "alif_backward", args)
 
 
 def rows(d: Draw) -> tuple[int, int, int, torch.dtype]:
     size = d.sizes()
-    return min(size["T"] * size["B"], (1 << 63) - 1), size["N"], size["I"], d.one_of(torch.float32, torch.float64)
+    return (
+        min(size["T"] * size["B"], (1 << 63) - 1),
+        size["N"],
+        size["I"],
+        d.one_of(torch.float32, torch.float64),
+    )
 
 
 def linear_events(d: Draw) -> Call:
     R, N, I, dtype = rows(d)
     bias = d.real(-1, 1, N, dtype=dtype) if d.chance(0.5) else None
     x = d.spikes(0.1, R, I, dtype=dtype)
-    return _raw(d, "linear_events", {"x": x, "weight": d.real(-1, 1, N, I, dtype=dtype), "bias": bias})
+    return _raw(d, "linear_events", {"x": x, "weight": d.real(-1, 1, N, I, dtype=dtype),
+                                     "bias": bias})
 
 
 def leaky_readout_forward(d: Draw) -> Call:
@@ -242,7 +276,8 @@ def leaky_readout_forward(d: Draw) -> Call:
 def leaky_readout_backward(d: Draw) -> Call:
     T, B, _, _, O = d.sizes().values()
     dtype = d.one_of(torch.float32, torch.float64)
-    args = {"g_p": d.real(-1, 1, T, B, O, dtype=dtype), "g_last": d.real(-1, 1, B, O, dtype=dtype), "k": 0.9}
+    args = {"g_p": d.real(-1, 1, T, B, O, dtype=dtype), "g_last": d.real(-1, 1, B, O, dtype=dtype),
+            "k": 0.9}
     return _raw(d, "leaky_readout_backward", args)
 
 
@@ -254,4 +289,5 @@ def linear_events_backward(d: Draw) -> Call:
 
 def buffer(d: Draw) -> Call:
     R, N, _, dtype = rows(d)
-    return _raw(d, "buffer", {"like": d.real(0, 1, 3, dtype=dtype), "rows": R, "columns": N}, contents=False)
+    return _raw(d, "buffer", {"like": d.real(0, 1, 3, dtype=dtype), "rows": R, "columns": N},
+                contents=False)

@@ -8,7 +8,7 @@ from torch import Tensor
 from fuzz_calls import MOST, RANGES, Call, Draw, packed_bits, rows, state
 from lsnn_ext import functional
 from lsnn_ext.functional import PackedSpikes, State
-from lsnn_ext.reference import COEFFICIENTS, ROWS, SURROGATES
+from lsnn_ext.reference import COEFFICIENTS, MODELS, SURROGATES
 
 
 def _leaf(d: Draw, value: Tensor, share: float = 0.4) -> Tensor:
@@ -32,10 +32,12 @@ def _recurrent(d: Draw, N: int, dtype: torch.dtype) -> tuple[Tensor | None, list
 
 
 def _neuron(
-    d: Draw, T: int, B: int, N: int, dtype: torch.dtype, w_rec: Tensor | None, delays: list[int] | None,
-) -> dict[str, Any]:  # fmt: skip
+    d: Draw, T: int, B: int, N: int, dtype: torch.dtype, w_rec: Tensor | None,
+    delays: list[int] | None,
+) -> dict[str, Any]:
     """The keyword arguments of functional.alif; dtype is that of the computation."""
-    names = ["alpha", "theta", *(name for name in COEFFICIENTS if name not in ("alpha", "theta") and d.chance(0.4))]
+    names = ["alpha", "theta",
+             *(name for name in COEFFICIENTS if name not in ("alpha", "theta") and d.chance(0.4))]
     neuron: dict[str, Any] = {name: _coefficient(d, name, N, dtype) for name in names}
     delay: Any = 0 if w_rec is None else d.one_of(0, 0, 1, 3)
     D = 1 + delay
@@ -45,16 +47,20 @@ def _neuron(
         delay, D = d.whole(4, N, N), 4
         delay[0, 0] = 3
         delay = functional.Delays.of(delay) if d.chance(0.3) else delay
-    neuron |= {"delay": delay, "refractory": d.one_of(0, 0, 2), "dynamics": d.one_of(*ROWS)}
+    neuron |= {"delay": delay, "refractory": d.one_of(0, 0, 2), "dynamics": d.one_of(*MODELS)}
     if d.chance(0.5):
         neuron["state"] = State(*(_leaf(d, leaf, 0.2) for leaf in state(d, D, B, N, dtype)))
     lengths = d.whole(T + 1, B) if B <= MOST and T < 1 << 31 else None
     options = {
-        "surrogate": d.one_of(None, *SURROGATES), "dampening": d.one_of(None, 0.5), "trace": d.chance(0.6),
-        "smooth": d.chance(0.3), "checkpoint_every": d.one_of(None, 1, 16, 33, "1 GB"),
-        "saved_dtype": d.one_of(None, torch.bfloat16), "sparse_grad": d.chance(0.5),
+        "surrogate": d.one_of(None, *SURROGATES),
+        "dampening": d.one_of(None, 0.5),
+        "trace": d.chance(0.6),
+        "smooth": d.chance(0.3),
+        "checkpoint_every": d.one_of(None, 1, 16, 33, "1 GB"),
+        "saved_dtype": d.one_of(None, torch.bfloat16),
+        "sparse_grad": d.chance(0.5),
         "lengths": lengths,
-    }  # fmt: skip
+    }
     return neuron | {name: value for name, value in options.items() if d.chance(0.4)}
 
 
@@ -71,7 +77,11 @@ def alif(d: Draw) -> Call:
 def layer(d: Draw) -> Call:
     T, B, N, I, O = d.sizes().values()
     dtype = d.one_of(torch.float32, torch.float32, torch.float64)
-    x: Any = d.real(-1, 1, T, B, I, dtype=dtype) if d.chance(0.3) else d.spikes(0.1, T, B, I, dtype=dtype)
+    x: Any = (
+        d.real(-1, 1, T, B, I, dtype=dtype)
+        if d.chance(0.3)
+        else d.spikes(0.1, T, B, I, dtype=dtype)
+    )
     if T * B * I <= MOST and d.chance(0.4):
         x = functional.pack_spikes(d.spikes(0.1, T, B, I, dtype=dtype))
         bits = packed_bits(d, T, B, I, True) if d.chance(0.2) else x.bits
@@ -123,4 +133,5 @@ def packed_numbers(d: Draw) -> Call:
     T, B, N, _, _ = d.sizes().values()
     bits = d.bits(T, B, 1 + (N - 1) // 32) if T * B * N <= MOST else packed_bits(d, T, B, N)
     packed = PackedSpikes(bits, torch.zeros(()).expand(T, B, N))
-    return Call("PackedSpikes.numbers", lambda packed: packed.numbers(), {"packed": packed}, gradients=True)
+    return Call("PackedSpikes.numbers", lambda packed: packed.numbers(), {"packed": packed},
+                gradients=True)

@@ -19,19 +19,22 @@ from fuzz_mutations import leaves, mapped, mutate
 KINDS: dict[str, Callable[[Draw], Call]] = {
     maker.__name__: maker for maker in (
         fuzz_calls.alif_forward, fuzz_calls.alif_backward, fuzz_calls.linear_events,
-        fuzz_calls.linear_events_backward, fuzz_calls.leaky_readout_forward, fuzz_calls.leaky_readout_backward,
-        fuzz_calls.buffer, fuzz_functions.alif, fuzz_functions.layer,
-        fuzz_functions.linear, fuzz_functions.leaky_readout, fuzz_functions.pack_spikes,
-        fuzz_functions.packed_numbers, fuzz_modules.module, fuzz_modules.plan, fuzz_modules.ready,
+        fuzz_calls.linear_events_backward, fuzz_calls.leaky_readout_forward,
+        fuzz_calls.leaky_readout_backward, fuzz_calls.buffer, fuzz_functions.alif,
+        fuzz_functions.layer, fuzz_functions.linear, fuzz_functions.leaky_readout,
+        fuzz_functions.pack_spikes, fuzz_functions.packed_numbers, fuzz_modules.module,
+        fuzz_modules.plan, fuzz_modules.prepared_layer,
     )
-}  # fmt: skip
+}
 SHARES = {
     "alif_forward": 6, "alif_backward": 7, "alif": 5, "layer": 6, "module": 6, "linear_events": 2,
     "linear_events_backward": 2, "linear": 2, "leaky_readout": 2,
-}  # fmt: skip
-REFUSALS = (TypeError, ValueError, RuntimeError, IndexError, NotImplementedError, MemoryError, OverflowError)
+}
+REFUSALS = (TypeError, ValueError, RuntimeError, IndexError, NotImplementedError, MemoryError,
+            OverflowError)
 UNCLEAR = ("values to unpack", "local variable", "INTERNAL ASSERT", "object is not iterable")
-# Of malloc, whose fresh bytes are the complement of the first number; of the blocks that the library keeps.
+# Of malloc, whose fresh bytes are the complement of the first number; of the blocks that the
+# library keeps.
 PATTERNS = ((0xA5, 1e30), (0x01, float("nan")))
 
 
@@ -66,7 +69,8 @@ def drawn(seed: int, case: int, kinds: list[str]) -> Drawn:
         d.odd = True
         same = mutate(d, call)
     except Exception as error:
-        raise (NotMade if d.odd else RuntimeError)(f"{kind}: {type(error).__name__}: {error}") from error
+        raise (NotMade if d.odd else RuntimeError)(
+            f"{kind}: {type(error).__name__}: {error}") from error
     return Drawn(call, in_order and not call.changes, in_order and same and bool(call.changes))
 
 
@@ -115,12 +119,14 @@ def _digest(tensors: list[Tensor], contents: bool = True) -> list[str]:
 
 def _difference(first: list[str], second: list[str]) -> str:
     pairs = list(zip(first, second, strict=False))
-    texts = [f"tensor {k} of {len(pairs)}: {a.rsplit(' ', 1)[0]}" for k, (a, b) in enumerate(pairs) if a != b]
+    texts = [f"tensor {k} of {len(pairs)}: {a.rsplit(' ', 1)[0]}" for k, (a, b) in enumerate(pairs)
+             if a != b]
     return "; ".join(texts)
 
 
 def _gradients(call: Call, out: Any) -> list[Tensor | None]:
-    """Of all that is differentiable, for all that wants one, by a sum with weights of several layouts."""
+    """Of all that is differentiable, for all that wants one, by a sum with weights of several
+    layouts."""
     wanted = [leaf for leaf in _given(call) if leaf.requires_grad]
     wanted += [t for t in call.also(out) if t.requires_grad]
     ends = [t for t in _tensors(out) if t.requires_grad and t.is_floating_point() and not t.is_leaf]
@@ -152,7 +158,8 @@ def _run(call: Call, in_order: bool) -> Outcome:
         where = f"{os.path.basename(place.filename)}:{place.lineno}"
         return Outcome(None, "", f"unclear: {type(error).__name__} at {where}: {error}")
     found = list(_tensors(out))
-    lines, own = _digest([*found, *_tensors(gradients)], call.contents), {id(t) for t in call.also(out)}
+    lines, own = _digest([*found, *_tensors(gradients)],
+                         call.contents), {id(t) for t in call.also(out)}
     if some_meta and not all(t.is_meta for t in found if id(t) not in own):
         return Outcome(lines, "", "a result in memory, though an argument has none (meta)")
     if _digest(given) != before:
@@ -165,7 +172,8 @@ def _dense(t: Tensor) -> Tensor:
 
 
 def judge(seed: int, case: int, kinds: list[str], say: Callable[[str], None]) -> Outcome:
-    """Runs a case twice, with other bytes in fresh memory; once more with dense tensors where only layouts differ.
+    """Runs a case twice, with other bytes in fresh memory; once more with dense tensors where only
+    layouts differ.
 
     say gets the call in words before it is run.
     """
@@ -188,7 +196,11 @@ def judge(seed: int, case: int, kinds: list[str], say: Callable[[str], None]) ->
     if given[0] != given[1]:
         fault = f"what was saved for it has memory that nobody wrote: {_difference(*given)}"
     elif first.lines is None or second.lines is None:
-        fault = "" if first.lines is second.lines else f"refused or not, by chance: {first.text or second.text}"
+        fault = (
+            ""
+            if first.lines is second.lines
+            else f"refused or not, by chance: {first.text or second.text}"
+        )
     elif first.lines != second.lines:
         fault = f"a result has memory that nobody wrote: {_difference(first.lines, second.lines)}"
     else:
@@ -204,7 +216,11 @@ def _other_layouts(seed: int, case: int, kinds: list[str], lines: list[str]) -> 
     dense = _run(call, False)
     if dense.lines is None:
         return f"refused where dense, not otherwise: {dense.text}"
-    return "" if dense.lines == lines else f"other results where dense: {_difference(lines, dense.lines)}"
+    return (
+        ""
+        if dense.lines == lines
+        else f"other results where dense: {_difference(lines, dense.lines)}"
+    )
 
 
 def _described(value: Any) -> str:
@@ -220,5 +236,6 @@ def _described(value: Any) -> str:
 
 def describe(call: Call) -> str:
     """The call in words."""
-    shown = ", ".join(f"{'.'.join(map(str, path))}={_described(value)}" for path, value in leaves(call.args))
+    shown = ", ".join(f"{'.'.join(map(str, path))}={_described(value)}"
+                      for path, value in leaves(call.args))
     return f"{call.name}({shown}) changed: {call.changes or 'nothing'}"

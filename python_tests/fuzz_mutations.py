@@ -1,4 +1,5 @@
-"""What the fuzz does to a call that is in order: other devices, dtypes, shapes, strides, numbers, kinds and bits."""
+"""What the fuzz does to a call that is in order: other devices, dtypes, shapes, strides, numbers,
+kinds and bits."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,14 +15,15 @@ from lsnn_ext.functional import State
 Path = tuple[Any, ...]
 Change = Callable[[Draw, Tensor], Any]
 DTYPES = (
-    torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8, torch.int32, torch.int64, torch.bool,
-    torch.complex64,
-)  # fmt: skip
+    torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8, torch.int32,
+    torch.int64, torch.bool, torch.complex64,
+)
 NUMBERS = (
-    -1, 0, 1, 2, 7, 33, 1 << 24, (1 << 31) - 1, 1 << 31, 1 << 32, 1 << 40, 1 << 62, (1 << 63) - 1, (1 << 63) - 17,
-    1 << 64, -(1 << 63), -(1 << 40),
-)  # fmt: skip
-REALS = (float("nan"), float("inf"), -float("inf"), -1.0, -0.0, 0.0, 1.0, 20.0, 1e-320, 1e-39, 1e38, 1e300)
+    -1, 0, 1, 2, 7, 33, 1 << 24, (1 << 31) - 1, 1 << 31, 1 << 32, 1 << 40, 1 << 62, (1 << 63) - 1,
+    (1 << 63) - 17, 1 << 64, -(1 << 63), -(1 << 40),
+)
+REALS = (float("nan"), float("inf"), -float("inf"), -1.0, -0.0, 0.0, 1.0, 20.0, 1e-320, 1e-39, 1e38,
+         1e300)
 
 
 def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
@@ -29,7 +31,9 @@ def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
     if isinstance(value, dict):
         for key, part in value.items():
             yield from leaves(part, (*path, key))
-    elif isinstance(value, PackedSequence) or (isinstance(value, tuple) and hasattr(value, "_fields")):
+    elif isinstance(value, PackedSequence) or (
+        isinstance(value, tuple) and hasattr(value, "_fields")
+    ):
         for place, part in enumerate(value):
             yield from leaves(part, (*path, place))
     else:
@@ -56,7 +60,7 @@ def mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:
     return value
 
 
-# ----------------------------------------------------------------------------------- layouts, which change no number
+# ------------------------------------------------------------------ layouts, which change no number
 def _transposed(d: Draw, t: Tensor) -> Tensor:
     a, b = d.random.sample(range(t.dim()), 2) if t.dim() > 1 else (0, 0)
     return t.transpose(a, b).contiguous().transpose(a, b) if t.dim() > 1 else t
@@ -82,7 +86,7 @@ def _offset(d: Draw, t: Tensor) -> Tensor:
 LAYOUTS: tuple[Change, ...] = (_transposed, _spread, _offset)
 
 
-# ------------------------------------------------------------------------------------------------- changes of tensors
+# ------------------------------------------------------------------------------- changes of tensors
 def _meta(d: Draw, t: Tensor) -> Tensor:
     return t.to("meta")
 
@@ -108,14 +112,19 @@ def _one_off(d: Draw, t: Tensor) -> Tensor:
     axis = d.random.randrange(t.dim()) if t.dim() else 0
     if not t.dim() or not t.shape[axis]:
         return t.unsqueeze(0)
-    return t.narrow(axis, 1, t.shape[axis] - 1) if d.chance(0.5) else torch.cat([t, t.narrow(axis, 0, 1)], axis)
+    return (
+        t.narrow(axis, 1, t.shape[axis] - 1)
+        if d.chance(0.5)
+        else torch.cat([t, t.narrow(axis, 0, 1)], axis)
+    )
 
 
 def _shape(d: Draw, t: Tensor) -> Tensor:
     forms: list[Callable[[], Tensor]] = [
-        lambda: t[:0] if t.dim() else t[None][:0], lambda: t.unsqueeze(d.one_of(0, -1)), lambda: t.flatten(),
-        lambda: t.new_zeros(()), lambda: t.mT if t.dim() > 1 else t, lambda: t[0] if t.dim() and t.shape[0] else t,
-    ]  # fmt: skip
+        lambda: t[:0] if t.dim() else t[None][:0], lambda: t.unsqueeze(d.one_of(0, -1)),
+        lambda: t.flatten(), lambda: t.new_zeros(()), lambda: t.mT if t.dim() > 1 else t,
+        lambda: t[0] if t.dim() and t.shape[0] else t,
+    ]
     return d.one_of(*forms)()
 
 
@@ -137,7 +146,8 @@ def _garbage(d: Draw, t: Tensor) -> Tensor:
     """Any bits, also those that no result would have."""
     if t.dtype in (torch.bool, torch.complex64) or not t.numel():
         return t
-    words = d.bits(t.numel() * t.element_size() // 4 + 1).view(torch.uint8)[: t.numel() * t.element_size()]
+    words = d.bits(t.numel() * t.element_size() // 4
+                   + 1).view(torch.uint8)[: t.numel() * t.element_size()]
     return words.view(t.dtype).view(t.shape)
 
 
@@ -169,12 +179,12 @@ def _sliced(d: Draw, t: Tensor) -> Tensor:
 
 
 SHARES: dict[Change, int] = {
-    _meta: 4, _dtype: 4, _expanded: 3, _enormous: 2, _one_off: 4, _shape: 3, _number: 4, _garbage: 3, _unusual: 2,
-    _kind: 2, _sliced: 4, **dict.fromkeys(LAYOUTS, 3),
-}  # fmt: skip
+    _meta: 4, _dtype: 4, _expanded: 3, _enormous: 2, _one_off: 4, _shape: 3, _number: 4,
+    _garbage: 3, _unusual: 2, _kind: 2, _sliced: 4, **dict.fromkeys(LAYOUTS, 3),
+}
 
 
-# ------------------------------------------------------------------------------------------ changes of whatever else
+# ------------------------------------------------------------------------- changes of whatever else
 def _other(d: Draw, value: Any) -> Any:
     if isinstance(value, bool):
         return d.one_of(not value, not value, not value, None, 2, "yes")
@@ -185,12 +195,13 @@ def _other(d: Draw, value: Any) -> Any:
     if isinstance(value, str):
         return d.one_of("", "nonsense", "0 MB", "1 KB", None, 3)
     if isinstance(value, list | tuple):
-        new = d.one_of([], list(value)[::-1], [*value, *value], [-1], [*value, d.one_of(*NUMBERS)], None,
-                       [*value, "x"], [0, 1, 2, 3, 4])  # fmt: skip
+        new = d.one_of([], list(value)[::-1], [*value, *value], [-1], [*value, d.one_of(*NUMBERS)],
+                       None, [*value, "x"], [0, 1, 2, 3, 4])
         return None if new is None else type(value)(new)
     if isinstance(value, torch.dtype):
         return d.one_of(*DTYPES, None)
-    return d.one_of(None, 0, 1, -1, 0.5, torch.zeros(()), torch.zeros(3), "x", (), State(*[torch.zeros(1, 2)] * 5))
+    return d.one_of(None, 0, 1, -1, 0.5, torch.zeros(()), torch.zeros(3), "x", (),
+                    State(*[torch.zeros(1, 2)] * 5))
 
 
 def _all_at_once(d: Draw, call: Call) -> str:
@@ -210,12 +221,13 @@ def _all_at_once(d: Draw, call: Call) -> str:
 
 # What the operators trust most is changed more often.
 TRUSTED = {
-    "y", "bits", "smooth_z", "carry", "x_bits", "delay", "delays", "checkpoint", "outputs", "gradients",
-    "coefficient_gradients", "coefficients",
-}  # fmt: skip
+    "y", "bits", "smooth_z", "carry", "x_bits", "delay", "delays", "checkpoint", "outputs",
+    "gradients", "coefficient_gradients", "coefficients",
+}
 # What says which call it is, and sizes for which modules hold memory.
 KEPT = {"kind", "method", "grad", "times", "parameters", "memory", "wide", "cut"}
-KEPT_OPTIONS = {"n", "input_size", "hidden_size", "output_size", "n_regular", "n_adaptive", "num_layers"}
+KEPT_OPTIONS = {"n", "input_size", "hidden_size", "output_size", "n_regular", "n_adaptive",
+                "num_layers"}
 
 
 def _kept(call: Call, path: Path, leaf: Any) -> bool:
@@ -223,7 +235,9 @@ def _kept(call: Call, path: Path, leaf: Any) -> bool:
         return True
     if len(path) == 2 and path[1] and isinstance(call.args[path[0]], PackedSequence):
         return True  # the order of the sequences, which torch has made
-    return (path[0] in KEPT and len(path) == 1) or (call.name == "_C.Ready" and path == ("N",))
+    return (path[0] in KEPT and len(path) == 1) or (
+        call.name == "_C.PreparedLayer" and path == ("N",)
+    )
 
 
 def _one(d: Draw, call: Call, places: list[tuple[Path, Any]]) -> tuple[Path, Any, str] | None:
@@ -248,7 +262,7 @@ def mutate(d: Draw, call: Call) -> bool:
             same = same and ": layout " in call.changes[-1]
             continue
         places = [(path, leaf) for path, leaf in leaves(call.args) if not _kept(call, path, leaf)
-                  for _ in range(3 if path[0] in TRUSTED else 1)]  # fmt: skip
+                  for _ in range(3 if path[0] in TRUSTED else 1)]
         found = _one(d, call, places)
         if found is not None:
             path, new, what = found

@@ -1,4 +1,5 @@
-"""functional.layer, whose projection and readout run inside the operator, and the same with both of them apart."""
+"""functional.layer, whose projection and readout run inside the operator, and the same with both of
+them apart."""
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,23 +31,29 @@ class Calls(TorchDispatchMode):
 
 
 def problem(dtype: torch.dtype, share: float = 0.1, seed: int = 0) -> dict[str, Tensor]:
-    """Inputs, weights and the state of the readout. Weights are multiples of 2^-10, so that sums in any order agree."""
+    """Inputs, weights and the state of the readout. Weights are multiples of 2^-10, so that sums in
+    any order agree."""
     random = torch.Generator().manual_seed(seed)
 
     def grid(*shape: int, scale: float) -> Tensor:
         return (torch.randn(shape, generator=random) * scale * 1024).round().div(1024).to(dtype)
 
     x = (torch.rand(T, B, I, generator=random) < share).to(dtype)
-    return {"x": x, "w_in": grid(N, I, scale=0.8), "w_rec": grid(N, N, scale=0.05), "bias": grid(N, scale=0.1),
-            "w_out": grid(O, N, scale=0.1), "readout_state": grid(B, O, scale=1.0)}
+    return {"x": x, "w_in": grid(N, I, scale=0.8), "w_rec": grid(N, N, scale=0.05),
+            "bias": grid(N, scale=0.1), "w_out": grid(O, N, scale=0.1),
+            "readout_state": grid(B, O, scale=1.0)}
 
 
-def run(call: Any, given: dict[str, Tensor], learn: Sequence[str] | None = None) -> dict[str, Tensor]:
-    """Values of a call that returns a functional.Layered, and gradients of the tensors that learn (None: all)."""
+def run(
+    call: Any, given: dict[str, Tensor], learn: Sequence[str] | None = None
+) -> dict[str, Tensor]:
+    """Values of a call that returns a functional.Layered, and gradients of the tensors that learn
+    (None: all)."""
     learn = list(given) if learn is None else learn
     leaves = {name: value.clone().requires_grad_(name in learn) for name, value in given.items()}
     out = call(**leaves)
-    found = {"spikes": out.spikes, "readout": out.readout, "readout_state": out.readout_state, "v": out.state.v}
+    found = {"spikes": out.spikes, "readout": out.readout, "readout_state": out.readout_state,
+             "v": out.state.v}
     random = torch.Generator().manual_seed(5)
     loss = sum((value * torch.randn(value.shape, generator=random, dtype=value.dtype)).sum()
                for value in found.values() if value is not None)
@@ -55,14 +62,14 @@ def run(call: Any, given: dict[str, Tensor], learn: Sequence[str] | None = None)
     return {name: value.detach() for name, value in found.items() if value is not None}
 
 
-def inside(x: Tensor | functional.PackedSpikes, w_in: Tensor, w_rec: Tensor, bias: Tensor, w_out: Tensor,
-           readout_state: Tensor, **neuron: Any) -> functional.Layered:
-    return functional.layer(x, w_in, w_rec, bias=bias, w_out=w_out, k_out=0.75, readout_state=readout_state,
-                            **NEURON, **neuron)
+def inside(x: Tensor | functional.PackedSpikes, w_in: Tensor, w_rec: Tensor, bias: Tensor,
+           w_out: Tensor, readout_state: Tensor, **neuron: Any) -> functional.Layered:
+    return functional.layer(x, w_in, w_rec, bias=bias, w_out=w_out, k_out=0.75,
+                            readout_state=readout_state, **NEURON, **neuron)
 
 
-def apart(x: Tensor, w_in: Tensor, w_rec: Tensor, bias: Tensor, w_out: Tensor, readout_state: Tensor,
-          **neuron: Any) -> functional.Layered:
+def apart(x: Tensor, w_in: Tensor, w_rec: Tensor, bias: Tensor, w_out: Tensor,
+          readout_state: Tensor, **neuron: Any) -> functional.Layered:
     spikes, state = functional.alif(nn.functional.linear(x, w_in, bias), w_rec, **NEURON, **neuron)
     y, last = functional.leaky_readout(spikes, w_out, 0.75, readout_state)
     return functional.Layered(spikes, state, None, y, last)

@@ -1,4 +1,5 @@
-"""Steps and short calls without gradients, compared with the long way, which calls with gradients take."""
+"""Steps and short calls without gradients, compared with the operators, which calls with gradients
+take."""
 from collections.abc import Callable
 from typing import Any
 
@@ -6,20 +7,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from lsnn_ext import _ready
+from lsnn_ext import _inference
 from lsnn_ext.modules import recurrent
 
 I, N = 6, 37
-needs_short_way = pytest.mark.skipif(not _ready._USABLE, reason="no compiled operators here, or emulated ones")
+needs_prepared_layers = pytest.mark.skipif(
+    not _inference._USABLE, reason="no compiled operators here, or emulated ones"
+)
 
 
 def inputs(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64).to(dtype) * 2
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(5),
+                       dtype=torch.float64).to(dtype) * 2
 
 
 def flat(result: Any) -> list[Tensor]:
     """All tensors of a result, in their order."""
-    return [result] if isinstance(result, Tensor) else [leaf for part in result for leaf in flat(part)]
+    return [result] if isinstance(result,
+                                  Tensor) else [leaf for part in result for leaf in flat(part)]
 
 
 def assert_equal(got: Any, want: Any) -> None:
@@ -31,10 +36,11 @@ def assert_equal(got: Any, want: Any) -> None:
         assert torch.equal(one, other) and torch.equal(one.signbit(), other.signbit())
 
 
-def short(call: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of a call without gradients, of which it is made sure that it did not go the long way."""
+def prepared(call: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a call without gradients, of which it is made sure that it did not call the
+    operators."""
     def refuse(*_: Any, **__: Any) -> Any:
-        raise AssertionError("went the long way")
+        raise AssertionError("called the operators")
 
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         patch.setattr(recurrent.Recurrent, "_run", refuse)
@@ -42,7 +48,7 @@ def short(call: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def agree(call: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of the short way, equal to that of the long one."""
-    result = short(call, *arguments)
+    """The result of prepared layers, equal to that of the operators."""
+    result = prepared(call, *arguments)
     assert_equal(result, call(*arguments))
     return result

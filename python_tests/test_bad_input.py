@@ -1,5 +1,5 @@
-"""What is called wrongly is refused by a sentence that names the argument, what was given and what is wanted; what is
-merely unusual works and equals the reference."""
+"""What is called wrongly is refused by a sentence that names the argument, what was given and what
+is wanted; what is merely unusual works and equals the reference."""
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,8 @@ ERRORS = (ValueError, TypeError, RuntimeError)
 
 def _arguments() -> dict[str, Any]:
     """A call that is in order, with a spike now and then."""
-    problem = build(Case("good", T=T, B=B, N=N, delay="each", refractory=1, state="real"), torch.float32, dyadic=True)
+    problem = build(Case("good", T=T, B=B, N=N, delay="each", refractory=1, state="real"),
+                    torch.float32, dyadic=True)
     return problem.arguments()
 
 
@@ -56,7 +57,8 @@ BAD = [
     Bad("current-4d", {"current": CURRENT[None]}, "current", r"\(1, 6, 2, 5\)", r"\(T, ?B, ?N\)"),
     Bad("current-integer", {"current": CURRENT.long()}, "current", "int64", "float"),
     Bad("current-bool", {"current": CURRENT > 0}, "current", "bool", "float"),
-    Bad("current-complex", {"current": CURRENT.to(torch.complex64)}, "current", "complex64", "float"),
+    Bad("current-complex", {"current": CURRENT.to(torch.complex64)}, "current", "complex64",
+        "float"),
     Bad("current-sparse", {"current": CURRENT.to_sparse()}, "current", "sparse", "dense|strided"),
     # w_rec
     Bad("w-is-no-tensor", {"w_rec": 1.0}, "w_rec", "float", "[Tt]ensor"),
@@ -74,7 +76,8 @@ BAD = [
     Bad("alpha-negative", {"alpha": _with(GOOD["alpha"], -0.25, 2)}, "alpha", r"-0\.25", r"0.*1"),
     Bad("alpha-nan", {"alpha": _with(GOOD["alpha"], nan, 4)}, "alpha", "nan", "finite|0.*1"),
     Bad("alpha-is-a-string", {"alpha": "0.9"}, "alpha", "str", "number|float|[Tt]ensor"),
-    Bad("alpha-complex", {"alpha": GOOD["alpha"].to(torch.complex64)}, "alpha", "complex64", "float|real"),
+    Bad("alpha-complex", {"alpha": GOOD["alpha"].to(torch.complex64)}, "alpha", "complex64",
+        "float|real"),
     Bad("alpha-too-long", {"alpha": torch.full((6,), 0.9)}, "alpha", r"\(6,\)", r"\(N,\)|\(5,\)"),
     Bad("alpha-matrix", {"alpha": torch.full((2, 5), 0.9)}, "alpha", r"\(2, 5\)", r"\(N,\)|\(5,\)"),
     Bad("alpha-on-another-device", {"alpha": GOOD["alpha"].to("meta")}, "alpha", "meta", "cpu"),
@@ -92,7 +95,8 @@ BAD = [
     Bad("eta-infinite", {"eta": inf}, "eta", "inf", "finite"),
     Bad("R-nan", {"R": nan}, "R", "nan", "finite"),
     Bad("width-zero", {"width": 0.0}, "width", r"0\.0|0\b", "> ?0|positive"),
-    Bad("width-negative", {"width": _with(GOOD["width"], -1.0, 3)}, "width", r"-1", "> ?0|positive"),
+    Bad("width-negative", {"width": _with(GOOD["width"], -1.0, 3)}, "width", r"-1",
+        "> ?0|positive"),
     Bad("width-nan", {"width": nan}, "width", "nan", "> ?0|positive|finite"),
     Bad("dampening-negative", {"dampening": -0.3}, "dampening", r"-0\.3", ">= ?0|negative"),
     Bad("dampening-nan", {"dampening": nan}, "dampening", "nan", "finite|>= ?0"),
@@ -102,11 +106,14 @@ BAD = [
     Bad("refractory-float", {"refractory": 1.5}, "refractory", r"1\.5|float", "int|whole"),
     Bad("refractory-tensor", {"refractory": torch.ones(N)}, "refractory", "[Tt]ensor", "int|whole"),
     Bad("delay-negative", {"delay": -1}, "delay", "-1", ">= ?0|negative"),
-    Bad("delay-beyond-offsets", {"delay": 2**24 - 1, "state": None}, "delay", "16777215", "less than"),
+    Bad("delay-beyond-offsets", {"delay": 2**24 - 1, "state": None}, "delay", "16777215",
+        "less than"),
     Bad("delay-float", {"delay": 1.0}, "delay", r"1\.0|float", "int|whole"),
-    Bad("delay-with-a-negative", {"delay": _with(DELAY, -2, 1, 1)}, "delay", "-2", ">= ?0|negative"),
+    Bad("delay-with-a-negative", {"delay": _with(DELAY, -2, 1, 1)}, "delay", "-2",
+        ">= ?0|negative"),
     Bad("delay-1d", {"delay": DELAY[0]}, "delay", r"\(5,\)", r"\(N, ?N\)|\(5, 5\)"),
-    Bad("delay-of-other-neurons", {"delay": DELAY[:4, :4]}, "delay", r"\(4, 4\)", r"\(N, ?N\)|\(5, 5\)"),
+    Bad("delay-of-other-neurons", {"delay": DELAY[:4, :4]}, "delay", r"\(4, 4\)",
+        r"\(N, ?N\)|\(5, 5\)"),
     Bad("delay-float-tensor", {"delay": DELAY.float()}, "delay", "float32", "int|whole"),
     Bad("delay-bool-tensor", {"delay": DELAY > 0}, "delay", "bool", "int|whole"),
     # names
@@ -116,25 +123,35 @@ BAD = [
     Bad("surrogate-callable", {"surrogate": torch.relu}, "surrogate", "relu", "triangle.*gaussian"),
     # checkpoint_every
     Bad("checkpoint-zero", {"checkpoint_every": 0}, "checkpoint_every", "0", ">= ?1|> ?0|positive"),
-    Bad("checkpoint-negative", {"checkpoint_every": -3}, "checkpoint_every", "-3", ">= ?1|> ?0|positive"),
-    Bad("checkpoint-float", {"checkpoint_every": 2.5}, "checkpoint_every", r"2\.5|float", "int|whole"),
+    Bad("checkpoint-negative", {"checkpoint_every": -3}, "checkpoint_every", "-3",
+        ">= ?1|> ?0|positive"),
+    Bad("checkpoint-float", {"checkpoint_every": 2.5}, "checkpoint_every", r"2\.5|float",
+        "int|whole"),
     # state
     Bad("state-is-a-tensor", {"state": STATE.v}, "state", "Tensor", "State"),
     Bad("state-too-few-parts", {"state": (STATE.v, STATE.a)}, "state", "tuple|2", "State"),
     Bad("state-part-missing", {"state": _state(a=None)}, r"state\.a", "None", "[Tt]ensor"),
-    Bad("state-of-another-batch", {"state": _state(v=STATE.v[:1])}, r"state\.v", r"\(1, 5\)", r"\(B, ?N\)|\(2, 5\)"),
-    Bad("state-of-other-neurons", {"state": _state(i=STATE.i[:, :4])}, r"state\.i", r"\(2, 4\)", r"\(B, ?N\)|\(2, 5\)"),
-    Bad("state-adaptation-3d", {"state": _state(a=STATE.a[None])}, r"state\.a", r"\(1, 2, 5\)", r"\(B, ?N\)|\(2, 5\)"),
-    Bad("state-counter-of-another-batch", {"state": _state(r=STATE.r[:1])}, r"state\.r", r"\(1, 5\)",
+    Bad("state-of-another-batch", {"state": _state(v=STATE.v[:1])}, r"state\.v", r"\(1, 5\)",
         r"\(B, ?N\)|\(2, 5\)"),
-    Bad("state-too-few-past-steps", {"state": _state(z=STATE.z[:3])}, r"state\.z", r"\b3\b", r"\b4\b"),
-    Bad("state-spikes-2d", {"state": _state(z=STATE.z[0])}, r"state\.z", r"\(2, 5\)", r"\(D, ?B, ?N\)|\(4, 2, 5\)"),
-    Bad("state-spikes-of-another-batch", {"state": _state(z=STATE.z[:, :1])}, r"state\.z", r"\(4, 1, 5\)",
+    Bad("state-of-other-neurons", {"state": _state(i=STATE.i[:, :4])}, r"state\.i", r"\(2, 4\)",
+        r"\(B, ?N\)|\(2, 5\)"),
+    Bad("state-adaptation-3d", {"state": _state(a=STATE.a[None])}, r"state\.a", r"\(1, 2, 5\)",
+        r"\(B, ?N\)|\(2, 5\)"),
+    Bad("state-counter-of-another-batch", {"state": _state(r=STATE.r[:1])}, r"state\.r",
+        r"\(1, 5\)", r"\(B, ?N\)|\(2, 5\)"),
+    Bad("state-too-few-past-steps", {"state": _state(z=STATE.z[:3])}, r"state\.z", r"\b3\b",
+        r"\b4\b"),
+    Bad("state-spikes-2d", {"state": _state(z=STATE.z[0])}, r"state\.z", r"\(2, 5\)",
         r"\(D, ?B, ?N\)|\(4, 2, 5\)"),
+    Bad("state-spikes-of-another-batch", {"state": _state(z=STATE.z[:, :1])}, r"state\.z",
+        r"\(4, 1, 5\)", r"\(D, ?B, ?N\)|\(4, 2, 5\)"),
     Bad("state-double", {"state": _state(v=STATE.v.double())}, r"state\.v", "float64", "float32"),
-    Bad("state-integer-counter", {"state": _state(r=STATE.r.long())}, r"state\.r", "int64", "float32"),
-    Bad("state-complex", {"state": _state(v=STATE.v.to(torch.complex64))}, r"state\.v", "complex64", "float32"),
-    Bad("state-on-another-device", {"state": _state(v=STATE.v.to("meta"))}, r"state\.v", "meta", "cpu"),
+    Bad("state-integer-counter", {"state": _state(r=STATE.r.long())}, r"state\.r", "int64",
+        "float32"),
+    Bad("state-complex", {"state": _state(v=STATE.v.to(torch.complex64))}, r"state\.v", "complex64",
+        "float32"),
+    Bad("state-on-another-device", {"state": _state(v=STATE.v.to("meta"))}, r"state\.v", "meta",
+        "cpu"),
 ]
 
 
@@ -143,9 +160,11 @@ def test_refused(bad: Bad) -> None:
     with pytest.raises(ERRORS) as caught:
         functional.alif(**{**GOOD, **bad.change})
     message = str(caught.value)
-    patterns = (("the argument", bad.argument), ("what was given", bad.given), ("what is wanted", bad.wanted))
+    patterns = (("the argument", bad.argument), ("what was given", bad.given),
+                ("what is wanted", bad.wanted))
     for what, pattern in patterns:
-        assert re.search(pattern, message, re.DOTALL), f"{what} ({pattern}) is not named in: {message}"
+        assert re.search(pattern, message,
+                         re.DOTALL), f"{what} ({pattern}) is not named in: {message}"
 
 
 @pytest.mark.parametrize("name", ["current", "w_rec", "alpha", "theta"])
@@ -157,7 +176,8 @@ def test_missing(name: str) -> None:
 # What is unusual, and works.
 UNUSUAL: dict[str, dict[str, Any]] = {
     "no-steps": {"current": CURRENT[:0]},
-    "no-batch": {"current": CURRENT[:, :0], "state": functional.State(*(leaf[..., :0, :] for leaf in STATE))},
+    "no-batch": {"current": CURRENT[:, :0],
+                 "state": functional.State(*(leaf[..., :0, :] for leaf in STATE))},
     "current-not-contiguous": {"current": CURRENT.transpose(1, 2).contiguous().transpose(1, 2)},
     "current-batch-first": {"current": CURRENT.transpose(0, 1).contiguous().transpose(0, 1)},
     "current-expanded": {"current": CURRENT[:1, :1].expand(T, B, N)},
@@ -181,14 +201,16 @@ UNUSUAL: dict[str, dict[str, Any]] = {
     "delay-longer-than-sequence": {"delay": 20, "state": _state(z=torch.ones(21, B, N))},
     "refractory-longer-than-sequence": {"refractory": 1000},
     "checkpoint-longer-than-sequence": {"checkpoint_every": 1000},
-    "state-expanded": {"state": functional.State(*(leaf[..., :1, :].expand_as(leaf) for leaf in STATE))},
+    "state-expanded": {"state": functional.State(*(leaf[..., :1, :].expand_as(leaf)
+                                                   for leaf in STATE))},
     "state-with-more-past-steps": {"state": _state(z=torch.cat([STATE.z, STATE.z]))},
 }
 
 
 def _named(result: Any) -> dict[str, Tensor]:
     spikes, state, traces = result
-    return {"spikes": spikes, **state._asdict(), **{f"trace.{name}": value for name, value in traces._asdict().items()}}
+    return {"spikes": spikes, **state._asdict(),
+            **{f"trace.{name}": value for name, value in traces._asdict().items()}}
 
 
 @pytest.mark.parametrize("name", UNUSUAL)
@@ -205,7 +227,9 @@ def test_works(name: str) -> None:
 
 
 COMPILED = hasattr(torch.ops.lsnn, "alif_forward")
-needs_operators = pytest.mark.skipif(not COMPILED, reason="this installation has no compiled operators")
+needs_operators = pytest.mark.skipif(
+    not COMPILED, reason="this installation has no compiled operators"
+)
 
 
 @needs_operators
@@ -213,7 +237,8 @@ def test_too_many_neurons() -> None:
     """Refused before any memory is asked for: these weights take none."""
     many = 70_000
     with pytest.raises(ERRORS, match="w_rec.*70000"):
-        functional.alif(torch.zeros(1).expand(1, 1, many), torch.zeros(1).expand(many, many), alpha=0.9, theta=0.5)
+        functional.alif(torch.zeros(1).expand(1, 1, many), torch.zeros(1).expand(many, many),
+                        alpha=0.9, theta=0.5)
 
 
 @needs_operators

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import check, contestants, latency, measure, page, roofline, sweep, ways
+from bench import check, contestants, latency, measure, page, roofline, sweep, variants
 from bench.__main__ import main
 from bench.contestants import OURS, Contestant, make
 from bench.measure import (
@@ -272,38 +272,39 @@ def test_slope_is_the_exponent_of_the_larger_half_or_the_rise() -> None:
 
 
 # ------------------------------------------------------------------------------- the other programs
-@pytest.mark.parametrize("name", ways.COMPARISONS)
+@pytest.mark.parametrize("name", variants.COMPARISONS)
 def test_all_ways_lead_to_the_same_gradients(name: str) -> None:
     """On a small shape; those in bfloat16 to its precision."""
-    of = ways.COMPARISONS[name]
+    of = variants.COMPARISONS[name]
     N, B = (192 if of.shape.B == 1 else 64), min(of.shape.B, 32)
     problem = Problem.of(Shape(40, B, 20, N)).scaled(2.0)
     try:
-        results = [ways.Layers(problem, way, of.density, of.delays) for way in of.ways]
+        results = [variants.Layers(problem, variant, of.density,
+                                   of.delays) for variant in of.variants]
         want, *others = [[layer.forward(), *layer.forward_backward()] for layer in results]
     finally:
         torch.set_float32_matmul_precision("highest")
     assert 0.005 < float(want[0].mean()) < 0.5
-    for way, got in zip(of.ways[1:], others, strict=True):
+    for variant, got in zip(of.variants[1:], others, strict=True):
         assert torch.equal(got[0], want[0])
         for a, b in zip(got[1:], want[1:], strict=True):
-            small = "bfloat16" in way.name
+            small = "bfloat16" in variant.name
             torch.testing.assert_close(a, b, rtol=0,
                                        atol=(0.03 if small else 1e-4) * float(b.abs().max()))
 
 
-def test_ways_are_compared(monkeypatch: pytest.MonkeyPatch,
-                           capsys: pytest.CaptureFixture[str]) -> None:
-    tiny = replace(ways.COMPARISONS["membranes P"], shape=TINY)
-    monkeypatch.setattr(ways, "COMPARISONS", {"membranes P": tiny})
-    monkeypatch.setattr(ways, "LONG", Shape(500, 2, 8, 64))
-    ways.main(["--repeats", "2"])
+def test_variants_are_compared(monkeypatch: pytest.MonkeyPatch,
+                               capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = replace(variants.COMPARISONS["membranes P"], shape=TINY)
+    monkeypatch.setattr(variants, "COMPARISONS", {"membranes P": tiny})
+    monkeypatch.setattr(variants, "LONG", Shape(500, 2, 8, 64))
+    variants.main(["--repeats", "2"])
     out = capsys.readouterr().out
     assert re.search(
         r"y saved as bfloat16 +forward +[\d.]+ +[\d.]+x +forward\+backward +[\d.]+ +[\d.]+x", out)
     assert re.search(r"checkpoint_every=256 +\d+ MB", out)
     with pytest.raises(SystemExit):
-        ways.main(["nothing of that name"])
+        variants.main(["nothing of that name"])
     assert "words: expected some of" in capsys.readouterr().err
 
 

@@ -83,7 +83,7 @@ def test_every_program_is_built() -> None:
 
 def test_cmake_makes_the_programs_where_they_are_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     """The suite's own commands, the build as a trial that compiles nothing: it ends with linking
     the program."""
     if not all(map(find_tool, ("nvcc", "cmake", "ninja", "c++"))):
@@ -161,7 +161,7 @@ def test_primitives_compile(architecture: str, tmp_path: Path) -> None:
     nvcc = find_tool("nvcc")
     if nvcc is None or shutil.which("g++") is None:
         pytest.skip("nvcc is not installed")
-    program, source = tmp_path / "primitives", ROOT / "csrc" / "gpu_primitives" / "primitives.cu"
+    program, source = tmp_path / "primitives", ROOT / "bench" / "gpu" / "primitives.cu"
     made = subprocess.run([nvcc, "-std=c++20", "-O3", f"-arch={architecture}", "-o", program,
                            source], capture_output=True, text=True, timeout=600)
     assert made.returncode == 0 and "warning" not in made.stderr, made.stderr

@@ -1,5 +1,5 @@
-"""What lies in the compiled files: several instruction sets in one object must share nothing, and the module must fit
-every machine with a torch, GPU or not."""
+"""What lies in the compiled files: several instruction sets in one object must share nothing, and
+the module must fit every machine with a torch, GPU or not."""
 import platform
 import re
 import shutil
@@ -13,10 +13,12 @@ from lsnn_ext import _ops
 
 ROOT = Path(__file__).resolve().parents[1]
 SETS = {"avx2": "mavx2", "avx512": "mavx512f"}  # and a flag that each of them is compiled with
-# What the kernels may call: the C library. An inline function of a C++ header would be shared with the other objects.
+# What the kernels may call: the C library. An inline function of a C++ header would be shared with
+# the other objects.
 C_LIBRARY = {"memcpy", "memset", "memmove", "memcmp", "exp", "expf", "erf", "erff", "atan", "atanf",
              "_GLOBAL_OFFSET_TABLE_"}
-NEEDED = re.compile(r"lib(torch_cpu|c10|stdc\+\+|m|gcc_s|c|pthread|dl|rt)\.so(\.\d+)?|ld-linux.*|linux-vdso.*")
+NEEDED = re.compile(
+    r"lib(torch_cpu|c10|stdc\+\+|m|gcc_s|c|pthread|dl|rt)\.so(\.\d+)?|ld-linux.*|linux-vdso.*")
 # The entry of the module, and names of the linker.
 EXPORTS = re.compile(r"PyInit__C|_init|_fini|_edata|_end|__bss_start")
 
@@ -37,11 +39,15 @@ def _run(*command: str | Path) -> str:
 def _symbols(path: Path, *options: str) -> list[tuple[str, str]]:
     """(name, type) as nm tells them."""
     lines = _run(_tool("nm"), "--format=posix", *options, path).splitlines()
-    return [(name, kind) for name, kind, *_ in (line.split() for line in lines if len(line.split()) >= 2)]
+    return [
+        (name, kind)
+        for name, kind, *_ in (line.split() for line in lines if len(line.split()) >= 2)
+    ]
 
 
 def shared(symbols: Iterable[tuple[str, str]], defined: set[str]) -> list[str]:
-    """What an object file shares with others beyond defining the given names and calling the C library."""
+    """What an object file shares with others beyond defining the given names and calling the C
+    library."""
     bad = []
     for name, kind in symbols:
         if kind in "VvWwu":  # the linker keeps one of all the copies, for everybody
@@ -69,20 +75,26 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     _run(cmake, "--build", build, "--target", *(f"kernels_{name}" for name in SETS))
     commands = (build / "compile_commands.json").read_text()
     for name, flag in SETS.items():
-        assert any(flag in line and f"kernels_{name}" in line for line in commands.splitlines()), f"{name}: {commands}"
-    return {name: next((build / "CMakeFiles" / f"kernels_{name}.dir").rglob("*.o*")) for name in SETS}
+        assert any(flag in line and f"kernels_{name}" in line
+                   for line in commands.splitlines()), f"{name}: {commands}"
+    return {name: next((build / "CMakeFiles" / f"kernels_{name}.dir").rglob("*.o*"))
+            for name in SETS}
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_kernels_share_nothing(name: str, objects: dict[str, Path]) -> None:
     tables = [symbol for symbol, kind in _symbols(objects[name]) if kind.isupper() and kind != "U"]
-    assert len(tables) == 2 and all(re.fullmatch(rf".*kernels_f(32|64)_{name}\w*", symbol) for symbol in tables), tables
+    assert len(tables) == 2 and all(
+        re.fullmatch(rf".*kernels_f(32|64)_{name}\w*", symbol) for symbol in tables
+    ), tables
     assert shared(_symbols(objects[name]), set(tables)) == []
 
 
 @pytest.mark.parametrize(("text", "wanted"), [
-    ("inline __attribute__((noinline)) int f(int x) { return x; } int (*const volatile table)(int) = f;", "weak"),
-    ("template <class T> __attribute__((noinline)) T f(T x) { return x; } int table(int x) { return f(x); }", "weak"),
+    ("inline __attribute__((noinline)) int f(int x) { return x; } int (*const volatile table)(int) "
+     "= f;", "weak"),
+    ("template <class T> __attribute__((noinline)) T f(T x) { return x; } int table(int x) { "
+     "return f(x); }", "weak"),
     ("inline int shared_number = 1; int table() { return shared_number++; }", "weak"),
     ("int f() { return 1; } int table() { return 2; }", "visible"),
     ("int f(); int table() { return f(); }", "elsewhere"),
@@ -90,7 +102,8 @@ def test_kernels_share_nothing(name: str, objects: dict[str, Path]) -> None:
 def test_shared_code_is_found(text: str, wanted: str, tmp_path: Path) -> None:
     source, made = tmp_path / "a.cpp", tmp_path / "a.o"
     source.write_text(text)
-    _run(shutil.which("c++") or _tool("g++"), "-std=c++20", "-O2", "-fPIC", "-c", source, "-o", made)
+    _run(shutil.which("c++") or _tool("g++"), "-std=c++20", "-O2", "-fPIC", "-c", source, "-o",
+         made)
     symbols = _symbols(made)
     found = shared(symbols, {symbol for symbol, _ in symbols if "table" in symbol})
     assert found and all(wanted in line for line in found), (found, symbols)
@@ -112,14 +125,16 @@ def test_module_exports_its_entry_only(module: Path) -> None:
 
 
 def test_module_calls_torch_by_its_stable_interface(module: Path) -> None:
-    """Names of torch's C++ libraries change from version to version; those of its C interface do not."""
+    """Names of torch's C++ libraries change from version to version; those of its C interface do
+    not."""
     names = [name for name, _ in _symbols(module, "-D", "--undefined-only")]
     assert [name for name in names if re.match(r"_Z\w*(2at|3c10|5torch)", name)] == []
     assert any(name.startswith(("aoti_torch_", "torch_")) for name in names)
 
 
 def test_module_needs_nothing_but_torch_and_the_system(module: Path) -> None:
-    """No libcuda, libcudart or libtorch_cuda, which many machines lack; and no path of the builder's machine."""
+    """No libcuda, libcudart or libtorch_cuda, which many machines lack; and no path of the
+    builder's machine."""
     text = _run(_tool("readelf"), "--dynamic", "--wide", module)
     needed = re.findall(r"\(NEEDED\).*\[(.*)\]", text)
     assert "libtorch_cpu.so" in needed

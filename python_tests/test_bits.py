@@ -1,4 +1,5 @@
-"""Spikes as bits, alone and between layers: what numbers would give, to the last bit, without the numbers."""
+"""Spikes as bits, alone and between layers: what numbers would give, to the last bit, without the
+numbers."""
 import io
 from typing import Any
 
@@ -39,7 +40,8 @@ def weights(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
         return (torch.randn(shape, generator=random) / shape[-1] ** 0.5).to(dtype).requires_grad_()
 
     x = (torch.rand(T, B, I, generator=random) < 0.1).to(dtype).requires_grad_()
-    return {"x": x, "in": drawn(N, I), "rec": drawn(N, N), "next": drawn(M, N), "bias": drawn(M), "again": drawn(M, M)}
+    return {"x": x, "in": drawn(N, I), "rec": drawn(N, N), "next": drawn(M, N), "bias": drawn(M),
+            "again": drawn(M, M)}
 
 
 def two_layers(w: dict[str, Tensor], bits: bool, **more: Any) -> dict[str, Tensor]:
@@ -49,7 +51,8 @@ def two_layers(w: dict[str, Tensor], bits: bool, **more: Any) -> dict[str, Tenso
     assert between is not None
     second = layer(between, w["next"] * 3, w["again"], bias=w["bias"], **NEURON, **more)
     assert second.spikes is not None and 0.002 < float(second.spikes.mean()) < 0.5
-    loss = (second.spikes * torch.linspace(-1, 1, M, dtype=w["x"].dtype)).sum() + second.state.v.sum()
+    loss = (second.spikes * torch.linspace(-1, 1, M,
+                                           dtype=w["x"].dtype)).sum() + second.state.v.sum()
     grads = torch.autograd.grad(loss, list(w.values()))
     return {"spikes": second.spikes, "v": second.state.v, **dict(zip(w, grads, strict=True))}
 
@@ -73,10 +76,12 @@ def test_bits_are_where_they_should_be() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("more", [{}, {"checkpoint_every": 16}, {"delay": 2, "refractory": 1}], ids=str)
+@pytest.mark.parametrize("more", [{}, {"checkpoint_every": 16}, {"delay": 2, "refractory": 1}],
+                         ids=str)
 def test_two_layers(dtype: torch.dtype, more: dict[str, Any]) -> None:
     with_numbers, with_bits = (two_layers(weights(dtype), bits, **more) for bits in (False, True))
-    # The projection of numbers that are so few runs in front of the operator and rounds otherwise in the gradients.
+    # The projection of numbers that are so few runs in front of the operator and rounds otherwise
+    # in the gradients.
     assert_same("spikes", with_bits["spikes"], with_numbers["spikes"])
     assert_all_same(with_bits, with_numbers, tolerance=1e-5 if dtype == torch.float32 else 1e-12)
 
@@ -87,8 +92,9 @@ def test_numbers_are_never_made() -> None:
         two_layers(w, True)
     (_, first, out), (_, second, _) = forward.seen
     spikes, *_, (_, bits, _, _) = out
-    assert spikes.numel() == 0 and first["asked"] == {"bits", "saved"}
-    assert second["x_bits"].data_ptr() == bits.data_ptr()  # the bits that the backward pass of the first one keeps
+    assert spikes.numel() == 0 and first["requested"] == {"bits", "saved"}
+    # the bits that the backward pass of the first one keeps
+    assert second["x_bits"].data_ptr() == bits.data_ptr()
     assert second["x"].untyped_storage().nbytes() == 4
 
 
@@ -105,7 +111,12 @@ def test_readout_beside_bits() -> None:
     w_out = torch.rand(4, N)
     want = layer(w["x"], w["in"] * 3, w["rec"], w_out=w_out, k_out=0.8, **NEURON)
     got = layer(w["x"], w["in"] * 3, w["rec"], w_out=w_out, k_out=0.8, spikes="bits", **NEURON)
-    assert got.packed is not None and want.spikes is not None and got.readout is not None and want.readout is not None
+    assert (
+        got.packed is not None
+        and want.spikes is not None
+        and got.readout is not None
+        and want.readout is not None
+    )
     assert_same("spikes", got.packed.numbers(), want.spikes)
     assert_same("readout", got.readout, want.readout, tolerance=1e-5)
 
@@ -124,7 +135,8 @@ def _stacked(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
     spikes, state = net(x)
     assert float(spikes.mean()) > 0.001
     (spikes * torch.linspace(-1, 1, spikes.shape[-1])).sum().backward()
-    grads = {name: value.grad.clone() for name, value in net.named_parameters() if value.grad is not None}
+    grads = {name: value.grad.clone() for name, value in net.named_parameters()
+             if value.grad is not None}
     net.zero_grad()
     assert x.grad is not None and len(grads) >= 9
     return {"spikes": spikes, "v": state.v, "x": x.grad, **grads}
@@ -134,7 +146,7 @@ def test_stacked_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     net, x = _stack()
     with Forward() as forward:
         got = _stacked(net, x)
-    assert ["bits" in given["asked"] for _, given, _ in forward.seen] == [True, True, False]
+    assert ["bits" in given["requested"] for _, given, _ in forward.seen] == [True, True, False]
     assert [given["x_bits"] is not None for _, given, _ in forward.seen] == [False, True, True]
     monkeypatch.setattr(functional, "bits_pay", lambda x, w: False)
     assert_all_same(got, _stacked(net, x))
@@ -142,16 +154,18 @@ def test_stacked_layers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("dropout", "bidirectional", "training", "bits"), [
     (0.5, False, True, False), (0.5, False, False, True), (0.0, True, True, False)])
-def test_numbers_where_others_see_them(dropout: float, bidirectional: bool, training: bool, bits: bool) -> None:
+def test_numbers_where_others_see_them(dropout: float, bidirectional: bool, training: bool,
+                                       bits: bool) -> None:
     net, x = _stack(dropout, bidirectional)
     net.train(training)
     with Forward() as forward:
         net(x)
-    assert ("bits" in forward.seen[0][1]["asked"]) == bits
+    assert ("bits" in forward.seen[0][1]["requested"]) == bits
 
 
 def test_fallbacks() -> None:
-    """Half precision and compiled graphs have no kernels for bits: numbers are packed and unpacked around them."""
+    """Half precision and compiled graphs have no kernels for bits: numbers are packed and unpacked
+    around them."""
     w = {name: value.detach() for name, value in weights().items()}
     z = (torch.rand(T, B, N) < 0.1).half()
     got = layer(pack_spikes(z), w["next"].half(), w["again"].half(), **NEURON).spikes
@@ -197,6 +211,6 @@ def test_operator_checks() -> None:
     with Forward() as forward:
         two_layers(weights(), True)
     for (operator, given, _), args in zip(forward.seen, forward.args, strict=True):
-        for asked in (given["asked"] - {"saved"}, given["asked"] | {"saved"}):
-            torch.library.opcheck(operator, changed(operator, detached(args), asked=asked),
+        for requested in (given["requested"] - {"saved"}, given["requested"] | {"saved"}):
+            torch.library.opcheck(operator, changed(operator, detached(args), requested=requested),
                                   test_utils=("test_schema", "test_faketensor"))

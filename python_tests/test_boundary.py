@@ -1,6 +1,6 @@
-"""What the operators and functions refuse: tensors on several devices, saved tensors that were changed, sizes whose
-products wrap around, spikes where no neurons are. Without these checks each call here computed with memory that is
-not its own."""
+"""What the operators and functions refuse: tensors on several devices, saved tensors that were
+changed, sizes whose products wrap around, spikes where no neurons are. Without these checks each
+call here computed with memory that is not its own."""
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,10 +15,13 @@ from compare import assert_all_same, cast, changed, named
 from lsnn_ext import _ops, functional
 from test_operator import NAMES, Calls
 
-pytestmark = pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
+pytestmark = pytest.mark.skipif(
+    not _ops.available, reason="the compiled part of lsnn_ext is not built"
+)
 ERRORS = (ValueError, TypeError, RuntimeError)
 K = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.5}
-T, B, I, N, O = 40, 32, 9, 257, 3  # large enough for the input projection and the readout to run inside
+# large enough for the input projection and the readout to run inside
+T, B, I, N, O = 40, 32, 9, 257, 3
 
 
 def _around(learn: bool = True) -> dict[str, Tensor]:
@@ -27,17 +30,20 @@ def _around(learn: bool = True) -> dict[str, Tensor]:
     def drawn(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator)
 
-    tensors = {"x": (drawn(T, B, I) > 1.5).float(), "w_in": drawn(N, I), "w_rec": drawn(N, N) / N**0.5,
-               "bias": drawn(N) / 9, "w_out": drawn(O, N), "readout_state": drawn(B, O)}
+    tensors = {"x": (drawn(T, B, I) > 1.5).float(), "w_in": drawn(N, I),
+               "w_rec": drawn(N, N) / N**0.5, "bias": drawn(N) / 9, "w_out": drawn(O, N),
+               "readout_state": drawn(B, O)}
     return {name: value.requires_grad_(learn and name != "x") for name, value in tensors.items()}
 
 
 def _layer(**given: Any) -> functional.Layered:
-    return functional.layer(given.pop("x"), given.pop("w_in"), given.pop("w_rec"), **K, k_out=0.8, **given)
+    return functional.layer(given.pop("x"), given.pop("w_in"), given.pop("w_rec"), **K, k_out=0.8,
+                            **given)
 
 
 def _calls(case: Case, smooth: bool = False) -> dict[str, tuple[Any, ...]]:
-    """The operators with the arguments of a training step, readout and projection inside where nothing is smooth."""
+    """The operators with the arguments of a training step, readout and projection inside where
+    nothing is smooth."""
     x, w = torch.eye(5, 4), torch.rand(3, 4)
     with Calls() as calls:
         build(case, torch.float32, dyadic=True).run(functional.alif, smooth=smooth)
@@ -46,12 +52,14 @@ def _calls(case: Case, smooth: bool = False) -> dict[str, tuple[Any, ...]]:
             (out.readout.sum() + out.spikes.sum()).backward()
         torch.ops.lsnn.linear_events(x, w, w[:, 0])
         torch.ops.lsnn.linear_events_backward(x @ w.T, x)
-        torch.ops.lsnn.leaky_readout_backward(*torch.ops.lsnn.leaky_readout(x[None], w[0].expand(5, 4), 0.9), 0.9)
+        torch.ops.lsnn.leaky_readout_backward(
+            *torch.ops.lsnn.leaky_readout(x[None], w[0].expand(5, 4), 0.9), 0.9
+        )
     assert set(calls.made) == {*NAMES}
     return calls.made
 
 
-# ------------------------------------------------------------------------------------------------------------ devices
+# ------------------------------------------------------------------------------------------ devices
 @pytest.mark.parametrize("name", NAMES)
 def test_raw_operators_take_no_mixed_devices(name: str) -> None:
     operator, args, _ = _calls(Case("busy", T=6, delay="each", state="real"))[name]
@@ -66,7 +74,10 @@ def test_raw_operators_take_no_mixed_devices(name: str) -> None:
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("name", ["x", "w_in", "w_rec", "bias", "w_out", "readout_state"])
 def test_layer_takes_no_mixed_devices(name: str, grad: bool) -> None:
-    with torch.set_grad_enabled(grad), pytest.raises(ERRORS, match=f"^{name if name != 'x' else 'w_in'}: expected"):
+    with (
+        torch.set_grad_enabled(grad),
+        pytest.raises(ERRORS, match=f"^{name if name != 'x' else 'w_in'}: expected"),
+    ):
         _layer(**{**_around(), name: _around()[name].to("meta")})
 
 
@@ -75,12 +86,14 @@ MIXED: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "linear-x": lambda x, w: functional.linear(x.to("meta"), w),
     "linear-bias": lambda x, w: functional.linear(x, w, w[:, 0].to("meta")),
     "readout": lambda x, w: functional.leaky_readout(x, w.to("meta"), 0.9),
-    "readout-state": lambda x, w: functional.leaky_readout(x, w, 0.9, torch.zeros(B, N, device="meta")),
+    "readout-state": lambda x, w: functional.leaky_readout(x, w, 0.9,
+                                                           torch.zeros(B, N, device="meta")),
     "coefficient": lambda x, w: functional.alif(
         x, w[:, :1] @ w[:, :1].T, **K | {"alpha": torch.zeros((), device="meta")}),
     "carrier": lambda x, w: functional.pack_spikes(x)._replace(carrier=x.to("meta")).numbers(),
     "bits": lambda x, w: functional.layer(
-        (packed := functional.pack_spikes(x))._replace(bits=packed.bits.to("meta")), w, torch.zeros(N, N), **K),
+        (packed := functional.pack_spikes(x))._replace(bits=packed.bits.to("meta")), w,
+        torch.zeros(N, N), **K),
 }
 
 
@@ -92,14 +105,16 @@ def test_functions_take_no_mixed_devices(name: str, steps: int) -> None:
         MIXED[name](x if name != "coefficient" else x.new_zeros(steps, B, N), torch.ones(N, I))
 
 
-# ------------------------------------------------------------------------------------------------- spikes beyond N or I
+# ----------------------------------------------------------------------------- spikes beyond N or I
 @pytest.mark.parametrize("neurons", [1, 20, 31, 33, 63])
 def test_bits_beyond_the_neurons_are_refused(neurons: int) -> None:
-    """Slicing the carrier of packed spikes leaves them there: they would be read as inputs that do not exist."""
+    """Slicing the carrier of packed spikes leaves them there: they would be read as inputs that do
+    not exist."""
     spikes = torch.ones(T, B, 64)
     packed = functional.pack_spikes(spikes)
     words = -(-neurons // 32)
-    sliced = functional.PackedSpikes(packed.bits[..., :words].contiguous(), packed.carrier[..., :neurons])
+    sliced = functional.PackedSpikes(packed.bits[..., :words].contiguous(),
+                                     packed.carrier[..., :neurons])
     arguments = {**_around(), "w_in": torch.zeros(N, neurons, requires_grad=True)}
     with pytest.raises(RuntimeError, match="x_bits: expected zeros in the bits beyond"):
         _layer(**{**arguments, "x": sliced})
@@ -111,8 +126,10 @@ def test_bits_beyond_the_neurons_are_refused(neurons: int) -> None:
     ("dtype", "bits"), ("words", "bits"), ("steps", "bits"), ("dims", "carrier")])
 def test_packed_spikes_of_two_sequences_are_refused(wrong: str, part: str) -> None:
     packed = functional.pack_spikes(torch.ones(4, 3, 40))
-    bad = {"dtype": packed._replace(bits=packed.bits.long()), "words": packed._replace(bits=packed.bits[..., :1]),
-           "steps": packed._replace(bits=packed.bits[:2]), "dims": packed._replace(carrier=packed.carrier[0])}[wrong]
+    bad = {"dtype": packed._replace(bits=packed.bits.long()),
+           "words": packed._replace(bits=packed.bits[..., :1]),
+           "steps": packed._replace(bits=packed.bits[:2]),
+           "dims": packed._replace(carrier=packed.carrier[0])}[wrong]
     with pytest.raises(ValueError, match=rf"packed\.{part}: expected"):
         bad.numbers()
     with pytest.raises(ValueError, match=rf"x\.{part}: expected"):
@@ -125,22 +142,27 @@ def test_empty_sequences_pack(shape: tuple[int, ...]) -> None:
     assert packed.bits.shape == (*shape[:2], -(-shape[2] // 32)) and packed.numbers().shape == shape
 
 
-# ------------------------------------------------------------------------------------------------------ saved tensors
+# ------------------------------------------------------------------------------------ saved tensors
 SAVED: dict[str, tuple[dict[str, Callable[[dict[str, Any]], Any]], str]] = {
     "bits-beyond-N": ({"bits": lambda a: torch.full_like(a["bits"], -1)}, "bits: expected zeros"),
     "bits-int64": ({"bits": lambda a: a["bits"].long()}, "bits must be int32"),
-    "bits-strided": ({"bits": lambda a: a["bits"].repeat_interleave(2, -1)[..., ::2]}, "contiguous"),
+    "bits-strided": ({"bits": lambda a: a["bits"].repeat_interleave(2, -1)[..., ::2]},
+                     "contiguous"),
     "checkpoint-negative": ({"checkpoint": lambda a: -1}, "checkpoint: expected"),
     "checkpoint-huge": ({"checkpoint": lambda a: 2**63 - 17}, "checkpoint: expected"),
-    "coefficient-bits": ({"coefficient_gradients": lambda a: 1 << 40}, "coefficient_gradients: expected"),
-    "coefficient-bits-negative": ({"coefficient_gradients": lambda a: -1}, "coefficient_gradients: expected"),
+    "coefficient-bits": ({"coefficient_gradients": lambda a: 1 << 40},
+                         "coefficient_gradients: expected"),
+    "coefficient-bits-negative": ({"coefficient_gradients": lambda a: -1},
+                                  "coefficient_gradients: expected"),
     "gradient-bits": ({"gradients": lambda a: 1 << 6}, "gradients: expected"),
     "output-bits": ({"outputs": lambda a: 1 << 9}, "outputs: expected"),
     "carry-short": ({"carry": lambda a: a["carry"][:0]}, "carry must have shape"),
     "carry-double": ({"carry": lambda a: a["carry"].double()}, "dtype"),
     "y-double": ({"y": lambda a: a["y"].double()}, "y: expected"),
-    "coefficients-double": ({"coefficients": lambda a: a["coefficients"].double()}, "coefficients must have the dtype"),
-    "coefficients-float16": ({"coefficients": lambda a: a["coefficients"].half()}, "coefficients must have the dtype"),
+    "coefficients-double": ({"coefficients": lambda a: a["coefficients"].double()},
+                            "coefficients must have the dtype"),
+    "coefficients-float16": ({"coefficients": lambda a: a["coefficients"].half()},
+                             "coefficients must have the dtype"),
     "w-double": ({"w_rec": lambda a: a["w_rec"].double()}, "w_rec must have the dtype"),
     "state-int": ({"v": lambda a: a["v"].int()}, "state.v must have the dtype"),
 }
@@ -148,7 +170,8 @@ SAVED: dict[str, tuple[dict[str, Callable[[dict[str, Any]], Any]], str]] = {
 
 @pytest.mark.parametrize("name", SAVED)
 def test_backward_trusts_nothing_that_was_saved(name: str) -> None:
-    operator, args, _ = _calls(Case("busy", T=40, N=33, delay="each", state="real"), smooth=True)["alif_backward"]
+    operator, args, _ = _calls(Case("busy", T=40, N=33, delay="each", state="real"),
+                               smooth=True)["alif_backward"]
     changes, message = SAVED[name]
     known = named(operator, args)
     with pytest.raises(RuntimeError, match=message):
@@ -169,7 +192,7 @@ def test_other_dtypes_are_not_read_as_float(dtype: torch.dtype) -> None:
         assert name in NAMES
 
 
-# -------------------------------------------------------------------------------------------------------------- sizes
+# -------------------------------------------------------------------------------------------- sizes
 def _huge(*shape: int) -> Tensor:
     return torch.zeros(()).expand(shape)
 
@@ -178,24 +201,27 @@ def _forward(N: int, I: int = 0, delays: int = 1) -> Any:
     """alif_forward of one step and item, whose large arguments have the memory of one number."""
     delay = torch.zeros((), dtype=torch.int64).expand(N, N) if delays > 1 else None
     state = [_huge(1, N)] * 4 + [_huge(delays, 1, N)]
-    constants = _ops.Constants(*[0] * len(_ops.Constants._fields))._replace(outputs=_ops.mask("outputs", ["spikes"]))
+    constants = _ops.Constants(*[0] * len(_ops.Constants._fields))._replace(
+        outputs=_ops.mask("outputs", ["spikes"]))
     return torch.ops.lsnn.alif_forward(
-        _huge(1, 1, I or N), state, torch.tensor(0.5).expand(11, N), [_huge(N, N), delay], list(range(delays)),
-        [_huge(N, I)] if I else [], [], list(constants), [0.3, 0.0], [])
+        _huge(1, 1, I or N), state, torch.tensor(0.5).expand(11, N), [_huge(N, N), delay],
+        list(range(delays)), [_huge(N, I)] if I else [], [], list(constants), [0.3, 0.0], [])
 
 
 SIZES: dict[str, tuple[Callable[[], Any], str]] = {
     "w_rec": (lambda: _forward(2**31, delays=4), "w_rec times the number of delays"),
     "w_in": (lambda: _forward(63, I=2**57), "w_in: expected less than"),
-    "inputs": (lambda: torch.ops.lsnn.linear_events(_huge(1, 2**57), _huge(63, 2**57), None), "weight must hold"),
-    "outputs": (lambda: torch.ops.lsnn.linear_events(_huge(1, 63), _huge(2**57, 63), None), "weight must hold"),
+    "inputs": (lambda: torch.ops.lsnn.linear_events(_huge(1, 2**57), _huge(63, 2**57), None),
+               "weight must hold"),
+    "outputs": (lambda: torch.ops.lsnn.linear_events(_huge(1, 63), _huge(2**57, 63), None),
+                "weight must hold"),
     "gradient": (lambda: torch.ops.lsnn.linear_events_backward(_huge(1, 63), _huge(1, 2**57)),
                  "weight must hold"),
     "memory": (lambda: torch.ops.lsnn.linear_events(_huge(2**50, 4), torch.zeros(3, 4), None),
                f"not enough memory: {2**54} bytes"),
-    "plan": (lambda: _ops._C.plan(1, 1, 2**40, card="h100"), "N: expected"),
-    "plan-items": (lambda: _ops._C.plan(1, 2**62, 1000, card="h100"), "B, N: expected"),
-    "plan-steps": (lambda: _ops._C.plan(2**62, 1, 1000, card="h100"), "T, B, N: expected"),
+    "plan": (lambda: _ops._C.plan(1, 1, 2**40, device="h100"), "N: expected"),
+    "plan-items": (lambda: _ops._C.plan(1, 2**62, 1000, device="h100"), "B, N: expected"),
+    "plan-steps": (lambda: _ops._C.plan(2**62, 1, 1000, device="h100"), "T, B, N: expected"),
 }
 
 
@@ -208,14 +234,17 @@ def test_sizes_whose_product_wraps_around(name: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_the_largest_delay_is_counted_in_rows_as_they_are(dtype: torch.dtype) -> None:
-    """Of 33 neurons a row of dL/dc has 192 numbers (float32): 2^32 are 16 items of 1,398,101 steps, less a chunk."""
+    """Of 33 neurons a row of dL/dc has 192 numbers (float32): 2^32 are 16 items of 1,398,101 steps,
+    less a chunk."""
     N = 33
     row = {torch.float32: 192, torch.float64: 96}[dtype]
     below = 2**32 // (16 * row) - 16 - 1
     message = f"delay: expected less than {below} extra steps for {N} neurons, got {below}$"
     with pytest.raises(RuntimeError, match=message):
-        functional.alif(torch.zeros(0, 0, N, dtype=dtype), torch.zeros(N, N, dtype=dtype), **K, delay=below)
-    functional.alif(torch.zeros(0, 0, N, dtype=dtype), torch.zeros(N, N, dtype=dtype), **K, delay=below - 1)
+        functional.alif(torch.zeros(0, 0, N, dtype=dtype), torch.zeros(N, N, dtype=dtype), **K,
+                        delay=below)
+    functional.alif(torch.zeros(0, 0, N, dtype=dtype), torch.zeros(N, N, dtype=dtype), **K,
+                    delay=below - 1)
 
 
 @pytest.mark.parametrize("every", [2**63 - 17, 2**62, 41])
@@ -227,7 +256,7 @@ def test_more_steps_between_states_than_there_are(every: int) -> None:
         assert_all_same(one, other)
 
 
-# --------------------------------------------------------------------------------------------- what memory does not say
+# ------------------------------------------------------------------------- what memory does not say
 @pytest.mark.parametrize("name", ["x", "w_in", "w_rec", "bias", "w_out", "readout_state"])
 def test_lazy_negation_and_zeros_without_memory(name: str) -> None:
     """Torch keeps the sign of a negated view beside its memory, and some zeros without any."""
@@ -241,14 +270,19 @@ def test_lazy_negation_and_zeros_without_memory(name: str) -> None:
         assert torch.equal(got.spikes, wanted.spikes)
 
 
-# ----------------------------------------------------------------------------------------------------------- messages
+# ----------------------------------------------------------------------------------------- messages
 WORDS: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
     "w_rec": (lambda x, w: functional.layer(x, w, 0.5, **K), "w_rec: expected a tensor, got float"),
-    "w_rec-1d": (lambda x, w: functional.layer(x, w, w[0], **K), r"w_rec: expected shape \(257, 257\), got \(9,\)"),
-    "no-w_in": (lambda x, w: functional.layer(x, None, w, **K), "w_in: expected a tensor, got NoneType"),
-    "w_in": (lambda x, w: functional.layer(x, w.T, w @ w.T, **K), r"w_in: expected shape \(N, 9\), got \(9, 257\)"),
-    "x": (lambda x, w: functional.layer([0.0], w, w @ w.T, **K), "x: expected a tensor or PackedSpikes, got list"),
-    "bias": (lambda x, w: functional.layer(x, w, w @ w.T, bias=0.5, **K), "bias: expected a tensor, got float"),
+    "w_rec-1d": (lambda x, w: functional.layer(x, w, w[0], **K),
+                 r"w_rec: expected shape \(257, 257\), got \(9,\)"),
+    "no-w_in": (lambda x, w: functional.layer(x, None, w, **K),
+                "w_in: expected a tensor, got NoneType"),
+    "w_in": (lambda x, w: functional.layer(x, w.T, w @ w.T, **K),
+             r"w_in: expected shape \(N, 9\), got \(9, 257\)"),
+    "x": (lambda x, w: functional.layer([0.0], w, w @ w.T, **K),
+          "x: expected a tensor or PackedSpikes, got list"),
+    "bias": (lambda x, w: functional.layer(x, w, w @ w.T, bias=0.5, **K),
+             "bias: expected a tensor, got float"),
     "p-alone": (lambda x, w: functional.layer(x, w, w @ w.T, readout_state=0.3, **K),
                 "readout_state: expected w_out beside it"),
     "p-number": (lambda x, w: functional.layer(x, w, w @ w.T, readout_state=0.3, w_out=w.T, **K),
@@ -257,9 +291,12 @@ WORDS: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
               r"alpha must lie in \[0, 1\], got 20 at neuron 0"),
     "width": (lambda x, w: functional.layer(x, w, w @ w.T, **K, width=1e-40),
               "width must be a normal number of its dtype, got 9.99.*e-41 at neuron 0"),
-    "readout-x": (lambda x, w: functional.leaky_readout(None, w, 0.9), "x: expected a tensor, got NoneType"),
-    "readout-x-2d": (lambda x, w: functional.leaky_readout(x[0], w, 0.9), r"x: expected shape \(T, B, N\)"),
-    "readout-w": (lambda x, w: functional.leaky_readout(x, [1.0], 0.9), "w_out: expected a tensor, got list"),
+    "readout-x": (lambda x, w: functional.leaky_readout(None, w, 0.9),
+                  "x: expected a tensor, got NoneType"),
+    "readout-x-2d": (lambda x, w: functional.leaky_readout(x[0], w, 0.9),
+                     r"x: expected shape \(T, B, N\)"),
+    "readout-w": (lambda x, w: functional.leaky_readout(x, [1.0], 0.9),
+                  "w_out: expected a tensor, got list"),
     "linear-x": (lambda x, w: functional.linear(0.5, w), "x: expected a tensor, got float"),
 }
 

@@ -47,7 +47,7 @@ def _layer(x: Tensor) -> Any:
 RUNS: dict[str, tuple[Callable[[], Callable[[Tensor], Any]], int]] = {
     "alif": (lambda: _alif(functional.alif), N), "layer": (lambda: _layer, I),
     "ALIF": (lambda: ALIF(I, N), I), "LIF": (lambda: LIF(I, N), I),
-    "both ways": (lambda: ALIF(I, N, 2, bidirectional=True), I),
+    "both directions": (lambda: ALIF(I, N, 2, bidirectional=True), I),
     "batch first": (lambda: ALIF(I, N, batch_first=True), I),
     "delays": (lambda: ALIF(I, N, delay=3), I),
     "trace": (lambda: partial(ALIF(I, N), trace=True), I),

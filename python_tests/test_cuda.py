@@ -1,7 +1,8 @@
 """CUDA kernels compute what the reference computes on the CPU, whichever design runs them.
 
-LSNN_DESIGN names the one design to test with; without it every design is forced in turn, and set but empty it leaves
-the choice to the library. Without a card, or a build with CUDA kernels, every test is skipped and says why.
+LSNN_DESIGN names the one design to test with; without it every design is forced in turn, and set
+but empty it leaves the choice to the library. Without a GPU, or a build with CUDA kernels, every
+test is skipped and says why.
 """
 import collections
 import functools
@@ -19,7 +20,7 @@ import vectors
 from cases import TABLE, Case, Problem, build
 from compare import assert_all_same, assert_same
 from lsnn_ext import _ops, functional, reference
-from lsnn_ext.reference import ROWS
+from lsnn_ext.reference import MODELS
 
 
 def _why_not() -> str:
@@ -35,7 +36,8 @@ def _why_not() -> str:
 WHY_NOT = _why_not()
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 CHOSEN = "chosen"  # by the library
-EVENTS = ("block", "gather", "cluster")  # they add the rows of the spikes in one order, as the CPU does
+# they add the rows of the spikes in one order, as the CPU does
+EVENTS = ("block", "gather", "cluster")
 ASKED = os.environ.get("LSNN_DESIGN")
 DESIGNS = [CHOSEN, *EVENTS, "step"] if ASKED is None else [ASKED or CHOSEN]
 # Of gradients, relative to the largest of each.
@@ -47,7 +49,8 @@ ran: collections.Counter[str] = collections.Counter()  # cases by design
 
 @pytest.fixture(params=DESIGNS)
 def design(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The library is made to run this design; a case that the design has no kernel for is skipped with its words."""
+    """The library is made to run this design; a case that the design has no kernel for is skipped
+    with its words."""
     name = str(request.param)
     if name == "cluster" and torch.cuda.get_device_capability() < (9, 0):
         pytest.skip("blocks form clusters from compute capability 9.0 on")
@@ -57,7 +60,8 @@ def design(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @contextmanager
 def skipping_what_it_cannot(design: str) -> Iterator[None]:
-    """A design that is forced may have no kernel for a case, and then says so by name; any other error is one."""
+    """A design that is forced may have no kernel for a case, and then says so by name; any other
+    error is one."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
@@ -78,23 +82,26 @@ def run(problem: Problem, design: str, **how: Any) -> tuple[dict[str, Tensor], d
 
 
 @functools.cache
-def wanted(case: Case, dtype: torch.dtype, smooth: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def wanted(
+    case: Case, dtype: torch.dtype, smooth: bool = False
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What the reference gives on the CPU: once for all designs."""
     return build(case, dtype, dyadic=not smooth).run(reference.alif, smooth=smooth)
 
 
-# ------------------------------------------------------------------------------------------- what every design computes
+# ----------------------------------------------------------------------- what every design computes
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("case", TABLE, ids=lambda case: case.name)
 def test_design_is_the_reference(case: Case, dtype: torch.dtype, design: str) -> None:
-    """Sums of dyadic numbers are exact in any order: outputs agree in every bit, and gradients to rounding."""
+    """Sums of dyadic numbers are exact in any order: outputs agree in every bit, and gradients to
+    rounding."""
     outputs, gradients = run(build(case, dtype, "cuda", dyadic=True), design)
     want, want_gradients = wanted(case, dtype)
     assert_all_same(outputs, want)
     assert_all_same(gradients, want_gradients, tolerance=TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("dynamics", ROWS)
+@pytest.mark.parametrize("dynamics", MODELS)
 def test_design_with_smooth_spikes(dynamics: str, design: str) -> None:
     case = Case("smooth", dynamics, T=40, delay="each", refractory=2, state="real", unit_width=True)
     outputs, gradients = run(build(case, torch.float64, "cuda"), design, smooth=True)
@@ -105,7 +112,7 @@ def test_design_with_smooth_spikes(dynamics: str, design: str) -> None:
 
 @pytest.mark.parametrize("N", [220, 512, 1024])
 def test_design_at_the_sizes_of_the_benchmark(N: int, design: str) -> None:
-    case = replace(PAPER, name=f"N={N}", T=64, B=140, N=N)  # more batch items than multiprocessors
+    case = replace(PAPER, name=f"N={N}", T=64, B=140, N=N)  # more batch items than SMs
     outputs, gradients = run(build(case, torch.float32, "cuda", dyadic=True), design)
     want, want_gradients = wanted(case, torch.float32)
     assert outputs["spikes"].any()
@@ -115,7 +122,8 @@ def test_design_at_the_sizes_of_the_benchmark(N: int, design: str) -> None:
 
 @pytest.mark.parametrize("name", vectors.NAMES)
 def test_design_on_an_official_vector(name: str, design: str) -> None:
-    values, slopes = {torch.float64: (1e-12, 1e-11), torch.float32: (5e-6, 3e-5)}[vectors.load(name).dtype]
+    values, slopes = {torch.float64: (1e-12, 1e-11),
+                      torch.float32: (5e-6, 3e-5)}[vectors.load(name).dtype]
     vector = vectors.load(name, "cuda")
     with skipping_what_it_cannot(design):
         outputs, gradients = vector.run(functional.alif)
@@ -125,7 +133,8 @@ def test_design_on_an_official_vector(name: str, design: str) -> None:
         assert_all_same(gradients[loss], want, tolerance=slopes)
 
 
-@pytest.mark.parametrize("case", [BUSY, PAPER, replace(BUSY, name="hard", dynamics="sj_hard", N=64)],
+@pytest.mark.parametrize("case",
+                         [BUSY, PAPER, replace(BUSY, name="hard", dynamics="sj_hard", N=64)],
                          ids=lambda case: case.name)
 def test_design_gives_the_same_bits_every_run(case: Case, design: str) -> None:
     problem = build(case, torch.float32, "cuda")
@@ -135,10 +144,15 @@ def test_design_gives_the_same_bits_every_run(case: Case, design: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("case", [BUSY, PAPER, *(replace(BUSY, name=row, dynamics=row, N=33) for row in ROWS)],
+@pytest.mark.parametrize("case",
+                         [BUSY, PAPER,
+                          *(replace(BUSY, name=model, dynamics=model, N=33) for model in MODELS)],
                          ids=lambda case: case.name)
-def test_design_by_events_gives_the_bits_of_the_cpu(case: Case, dtype: torch.dtype, design: str) -> None:
-    """Whatever numbers they are: one order of sums, and no fused multiply-add in the forward statements."""
+def test_design_by_events_gives_the_bits_of_the_cpu(
+    case: Case, dtype: torch.dtype, design: str
+) -> None:
+    """Whatever numbers they are: one order of sums, and no fused multiply-add in the forward
+    statements."""
     if design not in EVENTS:
         pytest.skip("this design need not add the weights of spikes in the order of the CPU")
     outputs, _ = run(build(case, dtype, "cuda"), design)
@@ -149,11 +163,13 @@ def test_design_by_events_gives_the_bits_of_the_cpu(case: Case, dtype: torch.dty
 
 def test_design_is_the_planned_one(design: str) -> None:
     plan = str(_ops._C.plan(784, 256, 220, options=list(_ops.forced_options())))
-    assert any(name in plan for name in (*EVENTS, "step")) if design == CHOSEN else design in plan, plan
+    assert any(name in plan for name in (*EVENTS,
+                                         "step")) if design == CHOSEN else design in plan, plan
 
 
 def test_design_had_cases(design: str, request: pytest.FixtureRequest) -> None:
     """That all cases of a design are skipped must not look as if it worked."""
-    if not any(getattr(item, "function", None) is test_design_is_the_reference for item in request.session.items):
+    if not any(getattr(item, "function", None) is test_design_is_the_reference
+               for item in request.session.items):
         pytest.skip("the table of cases was not asked for")
     assert ran[design] > 20

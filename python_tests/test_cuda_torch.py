@@ -1,4 +1,5 @@
-"""On a CUDA card the operators are what torch expects of any: modules, streams, graphs, devices, compilers, errors."""
+"""On a CUDA GPU the operators are what torch expects of any: modules, streams, graphs, devices,
+compilers, errors."""
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 K: dict[str, Any] = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.5}
 
 
-# ------------------------------------------------------------------------------------------------------ types and sizes
+# ---------------------------------------------------------------------------------- types and sizes
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("dynamics", ["lsnn", "srnn", "norse_lsnn", "sinabs_sub", "se_adlif"])
 def test_half_precision(dynamics: str, dtype: torch.dtype) -> None:
@@ -32,9 +33,12 @@ def test_half_precision(dynamics: str, dtype: torch.dtype) -> None:
 def test_nothing_to_do(T: int, B: int) -> None:
     layer, x = ALIF(5, 7).cuda(), torch.zeros(T, B, 5, device="cuda", requires_grad=True)
     spikes, state = layer(x)
-    assert spikes.shape == (T, B, 7) and state.v.shape[-2:] == (B, 7) and spikes.device.type == "cuda"
+    assert (
+        spikes.shape == (T, B, 7) and state.v.shape[-2:] == (B, 7) and spikes.device.type == "cuda"
+    )
     spikes.sum().backward()
-    assert x.grad is not None and all(not p.grad.any() for p in layer.parameters() if p.grad is not None)
+    assert x.grad is not None and all(not p.grad.any() for p in layer.parameters()
+                                      if p.grad is not None)
 
 
 def _dyadic(module: torch.nn.Module) -> torch.nn.Module:
@@ -44,7 +48,8 @@ def _dyadic(module: torch.nn.Module) -> torch.nn.Module:
     return module
 
 
-@pytest.mark.parametrize("make", [lambda: ALIF(80, 220), lambda: ALIF(9, 33, 2, bidirectional=True, delay=2),
+@pytest.mark.parametrize("make", [lambda: ALIF(80, 220), lambda: ALIF(9, 33, 2, bidirectional=True,
+                                                                      delay=2),
                                   lambda: LSNN(80, 120, 100, 10)], ids=["ALIF", "stacked", "LSNN"])
 def test_modules_move_to_the_card(make: Callable[[], torch.nn.Module]) -> None:
     torch.manual_seed(0)
@@ -65,7 +70,10 @@ def test_modules_move_to_the_card(make: Callable[[], torch.nn.Module]) -> None:
 
 def test_memory_kept_for_the_backward_pass() -> None:
     T, B, N = 784, 8, 220
-    x, w = torch.rand(T, B, N, device="cuda").requires_grad_(), torch.randn(N, N, device="cuda").requires_grad_()
+    x, w = (
+        torch.rand(T, B, N, device="cuda").requires_grad_(),
+        torch.randn(N, N, device="cuda").requires_grad_(),
+    )
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -79,9 +87,10 @@ def test_memory_kept_for_the_backward_pass() -> None:
     assert 4.0 <= sum(kept.values()) / (T * B * N) <= 4.4
 
 
-# -------------------------------------------------------------------------------------------- streams, graphs, devices
+# ------------------------------------------------------------------------- streams, graphs, devices
 def _late(source: Tensor) -> Tensor:
-    """The same numbers, which arrive late on the current stream: whoever reads them on another one reads NaN."""
+    """The same numbers, which arrive late on the current stream: whoever reads them on another one
+    reads NaN."""
     x = torch.full_like(source, torch.nan)
     torch.cuda.synchronize()
     torch.cuda._sleep(100_000_000)
@@ -109,7 +118,8 @@ def test_side_stream() -> None:
 
 @pytest.mark.parametrize("what", ["functional", "module"])
 def test_cuda_graph(what: str) -> None:
-    """Forward and backward are captured once and replayed on other numbers: nothing in them waits for the card."""
+    """Forward and backward are captured once and replayed on other numbers: nothing in them waits
+    for the GPU."""
     torch.manual_seed(0)
     layer = ALIF(80, 220).cuda() if what == "module" else None
     w = torch.nn.Parameter(torch.randn(220, 220, device="cuda") / 220)
@@ -147,19 +157,26 @@ def test_another_device_than_the_current_one() -> None:
     for current in (0, 1):
         with torch.cuda.device(current):
             outputs, gradients = build(PAPER, torch.float32, "cuda:1").run(functional.alif)
-            assert outputs["spikes"].device == torch.device("cuda", 1) and torch.cuda.current_device() == current
+            assert (
+                outputs["spikes"].device == torch.device("cuda", 1)
+                and torch.cuda.current_device() == current
+            )
             assert_all_same({name: value.cpu() for name, value in outputs.items()}, want)
-            assert_all_same({name: value.cpu() for name, value in gradients.items()}, want_gradients, tolerance=1e-5)
+            assert_all_same({name: value.cpu() for name, value in gradients.items()},
+                            want_gradients, tolerance=1e-5)
 
 
-# ------------------------------------------------------------------------------------------------ compiled, autocast
+# ------------------------------------------------------------------------------- compiled, autocast
 class Layer(torch.nn.Module):
-    """No matrix product but the recurrent one: nothing that a compiler could round otherwise before a threshold."""
+    """No matrix product but the recurrent one: nothing that a compiler could round otherwise before
+    a threshold."""
 
     def __init__(self) -> None:
         super().__init__()
         self.w_rec = torch.nn.Parameter(torch.randn(33, 33) / 6)
-        self.k = torch.nn.ParameterDict({name: torch.full((33,), value) for name, value in K.items()})
+        self.k = torch.nn.ParameterDict(
+            {name: torch.full((33,), value) for name, value in K.items()}
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.alif(x, self.w_rec, **{name: self.k[name] for name in K})[0]
@@ -191,11 +208,12 @@ def test_autocast() -> None:
     assert all(p.grad is not None and p.grad.dtype == p.dtype for p in layer.parameters())
 
 
-# -------------------------------------------------------------------------------------------------------------- errors
+# ------------------------------------------------------------------------------------------- errors
 @pytest.mark.parametrize("name", ["w_rec", "alpha", "state.v"])
 def test_two_devices_in_one_call(name: str) -> None:
     there: dict[str, Any] = {"device": "cuda"}
-    given: dict[str, Any] = {**K, "alpha": torch.full((5,), 0.9, **there), "w_rec": torch.zeros(5, 5, **there)}
+    given: dict[str, Any] = {**K, "alpha": torch.full((5,), 0.9, **there),
+                             "w_rec": torch.zeros(5, 5, **there)}
     state = functional.alif(torch.zeros(4, 3, 5, **there), **given)[1]
     given["state"] = state
     if name == "state.v":
@@ -215,7 +233,8 @@ def test_coefficients_out_of_range_are_refused() -> None:
 def test_out_of_memory_is_an_error_and_the_card_goes_on() -> None:
     x, w = torch.rand(20, 3, 64, device="cuda"), torch.zeros(64, 64, device="cuda")
     want = functional.alif(x, w, **K)[0]
-    huge = torch.zeros(1, 1, 1, device="cuda").expand(1 << 20, 1 << 14, 64)  # 4 TB, if anybody writes it out
+    # 4 TB, if anybody writes it out
+    huge = torch.zeros(1, 1, 1, device="cuda").expand(1 << 20, 1 << 14, 64)
     with pytest.raises(RuntimeError, match="(?i)memory"), torch.no_grad():
         functional.alif(huge, w, **K)
     torch.cuda.synchronize()

@@ -1,4 +1,5 @@
-"""What docs/equations.md says in words, of the reference and of the operator, in numbers to follow in the head."""
+"""What docs/equations.md says in words, of the reference and of the operator, in numbers to follow
+in the head."""
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor
 from cases import Case, build
 from compare import assert_all_same, assert_same
 from lsnn_ext import functional, reference
-from lsnn_ext.reference import ROWS, SURROGATES, State
+from lsnn_ext.reference import MODELS, SURROGATES, State
 
 FORMS: dict[str, Callable[..., Any]] = {"reference": reference.alif, "operator": functional.alif}
 BUSY = Case("busy", T=20, delay="each", refractory=2, state="real")
@@ -30,33 +31,41 @@ def _state(v: float, a: float, r: float) -> State:
 def _step(form: str, dynamics: str, state: State, **more: Any) -> tuple[Tensor, State, Any]:
     """One neuron, one step without a current; theta is 1/2, beta 1/2, rho 1/2, q 1/4."""
     arguments: dict[str, Any] = {
-        "alpha": 0.5, "kappa": 1.0, "theta": 0.5, "rho": 0.5, "beta": 0.5, "q": 0.25, "width": 2.0, "R": 0.5,
-        "refractory": 3, "dampening": HEIGHT, "trace": True, "dynamics": dynamics, "state": state}
+        "alpha": 0.5, "kappa": 1.0, "theta": 0.5, "rho": 0.5, "beta": 0.5, "q": 0.25, "width": 2.0,
+        "R": 0.5, "refractory": 3, "dampening": HEIGHT, "trace": True, "dynamics": dynamics,
+        "state": state}
     result: tuple[Tensor, State, Any] = FORMS[form](_one(0.0)[None], _one(0.0), **arguments | more)
     return result
 
 
-# -------------------------------------------------------------------------------------------------------- state, traces
+# ------------------------------------------------------------------------------------ state, traces
 @pytest.mark.parametrize("delay", [0, 2])
 def test_past_spikes_have_the_newest_first(form: str, delay: int) -> None:
-    """z[d] of the state is the spike of step t-1-d: with an extra delay of d it is what acts in the first step."""
+    """z[d] of the state is the spike of step t-1-d: with an extra delay of d it is what acts in the
+    first step."""
     for d in range(3):
-        zero, past = torch.zeros(1, 2, dtype=torch.float64), torch.zeros(3, 1, 2, dtype=torch.float64)
+        zero, past = (
+            torch.zeros(1, 2, dtype=torch.float64),
+            torch.zeros(3, 1, 2, dtype=torch.float64),
+        )
         past[d, 0, 0] = 1
-        _, state = FORMS[form](zero[None], torch.ones(2, 2, dtype=torch.float64), alpha=0.0, kappa=1.0, theta=9.0,
-                               dynamics="srnn", delay=delay, state=State(zero, zero, zero, zero, past))
+        _, state = FORMS[form](zero[None], torch.ones(2, 2, dtype=torch.float64), alpha=0.0,
+                               kappa=1.0, theta=9.0, dynamics="srnn", delay=delay,
+                               state=State(zero, zero, zero, zero, past))
         assert bool(state.i.any()) == (d == delay)
 
 
-@pytest.mark.parametrize("dynamics", ROWS)
+@pytest.mark.parametrize("dynamics", MODELS)
 def test_traces_end_in_the_state(form: str, dynamics: str) -> None:
-    """Traces hold v of (8) and a of (3), what a step leaves to the next one, and the A of (4) of its own test."""
+    """Traces hold v of (8) and a of (3), what a step leaves to the next one, and the A of (4) of
+    its own test."""
     problem = build(replace(BUSY, dynamics=dynamics))
     outputs = problem.outputs(FORMS[form])
     for name in ("v", "a"):
         assert_same(name, outputs[f"trace.{name}"][-1], outputs[f"state.{name}"])
     k = problem.leaves
-    assert_same("threshold", outputs["trace.threshold"], k["theta"] + k["beta"] * outputs["trace.a"])
+    assert_same("threshold", outputs["trace.threshold"],
+                k["theta"] + k["beta"] * outputs["trace.a"])
 
 
 @pytest.mark.parametrize(("dynamics", "v"), [("sj_soft", 0.5), ("norse_lif", 0.25), ("srnn", 1.0)])
@@ -68,14 +77,21 @@ def test_trace_of_the_membrane_in_a_step_that_spikes(form: str, dynamics: str, v
     assert float(traces.v) == float(state.v) == v
 
 
-# --------------------------------------------------------------------------------------------------------------- drives
+# ------------------------------------------------------------------------------------------- drives
 @pytest.mark.parametrize("r", [0.0, 2.0])
 @pytest.mark.parametrize("smooth", [False, True])
 @pytest.mark.parametrize(("v", "over"), [(0.75, 0.0), (1.0, 1.0)])
-def test_cross_is_a_spike_that_knows_no_refractory_steps(form: str, v: float, over: float, smooth: bool, r: float,
-                                                         ) -> None:
-    """v' is tested against A' = 1/2 + 1/2 a' with a' = 3/4, as in (7), smooth where spikes are, whatever r' is."""
-    drive = HEIGHT * float(SURROGATES["triangle"].integral(_one((v - 0.875) / 2))) if smooth else over
+def test_cross_is_a_spike_that_knows_no_refractory_steps(
+    form: str,
+    v: float,
+    over: float,
+    smooth: bool,
+    r: float,
+) -> None:
+    """v' is tested against A' = 1/2 + 1/2 a' with a' = 3/4, as in (7), smooth where spikes are,
+    whatever r' is."""
+    drive = HEIGHT * float(
+        SURROGATES["triangle"].integral(_one((v - 0.875) / 2))) if smooth else over
     state = _state(v, 0.75, r)
     state.v.requires_grad_()
     _, _, traces = _step(form, "eprop_timit", state, smooth=smooth)
@@ -88,7 +104,8 @@ def test_cross_is_a_spike_that_knows_no_refractory_steps(form: str, v: float, ov
 @pytest.mark.parametrize("smooth", [False, True])
 @pytest.mark.parametrize(("v", "over"), [(0.5, 0.0), (0.75, 1.0)])
 def test_above_is_a_bare_test(form: str, v: float, over: float, smooth: bool, r: float) -> None:
-    """v' is tested against theta = 1/2, though A' is 7/8: 0 or 1 also where spikes are smooth, whatever r' is."""
+    """v' is tested against theta = 1/2, though A' is 7/8: 0 or 1 also where spikes are smooth,
+    whatever r' is."""
     state = _state(v, 0.75, r)
     state.v.requires_grad_()
     _, last, traces = _step(form, "snntorch_sub_now", state, smooth=smooth)
@@ -105,37 +122,41 @@ def test_refractory_steps_silence_smooth_spikes_too(form: str, smooth: bool) -> 
     assert float(spikes) > 0 and float(last.r) == 3
 
 
-# ------------------------------------------------------------------------------------------------------------ gradients
+# ---------------------------------------------------------------------------------------- gradients
 def _gradients(form: str, dynamics: str, given: dict[str, Tensor]) -> dict[str, Tensor]:
     problem = build(replace(BUSY, dynamics=dynamics, given=("alpha",), learn=()))
     del problem.leaves["alpha"]
     leaves = {name: value.clone().requires_grad_() for name, value in given.items()}
     problem.fixed |= leaves
     outputs = problem.outputs(FORMS[form])
-    loss = sum((outputs[name] * weight).sum() for name, weight in problem.weights.items() if name in outputs)
+    loss = sum((outputs[name] * weight).sum() for name, weight in problem.weights.items()
+               if name in outputs)
     found = torch.autograd.grad(torch.as_tensor(loss), list(leaves.values()), allow_unused=True)
     return {name: torch.zeros_like(given[name]) if value is None else value
             for name, value in zip(leaves, found, strict=True)}
 
 
-@pytest.mark.parametrize("dynamics", ROWS)
+@pytest.mark.parametrize("dynamics", MODELS)
 def test_gradients_go_through_defaults(form: str, dynamics: str) -> None:
-    """What is left out is computed from alpha, rho and theta, which get its gradient by the chain rule."""
-    row, random = ROWS[dynamics], torch.Generator().manual_seed(1)
+    """What is left out is computed from alpha, rho and theta, which get its gradient by the chain
+    rule."""
+    model, random = MODELS[dynamics], torch.Generator().manual_seed(1)
 
     def drawn(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(6, generator=random, dtype=torch.float64)
 
     given = {"alpha": drawn(0.6, 0.9), "rho": drawn(0.7, 0.9), "theta": drawn(0.3, 0.5)}
-    follows = {  # name of what is left out: whose gradient its own is added to, and with which factor
-        "kappa": ("alpha", -1) if row.kappa == "1-alpha" else None,
-        "q": ("rho", -1) if row.q == "1-rho" else None,
-        "beta": ("theta", 1) if row.beta == "theta" else None,
-        "width": ("theta", 1) if row.width is None else None,
-        "R": {"theta": ("theta", 1), "alpha": ("alpha", 1)}.get(row.R)}
-    more = {} if row.beta == "theta" else {"beta": drawn(0.2, 0.5)}
+    # name of what is left out: whose gradient its own is added to, and with which factor
+    follows = {
+        "kappa": ("alpha", -1) if model.kappa == "1-alpha" else None,
+        "q": ("rho", -1) if model.q == "1-rho" else None,
+        "beta": ("theta", 1) if model.beta == "theta" else None,
+        "width": ("theta", 1) if model.width is None else None,
+        "R": {"theta": ("theta", 1), "alpha": ("alpha", 1)}.get(model.R)}
+    more = {} if model.beta == "theta" else {"beta": drawn(0.2, 0.5)}
     all_given = reference.coefficients(dynamics, **given, **more)
-    named = {name: torch.as_tensor(all_given[name]) for name, rule in follows.items() if rule is not None}
+    named = {name: torch.as_tensor(all_given[name]) for name, rule in follows.items()
+             if rule is not None}
     got = _gradients(form, dynamics, given | more)
     want = _gradients(form, dynamics, given | more | named)
     for name in named:
@@ -147,7 +168,8 @@ def test_gradients_go_through_defaults(form: str, dynamics: str) -> None:
 
 
 def test_no_gain_where_its_gradient_is_asked_for(form: str) -> None:
-    """With alpha = 1 a default kappa is 0: the operator, which would divide by it, refuses to learn alpha then."""
+    """With alpha = 1 a default kappa is 0: the operator, which would divide by it, refuses to learn
+    alpha then."""
     alpha, one = torch.ones(1, dtype=torch.float64, requires_grad=True), _one(1.0)[None]
     _, state = FORMS[form](one, _one(0.0), alpha=alpha, theta=0.5)
     if form == "operator":
@@ -160,8 +182,9 @@ def test_no_gain_where_its_gradient_is_asked_for(form: str) -> None:
 
 
 @pytest.mark.parametrize("dynamics", ["sinabs_sub", "sinabs_zero"])
-def test_a_stopped_threshold_is_stopped_in_the_scale_too(form: str, dynamics: str) -> None:
-    """Nothing of A gets a gradient through the test of (7), neither as the threshold nor in s = width A."""
+def test_a_detached_threshold_is_detached_in_the_scale_too(form: str, dynamics: str) -> None:
+    """Nothing of A gets a gradient through the test of (7), neither as the threshold nor in s =
+    width A."""
     problem = build(replace(BUSY, dynamics=dynamics, learn=("theta", "beta", "width", "x")))
     _, gradients = problem.run(FORMS[form], weighted=["spikes"])
     assert bool(gradients["width"].any() and gradients["x"].any())

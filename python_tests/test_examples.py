@@ -1,4 +1,5 @@
-"""The sequential MNIST example loses no run and says what is wrong with what it is given; with a few tiny digits."""
+"""The sequential MNIST example loses no run and says what is wrong with what it is given; with a
+few tiny digits."""
 import io
 import os
 import signal
@@ -20,11 +21,13 @@ sys.path.insert(0, str(EXAMPLES))
 import mnist  # noqa: E402
 import smnist  # noqa: E402
 
-TINY = ["--regular", "3", "--adaptive", "2", "--batch", "2", "--delay", "2", "--no-speed", "--analog"]
+TINY = ["--regular", "3", "--adaptive", "2", "--batch", "2", "--delay", "2", "--no-speed",
+        "--analog"]
 
 
 def _idx(*shape: int, highest: int = 255) -> bytes:
-    values = torch.randint(highest + 1, shape, generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    values = torch.randint(highest + 1, shape, generator=torch.Generator().manual_seed(1),
+                           dtype=torch.uint8)
     head = bytes([0, 0, 8, len(shape)]) + b"".join(size.to_bytes(4, "big") for size in shape)
     return head + values.numpy().tobytes()
 
@@ -34,7 +37,8 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Twelve digits to learn from and five to be tested on."""
     folder = tmp_path / "digits"
     folder.mkdir()
-    for name, content in zip(mnist.FILES, (_idx(12, 28, 28), _idx(12, highest=9), _idx(5, 28, 28), _idx(5, highest=9)),
+    for name, content in zip(mnist.FILES, (_idx(12, 28, 28), _idx(12, highest=9), _idx(5, 28, 28),
+                                           _idx(5, highest=9)),
                              strict=True):
         (folder / name).write_bytes(content)
     monkeypatch.setenv("LSNN_DATA", str(folder))
@@ -86,12 +90,16 @@ def _stops_after(iterations: int, number: int, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(smnist.Run, "step", stopped)
 
 
-# ---------------------------------------------------------------------------------------------------------- checkpoints
+# -------------------------------------------------------------------------------------- checkpoints
 def test_a_run_from_begin_to_end(data: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _run(out, "--iterations", "3")
     assert "on the 5 test digits" in capsys.readouterr().out
-    assert {path.name for path in out.iterdir()} == {"checkpoint.pt", "smnist_curve.csv", "smnist_curve.png",
-                                                     "smnist_digit.png"}
+    assert {path.name for path in out.iterdir()} == {
+        "checkpoint.pt",
+        "smnist_curve.csv",
+        "smnist_curve.png",
+        "smnist_digit.png",
+    }
     assert len(_kept(out / "checkpoint.pt")["history"]) == 3
 
 
@@ -100,7 +108,8 @@ def test_a_signal_saves(number: int, data: Path, out: Path, monkeypatch: pytest.
                         capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
-        # Where the run lets a signal through, this makes a failure of it rather than the end of all tests.
+        # Where the run lets a signal through, this makes a failure of it rather than the end of all
+        # tests.
         default = signal.signal(number, lambda *_: pytest.fail("the signal was not caught"))
         try:
             _stops_after(2, number, patch)
@@ -118,7 +127,8 @@ def test_a_signal_saves(number: int, data: Path, out: Path, monkeypatch: pytest.
         assert torch.equal(value, resumed["model"][name]), name
 
 
-@pytest.mark.parametrize(("seconds", "wanted"), [(1e9, [0, 4]), (0, [0, 1, 2, 3, 4, 4])], ids=["rarely", "always"])
+@pytest.mark.parametrize(("seconds", "wanted"), [(1e9, [0, 4]), (0, [0, 1, 2, 3, 4, 4])],
+                         ids=["rarely", "always"])
 def test_checkpoints_on_the_way(seconds: float, wanted: list[int], data: Path, out: Path,
                                 monkeypatch: pytest.MonkeyPatch) -> None:
     """One before the first iteration; then after so much training, which is a minute."""
@@ -136,17 +146,21 @@ def test_checkpoints_on_the_way(seconds: float, wanted: list[int], data: Path, o
     assert saved == wanted
 
 
-def test_an_unfinished_run_is_not_written_over(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unfinished_run_is_not_written_over(
+    data: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         _stops_after(1, signal.SIGINT, patch)
         _run(out, "--iterations", "2")
     before = (out / "checkpoint.pt").read_bytes()
     said = _refused(out, "--iterations", "2")
-    assert said.startswith(f"{out / 'checkpoint.pt'}: expected no checkpoint") and "after 1 iterations" in said
+    assert said.startswith(
+        f"{out / 'checkpoint.pt'}: expected no checkpoint") and "after 1 iterations" in said
     assert "--resume" in said and "--overwrite" in said
     assert (out / "checkpoint.pt").read_bytes() == before
     _run(out, "--iterations", "3", "--overwrite")
-    assert len(_kept(out / "checkpoint.pt")["history"]) == 3 and not (out / "checkpoint_1.pt").exists()
+    assert len(_kept(out / "checkpoint.pt")["history"]) == 3 and not (
+        out / "checkpoint_1.pt").exists()
 
 
 def test_a_finished_run_is_kept(data: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,23 +172,28 @@ def test_a_finished_run_is_kept(data: Path, out: Path, capsys: pytest.CaptureFix
     assert f"is kept as {out / 'checkpoint_2.pt'}" in capsys.readouterr().out
     (data / mnist.FILES[0]).unlink()  # what cannot begin moves nothing
     assert mnist.FILES[0] in _refused(out, "--iterations", "1")
-    assert len(_kept(out / "checkpoint.pt")["history"]) == 3 and not (out / "checkpoint_3.pt").exists()
+    assert len(_kept(out / "checkpoint.pt")["history"]) == 3 and not (
+        out / "checkpoint_3.pt").exists()
 
 
-@pytest.mark.parametrize("content", [None, b"", b"nothing of ours"], ids=["truncated", "empty", "other"])
+@pytest.mark.parametrize("content", [None, b"", b"nothing of ours"],
+                         ids=["truncated", "empty", "other"])
 def test_a_damaged_checkpoint_is_named(content: bytes | None, data: Path, out: Path) -> None:
     _run(out, "--iterations", "1")
     path = out / "checkpoint.pt"
     path.write_bytes(path.read_bytes()[:-1000] if content is None else content)
     for way in ("--resume",), ("--iterations", "1"):
         said = _refused(out, *way)
-        assert said.startswith(f"{path}: expected a checkpoint of this program") and "--overwrite" in said
+        assert said.startswith(
+            f"{path}: expected a checkpoint of this program") and "--overwrite" in said
     torch.save({"options": {}}, path)
     assert str(path) in _refused(out, "--resume")
     _run(out, "--iterations", "1", "--overwrite")
 
 
-def test_the_folder_is_tried_before_training(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_is_tried_before_training(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(smnist, "train", lambda *_: pytest.fail("it trains"))
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/none")):
@@ -191,9 +210,11 @@ def test_a_full_disk_is_named(data: Path, out: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(("option", "value"), [
-    ("--minutes", "0"), ("--minutes", "-1"), ("--minutes", "nan"), ("--minutes", "inf"), ("--minutes", "soon"),
-    ("--iterations", "0"), ("--iterations", "2.5"), ("--batch", "0"), ("--delay", "0"), ("--threads", "-2")])
-def test_numbers_are_above_0(option: str, value: str, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ("--minutes", "0"), ("--minutes", "-1"), ("--minutes", "nan"), ("--minutes", "inf"),
+    ("--minutes", "soon"), ("--iterations", "0"), ("--iterations", "2.5"), ("--batch", "0"),
+    ("--delay", "0"), ("--threads", "-2")])
+def test_numbers_are_above_0(option: str, value: str, out: Path,
+                             capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         _run(out, f"{option}={value}")
     said = capsys.readouterr().err.splitlines()[-1]
@@ -201,7 +222,7 @@ def test_numbers_are_above_0(option: str, value: str, out: Path, capsys: pytest.
     assert not out.exists()
 
 
-# ----------------------------------------------------------------------------------------------------------------- data
+# --------------------------------------------------------------------------------------------- data
 IMAGES, LABELS = mnist.FILES[2:]
 
 
@@ -239,7 +260,10 @@ def test_unpacked_whole_or_not_at_all(tmp_path: Path) -> None:
     good = dict.fromkeys(mnist.FILES, _idx(5))
     raw = tmp_path / "raw"
     raw.mkdir()
-    for bad in good | {mnist.FILES[1]: _idx(5)[:-1]}, {name: good[name] for name in mnist.FILES[1:]}:
+    for bad in (
+        good | {mnist.FILES[1]: _idx(5)[:-1]},
+        {name: good[name] for name in mnist.FILES[1:]},
+    ):
         with pytest.raises(SystemExit, match="expected"):
             mnist.unpack(_packed(tmp_path, **bad), raw)
         assert not (raw / mnist.FILES[1]).exists()
@@ -247,7 +271,9 @@ def test_unpacked_whole_or_not_at_all(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in raw.iterdir()} == good
 
 
-def test_a_data_folder_that_cannot_be_made(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_folder_that_cannot_be_made(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("LSNN_DATA", raising=False)
     (tmp_path / "file").write_text("")
     said = _refused(out, "--iterations", "1", "--data", str(tmp_path / "file"))

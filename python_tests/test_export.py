@@ -1,5 +1,5 @@
-"""torch.export: programs that hold the bare operators run, learn, and are saved and loaded with the states in them; and
-torch.compile where all sizes and numbers are dynamic."""
+"""torch.export: programs that hold the bare operators run, learn, and are saved and loaded with the
+states in them; and torch.compile where all sizes and numbers are dynamic."""
 import io
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,9 @@ from lsnn_ext import ALIF, LIF, LSNN, _ops, functional
 from lsnn_ext.reference import COEFFICIENTS
 from test_operator import _flat
 
-pytestmark = pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
+pytestmark = pytest.mark.skipif(
+    not _ops.available, reason="the compiled part of lsnn_ext is not built"
+)
 
 
 class Functional(nn.Module):
@@ -27,14 +29,15 @@ class Functional(nn.Module):
         self.sparse = sparse
 
     def forward(self, x: Tensor) -> Any:
-        return functional.alif(x, self.w_rec, alpha=0.9, theta=0.3, rho=0.95, beta=self.beta, trace=True,
-                               sparse_grad=self.sparse)
+        return functional.alif(x, self.w_rec, alpha=0.9, theta=0.3, rho=0.95, beta=self.beta,
+                               trace=True, sparse_grad=self.sparse)
 
 
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "functional": Functional,
     "sparse": lambda: Functional(sparse=True),
-    "ALIF": lambda: ALIF(5, 7, 2, bidirectional=True, learn=("tau_mem", "beta"), refractory=2, delay=1),
+    "ALIF": lambda: ALIF(5, 7, 2, bidirectional=True, learn=("tau_mem", "beta"), refractory=2,
+                         delay=1),
     "LIF": lambda: LIF(5, 7),
     "LSNN": lambda: LSNN(5, 4, 3, 2),
 }
@@ -68,7 +71,9 @@ def test_exported_program(name: str, grad: bool) -> None:
             with pytest.raises(RuntimeError, match="has no gradient of its own"):
                 exported(x)
             continue
-        got, want = (_results(call, x, dict(call.named_parameters())) for call in (exported, module))
+        got, want = (
+            _results(call, x, dict(call.named_parameters())) for call in (exported, module)
+        )
         for one, other in zip(got, want, strict=True):
             assert_same(name, one.detach(), other.detach(), tolerance=1e-6)
 
@@ -86,7 +91,8 @@ def test_bare_operator_learns_where_it_saves() -> None:
     found = torch.autograd.grad(spikes.square().sum(), leaves)
     other = [leaf.clone().requires_grad_() for leaf in (x, w)]
     named = {name: row.clone().requires_grad_() for name, row in zip(COEFFICIENTS, k, strict=True)}
-    want = torch.autograd.grad(functional.alif(*other, **named)[0].square().sum(), [*other, *named.values()])
+    want = torch.autograd.grad(functional.alif(*other, **named)[0].square().sum(),
+                               [*other, *named.values()])
     for got, wanted in zip(found, [*want[:2], torch.stack(want[2:])], strict=True):
         assert wanted.any()
         assert_same("gradient", got, wanted)
@@ -102,7 +108,9 @@ def test_compiled_with_everything_dynamic(name: str) -> None:
         x = torch.randn(steps, batch, 5)
         for got, want in zip(_flat(compiled(x)), _flat(module(x)), strict=True):
             assert_same(name, got.detach(), want.detach(), tolerance=1e-6)
-        got, want = (_results(call, x, dict(module.named_parameters())) for call in (compiled, module))
+        got, want = (
+            _results(call, x, dict(module.named_parameters())) for call in (compiled, module)
+        )
         for one, other in zip(got, want, strict=True):
             assert_same(name, one.detach(), other.detach(), tolerance=1e-5)
 

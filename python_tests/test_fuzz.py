@@ -14,13 +14,16 @@ from fuzz import ENVIRONMENT
 from lsnn_ext import _ops
 
 FOLDER = Path(__file__).resolve().parent
-pytestmark = pytest.mark.skipif(not _ops.available, reason="this installation has no compiled operators")
+pytestmark = pytest.mark.skipif(
+    not _ops.available, reason="this installation has no compiled operators"
+)
 
 
 def _python(*arguments: str) -> subprocess.CompletedProcess[str]:
     """A process of its own: the fuzz forks, which is safe only where no thread of torch has run."""
     environment = {**os.environ, **ENVIRONMENT}
-    return subprocess.run([sys.executable, *arguments], cwd=FOLDER, env=environment, capture_output=True, text=True)
+    return subprocess.run([sys.executable, *arguments], cwd=FOLDER, env=environment,
+                          capture_output=True, text=True)
 
 
 def test_calls_out_of_order() -> None:
@@ -34,7 +37,8 @@ PLANTED = {
     "crash": ("os.kill(os.getpid(), signal.SIGSEGV)", "ends by SIGSEGV"),
     "hang": ("signal.pause()", "hangs"),
     "fresh-small-memory": ("torch.empty(50)", "memory that nobody wrote"),
-    "fresh-large-memory": ("torch.ops.lsnn.buffer(torch.zeros(1), 3, 1 << 18)[1]", "memory that nobody wrote"),
+    "fresh-large-memory": ("torch.ops.lsnn.buffer(torch.zeros(1), 3, 1 << 18)[1]",
+                           "memory that nobody wrote"),
     "memory-for-meta": ("torch.zeros(3)", "an argument has none"),
     "argument-changed": ("x.add_(1) if not x.is_meta else x", "an argument was changed"),
     "python-error": ("x.nonsense", "unclear: AttributeError"),
@@ -67,6 +71,7 @@ def test_what_is_planted_is_found() -> None:
 
 
 def test_every_operator_is_called() -> None:
-    done = _python("-c", "import torch, fuzz_judge; print([name for name in torch._C._dispatch_get_all_op_names() "
-                         "if name.startswith('lsnn::') and name[6:] not in fuzz_judge.KINDS])")  # fmt: skip
+    done = _python("-c", "import torch, fuzz_judge; print([name for name in "
+                         "torch._C._dispatch_get_all_op_names() if name.startswith('lsnn::') and "
+                         "name[6:] not in fuzz_judge.KINDS])")
     assert done.stdout.strip() == "[]", done.stderr

@@ -1,9 +1,9 @@
 """The backward pass is the derivative of the forward pass.
 
-A spike has no derivative, so spikes are smooth here: z is the antiderivative of the surrogate and the whole recurrence
-can be differenced.  Where a row stops a gradient, differences would see what was stopped; there the stopped values are
-held at what they were while the inputs move, which only the reference can do: its differences against the gradients of
-the operator.
+A spike has no derivative, so spikes are smooth here: z is the antiderivative of the surrogate and
+the whole recurrence can be differenced. Where a model detaches a value, differences would see what
+was detached; there the detached values are held at what they were while the inputs move, which only
+the reference can do: its differences against the gradients of the operator.
 """
 from typing import Any
 
@@ -14,11 +14,12 @@ from torch import Tensor
 from cases import Case, Problem, build
 from compare import assert_all_same
 from lsnn_ext import functional, reference
-from lsnn_ext.reference import ROWS
+from lsnn_ext.reference import MODELS
 
 
 class Held:
-    """Takes the place of reference.stopped: keeps the values of the first call, gives them out again in later ones."""
+    """Takes the place of reference.detached: keeps the values of the first call, gives them out
+    again in later ones."""
 
     def __init__(self) -> None:
         self.kept: list[Tensor] = []
@@ -32,9 +33,10 @@ class Held:
         return self.kept[self.position - 1]
 
 
-def _small(dynamics: str, surrogate: str | None = None, delay: str = "each", refractory: int = 1) -> Problem:
-    problem = build(Case("small", dynamics, T=5, B=2, N=3, delay=delay, refractory=refractory, state="real",
-                         unit_width=True, surrogate=surrogate))
+def _small(dynamics: str, surrogate: str | None = None, delay: str = "each",
+           refractory: int = 1) -> Problem:
+    problem = build(Case("small", dynamics, T=5, B=2, N=3, delay=delay, refractory=refractory,
+                         state="real", unit_width=True, surrogate=surrogate))
     problem.fixed["dampening"] = 0.7
     for leaf in problem.leaves.values():
         leaf.requires_grad_()
@@ -46,14 +48,15 @@ def _check(problem: Problem) -> None:
     names = tuple(problem.leaves)
 
     def call(*values: Tensor) -> tuple[Tensor, ...]:
-        outputs = problem.outputs(functional.alif, dict(zip(names, values, strict=True)), smooth=True)
+        outputs = problem.outputs(functional.alif, dict(zip(names, values, strict=True)),
+                                  smooth=True)
         return tuple(outputs[name] for name in problem.weights)
 
     assert torch.autograd.gradcheck(call, tuple(problem.leaves.values()))
 
 
-@pytest.mark.parametrize("dynamics", [name for name, row in ROWS.items() if not row.stop])
-def test_row(dynamics: str) -> None:
+@pytest.mark.parametrize("dynamics", [name for name, model in MODELS.items() if not model.detach])
+def test_model(dynamics: str) -> None:
     _check(_small(dynamics))
 
 
@@ -67,11 +70,11 @@ def test_delay(delay: str) -> None:
     _check(_small("lsnn", delay=delay, refractory=0))
 
 
-@pytest.mark.parametrize("dynamics", [name for name, row in ROWS.items() if row.stop])
-def test_row_that_stops(dynamics: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dynamics", [name for name, model in MODELS.items() if model.detach])
+def test_model_that_detaches(dynamics: str, monkeypatch: pytest.MonkeyPatch) -> None:
     problem, held = _small(dynamics), Held()
     names = tuple(problem.leaves)
-    monkeypatch.setattr(reference, "stopped", held)
+    monkeypatch.setattr(reference, "detached", held)
     with torch.no_grad():
         want = problem.outputs(reference.alif, smooth=True)
         held.position = 0
@@ -80,13 +83,14 @@ def test_row_that_stops(dynamics: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_all_same(again, want)
 
     class Joined(torch.autograd.Function):
-        """Values of the reference with what is stopped held; gradients of the operator."""
+        """Values of the reference with what is detached held; gradients of the operator."""
 
         @staticmethod
         def forward(ctx: Any, *values: Tensor) -> tuple[Tensor, ...]:
             ctx.save_for_backward(*values)
             held.position = 0
-            outputs = problem.outputs(reference.alif, dict(zip(names, values, strict=True)), smooth=True)
+            outputs = problem.outputs(reference.alif, dict(zip(names, values, strict=True)),
+                                      smooth=True)
             return tuple(outputs[name].clone() for name in problem.weights)
 
         @staticmethod
@@ -94,9 +98,9 @@ def test_row_that_stops(dynamics: str, monkeypatch: pytest.MonkeyPatch) -> None:
             saved = zip(names, ctx.saved_tensors, strict=True)
             leaves = {name: value.detach().requires_grad_() for name, value in saved}
             with torch.enable_grad(), monkeypatch.context() as original:
-                original.setattr(reference, "stopped", torch.Tensor.detach)
+                original.setattr(reference, "detached", torch.Tensor.detach)
                 outputs = problem.outputs(functional.alif, leaves, smooth=True)
-                return torch.autograd.grad([outputs[name] for name in problem.weights], list(leaves.values()), arriving,
-                                           allow_unused=True)
+                return torch.autograd.grad([outputs[name] for name in problem.weights],
+                                           list(leaves.values()), arriving, allow_unused=True)
 
     assert torch.autograd.gradcheck(Joined.apply, tuple(problem.leaves.values()))

@@ -1,4 +1,5 @@
-"""What learns beside the recurrence inside the operator, and smooth spikes: the same results as one after the other."""
+"""What learns beside the recurrence inside the operator, and smooth spikes: the same results as one
+after the other."""
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -54,7 +55,7 @@ def test_smooth_spikes(form: str, dynamics: str) -> None:
     assert_all_same(got, want, tolerance=1e-10)
 
 
-# -------------------------------------------------------------------------------------------------------------- layouts
+# ------------------------------------------------------------------------------------------ layouts
 def _strided(value: Tensor) -> Tensor:
     return value.repeat_interleave(2, -1)[..., ::2]
 
@@ -65,7 +66,8 @@ def _swapped(value: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("name", "lay_out"), [
-    *((name, _strided) for name in LEAVES), *((name, _swapped) for name in LEAVES if name != "bias")])
+    *((name, _strided) for name in LEAVES),
+    *((name, _swapped) for name in LEAVES if name != "bias")])
 def test_tensors_in_any_layout(name: str, lay_out: Callable[[Tensor], Tensor]) -> None:
     given = problem(torch.float64)
     want = run(inside, given)
@@ -79,15 +81,19 @@ def test_tensors_in_any_layout(name: str, lay_out: Callable[[Tensor], Tensor]) -
 @pytest.mark.parametrize("name", ["readout", "readout_state", "spikes"])
 @pytest.mark.parametrize("layout", ["strided", "swapped", "repeated", "expanded"])
 def test_gradients_in_any_layout(layout: str, name: str) -> None:
-    """What arrives at an output need not be contiguous: the sum over a row of it is what brings one number for all."""
+    """What arrives at an output need not be contiguous: the sum over a row of it is what brings one
+    number for all."""
     leaves = {key: value.requires_grad_() for key, value in problem(torch.float64).items()}
     output = getattr(inside(**leaves), name)
-    drawn = torch.randn(output.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    views = {"strided": _strided(drawn), "swapped": _swapped(drawn), "repeated": drawn[..., :1].expand(drawn.shape),
+    drawn = torch.randn(output.shape, generator=torch.Generator().manual_seed(4),
+                        dtype=torch.float64)
+    views = {"strided": _strided(drawn), "swapped": _swapped(drawn),
+             "repeated": drawn[..., :1].expand(drawn.shape),
              "expanded": drawn[:1].expand(drawn.shape)}
     arriving = views[layout]
     assert not arriving.is_contiguous()
-    got, want = (torch.autograd.grad(output, list(leaves.values()), g, retain_graph=True, allow_unused=True)
+    got, want = (torch.autograd.grad(output, list(leaves.values()), g, retain_graph=True,
+                                     allow_unused=True)
                  for g in (arriving, arriving.contiguous()))
     for key, one, other in zip(leaves, got, want, strict=True):
         assert (one is None) == (other is None)
@@ -96,14 +102,15 @@ def test_gradients_in_any_layout(layout: str, name: str) -> None:
     assert want[0] is not None and bool(want[0].any())
 
 
-# --------------------------------------------------------------------------------------------------------------- biases
+# ------------------------------------------------------------------------------------------- biases
 HALF = [torch.bfloat16, torch.float16]
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 @pytest.mark.parametrize("share", [0.1, 0.9], ids=["sparse", "dense"])
 def test_bias_in_half_precision(dtype: torch.dtype, share: float) -> None:
-    """Multiples of 1/8 and short sums of them are exact in half precision: the spikes are those of float32."""
+    """Multiples of 1/8 and short sums of them are exact in half precision: the spikes are those of
+    float32."""
     random = torch.Generator().manual_seed(3)
 
     def eighths(*shape: int) -> Tensor:
@@ -111,7 +118,8 @@ def test_bias_in_half_precision(dtype: torch.dtype, share: float) -> None:
 
     given = {"w_in": eighths(40, 5), "w_rec": eighths(40, 40) / 8, "bias": eighths(40)}
     x = (torch.rand(30, 4, 5, generator=random) < share).float()
-    want: Any = reference.alif(torch.nn.functional.linear(x, given["w_in"], given["bias"]), given["w_rec"], **NEURON)
+    want: Any = reference.alif(torch.nn.functional.linear(x, given["w_in"], given["bias"]),
+                               given["w_rec"], **NEURON)
     leaves = {name: value.to(dtype).requires_grad_() for name, value in given.items()}
     out = functional.layer(x.to(dtype), **leaves, **NEURON)
     assert out.spikes is not None and 0.01 < float(want[0].mean()) < 0.5
@@ -124,11 +132,15 @@ def test_bias_in_half_precision(dtype: torch.dtype, share: float) -> None:
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 @pytest.mark.parametrize("kind", ["ALIF", "LSNN", "LeakyReadout"])
 def test_biases_of_modules_in_half_precision(kind: str, dtype: torch.dtype) -> None:
-    """Without inputs and spikes the biases alone drive the membranes, and are the readout, whatever the dtype."""
+    """Without inputs and spikes the biases alone drive the membranes, and are the readout, whatever
+    the dtype."""
     torch.manual_seed(0)
     silent: dict[str, Any] = {"threshold": 100.0}  # a spike more or less would hide a bias
-    net: Any = {"ALIF": lambda: ALIF(5, 40, **silent), "LSNN": lambda: LSNN(5, 20, 20, 3, bias=True, **silent),
-                "LeakyReadout": lambda: LeakyReadout(5, 3)}[kind]()
+    net: Any = {
+        "ALIF": lambda: ALIF(5, 40, **silent),
+        "LSNN": lambda: LSNN(5, 20, 20, 3, bias=True, **silent),
+        "LeakyReadout": lambda: LeakyReadout(5, 3),
+    }[kind]()
     with torch.no_grad():
         for name, value in net.named_parameters():
             if "bias" in name:

@@ -1,4 +1,5 @@
-"""What comes from outside while a pass runs: signals such as Ctrl-C, a fork, the end of memory, wrong settings."""
+"""What comes from outside while a pass runs: signals such as Ctrl-C, a fork, the end of memory,
+wrong settings."""
 import os
 import subprocess
 import sys
@@ -21,8 +22,9 @@ def _python(code: str, **environment: str) -> str:
     return ran.stdout
 
 
-# A layer so long that nobody waits for its end: x has the memory of one number. The signal comes as soon as the kernels
-# run, and again until a handler has run. How far a pass would come is told by the steps: none here could be finished.
+# A layer so long that nobody waits for its end: x has the memory of one number. The signal comes as
+# soon as the kernels run, and again until a handler has run. How far a pass would come is told by
+# the steps: none here could be finished.
 SIGNALS = """
 import os, signal, threading, torch
 from lsnn_ext import ALIF, functional
@@ -76,11 +78,11 @@ print("intact")
 
 @pytest.mark.parametrize(("threads", "items", "members", "error"), [
     (1, 1, "", "KeyboardInterrupt"), (2, 33, "", "Alarm"), (2, 1, "2", "KeyboardInterrupt")],
-    ids=["one-thread", "two-threads", "team"])  # fmt: skip
+    ids=["one-thread", "two-threads", "team"])
 @pytest.mark.parametrize("backward", [False, True])
 def test_a_signal_handler_that_raises_ends_the_pass(
     backward: bool, threads: int, items: int, members: str, error: str,
-) -> None:  # fmt: skip
+) -> None:
     code = SIGNALS.format(threads=threads, backward=backward, items=items, error=error)
     assert _python(code, LSNN_TEAM_SIZE=members) == f"stopped by {error}\nintact\n"
 
@@ -99,7 +101,7 @@ def handler(number, frame):
 signal.signal(signal.SIGINT, handler)
 x = torch.zeros(N).expand(1 << 22, 32, N)
 running = False
-def press():  # once this process has worked for a second, whatever else the machine does: the pass has begun
+def press():  # once this process has worked for a second, whatever else runs: the pass has begun
     while time.process_time() < begun + 1:
         time.sleep(.01)
     os.kill(os.getpid(), signal.SIGINT)
@@ -110,7 +112,8 @@ try:
     thread.start()
     running = True
     out = torch.ops.lsnn.alif_forward(
-        x, [torch.zeros(32, N)] * 4 + [torch.zeros(1, 32, N)], torch.full((11, 1), .5).expand(11, N), [w], [0], [], [],
+        x, [torch.zeros(32, N)] * 4 + [torch.zeros(1, 32, N)],
+        torch.full((11, 1), .5).expand(11, N), [w], [0], [], [],
         [0] * 9, [.3, 0.], [])
 except RuntimeError as error:
     print(error)
@@ -148,7 +151,8 @@ print("done")
 
 
 def test_fork_while_another_thread_is_inside_the_block_cache() -> None:
-    """The child has the cache as it was between two calls. With a mutex that stays locked it would wait for ever."""
+    """The child has the cache as it was between two calls. With a mutex that stays locked it would
+    wait for ever."""
     assert _python(FORKS) == "done\n"
 
 
@@ -205,7 +209,8 @@ else:
     ("abc", "LSNN_CACHE_MB: expected a whole number of megabytes >= 0, got 'abc'"),
     ("-5", "LSNN_CACHE_MB: expected a whole number of megabytes >= 0, got '-5'"),
     ("1.5", "LSNN_CACHE_MB: expected a whole number of megabytes >= 0, got '1.5'"),
-    ("99999999999999", "LSNN_CACHE_MB: expected a whole number of megabytes >= 0, got '99999999999999'"),
+    ("99999999999999", "LSNN_CACHE_MB: expected a whole number of megabytes >= 0, got "
+                       "'99999999999999'"),
     ("", "fine"), ("0", "fine"), ("64", "fine")])
 def test_size_of_the_cache(given: str, wanted: str) -> None:
     assert _python(SETTING, LSNN_CACHE_MB=given) == wanted + "\n"

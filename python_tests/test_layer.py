@@ -1,4 +1,5 @@
-"""The projection and the readout inside the operator, and states saved every so many steps: they change no result."""
+"""The projection and the readout inside the operator, and states saved every so many steps: they
+change no result."""
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,7 +22,8 @@ def test_inside_is_as_apart(dtype: torch.dtype, share: float) -> None:
     with Calls() as calls:
         got = run(inside, given)
     (args,) = calls.seen
-    assert (args["w_in"] is not None) == (share < 0.5)  # w_in: only inputs that are mostly zero are projected inside
+    # w_in: only inputs that are mostly zero are projected inside
+    assert (args["w_in"] is not None) == (share < 0.5)
     assert args["w_out"] is not None
     want = run(apart, given)
     assert 0.01 < float(want["spikes"].mean()) < 0.5
@@ -43,7 +45,8 @@ def test_real_inputs_and_no_bias() -> None:
 
 
 def test_small_calls_take_the_plain_way() -> None:
-    given = {name: value[:3] if name == "x" else value for name, value in problem(torch.float32).items()}
+    given = {name: value[:3] if name == "x" else value
+             for name, value in problem(torch.float32).items()}
     with Calls() as calls:
         functional.layer(given["x"], given["w_in"], given["w_rec"], **NEURON)
     assert calls.seen[0]["w_in"] is None
@@ -71,8 +74,8 @@ def test_checkpoints_without_projection() -> None:
     for every in (None, 32):
         leaves = [x.clone().requires_grad_(), w.clone().requires_grad_()]
         alpha = torch.full((33,), 0.9, requires_grad=True)
-        spikes, state, traces = functional.alif(*leaves, alpha=alpha, theta=0.3, trace=True, delay=3,
-                                                checkpoint_every=every)
+        spikes, state, traces = functional.alif(*leaves, alpha=alpha, theta=0.3, trace=True,
+                                                delay=3, checkpoint_every=every)
         (spikes.sum() + state.v.sum() + traces.a.square().sum()).backward()
         results.append([spikes, *state, *traces, *(leaf.grad for leaf in (*leaves, alpha))])
     for got, want in zip(*results, strict=True):
@@ -100,7 +103,8 @@ def test_modules_hand_it_on() -> None:
         saving = kind(*sizes, checkpoint_every=16)
         for module in (plain, saving):
             module(x)[0].square().sum().backward()
-        for (name, a), (_, b) in zip(plain.named_parameters(), saving.named_parameters(), strict=True):
+        for (name, a), (_, b) in zip(plain.named_parameters(), saving.named_parameters(),
+                                     strict=True):
             assert_same(name, b.grad, a.grad)
 
 
@@ -110,7 +114,8 @@ def test_lsnn_in_one_call(batch_first: bool, batched: bool) -> None:
     """With and without hooks, which make the parts run one after the other."""
     torch.manual_seed(1)
     model = LSNN(20, 100, 120, 3, batch_first=batch_first).double()
-    x = (torch.rand(*((9, 70) if batched else (70,)), 20) < 0.1).double() if batch_first or not batched else \
+    x = (torch.rand(*((9, 70) if batched else (70,)),
+                    20) < 0.1).double() if batch_first or not batched else \
         (torch.rand(70, 9, 20) < 0.1).double()
     _, state = model(x)
     got, got_state, got_spikes = model(x, state, return_spikes=True)
@@ -125,10 +130,11 @@ def test_lsnn_in_one_call(batch_first: bool, batched: bool) -> None:
 
 def test_spikes_are_not_written_unless_asked_for() -> None:
     given = problem(torch.float32)
-    out = functional.layer(given["x"], given["w_in"], given["w_rec"], w_out=given["w_out"], k_out=0.5, spikes=False,
-                           **NEURON)
+    out = functional.layer(given["x"], given["w_in"], given["w_rec"], w_out=given["w_out"],
+                           k_out=0.5, spikes=False, **NEURON)
     assert out.spikes is None and out.readout is not None
-    want = functional.layer(given["x"], given["w_in"], given["w_rec"], w_out=given["w_out"], k_out=0.5, **NEURON)
+    want = functional.layer(given["x"], given["w_in"], given["w_rec"], w_out=given["w_out"],
+                            k_out=0.5, **NEURON)
     assert_same("readout", out.readout, want.readout)
 
 
@@ -140,7 +146,8 @@ def test_operator_checks() -> None:
     for checkpoint in (0, 32):
         args = detached(calls.args[0])
         operator = torch.ops.lsnn.alif_forward.default
-        opcheck(operator, changed(operator, args, checkpoint=checkpoint), test_utils=("test_schema", "test_faketensor"))
+        opcheck(operator, changed(operator, args, checkpoint=checkpoint),
+                test_utils=("test_schema", "test_faketensor"))
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -149,7 +156,8 @@ def test_operator_checks() -> None:
     ({"k_out": 1.5}, "k_out: expected a number from 0 to 1, got 1.5"),
     ({"w_in": torch.zeros(N, I + 1)}, "w_in: expected shape"),
     ({"bias": torch.zeros(N + 1)}, "bias: expected shape"),
-    ({"readout_state": torch.zeros(B, O + 1)}, r"readout_state: expected shape \(17, 7\), got \(17, 8\)"),
+    ({"readout_state": torch.zeros(B, O + 1)}, r"readout_state: expected shape \(17, 7\), got "
+                                               r"\(17, 8\)"),
 ])
 def test_bad_input(change: dict[str, Any], message: str) -> None:
     given = problem(torch.float32)
@@ -169,13 +177,18 @@ def test_sparse_weights() -> None:
     """Few synapses: the same results, gradients for all of them or for those that are there."""
     random = torch.Generator().manual_seed(2)
     x = torch.rand(50, 33, 220, generator=random) * 1.2
-    w = torch.randn(220, 220, generator=random) / 5 * (torch.rand(220, 220, generator=random) < 0.12)
+    w = (
+        torch.randn(220, 220, generator=random)
+        / 5
+        * (torch.rand(220, 220, generator=random) < 0.12)
+    )
     want, existing = (_w_gradient(reference.alif, x, w, sparse) for sparse in (False, True))
     assert want[1].count_nonzero() > 3 * w.count_nonzero() > 0
     for sparse, expected in ((False, want), (True, existing)):
         spikes, gradient = _w_gradient(functional.alif, x, w, sparse)
         assert torch.equal(spikes, expected[0]) and spikes.any()
-        torch.testing.assert_close(gradient, expected[1], rtol=1e-4, atol=1e-4 * float(expected[1].abs().max()))
+        torch.testing.assert_close(gradient, expected[1], rtol=1e-4,
+                                   atol=1e-4 * float(expected[1].abs().max()))
     assert not existing[1][w == 0].any() and existing[1][w != 0].any()
 
 
@@ -195,19 +208,23 @@ def medium() -> Iterator[None]:
 
 
 def test_reduced_precision(medium: None) -> None:
-    """torch's switch lets the backward product round to bfloat16, where that is faster; spikes stay what they are."""
+    """torch's switch lets the backward product round to bfloat16, where that is faster; spikes stay
+    what they are."""
     given = problem(torch.float32)
     got = run(inside, given)
     torch.set_float32_matmul_precision("highest")
     want = run(inside, given)
-    assert torch.equal(got["spikes"], want["spikes"]) and torch.equal(got["readout"], want["readout"])
+    assert torch.equal(got["spikes"], want["spikes"]) and torch.equal(
+        got["readout"], want["readout"]
+    )
     for name in want:
         largest = float(want[name].abs().max())
         torch.testing.assert_close(got[name], want[name], rtol=0.02, atol=0.02 * largest, msg=name)
     calls: list[int] = []
 
     class Backward(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (),
+                               kwargs: Any = None) -> Any:
             if func is torch.ops.lsnn.alif_backward.default:
                 calls.append(named(func, args)["allow_bf16"])
             return func(*args, **(kwargs or {}))

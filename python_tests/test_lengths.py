@@ -4,7 +4,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import (
+    PackedSequence,
+    pack_padded_sequence,
+    pack_sequence,
+    pad_packed_sequence,
+)
 
 from compare import assert_all_same, assert_same, changed
 from lsnn_ext import ALIF, LSNN, LeakyReadout, _ops, functional, reference
@@ -12,7 +17,9 @@ from lsnn_ext import ALIF, LSNN, LeakyReadout, _ops, functional, reference
 T, I, N, O = 40, 9, 33, 3
 K = {"alpha": 0.9, "theta": 0.4, "rho": 0.95, "beta": 0.5}
 ORDERS = {"falling": (40, 40, 25, 7, 1, 0), "any": (7, 40, 0, 25, 40, 1)}
-compiled = pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
+compiled = pytest.mark.skipif(
+    not _ops.available, reason="the compiled part of lsnn_ext is not built"
+)
 
 
 def _grid(generator: torch.Generator, *shape: int, scale: float = 1.0) -> Tensor:
@@ -25,13 +32,14 @@ def _loss_weights(value: Tensor) -> Tensor:
     return torch.linspace(-1, 1.5, value.numel(), dtype=value.dtype).view_as(value)
 
 
-# ----------------------------------------------------------------------------------------------------------- functional
+# --------------------------------------------------------------------------------------- functional
 @compiled
 @pytest.mark.parametrize("route", ["inside", "bits", "outside"])
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("checkpoint_every", [None, 16])
 def test_layer_is_each_sequence_alone(route: str, order: str, checkpoint_every: int | None) -> None:
-    """Projection and readout too, and all gradients; what stands after the end of a sequence is not read."""
+    """Projection and readout too, and all gradients; what stands after the end of a sequence is not
+    read."""
     B, generator = 36, torch.Generator().manual_seed(1)
     lengths = ORDERS[order] * 6
     lengths = tuple(sorted(lengths, reverse=True)) if order == "falling" else lengths
@@ -42,13 +50,15 @@ def test_layer_is_each_sequence_alone(route: str, order: str, checkpoint_every: 
               "w_rec": _grid(generator, many, many, scale=0.05), "p": _grid(generator, B, O)}
 
     def call(x: Any, own: dict[str, Tensor], p: Tensor, each: Any) -> functional.Layered:
-        return functional.layer(x, own["w_in"], own["w_rec"], w_out=own["w_out"], k_out=0.75, readout_state=p,
-                                trace=True, lengths=each, checkpoint_every=checkpoint_every, **K)
+        return functional.layer(x, own["w_in"], own["w_rec"], w_out=own["w_out"], k_out=0.75,
+                                readout_state=p, trace=True, lengths=each,
+                                checkpoint_every=checkpoint_every, **K)
 
     def outputs(out: functional.Layered) -> list[Tensor]:
         assert out.spikes is not None and out.traces is not None
         assert out.readout is not None and out.readout_state is not None
-        return [out.spikes, out.readout, out.traces.v, out.readout_state, out.state.v, out.state.a, out.state.z]
+        return [out.spikes, out.readout, out.traces.v, out.readout_state, out.state.v, out.state.a,
+                out.state.z]
 
     own = {name: leaf.clone().requires_grad_() for name, leaf in leaves.items()}
     x = drawn.clone()
@@ -79,7 +89,9 @@ def test_layer_is_each_sequence_alone(route: str, order: str, checkpoint_every: 
         own_weights = [w[:steps, b : b + 1] if place < 3 else w.narrow(-2, b, 1)
                        for place, w in enumerate(weights)]
         found = torch.autograd.grad(parts, [*alone.values(), seen], own_weights, allow_unused=True)
-        want = [total if one is None else total + one for total, one in zip(want, found, strict=True)]
+        want = [
+            total if one is None else total + one for total, one in zip(want, found, strict=True)
+        ]
     for name, one, other in zip([*leaves, "x"], got, want, strict=False):
         assert_same(f"d {name}", one, other, tolerance=1e-11)
 
@@ -89,11 +101,14 @@ def test_forms_of_lengths(given: str) -> None:
     generator = torch.Generator().manual_seed(2)
     x, w = _grid(generator, T, 6, N, scale=2.0), _grid(generator, N, N, scale=0.2)
     each = ORDERS["any"]
-    lengths: Any = list(each) if given == "list" else torch.tensor(each, dtype=getattr(torch, given))
+    lengths: Any = (
+        list(each) if given == "list" else torch.tensor(each, dtype=getattr(torch, given))
+    )
     spikes, state = functional.alif(x, w, lengths=lengths, **K)
     want, want_state = reference.alif(x, w, lengths=torch.tensor(each), **K)
     assert bool(spikes.any())
-    assert_all_same({"z": spikes, **state._asdict()}, {"z": want, **want_state._asdict()}, tolerance=1e-12)
+    assert_all_same({"z": spikes, **state._asdict()}, {"z": want, **want_state._asdict()},
+                    tolerance=1e-12)
 
 
 @pytest.mark.parametrize(("lengths", "error", "message"), [
@@ -101,7 +116,8 @@ def test_forms_of_lengths(given: str) -> None:
     ([1, 2, 5], ValueError, r"lengths: expected steps from 0 to T = 4, got 5"),
     ([1, 2, -1], ValueError, r"lengths: expected steps from 0 to T = 4, got -1"),
     (torch.tensor([1.0, 2, 3]), TypeError, r"lengths: expected whole numbers, got torch.float32"),
-    (torch.tensor([1, 2, 3], device="meta"), ValueError, r"lengths: expected a tensor on the CPU, .* got meta"),
+    (torch.tensor([1, 2, 3], device="meta"), ValueError,
+     r"lengths: expected a tensor on the CPU, .* got meta"),
     ([1.0, 2.0, 3.0], TypeError, r"lengths: expected whole numbers \(B,\), got list"),
     (3, TypeError, r"lengths: expected whole numbers \(B,\), got int"),
 ])
@@ -121,7 +137,8 @@ def test_operator_refuses_what_does_not_descend() -> None:
     with _Recorded() as calls:
         functional.alif(x, w, lengths=[4, 2, 1], **K)
     (operator, args), = calls.made
-    for wrong, message in (([2, 4, 1], "from 0 to 2 at item 1"), ([5, 2, 1], "from 0 to 4 at item 0"),
+    for wrong, message in (([2, 4, 1], "from 0 to 2 at item 1"),
+                           ([5, 2, 1], "from 0 to 4 at item 0"),
                            ([4, 2, -1], "from 0 to 2 at item 2"), ([4, 2], "lengths")):
         with pytest.raises(RuntimeError, match=message):
             operator(*changed(operator, args, lengths=torch.tensor(wrong)))
@@ -147,14 +164,14 @@ def test_compiled_graphs_take_any_lengths() -> None:
     """One graph, whatever the numbers."""
     generator = torch.Generator().manual_seed(3)
     x, w = _grid(generator, T, 6, N, scale=2.0), _grid(generator, N, N, scale=0.2)
-    compiled_alif = torch.compile(lambda x, n: functional.alif(x, w, lengths=n, **K)[0], fullgraph=True,
-                                  backend="aot_eager")
+    compiled_alif = torch.compile(lambda x, n: functional.alif(x, w, lengths=n, **K)[0],
+                                  fullgraph=True, backend="aot_eager")
     for each in ORDERS.values():
         n = torch.tensor(each)
         assert_same("spikes", compiled_alif(x, n), functional.alif(x, w, lengths=n, **K)[0])
 
 
-# -------------------------------------------------------------------------------------------------------------- modules
+# ------------------------------------------------------------------------------------------ modules
 def _spikes_in(steps: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return (torch.rand(steps, I, generator=generator) < 0.3).float()
@@ -170,7 +187,8 @@ def _exact(module: torch.nn.Module) -> Any:
 @compiled
 @pytest.mark.parametrize("lengths", [(40, 25, 25, 22), (9, 40, 17), (40, 3, 300, 1, 39)])
 def test_a_packed_sequence_takes_few_calls(lengths: tuple[int, ...]) -> None:
-    """One for each group of similar lengths, not for each length; and never twice as many steps as there are."""
+    """One for each group of similar lengths, not for each length; and never twice as many steps as
+    there are."""
     layer = _exact(ALIF(I, N))
     packed = pack_sequence([_spikes_in(n, n) for n in lengths], enforce_sorted=False)
     with _Recorded() as calls:
@@ -215,7 +233,8 @@ def test_lsnn_of_packed_sequences(lengths: tuple[int, ...], apart: bool) -> None
         for b, x in enumerate(sequences):
             own = None
             if initial is not None:
-                own = type(initial)(type(initial.neurons)(*(leaf[..., b, :] for leaf in initial.neurons)),
+                own = type(initial)(
+                    type(initial.neurons)(*(leaf[..., b, :] for leaf in initial.neurons)),
                                     initial.readout[b])
             want, end, want_z = net(x, own, return_spikes=True)
             assert_same("readout", padded[: len(x), b], want, tolerance=1e-5)

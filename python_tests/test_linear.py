@@ -29,10 +29,17 @@ def test_same_as_torch(size: tuple[int, ...], rate: float, dtype: torch.dtype, b
     def drawn(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=random, dtype=dtype)
 
-    x = drawn(T, B, inputs) if rate == 1 else (torch.rand(T, B, inputs, generator=random) < rate).to(dtype)
+    x = (
+        drawn(T, B, inputs)
+        if rate == 1
+        else (torch.rand(T, B, inputs, generator=random) < rate).to(dtype)
+    )
     leaves = [x, drawn(outputs, inputs), *([drawn(outputs)] if bias else [])]
     weights = drawn(T, B, outputs)
-    got, want = _run(functional.linear, leaves, weights), _run(torch.nn.functional.linear, leaves, weights)
+    got, want = (
+        _run(functional.linear, leaves, weights),
+        _run(torch.nn.functional.linear, leaves, weights),
+    )
     names = ("y", "x", "weight", "bias")[: 1 + len(leaves)]
     for name, a, b in zip(names, got, want, strict=True):
         assert_same(name, a, b, tolerance=1e-5 if dtype == torch.float32 else 1e-13)
@@ -42,7 +49,8 @@ def test_inputs_in_any_layout() -> None:
     """Transposed, strided and expanded inputs, by events."""
     spikes = (torch.rand(64, 700, 40, generator=torch.Generator().manual_seed(2)) < 0.05).float()
     weight = torch.randn(24, 40, generator=torch.Generator().manual_seed(3))
-    for x in (spikes.transpose(0, 1), spikes.repeat_interleave(2, 2)[:, :, ::2], spikes[:1].expand(64, 700, 40)):
+    for x in (spikes.transpose(0, 1), spikes.repeat_interleave(2, 2)[:, :, ::2],
+              spikes[:1].expand(64, 700, 40)):
         got = functional.linear(x, weight.t().contiguous().t())
         assert_same("y", got, torch.nn.functional.linear(x, weight), tolerance=1e-5)
 
@@ -52,11 +60,13 @@ def test_gradients_in_any_layout(layout: str) -> None:
     """By events, with gradients that are not contiguous."""
     random = torch.Generator().manual_seed(4)
     x = (torch.rand(40, 300, 30, generator=random) < 0.05).double()
-    leaves = [x, *(torch.randn(*shape, generator=random, dtype=torch.float64) for shape in ((24, 30), (24,)))]
+    leaves = [x, *(torch.randn(*shape, generator=random, dtype=torch.float64)
+                   for shape in ((24, 30), (24,)))]
     drawn = torch.randn(40, 300, 24, generator=random, dtype=torch.float64)
     weights = {"strided": drawn.repeat_interleave(2, -1)[..., ::2],
                "swapped": drawn.transpose(0, 1).contiguous().transpose(0, 1),
-               "repeated": drawn[..., :1].expand(drawn.shape), "expanded": drawn[:1].expand(drawn.shape)}[layout]
+               "repeated": drawn[..., :1].expand(drawn.shape),
+               "expanded": drawn[:1].expand(drawn.shape)}[layout]
     found = []
     for linear in (functional.linear, torch.nn.functional.linear):
         copies = [leaf.clone().requires_grad_() for leaf in leaves]
@@ -67,7 +77,11 @@ def test_gradients_in_any_layout(layout: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision(dtype: torch.dtype) -> None:
-    x, weight, bias = torch.ones(3, 2, 5, dtype=dtype), torch.eye(4, 5, dtype=dtype), torch.arange(4).to(dtype)
+    x, weight, bias = (
+        torch.ones(3, 2, 5, dtype=dtype),
+        torch.eye(4, 5, dtype=dtype),
+        torch.arange(4).to(dtype),
+    )
     assert_same("y", functional.linear(x, weight, bias), (bias + 1).expand(3, 2, 4))
 
 

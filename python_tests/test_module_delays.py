@@ -1,4 +1,5 @@
-"""Delays of each synapse that are changed after the layer was made: the next call has those of then, or is refused."""
+"""Delays of each synapse that are changed after the layer was made: the next call has those of
+then, or is refused."""
 import copy
 import pickle
 from collections.abc import Callable
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lsnn_ext import ALIF, LSNN, functional
-from steps import assert_equal, flat, needs_short_way, short
+from steps import assert_equal, flat, needs_prepared_layers, prepared
 
 I, N = 4, 9
 FIRST = {
@@ -41,10 +42,12 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "in-data": lambda layer: layer.delay.data.fill_(3),
     "through-numpy": _through_numpy,
     "replaced": lambda layer: setattr(layer, "delay", torch.full((N, N), 2)),
-    "replaced-by-another-dtype": lambda layer: setattr(layer, "delay", torch.full((N, N), 2, dtype=torch.int32)),
+    "replaced-by-another-dtype": lambda layer: setattr(layer, "delay",
+                                                       torch.full((N, N), 2, dtype=torch.int32)),
     "data-replaced": lambda layer: setattr(layer.delay, "data", torch.full((N, N), 2)),
     "loaded": lambda layer: layer.load_state_dict(_layer(torch.full((N, N), 4)).state_dict()),
-    "assigned": lambda layer: layer.load_state_dict(_layer(torch.full((N, N), 4)).state_dict(), assign=True),
+    "assigned": lambda layer: layer.load_state_dict(_layer(torch.full((N, N), 4)).state_dict(),
+                                                    assign=True),
 }
 
 
@@ -75,19 +78,22 @@ def test_change_is_seen(first: str, change: str, how: str, gradients: bool) -> N
             assert_equal([leaf.detach() for leaf in got], want)
         assert got[0].sum() > 0
         if change != "one-of-those-there":
-            assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(got, flat(before), strict=True))
+            assert any(
+                a.shape != b.shape or not torch.equal(a, b)
+                for a, b in zip(got, flat(before), strict=True)
+            )
 
 
-@needs_short_way
+@needs_prepared_layers
 def test_longer_delays_between_steps() -> None:
-    """The state is too short for the new delays: refused, on the short way too."""
+    """The state is too short for the new delays: refused, by prepared layers too."""
     layer = _layer(FIRST["alike"], 1)
     with torch.no_grad():
-        _, state = short(layer.step, _x(2))
+        _, state = prepared(layer.step, _x(2))
         CHANGES["other-numbers"](layer)
         with pytest.raises(ValueError, match=r"state.z: expected shape \(4, 2, 9\) or more"):
             layer.step(_x(2), state)
-        short(layer.step, _x(2))
+        prepared(layer.step, _x(2))
 
 
 @pytest.mark.parametrize("gradients", [True, False])
@@ -138,7 +144,8 @@ def test_delays_that_were_changed(first: str, gradients: bool) -> None:
     x = torch.rand(5, 2, N)
     _called(delays, x, gradients)
     delays.each[4, 4] = 5
-    errors = {"alike": (ValueError, "delay: expected no other numbers than .* make functional.Delays"),
+    errors = {"alike": (ValueError, "delay: expected no other numbers than .* make "
+                                    "functional.Delays"),
               "several": (RuntimeError, "delay must hold only numbers of delays, got 5")}
     error, message = errors[first]
     with pytest.raises(error, match=message):
@@ -165,7 +172,8 @@ def test_network() -> None:
     net(x)
     CHANGES["other-numbers"](net.neurons)
     other = LSNN(I, 4, 5, 2, delay=3)
-    other.load_state_dict({name: value for name, value in net.state_dict().items() if name != "neurons.delay"})
+    other.load_state_dict({name: value for name, value in net.state_dict().items() if name
+                           != "neurons.delay"})
     for gradients in (True, False):
         with torch.set_grad_enabled(gradients):
             assert_equal([leaf.detach() for leaf in flat(net(x))], other(x))

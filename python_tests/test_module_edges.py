@@ -1,4 +1,5 @@
-"""The modules at the edges: nothing to do, parameters from outside, and numbers in the layer's own precision."""
+"""The modules at the edges: nothing to do, parameters from outside, and numbers in the layer's own
+precision."""
 import pytest
 import torch
 from torch import nn
@@ -9,11 +10,17 @@ I, N = 3, 5
 
 
 @pytest.mark.parametrize(("T", "B"), [(0, 3), (4, 0), (0, 0)])
-@pytest.mark.parametrize("layer", [ALIF(I, N, num_layers=2, delay=1), LIF(I, N, bidirectional=True)], ids=str)
+@pytest.mark.parametrize("layer", [ALIF(I, N, num_layers=2, delay=1),
+                                   LIF(I, N, bidirectional=True)], ids=str)
 def test_no_steps_or_no_items(layer: ALIF | LIF, T: int, B: int) -> None:
     spikes, state = layer(torch.rand(T, B, I))
     assert spikes.shape == (T, B, N * (1 + layer.bidirectional))
-    assert state.v.shape == (2, B, N) and state.z.shape == (2, 2 if isinstance(layer, ALIF) else 1, B, N)
+    assert state.v.shape == (2, B, N) and state.z.shape == (
+        2,
+        2 if isinstance(layer, ALIF) else 1,
+        B,
+        N,
+    )
     spikes.sum().backward()
     assert all(p.grad is not None and not p.grad.any() for p in layer.parameters())
 
@@ -29,7 +36,8 @@ def test_one_step_of_no_items() -> None:
 
 
 def test_parameters_from_outside() -> None:
-    """torch.func.functional_call with plain tensors computes what a layer with these parameters does."""
+    """torch.func.functional_call with plain tensors computes what a layer with these parameters
+    does."""
     layer, other, x = ALIF(I, N), ALIF(I, N), torch.rand(20, 2, I)
     given = {name: p.detach().clone() for name, p in other.named_parameters()}
     assert torch.equal(torch.func.functional_call(layer, given, (x,))[0], other(x)[0])
@@ -42,4 +50,10 @@ def test_parametrized_weight() -> None:
 
 
 def test_beta_in_double_precision() -> None:
-    assert LSNN(I, 2, 3, 4, beta=1.8, dtype=torch.float64).neurons.beta_l0.tolist() == [0.0, 0.0, 1.8, 1.8, 1.8]
+    assert LSNN(I, 2, 3, 4, beta=1.8, dtype=torch.float64).neurons.beta_l0.tolist() == [
+        0.0,
+        0.0,
+        1.8,
+        1.8,
+        1.8,
+    ]

@@ -1,4 +1,5 @@
-"""Whoever watches or replaces a part of LSNN sees its calls: hooks, another forward, another module, compiled parts."""
+"""Whoever watches or replaces a part of LSNN sees its calls: hooks, another forward, another
+module, compiled parts."""
 import copy
 from collections.abc import Callable
 from typing import Any
@@ -26,21 +27,30 @@ def _x(*shape: int) -> Tensor:
 
 ON_A_PART: dict[str, Callable[[nn.Module, Callable[..., None]], Any]] = {
     "forward": lambda part, note: part.register_forward_hook(lambda *_: note()),
-    "forward-always": lambda part, note: part.register_forward_hook(lambda *_: note(), always_call=True),
-    "forward-with-kwargs": lambda part, note: part.register_forward_hook(lambda *_: note(), with_kwargs=True),
+    "forward-always": lambda part, note: part.register_forward_hook(
+        lambda *_: note(), always_call=True
+    ),
+    "forward-with-kwargs": lambda part, note: part.register_forward_hook(
+        lambda *_: note(), with_kwargs=True
+    ),
     "forward-pre": lambda part, note: part.register_forward_pre_hook(lambda *_: note()),
     "full-backward": lambda part, note: part.register_full_backward_hook(lambda *_: note()),
     "full-backward-pre": lambda part, note: part.register_full_backward_pre_hook(lambda *_: note()),
 }
 FOR_ALL: dict[str, Callable[[Callable[[nn.Module], None]], Any]] = {
     "forward": lambda note: hooks.register_module_forward_hook(lambda m, *_: note(m)),
-    "forward-always": lambda note: hooks.register_module_forward_hook(lambda m, *_: note(m), always_call=True),
+    "forward-always": lambda note: hooks.register_module_forward_hook(
+        lambda m, *_: note(m), always_call=True
+    ),
     "forward-pre": lambda note: hooks.register_module_forward_pre_hook(lambda m, *_: note(m)),
     "full-backward": lambda note: hooks.register_module_full_backward_hook(lambda m, *_: note(m)),
-    "full-backward-pre": lambda note: hooks.register_module_full_backward_pre_hook(lambda m, *_: note(m)),
+    "full-backward-pre": lambda note: hooks.register_module_full_backward_pre_hook(
+        lambda m, *_: note(m)
+    ),
 }
 CALLS = {"forward": lambda net: net(_x(6, 2))[0], "step": lambda net: net.step(_x(2))[0],
-         "batch-first-step": lambda net: net.step(_x(2))[0], "unbatched-step": lambda net: net.step(_x())[0]}
+         "batch-first-step": lambda net: net.step(_x(2))[0],
+         "unbatched-step": lambda net: net.step(_x())[0]}
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -77,7 +87,8 @@ def test_hooks_on_all_modules(hook: str, call: str) -> None:
 
 
 @pytest.mark.parametrize("gradients", [True, False])
-@pytest.mark.parametrize("layer", [ALIF(I, N), ALIF(I, N, batch_first=True), LeakyReadout(I, O, batch_first=True)],
+@pytest.mark.parametrize("layer", [ALIF(I, N), ALIF(I, N, batch_first=True),
+                                   LeakyReadout(I, O, batch_first=True)],
                          ids=["ALIF", "batch-first", "readout"])
 @pytest.mark.parametrize("form", ["batch", "unbatched"])
 def test_hooks_see_steps(layer: Any, form: str, gradients: bool) -> None:
@@ -135,7 +146,8 @@ REPLACED: dict[str, Callable[[LSNN], Any]] = {
     "two-layers": lambda net: setattr(net, "neurons", _another(ALIF, net, num_layers=2)),
     "LIF": lambda net: setattr(net, "neurons", _another(LIF, net)),
     "foreign-neurons": lambda net: setattr(net, "neurons", Foreign()),
-    "readout-without-bias": lambda net: setattr(net, "readout", _another(LeakyReadout, net, bias=False)),
+    "readout-without-bias": lambda net: setattr(net, "readout",
+                                                _another(LeakyReadout, net, bias=False)),
     "readout-of-another-time": lambda net: setattr(net.readout, "tau", 5.0),
     "parametrized-readout": lambda net: parametrizations.weight_norm(net.readout, "weight"),
     "orthogonal-readout": lambda net: parametrizations.orthogonal(net.readout, "weight"),
@@ -190,14 +202,15 @@ def test_compiled_network(gradients: bool) -> None:
 
 
 def test_nobody_watching_is_one_operator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The readout runs in the call of the neurons: functional.layer is asked for it, and no spikes are written."""
-    asked, layer = [], functional.layer
+    """The readout runs in the call of the neurons: functional.layer is asked for it, and no spikes
+    are written."""
+    requested, layer = [], functional.layer
 
     def watched(*args: Any, **options: Any) -> Any:
-        asked.append(options.get("w_out"))
+        requested.append(options.get("w_out"))
         return layer(*args, **options)
 
     monkeypatch.setattr(functional, "layer", watched)
     net = _net()
     net(_x(6, 2))
-    assert asked == [net.readout.weight]
+    assert requested == [net.readout.weight]

@@ -1,5 +1,5 @@
-"""The constants of a layer's neurons: given with another model's equations, refused where they leave their range, and
-set again by reset_parameters."""
+"""The constants of a layer's neurons: given with another model's equations, refused where they
+leave their range, and set again by reset_parameters."""
 import copy
 import math
 import pickle
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, LSNNState, State, functional
-from lsnn_ext.reference import ROWS
+from lsnn_ext.reference import MODELS
 from steps import assert_equal, flat
 
 I, N = 4, 8
@@ -27,32 +27,38 @@ def _x(*shape: int) -> Tensor:
     return torch.randn(*shape, I, generator=torch.Generator().manual_seed(3)) * 2
 
 
-# --------------------------------------------------------------------------------------------------- other models' rows
-@pytest.mark.parametrize("dynamics", [row for row in ROWS if row != "lsnn"])
+# ------------------------------------------------------------------------------------- other models
+@pytest.mark.parametrize("dynamics", [model for model in MODELS if model != "lsnn"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_of_the_paper_slips_into_another_row(kind: str, dynamics: str) -> None:
+def test_nothing_of_the_paper_slips_into_another_model(kind: str, dynamics: str) -> None:
     given = {**PAPER[kind], "dynamics": dynamics}
     KINDS[kind](**given)
     for name in PAPER[kind]:
-        with pytest.raises(TypeError, match=f"^{name}: expected to be given with dynamics='{dynamics}'.* {name}: "):
+        with pytest.raises(TypeError, match=f"^{name}: expected to be given with "
+                                            f"dynamics='{dynamics}'.* {name}: "):
             KINDS[kind](**{key: value for key, value in given.items() if key != name})
-    with pytest.raises(TypeError, match=f"^{', '.join(PAPER[kind])}: .*{kind} are those of the LSNN paper"):
+    with pytest.raises(TypeError, match=f"^{', '.join(PAPER[kind])}: .*{kind} are those of the "
+                                        f"LSNN paper"):
         KINDS[kind](dynamics=dynamics)
 
 
-# What the origins say, for models that a module can express as a whole: the coefficients that test_peers.py proves
-# against the packages themselves.
+# What the origins say, for models that a module can express as a whole: the coefficients that
+# test_peers.py proves against the packages themselves.
 MODELS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
-    "snntorch_sub": (lambda: LIF(I, N, dynamics="snntorch_sub", tau_mem=-1 / math.log(0.9), threshold=1.0,
-                                 refractory=0, autapses=True), {"alpha": 0.9, "theta": 1.0}),
-    "snntorch_sub_now": (lambda: ALIF(I, N, dynamics="snntorch_sub_now", tau_mem=-1 / math.log(0.9), tau_adapt=1e-3,
-                                      beta=0.8, threshold=0.8, refractory=0, autapses=True),
+    "snntorch_sub": (lambda: LIF(I, N, dynamics="snntorch_sub", tau_mem=-1 / math.log(0.9),
+                                 threshold=1.0, refractory=0, autapses=True),
+                     {"alpha": 0.9, "theta": 1.0}),
+    "snntorch_sub_now": (lambda: ALIF(I, N, dynamics="snntorch_sub_now", tau_mem=-1 / math.log(0.9),
+                                      tau_adapt=1e-3, beta=0.8, threshold=0.8, refractory=0,
+                                      autapses=True),
                          {"alpha": 0.9, "theta": 0.8}),
-    "sj_hard": (lambda: LIF(I, N, dynamics="sj_hard", tau_mem=-1 / math.log(1 - 1 / 4), threshold=0.3, refractory=0,
-                            autapses=True), {"alpha": 0.75, "theta": 0.3}),
-    "sinabs_sub": (lambda: ALIF(I, N, dynamics="sinabs_sub", tau_mem=8.0, tau_adapt=15.0, beta=1.3, threshold=0.5,
-                                refractory=0, autapses=True),
-                   {"alpha": math.exp(-1 / 8), "rho": math.exp(-1 / 15), "beta": 1.3, "theta": 0.5}),
+    "sj_hard": (lambda: LIF(I, N, dynamics="sj_hard", tau_mem=-1 / math.log(1 - 1 / 4),
+                            threshold=0.3, refractory=0, autapses=True),
+                {"alpha": 0.75, "theta": 0.3}),
+    "sinabs_sub": (lambda: ALIF(I, N, dynamics="sinabs_sub", tau_mem=8.0, tau_adapt=15.0, beta=1.3,
+                                threshold=0.5, refractory=0, autapses=True),
+                   {"alpha": math.exp(-1 / 8), "rho": math.exp(-1 / 15), "beta": 1.3,
+                    "theta": 0.5}),
 }
 
 
@@ -78,14 +84,19 @@ def test_defaults_are_the_papers() -> None:
         assert_equal([leaf.detach() for leaf in flat(left_out(_x(20, 2)))], given(_x(20, 2)))
         assert repr(left_out) == repr(given)
     shown = repr(LIF(I, N, **{**LIF._paper, "dynamics": "sj_soft"}))
-    assert shown == "LIF(4, 8, dynamics='sj_soft', tau_mem=20.0, threshold=0.01, refractory=5, autapses=False)"
+    assert (
+        shown
+        == "LIF(4, 8, dynamics='sj_soft', tau_mem=20.0, threshold=0.01, refractory=5, "
+           "autapses=False)"
+    )
 
 
-# ------------------------------------------------------------------------------------------------ learned out of range
+# ----------------------------------------------------------------------------- learned out of range
 BAD = {"zero": 0.0, "negative": -0.109, "nan": math.nan, "infinite": math.inf}
 
 
-@pytest.mark.parametrize("how", ["forward", "forward without gradients", "step", "step without gradients"])
+@pytest.mark.parametrize("how", ["forward", "forward without gradients", "step",
+                                 "step without gradients"])
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("name", ["tau_mem", "tau_adapt", "threshold", "beta"])
 @pytest.mark.parametrize("each", [True, False], ids=["each", "one"])
@@ -102,11 +113,13 @@ def test_learned_out_of_range(name: str, bad: str, each: bool, how: str) -> None
             return
         where = " at neuron 5" if each else ""
         remedy = f"clamp {name}_l1 .*smaller learning rate.*parametrize"
-        with pytest.raises(ValueError, match=f"^{name}_l1: .* in ALIF, got {BAD[bad]:.6g}{where}; .*{remedy}"):
+        with pytest.raises(ValueError, match=f"^{name}_l1: .* in ALIF, got {BAD[bad]:.6g}{where}; "
+                                             f".*{remedy}"):
             call(x)
 
 
-@pytest.mark.parametrize(("name", "options"), [("threshold", {}), ("tau_mem", {"dt": 1e-3, "tau_mem": 0.02})])
+@pytest.mark.parametrize(("name", "options"),
+                         [("threshold", {}), ("tau_mem", {"dt": 1e-3, "tau_mem": 0.02})])
 def test_training_is_refused_before_anything_is_nan(name: str, options: dict[str, Any]) -> None:
     """A small constant and a learning rate that carries it through zero in a few steps."""
     torch.manual_seed(0)
@@ -124,7 +137,8 @@ def test_training_is_refused_before_anything_is_nan(name: str, options: dict[str
 def test_what_is_not_learned_is_looked_at_too() -> None:
     layer = ALIF(I, N)
     layer.threshold_l0.fill_(-0.5)
-    with pytest.raises(ValueError, match=r"^threshold_l0: expected finite numbers > 0 in ALIF, got -0.5$"):
+    with pytest.raises(ValueError, match=r"^threshold_l0: expected finite numbers > 0 in ALIF, got "
+                                         r"-0.5$"):
         layer(_x(2, 3))
 
 
@@ -136,10 +150,11 @@ def test_nothing_is_looked_at_where_a_compiler_works() -> None:
     assert meta(_x(5, 2).to("meta"))[0].is_meta
 
 
-# ------------------------------------------------------------------------------------------------------------ set again
+# ---------------------------------------------------------------------------------------- set again
 def _constants(module: Any) -> dict[str, Tensor]:
     names = ("tau", "beta", "threshold", "delay")
-    return {name: value for name, value in module.state_dict().items() if name.split(".")[-1].startswith(names)}
+    return {name: value for name, value in module.state_dict().items()
+            if name.split(".")[-1].startswith(names)}
 
 
 EACH, DELAY = torch.linspace(5, 50, N), torch.arange(N * N).view(N, N) % 3
@@ -179,53 +194,78 @@ def test_set_again(name: str, where: str) -> None:
 
 def test_state_dict_has_no_more_than_before() -> None:
     assert set(ALIF(I, N, delay=torch.ones(N, N, dtype=torch.long)).state_dict()) == {
-        "weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "tau_mem_l0", "tau_adapt_l0", "beta_l0", "threshold_l0", "delay"}
+        "weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "tau_mem_l0", "tau_adapt_l0", "beta_l0",
+        "threshold_l0", "delay"}
 
 
 def test_constants_that_have_no_numbers() -> None:
     with torch.device("meta"):
         layer = ALIF(I, N, beta=torch.ones(N))
-    with pytest.raises(RuntimeError, match="beta: expected the numbers that the layer was made with, got a meta"):
+    with pytest.raises(RuntimeError, match="beta: expected the numbers that the layer was made "
+                                           "with, got a meta"):
         layer.to_empty(device="cpu").reset_parameters()
     with pytest.raises(ValueError, match="delay: expected numbers, got a tensor on meta"):
         ALIF(I, N, delay=torch.ones(N, N, dtype=torch.long, device="meta"))
 
 
-# ---------------------------------------------------------------------------------------------------------- messages
+# ----------------------------------------------------------------------------------------- messages
 REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
-    "learn-true": (lambda: ALIF(I, N, learn=True), TypeError, "learn: expected some of tau_mem, .*, got True"),
-    "learn-none": (lambda: LIF(I, N, learn=None), TypeError, "learn: expected some of tau_mem, threshold, got None"),
-    "learn-true-in-network": (lambda: LSNN(I, 3, 5, 2, learn=True), TypeError, "learn: expected some of .*, got True"),
-    "positional-bias": (lambda: ALIF(I, N, True), ValueError, "num_layers: .*, got True; .* bias is, is given by its"),
-    "positional-bias-of-readout": (lambda: LeakyReadout(N, 2, False), TypeError, "tau: .*, got False; .* bias"),
-    "positional-bias-of-readout-true": (lambda: LeakyReadout(N, 2, True), TypeError, "tau: .*, got True; .* bias"),
+    "learn-true": (lambda: ALIF(I, N, learn=True), TypeError,
+                   "learn: expected some of tau_mem, .*, got True"),
+    "learn-none": (lambda: LIF(I, N, learn=None), TypeError,
+                   "learn: expected some of tau_mem, threshold, got None"),
+    "learn-true-in-network": (lambda: LSNN(I, 3, 5, 2, learn=True), TypeError,
+                              "learn: expected some of .*, got True"),
+    "positional-bias": (lambda: ALIF(I, N, True), ValueError,
+                        "num_layers: .*, got True; .* bias is, is given by its"),
+    "positional-bias-of-readout": (lambda: LeakyReadout(N, 2, False), TypeError,
+                                   "tau: .*, got False; .* bias"),
+    "positional-bias-of-readout-true": (lambda: LeakyReadout(N, 2, True), TypeError,
+                                        "tau: .*, got True; .* bias"),
     "bias-number": (lambda: ALIF(I, N, 1, 0.5), TypeError, "bias: expected True or False, got 0.5"),
-    "readout-bias": (lambda: LeakyReadout(N, 2, bias=None), TypeError, "bias: expected True or False, got None"),
-    "batch-first": (lambda: ALIF(I, N, batch_first="no"), TypeError, "batch_first: expected True or False, got 'no'"),
-    "autapses": (lambda: ALIF(I, N, autapses=0), TypeError, "autapses: expected True or False, got 0"),
+    "readout-bias": (lambda: LeakyReadout(N, 2, bias=None), TypeError,
+                     "bias: expected True or False, got None"),
+    "batch-first": (lambda: ALIF(I, N, batch_first="no"), TypeError,
+                    "batch_first: expected True or False, got 'no'"),
+    "autapses": (lambda: ALIF(I, N, autapses=0), TypeError,
+                 "autapses: expected True or False, got 0"),
     "dt-true": (lambda: ALIF(I, N, dt=True), TypeError, "dt: expected a number > 0, got True"),
-    "dt-tensor": (lambda: LeakyReadout(I, N, dt=torch.ones(2)), TypeError, "dt: expected a number > 0, got tensor"),
-    "tau-true": (lambda: ALIF(I, N, tau_mem=True), TypeError, "tau_mem: expected a number or a tensor, got True"),
-    "tau-text": (lambda: LIF(I, N, tau_mem="20"), TypeError, "tau_mem: expected a number or a tensor, got '20'"),
-    "tau-complex": (lambda: LIF(I, N, tau_mem=torch.ones(N) * 1j), TypeError, "tau_mem: expected real numbers"),
-    "refractory-true": (lambda: ALIF(I, N, refractory=True), ValueError, "refractory: expected a whole number"),
-    "delay-true": (lambda: ALIF(I, N, delay=True), TypeError, "delay: expected an int or an integer tensor"),
-    "dropout-true": (lambda: ALIF(I, N, 2, dropout=True), ValueError, "dropout: expected a probability"),
+    "dt-tensor": (lambda: LeakyReadout(I, N, dt=torch.ones(2)), TypeError,
+                  "dt: expected a number > 0, got tensor"),
+    "tau-true": (lambda: ALIF(I, N, tau_mem=True), TypeError,
+                 "tau_mem: expected a number or a tensor, got True"),
+    "tau-text": (lambda: LIF(I, N, tau_mem="20"), TypeError,
+                 "tau_mem: expected a number or a tensor, got '20'"),
+    "tau-complex": (lambda: LIF(I, N, tau_mem=torch.ones(N) * 1j), TypeError,
+                    "tau_mem: expected real numbers"),
+    "refractory-true": (lambda: ALIF(I, N, refractory=True), ValueError,
+                        "refractory: expected a whole number"),
+    "delay-true": (lambda: ALIF(I, N, delay=True), TypeError,
+                   "delay: expected an int or an integer tensor"),
+    "dropout-true": (lambda: ALIF(I, N, 2, dropout=True), ValueError,
+                     "dropout: expected a probability"),
     "beta-of-some": (lambda: LSNN(I, 3, 5, 2, beta=torch.ones(4)), ValueError,
                      r"beta: expected a number or shape \(5,\) or \(8,\), got shape \(4,\)"),
-    "beta-of-regular": (lambda: LSNN(I, 3, 5, 2, beta=torch.ones(8)), ValueError, "beta: expected 0 for the n_regular"),
-    "beta-nan": (lambda: LSNN(I, 3, 5, 2, beta=math.nan), ValueError, "beta: expected finite numbers"),
+    "beta-of-regular": (lambda: LSNN(I, 3, 5, 2, beta=torch.ones(8)), ValueError,
+                        "beta: expected 0 for the n_regular"),
+    "beta-nan": (lambda: LSNN(I, 3, 5, 2, beta=math.nan), ValueError,
+                 "beta: expected finite numbers"),
     "state-of-alif": (lambda: LSNN(I, 3, 5, 2)(_x(2, 2), ALIF(I, 8)(_x(2, 2))[1]), TypeError,
                       r"state: expected an LSNNState\(.*neurons.*readout.*, got State"),
-    "state-of-alif-in-step": (lambda: LSNN(I, 3, 5, 2).step(_x(2), ALIF(I, 8)(_x(2, 2))[1]), TypeError,
-                              "state: expected an LSNNState.*, got State"),
-    "state-tuple": (lambda: LSNN(I, 3, 5, 2)(_x(2, 2), (None, None)), TypeError, "state: .* LSNNState.*, got tuple"),
-    "state-tensor": (lambda: LSNN(I, 3, 5, 2).step(_x(2), torch.zeros(2, 8)), TypeError, "LSNNState.*, got Tensor"),
-    "state-turned": (lambda: LSNN(I, 3, 5, 2)(_x(2, 2), LSNNState(*LSNN(I, 3, 5, 2)(_x(2, 2))[1][::-1])), TypeError,
+    "state-of-alif-in-step": (lambda: LSNN(I, 3, 5, 2).step(_x(2), ALIF(I, 8)(_x(2, 2))[1]),
+                              TypeError, "state: expected an LSNNState.*, got State"),
+    "state-tuple": (lambda: LSNN(I, 3, 5, 2)(_x(2, 2), (None, None)), TypeError,
+                    "state: .* LSNNState.*, got tuple"),
+    "state-tensor": (lambda: LSNN(I, 3, 5, 2).step(_x(2), torch.zeros(2, 8)), TypeError,
+                     "LSNNState.*, got Tensor"),
+    "state-turned": (lambda: LSNN(I, 3, 5, 2)(_x(2, 2),
+                                              LSNNState(*LSNN(I, 3, 5, 2)(_x(2, 2))[1][::-1])),
+                     TypeError,
                      "state: expected a (State of 5 tensors|tensor)"),
-    "network-state-of-alif": (lambda: ALIF(I, N)(_x(2, 2), LSNN(I, 3, 5, 2)(_x(2, 2))[1]), TypeError,
-                              "state: expected a State of 5 tensors .*, got LSNNState"),
-    "state-of-none": (lambda: ALIF(I, N)(_x(2, 2), State(*[None] * 5)), TypeError, r"state\.v: expected a tensor, got"),
+    "network-state-of-alif": (lambda: ALIF(I, N)(_x(2, 2), LSNN(I, 3, 5, 2)(_x(2, 2))[1]),
+                              TypeError, "state: expected a State of 5 tensors .*, got LSNNState"),
+    "state-of-none": (lambda: ALIF(I, N)(_x(2, 2), State(*[None] * 5)), TypeError,
+                      r"state\.v: expected a tensor, got"),
 }
 
 
@@ -237,7 +277,8 @@ def test_refused_by_name(name: str, gradients: bool) -> None:
         call()
 
 
-@pytest.mark.parametrize("beta", [0.7, 1, torch.tensor(0.7), torch.linspace(0, 2, 5), torch.linspace(0, 2, 5).double(),
+@pytest.mark.parametrize("beta", [0.7, 1, torch.tensor(0.7), torch.linspace(0, 2, 5),
+                                  torch.linspace(0, 2, 5).double(),
                                   torch.cat([torch.zeros(3), torch.linspace(0, 2, 5)])], ids=str)
 def test_beta_of_the_network(beta: Any) -> None:
     last = torch.as_tensor(beta).float()

@@ -1,5 +1,5 @@
-"""Weights that are no parameters of the layer, but computed at each call or given from outside: as a plain layer with
-the weights that they come to."""
+"""Weights that are no parameters of the layer, but computed at each call or given from outside: as
+a plain layer with the weights that they come to."""
 import copy
 import io
 from collections.abc import Callable
@@ -112,7 +112,8 @@ def test_spectral_norm_in_training(name: str, num_layers: int) -> None:
     other = copy.deepcopy(layer)
     weight = getattr(other, name).detach()
     plain = ALIF(I, N, num_layers)
-    plain.load_state_dict({**{key: getattr(other.eval(), key) for key in plain.state_dict()}, name: weight})
+    plain.load_state_dict({**{key: getattr(other.eval(), key) for key in plain.state_dict()},
+                           name: weight})
     assert_equal([leaf.detach() for leaf in flat(layer(_x(12, 3)))], plain(_x(12, 3)))
     assert torch.equal(getattr(layer.eval(), name), getattr(other.eval(), name))
 
@@ -155,7 +156,8 @@ def test_learned_logarithm(name: str) -> None:
     plain.load_state_dict({key: getattr(layer, key) for key in plain.state_dict()})
     for gradients in (True, False):
         for how in ("forward", "step"):
-            assert_equal([leaf.detach() for leaf in _run(how, layer, gradients)], _run(how, plain, gradients))
+            assert_equal([leaf.detach() for leaf in _run(how, layer, gradients)],
+                         _run(how, plain, gradients))
     layer(_x(20, 3))[0].sum().backward()
     assert layer.parametrizations[f"{name}_l0"].original.grad.any()  # type: ignore[union-attr,index]
 

@@ -1,4 +1,5 @@
-"""The layers against a plain loop over the reference, in every form of input, and what else nn.LSTM lets one expect."""
+"""The layers against a plain loop over the reference, in every form of input, and what else nn.LSTM
+lets one expect."""
 import copy
 import pickle
 from typing import Any
@@ -27,7 +28,8 @@ def spikes_in(*shape: int, rate: float = 0.3, seed: int = 0) -> Tensor:
     return (torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < rate).float()
 
 
-def by_reference(layer: ALIF | LIF, x: Tensor, suffix: str = "_l0", state: State | None = None) -> Any:
+def by_reference(layer: ALIF | LIF, x: Tensor, suffix: str = "_l0",
+                 state: State | None = None) -> Any:
     """One direction of one layer as the equations say, x (T, B, I)."""
     p = dict(layer.named_parameters()) | dict(layer.named_buffers())
     current = x @ p["weight_ih" + suffix].t()
@@ -40,21 +42,24 @@ def by_reference(layer: ALIF | LIF, x: Tensor, suffix: str = "_l0", state: State
     if not layer.autapses:
         w_rec = w_rec - torch.diag(w_rec.diagonal())
     return reference.alif(current, w_rec, **k, refractory=layer.refractory, delay=layer.delay,
-                          dynamics=layer.dynamics, surrogate=layer.surrogate, dampening=layer.dampening, state=state,
-                          trace=True)
+                          dynamics=layer.dynamics, surrogate=layer.surrogate,
+                          dampening=layer.dampening, state=state, trace=True)
 
 
 def same(one: State, other: State, **tolerance: float) -> None:
     for name, left, right in zip(State._fields, one, other, strict=True):
-        torch.testing.assert_close(left, right, msg=lambda m, name=name: f"state.{name}: {m}", **tolerance)
+        torch.testing.assert_close(left, right, msg=lambda m, name=name: f"state.{name}: {m}",
+                                   **tolerance)
 
 
 @pytest.mark.parametrize("kind", [ALIF, LIF])
-@pytest.mark.parametrize("options", [{}, {"refractory": 3, "delay": 2}, {"dynamics": "srnn", "threshold": 0.05},
-                                     {"autapses": True, "bias": False}, {"dt": 2.0, "dampening": 0.7}])
+@pytest.mark.parametrize("options", [{}, {"refractory": 3, "delay": 2},
+                                     {"dynamics": "srnn", "threshold": 0.05},
+                                     {"autapses": True, "bias": False},
+                                     {"dt": 2.0, "dampening": 0.7}])
 def test_against_reference(kind: Any, options: dict[str, Any]) -> None:
     torch.manual_seed(1)
-    if "dynamics" in options:  # of another row nothing is left out
+    if "dynamics" in options:  # of another model nothing is left out
         options = {**kind._paper, **options}
     layer = exact(kind(I, N, **options))
     x = spikes_in(T, B, I)
@@ -70,12 +75,14 @@ def test_against_reference(kind: Any, options: dict[str, Any]) -> None:
     got_gradients = torch.autograd.grad((out * weight).sum(), parameters)
     want_gradients = torch.autograd.grad((want * weight).sum(), parameters)
     for got, expected in zip(got_gradients, want_gradients, strict=True):
-        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+        torch.testing.assert_close(got, expected, rtol=1e-4,
+                                   atol=1e-4 * float(expected.abs().max()))
 
 
 def test_per_neuron_values_and_delays() -> None:
     delay = torch.randint(0, 3, (N, N), generator=torch.Generator().manual_seed(0))
-    layer = exact(ALIF(I, N, tau_mem=torch.linspace(10, 30, N), tau_adapt=torch.linspace(50, 500, N),
+    layer = exact(ALIF(I, N, tau_mem=torch.linspace(10, 30, N), tau_adapt=torch.linspace(50, 500,
+                                                                                         N),
                        beta=torch.linspace(0, 2, N), threshold=torch.full((N,), 0.02), delay=delay))
     x = spikes_in(T, B, I)
     assert torch.equal(layer(x)[0], by_reference(layer, x)[0])
@@ -88,9 +95,9 @@ def test_batch_first_and_unbatched() -> None:
     other.batch_first = True
     x = spikes_in(T, B, I)
     out, state = layer(x)
-    turned, turned_state = other(x.transpose(0, 1))
-    assert torch.equal(turned, out.transpose(0, 1))
-    same(turned_state, state, rtol=0, atol=0)
+    transposed, transposed_state = other(x.transpose(0, 1))
+    assert torch.equal(transposed, out.transpose(0, 1))
+    same(transposed_state, state, rtol=0, atol=0)
     for module in (layer, other):
         single, single_state, traces = module(x[:, 0], trace=True)
         assert torch.equal(single, out[:, 0]) and traces.v.shape == (T, N)
@@ -143,7 +150,9 @@ def test_bidirectional_and_layers() -> None:
         same(State(*(leaf[2 * number] for leaf in state)), ahead_state)
         same(State(*(leaf[2 * number + 1] for leaf in state)), back_state)
     assert torch.equal(out, inner)
-    assert out.shape == (T, B, 2 * N) and state.v.shape == (4, B, N) and state.z.shape == (4, 1, B, N)
+    assert (
+        out.shape == (T, B, 2 * N) and state.v.shape == (4, B, N) and state.z.shape == (4, 1, B, N)
+    )
 
 
 def test_dropout_only_between_layers() -> None:
@@ -200,9 +209,11 @@ def test_learn() -> None:
 
 
 def test_state_dict_copy_and_pickle() -> None:
-    layer = exact(ALIF(I, N, 2, bidirectional=True, tau_mem=15.0, delay=torch.ones(N, N, dtype=torch.long)))
+    layer = exact(ALIF(I, N, 2, bidirectional=True, tau_mem=15.0,
+                       delay=torch.ones(N, N, dtype=torch.long)))
     names = set(layer.state_dict())
-    lstm = {name for name in nn.LSTM(I, N, 2, bidirectional=True).state_dict() if not name.startswith("bias_hh")}
+    lstm = {name for name in nn.LSTM(I, N, 2, bidirectional=True).state_dict()
+            if not name.startswith("bias_hh")}
     assert lstm <= names and {"tau_mem_l1_reverse", "delay"} <= names
     other = ALIF(I, N, 2, bidirectional=True, delay=torch.zeros(N, N, dtype=torch.long))
     other.load_state_dict(layer.state_dict())
@@ -249,20 +260,24 @@ def test_extra_repr() -> None:
     assert repr(ALIF(I, N)) == "ALIF(6, 8)"
     assert repr(LIF(I, N)) == "LIF(6, 8)"
     shown = repr(ALIF(I, N, 2, tau_mem=15.0, beta=torch.ones(N), learn=("beta",), batch_first=True))
-    assert shown == "ALIF(6, 8, num_layers=2, batch_first=True, tau_mem=15.0, beta=<(8,)>, learn=('beta',))"
+    assert (
+        shown
+        == "ALIF(6, 8, num_layers=2, batch_first=True, tau_mem=15.0, beta=<(8,)>, learn=('beta',))"
+    )
 
 
 @pytest.mark.parametrize(("options", "match"), [
-    ({"tau_mem": -1.0}, "tau_mem"), ({"tau_adapt": 0.0}, "tau_adapt"), ({"threshold": -0.1}, "threshold"),
-    ({"beta": float("nan")}, "beta"), ({"beta": torch.ones(3)}, r"beta: expected .*\(8,\), got shape \(3,\)"),
+    ({"tau_mem": -1.0}, "tau_mem"), ({"tau_adapt": 0.0}, "tau_adapt"),
+    ({"threshold": -0.1}, "threshold"), ({"beta": float("nan")}, "beta"),
+    ({"beta": torch.ones(3)}, r"beta: expected .*\(8,\), got shape \(3,\)"),
     ({"learn": ("tau",)}, "learn: expected .*, got 'tau'"), ({"refractory": -1}, "refractory"),
-    ({"delay": -1}, "delay"),
-    ({"delay": torch.ones(N, N)}, "delay: expected an integer tensor"),
+    ({"delay": -1}, "delay"), ({"delay": torch.ones(N, N)}, "delay: expected an integer tensor"),
     ({"dynamics": "no"}, "dynamics"), ({"surrogate": "no"}, "surrogate"),
     ({"dampening": 0.0}, "dampening"), ({"dt": 0.0}, "dt"), ({"dropout": 2.0}, "dropout"),
     ({"num_layers": 0}, "num_layers"), ({"dtype": torch.int64}, "dtype")])
 def test_bad_arguments(options: dict[str, Any], match: str) -> None:
-    with pytest.raises(TypeError if match.endswith("an integer tensor") else ValueError, match=match):
+    with pytest.raises(TypeError if match.endswith("an integer tensor") else ValueError,
+                       match=match):
         ALIF(I, N, **options)
 
 
@@ -286,7 +301,8 @@ def test_bad_inputs() -> None:
         ALIF(I, N, bidirectional=True).step(x[0])
     with pytest.raises(ValueError, match="learn"):
         LIF(I, N, learn="beta")
-    with pytest.raises(ValueError, match=r"x: expected shape \(T, B, 8\) or \(T, 8\), got \(40, 3, 6\)"):
+    with pytest.raises(ValueError, match=r"x: expected shape \(T, B, 8\) or \(T, 8\), got \(40, 3, "
+                                         r"6\)"):
         LeakyReadout(N, 2)(x)
     with pytest.raises(ValueError, match="tau"):
         LeakyReadout(N, 2, -1.0)
@@ -310,14 +326,15 @@ def test_readout() -> None:
     torch.testing.assert_close(end, p @ readout.weight.t())
     inputs = [z, *readout.parameters()]
     for got, expected in zip(torch.autograd.grad(y.square().sum(), inputs),
-                             torch.autograd.grad(torch.stack(want).square().sum(), inputs), strict=True):
+                             torch.autograd.grad(torch.stack(want).square().sum(), inputs),
+                             strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
     first, middle = readout(z[:15])
     torch.testing.assert_close(torch.cat([first, readout(z[15:], middle)[0]]), y)
     torch.testing.assert_close(readout(z[:, 0])[0], y[:, 0])
-    turned = copy.deepcopy(readout)
-    turned.batch_first = True
-    torch.testing.assert_close(turned(z.transpose(0, 1))[0], y.transpose(0, 1))
+    transposed = copy.deepcopy(readout)
+    transposed.batch_first = True
+    torch.testing.assert_close(transposed(z.transpose(0, 1))[0], y.transpose(0, 1))
 
 
 def test_lsnn() -> None:

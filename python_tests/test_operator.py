@@ -1,6 +1,7 @@
 """What PyTorch asks of an operator: compiled graphs, autocast, tensors without data, torch.func.
 
-The operators are called as functional.alif calls them; what they compute is compared with the reference elsewhere.
+The operators are called as functional.alif calls them; what they compute is compared with the
+reference elsewhere.
 """
 import os
 import shutil
@@ -21,7 +22,9 @@ from cases import Case, build
 from compare import assert_all_same, assert_same, cast, changed, detached, named
 from lsnn_ext import ALIF, LIF, LSNN, _ops, functional
 
-pytestmark = pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
+pytestmark = pytest.mark.skipif(
+    not _ops.available, reason="the compiled part of lsnn_ext is not built"
+)
 BUSY = Case("busy", T=40, delay="each", refractory=2, state="real")
 PLAIN = Case("plain", T=40)
 REFUSING = ("alif_forward", "alif_backward", "linear_events", "linear_events_backward")
@@ -50,24 +53,32 @@ def _calls(case: Case, smooth: bool = False) -> dict[str, tuple[Any, ...]]:
         build(case, torch.float32, dyadic=True).run(functional.alif, smooth=smooth)
         torch.ops.lsnn.linear_events(x, w, w[:, 0])
         torch.ops.lsnn.linear_events_backward(x @ w.T, x)
-        torch.ops.lsnn.leaky_readout_backward(*torch.ops.lsnn.leaky_readout(x[None], w[0].expand(5, 4), 0.9), 0.9)
+        torch.ops.lsnn.leaky_readout_backward(
+            *torch.ops.lsnn.leaky_readout(x[None], w[0].expand(5, 4), 0.9), 0.9
+        )
     assert set(calls.made) == set(NAMES)
     return calls.made
 
 
-# ------------------------------------------------------------------------------------------------------------ opcheck
-@pytest.mark.parametrize(("case", "smooth"), [(replace(BUSY, T=6), True), (replace(PLAIN, T=6), False),
-                                              (replace(BUSY, T=0), False)], ids=["smooth", "plain", "empty"])
+# ------------------------------------------------------------------------------------------ opcheck
+@pytest.mark.parametrize(
+    ("case", "smooth"),
+    [(replace(BUSY, T=6), True), (replace(PLAIN, T=6), False), (replace(BUSY, T=0), False)],
+    ids=["smooth", "plain", "empty"],
+)
 def test_opcheck(case: Case, smooth: bool) -> None:
-    """All utilities of opcheck, on tensors that want no gradient: the raw operators refuse others (below)."""
-    utilities = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static",
-                 "test_aot_dispatch_dynamic")
+    """All utilities of opcheck, on tensors that want no gradient: the raw operators refuse others
+    (below)."""
+    utilities = ("test_schema", "test_autograd_registration", "test_faketensor",
+                 "test_aot_dispatch_static", "test_aot_dispatch_dynamic")
     made = _calls(case, smooth=smooth)
-    for _, _, results in made.values():  # even empty ones are not the same tensor: the schema says so
+    # even empty ones are not the same tensor: the schema says so
+    for _, _, results in made.values():
         assert len({id(result) for result in results}) == len(results)
     operator, args, _ = made["alif_forward"]
-    for asked in ((), ("traces",), ("saved",), ("traces", "saved")):
-        torch.library.opcheck(operator, changed(operator, args, asked={"spikes", *asked}), test_utils=utilities)
+    for requested in ((), ("traces",), ("saved",), ("traces", "saved")):
+        torch.library.opcheck(operator, changed(operator, args, requested={"spikes", *requested}),
+                              test_utils=utilities)
     operator, args, _ = made["alif_backward"]
     for coefficients, others in ((0, 0), (0, 2), (2047, 63)):
         masks = {"coefficient_gradients": coefficients, "gradients": others}
@@ -75,17 +86,20 @@ def test_opcheck(case: Case, smooth: bool) -> None:
     for name in NAMES[2:]:
         torch.library.opcheck(*made[name][:2], test_utils=utilities)
     # Its values are nobody's promise, so there is nothing to compare after dispatch.
-    torch.library.opcheck(torch.ops.lsnn.buffer.default, (torch.zeros(3), 4, 5), test_utils=utilities[:3])
+    torch.library.opcheck(torch.ops.lsnn.buffer.default, (torch.zeros(3), 4, 5),
+                          test_utils=utilities[:3])
 
 
-# ----------------------------------------------------------------------------------------------------- torch.compile
+# ------------------------------------------------------------------------------------ torch.compile
 class Graphs:
-    """A backend that keeps the forward and backward graphs, parted as inductor does, and runs them as they are."""
+    """A backend that keeps the forward and backward graphs, parted as inductor does, and runs them
+    as they are."""
 
     def __init__(self) -> None:
         self.forward: list[torch.fx.GraphModule] = []
         self.backward: list[torch.fx.GraphModule] = []
-        self.backend = aot_autograd(fw_compiler=self._keep(self.forward), bw_compiler=self._keep(self.backward),
+        self.backend = aot_autograd(fw_compiler=self._keep(self.forward),
+                                    bw_compiler=self._keep(self.backward),
                                     partition_fn=min_cut_rematerialization_partition)
 
     @staticmethod
@@ -93,10 +107,12 @@ class Graphs:
         return lambda graph, _: graphs.append(graph) or make_boxed_func(graph.forward)  # type: ignore[func-returns-value]
 
     def nodes(self) -> list[int]:
-        """How often the operators stand there: forward in forward, forward in backward, backward in either."""
+        """How often the operators stand there: forward in forward, forward in backward, backward in
+        either."""
         forward, backward = ([str(node.target) for graph in graphs for node in graph.graph.nodes]
                              for graphs in (self.forward, self.backward))
-        return [forward.count("lsnn.alif_forward.default"), backward.count("lsnn.alif_forward.default"),
+        return [forward.count("lsnn.alif_forward.default"),
+                backward.count("lsnn.alif_forward.default"),
                 (forward + backward).count("lsnn.alif_backward.default")]
 
 
@@ -114,7 +130,8 @@ class Functional(nn.Module):
 MODULES: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "functional": (Functional, 1),
     "ALIF": (lambda: ALIF(5, 7), 1),
-    "ALIF-stacked": (lambda: ALIF(5, 7, 2, bidirectional=True, learn=("tau_mem", "beta"), refractory=2, delay=1), 4),
+    "ALIF-stacked": (lambda: ALIF(5, 7, 2, bidirectional=True, learn=("tau_mem", "beta"),
+                                  refractory=2, delay=1), 4),
     "ALIF-delays": (lambda: ALIF(5, 7, delay=torch.arange(49).view(7, 7) % 3), 1),
     "LIF": (lambda: LIF(5, 7), 1),
     "LSNN": (lambda: LSNN(5, 4, 3, 2), 1),  # the readout is an operator of its own
@@ -122,12 +139,15 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], int]] = {
 
 
 def _flat(outputs: Any) -> list[Tensor]:
-    return [outputs] if isinstance(outputs, Tensor) else [leaf for part in outputs for leaf in _flat(part)]
+    return [outputs] if isinstance(outputs,
+                                   Tensor) else [leaf for part in outputs for leaf in _flat(part)]
 
 
-def _step(call: Callable[[Tensor], Any], module: nn.Module, x: Tensor, dynamic: tuple[int, ...] = (),
+def _step(call: Callable[[Tensor], Any], module: nn.Module, x: Tensor,
+          dynamic: tuple[int, ...] = (),
           ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """All outputs, named by place and whether they want a gradient, and the gradients of a weighted sum of them."""
+    """All outputs, named by place and whether they want a gradient, and the gradients of a weighted
+    sum of them."""
     leaves = {"x": x.clone().requires_grad_(), **dict(module.named_parameters())}
     for axis in dynamic:
         torch._dynamo.mark_dynamic(leaves["x"], axis)
@@ -148,7 +168,8 @@ def fresh() -> None:
 @pytest.mark.filterwarnings("error:.*may not alias")
 @pytest.mark.parametrize("name", MODULES)
 def test_compiled(name: str, fresh: None) -> None:
-    """One graph, in it one node for each recurrence, forward and backward; the same bits; compiled once."""
+    """One graph, in it one node for each recurrence, forward and backward; the same bits; compiled
+    once."""
     module, graphs, x = MODULES[name][0](), Graphs(), torch.randn(40, 3, 5)
     compiled = torch.compile(module, fullgraph=True, backend=graphs.backend)
     for sequence in (x, 2 * x):
@@ -170,12 +191,14 @@ def test_compiled_for_any_length_and_batch(name: str, fresh: None) -> None:
         outputs, gradients = _step(compiled, module, x, (0, 1))
         want, want_gradients = _step(module, module, x)
         assert_all_same(outputs, want)
-        assert_all_same(gradients, want_gradients, tolerance=1e-6)  # products of matrices, in another order
+        # products of matrices, in another order
+        assert_all_same(gradients, want_gradients, tolerance=1e-6)
         # One state is saved every 128 steps, and torch tells sizes of 1 from others.
         assert len(graphs.forward) == len(graphs.backward) == 1 + (steps > 128)
 
 
-@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="inductor needs a C++ compiler")
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None,
+                    reason="inductor needs a C++ compiler")
 @pytest.mark.parametrize("name", ["functional", "LSNN"])
 def test_inductor(name: str, fresh: None) -> None:
     module, x = MODULES[name][0](), torch.randn(40, 3, 5)
@@ -184,9 +207,10 @@ def test_inductor(name: str, fresh: None) -> None:
         assert_all_same(got, want, tolerance=1e-5)
 
 
-# ------------------------------------------------------------------------------------------ autocast, fake tensors
+# --------------------------------------------------------------------------- autocast, fake tensors
 def test_autocast() -> None:
-    """Under autocast the recurrence runs in float32 (float64 stays what it is), and so does its gradient."""
+    """Under autocast the recurrence runs in float32 (float64 stays what it is), and so does its
+    gradient."""
     problem = build(BUSY, torch.bfloat16, dyadic=True)
     want, want_gradients = problem.run(functional.alif)
     operator, args, _ = _calls(BUSY)["alif_forward"]
@@ -203,7 +227,8 @@ def test_autocast() -> None:
     assert_all_same(gradients, want_gradients)
     assert state.neurons.v.dtype == torch.float32
     y.float().square().sum().backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 and p.grad.dtype == p.dtype for p in layer.parameters())
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 and p.grad.dtype == p.dtype
+               for p in layer.parameters())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
@@ -224,25 +249,35 @@ def test_shapes_without_data(where: str, learns: bool, dtype: torch.dtype) -> No
         got, gradients = bare.run(functional.alif)
     for name, value in {**want, **want_gradients}.items():
         other = {**got, **gradients}[name]
-        assert (other.shape, other.dtype, other.stride()) == (value.shape, value.dtype, value.stride()), name
+        assert (other.shape, other.dtype, other.stride()) == (
+            value.shape,
+            value.dtype,
+            value.stride(),
+        ), name
 
 
 @pytest.mark.parametrize("name", ["ALIF", "ALIF-stacked", "LIF", "LSNN"])
 def test_modules_on_meta(name: str) -> None:
     x, module = torch.randn(9, 3, 5), MODULES[name][0]()
-    want, got = ([value.shape for value in _flat(module.to(to)(x.to(to)))] for to in ("cpu", "meta"))
+    want, got = (
+        [value.shape for value in _flat(module.to(to)(x.to(to)))] for to in ("cpu", "meta")
+    )
     assert got == want
 
 
-# ------------------------------------------------------------------------------------- derivatives that are not there
+# ------------------------------------------------------------------- derivatives that are not there
 @pytest.mark.parametrize("name", REFUSING)
 def test_raw_operators_refuse_tensors_that_want_a_gradient(name: str, fresh: None) -> None:
     operator, args, results = _calls(PLAIN)[name]
     if name == "alif_forward":
-        args = changed(operator, args, asked={"spikes"})  # with what it saves it has one: test_export.py
-    compiled = torch.compile(lambda *args: _flat(operator(*args)), fullgraph=True, backend="aot_eager")
+        # with what it saves it has one: test_export.py
+        args = changed(operator, args, requested={"spikes"})
+    compiled = torch.compile(lambda *args: _flat(operator(*args)), fullgraph=True,
+                             backend="aot_eager")
     given = named(operator, args)
-    tensors = [key for key, arg in given.items() if isinstance(arg, Tensor) and arg.is_floating_point()]
+    tensors = [
+        key for key, arg in given.items() if isinstance(arg, Tensor) and arg.is_floating_point()
+    ]
     assert len(tensors) >= 2
     for tensor in tensors:
         wanting = changed(operator, args, **{tensor: given[tensor].clone().requires_grad_()})
@@ -259,7 +294,9 @@ def test_raw_operators_refuse_tensors_that_want_a_gradient(name: str, fresh: Non
 
 def _pair(seed: int = 0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return torch.rand(20, 3, 5, generator=generator) * 3, torch.rand(5, 5, generator=generator) - 0.5
+    return torch.rand(20, 3, 5, generator=generator) * 3, torch.rand(
+        5, 5, generator=generator
+    ) - 0.5
 
 
 def _loss(x: Tensor, w: Tensor) -> Tensor:
@@ -296,5 +333,6 @@ def test_derivatives_that_do_not_exist_are_refused() -> None:
         torch.func.grad(lambda x: torch.func.grad(_loss)(x, w).square().sum())(x)
     with pytest.raises(RuntimeError, match="implement the jvp function"):
         torch.func.jvp(lambda x: functional.alif(x, w, **K)[1].v, (x,), (torch.ones_like(x),))
-    with pytest.raises(RuntimeError, match="implement the jvp function"), torch.autograd.forward_ad.dual_level():
+    with pytest.raises(RuntimeError,
+                       match="implement the jvp function"), torch.autograd.forward_ad.dual_level():
         functional.alif(torch.autograd.forward_ad.make_dual(x, x), w.requires_grad_(), **K)

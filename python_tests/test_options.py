@@ -1,4 +1,5 @@
-"""What is forced of a call reaches both of its passes, wherever they run; the environment sets the defaults."""
+"""What is forced of a call reaches both of its passes, wherever they run; the environment sets the
+defaults."""
 import io
 import os
 import subprocess
@@ -15,16 +16,21 @@ from compare import changed, named
 from lsnn_ext import LSNN, _ops, functional
 from test_operator import BUSY, Calls, _calls
 
-pytestmark = pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
+pytestmark = pytest.mark.skipif(
+    not _ops.available, reason="the compiled part of lsnn_ext is not built"
+)
 cpu_only = pytest.mark.skipif("LSNN_EMULATE" in os.environ, reason="no CPU kernels run here")
 K: dict[str, Any] = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.5}
-STEPS = {"dense": "product_steps_dense", "active": "product_steps_active", "bf16": "product_steps_active",
-         "sparse": "product_steps_sparse"}
+STEPS = {"dense": "product_steps_dense", "active": "product_steps_active",
+         "bf16": "product_steps_active", "sparse": "product_steps_sparse"}
 
 
 def _leaves(B: int = 3, N: int = 70) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    x, w = torch.rand(40, B, N, generator=generator), torch.randn(N, N, generator=generator) / N**0.5
+    x, w = (
+        torch.rand(40, B, N, generator=generator),
+        torch.randn(N, N, generator=generator) / N**0.5,
+    )
     return x, w.requires_grad_()
 
 
@@ -52,7 +58,7 @@ def _python(code: str, **environment: str) -> str:
     return ran.stdout
 
 
-# ------------------------------------------------------------------------------------------------------------- forced
+# ------------------------------------------------------------------------------------------- forced
 def test_names() -> None:
     assert _ops._C.options == _ops.Options._fields == ("product", "team_size", "l1_size", "design")
     assert _ops.Options() == (0, 0, 0, 0)
@@ -63,7 +69,8 @@ def test_names() -> None:
 @cpu_only
 @pytest.mark.parametrize("product", STEPS)
 def test_product_is_that_of_the_forward_call(product: str) -> None:
-    """The backward pass runs in another thread and outside of the context, or inside of another one."""
+    """The backward pass runs in another thread and outside of the context, or inside of another
+    one."""
     x, w = _leaves()
     with _ops.forced(product=product):
         loss = _loss(x, w)
@@ -80,8 +87,10 @@ def test_product_is_that_of_the_forward_call(product: str) -> None:
     for backward in (lambda: loss.backward(retain_graph=True), in_another_thread):
         counters = _counted(backward)
         found = {name: many for name, many in counters.items() if name.startswith("product_steps")}
-        # The last step of all, whose results are all of use, is dense where only rows of use were asked for.
-        assert found[STEPS[product]] >= 39 and sum(found.values()) - found[STEPS[product]] <= 1, found
+        # The last step of all, whose results are all of use, is dense where only rows of use were
+        # asked for.
+        assert found[STEPS[product]] >= 39 and sum(
+            found.values()) - found[STEPS[product]] <= 1, found
 
 
 @cpu_only
@@ -94,7 +103,8 @@ def test_team_size_reaches_both_passes() -> None:
         with _ops.forced(team_size=size):
             forward = _counted(lambda: _loss(x, w))
             loss = _loss(x, w)
-        return forward["members"] > forward["tiles"], _counted(loss.backward)["ns_wait_backward"] > 0
+        return forward["members"] > forward["tiles"], _counted(loss.backward)[
+            "ns_wait_backward"] > 0
 
     try:
         alone, teams = ([is_shared(size) for _ in range(20)] for size in (1, 2))
@@ -131,7 +141,8 @@ def test_all_options_reach_both_operators() -> None:
 @pytest.mark.skipif("LSNN_EMULATE" not in os.environ, reason="it takes the emulated kernels")
 def test_operators_run_the_design_or_refuse_it() -> None:
     x, w = _leaves(B=1, N=1600)
-    refused = pytest.raises((ValueError, RuntimeError), match="the design .block. cannot run 1600 neurons")
+    refused = pytest.raises((ValueError, RuntimeError),
+                            match="the design .block. cannot run 1600 neurons")
     with _ops.forced(design="block"), refused:
         _loss(x[:2], w)
     with Calls() as calls, _ops.forced(design="gather"):
@@ -142,26 +153,26 @@ def test_operators_run_the_design_or_refuse_it() -> None:
 
 
 def test_design_reaches_the_plan() -> None:
-    sizes = {"T": 10, "B": 4, "N": 128, "card": "h100"}
+    sizes = {"T": 10, "B": 4, "N": 128, "device": "h100"}
     for name in _ops._C.designs[1:]:
         with _ops.forced(design=name):
             plan = _ops._C.plan(**sizes, options=list(_ops.forced_options()))
-        assert plan["asked"] == plan["forward"]["design"] == plan["backward"]["design"] == name
+        assert plan["requested"] == plan["forward"]["design"] == plan["backward"]["design"] == name
 
 
 @cpu_only
 def test_short_calls_are_forced_as_well() -> None:
-    """A layer that is kept ready takes no options: the operator does."""
+    """A prepared layer takes no options: the operator does."""
     net, x = LSNN(20, 60, 60, 3), torch.rand(5, 1, 20)
     with torch.no_grad():
         want = net(x)[0]
         for size in (1, 2):
             found: list[Tensor] = []
             with _ops.forced(team_size=size):
-                assert not functional.short(5, 1, 120)
+                assert not functional.may_be_prepared(5, 1, 120)
                 counters = _counted(lambda: found.append(net(x)[0]))  # noqa: B023
             assert torch.equal(found[0], want) and counters["members"] >= counters["tiles"] > 0
-        assert functional.short(5, 1, 120)
+        assert functional.may_be_prepared(5, 1, 120)
 
 
 def test_contexts_nest_and_end() -> None:
@@ -176,14 +187,17 @@ def test_contexts_nest_and_end() -> None:
         thread.start()
         thread.join()
         assert seen == [()], "another thread sees what is forced"
-        with pytest.raises(ValueError, match="product: expected automatic or dense"), _ops.forced(product="rows"):
+        with pytest.raises(ValueError,
+                           match="product: expected automatic or dense"), _ops.forced(
+                               product="rows"):
             pass
         assert _ops.Options(*_ops.forced_options()).product == 1
     assert _ops.forced_options() == ()
 
 
 def test_unknown_choices_are_refused() -> None:
-    with pytest.raises(TypeError, match="^forced: expected some of product, team_size, l1_size, design, got 'team'$"):
+    with pytest.raises(TypeError, match="^forced: expected some of product, team_size, l1_size, "
+                                        "design, got 'team'$"):
         _ops.forced(team=2).__enter__()
     with pytest.raises(ValueError, match="^design: expected automatic or block or .*, got 'grid'$"):
         _ops.forced(design="grid").__enter__()
@@ -191,17 +205,20 @@ def test_unknown_choices_are_refused() -> None:
         _ops.forced(team_size="many").__enter__()
 
 
-# ------------------------------------------------------------------------------------------------------- the operators
+# ------------------------------------------------------------------------------------ the operators
 BAD: dict[str, tuple[list[int], str]] = {
     "few": ([0, 0, 0], "options: expected none, or 4 whole numbers, got 3"),
     "many": ([0] * 5, "options: expected none, or 4 whole numbers, got 5"),
-    "product": ([5, 0, 0, 0], "product: expected 0, or 1 to 4 for dense, active, bf16 or sparse, got 5"),
+    "product": ([5, 0, 0, 0], "product: expected 0, or 1 to 4 for dense, active, bf16 or sparse, "
+                              "got 5"),
     "product-negative": ([-1, 0, 0, 0], "product: expected 0, or 1 to 4 for .*, got -1"),
     "team_size": ([0, 1025, 0, 0], "team_size: expected 0, or 1 to 1024, got 1025"),
     "team_size-negative": ([0, -1, 0, 0], "team_size: expected 0, or 1 to 1024, got -1"),
     "l1_size": ([0, 0, 1023, 0], "l1_size: expected 0, or 1024 to 1099511627776, got 1023"),
-    "l1_size-huge": ([0, 0, 1 << 62, 0], f"l1_size: expected 0, or 1024 to 1099511627776, got {1 << 62}"),
-    "design": ([0, 0, 0, 5], "design: expected 0, or 1 to 4 for block, gather, cluster or step, got 5"),
+    "l1_size-huge": ([0, 0, 1 << 62, 0], f"l1_size: expected 0, or 1024 to 1099511627776, got "
+                                         f"{1 << 62}"),
+    "design": ([0, 0, 0, 5], "design: expected 0, or 1 to 4 for block, gather, cluster or step, "
+                             "got 5"),
 }
 
 
@@ -214,11 +231,12 @@ def test_operators_refuse_bad_options_by_name(name: str) -> None:
         with pytest.raises(RuntimeError, match=f"^{message}$"):
             operator(*changed(operator, args, options=options))
     with pytest.raises(RuntimeError, match=f"^{message}$"):
-        _ops._C.plan(1, 1, 20, card="h100", options=options)
+        _ops._C.plan(1, 1, 20, device="h100", options=options)
 
 
 def test_compiled_and_exported_programs_bring_no_options() -> None:
-    """torch.compile knows no context variables: what is forced where it traces or is called, is not in it."""
+    """torch.compile knows no context variables: what is forced where it traces or is called, is not
+    in it."""
     x, w = _leaves()
     want = torch.autograd.grad(_loss(x, w), w)[0]
     compiled = torch.compile(_loss, fullgraph=True, backend="aot_eager")
@@ -238,13 +256,14 @@ def test_compiled_and_exported_programs_bring_no_options() -> None:
     assert torch.equal(torch.export.load(file).module()(x, w.detach()), _loss(x, w).detach())
 
 
-# ----------------------------------------------------------------------------------------------------- the environment
+# ---------------------------------------------------------------------------------- the environment
 DEFAULTS = """
 import os, torch
 from lsnn_ext import _ops, functional
 print(_ops._C.default_options(), end=" ")
-os.environ.update(LSNN_PRODUCT="dense", LSNN_TEAM_SIZE="1", LSNN_L1_SIZE="nonsense", LSNN_DESIGN="grid")
-print(_ops._C.default_options(), _ops._C.plan(10, 4, 128, card="h100")["asked"], end=" ")
+os.environ.update(LSNN_PRODUCT="dense", LSNN_TEAM_SIZE="1", LSNN_L1_SIZE="nonsense")
+os.environ["LSNN_DESIGN"] = "grid"
+print(_ops._C.default_options(), _ops._C.plan(10, 4, 128, device="h100")["requested"], end=" ")
 w = torch.rand(40, 40, requires_grad=True)
 _ops._C.profile(True)
 for forced in ({}, {"product": "dense"}):
@@ -253,16 +272,19 @@ for forced in ({}, {"product": "dense"}):
     _ops._C.counters()
     loss.backward()
     counters = _ops._C.counters()
-    print(*(name[14:] for name in counters if name.startswith("product_steps") and counters[name]), end=" ")
+    made = (name for name in counters if name.startswith("product_steps") and counters[name])
+    print(*(name[14:] for name in made), end=" ")
 with _ops.forced(design="automatic"):
-    print(_ops._C.plan(10, 4, 128, card="h100", options=list(_ops.forced_options()))["asked"])
+    print(_ops._C.plan(10, 4, 128, device="h100", options=list(_ops.forced_options()))["requested"])
 """
 
 
 @cpu_only
 def test_the_environment_sets_the_defaults_once() -> None:
-    given = {"LSNN_PRODUCT": "sparse", "LSNN_TEAM_SIZE": "2", "LSNN_L1_SIZE": "4096", "LSNN_DESIGN": "cluster"}
-    assert _python(DEFAULTS, **given) == "[4, 2, 4096, 3] [4, 2, 4096, 3] cluster sparse dense None\n"
+    given = {"LSNN_PRODUCT": "sparse", "LSNN_TEAM_SIZE": "2", "LSNN_L1_SIZE": "4096",
+             "LSNN_DESIGN": "cluster"}
+    assert _python(DEFAULTS,
+                   **given) == "[4, 2, 4096, 3] [4, 2, 4096, 3] cluster sparse dense None\n"
 
 
 REFUSALS = """
@@ -271,8 +293,9 @@ from lsnn_ext import _ops, functional
 w = torch.rand(4, 4)
 for name, value in {values}:
     os.environ[name] = value
-    for call in (lambda: functional.alif(torch.rand(2, 2, 4), w, alpha=.9, theta=.3), _ops._C.default_options,
-                 lambda: _ops._C.plan(10, 4, 128, card="h100"), lambda: _ops.forced(team_size=1).__enter__()):
+    for call in (lambda: functional.alif(torch.rand(2, 2, 4), w, alpha=.9, theta=.3),
+                 _ops._C.default_options, lambda: _ops._C.plan(10, 4, 128, device="h100"),
+                 lambda: _ops.forced(team_size=1).__enter__()):
         try:
             call()
             print("nothing was raised")
@@ -284,10 +307,16 @@ functional.alif(torch.rand(2, 2, 4), w, alpha=.9, theta=.3)
 
 
 def test_the_environment_is_refused_by_name() -> None:
-    wanted = {"LSNN_PRODUCT": "dense, active, bf16 or sparse", "LSNN_TEAM_SIZE": "1 to 1024",
-              "LSNN_L1_SIZE": "1024 to 1099511627776", "LSNN_DESIGN": "block, gather, cluster or step"}
-    values = [("LSNN_PRODUCT", "rows"), ("LSNN_PRODUCT", "1"), ("LSNN_TEAM_SIZE", "many"), ("LSNN_TEAM_SIZE", "2 "),
-              ("LSNN_TEAM_SIZE", "0"), ("LSNN_TEAM_SIZE", "-1"), ("LSNN_TEAM_SIZE", "1" * 30),
-              ("LSNN_L1_SIZE", "1000"), ("LSNN_L1_SIZE", "32k"), ("LSNN_DESIGN", "grid")]
+    wanted = {
+        "LSNN_PRODUCT": "dense, active, bf16 or sparse",
+        "LSNN_TEAM_SIZE": "1 to 1024",
+        "LSNN_L1_SIZE": "1024 to 1099511627776",
+        "LSNN_DESIGN": "block, gather, cluster or step",
+    }
+    values = [("LSNN_PRODUCT", "rows"), ("LSNN_PRODUCT", "1"), ("LSNN_TEAM_SIZE", "many"),
+              ("LSNN_TEAM_SIZE", "2 "), ("LSNN_TEAM_SIZE", "0"), ("LSNN_TEAM_SIZE", "-1"),
+              ("LSNN_TEAM_SIZE", "1" * 30), ("LSNN_L1_SIZE", "1000"), ("LSNN_L1_SIZE", "32k"),
+              ("LSNN_DESIGN", "grid")]
     said = _python(REFUSALS.format(values=values)).splitlines()
-    assert said == [f"{name}: expected {wanted[name]}, got '{value}'" for name, value in values for _ in range(4)]
+    assert said == [f"{name}: expected {wanted[name]}, got '{value}'" for name, value in values
+                    for _ in range(4)]

@@ -1,4 +1,5 @@
-"""What is packed, and what an installation does where the compiled part cannot be built: it says so, and fails."""
+"""What is packed, and what an installation does where the compiled part cannot be built: it says
+so, and fails."""
 import importlib.util
 import os
 import re
@@ -17,10 +18,14 @@ from bench.gpu.card import find_tool
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = "setuptools", "pybind11"
 pytestmark = [
-    pytest.mark.skipif(not (ROOT / "setup.py").is_file(), reason="these tests stand apart from the sources"),
-    pytest.mark.skipif(not all(map(importlib.util.find_spec, NEEDED)) or not all(map(shutil.which, ("cmake", "ninja"))),
-                       reason="what the build needs is not installed: setuptools, pybind11, cmake and ninja")]
-# In place of cmake: it configures as ever, and of a build it tries only whether everything is there to start from.
+    pytest.mark.skipif(not (ROOT / "setup.py").is_file(),
+                       reason="these tests stand apart from the sources"),
+    pytest.mark.skipif(not all(map(importlib.util.find_spec, NEEDED))
+                       or not all(map(shutil.which, ("cmake", "ninja"))),
+                       reason="what the build needs is not installed: setuptools, pybind11, cmake "
+                              "and ninja")]
+# In place of cmake: it configures as ever, and of a build it tries only whether everything is there
+# to start from.
 TRIAL = """#!{python}
 import subprocess, sys
 more = ["--", "-n"] if "--build" in sys.argv else []
@@ -32,7 +37,8 @@ NO_CUDA = "-DLSNN_BUILD_CUDA=OFF"
 
 def _tracked() -> list[str]:
     """The files of the project: what git tracks, and what is new and not ignored."""
-    ran = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    ran = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT,
+                         capture_output=True, text=True)
     if ran.returncode != 0:
         pytest.skip("the sources are not under git")
     return [name for name in ran.stdout.splitlines() if (ROOT / name).is_file()]
@@ -53,10 +59,11 @@ def tree(tmp_path: Path) -> Path:
 
 
 def _python(tree: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Outside of this session's own packages, so that nothing but the tree is built from and into."""
+    """Outside of this session's own packages, so that nothing but the tree is built from and
+    into."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("LSNN_")}
-    return subprocess.run([sys.executable, *arguments], cwd=tree, capture_output=True, text=True, timeout=600,
-                          env={**clean, "LSNN_CMAKE_ARGS": NO_CUDA, **environment})
+    return subprocess.run([sys.executable, *arguments], cwd=tree, capture_output=True, text=True,
+                          timeout=600, env={**clean, "LSNN_CMAKE_ARGS": NO_CUDA, **environment})
 
 
 def _build(tree: Path, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -72,7 +79,8 @@ def _trial_cmake(folder: Path) -> str:
 
 
 def _sdist(tree: Path) -> Path:
-    ran = _python(tree, "-c", "from setuptools import build_meta; print(build_meta.build_sdist('dist'))")
+    ran = _python(tree, "-c", "from setuptools import build_meta; "
+                              "print(build_meta.build_sdist('dist'))")
     assert ran.returncode == 0, ran.stderr
     with tarfile.open(tree / "dist" / ran.stdout.splitlines()[-1]) as packed:
         packed.extractall(tree / "unpacked", filter="data")
@@ -80,23 +88,27 @@ def _sdist(tree: Path) -> Path:
     return unpacked
 
 
-# ------------------------------------------------------------------------------------------------------------ the sdist
+# ---------------------------------------------------------------------------------------- the sdist
 def test_sdist_has_what_the_build_needs(tree: Path, tmp_path: Path) -> None:
-    """All of it, and CMake starts from there; the stage `wheel` of .ci/run builds a wheel from an sdist and uses it."""
+    """All of it, and CMake starts from there; the stage `wheel` of .ci/run builds a wheel from an
+    sdist and uses it."""
     unpacked = _sdist(tree)
-    packed = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*") if path.is_file()}
+    packed = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*")
+              if path.is_file()}
     wanted = {name for name in _tracked() if name.startswith(("csrc/", "lsnn_ext/"))}
     assert len(wanted) > 100
-    assert wanted | {"CMakeLists.txt", "setup.py", "pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md"} <= packed
+    assert wanted | {"CMakeLists.txt", "setup.py", "pyproject.toml", "LICENSE", "README.md",
+                     "CHANGELOG.md"} <= packed
     assert not [name for name in packed if name.endswith((".so", ".pyc"))]
     ran = _build(unpacked, PATH=_trial_cmake(tmp_path / "bin"))
     assert "csrc/cpu/kernels.cpp.o" in ran.stdout and "Linking CXX shared module" in ran.stdout
     assert "(CMake did not make _C" in ran.stderr  # since it was a trial
 
 
-# --------------------------------------------------------------------------------------------------- a failure is heard
+# ------------------------------------------------------------------------------- a failure is heard
 def _asks_for_auto(text: str) -> bool:
-    return re.search(r"error: lsnn_ext: the compiled part could not be built \(cmake ended with status 1\).*"
+    return re.search(r"error: lsnn_ext: the compiled part could not be built \(cmake ended with "
+                     r"status 1\).*"
                      r"LSNN_BUILD=auto installs without it", text) is not None
 
 
@@ -109,7 +121,8 @@ def test_a_failure_fails(environment: dict[str, str], tree: Path) -> None:
 
 
 def test_pip_says_it_when_quiet(tree: Path) -> None:
-    pip = ["-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index", "--target", "site", "."]
+    pip = ["-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index",
+           "--target", "site", "."]
     if _python(tree, "-m", "pip", "--version").returncode != 0:
         pytest.skip("pip is not installed")
     ran = _python(tree, *pip, CXX="/bin/false")
@@ -118,24 +131,34 @@ def test_pip_says_it_when_quiet(tree: Path) -> None:
     # What pip keeps to itself when all went well is said on the terminal.
     terminal = f"import pty, sys; sys.exit(pty.spawn([sys.executable, *{pip!r}]) >> 8)"
     ran = _python(tree, "-c", terminal, CXX="/bin/false", LSNN_BUILD="auto")
-    assert ran.returncode == 0 and "lsnn_ext: NO COMPILED PART (cmake ended with status 1)" in ran.stdout, ran.stdout
+    assert (
+        ran.returncode == 0
+        and "lsnn_ext: NO COMPILED PART (cmake ended with status 1)" in ran.stdout
+    ), ran.stdout
     assert (tree / "site" / "lsnn_ext" / "functional.py").is_file()
     assert not list((tree / "site" / "lsnn_ext").glob("_C*"))
 
 
 def test_unknown_wishes_are_refused(tree: Path) -> None:
     ran = _build(tree, LSNN_BUILD="Off", CXX="/bin/false")
-    assert ran.returncode != 0 and ran.stderr == "LSNN_BUILD: expected require, auto or off, got 'Off'\n"
+    assert (
+        ran.returncode != 0
+        and ran.stderr == "LSNN_BUILD: expected require, auto or off, got 'Off'\n"
+    )
 
 
 @pytest.mark.parametrize(("wanted", "passes", "stays"),
                          [("require", False, True), ("auto", True, False), ("off", True, True)])
-def test_editable_without_the_compiled_part(wanted: str, passes: bool, stays: bool, tree: Path) -> None:
-    """With `off` too, which the Makefile uses to install before it compiles: what is compiled there already stays."""
+def test_editable_without_the_compiled_part(
+    wanted: str, passes: bool, stays: bool, tree: Path
+) -> None:
+    """With `off` too, which the Makefile uses to install before it compiles: what is compiled there
+    already stays."""
     compiled = tree / "lsnn_ext" / MODULE
     compiled.write_text("of an earlier build")
-    ran = _python(tree, "-c", "from setuptools import build_meta; build_meta.build_editable('dist')", CXX="/bin/false",
-                  LSNN_BUILD=wanted)
+    ran = _python(tree, "-c",
+                  "from setuptools import build_meta; build_meta.build_editable('dist')",
+                  CXX="/bin/false", LSNN_BUILD=wanted)
     assert (ran.returncode == 0) == passes, ran.stderr
     assert ("NO COMPILED PART" in ran.stderr) == (wanted == "auto")
     assert compiled.exists() == stays
@@ -146,15 +169,15 @@ def test_no_wheel_takes_an_earlier_build(wanted: str, tree: Path) -> None:
     left = tree / "lib" / "lsnn_ext" / MODULE
     left.parent.mkdir(parents=True)
     left.write_text("of an earlier build")
-    ran = _python(tree, "setup.py", "-q", "build", "--build-lib", "lib", "bdist_wheel", CXX="/bin/false",
-                  LSNN_BUILD=wanted)
+    ran = _python(tree, "setup.py", "-q", "build", "--build-lib", "lib", "bdist_wheel",
+                  CXX="/bin/false", LSNN_BUILD=wanted)
     assert ran.returncode == 0, ran.stderr
     (wheel,) = (tree / "dist").iterdir()
     names = zipfile.ZipFile(wheel).namelist()
     assert "lsnn_ext/functional.py" in names and f"lsnn_ext/{MODULE}" not in names
 
 
-# --------------------------------------------------------------------------------------- the folder of an earlier build
+# ------------------------------------------------------------------- the folder of an earlier build
 def _cache(tree: Path) -> Path:
     (found,) = tree.glob("build/temp*/cmake/CMakeCache.txt")
     return found
@@ -169,7 +192,8 @@ def _made_anew(ran: subprocess.CompletedProcess[str]) -> str:
 def test_a_tree_is_moved(tree: Path, tmp_path: Path) -> None:
     trial = _trial_cmake(tmp_path / "bin")
     assert _made_anew(_build(tree, PATH=trial)) == ""
-    assert _made_anew(_build(tree, PATH=trial)) == ""  # as it should be: only what has changed is compiled
+    # as it should be: only what has changed is compiled
+    assert _made_anew(_build(tree, PATH=trial)) == ""
     moved = tree.rename(tmp_path / "moved tree")
     assert _made_anew(_build(moved, PATH=trial)) == "CMAKE_HOME_DIRECTORY"
     assert f"CMAKE_HOME_DIRECTORY:INTERNAL={moved}\n" in _cache(moved).read_text()
@@ -180,21 +204,23 @@ def test_what_was_made_with_others_is_made_anew(tree: Path, tmp_path: Path) -> N
     assert _made_anew(_build(tree, PATH=trial)) == ""
     for name in "Python_EXECUTABLE", "LSNN_TORCH":
         text = _cache(tree).read_text()
-        _cache(tree).write_text(re.sub(rf"^({name}:\w+)=.*$", r"\1=/elsewhere", text, flags=re.MULTILINE))
+        _cache(tree).write_text(re.sub(rf"^({name}:\w+)=.*$", r"\1=/elsewhere", text,
+                                       flags=re.MULTILINE))
         assert _made_anew(_build(tree, PATH=trial)) == name
     # A flag goes when it is no longer asked for.
     bad = _build(tree, LSNN_CMAKE_ARGS=f"{NO_CUDA} -DCMAKE_CXX_FLAGS=-fno-such-flag")
     assert bad.returncode != 0 and "-fno-such-flag" in _cache(tree).read_text()
-    assert _made_anew(_build(tree, PATH=trial)) == "LSNN_ASKED"
+    assert _made_anew(_build(tree, PATH=trial)) == "LSNN_ENVIRONMENT"
     assert "-fno-such-flag" not in _cache(tree).read_text()
 
 
 def test_nvcc_is_looked_for_again(tree: Path) -> None:
-    """It may have been installed since the first run in the folder, which keeps that it was not found."""
+    """It may have been installed since the first run in the folder, which keeps that it was not
+    found."""
     if find_tool("nvcc") is None:
         pytest.skip("nvcc is not installed")
-    configure = ["cmake", "-S", str(tree), "-B", str(tree / "build"), "-G", "Ninja", "-DLSNN_TESTS=ON",
-                 "-DCMAKE_CUDA_COMPILER=NOTFOUND"]
+    configure = ["cmake", "-S", str(tree), "-B", str(tree / "build"), "-G", "Ninja",
+                 "-DLSNN_TESTS=ON", "-DCMAKE_CUDA_COMPILER=NOTFOUND"]
     ran = subprocess.run(configure, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0 and "no CUDA kernels" not in ran.stdout, ran.stdout + ran.stderr
 
@@ -204,7 +230,9 @@ def test_make_refuses_an_environment_from_elsewhere(tree: Path) -> None:
         pytest.skip("make is not installed")
     (tree / ".venv").mkdir()
     for where, passes in (tree, True), (tree.parent / "other", False):
-        (tree / ".venv" / "pyvenv.cfg").write_text(f"home = /usr\ncommand = python -m venv {where}/.venv\n")
+        (tree / ".venv" / "pyvenv.cfg").write_text(
+            f"home = /usr\ncommand = python -m venv {where}/.venv\n"
+        )
         ran = subprocess.run(["make", "here"], cwd=tree, capture_output=True, text=True)
         assert (ran.returncode == 0) == passes
         assert ("VENV: expected an environment that was made at" in ran.stdout) != passes

@@ -1,4 +1,5 @@
-"""lsnn_ext.profile: its numbers agree with the outputs, it changes nothing, and is safe in threads."""
+"""lsnn_ext.profile: its numbers agree with the outputs, it changes nothing, and is safe in
+threads."""
 import io
 import os
 import threading
@@ -11,9 +12,10 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import lsnn_ext
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, Profile, _ops
-from lsnn_ext._report import BACKWARD, FORWARD
+from lsnn_ext.profiler.report import BACKWARD, FORWARD
 
-pytestmark = pytest.mark.skipif(_ops._C is None or "LSNN_EMULATE" in os.environ, reason="no CPU kernels run here")
+pytestmark = pytest.mark.skipif(_ops._C is None or "LSNN_EMULATE" in os.environ,
+                                reason="no CPU kernels run here")
 
 
 class First(nn.Module):
@@ -32,15 +34,21 @@ def _profile(layer: nn.Module, x: Any, *args: Any, **options: Any) -> Profile:
     file = io.StringIO()
     report = lsnn_ext.profile(layer, x, *args, file=file, **{"repeats": 1, **options})
     assert file.getvalue() == f"{report}\n"
-    assert set(report.phases) == {*FORWARD, *BACKWARD} and all(seconds >= 0 for seconds in report.phases.values())
+    assert set(report.phases) == {*FORWARD, *BACKWARD} and all(
+        seconds >= 0 for seconds in report.phases.values()
+    )
     for names, seconds in ((FORWARD, report.forward), (BACKWARD, report.backward)):
-        assert sum(report.phases[name] for name in names) == pytest.approx(seconds, rel=1e-3, abs=1e-6)
+        assert sum(report.phases[name] for name in names) == pytest.approx(
+            seconds, rel=1e-3, abs=1e-6
+        )
     kernels = [name for name in report.phases if not name.startswith(("idle", "outside"))]
     assert sum(report.phases[name] for name in kernels) <= report.seconds * 1.001
     tiles = report.counters["ns_forward_tiles"] + report.counters["ns_backward_tiles"]
     assert report.counters["ns_processor"] <= tiles * 1.01 + 1e5  # its clock is another one
     assert tiles * 1e-9 <= report.seconds * report.threads * 1.001
-    assert 2 <= len(report.advice) <= 5 and all(text[-1] == "." and text in str(report) for text in report.advice)
+    assert 2 <= len(report.advice) <= 5 and all(
+        text[-1] == "." and text in str(report) for text in report.advice
+    )
     return report
 
 
@@ -62,11 +70,13 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 LAYERS: dict[str, tuple[nn.Module, Tensor]] = {}
 torch.manual_seed(0)
 for name, layer in {
-    "alif": ALIF(20, 30), "lif": LIF(20, 30), "two layers, both ways": ALIF(20, 30, 2, bidirectional=True),
+    "alif": ALIF(20, 30), "lif": LIF(20, 30),
+    "two layers, both directions": ALIF(20, 30, 2, bidirectional=True),
     "checkpoints": ALIF(20, 30, checkpoint_every=32), "double": ALIF(20, 30, dtype=torch.float64),
     "delays": ALIF(20, 30, delay=torch.randint(0, 3, (30, 30))),
-    "sequential": nn.Sequential(ALIF(20, 30), First(), nn.Dropout(0.5), LIF(30, 25), First(), nn.Linear(25, 3)),
-}.items():  # fmt: skip
+    "sequential": nn.Sequential(ALIF(20, 30), First(), nn.Dropout(0.5), LIF(30, 25), First(),
+                                nn.Linear(25, 3)),
+}.items():
     LAYERS[name] = layer, _spikes(150, 7, 20).to(next(layer.parameters()).dtype)
 
 
@@ -77,7 +87,8 @@ def test_rate_and_counts(name: str, seen: list[Tensor]) -> None:
     calls = seen[: report.calls]  # of the first pass
     assert len(seen) % report.calls == 0
     assert report.neuron_steps == sum(spikes.numel() for spikes in calls)
-    assert report.rate == pytest.approx(sum(float(spikes.sum()) for spikes in calls) / report.neuron_steps)
+    assert report.rate == pytest.approx(sum(float(spikes.sum())
+                                            for spikes in calls) / report.neuron_steps)
     assert report.batch == 7 and report.tiles == 4
     assert report.product_steps_dense + report.product_steps_active == report.calls * 4 * 150
     assert report.checkpoint_every == (32 if name == "checkpoints" else 0)
@@ -88,12 +99,13 @@ def test_rate_and_counts(name: str, seen: list[Tensor]) -> None:
 
 
 @pytest.mark.parametrize(("refractory", "surrogate"), [
-    (0, "triangle"), (3, "triangle"), (2, "arctan"), (0, "arctan"), (0, "boxcar")])  # fmt: skip
+    (0, "triangle"), (3, "triangle"), (2, "arctan"), (0, "arctan"), (0, "boxcar")])
 @pytest.mark.parametrize("checkpoint_every", [None, 16])
 def test_active_share(refractory: int, surrogate: str, checkpoint_every: int | None) -> None:
     """Against the surrogate's argument (n - A) / A of equation (7), from the traces."""
     torch.manual_seed(3)
-    layer = ALIF(20, 37, refractory=refractory, surrogate=surrogate, checkpoint_every=checkpoint_every)
+    layer = ALIF(20, 37, refractory=refractory, surrogate=surrogate,
+                 checkpoint_every=checkpoint_every)
     x = _spikes(90, 9, 20)
     spikes, _, traces = layer(x, trace=True)
     v, threshold = torch.cat([torch.zeros_like(traces.v[:1]), traces.v[:-1]]), traces.threshold
@@ -105,7 +117,8 @@ def test_active_share(refractory: int, surrogate: str, checkpoint_every: int | N
 
 
 def test_lsnn() -> None:
-    """Projection and readout inside the operator: the rate is that of the spikes that nobody sees."""
+    """Projection and readout inside the operator: the rate is that of the spikes that nobody
+    sees."""
     torch.manual_seed(0)
     layer, x = LSNN(80, 60, 40, 5), _spikes(200, 20, 80)
     spikes = layer(x, return_spikes=True)[2]
@@ -113,16 +126,19 @@ def test_lsnn() -> None:
     assert report.rate == pytest.approx(float(spikes.detach().mean()))
     assert report.input_density == pytest.approx(float(x.mean()))
     assert report.projection == ("inside the operator",) and report.spikes_beside_readout == 0
-    for name in ("projection", "sums", "step", "readout", "replay", "readout_adjoint", "adjoint", "gradient",
-                 "gradient_in", "gradient_out", "product_active", "pack_forward", "pack_backward", "sum_tiles"):
+    for name in ("projection", "sums", "step", "readout", "replay", "readout_adjoint", "adjoint",
+                 "gradient", "gradient_in", "gradient_out", "product_active", "pack_forward",
+                 "pack_backward", "sum_tiles"):
         assert report.phases[name] > 0, name
 
 
 @pytest.mark.parametrize("layer", [ALIF(60, 128), LSNN(60, 64, 64, 4)], ids=["alif", "lsnn"])
 def test_phases_fill_the_tiles(layer: nn.Module) -> None:
-    """Each phase begins where the last one ended, so other programs lengthen the phases as they lengthen the tiles.
+    """Each phase begins where the last one ended, so other programs lengthen the phases as they
+    lengthen the tiles.
 
-    All but a hundredth of a tile belongs to a phase; the best of some tries, as a thread may lose its core right there.
+    All but a hundredth of a tile belongs to a phase; the best of some tries, as a thread may lose
+    its core right there.
     """
     x = _spikes(300, 32, 60)
     shares: dict[str, list[float]] = {"forward": [], "backward": []}
@@ -130,27 +146,32 @@ def test_phases_fill_the_tiles(layer: nn.Module) -> None:
         counters = _profile(layer, x).counters
         names = [name for name in counters if name.startswith("ns_")]
         start = 0
-        for way, found in shares.items():
-            end = names.index(f"ns_{way}_tiles")
+        for direction, found in shares.items():
+            end = names.index(f"ns_{direction}_tiles")
             found.append(sum(counters[name] for name in names[start:end]) / counters[names[end]])
             start = end + 1
     assert all(0.9 < max(found) <= 1 for found in shares.values()), shares
 
 
 def test_separate_readout_has_no_neurons() -> None:
-    """LeakyReadout is an operator of its own: it counts as no call of a layer, and its time as the readout's."""
+    """LeakyReadout is an operator of its own: it counts as no call of a layer, and its time as the
+    readout's."""
     torch.manual_seed(0)
     alif, x = ALIF(80, 100), _spikes(200, 20, 80)
     report = _profile(nn.Sequential(alif, First(), LeakyReadout(100, 50), First()), x)
     assert report.neuron_steps == 200 * 20 * 100 and report.calls == 1
-    assert report.rate == pytest.approx(float(alif(x)[0].detach().mean())) and 0.05 < (report.active or 0) < 0.9
+    assert (
+        report.rate == pytest.approx(float(alif(x)[0].detach().mean()))
+        and 0.05 < (report.active or 0) < 0.9
+    )
     assert report.spikes_beside_readout == 4 * report.neuron_steps and report.phases["readout"] > 0
     assert report.input_density == pytest.approx(float(x.mean()))
     assert any("return_spikes" in text for _, text in report._found())
 
 
 def test_forms_of_input() -> None:
-    """A state, a packed sequence, unbatched input, an input that wants a gradient, a layer that wants none."""
+    """A state, a packed sequence, unbatched input, an input that wants a gradient, a layer that
+    wants none."""
     torch.manual_seed(0)
     layer = ALIF(20, 30)
     _, state = layer(_spikes(10, 4, 20))
@@ -161,7 +182,11 @@ def test_forms_of_input() -> None:
     assert _profile(layer, _spikes(10, 20)).batch == 1
     _profile(layer, (2 * _spikes(10, 4, 20)).requires_grad_())
     frozen = _profile(ALIF(20, 30).requires_grad_(False), _spikes(10, 4, 20))
-    assert frozen.active is None and frozen.phases["adjoint"] == 0 and frozen.counters["backward_calls"] == 0
+    assert (
+        frozen.active is None
+        and frozen.phases["adjoint"] == 0
+        and frozen.counters["backward_calls"] == 0
+    )
 
 
 def _everything(layer: nn.Module, x: Tensor) -> list[Tensor]:
@@ -169,7 +194,8 @@ def _everything(layer: nn.Module, x: Tensor) -> list[Tensor]:
     return [out, *torch.autograd.grad(out.square().sum(), list(layer.parameters()))]
 
 
-@pytest.mark.parametrize("name", ["alif", "two layers, both ways", "checkpoints", "double", "delays"])
+@pytest.mark.parametrize("name", ["alif", "two layers, both directions", "checkpoints", "double",
+                                  "delays"])
 def test_counting_does_not_change_a_bit(name: str) -> None:
     layer, x = LAYERS[name]
     before = _everything(layer, x)
@@ -194,7 +220,9 @@ def test_nothing_is_left_changed() -> None:
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
     given = {name: p.grad for name, p in layer.named_parameters() if p.grad is not None}
-    assert list(given) == ["2.weight_hh_l0"] and torch.equal(given["2.weight_hh_l0"], torch.ones(30, 30))
+    assert list(given) == ["2.weight_hh_l0"] and torch.equal(
+        given["2.weight_hh_l0"], torch.ones(30, 30)
+    )
     layer(x).sum().backward()
     assert set(_ops._C.counters().values()) == {0}
 
@@ -217,7 +245,8 @@ def test_counting_is_off_after_an_error() -> None:
 
 
 def test_threads_at_once() -> None:
-    """Sums of several threads are not lost, and reports that are asked for at once come one after the other."""
+    """Sums of several threads are not lost, and reports that are asked for at once come one after
+    the other."""
     layer, x = ALIF(20, 30), _spikes(40, 3, 20)
     _ops._C.profile(True)
     try:
@@ -233,7 +262,8 @@ def test_threads_at_once() -> None:
     assert counted["forward_calls"] == 80 and counted["neuron_steps"] == 80 * 40 * 3 * 30
 
     reports: list[Profile] = []
-    threads = [threading.Thread(target=lambda: reports.append(_profile(layer, x))) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: reports.append(_profile(layer, x)))
+               for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -1,4 +1,5 @@
-"""The readout as an operator of its own: p_t = k p_{t-1} + (1 - k) x_t, to the bit, differentiable to any order."""
+"""The readout as an operator of its own: p_t = k p_{t-1} + (1 - k) x_t, to the bit, differentiable
+to any order."""
 import copy
 from collections.abc import Callable
 from typing import Any
@@ -12,12 +13,14 @@ from compare import assert_same
 from lsnn_ext import LeakyReadout, _ops, functional, reference
 
 K = 0.9
-needs_compiled = pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
+needs_compiled = pytest.mark.skipif(not _ops.available,
+                                    reason="the compiled part of lsnn_ext is not built")
 SIZES = [(1, 1, 1), (7, 3, 10), (200, 40, 17), (3, 1, 20000), (0, 3, 4), (5, 0, 4), (5, 3, 0)]
 
 
 def _drawn(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed),
+                       dtype=torch.float64).to(dtype)
 
 
 def _alone(x: Tensor, p: Tensor | None, k: float = K) -> tuple[Tensor, Tensor]:
@@ -25,7 +28,7 @@ def _alone(x: Tensor, p: Tensor | None, k: float = K) -> tuple[Tensor, Tensor]:
     return functional.leaky_readout(x, torch.eye(x.shape[2], dtype=x.dtype), k, p)
 
 
-# -------------------------------------------------------------------------------------------------------------- values
+# ------------------------------------------------------------------------------------------- values
 @needs_compiled
 @pytest.mark.parametrize("from_zero", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -44,7 +47,8 @@ def test_same_bits_as_the_loop(size: tuple[int, ...], dtype: torch.dtype, from_z
         assert_same(name, got, want)
 
 
-@pytest.mark.skipif(not (torch.cuda.is_available() and _ops.available and _ops._C.cuda), reason="no CUDA device")
+@pytest.mark.skipif(not (torch.cuda.is_available() and _ops.available and _ops._C.cuda),
+                    reason="no CUDA device")
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_same_bits_on_cuda(size: tuple[int, ...]) -> None:
     x, p = _drawn(*size, dtype=torch.float32), _drawn(*size[1:], dtype=torch.float32, seed=1)
@@ -72,7 +76,12 @@ def test_threads_change_nothing() -> None:
 @pytest.mark.parametrize("layout", ["swapped", "strided", "expanded"])
 def test_any_layout(layout: str) -> None:
     """Of x and p, and of the gradients."""
-    x, p, g, g_last = _drawn(6, 4, 5), _drawn(4, 5, seed=1), _drawn(6, 4, 5, seed=2), _drawn(4, 5, seed=3)
+    x, p, g, g_last = (
+        _drawn(6, 4, 5),
+        _drawn(4, 5, seed=1),
+        _drawn(6, 4, 5, seed=2),
+        _drawn(4, 5, seed=3),
+    )
     change: Callable[[Tensor], Tensor] = {
         "swapped": lambda t: t.transpose(-1, -2).contiguous().transpose(-1, -2),
         "strided": lambda t: t.repeat_interleave(2, -1)[..., ::2],
@@ -107,7 +116,9 @@ def test_same_bits_as_the_readout_inside(dtype: torch.dtype) -> None:
     """Spikes with weights that are multiples of 2^-10: the sum in front is exact in any order."""
     torch.manual_seed(0)
     x = (torch.rand(50, 9, 30) < 0.2).to(dtype)
-    w_in, w_out = ((torch.randn(shape) * 1024).round().div(1024).to(dtype) for shape in ((40, 30), (10, 40)))
+    w_in, w_out = (
+        (torch.randn(shape) * 1024).round().div(1024).to(dtype) for shape in ((40, 30), (10, 40))
+    )
     p, neuron = _drawn(9, 10, dtype=dtype), {"alpha": 0.9, "theta": 0.5}
     out = functional.layer(x, w_in, None, w_out=w_out, k_out=K, readout_state=p, **neuron)
     assert out.spikes is not None and 0.01 < float(out.spikes.mean()) < 0.9
@@ -117,7 +128,7 @@ def test_same_bits_as_the_readout_inside(dtype: torch.dtype) -> None:
     assert_same("last", last, out.readout_state)
 
 
-# --------------------------------------------------------------------------------------------------------- derivatives
+# -------------------------------------------------------------------------------------- derivatives
 @pytest.mark.parametrize("from_zero", [False, True])
 def test_derivatives_of_two_orders(from_zero: bool) -> None:
     leaves = [_drawn(5, 2, 3).requires_grad_(), _drawn(4, 3, seed=1).requires_grad_()]
@@ -156,7 +167,7 @@ def test_forward_mode_is_refused() -> None:
             _ops.leaky_readout(x, None, K)
 
 
-# ----------------------------------------------------------------------------------------------------------- transforms
+# --------------------------------------------------------------------------------------- transforms
 @pytest.mark.parametrize("in_dims", [(0, None), (1, 0), (2, 1), (None, 0)])
 def test_vmap(in_dims: tuple[int | None, ...]) -> None:
     sizes = {0: (3, 6, 4, 5), 1: (6, 3, 4, 5), 2: (6, 4, 3, 5), None: (6, 4, 5)}
@@ -167,9 +178,13 @@ def test_vmap(in_dims: tuple[int | None, ...]) -> None:
         return t if axis is None else t.select(axis, i)
 
     got = torch.vmap(_alone, in_dims)(x, p)
-    gradients = torch.vmap(torch.func.grad(lambda x, p: _alone(x, p)[0].square().sum(), (0, 1)), in_dims)(x, p)
+    gradients = torch.vmap(torch.func.grad(lambda x, p: _alone(x, p)[0].square().sum(), (0, 1)),
+                           in_dims)(x, p)
     for i in range(3):
-        a, b = (element(t, axis, i).clone().requires_grad_() for t, axis in zip((x, p), in_dims, strict=True))
+        a, b = (
+            element(t, axis, i).clone().requires_grad_()
+            for t, axis in zip((x, p), in_dims, strict=True)
+        )
         want = _alone(a, b)
         wanted = torch.autograd.grad(want[0].square().sum(), (a, b))
         for one, other in zip((*got, *gradients), (*want, *wanted), strict=True):
@@ -222,7 +237,7 @@ def test_half_precision_is_integrated_in_float32(dtype: torch.dtype) -> None:
     assert x.grad is not None and x.grad.dtype == dtype
 
 
-# ------------------------------------------------------------------------------------------------------------- refusals
+# ----------------------------------------------------------------------------------------- refusals
 X, W, P = torch.zeros(4, 2, 3), torch.zeros(5, 3), torch.zeros(2, 5)
 WRONG: dict[str, tuple[tuple[Any, ...], str]] = {
     "k": ((X, W, torch.tensor(0.5)), "k: expected a number from 0 to 1, got Tensor"),
@@ -243,13 +258,20 @@ def test_wrong_arguments(name: str) -> None:
 
 
 RAW: dict[str, tuple[Callable[[], Any], str]] = {
-    "x": (lambda: torch.ops.lsnn.leaky_readout(X[0], None, K), r"x: expected shape \(T, B, O\), got \(2, 3\)"),
-    "x-dtype": (lambda: torch.ops.lsnn.leaky_readout(X.int(), None, K), "x must be float32 or float64"),
-    "p": (lambda: torch.ops.lsnn.leaky_readout(X, P, K), r"p: expected shape \(2, 3\), got \(2, 5\)"),
-    "p-dtype": (lambda: torch.ops.lsnn.leaky_readout(X, X[0].double(), K), "p must have the dtype of x"),
-    "k": (lambda: torch.ops.lsnn.leaky_readout(X, None, -0.1), "k: expected a number from 0 to 1, got -0.1"),
-    "g": (lambda: torch.ops.lsnn.leaky_readout_backward(X, P, K), r"g_last: expected shape \(2, 3\), got \(2, 5\)"),
-    "g-k": (lambda: torch.ops.lsnn.leaky_readout_backward(X, X[0], float("nan")), "k: expected a number from 0 to 1"),
+    "x": (lambda: torch.ops.lsnn.leaky_readout(X[0], None, K),
+          r"x: expected shape \(T, B, O\), got \(2, 3\)"),
+    "x-dtype": (lambda: torch.ops.lsnn.leaky_readout(X.int(), None, K),
+                "x must be float32 or float64"),
+    "p": (lambda: torch.ops.lsnn.leaky_readout(X, P, K),
+          r"p: expected shape \(2, 3\), got \(2, 5\)"),
+    "p-dtype": (lambda: torch.ops.lsnn.leaky_readout(X, X[0].double(), K),
+                "p must have the dtype of x"),
+    "k": (lambda: torch.ops.lsnn.leaky_readout(X, None, -0.1),
+          "k: expected a number from 0 to 1, got -0.1"),
+    "g": (lambda: torch.ops.lsnn.leaky_readout_backward(X, P, K),
+          r"g_last: expected shape \(2, 3\), got \(2, 5\)"),
+    "g-k": (lambda: torch.ops.lsnn.leaky_readout_backward(X, X[0], float("nan")),
+            "k: expected a number from 0 to 1"),
 }
 
 
@@ -261,18 +283,25 @@ def test_wrong_arguments_of_the_operators(name: str) -> None:
         call()
 
 
-# ----------------------------------------------------------------------------------------------- beside the coupling p
+# ---------------------------------------------------------------------------- beside the coupling p
 def test_coupling_through_layer() -> None:
-    """p of equation (3) is the argument of layer as of alif; the readout has its state by another name."""
+    """p of equation (3) is the argument of layer as of alif; the readout has its state by another
+    name."""
     torch.manual_seed(0)
     x, w_in, w_rec = (torch.rand(20, 3, 6) < 0.3).float(), torch.randn(8, 6), torch.randn(8, 8) / 4
     neuron = {"alpha": 0.9, "theta": 0.5, "rho": 0.8, "beta": 0.3, "p": torch.full((8,), 0.2)}
     w_out, first = torch.randn(4, 8), torch.randn(3, 4)
-    out = functional.layer(x, w_in, w_rec, w_out=w_out, k_out=K, readout_state=first, trace=True, **neuron)
+    out = functional.layer(x, w_in, w_rec, w_out=w_out, k_out=K, readout_state=first, trace=True,
+                           **neuron)
     spikes, state, traces = functional.alif(functional.linear(x, w_in), w_rec, trace=True, **neuron)
     without = functional.alif(functional.linear(x, w_in), w_rec, trace=True, **{**neuron, "p": 0.0})
-    assert out.spikes is not None and out.traces is not None and not torch.equal(traces.a, without[2].a)
-    for name, got, want in (("spikes", out.spikes, spikes), ("a", out.traces.a, traces.a), ("v", out.state.v, state.v)):
+    assert (
+        out.spikes is not None
+        and out.traces is not None
+        and not torch.equal(traces.a, without[2].a)
+    )
+    for name, got, want in (("spikes", out.spikes, spikes), ("a", out.traces.a, traces.a),
+                            ("v", out.state.v, state.v)):
         assert_same(name, got, want)
     y, last = functional.leaky_readout(spikes, w_out, K, first)
     assert out.readout is not None and out.readout_state is not None

@@ -13,7 +13,7 @@ from lsnn_ext import ALIF, LIF, _ops, functional, reference
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 T, B, N, I, S = 40, 5, 33, 9, 4
 DELAYS = (0, 1, 3, 7)
-ROWS = ["lsnn", "eprop_timit", "srnn", "sj_hard", "adlif"]
+MODELS = ["lsnn", "eprop_timit", "srnn", "sj_hard", "adlif"]
 K = {"alpha": 0.9, "theta": 0.4, "rho": 0.95, "beta": 0.5}
 
 
@@ -31,23 +31,29 @@ def _problem(dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
 
 def _run(alif: Any, x: Tensor, w: Tensor | None, **more: Any) -> dict[str, Tensor]:
     """Outputs, and gradients of a weighted sum of all that have one."""
-    leaves = {"x": x.clone().requires_grad_()} | ({} if w is None else {"w": w.clone().requires_grad_()})
+    leaves = {"x": x.clone().requires_grad_()} | (
+        {} if w is None else {"w": w.clone().requires_grad_()}
+    )
     spikes, state, traces = alif(leaves["x"], leaves.get("w"), **K, trace=True, **more)
     outputs = {"spikes": spikes, "trace v": traces.v, "v": state.v, "a": state.a, "z": state.z}
     learned = [out for out in outputs.values() if out.requires_grad]
-    weights = [torch.linspace(-1, 1.5, out.numel(), dtype=out.dtype).view_as(out) for out in learned]
+    weights = [torch.linspace(-1, 1.5, out.numel(), dtype=out.dtype).view_as(out)
+               for out in learned]
     gradients = torch.autograd.grad(learned, list(leaves.values()), weights)
     found = {name: out.detach() for name, out in outputs.items()}
     return found | {f"d {name}": g for name, g in zip(leaves, gradients, strict=True)}
 
 
-# ------------------------------------------------------------------------------------------------------ no recurrence
+# ------------------------------------------------------------------------------------ no recurrence
 @pytest.mark.parametrize("smooth", [False, True])
-@pytest.mark.parametrize("dynamics", ROWS)
+@pytest.mark.parametrize("dynamics", MODELS)
 def test_none_is_a_matrix_of_zeros(dynamics: str, smooth: bool) -> None:
     x = _problem()["x"]
     more: dict[str, Any] = {"dynamics": dynamics, "refractory": 2, "smooth": smooth}
-    got, zeros = _run(functional.alif, x, None, **more), _run(functional.alif, x, torch.zeros(N, N).double(), **more)
+    got, zeros = (
+        _run(functional.alif, x, None, **more),
+        _run(functional.alif, x, torch.zeros(N, N).double(), **more),
+    )
     want = _run(reference.alif, x, None, **more)
     zeros.pop("d w")
     assert bool(got["spikes"].any()) and bool(got["d x"].any())
@@ -58,10 +64,12 @@ def test_none_is_a_matrix_of_zeros(dynamics: str, smooth: bool) -> None:
 @pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
 @pytest.mark.parametrize("checkpoint_every", [None, 16])
 def test_layer_without_recurrence(checkpoint_every: int | None) -> None:
-    """Projection and readout inside the operator, spikes as bits, and two such layers on top of each other."""
+    """Projection and readout inside the operator, spikes as bits, and two such layers on top of
+    each other."""
     generator = torch.Generator().manual_seed(1)
     x = (torch.rand(T, 32, I, generator=generator) < 0.1).double()
-    leaves = {"w_in": _grid(generator, 300, I), "w_out": _grid(generator, 3, 300), "w_up": _grid(generator, 20, 300)}
+    leaves = {"w_in": _grid(generator, 300, I), "w_out": _grid(generator, 3, 300),
+              "w_up": _grid(generator, 20, 300)}
 
     def run(w_rec: Tensor | None, w_rec_up: Tensor | None) -> dict[str, Tensor]:
         own = {name: leaf.clone().requires_grad_() for name, leaf in leaves.items()}
@@ -80,20 +88,24 @@ def test_layer_without_recurrence(checkpoint_every: int | None) -> None:
     assert_all_same(got, want, tolerance=1e-12)
 
 
-# ----------------------------------------------------------------------------------------------- weights for each delay
-@pytest.mark.parametrize("dynamics", ROWS)
+# --------------------------------------------------------------------------- weights for each delay
+@pytest.mark.parametrize("dynamics", MODELS)
 @pytest.mark.parametrize("smooth", [False, True])
 def test_weights_for_each_delay(smooth: bool, dynamics: str) -> None:
     given = _problem()
-    more: dict[str, Any] = {"dynamics": dynamics, "refractory": 1, "smooth": smooth, "delay": DELAYS}
-    got, want = (_run(alif, given["x"], given["w"], **more) for alif in (functional.alif, reference.alif))
+    more: dict[str, Any] = {"dynamics": dynamics, "refractory": 1, "smooth": smooth,
+                            "delay": DELAYS}
+    got, want = (
+        _run(alif, given["x"], given["w"], **more) for alif in (functional.alif, reference.alif)
+    )
     assert got["d w"].shape == (S, N, N) and all(bool(matrix.any()) for matrix in got["d w"])
     assert_all_same(got, want, tolerance=1e-10)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_a_matrix_of_delays_is_a_special_case(dtype: torch.dtype) -> None:
-    """One weight of each pair that is not zero: the same bits, and the same gradient at its place."""
+    """One weight of each pair that is not zero: the same bits, and the same gradient at its
+    place."""
     given, generator = _problem(dtype), torch.Generator().manual_seed(2)
     which = torch.randint(0, S, (N, N), generator=generator)
     places = torch.nn.functional.one_hot(which, S).movedim(-1, 0).to(dtype)
@@ -129,7 +141,7 @@ def test_weights_that_are_zero_get_no_gradient() -> None:
     assert bool((full["d w"][w == 0] != 0).any())
 
 
-# ------------------------------------------------------------------------------------------------------ what torch asks
+# ---------------------------------------------------------------------------------- what torch asks
 @pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
 @pytest.mark.parametrize("by_delay", [False, True])
 def test_compiled_and_on_meta(by_delay: bool) -> None:
@@ -148,14 +160,16 @@ def test_compiled_and_on_meta(by_delay: bool) -> None:
 
 @pytest.mark.parametrize(("w", "delay", "message"), [
     (None, 2, "delay: expected 0 without w_rec, got 2"),
-    (torch.zeros(S, N, N), (0, 1), r"delay: expected 4 ascending delays >= 0, one for each matrix of .*got \(0, 1\)"),
+    (torch.zeros(S, N, N), (0, 1), r"delay: expected 4 ascending delays >= 0, one for each matrix "
+                                   r"of .*got \(0, 1\)"),
     (torch.zeros(S, N, N), (0, 1, 1, 2), "delay: expected 4 ascending delays"),
     (torch.zeros(S, N, N), 3, "delay: expected 4 ascending delays"),
-    (torch.zeros(S, N, N), torch.zeros(N, N).long(), r"delay: expected an int for each matrix of w_rec"),
+    (torch.zeros(S, N, N), torch.zeros(N, N).long(), r"delay: expected an int for each matrix of "
+                                                     r"w_rec"),
     (torch.zeros(N, N), (0, 1), "delay: expected an int or an integer tensor"),
     (torch.zeros(0, N, N), (), r"w_rec: expected shape \(33, 33\) or \(S, 33, 33\)"),
     (torch.zeros(2, N, N + 1), (0, 1), r"w_rec: expected shape \(33, 33\) or \(S, 33, 33\)"),
-])  # fmt: skip
+])
 def test_refused(w: Tensor | None, delay: Any, message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         functional.alif(torch.zeros(T, B, N), w, **K, delay=delay)
@@ -172,11 +186,12 @@ def test_learned_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert before > 1.5 and after < 0.05
 
 
-# -------------------------------------------------------------------------------------------------------------- modules
+# ------------------------------------------------------------------------------------------ modules
 @pytest.mark.parametrize("kind", [ALIF, LIF])
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_module_without_recurrence(kind: type[ALIF | LIF], bidirectional: bool) -> None:
-    """Spikes, state, gradients, step and a state dict as of a layer whose recurrent weights are all 0."""
+    """Spikes, state, gradients, step and a state dict as of a layer whose recurrent weights are all
+    0."""
     torch.manual_seed(3)
     layer = kind(I, N, 2, bidirectional=bidirectional, recurrent=False, refractory=2)
     zeros = kind(I, N, 2, bidirectional=bidirectional, refractory=2)
@@ -190,7 +205,8 @@ def test_module_without_recurrence(kind: type[ALIF | LIF], bidirectional: bool) 
     for module in (layer, zeros):
         z, state, traces = module(x, trace=True)
         names = [name for name, _ in layer.named_parameters()]
-        gradients = torch.autograd.grad(z.sum() + traces.v.square().sum(), [module.get_parameter(n) for n in names])
+        gradients = torch.autograd.grad(z.sum() + traces.v.square().sum(),
+                                        [module.get_parameter(n) for n in names])
         results.append({"spikes": z, **state._asdict(), **dict(zip(names, gradients, strict=True))})
     assert bool(results[0]["spikes"].any())
     assert_all_same(*results, tolerance=1e-5)

@@ -1,4 +1,5 @@
-"""The reference computes what the paper's own code computed, for every row of the table, and the table is alive."""
+"""The reference computes what the paper's own code computed, for every model of the table, and the
+table is alive."""
 from typing import Any
 
 import pytest
@@ -8,9 +9,10 @@ import vectors
 from cases import TABLE, Case, build
 from compare import assert_all_same, assert_same
 from lsnn_ext import reference
-from lsnn_ext.reference import COEFFICIENTS, ROWS, SURROGATES
+from lsnn_ext.reference import COEFFICIENTS, MODELS, SURROGATES
 
-# Values and gradients, relative to the largest of each.  float32: the official code sums in another order.
+# Values and gradients, relative to the largest of each. float32: the official code sums in another
+# order.
 TOLERANCE = {torch.float64: (1e-12, 1e-11), torch.float32: (5e-6, 3e-5)}
 
 
@@ -26,7 +28,7 @@ def test_official_vector(name: str) -> None:
 
 
 def test_vectors_cover_the_official_cells() -> None:
-    for kind in ("lif_", "alif_", *(f"eprop_{cell}_" for cell in vectors.EPROP_ROWS)):
+    for kind in ("lif_", "alif_", *(f"eprop_{cell}_" for cell in vectors.EPROP_MODELS)):
         assert any(name.startswith(kind) for name in vectors.NAMES), kind
     assert len(vectors.NAMES) == 34
 
@@ -40,49 +42,55 @@ def test_integral_of_surrogate(name: str) -> None:
     assert float(surrogate.psi(m).max()) > 0.2
 
 
-@pytest.mark.parametrize("case", [case for case in TABLE if case.T >= 12 and case.B > 0], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [case for case in TABLE if case.T >= 12 and case.B > 0],
+                         ids=lambda case: case.name)
 def test_case_is_alive(case: Case) -> None:
-    """A comparison of silent networks would compare nothing: spikes come, and whatever can learn gets a gradient."""
+    """A comparison of silent networks would compare nothing: spikes come, and whatever can learn
+    gets a gradient."""
     problem = build(case, dyadic=True)
     outputs, gradients = problem.run(reference.alif)
     assert 0.05 < float(outputs["spikes"].mean()) < 0.6
-    row = ROWS[case.dynamics]
-    unused = {"R"} if row.reset == "A" else set()
-    if row.drive == "cross" and "rec" in row.stop:
-        unused.add("z0")  # stopped in (1) and (6), and the drive is computed anew from v'
+    model = MODELS[case.dynamics]
+    unused = {"R"} if model.reset == "A" else set()
+    if model.drive == "cross" and "rec" in model.detach:
+        unused.add("z0")  # detached in (1) and (6), and the drive is computed anew from v'
     for name, gradient in gradients.items():
         assert bool(gradient.any()) != (name in unused), f"gradient of {name}"
-    assert all(float(gradient.abs().max()) < 1e5 for gradient in gradients.values()), "a gradient explodes"
+    assert all(float(gradient.abs().max()) < 1e5
+               for gradient in gradients.values()), "a gradient explodes"
 
 
-@pytest.mark.parametrize("dynamics", ROWS)
+@pytest.mark.parametrize("dynamics", MODELS)
 def test_default_coefficients(dynamics: str) -> None:
-    """What is left out follows the row, and keeps the graph of what it is computed from."""
-    row = ROWS[dynamics]
-    alpha, rho, theta = (torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (0.9, 0.8, 0.5))
+    """What is left out follows the model, and keeps the graph of what it is computed from."""
+    model = MODELS[dynamics]
+    alpha, rho, theta = (torch.tensor(value, dtype=torch.float64, requires_grad=True)
+                         for value in (0.9, 0.8, 0.5))
     given = reference.coefficients(dynamics, alpha=alpha, theta=theta, rho=rho)
     assert tuple(given) == COEFFICIENTS
-    sources = {"kappa": {"1": 1.0, "1-alpha": 0.1}[row.kappa], "q": {"1": 1.0, "1-rho": 0.2}[row.q],
-               "R": {"theta": 0.5, "0": 0.0, "alpha": 0.9, "unused": 0.0}[row.R],
-               "beta": {"0": 0.0, "theta": 0.5}[row.beta], "eta": row.eta, "p": 0.0, "sigma": 0.0,
-               "width": 0.5 if row.width is None else row.width}
+    sources = {"kappa": {"1": 1.0, "1-alpha": 0.1}[model.kappa],
+               "q": {"1": 1.0, "1-rho": 0.2}[model.q], "R": {"theta": 0.5, "0": 0.0, "alpha": 0.9,
+                                                             "unused": 0.0}[model.R],
+               "beta": {"0": 0.0, "theta": 0.5}[model.beta], "eta": model.eta, "p": 0.0,
+               "sigma": 0.0, "width": 0.5 if model.width is None else model.width}
     for name, want in sources.items():
         assert float(torch.as_tensor(given[name]).detach()) == pytest.approx(want), name
-    if row.kappa == "1-alpha":
+    if model.kappa == "1-alpha":
         (slope,) = torch.autograd.grad(torch.as_tensor(given["kappa"]), alpha)
         assert float(slope) == -1.0
 
 
 def test_one_step_by_hand() -> None:
-    """The row lsnn with dyadic numbers: each equation can be followed in the head."""
+    """The model lsnn with dyadic numbers: each equation can be followed in the head."""
     v0, a0, i0, r0 = (torch.tensor([[value]]) for value in (1.0, 0.5, 0.0, 0.0))
     result: Any = reference.alif(
-        torch.tensor([[[2.0]]]), torch.tensor([[0.5]]), alpha=0.5, theta=0.25, rho=0.5, beta=0.5, refractory=3,
-        state=reference.State(v0, a0, i0, r0, torch.tensor([[[1.0]]])), trace=True)
+        torch.tensor([[[2.0]]]), torch.tensor([[0.5]]), alpha=0.5, theta=0.25, rho=0.5, beta=0.5,
+        refractory=3, state=reference.State(v0, a0, i0, r0, torch.tensor([[[1.0]]])), trace=True)
     spikes, last, traces = result
     a = 0.5 * 0.5 + 0.5 * 1.0  # (3) with q = 1 - rho
     threshold = 0.25 + 0.5 * a  # (4)
-    v = 0.5 * 1.0 + 0.5 * (2.0 + 0.5 * 1.0) - 1.0 * threshold  # (1), (5) with kappa = 1 - alpha, (6)
+    # (1), (5) with kappa = 1 - alpha, (6)
+    v = 0.5 * 1.0 + 0.5 * (2.0 + 0.5 * 1.0) - 1.0 * threshold
     assert (float(traces.a), float(traces.threshold), float(traces.v)) == (a, threshold, v)
     assert float(spikes) == 1.0  # (7): the old v of 1 is over .625
     assert (float(last.z), float(last.r)) == (1.0, 3.0)  # (9)
@@ -90,6 +98,6 @@ def test_one_step_by_hand() -> None:
 
 def test_unknown_names() -> None:
     with pytest.raises(ValueError, match="dynamics.*'lsn'.*lsnn"):
-        reference.named_row("lsn")
+        reference.named_model("lsn")
     with pytest.raises(ValueError, match="surrogate.*'tri'.*triangle"):
         reference.named_surrogate("tri")

@@ -21,13 +21,16 @@ from cases import Case, build
 from compare import assert_all_same, assert_same
 from lsnn_ext import ALIF, LSNN, _ops, functional
 
-pytestmark = pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
+pytestmark = pytest.mark.skipif(
+    not _ops.available, reason="the compiled part of lsnn_ext is not built"
+)
 K = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.5}
 
 
-# ------------------------------------------------------------------------------------------------------------- memory
+# ------------------------------------------------------------------------------------------- memory
 def _saved(call: Callable[[], Any], known: list[Tensor]) -> tuple[int, int]:
-    """Bytes of the distinct blocks of memory kept for the backward pass, without the known ones; and tensors kept."""
+    """Bytes of the distinct blocks of memory kept for the backward pass, without the known ones;
+    and tensors kept."""
     blocks: dict[int, int] = {}
     tensors = 0
 
@@ -45,8 +48,8 @@ def _saved(call: Callable[[], Any], known: list[Tensor]) -> tuple[int, int]:
 
 
 def test_memory_kept_for_the_backward_pass() -> None:
-    """Per neuron and step: the membrane, a bit for the spike, and a state every 128 steps. A layer also keeps W_rec
-    without its diagonal, and where that was."""
+    """Per neuron and step: the membrane, a bit for the spike, and a state every 128 steps. A layer
+    also keeps W_rec without its diagonal, and where that was."""
     T, B, N = 784, 8, 220
     x, w = torch.rand(T, B, N).requires_grad_(), (torch.randn(N, N) / N**0.5).requires_grad_()
     kept, _ = _saved(lambda: functional.alif(x, w, **K), [x, w])
@@ -78,7 +81,7 @@ def test_inference_keeps_nothing() -> None:
     assert all(value.numel() == 0 for value in results.last[6:])
 
 
-# ---------------------------------------------------------------------------------------- copies, threads, processes
+# ----------------------------------------------------------------------- copies, threads, processes
 def test_copies_after_use() -> None:
     x = torch.randn(9, 3, 5)
     for module in (LSNN(5, 4, 3, 2), ALIF(5, 7, delay=2)):
@@ -95,13 +98,15 @@ def test_copies_after_use() -> None:
 
 
 BUSY = Case("busy", T=150, B=17, N=33, delay="each", refractory=2, state="real")
-CASES = [BUSY, Case("paper", T=40, B=9, N=220, given=("alpha", "theta", "rho", "beta"), learn=("x", "w")),
+CASES = [BUSY, Case("paper", T=40, B=9, N=220, given=("alpha", "theta", "rho", "beta"),
+                    learn=("x", "w")),
          Case("hard", dynamics="sj_hard", T=40, B=2, N=64)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_callers_at_once_change_no_bit(dtype: torch.dtype) -> None:
-    """Of callers at the same time; that the threads of one call change none is shown in test_rows.py."""
+    """Of callers at the same time; that the threads of one call change none is shown in
+    test_table_of_models.py."""
     problems = [build(case, dtype) for case in CASES]
     want = [problem.run(functional.alif) for problem in problems]
     with ThreadPoolExecutor(2) as pool:
@@ -122,7 +127,8 @@ class Forked(torch.utils.data.Dataset[dict[str, Tensor]]):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_worker_of_a_data_loader() -> None:
-    """A forked process works after the parent has used the operators, and its results travel back."""
+    """A forked process works after the parent has used the operators, and its results travel
+    back."""
     want = [Forked()[0], Forked()[1]]
     loader = torch.utils.data.DataLoader(Forked(), batch_size=None, num_workers=1,
                                          multiprocessing_context="fork")
@@ -137,9 +143,14 @@ def _python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def _digest() -> str:
-    """Of all outputs of a handful of cases, with numbers that round differently in any other order."""
+    """Of all outputs of a handful of cases, with numbers that round differently in any other
+    order."""
     total = hashlib.sha256()
-    for case in (*CASES, replace(BUSY, dynamics="adlif"), replace(BUSY, dynamics="eprop_timit", N=31)):
+    for case in (
+        *CASES,
+        replace(BUSY, dynamics="adlif"),
+        replace(BUSY, dynamics="eprop_timit", N=31),
+    ):
         for dtype in (torch.float32, torch.float64):
             with torch.no_grad():
                 outputs = build(case, dtype).outputs(functional.alif)
@@ -165,7 +176,8 @@ def test_instruction_sets_agree(instructions: str) -> None:
 
 def test_unknown_instruction_set() -> None:
     ran = _python("import torch; from lsnn_ext import functional\n"
-                  "functional.alif(torch.zeros(2, 2, 2), torch.zeros(2, 2), alpha=0.9, theta=0.5)", LSNN_CPU="nonsense")
+                  "functional.alif(torch.zeros(2, 2, 2), torch.zeros(2, 2), alpha=0.9, theta=0.5)",
+                  LSNN_CPU="nonsense")
     assert ran.returncode == 1
     known = ", ".join(INSTRUCTIONS[:-1]) + " or " * (len(INSTRUCTIONS) > 1) + INSTRUCTIONS[-1]
     assert re.search(f"RuntimeError: .*LSNN_CPU.*{known}.*nonsense", ran.stderr), ran.stderr
@@ -193,8 +205,8 @@ assert torch.equal(call(20), want)
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits memory as Linux does")
 @pytest.mark.parametrize(("code", "wanted"), [
-    ("call(2**45)", 2**45), ("call(2**45, True)", 2**45), ("call(2**61)", 2**61), ("call(2**62)", 2**62),
-    ("limit(2**28); call(2**28)", 2**28),
+    ("call(2**45)", 2**45), ("call(2**45, True)", 2**45), ("call(2**61)", 2**61),
+    ("call(2**62)", 2**62), ("limit(2**28); call(2**28)", 2**28),
     ("spikes = call(2**22, True); limit(2**22); spikes.sum().backward()", 2**22)])
 def test_out_of_memory(code: str, wanted: int) -> None:
     """Refused with the size that was wanted, in bytes or as a shape; the process lives on."""

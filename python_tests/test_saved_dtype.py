@@ -1,4 +1,5 @@
-"""saved_dtype=torch.bfloat16: membranes are kept in half the memory, rounded to nearest even; nothing else changes."""
+"""saved_dtype=torch.bfloat16: membranes are kept in half the memory, rounded to nearest even;
+nothing else changes."""
 from typing import Any
 
 import pytest
@@ -25,14 +26,17 @@ def test_membranes_in_half_the_memory(network: bool) -> None:
         sizes: dict[int, int] = {}
 
         def keep(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
-            sizes[tensor.data_ptr()] = tensor.numel() * tensor.element_size() if tensor.dim() == 3 else 0
+            sizes[tensor.data_ptr()] = (
+                tensor.numel() * tensor.element_size() if tensor.dim() == 3 else 0
+            )
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             out = net(x)[0]
         out.square().sum().backward()
         kept.append(sum(sizes.values()))
-        gradients = {name: value.grad for name, value in net.named_parameters() if value.grad is not None}
+        gradients = {name: value.grad for name, value in net.named_parameters()
+                     if value.grad is not None}
         results.append({"out": out.detach(), **gradients})
     assert_same("out", results[1]["out"], results[0]["out"])
     assert kept[0] - kept[1] >= 50 * 8 * 128 * 2
@@ -44,19 +48,23 @@ def test_membranes_in_half_the_memory(network: bool) -> None:
 def test_saved_dtype_is_named() -> None:
     wanted = "saved_dtype: expected None, torch.bfloat16 or torch.float32, got torch.float16"
     with pytest.raises(ValueError, match=wanted):
-        functional.alif(torch.zeros(2, 1, 3), torch.zeros(3, 3), alpha=0.9, theta=1.0, saved_dtype=torch.float16)
+        functional.alif(torch.zeros(2, 1, 3), torch.zeros(3, 3), alpha=0.9, theta=1.0,
+                        saved_dtype=torch.float16)
 
 
-# -------------------------------------------------------------------------------------------------------- what is saved
+# ------------------------------------------------------------------------------------ what is saved
 def _awkward() -> Tensor:
-    """Numbers on both sides of every kind of edge: halfway between two of bfloat16, next to it, of every size."""
-    upper = torch.tensor([0, 1, 2, 0x7F, 0x80, 0x81, 0x3F7F, 0x3F80, 0x3F81, 0x3FFF, 0x4049, 0x4B7F, 0x7E7E, 0x7F7E])
+    """Numbers on both sides of every kind of edge: halfway between two of bfloat16, next to it, of
+    every size."""
+    upper = torch.tensor([0, 1, 2, 0x7F, 0x80, 0x81, 0x3F7F, 0x3F80, 0x3F81, 0x3FFF, 0x4049, 0x4B7F,
+                          0x7E7E, 0x7F7E])
     lower = torch.tensor([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF])
     return ((upper[:, None] << 16) + lower).flatten().to(torch.int32).view(torch.float32)
 
 
 def test_membranes_are_rounded_to_nearest_even() -> None:
-    """As torch rounds, halfway too. Without a decay and with a gain of 1 the membrane y of (5) is the current."""
+    """As torch rounds, halfway too. Without a decay and with a gain of 1 the membrane y of (5) is
+    the current."""
     x = _awkward()
     x = torch.stack([x, -x])[:, None]
     saved: list[Tensor] = []
@@ -68,12 +76,14 @@ def test_membranes_are_rounded_to_nearest_even() -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         functional.alif(
-            x.requires_grad_(), torch.zeros(x.shape[2], x.shape[2]), alpha=0.0, kappa=1.0, theta=1.0, dynamics="srnn",
-            saved_dtype=torch.bfloat16,
+            x.requires_grad_(), torch.zeros(x.shape[2], x.shape[2]), alpha=0.0, kappa=1.0,
+            theta=1.0, dynamics="srnn", saved_dtype=torch.bfloat16,
         )
     (y,) = saved
     want = x.detach().bfloat16()
-    halfway = (want.float() - x.detach()).abs() == (want.float() - torch.nextafter(want, -want)).abs() / 2
+    halfway = (want.float() - x.detach()).abs() == (
+        want.float() - torch.nextafter(want, -want)
+    ).abs() / 2
     assert int(halfway.sum()) > 10 and int((want.float().abs() > x.detach().abs()).sum()) > 20
     assert_same("y", y, want)
 
@@ -84,7 +94,8 @@ NO_EFFECT = {"float64": (torch.float64, None), "float64-checkpoints": (torch.flo
 
 @pytest.mark.parametrize("name", NO_EFFECT)
 def test_no_effect(name: str) -> None:
-    """Of no effect in float64, and where no membranes are saved: results and gradients have the same bits."""
+    """Of no effect in float64, and where no membranes are saved: results and gradients have the
+    same bits."""
     dtype, checkpoint_every = NO_EFFECT[name]
     if dtype == torch.float32 and not _ops.cpu_kernels(torch.empty(0)):
         pytest.skip("other kernels than those of the CPU save all membranes")
@@ -105,6 +116,7 @@ def test_no_effect_in_modules_of_float64() -> None:
         net = LSNN(40, 64, 64, 3, dtype=torch.float64, **more)  # type: ignore[arg-type]
         out, _ = net(x)
         out.square().sum().backward()
-        grads = {name: value.grad for name, value in net.named_parameters() if value.grad is not None}
+        grads = {name: value.grad for name, value in net.named_parameters()
+                 if value.grad is not None}
         results.append({"out": out.detach(), **grads})
     assert_all_same(results[1], results[0])

@@ -1,5 +1,5 @@
-"""Spikes have no second derivative. What would need one gets an error, whatever records the backward pass; before, a
-gradient penalty was silently without effect."""
+"""Spikes have no second derivative. What would need one gets an error, whatever records the
+backward pass; before, a gradient penalty was silently without effect."""
 from collections.abc import Callable
 from typing import Any
 
@@ -32,12 +32,14 @@ def test_penalty_on_a_gradient(learn: str, of: str, smooth: bool, alif: Alif) ->
     w.requires_grad_(learn != "x")
     leaves = [leaf for leaf in (x, w) if leaf.requires_grad]
     spikes, state = alif(x, w, **K, smooth=smooth)
-    gradients = torch.autograd.grad((spikes if of == "spikes" else state.v).sum(), leaves, create_graph=True)
+    gradients = torch.autograd.grad((spikes if of == "spikes" else state.v).sum(), leaves,
+                                    create_graph=True)
     assert all(g.requires_grad for g in gradients)
     penalty = sum(g.square().sum() for g in gradients)
     with pytest.raises(RuntimeError, match="second derivative"):
         penalty.backward(retain_graph=True)
-    # The operator's gradients do not depend on x, as spikes are no function of it with a derivative.
+    # The operator's gradients do not depend on x, as spikes are no function of it with a
+    # derivative.
     unused = alif is functional.alif and learn == "x"
     with pytest.raises(RuntimeError, match="not have been used" if unused else "second derivative"):
         torch.autograd.grad(penalty, leaves[-1], retain_graph=True)
@@ -93,6 +95,7 @@ def test_a_linear_map_has_second_derivatives_at_every_size(sparse: bool, few: bo
         first = torch.autograd.grad(linear(*leaves).pow(3).mean(), leaves, create_graph=True)
         return list(torch.autograd.grad(sum(g.square().sum() for g in first), leaves))
 
-    for got, want in zip(second(functional.linear), second(torch.nn.functional.linear), strict=True):
+    for got, want in zip(second(functional.linear), second(torch.nn.functional.linear),
+                         strict=True):
         assert want.any()
         assert_same("second derivative", got, want, tolerance=1e-12)

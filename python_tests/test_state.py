@@ -9,12 +9,13 @@ from torch import Tensor
 from cases import Case, Problem, build
 from compare import assert_all_same, assert_same
 from lsnn_ext import functional
-from lsnn_ext.reference import ROWS
+from lsnn_ext.reference import MODELS
 
 BUSY = Case("busy", T=40, N=33, delay="each", refractory=5, state="real")
 
 
-def _in_chunks(problem: Problem, lengths: list[int], leaves: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+def _in_chunks(problem: Problem, lengths: list[int],
+               leaves: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Everything that comes out when the sequence is cut into pieces of these lengths."""
     arguments: dict[str, Any] = problem.arguments(leaves)
     spikes, traces = [], []
@@ -24,11 +25,13 @@ def _in_chunks(problem: Problem, lengths: list[int], leaves: dict[str, Tensor] |
         traces.append(trace)
     names = traces[0]._fields
     return {"spikes": torch.cat(spikes),
-            **{f"trace.{name}": torch.cat([getattr(trace, name) for trace in traces]) for name in names},
+            **{f"trace.{name}": torch.cat([getattr(trace, name) for trace in traces])
+               for name in names},
             **{f"state.{name}": value for name, value in arguments["state"]._asdict().items()}}
 
 
-@pytest.mark.parametrize("lengths", [[40], [0, 40], [40, 0], [1, 39], [3, 2, 35], [17, 23], [1] * 40], ids=str)
+@pytest.mark.parametrize("lengths", [[40], [0, 40], [40, 0], [1, 39], [3, 2, 35], [17, 23],
+                                     [1] * 40], ids=str)
 @pytest.mark.parametrize("delay", ["none", "one", "each"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_chunks_equal_one_call(dtype: torch.dtype, delay: str, lengths: list[int]) -> None:
@@ -37,13 +40,13 @@ def test_chunks_equal_one_call(dtype: torch.dtype, delay: str, lengths: list[int
     assert_all_same(_in_chunks(problem, lengths), want)
 
 
-@pytest.mark.parametrize("dynamics", ROWS)
-def test_chunks_equal_one_call_in_every_row(dynamics: str) -> None:
+@pytest.mark.parametrize("dynamics", MODELS)
+def test_chunks_equal_one_call_in_every_model(dynamics: str) -> None:
     problem = build(replace(BUSY, dynamics=dynamics), torch.float32)
     assert_all_same(_in_chunks(problem, [13, 27]), problem.outputs(functional.alif))
 
 
-@pytest.mark.parametrize("dynamics", ROWS)
+@pytest.mark.parametrize("dynamics", MODELS)
 def test_gradients_pass_between_chunks(dynamics: str) -> None:
     problem = build(replace(BUSY, dynamics=dynamics))
     _, want = problem.run(functional.alif)
@@ -97,5 +100,6 @@ def test_refractory_steps_are_silent(n: int) -> None:
     """Equation (9): between two spikes of a neuron lie at least n steps, and some lie exactly n."""
     problem = build(replace(BUSY, refractory=n, state="none", T=200), torch.float32)
     spikes = problem.outputs(functional.alif)["spikes"].flatten(1).bool()
-    gaps = torch.cat([times[1:] - times[:-1] for times in (column.nonzero().flatten() for column in spikes.T)])
+    gaps = torch.cat(
+        [times[1:] - times[:-1] for times in (column.nonzero().flatten() for column in spikes.T)])
     assert int(gaps.min()) == n + 1

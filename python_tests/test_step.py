@@ -1,4 +1,5 @@
-"""Steps and short calls without gradients take a shorter way, which equals the long one bit for bit."""
+"""Steps and short calls without gradients take prepared layers, which equal the operators bit for
+bit."""
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, LSNNState, State
-from steps import I, N, agree, assert_equal, flat, inputs, needs_short_way, short
+from steps import I, N, agree, assert_equal, flat, inputs, needs_prepared_layers, prepared
 
 
 def _each_delay() -> Tensor:
@@ -29,10 +30,10 @@ LAYERS: dict[str, Callable[[], Any]] = {
 }
 
 
-@needs_short_way
+@needs_prepared_layers
 @pytest.mark.parametrize("batch", [(), (1,), (3,)], ids=str)
 @pytest.mark.parametrize("name", LAYERS)
-def test_steps_equal_the_long_way(name: str, batch: tuple[int, ...]) -> None:
+def test_steps_equal_the_operator(name: str, batch: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     module, state, fired = LAYERS[name](), None, 0.0
     for x in inputs(20, *batch, I, dtype=module.weight_ih_l0.dtype):
@@ -41,23 +42,25 @@ def test_steps_equal_the_long_way(name: str, batch: tuple[int, ...]) -> None:
     assert fired > 0
 
 
-@needs_short_way
+@needs_prepared_layers
 @pytest.mark.parametrize("steps", [1, 2, 10])
 @pytest.mark.parametrize("form", ["unbatched", "one", "three"])
 @pytest.mark.parametrize("name", LAYERS)
-def test_short_sequences_equal_the_long_way(name: str, form: str, steps: int) -> None:
+def test_short_sequences_equal_the_operator(name: str, form: str, steps: int) -> None:
     torch.manual_seed(0)
     module = LAYERS[name]()
-    x = inputs(steps, {"unbatched": 1, "one": 1, "three": 3}[form], I, dtype=module.weight_ih_l0.dtype)
+    x = inputs(steps, {"unbatched": 1, "one": 1, "three": 3}[form], I,
+               dtype=module.weight_ih_l0.dtype)
     x = x[:, 0] if form == "unbatched" else x.transpose(0, 1) if module.batch_first else x
     _, state = agree(module, x)
     agree(module, x, state)
 
 
-@needs_short_way
+@needs_prepared_layers
 @pytest.mark.parametrize("name", LAYERS)
 def test_steps_equal_one_call(name: str) -> None:
-    """Sums of multiples of 2^-8 are exact in any order, so that products of all steps at once have the same bits."""
+    """Sums of multiples of 2^-8 are exact in any order, so that products of all steps at once have
+    the same bits."""
     torch.manual_seed(0)
     module = LAYERS[name]()
     with torch.no_grad():
@@ -67,27 +70,30 @@ def test_steps_equal_one_call(name: str) -> None:
     x, state = (inputs(30, 2, I) * 2).round().to(module.weight_ih_l0.dtype), None
     steps = []
     for x_t in x:
-        spikes, state = short(module.step, x_t, state)
+        spikes, state = prepared(module.step, x_t, state)
         steps.append(spikes)
     want, end = module(x.transpose(0, 1) if module.batch_first else x)
-    assert_equal([torch.stack(steps), state], [want.transpose(0, 1) if module.batch_first else want, end])
+    assert_equal(
+        [torch.stack(steps), state], [want.transpose(0, 1) if module.batch_first else want, end]
+    )
 
 
-@needs_short_way
+@needs_prepared_layers
 def test_dropout_between_layers() -> None:
     module = ALIF(I, N, num_layers=2, dropout=0.5)
     for call, x in ((module.step, inputs(2, I)), (module, inputs(4, 2, I))):
         torch.manual_seed(3)
         want = call(x)
         torch.manual_seed(3)
-        assert_equal(short(call, x), want)
+        assert_equal(prepared(call, x), want)
 
 
 def test_unusual_states() -> None:
     """A longer history, parts that are not contiguous, a plain tuple: all as with gradients."""
     module, x = ALIF(I, N, delay=1), inputs(2, I)
     with torch.no_grad():
-        state = State(*(torch.rand(1, 2, N) for _ in range(3)), torch.zeros(1, 2, N), torch.ones(1, 5, 2, N))
+        state = State(*(torch.rand(1, 2, N) for _ in range(3)), torch.zeros(1, 2, N),
+                      torch.ones(1, 5, 2, N))
         odd = State(*(leaf.mT.contiguous().mT for leaf in state))
         for given in (state, odd, tuple(state), state._replace(z=state.z[:, :2])):
             got = module.step(x, given)
@@ -108,12 +114,14 @@ def test_results_are_their_own() -> None:
     assert len({t.untyped_storage().data_ptr() for t in tensors}) == len(tensors)
 
 
-# ---------------------------------------------------------------------------------------------------------- the network
+# -------------------------------------------------------------------------------------- the network
 @pytest.mark.parametrize("batch", [(), (1,), (3,)], ids=str)
 @pytest.mark.parametrize(
-    "options", [{}, {"delay": 3, "bias": True, "dtype": torch.float64}, {"batch_first": True}], ids=str)
+    "options", [{}, {"delay": 3, "bias": True, "dtype": torch.float64}, {"batch_first": True}],
+    ids=str)
 def test_network(options: dict[str, Any], batch: tuple[int, ...]) -> None:
-    """A step equals forward on one step, with and without gradients, and T of them equal T calls of forward."""
+    """A step equals forward on one step, with and without gradients, and T of them equal T calls of
+    forward."""
     torch.manual_seed(0)
     net, state, other = LSNN(I, 20, 17, 3, **options), None, None
     first = net.neurons.batch_first and bool(batch)

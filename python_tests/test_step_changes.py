@@ -1,5 +1,5 @@
-"""Whatever happens to the parameters, the modes and the arguments: a step without gradients equals one with them, which
-computes everything anew, and is refused with the same words."""
+"""Whatever happens to the parameters, the modes and the arguments: a step without gradients equals
+one with them, which computes everything anew, and is refused with the same words."""
 import copy
 import io
 import pickle
@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations, prune
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lsnn_ext import ALIF, LSNN, State
-from steps import I, N, assert_equal, inputs, needs_short_way
+from steps import I, N, assert_equal, inputs, needs_prepared_layers
 
 
 @pytest.fixture
@@ -61,10 +61,12 @@ CHANGES: dict[str, Callable[[ALIF], Any]] = {
     "one-synapse-in-data": lambda layer: layer.weight_hh_l0.data[3].add_(9),
     "through-numpy": _through_numpy,
     "data-replaced": _swap_data,
-    "data-transposed": lambda layer: setattr(layer.weight_hh_l0, "data", layer.weight_hh_l0.data.t()),
+    "data-transposed": lambda layer: setattr(layer.weight_hh_l0, "data",
+                                             layer.weight_hh_l0.data.t()),
     "data-expanded": lambda layer: setattr(layer.beta_l0, "data", torch.full((N,), 0.1)),
     "parameter-replaced": _replace,
-    "parameter-of-the-same-memory": lambda layer: setattr(layer, "weight_hh_l0", nn.Parameter(layer.weight_hh_l0.data)),
+    "parameter-of-the-same-memory": lambda layer: setattr(layer, "weight_hh_l0",
+                                                          nn.Parameter(layer.weight_hh_l0.data)),
     "buffer-replaced": lambda layer: setattr(layer, "beta_l0", torch.linspace(0, 0.5, N)),
     "input-weights": lambda layer: layer.weight_ih_l0.data.neg_(),
     "bias": lambda layer: layer.bias_ih_l0.data.add_(0.1),
@@ -99,7 +101,8 @@ def test_change_is_seen(name: str, layer: ALIF) -> None:
         with torch.enable_grad():
             want = layer.step(x, state)
         assert_equal(got, want)
-        if name not in ("parameter-of-the-same-memory", "float64-and-back", "dynamics", "refractory"):
+        if name not in ("parameter-of-the-same-memory", "float64-and-back", "dynamics",
+                        "refractory"):
             assert not torch.equal(got[1].v, before[1].v)
         assert_equal(layer.step(x, state), want)
 
@@ -121,7 +124,9 @@ def test_functional_call_and_transforms(layer: ALIF) -> None:
         want, mine = other(x)[0], layer(x)[0]
         assert torch.equal(torch.func.functional_call(layer, given, (x,))[0], want)
         assert torch.equal(layer(x)[0], mine)
-        gradient = torch.func.grad(lambda p: torch.func.functional_call(layer, p, (x,))[0].sum())(given)
+        gradient = torch.func.grad(lambda p: torch.func.functional_call(layer, p, (x,))[0].sum())(
+            given
+        )
         assert bool(gradient["weight_hh_l0"].any())
 
 
@@ -142,9 +147,10 @@ def test_copies_and_pickles_are_the_layer_alone(layer: ALIF) -> None:
     file = io.BytesIO()
     torch.save(layer, file)
     file.seek(0)
-    copies = [copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), torch.load(file, weights_only=False)]
+    copies = [copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)),
+              torch.load(file, weights_only=False)]
     for other in [*copies, copy.copy(layer)]:
-        assert "_ready" not in other.__dict__
+        assert "_prepared" not in other.__dict__
         with torch.no_grad():
             assert_equal(other.step(x), want)
     with torch.no_grad():
@@ -153,16 +159,16 @@ def test_copies_and_pickles_are_the_layer_alone(layer: ALIF) -> None:
         assert_equal(layer.step(x), want)
 
 
-@needs_short_way
+@needs_prepared_layers
 def test_moved_layer_gives_its_memory_back(layer: ALIF) -> None:
     with torch.no_grad():
         layer.step(inputs(1, I))
-    assert layer.__dict__["_ready"]
+    assert layer.__dict__["_prepared"]
     layer.to("meta")
-    assert not layer.__dict__.get("_ready")
+    assert not layer.__dict__.get("_prepared")
 
 
-# ------------------------------------------------------------------------------------------ gradients, modes and errors
+# ---------------------------------------------------------------------- gradients, modes and errors
 def test_gradients_are_unaffected(layer: ALIF) -> None:
     with torch.no_grad():
         layer.step(inputs(2, I))
@@ -185,7 +191,7 @@ class _Seen(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@needs_short_way
+@needs_prepared_layers
 def test_who_watches_sees_the_operator(layer: ALIF) -> None:
     with torch.no_grad():
         layer.step(inputs(1, I))
@@ -254,8 +260,10 @@ BAD: dict[str, tuple[Callable[[ALIF], Any], str]] = {
     "surrogate": (_called(surrogate="none"), "surrogate: unknown"),
     "checkpoint": (_called(checkpoint_every=0), "checkpoint_every"),
     "w-shape": (_called(weight_hh_l0=nn.Parameter(torch.zeros(3, 3))), "."),
-    "w-shape-with-autapses": (_called(weight_hh_l0=nn.Parameter(torch.zeros(3, 3)), autapses=True), "w_rec"),
-    "w-in-shape": (_called(weight_ih_l0=nn.Parameter(torch.zeros(3, I)), bias_ih_l0=nn.Parameter(torch.zeros(3))),
+    "w-shape-with-autapses": (_called(weight_hh_l0=nn.Parameter(torch.zeros(3, 3)), autapses=True),
+                              "w_rec"),
+    "w-in-shape": (_called(weight_ih_l0=nn.Parameter(torch.zeros(3, I)),
+                           bias_ih_l0=nn.Parameter(torch.zeros(3))),
                    "w_rec: expected shape"),
     "w-double": (_called(weight_hh_l0=nn.Parameter(torch.zeros(N, N).double())), "w_rec: expected"),
 }

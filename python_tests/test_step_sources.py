@@ -1,4 +1,5 @@
-"""What a step without gradients compares with the parameters: every number of a source, every weight that has acted."""
+"""What a step without gradients compares with the parameters: every number of a source, every
+weight that has acted."""
 from collections.abc import Callable
 from typing import Any
 
@@ -7,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from lsnn_ext import ALIF, LIF, LSNN, LSNNState, State
-from steps import I, N, assert_equal, flat, inputs, needs_short_way, short
+from steps import I, N, assert_equal, flat, inputs, needs_prepared_layers, prepared
 
-pytestmark = needs_short_way
-EACH = {"tau_mem": (15.0, 25.0), "tau_adapt": (50.0, 300.0), "beta": (0.5, 2.0), "threshold": (0.008, 0.012)}
+pytestmark = needs_prepared_layers
+EACH = {"tau_mem": (15.0, 25.0), "tau_adapt": (50.0, 300.0), "beta": (0.5, 2.0),
+        "threshold": (0.008, 0.012)}
 
 
 def _layer(dtype: torch.dtype = torch.float32, **more: Any) -> ALIF:
@@ -28,13 +30,14 @@ def _state(past: Tensor) -> State:
     return State(v, a, i, torch.zeros_like(v), past[None])
 
 
-def _check(call: Callable[..., Any], arguments: tuple[Any, ...], change: Callable[[], Any], seen: bool = True) -> None:
-    """After the change a call equals the long way; seen: and differs from what it was before."""
+def _check(call: Callable[..., Any], arguments: tuple[Any, ...], change: Callable[[], Any],
+           seen: bool = True) -> None:
+    """After the change a call equals the operators; seen: and differs from what it was before."""
     with torch.no_grad():
         for _ in range(2):
-            before = short(call, *arguments)
+            before = prepared(call, *arguments)
         change()
-    got = short(call, *arguments)
+    got = prepared(call, *arguments)
     assert_equal(got, call(*arguments))
     same = all(torch.equal(one, other) for one, other in zip(flat(got), flat(before), strict=True))
     assert same != seen
@@ -50,15 +53,22 @@ def test_each_number_of_a_source(name: str, index: int, dtype: torch.dtype) -> N
     _check(layer.step, (inputs(1, I, dtype=dtype), state), lambda: value[index].mul_(1.5))
 
 
-@pytest.mark.parametrize(("target", "source"), [(0, 0), (0, N - 1), (N - 1, 0), (N - 1, N - 1), (20, 21)], ids=str)
+@pytest.mark.parametrize(
+    ("target", "source"), [(0, 0), (0, N - 1), (N - 1, 0), (N - 1, N - 1), (20, 21)], ids=str
+)
 @pytest.mark.parametrize("others", [False, True], ids=["one-spike", "many-spikes"])
 @pytest.mark.parametrize("autapses", [False, True])
 def test_each_weight(autapses: bool, others: bool, target: int, source: int) -> None:
-    """The first and the last row and column of the weights, where one neuron has spiked and where all have."""
+    """The first and the last row and column of the weights, where one neuron has spiked and where
+    all have."""
     layer, past = _layer(autapses=autapses), torch.full((1, 1, N), float(others))
     past[0, 0, source] = 1
-    _check(layer.step, (inputs(1, I), _state(past)), lambda: layer.weight_hh_l0[target, source].add_(9),
-           seen=autapses or target != source)
+    _check(
+        layer.step,
+        (inputs(1, I), _state(past)),
+        lambda: layer.weight_hh_l0[target, source].add_(9),
+        seen=autapses or target != source,
+    )
 
 
 @pytest.mark.parametrize("item", [0, 1])
@@ -102,7 +112,8 @@ def test_each_layer(replaced: bool, index: int, name: str) -> None:
 
     def change() -> None:
         if replaced:
-            setattr(layer, name, nn.Parameter(value + 0.25) if isinstance(value, nn.Parameter) else value + 0.25)
+            setattr(layer, name, nn.Parameter(value + 0.25) if isinstance(value, nn.Parameter)
+                    else value + 0.25)
         else:
             value.add_(0.25)
 
@@ -110,7 +121,8 @@ def test_each_layer(replaced: bool, index: int, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["neurons.weight_ih_l0", "neurons.weight_hh_l0", "neurons.beta_l0",
-                                  "neurons.threshold_l0", "readout.weight", "readout.bias", "readout.tau"])
+                                  "neurons.threshold_l0", "readout.weight", "readout.bias",
+                                  "readout.tau"])
 def test_each_part_of_a_network(name: str) -> None:
     torch.manual_seed(1)
     net = LSNN(I, 20, 17, 3)
@@ -129,31 +141,39 @@ def test_each_part_of_a_network(name: str) -> None:
         change()
         got = net.step(inputs(2, I), state)
     assert_equal(got, net.step(inputs(2, I), state))
-    assert not all(torch.equal(one, other) for one, other in zip(flat(got), flat(before), strict=True))
+    assert not all(
+        torch.equal(one, other) for one, other in zip(flat(got), flat(before), strict=True)
+    )
 
 
 @pytest.mark.parametrize("item", [0, 1])
 @pytest.mark.parametrize("steps", [3, 6])
 def test_weights_of_spikes_within_a_sequence(steps: int, item: int) -> None:
-    """One neuron of one item spikes, from the second step on, and no other: its weights act in the same call."""
+    """One neuron of one item spikes, from the second step on, and no other: its weights act in the
+    same call."""
     layer, x = _layer(), torch.zeros(steps, 2, I)
     with torch.no_grad():
         layer.weight_ih_l0.zero_()[N - 1] = 1
         layer.weight_hh_l0.clamp_(max=0)
         x[0, item] = 1
         spikes, _ = layer(x)
-        assert torch.equal(spikes.nonzero(), torch.tensor([[t, item, N - 1] for t in range(1, steps)]))
+        assert torch.equal(spikes.nonzero(),
+                           torch.tensor([[t, item, N - 1] for t in range(1, steps)]))
     _check(layer, (x,), lambda: layer.weight_hh_l0[0, N - 1].sub_(9))
 
 
 @pytest.mark.parametrize("kind", [ALIF, LIF])
 def test_a_counter_in_a_layer_without_refractory_steps(kind: type[ALIF]) -> None:
-    """A counter that is carried in silences its neuron, also where no spike sets one; then it runs out."""
+    """A counter that is carried in silences its neuron, also where no spike sets one; then it runs
+    out."""
     torch.manual_seed(0)
     layer = kind(I, N, refractory=0)
     state = _state(torch.zeros(1, 1, N))
-    state, over = state._replace(r=torch.arange(N).remainder(4).view(1, 1, N).float()), torch.full((1, 1, N), 99.0)
+    state, over = (
+        state._replace(r=torch.arange(N).remainder(4).view(1, 1, N).float()),
+        torch.full((1, 1, N), 99.0),
+    )
     for left in [state.r - step for step in range(4)]:
-        spikes, state = short(layer.step, torch.zeros(1, I), state._replace(v=over))
+        spikes, state = prepared(layer.step, torch.zeros(1, I), state._replace(v=over))
         assert_equal(spikes, (left[0] <= 0).float())
         assert_equal(state.r, (left - 1).clamp(min=0))

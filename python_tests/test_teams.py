@@ -1,4 +1,5 @@
-"""Few sequences and many neurons on several threads: they share out the neurons, and the bits stay the same."""
+"""Few sequences and many neurons on several threads: they share out the neurons, and the bits stay
+the same."""
 import io
 import threading
 from collections.abc import Iterator
@@ -54,7 +55,8 @@ def test_neurons_are_shared_out() -> None:
     net, x = _network(3)
     # A thread that another program keeps from its core comes too late for its team.
     small = lsnn_ext.ALIF(4, 5), torch.ones(20, 3, 4)
-    for layer, inputs, members, tries in ((net, x, 3 * 2, 50), (*small, 3 * 1, 5)):  # five neurons are not shared out
+    # five neurons are not shared out
+    for layer, inputs, members, tries in ((net, x, 3 * 2, 50), (*small, 3 * 1, 5)):
         most = 0
         with _threads(2, 2):
             for _ in range(tries):

@@ -1,4 +1,5 @@
-"""What lsnn_ext uses of torch without a public name: all of it is there, does what it is used for, and stands alone."""
+"""What lsnn_ext uses of torch without a public name: all of it is there, does what it is used for,
+and stands alone."""
 import ast
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,14 +11,16 @@ from torch import nn
 from lsnn_ext import _torch_internals as internals
 
 PACKAGE = Path(internals.__file__).parent
-VERSION = f"torch {torch.__version__}"  # the reports name it: the first that breaks one of these is the one to look at
+# the reports name it: the first that breaks one of these is the one to look at
+VERSION = f"torch {torch.__version__}"
 
 
 def test_transforms() -> None:
     found: list[tuple[bool, int, bool]] = []
 
     def look(x: torch.Tensor) -> torch.Tensor:
-        found.append((internals.is_transforming(), internals.gradient_transforms(), internals.is_batched(x)))
+        found.append((internals.is_transforming(), internals.gradient_transforms(),
+                      internals.is_batched(x)))
         return x.square().sum()
 
     x = torch.ones(3)
@@ -25,7 +28,8 @@ def test_transforms() -> None:
     torch.func.grad(look)(x)
     torch.func.grad(lambda x: torch.func.grad(look)(x).sum())(x)
     torch.func.vmap(look)(x)
-    assert found == [(False, 0, False), (True, 1, False), (True, 2, False), (True, 0, True)], VERSION
+    assert found == [(False, 0, False), (True, 1, False), (True, 2, False),
+                     (True, 0, True)], VERSION
 
 
 def test_forward_mode() -> None:
@@ -66,7 +70,8 @@ def test_keys_after_autograd() -> None:
     keys = torch._C._dispatch_keys(torch.ones(2))
     assert keys.has(torch._C.DispatchKey.AutogradCPU), VERSION
     behind = internals.keys_after_autograd(keys)
-    assert behind.has(torch._C.DispatchKey.CPU) and not behind.has(torch._C.DispatchKey.AutogradCPU), VERSION
+    assert behind.has(torch._C.DispatchKey.CPU) and not behind.has(
+        torch._C.DispatchKey.AutogradCPU), VERSION
 
 
 def test_zero_tensors() -> None:
@@ -102,7 +107,11 @@ def test_hooks_and_calls() -> None:
 def _private(tree: ast.AST) -> Iterator[str]:
     """Names of torch that begin with an underscore, as they are imported or reached."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "torch" and not node.level:
+        if (
+            isinstance(node, ast.ImportFrom)
+            and (node.module or "").split(".")[0] == "torch"
+            and not node.level
+        ):
             names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
         elif isinstance(node, ast.Attribute):
             names, value = [node.attr], node.value
@@ -112,11 +121,13 @@ def _private(tree: ast.AST) -> Iterator[str]:
                 continue
         else:
             continue
-        yield from (f"{ast.unparse(node)}" for name in names if name.startswith("_") and not name.startswith("__"))
+        yield from (f"{ast.unparse(node)}" for name in names if name.startswith("_")
+                    and not name.startswith("__"))
 
 
 def test_they_stand_in_one_file() -> None:
-    found = {f"{path.name}: {name}" for path in PACKAGE.rglob("*.py") if path.name != "_torch_internals.py"
+    found = {f"{path.name}: {name}" for path in PACKAGE.rglob("*.py") if path.name
+             != "_torch_internals.py"
              for name in _private(ast.parse(path.read_text()))}
     assert not found
     assert len(set(_private(ast.parse((PACKAGE / "_torch_internals.py").read_text())))) > 5

@@ -1,4 +1,5 @@
-"""The operator computes what the paper's own code computed: outputs, final counters and gradients of all parameters."""
+"""The operator computes what the paper's own code computed: outputs, final counters and gradients
+of all parameters."""
 import pytest
 import torch
 
@@ -6,7 +7,8 @@ import vectors
 from compare import assert_all_same, assert_same
 from lsnn_ext import functional
 
-# Values and gradients, relative to the largest of each.  float32: the official code sums in another order.
+# Values and gradients, relative to the largest of each. float32: the official code sums in another
+# order.
 TOLERANCE = {torch.float64: (1e-12, 1e-11), torch.float32: (5e-6, 3e-5)}
 
 

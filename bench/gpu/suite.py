@@ -78,7 +78,7 @@ def _builds(card: Card, environment: dict[str, str], folder: str) -> list[Step]:
         "LSNN_BUILD": "require", "MAX_JOBS": half,
         "LSNN_CMAKE_ARGS": " ".join([os.environ.get("LSNN_CMAKE_ARGS", ""), architecture,
                                      *compiler]).strip()}
-    source = "csrc/gpu_primitives/primitives.cu"
+    source = "bench/gpu/primitives.cu"
     return [
         # A build folder of its own: that of `make build` may belong to another torch, or to none
         # with CUDA.

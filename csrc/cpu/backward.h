@@ -1,11 +1,14 @@
-// The backward pass (BPTT) of one tile of batch items. Included by kernels.cpp once for each instruction set.
+// The backward pass (BPTT) of one tile of batch items. Included by kernels.cpp once for each
+// instruction set.
 //
-// Chunk by chunk from the end: replay.h tells what each step read; step by step the product with the weights and the adjoint
-// of step() give dL/dc; then the chunk's events, sorted by row, sum dL/dc into the weight gradients, each row in registers.
+// Chunk by chunk from the end: replay.h tells what each step read; step by step the product with
+// the weights and the adjoint of step() give dL/dc; then the chunk's events, sorted by row, sum
+// dL/dc into the weight gradients, each row in registers.
 #pragma once
+#include "product_bf16.h"
+#include "product_sparse.h"
 #include "readout.h"
 #include "replay.h"
-#include "sparse.h"
 
 namespace lsnn::cpu {
 namespace {
@@ -17,53 +20,62 @@ template <class T> struct BackwardScratch {
   T *dv, *da, *di;             // [items,NP] dL/d of the carried state
   T* dz;                       // [items,ND] dL/d of the spikes of the step at hand
   T* gx_out;                   // [items,N] a row to be streamed out
-  T* sums;                     // [n_coefficients,NP] gradients of the coefficients over the chunk: short sums round less
-  T* turned;                   // [D + 1,N,max_items] dL/dc of the last steps for the sparse product, step t in slot t % (D + 1)
+  // [n_coefficients,NP] gradients of the coefficients over the chunk: short sums round less
+  T* sums;
+  // [D + 1,N,max_items] dL/dc of the last steps for the sparse product, step t in slot t % (D + 1)
+  T* gc_transposed;
   const T** slices;            // [S] those of a step's delays
-  uint16_t* rounded;           // [D + 1,items,gradient_stride] dL/dc of the last steps in bfloat16, for products of such numbers
-  uint32_t* nonzero;           // [words(I) + 1] inputs that are not zero, of one item
+  // [D + 1,items,gradient_stride] dL/dc of the last steps in bfloat16, for products of such numbers
+  uint16_t* gc_bf16;
+  uint32_t* nonzero;  // [words(I) + 1] inputs that are not zero, of one item
   ActiveRows active;
   RowGradient<T, false> gradient;  // the spikes of the chunk, into the gradient of w
   RowGradient<T, true> gradient_in;  // the inputs of the chunk, into that of their weights
 
-  BackwardScratch(Arena& shared, Arena& own, const BackwardArgs& f, bool sparse, bool bf16, int64_t members)
+  BackwardScratch(Arena& shared, Arena& own, const BackwardArgs& f, bool sparse, bool bf16,
+                  int64_t members)
       : replay(shared, own, f, members),
         readout(own, f.layer, f.readout, true),
         gradient(own, f.layer.S * f.layer.N, chunk * tile_items(f.layer.B) * f.layer.S * f.layer.N),
-        gradient_in(own, f.projection.I + 1, f.projection.I ? chunk * tile_items(f.layer.B) * (f.projection.I + 1) : 0) {
+        gradient_in(own, f.projection.I + 1,
+                    f.projection.I ? chunk * tile_items(f.layer.B) * (f.projection.I + 1) : 0) {
     const Layer& l = f.layer;
     const int64_t n = tile_items(l.B), NP = padded(l.N);
     gc = shared.take<T>((chunk + l.D) * n * gradient_stride<T>(NP));
-    dv = own.take<T>(n * NP), da = own.take<T>(n * NP), di = own.take<T>(n * NP);
+    dv = own.take<T>(n * NP);
+    da = own.take<T>(n * NP);
+    di = own.take<T>(n * NP);
     dz = own.take<T>(n * gradient_stride<T>(NP));
     gx_out = own.take<T>(n * l.N + pad);
     sums = own.take<T>(n_coefficients * NP);
-    // One slot more than there are delays: while the slowest member reads dL/dc of the step before, the fastest may write one.
-    turned = shared.take<T>(sparse ? (l.D + 1) * l.N * max_items : 0), slices = own.take<const T*>(l.S);
-    rounded = shared.take<uint16_t>(bf16 ? (l.D + 1) * n * gradient_stride<uint16_t>(NP) : 0);
+    // One slot more than there are delays: while the slowest member reads dL/dc of the step before,
+    // the fastest may write one.
+    gc_transposed = shared.take<T>(sparse ? (l.D + 1) * l.N * max_items : 0);
+    slices = own.take<const T*>(l.S);
+    gc_bf16 = shared.take<uint16_t>(bf16 ? (l.D + 1) * n * gradient_stride<uint16_t>(NP) : 0);
     nonzero = own.take<uint32_t>(words(f.projection.I) + 1);
     active.entries = own.take<uint32_t>((row_items + 1) * l.N);
   }
 };
 
-template <class T, class Model> struct BackwardTile : Tile {
+template <class T, class Spec> struct BackwardTile : Tile {
   static constexpr int L = Vec<T>::lanes;
   using V = Vec<T>;
   const BackwardArgs& f;
   const Packed<T>& p;
-  const Model& model;
+  const Spec& spec;
   BackwardScratch<T>& s;
   const Layer& l;
   const int64_t W, ND, ring;
-  Replay<T, Model> past;
+  Replay<T, Spec> past;
   const ReadoutTile<T> readout;
 
-  LSNN_MEMBER BackwardTile(const BackwardArgs& args, const Packed<T>& packed, const Model& m, BackwardScratch<T>& scratch, int64_t tile,
-                           const Member& member)
+  LSNN_METHOD BackwardTile(const BackwardArgs& args, const Packed<T>& packed, const Spec& m,
+                           BackwardScratch<T>& scratch, int64_t tile, const Member& member)
       : Tile(args.layer, tile, member),
         f(args),
         p(packed),
-        model(m),
+        spec(m),
         s(scratch),
         l(args.layer),
         W(p.W),
@@ -71,58 +83,76 @@ template <class T, class Model> struct BackwardTile : Tile {
         ring(chunk + l.D),
         past(args, packed, m, scratch.replay, tile, member),
         readout(l, args.readout, packed, scratch.readout, tile, member) {
-    s.active.first_cache = p.first_cache;
+    s.active.l1_size = p.l1_size;
   }
 
-  LSNN_MEMBER T* gc(int64_t t) const { return s.gc + t % ring * many * ND; }
-  LSNN_MEMBER T* turned(int64_t t) const { return s.turned + t % (l.D + 1) * N * max_items; }
-  LSNN_MEMBER uint16_t* rounded(int64_t t) const { return s.rounded + t % (l.D + 1) * many * gradient_stride<uint16_t>(NP); }
+  LSNN_METHOD T* gc(int64_t t) const { return s.gc + t % ring * full_items * ND; }
+  LSNN_METHOD T* gc_transposed(int64_t t) const {
+    return s.gc_transposed + t % (l.D + 1) * N * max_items;
+  }
+  LSNN_METHOD uint16_t* gc_bf16(int64_t t) const {
+    return s.gc_bf16 + t % (l.D + 1) * full_items * gradient_stride<uint16_t>(NP);
+  }
 
-  // Which way is the fastest for a step with so many neurons whose result is of use; measured in fused multiply-adds of a
-  // vector, which a sum over lanes and a row of its own take about 8 and 20 of.
-  LSNN_MEMBER ProductAlgorithm fastest(int64_t step, int64_t items) const {
+  // The fastest algorithm for a step with so many active neurons; costs in fused multiply-adds of a
+  // vector, of which a sum over lanes takes about 8 and a row of its own about 20.
+  LSNN_METHOD ProductAlgorithm fastest(int64_t step, int64_t items) const {
     const bool known = past.choose && step >= 0, bf16 = p.w_bf16 != nullptr;
-    if (p.way != ProductAlgorithm::automatic && p.way != ProductAlgorithm::bf16)
-      return p.way == ProductAlgorithm::active && !known ? ProductAlgorithm::dense : p.way;
+    if (p.algorithm != ProductAlgorithm::automatic && p.algorithm != ProductAlgorithm::bf16)
+      return p.algorithm == ProductAlgorithm::active && !known ? ProductAlgorithm::dense
+                                                               : p.algorithm;
     const double share = known ? (double)s.replay.all_active[step] / (double)(items * N) : 1;
-    const bool few = known && (p.way == ProductAlgorithm::bf16 || share < (bf16 ? active_limit_bf16 : active_limit(items)));
+    const bool few = known && (p.algorithm == ProductAlgorithm::bf16 ||
+                               share < (bf16 ? active_limit_bf16 : active_limit(items)));
     if (p.sparse.start) {
-      const double entries = (double)p.sparse.start[l.S * N] / (double)(l.S * N), vectors = (double)(NP / L);
-      const int64_t vectors_of_items = ((items * 2 <= max_items ? max_items / 2 : max_items) + L - 1) / L;
-      const double sparse = 1.3 * entries * (double)vectors_of_items + 20, row = (bf16 ? 0.7 : 1.4) * vectors + 8;
-      if (sparse < (few ? share * (double)items * row : vectors * (double)items)) return ProductAlgorithm::sparse;
+      const double entries = (double)p.sparse.start[l.S * N] / (double)(l.S * N),
+                   vectors = (double)(NP / L);
+      const int64_t vectors_of_items =
+          ((items * 2 <= max_items ? max_items / 2 : max_items) + L - 1) / L;
+      const double sparse = 1.3 * entries * (double)vectors_of_items + 20,
+                   row = (bf16 ? 0.7 : 1.4) * vectors + 8;
+      if (sparse < (few ? share * (double)items * row : vectors * (double)items))
+        return ProductAlgorithm::sparse;
     }
     return few ? bf16 ? ProductAlgorithm::bf16 : ProductAlgorithm::active : ProductAlgorithm::dense;
   }
 
-  // dz += sum over delays of W dL/dc of the steps that the spikes of step t reached through (1); `step` is its place in the
-  // chunk. Where few of the results are of use only those are computed; step -1: all of them.
+  // dz += sum over delays of W dL/dc of the steps that the spikes of step t reached through (1);
+  // `step` is its place in the chunk. Where few neurons are active only their results are computed;
+  // step -1: all of them.
   void product(int64_t t, int64_t step) const {
-    if (l.S == 0 || model.row.stop & stop_rec) return;
+    if (l.S == 0 || spec.model.detach & detach_rec) return;
     const int64_t alive = items_alive(t);
-    const ProductAlgorithm way = fastest(step, alive);
-    const uint16_t* active = past.choose && step >= 0 ? s.replay.active + step * NP / 16 * max_items : nullptr;
+    const ProductAlgorithm algorithm = fastest(step, alive);
+    const uint16_t* active =
+        past.choose && step >= 0 ? s.replay.active + step * NP / 16 * max_items : nullptr;
     for (int64_t d = 0; d < l.S; d++) {
       const int64_t reached = t + 1 + l.delays[d];
       const bool none = reached < 0 || reached >= longest;
-      s.slices[d] = none ? nullptr : turned(reached);
-      if (none || way == ProductAlgorithm::sparse) continue;
+      s.slices[d] = none ? nullptr : gc_transposed(reached);
+      if (none || algorithm == ProductAlgorithm::sparse) continue;
 #if LSNN_ISA == 512
       if constexpr (has_bf16<T>)
-        if (way == ProductAlgorithm::bf16) {
-          add_bf16_product(p.w_bf16 + d * N * NP, N, NP, rounded(reached), s.dz, n0, n1, active, s.active);
+        if (algorithm == ProductAlgorithm::bf16) {
+          add_bf16_product(p.w_bf16 + d * N * NP, N, NP, gc_bf16(reached), s.dz, n0, n1, active,
+                           s.active);
           continue;
         }
 #endif
-      if (way == ProductAlgorithm::active) add_active_product(p.w + d * N * NP, N, NP, gc(reached), ND, s.dz, n0, n1, active, s.active);
+      if (algorithm == ProductAlgorithm::active)
+        add_active_product(p.w + d * N * NP, N, NP, gc(reached), ND, s.dz, n0, n1, active,
+                           s.active);
       else
         add_product(p.panels + (d * NP + n0) * N, N, n_end - n0, gc(reached), ND, s.dz + n0, ND,
                     alive);
     }
-    if (way == ProductAlgorithm::sparse)
+    if (algorithm == ProductAlgorithm::sparse)
       add_sparse_product(p.sparse, l.S, N, ND, s.slices, s.dz, alive, active, n0, n1);
-    const bool is_dense = way == ProductAlgorithm::dense, is_sparse = way == ProductAlgorithm::sparse;
-    past.steps.meter.lap(is_dense ? Count::ns_product_dense : is_sparse ? Count::ns_product_sparse : Count::ns_product_active);
+    const bool is_dense = algorithm == ProductAlgorithm::dense,
+               is_sparse = algorithm == ProductAlgorithm::sparse;
+    past.steps.meter.lap(is_dense    ? Count::ns_product_dense
+                         : is_sparse ? Count::ns_product_sparse
+                                     : Count::ns_product_active);
     if (!leads()) return;
     past.steps.meter.count(is_dense    ? Count::product_steps_dense
                            : is_sparse ? Count::product_steps_sparse
@@ -130,32 +160,36 @@ template <class T, class Model> struct BackwardTile : Tile {
                            step >= 0);
   }
 
-  // The adjoint of one step for all items; dz holds all that reached the spikes of step t but what comes from outside.
+  // The adjoint of one step for all items; dz holds all that reached the spikes of step t but what
+  // comes from outside.
   void adjoint(int64_t t, int64_t t0, T* gk) const {
     // Locals, as every store through a pointer might change a member.
     const ReplayScratch<T> r = s.replay;
-    const Model model = this->model;
-    const bool carry_i = past.carry_i, carry_r = model.refractory,
-               write_di = model.synapse || t == 0;
-    const int64_t N = this->N, NP = this->NP, n0 = this->n0, n1 = this->n1, gz_stride_n = f.gz_stride_n;
+    const Spec spec = this->spec;
+    const bool carry_i = past.carry_i, carry_r = spec.refractory, write_di = spec.synapse || t == 0;
+    const int64_t N = this->N, NP = this->NP, n0 = this->n0, n1 = this->n1,
+                  gz_stride_n = f.gz_stride_n;
     const T* coefficients = p.coefficients;
-    for (int64_t q = 0, alive = items_alive(t); q < alive; q++) {
-      const bool read_di = model.synapse || t == length(q) - 1;
-      const int64_t read = ((t - t0) * many + q) * NP, at = (t * B + b0 + q) * N;
-      auto outside = [&](const void* g) LSNN_LAMBDA { return g ? (const T*)g + at : nullptr; };  // [T,B,N]
-      const T *y = past.y_row(t, q), *gv = outside(f.gv), *ga = outside(f.ga), *gA = outside(f.gA);
-      const T* gz = f.gz ? (const T*)f.gz + t * f.gz_stride_t + (b0 + q) * f.gz_stride_b : nullptr;
+    for (int64_t b = 0, alive = items_alive(t); b < alive; b++) {
+      const bool read_di = spec.synapse || t == length(b) - 1;
+      const int64_t read = ((t - t0) * full_items + b) * NP, at = (t * B + b0 + b) * N;
+      // [T,B,N]
+      auto outside = [&](const void* g) LSNN_LAMBDA { return g ? (const T*)g + at : nullptr; };
+      const T *y = past.y_row(t, b), *gv = outside(f.gv), *ga = outside(f.ga), *gA = outside(f.gA);
+      const T* gz = f.gz ? (const T*)f.gz + t * f.gz_stride_t + (b0 + b) * f.gz_stride_b : nullptr;
       const bool traced = gv || ga || gA;
-      const auto before = past.spikes(t - 1, q), now = past.spikes(t, q);
-      T *dc_out = gc(t) + q * ND, *gx_out = f.gx ? s.gx_out + q * N : nullptr;
-      T *dv = s.dv + q * NP, *da = s.da + q * NP, *di = s.di + q * NP, *dz = s.dz + q * ND;
+      const auto before = past.spikes(t - 1, b), now = past.spikes(t, b);
+      T *dc_out = gc(t) + b * ND, *gx_out = f.gx ? s.gx_out + b * N : nullptr;
+      T *dv = s.dv + b * NP, *da = s.da + b * NP, *di = s.di + b * NP, *dz = s.dz + b * ND;
       if (gz && t > 0)
-        for (int64_t n = n0; n < n1; n += 64 / (int64_t)sizeof(T)) prefetch(gz - f.gz_stride_t + n * gz_stride_n);
+        for (int64_t n = n0; n < n1; n += 64 / (int64_t)sizeof(T))
+          prefetch(gz - f.gz_stride_t + n * gz_stride_n);
       for (int64_t n = n0; n < n1; n += L) {
         const int64_t from = read + n, left = N - n;
         const Coefs<V> k = load_coefficients(coefficients, n);
-        const Carry<V> carry = {load(r.v + from), load(r.a + from), carry_i ? load(r.i + from) : V(0), carry_r ? load(r.r + from) : V(0),
-                                before(n)};
+        const Carry<V> carry = {load(r.v + from), load(r.a + from),
+                                carry_i ? load(r.i + from) : V(0),
+                                carry_r ? load(r.r + from) : V(0), before(n)};
         Adjoint<V> d = {load(dv + n), load(da + n), read_di ? load(di + n) : V(0), load(dz + n)};
         V Ab = V(0);
         if (gz) d.z = d.z + (gz_stride_n ? load_n(gz + n, left) : V(*gz));
@@ -165,25 +199,30 @@ template <class T, class Model> struct BackwardTile : Tile {
           if (gA) Ab = load_n(gA + n, left);
         }
         Coefs<V> g = {};
-        const V dc = step_adjoint(model, k, carry, load_n(y + n, left), now(n), Ab, d, g);
-        store(dv + n, d.v), store(da + n, d.a), store(dz + n, d.z), store(dc_out + n, dc);
+        const V dc = step_adjoint(spec, k, carry, load_n(y + n, left), now(n), Ab, d, g);
+        store(dv + n, d.v);
+        store(da + n, d.a);
+        store(dz + n, d.z);
+        store(dc_out + n, dc);
         if (write_di) store(di + n, d.i);
         if (gx_out) store(gx_out + n, dc);  // the next row overwrites what stands beyond N
-        const V sums[] = {g.alpha, g.kappa, g.rho, g.q, g.p, g.beta, g.eta, g.theta, g.sigma, g.width, g.R};
-        for (int c = 0; model.want && c < n_coefficients; c++)
-          if (model.want >> c & 1) store(gk + c * NP + n, load(gk + c * NP + n) + sums[c]);
+        const V sums[] = {g.alpha, g.kappa, g.rho,   g.q,     g.p, g.beta,
+                          g.eta,   g.theta, g.sigma, g.width, g.R};
+        for (int c = 0; spec.want && c < n_coefficients; c++)
+          if (spec.want >> c & 1) store(gk + c * NP + n, load(gk + c * NP + n) + sums[c]);
       }
     }
     stream_out(f.gx, t, s.gx_out);
   }
 
   // dL/dc of step t for products in bfloat16; zeros beyond N, where gc holds whatever.
-  LSNN_MEMBER void round([[maybe_unused]] int64_t t) const {
+  LSNN_METHOD void store_gc_bf16([[maybe_unused]] int64_t t) const {
 #if LSNN_ISA == 512
     if constexpr (has_bf16<T>)
-      for (int64_t q = 0, alive = items_alive(t); q < alive; q++) {
-        if (n1 == N) memset(gc(t) + q * ND + N, 0, (NP - N) * sizeof(T));
-        to_bf16(gc(t) + q * ND + n0, n_end - n0, rounded(t) + q * gradient_stride<uint16_t>(NP) + n0);
+      for (int64_t b = 0, alive = items_alive(t); b < alive; b++) {
+        if (n1 == N) memset(gc(t) + b * ND + N, 0, (NP - N) * sizeof(T));
+        to_bf16(gc(t) + b * ND + n0, n_end - n0,
+                gc_bf16(t) + b * gradient_stride<uint16_t>(NP) + n0);
       }
 #endif
   }
@@ -193,13 +232,13 @@ template <class T, class Model> struct BackwardTile : Tile {
     s.gradient.clear();
     for (int64_t t = t0; t < t1; t++)
       for (int64_t d = 0; d < l.S; d++)
-        for (int64_t q = 0, alive = items_alive(t), then = t - 1 - l.delays[d]; q < alive; q++) {
-          const T* dc = gc(t) + q * ND;
-          if (then >= 0 && !l.smooth) {
-            s.gradient.add_bits(past.bits(then, q), W, d * N, dc - s.gc);
+        for (int64_t b = 0, alive = items_alive(t), t_past = t - 1 - l.delays[d]; b < alive; b++) {
+          const T* dc = gc(t) + b * ND;
+          if (t_past >= 0 && !l.smooth) {
+            s.gradient.add_bits(past.bits(t_past, b), W, d * N, dc - s.gc);
             continue;
           }
-          const T* z = then < 0 ? past.first_z(then, q) : past.real(then, q);
+          const T* z = t_past < 0 ? past.first_z(t_past, b) : past.real(t_past, b);
           for (int64_t j = 0; j < N; j++)
             if (z[j] != T(0)) add_row(w + (d * N + j) * NP, z[j], dc, n0, n_end);
         }
@@ -210,11 +249,11 @@ template <class T, class Model> struct BackwardTile : Tile {
     const int64_t I = f.projection.I;
     s.gradient_in.clear();
     for (int64_t t = t0; t < t1; t++)
-      for (int64_t q = 0, alive = items_alive(t); q < alive; q++) {
-        const int64_t at = gc(t) + q * ND - s.gc;
-        if (f.projection.bits) s.gradient_in.add_bits(past.steps.input_bits(t, q), words(I), 0, at);
+      for (int64_t b = 0, alive = items_alive(t); b < alive; b++) {
+        const int64_t at = gc(t) + b * ND - s.gc;
+        if (f.projection.bits) s.gradient_in.add_bits(past.steps.input_bits(t, b), words(I), 0, at);
         else {
-          const T* x = past.steps.x_row(t, q);
+          const T* x = past.steps.x_row(t, b);
           const bool ones = nonzero(x, I, s.nonzero);
           s.gradient_in.add_bits(s.nonzero, words(I), 0, at, ones ? nullptr : x);
         }
@@ -227,27 +266,30 @@ template <class T, class Model> struct BackwardTile : Tile {
     RowGradient<T, false>& gradient = s.readout.gradient;
     gradient.clear();
     for (int64_t t = t0; t < t1; t++)
-      for (int64_t q = 0, alive = items_alive(t); q < alive; q++) {
-        const T* g = readout.g(t - t0, q);
-        if (!l.smooth) gradient.add_bits(past.bits(t, q) + word0(), own_words(), n0, g - s.readout.g);
-        for (int64_t j = n0; l.smooth && j < n1; j++) add_row(w_out + j * readout.OP, past.real(t, q)[j], g, 0, readout.OP);
+      for (int64_t b = 0, alive = items_alive(t); b < alive; b++) {
+        const T* g = readout.g(t - t0, b);
+        if (!l.smooth)
+          gradient.add_bits(past.bits(t, b) + word0(), own_words(), n0, g - s.readout.g);
+        for (int64_t j = n0; l.smooth && j < n1; j++)
+          add_row(w_out + j * readout.OP, past.real(t, b)[j], g, 0, readout.OP);
       }
     gradient.add_to(w_out, readout.OP, 0, readout.OP, s.readout.g);
   }
 
-  // dz += dL/dz of the last state that belongs to the spikes of step t, which may lie before the sequence.
-  LSNN_MEMBER void add_last_state(int64_t t) const {
+  // dz += dL/dz of the last state that belongs to the spikes of step t, which may lie before the
+  // sequence.
+  LSNN_METHOD void add_last_state(int64_t t) const {
     if (!f.glast.z) return;
-    for (int64_t q = 0, alive = items_alive(t); q < alive; q++) {
-      const int64_t back = length(q) - 1 - t;
+    for (int64_t b = 0, alive = items_alive(t); b < alive; b++) {
+      const int64_t back = length(b) - 1 - t;
       if (back >= l.D) continue;
       for (int64_t n = n0; n < n1; n++)
-        s.dz[q * ND + n] += ((const T*)f.glast.z)[(back * B + b0 + q) * N + n];
+        s.dz[b * ND + n] += ((const T*)f.glast.z)[(back * B + b0 + b) * N + n];
     }
   }
 
   // How many of the neurons' steps in the chunk [t0, t1) can pass a gradient through their spikes.
-  LSNN_MEMBER void count_active(int64_t t0, int64_t t1) const {
+  LSNN_METHOD void count_active(int64_t t0, int64_t t1) const {
     Meter& meter = past.steps.meter;
     if (!meter.hooks || !leads()) return;
     int64_t all = 0, active = 0;
@@ -256,30 +298,38 @@ template <class T, class Model> struct BackwardTile : Tile {
       all += numbers;
       active += past.choose ? s.replay.all_active[t - t0] : numbers;
     }
-    meter.n[Count::replayed] += all, meter.n[Count::active] += active;
+    meter.n[Count::replayed] += all;
+    meter.n[Count::active] += active;
   }
 
   // Zeros in this member's part of [slots,items,stride].
-  template <class X> LSNN_MEMBER void clear_own(X* to, int64_t slots, int64_t stride) const {
-    for (int64_t row = 0; row < slots * many; row++)
+  template <class X> LSNN_METHOD void clear_own(X* to, int64_t slots, int64_t stride) const {
+    for (int64_t row = 0; row < slots * full_items; row++)
       memset(to + row * stride + n0, 0, (n_end - n0) * sizeof(X));
   }
 
   // All members have left their part of the step.
-  LSNN_MEMBER void wait() const {
-    if (team.members > 1) meet(team), past.steps.meter.lap(Count::ns_wait_backward);
+  LSNN_METHOD void wait() const {
+    if (team.members > 1) {
+      arrive_and_wait(team);
+      past.steps.meter.lap(Count::ns_wait_backward);
+    }
   }
 
   void run(const Sums<T>& sums) {
     Meter& meter = past.steps.meter;
-    copy_in(s.dv, f.glast.v), copy_in(s.da, f.glast.a), copy_in(s.di, f.glast.i), copy_in(s.dz, nullptr, ND);
+    copy_in(s.dv, f.glast.v);
+    copy_in(s.da, f.glast.a);
+    copy_in(s.di, f.glast.i);
+    copy_in(s.dz, nullptr, ND);
     if (f.readout.O) readout.start(f.gp_last);
     if (p.sparse.start)
-      for (int64_t slot = 0; slot <= l.D; slot++) memset(s.turned + (slot * N + n0) * max_items, 0, (n1 - n0) * max_items * sizeof(T));
+      for (int64_t slot = 0; slot <= l.D; slot++)
+        memset(s.gc_transposed + (slot * N + n0) * max_items, 0, (n1 - n0) * max_items * sizeof(T));
     // An item enters at its last step: what later steps would send it is 0, in each form.
     if (shortest() < longest) {
       clear_own(s.gc, ring, ND);
-      if (p.w_bf16) clear_own(s.rounded, l.D + 1, gradient_stride<uint16_t>(NP));
+      if (p.w_bf16) clear_own(s.gc_bf16, l.D + 1, gradient_stride<uint16_t>(NP));
     }
     const int64_t every = f.saved.every;
     for (int64_t S0 = (longest - 1) / every * every; longest && S0 >= 0; S0 -= every) {
@@ -292,30 +342,49 @@ template <class T, class Model> struct BackwardTile : Tile {
         ask_to_stop(team);
         wait();
         if (is_stopped(team)) return;
-        past.count_active(), count_active(t0, t1);
-        for (int64_t c = 0; sums.k && c < n_coefficients; c++) memset(s.sums + c * NP + n0, 0, (n_end - n0) * sizeof(T));
+        past.count_active();
+        count_active(t0, t1);
+        for (int64_t c = 0; sums.k && c < n_coefficients; c++)
+          memset(s.sums + c * NP + n0, 0, (n_end - n0) * sizeof(T));
         for (int64_t t = t1 - 1; t >= t0; t--) {
           add_last_state(t);
           product(t, t - t0);
-          if (f.readout.O) readout.adjoint(f.gp, t, t - t0, s.dz, ND), meter.lap(Count::ns_readout_adjoint);
+          if (f.readout.O) {
+            readout.adjoint(f.gp, t, t - t0, s.dz, ND);
+            meter.lap(Count::ns_readout_adjoint);
+          }
           adjoint(t, t0, s.sums);
-          if (p.sparse.start) turn_items(gc(t), ND, items_alive(t), n0, n1, turned(t));
-          if (p.w_bf16) round(t);
-          meter.lap(Count::ns_adjoint), wait();
+          if (p.sparse.start) transpose_items(gc(t), ND, items_alive(t), n0, n1, gc_transposed(t));
+          if (p.w_bf16) store_gc_bf16(t);
+          meter.lap(Count::ns_adjoint);
+          wait();
         }
         for (int64_t c = 0; sums.k && c < n_coefficients; c++)
           for (int64_t n = n0; n < n_end; n++) sums.k[c * NP + n] += s.sums[c * NP + n];
-        if (sums.w) weight_gradient(t0, t1, sums.w), meter.lap(Count::ns_gradient);
-        if (sums.w_in) input_gradient(t0, t1, sums.w_in), meter.lap(Count::ns_gradient_in);
-        if (sums.w_out) output_gradient(t0, t1, sums.w_out), meter.lap(Count::ns_gradient_out);
+        if (sums.w) {
+          weight_gradient(t0, t1, sums.w);
+          meter.lap(Count::ns_gradient);
+        }
+        if (sums.w_in) {
+          input_gradient(t0, t1, sums.w_in);
+          meter.lap(Count::ns_gradient_in);
+        }
+        if (sums.w_out) {
+          output_gradient(t0, t1, sums.w_out);
+          meter.lap(Count::ns_gradient_out);
+        }
       }
     }
     stream_end();
     clear_after_end<T>(f.gx, l.T);
-    copy_out(f.gfirst.v, s.dv), copy_out(f.gfirst.a, s.da), copy_out(f.gfirst.i, s.di);
-    for (int64_t q = team.index; f.readout.O && q < items; q += team.members) readout.write(f.gp_first, b0, q);
+    copy_out(f.gfirst.v, s.dv);
+    copy_out(f.gfirst.a, s.da);
+    copy_out(f.gfirst.i, s.di);
+    for (int64_t b = team.index; f.readout.O && b < items; b += team.members)
+      readout.write(f.gp_first, b0, b);
     for (int64_t back = 0; f.gfirst.z && back < l.D; back++) {
-      if (back) copy_in(s.dz, nullptr, ND);  // the first one starts from the local part that step 0 left
+      // the first one starts from the local part that step 0 left
+      if (back) copy_in(s.dz, nullptr, ND);
       add_last_state(-1 - back);
       product(-1 - back, -1);
       copy_out((T*)f.gfirst.z + back * B * N, s.dz, ND);
@@ -324,12 +393,13 @@ template <class T, class Model> struct BackwardTile : Tile {
   }
 };
 
-template <class T, class Model>
-LSNN_LOCAL void backward_tile(const BackwardArgs& f, const Packed<T>& p, const Model& model, int64_t tile, const Member& member,
-                              const Sums<T>& sums) {
+template <class T, class Spec>
+LSNN_LOCAL void backward_tile(const BackwardArgs& f, const Packed<T>& p, const Spec& spec,
+                              int64_t tile, const Member& member, const Sums<T>& sums) {
   Arena shared(member.shared), own(member.own);
-  BackwardScratch<T> s(shared, own, f, p.sparse.start != nullptr, p.w_bf16 != nullptr, member.members);
-  BackwardTile<T, Model>(f, p, model, s, tile, member).run(sums);
+  BackwardScratch<T> s(shared, own, f, p.sparse.start != nullptr, p.w_bf16 != nullptr,
+                       member.members);
+  BackwardTile<T, Spec>(f, p, spec, s, tile, member).run(sums);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Lists of the bits that are set in words of spikes, for the instruction set that this translation unit is compiled for. As
-// in simd.h, all names have internal linkage.
+// Lists of the bits that are set in words of spikes, for the instruction set that this translation
+// unit is compiled for. As in simd.h, all names have internal linkage.
 #pragma once
 #if LSNN_ISA == 128
 #include <arm_neon.h>
@@ -26,17 +26,20 @@ constexpr Places places_of_bits() {
 alignas(64) constexpr Places places = places_of_bits();
 #endif
 
-// Appends first + stride * j for every set bit j, ascending, and returns the new length; `out` has room for 16 more. Where the
-// instruction set can pack there is no loop over set bits, which mispredicts once a word and so costs more than adding the
-// rows. AVX-512 packs the halves of words that are not empty, and only their number is a surprise to the processor. With
-// vectors of 16 bytes packing costs more than it saves.
-LSNN_INLINE int64_t set_bits(const uint32_t* row, int64_t n_words, uint32_t first, uint32_t stride, uint32_t* out, int64_t n) {
+// Appends first + stride * j for every set bit j, ascending, and returns the new length; `out` has
+// room for 16 more. Where the instruction set can pack there is no loop over set bits, which
+// mispredicts once a word and so costs more than adding the rows. AVX-512 packs the halves of words
+// that are not empty, and only the trip count mispredicts. With vectors of 16 bytes packing costs
+// more than it saves.
+LSNN_INLINE int64_t set_bits(const uint32_t* row, int64_t n_words, uint32_t first, uint32_t stride,
+                             uint32_t* out, int64_t n) {
 #if LSNN_ISA == 512
   const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  const __m512i id = _mm512_add_epi32(_mm512_set1_epi32(first), _mm512_mullo_epi32(lane, _mm512_set1_epi32(stride)));
+  const __m512i id = _mm512_add_epi32(_mm512_set1_epi32(first),
+                                      _mm512_mullo_epi32(lane, _mm512_set1_epi32(stride)));
   for (int64_t w = 0; w < n_words; w += 8) {
-    const __mmask8 here = n_words - w < 8 ? (1u << (n_words - w)) - 1 : 0xff;
-    const __m256i words = _mm256_maskz_loadu_epi32(here, row + w);
+    const __mmask8 valid = n_words - w < 8 ? (1u << (n_words - w)) - 1 : 0xff;
+    const __m256i words = _mm256_maskz_loadu_epi32(valid, row + w);
     for (unsigned halves = _mm256_test_epi16_mask(words, words); halves; halves &= halves - 1) {
       const int64_t h = __builtin_ctz(halves);
       const unsigned bits = row[w + h / 2] >> 16 * (h % 2) & 0xffff;
@@ -47,7 +50,8 @@ LSNN_INLINE int64_t set_bits(const uint32_t* row, int64_t n_words, uint32_t firs
   }
 #elif LSNN_ISA == 256
   const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-  __m256i id = _mm256_add_epi32(_mm256_set1_epi32(first), _mm256_mullo_epi32(lane, _mm256_set1_epi32(stride)));
+  __m256i id = _mm256_add_epi32(_mm256_set1_epi32(first),
+                                _mm256_mullo_epi32(lane, _mm256_set1_epi32(stride)));
   const __m256i next = _mm256_set1_epi32(8 * stride);
   for (int64_t w = 0; w < n_words; w++)
 #pragma GCC unroll 4
@@ -60,15 +64,17 @@ LSNN_INLINE int64_t set_bits(const uint32_t* row, int64_t n_words, uint32_t firs
     }
 #else
   for (int64_t w = 0; w < n_words; w++)
-    for (uint32_t bits = row[w]; bits; bits &= bits - 1) out[n++] = first + stride * (uint32_t)(32 * w + __builtin_ctz(bits));
+    for (uint32_t bits = row[w]; bits; bits &= bits - 1)
+      out[n++] = first + stride * (uint32_t)(32 * w + __builtin_ctz(bits));
 #endif
   return n;
 }
 
-// Bit q of the result: bit b of words[q], for 16 words.
+// Bit i of the result: bit b of words[i], for 16 words.
 LSNN_INLINE unsigned column_of_bits(const uint16_t* words, int b) {
 #if LSNN_ISA == 512
-  return _mm256_test_epi16_mask(_mm256_loadu_si256((const __m256i*)words), _mm256_set1_epi16((short)(1 << b)));
+  return _mm256_test_epi16_mask(_mm256_loadu_si256((const __m256i*)words),
+                                _mm256_set1_epi16((short)(1 << b)));
 #elif defined(__SSE2__)
   const __m128i bit = _mm_set1_epi16((short)(1 << b));
   const __m128i low = _mm_and_si128(_mm_loadu_si128((const __m128i*)words), bit),
@@ -76,13 +82,15 @@ LSNN_INLINE unsigned column_of_bits(const uint16_t* words, int b) {
   return _mm_movemask_epi8(_mm_packs_epi16(_mm_cmpeq_epi16(low, bit), _mm_cmpeq_epi16(high, bit)));
 #elif LSNN_ISA == 128
   const uint16x8_t bit = vdupq_n_u16((uint16_t)(1 << b));
-  const uint16x8_t low = vtstq_u16(vld1q_u16(words), bit), high = vtstq_u16(vld1q_u16(words + 8), bit);
+  const uint16x8_t low = vtstq_u16(vld1q_u16(words), bit),
+                   high = vtstq_u16(vld1q_u16(words + 8), bit);
   const uint8x16_t weight = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
-  const uint8x16_t each = vandq_u8(vuzp1q_u8(vreinterpretq_u8_u16(low), vreinterpretq_u8_u16(high)), weight);
+  const uint8x16_t each =
+      vandq_u8(vuzp1q_u8(vreinterpretq_u8_u16(low), vreinterpretq_u8_u16(high)), weight);
   return vaddv_u8(vget_low_u8(each)) | (unsigned)vaddv_u8(vget_high_u8(each)) << 8;
 #else
   unsigned column = 0;
-  for (int q = 0; q < 16; q++) column |= (unsigned)(words[q] >> b & 1) << q;
+  for (int i = 0; i < 16; i++) column |= (unsigned)(words[i] >> b & 1) << i;
   return column;
 #endif
 }

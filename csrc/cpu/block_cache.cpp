@@ -20,7 +20,8 @@ namespace {
 
 struct OutOfMemory : std::bad_alloc {
   std::string text;
-  explicit OutOfMemory(int64_t bytes) : text("not enough memory: " + std::to_string(bytes) + " bytes were asked for") {}
+  explicit OutOfMemory(int64_t bytes)
+      : text("not enough memory: " + std::to_string(bytes) + " bytes were asked for") {}
   const char* what() const noexcept override { return text.c_str(); }
 };
 
@@ -34,22 +35,24 @@ struct Cache {
   int64_t held = 0;
 
   Cache() {
-    // A child must not be born while another thread is in here: nobody would ever unlock its copy of the mutex.
+    // A child must not be born while another thread is in here: nobody would ever unlock its copy
+    // of the mutex.
     pthread_atfork(lock, unlock, unlock);
   }
 
   // LSNN_CACHE_MB in bytes; -1 where it is no whole number >= 0.
-  static int64_t limit_asked() {
-    const char* asked = std::getenv("LSNN_CACHE_MB");
-    if (!asked || !*asked) return int64_t(1024) << 20;
+  static int64_t requested_limit() {
+    const char* requested = std::getenv("LSNN_CACHE_MB");
+    if (!requested || !*requested) return int64_t(1024) << 20;
     int64_t mb = -1;
-    const char* end = asked + std::strlen(asked);
-    const auto read = std::from_chars(asked, end, mb);
-    return read.ec != std::errc() || read.ptr != end || mb < 0 || mb > INT64_MAX >> 20 ? -1 : mb << 20;
+    const char* end = requested + std::strlen(requested);
+    const auto read = std::from_chars(requested, end, mb);
+    return read.ec != std::errc() || read.ptr != end || mb < 0 || mb > INT64_MAX >> 20 ? -1
+                                                                                       : mb << 20;
   }
   // Read when it is first needed, so that whoever starts the process can still set it.
   static int64_t limit() {
-    static const int64_t bytes = limit_asked();
+    static const int64_t bytes = requested_limit();
     return bytes;
   }
   static void lock();
@@ -64,10 +67,12 @@ void Cache::unlock() { cache.mutex.unlock(); }
 void* take_block(int64_t bytes) {
   if (Cache::limit() < 0) {
     const std::string given = std::getenv("LSNN_CACHE_MB") ? std::getenv("LSNN_CACHE_MB") : "";
-    throw std::runtime_error("LSNN_CACHE_MB: expected a whole number of megabytes >= 0, got '" + given + "'");
+    throw std::runtime_error("LSNN_CACHE_MB: expected a whole number of megabytes >= 0, got '" +
+                             given + "'");
   }
   if (bytes < large) {
-    // Whole pages: where scratch memory began in the middle of one, the forward pass took up to 1.4 times as long.
+    // Whole pages: where scratch memory began in the middle of one, the forward pass took up to 1.4
+    // times as long.
     const int64_t boundary = bytes < 4096 ? 128 : 4096;
     void* p = std::aligned_alloc(boundary, (bytes + 128 + boundary - 1) / boundary * boundary);
     if (!p) throw OutOfMemory(bytes);
@@ -85,8 +90,10 @@ void* take_block(int64_t bytes) {
       return p;
     }
   }
-  // One huge page more than asked for, so that the block can start on a boundary; the rest is given back.
-  char* raw = static_cast<char*>(mmap(nullptr, size + huge_page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  // One huge page more than asked for, so that the block can start on a boundary; the rest is given
+  // back.
+  char* raw = static_cast<char*>(
+      mmap(nullptr, size + huge_page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   if (raw == MAP_FAILED) throw OutOfMemory(bytes);
   count(Count::fresh_bytes, size);
   const int64_t before = (huge_page - reinterpret_cast<int64_t>(raw) % huge_page) % huge_page;

@@ -1,5 +1,6 @@
-// Large blocks of memory that are kept for reuse. Fresh memory costs more than the arithmetic on it: every page is cleared
-// when first touched. Blocks lie in huge pages where the system gives them, aligned to 128 bytes at least.
+// Large blocks of memory that are kept for reuse. Fresh memory costs more than the arithmetic on
+// it: every page is cleared when first touched. Blocks lie in huge pages where the system gives
+// them, aligned to 128 bytes at least.
 #pragma once
 #include <cstdint>
 

@@ -9,16 +9,51 @@
 namespace lsnn::cpu {
 namespace {
 
-// clang-format off
-constexpr const char* names[] = {  // in the order of Count
-    "ns_events", "ns_sums", "ns_step", "ns_readout", "ns_write", "ns_wait_forward", "ns_forward_tiles", "ns_recompute",
-    "ns_replay", "ns_product_dense", "ns_product_active", "ns_product_sparse", "ns_readout_adjoint", "ns_adjoint", "ns_gradient",
-    "ns_gradient_in", "ns_gradient_out", "ns_wait_backward", "ns_backward_tiles", "ns_processor", "ns_forward", "ns_backward", "ns_pack_forward",
-    "ns_pack_backward", "ns_sum_tiles", "fresh_bytes", "forward_calls", "tiles", "members", "items", "item_steps", "neuron_steps",
-    "spikes", "inputs", "input_rows", "rows", "backward_calls", "replayed", "active", "product_steps_dense",
-    "product_steps_active", "product_steps_sparse",
+constexpr const char* names[] = {
+    // in the order of Count
+    "ns_events",
+    "ns_sums",
+    "ns_step",
+    "ns_readout",
+    "ns_write",
+    "ns_wait_forward",
+    "ns_forward_tiles",
+    "ns_recompute",
+    "ns_replay",
+    "ns_product_dense",
+    "ns_product_active",
+    "ns_product_sparse",
+    "ns_readout_adjoint",
+    "ns_adjoint",
+    "ns_gradient",
+    "ns_gradient_in",
+    "ns_gradient_out",
+    "ns_wait_backward",
+    "ns_backward_tiles",
+    "ns_processor",
+    "ns_forward",
+    "ns_backward",
+    "ns_pack_forward",
+    "ns_pack_backward",
+    "ns_sum_tiles",
+    "fresh_bytes",
+    "forward_calls",
+    "tiles",
+    "members",
+    "items",
+    "item_steps",
+    "neuron_steps",
+    "spikes",
+    "inputs",
+    "input_rows",
+    "rows",
+    "backward_calls",
+    "replayed",
+    "active",
+    "product_steps_dense",
+    "product_steps_active",
+    "product_steps_sparse",
 };
-// clang-format on
 static_assert(std::size(names) == n_counters);
 
 std::atomic<bool> profiling{false};
@@ -42,7 +77,7 @@ void add(const int64_t* sums) {
 
 int64_t cost_of_clock() {
   int64_t least = INT64_MAX;
-  for (int round = 0; round < 8; round++) {
+  for (int trial = 0; trial < 8; trial++) {
     const int64_t start = now();
     int64_t end = start;
     for (int i = 0; i < 32; i++) end = now();
@@ -61,8 +96,8 @@ const Hooks* hooks() {
   return &all;
 }
 
-void count(Count::Name what, int64_t many) {
-  if (hooks()) shared[what].fetch_add(many, std::memory_order_relaxed);
+void count(Count::Name what, int64_t amount) {
+  if (hooks()) shared[what].fetch_add(amount, std::memory_order_relaxed);
 }
 
 bool set_profiling(bool on) { return profiling.exchange(on); }

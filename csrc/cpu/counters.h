@@ -1,8 +1,9 @@
-// What lsnn_ext.profile counts: the time of each phase, and events. Off unless _C.profile(True) was called; then a tile has
-// no clock, and all that is left of a lap is the test of a pointer.
+// What lsnn_ext.profile counts: the time of each phase, and events. Off unless _C.profile(True) was
+// called; then a tile has no clock, and all that is left of a lap is the test of a pointer.
 //
-// The kernels reach the clock and the shared sums through pointers alone, as they may call nothing of other translation
-// units (see platform.h). A meter belongs to one tile, and is added to the shared sums once, when the tile ends.
+// The kernels reach the clock and the shared sums through pointers alone, as they may call nothing
+// of other translation units (see platform.h). A meter belongs to one tile, and is added to the
+// shared sums once, when the tile ends.
 #pragma once
 #include <cstdint>
 
@@ -12,7 +13,8 @@ namespace lsnn::cpu {
 
 struct Count {
   enum Name {
-    // Nanoseconds of all threads in tiles, by phase, then all of each pass, what belongs to no phase included.
+    // Nanoseconds of all threads in tiles, by phase, then all of each pass, what belongs to no
+    // phase included.
     ns_events,
     ns_sums,
     ns_step,
@@ -40,7 +42,8 @@ struct Count {
     ns_pack_backward,
     ns_sum_tiles,
     fresh_bytes,  // of memory that was not found in the cache
-    // Of the forward pass. rows: of weights, one for each event; input_rows: those of inputs that are not zero.
+    // Of the forward pass. rows: of weights, one for each event; input_rows: those of inputs that
+    // are not zero.
     forward_calls,
     tiles,
     members,  // of their teams
@@ -51,7 +54,7 @@ struct Count {
     inputs,
     input_rows,
     rows,
-    // Of the backward pass. active: those of the replayed neurons and steps whose dL/dz is of use.
+    // Of the backward pass. active: the active ones of the replayed neurons and steps.
     backward_calls,
     replayed,
     active,
@@ -65,16 +68,16 @@ inline constexpr int n_counters = Count::none;
 const char* counter_name(int counter);
 
 struct Hooks {
-  int64_t (*clock)();                // nanoseconds
-  int64_t (*processor)();            // nanoseconds that this thread had a core
-  int64_t cost;                      // of a call of clock
+  int64_t (*clock)();  // nanoseconds
+  int64_t (*processor)();  // nanoseconds that this thread had a core
+  int64_t cost;  // of a call of clock
   void (*add)(const int64_t* sums);  // [n_counters] to the shared ones
 };
-const Hooks* hooks();               // null while profiling is off
+const Hooks* hooks();  // null while profiling is off
 
-void count(Count::Name what, int64_t many);  // while profiling is on
+void count(Count::Name what, int64_t amount);  // while profiling is on
 
-bool set_profiling(bool on);        // returns what was set before
+bool set_profiling(bool on);  // returns what was set before
 void take_counters(int64_t* sums);  // [n_counters] written, and cleared
 
 namespace {  // each instruction set of the CPU path has a copy of its own, see platform.h
@@ -83,46 +86,56 @@ namespace {  // each instruction set of the CPU path has a copy of its own, see 
 struct Meter {
   const Hooks* hooks;
   int64_t last, last_item;
-  bool each_item;          // whether the items of the step at hand are timed apart
-  int64_t part[2];         // time of such items by part: sums, step
-  int64_t all_items;       // time of both in all steps
+  bool each_item;  // whether the items of the step at hand are timed apart
+  int64_t item_ns[2];  // time of such items by part: sums, step
+  int64_t all_items;  // time of both in all steps
   int64_t n[n_counters];
 
-  LSNN_MEMBER explicit Meter(const Hooks* h) : hooks(h), last(0), last_item(0), each_item(false), part{}, all_items(0), n{} {
+  LSNN_METHOD explicit Meter(const Hooks* h)
+      : hooks(h),
+        last(0),
+        last_item(0),
+        each_item(false),
+        item_ns{},
+        all_items(0),
+        n{} {
     if (hooks) last = hooks->clock();
   }
-  LSNN_MEMBER void add_time_to(int64_t& sum) {
+  LSNN_METHOD void add_time_to(int64_t& sum) {
     const int64_t now = hooks->clock();
-    sum += now - last, last = now;
+    sum += now - last;
+    last = now;
   }
   // The time since the last lap belongs to this phase.
-  LSNN_MEMBER void lap(Count::Name phase) {
+  LSNN_METHOD void lap(Count::Name phase) {
     if (hooks) add_time_to(n[phase]);
   }
-  LSNN_MEMBER void count(Count::Name what, int64_t many) {
-    if (hooks) n[what] += many;
+  LSNN_METHOD void count(Count::Name what, int64_t amount) {
+    if (hooks) n[what] += amount;
   }
 
-  // Sums and step alternate from item to item, in less time than it takes to read a clock often. They are timed
-  // apart in one of 16 steps, in all steps of a short sequence, and finish() divides the time of all steps in proportion.
-  LSNN_MEMBER void start_items(int64_t t, int64_t T) {
+  // Sums and step alternate from item to item, in less time than it takes to read a clock often.
+  // They are timed apart in one of 16 steps, in all steps of a short sequence, and finish() divides
+  // the time of all steps in proportion.
+  LSNN_METHOD void start_items(int64_t t, int64_t T) {
     if (!hooks) return;
     each_item = t % 16 == 15 || T < 128;
     if (each_item) last_item = hooks->clock();
   }
-  LSNN_MEMBER void split_item(int to) {
+  LSNN_METHOD void split_item(int to) {
     if (!each_item) return;
     const int64_t now = hooks->clock(), spent = now - last_item - hooks->cost;
-    part[to] += spent > 0 ? spent : 0, last_item = now;
+    item_ns[to] += spent > 0 ? spent : 0;
+    last_item = now;
   }
-  LSNN_MEMBER void end_items() {
+  LSNN_METHOD void end_items() {
     each_item = false;
     if (hooks) add_time_to(all_items);
   }
-  LSNN_MEMBER void finish() {
+  LSNN_METHOD void finish() {
     if (!hooks) return;
-    const double all = (double)(part[0] + part[1]);
-    n[Count::ns_sums] = all > 0 ? (int64_t)((double)part[0] / all * (double)all_items) : 0;
+    const double all = (double)(item_ns[0] + item_ns[1]);
+    n[Count::ns_sums] = all > 0 ? (int64_t)((double)item_ns[0] / all * (double)all_items) : 0;
     n[Count::ns_step] = all_items - n[Count::ns_sums];
     hooks->add(n);
   }
@@ -133,17 +146,18 @@ struct Timed {
   const Hooks* hooks;
   Count::Name time, calls;
   int64_t start, processor;
-  LSNN_MEMBER explicit Timed(const Hooks* h, Count::Name of, Count::Name number = Count::none)
+  LSNN_METHOD explicit Timed(const Hooks* h, Count::Name of, Count::Name number = Count::none)
       : hooks(h),
         time(of),
         calls(number),
         start(h ? h->clock() : 0),
         processor(h ? h->processor() : 0) {}
-  LSNN_MEMBER ~Timed() {
+  LSNN_METHOD ~Timed() {
     if (!hooks) return;
     int64_t sums[n_counters] = {};
     sums[time] = hooks->clock() - start;
-    if (time == Count::ns_forward_tiles || time == Count::ns_backward_tiles) sums[Count::ns_processor] = hooks->processor() - processor;
+    if (time == Count::ns_forward_tiles || time == Count::ns_backward_tiles)
+      sums[Count::ns_processor] = hooks->processor() - processor;
     if (calls != Count::none) sums[calls] = 1;
     hooks->add(sums);
   }

@@ -1,73 +1,92 @@
-// The forward pass of one tile of batch items over the whole sequence, event-driven: (1) adds only the weight rows of the
-// neurons that spiked. Included by kernels.cpp once for each instruction set.
+// The forward pass of one tile of batch items over the whole sequence, event-driven: (1) adds only
+// the weight rows of the neurons that spiked. Included by kernels.cpp once for each instruction
+// set.
 #pragma once
 #include "readout.h"
-#include "steps.h"
+#include "step.h"
 
 namespace lsnn::cpu {
 namespace {
 
-// What members exchange is shared. All else is each one's own, though it uses its share of a row alone: in a common row the
-// processor would fetch ahead what another one is about to write, which made a step up to ten times slower.
+// What members exchange is shared. All else is each one's own, though it uses its share of a row
+// alone: in a common row the processor would fetch ahead what another one is about to write, which
+// made a step up to ten times slower.
 template <class T> struct ForwardScratch {
   StepScratch<T> steps;
   ReadoutScratch<T> readout;
   T *y_out, *z_out;       // [items,N] rows to be streamed out
-  bfloat16* y_small;      // [items,N] the same of y where it is saved so
-  uint32_t* bits;         // [members,D + 1,items,W] spikes of the last steps, step t in slot t % (D + 1): z' stays while z is written
-  T* real;                // [D + 1,items,NP] the same as numbers, smooth spikes only
+  bfloat16* y_bf16;      // [items,N] the same of y where it is saved so
+  // [members,D + 1,items,W] spikes of the last steps, step t in slot t % (D + 1): z' stays while z
+  // is written
+  uint32_t* bits;
+  T* real;  // [D + 1,items,NP] the same as numbers, smooth spikes only
 
   ForwardScratch(Arena& shared, Arena& own, const ForwardArgs& f, int64_t members)
       : steps(own, f.layer, f.projection),
         readout(own, f.layer, f.readout, false) {
     const Layer& l = f.layer;
     const int64_t n = tile_items(l.B);
-    y_out = own.take<T>(n * l.N + pad), z_out = own.take<T>(n * l.N + pad);
-    y_small = own.take<bfloat16>(f.saved.y_is_bfloat16 ? n * l.N : 0);
+    y_out = own.take<T>(n * l.N + pad);
+    z_out = own.take<T>(n * l.N + pad);
+    y_bf16 = own.take<bfloat16>(f.saved.y_is_bf16 ? n * l.N : 0);
     bits = shared.take<uint32_t>(members * ring_words(l));
     real = shared.take<T>(l.smooth ? (l.D + 1) * n * padded(l.N) : 0);
   }
-  LSNN_MEMBER static int64_t ring_words(const Layer& l) { return ((l.D + 1) * tile_items(l.B) * words(l.N) + 31) / 32 * 32; }
+  LSNN_METHOD static int64_t ring_words(const Layer& l) {
+    return ((l.D + 1) * tile_items(l.B) * words(l.N) + 31) / 32 * 32;
+  }
 };
 
 // What profiling wants to know of a step, whose spikes are given.
-template <class T, class Model> LSNN_INLINE void count_step(const Steps<T, Model>& steps, int64_t t,
-                                                            const uint32_t* bits) {
+template <class T, class Spec> LSNN_INLINE void count_step(const Steps<T, Spec>& steps, int64_t t,
+                                                           const uint32_t* bits) {
   Meter& meter = steps.meter;
   if (!meter.hooks) return;
   const int64_t items = steps.items_alive(t);
   int64_t spikes = 0, rows = 0;
-  for (int64_t q = 0; q < items; q++)
-    for (int64_t w = 0; w < steps.own_words(); w++) spikes += __builtin_popcount(bits[q * steps.p.W + steps.word0() + w]);
-  for (int64_t q = 0; q < items; q++) rows += steps.n[q];
-  meter.n[Count::spikes] += spikes, meter.n[Count::neuron_steps] += items * (steps.n1 - steps.n0);
+  for (int64_t b = 0; b < items; b++)
+    for (int64_t w = 0; w < steps.own_words(); w++)
+      spikes += __builtin_popcount(bits[b * steps.p.W + steps.word0() + w]);
+  for (int64_t b = 0; b < items; b++) rows += steps.n[b];
+  meter.n[Count::spikes] += spikes;
+  meter.n[Count::neuron_steps] += items * (steps.n1 - steps.n0);
   if (!steps.leads()) return;  // all members have the same events
-  meter.n[Count::rows] += rows, meter.n[Count::input_rows] += steps.input_rows;
-  meter.n[Count::item_steps] += items, meter.n[Count::inputs] += items * steps.I;
+  meter.n[Count::rows] += rows;
+  meter.n[Count::input_rows] += steps.input_rows;
+  meter.n[Count::item_steps] += items;
+  meter.n[Count::inputs] += items * steps.I;
 }
 
 // The spikes of the last D + 1 steps.
 template <class T> struct Ring {
   uint32_t* words;
   T* numbers;
-  int64_t slots, W, NP, many, member, parts, part_words;
+  int64_t slots, W, NP, full_items, member, members, member_words;
   // Words [0,W), of which those of one member, this one if no other is named, have a meaning.
-  LSNN_MEMBER uint32_t* bits(int64_t t, int64_t q) const { return bits(t, q, member); }
-  LSNN_MEMBER uint32_t* bits(int64_t t, int64_t q, int64_t part) const { return words + part * part_words + (t % slots * many + q) * W; }
-  LSNN_MEMBER T* real(int64_t t, int64_t q) const { return numbers + (t % slots * many + q) * NP; }
+  LSNN_METHOD uint32_t* bits(int64_t t, int64_t b) const { return bits(t, b, member); }
+  LSNN_METHOD uint32_t* bits(int64_t t, int64_t b, int64_t of) const {
+    return words + of * member_words + (t % slots * full_items + b) * W;
+  }
+  LSNN_METHOD T* real(int64_t t, int64_t b) const {
+    return numbers + (t % slots * full_items + b) * NP;
+  }
 };
 
-template <class T, class Model>
-LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, const Model& model, int64_t tile, const Member& member) {
+template <class T, class Spec>
+LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, const Spec& spec,
+                             int64_t tile, const Member& member) {
   using V = Vec<T>;
   const Layer& l = f.layer;
   Arena shared(member.shared), own(member.own);
   ForwardScratch<T> s(shared, own, f, member.members);
-  Steps<T, Model> steps(l, p, model, s.steps, tile, member, f.x, f.x_stride_t, f.x_stride_b, f.projection, f.first.z);
+  Steps<T, Spec> steps(l, p, spec, s.steps, tile, member, f.x, f.x_stride_t, f.x_stride_b,
+                       f.projection, f.first.z);
   const ReadoutTile<T> readout(l, f.readout, p, s.readout, tile, member);
-  const int64_t B = l.B, N = l.N, NP = p.NP, W = p.W, D = l.D, b0 = steps.b0, items = steps.items, every = f.saved.every;
+  const int64_t B = l.B, N = l.N, NP = p.NP, W = p.W, D = l.D, b0 = steps.b0, items = steps.items,
+                every = f.saved.every;
   const int64_t n0 = steps.n0, n1 = steps.n1, word0 = steps.word0(), own_words = steps.own_words();
-  const Ring<T> ring{s.bits, s.real, D + 1, W, NP, steps.many, member.index, member.members, s.ring_words(l)};
+  const Ring<T> ring{s.bits,       s.real,         D + 1,          W, NP, steps.full_items,
+                     member.index, member.members, s.ring_words(l)};
 
   T* carried[] = {s.steps.v, s.steps.a, s.steps.i, s.steps.r};
   const void* first[] = {f.first.v, f.first.a, f.first.i, f.first.r};
@@ -78,62 +97,73 @@ LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, const Mod
   for (int64_t t = 0; t < steps.longest; t++) {
     const int64_t alive = steps.items_alive(t);
     if (f.save && t % every == 0)
-      for (int64_t q = 0; q < alive; q++)
+      for (int64_t b = 0; b < alive; b++)
         for (int64_t c = 0; c < 4; c++)
-          memcpy((T*)f.saved.carry + ((t / every * 4 + c) * B + b0 + q) * N + n0, carried[c] + q * NP + n0, (n1 - n0) * sizeof(T));
+          memcpy((T*)f.saved.carry + ((t / every * 4 + c) * B + b0 + b) * N + n0,
+                 carried[c] + b * NP + n0, (n1 - n0) * sizeof(T));
     meter.lap(Count::ns_write);
     steps.collect(t, ring);
-    meter.lap(Count::ns_events), meter.start_items(t, steps.longest);
-    for (int64_t q = 0; q < alive; q++) {
-      const bool keep_i = t == steps.length(q) - 1 || (f.save && (t + 1) % every == 0);
-      const int64_t at = (t * B + b0 + q) * N;
-      const uint32_t* before = t && !l.smooth ? ring.bits(t - 1, q) : nullptr;
-      uint32_t* bits = ring.bits(t, q);
-      T *y_out = f.saved.y ? s.y_out + q * N : nullptr, *z_out = f.z || l.smooth ? s.z_out + q * N : nullptr;
+    meter.lap(Count::ns_events);
+    meter.start_items(t, steps.longest);
+    for (int64_t b = 0; b < alive; b++) {
+      const bool keep_i = t == steps.length(b) - 1 || (f.save && (t + 1) % every == 0);
+      const int64_t at = (t * B + b0 + b) * N;
+      const uint32_t* before = t && !l.smooth ? ring.bits(t - 1, b) : nullptr;
+      uint32_t* bits = ring.bits(t, b);
+      T *y_out = f.saved.y ? s.y_out + b * N : nullptr,
+        *z_out = f.z || l.smooth ? s.z_out + b * N : nullptr;
       T *trace_v = (T*)f.trace_v, *trace_a = (T*)f.trace_a, *trace_A = (T*)f.trace_A;
       const bool traced = trace_v || trace_a || trace_A;
-      steps.advance(t, q, before, keep_i, [&](int64_t n, const Stepped<V>& out, const Carry<V>& carry) LSNN_LAMBDA {
-        put_bits<T>(bits, n, to_bits(out.fired));
-        if (y_out) store(y_out + n, out.y);  // the next row overwrites what stands beyond N
-        if (z_out) store(z_out + n, carry.z);
-        if (!traced) return;
-        if (trace_v) store_n(trace_v + at + n, carry.v, N - n);
-        if (trace_a) store_n(trace_a + at + n, carry.a, N - n);
-        if (trace_A) store_n(trace_A + at + n, out.A, N - n);
-      });
+      steps.advance(t, b, before, keep_i,
+                    [&](int64_t n, const Stepped<V>& out, const Carry<V>& carry) LSNN_LAMBDA {
+                      put_bits<T>(bits, n, to_bits(out.fired));
+                      if (y_out)
+                        store(y_out + n, out.y);  // the next row overwrites what stands beyond N
+                      if (z_out) store(z_out + n, carry.z);
+                      if (!traced) return;
+                      if (trace_v) store_n(trace_v + at + n, carry.v, N - n);
+                      if (trace_a) store_n(trace_a + at + n, carry.a, N - n);
+                      if (trace_A) store_n(trace_A + at + n, out.A, N - n);
+                    });
       if (N % 32 && n1 == N) bits[W - 1] &= (1u << N % 32) - 1;  // padded lanes are no neurons
-      if (l.smooth) memcpy(ring.real(t, q) + n0, s.steps.z + q * NP + n0, (steps.n_end - n0) * sizeof(T));
+      if (l.smooth)
+        memcpy(ring.real(t, b) + n0, s.steps.z + b * NP + n0, (steps.n_end - n0) * sizeof(T));
       meter.split_item(1);
     }
     meter.end_items();
     const bool asks = t % chunk == chunk - 1;
     if (asks) ask_to_stop(member);
     if (member.members > 1) {
-      meet(member);
+      arrive_and_wait(member);
       meter.lap(Count::ns_wait_forward);
     }
     if (asks && is_stopped(member)) return;
-    for (int64_t q = member.index; f.readout.O && q < alive; q += member.members)
-      readout.step(t, q, ring, l.smooth), readout.write(f.readout_p, t * B + b0, q);
+    for (int64_t b = member.index; f.readout.O && b < alive; b += member.members) {
+      readout.step(t, b, ring, l.smooth);
+      readout.write(f.readout_p, t * B + b0, b);
+    }
     if (f.readout.O) meter.lap(Count::ns_readout);
     count_step(steps, t, ring.bits(t, 0));
     steps.stream_out(f.z, t, s.z_out);
-    if (!f.saved.y_is_bfloat16) steps.stream_out(f.saved.y, t, s.y_out);
+    if (!f.saved.y_is_bf16) steps.stream_out(f.saved.y, t, s.y_out);
     else {
-      for (int64_t q = 0; q < alive; q++)
-        for (int64_t n = q * N + n0; n < q * N + n1; n++) s.y_small[n] = bfloat16((float)s.y_out[n]);
-      steps.stream_out(f.saved.y, t, s.y_small);
+      for (int64_t b = 0; b < alive; b++)
+        for (int64_t n = b * N + n0; n < b * N + n1; n++) s.y_bf16[n] = bfloat16((float)s.y_out[n]);
+      steps.stream_out(f.saved.y, t, s.y_bf16);
     }
-    for (int64_t q = 0; q < alive; q++) {
-      const int64_t row = t * B + b0 + q;
-      if (f.saved.bits) memcpy(f.saved.bits + row * W + word0, ring.bits(t, q) + word0, own_words * sizeof(uint32_t));
-      if (f.saved.z) memcpy((T*)f.saved.z + row * N + n0, s.z_out + q * N + n0, (n1 - n0) * sizeof(T));
+    for (int64_t b = 0; b < alive; b++) {
+      const int64_t row = t * B + b0 + b;
+      if (f.saved.bits)
+        memcpy(f.saved.bits + row * W + word0, ring.bits(t, b) + word0,
+               own_words * sizeof(uint32_t));
+      if (f.saved.z)
+        memcpy((T*)f.saved.z + row * N + n0, s.z_out + b * N + n0, (n1 - n0) * sizeof(T));
     }
   }
   stream_end();
   void* const written[] = {f.z, f.trace_v, f.trace_a, f.trace_A, f.saved.z};
   for (void* to : written) steps.template clear_after_end<T>(to, l.T);
-  if (f.saved.y_is_bfloat16) steps.template clear_after_end<bfloat16>(f.saved.y, l.T);
+  if (f.saved.y_is_bf16) steps.template clear_after_end<bfloat16>(f.saved.y, l.T);
   else steps.template clear_after_end<T>(f.saved.y, l.T);
   steps.template clear_after_end<uint32_t>(f.saved.bits, l.T, W, word0, word0 + own_words);
   if (f.save) steps.template clear_carry<T>(f.saved.carry, l.T, every);
@@ -143,15 +173,22 @@ LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, const Mod
 
   void* last[] = {f.last.v, f.last.a, f.last.i, f.last.r};
   for (int c = 0; c < 4; c++) steps.copy_out(last[c], carried[c]);
-  for (int64_t q = member.index; f.readout.O && q < items; q += member.members) readout.write(f.readout_last, b0, q);
+  for (int64_t b = member.index; f.readout.O && b < items; b += member.members)
+    readout.write(f.readout_last, b0, b);
   for (int64_t back = 0; f.last.z && back < D; back++)
-    for (int64_t q = 0; q < items; q++) {
-      T* z = (T*)f.last.z + (back * B + b0 + q) * N;
-      const int64_t t = steps.length(q) - 1 - back;
+    for (int64_t b = 0; b < items; b++) {
+      T* z = (T*)f.last.z + (back * B + b0 + b) * N;
+      const int64_t t = steps.length(b) - 1 - back;
       for (int64_t n = n0; n < n1; n++)
-        z[n] = t < 0 ? steps.first_z(t, q)[n] : l.smooth ? ring.real(t, q)[n] : T(ring.bits(t, q)[n / 32] >> n % 32 & 1);
+        z[n] = t < 0      ? steps.first_z(t, b)[n]
+               : l.smooth ? ring.real(t, b)[n]
+                          : T(ring.bits(t, b)[n / 32] >> n % 32 & 1);
     }
-  if (steps.leads()) meter.count(Count::tiles, 1), meter.count(Count::members, member.members), meter.count(Count::items, items);
+  if (steps.leads()) {
+    meter.count(Count::tiles, 1);
+    meter.count(Count::members, member.members);
+    meter.count(Count::items, items);
+  }
   meter.finish();
 }
 

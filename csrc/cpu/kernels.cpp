@@ -1,4 +1,5 @@
-// One instruction set: compiled once for each with its own flags, LSNN_ISA (512, 256, 0) and LSNN_ISA_NAME.
+// One instruction set: compiled once for each with its own flags, LSNN_ISA (512, 256, 0) and
+// LSNN_ISA_NAME.
 #include "backward.h"
 #include "forward.h"
 #include "linear.h"
@@ -6,7 +7,8 @@
 namespace lsnn::cpu {
 namespace {
 
-// Of the scratch memory of a tile, in whole pages: what belongs to one thread should share none with another's.
+// Of the scratch memory of a tile, in whole pages: what belongs to one thread should share none
+// with another's.
 template <class Scratch, class... Args> LSNN_LOCAL ScratchBytes bytes_of(Args... args) {
   Arena shared, own;
   Scratch s(shared, own, args...);
@@ -19,14 +21,17 @@ template <class T> LSNN_LOCAL int64_t linear_bytes(const Linear& l) {
   return count.used;
 }
 
-template <class T> LSNN_LOCAL void forward_any(const ForwardArgs& f, const Packed<T>& p, int64_t tile, const Member& member) {
-  if (PaperModel::fits(p.model)) forward_tile(f, p, PaperModel{p.model.refractory}, tile, member);
-  else forward_tile(f, p, p.model, tile, member);
+template <class T> LSNN_LOCAL void forward_any(const ForwardArgs& f, const Packed<T>& p,
+                                               int64_t tile, const Member& member) {
+  if (PaperSpec::fits(p.spec)) forward_tile(f, p, PaperSpec{p.spec.refractory}, tile, member);
+  else forward_tile(f, p, p.spec, tile, member);
 }
 template <class T>
-LSNN_LOCAL void backward_any(const BackwardArgs& f, const Packed<T>& p, int64_t tile, const Member& member, const Sums<T>& sums) {
-  if (PaperModel::fits(p.model)) backward_tile(f, p, PaperModel{p.model.refractory}, tile, member, sums);
-  else backward_tile(f, p, p.model, tile, member, sums);
+LSNN_LOCAL void backward_any(const BackwardArgs& f, const Packed<T>& p, int64_t tile,
+                             const Member& member, const Sums<T>& sums) {
+  if (PaperSpec::fits(p.spec))
+    backward_tile(f, p, PaperSpec{p.spec.refractory}, tile, member, sums);
+  else backward_tile(f, p, p.spec, tile, member, sums);
 }
 
 #if LSNN_ISA == 512
@@ -37,19 +42,20 @@ template <class T> constexpr auto bf16_of = nullptr;
 #endif
 
 template <class T>
-constexpr Kernels<T> table = {Vec<T>::lanes,
-                              panel<T>,
-                              bytes_of<ForwardScratch<T>, const ForwardArgs&, int64_t>,
-                              bytes_of<BackwardScratch<T>, const BackwardArgs&, bool, bool, int64_t>,
-                              forward_any<T>,
-                              backward_any<T>,
-                              bf16_of<T>,
-                              trial_product<T>,
-                              linear_bytes<T>,
-                              linear_forward_rows<T>,
-                              linear_gradient_rows<T>,
-                              leaky_forward_columns<T>,
-                              leaky_backward_columns<T>};
+constexpr Kernels<T> table = {
+    Vec<T>::lanes,
+    panel<T>,
+    bytes_of<ForwardScratch<T>, const ForwardArgs&, int64_t>,
+    bytes_of<BackwardScratch<T>, const BackwardArgs&, bool, bool, int64_t>,
+    forward_any<T>,
+    backward_any<T>,
+    bf16_of<T>,
+    trial_product<T>,
+    linear_bytes<T>,
+    linear_forward_rows<T>,
+    linear_gradient_rows<T>,
+    leaky_forward_columns<T>,
+    leaky_backward_columns<T>};
 
 }  // namespace
 

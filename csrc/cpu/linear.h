@@ -1,7 +1,8 @@
-// A linear map of rows that are mostly zero, as spikes are: y = x W^T + bias adds only the weight rows of the inputs that
-// are not zero, and the gradient of W comes from the same events. Included by kernels.cpp once for each instruction set.
+// A linear map of rows that are mostly zero, as spikes are: y = x W^T + bias adds only the weight
+// rows of the inputs that are not zero, and the gradient of W comes from the same events. Included
+// by kernels.cpp once for each instruction set.
 #pragma once
-#include "rows.h"
+#include "events.h"
 
 namespace lsnn::cpu {
 namespace {
@@ -21,7 +22,8 @@ template <class T> struct LinearScratch {
 };
 
 // Rows [r0, r1) of y. w: [I,NP] transposed and padded; bias: [NP].
-template <class T> LSNN_LOCAL void linear_forward_rows(const Linear& l, const T* w, const T* bias, int64_t r0, int64_t r1, void* memory) {
+template <class T> LSNN_LOCAL void linear_forward_rows(const Linear& l, const T* w, const T* bias,
+                                                       int64_t r0, int64_t r1, void* memory) {
   Arena arena(memory);
   const LinearScratch<T> s(arena, l);
   const int64_t I = l.I, N = l.N, NP = padded(N);
@@ -31,8 +33,12 @@ template <class T> LSNN_LOCAL void linear_forward_rows(const Linear& l, const T*
       const T* x = (const T*)l.x + r * I;
       nonzero(x, I, s.bits);
       const int64_t n = set_bits(s.bits, words(I), 0, 1, s.rows, 0);
-      for (int64_t e = 0; e < n; e++) s.values[e] = x[s.rows[e]], s.rows[e] *= (uint32_t)NP;
-      sum_events(w, s.rows, s.values, n, bias, N, s.out + (r - start) * N);  // the next row overwrites what lies beyond N
+      for (int64_t e = 0; e < n; e++) {
+        s.values[e] = x[s.rows[e]];
+        s.rows[e] *= (uint32_t)NP;
+      }
+      // the next row overwrites what lies beyond N
+      sum_events(w, s.rows, s.values, n, bias, N, s.out + (r - start) * N);
     }
     stream_copy((T*)l.y + start * N, s.out, (end - start) * N);
   }
@@ -40,7 +46,8 @@ template <class T> LSNN_LOCAL void linear_forward_rows(const Linear& l, const T*
 }
 
 // Adds rows [r0, r1) to gw [I + 1,NP]: the gradient of W^T, and of the bias in the last row.
-template <class T> LSNN_LOCAL void linear_gradient_rows(const Linear& l, int64_t r0, int64_t r1, T* gw, void* memory) {
+template <class T> LSNN_LOCAL void linear_gradient_rows(const Linear& l, int64_t r0, int64_t r1,
+                                                        T* gw, void* memory) {
   Arena arena(memory);
   LinearScratch<T> s(arena, l);
   const int64_t I = l.I, N = l.N, NP = padded(N);

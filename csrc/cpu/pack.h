@@ -1,4 +1,4 @@
-// The layer in the layout of packed.h. For run.cpp, which no instruction set compiles.
+// The layer in the layout of layout.h. For run.cpp, which no instruction set compiles.
 #pragma once
 #include <unistd.h>
 
@@ -9,13 +9,13 @@
 
 #include "block_cache.h"
 #include "counters.h"
-#include "packed.h"
+#include "layout.h"
 
 namespace lsnn::cpu {
 namespace {
 
-// Bytes of the first data cache: those asked for, or its own, or what most processors have.
-inline int64_t first_cache(const Options& options) {
+// Bytes of the L1 data cache: those asked for, or its own, or what most processors have.
+inline int64_t l1_size(const Options& options) {
   if (options.l1_size) return options.l1_size;
 #if defined(_SC_LEVEL1_DCACHE_SIZE)
   static const long bytes = sysconf(_SC_LEVEL1_DCACHE_SIZE);
@@ -27,19 +27,25 @@ inline int64_t first_cache(const Options& options) {
 inline void one_by_one(int64_t n, void (*body)(int64_t, void*), void* context) {
   for (int64_t i = 0; i < n; i++) body(i, context);
 }
-// For work on so many numbers: where they are few, waking threads takes longer, and longer still where another program has
-// their cores.
-inline Parallel worth(Parallel parallel, int64_t numbers) { return numbers < 1 << 17 ? Parallel{one_by_one, 1} : parallel; }
-
-template <class F> void each(Parallel parallel, int64_t n, const F& body) {
-  parallel.run(n, [](int64_t i, void* context) { (*static_cast<const F*>(context))(i); }, const_cast<F*>(&body));
+// For work on so many numbers: where they are few, waking threads takes longer, and longer still
+// where another program has their cores.
+inline Parallel worth(Parallel parallel, int64_t numbers) {
+  return numbers < 1 << 17 ? Parallel{one_by_one, 1} : parallel;
 }
 
-// get(r, c) for all rows and columns into to(r, c), in squares that fit the first cache whichever of the two is contiguous.
-template <class Get, class To> void copy_squares(Parallel parallel, int64_t rows, int64_t columns, const Get& get, const To& to) {
+template <class F> void each(Parallel parallel, int64_t n, const F& body) {
+  parallel.run(
+      n, [](int64_t i, void* context) { (*static_cast<const F*>(context))(i); },
+      const_cast<F*>(&body));
+}
+
+// get(r, c) for all rows and columns into to(r, c), in squares that fit the L1 cache whichever of
+// the two is contiguous.
+template <class Get, class To> void copy_squares(Parallel parallel, int64_t rows, int64_t columns,
+                                                 const Get& get, const To& to) {
   constexpr int64_t side = 32;
-  each(worth(parallel, rows * columns), (rows + side - 1) / side, [&](int64_t part) {
-    const int64_t r0 = part * side, r1 = std::min(rows, r0 + side);
+  each(worth(parallel, rows * columns), (rows + side - 1) / side, [&](int64_t square) {
+    const int64_t r0 = square * side, r1 = std::min(rows, r0 + side);
     for (int64_t c0 = 0; c0 < columns; c0 += side)
       for (int64_t r = r0, c1 = std::min(columns, c0 + side); r < r1; r++)
         for (int64_t c = c0; c < c1; c++) to(r, c) = get(r, c);
@@ -48,25 +54,29 @@ template <class Get, class To> void copy_squares(Parallel parallel, int64_t rows
 
 // A matrix of any strides into rows of `stride` numbers, zeros beyond its columns.
 template <class T>
-void copy_rows(Parallel parallel, int64_t rows, int64_t columns, const void* from, int64_t stride_r, int64_t stride_c, T* to,
-               int64_t stride) {
+void copy_rows(Parallel parallel, int64_t rows, int64_t columns, const void* from, int64_t stride_r,
+               int64_t stride_c, T* to, int64_t stride) {
   const T* f = (const T*)from;
-  for (int64_t r = 0; r < rows; r++) std::fill(to + r * stride + columns, to + (r + 1) * stride, T(0));
+  for (int64_t r = 0; r < rows; r++)
+    std::fill(to + r * stride + columns, to + (r + 1) * stride, T(0));
   if (stride_c == 1)
-    each(worth(parallel, rows * columns), rows, [&](int64_t r) { std::copy_n(f + r * stride_r, columns, to + r * stride); });
+    each(worth(parallel, rows * columns), rows,
+         [&](int64_t r) { std::copy_n(f + r * stride_r, columns, to + r * stride); });
   else if (stride_r == 1)
     copy_squares(
         parallel, rows, columns, [=](int64_t r, int64_t c) { return f[r + c * stride_c]; },
         [=](int64_t r, int64_t c) -> T& { return to[r * stride + c]; });
   else
     copy_squares(
-        parallel, rows, columns, [=](int64_t r, int64_t c) { return f[r * stride_r + c * stride_c]; },
+        parallel, rows, columns,
+        [=](int64_t r, int64_t c) { return f[r * stride_r + c * stride_c]; },
         [=](int64_t r, int64_t c) -> T& { return to[r * stride + c]; });
 }
 
-// Whether products in bfloat16 are faster here: some processors that have them take longer, so they are timed, once. Asked for
-// by name they need not be faster.
-template <class T> bool bf16_pays([[maybe_unused]] const Kernels<T>& kernels, [[maybe_unused]] ProductAlgorithm asked) {
+// Whether products in bfloat16 are faster here: some processors that have them take longer, so they
+// are timed, once. Asked for by name they need not be faster.
+template <class T> bool bf16_pays([[maybe_unused]] const Kernels<T>& kernels,
+                                  [[maybe_unused]] ProductAlgorithm requested) {
 #if defined(__x86_64__)
   if (!kernels.to_bf16 || !__builtin_cpu_supports("avx512bf16")) return false;
   // Without a lock, which a child of fork() could inherit locked: at worst two threads time it.
@@ -74,25 +84,28 @@ template <class T> bool bf16_pays([[maybe_unused]] const Kernels<T>& kernels, [[
   if (known < 0) {
     constexpr int64_t n = 256;
     std::vector<T> w(n * n, T(0.5)), d(max_items * 2 * n, T(0.25)), out(max_items * 2 * n);
-    std::vector<uint16_t> rounded(n * n);
+    std::vector<uint16_t> w_bf16(n * n);
     std::vector<uint32_t> entries(n * (max_items + 1));
-    kernels.to_bf16(w.data(), n * n, rounded.data());
+    kernels.to_bf16(w.data(), n * n, w_bf16.data());
     double best[2] = {1e9, 1e9};
-    for (int round = 0; round < 10; round++)
+    for (int trial = 0; trial < 10; trial++)
       for (bool bf16 : {false, true}) {
         const auto start = std::chrono::steady_clock::now();
-        for (int i = 0; i < 4; i++) kernels.trial(n, w.data(), rounded.data(), d.data(), out.data(), entries.data(), bf16);
-        best[bf16] = std::min(best[bf16], std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+        for (int i = 0; i < 4; i++)
+          kernels.trial(n, w.data(), w_bf16.data(), d.data(), out.data(), entries.data(), bf16);
+        best[bf16] = std::min(
+            best[bf16],
+            std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
       }
     known = best[true] < best[false];
   }
-  return known > 0 || asked == ProductAlgorithm::bf16;
+  return known > 0 || requested == ProductAlgorithm::bf16;
 #else
   return false;
 #endif
 }
 
-// The layer in the layout of packed.h, in one block.
+// The layer in the layout of layout.h, in one block.
 template <class T> struct PackedLayer {
   Block block;
   Packed<T> packed;
@@ -112,17 +125,20 @@ template <class T> struct PackedLayer {
   }
 
   // Copies of a large matrix would take most of the time of a short call.
-  static bool in_place(const Layer& l, const Projection& in, bool backward) { return l.w_in_place && l.S == 1 && !in.I && !backward; }
+  static bool in_place(const Layer& l, const Projection& in, bool backward) {
+    return l.w_in_place && l.S == 1 && !in.I && !backward;
+  }
 
-  PackedLayer(const Layer& l, const Projection& in, const Readout& out, const AnyModel& model, const Kernels<T>& kernels, bool backward,
-              Parallel parallel)
+  PackedLayer(const Layer& l, const Projection& in, const Readout& out, const GeneralSpec& spec,
+              const Kernels<T>& kernels, bool backward, Parallel parallel)
       : block(sizes(l, in, out, backward).sum() * (int64_t)sizeof(T)) {
     const Timed timed(hooks(), backward ? Count::ns_pack_backward : Count::ns_pack_forward);
     const Sizes size = sizes(l, in, out, backward);
-    const int64_t N = l.N, NP = padded(N), each = N * NP, OP = padded_outputs(out.O), panel = kernels.panel, lanes = kernels.lanes;
+    const int64_t N = l.N, NP = padded(N), each = N * NP, OP = padded_outputs(out.O),
+                  panel = kernels.panel, lanes = kernels.lanes;
     T* w = (T*)block.data;
-    T *bias = w + size.w, *panels = bias + size.bias, *w_out = panels + size.panels, *panels_out = w_out + size.w_out,
-      *k = panels_out + size.panels_out;
+    T *bias = w + size.w, *panels = bias + size.bias, *w_out = panels + size.panels,
+      *panels_out = w_out + size.w_out, *k = panels_out + size.panels_out;
     const bool is_in_place = in_place(l, in, backward);
     for (int64_t s = 0; !is_in_place && s < l.S; s++) {
       const T* from = matrix<T>(l, s);
@@ -134,8 +150,8 @@ template <class T> struct PackedLayer {
       copy_squares(
           parallel, N, NP,
           [&](int64_t j, int64_t n) {
-            const bool here = n < N && acts(l, j, n, l.delays[s]);
-            return here ? from[j * l.w_stride_j + n * l.w_stride_k] : T(0);
+            const bool has_synapse = n < N && acts(l, j, n, l.delays[s]);
+            return has_synapse ? from[j * l.w_stride_j + n * l.w_stride_k] : T(0);
           },
           [&](int64_t j, int64_t n) -> T& { return to[j * NP + n]; });
     }
@@ -148,23 +164,27 @@ template <class T> struct PackedLayer {
           [=](int64_t j, int64_t n) -> T& { return to[(j / panel * N + n) * panel + j % panel]; });
     }
     if (in.I) copy_rows(parallel, in.I, N, in.w, in.w_stride_i, in.w_stride_n, w + l.S * each, NP);
-    for (int64_t n = 0; n < NP; n++) bias[n] = in.I && in.bias && n < N ? ((const T*)in.bias)[n] : T(0);
+    for (int64_t n = 0; n < NP; n++)
+      bias[n] = in.I && in.bias && n < N ? ((const T*)in.bias)[n] : T(0);
     auto w_oj = [&](int64_t o, int64_t j) {
       return o < out.O && j < N ? ((const T*)out.w)[o * out.w_stride_o + j * out.w_stride_n] : T(0);
     };
     for (int64_t j = 0; j < N; j++)
       for (int64_t o = 0; o < OP; o++) w_out[j * OP + o] = w_oj(o, j);
     for (int64_t j = 0; backward && j < NP; j++)
-      for (int64_t o = 0; o < out.O; o++) panels_out[(j / panel * out.O + o) * panel + j % panel] = w_oj(o, j);
+      for (int64_t o = 0; o < out.O; o++)
+        panels_out[(j / panel * out.O + o) * panel + j % panel] = w_oj(o, j);
     for (int64_t c = 0; c < n_coefficients + 2; c++)
       for (int64_t n = 0; n < NP; n++) {
-        const T beyond = c == THETA || c == WIDTH ? T(1) : T(0);  // harmless: no spike, no division by 0
-        k[(n / lanes * (n_coefficients + 2) + c) * lanes + n % lanes] = c == n_coefficients       ? T(l.dampening)
-                                                                        : c == n_coefficients + 1 ? T(l.n_ref)
-                                                                        : n < N                   ? ((const T*)l.coefficients)[c * N + n]
-                                                                                                  : beyond;
+        // harmless: no spike, no division by 0
+        const T beyond = c == THETA || c == WIDTH ? T(1) : T(0);
+        k[(n / lanes * (n_coefficients + 2) + c) * lanes + n % lanes] =
+            c == n_coefficients       ? T(l.dampening)
+            : c == n_coefficients + 1 ? T(l.n_ref)
+            : n < N                   ? ((const T*)l.coefficients)[c * N + n]
+                                      : beyond;
       }
-    packed = {.first_cache = first_cache(l.options),
+    packed = {.l1_size = l1_size(l.options),
               .NP = NP,
               .W = words(N),
               .w = is_in_place ? (const T*)l.w : w,
@@ -176,20 +196,21 @@ template <class T> struct PackedLayer {
               .w_bf16 = nullptr,
               .sparse = {},
               .sum_sparse = false,
-              .way = l.options.product,
-              .model = model,
+              .algorithm = l.options.product,
+              .spec = spec,
               .hooks = hooks()};
     if (!is_in_place) make_sparse(l, kernels, backward, parallel);
-    const bool may_round = packed.way == ProductAlgorithm::bf16 || (packed.way == ProductAlgorithm::automatic && l.reduced);
-    if (backward && l.S && kernels.to_bf16 && may_round && bf16_pays(kernels, packed.way)) {
-      rounded.resize(l.S * each);
-      kernels.to_bf16(w, l.S * each, rounded.data());
-      packed.w_bf16 = rounded.data();
+    const bool may_round = packed.algorithm == ProductAlgorithm::bf16 ||
+                           (packed.algorithm == ProductAlgorithm::automatic && l.allow_bf16);
+    if (backward && l.S && kernels.to_bf16 && may_round && bf16_pays(kernels, packed.algorithm)) {
+      w_bf16.resize(l.S * each);
+      kernels.to_bf16(w, l.S * each, w_bf16.data());
+      packed.w_bf16 = w_bf16.data();
     }
   }
 
  private:
-  std::vector<uint16_t> rounded;
+  std::vector<uint16_t> w_bf16;
   std::vector<uint32_t> start;
   std::vector<uint16_t> column;
   std::vector<T> value;
@@ -197,31 +218,37 @@ template <class T> struct PackedLayer {
   // The synapses that are not zero, beside the whole matrix, where they are few.
   void make_sparse(const Layer& l, const Kernels<T>& kernels, bool backward, Parallel parallel) {
     const int64_t rows = l.S * l.N, NP = packed.NP;
-    const bool asked = packed.way == ProductAlgorithm::sparse;
+    const bool requested = packed.algorithm == ProductAlgorithm::sparse;
     if (rows == 0) return;
-    // Measured: rows of weights in a cache are added faster than their entries one by one. From memory they are not.
+    // Measured: rows of weights in a cache are added faster than their entries one by one. From
+    // memory they are not.
     const bool in_cache = rows * NP * (int64_t)sizeof(T) <= 32 << 20;
-    if (!asked && (packed.way != ProductAlgorithm::automatic || (!backward && in_cache))) return;
+    if (!requested && (packed.algorithm != ProductAlgorithm::automatic || (!backward && in_cache)))
+      return;
     start.assign(rows + 1, 0);
     each(worth(parallel, rows * NP), rows, [&](int64_t r) {
-      uint32_t here = 0;
-      for (int64_t k = 0; k < l.N; k++) here += packed.w[r * NP + k] != T(0);
-      start[r + 1] = here;
+      uint32_t n_entries = 0;
+      for (int64_t k = 0; k < l.N; k++) n_entries += packed.w[r * NP + k] != T(0);
+      start[r + 1] = n_entries;
     });
     for (int64_t r = 0; r < rows; r++) start[r + 1] += start[r];
     const int64_t n = start[rows];
-    if (!asked && n > rows * l.N * 4 / 10) return;
-    column.resize(n), value.resize(n);
+    if (!requested && n > rows * l.N * 4 / 10) return;
+    column.resize(n);
+    value.resize(n);
     each(worth(parallel, rows * NP), rows, [&](int64_t r) {
       const uint32_t end = start[r + 1];
       for (uint32_t k = 0, at = start[r]; at < end; k++) {
         const T x = packed.w[r * NP + k];
-        column[at] = (uint16_t)k, value[at] = x, at += x != T(0);  // what is no entry is written over
+        // what is no entry is written over
+        column[at] = (uint16_t)k;
+        value[at] = x;
+        at += x != T(0);
       }
     });
     packed.sparse = {start.data(), column.data(), value.data()};
     const double entries = double(n) / double(rows), vectors = double(NP / kernels.lanes);
-    packed.sum_sparse = asked || (!in_cache && entries < 3 * vectors);
+    packed.sum_sparse = requested || (!in_cache && entries < 3 * vectors);
   }
 };
 

@@ -1,9 +1,9 @@
-// The leaky readout of a tile, p_t = k p_{t-1} + (1 - k) w z_t, and its adjoint; at the end the same of a product w z that was
-// made elsewhere.
+// The leaky readout of a tile, p_t = k p_{t-1} + (1 - k) w z_t, and its adjoint; at the end the
+// same of a product w z that was made elsewhere.
 #pragma once
 #include "../alif_math.h"
-#include "product.h"
-#include "rows.h"
+#include "events.h"
+#include "product_dense.h"
 
 namespace lsnn::cpu {
 namespace {
@@ -22,8 +22,11 @@ template <class T> struct ReadoutScratch {
       : OP(padded_outputs(readout.O)),
         gradient(m, backward && OP ? l.N : 0, backward && OP ? chunk * tile_items(l.B) * l.N : 0) {
     const int64_t n = tile_items(l.B), N = OP ? l.N : 0;
-    p = m.take<T>(n * OP), sum = m.take<T>(OP), zero = m.take<T>(OP);
-    weights = m.take<T>(N), rows = m.take<uint32_t>(N + pad);
+    p = m.take<T>(n * OP);
+    sum = m.take<T>(OP);
+    zero = m.take<T>(OP);
+    weights = m.take<T>(N);
+    rows = m.take<uint32_t>(N + pad);
     g = m.take<T>(backward ? chunk * n * OP : 0);
   }
 };
@@ -37,8 +40,8 @@ template <class T> struct ReadoutTile : Tile {
   const int64_t O, OP;
   const Leak<V> leak;
 
-  LSNN_MEMBER ReadoutTile(const Layer& l, const Readout& readout, const Packed<T>& p, ReadoutScratch<T>& scratch, int64_t tile,
-                          const Member& member)
+  LSNN_METHOD ReadoutTile(const Layer& l, const Readout& readout, const Packed<T>& p,
+                          ReadoutScratch<T>& scratch, int64_t tile, const Member& member)
       : Tile(l, tile, member),
         f(readout),
         packed(p),
@@ -48,52 +51,66 @@ template <class T> struct ReadoutTile : Tile {
         leak(Leak<V>::of(readout.k, T())) {}
 
   // Numbers [B,O] of the caller into s.p; zeros where `from` is null.
-  LSNN_MEMBER void start(const void* from) const {
-    memset(s.p, 0, items * OP * sizeof(T)), memset(s.zero, 0, OP * sizeof(T));
-    for (int64_t q = 0; from && q < items; q++) memcpy(s.p + q * OP, (const T*)from + (b0 + q) * O, O * sizeof(T));
+  LSNN_METHOD void start(const void* from) const {
+    memset(s.p, 0, items * OP * sizeof(T));
+    memset(s.zero, 0, OP * sizeof(T));
+    for (int64_t b = 0; from && b < items; b++)
+      memcpy(s.p + b * OP, (const T*)from + (b0 + b) * O, O * sizeof(T));
   }
 
-  // ---------------------------------------------------------------------------------------------------------------- forward
-  // p of item q after step t, whose spikes are of those of Steps::collect.
-  template <class Past> LSNN_MEMBER void step(int64_t t, int64_t q, const Past& past, bool smooth) const {
+  // --------------------------------------------------------------------------------------- forward
+  // p of item b after step t, whose spikes are of those of Steps::collect.
+  template <class Past> LSNN_METHOD void step(int64_t t, int64_t b, const Past& past,
+                                              bool smooth) const {
     int64_t n = 0;
     if (!smooth)
-      each_part(past, t, q, [&](const uint32_t* bits, int64_t n_words, int64_t first) LSNN_LAMBDA {
-        n = set_bits(bits, n_words, (uint32_t)(first * OP), (uint32_t)OP, s.rows, n);
-      });
-    const T* z = smooth ? past.real(t, q) : nullptr;
+      each_member_bits(
+          past, t, b, [&](const uint32_t* bits, int64_t n_words, int64_t first) LSNN_LAMBDA {
+            n = set_bits(bits, n_words, (uint32_t)(first * OP), (uint32_t)OP, s.rows, n);
+          });
+    const T* z = smooth ? past.real(t, b) : nullptr;
     for (int64_t j = 0; smooth && j < N; j++)
-      if (z[j] != T(0)) s.rows[n] = (uint32_t)(j * OP), s.weights[n++] = z[j];
+      if (z[j] != T(0)) {
+        s.rows[n] = (uint32_t)(j * OP);
+        s.weights[n++] = z[j];
+      }
     sum_events(packed.w_out, s.rows, smooth ? s.weights : nullptr, n, s.zero, O, s.sum);
-    for (int64_t o = 0; o < OP; o += L) store(s.p + q * OP + o, integrate(leak, load(s.p + q * OP + o), load(s.sum + o)));
+    for (int64_t o = 0; o < OP; o += L)
+      store(s.p + b * OP + o, integrate(leak, load(s.p + b * OP + o), load(s.sum + o)));
   }
-  LSNN_MEMBER void write(void* p, int64_t row, int64_t q) const {  // item q; row of [..,B,O] where the tile's first item stands
-    if (p) memcpy((T*)p + (row + q) * O, s.p + q * OP, O * sizeof(T));
+  // item b; row of [..,B,O] where the tile's first item stands
+  LSNN_METHOD void write(void* p, int64_t row, int64_t b) const {
+    if (p) memcpy((T*)p + (row + b) * O, s.p + b * OP, O * sizeof(T));
   }
 
-  // --------------------------------------------------------------------------------------------------------------- backward
-  // dL/dp of step t and the sum of what comes later; dz += w^T dL/d(w z). `step`: place of t in the chunk. Each member has
-  // these sums of all items, as they are short.
-  LSNN_MEMBER void adjoint(const void* gp, int64_t t, int64_t step, T* dz, int64_t dz_stride) const {
-    T* g = s.g + step * many * OP;
+  // -------------------------------------------------------------------------------------- backward
+  // dL/dp of step t and the sum of what comes later; dz += w^T dL/d(w z). `step`: place of t in the
+  // chunk. Each member has these sums of all items, as they are short.
+  LSNN_METHOD void adjoint(const void* gp, int64_t t, int64_t step, T* dz,
+                           int64_t dz_stride) const {
+    T* g = s.g + step * full_items * OP;
     const int64_t alive = items_alive(t);
-    for (int64_t q = 0; q < alive; q++) {
-      T* carried = s.p + q * OP;
-      const T* outside = (const T*)gp + (t * B + b0 + q) * O;
+    for (int64_t b = 0; b < alive; b++) {
+      T* carried = s.p + b * OP;
+      const T* outside = (const T*)gp + (t * B + b0 + b) * O;
       for (int64_t o = 0; gp && o < O; o++) carried[o] += outside[o];
       for (int64_t o = 0; o < OP; o += L) {
         V of_p = load(carried + o);
-        store(g + q * OP + o, integrate_adjoint(leak, of_p));
+        store(g + b * OP + o, integrate_adjoint(leak, of_p));
         store(carried + o, of_p);
       }
     }
     add_product(packed.panels_out + n0 * O, O, n_end - n0, g, OP, dz + n0, dz_stride, alive);
   }
-  LSNN_MEMBER const T* g(int64_t step, int64_t q) const { return s.g + (step * many + q) * OP; }
+  LSNN_METHOD const T* g(int64_t step, int64_t b) const {
+    return s.g + (step * full_items + b) * OP;
+  }
 };
 
-// Columns [c0, c1) of the rows of LeakyForward, and of LeakyBackward. What is carried lies in the row that is written last.
-template <class T> LSNN_LOCAL void leaky_forward_columns(const LeakyForward& f, int64_t c0, int64_t c1) {
+// Columns [c0, c1) of the rows of LeakyForward, and of LeakyBackward. What is carried lies in the
+// row that is written last.
+template <class T> LSNN_LOCAL void leaky_forward_columns(const LeakyForward& f, int64_t c0,
+                                                         int64_t c1) {
   const Leak<T> leak = Leak<T>::of(f.k, T());
   T* carried = (T*)f.last;
   for (int64_t c = c0; c < c1; c++) carried[c] = f.first ? ((const T*)f.first)[c] : T(0);
@@ -103,7 +120,8 @@ template <class T> LSNN_LOCAL void leaky_forward_columns(const LeakyForward& f, 
     for (int64_t c = c0; c < c1; c++) p[c] = carried[c] = integrate(leak, carried[c], x[c]);
   }
 }
-template <class T> LSNN_LOCAL void leaky_backward_columns(const LeakyBackward& f, int64_t c0, int64_t c1) {
+template <class T> LSNN_LOCAL void leaky_backward_columns(const LeakyBackward& f, int64_t c0,
+                                                          int64_t c1) {
   const Leak<T> leak = Leak<T>::of(f.k, T());
   T* carried = (T*)f.gp_first;
   for (int64_t c = c0; c < c1; c++) carried[c] = ((const T*)f.gp_last)[c];

@@ -1,31 +1,36 @@
-// What the steps of the sequence have read, for the backward pass: replayed, chunk by chunk, from what the forward pass has
-// saved. Where it has not saved y, the steps of a segment are computed again first, to the same bits.
+// What the steps of the sequence have read, for the backward pass: replayed, chunk by chunk, from
+// what the forward pass has saved. Where it has not saved y, the steps of a segment are computed
+// again first, to the same bits.
 #pragma once
-#include "steps.h"
+#include "step.h"
 
 namespace lsnn::cpu {
 namespace {
 
 template <class T> struct ReplayScratch {
-  T *v, *a, *i, *r;            // [chunk + 1,items,NP] what each step of the chunk read (a prime in alif.h)
-  T* parts;                    // [every / chunk,4,items,NP] the same at the start of each chunk of the segment
-  uint16_t* active;            // [chunk,NP/16,max_items] neurons whose dL/dz is of use, a bit each
-  int64_t* active_n;           // [members,chunk] how many of each member's neurons
-  int64_t* all_active;         // [chunk] how many in all
-  T* y;                        // [every,items,NP] of the segment, where it is computed again
-  T* row;                      // [NP] y of an item, where it is saved as bfloat16
-  StepScratch<T> steps;        // the same
+  T *v, *a, *i, *r;  // [chunk + 1,items,NP] what each step of the chunk read (a prime in alif.h)
+  T* chunk_states;  // [every / chunk,4,items,NP] the same at the start of each chunk of the segment
+  uint16_t* active;  // [chunk,NP/16,max_items] active neurons, a bit each
+  int64_t* active_n;  // [members,chunk] how many of each member's neurons
+  int64_t* all_active;  // [chunk] how many in all
+  T* y;  // [every,items,NP] of the segment, where it is computed again
+  T* y_of_item;  // [NP] y of an item, where it is saved as bfloat16
+  StepScratch<T> steps;  // the same
 
   ReplayScratch(Arena& shared, Arena& own, const BackwardArgs& f, int64_t members)
       : steps(f.saved.y ? none(f) : StepScratch<T>(own, f.layer, f.projection)) {
     const int64_t n = tile_items(f.layer.B), NP = padded(f.layer.N), rows = (chunk + 1) * n * NP;
     const int64_t every = f.saved.every < f.layer.T ? f.saved.every : f.layer.T;
-    v = own.take<T>(rows), a = own.take<T>(rows), i = own.take<T>(rows), r = own.take<T>(rows);
-    parts = own.take<T>((every / chunk + 1) * 4 * n * NP);
-    active = own.take<uint16_t>(chunk * NP / 16 * max_items), active_n = shared.take<int64_t>(members * chunk);
+    v = own.take<T>(rows);
+    a = own.take<T>(rows);
+    i = own.take<T>(rows);
+    r = own.take<T>(rows);
+    chunk_states = own.take<T>((every / chunk + 1) * 4 * n * NP);
+    active = own.take<uint16_t>(chunk * NP / 16 * max_items);
+    active_n = shared.take<int64_t>(members * chunk);
     all_active = own.take<int64_t>(chunk);
     y = shared.take<T>(f.saved.y ? 0 : every * n * NP + pad);
-    row = own.take<T>(f.saved.y_is_bfloat16 ? NP : 0);
+    y_of_item = own.take<T>(f.saved.y_is_bf16 ? NP : 0);
   }
   static StepScratch<T> none(const BackwardArgs& f) {
     Arena nowhere;
@@ -33,162 +38,189 @@ template <class T> struct ReplayScratch {
   }
 };
 
-template <class T, class Model> struct Replay : Tile {
+template <class T, class Spec> struct Replay : Tile {
   static constexpr int L = Vec<T>::lanes;
   using V = Vec<T>;
   const BackwardArgs& f;
   const Packed<T>& p;
-  const Model& model;
+  const Spec& spec;
   const ReplayScratch<T>& s;
   const Layer& l;
-  const int64_t W, part;   // part: numbers of one variable of the tile
+  const int64_t W, state_size;  // state_size: numbers of one variable of the tile
   const bool carry_i;
-  const bool choose;       // whether there can be neurons whose dL/dz is of no use
-  int64_t S0;              // first step of the segment at hand
-  Steps<T, Model> steps;
+  const bool choose;  // whether there can be neurons that are not active
+  int64_t S0;  // first step of the segment at hand
+  Steps<T, Spec> steps;
 
-  LSNN_MEMBER Replay(const BackwardArgs& args, const Packed<T>& packed, const Model& m, const ReplayScratch<T>& scratch, int64_t tile,
-                     const Member& member)
+  LSNN_METHOD Replay(const BackwardArgs& args, const Packed<T>& packed, const Spec& m,
+                     const ReplayScratch<T>& scratch, int64_t tile, const Member& member)
       : Tile(args.layer, tile, member),
         f(args),
         p(packed),
-        model(m),
+        spec(m),
         s(scratch),
         l(args.layer),
         W(p.W),
-        part(many * NP),
+        state_size(full_items * NP),
         carry_i(m.want >> SIGMA & 1),
         choose(has_bounded_support(m.surrogate) || m.refractory),
         S0(0),
-        steps(l, p, m, scratch.steps, tile, member, f.x, f.x_stride_t, f.x_stride_b, f.projection, f.first.z) {}
+        steps(l, p, m, scratch.steps, tile, member, f.x, f.x_stride_t, f.x_stride_b, f.projection,
+              f.first.z) {}
 
-  LSNN_MEMBER const T* first_z(int64_t past, int64_t q) const { return steps.first_z(past, q); }
-  LSNN_MEMBER uint32_t* bits(int64_t t, int64_t q) const { return f.saved.bits + (t * B + b0 + q) * W; }
-  static constexpr int64_t parts = 1;  // for Steps::collect
-  LSNN_MEMBER uint32_t* bits(int64_t t, int64_t q, int64_t) const { return bits(t, q); }
-  LSNN_MEMBER T* real(int64_t t, int64_t q) const { return (T*)f.saved.z + (t * B + b0 + q) * N; }
-  LSNN_MEMBER int64_t left(int64_t n) const { return N - n; }
+  LSNN_METHOD const T* first_z(int64_t past, int64_t b) const { return steps.first_z(past, b); }
+  LSNN_METHOD uint32_t* bits(int64_t t, int64_t b) const {
+    return f.saved.bits + (t * B + b0 + b) * W;
+  }
+  static constexpr int64_t members = 1;  // for Steps::collect
+  LSNN_METHOD uint32_t* bits(int64_t t, int64_t b, int64_t) const { return bits(t, b); }
+  LSNN_METHOD T* real(int64_t t, int64_t b) const { return (T*)f.saved.z + (t * B + b0 + b) * N; }
+  LSNN_METHOD int64_t left(int64_t n) const { return N - n; }
 
   // z_t of an item: bits, or numbers in the first steps and where spikes are smooth.
   struct Spikes {
     const uint32_t* bits;
     const T* numbers;
     int64_t N;
-    LSNN_MEMBER V operator()(int64_t n) const {  // of lanes [n, n + L)
+    LSNN_METHOD V operator()(int64_t n) const {  // of lanes [n, n + L)
       return numbers ? load_n(numbers + n, N - n) : select(get_bits<T>(bits, n), V(1), V(0));
     }
   };
-  LSNN_MEMBER Spikes spikes(int64_t t, int64_t q) const {
-    if (t < 0) return {nullptr, first_z(t, q), N};
-    return {bits(t, q), l.smooth ? real(t, q) : nullptr, N};
+  LSNN_METHOD Spikes spikes(int64_t t, int64_t b) const {
+    if (t < 0) return {nullptr, first_z(t, b), N};
+    return {bits(t, b), l.smooth ? real(t, b) : nullptr, N};
   }
 
-  LSNN_MEMBER const T* y_numbers(int64_t t, int64_t q) const {  // of an item, where they are not bfloat16
-    return f.saved.y ? (const T*)f.saved.y + (t * B + b0 + q) * N : s.y + ((t - S0) * many + q) * NP;
+  // of an item, where they are not bfloat16
+  LSNN_METHOD const T* y_numbers(int64_t t, int64_t b) const {
+    return f.saved.y ? (const T*)f.saved.y + (t * B + b0 + b) * N
+                     : s.y + ((t - S0) * full_items + b) * NP;
   }
-  LSNN_MEMBER V y_at(int64_t t, int64_t q, int64_t n) const {  // of lanes [n, n + L)
+  LSNN_METHOD V y_at(int64_t t, int64_t b, int64_t n) const {  // of lanes [n, n + L)
     if constexpr (sizeof(T) == 4)
-      if (f.saved.y_is_bfloat16) return load_n((const bfloat16*)f.saved.y + (t * B + b0 + q) * N + n, left(n));
-    return load_n(y_numbers(t, q) + n, left(n));
+      if (f.saved.y_is_bf16)
+        return load_n((const bfloat16*)f.saved.y + (t * B + b0 + b) * N + n, left(n));
+    return load_n(y_numbers(t, b) + n, left(n));
   }
   // y of this member's neurons n of an item; the next call may write over it.
-  LSNN_MEMBER const T* y_row(int64_t t, int64_t q) const {
-    if (!f.saved.y_is_bfloat16) return y_numbers(t, q);
-    for (int64_t n = n0; n < n1; n += L) store(s.row + n, y_at(t, q, n));
-    return s.row;
+  LSNN_METHOD const T* y_row(int64_t t, int64_t b) const {
+    if (!f.saved.y_is_bf16) return y_numbers(t, b);
+    for (int64_t n = n0; n < n1; n += L) store(s.y_of_item + n, y_at(t, b, n));
+    return s.y_of_item;
   }
 
-  LSNN_MEMBER T* part_at(int64_t t, int64_t variable) const { return s.parts + ((t - S0) / chunk * 4 + variable) * part; }
+  LSNN_METHOD T* chunk_state(int64_t t, int64_t variable) const {
+    return s.chunk_states + ((t - S0) / chunk * 4 + variable) * state_size;
+  }
 
-  // Prepares the segment that begins at step `first` and ends before S1: what the first step of each of its chunks read.
+  // Prepares the segment that begins at step `first` and ends before S1: what the first step of
+  // each of its chunks read.
   void segment_from(int64_t first, int64_t S1) {
     S0 = first;
-    for (int64_t c = 0; c < 4; c++) copy_in(part_at(S0, c), (const T*)f.saved.carry + (S0 / f.saved.every * 4 + c) * B * N);
-    if (!f.saved.y) compute_again(S1), steps.meter.lap(Count::ns_recompute);
+    for (int64_t c = 0; c < 4; c++)
+      copy_in(chunk_state(S0, c), (const T*)f.saved.carry + (S0 / f.saved.every * 4 + c) * B * N);
+    if (!f.saved.y) {
+      recompute(S1);
+      steps.meter.lap(Count::ns_recompute);
+    }
     for (int64_t t0 = S0; t0 + chunk < S1; t0 += chunk)
-      for (int64_t q = 0, alive = items_alive(t0 + chunk); q < alive; q++)
+      for (int64_t b = 0, alive = items_alive(t0 + chunk); b < alive; b++)
         for (int64_t n = n0; n < n1; n += L) {
           const Coefs<V> k = load_coefficients(p.coefficients, n);
-          const int64_t o = q * NP + n, end = t0 + chunk;
-          Carry<V> c = {load(part_at(t0, 0) + o), load(part_at(t0, 1) + o), carry_i ? load(part_at(t0, 2) + o) : V(0),
-                        model.refractory ? load(part_at(t0, 3) + o) : V(0), spikes(t0 - 1, q)(n)};
+          const int64_t o = b * NP + n, end = t0 + chunk;
+          Carry<V> c = {load(chunk_state(t0, 0) + o), load(chunk_state(t0, 1) + o),
+                        carry_i ? load(chunk_state(t0, 2) + o) : V(0),
+                        spec.refractory ? load(chunk_state(t0, 3) + o) : V(0),
+                        spikes(t0 - 1, b)(n)};
           int64_t t = t0;
-          if (spikes_suffice(model))
-            for (; t < end - 1; t++) replay_spikes(model, k, spikes(t, q)(n), get_bits<T>(bits(t, q), n), c);
-          for (; t < end; t++) replay(model, k, y_at(t, q, n), spikes(t, q)(n), get_bits<T>(bits(t, q), n), c);
-          store(part_at(end, 0) + o, c.v), store(part_at(end, 1) + o, c.a);
-          if (carry_i) store(part_at(end, 2) + o, c.i);
-          if (model.refractory) store(part_at(end, 3) + o, c.r);
+          if (spikes_suffice(spec))
+            for (; t < end - 1; t++)
+              replay_spikes(spec, k, spikes(t, b)(n), get_bits<T>(bits(t, b), n), c);
+          for (; t < end; t++)
+            replay(spec, k, y_at(t, b, n), spikes(t, b)(n), get_bits<T>(bits(t, b), n), c);
+          store(chunk_state(end, 0) + o, c.v);
+          store(chunk_state(end, 1) + o, c.a);
+          if (carry_i) store(chunk_state(end, 2) + o, c.i);
+          if (spec.refractory) store(chunk_state(end, 3) + o, c.r);
         }
   }
 
-  // y of the segment. The rest is replayed from it as if it had been saved, so that gradients have the same bits.
-  void compute_again(int64_t S1) {
+  // y of the segment. The rest is replayed from it as if it had been saved, so that gradients have
+  // the same bits.
+  void recompute(int64_t S1) {
     T* carried[] = {steps.s.v, steps.s.a, steps.s.i, steps.s.r};
-    for (int64_t c = 0; c < 4; c++) copy_own(carried[c], part_at(S0, c));
-    for (int64_t q = 0; q < items; q++)
-      for (int64_t n = n0; n < n1; n += L) store(steps.s.z + q * NP + n, spikes(S0 - 1, q)(n));
+    for (int64_t c = 0; c < 4; c++) copy_own(carried[c], chunk_state(S0, c));
+    for (int64_t b = 0; b < items; b++)
+      for (int64_t n = n0; n < n1; n += L) store(steps.s.z + b * NP + n, spikes(S0 - 1, b)(n));
     for (int64_t t = S0; t < S1; t++) {
       steps.collect(t, *this);
-      for (int64_t q = 0, alive = items_alive(t); q < alive; q++) {
-        T* to = s.y + ((t - S0) * many + q) * NP;
-        steps.advance(t, q, t && !l.smooth ? bits(t - 1, q) : nullptr, false,
-                      [&](int64_t n, const Stepped<V>& out, const Carry<V>&) LSNN_LAMBDA { store(to + n, out.y); });
+      for (int64_t b = 0, alive = items_alive(t); b < alive; b++) {
+        T* to = s.y + ((t - S0) * full_items + b) * NP;
+        steps.advance(t, b, t && !l.smooth ? bits(t - 1, b) : nullptr, false,
+                      [&](int64_t n, const Stepped<V>& out, const Carry<V>&)
+                          LSNN_LAMBDA { store(to + n, out.y); });
       }
     }
   }
 
   // This member's neurons of a variable of the tile, [items,NP].
-  LSNN_MEMBER void copy_own(T* to, const T* from) const {
-    if (n_end - n0 == NP) memcpy(to, from, part * sizeof(T));
+  LSNN_METHOD void copy_own(T* to, const T* from) const {
+    if (n_end - n0 == NP) memcpy(to, from, state_size * sizeof(T));
     else
-      for (int64_t q = 0; q < items; q++) memcpy(to + q * NP + n0, from + q * NP + n0, (n_end - n0) * sizeof(T));
+      for (int64_t b = 0; b < items; b++)
+        memcpy(to + b * NP + n0, from + b * NP + n0, (n_end - n0) * sizeof(T));
   }
 
-  // Replays the chunk [t0, t1) of the segment: keeps what each step read, and marks where its dL/dz is of use. How many of all
-  // neurons that are is known after the team has met, by count_active().
+  // Replays the chunk [t0, t1) of the segment: keeps what each step read, and marks the active
+  // neurons of each. How many they are in all is known after the barrier, by count_active().
   void chunk_of(int64_t t0, int64_t t1) const {
     for (int64_t step = 0; step < chunk; step++)
-      memset(s.active + (step * NP + n0) / 16 * max_items, 0, (n_end - n0) / 16 * max_items * sizeof(uint16_t));
+      memset(s.active + (step * NP + n0) / 16 * max_items, 0,
+             (n_end - n0) / 16 * max_items * sizeof(uint16_t));
     int64_t* const counts = s.active_n + team.index * chunk;
     memset(counts, 0, chunk * sizeof(int64_t));
     T* read[] = {s.v, s.a, s.i, s.r};
-    const bool carry[] = {true, true, carry_i, model.refractory};
+    const bool carry[] = {true, true, carry_i, spec.refractory};
     for (int c = 0; c < 4; c++)
-      if (carry[c]) copy_own(read[c], part_at(t0, c));
+      if (carry[c]) copy_own(read[c], chunk_state(t0, c));
     // Locals, as every store through a pointer might change a member.
     const ReplayScratch<T> s = this->s;
-    const Model model = this->model;
-    const bool carry_i = this->carry_i, carry_r = model.refractory, choose = this->choose;
-    const int64_t N = this->N, n0 = this->n0, n1 = this->n1, part = this->part;
+    const Spec spec = this->spec;
+    const bool carry_i = this->carry_i, carry_r = spec.refractory, choose = this->choose;
+    const int64_t N = this->N, n0 = this->n0, n1 = this->n1, state_size = this->state_size;
     const T* coefficients = p.coefficients;
     for (int64_t t = t0; t < t1; t++)
-      for (int64_t q = 0, alive = items_alive(t); q < alive; q++) {
-        const T* y = y_row(t, q);
-        const Spikes before = spikes(t - 1, q), now = spikes(t, q);
-        const int64_t row = (t - t0) * part + q * NP;
-        uint16_t* active = s.active + (t - t0) * NP / 16 * max_items + q;
+      for (int64_t b = 0, alive = items_alive(t); b < alive; b++) {
+        const T* y = y_row(t, b);
+        const Spikes before = spikes(t - 1, b), now = spikes(t, b);
+        const int64_t row = (t - t0) * state_size + b * NP;
+        uint16_t* active = s.active + (t - t0) * NP / 16 * max_items + b;
         int64_t active_n = 0;
-        if (f.saved.y && !f.saved.y_is_bfloat16 && t + 1 < t1)
+        if (f.saved.y && !f.saved.y_is_bf16 && t + 1 < t1)
           for (int64_t n = n0; n < n1; n += 64 / (int64_t)sizeof(T)) prefetch(y + B * N + n);
         for (int64_t n = n0; n < n1; n += L) {
           const Coefs<V> k = load_coefficients(coefficients, n);
-          const int64_t o = row + n, to = o + part;
-          Carry<V> c = {load(s.v + o), load(s.a + o), carry_i ? load(s.i + o) : V(0), carry_r ? load(s.r + o) : V(0), before(n)};
-          const VecMask<T> blocked = replay(model, k, load_n(y + n, N - n), now(n), get_bits<T>(now.bits, n), c);
+          const int64_t o = row + n, to = o + state_size;
+          Carry<V> c = {load(s.v + o), load(s.a + o), carry_i ? load(s.i + o) : V(0),
+                        carry_r ? load(s.r + o) : V(0), before(n)};
+          const VecMask<T> blocked =
+              replay(spec, k, load_n(y + n, N - n), now(n), get_bits<T>(now.bits, n), c);
           if (choose) {
-            const unsigned lanes = ~to_bits(blocked) & (N - n < L ? (1u << (N - n)) - 1 : unsigned((uint64_t(1) << L) - 1));
+            const unsigned lanes =
+                ~to_bits(blocked) &
+                (N - n < L ? (1u << (N - n)) - 1 : unsigned((uint64_t(1) << L) - 1));
             active[n / 16 * max_items] |= (uint16_t)(lanes << n % 16);
             active_n += __builtin_popcount(lanes);
           }
-          store(s.v + to, c.v), store(s.a + to, c.a);
+          store(s.v + to, c.v);
+          store(s.a + to, c.a);
           if (carry_i) store(s.i + to, c.i);
           if (carry_r) store(s.r + to, c.r);
         }
         counts[t - t0] += active_n;
       }
   }
-  LSNN_MEMBER void count_active() const {
+  LSNN_METHOD void count_active() const {
     for (int64_t step = 0; step < chunk; step++) {
       int64_t sum = 0;
       for (int64_t m = 0; m < team.members; m++) sum += s.active_n[m * chunk + step];

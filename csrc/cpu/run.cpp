@@ -10,7 +10,7 @@
 #include "block_cache.h"
 #include "counters.h"
 #include "pack.h"
-#include "teams.h"
+#include "thread_teams.h"
 
 namespace lsnn::cpu {
 #if defined(__aarch64__)
@@ -21,7 +21,7 @@ namespace {
 
 struct InstructionSet {
   const char* name;
-  bool here;
+  bool available;
   const Kernels<float>* f32;
   const Kernels<double>* f64;
 };
@@ -31,26 +31,32 @@ const InstructionSet& chosen() {
     static const InstructionSet sets[] = {
 #if defined(__x86_64__)
         {"avx512",
-         __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"),
+         __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+             __builtin_cpu_supports("fma"),
          &kernels_f32_avx512, &kernels_f64_avx512},
-        {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi"), &kernels_f32_avx2,
-         &kernels_f64_avx2},
+        {"avx2",
+         __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+             __builtin_cpu_supports("bmi"),
+         &kernels_f32_avx2, &kernels_f64_avx2},
 #elif defined(__aarch64__)
         {"neon", true, &kernels_f32_neon, &kernels_f64_neon},
 #endif
         {"portable", true, &kernels_f32_portable, &kernels_f64_portable},
     };
-    const char* asked = std::getenv("LSNN_CPU");
+    const char* requested = std::getenv("LSNN_CPU");
     for (const InstructionSet& s : sets)
-      if (asked && *asked ? !std::strcmp(s.name, asked) : s.here) {
-        if (!s.here) throw std::runtime_error(std::string("LSNN_CPU=") + asked + ": this processor does not have it");
+      if (requested && *requested ? !std::strcmp(s.name, requested) : s.available) {
+        if (!s.available)
+          throw std::runtime_error(std::string("LSNN_CPU=") + requested +
+                                   ": this processor does not have it");
         return s;
       }
     std::string names;  // all but the last one
     for (const InstructionSet& s : sets)
       if (&s + 1 < std::end(sets)) names += (names.empty() ? "" : ", ") + std::string(s.name);
-    throw std::runtime_error("LSNN_CPU must be " + (names.empty() ? "" : names + " or ") + std::end(sets)[-1].name + ", got " + asked);
+    throw std::runtime_error("LSNN_CPU must be " + (names.empty() ? "" : names + " or ") +
+                             std::end(sets)[-1].name + ", got " + requested);
   }();
   return found;
 }
@@ -63,9 +69,9 @@ template <class T> bool any(const void* p, int64_t n) {
   return p && std::any_of((const T*)p, (const T*)p + n, [](T x) { return x != T(0); });
 }
 
-template <class T> AnyModel model_of(const Layer& l, const void* first_r, unsigned want) {
+template <class T> GeneralSpec spec_of(const Layer& l, const void* first_r, unsigned want) {
   const T* k = (const T*)l.coefficients;
-  return {l.row,
+  return {l.model,
           l.surrogate,
           l.smooth,
           any<T>(k + SIGMA * l.N, l.N) || (want >> SIGMA & 1),
@@ -83,55 +89,64 @@ template <class T> void forward(const ForwardArgs& f, Parallel parallel) {
   const Timed all(hooks(), Count::ns_forward, Count::forward_calls);
   const Layer& l = f.layer;
   const Kernels<T>& k = kernels<T>();
-  const PackedLayer<T> p(l, f.projection, f.readout, model_of<T>(l, f.first.r, 0), k, false, parallel);
+  const PackedLayer<T> p(l, f.projection, f.readout, spec_of<T>(l, f.first.r, 0), k, false,
+                         parallel);
   const Formation how = forward_teams(f, parallel, k.lanes);
-  in_teams(parallel, how, tiles(l.B), k.forward_scratch(f, how.members), [&](int64_t tile, const Member& member) {
-    const Timed timed(p.packed.hooks, Count::ns_forward_tiles);
-    k.forward_tile(f, p.packed, tile, member);
-    meet(member);
-  });
+  in_teams(parallel, how, tiles(l.B), k.forward_scratch(f, how.members),
+           [&](int64_t tile, const Member& member) {
+             const Timed timed(p.packed.hooks, Count::ns_forward_tiles);
+             k.forward_tile(f, p.packed, tile, member);
+             arrive_and_wait(member);
+           });
 }
 
 template <class T> void backward(const BackwardArgs& f, Parallel parallel) {
   const Timed all(hooks(), Count::ns_backward, Count::backward_calls);
   const Layer& l = f.layer;
   const Kernels<T>& k = kernels<T>();
-  const PackedLayer<T> p(l, f.projection, f.readout, model_of<T>(l, f.first.r, f.want), k, true, parallel);
-  const int64_t N = l.N, NP = p.packed.NP, I = f.projection.I, O = f.readout.O, OP = padded_outputs(O);
-  const int64_t n_w = f.gw ? l.S * N * NP : 0, n_in = f.gw_in ? (I + 1) * NP : 0, n_out = f.gw_out ? N * OP : 0,
-                n_k = f.want ? n_coefficients * NP : 0, n_all = n_w + n_in + n_out + n_k;
+  const PackedLayer<T> p(l, f.projection, f.readout, spec_of<T>(l, f.first.r, f.want), k, true,
+                         parallel);
+  const int64_t N = l.N, NP = p.packed.NP, I = f.projection.I, O = f.readout.O,
+                OP = padded_outputs(O);
+  const int64_t n_w = f.gw ? l.S * N * NP : 0, n_in = f.gw_in ? (I + 1) * NP : 0,
+                n_out = f.gw_out ? N * OP : 0, n_k = f.want ? n_coefficients * NP : 0,
+                n_all = n_w + n_in + n_out + n_k;
 
-  // Tiles are summed group by group, and the groups at the end, always in the same order. As many groups as tiles, unless
-  // their weight gradients would take more than 256 MB.
-  const int64_t most = n_all ? std::max<int64_t>(1, (256 << 20) / (n_all * (int64_t)sizeof(T))) : tiles(l.B);
-  const int64_t groups = std::max<int64_t>(1, std::min(tiles(l.B), most));  // one at least, of no tile where the batch is empty
+  // Tiles are summed group by group, and the groups at the end, always in the same order. As many
+  // groups as tiles, unless their weight gradients would take more than 256 MB.
+  const int64_t most =
+      n_all ? std::max<int64_t>(1, (256 << 20) / (n_all * (int64_t)sizeof(T))) : tiles(l.B);
+  // one at least, of no tile where the batch is empty
+  const int64_t groups = std::max<int64_t>(1, std::min(tiles(l.B), most));
   const Block block(std::max<int64_t>(1, groups * n_all) * sizeof(T));
   auto sums = [&](int64_t g) {
     T* at = (T*)block.data + g * n_all;
-    auto part = [&](int64_t n) { return at += n, n ? at - n : nullptr; };
-    T *w = part(n_w), *w_in = part(n_in), *w_out = part(n_out);
-    return Sums<T>{w, w_in, w_out, part(n_k)};
+    auto take = [&](int64_t n) { return at += n, n ? at - n : nullptr; };
+    T *w = take(n_w), *w_in = take(n_in), *w_out = take(n_out);
+    return Sums<T>{w, w_in, w_out, take(n_k)};
   };
   const Formation how = backward_teams(f, parallel, k.lanes, groups);
-  const ScratchBytes scratch = k.backward_scratch(f, p.packed.sparse.start != nullptr, p.packed.w_bf16 != nullptr, how.members);
+  const ScratchBytes scratch = k.backward_scratch(f, p.packed.sparse.start != nullptr,
+                                                  p.packed.w_bf16 != nullptr, how.members);
   in_teams(parallel, how, groups, scratch, [&](int64_t g, const Member& member) {
     const Timed timed(p.packed.hooks, Count::ns_backward_tiles);
-    const int64_t from = n_all * member.index / member.members, to = n_all * (member.index + 1) / member.members;
+    const int64_t from = n_all * member.index / member.members,
+                  to = n_all * (member.index + 1) / member.members;
     if (n_all) std::memset((T*)block.data + g * n_all + from, 0, (to - from) * sizeof(T));
-    meet(member);
+    arrive_and_wait(member);
     for (int64_t tile = g * tiles(l.B) / groups; tile < (g + 1) * tiles(l.B) / groups; tile++) {
       k.backward_tile(f, p.packed, tile, member, sums(g));
-      meet(member);
+      arrive_and_wait(member);
     }
   });
   const Timed timed(p.packed.hooks, Count::ns_sum_tiles);
   // All groups into the first, then from there to where each gradient belongs.
-  constexpr int64_t part = 1 << 14;
+  constexpr int64_t slice = 1 << 14;
   T* const first = (T*)block.data;
-  each(worth(parallel, (groups - 1) * n_all), (n_all + part - 1) / part, [&](int64_t i) {
-    const int64_t end = std::min(n_all, (i + 1) * part);
+  each(worth(parallel, (groups - 1) * n_all), (n_all + slice - 1) / slice, [&](int64_t i) {
+    const int64_t end = std::min(n_all, (i + 1) * slice);
     for (int64_t g = 1; g < groups; g++)
-      for (int64_t at = i * part; at < end; at++) first[at] += first[g * n_all + at];
+      for (int64_t at = i * slice; at < end; at++) first[at] += first[g * n_all + at];
   });
   const Sums<T> sum = sums(0);
   if (n_w)
@@ -154,59 +169,69 @@ template <class T> void backward(const BackwardArgs& f, Parallel parallel) {
   for (int64_t o = 0; n_out && o < O; o++)
     for (int64_t n = 0; n < N; n++) ((T*)f.gw_out)[o * N + n] = sum.w_out[n * OP + o];
   for (int64_t c = 0; f.want && c < n_coefficients; c++)
-    for (int64_t n = 0; n < N; n++) ((T*)f.gcoefficients)[c * N + n] = f.want >> c & 1 ? sum.k[c * NP + n] : T(0);
+    for (int64_t n = 0; n < N; n++)
+      ((T*)f.gcoefficients)[c * N + n] = f.want >> c & 1 ? sum.k[c * NP + n] : T(0);
 }
 
-// ----------------------------------------------------------------------------------------------------------------- linear
+// ------------------------------------------------------------------------------------------ linear
 template <class T> void linear_forward(const Linear& l, Parallel parallel) {
   const int64_t NP = padded(l.N), rows_each = 1024;
   const Kernels<T>& k = kernels<T>();
   const Block block((l.I + 1) * NP * (int64_t)sizeof(T));
   T *w = (T*)block.data, *bias = w + l.I * NP;
   for (int64_t i = 0; i < l.I; i++)
-    for (int64_t n = 0; n < NP; n++) w[i * NP + n] = n < l.N ? ((const T*)l.w)[n * l.w_stride_n + i * l.w_stride_i] : T(0);
+    for (int64_t n = 0; n < NP; n++)
+      w[i * NP + n] = n < l.N ? ((const T*)l.w)[n * l.w_stride_n + i * l.w_stride_i] : T(0);
   for (int64_t n = 0; n < NP; n++) bias[n] = l.bias && n < l.N ? ((const T*)l.bias)[n] : T(0);
-  each(parallel, (l.R + rows_each - 1) / rows_each, [&](int64_t part) {
+  each(parallel, (l.R + rows_each - 1) / rows_each, [&](int64_t slice) {
     const Block scratch(k.linear_scratch(l));
-    k.linear_forward(l, w, bias, part * rows_each, std::min(l.R, (part + 1) * rows_each), scratch.data);
+    k.linear_forward(l, w, bias, slice * rows_each, std::min(l.R, (slice + 1) * rows_each),
+                     scratch.data);
   });
 }
 
 template <class T> void linear_backward(const Linear& l, Parallel parallel) {
-  // As many parts as the number of rows alone demands, summed in order, for the same gradient on any number of threads.
-  const int64_t NP = padded(l.N), part_size = (l.I + 1) * NP, parts = std::clamp<int64_t>(l.R / 2048, 1, 16);
+  // As many slices as the number of rows alone demands, summed in order, for the same gradient on
+  // any number of threads.
+  const int64_t NP = padded(l.N), slice_size = (l.I + 1) * NP,
+                n_slices = std::clamp<int64_t>(l.R / 2048, 1, 16);
   const Kernels<T>& k = kernels<T>();
-  const Block block(parts * part_size * (int64_t)sizeof(T));
+  const Block block(n_slices * slice_size * (int64_t)sizeof(T));
   T* sum = (T*)block.data;
-  each(parallel, parts, [&](int64_t part) {
+  each(parallel, n_slices, [&](int64_t slice) {
     const Block scratch(k.linear_scratch(l));
-    T* gw = sum + part * part_size;
-    std::memset(gw, 0, part_size * sizeof(T));
-    k.linear_gradient(l, part * l.R / parts, (part + 1) * l.R / parts, gw, scratch.data);
+    T* gw = sum + slice * slice_size;
+    std::memset(gw, 0, slice_size * sizeof(T));
+    k.linear_gradient(l, slice * l.R / n_slices, (slice + 1) * l.R / n_slices, gw, scratch.data);
   });
   for (int64_t i = 0; i <= (l.gbias ? l.I : l.I - 1); i++)
     for (int64_t n = 0; n < l.N; n++) {
       T total = 0;
-      for (int64_t part = 0; part < parts; part++) total += sum[part * part_size + i * NP + n];
+      for (int64_t slice = 0; slice < n_slices; slice++)
+        total += sum[slice * slice_size + i * NP + n];
       (i < l.I ? ((T*)l.gw)[n * l.I + i] : ((T*)l.gbias)[n]) = total;
     }
 }
 
-// ---------------------------------------------------------------------------------------------------------------- readout
+// ----------------------------------------------------------------------------------------- readout
 namespace {
-// body(c0, c1) for columns that follow each other: whole lines of the cache, few enough that what is carried stays in it.
+// body(c0, c1) for columns that follow each other: whole lines of the cache, few enough that what
+// is carried stays in it.
 template <class F> void each_columns(Parallel parallel, int64_t T, int64_t n, const F& body) {
   constexpr int64_t line = 16, most = 4096;
   const int64_t lines_each = (n + line * parallel.threads - 1) / (line * parallel.threads);
   const int64_t columns = std::clamp(lines_each * line, line, most);
-  each(worth(parallel, T * n), (n + columns - 1) / columns, [&](int64_t part) { body(part * columns, std::min(n, (part + 1) * columns)); });
+  each(worth(parallel, T * n), (n + columns - 1) / columns,
+       [&](int64_t slice) { body(slice * columns, std::min(n, (slice + 1) * columns)); });
 }
 }  // namespace
 template <class T> void leaky_forward(const LeakyForward& f, Parallel parallel) {
-  each_columns(parallel, f.T, f.n, [&](int64_t c0, int64_t c1) { kernels<T>().leaky_forward(f, c0, c1); });
+  each_columns(parallel, f.T, f.n,
+               [&](int64_t c0, int64_t c1) { kernels<T>().leaky_forward(f, c0, c1); });
 }
 template <class T> void leaky_backward(const LeakyBackward& f, Parallel parallel) {
-  each_columns(parallel, f.T, f.n, [&](int64_t c0, int64_t c1) { kernels<T>().leaky_backward(f, c0, c1); });
+  each_columns(parallel, f.T, f.n,
+               [&](int64_t c0, int64_t c1) { kernels<T>().leaky_backward(f, c0, c1); });
 }
 
 template void leaky_forward<float>(const LeakyForward&, Parallel);

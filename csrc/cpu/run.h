@@ -1,5 +1,5 @@
-// The CPU path: the whole sequence, forward and backward. T is float or double; no pointer of the arguments may be null but
-// those that alif.h allows.
+// The CPU path: the whole sequence, forward and backward. T is float or double; no pointer of the
+// arguments may be null but those that alif.h allows.
 #pragma once
 #include "../alif.h"
 
@@ -27,8 +27,9 @@ template <class T> void linear_backward(const Linear& args, Parallel parallel);
 template <class T> void leaky_forward(const LeakyForward& args, Parallel parallel);
 template <class T> void leaky_backward(const LeakyBackward& args, Parallel parallel);
 
-// The instruction set in use: "avx512", "avx2", "neon" or "portable", the best one of this processor unless LSNN_CPU names another.
-// Throws std::runtime_error when LSNN_CPU names one that is unknown or that this processor lacks.
+// The instruction set in use: "avx512", "avx2", "neon" or "portable", the best one of this
+// processor unless LSNN_CPU names another. Throws std::runtime_error when LSNN_CPU names one that
+// is unknown or that this processor lacks.
 const char* instruction_set();
 
 }  // namespace lsnn::cpu

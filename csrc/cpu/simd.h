@@ -1,8 +1,8 @@
-// A vector of numbers for the instruction set that this translation unit is compiled for. LSNN_ISA is 512 (AVX-512), 256
-// (AVX2), 128 (NEON) or 0 (portable: what every processor of the kind has).
+// A vector of numbers for the instruction set that this translation unit is compiled for. LSNN_ISA
+// is 512 (AVX-512), 256 (AVX2), 128 (NEON) or 0 (portable: what every processor of the kind has).
 //
-// Arithmetic comes from the compiler's vector extension; masks, fma, partial and streaming access from intrinsics. All names
-// have internal linkage; platform.h says why.
+// Arithmetic comes from the compiler's vector extension; masks, fma, partial and streaming access
+// from intrinsics. All names have internal linkage; platform.h says why.
 #pragma once
 #include <string.h>
 
@@ -12,9 +12,9 @@
 namespace lsnn {
 namespace {
 
-// column_vectors: sums of a block of columns in rows.h; product_items: items of a block of product.h, two sums each; row_items:
-// items of a row of product.h. They fill the registers, of which AVX-512 and NEON have 32 and the others 16, and leave some for
-// the factors.
+// column_vectors: sums of a block of columns in events.h; product_items: items of a block of
+// product_active.h, two sums each; row_items: items of a row of product_active.h. They fill the
+// registers, of which AVX-512 and NEON have 32 and the others 16, and leave some for the factors.
 #if LSNN_ISA == 512
 #define LSNN_X86(name) _mm512_##name
 enum { vector_bytes = 64, column_vectors = 16, product_items = 8, row_items = 16 };
@@ -29,8 +29,12 @@ enum { vector_bytes = 16, column_vectors = 14, product_items = 4, row_items = 8 
 #endif
 
 template <class T> struct NativeVector;
-template <> struct NativeVector<float> { typedef float Type __attribute__((vector_size(vector_bytes))); };
-template <> struct NativeVector<double> { typedef double Type __attribute__((vector_size(vector_bytes))); };
+template <> struct NativeVector<float> {
+  typedef float Type __attribute__((vector_size(vector_bytes)));
+};
+template <> struct NativeVector<double> {
+  typedef double Type __attribute__((vector_size(vector_bytes)));
+};
 
 template <class T> struct Vec {
   using Native = typename NativeVector<T>::Type;
@@ -38,27 +42,45 @@ template <class T> struct Vec {
   static constexpr int lanes = vector_bytes / sizeof(T);
   Native v;
   Vec() = default;
-  LSNN_MEMBER Vec(Native n) : v(n) {}
-  LSNN_MEMBER Vec(T x) : v(x - Native{}) {}
-  LSNN_MEMBER Vec operator-() const { return -v; }
+  LSNN_METHOD Vec(Native n) : v(n) {}
+  LSNN_METHOD Vec(T x) : v(x - Native{}) {}
+  LSNN_METHOD Vec operator-() const { return -v; }
 };
 template <class T> LSNN_INLINE Vec<T> operator+(Vec<T> a, Vec<T> b) { return a.v + b.v; }
 template <class T> LSNN_INLINE Vec<T> operator-(Vec<T> a, Vec<T> b) { return a.v - b.v; }
 template <class T> LSNN_INLINE Vec<T> operator*(Vec<T> a, Vec<T> b) { return a.v * b.v; }
 template <class T> LSNN_INLINE Vec<T> operator/(Vec<T> a, Vec<T> b) { return a.v / b.v; }
 
-// ------------------------------------------------------------------------------------------------------------------ masks
+// ------------------------------------------------------------------------------------------- masks
 #if LSNN_ISA == 512
 template <class T> struct VecMask { unsigned k; };
-template <int P> LSNN_INLINE unsigned compare(Vec<float> a, Vec<float> b) { return _mm512_cmp_ps_mask(a.v, b.v, P); }
-template <int P> LSNN_INLINE unsigned compare(Vec<double> a, Vec<double> b) { return _mm512_cmp_pd_mask(a.v, b.v, P); }
-template <class T> LSNN_INLINE VecMask<T> operator>(Vec<T> a, Vec<T> b) { return {compare<_CMP_GT_OQ>(a, b)}; }
-template <class T> LSNN_INLINE VecMask<T> operator>=(Vec<T> a, Vec<T> b) { return {compare<_CMP_GE_OQ>(a, b)}; }
-template <class T> LSNN_INLINE VecMask<T> operator<(Vec<T> a, Vec<T> b) { return {compare<_CMP_LT_OQ>(a, b)}; }
-template <class T> LSNN_INLINE VecMask<T> operator<=(Vec<T> a, Vec<T> b) { return {compare<_CMP_LE_OQ>(a, b)}; }
-template <class T> LSNN_INLINE VecMask<T> operator!=(Vec<T> a, Vec<T> b) { return {compare<_CMP_NEQ_UQ>(a, b)}; }
-LSNN_INLINE Vec<float> select(VecMask<float> m, Vec<float> a, Vec<float> b) { return _mm512_mask_blend_ps(m.k, b.v, a.v); }
-LSNN_INLINE Vec<double> select(VecMask<double> m, Vec<double> a, Vec<double> b) { return _mm512_mask_blend_pd(m.k, b.v, a.v); }
+template <int P> LSNN_INLINE unsigned compare(Vec<float> a, Vec<float> b) {
+  return _mm512_cmp_ps_mask(a.v, b.v, P);
+}
+template <int P> LSNN_INLINE unsigned compare(Vec<double> a, Vec<double> b) {
+  return _mm512_cmp_pd_mask(a.v, b.v, P);
+}
+template <class T> LSNN_INLINE VecMask<T> operator>(Vec<T> a, Vec<T> b) {
+  return {compare<_CMP_GT_OQ>(a, b)};
+}
+template <class T> LSNN_INLINE VecMask<T> operator>=(Vec<T> a, Vec<T> b) {
+  return {compare<_CMP_GE_OQ>(a, b)};
+}
+template <class T> LSNN_INLINE VecMask<T> operator<(Vec<T> a, Vec<T> b) {
+  return {compare<_CMP_LT_OQ>(a, b)};
+}
+template <class T> LSNN_INLINE VecMask<T> operator<=(Vec<T> a, Vec<T> b) {
+  return {compare<_CMP_LE_OQ>(a, b)};
+}
+template <class T> LSNN_INLINE VecMask<T> operator!=(Vec<T> a, Vec<T> b) {
+  return {compare<_CMP_NEQ_UQ>(a, b)};
+}
+LSNN_INLINE Vec<float> select(VecMask<float> m, Vec<float> a, Vec<float> b) {
+  return _mm512_mask_blend_ps(m.k, b.v, a.v);
+}
+LSNN_INLINE Vec<double> select(VecMask<double> m, Vec<double> a, Vec<double> b) {
+  return _mm512_mask_blend_pd(m.k, b.v, a.v);
+}
 template <class T> LSNN_INLINE unsigned to_bits(VecMask<T> m) { return m.k; }
 template <class T> LSNN_INLINE VecMask<T> from_bits(unsigned bits) { return {bits}; }
 #else
@@ -68,13 +90,23 @@ template <class T> LSNN_INLINE VecMask<T> operator>=(Vec<T> a, Vec<T> b) { retur
 template <class T> LSNN_INLINE VecMask<T> operator<(Vec<T> a, Vec<T> b) { return {a.v < b.v}; }
 template <class T> LSNN_INLINE VecMask<T> operator<=(Vec<T> a, Vec<T> b) { return {a.v <= b.v}; }
 template <class T> LSNN_INLINE VecMask<T> operator!=(Vec<T> a, Vec<T> b) { return {a.v != b.v}; }
-template <class T> LSNN_INLINE Vec<T> select(VecMask<T> m, Vec<T> a, Vec<T> b) { return m.k ? a.v : b.v; }
+template <class T> LSNN_INLINE Vec<T> select(VecMask<T> m, Vec<T> a, Vec<T> b) {
+  return m.k ? a.v : b.v;
+}
 #if LSNN_ISA == 128
-LSNN_INLINE unsigned to_bits(VecMask<float> m) { return vaddvq_u32(vandq_u32((uint32x4_t)m.k, uint32x4_t{1, 2, 4, 8})); }
-LSNN_INLINE unsigned to_bits(VecMask<double> m) { return (unsigned)vaddvq_u64(vandq_u64((uint64x2_t)m.k, uint64x2_t{1, 2})); }
+LSNN_INLINE unsigned to_bits(VecMask<float> m) {
+  return vaddvq_u32(vandq_u32((uint32x4_t)m.k, uint32x4_t{1, 2, 4, 8}));
+}
+LSNN_INLINE unsigned to_bits(VecMask<double> m) {
+  return (unsigned)vaddvq_u64(vandq_u64((uint64x2_t)m.k, uint64x2_t{1, 2}));
+}
 #elif defined(__SSE2__)
-LSNN_INLINE unsigned to_bits(VecMask<float> m) { return (unsigned)LSNN_X86(movemask_ps)((Vec<float>::Native)m.k); }
-LSNN_INLINE unsigned to_bits(VecMask<double> m) { return (unsigned)LSNN_X86(movemask_pd)((Vec<double>::Native)m.k); }
+LSNN_INLINE unsigned to_bits(VecMask<float> m) {
+  return (unsigned)LSNN_X86(movemask_ps)((Vec<float>::Native)m.k);
+}
+LSNN_INLINE unsigned to_bits(VecMask<double> m) {
+  return (unsigned)LSNN_X86(movemask_pd)((Vec<double>::Native)m.k);
+}
 #else
 template <class T> LSNN_INLINE unsigned to_bits(VecMask<T> m) {
   unsigned bits = 0;
@@ -88,10 +120,15 @@ template <class T> LSNN_INLINE VecMask<T> from_bits(unsigned bits) {
   return {(((which & 0) + (int)bits) & which) == which};
 }
 #endif
-template <class T> LSNN_INLINE VecMask<T> operator&(VecMask<T> a, VecMask<T> b) { return {a.k & b.k}; }
-template <class T> LSNN_INLINE VecMask<T> operator|(VecMask<T> a, VecMask<T> b) { return {a.k | b.k}; }
+template <class T> LSNN_INLINE VecMask<T> operator&(VecMask<T> a, VecMask<T> b) {
+  return {a.k & b.k};
+}
+template <class T> LSNN_INLINE VecMask<T> operator|(VecMask<T> a, VecMask<T> b) {
+  return {a.k | b.k};
+}
 
-// Sets lanes [first, first + lanes) of a row of 32-bit words of spikes; calls come in ascending order.
+// Sets lanes [first, first + lanes) of a row of 32-bit words of spikes; calls come in ascending
+// order.
 template <class T> LSNN_INLINE void put_bits(uint32_t* row, int64_t first, unsigned bits) {
   const int64_t shift = first % 32;
   row[first / 32] = (shift ? row[first / 32] : 0) | bits << shift;
@@ -101,7 +138,7 @@ template <class T> LSNN_INLINE VecMask<T> get_bits(const uint32_t* row, int64_t 
   return from_bits<T>(row[first / 32] >> first % 32 & all);
 }
 
-// ----------------------------------------------------------------------------------------------------------------- memory
+// ------------------------------------------------------------------------------------------ memory
 template <class T> LSNN_INLINE Vec<T> load(const T* p) {
   Vec<T> x;
   memcpy(&x, p, sizeof x);
@@ -111,10 +148,18 @@ template <class T> LSNN_INLINE void store(T* p, Vec<T> x) { memcpy(p, &x, sizeof
 
 // The first n lanes only, for the end of a row that belongs to the caller; the others are 0.
 #if LSNN_ISA == 512
-LSNN_INLINE Vec<float> load_first(const float* p, int64_t n) { return _mm512_maskz_loadu_ps((1u << n) - 1, p); }
-LSNN_INLINE Vec<double> load_first(const double* p, int64_t n) { return _mm512_maskz_loadu_pd((1u << n) - 1, p); }
-LSNN_INLINE void store_first(float* p, Vec<float> x, int64_t n) { _mm512_mask_storeu_ps(p, (1u << n) - 1, x.v); }
-LSNN_INLINE void store_first(double* p, Vec<double> x, int64_t n) { _mm512_mask_storeu_pd(p, (1u << n) - 1, x.v); }
+LSNN_INLINE Vec<float> load_first(const float* p, int64_t n) {
+  return _mm512_maskz_loadu_ps((1u << n) - 1, p);
+}
+LSNN_INLINE Vec<double> load_first(const double* p, int64_t n) {
+  return _mm512_maskz_loadu_pd((1u << n) - 1, p);
+}
+LSNN_INLINE void store_first(float* p, Vec<float> x, int64_t n) {
+  _mm512_mask_storeu_ps(p, (1u << n) - 1, x.v);
+}
+LSNN_INLINE void store_first(double* p, Vec<double> x, int64_t n) {
+  _mm512_mask_storeu_pd(p, (1u << n) - 1, x.v);
+}
 #elif LSNN_ISA == 256
 LSNN_INLINE __m256i first_lanes(const float*, int64_t n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
@@ -122,10 +167,18 @@ LSNN_INLINE __m256i first_lanes(const float*, int64_t n) {
 LSNN_INLINE __m256i first_lanes(const double*, int64_t n) {
   return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
 }
-LSNN_INLINE Vec<float> load_first(const float* p, int64_t n) { return _mm256_maskload_ps(p, first_lanes(p, n)); }
-LSNN_INLINE Vec<double> load_first(const double* p, int64_t n) { return _mm256_maskload_pd(p, first_lanes(p, n)); }
-LSNN_INLINE void store_first(float* p, Vec<float> x, int64_t n) { _mm256_maskstore_ps(p, first_lanes(p, n), x.v); }
-LSNN_INLINE void store_first(double* p, Vec<double> x, int64_t n) { _mm256_maskstore_pd(p, first_lanes(p, n), x.v); }
+LSNN_INLINE Vec<float> load_first(const float* p, int64_t n) {
+  return _mm256_maskload_ps(p, first_lanes(p, n));
+}
+LSNN_INLINE Vec<double> load_first(const double* p, int64_t n) {
+  return _mm256_maskload_pd(p, first_lanes(p, n));
+}
+LSNN_INLINE void store_first(float* p, Vec<float> x, int64_t n) {
+  _mm256_maskstore_ps(p, first_lanes(p, n), x.v);
+}
+LSNN_INLINE void store_first(double* p, Vec<double> x, int64_t n) {
+  _mm256_maskstore_pd(p, first_lanes(p, n), x.v);
+}
 #else
 template <class T> LSNN_INLINE Vec<T> load_first(const T* p, int64_t n) {
   Vec<T> x(0);
@@ -140,7 +193,9 @@ template <class T> LSNN_INLINE void store_first(T* p, Vec<T> x, int64_t n) {
     if (l < n) p[l] = x.v[l];
 }
 #endif
-template <class T> LSNN_INLINE Vec<T> load_n(const T* p, int64_t n) { return n >= Vec<T>::lanes ? load(p) : load_first(p, n); }
+template <class T> LSNN_INLINE Vec<T> load_n(const T* p, int64_t n) {
+  return n >= Vec<T>::lanes ? load(p) : load_first(p, n);
+}
 template <class T> LSNN_INLINE void store_n(T* p, Vec<T> x, int64_t n) {
   if (n >= Vec<T>::lanes) return store(p, x);
   store_first(p, x, n);
@@ -156,14 +211,16 @@ LSNN_INLINE Vec<float> load_n(const bfloat16* p, int64_t n) {
   return (Vec<float>::Native)(__builtin_convertvector(halves, Words) << 16);
 }
 
-// Past the caches: what is written here is not read before it would have left them.
+// Non-temporal stores: what they write is not read before it would have left the caches.
 LSNN_INLINE void stream_line(void* to, const void* from) {  // 64 bytes; `to` is aligned to them
 #if LSNN_ISA == 512
   _mm512_stream_si512((__m512i*)to, _mm512_loadu_si512(from));
 #elif LSNN_ISA == 256
-  for (int i = 0; i < 2; i++) _mm256_stream_si256((__m256i*)to + i, _mm256_loadu_si256((const __m256i*)from + i));
+  for (int i = 0; i < 2; i++)
+    _mm256_stream_si256((__m256i*)to + i, _mm256_loadu_si256((const __m256i*)from + i));
 #elif defined(__SSE2__)
-  for (int i = 0; i < 4; i++) _mm_stream_si128((__m128i*)to + i, _mm_loadu_si128((const __m128i*)from + i));
+  for (int i = 0; i < 4; i++)
+    _mm_stream_si128((__m128i*)to + i, _mm_loadu_si128((const __m128i*)from + i));
 #else
   memcpy(to, from, 64);
 #endif
@@ -181,18 +238,27 @@ LSNN_INLINE void stream_end() {
 }
 LSNN_INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
 
-// ------------------------------------------------------------------------------------------------------------ mathematics
+// ------------------------------------------------------------------------------------- mathematics
 // a b + c, fused where the instruction set has it; only for the products of the backward pass.
 #if LSNN_ISA == 512 || LSNN_ISA == 256
-LSNN_INLINE Vec<float> fma_(Vec<float> a, Vec<float> b, Vec<float> c) { return LSNN_X86(fmadd_ps)(a.v, b.v, c.v); }
-LSNN_INLINE Vec<double> fma_(Vec<double> a, Vec<double> b, Vec<double> c) { return LSNN_X86(fmadd_pd)(a.v, b.v, c.v); }
+LSNN_INLINE Vec<float> fma_(Vec<float> a, Vec<float> b, Vec<float> c) {
+  return LSNN_X86(fmadd_ps)(a.v, b.v, c.v);
+}
+LSNN_INLINE Vec<double> fma_(Vec<double> a, Vec<double> b, Vec<double> c) {
+  return LSNN_X86(fmadd_pd)(a.v, b.v, c.v);
+}
 #elif LSNN_ISA == 128
-LSNN_INLINE Vec<float> fma_(Vec<float> a, Vec<float> b, Vec<float> c) { return vfmaq_f32(c.v, a.v, b.v); }
-LSNN_INLINE Vec<double> fma_(Vec<double> a, Vec<double> b, Vec<double> c) { return vfmaq_f64(c.v, a.v, b.v); }
+LSNN_INLINE Vec<float> fma_(Vec<float> a, Vec<float> b, Vec<float> c) {
+  return vfmaq_f32(c.v, a.v, b.v);
+}
+LSNN_INLINE Vec<double> fma_(Vec<double> a, Vec<double> b, Vec<double> c) {
+  return vfmaq_f64(c.v, a.v, b.v);
+}
 #else
 template <class T> LSNN_INLINE Vec<T> fma_(Vec<T> a, Vec<T> b, Vec<T> c) { return a * b + c; }
 #endif
-// Where one is no number, and where both are 0, the result is b: the instructions of x86 have it so, those of ARM do not.
+// Where one is no number, and where both are 0, the result is b: the instructions of x86 have it
+// so, those of ARM do not.
 #if defined(__SSE2__)
 LSNN_INLINE Vec<float> max_(Vec<float> a, Vec<float> b) { return LSNN_X86(max_ps)(a.v, b.v); }
 LSNN_INLINE Vec<double> max_(Vec<double> a, Vec<double> b) { return LSNN_X86(max_pd)(a.v, b.v); }
@@ -203,7 +269,9 @@ template <class T> LSNN_INLINE Vec<T> max_(Vec<T> a, Vec<T> b) { return select(a
 template <class T> LSNN_INLINE Vec<T> min_(Vec<T> a, Vec<T> b) { return select(a < b, a, b); }
 #endif
 // A division: with an estimate and Newton steps instead the adjoint was no faster, by measurement.
-template <class T> LSNN_INLINE Vec<T> least_normal(Vec<T>) { return Vec<T>(lsnn::least_normal(T())); }
+template <class T> LSNN_INLINE Vec<T> least_normal(Vec<T>) {
+  return Vec<T>(lsnn::least_normal(T()));
+}
 template <class T> LSNN_INLINE Vec<T> reciprocal_(Vec<T> a) { return Vec<T>(1) / a; }
 template <class T> LSNN_INLINE Vec<T> abs_(Vec<T> a) {  // without the sign bit
   using V = Vec<T>;
@@ -223,20 +291,24 @@ template <class T> LSNN_INLINE Vec<T> atan_(Vec<T> a) {
   return by_lane(a, [](T x) { return lsnn::atan_(x); });
 }
 
-// out[q] = the sum over the lanes of a[q], for 8 vectors.
+// out[i] = the sum over the lanes of a[i], for 8 vectors.
 #if LSNN_ISA == 256
 LSNN_INLINE void sum_lanes(const __m256* a, float* out) {
   const __m256 low = _mm256_hadd_ps(_mm256_hadd_ps(a[0], a[1]), _mm256_hadd_ps(a[2], a[3]));
   const __m256 high = _mm256_hadd_ps(_mm256_hadd_ps(a[4], a[5]), _mm256_hadd_ps(a[6], a[7]));
-  _mm256_storeu_ps(out, _mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31)));
+  _mm256_storeu_ps(out, _mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20),
+                                      _mm256_permute2f128_ps(low, high, 0x31)));
 }
 LSNN_INLINE void sum_lanes(const __m256d* a, double* out) {
   for (int h = 0; h < 2; h++, a += 4) {
     const __m256d low = _mm256_hadd_pd(a[0], a[1]), high = _mm256_hadd_pd(a[2], a[3]);
-    _mm256_storeu_pd(out + 4 * h, _mm256_add_pd(_mm256_permute2f128_pd(low, high, 0x20), _mm256_permute2f128_pd(low, high, 0x31)));
+    _mm256_storeu_pd(out + 4 * h, _mm256_add_pd(_mm256_permute2f128_pd(low, high, 0x20),
+                                                _mm256_permute2f128_pd(low, high, 0x31)));
   }
 }
-template <class T> LSNN_INLINE void sum_lanes(const Vec<T>* a, T* out) { sum_lanes((const typename Vec<T>::Native*)a, out); }
+template <class T> LSNN_INLINE void sum_lanes(const Vec<T>* a, T* out) {
+  sum_lanes((const typename Vec<T>::Native*)a, out);
+}
 #endif
 #if LSNN_ISA == 512
 // Quarters of 16 bytes: those of x, then of y, each pair of neighbours added.
@@ -248,8 +320,10 @@ LSNN_INLINE __m512d add_quarters(__m512d x, __m512d y) {
 }
 // Quarter by quarter the sums of four vectors of floats, of two of doubles.
 LSNN_INLINE __m512 sum_in_quarters(const Vec<float>* a) {
-  const __m512 low = _mm512_add_ps(_mm512_unpacklo_ps(a[0].v, a[1].v), _mm512_unpackhi_ps(a[0].v, a[1].v));
-  const __m512 high = _mm512_add_ps(_mm512_unpacklo_ps(a[2].v, a[3].v), _mm512_unpackhi_ps(a[2].v, a[3].v));
+  const __m512 low =
+      _mm512_add_ps(_mm512_unpacklo_ps(a[0].v, a[1].v), _mm512_unpackhi_ps(a[0].v, a[1].v));
+  const __m512 high =
+      _mm512_add_ps(_mm512_unpacklo_ps(a[2].v, a[3].v), _mm512_unpackhi_ps(a[2].v, a[3].v));
   return _mm512_add_ps(_mm512_shuffle_ps(low, high, 0x44), _mm512_shuffle_ps(low, high, 0xee));
 }
 LSNN_INLINE __m512d sum_in_quarters(const Vec<double>* a) {
@@ -267,17 +341,19 @@ LSNN_INLINE void sum_lanes(const Vec<double>* a, double* out) {
 #elif LSNN_ISA == 128
 LSNN_INLINE void sum_lanes(const Vec<float>* a, float* out) {
 #pragma GCC unroll 2
-  for (int q = 0; q < 8; q += 4) vst1q_f32(out + q, vpaddq_f32(vpaddq_f32(a[q].v, a[q + 1].v), vpaddq_f32(a[q + 2].v, a[q + 3].v)));
+  for (int i = 0; i < 8; i += 4)
+    vst1q_f32(out + i,
+              vpaddq_f32(vpaddq_f32(a[i].v, a[i + 1].v), vpaddq_f32(a[i + 2].v, a[i + 3].v)));
 }
 LSNN_INLINE void sum_lanes(const Vec<double>* a, double* out) {
 #pragma GCC unroll 4
-  for (int q = 0; q < 8; q += 2) vst1q_f64(out + q, vpaddq_f64(a[q].v, a[q + 1].v));
+  for (int i = 0; i < 8; i += 2) vst1q_f64(out + i, vpaddq_f64(a[i].v, a[i + 1].v));
 }
 #elif LSNN_ISA == 0
 template <class T> LSNN_INLINE void sum_lanes(const Vec<T>* a, T* out) {
-  for (int q = 0; q < 8; q++) {
-    out[q] = a[q].v[0];
-    for (int l = 1; l < Vec<T>::lanes; l++) out[q] += a[q].v[l];
+  for (int i = 0; i < 8; i++) {
+    out[i] = a[i].v[0];
+    for (int l = 1; l < Vec<T>::lanes; l++) out[i] += a[i].v[l];
   }
 }
 #endif

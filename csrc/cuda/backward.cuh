@@ -1,6 +1,7 @@
-// The backward pass (BPTT) of a whole sequence in one launch. Chunk by chunk from the end: the chunk's carried state is
-// replayed from the last saved one; step by step the product with the weights, only for the neurons whose dL/dz is of use, and
-// the adjoint of step() give dL/dc. The weight gradient is summed afterwards, see weight_gradient.cuh.
+// The backward pass (BPTT) of a whole sequence in one launch. Chunk by chunk from the end: the
+// chunk's carried state is replayed from the last saved one; step by step the product with the
+// weights, only for the active neurons, and the adjoint of step() give dL/dc. The weight gradient
+// is summed afterwards, see weight_gradient.cuh.
 #pragma once
 #include "replay.cuh"
 #include "sequence.cuh"
@@ -18,14 +19,18 @@ template <class T> struct BackwardSequence : BackwardJob<T> {
 template <class T> struct BlockGradients {
   static constexpr int inbox_rows = 0;
   __device__ __forceinline__ BlockGradients(uint64_t*, int) {}
-  __device__ __forceinline__ void publish(T* row, const Cell& cell, const Quad<T>& dc, uint32_t, int) const {
+  __device__ __forceinline__ void publish(T* row, const Cell& cell, const Quad<T>& dc, uint32_t,
+                                          int) const {
     if (cell.live) store_whole(row + cell.n, dc);
   }
-  __device__ __forceinline__ void end_step(const Group& group, T*, uint32_t, int) const { group.sync(); }
+  __device__ __forceinline__ void end_step(const Group& group, T*, uint32_t, int) const {
+    group.sync();
+  }
 };
 
-// Across a cluster: each number is stored into every block together with the number of its step, in one piece of 64 bits.
-// Two rows in turn are enough: who sends step n has received all of n - 1, whose senders had copied all of n - 2.
+// Across a cluster: each number is stored into every block together with the number of its step, in
+// one piece of 64 bits. Two rows in turn are enough: who sends step n has received all of n - 1,
+// whose senders had copied all of n - 2.
 template <class T> struct ClusterGradients {
   static_assert(sizeof(T) == 4);
   static constexpr int inbox_rows = 2;
@@ -33,17 +38,21 @@ template <class T> struct ClusterGradients {
   int NP;
 
   __device__ __forceinline__ ClusterGradients(uint64_t* p, int n) : inbox(p), NP(n) {}
-  __device__ __forceinline__ void publish(T*, const Cell& cell, const Quad<T>& dc, uint32_t number, int ranks) const {
+  __device__ __forceinline__ void publish(T*, const Cell& cell, const Quad<T>& dc, uint32_t number,
+                                          int ranks) const {
     for (int r = 0; r < ranks; r++)
 #pragma unroll
       for (int q = 0; q < 4; q++)
         if (q < cell.live)
-          store_relaxed(peer(inbox + number % 2 * NP + cell.n + q, r), (uint64_t)number << 32 | __float_as_uint((float)dc[q]));
+          store_relaxed(peer(inbox + number % 2 * NP + cell.n + q, r),
+                        (uint64_t)number << 32 | __float_as_uint((float)dc[q]));
   }
-  __device__ __forceinline__ void end_step(const Group& group, T* row, uint32_t number, int N) const {
+  __device__ __forceinline__ void end_step(const Group& group, T* row, uint32_t number,
+                                           int N) const {
     for (int n = group.thread; n < N; n += group.threads) {
       uint64_t x;
-      while ((uint32_t)((x = load_relaxed(inbox + number % 2 * NP + n)) >> 32) != number) poll_again();
+      while ((uint32_t)((x = load_relaxed(inbox + number % 2 * NP + n)) >> 32) != number)
+        poll_again();
       row[n] = (T)__uint_as_float((uint32_t)x);
     }
     group.sync();
@@ -64,12 +73,15 @@ template <class T> LSNN_DEVICE T sum_lanes(T (&x)[rows_of_product], int lane) {
   x[0] += __shfl_xor_sync(~0u, x[0], 2);
   return x[0] + __shfl_xor_sync(~0u, x[0], 1);
 }
-LSNN_DEVICE int row_of_lane(int lane) { return (lane >> 4 & 1) * 4 + (lane >> 3 & 1) * 2 + (lane >> 2 & 1); }
+LSNN_DEVICE int row_of_lane(int lane) {
+  return (lane >> 4 & 1) * 4 + (lane >> 3 & 1) * 2 + (lane >> 2 & 1);
+}
 
-// C: quads of a lane. rows_here: the weight rows lie in shared memory.
-template <class T, class W, class Model, class Gradients, int C, bool rows_here> struct BackwardGroup {
+// C: quads of a lane. rows_in_shared: the weight rows lie in shared memory.
+template <class T, class W, class Spec, class Gradients, int C,
+          bool rows_in_shared> struct BackwardGroup {
   const BackwardSequence<T>& job;
-  const Model model;
+  const Spec spec;
   const Group group;
   const Slice slice;
   const Gradients gradients;
@@ -81,17 +93,21 @@ template <class T, class W, class Model, class Gradients, int C, bool rows_here>
   uint16_t* const list;    // [list_size] of this warp
   const Replayed<T> replayed;
   const int first_delay;
-  const bool choose;  // whether there can be neurons whose dL/dz is of no use
+  const bool choose;  // whether there can be neurons that are not active
 
-  __device__ __forceinline__ int column(int c) const { return 4 * (group.thread + c * group.threads); }
+  __device__ __forceinline__ int column(int c) const {
+    return 4 * (group.thread + c * group.threads);
+  }
   __device__ __forceinline__ unsigned marked(const uint32_t* marks, int c, const Cell& cell) const {
     return cell.live ? marks[column(c) / 32] >> column(c) % 32 & 15 : 0;
   }
-  __device__ __forceinline__ T* dc_of(int t) const { return dc + (job.f.layer.D == 1 ? 0 : t % job.f.layer.D) * padded(job.f.layer.N); }
+  __device__ __forceinline__ T* dc_of(int t) const {
+    return dc + (job.f.layer.D == 1 ? 0 : t % job.f.layer.D) * padded(job.f.layer.N);
+  }
 
-  // ----------------------------------------------------------------------------------------------------------------- product
-  // dz[j] = sum over delays and k of w_jk dL/dc_k of the step that the spikes of step t reached, for eight rows j of the slice.
-  // length: steps of the item.
+  // --------------------------------------------------------------------------------------- product
+  // dz[j] = sum over delays and k of w_jk dL/dc_k of the step that the spikes of step t reached,
+  // for eight rows j of the slice. length: steps of the item.
   __device__ __forceinline__ void rows_product(int length, int t,
                                                const int (&rows)[rows_of_product], int n) const {
     const Layer& l = job.f.layer;
@@ -106,7 +122,8 @@ template <class T, class W, class Model, class Gradients, int C, bool rows_here>
         const Quad<T> g = quad_at(x + k);
         Quad<W> row[rows_of_product];
 #pragma unroll
-        for (int i = 0; i < rows_of_product; i++) row[i] = constant_quad<rows_here>(from + rows[i] * NP + k);
+        for (int i = 0; i < rows_of_product; i++)
+          row[i] = constant_quad<rows_in_shared>(from + rows[i] * NP + k);
 #pragma unroll
         for (int i = 0; i < rows_of_product; i++)
 #pragma unroll
@@ -120,7 +137,8 @@ template <class T, class W, class Model, class Gradients, int C, bool rows_here>
     for (int r = 1; r < rows_of_product; r++) row = i == r ? rows[r] : row;
     if (group.lane() % 4 == 0 && i < n) dz[row] = total;
   }
-  // For the marked rows of the slice, or for all where `marks` is null. The warps share them out by eights.
+  // For the marked rows of the slice, or for all where `marks` is null. The warps share them out by
+  // eights.
   __device__ __forceinline__ void product(int length, int t, const uint32_t* marks) const {
     const int neurons = (int)job.f.layer.N - slice.neuron;
     auto word = [&](int w) { return marks[w]; };
@@ -129,12 +147,14 @@ template <class T, class W, class Model, class Gradients, int C, bool rows_here>
       const int all = 32 * (slice.words - w0) < most ? 32 * (slice.words - w0) : most;
       const int n = marks ? list_neurons(word, w0, slice.words, group.lane(), list) : all;
       for (int e = rows_of_product * group.warp(); e < n; e += rows_of_product * group.warps()) {
-        const Quad<uint16_t> low = quad_at(list + e), high = quad_at(list + e + 4);  // what lies beyond n is not used
+        // what lies beyond n is not used
+        const Quad<uint16_t> low = quad_at(list + e), high = quad_at(list + e + 4);
         int rows[rows_of_product];
 #pragma unroll
         for (int i = 0; i < rows_of_product; i++) {
           const int row = marks ? (i < 4 ? low[i] : high[i - 4]) : 32 * w0 + e + i;
-          rows[i] = i == 0 || e + i < n ? row : rows[0];  // what is left of eight: the first row again
+          // what is left of eight: the first row again
+          rows[i] = i == 0 || e + i < n ? row : rows[0];
         }
         rows_product(length, t, rows, n - e);
       }
@@ -149,14 +169,18 @@ template <class T, class W, class Model, class Gradients, int C, bool rows_here>
     return q;
   }
 
-  // n0: number of the item's first step backwards; steps are numbered through over the items of the group.
+  // n0: number of the item's first step backwards; steps are numbered through over the items of the
+  // group.
   __device__ __forceinline__ void item(int64_t b, uint32_t n0) const {
     const Layer& l = job.f.layer;
     const int length = job.p.length(l, b);
     Cell cell[C];
     QuadAdjoint<T> d[C];
 #pragma unroll
-    for (int c = 0; c < C; c++) cell[c] = cell_of(slice, l, b, column(c)), d[c] = last_adjoint(job, model, cell[c]);
+    for (int c = 0; c < C; c++) {
+      cell[c] = cell_of(slice, l, b, column(c));
+      d[c] = last_adjoint(job, spec, cell[c]);
+    }
     // Of the segment and of the chunk at hand; the past spikes of the first state follow step 0.
     int S0 = length, t0 = S0;
     for (int t = length - 1; t >= (job.f.gfirst.z ? -(int)l.D : 0); t--) {
@@ -173,16 +197,18 @@ template <class T, class W, class Model, class Gradients, int C, bool rows_here>
   __device__ __forceinline__ void replay_segments(const Cell (&cell)[C], int S0, int S1) const {
 #pragma unroll
     for (int c = 0; c < C; c++)
-      if (cell[c].live) replay_segment(job, model, cell[c], replayed, column(c), S0, S1);
+      if (cell[c].live) replay_segment(job, spec, cell[c], replayed, column(c), S0, S1);
   }
   __device__ __forceinline__ void replay_chunks(const Cell (&cell)[C], int t0, int t1) const {
 #pragma unroll
     for (int c = 0; c < C; c++) {
       const int word = column(c) / 32;
-      replay_chunk(job, model, cell[c], replayed, column(c), int(t0 % segment / chunk), t0, t1, [&](int step, unsigned bits) {
-        const uint32_t marks = gather_word(bits);
-        if (group.lane() % 8 == 0 && word < slice.words) active[step * slice.words + word] = marks;
-      });
+      replay_chunk(job, spec, cell[c], replayed, column(c), int(t0 % segment / chunk), t0, t1,
+                   [&](int step, unsigned bits) {
+                     const uint32_t marks = gather_word(bits);
+                     if (group.lane() % 8 == 0 && word < slice.words)
+                       active[step * slice.words + word] = marks;
+                   });
     }
     group.sync();
   }
@@ -190,21 +216,23 @@ template <class T, class W, class Model, class Gradients, int C, bool rows_here>
   // step: of the chunk. t < 0: of the past spikes only.
   __device__ __forceinline__ void step_back(const Cell (&cell)[C], QuadAdjoint<T> (&d)[C],
                                             int length, int t, int step, uint32_t number) const {
-    const bool some = reaches(job, model, length, t, first_delay), choosing = choose && t >= 0;
+    const bool some = reaches(job, spec, length, t, first_delay), choosing = choose && t >= 0;
     const uint32_t* marks = active + step * slice.words;
     QuadRecord<T> record[C];
 #pragma unroll
     for (int c = 0; c < C; c++)
-      if (t >= 0) record[c] = recorded(job, model, cell[c], replayed, column(c), t, step);
+      if (t >= 0) record[c] = recorded(job, spec, cell[c], replayed, column(c), t, step);
     if (some) product(length, t, choosing ? marks : nullptr);
 #pragma unroll
     for (int c = 0; c < C; c++) {
-      const Quad<T> p = product_of(c, cell[c], !some ? 0 : choosing ? marked(marks, c, cell[c]) : 15);
+      const Quad<T> p = product_of(c, cell[c],
+                                   !some      ? 0
+                                   : choosing ? marked(marks, c, cell[c])
+                                              : 15);
       if (!cell[c].live) continue;
       if (t < 0) store_first_z_gradient(job, cell[c], length, -1 - t, d[c], p);
       else {
-        const Quad<T> dc_quad =
-            adjoint_quad(job, model, cell[c], length, t, record[c], p, d[c]);
+        const Quad<T> dc_quad = adjoint_quad(job, spec, cell[c], length, t, record[c], p, d[c]);
         if (job.f.layer.S) gradients.publish(dc_of(t), cell[c], dc_quad, number, job.shape.ranks);
       }
     }
@@ -214,34 +242,40 @@ template <class T, class W, class Model, class Gradients, int C, bool rows_here>
   }
 };
 
-template <class T, class W, class Model, class Gradients, int C, bool rows_here>
-__global__ void __launch_bounds__(most_threads_backward(rows_here), 1) backward_kernel(BackwardSequence<T> job) {
+template <class T, class W, class Spec, class Gradients, int C, bool rows_in_shared>
+__global__ void __launch_bounds__(most_threads_backward(rows_in_shared), 1)
+    backward_kernel(BackwardSequence<T> job) {
   const uint32_t flags = *job.p.flags;
-  if (wrong_kernel<Model>(job.both, flags)) return;
+  if (wrong_kernel<Spec>(job.both, flags)) return;
   const Layer& l = job.f.layer;
   const Shape& shape = job.shape;
   const Group group = Group::mine(shape.threads);
-  const Slice slice(l.N, shape.ranks, shape.ranks > 1 ? (int)cluster_rank() : 0), largest(l.N, shape.ranks, 0);
+  const Slice slice(l.N, shape.ranks, shape.ranks > 1 ? (int)cluster_rank() : 0),
+      largest(l.N, shape.ranks, 0);
   const int NP = (int)padded(l.N);
   Arena arena(shared_memory());
-  const BackwardShared<T, W, Gradients::inbox_rows> shared(arena, l, shape, rows_here);
+  const BackwardShared<T, W, Gradients::inbox_rows> shared(arena, l, shape, rows_in_shared);
   const W* w = (const W*)job.p.w + (int64_t)slice.neuron * NP;
   int w_rows = (int)l.N;
-  if (rows_here) {
+  if (rows_in_shared) {
     const int rows = slice.neuron + slice.width < l.N ? slice.width : (int)l.N - slice.neuron;
-    for (int d = 0; d < l.S; d++) copy_columns(shared.w + (int64_t)d * slice.width * NP, w + d * l.N * NP, rows, NP, 0, NP);
-    w = shared.w, w_rows = slice.width;
+    for (int d = 0; d < l.S; d++)
+      copy_columns(shared.w + (int64_t)d * slice.width * NP, w + d * l.N * NP, rows, NP, 0, NP);
+    w = shared.w;
+    w_rows = slice.width;
   }
-  for (int i = threadIdx.x; i < shape.groups * Gradients::inbox_rows * NP; i += blockDim.x) shared.inbox[i] = 0;  // no number of a step
+  // no number of a step
+  for (int i = threadIdx.x; i < shape.groups * Gradients::inbox_rows * NP; i += blockDim.x)
+    shared.inbox[i] = 0;
   // What pads the last quad of dL/dc meets weights that are 0.
   for (int i = threadIdx.x; i < shape.groups * l.D * NP; i += blockDim.x) shared.dc[i] = T(0);
   __syncthreads();
   if (shape.ranks > 1) cluster_sync();
 
-  const Model model = Known<Model>::model(l, flags, job.f.want);
-  const BackwardGroup<T, W, Model, Gradients, C, rows_here> backward{
+  const Spec spec = Known<Spec>::spec(l, flags, job.f.want);
+  const BackwardGroup<T, W, Spec, Gradients, C, rows_in_shared> backward{
       job,
-      model,
+      spec,
       group,
       slice,
       Gradients(shared.inbox + group.id * Gradients::inbox_rows * NP, NP),
@@ -251,12 +285,14 @@ __global__ void __launch_bounds__(most_threads_backward(rows_here), 1) backward_
       shared.dz + group.id * largest.width,
       shared.active + group.id * chunk * largest.words,
       shared.list + threadIdx.x / 32 * list_size,
-      {job.replayed + ((int64_t)blockIdx.x * shape.groups + group.id) * replayed_rows * slice.width, slice.width},
+      {job.replayed + ((int64_t)blockIdx.x * shape.groups + group.id) * replayed_rows * slice.width,
+       slice.width},
       first_delay(job.p, l),
-      has_bounded_support(model.surrogate) || model.refractory};
+      has_bounded_support(spec.surrogate) || spec.refractory};
   const Share share = Share::mine(shape, group);
   uint32_t n0 = 0;
-  // Nobody waits for a block without neurons, which would fall behind the inbox: it has nothing to do.
+  // Nobody waits for a block without neurons, which would fall behind the inbox: it has nothing to
+  // do.
   for (int64_t b = share.first; b < l.B && slice.words > 0; b += share.step) {
     backward.item(b, n0);
     n0 += (uint32_t)job.p.length(l, b);  // without gaps: the rows of the inbox take turns

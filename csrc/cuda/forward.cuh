@@ -1,4 +1,5 @@
-// The forward pass of a whole sequence in one launch, event-driven: (1) adds only the weight rows of the neurons that spiked.
+// The forward pass of a whole sequence in one launch, event-driven: (1) adds only the weight rows
+// of the neurons that spiked.
 #pragma once
 #include "sequence.cuh"
 
@@ -6,7 +7,8 @@ namespace lsnn::cuda {
 
 // Spikes of the last steps as words [slots,words(N)], step t in slot t % slots.
 //
-// In one block: a barrier ends each step. With D past steps in use, a warp that is one step ahead writes the slot D + 1 back.
+// In one block: a barrier ends each step. With D past steps in use, a warp that is one step ahead
+// writes the slot D + 1 back.
 struct BlockSpikes {
   using Word = uint32_t;
   static constexpr bool idle_warps_wait = true;  // at the barrier
@@ -15,42 +17,53 @@ struct BlockSpikes {
 
   __device__ __forceinline__ void begin_item() const {}
   __device__ __forceinline__ void wait(int, uint32_t, int) const {}
-  __device__ __forceinline__ uint32_t word(int slot, int w) const { return ring[slot * n_words + w]; }
+  __device__ __forceinline__ uint32_t word(int slot, int w) const {
+    return ring[slot * n_words + w];
+  }
   // Eight lanes have the word, the first is lane 0 of 8.
-  __device__ __forceinline__ void publish(int slot, int w, uint32_t word, uint32_t, int lane, int) const {
+  __device__ __forceinline__ void publish(int slot, int w, uint32_t word, uint32_t, int lane,
+                                          int) const {
     if (lane == 0) ring[slot * n_words + w] = word;
   }
   __device__ __forceinline__ void end_step(const Group& group) const { group.sync(); }
 };
 
-// Across a cluster: each word is stored into every block together with the number of its step, in one piece of 64 bits, and
-// who reads waits for the number. No barrier: a warp that writes step t has read all of step t - 1 - d, d the smallest delay,
-// hence every warp has finished that step, and reads nothing older than t - d - D; so D + d + 1 slots are enough.
+// Across a cluster: each word is stored into every block together with the number of its step, in
+// one piece of 64 bits, and who reads waits for the number. No barrier: a warp that writes step t
+// has read all of step t - 1 - d, d the smallest delay, hence every warp has finished that step,
+// and reads nothing older than t - d - D; so D + d + 1 slots are enough.
 struct ClusterSpikes {
   using Word = uint64_t;
-  static constexpr bool idle_warps_wait = false;  // nobody waits for those who send nothing: they would fall behind the ring
+  // nobody waits for those who send nothing: they would fall behind the ring
+  static constexpr bool idle_warps_wait = false;
   Word* ring;
   int n_words;
 
-  __device__ __forceinline__ void begin_item() const { cluster_sync(); }  // all have finished the item before
+  // all have finished the item before
+  __device__ __forceinline__ void begin_item() const { cluster_sync(); }
   __device__ __forceinline__ void wait(int slot, uint32_t number, int lane) const {
     for (int w = lane; w < n_words; w += 32)
       while ((uint32_t)(load_relaxed(ring + slot * n_words + w) >> 32) != number) poll_again();
     __syncwarp();
   }
-  __device__ __forceinline__ uint32_t word(int slot, int w) const { return (uint32_t)load_relaxed(ring + slot * n_words + w); }
-  __device__ __forceinline__ void publish(int slot, int w, uint32_t word, uint32_t number, int lane, int ranks) const {
-    for (int r = lane; r < ranks; r += 8) store_relaxed(peer(ring + slot * n_words + w, r), (uint64_t)number << 32 | word);
+  __device__ __forceinline__ uint32_t word(int slot, int w) const {
+    return (uint32_t)load_relaxed(ring + slot * n_words + w);
+  }
+  __device__ __forceinline__ void publish(int slot, int w, uint32_t word, uint32_t number, int lane,
+                                          int ranks) const {
+    for (int r = lane; r < ranks; r += 8)
+      store_relaxed(peer(ring + slot * n_words + w, r), (uint64_t)number << 32 | word);
   }
   __device__ __forceinline__ void end_step(const Group&) const {}
 };
 
 template <class T> struct ForwardSequence : ForwardJob<T> { Shape shape; };
 
-// C: quads of a lane. rows_here: the weight rows lie in shared memory.
-template <class T, class W, class Model, class Spikes, int C, bool rows_here> struct ForwardGroup {
+// C: quads of a lane. rows_in_shared: the weight rows lie in shared memory.
+template <class T, class W, class Spec, class Spikes, int C,
+          bool rows_in_shared> struct ForwardGroup {
   const ForwardSequence<T>& job;
-  const Model model;
+  const Spec spec;
   const Group group;
   const Slice slice;
   const Spikes spikes;
@@ -58,15 +71,19 @@ template <class T, class W, class Model, class Spikes, int C, bool rows_here> st
   uint16_t* list;  // [list_size] of this warp
   const int first_delay;
 
-  static constexpr int rows_at_once = 4;  // their loads overlap; the additions keep the order of (1)
+  // their loads overlap; the additions keep the order of (1)
+  static constexpr int rows_at_once = 4;
 
-  __device__ __forceinline__ int column(int c) const { return 4 * (group.thread + c * group.threads); }
+  __device__ __forceinline__ int column(int c) const {
+    return 4 * (group.thread + c * group.threads);
+  }
   __device__ __forceinline__ Quad<W> row_quad(const W* rows, int j, int c) const {
-    return constant_quad<rows_here>(rows + j * slice.width + column(c));
+    return constant_quad<rows_in_shared>(rows + j * slice.width + column(c));
   }
 
   // sum += the rows of the listed neurons
-  __device__ __forceinline__ void add_listed(Quad<T> (&sum)[C], const Cell (&cell)[C], const W* rows, int n) const {
+  __device__ __forceinline__ void add_listed(Quad<T> (&sum)[C], const Cell (&cell)[C],
+                                             const W* rows, int n) const {
     for (int e = 0; e < n; e += rows_at_once) {
       const Quad<uint16_t> neuron = quad_at(list + e);
 #pragma unroll
@@ -84,13 +101,15 @@ template <class T, class W, class Model, class Spikes, int C, bool rows_here> st
       }
     }
   }
-  __device__ __forceinline__ void add_events(Quad<T> (&sum)[C], const Cell (&cell)[C], const W* rows, int slot) const {
+  __device__ __forceinline__ void add_events(Quad<T> (&sum)[C], const Cell (&cell)[C],
+                                             const W* rows, int slot) const {
     auto word = [&](int w) { return spikes.word(slot, w); };
     for (int w0 = 0; w0 < spikes.n_words; w0 += list_size / 32)
       add_listed(sum, cell, rows, list_neurons(word, w0, spikes.n_words, group.lane(), list));
   }
   // The same for spikes that are any number, z [N] in global memory.
-  __device__ __forceinline__ void add_real(Quad<T> (&sum)[C], const Cell (&cell)[C], const W* rows, const T* z) const {
+  __device__ __forceinline__ void add_real(Quad<T> (&sum)[C], const Cell (&cell)[C], const W* rows,
+                                           const T* z) const {
     const int N = (int)job.f.layer.N;
     for (int j0 = 0; j0 < N; j0 += 32) {
       const T mine = j0 + group.lane() < N ? z[j0 + group.lane()] : T(0);
@@ -118,7 +137,7 @@ template <class T, class W, class Model, class Spikes, int C, bool rows_here> st
     QuadState<T> s[C];
     Quad<T> next[C];
     const T* x[C];  // of step t
-    constexpr bool whole = is_paper<Model>;
+    constexpr bool whole = is_paper<Spec>;
 #pragma unroll
     for (int c = 0; c < C; c++) {
       cell[c] = cell_of(slice, l, b, column(c));
@@ -127,9 +146,10 @@ template <class T, class W, class Model, class Spikes, int C, bool rows_here> st
       next[c] = length ? load_row<whole>(x[c], cell[c].live) : Quad<T>{};
     }
     const QuadCoefs<T> k(job.p, l, cell[0]);
-    uint32_t* bits = f.save ? f.saved.bits + b * spikes.n_words + slice.word : nullptr;  // of step t
-    int64_t row = b * l.N;                                                               // of step t in arrays [T,B,N]
-    int slot = 0;                                                                        // of step t
+    // of step t
+    uint32_t* bits = f.save ? f.saved.bits + b * spikes.n_words + slice.word : nullptr;
+    int64_t row = b * l.N;  // of step t in arrays [T,B,N]
+    int slot = 0;  // of step t
     for (int t = 0; t < length; t++, row += l.B * l.N) {
       Quad<T> sum[C];
 #pragma unroll
@@ -139,8 +159,9 @@ template <class T, class W, class Model, class Spikes, int C, bool rows_here> st
         if (t + 1 < length) next[c] = load_row<whole>(x[c], cell[c].live);
         if (t + 8 < length && cell[c].live) prefetch(x[c] + 7 * f.x_stride_t);
       }
-      for (int d = 0; d < l.S; d++) {                                                                        // (1)
-        const int delay = d ? job.p.delays[d] : first_delay, past = t - 1 - delay;  // the common one waits for no load
+      for (int d = 0; d < l.S; d++) {  // (1)
+        // the common one waits for no load
+        const int delay = d ? job.p.delays[d] : first_delay, past = t - 1 - delay;
         const W* rows = w + d * l.N * slice.width;
         if (past < 0) add_real(sum, cell, rows, first_z<T>(f.first, l, past, b));
         else if (l.smooth) add_real(sum, cell, rows, (const T*)f.z + (past * l.B + b) * l.N);
@@ -153,12 +174,14 @@ template <class T, class W, class Model, class Spikes, int C, bool rows_here> st
       }
 #pragma unroll
       for (int c = 0; c < C; c++) {
-        const QuadCoefs<T> again(job.p, l, cell[c]);
-        const uint32_t word = gather_word(forward_quad(job, model, C == 1 ? k : again, cell[c], t, row + cell[c].n, sum[c], s[c]));
+        const QuadCoefs<T> reloaded(job.p, l, cell[c]);
+        const uint32_t word = gather_word(forward_quad(job, spec, C == 1 ? k : reloaded, cell[c], t,
+                                                       row + cell[c].n, sum[c], s[c]));
         const int at = column(c) / 32;
         if (at >= slice.words) continue;
         if (l.S)  // else nobody reads them
-          spikes.publish(slot, slice.word + at, word, n0 + (uint32_t)t + 1, group.lane() % 8, job.shape.ranks);
+          spikes.publish(slot, slice.word + at, word, n0 + (uint32_t)t + 1, group.lane() % 8,
+                         job.shape.ranks);
         if (bits && group.lane() % 8 == 0) bits[at] = word;
       }
       if (bits) bits += l.B * spikes.n_words;
@@ -170,32 +193,41 @@ template <class T, class W, class Model, class Spikes, int C, bool rows_here> st
   }
 };
 
-template <class T, class W, class Model, class Spikes, int C, bool rows_here>
+template <class T, class W, class Spec, class Spikes, int C, bool rows_in_shared>
 __global__ void __launch_bounds__(most_threads_forward, 1) forward_kernel(ForwardSequence<T> job) {
   const uint32_t flags = *job.p.flags;
-  if (wrong_kernel<Model>(job.both, flags)) return;
+  if (wrong_kernel<Spec>(job.both, flags)) return;
   const Layer& l = job.f.layer;
   const Shape& shape = job.shape;
   const Group group = Group::mine(shape.threads);
   const Slice slice(l.N, shape.ranks, shape.ranks > 1 ? (int)cluster_rank() : 0);
   Arena arena(shared_memory());
-  const ForwardShared<W, typename Spikes::Word> shared(arena, l, shape, rows_here);
+  const ForwardShared<W, typename Spikes::Word> shared(arena, l, shape, rows_in_shared);
   const W* w = (const W*)job.p.w;
   const int n_words = (int)words(l.N), ring = shape.slots * n_words;
-  if (rows_here) {
+  if (rows_in_shared) {
     copy_columns(shared.w, w, int(l.S * l.N), (int)padded(l.N), slice.neuron, slice.width);
     w = shared.w;
   }
-  for (int i = threadIdx.x; i < shape.groups * ring; i += blockDim.x) shared.ring[i] = 0;  // no number of a step
+  // no number of a step
+  for (int i = threadIdx.x; i < shape.groups * ring; i += blockDim.x) shared.ring[i] = 0;
   __syncthreads();
 
   Spikes spikes{shared.ring + group.id * ring, n_words};
-  const ForwardGroup<T, W, Model, Spikes, C, rows_here> forward{
-      job, Known<Model>::model(l, flags, 0), group, slice, spikes, w, shared.list + threadIdx.x / 32 * list_size, first_delay(job.p, l)};
+  const ForwardGroup<T, W, Spec, Spikes, C, rows_in_shared> forward{
+      job,
+      Known<Spec>::spec(l, flags, 0),
+      group,
+      slice,
+      spikes,
+      w,
+      shared.list + threadIdx.x / 32 * list_size,
+      first_delay(job.p, l)};
   const Share share = Share::mine(shape, group);
   uint32_t n0 = 0;
   // All groups of a cluster go through the loop equally often, for its barriers.
-  for (int64_t first = share.first - group.id; first < l.B; first += share.step, n0 += (uint32_t)l.T) {
+  for (int64_t first = share.first - group.id; first < l.B;
+       first += share.step, n0 += (uint32_t)l.T) {
     spikes.begin_item();
     if (first + group.id < l.B) forward.item(first + group.id, n0);
   }

@@ -1,4 +1,5 @@
-// The product of the design `step` on the host, in the order of the CPU path: for the emulator and for tests.
+// The product of the design `step` on the host, in the order of the CPU path: for the emulator and
+// for tests.
 #pragma once
 #include "run.h"
 
@@ -6,7 +7,8 @@ namespace lsnn::cuda {
 
 struct Sizes { int64_t B, N; };  // the context
 
-template <class T> void add_host_product(void* context, const void* a, const void* w, bool transposed, void* out) {
+template <class T> void add_host_product(void* context, const void* a, const void* w,
+                                         bool transposed, void* out) {
   const auto [B, N] = *static_cast<Sizes*>(context);
   const int64_t NP = padded(N);
   for (int64_t b = 0; b < B; b++)

@@ -1,4 +1,5 @@
-// The launches of both directions for one type of numbers T and one of stored weights W; run.cpp chooses between the pairs.
+// The launches of both directions for one type of numbers T and one of stored weights W; run.cpp
+// chooses between the pairs.
 #pragma once
 #include <type_traits>
 
@@ -6,20 +7,20 @@
 #include "forward.cuh"
 #include "lengths.cuh"
 #include "run.h"
-#include "steps.cuh"
+#include "step.cuh"
 #include "weight_gradient.cuh"
 
 namespace lsnn::cuda {
 
-// Calls f(type of model) for each kernel that may have to do the work, see wrong_kernel. The paper's network has kernels of its
-// own in float, in the common shapes.
-template <class T, class F> void for_models(bool both, const F& f) {
+// Calls f(type of model) for each kernel that may have to do the work, see wrong_kernel. The
+// paper's network has kernels of its own in float, in the common shapes.
+template <class T, class F> void for_specs(bool both, const F& f) {
   if constexpr (sizeof(T) == 4)
-    if (both) f(std::type_identity<PaperModel>());
-  f(std::type_identity<AnyModel>());
+    if (both) f(std::type_identity<PaperSpec>());
+  f(std::type_identity<GeneralSpec>());
 }
 
-// ---------------------------------------------------------------------------------------------------------------- forward
+// ----------------------------------------------------------------------------------------- forward
 template <class T, class W> struct ForwardWorkspace {
   Packed<T> packed;
   Quad<T>* state;  // [5,threads] of the design `step`
@@ -32,7 +33,8 @@ template <class T, class W> struct ForwardWorkspace {
   }
 };
 
-template <class T, class W> void forward(const ForwardArgs& f, const Plan& plan, void* workspace, const Product& product, void* stream) {
+template <class T, class W> void forward(const ForwardArgs& f, const Plan& plan, void* workspace,
+                                         const Product& product, void* stream) {
   const Layer& l = f.layer;
   const Pass& pass = plan.forward;
   Arena arena(workspace);
@@ -41,82 +43,103 @@ template <class T, class W> void forward(const ForwardArgs& f, const Plan& plan,
   pack<T, W>(l, f.first.r, own.packed, stream);
   pack_lengths(l, own.packed, stream);
   clear_after_end(f, own.packed, stream);
-  const ForwardJob<T> job{f, own.packed, pass.quads == 1 && sizeof(T) == 4 && plain(f)};
-  const Launch shape{pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared, pass.shape.ranks, stream};
+  const ForwardJob<T> job{f, own.packed, pass.quads == 1 && sizeof(T) == 4 && is_aligned(f)};
+  const Launch shape{pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared,
+                     pass.shape.ranks, stream};
 
   if (pass.design == Design::step) {
     ForwardStep<T> step{job, {own.state, Point::count(l)}, own.c, -1};
     const Launch points{pass.blocks, pass.shape.threads, 0, 1, stream};
     auto run = [&] {
-      for_models<T>(job.both, [&](auto m) { launch("forward, step", points, &forward_step_kernel<T, typename decltype(m)::type>, step); });
+      for_specs<T>(job.both, [&](auto m) {
+        launch("forward, step", points, &forward_step_kernel<T, typename decltype(m)::type>, step);
+      });
     };
     for (run(); ++step.t < l.longest(); run())
       for (int64_t d = 0; d < l.S; d++) {
         const int64_t past = step.t - 1 - l.delays[d];
-        const T* z = past < 0 ? (const T*)f.first.z + (-1 - past) * l.B * l.N : (const T*)f.z + past * l.B * l.N;
-        product.add(product.context, z, (const T*)own.packed.w + d * l.N * padded(l.N), false, own.c);
+        const T* z = past < 0 ? (const T*)f.first.z + (-1 - past) * l.B * l.N
+                              : (const T*)f.z + past * l.B * l.N;
+        product.add(product.context, z, (const T*)own.packed.w + d * l.N * padded(l.N), false,
+                    own.c);
       }
     return;
   }
   const ForwardSequence<T> sequence{job, pass.shape};
-  if (pass.quads > 1) return launch("forward, gather", shape, &forward_kernel<T, W, AnyModel, BlockSpikes, 4, false>, sequence);
-  for_models<T>(job.both, [&](auto m) {
-    using Model = typename decltype(m)::type;
-    if (pass.design == Design::block) launch("forward, block", shape, &forward_kernel<T, W, Model, BlockSpikes, 1, true>, sequence);
-    if (pass.design == Design::gather) launch("forward, gather", shape, &forward_kernel<T, W, Model, BlockSpikes, 1, false>, sequence);
+  if (pass.quads > 1)
+    return launch("forward, gather", shape,
+                  &forward_kernel<T, W, GeneralSpec, BlockSpikes, 4, false>, sequence);
+  for_specs<T>(job.both, [&](auto m) {
+    using Spec = typename decltype(m)::type;
+    if (pass.design == Design::block)
+      launch("forward, block", shape, &forward_kernel<T, W, Spec, BlockSpikes, 1, true>, sequence);
+    if (pass.design == Design::gather)
+      launch("forward, gather", shape, &forward_kernel<T, W, Spec, BlockSpikes, 1, false>,
+             sequence);
     if constexpr (sizeof(T) == 4)
-      if (pass.design == Design::cluster) launch("forward, cluster", shape, &forward_kernel<T, W, Model, ClusterSpikes, 1, true>, sequence);
+      if (pass.design == Design::cluster)
+        launch("forward, cluster", shape, &forward_kernel<T, W, Spec, ClusterSpikes, 1, true>,
+               sequence);
   });
 }
 
-// --------------------------------------------------------------------------------------------------------------- backward
+// ---------------------------------------------------------------------------------------- backward
 template <class T, class W> struct BackwardWorkspace {
   Packed<T> packed;
   T* replayed;       // see replay.cuh
   T* sums;           // [B,n_coefficients,NP] gradients of the coefficients
-  T* parts;          // [parts,matrices,N,N] of the weight gradient
+  T* partial_sums;          // [slices,matrices,N,N] of the weight gradient
   Quad<T>* adjoint;  // [4,threads] of the design `step`
   T* dz;             // [B,N]
 
-  BackwardWorkspace(Arena& m, const BackwardArgs& f, const Plan& plan) : packed(m, f.layer, sizeof(W)) {
+  BackwardWorkspace(Arena& m, const BackwardArgs& f, const Plan& plan)
+      : packed(m, f.layer, sizeof(W)) {
     const Layer& l = f.layer;
     const Pass& pass = plan.backward;
     const bool step = pass.design == Design::step;
     const int64_t threads = Point::count(l), slice = Slice(l.N, pass.shape.ranks, 0).width;
-    replayed = m.take<T>(replayed_rows * (step ? 4 * threads : pass.blocks * pass.shape.groups * slice));
+    replayed =
+        m.take<T>(replayed_rows * (step ? 4 * threads : pass.blocks * pass.shape.groups * slice));
     sums = f.want ? m.take<T>(l.B * n_coefficients * padded(l.N)) : nullptr;
-    parts = f.gw ? m.take<T>(plan.tiles.parts * matrices(l) * l.N * l.N) : nullptr;
+    partial_sums = f.gw ? m.take<T>(plan.tiles.slices * matrices(l) * l.N * l.N) : nullptr;
     adjoint = step ? m.take<Quad<T>>(4 * threads) : nullptr;
     dz = step ? m.take<T>(l.B * l.N) : nullptr;
   }
 };
 
-template <class T> void sum_parts(const char* what, const SumJob<T>& job, void* stream) {
+template <class T> void sum_partial(const char* what, const SumJob<T>& job, void* stream) {
   const int64_t blocks = (job.n + 255) / 256;
-  launch(what, {blocks < 4096 ? blocks : 4096, 256, 0, 1, stream}, &sum_parts_kernel<T>, job);
+  launch(what, {blocks < 4096 ? blocks : 4096, 256, 0, 1, stream}, &sum_partial_kernel<T>, job);
 }
 
 template <class T, class W>
-void backward_steps(const BackwardJob<T>& job, const Pass& pass, const BackwardWorkspace<T, W>& own, const Product& product, void* stream) {
+void backward_steps(const BackwardJob<T>& job, const Pass& pass, const BackwardWorkspace<T, W>& own,
+                    const Product& product, void* stream) {
   const Layer& l = job.f.layer;
   const int64_t threads = Point::count(l);
   const Launch points{pass.blocks, pass.shape.threads, 0, 1, stream};
   BackwardStep<T> step{job, {own.adjoint, threads}, {own.replayed, 4 * threads}, own.dz, 0};
-  ReplaySteps<T> again{job, step.replayed, threads, 0, 0, 0};
+  ReplaySteps<T> steps{job, step.replayed, threads, 0, 0, 0};
   auto replay = [&](int64_t first, int64_t last, int index) {
-    again.first = (int)first, again.last = (int)last, again.index = index;
-    for_models<T>(job.both, [&](auto m) { launch("backward, replay", points, &replay_kernel<T, typename decltype(m)::type>, again); });
+    steps.first = (int)first;
+    steps.last = (int)last;
+    steps.index = index;
+    for_specs<T>(job.both, [&](auto m) {
+      launch("backward, replay", points, &replay_kernel<T, typename decltype(m)::type>, steps);
+    });
   };
   auto run = [&](int64_t t) {
     step.t = (int)t;
-    for_models<T>(job.both, [&](auto m) { launch("backward, step", points, &backward_step_kernel<T, typename decltype(m)::type>, step); });
+    for_specs<T>(job.both, [&](auto m) {
+      launch("backward, step", points, &backward_step_kernel<T, typename decltype(m)::type>, step);
+    });
   };
   auto multiply = [&](int64_t t) {
-    for (int64_t d = 0; d < l.S && !(l.row.stop & stop_rec); d++) {
+    for (int64_t d = 0; d < l.S && !(l.model.detach & detach_rec); d++) {
       const int64_t reached = t + 1 + l.delays[d];
       if (reached >= 0 && reached < l.longest())
-        product.add(product.context, (const T*)job.f.gx + reached * l.B * l.N, (const T*)own.packed.w + d * l.N * padded(l.N), true,
-                    own.dz);
+        product.add(product.context, (const T*)job.f.gx + reached * l.B * l.N,
+                    (const T*)own.packed.w + d * l.N * padded(l.N), true, own.dz);
     }
   };
   run(l.T);
@@ -127,14 +150,21 @@ void backward_steps(const BackwardJob<T>& job, const Pass& pass, const BackwardW
     for (int64_t t0 = S0 + last_multiple(S1 - S0, chunk); t0 >= S0; t0 -= chunk) {
       const int64_t t1 = t0 + chunk < S1 ? t0 + chunk : S1;
       replay(t0, t1, int((t0 - S0) / chunk));
-      for (int64_t t = t1 - 1; t >= t0; t--) multiply(t), run(t);
+      for (int64_t t = t1 - 1; t >= t0; t--) {
+        multiply(t);
+        run(t);
+      }
     }
   }
-  for (int64_t back = 0; job.f.gfirst.z && back < l.D; back++) multiply(-1 - back), run(-1 - back);
+  for (int64_t back = 0; job.f.gfirst.z && back < l.D; back++) {
+    multiply(-1 - back);
+    run(-1 - back);
+  }
 }
 
 template <class T, class W>
-void backward(const BackwardArgs& f, const Plan& plan, void* workspace, const Product& product, void* stream) {
+void backward(const BackwardArgs& f, const Plan& plan, void* workspace, const Product& product,
+              void* stream) {
   const Layer& l = f.layer;
   const Pass& pass = plan.backward;
   Arena arena(workspace);
@@ -143,21 +173,28 @@ void backward(const BackwardArgs& f, const Plan& plan, void* workspace, const Pr
     pack<T, W>(l, f.first.r, own.packed, stream);
     pack_lengths(l, own.packed, stream);
     clear_after_end(f, own.packed, stream);
-    const BackwardJob<T> job{f, own.packed, own.sums, pass.quads == 1 && sizeof(T) == 4 && plain(f)};
-    const Launch shape{pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared, pass.shape.ranks, stream};
+    const BackwardJob<T> job{f, own.packed, own.sums,
+                             pass.quads == 1 && sizeof(T) == 4 && is_aligned(f)};
+    const Launch shape{pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared,
+                       pass.shape.ranks, stream};
     const BackwardSequence<T> sequence{job, pass.shape, own.replayed};
     if (pass.design == Design::step) backward_steps(job, pass, own, product, stream);
-    else if (pass.quads > 1) launch("backward, gather", shape, &backward_kernel<T, W, AnyModel, BlockGradients<T>, 4, false>, sequence);
+    else if (pass.quads > 1)
+      launch("backward, gather", shape,
+             &backward_kernel<T, W, GeneralSpec, BlockGradients<T>, 4, false>, sequence);
     else
-      for_models<T>(job.both, [&](auto m) {
-        using Model = typename decltype(m)::type;
+      for_specs<T>(job.both, [&](auto m) {
+        using Spec = typename decltype(m)::type;
         if (pass.design == Design::block)
-          launch("backward, block", shape, &backward_kernel<T, W, Model, BlockGradients<T>, 1, true>, sequence);
+          launch("backward, block", shape, &backward_kernel<T, W, Spec, BlockGradients<T>, 1, true>,
+                 sequence);
         if (pass.design == Design::gather)
-          launch("backward, gather", shape, &backward_kernel<T, W, Model, BlockGradients<T>, 1, false>, sequence);
+          launch("backward, gather", shape,
+                 &backward_kernel<T, W, Spec, BlockGradients<T>, 1, false>, sequence);
         if constexpr (sizeof(T) == 4)
           if (pass.design == Design::cluster)
-            launch("backward, cluster", shape, &backward_kernel<T, W, Model, ClusterGradients<T>, 1, true>, sequence);
+            launch("backward, cluster", shape,
+                   &backward_kernel<T, W, Spec, ClusterGradients<T>, 1, true>, sequence);
       });
   }
   const bool some = l.T > 0 && l.B > 0;
@@ -166,18 +203,21 @@ void backward(const BackwardArgs& f, const Plan& plan, void* workspace, const Pr
     const WeightTiles& tiles = plan.tiles;
     Arena counted;
     WeightShared<T>(counted, tiles);
-    const WeightJob<T> job{{f, own.packed, nullptr, false}, tiles, own.parts};
+    const WeightJob<T> job{{f, own.packed, nullptr, false}, tiles, own.partial_sums};
     const int threads = (tiles.columns + 31) / 32 * 32;
-    launch("weight gradient", {tiles.count() * tiles.parts, threads, counted.used, 1, stream}, &weight_gradient_kernel<T>, job);
-    const SumJob<T> sum{own.parts, (T*)f.gw, n_w, n_w, tiles.parts, 0, 0, 0};
-    sum_parts<T>("weight gradient, sum of parts", sum, stream);
+    launch("weight gradient", {tiles.count() * tiles.slices, threads, counted.used, 1, stream},
+           &weight_gradient_kernel<T>, job);
+    const SumJob<T> sum{own.partial_sums, (T*)f.gw, n_w, n_w, tiles.slices, 0, 0, 0};
+    sum_partial<T>("weight gradient, sum of slices", sum, stream);
   } else if (f.gw) {
     clear(f.gw, n_w * (int64_t)sizeof(T), stream);
   }
   const int64_t NP = padded(l.N);
   if (f.want && l.B > 0)
-    sum_parts<T>("gradients of the coefficients",
-                 {own.sums, (T*)f.gcoefficients, n_coefficients * l.N, n_coefficients * NP, l.B, f.want, l.N, NP}, stream);
+    sum_partial<T>("gradients of the coefficients",
+                   {own.sums, (T*)f.gcoefficients, n_coefficients * l.N, n_coefficients * NP, l.B,
+                    f.want, l.N, NP},
+                   stream);
   else if (f.want) clear(f.gcoefficients, n_coefficients * l.N * (int64_t)sizeof(T), stream);
 }
 
@@ -200,7 +240,8 @@ struct Entry {
   void (*forward)(const ForwardArgs&, const Plan&, void*, const Product&, void*);
   void (*backward)(const BackwardArgs&, const Plan&, void*, const Product&, void*);
 };
-template <class T, class W> inline constexpr Entry entry_of{&workspace_of<T, W>, &workspace_of<T, W>, &forward<T, W>, &backward<T, W>};
+template <class T, class W> inline constexpr Entry entry_of{
+    &workspace_of<T, W>, &workspace_of<T, W>, &forward<T, W>, &backward<T, W>};
 extern const Entry entry_f64, entry_f32, entry_f32_bf16;
 
 }  // namespace lsnn::cuda

@@ -1,4 +1,5 @@
-// The layer as the kernels read it: padded, with every synapse under its delay. pack() makes it on the device.
+// The layer as the kernels read it: padded, with every synapse under its delay. pack() makes it on
+// the device.
 #pragma once
 #include "../alif_math.h"
 #include "quad.cuh"
@@ -6,14 +7,15 @@
 
 namespace lsnn::cuda {
 
-enum Flag : uint32_t { SYNAPSE = 1, COUPLING = 2, CURRENT = 4, REFRACTORY = 8 };  // sigma, p, eta, the first r: not all are 0
+// sigma, p, eta, the first r: not all are 0
+enum Flag : uint32_t { SYNAPSE = 1, COUPLING = 2, CURRENT = 4, REFRACTORY = 8 };
 
 template <class T> struct Packed {
-  void* w;             // [S,N,NP] w_jk of the synapses that act with delays[s], else 0; T or bfloat16
-  T* k;                // [n_coefficients,NP] padded with harmless values
-  int* delays;         // [S]
-  uint32_t* flags;     // [1]
-  int* lengths;        // [B], or null: all T
+  void* w;  // [S,N,NP] w_jk of the synapses that act with delays[s], else 0; T or bfloat16
+  T* k;  // [n_coefficients,NP] padded with harmless values
+  int* delays;  // [S]
+  uint32_t* flags;  // [1]
+  int* lengths;  // [B], or null: all T
 
   Packed(Arena& m, const Layer& l, int64_t w_bytes) {
     w = m.take<char>(l.S * l.N * padded(l.N) * w_bytes);
@@ -22,32 +24,35 @@ template <class T> struct Packed {
     flags = m.take<uint32_t>(1);
     lengths = l.lengths ? m.take<int>(l.B) : nullptr;
   }
-  LSNN_MEMBER int length(const Layer& l, int64_t b) const {  // steps of item b
+  LSNN_METHOD int length(const Layer& l, int64_t b) const {  // steps of item b
     return lengths ? lengths[b] : (int)l.T;
   }
 };
 
 // The smallest delay; any number where there are no weights.
-template <class T> LSNN_DEVICE int first_delay(const Packed<T>& p, const Layer& l) { return l.S ? p.delays[0] : 0; }
+template <class T> LSNN_DEVICE int first_delay(const Packed<T>& p, const Layer& l) {
+  return l.S ? p.delays[0] : 0;
+}
 
 inline constexpr int delays_at_once = 64;
 template <class T, class W> struct PackJob {
   Layer layer;
   Packed<T> p;
   const void* first_r;  // [B,N]
-  int S0, n_delays;     // this launch packs delays [S0, S0 + n_delays)
+  int S0, n_delays;  // this launch packs delays [S0, S0 + n_delays)
   int delays[delays_at_once];
 };
 
 template <class T, class W> __global__ void pack_kernel(PackJob<T, W> job) {
   const Layer& l = job.layer;
-  const int64_t N = l.N, NP = padded(N), all = job.n_delays * N * NP, step = (int64_t)gridDim.x * blockDim.x,
+  const int64_t N = l.N, NP = padded(N), all = job.n_delays * N * NP,
+                step = (int64_t)gridDim.x * blockDim.x,
                 first = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
   for (int64_t i = first; i < all; i += step) {
     const int64_t s = i / (N * NP), j = i / NP % N, n = i % NP;
-    const bool here = n < N && acts(l, j, n, job.delays[s]);
+    const bool has_synapse = n < N && acts(l, j, n, job.delays[s]);
     const T* from = matrix<T>(l, job.S0 + s);
-    const T x = here ? from[j * l.w_stride_j + n * l.w_stride_k] : T(0);
+    const T x = has_synapse ? from[j * l.w_stride_j + n * l.w_stride_k] : T(0);
     static_cast<W*>(job.p.w)[job.S0 * N * NP + i] = W(x);
   }
   if (first < job.n_delays) job.p.delays[job.S0 + first] = job.delays[first];
@@ -58,7 +63,9 @@ template <class T, class W> __global__ void pack_kernel(PackJob<T, W> job) {
     const int c = int(i / NP);
     const int64_t n = i % NP;
     // Neurons that do not exist never fire and divide nothing by 0.
-    const T x = n < N ? ((const T*)l.coefficients)[c * N + n] : c == THETA || c == WIDTH ? T(1) : T(0);
+    const T x = n < N                      ? ((const T*)l.coefficients)[c * N + n]
+                : c == THETA || c == WIDTH ? T(1)
+                                           : T(0);
     job.p.k[i] = x;
     if (x != T(0)) flags |= c == SIGMA ? +SYNAPSE : c == P ? +COUPLING : c == ETA ? +CURRENT : 0;
   }
@@ -67,7 +74,8 @@ template <class T, class W> __global__ void pack_kernel(PackJob<T, W> job) {
   if (flags) atomicOr(job.p.flags, flags);
 }
 
-template <class T, class W> void pack(const Layer& l, const void* first_r, const Packed<T>& p, void* stream) {
+template <class T, class W> void pack(const Layer& l, const void* first_r, const Packed<T>& p,
+                                      void* stream) {
   clear(p.flags, sizeof(uint32_t), stream);
   PackJob<T, W> job{l, p, first_r, 0, 0, {}};
   // Once at least, for the coefficients and the flags.
@@ -75,20 +83,24 @@ template <class T, class W> void pack(const Layer& l, const void* first_r, const
     more = job.S0 + delays_at_once < l.S;
     job.n_delays = int(l.S - job.S0 < delays_at_once ? l.S - job.S0 : delays_at_once);
     for (int s = 0; s < job.n_delays; s++) job.delays[s] = (int)l.delays[job.S0 + s];
-    const int64_t most = job.n_delays * l.N * padded(l.N) > l.B * l.N ? job.n_delays * l.N * padded(l.N) : l.B * l.N;
+    const int64_t most =
+        job.n_delays * l.N * padded(l.N) > l.B * l.N ? job.n_delays * l.N * padded(l.N) : l.B * l.N;
     const int64_t blocks = (most + 1023) / 1024;
-    launch("packing the layer", {blocks < 1024 ? blocks : 1024, 256, 0, 1, stream}, &pack_kernel<T, W>, job);
+    launch("packing the layer", {blocks < 1024 ? blocks : 1024, 256, 0, 1, stream},
+           &pack_kernel<T, W>, job);
   }
 }
 
 // What the kernels know of the layer; the flags of the device and the arguments together.
-template <class Model> struct Known;
-template <> struct Known<PaperModel> {
-  LSNN_DEVICE PaperModel model(const Layer& l, uint32_t flags, unsigned) { return {l.n_ref > 0 || (flags & REFRACTORY)}; }
+template <class Spec> struct Known;
+template <> struct Known<PaperSpec> {
+  LSNN_DEVICE PaperSpec spec(const Layer& l, uint32_t flags, unsigned) {
+    return {l.n_ref > 0 || (flags & REFRACTORY)};
+  }
 };
-template <> struct Known<AnyModel> {
-  LSNN_DEVICE AnyModel model(const Layer& l, uint32_t flags, unsigned want) {
-    return {l.row,
+template <> struct Known<GeneralSpec> {
+  LSNN_DEVICE GeneralSpec spec(const Layer& l, uint32_t flags, unsigned want) {
+    return {l.model,
             l.surrogate,
             l.smooth,
             (flags & SYNAPSE) || (want >> SIGMA & 1),
@@ -99,26 +111,32 @@ template <> struct Known<AnyModel> {
   }
 };
 
-// The kernels made for the paper's network take for granted that the layer is plain, too: whole quads on their boundaries in
-// every array, no traces. Whether they may do the work, as far as the host can tell; the rest stands in the flags: then both
-// kernels are launched, and the wrong one returns at once, so that the host never waits for the device.
+// The kernels made for the paper's network take for granted that the layer is aligned, too: whole
+// quads on their boundaries in every array, no traces. Whether they may do the work, as far as the
+// host can tell; the rest stands in the flags: then both kernels are launched, and the wrong one
+// returns at once, so that the host never waits for the device.
 inline bool may_be_paper(const Layer& l, unsigned want) {
-  return l.N % 4 == 0 && PaperModel::fits({l.row, l.surrogate, l.smooth, false, false, false, false, want});
+  return l.N % 4 == 0 &&
+         PaperSpec::fits({l.model, l.surrogate, l.smooth, false, false, false, false, want});
 }
-template <class... Pointers> bool on_boundaries(Pointers... p) { return ((reinterpret_cast<uintptr_t>(p) % 16 == 0) && ...); }
-inline bool plain(const ForwardArgs& f) {
-  return may_be_paper(f.layer, 0) && f.x_stride_t % 4 == 0 && f.x_stride_b % 4 == 0 && !f.trace_v && !f.trace_a && !f.trace_A &&
-         on_boundaries(f.x, f.z, f.saved.y);
+template <class... Pointers> bool on_boundaries(Pointers... p) {
+  return ((reinterpret_cast<uintptr_t>(p) % 16 == 0) && ...);
 }
-inline bool plain(const BackwardArgs& f) {
-  const bool whole_gz = !f.gz || (f.gz_stride_n == 1 && f.gz_stride_t % 4 == 0 && f.gz_stride_b % 4 == 0);
-  return may_be_paper(f.layer, f.want) && whole_gz && !f.gv && !f.ga && !f.gA && on_boundaries(f.gz, f.gx, f.saved.y);
+inline bool is_aligned(const ForwardArgs& f) {
+  return may_be_paper(f.layer, 0) && f.x_stride_t % 4 == 0 && f.x_stride_b % 4 == 0 && !f.trace_v &&
+         !f.trace_a && !f.trace_A && on_boundaries(f.x, f.z, f.saved.y);
 }
-template <class Model> inline constexpr bool is_paper = false;
-template <> inline constexpr bool is_paper<PaperModel> = true;
-template <class Model> LSNN_DEVICE bool wrong_kernel(bool both, uint32_t flags) {
+inline bool is_aligned(const BackwardArgs& f) {
+  const bool whole_gz =
+      !f.gz || (f.gz_stride_n == 1 && f.gz_stride_t % 4 == 0 && f.gz_stride_b % 4 == 0);
+  return may_be_paper(f.layer, f.want) && whole_gz && !f.gv && !f.ga && !f.gA &&
+         on_boundaries(f.gz, f.gx, f.saved.y);
+}
+template <class Spec> inline constexpr bool is_paper = false;
+template <> inline constexpr bool is_paper<PaperSpec> = true;
+template <class Spec> LSNN_DEVICE bool wrong_kernel(bool both, uint32_t flags) {
   const bool general = flags & (SYNAPSE | COUPLING | CURRENT);
-  return both && general == is_paper<Model>;
+  return both && general == is_paper<Spec>;
 }
 
 }  // namespace lsnn::cuda

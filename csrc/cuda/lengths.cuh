@@ -26,11 +26,11 @@ template <class T> void pack_lengths(const Layer& l, const Packed<T>& p, void* s
   }
 }
 
-// Arrays [n,B,bytes] of the caller, or null. Row r belongs to step r / parts * every.
+// Arrays [n,B,bytes] of the caller, or null. Row r belongs to step r / variables * every.
 struct Rows {
   void* to;
   int64_t n, bytes;
-  int parts = 1, every = 1;
+  int variables = 1, every = 1;
 };
 inline constexpr int most_arrays = 8;
 template <class T> struct ClearJob {
@@ -53,7 +53,7 @@ template <class T> __global__ void clear_after_end_kernel(ClearJob<T> job) {
     if (!rows.to) continue;
     const bool whole = rows.bytes % 4 == 0 && (uintptr_t)rows.to % 4 == 0;
     for (int64_t i = first; i < rows.n * l.B; i += warps) {
-      const int64_t t = i / l.B / rows.parts * rows.every;
+      const int64_t t = i / l.B / rows.variables * rows.every;
       if (t < job.p.length(l, i % l.B)) continue;
       void* to = static_cast<char*>(rows.to) + i * rows.bytes;
       if (whole) clear_row<uint32_t>(to, rows.bytes, lane);
@@ -75,7 +75,7 @@ template <class T> void clear_after_end(const ForwardArgs& f, const Packed<T>& p
   ClearJob<T> job{
       l, p, {{f.z, l.T, row}, {f.trace_v, l.T, row}, {f.trace_a, l.T, row}, {f.trace_A, l.T, row}}};
   if (f.save) {
-    job.arrays[4] = {f.saved.y, l.T, f.saved.y_is_bfloat16 ? 2 * l.N : row};
+    job.arrays[4] = {f.saved.y, l.T, f.saved.y_is_bf16 ? 2 * l.N : row};
     job.arrays[5] = {f.saved.bits, l.T, words(l.N) * 4};
     job.arrays[6] = {f.saved.z, l.T, row};
     job.arrays[7] = {f.saved.carry, 4 * segments(l.T), row, 4, (int)segment};

@@ -1,28 +1,38 @@
-// One step of the four neurons of a quad: what every design does alike, over step(), replay() and step_adjoint().
+// One step of the four neurons of a quad: what every design does alike, over step(), replay() and
+// step_adjoint().
 #pragma once
 #include "layout.cuh"
 
 namespace lsnn::cuda {
 
-// Where a quad stands: neurons [n, n + live) of item b. Lanes without neurons have live = 0 and do all but load and store.
+// Where a quad stands: neurons [n, n + live) of item b. Lanes without neurons have live = 0 and do
+// all but load and store.
 struct Cell {
   int64_t b;
   int n, live;
 
   Cell() = default;
-  LSNN_MEMBER Cell(const Layer& l, int64_t item, int64_t first) : b(item), n((int)first), live(0) {
+  LSNN_METHOD Cell(const Layer& l, int64_t item, int64_t first) : b(item), n((int)first), live(0) {
     if (first < l.N) live = (int)(l.N - first < 4 ? l.N - first : 4);
     else n = 0;
   }
   // Where its numbers begin in row t of an array [T,B,N].
-  LSNN_MEMBER int64_t at(const Layer& l, int64_t t) const { return (t * l.B + b) * l.N + n; }
+  LSNN_METHOD int64_t at(const Layer& l, int64_t t) const { return (t * l.B + b) * l.N + n; }
 };
 
 template <class T> struct QuadState {
   Quad<T> v, a, i, r, z;  // Carry of alif_math.h
 
-  LSNN_MEMBER Carry<T> of(int q) const { return {v.pick(q), a.pick(q), i.pick(q), r.pick(q), z.pick(q)}; }
-  LSNN_MEMBER void set(int q, const Carry<T>& c) { v.put(q, c.v), a.put(q, c.a), i.put(q, c.i), r.put(q, c.r), z.put(q, c.z); }
+  LSNN_METHOD Carry<T> of(int q) const {
+    return {v.pick(q), a.pick(q), i.pick(q), r.pick(q), z.pick(q)};
+  }
+  LSNN_METHOD void set(int q, const Carry<T>& c) {
+    v.put(q, c.v);
+    a.put(q, c.a);
+    i.put(q, c.i);
+    r.put(q, c.r);
+    z.put(q, c.z);
+  }
 };
 template <class T> struct QuadAdjoint { Quad<T> v, a, i, z; };
 
@@ -30,45 +40,62 @@ template <class T> struct QuadCoefs {
   Quad<T> k[n_coefficients];
   T dampening, n_ref;
 
-  LSNN_MEMBER QuadCoefs(const Packed<T>& p, const Layer& l, const Cell& cell) : dampening(T(l.dampening)), n_ref(T(l.n_ref)) {
+  LSNN_METHOD QuadCoefs(const Packed<T>& p, const Layer& l, const Cell& cell)
+      : dampening(T(l.dampening)),
+        n_ref(T(l.n_ref)) {
     const int64_t NP = padded(l.N);
 #pragma unroll
     for (int c = 0; c < n_coefficients; c++) k[c] = quad_at(p.k + c * NP + cell.n);
   }
-  LSNN_MEMBER Coefs<T> of(int q) const {
-    return {
-        k[ALPHA].pick(q), k[KAPPA].pick(q), k[RHO].pick(q), k[Q].pick(q), k[P].pick(q), k[BETA].pick(q), k[ETA].pick(q), k[THETA].pick(q),
-        k[SIGMA].pick(q), k[WIDTH].pick(q), k[R_].pick(q),  dampening,    n_ref};
+  LSNN_METHOD Coefs<T> of(int q) const {
+    return {k[ALPHA].pick(q),
+            k[KAPPA].pick(q),
+            k[RHO].pick(q),
+            k[Q].pick(q),
+            k[P].pick(q),
+            k[BETA].pick(q),
+            k[ETA].pick(q),
+            k[THETA].pick(q),
+            k[SIGMA].pick(q),
+            k[WIDTH].pick(q),
+            k[R_].pick(q),
+            dampening,
+            n_ref};
   }
 };
 
-// How far the loop over the four neurons is unrolled: the general model is too long to stand there four times.
-template <class Model> inline constexpr int unrolled = is_paper<Model> ? 4 : 1;
+// How far the loop over the four neurons is unrolled: the general kernel is too long to stand there
+// four times.
+template <class Spec> inline constexpr int unrolled = is_paper<Spec> ? 4 : 1;
 
-template <class T> LSNN_DEVICE Quad<T> load_state(const void* p, const Layer& l, const Cell& cell) {  // [B,N], or null: zeros
+// [B,N], or null: zeros
+template <class T> LSNN_DEVICE Quad<T> load_state(const void* p, const Layer& l, const Cell& cell) {
   return p ? load((const T*)p + cell.at(l, 0), cell.live) : Quad<T>{};
 }
-template <class T> LSNN_DEVICE void store_state(void* p, const Layer& l, const Cell& cell, const Quad<T>& q) {
+template <class T> LSNN_DEVICE void store_state(void* p, const Layer& l, const Cell& cell,
+                                                const Quad<T>& q) {
   if (p) store((T*)p + cell.at(l, 0), q, cell.live);
 }
 
 // Past spikes before the sequence, z[t] with t < 0: [N] numbers of item b.
-template <class T> LSNN_DEVICE const T* first_z(const State& first, const Layer& l, int64_t t, int64_t b) {
+template <class T> LSNN_DEVICE const T* first_z(const State& first, const Layer& l, int64_t t,
+                                                int64_t b) {
   return (const T*)first.z + ((-1 - t) * l.B + b) * l.N;
 }
 
-// ---------------------------------------------------------------------------------------------------------------- forward
+// ----------------------------------------------------------------------------------------- forward
 template <class T> struct ForwardJob {
   ForwardArgs f;
   Packed<T> p;
   bool both;  // see wrong_kernel
 };
 
-template <class T> LSNN_DEVICE QuadState<T> first_state(const ForwardJob<T>& job, const Cell& cell) {
+template <class T> LSNN_DEVICE QuadState<T> first_state(const ForwardJob<T>& job,
+                                                        const Cell& cell) {
   const Layer& l = job.f.layer;
   const State& s = job.f.first;
-  return {load_state<T>(s.v, l, cell), load_state<T>(s.a, l, cell), load_state<T>(s.i, l, cell), load_state<T>(s.r, l, cell),
-          load_state<T>(s.z, l, cell)};
+  return {load_state<T>(s.v, l, cell), load_state<T>(s.a, l, cell), load_state<T>(s.i, l, cell),
+          load_state<T>(s.r, l, cell), load_state<T>(s.z, l, cell)};
 }
 
 // length: steps of the item.
@@ -77,44 +104,53 @@ LSNN_DEVICE void store_last_state(const ForwardJob<T>& job, const Cell& cell, in
                                   const QuadState<T>& s) {
   const Layer& l = job.f.layer;
   const State& last = job.f.last;
-  store_state(last.v, l, cell, s.v), store_state(last.a, l, cell, s.a), store_state(last.i, l, cell, s.i),
-      store_state(last.r, l, cell, s.r);
+  store_state(last.v, l, cell, s.v);
+  store_state(last.a, l, cell, s.a);
+  store_state(last.i, l, cell, s.i);
+  store_state(last.r, l, cell, s.r);
   for (int64_t back = 0; last.z && back < l.D; back++) {
     const int64_t t = length - 1 - back;
-    const T* z = t < 0 ? first_z<T>(job.f.first, l, t, cell.b) + cell.n : (const T*)job.f.z + cell.at(l, t);
+    const T* z =
+        t < 0 ? first_z<T>(job.f.first, l, t, cell.b) + cell.n : (const T*)job.f.z + cell.at(l, t);
     store((T*)last.z + cell.at(l, back), load(z, cell.live), cell.live);
   }
 }
 
-template <class T> LSNN_DEVICE const T* current_at(const ForwardJob<T>& job, const Cell& cell, int64_t t) {
+template <class T> LSNN_DEVICE const T* current_at(const ForwardJob<T>& job, const Cell& cell,
+                                                   int64_t t) {
   return (const T*)job.f.x + t * job.f.x_stride_t + cell.b * job.f.x_stride_b + cell.n;
 }
 
-// c: the sums of (1). at: cell.at(l, t). Writes what the forward pass has to write but the spike bits, which it returns.
-template <class T, class Model>
-LSNN_DEVICE unsigned forward_quad(const ForwardJob<T>& job, const Model& model, const QuadCoefs<T>& k, const Cell& cell, int64_t t,
-                                  int64_t at, const Quad<T>& c, QuadState<T>& s) {
-  constexpr bool whole = is_paper<Model>;
+// c: the sums of (1). at: cell.at(l, t). Writes what the forward pass has to write but the spike
+// bits, which it returns.
+template <class T, class Spec>
+LSNN_DEVICE unsigned forward_quad(const ForwardJob<T>& job, const Spec& spec, const QuadCoefs<T>& k,
+                                  const Cell& cell, int64_t t, int64_t at, const Quad<T>& c,
+                                  QuadState<T>& s) {
+  constexpr bool whole = is_paper<Spec>;
   const ForwardArgs& f = job.f;
   const Layer& l = f.layer;
   if (f.save && t % segment == 0) {
     T* carry = (T*)f.saved.carry + t / segment * 4 * l.B * l.N;
-    const Quad<T>* parts[] = {&s.v, &s.a, &s.i, &s.r};
+    const Quad<T>* variables[] = {&s.v, &s.a, &s.i, &s.r};
 #pragma unroll
-    for (int part = 0; part < 4; part++) store(carry + cell.at(l, part), *parts[part], cell.live);
+    for (int variable = 0; variable < 4; variable++)
+      store(carry + cell.at(l, variable), *variables[variable], cell.live);
   }
   Quad<T> y, A;
   unsigned fired = 0;
-#pragma unroll(unrolled<Model>)
+#pragma unroll(unrolled<Spec>)
   for (int q = 0; q < 4; q++) {
     Carry<T> carry = s.of(q);
-    const Stepped<T> out = step(model, k.of(q), c.pick(q), carry);
+    const Stepped<T> out = step(spec, k.of(q), c.pick(q), carry);
     s.set(q, carry);
-    y.put(q, out.y), A.put(q, out.A);
+    y.put(q, out.y);
+    A.put(q, out.A);
     if (out.fired && q < cell.live) fired |= 1u << q;
   }
   store_row<whole>((T*)f.z + at, s.z, cell.live);
-  if (f.save && f.saved.y_is_bfloat16) store_row<whole>((bfloat16*)f.saved.y + at, widen<bfloat16>(y), cell.live);
+  if (f.save && f.saved.y_is_bf16)
+    store_row<whole>((bfloat16*)f.saved.y + at, widen<bfloat16>(y), cell.live);
   else if (f.save) store_row<whole>((T*)f.saved.y + at, y, cell.live);
   if constexpr (whole) return fired;
   if (f.save && l.smooth) store((T*)f.saved.z + at, s.z, cell.live);
@@ -124,7 +160,8 @@ LSNN_DEVICE unsigned forward_quad(const ForwardJob<T>& job, const Model& model, 
   return fired;
 }
 
-// The word of 32 spikes that eight neighbouring lanes make of their four bits each. All lanes of the warp take part.
+// The word of 32 spikes that eight neighbouring lanes make of their four bits each. All lanes of
+// the warp take part.
 LSNN_DEVICE uint32_t gather_word(unsigned four_bits) {
   uint32_t word = four_bits << 4 * (threadIdx.x % 8);
 #pragma unroll

@@ -16,89 +16,110 @@ template <class F> auto with_types(Storage s, const F& f) {  // f(number, weight
   }
 }
 int64_t forward_shared(const Layer& l, Storage s, const Shape& shape, Design design) {
-  const bool here = design != Design::gather;
+  const bool in_shared = design != Design::gather;
   return with_types(s, [&](auto, auto weight) {
     Arena counted;
-    if (design == Design::cluster) ForwardShared<decltype(weight), uint64_t>(counted, l, shape, here);
-    else ForwardShared<decltype(weight), uint32_t>(counted, l, shape, here);
+    if (design == Design::cluster)
+      ForwardShared<decltype(weight), uint64_t>(counted, l, shape, in_shared);
+    else ForwardShared<decltype(weight), uint32_t>(counted, l, shape, in_shared);
     return counted.used;
   });
 }
 int64_t backward_shared(const Layer& l, Storage s, const Shape& shape, Design design) {
-  const bool here = design != Design::gather;
+  const bool in_shared = design != Design::gather;
   return with_types(s, [&](auto number, auto weight) {
     Arena counted;
-    if (design == Design::cluster) BackwardShared<decltype(number), decltype(weight), 2>(counted, l, shape, here);
-    else BackwardShared<decltype(number), decltype(weight), 0>(counted, l, shape, here);
+    if (design == Design::cluster)
+      BackwardShared<decltype(number), decltype(weight), 2>(counted, l, shape, in_shared);
+    else BackwardShared<decltype(number), decltype(weight), 0>(counted, l, shape, in_shared);
     return counted.used;
   });
 }
 
 Possible impossible(const std::string& why) { return {false, {}, why}; }
 
-struct Threads { int64_t block, group; };  // at most of a block; of a group where fewer would do for its neurons
+// at most of a block; of a group where fewer would do for its neurons
+struct Threads { int64_t block, group; };
 
-// A kernel of a whole sequence: as many items at a time as there are for each multiprocessor, and as shared memory holds.
+// A kernel of a whole sequence: as many items at a time as there are for each SM, and as shared
+// memory holds.
 template <class Shared>
-Possible sequence_pass(Design design, const Card& card, const Layer& l, int ranks, Threads limit, const Shared& shared) {
+Possible sequence_pass(Design design, const Device& device, const Layer& l, int ranks,
+                       Threads limit, const Shared& shared) {
   Pass p{design, 1, {1, 0, ranks, 0}, 0, 0};
   const Slice slice(l.N, ranks, 0);
   const int64_t lanes = ceiling(slice.width, 4);
   while (ceiling(lanes, 32 * p.quads) * 32 > limit.block) p.quads *= 4;
   const int most_quads = design == Design::gather ? 4 : 1;  // the others have no kernels for more
-  if (p.quads > most_quads) return impossible("a block owns " + std::to_string(4 * most_quads * limit.block) + " neurons at most");
-  const int64_t least = std::max<int64_t>(ceiling(lanes, 32 * p.quads) * 32, 32), teams = std::max(card.processors / ranks, 1);
+  if (p.quads > most_quads)
+    return impossible("a block owns " + std::to_string(4 * most_quads * limit.block) +
+                      " neurons at most");
+  const int64_t least = std::max<int64_t>(ceiling(lanes, 32 * p.quads) * 32, 32),
+                teams = std::max(device.sms / ranks, 1);
   p.shape.slots = int(l.D + 1 + (design == Design::cluster && l.S ? l.delays[0] : 0));
   // Named barriers are 1 to 15; a group of one warp needs none. Items come in rounds of equal size.
-  const int64_t most_groups = least == 32 && limit.group <= 32 ? limit.block / least : std::min<int64_t>(limit.block / least, 15);
-  const int64_t items = std::max<int64_t>(ceiling(l.B, teams), 1), rounds = ceiling(items, most_groups);
+  const int64_t most_groups = least == 32 && limit.group <= 32
+                                  ? limit.block / least
+                                  : std::min<int64_t>(limit.block / least, 15);
+  const int64_t items = std::max<int64_t>(ceiling(l.B, teams), 1),
+                rounds = ceiling(items, most_groups);
   for (int64_t groups = ceiling(items, rounds); groups >= 1; groups--) {
     p.shape.groups = (int)groups;
-    p.shape.threads = int(std::clamp<int64_t>(limit.block / groups / 32 * 32, least, std::max(least, limit.group)));
+    p.shape.threads = int(
+        std::clamp<int64_t>(limit.block / groups / 32 * 32, least, std::max(least, limit.group)));
     p.shared = shared(p.shape);
-    if (p.shared <= card.shared) {
+    if (p.shared <= device.shared) {
       p.blocks = std::min(teams, ceiling(l.B, groups)) * ranks;
       return {true, p, ""};
     }
   }
-  return impossible("a block needs " + std::to_string(p.shared) + " bytes of shared memory, the card gives " + std::to_string(card.shared));
+  return impossible("a block needs " + std::to_string(p.shared) +
+                    " bytes of shared memory, the GPU gives " + std::to_string(device.shared));
 }
 
 template <class Shared>
-Possible any_pass(Design design, const Card& card, const Layer& l, Storage storage, Threads limit, const Shared& shared) {
+Possible any_pass(Design design, const Device& device, const Layer& l, Storage storage,
+                  Threads limit, const Shared& shared) {
   if (design == Design::step) {
-    if (storage == Storage::f32_bf16) return impossible("its products take weights of the numbers' own type");
+    if (storage == Storage::f32_bf16)
+      return impossible("its products take weights of the numbers' own type");
     return {true, {design, 1, {1, 256, 1, 0}, ceiling(l.B * 8 * words(l.N), 256), 0}, ""};
   }
   if (l.T >= int64_t(1) << 31) return impossible("steps are counted with 32 bits");
-  if (design != Design::cluster) return sequence_pass(design, card, l, 1, limit, shared);
-  if (card.most_ranks < 2) return impossible("the card has no clusters");
+  if (design != Design::cluster) return sequence_pass(design, device, l, 1, limit, shared);
+  if (device.most_ranks < 2) return impossible("the GPU has no clusters");
   if (l.smooth) return impossible("smooth spikes are not sent between blocks");
   if (storage == Storage::f64) return impossible("it sends numbers of 32 bits");
   Possible last = impossible("");
-  for (int ranks = 2; ranks <= card.most_ranks && ranks <= words(l.N); ranks *= 2) {
-    last = sequence_pass(design, card, l, ranks, limit, shared);
+  for (int ranks = 2; ranks <= device.most_ranks && ranks <= words(l.N); ranks *= 2) {
+    last = sequence_pass(design, device, l, ranks, limit, shared);
     if (last.yes) return last;
   }
-  return last.why.empty() ? impossible("a cluster shares out whole words of 32 neurons, two at least") : last;
+  return last.why.empty()
+             ? impossible("a cluster shares out whole words of 32 neurons, two at least")
+             : last;
 }
 
-// The rows that one multiprocessor reads in a step, in bytes, and how many items it works on.
+// The rows that one SM reads in a step, in bytes, and how many items it works on.
 struct Load { double items, bytes; };
-Load load(const Card& card, const Layer& l, Storage s, const Pass& p, double share) {
-  const double items = double(l.B) * p.shape.ranks / card.processors, at_hand = std::max(items, 1.0);
+Load load(const Device& device, const Layer& l, Storage s, const Pass& p, double share) {
+  const double items = double(l.B) * p.shape.ranks / device.sms, at_hand = std::max(items, 1.0);
   const double row = double(padded(l.N)) * double(bytes_of_weight(s)) / p.shape.ranks;
   return {at_hand, at_hand * double(l.S) * share * double(l.N) * row};
 }
 
-template <class Cycles> Design fastest(const Card& card, const Layer& l, Storage s, bool forward, const Cycles& cycles) {
+template <class Cycles> Design fastest(const Device& device, const Layer& l, Storage s,
+                                       bool forward, const Cycles& cycles) {
   const Design* best = nullptr;
   double least = 0;
   static constexpr Design all[] = {Design::block, Design::cluster, Design::gather, Design::step};
   for (const Design& d : all) {
-    const Possible p = forward ? forward_pass(d, card, l, s) : backward_pass(d, card, l, s);
+    const Possible p = forward ? forward_pass(d, device, l, s) : backward_pass(d, device, l, s);
     const double c = p.yes ? cycles(p.pass) : 0;
-    if (p.yes && (!best || c < least)) best = &d, least = c;
+    if (p.yes && (!best || c < least)) {
+      best = &d;
+      least = c;
+    }
   }
   if (!best) throw std::invalid_argument("no CUDA kernel can run this layer");
   return *best;
@@ -106,56 +127,69 @@ template <class Cycles> Design fastest(const Card& card, const Layer& l, Storage
 
 }  // namespace
 
-Possible forward_pass(Design design, const Card& card, const Layer& l, Storage s) {
-  return any_pass(design, card, l, s, {most_threads_forward, 0}, [&](const Shape& shape) { return forward_shared(l, s, shape, design); });
+Possible forward_pass(Design design, const Device& device, const Layer& l, Storage s) {
+  return any_pass(design, device, l, s, {most_threads_forward, 0},
+                  [&](const Shape& shape) { return forward_shared(l, s, shape, design); });
 }
-Possible backward_pass(Design design, const Card& card, const Layer& l, Storage s) {
+Possible backward_pass(Design design, const Device& device, const Layer& l, Storage s) {
   // More warps than own neurons: they share the rows of the product.
-  return any_pass(design, card, l, s, {most_threads_backward(design != Design::gather), 256},
+  return any_pass(design, device, l, s, {most_threads_backward(design != Design::gather), 256},
                   [&](const Shape& shape) { return backward_shared(l, s, shape, design); });
 }
 
-// Shared memory gives 128 bytes a cycle, rows from the second level cache 25 to 29; a step of the chain takes 300 cycles forwards
-// and 450 backwards, an exchange in a cluster 250, two launches of the design `step` about 5 microseconds at 1.7 GHz.
-// The chains are assumed, and short: `python -m bench.gpu_model` counts longer ones in the machine code.
-double forward_cycles(const Card& card, const Layer& l, Storage s, const Pass& p, const Activity& a) {
-  const Load at = load(card, l, s, p, a.spikes);
+// Shared memory gives 128 bytes a cycle, rows from the second level cache 25 to 29; a step of the
+// chain takes 300 cycles forwards and 450 backwards, an exchange in a cluster 250, two launches of
+// the design `step` about 5 microseconds at 1.7 GHz. The chains are assumed, and short: `python -m
+// bench.gpu_model` counts longer ones in the machine code.
+double forward_cycles(const Device& device, const Layer& l, Storage s, const Pass& p,
+                      const Activity& a) {
+  const Load at = load(device, l, s, p, a.spikes);
   switch (p.design) {
     case Design::block: return 300 * std::max(1.0, at.items / 8) + at.bytes / 128;
     case Design::gather: return 300 * std::max(1.0, at.items / 8) + at.bytes / 25;
     case Design::cluster: return 300 * std::max(1.0, at.items / 8) + 250 + at.bytes / 128;
-    default: return 9000 + 2.0 * double(l.B * l.S) * double(l.N * l.N) / (256.0 * card.processors);
+    default: return 9000 + 2.0 * double(l.B * l.S) * double(l.N * l.N) / (256.0 * device.sms);
   }
 }
-double backward_cycles(const Card& card, const Layer& l, Storage s, const Pass& p, const Activity& a) {
-  const Load at = load(card, l, s, p, a.active);
+double backward_cycles(const Device& device, const Layer& l, Storage s, const Pass& p,
+                       const Activity& a) {
+  const Load at = load(device, l, s, p, a.active);
   switch (p.design) {
     case Design::block: return 450 * std::max(1.0, at.items / 8) + at.bytes / 128;
     case Design::gather: return 450 * std::max(1.0, at.items / 8) + at.bytes / 25;
     // Every block receives all numbers of its items, 8 bytes each, and reads them again.
-    case Design::cluster: return 450 * std::max(1.0, at.items / 8) + 250 + at.bytes / 128 + (l.S ? at.items * 16 * double(l.N) / 21 : 0);
-    default: return 9000 + 2.0 * double(l.B * l.S) * double(l.N * l.N) / (256.0 * card.processors);
+    case Design::cluster:
+      return 450 * std::max(1.0, at.items / 8) + 250 + at.bytes / 128 +
+             (l.S ? at.items * 16 * double(l.N) / 21 : 0);
+    default: return 9000 + 2.0 * double(l.B * l.S) * double(l.N * l.N) / (256.0 * device.sms);
   }
 }
 
-Plan choose(const Card& card, const Layer& l, Storage storage, const Activity& activity) {
+Plan choose(const Device& device, const Layer& l, Storage storage, const Activity& activity) {
   Plan plan{storage, {}, {}, {}};
-  const Design asked = l.options.design;
-  const bool is_asked = asked != Design::automatic;
+  const Design requested = l.options.design;
+  const bool is_asked = requested != Design::automatic;
   const Design forward =
-      is_asked ? asked : fastest(card, l, storage, true, [&](const Pass& p) { return forward_cycles(card, l, storage, p, activity); });
+      is_asked ? requested : fastest(device, l, storage, true, [&](const Pass& p) {
+        return forward_cycles(device, l, storage, p, activity);
+      });
   const Design backward =
-      is_asked ? asked : fastest(card, l, storage, false, [&](const Pass& p) { return backward_cycles(card, l, storage, p, activity); });
-  const Possible f = forward_pass(forward, card, l, storage), b = backward_pass(backward, card, l, storage);
+      is_asked ? requested : fastest(device, l, storage, false, [&](const Pass& p) {
+        return backward_cycles(device, l, storage, p, activity);
+      });
+  const Possible f = forward_pass(forward, device, l, storage),
+                 b = backward_pass(backward, device, l, storage);
   for (const Possible& p : {f, b})
     if (!p.yes)
-      throw std::invalid_argument(std::string("the design '") + design_names[(int)forward] + "' cannot run " + std::to_string(l.N) +
-                                  " neurons, " + std::to_string(l.S) + " delays: " + p.why);
-  plan.forward = f.pass, plan.backward = b.pass;
+      throw std::invalid_argument(std::string("the design '") + design_names[(int)forward] +
+                                  "' cannot run " + std::to_string(l.N) + " neurons, " +
+                                  std::to_string(l.S) + " delays: " + p.why);
+  plan.forward = f.pass;
+  plan.backward = b.pass;
 
-  // The largest tile of whole words that the shared memory holds; parts so that all multiprocessors have one.
+  // The largest tile of whole words that the shared memory holds; slices so that all SMs have one.
   WeightTiles& t = plan.tiles;
-  const int64_t columns = std::min<int64_t>(ceiling(l.N, 32) * 32, 256), most = card.shared;
+  const int64_t columns = std::min<int64_t>(ceiling(l.N, 32) * 32, 256), most = device.shared;
   t.columns = (int)columns;
   t.rows = (int)std::min<int64_t>(ceiling(l.N, 32) * 32, list_size);
   auto bytes = [&] {
@@ -164,10 +198,13 @@ Plan choose(const Card& card, const Layer& l, Storage storage, const Activity& a
     else WeightShared<float>(counted, t);
     return counted.used;
   };
-  while (bytes() > most && (t.rows > 32 || t.columns > 32)) (t.rows > 32 ? t.rows : t.columns) -= 32;
-  t.down = (int)ceiling(l.N, t.rows), t.across = (int)ceiling(l.N, t.columns);
+  while (bytes() > most && (t.rows > 32 || t.columns > 32))
+    (t.rows > 32 ? t.rows : t.columns) -= 32;
+  t.down = (int)ceiling(l.N, t.rows);
+  t.across = (int)ceiling(l.N, t.columns);
   t.matrices = std::max((int)matrices(l), 1);
-  t.parts = (int)std::clamp<int64_t>(card.processors / t.count(), 1, std::max<int64_t>(ceiling(l.T * l.B, 256), 1));
+  t.slices = (int)std::clamp<int64_t>(device.sms / t.count(), 1,
+                                      std::max<int64_t>(ceiling(l.T * l.B, 256), 1));
   return plan;
 }
 

@@ -1,4 +1,4 @@
-// Which kernels run a layer on a card: the policy, without any device. Sizes are bytes unless said.
+// Which kernels run a layer on a GPU: the policy, without any device. Sizes are bytes unless said.
 #pragma once
 #include <string>
 
@@ -6,9 +6,9 @@
 
 namespace lsnn::cuda {
 
-struct Card {
+struct Device {
   int capability;         // compute capability: 90 is 9.0
-  int processors;         // multiprocessors
+  int sms;         // SMs
   int64_t shared;         // shared memory that a block may have
   int most_ranks;         // blocks of a cluster, 1: none
 };
@@ -16,12 +16,14 @@ struct Card {
 // Storage of numbers and weights.
 enum class Storage { f64, f32, f32_bf16 };  // bf16: of the weights
 LSNN_INLINE int64_t bytes_of_number(Storage s) { return s == Storage::f64 ? 8 : 4; }
-LSNN_INLINE int64_t bytes_of_weight(Storage s) { return s == Storage::f64 ? 8 : s == Storage::f32 ? 4 : 2; }
+LSNN_INLINE int64_t bytes_of_weight(Storage s) {
+  return s == Storage::f64 ? 8 : s == Storage::f32 ? 4 : 2;
+}
 
 // What the user expects of the layer; it chooses between the designs and changes no result.
 struct Activity {
   double spikes = 0.02;  // share of the neurons that fire in a step
-  double active = 0.3;   // share of the neurons whose pseudo-derivative is not zero
+  double active = 0.3;   // share of the neurons that are active
 };
 
 // How one direction is launched.
@@ -38,23 +40,23 @@ struct Plan {
   WeightTiles tiles;      // of the weight gradient
 };
 
-// The pass that a design would use, or why it cannot run this layer on this card. `l` needs T, B, N, S,
-// D, delays, smooth and whether `delay` is null; `choose` the design of its options, too.
+// The pass that a design would use, or why it cannot run this layer on this GPU. `l` needs T, B, N,
+// S, D, delays, smooth and whether `delay` is null; `choose` the design of its options, too.
 struct Possible {
   bool yes;
   Pass pass;
   std::string why;
 };
-Possible forward_pass(Design, const Card&, const Layer& l, Storage);
-Possible backward_pass(Design, const Card&, const Layer& l, Storage);
+Possible forward_pass(Design, const Device&, const Layer& l, Storage);
+Possible backward_pass(Design, const Device&, const Layer& l, Storage);
 
-// The designs that the formulas below expect to be fastest, or the one of the layer's options. Throws std::invalid_argument
-// when that one cannot run the layer.
-Plan choose(const Card&, const Layer& l, Storage, const Activity&);
+// The designs that the formulas below expect to be fastest, or the one of the layer's options.
+// Throws std::invalid_argument when that one cannot run the layer.
+Plan choose(const Device&, const Layer& l, Storage, const Activity&);
 
-// Clock cycles of one step of the busiest multiprocessor, by crude formulas that only set the designs side by side.
-// The model of docs/kernels.md is finer; neither is a measurement.
-double forward_cycles(const Card&, const Layer& l, Storage, const Pass&, const Activity&);
-double backward_cycles(const Card&, const Layer& l, Storage, const Pass&, const Activity&);
+// Clock cycles of one step of the busiest SM, by crude formulas that only set the designs side by
+// side. The model of docs/kernels.md is finer; neither is a measurement.
+double forward_cycles(const Device&, const Layer& l, Storage, const Pass&, const Activity&);
+double backward_cycles(const Device&, const Layer& l, Storage, const Pass&, const Activity&);
 
 }  // namespace lsnn::cuda

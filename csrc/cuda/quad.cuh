@@ -1,4 +1,5 @@
-// Four neighbouring neurons: what a lane owns. Whole quads move as 16 bytes where they lie on such a boundary.
+// Four neighbouring neurons: what a lane owns. Whole quads move as 16 bytes where they lie on such
+// a boundary.
 #pragma once
 #include "../bfloat16.h"
 #include "device.h"
@@ -8,17 +9,25 @@ namespace lsnn::cuda {
 template <class X> struct alignas(sizeof(X) * 4 < 16 ? sizeof(X) * 4 : 16) Quad {
   X of[4];
 
-  LSNN_MEMBER X& operator[](int i) { return of[i]; }
-  LSNN_MEMBER const X& operator[](int i) const { return of[i]; }
-  LSNN_MEMBER static Quad all(X x) { return {{x, x, x, x}}; }
-  // The same by selection: an index that is not known while compiling would move the quad to local memory.
-  LSNN_MEMBER X pick(int i) const { return i < 2 ? (i == 0 ? of[0] : of[1]) : (i == 2 ? of[2] : of[3]); }
-  LSNN_MEMBER void put(int i, X x) {
-    of[0] = i == 0 ? x : of[0], of[1] = i == 1 ? x : of[1], of[2] = i == 2 ? x : of[2], of[3] = i == 3 ? x : of[3];
+  LSNN_METHOD X& operator[](int i) { return of[i]; }
+  LSNN_METHOD const X& operator[](int i) const { return of[i]; }
+  LSNN_METHOD static Quad all(X x) { return {{x, x, x, x}}; }
+  // The same by selection: an index that is not known while compiling would move the quad to local
+  // memory.
+  LSNN_METHOD X pick(int i) const {
+    return i < 2 ? (i == 0 ? of[0] : of[1]) : (i == 2 ? of[2] : of[3]);
+  }
+  LSNN_METHOD void put(int i, X x) {
+    of[0] = i == 0 ? x : of[0];
+    of[1] = i == 1 ? x : of[1];
+    of[2] = i == 2 ? x : of[2];
+    of[3] = i == 3 ? x : of[3];
   }
 };
 
-template <class X> LSNN_DEVICE bool on_boundary(const X* p) { return (uintptr_t)p % alignof(Quad<X>) == 0; }
+template <class X> LSNN_DEVICE bool on_boundary(const X* p) {
+  return (uintptr_t)p % alignof(Quad<X>) == 0;
+}
 
 // The first `live` of four numbers, zeros for the others; p may lie anywhere.
 template <class X> LSNN_DEVICE Quad<X> load(const X* p, int live) {
@@ -50,14 +59,19 @@ template <bool whole, class X> LSNN_DEVICE void store_row(X* p, const Quad<X>& q
 }
 
 // A quad of a packed array, which always lies on a boundary.
-template <class X> LSNN_DEVICE const Quad<X>& quad_at(const X* p) { return *reinterpret_cast<const Quad<X>*>(p); }
+template <class X> LSNN_DEVICE const Quad<X>& quad_at(const X* p) {
+  return *reinterpret_cast<const Quad<X>*>(p);
+}
 
-// The same of a packed array that does not change while the kernel runs, in shared or in global memory.
+// The same of a packed array that does not change while the kernel runs, in shared or in global
+// memory.
 template <bool shared, class X> LSNN_DEVICE Quad<X> constant_quad(const X* p) {
   if constexpr (shared) return quad_at(p);
   else return load_constant(&quad_at(p));
 }
 
-template <class T, class X> LSNN_DEVICE Quad<T> widen(const Quad<X>& q) { return {{T(q[0]), T(q[1]), T(q[2]), T(q[3])}}; }
+template <class T, class X> LSNN_DEVICE Quad<T> widen(const Quad<X>& q) {
+  return {{T(q[0]), T(q[1]), T(q[2]), T(q[3])}};
+}
 
 }  // namespace lsnn::cuda

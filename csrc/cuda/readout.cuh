@@ -1,5 +1,6 @@
-// The leaky integrator of a product that was made elsewhere, and its adjoint: a thread to an item and output, which walks over
-// the steps. Neighbouring threads read neighbouring numbers, and loads of later steps need not wait for what is carried.
+// The leaky integrator of a product that was made elsewhere, and its adjoint: a thread to an item
+// and output, which walks over the steps. Neighbouring threads read neighbouring numbers, and loads
+// of later steps need not wait for what is carried.
 #pragma once
 #include "../alif_math.h"
 #include "device.h"
@@ -8,7 +9,8 @@ namespace lsnn::cuda {
 
 inline constexpr int leaky_threads = 128;  // of a block
 
-template <class T> __global__ void __launch_bounds__(leaky_threads) leaky_forward_kernel(LeakyForward f) {
+template <class T> __global__ void __launch_bounds__(leaky_threads)
+    leaky_forward_kernel(LeakyForward f) {
   const int64_t c = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
   if (c >= f.n) return;
   const Leak<T> leak = Leak<T>::of(f.k, T());
@@ -23,7 +25,8 @@ template <class T> __global__ void __launch_bounds__(leaky_threads) leaky_forwar
   ((T*)f.last)[c] = p;
 }
 
-template <class T> __global__ void __launch_bounds__(leaky_threads) leaky_backward_kernel(LeakyBackward f) {
+template <class T> __global__ void __launch_bounds__(leaky_threads)
+    leaky_backward_kernel(LeakyBackward f) {
   const int64_t c = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
   if (c >= f.n) return;
   const Leak<T> leak = Leak<T>::of(f.k, T());

@@ -1,12 +1,13 @@
-// The CUDA path: the whole sequence, forward and backward, on the current device. All pointers are the device's, but `delays`
-// of the layer; nothing here waits for the device. Errors of launches are thrown as std::runtime_error with the launch's shape.
+// The CUDA path: the whole sequence, forward and backward, on the current device. All pointers are
+// the device's, but `delays` of the layer; nothing here waits for the device. Errors of launches
+// are thrown as std::runtime_error with the launch's shape.
 #pragma once
 #include "plan.h"
 
 namespace lsnn::cuda {
 
-// The products of the design `step`, by the caller's library: out [B,N] += a [B,N] times w, or times w transposed; w [N,N] with
-// rows padded(N) long.
+// The products of the design `step`, by the caller's library: out [B,N] += a [B,N] times w, or
+// times w transposed; w [N,N] with rows padded(N) long.
 struct Product {
   void (*add)(void* context, const void* a, const void* w, bool transposed, void* out);
   void* context;
@@ -24,6 +25,6 @@ void leaky_forward(const LeakyForward&, Storage, void* stream);
 void leaky_backward(const LeakyBackward&, Storage, void* stream);
 
 // The current device. Throws std::runtime_error when there is none.
-Card current_card();
+Device current_device();
 
 }  // namespace lsnn::cuda

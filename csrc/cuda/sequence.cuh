@@ -1,5 +1,6 @@
-// What the forward and the backward kernel of a whole sequence share. A group of warps works on one batch item from the first
-// step to the last, then on the next one; a block holds several groups. Where the weight rows lie is the design:
+// What the forward and the backward kernel of a whole sequence share. A group of warps works on one
+// batch item from the first step to the last, then on the next one; a block holds several groups.
+// Where the weight rows lie is the design:
 //
 //   block     in shared memory, copied once
 //   gather    in global memory, served by the caches: any number of neurons
@@ -24,8 +25,10 @@ struct Share {
   }
 };
 
-// The set bits of words [first, first + 8) of n_words in ascending order, as numbers of neurons. Whole warps call; returns how many.
-template <class Words> LSNN_DEVICE int list_neurons(const Words& word_at, int first, int n_words, int lane, uint16_t* list) {
+// The set bits of words [first, first + 8) of n_words in ascending order, as numbers of neurons.
+// Whole warps call; returns how many.
+template <class Words> LSNN_DEVICE int list_neurons(const Words& word_at, int first, int n_words,
+                                                    int lane, uint16_t* list) {
   constexpr int most = list_size / 32;
   uint32_t word[most];  // all loads before the first store: they do not wait for each other
 #pragma unroll
@@ -34,20 +37,25 @@ template <class Words> LSNN_DEVICE int list_neurons(const Words& word_at, int fi
   __syncwarp();  // the warp has used what the list held before
 #pragma unroll
   for (int i = 0; i < most; i++) {
-    if (word[i] >> lane & 1) list[n + __popc(word[i] & ((1u << lane) - 1))] = (uint16_t)(32 * (first + i) + lane);
+    if (word[i] >> lane & 1)
+      list[n + __popc(word[i] & ((1u << lane) - 1))] = (uint16_t)(32 * (first + i) + lane);
     n += __popc(word[i]);
   }
   __syncwarp();
   return n;
 }
 
-// Rows of the packed weights [S,N,NP] to shared memory [S,N,width], from column `first` on; zeros beyond NP. The whole block calls.
-template <class W> LSNN_DEVICE void copy_columns(W* to, const W* from, int rows, int NP, int first, int width) {
+// Rows of the packed weights [S,N,NP] to shared memory [S,N,width], from column `first` on; zeros
+// beyond NP. The whole block calls.
+template <class W> LSNN_DEVICE void copy_columns(W* to, const W* from, int rows, int NP, int first,
+                                                 int width) {
   const int quads = width / 4;
   for (int i = threadIdx.x; i < rows * quads; i += blockDim.x) {
     const int row = i / quads, column = i % quads * 4;
     store_whole(to + row * width + column,
-                first + column < NP ? constant_quad<false>(from + (int64_t)row * NP + first + column) : Quad<W>::all(W(0.f)));
+                first + column < NP
+                    ? constant_quad<false>(from + (int64_t)row * NP + first + column)
+                    : Quad<W>::all(W(0.f)));
   }
 }
 

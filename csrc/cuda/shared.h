@@ -1,32 +1,32 @@
-// What a block keeps in its shared memory, and how a launch is shaped. No device is needed here: the policy of plan.cpp counts
-// with the same structures that the kernels carve their memory with.
+// What a block keeps in its shared memory, and how a launch is shaped. No device is needed here:
+// the policy of plan.cpp counts with the same structures that the kernels carve their memory with.
 #pragma once
 #include "../alif.h"
 #include "../arena.h"
 
 namespace lsnn::cuda {
 
-// Threads of a block: so many that the registers which each of them needs are left, 168, or 255 where the addresses of the rows
-// have 64 bits.
+// Threads of a block: so many that the registers which each of them needs are left, 168, or 255
+// where the addresses of the rows have 64 bits.
 inline constexpr int most_threads_forward = 384;
-constexpr int most_threads_backward(bool rows_here) { return rows_here ? 384 : 256; }
-inline constexpr int list_size = 256;     // neurons that a warp's list may hold: those of 8 words
+constexpr int most_threads_backward(bool rows_in_shared) { return rows_in_shared ? 384 : 256; }
+inline constexpr int list_size = 256;  // neurons that a warp's list may hold: those of 8 words
 
 LSNN_INLINE int64_t padded(int64_t n) { return (n + 3) / 4 * 4; }  // whole quads
 
 struct Shape {
-  int groups;   // of a block
+  int groups;  // of a block
   int threads;  // of a group
-  int ranks;    // blocks that share an item
-  int slots;    // steps whose spikes a block keeps, forward only
+  int ranks;  // blocks that share an item
+  int slots;  // steps whose spikes a block keeps, forward only
 };
 
 // The neurons of one rank: whole words of 32, so that a word of spikes has one owner.
 struct Slice {
-  int word, words;     // first and number
-  int neuron, width;   // first and number, padded to whole quads; the rows of a slice are this long
+  int word, words;  // first and number
+  int neuron, width;  // first and number, padded to whole quads; the rows of a slice are this long
 
-  LSNN_MEMBER Slice(int64_t N, int ranks, int rank) {
+  LSNN_METHOD Slice(int64_t N, int ranks, int rank) {
     const int all = (int)lsnn::words(N), each = (all + ranks - 1) / ranks;
     word = each * rank < all ? each * rank : all;
     words = all - word < each ? all - word : each;
@@ -35,31 +35,31 @@ struct Slice {
   }
 };
 
-// ------------------------------------------------------------------------------------------------------- the whole sequence
+// ------------------------------------------------------------------------------ the whole sequence
 template <class W, class Word> struct ForwardShared {
-  W* w;                         // [S,N,width], or null where rows stay in global memory
-  Word* ring;                   // [groups,slots,words(N)]
-  uint16_t* list;               // [warps,list_size]
+  W* w;  // [S,N,width], or null where rows stay in global memory
+  Word* ring;  // [groups,slots,words(N)]
+  uint16_t* list;  // [warps,list_size]
 
-  LSNN_MEMBER ForwardShared(Arena& m, const Layer& l, const Shape& shape, bool rows_here) {
-    w = rows_here ? m.take<W>(l.S * l.N * Slice(l.N, shape.ranks, 0).width) : nullptr;
+  LSNN_METHOD ForwardShared(Arena& m, const Layer& l, const Shape& shape, bool rows_in_shared) {
+    w = rows_in_shared ? m.take<W>(l.S * l.N * Slice(l.N, shape.ranks, 0).width) : nullptr;
     ring = m.take<Word>(shape.groups * shape.slots * words(l.N));
     list = m.take<uint16_t>(shape.groups * shape.threads / 32 * list_size);
   }
 };
 
 template <class T, class W, int inbox_rows> struct BackwardShared {
-  W* w;              // [S,rows,NP] rows of this rank's neurons, or null where they stay in global memory
-  T* dc;             // [groups,D,NP]
-  T* dz;             // [groups,rows] the products of a step
-  uint64_t* inbox;   // [groups,inbox_rows,NP]
-  uint32_t* active;  // [groups,chunk,words] neurons whose dL/dz is of use
-  uint16_t* list;    // [warps,list_size]
+  W* w;  // [S,rows,NP] rows of this rank's neurons, or null where they stay in global memory
+  T* dc;  // [groups,D,NP]
+  T* dz;  // [groups,rows] the products of a step
+  uint64_t* inbox;  // [groups,inbox_rows,NP]
+  uint32_t* active;  // [groups,chunk,words] active neurons
+  uint16_t* list;  // [warps,list_size]
 
-  LSNN_MEMBER BackwardShared(Arena& m, const Layer& l, const Shape& shape, bool rows_here) {
+  LSNN_METHOD BackwardShared(Arena& m, const Layer& l, const Shape& shape, bool rows_in_shared) {
     const Slice slice(l.N, shape.ranks, 0);
     const int64_t NP = padded(l.N);
-    w = rows_here ? m.take<W>(l.S * slice.width * NP) : nullptr;
+    w = rows_in_shared ? m.take<W>(l.S * slice.width * NP) : nullptr;
     dc = m.take<T>(shape.groups * l.D * NP);
     dz = m.take<T>(shape.groups * slice.width);
     inbox = m.take<uint64_t>(shape.groups * inbox_rows * NP);
@@ -68,24 +68,25 @@ template <class T, class W, int inbox_rows> struct BackwardShared {
   }
 };
 
-// ---------------------------------------------------------------------------------------------------------- weight gradient
+// --------------------------------------------------------------------------------- weight gradient
 struct WeightTiles {
   int rows, columns;  // of a tile; rows: whole words of spikes, list_size at most
-  int down, across;   // tiles of a matrix
-  int parts;          // of the steps and items
-  int matrices = 1;   // see alif.h
+  int down, across;  // tiles of a matrix
+  int slices;  // of the steps and items
+  int matrices = 1;  // see alif.h
 
-  LSNN_MEMBER int64_t of_matrix() const { return (int64_t)down * across; }
-  LSNN_MEMBER int64_t count() const { return matrices * of_matrix(); }
+  LSNN_METHOD int64_t of_matrix() const { return (int64_t)down * across; }
+  LSNN_METHOD int64_t count() const { return matrices * of_matrix(); }
 };
 inline constexpr int items_at_once = 16, loads_at_once = 8;
 
 template <class T> struct WeightShared {
-  T* sum;          // [rows,columns]
-  uint16_t* list;  // [items_at_once,list_size] rows of the tile whose spikes reach the steps at hand
-  int* listed;     // [items_at_once] how many
+  T* sum;  // [rows,columns]
+  // [items_at_once,list_size] rows of the tile whose spikes reach the steps at hand
+  uint16_t* list;
+  int* listed;  // [items_at_once] how many
 
-  LSNN_MEMBER WeightShared(Arena& m, const WeightTiles& tiles) {
+  LSNN_METHOD WeightShared(Arena& m, const WeightTiles& tiles) {
     sum = m.take<T>((int64_t)tiles.rows * tiles.columns);
     list = m.take<uint16_t>(items_at_once * list_size);
     listed = m.take<int>(items_at_once);

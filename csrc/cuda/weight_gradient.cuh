@@ -1,5 +1,6 @@
-// dL/dw: the sum over steps and items of z_j[t-1-d_jk] dL/dc_k[t], by events and always in the same order. A block sums a tile
-// of the matrix over a part of the steps and items in shared memory, a thread to a column; then the parts are added up.
+// dL/dw: the sum over steps and items of z_j[t-1-d_jk] dL/dc_k[t], by events and always in the same
+// order. A block sums a tile of the matrix over a slice of the steps and items in shared memory, a
+// thread to a column; then the partial sums are added up.
 #pragma once
 #include "replay.cuh"
 #include "sequence.cuh"
@@ -8,31 +9,37 @@ namespace lsnn::cuda {
 
 template <class T> struct WeightJob : BackwardJob<T> {
   WeightTiles tiles;
-  T* parts;  // [parts,matrices,N,N]
+  T* partial_sums;  // [slices,matrices,N,N]
 };
 
 // A step of an item, counted through [T,B].
 struct ItemStep {
   int64_t t, b;
 
-  LSNN_MEMBER ItemStep(int64_t index, int64_t B) : t(index / B), b(index % B) {}
-  LSNN_MEMBER void advance(int64_t B) {
-    if (++b == B) b = 0, t++;
+  LSNN_METHOD ItemStep(int64_t index, int64_t B) : t(index / B), b(index % B) {}
+  LSNN_METHOD void advance(int64_t B) {
+    if (++b == B) {
+      b = 0;
+      t++;
+    }
   }
 };
 
-template <class T> __global__ void __launch_bounds__(256, 1) weight_gradient_kernel(WeightJob<T> job) {
+template <class T> __global__ void __launch_bounds__(256, 1)
+    weight_gradient_kernel(WeightJob<T> job) {
   const BackwardArgs& f = job.f;
   const Layer& l = f.layer;
   const WeightTiles& tiles = job.tiles;
   const int N = (int)l.N, W = (int)words(l.N);
-  const int all_tiles = blockIdx.x % (int)tiles.count(), part = blockIdx.x / (int)tiles.count();
+  const int all_tiles = blockIdx.x % (int)tiles.count(), slice = blockIdx.x / (int)tiles.count();
   // A matrix for each delay is summed by blocks of its own; one for all meets each delay in turn.
   const int of = all_tiles / (int)tiles.of_matrix(), tile = all_tiles % (int)tiles.of_matrix();
   const bool own_delays = matrices(l) != l.S;
   const int d0 = own_delays ? 0 : of, d1 = own_delays ? (int)l.S : of + 1;
-  const int j0 = tile / tiles.across * tiles.rows, k = tile % tiles.across * tiles.columns + (int)threadIdx.x;
-  const int rows = N - j0 < tiles.rows ? N - j0 : tiles.rows, w0 = j0 / 32, n_words = (rows + 31) / 32;
+  const int j0 = tile / tiles.across * tiles.rows,
+            k = tile % tiles.across * tiles.columns + (int)threadIdx.x;
+  const int rows = N - j0 < tiles.rows ? N - j0 : tiles.rows, w0 = j0 / 32,
+            n_words = (rows + 31) / 32;
   const bool mine = (int)threadIdx.x < tiles.columns && k < N;
   const uint32_t last_word = N % 32 ? (1u << N % 32) - 1 : ~0u;
   const int warp = threadIdx.x / 32, warps = blockDim.x / 32, lane = threadIdx.x % 32;
@@ -41,7 +48,8 @@ template <class T> __global__ void __launch_bounds__(256, 1) weight_gradient_ker
   T* sum = shared.sum + threadIdx.x;  // the thread's column
   for (int j = 0; mine && j < rows; j++) sum[j * tiles.columns] = T(0);
 
-  const int64_t all = l.T * l.B, first = all * part / tiles.parts, last = all * (part + 1) / tiles.parts;
+  const int64_t all = l.T * l.B, first = all * slice / tiles.slices,
+                last = all * (slice + 1) / tiles.slices;
   for (int64_t i0 = first; i0 < last; i0 += items_at_once)
     for (int d = d0; d < d1; d++) {
       const int delay = job.p.delays[d];
@@ -53,8 +61,11 @@ template <class T> __global__ void __launch_bounds__(256, 1) weight_gradient_ker
         const int64_t past = at.t - 1 - delay;
         const uint32_t* bits = f.saved.bits + (past * l.B + at.b) * W + w0;
         const bool some = i0 + i < last && past >= 0 && at.t < job.p.length(l, at.b);
-        // A bit beyond N, in tensors that the forward pass did not write, would become a row of another tile.
-        auto word = [&](int w) { return !some ? 0 : w0 + w == W - 1 ? bits[w] & last_word : bits[w]; };
+        // A bit beyond N, in tensors that the forward pass did not write, would become a row of
+        // another tile.
+        auto word = [&](int w) {
+          return !some ? 0 : w0 + w == W - 1 ? bits[w] & last_word : bits[w];
+        };
         const int n = list_neurons(word, 0, n_words, lane, shared.list + i * list_size);
         if (lane == 0) shared.listed[i] = n;
       }
@@ -67,13 +78,16 @@ template <class T> __global__ void __launch_bounds__(256, 1) weight_gradient_ker
       for (int i1 = 0; i1 < items_at_once; i1 += loads_at_once) {
         T g[loads_at_once];
 #pragma unroll
-        for (int i = 0; i < loads_at_once; i++) g[i] = i0 + i1 + i < last ? ((const T*)f.gx)[(i0 + i1 + i) * N + k] : T(0);
+        for (int i = 0; i < loads_at_once; i++)
+          g[i] = i0 + i1 + i < last ? ((const T*)f.gx)[(i0 + i1 + i) * N + k] : T(0);
 #pragma unroll
         for (int i = 0; i < loads_at_once; i++, at.advance(l.B)) {
           if (i0 + i1 + i >= last) break;
           const int64_t past = at.t - 1 - delay;
           if (past < 0 || l.smooth) {  // spikes that are any number
-            const T* z = (past < 0 ? first_z<T>(f.first, l, past, at.b) : (const T*)f.saved.z + (past * l.B + at.b) * l.N) + j0;
+            const T* z = (past < 0 ? first_z<T>(f.first, l, past, at.b)
+                                   : (const T*)f.saved.z + (past * l.B + at.b) * l.N) +
+                         j0;
             for (int j = 0; j < rows; j++)
               if (z[j] != T(0)) add(j, z[j] * g[i]);
             continue;
@@ -98,21 +112,22 @@ template <class T> __global__ void __launch_bounds__(256, 1) weight_gradient_ker
       }
     }
   for (int j = 0; mine && j < rows; j++) {
-    const int64_t row = ((int64_t)part * tiles.matrices + of) * N + j0 + j;
-    job.parts[row * N + k] = sum[j * tiles.columns];
+    const int64_t row = ((int64_t)slice * tiles.matrices + of) * N + j0 + j;
+    job.partial_sums[row * N + k] = sum[j * tiles.columns];
   }
 }
 
-// out[i] = the sum of parts[p][i], part after part.
+// out[i] = the sum of partial_sums[p][i], one after the other.
 template <class T> struct SumJob {
-  const T* parts;    // [n_parts,stride]
-  T* out;            // [n]
-  int64_t n, stride, n_parts;
-  uint64_t rows;     // bit r: row r of out is wanted; all where row_length = 0
+  const T* partial_sums;  // [n_partial_sums,stride]
+  T* out;  // [n]
+  int64_t n, stride, n_partial_sums;
+  uint64_t rows;  // bit r: row r of out is wanted; all where row_length = 0
   int64_t row_length, padded_length;
 };
-template <class T> __global__ void sum_parts_kernel(SumJob<T> job) {
-  for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < job.n; i += (int64_t)gridDim.x * blockDim.x) {
+template <class T> __global__ void sum_partial_kernel(SumJob<T> job) {
+  for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < job.n;
+       i += (int64_t)gridDim.x * blockDim.x) {
     int64_t at = i;
     if (job.row_length) {
       const int64_t row = i / job.row_length;
@@ -120,7 +135,8 @@ template <class T> __global__ void sum_parts_kernel(SumJob<T> job) {
       at = row * job.padded_length + i % job.row_length;
     }
     T total = T(0);
-    for (int64_t p = 0; p < job.n_parts; p++) total = total + job.parts[p * job.stride + at];
+    for (int64_t p = 0; p < job.n_partial_sums; p++)
+      total = total + job.partial_sums[p * job.stride + at];
     job.out[i] = total;
   }
 }

@@ -1,4 +1,5 @@
-// CUDA's atomic functions, relaxed as they are there. Before each of them another thread may run (Options::yield_in_256).
+// CUDA's atomic functions, relaxed as they are there. Before each of them another thread may run
+// (Options::yield_in_256).
 #pragma once
 #include <type_traits>
 
@@ -6,8 +7,8 @@
 
 namespace emulator {
 
-// Replaces *address by change(*address) and returns the old value. In terms of integers of the same size, since
-// ThreadSanitizer sees no atomic operation in GCC's atomics of floats.
+// Replaces *address by change(*address) and returns the old value. In terms of integers of the same
+// size, since ThreadSanitizer sees no atomic operation in GCC's atomics of floats.
 template <class T, class F> T atomic_update(T* address, const F& change, Place place) {
   static_assert(sizeof(T) == 4 || sizeof(T) == 8);
   using Bits [[gnu::may_alias]] = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
@@ -20,38 +21,50 @@ template <class T, class F> T atomic_update(T* address, const F& change, Place p
     const T changed = change(old);
     Bits new_bits;
     __builtin_memcpy(&new_bits, &changed, sizeof(T));
-    if (__atomic_compare_exchange_n(bits, &old_bits, new_bits, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) return old;
+    if (__atomic_compare_exchange_n(bits, &old_bits, new_bits, false, __ATOMIC_RELAXED,
+                                    __ATOMIC_RELAXED))
+      return old;
   }
 }
 
 }  // namespace emulator
 
 // The operand takes the type of what it is applied to, as with CUDA's overloads.
-template <class T> T atomicAdd(T* address, std::type_identity_t<T> x, emulator::Place place = emulator::Place::current()) {
+template <class T> T atomicAdd(T* address, std::type_identity_t<T> x,
+                               emulator::Place place = emulator::Place::current()) {
   return emulator::atomic_update(address, [x](T old) { return T(old + x); }, place);
 }
-template <class T> T atomicSub(T* address, std::type_identity_t<T> x, emulator::Place place = emulator::Place::current()) {
+template <class T> T atomicSub(T* address, std::type_identity_t<T> x,
+                               emulator::Place place = emulator::Place::current()) {
   return emulator::atomic_update(address, [x](T old) { return T(old - x); }, place);
 }
-template <class T> T atomicMax(T* address, std::type_identity_t<T> x, emulator::Place place = emulator::Place::current()) {
+template <class T> T atomicMax(T* address, std::type_identity_t<T> x,
+                               emulator::Place place = emulator::Place::current()) {
   return emulator::atomic_update(address, [x](T old) { return old < x ? x : old; }, place);
 }
-template <class T> T atomicMin(T* address, std::type_identity_t<T> x, emulator::Place place = emulator::Place::current()) {
+template <class T> T atomicMin(T* address, std::type_identity_t<T> x,
+                               emulator::Place place = emulator::Place::current()) {
   return emulator::atomic_update(address, [x](T old) { return x < old ? x : old; }, place);
 }
-template <class T> T atomicOr(T* address, std::type_identity_t<T> x, emulator::Place place = emulator::Place::current()) {
+template <class T> T atomicOr(T* address, std::type_identity_t<T> x,
+                              emulator::Place place = emulator::Place::current()) {
   return emulator::atomic_update(address, [x](T old) { return T(old | x); }, place);
 }
-template <class T> T atomicAnd(T* address, std::type_identity_t<T> x, emulator::Place place = emulator::Place::current()) {
+template <class T> T atomicAnd(T* address, std::type_identity_t<T> x,
+                               emulator::Place place = emulator::Place::current()) {
   return emulator::atomic_update(address, [x](T old) { return T(old & x); }, place);
 }
-template <class T> T atomicXor(T* address, std::type_identity_t<T> x, emulator::Place place = emulator::Place::current()) {
+template <class T> T atomicXor(T* address, std::type_identity_t<T> x,
+                               emulator::Place place = emulator::Place::current()) {
   return emulator::atomic_update(address, [x](T old) { return T(old ^ x); }, place);
 }
-template <class T> T atomicExch(T* address, std::type_identity_t<T> x, emulator::Place place = emulator::Place::current()) {
+template <class T> T atomicExch(T* address, std::type_identity_t<T> x,
+                                emulator::Place place = emulator::Place::current()) {
   return emulator::atomic_update(address, [x](T) { return x; }, place);
 }
-template <class T> T atomicCAS(T* address, std::type_identity_t<T> compare, std::type_identity_t<T> x,
+template <class T> T atomicCAS(T* address, std::type_identity_t<T> compare,
+                               std::type_identity_t<T> x,
                                emulator::Place place = emulator::Place::current()) {
-  return emulator::atomic_update(address, [compare, x](T old) { return old == compare ? x : old; }, place);
+  return emulator::atomic_update(
+      address, [compare, x](T old) { return old == compare ? x : old; }, place);
 }

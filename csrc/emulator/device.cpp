@@ -3,14 +3,19 @@
 
 namespace emulator {
 
-// ---------------------------------------------------------------------------------------------------------------- barriers
+// ---------------------------------------------------------------------------------------- barriers
 constexpr char arrive_name[] = "cluster_arrive";
 
-// All threads of a block call the same barrier. Blocks of a cluster may do different things: there arrivals of any kind count.
+// All threads of a block call the same barrier. Blocks of a cluster may do different things: there
+// arrivals of any kind count.
 void Scheduler::arrive(Barrier& barrier, bool vote, const char* operation, Place place) {
-  if (!barrier.arrived++) barrier.operation = operation, barrier.place = place;
-  else if (!same_place(barrier.place, place) && operation != arrive_name && barrier.operation != arrive_name)
-    fail_at(place, "divergent barrier: ", operation, " meets ", barrier.operation, " at ", barrier.place);
+  if (!barrier.arrived++) {
+    barrier.operation = operation;
+    barrier.place = place;
+  } else if (!same_place(barrier.place, place) && operation != arrive_name &&
+             barrier.operation != arrive_name)
+    fail_at(place, "divergent barrier: ", operation, " meets ", barrier.operation, " at ",
+            barrier.place);
   barrier.yes += vote;
   release(barrier.waiters.clock());
 }
@@ -29,10 +34,15 @@ void Scheduler::leave(Barrier& barrier) {
 Votes barrier(Scope scope, bool vote, const char* operation, Place place) {
   Scheduler& s = *active;
   Task& task = running();
-  if (scope == Scope::grid && !s.shape.cooperative) fail_at(place, "grid.sync() in a launch that is not cooperative");
-  if (scope == Scope::cluster && task.arrived) fail_at(place, "cluster.sync() between cluster_arrive() and cluster_wait()");
-  if (scope == Scope::block && task.block->named[0].arrived) fail_at(place, "__syncthreads() while threads wait at named barrier 0");
-  Barrier& b = scope == Scope::block ? task.block->barrier : scope == Scope::cluster ? *task.block->cluster : s.grid;
+  if (scope == Scope::grid && !s.shape.cooperative)
+    fail_at(place, "grid.sync() in a launch that is not cooperative");
+  if (scope == Scope::cluster && task.arrived)
+    fail_at(place, "cluster.sync() between cluster_arrive() and cluster_wait()");
+  if (scope == Scope::block && task.block->named[0].arrived)
+    fail_at(place, "__syncthreads() while threads wait at named barrier 0");
+  Barrier& b = scope == Scope::block     ? task.block->barrier
+               : scope == Scope::cluster ? *task.block->cluster
+                                         : s.grid;
   void* clock = b.waiters.clock();
   s.arrive(b, vote, operation, place);
   s.enlist(b.waiters, operation, place);
@@ -42,13 +52,16 @@ Votes barrier(Scope scope, bool vote, const char* operation, Place place) {
   return b.votes;
 }
 
-// Hardware counts warps. When the count is reached by parts of warps, more threads come than it says.
+// Hardware counts warps. When the count is reached by parts of warps, more threads come than it
+// says.
 static void require_whole_warps(const NamedBarrier& b, unsigned id, Place place) {
   for (const Task* task = b.waiters.last; task; task = task->before) {
     unsigned lanes = 0;
     for (const Task* other = b.waiters.last; other; other = other->before)
       if (other->warp == task->warp) lanes |= 1u << other->lane;
-    if (lanes != task->warp->alive) fail_at(place, "named barrier ", id, ": more threads arrive than the ", b.threads, " it counts");
+    if (lanes != task->warp->alive)
+      fail_at(place, "named barrier ", id, ": more threads arrive than the ", b.threads,
+              " it counts");
   }
 }
 
@@ -57,14 +70,21 @@ void named_barrier(unsigned id, unsigned threads, Place place) {
   Scheduler& s = *active;
   Task& task = running();
   if (id > 15) fail_at(place, "named barrier ", id, ": there are 0 to 15");
-  if (!threads || threads % 32) fail_at(place, "named barrier of ", threads, " threads: not whole warps");
-  if (id == 0 && task.block->barrier.arrived) fail_at(place, "named barrier 0 while threads wait in __syncthreads()");
+  if (!threads || threads % 32)
+    fail_at(place, "named barrier of ", threads, " threads: not whole warps");
+  if (id == 0 && task.block->barrier.arrived)
+    fail_at(place, "named barrier 0 while threads wait in __syncthreads()");
   NamedBarrier& b = task.block->named[id];
-  if (!b.arrived) b.threads = threads, b.place = place;
+  if (!b.arrived) {
+    b.threads = threads;
+    b.place = place;
+  }
   if (b.threads != threads)
-    fail_at(place, "named barrier ", id, " of ", threads, " threads meets the same of ", b.threads, " at ", b.place);
+    fail_at(place, "named barrier ", id, " of ", threads, " threads meets the same of ", b.threads,
+            " at ", b.place);
   b.arrived++;
-  if (task.lane == 0) b.arrived += 32 - unsigned(__builtin_popcount(task.warp->existing));  // a warp counts as 32 threads
+  // a warp counts as 32 threads
+  if (task.lane == 0) b.arrived += 32 - unsigned(__builtin_popcount(task.warp->existing));
   void* clock = b.waiters.clock();
   release(clock);
   s.enlist(b.waiters, "named_barrier", place);
@@ -102,14 +122,16 @@ void cluster_wait(Place place) {
   acquire(clock);
 }
 
-// ---------------------------------------------------------------------------------------------------------- warp operations
+// --------------------------------------------------------------------------------- warp operations
 // The thread joins those that wait in the same operation, or is the first.
 WarpOperation& Scheduler::join(unsigned mask, const char* operation, Place place) {
   const Task& task = running();
   Warp& warp = *task.warp;
   const unsigned lane = 1u << task.lane, lanes = mask & warp.existing;
-  if (!(lanes & lane)) fail_at(place, operation, ": the mask ", Lanes{mask}, " leaves out the lane that calls");
-  if (lanes & ~warp.alive) fail_at(place, operation, ": the mask ", Lanes{mask}, " names a thread that has returned");
+  if (!(lanes & lane))
+    fail_at(place, operation, ": the mask ", Lanes{mask}, " leaves out the lane that calls");
+  if (lanes & ~warp.alive)
+    fail_at(place, operation, ": the mask ", Lanes{mask}, " names a thread that has returned");
   for (unsigned open = warp.open; open; open &= open - 1) {
     WarpOperation& o = warp.operations[__builtin_ctz(open)];
     if (o.mask == lanes && same_place(o.place, place)) {
@@ -117,14 +139,17 @@ WarpOperation& Scheduler::join(unsigned mask, const char* operation, Place place
       return o;
     }
     if (o.mask & lane && o.arrived & lanes)  // each of the two operations waits for the other
-      fail_at(place, operation, " of mask ", Lanes{mask}, " names lanes that wait in ", o.operation, " of mask ", Lanes{o.mask}, " at ",
-              o.place);
+      fail_at(place, operation, " of mask ", Lanes{mask}, " names lanes that wait in ", o.operation,
+              " of mask ", Lanes{o.mask}, " at ", o.place);
   }
   const int free = __builtin_ctz(~warp.used);
   warp.used |= 1u << free;
   warp.open |= 1u << free;
   WarpOperation& o = warp.operations[free];
-  o.mask = lanes, o.arrived = lane, o.fetched = 0, o.votes = 0;
+  o.mask = lanes;
+  o.arrived = lane;
+  o.fetched = 0;
+  o.votes = 0;
   o.operation = operation;
   o.place = place;
   return o;
@@ -146,7 +171,9 @@ void Scheduler::meet(WarpOperation& o, bool orders) {
   if (o.fetched == o.mask) task.warp->used &= ~(1u << (&o - task.warp->operations));
 }
 
-void sync_warp(unsigned mask, Place place) { active->meet(active->join(mask, "__syncwarp", place), true); }
+void sync_warp(unsigned mask, Place place) {
+  active->meet(active->join(mask, "__syncwarp", place), true);
+}
 
 // The results stay valid after meet(): nobody else can run before they are read.
 unsigned ballot(unsigned mask, bool vote, const char* operation, Place place) {
@@ -156,20 +183,23 @@ unsigned ballot(unsigned mask, bool vote, const char* operation, Place place) {
   return o.votes;
 }
 
-uint64_t shuffle(unsigned mask, uint64_t value, unsigned source_lane, const char* operation, Place place) {
+uint64_t shuffle(unsigned mask, uint64_t value, unsigned source_lane, const char* operation,
+                 Place place) {
   WarpOperation& o = active->join(mask, operation, place);
   if (source_lane > 31 || !(o.mask >> source_lane & 1))
-    fail_at(place, operation, " reads lane ", source_lane, ", which its mask ", Lanes{mask}, " leaves out");
+    fail_at(place, operation, " reads lane ", source_lane, ", which its mask ", Lanes{mask},
+            " leaves out");
   o.values[current->lane] = value;
   active->meet(o, false);
   return o.values[source_lane];
 }
 
-// ------------------------------------------------------------------------------------------------------------------ memory
+// ------------------------------------------------------------------------------------------ memory
 void yield(Place place) { active->yield(place); }
 
 void maybe_yield(Place place) {
-  constexpr unsigned many = 100;  // a loop of atomic functions that waits for another thread would never end
+  // a loop of atomic functions that waits for another thread would never end
+  constexpr unsigned many = 100;
   Scheduler& s = *active;
   if (++running().atomics > many) s.yield(place);
   else if (s.options.yield_in_256 && s.random_below(256) < s.options.yield_in_256) {
@@ -178,8 +208,8 @@ void maybe_yield(Place place) {
   }
 }
 
-// Any two fences are ordered as they come: more than CUDA promises, so that a missing fence is seen, but not each fence that
-// is there and of no use.
+// Any two fences are ordered as they come: more than CUDA promises, so that a missing fence is
+// seen, but not each fence that is there and of no use.
 void fence() {
   acquire(&active->fences);
   release(&active->fences);
@@ -189,10 +219,14 @@ void* map_shared_rank(const void* address, unsigned rank, Place place) {
   const Scheduler& s = *active;
   const Task& task = running();
   const size_t offset = size_t(static_cast<const unsigned char*>(address) - task.shared);
-  if (rank >= task.cluster_size) fail_at(place, "map_shared_rank() of block ", rank, " in a cluster of ", task.cluster_size);
-  if (offset >= s.shape.shared) fail_at(place, "map_shared_rank() of an address outside the block's shared memory");
-  const Block& peer = task.block[int(rank) - int(task.cluster_rank)];  // those of a cluster are neighbours
-  if (!peer.barrier.alive) fail_at(place, "map_shared_rank() of block ", rank, " of the cluster, which has ended");
+  if (rank >= task.cluster_size)
+    fail_at(place, "map_shared_rank() of block ", rank, " in a cluster of ", task.cluster_size);
+  if (offset >= s.shape.shared)
+    fail_at(place, "map_shared_rank() of an address outside the block's shared memory");
+  // those of a cluster are neighbours
+  const Block& peer = task.block[int(rank) - int(task.cluster_rank)];
+  if (!peer.barrier.alive)
+    fail_at(place, "map_shared_rank() of block ", rank, " of the cluster, which has ended");
   return peer.shared + offset;
 }
 

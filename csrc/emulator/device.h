@@ -1,5 +1,6 @@
-// What runs below the CUDA functions of cuda.h, and what CUDA offers through PTX only. All of it is called by threads of a
-// kernel. `Place` is the kernel's line that calls; functions that wrap these should take and pass one, for the diagnostics.
+// What runs below the CUDA functions of cuda.h, and what CUDA offers through PTX only. All of it is
+// called by threads of a kernel. `Place` is the kernel's line that calls; functions that wrap these
+// should take and pass one, for the diagnostics.
 #pragma once
 #include "emulator.h"
 
@@ -12,18 +13,20 @@ struct Thread {
   unsigned char* shared;
 };
 // constinit and the attribute: one load instead of a function call.
-[[gnu::tls_model("initial-exec")]] extern constinit thread_local Thread* current;  // the thread that runs
+// the thread that runs
+[[gnu::tls_model("initial-exec")]] extern constinit thread_local Thread* current;
 
 // The block's dynamic shared memory, aligned to 128 bytes.
 inline unsigned char* shared_memory() { return current->shared; }
 
-// ---------------------------------------------------------------------------------------------------------------- barriers
+// ---------------------------------------------------------------------------------------- barriers
 // Barriers wait for the threads that have not returned, as on Volta and later.
 enum class Scope { block, cluster, grid };
 struct Votes { unsigned yes, threads; };
 Votes barrier(Scope, bool vote, const char* operation, Place);
 
-// bar.sync id, threads: of `threads` threads of the block, whole warps. Barrier 0 is the one of __syncthreads().
+// bar.sync id, threads: of `threads` threads of the block, whole warps. Barrier 0 is the one of
+// __syncthreads().
 void named_barrier(unsigned id, unsigned threads, Place = Place::current());
 
 // barrier.cluster.arrive and .wait, with release and acquire.
@@ -33,14 +36,15 @@ void cluster_wait(Place = Place::current());
 // The same place in the shared memory of another block of the cluster.
 void* map_shared_rank(const void*, unsigned rank, Place);
 
-// ---------------------------------------------------------------------------------------------------------- warp operations
+// --------------------------------------------------------------------------------- warp operations
 // The lanes of a mask meet. Only sync_warp orders memory.
 void sync_warp(unsigned mask, Place);
 unsigned ballot(unsigned mask, bool vote, const char* operation, Place);
 uint64_t shuffle(unsigned mask, uint64_t value, unsigned source_lane, const char* operation, Place);
 
-// ------------------------------------------------------------------------------------------------------------------- memory
-// Lets the others run. A loop that waits for another thread's store calls it, or makes its test with an atomic function.
+// ------------------------------------------------------------------------------------------ memory
+// Lets the others run. A loop that waits for another thread's store calls it, or makes its test
+// with an atomic function.
 void yield(Place = Place::current());
 
 // Called by all atomic functions: lets the others run at random, and every so often for sure.

@@ -5,7 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
-// The one place of the emulator that asks for the machine. EMULATOR_UCONTEXT forces the portable switch.
+// The one place of the emulator that asks for the machine. EMULATOR_UCONTEXT forces the portable
+// switch.
 #if !defined(__x86_64__) && !defined(EMULATOR_UCONTEXT)
 #define EMULATOR_UCONTEXT 1
 #endif
@@ -31,7 +32,8 @@ namespace emulator {
 namespace {
 
 #if defined(EMULATOR_ASAN) || defined(EMULATOR_TSAN)
-constexpr size_t stack_size = 256 << 10;  // instrumented frames are larger, and reports are written on the fiber's stack
+// instrumented frames are larger, and reports are written on the fiber's stack
+constexpr size_t stack_size = 256 << 10;
 #else
 constexpr size_t stack_size = 64 << 10;
 #endif
@@ -50,8 +52,13 @@ void enter() {
 #ifdef EMULATOR_ASAN
   const void* from_stack = nullptr;
   size_t from_size = 0;
-  __sanitizer_finish_switch_fiber(self.fake_stack, &from_stack, &from_size);  // it is kept: to make one takes long
-  if (!main_stack) main_stack = from_stack, main_stack_size = from_size;  // the first fiber is entered from there
+  // it is kept: to make one takes long
+  __sanitizer_finish_switch_fiber(self.fake_stack, &from_stack, &from_size);
+  // the first fiber is entered from there
+  if (!main_stack) {
+    main_stack = from_stack;
+    main_stack_size = from_size;
+  }
 #endif
   self.entry();
   __builtin_unreachable();
@@ -59,7 +66,7 @@ void enter() {
 
 }  // namespace
 
-// ------------------------------------------------------------------------------------------------------ the switch itself
+// ------------------------------------------------------------------------------- the switch itself
 #ifdef EMULATOR_UCONTEXT
 
 namespace {
@@ -87,7 +94,8 @@ void switch_context(Fiber& from, Fiber& to) { swapcontext(context_of(from), cont
 
 #else
 
-// Saves the registers that a call must preserve on the stack, and continues with those on the other stack.
+// Saves the registers that a call must preserve on the stack, and continues with those on the other
+// stack.
 extern "C" void emulator_switch_stack(void** save, void* load);
 asm(R"(
 .text
@@ -114,7 +122,9 @@ emulator_switch_stack:
 namespace {
 void set_entry(Fiber& fiber) {
   void** top = reinterpret_cast<void**>(fiber.stack + stack_size - 64);
-  *--top = nullptr;  // enter()'s return address: the end of the stack for debuggers, and the alignment that a call leaves
+  // enter()'s return address: the end of the stack for debuggers, and the alignment that a call
+  // leaves
+  *--top = nullptr;
   *--top = reinterpret_cast<void*>(enter);
   for (int i = 0; i < 6; i++) *--top = nullptr;
   fiber.context = top;
@@ -126,7 +136,7 @@ void switch_context(Fiber& from, Fiber& to) { emulator_switch_stack(&from.contex
 
 #endif
 
-// ------------------------------------------------------------------------------------------------------------- sanitizers
+// -------------------------------------------------------------------------------------- sanitizers
 #ifdef EMULATOR_TSAN
 void release(void* address) { __tsan_release(address); }
 void acquire(void* address) { __tsan_acquire(address); }
@@ -144,7 +154,7 @@ void open_memory([[maybe_unused]] void* address, [[maybe_unused]] size_t size) {
 #endif
 }
 
-// ----------------------------------------------------------------------------------------------------------------- fibers
+// ------------------------------------------------------------------------------------------ fibers
 void adopt_thread(Fiber& main) {
   set_main(main);
 #ifdef EMULATOR_TSAN
@@ -153,16 +163,18 @@ void adopt_thread(Fiber& main) {
 }
 
 static bool get_stack(Fiber& fiber, bool guard) {
-  const int protection = PROT_READ | PROT_WRITE, flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  const int protection = PROT_READ | PROT_WRITE,
+            flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
   if (!fiber.stack) {
     void* memory = mmap(nullptr, guard_size + stack_size, protection, flags, -1, 0);
     if (memory == MAP_FAILED) return false;
     fiber.stack = static_cast<char*>(memory) + guard_size;
     return !guard || mprotect(memory, guard_size, PROT_NONE) == 0;
   }
-  // A stack that has been used. What the former thread did on it would be a race with the next one, which is not ordered
-  // after it: fresh memory makes ThreadSanitizer forget.
-  return !watches_order || mmap(fiber.stack, stack_size, protection, flags | MAP_FIXED, -1, 0) == fiber.stack;
+  // A stack that has been used. What the former thread did on it would be a race with the next one,
+  // which is not ordered after it: fresh memory makes ThreadSanitizer forget.
+  return !watches_order ||
+         mmap(fiber.stack, stack_size, protection, flags | MAP_FIXED, -1, 0) == fiber.stack;
 }
 
 bool start(Fiber& fiber, void (*entry)(), bool guard) {
@@ -183,7 +195,8 @@ void switch_fiber(Fiber& from, Fiber& to) {
   __tsan_switch_to_fiber(to.sanitizer_fiber, orders_nothing);
 #endif
 #ifdef EMULATOR_ASAN
-  __sanitizer_start_switch_fiber(&from.fake_stack, to.stack ? to.stack : main_stack, to.stack ? stack_size : main_stack_size);
+  __sanitizer_start_switch_fiber(&from.fake_stack, to.stack ? to.stack : main_stack,
+                                 to.stack ? stack_size : main_stack_size);
 #endif
   switch_context(from, to);
 #ifdef EMULATOR_ASAN
@@ -196,7 +209,8 @@ void abandon(Fiber& fiber) {
   open_memory(fiber.stack, stack_size);
 #ifdef EMULATOR_TSAN
   if (!fiber.sanitizer_fiber) return;
-  constexpr unsigned orders_all = 0;  // what the fiber did is ordered before what the caller does next
+  // what the fiber did is ordered before what the caller does next
+  constexpr unsigned orders_all = 0;
   void* caller = __tsan_get_current_fiber();
   __tsan_switch_to_fiber(fiber.sanitizer_fiber, orders_all);
   __tsan_switch_to_fiber(caller, orders_all);

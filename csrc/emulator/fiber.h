@@ -1,20 +1,22 @@
-// A stack and the point at which what ran on it stopped. This folder is compiled without sanitizers even where kernels are
-// compiled with them: the functions below tell them of fibers (EMULATOR_ASAN, EMULATOR_TSAN) and of what orders memory.
+// A stack and the point at which what ran on it stopped. This folder is compiled without sanitizers
+// even where kernels are compiled with them: the functions below tell them of fibers
+// (EMULATOR_ASAN, EMULATOR_TSAN) and of what orders memory.
 #pragma once
 
 namespace emulator {
 
 struct Fiber {
-  void* context = nullptr;       // where it stopped; what it points to is the affair of fiber.cpp
-  char* stack = nullptr;         // lowest address; null: the OS thread's own
+  void* context = nullptr;  // where it stopped; what it points to is the affair of fiber.cpp
+  char* stack = nullptr;  // lowest address; null: the OS thread's own
   void (*entry)() = nullptr;
-  void* fake_stack = nullptr;    // AddressSanitizer's
+  void* fake_stack = nullptr;  // AddressSanitizer's
   void* sanitizer_fiber = nullptr;  // ThreadSanitizer's
 };
 
 void adopt_thread(Fiber& main);  // main stands for the OS thread that calls
 
-// The next switch to the fiber calls entry(), which never returns. False: there is no memory for its stack.
+// The next switch to the fiber calls entry(), which never returns. False: there is no memory for
+// its stack.
 bool start(Fiber&, void (*entry)(), bool guard_page);
 void switch_fiber(Fiber& from, Fiber& to);
 void abandon(Fiber&);  // it stopped in the middle and will not continue; it can be started anew

@@ -1,5 +1,6 @@
-// CUDA's functions of bits, of caching hints and of single roundings. To have the bits of the GPU, build without contraction
-// of a multiplication and an addition (-ffp-contract=off), and let nvcc do so too (-fmad=false).
+// CUDA's functions of bits, of caching hints and of single roundings. To have the bits of the GPU,
+// build without contraction of a multiplication and an addition (-ffp-contract=off), and let nvcc
+// do so too (-fmad=false).
 #pragma once
 #include <math.h>
 

@@ -1,4 +1,5 @@
-// A launch: the blocks that must be alive at the same time run together, such sets of blocks one after another.
+// A launch: the blocks that must be alive at the same time run together, such sets of blocks one
+// after another.
 #include <stdlib.h>
 
 #include <cstring>
@@ -26,8 +27,11 @@ void Scheduler::forget() {
     abandon(task.fiber);
     task.waits_in = nullptr;
   }
-  blocks.clear(), clusters.clear(), warps.clear();
-  shared.clear(), retired.clear();
+  blocks.clear();
+  clusters.clear();
+  warps.clear();
+  shared.clear();
+  retired.clear();
   grid = {};
 }
 
@@ -38,7 +42,8 @@ static const char* complaint(const Launch& l) {
   if (!product(l.grid) || !product(l.block)) return "no threads";
   if (l.grid.y > 65535 || l.grid.z > 65535) return "more than 65535 blocks along y or z";
   if (uint64_t(l.grid.x) * l.grid.y * l.grid.z > 0x7fffffff) return "too many blocks";
-  if (l.block.x > 1024 || l.block.y > 1024 || product(l.block) > 1024) return "more than 1024 threads in a block";
+  if (l.block.x > 1024 || l.block.y > 1024 || product(l.block) > 1024)
+    return "more than 1024 threads in a block";
   if (l.block.z > 64) return "a block of more than 64 threads along z";
   if (l.shared > 227 * 1024) return "more than 227 KiB of shared memory";
   if (!l.cluster || l.cluster > 16) return "a cluster of no or more than 16 blocks";
@@ -46,13 +51,19 @@ static const char* complaint(const Launch& l) {
   return nullptr;
 }
 
-static uint3 unpack(unsigned i, dim3 size) { return {i % size.x, i / size.x % size.y, i / size.x / size.y}; }
+static uint3 unpack(unsigned i, dim3 size) {
+  return {i % size.x, i / size.x % size.y, i / size.x / size.y};
+}
 
 static void describe_exception(const char* what) {
   std::string& text = active->error;
   text.clear();
-  add(text, active->place), add(text, ": exception in the kernel"), add(text, what ? ": " : ""), add(text, what ? what : "");
-  add(text, ", "), add(text, *current);
+  add(text, active->place);
+  add(text, ": exception in the kernel");
+  add(text, what ? ": " : "");
+  add(text, what ? what : "");
+  add(text, ", ");
+  add(text, *current);
 }
 
 // The first function of each thread, on its own stack.
@@ -60,7 +71,9 @@ static void run_thread() {
   try {
     active->body(active->context);
     active->end_thread();
-  } catch (const std::exception& e) { describe_exception(e.what()); } catch (...) {
+  } catch (const std::exception& e) {
+    describe_exception(e.what());
+  } catch (...) {
     describe_exception(nullptr);
   }
   stop();
@@ -75,9 +88,14 @@ static Memory allocate(size_t size) {
 // n blocks from `first_block` on, ready to run.
 void Scheduler::prepare(unsigned first_block, unsigned n) {
   const unsigned threads = product(shape.block), n_warps = (threads + 31) / 32;
-  if (watches_order) {  // at new addresses ThreadSanitizer sees no order between these blocks and the former ones
-    blocks.clear(), clusters.clear(), warps.clear();
-    blocks.shrink_to_fit(), clusters.shrink_to_fit(), warps.shrink_to_fit();
+  // at new addresses ThreadSanitizer sees no order between these blocks and the former ones
+  if (watches_order) {
+    blocks.clear();
+    clusters.clear();
+    warps.clear();
+    blocks.shrink_to_fit();
+    clusters.shrink_to_fit();
+    warps.shrink_to_fit();
     for (Memory& memory : shared) retired.push_back(std::move(memory));
     shared.clear();
   }
@@ -116,9 +134,12 @@ void Scheduler::prepare(unsigned first_block, unsigned n) {
       task.warp = &warps[size_t(b) * n_warps + t / 32];
       task.arrived = false;
       task.atomics = 0;
-      if (t % 32 == 0) task.warp->existing = task.warp->alive = threads - t < 32 ? (1u << (threads - t)) - 1 : ~0u;
-      constexpr size_t guarded = 16384;  // Linux allows a process 65530 mappings, and a guard page makes two of one
-      if (!start(task.fiber, run_thread, size_t(b) * threads + t < guarded)) throw Error("no memory for the stacks of the threads");
+      if (t % 32 == 0)
+        task.warp->existing = task.warp->alive = threads - t < 32 ? (1u << (threads - t)) - 1 : ~0u;
+      // Linux allows a process 65530 mappings, and a guard page makes two of one
+      constexpr size_t guarded = 16384;
+      if (!start(task.fiber, run_thread, size_t(b) * threads + t < guarded))
+        throw Error("no memory for the stacks of the threads");
       if (options.order == Order::reverse) ready.push_front(&task);
       else ready.push_back(&task);
     }
@@ -126,15 +147,17 @@ void Scheduler::prepare(unsigned first_block, unsigned n) {
   stats.threads += size_t(n) * threads;
 }
 
-// Other blocks may not use the shared memory of a block that has ended. They find the poison there, or AddressSanitizer finds
-// them. ThreadSanitizer would take this write for one of the kernel's.
+// Other blocks may not use the shared memory of a block that has ended. They find the poison there,
+// or AddressSanitizer finds them. ThreadSanitizer would take this write for one of the kernel's.
 void Scheduler::end_block(Block& block) {
-  if (options.poison && !watches_order && (shape.cluster > 1)) memset(block.shared, 0xFF, shape.shared);
+  if (options.poison && !watches_order && (shape.cluster > 1))
+    memset(block.shared, 0xFF, shape.shared);
   close_memory(block.shared, shape.shared);
 }
 
 void Scheduler::launch() {
-  const unsigned n_blocks = product(shape.grid), together = shape.cooperative ? n_blocks : shape.cluster;
+  const unsigned n_blocks = product(shape.grid),
+                 together = shape.cooperative ? n_blocks : shape.cluster;
   const unsigned n_sets = n_blocks / together;
   random_state = options.seed * 0x9E3779B97F4A7C15ull | 1;
   spins = 0;
@@ -145,7 +168,9 @@ void Scheduler::launch() {
   }
   adopt_thread(main);
   for (unsigned i = 0; i < n_sets && !failed; i++) {
-    const unsigned set = options.order == Order::random ? shuffled[i] : options.order == Order::reverse ? n_sets - 1 - i : i;
+    const unsigned set = options.order == Order::random    ? shuffled[i]
+                         : options.order == Order::reverse ? n_sets - 1 - i
+                                                           : i;
     prepare(set * together, together);
     Task* first = next();
     current = first;

@@ -8,22 +8,27 @@ namespace emulator {
 constinit thread_local Thread* current = nullptr;
 constinit thread_local Scheduler* active = nullptr;
 
-// ------------------------------------------------------------------------------------------------------------ diagnostics
+// ------------------------------------------------------------------------------------- diagnostics
 bool same_place(Place a, Place b) {
-  return a.line() == b.line() && a.column() == b.column() && (a.file_name() == b.file_name() || !strcmp(a.file_name(), b.file_name()));
+  return a.line() == b.line() && a.column() == b.column() &&
+         (a.file_name() == b.file_name() || !strcmp(a.file_name(), b.file_name()));
 }
 
 void add(std::string& text, const char* part) { text += part; }
 void add(std::string& text, size_t number) { text += std::to_string(number); }
-void add(std::string& text, Place place) { text += std::string(place.file_name()) + ":" + std::to_string(place.line()); }
+void add(std::string& text, Place place) {
+  text += std::string(place.file_name()) + ":" + std::to_string(place.line());
+}
 
 static void add(std::string& text, uint3 i) {
   text += "(" + std::to_string(i.x) + "," + std::to_string(i.y) + "," + std::to_string(i.z) + ")";
 }
 
 void add(std::string& text, const Thread& thread) {
-  add(text, "block "), add(text, thread.block_index);
-  add(text, " thread "), add(text, thread.thread_index);
+  add(text, "block ");
+  add(text, thread.block_index);
+  add(text, " thread ");
+  add(text, thread.thread_index);
 }
 
 void add(std::string& text, Lanes lanes) {
@@ -50,19 +55,26 @@ static std::string describe_deadlock(const Scheduler& s) {
   std::vector<const Task*> listed;
   for (const Task& task : s.tasks) {
     if (!task.waits_in || listed.size() == 8) continue;
-    const auto alike = [&task](const Task* other) { return other->block == task.block && same_place(other->place, task.place); };
+    const auto alike = [&task](const Task* other) {
+      return other->block == task.block && same_place(other->place, task.place);
+    };
     if (std::any_of(listed.begin(), listed.end(), alike)) continue;
-    const auto n = std::count_if(s.tasks.begin(), s.tasks.end(), [&](const Task& other) { return other.waits_in && alike(&other); });
-    add(text, "\n  "), add(text, task);
-    add(text, " in "), add(text, task.waits_in);
-    add(text, " at "), add(text, task.place);
+    const auto n = std::count_if(s.tasks.begin(), s.tasks.end(), [&](const Task& other) {
+      return other.waits_in && alike(&other);
+    });
+    add(text, "\n  ");
+    add(text, task);
+    add(text, " in ");
+    add(text, task.waits_in);
+    add(text, " at ");
+    add(text, task.place);
     if (n > 1) text += ", with " + std::to_string(n - 1) + " others of its block";
     listed.push_back(&task);
   }
   return text;
 }
 
-// ------------------------------------------------------------------------------------------------------------ who runs next
+// ----------------------------------------------------------------------------------- who runs next
 unsigned Scheduler::random_below(unsigned n) {  // xorshift
   random_state ^= random_state << 13;
   random_state ^= random_state >> 7;
@@ -80,8 +92,8 @@ Task* Scheduler::next() {
   return ready.pop_front();
 }
 
-// Continues with another thread, or with the caller of launch() when there is none left. Returns when somebody continues with
-// the thread that called.
+// Continues with another thread, or with the caller of launch() when there is none left. Returns
+// when somebody continues with the thread that called.
 void Scheduler::run_next() {
   Task& from = running();
   Task* to = next();
@@ -91,7 +103,8 @@ void Scheduler::run_next() {
   switch_fiber(from.fiber, to ? to->fiber : main);
 }
 
-// The thread waits for release_all() once it calls run_next(). Also the last one to come waits, for its turn.
+// The thread waits for release_all() once it calls run_next(). Also the last one to come waits, for
+// its turn.
 void Scheduler::enlist(Waiters& waiters, const char* operation, Place place) {
   Task& task = running();
   task.before = waiters.last;
@@ -116,7 +129,8 @@ void Scheduler::yield(Place place) {
   Task& task = running();
   task.atomics = 0;
   if (++spins > options.spin_limit)
-    fail_at(place, "no progress: ", options.spin_limit, " yields, and no thread passed a barrier or returned");
+    fail_at(place, "no progress: ", options.spin_limit,
+            " yields, and no thread passed a barrier or returned");
   ready.push_back(&task);
   run_next();
 }
@@ -129,7 +143,8 @@ void Scheduler::end_thread() {
   warp.alive &= ~(1u << task.lane);
   for (unsigned open = warp.open; open; open &= open - 1) {
     const WarpOperation& o = warp.operations[__builtin_ctz(open)];
-    if (o.mask >> task.lane & 1) fail_at(o.place, "a thread returns that the mask of ", o.operation, " names");
+    if (o.mask >> task.lane & 1)
+      fail_at(o.place, "a thread returns that the mask of ", o.operation, " names");
   }
   release(&ended);
   Block& block = *task.block;

@@ -15,8 +15,8 @@ struct Task;
 // Threads that wait for the same event.
 struct Waiters {
   Task* last = nullptr;  // the one that came last; it leads to the others
-  // Their addresses stand for the event and for the next one of the same kind. Two, since threads can reach the next event
-  // before others have left this one; none can reach the one after.
+  // Their addresses stand for the event and for the next one of the same kind. Two, since threads
+  // can reach the next event before others have left this one; none can reach the one after.
   char clocks[2] = {};
   unsigned phase = 0;
   void* clock() { return &clocks[phase & 1]; }
@@ -24,8 +24,8 @@ struct Waiters {
 
 struct Barrier {
   unsigned alive = 0, arrived = 0;  // threads
-  unsigned yes = 0;                 // of those that arrived
-  Votes votes = {};                 // of the last phase
+  unsigned yes = 0;  // of those that arrived
+  Votes votes = {};  // of the last phase
   const char* operation = nullptr;  // the first arrival of this phase
   Place place;
   Waiters waiters;
@@ -37,8 +37,8 @@ struct NamedBarrier {
   Waiters waiters;
 };
 
-// Lanes that meet in one operation. It stays in use until each of them has fetched its result, so that there can be two of
-// the same mask at once, but never more than there are lanes.
+// Lanes that meet in one operation. It stays in use until each of them has fetched its result, so
+// that there can be two of the same mask at once, but never more than there are lanes.
 struct WarpOperation {
   unsigned mask = 0, arrived = 0, fetched = 0;  // lanes
   unsigned votes = 0;
@@ -50,7 +50,7 @@ struct WarpOperation {
 
 struct Warp {
   unsigned existing = 0, alive = 0;  // lanes
-  unsigned used = 0, open = 0;       // operations, and those of them that lanes are missing from
+  unsigned used = 0, open = 0;  // operations, and those of them that lanes are missing from
   WarpOperation operations[32];
 };
 
@@ -65,16 +65,16 @@ struct Task : Thread {
   Fiber fiber;
   Block* block = nullptr;
   Warp* warp = nullptr;
-  Task* before = nullptr;            // among the Waiters: the one that came before
-  const char* waits_in = nullptr;    // null: it can run
+  Task* before = nullptr;  // among the Waiters: the one that came before
+  const char* waits_in = nullptr;  // null: it can run
   Place place;
-  bool arrived = false;              // at the cluster's barrier, without having waited yet
-  unsigned cluster_phase = 0;        // of that barrier when it arrived
-  unsigned atomics = 0;              // since it last let others run
+  bool arrived = false;  // at the cluster's barrier, without having waited yet
+  unsigned cluster_phase = 0;  // of that barrier when it arrived
+  unsigned atomics = 0;  // since it last let others run
 };
 
-// Those that can run, in order. Threads that are released go to the front, so that they run as far ahead as they can; threads
-// that yield go to the back. A ring.
+// Those that can run, in order. Threads that are released go to the front, so that they run as far
+// ahead as they can; threads that yield go to the back. A ring.
 class ReadyQueue {
   std::vector<Task*> ring = std::vector<Task*>(1);
   size_t first = 0, count = 0;
@@ -88,12 +88,17 @@ class ReadyQueue {
     first = count = 0;
   }
   size_t size() const { return count; }
-  void push_front(Task* task) { first--, count++, at(0) = task; }
+  void push_front(Task* task) {
+    first--;
+    count++;
+    at(0) = task;
+  }
   void push_back(Task* task) { at(count++) = task; }
   void swap_with_first(size_t i) { std::swap(at(0), at(i)); }
   Task* pop_front() {
     Task* task = at(0);
-    first++, count--;
+    first++;
+    count--;
     return task;
   }
 };
@@ -116,29 +121,30 @@ struct Scheduler {
   std::vector<Barrier> clusters;
   std::vector<Warp> warps;
   Barrier grid;
-  std::vector<Memory> shared;   // of each of the blocks
+  std::vector<Memory> shared;  // of each of the blocks
   size_t shared_size = 0;
-  std::vector<Memory> retired;  // of blocks that have ended, where memory must not be used twice in a launch
+  // of blocks that have ended, where memory must not be used twice in a launch
+  std::vector<Memory> retired;
 
   Fiber main;
   ReadyQueue ready;
-  unsigned alive = 0;           // threads that have not returned
+  unsigned alive = 0;  // threads that have not returned
   uint64_t random_state = 1;
-  uint64_t spins = 0;           // yields since a barrier was passed or a thread returned
-  char ended = 0;               // its address stands for the end of all threads
-  char fences = 0;              // and for all fences
+  uint64_t spins = 0;  // yields since a barrier was passed or a thread returned
+  char ended = 0;  // its address stands for the end of all threads
+  char fences = 0;  // and for all fences
   bool failed = false;
   std::string error;
 
   ~Scheduler();
   unsigned random_below(unsigned n);
 
-  void launch();                                   // launch.cpp
+  void launch();  // launch.cpp
   void prepare(unsigned first_block, unsigned n);
   void forget();
   void end_block(Block&);
 
-  void run_next();                // scheduler.cpp
+  void run_next();  // scheduler.cpp
   Task* next();
   void enlist(Waiters&, const char* operation, Place);
   void release_all(Waiters&);
@@ -157,7 +163,7 @@ struct Scheduler {
 
 inline Task& running() { return *static_cast<Task*>(current); }
 
-// ------------------------------------------------------------------------------------------------------------ diagnostics
+// ------------------------------------------------------------------------------------- diagnostics
 struct Lanes { unsigned mask; };
 void add(std::string& text, const char*);
 void add(std::string& text, size_t);
@@ -168,14 +174,17 @@ void add(std::string& text, Lanes);
 bool same_place(Place, Place);
 [[noreturn]] void stop();  // ends the launch, which throws Scheduler::error
 
-// The text is put together here, where its memory is freed again: the stack of the thread that fails is left as it is.
+// The text is put together here, where its memory is freed again: the stack of the thread that
+// fails is left as it is.
 template <class... Parts> [[noreturn]] void fail_at(Place place, const Parts&... parts) {
   {
     std::string text;
-    add(text, place), add(text, ": ");
+    add(text, place);
+    add(text, ": ");
     (add(text, parts), ...);
     if (!active) throw Error(text);
-    add(text, ", "), add(text, *current);
+    add(text, ", ");
+    add(text, *current);
     active->error = std::move(text);
   }
   stop();

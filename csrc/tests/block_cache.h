@@ -1,12 +1,11 @@
 // The cache of memory blocks: what it keeps and gives back, alone and from several threads.
 #pragma once
-#include "../cpu/block_cache.h"
-
 #include <atomic>
 #include <cstring>
 #include <thread>
 #include <vector>
 
+#include "../cpu/block_cache.h"
 #include "check.h"
 
 namespace lsnn::test {
@@ -21,14 +20,17 @@ inline void check_block_cache() {  // main() has set its limit to 64 MB
   check(cpu::cached_bytes() >= 5 * MB, "a large block is kept");
   void* much_smaller = cpu::take_block(MB);
   check(much_smaller != block, "a large block is no answer to a small request");
-  check(cpu::take_block(5 * MB - 1000) == block && cpu::cached_bytes() == 0, "a block is used again");
-  cpu::give_block(much_smaller), cpu::give_block(block);
-  std::vector<void*> many(12);
-  for (void*& p : many) p = cpu::take_block(8 * MB);
-  for (void* p : many) cpu::give_block(p);
+  check(cpu::take_block(5 * MB - 1000) == block && cpu::cached_bytes() == 0,
+        "a block is used again");
+  cpu::give_block(much_smaller);
+  cpu::give_block(block);
+  std::vector<void*> blocks(12);
+  for (void*& p : blocks) p = cpu::take_block(8 * MB);
+  for (void* p : blocks) cpu::give_block(p);
   check(cpu::cached_bytes() > 32 * MB && cpu::cached_bytes() <= 64 * MB, "the limit is held");
 
-  // Threads take blocks, sign both ends and leave them for another thread to read the signatures and give the block back.
+  // Threads take blocks, sign both ends and leave them for another thread to read the signatures
+  // and give the block back.
   std::atomic<uint64_t*> shelf[8] = {};
   std::atomic<int> broken{0};
   auto read_and_give = [&](uint64_t* p) {
@@ -40,7 +42,8 @@ inline void check_block_cache() {  // main() has set its limit to 64 MB
       const uint64_t n = uint64_t(std::exp2(drawn(thread, i, 1, 20)));  // 16 bytes to 8 MB
       auto* p = static_cast<uint64_t*>(cpu::take_block(n * 8));
       if ((uintptr_t)p % 128) broken++;
-      p[0] = n, p[n - 1] = ~(uint64_t)p;
+      p[0] = n;
+      p[n - 1] = ~(uint64_t)p;
       if (i % 50 == 0) cpu::empty_cache();
       read_and_give(shelf[i % 8].exchange(p));
     }

@@ -22,8 +22,10 @@ inline std::string differ(double got, double wanted) {
   return text;
 }
 
-// The outputs [from, to) bit for bit. NaN, the poison, equals nothing, so that this also finds what was not written.
-template <class T> void check_same(const char* what, const Run<T>& got, const Run<T>& wanted, int from, int to) {
+// The outputs [from, to) bit for bit. NaN, the poison, equals nothing, so that this also finds what
+// was not written.
+template <class T> void check_same(const char* what, const Run<T>& got, const Run<T>& wanted,
+                                   int from, int to) {
   for (int name = from; name < to; name++)
     for (int64_t i = 0; i < size_of(got.c, name); i++)
       if (got.written(name, i) && !(got.b[name][i] == wanted.b[name][i]))
@@ -31,7 +33,8 @@ template <class T> void check_same(const char* what, const Run<T>& got, const Ru
 }
 template <class T> void check_same_bits(const char* what, const Run<T>& got, const Run<T>& wanted) {
   for (int64_t i = 0; i < got.n_bits(); i++)
-    if (got.bits[i] != wanted.bits[i]) return check(false, std::string(what) + ", word " + std::to_string(i) + " of the spike bits");
+    if (got.bits[i] != wanted.bits[i])
+      return check(false, std::string(what) + ", word " + std::to_string(i) + " of the spike bits");
 }
 
 // No gradient reaches the steps after an item's last one.
@@ -42,13 +45,16 @@ template <class T> void check_ends(const char* what, const Run<T>& got) {
 }
 
 // Gradients number by number, relative to the largest of each.
-template <class T, class U> void check_close(const char* what, const Run<T>& got, const Run<U>& wanted, double tolerance) {
+template <class T, class U> void check_close(const char* what, const Run<T>& got,
+                                             const Run<U>& wanted, double tolerance) {
   for (int name = gx; name < n_names; name++) {
     const int64_t n = size_of(got.c, name);
     double size = 1e-3;
-    for (int64_t i = 0; i < n; i++) size = got.written(name, i) ? std::max(size, std::fabs(double(wanted.b[name][i]))) : size;
     for (int64_t i = 0; i < n; i++)
-      if (got.written(name, i) && !(std::fabs(got.b[name][i] - wanted.b[name][i]) <= tolerance * size))
+      size = got.written(name, i) ? std::max(size, std::fabs(double(wanted.b[name][i]))) : size;
+    for (int64_t i = 0; i < n; i++)
+      if (got.written(name, i) &&
+          !(std::fabs(got.b[name][i] - wanted.b[name][i]) <= tolerance * size))
         return check(false, place(what, name, i) + differ(got.b[name][i], wanted.b[name][i]));
   }
 }

@@ -1,7 +1,7 @@
 // One planted bug of each class that the emulator is to catch, and which build catches it.
 //
-// plain: launch() throws an Error with the text given here, or the result is wrong in some order of the threads. address, thread:
-// AddressSanitizer or ThreadSanitizer reports it.
+// plain: launch() throws an Error with the text given here, or the result is wrong in some order of
+// the threads. address, thread: AddressSanitizer or ThreadSanitizer reports it.
 #pragma once
 #include <cstring>
 #include <vector>
@@ -73,7 +73,9 @@ __global__ void lane_outside_mask(int* out) {
   if (threadIdx.x < 16) out[threadIdx.x] = __shfl_down_sync(0x0000ffff, int(threadIdx.x), 4);
 }
 
-__global__ void past_shared_memory() { reinterpret_cast<int*>(shared_memory())[threadIdx.x + 1] = 0; }
+__global__ void past_shared_memory() {
+  reinterpret_cast<int*>(shared_memory())[threadIdx.x + 1] = 0;
+}
 
 __global__ void two_blocks_one_word(int* out) { *out = 1; }
 
@@ -109,8 +111,12 @@ __global__ void small_count(int* out) {
 __global__ void no_such_barrier() { named_barrier(16, n); }
 __global__ void part_of_a_warp() { named_barrier(1, 48); }
 
-__global__ void rank_outside_cluster() { cooperative_groups::this_cluster().map_shared_rank(shared_memory(), 2); }
-__global__ void address_outside_shared() { cooperative_groups::this_cluster().map_shared_rank(shared_memory() + 4 * n, 1); }
+__global__ void rank_outside_cluster() {
+  cooperative_groups::this_cluster().map_shared_rank(shared_memory(), 2);
+}
+__global__ void address_outside_shared() {
+  cooperative_groups::this_cluster().map_shared_rank(shared_memory() + 4 * n, 1);
+}
 
 __global__ void ended_block(int* out) {
   int* shared = reinterpret_cast<int*>(shared_memory());
@@ -150,8 +156,9 @@ constexpr Launch grid_of_2 = {.grid = 2, .block = n, .cooperative = true};
 struct Bug {
   const char* name;
   const char* builds;
-  const char* error;  // a part of the Error; null: none, but wrong results or the report of a sanitizer
-  bool (*good)();     // runs the kernel and says whether its results are right
+  // a part of the Error; null: none, but wrong results or the report of a sanitizer
+  const char* error;
+  bool (*good)();  // runs the kernel and says whether its results are right
 };
 
 inline bool nothing_to_check(const Launch& shape, void (*kernel)()) {
@@ -159,7 +166,8 @@ inline bool nothing_to_check(const Launch& shape, void (*kernel)()) {
   return true;
 }
 
-template <class K> bool check_out(const Launch& shape, bool (*right)(const std::vector<int>&), K kernel) {
+template <class K> bool check_out(const Launch& shape, bool (*right)(const std::vector<int>&),
+                                  K kernel) {
   std::vector<int> out(2 * bugs::n);
   launch(shape, [&] { kernel(out.data()); });
   return right(out);
@@ -193,37 +201,64 @@ inline bool syncwarp_is_right() {
 }
 
 inline const Bug all_bugs[] = {
-    {"missing_barrier", "plain thread", nullptr, [] { return check_out(bugs::one_block, bugs::reversed, bugs::missing_barrier); }},
+    {"missing_barrier", "plain thread", nullptr,
+     [] { return check_out(bugs::one_block, bugs::reversed, bugs::missing_barrier); }},
     {"overwrite", "plain thread", nullptr, overwrite_is_right},
     {"block_barrier_for_cluster", "plain thread", nullptr,
-     [] { return check_out(bugs::cluster_of_2, bugs::exchanged, bugs::block_barrier_for_cluster); }},
+     [] {
+       return check_out(bugs::cluster_of_2, bugs::exchanged, bugs::block_barrier_for_cluster);
+     }},
     {"block_barrier_for_grid", "plain thread", nullptr, grid_is_right},
-    {"small_count", "plain thread", nullptr, [] { return check_out(bugs::one_block, bugs::reversed, bugs::small_count); }},
-    {"ended_block", "plain address", nullptr, [] { return check_out(bugs::cluster_of_2, bugs::exchanged, bugs::ended_block); }},
-    {"past_shared_memory", "address", nullptr, [] { return nothing_to_check(bugs::one_block, bugs::past_shared_memory); }},
+    {"small_count", "plain thread", nullptr,
+     [] { return check_out(bugs::one_block, bugs::reversed, bugs::small_count); }},
+    {"ended_block", "plain address", nullptr,
+     [] { return check_out(bugs::cluster_of_2, bugs::exchanged, bugs::ended_block); }},
+    {"past_shared_memory", "address", nullptr,
+     [] { return nothing_to_check(bugs::one_block, bugs::past_shared_memory); }},
     {"two_blocks_one_word", "thread", nullptr,
-     [] { return check_out({.grid = 2}, [](const std::vector<int>& out) { return out[0] == 1; }, bugs::two_blocks_one_word); }},
+     [] {
+       return check_out(
+           {.grid = 2}, [](const std::vector<int>& out) { return out[0] == 1; },
+           bugs::two_blocks_one_word);
+     }},
     {"missing_syncwarp", "thread", nullptr, syncwarp_is_right},
     {"missing_fence", "thread", nullptr, fence_is_right},
-    {"divergent_barrier", "plain", "divergent barrier", [] { return nothing_to_check(bugs::one_block, bugs::divergent_barrier); }},
-    {"deadlock", "plain", "deadlock: 64 threads wait", [] { return nothing_to_check(bugs::one_block, bugs::deadlock); }},
-    {"lane_not_in_mask", "plain", "leaves out the lane", [] { return nothing_to_check(bugs::one_block, bugs::lane_not_in_mask); }},
-    {"overlapping_masks", "plain", "names lanes that wait", [] { return nothing_to_check(bugs::one_block, bugs::overlapping_masks); }},
-    {"returned_lane", "plain", "return", [] { return nothing_to_check(bugs::one_block, bugs::returned_lane); }},
-    {"lane_outside_mask", "plain", "which its mask", [] { return check_out(bugs::one_block, bugs::reversed, bugs::lane_outside_mask); }},
-    {"two_counts", "plain", "meets the same of", [] { return nothing_to_check(bugs::one_block, bugs::two_counts); }},
-    {"no_such_barrier", "plain", "named barrier 16", [] { return nothing_to_check(bugs::one_block, bugs::no_such_barrier); }},
-    {"part_of_a_warp", "plain", "not whole warps", [] { return nothing_to_check(bugs::one_block, bugs::part_of_a_warp); }},
-    {"rank_outside_cluster", "plain", "in a cluster of 2", [] { return nothing_to_check(bugs::cluster_of_2, bugs::rank_outside_cluster); }},
+    {"divergent_barrier", "plain", "divergent barrier",
+     [] { return nothing_to_check(bugs::one_block, bugs::divergent_barrier); }},
+    {"deadlock", "plain", "deadlock: 64 threads wait",
+     [] { return nothing_to_check(bugs::one_block, bugs::deadlock); }},
+    {"lane_not_in_mask", "plain", "leaves out the lane",
+     [] { return nothing_to_check(bugs::one_block, bugs::lane_not_in_mask); }},
+    {"overlapping_masks", "plain", "names lanes that wait",
+     [] { return nothing_to_check(bugs::one_block, bugs::overlapping_masks); }},
+    {"returned_lane", "plain", "return",
+     [] { return nothing_to_check(bugs::one_block, bugs::returned_lane); }},
+    {"lane_outside_mask", "plain", "which its mask",
+     [] { return check_out(bugs::one_block, bugs::reversed, bugs::lane_outside_mask); }},
+    {"two_counts", "plain", "meets the same of",
+     [] { return nothing_to_check(bugs::one_block, bugs::two_counts); }},
+    {"no_such_barrier", "plain", "named barrier 16",
+     [] { return nothing_to_check(bugs::one_block, bugs::no_such_barrier); }},
+    {"part_of_a_warp", "plain", "not whole warps",
+     [] { return nothing_to_check(bugs::one_block, bugs::part_of_a_warp); }},
+    {"rank_outside_cluster", "plain", "in a cluster of 2",
+     [] { return nothing_to_check(bugs::cluster_of_2, bugs::rank_outside_cluster); }},
     {"address_outside_shared", "plain", "outside the block's shared memory",
      [] { return nothing_to_check(bugs::cluster_of_2, bugs::address_outside_shared); }},
     {"spin", "plain", "no progress", [] { return nothing_to_check(bugs::one_block, bugs::spin); }},
-    {"grid_barrier", "plain", "not cooperative", [] { return nothing_to_check(bugs::one_block, bugs::grid_barrier); }},
-    {"wait_without_arrive", "plain", "without cluster_arrive", [] { return nothing_to_check(bugs::one_block, bugs::wait_without_arrive); }},
-    {"throws", "plain", "exception in the kernel: thrown", [] { return nothing_to_check(bugs::one_block, bugs::throws); }},
-    {"invalid_launch", "plain", "more than 1024 threads", [] { return nothing_to_check({.block = 1025}, bugs::spin); }},
+    {"grid_barrier", "plain", "not cooperative",
+     [] { return nothing_to_check(bugs::one_block, bugs::grid_barrier); }},
+    {"wait_without_arrive", "plain", "without cluster_arrive",
+     [] { return nothing_to_check(bugs::one_block, bugs::wait_without_arrive); }},
+    {"throws", "plain", "exception in the kernel: thrown",
+     [] { return nothing_to_check(bugs::one_block, bugs::throws); }},
+    {"invalid_launch", "plain", "more than 1024 threads",
+     [] { return nothing_to_check({.block = 1025}, bugs::spin); }},
     {"launch_in_kernel", "plain", "inside a kernel",
-     [] { return nothing_to_check(bugs::one_block, [] { nothing_to_check(bugs::one_block, bugs::deadlock); }); }},
+     [] {
+       return nothing_to_check(bugs::one_block,
+                               [] { nothing_to_check(bugs::one_block, bugs::deadlock); });
+     }},
 };
 
 }  // namespace emulator::test

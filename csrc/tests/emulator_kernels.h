@@ -18,7 +18,8 @@ __global__ void early_exit(int* out, int n) {
 
 __global__ void votes(int* out) {
   const int i = int(threadIdx.x);
-  const int n = __syncthreads_count(i % 3 == 0), any = __syncthreads_or(i == 40), none = __syncthreads_or(0);
+  const int n = __syncthreads_count(i % 3 == 0), any = __syncthreads_or(i == 40),
+            none = __syncthreads_or(0);
   const int all = __syncthreads_and(i < 64), not_all = __syncthreads_and(i < 63);
   out[i] = n + 100 * any + 1000 * none + 10000 * all + 100000 * not_all;
 }
@@ -83,7 +84,8 @@ __global__ void exchange_in_warp(int* out) {
 // A block waits for what another one writes; the loop's atomic function lets the other block run.
 __global__ void wait_for_flag(int* data, unsigned* flag, int* out) {
   if (blockIdx.x == 1) {
-    while (!atomicOr(flag, 0)) {}
+    while (!atomicOr(flag, 0)) {
+    }
     __threadfence();
     *out = *data;
   } else {
@@ -171,10 +173,12 @@ __global__ void grid_steps(int* memory, int* out) {
 __global__ void indices(uint3* out) {
   const unsigned block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
   const unsigned thread = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
-  out[block * (blockDim.x * blockDim.y * blockDim.z) + thread] = make_uint3(blockIdx.z, threadIdx.z, threadIdx.y);
+  out[block * (blockDim.x * blockDim.y * blockDim.z) + thread] =
+      make_uint3(blockIdx.z, threadIdx.z, threadIdx.y);
 }
 
-// What a step of a recurrent network of spikes costs: each thread a neuron, a mask of those that spike, two barriers a step.
+// What a step of a recurrent network of spikes costs: each thread a neuron, a mask of those that
+// spike, two barriers a step.
 __global__ void recurrent(const float* weights, float* v, unsigned* spikes, unsigned n_steps) {
   unsigned* masks = shared<unsigned>();
   const unsigned n = blockDim.x, i = threadIdx.x;
@@ -186,7 +190,8 @@ __global__ void recurrent(const float* weights, float* v, unsigned* spikes, unsi
     __syncthreads();
     float sum = 0;
     for (unsigned word = 0; word < n / 32; word++)
-      for (unsigned left = masks[word]; left; left &= left - 1) sum += weights[(word * 32 + unsigned(__ffs(int(left))) - 1) * n + i];
+      for (unsigned left = masks[word]; left; left &= left - 1)
+        sum += weights[(word * 32 + unsigned(__ffs(int(left))) - 1) * n + i];
     state = 0.9f * state + sum + 0.2f - (spike ? 1.0f : 0.0f);
     spikes[i] += spike;
     __syncthreads();

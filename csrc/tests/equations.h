@@ -1,8 +1,9 @@
 // Equations (1) to (9) of alif.h once more, one number after the other, for the C++ test programs.
 //
-// Every number carries its derivatives along one direction for each group of inputs (forward mode; through a spike they are
-// those of the pseudo-derivative, and none go through what the row stops). So one transcription tells what the forward pass
-// must write, to the last bit, and how the loss changes along each direction, which the gradients must agree with.
+// Every number carries its derivatives along one direction for each group of inputs (forward mode;
+// through a spike they are those of the surrogate, and none go through what the model detaches). So
+// one transcription tells what the forward pass must write, to the last bit, and how the loss
+// changes along each direction, which the gradients must agree with.
 #pragma once
 #include <array>
 
@@ -11,7 +12,8 @@
 
 namespace lsnn::test {
 
-template <class T> inline constexpr int tangents = sizeof(T) == 8 ? n_groups : 0;  // float: values only
+// float: values only
+template <class T> inline constexpr int tangents = sizeof(T) == 8 ? n_groups : 0;
 template <class T> using Slopes = std::array<double, tangents<T>>;
 
 template <class T> struct Dual {
@@ -35,24 +37,29 @@ template <class T> struct Dual {
   }
 };
 
-// Reads the inputs of `given`, writes into `expected` what the forward pass must write, and returns the slopes of the loss
-// sum(gz z) + sum(gv trace_v) + ... over all gradients that are not absent.
+// Reads the inputs of `given`, writes into `expected` what the forward pass must write, and returns
+// the slopes of the loss sum(gz z) + sum(gv trace_v) + ... over all gradients that are not absent.
 template <class T> Slopes<T> equations(const Run<T>& given, const Run<T>& expected) {
   using F = Dual<T>;
   const Case& c = given.c;
-  const Row row = given.layer().row;
+  const Model model = given.layer().model;
   const int64_t item = c.item(), D = c.D();
   Slopes<T> slopes{};
-  auto leaf = [&](T value, int group, int64_t i) { return F(value, [&](int g) { return g == group ? direction(group, i) : 0; }); };
-  auto unless = [&](unsigned flag, const F& f) { return row.stop & flag ? F(f.x) : f; };
+  auto leaf = [&](T value, int group, int64_t i) {
+    return F(value, [&](int g) { return g == group ? direction(group, i) : 0; });
+  };
+  auto unless = [&](unsigned flag, const F& f) { return model.detach & flag ? F(f.x) : f; };
   auto out = [&](Name name, int64_t i, const F& f, Name gradient, int64_t gradient_i) {
     expected.b[name][i] = f.x;
-    for (int g = 0; g < tangents<T> && given.at(gradient); g++) slopes[g] += given.b[gradient][gradient_i] * f.d[g];
+    for (int g = 0; g < tangents<T> && given.at(gradient); g++)
+      slopes[g] += given.b[gradient][gradient_i] * f.d[g];
   };
 
-  std::vector<F> h((D + c.T) * item), v(item), a(item), i(item);  // h: the spikes of step t at [D + t]
+  // h: the spikes of step t at [D + t]
+  std::vector<F> h((D + c.T) * item), v(item), a(item), i(item);
   std::vector<T> r(given.b[r0].get(), given.b[r0].get() + item);
-  for (int64_t s = 0; s < D * item; s++) h[(D - 1 - s / item) * item + s % item] = leaf(given.b[z0][s], z0, s);
+  for (int64_t s = 0; s < D * item; s++)
+    h[(D - 1 - s / item) * item + s % item] = leaf(given.b[z0][s], z0, s);
   for (int64_t s = 0; s < item; s++) {
     v[s] = leaf(given.b[v0][s], v0, s);
     a[s] = leaf(given.b[a0][s], a0, s);
@@ -63,18 +70,20 @@ template <class T> Slopes<T> equations(const Run<T>& given, const Run<T>& expect
     T w;
     double slope;
   };  // past: from where neuron 0 of a step lies in h to the spike that acts
-  std::vector<std::vector<Synapse>> synapses(c.N);      // of each neuron, in the order of the sum (1)
+  std::vector<std::vector<Synapse>> synapses(c.N);  // of each neuron, in the order of the sum (1)
   for (int64_t s = 0; s < c.S(); s++)
     for (int64_t j = 0; j < c.N; j++)
       for (int64_t n = 0; n < c.N; n++) {
         const int64_t matrix = c.all_delays ? s : 0;
         if (!c.all_delays && given.delay[j * c.N + n] != c.delays[s]) continue;
         const T value = given.b[w][w_strides(c).at(matrix, j, n)];
-        synapses[n].push_back({j - (1 + c.delays[s]) * item, value, direction(w, (matrix * c.N + j) * c.N + n)});
+        synapses[n].push_back(
+            {j - (1 + c.delays[s]) * item, value, direction(w, (matrix * c.N + j) * c.N + n)});
       }
   std::vector<std::array<F, n_coefficients>> coefficients(c.N);
   for (int64_t n = 0; n < c.N; n++)
-    for (int q = 0; q < n_coefficients; q++) coefficients[n][q] = leaf(given.b[k][q * c.N + n], k + q, n);
+    for (int q = 0; q < n_coefficients; q++)
+      coefficients[n][q] = leaf(given.b[k][q * c.N + n], k + q, n);
   std::fill_n(expected.bits.get(), expected.n_bits(), 0);
 
   for (int64_t t = 0; t < c.T; t++)
@@ -82,53 +91,63 @@ template <class T> Slopes<T> equations(const Run<T>& given, const Run<T>& expect
       const int64_t n = s % c.N, at = t * item + s;
       if (c.after_end(at)) {
         for (Name name : {z, trace_v, trace_a, trace_A, y, smooth_z}) expected.b[name][at] = 0;
-        for (int64_t part = 0; t % segment == 0 && part < 4; part++)
-          expected.b[carry][(t / segment * 4 + part) * item + s] = 0;
+        for (int64_t variable = 0; t % segment == 0 && variable < 4; variable++)
+          expected.b[carry][(t / segment * 4 + variable) * item + s] = 0;
         continue;
       }
       const auto& p = coefficients[n];
       auto reset = [&](const F& y, const F& z, const F& A) {
-        if (row.reset == Reset::to_R) return (F(1) - z) * y + z * p[R_];
-        return y - z * (row.reset == Reset::minus_A ? A : p[R_]);
+        if (model.reset == Reset::to_R) return (F(1) - z) * y + z * p[R_];
+        return y - z * (model.reset == Reset::minus_A ? A : p[R_]);
       };
-      auto m = [&](const F& n, const F& A) { return (n - A) / (row.scale == Scale::width_A ? p[WIDTH] * A : p[WIDTH]); };
-      auto over = [&](const F& m) { return row.ge ? m.x >= 0 : m.x > 0; };
+      auto m = [&](const F& n, const F& A) {
+        return (n - A) / (model.scale == Scale::width_A ? p[WIDTH] * A : p[WIDTH]);
+      };
+      auto over = [&](const F& m) { return model.ge ? m.x >= 0 : m.x > 0; };
       auto spike = [&](const F& m) {
         const T value = c.smooth ? T(dampening) * psi_integral(c.surrogate, m.x) : T(over(m));
         return F(value, [&](int g) { return dampening * psi_shape(c.surrogate, m.x) * m.d[g]; });
       };
       const T carried[] = {v[s].x, a[s].x, i[s].x, r[s]};
-      for (int64_t part = 0; t % segment == 0 && part < 4; part++) expected.b[carry][(t / segment * 4 + part) * item + s] = carried[part];
+      for (int64_t variable = 0; t % segment == 0 && variable < 4; variable++)
+        expected.b[carry][(t / segment * 4 + variable) * item + s] = carried[variable];
 
       F sum = leaf(given.b[x][strides(c, x).at(at, c)], x, at);
-      for (const Synapse& of : synapses[n]) {                                                         // (1)
+      for (const Synapse& of : synapses[n]) {  // (1)
         const F& past = h[(D + t) * item + s - n + of.past];
         sum.x = sum.x + of.w * past.x;
-        for (int g = 0; g < tangents<T>; g++) sum.d[g] += (row.stop & stop_rec ? 0 : of.w * past.d[g]) + (g == w ? of.slope * past.x : 0);
+        for (int g = 0; g < tangents<T>; g++)
+          sum.d[g] +=
+              (model.detach & detach_rec ? 0 : of.w * past.d[g]) + (g == w ? of.slope * past.x : 0);
       }
-      i[s] = p[SIGMA] * i[s] + sum;                                                                   // (2)
+      i[s] = p[SIGMA] * i[s] + sum;  // (2)
       const F z1 = h[(D + t - 1) * item + s];
-      const F e = row.drive == Drive::spike   ? z1
-                  : row.drive == Drive::cross ? spike(m(v[s], p[THETA] + p[BETA] * a[s]))
-                                              : F(T(over(v[s] - p[THETA])));
-      a[s] = p[RHO] * a[s] + p[Q] * unless(stop_adapt, e) + p[P] * v[s];                              // (3)
-      const F A = p[THETA] + p[BETA] * a[s];                                                          // (4)
-      const F y1 = p[ALPHA] * v[s] + p[KAPPA] * (i[s] - p[ETA] * a[s]);                               // (5)
-      const F u = row.when == When::next ? reset(y1, unless(stop_reset, z1), A) : y1;                 // (6)
-      const F m1 = m(row.test == Test::old_v ? v[s] : u, unless(stop_thr, A));                        // (7)
+      const F e = model.drive == Drive::spike   ? z1
+                  : model.drive == Drive::cross ? spike(m(v[s], p[THETA] + p[BETA] * a[s]))
+                                                : F(T(over(v[s] - p[THETA])));
+      a[s] = p[RHO] * a[s] + p[Q] * unless(detach_adapt, e) + p[P] * v[s];  // (3)
+      const F A = p[THETA] + p[BETA] * a[s];  // (4)
+      const F y1 = p[ALPHA] * v[s] + p[KAPPA] * (i[s] - p[ETA] * a[s]);  // (5)
+      const F u = model.when == When::next ? reset(y1, unless(detach_reset, z1), A) : y1;  // (6)
+      const F m1 = m(model.test == Test::old_v ? v[s] : u, unless(detach_thr, A));  // (7)
       const bool free = !(r[s] > 0), fired = free && over(m1);
       const F now = free ? spike(m1) : F(0);
-      v[s] = row.when == When::now ? reset(u, unless(stop_reset, now), A) : u;                        // (8)
-      r[s] = fired ? T(c.n_ref) : r[s] > 1 ? r[s] - 1 : T(0);                                         // (9)
+      v[s] = model.when == When::now ? reset(u, unless(detach_reset, now), A) : u;  // (8)
+      r[s] = fired ? T(c.n_ref) : r[s] > 1 ? r[s] - 1 : T(0);  // (9)
 
       h[(D + t) * item + s] = now;
-      expected.b[y][at] = y1.x, expected.b[smooth_z][at] = now.x;
+      expected.b[y][at] = y1.x;
+      expected.b[smooth_z][at] = now.x;
       if (fired) expected.bits[(t * c.B + s / c.N) * words(c.N) + n / 32] |= 1u << n % 32;
       out(z, at, now, gz, strides(c, gz).at(at, c));
-      out(trace_v, at, v[s], gv, at), out(trace_a, at, a[s], ga, at), out(trace_A, at, A, gA, at);
+      out(trace_v, at, v[s], gv, at);
+      out(trace_a, at, a[s], ga, at);
+      out(trace_A, at, A, gA, at);
     }
   for (int64_t s = 0; s < item; s++) {
-    out(v_last, s, v[s], gv_last, s), out(a_last, s, a[s], ga_last, s), out(i_last, s, i[s], gi_last, s);
+    out(v_last, s, v[s], gv_last, s);
+    out(a_last, s, a[s], ga_last, s);
+    out(i_last, s, i[s], gi_last, s);
     expected.b[r_last][s] = r[s];
   }
   for (int64_t s = 0; s < D * item; s++) {

@@ -3,19 +3,19 @@
 #pragma once
 #include <numeric>
 
-#include "around.h"
+#include "fused.h"
 
 namespace lsnn::test {
 
 // Item b of a case, and how its numbers are copied out of those of all items, [rows,B,width]. It
 // has fewer rows.
 template <class T> struct Alone {
-  const Around<T>& all;
+  const Fused<T>& all;
   int64_t b;
   Case c;
-  Around<T> one;
+  Fused<T> one;
 
-  Alone(const Around<T>& of, int64_t item, bool ones)
+  Alone(const Fused<T>& of, int64_t item, bool ones)
       : all(of),
         b(item),
         c(case_of(of.r.c, item)),
@@ -24,10 +24,13 @@ template <class T> struct Alone {
       if (name != w && name != k) copy(all.r.b[name], c.N, one.r.b[name], size_of(c, name));
     copy(all.in, all.I, one.in, c.T * all.I);
     copy(all.gp, all.O, one.gp, c.T * all.O);
-    copy(all.p0, all.O, one.p0, all.O), copy(all.gp_last, all.O, one.gp_last, all.O);
+    copy(all.p0, all.O, one.p0, all.O);
+    copy(all.gp_last, all.O, one.gp_last, all.O);
   }
   static Case case_of(Case c, int64_t b) {
-    c.T = c.length(b), c.B = 1, c.lengths = {};
+    c.T = c.length(b);
+    c.B = 1;
+    c.lengths = {};
     return c;
   }
   int64_t place(int64_t width, int64_t i) const {  // in the batch, of the item's i-th number
@@ -58,21 +61,21 @@ template <class T> struct Alone {
   }
 };
 
-// every: as of Around::run.
+// every: as of Fused::run.
 template <class T>
 void check_lengths(const Case& c, int64_t I, int64_t O, bool bias, bool ones, int64_t every,
                    Parallel parallel) {
   at_hand = std::string("lengths ") + (sizeof(T) == 4 ? "float " : "double ") + c.text() +
             " I=" + std::to_string(I) + " O=" + std::to_string(O) +
             " every=" + std::to_string(every);
-  Around<T> all(c, I, O, bias, ones);
+  Fused<T> all(c, I, O, bias, ones);
   std::vector<std::unique_ptr<Alone<T>>> items;
   for (int64_t b = 0; b < c.B; b++) items.push_back(std::make_unique<Alone<T>>(all, b, ones));
   if (ones) all.give_bits();
   all.run(every, parallel);
   const int64_t N = c.N, W = words(N);
   for (const auto& item : items) {
-    Around<T>& one = item->one;
+    Fused<T>& one = item->one;
     if (ones) one.give_bits();
     one.run(every, parallel);
     for (int name = z; name < carry; name++)
@@ -92,20 +95,21 @@ void check_lengths(const Case& c, int64_t I, int64_t O, bool bias, bool ones, in
     for (const auto& item : items)
       for (int64_t i = 0; i < n; i++) {
         const double term = of(item->one)[i];
-        sum[i] += term, size[i] += std::fabs(term);
+        sum[i] += term;
+        size[i] += std::fabs(term);
       }
     const double largest = std::accumulate(size.begin(), size.end(), 0.0,
                                            [](double a, double b) { return std::max(a, b); });
     for (int64_t i = 0; i < n; i++) near(what, i, of(all)[i], sum[i], largest);
   };
   if (all.r.at(gw))
-    sums("gradient of w", size_of(c, gw), [](const Around<T>& a) { return a.r.b[gw].get(); });
+    sums("gradient of w", size_of(c, gw), [](const Fused<T>& a) { return a.r.b[gw].get(); });
   for (int64_t i = 0; i < n_coefficients; i++)
     if (c.want >> i & 1)
-      sums(coefficient_names[i], N, [&](const Around<T>& a) { return a.r.b[gk].get() + i * N; });
-  sums("gradient of w_in", N * I, [](const Around<T>& a) { return a.gw_in.get(); });
-  if (bias) sums("gradient of the bias", N, [](const Around<T>& a) { return a.gc.get(); });
-  sums("gradient of w_out", O * N, [](const Around<T>& a) { return a.gw_out.get(); });
+      sums(coefficient_names[i], N, [&](const Fused<T>& a) { return a.r.b[gk].get() + i * N; });
+  sums("gradient of w_in", N * I, [](const Fused<T>& a) { return a.gw_in.get(); });
+  if (bias) sums("gradient of the bias", N, [](const Fused<T>& a) { return a.gc.get(); });
+  sums("gradient of w_out", O * N, [](const Fused<T>& a) { return a.gw_out.get(); });
   // After an item's last step.
   check_ends("backward", all.r);
   for (Name name : {z, trace_v, trace_a, trace_A, smooth_z})
@@ -114,10 +118,11 @@ void check_lengths(const Case& c, int64_t I, int64_t O, bool bias, bool ones, in
         check(false, place("after the end", name, i) + differ(all.r.b[name][i], 0));
         break;
       }
-  for (int64_t row = 0; row < c.T * c.B; row++) {
-    if (!c.after_end(row / c.B, row % c.B)) continue;
-    for (int64_t i = 0; i < W; i++) check(all.r.bits[row * W + i] == 0, "spike bits after the end");
-    for (int64_t o = 0; o < O; o++) check(all.p[row * O + o] == 0, "readout after the end");
+  for (int64_t model = 0; model < c.T * c.B; model++) {
+    if (!c.after_end(model / c.B, model % c.B)) continue;
+    for (int64_t i = 0; i < W; i++)
+      check(all.r.bits[model * W + i] == 0, "spike bits after the end");
+    for (int64_t o = 0; o < O; o++) check(all.p[model * O + o] == 0, "readout after the end");
   }
 }
 

@@ -1,9 +1,10 @@
-"""What nvcc makes of the CUDA kernels, held against what is expected of it.  No card is needed.
+"""What nvcc makes of the CUDA kernels, held against what is expected of it.  No GPU is needed.
 
-Compiles csrc/cuda/*.cu with the flags and for the architectures of the build, and compares registers, stack and spills
-of every kernel with csrc/cuda/budget.csv; --write makes that file anew.  Then reads the machine code of the hot
-kernels, those made for the paper's network: wide loads and stores, nothing in local memory, no calls; and counts
-instructions.  That part needs nvdisasm: on PATH, or by `pip install nvidia-cuda-nvdisasm`.
+Compiles csrc/cuda/*.cu with the flags and for the architectures of the build, and compares
+registers, stack and spills of every kernel with csrc/tests/budget.csv; --write makes that file
+anew. Then reads the machine code of the hot kernels, those made for the paper's network: wide loads
+and stores, nothing in local memory, no calls; and counts instructions. That part needs nvdisasm: on
+PATH, or by `pip install nvidia-cuda-nvdisasm`.
 """
 import argparse
 import csv
@@ -22,9 +23,10 @@ from typing import NamedTuple
 from sass import Kernel, Loop, Wanted, disassembled
 
 CUDA = Path(__file__).resolve().parents[1] / "cuda"
-BUDGET = CUDA / "budget.csv"
+BUDGET = Path(__file__).with_name("budget.csv")
 ARCH = "90"  # whose machine code is read
-HOT = re.compile(r"\w+<float.*\bPaperModel\b")  # the paper's network; they keep everything in registers
+# the paper's network; they keep everything in registers
+HOT = re.compile(r"\w+<float.*\bPaperModel\b")
 
 
 class Figures(NamedTuple):
@@ -43,17 +45,26 @@ def of_the_build() -> tuple[list[str], list[str]]:
     level = re.search(r'set\(CMAKE_CUDA_FLAGS_RELEASE "(.*?)"\)', text)
     archs = re.search(r"set\(CMAKE_CUDA_ARCHITECTURES ([\w -]+)\)", text)
     if not flags or not level or not archs:
-        raise SystemExit(f"{CUDA}/CMakeLists.txt: expected the flags of cuda_kernels, the optimization, architectures")
-    kept = [flag for flag in flags[1].split() if "CMAKE" not in flag]  # the folder of the build is no matter here
+        raise SystemExit(f"{CUDA}/CMakeLists.txt: expected the flags of cuda_kernels, the "
+                         f"optimization, architectures")
+    # the folder of the build is no matter here
+    kept = [flag for flag in flags[1].split() if "CMAKE" not in flag]
     return ["-std=c++20", *level[1].split(), *kept], re.findall(r"\d+", archs[1])
 
 
-# --------------------------------------------------------------------------------------------------------------- budget
+# ------------------------------------------------------------------------------------------- budget
 def figures(said: str) -> Iterator[tuple[str, Figures]]:
     """By mangled name, from what ptxas says."""
     for part in said.split("Compiling entry function '")[1:]:
-        found = [re.search(what, part) for what in (r"Used (\d+) registers", r"(\d+) bytes stack frame",
-                                                    r"(\d+) bytes spill stores", r"(\d+) bytes spill loads")]
+        found = [
+            re.search(what, part)
+            for what in (
+                r"Used (\d+) registers",
+                r"(\d+) bytes stack frame",
+                r"(\d+) bytes spill stores",
+                r"(\d+) bytes spill loads",
+            )
+        ]
         numbers = [int(number[1]) for number in found if number]
         if len(numbers) != len(found):
             raise SystemExit(f"expected the figures of ptxas -v, got {part}")
@@ -62,9 +73,10 @@ def figures(said: str) -> Iterator[tuple[str, Figures]]:
 
 
 def short_names(mangled: set[str]) -> dict[str, str]:
-    """forward_kernel<float, float, PaperModel, BlockSpikes, 1, true> and the like."""
+    """forward_kernel<float, float, PaperSpec, BlockSpikes, 1, true> and the like."""
     said = subprocess.run(["c++filt", *mangled], capture_output=True, text=True, check=True).stdout
-    names = (re.sub(r"lsnn::(cuda::)?", "", line.removeprefix("void ")) for line in said.splitlines())
+    names = (re.sub(r"lsnn::(cuda::)?", "", line.removeprefix("void "))
+             for line in said.splitlines())
     return {long: name[:name.rindex("(")] for long, name in zip(mangled, names, strict=True)}
 
 
@@ -82,13 +94,18 @@ def write_budget(compiler: str, found: Table) -> None:
         file.write(f"# {compiler}\n")
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["kernel", "arch", *Figures._fields])
-        writer.writerows([*key, *found[key]] for key in sorted(found, key=lambda key: (key[0], int(key[1]))))
+        writer.writerows(
+            [*key, *found[key]] for key in sorted(found, key=lambda key: (key[0], int(key[1])))
+        )
 
 
 def over_budget(compiler: str, found: Table) -> Iterator[str]:
     for (kernel, arch), now in found.items():
         if HOT.match(kernel) and (now.stack or now.spills):
-            yield f"sm_{arch} {kernel}: expected nothing in local memory, found {now.stack} bytes of stack"
+            yield (
+                f"sm_{arch} {kernel}: expected nothing in local memory, found {now.stack} bytes of "
+                f"stack"
+            )
     made_with, budget = read_budget()
     if made_with != compiler:
         print(f"skipped: comparing with {BUDGET.name}, which is of {made_with}")
@@ -105,7 +122,7 @@ def over_budget(compiler: str, found: Table) -> Iterator[str]:
         yield f"sm_{arch} {kernel}: no such kernel, but {BUDGET.name} has it, see --write"
 
 
-# --------------------------------------------------------------------------------------------------------- machine code
+# ------------------------------------------------------------------------------------- machine code
 def find_nvdisasm() -> str | None:
     if on_path := shutil.which("nvdisasm"):
         return on_path
@@ -117,9 +134,10 @@ def find_nvdisasm() -> str | None:
 
 
 def read(name: str, kernel: Kernel) -> Iterator[str]:
-    """What is wrong with the code of a hot kernel; prints what was counted. Of each kernel a few features are known:
-    four weights are loaded at once, from shared memory or as constants, for several rows in one loop; a step of the
-    forward pass makes a word of spikes by three shuffles."""
+    """What is wrong with the code of a hot kernel; prints what was counted. Of each kernel a few
+    features are known: four weights are loaded at once, from shared memory or as constants, for
+    several rows in one loop; a step of the forward pass makes a word of spikes by three
+    shuffles."""
     backward = name.startswith("backward")
     if kernel.find("LDL|STL"):
         yield f"{name}: uses local memory"
@@ -138,8 +156,9 @@ def read(name: str, kernel: Kernel) -> Iterator[str]:
         return
     wide, sums, barriers = (len(kernel.find(what, rows)) for what in (row, "FADD|FFMA", "BAR"))
     per_row = sums / 4 / at_once  # quads of a row that a round adds
-    print(f"{name}\n    {len(kernel.code)} instructions; a round for {at_once} rows: {rows.length}, of them "
-          f"{wide} wide loads and {sums} sums; for a row's quad {rows.length / at_once / per_row:.1f}")
+    print(f"{name}\n    {len(kernel.code)} instructions; a round for {at_once} rows: "
+          f"{rows.length}, of them {wide} wide loads and {sums} sums; for a row's quad "
+          f"{rows.length / at_once / per_row:.1f}")
     if barriers:
         yield f"{name}: a barrier in the loop over weight rows"
     if not backward:
@@ -152,26 +171,31 @@ def read_step(name: str, kernel: Kernel, rows: Loop) -> Iterator[str]:
         places = set(kernel.find(pattern, step))
         return lambda i: i in places
 
-    around = (loop for loop in kernel.loops() if loop.first < rows.first and loop.last > rows.last)
-    step = next((loop for loop in around if len(kernel.find(r"SHFL\.BFLY", loop)) == 3), None)
+    enclosing = (loop for loop in kernel.loops() if loop.first < rows.first
+                 and loop.last > rows.last)
+    step = next((loop for loop in enclosing if len(kernel.find(r"SHFL\.BFLY", loop)) == 3), None)
     if step is None or not kernel.find(r"STS\.U16", step):
         yield f"{name}: expected a loop over steps that lists neurons"
         return
     barrier = ["BAR"] if "BlockSpikes" in name else []
     if len(kernel.find("BAR", step)) != len(barrier):
-        yield f"{name}: expected {len(barrier)} barriers in a step, found {len(kernel.find('BAR', step))}"
+        yield (
+            f"{name}: expected {len(barrier)} barriers in a step, found "
+            f"{len(kernel.find('BAR', step))}"
+        )
     on_the_way = ["POPC", *[r"STG\.E\.128"] * 2, *[r"SHFL\.BFLY"] * 3, *barrier]
     silent = kernel.shortest(step, [within(what) for what in on_the_way])
     listing = [i for i in kernel.find(r"POPC|STS\.U16", step) if i < rows.first]
     words = len(kernel.find(r"STS\.U16", Loop(listing[0], listing[-1])))
     memory, floats = (len([i for i in silent if re.match(kind, kernel.code[i].name)])
                       for kind in ("LD|ST", "F(ADD|MUL|FMA|SETP|SEL)"))
-    print(f"    a step without spikes has {len(silent)} at least, of them {memory} of memory, {floats} of floats, "
-          f"some {listing[-1] - listing[0] + 1} for {words} words of spikes")
+    print(f"    a step without spikes has {len(silent)} at least, of them {memory} of memory, "
+          f"{floats} of floats, some {listing[-1] - listing[0] + 1} for {words} words of spikes")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="write the budget anew")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="compilers at a time")
     arguments = parser.parse_args()
@@ -185,12 +209,14 @@ def main() -> int:
     print(f"{compiler} {' '.join(flags)}: sm_{', sm_'.join(archs)}", flush=True)
 
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([sys.executable, "-B", str(CUDA.parent / "model_table.py"), folder], check=True)
+        subprocess.run([sys.executable, "-B", str(CUDA.parent / "model_table.py"), folder],
+                       check=True)
 
         def compiled(source: Path, arch: str) -> tuple[str, str, Path]:
             cubin = Path(folder) / f"{source.stem}_{arch}.cubin"
             target = f"-gencode=arch=compute_{arch},code=sm_{arch}"
-            command = [nvcc, *flags, f"-I{folder}", target, "-Xptxas=-v", "-cubin", str(source), "-o", str(cubin)]
+            command = [nvcc, *flags, f"-I{folder}", target, "-Xptxas=-v", "-cubin", str(source),
+                       "-o", str(cubin)]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise SystemExit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
@@ -201,17 +227,20 @@ def main() -> int:
             results = list(pool.map(lambda job: compiled(*job), jobs))
         every = [(name, arch, now) for arch, said, _ in results for name, now in figures(said)]
         names = short_names({name for name, _, _ in every})
-        found = {(names[name], arch): now for name, arch, now in every}  # a kernel of two files is the same in both
+        # a kernel of two files is the same in both
+        found = {(names[name], arch): now for name, arch, now in every}
         if arguments.write:
             write_budget(compiler, found)
         wrong = list(over_budget(compiler, found))
         print(f"registers for sm_{', sm_'.join(archs)}:")
         for kernel in sorted({kernel for kernel, _ in found if HOT.match(kernel)}):
-            print(f"    {kernel}:", *(f"{now.registers}" + f" ({now.spills} bytes spilled)" * (now.spills > 0)
+            print(f"    {kernel}:",
+                  *(f"{now.registers}" + f" ({now.spills} bytes spilled)" * (now.spills > 0)
                                       for now in (found[kernel, arch] for arch in archs)))
         nvdisasm = find_nvdisasm()
         if nvdisasm is None:
-            print("skipped: reading machine code, as there is no nvdisasm; pip install nvidia-cuda-nvdisasm")
+            print("skipped: reading machine code, as there is no nvdisasm; pip install "
+                  "nvidia-cuda-nvdisasm")
         for cubin in [cubin for arch, _, cubin in results if nvdisasm and arch == ARCH]:
             for mangled, code in disassembled(str(nvdisasm), cubin).items():
                 name = names[mangled]

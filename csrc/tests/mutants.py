@@ -1,8 +1,10 @@
-"""Do the tests of the CUDA kernels find bugs?  Plants those of mutant_table.py one by one; each must be found.
+"""Do the tests of the CUDA kernels find bugs? Plants those of mutant_table.py one by one; each must
+be found.
 
-The C++ test program runs a few cases under the emulator in three builds: alone, with AddressSanitizer and with
-ThreadSanitizer.  First the kernels as they are must pass; then each bug must fail, in the plain build or in the one
-that the table names.  Works on copies in a temporary folder and needs g++ only.  Returns 1 when a bug is not found.
+The C++ test program runs a few cases under the emulator in three builds: alone, with
+AddressSanitizer and with ThreadSanitizer. First the kernels as they are must pass; then each bug
+must fail, in the plain build or in the one that the table names. Works on copies in a temporary
+folder and needs g++ only. Returns 1 when a bug is not found.
 """
 import argparse
 import os
@@ -28,14 +30,22 @@ SANITIZER = {PLAIN: [], ADDRESS: ["-fsanitize=address"], THREAD: ["-fsanitize=th
 EMULATOR = {PLAIN: [], ADDRESS: ["-DEMULATOR_ASAN"], THREAD: ["-DEMULATOR_TSAN"]}
 ISAS = {"portable": ["-DLSNN_ISA=0"],
         "avx2": ["-DLSNN_ISA=256", "-mavx2", "-mfma", "-mbmi", "-mpopcnt"],
-        "avx512": ["-DLSNN_ISA=512", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mbmi",
-                   "-mpopcnt"],
+        "avx512": ["-DLSNN_ISA=512", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma",
+                   "-mbmi", "-mpopcnt"],
         "neon": ["-DLSNN_ISA=128"]}
-HERE = {"x86_64": ["portable", "avx2", "avx512"], "AMD64": ["portable", "avx2", "avx512"],
-        "aarch64": ["portable", "neon"], "arm64": ["portable", "neon"]}.get(platform.machine(), ["portable"])
-KERNELS = {"plan": "plan.cpp", **{name: f"{name}.cu" for name in ("alif_f32", "alif_f32_bf16", "alif_f64", "readout")}}
-# What is compiled again when a file changes, where it is not the kernels of float alone.  Those of other types may stay
-# as they are: functions that objects share are taken from the first one on the linker's line, which is the new one.
+HERE = {
+    "x86_64": ["portable", "avx2", "avx512"],
+    "AMD64": ["portable", "avx2", "avx512"],
+    "aarch64": ["portable", "neon"],
+    "arm64": ["portable", "neon"],
+}.get(platform.machine(), ["portable"])
+KERNELS = {
+    "plan": "plan.cpp",
+    **{name: f"{name}.cu" for name in ("alif_f32", "alif_f32_bf16", "alif_f64", "readout")},
+}
+# What is compiled again when a file changes, where it is not the kernels of float alone. Those of
+# other types may stay as they are: functions that objects share are taken from the first one on the
+# linker's line, which is the new one.
 OBJECTS = {"plan.cpp": ["plan"], "readout.cuh": ["readout"], "shared.h": list(KERNELS)}
 
 
@@ -53,7 +63,8 @@ def run_compiler(arguments: list[str], what: str) -> None:
 
 def compiled(csrc: Path, job: Job, what: str) -> Path:
     job.to.parent.mkdir(parents=True, exist_ok=True)
-    run_compiler([*FLAGS, *job.flags, f"-I{csrc}", "-x", "c++", "-c", str(csrc / job.source), "-o", str(job.to)], what)
+    run_compiler([*FLAGS, *job.flags, f"-I{csrc}", "-x", "c++", "-c", str(csrc / job.source), "-o",
+                  str(job.to)], what)
     return job.to
 
 
@@ -68,28 +79,37 @@ class Base:
         # The CPU path and the test itself are the same in all builds.
         jobs = [Job("tests/test_kernels.cpp", folder / "test.o", ["-O2"]),
                 Job("cuda/run.cu", folder / "entry.o", ["-O1"])]
-        jobs += [Job(f"cpu/{name}.cpp", folder / f"{name}.o", ["-O2"]) for name in ("run", "block_cache", "counters")]
-        jobs += [Job("cpu/kernels.cpp", folder / f"{name}.o", ["-O2", f"-DLSNN_ISA_NAME={name}", *ISAS[name]])
+        jobs += [
+            Job(f"cpu/{name}.cpp", folder / f"{name}.o", ["-O2"])
+            for name in ("run", "block_cache", "counters")
+        ]
+        jobs += [Job("cpu/kernels.cpp", folder / f"{name}.o", ["-O2", f"-DLSNN_ISA_NAME={name}",
+                                                               *ISAS[name]])
                  for name in HERE]
         self.common = [job.to for job in jobs]
         self.emulator: dict[Check, list[Path]] = {}
         self.kernels: dict[Check, dict[str, Path]] = {}
         for check in CHECKS:
-            emulator = [Job(f"emulator/{path.name}", folder / check / f"{path.stem}.o", ["-O2", *EMULATOR[check]])
+            emulator = [Job(f"emulator/{path.name}", folder / check / f"{path.stem}.o",
+                            ["-O2", *EMULATOR[check]])
                         for path in sorted((csrc / "emulator").glob("*.cpp"))]
             # Sanitizers look at the kernels of float only: those that change.
             looked_at = {name: check if name == "alif_f32" else PLAIN for name in KERNELS}
-            kernels = {name: Job(f"cuda/{KERNELS[name]}", folder / build / f"{name}.o", kernel_flags(name, build))
+            kernels = {name: Job(f"cuda/{KERNELS[name]}", folder / build / f"{name}.o",
+                                 kernel_flags(name, build))
                        for name, build in looked_at.items()}
-            jobs += [*emulator, *(kernels[name] for name, build in looked_at.items() if build == check)]
+            jobs += [*emulator,
+                     *(kernels[name] for name, build in looked_at.items() if build == check)]
             self.emulator[check] = [job.to for job in emulator]
             self.kernels[check] = {name: job.to for name, job in kernels.items()}
         list(pool.map(lambda job: compiled(csrc, job, "what all have in common"), jobs))
-        self.programs = {check: self.program(check, folder / check / "test_kernels", {}) for check in CHECKS}
+        self.programs = {check: self.program(check, folder / check / "test_kernels",
+                                             {}) for check in CHECKS}
         self.told: dict[tuple[Check, str], str] = {}
 
     def program(self, check: Check, to: Path, changed: dict[str, Path]) -> Path:
-        kernels = [*changed.values(), *(path for name, path in self.kernels[check].items() if name not in changed)]
+        kernels = [*changed.values(),
+                   *(path for name, path in self.kernels[check].items() if name not in changed)]
         objects = map(str, [*kernels, *self.common, *self.emulator[check]])
         run_compiler([*SANITIZER[check], *objects, "-o", str(to), "-pthread"], "the test program")
         return to
@@ -104,11 +124,13 @@ class Base:
 def failure(program: Path, run: str) -> str:
     """What went wrong, in a line; nothing where all is well."""
     design, word = run.split(" ", 1)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("LSNN_")}
-    environment |= {"LSNN_DESIGN": "" if design == "any" else design, "ASAN_OPTIONS": "detect_leaks=0",
-                    "TSAN_OPTIONS": "halt_on_error=1"}
+    environment = {name: value for name, value in os.environ.items()
+                   if not name.startswith("LSNN_")}
+    environment |= {"LSNN_DESIGN": "" if design == "any" else design,
+                    "ASAN_OPTIONS": "detect_leaks=0", "TSAN_OPTIONS": "halt_on_error=1"}
     try:
-        done = subprocess.run([str(program), word], env=environment, capture_output=True, timeout=LIMIT_S)
+        done = subprocess.run([str(program), word], env=environment, capture_output=True,
+                              timeout=LIMIT_S)
     except subprocess.TimeoutExpired:
         return "hangs"
     if done.returncode == 0:
@@ -122,8 +144,8 @@ def failure(program: Path, run: str) -> str:
 
 def mutated(mutant: Mutant, text: str) -> str:
     if (times := text.count(mutant.old)) != mutant.times:
-        raise SystemExit(f"{mutant.name}: expected {mutant.times} times, found {times}, in {mutant.file}: "
-                         f"{mutant.old!r}")
+        raise SystemExit(f"{mutant.name}: expected {mutant.times} times, found {times}, in "
+                         f"{mutant.file}: {mutant.old!r}")
     return text.replace(mutant.old, mutant.new)
 
 
@@ -141,7 +163,8 @@ def tried(mutant: Mutant, base: Base, folder: Path) -> Result:
     path = csrc / "cuda" / mutant.file
     path.write_text(mutated(mutant, path.read_text()))
     for check in dict.fromkeys([PLAIN, mutant.check, *CHECKS]):
-        jobs = {name: Job(f"cuda/{KERNELS[name]}", folder / check / f"{name}.o", kernel_flags(name, check))
+        jobs = {name: Job(f"cuda/{KERNELS[name]}", folder / check / f"{name}.o",
+                          kernel_flags(name, check))
                 for name in OBJECTS.get(mutant.file, [mutant.object])}
         changed = {name: compiled(csrc, job, mutant.name) for name, job in jobs.items()}
         program = base.program(check, folder / check / "test_kernels", changed)
@@ -160,36 +183,48 @@ def spread(mutants: list[Mutant], n: int) -> list[Mutant]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sample", type=int, default=0, metavar="K", help="only K bugs, spread over the table")
-    parser.add_argument("--only", default="", metavar="NAME", help="only the bugs with this in their names")
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sample", type=int, default=0, metavar="K",
+                        help="only K bugs, spread over the table")
+    parser.add_argument("--only", default="", metavar="NAME",
+                        help="only the bugs with this in their names")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="at a time")
     arguments = parser.parse_args()
-    chosen = spread([mutant for mutant in MUTANTS if arguments.only in mutant.name], arguments.sample)
+    chosen = spread([mutant for mutant in MUTANTS if arguments.only in mutant.name],
+                    arguments.sample)
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(arguments.jobs) as pool:
         folder = Path(name)
         shutil.copytree(CSRC, folder / "csrc")  # so that nobody changes it meanwhile
-        subprocess.run([sys.executable, "-B", str(CSRC / "model_table.py"), str(folder / "csrc")], check=True)
+        subprocess.run([sys.executable, "-B", str(CSRC / "model_table.py"), str(folder / "csrc")],
+                       check=True)
         for mutant in MUTANTS:  # all of them, so that the table keeps up with the sources
             mutated(mutant, (folder / "csrc" / "cuda" / mutant.file).read_text())
         base = Base(folder / "csrc", folder / "base", pool)
-        # Where a bug is to be found, and in the plain build everything; others follow when a bug is found there.
-        runs = list(dict.fromkeys((check, run) for m in chosen for run in m.runs for check in (PLAIN, m.check)))
+        # Where a bug is to be found, and in the plain build everything; others follow when a bug is
+        # found there.
+        runs = list(dict.fromkeys((check, run) for m in chosen for run in m.runs
+                                  for check in (PLAIN, m.check)))
         wrong = [told for told in pool.map(lambda run: base.failure(*run), runs) if told]
         if wrong:
             print(*wrong, sep="\n")
             return 1
-        print(f"the kernels as they are pass {len(runs)} runs; {time.monotonic() - start:.0f} s", flush=True)
+        print(f"the kernels as they are pass {len(runs)} runs; {time.monotonic() - start:.0f} s",
+              flush=True)
         results = []
-        for result in pool.map(lambda mutant: tried(mutant, base, folder / str(MUTANTS.index(mutant))), chosen):
+        for result in pool.map(
+            lambda mutant: tried(mutant, base, folder / str(MUTANTS.index(mutant))), chosen
+        ):
             results.append(result)
             found = str(result.check or "NOT FOUND")
             if result.check and CHECKS.index(result.check) > CHECKS.index(result.mutant.check):
                 found += f", not {result.mutant.check} as in the table"
-            print(f"{result.mutant.name:<60} {found:<9} {result.seconds:5.1f} s  {result.told[:150]}", flush=True)
+            print(f"{result.mutant.name:<60} {found:<9} {result.seconds:5.1f} s  "
+                  f"{result.told[:150]}", flush=True)
             shutil.rmtree(folder / str(MUTANTS.index(result.mutant)))
-    count = ", ".join(f"{check} {sum(result.check == check for result in results)}" for check in CHECKS)
+    count = ", ".join(f"{check} {sum(result.check == check for result in results)}"
+                      for check in CHECKS)
     missed = sum(result.check is None for result in results)
     print(f"{len(results)} planted bugs of {len(MUTANTS)}; found by: {count}; not found: {missed}; "
           f"{time.monotonic() - start:.0f} s")

@@ -1,7 +1,8 @@
 // A case of the C++ test programs, and the numbers that belong to it.
 //
-// Every buffer is a heap block of its own of exactly the size that alif.h names, so that the address sanitizer sees a step
-// beyond it. Inputs are drawn from hashes of their place; outputs start as NaN.
+// Every buffer is a heap block of its own of exactly the size that alif.h names, so that the
+// address sanitizer sees a step beyond it. Inputs are drawn from hashes of their place; outputs
+// start as NaN.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -15,8 +16,9 @@
 
 namespace lsnn::test {
 
-// The inputs that have gradients, the coefficients `k` last of them; the other inputs; from `z` on what the forward pass
-// writes; from `gx` on what the backward pass writes. The spike bits are kept apart.
+// The inputs that have gradients, the coefficients `k` last of them; the other inputs; from `z` on
+// what the forward pass writes; from `gx` on what the backward pass writes. The spike bits are kept
+// apart.
 enum Name {
   x,
   w,
@@ -55,12 +57,15 @@ enum Name {
   gk,
   n_names
 };
-inline constexpr const char* name_text[] = {"x",       "w",       "v0",     "a0",      "i0",      "z0",      "k",       "r0", "gz",
-                                            "gv",      "ga",      "gA",     "gv_last", "ga_last", "gi_last", "gz_last", "z",  "trace_v",
-                                            "trace_a", "trace_A", "v_last", "a_last",  "i_last",  "z_last",  "r_last",  "y",  "smooth_z",
-                                            "carry",   "gx",      "gw",     "gv0",     "ga0",     "gi0",     "gz0",     "gk"};
+inline constexpr const char* name_text[] = {
+    "x",       "w",       "v0",     "a0",      "i0",      "z0",      "k",       "r0", "gz",
+    "gv",      "ga",      "gA",     "gv_last", "ga_last", "gi_last", "gz_last", "z",  "trace_v",
+    "trace_a", "trace_A", "v_last", "a_last",  "i_last",  "z_last",  "r_last",  "y",  "smooth_z",
+    "carry",   "gx",      "gw",     "gv0",     "ga0",     "gi0",     "gz0",     "gk"};
 inline constexpr Name gradient_of[] = {gx, gw, gv0, ga0, gi0, gz0, gk};
-template <class... Names> constexpr uint64_t set_of(Names... name) { return ((uint64_t(1) << name) | ...); }
+template <class... Names> constexpr uint64_t set_of(Names... name) {
+  return ((uint64_t(1) << name) | ...);
+}
 
 // Gradients are tested group by group: each input before k is a group, and so is each coefficient.
 inline constexpr int n_groups = int(k) + int(n_coefficients);
@@ -69,21 +74,24 @@ inline constexpr unsigned every = (1u << n_coefficients) - 1;  // coefficient
 inline constexpr double dampening = 0.7;
 
 struct Case {
-  int row = 0;
+  int model = 0;
   Surrogate surrogate = Surrogate::triangle;
   int64_t T = 17, B = 3, N = 33;
   std::vector<int64_t> delays = {0};  // none: no recurrent weights
   int64_t n_ref = 0;
   bool smooth = false;
-  bool stop = true;        // false drops the stop flags of the row: finite differences know nothing of them
+  // false drops the detach flags of the model: finite differences know nothing of them
+  bool detach = true;
   int layout = 0;          // of x, w and gz, see strides()
   unsigned want = every;   // coefficients whose gradient is asked for
   unsigned zero = 0;       // coefficients that are 0
   uint64_t absent = 0;     // names whose pointer is null
-  int64_t first_r = -1;    // largest refractory counter of the first state; -1: one more than n_ref, if there is one
+  // largest refractory counter of the first state; -1: one more than n_ref, if there is one
+  int64_t first_r = -1;
   double theta = 1, width = 1;  // factors: thresholds below zero, few neurons near their threshold
-  double density = 1;      // share of the synapses that are not zero
-  bool all_delays = false;  // a synapse has a weight for each delay, not one weight and a delay of its own
+  double density = 1;  // share of the synapses that are not zero
+  // a synapse has a weight for each delay, not one weight and a delay of its own
+  bool all_delays = false;
   std::vector<int64_t> lengths = {};  // of the items, descending; empty: all T
 
   int64_t item() const { return B * N; }
@@ -99,8 +107,8 @@ struct Case {
   int64_t S() const { return (int64_t)delays.size(); }
   int64_t matrices() const { return all_delays ? S() : std::min<int64_t>(S(), 1); }
   std::string text() const {
-    std::string s = std::string(rows[row].name) + " " + surrogate_names[(int)surrogate] + (smooth ? " smooth" : "") +
-                    (stop ? "" : " nostop") +
+    std::string s = std::string(models[model].name) + " " + surrogate_names[(int)surrogate] +
+                    (smooth ? " smooth" : "") + (detach ? "" : " attached") +
                     (delays.empty() ? " alone"
                      : all_delays   ? " all_delays"
                                     : "");
@@ -126,14 +134,20 @@ struct Case {
 
 struct Strides {
   int64_t t, b, n;
-  int64_t at(int64_t i, const Case& c) const { return i / c.item() * t + i / c.N % c.B * b + i % c.N * n; }  // i counts [T,B,N]
+  // i counts [T,B,N]
+  int64_t at(int64_t i, const Case& c) const {
+    return i / c.item() * t + i / c.N % c.B * b + i % c.N * n;
+  }
 };
 inline Strides strides(const Case& c, int name) {
   switch (c.layout) {
-    case 1: return {c.N, c.T * c.N, 1};            // batch first; w is transposed as well
-    case 2: return {c.B * (c.N + 3), c.N + 3, 1};  // rows with gaps between them
-    case 3: return name == gz ? Strides{0, 0, 0} : Strides{0, c.N, 1};  // one number for all; one current for all steps
-    case 4: return name == gz ? Strides{c.B, 1, 0} : Strides{c.N, 0, 1};  // one number for all neurons; one current for all items
+    case 1: return {c.N, c.T * c.N, 1};  // batch first; w is transposed as well
+    case 2:
+      return {c.B * (c.N + 3), c.N + 3, 1};  // rows with gaps between them
+    // one number for all; one current for all steps
+    case 3: return name == gz ? Strides{0, 0, 0} : Strides{0, c.N, 1};
+    // one number for all neurons; one current for all items
+    case 4: return name == gz ? Strides{c.B, 1, 0} : Strides{c.N, 0, 1};
     default: return {c.item(), c.N, 1};
   }
 }
@@ -141,7 +155,9 @@ inline Strides strides(const Case& c, int name) {
 // Of w: its matrices, rows and columns.
 struct WStrides {
   int64_t s, j, n;
-  int64_t at(int64_t matrix, int64_t from, int64_t to) const { return matrix * s + from * j + to * n; }
+  int64_t at(int64_t matrix, int64_t from, int64_t to) const {
+    return matrix * s + from * j + to * n;
+  }
   int64_t size(const Case& c) const { return at(c.matrices() - 1, c.N - 1, c.N - 1) + 1; }
 };
 inline WStrides w_strides(const Case& c) {
@@ -149,10 +165,10 @@ inline WStrides w_strides(const Case& c) {
   const int64_t N = c.N, M = c.matrices();
   if (M <= 1) return {unread, c.layout == 1 ? 1 : N, c.layout == 1 ? N : 1};
   switch (c.layout) {
-    case 1: return {N * N, 1, N};              // each transposed
-    case 2: return {1, N * M, M};              // one within the other
-    case 3: return {0, N, 1};                  // the same for all delays
-    case 4: return {N * (N + 1), 0, 1};        // the same for all neurons that spike
+    case 1: return {N * N, 1, N};  // each transposed
+    case 2: return {1, N * M, M};  // one within the other
+    case 3: return {0, N, 1};  // the same for all delays
+    case 4: return {N * (N + 1), 0, 1};  // the same for all neurons that spike
     default: return {N * N, N, 1};
   }
 }
@@ -174,7 +190,8 @@ inline double drawn(uint64_t stream, uint64_t i, double low, double high) {
   for (int round = 0; round < 3; round++) h = (h ^ h >> 29) * 0x94d049bb133111eb;
   return low + (high - low) * double(h >> 11) / double(uint64_t(1) << 53);
 }
-inline double direction(int group, int64_t i) { return drawn(100 + group, i, -1, 1); }  // that gradients are multiplied with
+// that gradients are multiplied with
+inline double direction(int group, int64_t i) { return drawn(100 + group, i, -1, 1); }
 
 // Descending lengths from T down, some of them 0.
 inline std::vector<int64_t> drawn_lengths(int64_t T, int64_t B) {
@@ -201,22 +218,28 @@ inline double input(const Case& c, int name, int64_t i) {
     default: return 2 * u - 1;
   }
   // p and eta of a neuron have one sign, or v would feed itself and gradients explode.
-  const bool to_R = rows[c.row].reset == Reset::to_R;
+  const bool to_R = models[c.model].reset == Reset::to_R;
   const double low[] = {.6, .3, .7, .1, 0, .2, 0, .4, .2, .8, to_R ? -.2 : .3};
   const double high[] = {.95, 1, .95, .6, .2, 1.2, .8, .8, .8, 1.2, to_R ? .2 : .9};
   const int which = int(i / c.N);
-  const double turn = which == P || which == ETA ? sign : which == THETA ? c.theta : which == WIDTH ? c.width : 1;
+  const double turn = which == P || which == ETA ? sign
+                      : which == THETA           ? c.theta
+                      : which == WIDTH           ? c.width
+                                                 : 1;
   return c.zero >> which & 1 ? 0 : turn * (low[which] + (high[which] - low[which]) * u);
 }
 
-// Memory that the kernels under test can use: on the heap, or where the card and the host both see it. Each program has its own.
+// Memory that the kernels under test can use: on the heap, or where the GPU and the host both see
+// it. Each program has its own.
 void* allocate(size_t bytes);
 void release(void* p);
 struct Release {
   void operator()(void* p) const { release(p); }
 };
 template <class X> using Buffer = std::unique_ptr<X[], Release>;
-template <class X> Buffer<X> buffer(int64_t n) { return Buffer<X>(static_cast<X*>(allocate(size_t(n) * sizeof(X)))); }
+template <class X> Buffer<X> buffer(int64_t n) {
+  return Buffer<X>(static_cast<X*>(allocate(size_t(n) * sizeof(X))));
+}
 
 inline Options options;  // of every case that runs now
 
@@ -227,10 +250,14 @@ template <class T> struct Run {
   Buffer<uint32_t> bits;
   Buffer<int64_t> delay;
 
-  explicit Run(const Case& of) : c(of), bits(buffer<uint32_t>(n_bits())), delay(buffer<int64_t>(c.N * c.N)) {
+  explicit Run(const Case& of)
+      : c(of),
+        bits(buffer<uint32_t>(n_bits())),
+        delay(buffer<int64_t>(c.N * c.N)) {
     for (int name = 0; name < n_names; name++) {
       b[name] = buffer<T>(size_of(c, name));
-      for (int64_t i = 0; i < size_of(c, name); i++) b[name][i] = name < z ? T(input(c, name, i)) : T(NAN);
+      for (int64_t i = 0; i < size_of(c, name); i++)
+        b[name][i] = name < z ? T(input(c, name, i)) : T(NAN);
     }
     // What is given for steps after an item's last one must not be read. Layouts from 3 on have no
     // such numbers of their own.
@@ -239,43 +266,47 @@ template <class T> struct Run {
         if (c.after_end(i))
           b[name][name == x || name == gz ? strides(c, name).at(i, c) : i] = T(NAN);
     std::fill_n(bits.get(), n_bits(), 0xabababab);
-    for (int64_t i = 0; c.S() && i < c.N * c.N; i++) delay[i] = c.delays[size_t(drawn(91, i, 0, double(c.S())))];
+    for (int64_t i = 0; c.S() && i < c.N * c.N; i++)
+      delay[i] = c.delays[size_t(drawn(91, i, 0, double(c.S())))];
   }
   // The same inputs and saved tensors, perhaps in another type of number.
   template <class U> explicit Run(const Run<U>& from) : Run(from.c) { copy(from); }
   explicit Run(const Run& from) : Run(from.c) { copy(from); }
   template <class U> void copy(const Run<U>& from) {
-    for (int name = 0; name < gx; name++) std::copy_n(from.b[name].get(), size_of(c, name), b[name].get());
+    for (int name = 0; name < gx; name++)
+      std::copy_n(from.b[name].get(), size_of(c, name), b[name].get());
     std::copy_n(from.bits.get(), n_bits(), bits.get());
   }
 
   int64_t n_bits() const { return c.T * c.B * words(c.N); }
-  bool has(int name) const { return !(c.absent >> name & 1) && (c.S() || !(set_of(name) & set_of(w, gw))); }
+  bool has(int name) const {
+    return !(c.absent >> name & 1) && (c.S() || !(set_of(name) & set_of(w, gw)));
+  }
   T* at(int name) const { return has(name) ? b[name].get() : nullptr; }
 
   Layer layer() const {
-    Row row = rows[c.row];
-    if (!c.stop) row.stop = stop_none;
+    Model model = models[c.model];
+    if (!c.detach) model.detach = detach_none;
     const bool own_delays = c.S() > 1 && !c.all_delays;
     const WStrides of_w = w_strides(c);
     Layer layer{.T = c.T,
-            .B = c.B,
-            .N = c.N,
-            .row = row,
-            .surrogate = c.surrogate,
-            .dampening = dampening,
-            .n_ref = c.n_ref,
-            .smooth = c.smooth,
-            .delays = c.delays.data(),
-            .S = c.S(),
-            .D = c.D(),
-            .delay = own_delays ? delay.get() : nullptr,
-            .w = at(w),
-            .w_stride_j = of_w.j,
-            .w_stride_k = of_w.n,
-            .coefficients = at(k),
-            .w_stride_s = of_w.s,
-            .options = options};
+                .B = c.B,
+                .N = c.N,
+                .model = model,
+                .surrogate = c.surrogate,
+                .dampening = dampening,
+                .n_ref = c.n_ref,
+                .smooth = c.smooth,
+                .delays = c.delays.data(),
+                .S = c.S(),
+                .D = c.D(),
+                .delay = own_delays ? delay.get() : nullptr,
+                .w = at(w),
+                .w_stride_j = of_w.j,
+                .w_stride_k = of_w.n,
+                .coefficients = at(k),
+                .w_stride_s = of_w.s,
+                .options = options};
     if (!c.lengths.empty()) layer.lengths = c.lengths.data();
     return layer;
   }
@@ -284,7 +315,8 @@ template <class T> struct Run {
   ForwardArgs forward_args(bool save = true) const {
     const Strides s = strides(c, x);
     const State last = {at(v_last), at(a_last), at(i_last), at(r_last), at(z_last)};
-    return {layer(), at(x), s.t, s.b, first(), last, at(z), at(trace_v), at(trace_a), at(trace_A), save, save ? saved() : Saved{}};
+    return {layer(), at(x),       s.t,         s.b,         first(), last,
+            at(z),   at(trace_v), at(trace_a), at(trace_A), save,    save ? saved() : Saved{}};
   }
   BackwardArgs backward_args() const {
     const Strides s = strides(c, gz);
@@ -309,10 +341,13 @@ inline float rounded(float x) {  // to bfloat16, by arithmetic
   if (x == 0 || !std::isfinite(x)) return x;
   int exponent;
   std::frexp(x, &exponent);
-  const float step = std::ldexp(1.0f, std::max(exponent, -125) - 8);  // between neighbours, the same for all subnormal numbers
+  // between neighbours, the same for all subnormal numbers
+  const float step = std::ldexp(1.0f, std::max(exponent, -125) - 8);
   return std::nearbyint(x / step) * step;
 }
-inline void round_all(const Buffer<float>& b, int64_t n) { std::transform(b.get(), b.get() + n, b.get(), rounded); }
+inline void round_all(const Buffer<float>& b, int64_t n) {
+  std::transform(b.get(), b.get() + n, b.get(), rounded);
+}
 inline void round_all(const Buffer<double>&, int64_t) {}
 
 }  // namespace lsnn::test

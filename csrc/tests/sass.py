@@ -37,8 +37,13 @@ class Kernel:
         self.code: list[Instruction] = []
         for predicate, rest in lines:
             target = re.search(r"`\((\.L_x_\d+)\)", rest) if rest.startswith("BRA") else None
-            conditional = bool(predicate) or bool(re.match(r"BRA\S*\s+!?U?P\d", rest)) or rest.startswith("BRA.DIV")
-            self.code.append(Instruction(conditional, rest.split()[0], labels[target[1]] if target else None))
+            conditional = (
+                bool(predicate)
+                or bool(re.match(r"BRA\S*\s+!?U?P\d", rest))
+                or rest.startswith("BRA.DIV")
+            )
+            self.code.append(Instruction(conditional, rest.split()[0],
+                                         labels[target[1]] if target else None))
 
     def find(self, pattern: str, loop: Loop | None = None) -> list[int]:
         """Where the names begin with a pattern."""
@@ -46,7 +51,8 @@ class Kernel:
         return [i for i in range(first, last + 1) if re.match(pattern, self.code[i].name)]
 
     def loops(self) -> list[Loop]:
-        """What lies between a conditional branch backwards and its target, the shortest ones first."""
+        """What lies between a conditional branch backwards and its target, the shortest ones
+        first."""
         found = [Loop(at.target, i) for i, at in enumerate(self.code)
                  if at.target is not None and at.target < i and at.predicated]
         return sorted(found, key=lambda loop: loop.length)
@@ -54,14 +60,16 @@ class Kernel:
     def _next(self, i: int) -> Iterator[int]:
         name = self.code[i].name
         target = self.code[i].target
-        if target is not None and not name.startswith("BRA.DIV"):  # taken only where a warp has come apart
+        # taken only where a warp has come apart
+        if target is not None and not name.startswith("BRA.DIV"):
             yield target
         ends = name.startswith(("BRA", "EXIT", "RET"))
         if (not ends or self.code[i].predicated) and i + 1 < len(self.code):
             yield i + 1
 
     def shortest(self, loop: Loop, wanted: list[Wanted]) -> list[int]:
-        """The fewest instructions of one round of a loop that meet all of `wanted`, in this order."""
+        """The fewest instructions of one round of a loop that meet all of `wanted`, in this
+        order."""
         start = (loop.first, 0)
         cost, before = {start: 1}, {start: start}
         queue = [(1, *start)]
@@ -84,6 +92,7 @@ class Kernel:
 
 
 def disassembled(nvdisasm: str, cubin: Path) -> dict[str, Kernel]:
-    text = subprocess.run([nvdisasm, "-c", str(cubin)], check=True, capture_output=True, text=True).stdout
+    text = subprocess.run([nvdisasm, "-c", str(cubin)], check=True, capture_output=True,
+                          text=True).stdout
     parts = re.split(r"^\s*\.section\s+\.text\.(\w+),.*$", text, flags=re.MULTILINE)
     return {name: Kernel(body) for name, body in zip(parts[1::2], parts[2::2], strict=True)}

@@ -1,6 +1,6 @@
-// Layers without recurrent weights, and layers with a weight of each synapse for each delay, against
-// layers that say the same in another way: with weights that are zero; with one weight and one
-// delay of each synapse.
+// Layers without recurrent weights, and layers with a weight of each synapse for each delay,
+// against layers that say the same in another way: with weights that are zero; with one weight and
+// one delay of each synapse.
 #pragma once
 #include "check.h"
 #include "problem.h"
@@ -21,14 +21,19 @@ inline Case case_of(const Delays& delays, Case c) {
 
 inline std::vector<Case> synapse_cases() {
   std::vector<Case> all;
-  for (int row = 0; row < n_rows; row++)
+  for (int model = 0; model < n_models; model++)
     for (bool weights : {false, true}) {
-      const Case c{.row = row, .surrogate = Surrogate(row % n_surrogates), .n_ref = row % 3};
+      const Case c{
+          .model = model, .surrogate = Surrogate(model % n_surrogates), .n_ref = model % 3};
       const Delays delays = weights ? Delays{0, 3, 20} : Delays{};
       const Delays few = weights ? Delays{0, 2} : Delays{};
       Case smooth = c, small = c;
       smooth.smooth = small.smooth = true;
-      small.T = 6, small.B = 2, small.N = 3, small.n_ref = 0, small.stop = false;
+      small.T = 6;
+      small.B = 2;
+      small.N = 3;
+      small.n_ref = 0;
+      small.detach = false;
       for (const Case& one : {c, smooth}) all.push_back(case_of(delays, one));
       all.push_back(case_of(few, small));
     }
@@ -38,33 +43,41 @@ inline std::vector<Case> synapse_cases() {
       for (const Delays& delays : {Delays{}, {7}, {1, 40}, {0, 1, 2, 3}}) {  // also longer than T
         const Case c{.T = T, .B = B, .N = N};
         Case paper = c, general = c;
-        paper.n_ref = B % 3, paper.want = 0, paper.zero = zero_in_paper;
-        general.row = int((N + B) % n_rows), general.surrogate = Surrogate::gaussian;
+        paper.n_ref = B % 3;
+        paper.want = 0;
+        paper.zero = zero_in_paper;
+        general.model = int((N + B) % n_models);
+        general.surrogate = Surrogate::gaussian;
         for (const Case& one : {paper, general}) all.push_back(case_of(delays, one));
       }
   for (int layout = 1; layout <= 4; layout++)
     for (int64_t N : {1, 7, 33})
       for (const Delays& delays : {Delays{}, {1, 2, 6}})
-        all.push_back(case_of(delays, {.row = layout, .T = 20, .B = 5, .N = N, .layout = layout}));
+        all.push_back(
+            case_of(delays, {.model = layout, .T = 20, .B = 5, .N = N, .layout = layout}));
   for (double density : {0.0, 0.02})  // matrices that are zero, mostly or altogether
     for (bool large : {false, true}) {
       Case c{.T = 20, .B = large ? 5 : 33, .N = large ? 220 : 33, .n_ref = 1, .want = 0};
-      c.zero = zero_in_paper, c.density = density;
+      c.zero = zero_in_paper;
+      c.density = density;
       all.push_back(case_of({0, 1, 2, 5, 9}, c));
     }
   all.push_back(case_of({0, 4}, {.N = 40, .absent = set_of(gw)}));
   return all;
 }
 
-// At the ends of slices, warps and shared memories of the CUDA kernels; for the paper's network, with its
-// own kernels; one item after the other.
+// At the ends of slices, warps and shared memories of the CUDA kernels; for the paper's network,
+// with its own kernels; one item after the other.
 inline std::vector<Case> synapse_kernel_cases() {
   std::vector<Case> all;
   for (const Delays& delays : {Delays{}, {1, 3, 4}}) {
     for (int64_t N : {64, 129, 257, 512}) {
-      Case c{.row = int(N % n_rows), .surrogate = Surrogate(N % n_surrogates), .T = 20, .N = N};
+      Case c{.model = int(N % n_models), .surrogate = Surrogate(N % n_surrogates), .T = 20, .N = N};
       c.B = 5;
-      if (N > 300) c.T = 6, c.B = 2;
+      if (N > 300) {
+        c.T = 6;
+        c.B = 2;
+      }
       all.push_back(case_of(delays, c));
     }
     for (int64_t N : {64, 100, 256}) {
@@ -75,22 +88,22 @@ inline std::vector<Case> synapse_kernel_cases() {
     for (int64_t T : {3, 4}) all.push_back(case_of(delays, {.T = T, .B = 38, .N = 40}));
   }
   for (int64_t N : {1537, 2100}) all.push_back(case_of({}, {.T = 3, .B = 1, .N = N, .n_ref = 1}));
-  Delays many(70);  // more than one launch packs
-  for (int64_t d = 0; d < 70; d++) many[size_t(d)] = d;
+  Delays all_steps(70);  // more than one launch packs
+  for (int64_t d = 0; d < 70; d++) all_steps[size_t(d)] = d;
   for (bool all_delays : {false, true}) {
-    all.push_back({.T = 80, .B = 2, .N = 9, .delays = many});
+    all.push_back({.T = 80, .B = 2, .N = 9, .delays = all_steps});
     all.back().all_delays = all_delays;
   }
   return all;
 }
 
 // With a projection, a readout and checkpoints.
-inline std::vector<Case> synapse_cases_around() {
+inline std::vector<Case> synapse_cases_fused() {
   std::vector<Case> all;
   for (int64_t N : {1, 33, 65})
     for (int64_t B : {1, 5, 33})
       for (const Delays& delays : {Delays{}, {0, 3}}) {
-        Case c{.row = int((N + B) % n_rows), .T = 70, .B = B, .N = N, .n_ref = B % 2};
+        Case c{.model = int((N + B) % n_models), .T = 70, .B = B, .N = N, .n_ref = B % 2};
         c.smooth = N + B == 38;
         all.push_back(case_of(delays, c));
       }
@@ -126,7 +139,9 @@ template <class T> void check_spread(const Run<T>& given, RunBoth<T> run) {
   };
   std::fill_n(spread.b[w].get(), size_of(c, w), T(0));
   const WStrides from = w_strides(given.c);
-  each([&](int64_t s, int64_t j, int64_t n) { spread.b[w][to.at(s, j, n)] = given.b[w][from.at(0, j, n)]; });
+  each([&](int64_t s, int64_t j, int64_t n) {
+    spread.b[w][to.at(s, j, n)] = given.b[w][from.at(0, j, n)];
+  });
   run(spread);
   check_same("a matrix for each delay", spread, given, z, gw);
   check_same("a matrix for each delay", spread, given, gv0, n_names);

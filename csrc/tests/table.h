@@ -22,25 +22,25 @@ inline std::vector<Case> table_of_lengths() {
   for (int64_t length : {0, 1, 16, 17, 20})
     all.push_back({.T = 20, .B = 1, .N = 40, .delays = {1}, .n_ref = 2, .lengths = {length}});
   for (const std::vector<int64_t>& lengths : {std::vector<int64_t>{6, 3}, {5, 0}})
-    for (int row : {0, 3, 7, 14})
-      all.push_back({.row = row,
-                     .surrogate = Surrogate(row % n_surrogates),
+    for (int model : {0, 3, 7, 14})
+      all.push_back({.model = model,
+                     .surrogate = Surrogate(model % n_surrogates),
                      .T = 6,
                      .B = 2,
                      .N = 3,
                      .delays = {0, 2},
-                     .n_ref = row % 2,
+                     .n_ref = model % 2,
                      .smooth = true,
-                     .stop = false,
+                     .detach = false,
                      .lengths = lengths});
-  for (int row = 0; row < n_rows; row++)
-    all.push_back({.row = row,
-                   .surrogate = Surrogate(row % n_surrogates),
+  for (int model = 0; model < n_models; model++)
+    all.push_back({.model = model,
+                   .surrogate = Surrogate(model % n_surrogates),
                    .T = 20,
                    .B = 5,
                    .delays = {0, 3},
-                   .n_ref = row % 3,
-                   .smooth = row % 4 == 3,
+                   .n_ref = model % 3,
+                   .smooth = model % 4 == 3,
                    .lengths = drawn_lengths(20, 5)});
   const std::vector<int64_t> ends = {260, 257, 256, 255, 145, 144, 129, 128, 127, 113,
                                      112, 111, 17,  16,  15,  2,   1,   0,   0};
@@ -78,7 +78,7 @@ inline std::vector<Case> table_of_lengths() {
                        .width = width,
                        .density = density,
                        .lengths = lengths});
-        all.push_back({.row = int(B % n_rows),
+        all.push_back({.model = int(B % n_models),
                        .T = 40,
                        .B = B,
                        .N = 40,
@@ -89,7 +89,7 @@ inline std::vector<Case> table_of_lengths() {
       }
   for (const std::vector<int64_t>& delays : {std::vector<int64_t>{}, {0, 3}})
     for (bool smooth : {false, true})
-      all.push_back({.row = 3,
+      all.push_back({.model = 3,
                      .T = 20,
                      .B = 9,
                      .delays = delays,
@@ -109,72 +109,160 @@ inline std::vector<Case> table_of_lengths() {
 }
 
 inline std::vector<Case> table() {
-  const unsigned paper = 1u << SIGMA | 1u << P | 1u << ETA;  // the coefficients that the kernels made for the paper's row take for 0
-  const uint64_t traces = set_of(trace_v, trace_a, trace_A, gv, ga, gA), last = set_of(v_last, a_last, i_last, r_last, z_last),
-                 of_last = set_of(gv_last, ga_last, gi_last, gz_last), of_first = set_of(gv0, ga0, gi0, gz0);
+  // the coefficients that the kernels made for the paper's network take for 0
+  const unsigned paper = 1u << SIGMA | 1u << P | 1u << ETA;
+  const uint64_t traces = set_of(trace_v, trace_a, trace_A, gv, ga, gA),
+                 last = set_of(v_last, a_last, i_last, r_last, z_last),
+                 of_last = set_of(gv_last, ga_last, gi_last, gz_last),
+                 of_first = set_of(gv0, ga0, gi0, gz0);
   std::vector<Case> all;
-  for (int row = 0; row < n_rows; row++) {
-    const auto surrogate = Surrogate(row % n_surrogates);
+  for (int model = 0; model < n_models; model++) {
+    const auto surrogate = Surrogate(model % n_surrogates);
     for (bool smooth : {false, true})
-      all.push_back({.row = row, .surrogate = surrogate, .delays = {0, 3, 20}, .n_ref = 2, .smooth = smooth});
-    all.push_back(
-        {.row = row, .surrogate = surrogate, .T = 6, .B = 2, .N = 3, .delays = {0, 2}, .n_ref = row % 2, .smooth = true, .stop = false});
+      all.push_back({.model = model,
+                     .surrogate = surrogate,
+                     .delays = {0, 3, 20},
+                     .n_ref = 2,
+                     .smooth = smooth});
+    all.push_back({.model = model,
+                   .surrogate = surrogate,
+                   .T = 6,
+                   .B = 2,
+                   .N = 3,
+                   .delays = {0, 2},
+                   .n_ref = model % 2,
+                   .smooth = true,
+                   .detach = false});
   }
   for (int s = 0; s < n_surrogates; s++)
-    for (int row : {0, 7}) all.push_back({.row = row, .surrogate = Surrogate(s), .T = 6, .B = 2, .N = 3, .smooth = true, .stop = false});
+    for (int model : {0, 7})
+      all.push_back({.model = model,
+                     .surrogate = Surrogate(s),
+                     .T = 6,
+                     .B = 2,
+                     .N = 3,
+                     .smooth = true,
+                     .detach = false});
 
-  // Vectors of 2 to 16 numbers, words of 32 spikes, tiles of 1 to 16 items, chunks of 16 and segments of 128 steps end here.
-  const int64_t sizes[][3] = {{0, 0, 1},    {0, 3, 33},   {1, 0, 33},    {1, 1, 1},    {1, 33, 220}, {15, 9, 31},
-                              {15, 33, 65}, {17, 33, 32}, {17, 9, 220},  {16, 4, 64},  {128, 2, 5},  {129, 1, 65},
-                              {129, 3, 1},  {129, 9, 31}, {129, 1, 220}, {260, 3, 33}, {260, 9, 32}};
-  int row = 0;
+  // Vectors of 2 to 16 numbers, words of 32 spikes, tiles of 1 to 16 items, chunks of 16 and
+  // segments of 128 steps end here.
+  const int64_t sizes[][3] = {{0, 0, 1},    {0, 3, 33},   {1, 0, 33},   {1, 1, 1},    {1, 33, 220},
+                              {15, 9, 31},  {15, 33, 65}, {17, 33, 32}, {17, 9, 220}, {16, 4, 64},
+                              {128, 2, 5},  {129, 1, 65}, {129, 3, 1},  {129, 9, 31}, {129, 1, 220},
+                              {260, 3, 33}, {260, 9, 32}};
+  int model = 0;
   for (auto [T, B, N] : sizes) {
     all.push_back({.T = T, .B = B, .N = N, .n_ref = T % 3, .want = 0, .zero = paper});
-    all.push_back({.row = row++ % n_rows, .surrogate = Surrogate::gaussian, .T = T, .B = B, .N = N, .delays = {0, 3}, .n_ref = 1});
-    all.push_back({.row = row++ % n_rows, .surrogate = Surrogate::arctan, .T = T, .B = B, .N = N, .delays = {2}, .zero = paper});
-    all.push_back({.row = row++ % n_rows, .surrogate = Surrogate::sigmoid, .T = T, .B = B, .N = N, .smooth = true});
+    all.push_back({.model = model++ % n_models,
+                   .surrogate = Surrogate::gaussian,
+                   .T = T,
+                   .B = B,
+                   .N = N,
+                   .delays = {0, 3},
+                   .n_ref = 1});
+    all.push_back({.model = model++ % n_models,
+                   .surrogate = Surrogate::arctan,
+                   .T = T,
+                   .B = B,
+                   .N = N,
+                   .delays = {2},
+                   .zero = paper});
+    all.push_back({.model = model++ % n_models,
+                   .surrogate = Surrogate::sigmoid,
+                   .T = T,
+                   .B = B,
+                   .N = N,
+                   .smooth = true});
   }
-  for (int64_t T : {1, 15, 60, 150})  // sequences shorter and longer than the delays, the ring of a chunk and the state
-    for (const std::vector<int64_t>& delays : {std::vector<int64_t>{1}, {40}, {5, 40}, {0, 1, 2, 3, 7}, {16, 17}})
+  // sequences shorter and longer than the delays, the ring of a chunk and the state
+  for (int64_t T : {1, 15, 60, 150})
+    for (const std::vector<int64_t>& delays :
+         {std::vector<int64_t>{1}, {40}, {5, 40}, {0, 1, 2, 3, 7}, {16, 17}})
       for (unsigned zero : {0u, paper})
-        all.push_back({.T = T, .N = 34, .delays = delays, .n_ref = 5, .smooth = T == 60 && !zero, .want = zero ? 0 : every, .zero = zero});
+        all.push_back({.T = T,
+                       .N = 34,
+                       .delays = delays,
+                       .n_ref = 5,
+                       .smooth = T == 60 && !zero,
+                       .want = zero ? 0 : every,
+                       .zero = zero});
   for (int layout = 1; layout <= 4; layout++)
     for (int r : {0, 8, 14})
-      for (int64_t N : {1, 7, 33}) all.push_back({.row = r, .T = 20, .B = 5, .N = N, .delays = {1, 2}, .layout = layout});
-  for (uint64_t absent : {traces, last, of_last, of_first, set_of(gw), set_of(gz), traces | last | of_last | of_first | set_of(gw),
-                          traces | set_of(gz, gw), of_last | set_of(gz), set_of(trace_a, gA, v_last, z_last, gi_last, gz_last, ga0, gz0)})
+      for (int64_t N : {1, 7, 33})
+        all.push_back({.model = r, .T = 20, .B = 5, .N = N, .delays = {1, 2}, .layout = layout});
+  for (uint64_t absent :
+       {traces, last, of_last, of_first, set_of(gw), set_of(gz),
+        traces | last | of_last | of_first | set_of(gw), traces | set_of(gz, gw),
+        of_last | set_of(gz), set_of(trace_a, gA, v_last, z_last, gi_last, gz_last, ga0, gz0)})
     for (bool smooth : {false, true})
       for (unsigned want : {0u, every})
-        all.push_back({.N = 40, .delays = {0, 4}, .n_ref = 1, .smooth = smooth, .want = want, .absent = absent});
-  for (int which = 0; which < n_coefficients; which++)  // one gradient alone; one coefficient that is 0
+        all.push_back({.N = 40,
+                       .delays = {0, 4},
+                       .n_ref = 1,
+                       .smooth = smooth,
+                       .want = want,
+                       .absent = absent});
+  // one gradient alone; one coefficient that is 0
+  for (int which = 0; which < n_coefficients; which++)
     for (unsigned zero : {0u, paper, 1u << which & ~(1u << KAPPA | 1u << WIDTH)})
-      all.push_back({.row = which * 2, .surrogate = Surrogate::exponential, .T = 150, .N = 9, .want = 1u << which, .zero = zero});
+      all.push_back({.model = which * 2,
+                     .surrogate = Surrogate::exponential,
+                     .T = 150,
+                     .N = 9,
+                     .want = 1u << which,
+                     .zero = zero});
   for (int r : {0, 1, 14, 15}) {
-    all.push_back({.row = r, .n_ref = 0, .first_r = 4});
-    all.push_back({.row = r, .surrogate = Surrogate::fast_sigmoid, .zero = 1u << BETA, .theta = -1});  // thresholds below 0
+    all.push_back({.model = r, .n_ref = 0, .first_r = 4});
+    // thresholds below 0
+    all.push_back(
+        {.model = r, .surrogate = Surrogate::fast_sigmoid, .zero = 1u << BETA, .theta = -1});
   }
   for (double width : {0.02, 0.3})  // gradients pass through few spikes only
     for (int64_t B : {1, 5, 9, 38, 47})
       for (int64_t N : {15, 40}) {
-        all.push_back({.T = 20, .B = B, .N = N, .n_ref = B % 2, .want = 0, .zero = paper, .width = width});
-        all.push_back({.row = 2 * int(B % 8), .surrogate = Surrogate::boxcar, .T = 20, .B = B, .N = N, .delays = {0, 1}, .width = width});
-        all.push_back({.row = 7, .T = 20, .B = B, .N = N, .delays = {3}, .n_ref = 2, .smooth = true, .width = width});
+        all.push_back(
+            {.T = 20, .B = B, .N = N, .n_ref = B % 2, .want = 0, .zero = paper, .width = width});
+        all.push_back({.model = 2 * int(B % 8),
+                       .surrogate = Surrogate::boxcar,
+                       .T = 20,
+                       .B = B,
+                       .N = N,
+                       .delays = {0, 1},
+                       .width = width});
+        all.push_back({.model = 7,
+                       .T = 20,
+                       .B = B,
+                       .N = N,
+                       .delays = {3},
+                       .n_ref = 2,
+                       .smooth = true,
+                       .width = width});
       }
   for (int64_t N : {1, 33, 220})  // few synapses: none, some rows without one
     for (int64_t B : {1, 5, 17, 33})
       for (double density : {0.0, 0.02, 0.2}) {
-        all.push_back({.T = 20, .B = B, .N = N, .n_ref = 1, .want = 0, .zero = paper, .density = density});
-        if (N < 200) all.push_back({.row = int(B % n_rows), .T = 20, .B = B, .N = N, .delays = {0, 1, 2, 5}, .density = density});
+        all.push_back(
+            {.T = 20, .B = B, .N = N, .n_ref = 1, .want = 0, .zero = paper, .density = density});
+        if (N < 200)
+          all.push_back({.model = int(B % n_models),
+                         .T = 20,
+                         .B = B,
+                         .N = N,
+                         .delays = {0, 1, 2, 5},
+                         .density = density});
       }
   for (const Case& c : synapse_cases()) all.push_back(c);
   for (const Case& c : table_of_lengths()) all.push_back(c);
-  // So many tiles, delays and neurons that weight gradients are summed over several tiles at once, see run.cpp.
-  all.push_back({.T = 1, .B = 176, .N = 440, .delays = std::vector<int64_t>(16), .want = 0, .zero = paper});
+  // So many tiles, delays and neurons that weight gradients are summed over several tiles at once,
+  // see run.cpp.
+  all.push_back(
+      {.T = 1, .B = 176, .N = 440, .delays = std::vector<int64_t>(16), .want = 0, .zero = paper});
   for (int64_t d = 0; d < 16; d++) all.back().delays[d] = d;
   return all;
 }
 
-// For the CUDA kernels: the same, and sizes at the ends of their warps, slices and shared memories; without the largest case.
+// For the CUDA kernels: the same, and sizes at the ends of their warps, slices and shared memories;
+// without the largest case.
 inline std::vector<Case> kernel_table() {
   const unsigned paper = 1u << SIGMA | 1u << P | 1u << ETA;
   std::vector<Case> all = table();
@@ -183,7 +271,12 @@ inline std::vector<Case> kernel_table() {
     for (int64_t B : {1, 5}) {
       const int64_t T = N > 300 ? 6 : 20, most = N > 300 ? 2 : B;
       all.push_back({.T = T, .B = most, .N = N, .n_ref = 2, .want = 0, .zero = paper});
-      all.push_back({.row = int(N % n_rows), .surrogate = Surrogate(N % n_surrogates), .T = T, .B = most, .N = N, .delays = {B % 2, 3}});
+      all.push_back({.model = int(N % n_models),
+                     .surrogate = Surrogate(N % n_surrogates),
+                     .T = T,
+                     .B = most,
+                     .N = N,
+                     .delays = {B % 2, 3}});
     }
   // Plain layers of the paper's network, which have kernels of their own: whole quads, no traces.
   const uint64_t traces = set_of(trace_v, trace_a, trace_A, gv, ga, gA);
@@ -194,21 +287,31 @@ inline std::vector<Case> kernel_table() {
         const std::vector<int64_t> delays = n_ref    ? std::vector<int64_t>{0}
                                             : layout ? std::vector<int64_t>{layout}
                                                      : std::vector<int64_t>{0, 5};
-        all.push_back(
-            {.T = T, .B = B, .N = N, .delays = delays, .n_ref = n_ref, .layout = layout, .want = 0, .zero = paper, .absent = traces});
+        all.push_back({.T = T,
+                       .B = B,
+                       .N = N,
+                       .delays = delays,
+                       .n_ref = n_ref,
+                       .layout = layout,
+                       .want = 0,
+                       .zero = paper,
+                       .absent = traces});
       }
-  all.push_back({.T = 3, .B = 1, .N = 2100, .n_ref = 1});  // more than a lane's quad for each neuron
+  // more than a lane's quad for each neuron
+  all.push_back({.T = 3, .B = 1, .N = 2100, .n_ref = 1});
   // Lengths come to the device in several launches.
   all.push_back({.T = 5, .B = 300, .N = 5, .lengths = drawn_lengths(5, 300)});
-  // One item after the other, with sequences so short that the buffers of a cluster still hold steps of the item before.
+  // One item after the other, with sequences so short that the buffers of a cluster still hold
+  // steps of the item before.
   for (int64_t T : {3, 4}) {
     all.push_back({.T = T, .B = 38, .N = 40, .want = 0, .zero = paper});
     all.push_back({.T = T, .B = 38, .N = 40, .delays = {0, 3}});
   }
   for (const Case& c : synapse_kernel_cases()) all.push_back(c);
-  for (Name one : {trace_v, trace_a, trace_A, gv, ga, gA})  // plain but for one of them
+  for (Name one : {trace_v, trace_a, trace_A, gv, ga, gA})  // aligned, but for one of them
     all.push_back({.N = 64, .want = 0, .zero = paper, .absent = traces & ~set_of(one)});
-  all.push_back({.N = 33, .layout = 2, .want = 0, .zero = paper, .absent = traces});  // but for all that is not x
+  // but for all that is not x
+  all.push_back({.N = 33, .layout = 2, .want = 0, .zero = paper, .absent = traces});
   return all;
 }
 

@@ -1,10 +1,12 @@
-// The CPU path without Python: every case of a table, in float and double, on one thread and on three.
+// The CPU path without Python: every case of a table, in float and double, on one thread and on
+// three.
 //
-// The forward pass must agree with equations.h to the last bit. The gradients of double must agree with its derivatives, and
-// with finite differences of the forward pass where spikes are smooth; those of float must agree with the backward pass of
-// double on the same saved tensors. Three threads must give the bits of one, while they count for lsnn_ext.profile. LSNN_CPU
-// chooses the instruction set; a word on the command line chooses the cases whose name holds it. Built with sanitizers, this
-// is also what they watch.
+// The forward pass must agree with equations.h to the last bit. The gradients of double must agree
+// with its derivatives, and with finite differences of the forward pass where spikes are smooth;
+// those of float must agree with the backward pass of double on the same saved tensors. Three
+// threads must give the bits of one, while they count for lsnn_ext.profile. LSNN_CPU chooses the
+// instruction set; a word on the command line chooses the cases whose name holds it. Built with
+// sanitizers, this is also what they watch.
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -14,11 +16,11 @@
 
 #include "../bfloat16.h"
 #include "../cpu/counters.h"
-#include "../cpu/packed.h"
-#include "around.h"
+#include "../cpu/layout.h"
 #include "block_cache.h"
 #include "check.h"
 #include "equations.h"
+#include "fused.h"
 #include "leaky.h"
 #include "lengths.h"
 #include "table.h"
@@ -54,23 +56,29 @@ struct Threads {
 };
 Parallel parallel() { return {run_on_threads, n_threads}; }
 
-// -------------------------------------------------------------------------------------------------------------- recurrence
-// The gradients of one group of inputs, multiplied with its direction, against the slope of the loss in this direction.
-void check_slope(const char* what, const Run<double>& r, int group, double slope, double tolerance) {
+// -------------------------------------------------------------------------------------- recurrence
+// The gradients of one group of inputs, multiplied with its direction, against the slope of the
+// loss in this direction.
+void check_slope(const char* what, const Run<double>& r, int group, double slope,
+                 double tolerance) {
   const int name = gradient_of[std::min<int>(group, k)];
-  const int64_t first = group < k ? 0 : (group - k) * r.c.N, n = group < k ? size_of(r.c, name) : r.c.N;
+  const int64_t first = group < k ? 0 : (group - k) * r.c.N,
+                n = group < k ? size_of(r.c, name) : r.c.N;
   if (!r.written(name, first)) return;
   double sum = 0, size = 1e-3;
   for (int64_t i = 0; i < n; i++) {
     const double term = r.b[name][first + i] * direction(group, i);
-    sum += term, size += std::fabs(term);
+    sum += term;
+    size += std::fabs(term);
   }
-  check(std::fabs(sum - slope) <= tolerance * size, place(what, name, first) + ": slope" + differ(sum, slope));
+  check(std::fabs(sum - slope) <= tolerance * size,
+        place(what, name, first) + ": slope" + differ(sum, slope));
 }
 
 double loss(const Run<double>& r) {
-  const std::pair<Name, Name> terms[] = {{gz, z},           {gv, trace_v},     {ga, trace_a},     {gA, trace_A},
-                                         {gv_last, v_last}, {ga_last, a_last}, {gi_last, i_last}, {gz_last, z_last}};
+  const std::pair<Name, Name> terms[] = {{gz, z},           {gv, trace_v},     {ga, trace_a},
+                                         {gA, trace_A},     {gv_last, v_last}, {ga_last, a_last},
+                                         {gi_last, i_last}, {gz_last, z_last}};
   double sum = 0;
   for (auto [gradient, name] : terms)
     for (int64_t i = 0; i < size_of(r.c, name); i++) {
@@ -85,7 +93,8 @@ void check_finite_differences(const Run<double>& r) {
     for (double h : {1e-5, -1e-5}) {
       const Run<double> moved(r.c);
       const int name = std::min<int>(group, k);
-      const int64_t first = group < k ? 0 : (group - k) * r.c.N, n = group < k ? size_of(r.c, name) : r.c.N;
+      const int64_t first = group < k ? 0 : (group - k) * r.c.N,
+                    n = group < k ? size_of(r.c, name) : r.c.N;
       for (int64_t i = 0; i < n; i++) moved.b[name][first + i] += h * direction(group, i);
       cpu::forward<double>(moved.forward_args(), parallel());
       slope += loss(moved) / (2 * h);
@@ -101,15 +110,16 @@ void check_float(const Run<float>& got) {
   check_close("float and double", got, twin, 1e-4);
 }
 
-// One way of the backward product, and of the sums in the forward pass, after the other, case by case: the same bits forward,
-// gradients to rounding, and the same ones on three threads.
-template <class T> void check_way(const Case& c, const Run<T>& wanted) {
+// One algorithm of the backward product, and of the sums in the forward pass, after the other, case
+// by case: the same bits forward, gradients to rounding, and the same ones on three threads.
+template <class T> void check_algorithm(const Case& c, const Run<T>& wanted) {
   static int next = 0;
-  // Of each two calls one is in float, one in double. An instruction set without bfloat16 has rows of floats for it.
-  const ProductAlgorithm way = ProductAlgorithm(1 + next++ / 2 % (n_products - 1));
-  options.product = way;
+  // Of each two calls one is in float, one in double. An instruction set without bfloat16 has rows
+  // of floats for it.
+  const ProductAlgorithm algorithm = ProductAlgorithm(1 + next++ / 2 % (n_products - 1));
+  options.product = algorithm;
   options.l1_size = 4096;  // small, so that products come in blocks of columns
-  at_hand += std::string(" product=") + product_names[(int)way];
+  at_hand += std::string(" product=") + product_names[(int)algorithm];
   const Run<T> one(c), three(c);
   for (const Run<T>* r : {&one, &three}) {
     const Threads threads(r == &one ? 1 : 3, r == &one ? 1 : 2 + next / 2 % 2);
@@ -118,20 +128,23 @@ template <class T> void check_way(const Case& c, const Run<T>& wanted) {
   }
   check_same("forward", one, wanted, z, gx);
   check_same_bits("forward", one, wanted);
-  check_close("backward", one, wanted, sizeof(T) == 8 ? 1e-10 : way == ProductAlgorithm::bf16 ? 0.03 : 1e-4);
+  check_close("backward", one, wanted,
+              sizeof(T) == 8                        ? 1e-10
+              : algorithm == ProductAlgorithm::bf16 ? 0.03
+                                                    : 1e-4);
   check_same("three threads", three, one, z, n_names);
   options = {};
 }
 
 // y saved as bfloat16: the same forward, and gradients as of the rounded numbers.
-void check_small_y(const Case& c, const Run<float>& wanted) {
+void check_save_bf16(const Case& c, const Run<float>& wanted) {
   const Run<float> small(c), large(wanted);
   round_all(large.b[y], size_of(c, y));
   for (const Run<float>* r : {&small, &large}) {
     const Threads threads(3, 1 + (c.N > 32));
     ForwardArgs f = r->forward_args();
     BackwardArgs b = r->backward_args();
-    f.saved.y_is_bfloat16 = b.saved.y_is_bfloat16 = r == &small;
+    f.saved.y_is_bf16 = b.saved.y_is_bf16 = r == &small;
     if (r == &small) cpu::forward<float>(f, parallel());
     cpu::backward<float>(b, parallel());
   }
@@ -141,13 +154,15 @@ void check_small_y(const Case& c, const Run<float>& wanted) {
     const uint32_t bits = (uint32_t)reinterpret_cast<const uint16_t*>(small.b[y].get())[i] << 16;
     float value;
     std::memcpy(&value, &bits, sizeof value);
-    if (!(value == large.b[y][i])) return check(false, place("y as bfloat16", y, i) + differ(value, large.b[y][i]));
+    if (!(value == large.b[y][i]))
+      return check(false, place("y as bfloat16", y, i) + differ(value, large.b[y][i]));
   }
   check_same("gradients of y as bfloat16", small, large, gx, n_names);
 }
-void check_small_y(const Case&, const Run<double>&) {}
+void check_save_bf16(const Case&, const Run<double>&) {}
 
-// Every upper half of a float with the lower halves around the middle, where rounding turns: to nearest even.
+// Every upper half of a float with the lower halves around the middle, where rounding turns: to
+// nearest even.
 void check_bfloat16() {
   at_hand = "bfloat16";
   for (uint32_t upper = 0; upper < 1 << 16; upper++)
@@ -156,7 +171,8 @@ void check_bfloat16() {
       float x;
       std::memcpy(&x, &all, sizeof x);
       const float got = bfloat16(x), wanted = rounded(x);
-      if (std::isnan(x) ? !std::isnan(got) : !(got == wanted) || std::signbit(got) != std::signbit(wanted))
+      if (std::isnan(x) ? !std::isnan(got)
+                        : !(got == wanted) || std::signbit(got) != std::signbit(wanted))
         return check(false, "rounding of " + std::to_string(all) + differ(got, wanted));
     }
 }
@@ -168,7 +184,8 @@ template <class T> void run_both(const Run<T>& r) {
   cpu::backward<T>(r.backward_args(), parallel());
 }
 template <class T> void run_case(const Case& c) {
-  at_hand = std::string(cpu::instruction_set()) + (sizeof(T) == 4 ? " float " : " double ") + c.text();
+  at_hand =
+      std::string(cpu::instruction_set()) + (sizeof(T) == 4 ? " float " : " double ") + c.text();
   const Run<T> one(c), wanted(c), three(c), team(c), unsaved(c);
   cpu::forward<T>(one.forward_args(), parallel());
   const Slopes<T> slopes = equations(one, wanted);
@@ -178,8 +195,9 @@ template <class T> void run_case(const Case& c) {
   check_ends("backward", one);
   if constexpr (sizeof(T) == 4) check_float(one);
   else {
-    for (int group = 0; group < n_groups; group++) check_slope("derivatives", one, group, slopes[group], 1e-9);
-    if (!c.stop) check_finite_differences(one);
+    for (int group = 0; group < n_groups; group++)
+      check_slope("derivatives", one, group, slopes[group], 1e-9);
+    if (!c.detach) check_finite_differences(one);
   }
   int64_t spikes = 0;
   for (int64_t i = 0; i < one.n_bits(); i++) spikes += __builtin_popcount(one.bits[i]);
@@ -207,7 +225,10 @@ template <class T> void run_case(const Case& c) {
                   counts[cpu::Count::product_steps_sparse] <=
               tile_steps,
           at_hand + ": products counted in the backward pass of " + name);
-    if (r == &team && c.N > 64) n_tiles += counts[cpu::Count::tiles], n_members += counts[cpu::Count::members];
+    if (r == &team && c.N > 64) {
+      n_tiles += counts[cpu::Count::tiles];
+      n_members += counts[cpu::Count::members];
+    }
   }
   if (!c.lengths.empty() && c.length(c.B - 1) == c.T) {  // all alike: as without lengths
     Case alike = c;
@@ -219,31 +240,43 @@ template <class T> void run_case(const Case& c) {
   }
   cpu::forward<T>(unsaved.forward_args(false), parallel());
   check_same("nothing saved", unsaved, one, z, y);
-  if (c.N < 400) check_synapses(one, run_both<T>), check_way(c, one), check_small_y(c, one);
-  n_runs++, n_steps += c.item_steps() * c.N;
+  if (c.N < 400) {
+    check_synapses(one, run_both<T>);
+    check_algorithm(c, one);
+    check_save_bf16(c, one);
+  }
+  n_runs++;
+  n_steps += c.item_steps() * c.N;
   n_spikes += spikes;
 }
 
-// ------------------------------------------------------------------------------------------------------------------ linear
-// y = x W^T + bias to the last bit, its gradients to rounding, three threads as one. x is mostly zero.
+// ------------------------------------------------------------------------------------------ linear
+// y = x W^T + bias to the last bit, its gradients to rounding, three threads as one. x is mostly
+// zero.
 template <class T> void check_linear(int64_t R, int64_t I, int64_t N, bool bias, bool transposed) {
   at_hand = std::string("linear ") + (sizeof(T) == 4 ? "float" : "double");
-  for (int64_t n : {R, I, N, int64_t(bias), int64_t(transposed)}) at_hand += " " + std::to_string(n);
+  for (int64_t n : {R, I, N, int64_t(bias), int64_t(transposed)})
+    at_hand += " " + std::to_string(n);
   auto drawn_buffer = [](int64_t n, int stream) {
     Buffer<T> b = buffer<T>(n);
     for (int64_t i = 0; i < n; i++) b[i] = stream ? T(drawn(stream, i, -1, 1)) : T(NAN);
     return b;
   };
-  const auto x = drawn_buffer(R * I, 1), w = drawn_buffer(N * I, 2), c = drawn_buffer(N, 3), g = drawn_buffer(R * N, 4);
+  const auto x = drawn_buffer(R * I, 1), w = drawn_buffer(N * I, 2), c = drawn_buffer(N, 3),
+             g = drawn_buffer(R * N, 4);
   for (int64_t i = 0; i < R * I; i++) x[i] = std::fabs(x[i]) > 0.2 ? T(0) : x[i] > 0 ? T(1) : x[i];
   const int64_t of_n = transposed ? 1 : I, of_i = transposed ? N : 1;
   Buffer<T> y[2], gw[2], gc[2];
   for (int run = 0; run < 2; run++) {
     const Threads threads(run ? 3 : 1, 1);
-    y[run] = drawn_buffer(R * N, 0), gw[run] = drawn_buffer(N * I, 0), gc[run] = drawn_buffer(N, 0);
-    cpu::linear_forward<T>({R, I, N, x.get(), w.get(), of_n, of_i, bias ? c.get() : nullptr, y[run].get(), nullptr, nullptr, nullptr},
+    y[run] = drawn_buffer(R * N, 0);
+    gw[run] = drawn_buffer(N * I, 0);
+    gc[run] = drawn_buffer(N, 0);
+    cpu::linear_forward<T>({R, I, N, x.get(), w.get(), of_n, of_i, bias ? c.get() : nullptr,
+                            y[run].get(), nullptr, nullptr, nullptr},
                            parallel());
-    cpu::linear_backward<T>({R, I, N, x.get(), nullptr, 0, 0, nullptr, nullptr, g.get(), gw[run].get(), bias ? gc[run].get() : nullptr},
+    cpu::linear_backward<T>({R, I, N, x.get(), nullptr, 0, 0, nullptr, nullptr, g.get(),
+                             gw[run].get(), bias ? gc[run].get() : nullptr},
                             parallel());
     for (int64_t r = 0; r < R; r++)
       for (int64_t n = 0; n < N; n++) {
@@ -254,40 +287,54 @@ template <class T> void check_linear(int64_t R, int64_t I, int64_t N, bool bias,
   }
   for (int64_t n = 0; n < N; n++)
     for (int64_t i = 0; i < I + bias; i++) {  // the last one: the bias
-      const T got = i < I ? gw[0][n * I + i] : gc[0][n], again = i < I ? gw[1][n * I + i] : gc[1][n];
+      const T got = i < I ? gw[0][n * I + i] : gc[0][n],
+              second = i < I ? gw[1][n * I + i] : gc[1][n];
       double sum = 0, size = 1e-3;
       for (int64_t r = 0; r < R; r++) {
         const double term = double(g[r * N + n]) * (i < I ? x[r * I + i] : 1);
-        sum += term, size += std::fabs(term);
+        sum += term;
+        size += std::fabs(term);
       }
-      if (!(std::fabs(got - sum) <= (sizeof(T) == 4 ? 1e-5 : 1e-13) * size && got == again))
+      if (!(std::fabs(got - sum) <= (sizeof(T) == 4 ? 1e-5 : 1e-13) * size && got == second))
         return check(false, "gradient" + differ(got, sum));
     }
 }
 
-// ------------------------------------------------------------------------------------------------------------------ around
-void check_all_around() {
+// -------------------------------------------------------------------- fused projection and readout
+void check_all_fused() {
   const unsigned paper = 1u << SIGMA | 1u << P | 1u << ETA;
   std::vector<Case> cases;
-  for (int row = 0; row < n_rows; row++)
+  for (int model = 0; model < n_models; model++)
     for (bool smooth : {false, true})
-      cases.push_back(
-          {.row = row, .surrogate = Surrogate(row % n_surrogates), .T = 40, .delays = {0, 3}, .n_ref = row % 3, .smooth = smooth});
+      cases.push_back({.model = model,
+                       .surrogate = Surrogate(model % n_surrogates),
+                       .T = 40,
+                       .delays = {0, 3},
+                       .n_ref = model % 3,
+                       .smooth = smooth});
   for (int64_t B : {1, 5, 9, 33})
     for (int64_t N : {1, 33, 64}) {
       cases.push_back({.T = 140, .B = B, .N = N, .n_ref = B % 2, .want = 0, .zero = paper});
-      cases.push_back({.row = int(B % n_rows), .T = 20, .B = B, .N = N, .delays = {2}, .want = 1u << SIGMA});
+      cases.push_back({.model = int(B % n_models),
+                       .T = 20,
+                       .B = B,
+                       .N = N,
+                       .delays = {2},
+                       .want = 1u << SIGMA});
     }
-  cases.push_back({.T = 0, .B = 3, .N = 5}), cases.push_back({.T = 4, .B = 0, .N = 5});
-  for (const Case& c : synapse_cases_around()) cases.push_back(c);
+  cases.push_back({.T = 0, .B = 3, .N = 5});
+  cases.push_back({.T = 4, .B = 0, .N = 5});
+  for (const Case& c : synapse_cases_fused()) cases.push_back(c);
   for (const Case& c : table_of_lengths())
     if (!c.layout && !c.absent) cases.push_back(c);
   int i = 0;
   for (const Case& c : cases) {
     const int64_t I = i % 4 == 0 ? 70 : i % 4, O = 1 + i % 3 * 9;
-    const Threads threads(1 + i % 3, 1 + i % 2 * (i % 3));  // each tile on one thread, or on a team of two or three
+    // each tile on one thread, or on a team of two or three
+    const Threads threads(1 + i % 3, 1 + i % 2 * (i % 3));
     i++;
-    check_around<float>(c, I + 1, O, i % 2, i % 3 == 0, parallel()), check_around<double>(c, I + 1, O, i % 2, i % 3 == 1, parallel());
+    check_fused<float>(c, I + 1, O, i % 2, i % 3 == 0, parallel());
+    check_fused<double>(c, I + 1, O, i % 2, i % 3 == 1, parallel());
   }
 }
 
@@ -306,26 +353,34 @@ void check_all_lengths() {
 }
 
 int run(const char* word) {
-  const char* asked = std::getenv("LSNN_CPU");
+  const char* requested = std::getenv("LSNN_CPU");
   try {
-    check(!asked || !*asked || !std::strcmp(asked, cpu::instruction_set()), "LSNN_CPU is obeyed");
+    check(!requested || !*requested || !std::strcmp(requested, cpu::instruction_set()),
+          "LSNN_CPU is obeyed");
   } catch (const std::runtime_error& error) {
     const bool lacks = std::strstr(error.what(), "does not have it");
     std::printf("test_cpu: %s: %s\n", lacks ? "SKIPPED" : "FAILED", error.what());
     return lacks ? 0 : 1;
   }
-  check_block_cache(), check_bfloat16();
+  check_block_cache();
+  check_bfloat16();
   const int64_t shapes[][3] = {{0, 3, 2},       {1, 1, 1},      {64, 31, 33}, {65, 33, 7},
                                {200, 140, 220}, {1030, 20, 31}, {4500, 9, 5}, {40000, 3, 2}};
   for (auto [R, I, N] : shapes)
-    for (bool bias : {false, true}) check_linear<float>(R, I, N, bias, !bias), check_linear<double>(R, I, N, bias, bias);
-  if (!*word || std::strstr("around", word)) check_all_around();
+    for (bool bias : {false, true}) {
+      check_linear<float>(R, I, N, bias, !bias);
+      check_linear<double>(R, I, N, bias, bias);
+    }
+  if (!*word || std::strstr("fused", word)) check_all_fused();
   if (!*word || std::strstr("lengths", word)) check_all_lengths();
-  for (int64_t threads : {1, 3})
-    check_leaky_on_cpu<float>({run_on_threads, threads}), check_leaky_on_cpu<double>({run_on_threads, threads});
+  for (int64_t threads : {1, 3}) {
+    check_leaky_on_cpu<float>({run_on_threads, threads});
+    check_leaky_on_cpu<double>({run_on_threads, threads});
+  }
   const std::vector<Case> all = table();
   const Case& last = all.back();
-  check(cpu::tiles(last.B) * last.D() * last.N * cpu::padded(last.N) * 8 > 256 << 20, "more tiles than sums of weight gradients");
+  check(cpu::tiles(last.B) * last.D() * last.N * cpu::padded(last.N) * 8 > 256 << 20,
+        "more tiles than sums of weight gradients");
   for (const Case& c : all) {
     if (c.text().find(word) == std::string::npos) continue;
     if (c.N < 400) run_case<float>(c);  // the largest case is about the size of doubles
@@ -333,8 +388,10 @@ int run(const char* word) {
   }
   check(*word || n_members > 2 * n_tiles, "teams of three have three members, mostly");
   const double rate = double(n_spikes) / double(std::max<int64_t>(n_steps, 1));
-  check(*word || (rate > 0.05 && rate < 0.5), "networks of the table fire neither seldom nor always");
-  std::printf("test_cpu: %s, %d runs, %.1f %% spikes, %d failures\n", cpu::instruction_set(), (int)n_runs, 100 * rate, failures);
+  check(*word || (rate > 0.05 && rate < 0.5),
+        "networks of the table fire neither seldom nor always");
+  std::printf("test_cpu: %s, %d runs, %.1f %% spikes, %d failures\n", cpu::instruction_set(),
+              (int)n_runs, 100 * rate, failures);
   return failures ? 1 : 0;
 }
 

@@ -1,8 +1,9 @@
-// The emulator's own tests: correct kernels in all orders of their threads, and the planted bugs of emulator_bugs.h.
+// The emulator's own tests: correct kernels in all orders of their threads, and the planted bugs of
+// emulator_bugs.h.
 //
-// Without arguments: all kernels without data races, also under sanitizers. `list`: the bugs, and which builds must catch them.
-// `bug NAME`: that one alone; returns 1 and says how it showed, or 0 when it did not. `speed`: how fast threads switch.
-// emulator_bugs.sh runs all of it.
+// Without arguments: all kernels without data races, also under sanitizers. `list`: the bugs, and
+// which builds must catch them. `bug NAME`: that one alone; returns 1 and says how it showed, or 0
+// when it did not. `speed`: how fast threads switch. emulator_bugs.sh runs all of it.
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -20,7 +21,7 @@ void check(bool good, const std::string& what) {
   if (!good && failures++ < 20) std::printf("FAILED %s\n", what.c_str());
 }
 
-// ----------------------------------------------------------------------------------------------------------------- checks
+// ------------------------------------------------------------------------------------------ checks
 void check_blocks(const std::string& order) {
   std::vector<int> out(128, -1);
   launch({.block = 128, .shared = 400}, [&] { early_exit(out.data(), 100); });
@@ -28,7 +29,8 @@ void check_blocks(const std::string& order) {
   launch({.block = 64}, [&] { votes(out.data()); });
   for (int i = 0; i < 64; i++) check(out[i] == 22 + 100 + 10000, order + "votes");
   launch({.block = 128, .shared = 512}, [&] { two_groups(out.data()); });
-  for (int i = 0; i < 128; i++) check(out[i] == i / 64 * 64 + 63 - i % 64 + (i < 64 ? 2 : 4), order + "two_groups");
+  for (int i = 0; i < 128; i++)
+    check(out[i] == i / 64 * 64 + 63 - i % 64 + (i < 64 ? 2 : 4), order + "two_groups");
   launch({.block = 40, .shared = 160}, [&] { part_of_a_block(out.data()); });
   for (int i = 0; i < 40; i++) check(out[i] == 39 - i, order + "part_of_a_block");
   std::vector<float> poison(32);
@@ -37,18 +39,21 @@ void check_blocks(const std::string& order) {
   std::vector<uint3> places(4 * 3 * 2 * 30);
   launch({.grid = {4, 3, 2}, .block = {5, 3, 2}}, [&] { indices(places.data()); });
   for (unsigned i = 0; i < places.size(); i++)
-    check(places[i].x == i / 30 / 12 && places[i].y == i % 30 / 15 && places[i].z == i % 15 / 5, order + "indices");
+    check(places[i].x == i / 30 / 12 && places[i].y == i % 30 / 15 && places[i].z == i % 15 / 5,
+          order + "indices");
 }
 
 void check_warps(const std::string& order) {
   std::vector<int> out(64);
   launch({.block = 64}, [&] { warp_scan(out.data()); });
-  for (int i = 0, sum = 0; i < 64; i++) check(out[i] == (sum = i % 32 ? sum + i : i), order + "warp_scan");
+  for (int i = 0, sum = 0; i < 64; i++)
+    check(out[i] == (sum = i % 32 ? sum + i : i), order + "warp_scan");
   launch({.block = 64, .shared = 256}, [&] { exchange_in_warp(out.data()); });
   for (int i = 0; i < 64; i++) check(out[i] == i, order + "exchange_in_warp");
   std::vector<unsigned> masks(32);
   launch({.block = 32}, [&] { disjoint_masks(masks.data()); });
-  for (unsigned i = 0; i < 32; i++) check(masks[i] == (i % 2 ? 0xaaaa0000 : 0x55550000), order + "disjoint_masks");
+  for (unsigned i = 0; i < 32; i++)
+    check(masks[i] == (i % 2 ? 0xaaaa0000 : 0x55550000), order + "disjoint_masks");
   std::vector<double> values(128);
   launch({.block = 32}, [&] { shuffles(values.data()); });
   for (int i = 0; i < 32; i++) {
@@ -83,21 +88,27 @@ void check_grids(const std::string& order) {
   check(sums[0] == 155 && sums[1] == 150, order + "tagged_words");
   std::vector<int> out(8 * 32), memory(4 * 32);
   launch({.grid = 8, .block = 32, .shared = 128, .cluster = 4}, [&] { cluster_push(out.data()); });
-  for (int i = 0; i < 8 * 32; i++) check(out[i] == (i / 128 * 4 + (i / 32 + 3) % 4) * 100 + i % 32, order + "cluster_push");
+  for (int i = 0; i < 8 * 32; i++)
+    check(out[i] == (i / 128 * 4 + (i / 32 + 3) % 4) * 100 + i % 32, order + "cluster_push");
   launch({.grid = 8, .block = 32, .shared = 256, .cluster = 4}, [&] { split_barrier(out.data()); });
-  for (int i = 0; i < 8 * 32; i++) check(out[i] == 150 + 6 * ((i / 32 + 3) % 4), order + "split_barrier");
-  launch({.grid = 4, .block = 32, .cooperative = true}, [&] { grid_steps(memory.data(), out.data()); });
+  for (int i = 0; i < 8 * 32; i++)
+    check(out[i] == 150 + 6 * ((i / 32 + 3) % 4), order + "split_barrier");
+  launch({.grid = 4, .block = 32, .cooperative = true},
+         [&] { grid_steps(memory.data(), out.data()); });
   for (int i = 0; i < 128; i++) check(out[i] == (127 - i) * 3, order + "grid_steps");
 }
 
-const char* name_of(Order order) { return order == Order::forward ? "forward" : order == Order::reverse ? "reverse" : "random"; }
+const char* name_of(Order order) {
+  return order == Order::forward ? "forward" : order == Order::reverse ? "reverse" : "random";
+}
 
 template <class F> void in_all_orders(const F& f) {
   for (Order order : {Order::forward, Order::reverse, Order::random})
     for (unsigned yields : {0u, 64u})
       for (uint64_t seed = 1; seed <= (order == Order::random ? 5 : 1); seed++) {
         options() = {.order = order, .seed = seed, .yield_in_256 = yields, .spin_limit = 100'000};
-        f(std::string(name_of(order)) + " " + std::to_string(yields) + " " + std::to_string(seed) + ": ");
+        f(std::string(name_of(order)) + " " + std::to_string(yields) + " " + std::to_string(seed) +
+          ": ");
       }
 }
 
@@ -105,7 +116,9 @@ void check_bug(const Bug& bug, const std::string& order) {
   std::string said = "nothing";
   try {
     bug.good();
-  } catch (const Error& e) { said = e.what(); }
+  } catch (const Error& e) {
+    said = e.what();
+  }
   check(said.find(bug.error) != said.npos, order + bug.name + " said " + said);
   check(said.find("emulator_bugs.h:") != said.npos, order + bug.name + " names no line: " + said);
 }
@@ -116,7 +129,9 @@ int run_all() {
       check_blocks(order);
       check_warps(order);
       check_grids(order);
-    } catch (const Error& e) { check(false, order + e.what()); }
+    } catch (const Error& e) {
+      check(false, order + e.what());
+    }
     for (const Bug& bug : all_bugs)
       if (bug.error) check_bug(bug, order);
   });
@@ -132,13 +147,15 @@ int run_bug(const std::string& name) {
         std::string what;
         try {
           if (!bug.good()) what = "wrong result";
-        } catch (const Error& e) { what = e.what(); }
+        } catch (const Error& e) {
+          what = e.what();
+        }
         if (!what.empty() && !noticed++) std::printf("%s%s\n", order.c_str(), what.c_str());
       });
   return noticed ? 1 : 0;
 }
 
-// ------------------------------------------------------------------------------------------------------------------ speed
+// ------------------------------------------------------------------------------------------- speed
 template <class F> double seconds(const F& f) {
   const auto start = std::chrono::steady_clock::now();
   f();
@@ -155,7 +172,8 @@ int measure() {
           for (unsigned i = 0; i < steps; i++) __syncthreads();
         });
       });
-      std::printf("%s, %u threads: %.1f ns a switch\n", name_of(order), threads, t * 1e9 / steps / threads);
+      std::printf("%s, %u threads: %.1f ns a switch\n", name_of(order), threads,
+                  t * 1e9 / steps / threads);
     }
   options() = {};
   const double t = seconds([] { launch({.grid = 2000, .block = 256}, [] {}); });
@@ -164,12 +182,14 @@ int measure() {
   std::vector<float> weights(n * n, 0.001f), v(n);
   std::vector<unsigned> spikes(n);
   for (unsigned i = 0; i < n; i++) v[i] = float(i) / n;
-  const double r =
-      seconds([&] { launch({.block = n, .shared = n / 8}, [&] { recurrent(weights.data(), v.data(), spikes.data(), steps); }); });
+  const double r = seconds([&] {
+    launch({.block = n, .shared = n / 8},
+           [&] { recurrent(weights.data(), v.data(), spikes.data(), steps); });
+  });
   unsigned total = 0;
   for (unsigned count : spikes) total += count;
-  std::printf("%u neurons, a spike in %.2f of their steps: %.1f million thread-steps a second\n", n, total / double(n * steps),
-              n * steps / r / 1e6);
+  std::printf("%u neurons, a spike in %.2f of their steps: %.1f million thread-steps a second\n", n,
+              total / double(n * steps), n * steps / r / 1e6);
   return 0;
 }
 

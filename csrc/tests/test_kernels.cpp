@@ -1,11 +1,14 @@
-// The CUDA kernels against the CPU path, on the table of cases: under the emulator, or compiled by nvcc on a card.
+// The CUDA kernels against the CPU path, on the table of cases: under the emulator, or compiled by
+// nvcc on a GPU.
 //
-// Every design that can run a case must give the forward pass of the CPU to the last bit, and its gradients to rounding: those
-// of float and bfloat16 storage against the CPU in double on the same saved tensors. Under the emulator each design of a case
-// runs in one thread order, in turn forward, reverse and random. Another run must give the same bits.
+// Every design that can run a case must give the forward pass of the CPU to the last bit, and its
+// gradients to rounding: those of float and bfloat16 storage against the CPU in double on the same
+// saved tensors. Under the emulator each design of a case runs in one thread order, in turn
+// forward, reverse and random. Another run must give the same bits.
 //
-// Arguments: a word that the name of a case must hold; LSNN_DESIGN names the only design to run. LSNN_KERNEL_CASES=k/n takes
-// the k-th of n parts of the table only, k from 0. The exit status is 0 if all that ran agreed, 1 if not, 2 without a card.
+// Arguments: a word that the name of a case must hold; LSNN_DESIGN names the only design to run.
+// LSNN_KERNEL_CASES=k/n takes the k-th of n parts of the table only, k from 0. The exit status is 0
+// if all that ran agreed, 1 if not, 2 without a GPU.
 #include <cstdlib>
 #include <cstring>
 
@@ -49,24 +52,26 @@ void set_order(int which) {
   emulator::options().order = emulator::Order(which % 3);
   emulator::options().seed = (uint64_t)which + 1;
   emulator::options().yield_in_256 = which % 3 == 2 ? 32 : 0;
-  emulator::options().poison = which % 3 != 1;  // shared memory full of NaN, or as the block before has left it
+  // shared memory full of NaN, or as the block before has left it
+  emulator::options().poison = which % 3 != 1;
 #else
   (void)which;
 #endif
 }
 
-template <class T> void add_product(void* context, const void* a, const void* w, bool transposed, void* out) {
+template <class T> void add_product(void* context, const void* a, const void* w, bool transposed,
+                                    void* out) {
   wait();
   cuda::add_host_product<T>(context, a, w, transposed, out);
 }
 
 template <class T> struct Kernels {
   const cuda::Plan plan;
-  bool save = true, small_y = false;  // small_y: y is stored as bfloat16
+  bool save = true, save_bf16 = false;  // save_bf16: y is stored as bfloat16
 
   ForwardArgs forward_args(const Run<T>& r) const {
     ForwardArgs f = r.forward_args(save);
-    f.saved.y_is_bfloat16 = small_y;
+    f.saved.y_is_bf16 = save_bf16;
     return f;
   }
   void forward(const Run<T>& r) const {
@@ -78,7 +83,7 @@ template <class T> struct Kernels {
   }
   void backward(const Run<T>& r) const {
     BackwardArgs f = r.backward_args();
-    f.saved.y_is_bfloat16 = small_y;
+    f.saved.y_is_bf16 = save_bf16;
     cuda::Sizes sizes{r.c.B, r.c.N};
     const Buffer<char> workspace = poisoned(cuda::backward_workspace(f, plan));
     cuda::backward(f, plan, workspace.get(), {&add_product<T>, &sizes}, nullptr);
@@ -92,7 +97,8 @@ template <class T> struct Kernels {
 };
 
 int64_t n_runs = 0, n_of[n_designs] = {};
-template <class T> void run_case(const Case& c, const cuda::Card& card, Storage storage, int order, Design only) {
+template <class T> void run_case(const Case& c, const cuda::Device& device, Storage storage,
+                                 int order, Design only) {
   const Run<T> wanted(c);
   if (storage == Storage::f32_bf16) round_all(wanted.b[w], size_of(c, w));
   cpu::forward<T>(wanted.forward_args(), serial);
@@ -101,27 +107,31 @@ template <class T> void run_case(const Case& c, const cuda::Card& card, Storage 
     if (only != Design::automatic && only != design) continue;
     Layer layer = wanted.layer();
     layer.options.design = design;
-    if (!cuda::forward_pass(design, card, layer, storage).yes || !cuda::backward_pass(design, card, layer, storage).yes) continue;
+    if (!cuda::forward_pass(design, device, layer, storage).yes ||
+        !cuda::backward_pass(design, device, layer, storage).yes)
+      continue;
     const char* storage_text[] = {" double ", " float ", " bfloat16 "};
-    at_hand = std::string(design_names[d]) + storage_text[(int)storage] + "order " + std::to_string(order % 3) + " on " +
-              std::to_string(card.processors) + ", " + c.text();
-    Kernels<T> kernels{cuda::choose(card, layer, storage, {})};
+    at_hand = std::string(design_names[d]) + storage_text[(int)storage] + "order " +
+              std::to_string(order % 3) + " on " + std::to_string(device.sms) + ", " + c.text();
+    Kernels<T> kernels{cuda::choose(device, layer, storage, {})};
     const bool one_quad = kernels.plan.forward.quads == 1 && kernels.plan.backward.quads == 1;
-    check(design == Design::gather || one_quad, "only gather has kernels for several quads of a lane");
-    const int64_t workspace =
-        cuda::forward_workspace(wanted.forward_args(), kernels.plan) + cuda::backward_workspace(wanted.backward_args(), kernels.plan);
+    check(design == Design::gather || one_quad,
+          "only gather has kernels for several quads of a lane");
+    const int64_t workspace = cuda::forward_workspace(wanted.forward_args(), kernels.plan) +
+                              cuda::backward_workspace(wanted.backward_args(), kernels.plan);
     const bool small = workspace < c.N * c.N * (int64_t)sizeof(T);
     check(c.S() || c.N < 1024 || small, "no memory for weights that are not there");
     set_order(order);
-    const Run<T> got(c), again(c);
-    for (const Run<T>* r : {&got, &again})
+    const Run<T> got(c), second(c);
+    for (const Run<T>* r : {&got, &second})
       if (storage == Storage::f32_bf16) round_all(r->b[w], size_of(c, w));
     try {
       kernels.forward(got);
       check_same("forward", got, wanted, z, gx);
       check_same_bits("forward", got, wanted);
-      if (storage == Storage::f32_bf16) {  // the same, but for y: then compare gradients where y is rounded, too
-        kernels.small_y = true;
+      // the same, but for y: then compare gradients where y is rounded, too
+      if (storage == Storage::f32_bf16) {
+        kernels.save_bf16 = true;
         kernels.forward(got);
         const Run<T> rounded_y(wanted);
         round_all(rounded_y.b[y], size_of(c, y));
@@ -138,17 +148,17 @@ template <class T> void run_case(const Case& c, const cuda::Card& card, Storage 
       }
       kernels.backward(got);
       const Run<double> twin(wanted);
-      if (kernels.small_y)
+      if (kernels.save_bf16)
         for (int64_t i = 0; i < size_of(c, y); i++) twin.b[y][i] = rounded((float)twin.b[y][i]);
       cpu::backward<double>(twin.backward_args(), serial);
       check_ends("gradients", got);
       check_close("gradients", got, twin, sizeof(T) == 4 ? 1e-4 : 1e-11);
       set_order(order + 1);
       kernels.save = true;
-      kernels.forward(again);
-      kernels.backward(again);
-      check_same("another run", again, got, z, y);
-      check_same("another run", again, got, gx, n_names);
+      kernels.forward(second);
+      kernels.backward(second);
+      check_same("another run", second, got, z, y);
+      check_same("another run", second, got, gx, n_names);
       kernels.save = false;
       const Run<T> unsaved(c);
       if (storage == Storage::f32_bf16) round_all(unsaved.b[w], size_of(c, w));
@@ -156,9 +166,10 @@ template <class T> void run_case(const Case& c, const cuda::Card& card, Storage 
       check_same("nothing saved", unsaved, wanted, z, y);
     } catch (const std::exception& error) {
       check(false, error.what());
-      if (LSNN_NVCC) throw;  // the card is lost after a fault
+      if (LSNN_NVCC) throw;  // the GPU is lost after a fault
     }
-    n_runs++, n_of[d]++;
+    n_runs++;
+    n_of[d]++;
   }
 }
 
@@ -181,39 +192,43 @@ template <class T> void check_all_leaky(Storage storage) {
 }
 
 int run(const char* word) {
-  const char* asked = std::getenv("LSNN_DESIGN");
+  const char* requested = std::getenv("LSNN_DESIGN");
   const char* part = std::getenv("LSNN_KERNEL_CASES");
   size_t first = 0, step = 1;
-  check(!part || (std::sscanf(part, "%zu/%zu", &first, &step) == 2 && first < step), "LSNN_KERNEL_CASES: expected k/n, 0 <= k < n");
+  check(!part || (std::sscanf(part, "%zu/%zu", &first, &step) == 2 && first < step),
+        "LSNN_KERNEL_CASES: expected k/n, 0 <= k < n");
   Design only = Design::automatic;  // none: all of them
-  const bool is_asked = asked && *asked;
+  const bool is_asked = requested && *requested;
   for (int d = 1; is_asked && d < n_designs; d++)
-    if (!std::strcmp(asked, design_names[d])) only = Design(d);
-  check(!is_asked || only != Design::automatic, "LSNN_DESIGN: expected block, gather, cluster or step");
+    if (!std::strcmp(requested, design_names[d])) only = Design(d);
+  check(!is_asked || only != Design::automatic,
+        "LSNN_DESIGN: expected block, gather, cluster or step");
 
-  cuda::Card card;
+  cuda::Device device;
   try {
-    card = cuda::current_card();
+    device = cuda::current_device();
   } catch (const std::runtime_error& error) {
-    std::printf("test_kernels: no card, so nothing was run: %s\n", error.what());
+    std::printf("test_kernels: no GPU, so nothing was run: %s\n", error.what());
     return 2;  // neither a pass nor a failure
   }
   if (std::strstr("leaky", word)) {
     check_all_leaky<float>(Storage::f32);
     check_all_leaky<double>(Storage::f64);
   }
-  cuda::Card tiny = card, turing = card;  // one item after the other; no clusters, little shared memory
-  tiny.processors = 1;
-  turing.most_ranks = 1, turing.shared = 64 << 10;
+  // one item after the other; no clusters, little shared memory
+  cuda::Device tiny = device, turing = device;
+  tiny.sms = 1;
+  turing.most_ranks = 1;
+  turing.shared = 64 << 10;
   const std::vector<Case> all = kernel_table();
   for (size_t i = first; i < all.size(); i += std::max<size_t>(step, 1)) {
     const Case& c = all[i];
     if (c.text().find(word) == std::string::npos) continue;
     const int order = int(i);
-    const cuda::Card& shape = i % 4 == 1 ? tiny : i % 4 == 3 ? turing : card;
+    const cuda::Device& shape = i % 4 == 1 ? tiny : i % 4 == 3 ? turing : device;
     run_case<float>(c, shape, i % 3 == 2 ? Storage::f32_bf16 : Storage::f32, order, only);
-    if (i % 3 == 2) run_case<float>(c, card, Storage::f32, order + 1, only);
-    if (c.N < 300) run_case<double>(c, card, Storage::f64, order + 2, only);
+    if (i % 3 == 2) run_case<float>(c, device, Storage::f32, order + 1, only);
+    if (c.N < 300) run_case<double>(c, device, Storage::f64, order + 2, only);
   }
   std::printf("test_kernels: %d runs", (int)n_runs);
   for (int d = 1; d < n_designs; d++) std::printf(", %s %d", design_names[d], (int)n_of[d]);

@@ -5,7 +5,7 @@
 #include <optional>
 #include <tuple>
 
-#include "../cpu/packed.h"
+#include "../cpu/layout.h"
 #include "boundary.h"
 #include "devices.h"
 #include "options.h"
@@ -19,19 +19,24 @@ template <class T> void check_coefficients(const T* k, int64_t N, double dampeni
     for (int64_t n = 0; n < N; n++) {
       const double x = k[c * N + n];
       const bool share = c == ALPHA || c == RHO || c == SIGMA, width = c == WIDTH;
-      if (std::isfinite(x) && (!share || (x >= 0 && x <= 1)) && (!width || x >= least_width)) continue;
+      if (std::isfinite(x) && (!share || (x >= 0 && x <= 1)) && (!width || x >= least_width))
+        continue;
       const std::string wanted = share                      ? "lie in [0, 1]"
                                  : !width                   ? "be finite"
                                  : x > 0 && x < least_width ? "be a normal number of its dtype"
                                                             : "be finite and > 0";
       refuse(coefficient_names[c], " must ", wanted, ", got ", x, " at neuron ", n);
     }
-  LSNN_EXPECT(std::isfinite(dampening) && dampening >= 0, "dampening must be finite and >= 0, got ", dampening);
+  LSNN_EXPECT(std::isfinite(dampening) && dampening >= 0, "dampening must be finite and >= 0, got ",
+              dampening);
 }
 
-inline std::optional<Tensor> dense(const std::optional<Tensor>& t) { return t ? std::optional<Tensor>(dense(*t)) : std::nullopt; }
+inline std::optional<Tensor> dense(const std::optional<Tensor>& t) {
+  return t ? std::optional<Tensor>(dense(*t)) : std::nullopt;
+}
 
-// Keeps alive what the pointers of a Layer point to; moved, as numbers of a vector stay where they are then.
+// Keeps alive what the pointers of a Layer point to; moved, as numbers of a vector stay where they
+// are then.
 struct LayerHolder {
   Tensor coefficients, delay;
   Ints delays, lengths;
@@ -45,20 +50,26 @@ struct LayerHolder {
 // The kernels number rows of weights, events and rows of gradients with 32 bits.
 inline constexpr int64_t offsets = int64_t(1) << 32;
 
-// What the largest delay must stay below: dL/dc of that many steps and a chunk is kept, in rows of all items of a tile.
+// What the largest delay must stay below: dL/dc of that many steps and a chunk is kept, in rows of
+// all items of a tile.
 template <class T> int64_t delays_below(int64_t N) {
   return offsets / (cpu::max_items * cpu::gradient_stride<T>(cpu::padded(N))) - chunk - 1;
 }
 
-inline constexpr int64_t most_steps = int64_t(1) << 48;  // more than fit into any memory, so that sums of steps never wrap around
+// more than fit into any memory, so that sums of steps never wrap around
+inline constexpr int64_t most_steps = int64_t(1) << 48;
 
 inline void check_checkpoint(int64_t steps, const Tensor& like) {
   LSNN_EXPECT(steps >= 0 && steps <= most_steps && (!steps || has_cpu_kernels(like)),
               "checkpoint: expected 0, or steps from 1 to 2^48 on the CPU, got ", steps);
 }
 
-inline bool is_real(ScalarType type) { return type == ScalarType::Float || type == ScalarType::Double; }
-inline void check_real(const Tensor& t, const char* name) { LSNN_EXPECT(is_real(t.scalar_type()), name, " must be float32 or float64"); }
+inline bool is_real(ScalarType type) {
+  return type == ScalarType::Float || type == ScalarType::Double;
+}
+inline void check_real(const Tensor& t, const char* name) {
+  LSNN_EXPECT(is_real(t.scalar_type()), name, " must be float32 or float64");
+}
 
 // The steps of each item as Layer has them, [B] descending from T at most to 0; none given: none.
 inline Ints read_lengths(const Maybe& lengths, int64_t T, int64_t B) {
@@ -70,30 +81,36 @@ inline Ints read_lengths(const Maybe& lengths, int64_t T, int64_t B) {
   const int64_t* n = (const int64_t*)data(whole);
   for (int64_t b = 0; b < B; b++) {
     const int64_t most = b ? n[b - 1] : T;
-    LSNN_EXPECT(n[b] >= 0 && n[b] <= most, "lengths: expected numbers from 0 to ", most, " at item ", b,
-                ", as they descend from T = ", T, " at most, got ", n[b]);
+    LSNN_EXPECT(n[b] >= 0 && n[b] <= most, "lengths: expected numbers from 0 to ", most,
+                " at item ", b, ", as they descend from T = ", T, " at most, got ", n[b]);
   }
   return Ints(n, n + B);
 }
 
 inline void check_choices(const Constants& c) {
-  LSNN_EXPECT(c.dynamics >= 0 && c.dynamics < n_rows, "dynamics must be a row from 0 to ", n_rows - 1, ", got ", c.dynamics);
-  LSNN_EXPECT(c.surrogate >= 0 && c.surrogate < n_surrogates, "surrogate must be 0 to ", n_surrogates - 1, ", got ", c.surrogate);
-  LSNN_EXPECT(c.refractory >= 0 && c.refractory < (1 << 24), "refractory must be from 0 to 2^24 - 1 steps, got ", c.refractory);
+  LSNN_EXPECT(c.dynamics >= 0 && c.dynamics < n_models, "dynamics must be a model from 0 to ",
+              n_models - 1, ", got ", c.dynamics);
+  LSNN_EXPECT(c.surrogate >= 0 && c.surrogate < n_surrogates, "surrogate must be 0 to ",
+              n_surrogates - 1, ", got ", c.surrogate);
+  LSNN_EXPECT(c.refractory >= 0 && c.refractory < (1 << 24),
+              "refractory must be from 0 to 2^24 - 1 steps, got ", c.refractory);
 }
 
-// like: the tensor, called `of`, whose device and dtype all others have. recurrence: w_rec, and the delay of each synapse or none.
+// like: the tensor, called `of`, whose device and dtype all others have. recurrence: w_rec, and the
+// delay of each synapse or none.
 inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const char* of,
                               const Maybe& lengths, const Tensor& coefficients,
                               const Maybes& recurrence, const Ints& delays, const Constants& c) {
   const Maybe w_rec = at(recurrence, 0), delay = at(recurrence, 1);
   const bool wide = like.scalar_type() == ScalarType::Double;
   check_like(coefficients, "coefficients", like, of);
-  LSNN_EXPECT(coefficients.dim() == 2 && coefficients.size(1) >= 1, "coefficients must have shape (", +n_coefficients,
+  LSNN_EXPECT(coefficients.dim() == 2 && coefficients.size(1) >= 1,
+              "coefficients must have shape (", +n_coefficients,
               ", N) with one neuron at least, got ", shape_text(coefficients));
   const int64_t N = coefficients.size(1), S = (int64_t)delays.size();
   check_shape(coefficients, "coefficients", {n_coefficients, N});
-  LSNN_EXPECT(w_rec.has_value() == (S > 0), "delays must name one delay at least beside w_rec, and none without it, got ", S);
+  LSNN_EXPECT(w_rec.has_value() == (S > 0),
+              "delays must name one delay at least beside w_rec, and none without it, got ", S);
   const bool by_delay = w_rec && w_rec->dim() == 3;
   if (w_rec) {
     check_like(*w_rec, "w_rec", like, of);
@@ -101,14 +118,19 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
   }
   check_choices(c);
   for (size_t i = 0; i < delays.size(); i++)
-    LSNN_EXPECT(delays[i] >= 0 && (!i || delays[i] > delays[i - 1]), "delays must ascend from 0 or more, got ", delays[i], " at place ", i);
-  LSNN_EXPECT(delay.has_value() == (S > 1 && !by_delay), "delay must be given exactly when there are several delays for a w_rec of ",
+    LSNN_EXPECT(delays[i] >= 0 && (!i || delays[i] > delays[i - 1]),
+                "delays must ascend from 0 or more, got ", delays[i], " at place ", i);
+  LSNN_EXPECT(delay.has_value() == (S > 1 && !by_delay),
+              "delay must be given exactly when there are several delays for a w_rec of ",
               "shape (N, N)");
   const int64_t padded = std::min(N, offsets) + 64, D = S ? 1 + delays.back() : 1;
-  LSNN_EXPECT(is_below(offsets, {S, N, padded}) && is_below(offsets, {chunk * cpu::max_items, S, N}),
-              "w_rec times the number of delays must stay below 2^32 numbers, got ", S, " delays of ", N, " x ", N);
+  LSNN_EXPECT(
+      is_below(offsets, {S, N, padded}) && is_below(offsets, {chunk * cpu::max_items, S, N}),
+      "w_rec times the number of delays must stay below 2^32 numbers, got ", S, " delays of ", N,
+      " x ", N);
   const int64_t below = wide ? delays_below<double>(N) : delays_below<float>(N);
-  LSNN_EXPECT(D - 1 < below, "delay: expected less than ", below, " extra steps for ", N, " neurons, got ", D - 1);
+  LSNN_EXPECT(D - 1 < below, "delay: expected less than ", below, " extra steps for ", N,
+              " neurons, got ", D - 1);
   LayerHolder h;
   h.coefficients = dense(coefficients);
   h.delays = delays;
@@ -120,9 +142,10 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
     check_like_device(*delay, "delay", like, of);
     const int64_t* d = (const int64_t*)data(h.delay);
     for (int64_t i = 0; delay->is_cpu() && i < N * N; i++)
-      LSNN_EXPECT(std::binary_search(delays.begin(), delays.end(), d[i]), "delay must hold only numbers of delays, got ", d[i]);
+      LSNN_EXPECT(std::binary_search(delays.begin(), delays.end(), d[i]),
+                  "delay must hold only numbers of delays, got ", d[i]);
   }
-  // What lies on a card is not read here: the host would have to wait for it.
+  // What lies on a GPU is not read here: the host would have to wait for it.
   if (coefficients.is_cpu()) {
     if (wide) check_coefficients((const double*)data(h.coefficients), N, c.dampening);
     else check_coefficients((const float*)data(h.coefficients), N, c.dampening);
@@ -130,7 +153,7 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
   h.layer = {T,
              B,
              N,
-             rows[c.dynamics],
+             models[c.dynamics],
              (Surrogate)c.surrogate,
              c.dampening,
              c.refractory,
@@ -151,20 +174,25 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
 // The state, contiguous; a longer z keeps its newest D steps, which lie first.
 struct StateHolder {
   Tensor v, a, i, r, z;
-  State state() const { return {(void*)data(v), (void*)data(a), (void*)data(i), (void*)data(r), (void*)data(z)}; }
+  State state() const {
+    return {(void*)data(v), (void*)data(a), (void*)data(i), (void*)data(r), (void*)data(z)};
+  }
 };
-inline StateHolder make_state(const Tensor& like, const char* of, const Layer& l, const Tensors& state) {
+inline StateHolder make_state(const Tensor& like, const char* of, const Layer& l,
+                              const Tensors& state) {
   LSNN_EXPECT(state.size() == 5, "state: expected five tensors v, a, i, r, z, got ", state.size());
   const char* names[] = {"state.v", "state.a", "state.i", "state.r", "state.z"};
   for (int k = 0; k < 5; k++) check_like(state[k], names[k], like, of);
   for (int k = 0; k < 4; k++) check_shape(state[k], names[k], {l.B, l.N});
   const Tensor& z = state[4];
-  LSNN_EXPECT(z.dim() == 3 && z.size(0) >= l.D && z.size(1) == l.B && z.size(2) == l.N, "state.z must have shape (", l.D, ", ", l.B, ", ",
-              l.N, ") or more past steps, got ", shape_text(z));
+  LSNN_EXPECT(z.dim() == 3 && z.size(0) >= l.D && z.size(1) == l.B && z.size(2) == l.N,
+              "state.z must have shape (", l.D, ", ", l.B, ", ", l.N, ") or more past steps, got ",
+              shape_text(z));
   return {dense(state[0]), dense(state[1]), dense(state[2]), dense(state[3]), dense(z)};
 }
 
-// Spikes as bits [T,B,words(N)]: a bit beyond N in a last word would be read as a neuron that does not exist.
+// Spikes as bits [T,B,words(N)]: a bit beyond N in a last word would be read as a neuron that does
+// not exist.
 inline void check_bits(const Tensor& bits, const char* name, int64_t T, int64_t B, int64_t N) {
   check_shape(bits, name, {T, B, words(N)});
   if (N % 32 == 0 || !bits.is_cpu()) return;
@@ -172,10 +200,12 @@ inline void check_bits(const Tensor& bits, const char* name, int64_t T, int64_t 
   const uint32_t* last = (const uint32_t*)data(bits) + words(N) - 1;
   uint32_t any = 0;
   for (int64_t row = 0; row < T * B; row++) any |= last[row * words(N)] & beyond;
-  LSNN_EXPECT(!any, name, ": expected zeros in the bits beyond neuron ", N - 1, ", got others; pack what was sliced anew");
+  LSNN_EXPECT(!any, name, ": expected zeros in the bits beyond neuron ", N - 1,
+              ", got others; pack what was sliced anew");
 }
 
-// The projection in front of the recurrence, x is [T,B,I] then: w_in, bias or none, and the inputs as bits or none.
+// The projection in front of the recurrence, x is [T,B,I] then: w_in, bias or none, and the inputs
+// as bits or none.
 struct ProjectionHolder {
   Maybe w, bias, bits;
   Projection projection;
@@ -190,20 +220,25 @@ inline ProjectionHolder make_projection(const Tensor& x, const Maybes& given, co
     return h;
   }
   const Tensor& w_in = *h.w;
-  LSNN_EXPECT(has_cpu_kernels(x), "w_in: expected tensors on the CPU, as only its kernels project inputs");
-  LSNN_EXPECT(x.size(2) >= 1, "x: expected one input or more beside w_in, got shape ", shape_text(x));
+  LSNN_EXPECT(has_cpu_kernels(x),
+              "w_in: expected tensors on the CPU, as only its kernels project inputs");
+  LSNN_EXPECT(x.size(2) >= 1, "x: expected one input or more beside w_in, got shape ",
+              shape_text(x));
   in.I = x.size(2);
   check_like(w_in, "w_in", x, "x");
   check_shape(w_in, "w_in", {N, in.I});
-  LSNN_EXPECT(in.I < offsets && is_below(offsets, {l.S * N + in.I + 1, N + 64}) && is_below(offsets, {chunk * cpu::max_items, in.I + 1}),
-              "w_in: expected less than 2^32 numbers together with w_rec of every delay, got ", shape_text(w_in));
+  LSNN_EXPECT(in.I < offsets && is_below(offsets, {l.S * N + in.I + 1, N + 64}) &&
+                  is_below(offsets, {chunk * cpu::max_items, in.I + 1}),
+              "w_in: expected less than 2^32 numbers together with w_rec of every delay, got ",
+              shape_text(w_in));
   if (h.bias) {
     check_like(*h.bias, "bias", x, "x");
     check_shape(*h.bias, "bias", {N});
     in.bias = data(h.bias);
   }
   if (h.bits) {
-    LSNN_EXPECT(h.bits->scalar_type() == ScalarType::Int && h.bits->is_contiguous(), "x_bits: expected a contiguous int32 tensor");
+    LSNN_EXPECT(h.bits->scalar_type() == ScalarType::Int && h.bits->is_contiguous(),
+                "x_bits: expected a contiguous int32 tensor");
     check_like_device(*h.bits, "x_bits", x, "x");
     check_bits(*h.bits, "x_bits", l.T, l.B, in.I);
     in.bits = (const uint32_t*)data(*h.bits);
@@ -219,22 +254,24 @@ struct ReadoutHolder {
   Maybe w, p;
   Readout readout;
 };
-inline ReadoutHolder make_readout(const Tensor& like, const char* of, const Maybes& given, double k, const Layer& l) {
+inline ReadoutHolder make_readout(const Tensor& like, const char* of, const Maybes& given, double k,
+                                  const Layer& l) {
   ReadoutHolder h{at(given, 0), dense(at(given, 1)), {}};
   Readout& out = h.readout;
   LSNN_EXPECT(h.w.has_value() == h.p.has_value(), "p: expected it exactly where w_out is given");
   if (!h.w) return h;
   const Tensor& w_out = *h.w;
-  LSNN_EXPECT(has_cpu_kernels(like), "w_out: expected tensors on the CPU, as only its kernels have a readout");
-  LSNN_EXPECT(w_out.dim() == 2 && w_out.size(0) >= 1, "w_out: expected shape (O, ", l.N, ") with one output or more, got ",
-              shape_text(w_out));
+  LSNN_EXPECT(has_cpu_kernels(like),
+              "w_out: expected tensors on the CPU, as only its kernels have a readout");
+  LSNN_EXPECT(w_out.dim() == 2 && w_out.size(0) >= 1, "w_out: expected shape (O, ", l.N,
+              ") with one output or more, got ", shape_text(w_out));
   LSNN_EXPECT(k >= 0 && k <= 1, "k_out: expected a number from 0 to 1, got ", k);
   out.O = w_out.size(0);
   out.k = k;
   check_like(w_out, "w_out", like, of);
   check_shape(w_out, "w_out", {out.O, l.N});
-  LSNN_EXPECT(out.O < offsets && is_below(offsets / 2, {out.O + 16, l.N + 64}), "w_out: expected less than 2^31 numbers, got ",
-              shape_text(w_out));
+  LSNN_EXPECT(out.O < offsets && is_below(offsets / 2, {out.O + 16, l.N + 64}),
+              "w_out: expected less than 2^31 numbers, got ", shape_text(w_out));
   check_like(*h.p, "p", like, of);
   check_shape(*h.p, "p", {l.B, out.O});
   out.w = data(w_out);

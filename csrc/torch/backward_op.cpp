@@ -8,7 +8,9 @@
 namespace lsnn::binding {
 namespace {
 
-void* written(const Tensor& t, bool is_wanted) { return is_wanted ? t.mutable_data_ptr() : nullptr; }
+void* written(const Tensor& t, bool is_wanted) {
+  return is_wanted ? t.mutable_data_ptr() : nullptr;
+}
 
 // A gradient of this shape like `like`, contiguous, or none.
 Maybe gradient(const Maybe& g, const char* name, const Ints& sizes, const Tensor& like) {
@@ -18,14 +20,19 @@ Maybe gradient(const Maybe& g, const char* name, const Ints& sizes, const Tensor
   return dense(g);
 }
 
-// The gradients of kappa and sigma come from the current i, which follows from y by a division by kappa.
+// The gradients of kappa and sigma come from the current i, which follows from y by a division by
+// kappa.
 void check_kappa(const Layer& l, const Constants& c, const Tensor& coefficients) {
   if (!(c.coefficient_gradients & (1 << KAPPA | 1 << SIGMA)) || !coefficients.is_cpu()) return;
   const bool wide = coefficients.scalar_type() == ScalarType::Double;
   for (int64_t n = 0; n < l.N; n++) {
     const int64_t at = KAPPA * l.N + n;
-    const double kappa = wide ? ((const double*)l.coefficients)[at] : ((const float*)l.coefficients)[at];
-    LSNN_EXPECT(kappa != 0, "kappa must not be 0 where the gradient of kappa or sigma is asked for, got 0 at neuron ", n);
+    const double kappa =
+        wide ? ((const double*)l.coefficients)[at] : ((const float*)l.coefficients)[at];
+    LSNN_EXPECT(
+        kappa != 0,
+        "kappa must not be 0 where the gradient of kappa or sigma is asked for, got 0 at neuron ",
+        n);
   }
 }
 
@@ -33,35 +40,44 @@ void check_kappa(const Layer& l, const Constants& c, const Tensor& coefficients)
 Tensor input_gradient(const Tensor& g_current, const Tensor& w_in, const Tensor& x) {
   const int64_t rows = x.size(0) * x.size(1), N = w_in.size(0), I = w_in.size(1);
   const Tensor out = empty(x, {x.size(0), x.size(1), I}, x.scalar_type());
-  const Tensor flat = torch::stable::view(out, {rows, I}), g = torch::stable::view(g_current, {rows, N});
-  std::array<StableIValue, 3> stack{torch::stable::detail::from(g), torch::stable::detail::from(w_in), torch::stable::detail::from(flat)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
+  const Tensor flat = torch::stable::view(out, {rows, I}),
+               g = torch::stable::view(g_current, {rows, N});
+  std::array<StableIValue, 3> stack{torch::stable::detail::from(g),
+                                    torch::stable::detail::from(w_in),
+                                    torch::stable::detail::from(flat)};
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
   torch::stable::detail::to<Tensor>(stack[0]);
   return out;
 }
 
-// Gradients of the outputs as of alif_forward, each or none: g_state v, a, i, z; g_readout p, p after the last step.
-// x is read where y was not saved, and for the gradients of a projection. Gradients not asked for have the shape (0,).
-std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(Maybe g_spikes, Maybes g_traces, Maybes g_state,
-                                                                            Maybes g_readout, Maybe x, Tensors state, Tensor coefficients,
-                                                                            Maybes recurrence, Ints delays, Maybes projection,
-                                                                            Maybes readout, Tensors saved, Ints constants,
-                                                                            std::vector<double> numbers, Ints options, Maybe lengths) {
+// Gradients of the outputs as of alif_forward, each or none: g_state v, a, i, z; g_readout p, p
+// after the last step. x is read where y was not saved, and for the gradients of a projection.
+// Gradients not asked for have the shape (0,).
+std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
+    Maybe g_spikes, Maybes g_traces, Maybes g_state, Maybes g_readout, Maybe x, Tensors state,
+    Tensor coefficients, Maybes recurrence, Ints delays, Maybes projection, Maybes readout,
+    Tensors saved, Ints constants, std::vector<double> numbers, Ints options, Maybe lengths) {
   const Constants c = read_constants(constants, numbers);
-  LSNN_EXPECT(saved.size() == 4, "saved: expected four tensors y, bits, z, carry, got ", saved.size());
+  LSNN_EXPECT(saved.size() == 4, "saved: expected four tensors y, bits, z, carry, got ",
+              saved.size());
   const auto& [y, bits, smooth_z, carry] = std::tie(saved[0], saved[1], saved[2], saved[3]);
-  LSNN_EXPECT(bits.dim() == 3, "bits must be what alif_forward saved, got shape ", shape_text(bits));
+  LSNN_EXPECT(bits.dim() == 3, "bits must be what alif_forward saved, got shape ",
+              shape_text(bits));
   const ScalarType type = carry.scalar_type();
   LSNN_EXPECT(is_real(type), "carry must be float32 or float64");
   check_checkpoint(c.checkpoint, carry);
-  const bool small_y = y.scalar_type() == ScalarType::BFloat16 && !c.checkpoint, on_cpu = has_cpu_kernels(carry);
+  const bool save_bf16 = y.scalar_type() == ScalarType::BFloat16 && !c.checkpoint,
+             on_cpu = has_cpu_kernels(carry);
   const int64_t T = bits.size(0), B = bits.size(1), every = c.checkpoint ? c.checkpoint : segment;
-  const LayerHolder h = make_layer(T, B, carry, "carry", lengths, coefficients, recurrence, delays, c);
+  const LayerHolder h =
+      make_layer(T, B, carry, "carry", lengths, coefficients, recurrence, delays, c);
   Layer l = h.layer;
   l.options = read_options(options);
-  l.reduced = c.allow_bf16 != 0;
+  l.allow_bf16 = c.allow_bf16 != 0;
   const int64_t N = l.N;
-  LSNN_EXPECT(small_y ? type == ScalarType::Float : c.checkpoint || y.scalar_type() == type, "y: expected the dtype of carry, or bfloat16");
+  LSNN_EXPECT(save_bf16 ? type == ScalarType::Float : c.checkpoint || y.scalar_type() == type,
+              "y: expected the dtype of carry, or bfloat16");
   check_like_device(y, "y", carry, "carry");
   check_shape(y, "y", c.checkpoint ? Ints{0} : Ints{T, B, N});
   check_shape(carry, "carry", {segments(T, every), 4, B, N});
@@ -71,12 +87,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(Mayb
     check_like(smooth_z, "smooth_z", carry, "carry");
     check_shape(smooth_z, "smooth_z", {T, B, N});
   }
-  const bool whole = y.is_contiguous() && bits.is_contiguous() && carry.is_contiguous() && (!c.smooth || smooth_z.is_contiguous());
+  const bool whole = y.is_contiguous() && bits.is_contiguous() && carry.is_contiguous() &&
+                     (!c.smooth || smooth_z.is_contiguous());
   LSNN_EXPECT(whole, "saved tensors must be contiguous");
   check_bits(bits, "bits", T, B, N);
 
   const Maybe w_in = at(projection, 0);
-  LSNN_EXPECT(x.has_value() || !(c.checkpoint || w_in), "x: expected it beside w_in or checkpoint, got none");
+  LSNN_EXPECT(x.has_value() || !(c.checkpoint || w_in),
+              "x: expected it beside w_in or checkpoint, got none");
   const bool as_bits = at(projection, 2).has_value();
   if (x) {
     LSNN_EXPECT(!w_in || w_in->dim() == 2, "w_in must have shape (N, I), got ", shape_text(*w_in));
@@ -97,7 +115,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(Mayb
   }
   const Maybe g_trace_v = gradient(at(g_traces, 0), "gradient of trace v", {T, B, N}, carry);
   const Maybe g_trace_a = gradient(at(g_traces, 1), "gradient of trace a", {T, B, N}, carry);
-  const Maybe g_trace_A = gradient(at(g_traces, 2), "gradient of trace threshold", {T, B, N}, carry);
+  const Maybe g_trace_A =
+      gradient(at(g_traces, 2), "gradient of trace threshold", {T, B, N}, carry);
   const Maybe gv = gradient(at(g_state, 0), "gradient of v", {B, N}, carry);
   const Maybe ga = gradient(at(g_state, 1), "gradient of a", {B, N}, carry);
   const Maybe gi = gradient(at(g_state, 2), "gradient of i", {B, N}, carry);
@@ -105,15 +124,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(Mayb
   const Maybe gp = gradient(at(g_readout, 0), "gradient of p", {T, B, O}, carry);
   const Maybe gp_last = gradient(at(g_readout, 1), "gradient of the last p", {B, O}, carry);
 
-  auto when = [&](bool wanted, const Ints& sizes) { return empty(carry, wanted ? sizes : Ints{0}, type); };
+  auto when = [&](bool wanted, const Ints& sizes) {
+    return empty(carry, wanted ? sizes : Ints{0}, type);
+  };
   const bool want_current = c.has(Gradient::x) || !on_cpu, want_w = c.has(Gradient::w_rec) && l.S;
   const bool is_by_delay = l.S && at(recurrence, 0)->dim() == 3;
-  const bool want_in = I && (c.has(Gradient::w_in) || c.has(Gradient::bias)), want_bias = want_in && in.bias;
+  const bool want_in = I && (c.has(Gradient::w_in) || c.has(Gradient::bias)),
+             want_bias = want_in && in.bias;
   const bool want_out = O && c.has(Gradient::w_out), want_z = c.has(Gradient::z) || !on_cpu;
   const bool want_k = c.coefficient_gradients != 0;
-  const Tensor g_current = when(want_current, {T, B, N}), gw = when(want_w, is_by_delay ? Ints{l.S, N, N} : Ints{N, N}),
+  const Tensor g_current = when(want_current, {T, B, N}),
+               gw = when(want_w, is_by_delay ? Ints{l.S, N, N} : Ints{N, N}),
                gk = when(want_k, {n_coefficients, N});
-  const Tensor gw_in = when(want_in, {N, I}), gbias = when(want_bias, {N}), gw_out = when(want_out, {O, N}), gp0 = when(O, {B, O});
+  const Tensor gw_in = when(want_in, {N, I}), gbias = when(want_bias, {N}),
+               gw_out = when(want_out, {O, N}), gp0 = when(O, {B, O});
   Tensors g_first;
   for (int k = 0; k < 3; k++) g_first.push_back(when(true, {B, N}));
   Tensor gz0 = when(want_z, {state[4].size(0), B, N});
@@ -127,7 +151,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(Mayb
              .bits = (uint32_t*)data(bits),
              .z = c.smooth ? (void*)data(smooth_z) : nullptr,
              .carry = (void*)data(carry),
-             .y_is_bfloat16 = small_y,
+             .y_is_bf16 = save_bf16,
              .every = every};
   f.gz = data(gz);
   if (gz) {
@@ -138,7 +162,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(Mayb
   f.gv = data(g_trace_v);
   f.ga = data(g_trace_a);
   f.gA = data(g_trace_A);
-  f.glast = {.v = (void*)data(gv), .a = (void*)data(ga), .i = (void*)data(gi), .r = nullptr, .z = (void*)data(g_past)};
+  f.glast = {.v = (void*)data(gv),
+             .a = (void*)data(ga),
+             .i = (void*)data(gi),
+             .r = nullptr,
+             .z = (void*)data(g_past)};
   f.want = (unsigned)c.coefficient_gradients;
   f.gx = written(g_current, want_current);
   f.gw = written(gw, want_w);
@@ -170,10 +198,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(Mayb
 
 STABLE_TORCH_LIBRARY_FRAGMENT(lsnn, m) {
   m.def(
-      "alif_backward(Tensor? g_spikes, Tensor?[] g_traces, Tensor?[] g_state, Tensor?[] g_readout, Tensor? x, Tensor[] state, "
-      "Tensor coefficients, Tensor?[] recurrence, int[] delays, Tensor?[] projection, Tensor?[] readout, Tensor[] saved, "
+      "alif_backward(Tensor? g_spikes, Tensor?[] g_traces, Tensor?[] g_state, Tensor?[] g_readout, "
+      "Tensor? x, Tensor[] state, "
+      "Tensor coefficients, Tensor?[] recurrence, int[] delays, Tensor?[] projection, Tensor?[] "
+      "readout, Tensor[] saved, "
       "int[] constants, float[] numbers, int[] options=[], Tensor? lengths=None) -> "
-      "(Tensor x, Tensor w_rec, Tensor coefficients, Tensor[] state, Tensor[] projection, Tensor[] readout)");
+      "(Tensor x, Tensor w_rec, Tensor coefficients, Tensor[] state, Tensor[] projection, Tensor[] "
+      "readout)");
 }
 STABLE_TORCH_LIBRARY_IMPL(lsnn, CPU, m) { m.impl("alif_backward", TORCH_BOX(&alif_backward)); }
 STABLE_TORCH_LIBRARY_IMPL(lsnn, CUDA, m) { m.impl("alif_backward", TORCH_BOX(&alif_backward)); }

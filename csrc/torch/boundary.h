@@ -1,4 +1,5 @@
-// What travels through the operators in lists: one definition of each order, which Python reads from _C.
+// What travels through the operators in lists: one definition of each order, which Python reads
+// from _C.
 #pragma once
 #include <iterator>
 #include <optional>
@@ -14,9 +15,10 @@ using Maybe = std::optional<Tensor>;
 using Maybes = std::vector<Maybe>;
 using Tensors = std::vector<Tensor>;
 
-// Whole numbers of a call. checkpoint: 0, or steps between two saved states, and y is computed again in the backward pass.
-// outputs, gradients: masks of the bits below. coefficient_gradients: bit k for row k of the coefficients. allow_bf16: products of
-// the backward pass may round to bfloat16.
+// Whole numbers of a call. checkpoint: 0, or steps between two saved states, and y is computed
+// again in the backward pass. outputs, gradients: masks of the bits below. coefficient_gradients:
+// bit k for row k of the coefficients. allow_bf16: products of the backward pass may round to
+// bfloat16.
 #define LSNN_CONSTANTS(X)  \
   X(dynamics)              \
   X(surrogate)             \
@@ -39,8 +41,8 @@ using Tensors = std::vector<Tensor>;
   X(l1_size)            \
   X(design)
 
-// What the forward pass is asked for: spikes as numbers, traces, what the backward pass needs, spikes as bits; and that y is
-// saved in bfloat16.
+// What the forward pass is asked for: spikes as numbers, traces, what the backward pass needs,
+// spikes as bits; and that y is saved in bfloat16.
 #define LSNN_OUTPUTS(X) \
   X(spikes)             \
   X(traces)             \
@@ -78,8 +80,10 @@ struct Constants {
 
 inline Constants read_constants(const Ints& whole, const std::vector<double>& real) {
   constexpr size_t n_whole = std::size(constant_names), n_real = std::size(number_names);
-  LSNN_EXPECT(whole.size() == n_whole, "constants: expected ", n_whole, " whole numbers, got ", whole.size());
-  LSNN_EXPECT(real.size() == n_real, "numbers: expected ", n_real, " real numbers, got ", real.size());
+  LSNN_EXPECT(whole.size() == n_whole, "constants: expected ", n_whole, " whole numbers, got ",
+              whole.size());
+  LSNN_EXPECT(real.size() == n_real, "numbers: expected ", n_real, " real numbers, got ",
+              real.size());
   Constants c;
   size_t i = 0, r = 0;
 #define LSNN_READ(name) c.name = whole[i++];
@@ -87,18 +91,22 @@ inline Constants read_constants(const Ints& whole, const std::vector<double>& re
   LSNN_CONSTANTS(LSNN_READ)
   LSNN_NUMBERS(LSNN_READ_REAL)
   auto is_mask = [](int64_t mask, int64_t bits) { return mask >= 0 && mask < int64_t(1) << bits; };
-  LSNN_EXPECT(is_mask(c.outputs, (int)Output::count), "outputs: expected ", (int)Output::count, " bits, got ", c.outputs);
-  LSNN_EXPECT(is_mask(c.gradients, (int)Gradient::count), "gradients: expected ", (int)Gradient::count, " bits, got ", c.gradients);
-  LSNN_EXPECT(is_mask(c.coefficient_gradients, n_coefficients), "coefficient_gradients: expected a bit for each of ", +n_coefficients,
+  LSNN_EXPECT(is_mask(c.outputs, (int)Output::count), "outputs: expected ", (int)Output::count,
+              " bits, got ", c.outputs);
+  LSNN_EXPECT(is_mask(c.gradients, (int)Gradient::count), "gradients: expected ",
+              (int)Gradient::count, " bits, got ", c.gradients);
+  LSNN_EXPECT(is_mask(c.coefficient_gradients, n_coefficients),
+              "coefficient_gradients: expected a bit for each of ", +n_coefficients,
               " coefficients, got ", c.coefficient_gradients);
   return c;
 }
 
-// Element i of a list, none where the list is shorter. A tensor of zeros without memory, as forward-mode differentiation makes
-// them, is given some by torch everywhere but in such lists.
+// Element i of a list, none where the list is shorter. A tensor of zeros without memory, as
+// forward-mode differentiation makes them, is given some by torch everywhere but in such lists.
 inline Maybe at(const Maybes& list, size_t i) {
   if (i >= list.size() || !list[i]) return std::nullopt;
-  LSNN_EXPECT(list[i]->numel() == 0 || list[i]->const_data_ptr(), "expected tensors with memory, got one without in a list");
+  LSNN_EXPECT(list[i]->numel() == 0 || list[i]->const_data_ptr(),
+              "expected tensors with memory, got one without in a list");
   return list[i];
 }
 

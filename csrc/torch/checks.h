@@ -1,4 +1,5 @@
-// Checks of the operators' arguments. Every message names the argument, what is wanted and what was given.
+// Checks of the operators' arguments. Every message names the argument, what is wanted and what was
+// given.
 #pragma once
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -20,14 +21,15 @@ template <class... Parts> [[noreturn]] void refuse(const Parts&... parts) {
   throw std::runtime_error(text.str());
 }
 
-// Throws std::runtime_error with the message, whose parts are evaluated then only. Not STD_TORCH_CHECK: it puts the name of
-// this file and a line number before the text.
+// Throws std::runtime_error with the message, whose parts are evaluated then only. Not
+// STD_TORCH_CHECK: it puts the name of this file and a line number before the text.
 #define LSNN_EXPECT(holds, ...)        \
   do {                                 \
     if (!(holds)) refuse(__VA_ARGS__); \
   } while (false)
 
-// Whether the product of these factors, all >= 0, is less than the limit. It is never formed where it would wrap around.
+// Whether the product of these factors, all >= 0, is less than the limit. It is never formed where
+// it would wrap around.
 inline bool is_below(int64_t limit, std::initializer_list<int64_t> factors) {
   int64_t product = 1;
   for (int64_t factor : factors) {
@@ -51,16 +53,20 @@ inline std::string shape_text(const Tensor& t) {
 inline void check_shape(const Tensor& t, const char* name, const std::vector<int64_t>& want) {
   bool same = t.dim() == (int64_t)want.size();
   for (size_t d = 0; same && d < want.size(); d++) same = t.size(d) == want[d];
-  LSNN_EXPECT(same, name, " must have shape ", shape_text(want.data(), want.size()), ", got ", shape_text(t));
+  LSNN_EXPECT(same, name, " must have shape ", shape_text(want.data(), want.size()), ", got ",
+              shape_text(t));
 }
 
 // t: on the device of `other`, the argument called `of`.
-inline void check_like_device(const Tensor& t, const char* name, const Tensor& other, const char* of = "current") {
-  const bool same = t.is_cpu() == other.is_cpu() && t.is_cuda() == other.is_cuda() && t.get_device_index() == other.get_device_index();
+inline void check_like_device(const Tensor& t, const char* name, const Tensor& other,
+                              const char* of = "current") {
+  const bool same = t.is_cpu() == other.is_cpu() && t.is_cuda() == other.is_cuda() &&
+                    t.get_device_index() == other.get_device_index();
   LSNN_EXPECT(same, name, " must be on the device of ", of);
 }
 // t: on the device and of the dtype of `other`, the argument called `of`.
-inline void check_like(const Tensor& t, const char* name, const Tensor& other, const char* of = "current") {
+inline void check_like(const Tensor& t, const char* name, const Tensor& other,
+                       const char* of = "current") {
   check_like_device(t, name, other, of);
   LSNN_EXPECT(t.scalar_type() == other.scalar_type(), name, " must have the dtype of ", of);
 }

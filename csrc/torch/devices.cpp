@@ -17,18 +17,26 @@ namespace lsnn::binding {
 
 #ifdef LSNN_CUDA_KERNELS
 const bool has_cuda = true;
-cuda::Card cuda_card() { return cuda::current_card(); }
+cuda::Device cuda_device() { return cuda::current_device(); }
 #else
 const bool has_cuda = false;
-cuda::Card cuda_card() { throw std::runtime_error("this build of lsnn_ext has no CUDA kernels"); }
+cuda::Device cuda_device() {
+  throw std::runtime_error("this build of lsnn_ext has no CUDA kernels");
+}
 #endif
 
 namespace {
 
-cuda::Storage storage_of(const Tensor& like) { return like.scalar_type() == ScalarType::Double ? cuda::Storage::f64 : cuda::Storage::f32; }
+cuda::Storage storage_of(const Tensor& like) {
+  return like.scalar_type() == ScalarType::Double ? cuda::Storage::f64 : cuda::Storage::f32;
+}
 
-template <class T> void run_pass(const ForwardArgs& f, const Parallel& threads) { cpu::forward<T>(f, threads); }
-template <class T> void run_pass(const BackwardArgs& f, const Parallel& threads) { cpu::backward<T>(f, threads); }
+template <class T> void run_pass(const ForwardArgs& f, const Parallel& threads) {
+  cpu::forward<T>(f, threads);
+}
+template <class T> void run_pass(const BackwardArgs& f, const Parallel& threads) {
+  cpu::backward<T>(f, threads);
+}
 
 template <class Args> void run_on_cpu(const Args& f, const Tensor& like) {
   SignalWatch watch;
@@ -40,17 +48,24 @@ template <class Args> void run_on_cpu(const Args& f, const Tensor& like) {
 }
 
 #if defined(LSNN_CUDA_KERNELS) || defined(LSNN_EMULATOR)
-int64_t workspace_of(const ForwardArgs& f, const cuda::Plan& plan) { return cuda::forward_workspace(f, plan); }
-int64_t workspace_of(const BackwardArgs& f, const cuda::Plan& plan) { return cuda::backward_workspace(f, plan); }
-void run_kernels(const ForwardArgs& f, const cuda::Plan& plan, void* workspace, const cuda::Product& product, void* stream) {
+int64_t workspace_of(const ForwardArgs& f, const cuda::Plan& plan) {
+  return cuda::forward_workspace(f, plan);
+}
+int64_t workspace_of(const BackwardArgs& f, const cuda::Plan& plan) {
+  return cuda::backward_workspace(f, plan);
+}
+void run_kernels(const ForwardArgs& f, const cuda::Plan& plan, void* workspace,
+                 const cuda::Product& product, void* stream) {
   cuda::forward(f, plan, workspace, product, stream);
 }
-void run_kernels(const BackwardArgs& f, const cuda::Plan& plan, void* workspace, const cuda::Product& product, void* stream) {
+void run_kernels(const BackwardArgs& f, const cuda::Plan& plan, void* workspace,
+                 const cuda::Product& product, void* stream) {
   cuda::backward(f, plan, workspace, product, stream);
 }
 
-template <class Args> void run_as_planned(const Args& f, const Tensor& like, const cuda::Product& product, void* stream) {
-  const cuda::Plan plan = cuda::choose(cuda::current_card(), f.layer, storage_of(like), {});
+template <class Args> void run_as_planned(const Args& f, const Tensor& like,
+                                          const cuda::Product& product, void* stream) {
+  const cuda::Plan plan = cuda::choose(cuda::current_device(), f.layer, storage_of(like), {});
   const int64_t bytes = workspace_of(f, plan);
   const Tensor workspace = empty(like, {bytes}, ScalarType::Byte);
   run_kernels(f, plan, workspace.mutable_data_ptr(), product, stream);
@@ -58,15 +73,18 @@ template <class Args> void run_as_planned(const Args& f, const Tensor& like, con
 #endif
 
 #ifdef LSNN_CUDA_KERNELS
-// Functions of libtorch_cuda, which is there whenever a CUDA tensor is; this module must load without it.
+// Functions of libtorch_cuda, which is there whenever a CUDA tensor is; this module must load
+// without it.
 template <class F> F torch_cuda_function(const char* name) {
   void* library = dlopen("libtorch_cuda.so", RTLD_NOLOAD | RTLD_LAZY);
   void* found = library ? dlsym(library, name) : nullptr;
-  LSNN_EXPECT(found, "lsnn_ext: expected libtorch_cuda.so with the function ", name, ", found none; is torch a CUDA build?");
+  LSNN_EXPECT(found, "lsnn_ext: expected libtorch_cuda.so with the function ", name,
+              ", found none; is torch a CUDA build?");
   return reinterpret_cast<F>(found);
 }
 void* current_stream(const Tensor& like) {
-  static const auto get = torch_cuda_function<AOTITorchError (*)(int32_t, void**)>("aoti_torch_get_current_cuda_stream");
+  static const auto get = torch_cuda_function<AOTITorchError (*)(int32_t, void**)>(
+      "aoti_torch_get_current_cuda_stream");
   void* stream = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(get(like.get_device_index(), &stream));
   return stream;
@@ -79,14 +97,16 @@ struct TorchProduct {
 
   Tensor view(const void* p, int64_t rows, int64_t row_stride, bool transposed) const {
     const Ints sizes{rows, N}, strides = transposed ? Ints{1, row_stride} : Ints{row_stride, 1};
-    return torch::stable::from_blob(const_cast<void*>(p), sizes, strides, like.device(), like.scalar_type());
+    return torch::stable::from_blob(const_cast<void*>(p), sizes, strides, like.device(),
+                                    like.scalar_type());
   }
   static void add(void* context, const void* a, const void* w, bool transposed, void* out) {
-    static const auto addmm =
-        torch_cuda_function<AOTITorchError (*)(AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, double, double)>(
-            "aoti_torch_cuda_addmm_out");
+    static const auto addmm = torch_cuda_function<AOTITorchError (*)(
+        AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, double, double)>(
+        "aoti_torch_cuda_addmm_out");
     const auto& self = *static_cast<const TorchProduct*>(context);
-    const Tensor sum = self.view(out, self.B, self.N, false), factor = self.view(a, self.B, self.N, false),
+    const Tensor sum = self.view(out, self.B, self.N, false),
+                 factor = self.view(a, self.B, self.N, false),
                  weights = self.view(w, self.N, cuda::padded(self.N), transposed);
     STABLE_TORCH_ERROR_CODE_CHECK(addmm(sum.get(), sum.get(), factor.get(), weights.get(), 1, 1));
   }
@@ -99,7 +119,10 @@ template <class Args> void run_where_it_lies(const Args& f, const Tensor& like) 
     if (!has_cpu_kernels(like)) {
       cuda::Sizes sizes{f.layer.B, f.layer.N};
       const bool wide = like.scalar_type() == ScalarType::Double;
-      return run_as_planned(f, like, {wide ? &cuda::add_host_product<double> : &cuda::add_host_product<float>, &sizes}, nullptr);
+      return run_as_planned(
+          f, like,
+          {wide ? &cuda::add_host_product<double> : &cuda::add_host_product<float>, &sizes},
+          nullptr);
     }
 #endif
     return run_on_cpu(f, like);
@@ -109,7 +132,9 @@ template <class Args> void run_where_it_lies(const Args& f, const Tensor& like) 
   TorchProduct product{like, f.layer.B, f.layer.N};
   run_as_planned(f, like, {&TorchProduct::add, &product}, current_stream(like));
 #else
-  LSNN_EXPECT(false, "current: expected a tensor on the CPU, as this build of lsnn_ext has no CUDA kernels");
+  LSNN_EXPECT(
+      false,
+      "current: expected a tensor on the CPU, as this build of lsnn_ext has no CUDA kernels");
 #endif
 }
 
@@ -126,11 +151,19 @@ void run(const BackwardArgs& f, const Tensor& like) { run_where_it_lies(f, like)
 
 namespace {
 
-template <class T> void integrate_on_cpu(const LeakyForward& f) { cpu::leaky_forward<T>(f, parallel()); }
-template <class T> void integrate_on_cpu(const LeakyBackward& f) { cpu::leaky_backward<T>(f, parallel()); }
+template <class T> void integrate_on_cpu(const LeakyForward& f) {
+  cpu::leaky_forward<T>(f, parallel());
+}
+template <class T> void integrate_on_cpu(const LeakyBackward& f) {
+  cpu::leaky_backward<T>(f, parallel());
+}
 #if defined(LSNN_CUDA_KERNELS) || defined(LSNN_EMULATOR)
-void integrate_on_device(const LeakyForward& f, cuda::Storage storage, void* stream) { cuda::leaky_forward(f, storage, stream); }
-void integrate_on_device(const LeakyBackward& f, cuda::Storage storage, void* stream) { cuda::leaky_backward(f, storage, stream); }
+void integrate_on_device(const LeakyForward& f, cuda::Storage storage, void* stream) {
+  cuda::leaky_forward(f, storage, stream);
+}
+void integrate_on_device(const LeakyBackward& f, cuda::Storage storage, void* stream) {
+  cuda::leaky_backward(f, storage, stream);
+}
 #endif
 
 template <class Args> void integrate_where_it_lies(const Args& f, const Tensor& like) {
@@ -145,7 +178,8 @@ template <class Args> void integrate_where_it_lies(const Args& f, const Tensor& 
 #elif defined(LSNN_EMULATOR)
   integrate_on_device(f, storage_of(like), nullptr);
 #else
-  LSNN_EXPECT(false, "x: expected a tensor on the CPU, as this build of lsnn_ext has no CUDA kernels");
+  LSNN_EXPECT(false,
+              "x: expected a tensor on the CPU, as this build of lsnn_ext has no CUDA kernels");
 #endif
 }
 

@@ -1,4 +1,5 @@
-// Runs a pass on the device where its tensors lie, in the memory of torch and on its current stream.
+// Runs a pass on the device where its tensors lie, in the memory of torch and on its current
+// stream.
 #pragma once
 #include "../cuda/plan.h"
 #include "memory.h"
@@ -12,9 +13,10 @@ void run(const LeakyBackward&, const Tensor& like);
 
 // Whether this build has CUDA kernels; the current device.
 extern const bool has_cuda;
-cuda::Card cuda_card();
+cuda::Device cuda_device();
 
-// Whether the CPU kernels run what lies where `like` does: tests have the CUDA kernels emulated for tensors on the CPU.
+// Whether the CPU kernels run what lies where `like` does: tests have the CUDA kernels emulated for
+// tensors on the CPU.
 bool has_cpu_kernels(const Tensor& like);
 
 }  // namespace lsnn::binding

@@ -1,4 +1,5 @@
-// The forward operator: checks, allocation, call. Through the stable ABI one binary serves every torch from 2.11 on.
+// The forward operator: checks, allocation, call. Through the stable ABI one binary serves every
+// torch from 2.11 on.
 #include <torch/csrc/stable/library.h>
 
 #include "arguments.h"
@@ -6,14 +7,16 @@
 namespace lsnn::binding {
 namespace {
 
-void* written(const Tensor& t, bool is_wanted) { return is_wanted ? t.mutable_data_ptr() : nullptr; }
+void* written(const Tensor& t, bool is_wanted) {
+  return is_wanted ? t.mutable_data_ptr() : nullptr;
+}
 
-// x [T,B,N] is the current, or [T,B,I] the inputs of a projection; of inputs as bits nothing is read but its shape and type.
-// lengths [B] are those of items that end early, descending. Results that are not asked for have the shape (0,).
-std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(Tensor x, Tensors state, Tensor coefficients,
-                                                                    Maybes recurrence, Ints delays, Maybes projection,
-                                                                    Maybes readout, Ints constants, std::vector<double> numbers,
-                                                                    Ints options, Maybe lengths) {
+// x [T,B,N] is the current, or [T,B,I] the inputs of a projection; of inputs as bits nothing is
+// read but its shape and type. lengths [B] are those of items that end early, descending. Results
+// that are not asked for have the shape (0,).
+std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
+    Tensor x, Tensors state, Tensor coefficients, Maybes recurrence, Ints delays, Maybes projection,
+    Maybes readout, Ints constants, std::vector<double> numbers, Ints options, Maybe lengths) {
   const Constants c = read_constants(constants, numbers);
   LSNN_EXPECT(x.dim() == 3, "x must have shape (T, B, N), got ", shape_text(x));
   const ScalarType type = x.scalar_type();
@@ -24,21 +27,29 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(Tensor x, Te
   l.options = read_options(options);
   const int64_t N = l.N;
   const bool has_projection = at(projection, 0).has_value(), on_cpu = has_cpu_kernels(x);
-  LSNN_EXPECT(has_projection || N == x.size(2), "x must have shape (T, B, ", N, ") without w_in, got ", shape_text(x));
+  LSNN_EXPECT(has_projection || N == x.size(2), "x must have shape (T, B, ", N,
+              ") without w_in, got ", shape_text(x));
   check_checkpoint(c.checkpoint, x);
-  const bool spikes = c.has(Output::spikes), traces = c.has(Output::traces), save = c.has(Output::saved);
-  const bool bits_asked = c.has(Output::bits), small_y = c.has(Output::saved_bf16);
-  LSNN_EXPECT(spikes || on_cpu, "outputs: expected spikes among them, as only the CPU kernels can leave them out");
-  LSNN_EXPECT(!bits_asked || on_cpu, "outputs: expected no bits, as only the CPU kernels return them");
-  LSNN_EXPECT(!small_y || type == ScalarType::Float, "outputs: expected no saved_bf16 for x of float64");
+  const bool spikes = c.has(Output::spikes), traces = c.has(Output::traces),
+             save = c.has(Output::saved);
+  const bool bits_asked = c.has(Output::bits), save_bf16 = c.has(Output::saved_bf16);
+  LSNN_EXPECT(spikes || on_cpu,
+              "outputs: expected spikes among them, as only the CPU kernels can leave them out");
+  LSNN_EXPECT(!bits_asked || on_cpu,
+              "outputs: expected no bits, as only the CPU kernels return them");
+  LSNN_EXPECT(!save_bf16 || type == ScalarType::Float,
+              "outputs: expected no saved_bf16 for x of float64");
   const StateHolder first = make_state(x, "x", l, state);
   const ProjectionHolder in = make_projection(x, projection, l);
   const ReadoutHolder out = make_readout(x, "x", readout, c.k_out, l);
   const Tensor from = in.bits || x.stride(2) == 1 || x.size(2) == 1 ? x : dense(x);
 
-  auto when = [&](bool wanted, const Ints& sizes) { return empty(x, wanted ? sizes : Ints{0}, type); };
+  auto when = [&](bool wanted, const Ints& sizes) {
+    return empty(x, wanted ? sizes : Ints{0}, type);
+  };
   const int64_t every = c.checkpoint ? c.checkpoint : segment, O = out.readout.O;
-  const bool save_y = save && !c.checkpoint, save_z = save && c.smooth, keep_bits = save || bits_asked;
+  const bool save_y = save && !c.checkpoint, save_z = save && c.smooth,
+             keep_bits = save || bits_asked;
   const Tensor z = when(spikes, {T, B, N});
   Tensors last;
   for (int k = 0; k < 4; k++) last.push_back(when(true, {B, N}));
@@ -46,7 +57,8 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(Tensor x, Te
   Tensors trace;
   for (int k = 0; k < 3; k++) trace.push_back(when(traces, {T, B, N}));
   const Tensors p = {when(O, {T, B, O}), when(O, {B, O})};
-  const Tensor y = empty(x, save_y ? Ints{T, B, N} : Ints{0}, small_y ? ScalarType::BFloat16 : type);
+  const Tensor y =
+      empty(x, save_y ? Ints{T, B, N} : Ints{0}, save_bf16 ? ScalarType::BFloat16 : type);
   const Tensor bits = empty(x, keep_bits ? Ints{T, B, words(N)} : Ints{0}, ScalarType::Int);
   const Tensor smooth_z = when(save_z, {T, B, N});
   const Tensor carry = when(save, {segments(T, every), 4, B, N});
@@ -71,7 +83,7 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(Tensor x, Te
              .bits = (uint32_t*)written(bits, keep_bits),
              .z = written(smooth_z, save_z),
              .carry = written(carry, save),
-             .y_is_bfloat16 = save_y && small_y,
+             .y_is_bf16 = save_y && save_bf16,
              .every = every};
   f.projection = in.projection;
   f.readout = out.readout;
@@ -85,8 +97,10 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(Tensor x, Te
 
 STABLE_TORCH_LIBRARY(lsnn, m) {
   m.def(
-      "alif_forward(Tensor x, Tensor[] state, Tensor coefficients, Tensor?[] recurrence, int[] delays, "
-      "Tensor?[] projection, Tensor?[] readout, int[] constants, float[] numbers, int[] options=[], Tensor? lengths=None) -> "
+      "alif_forward(Tensor x, Tensor[] state, Tensor coefficients, Tensor?[] recurrence, int[] "
+      "delays, "
+      "Tensor?[] projection, Tensor?[] readout, int[] constants, float[] numbers, int[] "
+      "options=[], Tensor? lengths=None) -> "
       "(Tensor spikes, Tensor[] state, Tensor[] traces, Tensor[] readout, Tensor[] saved)");
 }
 STABLE_TORCH_LIBRARY_IMPL(lsnn, CPU, m) { m.impl("alif_forward", TORCH_BOX(&alif_forward)); }

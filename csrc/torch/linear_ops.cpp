@@ -1,4 +1,5 @@
-// The operators around the recurrence: products of spikes with a weight matrix, and matrices in reused memory.
+// The operators around the recurrence: products of spikes with a weight matrix, and matrices in
+// reused memory.
 #include <torch/csrc/stable/library.h>
 
 #include <tuple>
@@ -10,8 +11,8 @@ namespace lsnn::binding {
 namespace {
 
 void check_numbers(int64_t I, int64_t N) {
-  LSNN_EXPECT(I < offsets && N < offsets && is_below(offsets, {I + 1, N + 64}), "weight must hold less than 2^32 numbers, got ", I,
-              " inputs and ", N, " outputs");
+  LSNN_EXPECT(I < offsets && N < offsets && is_below(offsets, {I + 1, N + 64}),
+              "weight must hold less than 2^32 numbers, got ", I, " inputs and ", N, " outputs");
 }
 
 // An uninitialised (rows, columns) matrix in reused memory, of the dtype of `like`.
@@ -21,21 +22,32 @@ Tensor buffer(Tensor like, int64_t rows, int64_t columns) {
   return empty(like, {rows, columns}, like.scalar_type());
 }
 
-// x (R,I), weight (N,I), bias (N) or none -> x weight^T + bias (R,N); cheap where most of x is zero.
+// x (R,I), weight (N,I), bias (N) or none -> x weight^T + bias (R,N); cheap where most of x is
+// zero.
 Tensor linear_events(Tensor x, Tensor weight, std::optional<Tensor> bias) {
   check_real(x, "x");
   check_like(weight, "weight", x, "x");
   LSNN_EXPECT(x.dim() == 2, "x must have shape (rows, inputs), got ", shape_text(x));
-  LSNN_EXPECT(weight.dim() == 2 && weight.size(1) == x.size(1), "weight must have shape (outputs, ", x.size(1), "), got ",
-              shape_text(weight));
+  LSNN_EXPECT(weight.dim() == 2 && weight.size(1) == x.size(1), "weight must have shape (outputs, ",
+              x.size(1), "), got ", shape_text(weight));
   const int64_t R = x.size(0), I = x.size(1), N = weight.size(0);
   check_numbers(I, N);
-  if (bias) check_like(*bias, "bias", x, "x"), check_shape(*bias, "bias", {N});
+  if (bias) {
+    check_like(*bias, "bias", x, "x");
+    check_shape(*bias, "bias", {N});
+  }
   const Tensor from = dense(x), y = empty(x, {R, N}, x.scalar_type());
   const std::optional<Tensor> b = bias ? std::optional<Tensor>(dense(*bias)) : std::nullopt;
   cpu::Linear l{};
-  l.R = R, l.I = I, l.N = N, l.x = data(from), l.bias = data(b), l.y = y.mutable_data_ptr();
-  l.w = data(weight), l.w_stride_n = weight.stride(0), l.w_stride_i = weight.stride(1);
+  l.R = R;
+  l.I = I;
+  l.N = N;
+  l.x = data(from);
+  l.bias = data(b);
+  l.y = y.mutable_data_ptr();
+  l.w = data(weight);
+  l.w_stride_n = weight.stride(0);
+  l.w_stride_i = weight.stride(1);
   if (x.scalar_type() == ScalarType::Double) cpu::linear_forward<double>(l, parallel());
   else cpu::linear_forward<float>(l, parallel());
   return y;
@@ -46,12 +58,20 @@ std::tuple<Tensor, Tensor> linear_events_backward(Tensor g, Tensor x) {
   check_real(x, "x");
   check_like(g, "gradient", x, "x");
   LSNN_EXPECT(x.dim() == 2, "x must have shape (rows, inputs), got ", shape_text(x));
-  LSNN_EXPECT(g.dim() == 2 && g.size(0) == x.size(0), "gradient must have shape (", x.size(0), ", outputs), got ", shape_text(g));
+  LSNN_EXPECT(g.dim() == 2 && g.size(0) == x.size(0), "gradient must have shape (", x.size(0),
+              ", outputs), got ", shape_text(g));
   const int64_t R = x.size(0), I = x.size(1), N = g.size(1);
   check_numbers(I, N);
-  const Tensor from = dense(x), back = dense(g), gw = empty(x, {N, I}, x.scalar_type()), gbias = empty(x, {N}, x.scalar_type());
+  const Tensor from = dense(x), back = dense(g), gw = empty(x, {N, I}, x.scalar_type()),
+               gbias = empty(x, {N}, x.scalar_type());
   cpu::Linear l{};
-  l.R = R, l.I = I, l.N = N, l.x = data(from), l.g = data(back), l.gw = gw.mutable_data_ptr(), l.gbias = gbias.mutable_data_ptr();
+  l.R = R;
+  l.I = I;
+  l.N = N;
+  l.x = data(from);
+  l.g = data(back);
+  l.gw = gw.mutable_data_ptr();
+  l.gbias = gbias.mutable_data_ptr();
   if (x.scalar_type() == ScalarType::Double) cpu::linear_backward<double>(l, parallel());
   else cpu::linear_backward<float>(l, parallel());
   return {gw, gbias};

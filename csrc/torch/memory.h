@@ -12,12 +12,14 @@ namespace lsnn::binding {
 
 using Ints = std::vector<int64_t>;
 
-// What the allocator of torch gives. Its reason for a failure is lost on the way through the stable interface.
+// What the allocator of torch gives. Its reason for a failure is lost on the way through the stable
+// interface.
 template <class Make> Tensor allocated(const Ints& sizes, int64_t bytes, const Make& make) {
   try {
     return make();
   } catch (const std::exception&) {
-    refuse("not enough memory: ", bytes, " bytes for a tensor of shape ", shape_text(sizes.data(), sizes.size()), " were asked for");
+    refuse("not enough memory: ", bytes, " bytes for a tensor of shape ",
+           shape_text(sizes.data(), sizes.size()), " were asked for");
   }
 }
 
@@ -26,12 +28,16 @@ inline Tensor empty(const Tensor& like, const Ints& sizes, ScalarType type) {
   int64_t bytes = type == ScalarType::Double ? 8 : type == ScalarType::Byte ? 1 : 4;
   bool fits = true;
   for (int64_t s : sizes) fits = fits && !__builtin_mul_overflow(bytes, s, &bytes);
-  LSNN_EXPECT(fits, "not enough memory: a tensor of shape ", shape_text(sizes.data(), sizes.size()), " has more bytes than can be counted");
-  if (!like.is_cpu()) return allocated(sizes, bytes, [&] { return torch::stable::new_empty(like, sizes, type); });
+  LSNN_EXPECT(fits, "not enough memory: a tensor of shape ", shape_text(sizes.data(), sizes.size()),
+              " has more bytes than can be counted");
+  if (!like.is_cpu())
+    return allocated(sizes, bytes, [&] { return torch::stable::new_empty(like, sizes, type); });
   Ints strides(sizes.size(), 1);
-  for (size_t d = sizes.size(); d-- > 1;) strides[d - 1] = strides[d] * std::max<int64_t>(sizes[d], 1);
+  for (size_t d = sizes.size(); d-- > 1;)
+    strides[d - 1] = strides[d] * std::max<int64_t>(sizes[d], 1);
   void* block = cpu::take_block(std::max<int64_t>(bytes, 1));
-  return torch::stable::from_blob(block, sizes, strides, torch::stable::Device(torch::headeronly::DeviceType::CPU), type,
+  return torch::stable::from_blob(block, sizes, strides,
+                                  torch::stable::Device(torch::headeronly::DeviceType::CPU), type,
                                   [](void* p) { cpu::give_block(p); });
 }
 
@@ -39,13 +45,16 @@ inline Tensor dense(const Tensor& t) {
   if (t.is_contiguous()) return t;
   Ints sizes;
   for (int64_t d = 0; d < t.dim(); d++) sizes.push_back(t.size(d));
-  return allocated(sizes, t.numel() * t.element_size(), [&] { return torch::stable::contiguous(t); });
+  return allocated(sizes, t.numel() * t.element_size(),
+                   [&] { return torch::stable::contiguous(t); });
 }
 inline const void* data(const Tensor& t) { return t.const_data_ptr(); }
-inline const void* data(const std::optional<Tensor>& t) { return t ? t->const_data_ptr() : nullptr; }
+inline const void* data(const std::optional<Tensor>& t) {
+  return t ? t->const_data_ptr() : nullptr;
+}
 
-// Threads as torch has them. Its parallel_for loses the text of an exception on the way through the stable interface, so the
-// first one of a body is kept and thrown again from here.
+// Threads as torch has them. Its parallel_for loses the text of an exception on the way through the
+// stable interface, so the first one of a body is kept and thrown again from here.
 inline Parallel parallel() {
   auto run = [](int64_t n, void (*body)(int64_t, void*), void* context) {
     std::atomic_flag failed = ATOMIC_FLAG_INIT;

@@ -1,4 +1,5 @@
-// lsnn_ext._C: what tensors can't say. Importing it also registers the operators of alif_ops.cpp, which lie in the same object.
+// lsnn_ext._C: what tensors can't say. Importing it also registers the operators of alif_ops.cpp,
+// which lie in the same object.
 #include <pybind11/stl.h>
 
 #include "../alif.h"
@@ -8,29 +9,29 @@
 #include "boundary.h"
 #include "options.h"
 #include "plan_info.h"
-#include "ready.h"
+#include "prepared_layer.h"
 #include "signals.h"
 
 namespace py = pybind11;
 
 namespace {
 
-py::list table() {  // the rows in the words of lsnn_ext/models.py
+py::list table() {  // the models in the words of lsnn_ext/models.py
   using namespace lsnn;
   py::list all;
-  for (const Row& r : rows) {
-    py::set stop;
-    for (size_t s = 0; s < std::size(stop_words); s++)
-      if (r.stop >> s & 1) stop.add(stop_words[s]);
+  for (const Model& m : models) {
+    py::set detach;
+    for (size_t s = 0; s < std::size(detach_words); s++)
+      if (m.detach >> s & 1) detach.add(detach_words[s]);
     py::dict d;
-    d["name"] = r.name;
-    d["test"] = test_words[(int)r.test];
-    d["ge"] = r.ge;
-    d["scale"] = scale_words[(int)r.scale];
-    d["reset"] = reset_words[(int)r.reset];
-    d["when"] = when_words[(int)r.when];
-    d["drive"] = drive_words[(int)r.drive];
-    d["stop"] = stop;
+    d["name"] = m.name;
+    d["test"] = test_words[(int)m.test];
+    d["ge"] = m.ge;
+    d["scale"] = scale_words[(int)m.scale];
+    d["reset"] = reset_words[(int)m.reset];
+    d["when"] = when_words[(int)m.when];
+    d["drive"] = drive_words[(int)m.drive];
+    d["detach"] = detach;
     all.append(d);
   }
   return all;
@@ -54,7 +55,7 @@ template <size_t n> py::tuple tuple_of(const char* const (&names)[n]) {
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled part of lsnn_ext: build information and the table of models.";
-  m.def("dynamics", &table, "The table of models, a dict for each row.");
+  m.def("dynamics", &table, "The table of models, a dict for each model.");
   m.def("surrogates", [] {
     py::list all;
     for (const char* name : lsnn::surrogate_names) all.append(name);
@@ -65,16 +66,24 @@ PYBIND11_MODULE(_C, m) {
     for (const char* name : lsnn::coefficient_names) all.append(name);
     return all;
   });
-  m.def("instruction_set", &lsnn::cpu::instruction_set, "avx512, avx2, neon or portable; see LSNN_CPU.");
+  m.def("instruction_set", &lsnn::cpu::instruction_set,
+        "avx512, avx2, neon or portable; see LSNN_CPU.");
   m.def("cached_bytes", &lsnn::cpu::cached_bytes, "Bytes kept for reuse.");
-  m.def("empty_cache", &lsnn::cpu::empty_cache, "Gives the memory kept for reuse back to the system.");
-  m.def("profile", &lsnn::cpu::set_profiling, "Lets the CPU kernels count, or not; returns what was set before.", py::arg("on"));
-  m.def("counters", &counters, "What the CPU kernels have counted since the last call, see csrc/cpu/counters.h; clears it.");
-  m.def("take_signal_exception", &lsnn::binding::take_signal_exception,
-        "What a signal handler raised during the last pass that ended with 'interrupted by a signal', or None; only once.");
+  m.def("empty_cache", &lsnn::cpu::empty_cache,
+        "Gives the memory kept for reuse back to the system.");
+  m.def("profile", &lsnn::cpu::set_profiling,
+        "Lets the CPU kernels count, or not; returns what was set before.", py::arg("on"));
   m.def(
-      "default_options", [] { return lsnn::binding::option_list(lsnn::binding::default_options()); },
-      "The options of a call that brings none along, from the environment; in the order of _C.options.");
+      "counters", &counters,
+      "What the CPU kernels have counted since the last call, see csrc/cpu/counters.h; clears it.");
+  m.def("take_signal_exception", &lsnn::binding::take_signal_exception,
+        "What a signal handler raised during the last pass that ended with 'interrupted by a "
+        "signal', or None; only once.");
+  m.def(
+      "default_options",
+      [] { return lsnn::binding::option_list(lsnn::binding::default_options()); },
+      "The options of a call that brings none along, from the environment; in the order of "
+      "_C.options.");
   m.attr("constants") = tuple_of(lsnn::binding::constant_names);
   m.attr("numbers") = tuple_of(lsnn::binding::number_names);
   m.attr("options") = tuple_of(lsnn::binding::option_names);
@@ -85,20 +94,22 @@ PYBIND11_MODULE(_C, m) {
   m.attr("segment") = lsnn::segment;
   m.attr("compiler") = __VERSION__;
   using namespace py::literals;
-  m.def("plan", &lsnn::binding::plan, lsnn::binding::plan_text, "T"_a, "B"_a, "N"_a, "delays"_a = std::vector<int64_t>{0},
-        "dtype"_a = "float32", "weights"_a = "", "smooth"_a = false, "spikes"_a = 0.02, "active"_a = 0.3, "card"_a = py::none(),
+  m.def("plan", &lsnn::binding::plan, lsnn::binding::plan_text, "T"_a, "B"_a, "N"_a,
+        "delays"_a = std::vector<int64_t>{0}, "dtype"_a = "float32", "weights"_a = "",
+        "smooth"_a = false, "spikes"_a = 0.02, "active"_a = 0.3, "device"_a = py::none(),
         "options"_a = std::vector<int64_t>{});
-  using lsnn::binding::Address, lsnn::binding::Ready;
-  py::class_<Ready>(m, "Ready", lsnn::binding::ready_text)
+  using lsnn::binding::Address, lsnn::binding::PreparedLayer;
+  py::class_<PreparedLayer>(m, "PreparedLayer", lsnn::binding::prepared_layer_text)
       .def(py::init<bool, int64_t, std::vector<int64_t>, std::vector<double>, std::vector<int64_t>,
                     Address, Address, Address, Address, bool,
                     std::vector<std::pair<Address, int64_t>>>(),
            "wide"_a, "N"_a, "constants"_a, "numbers"_a, "delays"_a, "coefficients"_a, "w"_a,
            "delay"_a, "stored"_a, "autapses"_a, "sources"_a)
-      .def("run", &Ready::run, py::call_guard<py::gil_scoped_release>(), lsnn::binding::run_text, "T"_a, "B"_a, "current"_a, "first"_a,
-           "last"_a, "spikes"_a);
+      .def("run", &PreparedLayer::run, py::call_guard<py::gil_scoped_release>(),
+           lsnn::binding::run_text, "T"_a, "B"_a, "current"_a, "first"_a, "last"_a, "spikes"_a);
 #ifdef LSNN_CUDA_KERNELS
-  m.attr("cuda") = py::dict("version"_a = LSNN_CUDA_VERSION, "architectures"_a = LSNN_CUDA_ARCHITECTURES);
+  m.attr("cuda") =
+      py::dict("version"_a = LSNN_CUDA_VERSION, "architectures"_a = LSNN_CUDA_ARCHITECTURES);
 #else
   m.attr("cuda") = py::none();
 #endif

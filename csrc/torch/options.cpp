@@ -9,21 +9,25 @@
 namespace lsnn::binding {
 namespace {
 
-// What an option may be besides 0: one of these names, counted from names[0], which is automatic; or a whole number.
+// What an option may be besides 0: one of these names, counted from names[0], which is automatic;
+// or a whole number.
 struct Allowed {
   const char* const* names;
   int64_t least;
   int64_t most;
 };
-constexpr Allowed allowed[] = {
-    {product_names, 1, n_products - 1}, {nullptr, 1, 1024}, {nullptr, 1024, int64_t(1) << 40}, {design_names, 1, n_designs - 1}};
+constexpr Allowed allowed[] = {{product_names, 1, n_products - 1},
+                               {nullptr, 1, 1024},
+                               {nullptr, 1024, int64_t(1) << 40},
+                               {design_names, 1, n_designs - 1}};
 static_assert(std::size(allowed) == std::size(option_names));
 
 // "block, gather, cluster or step"; "1 to 1024".
 std::string wanted(const Allowed& a) {
   if (!a.names) return std::to_string(a.least) + " to " + std::to_string(a.most);
   std::string text = a.names[a.least];
-  for (int64_t k = a.least + 1; k <= a.most; k++) text += std::string(k < a.most ? ", " : " or ") + a.names[k];
+  for (int64_t k = a.least + 1; k <= a.most; k++)
+    text += std::string(k < a.most ? ", " : " or ") + a.names[k];
   return text;
 }
 
@@ -50,11 +54,13 @@ Options from_environment() {
   Ints list;
   for (size_t i = 0; i < std::size(allowed); i++) {
     std::string variable = "LSNN_";
-    for (const char* c = option_names[i]; *c; c++) variable += (char)std::toupper((unsigned char)*c);
+    for (const char* c = option_names[i]; *c; c++)
+      variable += (char)std::toupper((unsigned char)*c);
     const char* text = std::getenv(variable.c_str());
     const bool is_given = text && *text;
     list.push_back(is_given ? value_of(text, allowed[i]) : 0);
-    LSNN_EXPECT(list.back() >= 0, variable, ": expected ", wanted(allowed[i]), ", got '", text, "'");
+    LSNN_EXPECT(list.back() >= 0, variable, ": expected ", wanted(allowed[i]), ", got '", text,
+                "'");
   }
   return from_list(list);
 }
@@ -69,12 +75,15 @@ const Options& default_options() {
 Options read_options(const Ints& list) {
   if (list.empty()) return default_options();
   constexpr size_t n = std::size(option_names);
-  LSNN_EXPECT(list.size() == n, "options: expected none, or ", n, " whole numbers, got ", list.size());
+  LSNN_EXPECT(list.size() == n, "options: expected none, or ", n, " whole numbers, got ",
+              list.size());
   for (size_t i = 0; i < n; i++) {
     const Allowed& a = allowed[i];
     const bool is_allowed = list[i] == 0 || (list[i] >= a.least && list[i] <= a.most);
-    const std::string numbers = a.names ? std::to_string(a.least) + " to " + std::to_string(a.most) + " for " : "";
-    LSNN_EXPECT(is_allowed, option_names[i], ": expected 0, or ", numbers, wanted(a), ", got ", list[i]);
+    const std::string numbers =
+        a.names ? std::to_string(a.least) + " to " + std::to_string(a.most) + " for " : "";
+    LSNN_EXPECT(is_allowed, option_names[i], ": expected 0, or ", numbers, wanted(a), ", got ",
+                list[i]);
   }
   return from_list(list);
 }

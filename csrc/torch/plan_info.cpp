@@ -9,50 +9,61 @@
 namespace lsnn::binding {
 namespace {
 
-using cuda::Card;
+using cuda::Device;
 using cuda::Pass;
 using cuda::Storage;
 
 struct Named {
   const char* name;
-  Card card;
+  Device device;
 };
 // From NVIDIA's table of compute capabilities and the data sheets.
-constexpr Named cards[] = {{"t4", {75, 40, 64 << 10, 1}},       {"a100", {80, 108, 163 << 10, 1}}, {"rtx3090", {86, 82, 99 << 10, 1}},
-                           {"rtx4090", {89, 128, 99 << 10, 1}}, {"h100", {90, 132, 227 << 10, 8}}, {"b200", {100, 148, 227 << 10, 8}},
-                           {"rtx5090", {120, 170, 99 << 10, 8}}};
+constexpr Named devices[] = {
+    {"t4", {75, 40, 64 << 10, 1}},       {"a100", {80, 108, 163 << 10, 1}},
+    {"rtx3090", {86, 82, 99 << 10, 1}},  {"rtx4090", {89, 128, 99 << 10, 1}},
+    {"h100", {90, 132, 227 << 10, 8}},   {"b200", {100, 148, 227 << 10, 8}},
+    {"rtx5090", {120, 170, 99 << 10, 8}}};
 
-Card find_card(const std::optional<std::string>& name) {
+Device find_device(const std::optional<std::string>& name) {
   if (!name) {
-    if (has_cuda) return cuda_card();
-    throw std::runtime_error("card: expected the name of one, as this build has no CUDA kernels, got None");
+    if (has_cuda) return cuda_device();
+    throw std::runtime_error(
+        "device: expected the name of one, as this build has no CUDA kernels, got None");
   }
   std::string known;
-  for (const Named& c : cards) {
-    if (*name == c.name) return c.card;
+  for (const Named& c : devices) {
+    if (*name == c.name) return c.device;
     known += std::string(known.empty() ? "" : ", ") + c.name;
   }
-  throw std::invalid_argument("card: expected one of " + known + ", or None for the current device, got '" + *name + "'");
+  throw std::invalid_argument("device: expected one of " + known +
+                              ", or None for the current device, got '" + *name + "'");
 }
 
 Storage find_storage(const std::string& dtype, const std::string& weights) {
   if (dtype == "float64" && (weights.empty() || weights == dtype)) return Storage::f64;
   if (dtype == "float32" && (weights.empty() || weights == dtype)) return Storage::f32;
   if (dtype == "float32" && weights == "bfloat16") return Storage::f32_bf16;
-  throw std::invalid_argument("dtype, weights: expected float32 with float32 or bfloat16, or float64 with float64, got '" + dtype +
-                              "' with '" + weights + "'");
+  throw std::invalid_argument(
+      "dtype, weights: expected float32 with float32 or bfloat16, or float64 with float64, got '" +
+      dtype + "' with '" + weights + "'");
 }
 
-py::dict describe(const Pass& chosen, const Card& card, const Layer& l, Storage s, const cuda::Activity& a,
-                  cuda::Possible (*possible)(Design, const Card&, const Layer&, Storage),
-                  double (*cycles)(const Card&, const Layer&, Storage, const Pass&, const cuda::Activity&)) {
+py::dict describe(const Pass& chosen, const Device& device, const Layer& l, Storage s,
+                  const cuda::Activity& a,
+                  cuda::Possible (*possible)(Design, const Device&, const Layer&, Storage),
+                  double (*cycles)(const Device&, const Layer&, Storage, const Pass&,
+                                   const cuda::Activity&)) {
   py::dict d, considered;
   d["design"] = design_names[(int)chosen.design];
-  d["blocks"] = chosen.blocks, d["items of a block"] = chosen.shape.groups, d["threads of an item"] = chosen.shape.threads;
-  d["blocks of a cluster"] = chosen.shape.ranks, d["quads of a lane"] = chosen.quads, d["shared memory"] = chosen.shared;
+  d["blocks"] = chosen.blocks;
+  d["items of a block"] = chosen.shape.groups;
+  d["threads of an item"] = chosen.shape.threads;
+  d["blocks of a cluster"] = chosen.shape.ranks;
+  d["quads of a lane"] = chosen.quads;
+  d["shared memory"] = chosen.shared;
   for (int i = 1; i < n_designs; i++) {
-    const cuda::Possible p = possible(Design(i), card, l, s);
-    if (p.yes) considered[design_names[i]] = cycles(card, l, s, p.pass, a);
+    const cuda::Possible p = possible(Design(i), device, l, s);
+    if (p.yes) considered[design_names[i]] = cycles(device, l, s, p.pass, a);
     else considered[design_names[i]] = p.why;
   }
   d["considered"] = considered;
@@ -61,33 +72,53 @@ py::dict describe(const Pass& chosen, const Card& card, const Layer& l, Storage 
 
 }  // namespace
 
-py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays, const std::string& dtype, const std::string& weights,
-              bool smooth, double spikes, double active, const std::optional<std::string>& card_name, const Ints& options) {
-  if (T < 0 || B < 0 || N < 1 || !is_below(most_steps, {T}) || !is_below(most_steps, {B, N}) || !is_below(offsets, {N, N}))
-    throw std::invalid_argument("T, B, N: expected 0 to 2^48 steps and neurons of all items, and 1 to 65535 neurons, got " +
-                                std::to_string(T) + ", " + std::to_string(B) + " and " + std::to_string(N));
-  if (delays.empty() || delays[0] < 0) throw std::invalid_argument("delays: expected ascending steps >= 0");
+py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
+              const std::string& dtype, const std::string& weights, bool smooth, double spikes,
+              double active, const std::optional<std::string>& device_name, const Ints& options) {
+  if (T < 0 || B < 0 || N < 1 || !is_below(most_steps, {T}) || !is_below(most_steps, {B, N}) ||
+      !is_below(offsets, {N, N}))
+    throw std::invalid_argument(
+        "T, B, N: expected 0 to 2^48 steps and neurons of all items, and 1 to 65535 neurons, got " +
+        std::to_string(T) + ", " + std::to_string(B) + " and " + std::to_string(N));
+  if (delays.empty() || delays[0] < 0)
+    throw std::invalid_argument("delays: expected ascending steps >= 0");
   for (size_t i = 1; i < delays.size(); i++)
-    if (delays[i] <= delays[i - 1]) throw std::invalid_argument("delays: expected ascending steps >= 0");
-  const Card card = find_card(card_name);
+    if (delays[i] <= delays[i - 1])
+      throw std::invalid_argument("delays: expected ascending steps >= 0");
+  const Device device = find_device(device_name);
   const Storage storage = find_storage(dtype, weights);
   const cuda::Activity activity{spikes, active};
   Layer l{};
-  l.T = T, l.B = B, l.N = N, l.S = (int64_t)delays.size(), l.D = 1 + delays.back(), l.delays = delays.data(), l.smooth = smooth;
+  l.T = T;
+  l.B = B;
+  l.N = N;
+  l.S = (int64_t)delays.size();
+  l.D = 1 + delays.back();
+  l.delays = delays.data();
+  l.smooth = smooth;
   static const int64_t no_delay = 0;
-  l.delay = delays.size() > 1 ? &no_delay : nullptr;  // one weight for each synapse; the plan reads no more of it
+  // one weight for each synapse; the plan reads no more of it
+  l.delay = delays.size() > 1 ? &no_delay : nullptr;
   l.options = read_options(options);
-  const Design asked = l.options.design;
-  const cuda::Plan p = cuda::choose(card, l, storage, activity);
-  py::dict d, of_card;
-  of_card["capability"] = card.capability, of_card["multiprocessors"] = card.processors, of_card["shared memory"] = card.shared;
-  of_card["blocks of a cluster"] = card.most_ranks;
-  d["card"] = of_card;
-  d["asked"] = asked == Design::automatic ? py::object(py::none()) : py::str(design_names[(int)asked]);
-  d["forward"] = describe(p.forward, card, l, storage, activity, &cuda::forward_pass, &cuda::forward_cycles);
-  d["backward"] = describe(p.backward, card, l, storage, activity, &cuda::backward_pass, &cuda::backward_cycles);
+  const Design requested = l.options.design;
+  const cuda::Plan p = cuda::choose(device, l, storage, activity);
+  py::dict d, of_device;
+  of_device["capability"] = device.capability;
+  of_device["SMs"] = device.sms;
+  of_device["shared memory"] = device.shared;
+  of_device["blocks of a cluster"] = device.most_ranks;
+  d["device"] = of_device;
+  d["requested"] = requested == Design::automatic ? py::object(py::none())
+                                                  : py::str(design_names[(int)requested]);
+  d["forward"] =
+      describe(p.forward, device, l, storage, activity, &cuda::forward_pass, &cuda::forward_cycles);
+  d["backward"] = describe(p.backward, device, l, storage, activity, &cuda::backward_pass,
+                           &cuda::backward_cycles);
   py::dict tiles;
-  tiles["rows"] = p.tiles.rows, tiles["columns"] = p.tiles.columns, tiles["tiles"] = p.tiles.count(), tiles["parts"] = p.tiles.parts;
+  tiles["rows"] = p.tiles.rows;
+  tiles["columns"] = p.tiles.columns;
+  tiles["tiles"] = p.tiles.count();
+  tiles["slices"] = p.tiles.slices;
   d["weight gradient"] = tiles;
   return d;
 }

@@ -11,14 +11,20 @@ namespace lsnn::binding {
 namespace py = pybind11;
 
 inline constexpr const char* plan_text =
-    "The CUDA kernels that would run a layer of T steps, B items, N neurons, as a dict: for both directions the design, its launch,\n"
-    "and under 'considered' for each design the cycles of a step by crude formulas (no measurement, see docs/kernels.md), or why it\n"
+    "The CUDA kernels that would run a layer of T steps, B items, N neurons, as a dict: for both "
+    "directions the design, its launch,\n"
+    "and under 'considered' for each design the cycles of a step by crude formulas (no "
+    "measurement, see docs/kernels.md), or why it\n"
     "cannot run.\n\n"
-    "delays: distinct extra delays, ascending. dtype: of the numbers. weights: how they are stored, bfloat16 or as dtype.\n"
-    "spikes, active: expected shares of neurons that fire, and whose pseudo-derivative is not 0, in a step.\n"
-    "card: h100, a100, ... or None for the current device. options: in the order of _C.options; none: as the environment says.";
+    "delays: distinct extra delays, ascending. dtype: of the numbers. weights: how they are "
+    "stored, bfloat16 or as dtype.\n"
+    "spikes, active: expected shares of neurons that fire, and that are active, in a step.\n"
+    "device: h100, a100, ... or None for the current device. options: in the order of _C.options; "
+    "none: as the environment says.";
 
-py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays, const std::string& dtype, const std::string& weights,
-              bool smooth, double spikes, double active, const std::optional<std::string>& card, const std::vector<int64_t>& options);
+py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
+              const std::string& dtype, const std::string& weights, bool smooth, double spikes,
+              double active, const std::optional<std::string>& device,
+              const std::vector<int64_t>& options);
 
 }  // namespace lsnn::binding

@@ -19,7 +19,9 @@ void check_row(const Tensor& t, const char* name, const Tensor& x, const char* o
   const bool fits = t.dim() == 2 && t.size(0) == wanted[0] && t.size(1) == wanted[1];
   LSNN_EXPECT(fits, name, ": expected shape ", shape_text(wanted, 2), ", got ", shape_text(t));
 }
-void check_decay(double k) { LSNN_EXPECT(k >= 0 && k <= 1, "k: expected a number from 0 to 1, got ", k); }
+void check_decay(double k) {
+  LSNN_EXPECT(k >= 0 && k <= 1, "k: expected a number from 0 to 1, got ", k);
+}
 
 // x (T,B,O), p (B,O) or none -> p_t = k p_{t-1} + (1 - k) x_t of all steps, and of the last one.
 std::tuple<Tensor, Tensor> leaky_readout(Tensor x, std::optional<Tensor> p, double k) {
@@ -27,7 +29,8 @@ std::tuple<Tensor, Tensor> leaky_readout(Tensor x, std::optional<Tensor> p, doub
   if (p) check_row(*p, "p", x, "x");
   check_decay(k);
   const int64_t T = x.size(0), B = x.size(1), O = x.size(2);
-  const Tensor from = dense(x), all = empty(x, {T, B, O}, x.scalar_type()), last = empty(x, {B, O}, x.scalar_type());
+  const Tensor from = dense(x), all = empty(x, {T, B, O}, x.scalar_type()),
+               last = empty(x, {B, O}, x.scalar_type());
   const std::optional<Tensor> first = dense(p);
   LeakyForward f{};
   f.T = T;
@@ -47,7 +50,8 @@ std::tuple<Tensor, Tensor> leaky_readout_backward(Tensor g_p, Tensor g_last, dou
   check_row(g_last, "g_last", g_p, "g_p");
   check_decay(k);
   const int64_t T = g_p.size(0), B = g_p.size(1), O = g_p.size(2);
-  const Tensor from = dense(g_p), of_last = dense(g_last), gx = empty(g_p, {T, B, O}, g_p.scalar_type()),
+  const Tensor from = dense(g_p), of_last = dense(g_last),
+               gx = empty(g_p, {T, B, O}, g_p.scalar_type()),
                g_first = empty(g_p, {B, O}, g_p.scalar_type());
   LeakyBackward f{};
   f.T = T;

@@ -19,7 +19,8 @@ py::object take_signal_exception() {
 
 bool SignalWatch::wanted(void* watch) {
   auto& self = *static_cast<SignalWatch*>(watch);
-  if (!self.stopped_.load(std::memory_order_relaxed) && std::this_thread::get_id() == self.caller_) self.look();
+  if (!self.stopped_.load(std::memory_order_relaxed) && std::this_thread::get_id() == self.caller_)
+    self.look();
   return self.stopped_.load(std::memory_order_relaxed);
 }
 

@@ -1,4 +1,5 @@
-// Ctrl-C during a long pass: Python's signal handlers run while the kernels do, and an exception of theirs ends the pass.
+// Ctrl-C during a long pass: Python's signal handlers run while the kernels do, and an exception of
+// theirs ends the pass.
 #pragma once
 #include <pybind11/pybind11.h>
 
@@ -13,12 +14,13 @@ namespace lsnn::binding {
 // What a signal handler raised during the last pass that finish() has ended, or None; only once.
 pybind11::object take_signal_exception();
 
-// Belongs to one call of an operator, made on the thread that makes it. Handlers run on Python's main thread alone; a call from
-// any other thread is never interrupted.
+// Belongs to one call of an operator, made on the thread that makes it. Handlers run on Python's
+// main thread alone; a call from any other thread is never interrupted.
 class SignalWatch {
  public:
   Interrupt interrupt() { return {wanted, this}; }
-  // Throws std::runtime_error where a handler has raised: the results are void. take_signal_exception() has what it raised.
+  // Throws std::runtime_error where a handler has raised: the results are void.
+  // take_signal_exception() has what it raised.
   void finish() const;
 
  private:

@@ -1,4 +1,5 @@
-"""Draws kernels_block.png, _gather.png, _cluster.png and _step.png beside itself: `python docs/figures/kernels.py`."""
+"""Draws kernels_block.png, _gather.png, _cluster.png and _step.png beside itself: `python
+docs/figures/kernels.py`."""
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +25,28 @@ def sheet(height: float, title: str) -> Axes:
     return ax
 
 
-def frame(ax: Axes, x: float, y: float, w: float, h: float, label: str, colour: str = PAPER) -> None:
+def frame(ax: Axes, x: float, y: float, w: float, h: float, label: str,
+          colour: str = PAPER) -> None:
     """A place that holds others, its name at the top."""
-    ax.add_patch(FancyBboxPatch((x, y), w, h, boxstyle="round,pad=0,rounding_size=1", fc=colour, ec=FAINT, lw=1.2))
+    ax.add_patch(FancyBboxPatch((x, y), w, h, boxstyle="round,pad=0,rounding_size=1", fc=colour,
+                                ec=FAINT, lw=1.2))
     ax.text(x + 1.2, y + h - 1.1, label, va="top", size=10.5, color=TEXT)
 
 
-def box(ax: Axes, x: float, y: float, w: float, h: float, label: str, colour: str, size: float = 10) -> None:
+def box(ax: Axes, x: float, y: float, w: float, h: float, label: str, colour: str,
+        size: float = 10) -> None:
     """A thing, its name in the middle."""
     ax.add_patch(Rectangle((x, y), w, h, fc=colour, ec=TEXT, lw=0.8))
     ink = "white" if colour == SPIKES else TEXT
     ax.text(x + w / 2, y + h / 2, label, ha="center", va="center", size=size, color=ink)
 
 
-def arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], colour: str = TEXT, bend: float = 0,
-          both: bool = False) -> None:
+def arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], colour: str = TEXT,
+          bend: float = 0, both: bool = False) -> None:
     """What moves in a step."""
-    ax.add_patch(FancyArrowPatch(start, end, arrowstyle="<|-|>" if both else "-|>", mutation_scale=13, lw=1.6,
-                                 color=colour, connectionstyle=f"arc3,rad={bend}", shrinkA=0, shrinkB=0))
+    ax.add_patch(FancyArrowPatch(start, end, arrowstyle="<|-|>" if both else "-|>",
+                                 mutation_scale=13, lw=1.6, color=colour,
+                                 connectionstyle=f"arc3,rad={bend}", shrinkA=0, shrinkB=0))
 
 
 def say(ax: Axes, x: float, y: float, text: str, colour: str = TEXT, **how: Any) -> None:
@@ -57,7 +62,8 @@ def rows(ax: Axes, x: float, y: float, w: float, h: float, n: int, lit: tuple[in
     """A weight matrix, the rows of the neurons that spiked lit."""
     for k in range(n):
         colour = SPIKES if k in lit else WEIGHTS
-        ax.add_patch(Rectangle((x, y + h - (k + 1) * h / n), w, h / n, fc=colour, ec="white", lw=0.8))
+        ax.add_patch(Rectangle((x, y + h - (k + 1) * h / n), w, h / n, fc=colour, ec="white",
+                               lw=0.8))
 
 
 def item(ax: Axes, x: float, y: float, w: float, name: str, warps: int) -> None:
@@ -65,10 +71,12 @@ def item(ax: Axes, x: float, y: float, w: float, name: str, warps: int) -> None:
     frame(ax, x, y, w, 12.4, name, "white")
     each = (w - 2.4 - (warps - 1)) / warps
     for k in range(warps):
-        box(ax, x + 1.2 + k * (each + 1), y + 1.4, each, 6.6, f"warp {k}\n4 neurons a lane", STATE, 9.5)
+        box(ax, x + 1.2 + k * (each + 1), y + 1.4, each, 6.6, f"warp {k}\n4 neurons a lane", STATE,
+            9.5)
 
 
-def memory(ax: Axes, x: float, y: float, w: float, h: float, what: str = "main memory") -> tuple[float, float]:
+def memory(ax: Axes, x: float, y: float, w: float, h: float,
+           what: str = "main memory") -> tuple[float, float]:
     """The arrays of a step; returns the heights at which they are read and written."""
     frame(ax, x, y, w, h, what, MEMORY)
     box(ax, x + 1.2, y + h - 12, w - 2.4, 6.4, "current $x_t$", "white")
@@ -80,7 +88,8 @@ def memory(ax: Axes, x: float, y: float, w: float, h: float, what: str = "main m
 def block() -> None:
     ax = sheet(56, "block: the weights in the shared memory of each block")
     read, write = memory(ax, 1, 3, 17, 46)
-    frame(ax, 30, 3, 69, 46, "one block on one multiprocessor; it works on a few items, each in its own time")
+    frame(ax, 30, 3, 69, 46, "one block on one multiprocessor; it works on a few items, each in "
+                             "its own time")
     frame(ax, 32, 24.5, 65, 19.5, "shared memory", MEMORY)
     rows(ax, 34, 26, 24, 12.5, 10, (1, 4, 8))
     say(ax, 47, 40.4, "all rows of $W$", ha="left", size=10)

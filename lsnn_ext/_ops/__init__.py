@@ -1,5 +1,5 @@
-"""The compiled operators: loading (load), shapes without data (fake), gradients (autograd), linear maps (linear), the
-readout alone (readout); and what tests and benchmarks force (options)."""
+"""The compiled operators: loading (load), shapes without data (fake), gradients (autograd), linear
+maps (linear), the readout alone (readout); and what tests and benchmarks force (options)."""
 from collections.abc import Callable
 from typing import Any
 
@@ -17,12 +17,12 @@ from .load import (
     Numbers,
     Options,
     available,
-    compiled_rows,
+    compiled_models,
     cpu_kernels,
+    cpu_operators_take,
     has,
     load_error,
     mask,
-    plain,
     reused,
     solid,
 )
@@ -31,34 +31,42 @@ from .readout import leaky_readout
 from .unequal import recurrence
 
 __all__ = [
-    "DEVICES", "Constants", "Numbers", "Options", "Outputs", "Settings", "Tensors", "_C", "allows_bf16", "available",
-    "compiled_rows", "cpu_kernels", "forced", "forced_options", "has", "leaky_readout", "linear", "load_error", "mask",
-    "mostly_zero", "plain", "recurrence", "reused", "solid",
-]  # fmt: skip
+    "DEVICES", "Constants", "Numbers", "Options", "Outputs", "Settings", "Tensors", "_C",
+    "allows_bf16", "available", "compiled_models", "cpu_kernels", "forced", "forced_options", "has",
+    "leaky_readout", "linear", "load_error", "mask", "mostly_zero", "cpu_operators_take",
+    "recurrence", "reused", "solid",
+]
 
 
 _DIFFERENTIATED: dict[str, Callable[..., Any]] = {
-    "alif_forward": lambda *args: differentiated(fake.by_name(torch.ops.lsnn.alif_forward.default, args)),
-    "leaky_readout": readout.LeakyReadout.apply, "leaky_readout_backward": readout.LeakyReadoutBackward.apply,
-}  # fmt: skip
+    "alif_forward": lambda *args: differentiated(
+        fake.by_name(torch.ops.lsnn.alif_forward.default, args)
+    ),
+    "leaky_readout": readout.LeakyReadout.apply,
+    "leaky_readout_backward": readout.LeakyReadoutBackward.apply,
+}
 
 
 def _autograd_kernel(name: str) -> Callable[..., Any]:
-    """The autograd kernel of a raw operator: an error where a gradient would be lost without a word."""
+    """The autograd kernel of a raw operator: an error where a gradient would be lost without a
+    word."""
     op = getattr(torch.ops.lsnn, name).default
 
     def kernel(keys: Any, *args: Any) -> Any:
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in fake.tensors_in(args)):
+        if torch.is_grad_enabled() and any(tensor.requires_grad
+                                           for tensor in fake.tensors_in(args)):
             out = _DIFFERENTIATED[name](*args) if name in _DIFFERENTIATED else None
             if out is not None:
                 return out
             raise RuntimeError(
-                f"torch.ops.lsnn.{name} has no gradient of its own: expected tensors that do not require grad, got "
+                f"torch.ops.lsnn.{name} has no gradient of its own: expected tensors that do not "
+                f"require grad, got "
                 "some that do; call the functions of lsnn_ext.functional, which are differentiable"
             )
-        plain_args = ([solid(x) if isinstance(x, torch.Tensor) else x for x in arg] if isinstance(arg, list) else arg
+        solid_args = ([solid(x) if isinstance(x, torch.Tensor) else x for x in arg]
+                      if isinstance(arg, list) else arg
                       for arg in args)
-        return op.redispatch(keys_after_autograd(keys), *plain_args)
+        return op.redispatch(keys_after_autograd(keys), *solid_args)
 
     return kernel
 
@@ -74,4 +82,5 @@ if available:
             torch.library.register_autocast(f"lsnn::{_name}", _device, torch.float32)
         torch.library.register_vmap(f"lsnn::{_name}", one_by_one(getattr(torch.ops.lsnn, _name)))
         _registry.impl(_name, _autograd_kernel(_name), "Autograd", with_keyset=True)
-    torch.library.register_fake("lsnn::buffer", lambda like, rows, columns: like.new_empty(rows, columns))
+    torch.library.register_fake("lsnn::buffer", lambda like, rows,
+                                columns: like.new_empty(rows, columns))

@@ -1,8 +1,9 @@
 """The recurrence under autograd: one operator forward, one backward.
 
-torch.ops.lsnn.alif_forward and alif_backward know nothing of autograd; ``recurrence_in_order`` ties them together.
-Tensors that require a gradient are refused by the operators, which would return none, silently; alif_forward takes
-them where it saves what the backward pass needs, since torch.export leaves the bare operator in its programs.
+torch.ops.lsnn.alif_forward and alif_backward know nothing of autograd; ``recurrence_in_order`` ties
+them together. Tensors that require a gradient are refused by the operators, which would return
+none, silently; alif_forward takes them where it saves what the backward pass needs, since
+torch.export leaves the bare operator in its programs.
 """
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,7 +21,8 @@ from .load import _C, Constants, has, mask, solid
 class Tensors(NamedTuple):
     """The tensors of a call; all but x, the state and coefficients may be None."""
 
-    x: Any  # (T, B, N) the current, or (T, B, I) the inputs of w_in; only a carrier where there are x_bits
+    # (T, B, N) the current, or (T, B, I) the inputs of w_in; only a carrier where there are x_bits
+    x: Any
     v: Any  # (B, N) the state before the first step, r and z below
     a: Any
     i: Any
@@ -68,25 +70,29 @@ class Settings(NamedTuple):
 
 
 def _refuse_second_derivative() -> None:
-    """torch.func.grad inside torch.func.grad records nothing that could raise later: the outer one would get zeros."""
+    """torch.func.grad inside torch.func.grad records nothing that could raise later: the outer one
+    would get zeros."""
     if torch.compiler.is_compiling():
         return
     if gradient_transforms() > 1:
-        raise RuntimeError("lsnn_ext: expected one derivative, got a second derivative, which spikes do not have")
+        raise RuntimeError("lsnn_ext: expected one derivative, got a second derivative, which "
+                           "spikes do not have")
 
 
 def transformed() -> bool:
-    """Whether a transform of torch.func runs, or a compiler: they always record the backward pass."""
+    """Whether a transform of torch.func runs, or a compiler: they always record the backward
+    pass."""
     return torch.compiler.is_compiling() or is_transforming()
 
 
 def _interruptible(op: Callable[..., Any], *args: Any) -> Any:
-    """Calls an operator; what a signal handler raised meanwhile (KeyboardInterrupt) takes the place of its error."""
+    """Calls an operator; what a signal handler raised meanwhile (KeyboardInterrupt) takes the place
+    of its error."""
     if transformed():
         return op(*args)
     try:
-        # Past the autograd kernel in Python that refuses gradients (ours, of __init__.py): here nobody records, and a
-        # short call would pay for it twice.
+        # Below the autograd kernel in Python that refuses gradients (ours, of __init__.py): here
+        # nobody records, and a short call would pay for it twice.
         with below_autograd():
             return op(*args)
     except RuntimeError:
@@ -100,13 +106,14 @@ def _lists(t: Tensors, settings: Settings) -> tuple[Any, ...]:
     """From the state on, the arguments that both operators have."""
     recurrence, projection, readout = [t.w_rec, t.delay], [t.w_in, t.bias, t.x_bits], [t.w_out, t.p]
     return (
-        [t.v, t.a, t.i, t.r, t.z], t.coefficients, [solid(w) for w in recurrence], list(settings.delays),
-        [solid(w) for w in projection], [solid(w) for w in readout],
-    )  # fmt: skip
+        [t.v, t.a, t.i, t.r, t.z], t.coefficients, [solid(w) for w in recurrence],
+        list(settings.delays), [solid(w) for w in projection], [solid(w) for w in readout],
+    )
 
 
 def _forward(t: Tensors, settings: Settings) -> Outputs:
-    """alif_forward; the spikes that it returns as bits have a tensor for their gradients in place of the numbers."""
+    """alif_forward; the spikes that it returns as bits have a tensor for their gradients in place
+    of the numbers."""
     numbers = list(settings.constants), list(settings.numbers), list(settings.options)
     args = t.x, *_lists(t, settings), *numbers, t.lengths
     spikes, state, traces, readout, saved = _interruptible(torch.ops.lsnn.alif_forward, *args)
@@ -116,13 +123,13 @@ def _forward(t: Tensors, settings: Settings) -> Outputs:
 
 
 class _Alif(torch.autograd.Function):
-    """Settings in plain tuples, then Tensors -> Outputs, differentiable."""
+    """Settings as tuples, then Tensors -> Outputs, differentiable."""
 
     @staticmethod
     def forward(
-        delays: tuple[int, ...], constants: tuple[int, ...], numbers: tuple[float, ...], sparse_grad: bool,
-        options: tuple[int, ...], *tensors: Tensor | None,
-    ) -> tuple[Tensor, ...]:  # fmt: skip
+        delays: tuple[int, ...], constants: tuple[int, ...], numbers: tuple[float, ...],
+        sparse_grad: bool, options: tuple[int, ...], *tensors: Tensor | None,
+    ) -> tuple[Tensor, ...]:
         settings = Settings(delays, Constants(*constants), numbers, sparse_grad, options)
         return tuple(_forward(Tensors(*tensors), settings))
 
@@ -161,27 +168,32 @@ class _Alif(torch.autograd.Function):
         g_traces = [g.trace_v, g.trace_a, g.threshold] if has_traces else []
         g_state, g_readout = [g.v, g.a, g.i, g.z], [] if t.w_out is None else [g.p, g.p_last]
         x, w_rec, coefficients, (v, a, i, z), (w_in, bias), (w_out, p) = _interruptible(
-            torch.ops.lsnn.alif_backward, g.spikes if has_spikes else None, [solid(one) for one in g_traces],
-            [solid(one) for one in g_state], [solid(one) for one in g_readout], t.x, *_lists(t, settings),
-            [y, bits, smooth_z, carry], list(settings.constants._replace(gradients=wanted)), list(settings.numbers),
-            list(settings.options),
-            t.lengths,
-        )  # fmt: skip
+            torch.ops.lsnn.alif_backward, g.spikes if has_spikes else None,
+            [solid(one) for one in g_traces], [solid(one) for one in g_state],
+            [solid(one) for one in g_readout], t.x, *_lists(t, settings),
+            [y, bits, smooth_z, carry], list(settings.constants._replace(gradients=wanted)),
+            list(settings.numbers), list(settings.options), t.lengths,
+        )
         if settings.sparse_grad and needed.w_rec:
             w_rec = w_rec.masked_fill_(t.w_rec == 0, 0.0)
         if not settings.constants.coefficient_gradients:
             needed = needed._replace(coefficients=False)
-        found = Tensors(x, v, a, i, None, z, coefficients, w_rec, None, w_in, bias, None, w_out, p, None)
-        return Tensors(*(value if need else None for value, need in zip(found, needed, strict=True)))
+        found = Tensors(x, v, a, i, None, z, coefficients, w_rec, None, w_in, bias, None, w_out, p,
+                        None)
+        return Tensors(
+            *(value if need else None for value, need in zip(found, needed, strict=True))
+        )
 
 
 def allows_bf16() -> bool:
-    """Whether products may round to bfloat16: torch's own switch for its matrix products in float32 says so."""
+    """Whether products may round to bfloat16: torch's own switch for its matrix products in float32
+    says so."""
     return not torch.compiler.is_compiling() and torch.get_float32_matmul_precision() == "medium"
 
 
 def recurrence_in_order(t: Tensors, settings: Settings) -> Outputs:
-    """The operator, under autograd where somebody wants a gradient; the outputs asked for are those of settings.
+    """The operator, under autograd where somebody wants a gradient; the outputs asked for are those
+    of settings.
 
     bits of the outputs may be empty where they are not asked for.
     """
@@ -190,9 +202,14 @@ def recurrence_in_order(t: Tensors, settings: Settings) -> Outputs:
         # The bare operator of the program knows nothing of it.
         t = t._replace(w_rec=torch.where(t.w_rec == 0, 0.0, t.w_rec))
     constants = settings.constants
-    if forward_mode or torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in t):
+    if (
+        forward_mode
+        or torch.is_grad_enabled()
+        and any(value is not None and value.requires_grad for value in t)
+    ):
         constants = constants._replace(outputs=constants.outputs | mask("outputs", ["saved"]))
-        plain_tuples = tuple(settings.delays), tuple(constants), tuple(settings.numbers), settings.sparse_grad
+        plain_tuples = tuple(settings.delays), tuple(constants), tuple(
+            settings.numbers), settings.sparse_grad
         return Outputs(*_Alif.apply(*plain_tuples, settings.options, *t))
     saving = mask("outputs", ["saved_bf16"])
     constants = constants._replace(checkpoint=0, outputs=constants.outputs & ~saving)
@@ -201,7 +218,8 @@ def recurrence_in_order(t: Tensors, settings: Settings) -> Outputs:
 
 
 def differentiated(given: Any) -> tuple[Any, ...] | None:
-    """alif_forward with gradients, as exported programs call it; None where its arguments do not have it save."""
+    """alif_forward with gradients, as exported programs call it; None where its arguments do not
+    have it save."""
     named = Constants(*given.constants)
     if not has("outputs", named.outputs, "saved") or has("outputs", named.outputs, "bits"):
         return None
@@ -211,9 +229,13 @@ def differentiated(given: Any) -> tuple[Any, ...] | None:
     w_in, bias, x_bits = (*given.projection, None, None, None)[:3]
     w_out, p = (*given.readout, None, None)[:2]
     v, a, i, r, z = given.state
-    t = Tensors(given.x, v, a, i, r, z, given.coefficients, w_rec, delay, w_in, bias, x_bits, w_out, p,
-                given.lengths)  # fmt: skip
+    t = Tensors(given.x, v, a, i, r, z, given.coefficients, w_rec, delay, w_in, bias, x_bits, w_out,
+                p, given.lengths)
     numbers = tuple(given.numbers)
-    out = Outputs(*_Alif.apply(tuple(given.delays), tuple(named), numbers, False, tuple(given.options), *t))
-    traces, saved = [out.trace_v, out.trace_a, out.threshold], [out.y, out.bits, out.smooth_z, out.carry]
+    out = Outputs(*_Alif.apply(tuple(given.delays), tuple(named), numbers, False,
+                               tuple(given.options), *t))
+    traces, saved = (
+        [out.trace_v, out.trace_a, out.threshold],
+        [out.y, out.bits, out.smooth_z, out.carry],
+    )
     return out.spikes, [out.v, out.a, out.i, out.r, out.z], traces, [out.p, out.p_last], saved

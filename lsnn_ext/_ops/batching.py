@@ -16,7 +16,9 @@ def one_by_one(op: Callable[..., Any]) -> Callable[..., Any]:
             if isinstance(value, list | tuple):
                 axes = axis if isinstance(axis, list | tuple) else [None] * len(value)
                 return [element(k, part, a) for part, a in zip(value, axes, strict=True)]
-            return value.select(axis, k) if isinstance(value, Tensor) and axis is not None else value
+            return (
+                value.select(axis, k) if isinstance(value, Tensor) and axis is not None else value
+            )
 
         calls = [op(*(element(k, value, axis) for value, axis in zip(args, in_dims, strict=True)))
                  for k in range(info.batch_size)]

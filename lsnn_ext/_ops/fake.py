@@ -1,6 +1,7 @@
 """The operators on tensors that have no memory: shapes, dtypes and devices of what they return.
 
-A real tensor among meta tensors would make torch take these for the whole call and return memory that nobody wrote.
+A real tensor among meta tensors would make torch take these for the whole call and return memory
+that nobody wrote.
 """
 from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
@@ -25,16 +26,23 @@ def _forward(given: Any) -> tuple[Any, ...]:
     def when(wanted: Any, *shape: Any) -> Tensor:
         return new(shape if wanted else (0,))
 
-    def asked(name: str) -> bool:
+    def requested(name: str) -> bool:
         return has("outputs", c.outputs, name)
 
-    save, every = asked("saved"), c.checkpoint or _C.segment
-    y = new((T, B, N) if save and not c.checkpoint else (0,), dtype=torch.bfloat16 if asked("saved_bf16") else None)
-    bits = new((T, B, _words(N)) if save or asked("bits") else (0,), dtype=torch.int32)
-    saved = [y, bits, when(save and c.smooth, T, B, N), when(save, (T + every - 1) // every, 4, B, N)]
+    save, every = requested("saved"), c.checkpoint or _C.segment
+    y = new((T, B, N) if save and not c.checkpoint else (0,),
+            dtype=torch.bfloat16 if requested("saved_bf16") else None)
+    bits = new((T, B, _words(N)) if save or requested("bits") else (0,), dtype=torch.int32)
+    saved = [
+        y,
+        bits,
+        when(save and c.smooth, T, B, N),
+        when(save, (T + every - 1) // every, 4, B, N),
+    ]
     last = [*(new(B, N) for _ in range(4)), new(1 + delays[-1] if delays else 1, B, N)]
-    traces = [when(asked("traces"), T, B, N) for _ in range(3)]
-    return when(asked("spikes"), T, B, N), last, traces, [when(O, T, B, O), when(O, B, O)], saved
+    traces = [when(requested("traces"), T, B, N) for _ in range(3)]
+    return when(requested("spikes"), T, B, N), last, traces, [when(O, T, B, O),
+                                                              when(O, B, O)], saved
 
 
 def _backward(given: Any) -> tuple[Any, ...]:
@@ -51,20 +59,20 @@ def _backward(given: Any) -> tuple[Any, ...]:
     def when(wanted: Any, shape: Any) -> Tensor:
         return new(shape if wanted else (0,))
 
-    def asked(name: str) -> bool:
+    def requested(name: str) -> bool:
         return has("gradients", c.gradients, name)
 
-    to_inputs = w_in is not None and (asked("w_in") or asked("bias"))
+    to_inputs = w_in is not None and (requested("w_in") or requested("bias"))
     inputs = N if w_in is None else w_in.shape[1]
     return (
-        when(asked("x") or cuda, (T, B, inputs)),
-        when(w_rec is not None and asked("w_rec"), () if w_rec is None else w_rec.shape),
+        when(requested("x") or cuda, (T, B, inputs)),
+        when(w_rec is not None and requested("w_rec"), () if w_rec is None else w_rec.shape),
         when(c.coefficient_gradients, coefficients.shape),
-        [*(new(B, N) for _ in range(3)), when(asked("z") or cuda, z.shape)],
+        [*(new(B, N) for _ in range(3)), when(requested("z") or cuda, z.shape)],
         [when(to_inputs, (N, inputs)), when(to_inputs and bias is not None, (N,))],
-        [when(w_out is not None and asked("w_out"), () if w_out is None else w_out.shape),
+        [when(w_out is not None and requested("w_out"), () if w_out is None else w_out.shape),
          when(p is not None, () if p is None else p.shape)],
-    )  # fmt: skip
+    )
 
 
 def _linear(given: Any) -> Tensor:
@@ -85,7 +93,8 @@ def _leaky_readout_backward(given: Any) -> tuple[Tensor, Tensor]:
 
 
 def by_name(op: Any, args: Iterable[Any]) -> SimpleNamespace:
-    """The arguments of an operator by the names of its schema; torch leaves out those at the end that are defaults."""
+    """The arguments of an operator by the names of its schema; torch leaves out those at the end
+    that are defaults."""
     given = {argument.name: argument.default_value for argument in op._schema.arguments}
     return SimpleNamespace(**given | dict(zip(given, args, strict=False)))
 
@@ -109,13 +118,15 @@ def _on_one_device(name: str, kernel: Callable[[Any], Any]) -> Callable[..., Any
     def checked(*args: Any) -> Any:
         given = by_name(op, args)
         for argument in op._schema.arguments:
-            if getattr(given, argument.name) is None and str(argument.type) == "Tensor":  # torch lets it through
+            # torch lets it through
+            if getattr(given, argument.name) is None and str(argument.type) == "Tensor":
                 raise RuntimeError(f"{argument.name}: expected a tensor, got None")
         beside = (value for key, value in vars(given).items() if key != "lengths")
         devices = {tensor.device for tensor in tensors_in(beside)}
         if len(devices) > 1:
             found = ", ".join(sorted(map(str, devices)))
-            raise RuntimeError(f"torch.ops.lsnn.{name}: expected all tensors on one device, got {found}")
+            raise RuntimeError(f"torch.ops.lsnn.{name}: expected all tensors on one device, got "
+                               f"{found}")
         return kernel(given)
 
     return checked
@@ -127,5 +138,5 @@ def kernels() -> dict[str, Callable[..., Any]]:
         "alif_forward": _forward, "alif_backward": _backward,
         "linear_events": _linear, "linear_events_backward": _linear_backward,
         "leaky_readout": _leaky_readout, "leaky_readout_backward": _leaky_readout_backward,
-    }  # fmt: skip
+    }
     return {name: _on_one_device(name, kernel) for name, kernel in found.items()}

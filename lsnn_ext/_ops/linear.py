@@ -1,4 +1,5 @@
-"""A linear map of a whole sequence: in reused memory, and by events where its input is mostly zero, as spikes are."""
+"""A linear map of a whole sequence: in reused memory, and by events where its input is mostly zero,
+as spikes are."""
 from typing import Any
 
 import torch
@@ -8,7 +9,8 @@ FEW_OUTPUTS = 32  # up to which adding the weight rows of a readout beats torch'
 
 
 class _Linear(torch.autograd.Function):
-    """x (..., I), weight (N,I), bias (N) or None -> x weight^T + bias in reused memory; events: most of x is zero."""
+    """x (..., I), weight (N,I), bias (N) or None -> x weight^T + bias in reused memory; events:
+    most of x is zero."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None, events: bool) -> Tensor:
@@ -30,9 +32,11 @@ class _Linear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         g, x_rows = g.reshape(-1, g.shape[-1]), x.reshape(-1, x.shape[-1])
         want_x, want_weight, want_bias, _ = ctx.needs_input_grad
-        if torch.is_grad_enabled():  # the backward pass is recorded, for second derivatives: by torch's own products
+        # the backward pass is recorded, for second derivatives: by torch's own products
+        if torch.is_grad_enabled():
             g_x = (g @ weight).view(x.shape) if want_x else None
-            return g_x, g.t() @ x_rows if want_weight else None, g.sum(0) if want_bias else None, None
+            return g_x, g.t() @ x_rows if want_weight else None, g.sum(
+                0) if want_bias else None, None
         g_x = None
         if want_x and weight.shape[0] <= FEW_OUTPUTS:
             g_x = torch.ops.lsnn.linear_events(g, weight.t(), None).view(x.shape)
@@ -41,11 +45,13 @@ class _Linear(torch.autograd.Function):
         if ctx.events and (want_weight or want_bias):
             g_weight, g_bias = torch.ops.lsnn.linear_events_backward(g, x_rows)
             return g_x, g_weight if want_weight else None, g_bias if want_bias else None, None
-        return g_x, torch.mm(g.t(), x_rows) if want_weight else None, g.sum(0) if want_bias else None, None
+        return g_x, torch.mm(g.t(),
+                             x_rows) if want_weight else None, g.sum(0) if want_bias else None, None
 
 
 def mostly_zero(x: Tensor) -> bool:
-    """Whether adding rows for what is not zero beats a dense product, judged by a sample of the rows (..., I)."""
+    """Whether adding rows for what is not zero beats a dense product, judged by a sample of the
+    rows (..., I)."""
     with torch.no_grad():
         rows = x.reshape(-1, x.shape[-1])
         sample = rows[:: max(1, rows.shape[0] // 512)]
@@ -53,7 +59,8 @@ def mostly_zero(x: Tensor) -> bool:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, projection: str) -> Tensor:
-    """F.linear of a whole sequence (..., I); projection: torch, or in reused memory: events, product."""
+    """F.linear of a whole sequence (..., I); projection: torch, or in reused memory: events,
+    product."""
     if projection == "torch":
         return torch.nn.functional.linear(x, weight, bias)
     return _Linear.apply(x, weight, bias, projection == "events")

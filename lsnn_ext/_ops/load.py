@@ -1,4 +1,5 @@
-"""The compiled part: whether it is there, what it knows by name, and which tensors its CPU kernels take."""
+"""The compiled part: whether it is there, what it knows by name, and which tensors its CPU kernels
+take."""
 import importlib.util
 import os
 from collections import namedtuple
@@ -24,7 +25,8 @@ available = _C is not None
 
 # Devices with kernels; "meta" stands for none, shapes only.
 DEVICES: tuple[str, ...] = ("cpu", "meta")
-# What csrc/torch/boundary.h names: the places of numbers in the lists that operators take, and the bits of their masks.
+# What csrc/torch/boundary.h names: the places of numbers in the lists that operators take, and the
+# bits of their masks.
 _named_tuple: Any = namedtuple  # of names that are known when this is imported
 Constants = _named_tuple("Constants", () if _C is None else _C.constants)
 Numbers = _named_tuple("Numbers", () if _C is None else _C.numbers)
@@ -37,20 +39,22 @@ _BITS: dict[str, dict[str, int]] = {}
 def hold_tables(compiled: Any) -> None:
     """Raises ImportError where a compiled part was made of another lsnn_ext/models.py than ours."""
     fields = "test", "ge", "scale", "reset", "when", "drive"
-    rows = [{"name": name, **{field: getattr(model, field) for field in fields}, "stop": set(model.stop)}
-            for name, model in MODELS.items()]  # fmt: skip
-    wanted = {"coefficients": list(COEFFICIENTS), "surrogates": list(SURROGATE_NAMES), "dynamics": rows}
+    models = [{"name": name, **{field: getattr(model, field) for field in fields},
+               "detach": set(model.detach)}
+            for name, model in MODELS.items()]
+    wanted = {"coefficients": list(COEFFICIENTS), "surrogates": list(SURROGATE_NAMES),
+              "dynamics": models}
     for what, expected in wanted.items():
         if (found := getattr(compiled, what)()) != expected:
             raise ImportError(
-                f"lsnn_ext._C: expected the {what} of lsnn_ext/models.py, got those of another version; "
-                f"compile it anew: {found}"
+                f"lsnn_ext._C: expected the {what} of lsnn_ext/models.py, got those of another "
+                f"version; compile it anew: {found}"
             )
 
 
 if _C is not None:
     DEVICES = ("cpu", "cuda", "meta") if _C.cuda else DEVICES
-    DYNAMICS = {row["name"]: k for k, row in enumerate(_C.dynamics())}
+    DYNAMICS = {model["name"]: k for k, model in enumerate(_C.dynamics())}
     SURROGATES = {name: k for k, name in enumerate(_C.surrogates())}
     hold_tables(_C)
     _BITS = {kind: {name: 1 << k for k, name in enumerate(names)}
@@ -68,7 +72,8 @@ def has(kind: str, value: int, name: str) -> bool:
 
 
 def solid(tensor: Tensor | None) -> Tensor | None:
-    """The tensor as its memory says: torch resolves lazy negation, and zeros without memory, but in lists with None."""
+    """The tensor as its memory says: torch resolves lazy negation, and zeros without memory, but in
+    lists with None."""
     if tensor is None or torch.compiler.is_compiling():
         return tensor
     if is_zero_tensor(tensor):
@@ -76,7 +81,7 @@ def solid(tensor: Tensor | None) -> Tensor | None:
     return tensor.resolve_neg() if tensor.is_neg() else tensor
 
 
-def compiled_rows() -> list[dict[str, Any]]:
+def compiled_models() -> list[dict[str, Any]]:
     """The compiled table of models, in the words of models.Model."""
     if _C is None:
         raise RuntimeError(f"lsnn_ext: the compiled part is missing ({load_error})")
@@ -84,18 +89,25 @@ def compiled_rows() -> list[dict[str, Any]]:
 
 
 def cpu_kernels(x: Tensor) -> bool:
-    """Whether the CPU kernels run what lies where x does: tests have the CUDA kernels emulated for such tensors."""
+    """Whether the CPU kernels run what lies where x does: tests have the CUDA kernels emulated for
+    such tensors."""
     return x.device.type == "cpu" and not (_C.emulator and "LSNN_EMULATE" in os.environ)
 
 
-def plain(x: Tensor, weight: Tensor) -> bool:
+def cpu_operators_take(x: Tensor, weight: Tensor) -> bool:
     """Whether operators that only the CPU kernels have take x and weight."""
     return not (
-        not available or type(x) is not Tensor or torch.compiler.is_compiling() or not cpu_kernels(x)
-        or torch.is_autocast_enabled("cpu") or x.dtype not in (torch.float32, torch.float64) or x.dtype != weight.dtype
-    )  # fmt: skip
+        not available or type(x) is not Tensor or torch.compiler.is_compiling()
+        or not cpu_kernels(x)
+        or torch.is_autocast_enabled("cpu") or x.dtype not in (torch.float32, torch.float64)
+        or x.dtype != weight.dtype
+    )
 
 
 def reused(x: Tensor, weight: Tensor) -> bool:
-    """Whether operators that reuse memory take x (..., I) and weight (N, I): plain, and long enough to be worth it."""
-    return plain(x, weight) and x.numel() // max(1, x.shape[-1]) * weight.shape[0] >= 1 << 18
+    """Whether operators that reuse memory take x (..., I) and weight (N, I): as above, and long
+    enough to be worth it."""
+    return (
+        cpu_operators_take(x, weight)
+        and x.numel() // max(1, x.shape[-1]) * weight.shape[0] >= 1 << 18
+    )

@@ -1,4 +1,5 @@
-"""The readout alone: a leaky integrator, p_t = k p_{t-1} + (1 - k) x_t, differentiable to any order.
+"""The readout alone: a leaky integrator, p_t = k p_{t-1} + (1 - k) x_t, differentiable to any
+order.
 
 The map is linear in x and p. So its backward pass is another linear map, whose own backward pass is
 the first one again: each of the two calls the other.
@@ -63,7 +64,8 @@ class LeakyReadoutBackward(torch.autograd.Function):
 def leaky_readout(x: Tensor, p: Tensor | None, k: float) -> tuple[Tensor, Tensor]:
     """The operator, under autograd where somebody wants a gradient."""
     wanted = torch.is_grad_enabled() and (x.requires_grad or (p is not None and p.requires_grad))
-    if wanted or not torch.compiler.is_compiling() and is_forward_mode():  # the bare operator would drop tangents
+    # the bare operator would drop tangents
+    if wanted or not torch.compiler.is_compiling() and is_forward_mode():
         return LeakyReadout.apply(x, p, k)
     with torch.no_grad():
         return _called(torch.ops.lsnn.leaky_readout, x, p, k)

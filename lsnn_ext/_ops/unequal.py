@@ -4,8 +4,8 @@ from .autograd import Outputs, Settings, Tensors, recurrence_in_order
 
 # The axis of the batch in what the operator takes and returns.
 _BATCH_IN = {"x": 1, "v": 0, "a": 0, "i": 0, "r": 0, "z": 1, "x_bits": 1, "p": 0}
-_BATCH_OUT = {"spikes": 1, "v": 0, "a": 0, "i": 0, "r": 0, "z": 1, "trace_v": 1, "trace_a": 1, "threshold": 1,
-              "p": 1, "p_last": 0}  # fmt: skip
+_BATCH_OUT = {"spikes": 1, "v": 0, "a": 0, "i": 0, "r": 0, "z": 1, "trace_v": 1, "trace_a": 1,
+              "threshold": 1, "p": 1, "p_last": 0}
 
 
 def recurrence(t: Tensors, settings: Settings, lengths: Lengths | None) -> Outputs:
@@ -17,9 +17,11 @@ def recurrence(t: Tensors, settings: Settings, lengths: Lengths | None) -> Outpu
         return recurrence_in_order(t, settings)
     given = {name: getattr(t, name) for name in _BATCH_IN}
     out = recurrence_in_order(t._replace(**{
-        name: None if value is None else lengths.sort(value, _BATCH_IN[name]) for name, value in given.items()
-    }), settings)  # fmt: skip
+        name: None if value is None else lengths.sort(value, _BATCH_IN[name])
+        for name, value in given.items()
+    }), settings)
     found = {name: getattr(out, name) for name in _BATCH_OUT}
     return out._replace(**{  # what was not asked for has the shape (0,)
-        name: lengths.restore(value, _BATCH_OUT[name]) if value.dim() > 1 else value for name, value in found.items()
-    })  # fmt: skip
+        name: lengths.restore(value, _BATCH_OUT[name]) if value.dim() > 1 else value
+        for name, value in found.items()
+    })

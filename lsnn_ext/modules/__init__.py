@@ -1,4 +1,5 @@
-"""The layers: parameters, shapes and state around functional.alif; nothing is computed in loops over time here."""
+"""The layers: parameters, shapes and state around functional.alif; nothing is computed in loops
+over time here."""
 from .alif import ALIF, LIF
 from .lsnn import LSNN, LSNNState
 from .readout import LeakyReadout

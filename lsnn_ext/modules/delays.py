@@ -1,4 +1,5 @@
-"""Delays of each synapse, in a buffer that anybody may change: their distinct values are those of now."""
+"""Delays of each synapse, in a buffer that anybody may change: their distinct values are those of
+now."""
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,10 +14,12 @@ if TYPE_CHECKING:
 
 
 def set_delay(layer: "Recurrent", delay: int | Tensor, device: torch.device | str | None) -> None:
-    """Gives a new layer its delay: an int, or a buffer for integers (N, N), which reset_delay fills."""
+    """Gives a new layer its delay: an int, or a buffer for integers (N, N), which reset_delay
+    fills."""
     N = layer.hidden_size
     if isinstance(delay, bool) or not isinstance(delay, int | Tensor):
-        raise TypeError(f"delay: expected an int or an integer tensor ({N}, {N}), got {type(delay).__name__}")
+        raise TypeError(f"delay: expected an int or an integer tensor ({N}, {N}), got "
+                        f"{type(delay).__name__}")
     if isinstance(delay, int):
         if delay < 0:
             raise ValueError(f"delay: expected extra steps >= 0, got {delay}")
@@ -45,21 +48,30 @@ def reset_delay(layer: "Recurrent") -> None:
 def current_delay(layer: "Recurrent") -> int | Delays:
     """The delay as functional.alif takes it, as it is now.
 
-    On the CPU all numbers of the buffer are looked at, and where they differ compared with those seen last, since
-    version counters miss what is written through .data or numpy. On other devices that would wait for them: there the
-    counter has to do, as nothing does inside of torch.compile; functional.alif refuses what was not seen.
+    On the CPU all numbers of the buffer are looked at, and where they differ compared with those
+    seen last, since version counters miss what is written through .data or numpy. On other devices
+    that would wait for them: there the counter has to do, as nothing does inside of torch.compile;
+    functional.alif refuses what was not seen.
     """
     delay = layer.delay
     if isinstance(delay, int):
         return delay
     if functional.readable(delay):
-        if delay.shape == (layer.hidden_size, layer.hidden_size) and delay.dtype in (torch.int64, torch.int32):
+        if delay.shape == (layer.hidden_size, layer.hidden_size) and delay.dtype in (
+            torch.int64,
+            torch.int32,
+        ):
             low, high = (int(bound) for bound in delay.aminmax())
             if low == high:
                 layer.__dict__["_distinct"] = (low,)
                 return low
         seen, distinct = layer.__dict__.get("_seen", (None, ()))
-        same = seen is not None and seen.dtype == delay.dtype and seen.shape == delay.shape and torch.equal(seen, delay)
+        same = (
+            seen is not None
+            and seen.dtype == delay.dtype
+            and seen.shape == delay.shape
+            and torch.equal(seen, delay)
+        )
         if not same:
             distinct = Delays.of(delay).distinct
             layer.__dict__["_seen"] = delay.detach().clone(), distinct

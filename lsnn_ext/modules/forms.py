@@ -38,15 +38,18 @@ def joined(outs: list[Layered]) -> tuple[Tensor, Traces | None]:
 
 
 def bare(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a call of the module is the forward of kind and nothing else, so that nobody misses the call."""
+    """Whether a call of the module is the forward of kind and nothing else, so that nobody misses
+    the call."""
     return (
         type(module).forward is kind.forward and "forward" not in module.__dict__
-        and type(module).__call__ is nn.Module.__call__ and not has_own_call(module) and not has_hooks(module)
-    )  # fmt: skip
+        and type(module).__call__ is nn.Module.__call__ and not has_own_call(module)
+        and not has_hooks(module)
+    )
 
 
 def renew(module: nn.Module, name: str, fill: Callable[[Tensor], Any]) -> None:
-    """Has fill write into a parameter or buffer; where it is parametrized, what the module shows becomes the result."""
+    """Has fill write into a parameter or buffer; where it is parametrized, what the module shows
+    becomes the result."""
     if name in module._parameters or name in module._buffers:
         fill(getattr(module, name))
     elif parametrize.is_parametrized(module, name):
@@ -54,5 +57,6 @@ def renew(module: nn.Module, name: str, fill: Callable[[Tensor], Any]) -> None:
         fill(value)
         setattr(module, name, value)  # through right_inverse of the parametrization
     else:
-        raise RuntimeError(f"{name}: expected a parameter to set anew, got a tensor that is computed from others, as "
+        raise RuntimeError(f"{name}: expected a parameter to set anew, got a tensor that is "
+                           f"computed from others, as "
                            "by pruning; remove that first")

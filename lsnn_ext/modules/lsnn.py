@@ -1,4 +1,5 @@
-"""LSNN: the paper's network, regular and adaptive neurons in one recurrent layer with a leaky readout."""
+"""LSNN: the paper's network, regular and adaptive neurons in one recurrent layer with a leaky
+readout."""
 from collections.abc import Iterable
 from typing import ClassVar, NamedTuple
 
@@ -29,8 +30,8 @@ make_savable(LSNNState)
 def _parts(state: LSNNState | None) -> tuple[State | None, Tensor | None]:
     """The states of the neurons and of the readout."""
     if state is not None and not isinstance(state, LSNNState):
-        raise TypeError(f"state: expected an LSNNState{LSNNState._fields}, as an LSNN returns it, got "
-                        f"{type(state).__name__}")
+        raise TypeError(f"state: expected an LSNNState{LSNNState._fields}, as an LSNN returns it, "
+                        f"got {type(state).__name__}")
     return (None, None) if state is None else state
 
 
@@ -38,75 +39,83 @@ class LSNN(nn.Module):
     """The long short-term memory network of spiking neurons of Bellec et al. 2018.
 
     input_size, output_size   channels in and out
-    n_regular, n_adaptive     neurons without (beta = 0 in equation (4)) and with adaptation, in this order; N in all
-    tau_mem, tau_adapt, beta, threshold, refractory, autapses   as in ALIF; None: the paper's for sequential MNIST, 20
-                 and 700 ms, 1.8, 0.01, 5 steps, False.  With another row of dynamics than "lsnn" they have to be given.
-                 beta: a number, one for each adaptive neuron, or (N,) with 0 for the regular ones
+    n_regular, n_adaptive     neurons without (beta = 0 in equation (4)) and with adaptation, in
+                              this order; N in all
+    tau_mem, tau_adapt, beta, threshold, refractory, autapses as in ALIF; None: the paper's for
+                 sequential MNIST, 20 and 700 ms, 1.8, 0.01, 5 steps, False. With another model than
+                 "lsnn" they have to be given. beta: a number, one for each adaptive neuron, or (N,)
+                 with 0 for the regular ones
     delay        extra delay of the recurrent spikes in steps, an int or integers (N, N)
     tau_out      time constant of the readout, ms
     bias         of the input, off as in the paper
     learn        as in ALIF; "beta" gives the regular neurons adaptation too
-    dynamics, dt, surrogate, dampening, batch_first, checkpoint_every, saved_dtype, device, dtype: as in ALIF
+    dynamics, dt, surrogate, dampening, batch_first, checkpoint_every, saved_dtype, device, dtype:
+    as in ALIF
 
-    The parts are `neurons` (ALIF) and `readout` (LeakyReadout). Both run in one operator, unless a call of one of them
-    would do more than its forward: hooks, another forward, another module in its place.
-    Raises ValueError or TypeError naming the argument for what is out of range.
+    The parts are `neurons` (ALIF) and `readout` (LeakyReadout). Both run in one operator, unless a
+    call of one of them would do more than its forward: hooks, another forward, another module in
+    its place. Raises ValueError or TypeError naming the argument for what is out of range.
     """
 
-    _paper: ClassVar = {"tau_mem": 20.0, "tau_adapt": 700.0, "beta": 1.8, "threshold": 0.01, "refractory": 5,
-                        "autapses": False}
+    _paper: ClassVar = {"tau_mem": 20.0, "tau_adapt": 700.0, "beta": 1.8, "threshold": 0.01,
+                        "refractory": 5, "autapses": False}
 
     def __init__(self, input_size: int, n_regular: int, n_adaptive: int, output_size: int, *,
                  tau_mem: Coefficient | None = None, tau_adapt: Coefficient | None = None,
-                 beta: Coefficient | None = None, threshold: Coefficient | None = None, refractory: int | None = None,
-                 delay: int | Tensor = 0, tau_out: float = 20.0,
+                 beta: Coefficient | None = None, threshold: Coefficient | None = None,
+                 refractory: int | None = None, delay: int | Tensor = 0, tau_out: float = 20.0,
                  dynamics: str = "lsnn", dt: float = 1.0, surrogate: str | None = None,
                  dampening: float | None = None, bias: bool = False, batch_first: bool = False,
-                 learn: Iterable[str] = (), autapses: bool | None = None, checkpoint_every: int | str | None = None,
-                 saved_dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+                 learn: Iterable[str] = (), autapses: bool | None = None,
+                 checkpoint_every: int | str | None = None, saved_dtype: torch.dtype | None = None,
+                 device: torch.device | str | None = None,
                  dtype: torch.dtype | None = None) -> None:
         super().__init__()
         for name, size in (("n_regular", n_regular), ("n_adaptive", n_adaptive)):
             whole(name, size, 0)
         if n_regular + n_adaptive == 0:
-            raise ValueError("n_adaptive: expected one neuron or more in all, got 0 with n_regular 0")
+            raise ValueError("n_adaptive: expected one neuron or more in all, got 0 with n_regular "
+                             "0")
         self.n_regular, self.n_adaptive = n_regular, n_adaptive
         own = chosen(type(self).__name__, dynamics, self._paper, {
-            "tau_mem": tau_mem, "tau_adapt": tau_adapt, "beta": beta, "threshold": threshold, "refractory": refractory,
-            "autapses": autapses})
+            "tau_mem": tau_mem, "tau_adapt": tau_adapt, "beta": beta, "threshold": threshold,
+            "refractory": refractory, "autapses": autapses})
         own["beta"] = self._betas(own["beta"], dtype)
-        self.neurons = ALIF(input_size, n_regular + n_adaptive, bias=bias, batch_first=batch_first, dynamics=dynamics,
-                            delay=delay, dt=dt, surrogate=surrogate, dampening=dampening, learn=learn,
-                            checkpoint_every=checkpoint_every, saved_dtype=saved_dtype, device=device, dtype=dtype,
-                            **own)
-        self.readout = LeakyReadout(n_regular + n_adaptive, output_size, tau_out, dt=dt, batch_first=batch_first,
-                                    device=device, dtype=dtype)
+        self.neurons = ALIF(input_size, n_regular + n_adaptive, bias=bias, batch_first=batch_first,
+                            dynamics=dynamics, delay=delay, dt=dt, surrogate=surrogate,
+                            dampening=dampening, learn=learn, checkpoint_every=checkpoint_every,
+                            saved_dtype=saved_dtype, device=device, dtype=dtype, **own)
+        self.readout = LeakyReadout(n_regular + n_adaptive, output_size, tau_out, dt=dt,
+                                    batch_first=batch_first, device=device, dtype=dtype)
 
     def _betas(self, beta: Coefficient, dtype: torch.dtype | None) -> Tensor:
         """beta of all neurons, that of the regular ones 0."""
         regular, adaptive = self.n_regular, self.n_adaptive
         shapes = ((), (adaptive,), (regular + adaptive,))
-        given = constant("beta", beta, shapes, torch.get_default_dtype() if dtype is None else dtype)
+        given = constant("beta", beta, shapes, torch.get_default_dtype() if dtype is None
+                         else dtype)
         if given.dim() == 0 or given.shape == (adaptive,):
             return torch.cat([given.new_zeros(regular), given.expand(adaptive)])
         if not given.is_meta and bool(given[:regular].any()):
-            raise ValueError(f"beta: expected 0 for the n_regular = {regular} first neurons, which do not adapt, got "
-                             f"{given[:regular].tolist()}")
+            raise ValueError(f"beta: expected 0 for the n_regular = {regular} first neurons, which "
+                             f"do not adapt, got {given[:regular].tolist()}")
         return given
 
     def reset_parameters(self) -> None:
-        """Draws all weights anew, as in the paper's code; the rest as the network was made, see ALIF."""
+        """Draws all weights anew, as in the paper's code; the rest as the network was made, see
+        ALIF."""
         self.neurons.reset_parameters()
         self.readout.reset_parameters()
 
     def forward(self, x: Sequence, state: LSNNState | None = None, *, return_spikes: bool = False,
                 ) -> tuple[Sequence, LSNNState] | tuple[Sequence, LSNNState, Sequence]:
-        """x (T, B, I), (B, T, I) with batch_first, (T, I) unbatched, or a PackedSequence -> (readout, state[, spikes]).
+        """x (T, B, I), (B, T, I) with batch_first, (T, I) unbatched, or a PackedSequence ->
+        (readout, state[, spikes]).
 
-        readout has output_size channels in the form of x, spikes (return_spikes=True, to regularise rates) N channels.
-        The state of a PackedSequence is that of each sequence's own last step, in the order it was given.
-        state None is all zeros.  Raises ValueError for wrong shapes and TypeError for an x that is none of these, or
-        for a state that is no LSNNState.
+        readout has output_size channels in the form of x, spikes (return_spikes=True, to regularise
+        rates) N channels. The state of a PackedSequence is that of each sequence's own last step,
+        in the order it was given. state None is all zeros. Raises ValueError for wrong shapes and
+        TypeError for an x that is none of these, or for a state that is no LSNNState.
         """
         if not isinstance(x, PackedSequence):
             check_tensor("x", x, " or a PackedSequence")
@@ -117,13 +126,14 @@ class LSNN(nn.Module):
             y, p = readout(spikes, p)
         else:
             readout.check_state(p, readout.batch_of(x))
-            asked = {"w_out": readout.weight, "k_out": readout.decay, "spikes": return_spikes}
+            requested = {"w_out": readout.weight, "k_out": readout.decay, "spikes": return_spikes}
             if isinstance(x, PackedSequence):
-                out = neurons._packed(x, carried, False, p, **asked)
+                out = neurons._packed(x, carried, False, p, **requested)
             else:
-                out = neurons._dense(x, carried, False, p, **asked)
+                out = neurons._dense(x, carried, False, p, **requested)
             end, p = out.state, given(out.readout_state)
-            value = given(out.readout) if readout.bias is None else given(out.readout) + readout.bias
+            value = given(out.readout) if readout.bias is None else given(
+                out.readout) + readout.bias
             y, spikes = value, out.spikes
             if isinstance(x, PackedSequence):
                 y = repacked(value, x)
@@ -132,19 +142,21 @@ class LSNN(nn.Module):
         return (y, after, spikes) if return_spikes else (y, after)
 
     def _one_operator(self) -> bool:
-        """Whether nobody could see a difference between calls of the parts and one call that computes both."""
+        """Whether nobody could see a difference between calls of the parts and one call that
+        computes both."""
         neurons, readout = self.neurons, self.readout
         return (
             bare(neurons, Recurrent) and bare(readout, LeakyReadout) and neurons.num_layers == 1
             and not neurons.bidirectional and neurons.batch_first == readout.batch_first
-        )  # fmt: skip
+        )
 
     def step(self, x_t: Tensor, state: LSNNState | None = None) -> tuple[Tensor, LSNNState]:
-        """One step, for control loops: x_t (B, I) or (I,) -> readout (B, output_size) or (output_size,), and the state.
+        """One step, for control loops: x_t (B, I) or (I,) -> readout (B, output_size) or
+        (output_size,), and the state.
 
-        It equals forward on a sequence of one step, and T such calls give what one call on the sequence gives.
-        state None is all zeros.  Raises ValueError for wrong shapes and TypeError for an x_t that is none, or for a
-        state that is no LSNNState.
+        It equals forward on a sequence of one step, and T such calls give what one call on the
+        sequence gives. state None is all zeros. Raises ValueError for wrong shapes and TypeError
+        for an x_t that is none, or for a state that is no LSNNState.
         """
         check_tensor("x_t", x_t)
         carried, p = _parts(state)

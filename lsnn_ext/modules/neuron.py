@@ -1,4 +1,5 @@
-"""The constants of a layer: what stands for those left out, and checks, when they are given and when they are used."""
+"""The constants of a layer: what stands for those left out, and checks, when they are given and
+when they are used."""
 import math
 from collections.abc import Iterable
 from numbers import Real
@@ -10,7 +11,8 @@ from torch import Tensor
 from .. import functional
 from ..models import Coefficient, Origin, named_model
 
-_BY_NAME = "; what is True or False, as bias is, is given by its name"  # nn.Linear takes bias at the third place
+# nn.Linear takes bias at the third place
+_BY_NAME = "; what is True or False, as bias is, is given by its name"
 
 
 def whole(name: str, value: Any, least: int) -> None:
@@ -54,20 +56,26 @@ def _own_values(origin: Origin, names: list[str]) -> str:
     return f"{origin.whose} has {values}{beyond}"
 
 
-def chosen(kind: str, dynamics: str, paper: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """given, with the paper's values for what is None; with another model's equations nothing may be None."""
+def chosen(
+    kind: str, dynamics: str, paper: dict[str, Any], given: dict[str, Any]
+) -> dict[str, Any]:
+    """given, with the paper's values for what is None; with another model's equations nothing may
+    be None."""
     origin = named_model(dynamics).origin
     missing = [name for name, value in given.items() if value is None]
     if missing and dynamics != "lsnn":
         raise TypeError(
-            f"{', '.join(missing)}: expected to be given with dynamics={dynamics!r}, as the defaults of {kind} are "
-            f"those of the LSNN paper, got none; {_own_values(origin, missing)}"
+            f"{', '.join(missing)}: expected to be given with dynamics={dynamics!r}, as the "
+            f"defaults of {kind} are those of the LSNN paper, got none; "
+            f"{_own_values(origin, missing)}"
         )
     return {name: paper[name] if value is None else value for name, value in given.items()}
 
 
-def constant(name: str, value: Coefficient, shapes: Iterable[tuple[int, ...]], dtype: torch.dtype) -> Tensor:
-    """The value on the CPU, apart from the caller's; checked as it will be in dtype. A meta tensor has none and stays.
+def constant(name: str, value: Coefficient, shapes: Iterable[tuple[int, ...]],
+             dtype: torch.dtype) -> Tensor:
+    """The value on the CPU, apart from the caller's; checked as it will be in dtype. A meta tensor
+    has none and stays.
 
     Numbers stay in float64, so that a layer which is made anew in another dtype rounds once.
     """
@@ -81,12 +89,15 @@ def constant(name: str, value: Coefficient, shapes: Iterable[tuple[int, ...]], d
         raise TypeError(f"{name}: expected real numbers, got {kept.dtype}")
     if kept.shape not in tuple(shapes):
         wanted = " or ".join(str(shape) for shape in shapes if shape)
-        raise ValueError(f"{name}: expected a number or shape {wanted}, got shape {tuple(kept.shape)}")
+        raise ValueError(f"{name}: expected a number or shape {wanted}, got shape "
+                         f"{tuple(kept.shape)}")
     if not kept.is_meta:
         data = kept.to(dtype)
         if not bool(data.isfinite().all()):
-            raise ValueError(f"{name}: expected finite numbers, got {data[~data.isfinite()][0].item()}")
-        if name != "beta" and not bool((data > 0).all()):  # a negative beta is the paper's family too (ELIF)
+            raise ValueError(f"{name}: expected finite numbers, got "
+                             f"{data[~data.isfinite()][0].item()}")
+        # a negative beta is the paper's family too (ELIF)
+        if name != "beta" and not bool((data > 0).all()):
             raise ValueError(f"{name}: expected numbers > 0, got {data.min().item()}")
     return kept
 
@@ -94,7 +105,8 @@ def constant(name: str, value: Coefficient, shapes: Iterable[tuple[int, ...]], d
 def put(name: str, target: Tensor, value: Tensor) -> None:
     """Writes a constant into a parameter or buffer, of whatever device and dtype."""
     if value.is_meta and not target.is_meta:
-        raise RuntimeError(f"{name}: expected the numbers that the layer was made with, got a meta tensor, which has "
+        raise RuntimeError(f"{name}: expected the numbers that the layer was made with, got a meta "
+                           f"tensor, which has "
                            "none; make it on the CPU, also where the layer is made on meta")
     if value.dim():
         target.copy_(value)
@@ -103,10 +115,11 @@ def put(name: str, target: Tensor, value: Tensor) -> None:
 
 
 def hold_range(kind: str, name: str, value: Tensor, is_learned: bool) -> None:
-    """Raises ValueError where a constant in use has left its range; looks on the CPU only, and where nobody compiles.
+    """Raises ValueError where a constant in use has left its range; looks on the CPU only, and
+    where nobody compiles.
 
-    Training does that: a step of the optimizer carries a small threshold or time constant through zero, and the next
-    pass would make everything NaN.
+    Training does that: a step of the optimizer carries a small threshold or time constant through
+    zero, and the next pass would make everything NaN.
     """
     if not functional.readable(value):
         return
@@ -119,8 +132,10 @@ def hold_range(kind: str, name: str, value: Tensor, is_learned: bool) -> None:
     bad = int((~value.isfinite() | (value <= least)).reshape(-1).nonzero()[0])
     where = f" at neuron {bad}" if value.dim() else ""
     remedy = (
-        f"; the last step of an optimizer, or the loss, has carried what this {kind} learns out of its range: go back "
-        f"to a state before it, and clamp {name} after each step (under torch.no_grad()), give it a smaller learning "
+        f"; the last step of an optimizer, or the loss, has carried what this {kind} learns out of "
+        f"its range: go back to a state before it, and clamp {name} after each step (under "
+        f"torch.no_grad()), give it a smaller learning "
         "rate, or learn its logarithm with torch.nn.utils.parametrize"
     ) if is_learned else ""
-    raise ValueError(f"{name}: expected {wanted} in {kind}, got {float(value.reshape(-1)[bad]):.6g}{where}{remedy}")
+    raise ValueError(f"{name}: expected {wanted} in {kind}, got "
+                     f"{float(value.reshape(-1)[bad]):.6g}{where}{remedy}")

@@ -13,7 +13,8 @@ from .neuron import chosen, flag, learned, positive, whole
 
 @dataclass(frozen=True)
 class Options:
-    """The arguments of ALIF and LIF, which explain them; neuron: those that are coefficients, or become some."""
+    """The arguments of ALIF and LIF, which explain them; neuron: those that are coefficients, or
+    become some."""
 
     num_layers: int
     bias: bool
@@ -36,15 +37,20 @@ class Options:
     dtype: torch.dtype | None
 
     def checked(self, kind: str, paper: dict[str, Any]) -> "Options":
-        """With a value for what was left out; raises TypeError or ValueError naming the argument."""
+        """With a value for what was left out; raises TypeError or ValueError naming the
+        argument."""
         flag("recurrent", self.recurrent)
         synapses = {"autapses": self.autapses} if self.recurrent else {}
         if not self.recurrent:
             if self.autapses is not None:
-                raise ValueError(f"autapses: expected None with recurrent=False, got {self.autapses}")
+                raise ValueError(f"autapses: expected None with recurrent=False, got "
+                                 f"{self.autapses}")
             if isinstance(self.delay, Tensor) or self.delay != 0:
-                raise ValueError("delay: expected 0 with recurrent=False, got delays of recurrent spikes")
-        own = chosen(kind, self.dynamics, paper, {**self.neuron, "refractory": self.refractory, **synapses})
+                raise ValueError("delay: expected 0 with recurrent=False, got delays of recurrent "
+                                 "spikes")
+        own = chosen(
+            kind, self.dynamics, paper, {**self.neuron, "refractory": self.refractory, **synapses}
+        )
         refractory, autapses = own.pop("refractory"), own.pop("autapses", False)
         whole("num_layers", self.num_layers, 1)
         whole("refractory", refractory, 0)
@@ -54,7 +60,8 @@ class Options:
         if isinstance(self.dropout, bool) or not 0 <= self.dropout <= 1:
             raise ValueError(f"dropout: expected a probability from 0 to 1, got {self.dropout}")
         if self.dropout > 0 and self.num_layers == 1:
-            warnings.warn("dropout acts between layers, so it does nothing with num_layers=1", stacklevel=4)
+            warnings.warn("dropout acts between layers, so it does nothing with num_layers=1",
+                          stacklevel=4)
         if self.dampening is not None:
             positive("dampening", self.dampening)
         positive("dt", self.dt)
@@ -64,4 +71,4 @@ class Options:
         if not dtype.is_floating_point:
             raise ValueError(f"dtype: expected a floating point dtype, got {dtype}")
         return replace(self, neuron=own, refractory=refractory, autapses=autapses, dtype=dtype,
-                       learn=learned(self.learn, self.neuron))  # fmt: skip
+                       learn=learned(self.learn, self.neuron))

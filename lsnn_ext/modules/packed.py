@@ -1,4 +1,5 @@
-"""PackedSequence: sequences of unequal length, sorted by falling length, as tensors (T, B, .) and lengths (B,)."""
+"""PackedSequence: sequences of unequal length, sorted by falling length, as tensors (T, B, .) and
+lengths (B,)."""
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,7 +13,8 @@ from .forms import given, rows
 
 
 class _Permuted(torch.autograd.Function):
-    """Rows (n, k) in another order; its gradient is the same with the inverse order, and writes each row once."""
+    """Rows (n, k) in another order; its gradient is the same with the inverse order, and writes
+    each row once."""
 
     @staticmethod
     def forward(values: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
@@ -30,7 +32,8 @@ class _Permuted(torch.autograd.Function):
 
 
 def flipped(value: Tensor, lengths: Tensor | None) -> Tensor:
-    """Each sequence of (T, B, N) backwards in time, in the steps that it has; lengths (B,): all have T where None."""
+    """Each sequence of (T, B, N) backwards in time, in the steps that it has; lengths (B,): all
+    have T where None."""
     if lengths is None:
         return value.flip(0)
     T, B, N = value.shape
@@ -66,7 +69,11 @@ class _Group(NamedTuple):
 
     def packed(self, padded: Tensor) -> Tensor:
         """The other way round."""
-        return padded.flatten(0, 1) if self.is_even else pack_padded_sequence(padded, self.lengths).data
+        return (
+            padded.flatten(0, 1)
+            if self.is_even
+            else pack_padded_sequence(padded, self.lengths).data
+        )
 
 
 def _lengths(batch_sizes: Tensor) -> Tensor:
@@ -86,7 +93,8 @@ def _groups(lengths: Tensor) -> list[_Group]:
 
 
 def _order(groups: list[_Group], lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each row of all sequences, packed, lies in the rows of the groups, packed one after the other; inverse."""
+    """Where each row of all sequences, packed, lies in the rows of the groups, packed one after the
+    other; inverse."""
     T, B = int(lengths[0]), len(lengths)
     runs = torch.arange(T)[:, None] < lengths
     place, n = torch.zeros(T, B, dtype=torch.int64), 0
@@ -102,14 +110,19 @@ def _order(groups: list[_Group], lengths: Tensor) -> tuple[Tensor, Tensor]:
 def run_packed(
     x: PackedSequence, state: State | None, p: Tensor | None,
     run: Callable[[Tensor, Tensor | None, State | None, Tensor | None], Layered],
-) -> Layered:  # fmt: skip
-    """Calls run(x (T, B, I), lengths or None, state, p) for sequences of similar length, and packs what comes back.
+) -> Layered:
+    """Calls run(x (T, B, I), lengths or None, state, p) for sequences of similar length, and packs
+    what comes back.
 
     The results have rows as x.data; states are in the order in which the sequences were given.
     """
     lengths = _lengths(x.batch_sizes)
     if x.sorted_indices is not None:
-        state = None if state is None else State(*(leaf.index_select(-2, x.sorted_indices) for leaf in state))
+        state = (
+            None
+            if state is None
+            else State(*(leaf.index_select(-2, x.sorted_indices) for leaf in state))
+        )
         p = None if p is None else p.index_select(0, x.sorted_indices)
     groups = _groups(lengths)
     order: list[Tensor] = []
@@ -118,11 +131,13 @@ def run_packed(
         order = [index.to(data.device) for index in _order(groups, lengths)]
         data = _Permuted.apply(data, *reversed(order))
     outs: list[Layered] = []
-    for group, own in zip(groups, data.split([int(group.lengths.sum()) for group in groups]), strict=True):
+    for group, own in zip(groups, data.split([int(group.lengths.sum()) for group in groups]),
+                          strict=True):
         first, last = group.first, group.last
         own_state = None if state is None else rows(state, first, last)
         own_p = None if p is None else p[first:last]
-        outs.append(run(group.padded(own), None if group.is_even else group.lengths, own_state, own_p))
+        outs.append(run(group.padded(own), None if group.is_even else group.lengths, own_state,
+                        own_p))
 
     def packed(values: list[Tensor | None]) -> Tensor | None:
         if values[0] is None:
@@ -145,7 +160,7 @@ def run_packed(
     return Layered(
         packed([out.spikes for out in outs]), end, traces, packed([out.readout for out in outs]),
         unsorted([out.readout_state for out in outs], 0),
-    )  # fmt: skip
+    )
 
 
 def given_traces(out: Layered) -> Traces:

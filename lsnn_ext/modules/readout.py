@@ -12,20 +12,22 @@ from .neuron import flag, positive, whole
 
 
 class LeakyReadout(nn.Module):
-    """y_t = W p_t + b with the filtered spikes p_t = k p_{t-1} + (1 - k) z_t, k = exp(-dt / tau) (Bellec et al. 2018).
+    """y_t = W p_t + b with the filtered spikes p_t = k p_{t-1} + (1 - k) z_t, k = exp(-dt / tau)
+    (Bellec et al. 2018).
 
     n, output_size   channels in and out
     tau              time constant of the filter in the unit of dt (ms), > 0, default 20
     dt               duration of a step (ms), default 1
     batch_first      x is (B, T, n) instead of (T, B, n)
 
-    weight (output_size, n) is drawn as in the paper's code (Glorot uniform), bias (output_size,) is 0.  The filter and
-    the product commute, so the product comes first and the filter runs over output_size channels only.
-    Raises ValueError naming the argument for what is out of range.
+    weight (output_size, n) is drawn as in the paper's code (Glorot uniform), bias (output_size,) is
+    0. The filter and the product commute, so the product comes first and the filter runs over
+    output_size channels only. Raises ValueError naming the argument for what is out of range.
     """
 
-    def __init__(self, n: int, output_size: int, tau: float = 20.0, *, dt: float = 1.0, bias: bool = True,
-                 batch_first: bool = False, device: torch.device | str | None = None,
+    def __init__(self, n: int, output_size: int, tau: float = 20.0, *, dt: float = 1.0,
+                 bias: bool = True, batch_first: bool = False,
+                 device: torch.device | str | None = None,
                  dtype: torch.dtype | None = None) -> None:
         super().__init__()
         for name, size in (("n", n), ("output_size", output_size)):
@@ -34,9 +36,11 @@ class LeakyReadout(nn.Module):
             positive(name, value)
         for name, value in (("bias", bias), ("batch_first", batch_first)):
             flag(name, value)
-        self.n, self.output_size, self.tau, self.dt, self.batch_first = n, output_size, tau, dt, batch_first
+        self.n, self.output_size, self.tau, self.dt, self.batch_first = (
+            n, output_size, tau, dt, batch_first)
         self.weight = nn.Parameter(torch.empty(output_size, n, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.empty(output_size, device=device, dtype=dtype)) if bias else None
+        self.bias = nn.Parameter(torch.empty(output_size, device=device,
+                                             dtype=dtype)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -53,10 +57,13 @@ class LeakyReadout(nn.Module):
 
     def extra_repr(self) -> str:
         """Sizes and time constant."""
-        return f"{self.n}, {self.output_size}, tau={self.tau}" + (", batch_first=True" if self.batch_first else "")
+        return f"{self.n}, {self.output_size}, tau={self.tau}" + (
+            ", batch_first=True" if self.batch_first else ""
+        )
 
     def check_state(self, state: Tensor | None, batch: tuple[int, ...]) -> None:
-        """Raises ValueError for a state of another shape than (B, output_size), or (output_size,) unbatched."""
+        """Raises ValueError for a state of another shape than (B, output_size), or (output_size,)
+        unbatched."""
         want = (*batch, self.output_size)
         if state is not None and not isinstance(state, Tensor):
             raise TypeError(f"state: expected a tensor of shape {want}, got {type(state).__name__}")
@@ -71,11 +78,13 @@ class LeakyReadout(nn.Module):
 
     def forward(self, x: Tensor | PackedSequence, state: Tensor | None = None,
                 ) -> tuple[Tensor | PackedSequence, Tensor]:
-        """x (T, B, n), (B, T, n) with batch_first, (T, n) unbatched, or a PackedSequence -> (y, state).
+        """x (T, B, n), (B, T, n) with batch_first, (T, n) unbatched, or a PackedSequence -> (y,
+        state).
 
-        y has the form of x with output_size channels; state (B, output_size), unbatched (output_size,), is W p after
-        the last step, None is zero; both are float32 where x is float16 or bfloat16.
-        Raises TypeError for an x that is no tensor, ValueError for wrong shapes.
+        y has the form of x with output_size channels; state (B, output_size), unbatched
+        (output_size,), is W p after the last step, None is zero; both are float32 where x is
+        float16 or bfloat16. Raises TypeError for an x that is no tensor, ValueError for wrong
+        shapes.
         """
         if isinstance(x, PackedSequence):
             return self._packed(x, state)
@@ -97,7 +106,8 @@ class LeakyReadout(nn.Module):
     def _packed(self, x: PackedSequence, state: Tensor | None) -> tuple[PackedSequence, Tensor]:
         check_tensor("x.data", x.data)
         if x.data.dim() != 2 or x.data.shape[-1] != self.n:
-            raise ValueError(f"x: expected packed rows (sum of lengths, {self.n}), got {tuple(x.data.shape)}")
+            raise ValueError(f"x: expected packed rows (sum of lengths, {self.n}), got "
+                             f"{tuple(x.data.shape)}")
         self.check_state(state, self.batch_of(x))
         padded, lengths = pad_packed_sequence(x)  # in the order given
         y, end = functional.leaky_readout(padded, self.weight, self.decay, state, lengths)
@@ -107,17 +117,23 @@ class LeakyReadout(nn.Module):
         return pack_padded_sequence(y, lengths, enforce_sorted=sorted_too), end
 
     def step(self, x_t: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """One step, equal to forward on it: x_t (B, n) or (n,) -> y, state: (B, output_size), (output_size,)."""
+        """One step, equal to forward on it: x_t (B, n) or (n,) -> y, state: (B, output_size),
+        (output_size,)."""
         check_tensor("x_t", x_t)
         if has_hooks(self):
             time = 1 if self.batch_first and x_t.dim() == 2 else 0
             y, end = self(x_t.unsqueeze(time), state)
             return y.squeeze(time), end
         if x_t.dim() not in (1, 2) or x_t.shape[-1] != self.n:
-            raise ValueError(f"x_t: expected shape (B, {self.n}) or ({self.n},), got {tuple(x_t.shape)}")
+            raise ValueError(f"x_t: expected shape (B, {self.n}) or ({self.n},), got "
+                             f"{tuple(x_t.shape)}")
         batch = tuple(x_t.shape[:-1])
         self.check_state(state, batch)
-        x, carried = (x_t[None], state) if batch else (x_t[None, None], None if state is None else state[None])
+        x, carried = (
+            (x_t[None], state)
+            if batch
+            else (x_t[None, None], None if state is None else state[None])
+        )
         y, end = functional.leaky_readout(x, self.weight, self.decay, carried)
         y = y[0] if self.bias is None else y[0] + self.bias
         return (y, end) if batch else (y[0], end[0])

@@ -1,4 +1,5 @@
-"""What ALIF and LIF share: parameters, forms of input and state, and the way through layers and directions."""
+"""What ALIF and LIF share: parameters, forms of input and state, and the way through layers and
+directions."""
 import inspect
 import math
 from functools import partial
@@ -14,15 +15,16 @@ from ..functional import Layered, PackedSpikes
 from ..models import State, Traces
 from .delays import current_delay, reset_delay, set_delay
 from .forms import check_tensor, given, joined, renew
+from .inference import prepared_call, prepared_sequence
 from .neuron import constant, hold_range, put, whole
 from .options import Options
 from .packed import flipped, repacked, run_packed
-from .short import short_call, short_sequence
 
 Sequence: TypeAlias = Tensor | PackedSequence
 
 _HALF = (torch.float16, torch.bfloat16)
-_KEPT = ("_ready", "_seen", "_seen_there")  # attributes that follow from the others: layers made ready, delays seen
+# attributes that follow from the others: prepared layers, delays seen
+_KEPT = ("_prepared", "_seen", "_seen_there")
 
 
 class Recurrent(nn.Module):
@@ -50,18 +52,23 @@ class Recurrent(nn.Module):
                        for name, value in neuron.items() if value is not None}
         self._first_delay: Tensor | None = None
         self.delay: int | Tensor
-        self._distinct: tuple[int, ...] = ()  # of a delay that is a tensor, when it was last looked at
+        # of a delay that is a tensor, when it was last looked at
+        self._distinct: tuple[int, ...] = ()
         set_delay(self, own.delay, device)
-        ways = ("", "_reverse") if own.bidirectional else ("",)
-        self._suffixes = [f"_l{layer}{way}" for layer in range(own.num_layers) for way in ways]
+        directions = ("", "_reverse") if own.bidirectional else ("",)
+        self._suffixes = [f"_l{layer}{direction}" for layer in range(own.num_layers)
+                          for direction in directions]
         for index, suffix in enumerate(self._suffixes):
-            inputs = input_size if index <= own.bidirectional else hidden_size * (1 + own.bidirectional)
+            inputs = (
+                input_size if index <= own.bidirectional else hidden_size * (1 + own.bidirectional)
+            )
             shapes: dict[str, tuple[int, ...]] = {"weight_ih": (hidden_size, inputs)}
             if own.recurrent:
                 shapes["weight_hh"] = (hidden_size, hidden_size)
             if bias:
                 shapes["bias_ih"] = (hidden_size,)
-            for name, shape in (shapes | {name: tuple(first.shape) for name, first in self._first.items()}).items():
+            for name, shape in (shapes | {name: tuple(first.shape)
+                                          for name, first in self._first.items()}).items():
                 data = torch.empty(shape, device=device, dtype=dtype)
                 if name in neuron and name not in self.learn:
                     self.register_buffer(name + suffix, data)
@@ -70,7 +77,7 @@ class Recurrent(nn.Module):
         self.reset_parameters()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what is kept ready: a copy or a pickle is the layer alone."""
+        """Without its prepared layers: a copy or a pickle is the layer alone."""
         return {name: value for name, value in self.__dict__.items() if name not in _KEPT}
 
     def _apply(self, *arguments: Any, **named: Any) -> "Recurrent":
@@ -79,15 +86,17 @@ class Recurrent(nn.Module):
         return super()._apply(*arguments, **named)
 
     def reset_parameters(self) -> None:
-        """Weights N(0, 1) / sqrt(fan in), as in the paper's code, biases 0; all else as the layer was made.
+        """Weights N(0, 1) / sqrt(fan in), as in the paper's code, biases 0; all else as the layer
+        was made.
 
-        Time constants, beta, threshold and delays take the values that were given to the constructor, also where they
-        have been learned or loaded since.
+        Time constants, beta, threshold and delays take the values that were given to the
+        constructor, also where they have been learned or loaded since.
         """
         with torch.no_grad():
             for suffix in self._suffixes:
                 for name in ("weight_ih", "weight_hh") if self.recurrent else ("weight_ih",):
-                    renew(self, name + suffix, lambda weight: weight.normal_(0, 1 / math.sqrt(weight.shape[1])))
+                    renew(self, name + suffix,
+                          lambda weight: weight.normal_(0, 1 / math.sqrt(weight.shape[1])))
                 if self.bias:
                     renew(self, "bias_ih" + suffix, Tensor.zero_)
                 for name, first in self._first.items():
@@ -99,8 +108,10 @@ class Recurrent(nn.Module):
         parts = [str(self.input_size), str(self.hidden_size)]
         for name, parameter in inspect.signature(type(self)).parameters.items():
             value = getattr(self, name + self._suffixes[0] if name in self._neuron else name, None)
-            if isinstance(value, Tensor):  # to 6 digits a float32 buffer shows the number it was given
-                value = f"<{tuple(value.shape)}>" if value.dim() or value.is_meta else float(f"{value.item():.6g}")
+            # to 6 digits a float32 buffer shows the number it was given
+            if isinstance(value, Tensor):
+                value = f"<{tuple(value.shape)}>" if value.dim() or value.is_meta else float(
+                    f"{value.item():.6g}")
             default = parameter.default
             if default is None and self.dynamics == "lsnn":
                 default = self._paper.get(name)
@@ -111,31 +122,37 @@ class Recurrent(nn.Module):
     def _neuron_arguments(self, suffix: str) -> dict[str, Any]:
         """Keyword arguments of functional.alif.
 
-        alpha = exp(-dt / tau_mem) and rho = exp(-dt / tau_adapt) of equations (5) and (3), theta and beta of (4).
+        alpha = exp(-dt / tau_mem) and rho = exp(-dt / tau_adapt) of equations (5) and (3), theta
+        and beta of (4).
         """
         k = {name: getattr(self, name + suffix) for name in self._neuron}
         for name, value in k.items():
             hold_range(type(self).__name__, name + suffix, value, name in self.learn)
         k = {name: value.float() if value.dtype in _HALF else value for name, value in k.items()}
-        given: dict[str, Any] = {"alpha": torch.exp(-self.dt / k["tau_mem"]), "theta": k["threshold"]}
+        given: dict[str, Any] = {"alpha": torch.exp(-self.dt / k["tau_mem"]),
+                                 "theta": k["threshold"]}
         if "beta" in k:
             given |= {"rho": torch.exp(-self.dt / k["tau_adapt"]), "beta": k["beta"]}
-        return given | {"refractory": self.refractory, "delay": current_delay(self), "dynamics": self.dynamics,
-                        "surrogate": self.surrogate, "dampening": self.dampening}
+        return given | {"refractory": self.refractory, "delay": current_delay(self),
+                        "dynamics": self.dynamics, "surrogate": self.surrogate,
+                        "dampening": self.dampening}
 
     def _recurrent_weight(self, suffix: str) -> Tensor | None:
-        """w_rec of equation (1): the stored matrix is output-major as in nn.LSTM; no neuron excites itself."""
+        """w_rec of equation (1): the stored matrix is output-major as in nn.LSTM; no neuron excites
+        itself."""
         if not self.recurrent:
             return None
         w_rec: Tensor = getattr(self, "weight_hh" + suffix).t()
         if self.autapses:
             return w_rec
-        return w_rec.masked_fill(torch.eye(self.hidden_size, dtype=torch.bool, device=w_rec.device), 0.0)
+        return w_rec.masked_fill(torch.eye(self.hidden_size, dtype=torch.bool, device=w_rec.device),
+                                 0.0)
 
     def _one_direction(self, x: Tensor | PackedSpikes, weights: tuple[Tensor, Tensor | None],
                        lengths: Tensor | None, suffix: str, initial: State | None, trace: bool,
                        **readout: Any) -> Layered:
-        """One direction of one layer over x (T, B, inputs): spikes, state, traces of the same form."""
+        """One direction of one layer over x (T, B, inputs): spikes, state, traces of the same
+        form."""
         weight, w_rec = weights
         bias = getattr(self, "bias_ih" + suffix, None)
         if isinstance(x, Tensor) and x.dtype in _HALF:
@@ -144,59 +161,72 @@ class Recurrent(nn.Module):
         if reverse and isinstance(x, Tensor):
             x = flipped(x, lengths)
         out = functional.layer(
-            x, weight, w_rec, bias=bias, state=initial, trace=trace, checkpoint_every=self.checkpoint_every,
-            saved_dtype=self.saved_dtype, lengths=lengths, **self._neuron_arguments(suffix), **readout)
+            x, weight, w_rec, bias=bias, state=initial, trace=trace,
+            checkpoint_every=self.checkpoint_every, saved_dtype=self.saved_dtype, lengths=lengths,
+            **self._neuron_arguments(suffix), **readout)
         if not reverse:
             return out
-        traces = None if out.traces is None else Traces(*(flipped(trace, lengths) for trace in out.traces))
+        traces = (
+            None
+            if out.traces is None
+            else Traces(*(flipped(trace, lengths) for trace in out.traces))
+        )
         return out._replace(spikes=flipped(given(out.spikes), lengths), traces=traces)
 
     def _run(self, inputs: Tensor, lengths: Tensor | None, state: State | None, trace: bool,
              **readout: Any) -> Layered:
-        """All layers: x, spikes and traces are (T, B, .); lengths (B,) fall, or all are T; state is stacked.
+        """All layers: x, spikes and traces are (T, B, .); lengths (B,) fall, or all are T; state is
+        stacked.
 
         readout: arguments of functional.layer, for one layer and direction.
         """
-        ways = 1 + self.bidirectional
+        directions = 1 + self.bidirectional
         x: Tensor | PackedSpikes = inputs
         after: list[State] = []
         for layer in range(self.num_layers):
             last = layer == self.num_layers - 1
             outs: list[Layered] = []
-            # Looked up once: a parametrized weight is computed each time, and spectral_norm counts how often.
+            # Looked up once: a parametrized weight is computed each time, and spectral_norm counts
+            # how often.
             weights = [(getattr(self, "weight_ih" + suffix), self._recurrent_weight(suffix))
-                       for suffix in self._suffixes[layer * ways:(layer + 1) * ways]]
+                       for suffix in self._suffixes[layer * directions:(layer + 1) * directions]]
             # Where nothing but the next layer sees the spikes a bit for each will do.
-            bits = (not last and ways == 1 and not (self.dropout and self.training)
+            bits = (not last and directions == 1 and not (self.dropout and self.training)
                     and functional.bits_pay(x, weights[0][0]))
-            asked = {"spikes": "bits"} if bits else readout
-            for way in range(ways):
-                index = layer * ways + way
+            requested = {"spikes": "bits"} if bits else readout
+            for direction in range(directions):
+                index = layer * directions + direction
                 initial = None if state is None else State(*(leaf[index] for leaf in state))
-                outs.append(self._one_direction(x, weights[way], lengths, self._suffixes[index], initial,
-                                                trace and last, **asked))
+                outs.append(self._one_direction(x, weights[direction], lengths,
+                                                self._suffixes[index], initial, trace and last,
+                                                **requested))
                 after.append(outs[-1].state)
             if last:
                 break
-            x = outs[0].packed or nn.functional.dropout(joined(outs)[0], self.dropout, self.training)
+            x = outs[0].packed or nn.functional.dropout(
+                joined(outs)[0], self.dropout, self.training
+            )
         if len(after) == 1:
             end = State(*(leaf.unsqueeze(0) for leaf in after[0]))
         else:
             end = State(*(torch.stack(leaves) for leaves in zip(*after, strict=True)))
-        if ways == 1:
+        if directions == 1:
             return outs[0]._replace(state=end)
         spikes, traces = joined(outs)
         return Layered(spikes, end, traces, None, None)
 
-    def _check(self, x: Tensor, dims: tuple[int, ...], form: str, state: State | None, batch: tuple[int, ...]) -> None:
+    def _check(self, x: Tensor, dims: tuple[int, ...], form: str, state: State | None,
+               batch: tuple[int, ...]) -> None:
         weight = self._parameters.get("weight_ih_l0")
         if weight is None:  # parametrized, or no parameter
             weight = next(self.parameters(), None)
         dtype = (self.weight_ih_l0 if weight is None else weight).dtype
         if x.dim() not in dims or x.shape[-1] != self.input_size:
-            raise ValueError(f"x: expected shape {form} with I = {self.input_size}, got {tuple(x.shape)}")
+            raise ValueError(f"x: expected shape {form} with I = {self.input_size}, got "
+                             f"{tuple(x.shape)}")
         if x.dtype != dtype and x.dtype not in _HALF:
-            raise ValueError(f"x: expected {dtype} as the parameters, float16 or bfloat16, got {x.dtype}")
+            raise ValueError(f"x: expected {dtype} as the parameters, float16 or bfloat16, got "
+                             f"{x.dtype}")
         if state is None:
             return
         if not isinstance(state, tuple) or len(state) != len(State._fields):
@@ -208,29 +238,38 @@ class Recurrent(nn.Module):
                 raise TypeError(f"state.{name}: expected a tensor, got {type(leaf).__name__}")
             given = leaf.shape[:1] + leaf.shape[2:] if name == "z" else leaf.shape
             if tuple(given) != want:
-                axes = f"({want[0]}, D, {', '.join(map(str, want[1:]))})" if name == "z" else str(want)
+                axes = f"({want[0]}, D, {', '.join(map(str, want[1:]))})" if name == "z" else str(
+                    want)
                 raise ValueError(f"state.{name}: expected shape {axes}, got {tuple(leaf.shape)}")
 
     def forward(self, x: Sequence, state: State | None = None, *, trace: bool = False,
                 ) -> tuple[Sequence, State] | tuple[Sequence, State, Traces]:
         """The whole sequence: (spikes, state), with trace=True (spikes, state, traces).
 
-        x          (T, B, I), (B, T, I) with batch_first, (T, I) unbatched, or a PackedSequence, sorted or not; of the
-                   parameters' dtype, or float16 / bfloat16, then the spikes have that dtype and the state float32
-        state      State with leaves v, a, i, r (L, B, N) and z (L, D, B, N), newest spikes first, D = 1 + the largest
-                   delay, L = num_layers * directions in the order of nn.LSTM; without B if unbatched; None is all zeros
+        x          (T, B, I), (B, T, I) with batch_first, (T, I) unbatched, or a PackedSequence,
+                   sorted or not; of the parameters' dtype, or float16 / bfloat16, then the spikes
+                   have that dtype and the state float32
+        state      State with leaves v, a, i, r (L, B, N) and z (L, D, B, N), newest spikes first, D
+                   = 1 + the largest delay, L = num_layers * directions in the order of nn.LSTM;
+                   without B if unbatched; None is all zeros
         spikes     as x with N * directions in place of I
-        state      after the last step, of a PackedSequence each sequence's own last step, in the order it was given
-        traces     Traces v, a, threshold of the last layer, each of the shape of spikes (packed: of spikes.data)
+        state      after the last step, of a PackedSequence each sequence's own last step, in the
+                   order it was given
+        traces     Traces v, a, threshold of the last layer, each of the shape of spikes (packed: of
+                   spikes.data)
 
-        A PackedSequence takes one call of the operator, or a few where the longest of its sequences has more than twice
-        the steps of the shortest.  Raises ValueError for wrong shapes or
-        dtypes, TypeError for a state that is none.
+        A PackedSequence takes one call of the operator, or a few where the longest of its sequences
+        has more than twice the steps of the shortest. Raises ValueError for wrong shapes or dtypes,
+        TypeError for a state that is none.
         """
         if isinstance(x, PackedSequence):
             found = self._packed(x, state, trace)
             spikes = repacked(found.spikes, x)
-            return (spikes, found.state) if found.traces is None else (spikes, found.state, found.traces)
+            return (
+                (spikes, found.state)
+                if found.traces is None
+                else (spikes, found.state, found.traces)
+            )
         check_tensor("x", x, " or a PackedSequence")
         out, state, traces, *_ = self._dense(x, state, trace)
         return (given(out), state) if traces is None else (given(out), state, traces)
@@ -239,26 +278,33 @@ class Recurrent(nn.Module):
                 **readout: Any) -> Layered:
         """A PackedSequence: results have rows as x.data. readout, p: of functional.layer."""
         check_tensor("x.data", x.data)
-        self._check(x.data, (2,), "packed rows (sum of lengths, I)", state, (int(x.batch_sizes[0]),))
+        self._check(x.data, (2,), "packed rows (sum of lengths, I)", state,
+                    (int(x.batch_sizes[0]),))
 
-        def run(x: Tensor, lengths: Tensor | None, state: State | None, p: Tensor | None) -> Layered:
-            return self._run(x, lengths, state, trace, **(readout and {**readout, "readout_state": p}))
+        def run(x: Tensor, lengths: Tensor | None, state: State | None,
+                p: Tensor | None) -> Layered:
+            return self._run(x, lengths, state, trace,
+                             **(readout and {**readout, "readout_state": p}))
 
         return run_packed(x, state, p, run)
 
-    def _dense(self, x: Tensor, state: State | None, trace: bool, p: Tensor | None = None, **readout: Any) -> Layered:
-        """A tensor of any form, and results of the same form. readout, p: of functional.layer; unbatched p has no B."""
+    def _dense(self, x: Tensor, state: State | None, trace: bool, p: Tensor | None = None,
+               **readout: Any) -> Layered:
+        """A tensor of any form, and results of the same form. readout, p: of functional.layer;
+        unbatched p has no B."""
         batched, first = x.dim() == 3, self.batch_first and x.dim() == 3
         batch = (x.shape[0 if first else 1],) if batched else ()
-        quick = None if trace else short_sequence(self, x, state, p, **readout)
+        quick = None if trace else prepared_sequence(self, x, state, p, **readout)
         if quick is not None:
             return quick
-        self._check(x, (2, 3), "(B, T, I) or (T, I)" if self.batch_first else "(T, B, I) or (T, I)", state, batch)
+        self._check(x, (2, 3), "(B, T, I) or (T, I)" if self.batch_first else "(T, B, I) or (T, I)",
+                    state, batch)
         x = x.transpose(0, 1) if first else x if batched else x.unsqueeze(1)
         if not batched:
             state = None if state is None else State(*(leaf.unsqueeze(-2) for leaf in state))
             p = None if p is None else p.unsqueeze(0)
-        out, state, traces, y, p, _ = self._run(x.contiguous(), None, state, trace, readout_state=p, **readout)
+        out, state, traces, y, p, _ = self._run(x.contiguous(), None, state, trace, readout_state=p,
+                                                **readout)
 
         def given_form(value: Tensor) -> Tensor:
             return value.transpose(0, 1) if first else value if batched else value.squeeze(1)
@@ -267,23 +313,26 @@ class Recurrent(nn.Module):
             state = State(*(leaf.squeeze(-2) for leaf in state))
             p = None if p is None else p.squeeze(0)
         traces = None if traces is None else Traces(*map(given_form, traces))
-        return Layered(None if out is None else given_form(out), state, traces, None if y is None else given_form(y), p)
+        return Layered(None if out is None else given_form(out), state, traces,
+                       None if y is None else given_form(y), p)
 
     def step(self, x_t: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """One step, for control loops: x_t (B, I) or (I,) -> spikes (B, N) or (N,) and the state as in forward.
+        """One step, for control loops: x_t (B, I) or (I,) -> spikes (B, N) or (N,) and the state as
+        in forward.
 
-        T such calls give what one call on the sequence gives; hooks see such a call.  Raises ValueError for a
-        bidirectional layer, which needs the end of the sequence first.
+        T such calls give what one call on the sequence gives; hooks see such a call. Raises
+        ValueError for a bidirectional layer, which needs the end of the sequence first.
         """
         if self.bidirectional:
-            raise ValueError("step: expected a layer with bidirectional=False, got a bidirectional one")
+            raise ValueError("step: expected a layer with bidirectional=False, got a bidirectional "
+                             "one")
         check_tensor("x_t", x_t)
         if has_hooks(self):
             time = 1 if self.batch_first and x_t.dim() == 2 else 0
             spikes, state = self(x_t.unsqueeze(time), state)
             return spikes.squeeze(time), state
         batch = tuple(x_t.shape[:-1])
-        quick = short_call(self, x_t, 1, batch, state) if len(batch) < 2 else None
+        quick = prepared_call(self, x_t, 1, batch, state) if len(batch) < 2 else None
         if quick is not None:
             return quick if batch else (quick[0][0], quick[1])
         self._check(x_t, (1, 2), "(B, I) or (I,)", state, batch)
@@ -292,4 +341,5 @@ class Recurrent(nn.Module):
         alive = batch[0] if batch else 1
         out, state, *_ = self._run(x_t.reshape(1, alive, self.input_size), None, state, False)
         out = given(out)
-        return (out[0], state) if batch else (out[0, 0], State(*(leaf.squeeze(-2) for leaf in state)))
+        return (out[0], state) if batch else (out[0, 0],
+                                              State(*(leaf.squeeze(-2) for leaf in state)))

@@ -1,5 +1,5 @@
-// Who runs the tiles: a thread each, or a team of threads each, where tiles are fewer than threads. For run.cpp, which no
-// instruction set compiles.
+// Who runs the tiles: a thread each, or a team of threads each, where tiles are fewer than threads.
+// For run.cpp, which no instruction set compiles.
 #pragma once
 #include <atomic>
 #include <chrono>
@@ -11,12 +11,14 @@
 namespace lsnn::cpu {
 namespace {
 
-// The scheduler of the caller may run bodies one after the other, so a team consists of the threads that came in time. Who
-// comes later goes away again: the others have shared out the neurons among themselves.
+// The scheduler of the caller may run bodies one after the other, so a team consists of the threads
+// that came in time. Who comes later goes away again: the others have shared out the neurons among
+// themselves.
 class Team {
  public:
   // Runs body(member) on this thread, if it is early enough to be one of `wanted` members.
-  template <class F> void join(int64_t wanted, const ScratchBytes& bytes, const Interrupt& interrupt, const F& body) {
+  template <class F> void join(int64_t wanted, const ScratchBytes& bytes,
+                               const Interrupt& interrupt, const F& body) {
     const int64_t index = state_.fetch_add(1);
     if (index == 0) return lead(wanted, bytes, interrupt, body);
     if (index & closed) return;
@@ -26,15 +28,18 @@ class Team {
 
  private:
   static constexpr int64_t closed = int64_t(1) << 32;
-  std::atomic<int64_t> state_{0};    // how many came, and whether the team is closed
+  std::atomic<int64_t> state_{0};  // how many came, and whether the team is closed
   std::atomic<int64_t> members_{0};  // 0: not closed yet; -1: there was no memory
-  Meeting meeting_;
+  Barrier barrier_;
   void* scratch_ = nullptr;
 
-  template <class F> void lead(int64_t wanted, const ScratchBytes& bytes, const Interrupt& interrupt, const F& body) {
+  template <class F> void lead(int64_t wanted, const ScratchBytes& bytes,
+                               const Interrupt& interrupt, const F& body) {
     using Clock = std::chrono::steady_clock;
-    // A sleeping thread is here after some ten microseconds.
-    for (const auto end = Clock::now() + std::chrono::microseconds(200); state_ < wanted && Clock::now() < end;) std::this_thread::yield();
+    // A sleeping thread arrives after some ten microseconds.
+    for (const auto end = Clock::now() + std::chrono::microseconds(200);
+         state_ < wanted && Clock::now() < end;)
+      std::this_thread::yield();
     const int64_t members = state_.fetch_or(closed);
     try {
       const Block scratch(bytes.shared + members * bytes.own);
@@ -47,12 +52,14 @@ class Team {
     }
   }
   // The scratch memory is the leader's: nobody leaves before all are done.
-  template <class F> void run(int64_t index, const ScratchBytes& bytes, const Interrupt& interrupt, const F& body) {
+  template <class F> void run(int64_t index, const ScratchBytes& bytes, const Interrupt& interrupt,
+                              const F& body) {
     char* shared = (char*)scratch_;
     char* own = shared + bytes.shared + index * bytes.own;
-    const Member member{index, members_, &meeting_, std::this_thread::yield, shared, own, interrupt};
+    const Member member{index,  members_, &barrier_, std::this_thread::yield,
+                        shared, own,      interrupt};
     body(member);
-    meet(member);
+    arrive_and_wait(member);
   }
 };
 
@@ -64,7 +71,8 @@ struct Formation {
 
 // body(task, member) for each task, on all members of one team.
 template <class F>
-void in_teams(Parallel parallel, const Formation& how, int64_t tasks, const ScratchBytes& bytes, const F& body) {
+void in_teams(Parallel parallel, const Formation& how, int64_t tasks, const ScratchBytes& bytes,
+              const F& body) {
   std::vector<Team> teams(how.teams);
   std::atomic<int64_t> next{0};
   each(parallel, how.teams * how.members, [&](int64_t i) {
@@ -77,9 +85,9 @@ void in_teams(Parallel parallel, const Formation& how, int64_t tasks, const Scra
   });
 }
 
-// What a meeting of two threads takes, in nanoseconds: 50 to 500, as their cores share a cache or do not. Measured once; infinite
-// where threads do not run at once.
-inline double meeting_ns(Parallel parallel) {
+// What a barrier of two threads takes, in nanoseconds: 50 to 500, as their cores share a cache or
+// do not. Measured once; infinite where threads do not run at once.
+inline double barrier_ns(Parallel parallel) {
   static std::atomic<double> known{0};
   static std::atomic<int> trials{0};
   if (known) return known;
@@ -87,45 +95,58 @@ inline double meeting_ns(Parallel parallel) {
   constexpr double never = 1e300;
   double best = never;
   if (trials++ >= 3) return never;
-  for (int round = 0; round < 3; round++)
+  for (int trial = 0; trial < 3; trial++)
     in_teams(parallel, {1, 2}, 1, {0, 0}, [&](int64_t, const Member& member) {
-      meet(member);
+      arrive_and_wait(member);
       const auto start = std::chrono::steady_clock::now();
-      for (int i = 0; i < n; i++) meet(member);
-      const std::chrono::duration<double, std::nano> spent = std::chrono::steady_clock::now() - start;
+      for (int i = 0; i < n; i++) arrive_and_wait(member);
+      const std::chrono::duration<double, std::nano> spent =
+          std::chrono::steady_clock::now() - start;
       if (member.index == 0 && member.members == 2) best = std::min(best, spent.count() / n);
     });
   if (best < never) known = best;
   return best;
 }
 
-// How many steps there are, what one takes a thread alone, and the bytes of it that other members read.
+// How many steps there are, what one takes a thread alone, and the bytes of it that other members
+// read.
 struct Work { double steps, ns, bytes; };
 
-// The fastest for so many tasks of a tile each, by the time of the team that has most to do. A member has whole units of
-// `pad` neurons; a cache line that another one has read takes it about a fifth of a meeting to write again.
+// The fastest for so many tasks of a tile each, by the time of the team that has most to do. A
+// member has whole units of `pad` neurons; a cache line that another one has read takes it about a
+// fifth of a barrier to write again.
 inline Formation formation(Parallel parallel, int64_t tasks, const Layer& l, const Work& work) {
   const int64_t units = padded(l.N) / pad;
-  auto teams_of = [&](int64_t members) { return std::max<int64_t>(1, std::min(tasks, parallel.threads / members)); };
-  if (const int64_t asked = l.options.team_size) return {asked > 1 ? teams_of(asked) : tasks, std::min(asked, units)};
-  constexpr double worth_asking_ns = 500;  // as long as the slowest meeting
-  constexpr double waking_ns = 50e3;       // until all threads are here
-  if (parallel.threads <= tasks || units < 2 || work.ns < worth_asking_ns || work.steps * work.ns < waking_ns) return {tasks, 1};
-  const double meeting = meeting_ns(parallel);
+  auto teams_of = [&](int64_t members) {
+    return std::max<int64_t>(1, std::min(tasks, parallel.threads / members));
+  };
+  if (const int64_t requested = l.options.team_size)
+    return {requested > 1 ? teams_of(requested) : tasks, std::min(requested, units)};
+  constexpr double worth_asking_ns = 500;  // as long as the slowest barrier
+  constexpr double waking_ns = 50e3;  // until all threads have arrived
+  if (parallel.threads <= tasks || units < 2 || work.ns < worth_asking_ns ||
+      work.steps * work.ns < waking_ns)
+    return {tasks, 1};
+  const double barrier = barrier_ns(parallel);
   Formation best{tasks, 1};
   double least = 1e300;
   for (int64_t members = 1; members <= std::min(parallel.threads, units); members++) {
     const int64_t teams = teams_of(members), tasks_each = (tasks + teams - 1) / teams;
     const double share = (double)((units + members - 1) / members) / (double)units;
-    const double ns = work.ns * share + (members > 1 ? meeting * (1 + work.bytes * share / 64 / 5) : 0);
+    const double ns =
+        work.ns * share + (members > 1 ? barrier * (1 + work.bytes * share / 64 / 5) : 0);
     const double all = work.steps * (double)tasks_each * ns + (members > 1 ? waking_ns : 0);
-    if (all < least) least = all, best = {members > 1 ? teams : tasks, members};
+    if (all < least) {
+      least = all;
+      best = {members > 1 ? teams : tasks, members};
+    }
   }
   return best;
 }
 
-// By measurement, in nanoseconds a vector of neurons: the neurons' own equations, and what grows with the events of (1), of
-// which a layer is taken to have 3 % of its neurons and 5 % of its inputs, or with the row of the product.
+// By measurement, in nanoseconds a vector of neurons: the neurons' own equations, and what grows
+// with the events of (1), of which a layer is taken to have 3 % of its neurons and 5 % of its
+// inputs, or with the row of the product.
 inline Formation forward_teams(const ForwardArgs& f, Parallel parallel, int64_t lanes) {
   const Layer& l = f.layer;
   const double numbers = (double)(tile_items(l.B) * padded(l.N));
@@ -135,7 +156,8 @@ inline Formation forward_teams(const ForwardArgs& f, Parallel parallel, int64_t 
   how.descending = l.lengths != nullptr;
   return how;
 }
-inline Formation backward_teams(const BackwardArgs& f, Parallel parallel, int64_t lanes, int64_t groups) {
+inline Formation backward_teams(const BackwardArgs& f, Parallel parallel, int64_t lanes,
+                                int64_t groups) {
   const Layer& l = f.layer;
   const double numbers = (double)(tile_items(l.B) * padded(l.N));
   const double product = 0.15 * (double)(l.N * l.S);

@@ -1,18 +1,20 @@
-// The design `step`: every step is a product by the caller's library and one of these kernels, a thread to a quad of each item.
-// Any number of neurons, any delays; the products are dense, so that it is the one for high activity.
+// The design `step`: every step is a product by the caller's library and one of these kernels, a
+// thread to a quad of each item. Any number of neurons, any delays; the products are dense, so that
+// it is the one for high activity.
 #pragma once
 #include "replay.cuh"
 #include "sequence.cuh"
 
 namespace lsnn::cuda {
 
-// Where a thread stands. Quads are padded to whole words and threads to whole warps, so that eight lanes share a word.
+// Where a thread stands. Quads are padded to whole words and threads to whole warps, so that eight
+// lanes share a word.
 struct Point {
   int64_t index;  // of the thread, [B,8 words(N)]
   Cell cell;
-  bool real;      // not one of those that fill the last warp
+  bool real;  // not one of those that fill the last warp
 
-  LSNN_MEMBER static int64_t count(const Layer& l) { return (l.B * 8 * words(l.N) + 31) / 32 * 32; }
+  LSNN_METHOD static int64_t count(const Layer& l) { return (l.B * 8 * words(l.N) + 31) / 32 * 32; }
   LSNN_DEVICE Point mine(const Layer& l) {
     const int64_t index = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, quads = 8 * words(l.N);
     const bool real = index < l.B * quads;
@@ -20,24 +22,27 @@ struct Point {
   }
 };
 
-// What a thread carries from step to step: [parts,threads] quads.
+// What a thread carries from step to step: [variables,threads] quads.
 template <class T> struct Kept {
   Quad<T>* quads;
   int64_t threads;
 
-  LSNN_MEMBER Quad<T>& part(int p, const Point& at) const { return quads[p * threads + at.index]; }
+  LSNN_METHOD Quad<T>& variable(int p, const Point& at) const {
+    return quads[p * threads + at.index];
+  }
 };
 
-// ---------------------------------------------------------------------------------------------------------------- forward
+// ----------------------------------------------------------------------------------------- forward
 template <class T> struct ForwardStep : ForwardJob<T> {
   Kept<T> state;  // v, a, i, r, z
-  T* c;           // [B,N] in: the sums of (1); out: the current of the next step
-  int t;          // -1: before the first step
+  T* c;  // [B,N] in: the sums of (1); out: the current of the next step
+  int t;  // -1: before the first step
 };
 
-template <class T, class Model> __global__ void __launch_bounds__(256) forward_step_kernel(ForwardStep<T> job) {
+template <class T, class Spec> __global__ void __launch_bounds__(256)
+    forward_step_kernel(ForwardStep<T> job) {
   const uint32_t flags = *job.p.flags;
-  if (wrong_kernel<Model>(job.both, flags)) return;
+  if (wrong_kernel<Spec>(job.both, flags)) return;
   const ForwardArgs& f = job.f;
   const Layer& l = f.layer;
   const Point at = Point::mine(l);
@@ -47,18 +52,23 @@ template <class T, class Model> __global__ void __launch_bounds__(256) forward_s
   const bool ended = job.t >= length;
   if (__all_sync(~0u, ended)) return;
   if (ended) cell.live = 0;  // the warp has the spikes of other items to gather
-  auto part = [&](int p) -> Quad<T>& { return job.state.part(p, at); };
+  auto variable = [&](int p) -> Quad<T>& { return job.state.variable(p, at); };
   QuadState<T> s;
   if (job.t < 0) s = first_state(job, cell);
   else {
-    s = {part(0), part(1), part(2), part(3), part(4)};
+    s = {variable(0), variable(1), variable(2), variable(3), variable(4)};
     const Quad<T> c = load(job.c + cell.at(l, 0), cell.live);
     const QuadCoefs<T> k(job.p, l, cell);
-    const uint32_t word = gather_word(forward_quad(job, Known<Model>::model(l, flags, 0), k, cell, job.t, cell.at(l, job.t), c, s));
+    const uint32_t word = gather_word(
+        forward_quad(job, Known<Spec>::spec(l, flags, 0), k, cell, job.t, cell.at(l, job.t), c, s));
     if (f.save && at.real && !ended && at.index % 8 == 0)
       f.saved.bits[job.t * l.B * words(l.N) + at.index / 8] = word;
   }
-  part(0) = s.v, part(1) = s.a, part(2) = s.i, part(3) = s.r, part(4) = s.z;
+  variable(0) = s.v;
+  variable(1) = s.a;
+  variable(2) = s.i;
+  variable(3) = s.r;
+  variable(4) = s.z;
   if (job.t + 1 < length) {
     const Quad<T> next = load(current_at(job, cell, job.t + 1), cell.live);
     store(job.c + cell.at(l, 0), next, cell.live);
@@ -67,17 +77,18 @@ template <class T, class Model> __global__ void __launch_bounds__(256) forward_s
   }
 }
 
-// --------------------------------------------------------------------------------------------------------------- backward
+// ---------------------------------------------------------------------------------------- backward
 template <class T> struct BackwardStep : BackwardJob<T> {
-  Kept<T> adjoint;       // v, a, i, z
+  Kept<T> adjoint;  // v, a, i, z
   Replayed<T> replayed;  // [replayed_rows,4 threads]
-  T* dz;                 // [B,N] in: the products; out: zeros
-  int t;                 // T: before the last step; from -1 on: past spikes of the first state
+  T* dz;  // [B,N] in: the products; out: zeros
+  int t;  // T: before the last step; from -1 on: past spikes of the first state
 };
 
-template <class T, class Model> __global__ void __launch_bounds__(256) backward_step_kernel(BackwardStep<T> job) {
+template <class T, class Spec> __global__ void __launch_bounds__(256)
+    backward_step_kernel(BackwardStep<T> job) {
   const uint32_t flags = *job.p.flags;
-  if (wrong_kernel<Model>(job.both, flags)) return;
+  if (wrong_kernel<Spec>(job.both, flags)) return;
   const Layer& l = job.f.layer;
   const Point at = Point::mine(l);
   if (at.index >= job.adjoint.threads) return;  // whole warps
@@ -85,22 +96,26 @@ template <class T, class Model> __global__ void __launch_bounds__(256) backward_
   const int length = job.p.length(l, cell.b);
   const bool starts = job.t == l.T;
   if (!starts && job.t >= length) return;  // the item's last step is still to come
-  const Model model = Known<Model>::model(l, flags, job.f.want);
-  auto part = [&](int p) -> Quad<T>& { return job.adjoint.part(p, at); };
+  const Spec spec = Known<Spec>::spec(l, flags, job.f.want);
+  auto variable = [&](int p) -> Quad<T>& { return job.adjoint.variable(p, at); };
   QuadAdjoint<T> d;
-  if (starts) d = last_adjoint(job, model, cell);
+  if (starts) d = last_adjoint(job, spec, cell);
   else {
-    d = {part(0), part(1), part(2), part(3)};
+    d = {variable(0), variable(1), variable(2), variable(3)};
     const Quad<T> product = load(job.dz + cell.at(l, 0), cell.live);
     if (job.t < 0) store_first_z_gradient(job, cell, length, -1 - job.t, d, product);
     else {
-      const QuadRecord<T> record = recorded(job, model, cell, job.replayed, 4 * at.index, job.t, int(job.t % segment % chunk));
-      adjoint_quad(job, model, cell, length, job.t, record, product, d);
+      const QuadRecord<T> record = recorded(job, spec, cell, job.replayed, 4 * at.index, job.t,
+                                            int(job.t % segment % chunk));
+      adjoint_quad(job, spec, cell, length, job.t, record, product, d);
       if (job.t == 0) store_first_gradients(job, cell, d);
     }
   }
   if (starts && length == 0) store_first_gradients(job, cell, d);
-  part(0) = d.v, part(1) = d.a, part(2) = d.i, part(3) = d.z;
+  variable(0) = d.v;
+  variable(1) = d.a;
+  variable(2) = d.i;
+  variable(3) = d.z;
   store(job.dz + cell.at(l, 0), Quad<T>{}, cell.live);
 }
 
@@ -109,19 +124,20 @@ template <class T> struct ReplaySteps : BackwardJob<T> {
   int64_t threads;
   int first, last, index;  // index: of the chunk in its segment, or -1: the whole segment
 };
-template <class T, class Model> __global__ void __launch_bounds__(256) replay_kernel(ReplaySteps<T> job) {
+template <class T, class Spec> __global__ void __launch_bounds__(256)
+    replay_kernel(ReplaySteps<T> job) {
   const uint32_t flags = *job.p.flags;
-  if (wrong_kernel<Model>(job.both, flags)) return;
+  if (wrong_kernel<Spec>(job.both, flags)) return;
   const Layer& l = job.f.layer;
   const Point at = Point::mine(l);
   if (at.index >= job.threads) return;  // whole warps
   const int length = job.p.length(l, at.cell.b), last = job.last < length ? job.last : length;
   if (job.first >= last) return;
-  const Model model = Known<Model>::model(l, flags, job.f.want);
+  const Spec spec = Known<Spec>::spec(l, flags, job.f.want);
   const int64_t column = 4 * at.index;
   if (job.index < 0)
-    return replay_segment(job, model, at.cell, job.replayed, column, job.first, last);
-  replay_chunk(job, model, at.cell, job.replayed, column, job.index, job.first, last,
+    return replay_segment(job, spec, at.cell, job.replayed, column, job.first, last);
+  replay_chunk(job, spec, at.cell, job.replayed, column, job.index, job.first, last,
                [](int, unsigned) {});
 }
 

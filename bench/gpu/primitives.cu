@@ -1,9 +1,11 @@
-// What barriers, handoffs and row gathers cost on this card: the numbers that decide between designs of a recurrent kernel.
+// What barriers, handoffs and row gathers cost on this GPU: the numbers that decide between designs
+// of a recurrent kernel.
 //
 // A program of its own, without anything of the library:
 //   nvcc -std=c++20 -O3 -arch=sm_90 -o primitives primitives.cu && ./primitives [FILE]
-// It writes CSV with the columns primitive, parameter, value, unit. A measure that this card lacks or that fails is
-// named on stderr and the others go on; the exit status is 2 without a device and 1 when something failed.
+// It writes CSV with the columns primitive, parameter, value, unit. A measure that this GPU lacks
+// or that fails is named on stderr and the others go on; the exit status is 2 without a device and
+// 1 when something failed.
 #include <cooperative_groups.h>
 #include <cuda_runtime.h>
 
@@ -18,7 +20,8 @@
 namespace {
 
 constexpr int n_rounds = 2000, barrier_threads = 256, most_in_cluster = 16;
-constexpr unsigned most_polls = 1u << 22;  // after so many polls a handoff counts as lost: no run may hang
+// after so many polls a handoff counts as lost: no run may hang
+constexpr unsigned most_polls = 1u << 22;
 
 struct Span {
   long long cycles, ns;
@@ -46,7 +49,7 @@ __device__ long long nanoseconds() {
   return now;
 }
 
-// ------------------------------------------------------------------------------------------------------------ barriers
+// ---------------------------------------------------------------------------------------- barriers
 __global__ void grid_barrier(int n, Span* span) {
   const auto grid = cooperative_groups::this_grid();
   grid.sync();
@@ -58,10 +61,14 @@ __global__ void grid_barrier(int n, Span* span) {
 // Both do nothing where there are no clusters; the host does not launch their kernels there.
 __device__ void cluster_sync() {
   NV_IF_TARGET(NV_PROVIDES_SM_90,
-               (asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" :: : "memory");))
+               (asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait."
+                             "acquire.aligned;" :: : "memory");))
 }
 __device__ void cluster_sync_relaxed() {  // orders nothing: for data that carry tags of their own
-  NV_IF_TARGET(NV_PROVIDES_SM_90, (asm volatile("barrier.cluster.arrive.relaxed.aligned;\n\tbarrier.cluster.wait.aligned;" :: :);))
+  NV_IF_TARGET(
+      NV_PROVIDES_SM_90,
+      (asm volatile(
+           "barrier.cluster.arrive.relaxed.aligned;\n\tbarrier.cluster.wait.aligned;" :: :);))
 }
 
 template <bool relaxed> __global__ void cluster_barrier(int n, Span* span) {
@@ -72,27 +79,33 @@ template <bool relaxed> __global__ void cluster_barrier(int n, Span* span) {
   cluster_sync();
 }
 
-// ------------------------------------------------------------------------------------------------------------ handoffs
-// C blocks of one warp; in each step every block gives every block one 64-bit word, the step number with 32 bits of
-// payload, and waits for the words of this step. The tag makes the word its own flag, so relaxed accesses suffice. Two
-// buffers do: nobody sends step t + 2 before having step t + 1 of all, which each sends after it has read step t.
+// ---------------------------------------------------------------------------------------- handoffs
+// C blocks of one warp; in each step every block gives every block one 64-bit word, the step number
+// with 32 bits of payload, and waits for the words of this step. The tag makes the word its own
+// flag, so relaxed accesses suffice. Two buffers do: nobody sends step t + 2 before having step t +
+// 1 of all, which each sends after it has read step t.
 struct InCluster {
   static __device__ void give(uint64_t* mine, int to, int, uint64_t word) {
     const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(mine));
     NV_IF_TARGET(NV_PROVIDES_SM_90,
-                 (uint32_t there; asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(to));
-                  asm volatile("st.relaxed.cluster.shared::cluster.b64 [%0], %1;" ::"r"(there), "l"(word) : "memory");))
+                 (uint32_t there; asm volatile(
+                      "mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(to));
+                  asm volatile("st.relaxed.cluster.shared::cluster.b64 [%0], %1;" ::"r"(there),
+                               "l"(word) : "memory");))
   }
   static __device__ uint64_t look(const uint64_t* slot) {
     uint64_t word = 0;
     const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(slot));
-    NV_IF_TARGET(NV_PROVIDES_SM_90, (asm volatile("ld.relaxed.cluster.shared::cta.b64 %0, [%1];" : "=l"(word) : "r"(address) : "memory");))
+    NV_IF_TARGET(NV_PROVIDES_SM_90,
+                 (asm volatile("ld.relaxed.cluster.shared::cta.b64 %0, [%1];" : "=l"(word) : "r"(
+                     address) : "memory");))
     return word;
   }
 };
 struct ThroughL2 {
   static __device__ void give(uint64_t* mine, int to, int from, uint64_t word) {
-    uint64_t* there = mine + (to - from) * most_in_cluster;  // the row of the other block, the same place in it
+    // the row of the other block, the same place in it
+    uint64_t* there = mine + (to - from) * most_in_cluster;
     asm volatile("st.relaxed.gpu.global.b64 [%0], %1;" ::"l"(there), "l"(word) : "memory");
   }
   static __device__ uint64_t look(const uint64_t* slot) {
@@ -103,21 +116,24 @@ struct ThroughL2 {
 };
 
 // received: the two rows of this block, one word for each sender, stride words apart.
-template <class Way> __device__ void exchange(int n, uint64_t* received, int stride, Span* span) {
+template <class Route> __device__ void exchange(int n, uint64_t* received, int stride, Span* span) {
   const int lane = threadIdx.x, me = blockIdx.x, C = gridDim.x;
   const long long cycles = clock64(), ns = nanoseconds();
   bool lost = false;
   for (int step = 1; step <= n && !lost; step++) {
     uint64_t* row = received + (step & 1) * stride;
     if (lane < C) {
-      Way::give(row + me, lane, me, uint64_t(step) << 32 | unsigned(step * me));
+      Route::give(row + me, lane, me, uint64_t(step) << 32 | unsigned(step * me));
       unsigned polls = 0;
-      while (Way::look(row + lane) >> 32 != uint64_t(step) && !lost) lost = ++polls > most_polls;
+      while (Route::look(row + lane) >> 32 != uint64_t(step) && !lost) lost = ++polls > most_polls;
     }
     lost = __any_sync(~0u, lost);
   }
   if (lane == 0 && (me == 0 || lost)) {
-    if (me == 0) span->cycles = clock64() - cycles, span->ns = nanoseconds() - ns;
+    if (me == 0) {
+      span->cycles = clock64() - cycles;
+      span->ns = nanoseconds() - ns;
+    }
     if (lost) span->lost = 1;
   }
 }
@@ -129,21 +145,25 @@ __global__ void exchange_in_cluster(int n, Span* span) {
   exchange<InCluster>(n, received, most_in_cluster, span);
   cluster_sync();  // nobody leaves while a word for it is on the way
 }
-__global__ void exchange_through_l2(int n, uint64_t* words, Span* span) {  // words [2][C][16] of zeros
+// words [2][C][16] of zeros
+__global__ void exchange_through_l2(int n, uint64_t* words, Span* span) {
   exchange<ThroughL2>(n, words + blockIdx.x * most_in_cluster, gridDim.x * most_in_cluster, span);
 }
 
-// -------------------------------------------------------------------------------------------------------------- gathers
+// ----------------------------------------------------------------------------------------- gathers
 enum class From { l2, l1, shared };
 
-// Every warp adds random rows of a table, 16 bytes per lane, R rows in flight: the sum over spikes of equation (1).
+// Every warp adds random rows of a table, 16 bytes per lane, R rows in flight: the sum over spikes
+// of equation (1).
 template <From from, int V, int R>
-__global__ void gather(const float4* table, int n_rows, int row_vectors, int n, float4* out, long long* cycles) {
+__global__ void gather(const float4* table, int n_rows, int row_vectors, int n, float4* out,
+                       long long* cycles) {
   extern __shared__ float4 copy[];
   if (from == From::shared)
     for (int i = threadIdx.x; i < n_rows * row_vectors; i += blockDim.x) copy[i] = table[i];
   const int lane = threadIdx.x % 32;
-  unsigned random = (blockIdx.x * blockDim.x + threadIdx.x) / 32 * 2654435761u + 1;  // the same in all lanes of a warp
+  // the same in all lanes of a warp
+  unsigned random = (blockIdx.x * blockDim.x + threadIdx.x) / 32 * 2654435761u + 1;
   float4 sum[V] = {};
   __syncthreads();
   const long long start = clock64();
@@ -158,14 +178,19 @@ __global__ void gather(const float4* table, int n_rows, int row_vectors, int n, 
         const int k = v * 32 + lane;
         value[r][v] = float4{};
         if (k < row_vectors)
-          value[r][v] = from == From::shared ? copy[first + k] : from == From::l2 ? __ldcg(table + first + k) : __ldg(table + first + k);
+          value[r][v] = from == From::shared ? copy[first + k]
+                        : from == From::l2   ? __ldcg(table + first + k)
+                                             : __ldg(table + first + k);
       }
     }
 #pragma unroll
     for (int r = 0; r < R; r++)
 #pragma unroll
       for (int v = 0; v < V; v++) {
-        sum[v].x += value[r][v].x, sum[v].y += value[r][v].y, sum[v].z += value[r][v].z, sum[v].w += value[r][v].w;
+        sum[v].x += value[r][v].x;
+        sum[v].y += value[r][v].y;
+        sum[v].z += value[r][v].z;
+        sum[v].w += value[r][v].w;
       }
   }
   __syncthreads();
@@ -174,16 +199,20 @@ __global__ void gather(const float4* table, int n_rows, int row_vectors, int n, 
     if (sum[v].x + sum[v].y + sum[v].z + sum[v].w == -1) *out = sum[v];
 }
 
-// ----------------------------------------------------------------------------------------------------------------- host
+// -------------------------------------------------------------------------------------------- host
 template <class... P> struct Launch {
   cudaLaunchAttribute attributes[2];
   cudaLaunchConfig_t config{};
   Launch(int blocks, int threads, size_t shared, int cluster, bool cooperative) {
-    config.gridDim = blocks, config.blockDim = threads, config.dynamicSmemBytes = shared, config.attrs = attributes;
+    config.gridDim = blocks;
+    config.blockDim = threads;
+    config.dynamicSmemBytes = shared;
+    config.attrs = attributes;
     if (cluster) {
       attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
       attributes[config.numAttrs].val.clusterDim.x = cluster;
-      attributes[config.numAttrs].val.clusterDim.y = attributes[config.numAttrs].val.clusterDim.z = 1;
+      attributes[config.numAttrs].val.clusterDim.y = attributes[config.numAttrs].val.clusterDim.z =
+          1;
       config.numAttrs++;
     }
     if (cooperative) {
@@ -199,61 +228,88 @@ template <class... P> struct Launch {
 };
 
 // The kernel once to warm up, then the median of five runs, per round.
-template <class F> void time_rounds(const char* primitive, const std::string& parameter, Span* span, F run) {
+template <class F> void time_rounds(const char* primitive, const std::string& parameter, Span* span,
+                                    F run) {
   std::vector<double> cycles, ns;
   for (int i = 0; i < 6; i++) {
     *span = {};
     if (!good(run(), primitive + (" " + parameter))) return;
     if (span->lost) {
-      std::fprintf(stderr, "primitives: FAILED %s %s: a word never came\n", primitive, parameter.c_str());
+      std::fprintf(stderr, "primitives: FAILED %s %s: a word never came\n", primitive,
+                   parameter.c_str());
       failed = true;
       return;
     }
-    if (i) cycles.push_back(double(span->cycles) / n_rounds), ns.push_back(double(span->ns) / n_rounds);
+    if (i) {
+      cycles.push_back(double(span->cycles) / n_rounds);
+      ns.push_back(double(span->ns) / n_rounds);
+    }
   }
-  std::sort(cycles.begin(), cycles.end()), std::sort(ns.begin(), ns.end());
+  std::sort(cycles.begin(), cycles.end());
+  std::sort(ns.begin(), ns.end());
   write(primitive, parameter, cycles[2], "cycles");
   write(primitive, parameter, ns[2], "ns");
 }
 
 template <class K> bool allow_cluster(K kernel, int C) {
-  return C <= 8 || good(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), "cluster of 16");
+  return C <= 8 ||
+         good(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
+              "cluster of 16");
 }
 
 void clusters(Span* span, int most_shared) {
   for (int C : {2, 4, 8, 16}) {
     const std::string name = "C=" + std::to_string(C);
-    if (!allow_cluster(cluster_barrier<false>, C) || !allow_cluster(cluster_barrier<true>, C) || !allow_cluster(exchange_in_cluster, C))
+    if (!allow_cluster(cluster_barrier<false>, C) || !allow_cluster(cluster_barrier<true>, C) ||
+        !allow_cluster(exchange_in_cluster, C))
       continue;
     Launch<int, Span*> barrier(C, barrier_threads, 0, C, false), handoff(C, 32, 0, C, false);
-    time_rounds("cluster.sync", name, span, [&] { return barrier(cluster_barrier<false>, n_rounds, span); });
-    time_rounds("cluster relaxed arrive and wait", name, span, [&] { return barrier(cluster_barrier<true>, n_rounds, span); });
-    time_rounds("tagged handoff in cluster", name, span, [&] { return handoff(exchange_in_cluster, n_rounds, span); });
-    for (int shared : {0, most_shared - 2048}) {  // beside what a block may have, a cluster needs its blocks in one GPC
-      if (!good(cudaFuncSetAttribute(cluster_barrier<false>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared), name)) continue;
+    time_rounds("cluster.sync", name, span,
+                [&] { return barrier(cluster_barrier<false>, n_rounds, span); });
+    time_rounds("cluster relaxed arrive and wait", name, span,
+                [&] { return barrier(cluster_barrier<true>, n_rounds, span); });
+    time_rounds("tagged handoff in cluster", name, span,
+                [&] { return handoff(exchange_in_cluster, n_rounds, span); });
+    // beside what a block may have, a cluster needs its blocks in one GPC
+    for (int shared : {0, most_shared - 2048}) {
+      if (!good(cudaFuncSetAttribute(cluster_barrier<false>,
+                                     cudaFuncAttributeMaxDynamicSharedMemorySize, shared),
+                name))
+        continue;
       const Launch<int, Span*> full(C, barrier_threads, size_t(shared), C, false);
       int most = 0;
-      if (good(cudaOccupancyMaxActiveClusters(&most, cluster_barrier<false>, &full.config), "max active clusters " + name))
-        write("max active clusters", name + " " + std::to_string(shared / 1024) + " KB", most, "clusters");
+      if (good(cudaOccupancyMaxActiveClusters(&most, cluster_barrier<false>, &full.config),
+               "max active clusters " + name))
+        write("max active clusters", name + " " + std::to_string(shared / 1024) + " KB", most,
+              "clusters");
     }
   }
 }
 
-template <From from, int V, int R> void time_gather(int n_rows, int row_bytes, int threads, int blocks, int most_shared) {
+template <From from, int V, int R> void time_gather(int n_rows, int row_bytes, int threads,
+                                                    int blocks, int most_shared) {
   const int bytes = n_rows * row_bytes, n = 4096 / R, shared = from == From::shared ? bytes : 0;
-  const char* name = from == From::l2 ? "L2 gather" : from == From::l1 ? "gather through L1" : "shared memory gather";
-  const std::string parameter =
-      std::to_string(row_bytes) + "-byte rows of " + std::to_string(n_rows) + " " + std::to_string(threads) + " threads";
+  const char* name = from == From::l2   ? "L2 gather"
+                     : from == From::l1 ? "gather through L1"
+                                        : "shared memory gather";
+  const std::string parameter = std::to_string(row_bytes) + "-byte rows of " +
+                                std::to_string(n_rows) + " " + std::to_string(threads) + " threads";
   if (shared > most_shared) return;
   float4 *table = nullptr, *out = nullptr;
   long long* cycles = nullptr;
   if (good(cudaMalloc(&table, bytes), parameter) && good(cudaMalloc(&out, 16), parameter) &&
-      good(cudaMallocHost(&cycles, blocks * sizeof *cycles), parameter) && good(cudaMemset(table, 1, bytes), parameter) &&
-      good(cudaFuncSetAttribute(gather<from, V, R>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared), parameter)) {
-    Launch<const float4*, int, int, int, float4*, long long*> launch(blocks, threads, shared, 0, false);
+      good(cudaMallocHost(&cycles, blocks * sizeof *cycles), parameter) &&
+      good(cudaMemset(table, 1, bytes), parameter) &&
+      good(cudaFuncSetAttribute(gather<from, V, R>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                shared),
+           parameter)) {
+    Launch<const float4*, int, int, int, float4*, long long*> launch(blocks, threads, shared, 0,
+                                                                     false);
     std::vector<double> rate;
     for (int i = 0; i < 6; i++) {
-      if (!good(launch(gather<from, V, R>, table, n_rows, row_bytes / 16, n, out, cycles), name + (" " + parameter))) break;
+      if (!good(launch(gather<from, V, R>, table, n_rows, row_bytes / 16, n, out, cycles),
+                name + (" " + parameter)))
+        break;
       double mean = 0;
       for (int b = 0; b < blocks; b++) mean += double(cycles[b]) / blocks;
       if (i) rate.push_back(double(n) * R * (threads / 32) * row_bytes / mean);
@@ -261,14 +317,18 @@ template <From from, int V, int R> void time_gather(int n_rows, int row_bytes, i
     std::sort(rate.begin(), rate.end());
     if (rate.size() == 5) write(name, parameter, rate[2], "B/clk/SM");
   }
-  cudaFree(table), cudaFree(out), cudaFreeHost(cycles);
+  cudaFree(table);
+  cudaFree(out);
+  cudaFreeHost(cycles);
 }
 
 template <From from> void gathers(int blocks, int most_shared) {
   for (int threads : {256, 512, 1024}) {
     time_gather<from, 2, 4>(220, 880, threads, blocks, most_shared);
-    time_gather<from, 4, 2>(from == From::shared ? most_shared / 2048 : 512, 2048, threads, blocks, most_shared);
-    if (from != From::shared) time_gather<from, 4, 2>(4096, 2048, threads, blocks, most_shared);  // 8 MB: no L1 holds a part of it
+    time_gather<from, 4, 2>(from == From::shared ? most_shared / 2048 : 512, 2048, threads, blocks,
+                            most_shared);
+    // 8 MB: no L1 holds a part of it
+    if (from != From::shared) time_gather<from, 4, 2>(4096, 2048, threads, blocks, most_shared);
   }
 }
 
@@ -276,26 +336,31 @@ int run() {
   int devices = 0;
   const cudaError_t error = cudaGetDeviceCount(&devices);
   if (error != cudaSuccess || devices == 0) {
-    std::fprintf(stderr, "primitives: no CUDA device: %s\n", error == cudaSuccess ? "none was found" : cudaGetErrorString(error));
+    std::fprintf(stderr, "primitives: no CUDA device: %s\n",
+                 error == cudaSuccess ? "none was found" : cudaGetErrorString(error));
     return 2;
   }
   int major = 0, multiprocessors = 0, most_shared = 0, cooperative = 0;
-  const std::pair<int*, cudaDeviceAttr> asked[] = {{&major, cudaDevAttrComputeCapabilityMajor},
-                                                   {&multiprocessors, cudaDevAttrMultiProcessorCount},
-                                                   {&most_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin},
-                                                   {&cooperative, cudaDevAttrCooperativeLaunch}};
-  for (auto [value, attribute] : asked)
+  const std::pair<int*, cudaDeviceAttr> attributes[] = {
+      {&major, cudaDevAttrComputeCapabilityMajor},
+      {&multiprocessors, cudaDevAttrMultiProcessorCount},
+      {&most_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin},
+      {&cooperative, cudaDevAttrCooperativeLaunch}};
+  for (auto [value, attribute] : attributes)
     if (!good(cudaDeviceGetAttribute(value, attribute, 0), "attributes of the device")) return 1;
   Span* span = nullptr;
   uint64_t* words = nullptr;
   const size_t n_bytes = 2 * most_in_cluster * most_in_cluster * sizeof *words;
-  if (!good(cudaMallocHost(&span, sizeof *span), "memory") || !good(cudaMalloc(&words, n_bytes), "memory")) return 1;
+  if (!good(cudaMallocHost(&span, sizeof *span), "memory") ||
+      !good(cudaMalloc(&words, n_bytes), "memory"))
+    return 1;
 
   std::fprintf(csv, "primitive,parameter,value,unit\n");
   if (cooperative)
     for (int blocks : {2, 16, multiprocessors}) {
       Launch<int, Span*> launch(blocks, barrier_threads, 0, 0, true);
-      time_rounds("grid.sync", std::to_string(blocks) + " blocks", span, [&] { return launch(grid_barrier, n_rounds, span); });
+      time_rounds("grid.sync", std::to_string(blocks) + " blocks", span,
+                  [&] { return launch(grid_barrier, n_rounds, span); });
     }
   if (major >= 9) clusters(span, most_shared);
   else std::fprintf(stderr, "primitives: no clusters: they need compute capability 9.0\n");
@@ -310,7 +375,8 @@ int run() {
   gathers<From::l2>(multiprocessors, most_shared);
   gathers<From::l1>(multiprocessors, most_shared);
   gathers<From::shared>(multiprocessors, most_shared);
-  cudaFree(words), cudaFreeHost(span);
+  cudaFree(words);
+  cudaFreeHost(span);
   return failed ? 1 : 0;
 }
 

@@ -1,25 +1,29 @@
-"""Short calls of a layer without gradients: equal to the long way bit for bit, without what need not be done again."""
+"""Short calls of a layer without gradients: equal to the operators bit for bit, without what need
+not be done again."""
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from .. import functional
-from ..functional import Layered, Ready
+from ..functional import Layered, PreparedLayer
 from ..models import State
 
 if TYPE_CHECKING:
     from .recurrent import Recurrent
 
 
-def _made_ready(layer: "Recurrent", suffix: str, kept: dict[str, Ready], anew: bool = False) -> Ready | None:
-    """What belongs to the parameters with this suffix as they are now; anew: although nothing seems to have changed."""
+def _prepared_layer(layer: "Recurrent", suffix: str, kept: dict[str, PreparedLayer],
+                    anew: bool = False) -> PreparedLayer | None:
+    """What belongs to the parameters with this suffix as they are now; anew: although nothing seems
+    to have changed."""
     N = layer.hidden_size
     delay = layer.delay if isinstance(layer.delay, int) else None  # a tensor is one of the sources
-    constants = (N, layer.dt, layer.autapses, layer.refractory, delay, layer.dynamics, layer.surrogate, layer.dampening)
-    parameters, buffers, ready = layer._parameters, layer._buffers, kept.get(suffix)
-    if ready is not None and not anew and ready.made_from(constants, parameters, buffers):
-        return ready
+    constants = (N, layer.dt, layer.autapses, layer.refractory, delay, layer.dynamics,
+                 layer.surrogate, layer.dampening)
+    parameters, buffers, prepared = layer._parameters, layer._buffers, kept.get(suffix)
+    if prepared is not None and not anew and prepared.is_valid_for(constants, parameters, buffers):
+        return prepared
     names = [name + suffix for name in layer._neuron]
     names += ["weight_hh" + suffix] if layer.recurrent else []
     names += ["delay"] if delay is None else []
@@ -28,7 +32,7 @@ def _made_ready(layer: "Recurrent", suffix: str, kept: dict[str, Ready], anew: b
     stored = present.get("weight_hh" + suffix)
     if len(present) < len(sources) or stored is not None and stored.shape != (N, N):
         return None  # a parametrized weight, which is computed at each call, or a wrong one
-    if not all(functional.plain(source, source.dtype) for source in present.values()):
+    if not all(functional.ordinary(source, source.dtype) for source in present.values()):
         return None
     w_rec = layer._recurrent_weight(suffix)
     synapses = None
@@ -37,45 +41,50 @@ def _made_ready(layer: "Recurrent", suffix: str, kept: dict[str, Ready], anew: b
     weight = parameters["weight_ih" + suffix] if stored is None else stored
     assert weight is not None  # short_call has looked
     neuron = functional.Neuron(**layer._neuron_arguments(suffix))
-    ready = functional.prepared(constants, present, neuron, N, weight.dtype, synapses)
-    if ready is not None:
-        kept[suffix] = ready
-    return ready
+    prepared = functional.prepare(constants, present, neuron, N, weight.dtype, synapses)
+    if prepared is not None:
+        kept[suffix] = prepared
+    return prepared
 
 
-def short_call(
+def prepared_call(
     layer: "Recurrent", x: Tensor, steps: int, batch: tuple[int, ...], state: State | None,
-) -> tuple[Tensor, State] | None:  # fmt: skip
-    """x (steps, B, I) or the same as rows, and a state as of forward -> spikes (steps * B, N) and the state after them.
+) -> tuple[Tensor, State] | None:
+    """x (steps, B, I) or the same as rows, and a state as of forward -> spikes (steps * B, N) and
+    the state after them.
 
-    batch is (B,), or () where the state has no batch, B is 1 then. None where the call has to go the long way, which
-    also says what is wrong with arguments that are wrong.
+    batch is (B,), or () where the state has no batch, B is 1 then. None where the call has to go
+    through the operators, which also say what is wrong with arguments that are wrong.
     """
     if type(x) is not Tensor:
         return None
     B, N, L = batch[0] if batch else 1, layer.hidden_size, layer.num_layers
     dtype, parameters = x.dtype, layer._parameters
-    if not functional.short(steps, B, N) or layer.bidirectional or layer.checkpoint_every is not None:
+    if (
+        not functional.may_be_prepared(steps, B, N)
+        or layer.bidirectional
+        or layer.checkpoint_every is not None
+    ):
         return None
     if not x.is_cpu or x.shape[-1] != layer.input_size or not x.is_contiguous():
         return None
     if x.dim() != 2:
         x = x.view(steps * B, layer.input_size)
-    kept: dict[str, Ready] = layer.__dict__.setdefault("_ready", {})
-    layers: list[tuple[str, Ready, Tensor, Tensor | None]] = []
+    kept: dict[str, PreparedLayer] = layer.__dict__.setdefault("_prepared", {})
+    layers: list[tuple[str, PreparedLayer, Tensor, Tensor | None]] = []
     D = 0
     for suffix in layer._suffixes:
         w_in, bias = parameters.get("weight_ih" + suffix), parameters.get("bias_ih" + suffix)
         if w_in is None or w_in.dtype is not dtype or bias is None and layer.bias:
             return None
-        ready = _made_ready(layer, suffix, kept)
-        if ready is None or ready.dtype is not dtype:
+        prepared = _prepared_layer(layer, suffix, kept)
+        if prepared is None or prepared.dtype is not dtype:
             return None
-        if D and ready.D != D:  # delays were changed, and not all layers have seen it
+        if D and prepared.D != D:  # delays were changed, and not all layers have seen it
             kept.clear()
             return None
-        D = ready.D
-        layers.append((suffix, ready, w_in, bias))
+        D = prepared.D
+        layers.append((suffix, prepared, w_in, bias))
     form, past = (L, *batch, N), (L, D, *batch, N)
     if state is None:
         v = a = i = r = torch.zeros(form, dtype=dtype)
@@ -83,9 +92,9 @@ def short_call(
     elif type(state) is State:
         v, a, i, r, z = state
         for leaf in (v, a, i, r):
-            if not functional.plain(leaf, dtype) or leaf.shape != form:
+            if not functional.ordinary(leaf, dtype) or leaf.shape != form:
                 return None
-        if not functional.plain(z, dtype) or z.shape != past:
+        if not functional.ordinary(z, dtype) or z.shape != past:
             return None
     else:
         return None
@@ -93,27 +102,33 @@ def short_call(
     # Item (layer, ...) of each part of the state, before and after.
     first, last = [leaf.data_ptr() for leaf in (v, a, i, r, z)], [leaf.data_ptr() for leaf in after]
     parts = [B * N * dtype.itemsize] * 4 + [D * B * N * dtype.itemsize]
-    for suffix, ready, weight, offset in layers:
+    for suffix, prepared, weight, offset in layers:
         if suffix != layer._suffixes[0]:
             x = nn.functional.dropout(x, layer.dropout, layer.training)
             first = [address + part for address, part in zip(first, parts, strict=True)]
             last = [address + part for address, part in zip(last, parts, strict=True)]
         current = nn.functional.linear(x, weight, offset)
-        if not functional.plain(current, dtype) or current.shape != (steps * B, N):
+        if not functional.ordinary(current, dtype) or current.shape != (steps * B, N):
             return None
         x = torch.empty_like(current)
-        if not ready.run(steps, B, current.data_ptr(), first, last, x.data_ptr()):
-            made = _made_ready(layer, suffix, kept, anew=True)  # somebody has changed a parameter, or the delays
-            if made is None or made.D != D or not made.run(steps, B, current.data_ptr(), first, last, x.data_ptr()):
+        if not prepared.run(steps, B, current.data_ptr(), first, last, x.data_ptr()):
+            # somebody has changed a parameter, or the delays
+            made = _prepared_layer(layer, suffix, kept, anew=True)
+            if (
+                made is None
+                or made.D != D
+                or not made.run(steps, B, current.data_ptr(), first, last, x.data_ptr())
+            ):
                 return None
     return x, after
 
 
-def short_sequence(
-    layer: "Recurrent", x: Tensor, state: State | None, p: Tensor | None = None, *, w_out: Tensor | None = None,
-    k_out: float = 0.0, spikes: bool = True,
-) -> Layered | None:  # fmt: skip
-    """x and what comes back as of forward; the rest of functional.layer, p (O,) where x is unbatched."""
+def prepared_sequence(
+    layer: "Recurrent", x: Tensor, state: State | None, p: Tensor | None = None, *,
+    w_out: Tensor | None = None, k_out: float = 0.0, spikes: bool = True,
+) -> Layered | None:
+    """x and what comes back as of forward; the rest of functional.layer, p (O,) where x is
+    unbatched."""
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or x.dim() not in (2, 3):
         return None
     first = layer.batch_first and x.dim() == 3
@@ -122,15 +137,16 @@ def short_sequence(
     if w_out is not None and not (w_out.dim() == 2 and w_out.shape[1] == N and 0 <= k_out <= 1):
         return None
     if not steps_first.is_contiguous():
-        if not functional.short(T, batch[0] if batch else 1, N):
+        if not functional.may_be_prepared(T, batch[0] if batch else 1, N):
             return None
         steps_first = steps_first.contiguous()
-    found = short_call(layer, steps_first, T, tuple(batch), state)
+    found = prepared_call(layer, steps_first, T, tuple(batch), state)
     if found is None:
         return None
     out, y = found[0].view(T, *batch, N), None
     if w_out is not None:
-        y, p = functional.leaky_readout(found[0].view(T, -1, N), w_out, k_out, p if batch or p is None else p[None])
+        y, p = functional.leaky_readout(found[0].view(T, -1, N), w_out, k_out,
+                                        p if batch or p is None else p[None])
         y, p = (y.transpose(0, 1) if first else y, p) if batch else (y.squeeze(1), p[0])
     shown = out.transpose(0, 1) if first else out
     return Layered(shown if spikes or w_out is None else None, found[1], None, y, p)

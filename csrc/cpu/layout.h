@@ -1,24 +1,29 @@
 // The layer as the CPU kernels read it, and the kernels that one instruction set offers.
 #pragma once
 #include "../alif_math.h"
+#include "barrier.h"
 #include "counters.h"
 #include "run.h"
-#include "team.h"
 
 namespace lsnn::cpu {
 
-inline constexpr int64_t pad = 32;  // rows of weights and state are padded to this many numbers: whole vectors and panels everywhere
+// rows of weights and state are padded to this many numbers: whole vectors and panels everywhere
+inline constexpr int64_t pad = 32;
 inline constexpr int64_t padded(int64_t n) { return (n + pad - 1) / pad * pad; }
-inline constexpr int64_t padded_outputs(int64_t O) { return (O + 15) / 16 * 16; }  // whole vectors; readouts are small
+// whole vectors; readouts are small
+inline constexpr int64_t padded_outputs(int64_t O) { return (O + 15) / 16 * 16; }
 
-// Items of a tile: a thread owns a tile for the whole sequence. The size depends on B alone, so that gradients are summed in
-// the same order for any number of threads.
+// Items of a tile: a thread owns a tile for the whole sequence. The size depends on B alone, so
+// that gradients are summed in the same order for any number of threads.
 inline constexpr int64_t max_items = 16;
-inline constexpr int64_t tile_items(int64_t B) { return B >= 32 ? max_items : B >= 8 ? 4 : B >= 4 ? 2 : 1; }
+inline constexpr int64_t tile_items(int64_t B) {
+  return B >= 32 ? max_items : B >= 8 ? 4 : B >= 4 ? 2 : 1;
+}
 inline constexpr int64_t tiles(int64_t B) { return (B + tile_items(B) - 1) / tile_items(B); }
 
-// Numbers of a row of dL/dc and dL/dz: an odd multiple of four cache lines. Then the same columns of 16 items lie evenly in the
-// first cache; with rows of a power of two items would push each other out of it.
+// Numbers of a row of dL/dc and dL/dz: an odd multiple of four cache lines. Then the same columns
+// of 16 items lie evenly in the L1 cache; with rows of a power of two items would push each other
+// out of it.
 template <class T> inline constexpr int64_t gradient_stride(int64_t NP) {
   constexpr int64_t line = 64 / (int64_t)sizeof(T);
   return NP + line * (1 + (11 - NP / line % 8) % 8);
@@ -32,20 +37,25 @@ template <class T> struct Sparse {
 };
 
 template <class T> struct Packed {
-  int64_t first_cache;     // bytes
+  int64_t l1_size;     // bytes
   int64_t NP;              // padded(N)
   int64_t W;               // words(N)
-  const T* w;              // [S * N + I,NP] w_jk of the synapses that act with delays[s], else 0; then the weights of the inputs
+  // [S * N + I,NP] w_jk of the synapses that act with delays[s], else 0; then the weights of the
+  // inputs
+  const T* w;
   const T* bias;           // [NP] of the inputs
-  const T* panels;         // [S,NP/panel,N,panel] w_jk with j innermost, in panels of j, for the backward product
+  // [S,NP/panel,N,panel] w_jk with j innermost, in panels of j, for the backward product
+  const T* panels;
   const T* w_out;          // [N,OP] of the readout
   const T* panels_out;     // [NP/panel,O,panel] the same with j innermost
-  const T* coefficients;   // [NP/lanes,n_coefficients + 2,lanes] padded with harmless values; then dampening and n_ref
+  // [NP/lanes,n_coefficients + 2,lanes] padded with harmless values; then dampening and n_ref
+  const T* coefficients;
   const uint16_t* w_bf16;  // [S * N,NP] bfloat16 of w without the inputs, or null: not wanted
   Sparse<T> sparse;
   bool sum_sparse;         // whether (1) adds the synapses that are not zero, or whole rows
-  ProductAlgorithm way;    // of the backward product; automatic: by sizes and activity, step by step
-  AnyModel model;
+  // of the backward product; automatic: by sizes and activity, step by step
+  ProductAlgorithm algorithm;
+  GeneralSpec spec;
   const Hooks* hooks;      // of counters.h
 };
 
@@ -64,13 +74,17 @@ template <class T> struct Kernels {
   ScratchBytes (*backward_scratch)(const BackwardArgs&, bool sparse, bool bf16, int64_t members);
   // Called by each member of a team.
   void (*forward_tile)(const ForwardArgs&, const Packed<T>&, int64_t tile, const Member&);
-  void (*backward_tile)(const BackwardArgs&, const Packed<T>&, int64_t tile, const Member&, const Sums<T>& sums);
-  // Products in bfloat16, null where the instruction set has none: numbers to bfloat16; and, to be timed, one product of
-  // w [n,n] with d, twice as large as [max_items,n], in bfloat16 or not, half of its results.
+  void (*backward_tile)(const BackwardArgs&, const Packed<T>&, int64_t tile, const Member&,
+                        const Sums<T>& sums);
+  // Products in bfloat16, null where the instruction set has none: numbers to bfloat16; and, to be
+  // timed, one product of w [n,n] with d, twice as large as [max_items,n], in bfloat16 or not, half
+  // of its results.
   void (*to_bf16)(const T* from, int64_t n, uint16_t* to);
-  void (*trial)(int64_t n, const T* w, const uint16_t* w_bf16, const T* d, T* out, uint32_t* entries, bool bf16);
+  void (*trial)(int64_t n, const T* w, const uint16_t* w_bf16, const T* d, T* out,
+                uint32_t* entries, bool bf16);
   int64_t (*linear_scratch)(const Linear&);  // bytes
-  void (*linear_forward)(const Linear&, const T* w, const T* bias, int64_t r0, int64_t r1, void* scratch);
+  void (*linear_forward)(const Linear&, const T* w, const T* bias, int64_t r0, int64_t r1,
+                         void* scratch);
   void (*linear_gradient)(const Linear&, int64_t r0, int64_t r1, T* gw, void* scratch);
   void (*leaky_forward)(const LeakyForward&, int64_t c0, int64_t c1);
   void (*leaky_backward)(const LeakyBackward&, int64_t c0, int64_t c1);

@@ -1,7 +1,8 @@
-"""The operator computes what the reference computes: every row, shape, surrogate, delay and state of the table.
+"""The operator computes what the reference computes: every model, shape, surrogate, delay and state
+of the table.
 
-Weights and currents are dyadic, so the sums of (1) are exact in any order; all else is written in one order of
-operations.  Hence spikes and values agree in every bit, and gradients to rounding.
+Weights and currents are dyadic, so the sums of (1) are exact in any order; all else is written in
+one order of operations. Hence spikes and values agree in every bit, and gradients to rounding.
 """
 import importlib.util
 from dataclasses import replace
@@ -13,15 +14,17 @@ import torch
 from cases import TABLE, Case, build
 from compare import assert_all_same, assert_same
 from lsnn_ext import functional, reference
-from lsnn_ext.reference import ROWS
+from lsnn_ext.reference import MODELS
 
 # Of gradients, relative to the largest of each.
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 5e-5}
-# The reference sums its gradients as torch pleases: what is promised of bits and threads is asked of compiled code.
+# The reference sums its gradients as torch pleases: what is promised of bits and threads is asked
+# of compiled code.
 needs_compiled = pytest.mark.skipif(importlib.util.find_spec("lsnn_ext._C") is None,
                                     reason="the compiled part of lsnn_ext is not built")
 BUSY = Case("busy", T=40, delay="each", refractory=2, state="real")
-OUTPUTS = ("spikes", "trace.v", "trace.a", "trace.threshold", "state.v", "state.a", "state.i", "state.z")
+OUTPUTS = ("spikes", "trace.v", "trace.a", "trace.threshold", "state.v", "state.a", "state.i",
+           "state.z")
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -35,16 +38,17 @@ def test_same_as_reference(case: Case, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
-@pytest.mark.parametrize("dynamics", ROWS)
+@pytest.mark.parametrize("dynamics", MODELS)
 def test_gradient_from_one_output(dynamics: str, output: str) -> None:
-    """A loss of one output alone: no gradient that does not arrive may be taken for one that does."""
+    """A loss of one output alone: no gradient that does not arrive may be taken for one that
+    does."""
     problem = build(replace(BUSY, dynamics=dynamics), dyadic=True)
     _, gradients = problem.run(functional.alif, weighted=[output])
     _, want = problem.run(reference.alif, weighted=[output])
     assert_all_same(gradients, want, tolerance=1e-11)
 
 
-@pytest.mark.parametrize("dynamics", ROWS)
+@pytest.mark.parametrize("dynamics", MODELS)
 def test_smooth_spikes(dynamics: str) -> None:
     """Real-valued spikes are summed in another order, so values agree to rounding here."""
     problem = build(replace(BUSY, dynamics=dynamics, unit_width=True))
@@ -57,7 +61,8 @@ def test_smooth_spikes(dynamics: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("dynamics", ["lsnn", "srnn", "norse_lsnn", "sinabs_sub", "se_adlif"])
 def test_half_precision(dynamics: str, dtype: torch.dtype) -> None:
-    """Currents and weights in half precision, state in float32: values agree in every bit, as the inputs are exact."""
+    """Currents and weights in half precision, state in float32: values agree in every bit, as the
+    inputs are exact."""
     problem = build(replace(BUSY, dynamics=dynamics), dtype, dyadic=True)
     outputs, gradients = problem.run(functional.alif)
     want_outputs, want_gradients = problem.run(reference.alif)
@@ -89,11 +94,13 @@ def test_same_bits_every_run() -> None:
 @needs_compiled
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("case", [
-    replace(BUSY, N=220, B=9), replace(BUSY, T=150, B=17, N=33), Case("hard", dynamics="sj_hard", T=40, B=2, N=64),
+    replace(BUSY, N=220, B=9), replace(BUSY, T=150, B=17, N=33), Case("hard", dynamics="sj_hard",
+                                                                      T=40, B=2, N=64),
     Case("paper", T=40, B=9, N=220, given=("alpha", "theta", "rho", "beta"), learn=("x", "w"))],
     ids=["large", "long", "hard", "paper"])
 def test_same_bits_for_any_number_of_threads(case: Case, dtype: torch.dtype) -> None:
-    """More threads share out the work, never the order of a sum; batches are no multiples of the number of threads."""
+    """More threads share out the work, never the order of a sum; batches are no multiples of the
+    number of threads."""
     problem = build(case, dtype)
     want, want_gradients = problem.run(functional.alif)
     before = torch.get_num_threads()
@@ -107,40 +114,50 @@ def test_same_bits_for_any_number_of_threads(case: Case, dtype: torch.dtype) -> 
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("dynamics", ROWS)
+@pytest.mark.parametrize("dynamics", MODELS)
 def test_threshold_met_exactly(dynamics: str) -> None:
-    """Equation (7) with m = 0: only a row that tests >= spikes, and no drive of (3) takes v' = A for a crossing."""
+    """Equation (7) with m = 0: only a model that tests >= spikes, and no drive of (3) takes v' = A
+    for a crossing."""
     half, zero = torch.full((1, 1), 0.5), torch.zeros(1, 1)
     for alif in (functional.alif, reference.alif):
         # alpha = 0 and kappa = 1 make y the current: the new u, the old v' and A are all one half.
         state = reference.State(half, zero, zero, zero, zero[None])
-        result: Any = alif(half[None], zero, alpha=0.0, kappa=1.0, theta=0.5, beta=0.0, q=1.0, eta=0.0,
-                           dynamics=dynamics, state=state, trace=True)
+        result: Any = alif(half[None], zero, alpha=0.0, kappa=1.0, theta=0.5, beta=0.0, q=1.0,
+                           eta=0.0, dynamics=dynamics, state=state, trace=True)
         spikes, _, traces = result
-        assert float(spikes) == float(ROWS[dynamics].ge)
+        assert float(spikes) == float(MODELS[dynamics].ge)
         assert float(traces.a) == 0.0
 
 
-# Written out: the rows whose test of (7) is >=.
+# Written out: the models whose test of (7) is >=.
 GE = {"sinabs_sub", "sinabs_zero", "sj_soft", "sj_hard", "sj_soft_det", "sj_hard_det"}
 
 
 def _tied(dynamics: str, dtype: torch.dtype) -> tuple[dict[str, Any], torch.Tensor]:
-    """The arguments of alif for a sequence whose currents make n = A of (7) in about a third of all tests, and where;
-    with drive above half of the neurons get v' = theta of (3) instead.  All is dyadic, so that ties are exact."""
-    row, generator, zero = ROWS[dynamics], torch.Generator().manual_seed(3), torch.zeros(3, 33, dtype=dtype)
+    """The arguments of alif for a sequence whose currents make n = A of (7) in about a third of all
+    tests, and where; with drive above half of the neurons get v' = theta of (3) instead. All is
+    dyadic, so that ties are exact."""
+    model, generator, zero = (
+        MODELS[dynamics],
+        torch.Generator().manual_seed(3),
+        torch.zeros(3, 33, dtype=dtype),
+    )
     w = torch.randint(-8, 9, (33, 33), generator=generator).to(dtype) / 32
-    fixed: dict[str, Any] = {"w_rec": w, "dynamics": dynamics, "alpha": 0.5, "kappa": 1.0, "theta": 0.5, "rho": 0.5,
-                             "beta": 0.5, "q": 0.5}
+    fixed: dict[str, Any] = {"w_rec": w, "dynamics": dynamics, "alpha": 0.5, "kappa": 1.0,
+                             "theta": 0.5, "rho": 0.5, "beta": 0.5, "q": 0.5}
     state, currents, ties = reference.State(zero, zero, zero, zero, zero[None]), [], []
-    over_theta = torch.arange(33) % 2 > 0 if row.drive == "above" else torch.zeros(33, dtype=torch.bool)
+    over_theta = (
+        torch.arange(33) % 2 > 0 if model.drive == "above" else torch.zeros(33, dtype=torch.bool)
+    )
 
     def gap(x: torch.Tensor) -> torch.Tensor:
         """n - A, or v - theta, of this step; where the old v is tested, of the next one."""
-        after: Any = state if row.test == "new" else reference.alif(x[None], state=state, **fixed)[1]
+        after: Any = (
+            state if model.test == "new" else reference.alif(x[None], state=state, **fixed)[1]
+        )
         held = after._replace(r=torch.ones_like(zero))  # without a spike u of (6) is v of (8)
         traces: Any = reference.alif(x[None], state=held, trace=True, **fixed)[2]
-        n = traces.v[0] if row.test == "new" else after.v
+        n = traces.v[0] if model.test == "new" else after.v
         return n - torch.where(over_theta, torch.full_like(n, 0.5), traces.threshold[0])
 
     for _ in range(10):
@@ -151,19 +168,21 @@ def _tied(dynamics: str, dtype: torch.dtype) -> tuple[dict[str, Any], torch.Tens
         currents.append(x)
         ties.append((gap(x) == 0) & ~over_theta)
         state = reference.alif(x[None], state=state, **fixed)[1]
-    if row.test == "old":
+    if model.test == "old":
         ties = [torch.zeros_like(ties[0]), *ties[:-1]]
     return fixed | {"current": torch.stack(currents)}, torch.stack(ties)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("dynamics", ROWS)
+@pytest.mark.parametrize("dynamics", MODELS)
 def test_ties(dynamics: str, dtype: torch.dtype) -> None:
-    """Thresholds met exactly, in a sequence, with coefficients that learn and without: spikes and all that follows."""
+    """Thresholds met exactly, in a sequence, with coefficients that learn and without: spikes and
+    all that follows."""
     arguments, ties = _tied(dynamics, dtype)
     assert 0.1 < float(ties.double().mean()) < 0.6
     weights = torch.linspace(-1, 2, ties.numel(), dtype=dtype).view(ties.shape)
-    learn = ("current", "w_rec", "alpha", "theta", "rho", "beta", "q")[: 7 if dtype == torch.float64 else 2]
+    learn = ("current", "w_rec", "alpha", "theta", "rho", "beta",
+             "q")[: 7 if dtype == torch.float64 else 2]
     results = []
     for alif in (reference.alif, functional.alif):
         leaves = {name: torch.as_tensor(arguments[name], dtype=dtype).clone().requires_grad_()
@@ -173,7 +192,8 @@ def test_ties(dynamics: str, dtype: torch.dtype) -> None:
         assert (spikes[ties] == float(dynamics in GE)).all()
         loss = ((spikes + traces.v + traces.a + traces.threshold) * weights).sum()
         gradients = torch.autograd.grad(loss, list(leaves.values()))
-        results.append(({"spikes": spikes, **traces._asdict()}, dict(zip(learn, gradients, strict=True))))
+        results.append(({"spikes": spikes, **traces._asdict()},
+                        dict(zip(learn, gradients, strict=True))))
     (want, want_gradients), (got, got_gradients) = results
     assert_all_same(got, want)
     assert_all_same(got_gradients, want_gradients, tolerance=TOLERANCE[dtype])
@@ -204,22 +224,24 @@ def test_arguments_stay_as_they_were() -> None:
     assert_all_same(problem.leaves, before)
 
 
-@pytest.mark.parametrize("dynamics", ROWS)
-def test_row_names_its_own_constants(dynamics: str) -> None:
-    """Surrogate, dampening and width that are left out are those of the row."""
-    row = ROWS[dynamics]
-    problem = build(Case("own", dynamics, T=20, given=("alpha", "theta", "rho", "beta")), dyadic=True)
+@pytest.mark.parametrize("dynamics", MODELS)
+def test_model_names_its_own_constants(dynamics: str) -> None:
+    """Surrogate, dampening and width that are left out are those of the model."""
+    model = MODELS[dynamics]
+    problem = build(Case("own", dynamics, T=20, given=("alpha", "theta", "rho", "beta")),
+                    dyadic=True)
     _, gradients = problem.run(functional.alif)
-    problem.fixed |= {"surrogate": row.surrogate, "dampening": row.dampening}
-    if row.width is not None:
-        problem.fixed["width"] = row.width
+    problem.fixed |= {"surrogate": model.surrogate, "dampening": model.dampening}
+    if model.width is not None:
+        problem.fixed["width"] = model.width
     _, named = problem.run(functional.alif)
     assert_all_same(gradients, named)
 
 
 @pytest.mark.parametrize("name", ["sigma", "p", "eta", "beta", "rho"])
 def test_gradient_of_a_coefficient_that_is_zero(name: str) -> None:
-    """What is 0 everywhere takes a shorter way through the kernels; its gradient is not 0, also beyond a segment."""
+    """What is 0 everywhere takes a shorter way through the kernels; its gradient is not 0, also
+    beyond a segment."""
     problem = build(replace(BUSY, T=150, learn=("x", name)), dyadic=True)
     problem.leaves[name] = torch.zeros_like(problem.leaves[name])
     _, gradients = problem.run(functional.alif)

@@ -1,8 +1,8 @@
-"""One layer, done in more ways than one: what each way of the kernels gains or costs, side by side
-in one run.
+"""One layer, in several variants: what each algorithm and option of the kernels gains or costs,
+side by side in one run.
 
-    python -m bench.ways                       # all of the comparisons below
-    python -m bench.ways sparse --repeats 20   # some
+    python -m bench.variants                       # all of the comparisons below
+    python -m bench.variants sparse --repeats 20   # some
 
 Every comparison is of forward and backward through functional.layer with autograd, by forced
 choices or arguments that change nothing but the way. Times are medians in ms with the ratio to
@@ -26,7 +26,7 @@ from lsnn_ext import _ops, functional
 
 
 @dataclass(frozen=True)
-class Way:
+class Variant:
     """One line of a comparison."""
 
     name: str
@@ -43,18 +43,18 @@ class Comparison:
     many distinct ones."""
 
     shape: Shape
-    ways: tuple[Way, ...]
+    variants: tuple[Variant, ...]
     density: float = 1.0
     delays: int = 1
 
 
 P, M, L = (YARDSTICKS[name].shape for name in "PML")
-AS_CHOSEN = Way("as chosen")
-DENSE, ACTIVE = (Way(way, {"product": way}) for way in ("dense", "active"))
-_PRODUCTS = (AS_CHOSEN, DENSE, ACTIVE, Way("bfloat16 allowed", precision="medium"))
-_CHECKPOINTS = (AS_CHOSEN, Way("every 64 steps", arguments={"checkpoint_every": 64}))
-_MEMBRANES = (AS_CHOSEN, Way("y saved as bfloat16", arguments={"saved_dtype": torch.bfloat16}))
-_ALONE = (AS_CHOSEN, Way("one thread to a sequence", {"team_size": 1}))
+AS_CHOSEN = Variant("as chosen")
+DENSE, ACTIVE = (Variant(variant, {"product": variant}) for variant in ("dense", "active"))
+_PRODUCTS = (AS_CHOSEN, DENSE, ACTIVE, Variant("bfloat16 allowed", precision="medium"))
+_CHECKPOINTS = (AS_CHOSEN, Variant("every 64 steps", arguments={"checkpoint_every": 64}))
+_MEMBRANES = (AS_CHOSEN, Variant("y saved as bfloat16", arguments={"saved_dtype": torch.bfloat16}))
+_ALONE = (AS_CHOSEN, Variant("one thread to a sequence", {"team_size": 1}))
 COMPARISONS = {
     "product P": Comparison(P, _PRODUCTS),
     "product M": Comparison(M, _PRODUCTS),
@@ -67,8 +67,8 @@ COMPARISONS = {
     "membranes M": Comparison(M, _MEMBRANES),
     "one sequence, N=512": Comparison(Shape(500, 1, 40, 512), _ALONE),
     "one sequence, N=1024": Comparison(Shape(500, 1, 40, 1024), _ALONE),
-    "three layers P": Comparison(P, (Way("bits between", layers=3, bits=True),
-                                     Way("numbers between", layers=3))),
+    "three layers P": Comparison(P, (Variant("bits between", layers=3, bits=True),
+                                     Variant("numbers between", layers=3))),
 }
 LONG = Shape(20000, 16, 40, 1024)
 
@@ -76,44 +76,44 @@ LONG = Shape(20000, 16, 40, 1024)
 class Layers(Contestant):
     """Layers of one size on top of each other, each with the weights of the problem."""
 
-    def __init__(self, problem: Problem, way: Way, density: float, delays: int) -> None:
-        self.name, self.problem, self.way = OURS, problem, way
+    def __init__(self, problem: Problem, variant: Variant, density: float, delays: int) -> None:
+        self.name, self.problem, self.variant = OURS, problem, variant
         random = torch.Generator().manual_seed(2)
         kept = torch.rand(problem.w_rec.shape, generator=random) < density
         self.weights = [(problem.w_in if k == 0 else problem.w_rec).clone().requires_grad_()
-                        for k in range(way.layers)]
+                        for k in range(variant.layers)]
         self.w_rec = (problem.w_rec * kept / density**0.5).requires_grad_()
         self.delay: int | Tensor = 0
         if delays > 1:
             self.delay = torch.randint(delays, problem.w_rec.shape, generator=random)
 
     def _outputs(self) -> Tensor:
-        torch.set_float32_matmul_precision(self.way.precision)
+        torch.set_float32_matmul_precision(self.variant.precision)
         x: Any = self.problem.x
         for k, w_in in enumerate(self.weights):
             last = k == len(self.weights) - 1
             found = functional.layer(
                 x, w_in, self.w_rec, alpha=ALPHA, theta=THETA, rho=RHO, beta=BETA,
                 dampening=DAMPENING,
-                delay=self.delay, spikes="bits" if self.way.bits and not last else True,
-                **self.way.arguments)
+                delay=self.delay, spikes="bits" if self.variant.bits and not last else True,
+                **self.variant.arguments)
             x = found.packed or found.spikes
         assert isinstance(x, Tensor)
         return x
 
     def forward(self) -> Tensor:
-        with torch.no_grad(), _ops.forced(**self.way.forced):
+        with torch.no_grad(), _ops.forced(**self.variant.forced):
             return self._outputs()
 
     def forward_backward(self) -> list[Tensor]:
-        with _ops.forced(**self.way.forced):
+        with _ops.forced(**self.variant.forced):
             weights = [*self.weights, self.w_rec]
             return list(torch.autograd.grad(self._outputs(), weights, self.problem.cotangent))
 
 
 def compare(name: str, repeats: int, say: Callable[[str], None] = print) -> list[tuple[str, float,
                                                                                        float]]:
-    """(way, median ms forward, median ms forward+backward) of a comparison, whose ways
+    """(variant, median ms forward, median ms forward+backward) of a comparison, whose variants
     alternate."""
     of = COMPARISONS[name]
     T, B, I, N = of.shape  # noqa: E741
@@ -121,13 +121,14 @@ def compare(name: str, repeats: int, say: Callable[[str], None] = print) -> list
     scale, rate = find_scale(problem.first(LONG_ENOUGH), BASE_RATE / 100, tolerance=0.02, most=25)
     problem = problem.scaled(scale)
     say(f"{name}: T={T} B={B} I={I} N={N}, {100 * rate:.1f} % spikes in the dense layer")
-    times = alternate([Layers(problem, way, of.density, of.delays) for way in of.ways], repeats)
+    times = alternate([Layers(problem, variant, of.density, of.delays) for variant in of.variants],
+                      repeats)
     torch.set_float32_matmul_precision("highest")
-    found = [(way.name, statistics.median(forward), statistics.median(both))
-             for way, (forward, both) in zip(of.ways, times, strict=True)]
-    for way, forward, both in found:
-        say(f"  {way:26} forward {forward:8.2f} {forward / found[0][1]:5.2f}x   forward+backward "
-            f"{both:8.2f} {both / found[0][2]:5.2f}x")
+    found = [(variant.name, statistics.median(forward), statistics.median(both))
+             for variant, (forward, both) in zip(of.variants, times, strict=True)]
+    for variant, forward, both in found:
+        say(f"  {variant:26} forward {forward:8.2f} {forward / found[0][1]:5.2f}x   "
+            f"forward+backward {both:8.2f} {both / found[0][2]:5.2f}x")
     return found
 
 
@@ -150,7 +151,7 @@ def _network_pass(checkpoint_every: int | None, shape: Shape) -> Callable[[], ob
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the comparisons that were asked for."""
-    parser = argparse.ArgumentParser("python -m bench.ways", description=__doc__,
+    parser = argparse.ArgumentParser("python -m bench.variants", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*",
                         help=f"words of their names: {', '.join(COMPARISONS)}, memory")

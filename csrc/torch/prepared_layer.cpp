@@ -1,22 +1,23 @@
-#include "ready.h"
+#include "prepared_layer.h"
 
 #include <cstring>
 
-#include "../cpu/packed.h"
+#include "../cpu/layout.h"
 #include "arguments.h"
 
 namespace lsnn::binding {
 
-Ready::Memory Ready::copy(Address from, int64_t bytes) {
+PreparedLayer::Memory PreparedLayer::copy(Address from, int64_t bytes) {
   Memory memory(cpu::take_block(std::max<int64_t>(bytes, 1)));
   if (from) std::memcpy(memory.get(), (const void*)from, bytes);
   return memory;
 }
 
-Ready::Ready(bool is_wide, int64_t N, const std::vector<int64_t>& constants,
-             const std::vector<double>& numbers, std::vector<int64_t> all_delays, Address given, Address weights, Address each_delay,
-             Address stored_weights, bool with_autapses,
-             std::vector<std::pair<Address, int64_t>> from)
+PreparedLayer::PreparedLayer(bool is_wide, int64_t N, const std::vector<int64_t>& constants,
+                             const std::vector<double>& numbers, std::vector<int64_t> all_delays,
+                             Address given, Address weights, Address each_delay,
+                             Address stored_weights, bool with_autapses,
+                             std::vector<std::pair<Address, int64_t>> from)
     : wide(is_wide),
       stored(stored_weights),
       autapses(with_autapses),
@@ -25,8 +26,9 @@ Ready::Ready(bool is_wide, int64_t N, const std::vector<int64_t>& constants,
       layer{} {
   const Constants c = read_constants(constants, numbers);
   check_choices(c);
-  LSNN_EXPECT(N >= 1, "Ready: expected one neuron or more, got ", N);
-  LSNN_EXPECT((weights != 0) == !delays.empty(), "Ready: expected delays with weights, and none without");
+  LSNN_EXPECT(N >= 1, "PreparedLayer: expected one neuron or more, got ", N);
+  LSNN_EXPECT((weights != 0) == !delays.empty(),
+              "PreparedLayer: expected delays with weights, and none without");
   const int64_t size = wide ? 8 : 4, NP = cpu::padded(N);
   if (wide) check_coefficients((const double*)given, N, c.dampening);
   else check_coefficients((const float*)given, N, c.dampening);
@@ -43,11 +45,14 @@ Ready::Ready(bool is_wide, int64_t N, const std::vector<int64_t>& constants,
   for (auto [_, n] : sources) sum += n;
   bytes = copy(0, sum);
   char* to = (char*)bytes.get();
-  for (auto [address, n] : sources) std::memcpy(to, (const void*)address, n), to += n;
+  for (auto [address, n] : sources) {
+    std::memcpy(to, (const void*)address, n);
+    to += n;
+  }
   layer = {.T = 0,
            .B = 0,
            .N = N,
-           .row = rows[c.dynamics],
+           .model = models[c.dynamics],
            .surrogate = (Surrogate)c.surrogate,
            .dampening = c.dampening,
            .n_ref = c.refractory,
@@ -63,27 +68,32 @@ Ready::Ready(bool is_wide, int64_t N, const std::vector<int64_t>& constants,
   layer.w_in_place = weights != 0;
 }
 
-// Whether the weights of all neurons that spiked, before: [D,B,N] and spikes: [T,B,N], are those of the caller, bit for bit.
-// A few rows of the stored matrix at a time, since neighbours lie in one line of the cache, along its rows and along those of w.
-template <class Bits> bool Ready::weights_hold(int64_t B, int64_t items, const void* before, const void* spikes) const {
+// Whether the weights of all neurons that spiked, before: [D,B,N] and spikes: [T,B,N], are those of
+// the caller, bit for bit. A few rows of the stored matrix at a time, since neighbours lie in one
+// line of the cache, along its rows and along those of w.
+template <class Bits> bool PreparedLayer::weights_hold(int64_t B, int64_t items, const void* before,
+                                                       const void* spikes) const {
   const int64_t N = layer.N, NP = layer.w_stride_j;
   std::vector<Bits> any(N, 0);
   auto add = [&](const Bits* z, int64_t n) {
     for (int64_t row = 0; row < n; row++, z += N)
       for (int64_t j = 0; j < N; j++) any[j] |= z[j];
   };
-  add((const Bits*)before, layer.D * B), add((const Bits*)spikes, items);
+  add((const Bits*)before, layer.D * B);
+  add((const Bits*)spikes, items);
   std::vector<int64_t> active;
   for (int64_t j = 0; j < N; j++)
     if (any[j]) active.push_back(j);
-  const size_t many = layer.N / 16;  // from which on comparing everything, in order, is faster
-  if (active.size() > many) return !std::memcmp((const void*)stored, as_stored.get(), N * N * sizeof(Bits));
+  const size_t most = layer.N / 16;  // from which on comparing everything, in order, is faster
+  if (active.size() > most)
+    return !std::memcmp((const void*)stored, as_stored.get(), N * N * sizeof(Bits));
   constexpr int64_t few = 8;
   for (int64_t first = 0; first < N; first += few) {
     Bits other = 0;
     for (int64_t j : active)
       for (int64_t n = first; n < std::min(N, first + few); n++)
-        other |= (j != n || autapses ? ((const Bits*)stored)[n * N + j] : Bits(0)) ^ ((const Bits*)layer.w)[j * NP + n];
+        other |= (j != n || autapses ? ((const Bits*)stored)[n * N + j] : Bits(0)) ^
+                 ((const Bits*)layer.w)[j * NP + n];
     if (other) return false;
   }
   return true;
@@ -99,18 +109,24 @@ State state_at(const std::vector<Address>& of) {
 }
 }  // namespace
 
-bool Ready::run(int64_t T, int64_t B, Address current, const std::vector<Address>& first, const std::vector<Address>& last,
-                Address spikes) const {
-  LSNN_EXPECT(first.size() == 5 && last.size() == 5, "Ready: expected states of five tensors, got ", first.size(), " and ", last.size());
+bool PreparedLayer::run(int64_t T, int64_t B, Address current, const std::vector<Address>& first,
+                        const std::vector<Address>& last, Address spikes) const {
+  LSNN_EXPECT(first.size() == 5 && last.size() == 5,
+              "PreparedLayer: expected states of five tensors, got ", first.size(), " and ",
+              last.size());
   const char* kept = (const char*)bytes.get();
   for (auto [address, n] : sources) {
     if (std::memcmp(kept, (const void*)address, n)) return false;
     kept += n;
   }
   ForwardArgs f{};
-  f.layer = layer, f.layer.T = T, f.layer.B = B;
+  f.layer = layer;
+  f.layer.T = T;
+  f.layer.B = B;
   f.layer.options = default_options();
-  f.x = (const void*)current, f.x_stride_t = B * layer.N, f.x_stride_b = layer.N;
+  f.x = (const void*)current;
+  f.x_stride_t = B * layer.N;
+  f.x_stride_b = layer.N;
   f.first = state_at(first);
   f.last = state_at(last);
   f.z = (void*)spikes;

@@ -1,0 +1,107 @@
+// Sums and products over the synapses that are not zero, where they are few.
+#pragma once
+#include "layout.h"
+#include "simd.h"
+
+namespace lsnn::cpu {
+namespace {
+
+// The first entry of a row, or its end, from column n on.
+template <class T> LSNN_INLINE uint32_t entry_from(const Sparse<T>& w, uint32_t row, int64_t n) {
+  uint32_t from = w.start[row], to = w.start[row + 1];
+  while (from < to) {
+    const uint32_t middle = from + (to - from) / 2;
+    if (w.column[middle] < n) from = middle + 1;
+    else to = middle;
+  }
+  return from;
+}
+
+// c[k] += the entries of the rows (times weights) in columns [n0, n1), row after row, without fused
+// multiply-add: the bits of sum_events, as a synapse that is zero adds nothing.
+template <class T>
+LSNN_LOCAL void add_sparse_events(const Sparse<T>& w, int64_t N, const uint32_t* rows,
+                                  const T* weights, int64_t n, T* c, int64_t n0, int64_t n1) {
+  for (int64_t e = 0; e < n; e++) {
+    uint32_t i = n0 ? entry_from(w, rows[e], n0) : w.start[rows[e]];
+    const uint32_t end = n1 < N ? entry_from(w, rows[e], n1) : w.start[rows[e] + 1];
+    if (weights)
+      for (; i < end; i++) c[w.column[i]] += weights[e] * w.value[i];
+    else
+      for (; i < end; i++) c[w.column[i]] += w.value[i];
+  }
+}
+
+// d [items,d_stride] -> rows [n0, n1) of transposed [N,max_items]; what stands beyond the items is
+// left as it is.
+template <class T> LSNN_LOCAL void transpose_items(const T* d, int64_t d_stride, int64_t items,
+                                                   int64_t n0, int64_t n1, T* transposed) {
+  for (int64_t k = n0; k < n1; k++)
+    for (int64_t b = 0; b < items; b++) transposed[k * max_items + b] = d[b * d_stride + k];
+}
+
+// The sums of one neuron over its synapses, C vectors of items; several sums of each, so that one
+// need not wait for the other.
+template <int C, class T> struct SparseSums {
+  static constexpr int L = Vec<T>::lanes, accumulators = C == 1 ? 4 : C == 2 ? 3 : C == 4 ? 2 : 1;
+  Vec<T> sum[accumulators][C];
+
+  LSNN_METHOD SparseSums() {
+#pragma GCC unroll 4
+    for (int p = 0; p < accumulators; p++)
+#pragma GCC unroll 8
+      for (int v = 0; v < C; v++) sum[p][v] = Vec<T>(0);
+  }
+  LSNN_METHOD void add_one(const Sparse<T>& w, uint32_t i, const T* transposed, Vec<T>* to) const {
+    const T* d = transposed + (int64_t)w.column[i] * max_items;
+    const Vec<T> x = Vec<T>(w.value[i]);
+#pragma GCC unroll 8
+    for (int v = 0; v < C; v++) to[v] = fma_(x, load(d + v * L), to[v]);
+  }
+  LSNN_METHOD void add(const Sparse<T>& w, int64_t row, const T* transposed) {
+    uint32_t i = w.start[row];
+    const uint32_t end = w.start[row + 1];
+    for (; i + accumulators <= end; i += accumulators)
+#pragma GCC unroll 4
+      for (int p = 0; p < accumulators; p++) add_one(w, i + (uint32_t)p, transposed, sum[p]);
+    for (; i < end; i++) add_one(w, i, transposed, sum[0]);
+  }
+  LSNN_METHOD void write(T* out) {
+#pragma GCC unroll 8
+    for (int v = 0; v < C; v++) {
+#pragma GCC unroll 4
+      for (int p = 1; p < accumulators; p++) sum[0][v] = sum[0][v] + sum[p][v];
+      store(out + v * L, sum[0][v]);
+    }
+  }
+};
+
+// out[b][j] += sum over delays d and synapses jk of w_jk dc_d[b][k]. transposed: [S] the dc_d,
+// [N,max_items] each, or null where there is none. active: as of add_active_product, or null: all
+// neurons. out [items,stride]. Neurons j from n0 to n1 only.
+template <int C, class T>
+LSNN_LOCAL void add_sparse_rows(const Sparse<T>& w, int64_t S, int64_t N, int64_t stride,
+                                const T* const* transposed, T* out, int64_t items,
+                                const uint16_t* active, int64_t n0, int64_t n1) {
+  for (int64_t j = n0; j < n1; j++) {
+    if (active && !column_of_bits(active + j / 16 * max_items, j % 16)) continue;
+    SparseSums<C, T> sums;
+    for (int64_t d = 0; d < S; d++)
+      if (transposed[d]) sums.add(w, d * N + j, transposed[d]);
+    T sum[max_items] = {};
+    sums.write(sum);
+    for (int64_t b = 0; b < items; b++) out[b * stride + j] += sum[b];
+  }
+}
+template <class T>
+LSNN_INLINE void add_sparse_product(const Sparse<T>& w, int64_t S, int64_t N, int64_t stride,
+                                    const T* const* transposed, T* out, int64_t items,
+                                    const uint16_t* active, int64_t n0, int64_t n1) {
+  constexpr int most = (int)max_items / Vec<T>::lanes, half = (most + 1) / 2;
+  if (items * 2 <= max_items)
+    add_sparse_rows<half>(w, S, N, stride, transposed, out, items, active, n0, n1);
+  else add_sparse_rows<most>(w, S, N, stride, transposed, out, items, active, n0, n1);
+}
+
+}  // namespace
+}  // namespace lsnn::cpu

@@ -1,0 +1,123 @@
+"""Short calls without gradients on the CPU, as control loops make them: prepared layers.
+
+What follows from the parameters alone, coefficients and weights, is computed once and kept. Each
+call compares what it uses with the parameters as they are then. Counting changes would not do:
+version counters miss what fused optimizers change, and what is written through ``.data`` or through
+a numpy array.
+"""
+from collections.abc import Hashable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from . import _ops
+from ._arguments import Delays
+from ._resolve import Neuron, resolve
+from ._torch_internals import is_forward_mode, is_mode_active, is_transforming
+
+# numbers of a call, from which on the operators that reuse memory take over; see _ops.reused
+_FEW = 1 << 18
+_MANY = 1 << 31  # weights times delays that are never kept twice
+_USABLE: bool = _ops._C is not None and not _ops._C.emulator
+
+Tensors = Mapping[str, Tensor | None]
+
+
+def may_be_prepared(T: int, B: int, N: int) -> bool:
+    """Whether a call of this size, now, may take a prepared layer.
+
+    Nobody may ask for gradients or watch what is computed: no autograd, compiler, tracer,
+    transform, mode or autocast. And nothing may be forced, as only the operators take options.
+    """
+    return (
+        not torch.compiler.is_compiling() and not torch.is_grad_enabled() and _USABLE
+        and 0 < T * B * N < _FEW
+        and not is_transforming() and not is_forward_mode() and not is_mode_active()
+        and not torch.jit.is_tracing() and not torch.is_autocast_enabled("cpu")
+        and not _ops.forced_options()
+    )
+
+
+def ordinary(tensor: Any, dtype: torch.dtype) -> bool:
+    """Whether this is an ordinary tensor of this dtype on the CPU, contiguous, so that its address
+    says all."""
+    kind = type(tensor)
+    return (
+        (kind is Tensor or kind is nn.Parameter) and tensor.dtype is dtype and tensor.is_cpu
+        and tensor.layout is torch.strided and tensor.is_contiguous()
+    )
+
+
+class Synapses(NamedTuple):
+    """The recurrent weights of a prepared layer."""
+
+    w_rec: Tensor  # (N, N): stored.t(), without its diagonal where there are no autapses
+    stored: Tensor
+    autapses: bool
+
+
+class PreparedLayer:
+    """A layer made from sources, and from constants that are no tensors; what it keeps is its own
+    and never changes."""
+
+    def __init__(
+        self, constants: Hashable, sources: dict[str, Tensor], neuron: Neuron, N: int,
+        dtype: torch.dtype, synapses: Synapses | None,
+    ) -> None:
+        """Raises what functional.alif raises for this neuron. synapses: None without recurrence."""
+        call = resolve(neuron, torch.empty(0, 0, N, dtype=dtype),
+                       None if synapses is None else synapses.w_rec)
+        model = call.model
+        delay = None if model.delay is None else model.delay.contiguous()
+        w_rec = None if synapses is None else synapses.w_rec.contiguous()
+        stored = None if synapses is None else synapses.stored
+        coefficients = model.coefficients.contiguous()
+        self.constants, self.D, self.dtype = constants, model.D, dtype
+        # The aliases hold the memory of the sources, so that no other tensor can come to lie at the
+        # same address.
+        self.sources = [(name, t, t.detach(), t.data_ptr()) for name, t in sources.items()]
+        choices = _ops.Constants(
+            dynamics=_ops.DYNAMICS[model.dynamics], surrogate=_ops.SURROGATES[model.surrogate],
+            refractory=model.refractory, smooth=0, checkpoint=0, outputs=0, gradients=0,
+            coefficient_gradients=0, allow_bf16=0,
+        )
+        numbers = _ops.Numbers(dampening=model.dampening, k_out=0.0)
+
+        def address(tensor: Tensor | None) -> int:
+            return 0 if tensor is None else tensor.data_ptr()
+
+        self.run = _ops._C.PreparedLayer(
+            dtype is torch.float64, N, list(choices), list(numbers), list(model.delays),
+            address(coefficients), address(w_rec), address(delay), address(stored),
+            synapses is not None and synapses.autapses,
+            [(t.data_ptr(), t.nbytes) for t in sources.values() if t is not stored],
+        ).run
+
+    def is_valid_for(self, constants: Hashable, parameters: Tensors, buffers: Tensors) -> bool:
+        """Whether the sources still are these tensors, of the same form in the same memory; run
+        compares the bytes."""
+        if constants != self.constants:
+            return False
+        for name, source, alias, address in self.sources:
+            tensor = parameters.get(name)
+            if tensor is None:
+                tensor = buffers.get(name)
+            if tensor is not source or tensor.data_ptr() != address or not tensor.is_set_to(alias):
+                return False
+        return True
+
+
+def prepare(
+    constants: Hashable, sources: dict[str, Tensor], neuron: Neuron, N: int, dtype: torch.dtype,
+    synapses: Synapses | None,
+) -> PreparedLayer | None:
+    """A prepared layer of ordinary tensors, or None where none is to be kept: one neuron, or too
+    many."""
+    delay = neuron.delay
+    n_delays = len(delay.distinct) if isinstance(delay, Delays) else 1
+    if dtype not in (torch.float32, torch.float64) or N < 2 or n_delays * N * (N + 64) >= _MANY:
+        return None
+    if isinstance(delay, Delays) and not torch.isin(delay.each, torch.tensor(delay.distinct)).all():
+        return None  # the operator says what is wrong
+    return PreparedLayer(constants, sources, neuron, N, dtype, synapses)
