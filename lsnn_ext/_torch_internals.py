@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map as tree_map
 __all__ = [
     "DispatchMode", "assert_on_device", "below_autograd", "gradient_transforms", "has_hooks",
     "has_own_call", "is_batched", "is_forward_mode", "is_mode_active", "is_transforming",
-    "is_zero_tensor", "keys_after_autograd", "register_named_tuple", "tree_map",
+    "is_zero_tensor", "keys_after_autograd", "make_savable", "tree_map",
 ]
 
 
@@ -74,9 +74,12 @@ def assert_on_device(condition: Tensor, message: str) -> None:
     torch._assert_async(condition, message)
 
 
-def register_named_tuple(kind: type, name: str) -> None:
-    """Lets torch.export.save write a named tuple; the public way is for dataclasses only."""
-    torch.utils._pytree._register_namedtuple(kind, serialized_type_name=name)
+def make_savable(kind: type) -> None:
+    """Lets torch.save, with weights_only=True at loading, and torch.export.save take a named tuple
+    of tensors; export has a public way for dataclasses only."""
+    torch.serialization.add_safe_globals([kind])
+    torch.utils._pytree._register_namedtuple(
+        kind, serialized_type_name=f"lsnn_ext.{kind.__name__}")
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -20,7 +20,7 @@ from ._lengths import GivenLengths, Lengths, end_readout, lengths_of
 from ._resolve import Call, Neuron, resolve
 from ._route import bits_pay as bits_pay
 from ._route import projection_of, route
-from ._torch_internals import register_named_tuple
+from ._torch_internals import make_savable
 from .models import COEFFICIENTS, Coefficient, State, Traces
 
 __all__ = ["Delays", "Layered", "PackedSpikes", "State", "Traces", "alif", "layer", "leaky_readout",
@@ -40,6 +40,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     Raises:
         TypeError, ValueError: an argument of a wrong kind or device.
+
+    Equivalent to:
+        >>> y = torch.nn.functional.linear(x, weight, bias)
     """
     for name, value in (("x", x), ("weight", weight), ("bias", bias)):
         if not isinstance(value, Tensor) and not (name == "bias" and value is None):
@@ -47,13 +50,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if value is not None and value.device != x.device:
             raise ValueError(f"{name}: expected device {x.device} as x, got {value.device}")
     return _ops.linear(x, weight, bias, projection_of(x, weight))
-
-
-def make_savable(kind: type) -> None:
-    """Lets torch.save, with weights_only=True at loading, and torch.export.save take a named tuple
-    of tensors."""
-    torch.serialization.add_safe_globals([kind])
-    register_named_tuple(kind, f"lsnn_ext.{kind.__name__}")
 
 
 make_savable(State)
@@ -129,6 +125,15 @@ def alif(
     Raises:
         TypeError, ValueError, RuntimeError: an argument of a wrong kind, shape, dtype, device or
             range; the message names the argument, what is expected and what was given.
+
+    Equivalent to, for dynamics="lsnn" without delay, refractory period and synapse:
+        >>> v = a = z = torch.zeros_like(current[0])
+        >>> for x_t in current:
+        ...     a = rho * a + (1 - rho) * z
+        ...     A = theta + beta * a
+        ...     m = (v - A) / A  # of the membrane before this step, equation (7)
+        ...     v = alpha * v + (1 - alpha) * (x_t + z @ w_rec) - z * A
+        ...     z = (m > 0).to(v.dtype)  # its gradient is dampening * relu(1 - abs(m))
 
     Source: Bellec et al., NeurIPS 2018 (arXiv 1803.09574) and the models' own papers.
     """
@@ -269,6 +274,10 @@ def layer(
 
     Raises:
         TypeError, ValueError, RuntimeError: as alif.
+
+    Equivalent to, with w_out and without lengths:
+        >>> spikes, state = alif(linear(x, w_in, bias), w_rec, **neuron)
+        >>> readout, readout_state = leaky_readout(spikes, w_out, k_out, readout_state)
     """
     unknown = set(neuron) - set(Neuron._fields)
     if unknown:

@@ -63,6 +63,7 @@ def cases(draw: st.DrawFn) -> Case:
         layout=draw(st.sampled_from(LAYOUTS)),
         gradients=draw(st.sampled_from(LAYOUTS)),
         first_r=draw(st.none() | st.integers(0, 7)),
+        lengths=draw(st.sampled_from(["none", "none", "falling", "any"])),
         learn=draw(
             st.none() | st.sets(st.sampled_from(LEAVES)).map(lambda names: tuple(sorted(names)))),
         seed=draw(st.integers(0, 2**32 - 1)),

@@ -1,14 +1,16 @@
 """The reference computes what the paper's own code computed, for every model of the table, and the
 table is alive."""
+import inspect
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import vectors
 from cases import TABLE, Case, build
 from compare import assert_all_same, assert_same
-from lsnn_ext import reference
+from lsnn_ext import functional, reference
 from lsnn_ext.reference import COEFFICIENTS, MODELS, SURROGATES
 
 # Values and gradients, relative to the largest of each. float32: the official code sums in another
@@ -101,3 +103,50 @@ def test_unknown_names() -> None:
         reference.named_model("lsn")
     with pytest.raises(ValueError, match="surrogate.*'tri'.*triangle"):
         reference.named_surrogate("tri")
+
+
+def _snippet(function: Any) -> str:
+    """What stands under "Equivalent to" in the docstring."""
+    text = inspect.getdoc(function)
+    assert text is not None
+    lines = (line.strip() for line in text[text.index("Equivalent to"):].splitlines())
+    return "\n".join(line[4:] for line in lines if line.startswith((">>> ", "... ")))
+
+
+@pytest.mark.parametrize("name", ["alif", "layer", "linear", "leaky_readout"])
+def test_docstrings_say_what_is_computed(name: str) -> None:
+    """The plain torch that each function is said to be equivalent to gives what it gives."""
+    generator = torch.Generator().manual_seed(4)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator, dtype=torch.float64)
+
+    T, B, N, I, O = 30, 3, 9, 4, 2
+    neuron = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.8}
+    given: dict[str, Any] = {
+        "current": drawn(T, B, N) * 2, "w_rec": drawn(N, N) - 0.5, "w_in": drawn(N, I),
+        "w_out": drawn(O, N), "k": 0.8, "k_out": 0.8, "p": drawn(B, O), "neuron": neuron,
+        "bias": drawn(N), "weight": drawn(N, I), "readout_state": drawn(B, O),
+    }
+    given["x"] = drawn(T, B, N if name == "leaky_readout" else I)
+    calls = {
+        "alif": lambda g: functional.alif(g["current"], g["w_rec"], **neuron),
+        "layer": lambda g: functional.layer(
+            g["x"], g["w_in"], g["w_rec"], bias=g["bias"], w_out=g["w_out"], k_out=0.8,
+            readout_state=g["readout_state"], **neuron),
+        "linear": lambda g: functional.linear(g["x"], g["weight"], g["bias"]),
+        "leaky_readout": lambda g: functional.leaky_readout(g["x"], g["w_out"], 0.8, g["p"]),
+    }
+    got = calls[name](given)
+    scope = dict(vars(functional)) | given | neuron | {"torch": torch}
+    exec(_snippet(getattr(functional, name)), scope)  # noqa: S102
+    pairs = {
+        "alif": lambda: [(got[1].v, scope["v"]), (got[1].a, scope["a"]), (got[0][-1], scope["z"])],
+        "layer": lambda: [(got.spikes, scope["spikes"]), (got.readout, scope["readout"]),
+                          (got.readout_state, scope["readout_state"])],
+        "linear": lambda: [(got, scope["y"])],
+        "leaky_readout": lambda: [(got[0], torch.stack(scope["all_p"]))],
+    }[name]()
+    assert name != "alif" or 0 < float(got[0].mean()) < 1
+    for found, wanted in pairs:
+        assert_same(name, found, wanted, tolerance=1e-12)

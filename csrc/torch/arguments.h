@@ -184,7 +184,7 @@ inline StateHolder make_state(const Tensor& like, const char* of, const Layer& l
   const char* names[] = {"state.v", "state.a", "state.i", "state.r", "state.z"};
   for (int k = 0; k < 5; k++) check_like(state[k], names[k], like, of);
   for (int k = 0; k < 4; k++) check_shape(state[k], names[k], {l.B, l.N});
-  const Tensor& z = state[4];
+  const Tensor& z = state.back();
   LSNN_EXPECT(z.dim() == 3 && z.size(0) >= l.D && z.size(1) == l.B && z.size(2) == l.N,
               "state.z must have shape (", l.D, ", ", l.B, ", ", l.N, ") or more past steps, got ",
               shape_text(z));

@@ -140,8 +140,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
                gw_out = when(want_out, {O, N}), gp0 = when(O, {B, O});
   Tensors g_first;
   for (int k = 0; k < 3; k++) g_first.push_back(when(true, {B, N}));
-  Tensor gz0 = when(want_z, {state[4].size(0), B, N});
-  if (want_z && state[4].size(0) > l.D) torch::stable::zero_(gz0);
+  const int64_t past = state.back().size(0);  // steps of z that were given, l.D or more
+  Tensor gz0 = when(want_z, {past, B, N});
+  if (want_z && past > l.D) torch::stable::zero_(gz0);
   g_first.push_back(gz0);
 
   BackwardArgs f{};

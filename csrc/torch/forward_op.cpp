@@ -51,9 +51,8 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
   const bool save_y = save && !c.checkpoint, save_z = save && c.smooth,
              keep_bits = save || bits_asked;
   const Tensor z = when(spikes, {T, B, N});
-  Tensors last;
-  for (int k = 0; k < 4; k++) last.push_back(when(true, {B, N}));
-  last.push_back(when(true, {l.D, B, N}));
+  const Tensor v = when(true, {B, N}), a = when(true, {B, N}), i = when(true, {B, N}),
+               r = when(true, {B, N}), last_z = when(true, {l.D, B, N});
   Tensors trace;
   for (int k = 0; k < 3; k++) trace.push_back(when(traces, {T, B, N}));
   const Tensors p = {when(O, {T, B, O}), when(O, {B, O})};
@@ -69,11 +68,11 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
   f.x_stride_t = from.stride(0);
   f.x_stride_b = from.stride(1);
   f.first = first.state();
-  f.last = {.v = written(last[0], true),
-            .a = written(last[1], true),
-            .i = written(last[2], true),
-            .r = written(last[3], true),
-            .z = written(last[4], true)};
+  f.last = {.v = written(v, true),
+            .a = written(a, true),
+            .i = written(i, true),
+            .r = written(r, true),
+            .z = written(last_z, true)};
   f.z = written(z, spikes);
   f.trace_v = written(trace[0], traces);
   f.trace_a = written(trace[1], traces);
@@ -90,7 +89,7 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
   f.readout_p = written(p[0], O);
   f.readout_last = written(p[1], O);
   run(f, x);
-  return {z, last, trace, p, {y, bits, smooth_z, carry}};
+  return {z, {v, a, i, r, last_z}, trace, p, {y, bits, smooth_z, carry}};
 }
 
 }  // namespace

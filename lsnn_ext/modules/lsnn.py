@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from ..functional import make_savable
+from .._torch_internals import make_savable
 from ..models import Coefficient, State
 from .alif import ALIF
 from .forms import bare, check_tensor, given
