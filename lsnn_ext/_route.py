@@ -1,5 +1,4 @@
-"""Which code computes a call: chosen here, once, for the functions and for the modules above
-them."""
+"""Which code computes a call of functional.layer: chosen here, once."""
 from typing import Literal, NamedTuple
 
 from torch import Tensor
@@ -11,26 +10,29 @@ Projection = Literal["fused", "events", "product", "torch"]
 
 
 class Route(NamedTuple):
-    """How functional.layer computes a call; every route gives the same spikes.
+    """How functional.layer computes a call.
+
+    Every route computes the same; spikes are equal where the sums of the projection are exact, as
+    events and products of matrices add in orders of their own.
 
     The projection of the inputs:
 
     ``fused``    inside the operator of the recurrence, event by event: neither the current (T, B,
                  N) nor its gradient is ever written. On the CPU, for inputs that are mostly zero
                  and for spikes as bits
-    ``events``   in front of it, by an operator that adds rows of w_in for what is not zero. As
-                 fused, where dtypes differ
+    ``events``   in front of it, by an operator that adds rows of w_in for what is not zero. For the
+                 same inputs as fused, where w_rec or bias has another dtype
     ``product``  in front of it, a product of matrices in reused memory. On the CPU, for dense
                  inputs
     ``torch``    in front of it, torch.nn.functional.linear: short calls, other devices, autocast,
-                 torch.compile, subclasses of tensors
+                 torch.compile, subclasses of tensors; and bits that cannot be fused, as numbers
 
     The readout is fused too, or stands behind as an operator of its own and reads the spikes as
     numbers. Spikes are returned as bits by the operator, or packed from numbers.
 
     Short calls of a module without gradients on the CPU take none of these: a prepared layer
-    computes them, see ``prepared`` of the module that keeps it. Without the compiled part the
-    reference computes all.
+    computes them, which modules/inference.py decides before it comes to this. Without the compiled
+    part the reference computes all.
     """
 
     projection: Projection
@@ -59,8 +61,8 @@ def route(
         if projection == "events" and alike:
             projection = "fused"
     fused_readout = w_out is not None and projection != "torch" and w_out.dtype == like.dtype
-    returns_bits = (spikes == "bits" and keeps_order and not smooth and fused_readout
-                    == (w_out is not None)
+    reads_no_numbers = w_out is None or fused_readout
+    returns_bits = (spikes == "bits" and keeps_order and not smooth and reads_no_numbers
                     and _ops.cpu_operators_take(like, w_in))
     return Route(projection, fused_readout, returns_bits)
 

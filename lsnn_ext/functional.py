@@ -113,7 +113,7 @@ def alif(
             rounded to 8 bits. None: the dtype of the computation. Of no effect in float64, or with
             checkpoint_every, which saves no y.
         sparse_grad: only synapses that are not zero get a gradient in w_rec, the others 0. Where
-            most of w_rec is zero the CPU kernels follow the others alone, whatever is said here.
+            most of w_rec is zero the CPU kernels follow those that are not, whatever is said here.
         lengths: (B,) steps of each sequence, from 0 to T, whole numbers on the CPU. Each ends after
             its own last step: spikes and traces are 0 from there on, its state is that of this
             step, and what is given for later steps, gradients too, is not read. Time grows with the
@@ -146,8 +146,9 @@ def alif(
     )
     out, spikes = _outputs(current, w_rec, neuron, _Fused(), {"spikes"})
     state_after = State(out.v, out.a, out.i, out.r, out.z)
-    return (spikes, state_after, Traces(out.trace_v, out.trace_a,
-                                        out.threshold)) if trace else (spikes, state_after)
+    if not trace:
+        return spikes, state_after
+    return spikes, state_after, Traces(out.trace_v, out.trace_a, out.threshold)
 
 
 class _Fused(NamedTuple):
@@ -172,11 +173,10 @@ def _outputs(
     if not _ops.available:
         return _by_reference(x, w_rec, neuron, call)
     _check_kernels("current", x)
-    requested = (
-        requested
-        | ({"traces"} if neuron.trace else set())
-        | ({"saved_bf16"} if call.saved_bf16 else set())
-    )
+    if neuron.trace:
+        requested = requested | {"traces"}
+    if call.saved_bf16:
+        requested = requested | {"saved_bf16"}
     constants = _ops.Constants(
         dynamics=_ops.DYNAMICS[model.dynamics], surrogate=_ops.SURROGATES[model.surrogate],
         refractory=model.refractory, smooth=int(neuron.smooth),
@@ -264,8 +264,8 @@ def layer(
         k_out: its decay over a step, from 0 to 1.
         readout_state: (B, O) the readout before the first step. Default zeros.
         spikes: whether to return the spikes; without w_out they always are. "bits": packed, for the
-            next layer. The backward pass keeps these bits anyway, so no memory is left that grows
-            with T * B * N. The CPU kernels write and read them; elsewhere they are made of numbers,
+            next layer. The backward pass keeps these bits anyway, so returning them takes no
+            further memory. The CPU kernels write and read them; elsewhere they are made of numbers,
             which saves nothing.
         **neuron: the keyword arguments of alif.
 
@@ -292,21 +292,24 @@ def layer(
         raise TypeError(f"x: expected a tensor or PackedSpikes, got {type(x).__name__}")
     if len(x.shape) != 3:
         raise ValueError(f"x: expected shape (T, B, I), got {tuple(x.shape)}")
-    (_, B, I), where = x.shape, x.carrier if isinstance(x, PackedSpikes) else x
-    check_beside("w_in", w_in, ("N", I), where, "x")
+    T, B, I = x.shape
+    like = x.carrier if isinstance(x, PackedSpikes) else x
+    if _ops.available:
+        _check_kernels("x", like)
+    check_beside("w_in", w_in, ("N", I), like, "x")
     N = w_in.shape[0]
     if w_rec is not None:
         by_delay = isinstance(w_rec, Tensor) and w_rec.dim() == 3
-        check_beside("w_rec", w_rec, ("S", N, N) if by_delay else (N, N), where, "x")
+        check_beside("w_rec", w_rec, ("S", N, N) if by_delay else (N, N), like, "x")
     if bias is not None:
-        check_beside("bias", bias, (N,), where, "x")
+        check_beside("bias", bias, (N,), like, "x")
     if w_out is not None:
-        check_beside("w_out", w_out, ("O", N), where, "x")
+        check_beside("w_out", w_out, ("O", N), like, "x")
     elif readout_state is not None:
         raise ValueError("readout_state: expected w_out beside it, got none")
     if w_out is not None and readout_state is not None:
-        check_beside("readout_state", readout_state, (B, w_out.shape[0]), where, "x")
-        dtype = torch.promote_types(where.dtype, torch.float32)
+        check_beside("readout_state", readout_state, (B, w_out.shape[0]), like, "x")
+        dtype = torch.promote_types(like.dtype, torch.float32)
         if readout_state.dtype != dtype:
             raise TypeError(f"readout_state: expected {dtype}, got {readout_state.dtype}")
     if not 0 <= k_out <= 1:
@@ -314,7 +317,7 @@ def layer(
     if spikes not in (True, False, "bits"):
         raise ValueError(f"spikes: expected True, False or 'bits', got {spikes!r}")
     given = Neuron(**neuron)
-    lengths = lengths_of(given.lengths, x.shape[0], B, where.device)
+    lengths = lengths_of(given.lengths, T, B, like.device)
     given = given._replace(lengths=lengths)
     keeps_order = lengths is None or lengths.order is None
     chosen = route(x, w_in, (w_rec, bias), w_out, spikes, keeps_order, bool(given.smooth))
@@ -322,27 +325,31 @@ def layer(
     if isinstance(x, PackedSpikes):
         x = x.carrier if chosen.is_fused else x.numbers()
     if chosen.is_fused:
-        current, fused = x, _Fused(w_in, bias, x_bits)
+        current = x
+        fused = _Fused(w_in, bias, x_bits)
     else:
         if lengths is not None:  # the projection reads all steps
-            x = x.masked_fill(lengths.ended(x.shape[0], x.device), 0.0)
-        current, fused = _ops.linear(x, w_in, bias, chosen.projection), _Fused()
-    behind = w_out is not None and not chosen.fused_readout  # the readout reads the numbers
-    if w_out is not None and not behind:
+            x = x.masked_fill(lengths.ended(T, x.device), 0.0)
+        current = _ops.linear(x, w_in, bias, chosen.projection)
+        fused = _Fused()
+    reads_numbers = w_out is not None and not chosen.fused_readout
+    if w_out is not None and not reads_numbers:
         first = w_out.new_zeros(B, w_out.shape[0]) if readout_state is None else readout_state
         fused = fused._replace(w_out=w_out, p=first, k_out=k_out)
     wanted = spikes or w_out is None
-    requested = {"bits"} if chosen.returns_bits else {"spikes"} if wanted or behind else set()
+    requested = {"spikes"} if wanted or reads_numbers else set()
+    if chosen.returns_bits:
+        requested = {"bits"}
     out, z = _outputs(current, w_rec, given, fused, requested)
-    y, y_last = (None, None) if w_out is None else (out.p, out.p_last)
-    if behind:
-        y, y_last = leaky_readout(z, w_out, k_out, readout_state, lengths)  # type: ignore[arg-type]
+    p, p_last = (None, None) if w_out is None else (out.p, out.p_last)
+    if reads_numbers:
+        p, p_last = leaky_readout(z, w_out, k_out, readout_state, lengths)  # type: ignore[arg-type]
     packed = None
     if spikes == "bits":
         packed = PackedSpikes(out.bits, z) if chosen.returns_bits else pack_spikes(z)
     traces = Traces(out.trace_v, out.trace_a, out.threshold) if given.trace else None
     numbers = z if wanted and packed is None else None
-    return Layered(numbers, State(out.v, out.a, out.i, out.r, out.z), traces, y, y_last, packed)
+    return Layered(numbers, State(out.v, out.a, out.i, out.r, out.z), traces, p, p_last, packed)
 
 
 def leaky_readout(x: Tensor, w_out: Tensor, k: float, p: Tensor | None = None,

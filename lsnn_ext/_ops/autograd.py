@@ -36,7 +36,7 @@ class Tensors(NamedTuple):
     x_bits: Any = None  # (T, B, ceil(I / 32))
     w_out: Any = None  # (O, N) of the readout
     p: Any = None  # (B, O) its state
-    lengths: Any = None  # (B,) of items that end early, descending, on the CPU
+    lengths: Any = None  # (B,) steps of each item, descending, on the CPU; None: all
 
 
 class Outputs(NamedTuple):
@@ -53,7 +53,8 @@ class Outputs(NamedTuple):
     threshold: Tensor
     p: Tensor  # (T, B, O)
     p_last: Tensor  # (B, O)
-    y: Tensor  # what is saved for the backward pass, see docs/equations.md
+    # Saved for the backward pass, see docs/equations.md.
+    y: Tensor
     bits: Tensor
     smooth_z: Tensor
     carry: Tensor
@@ -104,7 +105,9 @@ def _interruptible(op: Callable[..., Any], *args: Any) -> Any:
 
 def _lists(t: Tensors, settings: Settings) -> tuple[Any, ...]:
     """From the state on, the arguments that both operators have."""
-    recurrence, projection, readout = [t.w_rec, t.delay], [t.w_in, t.bias, t.x_bits], [t.w_out, t.p]
+    recurrence = [t.w_rec, t.delay]
+    projection = [t.w_in, t.bias, t.x_bits]
+    readout = [t.w_out, t.p]
     return (
         [t.v, t.a, t.i, t.r, t.z], t.coefficients, [solid(w) for w in recurrence],
         list(settings.delays), [solid(w) for w in projection], [solid(w) for w in readout],
@@ -114,8 +117,8 @@ def _lists(t: Tensors, settings: Settings) -> tuple[Any, ...]:
 def _forward(t: Tensors, settings: Settings) -> Outputs:
     """alif_forward; the spikes that it returns as bits have a tensor for their gradients in place
     of the numbers."""
-    numbers = list(settings.constants), list(settings.numbers), list(settings.options)
-    args = t.x, *_lists(t, settings), *numbers, t.lengths
+    lists = list(settings.constants), list(settings.numbers), list(settings.options)
+    args = t.x, *_lists(t, settings), *lists, t.lengths
     spikes, state, traces, readout, saved = _interruptible(torch.ops.lsnn.alif_forward, *args)
     if has("outputs", settings.constants.outputs, "bits"):
         spikes = empty_carrier(state[0], *t.x.shape[:2], t.coefficients.shape[1])
@@ -149,24 +152,26 @@ class _Alif(torch.autograd.Function):
     def backward(ctx: Any, *g: Tensor | None) -> tuple[Tensor | None, ...]:
         _refuse_second_derivative()
         with torch.no_grad():
-            gradients: tuple[Tensor | None, ...] = _Alif.gradients(ctx, Outputs(*g))  # type: ignore[arg-type]
+            found = _Alif.gradients(ctx, Outputs(*g))  # type: ignore[arg-type]
+        gradients: tuple[Tensor | None, ...] = found
         if torch.is_grad_enabled() and not transformed():
-            gradients = only_once(gradients, (*g, *ctx.saved_tensors))
-        return None, None, None, None, None, *gradients
+            gradients = only_once(found, (*g, *ctx.saved_tensors))
+        return *(None for _ in Settings._fields), *gradients
 
     @staticmethod
     def gradients(ctx: Any, g: Outputs) -> Tensors:
         """Of the tensors, given those of the outputs."""
         *tensors, y, bits, smooth_z, carry = ctx.saved_tensors
         t, settings = Tensors(*tensors), ctx.settings
-        needed = Tensors(*ctx.needs_input_grad[5:])
+        needed = Tensors(*ctx.needs_input_grad[len(Settings._fields) :])
         outputs = settings.constants.outputs
         # A compiled graph makes zeros of shape (0,) for what was not asked for.
         has_spikes = has("outputs", outputs, "spikes") or has("outputs", outputs, "bits")
         has_traces = has("outputs", outputs, "traces")
         wanted = mask("gradients", (name for name in _C.gradients if getattr(needed, name)))
         g_traces = [g.trace_v, g.trace_a, g.threshold] if has_traces else []
-        g_state, g_readout = [g.v, g.a, g.i, g.z], [] if t.w_out is None else [g.p, g.p_last]
+        g_state = [g.v, g.a, g.i, g.z]
+        g_readout = [] if t.w_out is None else [g.p, g.p_last]
         x, w_rec, coefficients, (v, a, i, z), (w_in, bias), (w_out, p) = _interruptible(
             torch.ops.lsnn.alif_backward, g.spikes if has_spikes else None,
             [solid(one) for one in g_traces], [solid(one) for one in g_state],
@@ -195,7 +200,7 @@ def recurrence_in_order(t: Tensors, settings: Settings) -> Outputs:
     """The operator, under autograd where somebody wants a gradient; the outputs asked for are those
     of settings.
 
-    bits of the outputs may be empty where they are not asked for.
+    bits of the outputs are there also where only `saved` is asked for.
     """
     forward_mode = not torch.compiler.is_compiling() and is_forward_mode()
     if settings.sparse_grad and t.w_rec is not None and torch.compiler.is_exporting():
@@ -208,18 +213,18 @@ def recurrence_in_order(t: Tensors, settings: Settings) -> Outputs:
         and any(value is not None and value.requires_grad for value in t)
     ):
         constants = constants._replace(outputs=constants.outputs | mask("outputs", ["saved"]))
-        plain_tuples = tuple(settings.delays), tuple(constants), tuple(
-            settings.numbers), settings.sparse_grad
-        return Outputs(*_Alif.apply(*plain_tuples, settings.options, *t))
-    saving = mask("outputs", ["saved_bf16"])
-    constants = constants._replace(checkpoint=0, outputs=constants.outputs & ~saving)
+        delays, numbers = tuple(settings.delays), tuple(settings.numbers)
+        plain = delays, tuple(constants), numbers, settings.sparse_grad, settings.options
+        return Outputs(*_Alif.apply(*plain, *t))
+    rounding = mask("outputs", ["saved_bf16"])
+    constants = constants._replace(checkpoint=0, outputs=constants.outputs & ~rounding)
     with torch.no_grad():
         return _forward(t, settings._replace(constants=constants))
 
 
 def differentiated(given: Any) -> tuple[Any, ...] | None:
-    """alif_forward with gradients, as exported programs call it; None where its arguments do not
-    have it save."""
+    """alif_forward with gradients, as exported programs call it; None unless `saved` is asked for
+    and `bits` is not."""
     named = Constants(*given.constants)
     if not has("outputs", named.outputs, "saved") or has("outputs", named.outputs, "bits"):
         return None
@@ -234,8 +239,7 @@ def differentiated(given: Any) -> tuple[Any, ...] | None:
     numbers = tuple(given.numbers)
     out = Outputs(*_Alif.apply(tuple(given.delays), tuple(named), numbers, False,
                                tuple(given.options), *t))
-    traces, saved = (
-        [out.trace_v, out.trace_a, out.threshold],
-        [out.y, out.bits, out.smooth_z, out.carry],
-    )
-    return out.spikes, [out.v, out.a, out.i, out.r, out.z], traces, [out.p, out.p_last], saved
+    state = [out.v, out.a, out.i, out.r, out.z]
+    traces = [out.trace_v, out.trace_a, out.threshold]
+    saved = [out.y, out.bits, out.smooth_z, out.carry]
+    return out.spikes, state, traces, [out.p, out.p_last], saved

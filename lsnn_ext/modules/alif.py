@@ -36,14 +36,13 @@ class ALIF(Recurrent):
                  is NaN: clamp it after optimizer.step(), or parametrize it. That is looked at on
                  the CPU and outside of torch.compile
     checkpoint_every   steps between saved states, or bytes such as "500 MB": less memory for long
-                       sequences, see
-                 functional.alif; None saves the membrane of every step
+                       sequences, see functional.alif; None saves the membrane of every step
     saved_dtype  torch.bfloat16: in half the memory, which rounds gradients; None: as it is
 
-    Parameters per layer and direction, named as in nn.LSTM: weight_ih_l0 (N, I), weight_hh_l0 (N,
-    N) with the target neuron first, bias_ih_l0 (N,); and tau_mem_l0, tau_adapt_l0, beta_l0,
-    threshold_l0 of the shape given. Raises ValueError or TypeError naming the argument for what is
-    out of range.
+    Parameters per layer and direction, named as in nn.LSTM: weight_ih_l0 (N, I),
+    weight_hh_l0 (N, N) with the target neuron first, bias_ih_l0 (N,); and tau_mem_l0,
+    tau_adapt_l0, beta_l0, threshold_l0 of the shape given.
+    Raises ValueError or TypeError naming the argument for what is out of range.
     """
 
     _paper: ClassVar = {"tau_mem": 20.0, "tau_adapt": 200.0, "beta": 1.8, "threshold": 0.01,

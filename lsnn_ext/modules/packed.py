@@ -40,16 +40,16 @@ def flipped(value: Tensor, lengths: Tensor | None) -> Tensor:
     step = torch.arange(T)[:, None]
     mirrored = torch.where(step < lengths, lengths - 1 - step, step)
     order = (mirrored * B + torch.arange(B)).flatten().to(value.device)
-    there_and_back: Tensor = _Permuted.apply(value.reshape(T * B, N), order, order)
-    return there_and_back.view(T, B, N)
+    reordered: Tensor = _Permuted.apply(value.reshape(T * B, N), order, order)  # its own inverse
+    return reordered.view(T, B, N)
 
 
 class _Group(NamedTuple):
     """Neighbouring sequences, of which the longest has at most twice the steps of the shortest."""
 
     first: int
-    last: int  # one past its last sequence
-    lengths: Tensor  # (last - first,)
+    end: int  # one past its last sequence
+    lengths: Tensor  # (end - first,)
 
     @property
     def T(self) -> int:
@@ -68,7 +68,7 @@ class _Group(NamedTuple):
         return pad_packed_sequence(PackedSequence(data, batch_sizes))[0]
 
     def packed(self, padded: Tensor) -> Tensor:
-        """The other way round."""
+        """(T, B, .) as packed rows of the group."""
         return (
             padded.flatten(0, 1)
             if self.is_even
@@ -82,7 +82,7 @@ def _lengths(batch_sizes: Tensor) -> Tensor:
 
 
 def _groups(lengths: Tensor) -> list[_Group]:
-    """All of them, so that memory and time follow the sum of lengths and not the longest."""
+    """Cuts the batch into groups, so that memory and time follow the sum of lengths."""
     found: list[_Group] = []
     first = 0
     for b in range(1, len(lengths) + 1):
@@ -99,9 +99,9 @@ def _order(groups: list[_Group], lengths: Tensor) -> tuple[Tensor, Tensor]:
     runs = torch.arange(T)[:, None] < lengths
     place, n = torch.zeros(T, B, dtype=torch.int64), 0
     for group in groups:
-        own = runs[: group.T, group.first : group.last]
+        own = runs[: group.T, group.first : group.end]
         steps = int(own.sum())
-        place[: group.T, group.first : group.last][own] = torch.arange(n, n + steps)
+        place[: group.T, group.first : group.end][own] = torch.arange(n, n + steps)
         n += steps
     order = place[runs]
     return order, torch.argsort(order)
@@ -133,9 +133,9 @@ def run_packed(
     outs: list[Layered] = []
     for group, own in zip(groups, data.split([int(group.lengths.sum()) for group in groups]),
                           strict=True):
-        first, last = group.first, group.last
-        own_state = None if state is None else rows(state, first, last)
-        own_p = None if p is None else p[first:last]
+        first, end = group.first, group.end
+        own_state = None if state is None else rows(state, first, end)
+        own_p = None if p is None else p[first:end]
         outs.append(run(group.padded(own), None if group.is_even else group.lengths, own_state,
                         own_p))
 
@@ -152,15 +152,15 @@ def run_packed(
         return whole if x.unsorted_indices is None else whole.index_select(axis, x.unsorted_indices)
 
     leaves = zip(*(out.state for out in outs), strict=True)
-    end = State(*(given(unsorted(list(values), -2)) for values in leaves))
+    state_after = State(*(given(unsorted(list(values), -2)) for values in leaves))
     traces = None
     if outs[0].traces is not None:
         traces = Traces(*(given(packed(list(values)))
                           for values in zip(*(given_traces(out) for out in outs), strict=True)))
-    return Layered(
-        packed([out.spikes for out in outs]), end, traces, packed([out.readout for out in outs]),
-        unsorted([out.readout_state for out in outs], 0),
-    )
+    spikes = packed([out.spikes for out in outs])
+    readout = packed([out.readout for out in outs])
+    readout_state = unsorted([out.readout_state for out in outs], 0)
+    return Layered(spikes, state_after, traces, readout, readout_state)
 
 
 def given_traces(out: Layered) -> Traces:
