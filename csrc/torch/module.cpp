@@ -1,6 +1,5 @@
-// lsnn_ext._C: what tensors can't say. Importing it also registers the operators of the *_op.cpp
-// and
-// *_ops.cpp beside this file, which lie in the same object.
+// lsnn_ext._C: what tensors can't say. Importing it also registers the operators of the files
+// *_op.cpp and *_ops.cpp, which lie in the same object.
 #include <pybind11/stl.h>
 
 #include "../alif.h"

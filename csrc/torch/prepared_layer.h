@@ -19,12 +19,11 @@ inline constexpr const char* prepared_layer_text =
     "from (sources: address and bytes of each). stored: w transposed, as the caller has it, or 0;\n"
     "its diagonal counts as 0 without autapses.";
 inline constexpr const char* run_text =
-    "T steps of B items from the addresses of contiguous tensors: current (T,B,N), the five of "
-    "the\n"
-    "state and where the five after the last step go, (B,N) and (D,B,N), and the spikes (T,B,N).\n"
-    "False, and the results are void, where the sources do not hold the bytes any more from which\n"
-    "the layer was prepared, or stored has other weights of a neuron that spiked: those of the\n"
-    "others were not read.";
+    "T steps of B items from the addresses of contiguous tensors: current (T,B,N), the five of\n"
+    "the state and where the five after the last step go, (B,N) and (D,B,N), and the spikes\n"
+    "(T,B,N). False, and the results are void, where the sources do not hold the bytes any more\n"
+    "from which the layer was prepared, or stored has other weights of a neuron that spiked:\n"
+    "those of the others were not read.";
 
 class PreparedLayer {
  public:
