@@ -13,10 +13,6 @@
 #include "thread_teams.h"
 
 namespace lsnn::cpu {
-#if defined(__aarch64__)
-extern const Kernels<float> kernels_f32_neon;
-extern const Kernels<double> kernels_f64_neon;
-#endif
 namespace {
 
 struct InstructionSet {
