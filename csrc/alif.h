@@ -5,15 +5,19 @@
 // spikes. A prime marks the value carried from the step before; z[t-1-d] are past spikes.
 // Coefficients are per neuron.
 //
-//   (1) c = x_t + sum_j w_jk z_j[t-1-d_jk]           d_jk: extra delay, one for all or one per
-//   synapse (2) i = sigma i' + c                             sigma = 0: no synapse (3) a = rho a' +
-//   q e' + p v'                     e' = drive: spike z' | cross [v' over A'] | above [v' over
-//   theta] (4) A = theta + beta a (5) y = alpha v' + kappa (i - eta a) (6) u = reset(y, z') when =
-//   next, else y         reset(y, z) = y - z A | y - z R | (1 - z) y + z R (7) m = (n - A) / s n =
-//   u (test new) or v' (old); s = width, or width A
-//       z = [m > 0] (ge: >=), 0 while r' > 0         dz/dm := psi(m), 0 while r' > 0
+// clang-format off
+//   (1) c = x_t + sum_j w_jk z_j[t-1-d_jk]     d_jk: extra delay, one for all or one per synapse
+//   (2) i = sigma i' + c                       sigma = 0: no synapse
+//   (3) a = rho a' + q e' + p v'               e' = drive: spike z' | cross [v' over A'] |
+//                                              above [v' over theta]
+//   (4) A = theta + beta a
+//   (5) y = alpha v' + kappa (i - eta a)
+//   (6) u = reset(y, z') when = next, else y   reset(y, z) = y - z A | y - z R | (1 - z) y + z R
+//   (7) m = (n - A) / s                        n = u (test new) or v' (old); s = width, or width A
+//       z = [m > 0] (ge: >=), 0 while r' > 0   dz/dm := psi(m), 0 while r' > 0
 //   (8) v = reset(u, z)  when = now, else u
 //   (9) r = n_ref after a spike, else max(r' - 1, 0)
+// clang-format on
 //
 // A synapse may have a weight w_djk for each delay d: then (1) sums over d too. Without recurrent
 // weights c = x_t.

@@ -5,9 +5,9 @@
 
 namespace lsnn {
 
-// How the backward pass of the CPU kernels multiplies: all of W; the rows of active neurons; these
-// in bfloat16 with sums in float, where the processor has such products; the synapses that are not
-// zero.
+// How the backward pass of the CPU kernels multiplies, see fastest() and product() in
+// cpu/backward.h: all of W; the rows of active neurons; these in bfloat16 with sums in float, where
+// the processor has such products; the synapses that are not zero.
 enum class ProductAlgorithm { automatic, dense, active, bf16, sparse };
 inline constexpr const char* product_names[] = {"automatic", "dense", "active", "bf16", "sparse"};
 inline constexpr int n_products = 5;

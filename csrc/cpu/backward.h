@@ -5,58 +5,12 @@
 // the weights and the adjoint of step() give dL/dc; then the chunk's events, sorted by row, sum
 // dL/dc into the weight gradients, each row in registers.
 #pragma once
+#include "backward_scratch.h"
 #include "product_bf16.h"
 #include "product_sparse.h"
-#include "readout.h"
-#include "replay.h"
 
 namespace lsnn::cpu {
 namespace {
-
-template <class T> struct BackwardScratch {
-  ReplayScratch<T> replay;
-  ReadoutScratch<T> readout;
-  T* gc;                       // [chunk + D,items,ND] dL/dc, step t in slot t % (chunk + D)
-  T *dv, *da, *di;             // [items,NP] dL/d of the carried state
-  T* dz;                       // [items,ND] dL/d of the spikes of the step at hand
-  T* gx_out;                   // [items,N] a row to be streamed out
-  // [n_coefficients,NP] gradients of the coefficients over the chunk: short sums round less
-  T* sums;
-  // [D + 1,N,max_items] dL/dc of the last steps for the sparse product, step t in slot t % (D + 1)
-  T* gc_transposed;
-  const T** slices;            // [S] those of a step's delays
-  // [D + 1,items,gradient_stride] dL/dc of the last steps in bfloat16, for products of such numbers
-  uint16_t* gc_bf16;
-  uint32_t* nonzero;  // [words(I) + 1] inputs that are not zero, of one item
-  ActiveRows active;
-  RowGradient<T, false> gradient;  // the spikes of the chunk, into the gradient of w
-  RowGradient<T, true> gradient_in;  // the inputs of the chunk, into that of their weights
-
-  BackwardScratch(Arena& shared, Arena& own, const BackwardArgs& f, bool sparse, bool bf16,
-                  int64_t members)
-      : replay(shared, own, f, members),
-        readout(own, f.layer, f.readout, true),
-        gradient(own, f.layer.S * f.layer.N, chunk * tile_items(f.layer.B) * f.layer.S * f.layer.N),
-        gradient_in(own, f.projection.I + 1,
-                    f.projection.I ? chunk * tile_items(f.layer.B) * (f.projection.I + 1) : 0) {
-    const Layer& l = f.layer;
-    const int64_t n = tile_items(l.B), NP = padded(l.N);
-    gc = shared.take<T>((chunk + l.D) * n * gradient_stride<T>(NP));
-    dv = own.take<T>(n * NP);
-    da = own.take<T>(n * NP);
-    di = own.take<T>(n * NP);
-    dz = own.take<T>(n * gradient_stride<T>(NP));
-    gx_out = own.take<T>(n * l.N + pad);
-    sums = own.take<T>(n_coefficients * NP);
-    // One slot more than there are delays: while the slowest member reads dL/dc of the step before,
-    // the fastest may write one.
-    gc_transposed = shared.take<T>(sparse ? (l.D + 1) * l.N * max_items : 0);
-    slices = own.take<const T*>(l.S);
-    gc_bf16 = shared.take<uint16_t>(bf16 ? (l.D + 1) * n * gradient_stride<uint16_t>(NP) : 0);
-    nonzero = own.take<uint32_t>(words(f.projection.I) + 1);
-    active.entries = own.take<uint32_t>((row_items + 1) * l.N);
-  }
-};
 
 template <class T, class Spec> struct BackwardTile : Tile {
   static constexpr int L = Vec<T>::lanes;
@@ -94,8 +48,18 @@ template <class T, class Spec> struct BackwardTile : Tile {
     return s.gc_bf16 + t % (l.D + 1) * full_items * gradient_stride<uint16_t>(NP);
   }
 
-  // The fastest algorithm for a step with so many active neurons; costs in fused multiply-adds of a
-  // vector, of which a sum over lanes takes about 8 and a row of its own about 20.
+  // Costs of products, in fused multiply-adds of a vector.
+  // a synapse that is not zero, for each vector of items
+  static constexpr double synapse_cost = 1.3;
+  // a row of synapses, however few they are
+  static constexpr double sparse_row_cost = 20;
+  // each vector of the row of an active neuron, in T and in bfloat16
+  static constexpr double active_vector_cost = 1.4, bf16_vector_cost = 0.7;
+  // the sum over lanes at the end of such a row
+  static constexpr double lane_sum_cost = 8;
+
+  // The fastest algorithm for a step, by the share of neurons that are active in it. Before the
+  // first step, and where all count as active, the share is not known.
   LSNN_METHOD ProductAlgorithm fastest(int64_t step, int64_t items) const {
     const bool known = past.choose && step >= 0, bf16 = p.w_bf16 != nullptr;
     if (p.algorithm != ProductAlgorithm::automatic && p.algorithm != ProductAlgorithm::bf16)
@@ -109,12 +73,13 @@ template <class T, class Spec> struct BackwardTile : Tile {
                    vectors = (double)(NP / L);
       const int64_t vectors_of_items =
           ((items * 2 <= max_items ? max_items / 2 : max_items) + L - 1) / L;
-      const double sparse = 1.3 * entries * (double)vectors_of_items + 20,
-                   row = (bf16 ? 0.7 : 1.4) * vectors + 8;
+      const double sparse = synapse_cost * entries * (double)vectors_of_items + sparse_row_cost,
+                   row = (bf16 ? bf16_vector_cost : active_vector_cost) * vectors + lane_sum_cost;
       if (sparse < (few ? share * (double)items * row : vectors * (double)items))
         return ProductAlgorithm::sparse;
     }
-    return few ? bf16 ? ProductAlgorithm::bf16 : ProductAlgorithm::active : ProductAlgorithm::dense;
+    if (!few) return ProductAlgorithm::dense;
+    return bf16 ? ProductAlgorithm::bf16 : ProductAlgorithm::active;
   }
 
   // dz += sum over delays of W dL/dc of the steps that the spikes of step t reached through (1);
@@ -148,16 +113,18 @@ template <class T, class Spec> struct BackwardTile : Tile {
     }
     if (algorithm == ProductAlgorithm::sparse)
       add_sparse_product(p.sparse, l.S, N, ND, s.slices, s.dz, alive, active, n0, n1);
-    const bool is_dense = algorithm == ProductAlgorithm::dense,
-               is_sparse = algorithm == ProductAlgorithm::sparse;
-    past.steps.meter.lap(is_dense    ? Count::ns_product_dense
-                         : is_sparse ? Count::ns_product_sparse
-                                     : Count::ns_product_active);
-    if (!leads()) return;
-    past.steps.meter.count(is_dense    ? Count::product_steps_dense
-                           : is_sparse ? Count::product_steps_sparse
-                                       : Count::product_steps_active,
-                           step >= 0);
+    // bf16 is counted as active.
+    Count::Name time = Count::ns_product_active, steps = Count::product_steps_active;
+    if (algorithm == ProductAlgorithm::dense) {
+      time = Count::ns_product_dense;
+      steps = Count::product_steps_dense;
+    }
+    if (algorithm == ProductAlgorithm::sparse) {
+      time = Count::ns_product_sparse;
+      steps = Count::product_steps_sparse;
+    }
+    past.steps.meter.lap(time);
+    if (leads()) past.steps.meter.count(steps, step >= 0);
   }
 
   // The adjoint of one step for all items; dz holds all that reached the spikes of step t but what
@@ -174,11 +141,11 @@ template <class T, class Spec> struct BackwardTile : Tile {
       const bool read_di = spec.synapse || t == length(b) - 1;
       const int64_t read = ((t - t0) * full_items + b) * NP, at = (t * B + b0 + b) * N;
       // [T,B,N]
-      auto outside = [&](const void* g) LSNN_LAMBDA { return g ? (const T*)g + at : nullptr; };
-      const T *y = past.y_row(t, b), *gv = outside(f.gv), *ga = outside(f.ga), *gA = outside(f.gA);
+      auto at_row = [&](const void* g) LSNN_LAMBDA { return g ? (const T*)g + at : nullptr; };
+      const T *y = past.y_row(t, b), *gv = at_row(f.gv), *ga = at_row(f.ga), *gA = at_row(f.gA);
       const T* gz = f.gz ? (const T*)f.gz + t * f.gz_stride_t + (b0 + b) * f.gz_stride_b : nullptr;
       const bool traced = gv || ga || gA;
-      const auto before = past.spikes(t - 1, b), now = past.spikes(t, b);
+      const auto spikes_before = past.spikes(t - 1, b), spikes_t = past.spikes(t, b);
       T *dc_out = gc(t) + b * ND, *gx_out = f.gx ? s.gx_out + b * N : nullptr;
       T *dv = s.dv + b * NP, *da = s.da + b * NP, *di = s.di + b * NP, *dz = s.dz + b * ND;
       if (gz && t > 0)
@@ -189,7 +156,7 @@ template <class T, class Spec> struct BackwardTile : Tile {
         const Coefs<V> k = load_coefficients(coefficients, n);
         const Carry<V> carry = {load(r.v + from), load(r.a + from),
                                 carry_i ? load(r.i + from) : V(0),
-                                carry_r ? load(r.r + from) : V(0), before(n)};
+                                carry_r ? load(r.r + from) : V(0), spikes_before(n)};
         Adjoint<V> d = {load(dv + n), load(da + n), read_di ? load(di + n) : V(0), load(dz + n)};
         V Ab = V(0);
         if (gz) d.z = d.z + (gz_stride_n ? load_n(gz + n, left) : V(*gz));
@@ -199,7 +166,7 @@ template <class T, class Spec> struct BackwardTile : Tile {
           if (gA) Ab = load_n(gA + n, left);
         }
         Coefs<V> g = {};
-        const V dc = step_adjoint(spec, k, carry, load_n(y + n, left), now(n), Ab, d, g);
+        const V dc = step_adjoint(spec, k, carry, load_n(y + n, left), spikes_t(n), Ab, d, g);
         store(dv + n, d.v);
         store(da + n, d.a);
         store(dz + n, d.z);
@@ -208,14 +175,15 @@ template <class T, class Spec> struct BackwardTile : Tile {
         if (gx_out) store(gx_out + n, dc);  // the next row overwrites what stands beyond N
         const V sums[] = {g.alpha, g.kappa, g.rho,   g.q,     g.p, g.beta,
                           g.eta,   g.theta, g.sigma, g.width, g.R};
-        for (int c = 0; spec.want && c < n_coefficients; c++)
-          if (spec.want >> c & 1) store(gk + c * NP + n, load(gk + c * NP + n) + sums[c]);
+        if (spec.want)
+          for (int c = 0; c < n_coefficients; c++)
+            if (spec.want >> c & 1) store(gk + c * NP + n, load(gk + c * NP + n) + sums[c]);
       }
     }
     stream_out(f.gx, t, s.gx_out);
   }
 
-  // dL/dc of step t for products in bfloat16; zeros beyond N, where gc holds whatever.
+  // dL/dc of step t for products in bfloat16; zeros beyond N, where gc is undefined.
   LSNN_METHOD void store_gc_bf16([[maybe_unused]] int64_t t) const {
 #if LSNN_ISA == 512
     if constexpr (has_bf16<T>)
@@ -231,8 +199,9 @@ template <class T, class Spec> struct BackwardTile : Tile {
   void weight_gradient(int64_t t0, int64_t t1, T* w) const {
     s.gradient.clear();
     for (int64_t t = t0; t < t1; t++)
-      for (int64_t d = 0; d < l.S; d++)
-        for (int64_t b = 0, alive = items_alive(t), t_past = t - 1 - l.delays[d]; b < alive; b++) {
+      for (int64_t d = 0; d < l.S; d++) {
+        const int64_t alive = items_alive(t), t_past = t - 1 - l.delays[d];
+        for (int64_t b = 0; b < alive; b++) {
           const T* dc = gc(t) + b * ND;
           if (t_past >= 0 && !l.smooth) {
             s.gradient.add_bits(past.bits(t_past, b), W, d * N, dc - s.gc);
@@ -242,6 +211,7 @@ template <class T, class Spec> struct BackwardTile : Tile {
           for (int64_t j = 0; j < N; j++)
             if (z[j] != T(0)) add_row(w + (d * N + j) * NP, z[j], dc, n0, n_end);
         }
+      }
     s.gradient.add_to(w, NP, n0, n_end, s.gc);
   }
   // w_in += input[t] dL/dc[t] over the chunk, and the bias in the last row.
@@ -268,9 +238,11 @@ template <class T, class Spec> struct BackwardTile : Tile {
     for (int64_t t = t0; t < t1; t++)
       for (int64_t b = 0, alive = items_alive(t); b < alive; b++) {
         const T* g = readout.g(t - t0, b);
-        if (!l.smooth)
+        if (!l.smooth) {
           gradient.add_bits(past.bits(t, b) + word0(), own_words(), n0, g - s.readout.g);
-        for (int64_t j = n0; l.smooth && j < n1; j++)
+          continue;
+        }
+        for (int64_t j = n0; j < n1; j++)
           add_row(w_out + j * readout.OP, past.real(t, b)[j], g, 0, readout.OP);
       }
     gradient.add_to(w_out, readout.OP, 0, readout.OP, s.readout.g);
@@ -281,14 +253,15 @@ template <class T, class Spec> struct BackwardTile : Tile {
   LSNN_METHOD void add_last_state(int64_t t) const {
     if (!f.glast.z) return;
     for (int64_t b = 0, alive = items_alive(t); b < alive; b++) {
-      const int64_t back = length(b) - 1 - t;
-      if (back >= l.D) continue;
+      const int64_t steps_back = length(b) - 1 - t;
+      if (steps_back >= l.D) continue;
       for (int64_t n = n0; n < n1; n++)
-        s.dz[b * ND + n] += ((const T*)f.glast.z)[(back * B + b0 + b) * N + n];
+        s.dz[b * ND + n] += ((const T*)f.glast.z)[(steps_back * B + b0 + b) * N + n];
     }
   }
 
-  // How many of the neurons' steps in the chunk [t0, t1) can pass a gradient through their spikes.
+  // Counts the neurons' steps in the chunk [t0, t1), and those that can pass a gradient through
+  // their spikes.
   LSNN_METHOD void count_active(int64_t t0, int64_t t1) const {
     Meter& meter = past.steps.meter;
     if (!meter.hooks || !leads()) return;
@@ -308,7 +281,7 @@ template <class T, class Spec> struct BackwardTile : Tile {
       memset(to + row * stride + n0, 0, (n_end - n0) * sizeof(X));
   }
 
-  // All members have left their part of the step.
+  // Returns when all members have done their part of the step.
   LSNN_METHOD void wait() const {
     if (team.members > 1) {
       arrive_and_wait(team);
@@ -332,7 +305,9 @@ template <class T, class Spec> struct BackwardTile : Tile {
       if (p.w_bf16) clear_own(s.gc_bf16, l.D + 1, gradient_stride<uint16_t>(NP));
     }
     const int64_t every = f.saved.every;
-    for (int64_t S0 = (longest - 1) / every * every; longest && S0 >= 0; S0 -= every) {
+    // The segments from the last one to the first; none of no steps.
+    const int64_t last_segment = longest ? (longest - 1) / every * every : -1;
+    for (int64_t S0 = last_segment; S0 >= 0; S0 -= every) {
       const int64_t S1 = S0 + every < longest ? S0 + every : longest;
       past.segment_from(S0, S1);
       for (int64_t t0 = S0 + (S1 - S0 - 1) / chunk * chunk; t0 >= S0; t0 -= chunk) {
@@ -344,8 +319,9 @@ template <class T, class Spec> struct BackwardTile : Tile {
         if (is_stopped(team)) return;
         past.count_active();
         count_active(t0, t1);
-        for (int64_t c = 0; sums.k && c < n_coefficients; c++)
-          memset(s.sums + c * NP + n0, 0, (n_end - n0) * sizeof(T));
+        if (sums.k)
+          for (int64_t c = 0; c < n_coefficients; c++)
+            memset(s.sums + c * NP + n0, 0, (n_end - n0) * sizeof(T));
         for (int64_t t = t1 - 1; t >= t0; t--) {
           add_last_state(t);
           product(t, t - t0);
@@ -359,8 +335,9 @@ template <class T, class Spec> struct BackwardTile : Tile {
           meter.lap(Count::ns_adjoint);
           wait();
         }
-        for (int64_t c = 0; sums.k && c < n_coefficients; c++)
-          for (int64_t n = n0; n < n_end; n++) sums.k[c * NP + n] += s.sums[c * NP + n];
+        if (sums.k)
+          for (int64_t c = 0; c < n_coefficients; c++)
+            for (int64_t n = n0; n < n_end; n++) sums.k[c * NP + n] += s.sums[c * NP + n];
         if (sums.w) {
           weight_gradient(t0, t1, sums.w);
           meter.lap(Count::ns_gradient);
@@ -380,15 +357,16 @@ template <class T, class Spec> struct BackwardTile : Tile {
     copy_out(f.gfirst.v, s.dv);
     copy_out(f.gfirst.a, s.da);
     copy_out(f.gfirst.i, s.di);
-    for (int64_t b = team.index; f.readout.O && b < items; b += team.members)
-      readout.write(f.gp_first, b0, b);
-    for (int64_t back = 0; f.gfirst.z && back < l.D; back++) {
-      // the first one starts from the local part that step 0 left
-      if (back) copy_in(s.dz, nullptr, ND);
-      add_last_state(-1 - back);
-      product(-1 - back, -1);
-      copy_out((T*)f.gfirst.z + back * B * N, s.dz, ND);
-    }
+    if (f.readout.O)
+      for (int64_t b = team.index; b < items; b += team.members) readout.write(f.gp_first, b0, b);
+    if (f.gfirst.z)
+      for (int64_t steps_back = 0; steps_back < l.D; steps_back++) {
+        // the first one starts from the local part that step 0 left
+        if (steps_back) copy_in(s.dz, nullptr, ND);
+        add_last_state(-1 - steps_back);
+        product(-1 - steps_back, -1);
+        copy_out((T*)f.gfirst.z + steps_back * B * N, s.dz, ND);
+      }
     meter.finish();
   }
 };

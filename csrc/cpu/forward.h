@@ -138,11 +138,13 @@ LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, const Spe
       meter.lap(Count::ns_wait_forward);
     }
     if (asks && is_stopped(member)) return;
-    for (int64_t b = member.index; f.readout.O && b < alive; b += member.members) {
-      readout.step(t, b, ring, l.smooth);
-      readout.write(f.readout_p, t * B + b0, b);
+    if (f.readout.O) {
+      for (int64_t b = member.index; b < alive; b += member.members) {
+        readout.step(t, b, ring, l.smooth);
+        readout.write(f.readout_p, t * B + b0, b);
+      }
+      meter.lap(Count::ns_readout);
     }
-    if (f.readout.O) meter.lap(Count::ns_readout);
     count_step(steps, t, ring.bits(t, 0));
     steps.stream_out(f.z, t, s.z_out);
     if (!f.saved.y_is_bf16) steps.stream_out(f.saved.y, t, s.y_out);
@@ -173,17 +175,19 @@ LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, const Spe
 
   void* last[] = {f.last.v, f.last.a, f.last.i, f.last.r};
   for (int c = 0; c < 4; c++) steps.copy_out(last[c], carried[c]);
-  for (int64_t b = member.index; f.readout.O && b < items; b += member.members)
-    readout.write(f.readout_last, b0, b);
-  for (int64_t back = 0; f.last.z && back < D; back++)
-    for (int64_t b = 0; b < items; b++) {
-      T* z = (T*)f.last.z + (back * B + b0 + b) * N;
-      const int64_t t = steps.length(b) - 1 - back;
-      for (int64_t n = n0; n < n1; n++)
-        z[n] = t < 0      ? steps.first_z(t, b)[n]
-               : l.smooth ? ring.real(t, b)[n]
-                          : T(ring.bits(t, b)[n / 32] >> n % 32 & 1);
-    }
+  if (f.readout.O)
+    for (int64_t b = member.index; b < items; b += member.members)
+      readout.write(f.readout_last, b0, b);
+  if (f.last.z)
+    for (int64_t steps_back = 0; steps_back < D; steps_back++)
+      for (int64_t b = 0; b < items; b++) {
+        T* z = (T*)f.last.z + (steps_back * B + b0 + b) * N;
+        const int64_t t = steps.length(b) - 1 - steps_back;
+        for (int64_t n = n0; n < n1; n++)
+          z[n] = t < 0      ? steps.first_z(t, b)[n]
+                 : l.smooth ? ring.real(t, b)[n]
+                            : T(ring.bits(t, b)[n / 32] >> n % 32 & 1);
+      }
   if (steps.leads()) {
     meter.count(Count::tiles, 1);
     meter.count(Count::members, member.members);

@@ -1,4 +1,4 @@
-// One instruction set: compiled once for each with its own flags, LSNN_ISA (512, 256, 0) and
+// One instruction set: compiled once for each with its own flags, LSNN_ISA (512, 256, 128, 0) and
 // LSNN_ISA_NAME.
 #include "backward.h"
 #include "forward.h"

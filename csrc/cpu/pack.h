@@ -140,29 +140,33 @@ template <class T> struct PackedLayer {
     T *bias = w + size.w, *panels = bias + size.bias, *w_out = panels + size.panels,
       *panels_out = w_out + size.w_out, *k = panels_out + size.panels_out;
     const bool is_in_place = in_place(l, in, backward);
-    for (int64_t s = 0; !is_in_place && s < l.S; s++) {
-      const T* from = matrix<T>(l, s);
-      T* to = w + s * each;
-      if (matrices(l) == l.S) {
-        copy_rows(parallel, N, N, from, l.w_stride_j, l.w_stride_k, to, NP);
-        continue;
+    if (!is_in_place)
+      for (int64_t s = 0; s < l.S; s++) {
+        const T* from = matrix<T>(l, s);
+        T* to = w + s * each;
+        if (matrices(l) == l.S) {
+          copy_rows(parallel, N, N, from, l.w_stride_j, l.w_stride_k, to, NP);
+          continue;
+        }
+        copy_squares(
+            parallel, N, NP,
+            [&](int64_t j, int64_t n) {
+              const bool has_synapse = n < N && acts(l, j, n, l.delays[s]);
+              return has_synapse ? from[j * l.w_stride_j + n * l.w_stride_k] : T(0);
+            },
+            [&](int64_t j, int64_t n) -> T& { return to[j * NP + n]; });
       }
-      copy_squares(
-          parallel, N, NP,
-          [&](int64_t j, int64_t n) {
-            const bool has_synapse = n < N && acts(l, j, n, l.delays[s]);
-            return has_synapse ? from[j * l.w_stride_j + n * l.w_stride_k] : T(0);
-          },
-          [&](int64_t j, int64_t n) -> T& { return to[j * NP + n]; });
-    }
-    for (int64_t s = 0; backward && s < l.S; s++) {
-      const T* from = w + s * each;
-      T* to = panels + s * each;
-      std::fill(to + N / panel * panel * N, to + each, T(0));
-      copy_squares(
-          parallel, N, N, [=](int64_t j, int64_t n) { return from[j * NP + n]; },
-          [=](int64_t j, int64_t n) -> T& { return to[(j / panel * N + n) * panel + j % panel]; });
-    }
+    if (backward)
+      for (int64_t s = 0; s < l.S; s++) {
+        const T* from = w + s * each;
+        T* to = panels + s * each;
+        std::fill(to + N / panel * panel * N, to + each, T(0));
+        copy_squares(
+            parallel, N, N, [=](int64_t j, int64_t n) { return from[j * NP + n]; },
+            [=](int64_t j, int64_t n) -> T& {
+              return to[(j / panel * N + n) * panel + j % panel];
+            });
+      }
     if (in.I) copy_rows(parallel, in.I, N, in.w, in.w_stride_i, in.w_stride_n, w + l.S * each, NP);
     for (int64_t n = 0; n < NP; n++)
       bias[n] = in.I && in.bias && n < N ? ((const T*)in.bias)[n] : T(0);
@@ -171,18 +175,19 @@ template <class T> struct PackedLayer {
     };
     for (int64_t j = 0; j < N; j++)
       for (int64_t o = 0; o < OP; o++) w_out[j * OP + o] = w_oj(o, j);
-    for (int64_t j = 0; backward && j < NP; j++)
-      for (int64_t o = 0; o < out.O; o++)
-        panels_out[(j / panel * out.O + o) * panel + j % panel] = w_oj(o, j);
+    if (backward)
+      for (int64_t j = 0; j < NP; j++)
+        for (int64_t o = 0; o < out.O; o++)
+          panels_out[(j / panel * out.O + o) * panel + j % panel] = w_oj(o, j);
     for (int64_t c = 0; c < n_coefficients + 2; c++)
       for (int64_t n = 0; n < NP; n++) {
         // harmless: no spike, no division by 0
-        const T beyond = c == THETA || c == WIDTH ? T(1) : T(0);
+        const T padding = c == THETA || c == WIDTH ? T(1) : T(0);
         k[(n / lanes * (n_coefficients + 2) + c) * lanes + n % lanes] =
             c == n_coefficients       ? T(l.dampening)
             : c == n_coefficients + 1 ? T(l.n_ref)
             : n < N                   ? ((const T*)l.coefficients)[c * N + n]
-                                      : beyond;
+                                      : padding;
       }
     packed = {.l1_size = l1_size(l.options),
               .NP = NP,

@@ -80,8 +80,9 @@ LSNN_LOCAL void add_rows_with(const T* w, int64_t N, int64_t k0, int64_t k1, int
   int64_t e = 0;
   for (; e + R <= rows.n[Items]; e += R)
     row_products<R, Items>(entries + e, w, k0, k1, NP, d, stride, out);
-  for (; R > 1 && e < rows.n[Items]; e++)
-    row_products<1, Items>(entries + e, w, k0, k1, NP, d, stride, out);
+  if (R > 1)
+    for (; e < rows.n[Items]; e++)
+      row_products<1, Items>(entries + e, w, k0, k1, NP, d, stride, out);
   if constexpr (Items > 1) add_rows_with<Items - 1>(w, N, k0, k1, NP, d, stride, out, rows);
 }
 

@@ -46,8 +46,8 @@ LSNN_BF16 LSNN_LOCAL void add_bf16_rows_with(const uint16_t* w, int64_t N, int64
   int64_t e = 0;
   for (; e + R <= rows.n[Items]; e += R)
     bf16_row_products<R, Items>(entries + e, w, k0, k1, NP, d, out);
-  for (; R > 1 && e < rows.n[Items]; e++)
-    bf16_row_products<1, Items>(entries + e, w, k0, k1, NP, d, out);
+  if (R > 1)
+    for (; e < rows.n[Items]; e++) bf16_row_products<1, Items>(entries + e, w, k0, k1, NP, d, out);
   if constexpr (Items > 1) add_bf16_rows_with<Items - 1>(w, N, k0, k1, NP, d, out, rows);
 }
 LSNN_LOCAL void add_bf16_product(const uint16_t* w, int64_t N, int64_t NP, const uint16_t* d,

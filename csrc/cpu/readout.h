@@ -54,7 +54,8 @@ template <class T> struct ReadoutTile : Tile {
   LSNN_METHOD void start(const void* from) const {
     memset(s.p, 0, items * OP * sizeof(T));
     memset(s.zero, 0, OP * sizeof(T));
-    for (int64_t b = 0; from && b < items; b++)
+    if (!from) return;
+    for (int64_t b = 0; b < items; b++)
       memcpy(s.p + b * OP, (const T*)from + (b0 + b) * O, O * sizeof(T));
   }
 
@@ -63,17 +64,19 @@ template <class T> struct ReadoutTile : Tile {
   template <class Past> LSNN_METHOD void step(int64_t t, int64_t b, const Past& past,
                                               bool smooth) const {
     int64_t n = 0;
-    if (!smooth)
+    if (smooth) {
+      const T* z = past.real(t, b);
+      for (int64_t j = 0; j < N; j++)
+        if (z[j] != T(0)) {
+          s.rows[n] = (uint32_t)(j * OP);
+          s.weights[n++] = z[j];
+        }
+    } else {
       each_member_bits(
           past, t, b, [&](const uint32_t* bits, int64_t n_words, int64_t first) LSNN_LAMBDA {
             n = set_bits(bits, n_words, (uint32_t)(first * OP), (uint32_t)OP, s.rows, n);
           });
-    const T* z = smooth ? past.real(t, b) : nullptr;
-    for (int64_t j = 0; smooth && j < N; j++)
-      if (z[j] != T(0)) {
-        s.rows[n] = (uint32_t)(j * OP);
-        s.weights[n++] = z[j];
-      }
+    }
     sum_events(packed.w_out, s.rows, smooth ? s.weights : nullptr, n, s.zero, O, s.sum);
     for (int64_t o = 0; o < OP; o += L)
       store(s.p + b * OP + o, integrate(leak, load(s.p + b * OP + o), load(s.sum + o)));
@@ -92,8 +95,9 @@ template <class T> struct ReadoutTile : Tile {
     const int64_t alive = items_alive(t);
     for (int64_t b = 0; b < alive; b++) {
       T* carried = s.p + b * OP;
-      const T* outside = (const T*)gp + (t * B + b0 + b) * O;
-      for (int64_t o = 0; gp && o < O; o++) carried[o] += outside[o];
+      const T* gp_row = (const T*)gp + (t * B + b0 + b) * O;
+      if (gp)
+        for (int64_t o = 0; o < O; o++) carried[o] += gp_row[o];
       for (int64_t o = 0; o < OP; o += L) {
         V of_p = load(carried + o);
         store(g + b * OP + o, integrate_adjoint(leak, of_p));

@@ -192,7 +192,7 @@ template <class T, class Spec> struct Replay : Tile {
     for (int64_t t = t0; t < t1; t++)
       for (int64_t b = 0, alive = items_alive(t); b < alive; b++) {
         const T* y = y_row(t, b);
-        const Spikes before = spikes(t - 1, b), now = spikes(t, b);
+        const Spikes spikes_before = spikes(t - 1, b), spikes_t = spikes(t, b);
         const int64_t row = (t - t0) * state_size + b * NP;
         uint16_t* active = s.active + (t - t0) * NP / 16 * max_items + b;
         int64_t active_n = 0;
@@ -202,9 +202,9 @@ template <class T, class Spec> struct Replay : Tile {
           const Coefs<V> k = load_coefficients(coefficients, n);
           const int64_t o = row + n, to = o + state_size;
           Carry<V> c = {load(s.v + o), load(s.a + o), carry_i ? load(s.i + o) : V(0),
-                        carry_r ? load(s.r + o) : V(0), before(n)};
+                        carry_r ? load(s.r + o) : V(0), spikes_before(n)};
           const VecMask<T> blocked =
-              replay(spec, k, load_n(y + n, N - n), now(n), get_bits<T>(now.bits, n), c);
+              replay(spec, k, load_n(y + n, N - n), spikes_t(n), get_bits<T>(spikes_t.bits, n), c);
           if (choose) {
             const unsigned lanes =
                 ~to_bits(blocked) &

@@ -13,10 +13,6 @@
 #include "thread_teams.h"
 
 namespace lsnn::cpu {
-#if defined(__aarch64__)
-extern const Kernels<float> kernels_f32_neon;
-extern const Kernels<double> kernels_f64_neon;
-#endif
 namespace {
 
 struct InstructionSet {
@@ -166,9 +162,11 @@ template <class T> void backward(const BackwardArgs& f, Parallel parallel) {
         parallel, N, I, [&](int64_t n, int64_t i) { return sum.w_in[i * NP + n]; },
         [&](int64_t n, int64_t i) -> T& { return ((T*)f.gw_in)[n * I + i]; });
   if (n_in && f.gbias) std::copy_n(sum.w_in + I * NP, N, (T*)f.gbias);
-  for (int64_t o = 0; n_out && o < O; o++)
-    for (int64_t n = 0; n < N; n++) ((T*)f.gw_out)[o * N + n] = sum.w_out[n * OP + o];
-  for (int64_t c = 0; f.want && c < n_coefficients; c++)
+  if (n_out)
+    for (int64_t o = 0; o < O; o++)
+      for (int64_t n = 0; n < N; n++) ((T*)f.gw_out)[o * N + n] = sum.w_out[n * OP + o];
+  if (!f.want) return;
+  for (int64_t c = 0; c < n_coefficients; c++)
     for (int64_t n = 0; n < N; n++)
       ((T*)f.gcoefficients)[c * N + n] = f.want >> c & 1 ? sum.k[c * NP + n] : T(0);
 }

@@ -106,7 +106,8 @@ template <class T, class Spec> struct Steps : Tile {
     const int64_t before = n[b];
     n[b] = set_bits(bits, n_words, (uint32_t)(first * row_stride), (uint32_t)row_stride,
                     s.rows + b * s.capacity, before);
-    for (int64_t e = before; weighted[b] && e < n[b]; e++) s.weights[b * s.capacity + e] = T(1);
+    if (weighted[b])
+      for (int64_t e = before; e < n[b]; e++) s.weights[b * s.capacity + e] = T(1);
   }
   LSNN_METHOD void add_real(int64_t b, const T* z, int64_t first) {
     for (int64_t j = 0; j < N; j++)

@@ -78,7 +78,8 @@ struct Tile {
     copy_out(to, from, NP);
   }
   template <class T> LSNN_METHOD void copy_out(void* to, const T* from, int64_t stride) const {
-    for (int64_t b = 0; to && b < items; b++)
+    if (!to) return;
+    for (int64_t b = 0; b < items; b++)
       memcpy((T*)to + (b0 + b) * N + n0, from + b * stride + n0, (n1 - n0) * sizeof(T));
   }
   // Rows [items,N] of this member to those of step t of the caller, [T,B,N], by non-temporal

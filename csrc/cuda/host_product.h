@@ -14,7 +14,8 @@ template <class T> void add_host_product(void* context, const void* a, const voi
   for (int64_t b = 0; b < B; b++)
     for (int64_t j = 0; j < N; j++) {
       const T x = ((const T*)a)[b * N + j];
-      for (int64_t n = 0; x != T(0) && n < N; n++) {
+      if (x == T(0)) continue;
+      for (int64_t n = 0; n < N; n++) {
         T& sum = ((T*)out)[b * N + n];
         sum = sum + x * ((const T*)w)[transposed ? n * NP + j : j * NP + n];
       }

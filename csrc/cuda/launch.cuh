@@ -135,7 +135,8 @@ void backward_steps(const BackwardJob<T>& job, const Pass& pass, const BackwardW
     });
   };
   auto multiply = [&](int64_t t) {
-    for (int64_t d = 0; d < l.S && !(l.model.detach & detach_rec); d++) {
+    if (l.model.detach & detach_rec) return;
+    for (int64_t d = 0; d < l.S; d++) {
       const int64_t reached = t + 1 + l.delays[d];
       if (reached >= 0 && reached < l.longest())
         product.add(product.context, (const T*)job.f.gx + reached * l.B * l.N,
@@ -156,9 +157,10 @@ void backward_steps(const BackwardJob<T>& job, const Pass& pass, const BackwardW
       }
     }
   }
-  for (int64_t back = 0; job.f.gfirst.z && back < l.D; back++) {
-    multiply(-1 - back);
-    run(-1 - back);
+  if (!job.f.gfirst.z) return;
+  for (int64_t steps_back = 0; steps_back < l.D; steps_back++) {
+    multiply(-1 - steps_back);
+    run(-1 - steps_back);
   }
 }
 

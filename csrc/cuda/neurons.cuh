@@ -108,11 +108,11 @@ LSNN_DEVICE void store_last_state(const ForwardJob<T>& job, const Cell& cell, in
   store_state(last.a, l, cell, s.a);
   store_state(last.i, l, cell, s.i);
   store_state(last.r, l, cell, s.r);
-  for (int64_t back = 0; last.z && back < l.D; back++) {
-    const int64_t t = length - 1 - back;
+  for (int64_t steps_back = 0; last.z && steps_back < l.D; steps_back++) {
+    const int64_t t = length - 1 - steps_back;
     const T* z =
         t < 0 ? first_z<T>(job.f.first, l, t, cell.b) + cell.n : (const T*)job.f.z + cell.at(l, t);
-    store((T*)last.z + cell.at(l, back), load(z, cell.live), cell.live);
+    store((T*)last.z + cell.at(l, steps_back), load(z, cell.live), cell.live);
   }
 }
 

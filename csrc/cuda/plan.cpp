@@ -139,8 +139,8 @@ Possible backward_pass(Design design, const Device& device, const Layer& l, Stor
 
 // Shared memory gives 128 bytes a cycle, rows from the second level cache 25 to 29; a step of the
 // chain takes 300 cycles forwards and 450 backwards, an exchange in a cluster 250, two launches of
-// the design `step` about 5 microseconds at 1.7 GHz. The chains are assumed, and short: `python -m
-// bench.gpu_model` counts longer ones in the machine code.
+// the design `step` about 5 microseconds at 1.7 GHz. The chains are assumed, neither measured
+// nor counted in the machine code, and short.
 double forward_cycles(const Device& device, const Layer& l, Storage s, const Pass& p,
                       const Activity& a) {
   const Load at = load(device, l, s, p, a.spikes);

@@ -186,9 +186,10 @@ template <class T>
 LSNN_DEVICE Quad<T> last_state_z(const BackwardJob<T>& job, const Cell& cell, int length,
                                  int64_t t) {
   const Layer& l = job.f.layer;
-  const int64_t back = length - 1 - t;
-  return job.f.glast.z && back < l.D ? load((const T*)job.f.glast.z + cell.at(l, back), cell.live)
-                                     : Quad<T>{};
+  const int64_t steps_back = length - 1 - t;
+  return job.f.glast.z && steps_back < l.D
+             ? load((const T*)job.f.glast.z + cell.at(l, steps_back), cell.live)
+             : Quad<T>{};
 }
 
 // All that the adjoint of step t reads of global memory, so that it can be under way while the
@@ -283,16 +284,17 @@ template <class T> LSNN_DEVICE void store_first_gradients(const BackwardJob<T>& 
   store_state(first.a, l, cell, d.a);
   store_state(first.i, l, cell, d.i);
 }
-// dL/d of the spikes `back` + 1 steps before the sequence; the newest ones have a local part too,
-// which step 0 left in d.
+// dL/d of the spikes `steps_back` + 1 steps before the sequence; the newest ones have a local part
+// too, which step 0 left in d.
 template <class T>
 LSNN_DEVICE void store_first_z_gradient(const BackwardJob<T>& job, const Cell& cell, int length,
-                                        int back, const QuadAdjoint<T>& d, const Quad<T>& product) {
+                                        int steps_back, const QuadAdjoint<T>& d,
+                                        const Quad<T>& product) {
   const Layer& l = job.f.layer;
-  Quad<T> z = last_state_z(job, cell, length, -1 - back);
+  Quad<T> z = last_state_z(job, cell, length, -1 - steps_back);
 #pragma unroll
-  for (int q = 0; q < 4; q++) z[q] = (back ? T(0) : d.z[q]) + z[q] + product[q];
-  store((T*)job.f.gfirst.z + cell.at(l, back), z, cell.live);
+  for (int q = 0; q < 4; q++) z[q] = (steps_back ? T(0) : d.z[q]) + z[q] + product[q];
+  store((T*)job.f.gfirst.z + cell.at(l, steps_back), z, cell.live);
 }
 
 }  // namespace lsnn::cuda

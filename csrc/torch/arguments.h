@@ -1,4 +1,8 @@
 // The arguments of an operator as the kernels read them: checked, contiguous, kept alive.
+//
+// Whoever calls an operator meets the checks here. lsnn_ext/_arguments.py and _resolve.py refuse
+// the same of those who call the functions, in the names that they know. docs/add_an_argument.md
+// says what an argument touches.
 #pragma once
 #include <cmath>
 #include <limits>
@@ -18,11 +22,11 @@ template <class T> void check_coefficients(const T* k, int64_t N, double dampeni
   for (int c = 0; c < n_coefficients; c++)
     for (int64_t n = 0; n < N; n++) {
       const double x = k[c * N + n];
-      const bool share = c == ALPHA || c == RHO || c == SIGMA, width = c == WIDTH;
-      if (std::isfinite(x) && (!share || (x >= 0 && x <= 1)) && (!width || x >= least_width))
+      const bool is_share = c == ALPHA || c == RHO || c == SIGMA, is_width = c == WIDTH;
+      if (std::isfinite(x) && (!is_share || (x >= 0 && x <= 1)) && (!is_width || x >= least_width))
         continue;
-      const std::string wanted = share                      ? "lie in [0, 1]"
-                                 : !width                   ? "be finite"
+      const std::string wanted = is_share                   ? "lie in [0, 1]"
+                                 : !is_width                ? "be finite"
                                  : x > 0 && x < least_width ? "be a normal number of its dtype"
                                                             : "be finite and > 0";
       refuse(coefficient_names[c], " must ", wanted, ", got ", x, " at neuron ", n);
@@ -35,8 +39,8 @@ inline std::optional<Tensor> dense(const std::optional<Tensor>& t) {
   return t ? std::optional<Tensor>(dense(*t)) : std::nullopt;
 }
 
-// Keeps alive what the pointers of a Layer point to; moved, as numbers of a vector stay where they
-// are then.
+// Keeps alive what the pointers of a Layer point to. Moved, never copied: moving leaves a vector's
+// numbers where they are.
 struct LayerHolder {
   Tensor coefficients, delay;
   Ints delays, lengths;
@@ -52,7 +56,7 @@ inline constexpr int64_t offsets = int64_t(1) << 32;
 
 // What the largest delay must stay below: dL/dc of that many steps and a chunk is kept, in rows of
 // all items of a tile.
-template <class T> int64_t delays_below(int64_t N) {
+template <class T> int64_t delay_limit(int64_t N) {
   return offsets / (cpu::max_items * cpu::gradient_stride<T>(cpu::padded(N))) - chunk - 1;
 }
 
@@ -128,8 +132,8 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
       is_below(offsets, {S, N, padded}) && is_below(offsets, {chunk * cpu::max_items, S, N}),
       "w_rec times the number of delays must stay below 2^32 numbers, got ", S, " delays of ", N,
       " x ", N);
-  const int64_t below = wide ? delays_below<double>(N) : delays_below<float>(N);
-  LSNN_EXPECT(D - 1 < below, "delay: expected less than ", below, " extra steps for ", N,
+  const int64_t limit = wide ? delay_limit<double>(N) : delay_limit<float>(N);
+  LSNN_EXPECT(D - 1 < limit, "delay: expected less than ", limit, " extra steps for ", N,
               " neurons, got ", D - 1);
   LayerHolder h;
   h.coefficients = dense(coefficients);
@@ -141,37 +145,38 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
     check_shape(*delay, "delay", {N, N});
     check_like_device(*delay, "delay", like, of);
     const int64_t* d = (const int64_t*)data(h.delay);
-    for (int64_t i = 0; delay->is_cpu() && i < N * N; i++)
-      LSNN_EXPECT(std::binary_search(delays.begin(), delays.end(), d[i]),
-                  "delay must hold only numbers of delays, got ", d[i]);
+    if (delay->is_cpu())
+      for (int64_t i = 0; i < N * N; i++)
+        LSNN_EXPECT(std::binary_search(delays.begin(), delays.end(), d[i]),
+                    "delay must hold only numbers of delays, got ", d[i]);
   }
   // What lies on a GPU is not read here: the host would have to wait for it.
   if (coefficients.is_cpu()) {
     if (wide) check_coefficients((const double*)data(h.coefficients), N, c.dampening);
     else check_coefficients((const float*)data(h.coefficients), N, c.dampening);
   }
-  h.layer = {T,
-             B,
-             N,
-             models[c.dynamics],
-             (Surrogate)c.surrogate,
-             c.dampening,
-             c.refractory,
-             c.smooth != 0,
-             h.delays.data(),
-             S,
-             D,
-             delay ? (const int64_t*)data(h.delay) : nullptr,
-             data(w_rec),
-             w_rec ? w_rec->stride(-2) : 0,
-             w_rec ? w_rec->stride(-1) : 0,
-             data(h.coefficients)};
-  h.layer.w_stride_s = by_delay ? w_rec->stride(0) : 0;
-  if (lengths && B) h.layer.lengths = h.lengths.data();
+  h.layer = {.T = T,
+             .B = B,
+             .N = N,
+             .model = models[c.dynamics],
+             .surrogate = (Surrogate)c.surrogate,
+             .dampening = c.dampening,
+             .n_ref = c.refractory,
+             .smooth = c.smooth != 0,
+             .delays = h.delays.data(),
+             .S = S,
+             .D = D,
+             .delay = delay ? (const int64_t*)data(h.delay) : nullptr,
+             .w = data(w_rec),
+             .w_stride_j = w_rec ? w_rec->stride(-2) : 0,
+             .w_stride_k = w_rec ? w_rec->stride(-1) : 0,
+             .coefficients = data(h.coefficients),
+             .w_stride_s = by_delay ? w_rec->stride(0) : 0,
+             .lengths = lengths && B ? h.lengths.data() : nullptr};
   return h;
 }
 
-// The state, contiguous; a longer z keeps its newest D steps, which lie first.
+// The state, contiguous; of a longer z the kernels read the first D steps, the newest.
 struct StateHolder {
   Tensor v, a, i, r, z;
   State state() const {
@@ -196,10 +201,10 @@ inline StateHolder make_state(const Tensor& like, const char* of, const Layer& l
 inline void check_bits(const Tensor& bits, const char* name, int64_t T, int64_t B, int64_t N) {
   check_shape(bits, name, {T, B, words(N)});
   if (N % 32 == 0 || !bits.is_cpu()) return;
-  const uint32_t beyond = ~((1u << N % 32) - 1);
+  const uint32_t padding_mask = ~((1u << N % 32) - 1);
   const uint32_t* last = (const uint32_t*)data(bits) + words(N) - 1;
   uint32_t any = 0;
-  for (int64_t row = 0; row < T * B; row++) any |= last[row * words(N)] & beyond;
+  for (int64_t row = 0; row < T * B; row++) any |= last[row * words(N)] & padding_mask;
   LSNN_EXPECT(!any, name, ": expected zeros in the bits beyond neuron ", N - 1,
               ", got others; pack what was sliced anew");
 }
@@ -249,7 +254,7 @@ inline ProjectionHolder make_projection(const Tensor& x, const Maybes& given, co
   return h;
 }
 
-// The readout behind it: w_out, and p before the first step.
+// The readout behind the recurrence: w_out, and p before the first step.
 struct ReadoutHolder {
   Maybe w, p;
   Readout readout;
@@ -262,7 +267,7 @@ inline ReadoutHolder make_readout(const Tensor& like, const char* of, const Mayb
   if (!h.w) return h;
   const Tensor& w_out = *h.w;
   LSNN_EXPECT(has_cpu_kernels(like),
-              "w_out: expected tensors on the CPU, as only its kernels have a readout");
+              "w_out: expected tensors on the CPU, as only its kernels fuse the readout");
   LSNN_EXPECT(w_out.dim() == 2 && w_out.size(0) >= 1, "w_out: expected shape (O, ", l.N,
               ") with one output or more, got ", shape_text(w_out));
   LSNN_EXPECT(k >= 0 && k <= 1, "k_out: expected a number from 0 to 1, got ", k);

@@ -8,10 +8,6 @@
 namespace lsnn::binding {
 namespace {
 
-void* written(const Tensor& t, bool is_wanted) {
-  return is_wanted ? t.mutable_data_ptr() : nullptr;
-}
-
 // A gradient of this shape like `like`, contiguous, or none.
 Maybe gradient(const Maybe& g, const char* name, const Ints& sizes, const Tensor& like) {
   if (!g) return g;
@@ -124,7 +120,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
   const Maybe gp = gradient(at(g_readout, 0), "gradient of p", {T, B, O}, carry);
   const Maybe gp_last = gradient(at(g_readout, 1), "gradient of the last p", {B, O}, carry);
 
-  auto when = [&](bool wanted, const Ints& sizes) {
+  auto empty_unless = [&](bool wanted, const Ints& sizes) {
     return empty(carry, wanted ? sizes : Ints{0}, type);
   };
   const bool want_current = c.has(Gradient::x) || !on_cpu, want_w = c.has(Gradient::w_rec) && l.S;
@@ -133,15 +129,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
              want_bias = want_in && in.bias;
   const bool want_out = O && c.has(Gradient::w_out), want_z = c.has(Gradient::z) || !on_cpu;
   const bool want_k = c.coefficient_gradients != 0;
-  const Tensor g_current = when(want_current, {T, B, N}),
-               gw = when(want_w, is_by_delay ? Ints{l.S, N, N} : Ints{N, N}),
-               gk = when(want_k, {n_coefficients, N});
-  const Tensor gw_in = when(want_in, {N, I}), gbias = when(want_bias, {N}),
-               gw_out = when(want_out, {O, N}), gp0 = when(O, {B, O});
+  const Tensor g_current = empty_unless(want_current, {T, B, N}),
+               gw = empty_unless(want_w, is_by_delay ? Ints{l.S, N, N} : Ints{N, N}),
+               gk = empty_unless(want_k, {n_coefficients, N});
+  const Tensor gw_in = empty_unless(want_in, {N, I}), gbias = empty_unless(want_bias, {N}),
+               gw_out = empty_unless(want_out, {O, N}), gp0 = empty_unless(O, {B, O});
   Tensors g_first;
-  for (int k = 0; k < 3; k++) g_first.push_back(when(true, {B, N}));
+  for (int k = 0; k < 3; k++) g_first.push_back(empty_unless(true, {B, N}));
   const int64_t past = state.back().size(0);  // steps of z that were given, l.D or more
-  Tensor gz0 = when(want_z, {past, B, N});
+  Tensor gz0 = empty_unless(want_z, {past, B, N});
   if (want_z && past > l.D) torch::stable::zero_(gz0);
   g_first.push_back(gz0);
 
@@ -169,27 +165,27 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
              .r = nullptr,
              .z = (void*)data(g_past)};
   f.want = (unsigned)c.coefficient_gradients;
-  f.gx = written(g_current, want_current);
-  f.gw = written(gw, want_w);
-  f.gcoefficients = written(gk, want_k);
-  f.gfirst = {.v = written(g_first[0], true),
-              .a = written(g_first[1], true),
-              .i = written(g_first[2], true),
+  f.gx = pointer_if(want_current, g_current);
+  f.gw = pointer_if(want_w, gw);
+  f.gcoefficients = pointer_if(want_k, gk);
+  f.gfirst = {.v = pointer_if(true, g_first[0]),
+              .a = pointer_if(true, g_first[1]),
+              .i = pointer_if(true, g_first[2]),
               .r = nullptr,
-              .z = written(gz0, want_z)};
+              .z = pointer_if(want_z, gz0)};
   if (x) {
     f.x = data(*x);
     f.x_stride_t = x->stride(0);
     f.x_stride_b = x->stride(1);
   }
   f.projection = in.projection;
-  f.gw_in = written(gw_in, want_in);
-  f.gbias = written(gbias, want_bias);
+  f.gw_in = pointer_if(want_in, gw_in);
+  f.gbias = pointer_if(want_bias, gbias);
   f.readout = out.readout;
   f.gp = data(gp);
   f.gp_last = data(gp_last);
-  f.gw_out = written(gw_out, want_out);
-  f.gp_first = written(gp0, O);
+  f.gw_out = pointer_if(want_out, gw_out);
+  f.gp_first = pointer_if(O, gp0);
   run(f, carry);
   const Tensor gx = I && want_current ? input_gradient(g_current, *in.w, *x) : g_current;
   return {gx, gw, gk, g_first, {gw_in, gbias}, {gw_out, gp0}};
@@ -200,12 +196,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
 STABLE_TORCH_LIBRARY_FRAGMENT(lsnn, m) {
   m.def(
       "alif_backward(Tensor? g_spikes, Tensor?[] g_traces, Tensor?[] g_state, Tensor?[] g_readout, "
-      "Tensor? x, Tensor[] state, "
-      "Tensor coefficients, Tensor?[] recurrence, int[] delays, Tensor?[] projection, Tensor?[] "
-      "readout, Tensor[] saved, "
-      "int[] constants, float[] numbers, int[] options=[], Tensor? lengths=None) -> "
-      "(Tensor x, Tensor w_rec, Tensor coefficients, Tensor[] state, Tensor[] projection, Tensor[] "
-      "readout)");
+      "Tensor? x, Tensor[] state, Tensor coefficients, Tensor?[] recurrence, int[] delays, "
+      "Tensor?[] projection, Tensor?[] readout, Tensor[] saved, int[] constants, "
+      "float[] numbers, int[] options=[], Tensor? lengths=None) -> "
+      "(Tensor x, Tensor w_rec, Tensor coefficients, Tensor[] state, Tensor[] projection, "
+      "Tensor[] readout)");
 }
 STABLE_TORCH_LIBRARY_IMPL(lsnn, CPU, m) { m.impl("alif_backward", TORCH_BOX(&alif_backward)); }
 STABLE_TORCH_LIBRARY_IMPL(lsnn, CUDA, m) { m.impl("alif_backward", TORCH_BOX(&alif_backward)); }

@@ -1,5 +1,5 @@
 // Checks of the operators' arguments. Every message names the argument, what is wanted and what was
-// given.
+// given. What each may be, ranges and sizes, stands in arguments.h.
 #pragma once
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>

@@ -7,13 +7,9 @@
 namespace lsnn::binding {
 namespace {
 
-void* written(const Tensor& t, bool is_wanted) {
-  return is_wanted ? t.mutable_data_ptr() : nullptr;
-}
-
 // x [T,B,N] is the current, or [T,B,I] the inputs of a projection; of inputs as bits nothing is
-// read but its shape and type. lengths [B] are those of items that end early, descending. Results
-// that are not asked for have the shape (0,).
+// read but its shape and type. lengths [B]: the steps of each item, descending; none: T of each.
+// Results that are not asked for have the shape (0,).
 std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
     Tensor x, Tensors state, Tensor coefficients, Maybes recurrence, Ints delays, Maybes projection,
     Maybes readout, Ints constants, std::vector<double> numbers, Ints options, Maybe lengths) {
@@ -44,23 +40,26 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
   const ReadoutHolder out = make_readout(x, "x", readout, c.k_out, l);
   const Tensor from = in.bits || x.stride(2) == 1 || x.size(2) == 1 ? x : dense(x);
 
-  auto when = [&](bool wanted, const Ints& sizes) {
+  auto empty_unless = [&](bool wanted, const Ints& sizes) {
     return empty(x, wanted ? sizes : Ints{0}, type);
   };
   const int64_t every = c.checkpoint ? c.checkpoint : segment, O = out.readout.O;
+  // Saved: the state of every so many steps and the spike bits; without checkpoint also y, in
+  // bfloat16 with saved_bf16; smooth spikes as the numbers that they are.
   const bool save_y = save && !c.checkpoint, save_z = save && c.smooth,
              keep_bits = save || bits_asked;
-  const Tensor z = when(spikes, {T, B, N});
-  const Tensor v = when(true, {B, N}), a = when(true, {B, N}), i = when(true, {B, N}),
-               r = when(true, {B, N}), last_z = when(true, {l.D, B, N});
+  const Tensor z = empty_unless(spikes, {T, B, N});
+  const Tensor v = empty_unless(true, {B, N}), a = empty_unless(true, {B, N}),
+               i = empty_unless(true, {B, N}), r = empty_unless(true, {B, N}),
+               last_z = empty_unless(true, {l.D, B, N});
   Tensors trace;
-  for (int k = 0; k < 3; k++) trace.push_back(when(traces, {T, B, N}));
-  const Tensors p = {when(O, {T, B, O}), when(O, {B, O})};
+  for (int k = 0; k < 3; k++) trace.push_back(empty_unless(traces, {T, B, N}));
+  const Tensors p = {empty_unless(O, {T, B, O}), empty_unless(O, {B, O})};
   const Tensor y =
       empty(x, save_y ? Ints{T, B, N} : Ints{0}, save_bf16 ? ScalarType::BFloat16 : type);
   const Tensor bits = empty(x, keep_bits ? Ints{T, B, words(N)} : Ints{0}, ScalarType::Int);
-  const Tensor smooth_z = when(save_z, {T, B, N});
-  const Tensor carry = when(save, {segments(T, every), 4, B, N});
+  const Tensor smooth_z = empty_unless(save_z, {T, B, N});
+  const Tensor carry = empty_unless(save, {segments(T, every), 4, B, N});
 
   ForwardArgs f{};
   f.layer = l;
@@ -68,26 +67,26 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
   f.x_stride_t = from.stride(0);
   f.x_stride_b = from.stride(1);
   f.first = first.state();
-  f.last = {.v = written(v, true),
-            .a = written(a, true),
-            .i = written(i, true),
-            .r = written(r, true),
-            .z = written(last_z, true)};
-  f.z = written(z, spikes);
-  f.trace_v = written(trace[0], traces);
-  f.trace_a = written(trace[1], traces);
-  f.trace_A = written(trace[2], traces);
+  f.last = {.v = pointer_if(true, v),
+            .a = pointer_if(true, a),
+            .i = pointer_if(true, i),
+            .r = pointer_if(true, r),
+            .z = pointer_if(true, last_z)};
+  f.z = pointer_if(spikes, z);
+  f.trace_v = pointer_if(traces, trace[0]);
+  f.trace_a = pointer_if(traces, trace[1]);
+  f.trace_A = pointer_if(traces, trace[2]);
   f.save = save;
-  f.saved = {.y = written(y, save_y),
-             .bits = (uint32_t*)written(bits, keep_bits),
-             .z = written(smooth_z, save_z),
-             .carry = written(carry, save),
+  f.saved = {.y = pointer_if(save_y, y),
+             .bits = (uint32_t*)pointer_if(keep_bits, bits),
+             .z = pointer_if(save_z, smooth_z),
+             .carry = pointer_if(save, carry),
              .y_is_bf16 = save_y && save_bf16,
              .every = every};
   f.projection = in.projection;
   f.readout = out.readout;
-  f.readout_p = written(p[0], O);
-  f.readout_last = written(p[1], O);
+  f.readout_p = pointer_if(O, p[0]);
+  f.readout_last = pointer_if(O, p[1]);
   run(f, x);
   return {z, {v, a, i, r, last_z}, trace, p, {y, bits, smooth_z, carry}};
 }
@@ -96,10 +95,9 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
 
 STABLE_TORCH_LIBRARY(lsnn, m) {
   m.def(
-      "alif_forward(Tensor x, Tensor[] state, Tensor coefficients, Tensor?[] recurrence, int[] "
-      "delays, "
-      "Tensor?[] projection, Tensor?[] readout, int[] constants, float[] numbers, int[] "
-      "options=[], Tensor? lengths=None) -> "
+      "alif_forward(Tensor x, Tensor[] state, Tensor coefficients, Tensor?[] recurrence, "
+      "int[] delays, Tensor?[] projection, Tensor?[] readout, int[] constants, float[] numbers, "
+      "int[] options=[], Tensor? lengths=None) -> "
       "(Tensor spikes, Tensor[] state, Tensor[] traces, Tensor[] readout, Tensor[] saved)");
 }
 STABLE_TORCH_LIBRARY_IMPL(lsnn, CPU, m) { m.impl("alif_forward", TORCH_BOX(&alif_forward)); }

@@ -62,14 +62,14 @@ std::tuple<Tensor, Tensor> linear_events_backward(Tensor g, Tensor x) {
               ", outputs), got ", shape_text(g));
   const int64_t R = x.size(0), I = x.size(1), N = g.size(1);
   check_numbers(I, N);
-  const Tensor from = dense(x), back = dense(g), gw = empty(x, {N, I}, x.scalar_type()),
+  const Tensor from = dense(x), g_dense = dense(g), gw = empty(x, {N, I}, x.scalar_type()),
                gbias = empty(x, {N}, x.scalar_type());
   cpu::Linear l{};
   l.R = R;
   l.I = I;
   l.N = N;
   l.x = data(from);
-  l.g = data(back);
+  l.g = data(g_dense);
   l.gw = gw.mutable_data_ptr();
   l.gbias = gbias.mutable_data_ptr();
   if (x.scalar_type() == ScalarType::Double) cpu::linear_backward<double>(l, parallel());

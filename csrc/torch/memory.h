@@ -52,6 +52,10 @@ inline const void* data(const Tensor& t) { return t.const_data_ptr(); }
 inline const void* data(const std::optional<Tensor>& t) {
   return t ? t->const_data_ptr() : nullptr;
 }
+// Where the kernels write a result; null: it is not wanted.
+inline void* pointer_if(bool is_wanted, const Tensor& t) {
+  return is_wanted ? t.mutable_data_ptr() : nullptr;
+}
 
 // Threads as torch has them. Its parallel_for loses the text of an exception on the way through the
 // stable interface, so the first one of a body is kept and thrown again from here.

@@ -1,5 +1,5 @@
-// lsnn_ext._C: what tensors can't say. Importing it also registers the operators of alif_ops.cpp,
-// which lie in the same object.
+// lsnn_ext._C: what tensors can't say. Importing it also registers the operators of the files
+// *_op.cpp and *_ops.cpp, which lie in the same object.
 #include <pybind11/stl.h>
 
 #include "../alif.h"
@@ -77,13 +77,13 @@ PYBIND11_MODULE(_C, m) {
       "counters", &counters,
       "What the CPU kernels have counted since the last call, see csrc/cpu/counters.h; clears it.");
   m.def("take_signal_exception", &lsnn::binding::take_signal_exception,
-        "What a signal handler raised during the last pass that ended with 'interrupted by a "
-        "signal', or None; only once.");
+        "What a signal handler raised during the last pass that ended with "
+        "'interrupted by a signal', or None; only once.");
   m.def(
       "default_options",
       [] { return lsnn::binding::option_list(lsnn::binding::default_options()); },
-      "The options of a call that brings none along, from the environment; in the order of "
-      "_C.options.");
+      "The options of a call that brings none along, from the environment; "
+      "in the order of _C.options.");
   m.attr("constants") = tuple_of(lsnn::binding::constant_names);
   m.attr("numbers") = tuple_of(lsnn::binding::number_names);
   m.attr("options") = tuple_of(lsnn::binding::option_names);

@@ -41,12 +41,15 @@ Options from_list(const Ints& list) {
 
 // The value of an option in words, or -1 where it is none.
 int64_t value_of(const char* text, const Allowed& a) {
-  for (int64_t k = a.least; a.names && k <= a.most; k++)
-    if (!std::strcmp(text, a.names[k])) return k;
+  if (a.names) {
+    for (int64_t k = a.least; k <= a.most; k++)
+      if (!std::strcmp(text, a.names[k])) return k;
+    return -1;
+  }
   int64_t value = -1;
   const char* end = text + std::strlen(text);
   const auto read = std::from_chars(text, end, value);
-  const bool is_number = !a.names && read.ec == std::errc() && read.ptr == end;
+  const bool is_number = read.ec == std::errc() && read.ptr == end;
   return is_number && value >= a.least && value <= a.most ? value : -1;
 }
 

@@ -33,11 +33,13 @@ PreparedLayer::PreparedLayer(bool is_wide, int64_t N, const std::vector<int64_t>
   if (wide) check_coefficients((const double*)given, N, c.dampening);
   else check_coefficients((const float*)given, N, c.dampening);
   coefficients = copy(given, n_coefficients * N * size);
-  if (weights) w = copy(0, N * NP * size);
-  for (int64_t j = 0; weights && j < N; j++) {  // rows as the kernels pack them, zeros behind
-    char* row = (char*)w.get() + j * NP * size;
-    std::memcpy(row, (const char*)weights + j * N * size, N * size);
-    std::memset(row + N * size, 0, (NP - N) * size);
+  if (weights) {
+    w = copy(0, N * NP * size);
+    for (int64_t j = 0; j < N; j++) {  // rows as the kernels pack them, zeros behind
+      char* row = (char*)w.get() + j * NP * size;
+      std::memcpy(row, (const char*)weights + j * N * size, N * size);
+      std::memset(row + N * size, 0, (NP - N) * size);
+    }
   }
   if (stored) as_stored = copy(stored, N * N * size);
   if (each_delay) delay = copy(each_delay, N * N * (int64_t)sizeof(int64_t));

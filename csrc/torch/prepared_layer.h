@@ -14,19 +14,15 @@ namespace lsnn::binding {
 using Address = std::uintptr_t;  // of a tensor's memory, from Tensor.data_ptr()
 
 inline constexpr const char* prepared_layer_text =
-    "Keeps coefficients (11,N), weights w (N,N) from neuron to neuron and delays (N,N) of a layer "
-    "(addresses;\n"
-    "w 0 and no delays: none), and the bytes of the tensors that\n"
-    "they were computed from (sources: address and bytes of each). stored: w transposed, as the "
-    "caller has it, or 0; its diagonal\n"
-    "counts as 0 without autapses.";
+    "Keeps coefficients (11,N), weights w (N,N) from neuron to neuron and delays (N,N) of a layer\n"
+    "(addresses; w 0 and no delays: none), and the bytes of the tensors that they were computed\n"
+    "from (sources: address and bytes of each). stored: w transposed, as the caller has it, or 0;\n"
+    "its diagonal counts as 0 without autapses.";
 inline constexpr const char* run_text =
-    "T steps of B items from the addresses of contiguous tensors: current (T,B,N), the five of the "
-    "state and where the five after\n"
-    "the last step go, (B,N) and (D,B,N), and the spikes (T,B,N). False, and the results are void, "
-    "where\n"
-    "the sources do not hold the bytes any more from which the layer was prepared, or stored has "
-    "other weights of a neuron that spiked:\n"
+    "T steps of B items from the addresses of contiguous tensors: current (T,B,N), the five of\n"
+    "the state and where the five after the last step go, (B,N) and (D,B,N), and the spikes\n"
+    "(T,B,N). False, and the results are void, where the sources do not hold the bytes any more\n"
+    "from which the layer was prepared, or stored has other weights of a neuron that spiked:\n"
     "those of the others were not read.";
 
 class PreparedLayer {

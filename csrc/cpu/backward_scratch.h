@@ -1,0 +1,58 @@
+// The memory of the backward pass of a tile, but for what it returns.
+#pragma once
+#include "product_active.h"
+#include "readout.h"
+#include "replay.h"
+
+namespace lsnn::cpu {
+namespace {
+
+// N neurons take NP = padded(N) numbers of a row, and ND = gradient_stride(NP) of a row of dL/dc or
+// dL/dz; D: past steps of the state; items: those of a full tile.
+template <class T> struct BackwardScratch {
+  ReplayScratch<T> replay;
+  ReadoutScratch<T> readout;
+  T* gc;                       // [chunk + D,items,ND] dL/dc, step t in slot t % (chunk + D)
+  T *dv, *da, *di;             // [items,NP] dL/d of the carried state
+  T* dz;                       // [items,ND] dL/d of the spikes of the step at hand
+  T* gx_out;                   // [items,N] a row to be streamed out
+  // [n_coefficients,NP] gradients of the coefficients over the chunk: short sums round less
+  T* sums;
+  // [D + 1,N,max_items] dL/dc of the last steps for the sparse product, step t in slot t % (D + 1)
+  T* gc_transposed;
+  const T** slices;            // [S] those of a step's delays
+  // [D + 1,items,gradient_stride] dL/dc of the last steps in bfloat16, for products of such numbers
+  uint16_t* gc_bf16;
+  uint32_t* nonzero;  // [words(I) + 1] inputs that are not zero, of one item
+  ActiveRows active;
+  RowGradient<T, false> gradient;  // the spikes of the chunk, into the gradient of w
+  RowGradient<T, true> gradient_in;  // the inputs of the chunk, into that of their weights
+
+  BackwardScratch(Arena& shared, Arena& own, const BackwardArgs& f, bool sparse, bool bf16,
+                  int64_t members)
+      : replay(shared, own, f, members),
+        readout(own, f.layer, f.readout, true),
+        gradient(own, f.layer.S * f.layer.N, chunk * tile_items(f.layer.B) * f.layer.S * f.layer.N),
+        gradient_in(own, f.projection.I + 1,
+                    f.projection.I ? chunk * tile_items(f.layer.B) * (f.projection.I + 1) : 0) {
+    const Layer& l = f.layer;
+    const int64_t n = tile_items(l.B), NP = padded(l.N);
+    gc = shared.take<T>((chunk + l.D) * n * gradient_stride<T>(NP));
+    dv = own.take<T>(n * NP);
+    da = own.take<T>(n * NP);
+    di = own.take<T>(n * NP);
+    dz = own.take<T>(n * gradient_stride<T>(NP));
+    gx_out = own.take<T>(n * l.N + pad);
+    sums = own.take<T>(n_coefficients * NP);
+    // One slot more than there are delays: while the slowest member reads dL/dc of the step before,
+    // the fastest may write one.
+    gc_transposed = shared.take<T>(sparse ? (l.D + 1) * l.N * max_items : 0);
+    slices = own.take<const T*>(l.S);
+    gc_bf16 = shared.take<uint16_t>(bf16 ? (l.D + 1) * n * gradient_stride<uint16_t>(NP) : 0);
+    nonzero = own.take<uint32_t>(words(f.projection.I) + 1);
+    active.entries = own.take<uint32_t>((row_items + 1) * l.N);
+  }
+};
+
+}  // namespace
+}  // namespace lsnn::cpu
