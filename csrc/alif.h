@@ -64,7 +64,8 @@ struct Layer {
   int64_t w_stride_j, w_stride_k;
   const void* coefficients;  // [n_coefficients,N]
   int64_t w_stride_s = 0;  // from one matrix to the next; not read where there is but one
-  // whether the products of the backward pass may round to bfloat16; CPU kernels only
+  // whether the products of the backward pass may round to bfloat16: the CPU kernels both factors,
+  // the CUDA kernels the weights
   bool allow_bf16 = false;
   // w has rows as the CPU kernels pack them, zeros behind; they are read where they are
   bool w_in_place = false;

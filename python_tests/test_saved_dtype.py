@@ -120,3 +120,46 @@ def test_no_effect_in_modules_of_float64() -> None:
                  if value.grad is not None}
         results.append({"out": out.detach(), **grads})
     assert_all_same(results[1], results[0])
+
+
+def _cuda_kernels() -> str | None:
+    """A device on which the CUDA kernels run here, real or emulated ones."""
+    if _ops.available and not _ops.cpu_kernels(torch.zeros(1)):
+        return "cpu"
+    return "cuda" if _ops.available and _ops._C.cuda and torch.cuda.is_available() else None
+
+
+@pytest.mark.skipif(_cuda_kernels() is None, reason="no CUDA kernels run here")
+@pytest.mark.parametrize("design", ["automatic", "block", "gather", "step"])
+def test_weights_of_the_backward_pass_in_bfloat16(design: str) -> None:
+    """After set_float32_matmul_precision("medium") spikes stay; gradients are those of weights that
+    are rounded in the product, where the design has such weights."""
+    generator = torch.Generator().manual_seed(6)
+    device = _cuda_kernels()
+    T, B, N = 40, 3, 70
+    x = (torch.randn(T, B, N, generator=generator) * 2).to(device)
+    w = (torch.randn(N, N, generator=generator) / 8).to(device)
+
+    def run(weights: Tensor, precision: str) -> tuple[Tensor, Tensor]:
+        leaf = x.clone().requires_grad_()
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(precision)
+        try:
+            with _ops.forced(design=design):
+                spikes, _ = functional.alif(leaf, weights, alpha=0.9, theta=0.4, beta=0.5, rho=0.9)
+                (found,) = torch.autograd.grad((spikes * x).sum(), leaf)
+        finally:
+            torch.set_float32_matmul_precision(before)
+        return spikes.detach(), found
+
+    spikes, exact = run(w, "highest")
+    got_spikes, got = run(w, "medium")
+    assert bool(spikes.any()) and bool(exact.any())
+    assert_same("spikes", got_spikes, spikes)
+    assert_same("dL/dx", got, exact, tolerance=0.02)
+    if design in ("block", "gather"):  # their rows are shorter so; steps multiply by the library
+        assert not torch.equal(got, exact)
+    if design == "step":
+        assert_same("dL/dx", got, exact)
+    rounded = w.bfloat16().float()  # weights that rounding does not change
+    assert_same("dL/dx", run(rounded, "medium")[1], run(rounded, "highest")[1], tolerance=2e-6)

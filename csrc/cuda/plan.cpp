@@ -1,6 +1,7 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <limits>
 #include <stdexcept>
 
 namespace lsnn::cuda {
@@ -163,6 +164,21 @@ double backward_cycles(const Device& device, const Layer& l, Storage s, const Pa
              (l.S ? at.items * 16 * double(l.N) / 21 : 0);
     default: return 9000 + 2.0 * double(l.B * l.S) * double(l.N * l.N) / (256.0 * device.sms);
   }
+}
+
+Storage backward_storage(const Device& device, const Layer& l, Storage storage) {
+  if (storage != Storage::f32 || !l.allow_bf16 || l.S == 0) return storage;
+  auto least_cycles = [&](Storage s) {  // of the designs that can run the layer
+    double least = std::numeric_limits<double>::infinity();
+    for (Design d : {Design::block, Design::cluster, Design::gather, Design::step}) {
+      if (l.options.design != Design::automatic && l.options.design != d) continue;
+      const Possible p = backward_pass(d, device, l, s);
+      if (p.yes) least = std::min(least, backward_cycles(device, l, s, p.pass, {}));
+    }
+    return least;
+  };
+  return least_cycles(Storage::f32_bf16) < least_cycles(Storage::f32) ? Storage::f32_bf16
+                                                                      : Storage::f32;
 }
 
 Plan choose(const Device& device, const Layer& l, Storage storage, const Activity& activity) {

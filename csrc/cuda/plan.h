@@ -50,6 +50,10 @@ struct Possible {
 Possible forward_pass(Design, const Device&, const Layer& l, Storage);
 Possible backward_pass(Design, const Device&, const Layer& l, Storage);
 
+// The storage with which the formulas below expect the backward pass to be fastest: that of the
+// numbers, or weights in bfloat16 where the layer allows it.
+Storage backward_storage(const Device&, const Layer& l, Storage);
+
 // The designs that the formulas below expect to be fastest, or the one of the layer's options.
 // Throws std::invalid_argument when that one cannot run the layer.
 Plan choose(const Device&, const Layer& l, Storage, const Activity&);

@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 
 #include <cstdlib>
+#include <type_traits>
 
 #include "../cpu/run.h"
 #include "../cuda/host_product.h"
@@ -65,7 +66,11 @@ void run_kernels(const BackwardArgs& f, const cuda::Plan& plan, void* workspace,
 
 template <class Args> void run_as_planned(const Args& f, const Tensor& like,
                                           const cuda::Product& product, void* stream) {
-  const cuda::Plan plan = cuda::choose(cuda::current_device(), f.layer, storage_of(like), {});
+  const cuda::Device device = cuda::current_device();
+  cuda::Storage storage = storage_of(like);
+  if constexpr (std::is_same_v<Args, BackwardArgs>)
+    storage = cuda::backward_storage(device, f.layer, storage);
+  const cuda::Plan plan = cuda::choose(device, f.layer, storage, {});
   const int64_t bytes = workspace_of(f, plan);
   const Tensor workspace = empty(like, {bytes}, ScalarType::Byte);
   run_kernels(f, plan, workspace.mutable_data_ptr(), product, stream);
