@@ -90,11 +90,4 @@ template <class T> struct Kernels {
   void (*leaky_backward)(const LeakyBackward&, int64_t c0, int64_t c1);
 };
 
-// One pair for each instruction set, from kernels.cpp; only those of the processor at hand are
-// built.
-extern const Kernels<float> kernels_f32_avx512, kernels_f32_avx2, kernels_f32_neon,
-    kernels_f32_portable;
-extern const Kernels<double> kernels_f64_avx512, kernels_f64_avx2, kernels_f64_neon,
-    kernels_f64_portable;
-
 }  // namespace lsnn::cpu

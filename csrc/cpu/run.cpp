@@ -9,10 +9,19 @@
 
 #include "block_cache.h"
 #include "counters.h"
+#include "instruction_sets.h"
 #include "pack.h"
 #include "thread_teams.h"
 
 namespace lsnn::cpu {
+
+// A pair for each instruction set, from kernels.cpp.
+#define LSNN_DECLARE(name, isa, flags, available) \
+  extern const Kernels<float> kernels_f32_##name; \
+  extern const Kernels<double> kernels_f64_##name;
+LSNN_INSTRUCTION_SETS(LSNN_DECLARE)
+#undef LSNN_DECLARE
+
 namespace {
 
 struct InstructionSet {
@@ -25,20 +34,10 @@ struct InstructionSet {
 const InstructionSet& chosen() {
   static const InstructionSet& found = []() -> const InstructionSet& {
     static const InstructionSet sets[] = {
-#if defined(__x86_64__)
-        {"avx512",
-         __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-             __builtin_cpu_supports("fma"),
-         &kernels_f32_avx512, &kernels_f64_avx512},
-        {"avx2",
-         __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-             __builtin_cpu_supports("bmi"),
-         &kernels_f32_avx2, &kernels_f64_avx2},
-#elif defined(__aarch64__)
-        {"neon", true, &kernels_f32_neon, &kernels_f64_neon},
-#endif
-        {"portable", true, &kernels_f32_portable, &kernels_f64_portable},
+#define LSNN_ENTRY(name, isa, flags, available) \
+  {#name, available, &kernels_f32_##name, &kernels_f64_##name},
+        LSNN_INSTRUCTION_SETS(LSNN_ENTRY)
+#undef LSNN_ENTRY
     };
     const char* requested = std::getenv("LSNN_CPU");
     for (const InstructionSet& s : sets)
