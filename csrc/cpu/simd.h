@@ -4,9 +4,8 @@
 // Arithmetic comes from the compiler's vector extension; masks, fma, partial and streaming access
 // from intrinsics. All names have internal linkage; platform.h says why.
 //
-// An instruction set more is: a line of lsnn_kernels() in CMakeLists.txt and of ISAS in
-// tests/mutants.py, its number and its branches here and in bits.h, its pair of kernels in
-// layout.h, and its row in the list of run.cpp.
+// An instruction set more is a line of the table in instruction_sets.h, and its branches here and in
+// bits.h.
 #pragma once
 #include <string.h>
 

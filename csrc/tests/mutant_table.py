@@ -257,8 +257,6 @@ MUTANTS = [
            "p.lengths[i]", ("any B=300",)),
     Mutant("lengths, step: one step too many", "step.cuh", "ended = job.t >= length;",
            "ended = job.t > length;", (UNEQUAL_STEP,)),
-    Mutant("lengths, step: spikes of an item that has ended", "step.cuh", "at.real && !ended &&",
-           "at.real &&", ("step T=20 B=5 N=36",)),
     Mutant("lengths, step: the state of an item is replayed past its end", "step.cuh",
            "job.last < length ? job.last : length", "job.last", (UNEQUAL_STEP,), ADDRESS),
     Mutant("lengths, step: no gradient of the first state without steps", "step.cuh",

@@ -9,6 +9,7 @@ folder and needs g++ only. Returns 1 when a bug is not found.
 import argparse
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -28,17 +29,6 @@ CXX = os.environ.get("CXX", "g++")
 FLAGS = ["-std=gnu++20", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-w"]
 SANITIZER = {PLAIN: [], ADDRESS: ["-fsanitize=address"], THREAD: ["-fsanitize=thread"]}
 EMULATOR = {PLAIN: [], ADDRESS: ["-DEMULATOR_ASAN"], THREAD: ["-DEMULATOR_TSAN"]}
-ISAS = {"portable": ["-DLSNN_ISA=0"],
-        "avx2": ["-DLSNN_ISA=256", "-mavx2", "-mfma", "-mbmi", "-mpopcnt"],
-        "avx512": ["-DLSNN_ISA=512", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma",
-                   "-mbmi", "-mpopcnt"],
-        "neon": ["-DLSNN_ISA=128"]}
-HERE = {
-    "x86_64": ["portable", "avx2", "avx512"],
-    "AMD64": ["portable", "avx2", "avx512"],
-    "aarch64": ["portable", "neon"],
-    "arm64": ["portable", "neon"],
-}.get(platform.machine(), ["portable"])
 KERNELS = {
     "plan": "plan.cpp",
     **{name: f"{name}.cu" for name in ("alif_f32", "alif_f32_bf16", "alif_f64", "readout")},
@@ -59,6 +49,19 @@ def run_compiler(arguments: list[str], what: str) -> None:
     done = subprocess.run([CXX, *arguments], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{what} does not compile:\n" + done.stderr[:3000])
+
+
+def instruction_sets(processor: str) -> dict[str, list[str]]:
+    """Flags of the compiler by name, from the lines of the build's table for such a processor."""
+    table = (CSRC / "cpu" / "instruction_sets.h").read_text()
+    kinds = {"x86_64": "X86_64", "AMD64": "X86_64", "aarch64": "AARCH64", "arm64": "AARCH64"}
+    found: dict[str, list[str]] = {}
+    for kind in ("ANY", kinds.get(processor)):
+        lines = re.search(rf"#define LSNN_SETS_{kind}\(X\)([^#]*)", table)
+        text = lines[1] if lines else ""
+        for name, isa, flags in re.findall(r'X\((\w+), (\d+), "([^"]*)"', text):
+            found[name] = [f"-DLSNN_ISA={isa}", *flags.split()]
+    return found
 
 
 def compiled(csrc: Path, job: Job, what: str) -> Path:
@@ -83,9 +86,11 @@ class Base:
             Job(f"cpu/{name}.cpp", folder / f"{name}.o", ["-O2"])
             for name in ("run", "block_cache", "counters")
         ]
-        jobs += [Job("cpu/kernels.cpp", folder / f"{name}.o", ["-O2", f"-DLSNN_ISA_NAME={name}",
-                                                               *ISAS[name]])
-                 for name in HERE]
+        jobs += [
+            Job("cpu/kernels.cpp", folder / f"{name}.o",
+                ["-O2", f"-DLSNN_ISA_NAME={name}", *flags])
+            for name, flags in instruction_sets(platform.machine()).items()
+        ]
         self.common = [job.to for job in jobs]
         self.emulator: dict[Check, list[Path]] = {}
         self.kernels: dict[Check, dict[str, Path]] = {}
