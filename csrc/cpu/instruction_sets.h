@@ -1,6 +1,7 @@
-// The table of instruction sets that the CPU kernels are compiled for, the best first. CMakeLists.txt
-// reads it, and compiles kernels.cpp once for each of the processor at hand; run.cpp chooses among
-// them when the first kernel runs. A new one needs a line here and its vector type in simd.h.
+// The table of instruction sets that the CPU kernels are compiled for, the best first.
+// CMakeLists.txt reads it, and compiles kernels.cpp once for each of the processor at hand; run.cpp
+// chooses among them when the first kernel runs. A new one needs a line here and its branches in
+// simd.h and bits.h.
 //
 // X(name, LSNN_ISA, flags of the compiler, whether this processor has it). LSNN_ISA: bits of a
 // vector, 0 for plain C++.
