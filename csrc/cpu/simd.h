@@ -4,8 +4,8 @@
 // Arithmetic comes from the compiler's vector extension; masks, fma, partial and streaming access
 // from intrinsics. All names have internal linkage; platform.h says why.
 //
-// An instruction set more is a line of the table in instruction_sets.h, and its branches here and in
-// bits.h.
+// An instruction set more is a line of the table in instruction_sets.h, and its branches here and
+// in bits.h.
 #pragma once
 #include <string.h>
 
