@@ -118,7 +118,8 @@ def over_budget(compiler: str, found: Table) -> Iterator[str]:
         for name, have, limit in zip(Figures._fields, now, most, strict=True):
             if have > limit:
                 yield f"sm_{arch} {kernel}: {have} {name}, the budget has {limit}"
-    for kernel, arch in sorted(budget.keys() - found.keys()):
+    archs = {arch for _, arch in found}
+    for kernel, arch in sorted(key for key in budget.keys() - found.keys() if key[1] in archs):
         yield f"sm_{arch} {kernel}: no such kernel, but {BUDGET.name} has it, see --write"
 
 
@@ -197,6 +198,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="write the budget anew")
+    parser.add_argument("--archs", nargs="+", metavar="XY",
+                        help="only these of the build's architectures, e.g. 75 90")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="compilers at a time")
     arguments = parser.parse_args()
     nvcc = os.environ.get("CUDACXX") or shutil.which("nvcc")
@@ -204,6 +207,10 @@ def main() -> int:
         print("expected nvcc on PATH or in CUDACXX, found none")
         return 2
     flags, archs = of_the_build()
+    if arguments.archs:
+        if arguments.write or not set(arguments.archs) <= set(archs):
+            parser.error(f"--archs: expected some of {' '.join(archs)}, and no --write")
+        archs = arguments.archs
     version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
     compiler = "nvcc " + re.findall(r"V([\d.]+)", version)[0]
     print(f"{compiler} {' '.join(flags)}: sm_{', sm_'.join(archs)}", flush=True)
@@ -234,9 +241,10 @@ def main() -> int:
         wrong = list(over_budget(compiler, found))
         print(f"registers for sm_{', sm_'.join(archs)}:")
         for kernel in sorted({kernel for kernel, _ in found if HOT.match(kernel)}):
+            figures_here = (found[kernel, arch] for arch in archs)
             print(f"    {kernel}:",
                   *(f"{now.registers}" + f" ({now.spills} bytes spilled)" * (now.spills > 0)
-                                      for now in (found[kernel, arch] for arch in archs)))
+                    for now in figures_here))
         nvdisasm = find_nvdisasm()
         if nvdisasm is None:
             print("skipped: reading machine code, as there is no nvdisasm; pip install "
