@@ -175,7 +175,10 @@ def _forward_arguments(d: Draw, size: dict[str, int], save: bool) -> dict[str, A
     lengths = None
     if d.chance(0.2) and B <= MOST:
         lengths = d.whole(min(T, 1 << 40) + 1, B).to(torch.int64)
-        lengths = lengths if d.chance(0.05) else lengths.sort(descending=True)[0]
+        if d.chance(0.05):
+            d.odd = True  # in any order, which the operators refuse
+        else:
+            lengths = lengths.sort(descending=True)[0]
     return dict(
         x=x, lengths=lengths, w_rec=w_rec, coefficients=stacked, delay=each, delays=delays,
         **state(d, D + (d.one_of(1, 3) if d.chance(0.2) else 0), B, N, dtype)._asdict(),
