@@ -36,7 +36,7 @@ def _cuda() -> str:
             "names a design)"
         )
     if cuda is None:
-        return "CUDA kernels: none in this build, as nvcc was not found when it was made"
+        return "CUDA kernels: none in this build, as it was made without nvcc"
     device = (
         "no device: this torch is a CPU build"
         if torch.version.cuda is None

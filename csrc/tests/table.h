@@ -4,6 +4,21 @@
 
 namespace lsnn::test {
 
+// Of so few numbers that finite differences can go through all of them.
+inline Case small_smooth_case(int model, Surrogate surrogate,
+                              const std::vector<int64_t>& lengths = {}) {
+  return {.model = model,
+          .surrogate = surrogate,
+          .T = 6,
+          .B = 2,
+          .N = 3,
+          .delays = {0, 2},
+          .n_ref = model % 2,
+          .smooth = true,
+          .detach = false,
+          .lengths = lengths};
+}
+
 // Items of unequal length: in one tile and in several, ending where chunks of 16 and segments of
 // 128 steps do or beside it, without a step, all alike; with what is carried past the end: delays,
 // counters, real spikes, gradients of the last state.
@@ -23,16 +38,7 @@ inline std::vector<Case> table_of_lengths() {
     all.push_back({.T = 20, .B = 1, .N = 40, .delays = {1}, .n_ref = 2, .lengths = {length}});
   for (const std::vector<int64_t>& lengths : {std::vector<int64_t>{6, 3}, {5, 0}})
     for (int model : {0, 3, 7, 14})
-      all.push_back({.model = model,
-                     .surrogate = Surrogate(model % n_surrogates),
-                     .T = 6,
-                     .B = 2,
-                     .N = 3,
-                     .delays = {0, 2},
-                     .n_ref = model % 2,
-                     .smooth = true,
-                     .detach = false,
-                     .lengths = lengths});
+      all.push_back(small_smooth_case(model, Surrogate(model % n_surrogates), lengths));
   for (int model = 0; model < n_models; model++)
     all.push_back({.model = model,
                    .surrogate = Surrogate(model % n_surrogates),
@@ -124,15 +130,7 @@ inline std::vector<Case> table() {
                      .delays = {0, 3, 20},
                      .n_ref = 2,
                      .smooth = smooth});
-    all.push_back({.model = model,
-                   .surrogate = surrogate,
-                   .T = 6,
-                   .B = 2,
-                   .N = 3,
-                   .delays = {0, 2},
-                   .n_ref = model % 2,
-                   .smooth = true,
-                   .detach = false});
+    all.push_back(small_smooth_case(model, surrogate));
   }
   for (int s = 0; s < n_surrogates; s++)
     for (int model : {0, 7})

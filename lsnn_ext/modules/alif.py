@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..models import Coefficient
-from .options import Options
+from .layer_arguments import LayerArguments
 from .recurrent import Recurrent
 
 
@@ -59,7 +59,7 @@ class ALIF(Recurrent):
                  checkpoint_every: int | str | None = None, saved_dtype: torch.dtype | None = None,
                  device: torch.device | str | None = None,
                  dtype: torch.dtype | None = None) -> None:
-        super().__init__(input_size, hidden_size, Options(
+        super().__init__(input_size, hidden_size, LayerArguments(
             num_layers=num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
             bidirectional=bidirectional, recurrent=recurrent, dynamics=dynamics,
             neuron={"tau_mem": tau_mem, "tau_adapt": tau_adapt, "beta": beta,
@@ -90,7 +90,7 @@ class LIF(Recurrent):
                  checkpoint_every: int | str | None = None, saved_dtype: torch.dtype | None = None,
                  device: torch.device | str | None = None,
                  dtype: torch.dtype | None = None) -> None:
-        super().__init__(input_size, hidden_size, Options(
+        super().__init__(input_size, hidden_size, LayerArguments(
             num_layers=num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
             bidirectional=bidirectional, recurrent=recurrent, dynamics=dynamics,
             neuron={"tau_mem": tau_mem, "threshold": threshold},

@@ -16,8 +16,8 @@ from ..models import State, Traces
 from .delays import current_delay, reset_delay, set_delay
 from .forms import check_tensor, given, joined, renew
 from .inference import prepared_call, prepared_sequence
+from .layer_arguments import LayerArguments
 from .neuron import constant, hold_range, put, whole
-from .options import Options
 from .packed import flipped, repacked, run_packed
 
 Sequence: TypeAlias = Tensor | PackedSequence
@@ -32,11 +32,11 @@ class Recurrent(nn.Module):
 
     _paper: ClassVar[dict[str, Any]]  # what stands for None with dynamics="lsnn"
 
-    def __init__(self, input_size: int, hidden_size: int, options: Options) -> None:
+    def __init__(self, input_size: int, hidden_size: int, arguments: LayerArguments) -> None:
         super().__init__()
         for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
             whole(name, size, 1)
-        own = options.checked(type(self).__name__, self._paper)
+        own = arguments.checked(type(self).__name__, self._paper)
         neuron, bias, device, dtype = own.neuron, own.bias, own.device, own.dtype
         assert own.refractory is not None and own.autapses is not None and dtype is not None
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, own.num_layers

@@ -12,7 +12,7 @@ from .neuron import chosen, flag, learned, positive, whole
 
 
 @dataclass(frozen=True)
-class Options:
+class LayerArguments:
     """The arguments of ALIF and LIF, which explain them; neuron: those that are coefficients, or
     become some."""
 
@@ -36,7 +36,7 @@ class Options:
     device: torch.device | str | None
     dtype: torch.dtype | None
 
-    def checked(self, kind: str, paper: dict[str, Any]) -> "Options":
+    def checked(self, kind: str, paper: dict[str, Any]) -> "LayerArguments":
         """With a value for what was left out; raises TypeError or ValueError naming the
         argument."""
         flag("recurrent", self.recurrent)
