@@ -96,6 +96,21 @@ def test_layer_is_each_sequence_alone(route: str, order: str, checkpoint_every: 
         assert_same(f"d {name}", one, other, tolerance=1e-11)
 
 
+@compiled
+@pytest.mark.parametrize("order", ORDERS)
+def test_spikes_as_bits_keep_the_order(order: str) -> None:
+    """Bits belong to the sequences as given, whatever order the operator takes them in."""
+    B, generator = 36, torch.Generator().manual_seed(5)
+    lengths = ORDERS[order] * 6
+    lengths = tuple(sorted(lengths, reverse=True)) if order == "falling" else lengths
+    x = (torch.rand(T, B, I, generator=generator) < 0.1).double()
+    w_in, w_rec = _grid(generator, 300, I), _grid(generator, 300, 300, scale=0.05)
+    numbers = functional.layer(x, w_in, w_rec, lengths=lengths, **K).spikes
+    packed = functional.layer(x, w_in, w_rec, lengths=lengths, spikes="bits", **K).packed
+    assert numbers is not None and packed is not None and bool(numbers.any())
+    assert_same("spikes", packed.numbers(), numbers)
+
+
 @pytest.mark.parametrize("given", ["list", "int32", "int64"])
 def test_forms_of_lengths(given: str) -> None:
     generator = torch.Generator().manual_seed(2)
