@@ -24,7 +24,7 @@ INCLUDES: dict[str, set[str]] = {name: set(LOWEST) for name in LOWEST} | {
         "includes"].items()}
 IMPORTS: dict[str, list[str]] = DEPENDENCIES["imports"]
 FOREIGN: list[str] = DEPENDENCIES["packages"]["foreign"]
-LINES = 420
+LINES = 404
 
 
 def _files(root: Path, *patterns: str) -> Iterator[tuple[PurePosixPath, str]]:
