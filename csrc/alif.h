@@ -26,6 +26,7 @@
 // fused multiply-add, so that every path agrees bit for bit.
 #pragma once
 #include <cstdint>
+#include <limits>
 
 #include "dynamics.h"
 #include "options.h"
@@ -77,6 +78,8 @@ struct Layer {
 
   LSNN_METHOD int64_t length(int64_t b) const { return lengths ? lengths[b] : T; }
   LSNN_METHOD int64_t longest() const { return B > 0 ? length(0) : T; }
+  // psi of (7) counts as 0 where |m| is at least so large; of no effect for a surrogate that ends
+  double cutoff = std::numeric_limits<double>::infinity();
   Options options = {};  // how both directions are computed
 };
 

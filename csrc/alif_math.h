@@ -7,6 +7,7 @@
 // turns contraction off), so that spikes agree everywhere.
 #pragma once
 #include <iterator>
+#include <type_traits>
 
 #include "alif.h"
 #include "platform.h"
@@ -16,37 +17,86 @@ namespace lsnn {
 
 // Any layer: everything is decided at run time.
 struct GeneralSpec {
-  Model model;
+  Choices model;
   Surrogate surrogate;
   bool smooth;
   bool synapse, coupling, current;  // sigma, p, eta may differ from 0
   bool refractory;
+  bool cut;  // psi has no end of its own and is given one, cutoff
   unsigned want;  // coefficients whose gradient is asked for
 };
 
 // By value: the address of a name differs between translation units where equal strings are not
 // merged.
-LSNN_INLINE bool same(const Model& a, const Model& b) {
+LSNN_INLINE constexpr bool same(const Choices& a, const Choices& b) {
   return a.test == b.test && a.ge == b.ge && a.scale == b.scale && a.reset == b.reset &&
          a.when == b.when && a.drive == b.drive && a.detach == b.detach;
 }
 
-// The paper's network, fast: the model `lsnn` with the triangle, no synapse, fixed coefficients.
-struct PaperSpec {
-  static constexpr Model model = models[0];
-  static constexpr Surrogate surrogate = Surrogate::triangle;
-  static constexpr bool smooth = false, synapse = false, coupling = false, current = false;
-  bool refractory;
+// What a caller adds to the choices of a model, by how much of it is known while compiling. The
+// refractory period never is: it hardly costs anything.
+struct NoTerms {  // no term that can be left out of the equations, coefficients that are fixed
+  static constexpr bool synapse = false, coupling = false, current = false;
   static constexpr unsigned want = 0;
+  bool refractory, cut;
+};
+struct LearnedCoefficients {  // no such term either
+  static constexpr bool synapse = false, coupling = false, current = false;
+  bool refractory, cut;
+  unsigned want;
+};
+struct Synapse {  // sigma alone
+  static constexpr bool synapse = true, coupling = false, current = false;
+  bool refractory, cut;
+  unsigned want;
+};
+struct Coupling {  // p and eta
+  static constexpr bool synapse = false, coupling = true, current = true;
+  bool refractory, cut;
+  unsigned want;
+};
+struct AllTerms {
+  bool synapse, coupling, current, refractory, cut;
+  unsigned want;
+};
 
-  static bool fits(const GeneralSpec& m) {
-    return same(m.model, model) && m.surrogate == surrogate && !m.smooth && !m.synapse &&
-           !m.coupling && !m.current && !m.want;
+LSNN_INLINE constexpr Choices choices_of(int row) { return models[row]; }
+
+// A model of the table with its own surrogate: its choices are constants.
+template <Choices choices, Surrogate of_model, class Terms> struct ModelSpec : Terms {
+  static constexpr Choices model = choices;
+  static constexpr Surrogate surrogate = of_model;
+  static constexpr bool smooth = false;
+};
+
+LSNN_INLINE bool is_cut(const Layer& l) {
+  return !has_bounded_support(l.surrogate) && l.cutoff < std::numeric_limits<double>::infinity();
+}
+
+// Whether a layer can do without the terms.
+LSNN_INLINE bool has_no_terms(const GeneralSpec& g) {
+  return !g.synapse && !g.coupling && !g.current;
+}
+
+// The paper's network: the model `lsnn` with the triangle, no synapse, fixed coefficients.
+struct PaperSpec : ModelSpec<choices_of(0), Surrogate::triangle, NoTerms> {
+  static bool fits(const GeneralSpec& g) {
+    return same(g.model, model) && g.surrogate == surrogate && !g.smooth && has_no_terms(g) &&
+           !g.want;
   }
 };
 
+// The part of a layer that a kernel does not know while compiling.
+template <class Spec> LSNN_INLINE Spec spec_of(const GeneralSpec& g) {
+  if constexpr (std::is_same_v<Spec, GeneralSpec>) return g;
+  else if constexpr (std::is_base_of_v<NoTerms, Spec>) return {{g.refractory, g.cut}};
+  else if constexpr (std::is_base_of_v<AllTerms, Spec>)
+    return {{g.synapse, g.coupling, g.current, g.refractory, g.cut, g.want}};
+  else return {{g.refractory, g.cut, g.want}};
+}
+
 template <class F> struct Coefs {
-  F alpha, kappa, rho, q, p, beta, eta, theta, sigma, width, R, dampening, n_ref;
+  F alpha, kappa, rho, q, p, beta, eta, theta, sigma, width, R, dampening, n_ref, cutoff;
 };
 
 // what a step reads of the step before, and leaves to the next
@@ -174,10 +224,16 @@ LSNN_INLINE Mask<F> replay(const Spec& spec, const Coefs<F>& k, F y, F z, Mask<F
   const F i = (spec.want >> SIGMA & 1) ? (y - k.alpha * s.v) / k.kappa + k.eta * a : F(0);
   const F u = spec.model.when == When::next ? reset(spec, k, y, s.z, A) : y;  // (6)
   const F n = spec.model.test == Test::old_v ? s.v : u;
-  Mask<F> blocked = psi_vanishes(spec.surrogate, n - A, scale(spec, k, A));  // (7)
+  Mask<F> blocked =
+      psi_vanishes(spec.surrogate, n - A, scale(spec, k, A), spec.cut, k.cutoff);  // (7)
   if (spec.refractory) blocked = blocked | (s.r > F(0));
   advance(spec, k, u, a, A, i, z, fired, s);
   return blocked;
+}
+
+// Whether there can be neurons that are not active.
+template <class Spec> LSNN_INLINE bool can_be_inactive(const Spec& spec) {
+  return has_bounded_support(spec.surrogate) || spec.cut || spec.refractory;
 }
 
 // Whether a and r follow from the spikes alone, and v from its last step; then only the last step
@@ -225,7 +281,9 @@ LSNN_INLINE F spike_adjoint(const Spec& spec, const Coefs<F>& k, F zb, F n, F A,
   const F s = scale(spec, k, A);
   const F inverse = unless_vanishing(spec, s, reciprocal_(s));
   const F m = (n - A) * inverse;  // m = (n - A) / s
-  const F mb = zb * (k.dampening * psi_shape(spec.surrogate, m));
+  F psi = psi_shape(spec.surrogate, m);
+  if (spec.cut) psi = select(psi_vanishes(spec.surrogate, n - A, s, spec.cut, k.cutoff), F(0), psi);
+  const F mb = zb * (k.dampening * psi);
   const F nb = mb * inverse;
   g.width = g.width - mb * m / k.width;  // s = width | width A
   Ab = Ab - (spec.model.scale == Scale::width_A ? nb * (F(1) + k.width * m) : nb);

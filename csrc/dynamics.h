@@ -51,8 +51,7 @@ enum class Surrogate { LSNN_SURROGATES(LSNN_SURROGATE) };
 inline constexpr const char* surrogate_names[] = {LSNN_SURROGATES(LSNN_SURROGATE_NAME)};
 inline constexpr int n_surrogates = sizeof(surrogate_names) / sizeof(surrogate_names[0]);
 
-struct Model {
-  const char* name;
+struct Choices {
   Test test;
   bool ge;  // [m >= 0] instead of [m > 0]
   Scale scale;
@@ -60,6 +59,10 @@ struct Model {
   When when;
   Drive drive;
   unsigned detach;
+};
+struct Model : Choices {
+  const char* name;
+  Surrogate surrogate;  // where the caller names none
 };
 
 // The place of a word among those of a choice. A word of models.py that is not there ends the
@@ -80,15 +83,12 @@ consteval unsigned detach_bits(std::string_view words) {
   return bits;
 }
 
-#define LSNN_MODEL(name, test, ge, scale, reset, when, drive, detach) \
-  {name,                                                              \
-   Test(place(test_words, test)),                                     \
-   ge,                                                                \
-   Scale(place(scale_words, scale)),                                  \
-   Reset(place(reset_words, reset)),                                  \
-   When(place(when_words, when)),                                     \
-   Drive(place(drive_words, drive)),                                  \
-   detach_bits(detach)},
+#define LSNN_MODEL(name, test, ge, scale, reset, when, drive, detach, surrogate) \
+  {{Test(place(test_words, test)), ge, Scale(place(scale_words, scale)),         \
+    Reset(place(reset_words, reset)), When(place(when_words, when)),             \
+    Drive(place(drive_words, drive)), detach_bits(detach)},                      \
+   name,                                                                         \
+   Surrogate(place(surrogate_names, surrogate))},
 inline constexpr Model models[] = {LSNN_MODELS(LSNN_MODEL)};
 inline constexpr int n_models = sizeof(models) / sizeof(models[0]);
 

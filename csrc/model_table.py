@@ -12,7 +12,7 @@ from typing import Any
 
 MODELS = Path(__file__).resolve().parents[1] / "lsnn_ext" / "models.py"
 # of struct Model, csrc/dynamics.h
-FIELDS = ("test", "ge", "scale", "reset", "when", "drive", "detach")
+FIELDS = ("test", "ge", "scale", "reset", "when", "drive", "detach", "surrogate")
 
 
 def words(value: Any) -> str:

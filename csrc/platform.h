@@ -57,6 +57,10 @@ LSNN_INLINE float reciprocal_(float x) { return 1.0f / x; }
 LSNN_INLINE double reciprocal_(double x) { return 1.0 / x; }
 LSNN_INLINE float exp_(float x) { return expf(x); }
 LSNN_INLINE double exp_(double x) { return exp(x); }
+// For psi, of which a vector may have a shorter one; the spikes of smooth layers take exp_, whose
+// bits are the same everywhere.
+LSNN_INLINE float psi_exp_(float x) { return expf(x); }
+LSNN_INLINE double psi_exp_(double x) { return exp(x); }
 LSNN_INLINE float erf_(float x) { return erff(x); }
 LSNN_INLINE double erf_(double x) { return erf(x); }
 LSNN_INLINE float atan_(float x) { return atanf(x); }

@@ -5,6 +5,7 @@ call compares what it uses with the parameters as they are then. Counting change
 version counters miss what fused optimizers change, and what is written through ``.data`` or through
 a numpy array.
 """
+import math
 from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
 
@@ -82,7 +83,7 @@ class PreparedLayer:
             refractory=model.refractory, smooth=0, checkpoint=0, outputs=0, gradients=0,
             coefficient_gradients=0, allow_bf16=0,
         )
-        numbers = _ops.Numbers(dampening=model.dampening, k_out=0.0)
+        numbers = _ops.Numbers(dampening=model.dampening, k_out=0.0, cutoff=math.inf)
 
         def address(tensor: Tensor | None) -> int:
             return 0 if tensor is None else tensor.data_ptr()

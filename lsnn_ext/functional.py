@@ -1,6 +1,7 @@
 """Functions of tensors: the recurrence over a whole sequence, the projection in front of it and the
 readout behind."""
 
+import math
 import warnings
 from typing import Any, Literal, NamedTuple
 
@@ -184,7 +185,7 @@ def _outputs(
         outputs=_ops.mask("outputs", requested), gradients=0,
         coefficient_gradients=model.coefficient_gradients, allow_bf16=int(_ops.allows_bf16()),
     )
-    numbers = _ops.Numbers(dampening=model.dampening, k_out=float(fused.k_out))
+    numbers = _ops.Numbers(dampening=model.dampening, k_out=float(fused.k_out), cutoff=math.inf)
     tensors = _ops.Tensors(
         x.to(call.dtype), v, a, i, r, z, model.coefficients,
         None if w_rec is None else w_rec.to(call.dtype), model.delay, fused.w_in,

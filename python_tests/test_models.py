@@ -67,7 +67,7 @@ def _compiled_with(models: str, tmp_path: Path) -> subprocess.CompletedProcess[s
     source.write_text(f'#include "{ROOT}/csrc/alif_math.h"\n' + "".join(
         f"auto use_{name}(lsnn::Surrogate s) {{ return lsnn::{name}(s, {arguments}); }}\n"
         for name, arguments in (("psi_shape", "1.0"), ("psi_integral", "1.0"),
-                                ("psi_vanishes", "1.0, 1.0"))))
+                                ("psi_vanishes", "1.0, 1.0, true, 1.0"))))
     flags = "-std=gnu++20", "-Wall", "-Werror=switch", "-fsyntax-only", f"-I{tmp_path / 'made'}"
     return subprocess.run([compiler, *flags, str(source)],
                           capture_output=True, text=True)

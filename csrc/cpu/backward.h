@@ -12,30 +12,29 @@
 namespace lsnn::cpu {
 namespace {
 
-template <class T, class Spec> struct BackwardTile : Tile {
+template <class T> struct BackwardTile : Tile {
   static constexpr int L = Vec<T>::lanes;
-  using V = Vec<T>;
   const BackwardArgs& f;
   const Packed<T>& p;
-  const Spec& spec;
+  const GeneralSpec& spec;
   BackwardScratch<T>& s;
   const Layer& l;
   const int64_t W, ND, ring;
-  Replay<T, Spec> past;
+  Replay<T> past;
   const ReadoutTile<T> readout;
 
-  LSNN_METHOD BackwardTile(const BackwardArgs& args, const Packed<T>& packed, const Spec& m,
+  LSNN_METHOD BackwardTile(const BackwardArgs& args, const Packed<T>& packed,
                            BackwardScratch<T>& scratch, int64_t tile, const Member& member)
       : Tile(args.layer, tile, member),
         f(args),
         p(packed),
-        spec(m),
+        spec(packed.spec),
         s(scratch),
         l(args.layer),
         W(p.W),
         ND(gradient_stride<T>(NP)),
         ring(chunk + l.D),
-        past(args, packed, m, scratch.replay, tile, member),
+        past(args, packed, scratch.replay, tile, member),
         readout(l, args.readout, packed, scratch.readout, tile, member) {
     s.active.l1_size = p.l1_size;
   }
@@ -130,55 +129,38 @@ template <class T, class Spec> struct BackwardTile : Tile {
   // The adjoint of one step for all items; dz holds all that reached the spikes of step t but what
   // comes from outside.
   void adjoint(int64_t t, int64_t t0, T* gk) const {
-    // Locals, as every store through a pointer might change a member.
-    const ReplayScratch<T> r = s.replay;
-    const Spec spec = this->spec;
-    const bool carry_i = past.carry_i, carry_r = spec.refractory, write_di = spec.synapse || t == 0;
-    const int64_t N = this->N, NP = this->NP, n0 = this->n0, n1 = this->n1,
-                  gz_stride_n = f.gz_stride_n;
-    const T* coefficients = p.coefficients;
     for (int64_t b = 0, alive = items_alive(t); b < alive; b++) {
-      const bool read_di = spec.synapse || t == length(b) - 1;
-      const int64_t read = ((t - t0) * full_items + b) * NP, at = (t * B + b0 + b) * N;
+      const int64_t at = (t * B + b0 + b) * N;
       // [T,B,N]
       auto at_row = [&](const void* g) LSNN_LAMBDA { return g ? (const T*)g + at : nullptr; };
-      const T *y = past.y_row(t, b), *gv = at_row(f.gv), *ga = at_row(f.ga), *gA = at_row(f.gA);
       const T* gz = f.gz ? (const T*)f.gz + t * f.gz_stride_t + (b0 + b) * f.gz_stride_b : nullptr;
-      const bool traced = gv || ga || gA;
-      const auto spikes_before = past.spikes(t - 1, b), spikes_t = past.spikes(t, b);
-      T *dc_out = gc(t) + b * ND, *gx_out = f.gx ? s.gx_out + b * N : nullptr;
-      T *dv = s.dv + b * NP, *da = s.da + b * NP, *di = s.di + b * NP, *dz = s.dz + b * ND;
       if (gz && t > 0)
         for (int64_t n = n0; n < n1; n += 64 / (int64_t)sizeof(T))
-          prefetch(gz - f.gz_stride_t + n * gz_stride_n);
-      for (int64_t n = n0; n < n1; n += L) {
-        const int64_t from = read + n, left = N - n;
-        const Coefs<V> k = load_coefficients(coefficients, n);
-        const Carry<V> carry = {load(r.v + from), load(r.a + from),
-                                carry_i ? load(r.i + from) : V(0),
-                                carry_r ? load(r.r + from) : V(0), spikes_before(n)};
-        Adjoint<V> d = {load(dv + n), load(da + n), read_di ? load(di + n) : V(0), load(dz + n)};
-        V Ab = V(0);
-        if (gz) d.z = d.z + (gz_stride_n ? load_n(gz + n, left) : V(*gz));
-        if (traced) {
-          if (gv) d.v = d.v + load_n(gv + n, left);
-          if (ga) d.a = d.a + load_n(ga + n, left);
-          if (gA) Ab = load_n(gA + n, left);
-        }
-        Coefs<V> g = {};
-        const V dc = step_adjoint(spec, k, carry, load_n(y + n, left), spikes_t(n), Ab, d, g);
-        store(dv + n, d.v);
-        store(da + n, d.a);
-        store(dz + n, d.z);
-        store(dc_out + n, dc);
-        if (write_di) store(di + n, d.i);
-        if (gx_out) store(gx_out + n, dc);  // the next row overwrites what stands beyond N
-        const V sums[] = {g.alpha, g.kappa, g.rho,   g.q,     g.p, g.beta,
-                          g.eta,   g.theta, g.sigma, g.width, g.R};
-        if (spec.want)
-          for (int c = 0; c < n_coefficients; c++)
-            if (spec.want >> c & 1) store(gk + c * NP + n, load(gk + c * NP + n) + sums[c]);
-      }
+          prefetch(gz - f.gz_stride_t + n * f.gz_stride_n);
+      past.steps.neurons.adjoint(spec, {.coefficients = p.coefficients,
+                                        .n0 = n0,
+                                        .n1 = n1,
+                                        .N = N,
+                                        .y = past.y_row(t, b),
+                                        .before = past.spikes(t - 1, b),
+                                        .after = past.spikes(t, b),
+                                        .read = past.states(t - t0, b),
+                                        .dv = s.dv + b * NP,
+                                        .da = s.da + b * NP,
+                                        .di = s.di + b * NP,
+                                        .dz = s.dz + b * ND,
+                                        .read_di = spec.synapse || t == length(b) - 1,
+                                        .write_di = spec.synapse || t == 0,
+                                        .gz = gz,
+                                        .gz_stride = f.gz_stride_n,
+                                        .gv = at_row(f.gv),
+                                        .ga = at_row(f.ga),
+                                        .gA = at_row(f.gA),
+                                        .dc = gc(t) + b * ND,
+                                        // the next row overwrites what stands beyond N
+                                        .gx = f.gx ? s.gx_out + b * N : nullptr,
+                                        .sums = gk,
+                                        .NP = NP});
     }
     stream_out(f.gx, t, s.gx_out);
   }
@@ -371,13 +353,13 @@ template <class T, class Spec> struct BackwardTile : Tile {
   }
 };
 
-template <class T, class Spec>
-LSNN_LOCAL void backward_tile(const BackwardArgs& f, const Packed<T>& p, const Spec& spec,
-                              int64_t tile, const Member& member, const Sums<T>& sums) {
+template <class T>
+LSNN_LOCAL void backward_tile(const BackwardArgs& f, const Packed<T>& p, int64_t tile,
+                              const Member& member, const Sums<T>& sums) {
   Arena shared(member.shared), own(member.own);
   BackwardScratch<T> s(shared, own, f, p.sparse.start != nullptr, p.w_bf16 != nullptr,
                        member.members);
-  BackwardTile<T, Spec>(f, p, spec, s, tile, member).run(sums);
+  BackwardTile<T>(f, p, s, tile, member).run(sums);
 }
 
 }  // namespace

@@ -38,8 +38,8 @@ template <class T> struct ForwardScratch {
 };
 
 // What profiling wants to know of a step, whose spikes are given.
-template <class T, class Spec> LSNN_INLINE void count_step(const Steps<T, Spec>& steps, int64_t t,
-                                                           const uint32_t* bits) {
+template <class T> LSNN_INLINE void count_step(const Steps<T>& steps, int64_t t,
+                                               const uint32_t* bits) {
   Meter& meter = steps.meter;
   if (!meter.hooks) return;
   const int64_t items = steps.items_alive(t);
@@ -72,15 +72,14 @@ template <class T> struct Ring {
   }
 };
 
-template <class T, class Spec>
-LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, const Spec& spec,
-                             int64_t tile, const Member& member) {
-  using V = Vec<T>;
+template <class T>
+LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, int64_t tile,
+                             const Member& member) {
   const Layer& l = f.layer;
   Arena shared(member.shared), own(member.own);
   ForwardScratch<T> s(shared, own, f, member.members);
-  Steps<T, Spec> steps(l, p, spec, s.steps, tile, member, f.x, f.x_stride_t, f.x_stride_b,
-                       f.projection, f.first.z);
+  Steps<T> steps(l, p, s.steps, tile, member, f.x, f.x_stride_t, f.x_stride_b, f.projection,
+                 f.first.z);
   const ReadoutTile<T> readout(l, f.readout, p, s.readout, tile, member);
   const int64_t B = l.B, N = l.N, NP = p.NP, W = p.W, D = l.D, b0 = steps.b0, items = steps.items,
                 every = f.saved.every;
@@ -110,21 +109,16 @@ LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, const Spe
       const int64_t at = (t * B + b0 + b) * N;
       const uint32_t* before = t && !l.smooth ? ring.bits(t - 1, b) : nullptr;
       uint32_t* bits = ring.bits(t, b);
-      T *y_out = f.saved.y ? s.y_out + b * N : nullptr,
-        *z_out = f.z || l.smooth ? s.z_out + b * N : nullptr;
-      T *trace_v = (T*)f.trace_v, *trace_a = (T*)f.trace_a, *trace_A = (T*)f.trace_A;
-      const bool traced = trace_v || trace_a || trace_A;
-      steps.advance(t, b, before, keep_i,
-                    [&](int64_t n, const Stepped<V>& out, const Carry<V>& carry) LSNN_LAMBDA {
-                      put_bits<T>(bits, n, to_bits(out.fired));
-                      if (y_out)
-                        store(y_out + n, out.y);  // the next row overwrites what stands beyond N
-                      if (z_out) store(z_out + n, carry.z);
-                      if (!traced) return;
-                      if (trace_v) store_n(trace_v + at + n, carry.v, N - n);
-                      if (trace_a) store_n(trace_a + at + n, carry.a, N - n);
-                      if (trace_A) store_n(trace_A + at + n, out.A, N - n);
-                    });
+      // Of rows in scratch memory the next one overwrites what stands beyond N.
+      auto row_of = [&](void* traces) LSNN_LAMBDA { return traces ? (T*)traces + at : nullptr; };
+      steps.advance(t, b, before,
+                    {.keep_i = keep_i,
+                     .bits = bits,
+                     .y = f.saved.y ? s.y_out + b * N : nullptr,
+                     .z = f.z || l.smooth ? s.z_out + b * N : nullptr,
+                     .trace_v = row_of(f.trace_v),
+                     .trace_a = row_of(f.trace_a),
+                     .trace_A = row_of(f.trace_A)});
       if (N % 32 && n1 == N) bits[W - 1] &= (1u << N % 32) - 1;  // padded lanes are no neurons
       if (l.smooth)
         memcpy(ring.real(t, b) + n0, s.steps.z + b * NP + n0, (steps.n_end - n0) * sizeof(T));

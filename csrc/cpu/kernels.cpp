@@ -21,19 +21,6 @@ template <class T> LSNN_LOCAL int64_t linear_bytes(const Linear& l) {
   return count.used;
 }
 
-template <class T> LSNN_LOCAL void forward_any(const ForwardArgs& f, const Packed<T>& p,
-                                               int64_t tile, const Member& member) {
-  if (PaperSpec::fits(p.spec)) forward_tile(f, p, PaperSpec{p.spec.refractory}, tile, member);
-  else forward_tile(f, p, p.spec, tile, member);
-}
-template <class T>
-LSNN_LOCAL void backward_any(const BackwardArgs& f, const Packed<T>& p, int64_t tile,
-                             const Member& member, const Sums<T>& sums) {
-  if (PaperSpec::fits(p.spec))
-    backward_tile(f, p, PaperSpec{p.spec.refractory}, tile, member, sums);
-  else backward_tile(f, p, p.spec, tile, member, sums);
-}
-
 #if LSNN_ISA == 512
 template <class T> constexpr auto bf16_of = nullptr;
 template <> constexpr auto bf16_of<float> = to_bf16;
@@ -47,8 +34,8 @@ constexpr Kernels<T> table = {
     panel<T>,
     bytes_of<ForwardScratch<T>, const ForwardArgs&, int64_t>,
     bytes_of<BackwardScratch<T>, const BackwardArgs&, bool, bool, int64_t>,
-    forward_any<T>,
-    backward_any<T>,
+    forward_tile<T>,
+    backward_tile<T>,
     bf16_of<T>,
     trial_product<T>,
     linear_bytes<T>,

@@ -21,6 +21,9 @@ inline constexpr int64_t tile_items(int64_t B) {
 }
 inline constexpr int64_t tiles(int64_t B) { return (B + tile_items(B) - 1) / tile_items(B); }
 
+// The rows of coefficients, and behind them what is the same for all neurons.
+inline constexpr int packed_coefficients = n_coefficients + 3;
+
 // Numbers of a row of dL/dc and dL/dz: an odd multiple of four cache lines. Then the same columns
 // of 16 items lie evenly in the L1 cache; with rows of a power of two items would push each other
 // out of it.
@@ -48,28 +51,28 @@ template <class T> struct Packed {
   const T* panels;
   const T* w_out;          // [N,OP] of the readout
   const T* panels_out;     // [NP/panel,O,panel] the same with j innermost
-  // [NP/lanes,n_coefficients + 2,lanes] padded with harmless values; then dampening and n_ref
+  // [NP/lanes,packed_coefficients,lanes] padded with harmless values; then dampening, n_ref, cutoff
   const T* coefficients;
   const uint16_t* w_bf16;  // [S * N,NP] bfloat16 of w without the inputs, or null: not wanted
   Sparse<T> sparse;
-  bool sum_sparse;         // whether (1) adds the synapses that are not zero, or whole rows
+  bool sum_sparse;  // whether (1) adds the synapses that are not zero, or whole rows
   // of the backward product; automatic: by sizes and activity, step by step
   ProductAlgorithm algorithm;
   GeneralSpec spec;
-  const Hooks* hooks;      // of counters.h
+  const Hooks* hooks;  // of counters.h
 };
 
 // Sums over the batch that a tile adds to; null where they are not wanted.
 template <class T> struct Sums {
-  T* w;      // [S * N,NP]
-  T* w_in;   // [I + 1,NP] the last row: of the bias
+  T* w;  // [S * N,NP]
+  T* w_in;  // [I + 1,NP] the last row: of the bias
   T* w_out;  // [N,OP]
-  T* k;      // [n_coefficients,NP]
+  T* k;  // [n_coefficients,NP]
 };
 
 template <class T> struct Kernels {
-  int64_t lanes;           // numbers of a vector
-  int64_t panel;           // columns of a panel of the backward product
+  int64_t lanes;  // numbers of a vector
+  int64_t panel;  // columns of a panel of the backward product
   ScratchBytes (*forward_scratch)(const ForwardArgs&, int64_t members);  // of one tile
   ScratchBytes (*backward_scratch)(const BackwardArgs&, bool sparse, bool bf16, int64_t members);
   // Called by each member of a team.

@@ -121,7 +121,7 @@ template <class T> struct PackedLayer {
             backward ? l.S * each : 0,
             l.N * padded_outputs(out.O),
             backward ? NP * out.O : 0,
-            (n_coefficients + 2) * NP};
+            packed_coefficients * NP};
   }
 
   // Copies of a large matrix would take most of the time of a short call.
@@ -179,15 +179,15 @@ template <class T> struct PackedLayer {
       for (int64_t j = 0; j < NP; j++)
         for (int64_t o = 0; o < out.O; o++)
           panels_out[(j / panel * out.O + o) * panel + j % panel] = w_oj(o, j);
-    for (int64_t c = 0; c < n_coefficients + 2; c++)
+    const T common[] = {T(l.dampening), T(l.n_ref), T(l.cutoff)};
+    for (int64_t c = 0; c < packed_coefficients; c++)
       for (int64_t n = 0; n < NP; n++) {
         // harmless: no spike, no division by 0
         const T padding = c == THETA || c == WIDTH ? T(1) : T(0);
-        k[(n / lanes * (n_coefficients + 2) + c) * lanes + n % lanes] =
-            c == n_coefficients       ? T(l.dampening)
-            : c == n_coefficients + 1 ? T(l.n_ref)
-            : n < N                   ? ((const T*)l.coefficients)[c * N + n]
-                                      : padding;
+        k[(n / lanes * packed_coefficients + c) * lanes + n % lanes] =
+            c >= n_coefficients ? common[c - n_coefficients]
+            : n < N             ? ((const T*)l.coefficients)[c * N + n]
+                                : padding;
       }
     packed = {.l1_size = l1_size(l.options),
               .NP = NP,

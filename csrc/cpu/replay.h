@@ -38,34 +38,34 @@ template <class T> struct ReplayScratch {
   }
 };
 
-template <class T, class Spec> struct Replay : Tile {
+template <class T> struct Replay : Tile {
   static constexpr int L = Vec<T>::lanes;
   using V = Vec<T>;
   const BackwardArgs& f;
   const Packed<T>& p;
-  const Spec& spec;
+  const GeneralSpec& spec;
   const ReplayScratch<T>& s;
   const Layer& l;
   const int64_t W, state_size;  // state_size: numbers of one variable of the tile
   const bool carry_i;
   const bool choose;  // whether there can be neurons that are not active
   int64_t S0;  // first step of the segment at hand
-  Steps<T, Spec> steps;
+  Steps<T> steps;
 
-  LSNN_METHOD Replay(const BackwardArgs& args, const Packed<T>& packed, const Spec& m,
+  LSNN_METHOD Replay(const BackwardArgs& args, const Packed<T>& packed,
                      const ReplayScratch<T>& scratch, int64_t tile, const Member& member)
       : Tile(args.layer, tile, member),
         f(args),
         p(packed),
-        spec(m),
+        spec(packed.spec),
         s(scratch),
         l(args.layer),
         W(p.W),
         state_size(full_items * NP),
-        carry_i(m.want >> SIGMA & 1),
-        choose(has_bounded_support(m.surrogate) || m.refractory),
+        carry_i(packed.spec.want >> SIGMA & 1),
+        choose(can_be_inactive(packed.spec)),
         S0(0),
-        steps(l, p, m, scratch.steps, tile, member, f.x, f.x_stride_t, f.x_stride_b, f.projection,
+        steps(l, p, scratch.steps, tile, member, f.x, f.x_stride_t, f.x_stride_b, f.projection,
               f.first.z) {}
 
   LSNN_METHOD const T* first_z(int64_t past, int64_t b) const { return steps.first_z(past, b); }
@@ -75,18 +75,9 @@ template <class T, class Spec> struct Replay : Tile {
   static constexpr int64_t members = 1;  // for Steps::collect
   LSNN_METHOD uint32_t* bits(int64_t t, int64_t b, int64_t) const { return bits(t, b); }
   LSNN_METHOD T* real(int64_t t, int64_t b) const { return (T*)f.saved.z + (t * B + b0 + b) * N; }
-  LSNN_METHOD int64_t left(int64_t n) const { return N - n; }
 
-  // z_t of an item: bits, or numbers in the first steps and where spikes are smooth.
-  struct Spikes {
-    const uint32_t* bits;
-    const T* numbers;
-    int64_t N;
-    LSNN_METHOD V operator()(int64_t n) const {  // of lanes [n, n + L)
-      return numbers ? load_n(numbers + n, N - n) : select(get_bits<T>(bits, n), V(1), V(0));
-    }
-  };
-  LSNN_METHOD Spikes spikes(int64_t t, int64_t b) const {
+  // z_t of an item
+  LSNN_METHOD Spikes<T> spikes(int64_t t, int64_t b) const {
     if (t < 0) return {nullptr, first_z(t, b), N};
     return {bits(t, b), l.smooth ? real(t, b) : nullptr, N};
   }
@@ -96,21 +87,26 @@ template <class T, class Spec> struct Replay : Tile {
     return f.saved.y ? (const T*)f.saved.y + (t * B + b0 + b) * N
                      : s.y + ((t - S0) * full_items + b) * NP;
   }
-  LSNN_METHOD V y_at(int64_t t, int64_t b, int64_t n) const {  // of lanes [n, n + L)
-    if constexpr (sizeof(T) == 4)
-      if (f.saved.y_is_bf16)
-        return load_n((const bfloat16*)f.saved.y + (t * B + b0 + b) * N + n, left(n));
-    return load_n(y_numbers(t, b) + n, left(n));
+  LSNN_METHOD const bfloat16* y_bf16(int64_t t, int64_t b) const {
+    return (const bfloat16*)f.saved.y + (t * B + b0 + b) * N;
   }
   // y of this member's neurons n of an item; the next call may write over it.
   LSNN_METHOD const T* y_row(int64_t t, int64_t b) const {
-    if (!f.saved.y_is_bf16) return y_numbers(t, b);
-    for (int64_t n = n0; n < n1; n += L) store(s.y_of_item + n, y_at(t, b, n));
-    return s.y_of_item;
+    if constexpr (sizeof(T) == 4)
+      if (f.saved.y_is_bf16) {
+        for (int64_t n = n0; n < n1; n += L)
+          store(s.y_of_item + n, load_n(y_bf16(t, b) + n, N - n));
+        return s.y_of_item;
+      }
+    return y_numbers(t, b);
   }
 
   LSNN_METHOD T* chunk_state(int64_t t, int64_t variable) const {
     return s.chunk_states + ((t - S0) / chunk * 4 + variable) * state_size;
+  }
+  LSNN_METHOD CarriedRows<T> chunk_states(int64_t t, int64_t b) const {
+    auto row = [&](int64_t variable) LSNN_LAMBDA { return chunk_state(t, variable) + b * NP; };
+    return {row(0), row(1), row(2), row(3)};
   }
 
   // Prepares the segment that begins at step `first` and ends before S1: what the first step of
@@ -125,24 +121,20 @@ template <class T, class Spec> struct Replay : Tile {
     }
     for (int64_t t0 = S0; t0 + chunk < S1; t0 += chunk)
       for (int64_t b = 0, alive = items_alive(t0 + chunk); b < alive; b++)
-        for (int64_t n = n0; n < n1; n += L) {
-          const Coefs<V> k = load_coefficients(p.coefficients, n);
-          const int64_t o = b * NP + n, end = t0 + chunk;
-          Carry<V> c = {load(chunk_state(t0, 0) + o), load(chunk_state(t0, 1) + o),
-                        carry_i ? load(chunk_state(t0, 2) + o) : V(0),
-                        spec.refractory ? load(chunk_state(t0, 3) + o) : V(0),
-                        spikes(t0 - 1, b)(n)};
-          int64_t t = t0;
-          if (spikes_suffice(spec))
-            for (; t < end - 1; t++)
-              replay_spikes(spec, k, spikes(t, b)(n), get_bits<T>(bits(t, b), n), c);
-          for (; t < end; t++)
-            replay(spec, k, y_at(t, b, n), spikes(t, b)(n), get_bits<T>(bits(t, b), n), c);
-          store(chunk_state(end, 0) + o, c.v);
-          store(chunk_state(end, 1) + o, c.a);
-          if (carry_i) store(chunk_state(end, 2) + o, c.i);
-          if (spec.refractory) store(chunk_state(end, 3) + o, c.r);
-        }
+        steps.neurons.replay_steps(spec, {.coefficients = p.coefficients,
+                                          .n0 = n0,
+                                          .n1 = n1,
+                                          .N = N,
+                                          .steps = chunk,
+                                          .before = spikes(t0 - 1, b),
+                                          .after = spikes(t0, b),
+                                          .bits_stride = B * W,
+                                          .numbers_stride = B * N,
+                                          .y = f.saved.y_is_bf16 ? nullptr : y_numbers(t0, b),
+                                          .y_bf16 = f.saved.y_is_bf16 ? y_bf16(t0, b) : nullptr,
+                                          .y_stride = f.saved.y ? B * N : full_items * NP,
+                                          .read = chunk_states(t0, b),
+                                          .left = chunk_states(t0 + chunk, b)});
   }
 
   // y of the segment. The rest is replayed from it as if it had been saved, so that gradients have
@@ -155,10 +147,8 @@ template <class T, class Spec> struct Replay : Tile {
     for (int64_t t = S0; t < S1; t++) {
       steps.collect(t, *this);
       for (int64_t b = 0, alive = items_alive(t); b < alive; b++) {
-        T* to = s.y + ((t - S0) * full_items + b) * NP;
-        steps.advance(t, b, t && !l.smooth ? bits(t - 1, b) : nullptr, false,
-                      [&](int64_t n, const Stepped<V>& out, const Carry<V>&)
-                          LSNN_LAMBDA { store(to + n, out.y); });
+        steps.advance(t, b, t && !l.smooth ? bits(t - 1, b) : nullptr,
+                      {.y = s.y + ((t - S0) * full_items + b) * NP});
       }
     }
   }
@@ -183,42 +173,28 @@ template <class T, class Spec> struct Replay : Tile {
     const bool carry[] = {true, true, carry_i, spec.refractory};
     for (int c = 0; c < 4; c++)
       if (carry[c]) copy_own(read[c], chunk_state(t0, c));
-    // Locals, as every store through a pointer might change a member.
-    const ReplayScratch<T> s = this->s;
-    const Spec spec = this->spec;
-    const bool carry_i = this->carry_i, carry_r = spec.refractory, choose = this->choose;
-    const int64_t N = this->N, n0 = this->n0, n1 = this->n1, state_size = this->state_size;
-    const T* coefficients = p.coefficients;
     for (int64_t t = t0; t < t1; t++)
       for (int64_t b = 0, alive = items_alive(t); b < alive; b++) {
         const T* y = y_row(t, b);
-        const Spikes spikes_before = spikes(t - 1, b), spikes_t = spikes(t, b);
-        const int64_t row = (t - t0) * state_size + b * NP;
-        uint16_t* active = s.active + (t - t0) * NP / 16 * max_items + b;
-        int64_t active_n = 0;
         if (f.saved.y && !f.saved.y_is_bf16 && t + 1 < t1)
           for (int64_t n = n0; n < n1; n += 64 / (int64_t)sizeof(T)) prefetch(y + B * N + n);
-        for (int64_t n = n0; n < n1; n += L) {
-          const Coefs<V> k = load_coefficients(coefficients, n);
-          const int64_t o = row + n, to = o + state_size;
-          Carry<V> c = {load(s.v + o), load(s.a + o), carry_i ? load(s.i + o) : V(0),
-                        carry_r ? load(s.r + o) : V(0), spikes_before(n)};
-          const VecMask<T> blocked =
-              replay(spec, k, load_n(y + n, N - n), spikes_t(n), get_bits<T>(spikes_t.bits, n), c);
-          if (choose) {
-            const unsigned lanes =
-                ~to_bits(blocked) &
-                (N - n < L ? (1u << (N - n)) - 1 : unsigned((uint64_t(1) << L) - 1));
-            active[n / 16 * max_items] |= (uint16_t)(lanes << n % 16);
-            active_n += __builtin_popcount(lanes);
-          }
-          store(s.v + to, c.v);
-          store(s.a + to, c.a);
-          if (carry_i) store(s.i + to, c.i);
-          if (carry_r) store(s.r + to, c.r);
-        }
-        counts[t - t0] += active_n;
+        counts[t - t0] +=
+            steps.neurons.replay(spec, {.coefficients = p.coefficients,
+                                        .n0 = n0,
+                                        .n1 = n1,
+                                        .N = N,
+                                        .y = y,
+                                        .before = spikes(t - 1, b),
+                                        .after = spikes(t, b),
+                                        .read = states(t - t0, b),
+                                        .left = states(t - t0 + 1, b),
+                                        .active = s.active + (t - t0) * NP / 16 * max_items + b});
       }
+  }
+  // What a step of the chunk read, by its place there.
+  LSNN_METHOD CarriedRows<T> states(int64_t step, int64_t b) const {
+    const int64_t at = step * state_size + b * NP;
+    return {s.v + at, s.a + at, s.i + at, s.r + at};
   }
   LSNN_METHOD void count_active() const {
     for (int64_t step = 0; step < chunk; step++) {

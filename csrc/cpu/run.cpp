@@ -64,7 +64,7 @@ template <class T> bool any(const void* p, int64_t n) {
   return p && std::any_of((const T*)p, (const T*)p + n, [](T x) { return x != T(0); });
 }
 
-template <class T> GeneralSpec spec_of(const Layer& l, const void* first_r, unsigned want) {
+template <class T> GeneralSpec general_spec(const Layer& l, const void* first_r, unsigned want) {
   const T* k = (const T*)l.coefficients;
   return {l.model,
           l.surrogate,
@@ -73,6 +73,7 @@ template <class T> GeneralSpec spec_of(const Layer& l, const void* first_r, unsi
           any<T>(k + P * l.N, l.N),
           any<T>(k + ETA * l.N, l.N),
           l.n_ref > 0 || any<T>(first_r, l.B * l.N),
+          is_cut(l),
           want};
 }
 
@@ -84,7 +85,7 @@ template <class T> void forward(const ForwardArgs& f, Parallel parallel) {
   const Timed all(hooks(), Count::ns_forward, Count::forward_calls);
   const Layer& l = f.layer;
   const Kernels<T>& k = kernels<T>();
-  const PackedLayer<T> p(l, f.projection, f.readout, spec_of<T>(l, f.first.r, 0), k, false,
+  const PackedLayer<T> p(l, f.projection, f.readout, general_spec<T>(l, f.first.r, 0), k, false,
                          parallel);
   const Formation how = forward_teams(f, parallel, k.lanes);
   in_teams(parallel, how, tiles(l.B), k.forward_scratch(f, how.members),
@@ -99,7 +100,7 @@ template <class T> void backward(const BackwardArgs& f, Parallel parallel) {
   const Timed all(hooks(), Count::ns_backward, Count::backward_calls);
   const Layer& l = f.layer;
   const Kernels<T>& k = kernels<T>();
-  const PackedLayer<T> p(l, f.projection, f.readout, spec_of<T>(l, f.first.r, f.want), k, true,
+  const PackedLayer<T> p(l, f.projection, f.readout, general_spec<T>(l, f.first.r, f.want), k, true,
                          parallel);
   const int64_t N = l.N, NP = p.packed.NP, I = f.projection.I, O = f.readout.O,
                 OP = padded_outputs(O);

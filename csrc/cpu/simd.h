@@ -287,6 +287,27 @@ template <class T, class G> LSNN_INLINE Vec<T> by_lane(Vec<T> a, G g) {
 template <class T> LSNN_INLINE Vec<T> exp_(Vec<T> a) {
   return by_lane(a, [](T x) { return lsnn::exp_(x); });
 }
+LSNN_INLINE Vec<double> psi_exp_(Vec<double> a) { return exp_(a); }
+// exp to one unit in the last place. x = n ln 2 + r with n whole and ln 2 in two parts, of which n
+// times the first is exact (Cody and Waite); exp(r) by its minimax polynomial of degree 6; 2^n in
+// two factors, as one alone could be no normal number where the result is none.
+LSNN_INLINE Vec<float> psi_exp_(Vec<float> a) {
+  using V = Vec<float>;
+  using Whole = V::Whole;
+  const V x = max_(V(-104.0f), min_(V(89.0f), a));  // from 0 to infinity; NaN stays
+  const V shift = V(12582912.0f);  // 1.5 * 2^23: a number added to it is rounded to a whole one
+  const V shifted = fma_(x, V(1.44269504f), shift), n = shifted - shift;
+  const V r = fma_(n, V(2.12194440e-4f), fma_(n, V(-0.693359375f), x));
+  V q = V(1.3814467e-3f);
+  q = fma_(q, r, V(8.368781e-3f));
+  q = fma_(q, r, V(4.1668393e-2f));
+  q = fma_(q, r, V(1.666652e-1f));
+  q = fma_(q, r, V(0.49999994f));
+  const V of_r = V(1.0f) + fma_(q, r * r, r);
+  const Whole exponent = (Whole)shifted.v - (Whole)shift.v, half = exponent >> 1;
+  auto power = [](Whole e) LSNN_LAMBDA { return V((V::Native)((e + 127) << 23)); };
+  return of_r * power(half) * power(exponent - half);
+}
 template <class T> LSNN_INLINE Vec<T> erf_(Vec<T> a) {
   return by_lane(a, [](T x) { return lsnn::erf_(x); });
 }

@@ -1,31 +1,13 @@
-// A step of a tile: the events that reach each item, their sum (1), and step() of alif_math.h, for
-// the neurons of one member. The forward pass runs it, and so does the backward pass where it
+// A step of a tile: the events that reach each item, their sum (1), and the step of its neurons,
+// for those of one member. The forward pass runs it, and so does the backward pass where it
 // computes again what was not saved.
 #pragma once
 #include "events.h"
+#include "neurons.h"
 #include "product_sparse.h"
 
 namespace lsnn::cpu {
 namespace {
-
-// Of lanes [n, n + lanes); coefficients: those of Packed.
-template <class T> LSNN_INLINE Coefs<Vec<T>> load_coefficients(const T* coefficients, int64_t n) {
-  const T* k = coefficients + n * (n_coefficients + 2);
-  auto row = [&](int i) LSNN_LAMBDA { return load(k + i * Vec<T>::lanes); };
-  return {row(ALPHA),
-          row(KAPPA),
-          row(RHO),
-          row(Q),
-          row(P),
-          row(BETA),
-          row(ETA),
-          row(THETA),
-          row(SIGMA),
-          row(WIDTH),
-          row(R_),
-          row(n_coefficients),
-          row(n_coefficients + 1)};
-}
 
 template <class T> struct StepScratch {
   T *v, *a, *i, *r;       // [items,NP] carried state
@@ -53,13 +35,13 @@ template <class T> struct StepScratch {
 };
 
 // x: [T,B,N], or [T,B,I] of a projection that has no bits.
-template <class T, class Spec> struct Steps : Tile {
+template <class T> struct Steps : Tile {
   static constexpr int L = Vec<T>::lanes;
   using V = Vec<T>;
   const Layer& l;
   const Packed<T>& p;
-  const Spec& spec;
   const StepScratch<T>& s;
+  const NeuronKernels<T> neurons;
   const T* x;
   int64_t x_stride_t, x_stride_b, I;
   const uint32_t* x_bits;  // [T,B,words(I)] or null
@@ -71,15 +53,14 @@ template <class T, class Spec> struct Steps : Tile {
   int64_t input_rows;  // of these events, those of inputs
   mutable Meter meter;
 
-  LSNN_METHOD Steps(const Layer& layer, const Packed<T>& packed, const Spec& m,
-                    const StepScratch<T>& scratch, int64_t tile, const Member& member,
-                    const void* x, int64_t x_stride_t, int64_t x_stride_b, const Projection& in,
-                    const void* z0)
+  LSNN_METHOD Steps(const Layer& layer, const Packed<T>& packed, const StepScratch<T>& scratch,
+                    int64_t tile, const Member& member, const void* x, int64_t x_stride_t,
+                    int64_t x_stride_b, const Projection& in, const void* z0)
       : Tile(layer, tile, member),
         l(layer),
         p(packed),
-        spec(m),
         s(scratch),
+        neurons(neuron_kernels<T>(packed.spec)),
         x((const T*)x),
         x_stride_t(x_stride_t),
         x_stride_b(x_stride_b),
@@ -164,11 +145,9 @@ template <class T, class Spec> struct Steps : Tile {
     }
   }
 
-  // Item b at step t: (1) to (9). before: bits of z', or null where it stands in s.z. keep_i:
-  // whether i is asked for after it though no later step reads it. Calls out(n, stepped, carry) for
-  // the lanes from each n on.
-  template <class Out> LSNN_METHOD void advance(int64_t t, int64_t b, const uint32_t* before,
-                                                bool keep_i, const Out& out) const {
+  // Item b at step t: (1) to (9). `row` says what is written; the rest of it is filled in. bits of
+  // z' are null where z' stands in s.z.
+  LSNN_METHOD void advance(int64_t t, int64_t b, const uint32_t* before, StepRow<T> row) const {
     const T* start = I ? p.bias : x_row(t, b);
     if (!I && t + 1 < l.T)
       for (int64_t n = n0; n < n1; n += 64 / (int64_t)sizeof(T)) prefetch(start + x_stride_t + n);
@@ -181,24 +160,15 @@ template <class T, class Spec> struct Steps : Tile {
       add_sparse_events(p.sparse, N, rows + whole, weights ? weights + whole : nullptr,
                         n[b] - whole, s.c, n0, n1);
     meter.split_item(0);
-    // Locals, as every store through a pointer might change a member.
-    const Spec spec = this->spec;
-    const bool smooth = l.smooth, write_i = spec.synapse || keep_i;
-    T *v = s.v + b * NP, *a = s.a + b * NP, *i = s.i + b * NP, *r = s.r + b * NP, *z = s.z + b * NP;
-    const T *c = s.c, *coefficients = p.coefficients;
-    for (int64_t n = n0, end = n1; n < end; n += L) {
-      const Coefs<V> k = load_coefficients(coefficients, n);
-      Carry<V> carry = {load(v + n), load(a + n), spec.synapse ? load(i + n) : V(0),
-                        spec.refractory ? load(r + n) : V(0),
-                        before ? select(get_bits<T>(before, n), V(1), V(0)) : load(z + n)};
-      const Stepped<V> stepped = step(spec, k, load(c + n), carry);
-      store(v + n, carry.v);
-      store(a + n, carry.a);
-      if (write_i) store(i + n, carry.i);
-      if (spec.refractory) store(r + n, carry.r);
-      if (smooth) store(z + n, carry.z);
-      out(n, stepped, carry);
-    }
+    row.coefficients = p.coefficients;
+    row.n0 = n0;
+    row.n1 = n1;
+    row.N = N;
+    row.c = s.c;
+    row.before = {before, before ? nullptr : s.z + b * NP, NP};
+    row.smooth_z = s.z + b * NP;
+    row.carried = {s.v + b * NP, s.a + b * NP, s.i + b * NP, s.r + b * NP};
+    neurons.step(p.spec, row);
   }
 };
 

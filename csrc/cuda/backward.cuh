@@ -288,7 +288,7 @@ __global__ void __launch_bounds__(most_threads_backward(rows_in_shared), 1)
       {job.replayed + ((int64_t)blockIdx.x * shape.groups + group.id) * replayed_rows * slice.width,
        slice.width},
       first_delay(job.p, l),
-      has_bounded_support(spec.surrogate) || spec.refractory};
+      can_be_inactive(spec)};
   const Share share = Share::mine(shape, group);
   uint32_t n0 = 0;
   // Nobody waits for a block without neurons, which would fall behind the inbox: it has nothing to

@@ -95,7 +95,7 @@ template <class T, class W> void pack(const Layer& l, const void* first_r, const
 template <class Spec> struct Known;
 template <> struct Known<PaperSpec> {
   LSNN_DEVICE PaperSpec spec(const Layer& l, uint32_t flags, unsigned) {
-    return {l.n_ref > 0 || (flags & REFRACTORY)};
+    return {{l.n_ref > 0 || (flags & REFRACTORY), false}};
   }
 };
 template <> struct Known<GeneralSpec> {
@@ -107,6 +107,7 @@ template <> struct Known<GeneralSpec> {
             (flags & COUPLING) != 0,
             (flags & CURRENT) != 0,
             l.n_ref > 0 || (flags & REFRACTORY),
+            is_cut(l),
             want};
   }
 };
@@ -117,7 +118,7 @@ template <> struct Known<GeneralSpec> {
 // returns at once, so that the host never waits for the device.
 inline bool may_be_paper(const Layer& l, unsigned want) {
   return l.N % 4 == 0 &&
-         PaperSpec::fits({l.model, l.surrogate, l.smooth, false, false, false, false, want});
+         PaperSpec::fits({l.model, l.surrogate, l.smooth, false, false, false, false, false, want});
 }
 template <class... Pointers> bool on_boundaries(Pointers... p) {
   return ((reinterpret_cast<uintptr_t>(p) % 16 == 0) && ...);

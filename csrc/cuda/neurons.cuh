@@ -38,11 +38,12 @@ template <class T> struct QuadAdjoint { Quad<T> v, a, i, z; };
 
 template <class T> struct QuadCoefs {
   Quad<T> k[n_coefficients];
-  T dampening, n_ref;
+  T dampening, n_ref, cutoff;
 
   LSNN_METHOD QuadCoefs(const Packed<T>& p, const Layer& l, const Cell& cell)
       : dampening(T(l.dampening)),
-        n_ref(T(l.n_ref)) {
+        n_ref(T(l.n_ref)),
+        cutoff(T(l.cutoff)) {
     const int64_t NP = padded(l.N);
 #pragma unroll
     for (int c = 0; c < n_coefficients; c++) k[c] = quad_at(p.k + c * NP + cell.n);
@@ -60,7 +61,8 @@ template <class T> struct QuadCoefs {
             k[WIDTH].pick(q),
             k[R_].pick(q),
             dampening,
-            n_ref};
+            n_ref,
+            cutoff};
   }
 };
 

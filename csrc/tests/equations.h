@@ -106,7 +106,9 @@ template <class T> Slopes<T> equations(const Run<T>& given, const Run<T>& expect
       auto over = [&](const F& m) { return model.ge ? m.x >= 0 : m.x > 0; };
       auto spike = [&](const F& m) {
         const T value = c.smooth ? T(dampening) * psi_integral(c.surrogate, m.x) : T(over(m));
-        return F(value, [&](int g) { return dampening * psi_shape(c.surrogate, m.x) * m.d[g]; });
+        const bool ends = has_bounded_support(c.surrogate) || std::fabs(double(m.x)) < c.cutoff;
+        const double psi = ends ? double(psi_shape(c.surrogate, m.x)) : 0;
+        return F(value, [&](int g) { return dampening * psi * m.d[g]; });
       };
       const T carried[] = {v[s].x, a[s].x, i[s].x, r[s]};
       for (int64_t variable = 0; t % segment == 0 && variable < 4; variable++)

@@ -93,6 +93,7 @@ struct Case {
   // a synapse has a weight for each delay, not one weight and a delay of its own
   bool all_delays = false;
   std::vector<int64_t> lengths = {};  // of the items, descending; empty: all T
+  double cutoff = std::numeric_limits<double>::infinity();
 
   int64_t item() const { return B * N; }
   int64_t length(int64_t b) const { return lengths.empty() ? T : lengths[size_t(b)]; }
@@ -124,6 +125,7 @@ struct Case {
                                                        {"width%", int64_t(100 * width)},
                                                        {"theta%", int64_t(100 * theta)},
                                                        {"density%", int64_t(100 * density)}};
+    if (std::isfinite(cutoff)) s += " cutoff=" + std::to_string(cutoff);
     for (auto [what, n] : numbers) s += std::string(" ") + what + "=" + std::to_string(n);
     for (int64_t d : delays) s += (d == delays[0] ? " delays=" : ",") + std::to_string(d);
     for (size_t b = 0; b < lengths.size(); b++)
@@ -306,6 +308,7 @@ template <class T> struct Run {
                 .w_stride_k = of_w.n,
                 .coefficients = at(k),
                 .w_stride_s = of_w.s,
+                .cutoff = c.cutoff,
                 .options = options};
     if (!c.lengths.empty()) layer.lengths = c.lengths.data();
     return layer;

@@ -209,6 +209,33 @@ inline std::vector<Case> table() {
                      .N = 9,
                      .want = 1u << which,
                      .zero = zero});
+  // each model with its own surrogate and the terms that kernels are compiled for: none, with fixed
+  // and with learned coefficients, a synapse, p and eta, all
+  for (int model = 0; model < n_models; model++)
+    for (const auto& [zero, want] : std::initializer_list<std::pair<unsigned, unsigned>>{
+             {paper, 0},
+             {paper, every & ~paper},
+             {paper & ~(1u << SIGMA), model % 2 ? 0 : every & ~(1u << P | 1u << ETA)},
+             {1u << SIGMA, model % 2 ? every & ~(1u << SIGMA) : 0},
+             {0, every}})
+      all.push_back({.model = model,
+                     .surrogate = models[model].surrogate,
+                     .T = 35,
+                     .B = 2 + model % 3,
+                     .N = 41,
+                     .n_ref = model % 2,
+                     .want = want,
+                     .zero = zero});
+  // an end of the surrogate that the layer gives it
+  for (int model = 0; model < n_models; model++)
+    all.push_back({.model = model,
+                   .surrogate = Surrogate(model % n_surrogates),
+                   .T = 40,
+                   .B = 5 + 11 * (model % 3),
+                   .N = 40 + model % 2,
+                   .n_ref = model % 3 % 2,
+                   .want = model % 4 ? 0 : every,
+                   .cutoff = 0.3 + 0.1 * (model % 5)});
   for (int r : {0, 1, 14, 15}) {
     all.push_back({.model = r, .n_ref = 0, .first_r = 4});
     // thresholds below 0

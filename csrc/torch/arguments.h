@@ -172,7 +172,8 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
              .w_stride_k = w_rec ? w_rec->stride(-1) : 0,
              .coefficients = data(h.coefficients),
              .w_stride_s = by_delay ? w_rec->stride(0) : 0,
-             .lengths = lengths && B ? h.lengths.data() : nullptr};
+             .lengths = lengths && B ? h.lengths.data() : nullptr,
+             .cutoff = c.cutoff};
   return h;
 }
 

@@ -32,7 +32,8 @@ using Tensors = std::vector<Tensor>;
 // Real numbers of a call.
 #define LSNN_NUMBERS(X) \
   X(dampening)          \
-  X(k_out)
+  X(k_out)              \
+  X(cutoff)
 
 // What may be forced of a call, see ../options.h; a list of none leaves it to the environment.
 #define LSNN_OPTIONS(X) \
