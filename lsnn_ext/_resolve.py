@@ -18,6 +18,7 @@ from ._arguments import (
     stacked,
     whole_state,
 )
+from ._cutoff import cutoff_of
 from ._lengths import GivenLengths, Lengths, lengths_of
 from .models import (
     COEFFICIENTS,
@@ -49,6 +50,7 @@ class Neuron(NamedTuple):
     dynamics: str = "lsnn"
     surrogate: str | None = None
     dampening: float | None = None
+    surrogate_cutoff: float = 0.0
     state: State | None = None
     trace: bool = False
     smooth: bool = False
@@ -64,6 +66,7 @@ class ResolvedModel(NamedTuple):
     dynamics: str
     surrogate: str
     dampening: float
+    cutoff: float  # |m| from which on psi counts as 0
     refractory: int
     coefficients: Tensor  # (11, N)
     coefficient_gradients: int  # bit k: row k of them wants a gradient
@@ -101,8 +104,9 @@ def resolve_model(
     complete = coefficients(neuron.dynamics, **given)
     values, wanted = stacked(complete, N, dtype, device)
     delay, delays = delays_of(neuron.delay, w_rec, N, device)
-    return ResolvedModel(neuron.dynamics, surrogate, float(dampening), neuron.refractory, values,
-                         wanted, delay, tuple(delays))
+    cutoff = cutoff_of(surrogate, neuron.surrogate_cutoff, neuron.smooth)
+    return ResolvedModel(neuron.dynamics, surrogate, float(dampening), cutoff, neuron.refractory,
+                         values, wanted, delay, tuple(delays))
 
 
 def resolve(neuron: Neuron, x: Tensor, w_rec: Tensor | None, w_in: Tensor | None = None) -> Call:

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ._cutoff import cutoff_of
 from ._once import only_once
 from .models import COEFFICIENTS, Coefficient, State, Traces, check_surrogate, coefficients
 from .models import MODELS as MODELS
@@ -164,17 +165,18 @@ class _Spike(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, m: Tensor, fired: Tensor, surrogate: Surrogate, dampening: float,
-                smooth: bool) -> Tensor:
+                cutoff: float, smooth: bool) -> Tensor:
         ctx.save_for_backward(m)
-        ctx.psi, ctx.dampening = surrogate.psi, dampening
+        ctx.psi, ctx.dampening, ctx.cutoff = surrogate.psi, dampening, cutoff
         return dampening * surrogate.integral(m) if smooth else fired.to(m.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (m,) = ctx.saved_tensors
         with torch.no_grad():
-            found = gradient * (ctx.dampening * ctx.psi(m))
-        return *only_once([found], [gradient, m]), None, None, None, None
+            psi = torch.where(m.abs() >= ctx.cutoff, 0.0, ctx.psi(m))
+            found = gradient * (ctx.dampening * psi)
+        return *only_once([found], [gradient, m]), None, None, None, None, None
 
 
 def _synapses(w: Tensor | None, delay: int | Tensor | Sequence[int]) -> list[tuple[int, Tensor]]:
@@ -198,8 +200,9 @@ def alif(current: Tensor, w_rec: Tensor | None, *, alpha: Coefficient, theta: Co
          sigma: Coefficient | None = None, R: Coefficient | None = None, refractory: int = 0,
          delay: int | Tensor | Sequence[int] = 0, dynamics: str = "lsnn",
          surrogate: str | None = None, dampening: float | None = None,
-         width: Coefficient | None = None, state: State | None = None, trace: bool = False,
-         smooth: bool = False, checkpoint_every: int | str | None = None,
+         surrogate_cutoff: float = 0.0, width: Coefficient | None = None,
+         state: State | None = None, trace: bool = False, smooth: bool = False,
+         checkpoint_every: int | str | None = None,
          saved_dtype: torch.dtype | None = None, sparse_grad: bool = False,
          lengths: Tensor | Sequence[int] | None = None) -> tuple[Tensor, State] | tuple[Tensor,
                                                                                         State,
@@ -213,12 +216,14 @@ def alif(current: Tensor, w_rec: Tensor | None, *, alpha: Coefficient, theta: Co
     newest are used and returned. Half-precision currents are computed in float32: the spikes have
     the dtype of current, state and traces float32. smooth=True makes z = dampening *
     antiderivative(m), a real number, so that the whole recurrence is differentiable; the counter of
-    (9) still follows the test. checkpoint_every and saved_dtype save memory in the compiled form;
-    here they are ignored. sparse_grad=True gives synapses that are 0 no gradient. lengths (B,):
+    (9) still follows the test. surrogate_cutoff: psi below
+    this share of its height counts as 0. checkpoint_every and saved_dtype save memory in the
+    compiled form; here they are ignored. sparse_grad=True gives synapses that are 0 no gradient. lengths (B,):
     steps of each sequence, which keeps its state from there on; its spikes and traces are 0 then.
     """
     model = named_model(dynamics)
-    shape = named_surrogate(model.surrogate if surrogate is None else surrogate)
+    name = model.surrogate if surrogate is None else surrogate
+    shape, cutoff = named_surrogate(name), cutoff_of(name, surrogate_cutoff, smooth)
     height = model.dampening if dampening is None else dampening
     (_, B, N), device = current.shape, current.device
     dtype = torch.promote_types(current.dtype, torch.float32)
@@ -230,7 +235,8 @@ def alif(current: Tensor, w_rec: Tensor | None, *, alpha: Coefficient, theta: Co
     synapses = _synapses(None if w_rec is None else w_rec.to(dtype), delay)
     spike: Callable[..., Tensor] = _Spike.apply
     stepper = _Stepper(
-        model, k, synapses, refractory, lambda m, over: spike(m, over, shape, height, smooth)
+        model, k, synapses, refractory,
+        lambda m, over: spike(m, over, shape, height, cutoff, smooth)
     )
 
     D = 1 + synapses[-1][0] if synapses else 1

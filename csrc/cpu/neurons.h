@@ -316,14 +316,22 @@ constexpr auto kernels_of_models(std::integer_sequence<int, rows...>) {
   return std::array<ModelKernels<T>, sizeof...(rows)>{kernels_of_model<T, rows>()...};
 }
 
+// A model with another surrogate than its own keeps all kernels that do not read it.
 template <class T> LSNN_LOCAL NeuronKernels<T> neuron_kernels(const GeneralSpec& spec) {
   static constexpr auto of_models =
       kernels_of_models<T>(std::make_integer_sequence<int, n_models>());
-  if (!spec.smooth)
-    for (int row = 0; row < n_models; row++)
-      if (same(models[row], spec.model) && models[row].surrogate == spec.surrogate)
-        return of_models.data()[row][spec];
-  return general_kernels<T>;
+  NeuronKernels<T> chosen = general_kernels<T>;
+  if (spec.smooth) return chosen;
+  for (int row = 0; row < n_models; row++) {
+    if (!same(models[row], spec.model)) continue;
+    const NeuronKernels<T>& known = of_models.data()[row][spec];
+    if (models[row].surrogate == spec.surrogate) return known;
+    chosen.step = known.step;
+    if (of_replay(models[row].surrogate) != of_replay(spec.surrogate)) continue;
+    chosen.replay_steps = known.replay_steps;
+    chosen.replay = known.replay;
+  }
+  return chosen;
 }
 
 }  // namespace

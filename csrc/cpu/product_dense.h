@@ -10,32 +10,56 @@ namespace {
 inline constexpr int panel_vectors = 2;
 template <class T> inline constexpr int64_t panel = panel_vectors * Vec<T>::lanes;
 
+// The numbers of a row of d that the products with all panels read, one panel after the other: few
+// enough that those of all items stay in the L1 cache.
+inline constexpr int64_t dense_columns = 256;
+
 // out[b][panel] += sum_k d[b][k] w[k][panel] for so many items, k < K; each loaded weight vector
-// meets all of them.
-template <int Items, class T> LSNN_INLINE void panel_product(const T* w, int64_t K, const T* d,
-                                                             int64_t d_stride, T* out,
-                                                             int64_t out_stride) {
+// meets all of them. A function of its own, or the registers would have to serve its callers too.
+template <int Items, class T>
+LSNN_LOCAL __attribute__((noinline)) void panel_product(const T* w, int64_t K, const T* d,
+                                                        int64_t d_stride, T* out,
+                                                        int64_t out_stride) {
   constexpr int L = Vec<T>::lanes;
   Vec<T> sum[Items][panel_vectors];
+  const T* row[Items];
 #pragma GCC unroll 8
-  for (int b = 0; b < Items; b++)
+  for (int b = 0; b < Items; b++) {
+    row[b] = d + b * d_stride;
 #pragma GCC unroll 2
     for (int v = 0; v < panel_vectors; v++) sum[b][v] = load(out + b * out_stride + v * L);
-  for (int64_t k = 0; k < K; k++, w += panel<T>) {
+  }
+  auto add = [&](int64_t k, const T* w) LSNN_LAMBDA {
     Vec<T> weight[panel_vectors];
 #pragma GCC unroll 2
     for (int v = 0; v < panel_vectors; v++) weight[v] = load(w + v * L);
 #pragma GCC unroll 8
     for (int b = 0; b < Items; b++) {
-      const Vec<T> x = Vec<T>(d[b * d_stride + k]);
+      const Vec<T> x = Vec<T>(row[b][k]);
 #pragma GCC unroll 2
       for (int v = 0; v < panel_vectors; v++) sum[b][v] = fma_(weight[v], x, sum[b][v]);
     }
+  };
+  int64_t k = 0;
+  for (; k + 2 <= K; k += 2, w += 2 * panel<T>) {
+    add(k, w);
+    add(k + 1, w + panel<T>);
   }
+  if (k < K) add(k, w);
 #pragma GCC unroll 8
   for (int b = 0; b < Items; b++)
 #pragma GCC unroll 2
     for (int v = 0; v < panel_vectors; v++) store(out + b * out_stride + v * L, sum[b][v]);
+}
+
+// One panel with the items from b on, as many at a time as fit the registers.
+template <int Items, class T>
+LSNN_INLINE void panel_products(const T* w, int64_t K, const T* d, int64_t d_stride, T* out,
+                                int64_t out_stride, int64_t items) {
+  for (; items >= Items; items -= Items, d += Items * d_stride, out += Items * out_stride)
+    panel_product<Items>(w, K, d, d_stride, out, out_stride);
+  if constexpr (Items > 1)
+    if (items) panel_products<Items - 1>(w, K, d, d_stride, out, out_stride, items);
 }
 
 // out[b][j] += sum_k w_jk d[b][k]; panels [J/panel,K,panel], d [items,d_stride], out
@@ -43,15 +67,11 @@ template <int Items, class T> LSNN_INLINE void panel_product(const T* w, int64_t
 template <class T>
 LSNN_LOCAL void add_product(const T* panels, int64_t K, int64_t J, const T* d, int64_t d_stride,
                             T* out, int64_t out_stride, int64_t items) {
-  for (int64_t j = 0; j < J; j += panel<T>, panels += K * panel<T>) {
-    int64_t b = 0;
-    auto next = [&](auto product, int64_t n_items) LSNN_LAMBDA {
-      for (; b + n_items <= items; b += n_items)
-        product(panels, K, d + b * d_stride, d_stride, out + b * out_stride + j, out_stride);
-    };
-    next(panel_product<product_items, T>, product_items);
-    next(panel_product<2, T>, 2);
-    next(panel_product<1, T>, 1);
+  for (int64_t k = 0; k < K; k += dense_columns) {
+    const int64_t columns = K - k < dense_columns ? K - k : dense_columns;
+    for (int64_t j = 0; j < J; j += panel<T>)
+      panel_products<product_items>(panels + j * K + k * panel<T>, columns, d + k, d_stride,
+                                    out + j, out_stride, items);
   }
 }
 

@@ -16,14 +16,14 @@ namespace lsnn {
 namespace {
 
 // column_vectors: sums of a block of columns in events.h; product_items: items of a block of
-// product_active.h, two sums each; row_items: items of a row of product_active.h. They fill the
+// product_dense.h, two sums each; row_items: items of a row of product_active.h. They fill the
 // registers, of which AVX-512 and NEON have 32 and the others 16, and leave some for the factors.
 #if LSNN_ISA == 512
 #define LSNN_X86(name) _mm512_##name
 enum { vector_bytes = 64, column_vectors = 16, product_items = 8, row_items = 16 };
 #elif LSNN_ISA == 256
 #define LSNN_X86(name) _mm256_##name
-enum { vector_bytes = 32, column_vectors = 14, product_items = 4, row_items = 8 };
+enum { vector_bytes = 32, column_vectors = 14, product_items = 6, row_items = 8 };
 #elif LSNN_ISA == 128
 enum { vector_bytes = 16, column_vectors = 16, product_items = 8, row_items = 16 };
 #else

@@ -31,6 +31,7 @@ class ALIF(Recurrent):
     dt           duration of a step (ms)
     surrogate, dampening   the surrogate and its height; None: the model's own, for "lsnn"
                            "triangle" and 0.3
+    surrogate_cutoff   see functional.alif; 0: none
     learn        names among tau_mem, tau_adapt, beta, threshold that become Parameters; the others
                  are buffers. A pass raises ValueError where one has left its range, before anything
                  is NaN: clamp it after optimizer.step(), or parametrize it. That is looked at on
@@ -55,6 +56,7 @@ class ALIF(Recurrent):
                  beta: Coefficient | None = None, threshold: Coefficient | None = None,
                  refractory: int | None = None, delay: int | Tensor = 0, dt: float = 1.0,
                  surrogate: str | None = None, dampening: float | None = None,
+                 surrogate_cutoff: float = 0.0,
                  learn: Iterable[str] = (), autapses: bool | None = None,
                  checkpoint_every: int | str | None = None, saved_dtype: torch.dtype | None = None,
                  device: torch.device | str | None = None,
@@ -65,6 +67,7 @@ class ALIF(Recurrent):
             neuron={"tau_mem": tau_mem, "tau_adapt": tau_adapt, "beta": beta,
                     "threshold": threshold},
             refractory=refractory, delay=delay, dt=dt, surrogate=surrogate, dampening=dampening,
+            surrogate_cutoff=surrogate_cutoff,
             learn=learn, autapses=autapses, checkpoint_every=checkpoint_every,
             saved_dtype=saved_dtype, device=device, dtype=dtype))
 
@@ -86,6 +89,7 @@ class LIF(Recurrent):
                  tau_mem: Coefficient | None = None, threshold: Coefficient | None = None,
                  refractory: int | None = None, delay: int | Tensor = 0, dt: float = 1.0,
                  surrogate: str | None = None, dampening: float | None = None,
+                 surrogate_cutoff: float = 0.0,
                  learn: Iterable[str] = (), autapses: bool | None = None,
                  checkpoint_every: int | str | None = None, saved_dtype: torch.dtype | None = None,
                  device: torch.device | str | None = None,
@@ -95,5 +99,6 @@ class LIF(Recurrent):
             bidirectional=bidirectional, recurrent=recurrent, dynamics=dynamics,
             neuron={"tau_mem": tau_mem, "threshold": threshold},
             refractory=refractory, delay=delay, dt=dt, surrogate=surrogate, dampening=dampening,
+            surrogate_cutoff=surrogate_cutoff,
             learn=learn, autapses=autapses, checkpoint_every=checkpoint_every,
             saved_dtype=saved_dtype, device=device, dtype=dtype))

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models import Coefficient, check_surrogate
+from .._cutoff import cutoff_of
+from ..models import Coefficient, check_surrogate, named_model
 from .neuron import chosen, flag, learned, positive, whole
 
 
@@ -29,6 +30,7 @@ class LayerArguments:
     dt: float
     surrogate: str | None
     dampening: float | None
+    surrogate_cutoff: float
     learn: Iterable[str]
     autapses: bool | None
     checkpoint_every: int | str | None
@@ -65,8 +67,9 @@ class LayerArguments:
         if self.dampening is not None:
             positive("dampening", self.dampening)
         positive("dt", self.dt)
-        if self.surrogate is not None:
-            check_surrogate(self.surrogate)
+        name = named_model(self.dynamics).surrogate if self.surrogate is None else self.surrogate
+        check_surrogate(name)
+        cutoff_of(name, self.surrogate_cutoff, smooth=False)
         dtype = torch.get_default_dtype() if self.dtype is None else self.dtype
         if not dtype.is_floating_point:
             raise ValueError(f"dtype: expected a floating point dtype, got {dtype}")

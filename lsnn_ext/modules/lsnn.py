@@ -49,8 +49,8 @@ class LSNN(nn.Module):
     tau_out      time constant of the readout, ms
     bias         of the input, off as in the paper
     learn        as in ALIF; "beta" gives the regular neurons adaptation too
-    dynamics, dt, surrogate, dampening, batch_first, checkpoint_every, saved_dtype, device, dtype:
-    as in ALIF
+    dynamics, dt, surrogate, dampening, surrogate_cutoff, batch_first, checkpoint_every,
+    saved_dtype, device, dtype: as in ALIF
 
     The parts are `neurons` (ALIF) and `readout` (LeakyReadout). Both run in one operator, unless a
     call of one of them would do more than its forward: hooks, another forward, another module in
@@ -65,8 +65,8 @@ class LSNN(nn.Module):
                  beta: Coefficient | None = None, threshold: Coefficient | None = None,
                  refractory: int | None = None, delay: int | Tensor = 0, tau_out: float = 20.0,
                  dynamics: str = "lsnn", dt: float = 1.0, surrogate: str | None = None,
-                 dampening: float | None = None, bias: bool = False, batch_first: bool = False,
-                 learn: Iterable[str] = (), autapses: bool | None = None,
+                 dampening: float | None = None, surrogate_cutoff: float = 0.0, bias: bool = False,
+                 batch_first: bool = False, learn: Iterable[str] = (), autapses: bool | None = None,
                  checkpoint_every: int | str | None = None, saved_dtype: torch.dtype | None = None,
                  device: torch.device | str | None = None,
                  dtype: torch.dtype | None = None) -> None:
@@ -83,8 +83,9 @@ class LSNN(nn.Module):
         own["beta"] = self._betas(own["beta"], dtype)
         self.neurons = ALIF(input_size, n_regular + n_adaptive, bias=bias, batch_first=batch_first,
                             dynamics=dynamics, delay=delay, dt=dt, surrogate=surrogate,
-                            dampening=dampening, learn=learn, checkpoint_every=checkpoint_every,
-                            saved_dtype=saved_dtype, device=device, dtype=dtype, **own)
+                            dampening=dampening, surrogate_cutoff=surrogate_cutoff, learn=learn,
+                            checkpoint_every=checkpoint_every, saved_dtype=saved_dtype,
+                            device=device, dtype=dtype, **own)
         self.readout = LeakyReadout(n_regular + n_adaptive, output_size, tau_out, dt=dt,
                                     batch_first=batch_first, device=device, dtype=dtype)
 

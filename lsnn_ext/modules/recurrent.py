@@ -44,6 +44,7 @@ class Recurrent(nn.Module):
         self.bidirectional, self.recurrent = own.bidirectional, own.recurrent
         self.dynamics, self.refractory, self.dt = own.dynamics, own.refractory, own.dt
         self.surrogate, self.dampening, self.learn = own.surrogate, own.dampening, tuple(own.learn)
+        self.surrogate_cutoff = own.surrogate_cutoff
         self.autapses, self.checkpoint_every = own.autapses, own.checkpoint_every
         self.saved_dtype = own.saved_dtype
         self._neuron = tuple(neuron)
@@ -135,7 +136,7 @@ class Recurrent(nn.Module):
             given |= {"rho": torch.exp(-self.dt / k["tau_adapt"]), "beta": k["beta"]}
         return given | {"refractory": self.refractory, "delay": current_delay(self),
                         "dynamics": self.dynamics, "surrogate": self.surrogate,
-                        "dampening": self.dampening}
+                        "dampening": self.dampening, "surrogate_cutoff": self.surrogate_cutoff}
 
     def _recurrent_weight(self, suffix: str) -> Tensor | None:
         """w_rec of equation (1): the stored matrix is output-major as in nn.LSTM; no neuron excites
