@@ -218,8 +218,9 @@ def alif(current: Tensor, w_rec: Tensor | None, *, alpha: Coefficient, theta: Co
     antiderivative(m), a real number, so that the whole recurrence is differentiable; the counter of
     (9) still follows the test. surrogate_cutoff: psi below
     this share of its height counts as 0. checkpoint_every and saved_dtype save memory in the
-    compiled form; here they are ignored. sparse_grad=True gives synapses that are 0 no gradient. lengths (B,):
-    steps of each sequence, which keeps its state from there on; its spikes and traces are 0 then.
+    compiled form; here they are ignored. sparse_grad=True gives synapses that are 0 no
+    gradient. lengths (B,): steps of each sequence, which keeps its state from there on; its spikes
+    and traces are 0 then.
     """
     model = named_model(dynamics)
     name = model.surrogate if surrogate is None else surrogate
