@@ -13,13 +13,15 @@ from ._arguments import readable as readable
 from ._bits import PackedSpikes, pack_spikes
 from ._inference import PreparedLayer as PreparedLayer
 from ._inference import Synapses as Synapses
+from ._inference import may_be_kept as may_be_kept
 from ._inference import may_be_prepared as may_be_prepared
 from ._inference import ordinary as ordinary
-from ._inference import prepare as prepare
 from ._lengths import GivenLengths, Lengths, end_readout, lengths_of
 from ._resolve import Call, Neuron, resolve
 from ._route import bits_pay as bits_pay
 from ._route import projection_of, route
+from ._steps import RecordedLayer as RecordedLayer
+from ._steps import recorded_step as recorded_step
 from ._torch_internals import make_savable
 from .models import COEFFICIENTS, Coefficient, State, Traces
 

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "block_cache.h"
+#include "chosen.h"
 #include "counters.h"
 #include "instruction_sets.h"
 #include "pack.h"
@@ -231,6 +232,16 @@ template <class T> void leaky_backward(const LeakyBackward& f, Parallel parallel
                [&](int64_t c0, int64_t c1) { kernels<T>().leaky_backward(f, c0, c1); });
 }
 
+// ------------------------------------------------------------------------------------------ choices
+template <class T> const Kernels<T>& chosen_kernels() { return kernels<T>(); }
+template <class T> GeneralSpec chosen_spec(const Layer& l, const void* first_r, unsigned want) {
+  return spec_of<T>(l, first_r, want);
+}
+
+template const Kernels<float>& chosen_kernels<float>();
+template const Kernels<double>& chosen_kernels<double>();
+template GeneralSpec chosen_spec<float>(const Layer&, const void*, unsigned);
+template GeneralSpec chosen_spec<double>(const Layer&, const void*, unsigned);
 template void leaky_forward<float>(const LeakyForward&, Parallel);
 template void leaky_forward<double>(const LeakyForward&, Parallel);
 template void leaky_backward<float>(const LeakyBackward&, Parallel);
