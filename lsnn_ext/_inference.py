@@ -75,6 +75,7 @@ class PreparedLayer:
         stored = None if synapses is None else synapses.stored
         coefficients = model.coefficients.contiguous()
         self.constants, self.D, self.dtype, self.recorded = constants, model.D, dtype, recorded
+        self.delays, self.delay = model.delays, None if delay is None else delay.clone()
         # with the graph that they come from, and the bits of those that want a gradient
         self.coefficients, self.want = model.coefficients, model.coefficient_gradients
         # The aliases hold the memory of the sources, so that no other tensor can come to lie at the
@@ -98,7 +99,7 @@ class PreparedLayer:
             [(t.data_ptr(), t.nbytes) for t in sources.values() if t is not stored], recorded,
         )
         self.run, self.is_current = compiled.run, compiled.is_current
-        self.record, self.adjoint = compiled.record, compiled.adjoint
+        self.record, self.adjoint, self.row = compiled.record, compiled.adjoint, compiled.row
 
     def is_valid_for(self, constants: Hashable, parameters: Tensors, buffers: Tensors) -> bool:
         """Whether the sources still are these tensors, of the same form in the same memory; run and

@@ -20,6 +20,7 @@ from ._lengths import GivenLengths, Lengths, end_readout, lengths_of
 from ._resolve import Call, Neuron, resolve
 from ._route import bits_pay as bits_pay
 from ._route import projection_of, route
+from ._steps import Projection as Projection
 from ._steps import RecordedLayer as RecordedLayer
 from ._steps import recorded_step as recorded_step
 from ._torch_internals import make_savable

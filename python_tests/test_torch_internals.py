@@ -66,6 +66,36 @@ def test_below_autograd() -> None:
     assert (x * 2).requires_grad, VERSION
 
 
+def test_backward_passes() -> None:
+    """Their numbers differ, also inside each other, and a pass knows where it will come."""
+    seen: list[tuple[int, bool]] = []
+    x, other = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+    node = (other * 2).sum()
+
+    def look(g: torch.Tensor) -> None:
+        seen.append((internals.backward_pass(), internals.will_run(node.grad_fn)))
+
+    y = x * 3
+    y.register_hook(look)
+    y.register_hook(lambda g: torch.autograd.grad((x * y.detach()).sum(), x) and look(g))
+    loss = y.sum() + node
+    torch.autograd.grad(loss, x, retain_graph=True)
+    loss.backward()
+    numbers = [number for number, _ in seen]
+    assert [runs for _, runs in seen] == [False, False, True, True], VERSION
+    assert numbers[0] == numbers[1] < numbers[2] == numbers[3] and numbers[0] >= 0, VERSION
+    assert internals.backward_pass() < 0, VERSION
+
+
+def test_batches_of_gradients() -> None:
+    seen: list[bool] = []
+    x = torch.ones(2, requires_grad=True)
+    y = x * 2
+    y.register_hook(lambda g: seen.append(internals.is_batched(g)))
+    torch.autograd.grad(y, x, torch.ones(3, 2), is_grads_batched=True)
+    assert seen == [True], VERSION
+
+
 def test_keys_after_autograd() -> None:
     keys = torch._C._dispatch_keys(torch.ones(2))
     assert keys.has(torch._C.DispatchKey.AutogradCPU), VERSION

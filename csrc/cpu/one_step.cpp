@@ -15,15 +15,21 @@ template <class T> class PackedStep : public OneStep {
       : kernels_(chosen_kernels<T>()),
         layer_(l, {}, {}, chosen_spec<T>(l, nullptr, 0), kernels_, true, parallel) {}
 
-  void forward(const ForwardArgs& f, Parallel parallel) const override {
+  void forward(const ForwardArgs& given, Parallel parallel) const override {
     const Timed all(hooks(), Count::ns_forward, Count::forward_calls);
-    const Layer& l = f.layer;
+    const Layer& l = given.layer;
+    ForwardArgs f = given;
+    f.last.z = nullptr;  // copied below
     const Packed<T> p = packed(l, f.first.r, 0);
     in_tiles(worth(parallel, l.B * l.N), l.B, kernels_.forward_scratch(f, 1),
              [&](int64_t tile, const Member& member) {
                const Timed timed(p.hooks, Count::ns_forward_tiles);
                kernels_.forward_tile(f, p, tile, member);
              });
+    T* const z = (T*)given.last.z;
+    const int64_t n = l.B * l.N;
+    std::copy_n((const T*)f.z, n, z);
+    std::copy_n((const T*)f.first.z, (l.D - 1) * n, z + n);
   }
 
   void backward(const BackwardArgs& given, Parallel parallel) const override {
@@ -48,13 +54,14 @@ template <class T> class PackedStep : public OneStep {
                                       {nullptr, nullptr, nullptr, n_k ? k + tile * n_k : nullptr});
              });
     if (given.gw) weight_gradient(given);
-    if (!n_k) return;
-    for (int64_t c = 0; c < n_coefficients; c++)
-      for (int64_t n = 0; n < l.N; n++) {
-        T sum = 0;
-        for (int64_t tile = 0; tile < tiles(l.B); tile++) sum += k[tile * n_k + c * p.NP + n];
-        ((T*)given.gcoefficients)[c * l.N + n] = given.want >> c & 1 ? sum : T(0);
-      }
+    if (given.gbias)
+      for (int64_t b = 0; b < l.B; b++)
+        for (int64_t n = 0; n < l.N; n++)
+          ((T*)given.gbias)[n] += ((const T*)given.gx)[b * l.N + n];
+    for (int64_t tile = 0; n_k && tile < tiles(l.B); tile++)
+      for (int64_t c = 0; c < n_coefficients; c++)
+        for (int64_t n = 0; n < l.N; n++)
+          ((T*)given.gcoefficients)[c * l.N + n] += k[tile * n_k + c * p.NP + n];
   }
 
  private:
@@ -78,27 +85,18 @@ template <class T> class PackedStep : public OneStep {
     for (int64_t tile = 0; tile < tiles(B); tile++) body(tile, alone);
   }
 
-  // gw[j,k] = sum over the batch of z'_j dL/dc_k; z' is that of the synapse's delay.
+  // gw[s,j,k] += sum over the batch of z'_j dL/dc_k, z' as long ago as the delay says.
   void weight_gradient(const BackwardArgs& f) const {
     const Layer& l = f.layer;
-    const int64_t N = l.N, NP = layer_.packed.NP;
     Linear linear{};
     linear.R = l.B;
-    linear.I = N;
-    linear.N = N;
+    linear.I = linear.N = l.N;
     linear.g = f.gx;
-    const Block sums(N * NP * (int64_t)sizeof(T)), scratch(kernels_.linear_scratch(linear));
-    const bool in_place = N == NP && matrices(l) == l.S;
+    const Block scratch(kernels_.linear_scratch(linear));
     for (int64_t s = 0; s < l.S; s++) {
-      T* const to = (T*)f.gw + (matrices(l) > 1 ? s * N * N : 0);
-      T* const sum = in_place ? to : (T*)sums.data;
-      std::memset(sum, 0, N * NP * sizeof(T));
-      linear.x = (const T*)f.first.z + l.delays[s] * l.B * N;
-      kernels_.linear_gradient(linear, 0, l.B, sum, scratch.data);
-      if (in_place) continue;
-      for (int64_t j = 0; j < N; j++)
-        for (int64_t n = 0; n < N; n++)
-          if (acts(l, j, n, l.delays[s])) to[j * N + n] = sum[j * NP + n];
+      linear.x = (const T*)f.first.z + l.delays[s] * l.B * l.N;
+      kernels_.linear_gradient(linear, 0, l.B, (T*)f.gw + s * l.N * layer_.packed.NP,
+                               scratch.data);
     }
   }
 };

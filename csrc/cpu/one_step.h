@@ -14,7 +14,8 @@ class OneStep {
   // The layer of the arguments is the one that was packed, with T = 1 and any B. Saved are y and
   // bits, and no carry: it is the first state.
   virtual void forward(const ForwardArgs& args, Parallel parallel) const = 0;
-  // gx is never null.
+  // gx is never null. What is summed over the batch is added to what stands there: gw is
+  // [S,N,padded(N)] for each delay, gbias [N] the sum of gx.
   virtual void backward(const BackwardArgs& args, Parallel parallel) const = 0;
 };
 

@@ -110,7 +110,9 @@ PYBIND11_MODULE(_C, m) {
            lsnn::binding::record_text, "B"_a, "current"_a, "first"_a, "last"_a, "spikes"_a, "y"_a,
            "bits"_a)
       .def("adjoint", &PreparedLayer::adjoint, py::call_guard<py::gil_scoped_release>(),
-           lsnn::binding::adjoint_text, "B"_a, "want"_a, "first"_a, "y"_a, "bits"_a, "g"_a, "to"_a)
+           lsnn::binding::adjoint_text, "B"_a, "want"_a, "first"_a, "y"_a, "bits"_a, "g"_a, "to"_a,
+           "sums"_a)
+      .def_property_readonly("row", &PreparedLayer::row)
       .def("run", &PreparedLayer::run, py::call_guard<py::gil_scoped_release>(),
            lsnn::binding::run_text, "T"_a, "B"_a, "current"_a, "first"_a, "last"_a, "spikes"_a);
 #ifdef LSNN_CUDA_KERNELS

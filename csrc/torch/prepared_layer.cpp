@@ -2,7 +2,6 @@
 
 #include <cstring>
 
-#include "../cpu/layout.h"
 #include "arguments.h"
 
 namespace lsnn::binding {
@@ -173,12 +172,13 @@ void PreparedLayer::record(int64_t B, Address current, const std::vector<Address
 
 void PreparedLayer::adjoint(int64_t B, int64_t want, const std::vector<Address>& first, Address y,
                             Address bits, const std::vector<Address>& g,
-                            const std::vector<Address>& to) const {
+                            const std::vector<Address>& to,
+                            const std::vector<Address>& sums) const {
   LSNN_EXPECT(one_step, "PreparedLayer: expected a layer prepared for steps that are recorded");
-  LSNN_EXPECT(first.size() == 5 && g.size() == 5 && to.size() == 7 && to[0],
-              "PreparedLayer: expected a state of five tensors, five gradients and seven places "
-              "for others, got ",
-              first.size(), ", ", g.size(), " and ", to.size());
+  LSNN_EXPECT(first.size() == 5 && g.size() == 5 && to.size() == 5 && sums.size() == 3 && to[0],
+              "PreparedLayer: expected a state of five tensors, five gradients, five places for "
+              "others and three sums, got ",
+              first.size(), ", ", g.size(), ", ", to.size(), " and ", sums.size());
   check_kappa(layer, want, wide);
   BackwardArgs f{};
   f.layer = layer;
@@ -197,12 +197,10 @@ void PreparedLayer::adjoint(int64_t B, int64_t want, const std::vector<Address>&
   f.want = (unsigned)want;
   f.gx = (void*)to[0];
   f.gfirst = state_at({to[1], to[2], to[3], 0, to[4]});
-  f.gw = (void*)to[5];
-  f.gcoefficients = (void*)to[6];
+  f.gw = (void*)sums[0];
+  f.gbias = (void*)sums[1];
+  f.gcoefficients = (void*)sums[2];
   one_step->backward(f, parallel());
-  if (!f.gw || autapses) return;
-  for (int64_t n = 0; n < layer.N; n++)  // of synapses that count as 0
-    std::memset((char*)f.gw + n * (layer.N + 1) * (wide ? 8 : 4), 0, wide ? 8 : 4);
 }
 
 }  // namespace lsnn::binding

@@ -8,6 +8,7 @@
 
 #include "../alif.h"
 #include "../cpu/block_cache.h"
+#include "../cpu/layout.h"
 #include "../cpu/one_step.h"
 
 namespace lsnn::binding {
@@ -35,7 +36,8 @@ inline constexpr const char* record_text =
 inline constexpr const char* adjoint_text =
     "The backward pass of such a step. want: bits of the coefficients whose gradient is asked for.\n"
     "g: addresses of the gradients of spikes, v, a, i, z, or 0 for none; to: where those of\n"
-    "current, v, a, i, z, w (N,N), or (S,N,N), and coefficients (11,N) go, or 0, but for current.";
+    "current, v, a, i, z go; sums: what those of w (S,N,row) of each delay, of the current over\n"
+    "the batch (N) and of the coefficients (11,N) are added to; 0 for none, but for current.";
 
 class PreparedLayer {
  public:
@@ -50,7 +52,9 @@ class PreparedLayer {
   void record(int64_t B, Address current, const std::vector<Address>& first,
               const std::vector<Address>& last, Address spikes, Address y, Address bits) const;
   void adjoint(int64_t B, int64_t want, const std::vector<Address>& first, Address y, Address bits,
-               const std::vector<Address>& g, const std::vector<Address>& to) const;
+               const std::vector<Address>& g, const std::vector<Address>& to,
+               const std::vector<Address>& sums) const;
+  int64_t row() const { return cpu::padded(layer.N); }  // numbers of a row of the sums of w
 
  private:
   struct Free {

@@ -18,14 +18,20 @@ if TYPE_CHECKING:
 def _prepared_layer(layer: "Recurrent", suffix: str, kept: dict[str, PreparedLayer],
                     anew: bool = False) -> PreparedLayer | None:
     """What belongs to the parameters with this suffix as they are now; anew: although nothing seems
-    to have changed."""
+    to have changed. With gradients it is a RecordedLayer."""
     N, recorded = layer.hidden_size, torch.is_grad_enabled()
     delay = layer.delay if isinstance(layer.delay, int) else None  # a tensor is one of the sources
     constants = (N, layer.dt, layer.autapses, layer.refractory, delay, layer.dynamics,
                  layer.surrogate, layer.dampening)
     parameters, buffers, prepared = layer._parameters, layer._buffers, kept.get(suffix)
-    if (prepared is not None and not anew and prepared.recorded >= recorded
-            and prepared.is_valid_for(constants, parameters, buffers)):
+    w_in, bias = parameters["weight_ih" + suffix], parameters.get("bias_ih" + suffix)
+    assert w_in is not None  # _ready has looked
+    projection = functional.Projection(w_in, bias)
+    if (
+        prepared is not None and not anew and prepared.is_valid_for(constants, parameters, buffers)
+        and (not recorded
+             or isinstance(prepared, RecordedLayer) and prepared.projects(projection))
+    ):
         return prepared
     names = [name + suffix for name in layer._neuron]
     names += ["weight_hh" + suffix] if layer.recurrent else []
@@ -39,21 +45,25 @@ def _prepared_layer(layer: "Recurrent", suffix: str, kept: dict[str, PreparedLay
         return None
     wanted = {name: source for name, source in present.items()
               if recorded and source.requires_grad}
-    if not all(source.is_leaf for source in wanted.values()):
-        return None  # computed from others, whose graph must not be kept
+    if recorded:
+        if not all(one is None or one.is_leaf for one in (*wanted.values(), *projection)):
+            return None  # computed from others, whose graph must not be kept
+        inputs = layer.input_size if suffix == layer._suffixes[0] else N
+        if w_in.shape != (N, inputs) or bias is not None and bias.shape != (N,):
+            return None
     copies = {name: source.detach().clone().requires_grad_() for name, source in wanted.items()
               if source is not stored}
     w_rec = layer._recurrent_weight(suffix)
     synapses = None
     if w_rec is not None and stored is not None:
         synapses = functional.Synapses(w_rec.detach(), stored, layer.autapses)
-    weight = parameters["weight_ih" + suffix] if stored is None else stored
-    assert weight is not None  # _ready has looked
+    weight = w_in if stored is None else stored
     neuron = functional.Neuron(**layer._neuron_arguments(suffix, copies))
     if not functional.may_be_kept(neuron, N, weight.dtype):
         return None
     made = constants, present, neuron, N, weight.dtype, synapses
-    kept[suffix] = RecordedLayer(*made, copies) if recorded else PreparedLayer(*made)
+    kept[suffix] = (
+        RecordedLayer(*made, copies, projection) if recorded else PreparedLayer(*made))
     return kept[suffix]
 
 
@@ -131,20 +141,16 @@ def recorded_call(
     parts = [before] if alone else [State(*leaves) for leaves in zip(
         *(leaf.unbind(0) for leaf in before), strict=True)]
     after: list[State] = []
-    for (suffix, prepared, weight, offset), part in zip(layers, parts, strict=True):
+    for (suffix, prepared, *_), part in zip(layers, parts, strict=True):
         if after:
             x = nn.functional.dropout(x, layer.dropout, layer.training)
-        current = nn.functional.linear(x, weight, offset)
-        if (not functional.ordinary(current, prepared.dtype)
-                or current.shape != (x.shape[0], layer.hidden_size)):
-            return None
         if not prepared.is_current():  # somebody has changed a parameter, or the delays
             made = _prepared_layer(layer, suffix, kept, anew=True)
             if made is None or made.D != prepared.D or not made.is_current():
                 return None
             prepared = made
         assert isinstance(prepared, RecordedLayer)
-        x, end = functional.recorded_step(prepared, current, part)
+        x, end = functional.recorded_step(prepared, x, part)
         after.append(end)
     if alone:
         return x, after[0]
