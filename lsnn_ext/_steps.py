@@ -183,8 +183,10 @@ class _Step(torch.autograd.Function):
 def _adjoint(
     layer: RecordedLayer, needed: Sequence[bool], saved: Sequence[Tensor | None], g: _Gradients,
 ) -> _Gradients:
-    """Gradients of x, where w_in is saved, and of the state, those that are needed; adds those of the parameters to the
-    sums of this backward pass."""
+    """Gradients of x, where w_in is saved, and of the state, those that are needed.
+
+    Those of the parameters are added to the sums of this backward pass.
+    """
     v, a, i, r, z, y, bits, x, w_in = saved
     assert y is not None and bits is not None and x is not None
     before, sums = (v, a, i, r, z), layer.sums_of_pass()
