@@ -89,7 +89,7 @@ template <class T> class PackedStep : public OneStep {
   void weight_gradient(const BackwardArgs& f) const {
     const Layer& l = f.layer;
     Linear linear{};
-    linear.R = l.B;
+    linear.R = linear.g_rows = l.B;
     linear.I = linear.N = l.N;
     linear.g = f.gx;
     const Block scratch(kernels_.linear_scratch(linear));
