@@ -51,8 +51,8 @@ template <class T> LSNN_INLINE void load_gradient(const Linear& l, int64_t r, in
   for (int64_t n = 0; n < NP; n++) row[n] = n < l.N ? g[n] : T(0);
 }
 
-// A gradient of few columns stays in the L1 cache: what each event adds goes there at once.
-inline constexpr int64_t small_gradient = 32 << 10;  // bytes
+// A small gradient stays in a near cache: what each event adds goes there at once.
+inline constexpr int64_t small_gradient = 128 << 10;  // bytes
 template <class T> LSNN_LOCAL void small_gradient_rows(const Linear& l, int64_t r0, int64_t r1,
                                                        T* gw, const LinearScratch<T>& s) {
   const int64_t I = l.I, NP = padded(l.N), end = (l.N + Vec<T>::lanes - 1) / Vec<T>::lanes *

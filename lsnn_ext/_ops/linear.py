@@ -7,10 +7,17 @@ from torch import Tensor
 
 # Measured, on spikes at 3 %: with fewer outputs torch's product is as fast as adding rows for what
 # is not zero.
-SCARCE_OUTPUTS = 4
+SCARCE_OUTPUTS = 8
 # Up to which adding the weight rows of a readout beats torch's product, in the way back to x.
 FEW_OUTPUTS = 16
-_SAMPLE = 1 << 14, 64  # numbers and rows at least that are looked at for zeros
+# numbers of a product, and of the gradient of x, from which on fresh memory costs more than reused
+_MANY, _MANY_BACK = 1 << 18, 1 << 20
+_SAMPLE = 1 << 12, 32  # numbers and rows at least that are looked at for zeros
+
+
+def _buffer(like: Tensor, rows: int, columns: int, least: int) -> Tensor | None:
+    """A matrix in reused memory, or None where it is small."""
+    return None if rows * columns < least else torch.ops.lsnn.buffer(like, rows, columns)
 
 
 class _Linear(torch.autograd.Function):
@@ -22,7 +29,7 @@ class _Linear(torch.autograd.Function):
         rows, shape = x.reshape(-1, x.shape[-1]), (*x.shape[:-1], weight.shape[0])
         if events:
             return torch.ops.lsnn.linear_events(rows, weight, bias).view(shape)
-        out = torch.ops.lsnn.buffer(x, rows.shape[0], weight.shape[0])
+        out = _buffer(x, rows.shape[0], weight.shape[0], _MANY)
         if bias is None:
             return torch.mm(rows, weight.t(), out=out).view(shape)
         return torch.addmm(bias, rows, weight.t(), out=out).view(shape)
@@ -68,9 +75,9 @@ def _repeats(g: Tensor) -> bool:
 def _input_gradient(g: Tensor, weight: Tensor) -> Tensor:
     """g weight (..., I) of a gradient g (..., N)."""
     rows, shape = g.reshape(-1, g.shape[-1]), (*g.shape[:-1], weight.shape[1])
-    if weight.shape[0] <= FEW_OUTPUTS:
+    if weight.shape[0] <= FEW_OUTPUTS and rows.shape[0] * weight.shape[1] >= _MANY_BACK:
         return torch.ops.lsnn.linear_events(rows, weight.t(), None).view(shape)
-    out = torch.ops.lsnn.buffer(g, rows.shape[0], weight.shape[1])
+    out = _buffer(g, rows.shape[0], weight.shape[1], _MANY_BACK)
     return torch.mm(rows, weight, out=out).view(shape)
 
 
