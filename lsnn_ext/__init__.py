@@ -4,12 +4,12 @@ sequence."""
 from . import functional, reference
 from ._config import show_config
 from .functional import State, Traces
-from .modules import ALIF, LIF, LSNN, LeakyReadout, LSNNState
+from .modules import ALIF, LIF, LSNN, LeakyReadout, Linear, LSNNState
 from .profiler import profile
 from .profiler.report import Profile
 
 __version__ = "0.1.0"
 __all__ = [
-    "ALIF", "LIF", "LSNN", "LSNNState", "LeakyReadout", "Profile", "State", "Traces", "functional",
-    "profile", "reference", "show_config",
+    "ALIF", "LIF", "LSNN", "LSNNState", "LeakyReadout", "Linear", "Profile", "State", "Traces",
+    "functional", "profile", "reference", "show_config",
 ]

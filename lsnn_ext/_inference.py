@@ -28,11 +28,11 @@ Tensors = Mapping[str, Tensor | None]
 def may_be_prepared(T: int, B: int, N: int) -> bool:
     """Whether a call of this size, now, may take a prepared layer.
 
-    Nobody may ask for gradients or watch what is computed: no autograd, compiler, tracer,
-    transform, mode or autocast. And nothing may be forced, as only the operators take options.
+    Nobody may watch what is computed: no compiler, tracer, transform, mode or autocast. And nothing
+    may be forced, as only the operators take options. What autograd records are single steps alone.
     """
     return (
-        not torch.compiler.is_compiling() and not torch.is_grad_enabled() and _USABLE
+        not torch.compiler.is_compiling() and (T == 1 or not torch.is_grad_enabled()) and _USABLE
         and 0 < T * B * N < _FEW
         and not is_transforming() and not is_forward_mode() and not is_mode_active()
         and not torch.jit.is_tracing() and not torch.is_autocast_enabled("cpu")
@@ -64,9 +64,10 @@ class PreparedLayer:
 
     def __init__(
         self, constants: Hashable, sources: dict[str, Tensor], neuron: Neuron, N: int,
-        dtype: torch.dtype, synapses: Synapses | None,
+        dtype: torch.dtype, synapses: Synapses | None, recorded: bool = False,
     ) -> None:
-        """Raises what functional.alif raises for this neuron. synapses: None without recurrence."""
+        """Raises what functional.alif raises for this neuron. synapses: None without recurrence;
+        recorded: its steps may be recorded by autograd."""
         call = resolve(neuron, torch.empty(0, 0, N, dtype=dtype),
                        None if synapses is None else synapses.w_rec)
         model = call.model
@@ -74,51 +75,55 @@ class PreparedLayer:
         w_rec = None if synapses is None else synapses.w_rec.contiguous()
         stored = None if synapses is None else synapses.stored
         coefficients = model.coefficients.contiguous()
-        self.constants, self.D, self.dtype = constants, model.D, dtype
+        self.constants, self.D, self.dtype, self.recorded = constants, model.D, dtype, recorded
+        self.delays, self.delay = model.delays, None if delay is None else delay.clone()
+        # with the graph that they come from, and the bits of those that want a gradient
+        self.coefficients, self.want = model.coefficients, model.coefficient_gradients
         # The aliases hold the memory of the sources, so that no other tensor can come to lie at the
         # same address.
-        self.sources = [(name, t, t.detach(), t.data_ptr()) for name, t in sources.items()]
+        self.sources = [(name, t, t.detach(), t.data_ptr(), t.requires_grad)
+                        for name, t in sources.items()]
         choices = _ops.Constants(
             dynamics=_ops.DYNAMICS[model.dynamics], surrogate=_ops.SURROGATES[model.surrogate],
             refractory=model.refractory, smooth=0, checkpoint=0, outputs=0, gradients=0,
             coefficient_gradients=0, allow_bf16=0,
         )
-        numbers = _ops.Numbers(dampening=model.dampening, k_out=0.0, cutoff=math.inf)
+        numbers = _ops.Numbers(dampening=model.dampening, k_out=0.0, cutoff=model.cutoff)
 
         def address(tensor: Tensor | None) -> int:
             return 0 if tensor is None else tensor.data_ptr()
 
-        self.run = _ops._C.PreparedLayer(
+        compiled = _ops._C.PreparedLayer(
             dtype is torch.float64, N, list(choices), list(numbers), list(model.delays),
             address(coefficients), address(w_rec), address(delay), address(stored),
             synapses is not None and synapses.autapses,
-            [(t.data_ptr(), t.nbytes) for t in sources.values() if t is not stored],
-        ).run
+            [(t.data_ptr(), t.nbytes) for t in sources.values() if t is not stored], recorded,
+        )
+        self.run, self.is_current = compiled.run, compiled.is_current
+        self.record, self.adjoint, self.row = compiled.record, compiled.adjoint, compiled.row
 
     def is_valid_for(self, constants: Hashable, parameters: Tensors, buffers: Tensors) -> bool:
-        """Whether the sources still are these tensors, of the same form in the same memory; run
-        compares the bytes."""
+        """Whether the sources still are these tensors, of the same form in the same memory; run and
+        is_current compare the bytes."""
         if constants != self.constants:
             return False
-        for name, source, alias, address in self.sources:
+        for name, source, alias, address, requires_grad in self.sources:
             tensor = parameters.get(name)
             if tensor is None:
                 tensor = buffers.get(name)
             if tensor is not source or tensor.data_ptr() != address or not tensor.is_set_to(alias):
                 return False
+            if self.recorded and tensor.requires_grad is not requires_grad:
+                return False
         return True
 
 
-def prepare(
-    constants: Hashable, sources: dict[str, Tensor], neuron: Neuron, N: int, dtype: torch.dtype,
-    synapses: Synapses | None,
-) -> PreparedLayer | None:
-    """A prepared layer of ordinary tensors, or None where none is to be kept: one neuron, or too
-    many."""
+def may_be_kept(neuron: Neuron, N: int, dtype: torch.dtype) -> bool:
+    """Whether a layer of ordinary tensors is to be prepared: not of one neuron, nor of too many."""
     delay = neuron.delay
     n_delays = len(delay.distinct) if isinstance(delay, Delays) else 1
     if dtype not in (torch.float32, torch.float64) or N < 2 or n_delays * N * (N + 64) >= _MANY:
-        return None
-    if isinstance(delay, Delays) and not torch.isin(delay.each, torch.tensor(delay.distinct)).all():
-        return None  # the operator says what is wrong
-    return PreparedLayer(constants, sources, neuron, N, dtype, synapses)
+        return False
+    # else the operator says what is wrong
+    return not isinstance(delay, Delays) or bool(
+        torch.isin(delay.each, torch.tensor(delay.distinct)).all())

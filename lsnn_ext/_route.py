@@ -68,10 +68,19 @@ def route(
 
 
 def projection_of(x: Tensor, w_in: Tensor) -> Literal["events", "product", "torch"]:
-    """How functional.linear multiplies x (..., I) with w_in (N, I)."""
+    """How the projection in front of a layer multiplies x (..., I) with w_in (N, I)."""
     if not _ops.reused(x, w_in):
         return "torch"
     return "events" if _ops.mostly_zero(x) else "product"
+
+
+def linear_of(x: Tensor, weight: Tensor) -> Literal["events", "product", "torch"]:
+    """The same of functional.linear, which may be a readout: x is larger than the product then, and
+    so is its gradient."""
+    if not (_ops.reused(x, weight) or _ops.reused_gradient(x, weight)):
+        return "torch"
+    pays = weight.shape[0] >= _ops.SCARCE_OUTPUTS and _ops.mostly_zero(x)
+    return "events" if pays else "product"
 
 
 def bits_pay(x: Tensor | PackedSpikes, w_in: Tensor) -> bool:

@@ -15,9 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
 from torch.utils._pytree import tree_map as tree_map
 
 __all__ = [
-    "DispatchMode", "assert_on_device", "below_autograd", "gradient_transforms", "has_hooks",
-    "has_own_call", "is_batched", "is_forward_mode", "is_mode_active", "is_transforming",
-    "is_zero_tensor", "keys_after_autograd", "make_savable", "tree_map",
+    "DispatchMode", "assert_on_device", "backward_pass", "below_autograd", "gradient_transforms",
+    "has_hooks", "has_own_call", "is_batched", "is_forward_mode", "is_mode_active",
+    "is_transforming", "is_zero_tensor", "keys_after_autograd", "make_savable", "tree_map",
+    "will_run",
 ]
 
 
@@ -41,8 +42,10 @@ def is_forward_mode() -> bool:
 
 
 def is_batched(tensor: Tensor) -> bool:
-    """Whether torch.vmap maps over it: its numbers cannot be looked at."""
-    return torch._C._functorch.is_batchedtensor(tensor)
+    """Whether torch.vmap maps over it, or autograd over batches of gradients: its numbers cannot be
+    looked at."""
+    functorch = torch._C._functorch
+    return functorch.is_batchedtensor(tensor) or functorch.is_legacy_batchedtensor(tensor)
 
 
 def is_mode_active(functions: bool = True) -> bool:
@@ -56,6 +59,18 @@ def below_autograd() -> AbstractContextManager[Any]:
     """Operators are called past their autograd kernels, which cost time in a short call that nobody
     records."""
     return torch._C._AutoDispatchBelowAutograd()
+
+
+def backward_pass() -> int:
+    """The number of the backward pass that runs on this thread, which no other one has or had;
+    negative where none runs."""
+    number: int = torch._C._current_graph_task_id()
+    return number
+
+
+def will_run(node: torch.autograd.graph.Node) -> bool:
+    """Whether the backward pass that runs comes to a node: not all do, where inputs are named."""
+    return torch._C._will_engine_execute_node(node)
 
 
 def keys_after_autograd(keys: Any) -> Any:

@@ -1,4 +1,6 @@
 """functional.linear equals torch's own, by events, by a product in reused memory, or plainly."""
+import sys
+
 import pytest
 import torch
 from torch import Tensor
@@ -6,8 +8,10 @@ from torch import Tensor
 from compare import assert_same
 from lsnn_ext import functional
 
-# Above 2^18 results the ways part; 33 outputs and more take another way back to x than fewer do.
-SIZES = [(40, 9, 7, 5), (300, 20, 33, 70), (900, 30, 65, 10), (1100, 8, 1, 33)]
+# Above 2^18 results, or numbers of x, the ways part; above 2^20 of x also the way back to it, and
+# more than 16 outputs take another one than fewer do.
+SIZES = [(40, 9, 7, 5), (300, 20, 33, 70), (900, 30, 65, 10), (1100, 8, 1, 33), (60, 64, 128, 10),
+         (300, 40, 100, 12), (300, 40, 100, 35)]
 RATES = {"spikes": 0.03, "half": 0.5, "dense": 1.0, "nothing": 0.0}
 
 
@@ -73,6 +77,61 @@ def test_gradients_in_any_layout(layout: str) -> None:
         found.append(torch.autograd.grad(linear(*copies), copies, weights))
     for name, a, b in zip(("x", "weight", "bias"), *found, strict=True):
         assert_same(name, a, b, tolerance=1e-13)
+
+
+REDUCED = {"mean": lambda y: y.mean(0), "sum": lambda y: y.sum(0), "last": lambda y: y[-1],
+           "first-two-alike": lambda y: torch.cat([y[:2].sum(0, keepdim=True), y[2:]]).cumsum(0)}
+
+
+@pytest.mark.parametrize("rate", [0.03, 1.0], ids=["spikes", "dense"])
+@pytest.mark.parametrize("reduce", REDUCED.values(), ids=REDUCED)
+@pytest.mark.parametrize("outputs", [3, 10, 35])
+def test_gradients_that_repeat_over_time(outputs: int, reduce: object, rate: float) -> None:
+    """As those behind a mean or sum over time do: gradients agree, and that of x is there once."""
+    random = torch.Generator().manual_seed(4)
+    x = (torch.rand(40, 60, 120, generator=random) < rate).double()
+    leaves = [x, *(torch.randn(*shape, generator=random, dtype=torch.float64)
+                   for shape in ((outputs, 120), (outputs,)))]
+    found, strides = [], []
+    for linear in (functional.linear, torch.nn.functional.linear):
+        copies = [leaf.clone().requires_grad_() for leaf in leaves]
+        y = reduce(linear(*copies))  # type: ignore[operator]
+        weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(5),
+                              dtype=torch.float64)
+        found.append(torch.autograd.grad((y * weights).sum(), copies))
+        strides.append(found[-1][0].stride(0))
+    for name, a, b in zip(("x", "weight", "bias"), *found, strict=True):
+        assert_same(name, a, b, tolerance=1e-12)
+    assert (strides[0] == 0) == (reduce in (REDUCED["mean"], REDUCED["sum"]))
+
+
+@pytest.mark.parametrize("penalty_first", [True, False])
+def test_two_consumers(penalty_first: bool) -> None:
+    """A readout and a penalty on the rate: their gradients of the spikes add up."""
+    random = torch.Generator().manual_seed(4)
+    spikes = (torch.rand(40, 60, 120, generator=random) < 0.03).double()
+    weight = torch.randn(10, 120, generator=random, dtype=torch.float64)
+    found = []
+    for linear in (functional.linear, torch.nn.functional.linear):
+        x = spikes.clone().requires_grad_()
+        terms = [lambda x=x: x.mean() * 3,
+                 lambda x=x, f=linear: f(x, weight).mean(0).square().sum()]
+        loss = sum(term() for term in (terms if penalty_first else terms[::-1]))
+        found.append(torch.autograd.grad(loss, x)[0])
+    assert_same("x", *found, tolerance=1e-12)
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_gradient_of_x_is_made_where_it_is_wanted(wanted: bool,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Tensor] = []
+    module = sys.modules["lsnn_ext._ops.linear"]
+    through = module._input_gradient
+    monkeypatch.setattr(module, "_input_gradient", lambda g, w: made.append(g) or through(g, w))
+    x = (torch.rand(70, 40, 120, generator=torch.Generator().manual_seed(2)) < 0.05).float()
+    weight = torch.randn(10, 120, requires_grad=True)
+    functional.linear(x.requires_grad_(wanted), weight).square().sum().backward()
+    assert len(made) == wanted and weight.grad is not None
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -66,6 +66,41 @@ def test_below_autograd() -> None:
     assert (x * 2).requires_grad, VERSION
 
 
+def test_backward_passes() -> None:
+    """Their numbers differ, also inside each other, and a pass knows where it will come."""
+    seen: list[tuple[int, bool]] = []
+    x, other = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+    node = (other * 2).sum()
+
+    def look(g: torch.Tensor) -> None:
+        seen.append((internals.backward_pass(), internals.will_run(node.grad_fn)))
+
+    def inside(_: torch.Tensor) -> None:
+        with torch.enable_grad():
+            again = x * 1
+            again.register_hook(look)
+            torch.autograd.grad(again.sum(), x)
+
+    y = x * 3
+    y.register_hook(look)
+    y.register_hook(inside)
+    loss = y.sum() + node
+    torch.autograd.grad(loss, x, retain_graph=True)
+    loss.backward()
+    assert [runs for _, runs in seen] == [False, False, True, False], VERSION
+    assert 0 <= min(seen)[0] and len({number for number, _ in seen}) == 4, VERSION
+    assert internals.backward_pass() < 0, VERSION
+
+
+def test_batches_of_gradients() -> None:
+    seen: list[bool] = []
+    x = torch.ones(2, requires_grad=True)
+    y = x * 2
+    y.register_hook(lambda g: seen.append(internals.is_batched(g)))
+    torch.autograd.grad(y, x, torch.ones(3, 2), is_grads_batched=True)
+    assert seen == [True], VERSION
+
+
 def test_keys_after_autograd() -> None:
     keys = torch._C._dispatch_keys(torch.ones(2))
     assert keys.has(torch._C.DispatchKey.AutogradCPU), VERSION

@@ -45,19 +45,43 @@ template <class T> LSNN_LOCAL void linear_forward_rows(const Linear& l, const T*
   stream_end();
 }
 
+// Zeros beyond N. row: [NP].
+template <class T> LSNN_INLINE void load_gradient(const Linear& l, int64_t r, int64_t NP, T* row) {
+  const T* g = (const T*)l.g + r % l.g_rows * l.N;
+  for (int64_t n = 0; n < NP; n++) row[n] = n < l.N ? g[n] : T(0);
+}
+
+// A small gradient stays in a near cache: what each event adds goes there at once.
+inline constexpr int64_t small_gradient = 128 << 10;  // bytes
+template <class T> LSNN_LOCAL void small_gradient_rows(const Linear& l, int64_t r0, int64_t r1,
+                                                       T* gw, const LinearScratch<T>& s) {
+  const int64_t I = l.I, NP = padded(l.N),
+                end = (l.N + Vec<T>::lanes - 1) / Vec<T>::lanes * Vec<T>::lanes;
+  for (int64_t r = r0; r < r1; r++) {
+    const T* x = (const T*)l.x + r * I;
+    load_gradient(l, r, NP, s.out);
+    nonzero(x, I, s.bits);
+    const int64_t n = set_bits(s.bits, words(I), 0, 1, s.rows, 0);
+    for (int64_t e = 0; e < n; e++) add_row(gw + s.rows[e] * NP, x[s.rows[e]], s.out, 0, end);
+    if (l.gbias) add_row(gw + I * NP, T(1), s.out, 0, end);
+  }
+}
+
 // Adds rows [r0, r1) to gw [I + 1,NP]: the gradient of W^T, and of the bias in the last row.
 template <class T> LSNN_LOCAL void linear_gradient_rows(const Linear& l, int64_t r0, int64_t r1,
                                                         T* gw, void* memory) {
   Arena arena(memory);
   LinearScratch<T> s(arena, l);
-  const int64_t I = l.I, N = l.N, NP = padded(N);
+  const int64_t I = l.I, NP = padded(l.N);
+  if ((I + 1) * NP * (int64_t)sizeof(T) <= small_gradient)
+    return small_gradient_rows(l, r0, r1, gw, s);
   for (int64_t start = r0; start < r1; start += linear_rows) {
     const int64_t end = start + linear_rows < r1 ? start + linear_rows : r1;
     s.gradient.clear();
     for (int64_t r = start; r < end; r++) {
-      const T *x = (const T*)l.x + r * I, *g = (const T*)l.g + r * N;
+      const T* x = (const T*)l.x + r * I;
       T* row = s.out + (r - start) * NP;
-      for (int64_t n = 0; n < NP; n++) row[n] = n < N ? g[n] : T(0);
+      load_gradient(l, r, NP, row);
       nonzero(x, I, s.bits);
       s.gradient.add_bits(s.bits, words(I), 0, row - s.out, x);
       if (l.gbias) s.gradient.add(I, row - s.out, T(1));

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "block_cache.h"
+#include "chosen.h"
 #include "counters.h"
 #include "instruction_sets.h"
 #include "pack.h"
@@ -64,6 +65,8 @@ template <class T> bool any(const void* p, int64_t n) {
   return p && std::any_of((const T*)p, (const T*)p + n, [](T x) { return x != T(0); });
 }
 
+}  // namespace
+
 template <class T> GeneralSpec general_spec(const Layer& l, const void* first_r, unsigned want) {
   const T* k = (const T*)l.coefficients;
   return {l.model,
@@ -76,8 +79,6 @@ template <class T> GeneralSpec general_spec(const Layer& l, const void* first_r,
           is_cut(l),
           want};
 }
-
-}  // namespace
 
 const char* instruction_set() { return chosen().name; }
 
@@ -232,6 +233,14 @@ template <class T> void leaky_backward(const LeakyBackward& f, Parallel parallel
                [&](int64_t c0, int64_t c1) { kernels<T>().leaky_backward(f, c0, c1); });
 }
 
+// ------------------------------------------------------------------------------------------
+// choices
+template <class T> const Kernels<T>& chosen_kernels() { return kernels<T>(); }
+
+template const Kernels<float>& chosen_kernels<float>();
+template const Kernels<double>& chosen_kernels<double>();
+template GeneralSpec general_spec<float>(const Layer&, const void*, unsigned);
+template GeneralSpec general_spec<double>(const Layer&, const void*, unsigned);
 template void leaky_forward<float>(const LeakyForward&, Parallel);
 template void leaky_forward<double>(const LeakyForward&, Parallel);
 template void leaky_backward<float>(const LeakyBackward&, Parallel);

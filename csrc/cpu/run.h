@@ -16,7 +16,8 @@ struct Linear {
   int64_t w_stride_n, w_stride_i;
   const void* bias;  // [N] or null; forward only
   void* y;           // [R,N] written; forward only
-  const void* g;     // [R,N] dL/dy; backward only
+  const void* g;     // [g_rows,N] dL/dy; backward only
+  int64_t g_rows;    // row r has the gradient r % g_rows; R, or fewer where they repeat
   void* gw;          // [N,I] written; backward only
   void* gbias;       // [N] written, or null
 };

@@ -35,6 +35,21 @@ template <class T> void check_coefficients(const T* k, int64_t N, double dampeni
               dampening);
 }
 
+// The gradients of kappa and sigma come from the current i, which follows from y by a division by
+// kappa. want: coefficients whose gradient is asked for, a bit each.
+inline void check_kappa(const Layer& l, int64_t want, bool wide) {
+  if (!(want & (1 << KAPPA | 1 << SIGMA))) return;
+  for (int64_t n = 0; n < l.N; n++) {
+    const int64_t at = KAPPA * l.N + n;
+    const double kappa =
+        wide ? ((const double*)l.coefficients)[at] : ((const float*)l.coefficients)[at];
+    LSNN_EXPECT(
+        kappa != 0,
+        "kappa must not be 0 where the gradient of kappa or sigma is asked for, got 0 at neuron ",
+        n);
+  }
+}
+
 inline std::optional<Tensor> dense(const std::optional<Tensor>& t) {
   return t ? std::optional<Tensor>(dense(*t)) : std::nullopt;
 }

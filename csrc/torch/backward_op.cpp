@@ -16,22 +16,6 @@ Maybe gradient(const Maybe& g, const char* name, const Ints& sizes, const Tensor
   return dense(g);
 }
 
-// The gradients of kappa and sigma come from the current i, which follows from y by a division by
-// kappa.
-void check_kappa(const Layer& l, const Constants& c, const Tensor& coefficients) {
-  if (!(c.coefficient_gradients & (1 << KAPPA | 1 << SIGMA)) || !coefficients.is_cpu()) return;
-  const bool wide = coefficients.scalar_type() == ScalarType::Double;
-  for (int64_t n = 0; n < l.N; n++) {
-    const int64_t at = KAPPA * l.N + n;
-    const double kappa =
-        wide ? ((const double*)l.coefficients)[at] : ((const float*)l.coefficients)[at];
-    LSNN_EXPECT(
-        kappa != 0,
-        "kappa must not be 0 where the gradient of kappa or sigma is asked for, got 0 at neuron ",
-        n);
-  }
-}
-
 // dL/dx of the inputs [T,B,I] from that of the current [T,B,N]: a product with w_in.
 Tensor input_gradient(const Tensor& g_current, const Tensor& w_in, const Tensor& x) {
   const int64_t rows = x.size(0) * x.size(1), N = w_in.size(0), I = w_in.size(1);
@@ -102,7 +86,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
   const ProjectionHolder in = x ? make_projection(*x, projection, l) : ProjectionHolder{};
   const ReadoutHolder out = make_readout(carry, "carry", readout, c.k_out, l);
   const int64_t O = out.readout.O, I = in.projection.I;
-  check_kappa(l, c, h.coefficients);
+  if (h.coefficients.is_cpu()) check_kappa(l, c.coefficient_gradients, type == ScalarType::Double);
   Maybe gz = g_spikes;
   if (gz) {
     check_like(*gz, "gradient of spikes", carry, "carry");

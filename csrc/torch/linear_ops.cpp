@@ -53,13 +53,15 @@ Tensor linear_events(Tensor x, Tensor weight, std::optional<Tensor> bias) {
   return y;
 }
 
-// g (R,N) = dL/dy, x (R,I) -> dL/dweight (N,I), dL/dbias (N).
+// g (R,N) = dL/dy, x (R,I) -> dL/dweight (N,I), dL/dbias (N). g of fewer rows repeats.
 std::tuple<Tensor, Tensor> linear_events_backward(Tensor g, Tensor x) {
   check_real(x, "x");
   check_like(g, "gradient", x, "x");
   LSNN_EXPECT(x.dim() == 2, "x must have shape (rows, inputs), got ", shape_text(x));
-  LSNN_EXPECT(g.dim() == 2 && g.size(0) == x.size(0), "gradient must have shape (", x.size(0),
-              ", outputs), got ", shape_text(g));
+  LSNN_EXPECT(
+      g.dim() == 2 && (g.size(0) == x.size(0) || (g.size(0) > 0 && x.size(0) % g.size(0) == 0)),
+      "gradient must have shape (", x.size(0), ", outputs) or fewer rows that repeat, got ",
+      shape_text(g));
   const int64_t R = x.size(0), I = x.size(1), N = g.size(1);
   check_numbers(I, N);
   const Tensor from = dense(x), g_dense = dense(g), gw = empty(x, {N, I}, x.scalar_type()),
@@ -70,6 +72,7 @@ std::tuple<Tensor, Tensor> linear_events_backward(Tensor g, Tensor x) {
   l.N = N;
   l.x = data(from);
   l.g = data(g_dense);
+  l.g_rows = g.size(0);
   l.gw = gw.mutable_data_ptr();
   l.gbias = gbias.mutable_data_ptr();
   if (x.scalar_type() == ScalarType::Double) cpu::linear_backward<double>(l, parallel());

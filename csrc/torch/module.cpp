@@ -102,9 +102,17 @@ PYBIND11_MODULE(_C, m) {
   py::class_<PreparedLayer>(m, "PreparedLayer", lsnn::binding::prepared_layer_text)
       .def(py::init<bool, int64_t, std::vector<int64_t>, std::vector<double>, std::vector<int64_t>,
                     Address, Address, Address, Address, bool,
-                    std::vector<std::pair<Address, int64_t>>>(),
+                    std::vector<std::pair<Address, int64_t>>, bool>(),
            "wide"_a, "N"_a, "constants"_a, "numbers"_a, "delays"_a, "coefficients"_a, "w"_a,
-           "delay"_a, "stored"_a, "autapses"_a, "sources"_a)
+           "delay"_a, "stored"_a, "autapses"_a, "sources"_a, "recorded"_a)
+      .def("is_current", &PreparedLayer::is_current, lsnn::binding::is_current_text)
+      .def("record", &PreparedLayer::record, py::call_guard<py::gil_scoped_release>(),
+           lsnn::binding::record_text, "B"_a, "current"_a, "first"_a, "last"_a, "spikes"_a, "y"_a,
+           "bits"_a)
+      .def("adjoint", &PreparedLayer::adjoint, py::call_guard<py::gil_scoped_release>(),
+           lsnn::binding::adjoint_text, "B"_a, "want"_a, "first"_a, "y"_a, "bits"_a, "g"_a, "to"_a,
+           "sums"_a)
+      .def_property_readonly("row", &PreparedLayer::row)
       .def("run", &PreparedLayer::run, py::call_guard<py::gil_scoped_release>(),
            lsnn::binding::run_text, "T"_a, "B"_a, "current"_a, "first"_a, "last"_a, "spikes"_a);
 #ifdef LSNN_CUDA_KERNELS

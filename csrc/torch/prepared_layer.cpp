@@ -2,7 +2,6 @@
 
 #include <cstring>
 
-#include "../cpu/layout.h"
 #include "arguments.h"
 
 namespace lsnn::binding {
@@ -17,7 +16,7 @@ PreparedLayer::PreparedLayer(bool is_wide, int64_t N, const std::vector<int64_t>
                              const std::vector<double>& numbers, std::vector<int64_t> all_delays,
                              Address given, Address weights, Address each_delay,
                              Address stored_weights, bool with_autapses,
-                             std::vector<std::pair<Address, int64_t>> from)
+                             std::vector<std::pair<Address, int64_t>> from, bool recorded)
     : wide(is_wide),
       stored(stored_weights),
       autapses(with_autapses),
@@ -66,7 +65,10 @@ PreparedLayer::PreparedLayer(bool is_wide, int64_t N, const std::vector<int64_t>
            .w = w.get(),
            .w_stride_j = NP,
            .w_stride_k = 1,
-           .coefficients = coefficients.get()};
+           .coefficients = coefficients.get(),
+           .cutoff = c.cutoff};
+  if (recorded && wide) one_step = cpu::pack_for_steps<double>(layer, parallel());
+  else if (recorded) one_step = cpu::pack_for_steps<float>(layer, parallel());
   layer.w_in_place = weights != 0;
 }
 
@@ -111,16 +113,21 @@ State state_at(const std::vector<Address>& of) {
 }
 }  // namespace
 
-bool PreparedLayer::run(int64_t T, int64_t B, Address current, const std::vector<Address>& first,
-                        const std::vector<Address>& last, Address spikes) const {
-  LSNN_EXPECT(first.size() == 5 && last.size() == 5,
-              "PreparedLayer: expected states of five tensors, got ", first.size(), " and ",
-              last.size());
+bool PreparedLayer::sources_hold() const {
   const char* kept = (const char*)bytes.get();
   for (auto [address, n] : sources) {
     if (std::memcmp(kept, (const void*)address, n)) return false;
     kept += n;
   }
+  return true;
+}
+
+ForwardArgs PreparedLayer::forward_args(int64_t T, int64_t B, Address current,
+                                        const std::vector<Address>& first,
+                                        const std::vector<Address>& last, Address spikes) const {
+  LSNN_EXPECT(first.size() == 5 && last.size() == 5,
+              "PreparedLayer: expected states of five tensors, got ", first.size(), " and ",
+              last.size());
   ForwardArgs f{};
   f.layer = layer;
   f.layer.T = T;
@@ -133,6 +140,13 @@ bool PreparedLayer::run(int64_t T, int64_t B, Address current, const std::vector
   f.last = state_at(last);
   f.z = (void*)spikes;
   f.saved.every = segment;
+  return f;
+}
+
+bool PreparedLayer::run(int64_t T, int64_t B, Address current, const std::vector<Address>& first,
+                        const std::vector<Address>& last, Address spikes) const {
+  const ForwardArgs f = forward_args(T, B, current, first, last, spikes);
+  if (!sources_hold()) return false;
   if (wide) cpu::forward<double>(f, parallel());
   else cpu::forward<float>(f, parallel());
   if (!stored) return true;
@@ -140,6 +154,54 @@ bool PreparedLayer::run(int64_t T, int64_t B, Address current, const std::vector
   const int64_t items = T > 1 ? (T - 1) * B : 0;
   return wide ? weights_hold<uint64_t>(B, items, f.first.z, (void*)spikes)
               : weights_hold<uint32_t>(B, items, f.first.z, (void*)spikes);
+}
+
+bool PreparedLayer::is_current() const {
+  const int64_t n = layer.N * layer.N * (wide ? 8 : 4);
+  return sources_hold() && (!stored || !std::memcmp((const void*)stored, as_stored.get(), n));
+}
+
+void PreparedLayer::record(int64_t B, Address current, const std::vector<Address>& first,
+                           const std::vector<Address>& last, Address spikes, Address y,
+                           Address bits) const {
+  LSNN_EXPECT(one_step, "PreparedLayer: expected a layer prepared for steps that are recorded");
+  ForwardArgs f = forward_args(1, B, current, first, last, spikes);
+  f.saved.y = (void*)y;
+  f.saved.bits = (uint32_t*)bits;
+  one_step->forward(f, parallel());
+}
+
+void PreparedLayer::adjoint(int64_t B, int64_t want, const std::vector<Address>& first, Address y,
+                            Address bits, const std::vector<Address>& g,
+                            const std::vector<Address>& to,
+                            const std::vector<Address>& sums) const {
+  LSNN_EXPECT(one_step, "PreparedLayer: expected a layer prepared for steps that are recorded");
+  LSNN_EXPECT(first.size() == 5 && g.size() == 5 && to.size() == 5 && sums.size() == 3 && to[0],
+              "PreparedLayer: expected a state of five tensors, five gradients, five places for "
+              "others and three sums, got ",
+              first.size(), ", ", g.size(), ", ", to.size(), " and ", sums.size());
+  check_kappa(layer, want, wide);
+  BackwardArgs f{};
+  f.layer = layer;
+  f.layer.T = 1;
+  f.layer.B = B;
+  f.layer.options = default_options();
+  f.first = state_at(first);
+  f.saved.y = (void*)y;
+  f.saved.bits = (uint32_t*)bits;
+  f.saved.every = segment;
+  f.gz = (const void*)g[0];
+  f.gz_stride_t = B * layer.N;
+  f.gz_stride_b = layer.N;
+  f.gz_stride_n = 1;
+  f.glast = state_at({g[1], g[2], g[3], 0, g[4]});
+  f.want = (unsigned)want;
+  f.gx = (void*)to[0];
+  f.gfirst = state_at({to[1], to[2], to[3], 0, to[4]});
+  f.gw = (void*)sums[0];
+  f.gbias = (void*)sums[1];
+  f.gcoefficients = (void*)sums[2];
+  one_step->backward(f, parallel());
 }
 
 }  // namespace lsnn::binding

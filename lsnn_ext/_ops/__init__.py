@@ -9,7 +9,7 @@ from .._torch_internals import keys_after_autograd
 from . import fake, readout
 from .autograd import Outputs, Settings, Tensors, allows_bf16, differentiated
 from .batching import one_by_one
-from .linear import linear, mostly_zero
+from .linear import SCARCE_OUTPUTS, linear, mostly_zero
 from .load import (
     _C,
     DEVICES,
@@ -24,6 +24,7 @@ from .load import (
     load_error,
     mask,
     reused,
+    reused_gradient,
     solid,
 )
 from .options import forced, forced_options
@@ -31,10 +32,10 @@ from .readout import leaky_readout
 from .unequal import recurrence
 
 __all__ = [
-    "DEVICES", "Constants", "Numbers", "Options", "Outputs", "Settings", "Tensors", "_C",
-    "allows_bf16", "available", "compiled_models", "cpu_kernels", "forced", "forced_options", "has",
-    "leaky_readout", "linear", "load_error", "mask", "mostly_zero", "cpu_operators_take",
-    "recurrence", "reused", "solid",
+    "DEVICES", "SCARCE_OUTPUTS", "Constants", "Numbers", "Options", "Outputs", "Settings",
+    "Tensors", "_C", "allows_bf16", "available", "compiled_models", "cpu_kernels", "forced",
+    "forced_options", "has", "leaky_readout", "linear", "load_error", "mask", "mostly_zero",
+    "cpu_operators_take", "recurrence", "reused", "reused_gradient", "solid",
 ]
 
 

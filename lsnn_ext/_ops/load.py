@@ -111,3 +111,8 @@ def reused(x: Tensor, weight: Tensor) -> bool:
         cpu_operators_take(x, weight)
         and x.numel() // max(1, x.shape[-1]) * weight.shape[0] >= 1 << 18
     )
+
+
+def reused_gradient(x: Tensor, weight: Tensor) -> bool:
+    """The same of the gradient of x, which has its size."""
+    return cpu_operators_take(x, weight) and x.numel() >= 1 << 18

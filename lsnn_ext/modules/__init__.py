@@ -1,7 +1,8 @@
 """The layers: parameters, shapes and state around functional.alif; nothing is computed in loops
 over time here."""
 from .alif import ALIF, LIF
+from .linear import Linear
 from .lsnn import LSNN, LSNNState
 from .readout import LeakyReadout
 
-__all__ = ["ALIF", "LIF", "LSNN", "LSNNState", "LeakyReadout"]
+__all__ = ["ALIF", "LIF", "LSNN", "LSNNState", "LeakyReadout", "Linear"]

@@ -1,12 +1,14 @@
-"""Short calls of a layer without gradients: equal to the operators bit for bit, without what need
-not be done again."""
-from typing import TYPE_CHECKING
+"""Short calls of a layer: equal to the operators bit for bit, without what need not be done again.
+
+Without gradients these are sequences of few steps, with gradients single steps.
+"""
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .. import functional
-from ..functional import Layered, PreparedLayer
+from ..functional import Layered, PreparedLayer, RecordedLayer
 from ..models import State
 
 if TYPE_CHECKING:
@@ -16,13 +18,20 @@ if TYPE_CHECKING:
 def _prepared_layer(layer: "Recurrent", suffix: str, kept: dict[str, PreparedLayer],
                     anew: bool = False) -> PreparedLayer | None:
     """What belongs to the parameters with this suffix as they are now; anew: although nothing seems
-    to have changed."""
-    N = layer.hidden_size
+    to have changed. With gradients it is a RecordedLayer."""
+    N, recorded = layer.hidden_size, torch.is_grad_enabled()
     delay = layer.delay if isinstance(layer.delay, int) else None  # a tensor is one of the sources
     constants = (N, layer.dt, layer.autapses, layer.refractory, delay, layer.dynamics,
-                 layer.surrogate, layer.dampening)
+                 layer.surrogate, layer.dampening, layer.surrogate_cutoff)
     parameters, buffers, prepared = layer._parameters, layer._buffers, kept.get(suffix)
-    if prepared is not None and not anew and prepared.is_valid_for(constants, parameters, buffers):
+    w_in, bias = parameters["weight_ih" + suffix], parameters.get("bias_ih" + suffix)
+    assert w_in is not None  # _ready has looked
+    projection = functional.Projection(w_in, bias)
+    if (
+        prepared is not None and not anew and prepared.is_valid_for(constants, parameters, buffers)
+        and (not recorded
+             or isinstance(prepared, RecordedLayer) and prepared.projects(projection))
+    ):
         return prepared
     names = [name + suffix for name in layer._neuron]
     names += ["weight_hh" + suffix] if layer.recurrent else []
@@ -34,28 +43,45 @@ def _prepared_layer(layer: "Recurrent", suffix: str, kept: dict[str, PreparedLay
         return None  # a parametrized weight, which is computed at each call, or a wrong one
     if not all(functional.ordinary(source, source.dtype) for source in present.values()):
         return None
+    wanted = {name: source for name, source in present.items()
+              if recorded and source.requires_grad}
+    if recorded:
+        if not all(one is None or one.is_leaf for one in (*wanted.values(), *projection)):
+            return None  # computed from others, whose graph must not be kept
+        inputs = layer.input_size if suffix == layer._suffixes[0] else N
+        if w_in.shape != (N, inputs) or bias is not None and bias.shape != (N,):
+            return None
+    copies = {name: source.detach().clone().requires_grad_() for name, source in wanted.items()
+              if source is not stored}
     w_rec = layer._recurrent_weight(suffix)
     synapses = None
     if w_rec is not None and stored is not None:
-        synapses = functional.Synapses(w_rec, stored, layer.autapses)
-    weight = parameters["weight_ih" + suffix] if stored is None else stored
-    assert weight is not None  # short_call has looked
-    neuron = functional.Neuron(**layer._neuron_arguments(suffix))
-    prepared = functional.prepare(constants, present, neuron, N, weight.dtype, synapses)
-    if prepared is not None:
-        kept[suffix] = prepared
-    return prepared
+        synapses = functional.Synapses(w_rec.detach(), stored, layer.autapses)
+    weight = w_in if stored is None else stored
+    neuron = functional.Neuron(**layer._neuron_arguments(suffix, copies))
+    if not functional.may_be_kept(neuron, N, weight.dtype):
+        return None
+    made = constants, present, neuron, N, weight.dtype, synapses
+    kept[suffix] = (
+        RecordedLayer(*made, copies, projection) if recorded else PreparedLayer(*made))
+    return kept[suffix]
 
 
-def prepared_call(
+class _Ready(NamedTuple):
+    """What a short call is made of."""
+
+    x: Tensor  # (steps * B, I)
+    state: State  # as of forward
+    # of each layer its suffix, and what it takes
+    layers: list[tuple[str, PreparedLayer, Tensor, Tensor | None]]
+    kept: dict[str, PreparedLayer]
+
+
+def _ready(
     layer: "Recurrent", x: Tensor, steps: int, batch: tuple[int, ...], state: State | None,
-) -> tuple[Tensor, State] | None:
-    """x (steps, B, I) or the same as rows, and a state as of forward -> spikes (steps * B, N) and
-    the state after them.
-
-    batch is (B,), or () where the state has no batch, B is 1 then. None where the call has to go
-    through the operators, which also say what is wrong with arguments that are wrong.
-    """
+) -> _Ready | None:
+    """None where the call has to go through the operators, which also say what is wrong with
+    arguments that are wrong."""
     if type(x) is not Tensor:
         return None
     B, N, L = batch[0] if batch else 1, layer.hidden_size, layer.num_layers
@@ -98,9 +124,56 @@ def prepared_call(
             return None
     else:
         return None
-    after = State(*[torch.empty_like(leaf) for leaf in (v, a, i, r, z)])
+    return _Ready(x, State(v, a, i, r, z), layers, kept)
+
+
+def recorded_call(
+    layer: "Recurrent", x: Tensor, steps: int, batch: tuple[int, ...], state: State | None,
+) -> tuple[Tensor, State] | None:
+    """prepared_call with gradients, of one step."""
+    if layer.saved_dtype not in (None, x.dtype):
+        return None
+    ready = _ready(layer, x, steps, batch, state)
+    if ready is None:
+        return None
+    x, before, layers, kept = ready
+    alone = len(layers) == 1
+    parts = [before] if alone else [State(*leaves) for leaves in zip(
+        *(leaf.unbind(0) for leaf in before), strict=True)]
+    after: list[State] = []
+    for (suffix, prepared, *_), part in zip(layers, parts, strict=True):
+        if after:
+            x = nn.functional.dropout(x, layer.dropout, layer.training)
+        if not prepared.is_current():  # somebody has changed a parameter, or the delays
+            made = _prepared_layer(layer, suffix, kept, anew=True)
+            if made is None or made.D != prepared.D or not made.is_current():
+                return None
+            prepared = made
+        assert isinstance(prepared, RecordedLayer)
+        x, end = functional.recorded_step(prepared, x, part)
+        after.append(end)
+    if alone:
+        return x, after[0]
+    return x, State(*(torch.stack(leaves) for leaves in zip(*after, strict=True)))
+
+
+def prepared_call(
+    layer: "Recurrent", x: Tensor, steps: int, batch: tuple[int, ...], state: State | None,
+) -> tuple[Tensor, State] | None:
+    """x (steps, B, I) or the same as rows, and a state as of forward -> spikes (steps * B, N) and
+    the state after them.
+
+    batch is (B,), or () where the state has no batch, B is 1 then. None where the call has to go
+    through the operators, which also say what is wrong with arguments that are wrong.
+    """
+    ready = _ready(layer, x, steps, batch, state)
+    if ready is None:
+        return None
+    x, before, layers, kept = ready
+    B, N, D, dtype = x.shape[0] // steps, layer.hidden_size, layers[0][1].D, x.dtype
+    after = State(*[torch.empty_like(leaf) for leaf in before])
     # Item (layer, ...) of each part of the state, before and after.
-    first, last = [leaf.data_ptr() for leaf in (v, a, i, r, z)], [leaf.data_ptr() for leaf in after]
+    first, last = [leaf.data_ptr() for leaf in before], [leaf.data_ptr() for leaf in after]
     parts = [B * N * dtype.itemsize] * 4 + [D * B * N * dtype.itemsize]
     for suffix, prepared, weight, offset in layers:
         if suffix != layer._suffixes[0]:

@@ -15,7 +15,7 @@ from ..functional import Layered, PackedSpikes
 from ..models import State, Traces
 from .delays import current_delay, reset_delay, set_delay
 from .forms import check_tensor, given, joined, renew
-from .inference import prepared_call, prepared_sequence
+from .inference import prepared_call, prepared_sequence, recorded_call
 from .layer_arguments import LayerArguments
 from .neuron import constant, hold_range, put, whole
 from .packed import flipped, repacked, run_packed
@@ -120,13 +120,15 @@ class Recurrent(nn.Module):
                 parts.append(f"{name}={value if str(value).startswith('<') else repr(value)}")
         return ", ".join(parts)
 
-    def _neuron_arguments(self, suffix: str) -> dict[str, Any]:
-        """Keyword arguments of functional.alif.
+    def _neuron_arguments(self, suffix: str,
+                          copies: dict[str, Tensor] | None = None) -> dict[str, Any]:
+        """Keyword arguments of functional.alif; copies: what to take in place of parameters.
 
         alpha = exp(-dt / tau_mem) and rho = exp(-dt / tau_adapt) of equations (5) and (3), theta
         and beta of (4).
         """
-        k = {name: getattr(self, name + suffix) for name in self._neuron}
+        k = {name: (copies or {}).get(name + suffix, getattr(self, name + suffix))
+             for name in self._neuron}
         for name, value in k.items():
             hold_range(type(self).__name__, name + suffix, value, name in self.learn)
         k = {name: value.float() if value.dtype in _HALF else value for name, value in k.items()}
@@ -333,7 +335,8 @@ class Recurrent(nn.Module):
             spikes, state = self(x_t.unsqueeze(time), state)
             return spikes.squeeze(time), state
         batch = tuple(x_t.shape[:-1])
-        quick = prepared_call(self, x_t, 1, batch, state) if len(batch) < 2 else None
+        call = recorded_call if torch.is_grad_enabled() else prepared_call
+        quick = call(self, x_t, 1, batch, state) if len(batch) < 2 else None
         if quick is not None:
             return quick if batch else (quick[0][0], quick[1])
         self._check(x_t, (1, 2), "(B, I) or (I,)", state, batch)

@@ -1,0 +1,104 @@
+"""What stands around the recurrence: the projection in front of it and the readout behind."""
+import warnings
+
+import torch
+from torch import Tensor
+
+from . import _ops, reference
+from ._arguments import check_beside
+from ._lengths import GivenLengths, Lengths, end_readout, lengths_of
+from ._route import linear_of
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """F.linear of a whole sequence: in reused memory, and by events where x is mostly zero, as
+    spikes are.
+
+    Args:
+        x: (..., I).
+        weight: (N, I).
+        bias: (N,) or None.
+
+    Returns:
+        (..., N) of the dtype of x. Gradients of any order, as of F.linear.
+
+    Raises:
+        TypeError, ValueError: an argument of a wrong kind or device.
+
+    Equivalent to:
+        >>> y = torch.nn.functional.linear(x, weight, bias)
+    """
+    for name, value in (("x", x), ("weight", weight), ("bias", bias)):
+        if not isinstance(value, Tensor) and not (name == "bias" and value is None):
+            raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+        if value is not None and value.device != x.device:
+            raise ValueError(f"{name}: expected device {x.device} as x, got {value.device}")
+    return _ops.linear(x, weight, bias, linear_of(x, weight))
+
+
+def check_kernels(name: str, x: Tensor) -> None:
+    if x.device.type not in _ops.DEVICES:
+        raise RuntimeError(
+            f"{name}: expected a tensor on {' or '.join(_ops.DEVICES)}, for which this build of "
+            f"lsnn_ext has kernels, got device {x.device}; move the tensors there, or see "
+            f"lsnn_ext.show_config()"
+        )
+
+
+def say_slow(stacklevel: int) -> None:
+    message = (
+        f"lsnn_ext: the compiled part is missing ({_ops.load_error}); using the slow reference"
+    )
+    warnings.warn(message, RuntimeWarning, stacklevel=stacklevel)
+
+
+def leaky_readout(x: Tensor, w_out: Tensor, k: float, p: Tensor | None = None,
+                  lengths: GivenLengths | Lengths | None = None) -> tuple[Tensor, Tensor]:
+    """A leaky integrator of weighted spikes, p_t = k p_{t-1} + (1 - k) w_out x_t, on the CPU and
+    CUDA.
+
+    Args:
+        x: (T, B, N). T = 0 and B = 0 are allowed.
+        w_out: (O, N).
+        k: its decay over a step, a number from 0 to 1.
+        p: (B, O) before the first step. Default zeros.
+        lengths: (B,) as of alif: p is 0 after the end of each sequence, and the last one is that of
+            its own last step.
+
+    Returns:
+        p of every step (T, B, O), and of the last one (B, O), float32 where x is float16 or
+        bfloat16. Gradients of x, w_out and p, of any order.
+
+    Raises:
+        TypeError, ValueError: an argument of a wrong kind, shape, dtype, device or range.
+
+    Equivalent to:
+        >>> all_p = []
+        >>> for x_t in x:
+        ...     p = k * p + (1 - k) * (x_t @ w_out.T)
+        ...     all_p.append(p)
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
+    if x.dim() != 3:
+        raise ValueError(f"x: expected shape (T, B, N), got {tuple(x.shape)}")
+    check_beside("w_out", w_out, ("O", x.shape[2]), x, "x")
+    if isinstance(k, bool) or not isinstance(k, int | float):
+        raise TypeError(f"k: expected a number from 0 to 1, got {type(k).__name__}")
+    if not 0 <= k <= 1:
+        raise ValueError(f"k: expected a number from 0 to 1, got {k}")
+    each = lengths_of(lengths, x.shape[0], x.shape[1], x.device)
+    if each is not None:
+        x = x.masked_fill(each.ended(x.shape[0], x.device), 0.0)
+        return end_readout(leaky_readout(x, w_out, k, p)[0], p, each)
+    product = linear(x.contiguous(), w_out.to(x.dtype))
+    dtype = torch.promote_types(product.dtype, torch.float32)
+    if p is not None:
+        check_beside("p", p, (x.shape[1], w_out.shape[0]), x, "x")
+        if p.dtype != dtype:
+            raise TypeError(f"p: expected {dtype}, got {p.dtype}")
+    if not _ops.available:
+        say_slow(3)
+        return reference.leaky_readout(product.to(dtype), p, k)
+    check_kernels("x", x)
+    return _ops.leaky_readout(product.to(dtype), p, float(k))

@@ -1,0 +1,180 @@
+"""A call of functional.alif or functional.layer: its arguments checked, its route taken, the
+operator called."""
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import _ops, reference
+from ._arguments import Delays, check_beside
+from ._around import check_kernels, leaky_readout, say_slow
+from ._bits import PackedSpikes, pack_spikes
+from ._lengths import lengths_of
+from ._resolve import Call, Neuron, resolve
+from ._route import route
+from .models import COEFFICIENTS, State, Traces
+
+
+class Layered(NamedTuple):
+    """What layer returns."""
+
+    spikes: Tensor | None  # (T, B, N); None where they were not asked for as numbers
+    state: State
+    traces: Traces | None  # of trace=True
+    readout: Tensor | None  # (T, B, O) of w_out
+    readout_state: Tensor | None  # (B, O) the readout after the last step
+    packed: PackedSpikes | None = None  # of spikes="bits"
+
+
+
+class _Fused(NamedTuple):
+    """The projection and readout that are fused into the operator; None where they are not, or
+    where there is none."""
+
+    w_in: Tensor | None = None
+    bias: Tensor | None = None
+    x_bits: Tensor | None = None
+    w_out: Tensor | None = None
+    p: Tensor | None = None
+    k_out: float = 0.0
+
+
+def _outputs(
+    x: Tensor, w_rec: Tensor | None, neuron: Neuron, fused: _Fused, requested: set[str],
+) -> tuple[_ops.Outputs, Tensor]:
+    """What the operator returns, and the spikes in the dtype of x; requested: names of outputs of
+    csrc/torch/boundary.h."""
+    call = resolve(neuron, x, w_rec, fused.w_in)
+    model, (v, a, i, r, z) = call.model, call.state
+    if not _ops.available:
+        return _by_reference(x, w_rec, neuron, call)
+    check_kernels("current", x)
+    if neuron.trace:
+        requested = requested | {"traces"}
+    if call.saved_bf16:
+        requested = requested | {"saved_bf16"}
+    constants = _ops.Constants(
+        dynamics=_ops.DYNAMICS[model.dynamics], surrogate=_ops.SURROGATES[model.surrogate],
+        refractory=model.refractory, smooth=int(neuron.smooth),
+        checkpoint=call.checkpoint if _ops.cpu_kernels(x) else 0,
+        outputs=_ops.mask("outputs", requested), gradients=0,
+        coefficient_gradients=model.coefficient_gradients, allow_bf16=int(_ops.allows_bf16()),
+    )
+    numbers = _ops.Numbers(dampening=model.dampening, k_out=float(fused.k_out),
+                           cutoff=model.cutoff)
+    tensors = _ops.Tensors(
+        x.to(call.dtype), v, a, i, r, z, model.coefficients,
+        None if w_rec is None else w_rec.to(call.dtype), model.delay, fused.w_in,
+        fused.bias, fused.x_bits, fused.w_out, fused.p,
+    )
+    settings = _ops.Settings(model.delays, constants, numbers, neuron.sparse_grad,
+                             _ops.forced_options())
+    out = _ops.recurrence(tensors, settings, call.lengths)
+    return out, out.spikes.to(x.dtype)
+
+
+def _by_reference(x: Tensor, w_rec: Tensor | None, neuron: Neuron,
+                  call: Call) -> tuple[_ops.Outputs, Tensor]:
+    say_slow(6)
+    model = call.model
+    result = reference.alif(
+        x, w_rec, **dict(zip(COEFFICIENTS, model.coefficients, strict=True)),
+        refractory=model.refractory, delay=neuron.delay.each if isinstance(neuron.delay, Delays)
+        else neuron.delay, dynamics=model.dynamics,
+        surrogate=model.surrogate, dampening=model.dampening,
+        surrogate_cutoff=neuron.surrogate_cutoff, state=State(*call.state), trace=True,
+        smooth=neuron.smooth, sparse_grad=neuron.sparse_grad,
+        lengths=None if call.lengths is None else call.lengths.each,
+    )
+    assert len(result) == 3
+    return _ops.Outputs(result[0], *result[1], *result[2],
+                        *(x.new_empty(0) for _ in range(6))), result[0]
+
+
+class Readout(NamedTuple):
+    """The leaky readout of functional.layer; w_out None: none."""
+
+    w_out: Tensor | None = None
+    k_out: float = 0.0
+    state: Tensor | None = None
+
+
+def of_current(current: Tensor, w_rec: Tensor | None, neuron: Neuron) -> Layered:
+    """The recurrence alone, of a current (T, B, N)."""
+    out, z = _outputs(current, w_rec, neuron, _Fused(), {"spikes"})
+    traces = Traces(out.trace_v, out.trace_a, out.threshold) if neuron.trace else None
+    return Layered(z, State(out.v, out.a, out.i, out.r, out.z), traces, None, None)
+
+
+def of_inputs(
+    x: Tensor | PackedSpikes, w_in: Tensor, w_rec: Tensor | None, bias: Tensor | None,
+    neuron: Neuron, name: str, readout: Readout = Readout(),  # noqa: B008
+    spikes: bool | Literal["bits"] = True,
+) -> Layered:
+    """The projection of inputs (T, B, I), called name, the recurrence and a readout; as of
+    functional.layer, which explains the arguments."""
+    w_out, k_out, readout_state = readout
+    if isinstance(x, PackedSpikes):
+        x.check(name)
+    elif not isinstance(x, Tensor):
+        raise TypeError(f"{name}: expected a tensor or PackedSpikes, got {type(x).__name__}")
+    if len(x.shape) != 3:
+        raise ValueError(f"{name}: expected shape (T, B, I), got {tuple(x.shape)}")
+    T, B, I = x.shape
+    like = x.carrier if isinstance(x, PackedSpikes) else x
+    if _ops.available:
+        check_kernels(name, like)
+    check_beside("w_in", w_in, ("N", I), like, name)
+    N = w_in.shape[0]
+    if w_rec is not None:
+        by_delay = isinstance(w_rec, Tensor) and w_rec.dim() == 3
+        check_beside("w_rec", w_rec, ("S", N, N) if by_delay else (N, N), like, name)
+    if bias is not None:
+        check_beside("bias", bias, (N,), like, name)
+    if w_out is not None:
+        check_beside("w_out", w_out, ("O", N), like, name)
+    elif readout_state is not None:
+        raise ValueError("readout_state: expected w_out beside it, got none")
+    if w_out is not None and readout_state is not None:
+        check_beside("readout_state", readout_state, (B, w_out.shape[0]), like, name)
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        if readout_state.dtype != dtype:
+            raise TypeError(f"readout_state: expected {dtype}, got {readout_state.dtype}")
+    if not 0 <= k_out <= 1:
+        raise ValueError(f"k_out: expected a number from 0 to 1, got {k_out}")
+    if spikes not in (True, False, "bits"):
+        raise ValueError(f"spikes: expected True, False or 'bits', got {spikes!r}")
+    lengths = lengths_of(neuron.lengths, T, B, like.device)
+    neuron = neuron._replace(lengths=lengths)
+    keeps_order = lengths is None or lengths.order is None
+    chosen = route(x, w_in, (w_rec, bias), w_out, spikes, keeps_order, bool(neuron.smooth))
+    x_bits = x.bits if isinstance(x, PackedSpikes) and chosen.is_fused else None
+    if isinstance(x, PackedSpikes):
+        x = x.carrier if chosen.is_fused else x.numbers()
+    if chosen.is_fused:
+        current = x
+        fused = _Fused(w_in, bias, x_bits)
+    else:
+        if lengths is not None:  # the projection reads all steps
+            x = x.masked_fill(lengths.ended(T, x.device), 0.0)
+        current = _ops.linear(x, w_in, bias, chosen.projection)
+        fused = _Fused()
+    reads_numbers = w_out is not None and not chosen.fused_readout
+    if w_out is not None and not reads_numbers:
+        first = w_out.new_zeros(B, w_out.shape[0]) if readout_state is None else readout_state
+        fused = fused._replace(w_out=w_out, p=first, k_out=k_out)
+    wanted = spikes or w_out is None
+    requested = {"spikes"} if wanted or reads_numbers else set()
+    if chosen.returns_bits:
+        requested = {"bits"}
+    out, z = _outputs(current, w_rec, neuron, fused, requested)
+    p, p_last = (None, None) if w_out is None else (out.p, out.p_last)
+    if reads_numbers:
+        assert w_out is not None
+        p, p_last = leaky_readout(z, w_out, k_out, readout_state, lengths)
+    packed = None
+    if spikes == "bits":
+        packed = PackedSpikes(out.bits, z) if chosen.returns_bits else pack_spikes(z)
+    traces = Traces(out.trace_v, out.trace_a, out.threshold) if neuron.trace else None
+    numbers = z if wanted and packed is None else None
+    return Layered(numbers, State(out.v, out.a, out.i, out.r, out.z), traces, p, p_last, packed)

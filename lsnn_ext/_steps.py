@@ -1,0 +1,217 @@
+"""Single steps under autograd on the CPU, of a prepared layer: a light node for each of them.
+
+The kernels are those of the whole sequence. What many steps share, the packed weights and the way
+from the coefficients to what was learned, is made once, with the layer, and lasts as long as the
+parameters stay as they are: a backward pass through a step takes the weights of its forward pass.
+
+All steps of a layer have one node before them in the graph, that of its parameters. A backward pass
+through many steps adds up their gradients where they are computed, and this node, which runs last,
+hands them out: no step makes a matrix of its own for autograd to sum.
+"""
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ._bits import empty_carrier
+from ._inference import PreparedLayer, Synapses
+from ._once import only_once
+from ._ops import solid
+from ._resolve import Neuron
+from ._torch_internals import backward_pass, is_batched, will_run
+from .models import State
+
+_Gradients = tuple[Tensor | None, ...]
+
+
+class Projection(NamedTuple):
+    """What the inputs of a layer meet."""
+
+    w_in: Tensor  # (N, I)
+    bias: Tensor | None  # (N,)
+
+
+class _Sums(NamedTuple):
+    """Gradients of what the steps of a layer share, added up; None where they are not wanted."""
+
+    w_rec: Tensor | None  # (S, N, NP) for each delay, in rows as the kernels have them
+    w_in: Tensor | None
+    bias: Tensor | None
+    coefficients: Tensor | None  # (11, N)
+
+
+def _form(tensor: Tensor | None) -> tuple[torch.Size, bool] | None:
+    return None if tensor is None else (tensor.shape, tensor.requires_grad)
+
+
+class RecordedLayer(PreparedLayer):
+    """A prepared layer whose steps autograd records."""
+
+    def __init__(
+        self, constants: Hashable, sources: dict[str, Tensor], neuron: Neuron, N: int,
+        dtype: torch.dtype, synapses: Synapses | None, learned: dict[str, Tensor],
+        projection: Projection,
+    ) -> None:
+        """As PreparedLayer; learned: of the sources that require a gradient the copies that the
+        coefficients of neuron were made of."""
+        super().__init__(constants, sources, neuron, N, dtype, synapses, recorded=True)
+        self.synapses, self.projection, self.copies = synapses, projection, tuple(learned.values())
+        self.forms = [_form(part) for part in projection]
+        self.passes: dict[int, _Sums] = {}  # by the number of the backward pass
+        with torch.enable_grad():
+            stored = None if synapses is None else synapses.stored
+            self.parameters = _Parameters.apply(self, stored, *projection,
+                                                *(sources[name] for name in learned))
+
+    def projects(self, projection: Projection) -> bool:
+        """Whether these are the weights and the bias of its inputs, in the same form."""
+        return all(
+            one is other and form == _form(one)
+            for one, other, form in zip(projection, self.projection, self.forms, strict=True)
+        )
+
+    def sums_of_pass(self) -> _Sums:
+        """What the backward pass at hand adds up; nothing where it does not come to the
+        parameters."""
+        node, number = self.parameters.grad_fn, backward_pass()
+        if node is None or not will_run(node):
+            return _Sums(None, None, None, None)
+        if number not in self.passes:
+            self.passes[number] = self._zeros()
+        return self.passes[number]
+
+    def _zeros(self) -> _Sums:
+        """Nothing added up yet, of what requires a gradient."""
+        (w_in, bias), stored = self.projection, self.synapses and self.synapses.stored
+        N, S = w_in.shape[0], len(self.delays)
+
+        def zeros(is_wanted: bool, *shape: int) -> Tensor | None:
+            return torch.zeros(shape, dtype=self.dtype) if is_wanted else None
+
+        return _Sums(
+            zeros(stored is not None and stored.requires_grad, S, N, self.row),
+            zeros(w_in.requires_grad, *w_in.shape),
+            zeros(bias is not None and bias.requires_grad, N),
+            zeros(bool(self.want), *self.coefficients.shape),
+        )
+
+    def handed_out(self, sums: _Sums) -> _Gradients:
+        """The gradients of what _Parameters takes behind the layer."""
+        w_rec, w_in, bias, coefficients = sums
+        if w_rec is not None:
+            assert self.synapses is not None
+            w_rec = w_rec[..., : w_rec.shape[1]]
+            if self.delay is None:
+                w_rec = w_rec[0]
+            else:
+                w_rec = sum((one.masked_fill(self.delay != d, 0.0)
+                             for one, d in zip(w_rec, self.delays, strict=True)),
+                            torch.zeros_like(w_rec[0]))
+            if not self.synapses.autapses:
+                w_rec = w_rec.fill_diagonal_(0.0)
+            w_rec = w_rec.t()
+        learned: _Gradients = (None,) * len(self.copies)
+        if self.copies and coefficients is not None:
+            learned = torch.autograd.grad(self.coefficients, self.copies, coefficients,
+                                          retain_graph=True, allow_unused=True)
+        return w_rec, w_in, bias, *learned
+
+
+class _Parameters(torch.autograd.Function):
+    """The parameters of a layer -> a tensor without memory of its own, for the steps to depend on.
+
+    It saves nothing: any number of backward passes may come through it. Steps give it no gradient;
+    they add to the sums of the pass instead.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, layer: RecordedLayer, *parameters: Tensor | None) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.layer = layer
+        return empty_carrier(layer.projection.w_in, 1)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None) -> _Gradients:
+        sums = ctx.layer.passes.pop(backward_pass(), None)
+        if sums is None:
+            return (None,) * len(ctx.needs_input_grad)
+        with torch.no_grad():
+            found = ctx.layer.handed_out(sums)
+        return None, *only_once(found, ())
+
+
+def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
+    return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+
+
+class _Step(torch.autograd.Function):
+    """A layer, its inputs (B, I), its state in any form and its parameters -> spikes (B, N) and the
+    state after the step."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, layer: RecordedLayer, x: Tensor, v: Tensor, a: Tensor, i: Tensor, r: Tensor,
+        z: Tensor, parameters: Tensor,
+    ) -> tuple[Tensor, ...]:
+        before = v, a, i, r, z
+        current = nn.functional.linear(x, *layer.projection)
+        spikes, y = torch.empty_like(current), torch.empty_like(current)
+        after = [torch.empty_like(leaf) for leaf in before]
+        B, N = current.shape
+        bits = torch.empty((B, (N + 31) // 32), dtype=torch.int32)
+        layer.record(B, current.data_ptr(), _addresses(before), _addresses(after),
+                     spikes.data_ptr(), y.data_ptr(), bits.data_ptr())
+        ctx.mark_non_differentiable(after[3])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*before, y, bits, x,
+                              layer.projection.w_in if x.requires_grad else None)
+        ctx.layer = layer
+        return spikes, *after
+
+    @staticmethod
+    def backward(ctx: Any, *g: Tensor | None) -> _Gradients:
+        if any(one is not None and is_batched(one) for one in g):
+            raise RuntimeError("lsnn_ext: expected gradients of one result, got a batch of them, "
+                               "which spikes do not have; call the backward pass for each")
+        saved = ctx.saved_tensors
+        with torch.no_grad():
+            found = _adjoint(ctx.layer, ctx.needs_input_grad[2:7], saved, g)
+        return None, *only_once(found, (*g, *saved)), None
+
+
+def _adjoint(
+    layer: RecordedLayer, needed: Sequence[bool], saved: Sequence[Tensor | None], g: _Gradients,
+) -> _Gradients:
+    """Gradients of x, where w_in is saved, and of the state, those that are needed.
+
+    Those of the parameters are added to the sums of this backward pass.
+    """
+    v, a, i, r, z, y, bits, x, w_in = saved
+    assert y is not None and bits is not None and x is not None
+    before, sums = (v, a, i, r, z), layer.sums_of_pass()
+    g_v, g_a, g_i, g_r, g_z = (None if leaf is None or not need else torch.empty_like(leaf)
+                               for leaf, need in zip(before, needed, strict=True))
+    current = torch.empty_like(y)
+    dense = [None if one is None else _dense(one) for one in g]
+    del dense[4]  # of r, which has none
+    want = layer.want if sums.coefficients is not None else 0
+    layer.adjoint(y.shape[0], want, _addresses(before), y.data_ptr(), bits.data_ptr(),
+                  _addresses(dense), _addresses((current, g_v, g_a, g_i, g_z)),
+                  _addresses((sums.w_rec, sums.bias, sums.coefficients)))
+    if sums.w_in is not None:
+        sums.w_in.addmm_(current.t(), x)
+    g_x = None if w_in is None else torch.mm(current, w_in)
+    return g_x, g_v, g_a, g_i, None, g_z
+
+
+def _dense(g: Tensor) -> Tensor | None:
+    """Numbers one after the other, as their addresses say."""
+    return solid((g if g.layout is torch.strided else g.to_dense()).contiguous())
+
+
+def recorded_step(layer: RecordedLayer, x: Tensor, state: State) -> tuple[Tensor, State]:
+    """One step of a layer whose is_current() holds: inputs (B, I), a state of ordinary tensors in
+    any form -> spikes (B, N) and the state of this form."""
+    spikes, *after = _Step.apply(layer, x, *state, layer.parameters)
+    return spikes, State(*after)

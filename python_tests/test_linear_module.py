@@ -1,0 +1,108 @@
+"""lsnn_ext.Linear stands in the place of nn.Linear."""
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from compare import assert_same
+from lsnn_ext import ALIF, Linear
+
+# by events; short, by torch's product; few outputs
+SIZES = {"events": (70, 40, 120, 10), "short": (4, 3, 12, 5), "few": (70, 40, 120, 2),
+         "wide": (70, 40, 30, 130)}
+
+
+def _spikes(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return (torch.rand(*shape, generator=torch.Generator().manual_seed(1)) < 0.05).to(dtype)
+
+
+def _pair(inputs: int, outputs: int, **options: bool | torch.dtype) -> tuple[Linear, nn.Linear]:
+    torch.manual_seed(0)
+    ours = Linear(inputs, outputs, **options)  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    theirs = nn.Linear(inputs, outputs, **options)  # type: ignore[arg-type]
+    return ours, theirs
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+def test_equals_torch(size: tuple[int, ...], bias: bool, dtype: torch.dtype) -> None:
+    T, B, inputs, outputs = size
+    ours, theirs = _pair(inputs, outputs, bias=bias, dtype=dtype)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(),
+                                                 strict=True))
+    x, tolerance = _spikes(T, B, inputs, dtype=dtype), 1e-5 if dtype == torch.float32 else 1e-12
+    random = torch.randn(T, B, outputs, dtype=dtype)
+    found = []
+    for module in (ours, theirs):
+        leaf = x.clone().requires_grad_()
+        out = module(leaf)
+        found.append([out, *torch.autograd.grad((out * random).sum(),
+                                                [leaf, *module.parameters()])])
+    for name, a, b in zip(("y", "x", "weight", "bias"), *found, strict=False):
+        assert_same(name, a, b, tolerance=tolerance)
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (3, 4), (2, 3, 4), (500, 5, 40), (0, 3)], ids=str)
+def test_any_leading_shape(shape: tuple[int, ...]) -> None:
+    ours, theirs = _pair(30, 9)
+    x = _spikes(*shape, 30)
+    assert_same("y", ours(x), theirs(x), tolerance=1e-6)
+
+
+@pytest.mark.parametrize("size", [SIZES["events"], SIZES["few"]], ids=str)
+def test_second_derivatives(size: tuple[int, ...]) -> None:
+    T, B, inputs, outputs = size
+    ours, theirs = _pair(inputs, outputs, dtype=torch.float64)
+    found = []
+    for module in (ours, theirs):
+        x = _spikes(T, B, inputs, dtype=torch.float64).requires_grad_()
+        first = torch.autograd.grad(module(x).square().sum(), [x, module.weight],
+                                    create_graph=True)
+        found.append(torch.autograd.grad(sum(g.square().sum() for g in first),
+                                         [x, *module.parameters()]))
+    for name, a, b in zip(("x", "weight", "bias"), *found, strict=True):
+        assert_same(name, a, b, tolerance=1e-11)
+
+
+def test_compiled_and_autocast() -> None:
+    ours, theirs = _pair(120, 10)
+    x = _spikes(70, 40, 120)
+    compiled = torch.compile(ours, backend="aot_eager", fullgraph=True)
+    assert_same("compiled", compiled(x), theirs(x), tolerance=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_same("autocast", ours(x), theirs(x))
+
+
+def test_errors() -> None:
+    ours, theirs = _pair(120, 10)
+    x = _spikes(70, 40, 120)
+    with pytest.raises(TypeError, match="x: expected a tensor, got list"):
+        ours([1.0])
+    with pytest.raises(ValueError, match="weight: expected device meta as x, got cpu"):
+        ours(x.to("meta"))
+    for wrong in (x.double(), x[:2].double(), x[..., 1:], x[:2, :, 1:]):
+        for module in (ours, theirs):
+            with pytest.raises(RuntimeError):
+                module(wrong)
+
+
+def test_as_a_readout() -> None:
+    """Behind a layer, in a copied model: the same as nn.Linear there."""
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"layer": ALIF(6, 120), "readout": nn.Linear(120, 10)})
+    ours = copy.deepcopy(model)
+    ours["readout"] = Linear(120, 10)
+    ours.load_state_dict(model.state_dict())
+    x = torch.randn(60, 40, 6, generator=torch.Generator().manual_seed(2)) * 3
+    found = []
+    for one in (ours, model):
+        spikes, _ = one["layer"](x)
+        assert bool(spikes.any())
+        loss = one["readout"](spikes).mean(0).square().sum() + 0.1 * spikes.mean()
+        found.append([loss.detach(), *torch.autograd.grad(loss, list(one.parameters()))])
+    for (name, _), a, b in zip([("loss", None), *model.named_parameters()], *found, strict=True):
+        assert_same(name, a, b, tolerance=1e-4)

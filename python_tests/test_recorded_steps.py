@@ -1,0 +1,393 @@
+"""Steps under autograd take a light node; spikes and states have the bits of one call on the
+sequence, and gradients agree to rounding."""
+import copy
+import gc
+import pickle
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lsnn_ext import ALIF, LIF, LSNN, State
+from lsnn_ext.models import MODELS
+from lsnn_ext.modules import recurrent
+from steps import I, N, flat, inputs, needs_prepared_layers
+
+pytestmark = needs_prepared_layers
+T, B = 12, 3
+DELAYS = torch.randint(0, 3, (N, N), generator=torch.Generator().manual_seed(0))
+OTHERS = {**ALIF._paper, "threshold": 0.1}
+LAYERS: dict[str, Callable[[], Any]] = {
+    "ALIF": lambda: ALIF(I, N),
+    "float64": lambda: ALIF(I, N, dtype=torch.float64),
+    "no-bias": lambda: ALIF(I, N, bias=False),
+    "autapses": lambda: ALIF(I, N, autapses=True),
+    "feedforward": lambda: ALIF(I, N, recurrent=False),
+    "whole-rows": lambda: ALIF(I, 64, autapses=True),
+    "refractory": lambda: ALIF(I, N, refractory=3),
+    "delay": lambda: ALIF(I, N, delay=2),
+    "delays": lambda: ALIF(I, N, delay=DELAYS),
+    "delays-autapses": lambda: ALIF(I, N, delay=DELAYS, autapses=True),
+    "learned": lambda: ALIF(I, N, learn=("tau_mem", "tau_adapt", "beta", "threshold")),
+    "learned-each": lambda: ALIF(I, N, tau_mem=torch.linspace(10, 30, N), learn=("tau_mem",)),
+    "arctan": lambda: ALIF(I, N, surrogate="arctan", dampening=0.5),
+    "three-layers": lambda: ALIF(I, N, num_layers=3, refractory=1),
+    "LIF": lambda: LIF(I, N),
+    **{name: lambda name=name: ALIF(I, N, **{**OTHERS, "dynamics": name}) for name in MODELS},
+}
+
+
+def _only_light(call: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a call, of which it is made sure that it did not take the operators."""
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("called the operators")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recurrent.Recurrent, "_run", refuse)
+        return call(*arguments)
+
+
+def _layer(name: str) -> Any:
+    """Weights are multiples of 2^-8, so that sums are exact in any order."""
+    torch.manual_seed(0)
+    layer = LAYERS[name]()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            if parameter.dim() == 2:
+                parameter.copy_((parameter * 256).round() / 256)
+    return layer
+
+
+def _start(layer: Any, dtype: torch.dtype) -> State:
+    """A state that wants gradients, whose counters of the refractory period run."""
+    _, end = layer(inputs(5, B, I, dtype=dtype))
+    return State(*(leaf.detach().clone().requires_grad_(name != "r")
+                   for name, leaf in zip(State._fields, end, strict=True)))
+
+
+def _loss(spikes: Tensor, end: State) -> Tensor:
+    torch.manual_seed(2)
+    weights = torch.randn(spikes.shape, dtype=spikes.dtype)
+    return (spikes * weights).sum() + sum(
+        (leaf * torch.randn(leaf.shape, dtype=leaf.dtype)).sum()
+        for leaf in end._replace(r=end.v))
+
+
+def _in_steps(layer: Any, x: Tensor, state: State | None) -> tuple[Tensor, State]:
+    out = []
+    for x_t in x:
+        spikes, state = _only_light(layer.step, x_t, state)
+        out.append(spikes)
+    assert state is not None
+    return torch.stack(out), state
+
+
+def _leaves(layer: Any, x: Tensor, start: State) -> list[Tensor]:
+    return [x, start.v, start.a, start.i, start.z, *layer.parameters()]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_equals_the_sequence(name: str) -> None:
+    layer = _layer(name)
+    dtype = layer.weight_ih_l0.dtype
+    x = (inputs(T, B, I) * 2).round().to(dtype).requires_grad_()
+    start = _start(layer, dtype)
+    want, end = layer(x, start)
+    got, after = _in_steps(layer, x, start)
+    assert bool(want.any()) and not bool(want.all())
+    for one, other in zip(flat([got, after]), flat([want, end]), strict=True):
+        assert torch.equal(one, other) and torch.equal(one.signbit(), other.signbit())
+    leaves = _leaves(layer, x, start)
+    expected = torch.autograd.grad(_loss(want, end), leaves, allow_unused=True)
+    found = torch.autograd.grad(_loss(got, after), leaves, allow_unused=True)
+    for leaf, one, other in zip(leaves, found, expected, strict=True):
+        if one is None or other is None:  # as that of i, where there is no synapse
+            assert not any(g is not None and bool(g.any()) for g in (one, other))
+            continue
+        scale = float(other.abs().max())
+        assert one.shape == leaf.shape
+        torch.testing.assert_close(one, other, rtol=1e-4 if dtype == torch.float32 else 1e-10,
+                                   atol=max(scale, 1e-30) * 2e-5)
+
+
+@pytest.mark.parametrize("batch", [(), (1,), (40,)], ids=str)
+def test_forms(batch: tuple[int, ...]) -> None:
+    layer = _layer("ALIF")
+    x = (inputs(T, *batch, I) * 2).round()
+    want, end = layer(x)
+    got, after = _in_steps(layer, x, None)
+    assert torch.equal(got, want) and torch.equal(after.v, end.v)
+    for one, other in zip(torch.autograd.grad(got.sum(), list(layer.parameters())),
+                          torch.autograd.grad(want.sum(), list(layer.parameters())), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
+
+
+def _other_ways(layer: ALIF) -> dict[str, Callable[[], Tensor]]:
+    x = inputs(B, I)
+    half = {"weight_ih_l0": layer.weight_ih_l0 * 1.0}
+    return {
+        "half": lambda: layer.step(x.bfloat16())[0].float(),
+        "autocast": lambda: torch.autocast("cpu", torch.bfloat16)(layer.step)(x)[0].float(),
+        "computed-weight": lambda: torch.func.functional_call(_Once(layer), {
+            f"layer.{name}": value for name, value in half.items()}, (x,)),
+        "bf16-saved": lambda: _with(layer, saved_dtype=torch.bfloat16).step(x)[0],
+        "checkpoints": lambda: _with(layer, checkpoint_every=16).step(x)[0],
+    }
+
+
+class _Once(nn.Module):
+    def __init__(self, layer: ALIF) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer.step(x)[0]  # type: ignore[no-any-return]
+
+
+def _with(layer: ALIF, **changed: Any) -> ALIF:
+    other = copy.deepcopy(layer)
+    for name, value in changed.items():
+        setattr(other, name, value)
+    return other
+
+
+@pytest.mark.parametrize("name", ["half", "autocast", "computed-weight", "bf16-saved",
+                                  "checkpoints"])
+def test_what_is_unusual_takes_the_operators(name: str) -> None:
+    layer = _layer("ALIF")
+    way = _other_ways(layer)[name]
+    with pytest.raises(AssertionError, match="called the operators"):
+        _only_light(way)
+    assert way().requires_grad
+
+
+def _outputs(layer: ALIF, steps: int = 4) -> Tensor:
+    return _in_steps(layer, inputs(steps, B, I), None)[0]
+
+
+def test_backward_twice() -> None:
+    layer = _layer("learned")
+    loss = _outputs(layer).sum()
+    first = torch.autograd.grad(loss, list(layer.parameters()), retain_graph=True)
+    second = torch.autograd.grad(loss, list(layer.parameters()))
+    for one, other in zip(first, second, strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+    # the layer's own node is not freed with the graph of one pass
+    again = torch.autograd.grad(_outputs(layer).sum(), list(layer.parameters()))
+    for one, other in zip(first, again, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_gradients_of_some() -> None:
+    """A pass that does not come to the parameters adds nothing to what the next one hands out."""
+    layer = _layer("ALIF")
+    x = inputs(4, B, I).requires_grad_()
+    loss = _in_steps(layer, x, None)[0].sum()
+    names = [name for name, _ in layer.named_parameters()]
+    want = torch.autograd.grad(loss, [x, *layer.parameters()], retain_graph=True)
+    for k, leaf in enumerate([x, *layer.parameters()]):
+        alone, = torch.autograd.grad(loss, [leaf], retain_graph=True)
+        assert torch.equal(alone, want[k]), [*"x", *names][k]
+    loss.backward()
+    assert torch.equal(layer.weight_hh_l0.grad, want[1 + names.index("weight_hh_l0")])
+    assert not layer.__dict__["_prepared"]["_l0"].passes
+
+
+def test_truncated_passes_add_up() -> None:
+    layer = _layer("ALIF")
+    x = inputs(6, B, I)
+    whole, state = [], None
+    for part in (x[:3], x[3:]):
+        spikes, state = _in_steps(layer, part, state)
+        spikes.sum().backward()
+        whole.append(spikes)
+        state = State(*(leaf.detach() for leaf in state))
+    other = copy.deepcopy(layer)
+    other.zero_grad()
+    first, state = other(x[:3])
+    last, _ = other(x[3:], State(*(leaf.detach() for leaf in state)))
+    (first.sum() + last.sum()).backward()
+    torch.testing.assert_close(layer.weight_hh_l0.grad, other.weight_hh_l0.grad)
+
+
+@pytest.mark.parametrize("name", ["weight_hh_l0", "weight_ih_l0", "tau_mem_l0"])
+@pytest.mark.parametrize("through_data", [False, True])
+def test_parameter_changed_before_the_backward_pass(name: str, through_data: bool) -> None:
+    """The gradient is that of the forward pass, or it is refused."""
+    layer = _layer("learned")
+    x = inputs(4, B, I).requires_grad_()
+    want = torch.autograd.grad(_in_steps(layer, x, None)[0].sum(), list(layer.parameters()))
+    loss = _in_steps(layer, x, None)[0].sum()
+    parameter = getattr(layer, name)
+    with torch.no_grad():
+        (parameter.data if through_data else parameter).mul_(1.5)
+    if name == "weight_ih_l0" and not through_data:
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+        return
+    for one, other in zip(torch.autograd.grad(loss, list(layer.parameters())), want, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_parameter_changed_between_steps() -> None:
+    """Each step takes the weights as they are then, also those of neurons that were silent."""
+    layer = _layer("ALIF")
+    x, state = inputs(6, B, I), None
+    reference, other = copy.deepcopy(layer), None
+    for x_t in x:
+        for one in (layer, reference):
+            with torch.no_grad():
+                one.weight_hh_l0.data.mul_(1.25)
+                one.threshold_l0.add_(0.001)
+        spikes, state = _only_light(layer.step, x_t, state)
+        want, other = reference(x_t[None], other)
+        assert torch.equal(spikes, want[0])
+    for one, end in ((layer, state), (reference, other)):
+        one.zero_grad()
+        end.v.sum().backward()
+    torch.testing.assert_close(layer.weight_hh_l0.grad, reference.weight_hh_l0.grad)
+
+
+def test_state_changed_in_place_is_refused() -> None:
+    layer = _layer("ALIF")
+    _, state = layer.step(inputs(B, I))
+    spikes, _ = layer.step(inputs(B, I), state)
+    with torch.no_grad():
+        state.v.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        spikes.sum().backward()
+
+
+def test_frozen_and_thawed() -> None:
+    layer = _layer("ALIF")
+    _outputs(layer).sum().backward()
+    layer.zero_grad()
+    layer.weight_hh_l0.requires_grad_(False)
+    _outputs(layer).sum().backward()
+    assert layer.weight_hh_l0.grad is None and bool(layer.weight_ih_l0.grad.any())
+    layer.weight_hh_l0.requires_grad_(True)
+    _outputs(layer).sum().backward()
+    assert bool(layer.weight_hh_l0.grad.any())
+    layer.requires_grad_(False)
+    assert not _outputs(layer).requires_grad
+
+
+def test_second_derivatives_are_refused() -> None:
+    layer = _layer("learned")
+    x = inputs(4, B, I).requires_grad_()
+    loss = _in_steps(layer, x, None)[0].sum()
+    for leaf in (x, layer.weight_hh_l0, layer.tau_mem_l0):
+        first, = torch.autograd.grad(loss, [leaf], create_graph=True)
+        with pytest.raises(RuntimeError, match="one derivative"):
+            first.square().sum().backward()
+
+
+def test_batches_of_gradients_are_refused() -> None:
+    layer = _layer("ALIF")
+    spikes, _ = layer.step(inputs(B, I))
+    with pytest.raises(RuntimeError, match="got a batch of them"):
+        torch.autograd.grad(spikes, layer.weight_ih_l0, torch.ones(2, B, N), is_grads_batched=True)
+
+
+class _Kept:
+    """A saved tensor that can be looked for."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+def test_saved_tensors_are_freed() -> None:
+    layer, kept = _layer("ALIF"), weakref.WeakSet[_Kept]()
+
+    def keep(tensor: Tensor) -> _Kept:
+        kept.add(one := _Kept(tensor))
+        return one
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one.tensor):
+        spikes = _outputs(layer, 2)
+    gc.collect()
+    assert len(kept) == 16  # of each step the state before it, y, bits and x
+    spikes.sum().backward()
+    gc.collect()
+    assert not kept
+
+
+def test_gradients_that_are_no_rows() -> None:
+    """Expanded, transposed and lazily negated gradients count as the numbers that they are."""
+    layer = _layer("ALIF")
+    spikes, _ = layer.step(inputs(B, I), _start(layer, torch.float32))
+    plain = torch.randn(N, B).t()
+    for g in (torch.ones(()).expand(B, N), plain, plain.contiguous()._neg_view()):
+        found, = torch.autograd.grad(spikes, layer.weight_hh_l0, g, retain_graph=True)
+        same = g.resolve_neg().contiguous().clone()
+        want, = torch.autograd.grad(spikes, layer.weight_hh_l0, same, retain_graph=True)
+        assert torch.equal(found, want)
+
+
+def test_copies_after_steps() -> None:
+    layer = _layer("learned")
+    want = _outputs(layer)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert "_prepared" not in other.__dict__
+        got = _outputs(other)
+        assert torch.equal(got, want)
+        got.sum().backward()
+        assert layer.weight_hh_l0.grad is None and bool(other.tau_mem_l0.grad.any())
+
+
+def test_modes_take_turns() -> None:
+    """No gradients, inference mode and gradients, one after the other."""
+    layer, x = _layer("ALIF"), inputs(B, I)
+    want = layer.step(x)[0].detach()
+    for mode in (torch.no_grad, torch.inference_mode, torch.enable_grad):
+        with mode():
+            spikes, _ = layer.step(x)
+            assert torch.equal(spikes.detach().clone(), want)
+            assert spikes.requires_grad == (mode is torch.enable_grad)
+
+
+def test_network() -> None:
+    torch.manual_seed(0)
+    net = LSNN(I, 20, 17, 3)
+    x, state, ys = inputs(T, B, I), None, []
+    for x_t in x:
+        y, state = _only_light(net.step, x_t, state)
+        ys.append(y)
+    want = net(x)[0]
+    torch.testing.assert_close(torch.stack(ys), want)
+    for one, other in zip(torch.autograd.grad(torch.stack(ys).sum(), list(net.parameters())),
+                          torch.autograd.grad(want.sum(), list(net.parameters())), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
+
+
+def test_compiled_step() -> None:
+    layer = _layer("ALIF")
+    compiled = torch.compile(lambda x: layer.step(x)[0], backend="aot_eager", fullgraph=True)
+    x = inputs(B, I)
+    got, want = compiled(x), layer.step(x)[0]
+    assert torch.equal(got, want)
+    torch.testing.assert_close(*(torch.autograd.grad(one.sum(), layer.weight_ih_l0)[0]
+                                 for one in (got, want)))
+
+
+def test_failed_pass_leaves_nothing_behind() -> None:
+    """What a backward pass had added up before it failed is no part of the next one."""
+    layer = _layer("ALIF")
+
+    def loss(fails: bool) -> Tensor:
+        first, state = layer.step(inputs(B, I))
+        if fails:
+            first.register_hook(lambda g: 1 // 0)
+        spikes, state = layer.step(inputs(B, I), state)
+        return first.sum() + spikes.sum() + state.v.sum()
+
+    want, = torch.autograd.grad(loss(False), layer.weight_ih_l0)
+    with pytest.raises(ZeroDivisionError):
+        loss(True).backward()
+    found, = torch.autograd.grad(loss(False), layer.weight_ih_l0)
+    assert torch.equal(found, want) and bool(found.any())
