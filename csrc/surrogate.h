@@ -35,11 +35,11 @@ template <class F> LSNN_INLINE F psi_shape(Surrogate s, F m) {
   switch (s) {
     case Surrogate::triangle: return max_(one - size, F(0));
     case Surrogate::boxcar: return select((m > F(-0.5)) & (m <= F(0.5)), one, F(0));
-    case Surrogate::fast_sigmoid: return one / ((one + size) * (one + size));
-    case Surrogate::arctan: return one / (one + m * m);
+    case Surrogate::fast_sigmoid: return one / fma_(size, size + F(2), one);  // of (1 + |m|)^2
+    case Surrogate::arctan: return one / fma_(m, m, one);
     case Surrogate::sigmoid: {  // exp of a negative number only, so that no large m overflows
       const F e = psi_exp_(-size);
-      return e / ((one + e) * (one + e));
+      return e / fma_(e, e + F(2), one);  // of (1 + e)^2
     }
     case Surrogate::exponential: return psi_exp_(-size);
     case Surrogate::gaussian: return normal_density(m);

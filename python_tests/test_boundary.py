@@ -205,7 +205,7 @@ def _forward(N: int, I: int = 0, delays: int = 1) -> Any:
         outputs=_ops.mask("outputs", ["spikes"]))
     return torch.ops.lsnn.alif_forward(
         _huge(1, 1, I or N), state, torch.tensor(0.5).expand(11, N), [_huge(N, N), delay],
-        list(range(delays)), [_huge(N, I)] if I else [], [], list(constants), [0.3, 0.0], [])
+        list(range(delays)), [_huge(N, I)] if I else [], [], list(constants), [0.3, 0.0, 1.0], [])
 
 
 SIZES: dict[str, tuple[Callable[[], Any], str]] = {
