@@ -5,7 +5,6 @@ call compares what it uses with the parameters as they are then. Counting change
 version counters miss what fused optimizers change, and what is written through ``.data`` or through
 a numpy array.
 """
-import math
 from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
 

@@ -1,6 +1,7 @@
 """Calls for the fuzz that are in order: modules, forward and step, and the functions of
 lsnn_ext._C."""
 
+import math
 from typing import Any
 
 import torch
@@ -137,6 +138,6 @@ def prepared_layer(d: Draw) -> Call:
     constants |= {"dynamics": d.random.randrange(len(MODELS)),
                   "surrogate": d.random.randrange(len(SURROGATES)), "refractory": d.one_of(0, 2)}
     args = {"memory": memory, "wide": wide, "N": d.one_of(1, 5, 33),
-            "constants": list(constants.values()), "numbers": [0.3, 0.0],
+            "constants": list(constants.values()), "numbers": [0.3, 0.0, math.inf],
             "delays": [d.one_of(0, 1, 3)], "autapses": d.chance(0.5)}
     return Call("_C.PreparedLayer", _prepared_layer, args)

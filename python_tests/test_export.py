@@ -1,6 +1,7 @@
 """torch.export: programs that hold the bare operators run, learn, and are saved and loaded with the
 states in them; and torch.compile where all sizes and numbers are dynamic."""
 import io
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -87,7 +88,7 @@ def test_bare_operator_learns_where_it_saves() -> None:
     zeros = _ops.Constants(*[0] * len(_ops.Constants._fields))
     constants = zeros._replace(outputs=_ops.mask("outputs", ["spikes", "saved"]))
     spikes, *_ = torch.ops.lsnn.alif_forward(
-        x_leaf, state, k_leaf, [w_leaf], [0], [], [], list(constants), [0.3, 0.0], [])
+        x_leaf, state, k_leaf, [w_leaf], [0], [], [], list(constants), [0.3, 0.0, math.inf], [])
     found = torch.autograd.grad(spikes.square().sum(), leaves)
     other = [leaf.clone().requires_grad_() for leaf in (x, w)]
     named = {name: row.clone().requires_grad_() for name, row in zip(COEFFICIENTS, k, strict=True)}

@@ -165,6 +165,7 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
         LSNN_EXPECT(std::binary_search(delays.begin(), delays.end(), d[i]),
                     "delay must hold only numbers of delays, got ", d[i]);
   }
+  LSNN_EXPECT(c.cutoff >= 0, "cutoff must be >= 0, got ", c.cutoff);
   // What lies on a GPU is not read here: the host would have to wait for it.
   if (coefficients.is_cpu()) {
     if (wide) check_coefficients((const double*)data(h.coefficients), N, c.dampening);
