@@ -192,13 +192,20 @@ def firing_rate(spikes: Tensor) -> float:
 
 def find_scale(problem: Problem, rate: float, tolerance: float = 0.01, most: int = 40,
                name: str = OURS) -> tuple[float, float]:
-    """The scale of the input weights at which it fires at this rate, and the rate it gives:
-    bisection of the log."""
+    """The scale of the input weights at which it fires at this rate, and the rate it gives."""
+    return bisect_scale(lambda scale: firing_rate(make(name, problem.scaled(scale)).forward()),
+                        rate, tolerance, most)
+
+
+def bisect_scale(rate_of: Callable[[float], float], rate: float, tolerance: float = 0.01,
+                 most: int = 40) -> tuple[float, float]:
+    """The scale whose firing rate is nearest to this one, and the rate it gives: bisection of the
+    log."""
     best = (1.0, 0.0)
     low, high = 0.0, math.inf
     scale = 1.0
     for _ in range(most):
-        got = firing_rate(make(name, problem.scaled(scale)).forward())
+        got = rate_of(scale)
         if abs(got - rate) <= abs(best[1] - rate):
             best = (scale, got)
         if abs(got / rate - 1) <= tolerance:
