@@ -103,7 +103,7 @@ def measure(yardstick: Yardstick, rates: list[float], *, peers: bool, repeats: i
                     raise OverLimitError(INDEXED)
                 entries.append(_peer(name, problem, entries[base], limits))
             except Exception as error:  # whatever stops a peer must not stop the others
-                skipped.append(Skip(yardstick.name, name, _reason(error)))
+                skipped.append(Skip(yardstick.name, name, reason_of(error)))
                 say(f"  {name}: {skipped[-1].reason}")
     say(f"  timing {len(entries)} contestants, {repeats} rounds")
     times = alternate([entry.contestant for entry in entries], repeats, limits.seconds)
@@ -128,7 +128,8 @@ class OverLimitError(Exception):
     """A contestant would take more than it may."""
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Why a contestant did not run."""
     first = (str(error).strip().splitlines() or ["no message"])[0]
     if isinstance(error, OverLimitError):
         return f"not run: {first}"
