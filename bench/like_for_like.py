@@ -8,6 +8,7 @@ both sides have to be equal, and their gradients equal to rounding. Where a pack
 neuron in another order than ours, its membranes round otherwise and a spike at the very threshold
 may differ; then other weights are drawn, some times, and what differs at last is told.
 """
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ from torch import Tensor, nn
 
 from bench.contestants import TorchContestant
 from bench.measure import (
-    LONG_ENOUGH,
     NO_LIMITS,
     PASSES,
     Limits,
@@ -40,6 +40,7 @@ WAYS = {"layer": "functional.layer and functional.linear",
 RATE = 3.0  # percent of neuron-steps with a spike
 CLASSES = 20
 SEEDS = range(1, 6)
+FIRST_STEPS = 300  # in which the scale is looked for that gives the rate
 MOST_DIFFERING = 1e-5  # of all spikes
 MOST_OF_A_GRADIENT = 1e-2  # largest difference by the largest value of the same gradient
 
@@ -118,30 +119,32 @@ class Step(TorchContestant):
         nn.functional.cross_entropy(self.module(self.problem.x), self.labels).backward()
         return [p.grad for p in self.module.parameters() if p.grad is not None]
 
+    def gradients(self) -> dict[str, Tensor]:
+        """Of all parameters that have one, and every one that should have."""
+        self.forward_backward()
+        found = {name: p.grad for name, p in self.module.named_parameters()}
+        unused = {f"pair.{name}" for name in self.module.pair.unused}  # type: ignore[union-attr]
+        missing = {name for name, gradient in found.items() if gradient is None}
+        if missing != unused:
+            raise NotAlikeError(f"{self.name}: expected no gradient of {sorted(unused)} alone, got "
+                                f"none of {sorted(missing)} ({self.module.way or 'theirs'})")
+        return {name: gradient for name, gradient in found.items() if gradient is not None}
+
 
 def steps_of(name: str, problem: Problem, scale: float) -> dict[str | None, Step]:
     """Theirs (None) and ours by way, with the same parameters."""
     torch.manual_seed(5)  # of the readout
     pair = PAIRS[name](problem, scale)
+    if torch.is_grad_enabled() and not all(w.requires_grad for w in pair.weights()[:2]):  # type: ignore[union-attr]
+        raise NotAlikeError(f"{name}: expected weights that learn, got weights that do not")
     readout = nn.Linear(pair.size, CLASSES)
     return {way: Step(name, Model(pair, readout, way), problem) for way in (None, *WAYS)}
 
 
-def difference(theirs: Step, ours: Step) -> tuple[int, float]:
-    """Spikes that differ, and the largest relative difference of a gradient."""
-    x = theirs.problem.x
-    with torch.no_grad():
-        differing = int((theirs.module.spikes(x) != ours.module.spikes(x)).sum())  # type: ignore[operator]
-    return differing, gradient_difference(theirs.forward_backward(), ours.forward_backward())
-
-
-def gradient_difference(theirs: Sequence[Tensor], ours: Sequence[Tensor]) -> float:
-    """The largest of the gradients' differences, each by the largest value of its own gradient."""
-    if len(theirs) != len(ours):
-        raise NotAlikeError(f"theirs has gradients of {len(theirs)} parameters, ours of "
-                            f"{len(ours)}")
-    return max(float((a - b).abs().max() / a.abs().max().clamp(min=1e-30))
-               for a, b in zip(theirs, ours, strict=True))
+def difference(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> float:
+    """The largest difference of gradients, each by the largest value of its own gradient."""
+    each = [(theirs[name] - ours[name]).abs().max() / theirs[name].abs().max() for name in theirs]
+    return float(torch.stack(each).max())  # NaN where there is one, and where all values are 0
 
 
 def prepared(name: str, yardstick: Yardstick, limits: Limits, say: Say,
@@ -156,37 +159,43 @@ def prepared(name: str, yardstick: Yardstick, limits: Limits, say: Say,
         if best is None and (needed := _needed_bytes(name, problem)) > limits.bytes:
             raise OverLimitError(f"would need about {needed / GB:.1f} GB, the limit is "
                                  f"{limits.bytes / GB:.1f} GB")
-        short = problem.first(LONG_ENOUGH)
+        short = problem.first(FIRST_STEPS)
 
         def rate_of(scale: float, short: Problem = short) -> float:
             with torch.no_grad():
                 return firing_rate(steps_of(name, short, scale)["layer"].module.spikes(short.x))  # type: ignore[operator]
 
         scale, _ = bisect_scale(rate_of, RATE / 100, tolerance=0.05, most=20)
-        steps = steps_of(name, problem, scale)
-        with torch.no_grad():
-            want, got = (steps[way].module.spikes(problem.x) for way in (None, "layer"))  # type: ignore[operator]
-        differing = int((want != got).sum())
+        differing, _ = _differing(steps_of(name, problem, scale))
         if best is None or differing < best[0]:
             best = differing, seed, scale
         if not differing:
             break
-        say(f"    weights of seed {seed}: {differing} of {want.numel():,} spikes differ")
+        say(f"    weights of seed {seed}: {differing} spikes differ")
     assert best is not None
     _, seed, scale = best
-    problem = yardstick.problem(seed)
-    steps = steps_of(name, problem, scale)
-    found = [difference(steps[None], steps[way]) for way in WAYS]
-    differing, gradient = max(d for d, _ in found), max(g for _, g in found)
-    with torch.no_grad():
-        spikes = steps["layer"].module.spikes(problem.x)  # type: ignore[operator]
-    if differing > MOST_DIFFERING * spikes.numel():
+    steps = steps_of(name, yardstick.problem(seed), scale)
+    differing, rate = _differing(steps)
+    entries = steps[None].problem.cotangent.numel()
+    if differing > MOST_DIFFERING * entries:
         raise NotAlikeError(f"{name} on {yardstick.name}: expected equal spikes, got {differing} "
-                            f"that differ of {spikes.numel():,}")
+                            f"that differ of {entries:,}")
+    theirs = steps[None].gradients()
+    gradient = max((difference(theirs, steps[way].gradients()) for way in WAYS),
+                   key=lambda value: (math.isnan(value), value))
     if not gradient < MOST_OF_A_GRADIENT:
         raise NotAlikeError(f"{name} on {yardstick.name}: expected equal gradients, got a "
                             f"relative difference of {gradient:.2g}")
-    return steps, differing, gradient, 100 * firing_rate(spikes), seed
+    return steps, differing, gradient, 100 * rate, seed
+
+
+def _differing(steps: dict[str | None, Step]) -> tuple[int, float]:
+    """How many spikes differ between theirs and either way of ours, the larger of the two; the
+    firing rate of theirs."""
+    x = steps[None].problem.x
+    with torch.no_grad():
+        want, *got = (step.module.spikes(x) for step in steps.values())  # type: ignore[operator]
+    return max(int((want != spikes).sum()) for spikes in got), firing_rate(want)
 
 
 def _needed_bytes(name: str, problem: Problem, steps: int = 32) -> float:

@@ -30,6 +30,7 @@ class Pair(nn.Module):
     row: str  # the model of ours
     learned: tuple[str, ...] = ()  # of the neuron's coefficients
     indexed = False  # see peers.INDEXED
+    unused: tuple[str, ...] = ()  # their parameters that never get a gradient
     is_loop = False  # of our own, from published equations: no package is needed
     unit = 1.0
 
@@ -98,7 +99,8 @@ class _Norse(Pair):
         N, I = w_in.shape
         self.layer = layer(I, N, p=parameters(**self.values, method="super",
                                               alpha=torch.tensor(100.0)),
-                           input_weights=w_in, recurrent_weights=w_rec, dt=0.001)
+                           input_weights=nn.Parameter(w_in),
+                           recurrent_weights=nn.Parameter(w_rec), dt=0.001)
         # 1 / (slope |u| + 1)^2 at u = 1 tells the slope that it really has
         with torch.enable_grad():
             one = torch.ones((), requires_grad=True)
@@ -240,7 +242,7 @@ class SinabsALIF(_Projected):
 class SinabsLIF(SinabsALIF):
     """sinabs LIFRecurrent of single spikes, its time constant learned; batch first."""
 
-    learned, ALIF = ("tau_mem",), False
+    learned, ALIF, unused = ("tau_mem",), False, ("layer.spike_threshold",)
 
 
 # ------------------------------------------------------------------------------------- SpikingJelly
