@@ -13,14 +13,15 @@ printed beside the models that have one.
 """
 import argparse
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench import roofline
-from bench.__main__ import at_least_one, positive
+from bench.__main__ import at_least_one, names_among, positive
 from bench.contestants import Contestant
 from bench.measure import LONG_ENOUGH, alternate, bisect_scale, firing_rate
 from bench.problem import ALPHA, BETA, RHO, THETA, YARDSTICKS, Problem
@@ -80,15 +81,15 @@ class Row(Contestant):
         self.w_rec = (unit * problem.w_rec).requires_grad_()
         values = {"alpha": ALPHA, "theta": made.theta, **made.learned}
         N = problem.w_in.shape[0]
-        self.coefficients: dict[str, float | Tensor] = dict(values)
+        self.coefficients: dict[str, Any] = dict(values)
         if learned:
             self.coefficients = {name: torch.full((N,), value).requires_grad_()
                                  for name, value in values.items()}
-        self.fixed, self.delay = made.fixed, made.delay
+        self.others: dict[str, Any] = {**made.fixed, "delay": made.delay}
 
     def _spikes(self) -> Tensor:
         spikes = functional.layer(self.x, self.w_in, self.w_rec, dynamics=self.name,
-                                  delay=self.delay, **self.coefficients, **self.fixed).spikes
+                                  **self.coefficients, **self.others).spikes
         assert spikes is not None
         return spikes
 
@@ -147,25 +148,13 @@ def table(lines: Sequence[Line], dense_ms: float) -> str:
     return "\n".join(told)
 
 
-def _names(known: Sequence[str]) -> Callable[[str], list[str]]:
-    def read(text: str) -> list[str]:
-        names = text.split(",")
-        unknown = [name for name in names if name not in known]
-        if unknown:
-            raise argparse.ArgumentTypeError(f"expected some of {','.join(known)}, "
-                                             f"got {unknown[0]!r}")
-        return names
-
-    return read
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser("python -m bench.rows", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=_names(list(MODELS)), default=list(MODELS),
+    parser.add_argument("--rows", type=names_among(list(MODELS)), default=list(MODELS),
                         help=f"names of models, {FIRST} is always among them (default: all)")
-    parser.add_argument("--yardsticks", type=_names(list(YARDSTICKS)), default=["P", "M"],
+    parser.add_argument("--yardsticks", type=names_among(list(YARDSTICKS)), default=["P", "M"],
                         help="default: P,M")
     parser.add_argument("--coefficients", choices=("fixed", "learned", "both"), default="both")
     parser.add_argument("--rate", type=positive, default=RATE,
