@@ -31,6 +31,7 @@ from lsnn_ext.models import MODELS
 FIRST = "lsnn"  # what the others are compared with
 WITH_AN_END = ("triangle", "boxcar")
 RATE = 3.0  # percent
+STRENGTH = 0.2  # of recurrent weights, by those of the problem
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ def neuron_of(row: str) -> Neuron:
 class Row(Contestant):
     """A layer of one model with the weights of the problem.
 
-    Recurrent weights are so scaled that a spike lifts a membrane by as much of the threshold as in
-    a layer of `lsnn`.
+    Recurrent weights are so scaled that a spike lifts a membrane by the same share of the threshold
+    in all models, and weak enough that the inputs and not the recurrence set the rate.
     """
 
     def __init__(self, row: str, problem: Problem, learned: bool, scale: float = 1.0) -> None:
@@ -78,7 +79,7 @@ class Row(Contestant):
         kappa = 1.0 if MODELS[row].kappa == "1" else 1 - ALPHA
         unit = made.theta / THETA * (1 - ALPHA) / kappa
         self.w_in = (scale * unit * problem.w_in).requires_grad_()
-        self.w_rec = (unit * problem.w_rec).requires_grad_()
+        self.w_rec = (STRENGTH * unit * problem.w_rec).requires_grad_()
         values = {"alpha": ALPHA, "theta": made.theta, **made.learned}
         N = problem.w_in.shape[0]
         self.coefficients: dict[str, Any] = dict(values)
