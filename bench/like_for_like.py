@@ -6,7 +6,8 @@ have the same equations, surrogates and weights, and learn the same. Weights are
 bits and inputs 0 or 1, so that sums are exact in any order: before anything is timed the spikes of
 both sides have to be equal, and their gradients equal to rounding. Where a package evaluates a
 neuron in another order than ours, its membranes round otherwise and a spike at the very threshold
-may differ; then other weights are drawn, some times, and what differs at last is told.
+may differ: at most 1 of 100,000 may, and how many do is told. Where more do, since one leads to
+others, other weights are drawn, at most four times.
 """
 import math
 import statistics
@@ -39,7 +40,7 @@ WAYS = {"layer": "functional.layer and functional.linear",
         "alif": "functional.alif between two Linears of torch"}
 RATE = 3.0  # percent of neuron-steps with a spike
 CLASSES = 20
-SEEDS = range(1, 6)
+SEEDS = range(1, 6)  # of weights and inputs
 FIRST_STEPS = 300  # in which the scale is looked for that gives the rate
 MOST_DIFFERING = 1e-5  # of all spikes
 MOST_OF_A_GRADIENT = 1e-2  # largest difference by the largest value of the same gradient
@@ -153,10 +154,9 @@ def prepared(name: str, yardstick: Yardstick, limits: Limits, say: Say,
     kind = PAIRS[name]
     if kind.indexed and not yardstick.quadratic:
         raise OverLimitError(INDEXED)
-    best: tuple[int, int, float] | None = None  # differing spikes, seed, scale
     for seed in SEEDS:
         problem = yardstick.problem(seed)
-        if best is None and (needed := _needed_bytes(name, problem)) > limits.bytes:
+        if (needed := _needed_bytes(name, problem)) > limits.bytes:
             raise OverLimitError(f"would need about {needed / GB:.1f} GB, the limit is "
                                  f"{limits.bytes / GB:.1f} GB")
         short = problem.first(FIRST_STEPS)
@@ -166,18 +166,13 @@ def prepared(name: str, yardstick: Yardstick, limits: Limits, say: Say,
                 return firing_rate(steps_of(name, short, scale)["layer"].module.spikes(short.x))  # type: ignore[operator]
 
         scale, _ = bisect_scale(rate_of, RATE / 100, tolerance=0.05, most=20)
-        differing, _ = _differing(steps_of(name, problem, scale))
-        if best is None or differing < best[0]:
-            best = differing, seed, scale
-        if not differing:
+        steps = steps_of(name, problem, scale)
+        differing, rate = _differing(steps)
+        entries = problem.cotangent.numel()
+        if differing <= MOST_DIFFERING * entries:
             break
-        say(f"    weights of seed {seed}: {differing} spikes differ")
-    assert best is not None
-    _, seed, scale = best
-    steps = steps_of(name, yardstick.problem(seed), scale)
-    differing, rate = _differing(steps)
-    entries = steps[None].problem.cotangent.numel()
-    if differing > MOST_DIFFERING * entries:
+        say(f"    weights of seed {seed}: {differing} of {entries:,} spikes differ")
+    else:
         raise NotAlikeError(f"{name} on {yardstick.name}: expected equal spikes, got {differing} "
                             f"that differ of {entries:,}")
     theirs = steps[None].gradients()
