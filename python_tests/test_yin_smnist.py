@@ -141,6 +141,9 @@ def test_all_spikes_are_those_of_the_loop(checkpoint: Path) -> None:
     assert [each.shape[2] for each in ours] == list(SIZES.values())
     for mine, other in zip(ours, theirs, strict=True):
         assert torch.equal(mine, other) and 0.005 < float(other.mean()) < 0.6
+    for way in (yin_smnist.fused, yin_smnist.loop):
+        last, = way(net, x, start, all_spikes=False)
+        assert torch.equal(last, theirs[-1])
 
 
 def test_the_program_runs(checkpoint: Path, monkeypatch: pytest.MonkeyPatch,
@@ -163,6 +166,6 @@ def test_the_class_with_most_spikes_is_the_answer(checkpoint: Path,
     for item, label in enumerate(labels):
         outputs[:10 + item, item, label] = 1
         outputs[:9, item, 0] = 1
-    monkeypatch.setattr(yin_smnist, "fused", lambda *_: [outputs])
+    monkeypatch.setattr(yin_smnist, "fused", lambda *_, **__: [outputs])
     assert yin_smnist.accuracy(net, pixels, labels) == 1.0
     assert yin_smnist.accuracy(net, pixels, torch.tensor([3, 1, 4, 0, 0])) == pytest.approx(0.6)
