@@ -18,7 +18,8 @@ def section(lines: Sequence[Alike], skipped: Sequence[Skip], table: Table,
              inspect.cleandoc(like_for_like.__doc__ or ""), f"""\
 Times are medians in ms, in brackets minima; float32. "Times faster" is theirs by ours, of the
 medians. Ours is written in two ways: "layer", the one that is recommended, by {WAYS['layer']}; and
-"alif", by {WAYS['alif']}, as one begins. "Differ" counts the spikes that are not the same."""]
+"alif", by {WAYS['alif']}, as one begins; in the first table it stands in brackets. "Differ" counts
+the spikes that are not the same.""", overview(lines, table)]
     for name in dict.fromkeys(line.yardstick for line in lines):
         here = [line for line in lines if line.yardstick == name]
         first = here[0]
@@ -60,14 +61,31 @@ def _times(median: float, least: float, number: Callable[[float], str]) -> str:
     return f"{number(median)} ({number(least)})"
 
 
+def _ratios(lines: Sequence[Alike], way: str) -> tuple[list[str], dict[str, list[str]]]:
+    """Yardsticks; by pair, how many times faster a step of training is on each."""
+    steps = {(line.pair, line.yardstick): line for line in lines
+             if line.timed == PASSES[1] and line.way == way}
+    shapes = list(dict.fromkeys(line.yardstick for line in lines))
+    return shapes, {pair: [f"{steps[pair, shape].times_faster:.1f}" if (pair, shape) in steps
+                           else "-" for shape in shapes]
+                    for pair in dict.fromkeys(line.pair for line in lines)}
+
+
+def overview(lines: Sequence[Alike], table: Table) -> str:
+    """A table of how many times faster a step of training is, by pair and yardstick."""
+    shapes, layer = _ratios(lines, "layer")
+    _, alif = _ratios(lines, "alif")
+    row = {line.pair: line.row for line in lines}
+    return table(["times faster, forward + backward", *shapes],
+                 [[f"{pair} (`{row[pair]}`)", *(f"**{a}** ({b})" for a, b in
+                                                zip(layer[pair], alif[pair], strict=True))]
+                  for pair in layer])
+
+
 def summary(lines: Sequence[Alike]) -> str:
     """A line for each pair: how many times faster a step is with the same equations."""
-    steps = {(line.pair, line.yardstick): line for line in lines
-             if line.timed == PASSES[1] and line.way == "layer"}
-    shapes = list(dict.fromkeys(line.yardstick for line in lines))
+    shapes, layer = _ratios(lines, "layer")
     text = ["times faster with the same equations, forward + backward: " + ", ".join(shapes)]
-    for pair in dict.fromkeys(line.pair for line in lines):
-        cells = (f"{steps[pair, shape].times_faster:.1f}" if (pair, shape) in steps else "-"
-                 for shape in shapes)
-        text.append(f"  {pair:32}" + "".join(f"{cell:>8}" for cell in cells))
+    text += [f"  {pair:32}" + "".join(f"{cell:>8}" for cell in cells)
+             for pair, cells in layer.items()]
     return "\n".join(text)
