@@ -141,8 +141,10 @@ def test_a_run_leaves_numbers_and_a_page(tmp_path: Path, monkeypatch: pytest.Mon
         faster = line.theirs_median_ms / line.median_ms
         assert line.times_faster == pytest.approx(faster, rel=1e-4)
         assert line.times_faster_min == pytest.approx(line.theirs_min_ms / line.min_ms, rel=1e-4)
-        row = next(row for row in text.splitlines() if row.startswith(f"| {line.pair} "))
+        overview, row = (row for row in text.splitlines() if row.startswith(f"| {line.pair} "))
         assert page.number(line.times_faster) in row and f"`{line.row}`" in row
+        if line.timed == PASSES[1]:
+            assert f"{line.times_faster:.1f}" in overview
         if line.way == "layer" and line.timed == PASSES[1]:
             assert f"  {line.pair:32}{line.times_faster:8.1f}" in out
     assert not (tmp_path / "bench.csv").exists()
