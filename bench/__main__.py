@@ -1,8 +1,11 @@
-"""Time one recurrent layer, forward and backward, beside its peers, and make a page of it.
+"""Time recurrent layers, forward and backward, beside their peers, and make a page of it.
 
-    python -m bench --peers                 everything: ours and every peer that is installed on all
+    python -m bench --peers                 everything: whole models like for like, then ours (the
+                                            paper's network) and every peer that is installed on all
                                             yardsticks, memory, the machine's limits, all sweeps
-    python -m bench                         the same without peers
+    python -m bench                         the same without peers; like for like with loops alone
+    python -m bench --like-for-like         models of every peer that is installed against the same
+                                            model with ours, and nothing else
     python -m bench P M --peers             some yardsticks; no sweeps
     python -m bench --shape 500,16,40,128   any other shape T,B,I,N
     python -m bench --sweep N,threads       sweeps alone
@@ -11,12 +14,13 @@ import argparse
 import os
 import shlex
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 
-from bench import machine, measure, memory, page, roofline, sweep
-from bench.problem import YARDSTICKS, Shape, custom
+from bench import like_for_like, machine, measure, memory, page, page_alike, roofline, sweep
+from bench.problem import YARDSTICKS, Shape, Yardstick, custom
 
 
 def _shape(text: str) -> Shape:
@@ -45,6 +49,19 @@ def _sweeps(text: str) -> list[str]:
     return names
 
 
+def names_among(known: Iterable[str]) -> Callable[[str], list[str]]:
+    """A type of argparse: names with commas between them."""
+    def read(text: str) -> list[str]:
+        names = text.split(",")
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"expected some of {','.join(known)}, "
+                                             f"got {unknown[0]!r}")
+        return names
+
+    return read
+
+
 def at_least_one(text: str) -> int:
     """A type of argparse."""
     if not text.isdigit() or int(text) < 1:
@@ -68,6 +85,10 @@ def _parser() -> argparse.ArgumentParser:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("yardsticks", nargs="*", metavar="|".join(YARDSTICKS),
                         help="shapes to run (default: all, or just --shape or --sweep)")
+    parser.add_argument("--yardsticks", type=names_among(YARDSTICKS), default=[],
+                        dest="named", metavar="|".join(YARDSTICKS), help="the same, with commas")
+    parser.add_argument("--like-for-like", action="store_true",
+                        help="compare whole models with the same equations, and nothing else")
     parser.add_argument("--shape", type=_shape, action="append", default=[], metavar="T,B,I,N")
     parser.add_argument("--rates", type=_rates, default=[0.5, 1, 2, 5, 10, 20],
                         help="firing rates of ours in %%")
@@ -101,10 +122,13 @@ def main(arguments: list[str] | None = None) -> None:
     unknown = [name for name in given.yardsticks if name not in YARDSTICKS]
     if unknown:
         parser.error(f"yardsticks: expected some of {', '.join(YARDSTICKS)}, got {unknown[0]!r}")
-    everything = not (given.yardsticks or given.shape or given.sweep)
-    yardsticks = [YARDSTICKS[name] for name in (YARDSTICKS if everything else given.yardsticks)]
+    named = list(dict.fromkeys([*given.yardsticks, *given.named]))
+    everything = not (named or given.shape or given.sweep)
+    yardsticks = [YARDSTICKS[name] for name in (YARDSTICKS if everything else named)]
     yardsticks += [custom(shape) for shape in given.shape]
     sweeps = list(sweep.KINDS) if everything and given.sweep is None else given.sweep or []
+    if given.like_for_like:
+        sweeps = []
     if sweeps:  # layers of many sizes alternate; each should find its memory again, as if alone
         os.environ.setdefault("LSNN_CACHE_MB", "8192")
     out = given.out or Path("bench/results") / machine.slug()  # named before cores are taken away
@@ -122,14 +146,24 @@ def main(arguments: list[str] | None = None) -> None:
     results: list[measure.Result] = []
     skipped: list[measure.Skip] = []
     points: list[sweep.Point] = []
-    rates = roofline.rates()
+    alike: list[like_for_like.Alike] = []
+    alike_skipped: list[measure.Skip] = []
+    rates = [] if given.like_for_like else roofline.rates()
     for rate in rates:
         say(f"  {rate.what}: {rate.value:.1f} {rate.unit}, {rate.how}")
+    pairs = like_for_like.names_of(given.peers or given.like_for_like)
     try:
         for yardstick in yardsticks:
-            T, B, I, N = yardstick.shape
-            say(f"{yardstick.name}: T={T} B={B} I={I} N={N}, {100 * yardstick.input_rate:g} % "
-                "input spikes")
+            if not yardstick.like_for_like and not (given.like_for_like and named):
+                continue
+            say(f"like for like, {_described(yardstick)}")
+            for name in pairs:
+                lines, left = like_for_like.measure(yardstick, [name], repeats=given.repeats,
+                                                    limits=limits, say=say)
+                alike += lines
+                alike_skipped += left
+        for yardstick in [] if given.like_for_like else yardsticks:
+            say(_described(yardstick))
             more, left_out = measure.measure(yardstick, given.rates, peers=given.peers,
                                              repeats=given.repeats, memory=not given.no_memory,
                                              limits=limits, say=say)
@@ -145,10 +179,19 @@ def main(arguments: list[str] | None = None) -> None:
                                     if p.timed == timed)
                 say(f"  {timed}: {medians}: {sweep.slope_text(line, timed)}")
     finally:  # what was measured before something stopped the run is kept
-        if results or points:
+        if alike:
+            say(page_alike.summary(alike))
+        if results or points or alike:
             facts = machine.facts(_command(sys.argv[1:] if arguments is None else arguments))
-            for path in page.write(out, facts, results, skipped, rates, points):
+            for path in page.write(out, facts, results, skipped, rates, points, alike,
+                                   alike_skipped):
                 say(f"wrote {path}")
+
+
+def _described(yardstick: Yardstick) -> str:
+    T, B, I, N = yardstick.shape  # noqa: E741
+    return (f"{yardstick.name}: T={T} B={B} I={I} N={N}, {100 * yardstick.input_rate:g} % input "
+            "spikes")
 
 
 def _command(arguments: list[str]) -> str:

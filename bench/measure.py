@@ -103,7 +103,7 @@ def measure(yardstick: Yardstick, rates: list[float], *, peers: bool, repeats: i
                     raise OverLimitError(INDEXED)
                 entries.append(_peer(name, problem, entries[base], limits))
             except Exception as error:  # whatever stops a peer must not stop the others
-                skipped.append(Skip(yardstick.name, name, _reason(error)))
+                skipped.append(Skip(yardstick.name, name, reason_of(error)))
                 say(f"  {name}: {skipped[-1].reason}")
     say(f"  timing {len(entries)} contestants, {repeats} rounds")
     times = alternate([entry.contestant for entry in entries], repeats, limits.seconds)
@@ -128,7 +128,8 @@ class OverLimitError(Exception):
     """A contestant would take more than it may."""
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Why a contestant did not run."""
     first = (str(error).strip().splitlines() or ["no message"])[0]
     if isinstance(error, OverLimitError):
         return f"not run: {first}"
@@ -192,13 +193,20 @@ def firing_rate(spikes: Tensor) -> float:
 
 def find_scale(problem: Problem, rate: float, tolerance: float = 0.01, most: int = 40,
                name: str = OURS) -> tuple[float, float]:
-    """The scale of the input weights at which it fires at this rate, and the rate it gives:
-    bisection of the log."""
+    """The scale of the input weights at which it fires at this rate, and the rate it gives."""
+    return bisect_scale(lambda scale: firing_rate(make(name, problem.scaled(scale)).forward()),
+                        rate, tolerance, most)
+
+
+def bisect_scale(rate_of: Callable[[float], float], rate: float, tolerance: float = 0.01,
+                 most: int = 40) -> tuple[float, float]:
+    """The scale whose firing rate is nearest to this one, and the rate it gives: bisection of the
+    log."""
     best = (1.0, 0.0)
     low, high = 0.0, math.inf
     scale = 1.0
     for _ in range(most):
-        got = firing_rate(make(name, problem.scaled(scale)).forward())
+        got = rate_of(scale)
         if abs(got - rate) <= abs(best[1] - rate):
             best = (scale, got)
         if abs(got / rate - 1) <= tolerance:

@@ -12,16 +12,19 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bench import peers, roofline
+from bench import page_alike, peers, roofline
 from bench.contestants import OURS
+from bench.like_for_like import Alike
 from bench.measure import PASSES, Result, Skip
 from bench.plots import label, plot_rates, plot_sweep, plot_times, rated_yardsticks
 from bench.roofline import Rate
 from bench.sweep import KINDS, Point, slope_text
 
-Row = TypeVar("Row", Result, Skip, Point, Rate)
+Row = TypeVar("Row", Result, Skip, Point, Rate, Alike)
 # Each kind of line has a file of its own; sweeps have one for each thing that is varied.
-FILES: dict[type, str] = {Result: "bench.csv", Skip: "skipped.csv", Rate: "machine.csv"}
+FILES: dict[type, str] = {Result: "bench.csv", Skip: "skipped.csv", Rate: "machine.csv",
+                          Alike: "like_for_like.csv"}
+ALIKE_SKIPPED = "like_for_like_skipped.csv"
 WHO = {
     "jax scan, jit": "the same equations under `jax.lax.scan`, jitted",
     "compiled step": "the same equations, `torch.compile` of one step in a Python loop",
@@ -36,16 +39,20 @@ WHO = {
 # -------------------------------------------------------------------------------------------- files
 def write(out: Path, facts: dict[str, str], results: Sequence[Result] = (),
           skipped: Sequence[Skip] = (), rates: Sequence[Rate] = (),
-          points: Sequence[Point] = ()) -> list[Path]:
+          points: Sequence[Point] = (), alike: Sequence[Alike] = (),
+          alike_skipped: Sequence[Skip] = ()) -> list[Path]:
     """Write CSVs, plots and page into the folder; the files that were written.
 
     With results come all files of their run, the empty ones too: none of an earlier run may stay
-    beside them.
+    beside them. So it is with those of like for like.
     """
     out.mkdir(parents=True, exist_ok=True)
     kinds: list[tuple[type, Sequence[Any]]] = [(Result, results), (Skip, skipped),
                                                (Rate, rates)] if results else []
     paths = [write_csv(out / FILES[kind], facts, kind, rows) for kind, rows in kinds]
+    if alike:
+        paths += [write_csv(out / FILES[Alike], facts, Alike, alike),
+                  write_csv(out / ALIKE_SKIPPED, facts, Skip, alike_skipped)]
     sweeps = {name: [p for p in points if p.sweep == name] for name in KINDS}
     sweeps = {name: line for name, line in sweeps.items() if line}
     paths += [write_csv(out / f"sweep_{name}.csv", facts, Point,
@@ -102,12 +109,17 @@ def write_page(folder: Path) -> Path:
     _, rates = read(Rate, folder / FILES[Rate])
     sweeps = {name: read(Point, folder / f"sweep_{name}.csv") for name in KINDS}
     sweeps = {name: found for name, found in sweeps.items() if found[1]}
-    if not results and not sweeps:
-        raise FileNotFoundError(
-            f"folder: expected {FILES[Result]} or sweep_*.csv of a run, got none in {folder}")
-    facts = facts or next(iter(sweeps.values()))[0]
+    alike_facts, alike = read(Alike, folder / FILES[Alike])
+    _, alike_skipped = read(Skip, folder / ALIKE_SKIPPED)
+    if not results and not sweeps and not alike:
+        raise FileNotFoundError(f"folder: expected {FILES[Result]}, {FILES[Alike]} or sweep_*.csv "
+                                f"of a run, got none in {folder}")
+    facts = facts or alike_facts or next(iter(sweeps.values()))[0]
     cores = "one core" if facts["cores"] == "1" else f"{facts['cores']} cores"
     parts = [f"# One recurrent layer on {facts['processor']}, {cores}", _machine(facts)]
+    if alike:
+        parts += [page_alike.section(alike, alike_skipped, markdown, number),
+                  _other_run(alike_facts, facts)]
     if results:
         parts += [times(results, skipped), *_pictures(results, folder), _memory(results, skipped)]
     bases = [r for r in results if r.base and r.timed == PASSES[1]]
@@ -149,10 +161,11 @@ def _title(r: Result) -> str:
 
 def times(results: Sequence[Result], skipped: Sequence[Skip] = ()) -> str:
     """A table for each yardstick, and who did not run there."""
-    parts = ["## Time", f"""\
-A whole sequence through one layer, input projection included, float32. All contestants of a
-yardstick alternate in one run; times are medians with quartiles in ms, and "times ours" is the
-contestant's median by the median of {OURS} at the firing rate printed in bold, in the same run."""]
+    parts = ["## Time of the paper's network beside other packages' layers", f"""\
+The neurons of these tables are not alike: they show what a layer of each package costs as it is. A
+whole sequence through one layer, input projection included, float32. All contestants of a yardstick
+alternate in one run; times are medians with quartiles in ms, and "times ours" is the contestant's
+median by the median of {OURS} at the firing rate printed in bold, in the same run."""]
     for name in dict.fromkeys(r.yardstick for r in results):
         lines = [r for r in results if r.yardstick == name]
         both = {label(r): r for r in lines if r.timed == PASSES[1]}
@@ -238,10 +251,14 @@ they are."""]
     for name, (about, _) in sweeps.items():
         if (folder / f"sweep_{name}.png").exists():
             parts.append(f"![Time against {KINDS[name].title}](sweep_{name}.png)")
-        if about.get("command") != facts.get("command") or about.get("date") != facts.get("date"):
-            parts.append(
-                f"Measured in another run, on {about.get('date')}, by `{about.get('command')}`.")
+        parts += [text for text in [_other_run(about, facts)] if text]
     return "\n\n".join(parts)
+
+
+def _other_run(about: dict[str, str], facts: dict[str, str]) -> str:
+    if about.get("command") == facts.get("command") and about.get("date") == facts.get("date"):
+        return ""
+    return f"Measured in another run, on {about.get('date')}, by `{about.get('command')}`."
 
 
 def main(arguments: list[str] | None = None) -> None:

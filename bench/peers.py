@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bench.problem import Problem
 
 
-def _linear(weight: Tensor) -> nn.Linear:
+def linear_of(weight: Tensor) -> nn.Linear:
     """A map without bias that starts from this weight (to, from)."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     with torch.no_grad():
@@ -48,7 +48,7 @@ class SnnTorch(nn.Module):
     def __init__(self, problem: "Problem") -> None:
         super().__init__()
         snntorch = importlib.import_module("snntorch")
-        self.project = _linear(problem.w_in)
+        self.project = linear_of(problem.w_in)
         self.layer = snntorch.RLeaky(beta=ALPHA, linear_features=problem.w_in.shape[0])
         # it has no gain of 1 - alpha; with the weights of the others its gradients overflow
         with torch.no_grad():
@@ -71,10 +71,10 @@ class Sinabs(nn.Module):
     def __init__(self, problem: "Problem") -> None:
         super().__init__()
         layers = importlib.import_module("sinabs.layers")
-        self.project = _linear(problem.w_in)
+        self.project = linear_of(problem.w_in)
         self.layer = layers.ALIFRecurrent(
             tau_mem=torch.tensor(TAU_MEM), tau_adapt=torch.tensor(TAU_ADAPT), adapt_scale=BETA,
-            rec_connect=_linear(problem.w_rec.T))
+            rec_connect=linear_of(problem.w_rec.T))
 
     def forward(self, x: Tensor) -> Tensor:
         self.layer.reset_states()  # it keeps its state, and with it the graph, from call to call
@@ -98,7 +98,7 @@ class SpikingJelly(nn.Module):
             f"{package}.neuron")
         self.reset = importlib.import_module(f"{package}.functional").reset_net
         N = problem.w_in.shape[0]
-        self.project = _linear(problem.w_in)
+        self.project = linear_of(problem.w_in)
         node = neurons.LIFNode(tau=TAU_MEM)
         self.layer = layers.LinearRecurrentContainer(node, N, N, bias=False, step_mode="m")
         with torch.no_grad():

@@ -74,7 +74,8 @@ def test_page_shows_the_numbers_of_the_csv(written: Path) -> None:
     assert {"times.png", "rates.png", "sweep_threads.png"} <= set(linked)
 
 
-@pytest.mark.parametrize("folder", [RESULTS, RESULTS / "long"], ids=["all", "long"])
+@pytest.mark.parametrize("folder", [RESULTS, RESULTS / "long", RESULTS.with_name(
+    "amd-epyc-2-cores-avx2")], ids=["all", "long", "like for like"])
 def test_the_page_in_the_project_follows_from_its_csvs(folder: Path, tmp_path: Path) -> None:
     if not folder.is_dir():
         pytest.skip("the results are not beside these tests")
@@ -97,7 +98,7 @@ def test_page_says_who_did_not_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["Q"], "yardsticks: expected some of P, M, L, SHD, long, got 'Q'"),
+    (["Q"], "yardsticks: expected some of P, M, L, SHD, small, long, got 'Q'"),
     (["--sweep", "N,Q"],
      "--sweep: expected all, none or some of N,B,T,rate,active,threads, got 'Q'"),
     (["--shape", "1,2,3"], "--shape: expected four whole numbers T,B,I,N >= 1, got '1,2,3'"),

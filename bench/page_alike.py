@@ -1,0 +1,91 @@
+"""What is told of a comparison like for like, on a page and in print."""
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+
+from bench import like_for_like
+from bench.like_for_like import WAYS, Alike
+from bench.measure import PASSES, Skip
+from bench.pairs import PAIRS
+from bench.peers import INDEXED
+
+Table = Callable[[Sequence[str], Iterable[Sequence[str]]], str]
+
+
+def section(lines: Sequence[Alike], skipped: Sequence[Skip], table: Table,
+            number: Callable[[float], str]) -> str:
+    """Of the page: a table for each yardstick, and what each pair is."""
+    parts = ["## Like for like: the same equations on both sides",
+             inspect.cleandoc(like_for_like.__doc__ or ""), f"""\
+Times are medians in ms, in brackets minima; float32. "Times faster" is theirs by ours, of the
+medians. Ours is written in two ways: "layer", the one that is recommended, by {WAYS['layer']}; and
+"alif", by {WAYS['alif']}, as one begins; in the first table it stands in brackets. "Differ" counts
+the spikes that are not the same.""", overview(lines, table)]
+    for name in dict.fromkeys(line.yardstick for line in lines):
+        here = [line for line in lines if line.yardstick == name]
+        first = here[0]
+        rows = []
+        for pair in dict.fromkeys(line.pair for line in here):
+            found = {(line.way, line.timed): line for line in here if line.pair == pair}
+            cells = [f"{pair} (`{next(iter(found.values())).row}`)"]
+            for timed in PASSES:
+                one = found["layer", timed]
+                cells += [_times(one.theirs_median_ms, one.theirs_min_ms, number),
+                          _times(one.median_ms, one.min_ms, number),
+                          f"**{number(one.times_faster)}**",
+                          number(found["alif", timed].times_faster)]
+            last = found["layer", PASSES[1]]
+            cells += [f"{last.rate_measured:.1f}", f"{last.differing:,} of {last.entries:,}",
+                      f"{last.gradient_difference:.0e}", str(last.repeats)]
+            rows.append(cells)
+        head = ["", *(text for timed in ("forward", "step") for text in
+                      (f"{timed}: theirs", "layer", "times faster", "alif: times faster")),
+                "spikes %", "differ", "gradients differ", "rounds"]
+        parts += [f"### {first.yardstick}: {first.T} steps, batch {first.B}, {first.I} inputs, "
+                  f"{first.N} neurons; {first.input_rate:g} % of the inputs are spikes",
+                  table(head, rows)]
+        reasons = [f"* {s.contestant}: {s.reason}" for s in skipped if s.yardstick == name]
+        parts += ["Left out:\n\n" + "\n".join(reasons)] if reasons else []
+    who = [f"* {name}: {_about(name)}" for name in dict.fromkeys(line.pair for line in lines)
+           if name in PAIRS]
+    parts.append("Who they are, and what their neurons learn beside all weights:\n\n"
+                 + "\n".join(who))
+    return "\n\n".join(parts)
+
+
+def _about(name: str) -> str:
+    text = " ".join((inspect.getdoc(PAIRS[name]) or "").split()).rstrip(".")
+    return text + (f"; {INDEXED}" if PAIRS[name].indexed else "")
+
+
+def _times(median: float, least: float, number: Callable[[float], str]) -> str:
+    return f"{number(median)} ({number(least)})"
+
+
+def _ratios(lines: Sequence[Alike], way: str) -> tuple[list[str], dict[str, list[str]]]:
+    """Yardsticks; by pair, how many times faster a step of training is on each."""
+    steps = {(line.pair, line.yardstick): line for line in lines
+             if line.timed == PASSES[1] and line.way == way}
+    shapes = list(dict.fromkeys(line.yardstick for line in lines))
+    return shapes, {pair: [f"{steps[pair, shape].times_faster:.1f}" if (pair, shape) in steps
+                           else "-" for shape in shapes]
+                    for pair in dict.fromkeys(line.pair for line in lines)}
+
+
+def overview(lines: Sequence[Alike], table: Table) -> str:
+    """A table of how many times faster a step of training is, by pair and yardstick."""
+    shapes, layer = _ratios(lines, "layer")
+    _, alif = _ratios(lines, "alif")
+    row = {line.pair: line.row for line in lines}
+    return table(["times faster, forward + backward", *shapes],
+                 [[f"{pair} (`{row[pair]}`)", *(f"**{a}** ({b})" for a, b in
+                                                zip(layer[pair], alif[pair], strict=True))]
+                  for pair in layer])
+
+
+def summary(lines: Sequence[Alike]) -> str:
+    """A line for each pair: how many times faster a step is with the same equations."""
+    shapes, layer = _ratios(lines, "layer")
+    text = ["times faster with the same equations, forward + backward: " + ", ".join(shapes)]
+    text += [f"  {pair:32}" + "".join(f"{cell:>8}" for cell in cells)
+             for pair, cells in layer.items()]
+    return "\n".join(text)

@@ -1,0 +1,355 @@
+"""The neurons that people come with, each beside the model of ours that is the same neuron.
+
+A pair has one set of weights: `theirs` runs the package's own layer, or the published loop, over
+the sequence, and the other methods say what functional.layer and functional.alif are given for the
+same spikes and the same gradients. What the package learns by itself is a parameter here and learns
+on both sides. Values are those of the packages and papers, or round numbers near to them.
+"""
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.loops import radlif, srnn
+from bench.peers import linear_of
+from bench.problem import Problem
+from lsnn_ext.functional import State
+
+STRENGTH = 0.1  # of recurrent weights: standard deviation, times sqrt(N), by threshold / gain
+GRID = 2.0**-10  # of weights, by threshold / gain rounded to a power of two
+
+
+class Pair(nn.Module):
+    """One neuron, theirs and ours.
+
+    unit: the current that lifts a resting membrane to the threshold within one step, a power of
+    two.
+    """
+
+    row: str  # the model of ours
+    learned: tuple[str, ...] = ()  # of the neuron's coefficients
+    indexed = False  # see peers.INDEXED
+    unused: tuple[str, ...] = ()  # their parameters that never get a gradient
+    is_loop = False  # of our own, from published equations: no package is needed
+    unit = 1.0
+
+    def __init__(self, problem: Problem, scale: float) -> None:
+        super().__init__()
+        self.steps, self.items, self.size = problem.cotangent.shape
+        w_in, w_rec = scale * problem.w_in, STRENGTH * problem.w_rec
+        self.build(self.rounded(w_in), self.rounded(w_rec).T.contiguous())
+
+    def rounded(self, weight: Tensor) -> Tensor:
+        """Of few bits, so that float32 adds them without an error in any order."""
+        grid = self.unit * GRID
+        return torch.round(weight * self.unit / grid) * grid
+
+    def build(self, w_in: Tensor, w_rec: Tensor) -> None:
+        """Makes the package's layer with weights (to, from)."""
+        raise NotImplementedError
+
+    def theirs(self, x: Tensor) -> Tensor:
+        """Spikes (T, B, N) of inputs (T, B, I)."""
+        raise NotImplementedError
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """What our layer is given for x."""
+        return x
+
+    def weights(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Input weights (N, I), recurrent weights (from, to), bias."""
+        raise NotImplementedError
+
+    def coefficients(self) -> dict[str, Any]:
+        """The keyword arguments of functional.alif, dynamics aside."""
+        raise NotImplementedError
+
+    def current(self, x: Tensor) -> Tensor:
+        """The projected input as torch makes it."""
+        w_in, _, bias = self.weights()
+        return nn.functional.linear(self.inputs(x), w_in, bias)
+
+
+class _Projected(Pair):
+    """With a Linear in front of a layer of N inputs."""
+
+    def build(self, w_in: Tensor, w_rec: Tensor) -> None:
+        self.project = linear_of(w_in)
+        self.layer = self.make(linear_of(w_rec))
+
+    def make(self, recurrent: nn.Linear) -> nn.Module:
+        """The package's layer."""
+        raise NotImplementedError
+
+
+# -------------------------------------------------------------------------------------------- norse
+class _Norse(Pair):
+    """Their rates are not parameters of the module and do not learn."""
+
+    unit = 16.0  # threshold 1, gain 1 / 16
+    names: tuple[str, str, str]
+    more: dict[str, float] = {}
+
+    def build(self, w_in: Tensor, w_rec: Tensor) -> None:
+        norse = importlib.import_module("norse.torch")
+        layer, parameters = (getattr(norse, name) for name in self.names[:2])
+        values = {"tau_syn_inv": 250.0, "tau_mem_inv": 62.5, **self.more}
+        self.values = {name: torch.tensor(value) for name, value in values.items()}
+        N, I = w_in.shape
+        self.layer = layer(I, N, p=parameters(**self.values, method="super",
+                                              alpha=torch.tensor(100.0)),
+                           input_weights=nn.Parameter(w_in),
+                           recurrent_weights=nn.Parameter(w_rec), dt=0.001)
+        # 1 / (slope |u| + 1)^2 at u = 1 tells the slope that it really has
+        with torch.enable_grad():
+            one = torch.ones((), requires_grad=True)
+            spike = norse.functional.threshold.threshold(one, "super", torch.tensor(100.0))
+            self.width = 1 / (float(torch.autograd.grad(spike, one)[0]) ** -0.5 - 1)
+
+    def theirs(self, x: Tensor) -> Tensor:
+        return self.layer(x)[0]  # type: ignore[no-any-return]
+
+    def weights(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        # its hook keeps the diagonal, which is 0, from learning
+        return self.layer.input_weights, self.layer.recurrent_weights.T, None
+
+    def coefficients(self) -> dict[str, Any]:
+        kappa = 0.001 * self.values["tau_mem_inv"]
+        return {"alpha": 1 - kappa, "kappa": kappa, "theta": 1.0,
+                "sigma": 1 - 0.001 * self.values["tau_syn_inv"], "dampening": self.width,
+                "width": self.width}
+
+
+class NorseLSNN(_Norse):
+    """Norse LSNNRecurrent: a step's current acts in the next one."""
+
+    row = "norse_lsnn"
+    names = "LSNNRecurrent", "LSNNParameters", "LSNNState"
+    more = {"tau_adapt_inv": 10.0, "beta": 1.8}
+
+    def inputs(self, x: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(x[:1]), x[:-1]])
+
+    def coefficients(self) -> dict[str, Any]:
+        rho = 1 - 0.001 * self.values["tau_adapt_inv"]
+        # the first adaptation is none: their threshold starts at v_th
+        return super().coefficients() | {"rho": rho, "q": rho * self.values["beta"], "beta": 1.0,
+                                         "delay": 1}
+
+
+class NorseLIF(_Norse):
+    """Norse LIFRecurrent."""
+
+    row = "norse_lif"
+    names = "LIFRecurrent", "LIFParameters", "LIFState"
+
+
+# ----------------------------------------------------------------------------------------- snnTorch
+class RLeaky(_Projected):
+    """snnTorch RLeaky, beta of each neuron and the threshold learned."""
+
+    row, learned = "snntorch_sub", ("beta of each neuron", "threshold")
+    named = "RLeaky"
+
+    def make(self, recurrent: nn.Linear) -> nn.Module:
+        package = importlib.import_module("snntorch")
+        N = recurrent.weight.shape[0]
+        layer: nn.Module = getattr(package, self.named)(
+            beta=torch.full((N,), 0.9375), linear_features=N, learn_beta=True,
+            learn_threshold=True, **self.synapse(N))
+        with torch.no_grad():
+            layer.recurrent.weight.copy_(recurrent.weight)  # type: ignore[operator, union-attr]
+            layer.recurrent.bias.fill_(GRID)  # type: ignore[operator, union-attr]
+        return layer
+
+    def synapse(self, N: int) -> dict[str, Any]:
+        """More arguments of the layer."""
+        return {}
+
+    def theirs(self, x: Tensor) -> Tensor:
+        spikes = membrane = torch.zeros(self.items, self.size)
+        out = []
+        for current in self.project(x):
+            spikes, membrane = self.layer(current, spikes, membrane)
+            out.append(spikes)
+        return torch.stack(out)
+
+    def weights(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        recurrent: Any = self.layer.recurrent
+        return self.project.weight, recurrent.weight.T, recurrent.bias
+
+    def coefficients(self) -> dict[str, Any]:
+        return {"alpha": self.layer.beta.clamp(0, 1), "theta": self.layer.threshold}
+
+
+class RSynaptic(RLeaky):
+    """snnTorch RSynaptic, alpha and beta of each neuron and the threshold learned."""
+
+    learned = "alpha of each neuron", "beta of each neuron", "threshold"
+    named = "RSynaptic"
+
+    def synapse(self, N: int) -> dict[str, Any]:
+        return {"alpha": torch.full((N,), 0.75), "learn_alpha": True}
+
+    def theirs(self, x: Tensor) -> Tensor:
+        spikes = synapse = membrane = torch.zeros(self.items, self.size)
+        out = []
+        for current in self.project(x):
+            spikes, synapse, membrane = self.layer(current, spikes, synapse, membrane)
+            out.append(spikes)
+        return torch.stack(out)
+
+    def coefficients(self) -> dict[str, Any]:
+        return super().coefficients() | {"sigma": self.layer.alpha.clamp(0, 1)}
+
+
+# ------------------------------------------------------------------------------------------- sinabs
+class SinabsALIF(_Projected):
+    """sinabs ALIFRecurrent, its time constants learned; batch first."""
+
+    row, learned, indexed, unit = "sinabs_sub", ("tau_mem", "tau_adapt"), True, 16.0
+    ALIF = True
+
+    def make(self, recurrent: nn.Linear) -> nn.Module:
+        layers, activation = (importlib.import_module(f"sinabs.{name}")
+                              for name in ("layers", "activation"))
+        values = {"tau_mem": torch.tensor(20.0), "rec_connect": recurrent,
+                  "spike_fn": activation.SingleSpike}  # which their LIF would not take by itself
+        if self.ALIF:
+            adaptive: nn.Module = layers.ALIFRecurrent(
+                **values, tau_adapt=torch.tensor(200.0), adapt_scale=1.8)
+            return adaptive
+        plain: nn.Module = layers.LIFRecurrent(**values)
+        return plain
+
+    def theirs(self, x: Tensor) -> Tensor:
+        # it keeps its state, and with it the graph, from call to call
+        self.layer.reset_states()  # type: ignore[operator]
+        return self.layer(self.project(x).transpose(0, 1)).transpose(0, 1)  # type: ignore[no-any-return]
+
+    def weights(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        recurrent: Any = self.layer.rec_connect
+        return self.project.weight, recurrent.weight.T, None
+
+    def coefficients(self) -> dict[str, Any]:
+        values: dict[str, Any] = {"alpha": torch.exp(-1 / self.layer.tau_mem), "theta": 1.0}
+        if self.ALIF:
+            values |= {"rho": torch.exp(-1 / self.layer.tau_adapt), "beta": 1.8}
+        return values
+
+
+class SinabsLIF(SinabsALIF):
+    """sinabs LIFRecurrent of single spikes, its time constant learned; batch first."""
+
+    learned, ALIF, unused = ("tau_mem",), False, ("layer.spike_threshold",)
+
+
+# ------------------------------------------------------------------------------------- SpikingJelly
+class SpikingJelly(_Projected):
+    """SpikingJelly LinearRecurrentContainer with LIFNode: two input matrices, one behind the
+    other, both learned.
+
+    Ours multiplies the two with each other, once a pass, rather than with every input.
+    """
+
+    row, indexed = "sj_hard", True
+
+    def make(self, recurrent: nn.Linear) -> nn.Module:
+        package = "spikingjelly.activation_based"
+        layers, neurons = (importlib.import_module(f"{package}.{name}")
+                           for name in ("layer", "neuron"))
+        self.reset = importlib.import_module(f"{package}.functional").reset_net
+        N = recurrent.weight.shape[0]
+        layer: nn.Module = layers.LinearRecurrentContainer(neurons.LIFNode(), N, N, step_mode="m")
+        with torch.no_grad():
+            layer.rc.weight.copy_(  # type: ignore[operator, union-attr]
+                torch.cat([torch.eye(N), recurrent.weight], dim=1))
+            layer.rc.bias.fill_(GRID)  # type: ignore[operator, union-attr]
+        return layer
+
+    def theirs(self, x: Tensor) -> Tensor:
+        self.reset(self.layer)  # it keeps its state, and with it the graph, from call to call
+        return self.layer(self.project(x))  # type: ignore[no-any-return]
+
+    def weights(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        both: Any = self.layer.rc
+        second, w_rec = both.weight.split(self.size, dim=1)
+        return second @ self.project.weight, w_rec.T, both.bias
+
+    def current(self, x: Tensor) -> Tensor:
+        both: Any = self.layer.rc
+        return nn.functional.linear(self.project(x), both.weight[:, :self.size], both.bias)
+
+    def coefficients(self) -> dict[str, Any]:
+        return {"alpha": 0.5, "kappa": 0.5, "theta": 1.0}
+
+
+# ------------------------------------------------------------------------------------ written loops
+def spread(low: float, high: float, size: int) -> nn.Parameter:
+    """Values of the neurons, each its own."""
+    return nn.Parameter(torch.linspace(low, high, size))
+
+
+class Yin(Pair):
+    """The SRNN loop of Yin et al., tau_m and tau_adp of each neuron learned."""
+
+    row, learned, unit = "srnn", ("tau_m of each neuron", "tau_adp of each neuron"), 0.25
+    is_loop = True
+
+    def build(self, w_in: Tensor, w_rec: Tensor) -> None:
+        self.project, self.recurrent = linear_of(w_in), linear_of(w_rec)
+        self.tau_m, self.tau_adp = spread(15, 25, self.size), spread(150, 250, self.size)
+
+    def theirs(self, x: Tensor) -> Tensor:
+        return srnn(self.project(x), self.recurrent.weight, self.tau_m, self.tau_adp)
+
+    def weights(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        return self.project.weight, self.recurrent.weight.T, None
+
+    def coefficients(self) -> dict[str, Any]:
+        zero = torch.zeros(self.items, self.size)
+        # adaptation starts at the threshold
+        state = State(zero, torch.full_like(zero, 0.01), zero, zero, zero[None])
+        return {"alpha": torch.exp(-1 / self.tau_m), "rho": torch.exp(-1 / self.tau_adp),
+                "theta": 0.01, "beta": 1.8, "state": state}
+
+
+class RadLIF(Pair):
+    """The RadLIF loop of Bittar and Garner, alpha, beta, a and b of each neuron learned."""
+
+    row, unit, is_loop = "adlif", 8.0, True
+    learned = tuple(f"{name} of each neuron" for name in ("alpha", "beta", "a", "b"))
+
+    def build(self, w_in: Tensor, w_rec: Tensor) -> None:
+        self.project = linear_of(w_in)
+        self.V = nn.Parameter(w_rec.T.contiguous())  # (from, to)
+        self.alpha, self.beta = spread(0.85, 0.95, self.size), spread(0.97, 0.99, self.size)
+        self.a, self.b = spread(0.0, 0.2, self.size), spread(0.0, 2.0, self.size)
+
+    def clamped(self) -> tuple[Tensor, ...]:
+        """The neuron's coefficients within the bounds that are published."""
+        def decay(value: Tensor, shortest: float, longest: float) -> Tensor:
+            low, high = torch.exp(-1 / torch.tensor([shortest, longest]))
+            return value.clamp(low, high)
+
+        return (decay(self.alpha, 5, 25), decay(self.beta, 30, 120), self.a.clamp(-1, 1),
+                self.b.clamp(0, 2))
+
+    def theirs(self, x: Tensor) -> Tensor:
+        return radlif(self.project(x), self.weights()[1], *self.clamped())
+
+    def weights(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        return self.project.weight, self.V.clone().fill_diagonal_(0), None
+
+    def coefficients(self) -> dict[str, Any]:
+        alpha, beta, a, b = self.clamped()
+        return {"alpha": alpha, "rho": beta, "p": a, "q": b, "theta": 1.0}
+
+
+PAIRS: dict[str, type[Pair]] = {
+    "norse LSNNRecurrent": NorseLSNN, "norse LIFRecurrent": NorseLIF, "snnTorch RLeaky": RLeaky,
+    "snnTorch RSynaptic": RSynaptic, "sinabs ALIFRecurrent": SinabsALIF,
+    "sinabs LIFRecurrent": SinabsLIF, "SpikingJelly LIFNode": SpikingJelly,
+    "Yin et al., SRNN loop": Yin, "Bittar and Garner, RadLIF loop": RadLIF,
+}

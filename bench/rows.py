@@ -1,0 +1,189 @@
+"""One recurrent layer with the neuron of every model, at the same firing rate: what a model costs
+beside `lsnn`.
+
+    python -m bench.rows                                    all models on P and M
+    python -m bench.rows --rows srnn,adlif --yardsticks P --repeats 21
+
+functional.layer alone, forward and forward + backward, in turn in one run. The gradients of both
+weights are always computed; "learned" adds those of the neuron's own coefficients, one per neuron.
+Times are medians and, in brackets, minima in ms; "x" is the median by that of `lsnn` in the same
+table. A surrogate without an end leaves no row of the backward product out, so no less than the
+dense product is to be done: its time alone, at the rate of a large torch.mm in the same run, is
+printed beside the models that have one.
+"""
+import argparse
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import roofline
+from bench.__main__ import at_least_one, names_among, positive
+from bench.contestants import Contestant
+from bench.measure import LONG_ENOUGH, alternate, bisect_scale, firing_rate
+from bench.problem import ALPHA, BETA, RHO, THETA, YARDSTICKS, Problem
+from lsnn_ext import functional
+from lsnn_ext.models import MODELS
+
+FIRST = "lsnn"  # what the others are compared with
+WITH_AN_END = ("triangle", "boxcar")
+RATE = 3.0  # percent
+STRENGTH = 0.2  # of recurrent weights, by those of the problem
+
+
+@dataclass(frozen=True)
+class Neuron:
+    """What a layer of a model is made with: the values of its makers, as far as the firing rate
+    allows."""
+
+    theta: float = 1.0
+    learned: dict[str, float] = field(default_factory=dict)  # beside alpha and theta
+    fixed: dict[str, float] = field(default_factory=dict)
+    delay: int = 0
+
+
+_LIF = Neuron()
+_LIGHT = Neuron(0.03, {"rho": RHO, "beta": 1.6})
+_CUSTOM = Neuron(0.615, {"rho": RHO, "beta": 0.16})
+_SINABS = Neuron(1.0, {"rho": RHO, "beta": 1.8})
+_BY_PREFIX = {
+    "lsnn": Neuron(THETA, {"rho": RHO, "beta": BETA}),
+    "eprop_elig": _CUSTOM, "eprop_timit": _CUSTOM, "eprop": _LIGHT,
+    "srnn": Neuron(0.01, {"rho": RHO, "beta": 1.8}),
+    "norse_lsnn": Neuron(1.0, {"rho": RHO, "beta": 1.8}, {"sigma": 0.8}, delay=1),
+    "norse_lif": Neuron(fixed={"sigma": 0.8}),
+    "sinabs": _SINABS,
+    "adlif": Neuron(1.0, {"rho": 0.98, "p": 0.1, "q": 1.0}),
+    "se_adlif": Neuron(1.0, {"rho": 0.98, "p": 0.1, "q": 1.0}),
+}
+
+
+def neuron_of(row: str) -> Neuron:
+    """The values for a model; where there are none it is a LIF neuron with threshold 1."""
+    return next((made for prefix, made in _BY_PREFIX.items() if row.startswith(prefix)), _LIF)
+
+
+class Row(Contestant):
+    """A layer of one model with the weights of the problem.
+
+    Recurrent weights are so scaled that a spike lifts a membrane by the same share of the threshold
+    in all models, and weak enough that the inputs and not the recurrence set the rate.
+    """
+
+    def __init__(self, row: str, problem: Problem, learned: bool, scale: float = 1.0) -> None:
+        self.name, self.x, self.cotangent = row, problem.x, problem.cotangent
+        made = neuron_of(row)
+        kappa = 1.0 if MODELS[row].kappa == "1" else 1 - ALPHA
+        unit = made.theta / THETA * (1 - ALPHA) / kappa
+        self.w_in = (scale * unit * problem.w_in).requires_grad_()
+        self.w_rec = (STRENGTH * unit * problem.w_rec).requires_grad_()
+        values = {"alpha": ALPHA, "theta": made.theta, **made.learned}
+        N = problem.w_in.shape[0]
+        self.coefficients: dict[str, Any] = dict(values)
+        if learned:
+            self.coefficients = {name: torch.full((N,), value).requires_grad_()
+                                 for name, value in values.items()}
+        self.others: dict[str, Any] = {**made.fixed, "delay": made.delay}
+
+    def _spikes(self) -> Tensor:
+        spikes = functional.layer(self.x, self.w_in, self.w_rec, dynamics=self.name,
+                                  **self.coefficients, **self.others).spikes
+        assert spikes is not None
+        return spikes
+
+    def forward(self) -> Tensor:
+        with torch.no_grad():
+            return self._spikes()
+
+    def forward_backward(self) -> list[Tensor]:
+        leaves = [self.w_in, self.w_rec, *(value for value in self.coefficients.values()
+                                           if isinstance(value, Tensor))]
+        return list(torch.autograd.grad(self._spikes(), leaves, self.cotangent))
+
+
+@dataclass(frozen=True)
+class Line:
+    """One model on one yardstick."""
+
+    row: str
+    rate: float  # percent
+    learned: str  # names; empty where the coefficients are fixed
+    forward: float  # ms, medians
+    both: float
+    least_forward: float  # ms, minima
+    least_both: float
+
+
+def compare(rows: Sequence[str], problem: Problem, repeats: int, rate: float = RATE,
+            learned: bool = False) -> list[Line]:
+    """The models in turn, each at this firing rate (percent)."""
+    short = problem.first(LONG_ENOUGH)
+    layers, rates = [], []
+    for row in rows:
+        scale, got = bisect_scale(
+            lambda scale, row=row: firing_rate(Row(row, short, False, scale).forward()),  # type: ignore[misc]
+            rate / 100, tolerance=0.02, most=25)
+        layers.append(Row(row, problem, learned, scale))
+        rates.append(100 * got)
+    times = alternate(list(layers), repeats)
+    return [Line(layer.name, got, " ".join(layer.coefficients) if learned else "",
+                 statistics.median(forward), statistics.median(both), min(forward), min(both))
+            for layer, got, (forward, both) in zip(layers, rates, times, strict=True)]
+
+
+def table(lines: Sequence[Line], dense_ms: float) -> str:
+    """The text that is printed; dense_ms: the dense product of the backward pass alone."""
+    first = next((line for line in lines if line.row == FIRST), None)
+    told = []
+    for line in lines:
+        ratios = ("", "") if first is None else (f"{line.forward / first.forward:5.2f}x",
+                                                 f"{line.both / first.both:5.2f}x")
+        surrogate = MODELS[line.row].surrogate
+        end = "" if surrogate in WITH_AN_END else f"  {surrogate}, dense product {dense_ms:.1f}"
+        told.append(f"  {line.row:18} {line.rate:5.2f} %  "
+                    f"forward {line.forward:7.2f} ({line.least_forward:7.2f}) {ratios[0]}  "
+                    f"forward+backward {line.both:7.2f} ({line.least_both:7.2f}) {ratios[1]}{end}")
+    return "\n".join(told)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser("python -m bench.rows", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=names_among(list(MODELS)), default=list(MODELS),
+                        help=f"names of models, {FIRST} is always among them (default: all)")
+    parser.add_argument("--yardsticks", type=names_among(list(YARDSTICKS)), default=["P", "M"],
+                        help="default: P,M")
+    parser.add_argument("--coefficients", choices=("fixed", "learned", "both"), default="both")
+    parser.add_argument("--rate", type=positive, default=RATE,
+                        help="firing rate in %% (default: %(default)g)")
+    parser.add_argument("--repeats", type=at_least_one, default=11,
+                        help="rounds (default: %(default)d)")
+    given = parser.parse_args(arguments)
+    rows = list(dict.fromkeys([FIRST, *given.rows]))
+    ways = {"fixed": [False], "learned": [True], "both": [False, True]}[given.coefficients]
+    for name in given.yardsticks:
+        T, B, I, N = YARDSTICKS[name].shape  # noqa: E741
+        problem = YARDSTICKS[name].problem()
+        for learned in ways:
+            # measured beside each table: the machine may have another mood by then
+            fma = next(r.value for r in roofline.rates() if r.what == "fma")
+            dense_ms = 2.0 * T * B * N * N / fma / 1e6
+            print(f"{name}: T={T} B={B} I={I} N={N}, {torch.get_num_threads()} threads, "
+                  f"{given.repeats} rounds, coefficients "
+                  f"{'learned, one per neuron' if learned else 'fixed'}; dense product "
+                  f"{dense_ms:.2f} ms at {fma:.0f} Gflop/s", flush=True)
+            lines = compare(rows, problem, given.repeats, given.rate, learned)
+            print(table(lines, dense_ms), flush=True)
+            if learned:
+                told = {line.row: line.learned for line in lines}
+                for names in dict.fromkeys(told.values()):
+                    who = ", ".join(row for row, text in told.items() if text == names)
+                    print(f"  learned: {names}: {who}")
+
+
+if __name__ == "__main__":
+    main()

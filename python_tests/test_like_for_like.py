@@ -1,0 +1,200 @@
+"""Like for like: both sides of every pair compute the same, and a pair that does not is refused."""
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench import like_for_like, page, pairs, rows
+from bench.__main__ import main
+from bench.like_for_like import Alike, NotAlikeError, prepared
+from bench.measure import NO_LIMITS, PASSES, Limits, OverLimitError, Skip
+from bench.pairs import PAIRS
+from bench.problem import YARDSTICKS, Problem, Shape, custom
+from lsnn_ext.models import MODELS
+
+SHAPE = Shape(60, 4, 20, 32)
+TINY = custom(SHAPE)
+SRNN = "Yin et al., SRNN loop"
+RADLIF = "Bittar and Garner, RadLIF loop"
+
+
+def _silent(text: str) -> None:
+    pass
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_both_sides_compute_the_same(name: str) -> None:
+    """Every spike, and the gradients of all that learns; compared anew, since a measurement that
+    compares nothing would not show."""
+    if not PAIRS[name].is_loop:
+        pytest.importorskip(name.split()[0].lower())
+    steps, differing, gradient, rate, _ = prepared(name, TINY, NO_LIMITS, _silent)
+    assert differing == 0 and gradient < 1e-4 and 2 < rate < 4
+    spikes = {way: step.module.spikes(step.problem.x) for way, step in steps.items()}
+    want = steps[None].gradients()
+    assert len(want) >= 4 + len(PAIRS[name].learned)  # two weights, the readout's two
+    assert spikes[None].shape == (SHAPE.T, SHAPE.B, SHAPE.N)
+    for way in like_for_like.WAYS:
+        assert torch.equal(spikes[way], spikes[None])
+        got = steps[way].gradients()
+        for parameter, gradient_of in want.items():
+            largest = float(gradient_of.abs().max())
+            assert largest > 0
+            torch.testing.assert_close(got[parameter], gradient_of, rtol=0, atol=1e-4 * largest)
+
+
+def _changed(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> None:
+    coefficients = PAIRS[name].coefficients
+    monkeypatch.setattr(PAIRS[name], "coefficients",
+                        lambda pair: coefficients(pair) | {key: change(coefficients(pair))
+                                                           for key, change in changes.items()})
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"theta": lambda values: 1.125}, "expected equal spikes, got"),
+    ({"eta": lambda values: 0.5}, "expected equal spikes, got"),
+    ({"width": lambda values: 1.25}, "expected equal gradients, got"),
+    ({"dampening": lambda values: 0.5}, "expected equal gradients, got"),
+    ({"alpha": lambda values: values["alpha"].detach()}, "got none of ['pair.alpha']"),
+    ({"q": lambda values: values["q"].detach()}, "got none of ['pair.b']"),
+])
+def test_a_pair_that_is_not_alike_is_refused(changes: dict[str, Any], message: str,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the spikes are right and a gradient is not."""
+    _changed(monkeypatch, RADLIF, **changes)
+    with pytest.raises(NotAlikeError) as refused:
+        like_for_like.measure(TINY, [RADLIF], repeats=1, say=_silent)
+    assert message in str(refused.value)
+
+
+def test_a_gradient_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    gradients = like_for_like.Step.gradients
+
+    def broken(step: like_for_like.Step) -> dict[str, Tensor]:
+        return {name: value * (math.nan if name == "readout.bias" else 1)
+                for name, value in gradients(step).items()}
+
+    monkeypatch.setattr(like_for_like.Step, "gradients", broken)
+    with pytest.raises(NotAlikeError, match="expected equal gradients, got .* nan"):
+        prepared(SRNN, TINY, NO_LIMITS, _silent)
+
+
+def test_weights_that_do_not_learn_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = pairs.Yin.weights
+
+    def frozen(pair: pairs.Yin) -> tuple[Tensor, ...]:
+        w_in, w_rec, _ = weights(pair)
+        return w_in, w_rec.detach(), None
+
+    monkeypatch.setattr(pairs.Yin, "weights", frozen)
+    with pytest.raises(NotAlikeError, match="expected weights that learn"):
+        prepared(SRNN, TINY, NO_LIMITS, _silent)
+
+
+def test_other_weights_are_drawn_where_too_many_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until no more do than the bound allows; an error if they never are so few."""
+    answers = iter([7, 4, 3, 0])
+    monkeypatch.setattr(like_for_like, "_differing", lambda steps: (next(answers), 0.03))
+    monkeypatch.setattr(like_for_like, "MOST_DIFFERING", 3 / (60 * 4 * 32))
+    said: list[str] = []
+    _, differing, _, _, seed = prepared(SRNN, TINY, NO_LIMITS, said.append)
+    assert (differing, seed, len(said)) == (3, 3, 2)
+    answers = iter([7, 4, 5, 9, 4])
+    with pytest.raises(NotAlikeError, match="got 4 that differ of 7,680"):
+        prepared(SRNN, TINY, NO_LIMITS, _silent)
+
+
+def test_who_cannot_run_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*_: object) -> None:
+        raise ModuleNotFoundError("No module named 'absent'")
+
+    monkeypatch.setattr(pairs.Yin, "build", absent)
+    lines, skipped = like_for_like.measure(TINY, [SRNN], repeats=1, say=_silent)
+    assert lines == [] and skipped == [
+        Skip(TINY.name, SRNN, "skipped: ModuleNotFoundError: No module named 'absent'")]
+    with pytest.raises(OverLimitError, match="would need about"):
+        prepared(RADLIF, TINY, Limits(bytes=1e5), _silent)
+    assert PAIRS["SpikingJelly LIFNode"].indexed
+    with pytest.raises(OverLimitError, match="square of the steps"):
+        prepared("SpikingJelly LIFNode", YARDSTICKS["long"], NO_LIMITS, _silent)
+
+
+def test_a_run_leaves_numbers_and_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                         capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(like_for_like, "names_of", lambda peers: [SRNN, RADLIF])
+    main(["--like-for-like", "--shape", ",".join(map(str, SHAPE)), "--repeats", "2", "--out",
+          str(tmp_path)])
+    facts, lines = page.read(Alike, tmp_path / "like_for_like.csv")
+    assert facts["command"] == "python -m bench --like-for-like --shape 60,4,20,32 --repeats 2"
+    assert [(line.pair, line.way, line.timed) for line in lines] == [
+        (pair, way, timed) for pair in (SRNN, RADLIF) for way in like_for_like.WAYS
+        for timed in PASSES]
+    text = (tmp_path / "README.md").read_text()
+    out = capsys.readouterr().out
+    for line in lines:
+        assert 0 < line.min_ms <= line.median_ms and line.differing == 0 and line.repeats == 2
+        assert line.entries == 60 * 4 * 32
+        faster = line.theirs_median_ms / line.median_ms
+        assert line.times_faster == pytest.approx(faster, rel=1e-4)
+        assert line.times_faster_min == pytest.approx(line.theirs_min_ms / line.min_ms, rel=1e-4)
+        overview, row = (row for row in text.splitlines() if row.startswith(f"| {line.pair} "))
+        assert page.number(line.times_faster) in row and f"`{line.row}`" in row
+        if line.timed == PASSES[1]:
+            assert f"{line.times_faster:.1f}" in overview
+        if line.way == "layer" and line.timed == PASSES[1]:
+            assert f"  {line.pair:32}{line.times_faster:8.1f}" in out
+    assert not (tmp_path / "bench.csv").exists()
+    with (tmp_path / "like_for_like_skipped.csv").open() as file:
+        assert list(csv.DictReader(row for row in file if not row.startswith("#"))) == []
+
+
+def test_yardsticks_are_named_either_way(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--like-for-like", "--yardsticks", "P,Q"])
+    assert "--yardsticks: expected some of P,M,L,SHD,small,long, got 'Q'" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------- row against row
+@pytest.mark.parametrize("row", MODELS)
+def test_every_row_fires_and_learns(row: str) -> None:
+    """At the rate that was asked for, and what its neuron has beside its weights has a gradient."""
+    problem = Problem.of(Shape(80, 8, 20, 64))
+    line, = rows.compare([row], problem, 1, learned=True)
+    assert line.rate == pytest.approx(rows.RATE, rel=0.25)
+    learned = ("alpha", "theta", *rows.neuron_of(row).learned)
+    assert line.learned == " ".join(learned)
+    layer = rows.Row(row, problem, True, 4.0)
+    gradients = layer.forward_backward()
+    assert len(gradients) == 2 + len(learned)
+    # its threshold is a constant to the test, and nothing else looks at it
+    silent = {"theta", "rho", "beta"} if row == "sinabs_zero" else set()
+    for name, gradient in zip(("w_in", "w_rec", *learned), gradients, strict=True):
+        assert gradient.isfinite().all()
+        assert bool(gradient.any()) != (name in silent), name
+
+
+def test_rows_are_printed_beside_the_first(monkeypatch: pytest.MonkeyPatch,
+                                           capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(rows.YARDSTICKS, "P", custom(SHAPE))
+    monkeypatch.setattr(rows.roofline, "rates", lambda: [
+        rows.roofline.Rate("fma", 2 * 60 * 4 * 32 * 32 / 1e6 / 0.5, "", "")])
+    rows.main(["--rows", "srnn,adlif", "--yardsticks", "P", "--repeats", "1", "--coefficients",
+               "learned"])
+    out = capsys.readouterr().out
+    names = [line.split()[0] for line in out.splitlines() if "forward+backward" in line]
+    assert names == ["lsnn", "srnn", "adlif"]
+    assert out.count("multi_gaussian, dense product 0.5") == 1 and out.count("dense product") == 2
+    assert "learned: alpha theta rho p q: adlif" in out
+    with pytest.raises(SystemExit):
+        rows.main(["--rows", "nobody"])
+    assert "--rows: expected some of lsnn," in capsys.readouterr().err
+
+
+def test_ratios_are_to_the_first_row() -> None:
+    first = rows.Line("lsnn", 3.0, "", 2.0, 10.0, 1.0, 9.0)
+    text = rows.table([first, rows.Line("srnn", 3.0, "", 3.0, 25.0, 2.0, 20.0)], 7.25)
+    assert "1.50x" in text and "2.50x" in text and "dense product 7.2" in text
