@@ -55,15 +55,14 @@ template <class T> LSNN_INLINE void load_gradient(const Linear& l, int64_t r, in
 inline constexpr int64_t small_gradient = 128 << 10;  // bytes
 template <class T> LSNN_LOCAL void small_gradient_rows(const Linear& l, int64_t r0, int64_t r1,
                                                        T* gw, const LinearScratch<T>& s) {
-  const int64_t I = l.I, NP = padded(l.N), end = (l.N + Vec<T>::lanes - 1) / Vec<T>::lanes *
-                                                 Vec<T>::lanes;
+  const int64_t I = l.I, NP = padded(l.N),
+                end = (l.N + Vec<T>::lanes - 1) / Vec<T>::lanes * Vec<T>::lanes;
   for (int64_t r = r0; r < r1; r++) {
     const T* x = (const T*)l.x + r * I;
     load_gradient(l, r, NP, s.out);
     nonzero(x, I, s.bits);
     const int64_t n = set_bits(s.bits, words(I), 0, 1, s.rows, 0);
-    for (int64_t e = 0; e < n; e++)
-      add_row(gw + s.rows[e] * NP, x[s.rows[e]], s.out, 0, end);
+    for (int64_t e = 0; e < n; e++) add_row(gw + s.rows[e] * NP, x[s.rows[e]], s.out, 0, end);
     if (l.gbias) add_row(gw + I * NP, T(1), s.out, 0, end);
   }
 }

@@ -56,8 +56,7 @@ template <class T> class PackedStep : public OneStep {
     if (given.gw) weight_gradient(given);
     if (given.gbias)
       for (int64_t b = 0; b < l.B; b++)
-        for (int64_t n = 0; n < l.N; n++)
-          ((T*)given.gbias)[n] += ((const T*)given.gx)[b * l.N + n];
+        for (int64_t n = 0; n < l.N; n++) ((T*)given.gbias)[n] += ((const T*)given.gx)[b * l.N + n];
     for (int64_t tile = 0; n_k && tile < tiles(l.B); tile++)
       for (int64_t c = 0; c < n_coefficients; c++)
         for (int64_t n = 0; n < l.N; n++)
@@ -80,8 +79,8 @@ template <class T> class PackedStep : public OneStep {
     if (parallel.threads > 1) return in_teams(parallel, {tiles(B), 1}, tiles(B), bytes, body);
     const Block scratch(bytes.shared + bytes.own);
     Barrier barrier;
-    const Member alone{
-        0, 1, &barrier, nullptr, scratch.data, (char*)scratch.data + bytes.shared, {}};
+    const Member alone{0, 1, &barrier, nullptr, scratch.data, (char*)scratch.data + bytes.shared,
+                       {}};
     for (int64_t tile = 0; tile < tiles(B); tile++) body(tile, alone);
   }
 
@@ -95,8 +94,7 @@ template <class T> class PackedStep : public OneStep {
     const Block scratch(kernels_.linear_scratch(linear));
     for (int64_t s = 0; s < l.S; s++) {
       linear.x = (const T*)f.first.z + l.delays[s] * l.B * l.N;
-      kernels_.linear_gradient(linear, 0, l.B, (T*)f.gw + s * l.N * layer_.packed.NP,
-                               scratch.data);
+      kernels_.linear_gradient(linear, 0, l.B, (T*)f.gw + s * l.N * layer_.packed.NP, scratch.data);
     }
   }
 };

@@ -232,7 +232,8 @@ template <class T> void leaky_backward(const LeakyBackward& f, Parallel parallel
                [&](int64_t c0, int64_t c1) { kernels<T>().leaky_backward(f, c0, c1); });
 }
 
-// ------------------------------------------------------------------------------------------ choices
+// ------------------------------------------------------------------------------------------
+// choices
 template <class T> const Kernels<T>& chosen_kernels() { return kernels<T>(); }
 template <class T> GeneralSpec chosen_spec(const Layer& l, const void* first_r, unsigned want) {
   return spec_of<T>(l, first_r, want);

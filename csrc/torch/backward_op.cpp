@@ -86,8 +86,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
   const ProjectionHolder in = x ? make_projection(*x, projection, l) : ProjectionHolder{};
   const ReadoutHolder out = make_readout(carry, "carry", readout, c.k_out, l);
   const int64_t O = out.readout.O, I = in.projection.I;
-  if (h.coefficients.is_cpu())
-    check_kappa(l, c.coefficient_gradients, type == ScalarType::Double);
+  if (h.coefficients.is_cpu()) check_kappa(l, c.coefficient_gradients, type == ScalarType::Double);
   Maybe gz = g_spikes;
   if (gz) {
     check_like(*gz, "gradient of spikes", carry, "carry");

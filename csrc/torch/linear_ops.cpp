@@ -58,10 +58,10 @@ std::tuple<Tensor, Tensor> linear_events_backward(Tensor g, Tensor x) {
   check_real(x, "x");
   check_like(g, "gradient", x, "x");
   LSNN_EXPECT(x.dim() == 2, "x must have shape (rows, inputs), got ", shape_text(x));
-  LSNN_EXPECT(g.dim() == 2 && (g.size(0) == x.size(0) ||
-                               (g.size(0) > 0 && x.size(0) % g.size(0) == 0)),
-              "gradient must have shape (", x.size(0),
-              ", outputs) or fewer rows that repeat, got ", shape_text(g));
+  LSNN_EXPECT(
+      g.dim() == 2 && (g.size(0) == x.size(0) || (g.size(0) > 0 && x.size(0) % g.size(0) == 0)),
+      "gradient must have shape (", x.size(0), ", outputs) or fewer rows that repeat, got ",
+      shape_text(g));
   const int64_t R = x.size(0), I = x.size(1), N = g.size(1);
   check_numbers(I, N);
   const Tensor from = dense(x), g_dense = dense(g), gw = empty(x, {N, I}, x.scalar_type()),

@@ -34,7 +34,8 @@ inline constexpr const char* record_text =
     "(B,ceil(N/32)) of 32 bits each are what it needs beside the state. Nothing is compared: ask\n"
     "is_current() before.";
 inline constexpr const char* adjoint_text =
-    "The backward pass of such a step. want: bits of the coefficients whose gradient is asked for.\n"
+    "The backward pass of such a step. want: bits of the coefficients whose gradient is asked "
+    "for.\n"
     "g: addresses of the gradients of spikes, v, a, i, z, or 0 for none; to: where those of\n"
     "current, v, a, i, z go; sums: what those of w (S,N,row) of each delay, of the current over\n"
     "the batch (N) and of the coefficients (11,N) are added to; 0 for none, but for current.";
