@@ -106,13 +106,11 @@ class PreparedLayer:
         is_current compare the bytes."""
         if constants != self.constants:
             return False
-        for name, source, alias, address, requires_grad in self.sources:
+        for name, source, alias, address, _ in self.sources:
             tensor = parameters.get(name)
             if tensor is None:
                 tensor = buffers.get(name)
             if tensor is not source or tensor.data_ptr() != address or not tensor.is_set_to(alias):
-                return False
-            if self.recorded and tensor.requires_grad is not requires_grad:
                 return False
         return True
 

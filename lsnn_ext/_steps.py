@@ -65,11 +65,13 @@ class RecordedLayer(PreparedLayer):
                                                 *(sources[name] for name in learned))
 
     def projects(self, projection: Projection) -> bool:
-        """Whether these are the weights and the bias of its inputs, in the same form."""
+        """Whether these are the weights and the bias of its inputs, in the same form, and the same
+        of all parameters require a gradient."""
         return all(
             one is other and form == _form(one)
             for one, other, form in zip(projection, self.projection, self.forms, strict=True)
-        )
+        ) and all(source.requires_grad is requires_grad
+                  for _, source, _, _, requires_grad in self.sources)
 
     def sums_of_pass(self) -> _Sums:
         """What the backward pass at hand adds up; nothing where it does not come to the

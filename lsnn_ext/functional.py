@@ -34,7 +34,7 @@ make_savable(PackedSpikes)
 
 
 def alif(
-    current: Tensor, w_rec: Tensor | None, *, w_in: Tensor | None = None,
+    current: Tensor | PackedSpikes, w_rec: Tensor | None, *, w_in: Tensor | None = None,
     bias: Tensor | None = None, alpha: Coefficient, theta: Coefficient,
     rho: Coefficient | None = None, beta: Coefficient | None = None,
     kappa: Coefficient | None = None, q: Coefficient | None = None, p: Coefficient | None = None,
@@ -49,10 +49,15 @@ def alif(
     """Recurrent neurons with adaptation over a whole sequence, as one operator; docs/equations.md
     has the equations.
 
+    With w_in the projection of the inputs is part of the call, which then takes the same ways as
+    layer: what stands in front as torch.nn.functional.linear writes a current (T, B, N) into fresh
+    memory, and its gradient too.
+
     Args:
-        current: (T, B, N) input current x_t, already projected; with w_in the inputs (T, B, I).
-            float32 and float64 are computed as such; bfloat16 and float16 in float32, the spikes
-            are then returned in the dtype of current. T = 0 and B = 0 are allowed.
+        current: (T, B, N) input current x_t, already projected; with w_in the inputs (T, B, I),
+            or spikes of another layer as bits. float32 and float64 are computed as such; bfloat16
+            and float16 in float32, the spikes are then returned in the dtype of current. T = 0 and
+            B = 0 are allowed.
         w_rec: (N, N) recurrent weights, w_rec[j, k] from neuron j to neuron k; (S, N, N): w_rec[s,
             j, k] acts with the s-th of S delays; None: no recurrence, at no cost.
         w_in: (N, I) input weights, as of torch.nn.functional.linear: the current is their product
@@ -136,7 +141,8 @@ def alif(
     elif bias is not None:
         raise ValueError("bias: expected w_in beside it, got none")
     else:
-        made = of_current(current, w_rec, neuron)
+        # PackedSpikes are refused there
+        made = of_current(current, w_rec, neuron)  # type: ignore[arg-type]
     assert made.spikes is not None
     if made.traces is None:
         return made.spikes, made.state

@@ -104,7 +104,7 @@ PYBIND11_MODULE(_C, m) {
                     Address, Address, Address, Address, bool,
                     std::vector<std::pair<Address, int64_t>>, bool>(),
            "wide"_a, "N"_a, "constants"_a, "numbers"_a, "delays"_a, "coefficients"_a, "w"_a,
-           "delay"_a, "stored"_a, "autapses"_a, "sources"_a, "recorded"_a)
+           "delay"_a, "stored"_a, "autapses"_a, "sources"_a, "recorded"_a = false)
       .def("is_current", &PreparedLayer::is_current, lsnn::binding::is_current_text)
       .def("record", &PreparedLayer::record, py::call_guard<py::gil_scoped_release>(),
            lsnn::binding::record_text, "B"_a, "current"_a, "first"_a, "last"_a, "spikes"_a, "y"_a,

@@ -2,17 +2,23 @@
 
 Without gradients these are sequences of few steps, with gradients single steps.
 """
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from .. import functional
-from ..functional import Layered, PreparedLayer, RecordedLayer
+from ..functional import Layered, PreparedLayer, Projection, RecordedLayer
 from ..models import State
 
 if TYPE_CHECKING:
     from .recurrent import Recurrent
+
+
+def _projection(layer: "Recurrent", suffix: str) -> Projection:
+    w_in = layer._parameters["weight_ih" + suffix]
+    assert w_in is not None  # _ready has looked
+    return Projection(w_in, layer._parameters.get("bias_ih" + suffix))
 
 
 def _prepared_layer(layer: "Recurrent", suffix: str, kept: dict[str, PreparedLayer],
@@ -24,15 +30,13 @@ def _prepared_layer(layer: "Recurrent", suffix: str, kept: dict[str, PreparedLay
     constants = (N, layer.dt, layer.autapses, layer.refractory, delay, layer.dynamics,
                  layer.surrogate, layer.dampening, layer.surrogate_cutoff)
     parameters, buffers, prepared = layer._parameters, layer._buffers, kept.get(suffix)
-    w_in, bias = parameters["weight_ih" + suffix], parameters.get("bias_ih" + suffix)
-    assert w_in is not None  # _ready has looked
-    projection = functional.Projection(w_in, bias)
     if (
         prepared is not None and not anew and prepared.is_valid_for(constants, parameters, buffers)
-        and (not recorded
-             or isinstance(prepared, RecordedLayer) and prepared.projects(projection))
+        and (not recorded or isinstance(prepared, RecordedLayer)
+             and prepared.projects(_projection(layer, suffix)))
     ):
         return prepared
+    projection = w_in, bias = _projection(layer, suffix)
     names = [name + suffix for name in layer._neuron]
     names += ["weight_hh" + suffix] if layer.recurrent else []
     names += ["delay"] if delay is None else []
@@ -67,14 +71,10 @@ def _prepared_layer(layer: "Recurrent", suffix: str, kept: dict[str, PreparedLay
     return kept[suffix]
 
 
-class _Ready(NamedTuple):
-    """What a short call is made of."""
-
-    x: Tensor  # (steps * B, I)
-    state: State  # as of forward
-    # of each layer its suffix, and what it takes
-    layers: list[tuple[str, PreparedLayer, Tensor, Tensor | None]]
-    kept: dict[str, PreparedLayer]
+# What a short call is made of: x (steps * B, I), the state as of forward, of each layer its suffix
+# and what it takes, and the layers that are kept.
+_Ready: TypeAlias = tuple[
+    Tensor, State, list[tuple[str, PreparedLayer, Tensor, Tensor | None]], dict[str, PreparedLayer]]
 
 
 def _ready(
@@ -115,6 +115,7 @@ def _ready(
     if state is None:
         v = a = i = r = torch.zeros(form, dtype=dtype)
         z = torch.zeros(past, dtype=dtype)
+        state = State(v, a, i, r, z)
     elif type(state) is State:
         v, a, i, r, z = state
         for leaf in (v, a, i, r):
@@ -124,7 +125,7 @@ def _ready(
             return None
     else:
         return None
-    return _Ready(x, State(v, a, i, r, z), layers, kept)
+    return x, state, layers, kept
 
 
 def recorded_call(
