@@ -138,11 +138,6 @@ def prepared_layer(d: Draw) -> Call:
     constants |= {"dynamics": d.random.randrange(len(MODELS)),
                   "surrogate": d.random.randrange(len(SURROGATES)), "refractory": d.one_of(0, 2)}
     args = {"memory": memory, "wide": wide, "N": d.one_of(1, 5, 33),
-<<<<<<< HEAD
             "constants": list(constants.values()), "numbers": [0.3, 0.0, math.inf],
-            "delays": [d.one_of(0, 1, 3)], "autapses": d.chance(0.5)}
-=======
-            "constants": list(constants.values()), "numbers": [0.3, 0.0],
             "delays": [d.one_of(0, 1, 3)], "autapses": d.chance(0.5), "recorded": d.chance(0.5)}
->>>>>>> steps12
     return Call("_C.PreparedLayer", _prepared_layer, args)
