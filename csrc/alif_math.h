@@ -96,7 +96,8 @@ template <class Spec> LSNN_INLINE Spec spec_of(const GeneralSpec& g) {
 }
 
 template <class F> struct Coefs {
-  F alpha, kappa, rho, q, p, beta, eta, theta, sigma, width, R, dampening, n_ref, cutoff;
+  F alpha, kappa, rho, q, p, beta, eta, theta, sigma, width, R, dampening, n_ref, cutoff,
+      inverse_width;
 };
 
 // what a step reads of the step before, and leaves to the next
@@ -124,6 +125,13 @@ template <class Spec, class F> LSNN_INLINE F scale(const Spec& spec, const Coefs
 // There m counts as 0, and no gradient passes the test. A width of its own is a normal number.
 template <class Spec, class F> LSNN_INLINE F unless_vanishing(const Spec& spec, F s, F x) {
   return spec.model.scale == Scale::width_A ? select(abs_(s) < least_normal(s), F(0), x) : x;
+}
+
+// 1 / s of (7), or 0 where s vanishes.
+template <class Spec, class F> LSNN_INLINE F inverse_scale(const Spec& spec, const Coefs<F>& k,
+                                                           F s) {
+  if (spec.model.scale == Scale::width) return k.inverse_width;
+  return unless_vanishing(spec, s, reciprocal_(s));
 }
 
 // [m > 0] of (7) without the division: the sign of n - A, turned round where s is negative (a
@@ -279,13 +287,13 @@ template <class Spec, class F>
 LSNN_INLINE F spike_adjoint(const Spec& spec, const Coefs<F>& k, F zb, F n, F A, F& Ab,
                             Coefs<F>& g) {
   const F s = scale(spec, k, A);
-  const F inverse = unless_vanishing(spec, s, reciprocal_(s));
+  const F inverse = inverse_scale(spec, k, s);
   const F m = (n - A) * inverse;  // m = (n - A) / s
   F psi = psi_shape(spec.surrogate, m);
   if (spec.cut) psi = select(psi_vanishes(spec.surrogate, n - A, s, spec.cut, k.cutoff), F(0), psi);
   const F mb = zb * (k.dampening * psi);
   const F nb = mb * inverse;
-  g.width = g.width - mb * m / k.width;  // s = width | width A
+  g.width = g.width - mb * m * k.inverse_width;  // s = width | width A
   Ab = Ab - (spec.model.scale == Scale::width_A ? nb * (F(1) + k.width * m) : nb);
   return nb;
 }

@@ -21,8 +21,8 @@ inline constexpr int64_t tile_items(int64_t B) {
 }
 inline constexpr int64_t tiles(int64_t B) { return (B + tile_items(B) - 1) / tile_items(B); }
 
-// The rows of coefficients, and behind them what is the same for all neurons.
-inline constexpr int packed_coefficients = n_coefficients + 3;
+// The rows of coefficients, and behind them what else equations read.
+inline constexpr int packed_coefficients = n_coefficients + 4;
 
 // Numbers of a row of dL/dc and dL/dz: an odd multiple of four cache lines. Then the same columns
 // of 16 items lie evenly in the L1 cache; with rows of a power of two items would push each other

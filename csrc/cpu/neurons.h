@@ -28,7 +28,8 @@ template <class T> LSNN_INLINE Coefs<Vec<T>> load_coefficients(const T* coeffici
           row(R_),
           row(n_coefficients),
           row(n_coefficients + 1),
-          row(n_coefficients + 2)};
+          row(n_coefficients + 2),
+          row(n_coefficients + 3)};
 }
 
 // Spikes of an item: bits, or numbers in the steps before the first and where spikes are smooth.
@@ -199,7 +200,8 @@ template <class T> struct AdjointRow {
 inline constexpr unsigned membrane_group = 1 << ALPHA | 1 << KAPPA,
                           adaptation_group = 1 << RHO | 1 << Q,
                           threshold_group = 1 << BETA | 1 << THETA,
-                          other_group = 1 << P | 1 << ETA | 1 << SIGMA | 1 << WIDTH | 1 << R_;
+                          spike_group = 1 << WIDTH | 1 << R_,
+                          term_group = 1 << P | 1 << ETA | 1 << SIGMA;
 
 template <class T, class Spec>
 LSNN_LOCAL void adjoint_row(const GeneralSpec& general, const AdjointRow<T>& given) {
@@ -246,12 +248,15 @@ LSNN_LOCAL void adjoint_row(const GeneralSpec& general, const AdjointRow<T>& giv
       add(BETA, g.beta);
       add(THETA, g.theta);
     }
-    if (!(spec.want & other_group)) continue;
-    add(P, g.p);
-    add(ETA, g.eta);
-    add(SIGMA, g.sigma);
-    add(WIDTH, g.width);
-    add(R_, g.R);
+    if (spec.want & spike_group) {
+      add(WIDTH, g.width);
+      add(R_, g.R);
+    }
+    if (spec.want & term_group) {
+      add(P, g.p);
+      add(ETA, g.eta);
+      add(SIGMA, g.sigma);
+    }
   }
 }
 

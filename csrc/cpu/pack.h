@@ -179,15 +179,18 @@ template <class T> struct PackedLayer {
       for (int64_t j = 0; j < NP; j++)
         for (int64_t o = 0; o < out.O; o++)
           panels_out[(j / panel * out.O + o) * panel + j % panel] = w_oj(o, j);
-    const T common[] = {T(l.dampening), T(l.n_ref), T(l.cutoff)};
     for (int64_t c = 0; c < packed_coefficients; c++)
       for (int64_t n = 0; n < NP; n++) {
         // harmless: no spike, no division by 0
         const T padding = c == THETA || c == WIDTH ? T(1) : T(0);
         k[(n / lanes * packed_coefficients + c) * lanes + n % lanes] =
-            c >= n_coefficients ? common[c - n_coefficients]
-            : n < N             ? ((const T*)l.coefficients)[c * N + n]
-                                : padding;
+            c == n_coefficients       ? T(l.dampening)
+            : c == n_coefficients + 1 ? T(l.n_ref)
+            : c == n_coefficients + 2 ? T(l.cutoff)
+            : c == n_coefficients + 3
+                ? (n < N ? T(1) / ((const T*)l.coefficients)[WIDTH * N + n] : T(1))
+            : n < N ? ((const T*)l.coefficients)[c * N + n]
+                    : padding;
       }
     packed = {.l1_size = l1_size(l.options),
               .NP = NP,

@@ -62,7 +62,8 @@ template <class T> struct QuadCoefs {
             k[R_].pick(q),
             dampening,
             n_ref,
-            cutoff};
+            cutoff,
+            reciprocal_(k[WIDTH].pick(q))};
   }
 };
 
