@@ -96,8 +96,9 @@ template <class Spec> LSNN_INLINE Spec spec_of(const GeneralSpec& g) {
 }
 
 template <class F> struct Coefs {
-  F alpha, kappa, rho, q, p, beta, eta, theta, sigma, width, R, dampening, n_ref, cutoff,
-      inverse_width;
+  F alpha, kappa, rho, q, p, beta, eta, theta, sigma, width, R;
+  F dampening, n_ref, cutoff;
+  F inverse_kappa, inverse_width;  // for gradients: a division takes as long as five products
 };
 
 // what a step reads of the step before, and leaves to the next
@@ -229,7 +230,7 @@ LSNN_INLINE Mask<F> replay(const Spec& spec, const Coefs<F>& k, F y, F z, Mask<F
                            Carry<F>& s) {
   const F a = adaptation(spec, k, s);  // (3)
   const F A = k.theta + k.beta * a;  // (4)
-  const F i = (spec.want >> SIGMA & 1) ? (y - k.alpha * s.v) / k.kappa + k.eta * a : F(0);
+  const F i = (spec.want >> SIGMA & 1) ? (y - k.alpha * s.v) * k.inverse_kappa + k.eta * a : F(0);
   const F u = spec.model.when == When::next ? reset(spec, k, y, s.z, A) : y;  // (6)
   const F n = spec.model.test == Test::old_v ? s.v : u;
   Mask<F> blocked =
@@ -323,7 +324,7 @@ LSNN_INLINE F step_adjoint(const Spec& spec, const Coefs<F>& k, const Carry<F>& 
       spec.model.when == When::next ? reset_adjoint(spec, k, ub, y, before.z, A, z1b, Ab, g) : ub;
   // (5) y = alpha v' + kappa (i - eta a)
   g.alpha = g.alpha + yb * before.v;
-  if (spec.want >> KAPPA & 1) g.kappa = g.kappa + yb * ((y - k.alpha * before.v) / k.kappa);
+  if (spec.want >> KAPPA & 1) g.kappa = g.kappa + yb * ((y - k.alpha * before.v) * k.inverse_kappa);
   const F drive_b = k.kappa * yb;
   v1b = v1b + k.alpha * yb;
   const F ib = d.i + drive_b;

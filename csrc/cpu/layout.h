@@ -22,7 +22,7 @@ inline constexpr int64_t tile_items(int64_t B) {
 inline constexpr int64_t tiles(int64_t B) { return (B + tile_items(B) - 1) / tile_items(B); }
 
 // The rows of coefficients, and behind them what else equations read.
-inline constexpr int packed_coefficients = n_coefficients + 4;
+inline constexpr int packed_coefficients = n_coefficients + 5;
 
 // Numbers of a row of dL/dc and dL/dz: an odd multiple of four cache lines. Then the same columns
 // of 16 items lie evenly in the L1 cache; with rows of a power of two items would push each other
@@ -51,7 +51,7 @@ template <class T> struct Packed {
   const T* panels;
   const T* w_out;          // [N,OP] of the readout
   const T* panels_out;     // [NP/panel,O,panel] the same with j innermost
-  // [NP/lanes,packed_coefficients,lanes] padded with harmless values; then dampening, n_ref, cutoff
+  // [NP/lanes,packed_coefficients,lanes] padded with harmless values; the rows as in Coefs
   const T* coefficients;
   const uint16_t* w_bf16;  // [S * N,NP] bfloat16 of w without the inputs, or null: not wanted
   Sparse<T> sparse;

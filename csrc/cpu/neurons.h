@@ -29,7 +29,8 @@ template <class T> LSNN_INLINE Coefs<Vec<T>> load_coefficients(const T* coeffici
           row(n_coefficients),
           row(n_coefficients + 1),
           row(n_coefficients + 2),
-          row(n_coefficients + 3)};
+          row(n_coefficients + 3),
+          row(n_coefficients + 4)};
 }
 
 // Spikes of an item: bits, or numbers in the steps before the first and where spikes are smooth.

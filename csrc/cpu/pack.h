@@ -180,18 +180,8 @@ template <class T> struct PackedLayer {
         for (int64_t o = 0; o < out.O; o++)
           panels_out[(j / panel * out.O + o) * panel + j % panel] = w_oj(o, j);
     for (int64_t c = 0; c < packed_coefficients; c++)
-      for (int64_t n = 0; n < NP; n++) {
-        // harmless: no spike, no division by 0
-        const T padding = c == THETA || c == WIDTH ? T(1) : T(0);
-        k[(n / lanes * packed_coefficients + c) * lanes + n % lanes] =
-            c == n_coefficients       ? T(l.dampening)
-            : c == n_coefficients + 1 ? T(l.n_ref)
-            : c == n_coefficients + 2 ? T(l.cutoff)
-            : c == n_coefficients + 3
-                ? (n < N ? T(1) / ((const T*)l.coefficients)[WIDTH * N + n] : T(1))
-            : n < N ? ((const T*)l.coefficients)[c * N + n]
-                    : padding;
-      }
+      for (int64_t n = 0; n < NP; n++)
+        k[(n / lanes * packed_coefficients + c) * lanes + n % lanes] = coefficient(l, c, n);
     packed = {.l1_size = l1_size(l.options),
               .NP = NP,
               .W = words(N),
@@ -218,6 +208,18 @@ template <class T> struct PackedLayer {
   }
 
  private:
+  // Row c of Coefs at neuron n; beyond N harmless: no spike, no division by 0.
+  static T coefficient(const Layer& l, int64_t c, int64_t n) {
+    const T common[] = {T(l.dampening), T(l.n_ref), T(l.cutoff)};
+    constexpr int64_t inverse_kappa = n_coefficients + 3, inverse_width = n_coefficients + 4;
+    if (c >= n_coefficients && c < inverse_kappa) return common[c - n_coefficients];
+    if (n >= l.N) return T(c == THETA || c == WIDTH ? 1 : 0);
+    const T* k = (const T*)l.coefficients + n;
+    if (c == inverse_kappa) return T(1) / k[KAPPA * l.N];
+    if (c == inverse_width) return T(1) / k[WIDTH * l.N];
+    return k[c * l.N];
+  }
+
   std::vector<uint16_t> w_bf16;
   std::vector<uint32_t> start;
   std::vector<uint16_t> column;

@@ -63,6 +63,7 @@ template <class T> struct QuadCoefs {
             dampening,
             n_ref,
             cutoff,
+            reciprocal_(k[KAPPA].pick(q)),
             reciprocal_(k[WIDTH].pick(q))};
   }
 };
