@@ -26,8 +26,6 @@ struct GeneralSpec {
   unsigned want;  // coefficients whose gradient is asked for
 };
 
-// By value: the address of a name differs between translation units where equal strings are not
-// merged.
 LSNN_INLINE constexpr bool same(const Choices& a, const Choices& b) {
   return a.test == b.test && a.ge == b.ge && a.scale == b.scale && a.reset == b.reset &&
          a.when == b.when && a.drive == b.drive && a.detach == b.detach;

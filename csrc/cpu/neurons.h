@@ -2,7 +2,6 @@
 // one item. All that depends on the model stands here, so that the rest of the CPU kernels is
 // compiled once and these loops for each model.
 #pragma once
-#include <array>
 #include <utility>
 
 #include "layout.h"
@@ -48,9 +47,9 @@ template <class T> struct Spikes {
 // Where an item's carried variables lie: [NP] each; i and r are not read where the model has none.
 template <class T> struct CarriedRows { T *v, *a, *i, *r; };
 
-template <class Spec, class T>
-LSNN_INLINE Carry<Vec<T>> load_carry(const Spec&, const CarriedRows<T>& rows, bool has_i,
-                                     bool has_r, const Spikes<T>& z, int64_t n) {
+template <class T>
+LSNN_INLINE Carry<Vec<T>> load_carry(const CarriedRows<T>& rows, bool has_i, bool has_r,
+                                     const Spikes<T>& z, int64_t n) {
   return {load(rows.v + n), load(rows.a + n), has_i ? load(rows.i + n) : Vec<T>(0),
           has_r ? load(rows.r + n) : Vec<T>(0), z(n)};
 }
@@ -87,7 +86,7 @@ LSNN_LOCAL void step_row(const GeneralSpec& general, const StepRow<T>& given) {
   const bool traced = row.trace_v || row.trace_a || row.trace_A;
   for (int64_t n = row.n0; n < row.n1; n += V::lanes) {
     const Coefs<V> k = load_coefficients(row.coefficients, n);
-    Carry<V> carry = load_carry(spec, row.carried, spec.synapse, spec.refractory, row.before, n);
+    Carry<V> carry = load_carry(row.carried, spec.synapse, spec.refractory, row.before, n);
     const Stepped<V> out = step(spec, k, load(row.c + n), carry);
     store_carry(row.carried, write_i, spec.refractory, carry, n);
     if (spec.smooth) store(row.smooth_z + n, carry.z);
@@ -132,7 +131,7 @@ LSNN_LOCAL void replay_steps(const GeneralSpec& general, const ReplaySteps<T>& g
   const bool has_i = spec.want >> SIGMA & 1;
   for (int64_t n = rows.n0; n < rows.n1; n += V::lanes) {
     const Coefs<V> k = load_coefficients(rows.coefficients, n);
-    Carry<V> carry = load_carry(spec, rows.read, has_i, spec.refractory, rows.before, n);
+    Carry<V> carry = load_carry(rows.read, has_i, spec.refractory, rows.before, n);
     Spikes<T> after = rows.after;
     int64_t t = 0;
     auto next = [&]() LSNN_LAMBDA {
@@ -167,7 +166,7 @@ LSNN_LOCAL int64_t replay_row(const GeneralSpec& general, const ReplayRow<T>& gi
   for (int64_t n = row.n0; n < row.n1; n += L) {
     const int64_t left = row.N - n;
     const Coefs<V> k = load_coefficients(row.coefficients, n);
-    Carry<V> carry = load_carry(spec, row.read, has_i, spec.refractory, row.before, n);
+    Carry<V> carry = load_carry(row.read, has_i, spec.refractory, row.before, n);
     const VecMask<T> blocked = replay(spec, k, load_n(row.y + n, left), row.after(n),
                                       get_bits<T>(row.after.bits, n), carry);
     store_carry(row.left, has_i, spec.refractory, carry, n);
@@ -213,7 +212,7 @@ LSNN_LOCAL void adjoint_row(const GeneralSpec& general, const AdjointRow<T>& giv
   for (int64_t n = row.n0; n < row.n1; n += V::lanes) {
     const int64_t left = row.N - n;
     const Coefs<V> k = load_coefficients(row.coefficients, n);
-    const Carry<V> carry = load_carry(spec, row.read, has_i, spec.refractory, row.before, n);
+    const Carry<V> carry = load_carry(row.read, has_i, spec.refractory, row.before, n);
     Adjoint<V> d = {load(row.dv + n), load(row.da + n), row.read_di ? load(row.di + n) : V(0),
                     load(row.dz + n)};
     V Ab = V(0);
@@ -317,20 +316,21 @@ template <class T, int row> constexpr ModelKernels<T> kernels_of_model() {
           kernels_with<T, row, Synapse, Synapse>(), kernels_with<T, row, Coupling, Coupling>(),
           kernels_with<T, row, AllTerms, AllTerms>()};
 }
+template <class T> struct KernelTable { ModelKernels<T> of[n_models]; };
 template <class T, int... rows>
-constexpr auto kernels_of_models(std::integer_sequence<int, rows...>) {
-  return std::array<ModelKernels<T>, sizeof...(rows)>{kernels_of_model<T, rows>()...};
+constexpr KernelTable<T> kernels_of_models(std::integer_sequence<int, rows...>) {
+  return {{kernels_of_model<T, rows>()...}};
 }
 
 // A model with another surrogate than its own keeps all kernels that do not read it.
 template <class T> LSNN_LOCAL NeuronKernels<T> neuron_kernels(const GeneralSpec& spec) {
-  static constexpr auto of_models =
+  static constexpr KernelTable<T> table =
       kernels_of_models<T>(std::make_integer_sequence<int, n_models>());
   NeuronKernels<T> chosen = general_kernels<T>;
   if (spec.smooth) return chosen;
   for (int row = 0; row < n_models; row++) {
     if (!same(models[row], spec.model)) continue;
-    const NeuronKernels<T>& known = of_models.data()[row][spec];
+    const NeuronKernels<T>& known = table.of[row][spec];
     if (models[row].surrogate == spec.surrogate) return known;
     chosen.step = known.step;
     if (of_replay(models[row].surrogate) != of_replay(spec.surrogate)) continue;
