@@ -114,7 +114,7 @@ try:
     out = torch.ops.lsnn.alif_forward(
         x, [torch.zeros(32, N)] * 4 + [torch.zeros(1, 32, N)],
         torch.full((11, 1), .5).expand(11, N), [w], [0], [], [],
-        [0] * 9, [.3, 0.], [])
+        [0] * 9, [.3, 0., 1.], [])
 except RuntimeError as error:
     print(error)
 running = False

@@ -285,6 +285,8 @@ template <class T> constexpr NeuronKernels<T> general_kernels = {
 
 // Of a model of the table with its own surrogate, by the terms that a layer has.
 template <class T> struct ModelKernels {
+  Choices choices;
+  Surrogate surrogate;
   NeuronKernels<T> fixed, learned, synapse, coupling, all_terms;
 
   LSNN_METHOD const NeuronKernels<T>& operator[](const GeneralSpec& g) const {
@@ -311,9 +313,12 @@ constexpr NeuronKernels<T> kernels_with() {
           adjoint_row<T, Adjoint>};
 }
 template <class T, int row> constexpr ModelKernels<T> kernels_of_model() {
-  return {kernels_with<T, row, NoTerms, NoTerms>(),
+  return {choices_of(row),
+          models[row].surrogate,
+          kernels_with<T, row, NoTerms, NoTerms>(),
           kernels_with<T, row, NoTerms, LearnedCoefficients>(),
-          kernels_with<T, row, Synapse, Synapse>(), kernels_with<T, row, Coupling, Coupling>(),
+          kernels_with<T, row, Synapse, Synapse>(),
+          kernels_with<T, row, Coupling, Coupling>(),
           kernels_with<T, row, AllTerms, AllTerms>()};
 }
 template <class T> struct KernelTable { ModelKernels<T> of[n_models]; };
@@ -328,12 +333,12 @@ template <class T> LSNN_LOCAL NeuronKernels<T> neuron_kernels(const GeneralSpec&
       kernels_of_models<T>(std::make_integer_sequence<int, n_models>());
   NeuronKernels<T> chosen = general_kernels<T>;
   if (spec.smooth) return chosen;
-  for (int row = 0; row < n_models; row++) {
-    if (!same(models[row], spec.model)) continue;
-    const NeuronKernels<T>& known = table.of[row][spec];
-    if (models[row].surrogate == spec.surrogate) return known;
+  for (const ModelKernels<T>& of_model : table.of) {
+    if (!same(of_model.choices, spec.model)) continue;
+    const NeuronKernels<T>& known = of_model[spec];
+    if (of_model.surrogate == spec.surrogate) return known;
     chosen.step = known.step;
-    if (of_replay(models[row].surrogate) != of_replay(spec.surrogate)) continue;
+    if (of_replay(of_model.surrogate) != of_replay(spec.surrogate)) continue;
     chosen.replay_steps = known.replay_steps;
     chosen.replay = known.replay;
   }
