@@ -298,17 +298,24 @@ template <class T> struct ModelKernels {
 };
 
 // Double precision is for checks, and the portable kernels are for processors of which nothing is
-// known: they have one kernel for all terms.
-template <class T, class Terms>
-using Compiled = std::conditional_t<sizeof(T) == 4 && LSNN_ISA != 0, Terms, AllTerms>;
+// known: they have one kernel for all terms. So has every model but the first where the build says
+// so, as sanitizers make the compiler slow.
+#ifdef LSNN_FEW_KERNELS
+inline constexpr int models_by_terms = 1;
+#else
+inline constexpr int models_by_terms = n_models;
+#endif
+template <class T, int row, class Terms>
+using Compiled =
+    std::conditional_t < sizeof(T) == 4 && LSNN_ISA != 0 && row<models_by_terms, Terms, AllTerms>;
 
 template <class T, int row, class Terms, class AdjointTerms>
 constexpr NeuronKernels<T> kernels_with() {
   constexpr Choices choices = choices_of(row);
   constexpr Surrogate surrogate = models[row].surrogate;
-  using Step = ModelSpec<of_forward(choices), Surrogate::triangle, Compiled<T, Terms>>;
-  using Replay = ModelSpec<of_forward(choices), of_replay(surrogate), Compiled<T, Terms>>;
-  using Adjoint = ModelSpec<choices, surrogate, Compiled<T, AdjointTerms>>;
+  using Step = ModelSpec<of_forward(choices), Surrogate::triangle, Compiled<T, row, Terms>>;
+  using Replay = ModelSpec<of_forward(choices), of_replay(surrogate), Compiled<T, row, Terms>>;
+  using Adjoint = ModelSpec<choices, surrogate, Compiled<T, row, AdjointTerms>>;
   return {step_row<T, Step>, replay_steps<T, Replay>, replay_row<T, Replay>,
           adjoint_row<T, Adjoint>};
 }
