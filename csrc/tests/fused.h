@@ -127,7 +127,7 @@ template <class T> void check_fused(const Case& c, int64_t I, int64_t O, bool bi
   Run<T> apart(c);
   cpu::linear_forward<T>(
       {c.T * c.B, I, c.N, inside.in.get(), inside.w_in.get(), I, 1, bias ? inside.c.get() : nullptr,
-       apart.b[x].get(), nullptr, nullptr, nullptr},
+       apart.b[x].get(), nullptr, 0, nullptr, nullptr},
       parallel);
   cpu::forward<T>(apart.forward_args(), parallel);
   check_same("projection inside", inside.r, apart, z, gx);

@@ -273,9 +273,9 @@ template <class T> void check_linear(int64_t R, int64_t I, int64_t N, bool bias,
     gw[run] = drawn_buffer(N * I, 0);
     gc[run] = drawn_buffer(N, 0);
     cpu::linear_forward<T>({R, I, N, x.get(), w.get(), of_n, of_i, bias ? c.get() : nullptr,
-                            y[run].get(), nullptr, nullptr, nullptr},
+                            y[run].get(), nullptr, 0, nullptr, nullptr},
                            parallel());
-    cpu::linear_backward<T>({R, I, N, x.get(), nullptr, 0, 0, nullptr, nullptr, g.get(),
+    cpu::linear_backward<T>({R, I, N, x.get(), nullptr, 0, 0, nullptr, nullptr, g.get(), R,
                              gw[run].get(), bias ? gc[run].get() : nullptr},
                             parallel());
     for (int64_t r = 0; r < R; r++)
