@@ -12,41 +12,37 @@ import torch
 from torch import Tensor
 
 
-class _MultiGaussian(torch.autograd.Function):
-    """Derivative half of 1.15 N(u; 0, 0.5) - 0.15 N(u; 0.5, 3) - 0.15 N(u; -0.5, 3)."""
+class _Spike(torch.autograd.Function):
+    """1 where u > 0, with a derivative of its own."""
 
     @staticmethod
-    def forward(ctx: Any, u: Tensor) -> Tensor:
+    def forward(ctx: Any, u: Tensor, derivative: Callable[[Tensor], Tensor]) -> Tensor:
         ctx.save_for_backward(u)
+        ctx.derivative = derivative
         return (u > 0).to(u.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (u,) = ctx.saved_tensors
-        return gradient * 0.5 * (1.15 * _normal(u, 0.0, 0.5) - 0.15 * _normal(u, 0.5, 3.0)
-                                 - 0.15 * _normal(u, -0.5, 3.0))
+        return gradient * ctx.derivative(u), None
+
+
+_spike: Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor] = _Spike.apply
 
 
 def _normal(u: Tensor, mean: float, sigma: float) -> Tensor:
     return torch.exp(-((u - mean) ** 2) / (2 * sigma**2)) / (math.sqrt(2 * math.pi) * sigma)
 
 
-class _Boxcar(torch.autograd.Function):
-    """Derivative 1 for -0.5 < u <= 0.5, else 0."""
-
-    @staticmethod
-    def forward(ctx: Any, u: Tensor) -> Tensor:
-        ctx.save_for_backward(u)
-        return (u > 0).to(u.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (u,) = ctx.saved_tensors
-        return gradient * ((u > -0.5) & (u <= 0.5))
+def _multi_gaussian(u: Tensor) -> Tensor:
+    """Half of 1.15 N(u; 0, 0.5) - 0.15 N(u; 0.5, 3) - 0.15 N(u; -0.5, 3)."""
+    return 0.5 * (1.15 * _normal(u, 0.0, 0.5) - 0.15 * _normal(u, 0.5, 3.0)
+                  - 0.15 * _normal(u, -0.5, 3.0))
 
 
-_multi_gaussian: Callable[[Tensor], Tensor] = _MultiGaussian.apply
-_boxcar: Callable[[Tensor], Tensor] = _Boxcar.apply
+def _boxcar(u: Tensor) -> Tensor:
+    """1 for -0.5 < u <= 0.5, else 0."""
+    return (u > -0.5) & (u <= 0.5)
 
 
 def srnn(current: Tensor, w_rec: Tensor, tau_m: Tensor, tau_adp: Tensor,
@@ -63,7 +59,7 @@ def srnn(current: Tensor, w_rec: Tensor, tau_m: Tensor, tau_adp: Tensor,
         b = rho * b + (1 - rho) * z
         B = theta + strength * b
         mem = alpha * mem + (1 - alpha) * (c + z @ w_rec.T) - B * z
-        z = _multi_gaussian(mem - B)
+        z = _spike(mem - B, _multi_gaussian)
         spikes.append(z)
     return torch.stack(spikes)
 
@@ -80,6 +76,6 @@ def radlif(current: Tensor, V: Tensor, alpha: Tensor, beta: Tensor, a: Tensor, b
     for c in current.unbind():
         w = beta * w + b * s + a * u
         u = alpha * u + (1 - alpha) * (c + s @ V - w) - alpha * s
-        s = _boxcar(u - theta)
+        s = _spike(u - theta, _boxcar)
         spikes.append(s)
     return torch.stack(spikes)

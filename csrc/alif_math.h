@@ -1,97 +1,17 @@
 // One step of the recurrence and its adjoint, side by side; numbers in brackets are the equations
 // of alif.h.
 //
-// F is a number (CUDA, emulator) or a vector of numbers (CPU). Spec says what of the layer is known
-// while compiling: its members are constants for a model that has kernels of its own, variables for
-// all the others; the text is the same. The forward statements use no fused multiply-add (the build
-// turns contraction off), so that spikes agree everywhere.
+// F is a number (CUDA, emulator) or a vector of numbers (CPU); Spec is one of spec.h. The forward
+// statements use no fused multiply-add (the build turns contraction off), so that spikes agree
+// everywhere.
 #pragma once
 #include <iterator>
-#include <type_traits>
 
-#include "alif.h"
 #include "platform.h"
+#include "spec.h"
 #include "surrogate.h"
 
 namespace lsnn {
-
-// Any layer: everything is decided at run time.
-struct GeneralSpec {
-  Choices model;
-  Surrogate surrogate;
-  bool smooth;
-  bool synapse, coupling, current;  // sigma, p, eta may differ from 0
-  bool refractory;
-  bool cut;  // psi has no end of its own and is given one, cutoff
-  unsigned want;  // coefficients whose gradient is asked for
-};
-
-LSNN_INLINE constexpr bool same(const Choices& a, const Choices& b) {
-  return a.test == b.test && a.ge == b.ge && a.scale == b.scale && a.reset == b.reset &&
-         a.when == b.when && a.drive == b.drive && a.detach == b.detach;
-}
-
-// What a caller adds to the choices of a model, by how much of it is known while compiling. The
-// refractory period never is: it hardly costs anything.
-struct NoTerms {  // no term that can be left out of the equations, coefficients that are fixed
-  static constexpr bool synapse = false, coupling = false, current = false;
-  static constexpr unsigned want = 0;
-  bool refractory, cut;
-};
-struct LearnedCoefficients {  // no such term either
-  static constexpr bool synapse = false, coupling = false, current = false;
-  bool refractory, cut;
-  unsigned want;
-};
-struct Synapse {  // sigma alone
-  static constexpr bool synapse = true, coupling = false, current = false;
-  bool refractory, cut;
-  unsigned want;
-};
-struct Coupling {  // p and eta
-  static constexpr bool synapse = false, coupling = true, current = true;
-  bool refractory, cut;
-  unsigned want;
-};
-struct AllTerms {
-  bool synapse, coupling, current, refractory, cut;
-  unsigned want;
-};
-
-LSNN_INLINE constexpr Choices choices_of(int row) { return models[row]; }
-
-// A model of the table with its own surrogate: its choices are constants.
-template <Choices choices, Surrogate of_model, class Terms> struct ModelSpec : Terms {
-  static constexpr Choices model = choices;
-  static constexpr Surrogate surrogate = of_model;
-  static constexpr bool smooth = false;
-};
-
-LSNN_INLINE bool is_cut(const Layer& l) {
-  return !has_bounded_support(l.surrogate) && l.cutoff < std::numeric_limits<double>::infinity();
-}
-
-// Whether a layer can do without the terms.
-LSNN_INLINE bool has_no_terms(const GeneralSpec& g) {
-  return !g.synapse && !g.coupling && !g.current;
-}
-
-// The paper's network: the model `lsnn` with the triangle, no synapse, fixed coefficients.
-struct PaperSpec : ModelSpec<choices_of(0), Surrogate::triangle, NoTerms> {
-  static bool fits(const GeneralSpec& g) {
-    return same(g.model, model) && g.surrogate == surrogate && !g.smooth && has_no_terms(g) &&
-           !g.want;
-  }
-};
-
-// The part of a layer that a kernel does not know while compiling.
-template <class Spec> LSNN_INLINE Spec spec_of(const GeneralSpec& g) {
-  if constexpr (std::is_same_v<Spec, GeneralSpec>) return g;
-  else if constexpr (std::is_base_of_v<NoTerms, Spec>) return {{g.refractory, g.cut}};
-  else if constexpr (std::is_base_of_v<AllTerms, Spec>)
-    return {{g.synapse, g.coupling, g.current, g.refractory, g.cut, g.want}};
-  else return {{g.refractory, g.cut, g.want}};
-}
 
 template <class F> struct Coefs {
   F alpha, kappa, rho, q, p, beta, eta, theta, sigma, width, R;
@@ -236,11 +156,6 @@ LSNN_INLINE Mask<F> replay(const Spec& spec, const Coefs<F>& k, F y, F z, Mask<F
   if (spec.refractory) blocked = blocked | (s.r > F(0));
   advance(spec, k, u, a, A, i, z, fired, s);
   return blocked;
-}
-
-// Whether there can be neurons that are not active.
-template <class Spec> LSNN_INLINE bool can_be_inactive(const Spec& spec) {
-  return has_bounded_support(spec.surrogate) || spec.cut || spec.refractory;
 }
 
 // Whether a and r follow from the spikes alone, and v from its last step; then only the last step

@@ -18,8 +18,8 @@ from ._arguments import (
     stacked,
     whole_state,
 )
-from ._cutoff import cutoff_of
 from ._lengths import GivenLengths, Lengths, lengths_of
+from ._surrogates import cutoff_of
 from .models import (
     COEFFICIENTS,
     Coefficient,

@@ -16,7 +16,7 @@ Coefficient: TypeAlias = float | Tensor
 # In the order of csrc/alif.h.
 COEFFICIENTS = ("alpha", "kappa", "rho", "q", "p", "beta", "eta", "theta", "sigma", "width", "R")
 
-# Each has a case in csrc/surrogate.h and an entry in reference.SURROGATES.
+# Each has a case in csrc/surrogate.h and an entry in _surrogates.SURROGATES.
 SURROGATE_NAMES = (
     "triangle", "boxcar", "fast_sigmoid", "arctan", "sigmoid", "exponential", "gaussian",
     "multi_gaussian",

@@ -23,16 +23,18 @@ or (N,).
 Terms are evaluated from left to right exactly as written, so that a compiled form can agree bit for
 bit.
 """
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ._cutoff import cutoff_of
 from ._once import only_once
-from .models import COEFFICIENTS, Coefficient, State, Traces, check_surrogate, coefficients
+from ._surrogates import SURROGATES as SURROGATES
+from ._surrogates import Surrogate as Surrogate
+from ._surrogates import cutoff_of
+from ._surrogates import named_surrogate as named_surrogate
+from .models import COEFFICIENTS, Coefficient, State, Traces, coefficients
 from .models import MODELS as MODELS
 from .models import Model as Model
 from .models import named_model as named_model
@@ -109,54 +111,6 @@ def detached(value: Tensor) -> Tensor:
     """The value without its gradient: every detach of the table goes through here, so that a test
     can hold it fixed."""
     return value.detach()
-
-
-class Surrogate(NamedTuple):
-    """A surrogate: dz/dm := dampening * psi(m); integral is its antiderivative, rising from 0 (or
-    1/2)."""
-
-    psi: Callable[[Tensor], Tensor]
-    integral: Callable[[Tensor], Tensor]
-
-
-def _density(m: Tensor) -> Tensor:
-    return torch.exp(-m * m / 2) / math.sqrt(2 * math.pi)
-
-
-def _cumulative(m: Tensor) -> Tensor:
-    return 0.5 + 0.5 * torch.erf(m / math.sqrt(2.0))
-
-
-def _triangle_integral(m: Tensor) -> Tensor:
-    inside = m.clamp(-1, 1)
-    return 0.5 + inside - inside * inside.abs() / 2
-
-
-SURROGATES: dict[str, Surrogate] = {
-    "triangle": Surrogate(lambda m: torch.relu(1 - m.abs()), _triangle_integral),
-    "boxcar": Surrogate(lambda m: ((m > -0.5) & (m <= 0.5)).to(m.dtype),
-                        lambda m: m.clamp(-0.5, 0.5) + 0.5),
-    "fast_sigmoid": Surrogate(lambda m: 1 / ((1 + m.abs()) * (1 + m.abs())),
-                              lambda m: 1 + m / (1 + m.abs())),
-    "arctan": Surrogate(lambda m: 1 / (1 + m * m), lambda m: math.pi / 2 + torch.atan(m)),
-    "sigmoid": Surrogate(lambda m: torch.sigmoid(m) * torch.sigmoid(-m), torch.sigmoid),
-    "exponential": Surrogate(lambda m: torch.exp(-m.abs()),
-                             lambda m: 1 - torch.sign(m) * torch.expm1(-m.abs())),
-    "gaussian": Surrogate(_density, _cumulative),
-    # A tall bell of width 1 less two low ones of width 6 at -1 and 1 (Yin et al.); the .15 of their
-    # areas is .025 * 6.
-    "multi_gaussian": Surrogate(
-        lambda m: 1.15 * _density(m) - 0.025 * (_density((m - 1) / 6) + _density((m + 1) / 6)),
-        lambda m: 1.15 * _cumulative(m) - 0.15 * (_cumulative((m - 1) / 6)
-                                                  + _cumulative((m + 1) / 6)),
-    ),
-}
-
-
-def named_surrogate(name: str) -> Surrogate:
-    """The pseudo-derivative with this name."""
-    check_surrogate(name)
-    return SURROGATES[name]
 
 
 class _Spike(torch.autograd.Function):

@@ -21,8 +21,16 @@ inline constexpr int64_t tile_items(int64_t B) {
 }
 inline constexpr int64_t tiles(int64_t B) { return (B + tile_items(B) - 1) / tile_items(B); }
 
-// The rows of coefficients, and behind them what else equations read.
-inline constexpr int packed_coefficients = n_coefficients + 5;
+// Rows of Packed::coefficients behind those of the coefficients; all together are Coefs.
+enum PackedRow {
+  DAMPENING = n_coefficients,
+  N_REF,
+  CUTOFF,
+  INVERSE_KAPPA,
+  INVERSE_WIDTH,
+  packed_coefficients
+};
+static_assert(sizeof(Coefs<float>) == packed_coefficients * sizeof(float));
 
 // Numbers of a row of dL/dc and dL/dz: an odd multiple of four cache lines. Then the same columns
 // of 16 items lie evenly in the L1 cache; with rows of a power of two items would push each other

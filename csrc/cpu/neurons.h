@@ -1,9 +1,7 @@
 // A row of neurons: step(), replay() and step_adjoint() of alif_math.h for the neurons [n0, n1) of
-// one item. All that depends on the model stands here, so that the rest of the CPU kernels is
-// compiled once and these loops for each model.
+// one item. No other loop of the CPU kernels depends on the model: model_kernels.h compiles these
+// for each, and the rest is compiled once.
 #pragma once
-#include <utility>
-
 #include "layout.h"
 #include "simd.h"
 
@@ -14,22 +12,10 @@ namespace {
 template <class T> LSNN_INLINE Coefs<Vec<T>> load_coefficients(const T* coefficients, int64_t n) {
   const T* k = coefficients + n * packed_coefficients;
   auto row = [&](int i) LSNN_LAMBDA { return load(k + i * Vec<T>::lanes); };
-  return {row(ALPHA),
-          row(KAPPA),
-          row(RHO),
-          row(Q),
-          row(P),
-          row(BETA),
-          row(ETA),
-          row(THETA),
-          row(SIGMA),
-          row(WIDTH),
-          row(R_),
-          row(n_coefficients),
-          row(n_coefficients + 1),
-          row(n_coefficients + 2),
-          row(n_coefficients + 3),
-          row(n_coefficients + 4)};
+  return {row(ALPHA),        row(KAPPA),     row(RHO),   row(Q),      row(P),
+          row(BETA),         row(ETA),       row(THETA), row(SIGMA),  row(WIDTH),
+          row(R_),           row(DAMPENING), row(N_REF), row(CUTOFF), row(INVERSE_KAPPA),
+          row(INVERSE_WIDTH)};
 }
 
 // Spikes of an item: bits, or numbers in the steps before the first and where spikes are smooth.
@@ -258,98 +244,6 @@ LSNN_LOCAL void adjoint_row(const GeneralSpec& general, const AdjointRow<T>& giv
       add(SIGMA, g.sigma);
     }
   }
-}
-
-// ----------------------------------------------------------------------------- the kernels by
-// model
-template <class T> struct NeuronKernels {
-  void (*step)(const GeneralSpec&, const StepRow<T>&);
-  void (*replay_steps)(const GeneralSpec&, const ReplaySteps<T>&);
-  int64_t (*replay)(const GeneralSpec&, const ReplayRow<T>&);
-  void (*adjoint)(const GeneralSpec&, const AdjointRow<T>&);
-};
-
-// What the forward pass does not read is the same for all, so that models that differ in nothing
-// else share a kernel; of a surrogate the replay asks where it ends.
-constexpr Choices of_forward(Choices c) {
-  c.detach = detach_none;
-  return c;
-}
-constexpr Surrogate of_replay(Surrogate s) {
-  return has_bounded_support(s) ? s : Surrogate::arctan;
-}
-
-template <class T> constexpr NeuronKernels<T> general_kernels = {
-    step_row<T, GeneralSpec>, replay_steps<T, GeneralSpec>, replay_row<T, GeneralSpec>,
-    adjoint_row<T, GeneralSpec>};
-
-// Of a model of the table with its own surrogate, by the terms that a layer has.
-template <class T> struct ModelKernels {
-  Choices choices;
-  Surrogate surrogate;
-  NeuronKernels<T> fixed, learned, synapse, coupling, all_terms;
-
-  LSNN_METHOD const NeuronKernels<T>& operator[](const GeneralSpec& g) const {
-    if (has_no_terms(g)) return g.want ? learned : fixed;
-    if (g.synapse && !g.coupling && !g.current) return synapse;
-    if (!g.synapse && g.coupling && g.current) return coupling;
-    return all_terms;
-  }
-};
-
-// Double precision is for checks, and the portable kernels are for processors of which nothing is
-// known: they have one kernel for all terms. So has every model but the first where the build says
-// so, as sanitizers make the compiler slow.
-#ifdef LSNN_FEW_KERNELS
-inline constexpr int models_by_terms = 1;
-#else
-inline constexpr int models_by_terms = n_models;
-#endif
-template <class T, int row, class Terms>
-using Compiled =
-    std::conditional_t < sizeof(T) == 4 && LSNN_ISA != 0 && row<models_by_terms, Terms, AllTerms>;
-
-template <class T, int row, class Terms, class AdjointTerms>
-constexpr NeuronKernels<T> kernels_with() {
-  constexpr Choices choices = choices_of(row);
-  constexpr Surrogate surrogate = models[row].surrogate;
-  using Step = ModelSpec<of_forward(choices), Surrogate::triangle, Compiled<T, row, Terms>>;
-  using Replay = ModelSpec<of_forward(choices), of_replay(surrogate), Compiled<T, row, Terms>>;
-  using Adjoint = ModelSpec<choices, surrogate, Compiled<T, row, AdjointTerms>>;
-  return {step_row<T, Step>, replay_steps<T, Replay>, replay_row<T, Replay>,
-          adjoint_row<T, Adjoint>};
-}
-template <class T, int row> constexpr ModelKernels<T> kernels_of_model() {
-  return {choices_of(row),
-          models[row].surrogate,
-          kernels_with<T, row, NoTerms, NoTerms>(),
-          kernels_with<T, row, NoTerms, LearnedCoefficients>(),
-          kernels_with<T, row, Synapse, Synapse>(),
-          kernels_with<T, row, Coupling, Coupling>(),
-          kernels_with<T, row, AllTerms, AllTerms>()};
-}
-template <class T> struct KernelTable { ModelKernels<T> of[n_models]; };
-template <class T, int... rows>
-constexpr KernelTable<T> kernels_of_models(std::integer_sequence<int, rows...>) {
-  return {{kernels_of_model<T, rows>()...}};
-}
-
-// A model with another surrogate than its own keeps all kernels that do not read it.
-template <class T> LSNN_LOCAL NeuronKernels<T> neuron_kernels(const GeneralSpec& spec) {
-  static constexpr KernelTable<T> table =
-      kernels_of_models<T>(std::make_integer_sequence<int, n_models>());
-  NeuronKernels<T> chosen = general_kernels<T>;
-  if (spec.smooth) return chosen;
-  for (const ModelKernels<T>& of_model : table.of) {
-    if (!same(of_model.choices, spec.model)) continue;
-    const NeuronKernels<T>& known = of_model[spec];
-    if (of_model.surrogate == spec.surrogate) return known;
-    chosen.step = known.step;
-    if (of_replay(of_model.surrogate) != of_replay(spec.surrogate)) continue;
-    chosen.replay_steps = known.replay_steps;
-    chosen.replay = known.replay;
-  }
-  return chosen;
 }
 
 }  // namespace

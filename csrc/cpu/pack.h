@@ -210,13 +210,13 @@ template <class T> struct PackedLayer {
  private:
   // Row c of Coefs at neuron n; beyond N harmless: no spike, no division by 0.
   static T coefficient(const Layer& l, int64_t c, int64_t n) {
-    const T common[] = {T(l.dampening), T(l.n_ref), T(l.cutoff)};
-    constexpr int64_t inverse_kappa = n_coefficients + 3, inverse_width = n_coefficients + 4;
-    if (c >= n_coefficients && c < inverse_kappa) return common[c - n_coefficients];
+    if (c == DAMPENING) return T(l.dampening);
+    if (c == N_REF) return T(l.n_ref);
+    if (c == CUTOFF) return T(l.cutoff);
     if (n >= l.N) return T(c == THETA || c == WIDTH ? 1 : 0);
     const T* k = (const T*)l.coefficients + n;
-    if (c == inverse_kappa) return T(1) / k[KAPPA * l.N];
-    if (c == inverse_width) return T(1) / k[WIDTH * l.N];
+    if (c == INVERSE_KAPPA) return T(1) / k[KAPPA * l.N];
+    if (c == INVERSE_WIDTH) return T(1) / k[WIDTH * l.N];
     return k[c * l.N];
   }
 

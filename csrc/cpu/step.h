@@ -3,7 +3,7 @@
 // computes again what was not saved.
 #pragma once
 #include "events.h"
-#include "neurons.h"
+#include "model_kernels.h"
 #include "product_sparse.h"
 
 namespace lsnn::cpu {

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._cutoff import cutoff_of
+from .._surrogates import cutoff_of
 from ..models import Coefficient, check_surrogate, named_model
 from .neuron import chosen, flag, learned, positive, whole
 
