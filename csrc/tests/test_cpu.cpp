@@ -386,7 +386,8 @@ int run(const char* word) {
     if (c.N < 400) run_case<float>(c);  // the largest case is about the size of doubles
     run_case<double>(c);
   }
-  check(*word || n_members > 2 * n_tiles, "teams of three have three members, mostly");
+  check(n_members == 3 * n_tiles, "teams of three have three members: " + std::to_string(n_members) +
+                                      " in " + std::to_string(n_tiles) + " tiles");
   const double rate = double(n_spikes) / double(std::max<int64_t>(n_steps, 1));
   check(*word || (rate > 0.05 && rate < 0.5),
         "networks of the table fire neither seldom nor always");
