@@ -44,8 +44,7 @@ class Team {
   template <class F> void lead(const Formation& how, const ScratchBytes& bytes,
                                const Interrupt& interrupt, const F& body) {
     using Clock = std::chrono::steady_clock;
-    for (const auto end = Clock::now() + how.patience;
-         state_ < how.members && Clock::now() < end;)
+    for (const auto end = Clock::now() + how.patience; state_ < how.members && Clock::now() < end;)
       std::this_thread::yield();
     const int64_t members = state_.fetch_or(closed);
     try {

@@ -7,7 +7,7 @@
 // forward, reverse and random. Another run must give the same bits.
 //
 // Arguments: a word that the name of a case must hold; LSNN_DESIGN names the only design to run.
-// LSNN_KERNEL_CASES=k/n takes the k-th of n parts of the table only, k from 0. The exit status is 0
+// LSNN_CASES=k/n takes the k-th of n parts of the table only, k from 0. The exit status is 0
 // if all that ran agreed, 1 if not, 2 without a GPU.
 #include <cstdlib>
 #include <cstring>
@@ -193,10 +193,7 @@ template <class T> void check_all_leaky(Storage storage) {
 
 int run(const char* word) {
   const char* requested = std::getenv("LSNN_DESIGN");
-  const char* part = std::getenv("LSNN_KERNEL_CASES");
-  size_t first = 0, step = 1;
-  check(!part || (std::sscanf(part, "%zu/%zu", &first, &step) == 2 && first < step),
-        "LSNN_KERNEL_CASES: expected k/n, 0 <= k < n");
+  const Part part = requested_part();
   Design only = Design::automatic;  // none: all of them
   const bool is_asked = requested && *requested;
   for (int d = 1; is_asked && d < n_designs; d++)
@@ -221,7 +218,7 @@ int run(const char* word) {
   turing.most_ranks = 1;
   turing.shared = 64 << 10;
   const std::vector<Case> all = kernel_table();
-  for (size_t i = first; i < all.size(); i += std::max<size_t>(step, 1)) {
+  for (size_t i = part.first; i < all.size(); i += part.of) {
     const Case& c = all[i];
     if (c.text().find(word) == std::string::npos) continue;
     const int order = int(i);
