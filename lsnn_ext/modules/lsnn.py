@@ -1,5 +1,6 @@
 """LSNN: the paper's network, regular and adaptive neurons in one recurrent layer with a leaky
 readout."""
+import inspect
 from collections.abc import Iterable
 from typing import ClassVar, NamedTuple
 
@@ -11,7 +12,8 @@ from .._torch_internals import make_savable
 from ..models import Coefficient, State
 from .alif import ALIF
 from .forms import bare, check_tensor, given
-from .neuron import chosen, constant, whole
+from .layer_arguments import Learn
+from .neuron import ADAPTIVE, Kind, check_names, chosen, constant, positive, whole
 from .packed import repacked
 from .readout import LeakyReadout
 from .recurrent import Recurrent, Sequence
@@ -57,36 +59,48 @@ class LSNN(nn.Module):
     its place. Raises ValueError or TypeError naming the argument for what is out of range.
     """
 
-    _paper: ClassVar = {"tau_mem": 20.0, "tau_adapt": 700.0, "beta": 1.8, "threshold": 0.01,
-                        "refractory": 5, "autapses": False}
+    _kind: ClassVar[Kind] = "LSNN"
 
-    def __init__(self, input_size: int, n_regular: int, n_adaptive: int, output_size: int, *,
+    def __init__(self, input_size: int, n_regular: int, n_adaptive: int, output_size: int,
+                 num_layers: int = 1, bias: bool = False, batch_first: bool = False,
+                 dropout: float = 0.0, bidirectional: bool = False, *,
+                 recurrent: bool = True, dynamics: str = "lsnn",
                  tau_mem: Coefficient | None = None, tau_adapt: Coefficient | None = None,
                  beta: Coefficient | None = None, threshold: Coefficient | None = None,
-                 refractory: int | None = None, delay: int | Tensor = 0, tau_out: float = 20.0,
-                 dynamics: str = "lsnn", dt: float = 1.0, surrogate: str | None = None,
-                 dampening: float | None = None, surrogate_cutoff: float = 0.0, bias: bool = False,
-                 batch_first: bool = False, learn: Iterable[str] = (), autapses: bool | None = None,
+                 refractory: int | None = None, delay: int | Tensor = 0,
+                 tau_out: float | None = 20.0, dt: float = 1.0, surrogate: str | None = None,
+                 dampening: float | None = None, surrogate_cutoff: float = 0.0, learn: Learn = (),
+                 per_neuron: bool | Iterable[str] = False, autapses: bool | None = None,
                  checkpoint_every: int | str | None = None, saved_dtype: torch.dtype | None = None,
-                 device: torch.device | str | None = None,
-                 dtype: torch.dtype | None = None) -> None:
+                 device: torch.device | str | None = None, dtype: torch.dtype | None = None,
+                 **neuron: Coefficient | None) -> None:
         super().__init__()
         for name, size in (("n_regular", n_regular), ("n_adaptive", n_adaptive)):
             whole(name, size, 0)
         if n_regular + n_adaptive == 0:
             raise ValueError("n_adaptive: expected one neuron or more in all, got 0 with n_regular "
                              "0")
+        check_names(self._kind, neuron, ADAPTIVE, inspect.signature(type(self)).parameters)
         self.n_regular, self.n_adaptive = n_regular, n_adaptive
-        own = chosen(type(self).__name__, dynamics, self._paper, {
+        positive("dt", dt)
+        own = chosen(self._kind, dynamics, {
             "tau_mem": tau_mem, "tau_adapt": tau_adapt, "beta": beta, "threshold": threshold,
-            "refractory": refractory, "autapses": autapses})
+            "refractory": refractory, "autapses": autapses, **neuron}, dt)
+        if not recurrent and autapses is None:
+            own.pop("autapses")
+        if "beta" not in own:
+            raise TypeError(f"beta: expected to be given to a network with dynamics={dynamics!r}, "
+                            f"where it would follow the threshold for the regular neurons too, got "
+                            f"none")
         own["beta"] = self._betas(own["beta"], dtype)
-        self.neurons = ALIF(input_size, n_regular + n_adaptive, bias=bias, batch_first=batch_first,
-                            dynamics=dynamics, delay=delay, dt=dt, surrogate=surrogate,
-                            dampening=dampening, surrogate_cutoff=surrogate_cutoff, learn=learn,
+        N = n_regular + n_adaptive
+        self.neurons = ALIF(input_size, N, num_layers, bias, batch_first, dropout, bidirectional,
+                            recurrent=recurrent, dynamics=dynamics, delay=delay, dt=dt,
+                            surrogate=surrogate, dampening=dampening,
+                            surrogate_cutoff=surrogate_cutoff, learn=learn, per_neuron=per_neuron,
                             checkpoint_every=checkpoint_every, saved_dtype=saved_dtype,
                             device=device, dtype=dtype, **own)
-        self.readout = LeakyReadout(n_regular + n_adaptive, output_size, tau_out, dt=dt,
+        self.readout = LeakyReadout(N * (1 + bidirectional), output_size, tau_out, dt=dt,
                                     batch_first=batch_first, device=device, dtype=dtype)
 
     def _betas(self, beta: Coefficient, dtype: torch.dtype | None) -> Tensor:

@@ -2,8 +2,7 @@
 directions."""
 import inspect
 import math
-from functools import partial
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,50 +11,39 @@ from torch.nn.utils.rnn import PackedSequence
 from .. import functional
 from .._torch_internals import has_hooks
 from ..functional import Layered, PackedSpikes
-from ..models import State, Traces
-from .delays import current_delay, reset_delay, set_delay
+from ..models import Rate, State, Traces, own_values
+from .constants import Constants, state_after
+from .delays import reset_delay, set_delay
 from .forms import check_tensor, given, joined, renew
 from .inference import prepared_call, prepared_sequence, recorded_call
 from .layer_arguments import LayerArguments
-from .neuron import constant, hold_range, put, whole
+from .neuron import whole
 from .packed import flipped, repacked, run_packed
 
 Sequence: TypeAlias = Tensor | PackedSequence
 
 _HALF = (torch.float16, torch.bfloat16)
-# attributes that follow from the others: prepared layers, delays seen
-_KEPT = ("_prepared", "_seen", "_seen_there")
 
 
-class Recurrent(nn.Module):
-    """What ALIF and LIF share; the coefficients that the neuron has are the keys of `neuron`."""
-
-    _paper: ClassVar[dict[str, Any]]  # what stands for None with dynamics="lsnn"
+class Recurrent(Constants):
+    """What ALIF and LIF share; the constants that the neuron has are the names of `_neuron`."""
 
     def __init__(self, input_size: int, hidden_size: int, arguments: LayerArguments) -> None:
         super().__init__()
         for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
             whole(name, size, 1)
-        own = arguments.checked(type(self).__name__, self._paper)
-        neuron, bias, device, dtype = own.neuron, own.bias, own.device, own.dtype
-        assert own.refractory is not None and own.autapses is not None and dtype is not None
+        own = arguments.checked(self._kind)
+        assert own.autapses is not None
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, own.num_layers
-        self.bias, self.batch_first, self.dropout = bias, own.batch_first, own.dropout
+        self.bias, self.batch_first, self.dropout = own.bias, own.batch_first, own.dropout
         self.bidirectional, self.recurrent = own.bidirectional, own.recurrent
-        self.dynamics, self.refractory, self.dt = own.dynamics, own.refractory, own.dt
-        self.surrogate, self.dampening, self.learn = own.surrogate, own.dampening, tuple(own.learn)
-        self.surrogate_cutoff = own.surrogate_cutoff
         self.autapses, self.checkpoint_every = own.autapses, own.checkpoint_every
         self.saved_dtype = own.saved_dtype
-        self._neuron = tuple(neuron)
-        # What reset_parameters gives the neurons again.
-        self._first = {name: constant(name, value, ((), (hidden_size,)), dtype)
-                       for name, value in neuron.items() if value is not None}
         self._first_delay: Tensor | None = None
         self.delay: int | Tensor
         # of a delay that is a tensor, when it was last looked at
         self._distinct: tuple[int, ...] = ()
-        set_delay(self, own.delay, device)
+        set_delay(self, own.delay, own.device)
         directions = ("", "_reverse") if own.bidirectional else ("",)
         self._suffixes = [f"_l{layer}{direction}" for layer in range(own.num_layers)
                           for direction in directions]
@@ -66,25 +54,13 @@ class Recurrent(nn.Module):
             shapes: dict[str, tuple[int, ...]] = {"weight_ih": (hidden_size, inputs)}
             if own.recurrent:
                 shapes["weight_hh"] = (hidden_size, hidden_size)
-            if bias:
+            if own.bias:
                 shapes["bias_ih"] = (hidden_size,)
-            for name, shape in (shapes | {name: tuple(first.shape)
-                                          for name, first in self._first.items()}).items():
-                data = torch.empty(shape, device=device, dtype=dtype)
-                if name in neuron and name not in self.learn:
-                    self.register_buffer(name + suffix, data)
-                else:
-                    self.register_parameter(name + suffix, nn.Parameter(data))
+            for name, shape in shapes.items():
+                data = torch.empty(shape, device=own.device, dtype=own.dtype)
+                self.register_parameter(name + suffix, nn.Parameter(data))
+        self._make_constants(own)
         self.reset_parameters()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without its prepared layers: a copy or a pickle is the layer alone."""
-        return {name: value for name, value in self.__dict__.items() if name not in _KEPT}
-
-    def _apply(self, *arguments: Any, **named: Any) -> "Recurrent":
-        for name in _KEPT:  # they hold the memory that the parameters leave
-            self.__dict__.pop(name, None)
-        return super()._apply(*arguments, **named)
 
     def reset_parameters(self) -> None:
         """Weights N(0, 1) / sqrt(fan in), as in the paper's code, biases 0; all else as the layer
@@ -100,45 +76,29 @@ class Recurrent(nn.Module):
                           lambda weight: weight.normal_(0, 1 / math.sqrt(weight.shape[1])))
                 if self.bias:
                     renew(self, "bias_ih" + suffix, Tensor.zero_)
-                for name, first in self._first.items():
-                    renew(self, name + suffix, partial(put, name, value=first))
+                self._reset_constants(suffix)
             reset_delay(self)
 
     def extra_repr(self) -> str:
         """Sizes, then whatever is not the default."""
         parts = [str(self.input_size), str(self.hidden_size)]
-        for name, parameter in inspect.signature(type(self)).parameters.items():
+        defaults = own_values(self.dynamics, self._kind)
+        signature = inspect.signature(type(self)).parameters
+        arguments = {name: one.default for name, one in signature.items()
+                     if one.kind is not one.VAR_KEYWORD}
+        for name in (*arguments, *(name for name in self._neuron if name not in arguments)):
             value = getattr(self, name + self._suffixes[0] if name in self._neuron else name, None)
             # to 6 digits a float32 buffer shows the number it was given
             if isinstance(value, Tensor):
                 value = f"<{tuple(value.shape)}>" if value.dim() or value.is_meta else float(
                     f"{value.item():.6g}")
-            default = parameter.default
-            if default is None and self.dynamics == "lsnn":
-                default = self._paper.get(name)
+            default = arguments.get(name)
+            if default is None:
+                default = defaults.get(name)
+                default = default.decay(self.dt) if isinstance(default, Rate) else default
             if value is not None and name not in ("input_size", "hidden_size") and value != default:
                 parts.append(f"{name}={value if str(value).startswith('<') else repr(value)}")
         return ", ".join(parts)
-
-    def _neuron_arguments(self, suffix: str,
-                          copies: dict[str, Tensor] | None = None) -> dict[str, Any]:
-        """Keyword arguments of functional.alif; copies: what to take in place of parameters.
-
-        alpha = exp(-dt / tau_mem) and rho = exp(-dt / tau_adapt) of equations (5) and (3), theta
-        and beta of (4).
-        """
-        k = {name: (copies or {}).get(name + suffix, getattr(self, name + suffix))
-             for name in self._neuron}
-        for name, value in k.items():
-            hold_range(type(self).__name__, name + suffix, value, name in self.learn)
-        k = {name: value.float() if value.dtype in _HALF else value for name, value in k.items()}
-        given: dict[str, Any] = {"alpha": torch.exp(-self.dt / k["tau_mem"]),
-                                 "theta": k["threshold"]}
-        if "beta" in k:
-            given |= {"rho": torch.exp(-self.dt / k["tau_adapt"]), "beta": k["beta"]}
-        return given | {"refractory": self.refractory, "delay": current_delay(self),
-                        "dynamics": self.dynamics, "surrogate": self.surrogate,
-                        "dampening": self.dampening, "surrogate_cutoff": self.surrogate_cutoff}
 
     def _recurrent_weight(self, suffix: str) -> Tensor | None:
         """w_rec of equation (1): the stored matrix is output-major as in nn.LSTM; no neuron excites
@@ -209,10 +169,7 @@ class Recurrent(nn.Module):
             x = outs[0].packed or nn.functional.dropout(
                 joined(outs)[0], self.dropout, self.training
             )
-        if len(after) == 1:
-            end = State(*(leaf.unsqueeze(0) for leaf in after[0]))
-        else:
-            end = State(*(torch.stack(leaves) for leaves in zip(*after, strict=True)))
+        end = state_after(after)
         if directions == 1:
             return outs[0]._replace(state=end)
         spikes, traces = joined(outs)
