@@ -48,7 +48,7 @@ class Constants(nn.Module):
         self._first = {name: constant(name, value, ((), (N,)), dtype)
                        for name, value in own.neuron.items() if value is not None}
         check_units(self._first, own.dt)
-        warn_of_explosion(self._first, own.dt)
+        warn_of_explosion(self._first, own.dynamics, own.dt, own.height)
         for name in each:
             self._first[name] = self._first[name].expand(N).clone()
         for name, form in forms.items():

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .._surrogates import cutoff_of
+from .._surrogates import cutoff_of, named_surrogate
 from ..models import Coefficient, check_surrogate, named_model
 from .neuron import ADAPTIVE, PLAIN, Kind, check_names, chosen, flag, positive, whole
 
@@ -81,6 +81,14 @@ class LayerArguments:
         if not dtype.is_floating_point:
             raise ValueError(f"dtype: expected a floating point dtype, got {dtype}")
         return replace(self, neuron=own, refractory=refractory, autapses=autapses, dtype=dtype)
+
+    @property
+    def height(self) -> float:
+        """Of the surrogate: dampening psi(0)."""
+        model = named_model(self.dynamics)
+        dampening = model.dampening if self.dampening is None else self.dampening
+        name = model.surrogate if self.surrogate is None else self.surrogate
+        return dampening * float(named_surrogate(name).psi(torch.zeros((), device="cpu")))
 
     def each_learned(self, learned: Iterable[str]) -> tuple[str, ...]:
         """The learned constants that get a number for each neuron. Raises TypeError or ValueError

@@ -187,19 +187,40 @@ def check_units(constants: Mapping[str, Tensor], dt: float) -> None:
                           f"one unit?", stacklevel=5)
 
 
-def warn_of_explosion(constants: Mapping[str, Tensor], dt: float) -> None:
-    """Warns of an adaptation that is strong and fast, whose gradients grow from step to step."""
-    tau, beta = constants.get("tau_adapt"), constants.get("beta")
-    if tau is None or beta is None or tau.is_meta or beta.is_meta:
+# Of the adaptation on itself within a step, for a neuron at its threshold: beta = 1.8 at 50 steps
+# of the paper's network. From about there on gradients grow where neurons stay near the threshold.
+_LARGEST_GAIN = 1.07
+
+
+def warn_of_explosion(constants: Mapping[str, Tensor], dynamics: str, dt: float, height: float,
+                      ) -> None:
+    """Warns of an adaptation that is so strong and so fast that gradients grow from step to step.
+
+    height: of the surrogate. a of one step raises the threshold, which holds back the spike that
+    raises a: dL/da is multiplied by rho - q beta height / s.
+    """
+    model = named_model(dynamics)
+    if {"adapt", "thr"} & set(model.detach) or model.drive == "above":
         return
-    tau, beta = torch.broadcast_tensors(tau, beta)
-    bad = (tau < 50 * dt) & (beta >= 1.8)
-    if bool(bad.any()):
-        one = float(tau[bad].min() / dt)
+    if any(value.is_meta for value in constants.values()):
+        return
+    zero = torch.zeros((), device="cpu")
+    beta, rho = constants.get("beta", zero), constants.get("rho", zero)
+    if "tau_adapt" in constants:
+        rho = torch.exp(-dt / constants["tau_adapt"])
+    q = constants.get("q", 1 - rho if model.q == "1-rho" else zero + 1)
+    theta = constants["threshold"]
+    width = constants.get("width", theta if model.width is None else zero + model.width)
+    gain = q * beta * height / (width * theta if model.scale == "A" else width)
+    if float(gain.max()) > _LARGEST_GAIN:
+        tau = constants.get("tau_adapt")
+        of = "" if tau is None else f"tau_adapt={float(tau.min()) / dt:.6g} steps, "
         warnings.warn(
-            f"tau_adapt: {one:.6g} steps with beta={float(beta[bad].max()):.6g}: gradients through "
-            f"an adaptation that is so strong and so fast grow without bound over some hundred "
-            f"steps; expected 50 steps or more, or beta < 1.8", stacklevel=5)
+            f"beta: {of}beta={float(beta.max()):.6g}: an adaptation that is so strong and so "
+            f"fast lets gradients explode over some hundred steps where neurons stay near their "
+            f"threshold, by up to {float(gain.max()):.3g} a step; expected at most "
+            f"{_LARGEST_GAIN} = q beta dampening psi(0) / width: a longer tau_adapt, a smaller "
+            f"beta or dampening, or a wider surrogate", stacklevel=5)
 
 
 def put(name: str, target: Tensor, value: Tensor) -> None:
