@@ -16,7 +16,8 @@ class LeakyReadout(nn.Module):
     (Bellec et al. 2018).
 
     n, output_size   channels in and out
-    tau              time constant of the filter in the unit of dt (ms), > 0, default 20
+    tau              time constant of the filter in the unit of dt (ms), > 0, default 20; None: no
+                     filter, y_t = W z_t + b
     dt               duration of a step (ms), default 1
     batch_first      x is (B, T, n) instead of (T, B, n)
 
@@ -25,15 +26,16 @@ class LeakyReadout(nn.Module):
     output_size channels only. Raises ValueError naming the argument for what is out of range.
     """
 
-    def __init__(self, n: int, output_size: int, tau: float = 20.0, *, dt: float = 1.0,
+    def __init__(self, n: int, output_size: int, tau: float | None = 20.0, *, dt: float = 1.0,
                  bias: bool = True, batch_first: bool = False,
                  device: torch.device | str | None = None,
                  dtype: torch.dtype | None = None) -> None:
         super().__init__()
         for name, size in (("n", n), ("output_size", output_size)):
             whole(name, size, 1)
-        for name, value in (("tau", tau), ("dt", dt)):
-            positive(name, value)
+        positive("dt", dt)
+        if tau is not None:
+            positive("tau", tau)
         for name, value in (("bias", bias), ("batch_first", batch_first)):
             flag(name, value)
         self.n, self.output_size, self.tau, self.dt, self.batch_first = (
@@ -52,8 +54,8 @@ class LeakyReadout(nn.Module):
 
     @property
     def decay(self) -> float:
-        """k, the decay over a step."""
-        return math.exp(-self.dt / self.tau)
+        """k, the decay over a step; 0 without a filter."""
+        return 0.0 if self.tau is None else math.exp(-self.dt / self.tau)
 
     def extra_repr(self) -> str:
         """Sizes and time constant."""
