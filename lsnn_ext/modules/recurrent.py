@@ -81,6 +81,17 @@ class Recurrent(Constants):
                 self._reset_constants(suffix)
             reset_delay(self)
 
+    @property
+    def all_weights(self) -> list[list[Tensor]]:
+        """As of nn.LSTM: of each layer and direction input weights, recurrent weights, bias, those
+        that there are."""
+        names = [("weight_ih", True), ("weight_hh", self.recurrent), ("bias_ih", self.bias)]
+        return [[getattr(self, name + suffix) for name, there in names if there]
+                for suffix in self._suffixes]
+
+    def flatten_parameters(self) -> None:
+        """As of nn.LSTM, whose weights lie best in one piece of memory; here it has no effect."""
+
     def extra_repr(self) -> str:
         """Sizes, then whatever is not the default."""
         parts = [str(self.input_size), str(self.hidden_size)]
