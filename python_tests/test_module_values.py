@@ -214,7 +214,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "state-turned": (lambda: LSNN(I, 3, 5, 2)(_x(2, 2),
                                               LSNNState(*LSNN(I, 3, 5, 2)(_x(2, 2))[1][::-1])),
                      TypeError,
-                     "state: expected a (State of 5 tensors|tensor)"),
+                     "(state: expected a State of 5 tensors|state.readout: expected a tensor)"),
     "network-state-of-alif": (lambda: ALIF(I, N)(_x(2, 2), LSNN(I, 3, 5, 2)(_x(2, 2))[1]),
                               TypeError, "state: expected a State of 5 tensors .*, got LSNNState"),
     "state-of-none": (lambda: ALIF(I, N)(_x(2, 2), State(*[None] * 5)), TypeError,

@@ -49,15 +49,15 @@ def check_state(state: Any, want: tuple[int, ...], x: Tensor, batch_first: bool)
         if tuple(given) != want:
             axes = f"({want[0]}, D, {', '.join(map(str, want[1:]))})" if name == "z" else str(want)
             raise ValueError(f"state.{name}: expected shape {axes}, got {tuple(leaf.shape)}"
-                             f"{_batch_hint(tuple(given), want, x, batch_first)}")
+                             f"{batch_hint(tuple(given)[1:-1], want[1:-1], x, batch_first)}")
 
 
-def _batch_hint(given: tuple[int, ...], want: tuple[int, ...], x: Tensor, first: bool) -> str:
+def batch_hint(given: tuple[int, ...], want: tuple[int, ...], x: Any, first: bool) -> str:
     """Whether x has the batch of the state at the place of the steps."""
-    if x.dim() != 3 or len(given) != 3 or given[::2] != want[::2]:
+    if not isinstance(x, Tensor) or x.dim() != 3 or len(given) != 1 or given == want:
         return ""
     steps = x.shape[1 if first else 0]
-    if given[1] != steps or steps == want[1]:
+    if given[0] != steps:
         return ""
     order = "(B, T, I), as of batch_first=True" if not first else "(T, B, I), as of batch_first=False"
     return (f"; the state has a batch of {steps}, and so has x where the layer, made with "

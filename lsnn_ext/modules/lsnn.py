@@ -168,7 +168,7 @@ class LSNN(nn.Module):
                                                         and value is not None})
             y, p = readout(spikes, p)
         else:
-            readout.check_state(p, readout.batch_of(x))
+            readout.check_state(p, readout.batch_of(x), x, "state.readout")
             means: list[Tensor] | None = [] if return_rates else None
             out = neurons._observed(x, carried, trace, record, means, p, w_out=readout.weight,
                                     k_out=readout.decay, spikes=return_spikes)
@@ -209,7 +209,7 @@ class LSNN(nn.Module):
             y, after, *_ = self.forward(x_t.unsqueeze(time), state)
             assert isinstance(y, Tensor)
             return y.squeeze(time), after
-        self.readout.check_state(p, tuple(x_t.shape[:-1]))
+        self.readout.check_state(p, tuple(x_t.shape[:-1]), name="state.readout")
         spikes, end = self.neurons.step(x_t, carried)
         y, p = self.readout.step(spikes, p)
         return y, LSNNState(end, p)
