@@ -52,12 +52,14 @@ class State(NamedTuple):
 
 
 def cleared(leaf: Tensor, mask: Tensor) -> Tensor:
-    """The leaf (..., B, N) of a state with zeros where the mask (B,) is True. Raises TypeError or
+    """The leaf (..., B, N) of a state with zeros where the mask (B,) or () is True. Raises TypeError or
     ValueError naming mask."""
     if not isinstance(mask, Tensor) or mask.is_floating_point() or mask.is_complex():
         given = getattr(mask, "dtype", type(mask).__name__)
         raise TypeError(f"mask: expected a tensor (B,) of bools, True where a sequence begins anew, "
                         f"got {given}")
+    if mask.dim() == 0:  # for all, or for the only one of a state without a batch
+        return leaf.masked_fill(mask.bool(), 0.0)
     if mask.shape != leaf.shape[-2:-1]:
         raise ValueError(f"mask: expected shape {tuple(leaf.shape[-2:-1])}, one for each sequence, "
                          f"got {tuple(mask.shape)}")
