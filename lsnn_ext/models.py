@@ -52,12 +52,12 @@ class State(NamedTuple):
 
 
 def cleared(leaf: Tensor, mask: Tensor) -> Tensor:
-    """The leaf (..., B, N) of a state with zeros where the mask (B,) or () is True. Raises TypeError or
-    ValueError naming mask."""
+    """The leaf (..., B, N) of a state with zeros where the mask (B,) or () is True. Raises
+    TypeError or ValueError naming mask."""
     if not isinstance(mask, Tensor) or mask.is_floating_point() or mask.is_complex():
         given = getattr(mask, "dtype", type(mask).__name__)
-        raise TypeError(f"mask: expected a tensor (B,) of bools, True where a sequence begins anew, "
-                        f"got {given}")
+        raise TypeError(f"mask: expected a tensor (B,) of bools, True where a sequence begins "
+                        f"anew, got {given}")
     if mask.dim() == 0:  # for all, or for the only one of a state without a batch
         return leaf.masked_fill(mask.bool(), 0.0)
     if mask.shape != leaf.shape[-2:-1]:
@@ -82,8 +82,8 @@ class Rate(NamedTuple):
     def decay(self, dt: float) -> float:
         """Raises ValueError where the step is longer than the time constant."""
         if not dt < self.tau:
-            raise ValueError(f"dt: expected less than {self.tau:g} ms, the time constant of a decay "
-                             f"1 - dt / tau, got {dt}")
+            raise ValueError(f"dt: expected less than {self.tau:g} ms, the time constant of a "
+                             f"decay 1 - dt / tau, got {dt}")
         return 1 - dt / self.tau
 
 

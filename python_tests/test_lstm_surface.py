@@ -1,5 +1,5 @@
-"""What the page of torch.nn.LSTM promises, one after the other, of nn.LSTM itself and of ALIF and LSNN
-beside it."""
+"""What the page of torch.nn.LSTM promises, one after the other, of nn.LSTM itself and of ALIF and
+LSNN beside it."""
 import copy
 import inspect
 import io
@@ -82,8 +82,8 @@ def test_arguments_in_the_same_order() -> None:
 @of_every_form
 @pytest.mark.parametrize("bias", [True, False])
 def test_parameters(kind: str, form: str, bias: bool) -> None:
-    """weight_ih_l[k]: (., I) for k = 0, then (., directions * N); weight_hh_l[k]; `_reverse`; a bias
-    where it is asked for."""
+    """weight_ih_l[k]: (., I) for k = 0, then (., directions * N); weight_hh_l[k]; `_reverse`; a
+    bias where it is asked for."""
     part = _part(KINDS[kind](**FORMS[form], bias=bias))
     gates = 4 if kind == "LSTM" else 1
     directions, layers = 1 + part.bidirectional, part.num_layers
@@ -108,7 +108,7 @@ def test_device_and_dtype(kind: str) -> None:
     assert meta(torch.empty(T, B, I, device="meta"))[0].is_meta
 
 
-# -------------------------------------------------------------------------------- inputs and outputs
+# ------------------------------------------------------------------------------- inputs and outputs
 @every
 @of_every_form
 def test_shapes(kind: str, form: str) -> None:
@@ -215,7 +215,7 @@ def test_dropout(kind: str) -> None:
     _close(alone(x)[0], alone(x)[0])
 
 
-# -------------------------------------------------------------------- what every module of torch does
+# ------------------------------------------------------------------ what every module of torch does
 @every
 @pytest.mark.parametrize("how", ["deepcopy", "pickle", "state dict", "saved state dict",
                                  "saved module"])
@@ -302,7 +302,7 @@ def test_gradients_reach_everything(kind: str) -> None:
     assert x.grad is not None and bool(x.grad.any())
 
 
-# ------------------------------------------------------------------------------------ beyond nn.LSTM
+# ----------------------------------------------------------------------------------- beyond nn.LSTM
 @pytest.mark.parametrize("kind", ["ALIF", "LIF", "LSNN"])
 @pytest.mark.parametrize("form", ["plain", "two-layers", "batch-first"])
 def test_steps(kind: str, form: str) -> None:
@@ -344,4 +344,5 @@ def test_several_betas() -> None:
     betas = torch.linspace(0.5, 2, 5)
     net = LSNN(I, 3, 5, O, 2, beta=betas)
     for suffix in ("_l0", "_l1"):
-        assert torch.equal(getattr(net.neurons, f"beta{suffix}"), torch.cat([torch.zeros(3), betas]))
+        found = getattr(net.neurons, f"beta{suffix}")
+        assert torch.equal(found, torch.cat([torch.zeros(3), betas]))

@@ -38,7 +38,8 @@ def _answer(call: Callable[[], Any], argument: str, given: str, wanted: str, hin
 # 1
 @of_every_kind
 @pytest.mark.parametrize(("name", "hint"), [
-    ("snntorch", "mean 'snntorch_sub' or 'snntorch_zero' or"), ("norse", "mean 'norse_lsnn' or 'norse_lif'"),
+    ("snntorch", "mean 'snntorch_sub' or 'snntorch_zero' or"),
+    ("norse", "mean 'norse_lsnn' or 'norse_lif'"),
     ("lsn", "mean 'lsnn'"), ("LSNN", "mean 'lsnn'"), ("RadLIF", "mean 'adlif'"),
     ("SpikingJelly", "mean 'sj_soft' or")])
 def test_name_of_a_model(kind: str, name: str, hint: str) -> None:
@@ -139,15 +140,16 @@ def test_batch_first(kind: str) -> None:
         x = _x(B, T, I) if first else _x(T, B, I)
         _, state = module(x)
         _answer(lambda module=module, x=x, state=state: module(x.transpose(0, 1), state),  # type: ignore[misc]
-                "state.v" if kind != "LSNN" else "state.readout", rf"got \((1, )?{B}, ", rf"\((1, )?{T}, ",
+                "state.v" if kind != "LSNN" else "state.readout", rf"got \((1, )?{B}, ",
+                rf"\((1, )?{T}, ",
                 f"made with batch_first={first}, has its steps: x seems to be .*{not first}$")
 
 
 @pytest.mark.parametrize("axis", [0, 1])
 def test_inputs_at_another_axis(axis: int) -> None:
     x = _x(T, B, I).movedim(-1, axis)
-    _answer(lambda: ALIF(I, N)(x), "x", re.escape(str(tuple(x.shape))), r"expected shape \(T, B, I\)",
-            rf"x.movedim\({axis}, -1\)")
+    _answer(lambda: ALIF(I, N)(x), "x", re.escape(str(tuple(x.shape))),
+            r"expected shape \(T, B, I\)", rf"x.movedim\({axis}, -1\)")
 
 
 def test_a_sequence_for_a_step() -> None:
@@ -170,7 +172,7 @@ def test_seconds_and_milliseconds(kind: str, name: str, recwarn: pytest.Warnings
             KINDS[kind](tau_mem=20.0, dt=0.001)
 
 
-# ------------------------------------------------------------------------------- and some more words
+# ------------------------------------------------------------------------------ and some more words
 @of_every_kind
 @pytest.mark.parametrize(("given", "meant"), [("tau", "tau_mem"), ("theta", "threshold"),
                                               ("thresold", "threshold"), ("hidden", None)])

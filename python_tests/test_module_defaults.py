@@ -1,7 +1,6 @@
 """A model that is named brings its makers' defaults, or says what they have none for; nobody gets
 the paper's numbers with another model's equations."""
 import importlib
-import math
 from typing import Any
 
 import pytest
@@ -113,7 +112,7 @@ def test_a_layer_without_adaptation_has_none() -> None:
         assert got.any() and torch.equal(got, want)
 
 
-# ------------------------------------------------------------------------------- beside the packages
+# ------------------------------------------------------------------------------ beside the packages
 def _peer(name: str) -> Any:
     return pytest.importorskip(name, reason=f"{name} is not installed")
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, LSNNState, State, functional
+from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, LSNNState, State
 from lsnn_ext.models import own_values
 from steps import assert_equal, flat
 

@@ -16,7 +16,6 @@ from lsnn_ext import ALIF, LSNN, State
 from lsnn_ext.modules.parametrizations import Clamp
 from steps import I, N, assert_equal, inputs, needs_prepared_layers
 
-
 # a number itself, and one that is computed of what is stored
 LEARN = {"tau_mem": "plain", "tau_adapt": "log"}
 

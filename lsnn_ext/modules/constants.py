@@ -21,7 +21,7 @@ _HALF = (torch.float16, torch.bfloat16)
 _KEPT = ("_prepared", "_seen", "_seen_there")
 
 
-def _new(kind: type) -> Any:
+def _new(kind: Any) -> Any:
     return kind.__new__(kind)
 
 
@@ -105,7 +105,7 @@ class Constants(nn.Module):
     def _stored(self) -> dict[str, Tensor | None]:
         """Parameters by the name of what is computed of them, buffers apart."""
         if "parametrizations" not in self._modules:
-            return self._parameters
+            return self._parameters  # type: ignore[return-value]  # it is not changed
         found: dict[str, Tensor | None] = dict(self._parameters)
         for name in self.learn:
             for suffix in self._suffixes:
@@ -144,7 +144,7 @@ class Constants(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         lists = self._modules.get("parametrizations")
-        if not isinstance(lists, nn.ModuleDict) or parametrize.is_parametrized(type(self)):
+        if not isinstance(lists, nn.ModuleDict):
             return
         # The class with the properties is made for each layer anew, by registering something that
         # is then replaced by what was there.
@@ -154,7 +154,8 @@ class Constants(nn.Module):
         for name, found in lists.items():
             self.register_parameter(name, nn.Parameter(torch.empty(0)))
             parametrize.register_parametrization(self, name, nn.Identity())
-            self.parametrizations[name] = found  # type: ignore[index,operator,union-attr]
+            made: Any = self.parametrizations
+            made[name] = found
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Constants":
         make, arguments, state = self.__reduce_ex__(4)

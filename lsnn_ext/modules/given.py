@@ -33,7 +33,8 @@ def what_it_is(state: Any) -> str:
     if kind == "LSNNState":
         return f"{kind}; its part for the neurons alone is state.neurons"
     if type(state) is tuple and len(state) == 2 and all(isinstance(s, Tensor) for s in state):
-        return f"{kind} of two tensors, as (h, c) of nn.LSTM, which has no counterpart; {_OF_A_CALL}"
+        return (f"{kind} of two tensors, as (h, c) of nn.LSTM, which has no counterpart; "
+                f"{_OF_A_CALL}")
     return f"{kind}; {_OF_A_CALL}"
 
 
@@ -59,9 +60,10 @@ def batch_hint(given: tuple[int, ...], want: tuple[int, ...], x: Any, first: boo
     steps = x.shape[1 if first else 0]
     if given[0] != steps:
         return ""
-    order = "(B, T, I), as of batch_first=True" if not first else "(T, B, I), as of batch_first=False"
+    order = "(T, B, I)" if first else "(B, T, I)"
     return (f"; the state has a batch of {steps}, and so has x where the layer, made with "
-            f"batch_first={first}, has its steps: x seems to be {order}")
+            f"batch_first={first}, has its steps: x seems to be {order}, as of "
+            f"batch_first={not first}")
 
 
 def refuse_freed(state: Any) -> None:

@@ -149,8 +149,8 @@ def check_start(name: str, form: nn.Module | None, start: Tensor) -> None:
     low, high = (float(bound) for bound in start.aminmax())
     if isinstance(form, Logit) and not 0 < low <= high < 1:
         raise ValueError(f"{name}: expected a start between 0 and 1, which has a logit, to learn "
-                         f"from, got {low if low <= 0 else high:.6g}; learn={{{name!r}: \"plain\"}} "
-                         f"learns the number itself")
+                         f"from, got {low if low <= 0 else high:.6g}; learn={{{name!r}: "
+                         f"\"plain\"}} learns the number itself")
     if isinstance(form, Clamp) and not form.low <= low <= high <= form.high:
         raise ValueError(f"{name}: expected a start from {form.low:g} to {form.high:g}, where it "
                          f"is clamped, got {low if low < form.low else high:.6g}")

@@ -201,7 +201,7 @@ class Recurrent(Constants):
         weight = self._parameters.get("weight_ih_l0")
         if weight is None:  # parametrized, or no parameter
             weight = next(self.parameters(), None)
-        dtype = (self.weight_ih_l0 if weight is None else weight).dtype
+        dtype: Any = (self.weight_ih_l0 if weight is None else weight).dtype
         check_input(x, dims, form, self.input_size, dtype)
         if state is not None:
             want = (len(self._suffixes), *batch, self.hidden_size)
@@ -245,7 +245,8 @@ class Recurrent(Constants):
         """A call of any form; record, trace: as of forward. means gets the rates, where they are
         wanted."""
         packed = isinstance(x, PackedSequence)
-        neurons = neurons_of(record, self.hidden_size, (x.data if packed else x).device)
+        data: Tensor = x.data if isinstance(x, PackedSequence) else x
+        neurons = neurons_of(record, self.hidden_size, data.device)
         if neurons is not None and trace:
             raise ValueError("record: expected None with trace=True, which returns all neurons, "
                              f"got {record}")
