@@ -119,6 +119,24 @@ def delays_of(
             else None), list(each.distinct)
 
 
+_NUMBERS = {"alpha": (0, 1), "rho": (0, 1), "sigma": (0, 1), "width": (5e-324, math.inf)}
+
+
+def _check_number(name: str, value: float) -> None:
+    """Numbers that are no tensors; those in tensors the operator reads itself, on the CPU."""
+    low, high = _NUMBERS.get(name, (-math.inf, math.inf))
+    # not math.isfinite, which torch.compile cannot trace for a dynamic number
+    if low <= value <= high and -math.inf < value < math.inf:
+        return
+    hint = ""
+    if name in ("alpha", "rho", "sigma") and value > 1:
+        hint = (f"; {name} is a decay over a step: that of a time constant of {value:g} is "
+                f"math.exp(-dt / {value:g})")
+    wanted = {"width": "a finite number > 0"}.get(
+        name, "a finite number" if low == -math.inf else f"a number from {low} to {high}")
+    raise ValueError(f"{name}: expected {wanted}, got {value}{hint}")
+
+
 def check_coefficients(given: dict[str, Coefficient | None], N: int, device: torch.device) -> None:
     """Kinds, shapes, devices; ranges of numbers where the operator does not check them. None: left
     to the model."""
@@ -133,14 +151,8 @@ def check_coefficients(given: dict[str, Coefficient | None], N: int, device: tor
                 raise ValueError(f"{name}: expected device {device} as current, got {value.device}")
         elif isinstance(value, bool) or not isinstance(value, int | float | None):
             raise TypeError(f"{name}: expected a number or a tensor, got {type(value).__name__}")
-        elif value is not None and device.type != "cpu":
-            # the operator reads numbers on the CPU only
-            low, high = {"alpha": (0, 1), "rho": (0, 1), "sigma": (0, 1),
-                         "width": (5e-324, math.inf)}.get(
-                name, (-math.inf, math.inf))
-            if not (math.isfinite(value) and low <= value <= high):
-                raise ValueError(f"{name}: expected a finite number from {low} to {high}, got "
-                                 f"{value}")
+        elif value is not None:
+            _check_number(name, value)
     for name in ("alpha", "theta"):
         if given[name] is None:
             raise TypeError(f"{name}: expected a number or a tensor, got None")

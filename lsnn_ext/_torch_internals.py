@@ -18,7 +18,7 @@ __all__ = [
     "DispatchMode", "assert_on_device", "backward_pass", "below_autograd", "gradient_transforms",
     "has_hooks", "has_own_call", "is_batched", "is_forward_mode", "is_mode_active",
     "is_transforming", "is_zero_tensor", "keys_after_autograd", "make_savable", "tree_map",
-    "will_run",
+    "was_freed", "will_run",
 ]
 
 
@@ -71,6 +71,23 @@ def backward_pass() -> int:
 def will_run(node: torch.autograd.graph.Node) -> bool:
     """Whether the backward pass that runs comes to a node: not all do, where inputs are named."""
     return torch._C._will_engine_execute_node(node)
+
+
+def was_freed(tensor: Tensor) -> bool:
+    """Whether a backward pass has freed what the tensor was computed of, so that no other one can
+    come to it; looks through views and stacks at the first node that was written in Python."""
+    node: Any = tensor.grad_fn
+    for _ in range(8):
+        if node is None:
+            return False
+        if hasattr(type(node), "_raw_saved_tensors"):
+            try:
+                node._raw_saved_tensors  # noqa: B018  # without unpacking any
+            except RuntimeError:
+                return True
+            return False
+        node = node.next_functions[0][0] if node.next_functions else None
+    return False
 
 
 def keys_after_autograd(keys: Any) -> Any:
