@@ -1,7 +1,7 @@
 """lsnn_ext: recurrent spiking networks with adaptive neurons as one fused operator over the whole
 sequence."""
 
-from . import functional, reference
+from . import functional, init, optim, reference
 from ._config import show_config
 from .functional import State, Traces
 from .modules import ALIF, LIF, LSNN, LeakyReadout, Linear, LSNNState
@@ -11,5 +11,5 @@ from .profiler.report import Profile
 __version__ = "0.1.0"
 __all__ = [
     "ALIF", "LIF", "LSNN", "LSNNState", "LeakyReadout", "Linear", "Profile", "State", "Traces",
-    "functional", "profile", "reference", "show_config",
+    "functional", "init", "optim", "profile", "reference", "show_config",
 ]
