@@ -179,6 +179,8 @@ class DeepR(Optimizer):
             # a matrix without room leaves its share to the others, drawn again
             drawn = torch.multinomial(sizes, missing, replacement=True, generator=self.generator)
             for k, count in enumerate(drawn.bincount(minlength=len(held)).tolist()):
+                if not count:
+                    continue
                 theta, _, allowed, _ = held[k]
                 dormant = ((theta <= 0) & allowed).reshape(-1).nonzero().squeeze(1)
                 if len(dormant) <= count:
@@ -189,8 +191,15 @@ class DeepR(Optimizer):
                 missing -= len(chosen)
 
     def _some(self, n: int, count: int) -> Tensor:
-        """Distinct whole numbers below n, in any order: as many as counted, or all n."""
-        return torch.randperm(n, generator=self.generator)[:count]
+        """Distinct whole numbers below n, every set of them as likely: as many as counted, or all
+        n."""
+        if 4 * count > n:
+            return torch.randperm(n, generator=self.generator)[:count]
+        found = torch.empty(0, dtype=torch.int64)
+        while len(found) < count:  # a few are drawn twice, and then others for them
+            more = torch.randint(n, (count - len(found),), generator=self.generator)
+            found = torch.cat([found, more]).unique()
+        return found
 
     def _normal(self, like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=self.generator, dtype=like.dtype).to(like.device)
