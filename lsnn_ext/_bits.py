@@ -98,12 +98,13 @@ class _Pack(torch.autograd.Function):
 class _Unpack(torch.autograd.Function):
     @staticmethod
     def forward(bits: Tensor, carrier: Tensor) -> Tensor:
-        shifts = torch.arange(WORD, dtype=torch.int32, device=bits.device)
-        return (
-            (bits.unsqueeze(-1) >> shifts & 1)
-            .flatten(-2)[..., : carrier.shape[-1]]
-            .to(carrier.dtype)
-        )
+        # an eighth of the memory traffic of a shift for each bit: octets, and a row of numbers each
+        T, B, N = carrier.shape
+        places = torch.arange(8, dtype=torch.int32, device=bits.device)
+        table = (torch.arange(256, dtype=torch.int32, device=bits.device)[:, None] >> places) & 1
+        octets = (bits.unsqueeze(-1) >> 8 * places[:4]) & 255
+        numbers = table.to(carrier.dtype).index_select(0, octets.flatten())
+        return numbers.view(T, B, bits.shape[-1] * WORD)[..., :N].contiguous()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
