@@ -1,6 +1,7 @@
 """What the tasks share: the options of a run, one training loop with a progress bar, checkpoints
 that no moment is without, a learning rate that follows a half cosine, and a clip."""
 import argparse
+import json
 import math
 import signal
 import tempfile
@@ -40,7 +41,8 @@ def above_0(kind: Callable[[str], float]) -> Callable[[str], float]:
 count, number = above_0(int), above_0(float)
 
 
-def length_options(parser: argparse.ArgumentParser, minutes: float) -> argparse._ArgumentGroup:
+def length_options(parser: argparse.ArgumentParser,
+                   minutes: float | None = None) -> argparse._ArgumentGroup:
     """--minutes, --iterations, --resume and --overwrite."""
     length = parser.add_argument_group("length of the run")
     length.add_argument("--minutes", type=number, default=minutes,
@@ -266,3 +268,11 @@ def finished(run: Run, is_finished: bool, program: str) -> bool:
         print(f"stopped after {len(run.history)} iterations; to go on: python {program} --resume "
               f"--out {run.options.out}")
     return is_finished
+
+
+def write_results(run: Run, path: Path, **values: Any) -> None:
+    """What came out, with the options of the run, as JSON."""
+    options = {name: value for name, value in vars(run.options).items() if name not in HERE}
+    path.write_text(json.dumps({**values, "iterations": len(run.history),
+                                "seconds": round(run.seconds, 1), "options": options},
+                               indent=1) + "\n")
