@@ -151,9 +151,11 @@ def clipped(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
     return norm
 
 
-def train(run: Run, iterate: Callable[[], Values], every: float = CHECKPOINT_SECONDS) -> bool:
+def train(run: Run, iterate: Callable[[], Values], every: float | None = None) -> bool:
     """Trains to the end of the run (True) or to Ctrl-C or SIGTERM (False); iterate makes an
-    iteration and returns its values, a checkpoint is written after so many seconds of training."""
+    iteration and returns its values, a checkpoint is written after so many seconds of training,
+    CHECKPOINT_SECONDS if none are given."""
+    every = CHECKPOINT_SECONDS if every is None else every
     stop: list[int] = []
     before = {number: signal.signal(number, lambda number, frame: stop.append(number))
               for number in STOPS}
