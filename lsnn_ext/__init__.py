@@ -1,15 +1,16 @@
 """lsnn_ext: recurrent spiking networks with adaptive neurons as one fused operator over the whole
 sequence."""
 
-from . import functional, reference
+from . import functional, init, optim, reference
 from ._config import show_config
 from .functional import State, Traces
+from .learned_delay import LearnedDelay
 from .modules import ALIF, LIF, LSNN, LeakyReadout, Linear, LSNNState
 from .profiler import profile
 from .profiler.report import Profile
 
 __version__ = "0.1.0"
 __all__ = [
-    "ALIF", "LIF", "LSNN", "LSNNState", "LeakyReadout", "Linear", "Profile", "State", "Traces",
-    "functional", "profile", "reference", "show_config",
+    "ALIF", "LIF", "LSNN", "LSNNState", "LeakyReadout", "LearnedDelay", "Linear", "Profile",
+    "State", "Traces", "functional", "init", "optim", "profile", "reference", "show_config",
 ]
