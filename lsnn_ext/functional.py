@@ -100,7 +100,8 @@ def alif(
             neuron-step; the backward pass computes the rest again, to the same bits and gradients
             (that of sigma: to rounding), K steps at a time. A text such as "500 MB": the saved
             tensors and the scratch memory of the backward pass stay below it, with the K that takes
-            least where saving all does not fit. CPU only: on other devices everything is saved.
+            least where saving all does not fit. CPU only: on other devices everything is saved,
+            and a warning says so once.
         saved_dtype: torch.bfloat16: y is saved in half the memory, 2.25 bytes per neuron-step in
             all instead of 4.25; the spikes stay as they are, and gradients are those of membranes
             rounded to 8 bits. None: the dtype of the computation. Of no effect in float64, or with
@@ -176,7 +177,7 @@ def layer(
         spikes: whether to return the spikes; without w_out they always are. "bits": packed, for the
             next layer. The backward pass keeps these bits anyway, so returning them takes no
             further memory. The CPU kernels write and read them; elsewhere they are made of numbers,
-            which saves nothing.
+            which saves nothing, and a warning says so once.
         **neuron: the keyword arguments of alif.
 
     Returns:

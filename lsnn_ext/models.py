@@ -327,9 +327,12 @@ def coefficients(
     model = named_model(dynamics)
     rho = 0.0 if rho is None else rho
     rules: dict[str, Coefficient] = {
-        "0": 0.0, "1": 1.0, "1-alpha": 1 - alpha, "1-rho": 1 - rho, "theta": theta, "alpha": alpha,
-        "unused": 0.0,
+        "0": 0.0, "1": 1.0, "theta": theta, "alpha": alpha, "unused": 0.0,
     }
+    if kappa is None and model.kappa == "1-alpha":
+        kappa = 1 - alpha
+    if q is None and model.q == "1-rho":
+        q = 1 - rho
     return {
         "alpha": alpha,
         "kappa": rules[model.kappa] if kappa is None else kappa,
