@@ -3,7 +3,7 @@ sequence."""
 
 from . import functional, reference
 from ._config import show_config
-from .functional import State, Traces
+from .functional import State, Traces, use_reference
 from .modules import ALIF, LIF, LSNN, LeakyReadout, Linear, LSNNState
 from .profiler import profile
 from .profiler.report import Profile
@@ -12,4 +12,5 @@ __version__ = "0.1.0"
 __all__ = [
     "ALIF", "LIF", "LSNN", "LSNNState", "LeakyReadout", "Linear", "Profile", "State", "Traces",
     "functional", "profile", "reference", "show_config",
+    "use_reference",
 ]

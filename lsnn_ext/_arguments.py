@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from ._torch_internals import assert_on_device, is_batched, is_mode_active
+from ._torch_internals import assert_on_device, is_batched, is_mode_active, wants_gradient
 from .models import Coefficient, State
 
 _ORDINARY = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
@@ -150,7 +150,7 @@ def stacked(given: dict[str, Coefficient], N: int, dtype: torch.dtype,
             device: torch.device) -> tuple[Tensor, int]:
     """All coefficients as one tensor (11,N), and the bits of those whose gradient is asked for."""
     want = sum(1 << k for k, value in enumerate(given.values()) if isinstance(value, Tensor)
-               and value.requires_grad)
+               and wants_gradient(value))
     if device.type == "cpu" and not any(isinstance(value, Tensor) for value in given.values()):
         return torch.tensor(list(given.values()), dtype=dtype)[:, None].expand(-1, N), 0
 
