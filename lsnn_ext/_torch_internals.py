@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_map as tree_map
 __all__ = [
     "DispatchMode", "assert_on_device", "backward_pass", "below_autograd", "has_hooks",
     "has_own_call", "is_batched", "is_forward_mode", "is_legacy_batched", "is_mode_active",
-    "is_transforming", "is_zero_tensor", "keys_after_autograd", "make_savable", "tree_map",
-    "wants_gradient", "will_run",
+    "is_transforming", "is_zero_tensor", "keys_after_autograd", "leave_graph_of_transforms", "make_savable",
+    "tree_map",     "wants_gradient", "will_run",
 ]
 
 
@@ -26,6 +26,19 @@ def is_transforming() -> bool:
     """Whether torch.func.grad, vmap or another transform runs: they always record the backward
     pass."""
     return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _transforms() -> int:
+    """How many transforms of torch.func run, also while torch.compile traces."""
+    return len(torch._C._functorch.get_interpreter_stack() or [])
+
+
+def leave_graph_of_transforms() -> None:
+    """Inside a transform of torch.func torch.compile runs what follows uncompiled, or raises with
+    fullgraph=True: a graph would drop gradients that torch.vmap hides, and second derivatives."""
+    if _transforms():
+        torch._dynamo.graph_break()
 
 
 def is_forward_mode() -> bool:

@@ -18,6 +18,7 @@ from .._torch_internals import (
     is_forward_mode,
     is_legacy_batched,
     is_transforming,
+    leave_graph_of_transforms,
     wants_gradient,
 )
 from ..models import COEFFICIENTS
@@ -216,6 +217,8 @@ def recurrence_in_order(t: Tensors, settings: Settings) -> Outputs:
 
     bits of the outputs are there also where only `saved` is asked for.
     """
+    if torch.compiler.is_compiling() and torch.is_grad_enabled():
+        leave_graph_of_transforms()
     forward_mode = not torch.compiler.is_compiling() and is_forward_mode()
     if settings.sparse_grad and t.w_rec is not None and torch.compiler.is_exporting():
         # The bare operator of the program knows nothing of it.
