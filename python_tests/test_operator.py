@@ -25,6 +25,8 @@ from lsnn_ext import ALIF, LIF, LSNN, _ops, functional
 pytestmark = pytest.mark.skipif(
     not _ops.available, reason="the compiled part of lsnn_ext is not built"
 )
+needs_compiler = pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None,
+                                    reason="inductor needs a C++ compiler")
 BUSY = Case("busy", T=40, delay="each", refractory=2, state="real")
 PLAIN = Case("plain", T=40)
 REFUSING = ("alif_forward", "alif_backward", "linear_events", "linear_events_backward")
@@ -196,8 +198,7 @@ def test_compiled_for_any_length_and_batch(name: str, fresh: None) -> None:
         assert len(graphs.forward) == len(graphs.backward) == 1
 
 
-@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None,
-                    reason="inductor needs a C++ compiler")
+@needs_compiler
 @pytest.mark.parametrize("name", ["functional", "LSNN"])
 def test_inductor(name: str, fresh: None) -> None:
     module, x = MODULES[name][0](), torch.randn(40, 3, 5)
