@@ -3,7 +3,7 @@ sequence."""
 
 from . import functional, init, optim, reference
 from ._config import show_config
-from .functional import State, Traces
+from .functional import State, Traces, use_reference
 from .learned_delay import LearnedDelay
 from .modules import ALIF, LIF, LSNN, LeakyReadout, Linear, LSNNState
 from .profiler import profile
@@ -13,4 +13,5 @@ __version__ = "0.1.0"
 __all__ = [
     "ALIF", "LIF", "LSNN", "LSNNState", "LeakyReadout", "LearnedDelay", "Linear", "Profile",
     "State", "Traces", "functional", "init", "optim", "profile", "reference", "show_config",
+    "use_reference",
 ]

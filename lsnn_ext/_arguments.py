@@ -14,6 +14,7 @@ from ._torch_internals import (
     is_forward_mode,
     is_mode_active,
     is_transforming,
+    wants_gradient,
 )
 from .models import Coefficient, State
 
@@ -168,7 +169,7 @@ def stacked(given: dict[str, Coefficient], N: int, dtype: torch.dtype,
             device: torch.device) -> tuple[Tensor, int]:
     """All coefficients as one tensor (11,N), and the bits of those whose gradient is asked for."""
     want = sum(1 << k for k, value in enumerate(given.values()) if isinstance(value, Tensor)
-               and value.requires_grad)
+               and wants_gradient(value))
     if device.type == "cpu" and not any(isinstance(value, Tensor) for value in given.values()):
         return torch.tensor(list(given.values()), dtype=dtype)[:, None].expand(-1, N), 0
 

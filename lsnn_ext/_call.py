@@ -46,7 +46,7 @@ def _outputs(
     csrc/torch/boundary.h."""
     call = resolve(neuron, x, w_rec, fused.w_in, _ops.available and not _ops.cpu_kernels(x))
     model, (v, a, i, r, z) = call.model, call.state
-    if not _ops.available:
+    if not _ops.compiled_code_runs():
         return _by_reference(x, w_rec, neuron, call)
     check_kernels("current", x)
     if call.checkpoint and torch.is_grad_enabled():
@@ -126,7 +126,7 @@ def of_inputs(
         raise ValueError(f"{name}: expected shape (T, B, I), got {tuple(x.shape)}")
     T, B, I = x.shape
     like = x.carrier if isinstance(x, PackedSpikes) else x
-    if _ops.available:
+    if _ops.compiled_code_runs():
         check_kernels(name, like)
     check_beside("w_in", w_in, ("N", I), like, name)
     N = w_in.shape[0]

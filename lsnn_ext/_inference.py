@@ -35,7 +35,7 @@ def may_be_prepared(T: int, B: int, N: int) -> bool:
         and 0 < T * B * N < _FEW
         and not is_transforming() and not is_forward_mode() and not is_mode_active()
         and not torch.jit.is_tracing() and not torch.is_autocast_enabled("cpu")
-        and not _ops.forced_options()
+        and not _ops.forced_options() and _ops.compiled_code_runs()
     )
 
 

@@ -17,6 +17,7 @@ from ._inference import may_be_kept as may_be_kept
 from ._inference import may_be_prepared as may_be_prepared
 from ._inference import ordinary as ordinary
 from ._lengths import GivenLengths
+from ._ops import use_reference
 from ._poisson import poisson
 from ._resolve import Neuron
 from ._route import bits_pay as bits_pay
@@ -27,7 +28,7 @@ from ._torch_internals import make_savable
 from .models import Coefficient, State, Traces
 
 __all__ = ["Delays", "Layered", "PackedSpikes", "State", "Traces", "alif", "layer", "leaky_readout",
-           "linear", "pack_spikes", "poisson"]
+           "linear", "pack_spikes", "poisson", "use_reference"]
 
 make_savable(State)
 make_savable(Traces)

@@ -16,11 +16,11 @@ VERSION = f"torch {torch.__version__}"
 
 
 def test_transforms() -> None:
-    found: list[tuple[bool, int, bool]] = []
+    found: list[tuple[bool, bool, bool]] = []
 
     def look(x: torch.Tensor) -> torch.Tensor:
-        found.append((internals.is_transforming(), internals.gradient_transforms(),
-                      internals.is_batched(x)))
+        found.append((internals.is_transforming(), internals.is_batched(x),
+                      internals.wants_gradient(x)))
         return x.square().sum()
 
     x = torch.ones(3)
@@ -28,8 +28,31 @@ def test_transforms() -> None:
     torch.func.grad(look)(x)
     torch.func.grad(lambda x: torch.func.grad(look)(x).sum())(x)
     torch.func.vmap(look)(x)
-    assert found == [(False, 0, False), (True, 1, False), (True, 2, False),
-                     (True, 0, True)], VERSION
+    torch.func.vmap(torch.func.grad(look))(x)
+    torch.func.grad(lambda x: torch.func.vmap(look)(x).sum())(x)
+    torch.func.vmap(look)(x.requires_grad_())
+    assert found == [(False, False, False), (True, False, True), (True, False, True),
+                     (True, True, False), (True, True, True), (True, True, True),
+                     (True, True, True)], VERSION
+
+
+def test_batches_of_gradients() -> None:
+    found: list[bool] = []
+
+    class Looks(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: object, g: torch.Tensor) -> torch.Tensor:
+            found.append(internals.is_legacy_batched(g))
+            return g
+
+    x = torch.ones(3, requires_grad=True)
+    torch.autograd.grad(Looks.apply(x), x, torch.ones(3))
+    torch.autograd.grad(Looks.apply(x), x, torch.eye(3), is_grads_batched=True)
+    assert found == [False, True], VERSION
 
 
 def test_forward_mode() -> None:

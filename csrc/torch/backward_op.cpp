@@ -60,7 +60,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
               "y: expected the dtype of carry, or bfloat16");
   check_like_device(y, "y", carry, "carry");
   check_shape(y, "y", c.checkpoint ? Ints{0} : Ints{T, B, N});
-  check_shape(carry, "carry", {segments(T, every), 4, B, N});
+  check_shape(carry, "carry", {4 * segments(T, every), B, N});
   LSNN_EXPECT(bits.scalar_type() == ScalarType::Int, "bits must be int32");
   check_like_device(bits, "bits", carry, "carry");
   if (c.smooth) {

@@ -59,7 +59,7 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
       empty(x, save_y ? Ints{T, B, N} : Ints{0}, save_bf16 ? ScalarType::BFloat16 : type);
   const Tensor bits = empty(x, keep_bits ? Ints{T, B, words(N)} : Ints{0}, ScalarType::Int);
   const Tensor smooth_z = empty_unless(save_z, {T, B, N});
-  const Tensor carry = empty_unless(save, {segments(T, every), 4, B, N});
+  const Tensor carry = empty_unless(save, {4 * segments(T, every), B, N});
 
   ForwardArgs f{};
   f.layer = l;

@@ -37,7 +37,7 @@ def _forward(given: Any) -> tuple[Any, ...]:
         y,
         bits,
         when(save and c.smooth, T, B, N),
-        when(save, (T + every - 1) // every, 4, B, N),
+        when(save, 4 * ((T + every - 1) // every), B, N),  # never one row: torch tells that apart
     ]
     last = [*(new(B, N) for _ in range(4)), new(1 + delays[-1] if delays else 1, B, N)]
     traces = [when(requested("traces"), T, B, N) for _ in range(3)]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._torch_internals import below_autograd, is_forward_mode
+from .._torch_internals import below_autograd, is_forward_mode, wants_gradient
 from .autograd import transformed
 
 
@@ -63,7 +63,8 @@ class LeakyReadoutBackward(torch.autograd.Function):
 
 def leaky_readout(x: Tensor, p: Tensor | None, k: float) -> tuple[Tensor, Tensor]:
     """The operator, under autograd where somebody wants a gradient."""
-    wanted = torch.is_grad_enabled() and (x.requires_grad or (p is not None and p.requires_grad))
+    wanted = torch.is_grad_enabled() and (wants_gradient(x)
+                                          or (p is not None and wants_gradient(p)))
     # the bare operator would drop tangents
     if wanted or not torch.compiler.is_compiling() and is_forward_mode():
         return LeakyReadout.apply(x, p, k)
