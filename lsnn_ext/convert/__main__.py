@@ -1,7 +1,7 @@
 """python -m lsnn_ext.convert script.py:model: what convert would do, without changing a file."""
 import argparse
 import importlib
-import runpy
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,11 @@ def _named(place: str) -> tuple[dict[str, Any], str]:
         if not Path(where).is_file():
             raise SystemExit(f"expected a file, got {where}, which is none")
         sys.path.insert(0, str(Path(where).resolve().parent))
-        return runpy.run_path(where, run_name="_lsnn_ext_convert"), name
+        spec = importlib.util.spec_from_file_location("_converted_script", where)
+        assert spec is not None and spec.loader is not None
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return vars(module), name
     sys.path.insert(0, "")
     return vars(importlib.import_module(where)), name
 

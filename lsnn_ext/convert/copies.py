@@ -31,10 +31,12 @@ def duplicate(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module
 
     Unlike copy.deepcopy it takes state that has a graph, which becomes a copy without, keeps the
     hooks of parameters, and does not ask modules how they would copy themselves, as some of other
-    packages fail at that. What cannot be copied, a logger say, is shared.
+    packages fail at that. What cannot be copied, a logger say, is shared. memo: as of
+    copy.deepcopy.
     """
-    memo: dict[int, Any] = {}
-    pairs = [(module, object.__new__(type(module))) for module in model.modules()]
+    memo = {} if memo is None else memo
+    pairs = [(module, object.__new__(type(module))) for module in model.modules()
+             if id(module) not in memo]
     memo |= {id(module): twin for module, twin in pairs}
     for module, _ in pairs:
         for tensor in _tensors(vars(module)):

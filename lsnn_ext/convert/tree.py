@@ -124,8 +124,8 @@ def _named(module: nn.Module) -> Iterator[tuple[nn.Module, str, str, nn.Paramete
 
 
 def attribute(module: Any, name: str) -> Any:
-    """What stands behind a name with dots; None where there is nothing."""
-    for part in name.split("."):
+    """What stands behind a name with dots, "" is the module; None where there is nothing."""
+    for part in name.split(".") if name else ():
         module = getattr(module, part, None)
     return module
 
@@ -208,7 +208,7 @@ def _hand_over(module: nn.Module, old: nn.Module) -> None:
     with torch.no_grad():
         for _, _, name, parameter in _named(module):
             path, _, key = name.rpartition(".")
-            holder = attribute(old, path) if path else old
+            holder = attribute(old, path)
             if isinstance(getattr(holder, key), nn.Parameter) and isinstance(holder, nn.Module):
                 holder._parameters[key] = parameter
             else:
