@@ -3,14 +3,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from torch import Tensor, nn
-
-
-def peer(name: str) -> Any:
-    """The package; a test without it is skipped, and says why."""
-    return pytest.importorskip(name, reason=f"{name} is not installed; pip install lsnn_ext[peers] "
-                                            f"brings it")
 
 
 class Stacked(nn.Module):

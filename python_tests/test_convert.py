@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 import lsnn_ext
 from compare import assert_same
-from foreign import Stacked, peer, wrong_for
+from foreign import Stacked, wrong_for
 from lsnn_ext.convert import ConversionError, Report
+from originals import package
 
 T, B, I, N = 40, 3, 6, 14
 
 
 def _norse(seed: int = 0, **settings: Any) -> Stacked:
-    nt = peer("norse.torch")
+    nt = package("norse.torch")
     torch.manual_seed(seed)
     p = nt.LSNNParameters(tau_adapt_inv=torch.tensor(30.0), **settings)
     return Stacked(nn.Linear(I, 10), nt.LSNNRecurrent(10, N, p=p), nt.LIFRecurrent(N, 9),
@@ -128,7 +129,7 @@ def test_copies_and_pickles_of_a_converted_model() -> None:
 
 
 def test_a_model_that_is_one_layer_comes_back_as_another() -> None:
-    nt = peer("norse.torch")
+    nt = package("norse.torch")
     layer = nt.LIFRecurrent(I, N)
     model, report = _converted(layer)
     assert type(model) is lsnn_ext.norse.LIFRecurrent and report.replaced[0].names == ("",)
@@ -136,7 +137,7 @@ def test_a_model_that_is_one_layer_comes_back_as_another() -> None:
 
 
 def test_one_module_at_two_places_stays_one() -> None:
-    nt = peer("norse.torch")
+    nt = package("norse.torch")
     layer = nt.LIFRecurrent(I, I)
     model = nn.ModuleDict({"a": nn.ModuleList([layer, nn.Identity()]), "b": layer})
     original = layer

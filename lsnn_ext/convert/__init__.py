@@ -15,8 +15,8 @@ from .trial import Given, check_given
 from .verification import ConversionError
 
 __all__ = [
-    "Comparison", "ConversionError", "Difference", "InLoop", "Left", "Refused", "Replaced", "Report",
-    "Speed", "convert", "revert",
+    "Comparison", "ConversionError", "Difference", "InLoop", "Left", "Refused", "Replaced",
+    "Report", "Speed", "convert", "revert",
 ]
 
 
@@ -24,8 +24,8 @@ def convert(
     model: nn.Module, *, verify: Given | None = None, inplace: bool = True, strict: bool = True,
     classes: Iterable[type[Any]] = (), repeats: int = 5,
 ) -> tuple[nn.Module, Report]:
-    """Puts layers of lsnn_ext in place of those of Norse, snnTorch, sinabs, SpikingJelly and others,
-    with the same numbers, and says what it did.
+    """Puts layers of lsnn_ext in place of those of Norse, snnTorch, sinabs, SpikingJelly and
+    others, with the same numbers, and says what it did.
 
     Two results, so that nobody overlooks what was left as it is. The parameters are the same
     objects as before, under the same names where the layers have the same: an optimizer that was

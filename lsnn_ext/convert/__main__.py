@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m lsnn_ext.convert",
         description="What lsnn_ext.convert would replace in a model, how equal it is and how much "
-                    "faster. No file is changed. The script is run as far as an import of it would; "
+                    "faster. No file is changed. The script is run as an import would run it: "
                     "what stands below `if __name__ == '__main__'` is not.")
     parser.add_argument("model", metavar="FILE.py:NAME",
                         help="a module, or a class or function without arguments that makes one")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .copies import cast, duplicate
 from .report import Difference
-from .trial import Call, Named, Run, detached, named_tensors, record
+from .trial import Call, Named, Run, detached, record
 
 # What rounding may make of a value, as a share of the largest of its kind.
 STATES = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -39,7 +39,7 @@ def distance(got: Tensor, want: Tensor) -> float:
     return error / largest if largest > 0 else error
 
 
-def distances(got: Named, want: Named) -> Named | dict[str, float]:
+def distances(got: Named, want: Named) -> dict[str, float]:
     """distance() of all that both have."""
     return {name: distance(got[name], value) for name, value in want.items() if name in got}
 
@@ -121,7 +121,7 @@ def _states(pair: Pair, before: list[Call], after: list[Call],
             continue
         step = k if pair.time < 0 else _first_step(pair, before, after, k, dtype)
         return Difference(pair.name, f"state {name}", "mapping", call=k, step=step,
-                          largest=float(found[name]),
+                          largest=found[name],
                           detail=f"{name} differs by {found[name]:.1e} of the largest, although "
                                  f"all spikes are equal")
     return None
@@ -240,16 +240,10 @@ def outputs_of(theirs: Run, ours: Run, dtype: torch.dtype) -> tuple[dict[str, fl
         return {}, Difference("", "results of the model", "mapping",
                               detail=f"{', '.join(theirs.outputs)} before, "
                                      f"{', '.join(ours.outputs)} after")
-    apart = {name: float(value) for name, value in distances(ours.outputs,
-                                                             theirs.outputs).items()}
+    apart = distances(ours.outputs, theirs.outputs)
     worst = max(apart, key=apart.__getitem__, default="")
     if not apart or apart[worst] <= GRADIENTS[dtype]:
         return apart, None
     return apart, Difference("", f"result {worst} of the model", "mapping", largest=apart[worst],
                              detail=f"it differs by {apart[worst]:.1e} of the largest, although "
                                     f"all spikes are equal")
-
-
-def values_of(value: Any) -> list[Tensor]:
-    """All tensors of a result."""
-    return [tensor for _, tensor in named_tensors(value)]

@@ -14,7 +14,7 @@ class Difference:
     step: int | None = None  # the first one that differs, from 0
     where: tuple[int, ...] = ()  # item and neuron there
     largest: float = 0.0  # share of the entries, of spikes; of the largest magnitude, of numbers
-    ulps: int | None = None  # by how many units in the last place inputs were moved to make it equal
+    ulps: int | None = None  # units in the last place by which inputs move to make it equal
     detail: str = ""
 
     def __str__(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import comparison, copies, trial, tree
+from . import comparison, copies, tree, trial
 from .comparison import Pair
 from .known import Known
 from .report import Comparison, Difference, Speed
