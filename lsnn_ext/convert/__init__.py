@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import _original, norse  # noqa: F401  the classes enter a registry
-from . import copies, known, tree, verification
+from .. import _original, norse, snntorch  # noqa: F401  the classes enter a registry
+from . import copies, known, loops, tree, verification
 from .known import Known, Refused
 from .report import Comparison, Difference, InLoop, Left, Replaced, Report, Speed
 from .trial import Given, check_given
@@ -22,7 +22,7 @@ __all__ = [
 
 def convert(
     model: nn.Module, *, verify: Given | None = None, inplace: bool = True, strict: bool = True,
-    classes: Iterable[type[Any]] = (), repeats: int = 5,
+    steps: bool = False, classes: Iterable[type[Any]] = (), repeats: int = 5,
 ) -> tuple[nn.Module, Report]:
     """Puts layers of lsnn_ext in place of those of Norse, snnTorch, sinabs, SpikingJelly and
     others, with the same numbers, and says what it did.
@@ -43,6 +43,9 @@ def convert(
             never changed; the result is the new layer.
         strict: a difference that is no rounding raises; False: the model comes back as it was, with
             the report.
+        steps: replace modules too of which a call is one step inside your loop, as snnTorch's are.
+            One step at a time there is little to gain; the report says what the layer gains where
+            one call takes the place of the loop, and what to write. Default False: they stay.
         classes: classes of your own that stand for others, each with `original`, the qualified name
             of the other class, and `from_original(module)`, which makes one of a module or raises
             lsnn_ext.convert.Refused with the reason.
@@ -63,20 +66,22 @@ def convert(
     table = _checked(model, verify, classes, repeats)
     with torch.random.fork_rng(devices=[]):
         mine = model if inplace else copies.duplicate(model)
-        plan = tree.plan(mine, table)
+        plan = tree.plan(mine, table, steps)
         report = Report(
             known.qualified(type(model)), True,
             tuple(Replaced(tuple(entry.names), entry.original,
                            known.qualified(type(entry.new))) for entry in plan.replaced),
             tuple(Left(tuple(entry.names), entry.original, entry.reason)
-                  for entry in plan.refused))
-        if verify is not None and plan.replaced:
-            report = _verified(model, verify, table, report, repeats)
-            if not report.changed:
-                if strict:
-                    raise ConversionError(f"model: expected the same results after conversion, got "
-                                          f"others; the model is as it was\n{report}", report)
-                return model, report
+                  for entry in plan.refused),
+            tuple(loops.unseen(entry, "give verify= an input of the model")
+                  for entry in plan.in_loop))
+        if verify is not None:
+            report = _verified(model, verify, table, report, plan, steps, repeats)
+        if not report.changed:
+            if strict:
+                raise ConversionError(f"model: expected the same results after conversion, got "
+                                      f"others; the model is as it was\n{report}", report)
+            return model, report
         return tree.replace(mine, plan.replaced), report
 
 
@@ -95,12 +100,17 @@ def _checked(model: Any, given: Any, classes: Iterable[type[Any]],
 
 
 def _verified(model: nn.Module, given: Given, table: dict[str, Known], report: Report,
-              repeats: int) -> Report:
-    found = verification.verified(model, given, table)
+              plan: tree.Plan, steps: bool, repeats: int) -> Report:
+    if plan.in_loop:
+        report = changed(report, in_loop=tuple(loops.seen(model, given, plan.in_loop, repeats)))
+    if not plan.replaced:
+        return report
+    found = verification.verified(model, given, table, steps)
     if found.verdict == "mapping":
         return changed(report, changed=False, comparison=found)
-    found = changed(found, own_weights=verification.own_weights(model, given, table))
-    speed = verification.timed(model, given, table, repeats) if repeats else None
+    make = verification.both(model, table, steps)
+    found = changed(found, own_weights=verification.own_weights(make, given))
+    speed = verification.timed(make, given, repeats) if repeats else None
     return changed(report, comparison=found, speed=speed)
 
 

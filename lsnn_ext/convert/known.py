@@ -25,6 +25,11 @@ WRAPPERS = {
     "ScriptModule", "RecursiveScriptModule", "TopLevelTracedModule", "GraphModule",
 }
 TIME = {"sinabs": 1}  # the axis of steps; 0 in other packages
+# What a call of a sequence returns, of classes of which a call of the original is one step.
+LOOPS = {
+    "snntorch": {"RLeaky": "spk, mem", "RSynaptic": "spk, syn, mem"},
+    "spikingjelly": {},
+}
 
 
 class Known(NamedTuple):
@@ -65,6 +70,11 @@ def known_as(kind: type, table: Mapping[str, Known]) -> Known | None:
         return None
     return next((known for known in table.values() if known.package == package
                  and known.original.rsplit(".", 1)[-1] == kind.__name__), None)
+
+
+def by_step(module: nn.Module, known: Known) -> bool:
+    """Whether a call of the module is one step, inside a loop of the user's."""
+    return known.package in LOOPS and getattr(module, "step_mode", "s") == "s"
 
 
 def is_neuron(module: nn.Module) -> bool:

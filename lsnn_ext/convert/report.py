@@ -131,9 +131,10 @@ class InLoop:
     original: str
     ours: str
     steps: int  # calls that were seen
-    comparison: Comparison
+    comparison: Comparison | None  # None: nothing was run, see note
     speed: Speed | None
     code: tuple[str, ...]  # what to write in place of the loop
+    note: str = ""  # why nothing was measured
 
     @property
     def name(self) -> str:
@@ -177,12 +178,17 @@ class Report:
         return "\n".join([*text, *(f"note: {note}" for note in self.notes)])
 
     def _loop(self, one: InLoop) -> list[str]:
-        text = [f"{_names(one.names)} ({one.original}) is called once a step, {one.steps} times "
-                f"here, and stays; as one call of {one.ours}:"]
-        text += [f"  {line}" for line in one.comparison.lines()]
+        calls = f", {one.steps} times here," if one.steps else ""
+        text = [f"{_names(one.names)} ({one.original}) is called once a step{calls} and stays in "
+                f"its loop; as one call of {one.ours}:"]
+        if one.comparison is not None:
+            text += [f"  {line}" for line in one.comparison.lines()]
+        if one.note:
+            text.append(f"  not measured: {one.note}")
         if one.speed is not None:
-            text.append(f"  this layer: {one.speed}")
-        return [*text, "  to write in place of the loop:", *(f"    {line}" for line in one.code)]
+            text.append(f"  this layer, forward and backward: {one.speed}")
+        lines = [f"    {line}" for line in one.code]
+        return [*text, "  what to write in place of the loop:", *lines] if lines else text
 
 
 def _names(names: tuple[str, ...]) -> str:

@@ -30,9 +30,13 @@ class Found:
         return self.names[0]
 
     @property
+    def by_step(self) -> bool:
+        return self.known is not None and known.by_step(self.module, self.known)
+
+    @property
     def time(self) -> int:
-        """The axis of steps in inputs and results."""
-        return self.known.time if self.known else 0
+        """The axis of steps in inputs and results; -1: each call is a step."""
+        return -1 if self.by_step else self.known.time if self.known else 0
 
     @property
     def original(self) -> str:
@@ -44,6 +48,7 @@ class Plan:
     """What the walk has found."""
 
     replaced: list[Found] = field(default_factory=list)
+    in_loop: list[Found] = field(default_factory=list)  # called by steps, and left in their loops
     refused: list[Found] = field(default_factory=list)
 
 
@@ -64,8 +69,11 @@ class Kept:
         return Kept, (None,)
 
 
-def plan(model: nn.Module, table: dict[str, Known]) -> Plan:
-    """Looks at every module; makes what would stand in its place, and changes nothing."""
+def plan(model: nn.Module, table: dict[str, Known], steps: bool) -> Plan:
+    """Looks at every module; makes what would stand in its place, and changes nothing.
+
+    steps: whether modules of which a call is one step are to be replaced too.
+    """
     found: dict[int, Found] = {}
     seen: set[int] = set()
 
@@ -90,7 +98,12 @@ def plan(model: nn.Module, table: dict[str, Known]) -> Plan:
     for entry in found.values():
         if entry.known:
             _make(entry, held.get(id(entry.module)))
-        (made.replaced if entry.new is not None else made.refused).append(entry)
+        if entry.new is None:
+            made.refused.append(entry)
+        elif entry.by_step and not steps:
+            made.in_loop.append(entry)
+        else:
+            made.replaced.append(entry)
     return made
 
 

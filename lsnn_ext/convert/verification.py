@@ -2,7 +2,7 @@
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -29,29 +29,36 @@ class ConversionError(RuntimeError):
         self.report = report
 
 
-def both(model: nn.Module, table: dict[str, Known], dtype: torch.dtype | None = None,
-         ) -> tuple[nn.Module, nn.Module, list[Pair]]:
+Sides: TypeAlias = tuple[nn.Module, nn.Module, list[Pair]]
+# makes both sides anew, in a dtype or as they are
+Candidates: TypeAlias = Callable[[torch.dtype | None], Sides]
+
+
+def both(model: nn.Module, table: dict[str, Known], steps: bool) -> Candidates:
     """A copy of a model, another one converted, and their modules in pairs."""
-    theirs, ours = copies.duplicate(model), copies.duplicate(model)
-    if dtype is not None:
-        copies.cast(theirs, dtype)
-        copies.cast(ours, dtype)
-    plan = tree.plan(ours, table)
-    ours = tree.replace(ours, plan.replaced)
-    pairs = []
-    for entry in plan.replaced:
-        assert entry.new is not None
-        pairs.append(Pair(entry.name, tree.attribute(theirs, entry.name), entry.new, entry.time))
-    return theirs, ours, pairs
+    def make(dtype: torch.dtype | None) -> Sides:
+        theirs, ours = copies.duplicate(model), copies.duplicate(model)
+        if dtype is not None:
+            copies.cast(theirs, dtype)
+            copies.cast(ours, dtype)
+        plan = tree.plan(ours, table, steps)
+        ours = tree.replace(ours, plan.replaced)
+        pairs = []
+        for entry in plan.replaced:
+            assert entry.new is not None
+            pairs.append(Pair(entry.name, theirs.get_submodule(entry.name), entry.new, entry.time))
+        return theirs, ours, pairs
+
+    return make
 
 
-def verified(model: nn.Module, given: Given, table: dict[str, Known]) -> Comparison:
+def verified(model: nn.Module, given: Given, table: dict[str, Known], steps: bool) -> Comparison:
     """Both on the same inputs, with weights and inputs of few bits."""
     found: Comparison | None = None
     for bits in BITS:
         few = copies.duplicate(model)
         copies.round_weights(few, bits)
-        found = _compared(few, rounded(given), table, bits)
+        found = compared(both(few, table, steps), rounded(given), bits)
         if found.verdict != "rounding":
             break
     assert found is not None
@@ -68,11 +75,12 @@ def rounded(given: Given) -> Given:
     return given
 
 
-def _compared(few: nn.Module, given: Given, table: dict[str, Known], bits: int) -> Comparison:
+def compared(make: Candidates, given: Given, bits: int) -> Comparison:
     """In float64 where the original computes in it, else in its own dtype."""
-    first = next((p.dtype for p in few.parameters() if p.is_floating_point()), torch.float32)
+    first = next((p.dtype for p in make(None)[0].parameters() if p.is_floating_point()),
+                 torch.float32)
     for dtype in dict.fromkeys((torch.float64, first)):
-        theirs, ours, pairs = both(few, table, dtype)
+        theirs, ours, pairs = make(dtype)
         modules = {pair.name: (copies.duplicate(pair.theirs), copies.duplicate(pair.ours))
                    for pair in pairs}
         try:
@@ -82,7 +90,7 @@ def _compared(few: nn.Module, given: Given, table: dict[str, Known], bits: int) 
                         for value in call.results.values() if value.is_floating_point()}
             if dtype != first and computed != {dtype}:
                 continue
-        except (RuntimeError, TypeError, ValueError):
+        except Exception:
             if dtype == first:
                 raise
             continue  # it does not compute in float64
@@ -108,16 +116,20 @@ def judged(before: Run, after: Run, pairs: list[Pair], dtype: torch.dtype,
     if first is None:
         for name, calls in before.calls.items():
             for one, other in zip(calls, after.calls[name], strict=True):
+                spikes_first = next(iter(one.results), "")
                 apart = comparison.distances(other.results | other.state,
                                              one.results | one.state)
                 for key, value in apart.items():
-                    label = " ".join(part for part in (name, key) if part) or "spikes"
+                    if key == spikes_first:
+                        continue
+                    label = " ".join(part for part in (name, key) if part)
                     states[label] = max(states.get(label, 0.0), value)
         outputs, first = comparison.outputs_of(before, after, exact)
         gradients, wrong = comparison.gradients_of(before, after, exact)
         first = first or wrong
-    spikes = {name: [value for call in calls if (value := comparison.spikes_of(call)) is not None]
-              for name, calls in before.calls.items()}
+    spikes: dict[str, list[Tensor]] = {
+        name: [spike for call in calls if (spike := comparison.spikes_of(call)) is not None]
+        for name, calls in before.calls.items()}
     counts = {name: sum(value.numel() for value in values) for name, values in spikes.items()}
     return Comparison(
         verdict="equal" if first is None else first.kind, dtype=str(exact).removeprefix("torch."),
@@ -127,9 +139,9 @@ def judged(before: Run, after: Run, pairs: list[Pair], dtype: torch.dtype,
         states=states, outputs=outputs, gradients=gradients, first=first)
 
 
-def own_weights(model: nn.Module, given: Given, table: dict[str, Known]) -> float:
+def own_weights(make: Candidates, given: Given) -> float:
     """Share of the spikes that differ with the model's own weights and dtype."""
-    theirs, ours, pairs = both(model, table)
+    theirs, ours, pairs = make(None)
     before = trial.run(theirs, given, {pair.name: pair.theirs for pair in pairs}, backward=False)
     after = trial.run(ours, given, {pair.name: pair.ours for pair in pairs}, backward=False)
     wrong = entries = 0
@@ -142,13 +154,13 @@ def own_weights(model: nn.Module, given: Given, table: dict[str, Known]) -> floa
     return wrong / max(1, entries)
 
 
-def timed(model: nn.Module, given: Given, table: dict[str, Known], repeats: int) -> Speed:
+def timed(make: Candidates, given: Given, repeats: int) -> Speed:
     """Forward and backward of both in turns, from the same state each time."""
-    theirs, ours, _ = both(model, table)
-    return in_turns([_pass(theirs, given), _pass(ours, given)], repeats)
+    theirs, ours, _ = make(None)
+    return in_turns([one_pass(theirs, given), one_pass(ours, given)], repeats)
 
 
-def _pass(model: nn.Module, given: Given) -> tuple[Callable[[], None], Callable[[], None]]:
+def one_pass(model: nn.Module, given: Given) -> tuple[Callable[[], None], Callable[[], None]]:
     """What makes ready for a pass, and a pass."""
     kept = copies.Kept(model)
 
