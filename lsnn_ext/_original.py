@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from . import functional
 from ._surrogates import SURROGATES
+from ._torch_internals import assert_on_device
 
 __all__ = ["Original", "Refused", "Shape", "refuse"]
 
@@ -62,7 +64,9 @@ def measured(shape: Shape, spike: Callable[[Tensor], Tensor], layer: str, argume
     wrong = ~(error <= 1e-5 * want.abs().max() + 1e-30)
     if bool(wrong.any()):
         at = int(wrong.nonzero()[0])
-        refuse(layer, argument, f"{float(got[at]):.6g} at a distance of {float(u[at]):.6g}",
+        refuse(layer, argument,
+               f"{float(got[at]):.6g} at a distance of {float(u.detach()[at]):.6g} to the "
+               f"threshold",
                f"the derivative of surrogate {shape.surrogate!r}, {float(want[at]):.6g} there")
     return shape
 
@@ -113,6 +117,19 @@ def in_range(layer: str, names: dict[str, Tensor | float]) -> None:
         inside = (each >= 0) & (each <= 1)
         if not bool(inside.all()):
             refuse(layer, name, float(each[~inside].reshape(-1)[0]), "a decay from 0 to 1")
+
+
+def never_negative(name: str, value: Tensor, must: bool) -> bool:
+    """Whether no number is below 0; must: raises ValueError for one that is. Where numbers cannot
+    be looked at here they must not be either, and are compared where they lie."""
+    if functional.readable(value):
+        good = bool((value.detach() >= 0).all())
+        if must and not good:
+            raise ValueError(f"{name}: expected numbers >= 0, got {float(value.detach().min())}")
+        return good
+    if not value.is_meta:
+        assert_on_device((value.detach() >= 0).all(), f"{name}: expected numbers >= 0")
+    return True
 
 
 class Original(nn.Module):
