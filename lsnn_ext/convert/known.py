@@ -35,7 +35,7 @@ LOOPS = {
 class Known(NamedTuple):
     """A class of ours that stands for another package's."""
 
-    ours: type[nn.Module]
+    ours: type[Any]
     original: str  # its qualified name
 
     @property
@@ -48,7 +48,7 @@ class Known(NamedTuple):
         return self.original.split(".")[0]
 
 
-def table_of(classes: Iterable[type[nn.Module]]) -> dict[str, Known]:
+def table_of(classes: Iterable[type[Any]]) -> dict[str, Known]:
     """Classes with `original` and `from_original`, by the name of the original."""
     table: dict[str, Known] = {}
     for ours in classes:

@@ -20,7 +20,8 @@ class Loop(nn.Module):
     results those of all steps are wanted, of the others those of the last.
     """
 
-    def __init__(self, layer: nn.Module, first: tuple[Tensor, ...], whole: tuple[bool, ...]) -> None:
+    def __init__(self, layer: nn.Module, first: tuple[Tensor, ...],
+                 whole: tuple[bool, ...]) -> None:
         super().__init__()
         self.layer, self.first, self.whole = layer, first, whole
 
@@ -71,6 +72,7 @@ def unseen(entry: Found, note: str) -> InLoop:
 def _one(module: nn.Module, entry: Found, calls: list[Call], repeats: int) -> InLoop:
     """One of them, as it was before the run, and its calls in the run."""
     assert entry.new is not None and entry.known is not None
+    kind = entry.known.ours
     if not calls:
         return unseen(entry, "the model does not call it")
     xs = [next((value for value in call.args if isinstance(value, Tensor)), None)
@@ -87,7 +89,7 @@ def _one(module: nn.Module, entry: Found, calls: list[Call], repeats: int) -> In
     whole = (True,) * len(results)
     with torch.no_grad():
         again = Loop(copies.duplicate(module), first, whole)(x)
-        made = Sequence(entry.known.ours.from_original(copies.duplicate(module)), first)(x)
+        made = Sequence(kind.from_original(copies.duplicate(module)), first)(x)
     for value, name in zip(again, calls[0].results, strict=True):
         if not torch.equal(value, torch.stack([call.results[name] for call in calls])):
             return unseen(entry, "the loop sets its state between two steps, or calls it for more "
@@ -100,7 +102,7 @@ def _one(module: nn.Module, entry: Found, calls: list[Call], repeats: int) -> In
             if dtype is not None:
                 copies.cast(part, dtype)
         loop = Loop(theirs, first, whole)
-        line = Sequence(entry.known.ours.from_original(ours), first)
+        line = Sequence(kind.from_original(ours), first)
         return loop, line, [Pair(entry.name, loop, line, 0)]
 
     comparison = verification.compared(candidates, x, verification.BITS[0])

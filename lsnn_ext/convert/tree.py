@@ -117,7 +117,7 @@ def _make(entry: Found, holder: str | None) -> None:
     if entry.reason:
         return
     try:
-        new = entry.known.ours.from_original(entry.module)  # type: ignore[attr-defined]
+        new = entry.known.ours.from_original(entry.module)
     except known.Refused as refusal:
         entry.reason = str(refusal)
         return
