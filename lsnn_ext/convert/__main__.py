@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     names, name = _named(options.model)
     model = _looked_up(names, name)
-    if not isinstance(model, nn.Module):
+    if not isinstance(model, nn.Module) and callable(model):
         model = model()
     if not isinstance(model, nn.Module):
         raise SystemExit(f"expected a module, or what makes one, got {type(model).__name__}")

@@ -168,8 +168,9 @@ class Report:
         if self.comparison is not None:
             text += self.comparison.lines()
         if self.speed is not None:
-            text.append(f"forward and backward, {self.speed.repeats} in turns, "
-                        f"{self.speed.threads} threads: {self.speed}")
+            text.append(f"forward and backward, {self.speed.repeats} rounds in turns, "
+                        f"{self.speed.threads} thread{'s' * (self.speed.threads > 1)}: "
+                        f"{self.speed}")
         for one in self.in_loop:
             text += self._loop(one)
         if self.left:
