@@ -134,12 +134,12 @@ class Kept:
 
 
 def _is_state(value: Any) -> bool:
-    """Tensors and None in plain containers, as modules keep what the last call left."""
+    """Tensors, numbers and None, alone or in a dict, as modules keep what the last call left."""
     if isinstance(value, Tensor):
         return not isinstance(value, nn.Parameter)
     if type(value) is dict:
-        return all(part is None or _is_state(part) for part in value.values())
-    return False
+        return all(_is_state(part) for part in value.values())
+    return value is None or isinstance(value, bool | int | float)
 
 
 def _clone(value: Any) -> Any:

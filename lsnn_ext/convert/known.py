@@ -25,11 +25,10 @@ WRAPPERS = {
     "ScriptModule", "RecursiveScriptModule", "TopLevelTracedModule", "GraphModule",
 }
 TIME = {"sinabs": 1}  # the axis of steps; 0 in other packages
-# What a call of a sequence returns, of classes of which a call of the original is one step.
-LOOPS = {
-    "snntorch": {"RLeaky": "spk, mem", "RSynaptic": "spk, syn, mem"},
-    "spikingjelly": {},
-}
+# Packages of which a call of a layer is one step, inside a loop of the user's.
+BY_STEP = {"snntorch", "spikingjelly"}
+# Holders that reset the layers inside of them, by the classes of the package alone.
+RESETTING = {"sinabs.network.Network": "its reset_states would pass by the layer"}
 
 
 class Known(NamedTuple):
@@ -74,7 +73,7 @@ def known_as(kind: type, table: Mapping[str, Known]) -> Known | None:
 
 def by_step(module: nn.Module, known: Known) -> bool:
     """Whether a call of the module is one step, inside a loop of the user's."""
-    return known.package in LOOPS and getattr(module, "step_mode", "s") == "s"
+    return known.package in BY_STEP and getattr(module, "step_mode", "s") == "s"
 
 
 def is_neuron(module: nn.Module) -> bool:
@@ -107,6 +106,13 @@ def obstacle(module: nn.Module) -> str:
                     f"compiled call, which would be lost; take them off, convert, and give them "
                     f"anew")
     return ""
+
+
+def resetting(module: nn.Module) -> str:
+    """Why nothing inside of this module may be replaced; "" where it may."""
+    name = next((qualified(base) for base in type(module).__mro__ if qualified(base) in RESETTING),
+                "")
+    return f"it is inside a {name}, and {RESETTING[name]}" if name else ""
 
 
 def check_wrappers(model: nn.Module) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from . import copies, trial, verification
 from .comparison import Pair
-from .known import LOOPS, qualified
+from .known import qualified
 from .report import InLoop, Speed
 from .tree import Found
 from .trial import Call, Given
@@ -42,6 +42,8 @@ class Sequence(nn.Module):
     def __init__(self, layer: nn.Module, first: tuple[Tensor, ...]) -> None:
         super().__init__()
         self.layer, self.first = layer, first
+        if getattr(layer, "step_mode", None) == "s":
+            layer.step_mode = "m"  # type: ignore[assignment]
         traces = "trace" in inspect.signature(layer.forward).parameters
         self.more = {"trace": True} if traces else {}
 
@@ -120,6 +122,9 @@ def _code(entry: Found) -> tuple[str, ...]:
     assert entry.known is not None and entry.new is not None
     module, _, name = qualified(type(entry.new)).rpartition(".")
     where = f"self.{entry.name}" if entry.name else "layer"
-    results = LOOPS.get(entry.known.package, {}).get(name, "spikes")
+    if hasattr(entry.module, "step_mode"):
+        return (f'{where}.step_mode = "m"  # once; then lsnn_ext.convert replaces it',
+                f"spikes = {where}(xs)  # (T, B, I), in place of the loop over its steps")
+    results = {"RSynaptic": "spk, syn, mem"}.get(name, "spk, mem")
     return (f"from {module} import {name}  # in place of the one of {entry.known.package}",
             f"{results} = {where}(currents)  # (T, B, N), in place of the loop over its steps")

@@ -77,26 +77,28 @@ def plan(model: nn.Module, table: dict[str, Known], steps: bool) -> Plan:
     found: dict[int, Found] = {}
     seen: set[int] = set()
 
-    def visit(holder: nn.Module | None, key: str, name: str, module: nn.Module) -> None:
+    def visit(holder: nn.Module | None, key: str, name: str, module: nn.Module,
+              inside: str) -> None:
         if (entry := found.get(id(module))) is not None:
             entry.places.append((holder, key))
             entry.names.append(name)
             return
         entry = Found(module, [(holder, key)], [name], known.known_as(type(module), table))
-        entry.reason = "" if entry.known else known.why_not(module, table) or ""
+        entry.reason = inside if entry.known else known.why_not(module, table) or ""
         if entry.known or entry.reason:
             found[id(module)] = entry
         elif id(module) not in seen:
             seen.add(id(module))
+            inside = inside or known.resetting(module)
             for child, part in module._modules.items():
                 if part is not None:
-                    visit(module, child, f"{name}.{child}".lstrip("."), part)
+                    visit(module, child, f"{name}.{child}".lstrip("."), part, inside)
 
-    visit(None, "", "", model)
+    visit(None, "", "", model, "")
     held = known.held_elsewhere(model, found)
     made = Plan()
     for entry in found.values():
-        if entry.known:
+        if entry.known and not entry.reason:
             _make(entry, held.get(id(entry.module)))
         if entry.new is None:
             made.refused.append(entry)

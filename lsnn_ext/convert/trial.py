@@ -52,13 +52,16 @@ def named_tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def state_of(module: nn.Module) -> Named:
-    """What a module keeps between calls: buffers, and tensors of a dict of memories."""
+    """What a module keeps between calls: buffers, tensors that are its attributes, and those in a
+    dict of memories."""
     found = {name: buffer for name, buffer in module.named_buffers() if buffer.numel()}
     for name, part in module.named_modules():
-        memories = vars(part).get("_memories")
-        if isinstance(memories, dict):
-            found |= {f"{name}.{key}".lstrip("."): value for key, value in memories.items()
-                      if isinstance(value, Tensor)}
+        own = vars(part)
+        memories = own.get("_memories")
+        kept = memories if isinstance(memories, dict) else {}
+        plain = {key: value for key, value in own.items() if not key.startswith("_")}
+        found |= {f"{name}.{key}".lstrip("."): value for key, value in (plain | kept).items()
+                  if isinstance(value, Tensor) and not isinstance(value, nn.Parameter)}
     return {name: value.detach().clone() for name, value in found.items()}
 
 
