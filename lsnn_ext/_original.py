@@ -16,7 +16,7 @@ from . import functional
 from ._surrogates import SURROGATES
 from ._torch_internals import assert_on_device
 
-__all__ = ["Original", "Refused", "Shape", "refuse"]
+__all__ = ["Original", "Refused", "Shape", "Stateful", "refuse"]
 
 
 class Refused(ValueError):  # noqa: N818  a name for callers
@@ -132,7 +132,20 @@ def never_negative(name: str, value: Tensor, must: bool) -> bool:
     return True
 
 
-class Original(nn.Module):
+class Stateful(nn.Module):
+    """A module that keeps states, with their graph, from call to call."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy or a pickle goes on from the same states, without their graph."""
+        def bare(values: dict[str, Any]) -> dict[str, Any]:
+            return {name: value.detach() if isinstance(value, Tensor) and value.grad_fn is not None
+                    else value for name, value in values.items()}
+
+        state = bare(self.__dict__)
+        return state | {"_buffers": bare(state["_buffers"])}
+
+
+class Original(Stateful):
     """A layer that stands for one of another package.
 
     original   the full name of the original class
