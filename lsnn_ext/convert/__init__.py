@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import _original, norse, snntorch  # noqa: F401  the classes enter a registry
+from .. import _original, norse, sinabs, snntorch, spikingjelly  # noqa: F401  of the registry
 from . import copies, known, loops, tree, verification
 from .known import Known, Refused
 from .report import Comparison, Difference, InLoop, Left, Replaced, Report, Speed
