@@ -98,6 +98,8 @@ def test_whole_models_are_equal(make: Make) -> None:
                               for one in report.replaced} == names
     found = report.comparison
     assert found is not None and (found.verdict, found.dtype) == ("equal", dtype)
+    assert bool(report.notes) == (make is not _norse)
+    assert all(f"note: {note}" in str(report) for note in report.notes)
     assert min(found.rates.values()) > 0.01 and set(found.rates) == set(names)
     tolerance = 1e-12 if dtype == "float64" else 2e-5
     assert max(found.states.values()) < tolerance and max(found.gradients.values()) < tolerance
@@ -159,6 +161,22 @@ def test_numbers_for_norse_and_others_are_told_apart_by_a_wrong_class(make: Make
         lsnn_ext.convert(model, verify=x, classes=[wrong_for(package_name, kind, wrong)])
     first = caught.value.report.comparison.first
     assert (first.module, first.kind) == (name, "mapping") and first.step is not None
+
+
+def test_a_container_of_norse_that_hands_states_on() -> None:
+    nt = package("norse.torch")
+    torch.manual_seed(0)
+    model = nt.SequentialState(nn.Linear(I, N), nt.LSNNRecurrent(N, N), nt.LIFRecurrent(N, 9)).double()
+    x = 3 * _x(T, B, I).double()
+    want, states = model(x)
+    with torch.no_grad():
+        _, report = lsnn_ext.convert(model, verify=x, repeats=1)
+    assert report.comparison is not None and report.comparison.verdict == "equal"
+    assert [one.name for one in report.replaced] == ["1", "2"] and report.comparison.gradients
+    got, again = model(x)
+    assert_same("output", got, want)
+    assert [type(state) for state in again] == [type(state) for state in states]
+    assert_same("output", model(x, again)[0], lsnn_ext.revert(model)(x, again)[0])
 
 
 def test_layers_in_a_network_of_sinabs_stay() -> None:

@@ -64,7 +64,7 @@ def convert(
         >>> print(report)
     """
     table = _checked(model, verify, classes, repeats)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
         mine = model if inplace else copies.duplicate(model)
         plan = tree.plan(mine, table, steps)
         report = Report(
@@ -74,7 +74,10 @@ def convert(
             tuple(Left(tuple(entry.names), entry.original, entry.reason)
                   for entry in plan.refused),
             tuple(loops.unseen(entry, "give verify= an input of the model")
-                  for entry in plan.in_loop))
+                  for entry in plan.in_loop),
+            notes=tuple(known.NOTES[package] for package in dict.fromkeys(
+                entry.known.package for entry in plan.replaced if entry.known is not None)
+                if package in known.NOTES))
         if verify is not None:
             report = _verified(model, verify, table, report, plan, steps, repeats)
         if not report.changed:

@@ -27,6 +27,13 @@ WRAPPERS = {
 TIME = {"sinabs": 1}  # the axis of steps; 0 in other packages
 # Packages of which a call of a layer is one step, inside a loop of the user's.
 BY_STEP = {"snntorch", "spikingjelly"}
+# What functions of a package do with layers that are not its own, where states are kept.
+NOTES = {
+    "sinabs": "sinabs.utils.reset_states and zero_grad pass by these layers, as they do by its own "
+              "with a rec_connect; call those of the layers",
+    "snntorch": "snntorch.utils.reset passes by these layers; call their reset_mem()",
+    "spikingjelly": "functional.reset_net resets these layers too, and logs a warning for each",
+}
 # Holders that reset the layers inside of them, by the classes of the package alone.
 RESETTING = {"sinabs.network.Network": "its reset_states would pass by the layer"}
 

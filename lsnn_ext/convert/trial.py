@@ -157,10 +157,12 @@ def _recorder(calls: dict[str, list[Call]], name: str) -> Callable[..., None]:
 
 def _gradients(outputs: Named, wanted: Named) -> dict[str, Tensor | None]:
     """Of the outputs times fixed numbers; None: it does not act on them."""
-    lost = [value for value in outputs.values() if value.requires_grad]
-    if not lost or not wanted:
+    # drawn for all of them, whether or not both models have a gradient of one
+    weights = cotangents(outputs.values())
+    pairs = [(value, weight) for value, weight in zip(outputs.values(), weights,
+                                                      strict=True) if value.requires_grad]
+    if not pairs or not wanted:
         return {}
-    loss = sum(((value * weight).sum() for value, weight in zip(lost, cotangents(lost),
-                                                                strict=True)), torch.zeros(()))
+    loss = sum(((value * weight).sum() for value, weight in pairs), torch.zeros(()))
     found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
     return dict(zip(wanted, found, strict=True))
