@@ -176,7 +176,9 @@ def test_a_container_of_norse_that_hands_states_on() -> None:
     got, again = model(x)
     assert_same("output", got, want)
     assert [type(state) for state in again] == [type(state) for state in states]
-    assert_same("output", model(x, again)[0], lsnn_ext.revert(model)(x, again)[0])
+    # norse writes into the list of states that it is given
+    want = model(x, list(again))[0]
+    assert_same("output", lsnn_ext.revert(model)(x, list(again))[0], want)
 
 
 def test_layers_in_a_network_of_sinabs_stay() -> None:
