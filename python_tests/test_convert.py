@@ -2,6 +2,7 @@
 import copy
 import io
 import pickle
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import lsnn_ext
 from compare import assert_same
 from foreign import Stacked, wrong_for
 from lsnn_ext.convert import ConversionError, Report
+from lsnn_ext.convert.copies import duplicate
 from originals import package
 
 T, B, I, N = 40, 3, 6, 14
@@ -126,6 +128,46 @@ def test_copies_and_pickles_of_a_converted_model() -> None:
     again = _norse(seed=7)
     again.load_state_dict(torch.load(file))
     assert_same("output", again(_x())[0], model(_x())[0], tolerance=1e-4)
+
+
+def test_parameters_that_a_state_dict_has_put_in_place_go_back() -> None:
+    model, _ = _converted(_norse())
+    other = {name: 2 * value for name, value in model.state_dict().items()}
+    model.load_state_dict(other, assign=True)
+    want = dict(model.named_parameters())
+    lsnn_ext.revert(model)
+    for name, value in model.named_parameters():
+        assert value is want[name], name
+
+
+def test_a_copy_to_try_things_on_is_the_model() -> None:
+    """Hooks of parameters, tied parameters, and state with a graph."""
+    model: Any = _norse()
+    model.tied = nn.Linear(N, N)
+    model.tied.weight = model.parts[1].recurrent_weights
+    model.kept = {"state": [torch.ones(3, requires_grad=True) * 2]}
+    model.lock = threading.Lock()
+    twin: Any = duplicate(model)
+    assert twin.tied.weight is twin.parts[1].recurrent_weights is not model.tied.weight
+    assert twin.parts[1].state_fallback.__self__ is twin.parts[1]
+    assert torch.equal(twin.kept["state"][0], torch.full((3,), 2.0))
+    assert not twin.kept["state"][0].requires_grad and twin.lock is model.lock
+    for one in (model, twin):
+        one(_x())[0].square().sum().backward()
+        gradient = one.parts[1].recurrent_weights.grad
+        assert bool((gradient.diagonal() == 0).all()) and bool((gradient != 0).any())
+
+
+def test_parameters_of_a_class_that_copies_them_are_tied() -> None:
+    def copying(layer: Any) -> None:
+        for name, parameter in list(layer._parameters.items()):
+            layer._parameters[name] = nn.Parameter(parameter.detach().clone())
+
+    model = _norse()
+    kept = model.parts[1].input_weights
+    _converted(model, classes=[wrong_for("norse", "LSNNRecurrent", copying)])
+    assert type(model.parts[1]) is lsnn_ext.norse.LSNNRecurrent
+    assert model.parts[1].input_weights is kept
 
 
 def test_a_model_that_is_one_layer_comes_back_as_another() -> None:

@@ -166,7 +166,8 @@ def test_numbers_for_norse_and_others_are_told_apart_by_a_wrong_class(make: Make
 def test_a_container_of_norse_that_hands_states_on() -> None:
     nt = package("norse.torch")
     torch.manual_seed(0)
-    model = nt.SequentialState(nn.Linear(I, N), nt.LSNNRecurrent(N, N), nt.LIFRecurrent(N, 9)).double()
+    model = nt.SequentialState(nn.Linear(I, N), nt.LSNNRecurrent(N, N),
+                               nt.LIFRecurrent(N, 9)).double()
     x = 3 * _x(T, B, I).double()
     want, states = model(x)
     with torch.no_grad():
@@ -257,3 +258,17 @@ def test_settings_of_sinabs_and_spikingjelly_that_are_refused() -> None:
                        "several": "spike_fn", "hooked": "its rec_connect has hooks",
                        "if": "IFNode"}.items():
         assert word in reasons[name], (name, reasons[name])
+
+
+def test_a_state_that_the_second_call_finds_wrong() -> None:
+    """A layer that is right the first time, and then begins anew."""
+    model, x, _, _ = _made(_spikingjelly)
+
+    def wrong(layer: Any) -> None:
+        layer.register_forward_pre_hook(lambda module, _: module.reset())
+
+    with pytest.raises(ConversionError) as caught:
+        lsnn_ext.convert(model, verify=x,
+                         classes=[wrong_for("spikingjelly", "LinearRecurrentContainer", wrong)])
+    first = caught.value.report.comparison.first
+    assert (first.module, first.call, first.kind) == ("0", 1, "mapping")

@@ -25,6 +25,7 @@ class Pair:
     theirs: nn.Module
     ours: nn.Module
     time: int  # the axis of steps in its results and inputs; -1: a call is a step
+    keeps: bool = False  # state from one call to the next
 
 
 def distance(got: Tensor, want: Tensor) -> float:

@@ -27,6 +27,8 @@ WRAPPERS = {
 TIME = {"sinabs": 1}  # the axis of steps; 0 in other packages
 # Packages of which a call of a layer is one step, inside a loop of the user's.
 BY_STEP = {"snntorch", "spikingjelly"}
+# Packages whose layers keep their state from one call to the next.
+KEEPING = {"sinabs", "spikingjelly"}
 # What functions of a package do with layers that are not its own, where states are kept.
 NOTES = {
     "sinabs": "sinabs.utils.reset_states and zero_grad pass by these layers, as they do by its own "

@@ -34,6 +34,11 @@ class Found:
         return self.known is not None and known.by_step(self.module, self.known)
 
     @property
+    def keeps(self) -> bool:
+        """Whether the layer keeps its state from one call to the next."""
+        return self.known is not None and self.known.package in known.KEEPING
+
+    @property
     def time(self) -> int:
         """The axis of steps in inputs and results; -1: each call is a step."""
         return -1 if self.by_step else self.known.time if self.known else 0

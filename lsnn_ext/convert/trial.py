@@ -109,19 +109,23 @@ def cotangents(outputs: Iterable[Tensor]) -> list[Tensor]:
 
 
 def call(model: nn.Module, given: Given, dtype: torch.dtype | None = None, *,
-         leaves: bool = False) -> tuple[Any, Named]:
-    """The result of a model, and the inputs that ask for a gradient."""
+         leaves: bool = False, times: int = 1) -> tuple[Any, Named]:
+    """The result of a model, or the results of so many calls one after the other, and the inputs
+    that ask for a gradient."""
     if callable(given) and not isinstance(given, Tensor):
-        return given(model), {}
+        results = [given(model) for _ in range(times)]
+        return results[0] if times == 1 else results, {}
     arguments = detached(given if isinstance(given, tuple) else (given,), dtype, leaves=leaves)
     inputs = {f"input {name}": tensor for name, tensor in named_tensors(arguments)
               if tensor.requires_grad}
-    return model(*arguments), inputs
+    results = [model(*arguments) for _ in range(times)]
+    return results[0] if times == 1 else results, inputs
 
 
 def run(model: nn.Module, given: Given, watched: dict[str, nn.Module], *,
-        dtype: torch.dtype | None = None, backward: bool = True) -> Run:
-    """Runs a model with the random generator at 0; watched: modules whose calls are recorded."""
+        dtype: torch.dtype | None = None, backward: bool = True, times: int = 1) -> Run:
+    """Runs a model, so many times on from the state before, with the random generator at 0;
+    watched: modules whose calls are recorded."""
     calls: dict[str, list[Call]] = {}
     handles = [module.register_forward_hook(_recorder(calls, name), with_kwargs=True)
                for name, module in watched.items()]
@@ -130,7 +134,7 @@ def run(model: nn.Module, given: Given, watched: dict[str, nn.Module], *,
     try:
         with torch.random.fork_rng(devices=devices), torch.set_grad_enabled(backward):
             torch.manual_seed(0)
-            result, inputs = call(model, given, dtype, leaves=backward)
+            result, inputs = call(model, given, dtype, leaves=backward, times=times)
             outputs = dict(named_tensors(result))
     finally:
         for handle in handles:

@@ -46,7 +46,8 @@ def both(model: nn.Module, table: dict[str, Known], steps: bool) -> Candidates:
         pairs = []
         for entry in plan.replaced:
             assert entry.new is not None
-            pairs.append(Pair(entry.name, theirs.get_submodule(entry.name), entry.new, entry.time))
+            pairs.append(Pair(entry.name, theirs.get_submodule(entry.name), entry.new, entry.time,
+                              entry.keeps))
         return theirs, ours, pairs
 
     return make
@@ -81,11 +82,13 @@ def compared(make: Candidates, given: Given, bits: int) -> Comparison:
                  torch.float32)
     for dtype in dict.fromkeys((torch.float64, first)):
         theirs, ours, pairs = make(dtype)
+        # what stays in a layer has to be right too
+        times = 1 + any(pair.keeps for pair in pairs)
         modules = {pair.name: (copies.duplicate(pair.theirs), copies.duplicate(pair.ours))
                    for pair in pairs}
         try:
             before = trial.run(theirs, given, {pair.name: pair.theirs for pair in pairs},
-                               dtype=dtype)
+                               dtype=dtype, times=times)
             computed = {value.dtype for calls in before.calls.values() for call in calls
                         for value in call.results.values() if value.is_floating_point()}
             if dtype != first and computed != {dtype}:
@@ -95,7 +98,8 @@ def compared(make: Candidates, given: Given, bits: int) -> Comparison:
                 raise
             continue  # it does not compute in float64
         try:
-            after = trial.run(ours, given, {pair.name: pair.ours for pair in pairs}, dtype=dtype)
+            after = trial.run(ours, given, {pair.name: pair.ours for pair in pairs}, dtype=dtype,
+                              times=times)
         except Exception as error:
             raise ConversionError(
                 f"model: the converted one fails where the original runs: "
