@@ -49,8 +49,8 @@ def measured(shape: Shape, spike: Callable[[Tensor], Tensor], layer: str, argume
     spike: from distances to the threshold to spikes, with a derivative of its own; ge: whether it
     is 1 at 0. Raises Refused where a value or a derivative is another one.
     """
-    # no multiple of 1/8, where a piecewise function would have its corners
-    away = torch.cat([torch.logspace(-4, 2, 61), torch.linspace(0.013, 5.017, 401)])
+    corners = shape.width * torch.tensor([0.5, 1.0])
+    away = torch.cat([torch.logspace(-4, 2, 61), torch.linspace(0.013, 5.017, 401), corners])
     u = torch.cat([-away, torch.zeros(1), away]).requires_grad_()
     with torch.enable_grad():
         z = spike(u)

@@ -43,7 +43,7 @@ def test_nothing_of_the_paper_slips_into_another_model(kind: str, dynamics: str)
 
 
 # What the origins say, for models that a module can express as a whole: the coefficients that
-# test_peers.py proves against the packages themselves.
+# test_snntorch.py and test_spikingjelly.py prove against the packages themselves.
 MODELS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "snntorch_sub": (lambda: LIF(I, N, dynamics="snntorch_sub", tau_mem=-1 / math.log(0.9),
                                  threshold=1.0, refractory=0, autapses=True),

@@ -159,6 +159,20 @@ def test_a_copy_of_theirs_learns_autapses_as_it_does() -> None:
     assert gradient.diagonal().any()
 
 
+@pytest.mark.parametrize("kind", [LSNN, LIF])
+def test_autapses_do_not_learn(kind: str) -> None:
+    """In a layer of our own and in its copies."""
+    made = getattr(ours, kind)(I, N).double()
+    x = uniform(0, 4, T, B, I, seed=3)
+    for layer in (made, copy.deepcopy(made)):
+        assert not layer.recurrent_weights.detach().diagonal().any()
+        (gradient,) = torch.autograd.grad(layer(x)[0].sum(), layer.recurrent_weights)
+        assert gradient.any() and not gradient.diagonal().any()
+    free = getattr(ours, kind)(I, N, autapses=True).double()
+    (gradient,) = torch.autograd.grad(free(x)[0].sum(), free.recurrent_weights)
+    assert gradient.diagonal().any() and free.recurrent_weights.detach().diagonal().all()
+
+
 def test_parameters_are_shared() -> None:
     theirs = _theirs(LIF, SINGLE, _parameters(LIF, SINGLE))
     layer = ours.LIFRecurrent.from_original(theirs)
