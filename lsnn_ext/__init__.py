@@ -3,6 +3,7 @@ sequence."""
 
 from . import functional, init, optim, reference
 from ._config import show_config
+from .convert import convert, revert
 from .functional import State, Traces, use_reference
 from .learned_delay import LearnedDelay
 from .modules import ALIF, LIF, LSNN, LeakyReadout, Linear, LSNNState
@@ -12,6 +13,6 @@ from .profiler.report import Profile
 __version__ = "0.1.0"
 __all__ = [
     "ALIF", "LIF", "LSNN", "LSNNState", "LeakyReadout", "LearnedDelay", "Linear", "Profile",
-    "State", "Traces", "functional", "init", "optim", "profile", "reference", "show_config",
-    "use_reference",
+    "State", "Traces", "convert", "functional", "init", "optim", "profile", "reference", "revert",
+    "show_config", "use_reference",
 ]

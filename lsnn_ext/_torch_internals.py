@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map as tree_map
 
 __all__ = [
     "DispatchMode", "assert_on_device", "backward_pass", "below_autograd",
-    "has_hooks", "has_own_call", "is_batched", "is_forward_mode", "is_legacy_batched",
+    "has_hooks", "has_own_call", "hooks_of", "is_batched", "is_forward_mode", "is_legacy_batched",
     "is_mode_active", "is_transforming", "is_zero_tensor", "keys_after_autograd",
     "leave_graph_of_transforms", "make_savable", "tree_map", "wants_gradient", "was_freed",
     "will_run",
@@ -151,6 +151,11 @@ def has_hooks(module: nn.Module) -> bool:
         or module._backward_pre_hooks
         or _has_any_global_hook()
     )
+
+
+def hooks_of(tensor: Tensor) -> list[Callable[..., Any]]:
+    """What Tensor.register_hook was given, for a copy of the tensor, which has none."""
+    return list((tensor._backward_hooks or {}).values())
 
 
 def has_own_call(module: nn.Module) -> bool:

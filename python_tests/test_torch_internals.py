@@ -115,7 +115,7 @@ def test_backward_passes() -> None:
     assert internals.backward_pass() < 0, VERSION
 
 
-def test_batches_of_gradients() -> None:
+def test_a_gradient_is_batched() -> None:
     seen: list[bool] = []
     x = torch.ones(2, requires_grad=True)
     y = x * 2
