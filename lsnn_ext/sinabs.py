@@ -223,7 +223,8 @@ class _Recurrent(Original):
         spikes, end = self._run(current, linear.weight.t(), kept)
         self._keep(end, spikes[-1], shape)
         spikes = spikes.reshape(x.shape).transpose(0, 1)
-        self.firing_rate, self.recordings = spikes.sum() / spikes.numel(), dict[str, Tensor]()
+        self.firing_rate = spikes.sum() / spikes.numel()
+        self.recordings: dict[str, Tensor] = {}
         return spikes
 
     def _run(self, current: Tensor, w: Tensor, kept: dict[str, Tensor]) -> tuple[Tensor, State]:
