@@ -152,8 +152,8 @@ import {task}
 
 
 @pytest.mark.parametrize(("task", "options"), [
-    (store_recall, [*RECALL, "--carry", "--deepr", "0.4", "--iterations", "60"]),
-    (learning_to_learn, [*LEARNER, "--iterations", "40"])], ids=NAMES)
+    (store_recall, [*RECALL, "--carry", "--deepr", "0.4", "--iterations", "30"]),
+    (learning_to_learn, [*LEARNER, "--iterations", "12"])], ids=NAMES)
 def test_a_run_that_is_killed_is_the_same_run(task: ModuleType, options: list[str],
                                               tmp_path: Path) -> None:
     """At any moment, and what is resumed comes to the same bits."""
@@ -163,7 +163,7 @@ def test_a_run_that_is_killed_is_the_same_run(task: ModuleType, options: list[st
     here = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
     process = subprocess.Popen([sys.executable, "-c", program], env=here,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    least = random.randrange(1, 15)
+    least = random.randrange(1, 6)
     while not (out / "checkpoint.pt").exists() or len(_kept(out)["history"]) < least:
         assert process.poll() is None
     time.sleep(random.random() / 100)
