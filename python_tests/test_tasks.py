@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,6 +31,14 @@ RECALL = ["--symbols", "4", "--ms", "20", "--dt", "2", "--batch", "4", "--thread
 LEARNER = ["--examples", "3", "--batch", "2", "--test-tasks", "2", "--threads", "1"]
 TASKS: list[tuple[ModuleType, list[str]]] = [(store_recall, RECALL), (learning_to_learn, LEARNER)]
 NAMES = ["store_recall", "learning_to_learn"]
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """The examples set how many torch uses."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def _generator(seed: int = 0) -> torch.Generator:
@@ -170,12 +179,8 @@ def test_a_run_that_is_killed_is_the_same_run(task: ModuleType, options: list[st
     process.send_signal(signal.SIGKILL)
     process.wait()
     reached = len(_kept(out)["history"])
-    threads = torch.get_num_threads()
-    try:
-        task.main([*options, "--out", str(out), "--resume"])
-        task.main([*options, "--out", str(whole)])
-    finally:
-        torch.set_num_threads(threads)
+    task.main([*options, "--out", str(out), "--resume"])
+    task.main([*options, "--out", str(whole)])
     one, other = _kept(out), _kept(whole)
     assert reached < len(other["history"]) == len(one["history"])
     for left, right in zip(one["history"], other["history"], strict=True):
