@@ -125,7 +125,8 @@ def test_baselines() -> None:
 
 
 # --------------------------------------------------------------------------------------------- runs
-@pytest.mark.parametrize(("task", "options"), TASKS, ids=NAMES)
+@pytest.mark.parametrize(("task", "options"), [*TASKS, (
+    learning_to_learn, ["--paper", *LEARNER])], ids=[*NAMES, "teachers"])
 def test_a_run_from_begin_to_end(task: ModuleType, options: list[str], tmp_path: Path,
                                  capsys: pytest.CaptureFixture[str]) -> None:
     task.main([*options, "--iterations", "2", "--out", str(tmp_path)])
