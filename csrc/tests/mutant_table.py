@@ -274,7 +274,7 @@ MUTANTS = [
     Mutant("leaky readout: starts from zeros always", "readout.cuh",
            "f.first ? ((const T*)f.first)[c] : T(0)", "T(0)", (LEAKY,), object="readout"),
     Mutant("leaky readout: no gradient from the last state", "readout.cuh",
-           "((const T*)f.gp_last)[c]", "T(0)", (LEAKY,), object="readout"),
+           "f.gp_last ? ((const T*)f.gp_last)[c] : T(0)", "T(0)", (LEAKY,), object="readout"),
     Mutant("leaky readout: a thread beyond the last output", "readout.cuh",
            "if (c >= f.n) return;", "if (c > f.n) return;", (LEAKY,), ADDRESS, times=2,
            object="readout"),
