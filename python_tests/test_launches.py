@@ -21,11 +21,11 @@ if os.environ.get("LSNN_DESIGN") == "step":
 
 # Operators of torch that launch nothing: memory, views and what asks for the form of a tensor.
 NOTHING = {
-    "alias", "as_strided", "conj", "detach", "detach_", "empty", "empty_like", "empty_strided",
-    "expand", "flatten", "is_nonzero", "item", "lift_fresh", "narrow", "new_empty", "numpy_T",
-    "permute", "reshape", "resolve_conj", "resolve_neg", "result_type", "select", "set_", "slice", "squeeze",
-    "t", "to", "transpose", "unbind", "unsqueeze", "view", "_local_scalar_dense", "_reshape_alias",
-    "_unsafe_view", "promote_types", "can_cast",
+    "_local_scalar_dense", "_reshape_alias", "_unsafe_view", "alias", "as_strided", "can_cast",
+    "conj", "detach", "detach_", "empty", "empty_like", "empty_strided", "expand", "flatten",
+    "is_nonzero", "item", "lift_fresh", "narrow", "new_empty", "numpy_T", "permute",
+    "promote_types", "reshape", "resolve_conj", "resolve_neg", "result_type", "select", "set_",
+    "slice", "squeeze", "t", "to", "transpose", "unbind", "unsqueeze", "view",
     # what they launch are operators of their own inside
     "linear", "matmul", "clone", "contiguous", "stack", "zeros", "new_zeros", "ones", "full",
     "zeros_like", "ones_like", "_to_copy",
