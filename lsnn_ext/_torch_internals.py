@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_map as tree_map
 __all__ = [
     "DispatchMode", "assert_on_device", "backward_pass", "below_autograd", "has_hooks",
     "has_own_call", "is_batched", "is_forward_mode", "is_legacy_batched", "is_mode_active",
-    "is_transforming", "is_zero_tensor", "keys_after_autograd", "leave_graph_of_transforms", "make_savable",
-    "tree_map",     "wants_gradient", "will_run",
+    "is_transforming", "is_zero_tensor", "keys_after_autograd", "leave_graph_of_transforms",
+    "make_savable", "tree_map", "wants_gradient", "will_run",
 ]
 
 

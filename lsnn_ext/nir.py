@@ -1,9 +1,9 @@
 """NIR, the Neuromorphic Intermediate Representation: graphs of units that other packages and
 neuromorphic hardware read. pip install "lsnn_ext[nir]".
 
-A graph holds differential equations, which step by step become ours: alpha = exp(-dt / tau), and the
-current of a step stands still during it. What NIR has no unit for is refused by name. lsnn_ext.save
-keeps everything.
+A graph holds differential equations, which step by step become ours: alpha = exp(-dt / tau), and
+the current of a step stands still during it. What NIR has no unit for is refused by name.
+lsnn_ext.save keeps everything.
 
 Source: Pedersen et al., Nature Communications 15, 8122 (2024).
 """
@@ -45,10 +45,11 @@ class Network(nn.Sequential):
         linear map."""
         after = []
         for module, before in zip(self, state or (None,) * len(self), strict=True):
+            call: Any = module
             if isinstance(module, nn.Linear):
-                x, end = module(x), None
+                x, end = call(x), None
             else:
-                x, end, *_ = module(x, before)
+                x, end, *_ = call(x, before)
             after.append(end)
         return x, tuple(after)
 
@@ -159,11 +160,12 @@ def to_nir(module: nn.Module, *, time_unit: float = 1e-3) -> Any:
     """A module as a nir.NIRGraph.
 
     ALIF and LIF become an affine map (biases are kept), nir.LIF, and back to it a linear map with
-    the recurrent weights, behind a nir.Delay if the layer has a delay. LeakyReadout becomes a linear
-    map and nir.LI, its bias an affine map behind. The resistance r of a unit is kappa / (1 - alpha),
-    1 in most models. Weights are those of now, alpha and dt are not said: whoever reads the graph
-    chooses a step. NIR's units spike above their threshold, these models at the threshold too. What
-    NIR does not know, model and surrogate, stands in the metadata, for from_nir.
+    the recurrent weights, behind a nir.Delay if the layer has a delay. LeakyReadout becomes a
+    linear map and nir.LI, its bias an affine map behind. The resistance r of a unit is
+    kappa / (1 - alpha), 1 in most models. Weights are those of now, alpha and dt are not said:
+    whoever reads the graph chooses a step. NIR's units spike above their threshold, most of these
+    models at the threshold too. What NIR does not know, model and surrogate, stands in the
+    metadata, for from_nir.
 
     Args:
         module: ALIF, LIF, LSNN, LeakyReadout, Linear, torch.nn.Linear, or nn.Sequential of them.
@@ -268,7 +270,7 @@ class _Reader:
             ("surrogate", told.get("surrogate") or None), ("surrogate_cutoff",
                                                            told.get("surrogate_cutoff", 0.0)),
             ("dampening", told.get("dampening", -1.0))) if value not in (None, -1.0)}
-        made = LIF(weight.shape[1], weight.shape[0], bias=bias is not None,
+        made: Any = LIF(weight.shape[1], weight.shape[0], bias=bias is not None,
                    recurrent=w_rec is not None, delay=delay, dynamics=told["dynamics"],
                    tau_mem=tau, threshold=theta, refractory=0, dt=self.dt,
                    autapses=None if w_rec is None else True, dtype=self.dtype, **chosen)

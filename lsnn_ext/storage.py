@@ -1,7 +1,7 @@
 """Layers and networks as one file, without loss: safetensors, with a description in JSON.
 
-The file holds numbers and words alone: whoever loads it runs no code of whoever made it. pip install
-"lsnn_ext[storage]".
+The file holds numbers and words alone: whoever loads it runs no code of whoever made it. pip
+install "lsnn_ext[storage]".
 """
 import inspect
 import json
@@ -180,8 +180,8 @@ def load(path: str | Path, device: torch.device | str | None = None) -> nn.Modul
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
     description = json.loads(told)
     if description["format"] != _FORMAT:
-        raise ValueError(f"path: expected format {_FORMAT}, got {description['format']} of lsnn_ext "
-                         f"{description['version']}")
+        raise ValueError(f"path: expected format {_FORMAT}, got {description['format']} of "
+                         f"lsnn_ext {description['version']}")
     module = _built(description["module"], tensors)
     state = {name.removeprefix("state."): value for name, value in tensors.items()
              if name.startswith("state.")}

@@ -1,5 +1,5 @@
-"""torch.func over parameters: ensembles and learning to learn. Every gradient is that of one network
-after the other, and none is dropped without a word."""
+"""torch.func over parameters: ensembles and learning to learn. Every gradient is that of one
+network after the other, and none is dropped without a word."""
 import copy
 from collections.abc import Callable
 from typing import Any

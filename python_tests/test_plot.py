@@ -96,7 +96,7 @@ def test_refusals(call: Any, error: type[Exception], message: str) -> None:
 
 def test_matplotlib_is_imported_when_something_is_drawn() -> None:
     """The package does without it, and says how to get it."""
-    code = ("import sys; sys.modules['matplotlib'] = None; sys.modules['matplotlib.pyplot'] = None\n"
+    code = ("import sys; sys.modules['matplotlib'] = sys.modules['matplotlib.pyplot'] = None\n"
             "import lsnn_ext, torch\n"
             "try: lsnn_ext.plot.raster(torch.zeros(2, 3))\n"
             "except ImportError as error: print(error)")
