@@ -3,7 +3,7 @@
 #
 #   make demo     trains the sequential MNIST example; pictures go to demo_out/.  After Ctrl-C ARGS=--resume goes on and
 #                 ARGS=--overwrite begins anew
-#   make test     runs all tests
+#   make test     runs all tests, in TEST_PROCESSES processes
 #   make bench    times one layer and makes a page of it, bench/results/MACHINE/README.md; PEERS=1 installs the other
 #                 packages and times them too
 #   make gpu      builds, tests and times on this machine's CUDA GPU in eight minutes; no .venv, no network: PYTHON must
@@ -20,6 +20,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+TEST_PROCESSES ?= 2
 BIN := $(abspath $(VENV))/bin
 in_venv := PATH="$(BIN):$$PATH"
 SOURCES := setup.py CMakeLists.txt lsnn_ext/models.py $(shell find csrc -type f)
@@ -38,7 +39,7 @@ demo: build $(VENV)/.examples
 	$(in_venv) python examples/smnist.py $(ARGS)
 
 test: build $(VENV)/.test
-	$(in_venv) python -m pytest $(ARGS)
+	$(in_venv) python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
 bench: build $(VENV)/.bench $(if $(PEERS),$(VENV)/.peers)
 	$(in_venv) python -m bench $(if $(PEERS),--peers) $(ARGS)

@@ -46,6 +46,24 @@ def check_kernels(name: str, x: Tensor) -> None:
         )
 
 
+_said: set[str] = set()
+
+
+def say_if_cpu_alone(name: str, what: str, x: Tensor, instead: str, stacklevel: int) -> None:
+    """A warning, once for each argument, where x lies on a device whose kernels have not what the
+    argument asks for, so that it changes nothing there.
+
+    name: of the argument; what: which of its values; instead: what is done.
+    """
+    if torch.compiler.is_compiling() or x.device.type == "meta" or not _ops.available:
+        return
+    if _ops.cpu_kernels(x) or name in _said:
+        return
+    _said.add(name)
+    warnings.warn(f"{name}: {what}: known to the CPU kernels alone, got tensors for those of "
+                  f"CUDA: {instead}; this is said once", UserWarning, stacklevel=stacklevel)
+
+
 def say_slow(stacklevel: int) -> None:
     """Warns where the reference computes although nobody has asked for it."""
     if _ops.reference_is_chosen():

@@ -15,10 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
 from torch.utils._pytree import tree_map as tree_map
 
 __all__ = [
-    "DispatchMode", "assert_on_device", "backward_pass", "below_autograd", "has_hooks",
-    "has_own_call", "is_batched", "is_forward_mode", "is_legacy_batched", "is_mode_active",
-    "is_transforming", "is_zero_tensor", "keys_after_autograd", "leave_graph_of_transforms",
-    "make_savable", "tree_map", "wants_gradient", "will_run",
+    "DispatchMode", "assert_on_device", "backward_pass", "below_autograd",
+    "has_hooks", "has_own_call", "hooks_of", "is_batched", "is_forward_mode", "is_legacy_batched",
+    "is_mode_active", "is_transforming", "is_zero_tensor", "keys_after_autograd",
+    "leave_graph_of_transforms", "make_savable", "tree_map", "wants_gradient", "was_freed",
+    "will_run",
 ]
 
 
@@ -102,6 +103,23 @@ def will_run(node: torch.autograd.graph.Node) -> bool:
     return torch._C._will_engine_execute_node(node)
 
 
+def was_freed(tensor: Tensor) -> bool:
+    """Whether a backward pass has freed what the tensor was computed of, so that no other one can
+    come to it; looks through views and stacks at the first node that was written in Python."""
+    node: Any = tensor.grad_fn
+    for _ in range(8):
+        if node is None:
+            return False
+        if hasattr(type(node), "_raw_saved_tensors"):
+            try:
+                node._raw_saved_tensors  # noqa: B018  # without unpacking any
+            except RuntimeError:
+                return True
+            return False
+        node = node.next_functions[0][0] if node.next_functions else None
+    return False
+
+
 def keys_after_autograd(keys: Any) -> Any:
     """The dispatch keys behind autograd, for an autograd kernel that calls its operator again."""
     return keys & torch._C._after_autograd_keyset
@@ -133,6 +151,11 @@ def has_hooks(module: nn.Module) -> bool:
         or module._backward_pre_hooks
         or _has_any_global_hook()
     )
+
+
+def hooks_of(tensor: Tensor) -> list[Callable[..., Any]]:
+    """What Tensor.register_hook was given, for a copy of the tensor, which has none."""
+    return list((tensor._backward_hooks or {}).values())
 
 
 def has_own_call(module: nn.Module) -> bool:

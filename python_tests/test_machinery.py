@@ -145,7 +145,7 @@ def test_a_scaled_loss_under_autocast(dtype: torch.dtype) -> None:
     assert all(torch.equal(old, one) for old, one in zip(kept, module.parameters(), strict=True))
 
 
-# ------------------------------------------------------------- checkpoints, parameters, algorithms
+# -------------------------------------------------------------- checkpoints, parameters, algorithms
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_activation_checkpoint(module: nn.Module, reentrant: bool) -> None:
     x = _x().requires_grad_()

@@ -31,7 +31,7 @@ class Tensors(NamedTuple):
 
     # (T, B, N) the current, or (T, B, I) the inputs of w_in; only a carrier where there are x_bits
     x: Any
-    v: Any  # (B, N) the state before the first step, r and z below
+    v: Any  # (B, N) the state before the first step, r and z below; all five None: zeros
     a: Any
     i: Any
     r: Any
@@ -103,11 +103,12 @@ def _interruptible(op: Callable[..., Any], *args: Any) -> Any:
 
 def _lists(t: Tensors, settings: Settings) -> tuple[Any, ...]:
     """From the state on, the arguments that both operators have."""
+    state = [] if t.v is None else [t.v, t.a, t.i, t.r, t.z]
     recurrence = [t.w_rec, t.delay]
     projection = [t.w_in, t.bias, t.x_bits]
     readout = [t.w_out, t.p]
     return (
-        [t.v, t.a, t.i, t.r, t.z], t.coefficients, [solid(w) for w in recurrence],
+        state, t.coefficients, [solid(w) for w in recurrence],
         list(settings.delays), [solid(w) for w in projection], [solid(w) for w in readout],
     )
 
@@ -250,7 +251,7 @@ def differentiated(given: Any) -> tuple[Any, ...] | None:
     w_rec, delay = (*given.recurrence, None, None)[:2]
     w_in, bias, x_bits = (*given.projection, None, None, None)[:3]
     w_out, p = (*given.readout, None, None)[:2]
-    v, a, i, r, z = given.state
+    v, a, i, r, z = given.state or [None] * 5
     t = Tensors(given.x, v, a, i, r, z, given.coefficients, w_rec, delay, w_in, bias, x_bits, w_out,
                 p, given.lengths)
     numbers = tuple(given.numbers)

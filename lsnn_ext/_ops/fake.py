@@ -48,7 +48,7 @@ def _forward(given: Any) -> tuple[Any, ...]:
 def _backward(given: Any) -> tuple[Any, ...]:
     c, coefficients = Constants(*given.constants), given.coefficients
     new = coefficients.new_empty
-    *_, z = given.state
+    has_state = bool(given.state)
     _, bits, *_ = given.saved
     (T, B, _), N = bits.shape, coefficients.shape[1]
     w_in, bias, _ = (*given.projection, None, None, None)[:3]
@@ -68,7 +68,8 @@ def _backward(given: Any) -> tuple[Any, ...]:
         when(requested("x") or cuda, (T, B, inputs)),
         when(w_rec is not None and requested("w_rec"), () if w_rec is None else w_rec.shape),
         when(c.coefficient_gradients, coefficients.shape),
-        [*(new(B, N) for _ in range(3)), when(requested("z") or cuda, z.shape)],
+        [*(when(has_state, (B, N)) for _ in range(3)),
+         when(has_state and (requested("z") or cuda), given.state[-1].shape if has_state else ())],
         [when(to_inputs, (N, inputs)), when(to_inputs and bias is not None, (N,))],
         [when(w_out is not None and requested("w_out"), () if w_out is None else w_out.shape),
          when(p is not None, () if p is None else p.shape)],

@@ -63,8 +63,8 @@ class LeakyReadoutBackward(torch.autograd.Function):
 
 def leaky_readout(x: Tensor, p: Tensor | None, k: float) -> tuple[Tensor, Tensor]:
     """The operator, under autograd where somebody wants a gradient."""
-    given = [x] if p is None else [x, p]
-    wanted = torch.is_grad_enabled() and any(map(wants_gradient, given))
+    wanted = torch.is_grad_enabled() and (wants_gradient(x)
+                                          or (p is not None and wants_gradient(p)))
     # the bare operator would drop tangents
     if wanted or not torch.compiler.is_compiling() and is_forward_mode():
         return LeakyReadout.apply(x, p, k)

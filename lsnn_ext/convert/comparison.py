@@ -1,0 +1,250 @@
+"""Two runs side by side, before and after: where they differ first, and whether numbers were
+rounded otherwise there or are others."""
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .copies import cast, duplicate
+from .report import Difference
+from .trial import Call, Named, Run, detached, record
+
+# What rounding may make of a value, as a share of the largest of its kind.
+STATES = {torch.float64: 1e-10, torch.float32: 1e-5}
+GRADIENTS = {torch.float64: 1e-9, torch.float32: 1e-4}
+# How far an input is moved, in units of the last place, to see whether a spike hangs on rounding.
+ULPS = (0, 1, 4, 16, 64)
+
+
+@dataclass
+class Pair:
+    """A module and what stands for it, both as they were before the runs."""
+
+    name: str
+    theirs: nn.Module
+    ours: nn.Module
+    time: int  # the axis of steps in its results and inputs; -1: a call is a step
+    keeps: bool = False  # state from one call to the next
+
+
+def distance(got: Tensor, want: Tensor) -> float:
+    """The largest difference, as a share of the largest magnitude of what is wanted."""
+    if got.shape != want.shape:
+        return float("inf")
+    if not want.numel():
+        return 0.0
+    a, b = got.detach().double(), want.detach().double()
+    error = float((a - b).abs().nan_to_num(nan=float("inf")).max())
+    largest = float(b.abs().max())
+    return error / largest if largest > 0 else error
+
+
+def distances(got: Named, want: Named) -> dict[str, float]:
+    """distance() of all that both have."""
+    return {name: distance(got[name], value) for name, value in want.items() if name in got}
+
+
+def spikes_of(call: Call) -> Tensor | None:
+    """The first result of a spiking layer."""
+    return next(iter(call.results.values()), None)
+
+
+def first_in(theirs: Run, ours: Run, pairs: list[Pair], dtype: torch.dtype) -> Difference | None:
+    """The first difference of spikes or states in the first module that has one."""
+    by_name = {pair.name: pair for pair in pairs}
+    for name in theirs.calls:
+        pair, before, after = by_name[name], theirs.calls[name], ours.calls.get(name, [])
+        found = _form(pair, before, after) or _spikes(pair, before, after, dtype) or _states(
+            pair, before, after, dtype)
+        if found is not None:
+            return found
+    return None
+
+
+def _form(pair: Pair, before: list[Call], after: list[Call]) -> Difference | None:
+    if len(before) != len(after):
+        return Difference(pair.name, "calls", "mapping", largest=float(abs(len(before) -
+                                                                           len(after))),
+                          detail=f"called {len(before)} times before, {len(after)} times after")
+    for k, (one, other) in enumerate(zip(before, after, strict=True)):
+        forms = [{name: (tuple(value.shape), value.dtype) for name, value in call.results.items()}
+                 for call in (one, other)]
+        if forms[0] != forms[1]:
+            return Difference(pair.name, "results", "mapping", call=k,
+                              detail=f"returned {_text(forms[0])} before, {_text(forms[1])} after")
+    return None
+
+
+def _text(form: dict[str, tuple[tuple[int, ...], torch.dtype]]) -> str:
+    parts = [f"{name or 'a tensor'} {shape} {str(dtype).removeprefix('torch.')}"
+             for name, (shape, dtype) in form.items()]
+    return ", ".join(parts) or "nothing"
+
+
+def _spikes(pair: Pair, before: list[Call], after: list[Call],
+            dtype: torch.dtype) -> Difference | None:
+    """The first step with another spike; of several items and neurons the first."""
+    for k, (one, other) in enumerate(zip(before, after, strict=True)):
+        want, got = spikes_of(one), spikes_of(other)
+        if want is None or got is None or torch.equal(want, got):
+            continue
+        differs = want != got
+        if pair.time > 0:
+            differs = differs.movedim(pair.time, 0)
+        elif pair.time < 0:
+            differs = differs[None]
+        place = [int(index) for index in differs.nonzero()[0]]
+        step, where = place[0], tuple(place[1:])
+        past = _history(pair, before, after, k, step)
+        apart = max(distances(past[1], past[0]).values(), default=0.0)
+        kind, ulps = "mapping", None
+        if apart <= STATES[dtype]:
+            ulps = _ulps(pair, before, after, (k, step, where), dtype)
+            kind = "mapping" if ulps is None else "rounding"
+        full = len(differs) if pair.time >= 0 else 1
+        wrong = int(differs.sum())
+        return Difference(
+            pair.name, "spikes", kind, call=k, step=step if pair.time >= 0 else k, where=where,
+            largest=wrong / differs.numel(), ulps=ulps,
+            detail=f"{wrong} of {differs.numel()} entries of {full} steps differ; before this step "
+                   f"states differ by {apart:.1e} of the largest")
+    return None
+
+
+def _states(pair: Pair, before: list[Call], after: list[Call],
+            dtype: torch.dtype) -> Difference | None:
+    """A state that is another although all spikes are equal, and the first step after which."""
+    for k, (one, other) in enumerate(zip(before, after, strict=True)):
+        found = distances(other.results | other.state, one.results | one.state)
+        name = max(found, key=found.__getitem__, default="")
+        if not found or found[name] <= STATES[dtype]:
+            continue
+        step = k if pair.time < 0 else _first_step(pair, before, after, k, dtype)
+        return Difference(pair.name, f"state {name}", "mapping", call=k, step=step,
+                          largest=found[name],
+                          detail=f"{name} differs by {found[name]:.1e} of the largest, although "
+                                 f"all spikes are equal")
+    return None
+
+
+def _first_step(pair: Pair, before: list[Call], after: list[Call], k: int,
+                dtype: torch.dtype) -> int | None:
+    """The step after which states differ first, by halves; None where no part of it shows one."""
+    low, high = 0, _steps(pair, before[k])  # equal after low steps, another after high
+    while high - low > 1:
+        middle = (low + high) // 2
+        past = _history(pair, before, after, k, middle)
+        if max(distances(past[1], past[0]).values(), default=0.0) > STATES[dtype]:
+            high = middle
+        else:
+            low = middle
+    return high - 1
+
+
+def _steps(pair: Pair, call: Call) -> int:
+    spikes = spikes_of(call)
+    return 1 if spikes is None or pair.time < 0 else spikes.shape[pair.time]
+
+
+def _history(pair: Pair, before: list[Call], after: list[Call], k: int,
+             step: int) -> tuple[Named, Named]:
+    """Results and states of both after all steps before this one."""
+    if not k and not step:
+        return {}, {}
+    sides = ((pair.theirs, before), (pair.ours, after))
+    theirs, ours = (_replayed(module, calls, k, step, pair.time) for module, calls in sides)
+    return theirs.results | theirs.state, ours.results | ours.state
+
+
+def _replayed(module: nn.Module, calls: list[Call], k: int, step: int, time: int,
+              scale: float = 1.0, dtype: torch.dtype | None = None) -> Call:
+    """The last of the calls up to call k, of which only the steps before this one."""
+    module = duplicate(module)
+    if dtype is not None:
+        cast(module, dtype)
+    made = None
+    with torch.no_grad():
+        for index, call in enumerate(calls[: k + 1]):
+            if index == k and not step:
+                break
+            args, kwargs = detached(call.args, dtype), detached(call.kwargs, dtype)
+            args, kwargs = _changed(args, kwargs, scale, step if index == k else None, time)
+            made = record(args, kwargs, module(*args, **kwargs), module)
+    assert made is not None
+    return made
+
+
+def _changed(args: tuple[Any, ...], kwargs: dict[str, Any], scale: float, steps: int | None,
+             time: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments with the first tensor, which is the input, scaled and cut to so many steps."""
+    def change(x: Tensor) -> Tensor:
+        if steps is not None and time >= 0:
+            x = x.narrow(time, 0, steps)
+        return x * scale if x.is_floating_point() and scale != 1 else x
+
+    for index, value in enumerate(args):
+        if isinstance(value, Tensor):
+            return (*args[:index], change(value), *args[index + 1:]), kwargs
+    for name, value in kwargs.items():
+        if isinstance(value, Tensor):
+            return args, kwargs | {name: change(value)}
+    return args, kwargs
+
+
+def _ulps(pair: Pair, before: list[Call], after: list[Call],
+          place: tuple[int, int, tuple[int, ...]], dtype: torch.dtype) -> int | None:
+    """By how many units in the last place the inputs must move for our spike to become theirs, in
+    float64; None: by more than rounding may."""
+    k, step, where = place
+    want = spikes_of(before[k])
+    assert want is not None
+    want = want.movedim(pair.time, 0)[(step, *where)] if pair.time >= 0 else want[where]
+    for ulps in ULPS:
+        for sign in (1, -1):
+            scale = 1 + sign * ulps * torch.finfo(dtype).eps
+            made = spikes_of(_replayed(pair.ours, after, k, step + 1, pair.time, scale,
+                                       torch.float64))
+            assert made is not None
+            got = made.movedim(pair.time, 0)[(step, *where)] if pair.time >= 0 else made[where]
+            if float(got) == float(want):
+                return ulps
+    return None
+
+
+def gradients_of(theirs: Run, ours: Run, dtype: torch.dtype) -> tuple[dict[str, float],
+                                                                      Difference | None]:
+    """How far the gradients are apart, by name, and the one that is not that of before."""
+    apart: dict[str, float] = {}
+    for name in theirs.gradients.keys() | ours.gradients.keys():
+        want, got = theirs.gradients.get(name), ours.gradients.get(name)
+        some = want if want is not None else got
+        if some is None:
+            continue
+        zero = torch.zeros_like(some)
+        apart[name] = distance(zero if got is None else got, zero if want is None else want)
+    worst = max(apart, key=apart.__getitem__, default="")
+    if not apart or apart[worst] <= GRADIENTS[dtype]:
+        return apart, None
+    missing = " here" if worst not in ours.gradients else (
+        " there" if worst not in theirs.gradients else "")
+    detail = f"it does not learn{missing}" if missing else (
+        f"it differs by {apart[worst]:.1e} of the largest, although all spikes are equal")
+    return apart, Difference("", f"gradient of {worst}", "mapping", largest=apart[worst],
+                             detail=detail)
+
+
+def outputs_of(theirs: Run, ours: Run, dtype: torch.dtype) -> tuple[dict[str, float],
+                                                                    Difference | None]:
+    """How far the model's own results are apart, by name, and the one that is another."""
+    if theirs.outputs.keys() != ours.outputs.keys():
+        return {}, Difference("", "results of the model", "mapping",
+                              detail=f"{', '.join(theirs.outputs)} before, "
+                                     f"{', '.join(ours.outputs)} after")
+    apart = distances(ours.outputs, theirs.outputs)
+    worst = max(apart, key=apart.__getitem__, default="")
+    if not apart or apart[worst] <= GRADIENTS[dtype]:
+        return apart, None
+    return apart, Difference("", f"result {worst} of the model", "mapping", largest=apart[worst],
+                             detail=f"it differs by {apart[worst]:.1e} of the largest, although "
+                                    f"all spikes are equal")

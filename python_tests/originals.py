@@ -1,0 +1,58 @@
+"""Layers of other packages beside the classes of ours that stand for them."""
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from compare import assert_same
+
+T, B, I, N = 40, 4, 5, 12
+
+
+def package(name: str) -> Any:
+    """The package, or a skip that says how it would come."""
+    return pytest.importorskip(name, reason=f"{name} is not installed; pip install lsnn_ext[peers] "
+                                            f"brings it")
+
+
+def uniform(low: float, high: float, *shape: int, dtype: torch.dtype = torch.float64,
+            seed: int = 0) -> Tensor:
+    """Multiples of 1/1024, whose sums are exact in any order."""
+    generator = torch.Generator().manual_seed(seed)
+    values = low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
+    return (torch.round(values * 1024) / 1024).to(dtype)
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """Of states and gradients, by the largest of each."""
+    return 1e-12 if dtype == torch.float64 else 2e-5
+
+
+Run = Callable[[], dict[str, Tensor]]
+
+
+def results(run: Run, leaves: dict[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """What run gives, and the gradients of a weighted sum of all that is named."""
+    found = run()
+    loss = sum((value * uniform(-1, 1, *value.shape, dtype=value.dtype, seed=90 + index)).sum()
+               for index, (name, value) in enumerate(found.items()) if name in names)
+    assert isinstance(loss, Tensor)
+    gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    return {name: value.detach() for name, value in found.items()} | {
+        f"gradient of {name}": torch.zeros_like(leaf) if gradient is None else gradient
+        for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True)}
+
+
+def assert_equal(theirs: Run, ours: Run, leaves: dict[str, Tensor], within: float) -> None:
+    """Both give the same "spikes", bit for bit, and all else and all gradients to rounding: of the
+    spikes alone, and of everything together."""
+    for names in (("spikes",), None):
+        each = names or tuple(ours())
+        want, got = results(theirs, leaves, each), results(ours, leaves, each)
+        assert 0.03 < float(want["spikes"].mean()) < 0.97, "a silent layer would show nothing"
+        assert want.keys() == got.keys()
+        for name, value in want.items():
+            assert_same(name, got[name], value, tolerance=0 if name == "spikes" else within)
+    assert float(want["gradient of x"].abs().max()) > 0
