@@ -127,9 +127,9 @@ def page() -> str:
                  "inside of `torch.compile`, without gradients"], calls), "",
         f"Where {NONE} stands PyTorch's own operators do all. `ALIF`, `LIF` and `LSNN` call "
         "`layer`. Their `step`, and short sequences without gradients on the CPU, take no operator "
-        "but a prepared layer: the same kernels, with what follows from the parameters kept. On CUDA the "
-        "projection stands in front as a product of PyTorch. On other devices, and inside of "
-        "`lsnn_ext.use_reference()`, `lsnn_ext.reference` computes everything.", "",
+        "but a prepared layer: the same kernels, with what follows from the parameters kept. On "
+        "CUDA the projection stands in front as a product of PyTorch. On other devices, and "
+        "inside of `lsnn_ext.use_reference()`, `lsnn_ext.reference` computes everything.", "",
         "## Models on the CPU: spikes equal to the reference, gradients finite", "",
         *_table(["model", *CASES], models), "",
         "## Designs of the CUDA kernels, forward / backward, T = 500, B = 64", "",

@@ -16,11 +16,13 @@ if not (ROOT / "docs").is_dir():
     pytest.skip("docs/ is not beside these tests", allow_module_level=True)
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
-WITH_EXAMPLES = [page for page in PAGES if BLOCK.search(page.read_text())]
+# docs/from_*.md run in test_translation_pages.py, beside the packages that they begin with
+WITH_EXAMPLES = [page for page in PAGES if BLOCK.search(page.read_text())
+                 and not page.name.startswith("from_")]
 NEEDED = {"matplotlib", "nir", "safetensors"}
 
 
-def _without_shell(page: Path) -> str:
+def _program(page: Path) -> str:
     """All examples of a page as one program, on the lines that they have in the page."""
     text, program, at = page.read_text(), [], 0
     for block in BLOCK.finditer(text):
@@ -33,7 +35,7 @@ def _without_shell(page: Path) -> str:
 @pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=lambda page: page.name)
 def test_examples_run(page: Path, tmp_path: Path) -> None:
-    program = _without_shell(page)
+    program = _program(page)
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if page.name == "pytorch.md" and missing:
         pytest.skip(f"{', '.join(missing)} not installed")
