@@ -55,7 +55,8 @@ machine: $(VENV)/.machine
 	$(in_venv) python -B csrc/tests/machine_code.py $(ARGS)
 
 lint: build $(VENV)/.dev
-	$(in_venv) ruff check lsnn_ext bench examples python_tests csrc/tests csrc/model_table.py setup.py
+	$(in_venv) ruff check lsnn_ext bench examples python_tests csrc/tests csrc/model_table.py setup.py docs .ci
+	$(in_venv) check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(in_venv) mypy
 	$(in_venv) mypy csrc/tests/mutants.py csrc/tests/machine_code.py csrc/model_table.py
 	$(in_venv) clang-format --dry-run --Werror $$(find csrc bench -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
@@ -80,7 +81,7 @@ $(VENV)/.editable: $(VENV)/.build-requirements setup.py | here
 $(VENV)/.build-requirements: pyproject.toml | $(VENV)/.made
 	$(call install,build-system.requires)
 
-$(VENV)/.test $(VENV)/.examples $(VENV)/.bench $(VENV)/.peers $(VENV)/.machine $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(VENV)/.editable
+$(VENV)/.docs $(VENV)/.test $(VENV)/.examples $(VENV)/.bench $(VENV)/.peers $(VENV)/.machine $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(VENV)/.editable
 	$(call install,project.optional-dependencies.$*)
 
 # A virtual environment cannot be moved or copied: its programs begin with the path that it was made at.
