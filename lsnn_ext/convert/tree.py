@@ -65,8 +65,7 @@ class Plan:
 class Kept:
     """The module that another one stands for; no child of it, so that state dicts do not see it.
 
-    A copy has a copy of it, on the same parameters; a pickle has none, and so needs no other
-    package to be read.
+    A copy has a copy of it, on the parameters of the copy; a pickle has none.
     """
 
     def __init__(self, module: nn.Module | None) -> None:
