@@ -41,6 +41,7 @@ PUBLISHED = 0.859
 GAIN = 5.0  # of the readout, an average of spikes, before the softmax
 KEPT_BACK = 10  # one recording of so many chooses the epoch
 TARGET_RATE = 0.05
+RECURRENT = 0.3  # gain of the first recurrent weights; with 1 gradients explode at once
 QUICK = {"batch": 64, "lr": 3e-3, "clip": 1.0, "reg": 0.0, "epochs": 150}
 PAPER = QUICK | {"batch": 32, "lr": 5e-3, "epochs": 600}
 
@@ -128,10 +129,10 @@ def network(options: argparse.Namespace, adapts: bool) -> LSNN:
     N = options.neurons
     net = LSNN(INPUTS, 0 if adapts else N, N if adapts else 0, PHASES, bias=True,
                dynamics=options.dynamics, threshold=0.01, beta=1.8, tau_mem=20.0,
-               tau_adapt=60 + 200 * torch.rand(N), refractory=0,
+               tau_adapt=50 + 200 * torch.rand(N), refractory=0,
                learn=("tau_mem", "tau_adapt") if adapts else ("tau_mem",), per_neuron=True)
     with torch.no_grad():
-        nn.init.orthogonal_(net.neurons.get_parameter("weight_hh_l0"))
+        nn.init.orthogonal_(net.neurons.get_parameter("weight_hh_l0"), RECURRENT)
         nn.init.xavier_uniform_(net.neurons.get_parameter("weight_ih_l0"))
         nn.init.zeros_(net.neurons.get_parameter("bias_ih_l0"))
     return net
