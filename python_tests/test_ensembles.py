@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
+from torch.nn.utils import parametrize
 
 from compare import assert_same
 from lsnn_ext import ALIF, LSNN, _ops
@@ -26,12 +27,27 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
 Ensemble = tuple[list[nn.Module], dict[str, Tensor], dict[str, Tensor], Callable[..., Tensor]]
 
 
+def _stacked_state(members: list[nn.Module]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """As torch.func.stack_module_state, which wants one class and refuses parametrized modules, as
+    torch makes each of them a class of its own."""
+    if not any(map(parametrize.is_parametrized, members)):
+        return stack_module_state(members)
+
+    def stacked(all_of: list[dict[str, Any]]) -> dict[str, Tensor]:
+        return {key: torch.stack([each[key].detach() for each in all_of]) for key in all_of[0]}
+
+    parameters = stacked([dict(member.named_parameters()) for member in members])
+    for value in parameters.values():
+        value.requires_grad_()
+    return parameters, stacked([dict(member.named_buffers()) for member in members])
+
+
 def _ensemble(name: str) -> Ensemble:
     """Three networks, their stacked parameters and buffers, and the output of one of them given
     its own."""
     torch.manual_seed(0)
     members = [MODULES[name]() for _ in range(3)]
-    parameters, buffers = stack_module_state(members)
+    parameters, buffers = _stacked_state(members)
     bare = copy.deepcopy(members[0]).to("meta")
 
     def output(parameters: Any, buffers: Any, x: Tensor) -> Tensor:
