@@ -304,7 +304,8 @@ def test_network_refuses_another_kind_or_state() -> None:
     with pytest.raises(TypeError, match="x_t: expected a tensor, got list"):
         net.step([0.0])
     _, state = net.step(torch.rand(2, I))
-    with torch.no_grad(), pytest.raises(ValueError, match=r"state.readout: expected shape \(3, 2\)"):
+    with torch.no_grad(), pytest.raises(ValueError,
+                                        match=r"state.readout: expected shape \(3, 2\)"):
         net.step(torch.rand(3, I), state)
     net.readout.tau = -1.0
     for grad in (True, False):
