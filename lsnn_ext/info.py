@@ -3,6 +3,7 @@ import importlib.metadata
 import os
 import platform
 import sys
+from typing import Any
 
 import torch
 
@@ -42,7 +43,7 @@ def _check() -> str:
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(-8, 9, (30, 3, 40), generator=generator) / 8
     w = torch.randint(-8, 9, (40, 40), generator=generator) / 64
-    k = {"alpha": 0.9375, "theta": 0.03125, "rho": 0.96875, "beta": 0.5}
+    k: dict[str, Any] = {"alpha": 0.9375, "theta": 0.03125, "rho": 0.96875, "beta": 0.5}
     got, want = functional.alif(x, w, **k)[0], reference.alif(x, w, **k)[0]
     if torch.equal(got, want):
         return f"spikes of a small layer are those of the reference ({int(want.sum())} of them)"
