@@ -99,7 +99,7 @@ def network(options: argparse.Namespace, adapts: bool) -> LSNN:
     adaptive = ADAPTIVE if adapts else 0
     N, inputs = REGULAR + ADAPTIVE, 1 if options.family == "sinus" else 2
     net = LSNN((inputs + 1) * PER_VALUE, N - adaptive, adaptive, 1, tau_out=1e-3,
-               tau_adapt=100 + 900 * torch.rand(N), refractory=0,
+               tau_adapt=100 + 900 * torch.rand(N),
                checkpoint_every="100 MB" if options.examples > 200 else None)
     with torch.no_grad():
         assert net.readout.bias is not None

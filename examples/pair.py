@@ -5,12 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 import training
-from lsnn_ext import LSNN, LSNNState, State, init
-from lsnn_ext.optim import DeepR
+from lsnn_ext import LSNN, LSNNState, State
 from training import Values, count, number
 
 
@@ -31,8 +29,7 @@ def task_options(parser: argparse.ArgumentParser, out: str) -> None:
     learning.add_argument("--clip", type=number, help="largest norm of the gradient")
     learning.add_argument("--reg", type=float, help="weight of the firing rates' distance from "
                                                     "their target")
-    learning.add_argument("--deepr", type=number, metavar="SHARE",
-                          help="rewire, with this share of all synapses and Dale's law")
+    training.deepr_option(learning)
     learning.add_argument("--no-lif", action="store_true",
                           help="leave out the network without adaptation, trained beside")
     training.seed_options(learning)
@@ -53,16 +50,6 @@ def with_setting(options: argparse.Namespace, quick: dict[str, Any],
 
 
 # ------------------------------------------------------------------------------------------ the run
-def adam(net: LSNN, options: argparse.Namespace) -> torch.optim.Optimizer:
-    """Adam, or DEEP R around it, which draws the network's weights anew."""
-    if not options.deepr:
-        return torch.optim.Adam(net.parameters(), lr=options.lr)
-    generator = torch.Generator().manual_seed(options.seed)
-    signs = init.dale(net, options.deepr, generator=generator)
-    return DeepR.of(net, torch.optim.Adam, options.deepr, signs=signs, generator=generator,
-                    lr=options.lr)
-
-
 def detached(state: LSNNState) -> LSNNState:
     """A state that gradients do not pass."""
     return LSNNState(State(*(leaf.detach() for leaf in state.neurons)), state.readout.detach())
@@ -77,7 +64,7 @@ class Pair(training.Run):
         self.nets = {"LSNN": make(options, True)}
         if not options.no_lif:
             self.nets["LIF"] = make(options, False)
-        self.optimizers = {name: adam(net, options) for name, net in self.nets.items()}
+        self.optimizers = {name: training.adam(net, options) for name, net in self.nets.items()}
         super().__init__(options, self.nets | {f"{name} optimizer": optimizer for name, optimizer
                                                in self.optimizers.items()})
         self.carried: dict[str, LSNNState] = {}

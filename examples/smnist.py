@@ -6,7 +6,7 @@ checkpoint is kept in --out, written at the start, every minute and at the end; 
 write it after the running iteration. --resume goes on from it. Without --resume the checkpoint of
 an unfinished run is not written over unless --overwrite says so, and that of a finished run is kept
 under another name. The paper's result, 94.2 % on average, took 36,000 iterations of batch 256 with
-rewiring: for such hours-long runs give --iterations and --batch.
+rewiring: for such hours-long runs give --iterations, --batch and --deepr 0.12.
 """
 import argparse
 import math
@@ -64,6 +64,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     learning.add_argument("--clip", type=number, default=1.0, help="largest norm of the gradient")
     learning.add_argument("--reg", type=float, default=0.1,
                           help="weight of the firing rate's distance from 10 Hz")
+    training.deepr_option(learning)
     training.seed_options(learning)
     parser.add_argument("--out", type=Path, default=Path("demo_out"),
                         help="folder of pictures, curve and checkpoint")
@@ -92,7 +93,7 @@ class Run(training.Run):
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.model = build(options)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=options.lr)
+        self.optimizer = training.adam(self.model, options)
         self.encode = analog if options.analog else encode
         super().__init__(options, {"model": self.model, "optimizer": self.optimizer})
 

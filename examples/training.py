@@ -14,6 +14,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from lsnn_ext import LSNN, init
+from lsnn_ext.optim import DeepR
+
 CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_SECONDS = 60.0  # of training
 STOPS = (signal.SIGINT, signal.SIGTERM)
@@ -60,6 +63,13 @@ def seed_options(group: Any) -> None:
     """--seed and --threads."""
     group.add_argument("--seed", type=int, default=0)
     group.add_argument("--threads", type=count, help="of torch; all cores if left out")
+
+
+def deepr_option(group: Any) -> None:
+    """--deepr."""
+    group.add_argument("--deepr", type=number, metavar="SHARE",
+                       help="rewire, with this share of all synapses and Dale's law (the paper: "
+                            "0.12)")
 
 
 # ------------------------------------------------------------------------------------------ the run
@@ -129,6 +139,16 @@ def learning_rate(done: float, highest: float) -> float:
     return highest * min(1.0,
                          done / 0.03
                          + 0.1) * (0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(done, 1.0))))
+
+
+def adam(net: LSNN, options: argparse.Namespace) -> torch.optim.Optimizer:
+    """Adam, or DEEP R around it, which draws the network's weights anew."""
+    if not options.deepr:
+        return torch.optim.Adam(net.parameters(), lr=options.lr)
+    generator = torch.Generator().manual_seed(options.seed)
+    signs = init.dale(net, options.deepr, generator=generator)
+    return DeepR.of(net, torch.optim.Adam, options.deepr, signs=signs, generator=generator,
+                    lr=options.lr)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -44,7 +44,8 @@ def _outputs(
 ) -> tuple[_ops.Outputs, Tensor]:
     """What the operator returns, and the spikes in the dtype of x; requested: names of outputs of
     csrc/torch/boundary.h."""
-    call = resolve(neuron, x, w_rec, fused.w_in, _ops.available and not _ops.cpu_kernels(x))
+    for_cuda = _ops.available and isinstance(x, Tensor) and not _ops.cpu_kernels(x)
+    call = resolve(neuron, x, w_rec, fused.w_in, for_cuda)
     model, (v, a, i, r, z) = call.model, call.state
     if not _ops.compiled_code_runs():
         return _by_reference(x, w_rec, neuron, call)

@@ -140,15 +140,14 @@ class DeepR(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         matrices = [one for group in self._matrices for one in group]
-        before = [self._connected(one) for one in matrices]
-        for group, held in zip(self.param_groups, self._matrices, strict=True):
-            self._check(group, held)
         for one in matrices:
             _to_theta(one)
         try:
+            before = [one.weight > 0 for one in matrices]
+            self._check(before)
             self.optimizer.step()
             for one, was in zip(matrices, before, strict=True):
-                one.weight.masked_fill_(~was, 0.0)
+                one.weight.mul_(was)
             self.rewired = sum(self._rewire(group, held) for group, held
                                in zip(self.param_groups, self._matrices, strict=True) if held)
         finally:
@@ -163,10 +162,11 @@ class DeepR(Optimizer):
         temperature = float(group.get("temperature", self.temperature))
         for theta, _, _, _ in held:
             if theta.grad is not None:
-                change = torch.full_like(theta, -lr * l1)
-                if temperature:
-                    change += math.sqrt(2 * lr * temperature) * self._normal(theta)
-                theta.add_(change.masked_fill_(theta <= 0, 0.0))
+                change: Tensor | float = -lr * l1
+                if temperature:  # without noise, what is 0 or less falls and is 0 again
+                    noise = math.sqrt(2 * lr * temperature) * self._normal(theta)
+                    change = (noise - lr * l1).masked_fill_(theta <= 0, 0.0)
+                theta.add_(change)
             theta.clamp_(min=0.0)
         missing = _wanted(group, held) - sum(int((one.weight > 0).sum()) for one in held)
         self._connect(held, missing)
@@ -204,28 +204,25 @@ class DeepR(Optimizer):
     def _normal(self, like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=self.generator, dtype=like.dtype).to(like.device)
 
-    @staticmethod
-    def _connected(one: _Rewired) -> Tensor:
-        return one.weight * one.sign > 0
-
-    def _check(self, group: dict[str, Any], held: list[_Rewired]) -> None:
-        """Raises ValueError where a step would not be what DEEP R says."""
-        for weight, sign, allowed, _ in held:
-            where = f"a weight of shape {tuple(weight.shape)}"
-            if weight.grad is not None and not bool(weight.grad.isfinite().all()):
-                raise ValueError(f"gradient: expected finite numbers of {where}, got others")
-            signed = weight * sign
-            if not bool((signed >= 0).all()) or bool((signed.isinf() | (signed > 0) & ~allowed)
-                                                     .any()):
-                raise ValueError(f"weight: expected finite numbers of the signs that {where} had "
-                                 f"when the optimizer took it, 0 where there is no synapse, got "
-                                 f"others")
-        if not held:
-            return
-        count, wanted = sum(int((one.weight != 0).sum()) for one in held), _wanted(group, held)
-        if count != wanted:
-            raise ValueError(f"weight: expected {wanted} connections as the last step left them, "
-                             f"got {count}; after loading weights load the optimizer's state too")
+    def _check(self, connected: list[Tensor]) -> None:
+        """Raises ValueError where a step on the thetas would not be what DEEP R says."""
+        counts = iter([int(one.sum()) for one in connected])
+        for group, held in zip(self.param_groups, self._matrices, strict=True):
+            count = 0
+            for theta, _, allowed, size in held:
+                where = f"a weight of shape {tuple(theta.shape)}"
+                if theta.grad is not None and not _within(theta.grad, -math.inf):
+                    raise ValueError(f"gradient: expected finite numbers of {where}, got others")
+                if not _within(theta, 0.0) or (
+                        size < theta.numel() and bool(theta.masked_fill(allowed, 0.0).any())):
+                    raise ValueError(f"weight: expected finite numbers of the signs that {where} "
+                                     f"had when the optimizer took it, 0 where there is no "
+                                     f"synapse, got others")
+                count += next(counts)
+            if held and count != (wanted := _wanted(group, held)):
+                raise ValueError(f"weight: expected {wanted} connections as the last step left "
+                                 f"them, got {count}; after loading weights load the optimizer's "
+                                 f"state too")
 
     # ---------------------------------------------------------------------------------------- state
     def connectivity(self) -> list[list[float]]:
@@ -350,7 +347,15 @@ def _to_theta(one: _Rewired) -> None:
 def _to_weight(one: _Rewired) -> None:
     """Back again; no zero keeps a sign."""
     _to_theta(one)
-    one.weight.masked_fill_(one.weight == 0, 0.0)
+    one.weight.add_(0.0)  # -0 + 0 is 0
+
+
+def _within(values: Tensor, least: float) -> bool:
+    """Whether all are finite and none is less."""
+    if not values.numel():
+        return True
+    low, high = values.aminmax()  # NaN, where one is
+    return bool((low >= least) & low.isfinite() & high.isfinite())
 
 
 def _wanted(group: dict[str, Any], held: list[_Rewired]) -> int:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import lsnn_ext
+import published
 from foreign import wrong_for
 from lsnn_ext.convert import ConversionError
 from originals import package
@@ -157,3 +158,46 @@ def test_settings_that_are_refused_are_named() -> None:
                        "leaky": "no class of lsnn_ext"}.items():
         assert word in reasons[name], (name, reasons[name])
         assert reasons[name] in str(report)
+
+
+class Published(nn.Module):
+    """The loop of Yin et al., with states that are drawn before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.out = published.SpikeRNN(I, N, tauM=20, tauAdp_inital=30), nn.Linear(N, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.layer.set_neuron_state(x.shape[1])
+        self.layer.mem = torch.rand(x.shape[1], N).to(x)
+        outs = []
+        for x_t in x:
+            _, spikes = self.layer(x_t)
+            outs.append(self.out(spikes))
+        return torch.stack(outs)
+
+
+def test_a_layer_that_keeps_its_state_and_returns_the_membrane_first() -> None:
+    torch.manual_seed(0)
+    model = Published()
+    want = model(8 * _x())
+    assert want.requires_grad, "the state that stays in the layer has a graph"
+    _, report = lsnn_ext.convert(model, verify=8 * _x(), repeats=1)
+    (one,) = report.in_loop
+    found = one.comparison
+    assert found is not None and (found.verdict, found.dtype) == ("equal", "float64")
+    assert found.rates["layer"] > 0.02 and one.speed is not None
+    assert "mem, spike = self.layer(currents)" in one.code[1]
+    _, report = lsnn_ext.convert(model, verify=8 * _x(), repeats=0, steps=True)
+    assert report.comparison is not None and report.comparison.verdict == "equal"
+    assert {"layer.tau_m", "layer.tau_adp", "layer.recurrent.weight"} <= set(
+        report.comparison.gradients)
+
+    def wrong(layer: Any) -> None:
+        layer.beta = 1.7
+
+    lsnn_ext.revert(model)
+    _, report = lsnn_ext.convert(model, verify=8 * _x(), repeats=0,
+                                 classes=[wrong_for("yin", "SRNN", wrong)])
+    assert report.in_loop[0].comparison is not None
+    assert report.in_loop[0].comparison.verdict == "mapping"

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import lsnn_ext
+import published
 from compare import assert_same
 from foreign import Stacked, wrong_for
 from lsnn_ext.convert import ConversionError
@@ -62,8 +63,22 @@ def _spikingjelly() -> Case:
             {"0": "LinearRecurrentContainer", "1": "LinearRecurrentContainer"}, "float64")
 
 
-PACKAGES = pytest.mark.parametrize("make", [_norse, _sinabs, _spikingjelly],
-                                   ids=["norse", "sinabs", "spikingjelly"])
+def _sparch() -> Case:
+    """Random states in each call, a norm inside."""
+    model = nn.Sequential(published.RadLIFLayer(I, N, B),
+                          published.RLIFLayer(N, 9, B, bidirectional=True),
+                          nn.Linear(18, 2))
+    return model, _x(B, T, I), {"0": "RadLIFLayer", "1": "RLIFLayer"}, "float64"
+
+
+def _se_adlif() -> Case:
+    model = Stacked(published.SEAdLIF(I, N, thr=0.3, train_tau_w_method="interpolation"),
+                    nn.Linear(N, 2))
+    return model, _x(B, T, I), {"parts.0": "SEAdLIF"}, "float64"
+
+
+MAKERS = [_norse, _sinabs, _spikingjelly, _sparch, _se_adlif]
+PACKAGES = pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__.lstrip("_"))
 Make = Callable[[], Case]
 
 
@@ -82,6 +97,7 @@ def _reset(model: nn.Module) -> None:
 
 def _output(model: nn.Module, x: Tensor) -> Tensor:
     _reset(model)
+    torch.manual_seed(3)  # states that are drawn
     found = model(x)
     output: Tensor = found[0] if isinstance(found, tuple) else found
     return output
@@ -98,9 +114,9 @@ def test_whole_models_are_equal(make: Make) -> None:
                               for one in report.replaced} == names
     found = report.comparison
     assert found is not None and (found.verdict, found.dtype) == ("equal", dtype)
-    assert bool(report.notes) == (make is not _norse)
+    assert bool(report.notes) == (make in (_sinabs, _spikingjelly))
     assert all(f"note: {note}" in str(report) for note in report.notes)
-    assert min(found.rates.values()) > 0.01 and set(found.rates) == set(names)
+    assert min(found.rates.values()) > 0.005 and set(found.rates) == set(names)
     tolerance = 1e-12 if dtype == "float64" else 2e-5
     assert max(found.states.values()) < tolerance and max(found.gradients.values()) < tolerance
     learned = {name for name, value in parameters.items() if value.requires_grad}
@@ -153,6 +169,10 @@ def test_numbers_for_norse_and_others_are_told_apart_by_a_wrong_class(make: Make
             layer.dt = 0.99 * layer.dt
         elif kind == "ALIFRecurrent":
             layer.norm_input = False
+        elif kind == "RadLIFLayer":
+            layer.a_lim = [0.0, 1.0]
+        elif kind == "SEAdLIF":
+            layer.q = 61.0
         else:
             layer.sub_module.v_threshold = 0.31
 

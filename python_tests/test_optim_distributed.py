@@ -14,13 +14,15 @@ if not torch.distributed.is_available() or not torch.distributed.is_gloo_availab
 
 
 class _Net(nn.Module):
-    """Linear in both weights, so that gradients of inputs of few bits are exact in any order."""
+    """Linear in both weights, so that gradients of inputs of few bits are exact in any order; some
+    weights are 0, whose signs are drawn."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
         random = torch.Generator().manual_seed(seed)
         self.a = nn.Parameter(torch.randn(6, 8, generator=random))
         self.b = nn.Parameter(torch.randn(5, 8, generator=random))
+        self.b.data[:3] = 0.0
 
     def forward(self, x: Tensor) -> Tensor:
         return (x @ self.a.t()).sum(-1) + (x.abs() @ self.b.t()) @ torch.arange(-2.0, 3.0)

@@ -31,6 +31,16 @@ def test_each_entry_has_its_own_rate_for_its_own_steps() -> None:
     assert float(((z.mean(1) - rates) / deviation).abs().max()) < 5
 
 
+def test_bytes_that_do_not_decide_do_so_by_their_own_rate() -> None:
+    """Rates that differ by less than a byte can say, in one part of the draws."""
+    rates = torch.tensor([26.0, 26.9, 26.9, 26.0]).view(2, 1, 2) / 256
+    rates = rates.repeat_interleave(500, -1)
+    z = _numbers(rates, 1000).view(2, 1000, 1000)
+    n = 500_000
+    found, wanted = z.view(2, 1000, 2, 500).mean((1, 3)), rates[:, 0, ::500]
+    assert float((found - wanted).abs().max()) < 4.5 * math.sqrt(0.1 * 0.9 / n) < 0.6 / 256
+
+
 def test_draws_are_independent() -> None:
     """Spikes of two neurons, and of two steps, come together as often as chance has it."""
     p = 0.2

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,6 +31,14 @@ RECALL = ["--symbols", "4", "--ms", "20", "--dt", "2", "--batch", "4", "--thread
 LEARNER = ["--examples", "3", "--batch", "2", "--test-tasks", "2", "--threads", "1"]
 TASKS: list[tuple[ModuleType, list[str]]] = [(store_recall, RECALL), (learning_to_learn, LEARNER)]
 NAMES = ["store_recall", "learning_to_learn"]
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """The examples set how many torch uses."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def _generator(seed: int = 0) -> torch.Generator:
@@ -116,7 +125,8 @@ def test_baselines() -> None:
 
 
 # --------------------------------------------------------------------------------------------- runs
-@pytest.mark.parametrize(("task", "options"), TASKS, ids=NAMES)
+@pytest.mark.parametrize(("task", "options"), [*TASKS, (
+    learning_to_learn, ["--paper", *LEARNER])], ids=[*NAMES, "teachers"])
 def test_a_run_from_begin_to_end(task: ModuleType, options: list[str], tmp_path: Path,
                                  capsys: pytest.CaptureFixture[str]) -> None:
     task.main([*options, "--iterations", "2", "--out", str(tmp_path)])
@@ -152,8 +162,8 @@ import {task}
 
 
 @pytest.mark.parametrize(("task", "options"), [
-    (store_recall, [*RECALL, "--carry", "--deepr", "0.4", "--iterations", "60"]),
-    (learning_to_learn, [*LEARNER, "--iterations", "40"])], ids=NAMES)
+    (store_recall, [*RECALL, "--carry", "--deepr", "0.4", "--iterations", "30"]),
+    (learning_to_learn, [*LEARNER, "--iterations", "12"])], ids=NAMES)
 def test_a_run_that_is_killed_is_the_same_run(task: ModuleType, options: list[str],
                                               tmp_path: Path) -> None:
     """At any moment, and what is resumed comes to the same bits."""
@@ -163,19 +173,15 @@ def test_a_run_that_is_killed_is_the_same_run(task: ModuleType, options: list[st
     here = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
     process = subprocess.Popen([sys.executable, "-c", program], env=here,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    least = random.randrange(1, 15)
+    least = random.randrange(1, 6)
     while not (out / "checkpoint.pt").exists() or len(_kept(out)["history"]) < least:
         assert process.poll() is None
     time.sleep(random.random() / 100)
     process.send_signal(signal.SIGKILL)
     process.wait()
     reached = len(_kept(out)["history"])
-    threads = torch.get_num_threads()
-    try:
-        task.main([*options, "--out", str(out), "--resume"])
-        task.main([*options, "--out", str(whole)])
-    finally:
-        torch.set_num_threads(threads)
+    task.main([*options, "--out", str(out), "--resume"])
+    task.main([*options, "--out", str(whole)])
     one, other = _kept(out), _kept(whole)
     assert reached < len(other["history"]) == len(one["history"])
     for left, right in zip(one["history"], other["history"], strict=True):

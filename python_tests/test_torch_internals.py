@@ -189,3 +189,26 @@ def test_they_stand_in_one_file() -> None:
              for name in _private(ast.parse(path.read_text()))}
     assert not found
     assert len(set(_private(ast.parse((PACKAGE / "_torch_internals.py").read_text())))) > 5
+
+
+class _Kept(torch.autograd.Function):
+    """Twice its input, which it saves."""
+
+    @staticmethod
+    def forward(ctx, x):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x)
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, g):  # type: ignore[no-untyped-def]
+        return 2 * g + 0 * ctx.saved_tensors[0]
+
+
+def test_freed_graphs() -> None:
+    x = torch.ones(3, requires_grad=True)
+    for retain in (True, False):
+        y = _Kept.apply(x).unsqueeze(0)
+        assert not internals.was_freed(y), VERSION
+        y.sum().backward(retain_graph=retain)
+        assert internals.was_freed(y) != retain, VERSION
+    assert not internals.was_freed(x) and not internals.was_freed(2 * x), VERSION

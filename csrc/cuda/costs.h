@@ -5,20 +5,18 @@
 
 namespace lsnn::cuda {
 
-// X(name, number, unit, where it is from)
-#define LSNN_COSTS(X)                                                                         \
-  X(forward_step, 1279, "cycles",                                                             \
-    "a step of the paper's kernel but its rows: counted along one warp of its machine code, " \
-    "sm_90")                                                                                  \
-  X(backward_step, 3083, "cycles", "the same backwards, but its product: counted")            \
-  X(items_at_once, 8, "items", "of an SM, which hide each other's waiting: assumed")          \
-  X(shared_bytes, 128, "B/clk/SM", "rows from shared memory: what 32 banks give")             \
-  X(l2_bytes, 25, "B/clk/SM", "rows from the second level cache: assumed")                    \
-  X(exchange, 250, "cycles", "between the blocks of a cluster: assumed")                      \
-  X(inbox_bytes, 16, "B", "of a received number, written and read again")                     \
-  X(inbox_rate, 21, "B/clk/SM", "of these bytes: assumed")                                    \
-  X(two_launches, 9000, "cycles", "of the design step, 5 microseconds at 1.7 GHz: assumed")   \
-  X(product_macs, 128, "MAC/clk/SM", "of the library's products in float32: the arithmetic units")
+// X(name, number, unit, where it is from). Counted: along one warp of the machine code of the
+// paper's kernels for sm_90, with latencies that others have measured or that are assumed; a model.
+#define LSNN_COSTS(X)                                                                            \
+  X(forward_step, 1279, "cycles", "a step but its rows, with a spike list: counted")             \
+  X(backward_step, 3083, "cycles", "the same backwards, but its product, with replays: counted") \
+  X(shared_bytes, 128, "B/clk/SM", "rows from shared memory: what 32 banks give")                \
+  X(l2_bytes, 25, "B/clk/SM", "rows from the second level cache: assumed")                       \
+  X(exchange, 250, "cycles", "between the blocks of a cluster: assumed")                         \
+  X(inbox_bytes, 16, "B", "of a received number, written and read again")                        \
+  X(inbox_rate, 50, "B/clk/SM", "of these bytes: counted for eight items of 512 neurons")        \
+  X(two_launches, 9000, "cycles", "of the design step, 5 microseconds at 1.7 GHz: assumed")      \
+  X(product_macs, 77, "MAC/clk/SM", "of the library in float32, 60 % of what it has: assumed")
 
 #define LSNN_COST_FIELD(name, number, unit, origin) double name = number;
 struct Costs { LSNN_COSTS(LSNN_COST_FIELD) };

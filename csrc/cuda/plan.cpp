@@ -1,6 +1,7 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <stdexcept>
 
@@ -111,8 +112,8 @@ Possible any_pass(Design design, const Device& device, const Layer& l, Storage s
 // The rows that one SM reads in a step, in bytes, and how many items it works on.
 struct Load { double items, bytes; };
 Load load(const Device& device, const Layer& l, Storage s, const Pass& p, double share) {
-  const int teams = p.shape.ranks == 1 ? device.sms : device.teams(p.shape.ranks);
-  const double items = double(l.B) / std::max(teams, 1), at_hand = std::max(items, 1.0);
+  const double items = double(l.B) / std::max(device.teams(p.shape.ranks), 1),
+               at_hand = std::max(items, 1.0);
   const double row = double(padded(l.N)) * double(bytes_of_weight(s)) / p.shape.ranks;
   return {at_hand, at_hand * double(l.S) * share * double(l.N) * row};
 }
@@ -147,9 +148,9 @@ Possible backward_pass(Design design, const Device& device, const Layer& l, Stor
 }
 
 namespace {
-// Of a step but its rows, for the items of an SM.
-double chain(double step, const Load& at) {
-  return step * std::max(1.0, at.items / costs.items_at_once);
+// Of a step but its rows. Items of a round hide each other's waiting; rounds follow each other.
+double chain(double step, const Load& at, const Pass& p) {
+  return step * std::ceil(at.items / p.shape.groups);
 }
 double step_cycles(const Device& device, const Layer& l) {
   return costs.two_launches +
@@ -160,7 +161,7 @@ double step_cycles(const Device& device, const Layer& l) {
 double forward_cycles(const Device& device, const Layer& l, Storage s, const Pass& p,
                       const Activity& a) {
   const Load at = load(device, l, s, p, a.spikes);
-  const double steps = chain(costs.forward_step, at);
+  const double steps = chain(costs.forward_step, at, p);
   switch (p.design) {
     case Design::block: return steps + at.bytes / costs.shared_bytes;
     case Design::gather: return steps + at.bytes / costs.l2_bytes;
@@ -171,7 +172,7 @@ double forward_cycles(const Device& device, const Layer& l, Storage s, const Pas
 double backward_cycles(const Device& device, const Layer& l, Storage s, const Pass& p,
                        const Activity& a) {
   const Load at = load(device, l, s, p, a.active);
-  const double steps = chain(costs.backward_step, at);
+  const double steps = chain(costs.backward_step, at, p);
   switch (p.design) {
     case Design::block: return steps + at.bytes / costs.shared_bytes;
     case Design::gather: return steps + at.bytes / costs.l2_bytes;

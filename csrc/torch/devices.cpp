@@ -4,10 +4,12 @@
 
 #include <array>
 #include <cstdlib>
+#include <cstring>
 #include <optional>
 #include <type_traits>
 
 #include "../cpu/run.h"
+#include "../cuda/host_product.h"
 #include "../cuda/run.h"
 #include "signals.h"
 
@@ -100,7 +102,8 @@ void* current_stream(const Tensor& like) {
 #endif
 
 #if defined(LSNN_CUDA_KERNELS) || defined(LSNN_EMULATOR)
-// out += a w by the library that torch uses, on the CPU for the emulated kernels. Through the
+// out += a w by the library that torch uses; for the emulated kernels with LSNN_EMULATE=torch.
+// Through the
 // dispatcher: it takes no numbers through the stable interface, and so not addmm; linear with the
 // sums so far as its bias is the same product.
 struct TorchProduct {
@@ -133,8 +136,16 @@ void run_where_it_lies(const Args& f, const Tensor& like, [[maybe_unused]] const
   if (like.is_cpu()) {
 #ifdef LSNN_EMULATOR
     if (!has_cpu_kernels(like)) {
-      TorchProduct product{like, f.layer.B, f.layer.N};
-      return run_as_planned(f, like, told, {&TorchProduct::add, &product}, nullptr);
+      if (!std::strcmp(std::getenv("LSNN_EMULATE"), "torch")) {
+        TorchProduct product{like, f.layer.B, f.layer.N};
+        return run_as_planned(f, like, told, {&TorchProduct::add, &product}, nullptr);
+      }
+      cuda::Sizes sizes{f.layer.B, f.layer.N};
+      const bool wide = like.scalar_type() == ScalarType::Double;
+      return run_as_planned(
+          f, like, told,
+          {wide ? &cuda::add_host_product<double> : &cuda::add_host_product<float>, &sizes},
+          nullptr);
     }
 #endif
     return run_on_cpu(f, like);

@@ -90,7 +90,7 @@ def _leaky_readout(given: Any) -> tuple[Tensor, Tensor]:
 
 
 def _leaky_readout_backward(given: Any) -> tuple[Tensor, Tensor]:
-    return given.g_p.new_empty(given.g_p.shape), given.g_p.new_empty(given.g_last.shape)
+    return given.g_p.new_empty(given.g_p.shape), given.g_p.new_empty(given.g_p.shape[1:])
 
 
 def by_name(op: Any, args: Iterable[Any]) -> SimpleNamespace:

@@ -7,7 +7,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import _original, norse, sinabs, snntorch, spikingjelly  # noqa: F401  of the registry
+from .. import (  # noqa: F401  for the registry
+    _original,
+    norse,
+    se_adlif,
+    sinabs,
+    snntorch,
+    sparch,
+    spikingjelly,
+    yin,
+)
 from . import copies, known, loops, tree, verification
 from .known import Known, Refused
 from .report import Comparison, Difference, InLoop, Left, Replaced, Report, Speed

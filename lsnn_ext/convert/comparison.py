@@ -1,6 +1,7 @@
 """Two runs side by side, before and after: where they differ first, and whether numbers were
 rounded otherwise there or are others."""
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -26,6 +27,11 @@ class Pair:
     ours: nn.Module
     time: int  # the axis of steps in its results and inputs; -1: a call is a step
     keeps: bool = False  # state from one call to the next
+    spikes: int = 0  # which of the results they are
+
+    def spikes_of(self, call: Call) -> Tensor | None:
+        """The spikes of a call; None where it returns none."""
+        return next(islice(call.results.values(), self.spikes, None), None)
 
 
 def distance(got: Tensor, want: Tensor) -> float:
@@ -43,11 +49,6 @@ def distance(got: Tensor, want: Tensor) -> float:
 def distances(got: Named, want: Named) -> dict[str, float]:
     """distance() of all that both have."""
     return {name: distance(got[name], value) for name, value in want.items() if name in got}
-
-
-def spikes_of(call: Call) -> Tensor | None:
-    """The first result of a spiking layer."""
-    return next(iter(call.results.values()), None)
 
 
 def first_in(theirs: Run, ours: Run, pairs: list[Pair], dtype: torch.dtype) -> Difference | None:
@@ -86,7 +87,7 @@ def _spikes(pair: Pair, before: list[Call], after: list[Call],
             dtype: torch.dtype) -> Difference | None:
     """The first step with another spike; of several items and neurons the first."""
     for k, (one, other) in enumerate(zip(before, after, strict=True)):
-        want, got = spikes_of(one), spikes_of(other)
+        want, got = pair.spikes_of(one), pair.spikes_of(other)
         if want is None or got is None or torch.equal(want, got):
             continue
         differs = want != got
@@ -143,7 +144,7 @@ def _first_step(pair: Pair, before: list[Call], after: list[Call], k: int,
 
 
 def _steps(pair: Pair, call: Call) -> int:
-    spikes = spikes_of(call)
+    spikes = pair.spikes_of(call)
     return 1 if spikes is None or pair.time < 0 else spikes.shape[pair.time]
 
 
@@ -164,13 +165,14 @@ def _replayed(module: nn.Module, calls: list[Call], k: int, step: int, time: int
     if dtype is not None:
         cast(module, dtype)
     made = None
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
         for index, call in enumerate(calls[: k + 1]):
             if index == k and not step:
                 break
             args, kwargs = detached(call.args, dtype), detached(call.kwargs, dtype)
             args, kwargs = _changed(args, kwargs, scale, step if index == k else None, time)
-            made = record(args, kwargs, module(*args, **kwargs), module)
+            torch.set_rng_state(call.random)
+            made = record(args, kwargs, module(*args, **kwargs), module, call.random)
     assert made is not None
     return made
 
@@ -197,13 +199,13 @@ def _ulps(pair: Pair, before: list[Call], after: list[Call],
     """By how many units in the last place the inputs must move for our spike to become theirs, in
     float64; None: by more than rounding may."""
     k, step, where = place
-    want = spikes_of(before[k])
+    want = pair.spikes_of(before[k])
     assert want is not None
     want = want.movedim(pair.time, 0)[(step, *where)] if pair.time >= 0 else want[where]
     for ulps in ULPS:
         for sign in (1, -1):
             scale = 1 + sign * ulps * torch.finfo(dtype).eps
-            made = spikes_of(_replayed(pair.ours, after, k, step + 1, pair.time, scale,
+            made = pair.spikes_of(_replayed(pair.ours, after, k, step + 1, pair.time, scale,
                                        torch.float64))
             assert made is not None
             got = made.movedim(pair.time, 0)[(step, *where)] if pair.time >= 0 else made[where]

@@ -18,15 +18,18 @@ NEURONS = {
     "snntorch": {"SpikingNeuron"},
     "sinabs": {"StatefulLayer"},
     "spikingjelly": {"MemoryModule", "SimpleBaseNode", "BaseNode", "NonSpikingBaseNode"},
+    "sparch": {"LIFLayer", "adLIFLayer", "RLIFLayer", "RadLIFLayer", "ReadoutLayer"},
 }
 # What must be taken off first, as it keeps other modules or their weights in forms of its own.
 WRAPPERS = {
     "DistributedDataParallel", "FullyShardedDataParallel", "DataParallel", "OptimizedModule",
     "ScriptModule", "RecursiveScriptModule", "TopLevelTracedModule", "GraphModule",
 }
-TIME = {"sinabs": 1}  # the axis of steps; 0 in other packages
+# By package or class: the axis of steps, 0 in others, and which of the results are the spikes.
+TIME = {"sinabs": 1, "sparch": 1, "models.alif.SEAdLIF": 1}
+SPIKES = {"SRNN_layers": 1}
 # Packages of which a call of a layer is one step, inside a loop of the user's.
-BY_STEP = {"snntorch", "spikingjelly"}
+BY_STEP = {"snntorch", "spikingjelly", "SRNN_layers"}
 # Packages whose layers keep their state from one call to the next.
 KEEPING = {"sinabs", "spikingjelly"}
 # What functions of a package do with layers that are not its own, where states are kept.
@@ -49,7 +52,13 @@ class Known(NamedTuple):
     @property
     def time(self) -> int:
         """The axis of steps in inputs and results."""
-        return TIME.get(self.package, 0)
+        own: int = getattr(self.ours, "time_axis", TIME.get(self.package, 0))
+        return TIME.get(self.original, own)
+
+    @property
+    def spikes(self) -> int:
+        """Which of the results are the spikes."""
+        return SPIKES.get(self.package, 0)
 
     @property
     def package(self) -> str:

@@ -1,6 +1,7 @@
 """Modules of which a call is one step, inside a loop of the user's: what one call for all steps
 would give in its place."""
 import inspect
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -56,12 +57,23 @@ def seen(model: nn.Module, given: Given, entries: list[Found], repeats: int) -> 
     """Each of the modules, in the loop that the model calls it in."""
     few = copies.duplicate(model)
     copies.round_weights(few, verification.BITS[0])
-    ran = copies.duplicate(few)
-    calls = trial.run(ran, verification.rounded(given),
-                      {entry.name: ran.get_submodule(entry.name) for entry in entries},
-                      backward=False).calls
-    return [_one(few.get_submodule(entry.name), entry, calls.get(entry.name, []), repeats)
-            for entry in entries]
+    watched = {entry.name: few.get_submodule(entry.name) for entry in entries}
+    first: dict[str, nn.Module] = {}  # as they are when the loop begins
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, _: object) -> None:
+            if name not in first:
+                first[name] = copies.duplicate(module)
+                first[name]._forward_pre_hooks.clear()
+                first[name]._forward_hooks.clear()
+
+        return hook
+
+    for name, module in watched.items():
+        module.register_forward_pre_hook(keep(name))
+    calls = trial.run(few, verification.rounded(given), watched, backward=False).calls
+    return [_one(first[entry.name], entry, calls[entry.name], repeats) if entry.name in calls
+            else unseen(entry, "the model does not call it") for entry in entries]
 
 
 def unseen(entry: Found, note: str) -> InLoop:
@@ -72,11 +84,9 @@ def unseen(entry: Found, note: str) -> InLoop:
 
 
 def _one(module: nn.Module, entry: Found, calls: list[Call], repeats: int) -> InLoop:
-    """One of them, as it was before the run, and its calls in the run."""
+    """One of them, as it was before the loop, and its calls there."""
     assert entry.new is not None and entry.known is not None
     kind = entry.known.ours
-    if not calls:
-        return unseen(entry, "the model does not call it")
     xs = [next((value for value in call.args if isinstance(value, Tensor)), None)
           for call in calls]
     if any(x is None or x.shape != xs[0].shape for x in xs if xs[0] is not None):
@@ -84,7 +94,7 @@ def _one(module: nn.Module, entry: Found, calls: list[Call], repeats: int) -> In
     x = torch.stack([x for x in xs if x is not None])
     results = tuple(calls[0].results.values())
     first: tuple[Tensor, ...] = ()
-    if len(results) > 1:
+    if _takes_state(module, len(results)):
         given = [value for value in calls[0].args[1:] if isinstance(value, Tensor)]
         fits = [value.shape for value in given] == [value.shape for value in results]
         first = tuple(given) if fits else tuple(torch.zeros_like(value) for value in results)
@@ -105,7 +115,7 @@ def _one(module: nn.Module, entry: Found, calls: list[Call], repeats: int) -> In
                 copies.cast(part, dtype)
         loop = Loop(theirs, first, whole)
         line = Sequence(kind.from_original(ours), first)
-        return loop, line, [Pair(entry.name, loop, line, 0)]
+        return loop, line, [Pair(entry.name, loop, line, 0, spikes=entry.spikes)]
 
     comparison = verification.compared(candidates, x, verification.BITS[0])
     speed: Speed | None = None
@@ -117,6 +127,12 @@ def _one(module: nn.Module, entry: Found, calls: list[Call], repeats: int) -> In
                   comparison, speed, _code(entry) if comparison.verdict != "mapping" else ())
 
 
+def _takes_state(module: nn.Module, results: int) -> bool:
+    """Whether a call takes what the last one returned; other modules keep it."""
+    arguments = inspect.signature(module.forward).parameters.values()
+    return sum(one.kind is one.POSITIONAL_OR_KEYWORD for one in arguments) > results > 1
+
+
 def _code(entry: Found) -> tuple[str, ...]:
     """What to write in place of the loop."""
     assert entry.known is not None and entry.new is not None
@@ -125,6 +141,6 @@ def _code(entry: Found) -> tuple[str, ...]:
     if hasattr(entry.module, "step_mode"):
         return (f'{where}.step_mode = "m"  # once; then lsnn_ext.convert replaces it',
                 f"spikes = {where}(xs)  # (T, B, I), in place of the loop over its steps")
-    results = {"RSynaptic": "spk, syn, mem"}.get(name, "spk, mem")
+    results = {"RSynaptic": "spk, syn, mem", "SRNN": "mem, spike"}.get(name, "spk, mem")
     return (f"from {module} import {name}  # in place of the one of {entry.known.package}",
             f"{results} = {where}(currents)  # (T, B, N), in place of the loop over its steps")

@@ -44,6 +44,11 @@ class Found:
         return -1 if self.by_step else self.known.time if self.known else 0
 
     @property
+    def spikes(self) -> int:
+        """Which of the results are the spikes."""
+        return self.known.spikes if self.known else 0
+
+    @property
     def original(self) -> str:
         return known.qualified(type(self.module))
 
@@ -60,8 +65,7 @@ class Plan:
 class Kept:
     """The module that another one stands for; no child of it, so that state dicts do not see it.
 
-    A copy has a copy of it, on the same parameters; a pickle has none, and so needs no other
-    package to be read.
+    A copy has a copy of it, on the parameters of the copy; a pickle has none.
     """
 
     def __init__(self, module: nn.Module | None) -> None:
@@ -157,9 +161,24 @@ def share(old: nn.Module, new: nn.Module) -> nn.Module:
         theirs = attribute(old, name)
         if isinstance(theirs, nn.Parameter) and same(theirs, parameter):
             part._parameters[key] = theirs
+    _order(old, new)
     new.train(old.training)
     new.__dict__[_MARK] = Kept(old)
     return new
+
+
+def _order(old: nn.Module, new: nn.Module) -> None:
+    """Has the new module name its parts in the order of the old one: states of optimizers know
+    parameters by their number alone."""
+    for kind in ("_parameters", "_buffers", "_modules"):
+        theirs, ours = getattr(old, kind), getattr(new, kind)
+        parts = {name: ours[name] for name in [*theirs, *ours] if name in ours}
+        ours.clear()
+        ours.update(parts)
+    for name, part in new._modules.items():
+        other = old._modules.get(name)
+        if part is not None and other is not None and part is not other:
+            _order(other, part)
 
 
 def same(one: Tensor, other: Tensor) -> bool:

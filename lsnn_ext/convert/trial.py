@@ -19,6 +19,7 @@ class Call:
     kwargs: dict[str, Any]
     results: Named
     state: Named
+    random: Tensor  # the state of the random generator before it
 
 
 @dataclass
@@ -127,8 +128,11 @@ def run(model: nn.Module, given: Given, watched: dict[str, nn.Module], *,
     """Runs a model, so many times on from the state before, with the random generator at 0;
     watched: modules whose calls are recorded."""
     calls: dict[str, list[Call]] = {}
-    handles = [module.register_forward_hook(_recorder(calls, name), with_kwargs=True)
-               for name, module in watched.items()]
+    handles = []
+    for name, module in watched.items():
+        before, after = _recorder(calls, name)
+        handles += [module.register_forward_pre_hook(before),
+                    module.register_forward_hook(after, with_kwargs=True)]
     devices = sorted({parameter.get_device() for parameter in model.parameters()
                       if parameter.is_cuda})
     try:
@@ -145,18 +149,27 @@ def run(model: nn.Module, given: Given, watched: dict[str, nn.Module], *,
     return Run({name: value.detach() for name, value in outputs.items()}, gradients, calls)
 
 
-def record(args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, module: nn.Module) -> Call:
+def record(args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, module: nn.Module,
+           random: Tensor) -> Call:
     """What is kept of a call that was just made."""
     return Call(detached(args), detached(kwargs),
-                {name: value.detach() for name, value in named_tensors(result)}, state_of(module))
+                {name: value.detach() for name, value in named_tensors(result)}, state_of(module),
+                random)
 
 
-def _recorder(calls: dict[str, list[Call]], name: str) -> Callable[..., None]:
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any],
-             result: Any) -> None:
-        calls.setdefault(name, []).append(record(args, kwargs, result, module))
+def _recorder(calls: dict[str, list[Call]],
+              name: str) -> tuple[Callable[..., None], Callable[..., None]]:
+    """Hooks before and after a call."""
+    running: list[Tensor] = []
 
-    return hook
+    def before(module: nn.Module, args: tuple[Any, ...]) -> None:
+        running.append(torch.get_rng_state())
+
+    def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any],
+              result: Any) -> None:
+        calls.setdefault(name, []).append(record(args, kwargs, result, module, running.pop()))
+
+    return before, after
 
 
 def _gradients(outputs: Named, wanted: Named) -> dict[str, Tensor | None]:

@@ -2,6 +2,7 @@
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
@@ -47,7 +48,7 @@ def both(model: nn.Module, table: dict[str, Known], steps: bool) -> Candidates:
         for entry in plan.replaced:
             assert entry.new is not None
             pairs.append(Pair(entry.name, theirs.get_submodule(entry.name), entry.new, entry.time,
-                              entry.keeps))
+                              entry.keeps, entry.spikes))
         return theirs, ours, pairs
 
     return make
@@ -104,7 +105,8 @@ def compared(make: Candidates, given: Given, bits: int) -> Comparison:
             raise ConversionError(
                 f"model: the converted one fails where the original runs: "
                 f"{type(error).__name__}: {error}; the model is as it was") from error
-        pairs = [Pair(pair.name, *modules[pair.name], pair.time) for pair in pairs]
+        pairs = [replace(pair, theirs=modules[pair.name][0], ours=modules[pair.name][1])
+                 for pair in pairs]
         return judged(before, after, pairs, dtype, bits)
     raise AssertionError("the last dtype is the model's own")
 
@@ -117,14 +119,15 @@ def judged(before: Run, after: Run, pairs: list[Pair], dtype: torch.dtype,
     outputs: dict[str, float] = {}
     gradients: dict[str, float] = {}
     states: dict[str, float] = {}
+    by_name = {pair.name: pair for pair in pairs}
     if first is None:
         for name, calls in before.calls.items():
             for one, other in zip(calls, after.calls[name], strict=True):
-                spikes_first = next(iter(one.results), "")
                 apart = comparison.distances(other.results | other.state,
                                              one.results | one.state)
+                spikes_are = list(one.results)[by_name[name].spikes]
                 for key, value in apart.items():
-                    if key == spikes_first:
+                    if key == spikes_are:
                         continue
                     label = " ".join(part for part in (name, key) if part)
                     states[label] = max(states.get(label, 0.0), value)
@@ -132,7 +135,8 @@ def judged(before: Run, after: Run, pairs: list[Pair], dtype: torch.dtype,
         gradients, wrong = comparison.gradients_of(before, after, exact)
         first = first or wrong
     spikes: dict[str, list[Tensor]] = {
-        name: [spike for call in calls if (spike := comparison.spikes_of(call)) is not None]
+        name: [spike for call in calls
+               if (spike := by_name[name].spikes_of(call)) is not None]
         for name, calls in before.calls.items()}
     counts = {name: sum(value.numel() for value in values) for name, values in spikes.items()}
     return Comparison(
@@ -149,9 +153,10 @@ def own_weights(make: Candidates, given: Given) -> float:
     before = trial.run(theirs, given, {pair.name: pair.theirs for pair in pairs}, backward=False)
     after = trial.run(ours, given, {pair.name: pair.ours for pair in pairs}, backward=False)
     wrong = entries = 0
-    for name, calls in before.calls.items():
-        for one, other in zip(calls, after.calls[name], strict=True):
-            want, got = comparison.spikes_of(one), comparison.spikes_of(other)
+    for pair in pairs:
+        for one, other in zip(before.calls.get(pair.name, []), after.calls.get(pair.name, []),
+                              strict=True):
+            want, got = pair.spikes_of(one), pair.spikes_of(other)
             if want is not None and got is not None and want.shape == got.shape:
                 wrong += int((want != got).sum())
                 entries += want.numel()
