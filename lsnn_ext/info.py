@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from . import _ops
+from . import _ops, functional, reference
 from ._config import show_config
 
 _BESIDE = ("numpy", "norse", "snntorch", "sinabs", "spikingjelly", "nir", "safetensors",
@@ -36,8 +36,6 @@ def _processor() -> str:
 
 def _check() -> str:
     """Whether a layer computes what the reference computes, here and now."""
-    from . import functional, reference
-
     if not _ops.available:
         return "nothing to compare: the compiled part is missing"
     generator = torch.Generator().manual_seed(0)

@@ -57,7 +57,8 @@ def _check_parametrizations(module: nn.Module, where: str) -> None:
         if not nn.utils.parametrize.is_parametrized(part):
             continue
         own = {name + suffix for name in getattr(part, "learn", ()) for suffix in part._suffixes}
-        for name in part.parametrizations:  # type: ignore[union-attr]
+        parametrized: Any = part.parametrizations
+        for name in parametrized:
             if name not in own or sole(part, name) is None:
                 raise TypeError(f"{where}: expected plain parameters, got a parametrized {name}; "
                                 f"remove the parametrization first")
