@@ -53,12 +53,12 @@ def _arguments_of(kind: type[nn.Module]) -> list[str]:
 
 def _check_parametrizations(module: nn.Module, where: str) -> None:
     """Learned constants may be parametrized in the ways that learn= has, and nothing else."""
+    part: Any
     for part in module.modules():
         if not nn.utils.parametrize.is_parametrized(part):
             continue
         own = {name + suffix for name in getattr(part, "learn", ()) for suffix in part._suffixes}
-        parametrized: Any = part.parametrizations
-        for name in parametrized:
+        for name in part.parametrizations:
             if name not in own or sole(part, name) is None:
                 raise TypeError(f"{where}: expected plain parameters, got a parametrized {name}; "
                                 f"remove the parametrization first")
