@@ -3,10 +3,11 @@ import importlib.metadata
 import os
 import platform
 import sys
+from typing import Any
 
 import torch
 
-from . import _ops
+from . import _ops, functional, reference
 from ._config import show_config
 
 _BESIDE = ("numpy", "norse", "snntorch", "sinabs", "spikingjelly", "nir", "safetensors",
@@ -35,14 +36,12 @@ def _processor() -> str:
 
 def _check() -> str:
     """Whether a layer computes what the reference computes, here and now."""
-    from . import functional, reference
-
     if not _ops.available:
         return "nothing to compare: the compiled part is missing"
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(-8, 9, (30, 3, 40), generator=generator) / 8
     w = torch.randint(-8, 9, (40, 40), generator=generator) / 64
-    k = {"alpha": 0.9375, "theta": 0.03125, "rho": 0.96875, "beta": 0.5}
+    k: dict[str, Any] = {"alpha": 0.9375, "theta": 0.03125, "rho": 0.96875, "beta": 0.5}
     got, want = functional.alif(x, w, **k)[0], reference.alif(x, w, **k)[0]
     if torch.equal(got, want):
         return f"spikes of a small layer are those of the reference ({int(want.sum())} of them)"

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .models import MODELS, coefficients
+from .models import COEFFICIENTS, MODELS, coefficients
 from .modules import ALIF, LIF, LSNN, LeakyReadout, Linear
 
 __all__ = ["Network", "from_nir", "to_nir"]
@@ -81,27 +81,43 @@ def _refuse(name: str, module: nn.Module, wanted: str, got: Any) -> None:
     raise ValueError(f"module {name} ({type(module).__name__}): NIR expects {wanted}, got {got}")
 
 
+def _subtracting() -> list[str]:
+    """The models whose neurons, without adaptation, are those of nir.LIF."""
+    return [name for name, model in MODELS.items()
+            if model.when == "now" and model.reset != "to" and model.test == "new"]
+
+
 def _check_layer(name: str, layer: ALIF | LIF) -> None:
     """Raises ValueError for what nir.LIF cannot say."""
     model = MODELS[layer.dynamics]
-    if model.when != "now" or model.reset == "to" or model.test != "new":
-        now = [key for key, row in MODELS.items()
-               if row.when == "now" and row.reset != "to" and row.test == "new"]
+    if layer.dynamics not in _subtracting():
         _refuse(name, layer, f"a spike to subtract the threshold at once, as with dynamics= "
-                             f"{', '.join(now)}", layer.dynamics)
+                             f"{', '.join(_subtracting())}", layer.dynamics)
     for suffix in layer._suffixes:
-        beta = getattr(layer, "beta" + suffix, None)
-        if "beta" in layer.learn or beta is not None and bool(beta.any()):
-            _refuse(name, layer, "a threshold that stands still (beta 0, not learned)",
+        k = _coefficients(layer, suffix)
+        if any(key in layer.learn for key in ("beta", "eta")) or bool(k["beta"].any() or
+                                                                      k["eta"].any()):
+            _refuse(name, layer, "a threshold that stands still (beta and eta 0, not learned)",
                     "adaptation; no unit of NIR has it")
-    if type(layer) is LIF and model.beta != "0" or model.eta:
-        _refuse(name, layer, "no adaptation", layer.dynamics)
+        if bool(k["sigma"].any()):
+            _refuse(name, layer, "no synapse (sigma 0)", "a synaptic current")
+        if model.reset == "R" and not torch.equal(k["R"].expand(layer.hidden_size),
+                                                  k["theta"].expand(layer.hidden_size)):
+            _refuse(name, layer, "a reset by the threshold", "another R")
     if layer.refractory:
         _refuse(name, layer, "refractory=0", layer.refractory)
     if layer.bidirectional:
         _refuse(name, layer, "one direction", "bidirectional=True")
     if isinstance(layer.delay, Tensor):
         _refuse(name, layer, "one delay for all synapses", "a delay for each")
+
+
+def _coefficients(layer: ALIF | LIF, suffix: str) -> dict[str, Tensor]:
+    """All of equation (1) to (9), as they are now."""
+    given = layer._neuron_arguments(suffix)
+    own = {key: given[key] for key in COEFFICIENTS if key in given}
+    return {key: torch.as_tensor(value).detach().double()
+            for key, value in coefficients(layer.dynamics, **own).items()}
 
 
 def _add_layer(graph: _Graph, name: str, layer: ALIF | LIF, second: float) -> None:
@@ -112,16 +128,20 @@ def _add_layer(graph: _Graph, name: str, layer: ALIF | LIF, second: float) -> No
         own = name if len(layer._suffixes) == 1 else f"{name}{suffix}"
         graph.linear(f"{own}_input", getattr(layer, "weight_ih" + suffix),
                      getattr(layer, "bias_ih" + suffix, None))
-        tau, theta = (getattr(layer, key + suffix).detach().double().expand(N)
-                      for key in ("tau_mem", "threshold"))
-        alpha = torch.exp(-layer.dt / tau)
-        kappa = torch.as_tensor(coefficients(layer.dynamics, alpha=alpha, theta=theta)["kappa"])
+        k = {key: value.expand(N) for key, value in _coefficients(layer, suffix).items()}
+        stored = getattr(layer, "tau_mem" + suffix, None)
+        tau = -layer.dt / torch.log(k["alpha"]) if stored is None else (
+            stored.detach().double().expand(N))
+        given = {**k, "alpha": torch.exp(-layer.dt / tau)}
+        follows = "kappa" not in layer._neuron  # of alpha, then in double precision too
+        kappa = torch.as_tensor(coefficients(layer.dynamics, alpha=given["alpha"],
+                                             theta=k["theta"])["kappa"]) if follows else k["kappa"]
         told = {"dynamics": layer.dynamics, "surrogate": layer.surrogate or "",
                 "dampening": -1.0 if layer.dampening is None else layer.dampening,
                 "surrogate_cutoff": layer.surrogate_cutoff}
         unit = nir.LIF(tau=_array(tau * second),
-                       r=_array((kappa / (1 - alpha)).expand(N)), v_leak=np.zeros(N),
-                       v_threshold=_array(theta), metadata={_OURS: told})
+                       r=_array((kappa / (1 - given["alpha"])).expand(N)), v_leak=np.zeros(N),
+                       v_threshold=_array(k["theta"]), metadata={_OURS: told})
         spikes = graph.add(own, unit)
         w_rec = layer._recurrent_weight(suffix)
         if w_rec is None:
@@ -140,6 +160,9 @@ def _add_layer(graph: _Graph, name: str, layer: ALIF | LIF, second: float) -> No
 def _add_readout(graph: _Graph, name: str, readout: LeakyReadout, second: float) -> None:
     graph.linear(f"{name}_weight", readout.weight, None)
     O = readout.output_size
+    if readout.tau is None:
+        _refuse(name, readout, "a time constant, or a Linear", "tau=None")
+    assert readout.tau is not None
     graph.add(name, graph.nir.LI(tau=np.full(O, readout.tau * second), r=np.ones(O),
                                  v_leak=np.zeros(O)))
     if readout.bias is not None:
@@ -184,7 +207,8 @@ def to_nir(module: nn.Module, *, time_unit: float = 1e-3) -> Any:
         weight = getattr(part, "weight_ih_l0", getattr(part, "weight", None))
         if graph is None and weight is not None:
             graph = _Graph(weight.shape[1])
-        if graph is not None and type(part) in (ALIF, LIF):
+        kind = nn.utils.parametrize.type_before_parametrizations(part)
+        if graph is not None and kind in (ALIF, LIF):
             _add_layer(graph, name, part, time_unit)  # type: ignore[arg-type]
         elif graph is not None and type(part) is LeakyReadout:
             _add_readout(graph, name, part, time_unit)
@@ -256,6 +280,9 @@ class _Reader:
         if hasattr(node, "v_reset"):
             _same(name, "v_reset", node.v_reset, 0.0)
         told = {"dynamics": self.dynamics, **_told(node)}
+        if told["dynamics"] not in _subtracting():
+            raise ValueError(f"dynamics: expected a model that subtracts the threshold at once, "
+                             f"{', '.join(_subtracting())}, got {told['dynamics']}")
         w_rec, delay = None, 0
         for step in way:
             if isinstance(self.nodes[step], self.nir.Delay):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .modules import ALIF, LIF, LSNN, LeakyReadout, Linear
+from .modules.parametrizations import described, form_described, sole
 
 __all__ = ["load", "save"]
 
@@ -32,22 +33,40 @@ def _safetensors() -> Any:
 
 def _of_layer(layer: Any, names: list[str]) -> Description:
     """The arguments that a layer of neurons was made with, those in names."""
-    neuron = dict(layer._first)
-    given = {name: neuron[name] if name in neuron else getattr(layer, name) for name in names
-             if name not in ("device", "dtype")}
+    given = {name: getattr(layer, name) for name in names if hasattr(layer, name)}
     if isinstance(given.get("delay"), Tensor):
         given["delay"] = layer._first_delay
-    if not given.get("recurrent", True):
+    if not layer.recurrent:
         given["autapses"] = None
-    return {**given, "learn": list(layer.learn)}
+    forms = {}
+    for name in layer.learn:
+        found = sole(layer, name + layer._suffixes[0])
+        forms[name] = described(None if found is None else found[1])
+    return {**given, **layer._first, "learn": forms}
 
 
 def _arguments_of(kind: type[nn.Module]) -> list[str]:
-    return list(inspect.signature(kind).parameters)
+    """Names of the arguments that a layer keeps under the same name."""
+    return [name for name in inspect.signature(kind).parameters
+            if name not in ("device", "dtype", "learn")]
+
+
+def _check_parametrizations(module: nn.Module, where: str) -> None:
+    """Learned constants may be parametrized in the ways that learn= has, and nothing else."""
+    part: Any
+    for part in module.modules():
+        if not nn.utils.parametrize.is_parametrized(part):
+            continue
+        own = {name + suffix for name in getattr(part, "learn", ()) for suffix in part._suffixes}
+        for name in part.parametrizations:
+            if name not in own or sole(part, name) is None:
+                raise TypeError(f"{where}: expected plain parameters, got a parametrized {name}; "
+                                f"remove the parametrization first")
 
 
 def _of_lsnn(network: LSNN) -> Description:
-    if type(network.neurons) is not ALIF or type(network.readout) is not LeakyReadout:
+    before = nn.utils.parametrize.type_before_parametrizations
+    if before(network.neurons) is not ALIF or type(network.readout) is not LeakyReadout:
         raise TypeError(f"module: expected an LSNN with its own parts, got "
                         f"{type(network.neurons).__name__} and {type(network.readout).__name__}")
     own = {"n_regular", "n_adaptive", "output_size", "tau_out"}
@@ -88,12 +107,15 @@ def _coded(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         return {"tensor": name}
     if isinstance(value, torch.dtype):
         return {"dtype": str(value).removeprefix("torch.")}
-    return value
+    return {"forms": value} if isinstance(value, dict) else value
 
 
 def _decoded(value: Any, tensors: dict[str, Tensor]) -> Any:
     if not isinstance(value, dict):
         return value
+    if "forms" in value:
+        return {name: "plain" if words == ["plain"] else form_described(words)
+                for name, words in value["forms"].items()}
     return tensors[value["tensor"]] if "tensor" in value else getattr(torch, value["dtype"])
 
 
@@ -104,11 +126,9 @@ def _described(module: nn.Module, path: str, tensors: dict[str, Tensor]) -> Desc
             return {"kind": name, "parts": [[key, _described(part, f"{path}.{key}".strip("."),
                                                              tensors)]
                                             for key, part in module.named_children()]}
-    if any(nn.utils.parametrize.is_parametrized(part) for part in module.modules()):
-        raise TypeError(f"{where}: expected plain parameters, got parametrized ones; remove the "
-                        f"parametrization first")
+    _check_parametrizations(module, where)
     for name, (kind, arguments) in _KINDS.items():
-        if type(module) is not kind:
+        if nn.utils.parametrize.type_before_parametrizations(module) is not kind:
             continue
         dtype = next(module.parameters()).dtype
         given = {key: _coded(value, f"arguments.{path}.{key}", tensors)

@@ -10,15 +10,19 @@ from torch import nn
 import lsnn_ext
 from compare import assert_same
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, Linear
+from lsnn_ext.modules.parametrizations import Clamp
 
 safetensors = pytest.importorskip("safetensors")
 TAU = torch.linspace(10, 30, 7)
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "ALIF": lambda: ALIF(5, 7, 2, bidirectional=True, dropout=0.25, tau_mem=TAU, refractory=2,
-                         learn=("tau_mem", "beta"), checkpoint_every="1 GB", dt=0.5),
+                         learn={"tau_mem": "log", "beta": "plain"}, dt=0.5,
+                         checkpoint_every="1 GB"),
     "ALIF-delays": lambda: ALIF(5, 7, delay=torch.arange(49).view(7, 7) % 3, autapses=True,
                                 surrogate="arctan", surrogate_cutoff=0.001, dampening=0.7,
                                 saved_dtype=torch.bfloat16),
+    "ALIF-clamped": lambda: ALIF(5, 7, dynamics="srnn", per_neuron=True,
+                                 learn={"tau_mem": Clamp(2.0, 50.0)}, kappa=0.5),
     "ALIF-alone": lambda: ALIF(5, 7, recurrent=False, bias=False, batch_first=True,
                                dtype=torch.float64),
     "LIF": lambda: LIF(5, 7, dynamics="norse_lif", tau_mem=10.0, threshold=1.0, refractory=0,
@@ -46,7 +50,8 @@ def test_round_trip(name: str, tmp_path: Path) -> None:
     module = _trained(MODULES[name]())
     lsnn_ext.save(module, tmp_path / "m.safetensors")
     other = lsnn_ext.load(tmp_path / "m.safetensors")
-    assert type(other) is type(module) and repr(other) == repr(module)
+    before = nn.utils.parametrize.type_before_parametrizations
+    assert before(other) is before(module) and repr(other) == repr(module)
     state = module.state_dict()
     assert [*other.state_dict()] == [*state]
     for key, value in other.state_dict().items():
