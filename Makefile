@@ -3,7 +3,7 @@
 #
 #   make demo     trains the sequential MNIST example; pictures go to demo_out/.  After Ctrl-C ARGS=--resume goes on and
 #                 ARGS=--overwrite begins anew
-#   make test     runs all tests
+#   make test     runs all tests, in TEST_PROCESSES processes
 #   make bench    times one layer and makes a page of it, bench/results/MACHINE/README.md; PEERS=1 installs the other
 #                 packages and times them too
 #   make gpu      builds, tests and times on this machine's CUDA GPU in eight minutes; no .venv, no network: PYTHON must
@@ -20,6 +20,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+TEST_PROCESSES ?= 2
 BIN := $(abspath $(VENV))/bin
 in_venv := PATH="$(BIN):$$PATH"
 SOURCES := setup.py CMakeLists.txt lsnn_ext/models.py $(shell find csrc -type f)
@@ -38,7 +39,7 @@ demo: build $(VENV)/.examples
 	$(in_venv) python examples/smnist.py $(ARGS)
 
 test: build $(VENV)/.test
-	$(in_venv) python -m pytest $(ARGS)
+	$(in_venv) python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
 bench: build $(VENV)/.bench $(if $(PEERS),$(VENV)/.peers)
 	$(in_venv) python -m bench $(if $(PEERS),--peers) $(ARGS)
@@ -54,7 +55,8 @@ machine: $(VENV)/.machine
 	$(in_venv) python -B csrc/tests/machine_code.py $(ARGS)
 
 lint: build $(VENV)/.dev
-	$(in_venv) ruff check lsnn_ext bench examples python_tests csrc/tests csrc/model_table.py setup.py
+	$(in_venv) ruff check lsnn_ext bench examples python_tests csrc/tests csrc/model_table.py setup.py docs .ci
+	$(in_venv) check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(in_venv) mypy
 	$(in_venv) mypy csrc/tests/mutants.py csrc/tests/machine_code.py csrc/model_table.py
 	$(in_venv) clang-format --dry-run --Werror $$(find csrc bench -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
@@ -79,7 +81,7 @@ $(VENV)/.editable: $(VENV)/.build-requirements setup.py | here
 $(VENV)/.build-requirements: pyproject.toml | $(VENV)/.made
 	$(call install,build-system.requires)
 
-$(VENV)/.test $(VENV)/.examples $(VENV)/.bench $(VENV)/.peers $(VENV)/.machine $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(VENV)/.editable
+$(VENV)/.docs $(VENV)/.test $(VENV)/.examples $(VENV)/.bench $(VENV)/.peers $(VENV)/.machine $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(VENV)/.editable
 	$(call install,project.optional-dependencies.$*)
 
 # A virtual environment cannot be moved or copied: its programs begin with the path that it was made at.

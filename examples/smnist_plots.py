@@ -1,34 +1,16 @@
 """Pictures of the sequential MNIST example: one digit through the network, and the learning
 curve."""
-import csv
 from pathlib import Path
-from typing import Any
 
 import torch
 from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 from torch import Tensor
 
 from lsnn_ext import LSNN
-
-plt.switch_backend("Agg")  # works without a screen
+from plots import ACCENT, ADAPTIVE, INK, MUTED, REGULAR, STYLE, raster, smooth
 
 # test accuracy of the LSNN after 36,000 iterations, mean of 12 runs (Bellec et al. 2018)
 PAPER = 0.942
-INK, MUTED, REGULAR, ADAPTIVE, ACCENT = "#1b1f24", "#8a929c", "#2a6f97", "#c8553d", "#2f855a"
-STYLE: dict[str, Any] = {
-    "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left",
-    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "text.color": INK,
-    "figure.dpi": 150, "savefig.bbox": "tight", "legend.frameon": False,
-}
-
-
-def _raster(axes: Axes, spikes: Tensor, colour: str, label: str) -> None:
-    """spikes (T, channels) as dots."""
-    t, channel = spikes.nonzero(as_tuple=True)
-    axes.scatter(t, channel, s=2.4, marker="|", linewidths=0.9, color=colour, rasterized=True)
-    axes.set(ylim=(-1, spikes.shape[1]), ylabel=label)
 
 
 def digit_picture(model: LSNN, x: Tensor, image: Tensor, label: int, path: Path,
@@ -59,19 +41,19 @@ def digit_picture(model: LSNN, x: Tensor, image: Tensor, label: int, path: Path,
             axes["input"].plot(x[:, 0, 0], color=INK, linewidth=0.8)
             axes["input"].set(ylabel="brightness")
         else:
-            _raster(axes["input"], x[:, 0], INK, "channel")
+            raster(axes["input"], x[:, 0], INK, "channel")
         axes["input"].set_title(f"A handwritten {label}, one pixel per millisecond; the network "
                                 f"answers {answer}")
         corner = axes["input"].inset_axes((1.01, 0.0, 0.14, 1.0))
         corner.imshow(image, cmap="gray_r")
         corner.axis("off")
         if regular:
-            _raster(axes["regular"], spikes[:, :regular], REGULAR, "neuron")
+            raster(axes["regular"], spikes[:, :regular], REGULAR, "neuron")
             rate = 1000 * float(spikes[:, :regular].mean())
             axes["regular"].set_title(f"{regular} regular neurons (LIF), {rate:.0f} spikes per "
                                       f"second and neuron")
         if adaptive:
-            _raster(axes["adaptive"], spikes[:, regular:], ADAPTIVE, "neuron")
+            raster(axes["adaptive"], spikes[:, regular:], ADAPTIVE, "neuron")
             rate = 1000 * float(spikes[:, regular:].mean())
             title = (
                 f"{model.n_adaptive} adaptive neurons (ALIF), {rate:.0f} spikes per second and "
@@ -104,28 +86,6 @@ def digit_picture(model: LSNN, x: Tensor, image: Tensor, label: int, path: Path,
         plt.close(figure)
 
 
-def write_curve(history: list[dict[str, float]], path: Path, most: int = 1000) -> None:
-    """The history as CSV: a line an iteration, or of a long run `most` lines at the most, each the
-    mean of a block."""
-    block = -(-len(history) // most)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(history[0]))
-        writer.writeheader()
-        for start in range(0, len(history), block):
-            rows = history[start:start + block]
-            mean = {name: f"{sum(row[name] for row in rows) / len(rows):.5g}" for name in rows[0]}
-            writer.writerow(mean | {"iteration": rows[-1]["iteration"],
-                                    "seconds": f"{rows[-1]['seconds']:.1f}"})
-
-
-def _smooth(values: Tensor, width: int) -> Tensor:
-    """Mean over the last `width` values, fewer at the start."""
-    total = torch.cat([torch.zeros(1), values.cumsum(0)])
-    high = torch.arange(1, len(values) + 1)
-    low = (high - width).clamp(min=0)
-    return (total[high] - total[low]) / (high - low)
-
-
 def curve_picture(history: list[dict[str, float]], test_accuracy: float | None, path: Path) -> None:
     """Loss, accuracy and firing rate over the iterations, as a PNG."""
     iteration = torch.tensor([row["iteration"] for row in history])
@@ -140,7 +100,7 @@ def curve_picture(history: list[dict[str, float]], test_accuracy: float | None, 
         for axes, (name, label, colour, unit) in zip(grid, panels, strict=True):
             values = unit * torch.tensor([row[name] for row in history])
             axes.plot(iteration, values, color=colour, alpha=0.2, linewidth=0.6)
-            smoothed, label_of_mean = _smooth(values, width), f"training, mean of {width}"
+            smoothed, label_of_mean = smooth(values, width), f"training, mean of {width}"
             axes.plot(iteration, smoothed, color=colour, linewidth=1.8, label=label_of_mean)
             axes.set(xlabel="iteration", ylabel=label, xlim=(0, float(iteration[-1])))
             axes.set_ylim(bottom=0, top=100 if name == "accuracy" else None)

@@ -1,16 +1,19 @@
 """lsnn_ext: recurrent spiking networks with adaptive neurons as one fused operator over the whole
 sequence."""
 
-from . import functional, reference
+from . import functional, init, nir, optim, plot, reference
 from ._config import show_config
 from .convert import convert, revert
-from .functional import State, Traces
+from .functional import State, Traces, use_reference
+from .learned_delay import LearnedDelay
 from .modules import ALIF, LIF, LSNN, LeakyReadout, Linear, LSNNState
 from .profiler import profile
 from .profiler.report import Profile
+from .storage import load, save
 
 __version__ = "0.1.0"
 __all__ = [
-    "ALIF", "LIF", "LSNN", "LSNNState", "LeakyReadout", "Linear", "Profile", "State", "Traces",
-    "convert", "functional", "profile", "reference", "revert", "show_config",
+    "ALIF", "LIF", "LSNN", "LSNNState", "LeakyReadout", "LearnedDelay", "Linear", "Profile",
+    "State", "Traces", "convert", "functional", "init", "load", "nir", "optim", "plot", "profile",
+    "reference", "revert", "save", "show_config", "use_reference",
 ]

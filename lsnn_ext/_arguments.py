@@ -3,12 +3,19 @@
 import math
 import re
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from ._torch_internals import assert_on_device, is_batched, is_mode_active
+from ._torch_internals import (
+    assert_on_device,
+    is_batched,
+    is_forward_mode,
+    is_mode_active,
+    is_transforming,
+    wants_gradient,
+)
 from .models import Coefficient, State
 
 _ORDINARY = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
@@ -119,6 +126,24 @@ def delays_of(
             else None), list(each.distinct)
 
 
+_NUMBERS = {"alpha": (0, 1), "rho": (0, 1), "sigma": (0, 1), "width": (5e-324, math.inf)}
+
+
+def _check_number(name: str, value: float) -> None:
+    """Numbers that are no tensors; those in tensors the operator reads itself, on the CPU."""
+    low, high = _NUMBERS.get(name, (-math.inf, math.inf))
+    # not math.isfinite, which torch.compile cannot trace for a dynamic number
+    if low <= value <= high and -math.inf < value < math.inf:
+        return
+    hint = ""
+    if name in ("alpha", "rho", "sigma") and value > 1:
+        hint = (f"; {name} is a decay over a step: that of a time constant of {value:g} is "
+                f"math.exp(-dt / {value:g})")
+    wanted = {"width": "a finite number > 0"}.get(
+        name, "a finite number" if low == -math.inf else f"a number from {low} to {high}")
+    raise ValueError(f"{name}: expected {wanted}, got {value}{hint}")
+
+
 def check_coefficients(given: dict[str, Coefficient | None], N: int, device: torch.device) -> None:
     """Kinds, shapes, devices; ranges of numbers where the operator does not check them. None: left
     to the model."""
@@ -133,14 +158,8 @@ def check_coefficients(given: dict[str, Coefficient | None], N: int, device: tor
                 raise ValueError(f"{name}: expected device {device} as current, got {value.device}")
         elif isinstance(value, bool) or not isinstance(value, int | float | None):
             raise TypeError(f"{name}: expected a number or a tensor, got {type(value).__name__}")
-        elif value is not None and device.type != "cpu":
-            # the operator reads numbers on the CPU only
-            low, high = {"alpha": (0, 1), "rho": (0, 1), "sigma": (0, 1),
-                         "width": (5e-324, math.inf)}.get(
-                name, (-math.inf, math.inf))
-            if not (math.isfinite(value) and low <= value <= high):
-                raise ValueError(f"{name}: expected a finite number from {low} to {high}, got "
-                                 f"{value}")
+        elif value is not None:
+            _check_number(name, value)
     for name in ("alpha", "theta"):
         if given[name] is None:
             raise TypeError(f"{name}: expected a number or a tensor, got None")
@@ -150,24 +169,74 @@ def stacked(given: dict[str, Coefficient], N: int, dtype: torch.dtype,
             device: torch.device) -> tuple[Tensor, int]:
     """All coefficients as one tensor (11,N), and the bits of those whose gradient is asked for."""
     want = sum(1 << k for k, value in enumerate(given.values()) if isinstance(value, Tensor)
-               and value.requires_grad)
+               and wants_gradient(value))
     if device.type == "cpu" and not any(isinstance(value, Tensor) for value in given.values()):
         return torch.tensor(list(given.values()), dtype=dtype)[:, None].expand(-1, N), 0
 
     def row(value: Coefficient) -> Tensor:
-        if isinstance(value, Tensor):
-            return value.to(device, dtype).expand(N)
-        # Filled on the device: a copy from the host would wait for it, and could not be captured in
-        # a graph.
-        return torch.full((N,), value, dtype=dtype, device=device)
+        whole = value.to(device, dtype) if isinstance(value, Tensor) else number_on(
+            device, value, dtype)
+        return whole.expand(N)
 
     return torch.stack([row(value) for value in given.values()]), want
 
 
+_numbers: dict[tuple[float, torch.dtype, torch.device], Tensor] = {}
+
+
+def number_on(device: torch.device, value: float, dtype: torch.dtype) -> Tensor:
+    """A number as a tensor of one element: made once for each value and kept, so that a call has
+    not to fill a row for each coefficient. Nobody else has it, so it never changes.
+
+    Where the copy of a kept one would not do it is filled on the device: a graph that is captured
+    knows no copy from the host, and compilers, transforms and modes no tensor from outside.
+    """
+    watched = (torch.compiler.is_compiling() or device.type == "meta" or is_mode_active()
+               or is_transforming() or torch.jit.is_tracing())
+    key = value, dtype, device
+    kept = None if watched else _numbers.get(key)
+    if kept is not None:
+        return kept
+    if watched or device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return torch.full((1,), value, dtype=dtype, device=device)
+    if len(_numbers) >= 1024:  # values that change from call to call
+        _numbers.clear()
+    # Copied from the host, which waits for it: every stream finds it there.
+    with torch.inference_mode(False):
+        _numbers[key] = made = torch.tensor([value], dtype=dtype).to(device)
+    return made
+
+
+def followers(given: dict[str, Coefficient | None],
+              rules: dict[str, tuple[str, bool]]) -> set[str]:
+    """Of coefficients that are left out, the names of those that are one less a tensor which nobody
+    differentiates or watches; rules: by name that other one, and whether the model says so."""
+    watched = (torch.compiler.is_compiling() or is_transforming() or is_forward_mode()
+               or torch.jit.is_tracing())
+    found = set()
+    for name, (other, follows) in rules.items():
+        value = given[other]
+        if not follows or watched or given[name] is not None or not isinstance(value, Tensor):
+            continue
+        if type(value) in _ORDINARY and not value.requires_grad:
+            found.add(name)
+    return found
+
+
+def zeros_among(given: dict[str, Coefficient]) -> int:
+    """The bits of those coefficients that are the number 0."""
+    return sum(1 << k for k, value in enumerate(given.values())
+               if not isinstance(value, Tensor) and value == 0)
+
+
 def whole_state(
     state: State | None, B: int, N: int, D: int, dtype: torch.dtype, device: torch.device,
-) -> tuple[Tensor, ...]:
-    """The five tensors of the state, zeros where none is given."""
+    may_be_absent: bool = False,
+) -> tuple[Any, ...]:
+    """The five tensors of the state, zeros where none is given, or None where that may be
+    absent."""
+    if state is None and may_be_absent:
+        return (None,) * len(State._fields)
     if state is None:
         shapes = [(B, N)] * 4 + [(D, B, N)]  # five tensors: one given twice stops torch.compile
         return tuple(torch.zeros((), dtype=dtype, device=device).expand(shape) for shape in shapes)

@@ -40,12 +40,34 @@ def check_kernels(name: str, x: Tensor) -> None:
     if x.device.type not in _ops.DEVICES:
         raise RuntimeError(
             f"{name}: expected a tensor on {' or '.join(_ops.DEVICES)}, for which this build of "
-            f"lsnn_ext has kernels, got device {x.device}; move the tensors there, or see "
-            f"lsnn_ext.show_config()"
+            f"lsnn_ext has kernels, got device {x.device}; move the tensors there, or have the "
+            f"reference compute it, which is slow and runs on every device: with "
+            f"lsnn_ext.use_reference(). lsnn_ext.show_config() says what this build has"
         )
 
 
+_said: set[str] = set()
+
+
+def say_if_cpu_alone(name: str, what: str, x: Tensor, instead: str, stacklevel: int) -> None:
+    """A warning, once for each argument, where x lies on a device whose kernels have not what the
+    argument asks for, so that it changes nothing there.
+
+    name: of the argument; what: which of its values; instead: what is done.
+    """
+    if torch.compiler.is_compiling() or x.device.type == "meta" or not _ops.available:
+        return
+    if _ops.cpu_kernels(x) or name in _said:
+        return
+    _said.add(name)
+    warnings.warn(f"{name}: {what}: known to the CPU kernels alone, got tensors for those of "
+                  f"CUDA: {instead}; this is said once", UserWarning, stacklevel=stacklevel)
+
+
 def say_slow(stacklevel: int) -> None:
+    """Warns where the reference computes although nobody has asked for it."""
+    if _ops.reference_is_chosen():
+        return
     message = (
         f"lsnn_ext: the compiled part is missing ({_ops.load_error}); using the slow reference"
     )
@@ -97,7 +119,7 @@ def leaky_readout(x: Tensor, w_out: Tensor, k: float, p: Tensor | None = None,
         check_beside("p", p, (x.shape[1], w_out.shape[0]), x, "x")
         if p.dtype != dtype:
             raise TypeError(f"p: expected {dtype}, got {p.dtype}")
-    if not _ops.available:
+    if not _ops.compiled_code_runs():
         say_slow(3)
         return reference.leaky_readout(product.to(dtype), p, k)
     check_kernels("x", x)

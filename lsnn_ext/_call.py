@@ -7,7 +7,7 @@ from torch import Tensor
 
 from . import _ops, reference
 from ._arguments import Delays, check_beside
-from ._around import check_kernels, leaky_readout, say_slow
+from ._around import check_kernels, leaky_readout, say_if_cpu_alone, say_slow
 from ._bits import PackedSpikes, pack_spikes
 from ._lengths import lengths_of
 from ._resolve import Call, Neuron, resolve
@@ -44,11 +44,15 @@ def _outputs(
 ) -> tuple[_ops.Outputs, Tensor]:
     """What the operator returns, and the spikes in the dtype of x; requested: names of outputs of
     csrc/torch/boundary.h."""
-    call = resolve(neuron, x, w_rec, fused.w_in)
+    for_cuda = _ops.available and isinstance(x, Tensor) and not _ops.cpu_kernels(x)
+    call = resolve(neuron, x, w_rec, fused.w_in, for_cuda)
     model, (v, a, i, r, z) = call.model, call.state
-    if not _ops.available:
+    if not _ops.compiled_code_runs():
         return _by_reference(x, w_rec, neuron, call)
     check_kernels("current", x)
+    if call.checkpoint and torch.is_grad_enabled():
+        say_if_cpu_alone("checkpoint_every", f"a state every {call.checkpoint} steps", x,
+                         "the membrane of every step is saved", 6)
     if neuron.trace:
         requested = requested | {"traces"}
     if call.saved_bf16:
@@ -59,6 +63,7 @@ def _outputs(
         checkpoint=call.checkpoint if _ops.cpu_kernels(x) else 0,
         outputs=_ops.mask("outputs", requested), gradients=0,
         coefficient_gradients=model.coefficient_gradients, allow_bf16=int(_ops.allows_bf16()),
+        zero_coefficients=model.zero_coefficients, complements=model.complements,
     )
     numbers = _ops.Numbers(dampening=model.dampening, k_out=float(fused.k_out),
                            cutoff=model.cutoff)
@@ -122,7 +127,7 @@ def of_inputs(
         raise ValueError(f"{name}: expected shape (T, B, I), got {tuple(x.shape)}")
     T, B, I = x.shape
     like = x.carrier if isinstance(x, PackedSpikes) else x
-    if _ops.available:
+    if _ops.compiled_code_runs():
         check_kernels(name, like)
     check_beside("w_in", w_in, ("N", I), like, name)
     N = w_in.shape[0]
@@ -148,6 +153,12 @@ def of_inputs(
     neuron = neuron._replace(lengths=lengths)
     keeps_order = lengths is None or lengths.order is None
     chosen = route(x, w_in, (w_rec, bias), w_out, spikes, keeps_order, bool(neuron.smooth))
+    if isinstance(x, PackedSpikes):
+        say_if_cpu_alone(name, "inputs as bits", like,
+                         "they are made numbers (T, B, I)", 5)
+    if spikes == "bits":
+        say_if_cpu_alone("spikes", "returning 'bits'", like,
+                         "numbers (T, B, N) are returned and packed, which saves no memory", 5)
     x_bits = x.bits if isinstance(x, PackedSpikes) and chosen.is_fused else None
     if isinstance(x, PackedSpikes):
         x = x.carrier if chosen.is_fused else x.numbers()

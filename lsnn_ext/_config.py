@@ -28,6 +28,10 @@ def show_config() -> str:
     return "\n".join(lines)
 
 
+def _major(version: str) -> int:
+    return int(version.partition(".")[0])
+
+
 def _cuda() -> str:
     cuda = _ops._C.cuda
     if _ops._C.emulator:
@@ -45,4 +49,9 @@ def _cuda() -> str:
     if torch.cuda.is_available():
         device = torch.cuda.get_device_name()
     built = f"nvcc {cuda['version']} for {cuda['architectures']}"
+    if cuda["driver"]:
+        built += f", needs an NVIDIA driver {cuda['driver']} or newer"
+    if torch.version.cuda and _major(torch.version.cuda) < _major(cuda["version"]):
+        built += (f", which this torch for CUDA {torch.version.cuda} does not; build lsnn_ext with "
+                  f"an nvcc {_major(torch.version.cuda)} for older drivers")
     return f"CUDA kernels: {built}; {device} (LSNN_DESIGN=block|gather|cluster|step overrides)"

@@ -35,7 +35,7 @@ def may_be_prepared(T: int, B: int, N: int) -> bool:
         and 0 < T * B * N < _FEW
         and not is_transforming() and not is_forward_mode() and not is_mode_active()
         and not torch.jit.is_tracing() and not torch.is_autocast_enabled("cpu")
-        and not _ops.forced_options()
+        and not _ops.forced_options() and _ops.compiled_code_runs()
     )
 
 
@@ -85,7 +85,8 @@ class PreparedLayer:
         choices = _ops.Constants(
             dynamics=_ops.DYNAMICS[model.dynamics], surrogate=_ops.SURROGATES[model.surrogate],
             refractory=model.refractory, smooth=0, checkpoint=0, outputs=0, gradients=0,
-            coefficient_gradients=0, allow_bf16=0,
+            coefficient_gradients=0, allow_bf16=0, zero_coefficients=0,
+            complements=0,
         )
         numbers = _ops.Numbers(dampening=model.dampening, k_out=0.0, cutoff=model.cutoff)
 

@@ -6,14 +6,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._torch_internals import is_transforming
+
 
 class _OnlyOnce(torch.autograd.Function):
     """Gradients as they are; whoever asks for their gradient gets an error."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, n: int, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    def forward(n: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         """The first n of the tensors; the others are what they depend on."""
-        return tuple(None if t is None else t.clone() for t in tensors[:n])
+        return tuple(tensor.clone() for tensor in tensors[:n])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        pass
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -29,7 +37,13 @@ def only_once(
 
     Without this they would count as constants there, and their own gradients be dropped silently.
     """
-    if not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return tuple(gradients)
-    unsaved = torch.zeros((), requires_grad=True)  # what they depend on and was not saved
-    return _OnlyOnce.apply(len(gradients), *gradients, unsaved, *depend_on)
+    present = [gradient for gradient in gradients if gradient is not None]
+    if not present:
+        return tuple(gradients)
+    depends = [tensor for tensor in depend_on if tensor is not None]
+    if not is_transforming():
+        depends.append(torch.zeros((), requires_grad=True))  # whatever was not saved
+    held = iter(_OnlyOnce.apply(len(present), *present, *depends))
+    return tuple(None if gradient is None else next(held) for gradient in gradients)

@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 from . import functional
 from ._surrogates import SURROGATES
 from ._torch_internals import assert_on_device
+from .functional import State
 
 __all__ = ["Original", "Refused", "Shape", "Stateful", "refuse"]
 
@@ -108,6 +109,13 @@ def plain_linear(layer: str, name: str, module: object) -> nn.Linear:
 def as_steps(x: Tensor) -> Tensor:
     """(T, ..., F) as (T, B, F)."""
     return x.reshape(x.shape[0], -1, x.shape[-1])
+
+
+def state_of(v: Tensor, z: Tensor, a: Tensor | None = None, i: Tensor | None = None) -> State:
+    """A State, of zeros where nothing is given. No tensor is in it twice: torch.compile does not
+    trace that."""
+    a, i = (torch.zeros_like(v) if leaf is None else leaf for leaf in (a, i))
+    return State(v, a, i, torch.zeros_like(v), z)
 
 
 def in_range(layer: str, names: dict[str, Tensor | float]) -> None:

@@ -14,9 +14,11 @@ from ._arguments import (
     check_coefficients,
     checkpoint_steps,
     delays_of,
+    followers,
     saves_bf16,
     stacked,
     whole_state,
+    zeros_among,
 )
 from ._lengths import GivenLengths, Lengths, lengths_of
 from ._surrogates import cutoff_of
@@ -73,6 +75,8 @@ class ResolvedModel(NamedTuple):
     # (N, N) of each synapse; None where all are alike, or w_rec has a matrix for each
     delay: Tensor | None
     delays: tuple[int, ...]  # distinct, ascending; none without w_rec
+    zero_coefficients: int  # bit k: row k of the coefficients is the number 0
+    complements: int  # the same: it is not read, but one less another row
 
     @property
     def D(self) -> int:
@@ -85,7 +89,8 @@ class Call(NamedTuple):
 
     model: ResolvedModel
     dtype: torch.dtype  # of the computation
-    state: tuple[Tensor, ...]  # v, a, i, r (B, N) and z (D, B, N)
+    # v, a, i, r (B, N) and z (D, B, N); five times None for zeros, where that was allowed
+    state: tuple[Any, ...]
     checkpoint: int  # steps between saved states, or 0
     saved_bf16: bool
     lengths: Lengths | None  # of sequences that end early
@@ -93,25 +98,34 @@ class Call(NamedTuple):
 
 def resolve_model(
     neuron: Neuron, w_rec: Tensor | None, N: int, dtype: torch.dtype, device: torch.device,
+    for_cuda: bool = False,
 ) -> ResolvedModel:
-    """Raises TypeError or ValueError with the name of the argument, as functional.alif."""
+    """Raises TypeError or ValueError with the name of the argument, as functional.alif. for_cuda:
+    for kernels that complete some of the coefficients by themselves."""
     defaults = named_model(neuron.dynamics)
     surrogate = defaults.surrogate if neuron.surrogate is None else neuron.surrogate
     check_surrogate(surrogate)
     dampening = defaults.dampening if neuron.dampening is None else neuron.dampening
     check_coefficients({name: getattr(neuron, name) for name in COEFFICIENTS}, N, device)
     given: dict[str, Any] = {name: getattr(neuron, name) for name in COEFFICIENTS}
+    followed = followers(given, {"kappa": ("alpha", defaults.kappa == "1-alpha"),
+                                 "q": ("rho", defaults.q == "1-rho")}) if for_cuda else set()
+    given |= dict.fromkeys(followed, 0.0)  # not read
     complete = coefficients(neuron.dynamics, **given)
+    complements = sum(1 << COEFFICIENTS.index(name) for name in followed)
     values, wanted = stacked(complete, N, dtype, device)
     delay, delays = delays_of(neuron.delay, w_rec, N, device)
     cutoff = cutoff_of(surrogate, neuron.surrogate_cutoff, neuron.smooth)
     return ResolvedModel(neuron.dynamics, surrogate, float(dampening), cutoff, neuron.refractory,
-                         values, wanted, delay, tuple(delays))
+                         values, wanted, delay, tuple(delays),
+                         zeros_among(complete) & ~complements, complements)
 
 
-def resolve(neuron: Neuron, x: Tensor, w_rec: Tensor | None, w_in: Tensor | None = None) -> Call:
+def resolve(neuron: Neuron, x: Tensor, w_rec: Tensor | None, w_in: Tensor | None = None,
+            for_cuda: bool = False) -> Call:
     """x: (T, B, N) the current, or (T, B, I) inputs that have still to meet their weights w_in (N,
-    I)."""
+    I); for_cuda: for kernels that take a state which is not there, and coefficients that are not
+    complete, so that nobody has to make them."""
     defaults = named_model(neuron.dynamics)
     N = (
         w_in.shape[0]
@@ -127,7 +141,7 @@ def resolve(neuron: Neuron, x: Tensor, w_rec: Tensor | None, w_in: Tensor | None
     (T, B, _), dtype = x.shape, torch.promote_types(x.dtype, torch.float32)
     checkpoint = checkpoint_steps(neuron.checkpoint_every, T, B, N, dtype.itemsize)
     saved_bf16 = saves_bf16(neuron.saved_dtype, dtype)
-    model = resolve_model(neuron, w_rec, N, dtype, x.device)
-    state = whole_state(neuron.state, B, N, model.D, dtype, x.device)
+    model = resolve_model(neuron, w_rec, N, dtype, x.device, for_cuda)
+    state = whole_state(neuron.state, B, N, model.D, dtype, x.device, for_cuda)
     lengths = lengths_of(neuron.lengths, T, B, x.device)
     return Call(model, dtype, state, checkpoint, saved_bf16, lengths)

@@ -4,7 +4,7 @@ for.
 python_tests/test_torch_internals.py calls each of them, and names the version of torch that has one
 no more.
 """
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -15,9 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
 from torch.utils._pytree import tree_map as tree_map
 
 __all__ = [
-    "DispatchMode", "assert_on_device", "backward_pass", "below_autograd", "gradient_transforms",
-    "has_hooks", "has_own_call", "hooks_of", "is_batched", "is_forward_mode", "is_mode_active",
-    "is_transforming", "is_zero_tensor", "keys_after_autograd", "make_savable", "tree_map",
+    "DispatchMode", "assert_on_device", "backward_pass", "below_autograd",
+    "has_hooks", "has_own_call", "hooks_of", "is_batched", "is_forward_mode", "is_legacy_batched",
+    "is_mode_active", "is_transforming", "is_zero_tensor", "keys_after_autograd",
+    "leave_graph_of_transforms", "make_savable", "tree_map", "wants_gradient", "was_freed",
     "will_run",
 ]
 
@@ -28,11 +29,17 @@ def is_transforming() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
-def gradient_transforms() -> int:
-    """How many torch.func.grad run inside each other. A second one gets zeros for what has no
-    second derivative."""
-    running = torch._C._functorch.get_interpreter_stack() or []
-    return sum(one.key() == torch._C._functorch.TransformType.Grad for one in running)
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _transforms() -> int:
+    """How many transforms of torch.func run, also while torch.compile traces."""
+    return len(torch._C._functorch.get_interpreter_stack() or [])
+
+
+def leave_graph_of_transforms() -> None:
+    """Inside a transform of torch.func torch.compile runs what follows uncompiled, or raises with
+    fullgraph=True: a graph would drop gradients that torch.vmap hides, and second derivatives."""
+    if _transforms():
+        torch._dynamo.graph_break()
 
 
 def is_forward_mode() -> bool:
@@ -41,11 +48,34 @@ def is_forward_mode() -> bool:
     return torch.autograd.forward_ad._current_level >= 0
 
 
-def is_batched(tensor: Tensor) -> bool:
-    """Whether torch.vmap maps over it, or autograd over batches of gradients: its numbers cannot be
-    looked at."""
+def _levels(tensor: Tensor) -> Iterator[Tensor]:
+    """The tensor, and what the transforms of torch.func have wrapped in it, outermost first."""
     functorch = torch._C._functorch
-    return functorch.is_batchedtensor(tensor) or functorch.is_legacy_batchedtensor(tensor)
+    yield tensor
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+        yield tensor
+
+
+def is_batched(tensor: Tensor) -> bool:
+    """Whether torch.vmap maps over it, at any level, or autograd over batches of gradients: its
+    numbers cannot be looked at."""
+    functorch = torch._C._functorch
+    return any(functorch.is_batchedtensor(level) or functorch.is_legacy_batchedtensor(level)
+               for level in _levels(tensor))
+
+
+def is_legacy_batched(tensor: Tensor) -> bool:
+    """Whether autograd maps over it (is_grads_batched=True), where operators have no batching
+    rules."""
+    return bool(torch._C._functorch.is_legacy_batchedtensor(tensor))
+
+
+def wants_gradient(tensor: Tensor) -> bool:
+    """Whether it requires a gradient, also outside of a torch.vmap, which hides that."""
+    if tensor.requires_grad or torch.compiler.is_compiling():
+        return tensor.requires_grad
+    return is_transforming() and any(level.requires_grad for level in _levels(tensor))
 
 
 def is_mode_active(functions: bool = True) -> bool:
@@ -71,6 +101,23 @@ def backward_pass() -> int:
 def will_run(node: torch.autograd.graph.Node) -> bool:
     """Whether the backward pass that runs comes to a node: not all do, where inputs are named."""
     return torch._C._will_engine_execute_node(node)
+
+
+def was_freed(tensor: Tensor) -> bool:
+    """Whether a backward pass has freed what the tensor was computed of, so that no other one can
+    come to it; looks through views and stacks at the first node that was written in Python."""
+    node: Any = tensor.grad_fn
+    for _ in range(8):
+        if node is None:
+            return False
+        if hasattr(type(node), "_raw_saved_tensors"):
+            try:
+                node._raw_saved_tensors  # noqa: B018  # without unpacking any
+            except RuntimeError:
+                return True
+            return False
+        node = node.next_functions[0][0] if node.next_functions else None
+    return False
 
 
 def keys_after_autograd(keys: Any) -> Any:

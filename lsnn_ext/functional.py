@@ -17,6 +17,8 @@ from ._inference import may_be_kept as may_be_kept
 from ._inference import may_be_prepared as may_be_prepared
 from ._inference import ordinary as ordinary
 from ._lengths import GivenLengths
+from ._ops import use_reference
+from ._poisson import poisson
 from ._resolve import Neuron
 from ._route import bits_pay as bits_pay
 from ._steps import Projection as Projection
@@ -26,7 +28,7 @@ from ._torch_internals import make_savable
 from .models import Coefficient, State, Traces
 
 __all__ = ["Delays", "Layered", "PackedSpikes", "State", "Traces", "alif", "layer", "leaky_readout",
-           "linear", "pack_spikes"]
+           "linear", "pack_spikes", "poisson", "use_reference"]
 
 make_savable(State)
 make_savable(Traces)
@@ -99,7 +101,8 @@ def alif(
             neuron-step; the backward pass computes the rest again, to the same bits and gradients
             (that of sigma: to rounding), K steps at a time. A text such as "500 MB": the saved
             tensors and the scratch memory of the backward pass stay below it, with the K that takes
-            least where saving all does not fit. CPU only: on other devices everything is saved.
+            least where saving all does not fit. CPU only: on other devices everything is saved,
+            and a warning says so once.
         saved_dtype: torch.bfloat16: y is saved in half the memory, 2.25 bytes per neuron-step in
             all instead of 4.25; the spikes stay as they are, and gradients are those of membranes
             rounded to 8 bits. None: the dtype of the computation. Of no effect in float64, or with
@@ -175,7 +178,7 @@ def layer(
         spikes: whether to return the spikes; without w_out they always are. "bits": packed, for the
             next layer. The backward pass keeps these bits anyway, so returning them takes no
             further memory. The CPU kernels write and read them; elsewhere they are made of numbers,
-            which saves nothing.
+            which saves nothing, and a warning says so once.
         **neuron: the keyword arguments of alif.
 
     Returns:

@@ -6,8 +6,10 @@ explains the choices, against it.
 """
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, TypeAlias
+from difflib import get_close_matches
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from torch import Tensor  # nothing else of torch: csrc/model_table.py reads this file without it
 
@@ -24,13 +26,44 @@ SURROGATE_NAMES = (
 
 
 class State(NamedTuple):
-    """What is carried from one step to the next; two calls that pass it on equal one call."""
+    """What is carried from one step to the next; two calls that pass it on equal one call.
+
+    The shapes are those of functional.alif; of the modules each leaf has the layers in front.
+    """
 
     v: Tensor  # (B, N) membrane
     a: Tensor  # (B, N) adaptation
     i: Tensor  # (B, N) synaptic current
     r: Tensor  # (B, N) steps without a spike to come: whole numbers in the dtype of v, no gradient
     z: Tensor  # (D, B, N) past spikes, newest first; D = 1 + the largest extra delay
+
+    def detach(self) -> "State":
+        """The same numbers without their graph, as truncated BPTT needs between two chunks."""
+        return State(*(leaf.detach() for leaf in self))
+
+    def to(self, *args: Any, **kwargs: Any) -> "State":
+        """Tensor.to of each leaf: another device or dtype."""
+        return State(*(leaf.to(*args, **kwargs) for leaf in self))
+
+    def reset(self, mask: Tensor) -> "State":
+        """Zeros for the sequences of a batch where the mask (B,) of bools is True, as where an
+        episode has ended; the others, and their gradients, as they are."""
+        return State(*(cleared(leaf, mask) for leaf in self))
+
+
+def cleared(leaf: Tensor, mask: Tensor) -> Tensor:
+    """The leaf (..., B, N) of a state with zeros where the mask (B,) or () is True. Raises
+    TypeError or ValueError naming mask."""
+    if not isinstance(mask, Tensor) or mask.is_floating_point() or mask.is_complex():
+        given = getattr(mask, "dtype", type(mask).__name__)
+        raise TypeError(f"mask: expected a tensor (B,) of bools, True where a sequence begins "
+                        f"anew, got {given}")
+    if mask.dim() == 0:  # for all, or for the only one of a state without a batch
+        return leaf.masked_fill(mask.bool(), 0.0)
+    if mask.shape != leaf.shape[-2:-1]:
+        raise ValueError(f"mask: expected shape {tuple(leaf.shape[-2:-1])}, one for each sequence, "
+                         f"got {tuple(mask.shape)}")
+    return leaf.masked_fill(mask.bool().unsqueeze(-1), 0.0)
 
 
 class Traces(NamedTuple):
@@ -41,84 +74,114 @@ class Traces(NamedTuple):
     threshold: Tensor  # A of (4)
 
 
-class Origin(NamedTuple):
-    """Whose neuron a model is, and what its makers have in place of the defaults of the modules.
+class Rate(NamedTuple):
+    """A decay of 1 - dt / tau over a step, as of Euler's method, where exp(-dt / tau) is ours."""
 
-    The values are those of the packages' and papers' own code, in the words of the modules'
-    arguments. They are for messages: no module takes them by itself.
-    """
+    tau: float  # ms
+
+    def decay(self, dt: float) -> float:
+        """Raises ValueError where the step is longer than the time constant."""
+        if not dt < self.tau:
+            raise ValueError(f"dt: expected less than {self.tau:g} ms, the time constant of a "
+                             f"decay 1 - dt / tau, got {dt}")
+        return 1 - dt / self.tau
+
+
+# A default: a number, True or False; None: what functional.alif does without it; a text: there is
+# none, and this is what the makers have in its place.
+Own: TypeAlias = float | Rate | str | None
+
+
+class Origin(NamedTuple):
+    """Whose neuron a model is, and the defaults of its makers' own code, in the words of the
+    arguments of the modules, which take them where that model is named."""
 
     whose: str
     source: str  # the paper, or the package itself
-    tau_mem: str
-    tau_adapt: str
-    beta: str
-    threshold: str
-    refractory: str = "0"
-    autapses: str = "True"
-    beyond: str = ""  # what no argument of a module can say
+    own: Mapping[str, Own]  # of a network of regular and adaptive neurons
+    alif: Mapping[str, Own] = {}  # what differs for a layer of adaptive neurons alone
+    lif: Mapping[str, Own] = {}  # what differs without adaptation
+    beyond: str = ""  # what no argument of a module says
+    ranges: Mapping[str, tuple[float, float]] = {}  # the makers' clamps of what learns, with dt = 1
 
 
-_NO_MATTER = "any number, as beta is 0"  # tau_adapt without adaptation
+# Without adaptation: none is left of a step to the next, and it lifts nothing.
+_PLAIN: dict[str, Own] = {"rho": 0.0, "beta": 0.0, "refractory": 0, "autapses": True}
 
 _BELLEC = Origin(
     "the network of the LSNN paper",
     "Bellec, Salaj, Subramoney, Legenstein and Maass, NeurIPS 2018, arXiv 1803.09574",
-    "20.0", "700.0", "1.8", "0.01", "5", "False",
+    {"tau_mem": 20.0, "tau_adapt": 700.0, "beta": 1.8, "threshold": 0.01, "refractory": 5,
+     "autapses": False},
+    alif={"tau_adapt": 200.0, "refractory": 0},
 )
 _LIGHT = Origin(
     "LightLIF and LightALIF of the e-prop paper",
     "Bellec, Scherr et al., Nature Communications 11, 3625 (2020)",
-    "20.0", "200.0", "1.6 (LightLIF 0)", "0.03 (LightLIF 0.615)", autapses="False",
+    {"tau_mem": 20.0, "tau_adapt": 200.0, "beta": 1.6, "threshold": 0.03, "refractory": 0,
+     "autapses": False},
+    lif={"threshold": 0.615},
 )
-_ELIG_ALIF = _LIGHT._replace(
-    whose="EligALIF of the e-prop paper", beta="1.6", threshold="0.03",
-    refractory="n_refractory - 1, which is 0",
-)
+_ELIG_ALIF = _LIGHT._replace(whose="EligALIF of the e-prop paper", lif={})
 _CUSTOM_ALIF = _ELIG_ALIF._replace(
-    whose="CustomALIF of the e-prop paper", beta="0.16", threshold="0.615",
+    whose="CustomALIF of the e-prop paper",
+    own={**_LIGHT.own, "beta": 0.16, "threshold": 0.615},
 )
 _YIN = Origin(
     "the recurrent network of Yin et al.",
     "Yin, Corradi and Bohté, Nature Machine Intelligence 3, 905 (2021)",
-    "20.0, learned for each neuron", "200.0, learned for each neuron", "1.8",
-    "0.01 (speech commands 1.6)",
+    {"tau_mem": 20.0, "tau_adapt": 200.0, "beta": 1.8, "threshold": 0.01, "refractory": 0,
+     "autapses": True},
+    beyond="time constants drawn for each neuron and learned, and an adaptation that starts at the "
+           "threshold",
 )
 _NORSE_LIF = Origin(
     "Norse", "Pehle and Pedersen, Norse (2021)",
-    "-dt / ln(1 - dt tau_mem_inv)", _NO_MATTER, "0.0", "v_th - v_leak, which is 1.0",
-    autapses="False", beyond="its synapse (sigma)",
+    {**_PLAIN, "alpha": Rate(10.0), "sigma": Rate(5.0), "threshold": 1.0, "autapses": False},
+    beyond="a surrogate whose slope in version 1.1.0 is 1 and not the 100 that it is given (width, "
+           "dampening)",
 )
 _NORSE_LSNN = _NORSE_LIF._replace(
-    tau_adapt="-dt / ln(1 - dt tau_adapt_inv)",
-    beta="rho beta / (1 - rho) of its rho and its beta, with delay=1 and inputs that come a step "
-         "later",
+    own={"alpha": "1 - dt tau_mem_inv", "rho": "1 - dt tau_adapt_inv",
+         "sigma": "1 - dt tau_syn_inv", "q": "rho times its beta", "beta": "1.0",
+         "threshold": "v_th - v_leak", "refractory": 0, "autapses": False},
+    beyond="delay=1 and inputs that act a step later",
 )
 _SNNTORCH = Origin(
     "snnTorch", "Eshraghian et al., Proceedings of the IEEE 111, 1016 (2023)",
-    "-dt / ln(beta) of its beta", _NO_MATTER, "0.0", "1.0", beyond="RSynaptic's synapse (sigma)",
+    {**_PLAIN, "alpha": "its beta", "threshold": 1.0},
+    beyond="RSynaptic's synapse, where sigma is its alpha",
+    ranges={"alpha": (0.0, 1.0), "sigma": (0.0, 1.0)},
 )
 _SINABS = Origin(
     "sinabs", "the package itself",
-    "its tau_mem, with dt=1.0", "its tau_adapt, with dt=1.0", "adapt_scale, which is 1.8", "1.0",
-    beyond="norm_input=False (kappa) and its synapse (kappa, sigma)",
+    {"tau_mem": "its tau_mem, with dt=1.0", "tau_adapt": "its tau_adapt, with dt=1.0",
+     "beta": 1.8, "threshold": 1.0, "refractory": 0, "autapses": True},
+    beyond="norm_input=False, which is kappa=1.0, and its synapse (sigma, kappa)",
 )
 _SPIKINGJELLY = Origin(
     "SpikingJelly", "Fang et al., Science Advances 9, eadi1480 (2023)",
-    "-dt / ln(1 - 1 / tau) of its tau, which is 2.0", _NO_MATTER, "0.0",
-    "1.0, less v_reset of a hard reset", beyond="decay_input=False (kappa)",
+    {**_PLAIN, "alpha": 0.5, "threshold": 1.0},
+    beyond="decay_input=False, which is kappa=1.0",
 )
 _BITTAR = Origin(
     "RadLIF of Bittar and Garner",
     "Bittar and Garner, Frontiers in Neuroscience 16, 865897 (2022)",
-    "5.0 to 25.0, with dt=1.0", "30.0 to 120.0, with dt=1.0", "0.0", "1.0", autapses="False",
-    beyond="its a and b (p and q)",
+    {"alpha": "drawn from exp(-1/5) to exp(-1/25)", "rho": "drawn from exp(-1/30) to exp(-1/120)",
+     "p": "its a, drawn from -1 to 1", "q": "its b, drawn from 0 to 2", "beta": 0.0,
+     "threshold": 1.0, "refractory": 0, "autapses": False},
+    ranges={"tau_mem": (5.0, 25.0), "tau_adapt": (30.0, 120.0),
+            "alpha": (math.exp(-1 / 5), math.exp(-1 / 25)),
+            "rho": (math.exp(-1 / 30), math.exp(-1 / 120)), "p": (-1.0, 1.0), "q": (0.0, 2.0)},
 )
 _BARONIG = Origin(
     "the symplectic neuron of Baronig et al.",
     "Baronig et al., Nature Communications 16, 5776 (2025)",
-    "5.0 to 25.0, with dt=1.0", "60.0 to 300.0, with dt=1.0", "0.0", "1.0",
-    beyond="its a, b and q (p and q)",
+    {"tau_mem": "drawn from 5.0 to 25.0, with dt=1.0",
+     "tau_adapt": "drawn from 60.0 to 300.0, with dt=1.0", "p": "(1 - rho) q a of its q and its a",
+     "q": "(1 - rho) q b of its q and its b", "beta": 0.0, "threshold": 1.0, "refractory": 0,
+     "autapses": True},
+    ranges={"tau_mem": (5.0, 25.0), "tau_adapt": (60.0, 300.0)},
 )
 
 
@@ -182,7 +245,7 @@ MODELS: dict[str, Model] = {
     "snntorch_zero_now": replace(_SNN, reset="to", R="0", when="now", detach=()),
     "snntorch_sub_now": replace(
         _SNN, when="now", drive="above", detach=(), beta="theta",
-        origin=_SNNTORCH._replace(tau_adapt="dt / 1000, so that rho is 0", beta="its threshold"),
+        origin=_SNNTORCH._replace(own={**_SNNTORCH.own, "beta": None}),
     ),
     "sinabs_sub": _SUB,
     "sinabs_zero": replace(_SUB, reset="to", R="0", detach=("thr", "reset")),
@@ -198,19 +261,59 @@ MODELS: dict[str, Model] = {
 }
 
 
+# What others call a model or a surrogate, or begin the name of one with.
+_FAMILIES = {
+    "norse": "norse_", "snntorch": "snntorch_", "sinabs": "sinabs_", "spikingjelly": "sj_",
+    "yin": "srnn", "alif": "lsnn", "bellec": "lsnn", "bellec2018": "lsnn", "bellec2020": "eprop",
+    "radlif": "adlif", "sparch": "adlif", "seadlif": "se_adlif",
+}
+_OTHER_SURROGATES = {
+    "atan": "arctan", "fastsigmoid": "fast_sigmoid", "superspike": "fast_sigmoid",
+    "super": "fast_sigmoid", "softsign": "fast_sigmoid", "sigmoidgrad": "sigmoid",
+    "slayer": "exponential", "singleexponential": "exponential", "exp": "exponential",
+    "rectangle": "boxcar", "rect": "boxcar", "box": "boxcar", "linear": "triangle",
+    "triangular": "triangle", "piecewisequadratic": "triangle", "multigaussian": "multi_gaussian",
+    "mg": "multi_gaussian", "erf": "gaussian",
+}
+
+
+def _meant(name: Any, known: Iterable[str], others: Mapping[str, str]) -> str:
+    """Words for the end of a message: which of the known names may be meant."""
+    if not isinstance(name, str):
+        return ""
+    plain = "".join(letter for letter in name.lower() if letter.isalnum())
+    begin = others.get(plain)
+    found = [one for one in known if begin and one.startswith(begin)]
+    found = [begin] if begin in found else found or get_close_matches(name.lower(), known)
+    return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
+
+
 def named_model(dynamics: str) -> Model:
     """The model with this name."""
     if dynamics not in MODELS:
-        known = ", ".join(MODELS)
-        raise ValueError(f"dynamics: unknown model {dynamics!r}, expected one of {known}")
+        raise ValueError(f"dynamics: unknown model {dynamics!r}, expected one of "
+                         f"{', '.join(MODELS)}{_meant(dynamics, MODELS, _FAMILIES)}")
     return MODELS[dynamics]
+
+
+def own_values(dynamics: str, kind: Literal["ALIF", "LIF", "LSNN"]) -> dict[str, Own]:
+    """The defaults of a module of this kind with this model."""
+    origin = named_model(dynamics).origin
+    if kind == "LSNN":
+        return dict(origin.own)
+    if kind == "ALIF":
+        return {**origin.own, **origin.alif}
+    adaptation = ("tau_adapt", "rho", "beta", "q", "p", "eta")
+    return {name: value for name, value in {**origin.own, **origin.lif}.items()
+            if name not in adaptation}
 
 
 def check_surrogate(name: str) -> None:
     """Raises ValueError for a surrogate that there is not."""
     if name not in SURROGATE_NAMES:
-        known = ", ".join(SURROGATE_NAMES)
-        raise ValueError(f"surrogate: unknown {name!r}, expected one of {known}")
+        raise ValueError(f"surrogate: unknown {name!r}, expected one of "
+                         f"{', '.join(SURROGATE_NAMES)}"
+                         f"{_meant(name, SURROGATE_NAMES, _OTHER_SURROGATES)}")
 
 
 def coefficients(
@@ -224,9 +327,12 @@ def coefficients(
     model = named_model(dynamics)
     rho = 0.0 if rho is None else rho
     rules: dict[str, Coefficient] = {
-        "0": 0.0, "1": 1.0, "1-alpha": 1 - alpha, "1-rho": 1 - rho, "theta": theta, "alpha": alpha,
-        "unused": 0.0,
+        "0": 0.0, "1": 1.0, "theta": theta, "alpha": alpha, "unused": 0.0,
     }
+    if kappa is None and model.kappa == "1-alpha":
+        kappa = 1 - alpha
+    if q is None and model.q == "1-rho":
+        q = 1 - rho
     return {
         "alpha": alpha,
         "kappa": rules[model.kappa] if kappa is None else kappa,

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from . import functional
-from ._original import Original, Shape, as_steps, in_range, measured, refuse
-from .functional import State
+from ._original import Original, Shape, as_steps, in_range, measured, refuse, state_of
 
 __all__ = ["LIFParameters", "LIFRecurrent", "LIFState", "LSNNParameters", "LSNNRecurrent",
            "LSNNState"]
@@ -244,19 +243,19 @@ class _Recurrent(Original):
         """
         z, v, i, *b = first
         w, late = self._weights(), self._late
-        zero, sigma = torch.zeros_like(v), 1 - k.k_syn
+        sigma, a = 1 - k.k_syn, None
         neuron: dict[str, Any] = self._neuron() | {
             "alpha": 1 - k.k_mem, "kappa": k.k_mem, "sigma": sigma, "theta": k.v_th - k.v_leak,
             "R": k.v_reset - k.v_leak,
         }
-        a, past = zero, z[None]
+        past = z[None]
         if late:
             rho = 1 - k.k_adapt
             # the operator adds the spikes of the step before, which are in b already
             a = b[0] - k.v_th - k.beta * z.detach()
-            past = torch.stack([z, zero])
+            past = torch.stack([z, torch.zeros_like(z)])
             neuron |= {"rho": rho, "q": rho * k.beta, "beta": 1.0, "delay": 1}
-        neuron["state"] = State(v - k.v_leak, a, zero, zero, past)
+        neuron["state"] = state_of(v - k.v_leak, past, a)
         if fresh:  # without a current before, mostly zero inputs meet their weights event by event
             came = torch.cat([torch.zeros_like(x[:1]), x[:-1]]) if late else x
             out = functional.layer(came, self.input_weights, w, **neuron)

@@ -117,12 +117,18 @@ class _Spike(torch.autograd.Function):
     """z of (7): the test, or for smooth spikes the antiderivative; the gradient is dampening *
     psi(m) in both."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, m: Tensor, fired: Tensor, surrogate: Surrogate, dampening: float,
-                cutoff: float, smooth: bool) -> Tensor:
+    def forward(m: Tensor, fired: Tensor, surrogate: Surrogate, dampening: float, cutoff: float,
+                smooth: bool) -> Tensor:
+        return dampening * surrogate.integral(m) if smooth else fired.to(m.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        m, _, surrogate, dampening, cutoff, _ = inputs
         ctx.save_for_backward(m)
         ctx.psi, ctx.dampening, ctx.cutoff = surrogate.psi, dampening, cutoff
-        return dampening * surrogate.integral(m) if smooth else fired.to(m.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

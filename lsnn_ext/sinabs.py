@@ -20,7 +20,16 @@ import torch
 from torch import Tensor, nn
 
 from . import functional
-from ._original import Original, Shape, as_steps, measured, plain_linear, qualified, refuse
+from ._original import (
+    Original,
+    Shape,
+    as_steps,
+    measured,
+    plain_linear,
+    qualified,
+    refuse,
+    state_of,
+)
 from .functional import State
 
 __all__ = ["ALIFRecurrent", "Gaussian", "LIFRecurrent", "MembraneReset", "MembraneSubtract",
@@ -214,11 +223,11 @@ class _Recurrent(Original):
         spikes, end = self._run(current, linear.weight.t(), kept)
         self._keep(end, spikes[-1], shape)
         spikes = spikes.reshape(x.shape).transpose(0, 1)
-        self.firing_rate, self.recordings = spikes.sum() / spikes.numel(), dict[str, Tensor]()
+        self.firing_rate = spikes.sum() / spikes.numel()
+        self.recordings: dict[str, Tensor] = {}
         return spikes
 
     def _run(self, current: Tensor, w: Tensor, kept: dict[str, Tensor]) -> tuple[Tensor, State]:
-        zero = torch.zeros_like(kept["v_mem"])
         alpha, decay = self._decay("mem"), self._decay("syn")
         assert alpha is not None
         kappa: Tensor | float = 1 - alpha if self.norm_input else 1.0
@@ -226,7 +235,7 @@ class _Recurrent(Original):
         sigma = None if decay is None else decay * kappa if self._adaptive else decay
         kappa = kappa if decay is None else decay * kappa
         theta, adaptation = self._threshold()
-        a = zero
+        v, a = kept["v_mem"], None
         if "b" in kept:  # the operator lets b decay at the start of a step, sinabs at the end
             rho = adaptation["rho"]
             a = kept["b"] / rho.clamp(min=torch.finfo(rho.dtype).tiny)
@@ -235,7 +244,7 @@ class _Recurrent(Original):
             shape["width"] = shape["width"] / theta
         spikes, end, *_ = functional.alif(
             current, w, alpha=alpha, kappa=kappa, sigma=sigma, theta=theta, **adaptation,
-            dynamics=self._dynamics, state=State(kept["v_mem"], a, zero, zero, zero[None]), **shape)
+            dynamics=self._dynamics, state=state_of(v, torch.zeros_like(v)[None], a), **shape)
         return spikes, end
 
     def _threshold(self) -> tuple[Any, dict[str, Any]]:

@@ -27,8 +27,8 @@ from ._original import (
     plain_linear,
     qualified,
     refuse,
+    state_of,
 )
-from .functional import State
 
 __all__ = ["RLeaky", "RSynaptic"]
 
@@ -228,14 +228,13 @@ class _Recurrent(Original):
                 first = current[0] + (spk - was) @ w
                 spk = was
             current = torch.cat([first[None], current[1:]])
-        zero = torch.zeros_like(mem)
         beta = self.beta
         assert isinstance(beta, Tensor)
         spikes, end, *traces = functional.alif(
             current, w, alpha=beta.clamp(0, 1), theta=threshold, sigma=self._sigma(),
             R=0.0 if self.reset_mechanism == "none" else None, dynamics=dynamics,
             sparse_grad=not self.all_to_all, trace=trace,
-            state=State(mem, zero, syn[0] if syn else zero, zero, spk[None]),
+            state=state_of(mem, spk[None], i=syn[0] if syn else None),
             **self._shape._asdict())
         last = [end.i.reshape(shape)] if syn else []
         mem = traces[0].v.reshape(x.shape) if trace else end.v.reshape(shape)

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from . import functional
-from ._original import Original, Shape, measured, plain_linear
-from .functional import State
+from ._original import Original, Shape, measured, plain_linear, state_of
 
 __all__ = ["RLIFLayer", "RadLIFLayer"]
 
@@ -111,10 +110,9 @@ class _Recurrent(Original):
         def drawn() -> Tensor:
             return torch.rand(current.shape[1:]).to(current)
 
-        zero = torch.zeros_like(current[0])
         u = drawn()
-        w = drawn() if len(k) > 1 else zero
-        state = State(u, w, zero, zero, drawn()[None])
+        w = drawn() if len(k) > 1 else None
+        state = state_of(u, drawn()[None], w)
         adaptation = {"rho": k["beta"], "p": k["a"], "q": k["b"]} if len(k) > 1 else {
             "q": 0.0, "eta": 0.0}
         # V has the neuron that spikes first: there, too, it is not transposed

@@ -28,9 +28,9 @@ from ._original import (
     plain_linear,
     qualified,
     refuse,
+    state_of,
     watched,
 )
-from .functional import State
 
 __all__ = ["ATan", "Erf", "LIFNode", "LinearRecurrentContainer", "ParametricLIFNode",
            "PiecewiseExp", "PiecewiseQuadratic", "Sigmoid", "SoftSign", "SuperSpike"]
@@ -366,11 +366,11 @@ class LinearRecurrentContainer(Original):
         if isinstance(v, Tensor) and v.shape == shape:
             first = v.reshape(-1, N) - rest
         else:  # as there, a membrane of another batch begins anew
-            first = zero if isinstance(v, Tensor) else zero + (v - rest)
+            first = zero + (0.0 if isinstance(v, Tensor) else v - rest)
         out = functional.layer(
             as_steps(x), w_in, w_rec.t(), bias=bias,
-            state=State(first, zero, zero, zero,
-                        (zero if y is None else y.reshape(-1, N))[None]), **node.arguments())
+            state=state_of(first, (zero if y is None else y.reshape(-1, N))[None]),
+            **node.arguments())
         spikes = out.spikes
         assert spikes is not None
         spikes = spikes.reshape(x.shape[0], *shape)

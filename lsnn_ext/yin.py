@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from . import functional
-from ._original import Original, Shape, measured, plain_linear, refuse
-from .functional import State
+from ._original import Original, Shape, measured, plain_linear, refuse, state_of
 
 __all__ = ["SRNN"]
 
@@ -133,8 +132,8 @@ class SRNN(Original):
 
     def set_neuron_state(self, batch_size: int) -> None:
         """No spikes, membranes of 0, and an adaptation of b_j0, with which the programs begin."""
-        zero = self.tau_m.new_zeros(batch_size, self.output_dim).detach()
-        self.mem, self.spike, self.b = zero, zero, torch.full_like(zero, self.b_j0)
+        self.mem, self.spike, b = self.tau_m.new_zeros(3, batch_size, self.output_dim).unbind()
+        self.b = b + self.b_j0
 
     def forward(self, input_spike: Tensor, *, trace: bool = False) -> tuple[Tensor, Tensor]:
         """One step as in the programs, or a whole sequence, from the state that is in the layer.
@@ -174,14 +173,13 @@ class SRNN(Original):
         bias: Tensor | None = dense.bias
         if recurrent.bias is not None:
             bias = recurrent.bias if bias is None else bias + recurrent.bias
-        zero = torch.zeros_like(self.mem)
         alpha = torch.exp(-1 / self.tau_m)
         out = functional.layer(
             x.to(self.mem.dtype), dense.weight, recurrent.weight.t(), bias=bias, alpha=alpha,
             rho=torch.exp(-1 / self.tau_adp), theta=self.b_j0,
             beta=self.beta if self.is_adaptive else 0.0,
             kappa=None if self.R_m == 1 else self.R_m * (1 - alpha), dynamics="srnn", trace=trace,
-            state=State(self.mem, self.b, zero, zero, self.spike[None]), **self._shape._asdict())
+            state=state_of(self.mem, self.spike[None], self.b), **self._shape._asdict())
         spikes = out.spikes
         assert spikes is not None
         self.mem, self.b, self.spike = out.state.v, out.state.a, spikes[-1]

@@ -107,8 +107,11 @@ def changed(operator: Any, args: tuple[Any, ...], **changes: Any) -> tuple[Any, 
     given |= changes
     if "requested" in changes:
         given["outputs"] = _ops.mask("outputs", changes["requested"])
-    return tuple(
-        [given[part] for part in _parts()[argument.name]][: len(value) or None]
-        if argument.name in _parts()
-        else given[argument.name] for argument, value in _whole(operator, args)
-    )
+
+    def parts(name: str, value: Any) -> list[Any]:
+        """Of a list as long as it was; of one that was empty all, unless they are None still."""
+        found = [given[part] for part in _parts()[name]]
+        return found[:len(value)] if value or all(part is None for part in found) else found
+
+    return tuple(parts(argument.name, value) if argument.name in _parts()
+                 else given[argument.name] for argument, value in _whole(operator, args))

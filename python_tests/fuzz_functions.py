@@ -135,3 +135,14 @@ def packed_numbers(d: Draw) -> Call:
     packed = PackedSpikes(bits, torch.zeros(()).expand(T, B, N))
     return Call("PackedSpikes.numbers", lambda packed: packed.numbers(), {"packed": packed},
                 gradients=True)
+
+
+def _seeded_poisson(seed: int, **args: Any) -> PackedSpikes:
+    return functional.poisson(**args, generator=torch.Generator().manual_seed(seed))
+
+
+def poisson(d: Draw) -> Call:
+    T, B, N, _, _ = d.sizes().values()
+    rates = d.real(0, 1, T, B, N, dtype=d.one_of(torch.float32, torch.float64, torch.bfloat16))
+    args = {"rates": rates, "hold": d.one_of(1, 3, 40), "seed": d.random.randrange(9)}
+    return Call("functional.poisson", _seeded_poisson, args)

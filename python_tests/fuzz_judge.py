@@ -22,8 +22,8 @@ KINDS: dict[str, Callable[[Draw], Call]] = {
         fuzz_calls.linear_events_backward, fuzz_calls.leaky_readout_forward,
         fuzz_calls.leaky_readout_backward, fuzz_calls.buffer, fuzz_functions.alif,
         fuzz_functions.layer, fuzz_functions.linear, fuzz_functions.leaky_readout,
-        fuzz_functions.pack_spikes, fuzz_functions.packed_numbers, fuzz_modules.module,
-        fuzz_modules.plan, fuzz_modules.prepared_layer,
+        fuzz_functions.pack_spikes, fuzz_functions.packed_numbers, fuzz_functions.poisson,
+        fuzz_modules.module, fuzz_modules.plan, fuzz_modules.prepared_layer,
     )
 }
 SHARES = {

@@ -287,7 +287,7 @@ WORDS: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
                 "readout_state: expected w_out beside it"),
     "p-number": (lambda x, w: functional.layer(x, w, w @ w.T, readout_state=0.3, w_out=w.T, **K),
                  "readout_state: expected a tensor, got float"),
-    "alpha": (lambda x, w: functional.layer(x, w, w @ w.T, **{**K, "alpha": 20.0}),
+    "alpha": (lambda x, w: functional.layer(x, w, w @ w.T, **{**K, "alpha": torch.tensor(20.0)}),
               r"alpha must lie in \[0, 1\], got 20 at neuron 0"),
     "width": (lambda x, w: functional.layer(x, w, w @ w.T, **K, width=1e-40),
               "width must be a normal number of its dtype, got 9.99.*e-41 at neuron 0"),

@@ -146,6 +146,16 @@ def test_checkpoints_on_the_way(seconds: float, wanted: list[int], data: Path, o
     assert saved == wanted
 
 
+def test_rewiring_keeps_its_connections(data: Path, out: Path) -> None:
+    _run(out, "--iterations", "3", "--deepr", "0.5")
+    before = _kept(out / "checkpoint.pt")
+    _run(out, "--iterations", "6", "--deepr", "0.5", "--overwrite")
+    for kept in before, _kept(out / "checkpoint.pt"):
+        weights = [value for name, value in kept["model"].items() if "weight" in name]
+        assert len(weights) == 3 and "deep_r" in kept["optimizer"]
+        assert sum(int((weight != 0).sum()) for weight in weights) == (5 + 20 + 50) // 2
+
+
 def test_an_unfinished_run_is_not_written_over(
     data: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

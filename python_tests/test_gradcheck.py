@@ -35,7 +35,7 @@ class Held:
 
 def _small(dynamics: str, surrogate: str | None = None, delay: str = "each",
            refractory: int = 1) -> Problem:
-    problem = build(Case("small", dynamics, T=5, B=2, N=3, delay=delay, refractory=refractory,
+    problem = build(Case("small", dynamics, T=5, B=1, N=3, delay=delay, refractory=refractory,
                          state="real", unit_width=True, surrogate=surrogate))
     problem.fixed["dampening"] = 0.7
     for leaf in problem.leaves.values():

@@ -13,9 +13,10 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from lsnn_ext import LSNN, _ops, reference
+from lsnn_ext import _ops, reference
 from lsnn_ext._ops.load import hold_tables
-from lsnn_ext.models import COEFFICIENTS, MODELS, SURROGATE_NAMES, Model, Origin
+from lsnn_ext.models import COEFFICIENTS, MODELS, SURROGATE_NAMES, Model
+from lsnn_ext.modules.neuron import RANGES
 
 ROOT = Path(__file__).resolve().parents[1]
 needs_docs = pytest.mark.skipif(not (ROOT / "docs").is_dir(),
@@ -116,13 +117,15 @@ def test_rules_that_hold_for_every_model() -> None:
 
 
 def test_origins_have_what_modules_take() -> None:
-    """And those of the paper are the defaults of its network."""
-    assert set(LSNN._paper) | {"whose", "source", "beyond"} == set(Origin._fields)
-    for model in MODELS.values():
-        assert all(getattr(model.origin, name) for name in Origin._fields if name != "beyond")
-    own = MODELS["lsnn"].origin._asdict()
-    for name, value in LSNN._paper.items():
-        assert own[name] == str(value)
+    """Each a membrane, an adaptation, a threshold, a refractory time and a word on autapses; all
+    else by names that modules know, too."""
+    for name, model in MODELS.items():
+        origin, own = model.origin, model.origin.own
+        assert origin.whose and origin.source, name
+        assert {"beta", "threshold", "refractory", "autapses"} <= set(own), name
+        assert ("tau_mem" in own) != ("alpha" in own) and ("tau_adapt" in own) != ("rho" in own)
+        for known in (own, origin.alif, origin.lif, origin.ranges):
+            assert set(known) <= {*RANGES, "refractory", "autapses"}, name
 
 
 # ---------------------------------------------------------------------------------------- the pages

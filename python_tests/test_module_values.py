@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, LSNNState, State, functional
-from lsnn_ext.reference import MODELS
+from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, LSNNState, State
+from lsnn_ext.models import own_values
 from steps import assert_equal, flat
 
 I, N = 4, 8
@@ -20,59 +20,11 @@ KINDS: dict[str, Callable[..., Any]] = {
     "LIF": lambda **options: LIF(I, N, **options),
     "LSNN": lambda **options: LSNN(I, 3, 5, 2, **options),
 }
-PAPER = {"ALIF": ALIF._paper, "LIF": LIF._paper, "LSNN": LSNN._paper}
+PAPER = {kind: own_values("lsnn", kind) for kind in KINDS}  # type: ignore[arg-type]
 
 
 def _x(*shape: int) -> Tensor:
     return torch.randn(*shape, I, generator=torch.Generator().manual_seed(3)) * 2
-
-
-# ------------------------------------------------------------------------------------- other models
-@pytest.mark.parametrize("dynamics", [model for model in MODELS if model != "lsnn"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_nothing_of_the_paper_slips_into_another_model(kind: str, dynamics: str) -> None:
-    given = {**PAPER[kind], "dynamics": dynamics}
-    KINDS[kind](**given)
-    for name in PAPER[kind]:
-        with pytest.raises(TypeError, match=f"^{name}: expected to be given with "
-                                            f"dynamics='{dynamics}'.* {name}: "):
-            KINDS[kind](**{key: value for key, value in given.items() if key != name})
-    with pytest.raises(TypeError, match=f"^{', '.join(PAPER[kind])}: .*{kind} are those of the "
-                                        f"LSNN paper"):
-        KINDS[kind](dynamics=dynamics)
-
-
-# What the origins say, for models that a module can express as a whole: the coefficients that
-# test_snntorch.py and test_spikingjelly.py prove against the packages themselves.
-MODELS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
-    "snntorch_sub": (lambda: LIF(I, N, dynamics="snntorch_sub", tau_mem=-1 / math.log(0.9),
-                                 threshold=1.0, refractory=0, autapses=True),
-                     {"alpha": 0.9, "theta": 1.0}),
-    "snntorch_sub_now": (lambda: ALIF(I, N, dynamics="snntorch_sub_now", tau_mem=-1 / math.log(0.9),
-                                      tau_adapt=1e-3, beta=0.8, threshold=0.8, refractory=0,
-                                      autapses=True),
-                         {"alpha": 0.9, "theta": 0.8}),
-    "sj_hard": (lambda: LIF(I, N, dynamics="sj_hard", tau_mem=-1 / math.log(1 - 1 / 4),
-                            threshold=0.3, refractory=0, autapses=True),
-                {"alpha": 0.75, "theta": 0.3}),
-    "sinabs_sub": (lambda: ALIF(I, N, dynamics="sinabs_sub", tau_mem=8.0, tau_adapt=15.0, beta=1.3,
-                                threshold=0.5, refractory=0, autapses=True),
-                   {"alpha": math.exp(-1 / 8), "rho": math.exp(-1 / 15), "beta": 1.3,
-                    "theta": 0.5}),
-}
-
-
-@pytest.mark.parametrize("dynamics", MODELS)
-def test_own_values_make_the_model(dynamics: str) -> None:
-    torch.manual_seed(0)
-    make, coefficients = MODELS[dynamics]
-    layer = make().double()
-    layer.reset_parameters()  # the constants in float64
-    x = _x(60, 5).double()
-    current = x @ layer.weight_ih_l0.T + layer.bias_ih_l0
-    want, _ = functional.alif(current, layer.weight_hh_l0.T, dynamics=dynamics, **coefficients)
-    assert 0.01 < want.mean() < 0.8
-    assert torch.equal(layer(x)[0], want)
 
 
 def test_defaults_are_the_papers() -> None:
@@ -83,7 +35,7 @@ def test_defaults_are_the_papers() -> None:
         given = make(**PAPER[kind])
         assert_equal([leaf.detach() for leaf in flat(left_out(_x(20, 2)))], given(_x(20, 2)))
         assert repr(left_out) == repr(given)
-    shown = repr(LIF(I, N, **{**LIF._paper, "dynamics": "sj_soft"}))
+    shown = repr(LIF(I, N, **{**PAPER["LIF"], "dynamics": "sj_soft"}))
     assert (
         shown
         == "LIF(4, 8, dynamics='sj_soft', tau_mem=20.0, threshold=0.01, refractory=5, "
@@ -101,8 +53,9 @@ BAD = {"zero": 0.0, "negative": -0.109, "nan": math.nan, "infinite": math.inf}
 @pytest.mark.parametrize("name", ["tau_mem", "tau_adapt", "threshold", "beta"])
 @pytest.mark.parametrize("each", [True, False], ids=["each", "one"])
 def test_learned_out_of_range(name: str, bad: str, each: bool, how: str) -> None:
-    value = torch.full((N,), 0.5) if each else 0.5
-    layer = ALIF(I, N, 2, learn=(name,), **{name: value})
+    number = 0.5 if name in ("beta", "threshold") else 60.0
+    value = torch.full((N,), number) if each else number
+    layer = ALIF(I, N, 2, learn={name: "plain"}, **{name: value})
     call, x = (layer.step, _x(3)) if "step" in how else (layer, _x(2, 3))
     with torch.set_grad_enabled("without" not in how):
         call(x)
@@ -112,7 +65,7 @@ def test_learned_out_of_range(name: str, bad: str, each: bool, how: str) -> None
             call(x)
             return
         where = " at neuron 5" if each else ""
-        remedy = f"clamp {name}_l1 .*smaller learning rate.*parametrize"
+        remedy = f"without bounds.*clamp {name}_l1 .*smaller learning rate"
         with pytest.raises(ValueError, match=f"^{name}_l1: .* in ALIF, got {BAD[bad]:.6g}{where}; "
                                              f".*{remedy}"):
             call(x)
@@ -123,7 +76,7 @@ def test_learned_out_of_range(name: str, bad: str, each: bool, how: str) -> None
 def test_training_is_refused_before_anything_is_nan(name: str, options: dict[str, Any]) -> None:
     """A small constant and a learning rate that carries it through zero in a few steps."""
     torch.manual_seed(0)
-    layer = ALIF(I, N, learn=(name,), **options)
+    layer = ALIF(I, N, learn={name: "plain"}, **options)
     optimizer = torch.optim.Adam(layer.parameters(), 0.004)
     with pytest.raises(ValueError, match=f"^{name}_l0: expected finite numbers > 0 in ALIF, got -"):
         for _ in range(60):
@@ -154,7 +107,7 @@ def test_nothing_is_looked_at_where_a_compiler_works() -> None:
 def _constants(module: Any) -> dict[str, Tensor]:
     names = ("tau", "beta", "threshold", "delay")
     return {name: value for name, value in module.state_dict().items()
-            if name.split(".")[-1].startswith(names)}
+            if any(part.startswith(names) for part in name.split("."))}
 
 
 EACH, DELAY = torch.linspace(5, 50, N), torch.arange(N * N).view(N, N) % 3
@@ -177,12 +130,12 @@ def test_set_again(name: str, where: str) -> None:
     elif where == "context":
         with torch.device("meta"):
             module = SET[name]()
-        assert all(value.is_meta for value in module.state_dict().values())
+        assert all(value.is_meta for value in (*module.parameters(), *module.buffers()))
         module = module.to_empty(device="cpu")
     else:
         module = pickle.loads(pickle.dumps(SET[name]())) if where == "pickled" else SET[name]()
     with torch.no_grad():
-        for value in module.state_dict().values():
+        for value in (*module.parameters(), *module.buffers()):
             value.fill_(77)
     module.reset_parameters()
     got, wanted = _constants(module), _constants(want)
@@ -195,7 +148,7 @@ def test_set_again(name: str, where: str) -> None:
 def test_state_dict_has_no_more_than_before() -> None:
     assert set(ALIF(I, N, delay=torch.ones(N, N, dtype=torch.long)).state_dict()) == {
         "weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "tau_mem_l0", "tau_adapt_l0", "beta_l0",
-        "threshold_l0", "delay"}
+        "threshold_l0", "delay", "_extra_state"}
 
 
 def test_constants_that_have_no_numbers() -> None:
@@ -213,7 +166,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "learn-true": (lambda: ALIF(I, N, learn=True), TypeError,
                    "learn: expected some of tau_mem, .*, got True"),
     "learn-none": (lambda: LIF(I, N, learn=None), TypeError,
-                   "learn: expected some of tau_mem, threshold, got None"),
+                   "learn: expected some of tau_mem, threshold, .*, got None"),
     "learn-true-in-network": (lambda: LSNN(I, 3, 5, 2, learn=True), TypeError,
                               "learn: expected some of .*, got True"),
     "positional-bias": (lambda: ALIF(I, N, True), ValueError,
@@ -261,7 +214,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "state-turned": (lambda: LSNN(I, 3, 5, 2)(_x(2, 2),
                                               LSNNState(*LSNN(I, 3, 5, 2)(_x(2, 2))[1][::-1])),
                      TypeError,
-                     "state: expected a (State of 5 tensors|tensor)"),
+                     "(state: expected a State of 5 tensors|state.readout: expected a tensor)"),
     "network-state-of-alif": (lambda: ALIF(I, N)(_x(2, 2), LSNN(I, 3, 5, 2)(_x(2, 2))[1]),
                               TypeError, "state: expected a State of 5 tensors .*, got LSNNState"),
     "state-of-none": (lambda: ALIF(I, N)(_x(2, 2), State(*[None] * 5)), TypeError,

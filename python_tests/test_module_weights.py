@@ -50,6 +50,11 @@ COMPUTED: dict[str, Callable[[nn.Module, str], Any]] = {
 }
 
 
+def _names(layer: nn.Module) -> list[str]:
+    """Parameters and buffers."""
+    return [name for name, _ in (*layer.named_parameters(), *layer.named_buffers())]
+
+
 def _run(how: str, layer: Any, gradients: bool) -> list[Tensor]:
     with torch.set_grad_enabled(gradients):
         if how == "forward":
@@ -112,7 +117,7 @@ def test_spectral_norm_in_training(name: str, num_layers: int) -> None:
     other = copy.deepcopy(layer)
     weight = getattr(other, name).detach()
     plain = ALIF(I, N, num_layers)
-    plain.load_state_dict({**{key: getattr(other.eval(), key) for key in plain.state_dict()},
+    plain.load_state_dict({**{key: getattr(other.eval(), key) for key in _names(plain)},
                            name: weight})
     assert_equal([leaf.detach() for leaf in flat(layer(_x(12, 3)))], plain(_x(12, 3)))
     assert torch.equal(getattr(layer.eval(), name), getattr(other.eval(), name))
@@ -147,13 +152,12 @@ def test_gradient_by_func(num_layers: int, shape: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("name", ["tau_mem", "tau_adapt", "threshold"])
-def test_learned_logarithm(name: str) -> None:
-    """The remedy that the layer names for a learned constant that leaves its range."""
+def test_parametrization_from_outside(name: str) -> None:
     torch.manual_seed(0)
-    layer = ALIF(I, N, 2, learn=(name,))
+    layer = ALIF(I, N, 2, learn={name: "plain"})
     plain = copy.deepcopy(layer)
     parametrize.register_parametrization(layer, f"{name}_l0", Exp())
-    plain.load_state_dict({key: getattr(layer, key) for key in plain.state_dict()})
+    plain.load_state_dict({key: getattr(layer, key) for key in _names(plain)})
     for gradients in (True, False):
         for how in ("forward", "step"):
             assert_equal([leaf.detach() for leaf in _run(how, layer, gradients)],
@@ -164,7 +168,7 @@ def test_learned_logarithm(name: str) -> None:
 
 def test_fresh_values_go_through_a_parametrization() -> None:
     torch.manual_seed(0)
-    layer = ALIF(I, N, learn=("tau_mem",), bias=False)
+    layer = ALIF(I, N, learn={"tau_mem": "plain"}, bias=False)
     parametrizations.weight_norm(layer, "weight_hh_l0")
     parametrize.register_parametrization(layer, "tau_mem_l0", Exp())
     before = layer.weight_hh_l0.detach()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, reference
+from lsnn_ext.models import own_values
 from lsnn_ext.reference import State
 
 T, B, I, N = 40, 3, 6, 8
@@ -59,8 +60,8 @@ def same(one: State, other: State, **tolerance: float) -> None:
                                      {"dt": 2.0, "dampening": 0.7}])
 def test_against_reference(kind: Any, options: dict[str, Any]) -> None:
     torch.manual_seed(1)
-    if "dynamics" in options:  # of another model nothing is left out
-        options = {**kind._paper, **options}
+    if "dynamics" in options:  # the constants of the paper with another model
+        options = {**own_values("lsnn", kind._kind), **options}
     layer = exact(kind(I, N, **options))
     x = spikes_in(T, B, I)
     out, state, traces = layer(x, trace=True)
@@ -200,7 +201,8 @@ def test_learn() -> None:
     out, _ = layer(x)
     (out * torch.randn(T, B, N)).sum().backward()
     for name in names:
-        parameter = layer.get_parameter(name + "_l0")
+        stored = name + "_l0" if name == "beta" else f"parametrizations.{name}_l0.original"
+        parameter = layer.get_parameter(stored)
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
         assert parameter.shape == ((N,) if name == "beta" else ())
     assert {name for name, _ in ALIF(I, N, learn=["beta"]).named_buffers()} == {
@@ -236,7 +238,7 @@ def test_dtypes_and_devices() -> None:
     assert out.dtype == state.v.dtype == torch.float64
     assert ALIF(I, N, dtype=torch.float64).tau_mem_l0.dtype == torch.float64
     meta = ALIF(I, N, device="meta")
-    assert all(value.is_meta for value in meta.state_dict().values())
+    assert all(value.is_meta for value in (*meta.parameters(), *meta.buffers()))
     assert "6, 8" in repr(meta)
     if torch.cuda.is_available():
         on_gpu = copy.deepcopy(layer).float().cuda()

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from compare import changed, named
+from cases import Case, build
+from compare import assert_all_same, changed, named
 from lsnn_ext import LSNN, _ops, functional
 from test_operator import BUSY, Calls, _calls
 
@@ -150,6 +151,22 @@ def test_operators_run_the_design_or_refuse_it() -> None:
     operator, args, _ = calls.made["alif_backward"]
     with refused:
         operator(*changed(operator, args, options=list(_ops.Options(design=1))))
+
+
+@pytest.mark.skipif("LSNN_EMULATE" not in os.environ, reason="it takes the emulated kernels")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_products_by_torch_s_library(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that a GPU takes, in both directions; sums of dyadic numbers are exact in any order."""
+    case = Case("products", T=20, B=3, N=33, delay="each", state="real")
+    problem = build(case, dtype, dyadic=True)
+    with _ops.forced(design="step"):
+        want, want_gradients = problem.run(functional.alif)
+        monkeypatch.setenv("LSNN_EMULATE", "torch")
+        got, got_gradients = problem.run(functional.alif)
+    assert want["spikes"].any()
+    assert_all_same(got, want)
+    assert_all_same(got_gradients, want_gradients,
+                    tolerance=1e-5 if dtype == torch.float32 else 1e-12)
 
 
 def test_design_reaches_the_plan() -> None:

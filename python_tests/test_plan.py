@@ -1,9 +1,16 @@
 """_C.plan: which CUDA kernels would run a layer, and why. The policy needs no GPU."""
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lsnn_ext import _ops
+
+pytest.importorskip("bench", reason="bench/ is not beside these tests")
+from bench.gpu.costs import STAND_FOR, main  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
 
 if _ops._C is None:
     pytest.skip("the compiled part is missing", allow_module_level=True)
@@ -50,7 +57,9 @@ def test_paper_s_layer_on_h100() -> None:
 
 
 def test_choice_follows_size_and_activity() -> None:
-    assert designs(1000, 256, 512, device="h100") == ("cluster", "cluster")
+    # forwards in two rounds, which cost more than rows from the second level cache
+    assert designs(1000, 256, 512, device="h100") == ("gather", "cluster")
+    assert designs(1000, 128, 512, device="h100")[0] == "cluster"
     assert designs(1000, 128, 1024, device="h100") == ("gather", "step")
     assert designs(1000, 256, 512, device="a100") == ("gather", "step")  # no clusters there
     assert designs(1000, 128, 2048, device="h100", spikes=0.5)[0] == "step"
@@ -89,3 +98,59 @@ def test_asked_design() -> None:
 def test_bad_input(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plan(**{"T": 10, "B": 2, "N": 20, "device": "h100", **options})
+
+
+def test_the_plan_says_why() -> None:
+    chosen = plan(1000, 256, 512, device="h100")
+    for direction in ("forward", "backward"):
+        launch = chosen[direction]
+        least = launch["considered"][launch["design"]]
+        others = [cycles for cycles in launch["considered"].values() if isinstance(cycles, float)]
+        assert least == min(others)
+        wanted = f"fewest cycles a step by the formulas, {int(least)} before"
+        assert launch["why"].startswith(wanted)
+        assert "not block, as a block needs" in launch["why"]
+    assert plan(10, 4, 128, device="h100", design="step")["forward"]["why"] == "it was asked for"
+
+
+def test_clusters_are_as_many_as_the_runtime_says() -> None:
+    """Where parts of the GPU hold fewer clusters than it has SMs for, and where they hold none."""
+    few = plan(1000, 256, 512, device="h100", clusters=[60, 30, 14], design="cluster")
+    assert few["device"]["clusters at once"] == {2: 60, 4: 30, 8: 14}
+    assert few["backward"]["blocks of a cluster"] == 8 and few["backward"]["blocks"] == 8 * 14
+    assert plan(1000, 256, 512, device="h100")["backward"]["blocks"] == 8 * 16
+    none = plan(1000, 256, 512, device="h100", clusters=[0, 0, 0])
+    for direction in ("forward", "backward"):
+        assert none[direction]["design"] in ("gather", "step")
+        assert "no room for a cluster" in none[direction]["considered"]["cluster"]
+    with pytest.raises(ValueError, match="no room for a cluster"):
+        plan(1000, 256, 512, device="h100", clusters=[0, 0, 0], design="cluster")
+    with pytest.raises(ValueError, match="clusters: expected three numbers at most"):
+        plan(10, 2, 20, device="h100", clusters=[1, 2, 3, 4])
+
+
+def test_costs_beside_what_was_measured(tmp_path: Path,
+                                        capsys: pytest.CaptureFixture[str]) -> None:
+    costs = _ops._C.costs()
+    assert set(STAND_FOR) <= set(costs) and all(number > 0 for number, *_ in costs.values())
+    measured = tmp_path / "primitives.csv"
+    head = "primitive,parameter,value,unit\n"
+    measured.write_text(head + "L2 gather,2048-byte rows of 512 256 threads,30,B/clk/SM\n"
+                        "L2 gather,2048-byte rows of 512 512 threads,40,B/clk/SM\n"
+                        "tagged handoff in cluster,C=16,900,cycles\n"
+                        "tagged handoff in cluster,C=4,500,cycles\n"
+                        "tagged handoff in cluster,C=4,300,ns\n")
+    assert main([str(measured)]) == 0
+    said = {line.split("|")[1].strip(): line for line in capsys.readouterr().out.splitlines()}
+    assert "| 40 of 2 |" in said["l2_bytes"] and "| 500 of 1 |" in said["exchange"]
+    assert "of" not in said["forward_step"].split("|")[4]
+    measured.write_text(head)
+    assert main([str(measured)]) == 1
+
+
+def test_no_other_place_has_numbers_of_the_formulas() -> None:
+    """A number in the formulas of the plan would be a second source of costs."""
+    text = (ROOT / "csrc" / "cuda" / "plan.cpp").read_text()
+    formulas = text[text.index("double chain("):text.index("Storage backward_storage(")]
+    code = re.sub(r"//.*", "", formulas)
+    assert "costs.forward_step" in code and re.findall(r"(?<![\w.])\d+\.?\d*", code) == ["0"]

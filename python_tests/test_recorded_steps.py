@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from lsnn_ext import ALIF, LIF, LSNN, State
-from lsnn_ext.models import MODELS
+from lsnn_ext.models import MODELS, own_values
 from lsnn_ext.modules import recurrent
 from steps import I, N, flat, inputs, needs_prepared_layers
 
 pytestmark = needs_prepared_layers
 T, B = 12, 3
 DELAYS = torch.randint(0, 3, (N, N), generator=torch.Generator().manual_seed(0))
-OTHERS = {**ALIF._paper, "threshold": 0.1}
+OTHERS = {**own_values("lsnn", "ALIF"), "threshold": 0.1, "p": 0.1, "q": 0.1, "sigma": 0.3}
 LAYERS: dict[str, Callable[[], Any]] = {
     "ALIF": lambda: ALIF(I, N),
     "float64": lambda: ALIF(I, N, dtype=torch.float64),
@@ -281,7 +281,8 @@ def test_second_derivatives_are_refused() -> None:
     layer = _layer("learned")
     x = inputs(4, B, I).requires_grad_()
     loss = _in_steps(layer, x, None)[0].sum()
-    for leaf in (x, layer.weight_hh_l0, layer.tau_mem_l0):
+    tau = layer.get_parameter("parametrizations.tau_mem_l0.original")
+    for leaf in (x, layer.weight_hh_l0, tau):
         first, = torch.autograd.grad(loss, [leaf], create_graph=True)
         with pytest.raises(RuntimeError, match="one derivative"):
             first.square().sum().backward()
@@ -337,7 +338,8 @@ def test_copies_after_steps() -> None:
         got = _outputs(other)
         assert torch.equal(got, want)
         got.sum().backward()
-        assert layer.weight_hh_l0.grad is None and bool(other.tau_mem_l0.grad.any())
+        tau = other.get_parameter("parametrizations.tau_mem_l0.original")
+        assert layer.weight_hh_l0.grad is None and bool(tau.grad.any())
 
 
 def test_modes_take_turns() -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, LSNNState, State
+from lsnn_ext.models import own_values
 from steps import I, N, agree, assert_equal, flat, inputs, needs_prepared_layers, prepared
 
 
@@ -23,10 +24,11 @@ LAYERS: dict[str, Callable[[], Any]] = {
     "ALIF-batch-first": lambda: ALIF(I, N, batch_first=True, tau_adapt=torch.linspace(20, 300, N)),
     "ALIF-delays": lambda: ALIF(I, N, num_layers=2, delay=_each_delay()),
     "ALIF-learned": lambda: ALIF(I, N, learn=("tau_mem", "tau_adapt", "beta", "threshold")),
-    "ALIF-adlif": lambda: ALIF(I, N, **{**ALIF._paper, "dynamics": "adlif", "threshold": 0.1}),
+    "ALIF-adlif": lambda: ALIF(I, N, **{**own_values("lsnn", "ALIF"), "dynamics": "adlif",
+                                            "threshold": 0.1, "p": 0.2, "q": 0.5}),
     "ALIF-aligned": lambda: ALIF(I, 64, surrogate="arctan", dampening=0.5),
     "LIF": lambda: LIF(I, N),
-    "LIF-norse": lambda: LIF(I, N, **{**LIF._paper, "dynamics": "norse_lif", "refractory": 0}),
+    "LIF-norse": lambda: LIF(I, N, dynamics="norse_lif", threshold=0.01),
 }
 
 

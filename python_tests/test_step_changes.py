@@ -9,17 +9,21 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, prune
+from torch.nn.utils import parametrizations, parametrize, prune
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lsnn_ext import ALIF, LSNN, State
+from lsnn_ext.modules.parametrizations import Clamp
 from steps import I, N, assert_equal, inputs, needs_prepared_layers
+
+# a number itself, and one that is computed of what is stored
+LEARN = {"tau_mem": "plain", "tau_adapt": "log"}
 
 
 @pytest.fixture
 def layer() -> ALIF:
     torch.manual_seed(1)
-    return ALIF(I, N, learn=("tau_mem",))
+    return ALIF(I, N, learn=LEARN)
 
 
 def _fused(layer: ALIF) -> None:
@@ -37,7 +41,7 @@ def _optimizer(layer: ALIF) -> None:
 
 
 def _load(layer: ALIF, **how: Any) -> None:
-    layer.load_state_dict(ALIF(I, N, tau_mem=7.0, learn=("tau_mem",)).state_dict(), **how)
+    layer.load_state_dict(ALIF(I, N, tau_mem=7.0, learn=LEARN).state_dict(), **how)
 
 
 def _through_numpy(layer: ALIF) -> None:
@@ -71,6 +75,12 @@ CHANGES: dict[str, Callable[[ALIF], Any]] = {
     "input-weights": lambda layer: layer.weight_ih_l0.data.neg_(),
     "bias": lambda layer: layer.bias_ih_l0.data.add_(0.1),
     "tau": lambda layer: layer.tau_mem_l0.data.fill_(5.0),
+    "logarithm": lambda layer: layer.parametrizations.tau_adapt_l0.original.data.sub_(2),
+    "learned-set": lambda layer: setattr(layer, "tau_adapt_l0", torch.tensor(30.0)),
+    "learned-no-more": lambda layer: (
+        parametrize.remove_parametrizations(layer, "tau_adapt_l0"), layer.tau_adapt_l0.fill_(9)),
+    "two-parametrizations": lambda layer: parametrize.register_parametrization(
+        layer, "tau_adapt_l0", Clamp(1.0, 30.0)),
     "threshold": lambda layer: layer.threshold_l0.fill_(0.05),
     "optimizer": lambda layer: torch.enable_grad()(_optimizer)(layer),
     "fused-optimizer": _fused,
@@ -118,7 +128,7 @@ def test_parametrized(name: str, layer: ALIF) -> None:
 
 
 def test_functional_call_and_transforms(layer: ALIF) -> None:
-    other, x = ALIF(I, N, learn=("tau_mem",)), inputs(4, 2, I)
+    other, x = ALIF(I, N, learn=LEARN), inputs(4, 2, I)
     given = {name: p.detach().clone() for name, p in other.named_parameters()}
     with torch.no_grad():
         want, mine = other(x)[0], layer(x)[0]

@@ -16,11 +16,11 @@ VERSION = f"torch {torch.__version__}"
 
 
 def test_transforms() -> None:
-    found: list[tuple[bool, int, bool]] = []
+    found: list[tuple[bool, bool, bool]] = []
 
     def look(x: torch.Tensor) -> torch.Tensor:
-        found.append((internals.is_transforming(), internals.gradient_transforms(),
-                      internals.is_batched(x)))
+        found.append((internals.is_transforming(), internals.is_batched(x),
+                      internals.wants_gradient(x)))
         return x.square().sum()
 
     x = torch.ones(3)
@@ -28,8 +28,31 @@ def test_transforms() -> None:
     torch.func.grad(look)(x)
     torch.func.grad(lambda x: torch.func.grad(look)(x).sum())(x)
     torch.func.vmap(look)(x)
-    assert found == [(False, 0, False), (True, 1, False), (True, 2, False),
-                     (True, 0, True)], VERSION
+    torch.func.vmap(torch.func.grad(look))(x)
+    torch.func.grad(lambda x: torch.func.vmap(look)(x).sum())(x)
+    torch.func.vmap(look)(x.requires_grad_())
+    assert found == [(False, False, False), (True, False, True), (True, False, True),
+                     (True, True, False), (True, True, True), (True, True, True),
+                     (True, True, True)], VERSION
+
+
+def test_batches_of_gradients() -> None:
+    found: list[bool] = []
+
+    class Looks(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: object, g: torch.Tensor) -> torch.Tensor:
+            found.append(internals.is_legacy_batched(g))
+            return g
+
+    x = torch.ones(3, requires_grad=True)
+    torch.autograd.grad(Looks.apply(x), x, torch.ones(3))
+    torch.autograd.grad(Looks.apply(x), x, torch.eye(3), is_grads_batched=True)
+    assert found == [False, True], VERSION
 
 
 def test_forward_mode() -> None:
@@ -92,7 +115,7 @@ def test_backward_passes() -> None:
     assert internals.backward_pass() < 0, VERSION
 
 
-def test_batches_of_gradients() -> None:
+def test_a_gradient_is_batched() -> None:
     seen: list[bool] = []
     x = torch.ones(2, requires_grad=True)
     y = x * 2
@@ -166,3 +189,26 @@ def test_they_stand_in_one_file() -> None:
              for name in _private(ast.parse(path.read_text()))}
     assert not found
     assert len(set(_private(ast.parse((PACKAGE / "_torch_internals.py").read_text())))) > 5
+
+
+class _Kept(torch.autograd.Function):
+    """Twice its input, which it saves."""
+
+    @staticmethod
+    def forward(ctx, x):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x)
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, g):  # type: ignore[no-untyped-def]
+        return 2 * g + 0 * ctx.saved_tensors[0]
+
+
+def test_freed_graphs() -> None:
+    x = torch.ones(3, requires_grad=True)
+    for retain in (True, False):
+        y = _Kept.apply(x).unsqueeze(0)
+        assert not internals.was_freed(y), VERSION
+        y.sum().backward(retain_graph=retain)
+        assert internals.was_freed(y) != retain, VERSION
+    assert not internals.was_freed(x) and not internals.was_freed(2 * x), VERSION

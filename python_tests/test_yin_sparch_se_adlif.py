@@ -62,6 +62,24 @@ def test_srnn(dtype: torch.dtype, arguments: dict[str, Any], loop: bool) -> None
     assert torch.equal(layer(x)[0], layer.mem)
 
 
+def test_srnn_from_spikes_that_are_none() -> None:
+    """Some of the programs begin with random numbers in place of spikes, and learn through them."""
+    torch.manual_seed(2)
+    theirs = _spike_rnn().double()
+    _fill(theirs, 2.0)
+    layer, x = yin.SRNN.from_original(theirs), _input(DOUBLE, T, B, I)
+    first = uniform(0, 1, B, N, seed=8).requires_grad_()
+
+    def run(side: Any) -> dict[str, Tensor]:
+        side.set_neuron_state(B)
+        side.mem, side.spike = 0.5 * first, first
+        spikes = side(x)[1] if side is layer else torch.stack([side(x_t)[1] for x_t in x])
+        return {"spikes": spikes, "b": side.b}
+
+    assert_equal(lambda: run(theirs), lambda: run(layer),
+                 {"x": x, "first": first, **dict(theirs.named_parameters())}, 1e-12)
+
+
 @pytest.mark.parametrize("kind", ["G", "linear", "slayer"])
 def test_surrogates_of_srnn(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = yin._shape("", kind, 0.25, 0.75)

@@ -2,10 +2,14 @@
 
     python -m bench.gpu                     everything, within eight minutes
     python -m bench.gpu --minutes 20        with time for every point and every sanitizer
+    python -m bench.gpu --dry-run           all that needs no card, on a machine with nvcc
 
 It uses the packages of this Python and neither pip nor a network. Steps that fail hide none of the
 others; the exit status is 0 if nothing failed and all that had to run has run, 1 otherwise, and 2
-without a card.
+without a card, or in a dry run without nvcc.
+
+A dry run builds everything that a card would need, for one architecture, and starts every program
+and every stage, each of which has to say that it finds no device. It fails where one is missing.
 """
 import argparse
 import datetime
@@ -21,6 +25,7 @@ from bench.gpu import suite
 from bench.gpu.report import Report
 from bench.gpu.steps import Outcome, Processes, Runner, run_stages
 
+RESULTS = "bench/results"
 SPARE = 10  # seconds for asking the card, the report and the plots
 TAIL = 40  # lines of the output of a failed step that are shown
 
@@ -34,27 +39,33 @@ def main(arguments: list[str] | None = None, runner: Runner | None = None,
     parser = argparse.ArgumentParser("python -m bench.gpu", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=positive, default=8.0, help="for everything (default: 8)")
-    parser.add_argument("--out", type=Path, default=Path("bench/results"),
-                        help="folder for CSV, plots and summary")
+    parser.add_argument("--out", type=Path, help="folder for CSV, plots, summary and the output of "
+                        f"what failed (default: {RESULTS}, in a dry run {suite.WORK}/dry)")
+    parser.add_argument("--dry-run", action="store_true", help="all that needs no card")
     given = parser.parse_args(arguments)
     start = time.monotonic()
+    out: Path = given.out or (suite.ROOT / suite.WORK / "dry" if given.dry_run else Path(RESULTS))
+    if given.dry_run and not cards.find_tool("nvcc"):
+        print("bench.gpu: no nvcc, so nothing was built; put it on PATH or name it in CUDA_HOME")
+        return 2
     try:
-        card = card or cards.find()
+        card = suite.STAND_IN if given.dry_run else card or cards.find()
     except cards.NoCard as reason:
         print(f"bench.gpu: no card, so nothing was run: {reason}")
         return 2
-    print(f"{card.name}, driver {card.driver or 'unknown'}, torch {card.torch} with CUDA "
-          f"{card.cuda}", flush=True)
+    print(card.name if given.dry_run else f"{card.name}, driver {card.driver or 'unknown'}, torch "
+          f"{card.torch} with CUDA {card.cuda}", flush=True)
     rows, primitives = suite.ROOT / suite.ROWS, suite.ROOT / suite.PRIMITIVES
     for path in (rows, primitives):
         path.parent.mkdir(exist_ok=True)
         path.unlink(missing_ok=True)
-    empty = Report(card, f"python -m bench.gpu --minutes {given.minutes:g}",
-                   datetime.date.today().isoformat())
+    minutes = suite.DRY_LIMIT / 60 if given.dry_run else given.minutes
+    what = "--dry-run" if given.dry_run else f"--minutes {minutes:g}"
+    empty = Report(card, f"python -m bench.gpu {what}", datetime.date.today().isoformat())
 
     # after every stage: what is known is kept if the rest is cut off
     def write(outcomes: list[Outcome]) -> None:
-        empty.read(outcomes, rows, primitives).write(given.out)
+        empty.read(outcomes, rows, primitives).write(out)
 
     processes = Processes(suite.ROOT, rows.parent / "logs")
 
@@ -66,8 +77,8 @@ def main(arguments: list[str] | None = None, runner: Runner | None = None,
                                                                         signal.SIGTERM)}
     try:
         outcomes = run_stages(
-            suite.stages(card), runner or processes,
-            60 * given.minutes - SPARE - (time.monotonic() - start),
+            suite.dry_stages() if given.dry_run else suite.stages(card), runner or processes,
+            60 * minutes - SPARE - (time.monotonic() - start),
             workers=max(1, (os.cpu_count() or 1) // 2), say=lambda text: print(text, flush=True),
             after=write)
     finally:
@@ -79,7 +90,7 @@ def main(arguments: list[str] | None = None, runner: Runner | None = None,
             print("\n".join(outcome.output.splitlines()[-TAIL:]))
     final = empty.read(outcomes, rows, primitives)
     print(f"\n{final.markdown()}")
-    for path in [*final.write(given.out), *final.plots(given.out)]:
+    for path in [*final.write(out), *final.plots(out)]:
         print(f"wrote {path}")
     bad = [outcome.name for outcome in outcomes if outcome.bad]
     print(f"bench.gpu: {'FAILED: ' + ', '.join(bad) if bad else 'passed'}; "

@@ -12,6 +12,7 @@ from bench.contestants import OURS
 from bench.gpu.card import Card
 from bench.gpu.layers import Row
 from bench.gpu.steps import Outcome
+from bench.machine import without_paths
 from bench.measure import PASSES
 from bench.page import markdown, write_csv
 from bench.plots import plot_rates, plot_times, rated_yardsticks
@@ -49,13 +50,24 @@ class Report:
                        primitives=[each for each in csv.DictReader(lines) if all(each.values())])
 
     def write(self, out: Path) -> list[Path]:
-        """The CSV, where anything was measured, and the summary; the files that were written."""
+        """The CSVs, where anything was measured, the summary, and the output of what failed; the
+        files that were written."""
         out.mkdir(parents=True, exist_ok=True)
         card, paths = self.card, []
         facts = {"card": card.name, "driver": card.driver or "unknown", "torch": card.torch,
                  "cuda": card.cuda, "date": self.date, "command": self.command}
         if self.rows:
             paths.append(write_csv(out / f"{card.slug}.csv", facts, Row, self.rows))
+        if self.primitives:
+            paths.append(out / f"{card.slug}-primitives.csv")
+            with paths[-1].open("w", newline="") as file:
+                table = csv.DictWriter(file, list(self.primitives[0]), lineterminator="\n")
+                table.writeheader()
+                table.writerows(self.primitives)
+        for outcome in self.outcomes:
+            if outcome.state in ("failed", "late") and outcome.output:
+                paths.append(out / f"{card.slug}-{outcome.name.replace(' ', '-')}.log")
+                paths[-1].write_text(without_paths(outcome.output))
         paths.append(out / f"{card.slug}.md")
         paths[-1].write_text(self.markdown() + "\n")
         return paths

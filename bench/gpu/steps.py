@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,9 +34,21 @@ class Step:
     environment: dict[str, str] = field(default_factory=dict)
     needs: tuple[str, ...] = ()  # steps that must have passed
     required: bool = True  # whether the whole has failed when there was no time for it
+    noted: bool = False  # what it finds is noted, and the whole has not failed by it
     skip: str = ""  # why it cannot run on this machine
-    proof: str = ""  # a pattern in what it prints, without which exit status 0 is no pass
+    status: int = 0  # of a pass
+    proof: str = ""  # a pattern in what it prints, without which this exit status is no pass
     read: Callable[[str], str] = last_line  # the note, from what it printed
+    # Exit status and a pattern in what it prints where it finds no device; None: it needs none.
+    without_device: tuple[int, str] | None = None
+    dry: Sequence[Sequence[str]] = ()  # what a dry run starts; none: the commands themselves
+
+    def in_dry_run(self, limit: float) -> "Step":
+        """The same where it finds no device, and passes by saying so; limit: seconds."""
+        status, proof = self.without_device or (self.status, self.proof)
+        hidden = {"CUDA_VISIBLE_DEVICES": ""}  # also on a machine that has one
+        return replace(self, commands=self.dry or self.commands, limit=limit, status=status,
+                       proof=proof, environment=self.environment | hidden)
 
 
 @dataclass(frozen=True)
@@ -58,7 +70,8 @@ class Outcome:
     def bad(self) -> bool:
         """Whether the whole has failed by this: whatever was found wrong, and what had to be seen
         but was not."""
-        return self.state == "failed" or (self.step.required and self.state != "passed")
+        return not self.step.noted and (
+            self.state == "failed" or (self.step.required and self.state != "passed"))
 
 
 # A step and its seconds -> exit status, None when it was stopped at its limit, and what it printed.
@@ -119,8 +132,8 @@ def _run_one(step: Step, end: float, passed: set[str], runner: Runner, clock: Ca
                        seconds, output)
     # one that skips all it has to do also ends with status 0
     proved = re.search(step.proof, output) is not None
-    return Outcome(step, "passed" if status == 0 and proved else "failed", step.read(output),
-                   seconds, output)
+    return Outcome(step, "passed" if status == step.status and proved else "failed",
+                   step.read(output), seconds, output)
 
 
 class Processes:

@@ -13,15 +13,33 @@ ROOT = Path(__file__).resolve().parents[2]
 WORK = "build-gpu"  # everything that is made on the way, from the root
 TESTS = "test_kernels_cuda"  # the target of the C++ tests, which no build makes unless it is named
 RAN = r"test_kernels: [1-9]\d* runs"  # what they say when they have run
+NO_GPU = 2, r"test_kernels: no GPU, so nothing was run"  # and where there is none
+STAND_IN = Card("no card, a dry run", (9, 0), 132, "", "", "")
+QUICK = ("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0", "-DCMAKE_CUDA_FLAGS_DEBUG=-O0",
+         "-DCMAKE_CUDA_FLAGS=-Xptxas=-O0")
+DRY_LIMIT = 3600.0  # seconds of a step of a dry run, whose builds may have one processor
 ROWS, PRIMITIVES = f"{WORK}/rows.jsonl", f"{WORK}/primitives.csv"
 DESIGNS = ("block", "gather", "step", "cluster")
-SANITIZERS = ("memcheck", "racecheck", "synccheck")
+# racecheck is the last and is only noted: it knows nothing of words that carry their own proof of
+# arrival, and may take a reader that waits for one for a race.
+SANITIZERS = ("memcheck", "synccheck", "racecheck")
 # Under a sanitizer a kernel runs some 10 to 100 times slower: 17 steps reach into a second chunk,
 # and that is enough.
 SMALL = "T=17 "
 
+# An argument names the folder of a compiled part that is to take the place of the installed one.
 _HAS_CUDA = """
-import sys
+import importlib.util, sys
+from pathlib import Path
+import torch
+for path in (found for folder in sys.argv[1:] for found in Path(folder).glob("lsnn_ext/_C.*")):
+    spec = importlib.util.spec_from_file_location("lsnn_ext._C", path)
+    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    break
+else:
+    if len(sys.argv) > 1:
+        sys.exit("the build has made no compiled part")
 from lsnn_ext import _ops
 cuda = getattr(_ops._C, "cuda", None)
 if cuda is None:
@@ -35,9 +53,12 @@ def designs(card: Card) -> list[str]:
     return [name for name in DESIGNS if name != "cluster" or card.capability >= (9, 0)]
 
 
-def stages(card: Card, tool: Callable[[str], str | None] = find_tool) -> list[list[Step]]:
-    """Stages of steps; those of one stage may run side by side, so timings stand alone."""
-    program = f"{WORK}/tests/{TESTS}"
+def stages(card: Card, tool: Callable[[str], str | None] = find_tool,
+           dry: bool = False) -> list[list[Step]]:
+    """Stages of steps; those of one stage may run side by side, so timings stand alone. dry: in
+    folders of their own, and nothing is optimized, as nobody waits for the kernels."""
+    work = f"{WORK}/dry" if dry else WORK
+    program = f"{work}/tests/{TESTS}"
     folder = os.path.dirname(tool("nvcc") or "")
     environment = {"PATH": os.pathsep.join(filter(None, (folder, os.environ.get("PATH", ""))))}
     no_pytest = importlib.util.find_spec("pytest") is None
@@ -48,27 +69,45 @@ def stages(card: Card, tool: Callable[[str], str | None] = find_tool) -> list[li
                    "python_tests/test_cuda.py"]
         return Step(name, [[*command, *selection]], 150, 30, {"LSNN_DESIGN": design},
                     needs=("build",), read=_pytest_line, skip="pytest is not installed" if no_pytest
-                    else "", proof=r"[1-9]\d* passed")
+                    else "", proof=r"[1-9]\d* passed",
+                    without_device=(0, r"(?m)^(?!.*(?:failed|passed|error)).*\b[1-9]\d* skipped"))
+
+    def sanitized(check: str) -> list[Step]:
+        started = [sanitizer or "", "--tool", check, "--error-exitcode", "9", program, SMALL]
+        return [Step(f"{check} {design}", [started], 90, 10, {"LSNN_DESIGN": design},
+                     needs=("build of the C++ tests",), required=False, noted=check == "racecheck",
+                     read=_sanitizer_line, proof=RAN, without_device=NO_GPU,
+                     dry=([sanitizer or "", "--version"], [program, SMALL]),
+                     skip="" if sanitizer else "compute-sanitizer is not installed")
+                for design in designs(card)]
 
     return [
-        _builds(card, environment, folder),
+        _builds(card, environment, folder, work, QUICK if dry else ()),
         [Step(f"C++ tests {design}", [[program]], 90, 15, {"LSNN_DESIGN": design},
-              needs=("build of the C++ tests",), proof=RAN) for design in designs(card)],
-        [Step("primitives", [[f"{WORK}/primitives", PRIMITIVES]], 30, 5,
-              needs=("build of the primitives",), required=False)],
+              needs=("build of the C++ tests",), proof=RAN, without_device=NO_GPU)
+         for design in designs(card)],
+        [Step("primitives", [[f"{work}/primitives", PRIMITIVES]], 30, 5,
+              needs=("build of the primitives",), required=False,
+              without_device=(2, "primitives: no CUDA device"))],
         [pytest("Python tests", "", "python_tests/test_cuda_torch.py"),
          *(pytest(f"Python tests {design}", design) for design in designs(card))],
         [Step("timings", [[sys.executable, "-m", "bench.gpu.layers", "--seconds", "{seconds}",
-                           "--rows", ROWS]], 170, 50, needs=("build",))],
-        [Step(f"{check} {design}", [[sanitizer or "", "--tool", check, "--error-exitcode", "9",
-                                     program, SMALL]], 90, 10, {"LSNN_DESIGN": design},
-              needs=("build of the C++ tests",), required=False, read=_sanitizer_line,
-              skip="" if sanitizer else "compute-sanitizer is not installed",
-              proof=RAN) for check in SANITIZERS for design in designs(card)],
+                           "--rows", ROWS]], 170, 50, needs=("build",),
+              without_device=(2, "bench.gpu.layers: .* sees no CUDA device"))],
+        [step for check in SANITIZERS if check != "racecheck" for step in sanitized(check)],
+        sanitized("racecheck"),
     ]
 
 
-def _builds(card: Card, environment: dict[str, str], folder: str) -> list[Step]:
+def dry_stages() -> list[list[Step]]:
+    """The same for a card that is not there: every build, and every program and stage started, each
+    of which must say that it finds no device."""
+    return [[step.in_dry_run(DRY_LIMIT) for step in stage]
+            for stage in stages(STAND_IN, dry=True)]
+
+
+def _builds(card: Card, environment: dict[str, str], folder: str, work: str,
+            quick: tuple[str, ...]) -> list[Step]:
     """For this card's architecture alone, which is quick; without pip and without a network."""
     python, half = sys.executable, str(max(1, (os.cpu_count() or 2) // 2))
     nvcc = f"{folder}/nvcc" if folder else "nvcc"
@@ -77,22 +116,24 @@ def _builds(card: Card, environment: dict[str, str], folder: str) -> list[Step]:
     extension = environment | {
         "LSNN_BUILD": "require", "MAX_JOBS": half,
         "LSNN_CMAKE_ARGS": " ".join([os.environ.get("LSNN_CMAKE_ARGS", ""), architecture,
-                                     *compiler]).strip()}
+                                     *compiler, *quick]).strip()}
     source = "bench/gpu/primitives.cu"
+    extend = [python, "setup.py", "--quiet", "build_ext", "--build-temp", f"{work}/python"]
     return [
         # A build folder of its own: that of `make build` may belong to another torch, or to none
         # with CUDA.
-        Step("build", [[python, "setup.py", "--quiet", "build_ext", "--inplace", "--build-temp",
-                        f"{WORK}/python"],
-                       [python, "-c", _HAS_CUDA]], 300, 60, extension),
+        # A dry run leaves the compiled part that is in use alone.
+        Step("build", [[*extend, "--inplace"], [python, "-c", _HAS_CUDA]], 300, 60, extension,
+             dry=([*extend, "--build-lib", f"{work}/lib"],
+                  [python, "-c", _HAS_CUDA, f"{work}/lib"])),
         Step("build of the C++ tests",
-             [["cmake", "-S", ".", "-B", f"{WORK}/tests", "-G", "Ninja", "-DLSNN_TESTS=ON",
-               architecture, *compiler],
-              ["cmake", "--build", f"{WORK}/tests", "--target", TESTS, "-j", half]],
+             [["cmake", "-S", ".", "-B", f"{work}/tests", "-G", "Ninja", "-DLSNN_TESTS=ON",
+               architecture, *compiler, *quick],
+              ["cmake", "--build", f"{work}/tests", "--target", TESTS, "-j", half]],
              300, 60, environment),
         Step("build of the primitives",
              [[nvcc, "-std=c++20", "-O3", f"-arch=sm_{card.architecture}", "-o",
-               f"{WORK}/primitives", source]],
+               f"{work}/primitives", source]],
              120, 10, environment, required=False),
     ]
 

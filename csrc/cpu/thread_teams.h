@@ -11,16 +11,24 @@
 namespace lsnn::cpu {
 namespace {
 
+// How many teams of how many threads, how long the first waits for the others, and whether the
+// first tasks are the longest.
+struct Formation {
+  int64_t teams, members;
+  std::chrono::microseconds patience{200};  // a sleeping thread arrives after some ten
+  bool descending = false;
+};
+
 // The scheduler of the caller may run bodies one after the other, so a team consists of the threads
 // that came in time. Who comes later goes away again: the others have shared out the neurons among
 // themselves.
 class Team {
  public:
-  // Runs body(member) on this thread, if it is early enough to be one of `wanted` members.
-  template <class F> void join(int64_t wanted, const ScratchBytes& bytes,
+  // Runs body(member) on this thread, if it is early enough to be one of the members.
+  template <class F> void join(const Formation& how, const ScratchBytes& bytes,
                                const Interrupt& interrupt, const F& body) {
     const int64_t index = state_.fetch_add(1);
-    if (index == 0) return lead(wanted, bytes, interrupt, body);
+    if (index == 0) return lead(how, bytes, interrupt, body);
     if (index & closed) return;
     while (!members_.load(std::memory_order_acquire)) std::this_thread::yield();
     if (members_ > 0) run(index, bytes, interrupt, body);
@@ -33,12 +41,10 @@ class Team {
   Barrier barrier_;
   void* scratch_ = nullptr;
 
-  template <class F> void lead(int64_t wanted, const ScratchBytes& bytes,
+  template <class F> void lead(const Formation& how, const ScratchBytes& bytes,
                                const Interrupt& interrupt, const F& body) {
     using Clock = std::chrono::steady_clock;
-    // A sleeping thread arrives after some ten microseconds.
-    for (const auto end = Clock::now() + std::chrono::microseconds(200);
-         state_ < wanted && Clock::now() < end;)
+    for (const auto end = Clock::now() + how.patience; state_ < how.members && Clock::now() < end;)
       std::this_thread::yield();
     const int64_t members = state_.fetch_or(closed);
     try {
@@ -63,12 +69,6 @@ class Team {
   }
 };
 
-// How many teams of how many threads, and whether the first tasks are the longest.
-struct Formation {
-  int64_t teams, members;
-  bool descending = false;
-};
-
 // body(task, member) for each task, on all members of one team.
 template <class F>
 void in_teams(Parallel parallel, const Formation& how, int64_t tasks, const ScratchBytes& bytes,
@@ -77,7 +77,7 @@ void in_teams(Parallel parallel, const Formation& how, int64_t tasks, const Scra
   std::atomic<int64_t> next{0};
   each(parallel, how.teams * how.members, [&](int64_t i) {
     const int64_t team = i / how.members;
-    teams[team].join(how.members, bytes, parallel.interrupt, [&](const Member& member) {
+    teams[team].join(how, bytes, parallel.interrupt, [&](const Member& member) {
       // Of neighbours, as the scheduler may give them, one thread would have the longest of all.
       const int64_t first = how.descending && how.members == 1 ? next++ : team;
       for (int64_t task = first; task < tasks; task += how.teams) body(task, member);
@@ -120,8 +120,12 @@ inline Formation formation(Parallel parallel, int64_t tasks, const Layer& l, con
   auto teams_of = [&](int64_t members) {
     return std::max<int64_t>(1, std::min(tasks, parallel.threads / members));
   };
-  if (const int64_t requested = l.options.team_size)
-    return {requested > 1 ? teams_of(requested) : tasks, std::min(requested, units)};
+  if (const int64_t requested = l.options.team_size) {
+    Formation how{requested > 1 ? teams_of(requested) : tasks, std::min(requested, units)};
+    // On a busy machine too it is the team that was asked for, where the threads are there.
+    if (parallel.threads >= how.teams * how.members) how.patience = std::chrono::seconds(1);
+    return how;
+  }
   constexpr double worth_asking_ns = 500;  // as long as the slowest barrier
   constexpr double waking_ns = 50e3;  // until all threads have arrived
   if (parallel.threads <= tasks || units < 2 || work.ns < worth_asking_ns ||

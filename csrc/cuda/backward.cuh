@@ -51,8 +51,9 @@ template <class T> struct ClusterGradients {
                                            int N) const {
     for (int n = group.thread; n < N; n += group.threads) {
       uint64_t x;
+      unsigned polls = 0;
       while ((uint32_t)((x = load_relaxed(inbox + number % 2 * NP + n)) >> 32) != number)
-        poll_again();
+        poll_again(polls);
       row[n] = (T)__uint_as_float((uint32_t)x);
     }
     group.sync();

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "../platform.h"
+#include "driver.h"
 #include "plan.h"
 
 #if LSNN_NVCC
@@ -49,6 +50,15 @@ struct Launch {
 
 #if LSNN_NVCC  // ----------------------------------------------------------------------------- CUDA
 
+inline std::string no_device(cudaError_t error) {
+  int needed = 0, driver = 0;
+  cudaRuntimeGetVersion(&needed);
+  cudaDriverGetVersion(&driver);  // 0 where there is none
+  const bool too_old = error == cudaErrorInsufficientDriver || driver / 1000 < needed / 1000;
+  return "no CUDA device: " +
+         (too_old ? driver_too_old(needed, driver) : cudaGetErrorString(error));
+}
+
 LSNN_DEVICE unsigned char* shared_memory() {
   extern __shared__ __align__(128) unsigned char lsnn_shared[];
   return lsnn_shared;
@@ -91,14 +101,26 @@ LSNN_DEVICE void store_relaxed(uint64_t* p, uint64_t x) {
   asm volatile("st.relaxed.cluster.u64 [%0], %1;" ::"l"(p), "l"(x) : "memory");
 #endif
 }
+// p: of the block's own shared memory.
 LSNN_DEVICE uint64_t load_relaxed(const uint64_t* p) {
   uint64_t x = 0;
 #if LSNN_CLUSTERS
-  asm volatile("ld.relaxed.cluster.u64 %0, [%1];" : "=l"(x) : "l"(p) : "memory");
+  asm volatile("ld.relaxed.cluster.shared::cta.u64 %0, [%1];"
+               : "=l"(x)
+               : "r"((unsigned)__cvta_generic_to_shared(p))
+               : "memory");
 #endif
   return x;
 }
-LSNN_DEVICE void poll_again() {}
+// A loop that waits for another block's store and has looked `polls` times: gives way when that
+// takes longer than an exchange does. Builds for tests give up, as a mistake in the protocol must
+// not hang a GPU.
+LSNN_DEVICE void poll_again(unsigned& polls) {
+  if (++polls > 64) __nanosleep(32);
+#ifdef LSNN_MOST_POLLS
+  if (polls > LSNN_MOST_POLLS) __trap();
+#endif
+}
 #if LSNN_CLUSTERS
 LSNN_DEVICE unsigned cluster_rank() { return cooperative_groups::this_cluster().block_rank(); }
 LSNN_DEVICE void cluster_sync() { cooperative_groups::this_cluster().sync(); }
@@ -111,32 +133,66 @@ LSNN_DEVICE void cluster_sync() {}
 template <class X> LSNN_DEVICE X* peer(X* own, unsigned) { return own; }
 #endif
 
+inline int device_attribute(cudaDeviceAttr which) {
+  int device = 0, value = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&value, which, device);
+  if (error != cudaSuccess) {
+    cudaGetLastError();  // the error does not stay behind
+    throw std::runtime_error(no_device(error));
+  }
+  return value;
+}
+
+// What a launch is asked for, ready for the runtime. The kernel is allowed all the shared memory
+// that there is, always: where it was allowed what this launch needs, another thread of the host
+// that launches it for a larger layer could find it lowered.
+class Configuration {
+ public:
+  template <class Kernel> Configuration(const Launch& l, Kernel* kernel) {
+    const void* function = reinterpret_cast<const void*>(kernel);
+    if (l.shared > 48 << 10)
+      error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                   device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
+    if (error == cudaSuccess && l.cluster > 8)
+      error = cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+    attribute_.id = cudaLaunchAttributeClusterDimension;
+    attribute_.val.clusterDim = {(unsigned)l.cluster, 1, 1};
+    config.gridDim = dim3((unsigned)l.blocks);
+    config.blockDim = dim3((unsigned)l.threads);
+    config.dynamicSmemBytes = (size_t)l.shared;
+    config.stream = static_cast<cudaStream_t>(l.stream);
+    config.attrs = &attribute_;
+    config.numAttrs = l.cluster > 1;
+  }
+  Configuration(const Configuration&) = delete;  // config points into it
+
+  cudaError_t error = cudaSuccess;
+  cudaLaunchConfig_t config{};
+
+ private:
+  cudaLaunchAttribute attribute_{};
+};
+
 template <class Job> void launch(const char* what, const Launch& l, void (*kernel)(Job),
                                  const Job& job) {
-  auto check = [&](cudaError_t error) {
-    // the error does not stay behind
-    if (error != cudaSuccess) {
-      cudaGetLastError();
-      fail(what, l, cudaGetErrorString(error));
-    }
-  };
-  if (l.shared > 48 << 10)
-    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                               cudaFuncAttributeMaxDynamicSharedMemorySize, (int)l.shared));
-  if (l.cluster > 8)
-    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                               cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim = {(unsigned)l.cluster, 1, 1};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3((unsigned)l.blocks);
-  config.blockDim = dim3((unsigned)l.threads);
-  config.dynamicSmemBytes = (size_t)l.shared;
-  config.stream = static_cast<cudaStream_t>(l.stream);
-  config.attrs = &attribute;
-  config.numAttrs = l.cluster > 1;
-  check(cudaLaunchKernelEx(&config, kernel, job));
+  const Configuration c(l, kernel);
+  const cudaError_t error =
+      c.error == cudaSuccess ? cudaLaunchKernelEx(&c.config, kernel, job) : c.error;
+  if (error == cudaSuccess) return;
+  cudaGetLastError();
+  fail(what, l, cudaGetErrorString(error));
+}
+// How many clusters of such a launch the device can have at once; 0 where it says that there are
+// none.
+template <class Job> int clusters_at_once(const Launch& l, void (*kernel)(Job)) {
+  const Configuration c(l, kernel);
+  int n = 0;
+  if (c.error == cudaSuccess &&
+      cudaOccupancyMaxActiveClusters(&n, kernel, &c.config) == cudaSuccess)
+    return n;
+  cudaGetLastError();
+  return 0;
 }
 inline void clear(void* p, int64_t bytes, void* stream) {
   const cudaError_t error = cudaMemsetAsync(p, 0, (size_t)bytes, static_cast<cudaStream_t>(stream));
@@ -145,24 +201,19 @@ inline void clear(void* p, int64_t bytes, void* stream) {
         throw std::runtime_error(std::string("clearing memory: ") + cudaGetErrorString(error));
 }
 
+// Without the clusters, which depend on a kernel.
 inline Device device_limits() {
-  auto check = [](cudaError_t error) {
-    if (error != cudaSuccess)
-      cudaGetLastError(),
-          throw std::runtime_error(std::string("no CUDA device: ") + cudaGetErrorString(error));
-  };
+  const int capability = 10 * device_attribute(cudaDevAttrComputeCapabilityMajor) +
+                         device_attribute(cudaDevAttrComputeCapabilityMinor);
+  return {capability, device_attribute(cudaDevAttrMultiProcessorCount),
+          device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin),
+          device_attribute(cudaDevAttrClusterLaunch) ? 8 : 1};
+}
+inline uint64_t counted_launches() { return 0; }
+inline int device_index() {
   int device = 0;
-  check(cudaGetDevice(&device));
-  auto attribute = [&](cudaDeviceAttr which) {
-    int value = 0;
-    check(cudaDeviceGetAttribute(&value, which, device));
-    return value;
-  };
-  const int capability = 10 * attribute(cudaDevAttrComputeCapabilityMajor) +
-                         attribute(cudaDevAttrComputeCapabilityMinor);
-  return {capability, attribute(cudaDevAttrMultiProcessorCount),
-          attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin),
-          attribute(cudaDevAttrClusterLaunch) ? 8 : 1};
+  cudaGetDevice(&device);
+  return device;
 }
 
 #else  // ----------------------------------------------------------------------------- the emulator
@@ -188,7 +239,7 @@ template <class Q, class X> LSNN_DEVICE void store_whole(X* p, const Q& q) {
 }
 LSNN_DEVICE void store_relaxed(uint64_t* p, uint64_t x) { emulator::store_relaxed(p, x); }
 LSNN_DEVICE uint64_t load_relaxed(const uint64_t* p) { return emulator::load_relaxed(p); }
-LSNN_DEVICE void poll_again() { emulator::yield(); }
+LSNN_DEVICE void poll_again(unsigned&) { emulator::yield(); }
 LSNN_DEVICE unsigned cluster_rank() { return cooperative_groups::this_cluster().block_rank(); }
 LSNN_DEVICE void cluster_sync() { cooperative_groups::this_cluster().sync(); }
 template <class X> LSNN_DEVICE X* peer(X* own, unsigned rank) {
@@ -205,8 +256,16 @@ template <class Job> void launch(const char* what, const Launch& l, void (*kerne
     fail(what, l, error.what());
   }
 }
-inline void clear(void* p, int64_t bytes, void*) { std::memset(p, 0, (size_t)bytes); }
+inline void clear(void* p, int64_t bytes, void*) {
+  emulator::stats().launches++;  // as the host pays for one
+  std::memset(p, 0, (size_t)bytes);
+}
+inline uint64_t counted_launches() { return emulator::stats().launches; }
+template <class Job> int clusters_at_once(const Launch& l, void (*)(Job)) {
+  return (int)(l.blocks / l.cluster);
+}
 inline Device device_limits() { return emulated_device; }
+inline int device_index() { return 0; }
 
 #endif
 

@@ -15,10 +15,15 @@ struct BlockSpikes {
   Word* ring;
   int n_words;
 
+  // The words of a step, for whole warps.
+  struct Step {
+    const uint32_t* words;
+    __device__ __forceinline__ uint32_t operator()(int w) const { return words[w]; }
+  };
+
   __device__ __forceinline__ void begin_item() const {}
-  __device__ __forceinline__ void wait(int, uint32_t, int) const {}
-  __device__ __forceinline__ uint32_t word(int slot, int w) const {
-    return ring[slot * n_words + w];
+  __device__ __forceinline__ Step wait(int slot, uint32_t, int) const {
+    return {ring + slot * n_words};
   }
   // Eight lanes have the word, the first is lane 0 of 8.
   __device__ __forceinline__ void publish(int slot, int w, uint32_t word, uint32_t, int lane,
@@ -39,15 +44,28 @@ struct ClusterSpikes {
   Word* ring;
   int n_words;
 
+  // Lane w has kept words w and w + 32, each from the load that brought its number: the compiler
+  // may make two loads of one, and only of the same load are both halves of one store.
+  struct Step {
+    uint32_t kept[most_polled_words / 32];
+    __device__ __forceinline__ uint32_t operator()(int w) const {
+      return __shfl_sync(~0u, w < 32 ? kept[0] : kept[1], w % 32);
+    }
+  };
+
   // all have finished the item before
   __device__ __forceinline__ void begin_item() const { cluster_sync(); }
-  __device__ __forceinline__ void wait(int slot, uint32_t number, int lane) const {
-    for (int w = lane; w < n_words; w += 32)
-      while ((uint32_t)(load_relaxed(ring + slot * n_words + w) >> 32) != number) poll_again();
-    __syncwarp();
+  __device__ __forceinline__ uint32_t poll(int slot, uint32_t number, int w) const {
+    uint64_t x = 0;
+    unsigned polls = 0;
+    while (w < n_words && (uint32_t)((x = load_relaxed(ring + slot * n_words + w)) >> 32) != number)
+      poll_again(polls);
+    return (uint32_t)x;
   }
-  __device__ __forceinline__ uint32_t word(int slot, int w) const {
-    return (uint32_t)load_relaxed(ring + slot * n_words + w);
+  __device__ __forceinline__ Step wait(int slot, uint32_t number, int lane) const {
+    Step step{{poll(slot, number, lane), 0}};
+    if (n_words > 32) step.kept[1] = poll(slot, number, lane + 32);
+    return step;
   }
   __device__ __forceinline__ void publish(int slot, int w, uint32_t word, uint32_t number, int lane,
                                           int ranks) const {
@@ -102,15 +120,15 @@ template <class T, class W, class Spec, class Spikes, int C,
     }
   }
   __device__ __forceinline__ void add_events(Quad<T> (&sum)[C], const Cell (&cell)[C],
-                                             const W* rows, int slot) const {
-    auto word = [&](int w) { return spikes.word(slot, w); };
+                                             const W* rows,
+                                             const typename Spikes::Step& words) const {
     for (int w0 = 0; w0 < spikes.n_words; w0 += list_size / 32)
-      add_listed(sum, cell, rows, list_neurons(word, w0, spikes.n_words, group.lane(), list));
+      add_listed(sum, cell, rows, list_neurons(words, w0, spikes.n_words, group.lane(), list));
   }
-  // The same for spikes that are any number, z [N] in global memory.
+  // The same for spikes that are any number, z [N] in global memory or null: zeros.
   __device__ __forceinline__ void add_real(Quad<T> (&sum)[C], const Cell (&cell)[C], const W* rows,
                                            const T* z) const {
-    const int N = (int)job.f.layer.N;
+    const int N = z ? (int)job.f.layer.N : 0;
     for (int j0 = 0; j0 < N; j0 += 32) {
       const T mine = j0 + group.lane() < N ? z[j0 + group.lane()] : T(0);
       for (uint32_t some = __ballot_sync(~0u, mine != T(0)); some; some &= some - 1) {
@@ -168,8 +186,7 @@ template <class T, class W, class Spec, class Spikes, int C,
         else {
           int at = slot - 1 - delay;
           if (at < 0) at += slots;
-          spikes.wait(at, n0 + (uint32_t)past + 1, group.lane());
-          add_events(sum, cell, rows, at);
+          add_events(sum, cell, rows, spikes.wait(at, n0 + (uint32_t)past + 1, group.lane()));
         }
       }
 #pragma unroll

@@ -1,5 +1,4 @@
-// The product of the design `step` on the host, in the order of the CPU path: for the emulator and
-// for tests.
+// The product of the design `step` on the host, in the order of the CPU path: for the emulator.
 #pragma once
 #include "run.h"
 

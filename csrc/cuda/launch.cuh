@@ -12,13 +12,23 @@
 
 namespace lsnn::cuda {
 
-// Calls f(type of model) for each kernel that may have to do the work, see wrong_kernel. The
-// paper's network has kernels of its own in float, in the common shapes.
-template <class T, class F> void for_specs(bool both, const F& f) {
-  if constexpr (sizeof(T) == 4)
-    if (both) f(std::type_identity<PaperSpec>());
-  f(std::type_identity<GeneralSpec>());
-}
+// Which kernels may have to do the work, see wrong_kernel. The paper's network has kernels of its
+// own in float, in the common shapes.
+struct Candidates {
+  bool paper, general;
+
+  template <class T> static Candidates of(bool may_be_paper, const Plan& plan) {
+    if (sizeof(T) != 4 || !may_be_paper) return {false, true};
+    return {true, (plan.told.zero & no_terms) != no_terms};
+  }
+  bool both() const { return paper && general; }
+  // Calls f(type of model) for each of them.
+  template <class T, class F> void each(const F& f) const {
+    if constexpr (sizeof(T) == 4)
+      if (paper) f(std::type_identity<PaperSpec>());
+    if (general) f(std::type_identity<GeneralSpec>());
+  }
+};
 
 // ----------------------------------------------------------------------------------------- forward
 template <class T, class W> struct ForwardWorkspace {
@@ -40,10 +50,11 @@ template <class T, class W> void forward(const ForwardArgs& f, const Plan& plan,
   Arena arena(workspace);
   const ForwardWorkspace<T, W> own(arena, l, pass);
   if (l.B == 0) return;
-  pack<T, W>(l, f.first.r, own.packed, stream);
+  pack<T, W>(l, f.first.r, plan.told, own.packed, stream);
   pack_lengths(l, own.packed, stream);
   clear_after_end(f, own.packed, stream);
-  const ForwardJob<T> job{f, own.packed, pass.quads == 1 && sizeof(T) == 4 && is_aligned(f)};
+  const Candidates kernels = Candidates::of<T>(pass.quads == 1 && is_aligned(f), plan);
+  const ForwardJob<T> job{f, own.packed, kernels.both()};
   const Launch shape{pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared,
                      pass.shape.ranks, stream};
 
@@ -51,13 +62,14 @@ template <class T, class W> void forward(const ForwardArgs& f, const Plan& plan,
     ForwardStep<T> step{job, {own.state, Point::count(l)}, own.c, -1};
     const Launch points{pass.blocks, pass.shape.threads, 0, 1, stream};
     auto run = [&] {
-      for_specs<T>(job.both, [&](auto m) {
+      kernels.each<T>([&](auto m) {
         launch("forward, step", points, &forward_step_kernel<T, typename decltype(m)::type>, step);
       });
     };
     for (run(); ++step.t < l.longest(); run())
       for (int64_t d = 0; d < l.S; d++) {
         const int64_t past = step.t - 1 - l.delays[d];
+        if (past < 0 && !f.first.z) continue;
         const T* z = past < 0 ? (const T*)f.first.z + (-1 - past) * l.B * l.N
                               : (const T*)f.z + past * l.B * l.N;
         product.add(product.context, z, (const T*)own.packed.w + d * l.N * padded(l.N), false,
@@ -69,7 +81,7 @@ template <class T, class W> void forward(const ForwardArgs& f, const Plan& plan,
   if (pass.quads > 1)
     return launch("forward, gather", shape,
                   &forward_kernel<T, W, GeneralSpec, BlockSpikes, 4, false>, sequence);
-  for_specs<T>(job.both, [&](auto m) {
+  kernels.each<T>([&](auto m) {
     using Spec = typename decltype(m)::type;
     if (pass.design == Design::block)
       launch("forward, block", shape, &forward_kernel<T, W, Spec, BlockSpikes, 1, true>, sequence);
@@ -113,8 +125,8 @@ template <class T> void sum_partial(const char* what, const SumJob<T>& job, void
 }
 
 template <class T, class W>
-void backward_steps(const BackwardJob<T>& job, const Pass& pass, const BackwardWorkspace<T, W>& own,
-                    const Product& product, void* stream) {
+void backward_steps(const BackwardJob<T>& job, const Candidates& kernels, const Pass& pass,
+                    const BackwardWorkspace<T, W>& own, const Product& product, void* stream) {
   const Layer& l = job.f.layer;
   const int64_t threads = Point::count(l);
   const Launch points{pass.blocks, pass.shape.threads, 0, 1, stream};
@@ -124,13 +136,13 @@ void backward_steps(const BackwardJob<T>& job, const Pass& pass, const BackwardW
     steps.first = (int)first;
     steps.last = (int)last;
     steps.index = index;
-    for_specs<T>(job.both, [&](auto m) {
+    kernels.each<T>([&](auto m) {
       launch("backward, replay", points, &replay_kernel<T, typename decltype(m)::type>, steps);
     });
   };
   auto run = [&](int64_t t) {
     step.t = (int)t;
-    for_specs<T>(job.both, [&](auto m) {
+    kernels.each<T>([&](auto m) {
       launch("backward, step", points, &backward_step_kernel<T, typename decltype(m)::type>, step);
     });
   };
@@ -172,20 +184,20 @@ void backward(const BackwardArgs& f, const Plan& plan, void* workspace, const Pr
   Arena arena(workspace);
   const BackwardWorkspace<T, W> own(arena, f, plan);
   if (l.B > 0) {
-    pack<T, W>(l, f.first.r, own.packed, stream);
+    pack<T, W>(l, f.first.r, plan.told, own.packed, stream);
     pack_lengths(l, own.packed, stream);
     clear_after_end(f, own.packed, stream);
-    const BackwardJob<T> job{f, own.packed, own.sums,
-                             pass.quads == 1 && sizeof(T) == 4 && is_aligned(f)};
+    const Candidates kernels = Candidates::of<T>(pass.quads == 1 && is_aligned(f), plan);
+    const BackwardJob<T> job{f, own.packed, own.sums, kernels.both()};
     const Launch shape{pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared,
                        pass.shape.ranks, stream};
     const BackwardSequence<T> sequence{job, pass.shape, own.replayed};
-    if (pass.design == Design::step) backward_steps(job, pass, own, product, stream);
+    if (pass.design == Design::step) backward_steps(job, kernels, pass, own, product, stream);
     else if (pass.quads > 1)
       launch("backward, gather", shape,
              &backward_kernel<T, W, GeneralSpec, BlockGradients<T>, 4, false>, sequence);
     else
-      for_specs<T>(job.both, [&](auto m) {
+      kernels.each<T>([&](auto m) {
         using Spec = typename decltype(m)::type;
         if (pass.design == Design::block)
           launch("backward, block", shape, &backward_kernel<T, W, Spec, BlockGradients<T>, 1, true>,
@@ -235,15 +247,26 @@ template <class T, class W> int64_t workspace_of(const BackwardArgs& f, const Pl
   return counted.used;
 }
 
+// How many clusters of so many blocks can be on the device at once, when each block takes all that
+// a block may have: the kernel of the design `cluster` with the most registers.
+template <class T, class W> int clusters(int ranks, const Device& device) {
+  if constexpr (sizeof(T) != 4) return 0;
+  else
+    return clusters_at_once(
+        {(int64_t)device.teams(ranks) * ranks, most_threads_backward(true), device.shared, ranks},
+        &backward_kernel<T, W, GeneralSpec, ClusterGradients<T>, 1, true>);
+}
+
 // One row of these for each pair, filled in by its own file.
 struct Entry {
   int64_t (*forward_workspace)(const ForwardArgs&, const Plan&);
   int64_t (*backward_workspace)(const BackwardArgs&, const Plan&);
   void (*forward)(const ForwardArgs&, const Plan&, void*, const Product&, void*);
   void (*backward)(const BackwardArgs&, const Plan&, void*, const Product&, void*);
+  int (*clusters)(int ranks, const Device&);
 };
 template <class T, class W> inline constexpr Entry entry_of{
-    &workspace_of<T, W>, &workspace_of<T, W>, &forward<T, W>, &backward<T, W>};
+    &workspace_of<T, W>, &workspace_of<T, W>, &forward<T, W>, &backward<T, W>, &clusters<T, W>};
 extern const Entry entry_f64, entry_f32, entry_f32_bf16;
 
 }  // namespace lsnn::cuda

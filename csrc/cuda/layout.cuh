@@ -2,6 +2,7 @@
 // the device.
 #pragma once
 #include "../alif_math.h"
+#include "plan.h"
 #include "quad.cuh"
 #include "shared.h"
 
@@ -38,7 +39,8 @@ inline constexpr int delays_at_once = 64;
 template <class T, class W> struct PackJob {
   Layer layer;
   Packed<T> p;
-  const void* first_r;  // [B,N]
+  const void* first_r;  // [B,N] or null: zeros
+  Told told;
   int S0, n_delays;  // this launch packs delays [S0, S0 + n_delays)
   int delays[delays_at_once];
 };
@@ -56,38 +58,44 @@ template <class T, class W> __global__ void pack_kernel(PackJob<T, W> job) {
     static_cast<W*>(job.p.w)[job.S0 * N * NP + i] = W(x);
   }
   if (first < job.n_delays) job.p.delays[job.S0 + first] = job.delays[first];
-  if (job.S0) return;
+  // The flags are found by one block, which stores them: a word that blocks add to would have to be
+  // cleared by a launch of its own.
+  if (job.S0 || blockIdx.x) return;
 
   uint32_t flags = 0;
-  for (int64_t i = first; i < n_coefficients * NP; i += step) {
+  for (int64_t i = threadIdx.x; i < n_coefficients * NP; i += blockDim.x) {
     const int c = int(i / NP);
     const int64_t n = i % NP;
     // Neurons that do not exist never fire and divide nothing by 0.
-    const T x = n < N                      ? ((const T*)l.coefficients)[c * N + n]
-                : c == THETA || c == WIDTH ? T(1)
-                                           : T(0);
+    const T* of = (const T*)l.coefficients + n;
+    const T x = n >= N                         ? T(c == THETA || c == WIDTH)
+                : job.told.zero >> c & 1       ? T(0)
+                : job.told.complement >> c & 1 ? T(1) - of[(c == KAPPA ? ALPHA : RHO) * N]
+                                               : of[c * N];
     job.p.k[i] = x;
     if (x != T(0)) flags |= c == SIGMA ? +SYNAPSE : c == P ? +COUPLING : c == ETA ? +CURRENT : 0;
   }
-  for (int64_t i = first; i < l.B * N; i += step)
+#pragma unroll 4
+  for (int64_t i = threadIdx.x; job.first_r && i < l.B * N; i += blockDim.x)
     if (((const T*)job.first_r)[i] != T(0)) flags |= REFRACTORY;
-  if (flags) atomicOr(job.p.flags, flags);
+  uint32_t found = 0;
+#pragma unroll
+  for (uint32_t flag = SYNAPSE; flag <= REFRACTORY; flag *= 2)
+    if (__syncthreads_or(flags & flag)) found |= flag;
+  if (threadIdx.x == 0) *job.p.flags = found;
 }
 
-template <class T, class W> void pack(const Layer& l, const void* first_r, const Packed<T>& p,
-                                      void* stream) {
-  clear(p.flags, sizeof(uint32_t), stream);
-  PackJob<T, W> job{l, p, first_r, 0, 0, {}};
+template <class T, class W> void pack(const Layer& l, const void* first_r, const Told& told,
+                                      const Packed<T>& p, void* stream) {
+  PackJob<T, W> job{l, p, first_r, told, 0, 0, {}};
   // Once at least, for the coefficients and the flags.
   for (bool more = true; more; job.S0 += delays_at_once) {
     more = job.S0 + delays_at_once < l.S;
     job.n_delays = int(l.S - job.S0 < delays_at_once ? l.S - job.S0 : delays_at_once);
     for (int s = 0; s < job.n_delays; s++) job.delays[s] = (int)l.delays[job.S0 + s];
-    const int64_t most =
-        job.n_delays * l.N * padded(l.N) > l.B * l.N ? job.n_delays * l.N * padded(l.N) : l.B * l.N;
-    const int64_t blocks = (most + 1023) / 1024;
-    launch("packing the layer", {blocks < 1024 ? blocks : 1024, 256, 0, 1, stream},
-           &pack_kernel<T, W>, job);
+    const int64_t blocks = (job.n_delays * l.N * padded(l.N) + 1023) / 1024;
+    const int64_t some = blocks < 1 ? 1 : blocks < 1024 ? blocks : 1024;
+    launch("packing the layer", {some, 256, 0, 1, stream}, &pack_kernel<T, W>, job);
   }
 }
 
@@ -114,8 +122,10 @@ template <> struct Known<GeneralSpec> {
 
 // The kernels made for the paper's network take for granted that the layer is aligned, too: whole
 // quads on their boundaries in every array, no traces. Whether they may do the work, as far as the
-// host can tell; the rest stands in the flags: then both kernels are launched, and the wrong one
-// returns at once, so that the host never waits for the device.
+// host can tell. Where it does not know that sigma, p and eta are 0, that stands in the flags: then
+// both kernels are launched, and the wrong one returns at once, so that the host never waits for
+// the device.
+inline constexpr unsigned no_terms = 1u << SIGMA | 1u << P | 1u << ETA;
 inline bool may_be_paper(const Layer& l, unsigned want) {
   return l.N % 4 == 0 &&
          PaperSpec::fits({l.model, l.surrogate, l.smooth, false, false, false, false, false, want});

@@ -81,10 +81,15 @@ template <class T> LSNN_DEVICE void store_state(void* p, const Layer& l, const C
   if (p) store((T*)p + cell.at(l, 0), q, cell.live);
 }
 
-// Past spikes before the sequence, z[t] with t < 0: [N] numbers of item b.
+// Past spikes before the sequence, z[t] with t < 0: [N] numbers of item b, or null: zeros.
 template <class T> LSNN_DEVICE const T* first_z(const State& first, const Layer& l, int64_t t,
                                                 int64_t b) {
-  return (const T*)first.z + ((-1 - t) * l.B + b) * l.N;
+  return first.z ? (const T*)first.z + ((-1 - t) * l.B + b) * l.N : nullptr;
+}
+template <class T> LSNN_DEVICE Quad<T> first_z_quad(const State& first, const Layer& l, int64_t t,
+                                                    const Cell& cell) {
+  const T* z = first_z<T>(first, l, t, cell.b);
+  return z ? load(z + cell.n, cell.live) : Quad<T>{};
 }
 
 // ----------------------------------------------------------------------------------------- forward
@@ -114,9 +119,9 @@ LSNN_DEVICE void store_last_state(const ForwardJob<T>& job, const Cell& cell, in
   store_state(last.r, l, cell, s.r);
   for (int64_t steps_back = 0; last.z && steps_back < l.D; steps_back++) {
     const int64_t t = length - 1 - steps_back;
-    const T* z =
-        t < 0 ? first_z<T>(job.f.first, l, t, cell.b) + cell.n : (const T*)job.f.z + cell.at(l, t);
-    store((T*)last.z + cell.at(l, steps_back), load(z, cell.live), cell.live);
+    const Quad<T> z = t < 0 ? first_z_quad<T>(job.f.first, l, t, cell)
+                            : load((const T*)job.f.z + cell.at(l, t), cell.live);
+    store((T*)last.z + cell.at(l, steps_back), z, cell.live);
   }
 }
 

@@ -1,8 +1,11 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <stdexcept>
+
+#include "costs.h"
 
 namespace lsnn::cuda {
 namespace {
@@ -56,7 +59,9 @@ Possible sequence_pass(Design design, const Device& device, const Layer& l, int 
     return impossible("a block owns " + std::to_string(4 * most_quads * limit.block) +
                       " neurons at most");
   const int64_t least = std::max<int64_t>(ceiling(lanes, 32 * p.quads) * 32, 32),
-                teams = std::max(device.sms / ranks, 1);
+                teams = device.teams(ranks);
+  if (teams == 0)
+    return impossible("the GPU has no room for a cluster of " + std::to_string(ranks) + " blocks");
   p.shape.slots = int(l.D + 1 + (design == Design::cluster && l.S ? l.delays[0] : 0));
   // Named barriers are 1 to 15; a group of one warp needs none. Items come in rounds of equal size.
   const int64_t most_groups = least == 32 && limit.group <= 32
@@ -91,6 +96,9 @@ Possible any_pass(Design design, const Device& device, const Layer& l, Storage s
   if (device.most_ranks < 2) return impossible("the GPU has no clusters");
   if (l.smooth) return impossible("smooth spikes are not sent between blocks");
   if (storage == Storage::f64) return impossible("it sends numbers of 32 bits");
+  if (l.S && words(l.N) > most_polled_words)
+    return impossible("it sends spikes of " + std::to_string(32 * most_polled_words) +
+                      " neurons at most");
   Possible last = impossible("");
   for (int ranks = 2; ranks <= device.most_ranks && ranks <= words(l.N); ranks *= 2) {
     last = sequence_pass(design, device, l, ranks, limit, shared);
@@ -104,7 +112,8 @@ Possible any_pass(Design design, const Device& device, const Layer& l, Storage s
 // The rows that one SM reads in a step, in bytes, and how many items it works on.
 struct Load { double items, bytes; };
 Load load(const Device& device, const Layer& l, Storage s, const Pass& p, double share) {
-  const double items = double(l.B) * p.shape.ranks / device.sms, at_hand = std::max(items, 1.0);
+  const double items = double(l.B) / std::max(device.teams(p.shape.ranks), 1),
+               at_hand = std::max(items, 1.0);
   const double row = double(padded(l.N)) * double(bytes_of_weight(s)) / p.shape.ranks;
   return {at_hand, at_hand * double(l.S) * share * double(l.N) * row};
 }
@@ -138,31 +147,40 @@ Possible backward_pass(Design design, const Device& device, const Layer& l, Stor
                   [&](const Shape& shape) { return backward_shared(l, s, shape, design); });
 }
 
-// Shared memory gives 128 bytes a cycle, rows from the second level cache 25 to 29; a step of the
-// chain takes 300 cycles forwards and 450 backwards, an exchange in a cluster 250, two launches of
-// the design `step` about 5 microseconds at 1.7 GHz. The chains are assumed, neither measured
-// nor counted in the machine code, and short.
+namespace {
+// Of a step but its rows. Items of a round hide each other's waiting; rounds follow each other.
+double chain(double step, const Load& at, const Pass& p) {
+  return step * std::ceil(at.items / p.shape.groups);
+}
+double step_cycles(const Device& device, const Layer& l) {
+  return costs.two_launches +
+         double(l.B * l.S) * double(l.N * l.N) / (costs.product_macs * device.sms);
+}
+}  // namespace
+
 double forward_cycles(const Device& device, const Layer& l, Storage s, const Pass& p,
                       const Activity& a) {
   const Load at = load(device, l, s, p, a.spikes);
+  const double steps = chain(costs.forward_step, at, p);
   switch (p.design) {
-    case Design::block: return 300 * std::max(1.0, at.items / 8) + at.bytes / 128;
-    case Design::gather: return 300 * std::max(1.0, at.items / 8) + at.bytes / 25;
-    case Design::cluster: return 300 * std::max(1.0, at.items / 8) + 250 + at.bytes / 128;
-    default: return 9000 + 2.0 * double(l.B * l.S) * double(l.N * l.N) / (256.0 * device.sms);
+    case Design::block: return steps + at.bytes / costs.shared_bytes;
+    case Design::gather: return steps + at.bytes / costs.l2_bytes;
+    case Design::cluster: return steps + costs.exchange + at.bytes / costs.shared_bytes;
+    default: return step_cycles(device, l);
   }
 }
 double backward_cycles(const Device& device, const Layer& l, Storage s, const Pass& p,
                        const Activity& a) {
   const Load at = load(device, l, s, p, a.active);
+  const double steps = chain(costs.backward_step, at, p);
   switch (p.design) {
-    case Design::block: return 450 * std::max(1.0, at.items / 8) + at.bytes / 128;
-    case Design::gather: return 450 * std::max(1.0, at.items / 8) + at.bytes / 25;
+    case Design::block: return steps + at.bytes / costs.shared_bytes;
+    case Design::gather: return steps + at.bytes / costs.l2_bytes;
     // Every block receives all numbers of its items, 8 bytes each, and reads them again.
     case Design::cluster:
-      return 450 * std::max(1.0, at.items / 8) + 250 + at.bytes / 128 +
-             (l.S ? at.items * 16 * double(l.N) / 21 : 0);
-    default: return 9000 + 2.0 * double(l.B * l.S) * double(l.N * l.N) / (256.0 * device.sms);
+      return steps + costs.exchange + at.bytes / costs.shared_bytes +
+             (l.S ? at.items * costs.inbox_bytes * double(l.N) / costs.inbox_rate : 0);
+    default: return step_cycles(device, l);
   }
 }
 

@@ -11,6 +11,16 @@ struct Device {
   int sms;         // SMs
   int64_t shared;         // shared memory that a block may have
   int most_ranks;         // blocks of a cluster, 1: none
+  // Clusters of 2, 4 and 8 blocks that are on the GPU at once, as the runtime says, which knows how
+  // many SMs of each part of the GPU are there; -1: not asked.
+  int clusters[3] = {-1, -1, -1};
+
+  // Blocks or clusters that are at work at the same time; 0: the GPU takes no such cluster.
+  int teams(int ranks) const {
+    const int most = sms / ranks > 1 ? sms / ranks : 1;
+    const int asked = ranks == 1 ? -1 : clusters[ranks == 2 ? 0 : ranks == 4 ? 1 : 2];
+    return asked < 0 || asked > most ? most : asked;
+  }
 };
 
 // Storage of numbers and weights.
@@ -23,21 +33,29 @@ LSNN_INLINE int64_t bytes_of_weight(Storage s) {
 // What the user expects of the layer; it chooses between the designs and changes no result.
 struct Activity {
   double spikes = 0.02;  // share of the neurons that fire in a step
-  double active = 0.3;   // share of the neurons that are active
+  double active = 0.3;  // share of the neurons that are active
+};
+
+// What the host knows of the coefficients, which then are taken for what is said here, whatever is
+// in memory; a bit each.
+struct Told {
+  unsigned zero = 0;  // 0 for every neuron; where these are sigma, p and eta no kernel has to look
+  unsigned complement = 0;  // kappa: 1 - alpha; q: 1 - rho
 };
 
 // How one direction is launched.
 struct Pass {
   Design design = Design::step;
-  int quads = 1;          // of a lane
+  int quads = 1;  // of a lane
   Shape shape{};
   int64_t blocks = 0;
-  int64_t shared = 0;     // of a block
+  int64_t shared = 0;  // of a block
 };
 struct Plan {
   Storage storage;
   Pass forward, backward;
-  WeightTiles tiles;      // of the weight gradient
+  WeightTiles tiles;  // of the weight gradient
+  Told told = {};
 };
 
 // The pass that a design would use, or why it cannot run this layer on this GPU. `l` needs T, B, N,

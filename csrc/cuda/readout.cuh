@@ -32,7 +32,7 @@ template <class T> __global__ void __launch_bounds__(leaky_threads)
   const Leak<T> leak = Leak<T>::of(f.k, T());
   const T* __restrict__ gp = (const T*)f.gp + c;
   T* __restrict__ gx = (T*)f.gx + c;
-  T of_p = ((const T*)f.gp_last)[c];
+  T of_p = f.gp_last ? ((const T*)f.gp_last)[c] : T(0);
 #pragma unroll 8
   for (int64_t t = f.T - 1; t >= 0; t--) {
     of_p = of_p + gp[t * f.n];

@@ -24,7 +24,7 @@ LSNN_DEVICE unsigned bits_of(const Cell& cell, uint32_t word) { return word >> c
 template <class T> LSNN_DEVICE Quad<T> spikes_at(const BackwardJob<T>& job, const Cell& cell,
                                                  int64_t t, unsigned fired) {
   const Layer& l = job.f.layer;
-  if (t < 0) return load(first_z<T>(job.f.first, l, t, cell.b) + cell.n, cell.live);
+  if (t < 0) return first_z_quad<T>(job.f.first, l, t, cell);
   if (l.smooth) return load((const T*)job.f.saved.z + cell.at(l, t), cell.live);
   return {{T(fired & 1), T(fired >> 1 & 1), T(fired >> 2 & 1), T(fired >> 3)}};
 }

@@ -24,6 +24,10 @@ void backward(const BackwardArgs&, const Plan&, void* workspace, const Product&,
 void leaky_forward(const LeakyForward&, Storage, void* stream);
 void leaky_backward(const LeakyBackward&, Storage, void* stream);
 
+// Launches of this thread of the host so far, memory that is cleared too; counted by the emulator
+// alone.
+uint64_t launches();
+
 // The current device. Throws std::runtime_error when there is none.
 Device current_device();
 

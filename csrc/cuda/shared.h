@@ -11,6 +11,7 @@ namespace lsnn::cuda {
 inline constexpr int most_threads_forward = 384;
 constexpr int most_threads_backward(bool rows_in_shared) { return rows_in_shared ? 384 : 256; }
 inline constexpr int list_size = 256;  // neurons that a warp's list may hold: those of 8 words
+inline constexpr int most_polled_words = 64;  // words of spikes that the lanes of a warp wait for
 
 LSNN_INLINE int64_t padded(int64_t n) { return (n + 3) / 4 * 4; }  // whole quads
 

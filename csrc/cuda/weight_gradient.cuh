@@ -85,11 +85,10 @@ template <class T> __global__ void __launch_bounds__(256, 1)
           if (i0 + i1 + i >= last) break;
           const int64_t past = at.t - 1 - delay;
           if (past < 0 || l.smooth) {  // spikes that are any number
-            const T* z = (past < 0 ? first_z<T>(f.first, l, past, at.b)
-                                   : (const T*)f.saved.z + (past * l.B + at.b) * l.N) +
-                         j0;
-            for (int j = 0; j < rows; j++)
-              if (z[j] != T(0)) add(j, z[j] * g[i]);
+            const T* z = past < 0 ? first_z<T>(f.first, l, past, at.b)
+                                  : (const T*)f.saved.z + (past * l.B + at.b) * l.N;
+            for (int j = 0; z && j < rows; j++)
+              if (z[j0 + j] != T(0)) add(j, z[j0 + j] * g[i]);
             continue;
           }
           const uint16_t* list = shared.list + (i1 + i) * list_size;

@@ -2,6 +2,7 @@
 #pragma once
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 
 #include "problem.h"
@@ -20,6 +21,17 @@ inline std::string differ(double got, double wanted) {
   char text[80];
   std::snprintf(text, sizeof text, " is %.17g, wanted %.17g", got, wanted);
   return text;
+}
+
+// The part of a table of cases that LSNN_CASES=k/n asks for: the k-th of n, k from 0.
+struct Part { size_t first = 0, of = 1; };
+inline Part requested_part() {
+  Part part;
+  const char* requested = std::getenv("LSNN_CASES");
+  if (!requested) return part;
+  const bool read = std::sscanf(requested, "%zu/%zu", &part.first, &part.of) == 2;
+  check(read && part.first < part.of, "LSNN_CASES: expected k/n, 0 <= k < n");
+  return read && part.of ? part : Part{};
 }
 
 // The outputs [from, to) bit for bit. NaN, the poison, equals nothing, so that this also finds what

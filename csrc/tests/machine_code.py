@@ -26,7 +26,7 @@ CUDA = Path(__file__).resolve().parents[1] / "cuda"
 BUDGET = Path(__file__).with_name("budget.csv")
 ARCH = "90"  # whose machine code is read
 # the paper's network; they keep everything in registers
-HOT = re.compile(r"\w+<float.*\bPaperModel\b")
+HOT = re.compile(r"\w+<float.*\bPaperSpec\b")
 
 
 class Figures(NamedTuple):
@@ -239,6 +239,8 @@ def main() -> int:
         if arguments.write:
             write_budget(compiler, found)
         wrong = list(over_budget(compiler, found))
+        if not any(HOT.match(kernel) for kernel, _ in found):
+            wrong.append(f"expected kernels whose names match {HOT.pattern}, found none")
         print(f"registers for sm_{', sm_'.join(archs)}:")
         for kernel in sorted({kernel for kernel, _ in found if HOT.match(kernel)}):
             figures_here = (found[kernel, arch] for arch in archs)

@@ -231,8 +231,7 @@ inline double input(const Case& c, int name, int64_t i) {
   return c.zero >> which & 1 ? 0 : turn * (low[which] + (high[which] - low[which]) * u);
 }
 
-// Memory that the kernels under test can use: on the heap, or where the GPU and the host both see
-// it. Each program has its own.
+// Memory of the host; each program has its own.
 void* allocate(size_t bytes);
 void release(void* p);
 struct Release {

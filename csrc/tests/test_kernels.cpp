@@ -7,36 +7,19 @@
 // forward, reverse and random. Another run must give the same bits.
 //
 // Arguments: a word that the name of a case must hold; LSNN_DESIGN names the only design to run.
-// LSNN_KERNEL_CASES=k/n takes the k-th of n parts of the table only, k from 0. The exit status is 0
+// LSNN_CASES=k/n takes the k-th of n parts of the table only, k from 0. The exit status is 0
 // if all that ran agreed, 1 if not, 2 without a GPU.
 #include <cstdlib>
 #include <cstring>
 
 #include "../cpu/run.h"
 #include "../cuda/device.h"
-#include "../cuda/host_product.h"
 #include "check.h"
+#include "device_memory.h"
 #include "leaky.h"
 #include "table.h"
 
 namespace lsnn::test {
-
-#if LSNN_NVCC
-inline void on_card(cudaError_t error) {
-  if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
-}
-void* allocate(size_t bytes) {
-  void* p = nullptr;
-  on_card(cudaMallocManaged(&p, bytes ? bytes : 1));
-  return p;
-}
-void release(void* p) { cudaFree(p); }
-void wait() { on_card(cudaDeviceSynchronize()); }
-#else
-void* allocate(size_t bytes) { return std::malloc(bytes ? bytes : 1); }
-void release(void* p) { std::free(p); }
-void wait() {}
-#endif
 
 namespace {
 
@@ -59,14 +42,8 @@ void set_order(int which) {
 #endif
 }
 
-template <class T> void add_product(void* context, const void* a, const void* w, bool transposed,
-                                    void* out) {
-  wait();
-  cuda::add_host_product<T>(context, a, w, transposed, out);
-}
-
 template <class T> struct Kernels {
-  const cuda::Plan plan;
+  cuda::Plan plan;
   bool save = true, save_bf16 = false;  // save_bf16: y is stored as bfloat16
 
   ForwardArgs forward_args(const Run<T>& r) const {
@@ -74,20 +51,23 @@ template <class T> struct Kernels {
     f.saved.y_is_bf16 = save_bf16;
     return f;
   }
-  void forward(const Run<T>& r) const {
-    const ForwardArgs f = forward_args(r);
-    cuda::Sizes sizes{r.c.B, r.c.N};
-    const Buffer<char> workspace = poisoned(cuda::forward_workspace(f, plan));
-    cuda::forward(f, plan, workspace.get(), {&add_product<T>, &sizes}, nullptr);
-    wait();
-  }
+  void forward(const Run<T>& r) const { run(r, forward_args(r), &cuda::forward); }
   void backward(const Run<T>& r) const {
     BackwardArgs f = r.backward_args();
     f.saved.y_is_bf16 = save_bf16;
-    cuda::Sizes sizes{r.c.B, r.c.N};
-    const Buffer<char> workspace = poisoned(cuda::backward_workspace(f, plan));
-    cuda::backward(f, plan, workspace.get(), {&add_product<T>, &sizes}, nullptr);
-    wait();
+    run(r, f, &cuda::backward);
+  }
+  int64_t workspace_of(const ForwardArgs& f) const { return cuda::forward_workspace(f, plan); }
+  int64_t workspace_of(const BackwardArgs& f) const { return cuda::backward_workspace(f, plan); }
+  template <class Args, class Pass> void run(const Run<T>& r, Args f, const Pass& pass) const {
+    ProductSizes sizes{r.c.B, r.c.N};
+    const Buffer<char> workspace = poisoned(workspace_of(f));
+    DeviceMemory device;
+    device.translate(f);
+    char* own = workspace.get();
+    device.translate(own);
+    pass(f, plan, own, {&add_product<T>, &sizes}, nullptr);
+    device.copy_back();
   }
   static Buffer<char> poisoned(int64_t bytes) {
     Buffer<char> b = buffer<char>(bytes);
@@ -173,19 +153,58 @@ template <class T> void run_case(const Case& c, const cuda::Device& device, Stor
   }
 }
 
+// A first state that is not there gives the bits of one of zeros, and coefficients that the kernels
+// are told, 0 or one less another, those of coefficients that they read.
+template <class T> void check_no_state(const Case& c, const cuda::Device& device, Storage storage,
+                                       int order, Design only) {
+  const std::initializer_list<Name> state = {v0, a0, i0, z0, r0};
+  const Run<T> zeros(c);
+  for (Name name : state) std::fill_n(zeros.b[name].get(), size_of(c, name), T(0));
+  for (int64_t n = 0; n < c.N; n++) {
+    zeros.b[k][KAPPA * c.N + n] = T(1) - zeros.b[k][ALPHA * c.N + n];
+    zeros.b[k][Q * c.N + n] = T(1) - zeros.b[k][RHO * c.N + n];
+  }
+  Case absent = c;
+  absent.absent |= set_of(v0, a0, i0, z0, r0, gv0, ga0, gi0, gz0);
+  for (int d = 1; d < n_designs; d++) {
+    const Design design = Design(d);
+    if (only != Design::automatic && only != design) continue;
+    Layer layer = zeros.layer();
+    layer.options.design = design;
+    if (!cuda::forward_pass(design, device, layer, storage).yes ||
+        !cuda::backward_pass(design, device, layer, storage).yes)
+      continue;
+    at_hand = std::string("no state, ") + design_names[d] + ", " + c.text();
+    Kernels<T> kernels{cuda::choose(device, layer, storage, {})};
+    set_order(order++);
+    const Run<T> wanted(zeros), got(absent);
+    std::copy_n(zeros.b[k].get(), size_of(c, k), got.b[k].get());
+    kernels.forward(wanted);
+    kernels.backward(wanted);
+    kernels.plan.told = {c.zero & ~(1u << Q), 1u << KAPPA | 1u << Q};
+    for (const Coefficient unread : {KAPPA, Q}) std::fill_n(&got.b[k][unread * c.N], c.N, T(NAN));
+    kernels.forward(got);
+    kernels.backward(got);
+    check_same("no state", got, wanted, z, n_names);
+    check_same_bits("no state", got, wanted);
+    n_runs++;
+    n_of[d]++;
+  }
+}
+
 // The leaky integrator, in every order of the threads.
 template <class T> void check_all_leaky(Storage storage) {
   int order = 0;
   for_leaky_sizes([&](int64_t steps, int64_t n, bool from_zero) {
     set_order(order++);
-    auto forward = [&](const LeakyForward& f) {
-      cuda::leaky_forward(f, storage, nullptr);
-      wait();
+    auto run = [&](auto f, const auto& kernel) {
+      DeviceMemory device;
+      device.translate(f);
+      kernel(f, storage, nullptr);
+      device.copy_back();
     };
-    auto backward = [&](const LeakyBackward& f) {
-      cuda::leaky_backward(f, storage, nullptr);
-      wait();
-    };
+    auto forward = [&](const LeakyForward& f) { run(f, &cuda::leaky_forward); };
+    auto backward = [&](const LeakyBackward& f) { run(f, &cuda::leaky_backward); };
     check_leaky<T>("CUDA", steps, n, from_zero, forward, backward);
     n_runs++;
   });
@@ -193,10 +212,7 @@ template <class T> void check_all_leaky(Storage storage) {
 
 int run(const char* word) {
   const char* requested = std::getenv("LSNN_DESIGN");
-  const char* part = std::getenv("LSNN_KERNEL_CASES");
-  size_t first = 0, step = 1;
-  check(!part || (std::sscanf(part, "%zu/%zu", &first, &step) == 2 && first < step),
-        "LSNN_KERNEL_CASES: expected k/n, 0 <= k < n");
+  const Part part = requested_part();
   Design only = Design::automatic;  // none: all of them
   const bool is_asked = requested && *requested;
   for (int d = 1; is_asked && d < n_designs; d++)
@@ -221,7 +237,7 @@ int run(const char* word) {
   turing.most_ranks = 1;
   turing.shared = 64 << 10;
   const std::vector<Case> all = kernel_table();
-  for (size_t i = first; i < all.size(); i += std::max<size_t>(step, 1)) {
+  for (size_t i = part.first; i < all.size(); i += part.of) {
     const Case& c = all[i];
     if (c.text().find(word) == std::string::npos) continue;
     const int order = int(i);
@@ -229,6 +245,8 @@ int run(const char* word) {
     run_case<float>(c, shape, i % 3 == 2 ? Storage::f32_bf16 : Storage::f32, order, only);
     if (i % 3 == 2) run_case<float>(c, device, Storage::f32, order + 1, only);
     if (c.N < 300) run_case<double>(c, device, Storage::f64, order + 2, only);
+    if (i % 5) continue;
+    check_no_state<float>(c, shape, i % 2 ? Storage::f32_bf16 : Storage::f32, order, only);
   }
   std::printf("test_kernels: %d runs", (int)n_runs);
   for (int d = 1; d < n_designs; d++) std::printf(", %s %d", design_names[d], (int)n_of[d]);

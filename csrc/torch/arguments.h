@@ -17,11 +17,14 @@
 namespace lsnn::binding {
 
 // A width that is no normal number has an infinite reciprocal, and no gradient: it is refused.
-template <class T> void check_coefficients(const T* k, int64_t N, double dampening) {
+template <class T>
+void check_coefficients(const T* k, int64_t N, double dampening, int64_t zero) {
   constexpr double least_width = std::numeric_limits<T>::min();
   for (int c = 0; c < n_coefficients; c++)
     for (int64_t n = 0; n < N; n++) {
       const double x = k[c * N + n];
+      LSNN_EXPECT(x == 0 || !(zero >> c & 1), "zero_coefficients: expected ", coefficient_names[c],
+                  " 0, got ", x, " at neuron ", n);
       const bool is_share = c == ALPHA || c == RHO || c == SIGMA, is_width = c == WIDTH;
       if (std::isfinite(x) && (!is_share || (x >= 0 && x <= 1)) && (!is_width || x >= least_width))
         continue;
@@ -106,6 +109,10 @@ inline Ints read_lengths(const Maybe& lengths, int64_t T, int64_t B) {
   return Ints(n, n + B);
 }
 
+inline cuda::Told told(const Constants& c) {
+  return {(unsigned)c.zero_coefficients, (unsigned)c.complements};
+}
+
 inline void check_choices(const Constants& c) {
   LSNN_EXPECT(c.dynamics >= 0 && c.dynamics < n_models, "dynamics must be a model from 0 to ",
               n_models - 1, ", got ", c.dynamics);
@@ -136,6 +143,8 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
     check_shape(*w_rec, "w_rec", by_delay ? Ints{S, N, N} : Ints{N, N});
   }
   check_choices(c);
+  LSNN_EXPECT(!c.complements || !has_cpu_kernels(like),
+              "complements: expected 0, as only the CUDA kernels make them, got ", c.complements);
   for (size_t i = 0; i < delays.size(); i++)
     LSNN_EXPECT(delays[i] >= 0 && (!i || delays[i] > delays[i - 1]),
                 "delays must ascend from 0 or more, got ", delays[i], " at place ", i);
@@ -168,8 +177,9 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
   LSNN_EXPECT(c.cutoff >= 0, "cutoff must be >= 0, got ", c.cutoff);
   // What lies on a GPU is not read here: the host would have to wait for it.
   if (coefficients.is_cpu()) {
-    if (wide) check_coefficients((const double*)data(h.coefficients), N, c.dampening);
-    else check_coefficients((const float*)data(h.coefficients), N, c.dampening);
+    const int64_t zero = c.zero_coefficients;
+    if (wide) check_coefficients((const double*)data(h.coefficients), N, c.dampening, zero);
+    else check_coefficients((const float*)data(h.coefficients), N, c.dampening, zero);
   }
   h.layer = {.T = T,
              .B = B,
@@ -193,16 +203,29 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
   return h;
 }
 
-// The state, contiguous; of a longer z the kernels read the first D steps, the newest.
+// The state, contiguous; of a longer z the kernels read the first D steps, the newest. None: zeros.
 struct StateHolder {
-  Tensor v, a, i, r, z;
+  Maybe v, a, i, r, z;
   State state() const {
     return {(void*)data(v), (void*)data(a), (void*)data(i), (void*)data(r), (void*)data(z)};
   }
 };
+// Zeros where `like` lies.
+inline Tensor zeros(const Tensor& like, const Ints& sizes) {
+  const Tensor t = empty(like, sizes, like.scalar_type());
+  Tensor written = t;
+  torch::stable::zero_(written);
+  return t;
+}
 inline StateHolder make_state(const Tensor& like, const char* of, const Layer& l,
                               const Tensors& state) {
-  LSNN_EXPECT(state.size() == 5, "state: expected five tensors v, a, i, r, z, got ", state.size());
+  if (state.empty()) {
+    if (!has_cpu_kernels(like)) return {};
+    const Tensor row = zeros(like, {l.B, l.N});
+    return {row, row, row, row, l.D == 1 ? row : zeros(like, {l.D, l.B, l.N})};
+  }
+  LSNN_EXPECT(state.size() == 5, "state: expected five tensors v, a, i, r, z, or none, got ",
+              state.size());
   const char* names[] = {"state.v", "state.a", "state.i", "state.r", "state.z"};
   for (int k = 0; k < 5; k++) check_like(state[k], names[k], like, of);
   for (int k = 0; k < 4; k++) check_shape(state[k], names[k], {l.B, l.N});

@@ -60,7 +60,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
               "y: expected the dtype of carry, or bfloat16");
   check_like_device(y, "y", carry, "carry");
   check_shape(y, "y", c.checkpoint ? Ints{0} : Ints{T, B, N});
-  check_shape(carry, "carry", {segments(T, every), 4, B, N});
+  check_shape(carry, "carry", {4 * segments(T, every), B, N});
   LSNN_EXPECT(bits.scalar_type() == ScalarType::Int, "bits must be int32");
   check_like_device(bits, "bits", carry, "carry");
   if (c.smooth) {
@@ -86,7 +86,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
   const ProjectionHolder in = x ? make_projection(*x, projection, l) : ProjectionHolder{};
   const ReadoutHolder out = make_readout(carry, "carry", readout, c.k_out, l);
   const int64_t O = out.readout.O, I = in.projection.I;
-  if (h.coefficients.is_cpu()) check_kappa(l, c.coefficient_gradients, type == ScalarType::Double);
+  if (h.coefficients.is_cpu() && !told(c).complement)
+    check_kappa(l, c.coefficient_gradients, type == ScalarType::Double);
   Maybe gz = g_spikes;
   if (gz) {
     check_like(*gz, "gradient of spikes", carry, "carry");
@@ -111,7 +112,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
   const bool is_by_delay = l.S && at(recurrence, 0)->dim() == 3;
   const bool want_in = I && (c.has(Gradient::w_in) || c.has(Gradient::bias)),
              want_bias = want_in && in.bias;
-  const bool want_out = O && c.has(Gradient::w_out), want_z = c.has(Gradient::z) || !on_cpu;
+  const bool has_state = !state.empty();
+  const bool want_out = O && c.has(Gradient::w_out),
+             want_z = has_state && (c.has(Gradient::z) || !on_cpu);
   const bool want_k = c.coefficient_gradients != 0;
   const Tensor g_current = empty_unless(want_current, {T, B, N}),
                gw = empty_unless(want_w, is_by_delay ? Ints{l.S, N, N} : Ints{N, N}),
@@ -119,8 +122,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
   const Tensor gw_in = empty_unless(want_in, {N, I}), gbias = empty_unless(want_bias, {N}),
                gw_out = empty_unless(want_out, {O, N}), gp0 = empty_unless(O, {B, O});
   Tensors g_first;
-  for (int k = 0; k < 3; k++) g_first.push_back(empty_unless(true, {B, N}));
-  const int64_t past = state.back().size(0);  // steps of z that were given, l.D or more
+  for (int k = 0; k < 3; k++) g_first.push_back(empty_unless(has_state, {B, N}));
+  // steps of z that were given, l.D or more
+  const int64_t past = has_state ? state.back().size(0) : 0;
   Tensor gz0 = empty_unless(want_z, {past, B, N});
   if (want_z && past > l.D) torch::stable::zero_(gz0);
   g_first.push_back(gz0);
@@ -152,9 +156,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
   f.gx = pointer_if(want_current, g_current);
   f.gw = pointer_if(want_w, gw);
   f.gcoefficients = pointer_if(want_k, gk);
-  f.gfirst = {.v = pointer_if(true, g_first[0]),
-              .a = pointer_if(true, g_first[1]),
-              .i = pointer_if(true, g_first[2]),
+  f.gfirst = {.v = pointer_if(has_state, g_first[0]),
+              .a = pointer_if(has_state, g_first[1]),
+              .i = pointer_if(has_state, g_first[2]),
               .r = nullptr,
               .z = pointer_if(want_z, gz0)};
   if (x) {
@@ -170,7 +174,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
   f.gp_last = data(gp_last);
   f.gw_out = pointer_if(want_out, gw_out);
   f.gp_first = pointer_if(O, gp0);
-  run(f, carry);
+  run(f, carry, told(c));
   const Tensor gx = I && want_current ? input_gradient(g_current, *in.w, *x) : g_current;
   return {gx, gw, gk, g_first, {gw_in, gbias}, {gw_out, gp0}};
 }

@@ -18,7 +18,9 @@ using Tensors = std::vector<Tensor>;
 // Whole numbers of a call. checkpoint: 0, or steps between two saved states, and y is computed
 // again in the backward pass. outputs, gradients: masks of the bits below. coefficient_gradients:
 // bit k for row k of the coefficients. allow_bf16: products of the backward pass may round to
-// bfloat16.
+// bfloat16. zero_coefficients: bit k, row k of the coefficients is 0, and where nobody can look, on
+// a GPU, it is taken for 0. complements, of kappa and q, for the CUDA kernels alone: kappa is not
+// read but 1 - alpha, q 1 - rho.
 #define LSNN_CONSTANTS(X)  \
   X(dynamics)              \
   X(surrogate)             \
@@ -28,7 +30,9 @@ using Tensors = std::vector<Tensor>;
   X(outputs)               \
   X(gradients)             \
   X(coefficient_gradients) \
-  X(allow_bf16)
+  X(allow_bf16)            \
+  X(zero_coefficients)     \
+  X(complements)
 // Real numbers of a call.
 #define LSNN_NUMBERS(X) \
   X(dampening)          \
@@ -99,6 +103,11 @@ inline Constants read_constants(const Ints& whole, const std::vector<double>& re
   LSNN_EXPECT(is_mask(c.coefficient_gradients, n_coefficients),
               "coefficient_gradients: expected a bit for each of ", +n_coefficients,
               " coefficients, got ", c.coefficient_gradients);
+  LSNN_EXPECT(is_mask(c.zero_coefficients, n_coefficients),
+              "zero_coefficients: expected a bit for each of ", +n_coefficients,
+              " coefficients, got ", c.zero_coefficients);
+  LSNN_EXPECT(!(c.complements & ~(1 << KAPPA | 1 << Q)),
+              "complements: expected bits of kappa and q, got ", c.complements);
   return c;
 }
 

@@ -2,7 +2,10 @@
 
 #include <dlfcn.h>
 
+#include <array>
 #include <cstdlib>
+#include <cstring>
+#include <optional>
 #include <type_traits>
 
 #include "../cpu/run.h"
@@ -64,13 +67,14 @@ void run_kernels(const BackwardArgs& f, const cuda::Plan& plan, void* workspace,
   cuda::backward(f, plan, workspace, product, stream);
 }
 
-template <class Args> void run_as_planned(const Args& f, const Tensor& like,
+template <class Args> void run_as_planned(const Args& f, const Tensor& like, const cuda::Told& told,
                                           const cuda::Product& product, void* stream) {
   const cuda::Device device = cuda::current_device();
   cuda::Storage storage = storage_of(like);
   if constexpr (std::is_same_v<Args, BackwardArgs>)
     storage = cuda::backward_storage(device, f.layer, storage);
-  const cuda::Plan plan = cuda::choose(device, f.layer, storage, {});
+  cuda::Plan plan = cuda::choose(device, f.layer, storage, {});
+  plan.told = told;
   const int64_t bytes = workspace_of(f, plan);
   const Tensor workspace = empty(like, {bytes}, ScalarType::Byte);
   run_kernels(f, plan, workspace.mutable_data_ptr(), product, stream);
@@ -95,7 +99,13 @@ void* current_stream(const Tensor& like) {
   return stream;
 }
 
-// out += a w by the library that torch uses.
+#endif
+
+#if defined(LSNN_CUDA_KERNELS) || defined(LSNN_EMULATOR)
+// out += a w by the library that torch uses; for the emulated kernels with LSNN_EMULATE=torch.
+// Through the
+// dispatcher: it takes no numbers through the stable interface, and so not addmm; linear with the
+// sums so far as its bias is the same product.
 struct TorchProduct {
   const Tensor& like;
   int64_t B, N;
@@ -106,26 +116,34 @@ struct TorchProduct {
                                     like.scalar_type());
   }
   static void add(void* context, const void* a, const void* w, bool transposed, void* out) {
-    static const auto addmm = torch_cuda_function<AOTITorchError (*)(
-        AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, double, double)>(
-        "aoti_torch_cuda_addmm_out");
+    using torch::stable::detail::from;
     const auto& self = *static_cast<const TorchProduct*>(context);
     const Tensor sum = self.view(out, self.B, self.N, false),
                  factor = self.view(a, self.B, self.N, false),
-                 weights = self.view(w, self.N, cuda::padded(self.N), transposed);
-    STABLE_TORCH_ERROR_CODE_CHECK(addmm(sum.get(), sum.get(), factor.get(), weights.get(), 1, 1));
+                 // linear() takes the weights transposed
+        weights = self.view(w, self.N, cuda::padded(self.N), !transposed);
+    std::array<StableIValue, 4> stack{from(factor), from(weights), from(std::optional<Tensor>(sum)),
+                                      from(sum)};
+    STABLE_TORCH_ERROR_CODE_CHECK(
+        torch_call_dispatcher("aten::linear", "out", stack.data(), TORCH_ABI_VERSION));
+    torch::stable::detail::to<Tensor>(stack[0]);
   }
 };
 #endif
 
-template <class Args> void run_where_it_lies(const Args& f, const Tensor& like) {
+template <class Args>
+void run_where_it_lies(const Args& f, const Tensor& like, [[maybe_unused]] const cuda::Told& told) {
   if (like.is_cpu()) {
 #ifdef LSNN_EMULATOR
     if (!has_cpu_kernels(like)) {
+      if (!std::strcmp(std::getenv("LSNN_EMULATE"), "torch")) {
+        TorchProduct product{like, f.layer.B, f.layer.N};
+        return run_as_planned(f, like, told, {&TorchProduct::add, &product}, nullptr);
+      }
       cuda::Sizes sizes{f.layer.B, f.layer.N};
       const bool wide = like.scalar_type() == ScalarType::Double;
       return run_as_planned(
-          f, like,
+          f, like, told,
           {wide ? &cuda::add_host_product<double> : &cuda::add_host_product<float>, &sizes},
           nullptr);
     }
@@ -135,7 +153,7 @@ template <class Args> void run_where_it_lies(const Args& f, const Tensor& like) 
 #ifdef LSNN_CUDA_KERNELS
   const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());
   TorchProduct product{like, f.layer.B, f.layer.N};
-  run_as_planned(f, like, {&TorchProduct::add, &product}, current_stream(like));
+  run_as_planned(f, like, told, {&TorchProduct::add, &product}, current_stream(like));
 #else
   LSNN_EXPECT(
       false,
@@ -151,8 +169,12 @@ bool has_cpu_kernels(const Tensor& like) {
 #endif
   return like.is_cpu();
 }
-void run(const ForwardArgs& f, const Tensor& like) { run_where_it_lies(f, like); }
-void run(const BackwardArgs& f, const Tensor& like) { run_where_it_lies(f, like); }
+void run(const ForwardArgs& f, const Tensor& like, const cuda::Told& told) {
+  run_where_it_lies(f, like, told);
+}
+void run(const BackwardArgs& f, const Tensor& like, const cuda::Told& told) {
+  run_where_it_lies(f, like, told);
+}
 
 namespace {
 

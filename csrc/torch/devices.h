@@ -6,8 +6,9 @@
 
 namespace lsnn::binding {
 
-void run(const ForwardArgs&, const Tensor& like);
-void run(const BackwardArgs&, const Tensor& like);
+// told: for the CUDA kernels.
+void run(const ForwardArgs&, const Tensor& like, const cuda::Told& told);
+void run(const BackwardArgs&, const Tensor& like, const cuda::Told& told);
 void run(const LeakyForward&, const Tensor& like);
 void run(const LeakyBackward&, const Tensor& like);
 

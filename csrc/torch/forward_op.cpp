@@ -8,8 +8,8 @@ namespace lsnn::binding {
 namespace {
 
 // x [T,B,N] is the current, or [T,B,I] the inputs of a projection; of inputs as bits nothing is
-// read but its shape and type. lengths [B]: the steps of each item, descending; none: T of each.
-// Results that are not asked for have the shape (0,).
+// read but its shape and type. state: none for zeros. lengths [B]: the steps of each item,
+// descending; none: T of each. Results that are not asked for have the shape (0,).
 std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
     Tensor x, Tensors state, Tensor coefficients, Maybes recurrence, Ints delays, Maybes projection,
     Maybes readout, Ints constants, std::vector<double> numbers, Ints options, Maybe lengths) {
@@ -59,7 +59,7 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
       empty(x, save_y ? Ints{T, B, N} : Ints{0}, save_bf16 ? ScalarType::BFloat16 : type);
   const Tensor bits = empty(x, keep_bits ? Ints{T, B, words(N)} : Ints{0}, ScalarType::Int);
   const Tensor smooth_z = empty_unless(save_z, {T, B, N});
-  const Tensor carry = empty_unless(save, {segments(T, every), 4, B, N});
+  const Tensor carry = empty_unless(save, {4 * segments(T, every), B, N});
 
   ForwardArgs f{};
   f.layer = l;
@@ -87,7 +87,7 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
   f.readout = out.readout;
   f.readout_p = pointer_if(O, p[0]);
   f.readout_last = pointer_if(O, p[1]);
-  run(f, x);
+  run(f, x, told(c));
   return {z, {v, a, i, r, last_z}, trace, p, {y, bits, smooth_z, carry}};
 }
 

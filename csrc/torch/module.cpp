@@ -2,10 +2,14 @@
 // *_op.cpp and *_ops.cpp, which lie in the same object.
 #include <pybind11/stl.h>
 
+#include <cstdlib>
+
 #include "../alif.h"
 #include "../cpu/block_cache.h"
 #include "../cpu/counters.h"
 #include "../cpu/run.h"
+#include "../cuda/driver.h"
+#include "../cuda/run.h"
 #include "boundary.h"
 #include "options.h"
 #include "plan_info.h"
@@ -97,7 +101,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("plan", &lsnn::binding::plan, lsnn::binding::plan_text, "T"_a, "B"_a, "N"_a,
         "delays"_a = std::vector<int64_t>{0}, "dtype"_a = "float32", "weights"_a = "",
         "smooth"_a = false, "spikes"_a = 0.02, "active"_a = 0.3, "device"_a = py::none(),
-        "options"_a = std::vector<int64_t>{});
+        "options"_a = std::vector<int64_t>{}, "clusters"_a = std::vector<int>{});
+  m.def("costs", &lsnn::binding::costs, lsnn::binding::costs_text);
   using lsnn::binding::Address, lsnn::binding::PreparedLayer;
   py::class_<PreparedLayer>(m, "PreparedLayer", lsnn::binding::prepared_layer_text)
       .def(py::init<bool, int64_t, std::vector<int64_t>, std::vector<double>, std::vector<int64_t>,
@@ -115,13 +120,19 @@ PYBIND11_MODULE(_C, m) {
       .def_property_readonly("row", &PreparedLayer::row)
       .def("run", &PreparedLayer::run, py::call_guard<py::gil_scoped_release>(),
            lsnn::binding::run_text, "T"_a, "B"_a, "current"_a, "first"_a, "last"_a, "spikes"_a);
+  m.def("driver_too_old", &lsnn::cuda::driver_too_old,
+        "What a build by this CUDA says of a driver for that one, 0: of none; 13000 is CUDA 13.0.",
+        "runtime"_a, "driver"_a);
 #ifdef LSNN_CUDA_KERNELS
   m.attr("cuda") =
-      py::dict("version"_a = LSNN_CUDA_VERSION, "architectures"_a = LSNN_CUDA_ARCHITECTURES);
+      py::dict("version"_a = LSNN_CUDA_VERSION, "architectures"_a = LSNN_CUDA_ARCHITECTURES,
+               "driver"_a = lsnn::cuda::oldest_driver(1000 * std::atoi(LSNN_CUDA_VERSION)));
 #else
   m.attr("cuda") = py::none();
 #endif
 #ifdef LSNN_EMULATOR
+  m.def("launches", &lsnn::cuda::launches,
+        "Launches of emulated kernels by this thread so far, memory that is cleared too.");
   m.attr("emulator") = true;
 #else
   m.attr("emulator") = false;

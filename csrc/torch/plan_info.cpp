@@ -2,6 +2,10 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <iterator>
+
+#include "../cuda/costs.h"
 #include "../cuda/run.h"
 #include "arguments.h"
 #include "devices.h"
@@ -48,6 +52,23 @@ Storage find_storage(const std::string& dtype, const std::string& weights) {
       dtype + "' with '" + weights + "'");
 }
 
+// In a sentence: why this design, given what was found for each.
+std::string reason(Design chosen, const Layer& l, const py::dict& considered) {
+  if (l.options.design != Design::automatic) return "it was asked for";
+  std::string others, impossible;
+  for (const auto& [name, found] : considered) {
+    const std::string design = py::cast<std::string>(name);
+    if (design == design_names[(int)chosen]) continue;
+    if (py::isinstance<py::str>(found))
+      impossible += "; not " + design + ", as " + py::cast<std::string>(found);
+    else
+      others += (others.empty() ? " before " : ", ") + design + " with " +
+                std::to_string((int64_t)py::cast<double>(found));
+  }
+  const auto cycles = (int64_t)py::cast<double>(considered[design_names[(int)chosen]]);
+  return "fewest cycles a step by the formulas, " + std::to_string(cycles) + others + impossible;
+}
+
 py::dict describe(const Pass& chosen, const Device& device, const Layer& l, Storage s,
                   const cuda::Activity& a,
                   cuda::Possible (*possible)(Design, const Device&, const Layer&, Storage),
@@ -67,14 +88,24 @@ py::dict describe(const Pass& chosen, const Device& device, const Layer& l, Stor
     else considered[design_names[i]] = p.why;
   }
   d["considered"] = considered;
+  d["why"] = reason(chosen.design, l, considered);
   return d;
 }
 
 }  // namespace
 
+py::dict costs() {
+  py::dict all;
+#define LSNN_SHOW_COST(name, number, unit, origin) \
+  all[#name] = py::make_tuple(cuda::costs.name, unit, origin);
+  LSNN_COSTS(LSNN_SHOW_COST)
+  return all;
+}
+
 py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
               const std::string& dtype, const std::string& weights, bool smooth, double spikes,
-              double active, const std::optional<std::string>& device_name, const Ints& options) {
+              double active, const std::optional<std::string>& device_name, const Ints& options,
+              const std::vector<int>& clusters_at_once) {
   if (T < 0 || B < 0 || N < 1 || !is_below(most_steps, {T}) || !is_below(most_steps, {B, N}) ||
       !is_below(offsets, {N, N}))
     throw std::invalid_argument(
@@ -85,7 +116,10 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
   for (size_t i = 1; i < delays.size(); i++)
     if (delays[i] <= delays[i - 1])
       throw std::invalid_argument("delays: expected ascending steps >= 0");
-  const Device device = find_device(device_name);
+  Device device = find_device(device_name);
+  if (clusters_at_once.size() > std::size(device.clusters))
+    throw std::invalid_argument("clusters: expected three numbers at most, of 2, 4 and 8 blocks");
+  std::copy(clusters_at_once.begin(), clusters_at_once.end(), device.clusters);
   const Storage storage = find_storage(dtype, weights);
   const cuda::Activity activity{spikes, active};
   Layer l{};
@@ -107,6 +141,10 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
   of_device["SMs"] = device.sms;
   of_device["shared memory"] = device.shared;
   of_device["blocks of a cluster"] = device.most_ranks;
+  py::dict clusters;
+  for (int ranks = 2; ranks <= device.most_ranks; ranks *= 2)
+    clusters[py::int_(ranks)] = device.teams(ranks);
+  of_device["clusters at once"] = clusters;
   d["device"] = of_device;
   d["requested"] = requested == Design::automatic ? py::object(py::none())
                                                   : py::str(design_names[(int)requested]);

@@ -29,8 +29,8 @@ PreparedLayer::PreparedLayer(bool is_wide, int64_t N, const std::vector<int64_t>
   LSNN_EXPECT((weights != 0) == !delays.empty(),
               "PreparedLayer: expected delays with weights, and none without");
   const int64_t size = wide ? 8 : 4, NP = cpu::padded(N);
-  if (wide) check_coefficients((const double*)given, N, c.dampening);
-  else check_coefficients((const float*)given, N, c.dampening);
+  if (wide) check_coefficients((const double*)given, N, c.dampening, 0);
+  else check_coefficients((const float*)given, N, c.dampening, 0);
   coefficients = copy(given, n_coefficients * N * size);
   if (weights) {
     w = copy(0, N * NP * size);

@@ -44,15 +44,17 @@ std::tuple<Tensor, Tensor> leaky_readout(Tensor x, std::optional<Tensor> p, doub
   return {all, last};
 }
 
-// g_p (T,B,O), g_last (B,O): gradients of both results -> those of x and p.
-std::tuple<Tensor, Tensor> leaky_readout_backward(Tensor g_p, Tensor g_last, double k) {
+// g_p (T,B,O), g_last (B,O) or none, which is zeros: gradients of both results -> those of x and p.
+std::tuple<Tensor, Tensor> leaky_readout_backward(Tensor g_p, std::optional<Tensor> g_last,
+                                                  double k) {
   check_rows(g_p, "g_p");
-  check_row(g_last, "g_last", g_p, "g_p");
+  if (g_last) check_row(*g_last, "g_last", g_p, "g_p");
   check_decay(k);
   const int64_t T = g_p.size(0), B = g_p.size(1), O = g_p.size(2);
-  const Tensor from = dense(g_p), of_last = dense(g_last),
-               gx = empty(g_p, {T, B, O}, g_p.scalar_type()),
+  const Tensor from = dense(g_p), gx = empty(g_p, {T, B, O}, g_p.scalar_type()),
                g_first = empty(g_p, {B, O}, g_p.scalar_type());
+  std::optional<Tensor> of_last = dense(g_last);
+  if (!of_last && has_cpu_kernels(g_p)) of_last = zeros(g_p, {B, O});
   LeakyBackward f{};
   f.T = T;
   f.n = B * O;
@@ -69,7 +71,7 @@ std::tuple<Tensor, Tensor> leaky_readout_backward(Tensor g_p, Tensor g_last, dou
 
 STABLE_TORCH_LIBRARY_FRAGMENT(lsnn, m) {
   m.def("leaky_readout(Tensor x, Tensor? p, float k) -> (Tensor p, Tensor last)");
-  m.def("leaky_readout_backward(Tensor g_p, Tensor g_last, float k) -> (Tensor x, Tensor p)");
+  m.def("leaky_readout_backward(Tensor g_p, Tensor? g_last, float k) -> (Tensor x, Tensor p)");
 }
 STABLE_TORCH_LIBRARY_IMPL(lsnn, CPU, m) {
   m.impl("leaky_readout", TORCH_BOX(&leaky_readout));

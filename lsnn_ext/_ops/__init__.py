@@ -17,6 +17,7 @@ from .load import (
     Numbers,
     Options,
     available,
+    compiled_code_runs,
     compiled_models,
     cpu_kernels,
     cpu_operators_take,
@@ -29,13 +30,15 @@ from .load import (
 )
 from .options import forced, forced_options
 from .readout import leaky_readout
+from .switch import reference_is_chosen, use_reference
 from .unequal import recurrence
 
 __all__ = [
     "DEVICES", "SCARCE_OUTPUTS", "Constants", "Numbers", "Options", "Outputs", "Settings",
-    "Tensors", "_C", "allows_bf16", "available", "compiled_models", "cpu_kernels", "forced",
-    "forced_options", "has", "leaky_readout", "linear", "load_error", "mask", "mostly_zero",
-    "cpu_operators_take", "recurrence", "reused", "reused_gradient", "solid",
+    "Tensors", "_C", "allows_bf16", "available", "compiled_code_runs", "compiled_models",
+    "cpu_kernels", "cpu_operators_take", "forced", "forced_options", "has", "leaky_readout",
+    "linear", "load_error", "mask", "mostly_zero", "recurrence", "reference_is_chosen", "reused",
+    "reused_gradient", "solid", "use_reference",
 ]
 
 

@@ -13,8 +13,16 @@ from torch import Tensor
 
 from .._bits import empty_carrier
 from .._once import only_once
-from .._torch_internals import below_autograd, gradient_transforms, is_forward_mode, is_transforming
+from .._torch_internals import (
+    below_autograd,
+    is_forward_mode,
+    is_legacy_batched,
+    is_transforming,
+    leave_graph_of_transforms,
+    wants_gradient,
+)
 from ..models import COEFFICIENTS
+from .batching import one_by_one
 from .load import _C, Constants, has, mask, solid
 
 
@@ -23,7 +31,7 @@ class Tensors(NamedTuple):
 
     # (T, B, N) the current, or (T, B, I) the inputs of w_in; only a carrier where there are x_bits
     x: Any
-    v: Any  # (B, N) the state before the first step, r and z below
+    v: Any  # (B, N) the state before the first step, r and z below; all five None: zeros
     a: Any
     i: Any
     r: Any
@@ -70,16 +78,6 @@ class Settings(NamedTuple):
     options: tuple[int, ...] = ()  # Options, or none
 
 
-def _refuse_second_derivative() -> None:
-    """torch.func.grad inside torch.func.grad records nothing that could raise later: the outer one
-    would get zeros."""
-    if torch.compiler.is_compiling():
-        return
-    if gradient_transforms() > 1:
-        raise RuntimeError("lsnn_ext: expected one derivative, got a second derivative, which "
-                           "spikes do not have")
-
-
 def transformed() -> bool:
     """Whether a transform of torch.func runs, or a compiler: they always record the backward
     pass."""
@@ -105,11 +103,12 @@ def _interruptible(op: Callable[..., Any], *args: Any) -> Any:
 
 def _lists(t: Tensors, settings: Settings) -> tuple[Any, ...]:
     """From the state on, the arguments that both operators have."""
+    state = [] if t.v is None else [t.v, t.a, t.i, t.r, t.z]
     recurrence = [t.w_rec, t.delay]
     projection = [t.w_in, t.bias, t.x_bits]
     readout = [t.w_out, t.p]
     return (
-        [t.v, t.a, t.i, t.r, t.z], t.coefficients, [solid(w) for w in recurrence],
+        state, t.coefficients, [solid(w) for w in recurrence],
         list(settings.delays), [solid(w) for w in projection], [solid(w) for w in readout],
     )
 
@@ -125,20 +124,28 @@ def _forward(t: Tensors, settings: Settings) -> Outputs:
     return Outputs(spikes, *state, *traces, *readout, *saved)
 
 
+def _link(t: Tensors) -> Tensor | None:
+    """Nothing of x, but of its graph: what a second derivative is noticed by, where x itself is not
+    saved."""
+    if torch.compiler.is_compiling() or t.w_in is not None or not wants_gradient(t.x):
+        return None
+    return t.x[:0].clone()
+
+
 class _Alif(torch.autograd.Function):
-    """Settings as tuples, then Tensors -> Outputs, differentiable."""
+    """Settings as tuples and a link, then Tensors -> Outputs, differentiable."""
 
     @staticmethod
     def forward(
         delays: tuple[int, ...], constants: tuple[int, ...], numbers: tuple[float, ...],
-        sparse_grad: bool, options: tuple[int, ...], *tensors: Tensor | None,
+        sparse_grad: bool, options: tuple[int, ...], link: Tensor | None, *tensors: Tensor | None,
     ) -> tuple[Tensor, ...]:
         settings = Settings(delays, Constants(*constants), numbers, sparse_grad, options)
         return tuple(_forward(Tensors(*tensors), settings))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        delays, constants, numbers, sparse_grad, options, *tensors = inputs
+        delays, constants, numbers, sparse_grad, options, link, *tensors = inputs
         t, out = Tensors(*tensors), Outputs(*output)
         ctx.settings = Settings(delays, Constants(*constants), numbers, sparse_grad, options)
         saved = out.y, out.bits, out.smooth_z, out.carry
@@ -146,24 +153,33 @@ class _Alif(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         if t.w_in is None and not ctx.settings.constants.checkpoint:
             t = t._replace(x=None)  # it is not read again
-        ctx.save_for_backward(*t, *saved)
+        ctx.save_for_backward(link, *t, *saved)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
+        """One call for each element, differentiable as that call is: weights of their own take
+        products of their own."""
+        return one_by_one(_Alif.apply)(info, in_dims, *args)
 
     @staticmethod
     def backward(ctx: Any, *g: Tensor | None) -> tuple[Tensor | None, ...]:
-        _refuse_second_derivative()
+        if not torch.compiler.is_compiling() and any(
+                one is not None and is_legacy_batched(one) for one in g):
+            raise RuntimeError("lsnn_ext: expected gradients of one result, got a batch of them "
+                               "(is_grads_batched=True); call the backward pass for each, or "
+                               "torch.func.vmap over torch.func.vjp")
+        saved = ctx.saved_tensors  # once: torch.utils.checkpoint computes them when they are read
         with torch.no_grad():
-            found = _Alif.gradients(ctx, Outputs(*g))  # type: ignore[arg-type]
-        gradients: tuple[Tensor | None, ...] = found
-        if torch.is_grad_enabled() and not transformed():
-            gradients = only_once(found, (*g, *ctx.saved_tensors))
-        return *(None for _ in Settings._fields), *gradients
+            found = _Alif.gradients(ctx, saved, Outputs(*g))  # type: ignore[arg-type]
+        gradients = only_once(found, (*g, *saved))
+        return *(None for _ in Settings._fields), None, *gradients
 
     @staticmethod
-    def gradients(ctx: Any, g: Outputs) -> Tensors:
+    def gradients(ctx: Any, saved: tuple[Any, ...], g: Outputs) -> Tensors:
         """Of the tensors, given those of the outputs."""
-        *tensors, y, bits, smooth_z, carry = ctx.saved_tensors
+        _, *tensors, y, bits, smooth_z, carry = saved
         t, settings = Tensors(*tensors), ctx.settings
-        needed = Tensors(*ctx.needs_input_grad[len(Settings._fields) :])
+        needed = Tensors(*ctx.needs_input_grad[len(Settings._fields) + 1 :])
         outputs = settings.constants.outputs
         # A compiled graph makes zeros of shape (0,) for what was not asked for.
         has_spikes = has("outputs", outputs, "spikes") or has("outputs", outputs, "bits")
@@ -202,6 +218,8 @@ def recurrence_in_order(t: Tensors, settings: Settings) -> Outputs:
 
     bits of the outputs are there also where only `saved` is asked for.
     """
+    if torch.compiler.is_compiling() and torch.is_grad_enabled():
+        leave_graph_of_transforms()
     forward_mode = not torch.compiler.is_compiling() and is_forward_mode()
     if settings.sparse_grad and t.w_rec is not None and torch.compiler.is_exporting():
         # The bare operator of the program knows nothing of it.
@@ -210,12 +228,12 @@ def recurrence_in_order(t: Tensors, settings: Settings) -> Outputs:
     if (
         forward_mode
         or torch.is_grad_enabled()
-        and any(value is not None and value.requires_grad for value in t)
+        and any(value is not None and wants_gradient(value) for value in t)
     ):
         constants = constants._replace(outputs=constants.outputs | mask("outputs", ["saved"]))
         delays, numbers = tuple(settings.delays), tuple(settings.numbers)
         plain = delays, tuple(constants), numbers, settings.sparse_grad, settings.options
-        return Outputs(*_Alif.apply(*plain, *t))
+        return Outputs(*_Alif.apply(*plain, _link(t), *t))
     rounding = mask("outputs", ["saved_bf16"])
     constants = constants._replace(checkpoint=0, outputs=constants.outputs & ~rounding)
     with torch.no_grad():
@@ -233,12 +251,12 @@ def differentiated(given: Any) -> tuple[Any, ...] | None:
     w_rec, delay = (*given.recurrence, None, None)[:2]
     w_in, bias, x_bits = (*given.projection, None, None, None)[:3]
     w_out, p = (*given.readout, None, None)[:2]
-    v, a, i, r, z = given.state
+    v, a, i, r, z = given.state or [None] * 5
     t = Tensors(given.x, v, a, i, r, z, given.coefficients, w_rec, delay, w_in, bias, x_bits, w_out,
                 p, given.lengths)
     numbers = tuple(given.numbers)
     out = Outputs(*_Alif.apply(tuple(given.delays), tuple(named), numbers, False,
-                               tuple(given.options), *t))
+                               tuple(given.options), _link(t), *t))
     state = [out.v, out.a, out.i, out.r, out.z]
     traces = [out.trace_v, out.trace_a, out.threshold]
     saved = [out.y, out.bits, out.smooth_z, out.carry]

@@ -37,7 +37,7 @@ def _forward(given: Any) -> tuple[Any, ...]:
         y,
         bits,
         when(save and c.smooth, T, B, N),
-        when(save, (T + every - 1) // every, 4, B, N),
+        when(save, 4 * ((T + every - 1) // every), B, N),  # never one row: torch tells that apart
     ]
     last = [*(new(B, N) for _ in range(4)), new(1 + delays[-1] if delays else 1, B, N)]
     traces = [when(requested("traces"), T, B, N) for _ in range(3)]
@@ -48,7 +48,7 @@ def _forward(given: Any) -> tuple[Any, ...]:
 def _backward(given: Any) -> tuple[Any, ...]:
     c, coefficients = Constants(*given.constants), given.coefficients
     new = coefficients.new_empty
-    *_, z = given.state
+    has_state = bool(given.state)
     _, bits, *_ = given.saved
     (T, B, _), N = bits.shape, coefficients.shape[1]
     w_in, bias, _ = (*given.projection, None, None, None)[:3]
@@ -68,7 +68,8 @@ def _backward(given: Any) -> tuple[Any, ...]:
         when(requested("x") or cuda, (T, B, inputs)),
         when(w_rec is not None and requested("w_rec"), () if w_rec is None else w_rec.shape),
         when(c.coefficient_gradients, coefficients.shape),
-        [*(new(B, N) for _ in range(3)), when(requested("z") or cuda, z.shape)],
+        [*(when(has_state, (B, N)) for _ in range(3)),
+         when(has_state and (requested("z") or cuda), given.state[-1].shape if has_state else ())],
         [when(to_inputs, (N, inputs)), when(to_inputs and bias is not None, (N,))],
         [when(w_out is not None and requested("w_out"), () if w_out is None else w_out.shape),
          when(p is not None, () if p is None else p.shape)],
@@ -89,7 +90,7 @@ def _leaky_readout(given: Any) -> tuple[Tensor, Tensor]:
 
 
 def _leaky_readout_backward(given: Any) -> tuple[Tensor, Tensor]:
-    return given.g_p.new_empty(given.g_p.shape), given.g_p.new_empty(given.g_last.shape)
+    return given.g_p.new_empty(given.g_p.shape), given.g_p.new_empty(given.g_p.shape[1:])
 
 
 def by_name(op: Any, args: Iterable[Any]) -> SimpleNamespace:

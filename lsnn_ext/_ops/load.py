@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._torch_internals import is_zero_tensor
+from .._torch_internals import is_batched, is_zero_tensor
 from ..models import COEFFICIENTS, MODELS, SURROGATE_NAMES
+from .switch import reference_is_chosen
 
 try:
     from .. import _C  # type: ignore[attr-defined]
@@ -81,6 +82,11 @@ def solid(tensor: Tensor | None) -> Tensor | None:
     return tensor.resolve_neg() if tensor.is_neg() else tensor
 
 
+def compiled_code_runs() -> bool:
+    """Whether compiled code is there, and no use_reference() is open."""
+    return available and not reference_is_chosen()
+
+
 def compiled_models() -> list[dict[str, Any]]:
     """The compiled table of models, in the words of models.Model."""
     if _C is None:
@@ -97,8 +103,8 @@ def cpu_kernels(x: Tensor) -> bool:
 def cpu_operators_take(x: Tensor, weight: Tensor) -> bool:
     """Whether operators that only the CPU kernels have take x and weight."""
     return not (
-        not available or type(x) is not Tensor or torch.compiler.is_compiling()
-        or not cpu_kernels(x)
+        not compiled_code_runs() or type(x) is not Tensor or torch.compiler.is_compiling()
+        or not cpu_kernels(x) or is_batched(x) or is_batched(weight)
         or torch.is_autocast_enabled("cpu") or x.dtype not in (torch.float32, torch.float64)
         or x.dtype != weight.dtype
     )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._torch_internals import below_autograd, is_forward_mode
+from .._torch_internals import below_autograd, is_forward_mode, wants_gradient
 from .autograd import transformed
 
 
@@ -34,36 +34,45 @@ class LeakyReadout(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        _, p, ctx.k = inputs
-        ctx.from_zero = p is None
+        x, p, ctx.k = inputs
+        ctx.from_zero, ctx.steps = p is None, x.shape[0]
+        ctx.set_materialize_grads(False)  # most losses know nothing of the last state
 
     @staticmethod
-    def backward(ctx: Any, g_p: Tensor, g_last: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, g_p: Tensor | None, g_last: Tensor | None) -> tuple[Tensor | None, ...]:
+        if g_p is None:
+            if g_last is None:
+                return None, None, None
+            g_p = g_last.new_zeros(ctx.steps, *g_last.shape)
         g_x, g_first = LeakyReadoutBackward.apply(g_p, g_last, ctx.k)
         return g_x, None if ctx.from_zero else g_first, None
 
 
 class LeakyReadoutBackward(torch.autograd.Function):
-    """Gradients of both results, k -> those of x (T, B, O) and p (B, O)."""
+    """Gradients of both results, that of the last p or None, k -> those of x (T, B, O) and p (B,
+    O)."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(g_p: Tensor, g_last: Tensor, k: float) -> tuple[Tensor, Tensor]:
+    def forward(g_p: Tensor, g_last: Tensor | None, k: float) -> tuple[Tensor, Tensor]:
         return _called(torch.ops.lsnn.leaky_readout_backward, g_p, g_last, k)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        *_, ctx.k = inputs
+        _, g_last, ctx.k = inputs
+        ctx.from_zero = g_last is None
 
     @staticmethod
     def backward(ctx: Any, h_x: Tensor, h_p: Tensor) -> tuple[Tensor | None, ...]:
-        return *LeakyReadout.apply(h_x, h_p, ctx.k), None
+        of_p, of_last = LeakyReadout.apply(h_x, h_p, ctx.k)
+        return of_p, None if ctx.from_zero else of_last, None
 
 
 def leaky_readout(x: Tensor, p: Tensor | None, k: float) -> tuple[Tensor, Tensor]:
     """The operator, under autograd where somebody wants a gradient."""
-    wanted = torch.is_grad_enabled() and (x.requires_grad or (p is not None and p.requires_grad))
+    wanted = torch.is_grad_enabled() and (wants_gradient(x)
+                                          or (p is not None and wants_gradient(p)))
     # the bare operator would drop tangents
     if wanted or not torch.compiler.is_compiling() and is_forward_mode():
         return LeakyReadout.apply(x, p, k)

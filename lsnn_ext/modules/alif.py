@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from ..models import Coefficient
-from .layer_arguments import LayerArguments
+from .layer_arguments import LayerArguments, Learn
+from .neuron import Kind
 from .recurrent import Recurrent
 
 
@@ -17,37 +18,45 @@ class ALIF(Recurrent):
     input_size, hidden_size, num_layers, bias, batch_first, dropout (between layers), bidirectional:
     as in nn.LSTM.
     recurrent    False: no recurrent weights, hence no autapses and no delay, at no cost
-    dynamics     the name of a model, "lsnn" is the paper. With any other the six arguments that
-                 follow have to be given: what is None below stands for the paper's value, which is
-                 no other model's
+    dynamics     the name of a model, "lsnn" is the paper. None in what follows stands for the value
+                 that the makers of this model have (docs/modules.md lists them); where they have
+                 none it must be given
     tau_mem, tau_adapt   time constants in the unit of dt (ms), > 0: a number or one per neuron
-                         (N,); None: 20 and 200
-    beta         rise of the threshold per unit of adaptation (4), a number or (N,); None: 1.8
-    threshold    theta of (4), > 0, a number or (N,); None: 0.01
-    refractory   steps after a spike without another (9); None: 0
-    autapses     False: the diagonal of weight_hh acts as 0; None: False
-    delay        extra delay in steps, d_jk of (1): an int, or integers (N, N) from neuron j to
-                 neuron k
+                         (N,); "lsnn": 20 and 200
+    beta         rise of the threshold per unit of adaptation (4), a number or (N,); "lsnn": 1.8
+    threshold    theta of (4), > 0, a number or (N,); "lsnn": 0.01
+    refractory   steps after a spike without another (9), round(ms / dt); "lsnn": 0
+    autapses     False: the diagonal of weight_hh acts as 0; "lsnn": False
+    delay        extra delay in steps, d_jk of (1), on top of the one step that every spike takes:
+                 an int, or integers (N, N) from neuron j to neuron k; round(ms / dt) - 1
     dt           duration of a step (ms)
     surrogate, dampening   the surrogate and its height; None: the model's own, for "lsnn"
                            "triangle" and 0.3
     surrogate_cutoff   see functional.alif; 0: none
-    learn        names among tau_mem, tau_adapt, beta, threshold that become Parameters; the others
-                 are buffers. A pass raises ValueError where one has left its range, before anything
-                 is NaN: clamp it after optimizer.step(), or parametrize it. That is looked at on
-                 the CPU and outside of torch.compile
+    learn        names of constants that become Parameters; the others are buffers. What has a range
+                 is learned without bounds: the logarithm of tau_mem, tau_adapt, threshold and
+                 width, the logit of alpha, rho and sigma; all else as it is. A dict says otherwise:
+                 {"tau_mem": "log", "logit", "clamp" (the makers' own), "plain" (the number itself,
+                 in which a pass raises ValueError where it has left its range) or any module with
+                 the right_inverse of torch.nn.utils.parametrize, as those of
+                 lsnn_ext.modules.parametrizations}
+    per_neuron   True, or names of learn: learned for each neuron, from one number too
     checkpoint_every   steps between saved states, or bytes such as "500 MB": less memory for long
                        sequences, see functional.alif; None saves the membrane of every step
     saved_dtype  torch.bfloat16: in half the memory, which rounds gradients; None: as it is
+    **neuron     the other coefficients of docs/equations.md, numbers or (N,): kappa, q, p, eta,
+                 sigma, width, R; alpha or rho in place of tau_mem or tau_adapt; None: the model's
+                 rule
 
     Parameters per layer and direction, named as in nn.LSTM: weight_ih_l0 (N, I),
-    weight_hh_l0 (N, N) with the target neuron first, bias_ih_l0 (N,); and tau_mem_l0,
-    tau_adapt_l0, beta_l0, threshold_l0 of the shape given.
-    Raises ValueError or TypeError naming the argument for what is out of range.
+    weight_hh_l0 (N, N) with the target neuron first, bias_ih_l0 (N,). The constants are readable
+    and can be set as tau_mem_l0 and so on, of the shape given, also where they learn; what is
+    learned without bounds is parametrized, its Parameter is
+    parametrizations.tau_mem_l0.original.
+    Raises ValueError or TypeError naming the argument for what is out of range or missing.
     """
 
-    _paper: ClassVar = {"tau_mem": 20.0, "tau_adapt": 200.0, "beta": 1.8, "threshold": 0.01,
-                        "refractory": 0, "autapses": False}
+    _kind: ClassVar[Kind] = "ALIF"
 
     def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True,
                  batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False, *,
@@ -56,32 +65,32 @@ class ALIF(Recurrent):
                  beta: Coefficient | None = None, threshold: Coefficient | None = None,
                  refractory: int | None = None, delay: int | Tensor = 0, dt: float = 1.0,
                  surrogate: str | None = None, dampening: float | None = None,
-                 surrogate_cutoff: float = 0.0,
-                 learn: Iterable[str] = (), autapses: bool | None = None,
+                 surrogate_cutoff: float = 0.0, learn: Learn = (),
+                 per_neuron: bool | Iterable[str] = False, autapses: bool | None = None,
                  checkpoint_every: int | str | None = None, saved_dtype: torch.dtype | None = None,
-                 device: torch.device | str | None = None,
-                 dtype: torch.dtype | None = None) -> None:
+                 device: torch.device | str | None = None, dtype: torch.dtype | None = None,
+                 **neuron: Coefficient | None) -> None:
         super().__init__(input_size, hidden_size, LayerArguments(
             num_layers=num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
             bidirectional=bidirectional, recurrent=recurrent, dynamics=dynamics,
             neuron={"tau_mem": tau_mem, "tau_adapt": tau_adapt, "beta": beta,
                     "threshold": threshold},
-            refractory=refractory, delay=delay, dt=dt, surrogate=surrogate, dampening=dampening,
-            surrogate_cutoff=surrogate_cutoff,
-            learn=learn, autapses=autapses, checkpoint_every=checkpoint_every,
-            saved_dtype=saved_dtype, device=device, dtype=dtype))
+            coefficients=neuron, refractory=refractory, delay=delay, dt=dt, surrogate=surrogate,
+            dampening=dampening, surrogate_cutoff=surrogate_cutoff,
+            learn=learn, per_neuron=per_neuron, autapses=autapses,
+            checkpoint_every=checkpoint_every, saved_dtype=saved_dtype, device=device, dtype=dtype))
 
 
 class LIF(Recurrent):
-    """Leaky integrate-and-fire neurons: ALIF without adaptation (beta = 0 in equation (4));
-    arguments as there.
+    """Leaky integrate-and-fire neurons: ALIF without adaptation (beta = 0 in equation (4), and eta
+    = 0 in (5)); arguments as there.
 
-    Without adaptation nothing else holds a neuron back, so None stands for the paper's refractory
-    time of 5 steps here: with 0 a fresh layer fires in 40 % of all steps. learn takes names among
-    tau_mem, threshold.
+    Without adaptation nothing else holds a neuron of the paper back, so with "lsnn" None stands for
+    its refractory time of 5 steps: with 0 a fresh layer fires in 40 % of all steps. learn takes
+    tau_mem, threshold, and of **neuron alpha, kappa, sigma, width, R.
     """
 
-    _paper: ClassVar = {"tau_mem": 20.0, "threshold": 0.01, "refractory": 5, "autapses": False}
+    _kind: ClassVar[Kind] = "LIF"
 
     def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True,
                  batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False, *,
@@ -89,16 +98,16 @@ class LIF(Recurrent):
                  tau_mem: Coefficient | None = None, threshold: Coefficient | None = None,
                  refractory: int | None = None, delay: int | Tensor = 0, dt: float = 1.0,
                  surrogate: str | None = None, dampening: float | None = None,
-                 surrogate_cutoff: float = 0.0,
-                 learn: Iterable[str] = (), autapses: bool | None = None,
+                 surrogate_cutoff: float = 0.0, learn: Learn = (),
+                 per_neuron: bool | Iterable[str] = False, autapses: bool | None = None,
                  checkpoint_every: int | str | None = None, saved_dtype: torch.dtype | None = None,
-                 device: torch.device | str | None = None,
-                 dtype: torch.dtype | None = None) -> None:
+                 device: torch.device | str | None = None, dtype: torch.dtype | None = None,
+                 **neuron: Coefficient | None) -> None:
         super().__init__(input_size, hidden_size, LayerArguments(
             num_layers=num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
             bidirectional=bidirectional, recurrent=recurrent, dynamics=dynamics,
-            neuron={"tau_mem": tau_mem, "threshold": threshold},
+            neuron={"tau_mem": tau_mem, "threshold": threshold}, coefficients=neuron,
             refractory=refractory, delay=delay, dt=dt, surrogate=surrogate, dampening=dampening,
             surrogate_cutoff=surrogate_cutoff,
-            learn=learn, autapses=autapses, checkpoint_every=checkpoint_every,
-            saved_dtype=saved_dtype, device=device, dtype=dtype))
+            learn=learn, per_neuron=per_neuron, autapses=autapses,
+            checkpoint_every=checkpoint_every, saved_dtype=saved_dtype, device=device, dtype=dtype))

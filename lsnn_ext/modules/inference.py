@@ -28,8 +28,8 @@ def _prepared_layer(layer: "Recurrent", suffix: str, kept: dict[str, PreparedLay
     N, recorded = layer.hidden_size, torch.is_grad_enabled()
     delay = layer.delay if isinstance(layer.delay, int) else None  # a tensor is one of the sources
     constants = (N, layer.dt, layer.autapses, layer.refractory, delay, layer.dynamics,
-                 layer.surrogate, layer.dampening, layer.surrogate_cutoff)
-    parameters, buffers, prepared = layer._parameters, layer._buffers, kept.get(suffix)
+                 layer.surrogate, layer.dampening, layer.surrogate_cutoff, layer._forms())
+    parameters, buffers, prepared = layer._stored(), layer._buffers, kept.get(suffix)
     if (
         prepared is not None and not anew and prepared.is_valid_for(constants, parameters, buffers)
         and (not recorded or isinstance(prepared, RecordedLayer)

@@ -1,17 +1,21 @@
 """LSNN: the paper's network, regular and adaptive neurons in one recurrent layer with a leaky
 readout."""
+import inspect
 from collections.abc import Iterable
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .._torch_internals import make_savable
-from ..models import Coefficient, State
+from ..models import Coefficient, State, cleared
 from .alif import ALIF
 from .forms import bare, check_tensor, given
-from .neuron import chosen, constant, whole
+from .given import what_it_is
+from .layer_arguments import Learn
+from .neuron import ADAPTIVE, Kind, check_names, chosen, constant, positive, whole
+from .observed import Record
 from .packed import repacked
 from .readout import LeakyReadout
 from .recurrent import Recurrent, Sequence
@@ -20,8 +24,21 @@ from .recurrent import Recurrent, Sequence
 class LSNNState(NamedTuple):
     """What an LSNN carries from one call to the next."""
 
-    neurons: State  # as ALIF with one layer
+    neurons: State  # as ALIF
     readout: Tensor  # (B, output_size): as LeakyReadout
+
+    def detach(self) -> "LSNNState":
+        """The same numbers without their graph, as truncated BPTT needs between two chunks."""
+        return LSNNState(self.neurons.detach(), self.readout.detach())
+
+    def to(self, *args: Any, **kwargs: Any) -> "LSNNState":
+        """Tensor.to of each tensor: another device or dtype."""
+        return LSNNState(self.neurons.to(*args, **kwargs), self.readout.to(*args, **kwargs))
+
+    def reset(self, mask: Tensor) -> "LSNNState":
+        """Zeros for the sequences of a batch where the mask (B,) of bools is True, as where an
+        episode has ended; the others, and their gradients, as they are."""
+        return LSNNState(self.neurons.reset(mask), cleared(self.readout, mask))
 
 
 make_savable(LSNNState)
@@ -29,10 +46,14 @@ make_savable(LSNNState)
 
 def _parts(state: LSNNState | None) -> tuple[State | None, Tensor | None]:
     """The states of the neurons and of the readout."""
-    if state is not None and not isinstance(state, LSNNState):
+    if state is None:
+        return None, None
+    if not isinstance(state, LSNNState):
+        hint = ("; that of an ALIF has no readout: LSNNState(state, readout) with a tensor (B, "
+                "output_size), of zeros to begin with" if isinstance(state, State) else "")
         raise TypeError(f"state: expected an LSNNState{LSNNState._fields}, as an LSNN returns it, "
-                        f"got {type(state).__name__}")
-    return (None, None) if state is None else state
+                        f"got {type(state).__name__ + hint if hint else what_it_is(state)}")
+    return state
 
 
 class LSNN(nn.Module):
@@ -40,53 +61,66 @@ class LSNN(nn.Module):
 
     input_size, output_size   channels in and out
     n_regular, n_adaptive     neurons without (beta = 0 in equation (4)) and with adaptation, in
-                              this order; N in all
-    tau_mem, tau_adapt, beta, threshold, refractory, autapses as in ALIF; None: the paper's for
-                 sequential MNIST, 20 and 700 ms, 1.8, 0.01, 5 steps, False. With another model than
-                 "lsnn" they have to be given. beta: a number, one for each adaptive neuron, or (N,)
-                 with 0 for the regular ones
+                              this order, of each layer; N in all
+    num_layers, bias (of the input, off as in the paper), batch_first, dropout (between layers),
+    bidirectional: as in nn.LSTM. The readout sees the last layer, both directions of it
+    tau_mem, tau_adapt, beta, threshold, refractory, autapses as in ALIF; with "lsnn" None stands
+                 for the paper's values for sequential MNIST, 20 and 700 ms, 1.8, 0.01, 5 steps,
+                 False. beta: a number, one for each adaptive neuron, or (N,) with 0 for the regular
+                 ones
     delay        extra delay of the recurrent spikes in steps, an int or integers (N, N)
-    tau_out      time constant of the readout, ms
-    bias         of the input, off as in the paper
+    tau_out      time constant of the readout, ms; None: no filter, W z_t + b of each step
     learn        as in ALIF; "beta" gives the regular neurons adaptation too
-    dynamics, dt, surrogate, dampening, surrogate_cutoff, batch_first, checkpoint_every,
-    saved_dtype, device, dtype: as in ALIF
+    recurrent, dynamics, dt, surrogate, dampening, surrogate_cutoff, per_neuron, checkpoint_every,
+    saved_dtype, device, dtype, **neuron: as in ALIF
 
     The parts are `neurons` (ALIF) and `readout` (LeakyReadout). Both run in one operator, unless a
     call of one of them would do more than its forward: hooks, another forward, another module in
     its place. Raises ValueError or TypeError naming the argument for what is out of range.
     """
 
-    _paper: ClassVar = {"tau_mem": 20.0, "tau_adapt": 700.0, "beta": 1.8, "threshold": 0.01,
-                        "refractory": 5, "autapses": False}
+    _kind: ClassVar[Kind] = "LSNN"
 
-    def __init__(self, input_size: int, n_regular: int, n_adaptive: int, output_size: int, *,
+    def __init__(self, input_size: int, n_regular: int, n_adaptive: int, output_size: int,
+                 num_layers: int = 1, bias: bool = False, batch_first: bool = False,
+                 dropout: float = 0.0, bidirectional: bool = False, *,
+                 recurrent: bool = True, dynamics: str = "lsnn",
                  tau_mem: Coefficient | None = None, tau_adapt: Coefficient | None = None,
                  beta: Coefficient | None = None, threshold: Coefficient | None = None,
-                 refractory: int | None = None, delay: int | Tensor = 0, tau_out: float = 20.0,
-                 dynamics: str = "lsnn", dt: float = 1.0, surrogate: str | None = None,
-                 dampening: float | None = None, surrogate_cutoff: float = 0.0, bias: bool = False,
-                 batch_first: bool = False, learn: Iterable[str] = (), autapses: bool | None = None,
+                 refractory: int | None = None, delay: int | Tensor = 0,
+                 tau_out: float | None = 20.0, dt: float = 1.0, surrogate: str | None = None,
+                 dampening: float | None = None, surrogate_cutoff: float = 0.0, learn: Learn = (),
+                 per_neuron: bool | Iterable[str] = False, autapses: bool | None = None,
                  checkpoint_every: int | str | None = None, saved_dtype: torch.dtype | None = None,
-                 device: torch.device | str | None = None,
-                 dtype: torch.dtype | None = None) -> None:
+                 device: torch.device | str | None = None, dtype: torch.dtype | None = None,
+                 **neuron: Coefficient | None) -> None:
         super().__init__()
         for name, size in (("n_regular", n_regular), ("n_adaptive", n_adaptive)):
             whole(name, size, 0)
         if n_regular + n_adaptive == 0:
             raise ValueError("n_adaptive: expected one neuron or more in all, got 0 with n_regular "
                              "0")
+        check_names(self._kind, neuron, ADAPTIVE, inspect.signature(type(self)).parameters)
         self.n_regular, self.n_adaptive = n_regular, n_adaptive
-        own = chosen(type(self).__name__, dynamics, self._paper, {
+        positive("dt", dt)
+        own = chosen(self._kind, dynamics, {
             "tau_mem": tau_mem, "tau_adapt": tau_adapt, "beta": beta, "threshold": threshold,
-            "refractory": refractory, "autapses": autapses})
+            "refractory": refractory, "autapses": autapses, **neuron}, dt)
+        if not recurrent and autapses is None:
+            own.pop("autapses")
+        if "beta" not in own:
+            raise TypeError(f"beta: expected to be given to a network with dynamics={dynamics!r}, "
+                            f"where it would follow the threshold for the regular neurons too, got "
+                            f"none")
         own["beta"] = self._betas(own["beta"], dtype)
-        self.neurons = ALIF(input_size, n_regular + n_adaptive, bias=bias, batch_first=batch_first,
-                            dynamics=dynamics, delay=delay, dt=dt, surrogate=surrogate,
-                            dampening=dampening, surrogate_cutoff=surrogate_cutoff, learn=learn,
+        N = n_regular + n_adaptive
+        self.neurons = ALIF(input_size, N, num_layers, bias, batch_first, dropout, bidirectional,
+                            recurrent=recurrent, dynamics=dynamics, delay=delay, dt=dt,
+                            surrogate=surrogate, dampening=dampening,
+                            surrogate_cutoff=surrogate_cutoff, learn=learn, per_neuron=per_neuron,
                             checkpoint_every=checkpoint_every, saved_dtype=saved_dtype,
                             device=device, dtype=dtype, **own)
-        self.readout = LeakyReadout(n_regular + n_adaptive, output_size, tau_out, dt=dt,
+        self.readout = LeakyReadout(N * (1 + bidirectional), output_size, tau_out, dt=dt,
                                     batch_first=batch_first, device=device, dtype=dtype)
 
     def _betas(self, beta: Coefficient, dtype: torch.dtype | None) -> Tensor:
@@ -109,29 +143,35 @@ class LSNN(nn.Module):
         self.readout.reset_parameters()
 
     def forward(self, x: Sequence, state: LSNNState | None = None, *, return_spikes: bool = False,
-                ) -> tuple[Sequence, LSNNState] | tuple[Sequence, LSNNState, Sequence]:
+                trace: bool = False, record: Record | None = None, return_rates: bool = False,
+                ) -> tuple[Any, ...]:
         """x (T, B, I), (B, T, I) with batch_first, (T, I) unbatched, or a PackedSequence ->
-        (readout, state[, spikes]).
+        (readout, state), and then what is asked for: spikes, traces, rates.
 
-        readout has output_size channels in the form of x, spikes (return_spikes=True, to regularise
-        rates) N channels. The state of a PackedSequence is that of each sequence's own last step,
-        in the order it was given. state None is all zeros. Raises ValueError for wrong shapes and
-        TypeError for an x that is none of these, or for a state that is no LSNNState.
+        readout has output_size channels in the form of x, spikes (return_spikes=True) N channels,
+        for each direction. trace=True, or record with the indices of neurons or a slice: the Traces
+        of the last layer; return_rates=True: firing rates (layers and directions, B, N), to
+        regularise them without spikes of all steps; as of ALIF. The state of a PackedSequence is
+        that of each sequence's own last step, in the order it was given. state None is all zeros.
+        Raises ValueError for wrong shapes and TypeError for an x that is none of these, or for a
+        state that is no LSNNState.
         """
         if not isinstance(x, PackedSequence):
             check_tensor("x", x, " or a PackedSequence")
         neurons, readout = self.neurons, self.readout
         carried, p = _parts(state)
+        more: list[Any]
         if not self._one_operator():
-            spikes, end, *_ = neurons(x, carried)
+            asked = {"trace": trace, "record": record, "return_rates": return_rates}
+            spikes, end, *more = neurons(x, carried, **{name: value for name, value in asked.items()
+                                                        if value is not False
+                                                        and value is not None})
             y, p = readout(spikes, p)
         else:
-            readout.check_state(p, readout.batch_of(x))
-            requested = {"w_out": readout.weight, "k_out": readout.decay, "spikes": return_spikes}
-            if isinstance(x, PackedSequence):
-                out = neurons._packed(x, carried, False, p, **requested)
-            else:
-                out = neurons._dense(x, carried, False, p, **requested)
+            readout.check_state(p, readout.batch_of(x), x, "state.readout")
+            means: list[Tensor] | None = [] if return_rates else None
+            out = neurons._observed(x, carried, trace, record, means, p, w_out=readout.weight,
+                                    k_out=readout.decay, spikes=return_spikes)
             end, p = out.state, given(out.readout_state)
             value = given(out.readout) if readout.bias is None else given(
                 out.readout) + readout.bias
@@ -139,16 +179,16 @@ class LSNN(nn.Module):
             if isinstance(x, PackedSequence):
                 y = repacked(value, x)
                 spikes = repacked(spikes, x) if return_spikes else None
-        after = LSNNState(end, p)
-        return (y, after, spikes) if return_spikes else (y, after)
+            more = [*([] if out.traces is None else [out.traces]), *(means or ())]
+        return (y, LSNNState(end, p), *([spikes] if return_spikes else []), *more)
 
     def _one_operator(self) -> bool:
         """Whether nobody could see a difference between calls of the parts and one call that
         computes both."""
         neurons, readout = self.neurons, self.readout
         return (
-            bare(neurons, Recurrent) and bare(readout, LeakyReadout) and neurons.num_layers == 1
-            and not neurons.bidirectional and neurons.batch_first == readout.batch_first
+            bare(neurons, Recurrent) and bare(readout, LeakyReadout) and not neurons.bidirectional
+            and neurons.batch_first == readout.batch_first
         )
 
     def step(self, x_t: Tensor, state: LSNNState | None = None) -> tuple[Tensor, LSNNState]:
@@ -160,13 +200,16 @@ class LSNN(nn.Module):
         for an x_t that is none, or for a state that is no LSNNState.
         """
         check_tensor("x_t", x_t)
+        if getattr(self.neurons, "bidirectional", False):
+            raise ValueError("step: expected a network with bidirectional=False, got a "
+                             "bidirectional one")
         carried, p = _parts(state)
         if not self._one_operator():
             time = 1 if getattr(self.neurons, "batch_first", False) and x_t.dim() == 2 else 0
             y, after, *_ = self.forward(x_t.unsqueeze(time), state)
             assert isinstance(y, Tensor)
             return y.squeeze(time), after
-        self.readout.check_state(p, tuple(x_t.shape[:-1]))
+        self.readout.check_state(p, tuple(x_t.shape[:-1]), name="state.readout")
         spikes, end = self.neurons.step(x_t, carried)
         y, p = self.readout.step(spikes, p)
         return y, LSNNState(end, p)

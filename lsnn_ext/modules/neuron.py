@@ -1,18 +1,59 @@
 """The constants of a layer: what stands for those left out, and checks, when they are given and
 when they are used."""
 import math
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from numbers import Real
-from typing import Any
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from .. import functional
-from ..models import Coefficient, Origin, named_model
+from ..models import Coefficient, Origin, Rate, named_model, own_values
+
+Kind: TypeAlias = Literal["ALIF", "LIF", "LSNN"]
 
 # nn.Linear takes bias at the third place
 _BY_NAME = "; what is True or False, as bias is, is given by its name"
+
+
+class Range(NamedTuple):
+    """Where the numbers of a constant may lie."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    ends: bool = False  # whether low and high are among them
+
+    @property
+    def words(self) -> str:
+        """As a message says it."""
+        if self.ends:
+            return f"numbers from {self.low:g} to {self.high:g}"
+        return "finite numbers" if self.low < 0 else f"numbers > {self.low:g}"
+
+    def holds(self, low: float, high: float) -> bool:
+        """Whether these are the least and the greatest of finite numbers of it; of NaN never."""
+        if self.ends:
+            return self.low <= low and high <= self.high
+        return self.low < low and high < self.high
+
+
+_ANY, _POSITIVE, _SHARE = Range(), Range(0.0), Range(0.0, 1.0, True)
+# All that a module can be told of its neurons; beta may be negative, as in the paper's ELIF.
+RANGES: dict[str, Range] = {
+    "tau_mem": _POSITIVE, "tau_adapt": _POSITIVE, "beta": _ANY, "threshold": _POSITIVE,
+    "alpha": _SHARE, "rho": _SHARE, "kappa": _ANY, "q": _ANY, "p": _ANY, "eta": _ANY,
+    "sigma": _SHARE, "width": _POSITIVE, "R": _ANY,
+}
+# Coefficients that a keyword names, of layers with adaptation and without.
+ADAPTIVE = ("alpha", "rho", "kappa", "q", "p", "eta", "sigma", "width", "R")
+PLAIN = ("alpha", "kappa", "sigma", "width", "R")
+# The decay that takes the place of a time constant.
+DECAYS = {"tau_mem": "alpha", "tau_adapt": "rho"}
+_MEANT = {"theta": "threshold", "thr": "threshold", "v_threshold": "threshold", "tau": "tau_mem",
+          "tau_m": "tau_mem", "tau_a": "tau_adapt", "tau_adp": "tau_adapt", "tau_syn": "sigma"}
 
 
 def whole(name: str, value: Any, least: int) -> None:
@@ -37,39 +78,53 @@ def flag(name: str, value: Any) -> None:
         raise TypeError(f"{name}: expected True or False, got {value!r}")
 
 
-def learned(learn: Any, names: Iterable[str]) -> tuple[str, ...]:
-    """The names among `names` that are to become Parameters."""
-    learn = (learn,) if isinstance(learn, str) else learn
-    wanted = f"some of {', '.join(names)}"
-    if not isinstance(learn, Iterable):
-        raise TypeError(f"learn: expected {wanted}, got {learn!r}")
-    for name in (learn := tuple(learn)):
-        if name not in names:
-            raise ValueError(f"learn: expected {wanted}, got {name!r}")
-    return learn
+def check_names(kind: str, given: Mapping[str, Any], known: Iterable[str],
+                arguments: Iterable[str]) -> None:
+    """Raises TypeError for a keyword that is no coefficient of this kind of layer."""
+    known = tuple(known)
+    for name in given:
+        if name in known:
+            continue
+        meant = _MEANT.get(name)
+        near = [meant] if meant else get_close_matches(name, [*arguments, *known], 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise TypeError(f"{name}: expected an argument of {kind} or one of its coefficients "
+                        f"{', '.join(known)}, got a keyword that is neither{hint}")
 
 
-def _own_values(origin: Origin, names: list[str]) -> str:
+def _own_words(origin: Origin, names: list[str], own: Mapping[str, Any]) -> str:
     """A sentence on what the makers of a model have in place of these arguments."""
-    values = "; ".join(f"{name}: {getattr(origin, name)}" for name in names)
-    beyond = f"; functional.alif alone can say {origin.beyond}" if origin.beyond else ""
+    values = "; ".join(f"{name}: {own[name]}" for name in names)
+    beyond = f"; beyond that it has {origin.beyond}" if origin.beyond else ""
     return f"{origin.whose} has {values}{beyond}"
 
 
-def chosen(
-    kind: str, dynamics: str, paper: dict[str, Any], given: dict[str, Any]
-) -> dict[str, Any]:
-    """given, with the paper's values for what is None; with another model's equations nothing may
-    be None."""
-    origin = named_model(dynamics).origin
-    missing = [name for name, value in given.items() if value is None]
-    if missing and dynamics != "lsnn":
-        raise TypeError(
-            f"{', '.join(missing)}: expected to be given with dynamics={dynamics!r}, as the "
-            f"defaults of {kind} are those of the LSNN paper, got none; "
-            f"{_own_values(origin, missing)}"
-        )
-    return {name: paper[name] if value is None else value for name, value in given.items()}
+def chosen(kind: Kind, dynamics: str, given: dict[str, Any], dt: float) -> dict[str, Any]:
+    """The constants of a layer with this model: given, and its makers' defaults for what is None.
+
+    Names without a value are left out: functional.alif has a rule for them. Raises TypeError for
+    what has no default, ValueError for a time constant and its decay together.
+    """
+    own, origin = own_values(dynamics, kind), named_model(dynamics).origin
+    given = {name: value for name, value in given.items() if value is not None}
+    for tau, decay in DECAYS.items():
+        if tau in given and decay in given:
+            raise ValueError(f"{decay}: expected {tau} or {decay} = exp(-dt / {tau}), got both")
+        if tau in given:
+            own.pop(decay, None)
+        if decay in given:
+            own.pop(tau, None)
+    found = {**own, **given}
+    missing = [name for name, value in own.items() if isinstance(value, str) and name not in given]
+    if missing:
+        pairs = {name: f"{tau} or {decay}" for tau, decay in DECAYS.items()
+                 for name in (tau, decay)}
+        names = [pairs.get(name, name) for name in missing]
+        raise TypeError(f"{', '.join(names)}: expected to be given with dynamics={dynamics!r}, "
+                        f"which has no default for it, got none; "
+                        f"{_own_words(origin, missing, own)}")
+    return {name: value.decay(dt) if isinstance(value, Rate) else value
+            for name, value in found.items() if value is not None}
 
 
 def constant(name: str, value: Coefficient, shapes: Iterable[tuple[int, ...]],
@@ -96,10 +151,76 @@ def constant(name: str, value: Coefficient, shapes: Iterable[tuple[int, ...]],
         if not bool(data.isfinite().all()):
             raise ValueError(f"{name}: expected finite numbers, got "
                              f"{data[~data.isfinite()][0].item()}")
-        # a negative beta is the paper's family too (ELIF)
-        if name != "beta" and not bool((data > 0).all()):
-            raise ValueError(f"{name}: expected numbers > 0, got {data.min().item()}")
+        low, high = (float(bound) for bound in data.aminmax())
+        if not RANGES[name].holds(low, high):
+            bad = high if RANGES[name].holds(low, low) else low
+            raise ValueError(f"{name}: expected {RANGES[name].words}, got {bad:.6g}"
+                             f"{_decay_hint(name, bad)}")
     return kept
+
+
+def _decay_hint(name: str, value: float) -> str:
+    """What is meant where a decay is no share."""
+    for tau, decay in DECAYS.items():
+        if name == decay and value > 1:
+            return (f"; {decay} is a decay exp(-dt / tau) over a step: for a time constant give "
+                    f"{tau}={value:.6g}")
+    return ""
+
+
+def check_units(constants: Mapping[str, Tensor], dt: float) -> None:
+    """Raises ValueError for a time constant so far below a step that it must be in another unit;
+    warns of one that is far above."""
+    for name in ("tau_mem", "tau_adapt"):
+        tau = constants.get(name)
+        if tau is None or tau.is_meta:
+            continue
+        low, high = (float(bound) for bound in tau.aminmax())
+        if low < dt / 10:
+            raise ValueError(
+                f"{name}: expected at least a tenth of a step, which is dt={dt:g}, got {low:.6g}; "
+                f"both are in one unit, milliseconds by default: for seconds give dt in seconds "
+                f"too; for no memory at all give {DECAYS[name]}=0.0"
+            )
+        if name == "tau_mem" and high > 1e4 * dt:
+            warnings.warn(f"{name}: {high:.6g} is {high / dt:.6g} steps of dt={dt:g}; are both in "
+                          f"one unit?", stacklevel=5)
+
+
+# Of the adaptation on itself within a step, for a neuron at its threshold: beta = 1.8 at 50 steps
+# of the paper's network. From about there on gradients grow where neurons stay near the threshold.
+_LARGEST_GAIN = 1.07
+
+
+def warn_of_explosion(constants: Mapping[str, Tensor], dynamics: str, dt: float, height: float,
+                      ) -> None:
+    """Warns of an adaptation that is so strong and so fast that gradients grow from step to step.
+
+    height: of the surrogate. a of one step raises the threshold, which holds back the spike that
+    raises a: dL/da is multiplied by rho - q beta height / s.
+    """
+    model = named_model(dynamics)
+    if {"adapt", "thr"} & set(model.detach) or model.drive == "above":
+        return
+    if any(value.is_meta for value in constants.values()):
+        return
+    zero = torch.zeros((), device="cpu")
+    beta, rho = constants.get("beta", zero), constants.get("rho", zero)
+    if "tau_adapt" in constants:
+        rho = torch.exp(-dt / constants["tau_adapt"])
+    q = constants.get("q", 1 - rho if model.q == "1-rho" else zero + 1)
+    theta = constants["threshold"]
+    width = constants.get("width", theta if model.width is None else zero + model.width)
+    gain = q * beta * height / (width * theta if model.scale == "A" else width)
+    if float(gain.max()) > _LARGEST_GAIN:
+        tau = constants.get("tau_adapt")
+        of = "" if tau is None else f"tau_adapt={float(tau.min()) / dt:.6g} steps, "
+        warnings.warn(
+            f"beta: {of}beta={float(beta.max()):.6g}: an adaptation that is so strong and so "
+            f"fast lets gradients explode over some hundred steps where neurons stay near their "
+            f"threshold, by up to {float(gain.max()):.3g} a step; expected at most "
+            f"{_LARGEST_GAIN} = q beta dampening psi(0) / width: a longer tau_adapt, a smaller "
+            f"beta or dampening, or a wider surrogate", stacklevel=5)
 
 
 def put(name: str, target: Tensor, value: Tensor) -> None:
@@ -114,28 +235,29 @@ def put(name: str, target: Tensor, value: Tensor) -> None:
         target.fill_(value.item())
 
 
-def hold_range(kind: str, name: str, value: Tensor, is_learned: bool) -> None:
+def hold_range(kind: str, name: str, value: Tensor, of: Range, is_learned: bool) -> None:
     """Raises ValueError where a constant in use has left its range; looks on the CPU only, and
     where nobody compiles.
 
-    Training does that: a step of the optimizer carries a small threshold or time constant through
-    zero, and the next pass would make everything NaN.
+    Training does that where it learns the number itself: a step of the optimizer carries a small
+    threshold or time constant through zero, and the next pass would make everything NaN.
     """
     if not functional.readable(value):
         return
     value = value.detach()
     low, high = (value, value) if value.dim() == 0 else value.aminmax()
-    least = -math.inf if name.startswith("beta") else 0.0
-    if least < float(low) and float(high) < math.inf:
+    if of.holds(float(low), float(high)):
         return
-    wanted = "finite numbers" if least < 0 else "finite numbers > 0"
-    bad = int((~value.isfinite() | (value <= least)).reshape(-1).nonzero()[0])
+    inside = (value >= of.low) & (value <= of.high) if of.ends else (
+        (value > of.low) & (value < of.high))
+    bad = int((~inside | ~value.isfinite()).reshape(-1).nonzero()[0])
     where = f" at neuron {bad}" if value.dim() else ""
+    wanted = of.words if of.words.startswith("finite") else f"finite {of.words}"
     remedy = (
         f"; the last step of an optimizer, or the loss, has carried what this {kind} learns out of "
-        f"its range: go back to a state before it, and clamp {name} after each step (under "
-        f"torch.no_grad()), give it a smaller learning "
-        "rate, or learn its logarithm with torch.nn.utils.parametrize"
+        f"its range: go back to a state before it, and learn it without bounds, which learn= does "
+        f"for all that has a range unless \"plain\" is asked for; or clamp {name} after each step "
+        f"(under torch.no_grad()), or give it a smaller learning rate"
     ) if is_learned else ""
     raise ValueError(f"{name}: expected {wanted} in {kind}, got "
                      f"{float(value.reshape(-1)[bad]):.6g}{where}{remedy}")

@@ -1,5 +1,6 @@
 """The leaky readout: filtered spikes, weighed and summed."""
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from .. import functional
 from .._torch_internals import has_hooks
 from .forms import check_tensor, renew
+from .given import batch_hint
 from .neuron import flag, positive, whole
 
 
@@ -16,7 +18,8 @@ class LeakyReadout(nn.Module):
     (Bellec et al. 2018).
 
     n, output_size   channels in and out
-    tau              time constant of the filter in the unit of dt (ms), > 0, default 20
+    tau              time constant of the filter in the unit of dt (ms), > 0, default 20; None: no
+                     filter, y_t = W z_t + b
     dt               duration of a step (ms), default 1
     batch_first      x is (B, T, n) instead of (T, B, n)
 
@@ -25,15 +28,16 @@ class LeakyReadout(nn.Module):
     output_size channels only. Raises ValueError naming the argument for what is out of range.
     """
 
-    def __init__(self, n: int, output_size: int, tau: float = 20.0, *, dt: float = 1.0,
+    def __init__(self, n: int, output_size: int, tau: float | None = 20.0, *, dt: float = 1.0,
                  bias: bool = True, batch_first: bool = False,
                  device: torch.device | str | None = None,
                  dtype: torch.dtype | None = None) -> None:
         super().__init__()
         for name, size in (("n", n), ("output_size", output_size)):
             whole(name, size, 1)
-        for name, value in (("tau", tau), ("dt", dt)):
-            positive(name, value)
+        positive("dt", dt)
+        if tau is not None:
+            positive("tau", tau)
         for name, value in (("bias", bias), ("batch_first", batch_first)):
             flag(name, value)
         self.n, self.output_size, self.tau, self.dt, self.batch_first = (
@@ -52,8 +56,8 @@ class LeakyReadout(nn.Module):
 
     @property
     def decay(self) -> float:
-        """k, the decay over a step."""
-        return math.exp(-self.dt / self.tau)
+        """k, the decay over a step; 0 without a filter."""
+        return 0.0 if self.tau is None else math.exp(-self.dt / self.tau)
 
     def extra_repr(self) -> str:
         """Sizes and time constant."""
@@ -61,14 +65,17 @@ class LeakyReadout(nn.Module):
             ", batch_first=True" if self.batch_first else ""
         )
 
-    def check_state(self, state: Tensor | None, batch: tuple[int, ...]) -> None:
+    def check_state(self, state: Tensor | None, batch: tuple[int, ...], x: Any = None,
+                    name: str = "state") -> None:
         """Raises ValueError for a state of another shape than (B, output_size), or (output_size,)
-        unbatched."""
+        unbatched, with a hint where x seems to be batch first or not; name: of the argument."""
         want = (*batch, self.output_size)
         if state is not None and not isinstance(state, Tensor):
-            raise TypeError(f"state: expected a tensor of shape {want}, got {type(state).__name__}")
+            raise TypeError(f"{name}: expected a tensor of shape {want}, got "
+                            f"{type(state).__name__}")
         if state is not None and tuple(state.shape) != want:
-            raise ValueError(f"state: expected shape {want}, got {tuple(state.shape)}")
+            hint = batch_hint(tuple(state.shape)[:-1], batch, x, self.batch_first)
+            raise ValueError(f"{name}: expected shape {want}, got {tuple(state.shape)}{hint}")
 
     def batch_of(self, x: Tensor | PackedSequence) -> tuple[int, ...]:
         """(B,), or () of an unbatched x."""
@@ -92,9 +99,9 @@ class LeakyReadout(nn.Module):
         form = f"({'B, T' if self.batch_first else 'T, B'}, {self.n}) or (T, {self.n})"
         if x.dim() not in (2, 3) or x.shape[-1] != self.n:
             raise ValueError(f"x: expected shape {form}, got {tuple(x.shape)}")
-        batched, first = x.dim() == 3, self.batch_first and x.dim() == 3
+        batched, first, given = x.dim() == 3, self.batch_first and x.dim() == 3, x
         x = x.transpose(0, 1) if first else x if batched else x.unsqueeze(1)
-        self.check_state(state, (x.shape[1],) if batched else ())
+        self.check_state(state, (x.shape[1],) if batched else (), given)
         carried = state if state is None or batched else state.unsqueeze(0)
         y, end = functional.leaky_readout(x, self.weight, self.decay, carried)
         if self.bias is not None:

@@ -2,8 +2,7 @@
 directions."""
 import inspect
 import math
-from functools import partial
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,50 +11,41 @@ from torch.nn.utils.rnn import PackedSequence
 from .. import functional
 from .._torch_internals import has_hooks
 from ..functional import Layered, PackedSpikes
-from ..models import State, Traces
-from .delays import current_delay, reset_delay, set_delay
+from ..models import Rate, State, Traces, own_values
+from .constants import Constants, state_after
+from .delays import reset_delay, set_delay
 from .forms import check_tensor, given, joined, renew
+from .given import check_input, check_state, refuse_freed
 from .inference import prepared_call, prepared_sequence, recorded_call
 from .layer_arguments import LayerArguments
-from .neuron import constant, hold_range, put, whole
+from .neuron import whole
+from .observed import Record, neurons_of, rates, recorded
 from .packed import flipped, repacked, run_packed
 
 Sequence: TypeAlias = Tensor | PackedSequence
 
 _HALF = (torch.float16, torch.bfloat16)
-# attributes that follow from the others: prepared layers, delays seen
-_KEPT = ("_prepared", "_seen", "_seen_there")
 
 
-class Recurrent(nn.Module):
-    """What ALIF and LIF share; the coefficients that the neuron has are the keys of `neuron`."""
-
-    _paper: ClassVar[dict[str, Any]]  # what stands for None with dynamics="lsnn"
+class Recurrent(Constants):
+    """What ALIF and LIF share; the constants that the neuron has are the names of `_neuron`."""
 
     def __init__(self, input_size: int, hidden_size: int, arguments: LayerArguments) -> None:
         super().__init__()
         for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
             whole(name, size, 1)
-        own = arguments.checked(type(self).__name__, self._paper)
-        neuron, bias, device, dtype = own.neuron, own.bias, own.device, own.dtype
-        assert own.refractory is not None and own.autapses is not None and dtype is not None
+        own = arguments.checked(self._kind)
+        assert own.autapses is not None
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, own.num_layers
-        self.bias, self.batch_first, self.dropout = bias, own.batch_first, own.dropout
+        self.bias, self.batch_first, self.dropout = own.bias, own.batch_first, own.dropout
         self.bidirectional, self.recurrent = own.bidirectional, own.recurrent
-        self.dynamics, self.refractory, self.dt = own.dynamics, own.refractory, own.dt
-        self.surrogate, self.dampening, self.learn = own.surrogate, own.dampening, tuple(own.learn)
-        self.surrogate_cutoff = own.surrogate_cutoff
         self.autapses, self.checkpoint_every = own.autapses, own.checkpoint_every
         self.saved_dtype = own.saved_dtype
-        self._neuron = tuple(neuron)
-        # What reset_parameters gives the neurons again.
-        self._first = {name: constant(name, value, ((), (hidden_size,)), dtype)
-                       for name, value in neuron.items() if value is not None}
         self._first_delay: Tensor | None = None
         self.delay: int | Tensor
         # of a delay that is a tensor, when it was last looked at
         self._distinct: tuple[int, ...] = ()
-        set_delay(self, own.delay, device)
+        set_delay(self, own.delay, own.device)
         directions = ("", "_reverse") if own.bidirectional else ("",)
         self._suffixes = [f"_l{layer}{direction}" for layer in range(own.num_layers)
                           for direction in directions]
@@ -66,25 +56,13 @@ class Recurrent(nn.Module):
             shapes: dict[str, tuple[int, ...]] = {"weight_ih": (hidden_size, inputs)}
             if own.recurrent:
                 shapes["weight_hh"] = (hidden_size, hidden_size)
-            if bias:
+            if own.bias:
                 shapes["bias_ih"] = (hidden_size,)
-            for name, shape in (shapes | {name: tuple(first.shape)
-                                          for name, first in self._first.items()}).items():
-                data = torch.empty(shape, device=device, dtype=dtype)
-                if name in neuron and name not in self.learn:
-                    self.register_buffer(name + suffix, data)
-                else:
-                    self.register_parameter(name + suffix, nn.Parameter(data))
+            for name, shape in shapes.items():
+                data = torch.empty(shape, device=own.device, dtype=own.dtype)
+                self.register_parameter(name + suffix, nn.Parameter(data))
+        self._make_constants(own)
         self.reset_parameters()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without its prepared layers: a copy or a pickle is the layer alone."""
-        return {name: value for name, value in self.__dict__.items() if name not in _KEPT}
-
-    def _apply(self, *arguments: Any, **named: Any) -> "Recurrent":
-        for name in _KEPT:  # they hold the memory that the parameters leave
-            self.__dict__.pop(name, None)
-        return super()._apply(*arguments, **named)
 
     def reset_parameters(self) -> None:
         """Weights N(0, 1) / sqrt(fan in), as in the paper's code, biases 0; all else as the layer
@@ -100,45 +78,40 @@ class Recurrent(nn.Module):
                           lambda weight: weight.normal_(0, 1 / math.sqrt(weight.shape[1])))
                 if self.bias:
                     renew(self, "bias_ih" + suffix, Tensor.zero_)
-                for name, first in self._first.items():
-                    renew(self, name + suffix, partial(put, name, value=first))
+                self._reset_constants(suffix)
             reset_delay(self)
+
+    @property
+    def all_weights(self) -> list[list[Tensor]]:
+        """As of nn.LSTM: of each layer and direction input weights, recurrent weights, bias, those
+        that there are."""
+        names = [("weight_ih", True), ("weight_hh", self.recurrent), ("bias_ih", self.bias)]
+        return [[getattr(self, name + suffix) for name, there in names if there]
+                for suffix in self._suffixes]
+
+    def flatten_parameters(self) -> None:
+        """As of nn.LSTM, whose weights lie best in one piece of memory; here it has no effect."""
 
     def extra_repr(self) -> str:
         """Sizes, then whatever is not the default."""
         parts = [str(self.input_size), str(self.hidden_size)]
-        for name, parameter in inspect.signature(type(self)).parameters.items():
+        defaults = own_values(self.dynamics, self._kind)
+        signature = inspect.signature(type(self)).parameters
+        arguments = {name: one.default for name, one in signature.items()
+                     if one.kind is not one.VAR_KEYWORD}
+        for name in (*arguments, *(name for name in self._neuron if name not in arguments)):
             value = getattr(self, name + self._suffixes[0] if name in self._neuron else name, None)
             # to 6 digits a float32 buffer shows the number it was given
             if isinstance(value, Tensor):
                 value = f"<{tuple(value.shape)}>" if value.dim() or value.is_meta else float(
                     f"{value.item():.6g}")
-            default = parameter.default
-            if default is None and self.dynamics == "lsnn":
-                default = self._paper.get(name)
+            default = arguments.get(name)
+            if default is None:
+                default = defaults.get(name)
+                default = default.decay(self.dt) if isinstance(default, Rate) else default
             if value is not None and name not in ("input_size", "hidden_size") and value != default:
                 parts.append(f"{name}={value if str(value).startswith('<') else repr(value)}")
         return ", ".join(parts)
-
-    def _neuron_arguments(self, suffix: str,
-                          copies: dict[str, Tensor] | None = None) -> dict[str, Any]:
-        """Keyword arguments of functional.alif; copies: what to take in place of parameters.
-
-        alpha = exp(-dt / tau_mem) and rho = exp(-dt / tau_adapt) of equations (5) and (3), theta
-        and beta of (4).
-        """
-        k = {name: (copies or {}).get(name + suffix, getattr(self, name + suffix))
-             for name in self._neuron}
-        for name, value in k.items():
-            hold_range(type(self).__name__, name + suffix, value, name in self.learn)
-        k = {name: value.float() if value.dtype in _HALF else value for name, value in k.items()}
-        given: dict[str, Any] = {"alpha": torch.exp(-self.dt / k["tau_mem"]),
-                                 "theta": k["threshold"]}
-        if "beta" in k:
-            given |= {"rho": torch.exp(-self.dt / k["tau_adapt"]), "beta": k["beta"]}
-        return given | {"refractory": self.refractory, "delay": current_delay(self),
-                        "dynamics": self.dynamics, "surrogate": self.surrogate,
-                        "dampening": self.dampening, "surrogate_cutoff": self.surrogate_cutoff}
 
     def _recurrent_weight(self, suffix: str) -> Tensor | None:
         """w_rec of equation (1): the stored matrix is output-major as in nn.LSTM; no neuron excites
@@ -152,10 +125,10 @@ class Recurrent(nn.Module):
                                  0.0)
 
     def _one_direction(self, x: Tensor | PackedSpikes, weights: tuple[Tensor, Tensor | None],
-                       lengths: Tensor | None, suffix: str, initial: State | None, trace: bool,
-                       **readout: Any) -> Layered:
+                       lengths: Tensor | None, suffix: str, initial: State | None,
+                       trace: bool | Tensor, **readout: Any) -> Layered:
         """One direction of one layer over x (T, B, inputs): spikes, state, traces of the same
-        form."""
+        form; trace: True, or the neurons whose traces are wanted."""
         weight, w_rec = weights
         bias = getattr(self, "bias_ih" + suffix, None)
         if isinstance(x, Tensor) and x.dtype in _HALF:
@@ -164,28 +137,29 @@ class Recurrent(nn.Module):
         if reverse and isinstance(x, Tensor):
             x = flipped(x, lengths)
         out = functional.layer(
-            x, weight, w_rec, bias=bias, state=initial, trace=trace,
+            x, weight, w_rec, bias=bias, state=initial, trace=trace is not False,
             checkpoint_every=self.checkpoint_every, saved_dtype=self.saved_dtype, lengths=lengths,
             **self._neuron_arguments(suffix), **readout)
+        traces = recorded(out.traces, trace)
         if not reverse:
-            return out
-        traces = (
-            None
-            if out.traces is None
-            else Traces(*(flipped(trace, lengths) for trace in out.traces))
-        )
+            return out._replace(traces=traces)
+        if traces is not None:
+            traces = Traces(*(flipped(value, lengths) for value in traces))
         return out._replace(spikes=flipped(given(out.spikes), lengths), traces=traces)
 
-    def _run(self, inputs: Tensor, lengths: Tensor | None, state: State | None, trace: bool,
+    def _run(self, inputs: Tensor, lengths: Tensor | None, state: State | None,
+             trace: bool | Tensor, found_rates: list[Tensor] | None = None,
              **readout: Any) -> Layered:
         """All layers: x, spikes and traces are (T, B, .); lengths (B,) fall, or all are T; state is
         stacked.
 
-        readout: arguments of functional.layer, for one layer and direction.
+        readout: arguments of functional.layer, for the last layer. found_rates gets the firing
+        rates (layers and directions, B, N), where they are wanted.
         """
         directions = 1 + self.bidirectional
         x: Tensor | PackedSpikes = inputs
         after: list[State] = []
+        means: list[Tensor] = []
         for layer in range(self.num_layers):
             last = layer == self.num_layers - 1
             outs: list[Layered] = []
@@ -196,23 +170,27 @@ class Recurrent(nn.Module):
             # Where nothing but the next layer sees the spikes a bit for each will do.
             bits = (not last and directions == 1 and not (self.dropout and self.training)
                     and functional.bits_pay(x, weights[0][0]))
-            requested = {"spikes": "bits"} if bits else readout
+            requested: dict[str, Any] = readout if last else {"spikes": "bits"} if bits else {}
+            if last and found_rates is not None and readout.get("spikes") is False:
+                # Counted without a number for each.
+                requested = {**readout, "spikes": functional.bits_pay(x, weights[0][0]) and "bits"
+                             or True}
             for direction in range(directions):
                 index = layer * directions + direction
                 initial = None if state is None else State(*(leaf[index] for leaf in state))
                 outs.append(self._one_direction(x, weights[direction], lengths,
-                                                self._suffixes[index], initial, trace and last,
-                                                **requested))
+                                                self._suffixes[index], initial,
+                                                trace if last else False, **requested))
                 after.append(outs[-1].state)
+            means += [] if found_rates is None else [rates(out, lengths) for out in outs]
             if last:
                 break
             x = outs[0].packed or nn.functional.dropout(
                 joined(outs)[0], self.dropout, self.training
             )
-        if len(after) == 1:
-            end = State(*(leaf.unsqueeze(0) for leaf in after[0]))
-        else:
-            end = State(*(torch.stack(leaves) for leaves in zip(*after, strict=True)))
+        end = state_after(after)
+        if found_rates is not None:
+            found_rates.append(torch.stack(means))
         if directions == 1:
             return outs[0]._replace(state=end)
         spikes, traces = joined(outs)
@@ -223,31 +201,16 @@ class Recurrent(nn.Module):
         weight = self._parameters.get("weight_ih_l0")
         if weight is None:  # parametrized, or no parameter
             weight = next(self.parameters(), None)
-        dtype = (self.weight_ih_l0 if weight is None else weight).dtype
-        if x.dim() not in dims or x.shape[-1] != self.input_size:
-            raise ValueError(f"x: expected shape {form} with I = {self.input_size}, got "
-                             f"{tuple(x.shape)}")
-        if x.dtype != dtype and x.dtype not in _HALF:
-            raise ValueError(f"x: expected {dtype} as the parameters, float16 or bfloat16, got "
-                             f"{x.dtype}")
-        if state is None:
-            return
-        if not isinstance(state, tuple) or len(state) != len(State._fields):
-            wanted = f"a State of {len(State._fields)} tensors {State._fields}"
-            raise TypeError(f"state: expected {wanted}, got {type(state).__name__}")
-        want = (len(self._suffixes), *batch, self.hidden_size)
-        for name, leaf in zip(State._fields, state, strict=True):
-            if not isinstance(leaf, Tensor):
-                raise TypeError(f"state.{name}: expected a tensor, got {type(leaf).__name__}")
-            given = leaf.shape[:1] + leaf.shape[2:] if name == "z" else leaf.shape
-            if tuple(given) != want:
-                axes = f"({want[0]}, D, {', '.join(map(str, want[1:]))})" if name == "z" else str(
-                    want)
-                raise ValueError(f"state.{name}: expected shape {axes}, got {tuple(leaf.shape)}")
+        dtype: Any = (self.weight_ih_l0 if weight is None else weight).dtype
+        check_input(x, dims, form, self.input_size, dtype)
+        if state is not None:
+            want = (len(self._suffixes), *batch, self.hidden_size)
+            check_state(state, want, x, self.batch_first)
 
     def forward(self, x: Sequence, state: State | None = None, *, trace: bool = False,
-                ) -> tuple[Sequence, State] | tuple[Sequence, State, Traces]:
-        """The whole sequence: (spikes, state), with trace=True (spikes, state, traces).
+                record: Record | None = None, return_rates: bool = False) -> tuple[Any, ...]:
+        """The whole sequence: (spikes, state), then traces with trace=True or record, then rates
+        with return_rates=True.
 
         x          (T, B, I), (B, T, I) with batch_first, (T, I) unbatched, or a PackedSequence,
                    sorted or not; of the parameters' dtype, or float16 / bfloat16, then the spikes
@@ -255,29 +218,46 @@ class Recurrent(nn.Module):
         state      State with leaves v, a, i, r (L, B, N) and z (L, D, B, N), newest spikes first, D
                    = 1 + the largest delay, L = num_layers * directions in the order of nn.LSTM;
                    without B if unbatched; None is all zeros
+        record     indices of neurons, or a slice: their traces alone
         spikes     as x with N * directions in place of I
         state      after the last step, of a PackedSequence each sequence's own last step, in the
                    order it was given
-        traces     Traces v, a, threshold of the last layer, each of the shape of spikes (packed: of
-                   spikes.data)
+        traces     Traces v, a, threshold of the last layer, each of the shape of spikes, or with
+                   the recorded neurons of each direction in place of N (packed: of spikes.data)
+        rates      (L, B, N), without B if unbatched: the mean of the spikes of each neuron of each
+                   layer over the steps of its sequence, differentiable
 
         A PackedSequence takes one call of the operator, or a few where the longest of its sequences
         has more than twice the steps of the shortest. Raises ValueError for wrong shapes or dtypes,
         TypeError for a state that is none.
         """
-        if isinstance(x, PackedSequence):
-            found = self._packed(x, state, trace)
-            spikes = repacked(found.spikes, x)
-            return (
-                (spikes, found.state)
-                if found.traces is None
-                else (spikes, found.state, found.traces)
-            )
-        check_tensor("x", x, " or a PackedSequence")
-        out, state, traces, *_ = self._dense(x, state, trace)
-        return (given(out), state) if traces is None else (given(out), state, traces)
+        if not isinstance(x, PackedSequence):
+            check_tensor("x", x, " or a PackedSequence")
+        means: list[Tensor] | None = [] if return_rates else None
+        found = self._observed(x, state, trace, record, means)
+        spikes = repacked(found.spikes, x) if isinstance(x, PackedSequence) else given(found.spikes)
+        more = [] if found.traces is None else [found.traces]
+        return (spikes, found.state, *more, *(means or ()))
 
-    def _packed(self, x: PackedSequence, state: State | None, trace: bool, p: Tensor | None = None,
+    def _observed(self, x: Sequence, state: State | None, trace: bool, record: Record | None,
+                  means: list[Tensor] | None, p: Tensor | None = None,
+                  **readout: Any) -> Layered:
+        """A call of any form; record, trace: as of forward. means gets the rates, where they are
+        wanted."""
+        packed = isinstance(x, PackedSequence)
+        data: Tensor = x.data if isinstance(x, PackedSequence) else x
+        neurons = neurons_of(record, self.hidden_size, data.device)
+        if neurons is not None and trace:
+            raise ValueError("record: expected None with trace=True, which returns all neurons, "
+                             f"got {record}")
+        refuse_freed(state)
+        chosen = trace if neurons is None else neurons
+        call: Any = self._packed if packed else self._dense
+        found: Layered = call(x, state, chosen, means, p, **readout)
+        return found
+
+    def _packed(self, x: PackedSequence, state: State | None, trace: bool | Tensor,
+                means: list[Tensor] | None = None, p: Tensor | None = None,
                 **readout: Any) -> Layered:
         """A PackedSequence: results have rows as x.data. readout, p: of functional.layer."""
         check_tensor("x.data", x.data)
@@ -286,18 +266,26 @@ class Recurrent(nn.Module):
 
         def run(x: Tensor, lengths: Tensor | None, state: State | None,
                 p: Tensor | None) -> Layered:
-            return self._run(x, lengths, state, trace,
+            return self._run(x, lengths, state, trace, groups,
                              **(readout and {**readout, "readout_state": p}))
 
-        return run_packed(x, state, p, run)
+        groups: list[Tensor] | None = None if means is None else []
+        found = run_packed(x, state, p, run)
+        if means is not None and groups is not None:
+            mean, order = torch.cat(groups, 1), x.unsorted_indices
+            means.append(mean if order is None else mean.index_select(1, order))
+        return found
 
-    def _dense(self, x: Tensor, state: State | None, trace: bool, p: Tensor | None = None,
+    def _dense(self, x: Tensor, state: State | None, trace: bool | Tensor,
+               means: list[Tensor] | None = None, p: Tensor | None = None,
                **readout: Any) -> Layered:
         """A tensor of any form, and results of the same form. readout, p: of functional.layer;
         unbatched p has no B."""
         batched, first = x.dim() == 3, self.batch_first and x.dim() == 3
         batch = (x.shape[0 if first else 1],) if batched else ()
-        quick = None if trace else prepared_sequence(self, x, state, p, **readout)
+        quick = None
+        if trace is False and means is None:
+            quick = prepared_sequence(self, x, state, p, **readout)
         if quick is not None:
             return quick
         self._check(x, (2, 3), "(B, T, I) or (T, I)" if self.batch_first else "(T, B, I) or (T, I)",
@@ -306,8 +294,10 @@ class Recurrent(nn.Module):
         if not batched:
             state = None if state is None else State(*(leaf.unsqueeze(-2) for leaf in state))
             p = None if p is None else p.unsqueeze(0)
-        out, state, traces, y, p, _ = self._run(x.contiguous(), None, state, trace, readout_state=p,
-                                                **readout)
+        out, state, traces, y, p, _ = self._run(x.contiguous(), None, state, trace, means,
+                                                readout_state=p, **readout)
+        if means is not None and not batched:
+            means[0] = means[0].squeeze(1)
 
         def given_form(value: Tensor) -> Tensor:
             return value.transpose(0, 1) if first else value if batched else value.squeeze(1)
@@ -330,6 +320,7 @@ class Recurrent(nn.Module):
             raise ValueError("step: expected a layer with bidirectional=False, got a bidirectional "
                              "one")
         check_tensor("x_t", x_t)
+        refuse_freed(state)
         if has_hooks(self):
             time = 1 if self.batch_first and x_t.dim() == 2 else 0
             spikes, state = self(x_t.unsqueeze(time), state)

@@ -1,0 +1,26 @@
+// What the parts of a step cost on a GPU: the one place that has these numbers. plan.cpp sets the
+// designs side by side with them, _C.costs shows them, and bench/gpu/costs.py sets what
+// bench/gpu/primitives.cu measured on a GPU beside them. None of them was measured by this project.
+#pragma once
+
+namespace lsnn::cuda {
+
+// X(name, number, unit, where it is from). Counted: along one warp of the machine code of the
+// paper's kernels for sm_90, with latencies that others have measured or that are assumed; a model.
+#define LSNN_COSTS(X)                                                                            \
+  X(forward_step, 1279, "cycles", "a step but its rows, with a spike list: counted")             \
+  X(backward_step, 3083, "cycles", "the same backwards, but its product, with replays: counted") \
+  X(shared_bytes, 128, "B/clk/SM", "rows from shared memory: what 32 banks give")                \
+  X(l2_bytes, 25, "B/clk/SM", "rows from the second level cache: assumed")                       \
+  X(exchange, 250, "cycles", "between the blocks of a cluster: assumed")                         \
+  X(inbox_bytes, 16, "B", "of a received number, written and read again")                        \
+  X(inbox_rate, 50, "B/clk/SM", "of these bytes: counted for eight items of 512 neurons")        \
+  X(two_launches, 9000, "cycles", "of the design step, 5 microseconds at 1.7 GHz: assumed")      \
+  X(product_macs, 77, "MAC/clk/SM", "of the library in float32, 60 % of what it has: assumed")
+
+#define LSNN_COST_FIELD(name, number, unit, origin) double name = number;
+struct Costs { LSNN_COSTS(LSNN_COST_FIELD) };
+#undef LSNN_COST_FIELD
+inline constexpr Costs costs{};
+
+}  // namespace lsnn::cuda

@@ -1,0 +1,34 @@
+// Which driver a build needs. The CUDA runtime is linked into it, and runs on drivers of its own
+// major version, however old, and on later ones: from NVIDIA's table of CUDA releases and drivers
+// ("minor version compatibility").
+#pragma once
+#include <string>
+
+namespace lsnn::cuda {
+
+// The oldest driver, as nvidia-smi shows it, for a runtime 13000 of CUDA 13.0; null: not known.
+inline const char* oldest_driver(int runtime) {
+  switch (runtime / 1000) {
+    case 11: return "450";
+    case 12: return "525";
+    case 13: return "580";
+    default: return nullptr;
+  }
+}
+inline std::string cuda_version(int number) {
+  return std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10);
+}
+// runtime: of the build; driver: the CUDA version that the driver knows, 0 where there is no
+// driver.
+inline std::string driver_too_old(int runtime, int driver) {
+  const char* oldest = oldest_driver(runtime);
+  const std::string wanted =
+      oldest ? std::string(oldest) + " or newer" : "one for CUDA " + cuda_version(runtime);
+  const std::string got =
+      driver ? "one for CUDA " + cuda_version(driver) + " at most" : std::string("none");
+  return "this build of lsnn_ext, by CUDA " + cuda_version(runtime) +
+         ", expected an NVIDIA driver " + wanted + ", got " + got +
+         "; update the driver, or build lsnn_ext with the nvcc of a CUDA that it knows";
+}
+
+}  // namespace lsnn::cuda

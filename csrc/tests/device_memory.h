@@ -1,0 +1,155 @@
+// Memory of the device for test_kernels.cpp: what kernels read and write lies there while they run,
+// in copies of the buffers of the host. Under the emulator the device is the host too, and each
+// copy is a heap block of exactly the size of its buffer, so that the address sanitizer sees a step
+// beyond it.
+#pragma once
+#include <cstring>
+#include <map>
+#include <vector>
+
+#include "../cuda/run.h"
+#include "problem.h"
+
+namespace lsnn::test {
+
+inline std::map<const void*, size_t> buffer_bytes;  // of all that is alive
+
+void* allocate(size_t bytes) {
+  void* p = std::malloc(bytes ? bytes : 1);
+  buffer_bytes[p] = bytes;
+  return p;
+}
+void release(void* p) {
+  buffer_bytes.erase(p);
+  std::free(p);
+}
+
+#if LSNN_NVCC
+inline void on_card(cudaError_t error) {
+  if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
+}
+inline void wait() { on_card(cudaDeviceSynchronize()); }
+inline void copy(void* to, const void* from, size_t bytes) {
+  on_card(cudaMemcpy(to, from, bytes, cudaMemcpyDefault));
+}
+
+// One block of the device, handed out from its beginning by each DeviceMemory; it grows by need.
+class DeviceBlock {
+ public:
+  void* take(size_t bytes) {
+    const size_t first = used_;
+    used_ += (bytes + 255) / 256 * 256;
+    if (used_ > size_) throw std::runtime_error("the tests need more memory of the GPU");
+    return base_ + first;
+  }
+  void reset(size_t bytes) {
+    used_ = 0;
+    if (bytes <= size_) return;
+    on_card(cudaFree(base_));
+    size_ = 0;
+    on_card(cudaMalloc(&base_, 2 * bytes));
+    size_ = 2 * bytes;
+  }
+
+ private:
+  char* base_ = nullptr;
+  size_t used_ = 0, size_ = 0;
+};
+inline DeviceBlock device_block;
+#else
+inline void wait() {}
+inline void copy(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
+#endif
+
+// The copies of the buffers that arguments point to.
+class DeviceMemory {
+ public:
+  DeviceMemory() {
+#if LSNN_NVCC
+    size_t all = 0;
+    for (const auto& [p, bytes] : buffer_bytes) all += (bytes + 255) / 256 * 256;
+    device_block.reset(all);
+#endif
+  }
+  DeviceMemory(const DeviceMemory&) = delete;
+  ~DeviceMemory() {
+#if !LSNN_NVCC
+    for (const auto& [host, there] : copies_) std::free(there);
+#endif
+  }
+
+  // Pointers to buffers, made pointers to their copies; null pointers stay.
+  template <class... P> void translate(P*&... p) { (translate_one(p), ...); }
+  void translate(State& s) { translate(s.v, s.a, s.i, s.r, s.z); }
+  void translate(Saved& s) { translate(s.y, s.bits, s.z, s.carry); }
+  void translate(Layer& l) { translate(l.delay, l.w, l.coefficients); }
+  void translate(ForwardArgs& f) {
+    translate(f.layer);
+    translate(f.first);
+    translate(f.last);
+    translate(f.saved);
+    translate(f.x, f.z, f.trace_v, f.trace_a, f.trace_A);
+  }
+  void translate(BackwardArgs& f) {
+    translate(f.layer);
+    translate(f.first);
+    translate(f.saved);
+    translate(f.glast);
+    translate(f.gfirst);
+    translate(f.gz, f.gv, f.ga, f.gA, f.gx, f.gw, f.gcoefficients);
+  }
+  void translate(LeakyForward& f) { translate(f.x, f.first, f.p, f.last); }
+  void translate(LeakyBackward& f) { translate(f.gp, f.gp_last, f.gx, f.gp_first); }
+
+  // When the kernels have ended: what they have written.
+  void copy_back() const {
+    wait();
+    for (const auto& [host, there] : copies_)
+      copy(const_cast<void*>(host), there, buffer_bytes.at(host));
+  }
+
+ private:
+  template <class P> void translate_one(P*& p) {
+    if (!p) return;
+    const auto [found, is_new] = copies_.try_emplace(p, nullptr);
+    if (is_new) {
+      const size_t bytes = buffer_bytes.at(p);
+#if LSNN_NVCC
+      found->second = device_block.take(bytes);
+#else
+      found->second = std::malloc(bytes ? bytes : 1);
+#endif
+      copy(found->second, p, bytes);
+    }
+    p = static_cast<P*>(found->second);
+  }
+
+  std::map<const void*, void*> copies_;  // by the buffer
+};
+
+// The product of the design `step` in the order of the CPU path, a thread to a sum.
+template <class T> struct ProductJob {
+  int64_t B, N;
+  bool transposed;
+  const T *a, *w;
+  T* out;
+};
+template <class T> __global__ void product_kernel(ProductJob<T> job) {
+  const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, N = job.N, NP = cuda::padded(N);
+  if (i >= job.B * N) return;
+  const T* a = job.a + i / N * N;
+  T sum = job.out[i];
+  for (int64_t j = 0; j < N; j++)
+    if (a[j] != T(0)) sum = sum + a[j] * job.w[job.transposed ? i % N * NP + j : j * NP + i % N];
+  job.out[i] = sum;
+}
+struct ProductSizes { int64_t B, N; };  // the context
+template <class T> void add_product(void* context, const void* a, const void* w, bool transposed,
+                                    void* out) {
+  const auto [B, N] = *static_cast<ProductSizes*>(context);
+  if (B * N == 0) return;
+  cuda::launch("product", {(B * N + 127) / 128, 128}, &product_kernel<T>,
+               ProductJob<T>{B, N, transposed, (const T*)a, (const T*)w, (T*)out});
+}
+
+}  // namespace lsnn::test

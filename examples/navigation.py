@@ -1,0 +1,261 @@
+"""Navigation, a task of the LSNN paper: find a hidden goal, and then go back to it at once.
+
+An agent in a disc sees where it is, by spikes of neurons with tuning curves, but not the goal. When
+it reaches the goal it is put to a random place. The goal stays where it is for an episode, and its
+place is another in the next; so it has to be learned by the network's activity, with weights that
+stay as they are. Trains with PPO an LSNN of 280 regular and 120 adaptive neurons, whose readout is
+the action and its worth, and beside it 400 neurons without adaptation; both are then measured by
+the milliseconds to their n-th goal.
+
+    python examples/navigation.py              four places, three minutes: both networks learn it
+    python examples/navigation.py --gap 200    darkness after each goal, which grows to 200 ms:
+                                               memory has to outlast it; 11 minutes a network
+    python examples/navigation.py --paper      a goal anywhere, 20 % of the synapses; hours
+
+The arena is an environment of gymnasium too, lsnn_ext/Navigation-v0 (arena.py). A checkpoint is
+kept in --out, every minute and after Ctrl-C; --resume goes on from it. A run that is given
+--iterations comes to the same result, bit for bit with the same --threads, whenever it was ended
+and resumed.
+"""
+import argparse
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+import pair
+import training
+from arena import Arena
+from lsnn_ext import LSNN, LSNNState, functional
+from navigation_plots import picture
+from pair import Pair, mean_rate
+from plots import write_curve
+from training import Values, count, number
+
+PER_VALUE, WIDTH, PEAK = 20, 0.12, 0.3  # neurons, width of a tuning curve, spikes per ms at its top
+PER_FLAG = 10  # neurons of each of reward, wall and the two parts of the last action
+CENTRES = torch.linspace(-1.1, 1.1, PER_VALUE)
+INPUTS = 2 * PER_VALUE + 4 * PER_FLAG
+REGULAR, ADAPTIVE = 280, 120
+TARGET_RATE = 0.02
+TRACE, NEAR = 0.95, 0.2  # PPO's: lambda of the advantages, and how far a ratio may be from 1
+GROWS = 0.6  # of the run, until the gap is as long as it is in the test
+GOALS = 10  # as many are timed
+QUICK = {"places": 4, "ms": 2000, "gamma": 0.98, "batch": 32, "lr": 2e-3, "clip": 0.5, "reg": 5.0,
+         "minutes": 6.0}
+DARK = {"ms": 3000, "gamma": 0.99, "minutes": 22.0}
+PAPER = QUICK | {"places": 0, "gamma": 0.99, "deepr": 0.2, "minutes": 240.0}
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    pair.task_options(parser, "navigation_out")
+    task = parser.add_argument_group("task and network")
+    task.add_argument("--places", type=int, help="of the goal, on a ring; 0: anywhere")
+    task.add_argument("--gap", type=number, default=0.0,
+                      help="ms of darkness and stillness after a goal")
+    task.add_argument("--ms", type=count, help="of an episode")
+    task.add_argument("--hold", type=count, default=10, help="ms that an action lasts")
+    task.add_argument("--tau-adapt", type=number, default=1200.0,
+                      help="time constant of adaptation, ms")
+    ppo = parser.add_argument_group("PPO")
+    ppo.add_argument("--gamma", type=number, help="discount per action")
+    ppo.add_argument("--updates", type=count, default=4, help="on the episodes of an iteration")
+    ppo.add_argument("--std", type=number, default=0.5, help="of the actions, at the start")
+    ppo.add_argument("--test-agents", type=count, default=256)
+    options = parser.parse_args(given)
+    dark = DARK if options.gap else {}
+    return pair.with_setting(options, QUICK | dark, PAPER | dark)
+
+
+# ---------------------------------------------------------------------------------------- a network
+class Policy(LSNN):
+    """An LSNN whose three readouts are the mean of the action and the worth of what it sees."""
+
+    def __init__(self, options: argparse.Namespace, adaptive: int) -> None:
+        N = REGULAR + ADAPTIVE
+        super().__init__(INPUTS, N - adaptive, adaptive, 3, tau_adapt=options.tau_adapt, beta=1.8,
+                         tau_out=max(5.0, options.hold) if options.hold > 1 else 20.0)
+        with torch.no_grad():
+            self.readout.weight.mul_(0.3)
+        self.log_std = nn.Parameter(torch.full((2,), options.std).log())
+
+    def log_probability(self, action: Tensor, mean: Tensor) -> Tensor:
+        """Of actions (..., 2), without the constant."""
+        return (-0.5 * ((action - mean) / self.log_std.exp()).square() - self.log_std).sum(-1)
+
+
+def network(options: argparse.Namespace, adapts: bool) -> Policy:
+    """400 neurons, of which 120 adapt or none; the same first weights with a seed."""
+    torch.manual_seed(options.seed)
+    return Policy(options, ADAPTIVE if adapts else 0)
+
+
+def rates(seen: Tensor) -> Tensor:
+    """Spikes per ms (B, I) of observations (B, 7)."""
+    place = torch.exp(-0.5 * ((seen[:, 1:3, None] - CENTRES) / WIDTH).square()).flatten(1)
+    flags = torch.cat([seen[:, 3:5], seen[:, 5:] / 2 + 0.5], 1).repeat_interleave(PER_FLAG, 1)
+    return PEAK * torch.cat([place, flags], 1) * seen[:, :1]
+
+
+# ---------------------------------------------------------------------------------------- PPO
+class Episodes(NamedTuple):
+    """Episodes of B agents, of D actions."""
+
+    x: Tensor  # (T, B, I) input spikes
+    action: Tensor  # (D, B, 2)
+    reward: Tensor  # (D, B)
+    value: Tensor  # (D, B) what it was worth, by the network
+    log_probability: Tensor  # (D, B) of the action
+    at: Tensor  # (D, B, 2) where the agent was
+    goal: Tensor  # (B, 2)
+
+
+@torch.no_grad()
+def play(net: Policy, options: argparse.Namespace, B: int, gap: float,
+         random: torch.Generator) -> Episodes:
+    """Whole episodes, each with a new goal."""
+    arena = Arena(B, random, options.places, options.hold, gap)
+    state: LSNNState | None = None
+    kept: list[tuple[Tensor, ...]] = []
+    for _ in range(options.ms // options.hold):
+        x = functional.poisson(rates(arena.observe())[None], options.hold,
+                               generator=random).numbers()
+        y, state = net(x, state)
+        mean, value = y[-1, :, :2], y[-1, :, 2]
+        action = mean + net.log_std.exp() * torch.randn(B, 2, generator=random)
+        at = arena.at
+        reward = arena.move(action)
+        kept.append((x, action, reward, value, net.log_probability(action, mean), at))
+    x, *others = zip(*kept, strict=True)
+    return Episodes(torch.cat(x), *(torch.stack(values) for values in others), goal=arena.goal)
+
+
+def advantages(reward: Tensor, value: Tensor, gamma: float) -> Tensor:
+    """How much better (D, B) each action was than expected: temporal differences, summed over what
+    follows with the weights (gamma TRACE)^n. What follows the last action is worth what it was
+    worth there."""
+    after = torch.cat([value[1:], value[-1:]])
+    difference = reward + gamma * after - value
+    found, running = torch.zeros_like(reward), torch.zeros_like(reward[0])
+    for step in reversed(range(len(reward))):
+        running = difference[step] + gamma * TRACE * running
+        found[step] = running
+    return found
+
+
+def ppo_loss(ratio: Tensor, advantage: Tensor) -> Tensor:
+    """The clipped objective of Schulman et al. (2017), to be made small."""
+    return -torch.minimum(ratio * advantage, ratio.clamp(1 - NEAR, 1 + NEAR) * advantage).mean()
+
+
+# -------------------------------------------------------------------------------------------- a run
+class Run(Pair):
+    """Both networks in arenas with the same goals."""
+
+    means = "goals", "rate"
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        super().__init__(options, network)
+
+    def bar(self, mean: Values) -> str:
+        """Goals and rate."""
+        return f"{mean['goals']:.1f} goals an episode, {1000 * mean['rate']:.0f} Hz"
+
+    def step(self) -> Values:
+        """New episodes of each network, and some steps of its optimizer on them."""
+        options = self.options
+        gap = options.gap * min(1.0, self.done() / GROWS)
+        seed = int(torch.randint(2**31, (), generator=self.random))
+        episodes, better = {}, {}
+        for name in self.nets:
+            net = self.policy(name)
+            episodes[name] = play(net, options, options.batch, gap,
+                                  torch.Generator().manual_seed(seed))
+            better[name] = advantages(episodes[name].reward, episodes[name].value, options.gamma)
+
+        def losses(name: str) -> tuple[Tensor, Tensor, Values]:
+            net, past = self.policy(name), episodes[name]
+            y, _, z = net(past.x, return_spikes=True)
+            y = y[options.hold - 1::options.hold]
+            ratio = (net.log_probability(past.action, y[..., :2]) - past.log_probability).exp()
+            advantage = (better[name] - better[name].mean()) / (better[name].std() + 1e-6)
+            worth = 0.5 * (y[..., 2] - better[name] - past.value).square().mean()
+            rate = mean_rate(z)
+            return (ppo_loss(ratio, advantage) + worth,
+                    options.reg * (rate - TARGET_RATE).square().mean(),
+                    {"goals": (past.reward > 0.5).sum(0).float().mean().item(),
+                     "rate": rate.mean().item(), "shift": (ratio - 1).abs().mean().item()})
+
+        rate = training.learning_rate(self.done(), options.lr)
+        values: Values = {}
+        for _ in range(options.updates):
+            values = self.learn(rate, losses)
+        return values
+
+    def policy(self, name: str) -> Policy:
+        """The network of that name."""
+        net = self.nets[name]
+        assert isinstance(net, Policy)
+        return net
+
+
+def times(reward: Tensor, hold: int, gap: float) -> tuple[list[float], list[int]]:
+    """Mean ms from one goal to the next, without the gap between them, and how many agents came to
+    the n-th goal."""
+    pause = round(gap / hold) * hold
+    took: list[list[float]] = [[] for _ in range(GOALS)]
+    for agent in reward.t() > 0.5:
+        at = hold * (agent.nonzero()[:GOALS, 0] + 1)
+        since = torch.diff(at, prepend=at.new_zeros(1))
+        since[1:] -= pause
+        for n, ms in enumerate(since.tolist()):
+            took[n].append(ms)
+    return [sum(ms) / len(ms) for ms in took if ms], [len(ms) for ms in took if ms]
+
+
+def test(run: Run) -> tuple[dict[str, dict[str, Any]], dict[str, Episodes]]:
+    """What each network needs to its n-th goal, in new arenas with the whole gap, and some of these
+    episodes, also of the network before training."""
+    options = run.options
+    found, shown = {}, {}
+    fresh = network(options, True)
+    for name, net in {"before": fresh, **{name: run.policy(name) for name in run.nets}}.items():
+        random = torch.Generator().manual_seed(options.seed + 1_000_000)
+        episodes = play(net, options, options.test_agents, options.gap, random)
+        shown[name] = episodes
+        if name != "before":
+            ms, agents = times(episodes.reward, options.hold, options.gap)
+            found[name] = {"goals": float((episodes.reward > 0.5).sum(0).float().mean()),
+                           "ms": ms, "agents": agents}
+    return found, shown
+
+
+def main(given: list[str] | None = None) -> None:
+    """Trains, tests, draws."""
+    options = arguments(given)
+    run, _ = training.prepared(options, Run)
+    options = run.options
+    print(run.nets["LSNN"])
+    if not training.finished(run, training.train(run, run.step), __file__):
+        return
+    found, shown = test(run)
+    out = Path(options.out)
+    files = [out / f"navigation.{kind}" for kind in ("csv", "json", "png")]
+    write_curve(run.history, files[0])
+    training.write_results(run, files[1], found=found)
+    picture(shown, run.history, found, files[2])
+    print("ms to the first goal and from each to the next, without the gap (goals an episode)")
+    for name, row in found.items():
+        print(f"  {name:5s}" + ", ".join(f"{ms:.0f}" for ms in row["ms"])
+              + f" ({row['goals']:.1f})")
+    print(f"{len(run.history)} iterations in {run.seconds:.0f} s (seed {options.seed})")
+    for path in (*files, run.path):
+        print(f"  {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""The picture of the navigation example: the ways of agents before and after training, the time to
+each goal, and how both networks learned."""
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.patches import Circle
+
+from arena import RADIUS
+from plots import ACCENT, ADAPTIVE, INK, MUTED, REGULAR, STYLE, smooth
+
+AGENTS = 2  # whose ways are shown
+COLOURS = {"LSNN": ADAPTIVE, "LIF": REGULAR}
+
+
+def _way(axes: Axes, episodes: Any, agent: int) -> None:
+    """One episode in the arena: the way to the first goal in grey, then those back to it."""
+    goal = episodes.goal[agent].tolist()
+    axes.add_patch(Circle((0, 0), 1, fill=False, color=INK, linewidth=1))
+    axes.add_patch(Circle(goal, RADIUS, color=ACCENT, alpha=0.3, linewidth=0))
+    ends = [*((episodes.reward[:, agent] > 0.5).nonzero()[:, 0] + 1).tolist(), None]
+    start = 0
+    for n, end in enumerate(ends):
+        x, y = episodes.at[start:end, agent].unbind(-1)
+        axes.plot(x, y, color=MUTED if not n else ADAPTIVE, linewidth=0.8)
+        start = end if end is not None else start
+    axes.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal", xticks=[], yticks=[])
+    axes.set_xlabel(f"{len(ends) - 1} goals")
+
+
+def picture(shown: dict[str, Any], history: list[dict[str, float]],
+            found: dict[str, dict[str, Any]], path: Path) -> None:
+    """shown: episodes of the LSNN before and after training; found: times of both networks."""
+    with plt.rc_context(STYLE):
+        figure = plt.figure(figsize=(10, 6.2), layout="constrained")
+        grid = figure.add_gridspec(2, 2 * AGENTS)
+        for column, name in enumerate(("before", "LSNN")):
+            for agent in range(min(AGENTS, shown[name].at.shape[1])):
+                axes = figure.add_subplot(grid[0, AGENTS * column + agent])
+                _way(axes, shown[name], agent)
+                if not agent:
+                    axes.set_title("Before training" if not column else "After it")
+        ms, learning = figure.add_subplot(grid[1, :AGENTS]), figure.add_subplot(grid[1, AGENTS:])
+        for name, row in found.items():
+            ms.plot(range(1, len(row["ms"]) + 1), row["ms"], "o-", color=COLOURS[name], label=name)
+            key = "goals" if name == "LSNN" else "lif_goals"
+            goals = torch.tensor([episode[key] for episode in history])
+            learning.plot(goals, color=COLOURS[name], alpha=0.25, linewidth=0.6)
+            learning.plot(smooth(goals, 20), color=COLOURS[name], linewidth=1.8, label=name)
+        ms.set(xlabel="goal of an episode", ylabel="ms to it, without the gap", ylim=(0, None))
+        ms.set_title("The first goal has to be found, the others remembered")
+        ms.legend()
+        learning.set(xlabel="iteration", ylabel="goals an episode", ylim=(0, None))
+        figure.savefig(path)
+        plt.close(figure)

@@ -1,0 +1,91 @@
+"""What tasks share that show what adaptation is good for: an LSNN is trained, and beside it, on the
+same inputs, a network of as many neurons without adaptation (LIF)."""
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+import training
+from lsnn_ext import LSNN, LSNNState, State
+from training import Values, count, number
+
+
+# ------------------------------------------------------------------------------------- command line
+def task_options(parser: argparse.ArgumentParser, out: str) -> None:
+    """--quick and --paper, which say what stands for options that are left out, and those of all
+    tasks."""
+    setting = parser.add_mutually_exclusive_group()
+    setting.add_argument("--quick", dest="paper", action="store_false",
+                         help="a setting for a look, in minutes (the default)")
+    setting.add_argument("--paper", action="store_true", default=False,
+                         help="the paper's setting")
+    parser.set_defaults(paper=False)
+    training.length_options(parser)
+    learning = parser.add_argument_group("training")
+    learning.add_argument("--batch", type=count)
+    learning.add_argument("--lr", type=number, help="highest learning rate of Adam")
+    learning.add_argument("--clip", type=number, help="largest norm of the gradient")
+    learning.add_argument("--reg", type=float, help="weight of the firing rates' distance from "
+                                                    "their target")
+    training.deepr_option(learning)
+    learning.add_argument("--no-lif", action="store_true",
+                          help="leave out the network without adaptation, trained beside")
+    training.seed_options(learning)
+    parser.add_argument("--out", type=Path, default=Path(out),
+                        help="folder of picture, curve, results and checkpoint")
+
+
+def with_setting(options: argparse.Namespace, quick: dict[str, Any],
+                 paper: dict[str, Any]) -> argparse.Namespace:
+    """Options with those of the setting in place of what was left out."""
+    setting = dict(paper if options.paper else quick)
+    if options.minutes or options.iterations:
+        setting |= {"minutes": options.minutes, "iterations": options.iterations}
+    for name, value in setting.items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    return options
+
+
+# ------------------------------------------------------------------------------------------ the run
+def detached(state: LSNNState) -> LSNNState:
+    """A state that gradients do not pass."""
+    return LSNNState(State(*(leaf.detach() for leaf in state.neurons)), state.readout.detach())
+
+
+class Pair(training.Run):
+    """A run of both networks; make gives one, with adaptive neurons or without, of the same
+    seed."""
+
+    def __init__(self, options: argparse.Namespace,
+                 make: Callable[[argparse.Namespace, bool], LSNN]) -> None:
+        self.nets = {"LSNN": make(options, True)}
+        if not options.no_lif:
+            self.nets["LIF"] = make(options, False)
+        self.optimizers = {name: training.adam(net, options) for name, net in self.nets.items()}
+        super().__init__(options, self.nets | {f"{name} optimizer": optimizer for name, optimizer
+                                               in self.optimizers.items()})
+        self.carried: dict[str, LSNNState] = {}
+
+    def learn(self, rate: float, losses: Callable[[str], tuple[Tensor, Tensor, Values]]) -> Values:
+        """A step of each optimizer: losses gives loss, penalty and further values of the network
+        of that name; those of the LIF network get a prefix."""
+        found: Values = {}
+        for name, optimizer in self.optimizers.items():
+            training.set_rate(optimizer, rate)
+            optimizer.zero_grad()
+            loss, penalty, values = losses(name)
+            (loss + penalty).backward()
+            norm = training.clipped(self.nets[name].parameters(), self.options.clip)
+            optimizer.step()
+            values = {"loss": loss.item(), **values, "norm": norm.item()}
+            found |= values if name == "LSNN" else {f"lif_{key}": value
+                                                    for key, value in values.items()}
+        return found
+
+
+def mean_rate(spikes: Tensor) -> Tensor:
+    """(N,) spikes per step; written as a sum, so that its gradient is a view."""
+    return spikes.sum((0, 1)) / spikes[..., 0].numel()

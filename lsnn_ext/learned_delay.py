@@ -1,0 +1,155 @@
+"""Recurrent neurons that learn by how many steps their spikes are delayed."""
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import functional
+from .functional import PackedSpikes
+from .models import State, Traces
+from .modules import ALIF
+
+__all__ = ["LearnedDelay"]
+
+_NOT_OURS = ("num_layers", "delay", "bidirectional", "dropout", "batch_first", "recurrent")
+
+
+class LearnedDelay(nn.Module):
+    """Adaptive neurons with recurrent delays that are real numbers, and are learned with the
+    weights.
+
+    A delay of d extra steps is spread over the whole delays s beside it: w_s = w k(d - s) with a
+    triangle k of half the width 1 + spread, scaled so that all k of a synapse sum to 1. With
+    spread 0 these are the two neighbours of d, (1 - f) w and f w with f = d - floor(d). A larger
+    spread lets the gradient see delays that are farther away; anneal lowers it while training goes
+    on.
+
+    input_size, hidden_size   channels in, and N
+    longest      the largest extra delay, in steps, >= 1: delays stay from 0 to it
+    per          "neuron": a delay for all synapses of a presynaptic neuron; "synapse": each its own
+    spread       at the start, in steps, >= 0; kept in the buffer `spread`
+    first        the delays at the start, (N,) or (N, N) from neuron j to neuron k. Default random,
+                 uniform between 0 and longest
+    **neuron     of ALIF, but num_layers, delay, bidirectional, dropout, batch_first, recurrent
+
+    Parameters: `delay` (N,) or (N, N), and those of the part `neurons`, an ALIF. Time and memory
+    are those of weights (longest + 1, N, N). A pass raises ValueError where a delay has left its
+    range: call clamp_ after optimizer.step(). Raises TypeError or ValueError naming the argument
+    for what is out of range.
+
+    Source: the triangle and its annealing as in DelRec (2025), the delays of a spread as in DCLS
+    (Hammouamri et al., ICLR 2024).
+    """
+
+    spread: Tensor
+
+    def __init__(self, input_size: int, hidden_size: int, longest: int, *, per: str = "neuron",
+                 spread: float = 0.0, first: Tensor | None = None, **neuron: Any) -> None:
+        super().__init__()
+        if isinstance(longest, bool) or not isinstance(longest, int) or longest < 1:
+            raise ValueError(f"longest: expected a whole number >= 1, got {longest!r}")
+        if per not in ("neuron", "synapse"):
+            raise ValueError(f"per: expected 'neuron' or 'synapse', got {per!r}")
+        self._hold_spread(spread)
+        for name in _NOT_OURS:
+            if name in neuron:
+                raise TypeError(f"{name}: expected none in LearnedDelay, got {neuron[name]!r}")
+        self.longest, self.per = longest, per
+        self.neurons = ALIF(input_size, hidden_size, **neuron)
+        weight = self.neurons.weight_hh_l0
+        assert isinstance(weight, Tensor)
+        N = hidden_size
+        shape = (N,) if per == "neuron" else (N, N)
+        if first is None:
+            first = longest * torch.rand(shape)
+        if tuple(first.shape) != shape:
+            raise ValueError(f"first: expected shape {shape}, got {tuple(first.shape)}")
+        self.delay = nn.Parameter(first.detach().to(weight, copy=True))
+        self._hold_range("first")
+        self._first_spread = float(spread)
+        self.register_buffer("spread", torch.tensor(float(spread), dtype=weight.dtype,
+                                                    device=weight.device))
+
+    def extra_repr(self) -> str:
+        """Delays and spread."""
+        return f"longest={self.longest}, per={self.per!r}, spread={float(self.spread):.6g}"
+
+    @staticmethod
+    def _hold_spread(spread: float) -> None:
+        if isinstance(spread, bool) or not isinstance(spread, int | float):
+            raise TypeError(f"spread: expected a number >= 0, got {spread!r}")
+        if not 0 <= spread < float("inf"):
+            raise ValueError(f"spread: expected a number >= 0, got {spread}")
+
+    def _hold_range(self, name: str = "delay") -> None:
+        if not functional.readable(self.delay.detach()):
+            return
+        low, high = self.delay.detach().aminmax()
+        if not (low >= 0 and high <= self.longest):
+            raise ValueError(f"{name}: expected numbers from 0 to longest = {self.longest}, got "
+                             f"{float(low):.6g} to {float(high):.6g}; call clamp_() after each "
+                             f"step of the optimizer")
+
+    def anneal(self, done: float) -> None:
+        """Sets the spread of a share of the training, from 0 to 1: that of the start falls to 0."""
+        if not 0 <= done <= 1:
+            raise ValueError(f"done: expected a share from 0 to 1, got {done}")
+        self.spread.fill_(self._first_spread * (1 - done))
+
+    @torch.no_grad()
+    def clamp_(self) -> None:
+        """Moves delays that have left their range to its ends."""
+        self.delay.clamp_(0, self.longest)
+
+    def shares(self) -> Tensor:
+        """k of each whole delay: (longest + 1, N) or (longest + 1, N, N), that sum to 1.
+
+        Where the triangle has a corner, at whole delays say, the derivative is that to the right,
+        and at the longest delay that to the left, so that no delay is caught there.
+        """
+        self._hold_range()
+        d = self.delay
+        steps = torch.arange(self.longest + 1, dtype=d.dtype, device=d.device)
+        u = (d - steps.view(-1, *[1] * d.dim())) / (1 + self.spread)
+        right = d < self.longest
+        falls = torch.where(right, u >= 0, u > 0)
+        inside = torch.where(right, (u >= -1) & (u < 1), (u > -1) & (u <= 1))
+        k = torch.where(inside, torch.where(falls, 1 - u, 1 + u), 0.0)
+        return k / k.sum(0)
+
+    def recurrent_weight(self) -> Tensor:
+        """(longest + 1, N, N): the weight of each whole delay, from neuron j to neuron k, as
+        functional.alif takes it with delay=range(longest + 1)."""
+        w = self.neurons._recurrent_weight("_l0")
+        assert w is not None
+        k = self.shares()
+        return w * (k if k.dim() == 3 else k[..., None])
+
+    def whole_delays(self) -> Tensor:
+        """(N, N) the nearest whole delays, from neuron j to neuron k, as ALIF takes them."""
+        N = self.neurons.hidden_size
+        d = self.delay.detach().round().to(torch.int64)
+        return (d if d.dim() == 2 else d[:, None]).expand(N, N).contiguous()
+
+    def forward(self, x: Tensor | PackedSpikes, state: State | None = None, *,
+                trace: bool = False) -> tuple[Tensor, State] | tuple[Tensor, State, Traces]:
+        """x (T, B, input_size), or spikes as bits -> (spikes (T, B, N), state[, traces]).
+
+        state has the leaves of ALIF's, (1, B, N), and z (1, longest + 1, B, N); None is all zeros.
+        Raises TypeError or ValueError as functional.layer does.
+        """
+        neurons = self.neurons
+        if state is not None:
+            state = State(*(leaf[0] for leaf in state))
+        w_in = neurons.weight_ih_l0
+        assert isinstance(w_in, Tensor)
+        made = functional.layer(
+            x, w_in, self.recurrent_weight(), bias=getattr(neurons, "bias_ih_l0", None),
+            state=state, trace=trace, checkpoint_every=neurons.checkpoint_every,
+            saved_dtype=neurons.saved_dtype,
+            **neurons._neuron_arguments("_l0") | {"delay": tuple(range(self.longest + 1))})
+        after = State(*(leaf.unsqueeze(0) for leaf in made.state))
+        assert made.spikes is not None
+        if made.traces is None:
+            return made.spikes, after
+        return made.spikes, after, made.traces

@@ -1,0 +1,177 @@
+"""The constants of the neurons of a layer: buffers, or Parameters that are learned without bounds;
+how they become coefficients, how they are copied, saved and loaded."""
+import copy
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from ..models import State, named_model
+from .delays import current_delay
+from .forms import renew
+from .layer_arguments import LayerArguments
+from .neuron import RANGES, Kind, check_units, constant, hold_range, put, warn_of_explosion
+from .parametrizations import check_start, forms_of, sole
+from .saved import add_loading, identity
+
+_HALF = (torch.float16, torch.bfloat16)
+# attributes that follow from the others: prepared layers, delays seen
+_KEPT = ("_prepared", "_seen", "_seen_there")
+
+
+def _new(kind: Any) -> Any:
+    return kind.__new__(kind)
+
+
+class Constants(nn.Module):
+    """What the neurons of ALIF and LIF are, layer by layer and direction by direction."""
+
+    _kind: ClassVar[Kind]
+    _suffixes: list[str]
+    hidden_size: int
+    delay: int | Tensor
+
+    def _make_constants(self, own: LayerArguments) -> None:
+        """Registers them, without values; reset_parameters fills them."""
+        dtype, N = own.dtype, self.hidden_size
+        assert dtype is not None and own.refractory is not None
+        self.dynamics, self.refractory, self.dt = own.dynamics, own.refractory, own.dt
+        self.surrogate, self.dampening = own.surrogate, own.dampening
+        self.surrogate_cutoff = own.surrogate_cutoff
+        self._neuron = tuple(own.neuron)
+        forms = forms_of(own.learn, self._neuron, self._kind, own.dynamics, own.dt)
+        self.learn = tuple(forms)
+        each = own.each_learned(self.learn)
+        # What reset_parameters gives the neurons again.
+        self._first = {name: constant(name, value, ((), (N,)), dtype)
+                       for name, value in own.neuron.items() if value is not None}
+        check_units(self._first, own.dt)
+        warn_of_explosion(self._first, own.dynamics, own.dt, own.height)
+        for name in each:
+            self._first[name] = self._first[name].expand(N).clone()
+        for name, form in forms.items():
+            check_start(name, form, self._first[name])
+        for suffix in self._suffixes:
+            for name, first in self._first.items():
+                data = torch.empty(first.shape, device=own.device, dtype=dtype)
+                if name not in forms:
+                    self.register_buffer(name + suffix, data)
+                    continue
+                self.register_parameter(name + suffix, nn.Parameter(data))
+                form = forms[name]
+                if form is not None:
+                    parametrize.register_parametrization(self, name + suffix, copy.deepcopy(form))
+        add_loading(self)
+
+    def _reset_constants(self, suffix: str) -> None:
+        for name, first in self._first.items():
+            renew(self, name + suffix, partial(put, name, value=first))
+
+    def _own_name(self) -> str:
+        """The name of its class, as it was made."""
+        return parametrize.type_before_parametrizations(self).__name__
+
+    def _neuron_arguments(self, suffix: str,
+                          copies: dict[str, Tensor] | None = None) -> dict[str, Any]:
+        """Keyword arguments of functional.alif; copies: what to take in place of what is stored.
+
+        alpha = exp(-dt / tau_mem) and rho = exp(-dt / tau_adapt) of equations (5) and (3), theta
+        and beta of (4).
+        """
+        k: dict[str, Tensor] = {}
+        for name in self._neuron:
+            full = name + suffix
+            stored = None if copies is None else copies.get(full)
+            if stored is None:
+                value = getattr(self, full)
+            else:
+                found = sole(self, full)
+                value = stored if found is None else found[1](stored)
+            hold_range(self._own_name(), full, value, RANGES[name], name in self.learn)
+            k[name] = value.float() if value.dtype in _HALF else value
+        given: dict[str, Any] = {"theta": k.pop("threshold")}
+        for tau, decay in (("tau_mem", "alpha"), ("tau_adapt", "rho")):
+            if tau in k:
+                given[decay] = torch.exp(-self.dt / k.pop(tau))
+        if self._kind == "LIF" and named_model(self.dynamics).eta:
+            given["eta"] = 0.0
+        return given | k | {
+            "refractory": self.refractory, "delay": current_delay(self),  # type: ignore[arg-type]
+            "dynamics": self.dynamics, "surrogate": self.surrogate, "dampening": self.dampening,
+            "surrogate_cutoff": self.surrogate_cutoff}
+
+    def _stored(self) -> dict[str, Tensor | None]:
+        """Parameters by the name of what is computed of them, buffers apart."""
+        if "parametrizations" not in self._modules:
+            return self._parameters  # type: ignore[return-value]  # it is not changed
+        found: dict[str, Tensor | None] = dict(self._parameters)
+        for name in self.learn:
+            for suffix in self._suffixes:
+                one = sole(self, name + suffix)
+                if one is not None:
+                    found[name + suffix] = one[0]
+        return found
+
+    def _forms(self) -> tuple[Any, ...]:
+        """How what learns is computed of what is stored, as numbers that can be compared."""
+        if "parametrizations" not in self._modules:
+            return ()
+        return tuple((name + suffix, type(found[1]), *getattr(found[1], "ends", ()))
+                     for name in self.learn for suffix in self._suffixes
+                     if (found := sole(self, name + suffix)) is not None)
+
+    def get_extra_state(self) -> Tensor:
+        """What a state dict says beside the numbers: model and version, as bytes."""
+        return identity(self)
+
+    def set_extra_state(self, state: Any) -> None:
+        """Nothing: it was compared before anything was loaded."""
+
+    # -------------------------------------------------------------------------------------- copies
+    def _plain_state(self) -> dict[str, Any]:
+        """Without its prepared layers: a copy or a pickle is the layer alone."""
+        return {name: value for name, value in self.__dict__.items() if name not in _KEPT}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._plain_state()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        kind = parametrize.type_before_parametrizations(self)
+        return _new, (kind,), self._plain_state()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        lists = self._modules.get("parametrizations")
+        if not isinstance(lists, nn.ModuleDict):
+            return
+        # The class with the properties is made for each layer anew, by registering something that
+        # is then replaced by what was there.
+        self._modules = {name: part for name, part in self._modules.items()
+                         if name != "parametrizations"}
+        self._parameters = dict(self._parameters)
+        for name, found in lists.items():
+            self.register_parameter(name, nn.Parameter(torch.empty(0)))
+            parametrize.register_parametrization(self, name, nn.Identity())
+            made: Any = self.parametrizations
+            made[name] = found
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Constants":
+        make, arguments, state = self.__reduce_ex__(4)
+        replica: Constants = make(*arguments)
+        memo[id(self)] = replica
+        replica.__setstate__(copy.deepcopy(state, memo))
+        return replica
+
+    def _apply(self, *arguments: Any, **named: Any) -> "Constants":
+        for name in _KEPT:  # they hold the memory that the parameters leave
+            self.__dict__.pop(name, None)
+        return super()._apply(*arguments, **named)
+
+
+def state_after(leaves: list[State]) -> State:
+    """The states of all layers and directions as one."""
+    if len(leaves) == 1:
+        return State(*(leaf.unsqueeze(0) for leaf in leaves[0]))
+    return State(*(torch.stack(parts) for parts in zip(*leaves, strict=True)))

@@ -1,0 +1,70 @@
+"""What a call of a layer can return beside its spikes: traces of chosen neurons, and firing rates
+that need no spikes (T, B, N)."""
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..functional import Layered, PackedSpikes
+from ..models import Traces
+
+Record: TypeAlias = Tensor | slice | range | list[int] | tuple[int, ...]
+_WORD = 32
+
+
+def neurons_of(record: Record | None, N: int, device: torch.device) -> Tensor | None:
+    """The chosen neurons of N as indices, or None. Raises TypeError or ValueError naming record."""
+    if record is None:
+        return None
+    if isinstance(record, slice):
+        record = range(*record.indices(N))
+    if isinstance(record, Tensor):
+        if record.dtype == torch.bool or record.is_floating_point() or record.is_complex():
+            raise TypeError(f"record: expected indices of neurons, got a tensor of {record.dtype}")
+        record = record.flatten().tolist()
+    if not isinstance(record, list | tuple | range) or not all(type(n) is int for n in record):
+        raise TypeError(f"record: expected indices of neurons or a slice, got "
+                        f"{type(record).__name__}")
+    for n in record:
+        if not -N <= n < N:
+            raise ValueError(f"record: expected neurons below {N}, got {n}")
+    return torch.tensor([n % N for n in record], dtype=torch.int64, device=device)
+
+
+def recorded(traces: Traces | None, neurons: Tensor | bool) -> Traces | None:
+    """The traces of these neurons; True: of all."""
+    if traces is None or isinstance(neurons, bool):
+        return traces
+    return Traces(*(trace.index_select(-1, neurons) for trace in traces))
+
+
+class _Counts(torch.autograd.Function):
+    """Bits of spikes and their carrier (T, B, N) -> spikes of each neuron (B, N)."""
+
+    @staticmethod
+    def forward(bits: Tensor, carrier: Tensor) -> Tensor:
+        counts = [(bits >> shift & 1).sum(0, dtype=torch.int32) for shift in range(_WORD)]
+        return torch.stack(counts, -1).flatten(-2)[..., : carrier.shape[-1]].to(carrier.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.T = inputs[1].shape[0]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[None, Tensor]:
+        return None, g.expand(ctx.T, *g.shape)
+
+
+def rates(out: Layered, lengths: Tensor | None) -> Tensor:
+    """The mean of the spikes of one layer and direction over the steps of each sequence (B, N);
+    float32 where they are float16 or bfloat16."""
+    if out.spikes is not None:
+        T, dtype = out.spikes.shape[0], torch.promote_types(out.spikes.dtype, torch.float32)
+        counts = out.spikes.sum(0, dtype=dtype)
+    else:
+        packed = out.packed
+        assert isinstance(packed, PackedSpikes)
+        T, counts = packed.shape[0], _Counts.apply(packed.bits, packed.carrier)
+    if lengths is None:
+        return counts / max(T, 1)
+    return counts / lengths.clamp(min=1).to(counts.device, counts.dtype).unsqueeze(-1)

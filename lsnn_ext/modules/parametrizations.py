@@ -1,0 +1,191 @@
+"""What a learned constant is computed of, so that no step of an optimizer carries it out of its
+range; in the form of torch.nn.utils.parametrize."""
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from ..models import named_model
+from .neuron import RANGES, Kind
+
+
+class Log(nn.Module):
+    """value = exp(original), for what is > 0: a time constant, a threshold, a width.
+
+    A step of the optimizer changes the value by a factor: with Adam at a rate of 0.01 by one
+    hundredth.
+    """
+
+    def forward(self, original: Tensor) -> Tensor:
+        """The value of what is stored."""
+        return original.exp()
+
+    def right_inverse(self, value: Tensor) -> Tensor:
+        """What is stored for a value."""
+        return value.log()
+
+
+class Logit(nn.Module):
+    """value = 1 / (1 + exp(-original)), for a share between 0 and 1: a decay over a step."""
+
+    def forward(self, original: Tensor) -> Tensor:
+        """The value of what is stored."""
+        return torch.sigmoid(original)
+
+    def right_inverse(self, value: Tensor) -> Tensor:
+        """What is stored for a value."""
+        return torch.logit(value)
+
+
+class Clamp(nn.Module):
+    """value = original, not below low nor above high, with the gradient of torch.clamp: 0 outside.
+
+    low, high    numbers, low < high
+    """
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__()
+        for name, value in (("low", low), ("high", high)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+                raise TypeError(f"{name}: expected a number, got {value!r}")
+        if not low < high:
+            raise ValueError(f"high: expected a number > low = {low}, got {high}")
+        self.low, self.high = float(low), float(high)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Both, to be compared."""
+        return self.low, self.high
+
+    def forward(self, original: Tensor) -> Tensor:
+        """The value of what is stored."""
+        return original.clamp(self.low, self.high)
+
+    def right_inverse(self, value: Tensor) -> Tensor:
+        """What is stored for a value."""
+        return value
+
+    def extra_repr(self) -> str:
+        """The two ends."""
+        return f"{self.low:g}, {self.high:g}"
+
+
+# By default what has a range is learned without bounds, and what has none as it is.
+_FREE = {"tau_mem": "log", "tau_adapt": "log", "threshold": "log", "width": "log",
+         "alpha": "logit", "rho": "logit", "sigma": "logit"}
+_WORDS = ("log", "logit", "clamp", "plain")
+
+
+def _wanted(names: Iterable[str]) -> str:
+    known = ", ".join(names)
+    return (f"some of {known}, as in learn=(\"tau_mem\",), or a dict of them to \"log\", "
+            f"\"logit\", \"clamp\", \"plain\" or a parametrization")
+
+
+def forms_of(learn: Any, names: Iterable[str], kind: Kind, dynamics: str,
+             dt: float) -> dict[str, nn.Module | None]:
+    """What each learned constant is computed of; None: it is stored as it is.
+
+    names: those that may learn. Raises TypeError or ValueError naming learn.
+    """
+    names = tuple(names)
+    learn = (learn,) if isinstance(learn, str) else learn
+    if not isinstance(learn, Iterable):
+        raise TypeError(f"learn: expected {_wanted(names)}, got {learn!r}")
+    asked: dict[str, Any] = dict(learn) if isinstance(learn, Mapping) else {
+        name: None for name in learn}
+    found: dict[str, nn.Module | None] = {}
+    for name, form in asked.items():
+        if name not in names:
+            raise ValueError(f"learn: expected {_wanted(names)}, got {name!r}{_absent(name, kind)}")
+        found[name] = _form(name, form, dynamics, dt)
+    return found
+
+
+def _absent(name: Any, kind: str) -> str:
+    if name not in RANGES:
+        return ""
+    if kind == "LIF" and name in ("beta", "tau_adapt", "rho", "q", "p", "eta"):
+        return "; a LIF does not adapt"
+    return f"; a coefficient learns from a number that is given: {name}="
+
+
+def _form(name: str, form: Any, dynamics: str, dt: float) -> nn.Module | None:
+    if isinstance(form, nn.Module):
+        if not hasattr(form, "right_inverse"):
+            raise TypeError(f"learn: expected a parametrization with right_inverse for {name}, got "
+                            f"{type(form).__name__}")
+        return form
+    if form is None:
+        form = _FREE.get(name, "plain")
+    if form == "plain":
+        return None
+    if form == "log" and RANGES[name].low == 0:
+        return Log()
+    if form == "logit" and RANGES[name].ends:
+        return Logit()
+    if form == "clamp":
+        origin = named_model(dynamics).origin
+        if name not in origin.ranges:
+            known = ", ".join(origin.ranges) or "none"
+            raise ValueError(f"learn: expected a constant that the makers of {dynamics!r} clamp "
+                             f"({known}) for \"clamp\", got {name!r}; "
+                             f"lsnn_ext.modules.parametrizations.Clamp(low, high) clamps any")
+        low, high = origin.ranges[name]
+        unit = dt if name.startswith("tau") else 1.0
+        return Clamp(low * unit, high * unit)
+    fits = [word for word in _WORDS if word in ("clamp", "plain") or word == _FREE.get(name)]
+    raise ValueError(f"learn: expected {', '.join(map(repr, fits))} or a parametrization for "
+                     f"{name}, got {form!r}")
+
+
+def check_start(name: str, form: nn.Module | None, start: Tensor) -> None:
+    """Raises ValueError where a learned constant cannot start from its numbers."""
+    if start.is_meta or form is None:
+        return
+    low, high = (float(bound) for bound in start.aminmax())
+    if isinstance(form, Logit) and not 0 < low <= high < 1:
+        raise ValueError(f"{name}: expected a start between 0 and 1, which has a logit, to learn "
+                         f"from, got {low if low <= 0 else high:.6g}; learn={{{name!r}: "
+                         f"\"plain\"}} learns the number itself")
+    if isinstance(form, Clamp) and not form.low <= low <= high <= form.high:
+        raise ValueError(f"{name}: expected a start from {form.low:g} to {form.high:g}, where it "
+                         f"is clamped, got {low if low < form.low else high:.6g}")
+
+
+def described(form: nn.Module | None) -> list[Any] | None:
+    """A form in words and numbers, for a state dict; None: another one than those here."""
+    if form is None:
+        return ["plain"]
+    if type(form) is Clamp:
+        return ["clamp", form.low, form.high]
+    return ["log"] if type(form) is Log else ["logit"] if type(form) is Logit else None
+
+
+def form_described(words: list[Any]) -> nn.Module | None:
+    """The form of these words and numbers."""
+    if words[0] == "clamp":
+        return Clamp(*words[1:])
+    return {"log": Log, "logit": Logit}[words[0]]() if words[0] != "plain" else None
+
+
+def list_of(layer: nn.Module, name: str) -> parametrize.ParametrizationList | None:
+    """The parametrizations of a tensor of the layer, or None where it has none."""
+    if not parametrize.is_parametrized(layer, name):
+        return None
+    found = layer.parametrizations[name]  # type: ignore[union-attr,index]
+    assert isinstance(found, parametrize.ParametrizationList)
+    return found
+
+
+def sole(layer: nn.Module, name: str) -> tuple[Tensor, nn.Module] | None:
+    """What is stored of a tensor with one parametrization of those here, and this one."""
+    found = list_of(layer, name)
+    if found is None or len(found) != 1 or type(found[0]) not in (Log, Logit, Clamp):
+        return None
+    original = found.original
+    assert isinstance(original, Tensor)
+    return original, found[0]

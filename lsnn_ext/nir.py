@@ -1,0 +1,375 @@
+"""NIR, the Neuromorphic Intermediate Representation: graphs of units that other packages and
+neuromorphic hardware read. pip install "lsnn_ext[nir]".
+
+A graph holds differential equations, which step by step become ours: alpha = exp(-dt / tau), and
+the current of a step stands still during it. What NIR has no unit for is refused by name.
+lsnn_ext.save keeps everything.
+
+Source: Pedersen et al., Nature Communications 15, 8122 (2024).
+"""
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .models import MODELS, coefficients
+from .modules import ALIF, LIF, LSNN, LeakyReadout, Linear
+
+__all__ = ["Network", "from_nir", "to_nir"]
+
+_OURS = "lsnn_ext"  # of the metadata of a unit: what NIR does not say of it
+
+
+def _nir() -> Any:
+    try:
+        import nir
+    except ImportError as error:
+        raise ImportError('lsnn_ext.nir: expected the package nir, which is not installed; pip '
+                          'install "lsnn_ext[nir]"') from error
+    return nir
+
+
+def _array(value: Tensor) -> np.ndarray:
+    array: np.ndarray = value.detach().cpu().numpy()
+    return array
+
+
+class Network(nn.Sequential):
+    """Modules one after the other, whose states are carried: what from_nir returns."""
+
+    def forward(self, x: Tensor, state: tuple[Any, ...] | None = None,  # type: ignore[override]
+                ) -> tuple[Tensor, tuple[Any, ...]]:
+        """x (T, B, I) -> what the last module returns (T, B, O), and the state of each, None of a
+        linear map."""
+        after = []
+        for module, before in zip(self, state or (None,) * len(self), strict=True):
+            call: Any = module
+            if isinstance(module, nn.Linear):
+                x, end = call(x), None
+            else:
+                x, end, *_ = call(x, before)
+            after.append(end)
+        return x, tuple(after)
+
+
+# ------------------------------------------------------------------------------------- to a graph
+class _Graph:
+    """The nodes of a chain, and its edges."""
+
+    def __init__(self, inputs: int) -> None:
+        self.nir = _nir()
+        self.nodes: dict[str, Any] = {"input": self.nir.Input(np.array([inputs]))}
+        self.edges: list[tuple[str, str]] = []
+        self.last = "input"
+
+    def add(self, name: str, node: Any) -> str:
+        self.nodes[name] = node
+        self.edges.append((self.last, name))
+        self.last = name
+        return name
+
+    def linear(self, name: str, weight: Tensor, bias: Tensor | None) -> None:
+        if bias is None:
+            self.add(name, self.nir.Linear(weight=_array(weight)))
+        else:
+            self.add(name, self.nir.Affine(weight=_array(weight), bias=_array(bias)))
+
+
+def _refuse(name: str, module: nn.Module, wanted: str, got: Any) -> None:
+    raise ValueError(f"module {name} ({type(module).__name__}): NIR expects {wanted}, got {got}")
+
+
+def _check_layer(name: str, layer: ALIF | LIF) -> None:
+    """Raises ValueError for what nir.LIF cannot say."""
+    model = MODELS[layer.dynamics]
+    if model.when != "now" or model.reset == "to" or model.test != "new":
+        now = [key for key, row in MODELS.items()
+               if row.when == "now" and row.reset != "to" and row.test == "new"]
+        _refuse(name, layer, f"a spike to subtract the threshold at once, as with dynamics= "
+                             f"{', '.join(now)}", layer.dynamics)
+    for suffix in layer._suffixes:
+        beta = getattr(layer, "beta" + suffix, None)
+        if "beta" in layer.learn or beta is not None and bool(beta.any()):
+            _refuse(name, layer, "a threshold that stands still (beta 0, not learned)",
+                    "adaptation; no unit of NIR has it")
+    if type(layer) is LIF and model.beta != "0" or model.eta:
+        _refuse(name, layer, "no adaptation", layer.dynamics)
+    if layer.refractory:
+        _refuse(name, layer, "refractory=0", layer.refractory)
+    if layer.bidirectional:
+        _refuse(name, layer, "one direction", "bidirectional=True")
+    if isinstance(layer.delay, Tensor):
+        _refuse(name, layer, "one delay for all synapses", "a delay for each")
+
+
+def _add_layer(graph: _Graph, name: str, layer: ALIF | LIF, second: float) -> None:
+    """A current for each layer, nir.LIF, and back through nir.Delay and nir.Linear."""
+    _check_layer(name, layer)
+    nir, N = graph.nir, layer.hidden_size
+    for suffix in layer._suffixes:
+        own = name if len(layer._suffixes) == 1 else f"{name}{suffix}"
+        graph.linear(f"{own}_input", getattr(layer, "weight_ih" + suffix),
+                     getattr(layer, "bias_ih" + suffix, None))
+        tau, theta = (getattr(layer, key + suffix).detach().double().expand(N)
+                      for key in ("tau_mem", "threshold"))
+        alpha = torch.exp(-layer.dt / tau)
+        kappa = torch.as_tensor(coefficients(layer.dynamics, alpha=alpha, theta=theta)["kappa"])
+        told = {"dynamics": layer.dynamics, "surrogate": layer.surrogate or "",
+                "dampening": -1.0 if layer.dampening is None else layer.dampening,
+                "surrogate_cutoff": layer.surrogate_cutoff}
+        unit = nir.LIF(tau=_array(tau * second),
+                       r=_array((kappa / (1 - alpha)).expand(N)), v_leak=np.zeros(N),
+                       v_threshold=_array(theta), metadata={_OURS: told})
+        spikes = graph.add(own, unit)
+        w_rec = layer._recurrent_weight(suffix)
+        if w_rec is None:
+            continue
+        # Ours act a step later; that is how a graph with a circle is made into steps everywhere.
+        back = f"{own}_recurrent"
+        graph.nodes[back] = nir.Linear(weight=_array(w_rec.t()))
+        first = back
+        if layer.delay:
+            first = f"{own}_delay"
+            graph.nodes[first] = nir.Delay(delay=np.full(N, layer.delay * layer.dt * second))
+            graph.edges.append((first, back))
+        graph.edges += [(spikes, first), (back, spikes)]
+
+
+def _add_readout(graph: _Graph, name: str, readout: LeakyReadout, second: float) -> None:
+    graph.linear(f"{name}_weight", readout.weight, None)
+    O = readout.output_size
+    graph.add(name, graph.nir.LI(tau=np.full(O, readout.tau * second), r=np.ones(O),
+                                 v_leak=np.zeros(O)))
+    if readout.bias is not None:
+        graph.linear(f"{name}_bias", torch.eye(O, dtype=readout.bias.dtype), readout.bias)
+
+
+def _parts(module: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
+    if isinstance(module, nn.Sequential):
+        return [part for key, child in module.named_children()
+                for part in _parts(child, f"{name}_{key}" if name else f"layer{key}")]
+    if type(module) is LSNN:
+        name = name or "lsnn"
+        return [(f"{name}_neurons", module.neurons), (f"{name}_readout", module.readout)]
+    return [(name or "layer", module)]
+
+
+def to_nir(module: nn.Module, *, time_unit: float = 1e-3) -> Any:
+    """A module as a nir.NIRGraph.
+
+    ALIF and LIF become an affine map (biases are kept), nir.LIF, and back to it a linear map with
+    the recurrent weights, behind a nir.Delay if the layer has a delay. LeakyReadout becomes a
+    linear map and nir.LI, its bias an affine map behind. The resistance r of a unit is
+    kappa / (1 - alpha), 1 in most models. Weights are those of now, alpha and dt are not said:
+    whoever reads the graph chooses a step. NIR's units spike above their threshold, most of these
+    models at the threshold too. What NIR does not know, model and surrogate, stands in the
+    metadata, for from_nir.
+
+    Args:
+        module: ALIF, LIF, LSNN, LeakyReadout, Linear, torch.nn.Linear, or nn.Sequential of them.
+        time_unit: seconds in a unit of dt and tau, as NIR counts seconds. Default 1e-3.
+
+    Raises:
+        ValueError: adaptation, a refractory time, another reset than a subtraction at once, both
+            directions, or delays of each synapse, which NIR cannot say; the message names the
+            module.
+        TypeError: another module.
+        ImportError: the package nir is not installed.
+    """
+    parts = _parts(module, "")
+    graph: _Graph | None = None
+    for name, part in parts:
+        weight = getattr(part, "weight_ih_l0", getattr(part, "weight", None))
+        if graph is None and weight is not None:
+            graph = _Graph(weight.shape[1])
+        if graph is not None and type(part) in (ALIF, LIF):
+            _add_layer(graph, name, part, time_unit)  # type: ignore[arg-type]
+        elif graph is not None and type(part) is LeakyReadout:
+            _add_readout(graph, name, part, time_unit)
+        elif graph is not None and type(part) in (Linear, nn.Linear):
+            graph.linear(name, part.weight, part.bias)  # type: ignore[arg-type]
+        else:
+            raise TypeError(f"module {name}: expected ALIF, LIF, LSNN, LeakyReadout, Linear or "
+                            f"torch.nn.Linear, got {type(part).__name__}, which NIR has no unit "
+                            f"for here")
+    if graph is None:
+        raise TypeError("module: expected one layer or more, got none")
+    width = graph.nodes[graph.last].output_type["output"]
+    graph.add("output", graph.nir.Output(np.array(width)))
+    return graph.nir.NIRGraph(graph.nodes, graph.edges)
+
+
+# ----------------------------------------------------------------------------------- from a graph
+def _told(node: Any) -> dict[str, Any]:
+    """What the metadata say that we have written, in plain types."""
+    told = (node.metadata or {}).get(_OURS, {})
+    plain = {}
+    for key, value in told.items():
+        value = value.item() if hasattr(value, "item") else value
+        plain[key] = value.decode() if isinstance(value, bytes) else value
+    return plain
+
+
+def _same(name: str, what: str, values: np.ndarray, wanted: float) -> None:
+    if not np.all(values == wanted):
+        raise ValueError(f"node {name}: expected {what} {wanted} everywhere, got {values}")
+
+
+class _Reader:
+    """Walks along a graph, from its input to its output."""
+
+    def __init__(self, graph: Any, dt: float, second: float, dynamics: str,
+                 dtype: torch.dtype) -> None:
+        self.nir, self.nodes, self.dt, self.second = _nir(), dict(graph.nodes), dt, second
+        self.dynamics, self.dtype = dynamics, dtype
+        self.after: dict[str, list[str]] = {name: [] for name in self.nodes}
+        for source, target in graph.edges:
+            self.after[source].append(target)
+
+    def circle(self, name: str) -> tuple[list[str], list[str]]:
+        """Of what follows a unit: the way back to it, and the rest."""
+        for first in self.after[name]:
+            way, node = [], first
+            while isinstance(self.nodes[node], self.nir.Delay | self.nir.Linear | self.nir.Affine):
+                way.append(node)
+                if len(self.after[node]) != 1 or len(way) > 2:
+                    break
+                (node,) = self.after[node]
+                if node == name:
+                    return way, [other for other in self.after[name] if other != first]
+        return [], self.after[name]
+
+    def affine(self, name: str) -> tuple[Tensor, Tensor | None]:
+        node = self.nodes[name]
+        weight = torch.as_tensor(np.asarray(node.weight), dtype=self.dtype)
+        bias = getattr(node, "bias", None)
+        if weight.dim() != 2:
+            raise ValueError(f"node {name}: expected weights (N, I), got {tuple(weight.shape)}")
+        return weight, None if bias is None else torch.as_tensor(np.asarray(bias),
+                                                                 dtype=self.dtype)
+
+    def layer(self, name: str, weight: Tensor, bias: Tensor | None) -> tuple[nn.Module, list[str]]:
+        node, (way, rest) = self.nodes[name], self.circle(name)
+        _same(name, "v_leak", node.v_leak, 0.0)
+        if hasattr(node, "v_reset"):
+            _same(name, "v_reset", node.v_reset, 0.0)
+        told = {"dynamics": self.dynamics, **_told(node)}
+        w_rec, delay = None, 0
+        for step in way:
+            if isinstance(self.nodes[step], self.nir.Delay):
+                delay = self.steps(step)
+            else:
+                w_rec, extra = self.affine(step)
+                if extra is not None and bool(extra.any()):
+                    raise ValueError(f"node {step}: expected no bias in recurrent weights, got one")
+        tau = torch.as_tensor(np.asarray(node.tau), dtype=torch.float64) / self.second
+        theta = torch.as_tensor(np.asarray(node.v_threshold), dtype=torch.float64)
+        chosen = {key: value for key, value in (
+            ("surrogate", told.get("surrogate") or None), ("surrogate_cutoff",
+                                                           told.get("surrogate_cutoff", 0.0)),
+            ("dampening", told.get("dampening", -1.0))) if value not in (None, -1.0)}
+        made: Any = LIF(weight.shape[1], weight.shape[0], bias=bias is not None,
+                   recurrent=w_rec is not None, delay=delay, dynamics=told["dynamics"],
+                   tau_mem=tau, threshold=theta, refractory=0, dt=self.dt,
+                   autapses=None if w_rec is None else True, dtype=self.dtype, **chosen)
+        alpha = torch.exp(-self.dt / tau)
+        kappa = torch.as_tensor(coefficients(told["dynamics"], alpha=alpha, theta=theta)["kappa"])
+        r = torch.as_tensor(np.asarray(node.r), dtype=torch.float64)
+        gain = r * (1 - alpha) / kappa
+        close = torch.isclose(gain, torch.ones_like(gain), rtol=1e-12, atol=0)
+        gain = torch.where(close, 1.0, gain).to(self.dtype)  # else it goes into the weights
+        with torch.no_grad():
+            made.weight_ih_l0.copy_(weight * gain[:, None])
+            if bias is not None:
+                made.bias_ih_l0.copy_(bias * gain)
+            if w_rec is not None:
+                made.weight_hh_l0.copy_(w_rec * gain[:, None])
+        return made, rest
+
+    def steps(self, name: str) -> int:
+        delay = np.asarray(self.nodes[name].delay).reshape(-1) / (self.dt * self.second)
+        whole = round(float(delay[0]))
+        if not np.allclose(delay, whole, rtol=0, atol=1e-6):
+            raise ValueError(f"node {name}: expected one delay of whole steps, got {delay} of them")
+        return whole
+
+    def readout(self, name: str, weight: Tensor) -> LeakyReadout:
+        node = self.nodes[name]
+        _same(name, "v_leak", node.v_leak, 0.0)
+        tau = np.asarray(node.tau) / self.second
+        _same(name, f"tau / {self.second}", tau, float(tau[0]))
+        made = LeakyReadout(weight.shape[1], weight.shape[0], float(tau[0]), dt=self.dt, bias=False,
+                            dtype=self.dtype)
+        with torch.no_grad():
+            made.weight.copy_(weight * torch.as_tensor(np.asarray(node.r),
+                                                       dtype=self.dtype)[:, None])
+        return made
+
+    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
+        made = Linear(weight.shape[1], weight.shape[0], bias=bias is not None, dtype=self.dtype)
+        with torch.no_grad():
+            made.weight.copy_(weight)
+            if bias is not None:
+                made.bias.copy_(bias)
+        return made
+
+    def network(self) -> Network:
+        found: list[nn.Module] = []
+        (name,) = (key for key, node in self.nodes.items() if isinstance(node, self.nir.Input))
+        held: tuple[Tensor, Tensor | None] | None = None  # a map whose unit may follow
+        rest = self.after[name]
+        while True:
+            if len(rest) != 1:
+                raise ValueError(f"node {name}: expected one node behind it, got {rest}")
+            (name,) = rest
+            node, rest = self.nodes[name], self.after[name]
+            if isinstance(node, self.nir.LIF) and held is not None:
+                made, rest = self.layer(name, *held)
+                found.append(made)
+                held = None
+            elif isinstance(node, self.nir.LI) and held is not None:
+                if held[1] is not None:
+                    raise ValueError(f"node {name}: expected no bias in front of a nir.LI, got one")
+                found.append(self.readout(name, held[0]))
+                held = None
+            else:
+                if held is not None:
+                    found.append(self.linear(*held))
+                    held = None
+                if isinstance(node, self.nir.Affine | self.nir.Linear):
+                    held = self.affine(name)
+                elif isinstance(node, self.nir.Output):
+                    return Network(*found)
+                else:
+                    raise ValueError(f"node {name}: expected Affine, Linear, LIF or LI behind a "
+                                     f"map, got {type(node).__name__}")
+
+
+def from_nir(graph: Any, *, dt: float = 1.0, time_unit: float = 1e-3, dynamics: str = "sj_soft",
+             dtype: torch.dtype | None = None) -> Network:
+    """A nir.NIRGraph as a network: nir.Affine and nir.Linear, nir.LIF and nir.LI, one after the
+    other, with recurrent weights around a LIF, behind a nir.Delay or not.
+
+    Args:
+        graph: the graph, of nir.read for instance.
+        dt: duration of a step. Default 1.0.
+        time_unit: seconds in a unit of dt. Default 1e-3.
+        dynamics: the model of units whose metadata name none: one that subtracts the threshold at
+            once. Default "sj_soft"; models differ in their surrogate gradients.
+        dtype: of the parameters. Default torch's.
+
+    Returns:
+        Network: x (T, B, I) -> (y, states). Time constants are those of the graph, biases are kept,
+        a resistance that is not ours is multiplied into weights and bias.
+
+    Raises:
+        ValueError: a unit or a value of it that these modules cannot say; the message names the
+            node.
+        ImportError: the package nir is not installed.
+    """
+    if not math.isfinite(dt) or dt <= 0:
+        raise ValueError(f"dt: expected a number > 0, got {dt}")
+    kept = torch.get_default_dtype() if dtype is None else dtype
+    return _Reader(graph, dt, time_unit, dynamics, kept).network()

@@ -1,0 +1,110 @@
+"""What only the CPU kernels have is said where CUDA kernels run: a warning, once, never nothing.
+
+The CUDA kernels are a GPU's, or emulated: LSNN_EMULATE=1 in a build with the emulator.
+"""
+import os
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from compare import assert_same
+from lsnn_ext import ALIF, _around, _ops, functional
+
+K: dict[str, Any] = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.5}
+EMULATED = _ops.available and _ops._C.emulator and "LSNN_EMULATE" in os.environ
+CUDA = _ops.available and bool(_ops._C.cuda) and torch.cuda.is_available()
+DEVICE = "cuda" if CUDA else "cpu"
+needs_cuda_kernels = pytest.mark.skipif(not (EMULATED or CUDA),
+                                        reason="no CUDA kernels run here, not even emulated")
+
+
+@pytest.fixture(autouse=True)
+def unsaid(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As if nothing had been said before."""
+    monkeypatch.setattr(_around, "_said", set())
+    yield
+
+
+def _tensors(T: int = 40, B: int = 3, I: int = 8, N: int = 33) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = (torch.rand(T, B, I, generator=generator) < 0.3).float()
+    w_in = torch.randn(N, I, generator=generator).mul(2**8).round() / 2**8
+    w_rec = torch.randn(N, N, generator=generator).mul(2**6).round() / 2**9
+    return x.to(DEVICE), w_in.to(DEVICE).requires_grad_(), w_rec.to(DEVICE).requires_grad_()
+
+
+def _said(**given: Any) -> tuple[functional.Layered, list[str]]:
+    x, w_in, w_rec = _tensors()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        out = functional.layer(given.pop("x", x), w_in, w_rec, **K, **given)
+    return out, [str(one.message) for one in caught]
+
+
+@needs_cuda_kernels
+@pytest.mark.parametrize(("given", "text"), [
+    ({"checkpoint_every": 16}, "checkpoint_every: a state every 16 steps: known to the CPU"),
+    ({"spikes": "bits"}, "spikes: returning 'bits': known to the CPU kernels alone"),
+])
+def test_what_the_gpu_lacks_is_said_once(given: dict[str, Any], text: str) -> None:
+    plain, nothing = _said()
+    assert nothing == []
+    out, said = _said(**given)
+    assert len(said) == 1 and text in said[0] and "this is said once" in said[0]
+    assert _said(**given)[1] == []
+    spikes = out.spikes if out.packed is None else out.packed.numbers()
+    assert spikes is not None and plain.spikes is not None
+    assert_same("spikes", spikes.detach(), plain.spikes.detach())
+
+
+@needs_cuda_kernels
+def test_inputs_as_bits_are_said_to_become_numbers() -> None:
+    x, *_ = _tensors()
+    out, said = _said(x=functional.pack_spikes(x))
+    assert len(said) == 1 and "x: inputs as bits: known to the CPU kernels alone" in said[0]
+    plain, _ = _said()
+    assert out.spikes is not None and plain.spikes is not None
+    assert_same("spikes", out.spikes.detach(), plain.spikes.detach())
+
+
+@needs_cuda_kernels
+def test_a_module_says_so_too_and_says_nothing_where_nothing_is_saved() -> None:
+    layer, (x, *_) = ALIF(8, 33, checkpoint_every=16).to(DEVICE), _tensors()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with torch.no_grad():
+            layer(x)
+    with pytest.warns(UserWarning, match="checkpoint_every: .* the membrane of every step is "
+                                         "saved"):
+        layer(x)
+
+
+@needs_cuda_kernels
+def test_saved_dtype_is_what_the_gpu_has() -> None:
+    """Half the bytes of the membrane, and no warning."""
+    kept: dict[torch.dtype, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.shape == (40, 3, 33):
+            kept[tensor.dtype] = tensor.nbytes
+        return tensor
+
+    for dtype in (None, torch.bfloat16):
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            assert _said(saved_dtype=dtype)[1] == []
+    assert kept == {torch.float32: 40 * 3 * 33 * 4, torch.bfloat16: 40 * 3 * 33 * 2}
+
+
+def test_the_cpu_kernels_say_nothing() -> None:
+    if EMULATED:
+        pytest.skip("the emulated kernels stand in for those of the CPU")
+    if not _ops.available:
+        pytest.skip("the compiled part is missing")
+    layer = ALIF(8, 33, checkpoint_every=16, saved_dtype=torch.bfloat16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        layer((torch.rand(40, 3, 8) < 0.3).float())[0].sum().backward()

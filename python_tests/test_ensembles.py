@@ -1,0 +1,182 @@
+"""torch.func over parameters: ensembles and learning to learn. Every gradient is that of one
+network after the other, and none is dropped without a word."""
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, stack_module_state, vmap
+
+from compare import assert_same
+from lsnn_ext import ALIF, LSNN, _ops
+
+pytestmark = [
+    pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built"),
+    pytest.mark.filterwarnings("ignore:.*performance drop"),
+]
+MODULES: dict[str, Callable[[], nn.Module]] = {
+    "ALIF-learned": lambda: ALIF(5, 7, 2, bidirectional=True, learn=("tau_mem", "beta")),
+    "ALIF-delays": lambda: ALIF(5, 7, delay=torch.arange(49).view(7, 7) % 3),
+    "LSNN": lambda: LSNN(5, 4, 3, 2),
+    # of a size where a network alone goes by events and in reused memory
+    "LSNN-large": lambda: LSNN(60, 64, 64, 10),
+}
+Ensemble = tuple[list[nn.Module], dict[str, Tensor], dict[str, Tensor], Callable[..., Tensor]]
+
+
+def _ensemble(name: str) -> Ensemble:
+    """Three networks, their stacked parameters and buffers, and the output of one of them given
+    its own."""
+    torch.manual_seed(0)
+    members = [MODULES[name]() for _ in range(3)]
+    parameters, buffers = stack_module_state(members)
+    bare = copy.deepcopy(members[0]).to("meta")
+
+    def output(parameters: Any, buffers: Any, x: Tensor) -> Tensor:
+        return functional_call(bare, (parameters, buffers), (x,))[0]
+
+    return members, parameters, buffers, output
+
+
+def _x(name: str) -> Tensor:
+    torch.manual_seed(1)
+    if name == "LSNN-large":
+        return (torch.rand(100, 32, 60) < 0.05).float()
+    return torch.randn(20, 3, 5)
+
+
+def _stacked(of: Callable[[nn.Module], tuple[Tensor, ...]],
+             members: list[nn.Module]) -> list[Tensor]:
+    return [torch.stack(each) for each in zip(*map(of, members), strict=True)]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_autograd_outside_of_vmap(name: str) -> None:
+    """The gradients that torch.vmap hides from what it maps over."""
+    members, parameters, buffers, output = _ensemble(name)
+    x = _x(name)
+    y = vmap(output, (0, 0, None))(parameters, buffers, x)
+    assert_same("outputs", y.detach(), torch.stack([m(x)[0].detach() for m in members]),
+                tolerance=1e-6)
+    got = torch.autograd.grad(y.square().sum(), list(parameters.values()))
+    want = _stacked(lambda m: torch.autograd.grad(m(x)[0].square().sum(), list(m.parameters())),
+                    members)
+    for key, one, other in zip(parameters, got, want, strict=True):
+        assert other.any(), key
+        assert_same(key, one, other, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_gradients_inside_of_vmap(name: str) -> None:
+    members, parameters, buffers, output = _ensemble(name)
+    x = _x(name)
+    leaves = {key: value.detach() for key, value in parameters.items()}
+    found = vmap(grad(lambda *given: output(*given).square().sum()), (0, 0, None))(leaves, buffers,
+                                                                                  x)
+    want = _stacked(lambda m: torch.autograd.grad(m(x)[0].square().sum(), list(m.parameters())),
+                    members)
+    for (key, one), other in zip(found.items(), want, strict=True):
+        assert_same(key, one, other, tolerance=1e-5)
+
+
+def test_gradients_of_each_sample() -> None:
+    torch.manual_seed(0)
+    module, x = LSNN(5, 4, 3, 2), torch.randn(20, 3, 5)
+    given = {key: value.detach() for key, value in module.named_parameters()}
+
+    def loss(given: dict[str, Tensor], x: Tensor) -> Tensor:
+        return functional_call(module, given, (x,))[0].square().sum()
+
+    found = vmap(grad(loss), (None, 1))(given, x)
+    for sample in range(3):
+        want = torch.autograd.grad(module(x[:, sample])[0].square().sum(),
+                                   list(module.parameters()))
+        for one, other in zip(found.values(), want, strict=True):
+            assert_same("gradient", one[sample], other, tolerance=1e-6)
+
+
+def _inner() -> tuple[dict[str, Tensor], Callable[[dict[str, Tensor]], Tensor]]:
+    torch.manual_seed(0)
+    module, x = ALIF(5, 7), torch.randn(20, 3, 5)
+
+    def loss(given: dict[str, Tensor]) -> Tensor:
+        return functional_call(module, given, (x,))[0].square().mean()
+
+    return {key: value.detach() for key, value in module.named_parameters()}, loss
+
+
+def test_a_learned_learning_rate() -> None:
+    """The outer derivative of an inner step by its rate needs first derivatives alone."""
+    given, loss = _inner()
+
+    def after_a_step(rate: Tensor) -> Tensor:
+        slopes = grad(loss)(given)
+        return loss({key: value - rate * slopes[key] for key, value in given.items()})
+
+    rate = torch.tensor(0.1)
+    before = grad(loss)(given)
+    after = grad(loss)({key: value - rate * before[key] for key, value in given.items()})
+    want = -torch.stack([(before[key] * after[key]).sum() for key in given]).sum()
+    assert want != 0
+    assert_same("slope of the rate", grad(after_a_step)(rate), want, tolerance=1e-5)
+
+
+def _two_steps(given: dict[str, Tensor], loss: Callable[..., Tensor]) -> Tensor:
+    slopes = grad(loss)(given)
+    return loss({key: value - 0.1 * slopes[key] for key, value in given.items()})
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("outer", ["torch.func", "autograd"])
+def test_second_derivatives_through_an_inner_step_are_refused(outer: str, compiled: bool) -> None:
+    """By any pair of ways to differentiate; the first one alone would be another gradient."""
+    torch._dynamo.reset()
+    given, loss = _inner()
+
+    def run(given: dict[str, Tensor]) -> Any:
+        if outer == "torch.func":
+            return grad(lambda given: _two_steps(given, loss))(given)
+        return _two_steps(given, loss)
+
+    run = torch.compile(run, backend="aot_eager") if compiled else run
+    with pytest.raises(RuntimeError, match="second derivative"):
+        if outer == "torch.func":
+            run(given)
+        else:
+            leaves = {key: value.requires_grad_() for key, value in given.items()}
+            run(leaves).backward()
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["grad-outside", "grad-inside"])
+def test_compiled_ensembles(inside: bool) -> None:
+    """They leave the graph, and give the gradients of uncompiled ones."""
+    torch._dynamo.reset()
+    _, parameters, buffers, output = _ensemble("LSNN")
+    x = _x("LSNN")
+
+    def run() -> list[Tensor]:
+        if inside:
+            loss = grad(lambda *given: output(*given).square().sum())
+            return list(vmap(loss, (0, 0, None))(leaves, buffers, x).values())
+        return [vmap(output, (0, 0, None))(parameters, buffers, x)]
+
+    def gradients(call: Callable[[], list[Tensor]]) -> list[Tensor]:
+        found = call()
+        if inside:
+            return found
+        return list(torch.autograd.grad(found[0].square().sum(), list(parameters.values())))
+
+    leaves = {key: value.detach() for key, value in parameters.items()}
+    want = gradients(run)
+    for one, other in zip(gradients(torch.compile(run, backend="aot_eager")), want, strict=True):
+        assert other.any()
+        assert_same("gradient", one, other, tolerance=1e-6)
+
+
+def test_batches_of_gradients_are_refused() -> None:
+    module, x = ALIF(5, 7), torch.randn(4, 2, 5, requires_grad=True)
+    y = module(x)[0]
+    with pytest.raises(RuntimeError, match="got a batch of them"):
+        torch.autograd.grad(y, x, torch.ones(3, *y.shape), is_grads_batched=True)

@@ -1,0 +1,115 @@
+"""How many kernels the host launches for a call on a GPU: those of torch, and ours as the emulated
+runtime counts them.
+
+In a build with the emulator and LSNN_EMULATE=1; elsewhere nothing counts them.
+"""
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lsnn_ext import _ops, functional
+
+pytestmark = pytest.mark.skipif(
+    _ops._C is None or not _ops._C.emulator or "LSNN_EMULATE" not in os.environ,
+    reason="launches are counted by the emulator, with LSNN_EMULATE=1 in a build that has it")
+if os.environ.get("LSNN_DESIGN") == "step":
+    pytest.skip("the design step launches kernels for each step", allow_module_level=True)
+
+# Operators of torch that launch nothing: memory, views and what asks for the form of a tensor.
+NOTHING = {
+    "_local_scalar_dense", "_reshape_alias", "_unsafe_view", "alias", "as_strided", "can_cast",
+    "conj", "detach", "detach_", "empty", "empty_like", "empty_strided", "expand", "flatten",
+    "is_nonzero", "item", "lift_fresh", "narrow", "new_empty", "numpy_T", "permute",
+    "promote_types", "reshape", "resolve_conj", "resolve_neg", "result_type", "select", "set_",
+    "slice", "squeeze", "t", "to", "transpose", "unbind", "unsqueeze", "view",
+    # what they launch are operators of their own inside
+    "linear", "matmul", "clone", "contiguous", "stack", "zeros", "new_zeros", "ones", "full",
+    "zeros_like", "ones_like", "_to_copy",
+}
+# And those that launch one kernel, whatever they call on the CPU.
+ONE = {"mm", "addmm", "cat", "sum", "exp", "mul", "add", "add_", "reciprocal", "copy_", "fill_",
+       "zero_", "masked_fill", "masked_fill_", "div", "neg", "eye"}
+
+
+def _torch_launches(events: Any) -> list[str]:
+    """Names of operators that would launch a kernel, of a profile on the CPU."""
+    found: list[str] = []
+
+    def look(event: Any) -> None:
+        name = event.name.removeprefix("aten::")
+        if event.name.startswith("aten::") and name in ONE:
+            found.append(name)
+            return
+        if event.name.startswith("aten::"):
+            assert name in NOTHING, f"{event.name}: launches a kernel or not? Name it in this test"
+        for child in event.cpu_children:
+            look(child)
+
+    for event in events:
+        if event.cpu_parent is None:
+            look(event)
+    return found
+
+
+def launches(call: Callable[[], Any]) -> tuple[int, list[str]]:
+    """Of our kernels, and names of torch's; after a first call, which makes what is kept."""
+    call()
+    before = _ops._C.launches()
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities) as profile:
+        call()
+    return _ops._C.launches() - before, _torch_launches(profile.events())
+
+
+T, B, I, N, O = 20, 3, 8, 64, 5
+ADAPTIVE = {"alpha": 0.95, "rho": 0.99, "theta": 0.3, "beta": 1.8}
+
+
+def _weights(*shape: int) -> Tensor:
+    return (torch.randn(shape) / shape[-1] ** 0.5).requires_grad_()
+
+
+def _layer(learned: bool, tensors: bool = True, **given: Any) -> Callable[[], Any]:
+    """Calls of functional.layer, forward or forward and backward."""
+    torch.manual_seed(0)
+    x, w_in, w_rec = (torch.rand(T, B, I) < 0.3).float(), _weights(N, I), _weights(N, N)
+    neuron = {name: torch.full((N,), value) if tensors else value
+              for name, value in ADAPTIVE.items()}
+    weights = [w_in, w_rec]
+    if given.pop("readout", False):
+        weights.append(_weights(O, N))
+        given |= {"w_out": weights[-1], "k_out": 0.9, "spikes": False}
+    outside = torch.rand(T, B, O if "w_out" in given else N)
+
+    def call() -> Any:
+        if not learned:
+            with torch.no_grad():
+                return functional.layer(x, w_in, w_rec, **neuron, **given)
+        out = functional.layer(x, w_in, w_rec, **neuron, **given)
+        return torch.autograd.grad(out.spikes if out.readout is None else out.readout, weights,
+                                   outside)
+
+    return call
+
+
+@pytest.mark.parametrize(("name", "call", "most"), [
+    ("forward", lambda: _layer(False), 4),
+    ("forward, coefficients as numbers", lambda: _layer(False, tensors=False), 4),
+    ("forward and backward", lambda: _layer(True), 9),
+    ("forward and backward, readout", lambda: _layer(True, readout=True), 14),
+])
+def test_a_call_launches_few_kernels(name: str, call: Callable[[], Any], most: int) -> None:
+    ours, torchs = launches(call())
+    print(name, ours, torchs)
+    assert ours > 0 and ours + len(torchs) <= most, f"{ours} of ours, and of torch {torchs}"
+
+
+def test_a_general_layer_launches_both_kernels_only_where_the_host_does_not_know() -> None:
+    fixed, _ = launches(_layer(False))
+    told, _ = launches(_layer(False, sigma=0.0, eta=0.0, p=0.0))
+    unknown, _ = launches(_layer(False, sigma=torch.zeros(N)))
+    assert fixed == told == unknown - 1

@@ -1,0 +1,348 @@
+"""What the page of torch.nn.LSTM promises, one after the other, of nn.LSTM itself and of ALIF and
+LSNN beside it."""
+import copy
+import inspect
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from lsnn_ext import ALIF, LIF, LSNN
+from steps import flat
+
+T, B, I, N, O = 12, 3, 5, 8, 2
+KINDS: dict[str, Callable[..., Any]] = {
+    "LSTM": lambda **options: nn.LSTM(I, N, **options),
+    "ALIF": lambda **options: ALIF(I, N, **options),
+    "LIF": lambda **options: LIF(I, N, **options),
+    "LSNN": lambda **options: LSNN(I, 3, 5, O, **options),
+}
+every = pytest.mark.parametrize("kind", KINDS)
+FORMS: dict[str, dict[str, Any]] = {
+    "plain": {}, "two-layers": {"num_layers": 2}, "both": {"bidirectional": True},
+    "two-layers-both": {"num_layers": 2, "bidirectional": True}, "batch-first": {
+        "batch_first": True},
+}
+of_every_form = pytest.mark.parametrize("form", FORMS)
+
+
+def _x(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 2
+
+
+def _made(kind: str, **options: Any) -> Any:
+    """With weights of few bits, so that sums are exact in any order."""
+    torch.manual_seed(0)
+    module = KINDS[kind](**options)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.dim() == 2:
+                parameter.copy_((parameter * 64).round() / 64)
+    return module
+
+
+def _part(module: Any) -> Any:
+    """What has the weights of nn.LSTM."""
+    return module.neurons if isinstance(module, LSNN) else module
+
+
+def _layers(state: Any) -> list[Tensor]:
+    """The tensors of a state with the layers in front, batch and neurons at the end."""
+    return flat(state[0] if type(state).__name__ == "LSNNState" else state)
+
+
+def _width(kind: str, directions: int) -> int:
+    return O if kind == "LSNN" else directions * N
+
+
+def _close(got: Any, want: Any) -> None:
+    for one, other in zip(flat(got), flat(want), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+# ------------------------------------------------------------------------------------- construction
+def test_arguments_in_the_same_order() -> None:
+    names = ["num_layers", "bias", "batch_first", "dropout", "bidirectional"]
+    for kind in (ALIF, LIF, LSNN):
+        found = list(inspect.signature(kind).parameters)
+        first = 4 if kind is LSNN else 2
+        assert found[first:first + 5] == names
+        assert {"device", "dtype"} <= set(found)
+    assert ALIF(I, N, 2, False, True, 0.0, True).weight_ih_l1_reverse.shape == (N, 2 * N)
+    assert nn.LSTM(I, N, 2, False, True, 0.0, True).weight_ih_l1_reverse.shape == (4 * N, 2 * N)
+
+
+@every
+@of_every_form
+@pytest.mark.parametrize("bias", [True, False])
+def test_parameters(kind: str, form: str, bias: bool) -> None:
+    """weight_ih_l[k]: (., I) for k = 0, then (., directions * N); weight_hh_l[k]; `_reverse`; a
+    bias where it is asked for."""
+    part = _part(KINDS[kind](**FORMS[form], bias=bias))
+    gates = 4 if kind == "LSTM" else 1
+    directions, layers = 1 + part.bidirectional, part.num_layers
+    suffixes = [f"_l{k}{end}" for k in range(layers) for end in ("", "_reverse")[:directions]]
+    for suffix in suffixes:
+        inputs = I if suffix.startswith("_l0") else directions * N
+        assert getattr(part, f"weight_ih{suffix}").shape == (gates * N, inputs)
+        assert getattr(part, f"weight_hh{suffix}").shape == (gates * N, N)
+        assert hasattr(part, f"bias_ih{suffix}") == bias
+    assert len(part.all_weights) == len(suffixes)
+    assert part.all_weights[-1][0] is getattr(part, f"weight_ih{suffixes[-1]}")
+    part.flatten_parameters()
+
+
+@every
+def test_device_and_dtype(kind: str) -> None:
+    module = KINDS[kind](dtype=torch.float64)
+    out, state = module(_x(T, B, I).double())
+    assert {value.dtype for value in [out, *flat(state)]} == {torch.float64}
+    meta = KINDS[kind](device="meta")
+    assert all(p.is_meta for p in meta.parameters())
+    assert meta(torch.empty(T, B, I, device="meta"))[0].is_meta
+
+
+# ------------------------------------------------------------------------------- inputs and outputs
+@every
+@of_every_form
+def test_shapes(kind: str, form: str) -> None:
+    """Batched, batch first, unbatched; batch_first does not apply to the state."""
+    module = _made(kind, **FORMS[form])
+    part, first = _part(module), FORMS[form].get("batch_first", False)
+    directions = 1 + part.bidirectional
+    x = _x(T, B, I)
+    out, state = module(x.transpose(0, 1) if first else x)
+    assert out.shape == ((B, T) if first else (T, B)) + (_width(kind, directions),)
+    for leaf in _layers(state):
+        assert leaf.shape[0] == part.num_layers * directions and leaf.shape[-2:] == (B, N)
+    one, one_state = module(x[:, 1])
+    assert one.shape == (T, _width(kind, directions))
+    _close(one, (out.transpose(0, 1) if first else out)[:, 1])
+    for leaf, whole in zip(_layers(one_state), _layers(state), strict=True):
+        _close(leaf, whole[..., 1, :])
+
+
+@every
+def test_no_state_is_zeros(kind: str) -> None:
+    module = _made(kind)
+    out, state = module(_x(T, B, I))
+    zero = type(state)(*(type(part)(*(torch.zeros_like(leaf) for leaf in part))
+                         if type(part) is not Tensor else torch.zeros_like(part) for part in state)
+                       ) if kind != "LSTM" else tuple(torch.zeros_like(part) for part in state)
+    again, end = module(_x(T, B, I), zero)
+    _close([again, end], [out, state])
+
+
+@every
+@pytest.mark.parametrize("form", ["plain", "two-layers", "batch-first"])
+def test_two_calls_equal_one(kind: str, form: str) -> None:
+    module = _made(kind, **FORMS[form])
+    x, axis = _x(T, B, I), 1 if form == "batch-first" else 0
+    x = x.transpose(0, 1) if axis else x
+    out, state = module(x)
+    first, middle = module(x.narrow(axis, 0, 5))
+    second, end = module(x.narrow(axis, 5, T - 5), middle)
+    _close([torch.cat([first, second], axis), end], [out, state])
+
+
+@every
+@pytest.mark.parametrize("layers", [1, 2])
+def test_both_directions(kind: str, layers: int) -> None:
+    """Forward and backward of the last layer side by side; the last state of the backward direction
+    is that at the first step."""
+    module = _made(kind, num_layers=layers, bidirectional=True)
+    part, x = _part(module), _x(T, B, I)
+    seen: Any = x
+    for layer in range(layers):
+        ends, outs = [], []
+        for end, backwards in (("", False), ("_reverse", True)):
+            alone: Any = nn.LSTM(seen.shape[-1], N) if kind == "LSTM" else type(part)(
+                seen.shape[-1], N, **({} if kind != "LSNN" else {
+                    "beta": part.beta_l0, "tau_adapt": 700.0, "refractory": 5}))
+            with torch.no_grad():
+                for name, parameter in alone.named_parameters():
+                    parameter.copy_(getattr(part, name.replace("_l0", f"_l{layer}{end}"),
+                                            torch.zeros(())))
+            out, state = alone(seen.flip(0) if backwards else seen)
+            outs.append(out.flip(0) if backwards else out)
+            ends.append(state)
+        seen = torch.cat(outs, -1)
+        got = _layers(module(x)[1])
+        for direction in (0, 1):
+            for leaf, want in zip(got, flat(ends[direction]), strict=True):
+                _close(leaf[2 * layer + direction], want[0])
+    _close(module(x)[0] if kind != "LSNN" else module(x, return_spikes=True)[2], seen)
+
+
+@every
+@pytest.mark.parametrize("form", ["plain", "two-layers", "both", "two-layers-both"])
+@pytest.mark.parametrize("lengths", [[12, 7, 7], [7, 12, 1]])
+def test_packed(kind: str, form: str, lengths: list[int]) -> None:
+    """A PackedSequence gives one; each sequence as if it were alone, and the state of its own last
+    step in the order given."""
+    module, x = _made(kind, **FORMS[form]), _x(T, B, I)
+    is_sorted = lengths == sorted(lengths, reverse=True)
+    out, state = module(pack_padded_sequence(x, torch.tensor(lengths), enforce_sorted=is_sorted))
+    assert isinstance(out, PackedSequence)
+    padded, found = pad_packed_sequence(out)
+    assert found.tolist() == lengths
+    for b, steps in enumerate(lengths):
+        want, end = module(x[:steps, b])
+        _close(padded[:steps, b], want)
+        for leaf, alone in zip(_layers(state), _layers(end), strict=True):
+            _close(leaf[..., b, :], alone)
+
+
+@every
+def test_dropout(kind: str) -> None:
+    """On the outputs of each layer but the last, in training alone; with one layer a warning."""
+    module = _made(kind, num_layers=2, dropout=0.5)
+    x = _x(T, B, I)
+    torch.manual_seed(1)
+    one, two = module(x)[0], module(x)[0]
+    assert not torch.equal(one, two)
+    module.eval()
+    _close(module(x)[0], module(x)[0])
+    _close(module(x)[0], _made(kind, num_layers=2)(x)[0])
+    with pytest.warns(UserWarning, match="dropout"):
+        alone = _made(kind, dropout=0.5)
+    _close(alone(x)[0], alone(x)[0])
+
+
+# ------------------------------------------------------------------ what every module of torch does
+@every
+@pytest.mark.parametrize("how", ["deepcopy", "pickle", "state dict", "saved state dict",
+                                 "saved module"])
+def test_copies(kind: str, how: str) -> None:
+    module, x = _made(kind, num_layers=2, bidirectional=True), _x(T, B, I)
+    if how == "deepcopy":
+        other = copy.deepcopy(module)
+    elif how == "pickle":
+        other = pickle.loads(pickle.dumps(module))
+    else:
+        file = io.BytesIO()
+        torch.save(module if how == "saved module" else module.state_dict(), file)
+        file.seek(0)
+        if how == "saved module":
+            other = torch.load(file, weights_only=False)
+        else:
+            torch.manual_seed(9)
+            other = KINDS[kind](num_layers=2, bidirectional=True)
+            found = torch.load(file, weights_only=True)
+            other.load_state_dict(module.state_dict() if how == "state dict" else found)
+    assert torch.equal(other(x)[0], module(x)[0])
+
+
+@pytest.mark.parametrize("kind", ["ALIF", "LIF", "LSNN"])  # nn.LSTM keeps a list of what they were
+@pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l0"])
+def test_weights_that_are_computed(kind: str, name: str) -> None:
+    """weight_norm, orthogonal matrices and pruned weights act, learn, and can be copied where torch
+    lets them."""
+    for apply in (parametrizations.weight_norm, parametrizations.orthogonal,
+                  lambda part, name: prune.l1_unstructured(part, name, 0.5)):
+        module = _made(kind)
+        before = module(_x(T, B, I))[0].detach()
+        apply(_part(module), name)
+        out = module(_x(T, B, I))[0]
+        out.sum().backward()
+        learned = [p for key, p in module.named_parameters() if name in key]
+        assert learned and any(p.grad is not None and bool(p.grad.any()) for p in learned)
+        assert apply is parametrizations.weight_norm or not torch.equal(out, before)
+        if not hasattr(_part(module), f"{name}_orig"):  # torch copies nothing that is pruned
+            assert torch.equal(copy.deepcopy(module)(_x(T, B, I))[0], out)
+
+
+@every
+def test_hooks(kind: str) -> None:
+    module, seen = _made(kind), []
+    handles = [module.register_forward_pre_hook(lambda *_: seen.append("before")),
+               module.register_forward_hook(lambda *_: seen.append("after")),
+               module.register_full_backward_hook(lambda *_: seen.append("back"))]
+    module(_x(T, B, I).requires_grad_())[0].sum().backward()
+    assert seen == ["before", "after", "back"]
+    for handle in handles:
+        handle.remove()
+    module(_x(T, B, I))
+    assert len(seen) == 3
+
+
+@every
+def test_reset_parameters(kind: str) -> None:
+    module = _made(kind)
+    before = _part(module).weight_hh_l0.detach().clone()
+    torch.manual_seed(5)
+    module.reset_parameters()
+    assert not torch.equal(_part(module).weight_hh_l0, before)
+
+
+@every
+def test_wrong_inputs(kind: str) -> None:
+    module = _made(kind)
+    for x in (_x(T, B, I + 1), _x(1, T, B, I), _x(I)):
+        with pytest.raises((ValueError, RuntimeError)):
+            module(x)
+    _, state = module(_x(T, B, I))
+    with pytest.raises((ValueError, RuntimeError)):
+        module(_x(T, B + 1, I), state)
+
+
+@every
+def test_gradients_reach_everything(kind: str) -> None:
+    module = _made(kind, num_layers=2, bidirectional=True)
+    x = _x(T, B, I).requires_grad_()
+    out, state = module(x)
+    (out.sum() + sum(leaf.sum() for leaf in flat(state) if leaf.requires_grad)).backward()
+    assert all(p.grad is not None for p in module.parameters())
+    assert x.grad is not None and bool(x.grad.any())
+
+
+# ----------------------------------------------------------------------------------- beyond nn.LSTM
+@pytest.mark.parametrize("kind", ["ALIF", "LIF", "LSNN"])
+@pytest.mark.parametrize("form", ["plain", "two-layers", "batch-first"])
+def test_steps(kind: str, form: str) -> None:
+    module = _made(kind, **FORMS[form])
+    x, state, outs = _x(T, B, I), None, []
+    for x_t in x:
+        out, state = module.step(x_t, state)
+        outs.append(out)
+    want, end = module(x.transpose(0, 1) if form == "batch-first" else x)
+    _close([torch.stack(outs), state],
+           [want.transpose(0, 1) if form == "batch-first" else want, end])
+
+
+def test_steps_need_one_direction() -> None:
+    for module in (ALIF(I, N, bidirectional=True), LSNN(I, 3, 5, O, bidirectional=True)):
+        with pytest.raises(ValueError, match="^step: expected a .*bidirectional=False"):
+            module.step(_x(B, I))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_readout_of_the_network(form: str) -> None:
+    """In one operator or behind the neurons, the numbers are the same; without a filter they are a
+    product."""
+    x = _x(T, B, I)
+    x = x.transpose(0, 1) if form == "batch-first" else x
+    for tau in (7.0, None):
+        net = _made("LSNN", **FORMS[form], tau_out=tau)
+        nn.init.normal_(net.readout.bias)
+        y, state = net(x)
+        spikes, end = net.neurons(x)
+        want, p = net.readout(spikes)
+        assert spikes.any()
+        _close([y, state], [want, [end, p]])
+        if tau is None:
+            _close(y, nn.functional.linear(spikes, net.readout.weight, net.readout.bias))
+
+
+def test_several_betas() -> None:
+    betas = torch.linspace(0.5, 2, 5)
+    net = LSNN(I, 3, 5, O, 2, beta=betas)
+    for suffix in ("_l0", "_l1"):
+        found = getattr(net.neurons, f"beta{suffix}")
+        assert torch.equal(found, torch.cat([torch.zeros(3), betas]))

@@ -1,0 +1,213 @@
+"""Ten mistakes that come naturally: each is answered with the argument, what was given, what is
+wanted, and a hint."""
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lsnn_ext import ALIF, LIF, LSNN, LSNNState, State, functional
+
+T, B, I, N = 9, 3, 4, 8
+KINDS: dict[str, Callable[..., Any]] = {
+    "ALIF": lambda **options: ALIF(I, N, **options),
+    "LIF": lambda **options: LIF(I, N, **options),
+    "LSNN": lambda **options: LSNN(I, 3, 5, 2, **options),
+}
+of_every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def _x(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def _answer(call: Callable[[], Any], argument: str, given: str, wanted: str, hint: str,
+            error: type[Exception] | tuple[type[Exception], ...] = (TypeError, ValueError)) -> None:
+    """Looks for the four parts; the message begins with the argument and names no file of ours."""
+    with pytest.raises(error) as caught:
+        call()
+    message = str(caught.value)
+    assert message.startswith(f"{argument}: "), message
+    for part, pattern in (("given", given), ("wanted", wanted), ("hint", hint)):
+        assert re.search(pattern, message), f"{part} ({pattern}) is not in: {message}"
+    assert not re.search(r"\.(cpp|h|py|cuh?)\b", message), message
+
+
+# 1
+@of_every_kind
+@pytest.mark.parametrize(("name", "hint"), [
+    ("snntorch", "mean 'snntorch_sub' or 'snntorch_zero' or"),
+    ("norse", "mean 'norse_lsnn' or 'norse_lif'"),
+    ("lsn", "mean 'lsnn'"), ("LSNN", "mean 'lsnn'"), ("RadLIF", "mean 'adlif'"),
+    ("SpikingJelly", "mean 'sj_soft' or")])
+def test_name_of_a_model(kind: str, name: str, hint: str) -> None:
+    _answer(lambda: KINDS[kind](dynamics=name), "dynamics", f"unknown model '{name}'",
+            "expected one of lsnn, eprop, .*se_adlif", f"did you {hint}")
+
+
+# 2
+@of_every_kind
+@pytest.mark.parametrize(("name", "meant"), [
+    ("atan", "arctan"), ("fast-sigmoid", "fast_sigmoid"), ("SuperSpike", "fast_sigmoid"),
+    ("triangel", "triangle"), ("MultiGaussian", "multi_gaussian")])
+def test_name_of_a_surrogate(kind: str, name: str, meant: str) -> None:
+    _answer(lambda: KINDS[kind](surrogate=name), "surrogate", f"unknown '{name}'",
+            "expected one of triangle, .*multi_gaussian", f"did you mean .*'{meant}'")
+
+
+# 3
+@of_every_kind
+def test_state_of_an_lstm(kind: str) -> None:
+    h = torch.zeros(1, B, N)
+    for method, x in (("forward", _x(T, B, I)), ("step", _x(B, I))):
+        _answer(lambda method=method, x=x: getattr(KINDS[kind](), method)(x, (h, h)),  # type: ignore[misc]
+                "state", "got tuple of two tensors, as .h, c. of nn.LSTM", "State",
+                "pass None for the first call")
+
+
+# 4
+@of_every_kind
+def test_learn_true(kind: str) -> None:
+    _answer(lambda: KINDS[kind](learn=True), "learn", "got True", "expected some of tau_mem, ",
+            r'as in learn=\("tau_mem",\)')
+
+
+# 5
+@pytest.mark.parametrize("gradients", [True, False])
+def test_a_time_constant_for_a_decay(gradients: bool) -> None:
+    current = _x(T, B, N).requires_grad_(gradients)
+    for name in ("alpha", "rho"):
+        given = {"alpha": 0.9, "theta": 0.1, name: 20.0}
+        _answer(lambda given=given: functional.alif(current, None, **given), name, "got 20",  # type: ignore[misc]
+                "a number from 0 to 1", r"decay over a step: .* math.exp\(-dt / 20\)")
+    _answer(lambda: ALIF(I, N, alpha=20.0), "alpha", "got 20", "numbers from 0 to 1",
+            "tau_mem=20$")
+    _answer(lambda: LSNN(I, 3, 5, 2, rho=200.0), "rho", "got 200", "numbers from 0 to 1",
+            "tau_adapt=200$")
+
+
+# 6
+def test_states_of_each_other() -> None:
+    alif, net = ALIF(I, N), LSNN(I, 3, 5, 2)
+    _, state = alif(_x(T, B, I))
+    _, state_of_net = net(_x(T, B, I))
+    _answer(lambda: net(_x(T, B, I), state), "state", "got State", "expected an LSNNState",
+            r"LSNNState\(state, readout\)")
+    _answer(lambda: alif(_x(T, B, I), state_of_net), "state", "got LSNNState",
+            "expected a State of 5 tensors", "state.neurons")
+    net(_x(T, B, I), LSNNState(state, torch.zeros(B, 2)))  # as the hint says
+    alif(_x(T, B, I), state_of_net.neurons)
+
+
+# 7
+def test_betas_of_a_network() -> None:
+    betas = torch.tensor([0.0, 0.0, 0.0, 1.0, 2.0, 0.5, 1.5, 1.0])
+    for given in (betas, betas[3:], betas[4]):
+        assert LSNN(I, 3, 5, 2, beta=given).neurons.beta_l0.shape == (N,)
+    _answer(lambda: LSNN(I, 3, 5, 2, beta=betas[:4]), "beta", r"got shape \(4,\)",
+            r"expected a number or shape \(5,\) or \(8,\)", r"\(5,\)")
+    _answer(lambda: LSNN(I, 3, 5, 2, beta=betas.flip(0)), "beta", r"got \[1.0, 1.5, 0.5\]",
+            "expected 0 for the n_regular = 3 first neurons", "do not adapt")
+
+
+# 8
+@of_every_kind
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("method", ["forward", "step"])
+def test_truncated_bptt_without_detach(kind: str, layers: int, method: str) -> None:
+    module, call = KINDS[kind](num_layers=layers), None
+    call, x = getattr(module, method), _x(T, B, I) if method == "forward" else _x(B, I)
+    out, state = call(x)
+    out.sum().backward()
+    _answer(lambda: call(x, state), "state.v", "one whose graph is freed",
+            "expected a state that no backward pass has gone through", r"state.detach\(\)",
+            RuntimeError)
+    out, state = call(x, state.detach())  # as the hint says
+    out.sum().backward(retain_graph=True)
+    call(x, state)[0].sum().backward()
+    with torch.no_grad():  # nothing is wrong here
+        call(x, state)
+
+
+# 9
+@of_every_kind
+def test_batch_first(kind: str) -> None:
+    """Known where a state says how large the batch is."""
+    for first in (False, True):
+        module = KINDS[kind](batch_first=first)
+        x = _x(B, T, I) if first else _x(T, B, I)
+        _, state = module(x)
+        _answer(lambda module=module, x=x, state=state: module(x.transpose(0, 1), state),  # type: ignore[misc]
+                "state.v" if kind != "LSNN" else "state.readout", rf"got \((1, )?{B}, ",
+                rf"\((1, )?{T}, ",
+                f"made with batch_first={first}, has its steps: x seems to be .*{not first}$")
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_inputs_at_another_axis(axis: int) -> None:
+    x = _x(T, B, I).movedim(-1, axis)
+    _answer(lambda: ALIF(I, N)(x), "x", re.escape(str(tuple(x.shape))),
+            r"expected shape \(T, B, I\)", rf"x.movedim\({axis}, -1\)")
+
+
+def test_a_sequence_for_a_step() -> None:
+    _answer(lambda: ALIF(I, N).step(_x(T, B, I)), "x", r"\(9, 3, 4\)", r"\(B, I\) or \(I,\)",
+            "a whole sequence goes through a call")
+
+
+# 10
+@of_every_kind
+@pytest.mark.parametrize("name", ["tau_mem", "tau_adapt"])
+def test_seconds_and_milliseconds(kind: str, name: str, recwarn: pytest.WarningsRecorder) -> None:
+    if kind == "LIF" and name == "tau_adapt":
+        return
+    _answer(lambda: KINDS[kind](**{name: 0.02}), name, "got 0.02",
+            "at least a tenth of a step, which is dt=1", "for seconds give dt in seconds too")
+    KINDS[kind](dt=0.001, tau_mem=0.02, **({"tau_adapt": 0.2} if kind != "LIF" else {}))
+    assert not recwarn.list
+    if name == "tau_mem":
+        with pytest.warns(UserWarning, match="^tau_mem: 20 is 20000 steps of dt=0.001; are both"):
+            KINDS[kind](tau_mem=20.0, dt=0.001)
+
+
+# ------------------------------------------------------------------------------ and some more words
+@of_every_kind
+@pytest.mark.parametrize(("given", "meant"), [("tau", "tau_mem"), ("theta", "threshold"),
+                                              ("thresold", "threshold"), ("hidden", None)])
+def test_keywords(kind: str, given: str, meant: str | None) -> None:
+    _answer(lambda: KINDS[kind](**{given: 1.0}), given, "got a keyword that is neither",
+            f"expected an argument of {kind} or one of its coefficients",
+            f"did you mean {meant}" if meant else "neither")
+
+
+def test_adaptation_of_a_lif() -> None:
+    for name in ("beta", "tau_adapt", "rho", "eta"):
+        with pytest.raises(TypeError, match=f"^{name}: expected an argument of LIF"):
+            LIF(I, N, **{name: 1.0})
+
+
+def test_a_time_constant_and_its_decay() -> None:
+    _answer(lambda: ALIF(I, N, tau_mem=20.0, alpha=0.9), "alpha", "got both",
+            "expected tau_mem or alpha", r"exp\(-dt / tau_mem\)")
+
+
+def test_fast_and_strong_adaptation() -> None:
+    """Where gradients explode, see the gradient of one such layer, a warning says so."""
+    with pytest.warns(UserWarning, match="^beta: tau_adapt=10 steps, beta=1.8: .*explode.*longer "
+                                         "tau_adapt, a smaller beta"):
+        layer = ALIF(40, 128, tau_adapt=10.0)
+    calm, x = ALIF(40, 128, tau_adapt=50.0), (torch.rand(600, 4, 40) < 0.1).float() * 0.1
+    norms = []
+    for one in (layer, calm):
+        torch.manual_seed(0)
+        one.reset_parameters()
+        one(x)[0][-20:].sum().backward()
+        norms.append(float(one.weight_hh_l0.grad.norm()))
+    assert not norms[0] < 1e6 and norms[1] < 1e4
+
+
+def test_state_by_hand() -> None:
+    with pytest.raises(TypeError, match=r"^state\.v: expected a tensor"):
+        ALIF(I, N)(_x(T, B, I), State(*[None] * 5))  # type: ignore[arg-type]

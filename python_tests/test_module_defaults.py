@@ -1,0 +1,222 @@
+"""A model that is named brings its makers' defaults, or says what they have none for; nobody gets
+the paper's numbers with another model's equations."""
+import importlib
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lsnn_ext import ALIF, LIF, LSNN, functional
+from lsnn_ext.models import MODELS, Rate, own_values
+
+I, N, T, B = 4, 8, 60, 3
+KINDS: dict[str, Any] = {
+    "ALIF": lambda **options: ALIF(I, N, **options),
+    "LIF": lambda **options: LIF(I, N, **options),
+    "LSNN": lambda **options: LSNN(I, 3, 5, 2, **options),
+}
+# Without a default in some model; a number for each.
+NUMBERS = {"tau_mem": 20.0, "alpha": 0.9, "tau_adapt": 100.0, "rho": 0.97, "sigma": 0.8, "q": 0.2,
+           "p": 0.1, "beta": 0.5, "threshold": 0.5}
+PAIRS = {"tau_mem": "alpha", "alpha": "tau_mem", "tau_adapt": "rho", "rho": "tau_adapt"}
+
+
+def _x(*shape: int, seed: int = 3) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _missing(dynamics: str, kind: Any) -> dict[str, float]:
+    """What has to be given."""
+    return {name: NUMBERS[name] for name, value in own_values(dynamics, kind).items()
+            if isinstance(value, str)}
+
+
+def _neurons(layer: Any) -> ALIF | LIF:
+    return layer.neurons if isinstance(layer, LSNN) else layer
+
+
+@pytest.mark.filterwarnings("ignore:beta. ")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dynamics", MODELS)
+def test_own_or_demanded(dynamics: str, kind: Any) -> None:
+    """Each constant is the number of the table, or has to be given, by the name of which the
+    refusal begins."""
+    own, given = own_values(dynamics, kind), _missing(dynamics, kind)
+    if kind == "LSNN" and own["beta"] is None:
+        given["beta"] = 0.5
+    layer = _neurons(KINDS[kind](dynamics=dynamics, **given))
+    for name, value in own.items():
+        wanted = value.decay(1.0) if isinstance(value, Rate) else value
+        if isinstance(wanted, bool) or name == "refractory":
+            assert getattr(layer, name) == wanted, name
+        elif isinstance(wanted, float) and name not in given:
+            found = getattr(layer, f"{name}_l0")[-1:] if kind == "LSNN" and name == "beta" else (
+                getattr(layer, f"{name}_l0"))
+            torch.testing.assert_close(found, torch.full_like(found, wanted), msg=name)
+    for name in given:
+        other = f"{PAIRS[name]} or {name}|{name} or {PAIRS[name]}" if name in PAIRS else name
+        rest = {key: value for key, value in given.items() if key != name}
+        with pytest.raises(TypeError, match=f"^({other}): expected to be given"):
+            KINDS[kind](dynamics=dynamics, **rest)
+        if name in PAIRS:  # the other of the two will do
+            KINDS[kind](dynamics=dynamics, **rest, **{PAIRS[name]: NUMBERS[PAIRS[name]]})
+
+
+def test_the_papers_defaults_are_the_papers_alone() -> None:
+    """No other model has all numbers of the paper's network: a threshold of 0.01 with a spike of 1
+    is no neuron of theirs."""
+    for kind in ("ALIF", "LIF", "LSNN"):
+        paper = own_values("lsnn", kind)  # type: ignore[arg-type]
+        assert all(isinstance(value, float | bool | int) for value in paper.values())
+        assert [name for name in MODELS if own_values(name, kind) == paper] == ["lsnn"]  # type: ignore[arg-type]
+
+
+COEFFICIENTS = {"kappa": 0.4, "q": 0.3, "p": 0.1, "eta": 0.2, "sigma": 0.5, "width": 0.8, "R": 0.2}
+
+
+@pytest.mark.filterwarnings("ignore:beta. ")
+@pytest.mark.parametrize("each", [False, True])
+@pytest.mark.parametrize("dynamics", MODELS)
+def test_all_coefficients(dynamics: str, each: bool) -> None:
+    """As functional.alif with the same numbers."""
+    torch.manual_seed(0)
+    given = {"alpha": 0.9, "rho": 0.95, "beta": 0.4, "threshold": 0.5, **COEFFICIENTS}
+    if each:
+        given = {name: torch.linspace(0.8, 1.2, N).double().clamp(max=0.99 / value) * value
+                 for name, value in given.items()}
+    layer = ALIF(I, N, dynamics=dynamics, refractory=1, autapses=True, delay=1,
+                 dtype=torch.float64, **given)
+    x = _x(T, B, I)
+    spikes, state = layer(x)
+    theta = given.pop("threshold")
+    want, end = functional.alif(
+        x @ layer.weight_ih_l0.T + layer.bias_ih_l0, layer.weight_hh_l0.T, theta=theta,
+        dynamics=dynamics, refractory=1, delay=1, **given)
+    assert 0.005 < spikes.mean() < 0.9
+    assert torch.equal(spikes, want)
+    torch.testing.assert_close(state.v[0], end.v, rtol=0, atol=0)
+    (one,) = torch.autograd.grad(spikes.square().mean(), layer.weight_hh_l0)
+    (other,) = torch.autograd.grad(want.square().mean(), layer.weight_hh_l0)
+    torch.testing.assert_close(one, other)
+
+
+def test_a_layer_without_adaptation_has_none() -> None:
+    """Also where a model has its adaptation in the current."""
+    for dynamics in ("adlif", "se_adlif"):
+        layer = LIF(I, N, dynamics=dynamics, alpha=0.9, threshold=0.3, dtype=torch.float64)
+        current = _x(T, B, I) @ layer.weight_ih_l0.T
+        want, _ = functional.alif(current, layer._recurrent_weight("_l0"), alpha=0.9, theta=0.3,
+                                  eta=0.0, dynamics=dynamics)
+        got, _ = layer(_x(T, B, I))
+        assert got.any() and torch.equal(got, want)
+
+
+# ------------------------------------------------------------------------------ beside the packages
+def _peer(name: str) -> Any:
+    return pytest.importorskip(name, reason=f"{name} is not installed")
+
+
+def _rounded(module: nn.Module) -> None:
+    """Weights of few bits, so that sums are exact in any order."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.dim() == 2:
+                parameter.copy_((parameter * 256).round() / 256)
+
+
+def _inputs() -> Tensor:
+    return (_x(T, B, I) > 0.3).float()
+
+
+def _same(got: Tensor, want: Tensor, low: float = 0.02) -> None:
+    assert low < float(want.mean()) < 0.9
+    assert torch.equal(got.detach(), want.detach().to(got.dtype))
+
+
+def _copied(layer: ALIF | LIF, w_in: Tensor, w_rec: Tensor, bias: Tensor | None = None) -> None:
+    with torch.no_grad():
+        layer.weight_ih_l0.copy_(w_in)
+        layer.weight_hh_l0.copy_(w_rec)
+        layer.bias_ih_l0.copy_(torch.zeros(N) if bias is None else bias)
+
+
+def test_norse() -> None:
+    norse = _peer("norse.torch")
+    torch.manual_seed(0)
+    theirs = norse.LIFRecurrent(I, N, dt=0.001)
+    with torch.no_grad():
+        theirs.input_weights.mul_(3)
+    _rounded(theirs)
+    layer = LIF(I, N, dynamics="norse_lif")
+    _copied(layer, theirs.input_weights, theirs.recurrent_weights)
+    _same(layer.double()(_inputs().double())[0], theirs.double()(_inputs().double())[0])
+
+
+@pytest.mark.parametrize(("reset", "late", "dynamics"), [
+    ("subtract", True, "snntorch_sub"), ("zero", True, "snntorch_zero"),
+    ("subtract", False, "snntorch_sub_now"), ("zero", False, "snntorch_zero_now")])
+@pytest.mark.parametrize("kind", [ALIF, LIF])
+def test_snntorch(kind: Any, reset: str, late: bool, dynamics: str) -> None:
+    package = _peer("snntorch")
+    torch.manual_seed(0)
+    theirs = package.RLeaky(beta=0.75, linear_features=N, reset_mechanism=reset, reset_delay=late)
+    project = nn.Linear(I, N, bias=False)
+    _rounded(theirs)
+    _rounded(project)
+    with torch.no_grad():
+        theirs.recurrent.bias.zero_()
+    layer = kind(I, N, dynamics=dynamics, alpha=0.75)
+    _copied(layer, project.weight, theirs.recurrent.weight)
+    spikes = membrane = torch.zeros(B, N)
+    out = []
+    for x in _inputs():
+        spikes, membrane = theirs(project(x), spikes, membrane)
+        out.append(spikes)
+    _same(layer(_inputs())[0], torch.stack(out))
+
+
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_sinabs(adaptive: bool) -> None:
+    layers = _peer("sinabs.layers")
+    activation = importlib.import_module("sinabs.activation")
+    torch.manual_seed(0)
+    project, recurrent = nn.Linear(I, N, bias=False), nn.Linear(N, N, bias=False)
+    with torch.no_grad():
+        project.weight.mul_(8)
+    _rounded(project)
+    _rounded(recurrent)
+    values = {"tau_mem": torch.tensor(8.0), "rec_connect": recurrent,
+              "spike_fn": activation.SingleSpike}
+    if adaptive:
+        theirs = layers.ALIFRecurrent(**values, tau_adapt=torch.tensor(15.0))
+        layer: Any = ALIF(I, N, dynamics="sinabs_sub", tau_mem=8.0, tau_adapt=15.0)
+    else:
+        theirs = layers.LIFRecurrent(**values)
+        layer = LIF(I, N, dynamics="sinabs_sub", tau_mem=8.0)
+    _copied(layer, project.weight, recurrent.weight)
+    with torch.no_grad():
+        want = theirs(project(_inputs()).transpose(0, 1)).transpose(0, 1)
+    _same(layer(_inputs())[0], want)
+
+
+@pytest.mark.parametrize(("reset", "dynamics"), [(0.0, "sj_hard"), (None, "sj_soft")])
+@pytest.mark.parametrize("kind", [ALIF, LIF])
+def test_spikingjelly(kind: Any, reset: float | None, dynamics: str) -> None:
+    package = "spikingjelly.activation_based"
+    neuron = _peer(f"{package}.neuron")
+    layers = importlib.import_module(f"{package}.layer")
+    torch.manual_seed(0)
+    theirs = layers.LinearRecurrentContainer(neuron.LIFNode(v_reset=reset), N, N, bias=True)
+    project = nn.Linear(I, N, bias=False)
+    _rounded(theirs)
+    _rounded(project)
+    with torch.no_grad():
+        theirs.rc.weight.mul_(2)
+        project.weight.mul_(4)
+        theirs.rc.bias.fill_(0.25)
+    layer = kind(I, N, dynamics=dynamics)
+    weight = theirs.rc.weight.double()
+    _copied(layer, weight[:, :N] @ project.weight.double(), weight[:, N:], theirs.rc.bias)
+    want = torch.stack([theirs(project(x)) for x in _inputs()])
+    _same(layer(_inputs())[0], want)

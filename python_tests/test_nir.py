@@ -1,0 +1,195 @@
+"""NIR: graphs say what a network computes, come back as the same network, and what they cannot say
+is refused."""
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from compare import assert_same
+from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, Linear
+from lsnn_ext.nir import Network, from_nir, to_nir
+
+nir = pytest.importorskip("nir")
+
+
+def _lif(inputs: int, neurons: int, **other: Any) -> LIF:
+    given = {"dynamics": "sj_soft", "tau_mem": torch.linspace(5, 20, neurons), "threshold": 0.1,
+             "refractory": 0, "autapses": True, **other}
+    return LIF(inputs, neurons, **given)
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "recurrent": lambda: nn.Sequential(_lif(5, 8), LeakyReadout(8, 2, 15.0)),
+    "delayed": lambda: nn.Sequential(_lif(5, 8, delay=3, autapses=False, dt=0.5)),
+    "stacked": lambda: nn.Sequential(_lif(5, 8, num_layers=2), nn.Linear(8, 3)),
+    "forward": lambda: nn.Sequential(_lif(5, 8, recurrent=False, autapses=None, bias=False),
+                                     Linear(8, 6), _lif(6, 4, dynamics="sinabs_sub"),
+                                     LeakyReadout(4, 2, bias=False)),
+    "alif": lambda: nn.Sequential(ALIF(5, 8, dynamics="sj_soft_det", tau_mem=10.0, tau_adapt=1.0,
+                                       beta=0.0, threshold=0.5, refractory=0, autapses=True,
+                                       surrogate="arctan", dampening=0.5)),
+}
+
+
+def _network(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    network = NETWORKS[name]()
+    with torch.no_grad():
+        for key, p in network.named_parameters():
+            if "bias" in key:
+                p.uniform_(-0.1, 0.3)
+    return network
+
+
+def _run(network: nn.Module, x: Tensor) -> list[Tensor]:
+    """What each module returns."""
+    found = []
+    for module in network:
+        out = module(x)
+        x = out if isinstance(out, Tensor) else out[0]
+        found.append(x)
+    return found
+
+
+def _dt(network: nn.Module) -> float:
+    return float(getattr(network[0], "dt", 1.0))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_round_trip_through_a_file(name: str, tmp_path: Path) -> None:
+    network, x = _network(name), 5 * torch.randn(60, 4, 5)
+    nir.write(tmp_path / "g.nir", to_nir(network))
+    other = from_nir(nir.read(tmp_path / "g.nir"), dt=_dt(network))
+    want, (got, _) = _run(network, x), other(x)
+    assert want[0].any() and want[-1].any()
+    assert_same("output", got.detach(), want[-1].detach(), tolerance=1e-5)
+    layers = [m for m in other if isinstance(m, LIF)]
+    if name == "alif":
+        assert (layers[0].dynamics, layers[0].surrogate, layers[0].dampening) == (
+            "sj_soft_det", "arctan", 0.5)
+    if name == "forward":
+        assert [m.dynamics for m in layers] == ["sj_soft", "sinabs_sub"]
+        assert not layers[0].recurrent and not layers[0].bias
+    for key, bias in network.named_parameters():
+        if "bias" in key:
+            assert any(p.shape == bias.shape and torch.equal(p, bias)
+                       for n, p in other.named_parameters() if "bias" in n), key
+
+
+def _by_the_graph(graph: Any, x: np.ndarray, dt: float) -> np.ndarray:
+    """Steps of the graph's own equations, solved for a current that stands still during a step;
+    spikes go around circles in one step."""
+    nodes, edges = graph.nodes, graph.edges
+    order, left = [], [n for n in nodes]
+    circles = {n for n in nodes if n.endswith(("_recurrent", "_delay"))}
+    while left:
+        ready = next(n for n in left if all(s in order or s in circles for s, t in edges if t == n)
+                     or n in circles)
+        order.append(ready)
+        left.remove(ready)
+    order = [n for n in order if n not in circles] + sorted(circles)  # _delay before _recurrent
+    T, B, _ = x.shape
+    value: dict[str, np.ndarray] = {}
+    v: dict[str, np.ndarray] = {}
+    line: dict[str, list[np.ndarray]] = {n: [] for n in nodes}
+    out = []
+    for t in range(T):
+        now: dict[str, np.ndarray] = {}
+        for name in order:
+            node = nodes[name]
+            came = [now.get(s, value.get(s)) for s, target in edges if target == name]
+            total = sum(c for c in came if c is not None) if name != "input" else x[t]
+            if isinstance(node, nir.Linear | nir.Affine):
+                total = total @ node.weight.T + getattr(node, "bias", 0.0)
+            elif isinstance(node, nir.LIF | nir.LI):
+                decay = np.exp(-dt / node.tau)
+                v[name] = decay * v.get(name, 0.0) + (1 - decay) * (node.v_leak + node.r * total)
+                total = v[name]
+                if isinstance(node, nir.LIF):
+                    total = (v[name] > node.v_threshold).astype(float)
+                    v[name] = v[name] - total * node.v_threshold
+            elif isinstance(node, nir.Delay):
+                line[name].append(total)
+                steps = round(float(node.delay[0] / dt))
+                total = line[name][-1 - steps] if len(line[name]) > steps else 0 * total
+            now[name] = total
+        value = now
+        out.append(now["output"])
+    return np.stack(out)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_graph_computes_the_same_by_its_own_equations(name: str) -> None:
+    network, x = _network(name).double(), 5 * torch.randn(60, 4, 5, dtype=torch.float64)
+    want = _run(network, x)[-1].detach()
+    got = _by_the_graph(to_nir(network), x.numpy(), _dt(network) * 1e-3)
+    assert want.any()
+    assert_same("output", torch.as_tensor(got), want, tolerance=1e-9)
+
+
+def test_resistances_go_into_weights() -> None:
+    graph = to_nir(_network("recurrent"))
+    graph.nodes["layer0"].r = np.linspace(0.5, 2.0, 8)
+    x = 5 * torch.randn(60, 4, 5, dtype=torch.float64)
+    got, states = from_nir(graph, dtype=torch.float64)(x)
+    want = _by_the_graph(graph, x.numpy(), 1e-3)
+    assert_same("output", got.detach(), torch.as_tensor(want), tolerance=1e-6)
+    assert len(states) == len(graph.nodes) - 5  # a LIF, a readout, its bias
+
+
+def test_states_are_carried() -> None:
+    network = from_nir(to_nir(_network("stacked")))
+    assert isinstance(network, Network)
+    x = 5 * torch.randn(60, 4, 5)
+    whole, _ = network(x)
+    first, state = network(x[:25])
+    second, _ = network(x[25:], state)
+    assert_same("outputs", torch.cat([first, second]).detach(), whole.detach(), tolerance=1e-6)
+
+
+@pytest.mark.parametrize(("module", "error", "message"), [
+    (lambda: LSNN(5, 4, 3, 2), ValueError, r"lsnn_neurons \(ALIF\): NIR expects a spike to subtract"
+                                           r" the threshold at once.*sj_soft.* got lsnn"),
+    (lambda: nn.Sequential(nn.Linear(5, 5), ALIF(5, 8, dynamics="sj_soft", tau_mem=10.0,
+                                                 tau_adapt=100.0, beta=1.0, threshold=0.5,
+                                                 refractory=0, autapses=True)),
+     ValueError, r"layer1 \(ALIF\): .* got adaptation; no unit of NIR has it"),
+    (lambda: _lif(5, 8, refractory=2), ValueError, "expects refractory=0, got 2"),
+    (lambda: _lif(5, 8, bidirectional=True), ValueError, "one direction"),
+    (lambda: _lif(5, 8, delay=torch.arange(64).view(8, 8) % 2), ValueError, "a delay for each"),
+    (lambda: _lif(5, 8, dynamics="norse_lif"), ValueError, "got norse_lif"),
+    (lambda: nn.Sequential(_lif(5, 8), nn.LSTM(8, 2)), TypeError, "layer1: expected .* got LSTM"),
+])
+def test_what_nir_cannot_say_is_refused(module: Callable[[], nn.Module], error: type[Exception],
+                                        message: str) -> None:
+    with pytest.raises(error, match=message):
+        to_nir(module())
+
+
+def _changed(**changes: Any) -> Any:
+    graph = to_nir(_network("delayed" if "delay" in changes else "recurrent"))
+    for key, value in changes.items():
+        if key == "node":
+            graph.nodes["layer0"] = value
+        elif key == "delay":
+            graph.nodes["layer0_delay"].delay = value
+        else:
+            setattr(graph.nodes["layer0"], key, value)
+    return graph
+
+
+CUBA = nir.CubaLIF(*(np.ones(8) for _ in range(5)))
+
+
+@pytest.mark.parametrize(("graph", "message"), [
+    (lambda: _changed(v_leak=np.full(8, 0.1)), "node layer0: expected v_leak 0.0 everywhere"),
+    (lambda: _changed(node=CUBA), "node layer0: expected Affine, .* got CubaLIF"),
+    (lambda: _changed(delay=np.full(8, 1.3e-3)), "node layer0_delay: expected one delay of whole"),
+])
+def test_what_modules_cannot_say_is_refused(graph: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_nir(graph())

@@ -1,0 +1,76 @@
+"""DEEP R on two processes: both rewire alike, and do what one does with the whole batch."""
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lsnn_ext.optim import DeepR
+
+STEPS, B = 40, 4
+if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
+    pytest.skip("this torch has no gloo", allow_module_level=True)
+
+
+class _Net(nn.Module):
+    """Linear in both weights, so that gradients of inputs of few bits are exact in any order; some
+    weights are 0, whose signs are drawn."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        random = torch.Generator().manual_seed(seed)
+        self.a = nn.Parameter(torch.randn(6, 8, generator=random))
+        self.b = nn.Parameter(torch.randn(5, 8, generator=random))
+        self.b.data[:3] = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x @ self.a.t()).sum(-1) + (x.abs() @ self.b.t()) @ torch.arange(-2.0, 3.0)
+
+
+def _made(net: nn.Module, seed: int) -> DeepR:
+    torch.manual_seed(seed)
+    return DeepR.of(net, torch.optim.Adam, 0.4, lr=0.05, l1=0.1, temperature=1e-4)
+
+
+def _train(net: nn.Module, tuned: DeepR, share: slice, steps: range) -> int:
+    """share: of the two halves of each batch; how many connections were made."""
+    made = 0
+    for step in steps:
+        x = torch.randint(-8, 9, (2, B, 8), generator=torch.Generator().manual_seed(step)) / 8
+        tuned.zero_grad()
+        net(x[share].flatten(0, 1)).mean().backward()
+        tuned.step()
+        made += tuned.rewired
+    return made
+
+
+def _rank(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting",
+                                         rank=rank, world_size=2)
+    share = slice(rank, rank + 1)
+    net = DistributedDataParallel(_Net(rank))
+    tuned = _made(net, seed=10 + rank)  # of itself each rank would draw other signs
+    _train(net, tuned, share, range(STEPS // 2))
+    weights, state = net.module.state_dict(), tuned.state_dict()
+    if rank:  # one that has lost its way takes what rank 0 has
+        state["deep_r"]["generator"] = torch.Generator().manual_seed(9).get_state()
+    again = DistributedDataParallel(_Net(5 + rank))
+    tuned = _made(again, seed=20 + rank)
+    again.module.load_state_dict(weights)
+    tuned.load_state_dict(state)
+    _train(again, tuned, share, range(STEPS // 2, STEPS))
+    torch.save(again.module.state_dict(), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_are_one(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_rank, (str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    one = _Net(0)
+    made = _train(one, _made(one, seed=10), slice(0, 2), range(STEPS))
+    assert made > 20
+    for name, weight in one.state_dict().items():
+        assert torch.equal(first[name], second[name]), name
+        assert torch.equal(first[name], weight), name

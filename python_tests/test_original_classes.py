@@ -1,0 +1,102 @@
+"""What all classes that stand for another package's layer have in common."""
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lsnn_ext import _original, norse, se_adlif, sinabs, snntorch, sparch, spikingjelly, yin
+from lsnn_ext._original import Original, Refused, Shape
+
+T, B, I, N = 6, 2, 3, 5
+
+
+def _node(kind: type) -> spikingjelly.LinearRecurrentContainer:
+    return spikingjelly.LinearRecurrentContainer(kind(), N, N, step_mode="m")
+
+
+LAYERS: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
+    "norse LSNNRecurrent": (lambda: norse.LSNNRecurrent(I, N), (T, B, I)),
+    "norse LIFRecurrent": (lambda: norse.LIFRecurrent(I, N), (T, B, I)),
+    "snnTorch RLeaky": (lambda: snntorch.RLeaky(0.875, linear_features=N), (T, B, N)),
+    "snnTorch RSynaptic": (lambda: snntorch.RSynaptic(0.5, 0.875, linear_features=N), (T, B, N)),
+    "sinabs ALIFRecurrent": (lambda: sinabs.ALIFRecurrent(8.0, 15.0, nn.Linear(N, N)), (B, T, N)),
+    "sinabs LIFRecurrent": (lambda: sinabs.LIFRecurrent(
+        8.0, nn.Linear(N, N), spike_fn=sinabs.SingleSpike), (B, T, N)),
+    "SpikingJelly LIFNode": (lambda: _node(spikingjelly.LIFNode), (T, B, N)),
+    "SpikingJelly ParametricLIFNode": (lambda: _node(spikingjelly.ParametricLIFNode), (T, B, N)),
+    "Yin et al.": (lambda: yin.SRNN(I, N), (T, B, I)),
+    "sparch RLIFLayer": (lambda: sparch.RLIFLayer(I, N, B, 0.25), (B, T, I)),
+    "sparch RadLIFLayer": (lambda: sparch.RadLIFLayer(I, N, B, 0.25), (B, T, I)),
+    "SEAdLIF": (lambda: se_adlif.SEAdLIF(I, N), (B, T, I)),
+}
+
+
+def _spikes(found: Any) -> Tensor:
+    """Of what a call returns, that of Yin's programs aside, which has the membrane first."""
+    spikes: Tensor = found[0] if isinstance(found, tuple) else found
+    return spikes
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_compiled_as_one_graph(name: str) -> None:
+    made, shape = LAYERS[name]
+    torch.manual_seed(1)
+    layer, x = made(), 20 * torch.rand(shape)
+    want = []
+    for compiled in (False, True):
+        for part in layer.modules():  # a call leaves a state behind
+            for reset in ("reset", "reset_states"):
+                if hasattr(part, reset):
+                    getattr(part, reset)()
+        if isinstance(layer, yin.SRNN):
+            layer.set_neuron_state(B)
+        call = torch.compile(layer, backend="eager", fullgraph=True) if compiled else layer
+        torch.manual_seed(2)
+        want.append(_spikes(call(x)))
+    torch._dynamo.reset()
+    assert torch.equal(*want) and want[0].any()
+
+
+def test_all_are_registered_by_their_originals() -> None:
+    known = {type(made()).original for made, _ in LAYERS.values()}
+    assert {name: kind.original for name, kind in Original.registry.items()} == {
+        name: name for name in known}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_another_module_is_refused(name: str) -> None:
+    kind = type(LAYERS[name][0]())
+    with pytest.raises(Refused, match=f"^{kind.__name__}: module: expected one of class "
+                                      f"{kind.original}, got one of class torch.nn"):
+        kind.from_original(nn.ReLU())
+
+
+def test_a_look_at_a_surrogate() -> None:
+    """It finds another test, another value at the threshold, another derivative, and a NaN."""
+    shape = Shape("triangle", 0.5, 2.0)
+
+    class Spike(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, u: Tensor, at_zero: float, factor: float, far: float) -> Tensor:
+            ctx.save_for_backward(u)
+            ctx.factor, ctx.far = factor, far
+            return torch.where(u == 0, at_zero, (u > 0).to(u.dtype))
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Any:
+            (u,) = ctx.saved_tensors
+            return g * torch.where(u < -50, ctx.far, ctx.factor * shape.of(u)), None, None, None
+
+    def look(at_zero: float = 0.0, factor: float = 1.0, far: float = 0.0, ge: bool = False) -> Any:
+        return _original.measured(shape, lambda u: Spike.apply(u, at_zero, factor, far), "Layer",
+                                  "spike_fn", ge)
+
+    assert look() == shape == look(1.0, ge=True)
+    for changed in ({"at_zero": 1.0}, {"ge": True}, {"at_zero": 0.5}):
+        with pytest.raises(Refused, match="^Layer: spike_fn: expected 0 below the threshold"):
+            look(**changed)  # type: ignore[arg-type]
+    for changed in ({"factor": 1.001}, {"far": float("nan")}, {"far": 1e-3}):
+        with pytest.raises(Refused, match="^Layer: spike_fn: expected the derivative of"):
+            look(**changed)  # type: ignore[arg-type]

@@ -1,0 +1,222 @@
+"""The examples that show what adaptation is good for: their tasks, what they measure themselves by,
+and runs that are killed and resumed."""
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+if not EXAMPLES.is_dir():
+    pytest.skip("examples/ is not beside these tests", allow_module_level=True)
+pytest.importorskip("matplotlib")
+pytest.importorskip("tqdm")
+sys.path.insert(0, str(EXAMPLES))
+import learner_baselines  # noqa: E402
+import learning_to_learn  # noqa: E402
+import store_recall  # noqa: E402
+import training  # noqa: E402
+
+RECALL = ["--symbols", "4", "--ms", "20", "--dt", "2", "--batch", "4", "--threads", "1"]
+LEARNER = ["--examples", "3", "--batch", "2", "--test-tasks", "2", "--threads", "1"]
+TASKS: list[tuple[ModuleType, list[str]]] = [(store_recall, RECALL), (learning_to_learn, LEARNER)]
+NAMES = ["store_recall", "learning_to_learn"]
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """The examples set how many torch uses."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def _generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _kept(out: Path) -> dict[str, Any]:
+    kept: dict[str, Any] = torch.load(out / "checkpoint.pt", weights_only=True)
+    return kept
+
+
+# -------------------------------------------------------------------------------------------- tasks
+def test_symbols_come_in_pairs() -> None:
+    S, B = 12, 2000
+    batch = store_recall.symbols(S, B, _generator())
+    assert not (batch.store & batch.recall).any()
+    for item in range(B):
+        waiting, bit, pairs = False, -1, 0
+        for s in range(S):
+            if batch.store[s, item]:
+                assert not waiting
+                waiting, bit = True, int(batch.shown[s, item])
+                assert not (s + 1 < S and batch.recall[s + 1, item])
+            elif batch.recall[s, item]:
+                assert waiting and int(batch.target[s, item]) == bit
+                waiting, pairs = False, pairs + 1
+        assert not waiting and pairs
+    assert float(batch.target[batch.recall].float().mean()) == pytest.approx(0.5, abs=0.05)
+    other = batch.recall & (batch.target != batch.shown.roll(1, 0))
+    assert float(other.sum() / batch.recall.sum()) > 0.3  # the last bit shown is no answer
+
+
+def test_spikes_of_symbols() -> None:
+    options = store_recall.arguments(["--ms", "500"])
+    batch = store_recall.symbols(12, 40, _generator())
+    x = store_recall.spikes(batch, options, _generator(1))
+    assert x.shape == (12 * 250, 40, 100)
+    rate = x.view(12, 250, 40, 4, 25).mean((1, 4)) / options.dt
+    bit = ~batch.recall
+    wanted = 0.05 * torch.stack([bit & (batch.shown == 0), bit & (batch.shown == 1), batch.store,
+                                 batch.recall], -1)
+    assert float((rate - wanted).abs().max()) < 0.05 * 5 / (250 * 25 * 0.1) ** 0.5
+    assert not rate[wanted == 0].any()
+
+
+def test_functions_and_what_is_shown_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning_to_learn, "PEAK", 1.0)
+    x, y = learning_to_learn.sines(40, 30, _generator())
+    for item in range(30):
+        a, p = (torch.linalg.lstsq(
+            torch.stack([torch.sin(10 * x[:, item, 0] - 5), torch.cos(10 * x[:, item, 0] - 5)], 1),
+            (10 * y[:, item] - 5)[:, None]).solution[:, 0]).tolist()
+        assert 0.1 <= (a * a + p * p) ** 0.5 <= 5.0 and p <= 0.05  # sin(x - phase), 0 to pi
+    z = learning_to_learn.spikes(x, y, _generator(1)).view(40, 20, 30, 2, 40).mean(1)
+    centre = (z * learning_to_learn.CENTRES).sum(-1) / z.sum(-1)
+    inside = (x[..., 0] > 0.1) & (x[..., 0] < 0.9)
+    assert float((centre[..., 0] - x[..., 0])[inside].abs().mean()) < 0.01
+    assert float((centre[1:, :, 1] - y[:-1]).abs().mean()) < 0.01  # the answer before
+    assert float((centre[0, :, 1] - 0.5).abs().max()) < 0.03
+    x, y = learning_to_learn.teachers(20, 10, _generator(), 5.0)
+    assert x.shape == (20, 10, 2) and bool(((y > 0) & (y < 1)).all()) and float(y.std()) > 0.05
+
+
+def _linear(E: int, B: int) -> tuple[Tensor, Tensor]:
+    x = torch.rand(E, B, 2, generator=_generator())
+    return x, 0.3 + 0.2 * x[..., 0] - 0.1 * x[..., 1] + torch.zeros(E, B)
+
+
+def test_baselines() -> None:
+    x, y = _linear(60, 8)
+    assert float(learner_baselines.best_linear(x, y).max()) < 1e-12
+    errors = learner_baselines.ridge(x, y, strength=1e-6)
+    assert errors.shape == (60, 8) and float(errors[5:].max()) < 1e-8 < float(errors[0].min())
+    x, y = learning_to_learn.sines(60, 16, _generator())
+    best = learner_baselines.best_linear(x, y).mean()
+    errors = learner_baselines.backpropagation(x, y, _generator())
+    assert float(errors[40:].mean()) < float(best) / 3 < float(errors[:2].mean())
+    ahead = learner_baselines.ridge(x, y)
+    changed = y.clone()
+    changed[30:] = 0.5  # what comes later changes nothing of what came before
+    assert torch.equal(ahead[:30], learner_baselines.ridge(x, changed)[:30])
+    again = learner_baselines.backpropagation(x, changed, _generator())
+    assert torch.equal(errors[:30], again[:30])
+
+
+# --------------------------------------------------------------------------------------------- runs
+@pytest.mark.parametrize(("task", "options"), [*TASKS, (
+    learning_to_learn, ["--paper", *LEARNER])], ids=[*NAMES, "teachers"])
+def test_a_run_from_begin_to_end(task: ModuleType, options: list[str], tmp_path: Path,
+                                 capsys: pytest.CaptureFixture[str]) -> None:
+    task.main([*options, "--iterations", "2", "--out", str(tmp_path)])
+    name = task.__name__
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", *(
+        f"{name}.{kind}" for kind in ("csv", "json", "png"))}
+    results = json.loads((tmp_path / f"{name}.json").read_text())
+    assert {"LSNN", "LIF"} <= set(results["error" if "error" in results else "errors"])
+    assert results["iterations"] == 2 and results["options"]["seed"] == 0
+    lines = (tmp_path / f"{name}.csv").read_text().splitlines()
+    assert len(lines) == 3 and "lif_loss" in lines[0]
+    said = capsys.readouterr().out
+    assert "LSNN" in said and "LIF" in said and "seed 0" in said
+
+
+def test_learns_to_recall(tmp_path: Path) -> None:
+    """A short wait and few seconds, to an error that chance, a half, is far from."""
+    store_recall.main(["--symbols", "6", "--ms", "50", "--dt", "2.5", "--tau-adapt", "300",
+                       "--decay", "0.999", "--iterations", "100", "--stop", "0.02", "--no-lif",
+                       "--threads", "1", "--out", str(tmp_path)])
+    results = json.loads((tmp_path / "store_recall.json").read_text())
+    assert results["error"]["LSNN"] < 0.08 and set(results["error"]) == {"LSNN"}
+
+
+KILLED = """
+import sys
+sys.path.insert(0, {examples!r})
+import training
+training.CHECKPOINT_SECONDS = 0.0
+import {task}
+{task}.main({options!r})
+"""
+
+
+@pytest.mark.parametrize(("task", "options"), [
+    (store_recall, [*RECALL, "--carry", "--deepr", "0.4", "--iterations", "30"]),
+    (learning_to_learn, [*LEARNER, "--iterations", "12"])], ids=NAMES)
+def test_a_run_that_is_killed_is_the_same_run(task: ModuleType, options: list[str],
+                                              tmp_path: Path) -> None:
+    """At any moment, and what is resumed comes to the same bits."""
+    out, whole = tmp_path / "killed", tmp_path / "whole"
+    program = KILLED.format(examples=str(EXAMPLES), task=task.__name__,
+                            options=[*options, "--out", str(out)])
+    here = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
+    process = subprocess.Popen([sys.executable, "-c", program], env=here,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    least = random.randrange(1, 6)
+    while not (out / "checkpoint.pt").exists() or len(_kept(out)["history"]) < least:
+        assert process.poll() is None
+    time.sleep(random.random() / 100)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    reached = len(_kept(out)["history"])
+    task.main([*options, "--out", str(out), "--resume"])
+    task.main([*options, "--out", str(whole)])
+    one, other = _kept(out), _kept(whole)
+    assert reached < len(other["history"]) == len(one["history"])
+    for left, right in zip(one["history"], other["history"], strict=True):
+        assert {**left, "seconds": 0} == {**right, "seconds": 0}, reached
+    for name in ("LSNN", "LIF"):
+        assert all(torch.equal(value, other[name][key]) for key, value in one[name].items())
+    results = [json.loads((folder / f"{task.__name__}.json").read_text())
+               for folder in (out, whole)]
+    for result in results:
+        result.pop("seconds")
+    assert results[0] == results[1]
+    if "--deepr" in options:
+        matrices = [value for key, value in one["LSNN"].items() if "weight" in key]
+        size = sum(value.numel() for value in matrices) - 20
+        assert sum(int((value != 0).sum()) for value in matrices) == int(0.4 * size)
+
+
+def test_a_norm_that_is_not_finite_ends_the_run() -> None:
+    weight = nn.Parameter(torch.ones(2))
+    weight.grad = torch.tensor([3.0, 4.0])
+    assert float(training.clipped([weight], 1.0)) == 5
+    assert torch.allclose(weight.grad, torch.tensor([0.6, 0.8]), atol=1e-5)
+    for bad in (float("nan"), float("inf")):
+        weight.grad = torch.tensor([1.0, bad])
+        with pytest.raises(SystemExit, match="gradient: expected a finite norm"):
+            training.clipped([weight], 1.0)
+
+
+def test_settings() -> None:
+    quick, paper = store_recall.arguments([]), store_recall.arguments(["--paper", "--lr", "0.1"])
+    assert (quick.dt, quick.carry, quick.iterations, quick.lr) == (2.0, False, 150, 0.01)
+    assert (paper.dt, paper.carry, paper.iterations, paper.lr) == (1.0, True, 200, 0.1)
+    assert store_recall.arguments(["--quick"]) == quick
+    timed = store_recall.arguments(["--minutes", "3"])
+    assert (timed.minutes, timed.iterations) == (3.0, None)
+    counted = learning_to_learn.arguments(["--iterations", "5"])
+    assert (counted.minutes, counted.iterations, counted.family) == (None, 5, "sinus")
+    assert learning_to_learn.arguments(["--paper"]).family == "teacher"
