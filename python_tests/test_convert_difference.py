@@ -164,6 +164,23 @@ def test_a_spike_that_hangs_on_the_last_bit_is_rounding() -> None:
     assert 0 < found.own_weights < 0.5
 
 
+def test_rounding_in_one_item_does_not_hide_a_mapping_in_another() -> None:
+    """The first item parts by rounding at step 4, the second by a refractory period at step 6."""
+    loop = Loop()
+    v = torch.zeros(N)
+    for _ in range(5):
+        v = 0.9 * v + _x()[0, 0]
+    loop.theta.data.copy_(v)
+    x = _x()
+    x[:5, 1], x[5:, 1] = 0.0, 0.5
+    with pytest.raises(ConversionError) as caught:
+        _convert(nn.Sequential(loop), WrongLater, verify=x)
+    first = caught.value.report.comparison.first
+    assert (first.kind, first.step, first.where[0]) == ("mapping", 6, 1)
+    _, report = _convert(nn.Sequential(loop), Fused, verify=x)
+    assert report.comparison.verdict == "rounding" and report.comparison.first.step == 4
+
+
 def test_weights_of_few_bits_are_summed_exactly_in_any_order() -> None:
     """With its own weights spikes hang on the order of the sums; nothing does in the comparison."""
     torch.manual_seed(0)
