@@ -37,12 +37,15 @@ class Loop(nn.Module):
         self.steps = 0  # that were made
         self.memory: dict[str, Tensor] = {}
 
+    def project(self, x_t: Tensor) -> Tensor:
+        return x_t @ self.w_in.float().T
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = x.float()
         v = z = torch.zeros(x.shape[1], x.shape[2])
         spikes = []
         for x_t in x:
-            c = x_t @ self.w_in.float().T + z @ self.w_rec.float().T
+            c = self.project(x_t) + z @ self.w_rec.float().T
             v = self.alpha * (v + c / self.alpha)  # alpha v + c, rounded otherwise
             z = _Spike.apply(v - self.theta.float())
             v = v * (1 - z.detach())
@@ -112,6 +115,19 @@ class Failing(Fused):
         raise ValueError("no way")
 
 
+class Reversed(Loop):
+    """It adds its inputs in the other order."""
+
+    def project(self, x_t: Tensor) -> Tensor:
+        return x_t.flip(1) @ self.w_in.float().flip(1).T
+
+
+class Forwards(Fused):
+    """What stands for Reversed."""
+
+    original = f"{__name__}.Reversed"
+
+
 def _x(steps: int = 12) -> Tensor:
     """Constant currents of few bits, from 1/128 to 1/2."""
     return (torch.arange(1, N + 1) / 128.0).expand(steps, 2, N).contiguous()
@@ -146,6 +162,37 @@ def test_a_spike_that_hangs_on_the_last_bit_is_rounding() -> None:
     assert found.first.kind == "rounding" and found.first.step == 4 and found.first.ulps <= 16
     assert "equal but for rounding" in str(report) and "at step 4, item 0" in str(report)
     assert 0 < found.own_weights < 0.5
+
+
+def test_rounding_in_one_item_does_not_hide_a_mapping_in_another() -> None:
+    """The first item parts by rounding at step 4, the second by a refractory period at step 6."""
+    loop = Loop()
+    v = torch.zeros(N)
+    for _ in range(5):
+        v = 0.9 * v + _x()[0, 0]
+    loop.theta.data.copy_(v)
+    x = _x()
+    x[:5, 1], x[5:, 1] = 0.0, 0.5
+    with pytest.raises(ConversionError) as caught:
+        _convert(nn.Sequential(loop), WrongLater, verify=x)
+    first = caught.value.report.comparison.first
+    assert (first.kind, first.step, first.where[0]) == ("mapping", 6, 1)
+    _, report = _convert(nn.Sequential(loop), Fused, verify=x)
+    assert report.comparison.verdict == "rounding" and report.comparison.first.step == 4
+
+
+def test_weights_of_few_bits_are_summed_exactly_in_any_order() -> None:
+    """With its own weights spikes hang on the order of the sums; nothing does in the comparison."""
+    torch.manual_seed(0)
+    loop = Reversed()
+    loop.alpha = 0.5
+    loop.w_in.data.normal_()
+    x = (torch.rand(4, 2, N) < 0.5).float()
+    # the membrane after the first step is the threshold of the first item
+    loop.theta.data.copy_(torch.nn.functional.linear(x[0, 0], loop.w_in.detach()))
+    _, report = _convert(nn.Sequential(loop), Forwards, verify=x)
+    assert report.comparison.own_weights > 0, "nothing hangs on the order of the sums here"
+    assert report.comparison.verdict == "equal" and report.comparison.bits == 8
 
 
 @pytest.mark.parametrize("kind", [WrongLater, Drifting, Flat, Reordered])

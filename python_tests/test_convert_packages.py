@@ -121,6 +121,7 @@ def test_whole_models_are_equal(make: Make) -> None:
     assert max(found.states.values()) < tolerance and max(found.gradients.values()) < tolerance
     learned = {name for name, value in parameters.items() if value.requires_grad}
     assert learned | {"input 0"} <= set(found.gradients) and found.own_weights == 0.0
+    assert make is not _norse or "parts.1.p.tau_mem_inv" in found.gradients
     # in the same order, as states of optimizers have no names
     assert list(model.named_parameters()) == list(parameters.items())
     assert [(name, value.shape) for name, value in model.state_dict().items()] == [
@@ -147,6 +148,22 @@ def test_trained_and_back(make: Make) -> None:
     for name, value in model.named_parameters():
         assert torch.equal(value, trained[name]), name
     assert_same("output", _output(model, x), want, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("make", [_sinabs, _spikingjelly])
+def test_state_is_carried_over_and_back(make: Make) -> None:
+    """Of layers that keep it: a call before, one while converted, one after."""
+    model, x, _, _ = _made(make)
+    reference, *_ = _made(make)
+    with torch.no_grad():
+        want = [reference(x) for _ in range(3)]
+        got = [model(x)]
+        lsnn_ext.convert(model)
+        got.append(model(x))
+        got.append(lsnn_ext.revert(model)(x))
+    assert not torch.equal(want[1], want[0]), "no state is kept"
+    for one, other in zip(got, want, strict=True):
+        assert_same("output", one, other, tolerance=1e-5)
 
 
 @PACKAGES

@@ -3,9 +3,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
+from lsnn_ext.convert import Refused
 from lsnn_ext.convert.__main__ import main
 from originals import package
 
@@ -70,15 +74,23 @@ def test_the_command(tmp_path: Path) -> None:
     assert done.returncode == 0 and "NOT VERIFIED" in done.stdout, done.stderr
 
 
-def test_the_example_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_examples_of_the_page_run(capsys: pytest.CaptureFixture[str]) -> None:
     if not PAGE.exists():
         pytest.skip("docs/ is not beside these tests")
     package("norse.torch")
-    example = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[0]
-    exec(compile(example, str(PAGE), "exec"), {"__name__": "__main__"})
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for example in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        exec(compile(example, str(PAGE), "exec"), names)
     printed = capsys.readouterr().out
     shown = re.findall(r"```text\n(.*?)```", PAGE.read_text(), re.DOTALL)[0]
     # all that is no measurement of this machine
     for line in shown.splitlines():
         if "e-" not in line and "ms" not in line:
             assert line in printed, (line, printed)
+    # a loop as the class at the end expects it
+    loop = SimpleNamespace(alpha=0.9, w_in=torch.eye(5), w_rec=torch.zeros(5, 5), delay=0)
+    fused = names["Fused"].from_original(loop)
+    assert fused(torch.full((60, 2, 5), 2.0)).mean() > 0
+    loop.delay = 1
+    with pytest.raises(Refused, match="delay: expected 0, got 1"):
+        names["Fused"].from_original(loop)

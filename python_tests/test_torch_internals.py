@@ -89,6 +89,18 @@ def test_below_autograd() -> None:
     assert (x * 2).requires_grad, VERSION
 
 
+def test_hooks_of_a_tensor() -> None:
+    def double(gradient: torch.Tensor) -> torch.Tensor:
+        return 2 * gradient
+
+    x = torch.ones(2, requires_grad=True)
+    assert internals.hooks_of(x) == [], VERSION
+    handle = x.register_hook(double)
+    assert internals.hooks_of(x) == [double], VERSION
+    handle.remove()
+    assert internals.hooks_of(x) == [], VERSION
+
+
 def test_backward_passes() -> None:
     """Their numbers differ, also inside each other, and a pass knows where it will come."""
     seen: list[tuple[int, bool]] = []

@@ -16,6 +16,7 @@ STATES = {torch.float64: 1e-10, torch.float32: 1e-5}
 GRADIENTS = {torch.float64: 1e-9, torch.float32: 1e-4}
 # How far an input is moved, in units of the last place, to see whether a spike hangs on rounding.
 ULPS = (0, 1, 4, 16, 64)
+MOST = 16  # items of a batch whose first difference is looked at
 
 
 @dataclass
@@ -52,15 +53,20 @@ def distances(got: Named, want: Named) -> dict[str, float]:
 
 
 def first_in(theirs: Run, ours: Run, pairs: list[Pair], dtype: torch.dtype) -> Difference | None:
-    """The first difference of spikes or states in the first module that has one."""
+    """The first difference of spikes or states in the first module that has one; another mapping
+    goes before rounding, which hides nothing but what follows from it in the same item."""
     by_name = {pair.name: pair for pair in pairs}
+    rounded: Difference | None = None
+    items: dict[int, set[int]] = {}  # by the size of the batch: those that rounding has parted
     for name in theirs.calls:
         pair, before, after = by_name[name], theirs.calls[name], ours.calls.get(name, [])
-        found = _form(pair, before, after) or _spikes(pair, before, after, dtype) or _states(
-            pair, before, after, dtype)
-        if found is not None:
+        found = _form(pair, before, after) or _spikes(pair, before, after, dtype, items)
+        if found is None and not items:
+            found = _states(pair, before, after, dtype)
+        if found is not None and found.kind == "mapping":
             return found
-    return None
+        rounded = rounded or found
+    return rounded
 
 
 def _form(pair: Pair, before: list[Call], after: list[Call]) -> Difference | None:
@@ -83,9 +89,11 @@ def _text(form: dict[str, tuple[tuple[int, ...], torch.dtype]]) -> str:
     return ", ".join(parts) or "nothing"
 
 
-def _spikes(pair: Pair, before: list[Call], after: list[Call],
-            dtype: torch.dtype) -> Difference | None:
-    """The first step with another spike; of several items and neurons the first."""
+def _spikes(pair: Pair, before: list[Call], after: list[Call], dtype: torch.dtype,
+            items: dict[int, set[int]]) -> Difference | None:
+    """The first step with another spike that is no rounding, or else the first with one. Each item
+    is looked at once, MOST at most."""
+    first: Difference | None = None
     for k, (one, other) in enumerate(zip(before, after, strict=True)):
         want, got = pair.spikes_of(one), pair.spikes_of(other)
         if want is None or got is None or torch.equal(want, got):
@@ -95,22 +103,53 @@ def _spikes(pair: Pair, before: list[Call], after: list[Call],
             differs = differs.movedim(pair.time, 0)
         elif pair.time < 0:
             differs = differs[None]
-        place = [int(index) for index in differs.nonzero()[0]]
-        step, where = place[0], tuple(place[1:])
-        past = _history(pair, before, after, k, step)
-        apart = max(distances(past[1], past[0]).values(), default=0.0)
-        kind, ulps = "mapping", None
-        if apart <= STATES[dtype]:
-            ulps = _ulps(pair, before, after, (k, step, where), dtype)
-            kind = "mapping" if ulps is None else "rounding"
-        full = len(differs) if pair.time >= 0 else 1
-        wrong = int(differs.sum())
-        return Difference(
-            pair.name, "spikes", kind, call=k, step=step if pair.time >= 0 else k, where=where,
-            largest=wrong / differs.numel(), ulps=ulps,
-            detail=f"{wrong} of {differs.numel()} entries of {full} steps differ; before this step "
-                   f"states differ by {apart:.1e} of the largest")
-    return None
+        if differs.dim() < 3:  # a single sequence
+            differs = differs[:, None]
+        parted = items.setdefault(differs.shape[1], set())
+        for step, item in differs.flatten(2).any(2).nonzero().tolist():
+            if item in parted or len(parted) >= MOST:
+                continue
+            found = _judged(pair, before, after, (k, step, item), differs, dtype, bool(parted))
+            parted.add(item)
+            if found.kind == "mapping":
+                return found
+            first = first or found
+    return first
+
+
+def _judged(pair: Pair, before: list[Call], after: list[Call], place: tuple[int, int, int],
+            differs: Tensor, dtype: torch.dtype, alone: bool) -> Difference:
+    """The first difference of an item, in a call and step; alone: others may have parted before."""
+    k, step, item = place
+    neuron = tuple(int(index) for index in differs[step, item].nonzero()[0])
+    where = (item, *neuron)
+    theirs, ours = _history(pair, before, after, k, step)
+    if alone:
+        size = differs.shape[1]
+        theirs, ours = ({name: _of_item(value, item, size, pair.time)
+                         for name, value in side.items()} for side in (theirs, ours))
+    apart = max(distances(ours, theirs).values(), default=0.0)
+    kind, ulps = "mapping", None
+    if apart <= STATES[dtype]:
+        spikes = pair.spikes_of(before[k])
+        assert spikes is not None
+        single = spikes.dim() - (pair.time >= 0) < 2  # without an axis of items
+        ulps = _ulps(pair, before, after, (k, step, neuron if single else where), dtype)
+        kind = "mapping" if ulps is None else "rounding"
+    wrong = int(differs.sum())
+    return Difference(
+        pair.name, "spikes", kind, call=k, step=step if pair.time >= 0 else k, where=where,
+        largest=wrong / differs.numel(), ulps=ulps,
+        detail=f"{wrong} of {differs.numel()} entries of this call differ; before this step states "
+               f"differ by {apart:.1e} of the largest")
+
+
+def _of_item(value: Tensor, item: int, items: int, time: int) -> Tensor:
+    """The part of an item, of a value whose axis of items is known by its size."""
+    for axis in (1, 0) if time == 0 and value.dim() > 2 else (0, 1):
+        if value.dim() > axis and value.shape[axis] == items:
+            return value.select(axis, item)
+    return value
 
 
 def _states(pair: Pair, before: list[Call], after: list[Call],

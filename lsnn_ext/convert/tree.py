@@ -243,7 +243,7 @@ def go_back(model: nn.Module) -> nn.Module:
 
 
 def _hand_over(module: nn.Module, old: nn.Module) -> None:
-    """Gives the old module the parameters of the one that stood for it."""
+    """Gives the old module the parameters and the state of the one that stood for it."""
     with torch.no_grad():
         for _, _, name, parameter in _named(module):
             path, _, key = name.rpartition(".")
@@ -256,3 +256,16 @@ def _hand_over(module: nn.Module, old: nn.Module) -> None:
     if first is not None:
         old.to(device=first.device, dtype=first.dtype)
     old.train(module.training)
+    for name, part in old.named_modules():
+        twin = attribute(module, name)
+        if twin is None or twin is part:
+            continue
+        memories = vars(part).get("_memories")
+        kept = {key: part.__dict__ for key, value in vars(part).items()
+                if isinstance(value, Tensor) and not isinstance(value, nn.Parameter)}
+        kept |= dict.fromkeys(part._buffers, part._buffers)
+        kept |= dict.fromkeys(memories, memories) if isinstance(memories, dict) else {}
+        for key, where in kept.items():
+            if hasattr(twin, key):
+                value = getattr(twin, key)
+                where[key] = value.detach().clone() if isinstance(value, Tensor) else value
