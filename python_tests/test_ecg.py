@@ -24,14 +24,6 @@ def _options(folder: Path, *more: str) -> list[str]:
     return ["--data", str(folder), "--out", str(folder / "out"), "--threads", "1", *more]
 
 
-@pytest.fixture(autouse=True)
-def threads() -> Any:
-    """As many as before, after a run that took one."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 def test_files(tmp_path: Path) -> None:
     x, y = write_recordings(tmp_path, recordings=30, steps=200)
     data = ecg.load(tmp_path)

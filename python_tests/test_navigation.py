@@ -2,7 +2,6 @@
 import json
 import math
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,6 @@ import arena  # noqa: E402
 import navigation  # noqa: E402
 
 SMALL = ["--ms", "100", "--batch", "8", "--regular", "30", "--adaptive", "10", "--threads", "1"]
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    """As many as before, after a run that took one."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def _generator(seed: int = 0) -> torch.Generator:
@@ -167,14 +158,13 @@ def test_learns_to_find_a_goal(tmp_path: Path) -> None:
     """With one place for the goal: after seconds it goes there, which one that moves at random does
     seldom."""
     navigation.main(["--places", "1", "--ms", "300", "--batch", "32", "--iterations", "25",
-                     "--regular", "30", "--adaptive", "10", "--lr", "0.01", "--no-lif", "--threads", "1", "--test-agents", "64",
-                     "--out", str(tmp_path)])
+                     "--regular", "30", "--adaptive", "10", "--lr", "0.01", "--no-lif", "--threads", "1",
+                     "--test-agents", "64", "--out", str(tmp_path)])
     results = json.loads((tmp_path / "navigation.json").read_text())
     options = navigation.arguments(["--places", "1", "--ms", "300", "--regular", "30",
                                     "--adaptive", "10"])
     fresh = navigation.play(navigation.network(options, True), options, 64, 0, _generator())
     before = float((fresh.reward > 0.5).float().sum(0).mean())
-    print(before, results["found"])
     assert results["found"]["LSNN"]["goals"] > 3 * before
 
 
