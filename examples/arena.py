@@ -97,7 +97,7 @@ class Navigation(gymnasium.Env[np.ndarray, np.ndarray]):
         return seen, reward.item(), False, self.moves >= self.steps, where
 
     def _seen(self) -> tuple[np.ndarray, dict[str, Any]]:
-        return self.arena.observe()[0].numpy(), {"goal": self.arena.goal[0].numpy()}
+        return self.arena.observe()[0].numpy(), {"goal": self.arena.goal[0].numpy().copy()}
 
 
 gymnasium.register(NAME, Navigation)

@@ -93,8 +93,10 @@ def read(path: Path) -> Recordings:
     as the first phase, as in the published programs."""
     try:
         held: dict[str, Any] = io.loadmat(path)
-    except (OSError, ValueError, NotImplementedError) as error:
-        raise SystemExit(f"{path}: expected a MATLAB file, got {error}") from None
+    except Exception as error:
+        # whatever a file that was cut off, or is of another program, leads to
+        raise SystemExit(f"{path}: expected a MATLAB file, got one that cannot be read as such "
+                         f"({type(error).__name__}: {error})") from None
     missing = [name for name in "xy" if name not in held]
     if missing:
         raise SystemExit(f"{path}: expected the arrays x and y, got a file without "

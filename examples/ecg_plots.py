@@ -28,7 +28,7 @@ def picture(net: LSNN, recordings: Any, history: list[dict[str, float]], batches
         raster(grid[0], x[:, 0] > 0, INK, "input")
         raster(grid[0], x[:, 0] < 0, MUTED, "input")
         raster(grid[1], spikes[:, 0], ADAPTIVE, "neuron")
-        shares = torch.stack([named, phase]).float()
+        shares = torch.stack([named, phase]).numpy()
         grid[2].imshow(shares, aspect="auto", interpolation="nearest", cmap="viridis", vmin=0,
                        vmax=len(NAMES) - 1)
         grid[2].set(yticks=[0, 1], yticklabels=["named", "is"], xlabel="step")

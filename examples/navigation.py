@@ -37,7 +37,6 @@ PER_VALUE, WIDTH, PEAK = 20, 0.12, 0.3  # neurons, width of a tuning curve, spik
 PER_FLAG = 10  # neurons of each of reward, wall and the two parts of the last action
 CENTRES = torch.linspace(-1.1, 1.1, PER_VALUE)
 INPUTS = 2 * PER_VALUE + 4 * PER_FLAG
-REGULAR, ADAPTIVE = 280, 120
 TARGET_RATE = 0.02
 TRACE, NEAR = 0.95, 0.2  # PPO's: lambda of the advantages, and how far a ratio may be from 1
 GROWS = 0.6  # of the run, until the gap is as long as it is in the test
@@ -59,6 +58,8 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
                       help="ms of darkness and stillness after a goal")
     task.add_argument("--ms", type=count, help="of an episode")
     task.add_argument("--hold", type=count, default=10, help="ms that an action lasts")
+    task.add_argument("--regular", type=count, default=280, help="neurons without adaptation")
+    task.add_argument("--adaptive", type=count, default=120, help="neurons with it")
     task.add_argument("--tau-adapt", type=number, default=1200.0,
                       help="time constant of adaptation, ms")
     ppo = parser.add_argument_group("PPO")
@@ -75,9 +76,8 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 class Policy(LSNN):
     """An LSNN whose three readouts are the mean of the action and the worth of what it sees."""
 
-    def __init__(self, options: argparse.Namespace, adaptive: int) -> None:
-        N = REGULAR + ADAPTIVE
-        super().__init__(INPUTS, N - adaptive, adaptive, 3, tau_adapt=options.tau_adapt, beta=1.8,
+    def __init__(self, options: argparse.Namespace, regular: int, adaptive: int) -> None:
+        super().__init__(INPUTS, regular, adaptive, 3, tau_adapt=options.tau_adapt, beta=1.8,
                          tau_out=max(5.0, options.hold) if options.hold > 1 else 20.0)
         with torch.no_grad():
             self.readout.weight.mul_(0.3)
@@ -89,9 +89,10 @@ class Policy(LSNN):
 
 
 def network(options: argparse.Namespace, adapts: bool) -> Policy:
-    """400 neurons, of which 120 adapt or none; the same first weights with a seed."""
+    """Neurons of which some adapt or none; the same first weights with a seed."""
     torch.manual_seed(options.seed)
-    return Policy(options, ADAPTIVE if adapts else 0)
+    adaptive = options.adaptive if adapts else 0
+    return Policy(options, options.regular + options.adaptive - adaptive, adaptive)
 
 
 def rates(seen: Tensor) -> Tensor:

@@ -1,0 +1,177 @@
+"""The navigation example: its arena, the environment of gymnasium, PPO, and that it learns."""
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+if not EXAMPLES.is_dir():
+    pytest.skip("examples/ is not beside these tests", allow_module_level=True)
+for package in ("matplotlib", "tqdm", "gymnasium"):
+    pytest.importorskip(package)
+import gymnasium  # noqa: E402
+import numpy as np  # noqa: E402
+from gymnasium.utils.env_checker import check_env  # noqa: E402
+
+sys.path.insert(0, str(EXAMPLES))
+import arena  # noqa: E402
+import navigation  # noqa: E402
+
+SMALL = ["--ms", "100", "--batch", "8", "--regular", "30", "--adaptive", "10", "--threads", "1"]
+
+
+def _generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# -------------------------------------------------------------------------------------------- arena
+@pytest.mark.parametrize("arguments", [{}, {"places": 0, "gap": 50, "hold": 1, "ms": 30}],
+                         ids=["quick", "dark"])
+@pytest.mark.filterwarnings("error")
+def test_gymnasium_accepts_it(arguments: dict[str, Any]) -> None:
+    env = gymnasium.make(arena.NAME, **arguments)
+    assert isinstance(env.unwrapped, arena.Navigation)
+    check_env(env.unwrapped, skip_render_check=True)
+
+
+def test_the_environment_is_the_arena() -> None:
+    """An episode of one agent, as among many."""
+    env = gymnasium.make(arena.NAME, gap=30, ms=500).unwrapped
+    seen, where = env.reset(seed=3)
+    twin = arena.Arena(1, _generator(), gap=30)
+    twin.random = _generator()
+    twin.random.set_state(env.arena.random.get_state())
+    twin.goal, twin.at = env.arena.goal.clone(), env.arena.at.clone()
+    random, ends, rewards = np.random.default_rng(1), [], 0.0
+    for _ in range(50):
+        assert np.array_equal(seen, twin.observe()[0].numpy())
+        towards = (where["goal"] - twin.at[0].numpy()) + 0.1 * random.standard_normal(2)
+        action = np.clip(5 * towards, -1, 1).astype(np.float32)
+        seen, reward, ended, cut, where = env.step(action)
+        assert reward == float(twin.move(torch.from_numpy(action)[None]))
+        ends.append(cut)
+        rewards += reward
+        assert not ended and np.array_equal(where["goal"], twin.goal[0].numpy())
+    assert ends == [False] * 49 + [True] and rewards > 2
+
+
+def test_a_goal_and_the_dark_after_it() -> None:
+    one = arena.Arena(1, _generator(), places=4, hold=10, gap=40)
+    assert math.isclose(float(one.goal.norm()), arena.RING, rel_tol=1e-6)
+    one.at = one.goal * (1 - (arena.RADIUS + 0.25) / arena.RING)
+    assert float(one.move(one.goal * 10)) == 0  # by 0.2, at the most
+    assert float((one.at - one.goal).norm()) == pytest.approx(arena.RADIUS + 0.05, abs=1e-6)
+    goal = one.goal.clone()
+    assert float(one.move(one.goal)) == 1
+    assert one.observe()[0, 3] == 1 and one.observe()[0, 0] == 1  # it feels the goal
+    at = one.at.clone()
+    for _ in range(3):
+        assert float(one.move(torch.ones(1, 2))) == 0
+        assert not one.observe().any() and torch.equal(one.at, at)
+    assert float(one.move(torch.ones(1, 2))) == 0
+    assert one.observe()[0, 0] == 1 and torch.equal(one.observe()[0, 1:3], one.at[0])
+    one.move(torch.tensor([[0.1, 0.0]]))
+    assert not torch.equal(one.at, at) and torch.equal(one.goal, goal)
+
+
+def test_the_wall() -> None:
+    one = arena.Arena(1, _generator())
+    one.goal, one.at = torch.tensor([[-0.7, 0.0]]), torch.tensor([[0.95, 0.0]])
+    assert float(one.move(torch.tensor([[3.0, 0.0]]))) == pytest.approx(-arena.WALL)
+    assert torch.equal(one.at, torch.tensor([[0.95, 0.0]])) and one.observe()[0, 4] == 1
+    assert float(one.move(torch.tensor([[-1.0, 0.0]]))) == 0
+    assert float(one.at[0, 0]) == pytest.approx(0.75) and one.observe()[0, 4] == 0
+
+
+def test_places_are_drawn() -> None:
+    many = arena.Arena(4000, _generator(), places=4)
+    shares = [float((many.goal * torch.tensor(place)).sum(-1).gt(0.6).float().mean())
+              for place in ((1.0, 0.0), (-1.0, 0.0), (0.0, 1.0), (0.0, -1.0))]
+    assert all(abs(share - 0.25) < 0.03 for share in shares)
+    anywhere = arena.Arena(4000, _generator(), places=0)
+    assert float(anywhere.goal.norm(dim=1).max()) <= 0.8
+    inner = (anywhere.at.norm(dim=1) < 0.5).float().mean()
+    assert abs(float(inner) - 0.25) < 0.03  # a quarter of the area
+
+
+def test_spikes_say_where_it_is() -> None:
+    seen = torch.zeros(3, arena.SEEN)
+    seen[:2, 0] = 1
+    seen[0, 1:] = torch.tensor([0.5, -0.25, 1.0, 0.0, -1.0, 1.0])
+    found = navigation.rates(seen)
+    assert found.shape == (3, navigation.INPUTS) and not found[2].any()
+    place = found[0, :40].view(2, 20)
+    centre = (place * navigation.CENTRES).sum(-1) / place.sum(-1)
+    assert torch.allclose(centre, torch.tensor([0.5, -0.25]), atol=0.01)
+    flags = found[0, 40:].view(4, 10)
+    assert torch.allclose(flags, navigation.PEAK * torch.tensor([[1.0], [0], [0], [1]]))
+
+
+# ---------------------------------------------------------------------------------------------- PPO
+def test_advantages() -> None:
+    """Against the sum that defines them."""
+    reward, value = torch.rand(2, 7, 3, generator=_generator())
+    found = navigation.advantages(reward, value, 0.9)
+    for b in range(3):
+        for t in range(7):
+            wanted = 0.0
+            for n in range(t, 7):
+                after = value[min(n + 1, 6), b]
+                delta = reward[n, b] + 0.9 * after - value[n, b]
+                wanted += (0.9 * navigation.TRACE) ** (n - t) * float(delta)
+            assert float(found[t, b]) == pytest.approx(wanted, abs=1e-5)
+
+
+def test_the_objective_is_clipped() -> None:
+    ratio = torch.tensor([0.5, 1.0, 1.5]).requires_grad_()
+    for advantage, moves in ((1.0, [True, True, False]), (-1.0, [False, True, True])):
+        navigation.ppo_loss(ratio, torch.full((3,), advantage)).backward()
+        assert ratio.grad is not None
+        assert (ratio.grad != 0).tolist() == moves
+        assert bool((ratio.grad * advantage <= 0).all())
+        ratio.grad = None
+
+
+def test_an_iteration_begins_with_the_policy_that_played(tmp_path: Path) -> None:
+    """The same log probabilities from the steps of a control loop and from the whole sequence."""
+    options = navigation.arguments([*SMALL, "--iterations", "3", "--updates", "1"])
+    run = navigation.Run(options)
+    values = run.step()
+    assert values["shift"] < 1e-4 and values["lif_shift"] < 1e-4
+    run.history.append(values)
+    options.updates = 2
+    assert run.step()["shift"] > 1e-4
+
+
+def test_times() -> None:
+    reward = torch.zeros(30, 2)
+    reward[[4, 10, 20], 0] = 1
+    reward[9, 1] = 0.98
+    assert navigation.times(reward, 10, 30) == ([75.0, 30.0, 70.0], [2, 1, 1])
+
+
+def test_learns_to_find_a_goal(tmp_path: Path) -> None:
+    """With one place for the goal: after seconds it goes there, which one that moves at random does
+    seldom."""
+    navigation.main(["--places", "1", "--ms", "300", "--batch", "32", "--iterations", "25",
+                     "--regular", "30", "--adaptive", "10", "--lr", "0.01", "--no-lif", "--threads", "1",
+                     "--test-agents", "64", "--out", str(tmp_path)])
+    results = json.loads((tmp_path / "navigation.json").read_text())
+    options = navigation.arguments(["--places", "1", "--ms", "300", "--regular", "30",
+                                    "--adaptive", "10"])
+    fresh = navigation.play(navigation.network(options, True), options, 64, 0, _generator())
+    before = float((fresh.reward > 0.5).float().sum(0).mean())
+    assert results["found"]["LSNN"]["goals"] > 3 * before
+
+
+def test_settings() -> None:
+    quick = navigation.arguments([])
+    assert (quick.places, quick.ms, quick.gamma, quick.gap, quick.minutes) == (4, 2000, 0.98, 0, 6)
+    dark = navigation.arguments(["--gap", "200"])
+    assert (dark.places, dark.ms, dark.gamma, dark.minutes) == (4, 3000, 0.99, 22)
+    paper = navigation.arguments(["--paper"])
+    assert (paper.places, paper.deepr) == (0, 0.2)
