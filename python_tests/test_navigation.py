@@ -158,8 +158,8 @@ def test_learns_to_find_a_goal(tmp_path: Path) -> None:
     """With one place for the goal: after seconds it goes there, which one that moves at random does
     seldom."""
     navigation.main(["--places", "1", "--ms", "300", "--batch", "32", "--iterations", "25",
-                     "--regular", "30", "--adaptive", "10", "--lr", "0.01", "--no-lif", "--threads", "1",
-                     "--test-agents", "64", "--out", str(tmp_path)])
+                     "--regular", "30", "--adaptive", "10", "--lr", "0.01", "--no-lif",
+                     "--threads", "1", "--test-agents", "64", "--out", str(tmp_path)])
     results = json.loads((tmp_path / "navigation.json").read_text())
     options = navigation.arguments(["--places", "1", "--ms", "300", "--regular", "30",
                                     "--adaptive", "10"])
