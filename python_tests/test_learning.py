@@ -76,7 +76,8 @@ def _stored(layer: nn.Module, name: str) -> nn.Parameter:
 
 
 @pytest.mark.parametrize(("names", "each"), [(True, {"tau_mem", "beta"}), ("beta", {"beta"}),
-                                             (["tau_mem"], {"tau_mem"}), (False, set())], ids=str)
+                                             (["tau_mem"], {"tau_mem"}), (False, set())],
+                         ids=["all", "a name", "a list", "none"])
 def test_per_neuron(names: Any, each: set[str]) -> None:
     layer = ALIF(I, N, learn=("tau_mem", "beta"), per_neuron=names)
     for name in ("tau_mem", "beta", "threshold"):
