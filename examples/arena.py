@@ -7,7 +7,7 @@ milliseconds of darkness and stillness as the gap has. The goal stays where it i
 and is drawn anew for the next.
 """
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -72,10 +72,8 @@ class Arena:
 class Navigation(gymnasium.Env[np.ndarray, np.ndarray]):
     """One agent of Arena; an episode of ms milliseconds is cut off, it has no end of its own."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
-
     def __init__(self, places: int = 4, hold: int = 10, gap: float = 0, ms: int = 2000) -> None:
-        self.arguments = {"places": places, "hold": hold, "gap": gap}
+        self.places, self.hold, self.gap = places, hold, gap
         self.steps = ms // hold
         self.observation_space = spaces.Box(-1, 1, (SEEN,), np.float32)
         self.action_space = spaces.Box(-1, 1, (2,), np.float32)
@@ -85,7 +83,7 @@ class Navigation(gymnasium.Env[np.ndarray, np.ndarray]):
         """A new goal; the observation, and where the goal is."""
         super().reset(seed=seed)
         random = torch.Generator().manual_seed(int(self.np_random.integers(2**31)))
-        self.arena = Arena(1, random, **self.arguments)
+        self.arena = Arena(1, random, self.places, self.hold, self.gap)
         self.moves = 0
         return self._seen()
 

@@ -123,16 +123,16 @@ def play(net: Policy, options: argparse.Namespace, B: int, gap: float,
     state: LSNNState | None = None
     kept: list[tuple[Tensor, ...]] = []
     for _ in range(options.ms // options.hold):
-        x = functional.poisson(rates(arena.observe())[None], options.hold,
-                               generator=random).numbers()
-        y, state = net(x, state)
+        shown = functional.poisson(rates(arena.observe())[None], options.hold,
+                                   generator=random).numbers()
+        y, state = net(shown, state)
         mean, value = y[-1, :, :2], y[-1, :, 2]
         action = mean + net.log_std.exp() * torch.randn(B, 2, generator=random)
         at = arena.at
         reward = arena.move(action)
-        kept.append((x, action, reward, value, net.log_probability(action, mean), at))
+        kept.append((shown, action, reward, value, net.log_probability(action, mean), at))
     x, *others = zip(*kept, strict=True)
-    return Episodes(torch.cat(x), *(torch.stack(values) for values in others), goal=arena.goal)
+    return Episodes(torch.cat(x), *(torch.stack(values) for values in others), arena.goal)
 
 
 def advantages(reward: Tensor, value: Tensor, gamma: float) -> Tensor:

@@ -96,13 +96,13 @@ def test_every_recording_once_in_an_epoch(tmp_path: Path) -> None:
 
 def test_learns_and_tests_the_best_epoch(tmp_path: Path) -> None:
     """The phase follows from the inputs of the last steps, which the inputs of one step alone do
-    not give away: naming the most frequent phase gets a third."""
+    not give away. Three seeds got 83 to 85 %, a readout of neurons that do not learn 73 %."""
     write_recordings(tmp_path, recordings=40, steps=120)
     ecg.main(_options(tmp_path, "--iterations", "120", "--batch", "12", "--lr", "0.02", "--no-lif",
                       "--every", "3"))
     results = json.loads((tmp_path / "out" / "ecg.json").read_text())
     found = results["found"]["LSNN"]
-    assert found["accuracy"] > 0.75, found
+    assert found["accuracy"] > 0.79, found
     kept = torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)
     looks = [row["valid"] for row in kept["history"]]
     assert found["valid"] >= max(looks) and results["published"] == 0.859

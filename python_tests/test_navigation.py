@@ -155,8 +155,8 @@ def test_times() -> None:
 
 
 def test_learns_to_find_a_goal(tmp_path: Path) -> None:
-    """With one place for the goal: after seconds it goes there, which one that moves at random does
-    seldom."""
+    """With one place for the goal: after seconds it goes there. Three seeds got 2.5 to 2.8 goals, a
+    readout of neurons that do not learn 1.6 to 2.1, a network before training 0.4."""
     navigation.main(["--places", "1", "--ms", "300", "--batch", "32", "--iterations", "25",
                      "--regular", "30", "--adaptive", "10", "--lr", "0.01", "--no-lif",
                      "--threads", "1", "--test-agents", "64", "--out", str(tmp_path)])
@@ -165,7 +165,7 @@ def test_learns_to_find_a_goal(tmp_path: Path) -> None:
                                     "--adaptive", "10"])
     fresh = navigation.play(navigation.network(options, True), options, 64, 0, _generator())
     before = float((fresh.reward > 0.5).float().sum(0).mean())
-    assert results["found"]["LSNN"]["goals"] > 3 * before
+    assert before < 0.8 and results["found"]["LSNN"]["goals"] > 2.3
 
 
 def test_settings() -> None:
