@@ -191,7 +191,8 @@ def _forward_arguments(d: Draw, size: dict[str, int], save: bool) -> dict[str, A
         cutoff=d.one_of(math.inf, math.inf, 0.7),
         checkpoint=d.one_of(0, 0, 0, 16, 48) if save else 0,
         outputs=_ops.mask("outputs", [name for name, wanted in outputs.items() if wanted]),
-        gradients=0, coefficient_gradients=0, allow_bf16=0, options=[] if d.chance(0.6)
+        gradients=0, coefficient_gradients=0, allow_bf16=0, zero_coefficients=0, complements=0,
+        options=[] if d.chance(0.6)
         else [d.random.randrange(5), d.one_of(0, 1, 3), d.one_of(0, 1024, 4096), 0],
         x_bits=packed_bits(d, T, B, I, d.chance(0.2)) if as_bits else None,
     )

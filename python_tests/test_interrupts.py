@@ -90,7 +90,7 @@ def test_a_signal_handler_that_raises_ends_the_pass(
 # One pass only, which takes minutes: the handler must run inside it.
 INSIDE = """
 import os, signal, threading, time, torch
-from lsnn_ext import functional
+from lsnn_ext import _ops, functional
 torch.set_num_threads(1)
 N = 64
 w = torch.zeros(N, N)
@@ -114,7 +114,7 @@ try:
     out = torch.ops.lsnn.alif_forward(
         x, [torch.zeros(32, N)] * 4 + [torch.zeros(1, 32, N)],
         torch.full((11, 1), .5).expand(11, N), [w], [0], [], [],
-        [0] * 9, [.3, 0., 1.], [])
+        [0] * len(_ops.Constants._fields), [.3, 0., 1.], [])
 except RuntimeError as error:
     print(error)
 running = False

@@ -1,4 +1,5 @@
 """What a call of a layer was given: checked, with a word on what was probably meant."""
+from functools import partial
 from typing import Any
 
 import torch
@@ -66,17 +67,25 @@ def batch_hint(given: tuple[int, ...], want: tuple[int, ...], x: Any, first: boo
             f"batch_first={not first}")
 
 
-def refuse_freed(state: Any) -> None:
-    """Raises RuntimeError for a state whose graph a backward pass has gone through and freed."""
+def answer_for_freed(state: Any, name: str = "state") -> None:
+    """Has a backward pass raise RuntimeError where it comes to a state whose graph an earlier one
+    has freed; torch's own error does not say which tensor that is, nor what to do."""
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return
-    leaves = state if isinstance(state, tuple) else ()
-    for name, leaf in zip(State._fields, leaves, strict=False):
+    leaves: dict[str, Any] = {name: state}
+    if isinstance(state, tuple):
+        leaves = {f"{name}.{part}": leaf
+                  for part, leaf in zip(State._fields, state, strict=False)}
+    for of, leaf in leaves.items():
         if not isinstance(leaf, Tensor) or not leaf.requires_grad:
             continue
-        if was_freed(leaf):
-            raise RuntimeError(
-                f"state.{name}: expected a state that no backward pass has gone through, got one "
-                f"whose graph is freed; truncated BPTT goes on from state.detach(), and a backward "
-                f"pass with retain_graph=True leaves the graph")
-        return  # the others are of the same node
+        if not was_freed(leaf):
+            return  # the others are of the same node
+        leaf.register_hook(partial(_refuse_gradient, of))
+
+
+def _refuse_gradient(name: str, gradient: Tensor) -> None:
+    raise RuntimeError(
+        f"{name}: expected a state that no backward pass has gone through, got one whose graph is "
+        f"freed; truncated BPTT goes on from state.detach(), and a backward pass with "
+        f"retain_graph=True leaves the graph")

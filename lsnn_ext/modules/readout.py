@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from .. import functional
 from .._torch_internals import has_hooks
 from .forms import check_tensor, renew
-from .given import batch_hint
+from .given import answer_for_freed, batch_hint
 from .neuron import flag, positive, whole
 
 
@@ -76,6 +76,7 @@ class LeakyReadout(nn.Module):
         if state is not None and tuple(state.shape) != want:
             hint = batch_hint(tuple(state.shape)[:-1], batch, x, self.batch_first)
             raise ValueError(f"{name}: expected shape {want}, got {tuple(state.shape)}{hint}")
+        answer_for_freed(state, name)
 
     def batch_of(self, x: Tensor | PackedSequence) -> tuple[int, ...]:
         """(B,), or () of an unbatched x."""

@@ -15,7 +15,7 @@ from ..models import Rate, State, Traces, own_values
 from .constants import Constants, state_after
 from .delays import reset_delay, set_delay
 from .forms import check_tensor, given, joined, renew
-from .given import check_input, check_state, refuse_freed
+from .given import answer_for_freed, check_input, check_state
 from .inference import prepared_call, prepared_sequence, recorded_call
 from .layer_arguments import LayerArguments
 from .neuron import whole
@@ -250,7 +250,7 @@ class Recurrent(Constants):
         if neurons is not None and trace:
             raise ValueError("record: expected None with trace=True, which returns all neurons, "
                              f"got {record}")
-        refuse_freed(state)
+        answer_for_freed(state)
         chosen = trace if neurons is None else neurons
         call: Any = self._packed if packed else self._dense
         found: Layered = call(x, state, chosen, means, p, **readout)
@@ -320,7 +320,7 @@ class Recurrent(Constants):
             raise ValueError("step: expected a layer with bidirectional=False, got a bidirectional "
                              "one")
         check_tensor("x_t", x_t)
-        refuse_freed(state)
+        answer_for_freed(state)
         if has_hooks(self):
             time = 1 if self.batch_first and x_t.dim() == 2 else 0
             spikes, state = self(x_t.unsqueeze(time), state)
