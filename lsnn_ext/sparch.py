@@ -97,7 +97,8 @@ class _Recurrent(Original):
         if self.bidirectional:
             forwards, backwards = s.chunk(2)
             s = torch.cat([forwards, backwards.flip(1)], dim=2)
-        dropped: Tensor = self.drop(s)
+        # (B, T, N) in memory, as the original's: the mask is drawn in the order of memory
+        dropped: Tensor = self.drop(s.contiguous())
         return dropped
 
     def _run(self, current: Tensor) -> Tensor:

@@ -159,7 +159,7 @@ def test_refusals_of_srnn(monkeypatch: pytest.MonkeyPatch) -> None:
 # -------------------------------------------------------------------------------- Bittar and Garner
 @pytest.mark.parametrize("arguments", [
     {"normalization": "none"}, {"normalization": "none", "use_bias": True, "threshold": 0.75},
-    {"bidirectional": True, "normalization": "none"},
+    {"bidirectional": True, "normalization": "none"}, {"dropout": 0.5, "normalization": "none"},
     {"normalization": "batchnorm"}, {"normalization": "layernorm"}], ids=str)
 @pytest.mark.parametrize("kind", ["RadLIFLayer", "RLIFLayer"])
 @DTYPES
