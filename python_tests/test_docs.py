@@ -36,8 +36,10 @@ def _program(page: Path) -> str:
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=lambda page: page.name)
 def test_examples_run(page: Path, tmp_path: Path) -> None:
     program = _program(page)
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if page.name == "pytorch.md" and missing:
+    imported = set(re.findall(r"^\s*(?:from|import) (\w+)", program, re.MULTILINE)) - {"lsnn_ext"}
+    needed = [*imported, *(NEEDED if page.name == "pytorch.md" else ())]
+    missing = sorted(name for name in needed if importlib.util.find_spec(name) is None)
+    if missing:
         pytest.skip(f"{', '.join(missing)} not installed")
     start = "" if "import lsnn_ext" in program else "import torch, lsnn_ext; "
     ran = subprocess.run([sys.executable, "-W", "ignore", "-c", start + program], cwd=tmp_path,
