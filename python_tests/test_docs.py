@@ -20,6 +20,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 WITH_EXAMPLES = [page for page in PAGES if BLOCK.search(page.read_text())
                  and not page.name.startswith("from_")]
 NEEDED = {"matplotlib", "nir", "safetensors"}
+PEERS = {"norse", "snntorch", "sinabs", "spikingjelly"}
 
 
 def _program(page: Path) -> str:
@@ -36,7 +37,7 @@ def _program(page: Path) -> str:
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=lambda page: page.name)
 def test_examples_run(page: Path, tmp_path: Path) -> None:
     program = _program(page)
-    imported = set(re.findall(r"^\s*(?:from|import) (\w+)", program, re.MULTILINE)) - {"lsnn_ext"}
+    imported = set(re.findall(r"^\s*(?:from|import) (\w+)", program, re.MULTILINE)) & PEERS
     needed = [*imported, *(NEEDED if page.name == "pytorch.md" else ())]
     missing = sorted(name for name in needed if importlib.util.find_spec(name) is None)
     if missing:
