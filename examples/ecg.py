@@ -31,8 +31,7 @@ import pair
 import training
 from ecg_plots import picture
 from lsnn_ext import LSNN
-from pair import Pair, mean_rate
-from plots import write_curve
+from pair import Pair, mean_rate, run_task
 from training import Values, count
 
 FILES = "QTDB_train.mat", "QTDB_test.mat"
@@ -210,28 +209,22 @@ def test(run: Run) -> dict[str, dict[str, Any]]:
     return found
 
 
+def finish(run: Run, results: Path, drawing: Path) -> None:
+    """Tests, writes the results, draws."""
+    found = test(run)
+    training.write_results(run, results, published=PUBLISHED, found=found)
+    picture(run.nets["LSNN"], run.data.test, run.history, run.batches, found, PUBLISHED, drawing)
+    for name, row in found.items():
+        print(f"{name}: {100 * row['accuracy']:.2f} % of the test's steps (epoch {row['epoch']}, "
+              f"{100 * row['valid']:.2f} % of those kept back)")
+    print(f"published, 36 adaptive neurons: {100 * PUBLISHED:.1f} %")
+
+
 def main(given: list[str] | None = None) -> None:
     """Trains, tests, draws."""
     options = arguments(given)
     data = load(options.data)
-    run, _ = training.prepared(options, lambda kept: Run(kept, data))
-    options = run.options
-    print(run.nets["LSNN"])
-    if not training.finished(run, training.train(run, run.step), __file__):
-        return
-    found = test(run)
-    out = Path(options.out)
-    files = [out / f"ecg.{kind}" for kind in ("csv", "json", "png")]
-    write_curve(run.history, files[0])
-    training.write_results(run, files[1], published=PUBLISHED, found=found)
-    picture(run.nets["LSNN"], data.test, run.history, run.batches, found, PUBLISHED, files[2])
-    for name, row in found.items():
-        print(f"{name}: {100 * row['accuracy']:.2f} % of the test's steps (epoch {row['epoch']}, "
-              f"{100 * row['valid']:.2f} % of those kept back)")
-    print(f"published, 36 adaptive neurons: {100 * PUBLISHED:.1f} %; {len(run.history)} iterations "
-          f"in {run.seconds:.0f} s (seed {options.seed})")
-    for path in (*files, run.path):
-        print(f"  {path}")
+    run_task(options, lambda kept: Run(kept, data), __file__, finish)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,7 @@ import training
 from learner_baselines import backpropagation, best_linear, ridge
 from learner_plots import picture
 from lsnn_ext import LSNN, LSNNState, functional
-from pair import Pair, mean_rate
-from plots import write_curve
+from pair import Pair, mean_rate, run_task
 from training import count, number
 
 PER_VALUE, WIDTH, PEAK = 40, 0.05, 0.2  # neurons, width of a tuning curve, spikes per ms at its top
@@ -168,20 +167,11 @@ def table(curves: dict[str, Tensor]) -> dict[str, dict[str, float]]:
     return rows
 
 
-def main(given: list[str] | None = None) -> None:
-    """Trains, tests, draws."""
-    options = arguments(given)
-    run, _ = training.prepared(options, Run)
-    options = run.options
-    print(run.nets["LSNN"])
-    if not training.finished(run, training.train(run, run.step), __file__):
-        return
-    curves = test(run)
+def finish(run: Run, results: Path, drawing: Path) -> None:
+    """Tests, writes the results, draws."""
+    curves, options = test(run), run.options
     rows = table(curves)
-    out = Path(options.out)
-    files = [out / f"learning_to_learn.{kind}" for kind in ("csv", "json", "png")]
-    write_curve(run.history, files[0])
-    training.write_results(run, files[1], errors=rows,
+    training.write_results(run, results, errors=rows,
                            curves={name: [float(f"{value:.4g}") for value in
                                           curve.reshape(-1).tolist()]
                                    for name, curve in curves.items()})
@@ -189,13 +179,15 @@ def main(given: list[str] | None = None) -> None:
     x, y = tasks(options, 2 * options.examples, 3, random)
     with torch.no_grad():
         guess, _, _ = run.answers("LSNN", spikes(x, y, random))
-    picture(curves, x, y, guess, options.examples, files[2])
+    picture(curves, x, y, guess, options.examples, drawing)
     print("mean squared error, the range of answers being 1, by the number of the example")
     for name, row in rows.items():
         print(f"  {name:16s}" + ", ".join(f"{span}: {value:.4f}" for span, value in row.items()))
-    print(f"{len(run.history)} iterations in {run.seconds:.0f} s (seed {options.seed})")
-    for path in (*files, run.path):
-        print(f"  {path}")
+
+
+def main(given: list[str] | None = None) -> None:
+    """Trains, tests, draws."""
+    run_task(arguments(given), Run, __file__, finish)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,7 @@ import training
 from arena import Arena
 from lsnn_ext import LSNN, LSNNState, functional
 from navigation_plots import picture
-from pair import Pair, mean_rate
-from plots import write_curve
+from pair import Pair, mean_rate, run_task
 from training import Values, count, number
 
 PER_VALUE, WIDTH, PEAK = 20, 0.12, 0.3  # neurons, width of a tuning curve, spikes per ms at its top
@@ -235,27 +234,20 @@ def test(run: Run) -> tuple[dict[str, dict[str, Any]], dict[str, Episodes]]:
     return found, shown
 
 
-def main(given: list[str] | None = None) -> None:
-    """Trains, tests, draws."""
-    options = arguments(given)
-    run, _ = training.prepared(options, Run)
-    options = run.options
-    print(run.nets["LSNN"])
-    if not training.finished(run, training.train(run, run.step), __file__):
-        return
+def finish(run: Run, results: Path, drawing: Path) -> None:
+    """Tests, writes the results, draws."""
     found, shown = test(run)
-    out = Path(options.out)
-    files = [out / f"navigation.{kind}" for kind in ("csv", "json", "png")]
-    write_curve(run.history, files[0])
-    training.write_results(run, files[1], found=found)
-    picture(shown, run.history, found, files[2])
+    training.write_results(run, results, found=found)
+    picture(shown, run.history, found, drawing)
     print("ms to the first goal and from each to the next, without the gap (goals an episode)")
     for name, row in found.items():
         print(f"  {name:5s}" + ", ".join(f"{ms:.0f}" for ms in row["ms"])
               + f" ({row['goals']:.1f})")
-    print(f"{len(run.history)} iterations in {run.seconds:.0f} s (seed {options.seed})")
-    for path in (*files, run.path):
-        print(f"  {path}")
+
+
+def main(given: list[str] | None = None) -> None:
+    """Trains, tests, draws."""
+    run_task(arguments(given), Run, __file__, finish)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@ same inputs, a network of as many neurons without adaptation (LIF)."""
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 import training
-from lsnn_ext import LSNN, LSNNState, State
+from lsnn_ext import LSNN, LSNNState
+from plots import write_curve
 from training import Values, count, number
 
 
@@ -50,11 +51,6 @@ def with_setting(options: argparse.Namespace, quick: dict[str, Any],
 
 
 # ------------------------------------------------------------------------------------------ the run
-def detached(state: LSNNState) -> LSNNState:
-    """A state that gradients do not pass."""
-    return LSNNState(State(*(leaf.detach() for leaf in state.neurons)), state.readout.detach())
-
-
 class Pair(training.Run):
     """A run of both networks; make gives one, with adaptive neurons or without, of the same
     seed."""
@@ -68,6 +64,10 @@ class Pair(training.Run):
         super().__init__(options, self.nets | {f"{name} optimizer": optimizer for name, optimizer
                                                in self.optimizers.items()})
         self.carried: dict[str, LSNNState] = {}
+
+    def step(self) -> Values:
+        """An iteration, and its values; each task has its own."""
+        raise NotImplementedError
 
     def learn(self, rate: float, losses: Callable[[str], tuple[Tensor, Tensor, Values]]) -> Values:
         """A step of each optimizer: losses gives loss, penalty and further values of the network
@@ -84,6 +84,27 @@ class Pair(training.Run):
             found |= values if name == "LSNN" else {f"lif_{key}": value
                                                     for key, value in values.items()}
         return found
+
+
+Task = TypeVar("Task", bound=Pair)
+
+
+def run_task(options: argparse.Namespace, make: Callable[[argparse.Namespace], Task], program: str,
+             finish: Callable[[Task, Path, Path], None]) -> None:
+    """Trains what make gives of the options, and at the end writes the curve, has
+    finish(run, results, picture) test, write both files and print what came out, and says where
+    all of them are. program: the task's file, whose name they take."""
+    run, _ = training.prepared(options, make)
+    print(run.nets["LSNN"])
+    if not training.finished(run, training.train(run, run.step), program):
+        return
+    stem = Path(run.options.out) / Path(program).stem
+    curve, results, picture = (stem.with_suffix(f".{kind}") for kind in ("csv", "json", "png"))
+    write_curve(run.history, curve)
+    finish(run, results, picture)
+    print(f"{len(run.history)} iterations in {run.seconds:.0f} s (seed {run.options.seed})")
+    for path in (curve, results, picture, run.path):
+        print(f"  {path}")
 
 
 def mean_rate(spikes: Tensor) -> Tensor:

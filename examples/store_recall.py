@@ -21,8 +21,7 @@ from torch import Tensor, nn
 import pair
 import training
 from lsnn_ext import LSNN, LSNNState, functional
-from pair import Pair, detached, mean_rate
-from plots import write_curve
+from pair import Pair, mean_rate, run_task
 from recall_plots import picture
 from training import count, number
 
@@ -149,7 +148,7 @@ class Run(Pair):
         def losses(name: str) -> tuple[Tensor, Tensor, dict[str, float]]:
             y, state, z = self.answers(name, x)
             if options.carry:
-                self.carried[name] = detached(state)
+                self.carried[name] = state.detach()
             logits, rate = y[batch.recall], mean_rate(z) / options.dt
             error = (logits.argmax(-1) != wanted).float().mean()
             return (nn.functional.cross_entropy(logits, wanted),
@@ -177,29 +176,22 @@ def test(run: Run, batches: int = 5) -> dict[str, float]:
     return {name: errors / asked for name, errors in wrong.items()}
 
 
-def main(given: list[str] | None = None) -> None:
-    """Trains, tests, draws."""
-    options = arguments(given)
-    run, _ = training.prepared(options, Run)
-    options = run.options
-    print(run.nets["LSNN"])
-    if not training.finished(run, training.train(run, run.step), __file__):
-        return
-    errors = test(run)
-    out = Path(options.out)
-    files = [out / f"store_recall.{kind}" for kind in ("csv", "json", "png")]
-    write_curve(run.history, files[0])
-    training.write_results(run, files[1], error=errors)
+def finish(run: Run, results: Path, drawing: Path) -> None:
+    """Tests, writes the results, draws."""
+    errors, options = test(run), run.options
+    training.write_results(run, results, error=errors)
     random = torch.Generator().manual_seed(options.seed + 2_000_000)
     batch = symbols(options.symbols, options.batch, random)
     state = run.carried.get("LSNN")
     picture(run.nets["LSNN"], spikes(batch, options, random), batch, state, run.history, errors,
-            options.dt, files[2])
-    shown = ", ".join(f"{name} {100 * error:.1f} %" for name, error in errors.items())
-    print(f"errors at RECALL in batches not seen before: {shown}; {len(run.history)} iterations in "
-          f"{run.seconds:.0f} s (seed {options.seed})")
-    for path in (*files, run.path):
-        print(f"  {path}")
+            options.dt, drawing)
+    print("errors at RECALL in batches not seen before: "
+          + ", ".join(f"{name} {100 * error:.1f} %" for name, error in errors.items()))
+
+
+def main(given: list[str] | None = None) -> None:
+    """Trains, tests, draws."""
+    run_task(arguments(given), Run, __file__, finish)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ sequence."""
 
 from . import functional, init, nir, optim, plot, reference
 from ._config import show_config
-from .convert import convert, revert
+from .convert import ConversionError, Refused, Report, convert, revert
 from .functional import State, Traces, use_reference
 from .learned_delay import LearnedDelay
 from .modules import ALIF, LIF, LSNN, LeakyReadout, Linear, LSNNState
@@ -13,7 +13,8 @@ from .storage import load, save
 
 __version__ = "0.1.0"
 __all__ = [
-    "ALIF", "LIF", "LSNN", "LSNNState", "LeakyReadout", "LearnedDelay", "Linear", "Profile",
-    "State", "Traces", "convert", "functional", "init", "load", "nir", "optim", "plot", "profile",
-    "reference", "revert", "save", "show_config", "use_reference",
+    "ALIF", "LIF", "LSNN", "ConversionError", "LSNNState", "LeakyReadout", "LearnedDelay",
+    "Linear", "Profile", "Refused", "Report", "State", "Traces", "convert", "functional", "init",
+    "load", "nir", "optim", "plot", "profile", "reference", "revert", "save",
+    "show_config", "use_reference",
 ]

@@ -16,7 +16,7 @@ from ._torch_internals import (
     is_transforming,
     wants_gradient,
 )
-from .models import Coefficient, State
+from .models import Coefficient, State, parts_of
 
 _ORDINARY = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
@@ -240,12 +240,7 @@ def whole_state(
     if state is None:
         shapes = [(B, N)] * 4 + [(D, B, N)]  # five tensors: one given twice stops torch.compile
         return tuple(torch.zeros((), dtype=dtype, device=device).expand(shape) for shape in shapes)
-    if not isinstance(state, tuple) or len(state) != len(State._fields):
-        wanted_state = f"a State of {len(State._fields)} tensors {State._fields}"
-        raise TypeError(f"state: expected {wanted_state}, got {type(state).__name__}")
-    for name, value in zip(State._fields, state, strict=True):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"state.{name}: expected a tensor, got {type(value).__name__}")
+    for name, value in parts_of(state):
         wanted = (D, B, N) if name == "z" else (B, N)
         if name == "z":
             enough = value.dim() == 3 and value.shape[0] >= D and value.shape[1:] == (B, N)

@@ -6,7 +6,7 @@ explains the choices, against it.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -49,6 +49,19 @@ class State(NamedTuple):
         """Zeros for the sequences of a batch where the mask (B,) of bools is True, as where an
         episode has ended; the others, and their gradients, as they are."""
         return State(*(cleared(leaf, mask) for leaf in self))
+
+
+def parts_of(state: Any, kind: Callable[[Any], str] = lambda state: type(state).__name__,
+             ) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of what should be a State. Raises TypeError for anything else; kind tells
+    what it is, with a hint where the caller has one."""
+    if not isinstance(state, tuple) or len(state) != len(State._fields):
+        raise TypeError(f"state: expected a State of {len(State._fields)} tensors "
+                        f"{State._fields}, got {kind(state)}")
+    for name, leaf in zip(State._fields, state, strict=True):
+        if not isinstance(leaf, Tensor):
+            raise TypeError(f"state.{name}: expected a tensor, got {type(leaf).__name__}")
+        yield name, leaf
 
 
 def cleared(leaf: Tensor, mask: Tensor) -> Tensor:

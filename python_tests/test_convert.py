@@ -2,6 +2,7 @@
 import copy
 import io
 import pickle
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -264,3 +265,10 @@ def test_a_wrong_time_constant_is_a_mapping_and_the_model_is_untouched(
     assert not again.changed and again.comparison is not None
     assert type(model.parts[1]).__module__.startswith("norse.")
     assert "the model is as it was" in str(again)
+
+
+def test_what_convert_raises_has_a_name_in_the_package() -> None:
+    """lsnn_ext.convert is the function, so attributes of the module of that name are not reached
+    through it."""
+    for name in ("ConversionError", "Refused", "Report"):
+        assert getattr(lsnn_ext, name) is getattr(sys.modules["lsnn_ext.convert"], name)

@@ -57,7 +57,7 @@ def convert(
             one call takes the place of the loop, and what to write. Default False: they stay.
         classes: classes of your own that stand for others, each with `original`, the qualified name
             of the other class, and `from_original(module)`, which makes one of a module or raises
-            lsnn_ext.convert.Refused with the reason.
+            lsnn_ext.Refused with the reason.
         repeats: rounds in which both are timed, forward and backward, in turns; 0: none.
 
     Returns:

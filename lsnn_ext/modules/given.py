@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._torch_internals import was_freed
-from ..models import State
+from ..models import State, parts_of
 
 _HALF = (torch.float16, torch.bfloat16)
 _OF_A_CALL = "pass None for the first call, and then the state that the call before has returned"
@@ -41,12 +41,7 @@ def what_it_is(state: Any) -> str:
 
 def check_state(state: Any, want: tuple[int, ...], x: Tensor, batch_first: bool) -> None:
     """Raises TypeError or ValueError for what is no state of these layers, (L, B, N) or (L, N)."""
-    if not isinstance(state, tuple) or len(state) != len(State._fields):
-        wanted = f"a State of {len(State._fields)} tensors {State._fields}"
-        raise TypeError(f"state: expected {wanted}, got {what_it_is(state)}")
-    for name, leaf in zip(State._fields, state, strict=True):
-        if not isinstance(leaf, Tensor):
-            raise TypeError(f"state.{name}: expected a tensor, got {type(leaf).__name__}")
+    for name, leaf in parts_of(state, what_it_is):
         given = leaf.shape[:1] + leaf.shape[2:] if name == "z" else leaf.shape
         if tuple(given) != want:
             axes = f"({want[0]}, D, {', '.join(map(str, want[1:]))})" if name == "z" else str(want)
