@@ -22,7 +22,9 @@
   X(portable, 0, "", true)
 // clang-format on
 
-#if defined(__x86_64__)
+#if defined(LSNN_ONLY_PORTABLE)
+#define LSNN_INSTRUCTION_SETS(X) LSNN_SETS_ANY(X)
+#elif defined(__x86_64__)
 #define LSNN_INSTRUCTION_SETS(X) LSNN_SETS_X86_64(X) LSNN_SETS_ANY(X)
 #elif defined(__aarch64__)
 #define LSNN_INSTRUCTION_SETS(X) LSNN_SETS_AARCH64(X) LSNN_SETS_ANY(X)

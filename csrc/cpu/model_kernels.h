@@ -44,27 +44,30 @@ template <class T> struct ModelKernels {
 };
 
 // Double precision is for checks, and the portable kernels are for processors of which nothing is
-// known: they have one kernel for all terms. So has every model but the first where the build says
-// so, as sanitizers make the compiler slow.
+// known: they have one kernel for all terms. Where the build says so, as sanitizers make the
+// compiler slow, no model but the first has kernels of its own.
 #ifdef LSNN_FEW_KERNELS
-inline constexpr int models_by_terms = 1;
+template <int row> inline constexpr bool has_own_kernels = row == 0;
 #else
-inline constexpr int models_by_terms = n_models;
+template <int row> inline constexpr bool has_own_kernels = true;
 #endif
-template <class T, int row>
-inline constexpr bool is_by_terms = sizeof(T) == 4 && LSNN_ISA != 0 && (row < models_by_terms);
-template <class T, int row, class Terms>
-using Compiled = std::conditional_t<is_by_terms<T, row>, Terms, AllTerms>;
+template <class T> inline constexpr bool is_by_terms = sizeof(T) == 4 && LSNN_ISA != 0;
+template <class T, class Terms>
+using Compiled = std::conditional_t<is_by_terms<T>, Terms, AllTerms>;
 
 template <class T, int row, class Terms, class AdjointTerms>
 constexpr NeuronKernels<T> kernels_with() {
-  constexpr Choices choices = choices_of(row);
-  constexpr Surrogate surrogate = models[row].surrogate;
-  using Step = ModelSpec<of_forward(choices), Surrogate::triangle, Compiled<T, row, Terms>>;
-  using Replay = ModelSpec<of_forward(choices), of_replay(surrogate), Compiled<T, row, Terms>>;
-  using Adjoint = ModelSpec<choices, surrogate, Compiled<T, row, AdjointTerms>>;
-  return {step_row<T, Step>, replay_steps<T, Replay>, replay_row<T, Replay>,
-          adjoint_row<T, Adjoint>};
+  if constexpr (has_own_kernels<row>) {
+    constexpr Choices choices = choices_of(row);
+    constexpr Surrogate surrogate = models[row].surrogate;
+    using Step = ModelSpec<of_forward(choices), Surrogate::triangle, Compiled<T, Terms>>;
+    using Replay = ModelSpec<of_forward(choices), of_replay(surrogate), Compiled<T, Terms>>;
+    using Adjoint = ModelSpec<choices, surrogate, Compiled<T, AdjointTerms>>;
+    return {step_row<T, Step>, replay_steps<T, Replay>, replay_row<T, Replay>,
+            adjoint_row<T, Adjoint>};
+  } else {
+    return general_kernels<T>;
+  }
 }
 template <class T, int row> constexpr ModelKernels<T> kernels_of_model() {
   return {choices_of(row),

@@ -302,12 +302,12 @@ void check_all_fused() {
   for (const Case& c : synapse_cases_fused()) cases.push_back(c);
   for (const Case& c : table_of_lengths())
     if (!c.layout && !c.absent) cases.push_back(c);
-  int i = 0;
-  for (const Case& c : cases) {
+  const Part part = requested_part();
+  for (size_t i = part.first; i < cases.size(); i += part.of) {
+    const Case& c = cases[i];
     const int64_t I = i % 4 == 0 ? 70 : i % 4, O = 1 + i % 3 * 9;
     // each tile on one thread, or on a team of two or three
     const Threads threads(1 + i % 3, 1 + i % 2 * (i % 3));
-    i++;
     check_fused<float>(c, I + 1, O, i % 2, i % 3 == 0, parallel());
     check_fused<double>(c, I + 1, O, i % 2, i % 3 == 1, parallel());
   }
@@ -315,13 +315,14 @@ void check_all_fused() {
 
 // Each item alone, on one thread and on several, with and without saved membranes.
 void check_all_lengths() {
-  int i = 0;
-  for (const Case& c : table_of_lengths()) {
+  const std::vector<Case> cases = table_of_lengths();
+  const Part part = requested_part();
+  for (size_t i = part.first; i < cases.size(); i += part.of) {
+    const Case& c = cases[i];
     if (c.layout) continue;
     const int64_t I = i % 4 == 0 ? 70 : i % 4, O = 1 + i % 3 * 9, every = i % 3 * chunk;
     // Each tile on one thread, or on a team of two or three.
     const Threads threads(1 + i % 3, 1 + i % 2 * (i % 3));
-    i++;
     check_lengths<float>(c, I + 1, O, i % 2, i % 3 == 0, every, parallel());
     check_lengths<double>(c, I + 1, O, i % 2, i % 3 == 1, every, parallel());
   }
