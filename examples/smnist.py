@@ -6,7 +6,8 @@ checkpoint is kept in --out, written at the start, every minute and at the end; 
 write it after the running iteration. --resume goes on from it. Without --resume the checkpoint of
 an unfinished run is not written over unless --overwrite says so, and that of a finished run is kept
 under another name. The paper's result, 94.2 % on average, took 36,000 iterations of batch 256 with
-rewiring: for such hours-long runs give --iterations, --batch and --deepr 0.12.
+rewiring: --paper takes that setting, which runs for hours. --permuted shows the pixels in another
+order, drawn once and the same for all digits (psMNIST of Le, Jaitly and Hinton, 2015).
 """
 import argparse
 import math
@@ -19,7 +20,7 @@ from tqdm import tqdm
 import lsnn_ext
 import training
 from lsnn_ext import LSNN
-from mnist import CHANNELS, Digits, analog, encode, load
+from mnist import CHANNELS, PIXELS, Digits, analog, encode, load
 from plots import write_curve
 from smnist_plots import curve_picture, digit_picture
 from speed import measure, report
@@ -27,6 +28,8 @@ from training import count, learning_rate, number
 
 ANSWER = 28  # the decision is the readout averaged over the last 28 steps
 TARGET_RATE = 0.01  # spikes per step: 10 Hz
+# what stands for options that are left out
+PAPER = {"iterations": 36_000, "batch": 256, "deepr": 0.12, "spread": True, "delay": 10}
 CHECKPOINT_SECONDS = training.CHECKPOINT_SECONDS
 
 
@@ -34,6 +37,12 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    setting = parser.add_mutually_exclusive_group()
+    setting.add_argument("--quick", dest="paper", action="store_false",
+                         help="a setting for a look, in minutes (the default)")
+    setting.add_argument("--paper", action="store_true", default=False,
+                         help="the paper's setting: "
+                              + ", ".join(f"{name} {value}" for name, value in PAPER.items()))
     training.length_options(parser, 6.5)
     network = parser.add_argument_group("network")
     network.add_argument("--regular", type=int, default=120, help="neurons without adaptation")
@@ -58,6 +67,8 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     )
     network.add_argument("--analog", action="store_true",
                          help="grey values into one input instead of spikes")
+    network.add_argument("--permuted", action="store_true",
+                         help="show the pixels in an order that is drawn with the seed")
     learning = parser.add_argument_group("training")
     learning.add_argument("--batch", type=count, default=64)
     learning.add_argument("--lr", type=number, default=0.002, help="highest learning rate of Adam")
@@ -72,7 +83,14 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
                         help="folder the data is kept in")
     parser.add_argument("--no-speed", action="store_true",
                         help="leave out the comparison of speed at the end")
-    return parser.parse_args(given)
+    options = parser.parse_args(given)
+    if not options.paper:
+        return options
+    parser.set_defaults(**PAPER, minutes=None)
+    paper = parser.parse_args(given)
+    if paper.minutes:  # asked for, in place of the paper's iterations
+        paper.iterations = options.iterations
+    return paper
 
 
 def build(options: argparse.Namespace) -> LSNN:
@@ -86,6 +104,13 @@ def build(options: argparse.Namespace) -> LSNN:
                 tau_adapt=options.tau_adapt, delay=delay, learn=options.learn)
 
 
+def pixel_order(options: argparse.Namespace) -> Tensor:
+    """(784,): which pixel is shown at each step."""
+    if not options.permuted:
+        return torch.arange(PIXELS)
+    return torch.randperm(PIXELS, generator=torch.Generator().manual_seed(options.seed))
+
+
 class Run(training.Run):
     """Network, optimizer and progress: what a checkpoint holds."""
 
@@ -94,13 +119,17 @@ class Run(training.Run):
     def __init__(self, options: argparse.Namespace) -> None:
         self.model = build(options)
         self.optimizer = training.adam(self.model, options)
-        self.encode = analog if options.analog else encode
+        self.order = pixel_order(options)
         super().__init__(options, {"model": self.model, "optimizer": self.optimizer})
 
     def bar(self, mean: dict[str, float]) -> str:
         """Loss, accuracy and rate."""
         return (f"loss {mean['loss']:.2f}, accuracy {100 * mean['accuracy']:.0f} %, "
                 f"{1000 * mean['rate']:.0f} Hz")
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """(T, B, I): what the network is shown of pixels (B, 784)."""
+        return (analog if self.options.analog else encode)(pixels[:, self.order])
 
     def step(self, pixels: Tensor, labels: Tensor) -> dict[str, float]:
         """One iteration: cross entropy plus reg * sum over neurons of (mean rate - 10 Hz)^2 in the

@@ -156,6 +156,35 @@ def test_rewiring_keeps_its_connections(data: Path, out: Path) -> None:
         assert sum(int((weight != 0).sum()) for weight in weights) == (5 + 20 + 50) // 2
 
 
+def test_the_papers_setting() -> None:
+    """Stands for options that are left out, and for no others."""
+    options = smnist.arguments(["--paper", "--batch", "2"])
+    assert options.batch == 2
+    assert (options.iterations, options.deepr, options.spread, options.delay) == (
+        36_000, 0.12, True, 10)
+    timed = smnist.arguments(["--paper", "--minutes", "5"])
+    assert (timed.iterations, timed.minutes, timed.delay) == (None, 5, 10)
+    quick = smnist.arguments(["--quick"])
+    assert (quick.iterations, quick.minutes, quick.deepr, quick.spread) == (None, 6.5, None, False)
+
+
+def test_permuted_pixels(data: Path, out: Path) -> None:
+    """Each digit in the same order, which depends on the seed."""
+    pixels = torch.arange(784).remainder(251).to(torch.uint8).expand(2, -1)
+
+    def shown(*arguments: str) -> Tensor:
+        return smnist.Run(smnist.arguments([*TINY, *arguments])).encode(pixels)
+
+    rows, one, two = shown(), shown("--permuted"), shown("--permuted", "--seed", "1")
+    assert torch.equal(rows.sort(0).values, one.sort(0).values)
+    assert torch.equal(one[:, 0], one[:, 1])
+    assert not torch.equal(rows, one) and not torch.equal(one, two)
+    assert torch.equal(one, shown("--permuted"))
+    _run(out, "--iterations", "1", "--permuted")
+    _run(out, "--resume")
+    assert _kept(out / "checkpoint.pt")["options"]["permuted"] is True
+
+
 def test_an_unfinished_run_is_not_written_over(
     data: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
