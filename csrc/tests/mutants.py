@@ -192,11 +192,12 @@ def main() -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sample", type=int, default=0, metavar="K",
                         help="only K bugs, spread over the table")
-    parser.add_argument("--only", default="", metavar="NAME",
-                        help="only the bugs with this in their names")
+    parser.add_argument("--only", default=[""], nargs="+", metavar="NAME",
+                        help="only the bugs with one of these in their names")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="at a time")
     arguments = parser.parse_args()
-    chosen = spread([mutant for mutant in MUTANTS if arguments.only in mutant.name],
+    chosen = spread([mutant for mutant in MUTANTS
+                     if any(name in mutant.name for name in arguments.only)],
                     arguments.sample)
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(arguments.jobs) as pool:
