@@ -129,39 +129,41 @@ template <class T> struct BackwardTile : Tile {
   // The adjoint of one step for all items; dz holds all that reached the spikes of step t but what
   // comes from outside.
   void adjoint(int64_t t, int64_t t0, T* gk) const {
-    for (int64_t b = 0, alive = items_alive(t); b < alive; b++) {
-      const int64_t at = (t * B + b0 + b) * N;
-      // [T,B,N]
-      auto at_row = [&](const void* g) LSNN_LAMBDA { return g ? (const T*)g + at : nullptr; };
-      const T* gz = f.gz ? (const T*)f.gz + t * f.gz_stride_t + (b0 + b) * f.gz_stride_b : nullptr;
-      if (gz && t > 0)
-        for (int64_t n = n0; n < n1; n += 64 / (int64_t)sizeof(T))
-          prefetch(gz - f.gz_stride_t + n * f.gz_stride_n);
-      past.steps.neurons.adjoint(spec, {.coefficients = p.coefficients,
-                                        .n0 = n0,
-                                        .n1 = n1,
-                                        .N = N,
-                                        .y = past.y_row(t, b),
-                                        .before = past.spikes(t - 1, b),
-                                        .after = past.spikes(t, b),
-                                        .read = past.states(t - t0, b),
-                                        .dv = s.dv + b * NP,
-                                        .da = s.da + b * NP,
-                                        .di = s.di + b * NP,
-                                        .dz = s.dz + b * ND,
-                                        .read_di = spec.synapse || t == length(b) - 1,
-                                        .write_di = spec.synapse || t == 0,
-                                        .gz = gz,
-                                        .gz_stride = f.gz_stride_n,
-                                        .gv = at_row(f.gv),
-                                        .ga = at_row(f.ga),
-                                        .gA = at_row(f.gA),
-                                        .dc = gc(t) + b * ND,
-                                        // the next row overwrites what stands beyond N
-                                        .gx = f.gx ? s.gx_out + b * N : nullptr,
-                                        .sums = gk,
-                                        .NP = NP});
-    }
+    const int64_t alive = items_alive(t), at = (t * B + b0) * N;
+    // [T,B,N]
+    auto rows_of = [&](const void* g) LSNN_LAMBDA { return g ? (const T*)g + at : nullptr; };
+    const T* gz = f.gz ? (const T*)f.gz + t * f.gz_stride_t + b0 * f.gz_stride_b : nullptr;
+    const bool ends = t == longest - 1 || items_alive(t + 1) < alive;
+    const RowsOf<T> y = past.y_rows(t);
+    past.steps.neurons.adjoint(spec, {.coefficients = p.coefficients,
+                                      .items = alive,
+                                      .n0 = n0,
+                                      .n1 = n1,
+                                      .N = N,
+                                      .NP = NP,
+                                      .y = y.first,
+                                      .y_stride = y.stride,
+                                      .before = past.spikes(t - 1),
+                                      .after = past.spikes(t),
+                                      .read = past.states(t - t0, 0),
+                                      .dv = s.dv,
+                                      .da = s.da,
+                                      .di = s.di,
+                                      .dz = s.dz,
+                                      // Of items that have ended there is nothing left in it.
+                                      .read_di = spec.synapse || ends,
+                                      .write_di = spec.synapse || ends || t == 0,
+                                      .gz = gz,
+                                      .gz_next = gz && t > 0 ? gz - f.gz_stride_t : nullptr,
+                                      .gz_stride_b = f.gz_stride_b,
+                                      .gz_stride_n = f.gz_stride_n,
+                                      .gv = rows_of(f.gv),
+                                      .ga = rows_of(f.ga),
+                                      .gA = rows_of(f.gA),
+                                      .dc = gc(t),
+                                      .dz_stride = ND,
+                                      .gx = f.gx ? s.gx_out : nullptr,
+                                      .sums = gk});
     stream_out(f.gx, t, s.gx_out);
   }
 

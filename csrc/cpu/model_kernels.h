@@ -12,7 +12,7 @@ template <class T> struct NeuronKernels {
   void (*step)(const GeneralSpec&, const StepRow<T>&);
   void (*replay_steps)(const GeneralSpec&, const ReplaySteps<T>&);
   int64_t (*replay)(const GeneralSpec&, const ReplayRow<T>&);
-  void (*adjoint)(const GeneralSpec&, const AdjointRow<T>&);
+  void (*adjoint)(const GeneralSpec&, const AdjointRows<T>&);
 };
 
 // What the forward pass does not read is the same for all, so that models that differ in nothing
@@ -27,7 +27,7 @@ constexpr Surrogate of_replay(Surrogate s) {
 
 template <class T> constexpr NeuronKernels<T> general_kernels = {
     step_row<T, GeneralSpec>, replay_steps<T, GeneralSpec>, replay_row<T, GeneralSpec>,
-    adjoint_row<T, GeneralSpec>};
+    adjoint_rows<T, GeneralSpec>};
 
 // Of a model of the table with its own surrogate, by the terms that a layer has.
 template <class T> struct ModelKernels {
@@ -64,7 +64,7 @@ constexpr NeuronKernels<T> kernels_with() {
     using Replay = ModelSpec<of_forward(choices), of_replay(surrogate), Compiled<T, Terms>>;
     using Adjoint = ModelSpec<choices, surrogate, Compiled<T, AdjointTerms>>;
     return {step_row<T, Step>, replay_steps<T, Replay>, replay_row<T, Replay>,
-            adjoint_row<T, Adjoint>};
+            adjoint_rows<T, Adjoint>};
   } else {
     return general_kernels<T>;
   }

@@ -30,14 +30,32 @@ template <class T> struct Spikes {
   }
 };
 
+// Rows of the tile's items, a stride apart.
+template <class T> struct RowsOf {
+  const T* first;
+  int64_t stride;
+};
+
+// The same of several items: pointers are those of the first, strides lead from item to item.
+template <class T> struct SpikesOfItems {
+  Spikes<T> first;
+  int64_t bits_stride, numbers_stride;
+
+  LSNN_METHOD Spikes<T> of(int64_t b) const {
+    return {first.bits + b * bits_stride,
+            first.numbers ? first.numbers + b * numbers_stride : nullptr, first.numbers_end};
+  }
+};
+
 // Where an item's carried variables lie: [NP] each; i and r are not read where the model has none.
 template <class T> struct CarriedRows { T *v, *a, *i, *r; };
 
+// at: where lanes [n, n + L) of an item stand
 template <class T>
 LSNN_INLINE Carry<Vec<T>> load_carry(const CarriedRows<T>& rows, bool has_i, bool has_r,
-                                     const Spikes<T>& z, int64_t n) {
-  return {load(rows.v + n), load(rows.a + n), has_i ? load(rows.i + n) : Vec<T>(0),
-          has_r ? load(rows.r + n) : Vec<T>(0), z(n)};
+                                     const Spikes<T>& z, int64_t at, int64_t n) {
+  return {load(rows.v + at), load(rows.a + at), has_i ? load(rows.i + at) : Vec<T>(0),
+          has_r ? load(rows.r + at) : Vec<T>(0), z(n)};
 }
 template <class T> LSNN_INLINE void store_carry(const CarriedRows<T>& rows, bool has_i, bool has_r,
                                                 const Carry<Vec<T>>& carry, int64_t n) {
@@ -72,7 +90,7 @@ LSNN_LOCAL void step_row(const GeneralSpec& general, const StepRow<T>& given) {
   const bool traced = row.trace_v || row.trace_a || row.trace_A;
   for (int64_t n = row.n0; n < row.n1; n += V::lanes) {
     const Coefs<V> k = load_coefficients(row.coefficients, n);
-    Carry<V> carry = load_carry(row.carried, spec.synapse, spec.refractory, row.before, n);
+    Carry<V> carry = load_carry(row.carried, spec.synapse, spec.refractory, row.before, n, n);
     const Stepped<V> out = step(spec, k, load(row.c + n), carry);
     store_carry(row.carried, write_i, spec.refractory, carry, n);
     if (spec.smooth) store(row.smooth_z + n, carry.z);
@@ -117,7 +135,7 @@ LSNN_LOCAL void replay_steps(const GeneralSpec& general, const ReplaySteps<T>& g
   const bool has_i = spec.want >> SIGMA & 1;
   for (int64_t n = rows.n0; n < rows.n1; n += V::lanes) {
     const Coefs<V> k = load_coefficients(rows.coefficients, n);
-    Carry<V> carry = load_carry(rows.read, has_i, spec.refractory, rows.before, n);
+    Carry<V> carry = load_carry(rows.read, has_i, spec.refractory, rows.before, n, n);
     Spikes<T> after = rows.after;
     int64_t t = 0;
     auto next = [&]() LSNN_LAMBDA {
@@ -152,7 +170,7 @@ LSNN_LOCAL int64_t replay_row(const GeneralSpec& general, const ReplayRow<T>& gi
   for (int64_t n = row.n0; n < row.n1; n += L) {
     const int64_t left = row.N - n;
     const Coefs<V> k = load_coefficients(row.coefficients, n);
-    Carry<V> carry = load_carry(row.read, has_i, spec.refractory, row.before, n);
+    Carry<V> carry = load_carry(row.read, has_i, spec.refractory, row.before, n, n);
     const VecMask<T> blocked = replay(spec, k, load_n(row.y + n, left), row.after(n),
                                       get_bits<T>(row.after.bits, n), carry);
     store_carry(row.left, has_i, spec.refractory, carry, n);
@@ -166,20 +184,25 @@ LSNN_LOCAL int64_t replay_row(const GeneralSpec& general, const ReplayRow<T>& gi
 }
 
 // ----------------------------------------------------------------------------------------- adjoint
-template <class T> struct AdjointRow {
+// A step of some items. Pointers are those of the first one, strides lead from item to item.
+template <class T> struct AdjointRows {
   const T* coefficients;
-  int64_t n0, n1, N;
+  int64_t items, n0, n1, N, NP;
   const T* y;  // [N]
-  Spikes<T> before, after;  // z' and z
-  CarriedRows<T> read;
-  T *dv, *da, *di, *dz;  // [NP] read and written
+  int64_t y_stride;
+  SpikesOfItems<T> before, after;  // z' and z
+  CarriedRows<T> read;  // [NP]
+  T *dv, *da, *di;  // [NP] read and written
+  T* dz;  // [NP] the same
   bool read_di, write_di;
-  const T* gz;  // [N] dL/dz from outside, with this stride, or null
-  int64_t gz_stride;
+  // [N] dL/dz from outside, or null; gz_next: that of the step whose turn is next, or null
+  const T *gz, *gz_next;
+  int64_t gz_stride_b, gz_stride_n;
   const T *gv, *ga, *gA;  // [N] of the traces, or null
-  T *dc, *gx;  // [NP] written; gx may be null
+  T* dc;  // [NP] written
+  int64_t dz_stride;  // of dz and dc
+  T* gx;  // [N] the same as dc, or null
   T* sums;  // [n_coefficients,NP] those that are asked for are added to
-  int64_t NP;
 };
 
 // Coefficients whose gradients are mostly wanted together.
@@ -189,60 +212,82 @@ inline constexpr unsigned membrane_group = 1 << ALPHA | 1 << KAPPA,
                           spike_group = 1 << WIDTH | 1 << R_,
                           term_group = 1 << P | 1 << ETA | 1 << SIGMA;
 
+// Items inside, so that coefficients and their sums stay in registers.
 template <class T, class Spec>
-LSNN_LOCAL void adjoint_row(const GeneralSpec& general, const AdjointRow<T>& given) {
+LSNN_LOCAL void adjoint_rows(const GeneralSpec& general, const AdjointRows<T>& given) {
   using V = Vec<T>;
   const Spec spec = spec_of<Spec>(general);
-  const AdjointRow<T> row = given;
-  const bool traced = row.gv || row.ga || row.gA, has_i = spec.want >> SIGMA & 1;
-  for (int64_t n = row.n0; n < row.n1; n += V::lanes) {
-    const int64_t left = row.N - n;
-    const Coefs<V> k = load_coefficients(row.coefficients, n);
-    const Carry<V> carry = load_carry(row.read, has_i, spec.refractory, row.before, n);
-    Adjoint<V> d = {load(row.dv + n), load(row.da + n), row.read_di ? load(row.di + n) : V(0),
-                    load(row.dz + n)};
-    V Ab = V(0);
-    if (row.gz) d.z = d.z + (row.gz_stride ? load_n(row.gz + n, left) : V(*row.gz));
-    if (traced) {
-      if (row.gv) d.v = d.v + load_n(row.gv + n, left);
-      if (row.ga) d.a = d.a + load_n(row.ga + n, left);
-      if (row.gA) Ab = load_n(row.gA + n, left);
+  const AdjointRows<T> rows = given;
+  const int64_t NP = rows.NP, N = rows.N;
+  const bool traced = rows.gv || rows.ga || rows.gA, has_i = spec.want >> SIGMA & 1;
+  for (int64_t n = rows.n0; n < rows.n1; n += V::lanes) {
+    const int64_t left = N - n;
+    const Coefs<V> k = load_coefficients(rows.coefficients, n);
+    Coefs<V> sums = {};
+    for (int64_t b = 0; b < rows.items; b++) {
+      const int64_t at = b * NP + n, at_z = b * rows.dz_stride + n, at_N = b * N + n;
+      const Spikes<T> z1 = rows.before.of(b), z = rows.after.of(b);
+      const Carry<V> carry = load_carry(rows.read, has_i, spec.refractory, z1, at, n);
+      Adjoint<V> d = {load(rows.dv + at), load(rows.da + at),
+                      rows.read_di ? load(rows.di + at) : V(0), load(rows.dz + at_z)};
+      V Ab = V(0);
+      if (rows.gz) {
+        const int64_t at_g = b * rows.gz_stride_b + n * rows.gz_stride_n;
+        if (rows.gz_next) prefetch(rows.gz_next + at_g);
+        d.z = d.z + (rows.gz_stride_n ? load_n(rows.gz + at_g, left) : V(rows.gz[at_g]));
+      }
+      if (traced) {
+        if (rows.gv) d.v = d.v + load_n(rows.gv + at_N, left);
+        if (rows.ga) d.a = d.a + load_n(rows.ga + at_N, left);
+        if (rows.gA) Ab = load_n(rows.gA + at_N, left);
+      }
+      Coefs<V> g = {};
+      const V y = load_n(rows.y + b * rows.y_stride + n, left);
+      const V dc = step_adjoint(spec, k, carry, y, z(n), Ab, d, g);
+      store(rows.dv + at, d.v);
+      store(rows.da + at, d.a);
+      store(rows.dz + at_z, d.z);
+      store(rows.dc + at_z, dc);
+      if (rows.write_di) store(rows.di + at, d.i);
+      if (rows.gx) store_n(rows.gx + at_N, dc, left);
+      // In groups, as a test costs as much as a sum.
+      if (spec.want & membrane_group) {
+        sums.alpha = sums.alpha + g.alpha;
+        sums.kappa = sums.kappa + g.kappa;
+      }
+      if (spec.want & adaptation_group) {
+        sums.rho = sums.rho + g.rho;
+        sums.q = sums.q + g.q;
+      }
+      if (spec.want & threshold_group) {
+        sums.beta = sums.beta + g.beta;
+        sums.theta = sums.theta + g.theta;
+      }
+      if (spec.want & spike_group) {
+        sums.width = sums.width + g.width;
+        sums.R = sums.R + g.R;
+      }
+      if (spec.want & term_group) {
+        sums.p = sums.p + g.p;
+        sums.eta = sums.eta + g.eta;
+        sums.sigma = sums.sigma + g.sigma;
+      }
     }
-    Coefs<V> g = {};
-    const V dc = step_adjoint(spec, k, carry, load_n(row.y + n, left), row.after(n), Ab, d, g);
-    store(row.dv + n, d.v);
-    store(row.da + n, d.a);
-    store(row.dz + n, d.z);
-    store(row.dc + n, dc);
-    if (row.write_di) store(row.di + n, d.i);
-    if (row.gx) store(row.gx + n, dc);
-    if (!spec.want) continue;
     auto add = [&](Coefficient c, V x) LSNN_LAMBDA {
-      T* sum = row.sums + c * row.NP + n;
-      store(sum, load(sum) + x);
+      T* sum = rows.sums + c * NP + n;
+      if (spec.want >> c & 1) store(sum, load(sum) + x);
     };
-    // In groups, as a test costs as much as a sum.
-    if (spec.want & membrane_group) {
-      add(ALPHA, g.alpha);
-      add(KAPPA, g.kappa);
-    }
-    if (spec.want & adaptation_group) {
-      add(RHO, g.rho);
-      add(Q, g.q);
-    }
-    if (spec.want & threshold_group) {
-      add(BETA, g.beta);
-      add(THETA, g.theta);
-    }
-    if (spec.want & spike_group) {
-      add(WIDTH, g.width);
-      add(R_, g.R);
-    }
-    if (spec.want & term_group) {
-      add(P, g.p);
-      add(ETA, g.eta);
-      add(SIGMA, g.sigma);
-    }
+    add(ALPHA, sums.alpha);
+    add(KAPPA, sums.kappa);
+    add(RHO, sums.rho);
+    add(Q, sums.q);
+    add(P, sums.p);
+    add(BETA, sums.beta);
+    add(ETA, sums.eta);
+    add(THETA, sums.theta);
+    add(SIGMA, sums.sigma);
+    add(WIDTH, sums.width);
+    add(R_, sums.R);
   }
 }
 

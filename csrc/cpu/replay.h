@@ -14,7 +14,7 @@ template <class T> struct ReplayScratch {
   int64_t* active_n;  // [members,chunk] how many of each member's neurons
   int64_t* all_active;  // [chunk] how many in all
   T* y;  // [every,items,NP] of the segment, where it is computed again
-  T* y_of_item;  // [NP] y of an item, where it is saved as bfloat16
+  T* y_of_step;  // [items,NP] y of a step, where it is saved as bfloat16
   StepScratch<T> steps;  // the same
 
   ReplayScratch(Arena& shared, Arena& own, const BackwardArgs& f, int64_t members)
@@ -30,7 +30,7 @@ template <class T> struct ReplayScratch {
     active_n = shared.take<int64_t>(members * chunk);
     all_active = own.take<int64_t>(chunk);
     y = shared.take<T>(f.saved.y ? 0 : every * n * NP + pad);
-    y_of_item = own.take<T>(f.saved.y_is_bf16 ? NP : 0);
+    y_of_step = own.take<T>(f.saved.y_is_bf16 ? n * NP : 0);
   }
   static StepScratch<T> none(const BackwardArgs& f) {
     Arena nowhere;
@@ -82,6 +82,9 @@ template <class T> struct Replay : Tile {
     return {bits(t, b), l.smooth ? real(t, b) : nullptr, N};
   }
 
+  // z_t of the tile's items
+  LSNN_METHOD SpikesOfItems<T> spikes(int64_t t) const { return {spikes(t, 0), W, N}; }
+
   // of an item, where they are not bfloat16
   LSNN_METHOD const T* y_numbers(int64_t t, int64_t b) const {
     return f.saved.y ? (const T*)f.saved.y + (t * B + b0 + b) * N
@@ -90,15 +93,20 @@ template <class T> struct Replay : Tile {
   LSNN_METHOD const bfloat16* y_bf16(int64_t t, int64_t b) const {
     return (const bfloat16*)f.saved.y + (t * B + b0 + b) * N;
   }
-  // y of this member's neurons n of an item; the next call may write over it.
-  LSNN_METHOD const T* y_row(int64_t t, int64_t b) const {
+  // y of this member's neurons n of the tile's items; the next call may write over it.
+  LSNN_METHOD RowsOf<T> y_rows(int64_t t) const {
     if constexpr (sizeof(T) == 4)
       if (f.saved.y_is_bf16) {
-        for (int64_t n = n0; n < n1; n += L)
-          store(s.y_of_item + n, load_n(y_bf16(t, b) + n, N - n));
-        return s.y_of_item;
+        for (int64_t b = 0, alive = items_alive(t); b < alive; b++)
+          for (int64_t n = n0; n < n1; n += L)
+            store(s.y_of_step + b * NP + n, load_n(y_bf16(t, b) + n, N - n));
+        return {s.y_of_step, NP};
       }
-    return y_numbers(t, b);
+    return {y_numbers(t, 0), f.saved.y ? N : NP};
+  }
+  LSNN_METHOD const T* y_row(int64_t t, int64_t b) const {
+    const RowsOf<T> y = y_rows(t);
+    return y.first + b * y.stride;
   }
 
   LSNN_METHOD T* chunk_state(int64_t t, int64_t variable) const {
