@@ -42,7 +42,7 @@ template <class T> struct SpikesOfItems {
   int64_t bits_stride, numbers_stride;
 
   LSNN_METHOD Spikes<T> of(int64_t b) const {
-    return {first.bits + b * bits_stride,
+    return {first.bits ? first.bits + b * bits_stride : nullptr,
             first.numbers ? first.numbers + b * numbers_stride : nullptr, first.numbers_end};
   }
 };
