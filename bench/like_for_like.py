@@ -11,7 +11,7 @@ others, other weights are drawn, at most four times.
 """
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,8 +35,9 @@ from bench.pairs import PAIRS, Pair
 from bench.peers import INDEXED
 from bench.problem import Problem, Yardstick
 from lsnn_ext import functional
+from lsnn_ext.functional import PackedSpikes
 
-WAYS = {"layer": "functional.layer and functional.linear",
+WAYS = {"layer": "functional.layer, whose spikes functional.linear takes as bits",
         "alif": "functional.alif between two Linears of torch"}
 RATE = 3.0  # percent of neuron-steps with a spike
 CLASSES = 20
@@ -87,24 +88,31 @@ class Model(nn.Module):
         super().__init__()
         self.pair, self.readout, self.way = pair, readout, way
 
-    def spikes(self, x: Tensor) -> Tensor:
-        """Those of the recurrent layer, (T, B, N)."""
+    def hidden(self, x: Tensor) -> Tensor | PackedSpikes:
+        """The spikes of the recurrent layer, (T, B, N): numbers, or bits from functional.layer."""
         pair = self.pair
         if self.way is None:
             return pair.theirs(x)
         w_in, w_rec, bias = pair.weights()
         neuron = {"dynamics": pair.row, **pair.coefficients()}
-        if self.way == "layer":
-            found = functional.layer(pair.inputs(x), w_in, w_rec, bias=bias, **neuron).spikes
-        else:
-            found = functional.alif(pair.current(x), w_rec, **neuron)[0]
-        assert found is not None
-        return found
+        if self.way == "alif":
+            return functional.alif(pair.current(x), w_rec, **neuron)[0]
+        packed = functional.layer(pair.inputs(x), w_in, w_rec, bias=bias, spikes="bits",
+                                  **neuron).packed
+        assert packed is not None
+        return packed
+
+    def spikes(self, x: Tensor) -> Tensor:
+        """The same as numbers."""
+        found = self.hidden(x)
+        return found.numbers() if isinstance(found, PackedSpikes) else found
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, CLASSES)"""
-        linear = functional.linear if self.way == "layer" else nn.functional.linear
-        return linear(self.spikes(x), self.readout.weight, self.readout.bias).mean(0)
+        spikes, readout = self.hidden(x), self.readout
+        linear: Callable[..., Tensor] = (
+            functional.linear if self.way == "layer" else nn.functional.linear)
+        return linear(spikes, readout.weight, readout.bias).mean(0)
 
 
 class Step(TorchContestant):

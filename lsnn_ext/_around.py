@@ -6,21 +6,24 @@ from torch import Tensor
 
 from . import _ops, reference
 from ._arguments import check_beside
+from ._bits import PackedSpikes
 from ._lengths import GivenLengths, Lengths, end_readout, lengths_of
 from ._route import linear_of
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(x: Tensor | PackedSpikes, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """F.linear of a whole sequence: in reused memory, and by events where x is mostly zero, as
     spikes are.
 
     Args:
-        x: (..., I).
+        x: (..., I), or spikes (T, B, I) as bits: those of layer(..., spikes="bits").packed, which
+            are never written as numbers on the CPU.
         weight: (N, I).
         bias: (N,) or None.
 
     Returns:
-        (..., N) of the dtype of x. Gradients of any order, as of F.linear.
+        (..., N) of the dtype of x. Gradients of any order, as of F.linear; those of spikes as bits
+        flow through their carrier.
 
     Raises:
         TypeError, ValueError: an argument of a wrong kind or device.
@@ -28,11 +31,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Equivalent to:
         >>> y = torch.nn.functional.linear(x, weight, bias)
     """
-    for name, value in (("x", x), ("weight", weight), ("bias", bias)):
+    if isinstance(x, PackedSpikes):
+        x.check("x")
+    like = x.carrier if isinstance(x, PackedSpikes) else x
+    for name, value in (("x", like), ("weight", weight), ("bias", bias)):
         if not isinstance(value, Tensor) and not (name == "bias" and value is None):
             raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
-        if value is not None and value.device != x.device:
-            raise ValueError(f"{name}: expected device {x.device} as x, got {value.device}")
+        if value is not None and value.device != like.device:
+            raise ValueError(f"{name}: expected device {like.device} as x, got {value.device}")
     return _ops.linear(x, weight, bias, linear_of(x, weight))
 
 

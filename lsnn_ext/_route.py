@@ -74,9 +74,12 @@ def projection_of(x: Tensor, w_in: Tensor) -> Literal["events", "product", "torc
     return "events" if _ops.mostly_zero(x) else "product"
 
 
-def linear_of(x: Tensor, weight: Tensor) -> Literal["events", "product", "torch"]:
+def linear_of(x: Tensor | PackedSpikes,
+              weight: Tensor) -> Literal["events", "product", "torch"]:
     """The same of functional.linear, which may be a readout: x is larger than the product then, and
     so is its gradient."""
+    if isinstance(x, PackedSpikes):
+        return "events" if _ops.cpu_operators_take(x.carrier, weight) else "torch"
     if not (_ops.reused(x, weight) or _ops.reused_gradient(x, weight)):
         return "torch"
     pays = weight.shape[0] >= _ops.SCARCE_OUTPUTS and _ops.mostly_zero(x)

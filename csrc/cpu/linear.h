@@ -21,6 +21,18 @@ template <class T> struct LinearScratch {
         gradient(m, l.I + 1, linear_rows * (l.I + 1)) {}
 };
 
+// The inputs of row r that are not zero, a bit each.
+template <class T> LSNN_INLINE const uint32_t* nonzero_of_row(const Linear& l, int64_t r,
+                                                              const LinearScratch<T>& s) {
+  if (l.bits) return l.bits + r * words(l.I);
+  nonzero((const T*)l.x + r * l.I, l.I, s.bits);
+  return s.bits;
+}
+// The inputs of row r as numbers, or null: they are 0 or 1.
+template <class T> LSNN_INLINE const T* numbers_of_row(const Linear& l, int64_t r) {
+  return l.bits ? nullptr : (const T*)l.x + r * l.I;
+}
+
 // Rows [r0, r1) of y. w: [I,NP] transposed and padded; bias: [NP].
 template <class T> LSNN_LOCAL void linear_forward_rows(const Linear& l, const T* w, const T* bias,
                                                        int64_t r0, int64_t r1, void* memory) {
@@ -30,15 +42,14 @@ template <class T> LSNN_LOCAL void linear_forward_rows(const Linear& l, const T*
   for (int64_t r = r0; r < r1;) {
     const int64_t end = r + linear_rows < r1 ? r + linear_rows : r1, start = r;
     for (; r < end; r++) {
-      const T* x = (const T*)l.x + r * I;
-      nonzero(x, I, s.bits);
-      const int64_t n = set_bits(s.bits, words(I), 0, 1, s.rows, 0);
+      const T* x = numbers_of_row<T>(l, r);
+      const int64_t n = set_bits(nonzero_of_row(l, r, s), words(I), 0, 1, s.rows, 0);
       for (int64_t e = 0; e < n; e++) {
-        s.values[e] = x[s.rows[e]];
+        if (x) s.values[e] = x[s.rows[e]];
         s.rows[e] *= (uint32_t)NP;
       }
       // the next row overwrites what lies beyond N
-      sum_events(w, s.rows, s.values, n, bias, N, s.out + (r - start) * N);
+      sum_events(w, s.rows, x ? s.values : nullptr, n, bias, N, s.out + (r - start) * N);
     }
     stream_copy((T*)l.y + start * N, s.out, (end - start) * N);
   }
@@ -58,11 +69,11 @@ template <class T> LSNN_LOCAL void small_gradient_rows(const Linear& l, int64_t 
   const int64_t I = l.I, NP = padded(l.N),
                 end = (l.N + Vec<T>::lanes - 1) / Vec<T>::lanes * Vec<T>::lanes;
   for (int64_t r = r0; r < r1; r++) {
-    const T* x = (const T*)l.x + r * I;
+    const T* x = numbers_of_row<T>(l, r);
     load_gradient(l, r, NP, s.out);
-    nonzero(x, I, s.bits);
-    const int64_t n = set_bits(s.bits, words(I), 0, 1, s.rows, 0);
-    for (int64_t e = 0; e < n; e++) add_row(gw + s.rows[e] * NP, x[s.rows[e]], s.out, 0, end);
+    const int64_t n = set_bits(nonzero_of_row(l, r, s), words(I), 0, 1, s.rows, 0);
+    for (int64_t e = 0; e < n; e++)
+      add_row(gw + s.rows[e] * NP, x ? x[s.rows[e]] : T(1), s.out, 0, end);
     if (l.gbias) add_row(gw + I * NP, T(1), s.out, 0, end);
   }
 }
@@ -79,11 +90,10 @@ template <class T> LSNN_LOCAL void linear_gradient_rows(const Linear& l, int64_t
     const int64_t end = start + linear_rows < r1 ? start + linear_rows : r1;
     s.gradient.clear();
     for (int64_t r = start; r < end; r++) {
-      const T* x = (const T*)l.x + r * I;
       T* row = s.out + (r - start) * NP;
       load_gradient(l, r, NP, row);
-      nonzero(x, I, s.bits);
-      s.gradient.add_bits(s.bits, words(I), 0, row - s.out, x);
+      s.gradient.add_bits(nonzero_of_row(l, r, s), words(I), 0, row - s.out,
+                          numbers_of_row<T>(l, r));
       if (l.gbias) s.gradient.add(I, row - s.out, T(1));
     }
     s.gradient.add_to(gw, NP, 0, NP, s.out);

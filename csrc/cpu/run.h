@@ -11,7 +11,8 @@ template <class T> void backward(const BackwardArgs& args, Parallel parallel);
 // y = x W^T + bias for rows that are mostly zero, as spikes are.
 struct Linear {
   int64_t R, I, N;
-  const void* x;     // [R,I]
+  const void* x;     // [R,I], not read where there are
+  const uint32_t* bits;  // [R,words(I)] of inputs that are 0 or 1, or null
   const void* w;     // [N,I], strides below; forward only
   int64_t w_stride_n, w_stride_i;
   const void* bias;  // [N] or null; forward only

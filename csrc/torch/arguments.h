@@ -249,6 +249,15 @@ inline void check_bits(const Tensor& bits, const char* name, int64_t T, int64_t 
               ", got others; pack what was sliced anew");
 }
 
+// Inputs (T,B,I) as bits, beside x that carries nothing but their dtype and device.
+inline void check_input_bits(const Tensor& bits, const char* name, const Tensor& x, int64_t T,
+                             int64_t B, int64_t I) {
+  LSNN_EXPECT(bits.scalar_type() == ScalarType::Int && bits.is_contiguous(), name,
+              ": expected a contiguous int32 tensor");
+  check_like_device(bits, name, x, "x");
+  check_bits(bits, name, T, B, I);
+}
+
 // The projection in front of the recurrence, x is [T,B,I] then: w_in, bias or none, and the inputs
 // as bits or none.
 struct ProjectionHolder {
@@ -282,10 +291,7 @@ inline ProjectionHolder make_projection(const Tensor& x, const Maybes& given, co
     in.bias = data(h.bias);
   }
   if (h.bits) {
-    LSNN_EXPECT(h.bits->scalar_type() == ScalarType::Int && h.bits->is_contiguous(),
-                "x_bits: expected a contiguous int32 tensor");
-    check_like_device(*h.bits, "x_bits", x, "x");
-    check_bits(*h.bits, "x_bits", l.T, l.B, in.I);
+    check_input_bits(*h.bits, "x_bits", x, l.T, l.B, in.I);
     in.bits = (const uint32_t*)data(*h.bits);
   }
   in.w = data(w_in);

@@ -22,27 +22,46 @@ Tensor buffer(Tensor like, int64_t rows, int64_t columns) {
   return empty(like, {rows, columns}, like.scalar_type());
 }
 
+// The inputs of a linear map, x (R,I): numbers, or bits (1,R,words(I)) beside which x is nothing
+// but a carrier of its shape.
+class Inputs {
+ public:
+  Inputs(const Tensor& x, const std::optional<Tensor>& bits, cpu::Linear& l) {
+    check_real(x, "x");
+    LSNN_EXPECT(x.dim() == 2, "x must have shape (rows, inputs), got ", shape_text(x));
+    l.R = x.size(0);
+    l.I = x.size(1);
+    if (bits) {
+      check_input_bits(*bits, "bits", x, 1, l.R, l.I);
+      l.bits = (const uint32_t*)data(*bits);
+      return;
+    }
+    numbers_ = dense(x);
+    l.x = data(*numbers_);
+  }
+
+ private:
+  std::optional<Tensor> numbers_;
+};
+
 // x (R,I), weight (N,I), bias (N) or none -> x weight^T + bias (R,N); cheap where most of x is
 // zero.
-Tensor linear_events(Tensor x, Tensor weight, std::optional<Tensor> bias) {
-  check_real(x, "x");
+Tensor linear_events(Tensor x, Tensor weight, std::optional<Tensor> bias,
+                     std::optional<Tensor> bits) {
+  cpu::Linear l{};
+  const Inputs inputs(x, bits, l);
   check_like(weight, "weight", x, "x");
-  LSNN_EXPECT(x.dim() == 2, "x must have shape (rows, inputs), got ", shape_text(x));
   LSNN_EXPECT(weight.dim() == 2 && weight.size(1) == x.size(1), "weight must have shape (outputs, ",
               x.size(1), "), got ", shape_text(weight));
-  const int64_t R = x.size(0), I = x.size(1), N = weight.size(0);
-  check_numbers(I, N);
+  const int64_t N = weight.size(0);
+  check_numbers(l.I, N);
   if (bias) {
     check_like(*bias, "bias", x, "x");
     check_shape(*bias, "bias", {N});
   }
-  const Tensor from = dense(x), y = empty(x, {R, N}, x.scalar_type());
+  const Tensor y = empty(x, {l.R, N}, x.scalar_type());
   const std::optional<Tensor> b = bias ? std::optional<Tensor>(dense(*bias)) : std::nullopt;
-  cpu::Linear l{};
-  l.R = R;
-  l.I = I;
   l.N = N;
-  l.x = data(from);
   l.bias = data(b);
   l.y = y.mutable_data_ptr();
   l.w = data(weight);
@@ -54,23 +73,19 @@ Tensor linear_events(Tensor x, Tensor weight, std::optional<Tensor> bias) {
 }
 
 // g (R,N) = dL/dy, x (R,I) -> dL/dweight (N,I), dL/dbias (N). g of fewer rows repeats.
-std::tuple<Tensor, Tensor> linear_events_backward(Tensor g, Tensor x) {
-  check_real(x, "x");
+std::tuple<Tensor, Tensor> linear_events_backward(Tensor g, Tensor x, std::optional<Tensor> bits) {
+  cpu::Linear l{};
+  const Inputs inputs(x, bits, l);
   check_like(g, "gradient", x, "x");
-  LSNN_EXPECT(x.dim() == 2, "x must have shape (rows, inputs), got ", shape_text(x));
   LSNN_EXPECT(
       g.dim() == 2 && (g.size(0) == x.size(0) || (g.size(0) > 0 && x.size(0) % g.size(0) == 0)),
       "gradient must have shape (", x.size(0), ", outputs) or fewer rows that repeat, got ",
       shape_text(g));
-  const int64_t R = x.size(0), I = x.size(1), N = g.size(1);
-  check_numbers(I, N);
-  const Tensor from = dense(x), g_dense = dense(g), gw = empty(x, {N, I}, x.scalar_type()),
+  const int64_t N = g.size(1);
+  check_numbers(l.I, N);
+  const Tensor g_dense = dense(g), gw = empty(x, {N, l.I}, x.scalar_type()),
                gbias = empty(x, {N}, x.scalar_type());
-  cpu::Linear l{};
-  l.R = R;
-  l.I = I;
   l.N = N;
-  l.x = data(from);
   l.g = data(g_dense);
   l.g_rows = g.size(0);
   l.gw = gw.mutable_data_ptr();
@@ -84,8 +99,9 @@ std::tuple<Tensor, Tensor> linear_events_backward(Tensor g, Tensor x) {
 
 STABLE_TORCH_LIBRARY_FRAGMENT(lsnn, m) {
   m.def("buffer(Tensor like, int rows, int columns) -> Tensor");
-  m.def("linear_events(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
-  m.def("linear_events_backward(Tensor g, Tensor x) -> (Tensor weight, Tensor bias)");
+  m.def("linear_events(Tensor x, Tensor weight, Tensor? bias, Tensor? bits=None) -> Tensor");
+  m.def("linear_events_backward(Tensor g, Tensor x, Tensor? bits=None) -> "
+        "(Tensor weight, Tensor bias)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lsnn, CPU, m) {

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._bits import PackedSpikes
+
 # Measured, on spikes at 3 %: with fewer outputs torch's product is as fast as adding rows for what
 # is not zero.
 SCARCE_OUTPUTS = 8
@@ -22,13 +24,14 @@ def _buffer(like: Tensor, rows: int, columns: int, least: int) -> Tensor | None:
 
 class _Linear(torch.autograd.Function):
     """x (..., I), weight (N,I), bias (N) or None -> x weight^T + bias in reused memory; events:
-    most of x is zero."""
+    most of x is zero; bits: x is the carrier of spikes (T, B, ceil(I / 32)), or None."""
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, events: bool) -> Tensor:
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, events: bool,
+                bits: Tensor | None) -> Tensor:
         rows, shape = x.reshape(-1, x.shape[-1]), (*x.shape[:-1], weight.shape[0])
         if events:
-            return torch.ops.lsnn.linear_events(rows, weight, bias).view(shape)
+            return torch.ops.lsnn.linear_events(rows, weight, bias, _in_rows(bits)).view(shape)
         out = _buffer(x, rows.shape[0], weight.shape[0], _MANY)
         if bias is None:
             return torch.mm(rows, weight.t(), out=out).view(shape)
@@ -36,19 +39,20 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, weight, _, ctx.events = inputs
-        ctx.save_for_backward(x, weight)
+        x, weight, _, ctx.events, bits = inputs
+        ctx.save_for_backward(x, weight, bits)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        want_x, want_weight, want_bias, _ = ctx.needs_input_grad
+        x, weight, bits = ctx.saved_tensors
+        want_x, want_weight, want_bias, *_ = ctx.needs_input_grad
         # the backward pass is recorded, for second derivatives: by torch's own products
         if torch.is_grad_enabled():
+            x = x if bits is None else PackedSpikes(bits, x).numbers()
             g, x_rows = g.reshape(-1, g.shape[-1]), x.reshape(-1, x.shape[-1])
             g_x = (g @ weight).view(x.shape) if want_x else None
             return g_x, g.t() @ x_rows if want_weight else None, g.sum(
-                0) if want_bias else None, None
+                0) if want_bias else None, None, None
         steps = x.shape[0] if _repeats(g) else 1
         each = g[:1] if steps > 1 else g
         g_x = _input_gradient(each, weight).expand(x.shape) if want_x else None
@@ -56,13 +60,18 @@ class _Linear(torch.autograd.Function):
         g_weight = g_bias = None
         if want_weight and ctx.events:
             g_weight, g_bias = torch.ops.lsnn.linear_events_backward(
-                rows, x.reshape(-1, x.shape[-1]))
+                rows, x.reshape(-1, x.shape[-1]), _in_rows(bits))
         elif want_weight:
             x = x.sum(0) if steps > 1 else x
             g_weight = torch.mm(rows.t(), x.reshape(-1, x.shape[-1]))
         if want_bias and g_bias is None:
             g_bias = rows.sum(0) * steps
-        return g_x, g_weight, g_bias if want_bias else None, None
+        return g_x, g_weight, g_bias if want_bias else None, None, None
+
+
+def _in_rows(bits: Tensor | None) -> Tensor | None:
+    """Bits (T, B, W) as the operators take them."""
+    return None if bits is None else bits.reshape(1, -1, bits.shape[-1])
 
 
 def _repeats(g: Tensor) -> bool:
@@ -91,9 +100,12 @@ def mostly_zero(x: Tensor) -> bool:
         return bool(torch.count_nonzero(sample) < 0.2 * sample.numel())
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, projection: str) -> Tensor:
+def linear(x: Tensor | PackedSpikes, weight: Tensor, bias: Tensor | None,
+           projection: str) -> Tensor:
     """F.linear of a whole sequence (..., I); projection: torch, or in reused memory: events,
-    product."""
+    product. Spikes as bits are events or, for torch, made numbers."""
     if projection == "torch":
-        return torch.nn.functional.linear(x, weight, bias)
-    return _Linear.apply(x, weight, bias, projection == "events")
+        numbers = x.numbers() if isinstance(x, PackedSpikes) else x
+        return torch.nn.functional.linear(numbers, weight, bias)
+    x, bits = (x.carrier, x.bits) if isinstance(x, PackedSpikes) else (x, None)
+    return _Linear.apply(x, weight, bias, projection == "events", bits)

@@ -2,6 +2,7 @@
 from torch import Tensor, nn
 
 from .. import functional
+from ..functional import PackedSpikes
 
 
 class Linear(nn.Linear):
@@ -17,7 +18,7 @@ class Linear(nn.Linear):
     rounding.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        """x (..., in_features) -> (..., out_features), with gradients of any order. Raises as
-        functional.linear."""
+    def forward(self, input: Tensor | PackedSpikes) -> Tensor:
+        """x (..., in_features), or spikes as bits, -> (..., out_features), with gradients of any
+        order. Raises as functional.linear."""
         return functional.linear(input, self.weight, self.bias)
