@@ -135,6 +135,7 @@ template <class T> struct BackwardTile : Tile {
     const T* gz = f.gz ? (const T*)f.gz + t * f.gz_stride_t + b0 * f.gz_stride_b : nullptr;
     const bool ends = t == longest - 1 || items_alive(t + 1) < alive;
     const RowsOf<T> y = past.y_rows(t);
+    const bool from_y = !past.replays && t > past.S0;
     past.steps.neurons.adjoint(spec, {.coefficients = p.coefficients,
                                       .items = alive,
                                       .n0 = n0,
@@ -145,7 +146,11 @@ template <class T> struct BackwardTile : Tile {
                                       .y_stride = y.stride,
                                       .before = past.spikes(t - 1),
                                       .after = past.spikes(t),
-                                      .read = past.states(t - t0, 0),
+                                      .read = past.replays ? past.states(t - t0, 0)
+                                                           : past.chunk_states(past.S0, 0),
+                                      .y_before = from_y ? past.y_rows(t - 1).first : nullptr,
+                                      .y_ahead = past.y_rows(from_y && t > past.S0 + 1 ? t - 2 : t).first,
+                                      .before_that = past.spikes(from_y ? t - 2 : t - 1),
                                       .dv = s.dv,
                                       .da = s.da,
                                       .di = s.di,

@@ -191,7 +191,10 @@ template <class T> struct AdjointRows {
   const T* y;  // [N]
   int64_t y_stride;
   SpikesOfItems<T> before, after;  // z' and z
-  CarriedRows<T> read;  // [NP]
+  CarriedRows<T> read;  // [NP], or where v_suffices():
+  const T* y_before;  // [N] y of the step before, as y, or null
+  const T* y_ahead;  // [N] y of the step before that, to be fetched
+  SpikesOfItems<T> before_that;  // what that one has read
   T *dv, *da, *di;  // [NP] read and written
   T* dz;  // [NP] the same
   bool read_di, write_di;
@@ -227,7 +230,15 @@ LSNN_LOCAL void adjoint_rows(const GeneralSpec& general, const AdjointRows<T>& g
     for (int64_t b = 0; b < rows.items; b++) {
       const int64_t at = b * NP + n, at_z = b * rows.dz_stride + n, at_N = b * N + n;
       const Spikes<T> z1 = rows.before.of(b), z = rows.after.of(b);
-      const Carry<V> carry = load_carry(rows.read, has_i, spec.refractory, z1, at, n);
+      Carry<V> carry;
+      if (rows.y_before) {
+        prefetch(rows.y_ahead + b * rows.y_stride + n);
+        carry = {V(0), V(0), V(0), V(0), rows.before_that.of(b)(n)};
+        replay(spec, k, load_n(rows.y_before + b * rows.y_stride + n, left), z1(n),
+               get_bits<T>(z1.bits, n), carry);
+      } else {
+        carry = load_carry(rows.read, has_i, spec.refractory, z1, at, n);
+      }
       Adjoint<V> d = {load(rows.dv + at), load(rows.da + at),
                       rows.read_di ? load(rows.di + at) : V(0), load(rows.dz + at_z)};
       V Ab = V(0);

@@ -49,6 +49,7 @@ template <class T> struct Replay : Tile {
   const int64_t W, state_size;  // state_size: numbers of one variable of the tile
   const bool carry_i;
   const bool choose;  // whether there can be neurons that are not active
+  const bool replays;  // whether steps read more than follows from y of the step before
   int64_t S0;  // first step of the segment at hand
   Steps<T> steps;
 
@@ -64,6 +65,7 @@ template <class T> struct Replay : Tile {
         state_size(full_items * NP),
         carry_i(packed.spec.want >> SIGMA & 1),
         choose(can_be_inactive(packed.spec)),
+        replays(!v_suffices(packed.spec) || args.saved.y_is_bf16),
         S0(0),
         steps(l, p, scratch.steps, tile, member, f.x, f.x_stride_t, f.x_stride_b, f.projection,
               f.first.z) {}
@@ -127,6 +129,7 @@ template <class T> struct Replay : Tile {
       recompute(S1);
       steps.meter.lap(Count::ns_recompute);
     }
+    if (!replays) return;
     for (int64_t t0 = S0; t0 + chunk < S1; t0 += chunk)
       for (int64_t b = 0, alive = items_alive(t0 + chunk); b < alive; b++)
         steps.neurons.replay_steps(spec, {.coefficients = p.coefficients,
@@ -172,6 +175,7 @@ template <class T> struct Replay : Tile {
   // Replays the chunk [t0, t1) of the segment: keeps what each step read, and marks the active
   // neurons of each. How many they are in all is known after the barrier, by count_active().
   void chunk_of(int64_t t0, int64_t t1) const {
+    if (!replays) return;
     for (int64_t step = 0; step < chunk; step++)
       memset(s.active + (step * NP + n0) / 16 * max_items, 0,
              (n_end - n0) / 16 * max_items * sizeof(uint16_t));

@@ -77,7 +77,8 @@ template <class T> GeneralSpec general_spec(const Layer& l, const void* first_r,
           any<T>(k + ETA * l.N, l.N),
           l.n_ref > 0 || any<T>(first_r, l.B * l.N),
           is_cut(l),
-          want};
+          want,
+          any<T>(k + BETA * l.N, l.N)};
 }
 
 const char* instruction_set() { return chosen().name; }
