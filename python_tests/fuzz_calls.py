@@ -268,7 +268,12 @@ def linear_events(d: Draw) -> Call:
     bias = d.real(-1, 1, N, dtype=dtype) if d.chance(0.5) else None
     x = d.spikes(0.1, R, I, dtype=dtype)
     return _raw(d, "linear_events", {"x": x, "weight": d.real(-1, 1, N, I, dtype=dtype),
-                                     "bias": bias})
+                                     "bias": bias, "bits": bits_of_rows(d, R, I)})
+
+
+def bits_of_rows(d: Draw, R: int, I: int) -> Tensor | None:
+    """Of a linear map, which has them or not."""
+    return packed_bits(d, 1, R, I, d.chance(0.2)) if d.chance(0.4) else None
 
 
 def leaky_readout_forward(d: Draw) -> Call:
@@ -288,7 +293,8 @@ def leaky_readout_backward(d: Draw) -> Call:
 
 def linear_events_backward(d: Draw) -> Call:
     R, N, I, dtype = rows(d)
-    args = {"g": d.real(-1, 1, R, N, dtype=dtype), "x": d.spikes(0.1, R, I, dtype=dtype)}
+    args = {"g": d.real(-1, 1, R, N, dtype=dtype), "x": d.spikes(0.1, R, I, dtype=dtype),
+            "bits": bits_of_rows(d, R, I)}
     return _raw(d, "linear_events_backward", args)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from compare import assert_same
-from lsnn_ext import functional
+from lsnn_ext import _ops, functional
 
 # Above 2^18 results, or numbers of x, the ways part; above 2^20 of x also the way back to it, and
 # more than 16 outputs take another one than fewer do.
@@ -103,6 +103,48 @@ def test_gradients_that_repeat_over_time(outputs: int, reduce: object, rate: flo
     for name, a, b in zip(("x", "weight", "bias"), *found, strict=True):
         assert_same(name, a, b, tolerance=1e-12)
     assert (strides[0] == 0) == (reduce in (REDUCED["mean"], REDUCED["sum"]))
+
+
+@pytest.mark.parametrize("reduce", [REDUCED["mean"], REDUCED["first-two-alike"]],
+                         ids=["mean", "each-step"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("size", [(300, 40, 100, 12), (300, 40, 33, 70), (2, 3, 64, 5)], ids=str)
+def test_spikes_as_bits(size: tuple[int, ...], dtype: torch.dtype, reduce: object) -> None:
+    """Results and gradients are those of the same spikes as numbers, of the second order too."""
+    T, B, inputs, outputs = size
+    random = torch.Generator().manual_seed(6)
+    spikes = (torch.rand(T, B, inputs, generator=random) < 0.03).to(dtype)
+    leaves = [torch.randn(*shape, generator=random).to(dtype)
+              for shape in ((outputs, inputs), (outputs,))]
+    found = []
+    for packs in (True, False):
+        copies = [leaf.clone().requires_grad_() for leaf in (spikes, *leaves)]
+        x = functional.pack_spikes(copies[0]) if packs else copies[0]
+        y = functional.linear(x, *copies[1:])
+        assert y.dtype == dtype
+        gradients = torch.autograd.grad(reduce(y).square().sum(), copies, create_graph=True)
+        second = torch.autograd.grad(sum(g.sum() for g in gradients), copies[1])
+        found.append([y, *gradients, *second])
+    tolerance = {torch.float32: 1e-5, torch.float64: 1e-13, torch.bfloat16: 2e-2}[dtype]
+    for name, a, b in zip(("y", "x", "weight", "bias", "second"), *found, strict=True):
+        assert_same(name, a, b, tolerance=tolerance)
+
+
+def test_bits_are_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By events the spikes are never numbers, whatever the size; under torch.compile they are."""
+    if not _ops.available:
+        pytest.skip("the compiled part of lsnn_ext is not built")
+    made: list[object] = []
+    through = functional.PackedSpikes.numbers
+    monkeypatch.setattr(functional.PackedSpikes, "numbers",
+                        lambda packed: made.append(0) or through(packed))
+    packed = functional.pack_spikes(torch.ones(2, 3, 40).requires_grad_())
+    weight = torch.randn(5, 40, requires_grad=True)
+    functional.linear(packed, weight).square().sum().backward()
+    assert not made
+    wrong = packed._replace(bits=packed.bits[:1])
+    with pytest.raises(ValueError, match=r"x\.bits: expected int32 of shape"):
+        functional.linear(wrong, weight)
 
 
 @pytest.mark.parametrize("penalty_first", [True, False])

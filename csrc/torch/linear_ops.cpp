@@ -22,34 +22,33 @@ Tensor buffer(Tensor like, int64_t rows, int64_t columns) {
   return empty(like, {rows, columns}, like.scalar_type());
 }
 
-// The inputs of a linear map, x (R,I): numbers, or bits (1,R,words(I)) beside which x is nothing
-// but a carrier of its shape.
-class Inputs {
- public:
-  Inputs(const Tensor& x, const std::optional<Tensor>& bits, cpu::Linear& l) {
-    check_real(x, "x");
-    LSNN_EXPECT(x.dim() == 2, "x must have shape (rows, inputs), got ", shape_text(x));
-    l.R = x.size(0);
-    l.I = x.size(1);
-    if (bits) {
-      check_input_bits(*bits, "bits", x, 1, l.R, l.I);
-      l.bits = (const uint32_t*)data(*bits);
-      return;
-    }
-    numbers_ = dense(x);
-    l.x = data(*numbers_);
-  }
+void set_sizes(const Tensor& x, cpu::Linear& l) {
+  check_real(x, "x");
+  LSNN_EXPECT(x.dim() == 2, "x must have shape (rows, inputs), got ", shape_text(x));
+  l.R = x.size(0);
+  l.I = x.size(1);
+}
 
- private:
-  std::optional<Tensor> numbers_;
-};
+// The inputs of a linear map, x (R,I): numbers, or bits (1,R,words(I)) beside which x is nothing
+// but a carrier of its shape. Returns what has to live as long as l.
+std::optional<Tensor> set_inputs(const Tensor& x, const std::optional<Tensor>& bits,
+                                 cpu::Linear& l) {
+  if (bits) {
+    check_input_bits(*bits, "bits", x, 1, l.R, l.I);
+    l.bits = (const uint32_t*)data(*bits);
+    return std::nullopt;
+  }
+  const Tensor numbers = dense(x);
+  l.x = data(numbers);
+  return numbers;
+}
 
 // x (R,I), weight (N,I), bias (N) or none -> x weight^T + bias (R,N); cheap where most of x is
 // zero.
 Tensor linear_events(Tensor x, Tensor weight, std::optional<Tensor> bias,
                      std::optional<Tensor> bits) {
   cpu::Linear l{};
-  const Inputs inputs(x, bits, l);
+  set_sizes(x, l);
   check_like(weight, "weight", x, "x");
   LSNN_EXPECT(weight.dim() == 2 && weight.size(1) == x.size(1), "weight must have shape (outputs, ",
               x.size(1), "), got ", shape_text(weight));
@@ -59,6 +58,7 @@ Tensor linear_events(Tensor x, Tensor weight, std::optional<Tensor> bias,
     check_like(*bias, "bias", x, "x");
     check_shape(*bias, "bias", {N});
   }
+  const std::optional<Tensor> inputs = set_inputs(x, bits, l);
   const Tensor y = empty(x, {l.R, N}, x.scalar_type());
   const std::optional<Tensor> b = bias ? std::optional<Tensor>(dense(*bias)) : std::nullopt;
   l.N = N;
@@ -75,7 +75,7 @@ Tensor linear_events(Tensor x, Tensor weight, std::optional<Tensor> bias,
 // g (R,N) = dL/dy, x (R,I) -> dL/dweight (N,I), dL/dbias (N). g of fewer rows repeats.
 std::tuple<Tensor, Tensor> linear_events_backward(Tensor g, Tensor x, std::optional<Tensor> bits) {
   cpu::Linear l{};
-  const Inputs inputs(x, bits, l);
+  set_sizes(x, l);
   check_like(g, "gradient", x, "x");
   LSNN_EXPECT(
       g.dim() == 2 && (g.size(0) == x.size(0) || (g.size(0) > 0 && x.size(0) % g.size(0) == 0)),
@@ -83,6 +83,7 @@ std::tuple<Tensor, Tensor> linear_events_backward(Tensor g, Tensor x, std::optio
       shape_text(g));
   const int64_t N = g.size(1);
   check_numbers(l.I, N);
+  const std::optional<Tensor> inputs = set_inputs(x, bits, l);
   const Tensor g_dense = dense(g), gw = empty(x, {N, l.I}, x.scalar_type()),
                gbias = empty(x, {N}, x.scalar_type());
   l.N = N;
@@ -100,8 +101,9 @@ std::tuple<Tensor, Tensor> linear_events_backward(Tensor g, Tensor x, std::optio
 STABLE_TORCH_LIBRARY_FRAGMENT(lsnn, m) {
   m.def("buffer(Tensor like, int rows, int columns) -> Tensor");
   m.def("linear_events(Tensor x, Tensor weight, Tensor? bias, Tensor? bits=None) -> Tensor");
-  m.def("linear_events_backward(Tensor g, Tensor x, Tensor? bits=None) -> "
-        "(Tensor weight, Tensor bias)");
+  m.def(
+      "linear_events_backward(Tensor g, Tensor x, Tensor? bits=None) -> "
+      "(Tensor weight, Tensor bias)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lsnn, CPU, m) {
