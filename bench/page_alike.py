@@ -8,6 +8,7 @@ from bench.measure import PASSES, Skip
 from bench.pairs import PAIRS
 from bench.peers import INDEXED
 
+BESIDE = [way for way in WAYS if way != "layer"]
 Table = Callable[[Sequence[str], Iterable[Sequence[str]]], str]
 
 
@@ -17,9 +18,9 @@ def section(lines: Sequence[Alike], skipped: Sequence[Skip], table: Table,
     parts = ["## Like for like: the same equations on both sides",
              inspect.cleandoc(like_for_like.__doc__ or ""), f"""\
 Times are medians in ms, in brackets minima; float32. "Times faster" is theirs by ours, of the
-medians. Ours is written in two ways: "layer", the one that is recommended, by {WAYS['layer']}; and
-"alif", by {WAYS['alif']}, as one begins; in the first table it stands in brackets. "Differ" counts
-the spikes that are not the same.""", overview(lines, table)]
+medians. Ours is written in three ways: "layer", the one that is recommended, by {WAYS['layer']};
+"alif", by {WAYS['alif']}; and "Linears", by {WAYS['Linears']}, as one begins; in the first table
+these two stand in brackets. "Differ" counts the spikes that are not the same.""", overview(lines, table)]
     for name in dict.fromkeys(line.yardstick for line in lines):
         here = [line for line in lines if line.yardstick == name]
         first = here[0]
@@ -32,13 +33,14 @@ the spikes that are not the same.""", overview(lines, table)]
                 cells += [_times(one.theirs_median_ms, one.theirs_min_ms, number),
                           _times(one.median_ms, one.min_ms, number),
                           f"**{number(one.times_faster)}**",
-                          number(found["alif", timed].times_faster)]
+                          *(number(found[way, timed].times_faster) for way in BESIDE)]
             last = found["layer", PASSES[1]]
             cells += [f"{last.rate_measured:.1f}", f"{last.differing:,} of {last.entries:,}",
                       f"{last.gradient_difference:.0e}", str(last.repeats)]
             rows.append(cells)
         head = ["", *(text for timed in ("forward", "step") for text in
-                      (f"{timed}: theirs", "layer", "times faster", "alif: times faster")),
+                      (f"{timed}: theirs", "layer", "times faster",
+                       *(f"{way}: times faster" for way in BESIDE))),
                 "spikes %", "differ", "gradients differ", "rounds"]
         parts += [f"### {first.yardstick}: {first.T} steps, batch {first.B}, {first.I} inputs, "
                   f"{first.N} neurons; {first.input_rate:g} % of the inputs are spikes",
@@ -74,11 +76,12 @@ def _ratios(lines: Sequence[Alike], way: str) -> tuple[list[str], dict[str, list
 def overview(lines: Sequence[Alike], table: Table) -> str:
     """A table of how many times faster a step of training is, by pair and yardstick."""
     shapes, layer = _ratios(lines, "layer")
-    _, alif = _ratios(lines, "alif")
+    beside = [_ratios(lines, way)[1] for way in BESIDE]
     row = {line.pair: line.row for line in lines}
     return table(["times faster, forward + backward", *shapes],
-                 [[f"{pair} (`{row[pair]}`)", *(f"**{a}** ({b})" for a, b in
-                                                zip(layer[pair], alif[pair], strict=True))]
+                 [[f"{pair} (`{row[pair]}`)",
+                   *(f"**{first}** ({', '.join(others)})" for first, *others in
+                     zip(layer[pair], *(ratios[pair] for ratios in beside), strict=True))]
                   for pair in layer])
 
 
