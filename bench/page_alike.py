@@ -20,7 +20,8 @@ def section(lines: Sequence[Alike], skipped: Sequence[Skip], table: Table,
 Times are medians in ms, in brackets minima; float32. "Times faster" is theirs by ours, of the
 medians. Ours is written in three ways: "layer", the one that is recommended, by {WAYS['layer']};
 "alif", by {WAYS['alif']}; and "Linears", by {WAYS['Linears']}, as one begins; in the first table
-these two stand in brackets. "Differ" counts the spikes that are not the same.""", overview(lines, table)]
+these two stand in brackets. "Differ" counts the spikes that are not the same.""",
+             overview(lines, table)]
     for name in dict.fromkeys(line.yardstick for line in lines):
         here = [line for line in lines if line.yardstick == name]
         first = here[0]
