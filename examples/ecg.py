@@ -28,11 +28,12 @@ from scipy import io
 from torch import Tensor, nn
 
 import pair
+import processes
 import training
 from ecg_plots import picture
 from lsnn_ext import LSNN
-from pair import Pair, mean_rate, run_task
-from training import Values, count
+from pair import Pair, run_task
+from training import Values, count, mean_rate
 
 FILES = "QTDB_train.mat", "QTDB_test.mat"
 INPUTS, PHASES = 4, 6
@@ -157,6 +158,7 @@ class Run(Pair):
         super().__init__(options, network)
         self.data = data
         self.batches = -(-len(data.train) // options.batch)
+        processes.share(len(data.train) - (self.batches - 1) * options.batch)  # the last is no less
         if not options.iterations and not options.minutes:
             options.iterations = options.epochs * self.batches
 
@@ -180,12 +182,13 @@ class Run(Pair):
             if epoch % options.every == 0:
                 self.look(epoch)
         items = self.carried["order"][position * options.batch:][:options.batch]
-        batch = self.data.train.take(items)
+        batch = self.data.train.take(items[processes.share(len(items))])
 
         def losses(name: str) -> tuple[Tensor, Tensor, Values]:
             y, _, z = self.nets[name](batch.x, return_spikes=True)
             rate = mean_rate(z)
-            return (nn.functional.cross_entropy(GAIN * y.flatten(0, 1), batch.phase.flatten()),
+            loss = nn.functional.cross_entropy(GAIN * y.flatten(0, 1), batch.phase.flatten())
+            return (processes.mean(loss, len(batch)),
                     options.reg * (rate - TARGET_RATE).square().sum(),
                     {"rate": rate.mean().item(), "valid": self.carried["valid"][name]})
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+import processes
 import training
 from lsnn_ext import LSNN, LSNNState
 from plots import write_curve
@@ -71,13 +72,15 @@ class Pair(training.Run):
 
     def learn(self, rate: float, losses: Callable[[str], tuple[Tensor, Tensor, Values]]) -> Values:
         """A step of each optimizer: losses gives loss, penalty and further values of the network
-        of that name; those of the LIF network get a prefix."""
+        of that name, all of them means over all processes; values of the LIF network get a
+        prefix."""
         found: Values = {}
         for name, optimizer in self.optimizers.items():
             training.set_rate(optimizer, rate)
             optimizer.zero_grad()
             loss, penalty, values = losses(name)
             (loss + penalty).backward()
+            processes.add_gradients(self.nets[name].parameters())
             norm = training.clipped(self.nets[name].parameters(), self.options.clip)
             optimizer.step()
             values = {"loss": loss.item(), **values, "norm": norm.item()}
@@ -105,8 +108,3 @@ def run_task(options: argparse.Namespace, make: Callable[[argparse.Namespace], T
     print(f"{len(run.history)} iterations in {run.seconds:.0f} s (seed {run.options.seed})")
     for path in (curve, results, picture, run.path):
         print(f"  {path}")
-
-
-def mean_rate(spikes: Tensor) -> Tensor:
-    """(N,) spikes per step; written as a sum, so that its gradient is a view."""
-    return spikes.sum((0, 1)) / spikes[..., 0].numel()
