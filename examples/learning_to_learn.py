@@ -112,6 +112,7 @@ class Run(Pair):
     """Both networks on these tasks."""
 
     means = "loss", "rate"
+    is_shared = True
 
     def __init__(self, options: argparse.Namespace) -> None:
         super().__init__(options, network)

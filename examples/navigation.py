@@ -158,6 +158,7 @@ class Run(Pair):
     """Both networks in arenas with the same goals."""
 
     means = "goals", "rate"
+    is_shared = True
 
     def __init__(self, options: argparse.Namespace) -> None:
         super().__init__(options, network)

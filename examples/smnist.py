@@ -116,6 +116,7 @@ class Run(training.Run):
     """Network, optimizer and progress: what a checkpoint holds."""
 
     means = "loss", "accuracy", "rate"
+    is_shared = True
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.model = build(options)

@@ -116,6 +116,7 @@ class Run(Pair):
     """Both networks on this task."""
 
     means = "error", "rate"
+    is_shared = True
 
     def __init__(self, options: argparse.Namespace) -> None:
         super().__init__(options, network)

@@ -83,9 +83,14 @@ class Run:
     """
 
     means: tuple[str, ...] = ("loss",)  # the values that the progress bar shows, smoothed
+    is_shared = False  # whether an iteration takes only this process's share of the batch
 
     def __init__(self, options: argparse.Namespace, parts: dict[str, Any]) -> None:
         self.options, self.parts = options, parts
+        if processes.count() > 1 and not self.is_shared:
+            raise SystemExit("torchrun: expected a task that shares out its batches, got one that "
+                             "runs in one process")
+        processes.share(options.batch)  # refused before anything is written over
         self.random = torch.Generator().manual_seed(options.seed)
         self.history: list[Values] = []
         self.seconds = 0.0
@@ -145,9 +150,10 @@ def learning_rate(done: float, highest: float) -> float:
                          + 0.1) * (0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(done, 1.0))))
 
 
-def adam(net: LSNN, options: argparse.Namespace) -> torch.optim.Optimizer:
-    """Adam, or DEEP R around it, which draws the network's weights anew."""
-    if not options.deepr:
+def adam(net: nn.Module, options: argparse.Namespace) -> torch.optim.Optimizer:
+    """Adam, or for an LSNN with --deepr DEEP R around it, which draws the network's weights
+    anew."""
+    if not options.deepr or not isinstance(net, LSNN):
         return torch.optim.Adam(net.parameters(), lr=options.lr)
     generator = torch.Generator().manual_seed(options.seed)
     signs = init.dale(net, options.deepr, generator=generator)
