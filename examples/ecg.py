@@ -28,11 +28,13 @@ from scipy import io
 from torch import Tensor, nn
 
 import pair
+import processes
 import training
 from ecg_plots import picture
+from epochs import Epochs, epoch_options
 from lsnn_ext import LSNN
-from pair import Pair, mean_rate, run_task
-from training import Values, count
+from pair import run_task
+from training import Values, count, mean_rate
 
 FILES = "QTDB_train.mat", "QTDB_test.mat"
 INPUTS, PHASES = 4, 6
@@ -53,10 +55,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     task = parser.add_argument_group("task and network")
     task.add_argument("--data", type=Path, default=os.environ.get("LSNN_DATA"),
                       help="folder of the two files; LSNN_DATA if left out")
-    task.add_argument("--epochs", type=count, help="the length, where neither --minutes nor "
-                                                   "--iterations is given")
-    task.add_argument("--every", type=count, default=5,
-                      help="epochs from one look at the recordings kept back to the next")
+    epoch_options(task)
     task.add_argument("--neurons", type=count, default=36)
     task.add_argument("--dynamics", choices=("lsnn", "srnn"), default="lsnn",
                       help="the neuron: with a surrogate as wide as its threshold, or that of Yin "
@@ -147,45 +146,29 @@ def right(net: nn.Module, recordings: Recordings) -> Tensor:
 
 
 # -------------------------------------------------------------------------------------------- a run
-class Run(Pair):
-    """Both networks on these recordings. carried holds the order of the epoch, and of each network
-    the weights that did best on what is kept back."""
+class Run(Epochs):
+    """Both networks on these recordings."""
 
     means = "loss", "rate", "valid"
 
     def __init__(self, options: argparse.Namespace, data: Data) -> None:
-        super().__init__(options, network)
+        super().__init__(options, network, len(data.train))
         self.data = data
-        self.batches = -(-len(data.train) // options.batch)
-        if not options.iterations and not options.minutes:
-            options.iterations = options.epochs * self.batches
 
-    def look(self, epoch: int) -> None:
-        """The share of the steps kept back that each network names; keeps the best weights."""
-        best = self.carried.setdefault("best", {})
-        now = self.carried.setdefault("valid", {})
-        for name, net in self.nets.items():
-            now[name] = right(net, self.data.valid).float().mean().item()
-            if name not in best or now[name] > best[name]["valid"]:
-                weights = {key: value.clone() for key, value in net.state_dict().items()
-                           if isinstance(value, Tensor)}
-                best[name] = {"valid": now[name], "epoch": epoch, "weights": weights}
+    def kept_back(self, net: nn.Module) -> float:
+        """The share of the steps kept back that a network names."""
+        return right(net, self.data.valid).float().mean().item()
 
     def step(self) -> Values:
         """One iteration of each network, on the same recordings."""
         options = self.options
-        epoch, position = divmod(len(self.history), self.batches)
-        if not position:
-            self.carried["order"] = torch.randperm(len(self.data.train), generator=self.random)
-            if epoch % options.every == 0:
-                self.look(epoch)
-        items = self.carried["order"][position * options.batch:][:options.batch]
-        batch = self.data.train.take(items)
+        batch = self.data.train.take(self.draw())
 
         def losses(name: str) -> tuple[Tensor, Tensor, Values]:
             y, _, z = self.nets[name](batch.x, return_spikes=True)
             rate = mean_rate(z)
-            return (nn.functional.cross_entropy(GAIN * y.flatten(0, 1), batch.phase.flatten()),
+            loss = nn.functional.cross_entropy(GAIN * y.flatten(0, 1), batch.phase.flatten())
+            return (processes.mean(loss, len(batch)),
                     options.reg * (rate - TARGET_RATE).square().sum(),
                     {"rate": rate.mean().item(), "valid": self.carried["valid"][name]})
 
@@ -195,17 +178,13 @@ class Run(Pair):
 def test(run: Run) -> dict[str, dict[str, Any]]:
     """Gives each network its best weights; the share of the test's steps that it names, in all and
     of each phase."""
-    run.look(len(run.history) // run.batches)
-    found = {}
+    found = run.take_best()
     recordings = run.data.test
     for name, net in run.nets.items():
-        best = run.carried["best"][name]
-        net.load_state_dict(best["weights"], strict=False)
         named = right(net, recordings).float()
-        found[name] = {"accuracy": named.mean().item(), "valid": best["valid"],
-                       "epoch": best["epoch"],
-                       "phases": [named[recordings.phase == phase].mean().item()
-                                  for phase in range(PHASES)]}
+        found[name] |= {"accuracy": named.mean().item(),
+                        "phases": [named[recordings.phase == phase].mean().item()
+                                   for phase in range(PHASES)]}
     return found
 
 

@@ -24,12 +24,13 @@ import torch
 from torch import Tensor
 
 import pair
+import processes
 import training
 from learner_baselines import backpropagation, best_linear, ridge
 from learner_plots import picture
 from lsnn_ext import LSNN, LSNNState, functional
-from pair import Pair, mean_rate, run_task
-from training import count, number
+from pair import Pair, run_task
+from training import count, mean_rate, number
 
 PER_VALUE, WIDTH, PEAK = 40, 0.05, 0.2  # neurons, width of a tuning curve, spikes per ms at its top
 CENTRES = torch.linspace(-0.1, 1.1, PER_VALUE)
@@ -111,6 +112,7 @@ class Run(Pair):
     """Both networks on these tasks."""
 
     means = "loss", "rate"
+    is_shared = True
 
     def __init__(self, options: argparse.Namespace) -> None:
         super().__init__(options, network)
@@ -125,13 +127,16 @@ class Run(Pair):
         """One iteration of each network, on the same tasks and spikes."""
         options = self.options
         x, y = tasks(options, options.examples, options.batch, self.random)
-        shown = spikes(x, y, self.random)
+        mine = processes.share(options.batch)
+        shown, y = spikes(x, y, self.random)[:, mine], y[:, mine]
 
         def losses(name: str) -> tuple[Tensor, Tensor, dict[str, float]]:
             guess, _, z = self.answers(name, shown)
             rate, error = mean_rate(z), (guess - y).square()
-            return (error.mean(), options.reg * (rate - TARGET_RATE).square().mean(),
-                    {"late": error[len(error) // 2:].mean().item(), "rate": rate.mean().item()})
+            late = processes.mean(error[len(error) // 2:].mean(), y.shape[1])
+            return (processes.mean(error.mean(), y.shape[1]),
+                    options.reg * (rate - TARGET_RATE).square().mean(),
+                    {"late": late.item(), "rate": rate.mean().item()})
 
         return self.learn(training.learning_rate(self.done(), options.lr), losses)
 

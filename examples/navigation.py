@@ -25,12 +25,13 @@ import torch
 from torch import Tensor, nn
 
 import pair
+import processes
 import training
 from arena import Arena
 from lsnn_ext import LSNN, LSNNState, functional
 from navigation_plots import picture
-from pair import Pair, mean_rate, run_task
-from training import Values, count, number
+from pair import Pair, run_task
+from training import Values, count, mean_rate, number
 
 PER_VALUE, WIDTH, PEAK = 20, 0.12, 0.3  # neurons, width of a tuning curve, spikes per ms at its top
 PER_FLAG = 10  # neurons of each of reward, wall and the two parts of the last action
@@ -157,6 +158,7 @@ class Run(Pair):
     """Both networks in arenas with the same goals."""
 
     means = "goals", "rate"
+    is_shared = True
 
     def __init__(self, options: argparse.Namespace) -> None:
         super().__init__(options, network)
@@ -166,7 +168,8 @@ class Run(Pair):
         return f"{mean['goals']:.1f} goals an episode, {1000 * mean['rate']:.0f} Hz"
 
     def step(self) -> Values:
-        """New episodes of each network, and some steps of its optimizer on them."""
+        """New episodes of each network, and some steps of its optimizer on them. Of several
+        processes each plays all episodes, whose draws hang together, and learns from its share."""
         options = self.options
         gap = options.gap * min(1.0, self.done() / GROWS)
         seed = int(torch.randint(2**31, (), generator=self.random))
@@ -177,18 +180,23 @@ class Run(Pair):
                                   torch.Generator().manual_seed(seed))
             better[name] = advantages(episodes[name].reward, episodes[name].value, options.gamma)
 
+        mine = processes.share(options.batch)
+
         def losses(name: str) -> tuple[Tensor, Tensor, Values]:
             net, past = self.policy(name), episodes[name]
-            y, _, z = net(past.x, return_spikes=True)
+            y, _, z = net(past.x[:, mine], return_spikes=True)
             y = y[options.hold - 1::options.hold]
-            ratio = (net.log_probability(past.action, y[..., :2]) - past.log_probability).exp()
+            ratio = (net.log_probability(past.action[:, mine], y[..., :2])
+                     - past.log_probability[:, mine]).exp()
             advantage = (better[name] - better[name].mean()) / (better[name].std() + 1e-6)
-            worth = 0.5 * (y[..., 2] - better[name] - past.value).square().mean()
-            rate = mean_rate(z)
-            return (ppo_loss(ratio, advantage) + worth,
+            worth = 0.5 * (y[..., 2] - better[name][:, mine]
+                           - past.value[:, mine]).square().mean()
+            rate, items = mean_rate(z), z.shape[1]
+            shift = processes.mean((ratio - 1).abs().mean(), items)
+            return (processes.mean(ppo_loss(ratio, advantage[:, mine]) + worth, items),
                     options.reg * (rate - TARGET_RATE).square().mean(),
                     {"goals": (past.reward > 0.5).sum(0).float().mean().item(),
-                     "rate": rate.mean().item(), "shift": (ratio - 1).abs().mean().item()})
+                     "rate": rate.mean().item(), "shift": shift.item()})
 
         rate = training.learning_rate(self.done(), options.lr)
         values: Values = {}

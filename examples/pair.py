@@ -1,12 +1,13 @@
 """What tasks share that show what adaptation is good for: an LSNN is trained, and beside it, on the
 same inputs, a network of as many neurons without adaptation (LIF)."""
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
+import processes
 import training
 from lsnn_ext import LSNN, LSNNState
 from plots import write_curve
@@ -52,17 +53,20 @@ def with_setting(options: argparse.Namespace, quick: dict[str, Any],
 
 # ------------------------------------------------------------------------------------------ the run
 class Pair(training.Run):
-    """A run of both networks; make gives one, with adaptive neurons or without, of the same
-    seed."""
+    """A run of both networks; make gives one, with adaptive neurons or without, of the same seed.
+    beside: others that learn the same, by their names."""
 
     def __init__(self, options: argparse.Namespace,
-                 make: Callable[[argparse.Namespace, bool], LSNN]) -> None:
+                 make: Callable[[argparse.Namespace, bool], LSNN],
+                 beside: Mapping[str, nn.Module] | None = None) -> None:
         self.nets = {"LSNN": make(options, True)}
         if not options.no_lif:
             self.nets["LIF"] = make(options, False)
-        self.optimizers = {name: training.adam(net, options) for name, net in self.nets.items()}
-        super().__init__(options, self.nets | {f"{name} optimizer": optimizer for name, optimizer
-                                               in self.optimizers.items()})
+        self.learners: dict[str, nn.Module] = {**self.nets, **(beside or {})}
+        self.optimizers = {name: training.adam(net, options)
+                           for name, net in self.learners.items()}
+        super().__init__(options, self.learners | {f"{name} optimizer": optimizer for name,
+                                                   optimizer in self.optimizers.items()})
         self.carried: dict[str, LSNNState] = {}
 
     def step(self) -> Values:
@@ -71,17 +75,19 @@ class Pair(training.Run):
 
     def learn(self, rate: float, losses: Callable[[str], tuple[Tensor, Tensor, Values]]) -> Values:
         """A step of each optimizer: losses gives loss, penalty and further values of the network
-        of that name; those of the LIF network get a prefix."""
+        of that name, all of them means over all processes; values of others than the LSNN get
+        its name, in small letters, as a prefix."""
         found: Values = {}
         for name, optimizer in self.optimizers.items():
             training.set_rate(optimizer, rate)
             optimizer.zero_grad()
             loss, penalty, values = losses(name)
             (loss + penalty).backward()
-            norm = training.clipped(self.nets[name].parameters(), self.options.clip)
+            processes.add_gradients(self.learners[name].parameters())
+            norm = training.clipped(self.learners[name].parameters(), self.options.clip)
             optimizer.step()
             values = {"loss": loss.item(), **values, "norm": norm.item()}
-            found |= values if name == "LSNN" else {f"lif_{key}": value
+            found |= values if name == "LSNN" else {f"{name.lower()}_{key}": value
                                                     for key, value in values.items()}
         return found
 
@@ -95,7 +101,9 @@ def run_task(options: argparse.Namespace, make: Callable[[argparse.Namespace], T
     finish(run, results, picture) test, write both files and print what came out, and says where
     all of them are. program: the task's file, whose name they take."""
     run, _ = training.prepared(options, make)
-    print(run.nets["LSNN"])
+    for name, net in run.learners.items():
+        if name != "LIF":
+            print(net)
     if not training.finished(run, training.train(run, run.step), program):
         return
     stem = Path(run.options.out) / Path(program).stem
@@ -105,8 +113,3 @@ def run_task(options: argparse.Namespace, make: Callable[[argparse.Namespace], T
     print(f"{len(run.history)} iterations in {run.seconds:.0f} s (seed {run.options.seed})")
     for path in (curve, results, picture, run.path):
         print(f"  {path}")
-
-
-def mean_rate(spikes: Tensor) -> Tensor:
-    """(N,) spikes per step; written as a sum, so that its gradient is a view."""
-    return spikes.sum((0, 1)) / spikes[..., 0].numel()

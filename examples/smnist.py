@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import lsnn_ext
+import processes
 import training
 from lsnn_ext import LSNN
 from mnist import CHANNELS, PIXELS, Digits, analog, encode, load
 from plots import write_curve
 from smnist_plots import curve_picture, digit_picture
 from speed import measure, report
-from training import count, learning_rate, number
+from training import count, learning_rate, mean_rate, number
 
 ANSWER = 28  # the decision is the readout averaged over the last 28 steps
 TARGET_RATE = 0.01  # spikes per step: 10 Hz
@@ -115,6 +116,7 @@ class Run(training.Run):
     """Network, optimizer and progress: what a checkpoint holds."""
 
     means = "loss", "accuracy", "rate"
+    is_shared = True
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.model = build(options)
@@ -132,20 +134,19 @@ class Run(training.Run):
         return (analog if self.options.analog else encode)(pixels[:, self.order])
 
     def step(self, pixels: Tensor, labels: Tensor) -> dict[str, float]:
-        """One iteration: cross entropy plus reg * sum over neurons of (mean rate - 10 Hz)^2 in the
-        paper's units."""
+        """One iteration, of several processes with the share of each: cross entropy plus reg * sum
+        over neurons of (mean rate - 10 Hz)^2 in the paper's units."""
         training.set_rate(self.optimizer, learning_rate(self.done(), self.options.lr))
         readout, _, spikes = self.model(self.encode(pixels), return_spikes=True)
-        # The mean, written as a sum: its gradient is then a view, not another tensor as large as
-        # the spikes.
-        rate = spikes.sum((0, 1)) / spikes[..., 0].numel()
+        rate = mean_rate(spikes)
         logits = readout[-ANSWER:].mean(0)
-        loss = nn.functional.cross_entropy(logits, labels)
+        loss = processes.mean(nn.functional.cross_entropy(logits, labels), len(labels))
         self.optimizer.zero_grad()
         (loss + self.options.reg * (rate - TARGET_RATE).square().sum()).backward()
+        processes.add_gradients(self.model.parameters())
         norm = training.clipped(self.model.parameters(), self.options.clip)
         self.optimizer.step()
-        correct = (logits.argmax(-1) == labels).float().mean()
+        correct = processes.mean((logits.argmax(-1) == labels).float().mean(), len(labels))
         return {"loss": loss.item(), "accuracy": correct.item(), "rate": rate.mean().item(),
                 "norm": norm.item()}
 
@@ -154,6 +155,7 @@ def train(run: Run, digits: Digits) -> bool:
     """Trains to the end of the run (True) or to Ctrl-C or SIGTERM (False)."""
     def iterate() -> dict[str, float]:
         chosen = torch.randint(len(digits.labels), (run.options.batch,), generator=run.random)
+        chosen = chosen[processes.share(run.options.batch)]
         return run.step(digits.pixels[chosen], digits.labels[chosen])
 
     return training.train(run, iterate, CHECKPOINT_SECONDS)

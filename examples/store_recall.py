@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, nn
 
 import pair
+import processes
 import training
 from lsnn_ext import LSNN, LSNNState, functional
-from pair import Pair, mean_rate, run_task
+from pair import Pair, run_task
 from recall_plots import picture
-from training import count, number
+from training import count, mean_rate, number
 
 GROUP = 25  # neurons of each of the bits 0 and 1, STORE and RECALL
 RATE, TARGET_RATE = 0.05, 0.01  # of the inputs and of the network, spikes per ms
@@ -115,6 +116,7 @@ class Run(Pair):
     """Both networks on this task."""
 
     means = "error", "rate"
+    is_shared = True
 
     def __init__(self, options: argparse.Namespace) -> None:
         super().__init__(options, network)
@@ -133,25 +135,28 @@ class Run(Pair):
         """Error and rate."""
         return f"error {100 * mean['error']:.0f} %, {1000 * mean['rate']:.0f} Hz"
 
-    def answers(self, name: str, x: Tensor) -> tuple[Tensor, LSNNState, Tensor]:
+    def answers(self, name: str, x: Tensor,
+                state: LSNNState | None) -> tuple[Tensor, LSNNState, Tensor]:
         """Readout (S, B, 2) averaged over each symbol, the state, and all spikes."""
-        y, state, z = self.nets[name](x, self.carried.get(name), return_spikes=True)
+        y, state, z = self.nets[name](x, state, return_spikes=True)
         return y.unflatten(0, (self.options.symbols, -1)).mean(1), state, z
 
     def step(self) -> dict[str, float]:
         """One iteration of each network, on the same spikes."""
         options = self.options
-        batch = symbols(options.symbols, options.batch, self.random)
-        x = spikes(batch, options, self.random)
+        drawn = symbols(options.symbols, options.batch, self.random)
+        mine = processes.share(options.batch)
+        x = spikes(drawn, options, self.random)[:, mine]
+        batch = Batch(*(values[:, mine] for values in drawn))
         wanted = batch.target[batch.recall]
 
         def losses(name: str) -> tuple[Tensor, Tensor, dict[str, float]]:
-            y, state, z = self.answers(name, x)
+            y, state, z = self.answers(name, x, processes.share_of(self.carried.get(name)))
             if options.carry:
-                self.carried[name] = state.detach()
+                self.carried[name] = processes.whole(state.detach(), options.batch)
             logits, rate = y[batch.recall], mean_rate(z) / options.dt
-            error = (logits.argmax(-1) != wanted).float().mean()
-            return (nn.functional.cross_entropy(logits, wanted),
+            error = processes.mean((logits.argmax(-1) != wanted).float().mean(), len(wanted))
+            return (processes.mean(nn.functional.cross_entropy(logits, wanted), len(wanted)),
                     options.reg * (rate - TARGET_RATE).square().sum(),
                     {"error": error.item(), "rate": rate.mean().item()})
 
@@ -170,7 +175,7 @@ def test(run: Run, batches: int = 5) -> dict[str, float]:
         batch = symbols(run.options.symbols, run.options.batch, random)
         x = spikes(batch, run.options, random)
         for name in run.nets:
-            y, _, _ = run.answers(name, x)
+            y, _, _ = run.answers(name, x, run.carried.get(name))
             wrong[name] += int((y.argmax(-1) != batch.target)[batch.recall].sum())
         asked += int(batch.recall.sum())
     return {name: errors / asked for name, errors in wrong.items()}

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+import processes
 from lsnn_ext import LSNN, init
 from lsnn_ext.optim import DeepR
 
@@ -82,9 +83,14 @@ class Run:
     """
 
     means: tuple[str, ...] = ("loss",)  # the values that the progress bar shows, smoothed
+    is_shared = False  # whether an iteration takes only this process's share of the batch
 
     def __init__(self, options: argparse.Namespace, parts: dict[str, Any]) -> None:
         self.options, self.parts = options, parts
+        if processes.count() > 1 and not self.is_shared:
+            raise SystemExit("torchrun: expected a task that shares out its batches, got one that "
+                             "runs in one process")
+        processes.share(options.batch)  # refused before anything is written over
         self.random = torch.Generator().manual_seed(options.seed)
         self.history: list[Values] = []
         self.seconds = 0.0
@@ -96,8 +102,11 @@ class Run:
         return Path(self.options.out) / CHECKPOINT
 
     def save(self) -> None:
-        """Writes the checkpoint beside the old one first, so that no moment is without a whole
-        one."""
+        """Writes the checkpoint beside the old one first, so that no moment is without a whole one;
+        of several processes the first does, and all have to call this."""
+        processes.on_first(self._write)
+
+    def _write(self) -> None:
         options = {name: value for name, value in vars(self.options).items() if name not in HERE}
         kept: dict[str, Any] = {
             "options": options, "history": self.history, "seconds": self.seconds,
@@ -141,9 +150,10 @@ def learning_rate(done: float, highest: float) -> float:
                          + 0.1) * (0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(done, 1.0))))
 
 
-def adam(net: LSNN, options: argparse.Namespace) -> torch.optim.Optimizer:
-    """Adam, or DEEP R around it, which draws the network's weights anew."""
-    if not options.deepr:
+def adam(net: nn.Module, options: argparse.Namespace) -> torch.optim.Optimizer:
+    """Adam, or for an LSNN with --deepr DEEP R around it, which draws the network's weights
+    anew."""
+    if not options.deepr or not isinstance(net, LSNN):
         return torch.optim.Adam(net.parameters(), lr=options.lr)
     generator = torch.Generator().manual_seed(options.seed)
     signs = init.dale(net, options.deepr, generator=generator)
@@ -171,6 +181,12 @@ def clipped(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
     return norm
 
 
+def mean_rate(spikes: Tensor) -> Tensor:
+    """(N,) spikes per step of (T, B, N), over all processes; written as a sum, so that its gradient
+    is a view, not another tensor as large as the spikes."""
+    return processes.mean(spikes.sum((0, 1)) / spikes[..., 0].numel(), spikes.shape[1])
+
+
 def train(run: Run, iterate: Callable[[], Values], every: float | None = None) -> bool:
     """Trains to the end of the run (True) or to Ctrl-C or SIGTERM (False); iterate makes an
     iteration and returns its values, a checkpoint is written after so many seconds of training,
@@ -181,19 +197,22 @@ def train(run: Run, iterate: Callable[[], Values], every: float | None = None) -
               for number in STOPS}
     unit = "it" if run.options.iterations else "s"
     total = run.options.iterations or round(60 * run.options.minutes)
+    is_quiet = not processes.is_first()
     mean = {name: run.history[-1][name] for name in run.means} if run.history else {}
     saved = run.seconds
     if not run.history:
         run.save()
     try:
         form = "{percentage:3.0f}%|{bar}| {n:.0f}/{total} {unit}{postfix}"
-        with tqdm(total=total, unit=unit, bar_format=form) as bar:
-            while not run.is_over() and not stop:
+        with tqdm(total=total, unit=unit, bar_format=form, disable=is_quiet) as bar:
+            while not (is_stopped := processes.any_of(bool(stop))) and not run.is_over():
                 start = time.perf_counter()
                 values = iterate()
                 run.seconds += time.perf_counter() - start
-                run.history.append({"iteration": len(run.history) + 1, "seconds": run.seconds,
-                                    **values})
+                values = processes.from_first({"iteration": len(run.history) + 1,
+                                               "seconds": run.seconds, **values})
+                run.seconds = values["seconds"]
+                run.history.append(values)
                 mean = {name: 0.95 * mean.get(name, values[name]) + 0.05 * values[name]
                         for name in run.means}
                 bar.set_postfix_str(f"iteration {len(run.history)}, {run.bar(mean)}", refresh=False)
@@ -205,7 +224,7 @@ def train(run: Run, iterate: Callable[[], Values], every: float | None = None) -
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return not stop
+    return not is_stopped
 
 
 # ------------------------------------------------------------------------------------ begin and end
@@ -219,25 +238,35 @@ def _first_line(error: Exception) -> str:
 def resumed(options: argparse.Namespace, kind: Callable[[argparse.Namespace], Kind]) -> Kind:
     """The run whose checkpoint lies in --out, with the options that it was begun with."""
     path = options.out / CHECKPOINT
-    if not path.is_file():
-        raise SystemExit(f"--resume: expected {CHECKPOINT} in the folder of --out, got "
-                         f"{options.out} without it")
+
+    def read() -> Any:
+        if not path.is_file():
+            raise SystemExit(f"--resume: expected {CHECKPOINT} in the folder of --out, got "
+                             f"{options.out} without it")
+        try:
+            return torch.load(path, weights_only=True)
+        except Exception as error:
+            raise unreadable(error) from None
+
+    def unreadable(error: Exception) -> SystemExit:
+        # whatever a file that was cut off, or is of another program, leads to
+        return SystemExit(f"{path}: expected a checkpoint of this program, got a file that cannot "
+                          f"be read as one ({type(error).__name__}: {_first_line(error)}); "
+                          f"--overwrite begins anew")
+
+    kept = processes.on_first(read)
     try:
-        kept = torch.load(path, weights_only=True)
         run = kind(argparse.Namespace(**(vars(options) | kept["options"])))
         run.restore(kept)
     except Exception as error:
-        # whatever a file that was cut off, or is of another program, leads to
-        raise SystemExit(f"{path}: expected a checkpoint of this program, got a file that cannot "
-                         f"be read as one ({type(error).__name__}: {_first_line(error)}); "
-                         f"--overwrite begins anew") from None
+        raise unreadable(error) from None
     return run
 
 
 def begun(options: argparse.Namespace, kind: Callable[[argparse.Namespace], Kind]) -> Kind:
     """A new run, if that does not write over an unfinished one."""
     path = options.out / CHECKPOINT
-    if path.exists() and not options.overwrite:
+    if not options.overwrite and processes.on_first(path.exists):
         earlier = resumed(options, kind)
         if not earlier.is_over():
             raise SystemExit(
@@ -272,24 +301,26 @@ def writable(folder: Path) -> None:
 def prepared(options: argparse.Namespace, kind: Callable[[argparse.Namespace], Kind],
              load: Callable[[], Any] = lambda: None) -> tuple[Kind, Any]:
     """The run to train, new or resumed, and what load gives; says what is wrong before anything is
-    written over or moved."""
+    written over or moved. Of several processes the first alone writes."""
+    processes.join()
     if options.threads:
         torch.set_num_threads(options.threads)
-    writable(options.out)
+    processes.on_first(lambda: writable(options.out))
     run = resumed(options, kind) if options.resume else begun(options, kind)
-    data = load()
+    data = processes.after_first(load)
     if not options.resume and not options.overwrite:
-        keep_earlier(run.path)
+        processes.on_first(lambda: keep_earlier(run.path))
     return run, data
 
 
 def finished(run: Run, is_finished: bool, program: str) -> bool:
-    """Saves after the training; says how to go on where it was stopped."""
+    """Saves after the training; says how to go on where it was stopped. Whether this process is to
+    test and draw: of several the first alone."""
     run.save()
     if not is_finished:
         print(f"stopped after {len(run.history)} iterations; to go on: python {program} --resume "
               f"--out {run.options.out}")
-    return is_finished
+    return is_finished and processes.is_first()
 
 
 def write_results(run: Run, path: Path, **values: Any) -> None:

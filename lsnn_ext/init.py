@@ -1,6 +1,5 @@
 """Weights of the LSNN paper: with signs of Dale's law, balanced, or without, both sparse."""
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +102,7 @@ def dale(net: LSNN, connectivity: float = 1.0, excitatory: float = 0.75, *,
 
     The first neurons are inhibitory, so the adaptive ones, which are last, are excitatory as long
     as they are not more than those. Signs of inputs are in random order; the readout has those of
-    the neurons. autapses=False leaves the diagonal at 0.
+    the neurons. So it is in each layer and direction. autapses=False leaves the diagonal at 0.
 
     Args:
         net: whose weight matrices are written to.
@@ -118,10 +117,15 @@ def dale(net: LSNN, connectivity: float = 1.0, excitatory: float = 0.75, *,
     """
     neurons = net.neurons
     of_neurons = signs(neurons.hidden_size, excitatory)
-    of_inputs = signs(neurons.input_size, excitatory, shuffle=True, generator=generator)
-    matrices: tuple[Any, ...] = (neurons.weight_ih_l0, neurons.weight_hh_l0, net.readout.weight)
-    found: dict[Tensor, Tensor] = dict(zip(matrices, (of_inputs, of_neurons, of_neurons),
-                                           strict=True))
+    sources = signs(neurons.input_size, excitatory, shuffle=True, generator=generator)
+    directions = ("", "_reverse")[:1 + neurons.bidirectional]
+    found: dict[Tensor, Tensor] = {}
+    for layer in range(neurons.num_layers):
+        for direction in directions:
+            found[neurons.get_parameter(f"weight_ih_l{layer}{direction}")] = sources
+            found[neurons.get_parameter(f"weight_hh_l{layer}{direction}")] = of_neurons
+        sources = of_neurons.repeat(len(directions))
+    found[net.readout.weight] = sources
     masks = synapses(net)[1]
     for weight, sign in found.items():
         dale_(weight, sign, connectivity, mask=masks.get(weight), generator=generator)

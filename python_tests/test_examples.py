@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from digit_files import idx, write_digits
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 if not EXAMPLES.is_dir():
     pytest.skip("examples/ is not beside these tests", allow_module_level=True)
@@ -25,22 +27,12 @@ TINY = ["--regular", "3", "--adaptive", "2", "--batch", "2", "--delay", "2", "--
         "--analog"]
 
 
-def _idx(*shape: int, highest: int = 255) -> bytes:
-    values = torch.randint(highest + 1, shape, generator=torch.Generator().manual_seed(1),
-                           dtype=torch.uint8)
-    head = bytes([0, 0, 8, len(shape)]) + b"".join(size.to_bytes(4, "big") for size in shape)
-    return head + values.numpy().tobytes()
-
-
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Twelve digits to learn from and five to be tested on."""
     folder = tmp_path / "digits"
     folder.mkdir()
-    for name, content in zip(mnist.FILES, (_idx(12, 28, 28), _idx(12, highest=9), _idx(5, 28, 28),
-                                           _idx(5, highest=9)),
-                             strict=True):
-        (folder / name).write_bytes(content)
+    write_digits(folder)
     monkeypatch.setenv("LSNN_DATA", str(folder))
     return folder
 
@@ -266,17 +258,17 @@ IMAGES, LABELS = mnist.FILES[2:]
 
 
 @pytest.mark.parametrize(("name", "content", "wanted"), [
-    (IMAGES, _idx(5, 28, 28)[:-1], "expected 3,936 bytes as its head says, got 3,935"),
-    (IMAGES, _idx(5, 28, 28)[:9], "bytes as its head says, got 9"),
-    (IMAGES, _idx(5, 28, 28) + b"0", "expected 3,936 bytes as its head says, got 3,937"),
-    (IMAGES, _idx(5, 28, 27), "expected pictures of 28 x 28 pixels, got the sizes (5, 28, 27)"),
-    (IMAGES, _idx(5, 784), "expected pictures of 28 x 28 pixels, got the sizes (5, 784)"),
-    (LABELS, _idx(0), "expected 5 labels, one for each picture, got the sizes (0,)"),
+    (IMAGES, idx(5, 28, 28)[:-1], "expected 3,936 bytes as its head says, got 3,935"),
+    (IMAGES, idx(5, 28, 28)[:9], "bytes as its head says, got 9"),
+    (IMAGES, idx(5, 28, 28) + b"0", "expected 3,936 bytes as its head says, got 3,937"),
+    (IMAGES, idx(5, 28, 27), "expected pictures of 28 x 28 pixels, got the sizes (5, 28, 27)"),
+    (IMAGES, idx(5, 784), "expected pictures of 28 x 28 pixels, got the sizes (5, 784)"),
+    (LABELS, idx(0), "expected 5 labels, one for each picture, got the sizes (0,)"),
     (IMAGES, b"", "expected an IDX file of bytes"),
     (IMAGES, b"\x1f\x8b\x08\x00", "it may still be compressed"),
-    (LABELS, _idx(5)[:-2], "expected 13 bytes as its head says, got 11"),
-    (LABELS, _idx(4, highest=9), "expected 5 labels, one for each picture, got the sizes (4,)"),
-    (LABELS, _idx(5)[:-1] + b"\x0a", "expected labels from 0 to 9, got "),
+    (LABELS, idx(5)[:-2], "expected 13 bytes as its head says, got 11"),
+    (LABELS, idx(4, highest=9), "expected 5 labels, one for each picture, got the sizes (4,)"),
+    (LABELS, idx(5)[:-1] + b"\x0a", "expected labels from 0 to 9, got "),
 ])
 def test_bad_data_are_named(name: str, content: bytes, wanted: str, data: Path, out: Path) -> None:
     (data / name).write_bytes(content)
@@ -296,11 +288,11 @@ def _packed(folder: Path, **contents: bytes) -> Path:
 
 
 def test_unpacked_whole_or_not_at_all(tmp_path: Path) -> None:
-    good = dict.fromkeys(mnist.FILES, _idx(5))
+    good = dict.fromkeys(mnist.FILES, idx(5))
     raw = tmp_path / "raw"
     raw.mkdir()
     for bad in (
-        good | {mnist.FILES[1]: _idx(5)[:-1]},
+        good | {mnist.FILES[1]: idx(5)[:-1]},
         {name: good[name] for name in mnist.FILES[1:]},
     ):
         with pytest.raises(SystemExit, match="expected"):

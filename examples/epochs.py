@@ -1,0 +1,77 @@
+"""What tasks share that go over recordings in epochs: the order in which they come, and the weights
+that did best on recordings which are kept back."""
+import argparse
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import processes
+from lsnn_ext import LSNN
+from pair import Pair
+from training import count
+
+
+def epoch_options(group: Any) -> None:
+    """--epochs and --every."""
+    group.add_argument("--epochs", type=count, help="the length, where neither --minutes nor "
+                                                    "--iterations is given")
+    group.add_argument("--every", type=count, default=5,
+                       help="epochs from one look at the recordings kept back to the next")
+
+
+class Epochs(Pair):
+    """A run over so many recordings. carried holds the order of the epoch, and of each network the
+    weights that did best on what is kept back."""
+
+    is_shared = True
+
+    def __init__(self, options: argparse.Namespace,
+                 make: Callable[[argparse.Namespace, bool], LSNN], recordings: int,
+                 beside: Mapping[str, nn.Module] | None = None) -> None:
+        super().__init__(options, make, beside)
+        self.recordings = recordings
+        self.batches = -(-recordings // options.batch)
+        processes.share(recordings - (self.batches - 1) * options.batch)  # the last batch is small
+        if not options.iterations and not options.minutes:
+            options.iterations = options.epochs * self.batches
+
+    def kept_back(self, net: nn.Module) -> float:
+        """The share of what is kept back that a network gets right; each task has its own."""
+        raise NotImplementedError
+
+    def draw(self) -> Tensor:
+        """The numbers of the recordings of this iteration that are this process's. At the start of
+        an epoch draws their order, and looks at what is kept back where it is time to."""
+        epoch, position = divmod(len(self.history), self.batches)
+        if not position:
+            self.carried["order"] = torch.randperm(self.recordings, generator=self.random)
+            if epoch % self.options.every == 0:
+                self.look(epoch)
+        size = self.options.batch
+        items: Tensor = self.carried["order"][position * size:][:size]
+        return items[processes.share(len(items))]
+
+    def look(self, epoch: int) -> None:
+        """The share of what is kept back that each network gets right; keeps the best weights."""
+        shares = processes.on_first(lambda: {name: self.kept_back(net) for name, net
+                                             in self.learners.items()})
+        self.carried["valid"] = shares
+        best = self.carried.setdefault("best", {})
+        for name, net in self.learners.items():
+            if name not in best or shares[name] > best[name]["valid"]:
+                weights = {key: value.clone() for key, value in net.state_dict().items()
+                           if isinstance(value, Tensor)}
+                best[name] = {"valid": shares[name], "epoch": epoch, "weights": weights}
+
+    def take_best(self) -> dict[str, dict[str, Any]]:
+        """Looks a last time and gives each network its best weights; the share and the epoch of
+        each. For the first process, after the training."""
+        self.look(len(self.history) // self.batches)
+        found = {}
+        for name, net in self.learners.items():
+            best = self.carried["best"][name]
+            net.load_state_dict(best["weights"], strict=False)
+            found[name] = {"valid": best["valid"], "epoch": best["epoch"]}
+        return found

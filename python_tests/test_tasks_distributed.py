@@ -1,0 +1,163 @@
+"""The tasks on two processes: the run of one, stopped by a signal to either, resumed by any
+number."""
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from digit_files import write_digits
+from ecg_files import write_recordings
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+if not EXAMPLES.is_dir():
+    pytest.skip("examples/ is not beside these tests", allow_module_level=True)
+for package in ("matplotlib", "tqdm", "scipy", "gymnasium"):
+    pytest.importorskip(package)
+if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
+    pytest.skip("this torch has no gloo", allow_module_level=True)
+sys.path.insert(0, str(EXAMPLES))
+
+# Batches that two processes do not share out evenly.
+TASKS = {
+    "store_recall": ["--symbols", "6", "--ms", "50", "--batch", "9", "--iterations", "8", "--carry",
+                     "--deepr", "0.4"],
+    "learning_to_learn": ["--examples", "4", "--batch", "5", "--test-tasks", "2", "--iterations",
+                          "4", "--reg", "1"],
+    "ecg": ["--batch", "5", "--every", "1", "--iterations", "6", "--reg", "1"],
+    "navigation": ["--ms", "100", "--gap", "20", "--batch", "5", "--updates", "2", "--regular",
+                   "6", "--adaptive", "4", "--test-agents", "4", "--iterations", "3"],
+    "smnist": ["--regular", "6", "--adaptive", "4", "--batch", "5", "--delay", "2", "--no-speed",
+               "--iterations", "3"]}
+STOPPED = 3  # iterations, of the run that is sent a signal
+
+
+def _run(name: str, out: Path, *more: str) -> None:
+    """Without pictures, which take most of the time of a tiny run."""
+    task = importlib.import_module(name)
+    for drawing in {"picture", "digit_picture", "curve_picture"} & vars(task).keys():
+        setattr(task, drawing, lambda *_: None)
+    folder = out.parent / "data" / name
+    data = ["--data", str(folder)] if folder.exists() else []
+    task.main([*TASKS[name], *data, "--threads", "1", "--out", str(out / name), *more])
+
+
+def _rank(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting",
+                                         rank=rank, world_size=2)
+    for name in TASKS:
+        _run(name, folder / "two")
+    import store_recall
+
+    step = store_recall.Run.step
+
+    def stopped(run: Any) -> dict[str, float]:
+        if rank and len(run.history) == STOPPED - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(run)
+
+    store_recall.Run.step = stopped
+    for out in ("resumed_by_two", "resumed_by_one"):
+        _run("store_recall", folder / out)
+    store_recall.Run.step = step
+    if not rank:
+        for out in ("resumed_by_two", "resumed_by_one"):
+            assert len(_kept(folder / out / "store_recall")["history"]) == STOPPED
+    torch.distributed.barrier()
+    _run("store_recall", folder / "resumed_by_two", "--resume")
+    torch.distributed.destroy_process_group()
+
+
+def _kept(out: Path) -> dict[str, Any]:
+    kept: dict[str, Any] = torch.load(out / "checkpoint.pt", weights_only=True)
+    return kept
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes and one have left."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name in ("ecg", "smnist"):
+        (folder / "data" / name).mkdir(parents=True)
+    write_recordings(folder / "data" / "ecg", recordings=9, steps=60)
+    write_digits(folder / "data" / "smnist")
+    torch.multiprocessing.spawn(_rank, (folder,), nprocs=2)
+    threads = torch.get_num_threads()
+    for name in TASKS:
+        _run(name, folder / "one")
+    _run("store_recall", folder / "resumed_by_one", "--resume")
+    torch.set_num_threads(threads)
+    return folder
+
+
+def _weights(kept: dict[str, Any]) -> dict[str, torch.Tensor]:
+    return {f"{part} {name}": value for part in ("LSNN", "LIF", "model") if part in kept
+            for name, value in kept[part].items() if isinstance(value, torch.Tensor)}
+
+
+def _assert_close(folder: Path, left: str, right: str, name: str, exact: bool = False) -> None:
+    """Weights and histories, to rounding or exactly. Adam makes steps of up to lr, 1e-3 to 1e-2, of
+    gradients that are next to nothing but rounding, so weights are compared absolutely."""
+    rtol, atol, apart = (0.0, 0.0, 0.0) if exact else (1e-3, 1e-5, 1e-4)
+    one, other = (_kept(folder / out / name) for out in (left, right))
+    assert len(one["history"]) == len(other["history"])
+    for row, wanted in zip(one["history"], other["history"], strict=True):
+        assert row.keys() == wanted.keys()
+        for key in row.keys() - {"seconds"}:
+            assert row[key] == pytest.approx(wanted[key], rel=rtol, abs=atol), key
+    weights, wanted = _weights(one), _weights(other)
+    assert weights.keys() == wanted.keys()
+    for key, value in weights.items():
+        torch.testing.assert_close(value, wanted[key], rtol=0, atol=apart, msg=key)
+        if "deepr" in " ".join(TASKS[name]):  # the same connections
+            assert torch.equal(value == 0, wanted[key] == 0), key
+    assert torch.equal(one["random"], other["random"])
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_two_processes_are_one(name: str, folder: Path) -> None:
+    _assert_close(folder, "two", "one", name)
+    left, right = (sorted(path.name for path in (folder / out / name).iterdir())
+                   for out in ("two", "one"))
+    assert left == right
+    if name != "smnist":
+        results = [json.loads((folder / out / name / f"{name}.json").read_text())
+                   for out in ("two", "one")]
+        assert results[0].keys() == results[1].keys()
+        assert results[0]["options"] == results[1]["options"]
+
+
+def test_a_signal_to_either_stops_both_and_they_go_on(folder: Path) -> None:
+    _assert_close(folder, "resumed_by_two", "two", "store_recall", exact=True)
+
+
+def test_another_number_of_processes_goes_on(folder: Path) -> None:
+    _assert_close(folder, "resumed_by_one", "two", "store_recall")
+
+
+def _torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
+    here = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone",
+         str(EXAMPLES / "store_recall.py"), *arguments],
+        env=here, capture_output=True, text=True, timeout=300)
+
+
+def test_torchrun(folder: Path, tmp_path: Path) -> None:
+    """The command of the documentation, to the bits of the processes above; and one that is
+    refused, once."""
+    out = ["--out", str(tmp_path), "--threads", "1"]
+    ran = _torchrun(*TASKS["store_recall"], *out)
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    assert ran.stdout.count("errors at RECALL") == 1
+    one, other = _kept(tmp_path), _kept(folder / "two" / "store_recall")
+    assert all(torch.equal(value, _weights(other)[key]) for key, value in _weights(one).items())
+    refused = _torchrun("--batch", "1", "--iterations", "1", "--overwrite", *out)
+    assert refused.returncode and "an item or more for each of 2 processes" in refused.stderr
