@@ -6,7 +6,7 @@ For each: a wheel of an sdist of these sources; what .ci/check_wheel.py says of 
 that auditwheel gives it; and a fresh environment, where it is installed without any compiler and
 .ci/smoke_test.py runs. The wheels are left in the folder of --out.
 
-    --torch 2.11 2.12   uses each wheel with these releases of torch too, in environments of their own
+    --torch 2.11 2.12   uses each wheel with these releases of torch too, in fresh environments
     --tests FILES       runs these files of python_tests/ in each environment
     --glibc 2.28        links against this glibc, with the compiler zig of PyPI; without it the
                         system's compiler is used, and whatever glibc and libstdc++ it has will do

@@ -211,7 +211,7 @@ def to_nir(module: nn.Module, *, time_unit: float = 1e-3) -> Any:
         if graph is not None and kind in (ALIF, LIF):
             _add_layer(graph, name, part, time_unit)  # type: ignore[arg-type]
         elif graph is not None and kind is LeakyReadout:
-            _add_readout(graph, name, part, time_unit)
+            _add_readout(graph, name, part, time_unit)  # type: ignore[arg-type]
         elif graph is not None and type(part) in (Linear, nn.Linear):
             graph.linear(name, part.weight, part.bias)  # type: ignore[arg-type]
         else:

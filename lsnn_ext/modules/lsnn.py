@@ -92,7 +92,8 @@ class LSNN(nn.Module):
 
     The parts are `neurons` (ALIF) and `readout` (LeakyReadout). Both run in one operator, unless
     tau_out learns, or a call of one of them would do more than its forward: hooks, another forward,
-    another module in its place. Raises ValueError or TypeError naming the argument for what is out of range.
+    another module in its place. Raises ValueError or TypeError naming the argument for what is out
+    of range.
     """
 
     _kind: ClassVar[Kind] = "LSNN"

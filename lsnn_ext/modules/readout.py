@@ -76,6 +76,7 @@ class LeakyReadout(Copied):
         self.weight = nn.Parameter(torch.empty(output_size, n, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(output_size, device=device,
                                              dtype=dtype)) if bias else None
+        self.tau: float | Tensor | None
         if self.learn:
             shape = (output_size,) if per_neuron else ()
             self.tau = nn.Parameter(torch.ones(shape, device=device, dtype=dtype))
