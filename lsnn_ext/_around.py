@@ -80,53 +80,43 @@ def say_slow(stacklevel: int) -> None:
     warnings.warn(message, RuntimeWarning, stacklevel=stacklevel)
 
 
-def leaky_readout(x: Tensor, w_out: Tensor, k: float, p: Tensor | None = None,
-                  lengths: GivenLengths | Lengths | None = None) -> tuple[Tensor, Tensor]:
-    """A leaky integrator of weighted spikes, p_t = k p_{t-1} + (1 - k) w_out x_t, on the CPU and
-    CUDA.
-
-    Args:
-        x: (T, B, N). T = 0 and B = 0 are allowed.
-        w_out: (O, N).
-        k: its decay over a step, a number from 0 to 1.
-        p: (B, O) before the first step. Default zeros.
-        lengths: (B,) as of alif: p is 0 after the end of each sequence, and the last one is that of
-            its own last step.
-
-    Returns:
-        p of every step (T, B, O), and of the last one (B, O), float32 where x is float16 or
-        bfloat16. Gradients of x, w_out and p, of any order.
-
-    Raises:
-        TypeError, ValueError: an argument of a wrong kind, shape, dtype, device or range.
-
-    Equivalent to:
-        >>> all_p = []
-        >>> for x_t in x:
-        ...     p = k * p + (1 - k) * (x_t @ w_out.T)
-        ...     all_p.append(p)
-    """
+def check_readout(x: Tensor, w_out: Tensor, p: Tensor | None) -> None:
+    """Raises TypeError or ValueError for what is not x (T, B, N), w_out (O, N) and p (B, O)."""
     if not isinstance(x, Tensor):
         raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
     if x.dim() != 3:
         raise ValueError(f"x: expected shape (T, B, N), got {tuple(x.shape)}")
     check_beside("w_out", w_out, ("O", x.shape[2]), x, "x")
+    if p is None:
+        return
+    check_beside("p", p, (x.shape[1], w_out.shape[0]), x, "x")
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    if p.dtype != dtype:
+        raise TypeError(f"p: expected {dtype}, got {p.dtype}")
+
+
+def weighted(x: Tensor, w_out: Tensor) -> Tensor:
+    """w_out x_t of all steps, (T, B, O), float32 where x is float16 or bfloat16."""
+    product = linear(x.contiguous(), w_out.to(x.dtype))
+    return product.to(torch.promote_types(product.dtype, torch.float32))
+
+
+def leaky_readout(x: Tensor, w_out: Tensor, k: float, p: Tensor | None = None,
+                  lengths: GivenLengths | Lengths | None = None) -> tuple[Tensor, Tensor]:
+    """functional.leaky_readout with a number as its decay."""
+    check_readout(x, w_out, p)
     if isinstance(k, bool) or not isinstance(k, int | float):
-        raise TypeError(f"k: expected a number from 0 to 1, got {type(k).__name__}")
+        raise TypeError(f"k: expected a number from 0 to 1 or a tensor of such, got "
+                        f"{type(k).__name__}")
     if not 0 <= k <= 1:
         raise ValueError(f"k: expected a number from 0 to 1, got {k}")
     each = lengths_of(lengths, x.shape[0], x.shape[1], x.device)
     if each is not None:
         x = x.masked_fill(each.ended(x.shape[0], x.device), 0.0)
         return end_readout(leaky_readout(x, w_out, k, p)[0], p, each)
-    product = linear(x.contiguous(), w_out.to(x.dtype))
-    dtype = torch.promote_types(product.dtype, torch.float32)
-    if p is not None:
-        check_beside("p", p, (x.shape[1], w_out.shape[0]), x, "x")
-        if p.dtype != dtype:
-            raise TypeError(f"p: expected {dtype}, got {p.dtype}")
+    product = weighted(x, w_out)
     if not _ops.compiled_code_runs():
         say_slow(3)
-        return reference.leaky_readout(product.to(dtype), p, k)
+        return reference.leaky_readout(product, p, k)
     check_kernels("x", x)
-    return _ops.leaky_readout(product.to(dtype), p, float(k))
+    return _ops.leaky_readout(product, p, float(k))

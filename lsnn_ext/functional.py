@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ._arguments import Delay, Delays
 from ._arguments import readable as readable
-from ._around import leaky_readout, linear
+from ._around import linear
 from ._bits import PackedSpikes, pack_spikes
 from ._call import Layered, Readout, of_current, of_inputs
 from ._inference import PreparedLayer as PreparedLayer
@@ -19,6 +19,7 @@ from ._inference import ordinary as ordinary
 from ._lengths import GivenLengths
 from ._ops import use_reference
 from ._poisson import poisson
+from ._readout import leaky_readout
 from ._resolve import Neuron
 from ._route import bits_pay as bits_pay
 from ._steps import Projection as Projection

@@ -163,8 +163,8 @@ def _add_readout(graph: _Graph, name: str, readout: LeakyReadout, second: float)
     if readout.tau is None:
         _refuse(name, readout, "a time constant, or a Linear", "tau=None")
     assert readout.tau is not None
-    graph.add(name, graph.nir.LI(tau=np.full(O, readout.tau * second), r=np.ones(O),
-                                 v_leak=np.zeros(O)))
+    tau = torch.as_tensor(readout.tau, dtype=torch.float64).detach().expand(O)
+    graph.add(name, graph.nir.LI(tau=_array(tau * second), r=np.ones(O), v_leak=np.zeros(O)))
     if readout.bias is not None:
         graph.linear(f"{name}_bias", torch.eye(O, dtype=readout.bias.dtype), readout.bias)
 
@@ -210,8 +210,8 @@ def to_nir(module: nn.Module, *, time_unit: float = 1e-3) -> Any:
         kind = nn.utils.parametrize.type_before_parametrizations(part)
         if graph is not None and kind in (ALIF, LIF):
             _add_layer(graph, name, part, time_unit)  # type: ignore[arg-type]
-        elif graph is not None and type(part) is LeakyReadout:
-            _add_readout(graph, name, part, time_unit)
+        elif graph is not None and kind is LeakyReadout:
+            _add_readout(graph, name, part, time_unit)  # type: ignore[arg-type]
         elif graph is not None and type(part) in (Linear, nn.Linear):
             graph.linear(name, part.weight, part.bias)  # type: ignore[arg-type]
         else:

@@ -5,8 +5,8 @@ operator over the sequence.
 
 Arguments, defaults, parameters and the state that stays in the modules are those of spikingjelly
 2.0.0, which is not imported and need not be installed; its surrogate functions are taken, and those
-of this module, which say the same. functional.reset_net of SpikingJelly finds these modules.
-docs/from_spikingjelly.md says which of its parameters is which of functional.alif.
+of this module, which say the same. Its functional.reset_net, detach_net and set_step_mode find
+these modules. docs/from_spikingjelly.md says which of its parameters is which of functional.alif.
 
 Source: Fang et al., Science Advances 9, eadi1480 (2023); ParametricLIFNode: Fang et al., ICCV 2021.
 """
@@ -117,6 +117,11 @@ def _shape(layer: str, function: Any) -> Shape:
     return measured(shape, function, layer, "surrogate_function", ge=True)
 
 
+def _check_step_mode(value: str) -> None:
+    if value not in ("s", "m"):
+        raise ValueError(f"step_mode: expected 's' or 'm', got {value!r}")
+
+
 class _Node(Stateful):
     """The constants of a neuron, and its membrane v; LinearRecurrentContainer computes with it."""
 
@@ -130,13 +135,28 @@ class _Node(Stateful):
         if step_mode != "s":
             refuse(name, "step_mode", repr(step_mode), "'s' inside of a container")
         self._shape = _shape(name, surrogate_function)
-        self.decay_input, self.detach_reset, self.step_mode = decay_input, detach_reset, step_mode
+        self.decay_input, self.detach_reset = decay_input, detach_reset
         self.v_threshold, self.v_reset = v_threshold, v_reset
         self.reset()
+
+    @property
+    def step_mode(self) -> str:
+        """"s": a container goes step by step, whatever functional.set_step_mode of SpikingJelly
+        says to what is inside of it."""
+        return "s"
+
+    @step_mode.setter
+    def step_mode(self, value: str) -> None:
+        _check_step_mode(value)
 
     def reset(self) -> None:
         """The membrane before the first step."""
         self.v: Any = 0.0 if self.v_reset is None else self.v_reset
+
+    def detach(self) -> None:
+        """The membrane without its graph, as functional.detach_net of SpikingJelly asks for."""
+        if isinstance(self.v, Tensor):
+            self.v = self.v.detach()
 
     def share(self) -> float | Tensor:
         """1 / tau."""
@@ -295,8 +315,7 @@ class LinearRecurrentContainer(Original):
 
     @step_mode.setter
     def step_mode(self, value: str) -> None:
-        if value not in ("s", "m"):
-            raise ValueError(f"step_mode: expected 's' or 'm', got {value!r}")
+        _check_step_mode(value)
         self._step_mode = value
 
     def _node(self) -> _Node:
@@ -329,6 +348,11 @@ class LinearRecurrentContainer(Original):
         """No spikes before the next step, and the membrane of v_reset."""
         self.y = None
         self._node().reset()
+
+    def detach(self) -> None:
+        """The state without its graph, between two chunks of truncated BPTT."""
+        self.y = None if self.y is None else self.y.detach()
+        self._node().detach()
 
     def extra_repr(self) -> str:
         """As SpikingJelly writes it."""

@@ -57,7 +57,8 @@ def _check_parametrizations(module: nn.Module, where: str) -> None:
     for part in module.modules():
         if not nn.utils.parametrize.is_parametrized(part):
             continue
-        own = {name + suffix for name in getattr(part, "learn", ()) for suffix in part._suffixes}
+        suffixes = getattr(part, "_suffixes", ("",))
+        own = {name + suffix for name in getattr(part, "learn", ()) for suffix in suffixes}
         for name in part.parametrizations:
             if name not in own or sole(part, name) is None:
                 raise TypeError(f"{where}: expected plain parameters, got a parametrized {name}; "
@@ -66,18 +67,25 @@ def _check_parametrizations(module: nn.Module, where: str) -> None:
 
 def _of_lsnn(network: LSNN) -> Description:
     before = nn.utils.parametrize.type_before_parametrizations
-    if before(network.neurons) is not ALIF or type(network.readout) is not LeakyReadout:
+    if before(network.neurons) is not ALIF or before(network.readout) is not LeakyReadout:
         raise TypeError(f"module: expected an LSNN with its own parts, got "
                         f"{type(network.neurons).__name__} and {type(network.readout).__name__}")
     own = {"n_regular", "n_adaptive", "output_size", "tau_out"}
     shared = _of_layer(network.neurons, [n for n in _arguments_of(LSNN) if n not in own])
+    readout = network.readout
+    if readout.learn:
+        shared["learn"]["tau_out"] = ["log"]
+    if readout.per_neuron:
+        shared["per_neuron"] = ["tau_out"]
     return {**shared, "n_regular": network.n_regular, "n_adaptive": network.n_adaptive,
-            "output_size": network.readout.output_size, "tau_out": network.readout.tau}
+            "output_size": readout.output_size, "tau_out": readout._first_tau}
 
 
 def _of_readout(readout: LeakyReadout) -> Description:
-    return {"n": readout.n, "output_size": readout.output_size, "tau": readout.tau,
-            "dt": readout.dt, "bias": readout.bias is not None, "batch_first": readout.batch_first}
+    learned = {"learn": {"tau": ["log"]}, "per_neuron": readout.per_neuron} if readout.learn else {}
+    return {"n": readout.n, "output_size": readout.output_size, "tau": readout._first_tau,
+            "dt": readout.dt, "bias": readout.bias is not None,
+            "batch_first": readout.batch_first, **learned}
 
 
 def _of_linear(linear: nn.Linear) -> Description:

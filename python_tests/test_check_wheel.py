@@ -62,6 +62,7 @@ def test_what_is_wrong_with_a_module(script: ModuleType, tmp_path: Path,
     monkeypatch.setattr(script, "LIBRARIES", {"libc.so.6"})
     monkeypatch.setattr(script, "EXPORTS", set())
     monkeypatch.setattr(script, "MEGABYTES", 0.001)
+    monkeypatch.setattr(script, "MEGABYTES_CUDA", 0.001)
     name = f"lsnn_ext/{Path(_ops._C.__file__).name}"
     built = Path(_ops._C.__file__).read_bytes() + b"\0/home/somebody/csrc/a.cpp\0"
     wrong = "\n".join(script.wrong_of_wheel(_wheel(tmp_path, **{name: built})))

@@ -145,6 +145,50 @@ def test_states() -> None:
     assert torch.equal(layer(other), theirs(other))
 
 
+@pytest.mark.parametrize("projected", [False, True])
+@pytest.mark.parametrize("kind", [LIF, PLIF])
+def test_functions_over_a_network(kind: str, projected: bool) -> None:
+    """set_step_mode, detach_net between chunks of truncated BPTT, reset_net: as on SpikingJelly's
+    own network, and the chunks have the same gradients. The state of SpikingJelly's own container is
+    detached by hand: it is a view, at which its detach_net stops."""
+    package("spikingjelly")
+    from spikingjelly.activation_based import functional
+    theirs = nn.Sequential(_theirs(kind, projected=projected))
+    net = nn.Sequential(ours.LinearRecurrentContainer.from_original(theirs[0]))
+    x = uniform(-0.6, 1.0, T, B, theirs[0].rc.in_features - N, seed=3)
+    found = []
+    for side in (theirs, net):
+        functional.set_step_mode(side, "m")
+        assert side[0].step_mode == "m"
+        functional.reset_net(side)
+        spikes, gradients = [], []
+        for chunk in x.split(9):
+            spikes.append(side(chunk))
+            gradients += torch.autograd.grad(spikes[-1].square().sum(), list(theirs.parameters()))
+            if side is theirs:
+                sub = side[0].sub_module
+                node = sub[1] if projected else sub
+                side[0].y, node.v = side[0].y.detach(), node.v.detach()
+            else:
+                functional.detach_net(side)
+        assert not side[0].y.requires_grad and side[0].y.any()
+        functional.reset_net(side)
+        assert side[0].y is None
+        whole = functional.chunk_multi_step_forward(9, x, side)
+        functional.reset_net(side)
+        functional.set_step_mode(side, "s")
+        steps = functional.multi_step_forward(x, side)
+        assert torch.equal(whole, torch.cat(spikes)) and torch.equal(steps, whole)
+        found.append([*spikes, *gradients])
+    for want, got in zip(*found, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-11)
+    node = net[0]._node()
+    node.step_mode = "m"  # as set_step_mode does
+    assert node.step_mode == "s" and node.v.grad_fn is not None
+    with pytest.raises(ValueError, match="step_mode: expected 's' or 'm', got 't'"):
+        functional.set_step_mode(net, "t")
+
+
 def _stored(theirs: Any) -> None:
     theirs.sub_module.store_v_seq = True
 

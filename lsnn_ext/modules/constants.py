@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..models import State, named_model
+from .copies import Copied
 from .delays import current_delay
 from .forms import renew
 from .layer_arguments import LayerArguments
@@ -17,17 +18,12 @@ from .parametrizations import check_start, forms_of, sole
 from .saved import add_loading, identity
 
 _HALF = (torch.float16, torch.bfloat16)
-# attributes that follow from the others: prepared layers, delays seen
-_KEPT = ("_prepared", "_seen", "_seen_there")
 
 
-def _new(kind: Any) -> Any:
-    return kind.__new__(kind)
-
-
-class Constants(nn.Module):
+class Constants(Copied):
     """What the neurons of ALIF and LIF are, layer by layer and direction by direction."""
 
+    _kept = ("_prepared", "_seen", "_seen_there")  # prepared layers, delays seen
     _kind: ClassVar[Kind]
     _suffixes: list[str]
     hidden_size: int
@@ -128,46 +124,6 @@ class Constants(nn.Module):
 
     def set_extra_state(self, state: Any) -> None:
         """Nothing: it was compared before anything was loaded."""
-
-    # -------------------------------------------------------------------------------------- copies
-    def _plain_state(self) -> dict[str, Any]:
-        """Without its prepared layers: a copy or a pickle is the layer alone."""
-        return {name: value for name, value in self.__dict__.items() if name not in _KEPT}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self._plain_state()
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        kind = parametrize.type_before_parametrizations(self)
-        return _new, (kind,), self._plain_state()
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        lists = self._modules.get("parametrizations")
-        if not isinstance(lists, nn.ModuleDict):
-            return
-        # The class with the properties is made for each layer anew, by registering something that
-        # is then replaced by what was there.
-        self._modules = {name: part for name, part in self._modules.items()
-                         if name != "parametrizations"}
-        self._parameters = dict(self._parameters)
-        for name, found in lists.items():
-            self.register_parameter(name, nn.Parameter(torch.empty(0)))
-            parametrize.register_parametrization(self, name, nn.Identity())
-            made: Any = self.parametrizations
-            made[name] = found
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Constants":
-        make, arguments, state = self.__reduce_ex__(4)
-        replica: Constants = make(*arguments)
-        memo[id(self)] = replica
-        replica.__setstate__(copy.deepcopy(state, memo))
-        return replica
-
-    def _apply(self, *arguments: Any, **named: Any) -> "Constants":
-        for name in _KEPT:  # they hold the memory that the parameters leave
-            self.__dict__.pop(name, None)
-        return super()._apply(*arguments, **named)
 
 
 def state_after(leaves: list[State]) -> State:

@@ -1,7 +1,7 @@
 """LSNN: the paper's network, regular and adaptive neurons in one recurrent layer with a leaky
 readout."""
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -56,6 +56,21 @@ def _parts(state: LSNNState | None) -> tuple[State | None, Tensor | None]:
     return state
 
 
+def _shared_out(learn: Any, per_neuron: Any) -> tuple[Any, Any, dict[str, Any], bool]:
+    """learn and per_neuron of the neurons, learn and per_neuron of the readout."""
+    asked = (learn,) if isinstance(learn, str) else learn
+    if not isinstance(asked, Iterable):
+        return learn, per_neuron, {}, False  # the neurons say what is wrong with it
+    forms = dict(asked) if isinstance(asked, Mapping) else dict.fromkeys(asked)
+    if "tau_out" not in forms:
+        return forms, per_neuron, {}, False
+    readout = {"tau": forms.pop("tau_out")}
+    if isinstance(per_neuron, bool) or not isinstance(per_neuron, Iterable):
+        return forms, per_neuron, readout, per_neuron is True
+    names = (per_neuron,) if isinstance(per_neuron, str) else tuple(per_neuron)
+    return forms, tuple(n for n in names if n != "tau_out"), readout, "tau_out" in names
+
+
 class LSNN(nn.Module):
     """The long short-term memory network of spiking neurons of Bellec et al. 2018.
 
@@ -70,13 +85,15 @@ class LSNN(nn.Module):
                  ones
     delay        extra delay of the recurrent spikes in steps, an int or integers (N, N)
     tau_out      time constant of the readout, ms; None: no filter, W z_t + b of each step
-    learn        as in ALIF; "beta" gives the regular neurons adaptation too
+    learn        as in ALIF; "beta" gives the regular neurons adaptation too. "tau_out": the readout
+                 learns its time constant, as the logarithm; per_neuron: one for each output
     recurrent, dynamics, dt, surrogate, dampening, surrogate_cutoff, per_neuron, checkpoint_every,
     saved_dtype, device, dtype, **neuron: as in ALIF
 
-    The parts are `neurons` (ALIF) and `readout` (LeakyReadout). Both run in one operator, unless a
-    call of one of them would do more than its forward: hooks, another forward, another module in
-    its place. Raises ValueError or TypeError naming the argument for what is out of range.
+    The parts are `neurons` (ALIF) and `readout` (LeakyReadout). Both run in one operator, unless
+    tau_out learns, or a call of one of them would do more than its forward: hooks, another forward,
+    another module in its place. Raises ValueError or TypeError naming the argument for what is out
+    of range.
     """
 
     _kind: ClassVar[Kind] = "LSNN"
@@ -114,6 +131,9 @@ class LSNN(nn.Module):
                             f"none")
         own["beta"] = self._betas(own["beta"], dtype)
         N = n_regular + n_adaptive
+        learn, per_neuron, learn_out, per_output = _shared_out(learn, per_neuron)
+        if learn_out and tau_out is None:
+            raise ValueError("tau_out: expected a number to learn from, got None")
         self.neurons = ALIF(input_size, N, num_layers, bias, batch_first, dropout, bidirectional,
                             recurrent=recurrent, dynamics=dynamics, delay=delay, dt=dt,
                             surrogate=surrogate, dampening=dampening,
@@ -121,7 +141,8 @@ class LSNN(nn.Module):
                             checkpoint_every=checkpoint_every, saved_dtype=saved_dtype,
                             device=device, dtype=dtype, **own)
         self.readout = LeakyReadout(N * (1 + bidirectional), output_size, tau_out, dt=dt,
-                                    batch_first=batch_first, device=device, dtype=dtype)
+                                    batch_first=batch_first, learn=learn_out,
+                                    per_neuron=per_output, device=device, dtype=dtype)
 
     def _betas(self, beta: Coefficient, dtype: torch.dtype | None) -> Tensor:
         """beta of all neurons, that of the regular ones 0."""
@@ -168,10 +189,12 @@ class LSNN(nn.Module):
                                                         and value is not None})
             y, p = readout(spikes, p)
         else:
+            k_out = readout.decay
+            assert isinstance(k_out, float)
             readout.check_state(p, readout.batch_of(x), x, "state.readout")
             means: list[Tensor] | None = [] if return_rates else None
             out = neurons._observed(x, carried, trace, record, means, p, w_out=readout.weight,
-                                    k_out=readout.decay, spikes=return_spikes)
+                                    k_out=k_out, spikes=return_spikes)
             end, p = out.state, given(out.readout_state)
             value = given(out.readout) if readout.bias is None else given(
                 out.readout) + readout.bias
@@ -185,6 +208,10 @@ class LSNN(nn.Module):
     def _one_operator(self) -> bool:
         """Whether nobody could see a difference between calls of the parts and one call that
         computes both."""
+        return self._unobserved() and not self.readout.learn
+
+    def _unobserved(self) -> bool:
+        """Whether the parts do what they were made for, and no more."""
         neurons, readout = self.neurons, self.readout
         return (
             bare(neurons, Recurrent) and bare(readout, LeakyReadout) and not neurons.bidirectional
@@ -204,7 +231,7 @@ class LSNN(nn.Module):
             raise ValueError("step: expected a network with bidirectional=False, got a "
                              "bidirectional one")
         carried, p = _parts(state)
-        if not self._one_operator():
+        if not self._unobserved():
             time = 1 if getattr(self.neurons, "batch_first", False) and x_t.dim() == 2 else 0
             y, after, *_ = self.forward(x_t.unsqueeze(time), state)
             assert isinstance(y, Tensor)

@@ -1,19 +1,42 @@
 """The leaky readout: filtered spikes, weighed and summed."""
 import math
+from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from .. import functional
 from .._torch_internals import has_hooks
+from .copies import Copied
 from .forms import check_tensor, renew
 from .given import answer_for_freed, batch_hint
+from .layer_arguments import Learn
 from .neuron import flag, positive, whole
+from .parametrizations import Log
 
 
-class LeakyReadout(nn.Module):
+def _learned(learn: Any, tau: float | None) -> tuple[str, ...]:
+    """What a readout learns, ("tau",) or (). Raises TypeError or ValueError naming the argument."""
+    asked = (learn,) if isinstance(learn, str) else learn
+    if not isinstance(asked, Iterable):
+        raise TypeError(f"learn: expected \"tau\" or nothing, got {learn!r}")
+    forms = dict(asked) if isinstance(asked, Mapping) else dict.fromkeys(asked)
+    for name, form in forms.items():
+        if name != "tau":
+            raise ValueError(f"learn: expected \"tau\" or nothing, got {name!r}")
+        if type(form) is not Log and form not in (None, "log"):
+            raise ValueError(f"learn: expected \"log\" for the time constant of a readout, got "
+                             f"{form!r}")
+    if forms and tau is None:
+        raise ValueError("tau: expected a number to learn from, got None")
+    return tuple(forms)
+
+
+class LeakyReadout(Copied):
     """y_t = W p_t + b with the filtered spikes p_t = k p_{t-1} + (1 - k) z_t, k = exp(-dt / tau)
     (Bellec et al. 2018).
 
@@ -22,6 +45,9 @@ class LeakyReadout(nn.Module):
                      filter, y_t = W z_t + b
     dt               duration of a step (ms), default 1
     batch_first      x is (B, T, n) instead of (T, B, n)
+    learn            "tau" or ("tau",): tau becomes a Parameter, its logarithm, so that no step of
+                     an optimizer makes it negative; default (): it stays
+    per_neuron       True: a learned tau for each output, (output_size,); False: one
 
     weight (output_size, n) is drawn as in the paper's code (Glorot uniform), bias (output_size,) is
     0. The filter and the product commute, so the product comes first and the filter runs over
@@ -29,8 +55,8 @@ class LeakyReadout(nn.Module):
     """
 
     def __init__(self, n: int, output_size: int, tau: float | None = 20.0, *, dt: float = 1.0,
-                 bias: bool = True, batch_first: bool = False,
-                 device: torch.device | str | None = None,
+                 bias: bool = True, batch_first: bool = False, learn: Learn = (),
+                 per_neuron: bool = False, device: torch.device | str | None = None,
                  dtype: torch.dtype | None = None) -> None:
         super().__init__()
         for name, size in (("n", n), ("output_size", output_size)):
@@ -38,30 +64,51 @@ class LeakyReadout(nn.Module):
         positive("dt", dt)
         if tau is not None:
             positive("tau", tau)
-        for name, value in (("bias", bias), ("batch_first", batch_first)):
+        for name, value in (("bias", bias), ("batch_first", batch_first),
+                            ("per_neuron", per_neuron)):
             flag(name, value)
-        self.n, self.output_size, self.tau, self.dt, self.batch_first = (
-            n, output_size, tau, dt, batch_first)
+        self.learn = _learned(learn, tau)
+        if per_neuron and not self.learn:
+            raise ValueError("per_neuron: expected learn=(\"tau\",) beside it, got a tau that does "
+                             "not learn")
+        self.n, self.output_size, self.dt, self.batch_first = n, output_size, dt, batch_first
+        self.per_neuron, self._first_tau = per_neuron, tau
         self.weight = nn.Parameter(torch.empty(output_size, n, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(output_size, device=device,
                                              dtype=dtype)) if bias else None
+        self.tau: float | Tensor | None
+        if self.learn:
+            shape = (output_size,) if per_neuron else ()
+            self.tau = nn.Parameter(torch.ones(shape, device=device, dtype=dtype))
+            parametrize.register_parametrization(self, "tau", Log())
+        else:
+            self.tau = tau
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Glorot uniform weights, bias 0."""
+        """Glorot uniform weights, bias 0; a learned tau as the readout was made."""
         with torch.no_grad():
             renew(self, "weight", nn.init.xavier_uniform_)
             if self.bias is not None:
                 renew(self, "bias", nn.init.zeros_)
+            if self.learn and self._first_tau is not None:
+                renew(self, "tau", partial(nn.init.constant_, val=self._first_tau))
 
     @property
-    def decay(self) -> float:
-        """k, the decay over a step; 0 without a filter."""
-        return 0.0 if self.tau is None else math.exp(-self.dt / self.tau)
+    def decay(self) -> float | Tensor:
+        """k, the decay over a step; 0 without a filter, a differentiable tensor where tau
+        learns."""
+        if self.tau is None:
+            return 0.0
+        if isinstance(self.tau, Tensor):
+            tau = self.tau.to(torch.promote_types(self.tau.dtype, torch.float32))
+            return torch.exp(-self.dt / tau)
+        return math.exp(-self.dt / self.tau)
 
     def extra_repr(self) -> str:
-        """Sizes and time constant."""
-        return f"{self.n}, {self.output_size}, tau={self.tau}" + (
+        """Sizes and time constant; where it learns, that of now."""
+        tau = self.tau.tolist() if isinstance(self.tau, Tensor) else self.tau
+        return f"{self.n}, {self.output_size}, tau={tau}" + (
             ", batch_first=True" if self.batch_first else ""
         )
 

@@ -1,0 +1,257 @@
+"""A readout whose time constant learns: values, gradients, forms of input, copies and files."""
+import copy
+import io
+import math
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd import gradcheck
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import lsnn_ext
+from compare import assert_same
+from lsnn_ext import LSNN, LeakyReadout, functional, reference, use_reference
+
+T, B, N, O = 40, 3, 6, 4
+TAU = "parametrizations.tau.original"
+
+
+def _drawn(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed),
+                       dtype=torch.float64).to(dtype)
+
+
+def _readout(per_neuron: bool = False, tau: float = 7.0, **options: Any) -> LeakyReadout:
+    torch.manual_seed(1)
+    made = LeakyReadout(N, O, tau, learn=("tau",), per_neuron=per_neuron,
+                        **{"dtype": torch.float64, **options})
+    if per_neuron:
+        with torch.no_grad():
+            made.tau = torch.linspace(2.0, 30.0, O, dtype=made.weight.dtype)
+    return made
+
+
+def _net(per_neuron: bool = True, **options: Any) -> LSNN:
+    torch.manual_seed(2)
+    return LSNN(N, 5, 5, O, tau_out=9.0, learn=("tau_mem", "tau_out"), threshold=0.1,
+                per_neuron=per_neuron, dtype=torch.float64, **options)
+
+
+def _spikes(*shape: int) -> Tensor:
+    return (_drawn(*shape, seed=5) > 0.5).double()
+
+
+# ------------------------------------------------------------------------------------------- values
+@pytest.mark.parametrize("from_zero", [False, True])
+@pytest.mark.parametrize("each", [False, True], ids=["one", "each"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_values_and_gradients_are_those_of_the_loop(dtype: torch.dtype, each: bool,
+                                                    from_zero: bool) -> None:
+    k = torch.linspace(0.3, 0.95, O, dtype=dtype) if each else torch.tensor(0.9, dtype=dtype)
+    given = [_drawn(T, B, N, dtype=dtype), _drawn(O, N, dtype=dtype, seed=1), k,
+             *([] if from_zero else [_drawn(B, O, dtype=dtype, seed=2)])]
+    weights, of_last = _drawn(T, B, O, dtype=dtype, seed=3), _drawn(B, O, dtype=dtype, seed=4)
+    found = []
+    for loop in (False, True):
+        leaves = [leaf.clone().requires_grad_() for leaf in given]
+        x, w, decay = leaves[:3]
+        p = None if from_zero else leaves[3]
+        y, last = reference.leaky_readout(x @ w.T, p, decay) if loop else (
+            functional.leaky_readout(x, w, decay, p))
+        loss = (y * weights).sum() + (last * of_last).sum()
+        found.append([y, last, *torch.autograd.grad(loss, leaves)])
+    tolerance = 1e-12 if dtype == torch.float64 else 2e-5
+    for name, got, want in zip(("y", "last", "dx", "dw", "dk", "dp"), *found, strict=False):
+        assert want.any()
+        assert_same(name, got.detach(), want.detach(), tolerance=tolerance)
+
+
+def test_finite_differences() -> None:
+    leaves = [leaf.requires_grad_() for leaf in (
+        _drawn(6, 2, 3), _drawn(2, 3, seed=1), torch.tensor([0.4, 0.9], dtype=torch.float64),
+        _drawn(2, 2, seed=2))]
+    assert gradcheck(functional.leaky_readout, leaves)
+
+
+@pytest.mark.parametrize("per_neuron", [False, True])
+def test_as_a_readout_that_learns_nothing(per_neuron: bool) -> None:
+    """The same numbers, and the gradient of a step dt longer in tau."""
+    made = _readout()
+    fixed = LeakyReadout(N, O, 7.0, dtype=torch.float64)
+    fixed.load_state_dict({name: value for name, value in made.state_dict().items()
+                           if name != TAU})
+    x = _spikes(T, B, N)
+    for got, want in zip(made(x), fixed(x), strict=True):
+        assert_same("fixed", got.detach(), want.detach(), tolerance=1e-14)
+    made = _readout(per_neuron)
+    stored = made.get_parameter(TAU)
+    assert stored.shape == ((O,) if per_neuron else ())
+    assert_same("tau", made.tau, stored.exp())
+    assert isinstance(made.decay, Tensor)
+    assert_same("decay", made.decay, torch.exp(-1 / stored.exp()))
+    y, _ = made(x)
+    (got,) = torch.autograd.grad(y.square().sum(), stored)
+    k = torch.exp(-1 / stored.detach().exp()).requires_grad_()
+    loop, _ = reference.leaky_readout(x @ made.weight.T, None, k)
+    (of_k,) = torch.autograd.grad((loop + made.bias).square().sum(), k)
+    tau = stored.detach().exp()
+    assert_same("d log tau", got, of_k * torch.exp(-1 / tau) / tau, tolerance=1e-12)
+
+
+def test_every_form_of_input() -> None:
+    made, x = _readout(per_neuron=True), _spikes(T, B, N)
+    y, end = made(x)
+    first = _readout(per_neuron=True, batch_first=True)
+    assert_same("batch first", first(x.transpose(0, 1))[0].transpose(0, 1), y)
+    alone, last = made(x[:, 0])
+    assert_same("unbatched", alone, y[:, 0])
+    assert_same("unbatched state", last, end[0])
+    half, middle = made(x[:20])
+    rest, again = made(x[20:], middle)
+    assert_same("two calls", torch.cat([half, rest]), y)
+    assert_same("their state", again, end)
+    state, steps = None, []
+    for x_t in x:
+        y_t, state = made.step(x_t, state)
+        steps.append(y_t)
+    assert_same("steps", torch.stack(steps), y)
+    lengths = torch.tensor([T, 17, 5])
+    packed, ends = made(pack_padded_sequence(x, lengths))
+    assert_same("packed", packed.data[:3], y[0])
+    for item, steps_of in enumerate(lengths):
+        assert_same("packed state", ends[item], made(x[:steps_of, item])[1])
+
+
+def test_a_network() -> None:
+    """Its readout is one call behind that of the neurons; values and gradients of the reference."""
+    net, x = _net(), _spikes(T, B, N) * 2
+    parameters = dict(net.named_parameters())
+    assert parameters[f"readout.{TAU}"].shape == (O,) and net.neurons.learn == ("tau_mem",)
+    found = []
+    for chosen in (False, True):
+        if chosen:
+            with use_reference():
+                y, state = net(x)
+        else:
+            y, state = net(x)
+        loss = y.square().sum() + state.readout.sum()
+        found.append([y, state.readout, *torch.autograd.grad(loss, list(parameters.values()))])
+    for got, want in zip(*found, strict=True):
+        assert want.any()
+        assert_same("network", got.detach(), want.detach(), tolerance=1e-10)
+    state, steps = None, []
+    with torch.no_grad():
+        for x_t in x:
+            y_t, state = net.step(x_t, state)
+            steps.append(y_t)
+    assert_same("steps", torch.stack(steps), found[0][0].detach(), tolerance=1e-14)
+    assert _net(per_neuron=False).readout.tau.shape == ()
+    named = LSNN(N, 3, 3, O, learn={"tau_out": "log", "beta": "plain"}, per_neuron="tau_out")
+    assert named.readout.tau.shape == (O,) and named.neurons.learn == ("beta",)
+    y, _, rates = _net()(x, return_rates=True)
+    assert rates.shape == (1, B, 10)
+
+
+def test_it_learns() -> None:
+    """From the outputs of another time constant, this one is found."""
+    target, made = _readout(tau=25.0), _readout(tau=5.0)
+    x = _spikes(80, 4, N)
+    want = target(x)[0].detach()
+    optimizer = torch.optim.Adam([made.get_parameter(TAU)], lr=0.1)
+    for _ in range(120):
+        optimizer.zero_grad()
+        (made(x)[0] - want).square().mean().backward()
+        optimizer.step()
+    assert math.isclose(float(made.tau.detach()), 25.0, rel_tol=0.02)
+
+
+# ---------------------------------------------------------------------------------- within PyTorch
+def test_compiled_and_exported() -> None:
+    net, x = _net(), _spikes(T, B, N) * 2
+    want = net(x)[0].detach()
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    assert_same("compiled", compiled(x)[0].detach(), want, tolerance=1e-14)
+    program = torch.export.export(net, (x,))
+    assert_same("exported", program.module()(x)[0].detach(), want, tolerance=1e-14)
+
+
+def test_copies_pickles_and_state_dicts(tmp_path: Path) -> None:
+    net, x = _net(), _spikes(T, B, N) * 2
+    with torch.no_grad():
+        net.readout.tau = torch.linspace(3.0, 20.0, O, dtype=torch.float64)
+    want = net(x)[0]
+    other = _net()
+    file = io.BytesIO()
+    torch.save(net.state_dict(), file)
+    file.seek(0)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    pytest.importorskip("safetensors")
+    lsnn_ext.save(net, tmp_path / "net.safetensors")
+    lsnn_ext.save(net.readout, tmp_path / "readout.safetensors")
+    loaded = lsnn_ext.load(tmp_path / "net.safetensors")
+    for made in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), other, loaded):
+        assert isinstance(made, LSNN)
+        assert_same("copy", made(x)[0], want)
+        made.get_parameter(f"readout.{TAU}")
+        made.reset_parameters()
+        assert_same("as it was made", made.readout.tau, torch.full((O,), 9.0).double(),
+                    tolerance=1e-14)
+    readout = lsnn_ext.load(tmp_path / "readout.safetensors")
+    assert isinstance(readout, LeakyReadout) and readout.learn == ("tau",)
+    assert_same("readout", readout.tau, net.readout.tau)
+
+
+def test_a_fixed_time_constant_takes_no_learned_one() -> None:
+    """Nor the other way round: numbers would be lost without a word."""
+    learned = _net()
+    fixed = LSNN(N, 5, 5, O, tau_out=9.0, learn=("tau_mem",), per_neuron=True, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match=rf"Unexpected key.*readout\.{TAU}"):
+        fixed.load_state_dict(learned.state_dict())
+    with pytest.raises(RuntimeError, match=rf"Missing key.*readout\.{TAU}"):
+        learned.load_state_dict(fixed.state_dict())
+
+
+def test_devices_and_dtypes() -> None:
+    made = _readout(per_neuron=True, dtype=torch.float32).bfloat16()
+    y, _ = made(_spikes(T, B, N).bfloat16())
+    assert y.dtype == torch.float32 and made.decay.dtype == torch.float32  # type: ignore[union-attr]
+    with torch.device("meta"):
+        empty = LeakyReadout(N, O, learn="tau")
+    empty.to_empty(device="cpu").reset_parameters()
+    assert math.isclose(float(empty.tau.detach()), 20.0, rel_tol=1e-6)
+    assert "tau=" in repr(made) and isinstance(nn.Sequential(made)[0], LeakyReadout)
+
+
+# ---------------------------------------------------------------------------------------- bad input
+@pytest.mark.parametrize(("make", "error", "words"), [
+    (lambda: LeakyReadout(N, O, learn=("tua",)), ValueError, "learn: expected .tau. or nothing"),
+    (lambda: LeakyReadout(N, O, learn=3), TypeError, "learn: expected .tau. or nothing, got 3"),
+    (lambda: LeakyReadout(N, O, learn={"tau": "plain"}), ValueError, "learn: expected .log."),
+    (lambda: LeakyReadout(N, O, None, learn="tau"), ValueError, "tau: expected a number to learn"),
+    (lambda: LeakyReadout(N, O, per_neuron=True), ValueError, r"per_neuron: expected learn="),
+    (lambda: LSNN(N, 2, 2, O, tau_out=None, learn="tau_out"), ValueError,
+     "tau_out: expected a number to learn"),
+    (lambda: LSNN(N, 2, 2, O, per_neuron="tau_out"), ValueError,
+     "per_neuron: expected some of what learns"),
+    (lambda: LSNN(N, 2, 2, O, learn=7), TypeError, "learn: expected some of"),
+])
+def test_what_is_refused(make: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        make()
+
+
+@pytest.mark.parametrize(("k", "error", "words"), [
+    (torch.tensor(1.5), ValueError, "k: expected numbers from 0 to 1, got 1.5"),
+    (torch.tensor([0.5, -0.25, 0.5, 0.5]), ValueError, "k: expected numbers .* got -0.25"),
+    (torch.tensor([0.5, 0.5]), ValueError, r"k: expected shape \(4,\), got \(2,\)"),
+    (torch.tensor([math.nan] * O), ValueError, "k: expected numbers from 0 to 1, got nan"),
+    (torch.tensor(1), TypeError, "k: expected a floating point dtype"),
+    ("0.5", TypeError, "k: expected a number from 0 to 1 or a tensor of such, got str"),
+])
+def test_decays_that_are_refused(k: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        functional.leaky_readout(torch.zeros(T, B, N), torch.zeros(O, N), k)
