@@ -83,7 +83,7 @@ class SequentialMNIST(nn.Module):
         """
         found = []
         for layer in self.layers():
-            like = layer.weight_ih_l0
+            like = layer.get_parameter("weight_ih_l0")
             first = torch.rand(1, B, layer.hidden_size, generator=generator).to(like)
             zero = torch.zeros_like(first)
             found.append(State(first, torch.full_like(first, THETA), zero, zero, first[None]))

@@ -53,7 +53,8 @@ def _hand(x: Tensor, start: list[Tensor]) -> list[Tensor]:
             w_rec, bias = file[f"{recurrent}.weight"].T, bias + file[f"{recurrent}.bias"]
         out = functional.layer(
             x, file[f"{linear}.weight"], w_rec, bias=bias, theta=0.01, beta=1.8, dynamics="srnn",
-            alpha=torch.exp(-1 / file[f"tau_m_{name}"]), rho=torch.exp(-1 / file[f"tau_adp_{name}"]),
+            alpha=torch.exp(-1 / file[f"tau_m_{name}"]),
+            rho=torch.exp(-1 / file[f"tau_adp_{name}"]),
             state=functional.State(first, zero + 0.01, zero, zero, first[None]))
         assert out.spikes is not None
         x = out.spikes

@@ -1,4 +1,4 @@
-"""A tiny network in a file of the form of Yin et al.'s published checkpoint, and a malicious one."""
+"""A tiny network in a file of the form of Yin et al.'s published checkpoint."""
 from pathlib import Path
 from typing import Any
 
