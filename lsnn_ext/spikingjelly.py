@@ -279,7 +279,7 @@ class LinearRecurrentContainer(Original):
             front.
 
     rc is the nn.Linear(I + N, I) of [x, spikes], as there. The state, y and the v of the node,
-    stays in the modules, with its graph, until reset().
+    stays in the modules, with its graph, until functional.reset_net, or reset() of both.
     Raises Refused for what the operator cannot compute as SpikingJelly does.
     """
 
@@ -345,9 +345,9 @@ class LinearRecurrentContainer(Original):
         return w[:, :-N], w[:, -N:], bias
 
     def reset(self) -> None:
-        """No spikes before the next step, and the membrane of v_reset."""
+        """No spikes before the next step. As in SpikingJelly, the membrane is the node's, which has
+        a reset() of its own; functional.reset_net calls both."""
         self.y = None
-        self._node().reset()
 
     def detach(self) -> None:
         """The state without its graph, between two chunks of truncated BPTT."""
@@ -386,7 +386,7 @@ class LinearRecurrentContainer(Original):
         y, v = self.y, node.v
         if y is not None and y.shape != shape:
             raise ValueError(f"x: expected the batch of the state {tuple(y.shape[:-1])}, got "
-                             f"{shape[:-1]}; call reset() between sequences")
+                             f"{shape[:-1]}; call functional.reset_net between sequences")
         if isinstance(v, Tensor) and v.shape == shape:
             first = v.reshape(-1, N) - rest
         else:  # as there, a membrane of another batch begins anew

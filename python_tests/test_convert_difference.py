@@ -164,6 +164,67 @@ def test_a_spike_that_hangs_on_the_last_bit_is_rounding() -> None:
     assert 0 < found.own_weights < 0.5
 
 
+class _Keeps(nn.Module):
+    """Spikes of a membrane that stays in the module; forget() is called between sequences."""
+
+    def __init__(self, forgets: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+        self.v: Tensor | None = None
+        self.forgets = forgets
+
+    def forget(self) -> None:
+        if self.forgets:
+            self.v = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        v = torch.zeros_like(x[0]) if self.v is None else self.v
+        spikes = []
+        for x_t in x:
+            v = 0.5 * v + self.weight * x_t
+            spikes.append(_Spike.apply(v - 1.0))
+        self.v = v.detach()
+        return torch.stack(spikes)
+
+
+class Keeping(_Keeps):
+    """Whose forget() does nothing."""
+
+
+class Forgetting(_Keeps):
+    """What stands for it, and does forget."""
+
+    original = f"{__name__}.Keeping"
+
+    @classmethod
+    def from_original(cls, module: Keeping) -> "Forgetting":
+        layer = cls(True)
+        layer.weight, layer.v = module.weight, module.v
+        return layer
+
+
+class _Between(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = Keeping(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.layer.forget()
+        first = self.layer(x)
+        self.layer.forget()
+        return first + self.layer(x)
+
+
+def test_a_reset_that_acts_otherwise_is_no_rounding() -> None:
+    """The second call begins from another state, which a run of the two calls alone does not
+    have."""
+    x = torch.full((4, 2, 3), 0.75)
+    with pytest.raises(ConversionError, match="changes the state between the calls") as error:
+        lsnn_ext.convert(_Between(), verify=x, classes=[Forgetting])
+    found = error.value.report.comparison.first
+    assert (found.kind, found.call, found.step) == ("mapping", 1, 0)
+
+
 def test_rounding_in_one_item_does_not_hide_a_mapping_in_another() -> None:
     """The first item parts by rounding at step 4, the second by a refractory period at step 6."""
     loop = Loop()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pack_padded_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 
 from lsnn_ext import ALIF, LIF, LSNN, LSNNState, State
 from steps import flat
@@ -119,6 +119,22 @@ def test_rates_of_packed_sequences(kind: str) -> None:
     *_, rates = module(packed, return_rates=True)
     for b, steps in enumerate(lengths):
         torch.testing.assert_close(rates[:, b], module(x[:steps, b], return_rates=True)[-1])
+
+
+def test_rates_of_lengths_far_apart() -> None:
+    """Spikes that are counted alone are bits in a long group of sequences, numbers in a short one,
+    whichever comes first."""
+    torch.manual_seed(0)
+    net = LSNN(I, 60, 60, 2)
+    for lengths in ([200] * 12 + [20], [500] + [150] * 30):
+        x = [3 * torch.rand(steps, I) for steps in lengths]
+        y, _, rates = net(pack_sequence(x), return_rates=True)
+        want = torch.stack([net(one, return_rates=True)[-1][0] for one in x], 0)
+        torch.testing.assert_close(rates[0], want)
+        assert rates.any()
+        (one,) = torch.autograd.grad(rates.square().sum(), net.neurons.weight_ih_l0)
+        (other,) = torch.autograd.grad(want.square().sum(), net.neurons.weight_ih_l0)
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_rates_come_last() -> None:

@@ -122,6 +122,8 @@ def test_the_same_layer_from_the_same_seed(kind: str) -> None:
 
 
 def test_states() -> None:
+    from spikingjelly.activation_based import functional
+
     theirs = _theirs(step_mode="m")
     layer: Any = ours.LinearRecurrentContainer.from_original(theirs)
     x = uniform(-0.6, 1.0, T, B, N, seed=3)
@@ -133,15 +135,15 @@ def test_states() -> None:
     assert torch.equal(*copies) and not torch.equal(copies[0], spikes)
     with pytest.raises(ValueError, match=r"expected the batch of the state \(4,\), got \(2,\)"):
         layer(x[:, :2])
-    layer.reset()
+    functional.reset_net(layer)
     assert torch.equal(layer(x), spikes) and layer.step(x[0]).shape == (B, N)
     assert {id(p) for p in layer.parameters()} == {id(p) for p in theirs.parameters()}
     theirs(x)
     taken = ours.LinearRecurrentContainer.from_original(theirs)
     assert torch.equal(taken(x), theirs(x)), "it goes on from the state of the original"
     other = uniform(-0.6, 1.0, T, 3, 2, N, seed=4)
-    layer.reset()
-    theirs.reset()
+    for side in (layer, theirs):
+        functional.reset_net(side)
     assert torch.equal(layer(other), theirs(other))
 
 
@@ -187,6 +189,21 @@ def test_functions_over_a_network(kind: str, projected: bool) -> None:
     assert node.step_mode == "s" and node.v.grad_fn is not None
     with pytest.raises(ValueError, match="step_mode: expected 's' or 'm', got 't'"):
         functional.set_step_mode(net, "t")
+
+
+def test_reset_of_the_container_leaves_the_membrane() -> None:
+    """There and here; functional.reset_net goes to the node too."""
+    theirs = _theirs(step_mode="m")
+    layer: Any = ours.LinearRecurrentContainer.from_original(theirs)
+    x = uniform(-0.6, 1.0, T, B, N, seed=3)
+    found = []
+    for side in (theirs, layer):
+        first = side(x)
+        side.reset()
+        assert side.y is None and bool(side.sub_module.v.any())
+        found.append(side(x))
+        assert not torch.equal(found[-1], first)
+    assert torch.equal(*found)
 
 
 def _stored(theirs: Any) -> None:

@@ -171,8 +171,8 @@ class Recurrent(Constants):
             bits = (not last and directions == 1 and not (self.dropout and self.training)
                     and functional.bits_pay(x, weights[0][0]))
             requested: dict[str, Any] = readout if last else {"spikes": "bits"} if bits else {}
-            if last and found_rates is not None and readout.get("spikes") is False:
-                # Counted without a number for each.
+            counted = last and found_rates is not None and readout.get("spikes") is False
+            if counted:  # without a number for each
                 requested = {**readout, "spikes": functional.bits_pay(x, weights[0][0]) and "bits"
                              or True}
             for direction in range(directions):
@@ -183,6 +183,8 @@ class Recurrent(Constants):
                                                 trace if last else False, **requested))
                 after.append(outs[-1].state)
             means += [] if found_rates is None else [rates(out, lengths) for out in outs]
+            if counted:
+                outs = [out._replace(spikes=None, packed=None) for out in outs]
             if last:
                 break
             x = outs[0].packed or nn.functional.dropout(
