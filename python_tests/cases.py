@@ -265,8 +265,23 @@ def _table() -> list[Case]:
     ends += [replace(busy, name=f"lengths-checkpoint-{K}", T=70, N=33, lengths="any",
                      checkpoint_every=K)
              for K in (16, 48)]
+    # A threshold that nothing varies, and a surrogate without an end: where nobody asks for what a
+    # or i decide, nothing is replayed.
+    fixed = Case("", T=140, B=5, N=33, delay="each", state="real", surrogate="arctan",
+                 given=("alpha", "kappa", "theta", "width"),
+                 learn=("x", "w", "v0", "z0", *(name for name in COEFFICIENTS if name != "beta")))
+    constant = [replace(fixed, name=f"constant-{model}", dynamics=model) for model in MODELS]
+    others: dict[str, dict[str, Any]] = {
+        "lengths": {"lengths": "any"}, "checkpoint": {"checkpoint_every": 48},
+        "rho": {"given": (*fixed.given, "rho")}, "sigma": {"given": (*fixed.given, "sigma")},
+        "p-eta": {"given": (*fixed.given, "p", "eta")},
+        "beta": {"given": (*fixed.given, "rho", "beta"), "learn": ("x", "w", "theta", "v0", "z0")},
+    }
+    constant += [replace(fixed, name=f"constant-{what}-{model}", dynamics=model, **more)
+                 for what, more in others.items() for model in ("snntorch_zero", "adlif")]
     return (
         ends
+        + constant
         + models
         + shapes
         + surrogates
