@@ -54,9 +54,14 @@ class Epochs(Pair):
         return items[processes.share(len(items))]
 
     def look(self, epoch: int) -> None:
-        """The share of what is kept back that each network gets right; keeps the best weights."""
-        shares = processes.on_first(lambda: {name: self.kept_back(net) for name, net
-                                             in self.learners.items()})
+        """Notes the share of what is kept back that each network gets right, and the weights of
+        those that never got more."""
+        self._note(epoch, processes.on_first(self._shares))
+
+    def _shares(self) -> dict[str, float]:
+        return {name: self.kept_back(net) for name, net in self.learners.items()}
+
+    def _note(self, epoch: int, shares: dict[str, float]) -> None:
         self.carried["valid"] = shares
         best = self.carried.setdefault("best", {})
         for name, net in self.learners.items():
@@ -66,9 +71,10 @@ class Epochs(Pair):
                 best[name] = {"valid": shares[name], "epoch": epoch, "weights": weights}
 
     def take_best(self) -> dict[str, dict[str, Any]]:
-        """Looks a last time and gives each network its best weights; the share and the epoch of
-        each. For the first process, after the training."""
-        self.look(len(self.history) // self.batches)
+        """Looks a last time, gives each network its best weights, which the checkpoint has too, and
+        says the share and the epoch of each. After the training, on the first process alone."""
+        self._note(len(self.history) // self.batches, self._shares())
+        self.write()
         found = {}
         for name, net in self.learners.items():
             best = self.carried["best"][name]

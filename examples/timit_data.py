@@ -132,12 +132,11 @@ def read_sentence(sound: Path, phones: Path) -> tuple[Tensor, Tensor]:
 # --------------------------------------------------------------------------------------- the corpus
 def find_parts(folder: Path | None) -> dict[str, Path]:
     """The folders train and test, in any case, here or up to two folders below."""
-    for depth in ("", "*", "*/*"):
-        for place in sorted(folder.glob(depth)) if folder and depth else [folder or Path()]:
-            inside = {one.name.lower(): one for one in place.iterdir()
-                      if one.is_dir()} if place.is_dir() else {}
-            if folder and {"train", "test"} <= inside.keys():
-                return inside
+    places = [folder, *sorted(folder.glob("*")), *sorted(folder.glob("*/*"))] if folder else []
+    for place in places:
+        inside = {one.name.lower(): one for one in place.iterdir()} if place.is_dir() else {}
+        if all(name in inside and inside[name].is_dir() for name in ("train", "test")):
+            return inside
     raise SystemExit(f"--data: expected a folder of the TIMIT corpus, with its folders train and "
                      f"test, got {folder}; the corpus is LDC93S1 of the Linguistic Data Consortium")
 
@@ -160,7 +159,7 @@ def find_sentences(part: Path) -> list[tuple[str, Path, Path]]:
 
 def load(folder: Path | None) -> Data:
     """All sentences, each coefficient with mean 0 and deviation 1 over the frames to learn from."""
-    parts = find_parts(folder)
+    parts = find_parts(Path(folder) if folder else None)
     train, test = (find_sentences(parts[name]) for name in ("train", "test"))
     chosen = {"train": train, "valid": [one for one in test if one[0] in VALID],
               "test": [one for one in test if one[0] in CORE]}

@@ -102,11 +102,12 @@ class Run:
         return Path(self.options.out) / CHECKPOINT
 
     def save(self) -> None:
-        """Writes the checkpoint beside the old one first, so that no moment is without a whole one;
-        of several processes the first does, and all have to call this."""
-        processes.on_first(self._write)
+        """Writes the checkpoint; of several processes the first does, and all have to call this."""
+        processes.on_first(self.write)
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Writes the checkpoint beside the old one first, so that no moment is without a whole
+        one."""
         options = {name: value for name, value in vars(self.options).items() if name not in HERE}
         kept: dict[str, Any] = {
             "options": options, "history": self.history, "seconds": self.seconds,

@@ -78,7 +78,7 @@ def test_dale_of_an_lsnn() -> None:
         assert bool((weight * sign >= 0).all())
     assert not neurons.weight_hh_l0.diagonal().any()
     assert bool((signs[neurons.weight_hh_l0][120:] == 1).all())  # the adaptive ones excite
-    assert signs[net.readout.weight] is signs[neurons.weight_hh_l0]
+    assert torch.equal(signs[net.readout.weight], signs[neurons.weight_hh_l0])
     assert int((signs[neurons.weight_ih_l0] == 1).sum()) == 61
     x = (torch.rand(300, 8, 80, generator=_generator(3)) < 0.05).float()
     _, _, spikes = net(x, return_spikes=True)
@@ -87,6 +87,26 @@ def test_dale_of_an_lsnn() -> None:
     DeepR.of(net, torch.optim.Adam, 0.12, signs=signs)  # as many as wanted: nothing is redrawn
     changed = sum(int((old != new).sum()) for old, new in zip(before, signs, strict=True))
     assert changed <= 3  # three matrices are rounded down, and their sum only once
+
+
+def test_dale_of_layers_and_directions() -> None:
+    """The signs of what a layer reads are those of the neurons before it, in both directions."""
+    net = LSNN(8, 6, 4, 3, num_layers=2, bidirectional=True)
+    signs = init.dale(net, 0.5, generator=_generator())
+    assert set(map(id, signs)) == set(map(id, synapses(net)[0])) and len(signs) == 9
+    neurons = net.neurons
+    of_neurons = init.signs(10)
+    for direction in ("", "_reverse"):
+        assert torch.equal(signs[neurons.get_parameter(f"weight_ih_l0{direction}")],
+                           signs[neurons.weight_ih_l0])
+        assert torch.equal(signs[neurons.get_parameter(f"weight_ih_l1{direction}")],
+                           of_neurons.repeat(2))
+        for layer in range(2):
+            assert torch.equal(signs[neurons.get_parameter(f"weight_hh_l{layer}{direction}")],
+                               of_neurons)
+    assert torch.equal(signs[net.readout.weight], of_neurons.repeat(2))
+    for weight, sign in signs.items():
+        assert bool((weight * sign >= 0).all()) and bool(weight.any())
 
 
 def test_the_unsigned_start() -> None:

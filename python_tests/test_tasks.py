@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from ecg_files import write_recordings
+from timit_files import write_corpus
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 if not EXAMPLES.is_dir():
     pytest.skip("examples/ is not beside these tests", allow_module_level=True)
-for package in ("matplotlib", "tqdm", "scipy", "gymnasium"):
+for package in ("matplotlib", "tqdm", "scipy", "gymnasium", "python_speech_features"):
     pytest.importorskip(package)
 sys.path.insert(0, str(EXAMPLES))
 import ecg  # noqa: E402
@@ -29,6 +30,7 @@ import learner_baselines  # noqa: E402
 import learning_to_learn  # noqa: E402
 import navigation  # noqa: E402
 import store_recall  # noqa: E402
+import timit  # noqa: E402
 import training  # noqa: E402
 
 RECALL = ["--symbols", "4", "--ms", "20", "--dt", "2", "--batch", "4", "--threads", "1"]
@@ -36,9 +38,12 @@ LEARNER = ["--examples", "3", "--batch", "2", "--test-tasks", "2", "--threads", 
 ECG = ["--batch", "4", "--every", "2", "--threads", "1"]
 NAVIGATION = ["--ms", "60", "--gap", "20", "--batch", "2", "--updates", "2", "--regular", "6",
               "--adaptive", "4", "--test-agents", "4", "--threads", "1"]
+TIMIT = ["--batch", "2", "--every", "2", "--regular", "5", "--adaptive", "4", "--units", "3",
+         "--threads", "1"]
 TASKS: list[tuple[ModuleType, list[str]]] = [
-    (store_recall, RECALL), (learning_to_learn, LEARNER), (ecg, ECG), (navigation, NAVIGATION)]
-NAMES = ["store_recall", "learning_to_learn", "ecg", "navigation"]
+    (store_recall, RECALL), (learning_to_learn, LEARNER), (ecg, ECG), (navigation, NAVIGATION),
+    (timit, TIMIT)]
+NAMES = ["store_recall", "learning_to_learn", "ecg", "navigation", "timit"]
 
 
 @pytest.fixture(autouse=True)
@@ -55,9 +60,10 @@ def _generator(seed: int = 0) -> torch.Generator:
 
 @pytest.fixture(autouse=True)
 def recordings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of the electrocardiograms, where the example looks for them."""
+    """Those of the electrocardiograms and of TIMIT, where the examples look for them."""
     folder = tmp_path_factory.mktemp("recordings")
     write_recordings(folder, recordings=12, steps=30)
+    write_corpus(folder, sentences=1, phones=4)
     monkeypatch.setenv("LSNN_DATA", str(folder))
 
 
@@ -182,7 +188,8 @@ import {task}
     (store_recall, [*RECALL, "--carry", "--deepr", "0.4", "--iterations", "30"]),
     (learning_to_learn, [*LEARNER, "--iterations", "12"]),
     (ecg, [*ECG, "--iterations", "40"]),
-    (navigation, [*NAVIGATION, "--iterations", "20"])], ids=NAMES)
+    (navigation, [*NAVIGATION, "--iterations", "20"]),
+    (timit, [*TIMIT, "--deepr", "0.3", "--iterations", "20"])], ids=NAMES)
 def test_a_run_that_is_killed_is_the_same_run(task: ModuleType, options: list[str],
                                               tmp_path: Path) -> None:
     """At any moment, and what is resumed comes to the same bits."""
@@ -205,14 +212,14 @@ def test_a_run_that_is_killed_is_the_same_run(task: ModuleType, options: list[st
     assert reached < len(other["history"]) == len(one["history"])
     for left, right in zip(one["history"], other["history"], strict=True):
         assert {**left, "seconds": 0} == {**right, "seconds": 0}, reached
-    for name in ("LSNN", "LIF"):
+    for name in {"LSNN", "LIF", "LSTM"} & one.keys():
         assert all(torch.equal(value, other[name][key]) for key, value in one[name].items())
     results = [json.loads((folder / f"{task.__name__}.json").read_text())
                for folder in (out, whole)]
     for result in results:
         result.pop("seconds")
     assert results[0] == results[1]
-    if "--deepr" in options:
+    if task is store_recall:
         matrices = [value for key, value in one["LSNN"].items() if "weight" in key]
         size = sum(value.numel() for value in matrices) - 20
         assert sum(int((value != 0).sum()) for value in matrices) == int(0.4 * size)

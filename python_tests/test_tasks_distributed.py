@@ -14,11 +14,12 @@ import torch
 
 from digit_files import write_digits
 from ecg_files import write_recordings
+from timit_files import write_corpus
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 if not EXAMPLES.is_dir():
     pytest.skip("examples/ is not beside these tests", allow_module_level=True)
-for package in ("matplotlib", "tqdm", "scipy", "gymnasium"):
+for package in ("matplotlib", "tqdm", "scipy", "gymnasium", "python_speech_features"):
     pytest.importorskip(package)
 if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
     pytest.skip("this torch has no gloo", allow_module_level=True)
@@ -33,6 +34,8 @@ TASKS = {
     "ecg": ["--batch", "5", "--every", "1", "--iterations", "6", "--reg", "1"],
     "navigation": ["--ms", "100", "--gap", "20", "--batch", "5", "--updates", "2", "--regular",
                    "6", "--adaptive", "4", "--test-agents", "4", "--iterations", "3"],
+    "timit": ["--batch", "5", "--every", "1", "--regular", "5", "--adaptive", "4", "--units", "3",
+              "--iterations", "4", "--deepr", "0.3"],
     "smnist": ["--regular", "6", "--adaptive", "4", "--batch", "5", "--delay", "2", "--no-speed",
                "--iterations", "3"]}
 STOPPED = 3  # iterations, of the run that is sent a signal
@@ -84,10 +87,11 @@ def _kept(out: Path) -> dict[str, Any]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes and one have left."""
     folder = tmp_path_factory.mktemp("runs")
-    for name in ("ecg", "smnist"):
+    for name in ("ecg", "smnist", "timit"):
         (folder / "data" / name).mkdir(parents=True)
     write_recordings(folder / "data" / "ecg", recordings=9, steps=60)
     write_digits(folder / "data" / "smnist")
+    write_corpus(folder / "data" / "timit", sentences=3, phones=5)
     torch.multiprocessing.spawn(_rank, (folder,), nprocs=2)
     threads = torch.get_num_threads()
     for name in TASKS:
@@ -98,7 +102,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _weights(kept: dict[str, Any]) -> dict[str, torch.Tensor]:
-    return {f"{part} {name}": value for part in ("LSNN", "LIF", "model") if part in kept
+    return {f"{part} {name}": value for part in ("LSNN", "LIF", "LSTM", "model") if part in kept
             for name, value in kept[part].items() if isinstance(value, torch.Tensor)}
 
 

@@ -42,7 +42,12 @@ def main(arguments: list[str] | None = None, runner: Runner | None = None,
     parser.add_argument("--out", type=Path, help="folder for CSV, plots, summary and the output of "
                         f"what failed (default: {RESULTS}, in a dry run {suite.WORK}/dry)")
     parser.add_argument("--dry-run", action="store_true", help="all that needs no card")
+    parser.add_argument("--reuse", action="store_true", help="in a dry run: bring the module of "
+                        "`make build` up to date in place of building another")
     given = parser.parse_args(arguments)
+    if given.reuse and not given.dry_run:
+        parser.error("--reuse: expected with --dry-run, as a card has a module of its own, got "
+                     "--reuse alone")
     start = time.monotonic()
     out: Path = given.out or (suite.ROOT / suite.WORK / "dry" if given.dry_run else Path(RESULTS))
     if given.dry_run and not cards.find_tool("nvcc"):
@@ -77,8 +82,8 @@ def main(arguments: list[str] | None = None, runner: Runner | None = None,
                                                                         signal.SIGTERM)}
     try:
         outcomes = run_stages(
-            suite.dry_stages() if given.dry_run else suite.stages(card), runner or processes,
-            60 * minutes - SPARE - (time.monotonic() - start),
+            suite.dry_stages(given.reuse) if given.dry_run else suite.stages(card),
+            runner or processes, 60 * minutes - SPARE - (time.monotonic() - start),
             workers=max(1, (os.cpu_count() or 1) // 2), say=lambda text: print(text, flush=True),
             after=write)
     finally:

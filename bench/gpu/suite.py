@@ -16,7 +16,7 @@ RAN = r"test_kernels: [1-9]\d* runs"  # what they say when they have run
 NO_GPU = 2, r"test_kernels: no GPU, so nothing was run"  # and where there is none
 STAND_IN = Card("no card, a dry run", (9, 0), 132, "", "", "")
 QUICK = ("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0", "-DCMAKE_CUDA_FLAGS_DEBUG=-O0",
-         "-DCMAKE_CUDA_FLAGS=-Xptxas=-O0")
+         "-DCMAKE_CUDA_FLAGS=-Xptxas=-O0", "-DLSNN_ONLY_PORTABLE=ON")
 DRY_LIMIT = 3600.0  # seconds of a step of a dry run, whose builds may have one processor
 ROWS, PRIMITIVES = f"{WORK}/rows.jsonl", f"{WORK}/primitives.csv"
 DESIGNS = ("block", "gather", "step", "cluster")
@@ -53,10 +53,11 @@ def designs(card: Card) -> list[str]:
     return [name for name in DESIGNS if name != "cluster" or card.capability >= (9, 0)]
 
 
-def stages(card: Card, tool: Callable[[str], str | None] = find_tool,
-           dry: bool = False) -> list[list[Step]]:
+def stages(card: Card, tool: Callable[[str], str | None] = find_tool, dry: bool = False,
+           reuse: bool = False) -> list[list[Step]]:
     """Stages of steps; those of one stage may run side by side, so timings stand alone. dry: in
-    folders of their own, and nothing is optimized, as nobody waits for the kernels."""
+    folders of their own, and nothing is optimized, as nobody waits for the kernels. reuse: but for
+    the module, which is that of `make build`."""
     work = f"{WORK}/dry" if dry else WORK
     program = f"{work}/tests/{TESTS}"
     folder = os.path.dirname(tool("nvcc") or "")
@@ -82,7 +83,7 @@ def stages(card: Card, tool: Callable[[str], str | None] = find_tool,
                 for design in designs(card)]
 
     return [
-        _builds(card, environment, folder, work, QUICK if dry else ()),
+        _builds(card, environment, folder, work, QUICK if dry else (), reuse),
         [Step(f"C++ tests {design}", [[program]], 90, 15, {"LSNN_DESIGN": design},
               needs=("build of the C++ tests",), proof=RAN, without_device=NO_GPU)
          for design in designs(card)],
@@ -99,33 +100,35 @@ def stages(card: Card, tool: Callable[[str], str | None] = find_tool,
     ]
 
 
-def dry_stages() -> list[list[Step]]:
+def dry_stages(reuse: bool = False) -> list[list[Step]]:
     """The same for a card that is not there: every build, and every program and stage started, each
-    of which must say that it finds no device."""
+    of which must say that it finds no device. reuse: as of stages."""
     return [[step.in_dry_run(DRY_LIMIT) for step in stage]
-            for stage in stages(STAND_IN, dry=True)]
+            for stage in stages(STAND_IN, dry=True, reuse=reuse)]
 
 
 def _builds(card: Card, environment: dict[str, str], folder: str, work: str,
-            quick: tuple[str, ...]) -> list[Step]:
+            quick: tuple[str, ...], reuse: bool) -> list[Step]:
     """For this card's architecture alone, which is quick; without pip and without a network."""
     python, half = sys.executable, str(max(1, (os.cpu_count() or 2) // 2))
     nvcc = f"{folder}/nvcc" if folder else "nvcc"
     architecture = f"-DCMAKE_CUDA_ARCHITECTURES={card.architecture}"
     compiler = [f"-DCMAKE_CUDA_COMPILER={nvcc}"] if folder else []
-    extension = environment | {
-        "LSNN_BUILD": "require", "MAX_JOBS": half,
-        "LSNN_CMAKE_ARGS": " ".join([os.environ.get("LSNN_CMAKE_ARGS", ""), architecture,
-                                     *compiler, *quick]).strip()}
+    extension = environment | {"LSNN_BUILD": "require", "MAX_JOBS": half}
+    if not reuse:  # or the folder would be made anew for other arguments
+        extension["LSNN_CMAKE_ARGS"] = " ".join([os.environ.get("LSNN_CMAKE_ARGS", ""),
+                                                 architecture, *compiler, *quick]).strip()
     source = "bench/gpu/primitives.cu"
-    extend = [python, "setup.py", "--quiet", "build_ext", "--build-temp", f"{work}/python"]
+    inplace = [python, "setup.py", "--quiet", "build_ext", "--inplace"]
+    own = ["--build-temp", f"{work}/python"]
+    has_cuda = [python, "-c", _HAS_CUDA]
     return [
         # A build folder of its own: that of `make build` may belong to another torch, or to none
         # with CUDA.
-        # A dry run leaves the compiled part that is in use alone.
-        Step("build", [[*extend, "--inplace"], [python, "-c", _HAS_CUDA]], 300, 60, extension,
-             dry=([*extend, "--build-lib", f"{work}/lib"],
-                  [python, "-c", _HAS_CUDA, f"{work}/lib"])),
+        # A dry run leaves the compiled part that is in use alone, or brings it up to date.
+        Step("build", [[*inplace, *own], has_cuda], 300, 60, extension,
+             dry=(inplace, has_cuda) if reuse else
+             ([*inplace[:-1], *own, "--build-lib", f"{work}/lib"], [*has_cuda, f"{work}/lib"])),
         Step("build of the C++ tests",
              [["cmake", "-S", ".", "-B", f"{work}/tests", "-G", "Ninja", "-DLSNN_TESTS=ON",
                architecture, *compiler, *quick],
