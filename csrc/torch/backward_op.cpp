@@ -186,7 +186,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(lsnn, m) {
       "alif_backward(Tensor? g_spikes, Tensor?[] g_traces, Tensor?[] g_state, Tensor?[] g_readout, "
       "Tensor? x, Tensor[] state, Tensor coefficients, Tensor?[] recurrence, int[] delays, "
       "Tensor?[] projection, Tensor?[] readout, Tensor[] saved, int[] constants, "
-      "float[] numbers, int[] options, Tensor? lengths=None) -> "
+      "float[] numbers, int[] options=[], Tensor? lengths=None) -> "
       "(Tensor x, Tensor w_rec, Tensor coefficients, Tensor[] state, Tensor[] projection, "
       "Tensor[] readout)");
 }

@@ -97,7 +97,7 @@ STABLE_TORCH_LIBRARY(lsnn, m) {
   m.def(
       "alif_forward(Tensor x, Tensor[] state, Tensor coefficients, Tensor?[] recurrence, "
       "int[] delays, Tensor?[] projection, Tensor?[] readout, int[] constants, float[] numbers, "
-      "int[] options, Tensor? lengths=None) -> "
+      "int[] options=[], Tensor? lengths=None) -> "
       "(Tensor spikes, Tensor[] state, Tensor[] traces, Tensor[] readout, Tensor[] saved)");
 }
 STABLE_TORCH_LIBRARY_IMPL(lsnn, CPU, m) { m.impl("alif_forward", TORCH_BOX(&alif_forward)); }
