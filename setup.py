@@ -45,6 +45,15 @@ def cached(build: Path) -> dict[str, str]:
     return {name.partition(":")[0]: value for name, _, value in named}
 
 
+def check_compiler() -> None:
+    """Raises OSError where there is no C++ compiler, in words that CMake has not."""
+    arguments = os.environ.get("LSNN_CMAKE_ARGS", "")
+    named = any(word in arguments for word in ("CMAKE_CXX_COMPILER=", "CMAKE_TOOLCHAIN_FILE="))
+    if not (named or os.environ.get("CXX") or any(map(shutil.which, ("c++", "g++", "clang++")))):
+        raise OSError("no C++ compiler: expected c++, g++ or clang++ in PATH, or the name of one in "
+                      "CXX; on Debian: apt-get install g++")
+
+
 def run(*command: str) -> None:
     """OSError where it fails."""
     status = subprocess.run(command).returncode
@@ -67,8 +76,8 @@ class CMakeBuild(build_ext):
         except (OSError, ImportError) as error:
             if WANTED == REQUIRE:
                 raise CompileError(
-                    f"lsnn_ext: the compiled part could not be built ({error}); what is wrong is "
-                    f"said above. "
+                    f"lsnn_ext: the compiled part could not be built ({error}); more may be said "
+                    f"above. "
                     "LSNN_BUILD=auto installs without it: the slow reference then computes "
                     "everything") from error
             self.failed = True
@@ -88,6 +97,7 @@ class CMakeBuild(build_ext):
         super().copy_extensions_to_source()
 
     def build_with_cmake(self, ext: Extension) -> None:
+        check_compiler()
         import pybind11
         import torch
 

@@ -10,6 +10,8 @@ that auditwheel gives it; and a fresh environment, where it is installed without
     --tests FILES       runs these files of python_tests/ in each environment
     --glibc 2.28        links against this glibc, with the compiler zig of PyPI; without it the
                         system's compiler is used, and whatever glibc and libstdc++ it has will do
+    --wheels FILES      checks and uses these in place of building any; the wheel for a Python is
+                        found by its tag
     --lend              the environments see torch and numpy of the Python that is named, and its
                         packages build the wheel: nothing is installed but small tools
 
@@ -99,6 +101,15 @@ def built(builder: str | Path, sources: Path, folder: Path, environment: dict[st
     return folder / text.split()[-1]
 
 
+def given_for(python: str, wheels: list[Path]) -> Path:
+    """The wheel that was made for this Python."""
+    tag = run(python, "-c", "import sys; print('cp%d%d' % sys.version_info[:2])").strip()
+    fitting = [wheel for wheel in wheels if f"-{tag}-" in wheel.name]
+    if len(fitting) != 1:
+        raise SystemExit(f"--wheels: expected one for {python}, {tag}, got {len(fitting)}")
+    return fitting[0].resolve()
+
+
 def tagged(wheel: Path, tools: Path, out: Path) -> Path:
     """The same under the name that auditwheel gives it, of the oldest Linux that it runs on."""
     folder = wheel.parent / "tagged"
@@ -126,6 +137,7 @@ def main() -> None:
     parser.add_argument("--torch", nargs="+", default=[])
     parser.add_argument("--tests", nargs="+", default=[])
     parser.add_argument("--glibc", default="")
+    parser.add_argument("--wheels", nargs="+", type=Path, default=[])
     parser.add_argument("--lend", action="store_true")
     given = parser.parse_args()
     out = given.out.resolve()
@@ -141,9 +153,14 @@ def main() -> None:
         version = run(python, "-c", "import platform; print(platform.python_version())").strip()
         print(f"\nPython {version}", flush=True)
         folder = work / str(k)
-        builder = python if given.lend else made(python, folder / "builder", *REQUIREMENTS)
-        sources = sources or sdist(builder, out)
-        wheel = tagged(built(builder, sources, folder, environment), tools, out)
+        folder.mkdir()
+        if given.wheels:
+            fresh = Path(shutil.copy2(given_for(python, given.wheels), folder))
+        else:
+            builder = python if given.lend else made(python, folder / "builder", *REQUIREMENTS)
+            sources = sources or sdist(builder, out)
+            fresh = built(builder, sources, folder, environment)
+        wheel = tagged(fresh, tools, out)
         checks = [] if given.glibc == "2.28" else ["--any-glibc"]
         print(run(sys.executable, ROOT / ".ci" / "check_wheel.py", *checks, wheel), end="",
               flush=True)

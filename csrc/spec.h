@@ -62,8 +62,9 @@ template <Choices choices, Surrogate of_model, class Terms> struct ModelSpec : T
   static constexpr bool smooth = false;
 };
 
+// The largest number stands for no end, as infinity does: AOTInductor reads no infinity.
 LSNN_INLINE bool is_cut(const Layer& l) {
-  return !has_bounded_support(l.surrogate) && l.cutoff < std::numeric_limits<double>::infinity();
+  return !has_bounded_support(l.surrogate) && l.cutoff < std::numeric_limits<double>::max();
 }
 
 // Whether a layer can do without the terms.

@@ -38,7 +38,8 @@ def _tensors() -> dict[str, Tensor]:
     torch.manual_seed(0)
     return {"dense": torch.randn(T, B, I), "spikes": (torch.rand(T, B, I) < 0.05).float(),
             "current": torch.rand(T, B, N), "w_in": torch.randn(N, I) / 4,
-            "w_rec": torch.randn(N, N) / 16, "w_out": torch.randn(O, N) / 16}
+            "w_rec": torch.randn(N, N) / 16, "w_out": torch.randn(O, N) / 16,
+            "w_decay": torch.full((N,), 0.9)}
 
 
 Call = Callable[[dict[str, Tensor]], Any]
@@ -55,6 +56,8 @@ CALLS: dict[str, Call] = {
         **K).readout,
     "`linear`, inputs that are mostly zero": lambda t: functional.linear(t["spikes"], t["w_in"]),
     "`leaky_readout`": lambda t: functional.leaky_readout(t["spikes"], t["w_in"], 0.9)[0],
+    "the same with a decay that learns": lambda t: functional.leaky_readout(
+        t["spikes"], t["w_in"], t["w_decay"])[0],
 }
 
 
@@ -125,6 +128,9 @@ def page() -> str:
         f"## Operators of a call on the CPU, T = {T}, B = {B}, I = {I}, N = {N}, float32", "",
         *_table(["call of `lsnn_ext.functional`", "forward", "backward",
                  "inside of `torch.compile`, without gradients"], calls), "",
+        "The operators have no gradient of the decay of a readout, so one that learns, `tau_out` of "
+        "an `LSNN`, is computed behind the recurrence, by the operator of the recurrence: as "
+        "neurons whose spikes do nothing. It is a call over all steps, as all others are.", "",
         f"Where {NONE} stands PyTorch's own operators do all. `ALIF`, `LIF` and `LSNN` call "
         "`layer`. Their `step`, and short sequences without gradients on the CPU, take no operator "
         "but a prepared layer: the same kernels, with what follows from the parameters kept. On "

@@ -1,7 +1,7 @@
 """lsnn_ext: recurrent spiking networks with adaptive neurons as one fused operator over the whole
 sequence."""
 
-from . import functional, init, nir, optim, plot, reference
+from . import _oldest_torch, functional, init, nir, optim, plot, reference
 from ._config import show_config
 from .convert import ConversionError, Refused, Report, convert, revert
 from .functional import State, Traces, use_reference
@@ -10,6 +10,8 @@ from .modules import ALIF, LIF, LSNN, LeakyReadout, Linear, LSNNState
 from .profiler import profile
 from .profiler.report import Profile
 from .storage import load, save
+
+del _oldest_torch  # looked at, and of no use to anybody
 
 __version__ = "0.1.0"
 __all__ = [

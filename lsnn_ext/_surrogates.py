@@ -66,8 +66,9 @@ def named_surrogate(name: str) -> Surrogate:
 
 
 def cutoff_of(surrogate: str, share: float, smooth: bool) -> float:
-    """The |m| from which on psi of this surrogate counts as 0; infinity where the share of its
-    height is 0. Raises TypeError or ValueError naming surrogate_cutoff."""
+    """The |m| from which on psi of this surrogate counts as 0; the largest number where the share
+    of its height is 0, as AOTInductor reads no infinity. Raises TypeError or ValueError naming
+    surrogate_cutoff."""
     if isinstance(share, bool) or not isinstance(share, int | float):
         raise TypeError(f"surrogate_cutoff: expected a number, got {type(share).__name__}")
     if not 0 <= share <= LARGEST_CUTOFF:

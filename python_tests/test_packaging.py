@@ -120,6 +120,23 @@ def test_a_failure_fails(environment: dict[str, str], tree: Path) -> None:
     assert ran.returncode != 0 and _asks_for_auto(ran.stderr), ran.stderr
 
 
+def test_no_compiler_is_said(tree: Path, tmp_path: Path) -> None:
+    """In words of ours, before CMake has its own."""
+    (tmp_path / "bin").mkdir()
+    for name in "cmake", "ninja":
+        found = shutil.which(name)
+        assert found
+        (tmp_path / "bin" / name).symlink_to(found)
+    ran = _build(tree, PATH=str(tmp_path / "bin"), CXX="")
+    assert ran.returncode != 0
+    assert "(no C++ compiler: expected c++, g++ or clang++ in PATH, or the name of" in ran.stderr
+    assert "LSNN_BUILD=auto installs without it" in ran.stderr
+    auto = _build(tree, PATH=str(tmp_path / "bin"), CXX="", LSNN_BUILD="auto")
+    assert auto.returncode == 0 and "NO COMPILED PART (no C++ compiler" in auto.stderr
+    named = _build(tree, PATH=str(tmp_path / "bin"), CXX="/bin/false")
+    assert named.returncode != 0 and "no C++ compiler" not in named.stderr
+
+
 def test_pip_says_it_when_quiet(tree: Path) -> None:
     pip = ["-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index",
            "--target", "site", "."]

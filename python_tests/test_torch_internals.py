@@ -1,6 +1,8 @@
 """What lsnn_ext uses of torch without a public name: all of it is there, does what it is used for,
 and stands alone."""
 import ast
+import importlib
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,23 @@ from lsnn_ext import _torch_internals as internals
 PACKAGE = Path(internals.__file__).parent
 # the reports name it: the first that breaks one of these is the one to look at
 VERSION = f"torch {torch.__version__}"
+
+
+def test_an_older_torch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the package is imported; the oldest is that of pyproject.toml."""
+    module = importlib.import_module("lsnn_ext._oldest_torch")
+    for version in ("2.11.0+cpu", "2.13.0a0+git1234", "3.0.1"):
+        monkeypatch.setattr(torch, "__version__", version)
+        importlib.reload(module)
+    for version in ("2.10.1", "1.13.0+cu117"):
+        monkeypatch.setattr(torch, "__version__", version)
+        with pytest.raises(ImportError, match=f"expected torch 2.11 or newer, got torch {version}"
+                                              .replace("+", r"\+")):
+            importlib.reload(module)
+    project = PACKAGE.parent / "pyproject.toml"
+    if project.is_file():
+        wanted = tomllib.loads(project.read_text())["project"]["dependencies"]
+        assert f"torch>={'.'.join(map(str, module.OLDEST))}" in wanted
 
 
 def test_transforms() -> None:

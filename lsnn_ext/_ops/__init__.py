@@ -55,8 +55,12 @@ def _autograd_kernel(name: str) -> Callable[..., Any]:
     """The autograd kernel of a raw operator: an error where a gradient would be lost without a
     word."""
     op = getattr(torch.ops.lsnn, name).default
+    lists = {k for k, argument in enumerate(op._schema.arguments)
+             if str(argument.type) == "List[int]"}
 
     def kernel(keys: Any, *args: Any) -> Any:
+        # a package of AOTInductor hands on None for a list without elements
+        args = tuple([] if arg is None and k in lists else arg for k, arg in enumerate(args))
         if torch.is_grad_enabled() and any(tensor.requires_grad
                                            for tensor in fake.tensors_in(args)):
             out = _DIFFERENTIATED[name](*args) if name in _DIFFERENTIATED else None
