@@ -17,9 +17,8 @@ import argparse
 import csv
 import importlib
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +33,7 @@ SMOOTH = 20  # steps of the electrocardiograms that the readout averages
 SAME = 1e-4  # losses this near to each other, relatively, count as the same
 
 
-# ---------------------------------------------------------------------------------------------- data
+# --------------------------------------------------------------------------------------------- data
 class Samples(NamedTuple):
     """x (T, B, I); target (B,), or (T, B) where each step has one."""
 
@@ -77,7 +76,7 @@ def beats(path: Path, steps: int) -> Task:
     return Task(train, test, ecg.PHASES)
 
 
-# -------------------------------------------------------------------------------------------- models
+# ------------------------------------------------------------------------------------------- models
 # As users of the packages write them; called with (T, B, I), logits come back.
 class Norse(nn.Module):
     """Norse: a layer with adaptation and one without."""
@@ -190,7 +189,7 @@ SCRIPTS = {
 }
 
 
-# ------------------------------------------------------------------------------------------ training
+# ----------------------------------------------------------------------------------------- training
 class Trained(NamedTuple):
     """Losses of all iterations, the test's share that was named after each epoch, seconds of the
     processor."""
@@ -216,6 +215,7 @@ def train(model: nn.Module, task: Task, options: argparse.Namespace) -> Trained:
             loss = nn.functional.cross_entropy(logits, part.target.flatten())
             optimizer.zero_grad()
             loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), options.clip)
             optimizer.step()
             losses.append(loss.item())
         seconds += time.process_time() - begin
@@ -247,7 +247,9 @@ def converted(script: Script, model: nn.Module, task: Task) -> nn.Module:
 def both(script: Script, task: Task, options: argparse.Namespace) -> tuple[Trained, Trained]:
     """The training before and after, from the same first weights."""
     if options.double:
-        task = Task(*(part._replace(x=part.x.double()) for part in task[:2]), task.classes)
+        train_part, test_part = (part._replace(x=part.x.double())
+                                 for part in (task.train, task.test))
+        task = Task(train_part, test_part, task.classes)
 
     def made() -> nn.Module:  # anew, as not every package's layers can be copied
         torch.manual_seed(options.seed)
@@ -279,7 +281,8 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--ecg-steps", type=count, default=1301)
     parser.add_argument("--neurons", type=count, default=64)
     parser.add_argument("--batch", type=count, default=64)
-    parser.add_argument("--lr", type=number, default=5e-3)
+    parser.add_argument("--lr", type=number, default=2e-3)
+    parser.add_argument("--clip", type=number, default=1.0, help="largest norm of the gradient")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=count, default=1, help="of torch")
     parser.add_argument("--double", action="store_true", help="compute in float64")
@@ -315,13 +318,11 @@ def main(given: list[str] | None = None) -> dict[str, tuple[Trained, Trained]]:
 
 def say(name: str, before: Trained, after: Trained) -> None:
     """A line of the table, and the accuracy of each epoch."""
-    percent: Callable[[list[float]], str] = lambda shares: ", ".join(
-        f"{100 * share:.1f}" for share in shares)
-    first = [abs(one - other) for one, other in zip(before.losses, after.losses, strict=True)][:10]
-    print(f"{name}: named {percent(before.accuracy)} % before, {percent(after.accuracy)} % after; "
-          f"losses the same in the first {apart(before, after)} of {len(before.losses)} "
-          f"iterations, in ten {max(first):.1e} apart at most; {before.seconds:.1f} s of the "
-          f"processor before, {after.seconds:.1f} s after: "
+    shares = [", ".join(f"{100 * share:.1f}" for share in side.accuracy)
+              for side in (before, after)]
+    print(f"{name}: named {shares[0]} % before, {shares[1]} % after; losses the same in the first "
+          f"{apart(before, after)} of {len(before.losses)} iterations; {before.seconds:.1f} s of "
+          f"the processor before, {after.seconds:.1f} s after: "
           f"{before.seconds / after.seconds:.1f} times", flush=True)
 
 

@@ -1,5 +1,5 @@
-"""The spoken-digits example: its files, its spectra, that it learns, and that every model's learning
-can be looked at; on words that the test makes."""
+"""The spoken-digits example: its files, its spectra, that it learns, and that the learning of every
+model can be looked at; on words that the test makes."""
 import csv
 import json
 import sys
@@ -116,21 +116,23 @@ def test_settings() -> None:
     assert fixed.neurons.learn == () and quick.no_lif is False
 
 
-def test_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+              capsys: pytest.CaptureFixture[str]) -> None:
     """A row of the table for each model and rate; what is not finite or has left its range ends a
     training."""
     words, out = write_words(tmp_path, digits=4), tmp_path / "rows.csv"
+    monkeypatch.setattr(speech_rows, "LAST", 10)
     given = ["--data", str(words), "--neurons", "8", "--batch", "4", "--threads", "1",
              "--out", str(out)]
     assert speech_rows.main([*given, "--models", "eprop", "adlif", "--rates", "0.01",
-                             "--iterations", "60"]) == 0
+                             "--iterations", "40"]) == 0
     with out.open() as file:
         rows = list(csv.DictReader(file))
     assert [row["model"] for row in rows] == ["eprop", "adlif"]
     for row in rows:
-        assert row["iterations"] == "60" and row["ended"] == ""
-        assert float(row["loss last"]) <= float(row["loss first"])
-        assert 0.03 < float(row["fires first"]) < 0.3
+        assert row["iterations"] == "40" and row["ended"] == ""
+        assert float(row["loss last"]) < float(row["loss first"])
+        assert 0.02 < float(row["fires first"]) < 0.5
         for name in speech_rows.LEARNED:
             assert float(row[f"{name} low"]) < float(row[f"{name} high"]), name
     assert "2 of 2 stayed finite" in capsys.readouterr().out
