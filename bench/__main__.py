@@ -23,7 +23,8 @@ from bench import like_for_like, machine, measure, memory, page, page_alike, roo
 from bench.problem import YARDSTICKS, Shape, Yardstick, custom
 
 
-def _shape(text: str) -> Shape:
+def shape_of(text: str) -> Shape:
+    """The four sizes of a yardstick in words, as an argument of argparse."""
     try:
         shape = Shape(*(int(number) for number in text.split(",")))
     except (TypeError, ValueError):
@@ -89,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
                         dest="named", metavar="|".join(YARDSTICKS), help="the same, with commas")
     parser.add_argument("--like-for-like", action="store_true",
                         help="compare whole models with the same equations, and nothing else")
-    parser.add_argument("--shape", type=_shape, action="append", default=[], metavar="T,B,I,N")
+    parser.add_argument("--shape", type=shape_of, action="append", default=[], metavar="T,B,I,N")
     parser.add_argument("--rates", type=_rates, default=[0.5, 1, 2, 5, 10, 20],
                         help="firing rates of ours in %%")
     parser.add_argument("--peers", action="store_true",
@@ -97,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sweep", type=_sweeps, metavar=",".join(sweep.KINDS),
                         help="what is varied, or all or none "
                         "(default: all with all yardsticks, else none)")
-    parser.add_argument("--sweep-shape", type=_shape, default=sweep.BASE, metavar="T,B,I,N",
+    parser.add_argument("--sweep-shape", type=shape_of, default=sweep.BASE, metavar="T,B,I,N",
                         help="what sweeps start from")
     parser.add_argument("--threads", type=at_least_one, help="cores to use (default: all)")
     parser.add_argument("--repeats", type=at_least_one, default=15, help="rounds")

@@ -14,7 +14,7 @@ import argparse
 import torch
 
 import lsnn_ext
-from bench.__main__ import at_least_one, names_among
+from bench.__main__ import at_least_one, names_among, shape_of
 from bench.like_for_like import RATE, Model, steps_of
 from bench.measure import bisect_scale, firing_rate
 from bench.pairs import PAIRS
@@ -56,11 +56,11 @@ def main(arguments: list[str] | None = None) -> None:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=names_among(NAMES), default=NAMES,
                         help=f"with commas: {', '.join(NAMES)} (default: all)")
-    parser.add_argument("--shape", default="500,32,80,256", metavar="T,B,I,N",
-                        help="default: %(default)s")
+    parser.add_argument("--shape", type=shape_of, default=Shape(500, 32, 80, 256),
+                        metavar="T,B,I,N")
     parser.add_argument("--repeats", type=at_least_one, default=5, help="rounds")
     given = parser.parse_args(arguments)
-    shape = Shape(*map(int, given.shape.split(",")))
+    shape = given.shape
     print(f"T={shape.T} B={shape.B} I={shape.I} N={shape.N}, {torch.get_num_threads()} threads, "
           f"forward and backward, {given.repeats} rounds in turns", flush=True)
     for name in given.pairs:

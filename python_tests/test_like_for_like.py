@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import like_for_like, page, pairs, rows
+from bench import converted, like_for_like, page, pairs, rows
 from bench.__main__ import main
 from bench.like_for_like import Alike, NotAlikeError, prepared
 from bench.measure import NO_LIMITS, PASSES, Limits, OverLimitError, Skip
@@ -198,3 +198,18 @@ def test_ratios_are_to_the_first_row() -> None:
     first = rows.Line("lsnn", 3.0, "", 2.0, 10.0, 1.0, 9.0)
     text = rows.table([first, rows.Line("srnn", 3.0, "", 3.0, 25.0, 2.0, 20.0)], 7.25)
     assert "1.50x" in text and "2.50x" in text and "dense product 7.2" in text
+
+
+@pytest.mark.parametrize(("pair", "package", "what"), [
+    ("norse LIFRecurrent", "norse", "the model:"),
+    ("snnTorch RLeaky", "snntorch", "its layer as one call:")])
+def test_models_before_and_after_convert(pair: str, package: str, what: str,
+                                         capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip(package)
+    converted.main(["--pairs", pair, "--shape", "30,4,12,16", "--repeats", "1"])
+    head, line = capsys.readouterr().out.splitlines()[-2:]
+    assert head.startswith("T=30 B=4 I=12 N=16, ") and line.startswith(pair)
+    assert what in line and line.endswith("times as fast")
+    with pytest.raises(SystemExit):
+        converted.main(["--shape", "30,4,12"])
+    assert "--shape: expected four whole numbers" in capsys.readouterr().err
