@@ -4,7 +4,7 @@
     python -m bench.converted --shape 784,64,80,220 --pairs "norse LIFRecurrent"
 
 The models of `python -m bench --like-for-like`, a projection, a recurrent layer, a linear readout
-and its mean over time, are converted with verify: spikes, states and gradients have to be equal, and
+and its mean over time, are converted with verify: spikes, states and gradients have to be equal,
 then forward and backward pass are timed before and after, in turns, with the model's own weights.
 Where the model calls its layer once a step, as snnTorch's are called, it stays as it is, and the
 layer alone is timed, in its loop and as one call.
