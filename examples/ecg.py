@@ -31,7 +31,7 @@ import pair
 import processes
 import training
 from ecg_plots import picture
-from epochs import Epochs, epoch_options
+from epochs import BestEpoch, epoch_option, every_option
 from lsnn_ext import LSNN
 from pair import run_task
 from training import Values, count, mean_rate
@@ -55,7 +55,8 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     task = parser.add_argument_group("task and network")
     task.add_argument("--data", type=Path, default=os.environ.get("LSNN_DATA"),
                       help="folder of the two files; LSNN_DATA if left out")
-    epoch_options(task)
+    epoch_option(task)
+    every_option(task)
     task.add_argument("--neurons", type=count, default=36)
     task.add_argument("--dynamics", choices=("lsnn", "srnn"), default="lsnn",
                       help="the neuron: with a surrogate as wide as its threshold, or that of Yin "
@@ -146,7 +147,7 @@ def right(net: nn.Module, recordings: Recordings) -> Tensor:
 
 
 # -------------------------------------------------------------------------------------------- a run
-class Run(Epochs):
+class Run(BestEpoch):
     """Both networks on these recordings."""
 
     means = "loss", "rate", "valid"

@@ -13,17 +13,21 @@ from pair import Pair
 from training import count
 
 
-def epoch_options(group: Any) -> None:
-    """--epochs and --every."""
+def epoch_option(group: Any) -> None:
+    """--epochs."""
     group.add_argument("--epochs", type=count, help="the length, where neither --minutes nor "
                                                     "--iterations is given")
+
+
+def every_option(group: Any) -> None:
+    """--every."""
     group.add_argument("--every", type=count, default=5,
                        help="epochs from one look at the recordings kept back to the next")
 
 
 class Epochs(Pair):
-    """A run over so many recordings. carried holds the order of the epoch, and of each network the
-    weights that did best on what is kept back."""
+    """A run over so many recordings, in an order that is new in each epoch and that carried
+    holds."""
 
     is_shared = True
 
@@ -37,26 +41,33 @@ class Epochs(Pair):
         if not options.iterations and not options.minutes:
             options.iterations = options.epochs * self.batches
 
-    def kept_back(self, net: nn.Module) -> float:
-        """The share of what is kept back that a network gets right; each task has its own."""
-        raise NotImplementedError
+    def begin_epoch(self, epoch: int) -> None:
+        """What is done before an epoch, whose order is drawn."""
 
     def draw(self) -> Tensor:
-        """The numbers of the recordings of this iteration that are this process's. At the start of
-        an epoch draws their order, and looks at what is kept back where it is time to."""
+        """The numbers of the recordings of this iteration that are this process's."""
         epoch, position = divmod(len(self.history), self.batches)
         if not position:
             self.carried["order"] = torch.randperm(self.recordings, generator=self.random)
-            if epoch % self.options.every == 0:
-                self.look(epoch)
+            self.begin_epoch(epoch)
         size = self.options.batch
         items: Tensor = self.carried["order"][position * size:][:size]
         return items[processes.share(len(items))]
 
-    def look(self, epoch: int) -> None:
-        """Notes the share of what is kept back that each network gets right, and the weights of
-        those that never got more."""
-        self._note(epoch, processes.on_first(self._shares))
+
+class BestEpoch(Epochs):
+    """A run whose networks are tested as they were when they did best on recordings that are kept
+    back; carried holds these weights."""
+
+    def kept_back(self, net: nn.Module) -> float:
+        """The share of what is kept back that a network gets right; each task has its own."""
+        raise NotImplementedError
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Where it is time to, notes the share of what is kept back that each network gets right,
+        and the weights of those that never got more."""
+        if epoch % self.options.every == 0:
+            self._note(epoch, processes.on_first(self._shares))
 
     def _shares(self) -> dict[str, float]:
         return {name: self.kept_back(net) for name, net in self.learners.items()}

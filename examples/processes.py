@@ -127,7 +127,7 @@ def _each(state: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return type(state)(*(_each(leaf, change) for leaf in state))
 
 
-# ------------------------------------------------------------------------------------ numbers of all
+# ----------------------------------------------------------------------------- means and gradients
 class _Sum(torch.autograd.Function):
     """The sum over the processes. Its gradient is that of this process's term alone: the others
     have their own, and the gradients of the parameters are added up at the end."""

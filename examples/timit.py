@@ -30,7 +30,7 @@ from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 import pair
 import processes
 import training
-from epochs import Epochs, epoch_options
+from epochs import BestEpoch, epoch_option, every_option
 from lsnn_ext import LSNN
 from pair import run_task
 from timit_data import FOLD, INPUTS, PHONES, Data, Sentences, load
@@ -52,7 +52,8 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     task = parser.add_argument_group("task and networks")
     task.add_argument("--data", type=Path, default=os.environ.get("LSNN_DATA"),
                       help="folder of the corpus; LSNN_DATA if left out")
-    epoch_options(task)
+    epoch_option(task)
+    every_option(task)
     task.add_argument("--regular", type=count, help="neurons without adaptation, of a direction")
     task.add_argument("--adaptive", type=count, help="neurons with it, of a direction")
     task.add_argument("--hold", type=count, help="steps that a frame is shown")
@@ -123,7 +124,7 @@ def errors(net: nn.Module, sentences: Sentences, hold: int) -> dict[str, float]:
 
 
 # -------------------------------------------------------------------------------------------- a run
-class Run(Epochs):
+class Run(BestEpoch):
     """The networks on these sentences."""
 
     means = "error", "rate", "valid"

@@ -95,9 +95,7 @@ def test_a_dry_run_takes_the_module_of_make_build(capsys: pytest.CaptureFixture[
     step = suite.dry_stages(reuse=True)[0][0]
     assert step.name == "build" and "LSNN_CMAKE_ARGS" not in step.environment
     command, asked = step.commands
-    assert " ".join(command[1:]) == "setup.py --quiet build_ext --inplace"
-    assert f"$(BIN)/{' '.join(['python', *command[1:]])}" in (ROOT / "Makefile").read_text().replace(
-        "$(in_venv) ", "$(BIN)/")
+    assert " ".join(["python", *command[1:]]) in (ROOT / "Makefile").read_text()
     assert asked[1] == "-c" and len(asked) == 3  # no other folder
     rest = [step.name for stage in suite.dry_stages(reuse=True) for step in stage]
     assert rest == [step.name for stage in suite.dry_stages() for step in stage]

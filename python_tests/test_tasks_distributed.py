@@ -115,7 +115,9 @@ def _assert_close(folder: Path, left: str, right: str, name: str, exact: bool = 
     for row, wanted in zip(one["history"], other["history"], strict=True):
         assert row.keys() == wanted.keys()
         for key in row.keys() - {"seconds"}:
-            assert row[key] == pytest.approx(wanted[key], rel=rtol, abs=atol), key
+            # of two answers that tie rounding names one: an item or two of a hundred
+            ties = 0.02 if key.endswith(("error", "accuracy", "valid")) and not exact else atol
+            assert row[key] == pytest.approx(wanted[key], rel=rtol, abs=ties), key
     weights, wanted = _weights(one), _weights(other)
     assert weights.keys() == wanted.keys()
     for key, value in weights.items():

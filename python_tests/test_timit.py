@@ -2,14 +2,14 @@
 unequal length, and that it learns; on a small corpus in the format of the real one."""
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from scipy.io import wavfile
 
-from timit_files import SPEAKERS, TONES, sphere, spoken, write_corpus, write_sentence
+from timit_files import SPEAKERS, Labels, sphere, spoken, write_corpus, write_sentence
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 if not EXAMPLES.is_dir():
@@ -17,14 +17,16 @@ if not EXAMPLES.is_dir():
 for package in ("matplotlib", "tqdm", "scipy", "python_speech_features"):
     pytest.importorskip(package)
 sys.path.insert(0, str(EXAMPLES))
+from scipy.io import wavfile  # noqa: E402
+
 import timit  # noqa: E402
 import timit_data  # noqa: E402
 
 SMALL = ["--batch", "4", "--regular", "5", "--adaptive", "4", "--units", "3", "--threads", "1"]
 
 
-def _spoken(phones: int = 8, seed: int = 0) -> tuple[np.ndarray, list[tuple[int, int, str]]]:
-    return spoken(np.random.default_rng(seed), phones)
+def _spoken(phones: int = 8) -> tuple[np.ndarray, Labels]:
+    return spoken(np.random.default_rng(0), phones)
 
 
 # ------------------------------------------------------------------------------------------ classes
@@ -73,9 +75,10 @@ def test_sounds(tmp_path: Path) -> None:
     (lambda x: b"", "expected a sound of NIST SPHERE or RIFF, got another file"),
     (lambda x: b"RIFF" + bytes(8), "expected a RIFF file that is whole"),
 ], ids=["short", "odd", "rate", "channels", "compressed", "order", "empty", "riff"])
-def test_bad_sounds_are_named(content: object, wanted: str, tmp_path: Path) -> None:
+def test_bad_sounds_are_named(content: Callable[[np.ndarray], bytes], wanted: str,
+                              tmp_path: Path) -> None:
     path = tmp_path / "one.wav"
-    path.write_bytes(content(_spoken()[0]))  # type: ignore[operator]
+    path.write_bytes(content(_spoken()[0]))
     with pytest.raises(SystemExit) as refused:
         timit_data.read_sound(path)
     assert str(refused.value).startswith(f"{path}: expected ") and wanted in str(refused.value)
@@ -89,10 +92,11 @@ def test_bad_sounds_are_named(content: object, wanted: str, tmp_path: Path) -> N
     (lambda lines: [lines[0], "12 iy", *lines[2:]], "begin, end and phone in line 2"),
     (lambda lines: [lines[0].replace("h#", "sil"), *lines[1:]], "61 phones in line 1, got 'sil'"),
 ], ids=["empty", "cut", "late", "gap", "fields", "phone"])
-def test_bad_phones_are_named(change: object, wanted: str, tmp_path: Path) -> None:
+def test_bad_phones_are_named(change: Callable[[list[str]], list[str]], wanted: str,
+                              tmp_path: Path) -> None:
     write_corpus(tmp_path, sentences=1)
     path = tmp_path / "TIMIT/TEST/DR1/MDAB0/SX1.PHN"
-    path.write_text("\n".join(change(path.read_text().splitlines())))  # type: ignore[operator]
+    path.write_text("\n".join(change(path.read_text().splitlines())))
     with pytest.raises(SystemExit) as refused:
         timit.main(["--data", str(tmp_path), "--out", str(tmp_path / "out"), *SMALL])
     assert str(refused.value).startswith(f"{path}: expected ") and wanted in str(refused.value)

@@ -5,6 +5,7 @@ import numpy as np
 
 RATE = 16_000
 TONES = {"h#": 0, "iy": 350, "zh": 700, "q": 1300, "ao": 2300, "tcl": 4000}  # Hz, 0: noise alone
+Labels = list[tuple[int, int, str]]  # begin and end in samples, and name, of each phone
 SPEAKERS = {"train": ("fcjf0", "mdac0", "fsah0"), "test": ("mdab0", "faks0", "mzzz0")}
 
 
@@ -21,8 +22,8 @@ def sphere(samples: np.ndarray, order: str = "01", **changed: str) -> bytes:
     return head + samples.astype("<i2" if order == "01" else ">i2").tobytes()
 
 
-def spoken(random: np.random.Generator, phones: int) -> tuple[np.ndarray, list[tuple[int, int, str]]]:
-    """Samples (n,) int16 and begin, end and name of each phone; silence at both ends."""
+def spoken(random: np.random.Generator, phones: int) -> tuple[np.ndarray, Labels]:
+    """Samples (n,) int16 and the phones; silence at both ends."""
     names = ["h#", *random.choice(list(TONES)[1:], phones - 2), "h#"]
     ends = np.cumsum(random.integers(900, 2500, phones)).tolist()
     labels = [(begin, end, str(name)) for begin, end, name
@@ -33,8 +34,7 @@ def spoken(random: np.random.Generator, phones: int) -> tuple[np.ndarray, list[t
     return samples.astype(np.int16), labels
 
 
-def write_sentence(folder: Path, name: str, samples: np.ndarray,
-                   labels: list[tuple[int, int, str]]) -> None:
+def write_sentence(folder: Path, name: str, samples: np.ndarray, labels: Labels) -> None:
     """Sound and phones, in the letters of the name."""
     ends = (".WAV", ".PHN") if name.isupper() else (".wav", ".phn")
     folder.mkdir(parents=True, exist_ok=True)
