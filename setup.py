@@ -50,8 +50,8 @@ def check_compiler() -> None:
     arguments = os.environ.get("LSNN_CMAKE_ARGS", "")
     named = any(word in arguments for word in ("CMAKE_CXX_COMPILER=", "CMAKE_TOOLCHAIN_FILE="))
     if not (named or os.environ.get("CXX") or any(map(shutil.which, ("c++", "g++", "clang++")))):
-        raise OSError("no C++ compiler: expected c++, g++ or clang++ in PATH, or the name of one in "
-                      "CXX; on Debian: apt-get install g++")
+        raise OSError("no C++ compiler: expected c++, g++ or clang++ in PATH, or the name of one "
+                      "in CXX; on Debian: apt-get install g++")
 
 
 def run(*command: str) -> None:

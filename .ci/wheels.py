@@ -140,6 +140,7 @@ def main() -> None:
     parser.add_argument("--wheels", nargs="+", type=Path, default=[])
     parser.add_argument("--lend", action="store_true")
     given = parser.parse_args()
+    given.python = [shutil.which(python) or python for python in given.python]
     out = given.out.resolve()
     work = out / "work"
     shutil.rmtree(work, ignore_errors=True)

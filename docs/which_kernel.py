@@ -128,8 +128,8 @@ def page() -> str:
         f"## Operators of a call on the CPU, T = {T}, B = {B}, I = {I}, N = {N}, float32", "",
         *_table(["call of `lsnn_ext.functional`", "forward", "backward",
                  "inside of `torch.compile`, without gradients"], calls), "",
-        "The operators have no gradient of the decay of a readout, so one that learns, `tau_out` of "
-        "an `LSNN`, is computed behind the recurrence, by the operator of the recurrence: as "
+        "The operators have no gradient of the decay of a readout, so one that learns, `tau_out` "
+        "of an `LSNN`, is computed behind the recurrence, by the operator of the recurrence: as "
         "neurons whose spikes do nothing. It is a call over all steps, as all others are.", "",
         f"Where {NONE} stands PyTorch's own operators do all. `ALIF`, `LIF` and `LSNN` call "
         "`layer`. Their `step`, and short sequences without gradients on the CPU, take no operator "

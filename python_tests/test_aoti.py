@@ -1,4 +1,4 @@
-"""AOTInductor: an exported network is compiled into a package, loaded and run without the module."""
+"""AOTInductor: an exported network is compiled into a package, which runs without the module."""
 import os
 import shutil
 from pathlib import Path

@@ -218,7 +218,8 @@ def test_a_fixed_time_constant_takes_no_learned_one() -> None:
 def test_devices_and_dtypes() -> None:
     made = _readout(per_neuron=True, dtype=torch.float32).bfloat16()
     y, _ = made(_spikes(T, B, N).bfloat16())
-    assert y.dtype == torch.float32 and made.decay.dtype == torch.float32  # type: ignore[union-attr]
+    decay = made.decay
+    assert isinstance(decay, Tensor) and y.dtype == decay.dtype == torch.float32
     with torch.device("meta"):
         empty = LeakyReadout(N, O, learn="tau")
     empty.to_empty(device="cpu").reset_parameters()

@@ -240,8 +240,8 @@ def test_half_precision_is_integrated_in_float32(dtype: torch.dtype) -> None:
 # ----------------------------------------------------------------------------------------- refusals
 X, W, P = torch.zeros(4, 2, 3), torch.zeros(5, 3), torch.zeros(2, 5)
 WRONG: dict[str, tuple[tuple[Any, ...], str]] = {
-    "k": ((X, W, torch.tensor(0.5)), "k: expected a number from 0 to 1, got Tensor"),
-    "k-bool": ((X, W, True), "k: expected a number from 0 to 1, got bool"),
+    "k": ((X, W, [0.5]), "k: expected a number from 0 to 1 or a tensor of such, got list"),
+    "k-bool": ((X, W, True), "k: expected a number from 0 to 1 or a tensor of such, got bool"),
     "k-large": ((X, W, 1.5), "k: expected a number from 0 to 1, got 1.5"),
     "k-nan": ((X, W, float("nan")), "k: expected a number from 0 to 1, got nan"),
     "p-shape": ((X, W, K, torch.zeros(2, 3)), r"p: expected shape \(2, 5\), got \(2, 3\)"),

@@ -151,8 +151,8 @@ def test_states() -> None:
 @pytest.mark.parametrize("kind", [LIF, PLIF])
 def test_functions_over_a_network(kind: str, projected: bool) -> None:
     """set_step_mode, detach_net between chunks of truncated BPTT, reset_net: as on SpikingJelly's
-    own network, and the chunks have the same gradients. The state of SpikingJelly's own container is
-    detached by hand: it is a view, at which its detach_net stops."""
+    own network, and the chunks have the same gradients. The state of SpikingJelly's own container
+    is detached by hand: it is a view, at which its detach_net stops."""
     package("spikingjelly")
     from spikingjelly.activation_based import functional
     theirs = nn.Sequential(_theirs(kind, projected=projected))

@@ -21,8 +21,11 @@ _forced: ContextVar[tuple[int, ...]] = ContextVar("lsnn_ext forced", default=())
 def forced_options() -> tuple[int, ...]:
     """Those that a call brings along if it starts now; none: as the environment says.
 
-    Compiled graphs bring none: torch.compile knows no context variables.
+    Compiled graphs bring none: torch.compile knows no context variables. Exported programs leave
+    all to the library, in zeros: AOTInductor makes None of a list without elements.
     """
+    if torch.compiler.is_exporting():
+        return tuple(Options())
     return () if torch.compiler.is_compiling() else _forced.get()
 
 
