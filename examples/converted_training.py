@@ -247,9 +247,9 @@ def converted(script: Script, model: nn.Module, task: Task) -> nn.Module:
 def both(script: Script, task: Task, options: argparse.Namespace) -> tuple[Trained, Trained]:
     """The training before and after, from the same first weights."""
     if options.double:
-        train_part, test_part = (part._replace(x=part.x.double())
-                                 for part in (task.train, task.test))
-        task = Task(train_part, test_part, task.classes)
+        learned, tested = (Samples(part.x.double(), part.target)
+                           for part in (task.train, task.test))
+        task = Task(learned, tested, task.classes)
 
     def made() -> nn.Module:  # anew, as not every package's layers can be copied
         torch.manual_seed(options.seed)
