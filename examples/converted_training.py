@@ -111,9 +111,11 @@ class SnnTorch(nn.Module):
 
     def __init__(self, inputs: int, N: int, classes: int) -> None:
         super().__init__()
-        snn = importlib.import_module("snntorch")
+        snn, surrogate = (importlib.import_module(name)
+                          for name in ("snntorch", "snntorch.surrogate"))
         self.project = nn.Linear(inputs, N)
-        self.lif = snn.RLeaky(beta=0.9, linear_features=N, learn_beta=True)
+        self.lif = snn.RLeaky(beta=0.9, linear_features=N, learn_beta=True,
+                              spike_grad=surrogate.fast_sigmoid(slope=25))
         self.readout = nn.Linear(N, classes)
 
     def forward(self, x: Tensor) -> Tensor:
