@@ -111,9 +111,11 @@ class SnnTorch(nn.Module):
 
     def __init__(self, inputs: int, N: int, classes: int) -> None:
         super().__init__()
-        snn = importlib.import_module("snntorch")
+        snn, surrogate = (importlib.import_module(name)
+                          for name in ("snntorch", "snntorch.surrogate"))
         self.project = nn.Linear(inputs, N)
-        self.lif = snn.RLeaky(beta=0.9, linear_features=N, learn_beta=True)
+        self.lif = snn.RLeaky(beta=0.9, linear_features=N, learn_beta=True,
+                              spike_grad=surrogate.fast_sigmoid(slope=25))
         self.readout = nn.Linear(N, classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -247,9 +249,9 @@ def converted(script: Script, model: nn.Module, task: Task) -> nn.Module:
 def both(script: Script, task: Task, options: argparse.Namespace) -> tuple[Trained, Trained]:
     """The training before and after, from the same first weights."""
     if options.double:
-        train_part, test_part = (part._replace(x=part.x.double())
-                                 for part in (task.train, task.test))
-        task = Task(train_part, test_part, task.classes)
+        learned, tested = (Samples(part.x.double(), part.target)
+                           for part in (task.train, task.test))
+        task = Task(learned, tested, task.classes)
 
     def made() -> nn.Module:  # anew, as not every package's layers can be copied
         torch.manual_seed(options.seed)

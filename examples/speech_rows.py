@@ -37,13 +37,14 @@ GIVEN = {"threshold": 1.0, "sigma": 0.5, "q": 0.05, "p": 0.02}
 LAST = 50  # iterations whose mean is told, of the first and of the last ones
 
 
-def network(dynamics: str, N: int, dt: float, learn: Any = LEARNED) -> tuple[LSNN, bool]:
+def network(dynamics: str, N: int, dt: float, beta: float = 0.5,
+            learn: Any = LEARNED) -> tuple[LSNN, bool]:
     """Adaptive neurons of a model, with its makers' constants where they have some, and whether the
-    layer warns of exploding gradients. What has no adaptation of its own gets one."""
+    layer warns of exploding gradients. What has no adaptation of its own gets one of this beta."""
     own = own_values(dynamics, "LSNN")
     given = {name: value for name, value in GIVEN.items() if isinstance(own.get(name), str)}
     if own.get("rho") == 0.0:
-        given["beta"] = 0.5
+        given["beta"] = beta
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         net = LSNN(CHANNELS, 0, N, DIGITS, bias=True, dynamics=dynamics, dt=dt, tau_mem=20.0,
@@ -80,7 +81,7 @@ def run(dynamics: str, rate: float, data: Data, options: argparse.Namespace) -> 
     """One row of the table."""
     torch.manual_seed(options.seed)
     random = torch.Generator().manual_seed(options.seed)
-    net, warned = network(dynamics, options.neurons, options.dt)
+    net, warned = network(dynamics, options.neurons, options.dt, options.beta)
     items = torch.randperm(len(data.train), generator=random)[:options.batch]
     firing = scale(net, data.train.take(items)[0])
     optimizer = torch.optim.Adam(net.parameters(), rate)
@@ -134,6 +135,8 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=count, default=16)
     parser.add_argument("--dt", type=number, default=4.0,
                         help="ms of a step, and from one spectrum to the next")
+    parser.add_argument("--beta", type=number, default=0.5,
+                        help="strength of adaptation for the models that have none of their own")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=count, help="of torch; all cores if left out")
     parser.add_argument("--out", type=Path, default=Path("speech_rows.csv"))

@@ -30,8 +30,11 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_the_same_training(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("name", "more"), [*((name, ()) for name in SCRIPTS),
+                                            ("norse", ("--double",))],
+                         ids=[*SCRIPTS, "norse-double"])
+def test_the_same_training(name: str, more: tuple[str, ...], tmp_path: Path,
+                           capsys: pytest.CaptureFixture[str]) -> None:
     """Rounding changes no spike so early, and the losses have the same first digits."""
     script = SCRIPTS[name]
     package(script.package)
@@ -43,7 +46,7 @@ def test_the_same_training(name: str, tmp_path: Path, capsys: pytest.CaptureFixt
     out = tmp_path / "losses.csv"
     found = converted_training.main([*data, "--scripts", name, "--epochs", "2", "--words", "10",
                                      "--batch", "5", "--neurons", "12", "--steps", "20",
-                                     "--ecg-steps", "40", "--out", str(out)])
+                                     "--ecg-steps", "40", "--out", str(out), *more])
     before, after = found[name]
     assert len(before.losses) == len(after.losses) == 4 and len(set(before.losses)) == 4
     assert converted_training.apart(before, after) == 4

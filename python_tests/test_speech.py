@@ -142,8 +142,8 @@ def test_a_row_that_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     words = write_words(tmp_path, digits=2)
     options = speech_rows.arguments(["--neurons", "6", "--batch", "4", "--iterations", "5"])
     data, make = speech_data.load(words, 10.0), speech_rows.network
-    monkeypatch.setattr(speech_rows, "network", lambda dynamics, N, dt: make(
-        dynamics, N, dt, learn={name: "plain" for name in speech_rows.LEARNED}))
+    monkeypatch.setattr(speech_rows, "network", lambda dynamics, N, dt, beta: make(
+        dynamics, N, dt, beta, learn={name: "plain" for name in speech_rows.LEARNED}))
     row = speech_rows.run("lsnn", 10.0, data, options)  # a step of Adam takes all below 0
     assert row["iterations"] == 1 and "out of range: threshold" in row["ended"]
     monkeypatch.setattr(speech_rows.nn.utils, "get_total_norm",
