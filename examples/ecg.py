@@ -55,14 +55,19 @@ QUICK = {"batch": 16, "lr": 1e-2, "clip": 1.0, "reg": 0.0, "epochs": 20}
 PAPER = QUICK | {"epochs": 100}
 
 
+def data_option(group: Any) -> None:
+    """--data."""
+    group.add_argument("--data", type=Path, default=os.environ.get("LSNN_DATA"),
+                       help="folder of the two files; LSNN_DATA if left out")
+
+
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     pair.task_options(parser, "ecg_out")
     task = parser.add_argument_group("task and network")
-    task.add_argument("--data", type=Path, default=os.environ.get("LSNN_DATA"),
-                      help="folder of the two files; LSNN_DATA if left out")
+    data_option(task)
     task.add_argument("--epochs", type=count, help="the length, where neither --minutes nor "
                                                    "--iterations is given")
     task.add_argument("--every", type=count, default=5,
@@ -237,6 +242,7 @@ def test(run: Run) -> dict[str, dict[str, Any]]:
     """Gives each network its best weights; the share of the test's steps that it names, in all and
     of each phase."""
     run.look(len(run.history) // run.batches)
+    run.save()
     found = {}
     recordings = run.data.test
     for name, net in run.nets.items():
