@@ -5,9 +5,9 @@ Database of PhysioNet, of each of which two inputs say when it rises or falls by
 are P, PQ, QR, RS, ST and TP. Their 36 recurrent neurons with learned time constants name 85.9 % of
 the test's steps. Here as many adaptive ones are trained, and beside them, on the same batches, 36
 without adaptation; six leaky outputs, each with a time constant that is learned, name the phase.
-Gradients go back through a quarter of a recording, about a beat: more are a hundredfold noisier,
-and each quarter makes a step of the optimizer. A part of the training's recordings is kept back,
-and chooses the epoch whose weights are tested; the test is looked at once, at the end.
+Gradients go back through a quarter of a recording, and each quarter makes a step of the optimizer.
+A part of the training's recordings is kept back, and chooses the epoch whose weights are tested;
+the test is looked at once, at the end.
 
 The data are the authors' files QTDB_train.mat and QTDB_test.mat, in the folder data of their
 repository (from a database under ODC-By 1.0; they are not part of this project):
@@ -17,8 +17,8 @@ repository (from a database under ODC-By 1.0; they are not part of this project)
     python examples/ecg.py --data Efficient-spiking-networks/data            20 epochs
     python examples/ecg.py --data Efficient-spiking-networks/data --paper    100 epochs
 
---dynamics srnn is the neuron of the published network, whose 36 recurrent ones do not adapt: it is
-the network without adaptation.
+--dynamics srnn has the neurons of the published network, which is the one without adaptation: of
+its recurrent neurons none adapts (examples/yin_ecg.py runs it).
 
 LSNN_DATA may name the folder too. A checkpoint is kept in --out, every minute and after Ctrl-C;
 --resume goes on from it to the same result, bit for bit with the same --threads.
@@ -74,7 +74,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
                       help="epochs from one look at the recordings kept back to the next")
     task.add_argument("--chunk", type=count, default=326,
                       help="steps through which gradients go back, and after which the optimizer "
-                           "makes one; 1301: a whole recording")
+                           "makes a step of its own; 1301: a whole recording")
     task.add_argument("--neurons", type=count, default=36)
     task.add_argument("--dynamics", choices=("lsnn", "srnn"), default="lsnn",
                       help="the neuron: with a surrogate as wide as its threshold, or that of Yin "
@@ -106,7 +106,7 @@ class Data(NamedTuple):
 
 
 def read(path: Path) -> Recordings:
-    """One of the two files. Steps after the end of a recording that is shorter, and some between two
+    """One of the two files. Steps after the end of a shorter recording, and some between two
     phases, have no label, and count as the first phase, as in the published programs."""
     try:
         held: dict[str, Any] = io.loadmat(path)
@@ -264,7 +264,7 @@ def finish(run: Run, results: Path, drawing: Path) -> None:
     for name, row in found.items():
         print(f"{name}: {100 * row['accuracy']:.2f} % of the test's steps (epoch {row['epoch']}, "
               f"{100 * row['valid']:.2f} % of those kept back)")
-    print(f"published, 36 adaptive neurons: {100 * PUBLISHED:.1f} %")
+    print(f"published, 36 neurons: {100 * PUBLISHED:.1f} %")
 
 
 def main(given: list[str] | None = None) -> None:
