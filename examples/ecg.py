@@ -225,13 +225,7 @@ class Run(BestEpoch):
 def test(run: Run) -> dict[str, dict[str, Any]]:
     """Gives each network its best weights; the share of the test's steps that it names, in all and
     of each phase."""
-<<<<<<< HEAD
     found = run.take_best()
-=======
-    run.look(len(run.history) // run.batches)
-    run.save()
-    found = {}
->>>>>>> ecg
     recordings = run.data.test
     for name, net in run.nets.items():
         named = right(net, recordings).float()
