@@ -97,7 +97,14 @@ class Norse(nn.Module):
 
 
 class NorseSteps(Norse):
-    """The same, with an answer at each step, of an average of the last spikes."""
+    """The same, with an answer at each step, of an average of the last spikes; its inputs are few
+    events."""
+
+    def __init__(self, inputs: int, N: int, classes: int) -> None:
+        super().__init__(inputs, N, classes)
+        with torch.no_grad():
+            self.project.weight.mul_(8)
+            self.second.input_weights.mul_(4)
 
     def forward(self, x: Tensor) -> Tensor:
         spikes, _ = self.first(self.project(x))
