@@ -44,7 +44,7 @@ template <class T> struct ClusterGradients {
 #pragma unroll
       for (int q = 0; q < 4; q++)
         if (q < cell.live)
-          store_relaxed(peer(inbox + number % 2 * NP + cell.n + q, r),
+          st_relaxed_cluster(peer(inbox + number % 2 * NP + cell.n + q, r),
                         (uint64_t)number << 32 | __float_as_uint((float)dc[q]));
   }
   __device__ __forceinline__ void end_step(const Group& group, T* row, uint32_t number,
@@ -52,7 +52,7 @@ template <class T> struct ClusterGradients {
     for (int n = group.thread; n < N; n += group.threads) {
       uint64_t x;
       unsigned polls = 0;
-      while ((uint32_t)((x = load_relaxed(inbox + number % 2 * NP + n)) >> 32) != number)
+      while ((uint32_t)((x = ld_relaxed_cluster_shared_cta(inbox + number % 2 * NP + n)) >> 32) != number)
         poll_again(polls);
       row[n] = (T)__uint_as_float((uint32_t)x);
     }

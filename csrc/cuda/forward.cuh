@@ -58,7 +58,7 @@ struct ClusterSpikes {
   __device__ __forceinline__ uint32_t poll(int slot, uint32_t number, int w) const {
     uint64_t x = 0;
     unsigned polls = 0;
-    while (w < n_words && (uint32_t)((x = load_relaxed(ring + slot * n_words + w)) >> 32) != number)
+    while (w < n_words && (uint32_t)((x = ld_relaxed_cluster_shared_cta(ring + slot * n_words + w)) >> 32) != number)
       poll_again(polls);
     return (uint32_t)x;
   }
@@ -70,7 +70,7 @@ struct ClusterSpikes {
   __device__ __forceinline__ void publish(int slot, int w, uint32_t word, uint32_t number, int lane,
                                           int ranks) const {
     for (int r = lane; r < ranks; r += 8)
-      store_relaxed(peer(ring + slot * n_words + w, r), (uint64_t)number << 32 | word);
+      st_relaxed_cluster(peer(ring + slot * n_words + w, r), (uint64_t)number << 32 | word);
   }
   __device__ __forceinline__ void end_step(const Group&) const {}
 };
@@ -175,7 +175,7 @@ template <class T, class W, class Spec, class Spikes, int C,
         sum[c] = next[c];
         x[c] += f.x_stride_t;
         if (t + 1 < length) next[c] = load_row<whole>(x[c], cell[c].live);
-        if (t + 8 < length && cell[c].live) prefetch(x[c] + 7 * f.x_stride_t);
+        if (t + 8 < length && cell[c].live) prefetch_global_l2(x[c] + 7 * f.x_stride_t);
       }
       for (int d = 0; d < l.S; d++) {  // (1)
         // the common one waits for no load

@@ -93,6 +93,7 @@ PYBIND11_MODULE(_C, m) {
   m.attr("options") = tuple_of(lsnn::binding::option_names);
   m.attr("products") = tuple_of(lsnn::product_names);
   m.attr("designs") = tuple_of(lsnn::design_names);
+  m.attr("kernels") = tuple_of(lsnn::kernels_names);
   m.attr("outputs") = tuple_of(lsnn::binding::output_names);
   m.attr("gradients") = tuple_of(lsnn::binding::gradient_names);
   m.attr("segment") = lsnn::segment;
