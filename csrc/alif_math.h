@@ -29,7 +29,7 @@ template <class F> using Mask = decltype(F(0) > F(0));
 static_assert(std::size(test_words) == 2, "step, replay, step_adjoint");
 static_assert(std::size(scale_words) == 2, "scale, unless_vanishing, over");
 static_assert(std::size(reset_words) == 3, "reset, reset_adjoint");
-static_assert(std::size(when_words) == 2, "step, replay, advance, step_adjoint");
+static_assert(std::size(when_words) == 2, "membrane, replay, advance, step_adjoint");
 static_assert(std::size(drive_words) == 3, "drive, step_adjoint, spikes_suffice");
 static_assert(std::size(detach_words) == 4,
               "reset_adjoint, step_adjoint, and the kernels' products with the weights");
@@ -113,6 +113,46 @@ LSNN_INLINE void advance(const Spec& spec, const Coefs<F>& k, F u, F a, F A, F i
 }
 
 // ----------------------------------------------------------------------------------------- forward
+// The parts of a step. Where the test is of the old membrane, (3), (4) and (7) wait for no current,
+// and a kernel may have them done before (1): the others take the same numbers, whatever the order.
+template <class F> struct Threshold { F a, A; };
+template <class Spec, class F> LSNN_INLINE Threshold<F> threshold(const Spec& spec,
+                                                                  const Coefs<F>& k,
+                                                                  const Carry<F>& s) {
+  const F a = adaptation(spec, k, s);  // (3)
+  return {a, k.theta + k.beta * a};    // (4)
+}
+
+// i of (2), y of (5), u of (6)
+template <class F> struct Membrane { F i, y, u; };
+// c: the sum of (1).
+template <class Spec, class F>
+LSNN_INLINE Membrane<F> membrane(const Spec& spec, const Coefs<F>& k, F c, const Threshold<F>& at,
+                                 const Carry<F>& s) {
+  const F i = spec.synapse ? k.sigma * s.i + c : c;  // (2)
+  const F drive_v = spec.current ? i - k.eta * at.a : i;
+  const F y = k.alpha * s.v + k.kappa * drive_v;  // (5)
+  const F u = spec.model.when == When::next ? reset(spec, k, y, s.z, at.A) : y;  // (6)
+  return {i, y, u};
+}
+
+template <class F> struct Fired {
+  F z;
+  Mask<F> fired;
+};
+// (7); n: the membrane that is tested
+template <class Spec, class F> LSNN_INLINE Fired<F> fire(const Spec& spec, const Coefs<F>& k, F n,
+                                                         F A, const Carry<F>& s) {
+  Mask<F> fired = over(spec, n, A);
+  F z = spec.smooth ? spike(spec, k, n, A) : select(fired, F(1), F(0));
+  if (spec.refractory) {
+    const Mask<F> free = s.r <= F(0);
+    fired = fired & free;
+    z = select(free, z, F(0));
+  }
+  return {z, fired};
+}
+
 template <class F> struct Stepped {
   F y, A;
   Mask<F> fired;
@@ -121,22 +161,11 @@ template <class F> struct Stepped {
 // c: the sum of (1). s: carried in, carried out; s.z becomes the spike.
 template <class Spec, class F> LSNN_INLINE Stepped<F> step(const Spec& spec, const Coefs<F>& k, F c,
                                                            Carry<F>& s) {
-  const F i = spec.synapse ? k.sigma * s.i + c : c;  // (2)
-  const F a = adaptation(spec, k, s);  // (3)
-  const F A = k.theta + k.beta * a;  // (4)
-  const F drive_v = spec.current ? i - k.eta * a : i;
-  const F y = k.alpha * s.v + k.kappa * drive_v;  // (5)
-  const F u = spec.model.when == When::next ? reset(spec, k, y, s.z, A) : y;  // (6)
-  const F n = spec.model.test == Test::old_v ? s.v : u;
-  Mask<F> fired = over(spec, n, A);  // (7)
-  F z = spec.smooth ? spike(spec, k, n, A) : select(fired, F(1), F(0));
-  if (spec.refractory) {
-    const Mask<F> free = s.r <= F(0);
-    fired = fired & free;
-    z = select(free, z, F(0));
-  }
-  advance(spec, k, u, a, A, i, z, fired, s);  // (8), (9)
-  return {y, A, fired};
+  const Threshold<F> at = threshold(spec, k, s);
+  const Membrane<F> m = membrane(spec, k, c, at, s);
+  const Fired<F> out = fire(spec, k, spec.model.test == Test::old_v ? s.v : m.u, at.A, s);
+  advance(spec, k, m.u, at.a, at.A, m.i, out.z, out.fired, s);  // (8), (9)
+  return {m.y, at.A, out.fired};
 }
 
 // ------------------------------------------------------------------------------------------ replay

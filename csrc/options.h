@@ -17,11 +17,18 @@ enum class Design { automatic, block, gather, cluster, step };
 inline constexpr const char* design_names[] = {"automatic", "block", "gather", "cluster", "step"};
 inline constexpr int n_designs = 5;
 
+// Whether the CUDA kernels that are made for one model may run, see cuda/lsnn_forward.cuh, or the
+// general ones alone.
+enum class Kernels { automatic, general };
+inline constexpr const char* kernels_names[] = {"automatic", "general"};
+inline constexpr int n_kernels = 2;
+
 struct Options {
   ProductAlgorithm product = ProductAlgorithm::automatic;
   int64_t team_size = 0;  // threads that share the neurons of a tile; CPU kernels only
   int64_t l1_size = 0;  // bytes of the L1 data cache that a product counts on; CPU kernels only
   Design design = Design::automatic;
+  Kernels kernels = Kernels::automatic;
 };
 
 }  // namespace lsnn

@@ -30,6 +30,13 @@
 #define LSNN_CLUSTERS 1
 #endif
 
+// Copies from global to shared memory that run beside the thread: from compute capability 8.0 on.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#define LSNN_ASYNC_COPIES 0
+#else
+#define LSNN_ASYNC_COPIES 1
+#endif
+
 // A function that stays a call, but never leaves its translation unit.
 #define LSNN_LOCAL static __attribute__((unused))
 

@@ -1,5 +1,5 @@
 // What kernels and their launches need of the device: the CUDA headers, or the emulator in their
-// place. Whatever CUDA offers as machine instructions only stands here, once for each.
+// place. Single machine instructions stand in ptx.cuh.
 #pragma once
 #include <cstdint>
 #include <stdexcept>
@@ -8,30 +8,15 @@
 #include "../platform.h"
 #include "driver.h"
 #include "plan.h"
+#include "ptx.cuh"
 
 #if LSNN_NVCC
 #include <cooperative_groups.h>
-#include <cuda_runtime.h>
 #else
-#include <cstring>
-#include <source_location>
-
-#include "../emulator/cuda.h"
 #include "../emulator/emulator.h"
 #endif
 
-#define LSNN_DEVICE static __device__ __forceinline__
-
 namespace lsnn::cuda {
-
-// Where in the kernel something waits; the emulator names the place when it goes wrong.
-#if LSNN_NVCC
-struct Where {
-  static constexpr __device__ Where current() { return {}; }
-};
-#else
-using Where = std::source_location;
-#endif
 
 // A grid of `blocks`, in clusters of `cluster` blocks that are on the device together.
 struct Launch {
@@ -63,13 +48,7 @@ LSNN_DEVICE unsigned char* shared_memory() {
   extern __shared__ __align__(128) unsigned char lsnn_shared[];
   return lsnn_shared;
 }
-// Waits for the `threads` threads of the block that name this barrier, 1 to 15.
-LSNN_DEVICE void named_barrier(unsigned barrier, unsigned threads, Where) {
-  asm volatile("barrier.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
-}
 LSNN_DEVICE void warp_barrier(Where) { __syncwarp(); }
-// to L2; reads nothing
-LSNN_DEVICE void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 // Read only while the kernel runs, so that the cache for constants may serve it.
 template <class X> LSNN_DEVICE X load_constant(const X* p) {
   static_assert(sizeof(X) == 8 || sizeof(X) % 16 == 0);
@@ -95,23 +74,6 @@ template <class Q, class X> LSNN_DEVICE void store_whole(X* p, const Q& q) {
   *reinterpret_cast<Q*>(p) = q;
 }
 
-// 64 bits that arrive whole in a block of the cluster, in no order with anything else.
-LSNN_DEVICE void store_relaxed(uint64_t* p, uint64_t x) {
-#if LSNN_CLUSTERS
-  asm volatile("st.relaxed.cluster.u64 [%0], %1;" ::"l"(p), "l"(x) : "memory");
-#endif
-}
-// p: of the block's own shared memory.
-LSNN_DEVICE uint64_t load_relaxed(const uint64_t* p) {
-  uint64_t x = 0;
-#if LSNN_CLUSTERS
-  asm volatile("ld.relaxed.cluster.shared::cta.u64 %0, [%1];"
-               : "=l"(x)
-               : "r"((unsigned)__cvta_generic_to_shared(p))
-               : "memory");
-#endif
-  return x;
-}
 // A loop that waits for another block's store and has looked `polls` times: gives way when that
 // takes longer than an exchange does. Builds for tests give up, as a mistake in the protocol must
 // not hang a GPU.
@@ -222,11 +184,7 @@ inline int device_index() {
 inline constexpr Device emulated_device = {90, 4, 227 << 10, 8};
 
 LSNN_DEVICE unsigned char* shared_memory() { return emulator::shared_memory(); }
-LSNN_DEVICE void named_barrier(unsigned barrier, unsigned threads, Where where) {
-  emulator::named_barrier(barrier, threads, where);
-}
 LSNN_DEVICE void warp_barrier(Where where) { __syncwarp(~0u, where); }
-LSNN_DEVICE void prefetch(const void*) {}
 template <class X> LSNN_DEVICE X load_constant(const X* p) { return *p; }
 // By memcpy: a host compiler may move an aligned load before the test of the alignment.
 template <class Q, class X> LSNN_DEVICE Q load_whole(const X* p) {
@@ -237,8 +195,6 @@ template <class Q, class X> LSNN_DEVICE Q load_whole(const X* p) {
 template <class Q, class X> LSNN_DEVICE void store_whole(X* p, const Q& q) {
   std::memcpy(p, &q, sizeof q);
 }
-LSNN_DEVICE void store_relaxed(uint64_t* p, uint64_t x) { emulator::store_relaxed(p, x); }
-LSNN_DEVICE uint64_t load_relaxed(const uint64_t* p) { return emulator::load_relaxed(p); }
 LSNN_DEVICE void poll_again(unsigned&) { emulator::yield(); }
 LSNN_DEVICE unsigned cluster_rank() { return cooperative_groups::this_cluster().block_rank(); }
 LSNN_DEVICE void cluster_sync() { cooperative_groups::this_cluster().sync(); }
@@ -284,7 +240,7 @@ struct Group {
   // All threads of the group, and what they have written to shared and global memory.
   __device__ __forceinline__ void sync(Where where = Where::current()) const {
     if (threads == 32) warp_barrier(where);
-    else named_barrier(id + 1, threads, where);
+    else barrier_sync(id + 1, threads, where);
   }
 };
 

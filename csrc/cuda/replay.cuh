@@ -42,8 +42,8 @@ template <bool whole, class T> LSNN_DEVICE Quad<T> saved_y(const BackwardJob<T>&
 template <class T> LSNN_DEVICE void prefetch_y(const BackwardJob<T>& job, const Cell& cell,
                                                int64_t t) {
   const int64_t at = cell.at(job.f.layer, t);
-  prefetch(job.f.saved.y_is_bf16 ? (const void*)((const bfloat16*)job.f.saved.y + at)
-                                 : (const T*)job.f.saved.y + at);
+  prefetch_global_l2(job.f.saved.y_is_bf16 ? (const void*)((const bfloat16*)job.f.saved.y + at)
+                                           : (const T*)job.f.saved.y + at);
 }
 // t % segment == 0
 template <class T> LSNN_DEVICE QuadState<T> saved_state(const BackwardJob<T>& job, const Cell& cell,
@@ -212,7 +212,7 @@ LSNN_DEVICE QuadRecord<T> recorded(const BackwardJob<T>& job, const Spec& spec, 
   // On their way to the second level cache: what the replay of the segment before and the next
   // steps will read.
   if (t >= segment && cell.live) prefetch_y(job, cell, t - segment);
-  if (t >= 8 && cell.live && job.f.gz) prefetch(outside_z_at(job, cell, t - 8));
+  if (t >= 8 && cell.live && job.f.gz) prefetch_global_l2(outside_z_at(job, cell, t - 8));
   return record;
 }
 

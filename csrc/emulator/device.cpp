@@ -215,6 +215,28 @@ void fence() {
   release(&active->fences);
 }
 
+void begin_copy(const Copy& copy, Place place) {
+  const Scheduler& s = *active;
+  Task& task = running();
+  const auto offset = size_t(static_cast<const unsigned char*>(copy.shared) - task.shared);
+  if (copy.bytes != 4 && copy.bytes != 8 && copy.bytes != 16)
+    fail_at(place, "copy of ", copy.bytes, " bytes: there are 4, 8 and 16");
+  if (reinterpret_cast<uintptr_t>(copy.global) % copy.bytes || offset % copy.bytes)
+    fail_at(place, "copy of ", copy.bytes, " bytes: not on a boundary of as many");
+  if (offset > s.shape.shared || s.shape.shared - offset < copy.bytes)
+    fail_at(place, "copy to an address outside the block's shared memory");
+  task.copies.push_back(copy);
+  task.copies.back().group = task.groups;
+}
+void commit_copies() { running().groups++; }
+bool arrived_copy(unsigned left, Copy& copy) {
+  Task& task = running();
+  if (task.copies.empty() || task.copies.front().group + left >= task.groups) return false;
+  copy = task.copies.front();
+  task.copies.pop_front();
+  return true;
+}
+
 void* map_shared_rank(const void* address, unsigned rank, Place place) {
   const Scheduler& s = *active;
   const Task& task = running();

@@ -2,6 +2,8 @@
 // called by threads of a kernel. `Place` is the kernel's line that calls; functions that wrap these
 // should take and pass one, for the diagnostics.
 #pragma once
+#include <cstring>
+
 #include "emulator.h"
 
 namespace emulator {
@@ -65,6 +67,31 @@ template <class T> void store_relaxed(T* address, T value, Place place = Place::
   static_assert(sizeof(T) <= 8);
   maybe_yield(place);
   __atomic_store(address, &value, __ATOMIC_RELAXED);
+}
+
+// ------------------------------------------------------------------------- copies that run beside
+// cp.async: 4, 8 or 16 bytes from global into shared memory. They arrive when the thread that began
+// them waits for their group, as late as they may; until then bytes 0xFF are there. Other threads
+// see them after a barrier that follows the wait.
+struct Copy {
+  void* shared;
+  const void* global;
+  unsigned bytes;
+  uint64_t group;  // of its thread
+};
+void begin_copy(const Copy&, Place);
+bool arrived_copy(unsigned left, Copy& copy);  // the next one, if there is one
+
+inline void copy_async(void* shared, const void* global, unsigned bytes,
+                       Place place = Place::current()) {
+  begin_copy({shared, global, bytes, 0}, place);
+  memset(shared, 0xFF, bytes);  // here, where sanitizers see it
+}
+// cp.async.commit_group: the copies since the last one are a group.
+void commit_copies();
+// cp.async.wait_group: all groups but the `left` newest have arrived.
+inline void wait_copies(unsigned left) {
+  for (Copy copy; arrived_copy(left, copy);) memcpy(copy.shared, copy.global, copy.bytes);
 }
 
 // Ends the launch with an Error.

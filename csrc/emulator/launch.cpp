@@ -134,6 +134,8 @@ void Scheduler::prepare(unsigned first_block, unsigned n) {
       task.warp = &warps[size_t(b) * n_warps + t / 32];
       task.arrived = false;
       task.atomics = 0;
+      task.copies.clear();
+      task.groups = 0;
       if (t % 32 == 0)
         task.warp->existing = task.warp->alive = threads - t < 32 ? (1u << (threads - t)) - 1 : ~0u;
       // Linux allows a process 65530 mappings, and a guard page makes two of one

@@ -146,6 +146,8 @@ void Scheduler::end_thread() {
     if (o.mask >> task.lane & 1)
       fail_at(o.place, "a thread returns that the mask of ", o.operation, " names");
   }
+  if (!task.copies.empty())
+    fail_at(place, "a thread returns that has not waited for its copies to shared memory");
   release(&ended);
   Block& block = *task.block;
   if (task.arrived && task.cluster_phase == block.cluster->waiters.phase) block.cluster->arrived--;

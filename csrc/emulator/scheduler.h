@@ -71,6 +71,8 @@ struct Task : Thread {
   bool arrived = false;  // at the cluster's barrier, without having waited yet
   unsigned cluster_phase = 0;  // of that barrier when it arrived
   unsigned atomics = 0;  // since it last let others run
+  std::deque<Copy> copies;  // that have not arrived
+  uint64_t groups = 0;  // of copies, committed so far
 };
 
 // Those that can run, in order. Threads that are released go to the front, so that they run as far

@@ -128,6 +128,41 @@ __global__ void ended_block(int* out) {
   out[n * rank + i] = *other;  // without a cluster.sync() after it the other block may have ended
 }
 
+// Three rows of n numbers through two stages; right: out[i] is the sum of the column.
+enum class Copying { no_wait, one_group_too_many, stage_overwritten };
+__global__ void copies(Copying bug, const int* rows, int* out) {
+  int* ring = reinterpret_cast<int*>(shared_memory()) + threadIdx.x;
+  auto copy = [&](unsigned t) {
+    if (t < 3) copy_async(ring + t % 2 * n, rows + t * n + threadIdx.x, 4);
+    commit_copies();
+  };
+  copy(0);
+  int sum = 0;
+  for (unsigned t = 0; t < 3; t++) {
+    copy(bug == Copying::stage_overwritten ? t + 2 : t + 1);
+    if (bug != Copying::no_wait) wait_copies(bug == Copying::one_group_too_many ? 2 : 1);
+    sum += ring[t % 2 * n];
+  }
+  wait_copies(0);
+  out[threadIdx.x] = sum;
+}
+
+__global__ void copies_without_barrier(const int* from, int* out) {
+  int* shared = reinterpret_cast<int*>(shared_memory());
+  const unsigned i = threadIdx.x;
+  copy_async(shared + i, from + i, 4);
+  commit_copies();
+  wait_copies(0);
+  out[i] = shared[n - 1 - i];  // after __syncthreads()
+}
+__global__ void copy_of_two_bytes() { copy_async(shared_memory(), shared_memory(), 2); }
+__global__ void copy_off_its_boundary() { copy_async(shared_memory() + 4, shared_memory(), 8); }
+__global__ void copy_outside_shared() { copy_async(shared_memory() + 4 * n, shared_memory(), 4); }
+__global__ void copy_never_waited_for(const int* from) {
+  copy_async(shared_memory() + 4 * threadIdx.x, from, 4);
+  commit_copies();
+}
+
 __global__ void spin() {
   while (true) yield();
 }
@@ -200,6 +235,27 @@ inline bool syncwarp_is_right() {
   return out[0] == 1 && out[1] == 0;
 }
 
+inline bool copies_are_right(bugs::Copying bug) {
+  std::vector<int> rows(3 * bugs::n), out(bugs::n);
+  for (unsigned i = 0; i < rows.size(); i++) rows[i] = int(i);
+  launch({.block = bugs::n, .shared = 8 * bugs::n},
+         [&] { bugs::copies(bug, rows.data(), out.data()); });
+  for (unsigned i = 0; i < bugs::n; i++)
+    if (out[i] != int(3 * i + 3 * bugs::n)) return false;
+  return true;
+}
+inline bool copies_with_barrier() {
+  std::vector<int> from(bugs::n), out(bugs::n);
+  for (unsigned i = 0; i < bugs::n; i++) from[i] = int(i);
+  launch(bugs::one_block, [&] { bugs::copies_without_barrier(from.data(), out.data()); });
+  return bugs::reversed(out);
+}
+inline bool copies_are_waited_for() {
+  const int from = 1;
+  launch(bugs::one_block, [&] { bugs::copy_never_waited_for(&from); });
+  return true;
+}
+
 inline const Bug all_bugs[] = {
     {"missing_barrier", "plain thread", nullptr,
      [] { return check_out(bugs::one_block, bugs::reversed, bugs::missing_barrier); }},
@@ -221,6 +277,13 @@ inline const Bug all_bugs[] = {
            {.grid = 2}, [](const std::vector<int>& out) { return out[0] == 1; },
            bugs::two_blocks_one_word);
      }},
+    {"copy_without_wait", "plain", nullptr,
+     [] { return copies_are_right(bugs::Copying::no_wait); }},
+    {"wait_for_too_few_groups", "plain", nullptr,
+     [] { return copies_are_right(bugs::Copying::one_group_too_many); }},
+    {"stage_overwritten_early", "plain", nullptr,
+     [] { return copies_are_right(bugs::Copying::stage_overwritten); }},
+    {"copies_without_barrier", "plain thread", nullptr, copies_with_barrier},
     {"missing_syncwarp", "thread", nullptr, syncwarp_is_right},
     {"missing_fence", "thread", nullptr, fence_is_right},
     {"divergent_barrier", "plain", "divergent barrier",
@@ -245,6 +308,13 @@ inline const Bug all_bugs[] = {
      [] { return nothing_to_check(bugs::cluster_of_2, bugs::rank_outside_cluster); }},
     {"address_outside_shared", "plain", "outside the block's shared memory",
      [] { return nothing_to_check(bugs::cluster_of_2, bugs::address_outside_shared); }},
+    {"copy_of_two_bytes", "plain", "there are 4, 8 and 16",
+     [] { return nothing_to_check(bugs::one_block, bugs::copy_of_two_bytes); }},
+    {"copy_off_its_boundary", "plain", "not on a boundary",
+     [] { return nothing_to_check(bugs::one_block, bugs::copy_off_its_boundary); }},
+    {"copy_outside_shared", "plain", "outside the block's shared memory",
+     [] { return nothing_to_check(bugs::one_block, bugs::copy_outside_shared); }},
+    {"copy_never_waited_for", "plain", "not waited for its copies", copies_are_waited_for},
     {"spin", "plain", "no progress", [] { return nothing_to_check(bugs::one_block, bugs::spin); }},
     {"grid_barrier", "plain", "not cooperative",
      [] { return nothing_to_check(bugs::one_block, bugs::grid_barrier); }},

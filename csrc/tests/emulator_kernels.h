@@ -177,6 +177,25 @@ __global__ void indices(uint3* out) {
       make_uint3(blockIdx.z, threadIdx.z, threadIdx.y);
 }
 
+// Rows of numbers on their way through a ring of stages: each thread reads what it copied itself,
+// and a copy into a stage begins after its last reader.
+constexpr unsigned stages = 4;
+__global__ void staged(const float* rows, int n, float* out) {
+  const unsigned i = threadIdx.x, width = blockDim.x;
+  float* ring = shared<float>() + i;
+  for (unsigned t = 0; t < stages - 1; t++) {
+    if (int(t) < n) copy_async(ring + t * width, rows + t * width + i, 4);
+    commit_copies();
+  }
+  for (int t = 0; t < n; t++) {
+    wait_copies(stages - 2);
+    out[unsigned(t) * width + i] = ring[unsigned(t) % stages * width];
+    const unsigned next = unsigned(t) + stages - 1;
+    if (int(next) < n) copy_async(ring + next % stages * width, rows + next * width + i, 4);
+    commit_copies();
+  }
+}
+
 // What a step of a recurrent network of spikes costs: each thread a neuron, a mask of those that
 // spike, two barriers a step.
 __global__ void recurrent(const float* weights, float* v, unsigned* spikes, unsigned n_steps) {

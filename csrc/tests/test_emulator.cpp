@@ -71,6 +71,18 @@ void check_warps(const std::string& order) {
   for (unsigned i = 0; i < 32; i++) check(masks[i] == even + (i % 2 ? odd : 0), order + "rounds");
 }
 
+void check_copies(const std::string& order) {
+  constexpr unsigned width = 64;
+  for (int n : {0, 1, 2, 3, 4, 9}) {
+    std::vector<float> rows(width * 9), out(width * 9, -1);
+    for (unsigned i = 0; i < rows.size(); i++) rows[i] = float(i);
+    launch({.block = width, .shared = 4 * width * stages},
+           [&] { staged(rows.data(), n, out.data()); });
+    for (unsigned i = 0; i < out.size(); i++)
+      check(out[i] == (i < width * unsigned(n) ? float(i) : -1), order + "staged");
+  }
+}
+
 void check_grids(const std::string& order) {
   std::vector<unsigned> bins(8);
   float sum = 0;
@@ -128,6 +140,7 @@ int run_all() {
     try {
       check_blocks(order);
       check_warps(order);
+      check_copies(order);
       check_grids(order);
     } catch (const Error& e) {
       check(false, order + e.what());

@@ -44,7 +44,8 @@ using Tensors = std::vector<Tensor>;
   X(product)            \
   X(team_size)          \
   X(l1_size)            \
-  X(design)
+  X(design)             \
+  X(kernels)
 
 // What the forward pass is asked for: spikes as numbers, traces, what the backward pass needs,
 // spikes as bits; and that y is saved in bfloat16.

@@ -19,7 +19,8 @@ struct Allowed {
 constexpr Allowed allowed[] = {{product_names, 1, n_products - 1},
                                {nullptr, 1, 1024},
                                {nullptr, 1024, int64_t(1) << 40},
-                               {design_names, 1, n_designs - 1}};
+                               {design_names, 1, n_designs - 1},
+                               {kernels_names, 1, n_kernels - 1}};
 static_assert(std::size(allowed) == std::size(option_names));
 
 // "block, gather, cluster or step"; "1 to 1024".
@@ -83,8 +84,10 @@ Options read_options(const Ints& list) {
   for (size_t i = 0; i < n; i++) {
     const Allowed& a = allowed[i];
     const bool is_allowed = list[i] == 0 || (list[i] >= a.least && list[i] <= a.most);
-    const std::string numbers =
-        a.names ? std::to_string(a.least) + " to " + std::to_string(a.most) + " for " : "";
+    const std::string first = std::to_string(a.least), last = std::to_string(a.most),
+                      numbers = !a.names        ? ""
+                                : first == last ? first + " for "
+                                                : first + " to " + last + " for ";
     LSNN_EXPECT(is_allowed, option_names[i], ": expected 0, or ", numbers, wanted(a), ", got ",
                 list[i]);
   }

@@ -14,7 +14,7 @@ from .load import _C, Options
 # The words of those options that have some; 0 is "automatic", of numbers too.
 _WORDS: dict[str, tuple[str, ...]] = {}
 if _C is not None:
-    _WORDS = {"product": _C.products, "design": _C.designs}
+    _WORDS = {"product": _C.products, "design": _C.designs, "kernels": _C.kernels}
 _forced: ContextVar[tuple[int, ...]] = ContextVar("lsnn_ext forced", default=())
 
 
