@@ -29,9 +29,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 import pair
+import processes
 import training
+from epochs import Epochs, epoch_option
 from lsnn_ext import LSNN
-from pair import Pair, run_task
+from pair import run_task
 from speech_data import CHANNELS, DIGITS, Data, Recordings, load
 from speech_plots import picture
 from training import Values, count, number
@@ -51,8 +53,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     task = parser.add_argument_group("task and network")
     task.add_argument("--data", type=Path, default=os.environ.get("LSNN_DATA"),
                       help="folder or tar archive of the recordings; LSNN_DATA if left out")
-    task.add_argument("--epochs", type=count, help="the length, where neither --minutes nor "
-                                                   "--iterations is given")
+    epoch_option(task)
     task.add_argument("--regular", type=int, help="neurons that do not adapt, before others do")
     task.add_argument("--adaptive", type=count)
     task.add_argument("--dt", type=number, help="ms of a step, and from one spectrum to the next")
@@ -87,34 +88,27 @@ def right(net: nn.Module, recordings: Recordings, batch: int = 256) -> Tensor:
     return torch.cat(parts)
 
 
-class Run(Pair):
-    """Both networks on these recordings; carried holds the order of the epoch."""
+class Run(Epochs):
+    """Both networks on these recordings."""
 
     means = "loss", "rate", "accuracy"
 
     def __init__(self, options: argparse.Namespace, data: Data) -> None:
-        super().__init__(options, network)
+        super().__init__(options, network, len(data.train))
         self.data = data
-        self.batches = -(-len(data.train) // options.batch)
-        if not options.iterations and not options.minutes:
-            options.iterations = options.epochs * self.batches
 
     def step(self) -> Values:
         """One iteration of each network, on the same words."""
         options = self.options
-        position = len(self.history) % self.batches
-        if not position:
-            self.carried["order"] = torch.randperm(len(self.data.train), generator=self.random)
-        items = self.carried["order"][position * options.batch:][:options.batch]
-        x, digit = self.data.train.take(items)
+        x, digit = self.data.train.take(self.draw())
 
         def losses(name: str) -> tuple[Tensor, Tensor, Values]:
             y, _, rates = self.nets[name](x, return_rates=True)
-            named, rate = logits(y), rates[0].mean(0)
-            return (nn.functional.cross_entropy(named, digit),
+            named, rate = logits(y), processes.mean(rates[0].mean(0), len(digit))
+            accuracy = processes.mean((named.argmax(1) == digit).float().mean(), len(digit))
+            return (processes.mean(nn.functional.cross_entropy(named, digit), len(digit)),
                     options.reg * (rate - TARGET_RATE).square().mean(),
-                    {"rate": rate.mean().item(),
-                     "accuracy": (named.argmax(1) == digit).float().mean().item()})
+                    {"rate": rate.mean().item(), "accuracy": accuracy.item()})
 
         return self.learn(training.learning_rate(self.done(), options.lr), losses)
 

@@ -14,6 +14,7 @@ import torch
 
 from digit_files import write_digits
 from ecg_files import write_recordings
+from speech_files import write_words
 from timit_files import write_corpus
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -36,6 +37,8 @@ TASKS = {
                    "6", "--adaptive", "4", "--test-agents", "4", "--iterations", "3"],
     "timit": ["--batch", "5", "--every", "1", "--regular", "5", "--adaptive", "4", "--units", "3",
               "--iterations", "4", "--deepr", "0.3"],
+    "speech": ["--batch", "5", "--regular", "3", "--adaptive", "4", "--dt", "20", "--iterations",
+               "3"],
     "smnist": ["--regular", "6", "--adaptive", "4", "--batch", "5", "--delay", "2", "--no-speed",
                "--iterations", "3"]}
 STOPPED = 3  # iterations, of the run that is sent a signal
@@ -87,10 +90,11 @@ def _kept(out: Path) -> dict[str, Any]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes and one have left."""
     folder = tmp_path_factory.mktemp("runs")
-    for name in ("ecg", "smnist", "timit"):
+    for name in ("ecg", "smnist", "timit", "speech"):
         (folder / "data" / name).mkdir(parents=True)
     write_recordings(folder / "data" / "ecg", recordings=9, steps=60)
     write_digits(folder / "data" / "smnist")
+    write_words(folder / "data" / "speech", digits=3)
     write_corpus(folder / "data" / "timit", sentences=3, phones=5)
     torch.multiprocessing.spawn(_rank, (folder,), nprocs=2)
     threads = torch.get_num_threads()

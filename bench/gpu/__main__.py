@@ -10,6 +10,7 @@ without a card, or in a dry run without nvcc.
 
 A dry run builds everything that a card would need, for one architecture, and starts every program
 and every stage, each of which has to say that it finds no device. It fails where one is missing.
+--reuse takes the module that `make build` has built, brought up to date, in place of another.
 """
 import argparse
 import datetime
