@@ -78,6 +78,12 @@ def _rank(rank: int, folder: Path) -> None:
             assert len(_kept(folder / out / "store_recall")["history"]) == STOPPED
     torch.distributed.barrier()
     _run("store_recall", folder / "resumed_by_two", "--resume")
+    with pytest.raises(SystemExit, match="an item or more for each of 2 processes"):
+        _run("store_recall", folder / "refused", "--batch", "1")
+    store_recall.Run.is_shared = False
+    with pytest.raises(SystemExit, match="torchrun: expected a task that shares out its batches"):
+        _run("store_recall", folder / "refused")
+    assert rank or not any((folder / "refused" / "store_recall").iterdir())
     torch.distributed.destroy_process_group()
 
 
@@ -152,22 +158,14 @@ def test_another_number_of_processes_goes_on(folder: Path) -> None:
     _assert_close(folder, "resumed_by_one", "two", "store_recall")
 
 
-def _torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
-    here = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone",
-         str(EXAMPLES / "store_recall.py"), *arguments],
-        env=here, capture_output=True, text=True, timeout=300)
-
-
 def test_torchrun(folder: Path, tmp_path: Path) -> None:
-    """The command of the documentation, to the bits of the processes above; and one that is
-    refused, once."""
-    out = ["--out", str(tmp_path), "--threads", "1"]
-    ran = _torchrun(*TASKS["store_recall"], *out)
+    """The command of the documentation, to the bits of the processes above."""
+    here = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone",
+         str(EXAMPLES / "store_recall.py"), *TASKS["store_recall"], "--out", str(tmp_path),
+         "--threads", "1"], env=here, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr[-4000:]
-    assert ran.stdout.count("errors at RECALL") == 1
+    assert ran.stdout.count("errors at RECALL") == 1  # the first process alone prints
     one, other = _kept(tmp_path), _kept(folder / "two" / "store_recall")
     assert all(torch.equal(value, _weights(other)[key]) for key, value in _weights(one).items())
-    refused = _torchrun("--batch", "1", "--iterations", "1", "--overwrite", *out)
-    assert refused.returncode and "an item or more for each of 2 processes" in refused.stderr
