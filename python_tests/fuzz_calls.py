@@ -193,7 +193,8 @@ def _forward_arguments(d: Draw, size: dict[str, int], save: bool) -> dict[str, A
         outputs=_ops.mask("outputs", [name for name, wanted in outputs.items() if wanted]),
         gradients=0, coefficient_gradients=0, allow_bf16=0, zero_coefficients=0, complements=0,
         options=[] if d.chance(0.6)
-        else [d.random.randrange(5), d.one_of(0, 1, 3), d.one_of(0, 1024, 4096), 0],
+        else [d.random.randrange(5), d.one_of(0, 1, 3), d.one_of(0, 1024, 4096), 0,
+              d.random.randrange(2)],
         x_bits=packed_bits(d, T, B, I, d.chance(0.2)) if as_bits else None,
     )
 

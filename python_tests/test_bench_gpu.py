@@ -108,9 +108,12 @@ def test_stages_of_a_card() -> None:
     names = [step.name for step in every]
     assert len(set(names)) == len(names) and {need for step in every for need in step.needs} <= set(
         names)
-    assert {f"C++ tests {design}" for design in suite.DESIGNS} <= set(names)
-    assert {f"{check} {design}" for check in suite.SANITIZERS for design in suite.DESIGNS} <= set(
-        names)
+    routes = (*suite.DESIGNS, suite.LSNN)
+    assert {f"C++ tests {design}" for design in routes} <= set(names)
+    assert {f"{check} {design}" for check in suite.SANITIZERS for design in routes} <= set(names)
+    older = {step.name for stage in suite.stages(OLD, _tool) for step in stage}
+    assert "C++ tests block" in older
+    assert not older & {"C++ tests cluster", "C++ tests lsnn", "memcheck lsnn"}
     # undisturbed
     assert [len(stage) for stage in stages if stage[0].name in ("timings", "primitives")] == [1, 1]
     build = every[0].environment

@@ -61,10 +61,12 @@ def _python(code: str, **environment: str) -> str:
 
 # ------------------------------------------------------------------------------------------- forced
 def test_names() -> None:
-    assert _ops._C.options == _ops.Options._fields == ("product", "team_size", "l1_size", "design")
-    assert _ops.Options() == (0, 0, 0, 0)
+    assert _ops._C.options == _ops.Options._fields == ("product", "team_size", "l1_size", "design",
+                                                       "kernels")
+    assert _ops.Options() == (0, 0, 0, 0, 0)
     assert _ops._C.products == ("automatic", "dense", "active", "bf16", "sparse")
     assert _ops._C.designs == ("automatic", "block", "gather", "cluster", "step")
+    assert _ops._C.kernels == ("automatic", "general")
 
 
 @cpu_only
@@ -131,12 +133,13 @@ def test_l1_size_reaches_the_product() -> None:
 def test_all_options_reach_both_operators() -> None:
     x, w = _leaves()
     with Calls() as calls:
-        with _ops.forced(product="dense", team_size=2, l1_size=4096, design="step"):
+        with _ops.forced(product="dense", team_size=2, l1_size=4096, design="step",
+                         kernels="general"):
             loss = _loss(x, w)
         loss.backward()
     for name in ("alif_forward", "alif_backward"):
         operator, args, _ = calls.made[name]
-        assert named(operator, args)["options"] == [1, 2, 4096, 4]
+        assert named(operator, args)["options"] == [1, 2, 4096, 4, 1]
 
 
 @pytest.mark.skipif("LSNN_EMULATE" not in os.environ, reason="it takes the emulated kernels")
@@ -175,6 +178,11 @@ def test_design_reaches_the_plan() -> None:
         with _ops.forced(design=name):
             plan = _ops._C.plan(**sizes, options=list(_ops.forced_options()))
         assert plan["requested"] == plan["forward"]["design"] == plan["backward"]["design"] == name
+    for kernels, wanted in (("automatic", "lsnn"), ("general", "general")):
+        with _ops.forced(design="block", kernels=kernels):
+            plan = _ops._C.plan(**sizes, options=list(_ops.forced_options()))
+        assert plan["forward"]["kernels"] == wanted
+        assert plan["backward"]["kernels"] == "general"
 
 
 @cpu_only
@@ -196,9 +204,9 @@ def test_contexts_nest_and_end() -> None:
     assert _ops.forced_options() == ()
     with _ops.forced(product="dense"):
         with _ops.forced(team_size=3), _ops.forced():
-            assert _ops.Options(*_ops.forced_options()) == (1, 3, 0, 0)
+            assert _ops.Options(*_ops.forced_options()) == (1, 3, 0, 0, 0)
         with _ops.forced(product="automatic", design="step"):
-            assert _ops.Options(*_ops.forced_options()) == (0, 0, 0, 4)
+            assert _ops.Options(*_ops.forced_options()) == (0, 0, 0, 4, 0)
         seen: list[Any] = []
         thread = threading.Thread(target=lambda: seen.append(_ops.forced_options()))
         thread.start()
@@ -214,7 +222,7 @@ def test_contexts_nest_and_end() -> None:
 
 def test_unknown_choices_are_refused() -> None:
     with pytest.raises(TypeError, match="^forced: expected some of product, team_size, l1_size, "
-                                        "design, got 'team'$"):
+                                        "design, kernels, got 'team'$"):
         _ops.forced(team=2).__enter__()
     with pytest.raises(ValueError, match="^design: expected automatic or block or .*, got 'grid'$"):
         _ops.forced(design="grid").__enter__()
@@ -224,18 +232,19 @@ def test_unknown_choices_are_refused() -> None:
 
 # ------------------------------------------------------------------------------------ the operators
 BAD: dict[str, tuple[list[int], str]] = {
-    "few": ([0, 0, 0], "options: expected none, or 4 whole numbers, got 3"),
-    "many": ([0] * 5, "options: expected none, or 4 whole numbers, got 5"),
-    "product": ([5, 0, 0, 0], "product: expected 0, or 1 to 4 for dense, active, bf16 or sparse, "
-                              "got 5"),
-    "product-negative": ([-1, 0, 0, 0], "product: expected 0, or 1 to 4 for .*, got -1"),
-    "team_size": ([0, 1025, 0, 0], "team_size: expected 0, or 1 to 1024, got 1025"),
-    "team_size-negative": ([0, -1, 0, 0], "team_size: expected 0, or 1 to 1024, got -1"),
-    "l1_size": ([0, 0, 1023, 0], "l1_size: expected 0, or 1024 to 1099511627776, got 1023"),
-    "l1_size-huge": ([0, 0, 1 << 62, 0], f"l1_size: expected 0, or 1024 to 1099511627776, got "
+    "few": ([0, 0, 0], "options: expected none, or 5 whole numbers, got 3"),
+    "many": ([0] * 6, "options: expected none, or 5 whole numbers, got 6"),
+    "product": ([5, 0, 0, 0, 0], "product: expected 0, or 1 to 4 for dense, active, bf16 or "
+                                 "sparse, got 5"),
+    "product-negative": ([-1, 0, 0, 0, 0], "product: expected 0, or 1 to 4 for .*, got -1"),
+    "team_size": ([0, 1025, 0, 0, 0], "team_size: expected 0, or 1 to 1024, got 1025"),
+    "team_size-negative": ([0, -1, 0, 0, 0], "team_size: expected 0, or 1 to 1024, got -1"),
+    "l1_size": ([0, 0, 1023, 0, 0], "l1_size: expected 0, or 1024 to 1099511627776, got 1023"),
+    "l1_size-huge": ([0, 0, 1 << 62, 0, 0], f"l1_size: expected 0, or 1024 to 1099511627776, got "
                                          f"{1 << 62}"),
-    "design": ([0, 0, 0, 5], "design: expected 0, or 1 to 4 for block, gather, cluster or step, "
-                             "got 5"),
+    "design": ([0, 0, 0, 5, 0], "design: expected 0, or 1 to 4 for block, gather, cluster or step,"
+                                " got 5"),
+    "kernels": ([0, 0, 0, 0, 2], "kernels: expected 0, or 1 for general, got 2"),
 }
 
 
@@ -299,9 +308,9 @@ with _ops.forced(design="automatic"):
 @cpu_only
 def test_the_environment_sets_the_defaults_once() -> None:
     given = {"LSNN_PRODUCT": "sparse", "LSNN_TEAM_SIZE": "2", "LSNN_L1_SIZE": "4096",
-             "LSNN_DESIGN": "cluster"}
-    assert _python(DEFAULTS,
-                   **given) == "[4, 2, 4096, 3] [4, 2, 4096, 3] cluster sparse dense None\n"
+             "LSNN_DESIGN": "cluster", "LSNN_KERNELS": "general"}
+    assert _python(DEFAULTS, **given) == (
+        "[4, 2, 4096, 3, 1] [4, 2, 4096, 3, 1] cluster sparse dense None\n")
 
 
 REFUSALS = """
@@ -329,11 +338,12 @@ def test_the_environment_is_refused_by_name() -> None:
         "LSNN_TEAM_SIZE": "1 to 1024",
         "LSNN_L1_SIZE": "1024 to 1099511627776",
         "LSNN_DESIGN": "block, gather, cluster or step",
+        "LSNN_KERNELS": "general",
     }
     values = [("LSNN_PRODUCT", "rows"), ("LSNN_PRODUCT", "1"), ("LSNN_TEAM_SIZE", "many"),
               ("LSNN_TEAM_SIZE", "2 "), ("LSNN_TEAM_SIZE", "0"), ("LSNN_TEAM_SIZE", "-1"),
               ("LSNN_TEAM_SIZE", "1" * 30), ("LSNN_L1_SIZE", "1000"), ("LSNN_L1_SIZE", "32k"),
-              ("LSNN_DESIGN", "grid")]
+              ("LSNN_DESIGN", "grid"), ("LSNN_KERNELS", "lsnn")]
     said = _python(REFUSALS.format(values=values)).splitlines()
     assert said == [f"{name}: expected {wanted[name]}, got '{value}'" for name, value in values
                     for _ in range(4)]

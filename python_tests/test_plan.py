@@ -16,9 +16,11 @@ if _ops._C is None:
     pytest.skip("the compiled part is missing", allow_module_level=True)
 
 
-def plan(*sizes: int, design: str = "automatic", **given: Any) -> dict[str, Any]:
-    """_C.plan, whatever design the environment names."""
-    options = _ops.Options(design=_ops._C.designs.index(design))
+def plan(*sizes: int, design: str = "automatic", kernels: str = "automatic",
+         **given: Any) -> dict[str, Any]:
+    """_C.plan, whatever the environment names."""
+    options = _ops.Options(design=_ops._C.designs.index(design),
+                           kernels=_ops._C.kernels.index(kernels))
     found: dict[str, Any] = _ops._C.plan(*sizes, **given, options=list(options))
     return found
 
@@ -54,6 +56,38 @@ def test_paper_s_layer_on_h100() -> None:
         )
         assert launch["shared memory"] <= chosen["device"]["shared memory"]
         assert launch["threads of an item"] % 32 == 0
+
+
+def test_the_paper_s_kernel_runs_where_it_can() -> None:
+    """The forward pass of lsnn with one delay in float32; it says why not elsewhere."""
+    sizes: dict[str, Any] = {"T": 784, "B": 256, "N": 220, "device": "h100"}
+    chosen = plan(**sizes)["forward"]
+    cycles = chosen["considered"]
+    assert chosen["kernels"] == "lsnn" and chosen["threads of an item"] == 64
+    assert cycles["lsnn"] < cycles["block"]
+    assert chosen["why"].startswith(f"fewest cycles a step by the formulas, {int(cycles['lsnn'])} "
+                                    f"before block with {int(cycles['block'])}")
+    assert chosen["shared memory"] <= 227 << 10
+    assert plan(**sizes, delays=[4])["forward"]["kernels"] == "lsnn"
+    asked = plan(**sizes, design="block")["forward"]
+    assert asked["kernels"] == "lsnn" and asked["why"] == "its design was asked for"
+    for changed, why in [
+        ({"kernels": "general"}, "the general kernels were asked for"),
+        ({"model": "eprop"}, "it has the equations of lsnn, with spikes of 0 and 1"),
+        ({"smooth": True}, "it has the equations of lsnn, with spikes of 0 and 1"),
+        ({"dtype": "float64", "N": 100}, "its numbers and weights are float32"),
+        ({"weights": "bfloat16"}, "its numbers and weights are float32"),
+        ({"delays": [0, 3]}, "it has one delay for all synapses"),
+        ({"device": "t4", "N": 100}, "its copies need compute capability 8.0"),
+        ({"N": 257}, "a group owns 256 neurons at most"),
+        ({"N": 240}, "a block needs "),
+    ]:
+        launch = plan(**sizes | changed)["forward"]
+        assert launch["kernels"] == "general" and launch["considered"]["lsnn"].startswith(why)
+    for design in ("gather", "cluster", "step"):
+        assert plan(**sizes, design=design)["forward"]["kernels"] == "general"
+    with pytest.raises(ValueError, match="model: expected a name of the table of models, got 'a'"):
+        plan(**sizes, model="a")
 
 
 def test_choice_follows_size_and_activity() -> None:

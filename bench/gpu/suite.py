@@ -20,6 +20,7 @@ QUICK = ("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0", "-DCMAKE_CUD
 DRY_LIMIT = 3600.0  # seconds of a step of a dry run, whose builds may have one processor
 ROWS, PRIMITIVES = f"{WORK}/rows.jsonl", f"{WORK}/primitives.csv"
 DESIGNS = ("block", "gather", "step", "cluster")
+LSNN = "lsnn"  # the kernels of the paper's network, in the C++ tests
 # racecheck is the last and is only noted: it knows nothing of words that carry their own proof of
 # arrival, and may take a reader that waits for one for a race.
 SANITIZERS = ("memcheck", "synccheck", "racecheck")
@@ -53,6 +54,11 @@ def designs(card: Card) -> list[str]:
     return [name for name in DESIGNS if name != "cluster" or card.capability >= (9, 0)]
 
 
+def routes(card: Card) -> list[str]:
+    """Those, and the kernels of the paper's network, as the C++ tests name them."""
+    return designs(card) + [LSNN] * (card.capability >= (8, 0))
+
+
 def stages(card: Card, tool: Callable[[str], str | None] = find_tool, dry: bool = False,
            reuse: bool = False) -> list[list[Step]]:
     """Stages of steps; those of one stage may run side by side, so timings stand alone. dry: in
@@ -80,13 +86,13 @@ def stages(card: Card, tool: Callable[[str], str | None] = find_tool, dry: bool 
                      read=_sanitizer_line, proof=RAN, without_device=NO_GPU,
                      dry=([sanitizer or "", "--version"], [program, SMALL]),
                      skip="" if sanitizer else "compute-sanitizer is not installed")
-                for design in designs(card)]
+                for design in routes(card)]
 
     return [
         _builds(card, environment, folder, work, QUICK if dry else (), reuse),
         [Step(f"C++ tests {design}", [[program]], 90, 15, {"LSNN_DESIGN": design},
               needs=("build of the C++ tests",), proof=RAN, without_device=NO_GPU)
-         for design in designs(card)],
+         for design in routes(card)],
         [Step("primitives", [[f"{work}/primitives", PRIMITIVES]], 30, 5,
               needs=("build of the primitives",), required=False,
               without_device=(2, "primitives: no CUDA device"))],

@@ -45,14 +45,15 @@ template <class T> struct ClusterGradients {
       for (int q = 0; q < 4; q++)
         if (q < cell.live)
           st_relaxed_cluster(peer(inbox + number % 2 * NP + cell.n + q, r),
-                        (uint64_t)number << 32 | __float_as_uint((float)dc[q]));
+                             (uint64_t)number << 32 | __float_as_uint((float)dc[q]));
   }
   __device__ __forceinline__ void end_step(const Group& group, T* row, uint32_t number,
                                            int N) const {
     for (int n = group.thread; n < N; n += group.threads) {
       uint64_t x;
       unsigned polls = 0;
-      while ((uint32_t)((x = ld_relaxed_cluster_shared_cta(inbox + number % 2 * NP + n)) >> 32) != number)
+      while ((uint32_t)((x = ld_relaxed_cluster_shared_cta(inbox + number % 2 * NP + n)) >> 32) !=
+             number)
         poll_again(polls);
       row[n] = (T)__uint_as_float((uint32_t)x);
     }
@@ -206,7 +207,7 @@ template <class T, class W, class Spec, class Gradients, int C,
       const int word = column(c) / 32;
       replay_chunk(job, spec, cell[c], replayed, column(c), int(t0 % segment / chunk), t0, t1,
                    [&](int step, unsigned bits) {
-                     const uint32_t marks = gather_word(bits);
+                     const uint32_t marks = gather_word(bits, group.lane());
                      if (group.lane() % 8 == 0 && word < slice.words)
                        active[step * slice.words + word] = marks;
                    });

@@ -58,7 +58,9 @@ struct ClusterSpikes {
   __device__ __forceinline__ uint32_t poll(int slot, uint32_t number, int w) const {
     uint64_t x = 0;
     unsigned polls = 0;
-    while (w < n_words && (uint32_t)((x = ld_relaxed_cluster_shared_cta(ring + slot * n_words + w)) >> 32) != number)
+    while (w < n_words &&
+           (uint32_t)((x = ld_relaxed_cluster_shared_cta(ring + slot * n_words + w)) >> 32) !=
+               number)
       poll_again(polls);
     return (uint32_t)x;
   }
@@ -89,9 +91,6 @@ template <class T, class W, class Spec, class Spikes, int C,
   uint16_t* list;  // [list_size] of this warp
   const int first_delay;
 
-  // their loads overlap; the additions keep the order of (1)
-  static constexpr int rows_at_once = 4;
-
   __device__ __forceinline__ int column(int c) const {
     return 4 * (group.thread + c * group.threads);
   }
@@ -102,20 +101,14 @@ template <class T, class W, class Spec, class Spikes, int C,
   // sum += the rows of the listed neurons
   __device__ __forceinline__ void add_listed(Quad<T> (&sum)[C], const Cell (&cell)[C],
                                              const W* rows, int n) const {
-    for (int e = 0; e < n; e += rows_at_once) {
+    for (int e = 0; e < n; e += RowBatch<W>::at_once) {
       const Quad<uint16_t> neuron = quad_at(list + e);
 #pragma unroll
       for (int c = 0; c < C; c++) {
         if (!cell[c].live) continue;
-        Quad<W> row[rows_at_once];
-#pragma unroll
-        for (int i = 0; i < rows_at_once; i++)
-          if (e + i < n) row[i] = row_quad(rows, neuron[i], c);
-#pragma unroll
-        for (int i = 0; i < rows_at_once; i++)
-#pragma unroll
-          for (int q = 0; q < 4; q++)
-            if (e + i < n) sum[c][q] = sum[c][q] + T(row[i][q]);
+        RowBatch<W> batch;
+        batch.load(n - e, [&](int i) { return row_quad(rows, neuron[i], c); });
+        batch.add_to(sum[c], n - e);
       }
     }
   }
@@ -125,24 +118,17 @@ template <class T, class W, class Spec, class Spikes, int C,
     for (int w0 = 0; w0 < spikes.n_words; w0 += list_size / 32)
       add_listed(sum, cell, rows, list_neurons(words, w0, spikes.n_words, group.lane(), list));
   }
-  // The same for spikes that are any number, z [N] in global memory or null: zeros.
   __device__ __forceinline__ void add_real(Quad<T> (&sum)[C], const Cell (&cell)[C], const W* rows,
                                            const T* z) const {
-    const int N = z ? (int)job.f.layer.N : 0;
-    for (int j0 = 0; j0 < N; j0 += 32) {
-      const T mine = j0 + group.lane() < N ? z[j0 + group.lane()] : T(0);
-      for (uint32_t some = __ballot_sync(~0u, mine != T(0)); some; some &= some - 1) {
-        const int j = __ffs((int)some) - 1;
-        const T factor = __shfl_sync(~0u, mine, j);
+    for_real_spikes(z, (int)job.f.layer.N, group.lane(), [&](int j, T factor) {
 #pragma unroll
-        for (int c = 0; c < C; c++) {
-          if (!cell[c].live) continue;
-          const Quad<W> row = row_quad(rows, j0 + j, c);
+      for (int c = 0; c < C; c++) {
+        if (!cell[c].live) continue;
+        const Quad<W> row = row_quad(rows, j, c);
 #pragma unroll
-          for (int q = 0; q < 4; q++) sum[c][q] = sum[c][q] + factor * T(row[q]);
-        }
+        for (int q = 0; q < 4; q++) sum[c][q] = sum[c][q] + factor * T(row[q]);
       }
-    }
+    });
   }
 
   // n0: number of the item's first step; steps are numbered through over the items of the group.
@@ -193,7 +179,8 @@ template <class T, class W, class Spec, class Spikes, int C,
       for (int c = 0; c < C; c++) {
         const QuadCoefs<T> reloaded(job.p, l, cell[c]);
         const uint32_t word = gather_word(forward_quad(job, spec, C == 1 ? k : reloaded, cell[c], t,
-                                                       row + cell[c].n, sum[c], s[c]));
+                                                       row + cell[c].n, sum[c], s[c]),
+                                          group.lane());
         const int at = column(c) / 32;
         if (at >= slice.words) continue;
         if (l.S)  // else nobody reads them

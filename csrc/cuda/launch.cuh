@@ -6,6 +6,7 @@
 #include "backward.cuh"
 #include "forward.cuh"
 #include "lengths.cuh"
+#include "lsnn.h"
 #include "run.h"
 #include "step.cuh"
 #include "weight_gradient.cuh"
@@ -53,8 +54,14 @@ template <class T, class W> void forward(const ForwardArgs& f, const Plan& plan,
   pack<T, W>(l, f.first.r, plan.told, own.packed, stream);
   pack_lengths(l, own.packed, stream);
   clear_after_end(f, own.packed, stream);
-  const Candidates kernels = Candidates::of<T>(pass.quads == 1 && is_aligned(f), plan);
-  const ForwardJob<T> job{f, own.packed, kernels.both()};
+  constexpr bool is_float = std::is_same_v<T, float> && std::is_same_v<W, float>;
+  const bool by_lsnn = is_float && plan.lsnn && !f.trace_v && !f.trace_a && !f.trace_A;
+  const Candidates all = Candidates::of<T>(by_lsnn || (pass.quads == 1 && is_aligned(f)), plan),
+                   kernels{all.paper && !by_lsnn, all.general};
+  const ForwardJob<T> job{f, own.packed, all.both()};
+  if constexpr (is_float)
+    if (by_lsnn) launch_lsnn(job, *plan.lsnn, stream);
+  if (!kernels.paper && !kernels.general) return;
   const Launch shape{pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared,
                      pass.shape.ranks, stream};
 

@@ -130,6 +130,23 @@ template <class T> LSNN_DEVICE const T* current_at(const ForwardJob<T>& job, con
   return (const T*)job.f.x + t * job.f.x_stride_t + cell.b * job.f.x_stride_b + cell.n;
 }
 
+// The state that step t reads, where a segment begins with it.
+template <class T> LSNN_DEVICE void store_carry(const ForwardJob<T>& job, const Cell& cell,
+                                                int64_t t, const QuadState<T>& s) {
+  const Layer& l = job.f.layer;
+  T* carry = (T*)job.f.saved.carry + t / segment * 4 * l.B * l.N;
+  const Quad<T>* variables[] = {&s.v, &s.a, &s.i, &s.r};
+#pragma unroll
+  for (int variable = 0; variable < 4; variable++)
+    store(carry + cell.at(l, variable), *variables[variable], cell.live);
+}
+// y: where it is saved, in rows of whole quads.
+template <bool whole, class T> LSNN_DEVICE void store_y(void* to, bool is_bf16, int64_t at,
+                                                        const Quad<T>& y, int live) {
+  if (is_bf16) store_row<whole>((bfloat16*)to + at, widen<bfloat16>(y), live);
+  else store_row<whole>((T*)to + at, y, live);
+}
+
 // c: the sums of (1). at: cell.at(l, t). Writes what the forward pass has to write but the spike
 // bits, which it returns.
 template <class T, class Spec>
@@ -139,13 +156,7 @@ LSNN_DEVICE unsigned forward_quad(const ForwardJob<T>& job, const Spec& spec, co
   constexpr bool whole = is_paper<Spec>;
   const ForwardArgs& f = job.f;
   const Layer& l = f.layer;
-  if (f.save && t % segment == 0) {
-    T* carry = (T*)f.saved.carry + t / segment * 4 * l.B * l.N;
-    const Quad<T>* variables[] = {&s.v, &s.a, &s.i, &s.r};
-#pragma unroll
-    for (int variable = 0; variable < 4; variable++)
-      store(carry + cell.at(l, variable), *variables[variable], cell.live);
-  }
+  if (f.save && t % segment == 0) store_carry(job, cell, t, s);
   Quad<T> y, A;
   unsigned fired = 0;
 #pragma unroll(unrolled<Spec>)
@@ -158,9 +169,7 @@ LSNN_DEVICE unsigned forward_quad(const ForwardJob<T>& job, const Spec& spec, co
     if (out.fired && q < cell.live) fired |= 1u << q;
   }
   store_row<whole>((T*)f.z + at, s.z, cell.live);
-  if (f.save && f.saved.y_is_bf16)
-    store_row<whole>((bfloat16*)f.saved.y + at, widen<bfloat16>(y), cell.live);
-  else if (f.save) store_row<whole>((T*)f.saved.y + at, y, cell.live);
+  if (f.save) store_y<whole>(f.saved.y, f.saved.y_is_bf16, at, y, cell.live);
   if constexpr (whole) return fired;
   if (f.save && l.smooth) store((T*)f.saved.z + at, s.z, cell.live);
   if (f.trace_v) store((T*)f.trace_v + at, s.v, cell.live);
@@ -171,8 +180,8 @@ LSNN_DEVICE unsigned forward_quad(const ForwardJob<T>& job, const Spec& spec, co
 
 // The word of 32 spikes that eight neighbouring lanes make of their four bits each. All lanes of
 // the warp take part.
-LSNN_DEVICE uint32_t gather_word(unsigned four_bits) {
-  uint32_t word = four_bits << 4 * (threadIdx.x % 8);
+LSNN_DEVICE uint32_t gather_word(unsigned four_bits, int lane) {
+  uint32_t word = four_bits << 4 * (lane % 8);
 #pragma unroll
   for (int o = 1; o < 8; o *= 2) word |= __shfl_xor_sync(~0u, word, o);
   return word;

@@ -5,6 +5,7 @@
 #include <limits>
 #include <stdexcept>
 
+#include "../spec.h"
 #include "costs.h"
 
 namespace lsnn::cuda {
@@ -141,6 +142,24 @@ Possible forward_pass(Design design, const Device& device, const Layer& l, Stora
   return any_pass(design, device, l, s, {most_threads_forward, 0},
                   [&](const Shape& shape) { return forward_shared(l, s, shape, design); });
 }
+Possible lsnn_pass(const Device& device, const Layer& l, Storage s) {
+  if (l.options.kernels == Kernels::general)
+    return impossible("the general kernels were asked for");
+  if (s != Storage::f32) return impossible("its numbers and weights are float32");
+  if (!same(l.model, PaperSpec::model) || l.smooth)
+    return impossible("it has the equations of lsnn, with spikes of 0 and 1");
+  if (l.S != 1) return impossible("it has one delay for all synapses");
+  if (device.capability < 80) return impossible("its copies need compute capability 8.0");
+  if (l.N > 128 * most_warps_lsnn)
+    return impossible("a group owns " + std::to_string(128 * most_warps_lsnn) + " neurons at most");
+  if (l.T >= int64_t(1) << 31) return impossible("steps are counted with 32 bits");
+  return sequence_pass(Design::block, device, l, 1, {most_threads_lsnn, 0},
+                       [&](const Shape& shape) {
+                         Arena counted;
+                         LsnnShared(counted, l, shape);
+                         return counted.used;
+                       });
+}
 Possible backward_pass(Design design, const Device& device, const Layer& l, Storage s) {
   // More warps than own neurons: they share the rows of the product.
   return any_pass(design, device, l, s, {most_threads_backward(design != Design::gather), 256},
@@ -168,6 +187,11 @@ double forward_cycles(const Device& device, const Layer& l, Storage s, const Pas
     case Design::cluster: return steps + costs.exchange + at.bytes / costs.shared_bytes;
     default: return step_cycles(device, l);
   }
+}
+double lsnn_cycles(const Device& device, const Layer& l, Storage s, const Pass& p,
+                   const Activity& a) {
+  const Load at = load(device, l, s, p, a.spikes);
+  return chain(costs.lsnn_step, at, p) + at.bytes / costs.shared_bytes;
 }
 double backward_cycles(const Device& device, const Layer& l, Storage s, const Pass& p,
                        const Activity& a) {
@@ -220,6 +244,11 @@ Plan choose(const Device& device, const Layer& l, Storage storage, const Activit
                                   std::to_string(l.S) + " delays: " + p.why);
   plan.forward = f.pass;
   plan.backward = b.pass;
+  const Possible lsnn = lsnn_pass(device, l, storage);
+  if (lsnn.yes && (!is_asked || requested == Design::block) &&
+      lsnn_cycles(device, l, storage, lsnn.pass, activity) <
+          forward_cycles(device, l, storage, f.pass, activity))
+    plan.lsnn = lsnn.pass;
 
   // The largest tile of whole words that the shared memory holds; slices so that all SMs have one.
   WeightTiles& t = plan.tiles;

@@ -1,5 +1,6 @@
 // Which kernels run a layer on a GPU: the policy, without any device. Sizes are bytes unless said.
 #pragma once
+#include <optional>
 #include <string>
 
 #include "shared.h"
@@ -56,16 +57,22 @@ struct Plan {
   Pass forward, backward;
   WeightTiles tiles;  // of the weight gradient
   Told told = {};
+  // Of the forward pass by the kernel of lsnn_forward.cuh, where it runs the layer in fewer cycles.
+  // `forward` is that of the general kernels: for calls that ask for traces, or whose coefficients
+  // the host does not know.
+  std::optional<Pass> lsnn = std::nullopt;
 };
 
 // The pass that a design would use, or why it cannot run this layer on this GPU. `l` needs T, B, N,
-// S, D, delays, smooth and whether `delay` is null; `choose` the design of its options, too.
+// S, D, delays, smooth and whether `delay` is null; that of the kernel in lsnn_forward.cuh the
+// choices of the model, and `choose` the design and kernels of its options, too.
 struct Possible {
   bool yes;
   Pass pass;
   std::string why;
 };
 Possible forward_pass(Design, const Device&, const Layer& l, Storage);
+Possible lsnn_pass(const Device&, const Layer& l, Storage);
 Possible backward_pass(Design, const Device&, const Layer& l, Storage);
 
 // The storage with which the formulas below expect the backward pass to be fastest: that of the
@@ -79,6 +86,7 @@ Plan choose(const Device&, const Layer& l, Storage, const Activity&);
 // Clock cycles of one step of the busiest SM, by crude formulas that only set the designs side by
 // side. The model of docs/kernels.md is finer; neither is a measurement.
 double forward_cycles(const Device&, const Layer& l, Storage, const Pass&, const Activity&);
+double lsnn_cycles(const Device&, const Layer& l, Storage, const Pass&, const Activity&);
 double backward_cycles(const Device&, const Layer& l, Storage, const Pass&, const Activity&);
 
 }  // namespace lsnn::cuda

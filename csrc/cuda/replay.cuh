@@ -43,7 +43,7 @@ template <class T> LSNN_DEVICE void prefetch_y(const BackwardJob<T>& job, const 
                                                int64_t t) {
   const int64_t at = cell.at(job.f.layer, t);
   prefetch_global_l2(job.f.saved.y_is_bf16 ? (const void*)((const bfloat16*)job.f.saved.y + at)
-                                 : (const T*)job.f.saved.y + at);
+                                           : (const T*)job.f.saved.y + at);
 }
 // t % segment == 0
 template <class T> LSNN_DEVICE QuadState<T> saved_state(const BackwardJob<T>& job, const Cell& cell,

@@ -45,6 +45,40 @@ template <class Words> LSNN_DEVICE int list_neurons(const Words& word_at, int fi
   return n;
 }
 
+// Weight rows that are loaded together, so that they overlap, and added in turn, in the order of
+// (1).
+template <class W> struct RowBatch {
+  static constexpr int at_once = 4;
+  Quad<W> row[at_once];
+
+  // row_at(i): the quad of row i; only the first n of them are read.
+  template <class RowAt> __device__ __forceinline__ void load(int n, const RowAt& row_at) {
+#pragma unroll
+    for (int i = 0; i < at_once; i++)
+      if (i < n) row[i] = row_at(i);
+  }
+  template <class T> __device__ __forceinline__ void add_to(Quad<T>& sum, int n) const {
+#pragma unroll
+    for (int i = 0; i < at_once; i++)
+#pragma unroll
+      for (int q = 0; q < 4; q++)
+        if (i < n) sum[q] = sum[q] + T(row[i][q]);
+  }
+};
+
+// Spikes that are any number, z [N] in global memory or null, zeros: add(j, z[j]) for those that
+// are not 0, ascending. Whole warps call.
+template <class T, class Add>
+LSNN_DEVICE void for_real_spikes(const T* z, int N, int lane, const Add& add) {
+  for (int j0 = 0; z && j0 < N; j0 += 32) {
+    const T mine = j0 + lane < N ? z[j0 + lane] : T(0);
+    for (uint32_t some = __ballot_sync(~0u, mine != T(0)); some; some &= some - 1) {
+      const int j = __ffs((int)some) - 1;
+      add(j0 + j, __shfl_sync(~0u, mine, j));
+    }
+  }
+}
+
 // Rows of the packed weights [S,N,NP] to shared memory [S,N,width], from column `first` on; zeros
 // beyond NP. The whole block calls.
 template <class W> LSNN_DEVICE void copy_columns(W* to, const W* from, int rows, int NP, int first,

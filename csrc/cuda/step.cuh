@@ -60,7 +60,8 @@ template <class T, class Spec> __global__ void __launch_bounds__(256)
     const Quad<T> c = load(job.c + cell.at(l, 0), cell.live);
     const QuadCoefs<T> k(job.p, l, cell);
     const uint32_t word = gather_word(
-        forward_quad(job, Known<Spec>::spec(l, flags, 0), k, cell, job.t, cell.at(l, job.t), c, s));
+        forward_quad(job, Known<Spec>::spec(l, flags, 0), k, cell, job.t, cell.at(l, job.t), c, s),
+        (int)threadIdx.x % 32);
     if (f.save && at.real && !ended && at.index % 8 == 0)
       f.saved.bits[job.t * l.B * words(l.N) + at.index / 8] = word;
   }

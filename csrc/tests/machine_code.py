@@ -14,19 +14,23 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from chain import cycles
 from sass import Kernel, Loop, Wanted, disassembled
 
 CUDA = Path(__file__).resolve().parents[1] / "cuda"
 BUDGET = Path(__file__).with_name("budget.csv")
 ARCH = "90"  # whose machine code is read
 # the paper's network; they keep everything in registers
-HOT = re.compile(r"\w+<float.*\bPaperSpec\b")
+HOT = re.compile(r"\w+<float.*\bPaperSpec\b|lsnn_\w+_kernel<")
+# A step of the paper's forward kernel, with eight spikes: cycles at most, by the model of chain.py.
+MOST_CYCLES = 650
 
 
 class Figures(NamedTuple):
@@ -194,6 +198,37 @@ def read_step(name: str, kernel: Kernel, rows: Loop) -> Iterator[str]:
           f"{floats} of floats, some {listing[-1] - listing[0] + 1} for {words} words of spikes")
 
 
+def read_lsnn(name: str, kernel: Kernel) -> Iterator[str]:
+    """The kernel of the paper's network: a step is one loop around the loops over further rows."""
+    if kernel.find("LDL|STL|CALL"):
+        yield f"{name}: uses local memory or calls a function"
+    warps, whole = int(name[name.index("<") + 1]), ", true, float>" in name
+    copies = r"LDGSTS\..*128" if whole else "LDGSTS"
+    step = next((loop for loop in kernel.loops() if kernel.find("LDGDEPBAR", loop)
+                 and len(kernel.find("VOTE", loop)) >= 4), None)
+    if step is None or not kernel.find(copies, step):
+        yield f"{name}: expected a loop over steps with {copies}"
+        return
+    if (found := len(kernel.find("BAR", step))) != (warps > 1):
+        yield f"{name}: expected {int(warps > 1)} barriers in a step, found {found}"
+    if not whole:
+        return
+    # Of a step that has as many spikes as are added at once: 20 sums of the neurons themselves,
+    # and those of the rows.
+    sums = frozenset(kernel.find("FADD", step))
+    path = kernel.shortest(step, [lambda i: i in sums] * (20 + 16 * warps))
+    on_path = Counter(kernel.code[i].name for i in path)
+    if on_path["LDS.128"] != 1 + warps + 4 * warps or on_path["STG.E.128"] != 2:
+        yield (f"{name}: expected a path through a step that loads {4 * warps} rows and stores "
+               f"z and y in 16 bytes, found {dict(on_path)}")
+        return
+    taken = cycles(kernel, path)
+    print(f"{name}\n    {len(kernel.code)} instructions; a step with {4 * warps} spikes has "
+          f"{len(path)}: {taken} cycles by the model of chain.py, nothing measured")
+    if taken > MOST_CYCLES:
+        yield f"{name}: {taken} cycles a step by the model, {MOST_CYCLES} at most"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -256,6 +291,8 @@ def main() -> int:
                 name = names[mangled]
                 if HOT.match(name) and re.match("(for|back)ward_kernel", name):
                     wrong += read(name, code)
+                elif name.startswith("lsnn_"):
+                    wrong += read_lsnn(name, code)
     print(*wrong, f"{len(found)} kernels, {len(wrong)} faults", sep="\n")
     return 1 if wrong else 0
 

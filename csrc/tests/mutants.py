@@ -31,7 +31,7 @@ SANITIZER = {PLAIN: [], ADDRESS: ["-fsanitize=address"], THREAD: ["-fsanitize=th
 EMULATOR = {PLAIN: [], ADDRESS: ["-DEMULATOR_ASAN"], THREAD: ["-DEMULATOR_TSAN"]}
 KERNELS = {
     "plan": "plan.cpp",
-    **{name: f"{name}.cu" for name in ("alif_f32", "alif_f32_bf16", "alif_f64", "readout")},
+    **{name: f"{name}.cu" for name in ("alif_f32", "alif_f32_bf16", "alif_f64", "lsnn", "readout")},
 }
 # What is compiled again when a file changes, where it is not the kernels of float alone. Those of
 # other types may stay as they are: functions that objects share are taken from the first one on the
@@ -72,7 +72,7 @@ def compiled(csrc: Path, job: Job, what: str) -> Path:
 
 
 def kernel_flags(name: str, check: Check) -> list[str]:
-    return ["-O1", *(SANITIZER[check] if name.startswith("alif") else [])]
+    return ["-O1", *(SANITIZER[check] if name.startswith(("alif", "lsnn")) else [])]
 
 
 class Base:
@@ -99,7 +99,8 @@ class Base:
                             ["-O2", *EMULATOR[check]])
                         for path in sorted((csrc / "emulator").glob("*.cpp"))]
             # Sanitizers look at the kernels of float only: those that change.
-            looked_at = {name: check if name == "alif_f32" else PLAIN for name in KERNELS}
+            looked_at = {name: check if name in ("alif_f32", "lsnn") else PLAIN
+                         for name in KERNELS}
             kernels = {name: Job(f"cuda/{KERNELS[name]}", folder / build / f"{name}.o",
                                  kernel_flags(name, build))
                        for name, build in looked_at.items()}

@@ -11,6 +11,7 @@ class Instruction(NamedTuple):
     predicated: bool
     name: str          # with its dots
     target: int | None  # of a branch, as an index
+    control: int = 0   # what the compiler tells the hardware of it, see chain.py
 
 
 class Loop(NamedTuple):
@@ -28,14 +29,16 @@ Wanted = Callable[[int], bool]  # of an instruction's index
 class Kernel:
     def __init__(self, text: str) -> None:
         labels: dict[str, int] = {}
-        lines: list[tuple[str, str]] = []
+        lines: list[tuple[str, str, int]] = []
         for line in text.splitlines():
             if label := re.match(r"(\.L_x_\d+):", line):
                 labels[label[1]] = len(lines)
             elif found := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(@!?U?P\w+\s+)?(.*?)\s*;", line):
-                lines.append((found[1] or "", found[2]))
+                lines.append((found[1] or "", found[2], 0))
+            elif (upper := re.match(r"\s+/\* 0x([0-9a-f]{16}) \*/", line)) and lines:
+                lines[-1] = (*lines[-1][:2], int(upper[1], 16) >> 41)
         self.code: list[Instruction] = []
-        for predicate, rest in lines:
+        for predicate, rest, control in lines:
             target = re.search(r"`\((\.L_x_\d+)\)", rest) if rest.startswith("BRA") else None
             conditional = (
                 bool(predicate)
@@ -43,7 +46,7 @@ class Kernel:
                 or rest.startswith("BRA.DIV")
             )
             self.code.append(Instruction(conditional, rest.split()[0],
-                                         labels[target[1]] if target else None))
+                                         labels[target[1]] if target else None, control))
 
     def find(self, pattern: str, loop: Loop | None = None) -> list[int]:
         """Where the names begin with a pattern."""
@@ -68,8 +71,8 @@ class Kernel:
             yield i + 1
 
     def shortest(self, loop: Loop, wanted: list[Wanted]) -> list[int]:
-        """The fewest instructions of one round of a loop that meet all of `wanted`, in this
-        order."""
+        """The fewest instructions of one round of a loop that meet all of `wanted`, in this order;
+        none where there is no such round."""
         start = (loop.first, 0)
         cost, before = {start: 1}, {start: start}
         queue = [(1, *start)]
@@ -92,7 +95,7 @@ class Kernel:
 
 
 def disassembled(nvdisasm: str, cubin: Path) -> dict[str, Kernel]:
-    text = subprocess.run([nvdisasm, "-c", str(cubin)], check=True, capture_output=True,
+    text = subprocess.run([nvdisasm, "-hex", "-c", str(cubin)], check=True, capture_output=True,
                           text=True).stdout
     parts = re.split(r"^\s*\.section\s+\.text\.(\w+),.*$", text, flags=re.MULTILINE)
     return {name: Kernel(body) for name, body in zip(parts[1::2], parts[2::2], strict=True)}

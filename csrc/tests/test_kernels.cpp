@@ -6,7 +6,8 @@
 // saved tensors. Under the emulator each design of a case runs in one thread order, in turn
 // forward, reverse and random. Another run must give the same bits.
 //
-// Arguments: a word that the name of a case must hold; LSNN_DESIGN names the only design to run.
+// Arguments: a word that the name of a case must hold; LSNN_DESIGN names the only design to run,
+// lsnn the kernels of the paper's network, which otherwise run beside the general ones of `block`.
 // LSNN_CASES=k/n takes the k-th of n parts of the table only, k from 0. The exit status is 0
 // if all that ran agreed, 1 if not, 2 without a GPU.
 #include <cstdlib>
@@ -76,22 +77,39 @@ template <class T> struct Kernels {
   }
 };
 
-int64_t n_runs = 0, n_of[n_designs] = {};
+// What may run a case: the general kernels of a design, or those made for the paper's network.
+constexpr int lsnn_route = n_designs, n_routes = n_designs + 1;
+const char* route_name(int route) { return route == lsnn_route ? "lsnn" : design_names[route]; }
+int64_t n_runs = 0, n_of[n_routes] = {};
+
+// The layer with what the route is forced by, and whether it can run there; `only`: the route that
+// was asked for, 0: all.
+template <class T> bool takes(int route, int only, const Run<T>& r, const cuda::Device& device,
+                              Storage storage, Layer& layer) {
+  layer = r.layer();
+  layer.options.design = route == lsnn_route ? Design::block : Design(route);
+  layer.options.kernels = route == lsnn_route ? lsnn::Kernels::automatic : lsnn::Kernels::general;
+  if ((only && only != route) ||
+      !cuda::forward_pass(layer.options.design, device, layer, storage).yes ||
+      !cuda::backward_pass(layer.options.design, device, layer, storage).yes)
+    return false;
+  // With all traces it would be the general kernels again; with some it must be.
+  const ForwardArgs f = r.forward_args();
+  return route != lsnn_route ||
+         (cuda::choose(device, layer, storage, {}).lsnn && !(f.trace_v && f.trace_a && f.trace_A));
+}
+
 template <class T> void run_case(const Case& c, const cuda::Device& device, Storage storage,
-                                 int order, Design only) {
+                                 int order, int only) {
   const Run<T> wanted(c);
   if (storage == Storage::f32_bf16) round_all(wanted.b[w], size_of(c, w));
   cpu::forward<T>(wanted.forward_args(), serial);
-  for (int d = 1; d < n_designs; d++) {
-    const Design design = Design(d);
-    if (only != Design::automatic && only != design) continue;
-    Layer layer = wanted.layer();
-    layer.options.design = design;
-    if (!cuda::forward_pass(design, device, layer, storage).yes ||
-        !cuda::backward_pass(design, device, layer, storage).yes)
-      continue;
+  for (int d = 1; d < n_routes; d++) {
+    Layer layer;
+    if (!takes(d, only, wanted, device, storage, layer)) continue;
+    const Design design = layer.options.design;
     const char* storage_text[] = {" double ", " float ", " bfloat16 "};
-    at_hand = std::string(design_names[d]) + storage_text[(int)storage] + "order " +
+    at_hand = std::string(route_name(d)) + storage_text[(int)storage] + "order " +
               std::to_string(order % 3) + " on " + std::to_string(device.sms) + ", " + c.text();
     Kernels<T> kernels{cuda::choose(device, layer, storage, {})};
     const bool one_quad = kernels.plan.forward.quads == 1 && kernels.plan.backward.quads == 1;
@@ -156,7 +174,7 @@ template <class T> void run_case(const Case& c, const cuda::Device& device, Stor
 // A first state that is not there gives the bits of one of zeros, and coefficients that the kernels
 // are told, 0 or one less another, those of coefficients that they read.
 template <class T> void check_no_state(const Case& c, const cuda::Device& device, Storage storage,
-                                       int order, Design only) {
+                                       int order, int only) {
   const std::initializer_list<Name> state = {v0, a0, i0, z0, r0};
   const Run<T> zeros(c);
   for (Name name : state) std::fill_n(zeros.b[name].get(), size_of(c, name), T(0));
@@ -166,15 +184,10 @@ template <class T> void check_no_state(const Case& c, const cuda::Device& device
   }
   Case absent = c;
   absent.absent |= set_of(v0, a0, i0, z0, r0, gv0, ga0, gi0, gz0);
-  for (int d = 1; d < n_designs; d++) {
-    const Design design = Design(d);
-    if (only != Design::automatic && only != design) continue;
-    Layer layer = zeros.layer();
-    layer.options.design = design;
-    if (!cuda::forward_pass(design, device, layer, storage).yes ||
-        !cuda::backward_pass(design, device, layer, storage).yes)
-      continue;
-    at_hand = std::string("no state, ") + design_names[d] + ", " + c.text();
+  for (int d = 1; d < n_routes; d++) {
+    Layer layer;
+    if (!takes(d, only, zeros, device, storage, layer)) continue;
+    at_hand = std::string("no state, ") + route_name(d) + ", " + c.text();
     Kernels<T> kernels{cuda::choose(device, layer, storage, {})};
     set_order(order++);
     const Run<T> wanted(zeros), got(absent);
@@ -213,12 +226,11 @@ template <class T> void check_all_leaky(Storage storage) {
 int run(const char* word) {
   const char* requested = std::getenv("LSNN_DESIGN");
   const Part part = requested_part();
-  Design only = Design::automatic;  // none: all of them
+  int only = 0;  // none: all of them
   const bool is_asked = requested && *requested;
-  for (int d = 1; is_asked && d < n_designs; d++)
-    if (!std::strcmp(requested, design_names[d])) only = Design(d);
-  check(!is_asked || only != Design::automatic,
-        "LSNN_DESIGN: expected block, gather, cluster or step");
+  for (int d = 1; is_asked && d < n_routes; d++)
+    if (!std::strcmp(requested, route_name(d))) only = d;
+  check(!is_asked || only, "LSNN_DESIGN: expected block, gather, cluster, step or lsnn");
 
   cuda::Device device;
   try {
@@ -245,11 +257,15 @@ int run(const char* word) {
     run_case<float>(c, shape, i % 3 == 2 ? Storage::f32_bf16 : Storage::f32, order, only);
     if (i % 3 == 2) run_case<float>(c, device, Storage::f32, order + 1, only);
     if (c.N < 300) run_case<double>(c, device, Storage::f64, order + 2, only);
+    Case plain = c;  // the kernels of the paper's network make no traces
+    plain.absent |= set_of(trace_v, trace_a, trace_A, gv, ga, gA);
+    if (plain.absent != c.absent && (!only || only == lsnn_route))
+      run_case<float>(plain, shape, Storage::f32, order, lsnn_route);
     if (i % 5) continue;
     check_no_state<float>(c, shape, i % 2 ? Storage::f32_bf16 : Storage::f32, order, only);
   }
   std::printf("test_kernels: %d runs", (int)n_runs);
-  for (int d = 1; d < n_designs; d++) std::printf(", %s %d", design_names[d], (int)n_of[d]);
+  for (int d = 1; d < n_routes; d++) std::printf(", %s %d", route_name(d), (int)n_of[d]);
   std::printf(", %d failures\n", failures);
   return failures || !n_runs ? 1 : 0;
 }

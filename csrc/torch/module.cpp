@@ -102,7 +102,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("plan", &lsnn::binding::plan, lsnn::binding::plan_text, "T"_a, "B"_a, "N"_a,
         "delays"_a = std::vector<int64_t>{0}, "dtype"_a = "float32", "weights"_a = "",
         "smooth"_a = false, "spikes"_a = 0.02, "active"_a = 0.3, "device"_a = py::none(),
-        "options"_a = std::vector<int64_t>{}, "clusters"_a = std::vector<int>{});
+        "options"_a = std::vector<int64_t>{}, "clusters"_a = std::vector<int>{},
+        "model"_a = "lsnn");
   m.def("costs", &lsnn::binding::costs, lsnn::binding::costs_text);
   using lsnn::binding::Address, lsnn::binding::PreparedLayer;
   py::class_<PreparedLayer>(m, "PreparedLayer", lsnn::binding::prepared_layer_text)

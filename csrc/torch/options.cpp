@@ -85,7 +85,7 @@ Options read_options(const Ints& list) {
     const Allowed& a = allowed[i];
     const bool is_allowed = list[i] == 0 || (list[i] >= a.least && list[i] <= a.most);
     const std::string first = std::to_string(a.least), last = std::to_string(a.most),
-                      numbers = !a.names      ? ""
+                      numbers = !a.names        ? ""
                                 : first == last ? first + " for "
                                                 : first + " to " + last + " for ";
     LSNN_EXPECT(is_allowed, option_names[i], ": expected 0, or ", numbers, wanted(a), ", got ",

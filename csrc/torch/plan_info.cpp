@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cstring>
 #include <iterator>
 
 #include "../cuda/costs.h"
@@ -16,6 +17,8 @@ namespace {
 using cuda::Device;
 using cuda::Pass;
 using cuda::Storage;
+
+constexpr const char* lsnn_name = "lsnn";  // the kernel of cuda/lsnn_forward.cuh
 
 struct Named {
   const char* name;
@@ -52,44 +55,60 @@ Storage find_storage(const std::string& dtype, const std::string& weights) {
       dtype + "' with '" + weights + "'");
 }
 
-// In a sentence: why this design, given what was found for each.
-std::string reason(Design chosen, const Layer& l, const py::dict& considered) {
-  if (l.options.design != Design::automatic) return "it was asked for";
+// In a sentence: why this one, given what was found for each design, and for the kernel of the
+// paper's network.
+std::string reason(const char* chosen, const Layer& l, const py::dict& considered) {
+  if (l.options.design != Design::automatic)
+    return !std::strcmp(chosen, lsnn_name) ? "its design was asked for" : "it was asked for";
   std::string others, impossible;
-  for (const auto& [name, found] : considered) {
-    const std::string design = py::cast<std::string>(name);
-    if (design == design_names[(int)chosen]) continue;
+  for (const auto& [key, found] : considered) {
+    const std::string name = py::cast<std::string>(key);
+    if (name == chosen) continue;
     if (py::isinstance<py::str>(found))
-      impossible += "; not " + design + ", as " + py::cast<std::string>(found);
+      impossible += "; not " + name + ", as " + py::cast<std::string>(found);
     else
-      others += (others.empty() ? " before " : ", ") + design + " with " +
+      others += (others.empty() ? " before " : ", ") + name + " with " +
                 std::to_string((int64_t)py::cast<double>(found));
   }
-  const auto cycles = (int64_t)py::cast<double>(considered[design_names[(int)chosen]]);
+  const auto cycles = (int64_t)py::cast<double>(considered[chosen]);
   return "fewest cycles a step by the formulas, " + std::to_string(cycles) + others + impossible;
 }
 
-py::dict describe(const Pass& chosen, const Device& device, const Layer& l, Storage s,
-                  const cuda::Activity& a,
+py::object cycles_or_why(const cuda::Possible& p, const Device& device, const Layer& l, Storage s,
+                         const cuda::Activity& a,
+                         double (*cycles)(const Device&, const Layer&, Storage, const Pass&,
+                                          const cuda::Activity&)) {
+  if (p.yes) return py::float_(cycles(device, l, s, p.pass, a));
+  return py::str(p.why);
+}
+
+// considered: what was found for the kernel of the paper's network, or nothing.
+py::dict describe(const Pass& chosen, const char* name, py::dict considered, const Device& device,
+                  const Layer& l, Storage s, const cuda::Activity& a,
                   cuda::Possible (*possible)(Design, const Device&, const Layer&, Storage),
                   double (*cycles)(const Device&, const Layer&, Storage, const Pass&,
                                    const cuda::Activity&)) {
-  py::dict d, considered;
+  py::dict d;
   d["design"] = design_names[(int)chosen.design];
+  d["kernels"] = std::strcmp(name, lsnn_name) ? "general" : name;
   d["blocks"] = chosen.blocks;
   d["items of a block"] = chosen.shape.groups;
   d["threads of an item"] = chosen.shape.threads;
   d["blocks of a cluster"] = chosen.shape.ranks;
   d["quads of a lane"] = chosen.quads;
   d["shared memory"] = chosen.shared;
-  for (int i = 1; i < n_designs; i++) {
-    const cuda::Possible p = possible(Design(i), device, l, s);
-    if (p.yes) considered[design_names[i]] = cycles(device, l, s, p.pass, a);
-    else considered[design_names[i]] = p.why;
-  }
+  for (int i = 1; i < n_designs; i++)
+    considered[design_names[i]] =
+        cycles_or_why(possible(Design(i), device, l, s), device, l, s, a, cycles);
   d["considered"] = considered;
-  d["why"] = reason(chosen.design, l, considered);
+  d["why"] = reason(name, l, considered);
   return d;
+}
+
+const Model& find_model(const std::string& name) {
+  for (const Model& model : models)
+    if (name == model.name) return model;
+  throw std::invalid_argument("model: expected a name of the table of models, got '" + name + "'");
 }
 
 }  // namespace
@@ -105,7 +124,7 @@ py::dict costs() {
 py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
               const std::string& dtype, const std::string& weights, bool smooth, double spikes,
               double active, const std::optional<std::string>& device_name, const Ints& options,
-              const std::vector<int>& clusters_at_once) {
+              const std::vector<int>& clusters_at_once, const std::string& model) {
   if (T < 0 || B < 0 || N < 1 || !is_below(most_steps, {T}) || !is_below(most_steps, {B, N}) ||
       !is_below(offsets, {N, N}))
     throw std::invalid_argument(
@@ -130,6 +149,7 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
   l.D = 1 + delays.back();
   l.delays = delays.data();
   l.smooth = smooth;
+  l.model = find_model(model);
   static const int64_t no_delay = 0;
   // one weight for each synapse; the plan reads no more of it
   l.delay = delays.size() > 1 ? &no_delay : nullptr;
@@ -148,10 +168,14 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
   d["device"] = of_device;
   d["requested"] = requested == Design::automatic ? py::object(py::none())
                                                   : py::str(design_names[(int)requested]);
-  d["forward"] =
-      describe(p.forward, device, l, storage, activity, &cuda::forward_pass, &cuda::forward_cycles);
-  d["backward"] = describe(p.backward, device, l, storage, activity, &cuda::backward_pass,
-                           &cuda::backward_cycles);
+  py::dict lsnn;
+  lsnn[lsnn_name] = cycles_or_why(cuda::lsnn_pass(device, l, storage), device, l, storage, activity,
+                                  &cuda::lsnn_cycles);
+  const Pass& forward = p.lsnn ? *p.lsnn : p.forward;
+  d["forward"] = describe(forward, p.lsnn ? lsnn_name : design_names[(int)forward.design], lsnn,
+                          device, l, storage, activity, &cuda::forward_pass, &cuda::forward_cycles);
+  d["backward"] = describe(p.backward, design_names[(int)p.backward.design], {}, device, l, storage,
+                           activity, &cuda::backward_pass, &cuda::backward_cycles);
   py::dict tiles;
   tiles["rows"] = p.tiles.rows;
   tiles["columns"] = p.tiles.columns;

@@ -12,18 +12,18 @@ namespace py = pybind11;
 
 inline constexpr const char* plan_text =
     "The CUDA kernels that would run a layer of T steps, B items, N neurons, as a dict: for both\n"
-    "directions the design, its launch, 'why' it was chosen, and under 'considered' for each "
-    "design\n"
-    "the cycles of a step by crude formulas (no measurement, see docs/kernels.md), or why it "
-    "cannot\n"
-    "run.\n\n"
+    "directions the design, its kernels, 'general' or those made for the model 'lsnn', its "
+    "launch,\n"
+    "'why' it was chosen, and under 'considered' for each design, and for 'lsnn', the cycles of a\n"
+    "step by crude formulas (no measurement, see docs/kernels.md), or why it cannot run.\n\n"
     "delays: distinct extra delays, ascending. dtype: of the numbers. weights: how they are\n"
     "stored, bfloat16 or as dtype.\n"
     "spikes, active: expected shares of neurons that fire, and that are active, in a step.\n"
     "device: h100, a100, ... or None for the current device.\n"
     "options: in the order of _C.options; none: as the environment says.\n"
     "clusters: of 2, 4 and 8 blocks that the device takes at once, as its runtime says; 0: none;\n"
-    "-1 or left out: so many as it has SMs for, or as the current device says.";
+    "-1 or left out: so many as it has SMs for, or as the current device says.\n"
+    "model: of the table of models; a call that asks for traces takes the general kernels.";
 
 inline constexpr const char* costs_text =
     "What the plan's formulas count with: by name a number, its unit, and where it is from; see\n"
@@ -33,6 +33,7 @@ py::dict costs();
 py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
               const std::string& dtype, const std::string& weights, bool smooth, double spikes,
               double active, const std::optional<std::string>& device,
-              const std::vector<int64_t>& options, const std::vector<int>& clusters);
+              const std::vector<int64_t>& options, const std::vector<int>& clusters,
+              const std::string& model);
 
 }  // namespace lsnn::binding

@@ -1,0 +1,34 @@
+#include <type_traits>
+
+#include "lsnn.h"
+#include "lsnn_forward.cuh"
+
+namespace lsnn::cuda {
+
+// f with what is known while compiling
+template <class F> static void with_constant(bool x, const F& f) {
+  if (x) f(std::true_type());
+  else f(std::false_type());
+}
+
+void launch_lsnn(const ForwardJob<float>& general, const Pass& pass, void* stream) {
+  const ForwardArgs& f = general.f;
+  const Layer& l = f.layer;
+  const LsnnForward job{general,        pass.shape, (int)l.delays[0],
+                        (float)l.n_ref, l.B * l.N,  l.B * words(l.N)};
+  const bool whole = l.N % 4 == 0 && f.x_stride_t % 4 == 0 && f.x_stride_b % 4 == 0 &&
+                     on_boundaries(f.x, f.z, f.saved.y);
+  with_constant(pass.shape.threads == 32, [&](auto is_one_warp) {
+    with_constant(whole, [&](auto is_whole) {
+      with_constant(f.saved.y_is_bf16, [&](auto is_bf16) {
+        constexpr int warps = is_one_warp() ? 1 : 2;
+        using Y = std::conditional_t<is_bf16(), bfloat16, float>;
+        launch("forward, lsnn",
+               {pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared, 1, stream},
+               &lsnn_forward_kernel<warps, is_whole(), Y>, job);
+      });
+    });
+  });
+}
+
+}  // namespace lsnn::cuda

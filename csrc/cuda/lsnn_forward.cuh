@@ -1,0 +1,311 @@
+// The forward pass of the paper's network in float32, all neurons with one delay: a kernel of its
+// own in the design `block`, for what only that model allows. Its test is of the old membrane, so
+// that (7) of a step needs nothing of (1): z_t is made and published while the weight rows of
+// z_{t-1-d} are on their way, and one barrier a step orders both. The sums are those of the
+// general kernels in the same order, hence the same bits.
+#pragma once
+#include "sequence.cuh"
+
+namespace lsnn::cuda {
+
+struct LsnnForward : ForwardJob<float> {
+  Shape shape;
+  int delay;
+  float n_ref;
+  int64_t row, row_of_bits;  // from one step to the next, in [T,B,N] and [T,B,words(N)]
+};
+
+// x of a lane's quad, read some steps before it is used into a ring of stages. Each lane copies
+// what it reads itself: no barrier. whole: as load_row has it.
+template <int warps, bool whole> struct CurrentStream {
+  static constexpr unsigned stages = stages_of_current, stage = 128 * warps;
+  static_assert((stages & (stages - 1)) == 0);
+  float* const ring;  // [stages,stage] from the lane's quad on
+  const int live;
+  const int64_t stride;  // from one step to the next
+  const float* from;     // the next step that is not on its way yet
+  int left;              // steps that are not
+  unsigned at;           // of the step at hand
+
+  __device__ __forceinline__ CurrentStream(float* own, const float* x, int64_t stride_t, int length,
+                                           int live_neurons)
+      : ring(own),
+        live(live_neurons),
+        stride(stride_t),
+        from(x),
+        left(length),
+        at(0) {
+#pragma unroll
+    for (unsigned i = 0; i < stages - 1; i++) copy(i * stage);
+  }
+  // A group for each step, also where none is left: their number says which of them have arrived.
+  __device__ __forceinline__ void copy(unsigned to, Where where = Where::current()) {
+    if (whole) {
+      if (left > 0 && live) cp_async_shared_global<16>(ring + to, from, where);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+        if (left > 0 && i < live) cp_async_shared_global<4>(ring + to + i, from + i, where);
+    }
+    cp_async_commit_group(where);
+    left--;
+    from += stride;
+  }
+  __device__ __forceinline__ Quad<float> wait(Where where = Where::current()) const {
+    cp_async_wait_group<(int)stages - 2>(where);
+    return quad_at(ring + at);
+  }
+  // Into the stage of the step before, which has been read.
+  __device__ __forceinline__ void advance() {
+    copy((at + (stages - 1) * stage) % (stages * stage));
+    at = (at + stage) % (stages * stage);
+  }
+};
+
+// Where the weight rows of the last steps' spikes begin, in bytes, in a ring of slots, one a step.
+// A warp lists its own neurons, ascending; so the lists of a slot ascend one after the other. In
+// step t all read the slot of t - 1 - d and write that of t: with d + 2 slots these two follow each
+// other.
+template <int warps> struct SpikeLists {
+  static constexpr int slot = list_words(warps);
+  uint32_t* const ring;  // [slots,slot]
+  const int end;         // of the ring
+  const int lane, warp;
+  int written, read;  // the slots of this step
+
+  __device__ __forceinline__ SpikeLists(uint32_t* lists, int slots, const Group& group)
+      : ring(lists),
+        end(slots * slot),
+        lane(group.lane()),
+        warp(group.warp()),
+        written(0),
+        read(slot) {
+    for (int i = warp * slot; i < end && lane == 0; i += warps * slot)
+#pragma unroll
+      for (int of = 0; of < warps; of++) ring[i + 128 * warps + of] = 0;
+  }
+  __device__ __forceinline__ const uint32_t* list(int of) const { return ring + read + 128 * of; }
+  __device__ __forceinline__ int length(int of) const { return (int)ring[read + 128 * warps + of]; }
+  // fired: of the lane's quad; first: where the weight row of its first neuron begins; row: the
+  // bytes of one.
+  __device__ __forceinline__ void publish(const bool (&fired)[4], uint32_t first,
+                                          uint32_t row) const {
+    const unsigned lower = (1u << lane) - 1;
+    unsigned n[5] = {};  // spikes of the warp before each neuron of the quad, and after it
+#pragma unroll
+    for (int q = 0; q < 4; q++) n[0] += __popc(__ballot_sync(~0u, fired[q]) & lower);
+#pragma unroll
+    for (int q = 0; q < 4; q++) n[q + 1] = n[q] + fired[q];
+    uint32_t* to = ring + written + 128 * warp;
+#pragma unroll
+    for (int q = 0; q < 4; q++)
+      if (fired[q]) to[n[q]] = first + q * row;
+    if (lane == 31) ring[written + 128 * warps + warp] = n[4];
+  }
+  __device__ __forceinline__ void advance() {
+    written = read;
+    read = read + slot == end ? 0 : read + slot;
+  }
+};
+
+// The sum of (1) over the listed spikes of a slot. What most steps need is under way together: the
+// first rows of all lists. Where a list is shorter a row of -0 takes the place of what is missing,
+// which changes no sum, not even one of -0, so that most steps ask for no number of spikes twice.
+template <int warps> struct RecurrentSum {
+  static constexpr int at_once = RowBatch<float>::at_once;
+  const float* w;  // from the lane's columns on
+  int n[warps];
+  Quad<uint32_t> head[warps];
+  RowBatch<float> batch[warps];
+
+  __device__ __forceinline__ RecurrentSum(const float* rows, const SpikeLists<warps>& lists)
+      : w(rows) {
+#pragma unroll
+    for (int of = 0; of < warps; of++) {
+      n[of] = lists.length(of);
+      head[of] = quad_at(lists.list(of));
+    }
+  }
+  __device__ __forceinline__ Quad<float> row_at(uint32_t place) const {
+    return quad_at(reinterpret_cast<const float*>(reinterpret_cast<const char*>(w) + place));
+  }
+  // none: where the row of -0 begins.
+  __device__ __forceinline__ void load(uint32_t none) {
+#pragma unroll
+    for (int of = 0; of < warps; of++)
+      batch[of].load(at_once, [&](int i) { return row_at(i < n[of] ? head[of][i] : none); });
+  }
+  __device__ __forceinline__ bool is_long() const {
+    bool some = false;
+#pragma unroll
+    for (int of = 0; of < warps; of++) some |= n[of] > at_once;
+    return some;
+  }
+  __device__ __forceinline__ void add_to(Quad<float>& sum) const {
+#pragma unroll
+    for (int of = 0; of < warps; of++) batch[of].add_to(sum, at_once);
+  }
+  // The same with lists that are longer than what was loaded.
+  __device__ __forceinline__ void add_all_to(Quad<float>& sum,
+                                             const SpikeLists<warps>& lists) const {
+#pragma unroll
+    for (int of = 0; of < warps; of++) {
+      batch[of].add_to(sum, at_once);
+      const uint32_t* list = lists.list(of);
+#pragma unroll 1
+      for (int e = at_once; e < n[of]; e += at_once) {
+        const Quad<uint32_t> place = quad_at(list + e);
+        RowBatch<float> more;
+        more.load(n[of] - e, [&](int i) { return row_at(place[i]); });
+        more.add_to(sum, n[of] - e);
+      }
+    }
+  }
+};
+
+// The neurons of a quad: a step in two parts, what needs no current and the rest.
+struct LsnnNeurons {
+  // The counters of a layer without a refractory period stay 0 by the same statements.
+  const PaperSpec spec{{true, false}};
+  static_assert(PaperSpec::model.test == Test::old_v);
+  QuadCoefs<float> k;
+  const float n_ref;
+  QuadState<float> s;
+  Threshold<float> at[4];
+  Fired<float> out[4];
+
+  __device__ __forceinline__ LsnnNeurons(const LsnnForward& job, const Cell& cell)
+      : k(job.p, job.f.layer, cell),
+        n_ref(job.n_ref),
+        s(first_state(job, cell)) {
+    // A lane without neurons has those of packed arrays that do not exist: they never fire.
+#pragma unroll
+    for (int c = 0; c < n_coefficients; c++)
+      if (!cell.live) k.k[c] = Quad<float>::all(c == THETA ? 1.f : 0.f);
+  }
+
+  __device__ __forceinline__ Coefs<float> of(int q) const {
+    Coefs<float> c = k.of(q);
+    c.n_ref = n_ref;  // made a number once, not in each step
+    return c;
+  }
+  __device__ __forceinline__ void fire_all(bool (&fired)[4]) {
+#pragma unroll
+    for (int q = 0; q < 4; q++) {
+      const Carry<float> carry = s.of(q);
+      at[q] = threshold(spec, of(q), carry);
+      out[q] = fire(spec, of(q), carry.v, at[q].A, carry);
+      fired[q] = out[q].fired;
+    }
+  }
+  __device__ __forceinline__ Quad<float> z() const {
+    return {{out[0].z, out[1].z, out[2].z, out[3].z}};
+  }
+  // c: the sums of (1). Returns y.
+  __device__ __forceinline__ Quad<float> integrate_all(const Quad<float>& c) {
+    Quad<float> y;
+#pragma unroll
+    for (int q = 0; q < 4; q++) {
+      Carry<float> carry = s.of(q);
+      const Membrane<float> m = membrane(spec, of(q), c[q], at[q], carry);
+      advance(spec, of(q), m.u, at[q].a, at[q].A, m.i, out[q].z, out[q].fired, carry);
+      s.set(q, carry);
+      y[q] = m.y;
+    }
+    return y;
+  }
+};
+
+// Y: what y is saved as.
+template <int warps, bool whole, class Y> struct LsnnGroup {
+  const LsnnForward& job;
+  const Group group;
+  const float* const w;   // [N + 1,NP], -0 in the last row
+  float* const current;   // [stages,4 threads]
+  uint32_t* const lists;  // [slots,list_words]
+
+  __device__ __forceinline__ void sync(Where where = Where::current()) const {
+    if constexpr (warps == 1) warp_barrier(where);
+    else barrier_sync_aligned<32 * warps>(group.id + 1, where);
+  }
+
+  __device__ __forceinline__ void item(int64_t b) const {
+    const ForwardArgs& f = job.f;
+    const Layer& l = f.layer;
+    const int N = (int)l.N, length = job.p.length(l, b), delay = job.delay;
+    const uint32_t row_bytes = 4 * (uint32_t)padded(l.N);
+    const Cell cell(l, b, 4 * group.thread);
+    const float* const rows = w + cell.n;
+    LsnnNeurons neurons(job, cell);
+    CurrentStream<warps, whole> x(current + 4 * group.thread, current_at(job, cell, 0),
+                                  f.x_stride_t, length, cell.live);
+    SpikeLists<warps> spikes(lists, job.shape.slots, group);
+    sync();
+    // of this step
+    float* z = (float*)f.z + cell.at(l, 0);
+    Y* y = (Y*)f.saved.y + cell.at(l, 0);
+    const int word = group.thread / 8;
+    uint32_t* bits = f.saved.bits + b * words(l.N) + word;
+    const int saved = f.save ? cell.live : 0;
+    const bool keeps_word = f.save && group.thread % 8 == 0 && word < words(l.N);
+    for (int t0 = 0; t0 < length; t0 += (int)segment) {
+      if (f.save) store_carry(job, cell, t0, neurons.s);
+      const int t1 = length - t0 < segment ? length : t0 + (int)segment;
+#pragma unroll 1
+      for (int t = t0; t < t1; t++) {
+        RecurrentSum<warps> sum(rows, spikes);
+        Quad<float> c = x.wait();
+        bool fired[4];
+        neurons.fire_all(fired);
+        sum.load(N * row_bytes);
+        spikes.publish(fired, (uint32_t)cell.n * row_bytes, row_bytes);
+        store_row<whole>(z, neurons.z(), cell.live);
+        const uint32_t gathered =
+            gather_word(fired[0] | fired[1] << 1 | fired[2] << 2 | fired[3] << 3, group.lane());
+        if (keeps_word) *bits = gathered;
+        x.advance();
+        const bool before = t <= delay;  // spikes before the sequence; the lists are empty
+        if (!(before | sum.is_long())) [[likely]]
+          sum.add_to(c);
+        else {
+          auto add = [&](int j, float factor) {
+            const Quad<float> row = sum.row_at((uint32_t)j * row_bytes);
+#pragma unroll
+            for (int q = 0; q < 4; q++) c[q] = c[q] + factor * row[q];
+          };
+          if (before)
+            for_real_spikes(first_z<float>(f.first, l, t - 1 - delay, b), N, group.lane(), add);
+          sum.add_all_to(c, spikes);
+        }
+        store_row<whole>(y, widen<Y>(neurons.integrate_all(c)), saved);
+        z += job.row;
+        y += job.row;
+        bits += job.row_of_bits;
+        spikes.advance();
+        sync();
+      }
+    }
+    store_last_state(job, cell, length, neurons.s);
+  }
+};
+
+template <int warps, bool whole, class Y> __global__ void __launch_bounds__(most_threads_lsnn, 1)
+    lsnn_forward_kernel(LsnnForward job) {
+  if (wrong_kernel<PaperSpec>(job.both, *job.p.flags)) return;
+  const Layer& l = job.f.layer;
+  const Shape& shape = job.shape;
+  const Group group = Group::mine(32 * warps);
+  Arena arena(shared_memory());
+  const LsnnShared shared(arena, l, shape);
+  const int N = (int)l.N, NP = (int)padded(l.N);
+  copy_columns(shared.w, (const float*)job.p.w, N, NP, 0, NP);
+  for (int i = threadIdx.x; i < NP; i += blockDim.x) shared.w[N * NP + i] = -0.f;
+  __syncthreads();
+  const LsnnGroup<warps, whole, Y> forward{
+      job, group, shared.w, shared.current + group.id * stages_of_current * 4 * group.threads,
+      shared.lists + group.id * shape.slots * list_words(warps)};
+  const Share share = Share::mine(shape, group);
+  for (int64_t b = share.first; b < l.B; b += share.step) forward.item(b);
+}
+
+}  // namespace lsnn::cuda

@@ -1,0 +1,117 @@
+// What CUDA offers as machine instructions alone, once for each, by the names that PTX has for
+// them: the state space is a part of the name, and pointers must lie there. Under the emulator its
+// functions stand in for them.
+#pragma once
+#include <cstdint>
+
+#include "../platform.h"
+
+#if LSNN_NVCC
+#include <cuda_runtime.h>
+#else
+#include <cstring>
+#include <source_location>
+
+#include "../emulator/cuda.h"
+#endif
+
+#define LSNN_DEVICE static __device__ __forceinline__
+
+namespace lsnn::cuda {
+
+// Where in the kernel something waits; the emulator names the place when it goes wrong.
+#if LSNN_NVCC
+struct Where {
+  static constexpr __device__ Where current() { return {}; }
+};
+#else
+using Where = std::source_location;
+#endif
+
+#if LSNN_NVCC  // ----------------------------------------------------------------------------- CUDA
+
+LSNN_DEVICE unsigned shared_address(const void* shared) {
+  return (unsigned)__cvta_generic_to_shared(shared);
+}
+
+// Waits for the `threads` threads of the block that name this barrier, 1 to 15. aligned: all lanes
+// of a warp come to it together.
+LSNN_DEVICE void barrier_sync(unsigned barrier, unsigned threads, Where) {
+  asm volatile("barrier.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+}
+template <unsigned threads> LSNN_DEVICE void barrier_sync_aligned(unsigned barrier, Where) {
+  asm volatile("barrier.sync.aligned %0, %1;" ::"r"(barrier), "n"(threads) : "memory");
+}
+
+// To the second level cache; reads nothing.
+LSNN_DEVICE void prefetch_global_l2(const void* global) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
+}
+
+// 64 bits that arrive whole in a block of the cluster, in no order with anything else.
+LSNN_DEVICE void st_relaxed_cluster(uint64_t* p, uint64_t x) {
+#if LSNN_CLUSTERS
+  asm volatile("st.relaxed.cluster.u64 [%0], %1;" ::"l"(p), "l"(x) : "memory");
+#endif
+}
+LSNN_DEVICE uint64_t ld_relaxed_cluster_shared_cta(const uint64_t* shared) {
+  uint64_t x = 0;
+#if LSNN_CLUSTERS
+  asm volatile("ld.relaxed.cluster.shared::cta.u64 %0, [%1];"
+               : "=l"(x)
+               : "r"(shared_address(shared))
+               : "memory");
+#endif
+  return x;
+}
+
+// A copy of 4 or 16 bytes that nobody waits for yet: 16 bytes do not stay in the first level cache.
+// Without such copies a plain one.
+template <int bytes> LSNN_DEVICE void cp_async_shared_global(void* shared, const void* global,
+                                                             Where) {
+  static_assert(bytes == 4 || bytes == 16);
+#if LSNN_ASYNC_COPIES
+  const unsigned to = shared_address(shared);
+  if constexpr (bytes == 16)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
+  else asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(global) : "memory");
+#else
+  memcpy(shared, global, bytes);
+#endif
+}
+// Makes a group of the copies that this thread has begun since the last one.
+LSNN_DEVICE void cp_async_commit_group(Where) {
+#if LSNN_ASYNC_COPIES
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+// Until all but the `left` newest groups of this thread have arrived; only it sees them then.
+template <int left> LSNN_DEVICE void cp_async_wait_group(Where) {
+#if LSNN_ASYNC_COPIES
+  asm volatile("cp.async.wait_group %0;" ::"n"(left) : "memory");
+#endif
+}
+
+#else  // ----------------------------------------------------------------------------- the emulator
+
+LSNN_DEVICE void barrier_sync(unsigned barrier, unsigned threads, Where where) {
+  emulator::named_barrier(barrier, threads, where);
+}
+template <unsigned threads> LSNN_DEVICE void barrier_sync_aligned(unsigned barrier, Where where) {
+  emulator::named_barrier(barrier, threads, where);
+}
+LSNN_DEVICE void prefetch_global_l2(const void*) {}
+LSNN_DEVICE void st_relaxed_cluster(uint64_t* p, uint64_t x) { emulator::store_relaxed(p, x); }
+LSNN_DEVICE uint64_t ld_relaxed_cluster_shared_cta(const uint64_t* shared) {
+  return emulator::load_relaxed(shared);
+}
+template <int bytes> LSNN_DEVICE void cp_async_shared_global(void* shared, const void* global,
+                                                             Where where) {
+  emulator::copy_async(shared, global, bytes, where);
+}
+LSNN_DEVICE void cp_async_commit_group(Where) { emulator::commit_copies(); }
+template <int left> LSNN_DEVICE void cp_async_wait_group(Where) { emulator::wait_copies(left); }
+
+#endif
+
+}  // namespace lsnn::cuda
