@@ -353,6 +353,8 @@ inline std::vector<Case> kernel_table() {
     all.push_back({.N = 64, .want = 0, .zero = paper, .absent = traces & ~set_of(one)});
   // but for all that is not x
   all.push_back({.N = 33, .layout = 2, .want = 0, .zero = paper, .absent = traces});
+  // smooth spikes of the paper's network with one delay
+  all.push_back({.T = 20, .B = 5, .N = 36, .smooth = true, .want = 0, .zero = paper});
   return all;
 }
 
