@@ -191,8 +191,8 @@ LSNN_INLINE Mask<F> replay(const Spec& spec, const Coefs<F>& k, F y, F z, Mask<F
 // that one: where A varies with nothing, nobody asks for a gradient that reads a or i, and no step
 // has to tell which neurons are active. Then nothing has to be replayed ahead of the adjoint.
 inline constexpr unsigned reads_a_or_i = 1 << RHO | 1 << BETA | 1 << ETA | 1 << SIGMA;
-LSNN_INLINE bool v_suffices(const GeneralSpec& spec) {
-  return !spec.adapts && !spec.current && !(spec.want & reads_a_or_i) && !can_be_inactive(spec);
+LSNN_INLINE bool v_suffices(const GeneralSpec& spec, bool beta_is_zero) {
+  return beta_is_zero && !spec.current && !(spec.want & reads_a_or_i) && !can_be_inactive(spec);
 }
 
 // Whether a and r follow from the spikes alone, and v from its last step; then only the last step

@@ -18,7 +18,6 @@ struct GeneralSpec {
   bool refractory;
   bool cut;  // psi has no end of its own and is given one, cutoff
   unsigned want;  // coefficients whose gradient is asked for
-  bool adapts;  // beta may differ from 0, so that A of (4) varies
 };
 
 LSNN_INLINE constexpr bool same(const Choices& a, const Choices& b) {

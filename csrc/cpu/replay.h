@@ -65,11 +65,17 @@ template <class T> struct Replay : Tile {
         state_size(full_items * NP),
         carry_i(packed.spec.want >> SIGMA & 1),
         choose(can_be_inactive(packed.spec)),
-        replays(!v_suffices(packed.spec) || args.saved.y_is_bf16),
+        replays(!v_suffices(packed.spec, is_zero(args.layer, BETA)) || args.saved.y_is_bf16),
         S0(0),
         steps(l, p, scratch.steps, tile, member, f.x, f.x_stride_t, f.x_stride_b, f.projection,
               f.first.z) {}
 
+  LSNN_METHOD static bool is_zero(const Layer& l, Coefficient c) {
+    const T* row = (const T*)l.coefficients + c * l.N;
+    bool zero = true;
+    for (int64_t n = 0; n < l.N; n++) zero &= row[n] == T(0);
+    return zero;
+  }
   LSNN_METHOD const T* first_z(int64_t past, int64_t b) const { return steps.first_z(past, b); }
   LSNN_METHOD uint32_t* bits(int64_t t, int64_t b) const {
     return f.saved.bits + (t * B + b0 + b) * W;

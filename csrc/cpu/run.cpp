@@ -77,8 +77,7 @@ template <class T> GeneralSpec general_spec(const Layer& l, const void* first_r,
           any<T>(k + ETA * l.N, l.N),
           l.n_ref > 0 || any<T>(first_r, l.B * l.N),
           is_cut(l),
-          want,
-          any<T>(k + BETA * l.N, l.N)};
+          want};
 }
 
 const char* instruction_set() { return chosen().name; }
