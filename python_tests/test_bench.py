@@ -75,7 +75,7 @@ def test_page_shows_the_numbers_of_the_csv(written: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", [RESULTS, RESULTS / "long", RESULTS.with_name(
-    "amd-epyc-2-cores-avx2")], ids=["all", "long", "like for like"])
+    "amd-epyc-2-cores-like-for-like")], ids=["all", "long", "like for like"])
 def test_the_page_in_the_project_follows_from_its_csvs(folder: Path, tmp_path: Path) -> None:
     if not folder.is_dir():
         pytest.skip("the results are not beside these tests")

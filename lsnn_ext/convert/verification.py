@@ -172,13 +172,15 @@ def timed(make: Candidates, given: Given, repeats: int) -> Speed:
 def one_pass(model: nn.Module, given: Given) -> tuple[Callable[[], None], Callable[[], None]]:
     """What makes ready for a pass, and a pass."""
     kept = copies.Kept(model)
+    drawn: list[Tensor] = []  # in the round that is not counted: it may take longer than the pass
 
     def run() -> None:
         result, inputs = trial.call(model, given, leaves=False)
         outputs = [value for _, value in trial.named_tensors(result) if value.requires_grad]
         wanted = list((trial.parameters_of(model) | inputs).values())
         if outputs and wanted:
-            torch.autograd.grad(outputs, wanted, trial.cotangents(outputs), allow_unused=True)
+            drawn[:] = drawn or trial.cotangents(outputs)
+            torch.autograd.grad(outputs, wanted, drawn, allow_unused=True)
 
     return kept.give_back, run
 
