@@ -2,7 +2,6 @@
 functional.alif gives to those that have none."""
 import functools
 import math
-import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -75,7 +74,7 @@ def cutoff_of(surrogate: str, share: float, smooth: bool) -> float:
         raise ValueError(f"surrogate_cutoff: expected a share of the surrogate's height from 0 to "
                          f"{LARGEST_CUTOFF}, got {share}")
     if share == 0:
-        return sys.float_info.max
+        return 1.7976931348623157e308  # a literal: torch.compile makes a variable of any other
     if SURROGATES[surrogate].ends:
         raise ValueError(f"surrogate_cutoff: expected 0 with surrogate {surrogate!r}, which has an "
                          f"end of its own, got {share}")

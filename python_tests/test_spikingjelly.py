@@ -122,6 +122,7 @@ def test_the_same_layer_from_the_same_seed(kind: str) -> None:
 
 
 def test_states() -> None:
+    package("spikingjelly")
     from spikingjelly.activation_based import functional
 
     theirs = _theirs(step_mode="m")
