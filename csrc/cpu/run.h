@@ -11,8 +11,7 @@ template <class T> void backward(const BackwardArgs& args, Parallel parallel);
 // y = x W^T + bias for rows that are mostly zero, as spikes are.
 struct Linear {
   int64_t R, I, N;
-  const void* x;     // [R,I], not read where there are
-  const uint32_t* bits;  // [R,words(I)] of inputs that are 0 or 1, or null
+  const void* x;     // [R,I], or not read: see bits
   const void* w;     // [N,I], strides below; forward only
   int64_t w_stride_n, w_stride_i;
   const void* bias;  // [N] or null; forward only
@@ -21,6 +20,7 @@ struct Linear {
   int64_t g_rows;    // row r has the gradient r % g_rows; R, or fewer where they repeat
   void* gw;          // [N,I] written; backward only
   void* gbias;       // [N] written, or null
+  const uint32_t* bits = nullptr;  // [R,words(I)] of inputs that are 0 or 1, in place of x
 };
 template <class T> void linear_forward(const Linear& args, Parallel parallel);
 template <class T> void linear_backward(const Linear& args, Parallel parallel);
