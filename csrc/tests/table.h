@@ -236,22 +236,6 @@ inline std::vector<Case> table() {
                    .n_ref = model % 3 % 2,
                    .want = model % 4 ? 0 : every,
                    .cutoff = 0.3 + 0.1 * (model % 5)});
-  // a threshold that nothing varies, and a surrogate without an end: nothing is replayed ahead of
-  // the adjoint
-  const unsigned varies = 1u << BETA | 1u << ETA, reads = varies | 1u << RHO | 1u << SIGMA;
-  for (int model = 0; model < n_models; model++) {
-    const int64_t T = model % 11 ? 35 : 145;
-    all.push_back({.model = model,
-                   .surrogate = Surrogate(2 + model % (n_surrogates - 2)),
-                   .T = T,
-                   .B = 5,
-                   .N = 33 + model % 2,
-                   .delays = {0, 3},
-                   .smooth = model % 7 == 6,
-                   .want = model % 2 ? 0 : every & ~reads,
-                   .zero = varies,
-                   .lengths = model % 3 ? std::vector<int64_t>{} : drawn_lengths(T, 5)});
-  }
   for (int r : {0, 1, 14, 15}) {
     all.push_back({.model = r, .n_ref = 0, .first_r = 4});
     // thresholds below 0
@@ -302,7 +286,28 @@ inline std::vector<Case> table() {
   return all;
 }
 
-// For the CUDA kernels: the same, and sizes at the ends of their warps, slices and shared memories;
+// For the CPU kernels: the table, and thresholds that nothing varies with surrogates without an end,
+// where nothing is replayed ahead of the adjoint.
+inline std::vector<Case> cpu_table() {
+  std::vector<Case> all = table();
+  const unsigned varies = 1u << BETA | 1u << ETA, reads = varies | 1u << RHO | 1u << SIGMA;
+  for (int model = 0; model < n_models; model++) {
+    const int64_t T = model % 11 ? 35 : 145;
+    all.push_back({.model = model,
+                   .surrogate = Surrogate(2 + model % (n_surrogates - 2)),
+                   .T = T,
+                   .B = 5,
+                   .N = 33 + model % 2,
+                   .delays = {0, 3},
+                   .smooth = model % 7 == 6,
+                   .want = model % 2 ? 0 : every & ~reads,
+                   .zero = varies,
+                   .lengths = model % 3 ? std::vector<int64_t>{} : drawn_lengths(T, 5)});
+  }
+  return all;
+}
+
+// For the CUDA kernels: the table, and sizes at the ends of their warps, slices and shared memories;
 // without the largest case.
 inline std::vector<Case> kernel_table() {
   const unsigned paper = 1u << SIGMA | 1u << P | 1u << ETA;

@@ -362,7 +362,7 @@ int run(const char* word) {
     check_leaky_on_cpu<float>({run_on_threads, threads});
     check_leaky_on_cpu<double>({run_on_threads, threads});
   }
-  const std::vector<Case> all = table();
+  const std::vector<Case> all = cpu_table();
   const Case& last = all.back();
   check(cpu::tiles(last.B) * last.D() * last.N * cpu::padded(last.N) * 8 > 256 << 20,
         "more tiles than sums of weight gradients");
