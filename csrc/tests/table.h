@@ -286,8 +286,8 @@ inline std::vector<Case> table() {
   return all;
 }
 
-// For the CPU kernels: the table, and thresholds that nothing varies with surrogates without an end,
-// where nothing is replayed ahead of the adjoint.
+// For the CPU kernels: the table, and thresholds that nothing varies with surrogates without an
+// end, where nothing is replayed ahead of the adjoint.
 inline std::vector<Case> cpu_table() {
   std::vector<Case> all = table();
   const unsigned varies = 1u << BETA | 1u << ETA, reads = varies | 1u << RHO | 1u << SIGMA;
@@ -307,8 +307,8 @@ inline std::vector<Case> cpu_table() {
   return all;
 }
 
-// For the CUDA kernels: the table, and sizes at the ends of their warps, slices and shared memories;
-// without the largest case.
+// For the CUDA kernels: the table, and sizes at the ends of their warps, slices and shared
+// memories; without the largest case.
 inline std::vector<Case> kernel_table() {
   const unsigned paper = 1u << SIGMA | 1u << P | 1u << ETA;
   std::vector<Case> all = table();
