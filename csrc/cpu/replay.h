@@ -215,6 +215,7 @@ template <class T> struct Replay : Tile {
     return {s.v + at, s.a + at, s.i + at, s.r + at};
   }
   LSNN_METHOD void count_active() const {
+    if (!replays) return;  // then all are active, see v_suffices()
     for (int64_t step = 0; step < chunk; step++) {
       int64_t sum = 0;
       for (int64_t m = 0; m < team.members; m++) sum += s.active_n[m * chunk + step];
