@@ -136,6 +136,8 @@ template <class T> struct BackwardTile : Tile {
     const bool ends = t == longest - 1 || items_alive(t + 1) < alive;
     const RowsOf<T> y = past.y_rows(t);
     const bool from_y = !past.replays && t > past.S0;
+    const int64_t ahead = t - 2 > past.S0 ? t - 2 : past.S0;
+    const T* y_ahead = from_y ? past.y_rows(ahead).first : nullptr;
     past.steps.neurons.adjoint(
         spec, {.coefficients = p.coefficients,
                .items = alive,
@@ -149,7 +151,7 @@ template <class T> struct BackwardTile : Tile {
                .after = past.spikes(t),
                .read = past.replays ? past.states(t - t0, 0) : past.chunk_states(past.S0, 0),
                .y_before = from_y ? past.y_rows(t - 1).first : nullptr,
-               .y_ahead = past.y_rows(from_y && t > past.S0 + 1 ? t - 2 : t).first,
+               .y_ahead = y_ahead,
                .before_that = past.spikes(from_y ? t - 2 : t - 1),
                .dv = s.dv,
                .da = s.da,

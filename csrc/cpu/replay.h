@@ -112,10 +112,6 @@ template <class T> struct Replay : Tile {
       }
     return {y_numbers(t, 0), f.saved.y ? N : NP};
   }
-  LSNN_METHOD const T* y_row(int64_t t, int64_t b) const {
-    const RowsOf<T> y = y_rows(t);
-    return y.first + b * y.stride;
-  }
 
   LSNN_METHOD T* chunk_state(int64_t t, int64_t variable) const {
     return s.chunk_states + ((t - S0) / chunk * 4 + variable) * state_size;
@@ -191,9 +187,10 @@ template <class T> struct Replay : Tile {
     const bool carry[] = {true, true, carry_i, spec.refractory};
     for (int c = 0; c < 4; c++)
       if (carry[c]) copy_own(read[c], chunk_state(t0, c));
-    for (int64_t t = t0; t < t1; t++)
+    for (int64_t t = t0; t < t1; t++) {
+      const RowsOf<T> of_step = y_rows(t);
       for (int64_t b = 0, alive = items_alive(t); b < alive; b++) {
-        const T* y = y_row(t, b);
+        const T* y = of_step.first + b * of_step.stride;
         if (f.saved.y && !f.saved.y_is_bf16 && t + 1 < t1)
           for (int64_t n = n0; n < n1; n += 64 / (int64_t)sizeof(T)) prefetch(y + B * N + n);
         counts[t - t0] +=
@@ -208,6 +205,7 @@ template <class T> struct Replay : Tile {
                                         .left = states(t - t0 + 1, b),
                                         .active = s.active + (t - t0) * NP / 16 * max_items + b});
       }
+    }
   }
   // What a step of the chunk read, by its place there.
   LSNN_METHOD CarriedRows<T> states(int64_t step, int64_t b) const {
