@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _pickled
-from .functional import State
+from .functional import PackedSpikes, State
 from .modules import ALIF
 
 THETA, BETA = 0.01, 1.8
@@ -109,9 +109,18 @@ class SequentialMNIST(nn.Module):
         Raises:
             TypeError, ValueError: digits of another dtype or shape.
         """
-        x = self.windows(digits)
-        start = self.start(len(digits), generator)
-        return start[-1].z[0, 0] + self.spikes(x, start)[-1].sum(0)
+        return self.counts(self.windows(digits), self.start(len(digits), generator))
+
+    def counts(self, x: Tensor, start: list[State]) -> Tensor:
+        """forward of inputs x (T, B, 8) from the states of start. Spikes go from layer to layer as
+        bits, and those of no other layer than the last are ever written as numbers."""
+        *below, last = zip(self.layers(), start, strict=True)
+        spikes: Tensor | PackedSpikes = x
+        for layer, state in below:
+            spikes, _ = layer(spikes, state, spikes="bits")
+        layer, state = last
+        counted, _ = layer(spikes, state)
+        return state.z[0, 0] + counted.sum(0)
 
 
 def _check(tensors: dict[str, Tensor]) -> None:

@@ -308,7 +308,8 @@ def test_bad_inputs() -> None:
         LeakyReadout(N, 2)(x)
     with pytest.raises(ValueError, match="tau"):
         LeakyReadout(N, 2, -1.0)
-    with pytest.raises(TypeError, match="x: expected a tensor or a PackedSequence, got list"):
+    with pytest.raises(TypeError, match="x: expected a tensor, a PackedSequence or PackedSpikes, "
+                                        "got list"):
         LSNN(I, 4, 4, 2)([x[:, 0]])
     with pytest.raises(ValueError, match="n_regular"):
         LSNN(I, -1, 4, 2)

@@ -5,16 +5,36 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.rnn import PackedSequence
 
 from .._torch_internals import has_hooks, has_own_call
-from ..functional import Layered
+from ..functional import Layered, PackedSpikes
 from ..models import State, Traces
+
+_SPIKES = (torch.bool, torch.uint8)
 
 
 def check_tensor(name: str, value: Any, other: str = "") -> None:
     """Raises TypeError for what is no tensor; other: what else would do."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a tensor{other}, got {type(value).__name__}")
+
+
+def numbers_of(x: Any, dtype: Callable[[], torch.dtype]) -> Any:
+    """Inputs of a layer whose parameters have this dtype: those that are bool or uint8, which
+    spikes are often kept as, in numbers of it, all else as it is.
+
+    Raises TypeError for what is no tensor, PackedSequence or PackedSpikes, and what
+    PackedSpikes.check raises.
+    """
+    if isinstance(x, PackedSequence):
+        check_tensor("x.data", x.data)
+        return x._replace(data=x.data.to(dtype())) if x.data.dtype in _SPIKES else x
+    if isinstance(x, PackedSpikes):
+        x.check("x")
+        return x
+    check_tensor("x", x, ", a PackedSequence or PackedSpikes")
+    return x.to(dtype()) if x.dtype in _SPIKES else x
 
 
 def rows(state: State, low: int, high: int) -> State:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .._torch_internals import make_savable
+from ..functional import PackedSpikes
 from ..models import Coefficient, State, cleared
 from .alif import ALIF
 from .forms import bare, check_tensor, given
@@ -166,8 +167,9 @@ class LSNN(nn.Module):
     def forward(self, x: Sequence, state: LSNNState | None = None, *, return_spikes: bool = False,
                 trace: bool = False, record: Record | None = None, return_rates: bool = False,
                 ) -> tuple[Any, ...]:
-        """x (T, B, I), (B, T, I) with batch_first, (T, I) unbatched, or a PackedSequence ->
-        (readout, state), and then what is asked for: spikes, traces, rates.
+        """x (T, B, I), (B, T, I) with batch_first, (T, I) unbatched, a PackedSequence, or
+        PackedSpikes as of ALIF -> (readout, state), and then what is asked for: spikes, traces,
+        rates.
 
         readout has output_size channels in the form of x, spikes (return_spikes=True) N channels,
         for each direction. trace=True, or record with the indices of neurons or a slice: the Traces
@@ -177,8 +179,8 @@ class LSNN(nn.Module):
         Raises ValueError for wrong shapes and TypeError for an x that is none of these, or for a
         state that is no LSNNState.
         """
-        if not isinstance(x, PackedSequence):
-            check_tensor("x", x, " or a PackedSequence")
+        if not isinstance(x, PackedSequence | PackedSpikes):
+            check_tensor("x", x, ", a PackedSequence or PackedSpikes")
         neurons, readout = self.neurons, self.readout
         carried, p = _parts(state)
         more: list[Any]
@@ -191,7 +193,8 @@ class LSNN(nn.Module):
         else:
             k_out = readout.decay
             assert isinstance(k_out, float)
-            readout.check_state(p, readout.batch_of(x), x, "state.readout")
+            like = x.carrier if isinstance(x, PackedSpikes) else x
+            readout.check_state(p, readout.batch_of(like), like, "state.readout")
             means: list[Tensor] | None = [] if return_rates else None
             out = neurons._observed(x, carried, trace, record, means, p, w_out=readout.weight,
                                     k_out=k_out, spikes=return_spikes)

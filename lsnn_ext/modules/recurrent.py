@@ -2,7 +2,7 @@
 directions."""
 import inspect
 import math
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from ..functional import Layered, PackedSpikes
 from ..models import Rate, State, Traces, own_values
 from .constants import Constants, state_after
 from .delays import reset_delay, set_delay
-from .forms import check_tensor, given, joined, renew
+from .forms import check_tensor, given, joined, numbers_of, renew
 from .given import answer_for_freed, check_input, check_state
 from .inference import prepared_call, prepared_sequence, recorded_call
 from .layer_arguments import LayerArguments
@@ -22,7 +22,7 @@ from .neuron import whole
 from .observed import Record, neurons_of, rates, recorded
 from .packed import flipped, repacked, run_packed
 
-Sequence: TypeAlias = Tensor | PackedSequence
+Sequence: TypeAlias = Tensor | PackedSequence | PackedSpikes
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -134,8 +134,8 @@ class Recurrent(Constants):
         if isinstance(x, Tensor) and x.dtype in _HALF:
             weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
         reverse = suffix.endswith("_reverse")
-        if reverse and isinstance(x, Tensor):
-            x = flipped(x, lengths)
+        if reverse:
+            x = flipped(x.numbers() if isinstance(x, PackedSpikes) else x, lengths)
         out = functional.layer(
             x, weight, w_rec, bias=bias, state=initial, trace=trace is not False,
             checkpoint_every=self.checkpoint_every, saved_dtype=self.saved_dtype, lengths=lengths,
@@ -147,7 +147,7 @@ class Recurrent(Constants):
             traces = Traces(*(flipped(value, lengths) for value in traces))
         return out._replace(spikes=flipped(given(out.spikes), lengths), traces=traces)
 
-    def _run(self, inputs: Tensor, lengths: Tensor | None, state: State | None,
+    def _run(self, inputs: Tensor | PackedSpikes, lengths: Tensor | None, state: State | None,
              trace: bool | Tensor, found_rates: list[Tensor] | None = None,
              **readout: Any) -> Layered:
         """All layers: x, spikes and traces are (T, B, .); lengths (B,) fall, or all are T; state is
@@ -200,27 +200,36 @@ class Recurrent(Constants):
 
     def _check(self, x: Tensor, dims: tuple[int, ...], form: str, state: State | None,
                batch: tuple[int, ...]) -> None:
-        weight = self._parameters.get("weight_ih_l0")
-        if weight is None:  # parametrized, or no parameter
-            weight = next(self.parameters(), None)
-        dtype: Any = (self.weight_ih_l0 if weight is None else weight).dtype
-        check_input(x, dims, form, self.input_size, dtype)
+        check_input(x, dims, form, self.input_size, self._dtype())
         if state is not None:
             want = (len(self._suffixes), *batch, self.hidden_size)
             check_state(state, want, x, self.batch_first)
 
+    def _dtype(self) -> torch.dtype:
+        weight = self._parameters.get("weight_ih_l0")
+        if weight is None:  # parametrized, or no parameter
+            weight = next(self.parameters(), None)
+        found = self.weight_ih_l0 if weight is None else weight
+        assert isinstance(found, Tensor)
+        return found.dtype
+
     def forward(self, x: Sequence, state: State | None = None, *, trace: bool = False,
-                record: Record | None = None, return_rates: bool = False) -> tuple[Any, ...]:
+                record: Record | None = None, return_rates: bool = False,
+                spikes: Literal[True, "bits"] = True) -> tuple[Any, ...]:
         """The whole sequence: (spikes, state), then traces with trace=True or record, then rates
         with return_rates=True.
 
         x          (T, B, I), (B, T, I) with batch_first, (T, I) unbatched, or a PackedSequence,
                    sorted or not; of the parameters' dtype, or float16 / bfloat16, then the spikes
-                   have that dtype and the state float32
+                   have that dtype and the state float32; bool and uint8 are taken as numbers of the
+                   parameters' dtype. Or PackedSpikes (T, B, I), not with batch_first
         state      State with leaves v, a, i, r (L, B, N) and z (L, D, B, N), newest spikes first, D
                    = 1 + the largest delay, L = num_layers * directions in the order of nn.LSTM;
                    without B if unbatched; None is all zeros
         record     indices of neurons, or a slice: their traces alone
+        spikes=    "bits": PackedSpikes (T, B, N) in place of spikes, a thirty-second of the memory
+                   and of the time to write and read it, for the next layer or Linear; not with
+                   batch_first or bidirectional, unbatched or of a PackedSequence
         spikes     as x with N * directions in place of I
         state      after the last step, of a PackedSequence each sequence's own last step, in the
                    order it was given
@@ -233,30 +242,56 @@ class Recurrent(Constants):
         has more than twice the steps of the shortest. Raises ValueError for wrong shapes or dtypes,
         TypeError for a state that is none.
         """
-        if not isinstance(x, PackedSequence):
-            check_tensor("x", x, " or a PackedSequence")
         means: list[Tensor] | None = [] if return_rates else None
-        found = self._observed(x, state, trace, record, means)
-        spikes = repacked(found.spikes, x) if isinstance(x, PackedSequence) else given(found.spikes)
+        self._check_spikes(spikes, x)
+        bits: dict[str, Any] = {} if spikes is True else {"spikes": spikes}
+        found = self._observed(x, state, trace, record, means, **bits)
+        fired: Any = found.spikes if found.packed is None else found.packed
+        if isinstance(x, PackedSequence):
+            fired = repacked(fired, x)
         more = [] if found.traces is None else [found.traces]
-        return (spikes, found.state, *more, *(means or ()))
+        return (fired, found.state, *more, *(means or ()))
+
+    def _check_spikes(self, spikes: Any, x: Sequence) -> None:
+        """Raises ValueError for spikes="bits" where the result would not be (T, B, N)."""
+        if spikes is True:
+            return
+        if spikes != "bits":
+            raise ValueError(f"spikes: expected True or 'bits', got {spikes!r}")
+        for name in ("batch_first", "bidirectional"):
+            if getattr(self, name):
+                raise ValueError(f"spikes: expected True of a layer with {name}=True, got 'bits'")
+        if isinstance(x, PackedSequence) or isinstance(x, Tensor) and x.dim() != 3:
+            raise ValueError("spikes: expected True for what is not (T, B, I), got 'bits'")
 
     def _observed(self, x: Sequence, state: State | None, trace: bool, record: Record | None,
                   means: list[Tensor] | None, p: Tensor | None = None,
                   **readout: Any) -> Layered:
         """A call of any form; record, trace: as of forward. means gets the rates, where they are
         wanted."""
-        packed = isinstance(x, PackedSequence)
-        data: Tensor = x.data if isinstance(x, PackedSequence) else x
+        x = numbers_of(x, self._dtype)
+        data = x.data if isinstance(x, PackedSequence) else (
+            x.carrier if isinstance(x, PackedSpikes) else x)
         neurons = neurons_of(record, self.hidden_size, data.device)
         if neurons is not None and trace:
             raise ValueError("record: expected None with trace=True, which returns all neurons, "
                              f"got {record}")
         answer_for_freed(state)
         chosen = trace if neurons is None else neurons
-        call: Any = self._packed if packed else self._dense
+        call: Any = (self._packed if isinstance(x, PackedSequence)
+                     else self._bits if isinstance(x, PackedSpikes) else self._dense)
         found: Layered = call(x, state, chosen, means, p, **readout)
         return found
+
+    def _bits(self, x: PackedSpikes, state: State | None, trace: bool | Tensor,
+              means: list[Tensor] | None = None, p: Tensor | None = None,
+              **readout: Any) -> Layered:
+        """PackedSpikes (T, B, I). readout, p: of functional.layer."""
+        if self.batch_first:
+            raise ValueError(f"x: expected a tensor (B, T, I) of a layer with batch_first=True, "
+                             f"got PackedSpikes, whose shape {tuple(x.shape)} is (T, B, I)")
+        self._check(x.carrier, (3,), "(T, B, I)", state, (x.shape[1],))
+        return self._run(x, None, state, trace, means, readout_state=p, **readout)
 
     def _packed(self, x: PackedSequence, state: State | None, trace: bool | Tensor,
                 means: list[Tensor] | None = None, p: Tensor | None = None,
@@ -286,7 +321,7 @@ class Recurrent(Constants):
         batched, first = x.dim() == 3, self.batch_first and x.dim() == 3
         batch = (x.shape[0 if first else 1],) if batched else ()
         quick = None
-        if trace is False and means is None:
+        if trace is False and means is None and readout.get("spikes") != "bits":
             quick = prepared_sequence(self, x, state, p, **readout)
         if quick is not None:
             return quick
@@ -296,8 +331,8 @@ class Recurrent(Constants):
         if not batched:
             state = None if state is None else State(*(leaf.unsqueeze(-2) for leaf in state))
             p = None if p is None else p.unsqueeze(0)
-        out, state, traces, y, p, _ = self._run(x.contiguous(), None, state, trace, means,
-                                                readout_state=p, **readout)
+        out, state, traces, y, p, packed = self._run(x.contiguous(), None, state, trace, means,
+                                                     readout_state=p, **readout)
         if means is not None and not batched:
             means[0] = means[0].squeeze(1)
 
@@ -309,7 +344,7 @@ class Recurrent(Constants):
             p = None if p is None else p.squeeze(0)
         traces = None if traces is None else Traces(*map(given_form, traces))
         return Layered(None if out is None else given_form(out), state, traces,
-                       None if y is None else given_form(y), p)
+                       None if y is None else given_form(y), p, packed)
 
     def step(self, x_t: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """One step, for control loops: x_t (B, I) or (I,) -> spikes (B, N) or (N,) and the state as
@@ -322,6 +357,7 @@ class Recurrent(Constants):
             raise ValueError("step: expected a layer with bidirectional=False, got a bidirectional "
                              "one")
         check_tensor("x_t", x_t)
+        x_t = numbers_of(x_t, self._dtype)
         answer_for_freed(state)
         if has_hooks(self):
             time = 1 if self.batch_first and x_t.dim() == 2 else 0
