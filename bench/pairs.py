@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from bench.loops import radlif, srnn
 from bench.peers import linear_of
 from bench.problem import Problem
-from lsnn_ext.functional import State
+from lsnn_ext.functional import PackedSpikes, State
+from lsnn_ext.norse import one_step_late
 
 STRENGTH = 0.1  # of recurrent weights: standard deviation, times sqrt(N), by threshold / gain
 GRID = 2.0**-10  # of weights, by threshold / gain rounded to a power of two
@@ -53,7 +54,7 @@ class Pair(nn.Module):
         """Spikes (T, B, N) of inputs (T, B, I)."""
         raise NotImplementedError
 
-    def inputs(self, x: Tensor) -> Tensor:
+    def inputs(self, x: Tensor) -> Tensor | PackedSpikes:
         """What our layer is given for x."""
         return x
 
@@ -68,7 +69,7 @@ class Pair(nn.Module):
     def current(self, x: Tensor) -> Tensor:
         """The projected input as torch makes it."""
         w_in, _, bias = self.weights()
-        return nn.functional.linear(self.inputs(x), w_in, bias)
+        return nn.functional.linear(x, w_in, bias)
 
 
 class _Projected(Pair):
@@ -128,8 +129,11 @@ class NorseLSNN(_Norse):
     names = "LSNNRecurrent", "LSNNParameters", "LSNNState"
     more = {"tau_adapt_inv": 10.0, "beta": 1.8}
 
-    def inputs(self, x: Tensor) -> Tensor:
-        return torch.cat([torch.zeros_like(x[:1]), x[:-1]])
+    def inputs(self, x: Tensor) -> Tensor | PackedSpikes:
+        return one_step_late(x)
+
+    def current(self, x: Tensor) -> Tensor:
+        return super().current(torch.cat([torch.zeros_like(x[:1]), x[:-1]]))
 
     def coefficients(self) -> dict[str, Any]:
         rho = 1 - 0.001 * self.values["tau_adapt_inv"]

@@ -8,7 +8,7 @@ from torch import Tensor
 from . import _ops, reference
 from ._arguments import Delays, check_beside
 from ._around import check_kernels, leaky_readout, say_if_cpu_alone, say_slow
-from ._bits import PackedSpikes, pack_spikes
+from ._bits import PackedSpikes, empty_carrier, pack_spikes
 from ._lengths import lengths_of
 from ._resolve import Call, Neuron, resolve
 from ._route import route
@@ -159,9 +159,12 @@ def of_inputs(
     if spikes == "bits":
         say_if_cpu_alone("spikes", "returning 'bits'", like,
                          "numbers (T, B, N) are returned and packed, which saves no memory", 5)
-    x_bits = x.bits if isinstance(x, PackedSpikes) and chosen.is_fused else None
+    x_bits: Tensor | None = None
     if isinstance(x, PackedSpikes):
-        x = x.carrier if chosen.is_fused else x.numbers()
+        x, x_bits = (x.carrier, x.bits) if chosen.is_fused else (x.numbers(), None)
+    elif chosen.is_fused:
+        x_bits = _ops.spike_bits(x)
+        x = x if x_bits is None else empty_carrier(x, T, B, I)
     if chosen.is_fused:
         current = x
         fused = _Fused(w_in, bias, x_bits)

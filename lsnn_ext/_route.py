@@ -1,6 +1,7 @@
 """Which code computes a call of functional.layer: chosen here, once."""
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from . import _ops
@@ -84,6 +85,16 @@ def linear_of(x: Tensor | PackedSpikes,
         return "torch"
     pays = weight.shape[0] >= _ops.SCARCE_OUTPUTS and _ops.mostly_zero(x)
     return "events" if pays else "product"
+
+
+def spikes_of(x: Tensor, dtype: torch.dtype) -> PackedSpikes | None:
+    """Inputs (T, B, I) of a layer of this dtype as bits, where they are so many that this pays and
+    mostly 0, else 1; x may be bool or uint8. None for others."""
+    carrier = x.new_zeros((), dtype=dtype).expand(x.shape)
+    if x.dim() != 3 or not _ops.cpu_operators_take(carrier, carrier) or not _ops.mostly_zero(x):
+        return None
+    bits = _ops.spike_bits(x)
+    return None if bits is None else PackedSpikes(bits, carrier)
 
 
 def bits_pay(x: Tensor | PackedSpikes, w_in: Tensor) -> bool:

@@ -22,6 +22,7 @@ from ._poisson import poisson
 from ._readout import leaky_readout
 from ._resolve import Neuron
 from ._route import bits_pay as bits_pay
+from ._route import spikes_of as spikes_of
 from ._steps import Projection as Projection
 from ._steps import RecordedLayer as RecordedLayer
 from ._steps import recorded_step as recorded_step

@@ -67,6 +67,16 @@ class LIFState(NamedTuple):
     i: Tensor
 
 
+def one_step_late(x: Tensor) -> Tensor | functional.PackedSpikes:
+    """Inputs (T, B, I) as norse's layers with adaptation have them: what comes in a step acts in
+    the next one, and nothing in the first. Spikes as bits where that takes less time."""
+    packed = functional.spikes_of(x, x.dtype)
+    if packed is None:
+        return torch.cat([torch.zeros_like(x[:1]), x[:-1]])
+    bits = packed.bits
+    return packed._replace(bits=torch.cat([torch.zeros_like(bits[:1]), bits[:-1]]))
+
+
 def _shape(layer: str, method: str, alpha: Any, slope: float | None) -> Shape:
     """The derivative of norse's threshold function; slope: of "super", None where it is alpha."""
     if method == "super":
@@ -257,7 +267,7 @@ class _Recurrent(Original):
             neuron |= {"rho": rho, "q": rho * k.beta, "beta": 1.0, "delay": 1}
         neuron["state"] = state_of(v - k.v_leak, past, a)
         if fresh:  # without a current before, mostly zero inputs meet their weights event by event
-            came = torch.cat([torch.zeros_like(x[:1]), x[:-1]]) if late else x
+            came = one_step_late(x) if late else x
             out = functional.layer(came, self.input_weights, w, **neuron)
             spikes, end = out.spikes, out.state
             assert spikes is not None

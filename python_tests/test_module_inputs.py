@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from lsnn_ext import ALIF, LIF, LSNN
+from lsnn_ext import ALIF, LIF, LSNN, _ops
 from lsnn_ext.functional import PackedSpikes, pack_spikes
+from lsnn_ext.norse import one_step_late
 
 T, B, I, N = 30, 7, 40, 33
 DTYPES = (torch.float32, torch.float64)
@@ -42,6 +43,50 @@ def test_every_kind_of_spikes_is_the_same_input(name: str, dtype: torch.dtype) -
         for mine, its in zip(torch.autograd.grad((got * got.cos()).sum(),
                                                  list(module.parameters())), grads, strict=True):
             torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("module", ["ALIF", "LSNN"])
+def test_many_inputs_are_read_as_bits(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same spikes and gradients, to the bit, as when they are read as numbers."""
+    asked: list[tuple[int, ...]] = []
+    made = _ops.spike_bits
+
+    def spike_bits(x: Tensor) -> Tensor | None:
+        bits = made(x)
+        asked.append((0,) if bits is None else tuple(bits.shape))
+        return bits
+
+    monkeypatch.setattr(_ops, "spike_bits", spike_bits)
+    x, net = fired(70, 201, I) & fired(70, 201, I).roll(1, 0), MODULES[module]()
+    results = []
+    for given in (x.float(), x, x.to(torch.uint8), x.float().requires_grad_(), x.float().clone()):
+        out, _ = net(given)
+        results.append([out, *torch.autograd.grad(out.square().sum(), [*net.parameters()])])
+    assert asked == [(70, 201, 2)] * 3 + [(0,), (70, 201, 2)]
+    for other in results[1:]:
+        for got, want in zip(other, results[0], strict=True):
+            assert torch.equal(got, want)
+    asked.clear()
+    analog = x.float()
+    analog[-1, -1, -1] = 0.5
+    two = x.to(torch.uint8)
+    two[3, 3, 3] = 2
+    for other in (analog, two):
+        out, _ = net(other)
+        reference, _ = net(other.to(torch.float64).float().requires_grad_())
+        assert torch.equal(out, reference)
+    assert all(shape == (0,) for shape in asked) and len(asked) >= 4
+
+
+def test_inputs_come_one_step_late_as_numbers_and_as_bits() -> None:
+    few, many = fired(20, 3, I).float(), fired(70, 201, I).float()
+    assert isinstance(one_step_late(few), Tensor)
+    packed = one_step_late(many)
+    assert isinstance(packed, PackedSpikes)
+    for x, late in ((few, one_step_late(few)), (many, packed.numbers())):
+        assert not late[0].any() and torch.equal(late[1:], x[:-1])
+    asked = one_step_late(many.requires_grad_())
+    assert isinstance(asked, Tensor) and asked.requires_grad
 
 
 def test_of_packed_sequences_and_single_steps() -> None:

@@ -33,6 +33,14 @@ template <class T> LSNN_INLINE const T* numbers_of_row(const Linear& l, int64_t 
   return l.bits ? nullptr : (const T*)l.x + r * l.I;
 }
 
+// Bits of the rows [r0, r1) of spikes x [R,I]; false where some number is other than 0 and 1.
+template <class T> LSNN_LOCAL bool spike_bits_of_rows(const T* x, int64_t I, int64_t r0, int64_t r1,
+                                                      uint32_t* bits) {
+  bool spikes = true;
+  for (int64_t r = r0; r < r1 && spikes; r++) spikes = nonzero(x + r * I, I, bits + r * words(I));
+  return spikes;
+}
+
 // Rows [r0, r1) of y. w: [I,NP] transposed and padded; bias: [NP].
 template <class T> LSNN_LOCAL void linear_forward_rows(const Linear& l, const T* w, const T* bias,
                                                        int64_t r0, int64_t r1, void* memory) {

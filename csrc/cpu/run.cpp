@@ -1,6 +1,7 @@
 #include "run.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <iterator>
@@ -212,6 +213,44 @@ template <class T> void linear_backward(const Linear& l, Parallel parallel) {
     }
 }
 
+// -------------------------------------------------------------------------------------- spike bits
+namespace {
+
+bool spike_bits_of_rows(const uint8_t* x, int64_t I, int64_t r0, int64_t r1, uint32_t* bits) {
+  constexpr uint64_t ones = 0x0101010101010101, gathers = 0x0102040810204080;
+  uint64_t others = 0;
+  for (int64_t r = r0; r < r1; r++)
+    for (int64_t w = 0; w < words(I); w++) {
+      uint32_t word = 0;
+      for (int64_t i = 32 * w; i < std::min(I, 32 * w + 32); i += 8) {
+        uint64_t eight = 0;  // bytes, input i in the lowest
+        std::memcpy(&eight, x + r * I + i, std::min<int64_t>(8, I - i));
+        others |= eight & ~ones;
+        // The product brings each byte's lowest bit into the highest byte, in their order.
+        word |= (uint32_t)((eight & ones) * gathers >> 56) << i % 32;
+      }
+      bits[r * words(I) + w] = word;
+    }
+  return !others;
+}
+template <class T>
+bool spike_bits_of_rows(const T* x, int64_t I, int64_t r0, int64_t r1, uint32_t* bits) {
+  return kernels<T>().spike_bits(x, I, r0, r1, bits);
+}
+
+}  // namespace
+
+template <class T>
+bool spike_bits(const T* x, int64_t R, int64_t I, uint32_t* bits, Parallel parallel) {
+  constexpr int64_t rows_each = 256;
+  std::atomic<bool> spikes{true};
+  each(parallel, (R + rows_each - 1) / rows_each, [&](int64_t slice) {
+    const int64_t r0 = slice * rows_each, r1 = std::min(R, r0 + rows_each);
+    if (spikes && !spike_bits_of_rows(x, I, r0, r1, bits)) spikes = false;
+  });
+  return spikes;
+}
+
 // ----------------------------------------------------------------------------------------- readout
 namespace {
 // body(c0, c1) for columns that follow each other: whole lines of the cache, few enough that what
@@ -245,6 +284,9 @@ template void leaky_forward<float>(const LeakyForward&, Parallel);
 template void leaky_forward<double>(const LeakyForward&, Parallel);
 template void leaky_backward<float>(const LeakyBackward&, Parallel);
 template void leaky_backward<double>(const LeakyBackward&, Parallel);
+template bool spike_bits<float>(const float*, int64_t, int64_t, uint32_t*, Parallel);
+template bool spike_bits<double>(const double*, int64_t, int64_t, uint32_t*, Parallel);
+template bool spike_bits<uint8_t>(const uint8_t*, int64_t, int64_t, uint32_t*, Parallel);
 template void linear_forward<float>(const Linear&, Parallel);
 template void linear_forward<double>(const Linear&, Parallel);
 template void linear_backward<float>(const Linear&, Parallel);

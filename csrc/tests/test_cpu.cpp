@@ -21,6 +21,7 @@
 #include "fused.h"
 #include "leaky.h"
 #include "lengths.h"
+#include "linear.h"
 #include "table.h"
 #include "threads.h"
 
@@ -225,64 +226,6 @@ template <class T> void run_case(const Case& c) {
   n_spikes += spikes;
 }
 
-// ------------------------------------------------------------------------------------------ linear
-// y = x W^T + bias to the last bit, its gradients to rounding, three threads as one. x is mostly
-// zero; ones: 0 or 1, and given as bits.
-template <class T>
-void check_linear(int64_t R, int64_t I, int64_t N, bool bias, bool transposed, bool ones) {
-  at_hand = std::string("linear ") + (sizeof(T) == 4 ? "float" : "double");
-  for (int64_t n : {R, I, N, int64_t(bias), int64_t(transposed), int64_t(ones)})
-    at_hand += " " + std::to_string(n);
-  auto drawn_buffer = [](int64_t n, int stream) {
-    Buffer<T> b = buffer<T>(n);
-    for (int64_t i = 0; i < n; i++) b[i] = stream ? T(drawn(stream, i, -1, 1)) : T(NAN);
-    return b;
-  };
-  const auto x = drawn_buffer(R * I, 1), w = drawn_buffer(N * I, 2), c = drawn_buffer(N, 3),
-             g = drawn_buffer(R * N, 4);
-  const auto bits = buffer<uint32_t>(ones ? R * words(I) : 0);
-  std::fill_n(bits.get(), ones ? R * words(I) : 0, 0u);
-  for (int64_t i = 0; i < R * I; i++) {
-    x[i] = std::fabs(x[i]) > 0.2 ? T(0) : ones || x[i] > 0 ? T(1) : x[i];
-    if (ones && x[i] != T(0)) bits[i / I * words(I) + i % I / 32] |= 1u << i % I % 32;
-  }
-  const T* const numbers = ones ? nullptr : x.get();
-  const uint32_t* const packed = ones ? bits.get() : nullptr;
-  const int64_t of_n = transposed ? 1 : I, of_i = transposed ? N : 1;
-  Buffer<T> y[2], gw[2], gc[2];
-  for (int run = 0; run < 2; run++) {
-    const Threads threads(run ? 3 : 1, 1);
-    y[run] = drawn_buffer(R * N, 0);
-    gw[run] = drawn_buffer(N * I, 0);
-    gc[run] = drawn_buffer(N, 0);
-    cpu::linear_forward<T>({R, I, N, numbers, w.get(), of_n, of_i, bias ? c.get() : nullptr,
-                            y[run].get(), nullptr, 0, nullptr, nullptr, packed},
-                           parallel());
-    cpu::linear_backward<T>({R, I, N, numbers, nullptr, 0, 0, nullptr, nullptr, g.get(), R,
-                             gw[run].get(), bias ? gc[run].get() : nullptr, packed},
-                            parallel());
-    for (int64_t r = 0; r < R; r++)
-      for (int64_t n = 0; n < N; n++) {
-        T sum = bias ? c[n] : T(0);
-        for (int64_t i = 0; i < I; i++) sum = sum + x[r * I + i] * w[n * of_n + i * of_i];
-        if (!(y[run][r * N + n] == sum)) return check(false, "y" + differ(y[run][r * N + n], sum));
-      }
-  }
-  for (int64_t n = 0; n < N; n++)
-    for (int64_t i = 0; i < I + bias; i++) {  // the last one: the bias
-      const T got = i < I ? gw[0][n * I + i] : gc[0][n],
-              second = i < I ? gw[1][n * I + i] : gc[1][n];
-      double sum = 0, size = 1e-3;
-      for (int64_t r = 0; r < R; r++) {
-        const double term = double(g[r * N + n]) * (i < I ? x[r * I + i] : 1);
-        sum += term;
-        size += std::fabs(term);
-      }
-      if (!(std::fabs(got - sum) <= (sizeof(T) == 4 ? 1e-5 : 1e-13) * size && got == second))
-        return check(false, "gradient" + differ(got, sum));
-    }
-}
-
 // -------------------------------------------------------------------- fused projection and readout
 void check_all_fused() {
   const unsigned paper = 1u << SIGMA | 1u << P | 1u << ETA;
@@ -348,14 +291,7 @@ int run(const char* word) {
   }
   check_block_cache();
   check_bfloat16();
-  const int64_t shapes[][3] = {{0, 3, 2},       {1, 1, 1},      {64, 31, 33}, {65, 33, 7},
-                               {200, 140, 220}, {1030, 20, 31}, {4500, 9, 5}, {40000, 3, 2}};
-  for (auto [R, I, N] : shapes)
-    for (bool bias : {false, true})
-      for (bool ones : {false, true}) {
-        check_linear<float>(R, I, N, bias, !bias, ones);
-        check_linear<double>(R, I, N, bias, bias, ones);
-      }
+  check_all_linear();
   if (!*word || std::strstr("fused", word)) check_all_fused();
   if (!*word || std::strstr("lengths", word)) check_all_lengths();
   for (int64_t threads : {1, 3}) {

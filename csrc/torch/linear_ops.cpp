@@ -96,6 +96,23 @@ std::tuple<Tensor, Tensor> linear_events_backward(Tensor g, Tensor x, std::optio
   return {gw, gbias};
 }
 
+// Bits (R,words(I)) of spikes x (R,I), real numbers, bool or uint8; without rows where some number
+// is other than 0 and 1.
+Tensor spike_bits(Tensor x) {
+  const ScalarType dtype = x.scalar_type();
+  LSNN_EXPECT(x.dim() == 2, "x must have shape (rows, inputs), got ", shape_text(x));
+  const bool bytes = dtype == ScalarType::Bool || dtype == ScalarType::Byte;
+  if (!bytes) check_real(x, "x");
+  const int64_t R = x.size(0), I = x.size(1);
+  const Tensor from = dense(x), bits = empty(x, {R, words(I)}, ScalarType::Int);
+  uint32_t* to = (uint32_t*)bits.mutable_data_ptr();
+  const bool spikes = bytes ? cpu::spike_bits((const uint8_t*)data(from), R, I, to, parallel())
+                      : dtype == ScalarType::Double
+                          ? cpu::spike_bits((const double*)data(from), R, I, to, parallel())
+                          : cpu::spike_bits((const float*)data(from), R, I, to, parallel());
+  return spikes ? bits : empty(x, {0, words(I)}, ScalarType::Int);
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(lsnn, m) {
@@ -104,12 +121,14 @@ STABLE_TORCH_LIBRARY_FRAGMENT(lsnn, m) {
   m.def(
       "linear_events_backward(Tensor g, Tensor x, Tensor? bits=None) -> "
       "(Tensor weight, Tensor bias)");
+  m.def("spike_bits(Tensor x) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lsnn, CPU, m) {
   m.impl("buffer", TORCH_BOX(&buffer));
   m.impl("linear_events", TORCH_BOX(&linear_events));
   m.impl("linear_events_backward", TORCH_BOX(&linear_events_backward));
+  m.impl("spike_bits", TORCH_BOX(&spike_bits));
 }
 
 }  // namespace lsnn::binding

@@ -9,7 +9,7 @@ from .._torch_internals import keys_after_autograd
 from . import fake, readout
 from .autograd import Outputs, Settings, Tensors, allows_bf16, differentiated
 from .batching import one_by_one
-from .linear import SCARCE_OUTPUTS, linear, mostly_zero
+from .linear import SCARCE_OUTPUTS, linear, mostly_zero, spike_bits
 from .load import (
     _C,
     DEVICES,
@@ -38,7 +38,7 @@ __all__ = [
     "Tensors", "_C", "allows_bf16", "available", "compiled_code_runs", "compiled_models",
     "cpu_kernels", "cpu_operators_take", "forced", "forced_options", "has", "leaky_readout",
     "linear", "load_error", "mask", "mostly_zero", "recurrence", "reference_is_chosen", "reused",
-    "reused_gradient", "solid", "use_reference",
+    "reused_gradient", "solid", "spike_bits", "use_reference",
 ]
 
 

@@ -85,6 +85,11 @@ def _linear_backward(given: Any) -> tuple[Tensor, Tensor]:
     return x.new_empty(g.shape[1], x.shape[1]), x.new_empty(g.shape[1])
 
 
+def _spike_bits(given: Any) -> Tensor:
+    R, I = given.x.shape
+    return given.x.new_empty(R, (I + 31) // 32, dtype=torch.int32)
+
+
 def _leaky_readout(given: Any) -> tuple[Tensor, Tensor]:
     return given.x.new_empty(given.x.shape), given.x.new_empty(given.x.shape[1:])
 
@@ -138,6 +143,7 @@ def kernels() -> dict[str, Callable[..., Any]]:
     found: dict[str, Callable[[Any], Any]] = {
         "alif_forward": _forward, "alif_backward": _backward,
         "linear_events": _linear, "linear_events_backward": _linear_backward,
+        "spike_bits": _spike_bits,
         "leaky_readout": _leaky_readout, "leaky_readout_backward": _leaky_readout_backward,
     }
     return {name: _on_one_device(name, kernel) for name, kernel in found.items()}

@@ -14,6 +14,8 @@ SCARCE_OUTPUTS = 8
 FEW_OUTPUTS = 16
 # numbers of a product, and of the gradient of x, from which on fresh memory costs more than reused
 _MANY, _MANY_BACK = 1 << 18, 1 << 20
+# numbers of spikes from which on making bits of them takes less time than reading them twice
+_MANY_SPIKES = 1 << 19
 _SAMPLE = 1 << 12, 32  # numbers and rows at least that are looked at for zeros
 
 
@@ -98,6 +100,15 @@ def mostly_zero(x: Tensor) -> bool:
         numbers, least = _SAMPLE
         sample = rows[:: max(1, min(rows.numel() // numbers, rows.shape[0] // least))]
         return bool(torch.count_nonzero(sample) < 0.2 * sample.numel())
+
+
+def spike_bits(x: Tensor) -> Tensor | None:
+    """Bits (T, B, ceil(I / 32)) of inputs (T, B, I) that are many, 0 or 1, and want no gradient: so
+    both directions read a thirty-second of them. None for others."""
+    if x.numel() < _MANY_SPIKES or x.requires_grad or not x.is_contiguous():
+        return None
+    bits: Tensor = torch.ops.lsnn.spike_bits(x.view(-1, x.shape[-1]))
+    return bits.view(*x.shape[:-1], -1) if len(bits) else None
 
 
 def linear(x: Tensor | PackedSpikes, weight: Tensor, bias: Tensor | None,

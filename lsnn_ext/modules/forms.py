@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 
+from .. import functional
 from .._torch_internals import has_hooks, has_own_call
 from ..functional import Layered, PackedSpikes
 from ..models import State, Traces
@@ -20,9 +21,9 @@ def check_tensor(name: str, value: Any, other: str = "") -> None:
         raise TypeError(f"{name}: expected a tensor{other}, got {type(value).__name__}")
 
 
-def numbers_of(x: Any, dtype: Callable[[], torch.dtype]) -> Any:
-    """Inputs of a layer whose parameters have this dtype: those that are bool or uint8, which
-    spikes are often kept as, in numbers of it, all else as it is.
+def as_input(x: Any, dtype: Callable[[], torch.dtype], batch_first: bool) -> Any:
+    """Inputs of a layer whose parameters have this dtype: those that are bool or uint8, as which
+    spikes are often kept, in numbers of it or as bits, all else as it is.
 
     Raises TypeError for what is no tensor, PackedSequence or PackedSpikes, and what
     PackedSpikes.check raises.
@@ -34,7 +35,10 @@ def numbers_of(x: Any, dtype: Callable[[], torch.dtype]) -> Any:
         x.check("x")
         return x
     check_tensor("x", x, ", a PackedSequence or PackedSpikes")
-    return x.to(dtype()) if x.dtype in _SPIKES else x
+    if x.dtype not in _SPIKES:
+        return x
+    packed = None if batch_first else functional.spikes_of(x, dtype())
+    return x.to(dtype()) if packed is None else packed
 
 
 def rows(state: State, low: int, high: int) -> State:

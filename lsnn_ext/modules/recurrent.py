@@ -14,7 +14,7 @@ from ..functional import Layered, PackedSpikes
 from ..models import Rate, State, Traces, own_values
 from .constants import Constants, state_after
 from .delays import reset_delay, set_delay
-from .forms import check_tensor, given, joined, numbers_of, renew
+from .forms import as_input, check_tensor, given, joined, renew
 from .given import answer_for_freed, check_input, check_state
 from .inference import prepared_call, prepared_sequence, recorded_call
 from .layer_arguments import LayerArguments
@@ -269,7 +269,7 @@ class Recurrent(Constants):
                   **readout: Any) -> Layered:
         """A call of any form; record, trace: as of forward. means gets the rates, where they are
         wanted."""
-        x = numbers_of(x, self._dtype)
+        x = as_input(x, self._dtype, self.batch_first)
         data = x.data if isinstance(x, PackedSequence) else (
             x.carrier if isinstance(x, PackedSpikes) else x)
         neurons = neurons_of(record, self.hidden_size, data.device)
@@ -357,7 +357,7 @@ class Recurrent(Constants):
             raise ValueError("step: expected a layer with bidirectional=False, got a bidirectional "
                              "one")
         check_tensor("x_t", x_t)
-        x_t = numbers_of(x_t, self._dtype)
+        x_t = as_input(x_t, self._dtype, self.batch_first)
         answer_for_freed(state)
         if has_hooks(self):
             time = 1 if self.batch_first and x_t.dim() == 2 else 0
