@@ -14,7 +14,6 @@ from ._torch_internals import (
     is_forward_mode,
     is_mode_active,
     is_transforming,
-    wants_gradient,
 )
 from .models import Coefficient, State, parts_of
 
@@ -165,81 +164,34 @@ def check_coefficients(given: dict[str, Coefficient | None], N: int, device: tor
             raise TypeError(f"{name}: expected a number or a tensor, got None")
 
 
-def stacked(given: dict[str, Coefficient], N: int, dtype: torch.dtype,
-            device: torch.device) -> tuple[Tensor, int]:
-    """All coefficients as one tensor (11,N), and the bits of those whose gradient is asked for."""
-    want = sum(1 << k for k, value in enumerate(given.values()) if isinstance(value, Tensor)
-               and wants_gradient(value))
-    if device.type == "cpu" and not any(isinstance(value, Tensor) for value in given.values()):
-        return torch.tensor(list(given.values()), dtype=dtype)[:, None].expand(-1, N), 0
-
-    def row(value: Coefficient) -> Tensor:
-        whole = value.to(device, dtype) if isinstance(value, Tensor) else number_on(
-            device, value, dtype)
-        return whole.expand(N)
-
-    return torch.stack([row(value) for value in given.values()]), want
+def complements_of(given: dict[str, Coefficient | None],
+                   rules: dict[str, tuple[str, bool]]) -> dict[str, str]:
+    """Of coefficients that are left out, those that are one less a tensor, and the name of it;
+    rules: by name that other one, and whether the model says so."""
+    return {name: other for name, (other, follows) in rules.items()
+            if follows and given[name] is None and isinstance(given[other], Tensor)}
 
 
-_numbers: dict[tuple[float, torch.dtype, torch.device], Tensor] = {}
-
-
-def number_on(device: torch.device, value: float, dtype: torch.dtype) -> Tensor:
-    """A number as a tensor of one element: made once for each value and kept, so that a call has
-    not to fill a row for each coefficient. Nobody else has it, so it never changes.
-
-    Where the copy of a kept one would not do it is filled on the device: a graph that is captured
-    knows no copy from the host, and compilers, transforms and modes no tensor from outside.
-    """
-    watched = (torch.compiler.is_compiling() or device.type == "meta" or is_mode_active()
-               or is_transforming() or torch.jit.is_tracing())
-    key = value, dtype, device
-    kept = None if watched else _numbers.get(key)
-    if kept is not None:
-        return kept
-    if watched or device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        return torch.full((1,), value, dtype=dtype, device=device)
-    if len(_numbers) >= 1024:  # values that change from call to call
-        _numbers.clear()
-    # Copied from the host, which waits for it: every stream finds it there.
-    with torch.inference_mode(False):
-        _numbers[key] = made = torch.tensor([value], dtype=dtype).to(device)
-    return made
-
-
-def followers(given: dict[str, Coefficient | None],
-              rules: dict[str, tuple[str, bool]]) -> set[str]:
-    """Of coefficients that are left out, the names of those that are one less a tensor which nobody
-    differentiates or watches; rules: by name that other one, and whether the model says so."""
+def unread(given: dict[str, Coefficient | None], complements: dict[str, str]) -> set[str]:
+    """Of these complements the names of those whose tensor nobody differentiates or watches."""
     watched = (torch.compiler.is_compiling() or is_transforming() or is_forward_mode()
                or torch.jit.is_tracing())
     found = set()
-    for name, (other, follows) in rules.items():
+    for name, other in complements.items():
         value = given[other]
-        if not follows or watched or given[name] is not None or not isinstance(value, Tensor):
-            continue
-        if type(value) in _ORDINARY and not value.requires_grad:
+        assert isinstance(value, Tensor)
+        if not watched and type(value) in _ORDINARY and not value.requires_grad:
             found.add(name)
     return found
 
 
-def zeros_among(given: dict[str, Coefficient]) -> int:
-    """The bits of those coefficients that are the number 0."""
-    return sum(1 << k for k, value in enumerate(given.values())
-               if not isinstance(value, Tensor) and value == 0)
-
-
 def whole_state(
     state: State | None, B: int, N: int, D: int, dtype: torch.dtype, device: torch.device,
-    may_be_absent: bool = False,
 ) -> tuple[Any, ...]:
-    """The five tensors of the state, zeros where none is given, or None where that may be
-    absent."""
-    if state is None and may_be_absent:
-        return (None,) * len(State._fields)
+    """The five tensors of the state; five times None, which stands for zeros, where none is
+    given."""
     if state is None:
-        shapes = [(B, N)] * 4 + [(D, B, N)]  # five tensors: one given twice stops torch.compile
-        return tuple(torch.zeros((), dtype=dtype, device=device).expand(shape) for shape in shapes)
+        return (None,) * len(State._fields)
     for name, value in parts_of(state):
         wanted = (D, B, N) if name == "z" else (B, N)
         if name == "z":

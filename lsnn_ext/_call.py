@@ -12,6 +12,7 @@ from ._bits import PackedSpikes, empty_carrier, pack_spikes
 from ._lengths import lengths_of
 from ._resolve import Call, Neuron, resolve
 from ._route import route
+from ._rows import stacked
 from .models import COEFFICIENTS, State, Traces
 
 
@@ -46,7 +47,7 @@ def _outputs(
     csrc/torch/boundary.h."""
     for_cuda = _ops.available and isinstance(x, Tensor) and not _ops.cpu_kernels(x)
     call = resolve(neuron, x, w_rec, fused.w_in, for_cuda)
-    model, (v, a, i, r, z) = call.model, call.state
+    model = call.model
     if not _ops.compiled_code_runs():
         return _by_reference(x, w_rec, neuron, call)
     check_kernels("current", x)
@@ -68,13 +69,12 @@ def _outputs(
     numbers = _ops.Numbers(dampening=model.dampening, k_out=float(fused.k_out),
                            cutoff=model.cutoff)
     tensors = _ops.Tensors(
-        x.to(call.dtype), v, a, i, r, z, model.coefficients,
-        None if w_rec is None else w_rec.to(call.dtype), model.delay, fused.w_in,
-        fused.bias, fused.x_bits, fused.w_out, fused.p,
+        x.to(call.dtype), *call.state, None if w_rec is None else w_rec.to(call.dtype),
+        model.delay, fused.w_in, fused.bias, fused.x_bits, fused.w_out, fused.p,
     )
     settings = _ops.Settings(model.delays, constants, numbers, neuron.sparse_grad,
                              _ops.forced_options())
-    out = _ops.recurrence(tensors, settings, call.lengths)
+    out = _ops.recurrence(tensors, model.rows, settings, call.lengths)
     return out, out.spikes.to(x.dtype)
 
 
@@ -82,18 +82,21 @@ def _by_reference(x: Tensor, w_rec: Tensor | None, neuron: Neuron,
                   call: Call) -> tuple[_ops.Outputs, Tensor]:
     say_slow(6)
     model = call.model
+    N = x.shape[2]
+    coefficients = stacked(model.rows, N, call.dtype, x.device)
     result = reference.alif(
-        x, w_rec, **dict(zip(COEFFICIENTS, model.coefficients, strict=True)),
+        x, w_rec, **dict(zip(COEFFICIENTS, coefficients, strict=True)),
         refractory=model.refractory, delay=neuron.delay.each if isinstance(neuron.delay, Delays)
         else neuron.delay, dynamics=model.dynamics,
         surrogate=model.surrogate, dampening=model.dampening,
-        surrogate_cutoff=neuron.surrogate_cutoff, state=State(*call.state), trace=True,
+        surrogate_cutoff=neuron.surrogate_cutoff, trace=True,
+        state=None if neuron.state is None else State(*call.state),
         smooth=neuron.smooth, sparse_grad=neuron.sparse_grad,
         lengths=None if call.lengths is None else call.lengths.each,
     )
     assert len(result) == 3
     return _ops.Outputs(result[0], *result[1], *result[2],
-                        *(x.new_empty(0) for _ in range(6))), result[0]
+                        *(x.new_empty(0) for _ in range(6)), coefficients), result[0]
 
 
 class Readout(NamedTuple):

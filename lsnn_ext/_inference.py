@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from . import _ops
 from ._arguments import Delays
 from ._resolve import Neuron, resolve
+from ._rows import stacked
 from ._torch_internals import is_forward_mode, is_mode_active, is_transforming
 
 # numbers of a call, from which on the operators that reuse memory take over; see _ops.reused
@@ -73,11 +74,12 @@ class PreparedLayer:
         delay = None if model.delay is None else model.delay.contiguous()
         w_rec = None if synapses is None else synapses.w_rec.contiguous()
         stored = None if synapses is None else synapses.stored
-        coefficients = model.coefficients.contiguous()
+        device = torch.device("cpu")
+        # with the graph that they come from, and the bits of those that want a gradient
+        self.coefficients = stacked(model.rows, N, dtype, device)
+        self.want = model.coefficient_gradients
         self.constants, self.D, self.dtype, self.recorded = constants, model.D, dtype, recorded
         self.delays, self.delay = model.delays, None if delay is None else delay.clone()
-        # with the graph that they come from, and the bits of those that want a gradient
-        self.coefficients, self.want = model.coefficients, model.coefficient_gradients
         # The aliases hold the memory of the sources, so that no other tensor can come to lie at the
         # same address.
         self.sources = [(name, t, t.detach(), t.data_ptr(), t.requires_grad)
@@ -95,7 +97,7 @@ class PreparedLayer:
 
         compiled = _ops._C.PreparedLayer(
             dtype is torch.float64, N, list(choices), list(numbers), list(model.delays),
-            address(coefficients), address(w_rec), address(delay), address(stored),
+            address(self.coefficients), address(w_rec), address(delay), address(stored),
             synapses is not None and synapses.autapses,
             [(t.data_ptr(), t.nbytes) for t in sources.values() if t is not stored], recorded,
         )

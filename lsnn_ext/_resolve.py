@@ -13,14 +13,14 @@ from ._arguments import (
     check,
     check_coefficients,
     checkpoint_steps,
+    complements_of,
     delays_of,
-    followers,
     saves_bf16,
-    stacked,
+    unread,
     whole_state,
-    zeros_among,
 )
 from ._lengths import GivenLengths, Lengths, lengths_of
+from ._rows import Rows
 from ._surrogates import cutoff_of
 from .models import (
     COEFFICIENTS,
@@ -70,7 +70,7 @@ class ResolvedModel(NamedTuple):
     dampening: float
     cutoff: float  # |m| from which on psi counts as 0
     refractory: int
-    coefficients: Tensor  # (11, N)
+    rows: Rows  # the coefficients, not stacked
     coefficient_gradients: int  # bit k: row k of them wants a gradient
     # (N, N) of each synapse; None where all are alike, or w_rec has a matrix for each
     delay: Tensor | None
@@ -89,7 +89,7 @@ class Call(NamedTuple):
 
     model: ResolvedModel
     dtype: torch.dtype  # of the computation
-    # v, a, i, r (B, N) and z (D, B, N); five times None for zeros, where that was allowed
+    # v, a, i, r (B, N) and z (D, B, N); five times None for zeros
     state: tuple[Any, ...]
     checkpoint: int  # steps between saved states, or 0
     saved_bf16: bool
@@ -97,8 +97,7 @@ class Call(NamedTuple):
 
 
 def resolve_model(
-    neuron: Neuron, w_rec: Tensor | None, N: int, dtype: torch.dtype, device: torch.device,
-    for_cuda: bool = False,
+    neuron: Neuron, w_rec: Tensor | None, N: int, device: torch.device, for_cuda: bool = False,
 ) -> ResolvedModel:
     """Raises TypeError or ValueError with the name of the argument, as functional.alif. for_cuda:
     for kernels that complete some of the coefficients by themselves."""
@@ -106,26 +105,27 @@ def resolve_model(
     surrogate = defaults.surrogate if neuron.surrogate is None else neuron.surrogate
     check_surrogate(surrogate)
     dampening = defaults.dampening if neuron.dampening is None else neuron.dampening
-    check_coefficients({name: getattr(neuron, name) for name in COEFFICIENTS}, N, device)
     given: dict[str, Any] = {name: getattr(neuron, name) for name in COEFFICIENTS}
-    followed = followers(given, {"kappa": ("alpha", defaults.kappa == "1-alpha"),
-                                 "q": ("rho", defaults.q == "1-rho")}) if for_cuda else set()
-    given |= dict.fromkeys(followed, 0.0)  # not read
+    check_coefficients(given, N, device)
+    complements = complements_of(given, {"kappa": ("alpha", defaults.kappa == "1-alpha"),
+                                         "q": ("rho", defaults.q == "1-rho")})
+    left_out = unread(given, complements) if for_cuda else set()
+    given |= dict.fromkeys(complements, 0.0)  # for now
     complete = coefficients(neuron.dynamics, **given)
-    complements = sum(1 << COEFFICIENTS.index(name) for name in followed)
-    values, wanted = stacked(complete, N, dtype, device)
+    rows = Rows.of(complete, {name: other for name, other in complements.items()
+                              if name not in left_out})
+    told = sum(1 << COEFFICIENTS.index(name) for name in left_out)
     delay, delays = delays_of(neuron.delay, w_rec, N, device)
     cutoff = cutoff_of(surrogate, neuron.surrogate_cutoff, neuron.smooth)
     return ResolvedModel(neuron.dynamics, surrogate, float(dampening), cutoff, neuron.refractory,
-                         values, wanted, delay, tuple(delays),
-                         zeros_among(complete) & ~complements, complements)
+                         rows, rows.wanted(), delay, tuple(delays), rows.zeros() & ~told, told)
 
 
 def resolve(neuron: Neuron, x: Tensor, w_rec: Tensor | None, w_in: Tensor | None = None,
             for_cuda: bool = False) -> Call:
     """x: (T, B, N) the current, or (T, B, I) inputs that have still to meet their weights w_in (N,
-    I); for_cuda: for kernels that take a state which is not there, and coefficients that are not
-    complete, so that nobody has to make them."""
+    I); for_cuda: for kernels that take coefficients which are not complete, so that nobody has to
+    make them."""
     defaults = named_model(neuron.dynamics)
     N = (
         w_in.shape[0]
@@ -141,7 +141,7 @@ def resolve(neuron: Neuron, x: Tensor, w_rec: Tensor | None, w_in: Tensor | None
     (T, B, _), dtype = x.shape, torch.promote_types(x.dtype, torch.float32)
     checkpoint = checkpoint_steps(neuron.checkpoint_every, T, B, N, dtype.itemsize)
     saved_bf16 = saves_bf16(neuron.saved_dtype, dtype)
-    model = resolve_model(neuron, w_rec, N, dtype, x.device, for_cuda)
-    state = whole_state(neuron.state, B, N, model.D, dtype, x.device, for_cuda)
+    model = resolve_model(neuron, w_rec, N, x.device, for_cuda)
+    state = whole_state(neuron.state, B, N, model.D, dtype, x.device)
     lengths = lengths_of(neuron.lengths, T, B, x.device)
     return Call(model, dtype, state, checkpoint, saved_bf16, lengths)

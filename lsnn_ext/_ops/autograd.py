@@ -5,14 +5,16 @@ them together. Tensors that require a gradient are refused by the operators, whi
 none, silently; alif_forward takes them where it saves what the backward pass needs, since
 torch.export leaves the bare operator in its programs.
 """
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from .._bits import empty_carrier
 from .._once import only_once
+from .._rows import Row, Rows, stacked, unstacked
 from .._torch_internals import (
     below_autograd,
     is_forward_mode,
@@ -27,7 +29,8 @@ from .load import _C, Constants, has, mask, solid
 
 
 class Tensors(NamedTuple):
-    """The tensors of a call; all but x, the state and coefficients may be None."""
+    """The tensors of a call; all but x may be None. Those of the coefficients come beside them, as
+    Rows."""
 
     # (T, B, N) the current, or (T, B, I) the inputs of w_in; only a carrier where there are x_bits
     x: Any
@@ -36,7 +39,6 @@ class Tensors(NamedTuple):
     i: Any
     r: Any
     z: Any  # (D, B, N)
-    coefficients: Any  # (11, N)
     w_rec: Any  # (N, N), or (S, N, N) for each of S delays
     delay: Any = None  # (N, N) of each synapse
     w_in: Any = None  # (N, I)
@@ -45,6 +47,13 @@ class Tensors(NamedTuple):
     w_out: Any = None  # (O, N) of the readout
     p: Any = None  # (B, O) its state
     lengths: Any = None  # (B,) steps of each item, descending, on the CPU; None: all
+
+    @property
+    def neurons(self) -> int:
+        """N."""
+        if self.w_rec is not None:
+            return int(self.w_rec.shape[-1])
+        return self.x.shape[2] if self.w_in is None else self.w_in.shape[0]  # type: ignore[no-any-return]
 
 
 class Outputs(NamedTuple):
@@ -66,6 +75,7 @@ class Outputs(NamedTuple):
     bits: Tensor
     smooth_z: Tensor
     carry: Tensor
+    coefficients: Tensor  # (11, N)
 
 
 class Settings(NamedTuple):
@@ -78,22 +88,51 @@ class Settings(NamedTuple):
     options: tuple[int, ...] = ()  # Options, or none
 
 
+_Each: TypeAlias = tuple[tuple[float, int, int], ...]  # of Rows
+
+
 def transformed() -> bool:
     """Whether a transform of torch.func runs, or a compiler: they always record the backward
     pass."""
     return torch.compiler.is_compiling() or is_transforming()
 
 
-def _interruptible(op: Callable[..., Any], *args: Any) -> Any:
-    """Calls an operator; what a signal handler raised meanwhile (KeyboardInterrupt) takes the place
-    of its error."""
+@functools.cache
+def _eager(kind: type[torch.autograd.Function]) -> type[torch.autograd.Function]:
+    """The same function without a setup_context, which only transforms and compilers need."""
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        output = kind.forward(*args)
+        kind.setup_context(ctx, args, output)
+        return output
+
+    return type(kind.__name__, (torch.autograd.Function,), {
+        "__doc__": kind.__doc__, "__module__": kind.__module__,
+        "forward": staticmethod(forward), "backward": staticmethod(kind.backward)})
+
+
+def applied(kind: type[torch.autograd.Function], *args: Any) -> Any:
+    """kind.apply; where it can, without what torch does at each call for a setup_context: it asks
+    for the signature of forward and binds the arguments, which a small layer would notice."""
+    return (kind if transformed() else _eager(kind)).apply(*args)
+
+
+def called(op: Callable[..., Any], *args: Any) -> Any:
+    """Calls an operator where nobody records: past its autograd kernel in Python (ours, of
+    __init__.py), which refuses gradients and takes time in a short call."""
     if transformed():
         return op(*args)
+    with below_autograd():
+        return op(*args)
+
+
+def _interruptible(op: Callable[..., Any], *args: Any) -> Any:
+    """The same; what a signal handler raised meanwhile (KeyboardInterrupt) takes the place of its
+    error."""
+    if torch.compiler.is_compiling():
+        return op(*args)
     try:
-        # Below the autograd kernel in Python that refuses gradients (ours, of __init__.py): here
-        # nobody records, and a short call would pay for it twice.
-        with below_autograd():
-            return op(*args)
+        return called(op, *args)
     except RuntimeError:
         raised = _C.take_signal_exception()
         if raised is None:
@@ -101,27 +140,29 @@ def _interruptible(op: Callable[..., Any], *args: Any) -> Any:
         raise raised from None
 
 
-def _lists(t: Tensors, settings: Settings) -> tuple[Any, ...]:
+def _lists(t: Tensors, coefficients: Tensor, settings: Settings) -> tuple[Any, ...]:
     """From the state on, the arguments that both operators have."""
     state = [] if t.v is None else [t.v, t.a, t.i, t.r, t.z]
     recurrence = [t.w_rec, t.delay]
     projection = [t.w_in, t.bias, t.x_bits]
     readout = [t.w_out, t.p]
     return (
-        state, t.coefficients, [solid(w) for w in recurrence],
+        state, coefficients, [solid(w) for w in recurrence],
         list(settings.delays), [solid(w) for w in projection], [solid(w) for w in readout],
     )
 
 
-def _forward(t: Tensors, settings: Settings) -> Outputs:
+def _forward(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
     """alif_forward; the spikes that it returns as bits have a tensor for their gradients in place
     of the numbers."""
+    N = t.neurons
+    coefficients = stacked(rows, N, t.x.dtype, t.x.device)
     lists = list(settings.constants), list(settings.numbers), list(settings.options)
-    args = t.x, *_lists(t, settings), *lists, t.lengths
+    args = t.x, *_lists(t, coefficients, settings), *lists, t.lengths
     spikes, state, traces, readout, saved = _interruptible(torch.ops.lsnn.alif_forward, *args)
     if has("outputs", settings.constants.outputs, "bits"):
-        spikes = empty_carrier(state[0], *t.x.shape[:2], t.coefficients.shape[1])
-    return Outputs(spikes, *state, *traces, *readout, *saved)
+        spikes = empty_carrier(state[0], *t.x.shape[:2], N)
+    return Outputs(spikes, *state, *traces, *readout, *saved, coefficients)
 
 
 def _link(t: Tensors) -> Tensor | None:
@@ -133,27 +174,33 @@ def _link(t: Tensors) -> Tensor | None:
 
 
 class _Alif(torch.autograd.Function):
-    """Settings as tuples and a link, then Tensors -> Outputs, differentiable."""
+    """Settings and the rows of the coefficients as tuples, and a link, then Tensors and those of
+    the rows -> Outputs, differentiable."""
 
     @staticmethod
     def forward(
         delays: tuple[int, ...], constants: tuple[int, ...], numbers: tuple[float, ...],
-        sparse_grad: bool, options: tuple[int, ...], link: Tensor | None, *tensors: Tensor | None,
+        sparse_grad: bool, options: tuple[int, ...], each: _Each, link: Tensor | None,
+        *tensors: Tensor | None,
     ) -> tuple[Tensor, ...]:
         settings = Settings(delays, Constants(*constants), numbers, sparse_grad, options)
-        return tuple(_forward(Tensors(*tensors), settings))
+        return tuple(_forward(*_parted(each, tensors), settings))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        delays, constants, numbers, sparse_grad, options, link, *tensors = inputs
-        t, out = Tensors(*tensors), Outputs(*output)
+        delays, constants, numbers, sparse_grad, options, each, link, *tensors = inputs
+        (t, rows), out = _parted(each, tensors), Outputs(*output)
         ctx.settings = Settings(delays, Constants(*constants), numbers, sparse_grad, options)
-        saved = out.y, out.bits, out.smooth_z, out.carry
+        ctx.each = each
+        ctx.forms = [(one.shape, one.dtype, one.device) for one in rows.tensors]
+        saved = out.y, out.bits, out.smooth_z, out.carry, out.coefficients
         ctx.mark_non_differentiable(out.r, *saved)
         ctx.set_materialize_grads(False)
         if t.w_in is None and not ctx.settings.constants.checkpoint:
             t = t._replace(x=None)  # it is not read again
-        ctx.save_for_backward(link, *t, *saved)
+        # Read by nobody but a second derivative, which needs them where transforms run.
+        depend = rows.tensors if is_transforming() else ()
+        ctx.save_for_backward(link, *t, *saved, *depend)
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
@@ -172,14 +219,15 @@ class _Alif(torch.autograd.Function):
         with torch.no_grad():
             found = _Alif.gradients(ctx, saved, Outputs(*g))  # type: ignore[arg-type]
         gradients = only_once(found, (*g, *saved))
-        return *(None for _ in Settings._fields), None, *gradients
+        return *(None for _ in Settings._fields), None, None, *gradients
 
     @staticmethod
-    def gradients(ctx: Any, saved: tuple[Any, ...], g: Outputs) -> Tensors:
-        """Of the tensors, given those of the outputs."""
-        _, *tensors, y, bits, smooth_z, carry = saved
-        t, settings = Tensors(*tensors), ctx.settings
-        needed = Tensors(*ctx.needs_input_grad[len(Settings._fields) + 1 :])
+    def gradients(ctx: Any, saved: tuple[Any, ...], g: Outputs) -> tuple[Tensor | None, ...]:
+        """Of the tensors and those of the rows, given those of the outputs."""
+        n = 1 + len(Tensors._fields)
+        t, (y, bits, smooth_z, carry, coefficients) = Tensors(*saved[1:n]), saved[n : n + 5]
+        settings, of_inputs = ctx.settings, ctx.needs_input_grad[len(Settings._fields) + 2 :]
+        needed, of_rows = Tensors(*of_inputs[: n - 1]), of_inputs[n - 1 :]
         outputs = settings.constants.outputs
         # A compiled graph makes zeros of shape (0,) for what was not asked for.
         has_spikes = has("outputs", outputs, "spikes") or has("outputs", outputs, "bits")
@@ -188,22 +236,26 @@ class _Alif(torch.autograd.Function):
         g_traces = [g.trace_v, g.trace_a, g.threshold] if has_traces else []
         g_state = [g.v, g.a, g.i, g.z]
         g_readout = [] if t.w_out is None else [g.p, g.p_last]
-        x, w_rec, coefficients, (v, a, i, z), (w_in, bias), (w_out, p) = _interruptible(
+        x, w_rec, stack, (v, a, i, z), (w_in, bias), (w_out, p) = _interruptible(
             torch.ops.lsnn.alif_backward, g.spikes if has_spikes else None,
             [solid(one) for one in g_traces], [solid(one) for one in g_state],
-            [solid(one) for one in g_readout], t.x, *_lists(t, settings),
+            [solid(one) for one in g_readout], t.x, *_lists(t, coefficients, settings),
             [y, bits, smooth_z, carry], list(settings.constants._replace(gradients=wanted)),
             list(settings.numbers), list(settings.options), t.lengths,
         )
         if settings.sparse_grad and needed.w_rec:
             w_rec = w_rec.masked_fill_(t.w_rec == 0, 0.0)
-        if not settings.constants.coefficient_gradients:
-            needed = needed._replace(coefficients=False)
-        found = Tensors(x, v, a, i, None, z, coefficients, w_rec, None, w_in, bias, None, w_out, p,
-                        None)
-        return Tensors(
-            *(value if need else None for value, need in zip(found, needed, strict=True))
-        )
+        found = Tensors(x, v, a, i, None, z, w_rec, None, w_in, bias, None, w_out, p, None)
+        learned: Sequence[Tensor | None] = [None] * len(of_rows)
+        if settings.constants.coefficient_gradients:
+            learned = unstacked(stack, ctx.each, ctx.forms, of_rows)
+        return *(value if need else None for value, need in zip(found, needed, strict=True)), *learned
+
+
+def _parted(each: _Each, tensors: Sequence[Any]) -> tuple[Tensors, Rows]:
+    """What _Alif is given."""
+    n = len(Tensors._fields)
+    return Tensors(*tensors[:n]), Rows(each, tuple(tensors[n:]))
 
 
 def allows_bf16() -> bool:
@@ -212,7 +264,14 @@ def allows_bf16() -> bool:
     return not torch.compiler.is_compiling() and torch.get_float32_matmul_precision() == "medium"
 
 
-def recurrence_in_order(t: Tensors, settings: Settings) -> Outputs:
+def _recorded(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
+    """The operator under autograd."""
+    delays, constants, numbers = (tuple(part) for part in settings[:3])
+    return Outputs(*applied(_Alif, delays, constants, numbers, *settings[3:], rows.each, _link(t),
+                            *t, *rows.tensors))
+
+
+def recurrence_in_order(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
     """The operator, under autograd where somebody wants a gradient; the outputs asked for are those
     of settings.
 
@@ -228,16 +287,14 @@ def recurrence_in_order(t: Tensors, settings: Settings) -> Outputs:
     if (
         forward_mode
         or torch.is_grad_enabled()
-        and any(value is not None and wants_gradient(value) for value in t)
+        and any(value is not None and wants_gradient(value) for value in (*t, *rows.tensors))
     ):
         constants = constants._replace(outputs=constants.outputs | mask("outputs", ["saved"]))
-        delays, numbers = tuple(settings.delays), tuple(settings.numbers)
-        plain = delays, tuple(constants), numbers, settings.sparse_grad, settings.options
-        return Outputs(*_Alif.apply(*plain, _link(t), *t))
+        return _recorded(t, rows, settings._replace(constants=constants))
     rounding = mask("outputs", ["saved_bf16"])
     constants = constants._replace(checkpoint=0, outputs=constants.outputs & ~rounding)
     with torch.no_grad():
-        return _forward(t, settings._replace(constants=constants))
+        return _forward(t, rows, settings._replace(constants=constants))
 
 
 def differentiated(given: Any) -> tuple[Any, ...] | None:
@@ -252,11 +309,11 @@ def differentiated(given: Any) -> tuple[Any, ...] | None:
     w_in, bias, x_bits = (*given.projection, None, None, None)[:3]
     w_out, p = (*given.readout, None, None)[:2]
     v, a, i, r, z = given.state or [None] * 5
-    t = Tensors(given.x, v, a, i, r, z, given.coefficients, w_rec, delay, w_in, bias, x_bits, w_out,
-                p, given.lengths)
-    numbers = tuple(given.numbers)
-    out = Outputs(*_Alif.apply(tuple(given.delays), tuple(named), numbers, False,
-                               tuple(given.options), _link(t), *t))
+    t = Tensors(given.x, v, a, i, r, z, w_rec, delay, w_in, bias, x_bits, w_out, p, given.lengths)
+    rows = Rows(tuple(Row(0.0, 1, k) for k in range(len(COEFFICIENTS))),
+                given.coefficients.unbind())
+    out = _recorded(t, rows, Settings(given.delays, named, given.numbers, False,
+                                      tuple(given.options)))
     state = [out.v, out.a, out.i, out.r, out.z]
     traces = [out.trace_v, out.trace_a, out.threshold]
     saved = [out.y, out.bits, out.smooth_z, out.carry]

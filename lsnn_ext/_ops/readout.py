@@ -5,22 +5,13 @@ The map is linear in x and p. So its backward pass is another linear map, whose 
 the first one again: each of the two calls the other.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._torch_internals import below_autograd, is_forward_mode, wants_gradient
-from .autograd import transformed
-
-
-def _called(op: Callable[..., Any], *args: Any) -> tuple[Tensor, Tensor]:
-    """An operator; past its autograd kernel in Python, where nobody records."""
-    if transformed():
-        return op(*args)
-    with below_autograd():
-        return op(*args)
+from .._torch_internals import is_forward_mode, wants_gradient
+from .autograd import applied, called
 
 
 class LeakyReadout(torch.autograd.Function):
@@ -30,7 +21,7 @@ class LeakyReadout(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, p: Tensor | None, k: float) -> tuple[Tensor, Tensor]:
-        return _called(torch.ops.lsnn.leaky_readout, x, p, k)
+        return called(torch.ops.lsnn.leaky_readout, x, p, k)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -44,7 +35,7 @@ class LeakyReadout(torch.autograd.Function):
             if g_last is None:
                 return None, None, None
             g_p = g_last.new_zeros(ctx.steps, *g_last.shape)
-        g_x, g_first = LeakyReadoutBackward.apply(g_p, g_last, ctx.k)
+        g_x, g_first = applied(LeakyReadoutBackward, g_p, g_last, ctx.k)
         return g_x, None if ctx.from_zero else g_first, None
 
 
@@ -56,7 +47,7 @@ class LeakyReadoutBackward(torch.autograd.Function):
 
     @staticmethod
     def forward(g_p: Tensor, g_last: Tensor | None, k: float) -> tuple[Tensor, Tensor]:
-        return _called(torch.ops.lsnn.leaky_readout_backward, g_p, g_last, k)
+        return called(torch.ops.lsnn.leaky_readout_backward, g_p, g_last, k)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -65,7 +56,7 @@ class LeakyReadoutBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, h_x: Tensor, h_p: Tensor) -> tuple[Tensor | None, ...]:
-        of_p, of_last = LeakyReadout.apply(h_x, h_p, ctx.k)
+        of_p, of_last = applied(LeakyReadout, h_x, h_p, ctx.k)
         return of_p, None if ctx.from_zero else of_last, None
 
 
@@ -75,7 +66,7 @@ def leaky_readout(x: Tensor, p: Tensor | None, k: float) -> tuple[Tensor, Tensor
                                           or (p is not None and wants_gradient(p)))
     # the bare operator would drop tangents
     if wanted or not torch.compiler.is_compiling() and is_forward_mode():
-        return LeakyReadout.apply(x, p, k)
+        return applied(LeakyReadout, x, p, k)
     with torch.no_grad():
-        return _called(torch.ops.lsnn.leaky_readout, x, p, k)
+        return called(torch.ops.lsnn.leaky_readout, x, p, k)
 

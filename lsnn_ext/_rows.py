@@ -1,0 +1,121 @@
+"""The coefficients of a call, a row for each: what they are made of, stacked for the operators, and
+the gradient of the stack handed back."""
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ._torch_internals import is_mode_active, is_transforming, wants_gradient
+from .models import COEFFICIENTS, Coefficient
+
+
+class Row(NamedTuple):
+    """A coefficient: the number + sign * the tensor at this place among those of Rows."""
+
+    number: float
+    sign: int = 0  # 0: the number alone
+    place: int = 0
+
+
+class Rows(NamedTuple):
+    """All COEFFICIENTS."""
+
+    each: tuple[Row, ...]
+    tensors: tuple[Tensor, ...]  # (), (1,) or (N,), each of them once
+
+    @classmethod
+    def of(cls, given: dict[str, Coefficient], complements: dict[str, str]) -> "Rows":
+        """Of COEFFICIENTS by name; complements: names of those that are one less another,
+        a tensor."""
+        tensors: list[Tensor] = []
+
+        def row(name: str) -> Row:
+            number, sign = (1.0, -1) if name in complements else (0.0, 1)
+            value = given[complements.get(name, name)]
+            if not isinstance(value, Tensor):
+                return Row(value)
+            for place, tensor in enumerate(tensors):
+                if tensor is value:
+                    return Row(number, sign, place)
+            tensors.append(value)
+            return Row(number, sign, len(tensors) - 1)
+
+        each = tuple(row(name) for name in COEFFICIENTS)
+        return cls(each, tuple(tensors))
+
+    def wanted(self) -> int:
+        """The bits of those whose gradient is asked for."""
+        learns = [wants_gradient(tensor) for tensor in self.tensors]
+        if True not in learns:
+            return 0
+        return sum(1 << k for k, row in enumerate(self.each) if row.sign and learns[row.place])
+
+    def zeros(self) -> int:
+        """The bits of those that are the number 0."""
+        return sum(1 << k for k, row in enumerate(self.each) if not row.sign and row.number == 0)
+
+
+Form: TypeAlias = tuple[torch.Size, torch.dtype, torch.device]
+
+
+def stacked(rows: Rows, N: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """All coefficients as one tensor (11, N), differentiable."""
+    kept = may_be_kept(device)
+
+    def values(row: Row) -> Tensor:
+        number, sign, place = row
+        if not sign:
+            return number_on(device, number, dtype, kept).expand(N)
+        value = rows.tensors[place]
+        return (value if sign > 0 else number - value).to(device, dtype).expand(N)
+
+    return torch.stack([values(row) for row in rows.each])
+
+
+def unstacked(g: Tensor, each: Sequence[tuple[float, int, int]], forms: Sequence[Form],
+              needed: Sequence[bool]) -> list[Tensor | None]:
+    """The gradients of those tensors of Rows that are needed, given that of the stack."""
+    found: list[Tensor | None] = [None] * len(forms)
+    for k, (_, sign, place) in enumerate(each):
+        if not sign or not needed[place]:
+            continue
+        shape, before, row = forms[place][0], found[place], g[k]
+        part = row if shape == row.shape else row.sum().view(shape)
+        if before is None:
+            found[place] = part if sign > 0 else -part
+        else:
+            found[place] = before + part if sign > 0 else before - part
+    return [None if part is None else part.to(device, dtype)
+            for part, (_, dtype, device) in zip(found, forms, strict=True)]
+
+
+_numbers: dict[tuple[float, torch.dtype, torch.device], Tensor] = {}
+
+
+def may_be_kept(device: torch.device) -> bool:
+    """Whether a tensor that was made outside of this call may be used in it: compilers, transforms
+    and modes know none."""
+    return not (torch.compiler.is_compiling() or device.type == "meta" or is_mode_active()
+                or is_transforming() or torch.jit.is_tracing())
+
+
+def number_on(device: torch.device, value: float, dtype: torch.dtype, may_keep: bool) -> Tensor:
+    """A number as a tensor of one element: made once for each value and kept, so that a call has
+    not to fill a row for each coefficient. Nobody else has it, so it never changes.
+
+    Where the copy of a kept one would not do it is filled on the device: a graph that is captured
+    knows no copy from the host, and some nothing from outside (may_keep False).
+    """
+    key = value, dtype, device
+    kept = _numbers.get(key) if may_keep else None
+    if kept is not None:
+        return kept
+    if not may_keep or device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return torch.full((1,), value, dtype=dtype, device=device)
+    if len(_numbers) >= 1024:  # values that change from call to call
+        _numbers.clear()
+    # Copied from the host, which waits for it: every stream finds it there.
+    with torch.inference_mode(False):
+        _numbers[key] = made = torch.tensor([value], dtype=dtype).to(device)
+    return made
