@@ -10,12 +10,11 @@ from ._torch_internals import is_mode_active, is_transforming, wants_gradient
 from .models import COEFFICIENTS, Coefficient
 
 
-class Row(NamedTuple):
-    """A coefficient: the number + sign * the tensor at this place among those of Rows."""
-
-    number: float
-    sign: int = 0  # 0: the number alone
-    place: int = 0
+# A coefficient: the number + sign * the tensor at this place among those of Rows; sign 0: the number
+# alone.
+Row: TypeAlias = tuple[float, int, int]
+# What is known of one of the tensors without its numbers.
+Form: TypeAlias = tuple[torch.Size, torch.dtype, torch.device]
 
 
 class Rows(NamedTuple):
@@ -34,12 +33,12 @@ class Rows(NamedTuple):
             number, sign = (1.0, -1) if name in complements else (0.0, 1)
             value = given[complements.get(name, name)]
             if not isinstance(value, Tensor):
-                return Row(value)
+                return value, 0, 0
             for place, tensor in enumerate(tensors):
                 if tensor is value:
-                    return Row(number, sign, place)
+                    return number, sign, place
             tensors.append(value)
-            return Row(number, sign, len(tensors) - 1)
+            return number, sign, len(tensors) - 1
 
         each = tuple(row(name) for name in COEFFICIENTS)
         return cls(each, tuple(tensors))
@@ -49,14 +48,13 @@ class Rows(NamedTuple):
         learns = [wants_gradient(tensor) for tensor in self.tensors]
         if True not in learns:
             return 0
-        return sum(1 << k for k, row in enumerate(self.each) if row.sign and learns[row.place])
+        return sum(1 << k for k, (_, sign, place) in enumerate(self.each)
+                   if sign and learns[place])
 
     def zeros(self) -> int:
         """The bits of those that are the number 0."""
-        return sum(1 << k for k, row in enumerate(self.each) if not row.sign and row.number == 0)
-
-
-Form: TypeAlias = tuple[torch.Size, torch.dtype, torch.device]
+        return sum(1 << k for k, (number, sign, _) in enumerate(self.each)
+                   if not sign and number == 0)
 
 
 def stacked(rows: Rows, N: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -67,13 +65,15 @@ def stacked(rows: Rows, N: int, dtype: torch.dtype, device: torch.device) -> Ten
         number, sign, place = row
         if not sign:
             return number_on(device, number, dtype, kept).expand(N)
-        value = rows.tensors[place]
-        return (value if sign > 0 else number - value).to(device, dtype).expand(N)
+        value = rows.tensors[place] if sign > 0 else number - rows.tensors[place]
+        if value.dtype != dtype or value.device != device:
+            value = value.to(device, dtype)
+        return value if value.dim() and value.shape[0] == N else value.expand(N)
 
     return torch.stack([values(row) for row in rows.each])
 
 
-def unstacked(g: Tensor, each: Sequence[tuple[float, int, int]], forms: Sequence[Form],
+def unstacked(g: Tensor, each: Sequence[Row], forms: Sequence[Form],
               needed: Sequence[bool]) -> list[Tensor | None]:
     """The gradients of those tensors of Rows that are needed, given that of the stack."""
     found: list[Tensor | None] = [None] * len(forms)

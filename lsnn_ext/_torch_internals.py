@@ -61,6 +61,8 @@ def is_batched(tensor: Tensor) -> bool:
     """Whether torch.vmap maps over it, at any level, or autograd over batches of gradients: its
     numbers cannot be looked at."""
     functorch = torch._C._functorch
+    if not functorch.is_functorch_wrapped_tensor(tensor):
+        return bool(functorch.is_legacy_batchedtensor(tensor))
     return any(functorch.is_batchedtensor(level) or functorch.is_legacy_batchedtensor(level)
                for level in _levels(tensor))
 

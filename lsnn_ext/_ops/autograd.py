@@ -7,7 +7,7 @@ torch.export leaves the bare operator in its programs.
 """
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -86,9 +86,6 @@ class Settings(NamedTuple):
     numbers: Any  # Numbers
     sparse_grad: bool = False  # synapses that are 0 get no gradient
     options: tuple[int, ...] = ()  # Options, or none
-
-
-_Each: TypeAlias = tuple[tuple[float, int, int], ...]  # of Rows
 
 
 def transformed() -> bool:
@@ -180,7 +177,7 @@ class _Alif(torch.autograd.Function):
     @staticmethod
     def forward(
         delays: tuple[int, ...], constants: tuple[int, ...], numbers: tuple[float, ...],
-        sparse_grad: bool, options: tuple[int, ...], each: _Each, link: Tensor | None,
+        sparse_grad: bool, options: tuple[int, ...], each: tuple[Row, ...], link: Tensor | None,
         *tensors: Tensor | None,
     ) -> tuple[Tensor, ...]:
         settings = Settings(delays, Constants(*constants), numbers, sparse_grad, options)
@@ -252,7 +249,7 @@ class _Alif(torch.autograd.Function):
         return *(value if need else None for value, need in zip(found, needed, strict=True)), *learned
 
 
-def _parted(each: _Each, tensors: Sequence[Any]) -> tuple[Tensors, Rows]:
+def _parted(each: tuple[Row, ...], tensors: Sequence[Any]) -> tuple[Tensors, Rows]:
     """What _Alif is given."""
     n = len(Tensors._fields)
     return Tensors(*tensors[:n]), Rows(each, tuple(tensors[n:]))
@@ -287,7 +284,8 @@ def recurrence_in_order(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
     if (
         forward_mode
         or torch.is_grad_enabled()
-        and any(value is not None and wants_gradient(value) for value in (*t, *rows.tensors))
+        and (constants.coefficient_gradients
+             or any(value is not None and wants_gradient(value) for value in t))
     ):
         constants = constants._replace(outputs=constants.outputs | mask("outputs", ["saved"]))
         return _recorded(t, rows, settings._replace(constants=constants))
@@ -310,7 +308,7 @@ def differentiated(given: Any) -> tuple[Any, ...] | None:
     w_out, p = (*given.readout, None, None)[:2]
     v, a, i, r, z = given.state or [None] * 5
     t = Tensors(given.x, v, a, i, r, z, w_rec, delay, w_in, bias, x_bits, w_out, p, given.lengths)
-    rows = Rows(tuple(Row(0.0, 1, k) for k in range(len(COEFFICIENTS))),
+    rows = Rows(tuple((0.0, 1, k) for k in range(len(COEFFICIENTS))),
                 given.coefficients.unbind())
     out = _recorded(t, rows, Settings(given.delays, named, given.numbers, False,
                                       tuple(given.options)))
