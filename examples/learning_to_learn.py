@@ -11,6 +11,9 @@ of all its examples.
 
     python examples/learning_to_learn.py            sines of random amplitude and phase, 90 s
     python examples/learning_to_learn.py --paper    random networks as teachers, 500 examples; hours
+    python examples/learning_to_learn.py --family teacher --examples 60 --test-examples 500 \
+        --minutes 40                                between the two: adaptation remembers less than
+                                                    100 examples, so that it learns from few
 
 A checkpoint is kept in --out, every minute and after Ctrl-C; --resume goes on from it. A run that
 is given --iterations comes to the same result, bit for bit with the same --threads, whenever it was
@@ -30,11 +33,10 @@ from learner_baselines import backpropagation, best_linear, ridge
 from learner_plots import picture
 from lsnn_ext import LSNN, LSNNState, functional
 from pair import Pair, run_task
-from training import count, mean_rate, number
+from training import count, number
 
 PER_VALUE, WIDTH, PEAK = 40, 0.05, 0.2  # neurons, width of a tuning curve, spikes per ms at its top
 CENTRES = torch.linspace(-0.1, 1.1, PER_VALUE)
-REGULAR, ADAPTIVE = 180, 120
 STEPS, ANSWER = 20, 10  # ms of an example, and at its end those whose mean is the answer
 TARGET_RATE = 0.02
 AFTER = (1, 2, 5, 10, 20, 50, 100, 200, 300, 500)  # the errors up to these examples are printed
@@ -54,7 +56,12 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     task.add_argument("--scale", type=number, default=5.0,
                       help="of a teacher's weights; with 1, the paper's, its functions are all but "
                            "linear and constant")
+    task.add_argument("--regular", type=count, default=180, help="neurons without adaptation")
+    task.add_argument("--adaptive", type=count, default=120, help="neurons with it")
     task.add_argument("--test-tasks", type=count, default=256)
+    task.add_argument("--test-examples", type=count,
+                      help="of a task, in the test; twice those of the training, or as many as "
+                           "these from 250 on, if left out")
     return pair.with_setting(parser.parse_args(given), QUICK, PAPER)
 
 
@@ -94,10 +101,10 @@ def spikes(x: Tensor, y: Tensor, random: torch.Generator) -> Tensor:
 
 
 def network(options: argparse.Namespace, adapts: bool) -> LSNN:
-    """300 neurons, of which 120 adapt or none; time constants of the adaptation from 0.1 to 1 s."""
+    """Neurons of which some adapt or none; time constants of the adaptation from 0.1 to 1 s."""
     torch.manual_seed(options.seed)
-    adaptive = ADAPTIVE if adapts else 0
-    N, inputs = REGULAR + ADAPTIVE, 1 if options.family == "sinus" else 2
+    adaptive = options.adaptive if adapts else 0
+    N, inputs = options.regular + options.adaptive, 1 if options.family == "sinus" else 2
     net = LSNN((inputs + 1) * PER_VALUE, N - adaptive, adaptive, 1, tau_out=1e-3,
                tau_adapt=100 + 900 * torch.rand(N),
                checkpoint_every="100 MB" if options.examples > 200 else None)
@@ -119,9 +126,9 @@ class Run(Pair):
 
     def answers(self, name: str, x: Tensor,
                 state: LSNNState | None = None) -> tuple[Tensor, LSNNState, Tensor]:
-        """Answers (E, B) to spikes, the state, and all spikes of the network."""
-        out, state, z = self.nets[name](x, state, return_spikes=True)
-        return out[..., 0].unflatten(0, (-1, STEPS))[:, -ANSWER:].mean(1), state, z
+        """Answers (E, B) to spikes, the state, and firing rates (B, N)."""
+        out, state, rates = self.nets[name](x, state, return_rates=True)
+        return out[..., 0].unflatten(0, (-1, STEPS))[:, -ANSWER:].mean(1), state, rates[0]
 
     def step(self) -> dict[str, float]:
         """One iteration of each network, on the same tasks and spikes."""
@@ -131,14 +138,21 @@ class Run(Pair):
         shown, y = spikes(x, y, self.random)[:, mine], y[:, mine]
 
         def losses(name: str) -> tuple[Tensor, Tensor, dict[str, float]]:
-            guess, _, z = self.answers(name, shown)
-            rate, error = mean_rate(z), (guess - y).square()
-            late = processes.mean(error[len(error) // 2:].mean(), y.shape[1])
-            return (processes.mean(error.mean(), y.shape[1]),
+            guess, _, rates = self.answers(name, shown)
+            error, items = (guess - y).square(), y.shape[1]
+            rate = processes.mean(rates.mean(0), items)
+            late = processes.mean(error[len(error) // 2:].mean(), items)
+            return (processes.mean(error.mean(), items),
                     options.reg * (rate - TARGET_RATE).square().mean(),
                     {"late": late.item(), "rate": rate.mean().item()})
 
         return self.learn(training.learning_rate(self.done(), options.lr), losses)
+
+
+def test_length(options: argparse.Namespace) -> int:
+    """Examples of a task in the test."""
+    longer = 2 * options.examples if options.examples <= 250 else options.examples
+    return int(options.test_examples or longer)
 
 
 @torch.no_grad()
@@ -147,7 +161,7 @@ def test(run: Run) -> dict[str, Tensor]:
     number; on tasks that were not seen before."""
     options, batch = run.options, 32
     random = torch.Generator().manual_seed(options.seed + 1_000_000)
-    E = 2 * options.examples if options.examples <= 250 else options.examples
+    E = test_length(options)
     found: dict[str, list[Tensor]] = {}
     for _ in range(-(-options.test_tasks // batch)):
         x, y = tasks(options, E, batch, random)
@@ -181,7 +195,7 @@ def finish(run: Run, results: Path, drawing: Path) -> None:
                                           curve.reshape(-1).tolist()]
                                    for name, curve in curves.items()})
     random = torch.Generator().manual_seed(options.seed + 2_000_000)
-    x, y = tasks(options, 2 * options.examples, 3, random)
+    x, y = tasks(options, test_length(options), 3, random)
     with torch.no_grad():
         guess, _, _ = run.answers("LSNN", spikes(x, y, random))
     picture(curves, x, y, guess, options.examples, drawing)

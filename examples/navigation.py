@@ -31,7 +31,7 @@ from arena import Arena
 from lsnn_ext import LSNN, LSNNState, functional
 from navigation_plots import picture
 from pair import Pair, run_task
-from training import Values, count, mean_rate, number
+from training import Values, count, number
 
 PER_VALUE, WIDTH, PEAK = 20, 0.12, 0.3  # neurons, width of a tuning curve, spikes per ms at its top
 PER_FLAG = 10  # neurons of each of reward, wall and the two parts of the last action
@@ -184,14 +184,15 @@ class Run(Pair):
 
         def losses(name: str) -> tuple[Tensor, Tensor, Values]:
             net, past = self.policy(name), episodes[name]
-            y, _, z = net(past.x[:, mine], return_spikes=True)
+            y, _, rates = net(past.x[:, mine], return_rates=True)
             y = y[options.hold - 1::options.hold]
             ratio = (net.log_probability(past.action[:, mine], y[..., :2])
                      - past.log_probability[:, mine]).exp()
             advantage = (better[name] - better[name].mean()) / (better[name].std() + 1e-6)
             worth = 0.5 * (y[..., 2] - better[name][:, mine]
                            - past.value[:, mine]).square().mean()
-            rate, items = mean_rate(z), z.shape[1]
+            items = y.shape[1]
+            rate = processes.mean(rates[0].mean(0), items)
             shift = processes.mean((ratio - 1).abs().mean(), items)
             return (processes.mean(ppo_loss(ratio, advantage[:, mine]) + worth, items),
                     options.reg * (rate - TARGET_RATE).square().mean(),
