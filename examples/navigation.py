@@ -41,6 +41,7 @@ TARGET_RATE = 0.02
 TRACE, NEAR = 0.95, 0.2  # PPO's: lambda of the advantages, and how far a ratio may be from 1
 GROWS = 0.6  # of the run, until the gap is as long as it is in the test
 GOALS = 10  # as many are timed
+GAPS = (0, 0.5, 1, 1.5, 2)  # darkness in the test, as parts of the longest in training
 QUICK = {"places": 4, "ms": 2000, "gamma": 0.98, "batch": 32, "lr": 2e-3, "clip": 0.5, "reg": 5.0,
          "minutes": 6.0}
 DARK = {"ms": 3000, "gamma": 0.99, "minutes": 22.0}
@@ -226,9 +227,22 @@ def times(reward: Tensor, hold: int, gap: float) -> tuple[list[float], list[int]
     return [sum(ms) / len(ms) for ms in took if ms], [len(ms) for ms in took if ms]
 
 
+def later(net: Policy, options: argparse.Namespace) -> dict[str, float]:
+    """Mean ms to all goals of an episode but the first, without the gap, by the ms of the gap."""
+    found = {}
+    for part in GAPS:
+        gap = round(part * options.gap / options.hold) * options.hold
+        random = torch.Generator().manual_seed(options.seed + 1_000_000)
+        reward = play(net, options, options.test_agents, gap, random).reward
+        ms, agents = times(reward, options.hold, gap)
+        if agents[1:]:
+            found[str(gap)] = sum(a * b for a, b in zip(ms[1:], agents[1:])) / sum(agents[1:])
+    return found
+
+
 def test(run: Run) -> tuple[dict[str, dict[str, Any]], dict[str, Episodes]]:
     """What each network needs to its n-th goal, in new arenas with the whole gap, and some of these
-    episodes, also of the network before training."""
+    episodes, also of the network before training; with a gap, also what it needs with others."""
     options = run.options
     found, shown = {}, {}
     fresh = network(options, True)
@@ -240,6 +254,8 @@ def test(run: Run) -> tuple[dict[str, dict[str, Any]], dict[str, Episodes]]:
             ms, agents = times(episodes.reward, options.hold, options.gap)
             found[name] = {"goals": float((episodes.reward > 0.5).sum(0).float().mean()),
                            "ms": ms, "agents": agents}
+            if options.gap:
+                found[name]["later"] = later(net, options)
     return found, shown
 
 
@@ -247,11 +263,16 @@ def finish(run: Run, results: Path, drawing: Path) -> None:
     """Tests, writes the results, draws."""
     found, shown = test(run)
     training.write_results(run, results, found=found)
-    picture(shown, run.history, found, drawing)
+    picture(shown, run.history, found, GROWS if run.options.gap else 0, drawing)
     print("ms to the first goal and from each to the next, without the gap (goals an episode)")
     for name, row in found.items():
         print(f"  {name:5s}" + ", ".join(f"{ms:.0f}" for ms in row["ms"])
               + f" ({row['goals']:.1f})")
+    if run.options.gap:
+        print("ms to all goals but the first, by the ms of darkness after each")
+        for name, row in found.items():
+            print(f"  {name:5s}" + ", ".join(f"{gap}: {ms:.0f}" for gap, ms in
+                                             row["later"].items()))
 
 
 def main(given: list[str] | None = None) -> None:

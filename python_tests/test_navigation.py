@@ -154,6 +154,21 @@ def test_times() -> None:
     assert navigation.times(reward, 10, 30) == ([75.0, 30.0, 70.0], [2, 1, 1])
 
 
+def test_the_dark_of_the_test() -> None:
+    """Other gaps than that of the training; the time in them does not count."""
+    options = navigation.arguments(["--gap", "40", "--ms", "600", "--hold", "20", "--regular", "6",
+                                    "--adaptive", "4", "--test-agents", "64", "--places", "1"])
+    net = navigation.network(options, True)
+    with torch.no_grad():  # it goes to the goal, which is to the right, whatever it sees
+        net.readout.weight.zero_()
+        assert net.readout.bias is not None
+        net.readout.bias.copy_(torch.tensor([1.0, 0.0, 0.0]))
+        net.log_std.fill_(-0.5)
+    found = navigation.later(net, options)
+    assert list(found) == ["0", "20", "40", "60", "80"]
+    assert max(found.values()) < 1.5 * min(found.values()), found
+
+
 def test_learns_to_find_a_goal(tmp_path: Path) -> None:
     """With one place for the goal: after seconds it goes there. Three seeds got 2.5 to 2.8 goals, a
     readout of neurons that do not learn 1.6 to 2.1, a network before training 0.4."""

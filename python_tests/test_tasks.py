@@ -35,6 +35,7 @@ import training  # noqa: E402
 
 RECALL = ["--symbols", "4", "--ms", "20", "--dt", "2", "--batch", "4", "--threads", "1"]
 LEARNER = ["--examples", "3", "--batch", "2", "--test-tasks", "2", "--threads", "1"]
+TEACHERS = ["--paper", *LEARNER, "--test-examples", "5", "--regular", "6", "--adaptive", "4"]
 ECG = ["--batch", "4", "--every", "2", "--chunk", "20", "--threads", "1"]
 NAVIGATION = ["--ms", "60", "--gap", "20", "--batch", "2", "--updates", "2", "--regular", "6",
               "--adaptive", "4", "--test-agents", "4", "--threads", "1"]
@@ -148,7 +149,7 @@ def test_baselines() -> None:
 
 # --------------------------------------------------------------------------------------------- runs
 @pytest.mark.parametrize(("task", "options"), [*TASKS, (
-    learning_to_learn, ["--paper", *LEARNER])], ids=[*NAMES, "teachers"])
+    learning_to_learn, TEACHERS)], ids=[*NAMES, "teachers"])
 def test_a_run_from_begin_to_end(task: ModuleType, options: list[str], tmp_path: Path,
                                  capsys: pytest.CaptureFixture[str]) -> None:
     task.main([*options, "--iterations", "2", "--out", str(tmp_path)])
@@ -161,6 +162,10 @@ def test_a_run_from_begin_to_end(task: ModuleType, options: list[str], tmp_path:
     assert results["iterations"] == 2 and results["options"]["seed"] == 0
     lines = (tmp_path / f"{name}.csv").read_text().splitlines()
     assert len(lines) == 3 and "lif_loss" in lines[0]
+    if options is TEACHERS:
+        curves = results["curves"]
+        assert len(curves["LSNN"]) == len(curves["backpropagation"]) == 5
+        assert len(curves["best linear"]) == 1 and results["options"]["regular"] == 6
     said = capsys.readouterr().out
     assert "LSNN" in said and "LIF" in said and "seed 0" in said
 
@@ -189,7 +194,8 @@ import {task}
     (learning_to_learn, [*LEARNER, "--iterations", "12"]),
     (ecg, [*ECG, "--iterations", "40"]),
     (navigation, [*NAVIGATION, "--iterations", "20"]),
-    (timit, [*TIMIT, "--deepr", "0.3", "--iterations", "20"])], ids=NAMES)
+    (timit, [*TIMIT, "--deepr", "0.3", "--iterations", "20"]),
+    (learning_to_learn, [*TEACHERS, "--iterations", "20"])], ids=[*NAMES, "teachers"])
 def test_a_run_that_is_killed_is_the_same_run(task: ModuleType, options: list[str],
                                               tmp_path: Path) -> None:
     """At any moment, and what is resumed comes to the same bits."""
