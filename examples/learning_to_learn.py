@@ -12,8 +12,7 @@ of all its examples.
     python examples/learning_to_learn.py            sines of random amplitude and phase, 90 s
     python examples/learning_to_learn.py --paper    random networks as teachers, 500 examples; hours
     python examples/learning_to_learn.py --family teacher --examples 60 --test-examples 500 \
-        --minutes 40                                between the two: adaptation remembers less than
-                                                    100 examples, so that it learns from few
+        --minutes 40                                between the two
 
 A checkpoint is kept in --out, every minute and after Ctrl-C; --resume goes on from it. A run that
 is given --iterations comes to the same result, bit for bit with the same --threads, whenever it was
