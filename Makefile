@@ -36,7 +36,7 @@ endef
 
 .PHONY: demo test bench gpu mutants machine lint build here clean
 demo: build $(VENV)/.examples
-	$(in_venv) python examples/smnist.py $(ARGS)
+	$(in_venv) python examples/smnist.py --models LSNN $(ARGS)
 
 test: build $(VENV)/.test
 	$(in_venv) python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)

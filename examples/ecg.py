@@ -190,7 +190,7 @@ class Run(BestEpoch):
     means = "loss", "rate", "valid"
 
     def __init__(self, options: argparse.Namespace, data: Data) -> None:
-        super().__init__(options, network, len(data.train))
+        super().__init__(options, pair.beside(options, network), len(data.train))
         self.data = data
 
     def kept_back(self, net: nn.Module) -> float:

@@ -1,15 +1,14 @@
 """What tasks share that go over recordings in epochs: the order in which they come, and the weights
 that did best on recordings which are kept back."""
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import processes
-from lsnn_ext import LSNN
-from pair import Pair
+from pair import Learners
 from training import count
 
 
@@ -25,16 +24,15 @@ def every_option(group: Any) -> None:
                        help="epochs from one look at the recordings kept back to the next")
 
 
-class Epochs(Pair):
+class Epochs(Learners):
     """A run over so many recordings, in an order that is new in each epoch and that carried
     holds."""
 
     is_shared = True
 
-    def __init__(self, options: argparse.Namespace,
-                 make: Callable[[argparse.Namespace, bool], LSNN], recordings: int,
-                 beside: Mapping[str, nn.Module] | None = None) -> None:
-        super().__init__(options, make, beside)
+    def __init__(self, options: argparse.Namespace, learners: Mapping[str, nn.Module],
+                 recordings: int) -> None:
+        super().__init__(options, learners)
         self.recordings = recordings
         self.batches = -(-recordings // options.batch)
         processes.share(recordings - (self.batches - 1) * options.batch)  # the last batch is small

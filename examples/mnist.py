@@ -28,6 +28,10 @@ class Digits(NamedTuple):
     pixels: Tensor
     labels: Tensor
 
+    def take(self, items: Tensor | slice) -> "Digits":
+        """Those of these numbers."""
+        return Digits(self.pixels[items], self.labels[items])
+
 
 def read_idx(path: Path) -> Tensor:
     """One IDX file of bytes: two zeros, the type 8, the number of axes, the sizes (big endian), the
@@ -180,23 +184,24 @@ def _table() -> tuple[Tensor, Tensor]:
 _LEVEL, _SPIKES = _table()
 
 
-def encode(pixels: Tensor) -> Tensor:
-    """The paper's threshold-crossing spikes of pictures (B, 784) of bytes: (840, B, 80), one pixel
-    a step.
+def encode(pixels: Tensor, hold: int = 1) -> Tensor:
+    """The paper's threshold-crossing spikes of pictures (B, 784) of bytes: (840 hold, B, 80), each
+    pixel for `hold` steps.
 
     Of the thresholds below 1 each has a channel for crossings upwards (0 to 38) and one for
-    crossings downwards (39 to 77); channel 78 fires where a pixel is white, channel 79, the cue, in
-    the last 56 steps.
+    crossings downwards (39 to 77), which fire in the last step before a crossing; channel 78 fires
+    as long as a pixel is white, channel 79, the cue, in the last 56 hold steps.
     """
-    level = _LEVEL[pixels.t().long()]  # (784, B)
+    level = _LEVEL[pixels.t().long()].repeat_interleave(hold, 0)  # (784 hold, B)
     following = torch.cat([level[1:], level[-1:]])
-    x = torch.zeros(PIXELS + CUE, pixels.shape[0], CHANNELS)
+    steps = PIXELS * hold
+    x = torch.zeros(steps + CUE * hold, pixels.shape[0], CHANNELS)
     pair = (level * (_LEVELS + 1) + following).flatten()
-    x[:PIXELS] = _SPIKES.index_select(0, pair).view(PIXELS, -1, CHANNELS)
-    x[PIXELS:, :, CHANNELS - 1] = 1.0
+    x[:steps] = _SPIKES.index_select(0, pair).view(steps, -1, CHANNELS)
+    x[steps:, :, CHANNELS - 1] = 1.0
     return x
 
 
-def analog(pixels: Tensor) -> Tensor:
-    """Pictures (B, 784) of bytes as one analog channel: (784, B, 1), from 0 to 1."""
-    return (pixels.t().float() / 255).unsqueeze(-1)
+def analog(pixels: Tensor, hold: int = 1) -> Tensor:
+    """Pictures (B, 784) of bytes as one analog channel: (784 hold, B, 1), from 0 to 1."""
+    return (pixels.t().float() / 255).unsqueeze(-1).repeat_interleave(hold, 0)

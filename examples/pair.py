@@ -9,21 +9,15 @@ from torch import Tensor, nn
 
 import processes
 import training
-from lsnn_ext import LSNN, LSNNState
+from lsnn_ext import LSNN
 from plots import write_curve
 from training import Values, count, number
 
 
 # ------------------------------------------------------------------------------------- command line
 def task_options(parser: argparse.ArgumentParser, out: str) -> None:
-    """--quick and --paper, which say what stands for options that are left out, and those of all
-    tasks."""
-    setting = parser.add_mutually_exclusive_group()
-    setting.add_argument("--quick", dest="paper", action="store_false",
-                         help="a setting for a look, in minutes (the default)")
-    setting.add_argument("--paper", action="store_true", default=False,
-                         help="the paper's setting")
-    parser.set_defaults(paper=False)
+    """--quick, --paper and those of all tasks."""
+    training.setting_options(parser)
     training.length_options(parser)
     learning = parser.add_argument_group("training")
     learning.add_argument("--batch", type=count)
@@ -52,22 +46,17 @@ def with_setting(options: argparse.Namespace, quick: dict[str, Any],
 
 
 # ------------------------------------------------------------------------------------------ the run
-class Pair(training.Run):
-    """A run of both networks; make gives one, with adaptive neurons or without, of the same seed.
-    beside: others that learn the same, by their names."""
+class Learners(training.Run):
+    """A run of several networks, by their names, each with an optimizer of its own."""
 
-    def __init__(self, options: argparse.Namespace,
-                 make: Callable[[argparse.Namespace, bool], LSNN],
-                 beside: Mapping[str, nn.Module] | None = None) -> None:
-        self.nets = {"LSNN": make(options, True)}
-        if not options.no_lif:
-            self.nets["LIF"] = make(options, False)
-        self.learners: dict[str, nn.Module] = {**self.nets, **(beside or {})}
+    def __init__(self, options: argparse.Namespace, learners: Mapping[str, nn.Module]) -> None:
+        self.learners = dict(learners)
+        self.nets = {name: net for name, net in learners.items() if isinstance(net, LSNN)}
         self.optimizers = {name: training.adam(net, options)
                            for name, net in self.learners.items()}
         super().__init__(options, self.learners | {f"{name} optimizer": optimizer for name,
                                                    optimizer in self.optimizers.items()})
-        self.carried: dict[str, LSNNState] = {}
+        self.carried: dict[str, Any] = {}
 
     def step(self) -> Values:
         """An iteration, and its values; each task has its own."""
@@ -75,8 +64,8 @@ class Pair(training.Run):
 
     def learn(self, rate: float, losses: Callable[[str], tuple[Tensor, Tensor, Values]]) -> Values:
         """A step of each optimizer: losses gives loss, penalty and further values of the network
-        of that name, all of them means over all processes; values of others than the LSNN get
-        its name, in small letters, as a prefix."""
+        of that name, all of them means over all processes; values of others than the first one
+        get their name, in small letters, as a prefix."""
         found: Values = {}
         for name, optimizer in self.optimizers.items():
             training.set_rate(optimizer, rate)
@@ -87,12 +76,33 @@ class Pair(training.Run):
             norm = training.clipped(self.learners[name].parameters(), self.options.clip)
             optimizer.step()
             values = {"loss": loss.item(), **values, "norm": norm.item()}
-            found |= values if name == "LSNN" else {f"{name.lower()}_{key}": value
-                                                    for key, value in values.items()}
+            found |= {self.column(name, key): value for key, value in values.items()}
         return found
 
+    def column(self, name: str, value: str) -> str:
+        """What a value of a network is called in the history."""
+        return value if name == next(iter(self.learners)) else f"{name.lower()}_{value}"
 
-Task = TypeVar("Task", bound=Pair)
+
+def beside(options: argparse.Namespace, make: Callable[[argparse.Namespace, bool], LSNN],
+           others: Mapping[str, nn.Module] | None = None) -> dict[str, nn.Module]:
+    """An LSNN, and what learns beside it: a network without adaptation unless --no-lif, and
+    others. make gives a network with adaptive neurons or without, of the same seed."""
+    found: dict[str, nn.Module] = {"LSNN": make(options, True)}
+    if not options.no_lif:
+        found["LIF"] = make(options, False)
+    return {**found, **(others or {})}
+
+
+class Pair(Learners):
+    """A run of an LSNN and a network without adaptation."""
+
+    def __init__(self, options: argparse.Namespace,
+                 make: Callable[[argparse.Namespace, bool], LSNN]) -> None:
+        super().__init__(options, beside(options, make))
+
+
+Task = TypeVar("Task", bound=Learners)
 
 
 def run_task(options: argparse.Namespace, make: Callable[[argparse.Namespace], Task], program: str,

@@ -1,17 +1,26 @@
 """Sequential MNIST with an LSNN, the task of Bellec et al. 2018: a digit arrives pixel by pixel, as
 spikes.
 
-Trains for a fixed time (--minutes) and then reports the accuracy on all 10,000 test digits. A
-checkpoint is kept in --out, written at the start, every minute and at the end; Ctrl-C and SIGTERM
+Trains for a fixed time (--minutes) the networks that --models names: the LSNN and, beside it and on
+the same batches, as many neurons without adaptation (lif); an nn.LSTM of 128 units that sees grey
+values and answers after the last one (lstm), and the four layers of Yin et al. 2021, which see a
+window of 8 pixels a step (srnn). The first 5,000 digits of the training set are kept back, as in
+the paper's code, and choose the epoch; the 10,000 test digits are looked at once, at the end, with
+each network's weights of its best epoch. With --kept-back 0 all 60,000 are learned from, and the
+last weights are tested.
+
+A checkpoint is kept in --out, written at the start, every minute and at the end; Ctrl-C and SIGTERM
 write it after the running iteration. --resume goes on from it. Without --resume the checkpoint of
 an unfinished run is not written over unless --overwrite says so, and that of a finished run is kept
 under another name. The paper's result, 94.2 % on average, took 36,000 iterations of batch 256 with
-rewiring: --paper takes that setting, which runs for hours. --permuted shows the pixels in another
-order, drawn once and the same for all digits (psMNIST of Le, Jaitly and Hinton, 2015).
+rewiring and delays of 1 to 10 steps: --paper takes that setting, which runs for hours; --hold 2
+shows each pixel for 2 ms. --permuted shows the pixels in another order, drawn once and the same for
+all digits (psMNIST of Le, Jaitly and Hinton, 2015).
 """
 import argparse
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,42 +29,38 @@ from tqdm import tqdm
 import lsnn_ext
 import processes
 import training
+from epochs import BestEpoch
 from lsnn_ext import LSNN
-from mnist import CHANNELS, PIXELS, Digits, analog, encode, load
+from mnist import PIXELS, Digits, load
 from plots import write_curve
+from smnist_networks import NAMES, answers, first_states, network, spikes
 from smnist_plots import curve_picture, digit_picture
 from speed import measure, report
-from training import count, learning_rate, mean_rate, number
+from training import Values, count, learning_rate, mean_rate, number
 
-ANSWER = 28  # the decision is the readout averaged over the last 28 steps
 TARGET_RATE = 0.01  # spikes per step: 10 Hz
+TAU_ADAPT, DELAY = 700.0, 28  # where a pixel is shown for 1 ms; a row of the picture
 # what stands for options that are left out
 PAPER = {"iterations": 36_000, "batch": 256, "deepr": 0.12, "spread": True, "delay": 10}
-CHECKPOINT_SECONDS = training.CHECKPOINT_SECONDS
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    setting = parser.add_mutually_exclusive_group()
-    setting.add_argument("--quick", dest="paper", action="store_false",
-                         help="a setting for a look, in minutes (the default)")
-    setting.add_argument("--paper", action="store_true", default=False,
-                         help="the paper's setting: "
-                              + ", ".join(f"{name} {value}" for name, value in PAPER.items()))
+    training.setting_options(parser)
     training.length_options(parser, 6.5)
-    network = parser.add_argument_group("network")
+    network = parser.add_argument_group("networks")
+    network.add_argument("--models", nargs="+", type=str.upper, choices=NAMES,
+                         default=["LSNN", "LIF"], help="which learn, in the same time")
     network.add_argument("--regular", type=int, default=120, help="neurons without adaptation")
     network.add_argument("--adaptive", type=int, default=100, help="neurons with adaptation")
-    network.add_argument(
-        "--lif", action="store_true", help="make all neurons regular: what does memory need?"
-    )
-    network.add_argument("--tau-adapt", type=number, default=700.0,
-                         help="time constant of adaptation, ms")
-    network.add_argument("--delay", type=count, default=28, metavar="STEPS",
-                         help="from a spike to its effect in the layer; 28 is one row of the "
-                              "picture")
+    network.add_argument("--tau-adapt", type=number,
+                         help=f"time constant of adaptation, ms; {TAU_ADAPT:g} times --hold if "
+                              "left out")
+    network.add_argument("--delay", type=count, metavar="STEPS",
+                         help="from a spike to its effect in the layer; one row of the picture, "
+                              f"{DELAY} times --hold, if left out")
     network.add_argument("--spread", action="store_true",
                          help="draw the delay of each synapse from 1 to --delay (the paper: "
                               "--spread --delay 10)")
@@ -66,10 +71,16 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         choices=("tau_mem", "tau_adapt", "beta", "threshold"),
         help="learn them too",
     )
-    network.add_argument("--analog", action="store_true",
-                         help="grey values into one input instead of spikes")
-    network.add_argument("--permuted", action="store_true",
-                         help="show the pixels in an order that is drawn with the seed")
+    task = parser.add_argument_group("task")
+    task.add_argument("--hold", type=count, default=1, help="ms that a pixel is shown")
+    task.add_argument("--analog", action="store_true",
+                      help="grey values into one input of the LSNN instead of spikes")
+    task.add_argument("--permuted", action="store_true",
+                      help="show the pixels in an order that is drawn with the seed")
+    task.add_argument("--kept-back", type=int, default=5000, metavar="DIGITS",
+                      help="of the training set, which choose the epoch")
+    task.add_argument("--every", type=count, default=1,
+                      help="epochs from one look at the digits kept back to the next")
     learning = parser.add_argument_group("training")
     learning.add_argument("--batch", type=count, default=64)
     learning.add_argument("--lr", type=number, default=0.002, help="highest learning rate of Adam")
@@ -85,24 +96,14 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--no-speed", action="store_true",
                         help="leave out the comparison of speed at the end")
     options = parser.parse_args(given)
-    if not options.paper:
-        return options
-    parser.set_defaults(**PAPER, minutes=None)
-    paper = parser.parse_args(given)
-    if paper.minutes:  # asked for, in place of the paper's iterations
-        paper.iterations = options.iterations
-    return paper
-
-
-def build(options: argparse.Namespace) -> LSNN:
-    """The network of the options: dense weights, drawn with the seed."""
-    torch.manual_seed(options.seed)
-    N = options.regular + options.adaptive
-    # beyond the usual one step
-    delay = torch.randint(options.delay, (N, N)) if options.spread else options.delay - 1
-    regular, adaptive = (N, 0) if options.lif else (options.regular, options.adaptive)
-    return LSNN(1 if options.analog else CHANNELS, regular, adaptive, 10,
-                tau_adapt=options.tau_adapt, delay=delay, learn=options.learn)
+    if options.paper:
+        parser.set_defaults(**PAPER, minutes=None)
+        quick, options = options, parser.parse_args(given)
+        if options.minutes:  # asked for, in place of the paper's iterations
+            options.iterations = quick.iterations
+    options.tau_adapt = options.tau_adapt or TAU_ADAPT * options.hold
+    options.delay = options.delay or DELAY * options.hold
+    return options
 
 
 def pixel_order(options: argparse.Namespace) -> Tensor:
@@ -112,89 +113,132 @@ def pixel_order(options: argparse.Namespace) -> Tensor:
     return torch.randperm(PIXELS, generator=torch.Generator().manual_seed(options.seed))
 
 
-class Run(training.Run):
-    """Network, optimizer and progress: what a checkpoint holds."""
+def parted(options: argparse.Namespace, whole: Digits) -> tuple[Digits, Digits]:
+    """The training set without the digits that are kept back, and these."""
+    if not 0 <= options.kept_back < len(whole.labels):
+        raise SystemExit(f"--kept-back: expected fewer than the {len(whole.labels):,} digits of "
+                         f"the training set, got {options.kept_back}")
+    return (whole.take(slice(options.kept_back, None)), whole.take(slice(options.kept_back)))
 
-    means = "loss", "accuracy", "rate"
-    is_shared = True
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.model = build(options)
-        self.optimizer = training.adam(self.model, options)
+class Run(BestEpoch):
+    """The networks of --models on these digits."""
+
+    def __init__(self, options: argparse.Namespace, digits: Digits) -> None:
         self.order = pixel_order(options)
-        super().__init__(options, {"model": self.model, "optimizer": self.optimizer})
+        self.digits, self.valid = parted(options, digits)
+        super().__init__(options, {name: network(name, options) for name in
+                                   dict.fromkeys(options.models)}, len(self.digits.labels))
+        self.first = next(iter(self.learners))
+        self.means = ("loss", "accuracy", *(["rate"] if self.first in self.nets else []))
 
     def bar(self, mean: dict[str, float]) -> str:
         """Loss, accuracy and rate."""
-        return (f"loss {mean['loss']:.2f}, accuracy {100 * mean['accuracy']:.0f} %, "
-                f"{1000 * mean['rate']:.0f} Hz")
+        rate = f", {1000 * mean['rate']:.0f} Hz" if "rate" in mean else ""
+        return f"loss {mean['loss']:.2f}, accuracy {100 * mean['accuracy']:.0f} %{rate}"
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        """(T, B, I): what the network is shown of pixels (B, 784)."""
-        return (analog if self.options.analog else encode)(pixels[:, self.order])
+    def draw(self) -> Tensor:
+        """The numbers of digits, any of them at any time, that are this process's; an epoch is as
+        many as there are."""
+        epoch, position = divmod(len(self.history), self.batches)
+        if not position and len(self.valid.labels):
+            self.begin_epoch(epoch)
+        size = self.options.batch
+        drawn = torch.randint(self.recordings, (size,), generator=self.random)
+        return drawn[processes.share(size)]
 
-    def step(self, pixels: Tensor, labels: Tensor) -> dict[str, float]:
-        """One iteration, of several processes with the share of each: cross entropy plus reg * sum
-        over neurons of (mean rate - 10 Hz)^2 in the paper's units."""
-        training.set_rate(self.optimizer, learning_rate(self.done(), self.options.lr))
-        readout, _, spikes = self.model(self.encode(pixels), return_spikes=True)
-        rate = mean_rate(spikes)
-        logits = readout[-ANSWER:].mean(0)
-        loss = processes.mean(nn.functional.cross_entropy(logits, labels), len(labels))
-        self.optimizer.zero_grad()
-        (loss + self.options.reg * (rate - TARGET_RATE).square().sum()).backward()
-        processes.add_gradients(self.model.parameters())
-        norm = training.clipped(self.model.parameters(), self.options.clip)
-        self.optimizer.step()
-        correct = processes.mean((logits.argmax(-1) == labels).float().mean(), len(labels))
-        return {"loss": loss.item(), "accuracy": correct.item(), "rate": rate.mean().item(),
-                "norm": norm.item()}
+    def step(self) -> Values:
+        """One iteration of each network, of several processes with the share of each: cross
+        entropy plus, of spiking neurons, reg * sum over them of (mean rate - 10 Hz)^2 in the
+        paper's units."""
+        pixels, labels = self.digits.take(self.draw())
+        pixels = pixels[:, self.order]
+        x = spikes(pixels, self.options) if self.nets else None
+        # apart from self.random, so that batches are the same whichever networks learn
+        random = torch.Generator().manual_seed(1_000_000 * self.options.seed + len(self.history))
 
+        def losses(name: str) -> tuple[Tensor, Tensor, Values]:
+            net = self.learners[name]
+            start = first_states(net, self.options.batch, random)
+            logits, z = answers(net, pixels, x, self.options.hold,
+                                start and [processes.share_of(state) for state in start])
+            loss = processes.mean(nn.functional.cross_entropy(logits, labels), len(labels))
+            correct = processes.mean((logits.argmax(-1) == labels).float().mean(), len(labels))
+            values = {"accuracy": correct.item()}
+            if len(self.valid.labels):
+                values["valid"] = self.carried["valid"][name]
+            if z is None:
+                return loss, loss.new_zeros(()), values
+            rate = mean_rate(z)
+            return (loss, self.options.reg * (rate - TARGET_RATE).square().sum(),
+                    {**values, "rate": rate.mean().item()})
 
-def train(run: Run, digits: Digits) -> bool:
-    """Trains to the end of the run (True) or to Ctrl-C or SIGTERM (False)."""
-    def iterate() -> dict[str, float]:
-        chosen = torch.randint(len(digits.labels), (run.options.batch,), generator=run.random)
-        chosen = chosen[processes.share(run.options.batch)]
-        return run.step(digits.pixels[chosen], digits.labels[chosen])
+        return self.learn(learning_rate(self.done(), self.options.lr), losses)
 
-    return training.train(run, iterate, CHECKPOINT_SECONDS)
+    def kept_back(self, net: nn.Module) -> float:
+        """The share of the digits kept back that a network recognises."""
+        return self.recognised(net, self.valid)
 
-
-def evaluate(run: Run, digits: Digits, batch: int = 250) -> float:
-    """The share of the digits that are recognised."""
-    correct = 0
-    with torch.no_grad():
-        parts = zip(torch.split(digits.pixels, batch), torch.split(digits.labels, batch),
-                    strict=True)
-        for pixels, labels in tqdm(parts, "test", math.ceil(len(digits.labels) / batch),
+    @torch.no_grad()
+    def recognised(self, net: nn.Module, digits: Digits, batch: int = 250) -> float:
+        """The share of the digits that a network recognises."""
+        random = torch.Generator().manual_seed(0)
+        correct = 0
+        parts = zip(digits.pixels.split(batch), digits.labels.split(batch), strict=True)
+        for pixels, labels in tqdm(parts, "looks", math.ceil(len(digits.labels) / batch),
                                    leave=False, unit="batch"):
-            readout, _ = run.model(run.encode(pixels))
-            correct += int((readout[-ANSWER:].mean(0).argmax(-1) == labels).sum())
-    return correct / len(digits.labels)
+            shown = pixels[:, self.order]
+            x = spikes(shown, self.options) if isinstance(net, LSNN) else None
+            logits, _ = answers(net, shown, x, self.options.hold,
+                                first_states(net, len(labels), random))
+            correct += int((logits.argmax(-1) == labels).sum())
+        return correct / len(digits.labels)
+
+
+def finish(run: Run, test: Digits) -> list[Path]:
+    """Tests, writes, draws; which files."""
+    options = run.options
+    found: dict[str, dict[str, Any]] = (run.take_best() if options.kept_back
+                                        else {name: {} for name in run.learners})
+    for name, net in run.learners.items():
+        found[name]["accuracy"] = run.recognised(net, test)
+    files = [options.out / f"smnist{end}" for end in ("_curve.csv", ".json", "_curve.png")]
+    curve, results, drawing = files
+    write_curve(run.history, curve)
+    training.write_results(run, results, found=found)
+    curve_picture(run, found, drawing)
+    if run.nets:
+        files.append(options.out / "smnist_digit.png")
+        name, net = next(iter(run.nets.items()))
+        digit_picture(net, spikes(test.pixels[:1, run.order], options),
+                      test.pixels[0].view(28, 28), int(test.labels[0]), options.hold, files[-1])
+    if not options.no_speed:
+        print(report(measure()))
+    for name, row in found.items():
+        of = (f" (epoch {row['epoch']}, {100 * row['valid']:.2f} % of {options.kept_back:,} kept "
+              f"back)" if options.kept_back else "")
+        print(f"{name}: accuracy on the {len(test.labels):,} test digits: "
+              f"{100 * row['accuracy']:.2f} %{of}")
+    return files
 
 
 def main(given: list[str] | None = None) -> None:
     """Loads, trains, tests, draws, measures."""
     options = arguments(given)
-    run, (digits, test) = training.prepared(options, Run, lambda: load(options.data))
-    options = run.options
+    processes.join()
+    processes.on_first(lambda: training.writable(options.out))
+    digits, test = processes.after_first(lambda: load(options.data))
+    run, _ = training.prepared(options, lambda kept: Run(kept, digits))
     print(lsnn_ext.show_config())
-    print(run.model)
-    if not training.finished(run, train(run, digits), __file__):
+    for name, net in run.learners.items():
+        if name != "LIF":
+            print(net)
+    if not training.finished(run, training.train(run, run.step), __file__):
         return
-    accuracy = evaluate(run, test)
-    curve = options.out / "smnist_curve.csv"
-    pictures = options.out / "smnist_digit.png", options.out / "smnist_curve.png"
-    write_curve(run.history, curve)
-    digit_picture(run.model, run.encode(test.pixels[:1]), test.pixels[0].view(28, 28),
-                  int(test.labels[0]), pictures[0])
-    curve_picture(run.history, accuracy, pictures[1])
-    if not options.no_speed:
-        print(report(measure()))
-    print(f"accuracy on the {len(test.labels):,} test digits: {100 * accuracy:.2f} % after "
-          f"{len(run.history)} iterations in {run.seconds / 60:.1f} minutes (seed {options.seed})")
-    for path in (*pictures, curve, run.path):
+    files = finish(run, test)
+    print(f"{len(run.history)} iterations in {run.seconds / 60:.1f} minutes (seed "
+          f"{run.options.seed})")
+    for path in (*files, run.path):
         print(f"  {path}")
 
 

@@ -7,16 +7,22 @@ from matplotlib import pyplot as plt
 from torch import Tensor
 
 from lsnn_ext import LSNN
+from mnist import PIXELS
+from pair import Learners
 from plots import ACCENT, ADAPTIVE, INK, MUTED, REGULAR, STYLE, raster, smooth
+from smnist_networks import ANSWER
 
-# test accuracy of the LSNN after 36,000 iterations, mean of 12 runs (Bellec et al. 2018)
-PAPER = 0.942
+# test accuracy of the LSNN after 36,000 iterations, mean of 12 runs, with 1 and 2 ms a pixel (Bellec
+# et al. 2018)
+PAPER = {1: 0.942, 2: 0.938}
+COLOURS = {"LSNN": ADAPTIVE, "LIF": REGULAR, "LSTM": ACCENT, "SRNN": INK}
 
 
-def digit_picture(model: LSNN, x: Tensor, image: Tensor, label: int, path: Path,
-                  answer_steps: int = 28) -> None:
-    """x (T, 1, I) is the encoded image (28, 28): input, spikes, moving thresholds and readout over
-    time, as a PNG."""
+def digit_picture(model: LSNN, x: Tensor, image: Tensor, label: int, hold: int,
+                  path: Path) -> None:
+    """x (T, 1, I) is the encoded image (28, 28), each pixel for `hold` ms: input, spikes, moving
+    thresholds and readout over time, as a PNG."""
+    answer_steps = ANSWER * hold
     with torch.no_grad():
         spikes, _, traces = model.neurons(x, trace=True)
         readout, _ = model.readout(spikes)
@@ -42,8 +48,8 @@ def digit_picture(model: LSNN, x: Tensor, image: Tensor, label: int, path: Path,
             axes["input"].set(ylabel="brightness")
         else:
             raster(axes["input"], x[:, 0], INK, "channel")
-        axes["input"].set_title(f"A handwritten {label}, one pixel per millisecond; the network "
-                                f"answers {answer}")
+        each = "one pixel per millisecond" if hold == 1 else f"one pixel in {hold} ms"
+        axes["input"].set_title(f"A handwritten {label}, {each}; the network answers {answer}")
         corner = axes["input"].inset_axes((1.01, 0.0, 0.14, 1.0))
         corner.imshow(image, cmap="gray_r")
         corner.axis("off")
@@ -77,8 +83,8 @@ def digit_picture(model: LSNN, x: Tensor, image: Tensor, label: int, path: Path,
         axes["readout"].set_title("Readout (the other digits in grey)")
         axes["readout"].legend(loc="upper left")
         for panel in axes.values():
-            if T > 784:
-                panel.axvspan(784, T, color=ACCENT, alpha=0.07, linewidth=0)
+            if T > PIXELS * hold:
+                panel.axvspan(PIXELS * hold, T, color=ACCENT, alpha=0.07, linewidth=0)
             panel.axvspan(T - answer_steps, T, color=ACCENT, alpha=0.12, linewidth=0)
         axes["input"].text(T - answer_steps / 2, x.shape[2] * 0.9, "answer", ha="center",
                            color=ACCENT, fontsize=8)
@@ -86,32 +92,39 @@ def digit_picture(model: LSNN, x: Tensor, image: Tensor, label: int, path: Path,
         plt.close(figure)
 
 
-def curve_picture(history: list[dict[str, float]], test_accuracy: float | None, path: Path) -> None:
-    """Loss, accuracy and firing rate over the iterations, as a PNG."""
+def curve_picture(run: Learners, found: dict[str, dict[str, float]], path: Path) -> None:
+    """Loss, accuracy and firing rate of each network over the iterations, as a PNG; found: what it
+    reached on the test, by its name."""
+    history, options = run.history, run.options
     iteration = torch.tensor([row["iteration"] for row in history])
-    panels = (
-        ("loss", "cross entropy / nat", INK, 1.0),
-        ("accuracy", "accuracy / %", ACCENT, 100.0),
-        ("rate", "firing rate / Hz", ADAPTIVE, 1000.0),
-    )
+    panels = [("loss", "cross entropy / nat", 1.0), ("accuracy", "accuracy / %", 100.0)]
+    if run.nets:
+        panels.append(("rate", "firing rate / Hz", 1000.0))
     width = max(1, len(history) // 40)
     with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
-        for axes, (name, label, colour, unit) in zip(grid, panels, strict=True):
-            values = unit * torch.tensor([row[name] for row in history])
-            axes.plot(iteration, values, color=colour, alpha=0.2, linewidth=0.6)
-            smoothed, label_of_mean = smooth(values, width), f"training, mean of {width}"
-            axes.plot(iteration, smoothed, color=colour, linewidth=1.8, label=label_of_mean)
+        figure, grid = plt.subplots(1, len(panels), figsize=(3.7 * len(panels), 3.2),
+                                    layout="constrained")
+        for axes, (value, label, unit) in zip(grid, panels, strict=True):
+            for name, row in found.items():
+                column = run.column(name, value)
+                if column not in history[0]:
+                    continue
+                colour, values = COLOURS[name], unit * torch.tensor([row[column]
+                                                                     for row in history])
+                axes.plot(iteration, values, color=colour, alpha=0.2, linewidth=0.6)
+                tested = f", test {100 * row['accuracy']:.1f} %" * (value == "accuracy")
+                axes.plot(iteration, smooth(values, width), color=colour, linewidth=1.8,
+                          label=name + tested)
             axes.set(xlabel="iteration", ylabel=label, xlim=(0, float(iteration[-1])))
-            axes.set_ylim(bottom=0, top=100 if name == "accuracy" else None)
-            if name == "accuracy" and test_accuracy is not None:
-                axes.axhline(100 * test_accuracy, color=INK, linewidth=1, linestyle="--",
-                             label=f"all 10,000 test digits: {100 * test_accuracy:.1f} %")
-                axes.axhline(100 * PAPER, color=MUTED, linewidth=1.5, linestyle=":",
-                             label=f"the paper, 36,000 iterations: {100 * PAPER:.1f} %")
+            axes.set_ylim(bottom=0, top=100 if value == "accuracy" else None)
+            if value == "accuracy":
+                if options.hold in PAPER and not options.permuted:
+                    axes.axhline(100 * PAPER[options.hold], color=MUTED, linewidth=1.5,
+                                 linestyle=":", label="the paper's LSNN, 36,000 iterations: "
+                                 f"{100 * PAPER[options.hold]:.1f} %")
                 axes.legend(loc="lower right")
         minutes = history[-1]["seconds"] / 60
-        figure.suptitle(f"Sequential MNIST, {len(history)} iterations in {minutes:.1f} minutes",
-                        fontweight="bold")
+        figure.suptitle(f"Sequential MNIST, {len(history)} iterations in {minutes:.1f} minutes; "
+                        f"means of {width}", fontweight="bold")
         figure.savefig(path)
         plt.close(figure)

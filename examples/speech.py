@@ -94,7 +94,7 @@ class Run(Epochs):
     means = "loss", "rate", "accuracy"
 
     def __init__(self, options: argparse.Namespace, data: Data) -> None:
-        super().__init__(options, network, len(data.train))
+        super().__init__(options, pair.beside(options, network), len(data.train))
         self.data = data
 
     def step(self) -> Values:

@@ -131,8 +131,8 @@ class Run(BestEpoch):
 
     def __init__(self, options: argparse.Namespace, data: Data) -> None:
         torch.manual_seed(options.seed)
-        beside = {} if options.no_lstm else {"LSTM": BiLSTM(options)}
-        super().__init__(options, network, len(data.train.x), beside)
+        others = {} if options.no_lstm else {"LSTM": BiLSTM(options)}
+        super().__init__(options, pair.beside(options, network, others), len(data.train.x))
         self.data = data
 
     def bar(self, mean: Values) -> str:

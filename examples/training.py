@@ -45,6 +45,15 @@ def above_0(kind: Callable[[str], float]) -> Callable[[str], float]:
 count, number = above_0(int), above_0(float)
 
 
+def setting_options(parser: argparse.ArgumentParser) -> None:
+    """--quick and --paper, which say what stands for options that are left out."""
+    setting = parser.add_mutually_exclusive_group()
+    setting.add_argument("--quick", dest="paper", action="store_false",
+                         help="a setting for a look, in minutes (the default)")
+    setting.add_argument("--paper", action="store_true", help="the paper's setting")
+    parser.set_defaults(paper=False)  # the default of the first of the two would be True
+
+
 def length_options(parser: argparse.ArgumentParser,
                    minutes: float | None = None) -> argparse._ArgumentGroup:
     """--minutes, --iterations, --resume and --overwrite."""

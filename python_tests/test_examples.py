@@ -1,6 +1,7 @@
 """The sequential MNIST example loses no run and says what is wrong with what it is given; with a
 few tiny digits."""
 import io
+import json
 import os
 import signal
 import sys
@@ -22,9 +23,11 @@ pytest.importorskip("tqdm")
 sys.path.insert(0, str(EXAMPLES))
 import mnist  # noqa: E402
 import smnist  # noqa: E402
+import smnist_networks  # noqa: E402
+import training  # noqa: E402
 
-TINY = ["--regular", "3", "--adaptive", "2", "--batch", "2", "--delay", "2", "--no-speed",
-        "--analog"]
+TINY = ["--models", "LSNN", "--regular", "3", "--adaptive", "2", "--batch", "2", "--delay", "2",
+        "--no-speed", "--analog", "--kept-back", "2"]
 
 
 @pytest.fixture
@@ -74,10 +77,10 @@ def _stops_after(iterations: int, number: int, monkeypatch: pytest.MonkeyPatch) 
     """This process is sent a signal while that iteration runs."""
     step = smnist.Run.step
 
-    def stopped(run: smnist.Run, pixels: Tensor, labels: Tensor) -> dict[str, float]:
+    def stopped(run: smnist.Run) -> dict[str, float]:
         if len(run.history) == iterations - 1:
             os.kill(os.getpid(), number)
-        return step(run, pixels, labels)
+        return step(run)
 
     monkeypatch.setattr(smnist.Run, "step", stopped)
 
@@ -88,6 +91,7 @@ def test_a_run_from_begin_to_end(data: Path, out: Path, capsys: pytest.CaptureFi
     assert "on the 5 test digits" in capsys.readouterr().out
     assert {path.name for path in out.iterdir()} == {
         "checkpoint.pt",
+        "smnist.json",
         "smnist_curve.csv",
         "smnist_curve.png",
         "smnist_digit.png",
@@ -115,8 +119,8 @@ def test_a_signal_saves(number: int, data: Path, out: Path, monkeypatch: pytest.
     resumed = _kept(out / "checkpoint.pt")
     assert len(resumed["history"]) == 5
     _run(out.with_name("whole"), "--iterations", "5")
-    for name, value in _kept(out.with_name("whole") / "checkpoint.pt")["model"].items():
-        assert torch.equal(value, resumed["model"][name]), name
+    for name, value in _kept(out.with_name("whole") / "checkpoint.pt")["LSNN"].items():
+        assert torch.equal(value, resumed["LSNN"][name]), name
 
 
 @pytest.mark.parametrize(("seconds", "wanted"), [(1e9, [0, 4]), (0, [0, 1, 2, 3, 4, 4])],
@@ -124,7 +128,7 @@ def test_a_signal_saves(number: int, data: Path, out: Path, monkeypatch: pytest.
 def test_checkpoints_on_the_way(seconds: float, wanted: list[int], data: Path, out: Path,
                                 monkeypatch: pytest.MonkeyPatch) -> None:
     """One before the first iteration; then after so much training, which is a minute."""
-    assert smnist.CHECKPOINT_SECONDS <= 60
+    assert training.CHECKPOINT_SECONDS <= 60
     saved: list[int] = []
     save = smnist.Run.save
 
@@ -133,7 +137,7 @@ def test_checkpoints_on_the_way(seconds: float, wanted: list[int], data: Path, o
         saved.append(len(_kept(run.path)["history"]))
 
     monkeypatch.setattr(smnist.Run, "save", watched)
-    monkeypatch.setattr(smnist, "CHECKPOINT_SECONDS", seconds)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", seconds)
     _run(out, "--iterations", "4")
     assert saved == wanted
 
@@ -143,8 +147,8 @@ def test_rewiring_keeps_its_connections(data: Path, out: Path) -> None:
     before = _kept(out / "checkpoint.pt")
     _run(out, "--iterations", "6", "--deepr", "0.5", "--overwrite")
     for kept in before, _kept(out / "checkpoint.pt"):
-        weights = [value for name, value in kept["model"].items() if "weight" in name]
-        assert len(weights) == 3 and "deep_r" in kept["optimizer"]
+        weights = [value for name, value in kept["LSNN"].items() if "weight" in name]
+        assert len(weights) == 3 and "deep_r" in kept["LSNN optimizer"]
         assert sum(int((weight != 0).sum()) for weight in weights) == (5 + 20 + 50) // 2
 
 
@@ -156,25 +160,122 @@ def test_the_papers_setting() -> None:
         36_000, 0.12, True, 10)
     timed = smnist.arguments(["--paper", "--minutes", "5"])
     assert (timed.iterations, timed.minutes, timed.delay) == (None, 5, 10)
-    quick = smnist.arguments(["--quick"])
+    quick = smnist.arguments([])
+    assert quick == smnist.arguments(["--quick"]) and not quick.paper and quick.delay == 28
     assert (quick.iterations, quick.minutes, quick.deepr, quick.spread) == (None, 6.5, None, False)
 
 
 def test_permuted_pixels(data: Path, out: Path) -> None:
     """Each digit in the same order, which depends on the seed."""
-    pixels = torch.arange(784).remainder(251).to(torch.uint8).expand(2, -1)
+    pixels = torch.arange(784)
 
     def shown(*arguments: str) -> Tensor:
-        return smnist.Run(smnist.arguments([*TINY, *arguments])).encode(pixels)
+        return pixels[smnist.pixel_order(smnist.arguments([*TINY, *arguments]))]
 
     rows, one, two = shown(), shown("--permuted"), shown("--permuted", "--seed", "1")
-    assert torch.equal(rows.sort(0).values, one.sort(0).values)
-    assert torch.equal(one[:, 0], one[:, 1])
+    assert torch.equal(rows, pixels) and torch.equal(rows, one.sort().values)
     assert not torch.equal(rows, one) and not torch.equal(one, two)
     assert torch.equal(one, shown("--permuted"))
     _run(out, "--iterations", "1", "--permuted")
     _run(out, "--resume")
     assert _kept(out / "checkpoint.pt")["options"]["permuted"] is True
+
+
+def test_every_network_sees_the_pixels_in_this_order(data: Path,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    """What each answers to a digit is what it answers to one that is in this order by itself."""
+    digits, test = mnist.load(data)
+    straight, permuted = (smnist.Run(smnist.arguments([
+        "--models", *smnist_networks.NAMES, "--regular", "30", "--adaptive", "20", "--batch", "2",
+        "--kept-back", "2", *more]), digits) for more in ([], ["--permuted"]))
+    said: list[Tensor] = []
+
+    def listened(*given: Any) -> Any:
+        found = smnist_networks.answers(*given)
+        said.append(found[0])
+        return found
+
+    monkeypatch.setattr(smnist, "answers", listened)
+    reordered = test._replace(pixels=test.pixels[:, permuted.order])
+    for name in smnist_networks.NAMES:
+        said.clear()
+        net = straight.learners[name]
+        for run, shown in (straight, reordered), (permuted, test), (straight, test):
+            run.recognised(net, shown)
+        assert torch.equal(said[0], said[1]), name
+        assert not torch.equal(said[0], said[2]) and said[0].std(0).min() > 0, name
+
+
+def test_pixels_are_held(data: Path) -> None:
+    pixels = mnist.load(data)[1].pixels
+    once, twice = mnist.encode(pixels), mnist.encode(pixels, 2)
+    assert once.shape == (840, 5, 80) and twice.shape == (1680, 5, 80)
+    # a crossing is one moment, the last before the next pixel; white and the cue last
+    assert torch.equal(twice[1::2], once)
+    assert not twice[::2, :, :78].any() and torch.equal(twice[::2, :, 78:], once[..., 78:])
+    assert torch.equal(mnist.analog(pixels, 2)[::2], mnist.analog(pixels))
+    options = smnist.arguments(["--hold", "2"])
+    assert (options.tau_adapt, options.delay) == (1400.0, 56)
+    options = smnist.arguments(["--hold", "2", "--paper", "--tau-adapt", "700"])
+    assert (options.tau_adapt, options.delay) == (700.0, 10)
+
+
+# ------------------------------------------------------------------------------- several networks
+ALL = [*TINY, "--models", "LSNN", "LIF", "LSTM", "SRNN"]
+
+
+def test_all_networks_beside_each_other(data: Path, out: Path,
+                                        capsys: pytest.CaptureFixture[str]) -> None:
+    """Each keeps its best weights, learns what it would alone, and goes on where it was stopped."""
+    given = [*ALL, "--out", str(out)]
+    smnist.main([*given, "--iterations", "6"])  # of batches of two of ten digits: two looks
+    said = capsys.readouterr().out
+    results = json.loads((out / "smnist.json").read_text())
+    kept = _kept(out / "checkpoint.pt")
+    assert set(results["found"]) == set(smnist_networks.NAMES)
+    for name, row in results["found"].items():
+        assert f"{name}: accuracy on the 5 test digits: {100 * row['accuracy']:.2f} %" in said
+        best = kept["carried"]["best"][name]
+        assert (best["epoch"], best["valid"]) == (row["epoch"], row["valid"])
+        column = "valid" if name == "LSNN" else f"{name.lower()}_valid"
+        assert row["valid"] >= max(one[column] for one in kept["history"])
+    assert "lstm_rate" not in kept["history"][0] and "lif_rate" in kept["history"][0]
+    for name in "LIF", "SRNN":
+        alone = out.with_name(name)
+        smnist.main([*TINY, "--models", name, "--iterations", "6", "--out", str(alone)])
+        for key, value in _kept(alone / "checkpoint.pt")[name].items():
+            assert torch.equal(value, kept[name][key]), (name, key)
+
+
+def test_first_digits_are_kept_back(data: Path, out: Path) -> None:
+    """They are never learned from, and choose the weights that are tested; without them all digits
+    are learned from, and the last weights are tested."""
+    whole, test = mnist.load(data)
+    run = smnist.Run(smnist.arguments([*TINY, "--kept-back", "4"]), whole)
+    assert torch.equal(run.valid.pixels, whole.pixels[:4])
+    assert torch.equal(run.digits.pixels, whole.pixels[4:])
+    assert torch.equal(run.digits.labels, whole.labels[4:])
+    assert smnist.arguments([]).kept_back == 5000
+    assert "fewer than the 12 digits of the training set, got 12" in _refused(
+        out, "--iterations", "1", "--kept-back", "12")
+    _run(out, "--iterations", "8", "--lr", "0.05", "--kept-back", "4")
+    kept = _kept(out / "checkpoint.pt")
+    net = run.learners["LSNN"]
+    net.load_state_dict(kept["carried"]["best"]["LSNN"]["weights"], strict=False)
+    found = json.loads((out / "smnist.json").read_text())["found"]["LSNN"]
+    assert run.recognised(net, whole.take(slice(4))) == found["valid"]
+    assert run.recognised(net, test) == found["accuracy"]
+    _run(out, "--iterations", "2", "--kept-back", "0")
+    found = json.loads((out / "smnist.json").read_text())["found"]["LSNN"]
+    kept = _kept(out / "checkpoint.pt")
+    assert set(found) == {"accuracy"} and "best" not in kept["carried"]
+    net.load_state_dict(kept["LSNN"])
+    assert run.recognised(net, test) == found["accuracy"]
+
+
+def test_srnn_shows_a_pixel_once(data: Path, out: Path) -> None:
+    said = _refused(out, "--models", "SRNN", "--hold", "2", "--iterations", "1")
+    assert said == "--hold: expected 1 with the model srnn, got 2"
 
 
 def test_an_unfinished_run_is_not_written_over(
@@ -225,7 +326,7 @@ def test_a_damaged_checkpoint_is_named(content: bytes | None, data: Path, out: P
 def test_the_folder_is_tried_before_training(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(smnist, "train", lambda *_: pytest.fail("it trains"))
+    monkeypatch.setattr(training, "train", lambda *_: pytest.fail("it trains"))
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/none")):
         said = _refused(folder, "--iterations", "1")
@@ -274,7 +375,7 @@ def test_bad_data_are_named(name: str, content: bytes, wanted: str, data: Path, 
     (data / name).write_bytes(content)
     said = _refused(out, "--iterations", "1")
     assert said.startswith(f"{data / name}: expected ") and wanted in said
-    assert list(out.iterdir()) == []
+    assert not (out / "checkpoint.pt").exists()
 
 
 def _packed(folder: Path, **contents: bytes) -> Path:
