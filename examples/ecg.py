@@ -15,7 +15,7 @@ repository (from a database under ODC-By 1.0; they are not part of this project)
     git clone --depth 1 https://github.com/byin-cwi/Efficient-spiking-networks
 
     python examples/ecg.py --data Efficient-spiking-networks/data            20 epochs
-    python examples/ecg.py --data Efficient-spiking-networks/data --paper    100 epochs
+    python examples/ecg.py --data Efficient-spiking-networks/data --paper    200 epochs
 
 --dynamics srnn has the neurons of the published network, which is the one without adaptation: of
 its recurrent neurons none adapts (examples/yin_ecg.py runs it).
@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 import torch
 from scipy import io
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import pair
 import processes
@@ -41,7 +42,7 @@ from epochs import BestEpoch, epoch_option, every_option
 from lsnn_ext import LSNN, LSNNState, functional
 from lsnn_ext.models import State
 from pair import run_task
-from training import Values, count, mean_rate
+from training import Values, count, mean_rate, number
 
 FILES = "QTDB_train.mat", "QTDB_test.mat"
 INPUTS, PHASES = 4, 6
@@ -53,8 +54,8 @@ FIRST_TAU = 20.0  # of the outputs, steps
 OUT_OF_REACH = 1e6  # a threshold
 # of the two neurons: threshold, and how far adaptation lifts it
 NEURONS = {"lsnn": {"threshold": 0.01, "beta": 1.8}, "srnn": {"threshold": 0.1, "beta": 0.2}}
-QUICK = {"batch": 16, "lr": 1e-2, "clip": 1.0, "reg": 0.0, "epochs": 20}
-PAPER = QUICK | {"epochs": 100}
+QUICK = {"batch": 16, "lr": 1e-2, "clip": 1.0, "reg": 0.0, "epochs": 20, "average": None}
+PAPER = QUICK | {"epochs": 200, "average": 0.999}
 
 
 def data_option(group: Any) -> None:
@@ -79,7 +80,18 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     task.add_argument("--dynamics", choices=("lsnn", "srnn"), default="lsnn",
                       help="the neuron: with a surrogate as wide as its threshold, or that of Yin "
                            "et al.")
+    task.add_argument("--average", type=decay, metavar="DECAY",
+                      help="look at and test running means of the weights, in which those of a "
+                           "step of the optimizer fade by this factor at each later one")
     return pair.with_setting(parser.parse_args(given), QUICK, PAPER)
+
+
+def decay(text: str) -> float:
+    """For argparse: a number above 0 and below 1."""
+    value = number(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"expected a number < 1, got {text!r}")
+    return value
 
 
 # --------------------------------------------------------------------------------------------- data
@@ -192,6 +204,23 @@ class Run(BestEpoch):
     def __init__(self, options: argparse.Namespace, data: Data) -> None:
         super().__init__(options, pair.beside(options, network), len(data.train))
         self.data = data
+        self.averages: dict[str, AveragedModel] = {}
+        if options.average:
+            self.averages = {name: AveragedModel(
+                net, multi_avg_fn=get_ema_multi_avg_fn(options.average))
+                for name, net in self.nets.items()}
+            self.parts |= {f"{name} average": net for name, net in self.averages.items()}
+
+    def candidate(self, name: str) -> nn.Module:
+        """The network with the running means of its weights, where --average asks for them."""
+        return self.averages[name].module if self.averages else self.nets[name]
+
+    def learn(self, *given: Any) -> Values:
+        """As of Learners, and the running means go on."""
+        found = super().learn(*given)
+        for name, average in self.averages.items():
+            average.update_parameters(self.nets[name])
+        return found
 
     def kept_back(self, net: nn.Module) -> float:
         """The share of the steps kept back that a network names."""
@@ -211,7 +240,7 @@ class Run(BestEpoch):
 
     def losses(self, x: Tensor, phase: Tensor, states: dict[str, tuple[LSNNState, State]],
                name: str) -> tuple[Tensor, Tensor, Values]:
-        """Of the next steps of a recording, for Pair.learn; states: after those before, and then
+        """Of the next steps of a recording, for learn; states: after those before, and then
         after these, of each network."""
         y, (neurons, outputs), z = self.nets[name](x, states.get(name), return_spikes=True)
         states[name] = neurons.detach(), outputs.detach()

@@ -61,6 +61,10 @@ class BestEpoch(Epochs):
         """The share of what is kept back that a network gets right; each task has its own."""
         raise NotImplementedError
 
+    def candidate(self, name: str) -> nn.Module:
+        """The network whose weights of now are looked at, and tested if they are the best."""
+        return self.learners[name]
+
     def begin_epoch(self, epoch: int) -> None:
         """Where it is time to, notes the share of what is kept back that each network gets right,
         and the weights of those that never got more."""
@@ -68,14 +72,15 @@ class BestEpoch(Epochs):
             self._note(epoch, processes.on_first(self._shares))
 
     def _shares(self) -> dict[str, float]:
-        return {name: self.kept_back(net) for name, net in self.learners.items()}
+        return {name: self.kept_back(self.candidate(name)) for name in self.learners}
 
     def _note(self, epoch: int, shares: dict[str, float]) -> None:
         self.carried["valid"] = shares
         best = self.carried.setdefault("best", {})
-        for name, net in self.learners.items():
+        for name in self.learners:
             if name not in best or shares[name] > best[name]["valid"]:
-                weights = {key: value.clone() for key, value in net.state_dict().items()
+                weights = {key: value.clone() for key, value
+                           in self.candidate(name).state_dict().items()
                            if isinstance(value, Tensor)}
                 best[name] = {"valid": shares[name], "epoch": epoch, "weights": weights}
 

@@ -12,8 +12,8 @@ from pair import Learners
 from plots import ACCENT, ADAPTIVE, INK, MUTED, REGULAR, STYLE, raster, smooth
 from smnist_networks import ANSWER
 
-# test accuracy of the LSNN after 36,000 iterations, mean of 12 runs, with 1 and 2 ms a pixel (Bellec
-# et al. 2018)
+# test accuracy of the LSNN after 36,000 iterations with 1 and 2 ms a pixel, means of 12 runs
+# (Bellec et al. 2018)
 PAPER = {1: 0.942, 2: 0.938}
 COLOURS = {"LSNN": ADAPTIVE, "LIF": REGULAR, "LSTM": ACCENT, "SRNN": INK}
 
