@@ -1,10 +1,11 @@
-"""Whether learning stays sane: every model learns its thresholds, time constants and strength of
-adaptation, one of each per neuron, from spoken digits.
+"""Whether learning stays sane: every model learns the constants that it has, thresholds, decays and
+strengths of adaptation, one of each per neuron, from spoken digits.
 
 Trains a small network of each of the 22 models for some hundred iterations at each rate, without
 clipping a gradient, and says whether all losses, gradients and constants were finite and in range,
-how large the gradient became, and what was learned. The first weights are scaled so that neurons
-fire. The recordings are those of speech.py.
+how large the gradient became, and what was learned. A model is what its makers have: it starts from
+their constants, and where they have no adaptation it has none. The first weights are scaled so that
+neurons fire. The recordings are those of speech.py.
 
     python examples/speech_rows.py --data free-spoken-digit-dataset/recordings
 
@@ -15,61 +16,79 @@ import csv
 import math
 import os
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from lsnn_ext import LSNN
-from lsnn_ext.models import MODELS, own_values
+from lsnn_ext import ALIF, LeakyReadout
+from lsnn_ext.models import MODELS, Rate, own_values
 from lsnn_ext.modules.neuron import RANGES
 from speech import logits
 from speech_data import CHANNELS, DIGITS, Data, load
 from training import count, number
 
-LEARNED = ("threshold", "tau_mem", "tau_adapt", "beta")
+# in the order of the table; a model learns those of them that it has
+LEARNED = ("threshold", "tau_mem", "alpha", "tau_adapt", "rho", "beta", "sigma", "q", "p")
 RATE = 0.1  # of the first batch, that the first weights are scaled for, as near as 2 to the n gets
-# what some makers have no number for
-GIVEN = {"threshold": 1.0, "sigma": 0.5, "q": 0.05, "p": 0.02}
+# what some makers have no number for; time constants in ms
+GIVEN = {"tau_mem": 20.0, "tau_adapt": 200.0, "threshold": 1.0, "beta": 1.0, "sigma": 0.5,
+         "q": 0.05, "p": 0.02}
+OF_DECAY = {"alpha": "tau_mem", "rho": "tau_adapt"}
 LAST = 50  # iterations whose mean is told, of the first and of the last ones
 
 
-def network(dynamics: str, N: int, dt: float, beta: float = 0.5,
-            learn: Any = LEARNED) -> tuple[LSNN, bool]:
-    """Adaptive neurons of a model, with its makers' constants where they have some, and whether the
-    layer warns of exploding gradients. What has no adaptation of its own gets one of this beta."""
-    own = own_values(dynamics, "LSNN")
-    given = {name: value for name, value in GIVEN.items() if isinstance(own.get(name), str)}
-    if own.get("rho") == 0.0:
-        given["beta"] = beta
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        net = LSNN(CHANNELS, 0, N, DIGITS, bias=True, dynamics=dynamics, dt=dt, tau_mem=20.0,
-                   tau_adapt=200.0, learn=learn, per_neuron=True, **{"beta": 1.0, **given}
-                   if isinstance(own.get("beta"), str) else given)
-    return net, any("explode" in str(each.message) for each in caught)
+def constants(dynamics: str) -> tuple[dict[str, float], tuple[str, ...]]:
+    """What has to be given to a layer with this model, and what of it may learn: all that its
+    makers' neuron has."""
+    own = own_values(dynamics, "ALIF")
+    needed = [OF_DECAY.get(name, name) for name, value in own.items() if isinstance(value, str)]
+    given = {name: GIVEN[name] for name in needed}
+    has = {name for name, value in own.items() if isinstance(value, float | Rate) and value != 0.0}
+    return given, tuple(name for name in LEARNED if name in has or name in given)
 
 
-def scale(net: LSNN, x: PackedSequence) -> float:
+class Network(nn.Module):
+    """Neurons of a model, with its makers' constants where they have some, and a leaky readout.
+
+    warned   whether the layer warned of exploding gradients when it was made
+    """
+
+    def __init__(self, dynamics: str, N: int, dt: float, learn: Any = None) -> None:
+        super().__init__()
+        given, learned = constants(dynamics)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            self.neurons = ALIF(CHANNELS, N, dynamics=dynamics, dt=dt, per_neuron=True,
+                                learn=learned if learn is None else learn, **given)
+        self.readout = LeakyReadout(N, DIGITS, dt=dt)
+        self.warned = any("explode" in str(each.message) for each in caught)
+
+    def forward(self, x: PackedSequence) -> tuple[PackedSequence, Tensor]:
+        """The readout at each step, and the firing rates."""
+        spikes, _, rates = self.neurons(x, return_rates=True)
+        return self.readout(spikes)[0], rates
+
+
+def scale(net: Network, x: PackedSequence) -> float:
     """Multiplies the input weights by a power of 2, so that neurons fire; the rate."""
     weight, rates = net.neurons.get_parameter("weight_ih_l0"), {}
     with torch.no_grad():
         first = weight.clone()
         for power in range(-8, 9):
             weight.copy_(first * 2.0**power)
-            rates[power] = float(net(x, return_rates=True)[-1].mean())
+            rates[power] = float(net(x)[1].mean())
         best = min(rates, key=lambda power: abs(math.log((rates[power] + 1e-6) / RATE)))
         weight.copy_(first * 2.0**best)
     return rates[best]
 
 
-def outside(net: LSNN, learned: Iterable[str]) -> list[str]:
+def outside(net: Network) -> list[str]:
     """Names of the constants that have left their range."""
     found = []
-    for name in learned:
+    for name in net.neurons.learn:
         value = getattr(net.neurons, f"{name}_l0").detach()
         low, high = (float(end) for end in value.aminmax())
         if not bool(value.isfinite().all()) or not RANGES[name].holds(low, high):
@@ -81,7 +100,7 @@ def run(dynamics: str, rate: float, data: Data, options: argparse.Namespace) -> 
     """One row of the table."""
     torch.manual_seed(options.seed)
     random = torch.Generator().manual_seed(options.seed)
-    net, warned = network(dynamics, options.neurons, options.dt, options.beta)
+    net = Network(dynamics, options.neurons, options.dt)
     items = torch.randperm(len(data.train), generator=random)[:options.batch]
     firing = scale(net, data.train.take(items)[0])
     optimizer = torch.optim.Adam(net.parameters(), rate)
@@ -91,7 +110,7 @@ def run(dynamics: str, rate: float, data: Data, options: argparse.Namespace) -> 
     for _ in range(options.iterations):
         items = torch.randint(len(data.train), (options.batch,), generator=random)
         x, digit = data.train.take(items)
-        y, _, rates = net(x, return_rates=True)
+        y, rates = net(x)
         named = logits(y)
         loss = nn.functional.cross_entropy(named, digit)
         optimizer.zero_grad()
@@ -105,19 +124,21 @@ def run(dynamics: str, rate: float, data: Data, options: argparse.Namespace) -> 
             ended = f"loss {losses[-1]:.3g}, gradient {norm:.3g}"
             break
         optimizer.step()
-        left = outside(net, LEARNED)
+        left = outside(net)
         if left:
             ended = f"out of range: {', '.join(left)}"
             break
     found = {"model": dynamics, "rate": rate, "iterations": len(losses), "ended": ended,
-             "warned": "yes" if warned else "",
+             "warned": "yes" if net.warned else "",
              "loss first": sum(losses[:LAST]) / len(losses[:LAST]),
              "loss last": sum(losses[-LAST:]) / len(losses[-LAST:]),
              "named last": sum(shares[-LAST:]) / len(shares[-LAST:]), "largest gradient": largest,
              "fires first": firing, "fires last": firing_now}
     for name in LEARNED:
-        low, high = (float(end) for end in getattr(net.neurons, f"{name}_l0").detach().aminmax())
-        found |= {f"{name} low": low, f"{name} high": high}
+        ends: tuple[Any, Any] = ("", "")
+        if name in net.neurons.learn:
+            ends = tuple(map(float, getattr(net.neurons, f"{name}_l0").detach().aminmax()))
+        found |= {f"{name} low": ends[0], f"{name} high": ends[1]}
     return {key: f"{value:.4g}" if isinstance(value, float) else value
             for key, value in found.items()}
 
@@ -135,8 +156,6 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=count, default=16)
     parser.add_argument("--dt", type=number, default=4.0,
                         help="ms of a step, and from one spectrum to the next")
-    parser.add_argument("--beta", type=number, default=0.5,
-                        help="strength of adaptation for the models that have none of their own")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=count, help="of torch; all cores if left out")
     parser.add_argument("--out", type=Path, default=Path("speech_rows.csv"))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from lsnn_ext.models import MODELS, own_values
 from speech_files import sound, write_words
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -133,17 +134,31 @@ def test_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         assert row["iterations"] == "40" and row["ended"] == ""
         assert float(row["loss last"]) < float(row["loss first"])
         assert 0.02 < float(row["fires first"]) < 0.5
-        for name in speech_rows.LEARNED:
+        learned = {name for name in speech_rows.LEARNED if row[f"{name} low"]}
+        assert learned == set(speech_rows.constants(row["model"])[1]) >= {"threshold", "tau_mem"}
+        for name in learned:
             assert float(row[f"{name} low"]) < float(row[f"{name} high"]), name
     assert "2 of 2 stayed finite" in capsys.readouterr().out
+
+
+def test_rows_are_the_makers_neurons() -> None:
+    """Nobody is given an adaptation that its makers do not have; what they have learns."""
+    for dynamics in MODELS:
+        net, own = speech_rows.Network(dynamics, 6, 4.0), own_values(dynamics, "ALIF")
+        plain = own.get("rho") == 0.0
+        assert plain == ({"tau_adapt", "rho", "beta"}.isdisjoint(net.neurons.learn)), dynamics
+        assert {"threshold"} < set(net.neurons.learn), dynamics
+        if dynamics.startswith("sj_"):
+            assert net.neurons.learn == ("threshold", "alpha")
+            assert net.neurons.alpha_l0.eq(0.5).all()
 
 
 def test_a_row_that_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = write_words(tmp_path, digits=2)
     options = speech_rows.arguments(["--neurons", "6", "--batch", "4", "--iterations", "5"])
-    data, make = speech_data.load(words, 10.0), speech_rows.network
-    monkeypatch.setattr(speech_rows, "network", lambda dynamics, N, dt, beta: make(
-        dynamics, N, dt, beta, learn={name: "plain" for name in speech_rows.LEARNED}))
+    data, make = speech_data.load(words, 10.0), speech_rows.Network
+    monkeypatch.setattr(speech_rows, "Network", lambda dynamics, N, dt: make(
+        dynamics, N, dt, learn=dict.fromkeys(speech_rows.constants(dynamics)[1], "plain")))
     row = speech_rows.run("lsnn", 10.0, data, options)  # a step of Adam takes all below 0
     assert row["iterations"] == 1 and "out of range: threshold" in row["ended"]
     monkeypatch.setattr(speech_rows.nn.utils, "get_total_norm",
