@@ -55,7 +55,7 @@ class LearnedDelay(nn.Module):
             if name in neuron:
                 raise TypeError(f"{name}: expected none in LearnedDelay, got {neuron[name]!r}")
         self.longest, self.per = longest, per
-        self.neurons = ALIF(input_size, hidden_size, **neuron)
+        self.neurons = ALIF(input_size, hidden_size, delay=0, **neuron)
         weight = self.neurons.weight_hh_l0
         assert isinstance(weight, Tensor)
         N = hidden_size

@@ -151,14 +151,12 @@ _YIN = Origin(
 _NORSE_LIF = Origin(
     "Norse", "Pehle and Pedersen, Norse (2021)",
     {**_PLAIN, "alpha": Rate(10.0), "sigma": Rate(5.0), "threshold": 1.0, "autapses": False},
-    beyond="a surrogate whose slope in version 1.1.0 is 1 and not the 100 that it is given (width, "
-           "dampening)",
 )
 _NORSE_LSNN = _NORSE_LIF._replace(
     own={"alpha": "1 - dt tau_mem_inv", "rho": "1 - dt tau_adapt_inv",
          "sigma": "1 - dt tau_syn_inv", "q": "rho times its beta", "beta": "1.0",
-         "threshold": "v_th - v_leak", "refractory": 0, "autapses": False},
-    beyond="delay=1 and inputs that act a step later",
+         "threshold": "v_th - v_leak", "refractory": 0, "autapses": False, "delay": 1},
+    beyond="inputs that act a step later, so each of its spikes comes one step after ours",
 )
 _SNNTORCH = Origin(
     "snnTorch", "Eshraghian et al., Proceedings of the IEEE 111, 1016 (2023)",
@@ -183,6 +181,7 @@ _BITTAR = Origin(
     {"alpha": "drawn from exp(-1/5) to exp(-1/25)", "rho": "drawn from exp(-1/30) to exp(-1/120)",
      "p": "its a, drawn from -1 to 1", "q": "its b, drawn from 0 to 2", "beta": 0.0,
      "threshold": 1.0, "refractory": 0, "autapses": False},
+    beyond="first states that are drawn in each call",
     ranges={"tau_mem": (5.0, 25.0), "tau_adapt": (30.0, 120.0),
             "alpha": (math.exp(-1 / 5), math.exp(-1 / 25)),
             "rho": (math.exp(-1 / 30), math.exp(-1 / 120)), "p": (-1.0, 1.0), "q": (0.0, 2.0)},
@@ -228,7 +227,7 @@ _TIMIT = replace(_ELIG, origin=_CUSTOM_ALIF, drive="cross")
 _SRNN = Model(_YIN, reset="A", R="unused", surrogate="multi_gaussian", dampening=0.5, width=0.5)
 _NORSE = Model(
     _NORSE_LIF, reset="to", R="0", when="now", detach=("reset",),
-    surrogate="fast_sigmoid", dampening=0.01, width=0.01, q="1",
+    surrogate="fast_sigmoid", dampening=1.0, width=1.0, q="1",  # 1.1.0 ignores its alpha=100
 )
 _SNN = Model(
     _SNNTORCH, detach=("reset",),
@@ -312,13 +311,13 @@ def named_model(dynamics: str) -> Model:
 def own_values(dynamics: str, kind: Literal["ALIF", "LIF", "LSNN"]) -> dict[str, Own]:
     """The defaults of a module of this kind with this model."""
     origin = named_model(dynamics).origin
+    own = {"delay": 0, **origin.own}
     if kind == "LSNN":
-        return dict(origin.own)
+        return own
     if kind == "ALIF":
-        return {**origin.own, **origin.alif}
+        return {**own, **origin.alif}
     adaptation = ("tau_adapt", "rho", "beta", "q", "p", "eta")
-    return {name: value for name, value in {**origin.own, **origin.lif}.items()
-            if name not in adaptation}
+    return {name: value for name, value in {**own, **origin.lif}.items() if name not in adaptation}
 
 
 def check_surrogate(name: str) -> None:

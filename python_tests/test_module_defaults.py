@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lsnn_ext import ALIF, LIF, LSNN, functional
+import published
+from compare import assert_same
+from lsnn_ext import ALIF, LIF, LSNN, State, functional
 from lsnn_ext.models import MODELS, Rate, own_values
 
 I, N, T, B = 4, 8, 60, 3
@@ -48,7 +50,7 @@ def test_own_or_demanded(dynamics: str, kind: Any) -> None:
     layer = _neurons(KINDS[kind](dynamics=dynamics, **given))
     for name, value in own.items():
         wanted = value.decay(1.0) if isinstance(value, Rate) else value
-        if isinstance(wanted, bool) or name == "refractory":
+        if isinstance(wanted, bool) or name in ("refractory", "delay"):
             assert getattr(layer, name) == wanted, name
         elif isinstance(wanted, float) and name not in given:
             found = getattr(layer, f"{name}_l0")[-1:] if kind == "LSNN" and name == "beta" else (
@@ -125,13 +127,20 @@ def _rounded(module: nn.Module) -> None:
                 parameter.copy_((parameter * 256).round() / 256)
 
 
-def _inputs() -> Tensor:
-    return (_x(T, B, I) > 0.3).float()
+def _inputs(dtype: torch.dtype = torch.float32) -> Tensor:
+    return (_x(T, B, I) > 0.3).to(dtype).requires_grad_()
 
 
-def _same(got: Tensor, want: Tensor, low: float = 0.02) -> None:
-    assert low < float(want.mean()) < 0.9
+def _same(got: Tensor, want: Tensor, x: Tensor, tolerance: float = 2e-5) -> None:
+    """The same spikes, and gradients of a weighted sum of them: the surrogate is theirs too, and so
+    is what they detach."""
+    assert 0.02 < float(want.detach().mean()) < 0.9
     assert torch.equal(got.detach(), want.detach().to(got.dtype))
+    weights = _x(*want.shape, seed=5)
+    theirs, ours = (torch.autograd.grad((side * weights.to(side)).sum(), x, retain_graph=True)[0]
+                    for side in (want, got))
+    assert theirs.any()
+    assert_same("gradient of x", ours, theirs, tolerance=tolerance)
 
 
 def _copied(layer: ALIF | LIF, w_in: Tensor, w_rec: Tensor, bias: Tensor | None = None) -> None:
@@ -148,9 +157,34 @@ def test_norse() -> None:
     with torch.no_grad():
         theirs.input_weights.mul_(3)
     _rounded(theirs)
-    layer = LIF(I, N, dynamics="norse_lif")
+    layer, x = LIF(I, N, dynamics="norse_lif"), _inputs(torch.float64)
     _copied(layer, theirs.input_weights, theirs.recurrent_weights)
-    _same(layer.double()(_inputs().double())[0], theirs.double()(_inputs().double())[0])
+    # norse computes its first step in float32
+    _same(layer.double()(x)[0], theirs.double()(x)[0], x)
+
+
+def test_norse_lsnn() -> None:
+    """Inputs of theirs act a step later, so their spikes come a step after ours; recurrent ones do
+    so here too."""
+    norse = _peer("norse.torch")
+    torch.manual_seed(0)
+    p = norse.LSNNParameters(tau_adapt_inv=torch.tensor(10.0), beta=torch.tensor(0.25),
+                             v_th=torch.tensor(0.5))
+    theirs = norse.LSNNRecurrent(I, N, p=p, dt=0.001)
+    with torch.no_grad():
+        theirs.input_weights.mul_(3)
+    _rounded(theirs)
+    share = {name: float(0.001 * getattr(p, f"tau_{name}_inv")) for name in ("mem", "syn", "adapt")}
+    rho = 1 - share["adapt"]
+    layer = ALIF(I, N, dynamics="norse_lsnn", alpha=1 - share["mem"], sigma=1 - share["syn"],
+                 rho=rho, q=rho * 0.25, beta=1.0, threshold=0.5, dtype=torch.float64)
+    _copied(layer, theirs.input_weights, theirs.recurrent_weights)
+    x = _inputs(torch.float64)
+    want = theirs.double()(x)[0]
+    assert not want[0].any()
+    _same(layer(x)[0][:-1], want[1:], x, 1e-12)
+    with pytest.raises(TypeError, match="beyond that it has inputs that act a step later"):
+        ALIF(I, N, dynamics="norse_lsnn")
 
 
 @pytest.mark.parametrize(("reset", "late", "dynamics"), [
@@ -169,15 +203,17 @@ def test_snntorch(kind: Any, reset: str, late: bool, dynamics: str) -> None:
     layer = kind(I, N, dynamics=dynamics, alpha=0.75)
     _copied(layer, project.weight, theirs.recurrent.weight)
     spikes = membrane = torch.zeros(B, N)
-    out = []
-    for x in _inputs():
+    inputs, out = _inputs(), []
+    for x in inputs:
         spikes, membrane = theirs(project(x), spikes, membrane)
         out.append(spikes)
-    _same(layer(_inputs())[0], torch.stack(out))
+    _same(layer(inputs)[0], torch.stack(out), inputs)
 
 
+@pytest.mark.parametrize(("reset", "dynamics"), [("MembraneSubtract", "sinabs_sub"),
+                                                 ("MembraneReset", "sinabs_zero")])
 @pytest.mark.parametrize("adaptive", [True, False])
-def test_sinabs(adaptive: bool) -> None:
+def test_sinabs(adaptive: bool, reset: str, dynamics: str) -> None:
     layers = _peer("sinabs.layers")
     activation = importlib.import_module("sinabs.activation")
     torch.manual_seed(0)
@@ -187,27 +223,30 @@ def test_sinabs(adaptive: bool) -> None:
     _rounded(project)
     _rounded(recurrent)
     values = {"tau_mem": torch.tensor(8.0), "rec_connect": recurrent,
-              "spike_fn": activation.SingleSpike}
+              "spike_fn": activation.SingleSpike, "reset_fn": getattr(activation, reset)()}
     if adaptive:
         theirs = layers.ALIFRecurrent(**values, tau_adapt=torch.tensor(15.0))
-        layer: Any = ALIF(I, N, dynamics="sinabs_sub", tau_mem=8.0, tau_adapt=15.0)
+        layer: Any = ALIF(I, N, dynamics=dynamics, tau_mem=8.0, tau_adapt=15.0)
     else:
         theirs = layers.LIFRecurrent(**values)
-        layer = LIF(I, N, dynamics="sinabs_sub", tau_mem=8.0)
+        layer = LIF(I, N, dynamics=dynamics, tau_mem=8.0)
     _copied(layer, project.weight, recurrent.weight)
-    with torch.no_grad():
-        want = theirs(project(_inputs()).transpose(0, 1)).transpose(0, 1)
-    _same(layer(_inputs())[0], want)
+    x = _inputs()
+    want = theirs(project(x).transpose(0, 1)).transpose(0, 1)
+    _same(layer(x)[0], want, x)
 
 
-@pytest.mark.parametrize(("reset", "dynamics"), [(0.0, "sj_hard"), (None, "sj_soft")])
+@pytest.mark.parametrize(("reset", "detach", "dynamics"), [
+    (0.0, False, "sj_hard"), (None, False, "sj_soft"), (0.0, True, "sj_hard_det"),
+    (None, True, "sj_soft_det")])
 @pytest.mark.parametrize("kind", [ALIF, LIF])
-def test_spikingjelly(kind: Any, reset: float | None, dynamics: str) -> None:
+def test_spikingjelly(kind: Any, reset: float | None, detach: bool, dynamics: str) -> None:
     package = "spikingjelly.activation_based"
     neuron = _peer(f"{package}.neuron")
     layers = importlib.import_module(f"{package}.layer")
     torch.manual_seed(0)
-    theirs = layers.LinearRecurrentContainer(neuron.LIFNode(v_reset=reset), N, N, bias=True)
+    node = neuron.LIFNode(v_reset=reset, detach_reset=detach)
+    theirs = layers.LinearRecurrentContainer(node, N, N, bias=True)
     project = nn.Linear(I, N, bias=False)
     _rounded(theirs)
     _rounded(project)
@@ -216,7 +255,63 @@ def test_spikingjelly(kind: Any, reset: float | None, dynamics: str) -> None:
         project.weight.mul_(4)
         theirs.rc.bias.fill_(0.25)
     layer = kind(I, N, dynamics=dynamics)
-    weight = theirs.rc.weight.double()
+    weight, inputs = theirs.rc.weight.double(), _inputs()
     _copied(layer, weight[:, :N] @ project.weight.double(), weight[:, N:], theirs.rc.bias)
-    want = torch.stack([theirs(project(x)) for x in _inputs()])
-    _same(layer(_inputs())[0], want)
+    want = torch.stack([theirs(project(x)) for x in inputs])
+    _same(layer(inputs)[0], want, inputs)
+
+
+# ------------------------------------------------------------ beside loops of published programs
+def _state(**given: Tensor) -> State:
+    """Zeros for what is not given, each (B, N), as a layer takes it."""
+    zero = torch.zeros(1, B, N, dtype=torch.float64)
+    leaves = {name: given[name][None] if name in given else zero for name in State._fields}
+    return State(**{**leaves, "z": leaves["z"][None]})
+
+
+def test_yin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their adaptation starts at the threshold, which is a state of ours."""
+    monkeypatch.setattr(published, "b_j0_value", 0.01)
+    monkeypatch.setattr(published, "beta_value", 1.8)
+    torch.manual_seed(0)
+    theirs = published.SpikeRNN(I, N).double()
+    theirs.set_neuron_state(B)
+    layer = ALIF(I, N, dynamics="srnn", tau_mem=theirs.tau_m, tau_adapt=theirs.tau_adp,
+                 dtype=torch.float64)
+    _copied(layer, theirs.dense.weight, theirs.recurrent.weight,
+            theirs.dense.bias + theirs.recurrent.bias)
+    x = _inputs(torch.float64)
+    want = torch.stack([theirs(x_t)[1] for x_t in x])
+    _same(layer(x, _state(a=torch.full((B, N), 0.01, dtype=torch.float64)))[0], want, x, 1e-12)
+
+
+def test_bittar_and_garner() -> None:
+    """They draw their first states, and take V from neuron j to neuron k."""
+    torch.manual_seed(0)
+    theirs = published.RadLIFLayer(I, N, B, threshold=0.25, normalization="none").double()
+    layer = ALIF(I, N, dynamics="adlif", alpha=theirs.alpha, rho=theirs.beta, p=theirs.a,
+                 q=theirs.b, threshold=0.25, dtype=torch.float64)
+    with torch.no_grad():
+        theirs.W.weight.mul_(8)
+    _copied(layer, theirs.W.weight, theirs.V.weight.T)
+    x = _inputs(torch.float64)
+    torch.manual_seed(1)
+    want = theirs(x.transpose(0, 1)).transpose(0, 1)
+    torch.manual_seed(1)
+    u, w, s = (torch.rand(B, N).double() for _ in range(3))
+    _same(layer(x, _state(v=u, a=w, z=s))[0], want, x, 1e-12)
+
+
+def test_baronig() -> None:
+    torch.manual_seed(0)
+    theirs = published.SEAdLIF(I, N, thr=0.25).double()
+    rho = theirs.tau_w_trainer.get_decay().detach()
+    layer = ALIF(I, N, dynamics="se_adlif", tau_mem=20.0, rho=rho,
+                 p=(1 - rho) * theirs.q * theirs.a, q=(1 - rho) * theirs.q * theirs.b,
+                 threshold=0.25, dtype=torch.float64)
+    with torch.no_grad():
+        theirs.weight.mul_(16)
+    assert theirs.recurrent is not None
+    _copied(layer, theirs.weight, theirs.recurrent)
+    x = _inputs(torch.float64)
+    _same(layer(x)[0], theirs(x.transpose(0, 1))[0].transpose(0, 1), x, 1e-12)

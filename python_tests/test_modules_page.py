@@ -53,5 +53,14 @@ def test_table() -> None:
             wanted.append(said(key, _constant(key, own[key])))
         wanted += [said(key, _number(own[key])) for key in ("beta", "threshold", "refractory")]
         wanted += [str(own["autapses"])]
-        wanted += [", ".join(_constant(key, own[key]) for key in ("sigma", "p", "q") if key in own)]
+        wanted += [", ".join(_constant(key, own[key]) for key in ("sigma", "p", "q", "delay")
+                             if key in own)]
         assert found[name] == wanted, name
+
+
+def test_what_no_argument_says() -> None:
+    """Of each model whose makers' layer has more, in the list behind the table."""
+    for name, model in MODELS.items():
+        if model.origin.beyond:
+            assert re.search(rf"^\* `({name}|{name.split('_')[0]}_\*)`: "
+                             rf"{re.escape(model.origin.beyond)}", TEXT, re.MULTILINE), name

@@ -30,7 +30,7 @@ class LayerArguments:
     neuron: dict[str, Coefficient | None]
     coefficients: dict[str, Coefficient | None]
     refractory: int | None
-    delay: int | Tensor
+    delay: int | Tensor | None
     dt: float
     surrogate: str | None
     dampening: float | None
@@ -49,19 +49,21 @@ class LayerArguments:
         check_names(kind, self.coefficients, PLAIN if kind == "LIF" else ADAPTIVE,
                     (*self.__dataclass_fields__, *self.neuron))
         flag("recurrent", self.recurrent)
-        synapses = {"autapses": self.autapses} if self.recurrent else {}
+        synapses = {"autapses": self.autapses, "delay": self.delay} if self.recurrent else {}
         if not self.recurrent:
             if self.autapses is not None:
                 raise ValueError(f"autapses: expected None with recurrent=False, got "
                                  f"{self.autapses}")
-            if isinstance(self.delay, Tensor) or self.delay != 0:
+            if isinstance(self.delay, Tensor) or self.delay:
                 raise ValueError("delay: expected 0 with recurrent=False, got delays of recurrent "
                                  "spikes")
         positive("dt", self.dt)
         own = chosen(kind, self.dynamics, {**self.neuron, **self.coefficients,
                                            "refractory": self.refractory, **synapses}, self.dt)
-        refractory, autapses = own.pop("refractory"), own.pop("autapses", False)
-        autapses = autapses if self.recurrent else False
+        refractory, autapses, delay = (own.pop(name) for name in ("refractory", "autapses",
+                                                                  "delay"))
+        if not self.recurrent:
+            autapses, delay = False, 0
         whole("num_layers", self.num_layers, 1)
         whole("refractory", refractory, 0)
         for name, value in (("bias", self.bias), ("batch_first", self.batch_first),
@@ -80,7 +82,8 @@ class LayerArguments:
         dtype = torch.get_default_dtype() if self.dtype is None else self.dtype
         if not dtype.is_floating_point:
             raise ValueError(f"dtype: expected a floating point dtype, got {dtype}")
-        return replace(self, neuron=own, refractory=refractory, autapses=autapses, dtype=dtype)
+        return replace(self, neuron=own, refractory=refractory, autapses=autapses, delay=delay,
+                       dtype=dtype)
 
     @property
     def height(self) -> float:

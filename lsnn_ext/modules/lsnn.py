@@ -84,7 +84,7 @@ class LSNN(nn.Module):
                  for the paper's values for sequential MNIST, 20 and 700 ms, 1.8, 0.01, 5 steps,
                  False. beta: a number, one for each adaptive neuron, or (N,) with 0 for the regular
                  ones
-    delay        extra delay of the recurrent spikes in steps, an int or integers (N, N)
+    delay        extra delay of the recurrent spikes in steps, an int or integers (N, N); as in ALIF
     tau_out      time constant of the readout, ms; None: no filter, W z_t + b of each step
     learn        as in ALIF; "beta" gives the regular neurons adaptation too. "tau_out": the readout
                  learns its time constant, as the logarithm; per_neuron: one for each output
@@ -105,7 +105,7 @@ class LSNN(nn.Module):
                  recurrent: bool = True, dynamics: str = "lsnn",
                  tau_mem: Coefficient | None = None, tau_adapt: Coefficient | None = None,
                  beta: Coefficient | None = None, threshold: Coefficient | None = None,
-                 refractory: int | None = None, delay: int | Tensor = 0,
+                 refractory: int | None = None, delay: int | Tensor | None = None,
                  tau_out: float | None = 20.0, dt: float = 1.0, surrogate: str | None = None,
                  dampening: float | None = None, surrogate_cutoff: float = 0.0, learn: Learn = (),
                  per_neuron: bool | Iterable[str] = False, autapses: bool | None = None,
@@ -123,9 +123,9 @@ class LSNN(nn.Module):
         positive("dt", dt)
         own = chosen(self._kind, dynamics, {
             "tau_mem": tau_mem, "tau_adapt": tau_adapt, "beta": beta, "threshold": threshold,
-            "refractory": refractory, "autapses": autapses, **neuron}, dt)
-        if not recurrent and autapses is None:
-            own.pop("autapses")
+            "refractory": refractory, "autapses": autapses, "delay": delay, **neuron}, dt)
+        if not recurrent:  # the model's own are those of recurrent weights
+            own |= {"autapses": autapses, "delay": delay}
         if "beta" not in own:
             raise TypeError(f"beta: expected to be given to a network with dynamics={dynamics!r}, "
                             f"where it would follow the threshold for the regular neurons too, got "
@@ -136,9 +136,9 @@ class LSNN(nn.Module):
         if learn_out and tau_out is None:
             raise ValueError("tau_out: expected a number to learn from, got None")
         self.neurons = ALIF(input_size, N, num_layers, bias, batch_first, dropout, bidirectional,
-                            recurrent=recurrent, dynamics=dynamics, delay=delay, dt=dt,
-                            surrogate=surrogate, dampening=dampening,
-                            surrogate_cutoff=surrogate_cutoff, learn=learn, per_neuron=per_neuron,
+                            recurrent=recurrent, dynamics=dynamics, dt=dt, surrogate=surrogate,
+                            dampening=dampening, surrogate_cutoff=surrogate_cutoff, learn=learn,
+                            per_neuron=per_neuron,
                             checkpoint_every=checkpoint_every, saved_dtype=saved_dtype,
                             device=device, dtype=dtype, **own)
         self.readout = LeakyReadout(N * (1 + bidirectional), output_size, tau_out, dt=dt,
