@@ -346,3 +346,44 @@ def test_several_betas() -> None:
     for suffix in ("_l0", "_l1"):
         found = getattr(net.neurons, f"beta{suffix}")
         assert torch.equal(found, torch.cat([torch.zeros(3), betas]))
+
+
+@every
+def test_packed_from_a_state(kind: str) -> None:
+    """The state goes with the sequences in the order in which these were given."""
+    module, x, lengths = _made(kind, num_layers=2), _x(T, B, I), [7, 12, 3]
+    _, state = module(_x(4, B, I, seed=5))
+    packed = pack_padded_sequence(x, torch.tensor(lengths), enforce_sorted=False)
+    padded, _ = pad_packed_sequence(module(packed, state)[0])
+    _, end = module(packed, state)
+    for b, steps in enumerate(lengths):
+        one = type(state)(*(type(part)(*(leaf[..., b, :] for leaf in part))
+                            if type(part) is not Tensor else part[..., b, :] for part in state)
+                          ) if kind != "LSTM" else tuple(part[:, b] for part in state)
+        want, last = module(x[:steps, b], one)
+        _close(padded[:steps, b], want)
+        for leaf, alone in zip(_layers(end), _layers(last), strict=True):
+            _close(leaf[..., b, :], alone)
+
+
+@every
+def test_attributes_and_moves(kind: str) -> None:
+    """What it was made with can be read; .double() and .to() take parameters and constants."""
+    module = _made(kind, num_layers=2, bidirectional=True, batch_first=True, dropout=0.25)
+    part = _part(module)
+    assert (part.input_size, part.hidden_size, part.num_layers) == (I, N, 2)
+    assert (part.bias, part.batch_first, part.dropout, part.bidirectional) == (
+        kind not in ("LSNN",), True, 0.25, True)
+    for text in ("num_layers=2", "batch_first=True", "dropout=0.25", "bidirectional=True"):
+        assert text in repr(module)
+    module.eval()
+    assert not module.training and not part.training
+    out, state = module.double()(_x(B, T, I).double())
+    assert {value.dtype for value in [out, *flat(state)]} == {torch.float64}
+    assert module.to("meta")(torch.empty(B, T, I, dtype=torch.float64, device="meta"))[0].is_meta
+
+
+@pytest.mark.parametrize("kind", ["ALIF", "LIF", "LSNN"])
+def test_no_projection_of_the_state(kind: str) -> None:
+    with pytest.raises(TypeError, match="^proj_size: expected an argument of"):
+        KINDS[kind](proj_size=2)

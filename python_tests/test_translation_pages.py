@@ -33,7 +33,7 @@ def test_code_runs(page: str) -> None:
 
 
 def test_there_are_pages() -> None:
-    assert len(PAGES) == 5 and all(len(_blocks(page)) >= 3 for page in PAGES)
+    assert len(PAGES) == 6 and all(len(_blocks(page)) >= 3 for page in PAGES)
 
 
 @pytest.mark.parametrize("page", PAGES)
