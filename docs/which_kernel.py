@@ -82,13 +82,17 @@ def _passes(call: Call) -> tuple[list[str], list[str], list[str]]:
     return forward.names, backward.names, found
 
 
-def _agrees(model: str, dtype: torch.dtype, **more: Any) -> bool:
-    """Whether spikes of the operator are those of the reference, and a gradient comes back."""
+def _agrees(model: str, dtype: torch.dtype, compiled: bool = False, **more: Any) -> bool:
+    """Whether spikes of the operator are those of the reference, and a gradient comes back;
+    compiled: as one graph of torch.compile, forward and backward."""
     torch.manual_seed(0)
     x = torch.randint(0, 9, (30, 3, 12)).to(dtype) / 4
     w = (torch.randint(-8, 9, (12, 12)).to(dtype) / 64).requires_grad_()
+    torch._dynamo.reset()
+    operator = torch.compile(functional.alif, fullgraph=True, backend="aot_eager") if compiled else (
+        functional.alif)
     made = [alif(x, w, alpha=0.9375, theta=0.5, rho=0.96875, beta=0.5, dynamics=model, **more)[0]
-            for alif in (functional.alif, reference.alif)]
+            for alif in (operator, reference.alif)]
     (gradient,) = torch.autograd.grad(made[0].sum(), w)
     return bool(made[1].any()) and torch.equal(*made) and bool(gradient.isfinite().all())
 
@@ -98,6 +102,7 @@ CASES: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
     "bfloat16 inputs": (torch.bfloat16, {}), "lengths": (torch.float32, {"lengths": [30, 9, 0]}),
     "delays": (torch.float32, {"delay": torch.arange(144).view(12, 12) % 3}),
     "checkpoints": (torch.float32, {"checkpoint_every": 16}),
+    "torch.compile": (torch.float32, {"compiled": True}),
 }
 
 

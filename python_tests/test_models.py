@@ -125,7 +125,7 @@ def test_origins_have_what_modules_take() -> None:
         assert {"beta", "threshold", "refractory", "autapses"} <= set(own), name
         assert ("tau_mem" in own) != ("alpha" in own) and ("tau_adapt" in own) != ("rho" in own)
         for known in (own, origin.alif, origin.lif, origin.ranges):
-            assert set(known) <= {*RANGES, "refractory", "autapses"}, name
+            assert set(known) <= {*RANGES, "refractory", "autapses", "delay"}, name
 
 
 # ---------------------------------------------------------------------------------------- the pages
