@@ -89,8 +89,9 @@ def _agrees(model: str, dtype: torch.dtype, compiled: bool = False, **more: Any)
     x = torch.randint(0, 9, (30, 3, 12)).to(dtype) / 4
     w = (torch.randint(-8, 9, (12, 12)).to(dtype) / 64).requires_grad_()
     torch._dynamo.reset()
-    operator = torch.compile(functional.alif, fullgraph=True, backend="aot_eager") if compiled else (
-        functional.alif)
+    operator: Any = functional.alif
+    if compiled:
+        operator = torch.compile(operator, fullgraph=True, backend="aot_eager")
     made = [alif(x, w, alpha=0.9375, theta=0.5, rho=0.96875, beta=0.5, dynamics=model, **more)[0]
             for alif in (operator, reference.alif)]
     (gradient,) = torch.autograd.grad(made[0].sum(), w)
