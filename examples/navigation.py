@@ -236,7 +236,8 @@ def later(net: Policy, options: argparse.Namespace) -> dict[str, float]:
         reward = play(net, options, options.test_agents, gap, random).reward
         ms, agents = times(reward, options.hold, gap)
         if agents[1:]:
-            found[str(gap)] = sum(a * b for a, b in zip(ms[1:], agents[1:])) / sum(agents[1:])
+            found[str(gap)] = sum(a * b for a, b in zip(ms[1:], agents[1:], strict=True)) / sum(
+                agents[1:])
     return found
 
 

@@ -68,8 +68,9 @@ def _outputs(
     )
     numbers = _ops.Numbers(dampening=model.dampening, k_out=float(fused.k_out),
                            cutoff=model.cutoff)
+    v, a, i, r, z = call.state
     tensors = _ops.Tensors(
-        x.to(call.dtype), *call.state, None if w_rec is None else w_rec.to(call.dtype),
+        x.to(call.dtype), v, a, i, r, z, None if w_rec is None else w_rec.to(call.dtype),
         model.delay, fused.w_in, fused.bias, fused.x_bits, fused.w_out, fused.p,
     )
     settings = _ops.Settings(model.delays, constants, numbers, neuron.sparse_grad,
@@ -95,8 +96,8 @@ def _by_reference(x: Tensor, w_rec: Tensor | None, neuron: Neuron,
         lengths=None if call.lengths is None else call.lengths.each,
     )
     assert len(result) == 3
-    return _ops.Outputs(result[0], *result[1], *result[2],
-                        *(x.new_empty(0) for _ in range(6)), coefficients), result[0]
+    nothing = [x.new_empty(0)] * 6
+    return _ops.Outputs._make((result[0], *result[1], *result[2], *nothing, coefficients)), result[0]
 
 
 class Readout(NamedTuple):

@@ -9,9 +9,8 @@ from torch import Tensor
 from ._torch_internals import is_mode_active, is_transforming, wants_gradient
 from .models import COEFFICIENTS, Coefficient
 
-
-# A coefficient: the number + sign * the tensor at this place among those of Rows; sign 0: the number
-# alone.
+# A coefficient: the number + sign * the tensor at this place among those of Rows; sign 0: the
+# number alone.
 Row: TypeAlias = tuple[float, int, int]
 # What is known of one of the tensors without its numbers.
 Form: TypeAlias = tuple[torch.Size, torch.dtype, torch.device]

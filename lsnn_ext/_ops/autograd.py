@@ -159,7 +159,7 @@ def _forward(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
     spikes, state, traces, readout, saved = _interruptible(torch.ops.lsnn.alif_forward, *args)
     if has("outputs", settings.constants.outputs, "bits"):
         spikes = empty_carrier(state[0], *t.x.shape[:2], N)
-    return Outputs(spikes, *state, *traces, *readout, *saved, coefficients)
+    return Outputs._make((spikes, *state, *traces, *readout, *saved, coefficients))
 
 
 def _link(t: Tensors) -> Tensor | None:
@@ -246,7 +246,8 @@ class _Alif(torch.autograd.Function):
         learned: Sequence[Tensor | None] = [None] * len(of_rows)
         if settings.constants.coefficient_gradients:
             learned = unstacked(stack, ctx.each, ctx.forms, of_rows)
-        return *(value if need else None for value, need in zip(found, needed, strict=True)), *learned
+        wanted_ones = (value if need else None for value, need in zip(found, needed, strict=True))
+        return *wanted_ones, *learned
 
 
 def _parted(each: tuple[Row, ...], tensors: Sequence[Any]) -> tuple[Tensors, Rows]:
