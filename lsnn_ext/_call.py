@@ -96,8 +96,9 @@ def _by_reference(x: Tensor, w_rec: Tensor | None, neuron: Neuron,
         lengths=None if call.lengths is None else call.lengths.each,
     )
     assert len(result) == 3
+    z, state, traces = result
     nothing = [x.new_empty(0)] * 6
-    return _ops.Outputs._make((result[0], *result[1], *result[2], *nothing, coefficients)), result[0]
+    return _ops.Outputs._make((z, *state, *traces, *nothing, coefficients)), z
 
 
 class Readout(NamedTuple):
