@@ -138,8 +138,9 @@ class Run(Pair):
     def answers(self, name: str, x: Tensor,
                 state: LSNNState | None) -> tuple[Tensor, LSNNState, Tensor]:
         """Readout (S, B, 2) averaged over each symbol, the state, and all spikes."""
-        y, state, z = self.nets[name](x, state, return_spikes=True)
-        return y.unflatten(0, (self.options.symbols, -1)).mean(1), state, z
+        y, state, z = self.nets[name](x, state, return_spikes=True,
+                                      readout_every=len(x) // self.options.symbols)
+        return y, state, z
 
     def step(self) -> dict[str, float]:
         """One iteration of each network, on the same spikes."""

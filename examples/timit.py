@@ -93,8 +93,9 @@ def answers(net: nn.Module, sentences: Sentences, hold: int) -> tuple[Tensor, Te
     rates = None
     if isinstance(net, LSNN):
         shown = [x.repeat_interleave(hold, 0) for x in sentences.x]
-        y, _, rates = net(pack_sequence(shown, enforce_sorted=False), return_rates=True)
-        y = pad_packed_sequence(y)[0].unflatten(0, (-1, hold)).mean(1)
+        y, _, rates = net(pack_sequence(shown, enforce_sorted=False), return_rates=True,
+                          readout_every=hold)
+        y = pad_packed_sequence(y)[0]
         rates = rates.mean(1)
     else:
         y = net(pack_sequence(sentences.x, enforce_sorted=False))

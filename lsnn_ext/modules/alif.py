@@ -25,11 +25,12 @@ class ALIF(Recurrent):
                          (N,); "lsnn": 20 and 200
     beta         rise of the threshold per unit of adaptation (4), a number or (N,); "lsnn": 1.8
     threshold    theta of (4), > 0, a number or (N,); "lsnn": 0.01
-    refractory   steps after a spike without another (9), round(ms / dt); "lsnn": 0
+    refractory   steps after a spike without another (9), or a time, "5 ms", of whole
+                 steps; "lsnn": 0
     autapses     False: the diagonal of weight_hh acts as 0; "lsnn": False
     delay        extra delay in steps, d_jk of (1), on top of the one step that every spike takes:
-                 an int, or integers (N, N) from neuron j to neuron k; round(ms / dt) - 1; None: 0,
-                 with "norse_lsnn" 1
+                 an int, or integers (N, N) from neuron j to neuron k; or the whole of it as a
+                 time, "10 ms", of one step or more; None: 0, with "norse_lsnn" 1
     dt           duration of a step (ms)
     surrogate, dampening   the surrogate and its height; None: the model's own, for "lsnn"
                            "triangle" and 0.3
@@ -64,8 +65,8 @@ class ALIF(Recurrent):
                  recurrent: bool = True, dynamics: str = "lsnn",
                  tau_mem: Coefficient | None = None, tau_adapt: Coefficient | None = None,
                  beta: Coefficient | None = None, threshold: Coefficient | None = None,
-                 refractory: int | None = None, delay: int | Tensor | None = None, dt: float = 1.0,
-                 surrogate: str | None = None, dampening: float | None = None,
+                 refractory: int | str | None = None, delay: int | str | Tensor | None = None,
+                 dt: float = 1.0, surrogate: str | None = None, dampening: float | None = None,
                  surrogate_cutoff: float = 0.0, learn: Learn = (),
                  per_neuron: bool | Iterable[str] = False, autapses: bool | None = None,
                  checkpoint_every: int | str | None = None, saved_dtype: torch.dtype | None = None,
@@ -97,8 +98,8 @@ class LIF(Recurrent):
                  batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False, *,
                  recurrent: bool = True, dynamics: str = "lsnn",
                  tau_mem: Coefficient | None = None, threshold: Coefficient | None = None,
-                 refractory: int | None = None, delay: int | Tensor | None = None, dt: float = 1.0,
-                 surrogate: str | None = None, dampening: float | None = None,
+                 refractory: int | str | None = None, delay: int | str | Tensor | None = None,
+                 dt: float = 1.0, surrogate: str | None = None, dampening: float | None = None,
                  surrogate_cutoff: float = 0.0, learn: Learn = (),
                  per_neuron: bool | Iterable[str] = False, autapses: bool | None = None,
                  checkpoint_every: int | str | None = None, saved_dtype: torch.dtype | None = None,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._surrogates import cutoff_of, named_surrogate
 from ..models import Coefficient, check_surrogate, named_model
-from .neuron import ADAPTIVE, PLAIN, Kind, check_names, chosen, flag, positive, whole
+from .neuron import ADAPTIVE, PLAIN, Kind, check_names, chosen, flag, positive, steps, whole
 
 # names, or names with what each is computed of
 Learn: TypeAlias = str | Iterable[str] | Mapping[str, Any]
@@ -29,8 +29,8 @@ class LayerArguments:
     dynamics: str
     neuron: dict[str, Coefficient | None]
     coefficients: dict[str, Coefficient | None]
-    refractory: int | None
-    delay: int | Tensor | None
+    refractory: int | str | None
+    delay: int | str | Tensor | None
     dt: float
     surrogate: str | None
     dampening: float | None
@@ -49,19 +49,24 @@ class LayerArguments:
         check_names(kind, self.coefficients, PLAIN if kind == "LIF" else ADAPTIVE,
                     (*self.__dataclass_fields__, *self.neuron))
         flag("recurrent", self.recurrent)
-        synapses = {"autapses": self.autapses, "delay": self.delay} if self.recurrent else {}
+        positive("dt", self.dt)
+        given = steps("delay", self.delay, self.dt)
+        if isinstance(self.delay, str):
+            whole("delay, in steps", given, 1)
+            given -= 1  # the step that every spike takes
+        synapses = {"autapses": self.autapses, "delay": given} if self.recurrent else {}
         if not self.recurrent:
             if self.autapses is not None:
                 raise ValueError(f"autapses: expected None with recurrent=False, got "
                                  f"{self.autapses}")
-            if isinstance(self.delay, Tensor) or self.delay:
+            if isinstance(given, Tensor) or given:
                 raise ValueError("delay: expected 0 with recurrent=False, got delays of recurrent "
                                  "spikes")
-        positive("dt", self.dt)
         own = chosen(kind, self.dynamics, {**self.neuron, **self.coefficients,
                                            "refractory": self.refractory, **synapses}, self.dt)
         refractory, autapses, delay = (own.pop(name) for name in ("refractory", "autapses",
                                                                   "delay"))
+        refractory = steps("refractory", refractory, self.dt)
         if not self.recurrent:
             autapses, delay = False, 0
         whole("num_layers", self.num_layers, 1)

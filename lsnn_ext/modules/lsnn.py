@@ -18,7 +18,7 @@ from .layer_arguments import Learn
 from .neuron import ADAPTIVE, Kind, check_names, chosen, constant, positive, whole
 from .observed import Record
 from .packed import repacked
-from .readout import LeakyReadout
+from .readout import LeakyReadout, window_means
 from .recurrent import Recurrent, Sequence
 
 
@@ -84,7 +84,8 @@ class LSNN(nn.Module):
                  for the paper's values for sequential MNIST, 20 and 700 ms, 1.8, 0.01, 5 steps,
                  False. beta: a number, one for each adaptive neuron, or (N,) with 0 for the regular
                  ones
-    delay        extra delay of the recurrent spikes in steps, an int or integers (N, N); as in ALIF
+    delay        extra delay of the recurrent spikes in steps, an int or integers (N, N); or a time,
+                 "10 ms", as in ALIF
     tau_out      time constant of the readout, ms; None: no filter, W z_t + b of each step
     learn        as in ALIF; "beta" gives the regular neurons adaptation too. "tau_out": the readout
                  learns its time constant, as the logarithm; per_neuron: one for each output
@@ -105,7 +106,7 @@ class LSNN(nn.Module):
                  recurrent: bool = True, dynamics: str = "lsnn",
                  tau_mem: Coefficient | None = None, tau_adapt: Coefficient | None = None,
                  beta: Coefficient | None = None, threshold: Coefficient | None = None,
-                 refractory: int | None = None, delay: int | Tensor | None = None,
+                 refractory: int | str | None = None, delay: int | str | Tensor | None = None,
                  tau_out: float | None = 20.0, dt: float = 1.0, surrogate: str | None = None,
                  dampening: float | None = None, surrogate_cutoff: float = 0.0, learn: Learn = (),
                  per_neuron: bool | Iterable[str] = False, autapses: bool | None = None,
@@ -166,7 +167,7 @@ class LSNN(nn.Module):
 
     def forward(self, x: Sequence, state: LSNNState | None = None, *, return_spikes: bool = False,
                 trace: bool = False, record: Record | None = None, return_rates: bool = False,
-                ) -> tuple[Any, ...]:
+                readout_every: int | None = None) -> tuple[Any, ...]:
         """x (T, B, I), (B, T, I) with batch_first, (T, I) unbatched, a PackedSequence, or
         PackedSpikes as of ALIF -> (readout, state), and then what is asked for: spikes, traces,
         rates.
@@ -176,7 +177,9 @@ class LSNN(nn.Module):
         of the last layer; return_rates=True: firing rates (layers and directions, B, N), to
         regularise them without spikes of all steps; as of ALIF. The state of a PackedSequence is
         that of each sequence's own last step, in the order it was given. state None is all zeros.
-        Raises ValueError for wrong shapes and TypeError for an x that is none of these, or for a
+        readout_every=K: the mean of the readout over each K steps in its place, T / K of them.
+        Raises ValueError for wrong shapes, and for a K that does not divide T, or the steps of each
+        sequence of a PackedSequence, and TypeError for an x that is none of these, or for a
         state that is no LSNNState.
         """
         if not isinstance(x, PackedSequence | PackedSpikes):
@@ -206,6 +209,8 @@ class LSNN(nn.Module):
                 y = repacked(value, x)
                 spikes = repacked(spikes, x) if return_spikes else None
             more = [*([] if out.traces is None else [out.traces]), *(means or ())]
+        if readout_every is not None:
+            y = window_means(y, readout_every, readout.batch_first)
         return (y, LSNNState(end, p), *([spikes] if return_spikes else []), *more)
 
     def _one_operator(self) -> bool:

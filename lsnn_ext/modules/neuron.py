@@ -1,6 +1,7 @@
 """The constants of a layer: what stands for those left out, and checks, when they are given and
 when they are used."""
 import math
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -61,6 +62,28 @@ def whole(name: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         hint = _BY_NAME if isinstance(value, bool) else ""
         raise ValueError(f"{name}: expected a whole number >= {least}, got {value!r}{hint}")
+
+
+_TIME = re.compile(r"(\d+(?:\.\d*)?|\.\d+) *ms")
+_SHORTEST = 0.05  # a dt below is taken for seconds
+
+
+def steps(name: str, value: Any, dt: float) -> Any:
+    """The steps of a time such as "5 ms"; what is no string is given back. Raises ValueError for
+    other words, and for a time that is no whole number of steps."""
+    if not isinstance(value, str):
+        return value
+    found = _TIME.fullmatch(value.strip())
+    if found is None:
+        raise ValueError(f"{name}: expected steps, or a time such as '5 ms', got {value!r}")
+    if dt < _SHORTEST:
+        raise ValueError(f"{name}: expected steps where dt={dt:g} seems to be in seconds, got "
+                         f"{value!r}")
+    exact = float(found[1]) / dt
+    if abs(exact - round(exact)) > 1e-6 * max(1.0, exact):
+        raise ValueError(f"{name}: expected whole steps of dt={dt:g}, got {value!r}, which is "
+                         f"{exact:.6g}; give steps in its place")
+    return round(exact)
 
 
 def positive(name: str, value: Any) -> None:

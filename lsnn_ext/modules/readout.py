@@ -36,6 +36,27 @@ def _learned(learn: Any, tau: float | None) -> tuple[str, ...]:
     return tuple(forms)
 
 
+def window_means(y: Tensor | PackedSequence, every: int, batch_first: bool,
+                 ) -> Tensor | PackedSequence:
+    """The means of results (T, B, O), (B, T, O), (T, O) or packed over each so many steps; raises
+    ValueError where a sequence does not end with a window."""
+    whole("readout_every", every, 1)
+    if isinstance(y, PackedSequence):
+        padded, lengths = pad_packed_sequence(y)
+        if bool((lengths % every).any()):
+            odd = int(lengths[(lengths % every).nonzero()[0]])
+            raise ValueError(f"readout_every: expected a divisor of the steps of each sequence, "
+                             f"got {every} for one of {odd}")
+        means = padded.unflatten(0, (-1, every)).mean(1)
+        return pack_padded_sequence(means, lengths // every,
+                                    enforce_sorted=y.sorted_indices is None)
+    time = 1 if batch_first and y.dim() == 3 else 0
+    T = y.shape[time]
+    if T % every:
+        raise ValueError(f"readout_every: expected a divisor of the T = {T} steps, got {every}")
+    return y.unflatten(time, (T // every, every)).mean(time + 1)
+
+
 class LeakyReadout(Copied):
     """y_t = W p_t + b with the filtered spikes p_t = k p_{t-1} + (1 - k) z_t, k = exp(-dt / tau)
     (Bellec et al. 2018).

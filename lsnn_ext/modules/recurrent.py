@@ -45,7 +45,7 @@ class Recurrent(Constants):
         self.delay: int | Tensor
         # of a delay that is a tensor, when it was last looked at
         self._distinct: tuple[int, ...] = ()
-        assert own.delay is not None
+        assert own.delay is not None and not isinstance(own.delay, str)
         set_delay(self, own.delay, own.device)
         directions = ("", "_reverse") if own.bidirectional else ("",)
         self._suffixes = [f"_l{layer}{direction}" for layer in range(own.num_layers)
