@@ -40,12 +40,11 @@ void launch_lsnn(const BackwardJob<float>& general, const Pass& pass, float* wor
   const Layer& l = general.f.layer;
   const LsnnBackward job{general,   pass.shape, (int)l.delays[0],
                          workspace, l.B * l.N,  l.B * words(l.N)};
-  const auto kernel = pass.shape.threads == 32 ? &lsnn_backward_kernel<1, true>
-                      : padded(l.N) <= 128     ? &lsnn_backward_kernel<1, false>
-                                               : &lsnn_backward_kernel<2, false>;
-  launch("backward, lsnn",
-         {pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared, 1, stream}, kernel,
-         job);
+  with_constant(padded(l.N) <= 128, [&](auto is_one_quad) {
+    launch("backward, lsnn",
+           {pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared, 1, stream},
+           &lsnn_backward_kernel < is_one_quad() ? 1 : 2 >, job);
+  });
 }
 
 }  // namespace lsnn::cuda

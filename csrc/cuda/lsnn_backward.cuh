@@ -100,14 +100,20 @@ struct LsnnReplay {
     uint32_t before = 0;
     if (S0) before = (word(S0 - 1) >> lane & 1) << 31 | (word(S0 - 2) >> lane & 1) << 30;
     constexpr int at_once = 32;  // steps whose bits a lane holds
+    uint32_t row[segment / at_once];
+#pragma unroll
+    for (int i = 0; i < (int)segment / at_once; i++) {
+      const int t = S0 + i * at_once + lane;
+      row[i] = t < end ? word(t) : 0;
+    }
     Carry<float> s{0.f, neuron.load(carry + job.row, at), 0.f, neuron.load(carry + 3 * job.row, at),
                    spike(S0 - 1, before, 31)};
-#pragma unroll 1
-    for (int t = S0; t < end; t += at_once) {
-      const uint32_t own = transpose_bits(t + lane < end ? word(t + lane) : 0, lane);
+#pragma unroll
+    for (int i = 0; i < (int)segment / at_once; i++) {
+      const uint32_t own = transpose_bits(row[i], lane);
 #pragma unroll 1
       for (int of = 0; of < at_once; of += steps_of_replay) {
-        float* to = start(t + of);
+        float* to = start(S0 + i * at_once + of);
         to[0] = s.a;
         to[threads] = s.r;
         to[2 * threads] = __uint_as_float(
@@ -132,13 +138,10 @@ struct LsnnReplay {
       step(spikes, steps_of_replay + i, s);
     }
   }
-  __device__ __forceinline__ float kept(int t) const {
-    return a[(t & (steps_of_replay - 1)) * threads];
-  }
-  // What step t of them has read. y: of the step before; a_before: kept(t).
-  __device__ __forceinline__ Carry<float> read_by(int t, float y, float a_before) const {
-    const int i = t & (steps_of_replay - 1);
-    Carry<float> s{0.f, a_before, 0.f, counting >> i & 1 ? 1.f : 0.f,
+  // What step t of them has read. y: of the step before.
+  __device__ __forceinline__ Carry<float> read_by(int t, float y) const {
+    const int i = t - first;
+    Carry<float> s{0.f, a[i * threads], 0.f, counting >> i & 1 ? 1.f : 0.f,
                    spike(t - 1, spikes, steps_of_replay + i - 1)};
     s.v = membrane_before(neuron.spec, neuron.k, y, s.a,
                           spike(t - 2, spikes, steps_of_replay + i - 2));
@@ -173,53 +176,47 @@ template <int quads> struct LsnnProduct {
   __device__ __forceinline__ bool has(int c) const {
     return c < quads - 1 || 4 * lane + 128 * c < NP;
   }
-  // dc: [NP]. The sums over the lane's columns, for rows from e on. What a list holds beyond its
-  // end is the place of some row, whose sum nobody takes. More than half of them are there in most
-  // steps.
-  struct Sums { float of[rows]; };
-  __device__ __forceinline__ Sums sums(const float* dc, const LsnnRows& of, int e) const {
+  // dc: [NP]. The sum of the lane's own row, 0 where it is not one of them.
+  __device__ __forceinline__ float operator()(const float* dc, const LsnnRows& of) const {
     Quad<float> g[quads] = {};
 #pragma unroll
     for (int c = 0; c < quads; c++)
       if (has(c)) g[c] = quad_at(dc + 4 * lane + 128 * c);
-    Sums sum{};
-    const uint32_t* list = of.list + e;
-    const Quad<uint32_t> first = quad_at(list), second = quad_at(list + at_once);
-    add(first, g, sum.of, 0);
-    add(second, g, sum.of, at_once);
-    if (e + 2 * at_once < of.n) {
-      const Quad<uint32_t> third = quad_at(list + 2 * at_once),
-                           fourth = quad_at(list + 3 * at_once);
-      add(third, g, sum.of, 2 * at_once);
-      if (e + 3 * at_once < of.n) add(fourth, g, sum.of, 3 * at_once);
+    float own = 0.f;
+#pragma unroll 1
+    for (int e = 0; e < of.n; e += rows) {
+      float sum[rows] = {};
+#pragma unroll
+      for (int i = 0; i < rows; i += at_once)
+        if (e + i < of.n) add(of.list + e + i, g, sum, i);
+      const float total = sum_lanes(sum, lane);
+      const float mine = __shfl_sync(~0u, total, of.rank % rows * (32 / rows));
+      own = of.rank / rows == e / rows ? mine : own;
     }
-    return sum;
+    return own;
   }
-  // The sum of the lane's own row; any number where it is not one of these.
-  __device__ __forceinline__ float own(const Sums& sum, const LsnnRows& of) const {
-    return __shfl_sync(~0u, sum_lanes(sum.of, lane), of.rank % rows * (32 / rows));
-  }
-  __device__ __forceinline__ void add(const Quad<uint32_t>& place, const Quad<float> (&g)[quads],
+  // What the list holds beyond its end is the place of some row, whose sum nobody takes.
+  __device__ __forceinline__ void add(const uint32_t* list, const Quad<float> (&g)[quads],
                                       float (&sum)[rows], int first) const {
+    const Quad<uint32_t> place = quad_at(list);
 #pragma unroll
-    for (int c = 0; c < quads; c++) {
-      Quad<float> row[at_once] = {};
+    for (int c = 0; c < quads; c++)
+      if (has(c)) {
+        Quad<float> row[at_once];
 #pragma unroll
-      for (int i = 0; i < at_once; i++)
-        if (has(c))
+        for (int i = 0; i < at_once; i++)
           row[i] =
               quad_at(reinterpret_cast<const float*>(reinterpret_cast<const char*>(w) + place[i]) +
                       128 * c);
 #pragma unroll
-      for (int i = 0; i < at_once; i++)
+        for (int i = 0; i < at_once; i++)
 #pragma unroll
-        for (int q = 0; q < 4; q++) sum[first + i] = fma_(row[i][q], g[c][q], sum[first + i]);
-    }
+          for (int q = 0; q < 4; q++) sum[first + i] = fma_(row[i][q], g[c][q], sum[first + i]);
+      }
   }
 };
 
-template <int quads, bool is_one_warp> struct LsnnBackwardGroup {
-  using Sums = typename LsnnProduct<quads>::Sums;
+template <int quads> struct LsnnBackwardGroup {
   const LsnnBackward& job;
   const Group group;
   const LsnnProduct<quads> product;
@@ -230,7 +227,7 @@ template <int quads, bool is_one_warp> struct LsnnBackwardGroup {
   float* const starts;    // [lsnn_start_rows,threads]
 
   __device__ __forceinline__ void sync(Where where = Where::current()) const {
-    if constexpr (is_one_warp) warp_barrier(where);
+    if (group.threads == 32) warp_barrier(where);
     else barrier_sync_aligned(group.id + 1, group.threads, where);
   }
   // Those of steps that follow each other lie apart, so that none is written while it is read.
@@ -251,19 +248,13 @@ template <int quads, bool is_one_warp> struct LsnnBackwardGroup {
     int written = 0;  // the slot of dL/dc of a step; the one before it is read in that step
     auto read = [&] { return written == 0 ? job.shape.slots - 1 : written - 1; };
     // of the last state, for the spikes of step t
-    const int first_of_last = f.glast.z ? length - 1 - delay : length;
     auto last_z = [&](int t) {
-      return t >= first_of_last ? neuron.load(f.glast.z, at + (length - 1 - t) * job.row) : 0.f;
+      const int steps_back = length - 1 - t;
+      return f.glast.z && steps_back <= delay ? neuron.load(f.glast.z, at + steps_back * job.row)
+                                              : 0.f;
     };
-    // What (1) carries back to the spikes of step t: of the first rows, for which `sums` are made,
-    // or of the others, `beyond`.
-    auto carries = [&](int t) { return t + 1 + delay < length; };
-    auto sums = [&](int e) { return product.sums(dc + read() * NP, rows, e); };
-    auto is_long = [&] { return rows.n > product.rows; };
-    auto beyond = [&] { return is_long() ? product.own(sums(product.rows), rows) : 0.f; };
-    auto carried = [&](int t, const Sums& first, float others) {
-      const float own = product.own(first, rows);
-      return !carries(t) ? 0.f : rows.rank < product.rows ? own : others;
+    auto carried = [&](int t) {  // what (1) carries back to the spikes of step t
+      return t + 1 + delay < length ? product(dc + read() * NP, rows) : 0.f;
     };
     const uint32_t place = (uint32_t)neuron.cell.n * 4 * NP;
 
@@ -288,30 +279,22 @@ template <int quads, bool is_one_warp> struct LsnnBackwardGroup {
                           starts + group.thread,
                           a + group.thread,
                           group.threads};
-      // Of a step: what it read, dL/dz from outside, which stays 0 where there is none, and from
-      // the last state.
+      // of the step that comes next
       Carry<float> before;
-      float gz, of_last, y, a_before;
-      if (!f.gz)
-        for (unsigned i = 0; i < stages_of_record; i++)
-          record[(2 * i + 1) * group.threads + group.thread] = 0.f;
-      auto begin = [&](int t) {
+      float gz;
+      auto prepare = [&](int t) {
         const float* own = stages.wait();
-        y = own[0];
-        const float gz_of_step = own[group.threads];
-        a_before = replayed.kept(t);
+        const float y = own[0];
+        gz = f.gz ? own[group.threads] : 0.f;
         stages.advance(copy);
-        return gz_of_step;
-      };
-      auto is_active = [&](Carry<float> s) {
-        return neuron.is_real && !replay(neuron.spec, k, 0.f, 0.f, false, s);
+        before = replayed.read_by(t, y);
+        Carry<float> s = before;
+        const bool blocked = replay(neuron.spec, k, 0.f, 0.f, false, s);
+        rows.make(list(t), neuron.is_real && !blocked, place, group.lane());
       };
       replayed.replay_segment(length);
       replayed.replay_to(length - 1);
-      gz = begin(length - 1);
-      of_last = last_z(length - 1);
-      before = replayed.read_by(length - 1, y, a_before);
-      rows.make(list(length - 1), is_active(before), place, group.lane());
+      prepare(length - 1);
       float* gx = (float*)f.gx + at + (length - 1) * job.row;
       float* const own_dc = dc + neuron.cell.n;
 #pragma unroll 1
@@ -322,23 +305,16 @@ template <int quads, bool is_one_warp> struct LsnnBackwardGroup {
           *gx = dc_of_step;
         }
         gx -= job.row;
-        if (t == replayed.first && t > 0) {
-          if (t % (int)segment == 0) replayed.replay_segment(t);
-          replayed.replay_to(t - 1);
-        }
-        const float others = beyond();
-        const Sums first = sums(0);
-        // What the step before needs is worked out while the sums go from lane to lane. Before step
-        // 0 these are any numbers, of which nothing is used.
-        const float gz_before = begin(t - 1), of_last_before = last_z(t - 1);
-        const Carry<float> read_before = replayed.read_by(t - 1, y, a_before);
-        d.z = d.z + of_last + carried(t, first, others) + gz;
+        d.z = d.z + last_z(t) + carried(t) + gz;
         Coefs<float> g{};
         step_adjoint(neuron.spec, k, before, 0.f, 0.f, 0.f, d, g);
-        before = read_before;
-        gz = gz_before;
-        of_last = of_last_before;
-        rows.make(list(t - 1), is_active(before), place, group.lane());
+        if (t > 0) {
+          if (t == replayed.first) {
+            if (t % (int)segment == 0) replayed.replay_segment(t);
+            replayed.replay_to(t - 1);
+          }
+          prepare(t - 1);
+        }
         written = read();
         sync();
       }
@@ -352,18 +328,15 @@ template <int quads, bool is_one_warp> struct LsnnBackwardGroup {
     warp_barrier(Where::current());
 #pragma unroll 1
     for (int t = -1; t >= -1 - delay; t--) {
-      const float others = beyond();
       neuron.store(f.gfirst.z, at + (-1 - t) * job.row,
-                   (t == -1 ? d.z : 0.f) + last_z(t) + carried(t, sums(0), others));
+                   (t == -1 ? d.z : 0.f) + last_z(t) + carried(t));
       written = read();
     }
     sync();  // before the next item publishes
   }
 };
 
-// is_one_warp: of a group.
-template <int quads, bool is_one_warp>
-__global__ void __launch_bounds__(most_threads_lsnn_backward, 1)
+template <int quads> __global__ void __launch_bounds__(most_threads_lsnn_backward, 1)
     lsnn_backward_kernel(LsnnBackward job) {
   if (wrong_kernel<PaperSpec>(job.both, *job.p.flags)) return;
   const Layer& l = job.f.layer;
@@ -380,7 +353,7 @@ __global__ void __launch_bounds__(most_threads_lsnn_backward, 1)
     shared.list[i] = 0;
   __syncthreads();
   const int64_t number = (int64_t)blockIdx.x * shape.groups + group.id;
-  const LsnnBackwardGroup<quads, is_one_warp> backward{
+  const LsnnBackwardGroup<quads> backward{
       job,
       group,
       {shared.w + 4 * lane, NP, lane},

@@ -199,12 +199,9 @@ def read_step(name: str, kernel: Kernel, rows: Loop) -> Iterator[str]:
 
 
 def read_lsnn(name: str, kernel: Kernel) -> Iterator[str]:
-    """The kernels of the paper's network: a step is one loop around the loops over further rows."""
+    """The kernel of the paper's network: a step is one loop around the loops over further rows."""
     if kernel.find("LDL|STL|CALL"):
         yield f"{name}: uses local memory or calls a function"
-    if name.startswith("lsnn_backward"):
-        yield from read_lsnn_backward(name, kernel)
-        return
     warps, whole = int(name[name.index("<") + 1]), ", true, float>" in name
     copies = r"LDGSTS\..*128" if whole else "LDGSTS"
     step = next((loop for loop in kernel.loops() if kernel.find("LDGDEPBAR", loop)
@@ -230,25 +227,6 @@ def read_lsnn(name: str, kernel: Kernel) -> Iterator[str]:
           f"{len(path)}: {taken} cycles by the model of chain.py, nothing measured")
     if taken > MOST_CYCLES:
         yield f"{name}: {taken} cycles a step by the model, {MOST_CYCLES} at most"
-
-
-def read_lsnn_backward(name: str, kernel: Kernel) -> Iterator[str]:
-    quads, one_warp = int(name[name.index("<") + 1]), "true>" in name
-    step = next((loop for loop in kernel.loops() if kernel.find("LDGDEPBAR", loop)), None)
-    if step is None or len(kernel.find("LDGSTS", step)) != 2:
-        yield f"{name}: expected a loop over steps with two copies"
-        return
-    if (found := len(kernel.find("BAR", step))) != (not one_warp):
-        yield f"{name}: expected {int(not one_warp)} barriers in a step, found {found}"
-    # Of a step in which a warp has more than eight active neurons, and twelve at most.
-    parts = [frozenset(kernel.find(what, step)) for what in ("FFMA", "VOTE")]
-    wanted = [parts[0]] * (48 * quads) + [parts[1]]
-    path = kernel.shortest(step, [lambda i, places=places: i in places for places in wanted])
-    print(f"{name}\n    {len(kernel.code)} instructions; a step with twelve active neurons of a "
-          f"warp has {len(path)}: {cycles(kernel, path) if path else 0} cycles by the model of "
-          f"chain.py, nothing measured")
-    if not path:
-        yield f"{name}: expected a path through a step with {48 * quads} sums and a vote"
 
 
 def main() -> int:

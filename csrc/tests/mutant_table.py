@@ -52,15 +52,9 @@ IDLE_RANK = ("cluster T=20 B=1 N=257", "cluster T=20 B=5 N=257")  # four ranks s
 
 
 
-def of_lsnn(name: str, old: str, new: str, runs: tuple[str, ...], check: Check = PLAIN,
-            file: str = "lsnn_forward.cuh") -> Mutant:
+def of_lsnn(name: str, old: str, new: str, runs: tuple[str, ...], check: Check = PLAIN) -> Mutant:
     """A bug in the kernels of the paper's network."""
-    return Mutant(f"lsnn: {name}", file, old, new, runs, check, object="lsnn")
-
-
-def of_lsnn_backward(name: str, old: str, new: str, runs: tuple[str, ...] = (),
-                     check: Check = PLAIN) -> Mutant:
-    return of_lsnn(f"backward: {name}", old, new, runs or (LSNN,), check, "lsnn_backward.cuh")
+    return Mutant(f"lsnn: {name}", "lsnn_forward.cuh", old, new, runs, check, object="lsnn")
 
 
 MUTANTS = [
@@ -163,12 +157,13 @@ MUTANTS = [
            "__shfl_xor_sync(0x0000ffffu, word", (BLOCK,)),
     Mutant("word: four lanes instead of eight", "neurons.cuh", "o < 8; o *= 2", "o < 4; o *= 2",
            (BLOCK,)),
-    Mutant("product: half the warp in the mask", "lane_sums.cuh", "__shfl_xor_sync(~0u,",
-           "__shfl_xor_sync(0x0000ffffu,", (BLOCK,)),
-    Mutant("product: the wrong lane", "lane_sums.cuh", "given, away)", "given, 16)", (BLOCK,)),
+    Mutant("product: half the warp in the mask", "backward.cuh", "__shfl_xor_sync(~0u, x[0], 2)",
+           "__shfl_xor_sync(0x0000ffffu, x[0], 2)", (BLOCK,)),
+    Mutant("product: the wrong lane", "backward.cuh", "__shfl_xor_sync(~0u, x[0], 1)",
+           "__shfl_xor_sync(~0u, x[0], 2)", (BLOCK,)),
     Mutant("product: the wrong row of a lane", "backward.cuh",
-           "i = group.lane() / (32 / rows_of_product);",
-           "i = group.lane() / (32 / rows_of_product) ^ 1;", (BLOCK,)),
+           "(lane >> 4 & 1) * 4 + (lane >> 3 & 1) * 2",
+           "(lane >> 3 & 1) * 4 + (lane >> 4 & 1) * 2", (BLOCK,)),
     # ----------------------------------------------------------------- buffers and numbers of steps
     Mutant("ring of D slots", "plan.cpp", "int(l.D + 1 + (", "int(l.D + (", (BLOCK, GATHER)),
     Mutant("ring of a cluster without the smallest delay", "plan.cpp", "? l.delays[0] : 0)",
@@ -298,13 +293,11 @@ MUTANTS = [
             (LSNN, LSNN_DELAYED), THREAD),
     of_lsnn("no barrier after the copy of the rows", "__syncthreads();", "", (LSNN,)),
     of_lsnn("a wait that leaves one group too many", "<(int)stages - 2>", "<(int)stages - 1>",
-            (LSNN,), file="lsnn_stream.cuh"),
-    of_lsnn("a stage overwritten before it is read", "begin((at + stages - 1)",
-            "begin((at + 1)", (LSNN,), file="lsnn_stream.cuh"),
-    of_lsnn("currents past the end", "left > 0 && i < live", "i < live", (LSNN_WARP,), ADDRESS,
-            "lsnn_stream.cuh"),
-    of_lsnn("whole currents past the end", "left > 0 && live", "live", (LSNN_LONG,), ADDRESS,
-            "lsnn_stream.cuh"),
+            (LSNN,)),
+    of_lsnn("a stage overwritten before it is read", "copy((at + (stages - 1) * stage)",
+            "copy((at + stage)", (LSNN,)),
+    of_lsnn("currents past the end", "left > 0 && i < live", "i < live", (LSNN_WARP,), ADDRESS),
+    of_lsnn("whole currents past the end", "left > 0 && live", "live", (LSNN_LONG,), ADDRESS),
     of_lsnn("a slot of lists too few", "end(slots * slot)", "end((slots - 1) * slot)", (LSNN,)),
     of_lsnn("lists are not empty before the first step", "ring[i + 128 * warps + of] = 0;", ";",
             (LSNN,)),
@@ -338,22 +331,11 @@ MUTANTS = [
            "l.smooth", ("lsnn N=41",)),
     Mutant("lsnn: smooth spikes", "plan.cpp", "PaperSpec::model) || l.smooth", "PaperSpec::model)",
            ("lsnn T=20 B=5 N=36",)),
-    Mutant("lsnn: with a trace", "plan.h", "!f.trace_v && !f.trace_a &&", "!f.trace_v &&",
+    Mutant("lsnn: with a trace", "launch.cuh", "!f.trace_v && !f.trace_a &&", "!f.trace_v &&",
            ("lsnn T=17 B=3 N=64",)),
     Mutant("lsnn: the general kernel does not run where nobody has said that it need not",
-           "launch.cuh", "{all.paper && !lsnn, all.general}",
-           "{all.paper && !lsnn, all.general && !lsnn}", ("lsnn first_r=4",)),
-    of_lsnn_backward("no barrier after a step", "written = read();\n        sync();",
-                     "written = read();"),
-    of_lsnn_backward("dL/dc of the step that is made", "dc + read() * NP", "dc + written * NP"),
-    of_lsnn_backward("the sum of another row", "of.rank % rows * (32 / rows)",
-                     "(of.rank + 1) % rows * (32 / rows)"),
-    of_lsnn_backward("spikes of the step before", "steps_of_replay + i, s);",
-                     "steps_of_replay + i - 1, s);"),
-    of_lsnn_backward("bits of the wrong lane", "row & low) | (other & low) << o",
-                     "row & low) | (other & low)"),
-    of_lsnn_backward("no saved v where a segment begins", "if (t % (int)segment == 0)  // saved",
-                     "if (t == 0)  // saved", ("lsnn T=260 B=9 N=32",)),
+           "launch.cuh", "kernels{all.paper && !by_lsnn, all.general};",
+           "kernels{all.paper && !by_lsnn, all.general && !by_lsnn};", ("lsnn first_r=4",)),
     # ---------------------------------------------------------------------------- the readout alone
     Mutant("leaky readout: starts from zeros always", "readout.cuh",
            "f.first ? ((const T*)f.first)[c] : T(0)", "T(0)", (LEAKY,), object="readout"),
