@@ -1,7 +1,6 @@
 #include <type_traits>
 
 #include "lsnn.h"
-#include "lsnn_backward.cuh"
 #include "lsnn_forward.cuh"
 
 namespace lsnn::cuda {
@@ -29,21 +28,6 @@ void launch_lsnn(const ForwardJob<float>& general, const Pass& pass, void* strea
                &lsnn_forward_kernel<warps, is_whole(), Y>, job);
       });
     });
-  });
-}
-
-int64_t lsnn_workspace(const Pass& pass) {
-  return pass.blocks * pass.shape.groups * pass.shape.threads * lsnn_start_rows;
-}
-void launch_lsnn(const BackwardJob<float>& general, const Pass& pass, float* workspace,
-                 void* stream) {
-  const Layer& l = general.f.layer;
-  const LsnnBackward job{general,   pass.shape, (int)l.delays[0],
-                         workspace, l.B * l.N,  l.B * words(l.N)};
-  with_constant(padded(l.N) <= 128, [&](auto is_one_quad) {
-    launch("backward, lsnn",
-           {pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared, 1, stream},
-           &lsnn_backward_kernel < is_one_quad() ? 1 : 2 >, job);
   });
 }
 

@@ -36,26 +36,6 @@ template <class T> struct QuadState {
 };
 template <class T> struct QuadAdjoint { Quad<T> v, a, i, z; };
 
-// of(c): coefficient c of a neuron.
-template <class T, class Of> LSNN_DEVICE Coefs<T> coefs_of(const Of& of, T dampening, T n_ref,
-                                                           T cutoff) {
-  return {of(ALPHA),
-          of(KAPPA),
-          of(RHO),
-          of(Q),
-          of(P),
-          of(BETA),
-          of(ETA),
-          of(THETA),
-          of(SIGMA),
-          of(WIDTH),
-          of(R_),
-          dampening,
-          n_ref,
-          cutoff,
-          reciprocal_(of(KAPPA)),
-          reciprocal_(of(WIDTH))};
-}
 template <class T> struct QuadCoefs {
   Quad<T> k[n_coefficients];
   T dampening, n_ref, cutoff;
@@ -69,7 +49,22 @@ template <class T> struct QuadCoefs {
     for (int c = 0; c < n_coefficients; c++) k[c] = quad_at(p.k + c * NP + cell.n);
   }
   LSNN_METHOD Coefs<T> of(int q) const {
-    return coefs_of([&](int c) { return k[c].pick(q); }, dampening, n_ref, cutoff);
+    return {k[ALPHA].pick(q),
+            k[KAPPA].pick(q),
+            k[RHO].pick(q),
+            k[Q].pick(q),
+            k[P].pick(q),
+            k[BETA].pick(q),
+            k[ETA].pick(q),
+            k[THETA].pick(q),
+            k[SIGMA].pick(q),
+            k[WIDTH].pick(q),
+            k[R_].pick(q),
+            dampening,
+            n_ref,
+            cutoff,
+            reciprocal_(k[KAPPA].pick(q)),
+            reciprocal_(k[WIDTH].pick(q))};
   }
 };
 

@@ -42,9 +42,6 @@ LSNN_DEVICE void barrier_sync(unsigned barrier, unsigned threads, Where) {
 template <unsigned threads> LSNN_DEVICE void barrier_sync_aligned(unsigned barrier, Where) {
   asm volatile("barrier.sync.aligned %0, %1;" ::"r"(barrier), "n"(threads) : "memory");
 }
-LSNN_DEVICE void barrier_sync_aligned(unsigned barrier, unsigned threads, Where) {
-  asm volatile("barrier.sync.aligned %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
-}
 
 // To the second level cache; reads nothing.
 LSNN_DEVICE void prefetch_global_l2(const void* global) {
@@ -101,9 +98,6 @@ LSNN_DEVICE void barrier_sync(unsigned barrier, unsigned threads, Where where) {
   emulator::named_barrier(barrier, threads, where);
 }
 template <unsigned threads> LSNN_DEVICE void barrier_sync_aligned(unsigned barrier, Where where) {
-  emulator::named_barrier(barrier, threads, where);
-}
-LSNN_DEVICE void barrier_sync_aligned(unsigned barrier, unsigned threads, Where where) {
   emulator::named_barrier(barrier, threads, where);
 }
 LSNN_DEVICE void prefetch_global_l2(const void*) {}
