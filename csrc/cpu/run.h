@@ -25,8 +25,8 @@ struct Linear {
 template <class T> void linear_forward(const Linear& args, Parallel parallel);
 template <class T> void linear_backward(const Linear& args, Parallel parallel);
 
-// Bits [R,words(I)] of spikes x [R,I], 0 beyond I. Returns false, with bits that mean nothing, where
-// some number is other than 0 and 1. T: also uint8_t.
+// Bits [R,words(I)] of spikes x [R,I], 0 beyond I. Returns false, with bits that mean nothing,
+// where some number is other than 0 and 1. T: also uint8_t.
 template <class T>
 bool spike_bits(const T* x, int64_t R, int64_t I, uint32_t* bits, Parallel parallel);
 
