@@ -56,7 +56,7 @@ def _autograd_kernel(name: str) -> Callable[..., Any]:
     word."""
     op = getattr(torch.ops.lsnn, name).default
     lists = {k for k, argument in enumerate(op._schema.arguments)
-             if str(argument.type) in ("List[int]", "List[Tensor]")}
+             if str(argument.type) == "List[int]"}
 
     def kernel(keys: Any, *args: Any) -> Any:
         # a package of AOTInductor hands on None for a list without elements

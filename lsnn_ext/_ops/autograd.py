@@ -281,6 +281,12 @@ def recurrence_in_order(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
     if settings.sparse_grad and t.w_rec is not None and torch.compiler.is_exporting():
         # The bare operator of the program knows nothing of it.
         t = t._replace(w_rec=torch.where(t.w_rec == 0, 0.0, t.w_rec))
+    if t.v is None and torch.compiler.is_exporting():
+        # AOTInductor makes None of a list without elements.
+        shape = t.x.shape[1], t.neurons
+        past = 1 + settings.delays[-1] if settings.delays else 1
+        t = t._replace(z=t.x.new_zeros(past, *shape),
+                       **{name: t.x.new_zeros(shape) for name in ("v", "a", "i", "r")})
     constants = settings.constants
     if (
         forward_mode
