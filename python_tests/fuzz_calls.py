@@ -299,6 +299,13 @@ def linear_events_backward(d: Draw) -> Call:
     return _raw(d, "linear_events_backward", args)
 
 
+def spike_bits(d: Draw) -> Call:
+    R, _, I, dtype = rows(d)
+    x = d.spikes(0.1, R, I, dtype=dtype)
+    kind = d.one_of(dtype, torch.bool, torch.uint8)
+    return _raw(d, "spike_bits", {"x": x.to(kind) if d.chance(0.8) else x / 3})
+
+
 def buffer(d: Draw) -> Call:
     R, N, _, dtype = rows(d)
     return _raw(d, "buffer", {"like": d.real(0, 1, 3, dtype=dtype), "rows": R, "columns": N},

@@ -20,8 +20,9 @@ KINDS: dict[str, Callable[[Draw], Call]] = {
     maker.__name__: maker for maker in (
         fuzz_calls.alif_forward, fuzz_calls.alif_backward, fuzz_calls.linear_events,
         fuzz_calls.linear_events_backward, fuzz_calls.leaky_readout_forward,
-        fuzz_calls.leaky_readout_backward, fuzz_calls.buffer, fuzz_functions.alif,
-        fuzz_functions.layer, fuzz_functions.linear, fuzz_functions.leaky_readout,
+        fuzz_calls.leaky_readout_backward, fuzz_calls.buffer, fuzz_calls.spike_bits,
+        fuzz_functions.alif, fuzz_functions.layer, fuzz_functions.linear,
+        fuzz_functions.leaky_readout,
         fuzz_functions.pack_spikes, fuzz_functions.packed_numbers, fuzz_functions.poisson,
         fuzz_modules.module, fuzz_modules.plan, fuzz_modules.prepared_layer,
     )

@@ -72,7 +72,7 @@ def test_a_folder_without_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_settings() -> None:
     quick, paper = ecg.arguments([]), ecg.arguments(["--paper"])
-    assert (quick.epochs, quick.batch, paper.epochs, paper.batch) == (20, 16, 100, 16)
+    assert (quick.epochs, quick.batch, paper.epochs, paper.batch) == (20, 16, 200, 16)
     assert quick.neurons == 36 and quick.chunk == 326 and ecg.PUBLISHED == 0.859
     net, control = (ecg.network(quick, adapts) for adapts in (True, False))
     assert (net.n_regular, net.n_adaptive) == (0, 36)
