@@ -65,7 +65,7 @@ def answers(net: nn.Module, pixels: Tensor, x: Tensor | None, hold: int,
         return readout[-ANSWER * hold:].mean(0), found[0] if found else None
     if isinstance(net, yin.SequentialMNIST):
         assert start is not None
-        return start[-1].z[0, 0] + net.spikes(net.windows(pixels), start)[-1].sum(0), None
+        return net.counts(net.windows(pixels), start), None
     return net(analog(pixels, hold)), None
 
 

@@ -97,7 +97,7 @@ def _by_reference(x: Tensor, w_rec: Tensor | None, neuron: Neuron,
     )
     assert len(result) == 3
     z, state, traces = result
-    nothing = [x.new_empty(0)] * 6
+    nothing = (x.new_empty(0) for _ in range(6))
     return _ops.Outputs._make((z, *state, *traces, *nothing, coefficients)), z
 
 

@@ -14,6 +14,14 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     return lsnn_ext.show_config().splitlines()
 
 
+@pytest.fixture
+def own_threads() -> Iterator[None]:
+    """For tests of programs that set how many torch uses: afterwards it uses as many as before."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """A design that LSNN_DESIGN forces cannot run every layer, and says so."""

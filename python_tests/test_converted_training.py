@@ -1,33 +1,20 @@
 """The example that trains models of other packages before and after lsnn_ext.convert: the same
 losses and answers, few iterations of a small network, on words that the test makes."""
 import csv
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from ecg_files import write_recordings
+from example_path import needs
 from originals import package
 from speech_files import write_words
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-if not EXAMPLES.is_dir():
-    pytest.skip("examples/ is not beside these tests", allow_module_level=True)
-for needed in ("matplotlib", "tqdm", "scipy"):
-    pytest.importorskip(needed)
-sys.path.insert(0, str(EXAMPLES))
+needs("matplotlib", "tqdm", "scipy")
 import converted_training  # noqa: E402
 from converted_training import SCRIPTS, Trained  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    """The example sets how many torch uses."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("own_threads")
 
 
 @pytest.mark.parametrize(("name", "more"), [*((name, ()) for name in SCRIPTS),

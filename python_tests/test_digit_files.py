@@ -1,20 +1,13 @@
 """The files of the digits are unpacked whole or not at all."""
 import io
-import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 
+import example_path  # noqa: F401  which lets the others be found
+import mnist
 from digit_files import idx
-
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-if not EXAMPLES.is_dir():
-    pytest.skip("examples/ is not beside these tests", allow_module_level=True)
-pytest.importorskip("matplotlib")
-pytest.importorskip("tqdm")
-sys.path.insert(0, str(EXAMPLES))
-import mnist  # noqa: E402
 
 
 def _packed(folder: Path, **contents: bytes) -> Path:

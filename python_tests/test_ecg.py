@@ -2,7 +2,6 @@
 learns; on small files in the format of the published ones."""
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,9 @@ import torch
 from torch import nn
 
 from ecg_files import write_recordings
+from example_path import needs
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-if not EXAMPLES.is_dir():
-    pytest.skip("examples/ is not beside these tests", allow_module_level=True)
-for package in ("matplotlib", "tqdm", "scipy"):
-    pytest.importorskip(package)
-sys.path.insert(0, str(EXAMPLES))
+needs("matplotlib", "tqdm", "scipy")
 import ecg  # noqa: E402
 import yin_ecg  # noqa: E402
 

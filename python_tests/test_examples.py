@@ -3,7 +3,6 @@ few tiny digits."""
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,9 @@ import torch
 from torch import Tensor
 
 from digit_files import idx, write_digits
+from example_path import needs
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-if not EXAMPLES.is_dir():
-    pytest.skip("examples/ is not beside these tests", allow_module_level=True)
-pytest.importorskip("matplotlib")
-pytest.importorskip("tqdm")
-sys.path.insert(0, str(EXAMPLES))
+needs("matplotlib", "tqdm")
 import mnist  # noqa: E402
 import smnist  # noqa: E402
 import smnist_networks  # noqa: E402

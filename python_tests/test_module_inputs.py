@@ -1,5 +1,6 @@
 """Spikes that are not numbers of the parameters' dtype, into and out of the modules."""
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 import torch
@@ -87,6 +88,16 @@ def test_inputs_come_one_step_late_as_numbers_and_as_bits() -> None:
         assert not late[0].any() and torch.equal(late[1:], x[:-1])
     asked = one_step_late(many.requires_grad_())
     assert isinstance(asked, Tensor) and asked.requires_grad
+
+
+def test_tangents_of_many_inputs_are_not_lost() -> None:
+    """Forward mode is refused, as for few inputs, where bits would drop the tangent."""
+    layer = MODULES["ALIF"]()
+    for x in (fired(20, 3, I).float(), fired(70, 201, I).float()):
+        with pytest.raises(RuntimeError, match="jvp|forward mode"):
+            torch.func.jvp(lambda x: layer(x)[0], (x,), (torch.ones_like(x),))
+    late = torch.func.jvp(lambda x: cast(Tensor, one_step_late(x)), (x,), (torch.ones_like(x),))[1]
+    assert not late[0].any() and bool((late[1:] == 1).all())
 
 
 def test_of_packed_sequences_and_single_steps() -> None:

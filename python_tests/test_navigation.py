@@ -1,23 +1,19 @@
 """The navigation example: its arena, the environment of gymnasium, PPO, and that it learns."""
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-if not EXAMPLES.is_dir():
-    pytest.skip("examples/ is not beside these tests", allow_module_level=True)
-for package in ("matplotlib", "tqdm", "gymnasium"):
-    pytest.importorskip(package)
+from example_path import needs
+
+needs("matplotlib", "tqdm", "gymnasium")
 import gymnasium  # noqa: E402
 import numpy as np  # noqa: E402
 from gymnasium.utils.env_checker import check_env  # noqa: E402
 
-sys.path.insert(0, str(EXAMPLES))
 import arena  # noqa: E402
 import navigation  # noqa: E402
 

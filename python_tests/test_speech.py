@@ -2,35 +2,23 @@
 model can be looked at; on words that the test makes."""
 import csv
 import json
-import sys
 import wave
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from example_path import needs
 from lsnn_ext.models import MODELS, own_values
 from speech_files import sound, write_words
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-if not EXAMPLES.is_dir():
-    pytest.skip("examples/ is not beside these tests", allow_module_level=True)
-for needed in ("matplotlib", "tqdm", "scipy"):
-    pytest.importorskip(needed)
-sys.path.insert(0, str(EXAMPLES))
+needs("matplotlib", "tqdm", "scipy")
 import speech  # noqa: E402
 import speech_data  # noqa: E402
 import speech_rows  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    """The examples set how many torch uses."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("own_threads")
 
 
 @pytest.mark.parametrize("archive", [False, True], ids=["folder", "archive"])

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,14 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from ecg_files import write_recordings
+from example_path import EXAMPLES, needs
 from timit_files import write_corpus
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-if not EXAMPLES.is_dir():
-    pytest.skip("examples/ is not beside these tests", allow_module_level=True)
-for package in ("matplotlib", "tqdm", "scipy", "gymnasium", "python_speech_features"):
-    pytest.importorskip(package)
-sys.path.insert(0, str(EXAMPLES))
+needs("matplotlib", "tqdm", "scipy", "gymnasium", "python_speech_features")
 import ecg  # noqa: E402
 import learner_baselines  # noqa: E402
 import learning_to_learn  # noqa: E402
@@ -47,12 +42,7 @@ TASKS: list[tuple[ModuleType, list[str]]] = [
 NAMES = ["store_recall", "learning_to_learn", "ecg", "navigation", "timit"]
 
 
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    """The examples set how many torch uses."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("own_threads")
 
 
 def _generator(seed: int = 0) -> torch.Generator:

@@ -14,17 +14,13 @@ import torch
 
 from digit_files import write_digits
 from ecg_files import write_recordings
+from example_path import EXAMPLES, needs
 from speech_files import write_words
 from timit_files import write_corpus
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-if not EXAMPLES.is_dir():
-    pytest.skip("examples/ is not beside these tests", allow_module_level=True)
-for package in ("matplotlib", "tqdm", "scipy", "gymnasium", "python_speech_features"):
-    pytest.importorskip(package)
+needs("matplotlib", "tqdm", "scipy", "gymnasium", "python_speech_features")
 if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
     pytest.skip("this torch has no gloo", allow_module_level=True)
-sys.path.insert(0, str(EXAMPLES))
 
 # Batches that two processes do not share out evenly.
 TASKS = {

@@ -1,7 +1,6 @@
 """The TIMIT example: its files, the split, the classes that are scored, answers to sentences of
 unequal length, and that it learns; on a small corpus in the format of the real one."""
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,14 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from example_path import needs
 from timit_files import SPEAKERS, Labels, sphere, spoken, write_corpus, write_sentence
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-if not EXAMPLES.is_dir():
-    pytest.skip("examples/ is not beside these tests", allow_module_level=True)
-for package in ("matplotlib", "tqdm", "scipy", "python_speech_features"):
-    pytest.importorskip(package)
-sys.path.insert(0, str(EXAMPLES))
+needs("matplotlib", "tqdm", "scipy", "python_speech_features")
 from scipy.io import wavfile  # noqa: E402
 
 import timit  # noqa: E402
