@@ -82,7 +82,8 @@ def unstacked(g: Tensor, each: Sequence[Row], forms: Sequence[Form],
         shape, before, row = forms[place][0], found[place], g[k]
         part = row if shape == row.shape else row.sum().view(shape)
         if before is None:
-            found[place] = part if sign > 0 else -part
+            assert sign > 0  # the row of what is one less a tensor comes after the tensor's own
+            found[place] = part
         else:
             found[place] = before + part if sign > 0 else before - part
     return [None if part is None else part.to(device, dtype)

@@ -1,6 +1,7 @@
 """What each of two processes runs for test_distributed.py: trains a network on its half of a batch,
 and compares it with one that a process alone has trained on the whole batch."""
 import copy
+import os
 import sys
 from collections.abc import Callable
 
@@ -106,11 +107,7 @@ def main(how: str) -> None:
     alone, first = copy.deepcopy(net), copy.deepcopy(net)
     if how not in ("accelerate", "lightning"):
         dist.init_process_group("gloo")
-        rank = dist.get_rank()
-    else:
-        import os
-
-        rank = int(os.environ["RANK"])
+    rank = int(os.environ["RANK"])
     mine = x[:, HALF * rank : HALF * (rank + 1)]
     together = {f.__name__: f for f in (ddp, fsdp, fsdp_steps, accelerate, lightning)}[how](net,
                                                                                          mine)
@@ -127,9 +124,13 @@ def main(how: str) -> None:
     for name, got, want, before in pairs:
         assert not torch.equal(want, before), f"{name} has not learned"
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
-    print(f"{how} of process {rank}: as one process alone")
+    print(f"{how} of process {rank}: as one process alone", flush=True)
     if dist.is_initialized():
+        dist.barrier()
         dist.destroy_process_group()
+    # fully_shard holds groups of gloo until the interpreter ends, whose threads then abort the
+    # process now and then.
+    os._exit(0)
 
 
 if __name__ == "__main__":

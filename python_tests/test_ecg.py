@@ -141,6 +141,35 @@ def test_an_optimizer_steps_after_each_chunk(tmp_path: Path,
         assert optimizer.state[next(iter(optimizer.state))]["step"] == 3
 
 
+def test_running_means_follow_each_step_of_the_optimizer(tmp_path: Path,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is looked at and tested are they; what learns goes on without them."""
+    write_recordings(tmp_path, recordings=10, steps=50)
+    options = ecg.arguments(_options(tmp_path, "--iterations", "2", "--chunk", "20", "--no-lif",
+                                     "--average", "0.75"))
+    options.out.mkdir()
+    run = ecg.Run(options, ecg.load(tmp_path))
+    net, optimizer = run.nets["LSNN"], run.optimizers["LSNN"]
+    weights: list[list[torch.Tensor]] = []
+    step = optimizer.step
+
+    def recorded() -> None:
+        step()
+        weights.append([parameter.detach().clone() for parameter in net.parameters()])
+
+    monkeypatch.setattr(optimizer, "step", recorded)
+    run.history.append(run.step())
+    assert len(weights) == 3
+    means = weights[0]
+    for after in weights[1:]:
+        means = [0.75 * mean + 0.25 * now for mean, now in zip(means, after, strict=True)]
+    kept = run.candidate("LSNN")
+    assert kept is not net
+    for found, wanted, now in zip(kept.parameters(), means, net.parameters(), strict=True):
+        torch.testing.assert_close(found, wanted)
+        assert not torch.equal(found, now)
+
+
 def _leaves(state: Any) -> list[torch.Tensor]:
     return [state] if isinstance(state, torch.Tensor) else [
         leaf for part in state for leaf in _leaves(part)]
