@@ -4,6 +4,7 @@ import copy
 import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -100,6 +101,18 @@ def lightning(net: Net, mine: Tensor) -> nn.Module:
     return net
 
 
+def leave() -> NoReturn:
+    """Ends this process, whose work has succeeded.
+
+    DDP and fully_shard hold groups of gloo beyond destroy_process_group. When their threads are
+    joined late, torch now and then aborts, or waits forever for a thread that waits for the GIL.
+    """
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+    os._exit(0)
+
+
 def main(how: str) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -125,12 +138,7 @@ def main(how: str) -> None:
         assert not torch.equal(want, before), f"{name} has not learned"
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
     print(f"{how} of process {rank}: as one process alone", flush=True)
-    if dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
-    # fully_shard holds groups of gloo until the interpreter ends, whose threads then abort the
-    # process now and then.
-    os._exit(0)
+    leave()
 
 
 if __name__ == "__main__":

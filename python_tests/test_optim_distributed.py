@@ -11,6 +11,7 @@ from lsnn_ext.optim import DeepR
 STEPS, B = 40, 4
 if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
     pytest.skip("this torch has no gloo", allow_module_level=True)
+from distributed_worker import leave  # noqa: E402
 
 
 class _Net(nn.Module):
@@ -62,7 +63,7 @@ def _rank(rank: int, folder: str) -> None:
     tuned.load_state_dict(state)
     _train(again, tuned, share, range(STEPS // 2, STEPS))
     torch.save(again.module.state_dict(), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 def test_two_processes_are_one(tmp_path: Path) -> None:
