@@ -41,6 +41,7 @@ constexpr Kernels<T> table = {
     linear_bytes<T>,
     linear_forward_rows<T>,
     linear_gradient_rows<T>,
+    spike_counts_of_columns<T>,
     spike_bits_of_rows<T>,
     leaky_forward_columns<T>,
     leaky_backward_columns<T>};

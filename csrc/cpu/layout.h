@@ -97,6 +97,7 @@ template <class T> struct Kernels {
   void (*linear_forward)(const Linear&, const T* w, const T* bias, int64_t r0, int64_t r1,
                          void* scratch);
   void (*linear_gradient)(const Linear&, int64_t r0, int64_t r1, T* gw, void* scratch);
+  void (*spike_counts)(const Linear&, int64_t c0, int64_t c1, T* counts);
   bool (*spike_bits)(const T* x, int64_t I, int64_t r0, int64_t r1, uint32_t* bits);
   void (*leaky_forward)(const LeakyForward&, int64_t c0, int64_t c1);
   void (*leaky_backward)(const LeakyBackward&, int64_t c0, int64_t c1);

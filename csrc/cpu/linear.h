@@ -86,6 +86,42 @@ template <class T> LSNN_LOCAL void small_gradient_rows(const Linear& l, int64_t 
   }
 }
 
+// counts [g_rows,I]: how often each input is 1 in the rows r, r + g_rows, ... of bits, for columns
+// [c0, c1) of the g_rows words(I) words that such rows have together. A positional population
+// count: sum[k] has bit k of the 32 counts of each word, and a ripple-carry adder of logical
+// operations adds 32 spikes at a time.
+inline constexpr int64_t columns_together = 16, bits_of_count = 8;
+template <class T>
+LSNN_LOCAL void spike_counts_of_columns(const Linear& l, int64_t c0, int64_t c1, T* counts) {
+  constexpr int64_t wide = columns_together, most = (1 << bits_of_count) - 1;
+  const int64_t W = words(l.I), columns = l.g_rows * W, steps = l.R / l.g_rows;
+  for (int64_t c = c0; c < c1; c += wide) {
+    const int64_t n = c1 - c < wide ? c1 - c : wide;
+    for (int64_t start = 0; start < steps; start += most) {
+      const int64_t end = start + most < steps ? start + most : steps;
+      uint32_t sum[bits_of_count][wide] = {}, carry[wide] = {};
+      for (int64_t step = start; step < end; step++) {
+        memcpy(carry, l.bits + step * columns + c, n * sizeof *carry);
+        for (auto& bit : sum)
+          for (int64_t j = 0; j < wide; j++) {
+            const uint32_t next = bit[j] & carry[j];
+            bit[j] ^= carry[j];
+            carry[j] = next;
+          }
+      }
+      for (int64_t j = 0; j < n; j++) {
+        uint32_t count[32] = {};
+        for (int64_t k = 0; k < bits_of_count; k++)
+          for (int64_t i = 0; i < 32; i++) count[i] |= (sum[k][j] >> i & 1) << k;
+        const int64_t first = (c + j) % W * 32;
+        T* total = counts + (c + j) / W * l.I + first;
+        for (int64_t i = 0; i < 32 && first + i < l.I; i++)
+          total[i] = (start ? total[i] : T(0)) + T(count[i]);
+      }
+    }
+  }
+}
+
 // Adds rows [r0, r1) to gw [I + 1,NP]: the gradient of W^T, and of the bias in the last row.
 template <class T> LSNN_LOCAL void linear_gradient_rows(const Linear& l, int64_t r0, int64_t r1,
                                                         T* gw, void* memory) {

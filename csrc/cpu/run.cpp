@@ -190,7 +190,27 @@ template <class T> void linear_forward(const Linear& l, Parallel parallel) {
   });
 }
 
+// Where rows of the gradient repeat over many steps, as behind a mean over time, one row is
+// multiplied with how often each input spiked.
+template <class T> void linear_backward_of_counts(const Linear& l, Parallel parallel) {
+  const int64_t steps = l.R / l.g_rows, columns = l.g_rows * words(l.I), columns_each = 128;
+  const Block counts(l.g_rows * l.I * (int64_t)sizeof(T));
+  each(parallel, (columns + columns_each - 1) / columns_each, [&](int64_t slice) {
+    kernels<T>().spike_counts(l, slice * columns_each,
+                              std::min(columns, (slice + 1) * columns_each), (T*)counts.data);
+  });
+  Linear rest = l;
+  rest.R = l.g_rows;
+  rest.x = counts.data;
+  rest.bits = nullptr;
+  linear_backward<T>(rest, parallel);
+  for (int64_t n = 0; l.gbias && n < l.N; n++) ((T*)l.gbias)[n] *= T(steps);
+}
+
 template <class T> void linear_backward(const Linear& l, Parallel parallel) {
+  constexpr int64_t many = 8, exact = 1 << 24;  // steps; what float32 counts to
+  if (l.bits && l.R >= many * l.g_rows && l.R < exact * l.g_rows)
+    return linear_backward_of_counts<T>(l, parallel);
   // As many slices as the number of rows alone demands, summed in order, for the same gradient on
   // any number of threads.
   const int64_t NP = padded(l.N), slice_size = (l.I + 1) * NP,

@@ -19,11 +19,12 @@ void check_spike_bits(const T* x, int64_t R, int64_t I, const uint32_t* bits, bo
 }
 
 // y = x W^T + bias to the last bit, its gradients to rounding, three threads as one. x is mostly
-// zero; ones: 0 or 1, and given as bits.
+// zero; ones: 0 or 1, and given as bits. The gradient has g_rows rows, which repeat.
 template <class T>
-void check_linear(int64_t R, int64_t I, int64_t N, bool bias, bool transposed, bool ones) {
+void check_linear(int64_t R, int64_t I, int64_t N, int64_t g_rows, bool bias, bool transposed,
+                  bool ones) {
   at_hand = std::string("linear ") + (sizeof(T) == 4 ? "float" : "double");
-  for (int64_t n : {R, I, N, int64_t(bias), int64_t(transposed), int64_t(ones)})
+  for (int64_t n : {R, I, N, g_rows, int64_t(bias), int64_t(transposed), int64_t(ones)})
     at_hand += " " + std::to_string(n);
   auto drawn_buffer = [](int64_t n, int stream) {
     Buffer<T> b = buffer<T>(n);
@@ -31,7 +32,7 @@ void check_linear(int64_t R, int64_t I, int64_t N, bool bias, bool transposed, b
     return b;
   };
   const auto x = drawn_buffer(R * I, 1), w = drawn_buffer(N * I, 2), c = drawn_buffer(N, 3),
-             g = drawn_buffer(R * N, 4);
+             g = drawn_buffer(g_rows * N, 4);
   const auto bits = buffer<uint32_t>(R * words(I));
   const auto bytes = buffer<uint8_t>(R * I);
   std::fill_n(bits.get(), R * words(I), 0u);
@@ -56,7 +57,7 @@ void check_linear(int64_t R, int64_t I, int64_t N, bool bias, bool transposed, b
     cpu::linear_forward<T>({R, I, N, numbers, w.get(), of_n, of_i, bias ? c.get() : nullptr,
                             y[run].get(), nullptr, 0, nullptr, nullptr, packed},
                            parallel());
-    cpu::linear_backward<T>({R, I, N, numbers, nullptr, 0, 0, nullptr, nullptr, g.get(), R,
+    cpu::linear_backward<T>({R, I, N, numbers, nullptr, 0, 0, nullptr, nullptr, g.get(), g_rows,
                              gw[run].get(), bias ? gc[run].get() : nullptr, packed},
                             parallel());
     for (int64_t r = 0; r < R; r++)
@@ -72,7 +73,7 @@ void check_linear(int64_t R, int64_t I, int64_t N, bool bias, bool transposed, b
               second = i < I ? gw[1][n * I + i] : gc[1][n];
       double sum = 0, size = 1e-3;
       for (int64_t r = 0; r < R; r++) {
-        const double term = double(g[r * N + n]) * (i < I ? x[r * I + i] : 1);
+        const double term = double(g[r % g_rows * N + n]) * (i < I ? x[r * I + i] : 1);
         sum += term;
         size += std::fabs(term);
       }
@@ -82,13 +83,15 @@ void check_linear(int64_t R, int64_t I, int64_t N, bool bias, bool transposed, b
 }
 
 inline void check_all_linear() {
-  const int64_t shapes[][3] = {{0, 3, 2},       {1, 1, 1},      {64, 31, 33}, {65, 33, 7},
-                               {200, 140, 220}, {1030, 20, 31}, {4500, 9, 5}, {40000, 3, 2}};
-  for (auto [R, I, N] : shapes)
+  const int64_t shapes[][4] = {{0, 3, 2, 0},       {1, 1, 1, 1},         {64, 31, 33, 64},
+                               {65, 33, 7, 65},    {200, 140, 220, 200}, {1030, 20, 31, 10},
+                               {4500, 9, 5, 4500}, {40000, 3, 2, 40000}, {8, 32, 3, 1},
+                               {200, 140, 22, 25}, {40000, 33, 2, 40},   {96, 70, 9, 32}};
+  for (auto [R, I, N, g_rows] : shapes)
     for (bool bias : {false, true})
       for (bool ones : {false, true}) {
-        check_linear<float>(R, I, N, bias, !bias, ones);
-        check_linear<double>(R, I, N, bias, bias, ones);
+        check_linear<float>(R, I, N, g_rows, bias, !bias, ones);
+        check_linear<double>(R, I, N, g_rows, bias, bias, ones);
       }
 }
 
