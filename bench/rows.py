@@ -7,9 +7,11 @@ beside `lsnn`.
 functional.layer alone, forward and forward + backward, in turn in one run. The gradients of both
 weights are always computed; "learned" adds those of the neuron's own coefficients, one per neuron.
 Times are medians and, in brackets, minima in ms; "x" is the median by that of `lsnn` in the same
-table. A surrogate without an end leaves no row of the backward product out, so no less than the
-dense product is to be done: its time alone, at the rate of a large torch.mm in the same run, is
-printed beside the models that have one.
+table. Behind them, of one more pass in which the kernels count: the share of neuron-steps whose
+surrogate is not zero, and the time of the backward product. That product leaves out what is zero,
+so a model costs the more the larger the share is. A surrogate without an end leaves nothing out: no
+less than `lsnn` without its product and the dense product, at the rate of a large torch.mm in the
+same run, is to be done, and "x" of that least time is printed too.
 """
 import argparse
 import statistics
@@ -25,7 +27,7 @@ from bench.__main__ import at_least_one, names_among, positive
 from bench.contestants import Contestant
 from bench.measure import LONG_ENOUGH, alternate, bisect_scale, firing_rate
 from bench.problem import ALPHA, BETA, RHO, THETA, YARDSTICKS, Problem
-from lsnn_ext import functional
+from lsnn_ext import _ops, functional
 from lsnn_ext.models import MODELS
 
 FIRST = "lsnn"  # what the others are compared with
@@ -115,6 +117,22 @@ class Line:
     both: float
     least_forward: float  # ms, minima
     least_both: float
+    active: float  # percent of neuron-steps whose surrogate is not zero
+    product: float  # ms of the backward product
+
+
+def _product(layer: Row) -> tuple[float, float]:
+    """Percent of active neuron-steps, and ms of the backward product, in one pass."""
+    counting = _ops._C.profile(True)
+    try:
+        _ops._C.counters()
+        layer.forward_backward()
+        counted = _ops._C.counters()
+    finally:
+        _ops._C.profile(counting)
+    product = sum(counted[f"ns_product_{kind}"] for kind in ("dense", "active", "sparse"))
+    active = 100 * counted["active"] / max(1, counted["replayed"])
+    return active, product * 1e-6 / torch.get_num_threads()
 
 
 def compare(rows: Sequence[str], problem: Problem, repeats: int, rate: float = RATE,
@@ -130,7 +148,8 @@ def compare(rows: Sequence[str], problem: Problem, repeats: int, rate: float = R
         rates.append(100 * got)
     times = alternate(list(layers), repeats)
     return [Line(layer.name, got, " ".join(layer.coefficients) if learned else "",
-                 statistics.median(forward), statistics.median(both), min(forward), min(both))
+                 statistics.median(forward), statistics.median(both), min(forward), min(both),
+                 *_product(layer))
             for layer, got, (forward, both) in zip(layers, rates, times, strict=True)]
 
 
@@ -142,7 +161,12 @@ def table(lines: Sequence[Line], dense_ms: float) -> str:
         ratios = ("", "") if first is None else (f"{line.forward / first.forward:5.2f}x",
                                                  f"{line.both / first.both:5.2f}x")
         surrogate = MODELS[line.row].surrogate
-        end = "" if surrogate in WITH_AN_END else f"  {surrogate}, dense product {dense_ms:.1f}"
+        end = f"  active {line.active:5.1f} %, product {line.product:5.1f}"
+        if surrogate not in WITH_AN_END:
+            end += f"  {surrogate}"
+            if first is not None:
+                least = first.both - first.product + dense_ms
+                end += f", at least {least:.1f}: {line.both / least:.2f}x"
         told.append(f"  {line.row:18} {line.rate:5.2f} %  "
                     f"forward {line.forward:7.2f} ({line.least_forward:7.2f}) {ratios[0]}  "
                     f"forward+backward {line.both:7.2f} ({line.least_both:7.2f}) {ratios[1]}{end}")
