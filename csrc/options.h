@@ -17,8 +17,8 @@ enum class Design { automatic, block, gather, cluster, step };
 inline constexpr const char* design_names[] = {"automatic", "block", "gather", "cluster", "step"};
 inline constexpr int n_designs = 5;
 
-// Whether the CUDA kernels that are made for one model may run, see cuda/lsnn_forward.cuh, or the
-// general ones alone.
+// Whether the CUDA kernels that are made for one model may run, see cuda/lsnn_forward.cuh, and
+// tensor cores, see cuda/spike_product.cuh, or the general ones alone.
 enum class Kernels { automatic, general };
 inline constexpr const char* kernels_names[] = {"automatic", "general"};
 inline constexpr int n_kernels = 2;

@@ -37,6 +37,9 @@
 #define LSNN_ASYNC_COPIES 1
 #endif
 
+// Tensor cores that take bfloat16: from compute capability 8.0 on, too.
+#define LSNN_TENSOR_CORES LSNN_ASYNC_COPIES
+
 // A function that stays a call, but never leaves its translation unit.
 #define LSNN_LOCAL static __attribute__((unused))
 

@@ -90,6 +90,24 @@ def test_the_paper_s_kernel_runs_where_it_can() -> None:
         plan(**sizes, model="a")
 
 
+@pytest.mark.parametrize(("options", "why"), [
+    ({}, ""),
+    ({"device": "a100", "weights": "bfloat16", "model": "srnn", "delays": [3]}, ""),
+    ({"device": "t4"}, "compute capability 8.0"),
+    ({"dtype": "float64"}, "of a float32"),
+    ({"delays": [0, 3]}, "one delay"),
+    ({"smooth": True}, "spikes of 0 and 1"),
+    ({"kernels": "general"}, "general kernels were asked for"),
+])
+def test_tensor_cores_make_the_weight_gradient_where_they_can(options: dict[str, Any],
+                                                              why: str) -> None:
+    chosen = plan(784, 256, 220, **{"device": "h100", **options})["weight gradient"]
+    assert chosen["kernels"] == ("events" if why else "tensor cores")
+    assert why in chosen["why"]
+    assert 1 <= chosen["slices"] and chosen["tiles"] * chosen["slices"] <= 132
+    assert chosen["tiles"] * chosen["rows"] * chosen["columns"] >= 220 * 220
+
+
 def test_choice_follows_size_and_activity() -> None:
     # forwards in two rounds, which cost more than rows from the second level cache
     assert designs(1000, 256, 512, device="h100") == ("gather", "cluster")

@@ -8,6 +8,7 @@
 #include "lengths.cuh"
 #include "lsnn.h"
 #include "run.h"
+#include "spike_product.h"
 #include "step.cuh"
 #include "weight_gradient.cuh"
 
@@ -120,7 +121,7 @@ template <class T, class W> struct BackwardWorkspace {
     replayed =
         m.take<T>(replayed_rows * (step ? 4 * threads : pass.blocks * pass.shape.groups * slice));
     sums = f.want ? m.take<T>(l.B * n_coefficients * padded(l.N)) : nullptr;
-    partial_sums = f.gw ? m.take<T>(plan.tiles.slices * matrices(l) * l.N * l.N) : nullptr;
+    partial_sums = f.gw ? m.take<T>(plan.slices(f.first.z) * matrices(l) * l.N * l.N) : nullptr;
     adjoint = step ? m.take<Quad<T>>(4 * threads) : nullptr;
     dz = step ? m.take<T>(l.B * l.N) : nullptr;
   }
@@ -129,6 +130,28 @@ template <class T, class W> struct BackwardWorkspace {
 template <class T> void sum_partial(const char* what, const SumJob<T>& job, void* stream) {
   const int64_t blocks = (job.n + 255) / 256;
   launch(what, {blocks < 4096 ? blocks : 4096, 256, 0, 1, stream}, &sum_partial_kernel<T>, job);
+}
+
+// The sums of the slices: by tensor cores, and by events all steps or those that tensor cores leave
+// out, whose spikes, any numbers, come before the sequence.
+template <class T> void weight_gradient(const BackwardArgs& f, const Plan& plan,
+                                        const Packed<T>& packed, T* partial_sums, void* stream) {
+  const Layer& l = f.layer;
+  int64_t by_events = l.T * l.B;
+  if constexpr (std::is_same_v<T, float>)
+    if (plan.tensor_cores) {
+      const int64_t delay = l.delays[0], slice = f.first.z ? l.N * l.N : 0;
+      launch_spike_product({f, *plan.tensor_cores, delay, partial_sums + slice}, stream);
+      by_events = f.first.z ? by_events - spike_products(l, delay) : 0;
+    }
+  if (by_events == 0) return;
+  const WeightTiles& tiles = plan.tiles;
+  Arena counted;
+  WeightShared<T>(counted, tiles);
+  const WeightJob<T> job{{f, packed, nullptr, false}, tiles, by_events, partial_sums};
+  const int threads = (tiles.columns + 31) / 32 * 32;
+  launch("weight gradient", {tiles.count() * tiles.slices, threads, counted.used, 1, stream},
+         &weight_gradient_kernel<T>, job);
 }
 
 template <class T, class W>
@@ -221,14 +244,8 @@ void backward(const BackwardArgs& f, const Plan& plan, void* workspace, const Pr
   const bool some = l.T > 0 && l.B > 0;
   const int64_t n_w = matrices(l) * l.N * l.N;
   if (f.gw && some) {
-    const WeightTiles& tiles = plan.tiles;
-    Arena counted;
-    WeightShared<T>(counted, tiles);
-    const WeightJob<T> job{{f, own.packed, nullptr, false}, tiles, own.partial_sums};
-    const int threads = (tiles.columns + 31) / 32 * 32;
-    launch("weight gradient", {tiles.count() * tiles.slices, threads, counted.used, 1, stream},
-           &weight_gradient_kernel<T>, job);
-    const SumJob<T> sum{own.partial_sums, (T*)f.gw, n_w, n_w, tiles.slices, 0, 0, 0};
+    weight_gradient(f, plan, own.packed, own.partial_sums, stream);
+    const SumJob<T> sum{own.partial_sums, (T*)f.gw, n_w, n_w, plan.slices(f.first.z), 0, 0, 0};
     sum_partial<T>("weight gradient, sum of slices", sum, stream);
   } else if (f.gw) {
     clear(f.gw, n_w * (int64_t)sizeof(T), stream);

@@ -61,6 +61,14 @@ struct Plan {
   // `forward` is that of the general kernels: for calls that ask for traces, or whose coefficients
   // the host does not know.
   std::optional<Pass> lsnn = std::nullopt;
+  // Of the weight gradient by tensor cores, where they can. `tiles` are then for the steps whose
+  // spikes come before the sequence.
+  std::optional<SpikeTiles> tensor_cores = std::nullopt;
+
+  // Of both, in the order in which they are summed.
+  int64_t slices(bool before) const {
+    return tensor_cores ? tensor_cores->slices + before : tiles.slices;
+  }
 };
 
 // The pass that a design would use, or why it cannot run this layer on this GPU. `l` needs T, B, N,
@@ -82,6 +90,9 @@ Storage backward_storage(const Device&, const Layer& l, Storage);
 // The designs that the formulas below expect to be fastest, or the one of the layer's options.
 // Throws std::invalid_argument when that one cannot run the layer.
 Plan choose(const Device&, const Layer& l, Storage, const Activity&);
+
+// Why tensor cores cannot make the weight gradient; nothing where they can.
+std::string no_tensor_cores(const Device&, const Layer& l, Storage);
 
 // Clock cycles of one step of the busiest SM, by crude formulas that only set the designs side by
 // side. The model of docs/kernels.md is finer; neither is a measurement.

@@ -92,6 +92,17 @@ template <int left> LSNN_DEVICE void cp_async_wait_group(Where) {
 #endif
 }
 
+// c (16,8) += a (16,16) b (16,8) of bfloat16, by all lanes of a warp; PTX says which lane holds
+// what of them.
+LSNN_DEVICE void mma_m16n8k16_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#if LSNN_TENSOR_CORES
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
+}
+
 #else  // ----------------------------------------------------------------------------- the emulator
 
 LSNN_DEVICE void barrier_sync(unsigned barrier, unsigned threads, Where where) {
@@ -111,6 +122,10 @@ template <int bytes> LSNN_DEVICE void cp_async_shared_global(void* shared, const
 }
 LSNN_DEVICE void cp_async_commit_group(Where) { emulator::commit_copies(); }
 template <int left> LSNN_DEVICE void cp_async_wait_group(Where) { emulator::wait_copies(left); }
+LSNN_DEVICE void mma_m16n8k16_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                                   Where where = Where::current()) {
+  emulator::mma_m16n8k16_bf16(c, a, b, where);
+}
 
 #endif
 

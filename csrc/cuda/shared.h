@@ -101,6 +101,22 @@ struct WeightTiles {
 };
 inline constexpr int items_at_once = 16, loads_at_once = 8;
 
+// The same by tensor cores, see spike_product.cuh: tiles of a block, whose warps have 64 rows and
+// 32 columns each.
+struct SpikeTiles {
+  int down, across;  // tiles of the matrix
+  int slices;
+
+  LSNN_METHOD int64_t count() const { return (int64_t)down * across; }
+};
+inline constexpr int parts_of_float = 3, words_of_warp = 2, warps_down = 2, warps_across = 4;
+inline constexpr int warps_of_product = warps_down * warps_across;
+
+// Items of steps [T,B] whose spikes from `delay` + 1 steps before are in the sequence.
+LSNN_INLINE int64_t spike_products(const Layer& l, int64_t delay) {
+  return l.T > delay + 1 ? (l.T - delay - 1) * l.B : 0;
+}
+
 template <class T> struct WeightShared {
   T* sum;  // [rows,columns]
   // [items_at_once,list_size] rows of the tile whose spikes reach the steps at hand

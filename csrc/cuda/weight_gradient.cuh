@@ -9,6 +9,7 @@ namespace lsnn::cuda {
 
 template <class T> struct WeightJob : BackwardJob<T> {
   WeightTiles tiles;
+  int64_t items;  // of steps, [T,B], the first so many
   T* partial_sums;  // [slices,matrices,N,N]
 };
 
@@ -48,7 +49,7 @@ template <class T> __global__ void __launch_bounds__(256, 1)
   T* sum = shared.sum + threadIdx.x;  // the thread's column
   for (int j = 0; mine && j < rows; j++) sum[j * tiles.columns] = T(0);
 
-  const int64_t all = l.T * l.B, first = all * slice / tiles.slices,
+  const int64_t all = job.items, first = all * slice / tiles.slices,
                 last = all * (slice + 1) / tiles.slices;
   for (int64_t i0 = first; i0 < last; i0 += items_at_once)
     for (int d = d0; d < d1; d++) {

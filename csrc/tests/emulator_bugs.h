@@ -155,6 +155,28 @@ __global__ void copies_without_barrier(const int* from, int* out) {
   wait_copies(0);
   out[i] = shared[n - 1 - i];  // after __syncthreads()
 }
+
+// A product of matrices, a (16,16) with b (16,8), from fragments as PTX has them; wrong_lane: two
+// lanes hold each other's part of b.
+__global__ void fragments(bool wrong_lane, const float* a, const float* b, float* out) {
+  const unsigned lane = threadIdx.x, g = lane / 4, t = lane % 4;
+  const unsigned column = wrong_lane ? g ^ 1 : g;
+  auto pair = [](float first, float second) {
+    return __float_as_uint(first) >> 16 | (__float_as_uint(second) & 0xffff0000);
+  };
+  uint32_t left[4], right[2];
+  for (unsigned i = 0; i < 4; i++) {
+    const float* from = a + (g + i % 2 * 8) * 16 + 2 * t + i / 2 * 8;
+    left[i] = pair(from[0], from[1]);
+  }
+  for (unsigned i = 0; i < 2; i++) {
+    const float* from = b + (2 * t + i * 8) * 8 + column;
+    right[i] = pair(from[0], from[8]);
+  }
+  float sum[4] = {1, 1, 1, 1};
+  mma_m16n8k16_bf16(sum, left, right, Place::current());
+  for (unsigned i = 0; i < 4; i++) out[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = sum[i];
+}
 __global__ void copy_of_two_bytes() { copy_async(shared_memory(), shared_memory(), 2); }
 __global__ void copy_off_its_boundary() { copy_async(shared_memory() + 4, shared_memory(), 8); }
 __global__ void copy_outside_shared() { copy_async(shared_memory() + 4 * n, shared_memory(), 4); }
@@ -256,6 +278,19 @@ inline bool copies_are_waited_for() {
   return true;
 }
 
+inline bool fragments_are_right(bool wrong_lane) {
+  std::vector<float> a(16 * 16), b(16 * 8), out(16 * 8);  // numbers that bfloat16 holds
+  for (unsigned i = 0; i < a.size(); i++) a[i] = float(int(i * 7 % 31) - 15);
+  for (unsigned i = 0; i < b.size(); i++) b[i] = float(int(i * 11 % 29) - 14);
+  launch({.block = 32}, [&] { bugs::fragments(wrong_lane, a.data(), b.data(), out.data()); });
+  for (unsigned i = 0; i < out.size(); i++) {
+    float sum = 1;
+    for (unsigned k = 0; k < 16; k++) sum += a[i / 8 * 16 + k] * b[k * 8 + i % 8];
+    if (out[i] != sum) return false;
+  }
+  return true;
+}
+
 inline const Bug all_bugs[] = {
     {"missing_barrier", "plain thread", nullptr,
      [] { return check_out(bugs::one_block, bugs::reversed, bugs::missing_barrier); }},
@@ -284,6 +319,7 @@ inline const Bug all_bugs[] = {
     {"stage_overwritten_early", "plain", nullptr,
      [] { return copies_are_right(bugs::Copying::stage_overwritten); }},
     {"copies_without_barrier", "plain thread", nullptr, copies_with_barrier},
+    {"fragment_in_the_wrong_lane", "plain", nullptr, [] { return fragments_are_right(true); }},
     {"missing_syncwarp", "thread", nullptr, syncwarp_is_right},
     {"missing_fence", "thread", nullptr, fence_is_right},
     {"divergent_barrier", "plain", "divergent barrier",

@@ -27,8 +27,8 @@ from sass import Kernel, Loop, Wanted, disassembled
 CUDA = Path(__file__).resolve().parents[1] / "cuda"
 BUDGET = Path(__file__).with_name("budget.csv")
 ARCH = "90"  # whose machine code is read
-# the paper's network; they keep everything in registers
-HOT = re.compile(r"\w+<float.*\bPaperSpec\b|lsnn_\w+_kernel<")
+# the paper's network, and the weight gradient; they keep everything in registers
+HOT = re.compile(r"\w+<float.*\bPaperSpec\b|lsnn_\w+_kernel<|spike_product_kernel<")
 # A step of the paper's forward kernel, with eight spikes: cycles at most, by the model of chain.py.
 MOST_CYCLES = 650
 
@@ -229,6 +229,21 @@ def read_lsnn(name: str, kernel: Kernel) -> Iterator[str]:
         yield f"{name}: {taken} cycles a step by the model, {MOST_CYCLES} at most"
 
 
+def read_spike_product(name: str, kernel: Kernel) -> Iterator[str]:
+    """The weight gradient: a loop of so many mma as a warp's tile has, for 16 items of steps."""
+    parts, quads, rows = 3, 4, 4  # of a float; of mma beside each other and below each other
+    loop = next((loop for loop in kernel.loops() if kernel.find("HMMA", loop)), None)
+    if loop is None or (found := len(kernel.find("HMMA", loop))) != parts * quads * rows:
+        yield f"{name}: expected a loop with {parts * quads * rows} HMMA, found {loop and found}"
+        return
+    if kernel.find("LDL|STL|CALL|LDS|STS|BAR"):
+        yield f"{name}: expected registers alone, found other memory, a call or a barrier"
+    if "<true>" in name and len(kernel.find(r"LDG\.E\.128", loop)) != quads:
+        yield f"{name}: expected {quads} loads of 16 bytes in a round"
+    print(f"{name}\n    a round for 16 items of steps, 64 rows and 32 columns: {loop.length} "
+          f"instructions, of them {found} of the tensor cores")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -293,6 +308,8 @@ def main() -> int:
                     wrong += read(name, code)
                 elif name.startswith("lsnn_"):
                     wrong += read_lsnn(name, code)
+                elif name.startswith("spike_product"):
+                    wrong += read_spike_product(name, code)
     print(*wrong, f"{len(found)} kernels, {len(wrong)} faults", sep="\n")
     return 1 if wrong else 0
 

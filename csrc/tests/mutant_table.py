@@ -57,6 +57,13 @@ def of_lsnn(name: str, old: str, new: str, runs: tuple[str, ...], check: Check =
     return Mutant(f"lsnn: {name}", "lsnn_forward.cuh", old, new, runs, check, object="lsnn")
 
 
+def of_product(name: str, old: str, new: str, runs: tuple[str, ...],
+               check: Check = PLAIN) -> Mutant:
+    """A bug in the weight gradient by tensor cores."""
+    return Mutant(f"spike product: {name}", "spike_product.cuh", old, new, runs, check,
+                  object="spike_product")
+
+
 MUTANTS = [
     # ------------------------------------------------------------------------------------- barriers
     Mutant("forward: no barrier after a step", "forward.cuh",
@@ -148,8 +155,8 @@ MUTANTS = [
            "f.save &&", ("step T=20 B=5 N=33",), ADDRESS),
     Mutant("step: more threads than places", "step.cuh",
            "if (at.index >= job.state.threads) return;", "", (STEP,), ADDRESS),
-    Mutant("workspace: one slice too few", "launch.cuh", "m.take<T>(plan.tiles.slices *",
-           "m.take<T>((plan.tiles.slices - 1) *", (LONG,), ADDRESS),
+    Mutant("workspace: one slice too few", "launch.cuh", "m.take<T>(plan.slices(f.first.z) *",
+           "m.take<T>((plan.slices(f.first.z) - 1) *", (LONG,), ADDRESS),
     Mutant("workspace: sums without padding", "launch.cuh", "n_coefficients * padded(l.N)) :",
            "n_coefficients * l.N) :", (LONG,)),
     # -------------------------------------------------------------------------- masks and distances
@@ -239,8 +246,8 @@ MUTANTS = [
     Mutant("weight gradient: one delay into the one matrix", "weight_gradient.cuh",
            "own_delays ? (int)l.S : of + 1", "of + 1", (DELAYED,)),
     Mutant("workspace: slices of one matrix", "launch.cuh",
-           "plan.tiles.slices * matrices(l) * l.N", "plan.tiles.slices * l.N", (MATRICES,),
-           ADDRESS),
+           "plan.slices(f.first.z) * matrices(l) * l.N", "plan.slices(f.first.z) * l.N",
+           (MATRICES,), ADDRESS),
     Mutant("sum: of one matrix", "launch.cuh", "(T*)f.gw, n_w, n_w", "(T*)f.gw, l.N * l.N, n_w",
            (MATRICES,)),
     Mutant("no steps: gradients of one matrix are 0", "launch.cuh", "clear(f.gw, n_w *",
@@ -325,7 +332,8 @@ MUTANTS = [
             "if (f.save && t0 == 0) store_carry", (LSNN_LONG,)),
     of_lsnn("lengths: all are T", "length = job.p.length(l, b)", "length = (int)l.T",
             ("lsnn T=40 B=9 N=70",)),
-    Mutant("lsnn: several delays", "plan.cpp", "if (l.S != 1)", "if (l.S < 1)",
+    Mutant("lsnn: several delays", "plan.cpp", "if (l.S != 1) return impossible",
+           "if (l.S < 1) return impossible",
            ("lsnn T=60 B=3 N=34",)),
     Mutant("lsnn: any model", "plan.cpp", "!same(l.model, PaperSpec::model) || l.smooth",
            "l.smooth", ("lsnn N=41",)),
@@ -336,6 +344,28 @@ MUTANTS = [
     Mutant("lsnn: the general kernel does not run where nobody has said that it need not",
            "launch.cuh", "kernels{all.paper && !by_lsnn, all.general};",
            "kernels{all.paper && !by_lsnn, all.general && !by_lsnn};", ("lsnn first_r=4",)),
+    # ---------------------------------------------------------- the weight gradient by tensor cores
+    of_product("what is left of a float", "first = without_upper_half(first);", "", (LSNN,)),
+    of_product("the halves of another float", "__float_as_uint(second) &",
+               "__float_as_uint(first) &", (LSNN,)),
+    of_product("the rows of other items", "shift = row + i % 2 * 8;", "shift = row + i / 2 * 8;",
+               (LSNN,)),
+    of_product("the items of another lane", "of_lane = lane % 4 * items_of_lane",
+               "of_lane = (lane + 1) % 4 * items_of_lane * (lane < 16)", (LSNN,)),
+    of_product("dL/dc of the step of the spikes", "(job.delay + 1) * l.B", "job.delay * l.B",
+               (LSNN,)),
+    of_product("slices overlap", "(slice + 1) / job.tiles.slices;",
+               "(slice + 1) / job.tiles.slices + (slice == 0);", (LSNN_LONG,)),
+    of_product("spikes past the last item", "some ? bits[item * W + w] : 0", "bits[item * W + w]",
+               (LSNN_WARP,), ADDRESS),
+    of_product("dL/dc past the last item", "some ? live : 0", "live", (LSNN_LONG,), ADDRESS),
+    of_product("columns past the last", "j >= N || k >= N", "j >= N",
+               ("lsnn T=17 B=3 N=64", "lsnn T=20 B=5 N=36")),
+    of_product("the quads of a row", "i % 2 * 4;", "i / 2 * 4;", (LSNN,)),
+    Mutant("spike product: in the place of the steps before it", "launch.cuh",
+           "partial_sums + slice}", "partial_sums}", (LSNN,)),
+    Mutant("spike product: all steps by events too", "launch.cuh",
+           "by_events - spike_products(l, delay)", "by_events", (LSNN,)),
     # ---------------------------------------------------------------------------- the readout alone
     Mutant("leaky readout: starts from zeros always", "readout.cuh",
            "f.first ? ((const T*)f.first)[c] : T(0)", "T(0)", (LEAKY,), object="readout"),

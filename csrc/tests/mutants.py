@@ -31,8 +31,10 @@ SANITIZER = {PLAIN: [], ADDRESS: ["-fsanitize=address"], THREAD: ["-fsanitize=th
 EMULATOR = {PLAIN: [], ADDRESS: ["-DEMULATOR_ASAN"], THREAD: ["-DEMULATOR_TSAN"]}
 KERNELS = {
     "plan": "plan.cpp",
-    **{name: f"{name}.cu" for name in ("alif_f32", "alif_f32_bf16", "alif_f64", "lsnn", "readout")},
+    **{name: f"{name}.cu" for name in ("alif_f32", "alif_f32_bf16", "alif_f64", "lsnn",
+                                            "spike_product", "readout")},
 }
+LOOKED_AT = "alif_f32", "lsnn", "spike_product"  # by sanitizers
 # What is compiled again when a file changes, where it is not the kernels of float alone. Those of
 # other types may stay as they are: functions that objects share are taken from the first one on the
 # linker's line, which is the new one.
@@ -72,7 +74,7 @@ def compiled(csrc: Path, job: Job, what: str) -> Path:
 
 
 def kernel_flags(name: str, check: Check) -> list[str]:
-    return ["-O1", *(SANITIZER[check] if name.startswith(("alif", "lsnn")) else [])]
+    return ["-O1", *(SANITIZER[check] if name.startswith(("alif", *LOOKED_AT)) else [])]
 
 
 class Base:
@@ -99,7 +101,7 @@ class Base:
                             ["-O2", *EMULATOR[check]])
                         for path in sorted((csrc / "emulator").glob("*.cpp"))]
             # Sanitizers look at the kernels of float only: those that change.
-            looked_at = {name: check if name in ("alif_f32", "lsnn") else PLAIN
+            looked_at = {name: check if name in LOOKED_AT else PLAIN
                          for name in KERNELS}
             kernels = {name: Job(f"cuda/{KERNELS[name]}", folder / build / f"{name}.o",
                                  kernel_flags(name, build))

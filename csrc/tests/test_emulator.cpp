@@ -83,6 +83,10 @@ void check_copies(const std::string& order) {
   }
 }
 
+void check_products(const std::string& order) {
+  check(fragments_are_right(false), order + "fragments of a product");
+}
+
 void check_grids(const std::string& order) {
   std::vector<unsigned> bins(8);
   float sum = 0;
@@ -141,6 +145,7 @@ int run_all() {
       check_blocks(order);
       check_warps(order);
       check_copies(order);
+      check_products(order);
       check_grids(order);
     } catch (const Error& e) {
       check(false, order + e.what());

@@ -1,0 +1,121 @@
+// The weight gradient by tensor cores: dL/dw_jk is the sum over steps and items of z_j[t-1-d] times
+// dL/dc_k[t], a product of matrices whose left one holds spikes. In bfloat16 a spike is exact, and
+// a float is the sum of three bfloat16 numbers, which are its upper, middle and lower bits; so
+// every product is exact, and only sums round. Split-K: a block has a tile of the matrix and a
+// slice of the steps and items, warps share nothing, and there is no barrier. For one delay and
+// float; the steps whose spikes come before the sequence are summed by weight_gradient.cuh.
+//
+// A mma adds 16 items of steps to 16 rows and 8 columns. Which lane holds what is given by the
+// instruction; which item, row or column a place of it stands for is ours to choose, as long as
+// both factors agree: a lane's four items are neighbours, so that it reads four rows of dL/dc, and
+// the eight columns of the four mmas beside each other are those of quads, so that it reads and
+// writes whole quads.
+#pragma once
+#include "neurons.cuh"
+#include "spike_product.h"
+
+namespace lsnn::cuda {
+
+// Items of steps that a mma adds, and those of a lane.
+inline constexpr int items_of_mma = 16, items_of_lane = 4;
+
+// Upper halves of two floats as two bfloat16 numbers, the first in the lower half: cut off, not
+// rounded.
+LSNN_DEVICE uint32_t upper_halves(float first, float second) {
+  return __float_as_uint(first) >> 16 | (__float_as_uint(second) & 0xffff0000u);
+}
+LSNN_DEVICE float without_upper_half(float x) {
+  return x - __uint_as_float(__float_as_uint(x) & 0xffff0000u);
+}
+
+// What a lane holds of the right factor: a quad of columns of four items, in three parts that add
+// up to it. The last index is that of the instruction: items 0 and 1, 2 and 3.
+struct GradientFragments {
+  uint32_t of[parts_of_float][4][2];
+
+  __device__ __forceinline__ explicit GradientFragments(Quad<float> (&g)[items_of_lane]) {
+#pragma unroll
+    for (int part = 0; part < parts_of_float; part++)
+#pragma unroll
+      for (int q = 0; q < 4; q++)
+#pragma unroll
+        for (int pair = 0; pair < 2; pair++) {
+          float &first = g[2 * pair][q], &second = g[2 * pair + 1][q];
+          of[part][q][pair] = upper_halves(first, second);
+          first = without_upper_half(first);
+          second = without_upper_half(second);
+        }
+  }
+};
+
+// What it holds of the left one: rows `row` and row + 8 of 16, of the same items, as 1 or 0.
+LSNN_DEVICE void spike_fragment(const uint32_t (&word)[items_of_lane], int row, uint32_t (&of)[4]) {
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const uint32_t *pair = word + i / 2 * 2, shift = row + i % 2 * 8;
+    const uint32_t spikes = (pair[0] >> shift & 1) | (pair[1] >> shift & 1) << 16;
+    of[i] = spikes * 0x3f80;  // 1 in bfloat16
+  }
+}
+
+template <bool whole> __global__ void __launch_bounds__(32 * warps_of_product, 1)
+    spike_product_kernel(SpikeProductJob job) {
+  const BackwardArgs& f = job.f;
+  const Layer& l = f.layer;
+  const int N = (int)l.N, W = (int)words(l.N), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int tile = blockIdx.x % (int)job.tiles.count(), slice = blockIdx.x / (int)job.tiles.count();
+  const int word0 = (tile / job.tiles.across * warps_down + warp / warps_across) * words_of_warp,
+            column0 = (tile % job.tiles.across * warps_across + warp % warps_across) * 32;
+  if (word0 >= W || column0 >= N) return;
+  const int of_lane = lane % 4 * items_of_lane, row = lane / 4, column = column0 + 4 * row;
+  const int live = N - column < 0 ? 0 : N - column < 4 ? N - column : 4;
+  // Item i of the product has the spikes of item i of [T,B] and dL/dc of d + 1 steps later.
+  const int64_t all = spike_products(l, job.delay), first = all * slice / job.tiles.slices,
+                last = all * (slice + 1) / job.tiles.slices;
+  const float* dc = (const float*)f.gx + (job.delay + 1) * l.B * N + column;
+  const uint32_t* bits = f.saved.bits + word0;
+
+  float sum[2 * words_of_warp][4][4] = {};
+  Quad<float> g[items_of_lane];
+  uint32_t word[words_of_warp][items_of_lane];
+  auto load = [&](int64_t i0) {
+#pragma unroll
+    for (int i = 0; i < items_of_lane; i++) {
+      const int64_t item = i0 + of_lane + i;
+      const bool some = item < last;
+      g[i] = load_row<whole>(dc + item * N, some ? live : 0);
+#pragma unroll  // after the last word stands one of a later item: rows that nobody stores
+      for (int w = 0; w < words_of_warp; w++) word[w][i] = some ? bits[item * W + w] : 0;
+    }
+  };
+  load(first);
+#pragma unroll 1
+  for (int64_t i0 = first; i0 < last; i0 += items_of_mma) {
+    const GradientFragments right(g);
+    uint32_t left[2 * words_of_warp][4];
+#pragma unroll
+    for (int m = 0; m < 2 * words_of_warp; m++)
+      spike_fragment(word[m / 2], m % 2 * 16 + row, left[m]);
+    load(i0 + items_of_mma);  // under way while the tensor cores work
+#pragma unroll
+    for (int part = 0; part < parts_of_float; part++)
+#pragma unroll
+      for (int q = 0; q < 4; q++)
+#pragma unroll
+        for (int m = 0; m < 2 * words_of_warp; m++)
+          mma_m16n8k16_bf16(sum[m][q], left[m], right.of[part][q]);
+  }
+  // A lane has columns 2 (lane % 4) and the next one of each mma: two quads of a row.
+#pragma unroll
+  for (int m = 0; m < 2 * words_of_warp; m++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const int j = 32 * word0 + 16 * m + i / 2 * 8 + row, k = column0 + 8 * (lane % 4) + i % 2 * 4;
+      if (j >= N || k >= N) continue;
+      const Quad<float> out{{sum[m][0][i], sum[m][1][i], sum[m][2][i], sum[m][3][i]}};
+      float* to = job.partial_sums + ((int64_t)slice * N + j) * N + k;
+      store_row<whole>(to, out, N - k < 4 ? N - k : 4);
+    }
+}
+
+}  // namespace lsnn::cuda
