@@ -24,7 +24,7 @@ from bench.gpu import card as cards
 from bench.gpu import layers, suite
 from bench.gpu.__main__ import main
 from bench.gpu.card import Card, find_tool
-from bench.gpu.layers import Bench, Entry, Group, Row, groups
+from bench.gpu.layers import GENERAL, Bench, Entry, Group, Row, groups
 from bench.gpu.steps import Outcome, Processes, Step, last_line, run_stages
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -300,6 +300,7 @@ def test_rows_of_the_benchmark(said: list[dict[str, Any]]) -> None:
     assert {(OURS, "float32"), ("nn.LSTM", "float32"), ("nn.RNN", "float32")} <= {
         (row.contestant, row.dtype.split()[0]) for row in rows if row.group == "layers"}
     assert {row.group for row in rows} == {"layers", "designs", "rates"}
+    assert [row.design for row in rows if row.group == "designs"][:3] == ["", GENERAL, "block"]
     for row in rows:
         assert 0 < row.min_ms <= row.median_ms and row.repeats >= 3 and math.isnan(row.peak_mib)
 

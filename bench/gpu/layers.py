@@ -43,6 +43,7 @@ YARDSTICKS = {"P256": Shape(784, 256, 80, 220), "M256": Shape(1000, 256, 128, 51
               "L128": Shape(1000, 128, 128, 1024)}
 RATES = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 FEWEST, MOST = 3, 15  # rounds
+GENERAL = "general"  # beside the designs: no kernels for one model, and no tensor cores
 NAN = float("nan")
 
 
@@ -51,7 +52,7 @@ class Row(Result):
     """A line of the table of a card."""
 
     group: str = ""
-    design: str = ""  # forced on ours; '': what it chose itself
+    design: str = ""  # forced on ours, or GENERAL; '': what it chose itself
     plan: str = ""  # what that was
     dtype: str = ""
     sm_mhz: float = NAN  # clock and power in the middle of the run
@@ -101,7 +102,7 @@ def groups(designs: tuple[str, ...] = DESIGNS) -> list[Group]:
               *(Entry(name, dtype) for name in ("nn.LSTM", "nn.RNN")
                 for dtype in ("float32", "float16")))
     rates = (ours, *(Entry(OURS, rate=rate) for rate in RATES if rate != BASE_RATE))
-    by_design = (ours, *(Entry(OURS, design=design) for design in designs))
+    by_design = (ours, *(Entry(OURS, design=design) for design in (GENERAL, *designs)))
     return [
         *(Group("layers", name, layers, 10, 6) for name in names),
         Group("loops", names[0], (ours, Entry(GRAPHED), Entry(EAGER)), 8, 12),
@@ -114,8 +115,13 @@ def groups(designs: tuple[str, ...] = DESIGNS) -> list[Group]:
 
 
 def forced(design: str) -> AbstractContextManager[Any]:
-    """Our kernels take this design while this lasts; '': as the library chooses."""
-    return _ops.forced(design=design or "automatic") if _ops.available else nullcontext()
+    """Our kernels take this design, or the general ones, while this lasts; '': as the library
+    chooses."""
+    if not _ops.available:
+        return nullcontext()
+    if design == GENERAL:
+        return _ops.forced(kernels=GENERAL)
+    return _ops.forced(design=design or "automatic")
 
 
 class _Forced(Contestant):

@@ -275,7 +275,7 @@ MUTANTS = [
     Mutant("lengths: arrays of an odd number of pairs", "lengths.cuh", "rows.bytes % 4 == 0 &&",
            "", ("any T=20 B=5 N=33 n_ref=0",), object="alif_f32_bf16"),
     Mutant("lengths: carried state of a segment not cleared", "lengths.cuh", "4, (int)segment",
-           "4, (int)segment + 1", (UNEQUAL_LONG,)),
+           "4, (int)segment - 1", (UNEQUAL_LONG,)),
     Mutant("lengths: those of the first launch for all", "lengths.cuh", "p.lengths[job.first + i]",
            "p.lengths[i]", ("any B=300",)),
     Mutant("lengths, step: one step too many", "step.cuh", "ended = job.t >= length;",
