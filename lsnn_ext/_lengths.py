@@ -34,6 +34,11 @@ class Lengths(NamedTuple):
         return (steps[:, None] >= self.each.to(device)).unsqueeze(-1)
 
 
+def falling(each: Tensor) -> Lengths:
+    """Lengths (B,) that fall already."""
+    return Lengths(each, each, None, None)
+
+
 def lengths_of(
     given: GivenLengths | Lengths | None, T: int, B: int, device: torch.device,
 ) -> Lengths | None:
@@ -54,7 +59,7 @@ def lengths_of(
             raise ValueError(f"lengths: expected steps from 0 to T = {T}, got "
                              f"{low if low < 0 else high}")
         if bool((each[:-1] >= each[1:]).all()):
-            return Lengths(each, each, None, None)
+            return falling(each)
     descending, order = torch.sort(each, descending=True, stable=True)
     return Lengths(each, descending, order.to(device), torch.argsort(order).to(device))
 

@@ -95,6 +95,8 @@ def module(d: Draw) -> Call:
                                              enforce_sorted=False)
     elif kind == "LSNN" and method == "forward":
         args["return_spikes"] = d.chance(0.5)
+    if method == "forward" and isinstance(args["x"], Tensor) and len(shape) == 3 and d.chance(0.2):
+        args["lengths"] = torch.randint(0, T + 1, (B,), generator=d.generator)
     parameters: dict[str, Any] = {}
     if T * B:  # a module that has run gives a state, and parameters for the mutations
         made = _made(kind, options, {})

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from .._torch_internals import was_freed
 from ..models import State, parts_of
@@ -60,6 +61,18 @@ def batch_hint(given: tuple[int, ...], want: tuple[int, ...], x: Any, first: boo
     return (f"; the state has a batch of {steps}, and so has x where the layer, made with "
             f"batch_first={first}, has its steps: x seems to be {order}, as of "
             f"batch_first={not first}")
+
+
+def check_no_lengths(x: Any, lengths: Any) -> None:
+    """Raises ValueError for lengths of what is no padded batch."""
+    if lengths is None:
+        return
+    if isinstance(x, PackedSequence):
+        raise ValueError("lengths: expected None beside a PackedSequence, which has its own, got "
+                         "some; a padded batch is a tensor")
+    if isinstance(x, Tensor) and x.dim() == 2:
+        raise ValueError("lengths: expected None beside a single sequence (T, I), which has T "
+                         "steps, got some; x[:length] is a shorter one")
 
 
 def answer_for_freed(state: Any, name: str = "state") -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from .._lengths import GivenLengths
 from .._torch_internals import make_savable
 from ..functional import PackedSpikes
 from ..models import Coefficient, State, cleared
@@ -18,7 +19,7 @@ from .layer_arguments import Learn
 from .neuron import ADAPTIVE, Kind, check_names, chosen, constant, positive, whole
 from .observed import Record
 from .packed import repacked
-from .readout import LeakyReadout, window_means
+from .readout import LeakyReadout, window_means, with_bias
 from .recurrent import Recurrent, Sequence
 
 
@@ -165,7 +166,8 @@ class LSNN(nn.Module):
         self.neurons.reset_parameters()
         self.readout.reset_parameters()
 
-    def forward(self, x: Sequence, state: LSNNState | None = None, *, return_spikes: bool = False,
+    def forward(self, x: Sequence, state: LSNNState | None = None, *,
+                lengths: GivenLengths | None = None, return_spikes: bool = False,
                 trace: bool = False, record: Record | None = None, return_rates: bool = False,
                 readout_every: int | None = None) -> tuple[Any, ...]:
         """x (T, B, I), (B, T, I) with batch_first, (T, I) unbatched, a PackedSequence, or
@@ -175,11 +177,13 @@ class LSNN(nn.Module):
         readout has output_size channels in the form of x, spikes (return_spikes=True) N channels,
         for each direction. trace=True, or record with the indices of neurons or a slice: the Traces
         of the last layer; return_rates=True: firing rates (layers and directions, B, N), to
-        regularise them without spikes of all steps; as of ALIF. The state of a PackedSequence is
-        that of each sequence's own last step, in the order it was given. state None is all zeros.
+        regularise them without spikes of all steps; as of ALIF. lengths (B,): steps of each
+        sequence of a padded batch, as of ALIF; the readout is 0 after them. The state of sequences
+        of unequal length is that of each one's own last step, in the order in which they were
+        given. state None is all zeros.
         readout_every=K: the mean of the readout over each K steps in its place, T / K of them.
-        Raises ValueError for wrong shapes, and for a K that does not divide T, or the steps of each
-        sequence of a PackedSequence, and TypeError for an x that is none of these, or for a
+        Raises ValueError for wrong shapes, and for a K that does not divide T and the steps of each
+        sequence, and TypeError for an x that is none of these, or for a
         state that is no LSNNState.
         """
         if not isinstance(x, PackedSequence | PackedSpikes):
@@ -188,29 +192,29 @@ class LSNN(nn.Module):
         carried, p = _parts(state)
         more: list[Any]
         if not self._one_operator():
-            asked = {"trace": trace, "record": record, "return_rates": return_rates}
+            asked = {"lengths": lengths, "trace": trace, "record": record,
+                     "return_rates": return_rates}
             spikes, end, *more = neurons(x, carried, **{name: value for name, value in asked.items()
                                                         if value is not False
                                                         and value is not None})
-            y, p = readout(spikes, p)
+            y, p = readout(spikes, p) if lengths is None else readout(spikes, p, lengths=lengths)
         else:
             k_out = readout.decay
             assert isinstance(k_out, float)
             like = x.carrier if isinstance(x, PackedSpikes) else x
             readout.check_state(p, readout.batch_of(like), like, "state.readout")
             means: list[Tensor] | None = [] if return_rates else None
-            out = neurons._observed(x, carried, trace, record, means, p, w_out=readout.weight,
-                                    k_out=k_out, spikes=return_spikes)
-            end, p = out.state, given(out.readout_state)
-            value = given(out.readout) if readout.bias is None else given(
-                out.readout) + readout.bias
-            y, spikes = value, out.spikes
+            out = neurons._observed(x, carried, trace, record, means, p, lengths,
+                                    w_out=readout.weight, k_out=k_out, spikes=return_spikes)
+            end, p, spikes = out.state, given(out.readout_state), out.spikes
+            y = value = with_bias(given(out.readout), readout.bias, lengths, readout.batch_first)
             if isinstance(x, PackedSequence):
                 y = repacked(value, x)
                 spikes = repacked(spikes, x) if return_spikes else None
             more = [*([] if out.traces is None else [out.traces]), *(means or ())]
         if readout_every is not None:
-            y = window_means(y, readout_every, readout.batch_first)
+            of_each = None if lengths is None else torch.as_tensor(lengths)
+            y = window_means(y, readout_every, readout.batch_first, of_each)
         return (y, LSNNState(end, p), *([spikes] if return_spikes else []), *more)
 
     def _one_operator(self) -> bool:

@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from .._lengths import Lengths
 from ..functional import Layered, PackedSpikes
 from ..models import Traces
 
@@ -55,7 +56,7 @@ class _Counts(torch.autograd.Function):
         return None, g.expand(ctx.T, *g.shape)
 
 
-def rates(out: Layered, lengths: Tensor | None) -> Tensor:
+def rates(out: Layered, lengths: Lengths | None) -> Tensor:
     """The mean of the spikes of one layer and direction over the steps of each sequence (B, N);
     float32 where they are float16 or bfloat16."""
     if out.spikes is not None:
@@ -67,4 +68,5 @@ def rates(out: Layered, lengths: Tensor | None) -> Tensor:
         T, counts = packed.shape[0], _Counts.apply(packed.bits, packed.carrier)
     if lengths is None:
         return counts / max(T, 1)
-    return counts / lengths.clamp(min=1).to(counts.device, counts.dtype).unsqueeze(-1)
+    steps = lengths.each.clamp(min=1).to(counts.device, counts.dtype)
+    return counts / steps.unsqueeze(-1)

@@ -1,23 +1,24 @@
-"""PackedSequence: sequences of unequal length, sorted by falling length, as tensors (T, B, .) and
-lengths (B,)."""
+"""Sequences of unequal length, sorted by falling length, as tensors (T, B, .) and lengths (B,): of
+a PackedSequence, or of a padded tensor."""
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from ..functional import Layered
+from .._lengths import GivenLengths, Lengths, falling, lengths_of
+from ..functional import Layered, PackedSpikes, pack_spikes
 from ..models import State, Traces
 from .forms import given, rows
 
 
 class _Permuted(torch.autograd.Function):
-    """Rows (n, k) in another order; its gradient is the same with the inverse order, and writes
-    each row once."""
+    """Rows (n, k) in another order; its gradient is the same with the inverse order, None: the same
+    order, and writes each row once."""
 
     @staticmethod
-    def forward(values: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+    def forward(values: Tensor, order: Tensor, inverse: Tensor | None) -> Tensor:
         return values.index_select(0, order)
 
     @staticmethod
@@ -28,19 +29,20 @@ class _Permuted(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         order, inverse = ctx.saved_tensors
-        return _Permuted.apply(gradient, inverse, order), None, None
+        back, again = (order, None) if inverse is None else (inverse, order)
+        return _Permuted.apply(gradient, back, again), None, None
 
 
-def flipped(value: Tensor, lengths: Tensor | None) -> Tensor:
-    """Each sequence of (T, B, N) backwards in time, in the steps that it has; lengths (B,): all
-    have T where None."""
+def flipped(value: Tensor, lengths: Lengths | None) -> Tensor:
+    """Each sequence of (T, B, N) backwards in time, in the steps that it has; lengths: all have T
+    where None."""
     if lengths is None:
         return value.flip(0)
     T, B, N = value.shape
-    step = torch.arange(T)[:, None]
-    mirrored = torch.where(step < lengths, lengths - 1 - step, step)
+    step, each = torch.arange(T)[:, None], lengths.each
+    mirrored = torch.where(step < each, each - 1 - step, step)
     order = (mirrored * B + torch.arange(B)).flatten().to(value.device)
-    reordered: Tensor = _Permuted.apply(value.reshape(T * B, N), order, order)  # its own inverse
+    reordered: Tensor = _Permuted.apply(value.reshape(T * B, N), order, None)
     return reordered.view(T, B, N)
 
 
@@ -107,43 +109,71 @@ def _order(groups: list[_Group], lengths: Tensor) -> tuple[Tensor, Tensor]:
     return order, torch.argsort(order)
 
 
-def run_packed(
-    x: PackedSequence, state: State | None, p: Tensor | None,
-    run: Callable[[Tensor, Tensor | None, State | None, Tensor | None], Layered],
-) -> Layered:
-    """Calls run(x (T, B, I), lengths or None, state, p) for sequences of similar length, and packs
-    what comes back.
+# x (T, B, I), falling lengths or None, state, p -> results (T, B, .)
+Run: TypeAlias = Callable[[Any, Lengths | None, State | None, Tensor | None], Layered]
+
+
+def _mapped(state: State, change: Callable[[Tensor], Tensor]) -> State:
+    return State(*(change(leaf) for leaf in state))
+
+
+def run_padded(x: Tensor | PackedSpikes, given_lengths: GivenLengths | None, state: State | None,
+               p: Tensor | None, means: list[Tensor] | None, run: Run) -> Layered:
+    """Calls run for sequences (T, B, I) in any order, and puts what comes back into it, the rates
+    (layers, B, N) in means too; given_lengths: as of functional.alif."""
+    T, B, _ = x.shape
+    device = (x.carrier if isinstance(x, PackedSpikes) else x).device
+    lengths = lengths_of(given_lengths, T, B, device)
+    if lengths is None or lengths.order is None:
+        return run(x if isinstance(x, PackedSpikes) else x.contiguous(), lengths, state, p)
+    x = lengths.sort(x.numbers() if isinstance(x, PackedSpikes) else x, 1)
+    state = None if state is None else _mapped(state, lambda leaf: lengths.sort(leaf, -2))
+    p = None if p is None else lengths.sort(p, 0)
+    out = run(x, falling(lengths.descending), state, p)
+
+    def restored(value: Tensor | None, axis: int) -> Tensor | None:
+        return None if value is None else lengths.restore(value, axis)
+
+    if means is not None:
+        means[:] = [lengths.restore(value, 1) for value in means]
+    traces = None if out.traces is None else Traces(
+        *(lengths.restore(value, 1) for value in out.traces))
+    packed = None if out.packed is None else pack_spikes(lengths.restore(out.packed.numbers(), 1))
+    end = _mapped(out.state, lambda leaf: lengths.restore(leaf, -2))
+    return Layered(restored(out.spikes, 1), end, traces, restored(out.readout, 1),
+                   restored(out.readout_state, 0), packed)
+
+
+def run_packed(x: PackedSequence, state: State | None, p: Tensor | None, run: Run) -> Layered:
+    """Calls run for sequences of similar length, and packs what comes back.
 
     The results have rows as x.data; states are in the order in which the sequences were given.
     """
     lengths = _lengths(x.batch_sizes)
     if x.sorted_indices is not None:
-        state = (
-            None
-            if state is None
-            else State(*(leaf.index_select(-2, x.sorted_indices) for leaf in state))
-        )
+        order = x.sorted_indices
+        state = None if state is None else _mapped(state, lambda leaf: leaf.index_select(-2, order))
         p = None if p is None else p.index_select(0, x.sorted_indices)
     groups = _groups(lengths)
-    order: list[Tensor] = []
+    places: list[Tensor] = []
     data = x.data
     if len(groups) > 1:
-        order = [index.to(data.device) for index in _order(groups, lengths)]
-        data = _Permuted.apply(data, *reversed(order))
+        places = [index.to(data.device) for index in _order(groups, lengths)]
+        data = _Permuted.apply(data, *reversed(places))
     outs: list[Layered] = []
     for group, own in zip(groups, data.split([int(group.lengths.sum()) for group in groups]),
                           strict=True):
         first, end = group.first, group.end
         own_state = None if state is None else rows(state, first, end)
         own_p = None if p is None else p[first:end]
-        outs.append(run(group.padded(own), None if group.is_even else group.lengths, own_state,
-                        own_p))
+        outs.append(run(group.padded(own), None if group.is_even else falling(group.lengths),
+                        own_state, own_p))
 
     def packed(values: list[Tensor | None]) -> Tensor | None:
         if values[0] is None:
             return None
         parts = [group.packed(given(value)) for value, group in zip(values, groups, strict=True)]
-        return _Permuted.apply(torch.cat(parts), *order) if order else parts[0]
+        return _Permuted.apply(torch.cat(parts), *places) if places else parts[0]
 
     def unsorted(values: list[Tensor | None], axis: int) -> Tensor | None:
         if values[0] is None:

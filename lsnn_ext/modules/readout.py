@@ -10,10 +10,11 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from .. import functional
+from .._lengths import GivenLengths, lengths_of
 from .._torch_internals import has_hooks
 from .copies import Copied
 from .forms import check_tensor, renew
-from .given import answer_for_freed, batch_hint
+from .given import answer_for_freed, batch_hint, check_no_lengths
 from .layer_arguments import Learn
 from .neuron import flag, positive, whole
 from .parametrizations import Log
@@ -36,25 +37,49 @@ def _learned(learn: Any, tau: float | None) -> tuple[str, ...]:
     return tuple(forms)
 
 
+def _check_windows(lengths: Tensor, every: int) -> None:
+    """Raises ValueError for a sequence that ends within a window."""
+    if functional.readable(lengths) and bool((lengths % every).any()):
+        odd = int(lengths[(lengths % every).nonzero()[0]])
+        raise ValueError(f"readout_every: expected a divisor of the steps of each sequence, "
+                         f"got {every} for one of {odd}")
+
+
 def window_means(y: Tensor | PackedSequence, every: int, batch_first: bool,
-                 ) -> Tensor | PackedSequence:
-    """The means of results (T, B, O), (B, T, O), (T, O) or packed over each so many steps; raises
-    ValueError where a sequence does not end with a window."""
+                 each: Tensor | None = None) -> Tensor | PackedSequence:
+    """The means of results (T, B, O), (B, T, O), (T, O) or packed over each so many steps; each
+    (B,): the steps of each sequence of a padded batch. Raises ValueError where a sequence does not
+    end with a window."""
     whole("readout_every", every, 1)
     if isinstance(y, PackedSequence):
         padded, lengths = pad_packed_sequence(y)
-        if bool((lengths % every).any()):
-            odd = int(lengths[(lengths % every).nonzero()[0]])
-            raise ValueError(f"readout_every: expected a divisor of the steps of each sequence, "
-                             f"got {every} for one of {odd}")
+        _check_windows(lengths, every)
         means = padded.unflatten(0, (-1, every)).mean(1)
         return pack_padded_sequence(means, lengths // every,
                                     enforce_sorted=y.sorted_indices is None)
+    if each is not None:
+        _check_windows(each, every)
     time = 1 if batch_first and y.dim() == 3 else 0
     T = y.shape[time]
     if T % every:
         raise ValueError(f"readout_every: expected a divisor of the T = {T} steps, got {every}")
     return y.unflatten(time, (T // every, every)).mean(time + 1)
+
+
+def with_bias(y: Tensor, bias: Tensor | None, lengths: GivenLengths | None,
+              first: bool) -> Tensor:
+    """A readout (T, B, O), first: (B, T, O), of any form without lengths, and its bias, which
+    sequences have in their own steps alone: it is 0 after them."""
+    if bias is None:
+        return y
+    y = y + bias
+    if lengths is None:
+        return y
+    T, B, _ = (y.transpose(0, 1) if first else y).shape
+    each = lengths_of(lengths, T, B, y.device)
+    assert each is not None
+    ended = each.ended(T, y.device)
+    return y.masked_fill(ended.transpose(0, 1) if first else ended, 0.0)
 
 
 class LeakyReadout(Copied):
@@ -152,29 +177,30 @@ class LeakyReadout(Copied):
             return (int(x.batch_sizes[0]),)
         return (x.shape[0 if self.batch_first else 1],) if x.dim() == 3 else ()
 
-    def forward(self, x: Tensor | PackedSequence, state: Tensor | None = None,
-                ) -> tuple[Tensor | PackedSequence, Tensor]:
+    def forward(self, x: Tensor | PackedSequence, state: Tensor | None = None, *,
+                lengths: GivenLengths | None = None) -> tuple[Tensor | PackedSequence, Tensor]:
         """x (T, B, n), (B, T, n) with batch_first, (T, n) unbatched, or a PackedSequence -> (y,
         state).
 
         y has the form of x with output_size channels; state (B, output_size), unbatched
         (output_size,), is W p after the last step, None is zero; both are float32 where x is
-        float16 or bfloat16. Raises TypeError for an x that is no tensor, ValueError for wrong
-        shapes.
+        float16 or bfloat16. lengths (B,): steps of each sequence of a padded batch, as of ALIF; y
+        is 0 after them. Raises TypeError for an x that is no tensor, ValueError for wrong shapes.
         """
         if isinstance(x, PackedSequence):
+            check_no_lengths(x, lengths)
             return self._packed(x, state)
         check_tensor("x", x, " or a PackedSequence")
         form = f"({'B, T' if self.batch_first else 'T, B'}, {self.n}) or (T, {self.n})"
         if x.dim() not in (2, 3) or x.shape[-1] != self.n:
             raise ValueError(f"x: expected shape {form}, got {tuple(x.shape)}")
+        check_no_lengths(x, lengths)
         batched, first, given = x.dim() == 3, self.batch_first and x.dim() == 3, x
         x = x.transpose(0, 1) if first else x if batched else x.unsqueeze(1)
         self.check_state(state, (x.shape[1],) if batched else (), given)
         carried = state if state is None or batched else state.unsqueeze(0)
-        y, end = functional.leaky_readout(x, self.weight, self.decay, carried)
-        if self.bias is not None:
-            y = y + self.bias
+        y, end = functional.leaky_readout(x, self.weight, self.decay, carried, lengths)
+        y = with_bias(y, self.bias, lengths, False)
         if not batched:
             return y.squeeze(1), end.squeeze(0)
         return y.transpose(0, 1) if first else y, end
@@ -187,8 +213,7 @@ class LeakyReadout(Copied):
         self.check_state(state, self.batch_of(x))
         padded, lengths = pad_packed_sequence(x)  # in the order given
         y, end = functional.leaky_readout(padded, self.weight, self.decay, state, lengths)
-        if self.bias is not None:
-            y = y + self.bias
+        y = with_bias(y, self.bias, None, False)
         sorted_too = x.sorted_indices is None
         return pack_padded_sequence(y, lengths, enforce_sorted=sorted_too), end
 

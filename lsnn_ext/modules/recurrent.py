@@ -9,18 +9,19 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .. import functional
+from .._lengths import GivenLengths, Lengths
 from .._torch_internals import has_hooks
 from ..functional import Layered, PackedSpikes
 from ..models import Rate, State, Traces, own_values
 from .constants import Constants, state_after
 from .delays import reset_delay, set_delay
 from .forms import as_input, check_tensor, given, joined, renew
-from .given import answer_for_freed, check_input, check_state
+from .given import answer_for_freed, check_input, check_no_lengths, check_state
 from .inference import prepared_call, prepared_sequence, recorded_call
 from .layer_arguments import LayerArguments
 from .neuron import whole
 from .observed import Record, neurons_of, rates, recorded
-from .packed import flipped, repacked, run_packed
+from .packed import flipped, repacked, run_packed, run_padded
 
 Sequence: TypeAlias = Tensor | PackedSequence | PackedSpikes
 
@@ -126,7 +127,7 @@ class Recurrent(Constants):
                                  0.0)
 
     def _one_direction(self, x: Tensor | PackedSpikes, weights: tuple[Tensor, Tensor | None],
-                       lengths: Tensor | None, suffix: str, initial: State | None,
+                       lengths: Lengths | None, suffix: str, initial: State | None,
                        trace: bool | Tensor, **readout: Any) -> Layered:
         """One direction of one layer over x (T, B, inputs): spikes, state, traces of the same
         form; trace: True, or the neurons whose traces are wanted."""
@@ -148,10 +149,10 @@ class Recurrent(Constants):
             traces = Traces(*(flipped(value, lengths) for value in traces))
         return out._replace(spikes=flipped(given(out.spikes), lengths), traces=traces)
 
-    def _run(self, inputs: Tensor | PackedSpikes, lengths: Tensor | None, state: State | None,
+    def _run(self, inputs: Tensor | PackedSpikes, lengths: Lengths | None, state: State | None,
              trace: bool | Tensor, found_rates: list[Tensor] | None = None,
              **readout: Any) -> Layered:
-        """All layers: x, spikes and traces are (T, B, .); lengths (B,) fall, or all are T; state is
+        """All layers: x, spikes and traces are (T, B, .); lengths fall, or all are T; state is
         stacked.
 
         readout: arguments of functional.layer, for the last layer. found_rates gets the firing
@@ -214,7 +215,8 @@ class Recurrent(Constants):
         assert isinstance(found, Tensor)
         return found.dtype
 
-    def forward(self, x: Sequence, state: State | None = None, *, trace: bool = False,
+    def forward(self, x: Sequence, state: State | None = None, *,
+                lengths: GivenLengths | None = None, trace: bool = False,
                 record: Record | None = None, return_rates: bool = False,
                 spikes: Literal[True, "bits"] = True) -> tuple[Any, ...]:
         """The whole sequence: (spikes, state), then traces with trace=True or record, then rates
@@ -227,13 +229,16 @@ class Recurrent(Constants):
         state      State with leaves v, a, i, r (L, B, N) and z (L, D, B, N), newest spikes first, D
                    = 1 + the largest delay, L = num_layers * directions in the order of nn.LSTM;
                    without B if unbatched; None is all zeros
+        lengths    (B,) steps of each sequence of a padded batch, from 0 to T in any order, whole
+                   numbers on the CPU: each ends after its own last step, as in a PackedSequence;
+                   what x has after it is not read, and spikes and traces are 0 there
         record     indices of neurons, or a slice: their traces alone
         spikes=    "bits": PackedSpikes (T, B, N) in place of spikes, a thirty-second of the memory
                    and of the time to write and read it, for the next layer or Linear; not with
                    batch_first or bidirectional, unbatched or of a PackedSequence
         spikes     as x with N * directions in place of I
-        state      after the last step, of a PackedSequence each sequence's own last step, in the
-                   order it was given
+        state      after the last step; of sequences of unequal length each one's own last step, in
+                   the order in which they were given
         traces     Traces v, a, threshold of the last layer, each of the shape of spikes, or with
                    the recorded neurons of each direction in place of N (packed: of spikes.data)
         rates      (L, B, N), without B if unbatched: the mean of the spikes of each neuron of each
@@ -246,7 +251,7 @@ class Recurrent(Constants):
         means: list[Tensor] | None = [] if return_rates else None
         self._check_spikes(spikes, x)
         bits: dict[str, Any] = {} if spikes is True else {"spikes": spikes}
-        found = self._observed(x, state, trace, record, means, **bits)
+        found = self._observed(x, state, trace, record, means, lengths=lengths, **bits)
         fired: Any = found.spikes if found.packed is None else found.packed
         if isinstance(x, PackedSequence):
             fired = repacked(fired, x)
@@ -267,9 +272,9 @@ class Recurrent(Constants):
 
     def _observed(self, x: Sequence, state: State | None, trace: bool, record: Record | None,
                   means: list[Tensor] | None, p: Tensor | None = None,
-                  **readout: Any) -> Layered:
-        """A call of any form; record, trace: as of forward. means gets the rates, where they are
-        wanted."""
+                  lengths: GivenLengths | None = None, **readout: Any) -> Layered:
+        """A call of any form; record, trace, lengths: as of forward. means gets the rates, where
+        they are wanted."""
         x = as_input(x, self._dtype, self.batch_first)
         data = x.data if isinstance(x, PackedSequence) else (
             x.carrier if isinstance(x, PackedSpikes) else x)
@@ -279,20 +284,32 @@ class Recurrent(Constants):
                              f"got {record}")
         answer_for_freed(state)
         chosen = trace if neurons is None else neurons
-        call: Any = (self._packed if isinstance(x, PackedSequence)
-                     else self._bits if isinstance(x, PackedSpikes) else self._dense)
-        found: Layered = call(x, state, chosen, means, p, **readout)
+        check_no_lengths(x, lengths)
+        if isinstance(x, PackedSequence):
+            return self._packed(x, state, chosen, means, p, **readout)
+        call = self._bits if isinstance(x, PackedSpikes) else self._dense
+        found: Layered = call(x, state, chosen, means, p, lengths, **readout)  # type: ignore[arg-type]
         return found
 
     def _bits(self, x: PackedSpikes, state: State | None, trace: bool | Tensor,
               means: list[Tensor] | None = None, p: Tensor | None = None,
-              **readout: Any) -> Layered:
+              lengths: GivenLengths | None = None, **readout: Any) -> Layered:
         """PackedSpikes (T, B, I). readout, p: of functional.layer."""
         if self.batch_first:
             raise ValueError(f"x: expected a tensor (B, T, I) of a layer with batch_first=True, "
                              f"got PackedSpikes, whose shape {tuple(x.shape)} is (T, B, I)")
         self._check(x.carrier, (3,), "(T, B, I)", state, (x.shape[1],))
-        return self._run(x, None, state, trace, means, readout_state=p, **readout)
+        return self._padded(x, state, trace, means, p, lengths, **readout)
+
+    def _padded(self, x: Tensor | PackedSpikes, state: State | None, trace: bool | Tensor,
+                means: list[Tensor] | None, p: Tensor | None, lengths: GivenLengths | None,
+                **readout: Any) -> Layered:
+        """Of (T, B, I), and results of this form."""
+        def run(x: Tensor | PackedSpikes, lengths: Lengths | None, state: State | None,
+                p: Tensor | None) -> Layered:
+            return self._run(x, lengths, state, trace, means, readout_state=p, **readout)
+
+        return run_padded(x, lengths, state, p, means, run)
 
     def _packed(self, x: PackedSequence, state: State | None, trace: bool | Tensor,
                 means: list[Tensor] | None = None, p: Tensor | None = None,
@@ -302,7 +319,7 @@ class Recurrent(Constants):
         self._check(x.data, (2,), "packed rows (sum of lengths, I)", state,
                     (int(x.batch_sizes[0]),))
 
-        def run(x: Tensor, lengths: Tensor | None, state: State | None,
+        def run(x: Tensor, lengths: Lengths | None, state: State | None,
                 p: Tensor | None) -> Layered:
             return self._run(x, lengths, state, trace, groups,
                              **(readout and {**readout, "readout_state": p}))
@@ -316,13 +333,13 @@ class Recurrent(Constants):
 
     def _dense(self, x: Tensor, state: State | None, trace: bool | Tensor,
                means: list[Tensor] | None = None, p: Tensor | None = None,
-               **readout: Any) -> Layered:
+               lengths: GivenLengths | None = None, **readout: Any) -> Layered:
         """A tensor of any form, and results of the same form. readout, p: of functional.layer;
         unbatched p has no B."""
         batched, first = x.dim() == 3, self.batch_first and x.dim() == 3
         batch = (x.shape[0 if first else 1],) if batched else ()
         quick = None
-        if trace is False and means is None and readout.get("spikes") != "bits":
+        if trace is False and means is lengths is None and readout.get("spikes") != "bits":
             quick = prepared_sequence(self, x, state, p, **readout)
         if quick is not None:
             return quick
@@ -332,8 +349,8 @@ class Recurrent(Constants):
         if not batched:
             state = None if state is None else State(*(leaf.unsqueeze(-2) for leaf in state))
             p = None if p is None else p.unsqueeze(0)
-        out, state, traces, y, p, packed = self._run(x.contiguous(), None, state, trace, means,
-                                                     readout_state=p, **readout)
+        out, state, traces, y, p, packed = self._padded(x, state, trace, means, p, lengths,
+                                                        **readout)
         if means is not None and not batched:
             means[0] = means[0].squeeze(1)
 
