@@ -275,6 +275,10 @@ BAD: dict[str, tuple[Callable[[ALIF], Any], str]] = {
     "w-in-shape": (_called(weight_ih_l0=nn.Parameter(torch.zeros(3, I)),
                            bias_ih_l0=nn.Parameter(torch.zeros(3))),
                    "w_rec: expected shape"),
+    "w-in-meta": (_called(weight_ih_l0=nn.Parameter(torch.zeros(N, I, device="meta"))),
+                  "w_in: expected device cpu as x, got meta"),
+    "bias-meta": (_called(bias_ih_l0=nn.Parameter(torch.zeros(N, device="meta"))),
+                  "bias: expected device cpu as x, got meta"),
     "w-double": (_called(weight_hh_l0=nn.Parameter(torch.zeros(N, N).double())), "w_rec: expected"),
 }
 

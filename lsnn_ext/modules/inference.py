@@ -101,7 +101,9 @@ def _ready(
     D = 0
     for suffix in layer._suffixes:
         w_in, bias = parameters.get("weight_ih" + suffix), parameters.get("bias_ih" + suffix)
-        if w_in is None or w_in.dtype is not dtype or bias is None and layer.bias:
+        if w_in is None or w_in.dtype is not dtype or not w_in.is_cpu:
+            return None
+        if layer.bias and (bias is None or not bias.is_cpu):
             return None
         prepared = _prepared_layer(layer, suffix, kept)
         if prepared is None or prepared.dtype is not dtype:
