@@ -201,15 +201,17 @@ def test_ratios_are_to_the_first_row() -> None:
 
 
 @pytest.mark.parametrize(("pair", "package", "what"), [
-    ("norse LIFRecurrent", "norse", "the model:"),
-    ("snnTorch RLeaky", "snntorch", "its layer as one call:")])
-def test_models_before_and_after_convert(pair: str, package: str, what: str,
+    ("norse LIFRecurrent", "norse", ["the model:"]),
+    ("snnTorch RLeaky", "snntorch", ["the model, one call:", "its layer as one call:"]),
+    ("snnTorch RSynaptic", "snntorch", ["the model, one call:", "its layer as one call:"])])
+def test_models_before_and_after_convert(pair: str, package: str, what: list[str],
                                          capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip(package)
     converted.main(["--pairs", pair, "--shape", "30,4,12,16", "--repeats", "1"])
-    head, line = capsys.readouterr().out.splitlines()[-2:]
-    assert head.startswith("T=30 B=4 I=12 N=16, ") and line.startswith(pair)
-    assert what in line and line.endswith("times as fast")
+    head, *lines = capsys.readouterr().out.splitlines()[-1 - len(what):]
+    assert head.startswith("T=30 B=4 I=12 N=16, ")
+    for line, words in zip(lines, what, strict=True):
+        assert line.startswith(pair) and words in line and line.endswith("times as fast")
     with pytest.raises(SystemExit):
         converted.main(["--shape", "30,4,12"])
     assert "--shape: expected four whole numbers" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from .. import (  # noqa: F401  for the registry
     spikingjelly,
     yin,
 )
-from . import copies, known, loops, tree, verification
+from . import copies, known, linears, loops, tree, verification
 from .known import Known, Refused
 from .report import Comparison, Difference, InLoop, Left, Replaced, Report, Speed
 from .trial import Given, check_given
@@ -31,7 +31,8 @@ __all__ = [
 
 def convert(
     model: nn.Module, *, verify: Given | None = None, inplace: bool = True, strict: bool = True,
-    steps: bool = False, classes: Iterable[type[Any]] = (), repeats: int = 5,
+    steps: bool = False, spike_linears: bool = True, classes: Iterable[type[Any]] = (),
+    repeats: int = 5,
 ) -> tuple[nn.Module, Report]:
     """Puts layers of lsnn_ext in place of those of Norse, snnTorch, sinabs, SpikingJelly and
     others, with the same numbers, and says what it did.
@@ -55,6 +56,10 @@ def convert(
         steps: replace modules too of which a call is one step inside your loop, as snnTorch's are.
             One step at a time there is little to gain; the report says what the layer gains where
             one call takes the place of the loop, and what to write. Default False: they stay.
+        spike_linears: replace the Linears of torch too that are given sequences of 0 and 1 on
+            verify, and nothing else, as a readout is: by lsnn_ext.Linear, a subclass on the same
+            parameters, which takes spikes by events. False: they stay, as they do where no layer
+            is replaced, or without verify.
         classes: classes of your own that stand for others, each with `original`, the qualified name
             of the other class, and `from_original(module)`, which makes one of a module or raises
             lsnn_ext.Refused with the reason.
@@ -87,14 +92,22 @@ def convert(
             notes=tuple(known.NOTES[package] for package in dict.fromkeys(
                 entry.known.package for entry in plan.replaced if entry.known is not None)
                 if package in known.NOTES))
+        names: list[str] = []
         if verify is not None:
-            report = _verified(model, verify, table, report, plan, steps, repeats)
+            if plan.replaced and spike_linears:
+                names = linears.taking_spikes(model, verify, plan)
+            make = verification.Maker(table, steps, names)
+            report = _verified(model, verify, make, report, plan, repeats)
         if not report.changed:
             if strict:
                 raise ConversionError(f"model: expected the same results after conversion, got "
                                       f"others; the model is as it was\n{report}", report)
             return model, report
-        return tree.replace(mine, plan.replaced), report
+        found = linears.entries(mine, names)
+        report = changed(report, linears=tuple(
+            Replaced(tuple(entry.names), entry.original, known.qualified(type(entry.new)))
+            for entry in found))
+        return tree.replace(mine, [*plan.replaced, *found]), report
 
 
 def _checked(model: Any, given: Any, classes: Iterable[type[Any]],
@@ -111,16 +124,16 @@ def _checked(model: Any, given: Any, classes: Iterable[type[Any]],
     return known.table_of([*_original.Original.registry.values(), *classes])
 
 
-def _verified(model: nn.Module, given: Given, table: dict[str, Known], report: Report,
-              plan: tree.Plan, steps: bool, repeats: int) -> Report:
+def _verified(model: nn.Module, given: Given, maker: verification.Maker, report: Report,
+              plan: tree.Plan, repeats: int) -> Report:
     if plan.in_loop:
         report = changed(report, in_loop=tuple(loops.seen(model, given, plan.in_loop, repeats)))
     if not plan.replaced:
         return report
-    found = verification.verified(model, given, table, steps)
+    found = verification.verified(model, given, maker)
     if found.verdict == "mapping":
         return changed(report, changed=False, comparison=found)
-    make = verification.both(model, table, steps)
+    make = verification.both(model, maker)
     found = changed(found, own_weights=verification.own_weights(make, given))
     speed = verification.timed(make, given, repeats) if repeats else None
     return changed(report, comparison=found, speed=speed)

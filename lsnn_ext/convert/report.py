@@ -153,6 +153,7 @@ class Report:
     comparison: Comparison | None = None  # None: not verified
     speed: Speed | None = None  # None: not verified, or not timed
     notes: tuple[str, ...] = field(default=())
+    linears: tuple[Replaced, ...] = ()  # of torch, that take spikes
 
     def __str__(self) -> str:
         everything = len(self.replaced) + len(self.left) + len(self.in_loop)
@@ -161,7 +162,11 @@ class Report:
             return "\n".join([*text, *(f"note: {note}" for note in self.notes)])
         done = "replaced" if self.changed else "would be replaced; the model is as it was"
         text = [f"{self.model}: {len(self.replaced)} of {everything} spiking modules {done}"]
-        rows = [(_names(one.names), one.original, one.ours) for one in self.replaced]
+        if self.linears:
+            text[0] += (f", and {len(self.linears)} Linear{'s' * (len(self.linears) > 1)} of torch "
+                        f"that take{'s' * (len(self.linears) == 1)} spikes")
+        rows = [(_names(one.names), one.original, one.ours)
+                for one in (*self.replaced, *self.linears)]
         text += [f"  {line}" for line in _table([("module", "was", "is"), *rows])] if rows else []
         if self.replaced and self.comparison is None:
             text.append("NOT VERIFIED: give verify= an input of the model")

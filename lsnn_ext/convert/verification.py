@@ -3,12 +3,12 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from . import comparison, copies, tree, trial
+from . import comparison, copies, linears, tree, trial
 from .comparison import Pair
 from .known import Known
 from .report import Comparison, Difference, Speed
@@ -35,15 +35,23 @@ Sides: TypeAlias = tuple[nn.Module, nn.Module, list[Pair]]
 Candidates: TypeAlias = Callable[[torch.dtype | None], Sides]
 
 
-def both(model: nn.Module, table: dict[str, Known], steps: bool) -> Candidates:
+class Maker(NamedTuple):
+    """How a model is converted."""
+
+    table: dict[str, Known]
+    steps: bool  # replace modules of which a call is one step
+    linears: list[str]  # names of those that are replaced beside the layers
+
+
+def both(model: nn.Module, how: Maker) -> Candidates:
     """A copy of a model, another one converted, and their modules in pairs."""
     def make(dtype: torch.dtype | None) -> Sides:
         theirs, ours = copies.duplicate(model), copies.duplicate(model)
         if dtype is not None:
             copies.cast(theirs, dtype)
             copies.cast(ours, dtype)
-        plan = tree.plan(ours, table, steps)
-        ours = tree.replace(ours, plan.replaced)
+        plan = tree.plan(ours, how.table, how.steps)
+        ours = tree.replace(ours, [*plan.replaced, *linears.entries(ours, how.linears)])
         pairs = []
         for entry in plan.replaced:
             assert entry.new is not None
@@ -54,13 +62,13 @@ def both(model: nn.Module, table: dict[str, Known], steps: bool) -> Candidates:
     return make
 
 
-def verified(model: nn.Module, given: Given, table: dict[str, Known], steps: bool) -> Comparison:
+def verified(model: nn.Module, given: Given, how: Maker) -> Comparison:
     """Both on the same inputs, with weights and inputs of few bits."""
     found: Comparison | None = None
     for bits in BITS:
         few = copies.duplicate(model)
         copies.round_weights(few, bits)
-        found = compared(both(few, table, steps), rounded(given), bits)
+        found = compared(both(few, how), rounded(given), bits)
         if found.verdict != "rounding":
             break
     assert found is not None
