@@ -10,32 +10,11 @@ from torch import Tensor, nn
 from lsnn_ext import norse as ours
 from lsnn_ext._original import Refused
 from originals import B, I, N, T, assert_equal, package, tolerance, uniform
+from peer_layers import norse as _theirs
+from peer_layers import norse_parameters as _parameters
 
 DOUBLE, SINGLE = torch.float64, torch.float32
 LSNN, LIF = "LSNNRecurrent", "LIFRecurrent"
-
-
-def _parameters(kind: str, dtype: torch.dtype, per_neuron: bool = False) -> dict[str, Tensor]:
-    # v_leak has few bits: norse's LIF starts from a float32, also in float64
-    values = {"tau_syn_inv": 200.0, "tau_mem_inv": 150.0, "v_leak": 0.125, "v_th": 0.6,
-              "v_reset": 0.05}
-    if kind == LSNN:
-        values |= {"tau_adapt_inv": 30.0, "beta": 0.3}
-    shape = (N,) if per_neuron else ()
-    spread = 1 + (0.1 * torch.linspace(-1, 1, N, dtype=dtype) if per_neuron else 0.0)
-    return {name: (value * spread * torch.ones(shape, dtype=dtype)).requires_grad_()
-            for name, value in values.items()}
-
-
-def _theirs(kind: str, dtype: torch.dtype, parameters: dict[str, Tensor], method: str = "super",
-            alpha: float = 100.0, **arguments: Any) -> Any:
-    norse = package("norse.torch")
-    kinds = {LSNN: norse.LSNNParameters, LIF: norse.LIFParameters}
-    p = kinds[kind](**parameters, method=method, alpha=torch.as_tensor(alpha))
-    w_in = nn.Parameter(uniform(-0.5, 1.5, N, I, dtype=dtype, seed=1))
-    w_rec = nn.Parameter(uniform(-1.0, 1.0, N, N, dtype=dtype, seed=2))
-    return getattr(norse, kind)(I, N, p=p, input_weights=w_in, recurrent_weights=w_rec,
-                                **arguments)
 
 
 def _state(kind: str, dtype: torch.dtype) -> dict[str, Tensor]:

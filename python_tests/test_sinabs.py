@@ -9,40 +9,13 @@ from torch import Tensor, nn
 
 from lsnn_ext import sinabs as ours
 from lsnn_ext._original import Refused
-from originals import B, N, T, assert_equal, package, uniform
+from originals import B, N, T, assert_equal, package
+from peer_layers import linear_of as _linear
+from peer_layers import sinabs as _theirs
+from peer_layers import values as _values
 
 ALIF, LIF = "ALIFRecurrent", "LIFRecurrent"
 WITHIN = 2e-5
-
-
-def _values(low: float, high: float, *shape: int, seed: int = 0) -> Tensor:
-    return uniform(low, high, *shape, dtype=torch.float32, seed=seed)
-
-
-def _linear(gain: float, bias: bool) -> nn.Linear:
-    linear = nn.Linear(N, N, bias=bias)
-    with torch.no_grad():
-        linear.weight.copy_(_values(-0.3 * gain, 0.3 * gain, N, N, seed=1))
-        if bias:
-            linear.bias.copy_(_values(-0.1 * gain, 0.3 * gain, N, seed=2))
-    return linear
-
-
-def _theirs(kind: str, synapse: bool = False, norm_input: bool = True, bias: bool = True,
-            **arguments: Any) -> Any:
-    package("sinabs")
-    from sinabs import layers
-    from sinabs.activation import SingleSpike
-    gain = (6.0 if norm_input else 1.0) * (1.5 if synapse else 1.0)
-    values: dict[str, Any] = {
-        "tau_mem": _values(6, 10, N, seed=5), "rec_connect": _linear(gain, bias),
-        "tau_syn": _values(3, 5, N, seed=6) if synapse else None, "norm_input": norm_input,
-        "spike_threshold": torch.tensor(0.5), "spike_fn": SingleSpike}
-    if kind == ALIF:
-        if synapse:  # sinabs takes one number there, as it asks for its truth
-            values["tau_syn"] = torch.tensor(4.0)
-        values |= {"tau_adapt": _values(10, 20, N, seed=7), "adapt_scale": 1.3}
-    return getattr(layers, kind)(**(values | arguments))
 
 
 def _compare(theirs: Any, gain: float = 6.0, chunks: tuple[int, ...] = (T,)) -> None:

@@ -10,33 +10,15 @@ from torch import Tensor, nn
 
 from lsnn_ext import snntorch as ours
 from lsnn_ext._original import Refused
-from originals import B, N, T, assert_equal, package, uniform
+from originals import B, N, T, assert_equal, package
+from peer_layers import snntorch as _theirs
+from peer_layers import values as _values
 
-SINGLE = torch.float32
 LEAKY, SYNAPTIC = "RLeaky", "RSynaptic"
 WITHIN = 2e-5
 RESETS = [(LEAKY, "subtract", True), (LEAKY, "zero", True), (LEAKY, "none", True),
           (LEAKY, "subtract", False), (LEAKY, "zero", False), (LEAKY, "none", False),
           (SYNAPTIC, "subtract", True), (SYNAPTIC, "zero", True), (SYNAPTIC, "none", True)]
-
-
-def _values(low: float, high: float, *shape: int, seed: int = 0) -> Tensor:
-    return uniform(low, high, *shape, dtype=SINGLE, seed=seed)
-
-
-def _theirs(kind: str, **arguments: Any) -> Any:
-    snntorch = package("snntorch")
-    decays = {"beta": _values(0.7, 0.95, N), "learn_beta": True}
-    if kind == SYNAPTIC:
-        decays |= {"alpha": _values(0.2, 0.6, N, seed=7), "learn_alpha": True}
-    own = {"linear_features": N, "threshold": _values(0.7, 0.9, N, seed=8),
-           "learn_threshold": True}
-    layer = getattr(snntorch, kind)(**(decays | own | arguments))
-    if layer.all_to_all:
-        with torch.no_grad():
-            layer.recurrent.weight.copy_(_values(-0.5, 0.5, N, N, seed=1))
-            layer.recurrent.bias.copy_(_values(0, 0.2, N, seed=2))
-    return layer
 
 
 def _loop(layer: nn.Module, x: Tensor, state: list[Tensor]) -> dict[str, Tensor]:

@@ -10,28 +10,10 @@ from torch import Tensor, nn
 from lsnn_ext import spikingjelly as ours
 from lsnn_ext._original import Refused
 from originals import B, I, N, T, assert_equal, package, tolerance, uniform
+from peer_layers import spikingjelly as _theirs
 
 DOUBLE, SINGLE = torch.float64, torch.float32
 LIF, PLIF = "LIFNode", "ParametricLIFNode"
-
-
-def _theirs(kind: str = LIF, dtype: torch.dtype = DOUBLE, projected: bool = False,
-            bias: bool = True, step_mode: str = "s", **arguments: Any) -> Any:
-    package("spikingjelly")
-    from spikingjelly.activation_based import layer, neuron
-    node = getattr(neuron, kind)(**({"v_threshold": 0.7} | arguments))
-    inputs = I if projected else N
-    sub = nn.Sequential(nn.Linear(I, N), node) if projected else node
-    container = layer.LinearRecurrentContainer(sub, inputs, N, bias, step_mode).to(dtype)
-    gain = 3.0 if arguments.get("decay_input", True) else 1.0
-    with torch.no_grad():
-        container.rc.weight.copy_(uniform(-0.6 * gain, 0.6 * gain, inputs, inputs + N, seed=1))
-        if bias:
-            container.rc.bias.copy_(uniform(0.0, 0.3 * gain, inputs, seed=2))
-        if projected:
-            sub[0].weight.copy_(uniform(-0.8, 0.8, N, I, seed=5))
-            sub[0].bias.copy_(uniform(-0.2, 0.6, N, seed=6))
-    return container
 
 
 def _compare(theirs: Any, dtype: torch.dtype = DOUBLE, sequence: bool = False,

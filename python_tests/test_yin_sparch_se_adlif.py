@@ -10,19 +10,11 @@ import published
 from lsnn_ext import se_adlif, sparch, yin
 from lsnn_ext._original import Refused
 from originals import B, I, N, T, assert_equal, tolerance, uniform
+from peer_layers import fill as _fill
+from peer_layers import spike_rnn as _spike_rnn
 
 DOUBLE, SINGLE = torch.float64, torch.float32
 DTYPES = pytest.mark.parametrize("dtype", [DOUBLE, SINGLE], ids=str)
-
-
-def _fill(module: nn.Module, gain: float) -> None:
-    """Weights and coefficients of few bits."""
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if name in ("alpha", "beta", "a", "b", "W.bias"):
-                parameter.copy_(torch.round(parameter * 64) / 64)
-            if "weight" in name and parameter.dim() == 2 or name == "recurrent":
-                parameter.copy_(uniform(-gain, gain, *parameter.shape, seed=len(name)))
 
 
 def _input(dtype: torch.dtype, *shape: int) -> Tensor:
@@ -30,10 +22,6 @@ def _input(dtype: torch.dtype, *shape: int) -> Tensor:
 
 
 # -------------------------------------------------------------------------------------- Yin et al.
-def _spike_rnn(**arguments: Any) -> published.SpikeRNN:
-    return published.SpikeRNN(I, N, 8, 20, tauM_inital_std=1, tauAdp_inital_std=2, **arguments)
-
-
 @pytest.mark.parametrize("loop", [False, True], ids=["sequence", "loop"])
 @pytest.mark.parametrize("arguments", [{}, {"is_adaptive": 0}, {"bias": False}], ids=str)
 @DTYPES
