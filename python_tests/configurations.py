@@ -2,44 +2,15 @@
 reproduce, and what it has to refuse, with the words of the reason."""
 from collections.abc import Callable
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+import configurations_of_papers
 import peer_layers as peers
-import published
+from configuration_rows import DOUBLE, SINGLE, Make, Package, Row, Values
 from originals import B, I, N, T, package, uniform
-
-DOUBLE, SINGLE = torch.float64, torch.float32
-Make = Callable[[], Any]  # of a layer; Any: it may have any attributes
-Values = dict[str, Tensor]
-
-
-class Package(NamedTuple):
-    """How layers of a package are run.
-
-    inputs: of a layer. sequence: all that a call over all steps gives, "spikes" among it; loop: the
-    same of calls step by step, None where a call has all steps. verify: for convert, None: the
-    inputs.
-    """
-
-    inputs: Callable[[Any], Tensor]
-    sequence: Callable[[Any, Tensor], Values]
-    loop: Callable[[Any, Tensor], Values] | None = None
-
-
-class Row(NamedTuple):
-    """One configuration; reason: words of why it is refused, "" where it is not. dtype: in which
-    the package computes. unlearned: what of the layer does not learn, or whose gradient is a sum
-    over all neurons that may nearly cancel."""
-
-    name: str
-    package: Package
-    make: Make
-    dtype: torch.dtype
-    reason: str = ""
-    unlearned: tuple[str, ...] = ()
 
 
 # ------------------------------------------------------------------------------------------- norse
@@ -138,6 +109,15 @@ def _factor(layer: Any) -> None:
     layer.graded_spikes_factor = torch.tensor(2.0)
 
 
+def _convolution(kind: str) -> Make:
+    def make() -> Any:
+        return getattr(package("snntorch"), kind)(
+            beta=0.5, conv2d_channels=2, kernel_size=3, **(
+                {"alpha": 0.5} if kind == "RSynaptic" else {}))
+
+    return make
+
+
 def _custom(u: Tensor) -> Tensor:
     return (u > 0).float()
 
@@ -176,6 +156,7 @@ def _rows_of_snntorch() -> list[Row]:
                 f"{argument}: expected False")
         add(f"{kind} refused graded spikes", _snntorch(kind, _factor),
             "graded_spikes_factor: expected 1")
+        add(f"{kind} refused convolution", _convolution(kind), "conv2d_channels: expected None")
     return rows
 
 
@@ -346,80 +327,33 @@ def _rows_of_spikingjelly() -> list[Row]:
     return rows
 
 
-# --------------------------------------------------------------- Yin, Bittar and Garner, Baronig
-def _srnn_loop(layer: Any, x: Tensor) -> Values:
-    layer.set_neuron_state(B)
-    found = [layer(x_t) for x_t in x]
-    return {"spikes": torch.stack([spike for _, spike in found]),
-            "membranes": torch.stack([mem for mem, _ in found]), "b": layer.b}
+def _rows_of_other_classes() -> list[Row]:
+    """Recurrent layers for which nothing stands."""
+    def norse(name: str) -> Make:
+        return lambda: getattr(package("norse.torch"), name)(I, N)
 
+    def sinabs() -> Any:
+        package("sinabs")
+        from sinabs.layers import IAFRecurrent
+        return IAFRecurrent(rec_connect=nn.Linear(N, N))
 
-def _srnn_sequence(layer: Any, x: Tensor) -> Values:
-    layer.set_neuron_state(B)
-    membranes, spikes = layer(x, trace=True)
-    return {"spikes": spikes, "membranes": membranes, "b": layer.b}
+    def spikingjelly() -> Any:
+        package("spikingjelly")
+        from spikingjelly.activation_based import layer, neuron
+        return layer.ElementWiseRecurrentContainer(neuron.LIFNode(), lambda x, y: x + y)
 
-
-def _sparch_sequence(layer: Any, x: Tensor) -> Values:
-    torch.manual_seed(7)  # of the states that are drawn
-    return {"spikes": layer(x)}
-
-
-def _se_adlif_sequence(layer: Any, x: Tensor) -> Values:
-    spikes, states = layer(x)
-    return {"spikes": spikes, "states": states}
-
-
-def _inputs(*shape: int) -> Callable[[Any], Tensor]:
-    return lambda layer: uniform(-1, 2, *shape, dtype=next(layer.parameters()).dtype, seed=3)
-
-
-YIN = Package(_inputs(T, B, I), _srnn_sequence, _srnn_loop)
-SPARCH = Package(_inputs(B, T, I), _sparch_sequence)
-SE_ADLIF = Package(_inputs(B, T, I), _se_adlif_sequence)
-
-
-def _published(make: Make, gain: float, change: Callable[[Any], None] | None = None) -> Make:
-    def made() -> Any:
-        torch.manual_seed(2)
-        layer = make().double()
-        peers.fill(layer, gain)
-        if change is not None:
-            change(layer)
-        return layer
-
-    return made
-
-
-def _twice(layer: Any) -> None:
-    layer.spike_fct = lambda u: published._spike(u, lambda m: 2 * published._boxcar(m))
-
-
-def _rows_of_papers() -> list[Row]:
-    rows = [Row(f"Yin SRNN {more or ''}", YIN, _published(
-        lambda more=more: peers.spike_rnn(**more), 2.0), DOUBLE)  # type: ignore[misc]
-        for more in ({}, {"is_adaptive": 0}, {"bias": False})]
-    settings: list[dict[str, Any]] = [
-        {"normalization": "none"}, {"normalization": "none", "use_bias": True, "threshold": 0.75},
-        {"normalization": "none", "bidirectional": True}, {"normalization": "batchnorm"},
-        {"normalization": "layernorm"}]
-    for kind, more in product(("RadLIFLayer", "RLIFLayer"), settings):
-        if kind == "RLIFLayer" and more["normalization"] != "none":
-            more = more | {"threshold": 0.25}  # noqa: PLW2901  it would be silent
-        rows.append(Row(f"sparch {kind} {more}", SPARCH, _published(
-            lambda kind=kind, more=more: getattr(published, kind)(I, N, B, **more),  # type: ignore[misc]
-            2.0), DOUBLE))
-    rows += [Row(f"sparch {kind} refused", SPARCH, _published(
-        lambda kind=kind: getattr(published, kind)(I, N, B), 2.0, _twice), DOUBLE,  # type: ignore[misc]
-        "spike_fct: expected the derivative") for kind in ("RadLIFLayer", "RLIFLayer")]
-    for more in ({}, {"use_recurrent": False}, {"thr": 0.75, "alpha": 4.0, "c": 0.3, "q": 10.0}, {
-            "train_tau_u_method": "interpolation", "train_tau_w_method": "interpolation",
-            "tau_u_range": (5, 25), "tau_w_range": (60, 300)}):
-        rows.append(Row(f"SEAdLIF {more or ''}", SE_ADLIF, _published(
-            lambda more=more: published.SEAdLIF(I, N, **more), 12.0), DOUBLE))  # type: ignore[misc,arg-type]
-    return rows
+    none = "no class of lsnn_ext stands for it"
+    made = [("norse LIFExRecurrent", NORSE, norse("LIFExRecurrent"), none),
+            ("norse LIFAdExRecurrent", NORSE, norse("LIFAdExRecurrent"), none),
+            ("norse LSNNRecurrentCell", NORSE, norse("LSNNRecurrentCell"), none),
+            ("sinabs IAFRecurrent", SINABS, sinabs,
+             "its class is made of sinabs.layers.lif.LIFRecurrent"),
+            ("SpikingJelly ElementWiseRecurrentContainer", JELLY, spikingjelly, none)]
+    return [Row(f"{name} is another class", package_of, make, SINGLE, reason)
+            for name, package_of, make, reason in made]
 
 
 PACKAGES = {"norse": _rows_of_norse, "snntorch": _rows_of_snntorch, "sinabs": _rows_of_sinabs,
-            "spikingjelly": _rows_of_spikingjelly, "papers": _rows_of_papers}
+            "spikingjelly": _rows_of_spikingjelly, "papers": configurations_of_papers.rows,
+            "others": _rows_of_other_classes}
 ROWS = [row for rows in PACKAGES.values() for row in rows()]

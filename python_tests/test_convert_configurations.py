@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import lsnn_ext
-from configurations import ROWS, Row
+from configuration_rows import Row
+from configurations import ROWS
 from lsnn_ext.convert import Comparison
 from originals import assert_equal, tolerance
 
