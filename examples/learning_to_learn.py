@@ -104,7 +104,7 @@ def network(options: argparse.Namespace, adapts: bool) -> LSNN:
     torch.manual_seed(options.seed)
     adaptive = options.adaptive if adapts else 0
     N, inputs = options.regular + options.adaptive, 1 if options.family == "sinus" else 2
-    net = LSNN((inputs + 1) * PER_VALUE, N - adaptive, adaptive, 1, tau_out=1e-3,
+    net = LSNN((inputs + 1) * PER_VALUE, N - adaptive, adaptive, 1, tau_out=None,
                tau_adapt=100 + 900 * torch.rand(N),
                checkpoint_every="100 MB" if options.examples > 200 else None)
     with torch.no_grad():

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -14,6 +15,7 @@ from ._torch_internals import (
     is_forward_mode,
     is_mode_active,
     is_transforming,
+    was_freed,
 )
 from .models import Coefficient, State, parts_of
 
@@ -192,6 +194,7 @@ def whole_state(
     given."""
     if state is None:
         return (None,) * len(State._fields)
+    answer_for_freed(state, through=1)  # as a call has returned it, not as layers compute it
     for name, value in parts_of(state):
         wanted = (D, B, N) if name == "z" else (B, N)
         if name == "z":
@@ -319,3 +322,28 @@ def checkpoint_steps(checkpoint_every: int | str | None, T: int, B: int, N: int,
     # Chunks of the backward pass stay whole, and so do the bits of its sums; more than T steps say
     # no more than T.
     return -(-min(checkpoint_every, max(T, 1)) // 16) * 16
+
+
+def answer_for_freed(state: Any, name: str = "state", through: int = 8) -> None:
+    """Has a backward pass raise RuntimeError where it comes to a state whose graph an earlier one
+    has freed; torch's own error does not say which tensor that is, nor what to do. through: as of
+    was_freed."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return
+    leaves: dict[str, Any] = {name: state}
+    if isinstance(state, tuple):
+        leaves = {f"{name}.{part}": leaf
+                  for part, leaf in zip(State._fields, state, strict=False)}
+    for of, leaf in leaves.items():
+        if not isinstance(leaf, Tensor) or not leaf.requires_grad:
+            continue
+        if not was_freed(leaf, through):
+            return  # the others are of the same node
+        leaf.register_hook(partial(_refuse_gradient, of))
+
+
+def _refuse_gradient(name: str, gradient: Tensor) -> None:
+    raise RuntimeError(
+        f"{name}: expected a state that no backward pass has gone through, got one whose graph is "
+        f"freed; truncated BPTT goes on from state.detach(), and a backward pass with "
+        f"retain_graph=True leaves the graph")

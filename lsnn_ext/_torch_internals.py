@@ -105,11 +105,12 @@ def will_run(node: torch.autograd.graph.Node) -> bool:
     return torch._C._will_engine_execute_node(node)
 
 
-def was_freed(tensor: Tensor) -> bool:
+def was_freed(tensor: Tensor, through: int = 8) -> bool:
     """Whether a backward pass has freed what the tensor was computed of, so that no other one can
-    come to it; looks through views and stacks at the first node that was written in Python."""
+    come to it; looks through so many nodes, views and stacks, at the first one that was written in
+    Python."""
     node: Any = tensor.grad_fn
-    for _ in range(8):
+    for _ in range(through):
         if node is None:
             return False
         if hasattr(type(node), "_raw_saved_tensors"):

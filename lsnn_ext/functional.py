@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ._arguments import Delay, Delays
+from ._arguments import answer_for_freed as answer_for_freed
 from ._arguments import readable as readable
 from ._around import linear
 from ._bits import PackedSpikes, pack_spikes

@@ -6,7 +6,7 @@ explains the choices, against it.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -51,13 +51,25 @@ class State(NamedTuple):
         return State(*(cleared(leaf, mask) for leaf in self))
 
 
-def parts_of(state: Any, kind: Callable[[Any], str] = lambda state: type(state).__name__,
-             ) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors of what should be a State. Raises TypeError for anything else; kind tells
-    what it is, with a hint where the caller has one."""
+_OF_A_CALL = "pass None for the first call, and then the state that the call before has returned"
+
+
+def what_it_is(state: Any) -> str:
+    """The kind of what was given as a state, and a hint, for the end of a message."""
+    kind = type(state).__name__
+    if kind == "LSNNState":
+        return f"{kind}; its part for the neurons alone is state.neurons"
+    if type(state) is tuple and len(state) == 2 and all(isinstance(s, Tensor) for s in state):
+        return (f"{kind} of two tensors, as (h, c) of nn.LSTM, which has no counterpart; "
+                f"{_OF_A_CALL}")
+    return f"{kind}; {_OF_A_CALL}"
+
+
+def parts_of(state: Any) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of what should be a State. Raises TypeError for anything else."""
     if not isinstance(state, tuple) or len(state) != len(State._fields):
         raise TypeError(f"state: expected a State of {len(State._fields)} tensors "
-                        f"{State._fields}, got {kind(state)}")
+                        f"{State._fields}, got {what_it_is(state)}")
     for name, leaf in zip(State._fields, state, strict=True):
         if not isinstance(leaf, Tensor):
             raise TypeError(f"state.{name}: expected a tensor, got {type(leaf).__name__}")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lsnn_ext import ALIF, LIF, LSNN, LSNNState, State, functional
+from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, LSNNState, State, functional
 
 T, B, I, N = 9, 3, 4, 8
 KINDS: dict[str, Callable[..., Any]] = {
@@ -132,6 +132,20 @@ def test_truncated_bptt_without_detach(kind: str, layers: int, method: str) -> N
         call(x, state)
 
 
+def test_truncated_bptt_without_detach_of_a_function() -> None:
+    current, w, neuron = _x(T, B, N), _x(N, N).requires_grad_(), {"alpha": 0.9, "theta": 0.1}
+    spikes, state = functional.alif(current, w, **neuron)  # type: ignore[misc]
+    spikes.sum().backward()
+    again, _ = functional.alif(current, w, state=state, **neuron)  # type: ignore[misc]
+    _answer(again.sum().backward, r"state\.\w+", "one whose graph is freed",
+            "expected a state that no backward pass has gone through", r"state.detach\(\)",
+            RuntimeError)
+    functional.alif(current, w, state=state.detach(), **neuron)[0].sum().backward()  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^state: expected a State .* as \(h, c\) of nn.LSTM, .*; "
+                                        r"pass None for the first call"):
+        functional.alif(current, w, state=(current[0], current[0]), **neuron)  # type: ignore[arg-type]
+
+
 # 9
 @of_every_kind
 def test_batch_first(kind: str) -> None:
@@ -143,6 +157,19 @@ def test_batch_first(kind: str) -> None:
         _answer(lambda module=module, x=x, state=state: module(x.transpose(0, 1), state),  # type: ignore[misc]
                 "state.v" if kind != "LSNN" else "state.readout", rf"got \((1, )?{B}, ",
                 rf"\((1, )?{T}, ",
+                f"made with batch_first={first}, has its steps: x seems to be .*{not first}$")
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "LeakyReadout"])
+def test_batch_first_with_lengths(kind: str) -> None:
+    """Known where lengths say how large the batch is."""
+    for first in (False, True):
+        module = LeakyReadout(I, 2, batch_first=first) if kind == "LeakyReadout" else (
+            KINDS[kind](batch_first=first))
+        for lengths in ([T] * B, torch.full((B,), T)):
+            _answer(lambda module=module, lengths=lengths, first=first: module(  # type: ignore[misc]
+                _x(T, B, I) if first else _x(B, T, I), lengths=lengths), "lengths",
+                rf"got \({B},\)", rf"expected shape \({T},\)",
                 f"made with batch_first={first}, has its steps: x seems to be .*{not first}$")
 
 
@@ -171,6 +198,17 @@ def test_seconds_and_milliseconds(kind: str, name: str, recwarn: pytest.Warnings
     if name == "tau_mem":
         with pytest.warns(UserWarning, match="^tau_mem: 20 is 20000 steps of dt=0.001; are both"):
             KINDS[kind](tau_mem=20.0, dt=0.001)
+    with pytest.warns(UserWarning, match=f"^{name}: 0.5 is less than a step of dt=1; are both in"):
+        KINDS[kind](**{name: 0.5})
+
+
+def test_seconds_and_milliseconds_of_a_readout() -> None:
+    for name, make in (("tau_out", lambda **tau: LSNN(I, 3, 5, 2, **tau)),
+                       ("tau", lambda **tau: LeakyReadout(N, 2, **tau))):
+        _answer(lambda make=make, name=name: make(**{name: 0.02}), name, "got 0.02",  # type: ignore[misc]
+                "at least a tenth of a step, which is dt=1", f"seconds too; .* give {name}=None$")
+        make(**{name: 0.02, "dt": 0.001}, **(
+            {"tau_mem": 0.02, "tau_adapt": 0.7} if name == "tau_out" else {}))
 
 
 # ------------------------------------------------------------------------------ and some more words

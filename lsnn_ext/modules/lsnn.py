@@ -11,15 +11,14 @@ from torch.nn.utils.rnn import PackedSequence
 from .._lengths import GivenLengths
 from .._torch_internals import make_savable
 from ..functional import PackedSpikes
-from ..models import Coefficient, State, cleared
+from ..models import Coefficient, State, cleared, what_it_is
 from .alif import ALIF
 from .forms import bare, check_tensor, given
-from .given import what_it_is
 from .layer_arguments import Learn
 from .neuron import ADAPTIVE, Kind, check_names, chosen, constant, positive, whole
 from .observed import Record
 from .packed import repacked
-from .readout import LeakyReadout, window_means, with_bias
+from .readout import LeakyReadout, check_filter, window_means, with_bias
 from .recurrent import Recurrent, Sequence
 
 
@@ -135,6 +134,8 @@ class LSNN(nn.Module):
         own["beta"] = self._betas(own["beta"], dtype)
         N = n_regular + n_adaptive
         learn, per_neuron, learn_out, per_output = _shared_out(learn, per_neuron)
+        if tau_out is not None:
+            check_filter("tau_out", tau_out, dt)
         if learn_out and tau_out is None:
             raise ValueError("tau_out: expected a number to learn from, got None")
         self.neurons = ALIF(input_size, N, num_layers, bias, batch_first, dropout, bidirectional,

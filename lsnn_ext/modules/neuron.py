@@ -191,6 +191,9 @@ def _decay_hint(name: str, value: float) -> str:
     return ""
 
 
+SHORTEST = 10  # a step may have so many of the shortest time constant that is taken
+
+
 def check_units(constants: Mapping[str, Tensor], dt: float) -> None:
     """Raises ValueError for a time constant so far below a step that it must be in another unit;
     warns of one that is far above."""
@@ -199,12 +202,15 @@ def check_units(constants: Mapping[str, Tensor], dt: float) -> None:
         if tau is None or tau.is_meta:
             continue
         low, high = (float(bound) for bound in tau.aminmax())
-        if low < dt / 10:
+        if low < dt / SHORTEST:
             raise ValueError(
                 f"{name}: expected at least a tenth of a step, which is dt={dt:g}, got {low:.6g}; "
                 f"both are in one unit, milliseconds by default: for seconds give dt in seconds "
                 f"too; for no memory at all give {DECAYS[name]}=0.0"
             )
+        if low < dt:
+            warnings.warn(f"{name}: {low:.6g} is less than a step of dt={dt:g}; are both in one "
+                          f"unit?", stacklevel=5)
         if name == "tau_mem" and high > 1e4 * dt:
             warnings.warn(f"{name}: {high:.6g} is {high / dt:.6g} steps of dt={dt:g}; are both in "
                           f"one unit?", stacklevel=5)

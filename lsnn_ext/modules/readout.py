@@ -14,9 +14,9 @@ from .._lengths import GivenLengths, lengths_of
 from .._torch_internals import has_hooks
 from .copies import Copied
 from .forms import check_tensor, renew
-from .given import answer_for_freed, batch_hint, check_no_lengths
+from .given import batch_hint, check_lengths
 from .layer_arguments import Learn
-from .neuron import flag, positive, whole
+from .neuron import SHORTEST, flag, positive, whole
 from .parametrizations import Log
 
 
@@ -35,6 +35,16 @@ def _learned(learn: Any, tau: float | None) -> tuple[str, ...]:
     if forms and tau is None:
         raise ValueError("tau: expected a number to learn from, got None")
     return tuple(forms)
+
+
+def check_filter(name: str, tau: float, dt: float) -> None:
+    """Raises ValueError for a time constant so far below a step that it must be in another unit."""
+    positive(name, tau)
+    if tau < dt / SHORTEST:
+        raise ValueError(
+            f"{name}: expected at least a tenth of a step, which is dt={dt:g}, got {tau:g}; both "
+            f"are in one unit, milliseconds by default: for seconds give dt in seconds too; for no "
+            f"filter at all give {name}=None")
 
 
 def _check_windows(lengths: Tensor, every: int) -> None:
@@ -109,7 +119,7 @@ class LeakyReadout(Copied):
             whole(name, size, 1)
         positive("dt", dt)
         if tau is not None:
-            positive("tau", tau)
+            check_filter("tau", tau, dt)
         for name, value in (("bias", bias), ("batch_first", batch_first),
                             ("per_neuron", per_neuron)):
             flag(name, value)
@@ -169,7 +179,7 @@ class LeakyReadout(Copied):
         if state is not None and tuple(state.shape) != want:
             hint = batch_hint(tuple(state.shape)[:-1], batch, x, self.batch_first)
             raise ValueError(f"{name}: expected shape {want}, got {tuple(state.shape)}{hint}")
-        answer_for_freed(state, name)
+        functional.answer_for_freed(state, name)
 
     def batch_of(self, x: Tensor | PackedSequence) -> tuple[int, ...]:
         """(B,), or () of an unbatched x."""
@@ -188,13 +198,13 @@ class LeakyReadout(Copied):
         is 0 after them. Raises TypeError for an x that is no tensor, ValueError for wrong shapes.
         """
         if isinstance(x, PackedSequence):
-            check_no_lengths(x, lengths)
+            check_lengths(x, lengths, self.batch_first)
             return self._packed(x, state)
         check_tensor("x", x, " or a PackedSequence")
         form = f"({'B, T' if self.batch_first else 'T, B'}, {self.n}) or (T, {self.n})"
         if x.dim() not in (2, 3) or x.shape[-1] != self.n:
             raise ValueError(f"x: expected shape {form}, got {tuple(x.shape)}")
-        check_no_lengths(x, lengths)
+        check_lengths(x, lengths, self.batch_first)
         batched, first, given = x.dim() == 3, self.batch_first and x.dim() == 3, x
         x = x.transpose(0, 1) if first else x if batched else x.unsqueeze(1)
         self.check_state(state, (x.shape[1],) if batched else (), given)

@@ -16,7 +16,7 @@ from ..models import Rate, State, Traces, own_values
 from .constants import Constants, state_after
 from .delays import reset_delay, set_delay
 from .forms import as_input, check_tensor, given, joined, renew
-from .given import answer_for_freed, check_input, check_no_lengths, check_state
+from .given import check_input, check_lengths, check_state
 from .inference import prepared_call, prepared_sequence, recorded_call
 from .layer_arguments import LayerArguments
 from .neuron import whole
@@ -282,9 +282,9 @@ class Recurrent(Constants):
         if neurons is not None and trace:
             raise ValueError("record: expected None with trace=True, which returns all neurons, "
                              f"got {record}")
-        answer_for_freed(state)
+        functional.answer_for_freed(state)
         chosen = trace if neurons is None else neurons
-        check_no_lengths(x, lengths)
+        check_lengths(x, lengths, self.batch_first)
         if isinstance(x, PackedSequence):
             return self._packed(x, state, chosen, means, p, **readout)
         call = self._bits if isinstance(x, PackedSpikes) else self._dense
@@ -376,7 +376,7 @@ class Recurrent(Constants):
                              "one")
         check_tensor("x_t", x_t)
         x_t = as_input(x_t, self._dtype, self.batch_first)
-        answer_for_freed(state)
+        functional.answer_for_freed(state)
         if has_hooks(self):
             time = 1 if self.batch_first and x_t.dim() == 2 else 0
             spikes, state = self(x_t.unsqueeze(time), state)
