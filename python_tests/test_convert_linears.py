@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import lsnn_ext
+import published
 from compare import assert_same
 from originals import package
 
@@ -157,6 +158,18 @@ def test_where_all_stay() -> None:
         model[0].weight.mul_(16)
     _, report = lsnn_ext.convert(model, verify=x.transpose(0, 1).contiguous(), repeats=0)
     assert _names(report) == {"0", "2"} and type(model[1].rec_connect) is nn.Linear
+
+
+def test_those_inside_of_layers_stay() -> None:
+    """Of layers that are replaced and of others, though they are given sequences of spikes."""
+    torch.manual_seed(0)
+    other = published.RLIFLayer(N, N, B, normalization="none")
+    other.spike_fct = lambda u: published._spike(u, lambda m: 2 * published._boxcar(m))
+    first = published.RadLIFLayer(I, N, B, normalization="none")
+    model: Any = nn.Sequential(first, other, nn.Linear(N, O))
+    _, report = lsnn_ext.convert(model, verify=_x().transpose(0, 1).contiguous(), repeats=0)
+    assert [one.name for one in report.replaced] == ["0"] and model[1] is other
+    assert _names(report) == {"2"} and type(other.W) is type(model[0].W) is nn.Linear
 
 
 def test_a_pickle_of_one_has_no_original() -> None:
