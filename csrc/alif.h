@@ -190,6 +190,7 @@ struct BackwardArgs {
   const void* gp_last = nullptr;  // [B,O] dL/d (p after the last step), or null
   void* gw_out = nullptr;  // [O,N] written
   void* gp_first = nullptr;  // [B,O] written
+  bool existing = false;  // gw only of synapses that are not zero, 0 of the others
 };
 
 // Asked by every thread between chunks of steps: whether the caller wants the pass to end at once,

@@ -65,6 +65,7 @@ def _outputs(
         outputs=_ops.mask("outputs", requested), gradients=0,
         coefficient_gradients=model.coefficient_gradients, allow_bf16=int(_ops.allows_bf16()),
         zero_coefficients=model.zero_coefficients, complements=model.complements,
+        existing=int(neuron.sparse_grad == "existing"),
     )
     numbers = _ops.Numbers(dampening=model.dampening, k_out=float(fused.k_out),
                            cutoff=model.cutoff)
@@ -73,8 +74,7 @@ def _outputs(
         x.to(call.dtype), v, a, i, r, z, None if w_rec is None else w_rec.to(call.dtype),
         model.delay, fused.w_in, fused.bias, fused.x_bits, fused.w_out, fused.p,
     )
-    settings = _ops.Settings(model.delays, constants, numbers, neuron.sparse_grad,
-                             _ops.forced_options())
+    settings = _ops.Settings(model.delays, constants, numbers, _ops.forced_options())
     out = _ops.recurrence(tensors, model.rows, settings, call.lengths)
     return out, out.spikes.to(x.dtype)
 

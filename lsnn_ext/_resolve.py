@@ -26,6 +26,7 @@ from .models import (
     COEFFICIENTS,
     Coefficient,
     State,
+    check_sparse_grad,
     check_surrogate,
     coefficients,
     named_model,
@@ -58,7 +59,7 @@ class Neuron(NamedTuple):
     smooth: bool = False
     checkpoint_every: int | str | None = None
     saved_dtype: torch.dtype | None = None
-    sparse_grad: bool = False
+    sparse_grad: str = "all"
     lengths: GivenLengths | Lengths | None = None
 
 
@@ -139,6 +140,7 @@ def resolve(neuron: Neuron, x: Tensor, w_rec: Tensor | None, w_in: Tensor | None
     # a number where torch.compile takes the sizes of x for variables
     N = N if w_rec is None else w_rec.shape[-1]
     (T, B, _), dtype = x.shape, torch.promote_types(x.dtype, torch.float32)
+    check_sparse_grad(neuron.sparse_grad)
     checkpoint = checkpoint_steps(neuron.checkpoint_every, T, B, N, dtype.itemsize)
     saved_bf16 = saves_bf16(neuron.saved_dtype, dtype)
     model = resolve_model(neuron, w_rec, N, x.device, for_cuda)

@@ -48,7 +48,7 @@ def alif(
     dampening: float | None = None, surrogate_cutoff: float = 0.0,
     width: Coefficient | None = None, state: State | None = None, trace: bool = False,
     smooth: bool = False, checkpoint_every: int | str | None = None,
-    saved_dtype: torch.dtype | None = None, sparse_grad: bool = False,
+    saved_dtype: torch.dtype | None = None, sparse_grad: str = "all",
     lengths: GivenLengths | None = None,
 ) -> tuple[Tensor, State] | tuple[Tensor, State, Traces]:
     """Recurrent neurons with adaptation over a whole sequence, as one operator; docs/equations.md
@@ -110,8 +110,9 @@ def alif(
             all instead of 4.25; the spikes stay as they are, and gradients are those of membranes
             rounded to 8 bits. None: the dtype of the computation. Of no effect in float64, or with
             checkpoint_every, which saves no y.
-        sparse_grad: only synapses that are not zero get a gradient in w_rec, the others 0. Where
-            most of w_rec is zero the CPU kernels follow those that are not, whatever is said here.
+        sparse_grad: which synapses get a gradient in w_rec, "all" or "existing": those that are not
+            zero, and 0 the others, which takes less time where these are most. The CPU kernels
+            follow few synapses one by one in all else, whatever is said here.
         lengths: (B,) steps of each sequence, from 0 to T, whole numbers on the CPU. Each ends after
             its own last step: spikes and traces are 0 from there on, its state is that of this
             step, and what is given for later steps, gradients too, is not read. Time grows with the

@@ -340,6 +340,12 @@ def check_surrogate(name: str) -> None:
                          f"{_meant(name, SURROGATE_NAMES, _OTHER_SURROGATES)}")
 
 
+def check_sparse_grad(which: object) -> None:
+    """Raises ValueError for anything but the names of weights that get a gradient."""
+    if which not in ("all", "existing"):
+        raise ValueError(f"sparse_grad: expected 'all' or 'existing', got {which!r}")
+
+
 def coefficients(
     dynamics: str, *, alpha: Coefficient, theta: Coefficient, rho: Coefficient | None = None,
     beta: Coefficient | None = None, kappa: Coefficient | None = None, q: Coefficient | None = None,

@@ -41,7 +41,10 @@ class DeepR(Optimizer):
        theta = 1e-12. They are shared out among the matrices of a group at random, in proportion to
        their sizes.
 
-    The weights hold w itself, so a module's state_dict is whole; a dormant theta is 0.
+    The weights hold w itself, so a module's state_dict is whole; a dormant theta is 0. A dormant
+    synapse moves by no rule, so layers with sparse_grad="existing" do, at less cost: an optimizer
+    that keeps averages, as Adam does, then averages 0 of a synapse while it is dormant, and one
+    that keeps none takes the same path to the bit.
 
     Args:
         optimizer: any optimizer of torch that takes one gradient a step. Each of its parameter

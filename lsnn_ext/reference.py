@@ -34,7 +34,7 @@ from ._surrogates import SURROGATES as SURROGATES
 from ._surrogates import Surrogate as Surrogate
 from ._surrogates import cutoff_of
 from ._surrogates import named_surrogate as named_surrogate
-from .models import COEFFICIENTS, Coefficient, State, Traces, coefficients
+from .models import COEFFICIENTS, Coefficient, State, Traces, check_sparse_grad, coefficients
 from .models import MODELS as MODELS
 from .models import Model as Model
 from .models import named_model as named_model
@@ -163,7 +163,7 @@ def alif(current: Tensor, w_rec: Tensor | None, *, alpha: Coefficient, theta: Co
          surrogate_cutoff: float = 0.0, width: Coefficient | None = None,
          state: State | None = None, trace: bool = False, smooth: bool = False,
          checkpoint_every: int | str | None = None,
-         saved_dtype: torch.dtype | None = None, sparse_grad: bool = False,
+         saved_dtype: torch.dtype | None = None, sparse_grad: str = "all",
          lengths: Tensor | Sequence[int] | None = None) -> tuple[Tensor, State] | tuple[Tensor,
                                                                                         State,
                                                                                         Traces]:
@@ -178,7 +178,7 @@ def alif(current: Tensor, w_rec: Tensor | None, *, alpha: Coefficient, theta: Co
     antiderivative(m), a real number, so that the whole recurrence is differentiable; the counter of
     (9) still follows the test. surrogate_cutoff: psi below
     this share of its height counts as 0. checkpoint_every and saved_dtype save memory in the
-    compiled form; here they are ignored. sparse_grad=True gives synapses that are 0 no
+    compiled form; here they are ignored. sparse_grad="existing" gives synapses that are 0 no
     gradient. lengths (B,): steps of each sequence, which keeps its state from there on; its spikes
     and traces are 0 then.
     """
@@ -188,7 +188,8 @@ def alif(current: Tensor, w_rec: Tensor | None, *, alpha: Coefficient, theta: Co
     height = model.dampening if dampening is None else dampening
     (_, B, N), device = current.shape, current.device
     dtype = torch.promote_types(current.dtype, torch.float32)
-    if sparse_grad and w_rec is not None:
+    check_sparse_grad(sparse_grad)
+    if sparse_grad == "existing" and w_rec is not None:
         w_rec = torch.where(w_rec == 0, torch.zeros_like(w_rec), w_rec)
     given = coefficients(dynamics, alpha=alpha, theta=theta, rho=rho, beta=beta, kappa=kappa, q=q,
                          p=p, eta=eta, sigma=sigma, width=width, R=R)

@@ -233,7 +233,7 @@ class _Recurrent(Original):
         spikes, end, *traces = functional.alif(
             current, w, alpha=beta.clamp(0, 1), theta=threshold, sigma=self._sigma(),
             R=0.0 if self.reset_mechanism == "none" else None, dynamics=dynamics,
-            sparse_grad=not self.all_to_all, trace=trace,
+            sparse_grad="all" if self.all_to_all else "existing", trace=trace,
             state=state_of(mem, spk[None], i=syn[0] if syn else None),
             **self._shape._asdict())
         last = [end.i.reshape(shape)] if syn else []

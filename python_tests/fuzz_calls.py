@@ -192,6 +192,7 @@ def _forward_arguments(d: Draw, size: dict[str, int], save: bool) -> dict[str, A
         checkpoint=d.one_of(0, 0, 0, 16, 48) if save else 0,
         outputs=_ops.mask("outputs", [name for name, wanted in outputs.items() if wanted]),
         gradients=0, coefficient_gradients=0, allow_bf16=0, zero_coefficients=0, complements=0,
+        existing=int(d.chance(0.3)),
         options=[] if d.chance(0.6)
         else [d.random.randrange(5), d.one_of(0, 1, 3), d.one_of(0, 1024, 4096), 0,
               d.random.randrange(2)],

@@ -58,7 +58,7 @@ def _neuron(
         "smooth": d.chance(0.3),
         "checkpoint_every": d.one_of(None, 1, 16, 33, "1 GB"),
         "saved_dtype": d.one_of(None, torch.bfloat16),
-        "sparse_grad": d.chance(0.5),
+        "sparse_grad": d.one_of("all", "existing"),
         "lengths": lengths,
     }
     return neuron | {name: value for name, value in options.items() if d.chance(0.4)}

@@ -58,7 +58,8 @@ def _options(d: Draw, kind: str, size: dict[str, int]) -> dict[str, Any]:
         "refractory": d.one_of(0, 3), "delay": d.one_of(0, 2, several), "dt": d.one_of(0.5, 1.0),
         "surrogate": d.one_of(None, *SURROGATES), "batch_first": True, "bias": d.chance(0.5),
         "autapses": True, "checkpoint_every": d.one_of(1, 16, "1 GB"),
-        "saved_dtype": torch.bfloat16, "tau_mem": d.one_of(10.0, d.real(5.0, 30.0, N)),
+        "saved_dtype": torch.bfloat16, "sparse_grad": "existing",
+        "tau_mem": d.one_of(10.0, d.real(5.0, 30.0, N)),
     }
     options |= {name: value for name, value in extra.items() if d.chance(0.25)}
     if d.chance(0.3):

@@ -31,7 +31,7 @@ class Functional(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         return functional.alif(x, self.w_rec, alpha=0.9, theta=0.3, rho=0.95, beta=self.beta,
-                               trace=True, sparse_grad=self.sparse)
+                               trace=True, sparse_grad="existing" if self.sparse else "all")
 
 
 MODULES: dict[str, Callable[[], nn.Module]] = {

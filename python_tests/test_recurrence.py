@@ -135,7 +135,7 @@ def test_weights_as_they_lie(layout: str) -> None:
 def test_weights_that_are_zero_get_no_gradient() -> None:
     given = _problem()
     w = torch.where(given["w"] > 0.2, given["w"], 0.0)
-    got = _run(functional.alif, given["x"], w, delay=DELAYS, sparse_grad=True)
+    got = _run(functional.alif, given["x"], w, delay=DELAYS, sparse_grad="existing")
     full = _run(functional.alif, given["x"], w, delay=DELAYS)
     assert_same("d w", got["d w"], torch.where(w == 0, 0.0, full["d w"]))
     assert bool((full["d w"][w == 0] != 0).any())

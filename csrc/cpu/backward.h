@@ -6,6 +6,7 @@
 // dL/dc into the weight gradients, each row in registers.
 #pragma once
 #include "backward_scratch.h"
+#include "costs.h"
 #include "product_bf16.h"
 #include "product_sparse.h"
 
@@ -41,40 +42,28 @@ template <class T> struct BackwardTile : Tile {
 
   LSNN_METHOD T* gc(int64_t t) const { return s.gc + t % ring * full_items * ND; }
   LSNN_METHOD T* gc_transposed(int64_t t) const {
-    return s.gc_transposed + t % (l.D + 1) * N * max_items;
+    return s.gc_transposed + (t + l.D + 1) % (l.D + 1) * N * max_items;  // t > -l.D
   }
   LSNN_METHOD uint16_t* gc_bf16(int64_t t) const {
     return s.gc_bf16 + t % (l.D + 1) * full_items * gradient_stride<uint16_t>(NP);
   }
 
-  // Costs of products, in fused multiply-adds of a vector.
-  // a synapse that is not zero, for each vector of items
-  static constexpr double synapse_cost = 1.3;
-  // a row of synapses, however few they are
-  static constexpr double sparse_row_cost = 20;
-  // each vector of the row of an active neuron, in T and in bfloat16
-  static constexpr double active_vector_cost = 1.4, bf16_vector_cost = 0.7;
-  // the sum over lanes at the end of such a row
-  static constexpr double lane_sum_cost = 8;
-
-  // The fastest algorithm for a step, by the share of neurons that are active in it. Before the
-  // first step, and where all count as active, the share is not known.
+  // The fastest algorithm for a step, by the share of neurons that are active in it, of those that
+  // the layer is packed for. Before the first step, and where all count as active, the share is not
+  // known.
   LSNN_METHOD ProductAlgorithm fastest(int64_t step, int64_t items) const {
     const bool known = past.choose && step >= 0, bf16 = p.w_bf16 != nullptr;
     if (p.algorithm != ProductAlgorithm::automatic && p.algorithm != ProductAlgorithm::bf16)
       return p.algorithm == ProductAlgorithm::active && !known ? ProductAlgorithm::dense
                                                                : p.algorithm;
     const double share = known ? (double)s.replay.all_active[step] / (double)(items * N) : 1;
-    const bool few = known && (p.algorithm == ProductAlgorithm::bf16 ||
-                               share < (bf16 ? active_limit_bf16 : active_limit(items)));
-    if (p.sparse.start) {
-      const double entries = (double)p.sparse.start[l.S * N] / (double)(l.S * N),
-                   vectors = (double)(NP / L);
-      const int64_t vectors_of_items =
-          ((items * 2 <= max_items ? max_items / 2 : max_items) + L - 1) / L;
-      const double sparse = synapse_cost * entries * (double)vectors_of_items + sparse_row_cost,
-                   row = (bf16 ? bf16_vector_cost : active_vector_cost) * vectors + lane_sum_cost;
-      if (sparse < (few ? share * (double)items * row : vectors * (double)items))
+    const bool few = known && p.w &&
+                     (p.algorithm == ProductAlgorithm::bf16 ||
+                      share < (bf16 ? active_limit_bf16 : active_limit(items)));
+    if (p.product.span) {
+      const ProductCosts costs = product_costs(p, l, L);
+      if ((!few && !p.panels) ||
+          costs.sparse(items) < (few ? costs.active(items, share, bf16) : costs.dense(items)))
         return ProductAlgorithm::sparse;
     }
     if (!few) return ProductAlgorithm::dense;
@@ -90,11 +79,9 @@ template <class T> struct BackwardTile : Tile {
     const ProductAlgorithm algorithm = fastest(step, alive);
     const uint16_t* active =
         past.choose && step >= 0 ? s.replay.active + step * NP / 16 * max_items : nullptr;
-    for (int64_t d = 0; d < l.S; d++) {
+    for (int64_t d = 0; d < l.S && algorithm != ProductAlgorithm::sparse; d++) {
       const int64_t reached = t + 1 + l.delays[d];
-      const bool none = reached < 0 || reached >= longest;
-      s.slices[d] = none ? nullptr : gc_transposed(reached);
-      if (none || algorithm == ProductAlgorithm::sparse) continue;
+      if (reached < 0 || reached >= longest) continue;
 #if LSNN_ISA == 512
       if constexpr (has_bf16<T>)
         if (algorithm == ProductAlgorithm::bf16) {
@@ -110,8 +97,11 @@ template <class T> struct BackwardTile : Tile {
         add_product(p.panels + (d * NP + n0) * N, N, n_end - n0, gc(reached), ND, s.dz + n0, ND,
                     alive);
     }
-    if (algorithm == ProductAlgorithm::sparse)
-      add_sparse_product(p.sparse, l.S, N, ND, s.slices, s.dz, alive, active, n0, n1);
+    if (algorithm == ProductAlgorithm::sparse) {
+      for (int64_t g = 0; g < p.product.groups; g++)
+        s.slices[g] = gc_transposed(t + 1 + p.product.delay[g]);
+      add_sparse_product(p.product, N, ND, s.slices, s.dz, alive, active, n0, n1);
+    }
     // bf16 is counted as active.
     Count::Name time = Count::ns_product_active, steps = Count::product_steps_active;
     if (algorithm == ProductAlgorithm::dense) {
@@ -174,6 +164,27 @@ template <class T> struct BackwardTile : Tile {
     stream_out(f.gx, t, s.gx_out);
   }
 
+  // This member's part of a slot of gc_transposed, and of its second place if it has one.
+  template <class F> LSNN_METHOD void each_place(int64_t t, const F& write) const {
+    T* const to = gc_transposed(t);
+    const int64_t slot = (to - s.gc_transposed) / (N * max_items);
+    write(to);
+    if (slot + 1 < p.product.span)
+      memcpy(to + ((l.D + 1) * N + n0) * max_items, to + n0 * max_items,
+             (n1 - n0) * max_items * sizeof(T));
+  }
+  // dL/dc of step t for sparse products.
+  LSNN_METHOD void store_gc_transposed(int64_t t) const {
+    each_place(t,
+               [&](T* to) LSNN_LAMBDA { transpose_items(gc(t), ND, items_alive(t), n0, n1, to); });
+  }
+  // Zeros for a step before the sequence.
+  LSNN_METHOD void clear_gc_transposed(int64_t t) const {
+    each_place(t, [&](T* to) LSNN_LAMBDA {
+      memset(to + n0 * max_items, 0, (n1 - n0) * max_items * sizeof(T));
+    });
+  }
+
   // dL/dc of step t for products in bfloat16; zeros beyond N, where gc is undefined.
   LSNN_METHOD void store_gc_bf16([[maybe_unused]] int64_t t) const {
 #if LSNN_ISA == 512
@@ -186,6 +197,16 @@ template <class T> struct BackwardTile : Tile {
 #endif
   }
 
+  // The synapses of a row that have a list, and whose neurons k are this member's.
+  LSNN_METHOD Entries learning(int64_t row) const {
+    return entries_of(p.learning, N, (uint32_t)row, n0, n1);
+  }
+  // w += z dL/dc[t] of one neuron j, of an item, and one delay: row d * N + j of w.
+  LSNN_METHOD void add_to_weights(T* w, int64_t row, T z, const T* dc) const {
+    if (!p.learning.start) return add_row(w + row * NP, z, dc, n0, n_end);
+    const Entries e = learning(row);
+    add_row_to_list(w + e.first, z, dc, p.learning.column + e.first, e.end - e.first);
+  }
   // w += z[t - 1 - d] dL/dc[t] over the chunk.
   void weight_gradient(int64_t t0, int64_t t1, T* w) const {
     s.gradient.clear();
@@ -200,10 +221,13 @@ template <class T> struct BackwardTile : Tile {
           }
           const T* z = t_past < 0 ? past.first_z(t_past, b) : past.real(t_past, b);
           for (int64_t j = 0; j < N; j++)
-            if (z[j] != T(0)) add_row(w + (d * N + j) * NP, z[j], dc, n0, n_end);
+            if (z[j] != T(0)) add_to_weights(w, d * N + j, z[j], dc);
         }
       }
-    s.gradient.add_to(w, NP, n0, n_end, s.gc);
+    if (p.learning.start)
+      s.gradient.add_to_list(w, p.learning.column, s.gc,
+                             [&](int64_t row) LSNN_LAMBDA { return learning(row); });
+    else s.gradient.add_to(w, NP, n0, n_end, s.gc);
   }
   // w_in += input[t] dL/dc[t] over the chunk, and the bias in the last row.
   void input_gradient(int64_t t0, int64_t t1, T* w_in) const {
@@ -287,8 +311,8 @@ template <class T> struct BackwardTile : Tile {
     copy_in(s.di, f.glast.i);
     copy_in(s.dz, nullptr, ND);
     if (f.readout.O) readout.start(f.gp_last);
-    if (p.sparse.start)
-      for (int64_t slot = 0; slot <= l.D; slot++)
+    if (p.product.span)
+      for (int64_t slot = 0; slot < l.D + p.product.span; slot++)
         memset(s.gc_transposed + (slot * N + n0) * max_items, 0, (n1 - n0) * max_items * sizeof(T));
     // An item enters at its last step: what later steps would send it is 0, in each form.
     if (shortest() < longest) {
@@ -321,7 +345,7 @@ template <class T> struct BackwardTile : Tile {
             meter.lap(Count::ns_readout_adjoint);
           }
           adjoint(t, t0, s.sums);
-          if (p.sparse.start) transpose_items(gc(t), ND, items_alive(t), n0, n1, gc_transposed(t));
+          if (p.product.span) store_gc_transposed(t);
           if (p.w_bf16) store_gc_bf16(t);
           meter.lap(Count::ns_adjoint);
           wait();
@@ -355,6 +379,10 @@ template <class T> struct BackwardTile : Tile {
         // the first one starts from the local part that step 0 left
         if (steps_back) copy_in(s.dz, nullptr, ND);
         add_last_state(-1 - steps_back);
+        if (p.product.span && steps_back) {
+          clear_gc_transposed(-steps_back);
+          wait();
+        }
         product(-1 - steps_back, -1);
         copy_out((T*)f.gfirst.z + steps_back * B * N, s.dz, ND);
       }
@@ -366,8 +394,7 @@ template <class T>
 LSNN_LOCAL void backward_tile(const BackwardArgs& f, const Packed<T>& p, int64_t tile,
                               const Member& member, const Sums<T>& sums) {
   Arena shared(member.shared), own(member.own);
-  BackwardScratch<T> s(shared, own, f, p.sparse.start != nullptr, p.w_bf16 != nullptr,
-                       member.members);
+  BackwardScratch<T> s(shared, own, f, p.product.span, p.w_bf16 != nullptr, member.members);
   BackwardTile<T>(f, p, s, tile, member).run(sums);
 }
 

@@ -18,9 +18,11 @@ template <class T> struct BackwardScratch {
   T* gx_out;                   // [items,N] a row to be streamed out
   // [n_coefficients,NP] gradients of the coefficients over the chunk: short sums round less
   T* sums;
-  // [D + 1,N,max_items] dL/dc of the last steps for the sparse product, step t in slot t % (D + 1)
+  // [D + span,N,max_items] dL/dc of the last steps for the sparse product, step t in slot t % (D +
+  // 1); behind these slots the first ones again, so that those of a group of delays follow each
+  // other
   T* gc_transposed;
-  const T** slices;            // [S] those of a step's delays
+  const T** slices;            // [S] where those of the groups begin
   // [D + 1,items,gradient_stride] dL/dc of the last steps in bfloat16, for products of such numbers
   uint16_t* gc_bf16;
   uint32_t* nonzero;  // [words(I) + 1] inputs that are not zero, of one item
@@ -28,7 +30,8 @@ template <class T> struct BackwardScratch {
   RowGradient<T, false> gradient;  // the spikes of the chunk, into the gradient of w
   RowGradient<T, true> gradient_in;  // the inputs of the chunk, into that of their weights
 
-  BackwardScratch(Arena& shared, Arena& own, const BackwardArgs& f, bool sparse, bool bf16,
+  // span: of SparseGroups, 0 where there are none
+  BackwardScratch(Arena& shared, Arena& own, const BackwardArgs& f, int64_t span, bool bf16,
                   int64_t members)
       : replay(shared, own, f, members),
         readout(own, f.layer, f.readout, true),
@@ -46,7 +49,7 @@ template <class T> struct BackwardScratch {
     sums = own.take<T>(n_coefficients * NP);
     // One slot more than there are delays: while the slowest member reads dL/dc of the step before,
     // the fastest may write one.
-    gc_transposed = shared.take<T>(sparse ? (l.D + 1) * l.N * max_items : 0);
+    gc_transposed = shared.take<T>(span ? (l.D + span) * l.N * max_items : 0);
     slices = own.take<const T*>(l.S);
     gc_bf16 = shared.take<uint16_t>(bf16 ? (l.D + 1) * n * gradient_stride<uint16_t>(NP) : 0);
     nonzero = own.take<uint32_t>(words(f.projection.I) + 1);

@@ -12,8 +12,12 @@ int64_t cached_bytes();            // held in free blocks; at most LSNN_CACHE_MB
 void empty_cache();
 
 struct Block {                     // one block for the length of a scope
-  void* data;
+  void* data = nullptr;
+  Block() = default;
   explicit Block(int64_t bytes) : data(take_block(bytes)) {}
+  void take(int64_t bytes) {       // once
+    data = take_block(bytes);
+  }
   ~Block() { give_block(data); }
   Block(const Block&) = delete;
   Block& operator=(const Block&) = delete;

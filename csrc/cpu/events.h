@@ -95,6 +95,49 @@ LSNN_LOCAL void add_rows(int64_t vectors, T* to, const T* base, const uint32_t* 
   for (int v = 0; v < C; v++) store(to + v * L, sum[v]);
 }
 
+// to[p] += the numbers in columns[p] of the rows at the given offsets, for P of them.
+template <int P, class T>
+LSNN_INLINE void add_columns(T* to, const uint16_t* columns, const T* base, const uint32_t* offsets,
+                             int64_t n) {
+  T sum[P];
+  const T* column[P];
+#pragma GCC unroll 4
+  for (int p = 0; p < P; p++) {
+    sum[p] = to[p];
+    column[p] = base + columns[p];
+  }
+  for (int64_t e = 0; e < n; e++)
+#pragma GCC unroll 4
+    for (int p = 0; p < P; p++) sum[p] += column[p][offsets[e]];
+#pragma GCC unroll 4
+  for (int p = 0; p < P; p++) to[p] = sum[p];
+}
+// For so many entries. A function of its own, or the registers would have to serve its callers too.
+template <class T>
+LSNN_LOCAL __attribute__((noinline)) void add_entries(T* to, const uint16_t* columns,
+                                                      int64_t entries, const T* base,
+                                                      const uint32_t* offsets, int64_t n) {
+  int64_t i = 0;
+  for (; i + 4 <= entries; i += 4) add_columns<4>(to + i, columns + i, base, offsets, n);
+  for (; i < entries; i++) add_columns<1>(to + i, columns + i, base, offsets, n);
+}
+
+// to += x from, in the listed columns; with the arithmetic of add_row.
+template <class T>
+LSNN_LOCAL void add_row_to_list(T* to, T x, const T* from, const uint16_t* columns, int64_t n) {
+  constexpr int L = Vec<T>::lanes;
+  for (int64_t i = 0; i < n; i += L) {
+    const int64_t left = n - i < L ? n - i : L;
+    T gathered[L] = {}, sum[L] = {};
+    for (int64_t lane = 0; lane < left; lane++) {
+      gathered[lane] = from[columns[i + lane]];
+      sum[lane] = to[i + lane];
+    }
+    store(sum, fma_(Vec<T>(x), load(gathered), load(sum)));
+    for (int64_t lane = 0; lane < left; lane++) to[i + lane] = sum[lane];
+  }
+}
+
 // The gradient of a matrix from events: event e adds factor * base[slot] to row `row`. Sorted by
 // row first, so that each row of the gradient is read and written once.
 template <class T, bool weighted> struct RowGradient {
@@ -134,10 +177,7 @@ template <class T, bool weighted> struct RowGradient {
     if (weighted) factor[n] = x;
     n++;
   }
-  // gradient [R,NP] += the events, in columns [first, end), whole vectors; base: what the slots
-  // point into.
-  void add_to(T* gradient, int64_t NP, int64_t first, int64_t end, const T* base) {
-    constexpr int L = Vec<T>::lanes;
+  void sort() {
     for (int64_t e = 0; e < n; e++) count[row[e] + 1]++;
     for (int64_t r = 0; r < R; r++) count[r + 1] += count[r];
     for (int64_t e = 0; e < n; e++) {
@@ -145,12 +185,31 @@ template <class T, bool weighted> struct RowGradient {
       sorted[to] = slot[e];
       if (weighted) sorted_factor[to] = factor[e];
     }
+  }
+  // gradient [R,NP] += the events, in columns [first, end), whole vectors; base: what the slots
+  // point into.
+  void add_to(T* gradient, int64_t NP, int64_t first, int64_t end, const T* base) {
+    constexpr int L = Vec<T>::lanes;
+    sort();
     for (int64_t n0 = first; n0 < end; n0 += column_vectors * L)
       for (int64_t r = 0, begin = 0; r < R; begin = count[r++])
         if (count[r] > begin)
           add_rows<column_vectors, weighted>(
               (end - n0) / L, gradient + r * NP + n0, base + n0, sorted + begin,
               weighted ? sorted_factor + begin : nullptr, count[r] - begin);
+  }
+  // The same for some entries of the gradient alone, to the same bits: list(r) says where those of
+  // row r are, {first, end}, and columns which they are. Events have no factors.
+  template <class F>
+  void add_to_list(T* gradient, const uint16_t* columns, const T* base, const F& list) {
+    static_assert(!weighted);
+    sort();
+    for (int64_t r = 0, begin = 0; r < R; begin = count[r++]) {
+      const int64_t events = count[r] - begin;
+      if (!events) continue;
+      const auto [first, end] = list(r);
+      add_entries(gradient + first, columns + first, end - first, base, sorted + begin, events);
+    }
   }
 };
 

@@ -33,7 +33,7 @@ constexpr Kernels<T> table = {
     Vec<T>::lanes,
     panel<T>,
     bytes_of<ForwardScratch<T>, const ForwardArgs&, int64_t>,
-    bytes_of<BackwardScratch<T>, const BackwardArgs&, bool, bool, int64_t>,
+    bytes_of<BackwardScratch<T>, const BackwardArgs&, int64_t, bool, int64_t>,
     forward_tile<T>,
     backward_tile<T>,
     bf16_of<T>,

@@ -40,29 +40,44 @@ template <class T> inline constexpr int64_t gradient_stride(int64_t NP) {
   return NP + line * (1 + (11 - NP / line % 8) % 8);
 }
 
-// The synapses that are not zero, row by row of [S * N]; row r: entries [start[r], start[r + 1]).
+// Some synapses, row by row of [S * N]; row r: entries [start[r], start[r + 1]).
 template <class T> struct Sparse {
   const uint32_t* start;   // [S * N + 1], or null: not made
   const uint16_t* column;  // [entries] ascending in each row
-  const T* value;          // [entries]
+  const T* value;          // [entries], or null where only their places matter
+};
+
+// The same for the backward product, in which a neuron has the synapses of several delays one
+// behind the other: its row of [groups * N], each group with some of the delays, ascending.
+template <class T> struct SparseGroups {
+  int64_t groups;
+  int64_t span;          // steps that the delays of a group reach over, at most; 0: not made
+  const int64_t* delay;  // [groups] the least one of each
+  // a column k with delay d of group g is k + (d - delay[g]) * N
+  Sparse<T> rows;
 };
 
 template <class T> struct Packed {
   int64_t l1_size;     // bytes
   int64_t NP;              // padded(N)
   int64_t W;               // words(N)
-  // [S * N + I,NP] w_jk of the synapses that act with delays[s], else 0; then the weights of the
-  // inputs
+  // [S * N,NP] w_jk of the synapses that act with delays[s], else 0; or null where no pass reads
+  // more than the synapses that are not zero
   const T* w;
+  const T* w_in;           // [I,NP] the weights of the inputs; behind w where this is there
   const T* bias;           // [NP] of the inputs
-  // [S,NP/panel,N,panel] w_jk with j innermost, in panels of j, for the backward product
+  // [S,NP/panel,N,panel] w_jk with j innermost, in panels of j, for the backward product; or null
   const T* panels;
-  const T* w_out;          // [N,OP] of the readout
-  const T* panels_out;     // [NP/panel,O,panel] the same with j innermost
+  const T* w_out;  // [N,OP] of the readout
+  const T* panels_out;  // [NP/panel,O,panel] the same with j innermost
   // [NP/lanes,packed_coefficients,lanes] padded with harmless values; the rows as in Coefs
   const T* coefficients;
   const uint16_t* w_bf16;  // [S * N,NP] bfloat16 of w without the inputs, or null: not wanted
+  // the synapses that are not zero, where they are few; product: for the backward pass
   Sparse<T> sparse;
+  SparseGroups<T> product;
+  // those that get a gradient where they have a list; none: the gradient has whole rows
+  Sparse<T> learning;
   bool sum_sparse;  // whether (1) adds the synapses that are not zero, or whole rows
   // of the backward product; automatic: by sizes and activity, step by step
   ProductAlgorithm algorithm;
@@ -72,7 +87,7 @@ template <class T> struct Packed {
 
 // Sums over the batch that a tile adds to; null where they are not wanted.
 template <class T> struct Sums {
-  T* w;  // [S * N,NP]
+  T* w;  // [S * N,NP], or [entries] of Packed::learning
   T* w_in;  // [I + 1,NP] the last row: of the bias
   T* w_out;  // [N,OP]
   T* k;  // [n_coefficients,NP]
@@ -82,7 +97,8 @@ template <class T> struct Kernels {
   int64_t lanes;  // numbers of a vector
   int64_t panel;  // columns of a panel of the backward product
   ScratchBytes (*forward_scratch)(const ForwardArgs&, int64_t members);  // of one tile
-  ScratchBytes (*backward_scratch)(const BackwardArgs&, bool sparse, bool bf16, int64_t members);
+  // span: of SparseGroups, 0 where there are none
+  ScratchBytes (*backward_scratch)(const BackwardArgs&, int64_t span, bool bf16, int64_t members);
   // Called by each member of a team.
   void (*forward_tile)(const ForwardArgs&, const Packed<T>&, int64_t tile, const Member&);
   void (*backward_tile)(const BackwardArgs&, const Packed<T>&, int64_t tile, const Member&,

@@ -13,7 +13,8 @@ template <class T> class PackedStep : public OneStep {
  public:
   PackedStep(const Layer& l, Parallel parallel)
       : kernels_(chosen_kernels<T>()),
-        layer_(l, {}, {}, general_spec<T>(l, nullptr, 0), kernels_, true, parallel) {}
+        layer_(l, {}, {}, general_spec<T>(l, nullptr, 0), kernels_,
+               {.sums = true, .products = true}, parallel) {}
 
   void forward(const ForwardArgs& given, Parallel parallel) const override {
     const Timed all(hooks(), Count::ns_forward, Count::forward_calls);
@@ -46,7 +47,7 @@ template <class T> class PackedStep : public OneStep {
     f.saved.carry = carry;
     f.gw = nullptr;  // made below
     const ScratchBytes scratch =
-        kernels_.backward_scratch(f, p.sparse.start != nullptr, p.w_bf16 != nullptr, 1);
+        kernels_.backward_scratch(f, p.product.span, p.w_bf16 != nullptr, 1);
     in_tiles(worth(parallel, n_state * l.N * std::max<int64_t>(l.S, 1) / 8), l.B, scratch,
              [&](int64_t tile, const Member& member) {
                const Timed timed(p.hooks, Count::ns_backward_tiles);

@@ -8,8 +8,10 @@
 #include <vector>
 
 #include "block_cache.h"
+#include "costs.h"
 #include "counters.h"
 #include "layout.h"
+#include "synapse_lists.h"
 
 namespace lsnn::cpu {
 namespace {
@@ -22,55 +24,6 @@ inline int64_t l1_size(const Options& options) {
   if (bytes >= 16 << 10) return bytes;
 #endif
   return 32 << 10;
-}
-
-inline void one_by_one(int64_t n, void (*body)(int64_t, void*), void* context) {
-  for (int64_t i = 0; i < n; i++) body(i, context);
-}
-// For work on so many numbers: where they are few, waking threads takes longer, and longer still
-// where another program has their cores.
-inline Parallel worth(Parallel parallel, int64_t numbers) {
-  return numbers < 1 << 17 ? Parallel{one_by_one, 1} : parallel;
-}
-
-template <class F> void each(Parallel parallel, int64_t n, const F& body) {
-  parallel.run(
-      n, [](int64_t i, void* context) { (*static_cast<const F*>(context))(i); },
-      const_cast<F*>(&body));
-}
-
-// get(r, c) for all rows and columns into to(r, c), in squares that fit the L1 cache whichever of
-// the two is contiguous.
-template <class Get, class To> void copy_squares(Parallel parallel, int64_t rows, int64_t columns,
-                                                 const Get& get, const To& to) {
-  constexpr int64_t side = 32;
-  each(worth(parallel, rows * columns), (rows + side - 1) / side, [&](int64_t square) {
-    const int64_t r0 = square * side, r1 = std::min(rows, r0 + side);
-    for (int64_t c0 = 0; c0 < columns; c0 += side)
-      for (int64_t r = r0, c1 = std::min(columns, c0 + side); r < r1; r++)
-        for (int64_t c = c0; c < c1; c++) to(r, c) = get(r, c);
-  });
-}
-
-// A matrix of any strides into rows of `stride` numbers, zeros beyond its columns.
-template <class T>
-void copy_rows(Parallel parallel, int64_t rows, int64_t columns, const void* from, int64_t stride_r,
-               int64_t stride_c, T* to, int64_t stride) {
-  const T* f = (const T*)from;
-  for (int64_t r = 0; r < rows; r++)
-    std::fill(to + r * stride + columns, to + (r + 1) * stride, T(0));
-  if (stride_c == 1)
-    each(worth(parallel, rows * columns), rows,
-         [&](int64_t r) { std::copy_n(f + r * stride_r, columns, to + r * stride); });
-  else if (stride_r == 1)
-    copy_squares(
-        parallel, rows, columns, [=](int64_t r, int64_t c) { return f[r + c * stride_c]; },
-        [=](int64_t r, int64_t c) -> T& { return to[r * stride + c]; });
-  else
-    copy_squares(
-        parallel, rows, columns,
-        [=](int64_t r, int64_t c) { return f[r * stride_r + c * stride_c]; },
-        [=](int64_t r, int64_t c) -> T& { return to[r * stride + c]; });
 }
 
 // Whether products in bfloat16 are faster here: some processors that have them take longer, so they
@@ -105,69 +58,55 @@ template <class T> bool bf16_pays([[maybe_unused]] const Kernels<T>& kernels,
 #endif
 }
 
-// The layer in the layout of layout.h, in one block.
-template <class T> struct PackedLayer {
-  Block block;
-  Packed<T> packed;
+// What a call does with the layer: sums of (1), products of the backward pass, and the gradient of
+// the weights, of all of them or of those that are not zero.
+struct Uses { bool sums = false, products = false, gradient = false, existing = false; };
 
-  struct Sizes {
-    int64_t w, bias, panels, w_out, panels_out, coefficients;
-    int64_t sum() const { return w + bias + panels + w_out + panels_out + coefficients; }
-  };
-  static Sizes sizes(const Layer& l, const Projection& in, const Readout& out, bool backward) {
-    const int64_t NP = padded(l.N), each = l.N * NP;
-    return {in_place(l, in, backward) ? 0 : l.S * each + in.I * NP,
-            NP,
-            backward ? l.S * each : 0,
-            l.N * padded_outputs(out.O),
-            backward ? NP * out.O : 0,
-            packed_coefficients * NP};
-  }
+// The layer in the layout of layout.h, in one block, and lists of synapses where these are faster.
+template <class T> struct PackedLayer {
+  Packed<T> packed = {};
 
   // Copies of a large matrix would take most of the time of a short call.
-  static bool in_place(const Layer& l, const Projection& in, bool backward) {
-    return l.w_in_place && l.S == 1 && !in.I && !backward;
+  static bool in_place(const Layer& l, const Projection& in, const Uses& uses) {
+    return l.w_in_place && l.S == 1 && !in.I && !uses.products;
   }
 
   PackedLayer(const Layer& l, const Projection& in, const Readout& out, const GeneralSpec& spec,
-              const Kernels<T>& kernels, bool backward, Parallel parallel)
-      : block(sizes(l, in, out, backward).sum() * (int64_t)sizeof(T)) {
-    const Timed timed(hooks(), backward ? Count::ns_pack_backward : Count::ns_pack_forward);
-    const Sizes size = sizes(l, in, out, backward);
-    const int64_t N = l.N, NP = padded(N), each = N * NP, OP = padded_outputs(out.O),
+              const Kernels<T>& kernels, const Uses& uses, Parallel parallel) {
+    const Timed timed(hooks(), uses.products ? Count::ns_pack_backward : Count::ns_pack_forward);
+    const int64_t N = l.N, NP = padded(N), each_matrix = N * NP, OP = padded_outputs(out.O),
                   panel = kernels.panel, lanes = kernels.lanes;
-    T* w = (T*)block.data;
-    T *bias = w + size.w, *panels = bias + size.bias, *w_out = panels + size.panels,
-      *panels_out = w_out + size.w_out, *k = panels_out + size.panels_out;
-    const bool is_in_place = in_place(l, in, backward);
-    if (!is_in_place)
+    packed.l1_size = l1_size(l.options);
+    packed.NP = NP;
+    packed.W = words(N);
+    packed.algorithm = l.options.product;
+    packed.spec = spec;
+    packed.hooks = hooks();
+    const bool is_in_place = in_place(l, in, uses);
+    const Needed needed =
+        is_in_place || !l.S ? Needed{} : list_synapses(l, kernels, uses, parallel);
+
+    const int64_t n_w = needed.w ? l.S * each_matrix : 0, n_in = in.I * NP,
+                  n_panels = needed.panels ? l.S * each_matrix : 0, n_out = N * OP,
+                  n_panels_out = uses.products ? NP * out.O : 0;
+    block.take((n_w + n_in + NP + n_panels + n_out + n_panels_out + packed_coefficients * NP) *
+               (int64_t)sizeof(T));
+    T* const w = (T*)block.data;
+    T *w_in = w + n_w, *bias = w_in + n_in, *panels = bias + NP, *w_out = panels + n_panels,
+      *panels_out = w_out + n_out, *k = panels_out + n_panels_out;
+    if (needed.w) pack_w(l, parallel, w);
+    if (needed.panels)
       for (int64_t s = 0; s < l.S; s++) {
-        const T* from = matrix<T>(l, s);
-        T* to = w + s * each;
-        if (matrices(l) == l.S) {
-          copy_rows(parallel, N, N, from, l.w_stride_j, l.w_stride_k, to, NP);
-          continue;
-        }
-        copy_squares(
-            parallel, N, NP,
-            [&](int64_t j, int64_t n) {
-              const bool has_synapse = n < N && acts(l, j, n, l.delays[s]);
-              return has_synapse ? from[j * l.w_stride_j + n * l.w_stride_k] : T(0);
-            },
-            [&](int64_t j, int64_t n) -> T& { return to[j * NP + n]; });
-      }
-    if (backward)
-      for (int64_t s = 0; s < l.S; s++) {
-        const T* from = w + s * each;
-        T* to = panels + s * each;
-        std::fill(to + N / panel * panel * N, to + each, T(0));
+        const T* from = w + s * each_matrix;
+        T* to = panels + s * each_matrix;
+        std::fill(to + N / panel * panel * N, to + each_matrix, T(0));
         copy_squares(
             parallel, N, N, [=](int64_t j, int64_t n) { return from[j * NP + n]; },
             [=](int64_t j, int64_t n) -> T& {
               return to[(j / panel * N + n) * panel + j % panel];
             });
       }
-    if (in.I) copy_rows(parallel, in.I, N, in.w, in.w_stride_i, in.w_stride_n, w + l.S * each, NP);
+    if (in.I) copy_rows(parallel, in.I, N, in.w, in.w_stride_i, in.w_stride_n, w_in, NP);
     for (int64_t n = 0; n < NP; n++)
       bias[n] = in.I && in.bias && n < N ? ((const T*)in.bias)[n] : T(0);
     auto w_oj = [&](int64_t o, int64_t j) {
@@ -175,39 +114,34 @@ template <class T> struct PackedLayer {
     };
     for (int64_t j = 0; j < N; j++)
       for (int64_t o = 0; o < OP; o++) w_out[j * OP + o] = w_oj(o, j);
-    if (backward)
+    if (uses.products)
       for (int64_t j = 0; j < NP; j++)
         for (int64_t o = 0; o < out.O; o++)
           panels_out[(j / panel * out.O + o) * panel + j % panel] = w_oj(o, j);
     for (int64_t c = 0; c < packed_coefficients; c++)
       for (int64_t n = 0; n < NP; n++)
         k[(n / lanes * packed_coefficients + c) * lanes + n % lanes] = coefficient(l, c, n);
-    packed = {.l1_size = l1_size(l.options),
-              .NP = NP,
-              .W = words(N),
-              .w = is_in_place ? (const T*)l.w : w,
-              .bias = bias,
-              .panels = panels,
-              .w_out = w_out,
-              .panels_out = panels_out,
-              .coefficients = k,
-              .w_bf16 = nullptr,
-              .sparse = {},
-              .sum_sparse = false,
-              .algorithm = l.options.product,
-              .spec = spec,
-              .hooks = hooks()};
-    if (!is_in_place) make_sparse(l, kernels, backward, parallel);
-    const bool may_round = packed.algorithm == ProductAlgorithm::bf16 ||
-                           (packed.algorithm == ProductAlgorithm::automatic && l.allow_bf16);
-    if (backward && l.S && kernels.to_bf16 && may_round && bf16_pays(kernels, packed.algorithm)) {
-      w_bf16.resize(l.S * each);
-      kernels.to_bf16(w, l.S * each, w_bf16.data());
+    packed.w = is_in_place ? (const T*)l.w : needed.w ? w : nullptr;
+    packed.w_in = w_in;
+    packed.bias = bias;
+    packed.panels = needed.panels ? panels : nullptr;
+    packed.w_out = w_out;
+    packed.panels_out = panels_out;
+    packed.coefficients = k;
+    if (needed.bf16) {
+      w_bf16.resize(l.S * each_matrix);
+      kernels.to_bf16(w, l.S * each_matrix, w_bf16.data());
       packed.w_bf16 = w_bf16.data();
     }
   }
 
  private:
+  // of the copies of the whole matrix
+  struct Needed { bool w = false, panels = false, bf16 = false; };
+  SynapseLists<T> not_zero, acting;
+  Block block;
+  std::vector<uint16_t> w_bf16;
+
   // Row c of Coefs at neuron n; beyond N harmless: no spike, no division by 0.
   static T coefficient(const Layer& l, int64_t c, int64_t n) {
     if (c == DAMPENING) return T(l.dampening);
@@ -220,45 +154,79 @@ template <class T> struct PackedLayer {
     return k[c * l.N];
   }
 
-  std::vector<uint16_t> w_bf16;
-  std::vector<uint32_t> start;
-  std::vector<uint16_t> column;
-  std::vector<T> value;
-
-  // The synapses that are not zero, beside the whole matrix, where they are few.
-  void make_sparse(const Layer& l, const Kernels<T>& kernels, bool backward, Parallel parallel) {
-    const int64_t rows = l.S * l.N, NP = packed.NP;
-    const bool requested = packed.algorithm == ProductAlgorithm::sparse;
-    if (rows == 0) return;
-    // Measured: rows of weights in a cache are added faster than their entries one by one. From
-    // memory they are not.
-    const bool in_cache = rows * NP * (int64_t)sizeof(T) <= 32 << 20;
-    if (!requested && (packed.algorithm != ProductAlgorithm::automatic || (!backward && in_cache)))
+  // w [S * N,NP] of Packed.
+  static void pack_w(const Layer& l, Parallel parallel, T* w) {
+    const int64_t N = l.N, NP = padded(N);
+    if (matrices(l) == l.S) {
+      for (int64_t s = 0; s < l.S; s++)
+        copy_rows(parallel, N, N, matrix<T>(l, s), l.w_stride_j, l.w_stride_k, w + s * N * NP, NP);
       return;
-    start.assign(rows + 1, 0);
-    each(worth(parallel, rows * NP), rows, [&](int64_t r) {
-      uint32_t n_entries = 0;
-      for (int64_t k = 0; k < l.N; k++) n_entries += packed.w[r * NP + k] != T(0);
-      start[r + 1] = n_entries;
+    }
+    const DelayIndex index(l);
+    each_row_of_weights<T>(l, parallel, [&](int64_t, int64_t j, const T* row) {
+      for (int64_t s = 0; s < l.S; s++) std::fill_n(w + (s * N + j) * NP, NP, T(0));
+      for (int64_t k = 0; k < N; k++)
+        if (const int64_t s = index(j, k); s >= 0) w[(s * N + j) * NP + k] = row[k];
     });
-    for (int64_t r = 0; r < rows; r++) start[r + 1] += start[r];
-    const int64_t n = start[rows];
-    if (!requested && n > rows * l.N * 4 / 10) return;
-    column.resize(n);
-    value.resize(n);
-    each(worth(parallel, rows * NP), rows, [&](int64_t r) {
-      const uint32_t end = start[r + 1];
-      for (uint32_t k = 0, at = start[r]; at < end; k++) {
-        const T x = packed.w[r * NP + k];
-        // what is no entry is written over
-        column[at] = (uint16_t)k;
-        value[at] = x;
-        at += x != T(0);
-      }
-    });
-    packed.sparse = {start.data(), column.data(), value.data()};
-    const double entries = double(n) / double(rows), vectors = double(NP / kernels.lanes);
-    packed.sum_sparse = requested || (!in_cache && entries < 3 * vectors);
+  }
+
+  // Lists synapses where their products, sums or gradients are faster one by one; returns what is
+  // needed beside the lists.
+  Needed list_synapses(const Layer& l, const Kernels<T>& kernels, const Uses& uses,
+                       Parallel parallel) {
+    const int64_t N = l.N, NP = packed.NP, rows = l.S * N;
+    const ProductAlgorithm algorithm = packed.algorithm;
+    const bool automatic = algorithm == ProductAlgorithm::automatic,
+               requested = algorithm == ProductAlgorithm::sparse,
+               may_round = algorithm == ProductAlgorithm::bf16 || (automatic && l.allow_bf16),
+               bf16 =
+                   uses.products && kernels.to_bf16 && may_round && bf16_pays(kernels, algorithm);
+    const int64_t bytes = rows * NP * (int64_t)sizeof(T);
+    const bool in_cache = bytes <= 32 << 20;
+    const bool has_own_delays = matrices(l) != l.S;
+    const Needed all{true, uses.products, bf16};
+    if (N > 1 << 16) return all;  // lists have columns of 16 bits
+    const bool all_learn = uses.gradient && !uses.existing && has_own_delays &&
+                           entries_learn_faster((double)N / (double)l.S, NP, bytes);
+    if (all_learn) {
+      acting.count(l, true, parallel);
+      acting.list(l, parallel);
+      packed.learning = acting.rows();
+    }
+    const bool existing_learn = uses.gradient && uses.existing;
+    if (!(automatic || requested || existing_learn)) return all;
+    not_zero.count(l, false, parallel);
+    const double per_row = (double)not_zero.entries() / (double)rows;
+    ProductCosts costs{(double)l.S, (double)(NP / kernels.lanes), (double)kernels.lanes};
+    costs.entries = per_row * (double)l.S;
+    costs.groups = (double)not_zero.count_groups(l);
+    auto is_any = [&](auto pays) {  // of the tiles, of which the last may be smaller
+      const int64_t full = tile_items(l.B), rest = l.B % full;
+      return (l.B >= full && pays(full)) || (rest && pays(rest));
+    };
+    auto sparse_pays = [&](int64_t items) { return costs.sparse(items) < costs.dense(items); };
+    const bool are_few = automatic && per_row < 0.4 * (double)N,
+               may_be_sparse = uses.products && (requested || (are_few && is_any(sparse_pays)));
+    packed.sum_sparse =
+        uses.sums && (requested || (automatic && entries_are_summed_faster(per_row, NP, in_cache)));
+    const bool they_learn = existing_learn && entries_learn_faster(per_row, NP, bytes);
+    if (!may_be_sparse && !packed.sum_sparse && !they_learn) return all;
+    not_zero.list(l, parallel);
+    packed.sparse = not_zero.rows();
+    if (they_learn) packed.learning = packed.sparse;
+    if (!may_be_sparse) return {!packed.sum_sparse || uses.products, uses.products, bf16};
+    not_zero.group(l, parallel);
+    packed.product = not_zero.groups();
+    // Where fewer neurons are active than this, any product takes little time.
+    constexpr double few = 0.02;
+    auto active_pays = [&](int64_t items) {
+      return costs.active(items, few, bf16) < costs.sparse(items);
+    };
+    auto dense_pays = [&](int64_t items) { return costs.dense(items) <= costs.sparse(items); };
+    const bool may_be_active = !requested && is_any(active_pays),
+               may_be_dense = !requested && is_any(dense_pays);
+    const bool w = may_be_active || may_be_dense || (uses.sums && !packed.sum_sparse);
+    return {w, may_be_dense, bf16 && may_be_active};
   }
 };
 

@@ -87,8 +87,8 @@ template <class T> void forward(const ForwardArgs& f, Parallel parallel) {
   const Timed all(hooks(), Count::ns_forward, Count::forward_calls);
   const Layer& l = f.layer;
   const Kernels<T>& k = kernels<T>();
-  const PackedLayer<T> p(l, f.projection, f.readout, general_spec<T>(l, f.first.r, 0), k, false,
-                         parallel);
+  const PackedLayer<T> p(l, f.projection, f.readout, general_spec<T>(l, f.first.r, 0), k,
+                         {.sums = true}, parallel);
   const Formation how = forward_teams(f, parallel, k.lanes);
   in_teams(parallel, how, tiles(l.B), k.forward_scratch(f, how.members),
            [&](int64_t tile, const Member& member) {
@@ -98,15 +98,52 @@ template <class T> void forward(const ForwardArgs& f, Parallel parallel) {
            });
 }
 
+namespace {
+// The sums of dL/dw to where they belong: w [S * N,NP], or [entries] of those that learn.
+template <class T>
+void hand_out_weights(const BackwardArgs& f, const Packed<T>& p, const T* w, Parallel parallel) {
+  const Layer& l = f.layer;
+  const int64_t N = l.N, NP = p.NP;
+  const bool own_delays = matrices(l) != l.S;
+  const DelayIndex index = own_delays && !p.learning.start ? DelayIndex(l) : DelayIndex();
+  auto of_row = [&](int64_t m, int64_t j, const T* weights) {
+    T* to = (T*)f.gw + (m * N + j) * N;
+    if (p.learning.start) {
+      std::fill_n(to, N, T(0));
+      for (int64_t s = own_delays ? 0 : m; s < (own_delays ? l.S : m + 1); s++)
+        for (uint32_t i = p.learning.start[s * N + j]; i < p.learning.start[s * N + j + 1]; i++)
+          to[p.learning.column[i]] = w[i];
+      return;
+    }
+    if (!own_delays) std::copy_n(w + (m * N + j) * NP, N, to);
+    else
+      for (int64_t n = 0; n < N; n++) {
+        const int64_t s = index(j, n);
+        to[n] = s < 0 ? T(0) : w[(s * N + j) * NP + n];
+      }
+    if (weights)
+      for (int64_t n = 0; n < N; n++)
+        if (weights[n] == T(0)) to[n] = T(0);
+  };
+  if (f.existing && !p.learning.start) return each_row_of_weights<T>(l, parallel, of_row);
+  each(worth(parallel, matrices(l) * N * N), matrices(l) * N,
+       [&](int64_t r) { of_row(r / N, r % N, nullptr); });
+}
+}  // namespace
+
 template <class T> void backward(const BackwardArgs& f, Parallel parallel) {
   const Timed all(hooks(), Count::ns_backward, Count::backward_calls);
   const Layer& l = f.layer;
   const Kernels<T>& k = kernels<T>();
-  const PackedLayer<T> p(l, f.projection, f.readout, general_spec<T>(l, f.first.r, f.want), k, true,
+  const Uses uses{
+      .sums = !f.saved.y, .products = true, .gradient = f.gw != nullptr, .existing = f.existing};
+  const PackedLayer<T> p(l, f.projection, f.readout, general_spec<T>(l, f.first.r, f.want), k, uses,
                          parallel);
   const int64_t N = l.N, NP = p.packed.NP, I = f.projection.I, O = f.readout.O,
                 OP = padded_outputs(O);
-  const int64_t n_w = f.gw ? l.S * N * NP : 0, n_in = f.gw_in ? (I + 1) * NP : 0,
+  const Sparse<T>& learning = p.packed.learning;
+  const int64_t n_each = learning.start ? learning.start[l.S * N] : l.S * N * NP,
+                n_w = f.gw ? n_each : 0, n_in = f.gw_in ? (I + 1) * NP : 0,
                 n_out = f.gw_out ? N * OP : 0, n_k = f.want ? n_coefficients * NP : 0,
                 n_all = n_w + n_in + n_out + n_k;
 
@@ -124,8 +161,8 @@ template <class T> void backward(const BackwardArgs& f, Parallel parallel) {
     return Sums<T>{w, w_in, w_out, take(n_k)};
   };
   const Formation how = backward_teams(f, parallel, k.lanes, groups);
-  const ScratchBytes scratch = k.backward_scratch(f, p.packed.sparse.start != nullptr,
-                                                  p.packed.w_bf16 != nullptr, how.members);
+  const ScratchBytes scratch =
+      k.backward_scratch(f, p.packed.product.span, p.packed.w_bf16 != nullptr, how.members);
   in_teams(parallel, how, groups, scratch, [&](int64_t g, const Member& member) {
     const Timed timed(p.packed.hooks, Count::ns_backward_tiles);
     const int64_t from = n_all * member.index / member.members,
@@ -147,18 +184,7 @@ template <class T> void backward(const BackwardArgs& f, Parallel parallel) {
       for (int64_t at = i * slice; at < end; at++) first[at] += first[g * n_all + at];
   });
   const Sums<T> sum = sums(0);
-  if (n_w)
-    each(worth(parallel, matrices(l) * N * N), matrices(l) * N, [&](int64_t j) {
-      T* to = (T*)f.gw + j * N;
-      if (matrices(l) == l.S) {
-        std::copy_n(sum.w + j * NP, N, to);
-        return;
-      }
-      for (int64_t n = 0; n < N; n++) {
-        const int64_t s = std::lower_bound(l.delays, l.delays + l.S, l.delay[j * N + n]) - l.delays;
-        to[n] = sum.w[(s * N + j) * NP + n];
-      }
-    });
+  if (f.gw) hand_out_weights(f, p.packed, sum.w, parallel);
   if (n_in)
     copy_squares(
         parallel, N, I, [&](int64_t n, int64_t i) { return sum.w_in[i * NP + n]; },

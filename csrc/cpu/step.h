@@ -97,12 +97,12 @@ template <class T> struct Steps : Tile {
         s.weights[b * s.capacity + n[b]++] = z[j];
       }
   }
-  // The inputs come first; their weight rows lie behind those of the recurrence.
+  // The inputs come first; their weight rows lie behind those of the recurrence, where these are.
   LSNN_METHOD void add_inputs(int64_t t, int64_t b) {
     const uint32_t* nonzero = input_bits(t, b);
     const T* x = x_bits ? nullptr : x_row(t, b);
     uint32_t* rows = s.rows + b * s.capacity;
-    const int64_t first = l.S * N;
+    const int64_t first = p.w ? l.S * N : 0;
     if (!weighted[b]) {
       n[b] = set_bits(nonzero, words(I), (uint32_t)(first * NP), (uint32_t)NP, rows, 0);
       return;
@@ -155,7 +155,8 @@ template <class T> struct Steps : Tile {
     const uint32_t* rows = s.rows + list;
     const T* weights = weighted[b] ? s.weights + list : nullptr;
     const int64_t whole = p.sum_sparse ? n_inputs[b] : n[b];
-    sum_events(p.w + n0, rows, weights, whole, start + n0, n1 - n0, s.c + n0);  // (1)
+    sum_events((p.w ? p.w : p.w_in) + n0, rows, weights, whole, start + n0, n1 - n0,
+               s.c + n0);  // (1)
     if (p.sum_sparse)
       add_sparse_events(p.sparse, N, rows + whole, weights ? weights + whole : nullptr,
                         n[b] - whole, s.c, n0, n1);

@@ -283,6 +283,7 @@ inline std::vector<Case> table() {
   all.push_back(
       {.T = 1, .B = 176, .N = 440, .delays = std::vector<int64_t>(16), .want = 0, .zero = paper});
   for (int64_t d = 0; d < 16; d++) all.back().delays[d] = d;
+  all.back().all_delays = true;
   return all;
 }
 
@@ -306,6 +307,14 @@ inline std::vector<Case> cpu_table() {
                    .zero = varies,
                    .lengths = model % 3 ? std::vector<int64_t>{} : drawn_lengths(T, 5)});
   }
+  // few synapses with delays so far apart that 16 bits cannot tell their places apart
+  all.push_back({.T = 308,
+                 .B = 4,
+                 .N = 220,
+                 .delays = {0, 1, 4, 300},
+                 .want = 0,
+                 .zero = 1u << SIGMA | 1u << P | 1u << ETA,
+                 .density = 0.05});
   all.push_back(largest);
   return all;
 }

@@ -112,6 +112,31 @@ template <class T> void check_algorithm(const Case& c, const Run<T>& wanted) {
   options = {};
 }
 
+// Gradients of the weights that are not zero alone: these have the bits that they have among all,
+// the others are 0.
+template <class T> void check_existing(const Case& c, const Run<T>& wanted) {
+  const Run<T> one(c), team(c);
+  for (const Run<T>* r : {&one, &team}) {
+    const Threads threads(r == &one ? 1 : 3, r == &one ? 1 : 3);
+    cpu::forward<T>(r->forward_args(), parallel());
+    BackwardArgs b = r->backward_args();
+    b.existing = true;
+    cpu::backward<T>(b, parallel());
+    check_same("existing", *r, wanted, z, gw);
+    check_same("existing", *r, wanted, gv0, n_names);
+    const WStrides from = w_strides(c);
+    bool same = true;
+    for (int64_t s = 0; s < c.matrices() && r->at(gw); s++)
+      for (int64_t j = 0; j < c.N; j++)
+        for (int64_t n = 0; n < c.N; n++) {
+          const int64_t at = (s * c.N + j) * c.N + n;
+          const bool exists = r->b[w][from.at(s, j, n)] != T(0);
+          same = same && r->b[gw][at] == (exists ? wanted.b[gw][at] : T(0));
+        }
+    check(same, at_hand + ": gradients of existing synapses");
+  }
+}
+
 // y saved as bfloat16: the same forward, and gradients as of the rounded numbers.
 void check_save_bf16(const Case& c, const Run<float>& wanted) {
   const Run<float> small(c), large(wanted);
@@ -218,6 +243,7 @@ template <class T> void run_case(const Case& c) {
   check_same("nothing saved", unsaved, one, z, y);
   if (c.N < 400) {
     check_synapses(one, run_both<T>);
+    check_existing(c, one);
     check_algorithm(c, one);
     check_save_bf16(c, one);
   }

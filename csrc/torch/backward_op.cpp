@@ -152,6 +152,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
              .i = (void*)data(gi),
              .r = nullptr,
              .z = (void*)data(g_past)};
+  f.existing = c.existing != 0;
   f.want = (unsigned)c.coefficient_gradients;
   f.gx = pointer_if(want_current, g_current);
   f.gw = pointer_if(want_w, gw);

@@ -20,7 +20,8 @@ using Tensors = std::vector<Tensor>;
 // bit k for row k of the coefficients. allow_bf16: products of the backward pass may round to
 // bfloat16. zero_coefficients: bit k, row k of the coefficients is 0, and where nobody can look, on
 // a GPU, it is taken for 0. complements, of kappa and q, for the CUDA kernels alone: kappa is not
-// read but 1 - alpha, q 1 - rho.
+// read but 1 - alpha, q 1 - rho. existing: only weights that are not zero get a gradient, by the
+// CPU kernels alone.
 #define LSNN_CONSTANTS(X)  \
   X(dynamics)              \
   X(surrogate)             \
@@ -32,7 +33,8 @@ using Tensors = std::vector<Tensor>;
   X(coefficient_gradients) \
   X(allow_bf16)            \
   X(zero_coefficients)     \
-  X(complements)
+  X(complements)           \
+  X(existing)
 // Real numbers of a call.
 #define LSNN_NUMBERS(X) \
   X(dampening)          \

@@ -25,7 +25,7 @@ from .._torch_internals import (
 )
 from ..models import COEFFICIENTS
 from .batching import one_by_one
-from .load import _C, Constants, has, mask, solid
+from .load import _C, Constants, cpu_kernels, has, mask, solid
 
 
 class Tensors(NamedTuple):
@@ -84,7 +84,6 @@ class Settings(NamedTuple):
     delays: tuple[int, ...]  # distinct, ascending
     constants: Any  # Constants
     numbers: Any  # Numbers
-    sparse_grad: bool = False  # synapses that are 0 get no gradient
     options: tuple[int, ...] = ()  # Options, or none
 
 
@@ -177,17 +176,17 @@ class _Alif(torch.autograd.Function):
     @staticmethod
     def forward(
         delays: tuple[int, ...], constants: tuple[int, ...], numbers: tuple[float, ...],
-        sparse_grad: bool, options: tuple[int, ...], each: tuple[Row, ...], link: Tensor | None,
+        options: tuple[int, ...], each: tuple[Row, ...], link: Tensor | None,
         *tensors: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        settings = Settings(delays, Constants(*constants), numbers, sparse_grad, options)
+        settings = Settings(delays, Constants(*constants), numbers, options)
         return tuple(_forward(*_parted(each, tensors), settings))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        delays, constants, numbers, sparse_grad, options, each, link, *tensors = inputs
+        delays, constants, numbers, options, each, link, *tensors = inputs
         (t, rows), out = _parted(each, tensors), Outputs(*output)
-        ctx.settings = Settings(delays, Constants(*constants), numbers, sparse_grad, options)
+        ctx.settings = Settings(delays, Constants(*constants), numbers, options)
         ctx.each = each
         ctx.forms = [(one.shape, one.dtype, one.device) for one in rows.tensors]
         saved = out.y, out.bits, out.smooth_z, out.carry, out.coefficients
@@ -240,7 +239,7 @@ class _Alif(torch.autograd.Function):
             [y, bits, smooth_z, carry], list(settings.constants._replace(gradients=wanted)),
             list(settings.numbers), list(settings.options), t.lengths,
         )
-        if settings.sparse_grad and needed.w_rec:
+        if settings.constants.existing and needed.w_rec and not cpu_kernels(carry):
             w_rec = w_rec.masked_fill_(t.w_rec == 0, 0.0)
         found = Tensors(x, v, a, i, None, z, w_rec, None, w_in, bias, None, w_out, p, None)
         learned: Sequence[Tensor | None] = [None] * len(of_rows)
@@ -278,9 +277,6 @@ def recurrence_in_order(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
     if torch.compiler.is_compiling() and torch.is_grad_enabled():
         leave_graph_of_transforms()
     forward_mode = not torch.compiler.is_compiling() and is_forward_mode()
-    if settings.sparse_grad and t.w_rec is not None and torch.compiler.is_exporting():
-        # The bare operator of the program knows nothing of it.
-        t = t._replace(w_rec=torch.where(t.w_rec == 0, 0.0, t.w_rec))
     if t.v is None and torch.compiler.is_exporting():
         # AOTInductor makes None of a list without elements.
         shape = t.x.shape[1], t.neurons
@@ -317,7 +313,7 @@ def differentiated(given: Any) -> tuple[Any, ...] | None:
     t = Tensors(given.x, v, a, i, r, z, w_rec, delay, w_in, bias, x_bits, w_out, p, given.lengths)
     rows = Rows(tuple((0.0, 1, k) for k in range(len(COEFFICIENTS))),
                 given.coefficients.unbind())
-    out = _recorded(t, rows, Settings(given.delays, named, given.numbers, False,
+    out = _recorded(t, rows, Settings(given.delays, named, given.numbers,
                                       tuple(given.options)))
     state = [out.v, out.a, out.i, out.r, out.z]
     traces = [out.trace_v, out.trace_a, out.threshold]

@@ -46,6 +46,8 @@ class ALIF(Recurrent):
     checkpoint_every   steps between saved states, or bytes such as "500 MB": less memory for long
                        sequences, see functional.alif; None saves the membrane of every step
     saved_dtype  torch.bfloat16: in half the memory, which rounds gradients; None: as it is
+    sparse_grad  "existing": weights of weight_hh that are 0 get no gradient, which takes less time
+                 where these are most, as under DEEP R; "all"
     **neuron     the other coefficients of docs/equations.md, numbers or (N,): kappa, q, p, eta,
                  sigma, width, R; alpha or rho in place of tau_mem or tau_adapt; None: the model's
                  rule
@@ -70,6 +72,7 @@ class ALIF(Recurrent):
                  surrogate_cutoff: float = 0.0, learn: Learn = (),
                  per_neuron: bool | Iterable[str] = False, autapses: bool | None = None,
                  checkpoint_every: int | str | None = None, saved_dtype: torch.dtype | None = None,
+                 sparse_grad: str = "all",
                  device: torch.device | str | None = None, dtype: torch.dtype | None = None,
                  **neuron: Coefficient | None) -> None:
         super().__init__(input_size, hidden_size, LayerArguments(
@@ -80,7 +83,8 @@ class ALIF(Recurrent):
             coefficients=neuron, refractory=refractory, delay=delay, dt=dt, surrogate=surrogate,
             dampening=dampening, surrogate_cutoff=surrogate_cutoff,
             learn=learn, per_neuron=per_neuron, autapses=autapses,
-            checkpoint_every=checkpoint_every, saved_dtype=saved_dtype, device=device, dtype=dtype))
+            checkpoint_every=checkpoint_every, saved_dtype=saved_dtype,
+            sparse_grad=sparse_grad, device=device, dtype=dtype))
 
 
 class LIF(Recurrent):
@@ -103,6 +107,7 @@ class LIF(Recurrent):
                  surrogate_cutoff: float = 0.0, learn: Learn = (),
                  per_neuron: bool | Iterable[str] = False, autapses: bool | None = None,
                  checkpoint_every: int | str | None = None, saved_dtype: torch.dtype | None = None,
+                 sparse_grad: str = "all",
                  device: torch.device | str | None = None, dtype: torch.dtype | None = None,
                  **neuron: Coefficient | None) -> None:
         super().__init__(input_size, hidden_size, LayerArguments(
@@ -112,4 +117,5 @@ class LIF(Recurrent):
             refractory=refractory, delay=delay, dt=dt, surrogate=surrogate, dampening=dampening,
             surrogate_cutoff=surrogate_cutoff,
             learn=learn, per_neuron=per_neuron, autapses=autapses,
-            checkpoint_every=checkpoint_every, saved_dtype=saved_dtype, device=device, dtype=dtype))
+            checkpoint_every=checkpoint_every, saved_dtype=saved_dtype,
+            sparse_grad=sparse_grad, device=device, dtype=dtype))

@@ -90,6 +90,7 @@ def _ready(
         not functional.may_be_prepared(steps, B, N)
         or layer.bidirectional
         or layer.checkpoint_every is not None
+        or (layer.sparse_grad != "all" and torch.is_grad_enabled())
     ):
         return None
     if not x.is_cpu or x.shape[-1] != layer.input_size or not x.is_contiguous():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._surrogates import cutoff_of, named_surrogate
-from ..models import Coefficient, check_surrogate, named_model
+from ..models import Coefficient, check_sparse_grad, check_surrogate, named_model
 from .neuron import ADAPTIVE, PLAIN, Kind, check_names, chosen, flag, positive, steps, whole
 
 # names, or names with what each is computed of
@@ -40,6 +40,7 @@ class LayerArguments:
     autapses: bool | None
     checkpoint_every: int | str | None
     saved_dtype: torch.dtype | None
+    sparse_grad: str
     device: torch.device | str | None
     dtype: torch.dtype | None
 
@@ -84,6 +85,7 @@ class LayerArguments:
         name = named_model(self.dynamics).surrogate if self.surrogate is None else self.surrogate
         check_surrogate(name)
         cutoff_of(name, self.surrogate_cutoff, smooth=False)
+        check_sparse_grad(self.sparse_grad)
         dtype = torch.get_default_dtype() if self.dtype is None else self.dtype
         if not dtype.is_floating_point:
             raise ValueError(f"dtype: expected a floating point dtype, got {dtype}")

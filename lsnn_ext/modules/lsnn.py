@@ -90,7 +90,7 @@ class LSNN(nn.Module):
     learn        as in ALIF; "beta" gives the regular neurons adaptation too. "tau_out": the readout
                  learns its time constant, as the logarithm; per_neuron: one for each output
     recurrent, dynamics, dt, surrogate, dampening, surrogate_cutoff, per_neuron, checkpoint_every,
-    saved_dtype, device, dtype, **neuron: as in ALIF
+    saved_dtype, sparse_grad, device, dtype, **neuron: as in ALIF
 
     The parts are `neurons` (ALIF) and `readout` (LeakyReadout). Both run in one operator, unless
     tau_out learns, or a call of one of them would do more than its forward: hooks, another forward,
@@ -111,6 +111,7 @@ class LSNN(nn.Module):
                  dampening: float | None = None, surrogate_cutoff: float = 0.0, learn: Learn = (),
                  per_neuron: bool | Iterable[str] = False, autapses: bool | None = None,
                  checkpoint_every: int | str | None = None, saved_dtype: torch.dtype | None = None,
+                 sparse_grad: str = "all",
                  device: torch.device | str | None = None, dtype: torch.dtype | None = None,
                  **neuron: Coefficient | None) -> None:
         super().__init__()
@@ -143,7 +144,7 @@ class LSNN(nn.Module):
                             dampening=dampening, surrogate_cutoff=surrogate_cutoff, learn=learn,
                             per_neuron=per_neuron,
                             checkpoint_every=checkpoint_every, saved_dtype=saved_dtype,
-                            device=device, dtype=dtype, **own)
+                            sparse_grad=sparse_grad, device=device, dtype=dtype, **own)
         self.readout = LeakyReadout(N * (1 + bidirectional), output_size, tau_out, dt=dt,
                                     batch_first=batch_first, learn=learn_out,
                                     per_neuron=per_output, device=device, dtype=dtype)

@@ -41,7 +41,7 @@ class Recurrent(Constants):
         self.bias, self.batch_first, self.dropout = own.bias, own.batch_first, own.dropout
         self.bidirectional, self.recurrent = own.bidirectional, own.recurrent
         self.autapses, self.checkpoint_every = own.autapses, own.checkpoint_every
-        self.saved_dtype = own.saved_dtype
+        self.saved_dtype, self.sparse_grad = own.saved_dtype, own.sparse_grad
         self._first_delay: Tensor | None = None
         self.delay: int | Tensor
         # of a delay that is a tensor, when it was last looked at
@@ -140,7 +140,8 @@ class Recurrent(Constants):
             x = flipped(x.numbers() if isinstance(x, PackedSpikes) else x, lengths)
         out = functional.layer(
             x, weight, w_rec, bias=bias, state=initial, trace=trace is not False,
-            checkpoint_every=self.checkpoint_every, saved_dtype=self.saved_dtype, lengths=lengths,
+            checkpoint_every=self.checkpoint_every, saved_dtype=self.saved_dtype,
+            sparse_grad=self.sparse_grad, lengths=lengths,
             **self._neuron_arguments(suffix), **readout)
         traces = recorded(out.traces, trace)
         if not reverse:

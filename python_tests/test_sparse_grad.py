@@ -1,0 +1,170 @@
+"""sparse_grad="existing": gradients of the synapses that are not zero, to the bits that they have
+among all, and 0 of the others, in each form of weights and under DEEP R."""
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from compare import assert_all_same, assert_same
+from lsnn_ext import ALIF, LIF, LSNN, _ops, functional, init, optim, reference
+
+K: dict[str, Any] = {"alpha": 0.75, "theta": 0.5, "rho": 0.875, "beta": 0.25}
+compiled = pytest.mark.skipif(not _ops.available,
+                              reason="the compiled part of lsnn_ext is not built")
+# of w_rec and the delays of a layer of N neurons
+FORMS = "one", "transposed", "delays", "matrices"
+
+
+def _layer(form: str, N: int, density: float, dtype: torch.dtype) -> tuple[Tensor, Any]:
+    random = torch.Generator().manual_seed(N)
+    S = 10 if form == "delays" else 3 if form == "matrices" else 1
+    shape = (S, N, N) if form == "matrices" else (N, N)
+    w = torch.randn(shape, generator=random, dtype=dtype) / 5
+    w = w * (torch.rand(shape, generator=random) < density)
+    if form == "delays":
+        return w, torch.randint(S, (N, N), generator=random)
+    if form == "transposed":
+        w = w.t().contiguous().t()
+    return w, (0, 2, 5) if form == "matrices" else 1
+
+
+def _run(alif: Any, x: Tensor, w: Tensor, delay: Any, sparse_grad: str,
+         **more: Any) -> dict[str, Tensor]:
+    x, w = x.clone().requires_grad_(), w.detach().clone().requires_grad_()
+    spikes, state = alif(x, w, delay=delay, sparse_grad=sparse_grad, **K, **more)[:2]
+    (spikes.square().sum() + state.v.sum()).backward()
+    assert x.grad is not None and w.grad is not None
+    return {"spikes": spikes.detach(), "d x": x.grad, "d w": w.grad}
+
+
+def _masked(all_of_them: dict[str, Tensor], w: Tensor) -> dict[str, Tensor]:
+    return all_of_them | {"d w": torch.where(w == 0, 0.0, all_of_them["d w"])}
+
+
+@compiled
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("N", "density"), [(7, 0.5), (33, 1.0), (70, 0.0), (130, 0.12),
+                                            (130, 0.6), (220, 0.04)])
+@pytest.mark.parametrize("form", FORMS)
+def test_has_the_bits_of_all(form: str, N: int, density: float, dtype: torch.dtype) -> None:
+    w, delay = _layer(form, N, density, dtype)
+    x = torch.rand(25, 33, N, generator=torch.Generator().manual_seed(1), dtype=dtype) * 1.2
+    existing, of_all = (_run(functional.alif, x, w, delay, which) for which in ("existing", "all"))
+    assert_all_same(existing, _masked(of_all, w))
+    assert bool((of_all["d w"][w == 0] != 0).any()) == (density < 1)
+    assert bool((existing["d w"] != 0).any()) == (density > 0)
+
+
+@compiled
+@pytest.mark.parametrize("product", ["dense", "active", "sparse"])
+@pytest.mark.parametrize("form", FORMS)
+def test_however_the_product_is_made(form: str, product: str) -> None:
+    """Sums and products over the synapses that are not zero give what those of the whole matrix
+    give: spikes to the bit."""
+    w, delay = _layer(form, 70, 0.12, torch.float64)
+    x = torch.rand(40, 5, 70, generator=torch.Generator().manual_seed(1)).double()
+    state = functional.alif(x, w, delay=delay, **K)[1]
+    with _ops.forced(product=product):
+        existing, of_all = (_run(functional.alif, x, w, delay, which, state=state)
+                            for which in ("existing", "all"))
+    assert_all_same(existing, _masked(of_all, w))
+    plain = _run(reference.alif, x, w, delay, "existing", state=state)
+    assert_same("spikes", existing["spikes"], plain["spikes"])
+    assert_all_same(existing, plain, tolerance=1e-11)
+
+
+@compiled
+@pytest.mark.parametrize("more", [
+    {"checkpoint_every": 16}, {"lengths": torch.tensor([40, 0, 17, 33])}, {"smooth": True},
+    {"trace": True, "surrogate": "arctan"},
+], ids=["checkpoints", "lengths", "smooth", "arctan"])
+@pytest.mark.parametrize("form", ["one", "delays"])
+def test_with_other_arguments(form: str, more: dict[str, Any]) -> None:
+    w, delay = _layer(form, 100, 0.1, torch.float32)
+    x = torch.rand(40, 4, 100, generator=torch.Generator().manual_seed(1))
+    existing, of_all = (_run(functional.alif, x, w, delay, which, **more)
+                        for which in ("existing", "all"))
+    assert_all_same(existing, _masked(of_all, w))
+    assert bool(existing["d w"].any())
+
+
+@compiled
+@pytest.mark.parametrize("sizes", [(0, 3), (5, 0)], ids=["no steps", "no items"])
+def test_of_nothing(sizes: tuple[int, int]) -> None:
+    w, delay = _layer("delays", 40, 0.1, torch.float32)
+    assert not _run(functional.alif, torch.zeros(*sizes, 40), w, delay, "existing")["d w"].any()
+
+
+@compiled
+def test_in_a_compiled_graph() -> None:
+    torch._dynamo.reset()
+    w, _ = _layer("one", 40, 0.2, torch.float32)
+    x = torch.rand(20, 3, 40)
+    compiled_alif = torch.compile(functional.alif, fullgraph=True, backend="aot_eager")
+    assert_all_same(_run(compiled_alif, x, w, 0, "existing"),
+                  _run(functional.alif, x, w, 0, "existing"))
+
+
+# ------------------------------------------------------------------------------------------ modules
+@pytest.mark.parametrize("kind", [ALIF, LIF])
+@pytest.mark.parametrize("by_steps", [False, True])
+def test_of_modules(kind: Any, by_steps: bool) -> None:
+    torch.manual_seed(0)
+    layer = kind(6, 20, sparse_grad="existing")
+    with torch.no_grad():
+        layer.weight_hh_l0 *= torch.rand(20, 20) < 0.2
+    x = torch.rand(15, 3, 6)
+    if by_steps:
+        state, out = None, []
+        for x_t in x:
+            spikes, state = layer.step(x_t, state)
+            out.append(spikes)
+        spikes = torch.stack(out)
+    else:
+        spikes = layer(x)[0]
+    spikes.sum().backward()
+    weight = layer.weight_hh_l0
+    assert not weight.grad[weight == 0].any() and weight.grad.any()
+
+
+@pytest.mark.parametrize("given", [True, "none", None])
+def test_refused(given: Any) -> None:
+    said = "sparse_grad: expected 'all' or 'existing', got "
+    for alif in functional.alif, reference.alif:
+        with pytest.raises(ValueError, match=said):
+            alif(torch.zeros(2, 1, 3), torch.zeros(3, 3), sparse_grad=given, **K)
+    with pytest.raises(ValueError, match=said):
+        ALIF(2, 3, sparse_grad=given)
+    with pytest.raises(ValueError, match=said):
+        LSNN(2, 3, 3, 1, sparse_grad=given)
+
+
+# ------------------------------------------------------------------------------------------- DEEP R
+@compiled
+def test_deep_r_takes_the_same_path() -> None:
+    """It moves connections alone, so their gradients are all that it needs: with an optimizer that
+    keeps no averages the weights stay the same, to the bit, while synapses come and go."""
+
+    def train(sparse_grad: str) -> tuple[list[Tensor], int]:
+        random = torch.Generator().manual_seed(3)
+        torch.manual_seed(3)
+        net = LSNN(10, 20, 20, 4, delay=torch.randint(4, (40, 40), generator=random),
+                   sparse_grad=sparse_grad)
+        signs = init.dale(net, 0.12, generator=random)
+        rewiring = optim.DeepR.of(net, torch.optim.SGD, 0.12, signs=signs, lr=0.05, l1=0.05,
+                                  generator=random)
+        x = (torch.rand(30, 8, 10, generator=random) < 0.3).float()
+        target = torch.randn(30, 8, 4, generator=random)
+        rewired = 0
+        for _ in range(25):
+            rewiring.zero_grad()
+            ((net(x)[0] - target) ** 2).mean().backward()
+            rewiring.step()
+            rewired += rewiring.rewired
+        return [weight.detach() for weight in net.parameters()], rewired
+
+    (existing, rewired), (of_all, _) = train("existing"), train("all")
+    assert rewired > 25
+    for got, wanted in zip(existing, of_all, strict=True):
+        assert_same("weights", got, wanted)
