@@ -11,7 +11,7 @@ the first line; memory is the peak of resident size in a fresh process.
 import argparse
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -27,7 +27,8 @@ from lsnn_ext import _ops, functional
 
 @dataclass(frozen=True)
 class Variant:
-    """One line of a comparison."""
+    """One line of a comparison; density: share of the recurrent weights that are not 0, delays: how
+    many distinct ones."""
 
     name: str
     forced: dict[str, str | int] = field(default_factory=dict)  # see lsnn_ext._ops.forced
@@ -35,23 +36,28 @@ class Variant:
     precision: str = "highest"  # of torch.set_float32_matmul_precision
     layers: int = 1
     bits: bool = False  # between layers
+    density: float = 1.0
+    delays: int = 1
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ways to do one thing; density: share of the recurrent weights that are not 0, delays: how
-    many distinct ones."""
+    """Ways to do one thing."""
 
     shape: Shape
     variants: tuple[Variant, ...]
-    density: float = 1.0
-    delays: int = 1
 
 
 P, M, L = (YARDSTICKS[name].shape for name in "PML")
 AS_CHOSEN = Variant("as chosen")
 DENSE, ACTIVE = (Variant(variant, {"product": variant}) for variant in ("dense", "active"))
 _PRODUCTS = (AS_CHOSEN, DENSE, ACTIVE, Variant("bfloat16 allowed", precision="medium"))
+_EXISTING = {"sparse_grad": "existing"}
+_SPARSE = (Variant("dense weights"), Variant("12 %", density=0.12),
+           Variant("12 %, gradient of these", arguments=_EXISTING, density=0.12),
+           Variant("12 %, by active rows", {"product": "active"}, density=0.12),
+           Variant("12 %, ten delays", density=0.12, delays=10),
+           Variant("the same, gradient of these", arguments=_EXISTING, density=0.12, delays=10))
 _CHECKPOINTS = (AS_CHOSEN, Variant("every 64 steps", arguments={"checkpoint_every": 64}))
 _MEMBRANES = (AS_CHOSEN, Variant("y saved as bfloat16", arguments={"saved_dtype": torch.bfloat16}))
 _ALONE = (AS_CHOSEN, Variant("one thread to a sequence", {"team_size": 1}))
@@ -59,8 +65,9 @@ COMPARISONS = {
     "product P": Comparison(P, _PRODUCTS),
     "product M": Comparison(M, _PRODUCTS),
     "product L": Comparison(L, _PRODUCTS),
-    "sparse, 12 %": Comparison(Shape(250, 32, 80, 1024), (AS_CHOSEN, ACTIVE, DENSE), density=0.12),
-    "ten delays P": Comparison(P, (AS_CHOSEN, ACTIVE, DENSE), delays=10),
+    "sparse, 12 %": Comparison(Shape(250, 32, 80, 1024), _SPARSE),
+    "ten delays P": Comparison(P, tuple(replace(one, delays=10)
+                                        for one in (AS_CHOSEN, ACTIVE, DENSE))),
     "checkpoints P": Comparison(P, _CHECKPOINTS),
     "checkpoints M": Comparison(M, _CHECKPOINTS),
     "membranes P": Comparison(P, _MEMBRANES),
@@ -76,16 +83,16 @@ LONG = Shape(20000, 16, 40, 1024)
 class Layers(Contestant):
     """Layers of one size on top of each other, each with the weights of the problem."""
 
-    def __init__(self, problem: Problem, variant: Variant, density: float, delays: int) -> None:
+    def __init__(self, problem: Problem, variant: Variant) -> None:
         self.name, self.problem, self.variant = OURS, problem, variant
         random = torch.Generator().manual_seed(2)
-        kept = torch.rand(problem.w_rec.shape, generator=random) < density
+        kept = torch.rand(problem.w_rec.shape, generator=random) < variant.density
         self.weights = [(problem.w_in if k == 0 else problem.w_rec).clone().requires_grad_()
                         for k in range(variant.layers)]
-        self.w_rec = (problem.w_rec * kept / density**0.5).requires_grad_()
+        self.w_rec = (problem.w_rec * kept / variant.density**0.5).requires_grad_()
         self.delay: int | Tensor = 0
-        if delays > 1:
-            self.delay = torch.randint(delays, problem.w_rec.shape, generator=random)
+        if variant.delays > 1:
+            self.delay = torch.randint(variant.delays, problem.w_rec.shape, generator=random)
 
     def _outputs(self) -> Tensor:
         torch.set_float32_matmul_precision(self.variant.precision)
@@ -121,7 +128,7 @@ def compare(name: str, repeats: int, say: Callable[[str], None] = print) -> list
     scale, rate = find_scale(problem.first(LONG_ENOUGH), BASE_RATE / 100, tolerance=0.02, most=25)
     problem = problem.scaled(scale)
     say(f"{name}: T={T} B={B} I={I} N={N}, {100 * rate:.1f} % spikes in the dense layer")
-    times = alternate([Layers(problem, variant, of.density, of.delays) for variant in of.variants],
+    times = alternate([Layers(problem, variant) for variant in of.variants],
                       repeats)
     torch.set_float32_matmul_precision("highest")
     found = [(variant.name, statistics.median(forward), statistics.median(both))
