@@ -68,6 +68,8 @@ struct Layer {
   // whether the products of the backward pass may round to bfloat16: the CPU kernels both factors,
   // the CUDA kernels the weights
   bool allow_bf16 = false;
+  // false: no neuron has a synapse onto itself: the diagonals of w count as 0 and have no gradient
+  bool autapses = true;
   // w has rows as the CPU kernels pack them, zeros behind; they are read where they are
   bool w_in_place = false;
   // [B] steps of each item, from 0 to T and descending over the batch, so that the items at work in
@@ -91,7 +93,7 @@ template <class T> LSNN_INLINE const T* matrix(const Layer& l, int64_t s) {
   return (const T*)l.w + (matrices(l) > 1 ? s * l.w_stride_s : 0);
 }
 LSNN_INLINE constexpr bool acts(const Layer& l, int64_t j, int64_t k, int64_t delay) {
-  return matrices(l) == l.S || l.delay[j * l.N + k] == delay;
+  return (l.autapses || j != k) && (matrices(l) == l.S || l.delay[j * l.N + k] == delay);
 }
 
 // In front of the recurrence, where inputs are mostly zero, as spikes are: x_t of (1) is bias + w
@@ -111,7 +113,9 @@ struct Readout {
   const void* w;  // [O,N], strides below
   int64_t w_stride_o, w_stride_n;
   double k;
-  const void* first;  // [B,O] p before the first step
+  const void* first;  // [B,O] p before the first step, or null: zeros
+  // [O] added to what is returned, and not to what is carried, or null; CUDA kernels alone
+  const void* bias = nullptr;
 };
 
 // The same integrator alone, of a product x that was made elsewhere; rows of n numbers, one for
@@ -158,8 +162,7 @@ struct ForwardArgs {
   void *trace_v, *trace_a, *trace_A;  // [T,B,N] or null
   bool save;
   Saved saved;  // written when save
-  // Only the CPU kernels have these two:
-  Projection projection = {};  // x is [T,B,I] then
+  Projection projection = {};  // of the CPU kernels alone; x is [T,B,I] then
   Readout readout = {};
   void* readout_p = nullptr;  // [T,B,O] written
   void* readout_last = nullptr;  // [B,O] written
@@ -178,7 +181,7 @@ struct BackwardArgs {
   void* gw;  // [matrices,N,N] written, or null; null when S = 0
   void* gcoefficients;  // [n_coefficients,N] written where wanted, or null when want = 0
   State gfirst;  // written, r unused; entries may be null
-  // Only the CPU kernels have these:
+  // Of these the CUDA kernels have the readout alone:
   // [T,B,N] as in the forward pass, read where y was not saved; [T,B,I] of a projection
   const void* x = nullptr;
   int64_t x_stride_t = 0, x_stride_b = 0;
@@ -191,6 +194,7 @@ struct BackwardArgs {
   void* gw_out = nullptr;  // [O,N] written
   void* gp_first = nullptr;  // [B,O] written
   bool existing = false;  // gw only of synapses that are not zero, 0 of the others
+  void* gbias_out = nullptr;  // [O] written, or null
 };
 
 // Asked by every thread between chunks of steps: whether the caller wants the pass to end at once,

@@ -12,12 +12,11 @@ from torch import Tensor
 from ._torch_internals import (
     assert_on_device,
     is_batched,
-    is_forward_mode,
     is_mode_active,
     is_transforming,
     was_freed,
 )
-from .models import Coefficient, State, parts_of
+from .models import Coefficient, Decay, State, parts_of
 
 _ORDINARY = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
@@ -155,10 +154,12 @@ def _check_number(name: str, value: float) -> None:
     raise ValueError(f"{name}: expected {wanted}, got {value}{hint}")
 
 
-def check_coefficients(given: dict[str, Coefficient | None], N: int, device: torch.device) -> None:
+def check_coefficients(given: dict[str, Coefficient | Decay | None], N: int,
+                       device: torch.device) -> None:
     """Kinds, shapes, devices; ranges of numbers where the operator does not check them. None: left
     to the model."""
     for name, value in given.items():
+        value = value.tau if isinstance(value, Decay) else value
         if isinstance(value, Tensor):
             if value.shape not in ((), (1,), (N,)):
                 raise ValueError(f"{name}: expected a number or shape ({N},), got "
@@ -176,25 +177,12 @@ def check_coefficients(given: dict[str, Coefficient | None], N: int, device: tor
             raise TypeError(f"{name}: expected a number or a tensor, got None")
 
 
-def complements_of(given: dict[str, Coefficient | None],
+def complements_of(given: dict[str, Coefficient | Decay | None],
                    rules: dict[str, tuple[str, bool]]) -> dict[str, str]:
-    """Of coefficients that are left out, those that are one less a tensor, and the name of it;
-    rules: by name that other one, and whether the model says so."""
+    """Of coefficients that are left out, those that are one less a tensor or a Decay, and the name
+    of it; rules: by name that other one, and whether the model says so."""
     return {name: other for name, (other, follows) in rules.items()
-            if follows and given[name] is None and isinstance(given[other], Tensor)}
-
-
-def unread(given: dict[str, Coefficient | None], complements: dict[str, str]) -> set[str]:
-    """Of these complements the names of those whose tensor nobody differentiates or watches."""
-    watched = (torch.compiler.is_compiling() or is_transforming() or is_forward_mode()
-               or torch.jit.is_tracing())
-    found = set()
-    for name, other in complements.items():
-        value = given[other]
-        assert isinstance(value, Tensor)
-        if not watched and type(value) in _ORDINARY and not value.requires_grad:
-            found.add(name)
-    return found
+            if follows and given[name] is None and isinstance(given[other], Tensor | Decay)}
 
 
 def whole_state(

@@ -38,6 +38,7 @@ class _Fused(NamedTuple):
     w_out: Tensor | None = None
     p: Tensor | None = None
     k_out: float = 0.0
+    b_out: Tensor | None = None
 
 
 def _outputs(
@@ -45,8 +46,7 @@ def _outputs(
 ) -> tuple[_ops.Outputs, Tensor]:
     """What the operator returns, and the spikes in the dtype of x; requested: names of outputs of
     csrc/torch/boundary.h."""
-    for_cuda = _ops.available and isinstance(x, Tensor) and not _ops.cpu_kernels(x)
-    call = resolve(neuron, x, w_rec, fused.w_in, for_cuda)
+    call = resolve(neuron, x, w_rec, fused.w_in)
     model = call.model
     if not _ops.compiled_code_runs():
         return _by_reference(x, w_rec, neuron, call)
@@ -64,8 +64,8 @@ def _outputs(
         checkpoint=call.checkpoint if _ops.cpu_kernels(x) else 0,
         outputs=_ops.mask("outputs", requested), gradients=0,
         coefficient_gradients=model.coefficient_gradients, allow_bf16=int(_ops.allows_bf16()),
-        zero_coefficients=model.zero_coefficients, complements=model.complements,
-        existing=int(neuron.sparse_grad == "existing"),
+        zero_coefficients=model.zero_coefficients,
+        without_autapses=int(not neuron.autapses), existing=int(neuron.sparse_grad == "existing"),
     )
     numbers = _ops.Numbers(dampening=model.dampening, k_out=float(fused.k_out),
                            cutoff=model.cutoff)
@@ -73,6 +73,7 @@ def _outputs(
     tensors = _ops.Tensors(
         x.to(call.dtype), v, a, i, r, z, None if w_rec is None else w_rec.to(call.dtype),
         model.delay, fused.w_in, fused.bias, fused.x_bits, fused.w_out, fused.p,
+        fused.b_out,
     )
     settings = _ops.Settings(model.delays, constants, numbers, _ops.forced_options())
     out = _ops.recurrence(tensors, model.rows, settings, call.lengths)
@@ -85,6 +86,8 @@ def _by_reference(x: Tensor, w_rec: Tensor | None, neuron: Neuron,
     model = call.model
     N = x.shape[2]
     coefficients = stacked(model.rows, N, call.dtype, x.device)
+    if w_rec is not None and not neuron.autapses:
+        w_rec = w_rec.masked_fill(torch.eye(N, dtype=torch.bool, device=x.device), 0.0)
     result = reference.alif(
         x, w_rec, **dict(zip(COEFFICIENTS, coefficients, strict=True)),
         refractory=model.refractory, delay=neuron.delay.each if isinstance(neuron.delay, Delays)
@@ -107,6 +110,7 @@ class Readout(NamedTuple):
     w_out: Tensor | None = None
     k_out: float = 0.0
     state: Tensor | None = None
+    bias: Tensor | None = None
 
 
 def of_current(current: Tensor, w_rec: Tensor | None, neuron: Neuron) -> Layered:
@@ -123,7 +127,7 @@ def of_inputs(
 ) -> Layered:
     """The projection of inputs (T, B, I), called name, the recurrence and a readout; as of
     functional.layer, which explains the arguments."""
-    w_out, k_out, readout_state = readout
+    w_out, k_out, readout_state, b_out = readout
     if isinstance(x, PackedSpikes):
         x.check(name)
     elif not isinstance(x, Tensor):
@@ -145,6 +149,10 @@ def of_inputs(
         check_beside("w_out", w_out, ("O", N), like, name)
     elif readout_state is not None:
         raise ValueError("readout_state: expected w_out beside it, got none")
+    elif b_out is not None:
+        raise ValueError("b_out: expected w_out beside it, got none")
+    if w_out is not None and b_out is not None:
+        check_beside("b_out", b_out, (w_out.shape[0],), like, name)
     if w_out is not None and readout_state is not None:
         check_beside("readout_state", readout_state, (B, w_out.shape[0]), like, name)
         dtype = torch.promote_types(like.dtype, torch.float32)
@@ -157,7 +165,8 @@ def of_inputs(
     lengths = lengths_of(neuron.lengths, T, B, like.device)
     neuron = neuron._replace(lengths=lengths)
     keeps_order = lengths is None or lengths.order is None
-    chosen = route(x, w_in, (w_rec, bias), w_out, spikes, keeps_order, bool(neuron.smooth))
+    chosen = route(x, w_in, (w_rec, bias), w_out, spikes, keeps_order, bool(neuron.smooth),
+                   lengths is None)
     if isinstance(x, PackedSpikes):
         say_if_cpu_alone(name, "inputs as bits", like,
                          "they are made numbers (T, B, I)", 5)
@@ -180,10 +189,15 @@ def of_inputs(
         fused = _Fused()
     reads_numbers = w_out is not None and not chosen.fused_readout
     if w_out is not None and not reads_numbers:
-        first = w_out.new_zeros(B, w_out.shape[0]) if readout_state is None else readout_state
+        on_cpu = _ops.cpu_kernels(like)
+        first = readout_state
+        if first is None and on_cpu:
+            first = w_out.new_zeros(B, w_out.shape[0])
         fused = fused._replace(w_out=w_out, p=first, k_out=k_out)
+        if not on_cpu:
+            fused, b_out = fused._replace(b_out=b_out), None
     wanted = spikes or w_out is None
-    requested = {"spikes"} if wanted or reads_numbers else set()
+    requested = {"spikes"} if wanted or reads_numbers or not _ops.cpu_kernels(like) else set()
     if chosen.returns_bits:
         requested = {"bits"}
     out, z = _outputs(current, w_rec, neuron, fused, requested)
@@ -191,6 +205,8 @@ def of_inputs(
     if reads_numbers:
         assert w_out is not None
         p, p_last = leaky_readout(z, w_out, k_out, readout_state, lengths)
+    if p is not None and b_out is not None:
+        p = p + b_out
     packed = None
     if spikes == "bits":
         packed = PackedSpikes(out.bits, z) if chosen.returns_bits else pack_spikes(z)

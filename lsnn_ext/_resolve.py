@@ -16,7 +16,6 @@ from ._arguments import (
     complements_of,
     delays_of,
     saves_bf16,
-    unread,
     whole_state,
 )
 from ._lengths import GivenLengths, Lengths, lengths_of
@@ -60,6 +59,7 @@ class Neuron(NamedTuple):
     checkpoint_every: int | str | None = None
     saved_dtype: torch.dtype | None = None
     sparse_grad: str = "all"
+    autapses: bool = True
     lengths: GivenLengths | Lengths | None = None
 
 
@@ -77,7 +77,6 @@ class ResolvedModel(NamedTuple):
     delay: Tensor | None
     delays: tuple[int, ...]  # distinct, ascending; none without w_rec
     zero_coefficients: int  # bit k: row k of the coefficients is the number 0
-    complements: int  # the same: it is not read, but one less another row
 
     @property
     def D(self) -> int:
@@ -98,10 +97,9 @@ class Call(NamedTuple):
 
 
 def resolve_model(
-    neuron: Neuron, w_rec: Tensor | None, N: int, device: torch.device, for_cuda: bool = False,
+    neuron: Neuron, w_rec: Tensor | None, N: int, device: torch.device,
 ) -> ResolvedModel:
-    """Raises TypeError or ValueError with the name of the argument, as functional.alif. for_cuda:
-    for kernels that complete some of the coefficients by themselves."""
+    """Raises TypeError or ValueError with the name of the argument, as functional.alif."""
     defaults = named_model(neuron.dynamics)
     surrogate = defaults.surrogate if neuron.surrogate is None else neuron.surrogate
     check_surrogate(surrogate)
@@ -110,23 +108,17 @@ def resolve_model(
     check_coefficients(given, N, device)
     complements = complements_of(given, {"kappa": ("alpha", defaults.kappa == "1-alpha"),
                                          "q": ("rho", defaults.q == "1-rho")})
-    left_out = unread(given, complements) if for_cuda else set()
     given |= dict.fromkeys(complements, 0.0)  # for now
-    complete = coefficients(neuron.dynamics, **given)
-    rows = Rows.of(complete, {name: other for name, other in complements.items()
-                              if name not in left_out})
-    told = sum(1 << COEFFICIENTS.index(name) for name in left_out)
+    rows = Rows.of(coefficients(neuron.dynamics, **given), complements)
     delay, delays = delays_of(neuron.delay, w_rec, N, device)
     cutoff = cutoff_of(surrogate, neuron.surrogate_cutoff, neuron.smooth)
     return ResolvedModel(neuron.dynamics, surrogate, float(dampening), cutoff, neuron.refractory,
-                         rows, rows.wanted(), delay, tuple(delays), rows.zeros() & ~told, told)
+                         rows, rows.wanted(), delay, tuple(delays), rows.zeros())
 
 
-def resolve(neuron: Neuron, x: Tensor, w_rec: Tensor | None, w_in: Tensor | None = None,
-            for_cuda: bool = False) -> Call:
+def resolve(neuron: Neuron, x: Tensor, w_rec: Tensor | None, w_in: Tensor | None = None) -> Call:
     """x: (T, B, N) the current, or (T, B, I) inputs that have still to meet their weights w_in (N,
-    I); for_cuda: for kernels that take coefficients which are not complete, so that nobody has to
-    make them."""
+    I)."""
     defaults = named_model(neuron.dynamics)
     N = (
         w_in.shape[0]
@@ -135,6 +127,8 @@ def resolve(neuron: Neuron, x: Tensor, w_rec: Tensor | None, w_in: Tensor | None
         if isinstance(x, Tensor) and x.dim() == 3
         else 1
     )
+    if not isinstance(neuron.autapses, bool):
+        raise TypeError(f"autapses: expected True or False, got {neuron.autapses!r}")
     check(x, w_rec, N, neuron.refractory, defaults.dampening if neuron.dampening is None
           else neuron.dampening)
     # a number where torch.compile takes the sizes of x for variables
@@ -143,7 +137,7 @@ def resolve(neuron: Neuron, x: Tensor, w_rec: Tensor | None, w_in: Tensor | None
     check_sparse_grad(neuron.sparse_grad)
     checkpoint = checkpoint_steps(neuron.checkpoint_every, T, B, N, dtype.itemsize)
     saved_bf16 = saves_bf16(neuron.saved_dtype, dtype)
-    model = resolve_model(neuron, w_rec, N, x.device, for_cuda)
+    model = resolve_model(neuron, w_rec, N, x.device)
     state = whole_state(neuron.state, B, N, model.D, dtype, x.device)
     lengths = lengths_of(neuron.lengths, T, B, x.device)
     return Call(model, dtype, state, checkpoint, saved_bf16, lengths)

@@ -1,17 +1,18 @@
 """The coefficients of a call, a row for each: what they are made of, stacked for the operators, and
 the gradient of the stack handed back."""
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from ._torch_internals import is_mode_active, is_transforming, wants_gradient
-from .models import COEFFICIENTS, Coefficient
+from .models import COEFFICIENTS, Coefficient, Decay
 
-# A coefficient: the number + sign * the tensor at this place among those of Rows; sign 0: the
-# number alone.
-Row: TypeAlias = tuple[float, int, int]
+# A coefficient, as number, sign, place and dt: the number where the sign is 0; else the tensor at
+# this place among those of Rows, or its decay exp(-dt / tensor) where dt is not 0; with sign -1 the
+# number less that.
+Row: TypeAlias = tuple[float, int, int, float]
 # What is known of one of the tensors without its numbers.
 Form: TypeAlias = tuple[torch.Size, torch.dtype, torch.device]
 
@@ -20,24 +21,30 @@ class Rows(NamedTuple):
     """All COEFFICIENTS."""
 
     each: tuple[Row, ...]
-    tensors: tuple[Tensor, ...]  # (), (1,) or (N,), each of them once
+    # (), (1,) or (N,), each of them once; those that a row takes the decay of want no gradient
+    tensors: tuple[Tensor, ...]
 
     @classmethod
-    def of(cls, given: dict[str, Coefficient], complements: dict[str, str]) -> "Rows":
-        """Of COEFFICIENTS by name; complements: names of those that are one less another,
-        a tensor."""
+    def of(cls, given: Mapping[str, Coefficient | Decay], complements: Mapping[str, str]) -> "Rows":
+        """Of COEFFICIENTS by name; complements: names of those that are one less another, a tensor
+        or a Decay."""
         tensors: list[Tensor] = []
+        found: list[tuple[Coefficient | Decay, Row]] = []  # what each tensor was given as
 
         def row(name: str) -> Row:
             number, sign = (1.0, -1) if name in complements else (0.0, 1)
             value = given[complements.get(name, name)]
-            if not isinstance(value, Tensor):
-                return value, 0, 0
-            for place, tensor in enumerate(tensors):
-                if tensor is value:
-                    return number, sign, place
-            tensors.append(value)
-            return number, sign, len(tensors) - 1
+            if not isinstance(value, Tensor | Decay):
+                return value, 0, 0, 0.0
+            for one, (_, _, place, dt) in found:
+                if one is value:
+                    return number, sign, place, dt
+            tensor, dt = value if isinstance(value, Decay) else (value, 0.0)
+            if dt and wants_gradient(tensor):
+                tensor, dt = Decay(tensor, dt).value(), 0.0
+            tensors.append(tensor)
+            found.append((value, (number, sign, len(tensors) - 1, dt)))
+            return found[-1][1]
 
         each = tuple(row(name) for name in COEFFICIENTS)
         return cls(each, tuple(tensors))
@@ -47,24 +54,27 @@ class Rows(NamedTuple):
         learns = [wants_gradient(tensor) for tensor in self.tensors]
         if True not in learns:
             return 0
-        return sum(1 << k for k, (_, sign, place) in enumerate(self.each)
+        return sum(1 << k for k, (_, sign, place, _) in enumerate(self.each)
                    if sign and learns[place])
 
     def zeros(self) -> int:
         """The bits of those that are the number 0."""
-        return sum(1 << k for k, (number, sign, _) in enumerate(self.each)
+        return sum(1 << k for k, (number, sign, _, _) in enumerate(self.each)
                    if not sign and number == 0)
 
 
 def stacked(rows: Rows, N: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """All coefficients as one tensor (11, N), differentiable."""
     kept = may_be_kept(device)
+    dts = {place: dt for _, sign, place, dt in rows.each if sign}
+    tensors = [Decay(tensor, dts[place]).value() if dts[place] else tensor
+               for place, tensor in enumerate(rows.tensors)]
 
     def values(row: Row) -> Tensor:
-        number, sign, place = row
+        number, sign, place, _ = row
         if not sign:
             return number_on(device, number, dtype, kept).expand(N)
-        value = rows.tensors[place] if sign > 0 else number - rows.tensors[place]
+        value = tensors[place] if sign > 0 else number - tensors[place]
         if value.dtype != dtype or value.device != device:
             value = value.to(device, dtype)
         return value if value.dim() and value.shape[0] == N else value.expand(N)
@@ -72,11 +82,18 @@ def stacked(rows: Rows, N: int, dtype: torch.dtype, device: torch.device) -> Ten
     return torch.stack([values(row) for row in rows.each])
 
 
+def made_by_kernels(rows: Rows, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the CUDA kernels may make the stack, of the tensors as they are."""
+    return may_be_kept(device) and all(
+        type(one) in (Tensor, torch.nn.Parameter, torch.nn.Buffer) and one.dtype == dtype
+        and one.device == device for one in rows.tensors)
+
+
 def unstacked(g: Tensor, each: Sequence[Row], forms: Sequence[Form],
               needed: Sequence[bool]) -> list[Tensor | None]:
     """The gradients of those tensors of Rows that are needed, given that of the stack."""
     found: list[Tensor | None] = [None] * len(forms)
-    for k, (_, sign, place) in enumerate(each):
+    for k, (_, sign, place, _) in enumerate(each):
         if not sign or not needed[place]:
             continue
         shape, before, row = forms[place][0], found[place], g[k]
@@ -94,8 +111,8 @@ _numbers: dict[tuple[float, torch.dtype, torch.device], Tensor] = {}
 
 
 def may_be_kept(device: torch.device) -> bool:
-    """Whether a tensor that was made outside of this call may be used in it: compilers, transforms
-    and modes know none."""
+    """Whether a tensor that was made outside of this call may be used in it, and one be made by a
+    kernel of ours: compilers, transforms and modes know nothing of them."""
     return not (torch.compiler.is_compiling() or device.type == "meta" or is_mode_active()
                 or is_transforming() or torch.jit.is_tracing())
 

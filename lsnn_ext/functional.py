@@ -18,6 +18,7 @@ from ._inference import may_be_kept as may_be_kept
 from ._inference import may_be_prepared as may_be_prepared
 from ._inference import ordinary as ordinary
 from ._lengths import GivenLengths
+from ._ops import cuda_fuses as cuda_fuses
 from ._ops import use_reference
 from ._poisson import poisson
 from ._readout import leaky_readout
@@ -49,7 +50,7 @@ def alif(
     width: Coefficient | None = None, state: State | None = None, trace: bool = False,
     smooth: bool = False, checkpoint_every: int | str | None = None,
     saved_dtype: torch.dtype | None = None, sparse_grad: str = "all",
-    lengths: GivenLengths | None = None,
+    lengths: GivenLengths | None = None, autapses: bool = True,
 ) -> tuple[Tensor, State] | tuple[Tensor, State, Traces]:
     """Recurrent neurons with adaptation over a whole sequence, as one operator; docs/equations.md
     has the equations.
@@ -117,6 +118,8 @@ def alif(
             its own last step: spikes and traces are 0 from there on, its state is that of this
             step, and what is given for later steps, gradients too, is not read. Time grows with the
             sum of lengths. Default: all have T steps.
+        autapses: False: no neuron has a synapse onto itself: the diagonal of w_rec counts as 0,
+            and has no gradient.
 
     Returns:
         spikes (T, B, N) of 0 and 1, the State after the last step, and with trace=True the Traces.
@@ -141,7 +144,7 @@ def alif(
         R=R, width=width, refractory=refractory, delay=delay, dynamics=dynamics,
         surrogate=surrogate, dampening=dampening, surrogate_cutoff=surrogate_cutoff, state=state,
         trace=trace, smooth=smooth, checkpoint_every=checkpoint_every, saved_dtype=saved_dtype,
-        sparse_grad=sparse_grad, lengths=lengths,
+        sparse_grad=sparse_grad, lengths=lengths, autapses=autapses,
     )
     if w_in is not None:
         made = of_inputs(current, w_in, w_rec, bias, neuron, "current")
@@ -159,6 +162,7 @@ def alif(
 def layer(
     x: Tensor | PackedSpikes, w_in: Tensor, w_rec: Tensor | None, *, bias: Tensor | None = None,
     w_out: Tensor | None = None, k_out: float = 0.0, readout_state: Tensor | None = None,
+    b_out: Tensor | None = None,
     spikes: bool | Literal["bits"] = True, **neuron: Any,
 ) -> Layered:
     """The input projection, the recurrence and a leaky readout in one call, and in one operator
@@ -179,6 +183,7 @@ def layer(
             readout.
         k_out: its decay over a step, from 0 to 1.
         readout_state: (B, O) the readout before the first step. Default zeros.
+        b_out: (O,) added to the readout of every step, and not to its state. Default none.
         spikes: whether to return the spikes; without w_out they always are. "bits": packed, for the
             next layer. The backward pass keeps these bits anyway, so returning them takes no
             further memory. The CPU kernels write and read them; elsewhere they are made of numbers,
@@ -194,6 +199,7 @@ def layer(
     Equivalent to, with w_out and without lengths:
         >>> spikes, state = alif(linear(x, w_in, bias), w_rec, **neuron)
         >>> readout, readout_state = leaky_readout(spikes, w_out, k_out, readout_state)
+        >>> readout = readout + b_out
     """
     unknown = set(neuron) - set(Neuron._fields)
     if unknown:
@@ -203,4 +209,4 @@ def layer(
         if name not in neuron:
             raise TypeError(f"{name}: expected a number or a tensor, got none")
     return of_inputs(x, w_in, w_rec, bias, Neuron(**neuron), "x",
-                     Readout(w_out, k_out, readout_state), spikes)
+                     Readout(w_out, k_out, readout_state, b_out), spikes)

@@ -15,6 +15,18 @@ from torch import Tensor  # nothing else of torch: csrc/model_table.py reads thi
 
 Coefficient: TypeAlias = float | Tensor
 
+
+class Decay(NamedTuple):
+    """A decay over a step, exp(-dt / tau), in place of its number: the CUDA kernels compute it."""
+
+    tau: Tensor  # (), (1,) or (N,)
+    dt: float
+
+    def value(self) -> Tensor:
+        """The decay, differentiable."""
+        return (-self.dt / self.tau).exp()
+
+
 # In the order of csrc/alif.h.
 COEFFICIENTS = ("alpha", "kappa", "rho", "q", "p", "beta", "eta", "theta", "sigma", "width", "R")
 

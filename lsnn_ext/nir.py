@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .models import COEFFICIENTS, MODELS, coefficients
+from .models import COEFFICIENTS, MODELS, Decay, coefficients
 from .modules import ALIF, LIF, LSNN, LeakyReadout, Linear
 
 __all__ = ["Network", "from_nir", "to_nir"]
@@ -116,6 +116,7 @@ def _coefficients(layer: ALIF | LIF, suffix: str) -> dict[str, Tensor]:
     """All of equation (1) to (9), as they are now."""
     given = layer._neuron_arguments(suffix)
     own = {key: given[key] for key in COEFFICIENTS if key in given}
+    own = {key: one.value() if isinstance(one, Decay) else one for key, one in own.items()}
     return {key: torch.as_tensor(value).detach().double()
             for key, value in coefficients(layer.dynamics, **own).items()}
 

@@ -47,7 +47,7 @@ def assert_all_same(got: dict[str, Tensor], want: dict[str, Tensor], *, toleranc
 def _parts() -> dict[str, tuple[str, ...]]:
     """What stands in the lists that our operators take, by the names of these lists."""
     tensors = {"state": ("v", "a", "i", "r", "z"), "recurrence": ("w_rec", "delay"),
-               "projection": ("w_in", "bias", "x_bits"), "readout": ("w_out", "p"),
+               "projection": ("w_in", "bias", "x_bits"), "readout": ("w_out", "p", "b_out"),
                "saved": ("y", "bits", "smooth_z", "carry"), "g_traces": ("g_trace_v", "g_trace_a",
                                                                          "g_threshold"),
                "g_state": ("g_v", "g_a", "g_i", "g_z"), "g_readout": ("g_p", "g_p_last")}

@@ -179,20 +179,26 @@ def _forward_arguments(d: Draw, size: dict[str, int], save: bool) -> dict[str, A
             d.odd = True  # in any order, which the operators refuse
         else:
             lengths = lengths.sort(descending=True)[0]
+    rows: list[float] = []  # what the CUDA kernels alone take
+    if d.chance(0.03):
+        rows = [float(d.one_of(0, 1, -1, math.nan)) for _ in range(d.one_of(4, 44))]
+        d.odd = True
     return dict(
+        sources=d.one_of(None, [x]) if rows else None, rows=rows,
         x=x, lengths=lengths, w_rec=w_rec, coefficients=stacked, delay=each, delays=delays,
         **state(d, D + (d.one_of(1, 3) if d.chance(0.2) else 0), B, N, dtype)._asdict(),
         w_in=d.real(-1, 1, N, I, dtype=dtype) if projected else None,
         bias=d.real(-0.2, 0.2, N, dtype=dtype) if projected and d.chance(0.5) else None,
         w_out=d.real(-1, 1, O, N, dtype=dtype) if read else None,
-        p=d.real(-1, 1, B, O, dtype=dtype) if read else None,
+        p=d.real(-1, 1, B, O, dtype=dtype) if read and d.chance(0.8) else None,
+        b_out=d.real(-1, 1, O, dtype=dtype) if d.chance(0.03) else None,  # of the CUDA kernels
         dynamics=d.random.randrange(len(MODELS)), surrogate=d.random.randrange(len(SURROGATES)),
         dampening=0.3, refractory=d.one_of(0, 0, 1, 5), smooth=int(d.chance(0.15)), k_out=0.8,
         cutoff=d.one_of(math.inf, math.inf, 0.7),
         checkpoint=d.one_of(0, 0, 0, 16, 48) if save else 0,
         outputs=_ops.mask("outputs", [name for name, wanted in outputs.items() if wanted]),
-        gradients=0, coefficient_gradients=0, allow_bf16=0, zero_coefficients=0, complements=0,
-        existing=int(d.chance(0.3)),
+        gradients=0, coefficient_gradients=0, allow_bf16=0, zero_coefficients=0,
+        without_autapses=int(d.chance(0.2)), existing=int(d.chance(0.3)),
         options=[] if d.chance(0.6)
         else [d.random.randrange(5), d.one_of(0, 1, 3), d.one_of(0, 1024, 4096), 0,
               d.random.randrange(2)],
@@ -251,7 +257,7 @@ def alif_backward(d: Draw) -> Call:
         args["x"] = None
     args |= dict(zip(("y", "bits", "smooth_z", "carry"), saved, strict=True))
     args |= {"coefficient_gradients": d.random.getrandbits(11) if d.chance(0.6) else 0,
-             "gradients": d.random.getrandbits(6), "allow_bf16": int(d.chance(0.2))}
+             "gradients": d.random.getrandbits(7), "allow_bf16": int(d.chance(0.2))}
     return _raw(d, "alif_backward", args)
 
 

@@ -60,6 +60,7 @@ def _neuron(
         "saved_dtype": d.one_of(None, torch.bfloat16),
         "sparse_grad": d.one_of("all", "existing"),
         "lengths": lengths,
+        "autapses": d.chance(0.5),
     }
     return neuron | {name: value for name, value in options.items() if d.chance(0.4)}
 

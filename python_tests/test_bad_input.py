@@ -68,6 +68,7 @@ BAD = [
     Bad("w-of-other-neurons", {"w_rec": W[:4, :4]}, "w_rec", r"\(4, 4\)", r"\(N, ?N\)|\(5, 5\)"),
     Bad("w-integer", {"w_rec": W.long()}, "w_rec", "int64", "float"),
     Bad("w-complex", {"w_rec": W.to(torch.complex64)}, "w_rec", "complex64", "float"),
+    Bad("autapses", {"autapses": 1}, "autapses", "1", "True or False"),
     Bad("w-sparse", {"w_rec": W.to_sparse()}, "w_rec", "sparse", "dense|strided"),
     Bad("w-double", {"w_rec": W.double()}, "w_rec", "float64", "float32"),
     Bad("w-on-another-device", {"w_rec": W.to("meta")}, "w_rec", "meta", "cpu"),

@@ -128,6 +128,47 @@ def test_same_bits_as_the_readout_inside(dtype: torch.dtype) -> None:
     assert_same("last", last, out.readout_state)
 
 
+@needs_compiled
+@pytest.mark.parametrize("lengths", [None, torch.tensor([50, 3, 0, 20, 50])], ids=["all", "each"])
+@pytest.mark.parametrize("outputs", [10, 300])  # inside of a GPU's kernels, and too many for them
+@pytest.mark.parametrize("spikes", [True, False])
+def test_a_bias_is_added_to_the_readout(spikes: bool, outputs: int, lengths: Tensor | None) -> None:
+    x = (_drawn(50, 5, 30) < -0.8).double()
+    w_in, w_rec, w_out, b_out, p = (
+        _drawn(*shape, seed=seed).mul(1024).round().div(4096).requires_grad_() for seed, shape in
+        enumerate([(40, 30), (40, 40), (outputs, 40), (outputs,), (5, outputs)]))
+    neuron: dict[str, Any] = {"alpha": 0.9, "theta": 0.5, "lengths": lengths}
+    found = []
+    for inside in (True, False):
+        more = {"w_out": w_out, "k_out": K, "b_out": b_out, "readout_state": p} if inside else {}
+        out = functional.layer(x, w_in, w_rec, spikes=spikes or not inside, **more, **neuron)
+        y, last, z = out.readout, out.readout_state, out.spikes
+        assert (z is not None) == (spikes or not inside)
+        if not inside:
+            assert z is not None
+            y, last = functional.leaky_readout(z, w_out, K, p, lengths)
+            y = y + b_out
+        assert y is not None and last is not None
+        loss = (y * _drawn(*y.shape, seed=7)).sum() + (last * _drawn(*last.shape, seed=8)).sum()
+        if spikes:
+            assert z is not None
+            loss = loss + (z * _drawn(*z.shape, seed=9)).sum()
+        found.append([y, last, *torch.autograd.grad(loss, (w_in, w_rec, w_out, b_out, p))])
+    for name, got, want in zip(("y", "last", "w_in", "w_rec", "w_out", "b_out", "p"), *found,
+                               strict=True):
+        assert_same(name, got, want, tolerance=1e-12)
+
+
+@pytest.mark.parametrize(("more", "message"), [
+    ({"b_out": torch.zeros(3)}, "b_out: expected w_out beside it, got none"),
+    ({"b_out": torch.zeros(3), "w_out": torch.zeros(2, 4)}, r"b_out: expected shape \(2,\), got"),
+])
+def test_a_wrong_bias(more: dict[str, Tensor], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        functional.layer(torch.zeros(3, 1, 2), torch.zeros(4, 2), None, alpha=0.9, theta=1.0,
+                         **more)
+
+
 # -------------------------------------------------------------------------------------- derivatives
 @pytest.mark.parametrize("from_zero", [False, True])
 def test_derivatives_of_two_orders(from_zero: bool) -> None:

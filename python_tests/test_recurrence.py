@@ -141,6 +141,27 @@ def test_weights_that_are_zero_get_no_gradient() -> None:
     assert bool((full["d w"][w == 0] != 0).any())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("kind", ["one", "each", "by delay"])
+def test_without_autapses(kind: str, dtype: torch.dtype) -> None:
+    """The same bits as of zeros on the diagonal, whatever stands there, and no gradient for it."""
+    given = _problem(dtype)
+    delay: Any = {"one": 1, "by delay": DELAYS, "each": torch.tensor(DELAYS)[
+        torch.randint(0, S, (N, N), generator=torch.Generator().manual_seed(2))]}[kind]
+    w = given["w"] if kind == "by delay" else given["w"][0]
+    diagonal = torch.eye(N, dtype=torch.bool)
+    got = _run(functional.alif, given["x"], w.masked_fill(diagonal, torch.nan), delay=delay,
+               autapses=False)
+    want = _run(functional.alif, given["x"], w.masked_fill(diagonal, 0.0), delay=delay)
+    assert bool(want["d w"][..., diagonal].any())
+    want["d w"] = want["d w"].masked_fill(diagonal, 0.0)
+    assert_all_same(got, want)
+    with functional.use_reference():
+        slow = _run(functional.alif, given["x"], w, delay=delay, autapses=False)
+    assert not bool(slow["d w"][..., diagonal].any())
+    assert_all_same(got, slow, tolerance=1e-5 if dtype == torch.float32 else 1e-11)
+
+
 # ---------------------------------------------------------------------------------- what torch asks
 @pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
 @pytest.mark.parametrize("by_delay", [False, True])

@@ -158,8 +158,11 @@ template <class T> struct PackedLayer {
   static void pack_w(const Layer& l, Parallel parallel, T* w) {
     const int64_t N = l.N, NP = padded(N);
     if (matrices(l) == l.S) {
-      for (int64_t s = 0; s < l.S; s++)
-        copy_rows(parallel, N, N, matrix<T>(l, s), l.w_stride_j, l.w_stride_k, w + s * N * NP, NP);
+      for (int64_t s = 0; s < l.S; s++) {
+        T* const to = w + s * N * NP;
+        copy_rows(parallel, N, N, matrix<T>(l, s), l.w_stride_j, l.w_stride_k, to, NP);
+        for (int64_t j = 0; !l.autapses && j < N; j++) to[j * NP + j] = T(0);
+      }
       return;
     }
     const DelayIndex index(l);

@@ -113,17 +113,17 @@ void hand_out_weights(const BackwardArgs& f, const Packed<T>& p, const T* w, Par
       for (int64_t s = own_delays ? 0 : m; s < (own_delays ? l.S : m + 1); s++)
         for (uint32_t i = p.learning.start[s * N + j]; i < p.learning.start[s * N + j + 1]; i++)
           to[p.learning.column[i]] = w[i];
-      return;
-    }
-    if (!own_delays) std::copy_n(w + (m * N + j) * NP, N, to);
-    else
+    } else if (!own_delays) {
+      std::copy_n(w + (m * N + j) * NP, N, to);
+    } else {
       for (int64_t n = 0; n < N; n++) {
         const int64_t s = index(j, n);
         to[n] = s < 0 ? T(0) : w[(s * N + j) * NP + n];
       }
-    if (weights)
-      for (int64_t n = 0; n < N; n++)
-        if (weights[n] == T(0)) to[n] = T(0);
+    }
+    for (int64_t n = 0; weights && n < N; n++)
+      if (weights[n] == T(0)) to[n] = T(0);
+    if (!l.autapses) to[j] = T(0);
   };
   if (f.existing && !p.learning.start) return each_row_of_weights<T>(l, parallel, of_row);
   each(worth(parallel, matrices(l) * N * N), matrices(l) * N,

@@ -10,7 +10,8 @@
 namespace lsnn::cpu {
 namespace {
 
-// Calls body(m, j, row) for all neurons j and matrices m of the weights; row [N].
+// Calls body(m, j, row) for all neurons j and matrices m of the weights; row [N], 0 for a synapse of
+// j onto itself in a layer without autapses.
 template <class T, class F>
 void each_row_of_weights(const Layer& l, Parallel parallel, const F& body) {
   constexpr int64_t side = 32;
@@ -19,9 +20,10 @@ void each_row_of_weights(const Layer& l, Parallel parallel, const F& body) {
     const int64_t m = block / blocks, j0 = block % blocks * side, j1 = std::min(N, j0 + side);
     const T* from = matrix<T>(l, m) + j0 * l.w_stride_j;
     std::vector<T> rows;
-    if (l.w_stride_k != 1) {
+    if (l.w_stride_k != 1 || !l.autapses) {
       rows.resize((j1 - j0) * N);
       copy_rows({one_by_one, 1}, j1 - j0, N, from, l.w_stride_j, l.w_stride_k, rows.data(), N);
+      for (int64_t j = j0; !l.autapses && j < j1; j++) rows[(j - j0) * N + j] = T(0);
     }
     for (int64_t j = j0; j < j1; j++)
       body(m, j, rows.empty() ? from + (j - j0) * l.w_stride_j : rows.data() + (j - j0) * N);

@@ -51,8 +51,9 @@ template <class T, class W> void forward(const ForwardArgs& f, const Plan& plan,
   const Pass& pass = plan.forward;
   Arena arena(workspace);
   const ForwardWorkspace<T, W> own(arena, l, pass);
-  if (l.B == 0) return;
+  if (l.B == 0 && !plan.told.made) return;
   pack<T, W>(l, f.first.r, plan.told, own.packed, stream);
+  if (l.B == 0) return;
   pack_lengths(l, own.packed, stream);
   clear_after_end(f, own.packed, stream);
   constexpr bool is_float = std::is_same_v<T, float> && std::is_same_v<W, float>;
@@ -245,7 +246,8 @@ void backward(const BackwardArgs& f, const Plan& plan, void* workspace, const Pr
   const int64_t n_w = matrices(l) * l.N * l.N;
   if (f.gw && some) {
     weight_gradient(f, plan, own.packed, own.partial_sums, stream);
-    const SumJob<T> sum{own.partial_sums, (T*)f.gw, n_w, n_w, plan.slices(f.first.z), 0, 0, 0};
+    const SumJob<T> sum{own.partial_sums,    (T*)f.gw, n_w, n_w, plan.slices(f.first.z), 0, 0, 0,
+                        l.autapses ? 0 : l.N};
     sum_partial<T>("weight gradient, sum of slices", sum, stream);
   } else if (f.gw) {
     clear(f.gw, n_w * (int64_t)sizeof(T), stream);

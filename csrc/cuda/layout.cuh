@@ -35,6 +35,14 @@ template <class T> LSNN_DEVICE int first_delay(const Packed<T>& p, const Layer& 
   return l.S ? p.delays[0] : 0;
 }
 
+// Of neuron n, with the roundings that torch has where it computes the same.
+template <class T> LSNN_DEVICE T value_of(const Row& row, int64_t n) {
+  if (!row.tensor) return T(row.number);
+  T x = ((const T*)row.tensor)[n * row.stride];
+  if (row.dt > 0) x = exp_(T(1) / x * T(-row.dt));
+  return row.sign < 0 ? T(row.number) - x : x;
+}
+
 inline constexpr int delays_at_once = 64;
 template <class T, class W> struct PackJob {
   Layer layer;
@@ -67,11 +75,11 @@ template <class T, class W> __global__ void pack_kernel(PackJob<T, W> job) {
     const int c = int(i / NP);
     const int64_t n = i % NP;
     // Neurons that do not exist never fire and divide nothing by 0.
-    const T* of = (const T*)l.coefficients + n;
-    const T x = n >= N                         ? T(c == THETA || c == WIDTH)
-                : job.told.zero >> c & 1       ? T(0)
-                : job.told.complement >> c & 1 ? T(1) - of[(c == KAPPA ? ALPHA : RHO) * N]
-                                               : of[c * N];
+    const T x = n >= N                   ? T(c == THETA || c == WIDTH)
+                : job.told.zero >> c & 1 ? T(0)
+                : job.told.made          ? value_of<T>(job.told.rows[c], n)
+                                         : ((const T*)l.coefficients)[c * N + n];
+    if (job.told.made && n < N) ((T*)job.told.made)[c * N + n] = x;
     job.p.k[i] = x;
     if (x != T(0)) flags |= c == SIGMA ? +SYNAPSE : c == P ? +COUPLING : c == ETA ? +CURRENT : 0;
   }

@@ -37,11 +37,23 @@ struct Activity {
   double active = 0.3;  // share of the neurons that are active
 };
 
+// A row of the coefficients as the caller has it: a number; or x of a tensor, or its decay
+// exp(-dt / x) where dt is not 0; or, with a sign below 0, the number less that.
+struct Row {
+  double number = 0, dt = 0;
+  const void* tensor = nullptr;  // null: the number alone
+  int64_t stride = 0;  // from neuron to neuron; 0: one number for all
+  int sign = 0;
+};
+
 // What the host knows of the coefficients, which then are taken for what is said here, whatever is
-// in memory; a bit each.
+// in memory.
 struct Told {
-  unsigned zero = 0;  // 0 for every neuron; where these are sigma, p and eta no kernel has to look
-  unsigned complement = 0;  // kappa: 1 - alpha; q: 1 - rho
+  unsigned zero = 0;  // a bit each: 0 for every neuron; sigma, p and eta: no kernel has to look
+  // [n_coefficients,N] written by the kernel that packs the layer, which makes them of the rows;
+  // null: they are read
+  void* made = nullptr;
+  Row rows[n_coefficients] = {};
 };
 
 // How one direction is launched.

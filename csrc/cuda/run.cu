@@ -16,15 +16,20 @@ int64_t forward_workspace(const ForwardArgs& f, const Plan& plan) {
   return entry(plan).forward_workspace(f, plan);
 }
 int64_t backward_workspace(const BackwardArgs& f, const Plan& plan) {
-  return entry(plan).backward_workspace(f, plan);
+  return entry(plan).backward_workspace(f, plan) +
+         readout_workspace(f, plan.storage, current_device());
 }
 void forward(const ForwardArgs& f, const Plan& plan, void* workspace, const Product& product,
              void* stream) {
   entry(plan).forward(f, plan, workspace, product, stream);
+  readout_forward(f, plan.storage, current_device(), stream);
 }
 void backward(const BackwardArgs& f, const Plan& plan, void* workspace, const Product& product,
               void* stream) {
-  entry(plan).backward(f, plan, workspace, product, stream);
+  BackwardArgs of_spikes = f;
+  readout_backward(of_spikes, plan.storage, current_device(),
+                   static_cast<char*>(workspace) + entry(plan).backward_workspace(f, plan), stream);
+  entry(plan).backward(of_spikes, plan, workspace, product, stream);
 }
 
 uint64_t launches() { return counted_launches(); }

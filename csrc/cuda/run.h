@@ -20,6 +20,12 @@ int64_t backward_workspace(const BackwardArgs&, const Plan&);
 void forward(const ForwardArgs&, const Plan&, void* workspace, const Product&, void* stream);
 void backward(const BackwardArgs&, const Plan&, void* workspace, const Product&, void* stream);
 
+// The readout of these passes: after the recurrence; and before it, in memory of its own, where the
+// gradient of the spikes then lies. forward and backward call them.
+void readout_forward(const ForwardArgs&, Storage, const Device&, void* stream);
+int64_t readout_workspace(const BackwardArgs&, Storage, const Device&);
+void readout_backward(BackwardArgs&, Storage, const Device&, void* workspace, void* stream);
+
 // The leaky integrator of a product that was made elsewhere; f64 or f32.
 void leaky_forward(const LeakyForward&, Storage, void* stream);
 void leaky_backward(const LeakyBackward&, Storage, void* stream);

@@ -89,6 +89,37 @@ template <class T, class W, int inbox_rows> struct BackwardShared {
   }
 };
 
+// ----------------------------------------------------------------------------------------- readout
+inline constexpr int readout_steps = 32;  // that a block has at hand
+
+template <class T> struct ReadoutShared {
+  T* w;  // [N,O]
+  T* sum;  // [readout_steps,O] w z of each step; backwards dL/d of it
+  T* p;  // [O] carried; backwards dL/dp
+  // backwards:
+  T* gw;  // [N,O] of the items of the block
+  T* gbias;  // [O]
+  uint32_t* bits;  // [readout_steps,words(N)]
+
+  LSNN_METHOD ReadoutShared(Arena& m, int64_t N, int64_t O, bool backward) {
+    w = m.take<T>(N * O);
+    sum = m.take<T>(readout_steps * O);
+    p = m.take<T>(O);
+    gw = m.take<T>(backward ? N * O : 0);
+    gbias = m.take<T>(backward ? O : 0);
+    bits = m.take<uint32_t>(backward ? readout_steps * words(N) : 0);
+  }
+};
+// Whether the kernels of a readout have room in the 48 KiB that every GPU gives a block; wide:
+// numbers of float64.
+inline bool readout_fits(int64_t N, int64_t O, bool wide) {
+  if (N < 1 || O < 1 || N > 1 << 16 || O > 1 << 16) return false;
+  Arena counted;
+  if (wide) ReadoutShared<double>(counted, N, O, true);
+  else ReadoutShared<float>(counted, N, O, true);
+  return counted.used <= 48 << 10;
+}
+
 // --------------------------------------------------------------------------------- weight gradient
 struct WeightTiles {
   int rows, columns;  // of a tile; rows: whole words of spikes, list_size at most

@@ -83,12 +83,15 @@ class DeviceMemory {
   void translate(State& s) { translate(s.v, s.a, s.i, s.r, s.z); }
   void translate(Saved& s) { translate(s.y, s.bits, s.z, s.carry); }
   void translate(Layer& l) { translate(l.delay, l.w, l.coefficients); }
+  void translate(Readout& r) { translate(r.w, r.first, r.bias); }
   void translate(ForwardArgs& f) {
     translate(f.layer);
     translate(f.first);
     translate(f.last);
     translate(f.saved);
     translate(f.x, f.z, f.trace_v, f.trace_a, f.trace_A);
+    translate(f.readout);
+    translate(f.readout_p, f.readout_last);
   }
   void translate(BackwardArgs& f) {
     translate(f.layer);
@@ -97,6 +100,12 @@ class DeviceMemory {
     translate(f.glast);
     translate(f.gfirst);
     translate(f.gz, f.gv, f.ga, f.gA, f.gx, f.gw, f.gcoefficients);
+    translate(f.readout);
+    translate(f.gp, f.gp_last, f.gw_out, f.gp_first, f.gbias_out);
+  }
+  void translate(cuda::Told& told) {
+    translate(told.made);
+    for (cuda::Row& row : told.rows) translate(row.tensor);
   }
   void translate(LeakyForward& f) { translate(f.x, f.first, f.p, f.last); }
   void translate(LeakyBackward& f) { translate(f.gp, f.gp_last, f.gx, f.gp_first); }

@@ -92,6 +92,7 @@ struct Case {
   double density = 1;  // share of the synapses that are not zero
   // a synapse has a weight for each delay, not one weight and a delay of its own
   bool all_delays = false;
+  bool autapses = true;
   std::vector<int64_t> lengths = {};  // of the items, descending; empty: all T
   double cutoff = std::numeric_limits<double>::infinity();
 
@@ -112,7 +113,8 @@ struct Case {
                     (smooth ? " smooth" : "") + (detach ? "" : " attached") +
                     (delays.empty() ? " alone"
                      : all_delays   ? " all_delays"
-                                    : "");
+                                    : "") +
+                    (autapses ? "" : " no_autapses");
     const std::pair<const char*, int64_t> numbers[] = {{"T", T},
                                                        {"B", B},
                                                        {"N", N},
@@ -307,6 +309,7 @@ template <class T> struct Run {
                 .w_stride_k = of_w.n,
                 .coefficients = at(k),
                 .w_stride_s = of_w.s,
+                .autapses = c.autapses,
                 .cutoff = c.cutoff,
                 .options = options};
     if (!c.lengths.empty()) layer.lengths = c.lengths.data();

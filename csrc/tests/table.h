@@ -372,6 +372,10 @@ inline std::vector<Case> kernel_table() {
   all.push_back({.N = 33, .layout = 2, .want = 0, .zero = paper, .absent = traces});
   // smooth spikes of the paper's network with one delay
   all.push_back({.T = 20, .B = 5, .N = 36, .smooth = true, .want = 0, .zero = paper});
+  // no synapse from a neuron onto itself
+  all.push_back({.T = 20, .B = 5, .N = 68, .want = 0, .zero = paper, .autapses = false});
+  all.push_back({.T = 20, .delays = {0, 2}, .layout = 1, .autapses = false});
+  all.push_back({.T = 20, .delays = {1, 3}, .layout = 2, .all_delays = true, .autapses = false});
   return all;
 }
 

@@ -18,6 +18,7 @@
 #include "check.h"
 #include "device_memory.h"
 #include "leaky.h"
+#include "readout.h"
 #include "table.h"
 
 namespace lsnn::test {
@@ -67,7 +68,9 @@ template <class T> struct Kernels {
     device.translate(f);
     char* own = workspace.get();
     device.translate(own);
-    pass(f, plan, own, {&add_product<T>, &sizes}, nullptr);
+    cuda::Plan there = plan;
+    device.translate(there.told);
+    pass(f, there, own, {&add_product<T>, &sizes}, nullptr);
     device.copy_back();
   }
   static Buffer<char> poisoned(int64_t bytes) {
@@ -171,17 +174,51 @@ template <class T> void run_case(const Case& c, const cuda::Device& device, Stor
   }
 }
 
+// What coefficients [n_coefficients,N] are made of: a decay, of a tau for each neuron, and one less
+// it; one less a tensor; one number for all in a tensor, and without one. Their numbers too.
+template <class T> struct MadeOf {
+  Buffer<T> tensors[n_coefficients], made;
+  cuda::Told told;
+
+  MadeOf(const Case& c, const Buffer<T>& k, unsigned zero) : made(buffer<T>(size_of(c, Name::k))) {
+    const int64_t N = c.N;
+    auto row = [&](int of) { return &k[of * N]; };
+    const double dt = 0.7;
+    std::fill_n(made.get(), size_of(c, Name::k), T(NAN));
+    told.zero = zero;
+    told.made = made.get();
+    for (int of = 0; of < n_coefficients; of++) {
+      tensors[of] = buffer<T>(of == BETA ? 1 : N);
+      std::copy_n(row(of), of == BETA ? 1 : N, tensors[of].get());
+      told.rows[of] = {.tensor = tensors[of].get(), .stride = of != BETA, .sign = 1};
+    }
+    for (int64_t n = 0; n < N; n++) {
+      T& tau = tensors[ALPHA][n];
+      tau = T(drawn(94, (uint64_t)n, 2, 20));
+      row(ALPHA)[n] = exp_(T(1) / tau * T(-dt));
+      row(KAPPA)[n] = T(1) - row(ALPHA)[n];
+      row(Q)[n] = T(1) - row(RHO)[n];
+      row(BETA)[n] = tensors[BETA][0];
+      row(WIDTH)[n] = T(0.9);
+    }
+    told.rows[ALPHA].dt = dt;
+    told.rows[WIDTH] = {.number = 0.9};
+    for (const auto& [one, other] : {std::pair{KAPPA, ALPHA}, std::pair{Q, RHO}}) {
+      told.rows[one] = told.rows[other];
+      told.rows[one].number = 1;
+      told.rows[one].sign = -1;
+    }
+  }
+};
+
 // A first state that is not there gives the bits of one of zeros, and coefficients that the kernels
-// are told, 0 or one less another, those of coefficients that they read.
+// are told, 0 or what they are made of, those of coefficients that they read.
 template <class T> void check_no_state(const Case& c, const cuda::Device& device, Storage storage,
                                        int order, int only) {
   const std::initializer_list<Name> state = {v0, a0, i0, z0, r0};
   const Run<T> zeros(c);
   for (Name name : state) std::fill_n(zeros.b[name].get(), size_of(c, name), T(0));
-  for (int64_t n = 0; n < c.N; n++) {
-    zeros.b[k][KAPPA * c.N + n] = T(1) - zeros.b[k][ALPHA * c.N + n];
-    zeros.b[k][Q * c.N + n] = T(1) - zeros.b[k][RHO * c.N + n];
-  }
+  const MadeOf<T> source(c, zeros.b[k], c.zero & ~(1u << Q));
   Case absent = c;
   absent.absent |= set_of(v0, a0, i0, z0, r0, gv0, ga0, gi0, gz0);
   for (int d = 1; d < n_routes; d++) {
@@ -191,12 +228,20 @@ template <class T> void check_no_state(const Case& c, const cuda::Device& device
     Kernels<T> kernels{cuda::choose(device, layer, storage, {})};
     set_order(order++);
     const Run<T> wanted(zeros), got(absent);
-    std::copy_n(zeros.b[k].get(), size_of(c, k), got.b[k].get());
+    std::fill_n(got.b[k].get(), size_of(c, k), T(NAN));
+    kernels.plan.told = source.told;
+    if (c.B) kernels.forward(got);
+    else std::copy_n(zeros.b[k].get(), size_of(c, k), source.made.get());
+    kernels.plan.told = cuda::Told{.zero = source.told.zero};
+    for (int64_t i = 0; i < size_of(c, k); i++) {
+      const T made = source.made[i], other = zeros.b[k][i];  // another exp has another last bit
+      const bool near = i / c.N > KAPPA ? made == other : std::abs(made - other) < T(1e-6);
+      check(near, place("a coefficient", k, i) + differ(made, other));
+    }
+    for (const Run<T>* r : {&wanted, &got})
+      std::copy_n(source.made.get(), size_of(c, k), r->b[k].get());
     kernels.forward(wanted);
     kernels.backward(wanted);
-    kernels.plan.told = {c.zero & ~(1u << Q), 1u << KAPPA | 1u << Q};
-    for (const Coefficient unread : {KAPPA, Q}) std::fill_n(&got.b[k][unread * c.N], c.N, T(NAN));
-    kernels.forward(got);
     kernels.backward(got);
     check_same("no state", got, wanted, z, n_names);
     check_same_bits("no state", got, wanted);
@@ -223,6 +268,20 @@ template <class T> void check_all_leaky(Storage storage) {
   });
 }
 
+// The readout behind a layer, in every order of the threads.
+template <class T> void check_all_readouts(const cuda::Device& device, Storage storage) {
+  int order = 0;
+  for (const ReadoutCase& c : readout_cases()) {
+    set_order(order++);
+    const Run<T> layer(c.layer);
+    const Kernels<T> kernels{cuda::choose(device, layer.layer(), storage, {})};
+    check_readout<T>(
+        c, serial, [&](const ForwardArgs& f) { kernels.run(layer, f, &cuda::forward); },
+        [&](const BackwardArgs& f) { kernels.run(layer, f, &cuda::backward); });
+    n_runs++;
+  }
+}
+
 int run(const char* word) {
   const char* requested = std::getenv("LSNN_DESIGN");
   const Part part = requested_part();
@@ -242,6 +301,10 @@ int run(const char* word) {
   if (std::strstr("leaky", word)) {
     check_all_leaky<float>(Storage::f32);
     check_all_leaky<double>(Storage::f64);
+  }
+  if (std::strstr("readout", word)) {
+    check_all_readouts<float>(device, Storage::f32);
+    check_all_readouts<double>(device, Storage::f64);
   }
   // one item after the other; no clusters, little shared memory
   cuda::Device tiny = device, turing = device;

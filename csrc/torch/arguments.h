@@ -109,10 +109,6 @@ inline Ints read_lengths(const Maybe& lengths, int64_t T, int64_t B) {
   return Ints(n, n + B);
 }
 
-inline cuda::Told told(const Constants& c) {
-  return {(unsigned)c.zero_coefficients, (unsigned)c.complements};
-}
-
 inline void check_choices(const Constants& c) {
   LSNN_EXPECT(c.dynamics >= 0 && c.dynamics < n_models, "dynamics must be a model from 0 to ",
               n_models - 1, ", got ", c.dynamics);
@@ -123,10 +119,11 @@ inline void check_choices(const Constants& c) {
 }
 
 // like: the tensor, called `of`, whose device and dtype all others have. recurrence: w_rec, and the
-// delay of each synapse or none.
+// delay of each synapse or none. is_made: the coefficients have no numbers yet.
 inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const char* of,
                               const Maybe& lengths, const Tensor& coefficients,
-                              const Maybes& recurrence, const Ints& delays, const Constants& c) {
+                              const Maybes& recurrence, const Ints& delays, const Constants& c,
+                              bool is_made = false) {
   const Maybe w_rec = at(recurrence, 0), delay = at(recurrence, 1);
   const bool wide = like.scalar_type() == ScalarType::Double;
   check_like(coefficients, "coefficients", like, of);
@@ -143,8 +140,6 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
     check_shape(*w_rec, "w_rec", by_delay ? Ints{S, N, N} : Ints{N, N});
   }
   check_choices(c);
-  LSNN_EXPECT(!c.complements || !has_cpu_kernels(like),
-              "complements: expected 0, as only the CUDA kernels make them, got ", c.complements);
   for (size_t i = 0; i < delays.size(); i++)
     LSNN_EXPECT(delays[i] >= 0 && (!i || delays[i] > delays[i - 1]),
                 "delays must ascend from 0 or more, got ", delays[i], " at place ", i);
@@ -179,7 +174,7 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
   }
   LSNN_EXPECT(c.cutoff >= 0, "cutoff must be >= 0, got ", c.cutoff);
   // What lies on a GPU is not read here: the host would have to wait for it.
-  if (coefficients.is_cpu()) {
+  if (coefficients.is_cpu() && !is_made) {
     const int64_t zero = c.zero_coefficients;
     if (wide) check_coefficients((const double*)data(h.coefficients), N, c.dampening, zero);
     else check_coefficients((const float*)data(h.coefficients), N, c.dampening, zero);
@@ -201,6 +196,7 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
              .w_stride_k = w_rec ? w_rec->stride(-1) : 0,
              .coefficients = data(h.coefficients),
              .w_stride_s = by_delay ? w_rec->stride(0) : 0,
+             .autapses = !c.without_autapses,
              .lengths = lengths && B ? h.lengths.data() : nullptr,
              .cutoff = c.cutoff};
   return h;
@@ -303,20 +299,20 @@ inline ProjectionHolder make_projection(const Tensor& x, const Maybes& given, co
   return h;
 }
 
-// The readout behind the recurrence: w_out, and p before the first step.
+// The readout behind the recurrence: w_out, p before the first step, or none for zeros, and on a
+// GPU a bias or none.
 struct ReadoutHolder {
-  Maybe w, p;
+  Maybe w, p, bias;
   Readout readout;
 };
 inline ReadoutHolder make_readout(const Tensor& like, const char* of, const Maybes& given, double k,
                                   const Layer& l) {
-  ReadoutHolder h{at(given, 0), dense(at(given, 1)), {}};
+  ReadoutHolder h{at(given, 0), dense(at(given, 1)), dense(at(given, 2)), {}};
   Readout& out = h.readout;
-  LSNN_EXPECT(h.w.has_value() == h.p.has_value(), "p: expected it exactly where w_out is given");
+  LSNN_EXPECT(h.w || !h.p, "p: expected w_out beside it, got none");
+  LSNN_EXPECT(h.w || !h.bias, "b_out: expected w_out beside it, got none");
   if (!h.w) return h;
   const Tensor& w_out = *h.w;
-  LSNN_EXPECT(has_cpu_kernels(like),
-              "w_out: expected tensors on the CPU, as only its kernels fuse the readout");
   LSNN_EXPECT(w_out.dim() == 2 && w_out.size(0) >= 1, "w_out: expected shape (O, ", l.N,
               ") with one output or more, got ", shape_text(w_out));
   LSNN_EXPECT(k >= 0 && k <= 1, "k_out: expected a number from 0 to 1, got ", k);
@@ -326,8 +322,22 @@ inline ReadoutHolder make_readout(const Tensor& like, const char* of, const Mayb
   check_shape(w_out, "w_out", {out.O, l.N});
   LSNN_EXPECT(out.O < offsets && is_below(offsets / 2, {out.O + 16, l.N + 64}),
               "w_out: expected less than 2^31 numbers, got ", shape_text(w_out));
-  check_like(*h.p, "p", like, of);
-  check_shape(*h.p, "p", {l.B, out.O});
+  if (!has_cpu_kernels(like)) {
+    LSNN_EXPECT(cuda::readout_fits(l.N, out.O, like.scalar_type() == ScalarType::Double),
+                "w_out: expected less than 48 KiB for the kernels on a GPU, got ",
+                shape_text(w_out));
+    LSNN_EXPECT(!l.lengths, "lengths: expected none beside w_out on a GPU");
+  }
+  if (h.p) {
+    check_like(*h.p, "p", like, of);
+    check_shape(*h.p, "p", {l.B, out.O});
+  }
+  if (h.bias) {
+    LSNN_EXPECT(!has_cpu_kernels(like), "b_out: expected none for the kernels of the CPU");
+    check_like(*h.bias, "b_out", like, of);
+    check_shape(*h.bias, "b_out", {out.O});
+    out.bias = data(h.bias);
+  }
   out.w = data(w_out);
   out.w_stride_o = w_out.stride(0);
   out.w_stride_n = w_out.stride(1);

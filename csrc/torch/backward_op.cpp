@@ -86,8 +86,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
   const ProjectionHolder in = x ? make_projection(*x, projection, l) : ProjectionHolder{};
   const ReadoutHolder out = make_readout(carry, "carry", readout, c.k_out, l);
   const int64_t O = out.readout.O, I = in.projection.I;
-  if (h.coefficients.is_cpu() && !told(c).complement)
-    check_kappa(l, c.coefficient_gradients, type == ScalarType::Double);
+  if (h.coefficients.is_cpu()) check_kappa(l, c.coefficient_gradients, type == ScalarType::Double);
   Maybe gz = g_spikes;
   if (gz) {
     check_like(*gz, "gradient of spikes", carry, "carry");
@@ -114,13 +113,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
              want_bias = want_in && in.bias;
   const bool has_state = !state.empty();
   const bool want_out = O && c.has(Gradient::w_out),
+             want_b_out = out.bias && c.has(Gradient::b_out),
              want_z = has_state && (c.has(Gradient::z) || !on_cpu);
   const bool want_k = c.coefficient_gradients != 0;
   const Tensor g_current = empty_unless(want_current, {T, B, N}),
                gw = empty_unless(want_w, is_by_delay ? Ints{l.S, N, N} : Ints{N, N}),
                gk = empty_unless(want_k, {n_coefficients, N});
   const Tensor gw_in = empty_unless(want_in, {N, I}), gbias = empty_unless(want_bias, {N}),
-               gw_out = empty_unless(want_out, {O, N}), gp0 = empty_unless(O, {B, O});
+               gw_out = empty_unless(want_out, {O, N}), gp0 = empty_unless(O, {B, O}),
+               gb_out = empty_unless(want_b_out, {O});
   Tensors g_first;
   for (int k = 0; k < 3; k++) g_first.push_back(empty_unless(has_state, {B, N}));
   // steps of z that were given, l.D or more
@@ -175,9 +176,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
   f.gp_last = data(gp_last);
   f.gw_out = pointer_if(want_out, gw_out);
   f.gp_first = pointer_if(O, gp0);
-  run(f, carry, told(c));
+  f.gbias_out = pointer_if(want_b_out, gb_out);
+  run(f, carry, cuda::Told{.zero = (unsigned)c.zero_coefficients});
   const Tensor gx = I && want_current ? input_gradient(g_current, *in.w, *x) : g_current;
-  return {gx, gw, gk, g_first, {gw_in, gbias}, {gw_out, gp0}};
+  return {gx, gw, gk, g_first, {gw_in, gbias}, {gw_out, gp0, gb_out}};
 }
 
 }  // namespace

@@ -19,9 +19,8 @@ using Tensors = std::vector<Tensor>;
 // again in the backward pass. outputs, gradients: masks of the bits below. coefficient_gradients:
 // bit k for row k of the coefficients. allow_bf16: products of the backward pass may round to
 // bfloat16. zero_coefficients: bit k, row k of the coefficients is 0, and where nobody can look, on
-// a GPU, it is taken for 0. complements, of kappa and q, for the CUDA kernels alone: kappa is not
-// read but 1 - alpha, q 1 - rho. existing: only weights that are not zero get a gradient, by the
-// CPU kernels alone.
+// a GPU, it is taken for 0. without_autapses: the diagonals of w_rec count as 0. existing: only
+// weights that are not zero get a gradient, by the CPU kernels alone.
 #define LSNN_CONSTANTS(X)  \
   X(dynamics)              \
   X(surrogate)             \
@@ -33,7 +32,7 @@ using Tensors = std::vector<Tensor>;
   X(coefficient_gradients) \
   X(allow_bf16)            \
   X(zero_coefficients)     \
-  X(complements)           \
+  X(without_autapses)      \
   X(existing)
 // Real numbers of a call.
 #define LSNN_NUMBERS(X) \
@@ -64,7 +63,8 @@ using Tensors = std::vector<Tensor>;
   X(w_in)                 \
   X(bias)                 \
   X(w_out)                \
-  X(z)
+  X(z)                    \
+  X(b_out)
 
 #define LSNN_NAME(name) #name,
 #define LSNN_INDEX(name) name,
@@ -109,8 +109,6 @@ inline Constants read_constants(const Ints& whole, const std::vector<double>& re
   LSNN_EXPECT(is_mask(c.zero_coefficients, n_coefficients),
               "zero_coefficients: expected a bit for each of ", +n_coefficients,
               " coefficients, got ", c.zero_coefficients);
-  LSNN_EXPECT(!(c.complements & ~(1 << KAPPA | 1 << Q)),
-              "complements: expected bits of kappa and q, got ", c.complements);
   return c;
 }
 

@@ -7,18 +7,65 @@
 namespace lsnn::binding {
 namespace {
 
+// The rows of coefficients that are to be made of `sources`, tensors of one number or N: for each
+// number, sign, place among the sources and dt, see cuda/plan.h; and where they are left, [11,N].
+cuda::Told read_rows(const Tensors& sources, const std::vector<double>& rows, const Tensor& x,
+                     const Tensor& made) {
+  cuda::Told told;
+  LSNN_EXPECT(!has_cpu_kernels(x),
+              "rows: expected none, as only the CUDA kernels make coefficients of them");
+  constexpr size_t of_row = 4;
+  LSNN_EXPECT(rows.size() == of_row * n_coefficients, "rows: expected ", of_row * n_coefficients,
+              " numbers, got ", rows.size());
+  const int64_t N = made.size(1);
+  for (const Tensor& source : sources) {
+    check_like(source, "sources", x, "x");
+    LSNN_EXPECT(source.dim() <= 1 && (source.numel() == 1 || source.numel() == N),
+                "sources: expected tensors of one number or ", N, ", got shape ",
+                shape_text(source));
+  }
+  for (int c = 0; c < n_coefficients; c++) {
+    const double *row = &rows[of_row * c], number = row[0], sign = row[1], place = row[2],
+                 dt = row[3];
+    LSNN_EXPECT(std::isfinite(number) && (sign == 0 || sign == 1 || sign == -1) &&
+                    std::isfinite(dt) && dt >= 0,
+                "rows: expected finite numbers, signs -1, 0 or 1, and dt >= 0 for ",
+                coefficient_names[c], ", got ", number, ", ", sign, " and ", dt);
+    cuda::Row& to = told.rows[c];
+    to = {.number = number, .dt = dt, .sign = (int)sign};
+    if (sign == 0) continue;
+    LSNN_EXPECT(place >= 0 && place < (double)sources.size() && place == std::floor(place),
+                "rows: expected a place among the ", sources.size(), " sources for ",
+                coefficient_names[c], ", got ", place);
+    const Tensor& source = sources[(size_t)place];
+    to.tensor = data(source);
+    to.stride = source.numel() == 1 ? 0 : source.stride(0);
+  }
+  told.made = made.mutable_data_ptr();
+  return told;
+}
+
 // x [T,B,N] is the current, or [T,B,I] the inputs of a projection; of inputs as bits nothing is
 // read but its shape and type. state: none for zeros. lengths [B]: the steps of each item,
-// descending; none: T of each. Results that are not asked for have the shape (0,).
+// descending; none: T of each. Results that are not asked for have the shape (0,). Without
+// coefficients the CUDA kernels make them of sources and rows, see read_rows, and they are returned
+// as the last of what is saved.
 std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
-    Tensor x, Tensors state, Tensor coefficients, Maybes recurrence, Ints delays, Maybes projection,
-    Maybes readout, Ints constants, std::vector<double> numbers, Ints options, Maybe lengths) {
+    Tensor x, Tensors state, Maybe coefficients, Maybes recurrence, Ints delays, Maybes projection,
+    Maybes readout, Ints constants, std::vector<double> numbers, Ints options, Maybe lengths,
+    std::optional<Tensors> sources, std::vector<double> rows) {
   const Constants c = read_constants(constants, numbers);
   LSNN_EXPECT(x.dim() == 3, "x must have shape (T, B, N), got ", shape_text(x));
   const ScalarType type = x.scalar_type();
   LSNN_EXPECT(is_real(type), "x must be float32 or float64");
   const int64_t T = x.size(0), B = x.size(1);
-  const LayerHolder h = make_layer(T, B, x, "x", lengths, coefficients, recurrence, delays, c);
+  LSNN_EXPECT(coefficients.has_value() == rows.empty(),
+              "coefficients: expected a tensor, or rows to make them of");
+  const bool is_made = !rows.empty();
+  const Maybe w_rec = at(recurrence, 0);
+  const Tensor k = is_made ? empty(x, {n_coefficients, w_rec ? w_rec->size(-1) : x.size(2)}, type)
+                           : *coefficients;
+  const LayerHolder h = make_layer(T, B, x, "x", lengths, k, recurrence, delays, c, is_made);
   Layer l = h.layer;
   l.options = read_options(options);
   const int64_t N = l.N;
@@ -87,17 +134,21 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
   f.readout = out.readout;
   f.readout_p = pointer_if(O, p[0]);
   f.readout_last = pointer_if(O, p[1]);
-  run(f, x, told(c));
-  return {z, {v, a, i, r, last_z}, trace, p, {y, bits, smooth_z, carry}};
+  cuda::Told told = is_made ? read_rows(sources.value_or(Tensors{}), rows, x, k) : cuda::Told{};
+  told.zero = (unsigned)c.zero_coefficients;
+  run(f, x, told);
+  Tensors saved = {y, bits, smooth_z, carry};
+  if (is_made) saved.push_back(k);
+  return {z, {v, a, i, r, last_z}, trace, p, saved};
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY(lsnn, m) {
   m.def(
-      "alif_forward(Tensor x, Tensor[] state, Tensor coefficients, Tensor?[] recurrence, "
+      "alif_forward(Tensor x, Tensor[] state, Tensor? coefficients, Tensor?[] recurrence, "
       "int[] delays, Tensor?[] projection, Tensor?[] readout, int[] constants, float[] numbers, "
-      "int[] options=[], Tensor? lengths=None) -> "
+      "int[] options=[], Tensor? lengths=None, Tensor[]? sources=None, float[] rows=[]) -> "
       "(Tensor spikes, Tensor[] state, Tensor[] traces, Tensor[] readout, Tensor[] saved)");
 }
 STABLE_TORCH_LIBRARY_IMPL(lsnn, CPU, m) { m.impl("alif_forward", TORCH_BOX(&alif_forward)); }

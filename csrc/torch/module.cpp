@@ -104,6 +104,9 @@ PYBIND11_MODULE(_C, m) {
         "smooth"_a = false, "spikes"_a = 0.02, "active"_a = 0.3, "device"_a = py::none(),
         "options"_a = std::vector<int64_t>{}, "clusters"_a = std::vector<int>{},
         "model"_a = "lsnn");
+  m.def("readout_fits", &lsnn::cuda::readout_fits,
+        "Whether the CUDA kernels have room for a readout of O outputs; wide: in float64.", "N"_a,
+        "O"_a, "wide"_a);
   m.def("costs", &lsnn::binding::costs, lsnn::binding::costs_text);
   using lsnn::binding::Address, lsnn::binding::PreparedLayer;
   py::class_<PreparedLayer>(m, "PreparedLayer", lsnn::binding::prepared_layer_text)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .._bits import empty_carrier
 from .._once import only_once
-from .._rows import Row, Rows, stacked, unstacked
+from .._rows import Row, Rows, made_by_kernels, stacked, unstacked
 from .._torch_internals import (
     below_autograd,
     is_forward_mode,
@@ -45,7 +45,8 @@ class Tensors(NamedTuple):
     bias: Any = None  # (N,)
     x_bits: Any = None  # (T, B, ceil(I / 32))
     w_out: Any = None  # (O, N) of the readout
-    p: Any = None  # (B, O) its state
+    p: Any = None  # (B, O) its state; None: zeros
+    b_out: Any = None  # (O,) added to it, on a GPU
     lengths: Any = None  # (B,) steps of each item, descending, on the CPU; None: all
 
     @property
@@ -136,12 +137,12 @@ def _interruptible(op: Callable[..., Any], *args: Any) -> Any:
         raise raised from None
 
 
-def _lists(t: Tensors, coefficients: Tensor, settings: Settings) -> tuple[Any, ...]:
+def _lists(t: Tensors, coefficients: Tensor | None, settings: Settings) -> tuple[Any, ...]:
     """From the state on, the arguments that both operators have."""
     state = [] if t.v is None else [t.v, t.a, t.i, t.r, t.z]
     recurrence = [t.w_rec, t.delay]
     projection = [t.w_in, t.bias, t.x_bits]
-    readout = [t.w_out, t.p]
+    readout = [t.w_out, t.p] if t.b_out is None else [t.w_out, t.p, t.b_out]
     return (
         state, coefficients, [solid(w) for w in recurrence],
         list(settings.delays), [solid(w) for w in projection], [solid(w) for w in readout],
@@ -152,13 +153,20 @@ def _forward(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
     """alif_forward; the spikes that it returns as bits have a tensor for their gradients in place
     of the numbers."""
     N = t.neurons
-    coefficients = stacked(rows, N, t.x.dtype, t.x.device)
     lists = list(settings.constants), list(settings.numbers), list(settings.options)
-    args = t.x, *_lists(t, coefficients, settings), *lists, t.lengths
+    coefficients: Tensor | None = None
+    made: list[Tensor] = []  # the coefficients too, where the kernels make them
+    if not cpu_kernels(t.x) and made_by_kernels(rows, t.x.dtype, t.x.device):
+        sources: tuple[Any, ...] = ([solid(one) for one in rows.tensors],
+                                    [number for row in rows.each for number in row])
+    else:
+        coefficients, sources = stacked(rows, N, t.x.dtype, t.x.device), ()
+        made = [coefficients]
+    args = t.x, *_lists(t, coefficients, settings), *lists, t.lengths, *sources
     spikes, state, traces, readout, saved = _interruptible(torch.ops.lsnn.alif_forward, *args)
     if has("outputs", settings.constants.outputs, "bits"):
         spikes = empty_carrier(state[0], *t.x.shape[:2], N)
-    return Outputs._make((spikes, *state, *traces, *readout, *saved, coefficients))
+    return Outputs._make((spikes, *state, *traces, *readout, *saved, *made))
 
 
 def _link(t: Tensors) -> Tensor | None:
@@ -232,7 +240,7 @@ class _Alif(torch.autograd.Function):
         g_traces = [g.trace_v, g.trace_a, g.threshold] if has_traces else []
         g_state = [g.v, g.a, g.i, g.z]
         g_readout = [] if t.w_out is None else [g.p, g.p_last]
-        x, w_rec, stack, (v, a, i, z), (w_in, bias), (w_out, p) = _interruptible(
+        x, w_rec, stack, (v, a, i, z), (w_in, bias), (w_out, p, b_out) = _interruptible(
             torch.ops.lsnn.alif_backward, g.spikes if has_spikes else None,
             [solid(one) for one in g_traces], [solid(one) for one in g_state],
             [solid(one) for one in g_readout], t.x, *_lists(t, coefficients, settings),
@@ -241,7 +249,8 @@ class _Alif(torch.autograd.Function):
         )
         if settings.constants.existing and needed.w_rec and not cpu_kernels(carry):
             w_rec = w_rec.masked_fill_(t.w_rec == 0, 0.0)
-        found = Tensors(x, v, a, i, None, z, w_rec, None, w_in, bias, None, w_out, p, None)
+        found = Tensors(x, v, a, i, None, z, w_rec, None, w_in, bias, None, w_out, p, b_out,
+                        None)
         learned: Sequence[Tensor | None] = [None] * len(of_rows)
         if settings.constants.coefficient_gradients:
             learned = unstacked(stack, ctx.each, ctx.forms, of_rows)
@@ -308,10 +317,11 @@ def differentiated(given: Any) -> tuple[Any, ...] | None:
     named = named._replace(coefficient_gradients=every, allow_bf16=int(allows_bf16()))
     w_rec, delay = (*given.recurrence, None, None)[:2]
     w_in, bias, x_bits = (*given.projection, None, None, None)[:3]
-    w_out, p = (*given.readout, None, None)[:2]
+    w_out, p, b_out = (*given.readout, None, None, None)[:3]
     v, a, i, r, z = given.state or [None] * 5
-    t = Tensors(given.x, v, a, i, r, z, w_rec, delay, w_in, bias, x_bits, w_out, p, given.lengths)
-    rows = Rows(tuple((0.0, 1, k) for k in range(len(COEFFICIENTS))),
+    t = Tensors(given.x, v, a, i, r, z, w_rec, delay, w_in, bias, x_bits, w_out, p, b_out,
+                given.lengths)
+    rows = Rows(tuple((0.0, 1, k, 0.0) for k in range(len(COEFFICIENTS))),
                 given.coefficients.unbind())
     out = _recorded(t, rows, Settings(given.delays, named, given.numbers,
                                       tuple(given.options)))

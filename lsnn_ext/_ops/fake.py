@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..models import COEFFICIENTS
 from .load import _C, Constants, has
 
 
@@ -19,7 +20,10 @@ def _words(N: int) -> int:
 
 def _forward(given: Any) -> tuple[Any, ...]:
     c, new, delays = Constants(*given.constants), given.x.new_empty, given.delays
-    (T, B, _), N = given.x.shape, given.coefficients.shape[1]
+    (T, B, inputs), k = given.x.shape, given.coefficients
+    w_rec = given.recurrence[0] if given.recurrence else None
+    # made of rows where there are none, on a GPU, which projects no inputs
+    N = k.shape[1] if k is not None else inputs if w_rec is None else w_rec.shape[-1]
     w_out = given.readout[0] if given.readout else None
     O = 0 if w_out is None else w_out.shape[0]  # noqa: E741
 
@@ -38,6 +42,7 @@ def _forward(given: Any) -> tuple[Any, ...]:
         bits,
         when(save and c.smooth, T, B, N),
         when(save, 4 * ((T + every - 1) // every), B, N),  # never one row: torch tells that apart
+        *([] if k is not None else [new(len(COEFFICIENTS), N)]),
     ]
     last = [*(new(B, N) for _ in range(4)), new(1 + delays[-1] if delays else 1, B, N)]
     traces = [when(requested("traces"), T, B, N) for _ in range(3)]
@@ -52,7 +57,7 @@ def _backward(given: Any) -> tuple[Any, ...]:
     _, bits, *_ = given.saved
     (T, B, _), N = bits.shape, coefficients.shape[1]
     w_in, bias, _ = (*given.projection, None, None, None)[:3]
-    w_out, p = (*given.readout, None, None)[:2]
+    w_out, _, b_out = (*given.readout, None, None, None)[:3]
     w_rec = given.recurrence[0] if given.recurrence else None
     cuda = coefficients.device.type == "cuda"
 
@@ -72,7 +77,8 @@ def _backward(given: Any) -> tuple[Any, ...]:
          when(has_state and (requested("z") or cuda), given.state[-1].shape if has_state else ())],
         [when(to_inputs, (N, inputs)), when(to_inputs and bias is not None, (N,))],
         [when(w_out is not None and requested("w_out"), () if w_out is None else w_out.shape),
-         when(p is not None, () if p is None else p.shape)],
+         when(w_out is not None, () if w_out is None else (B, w_out.shape[0])),
+         when(requested("b_out") and b_out is not None, () if b_out is None else b_out.shape)],
     )
 
 

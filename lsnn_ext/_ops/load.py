@@ -110,6 +110,17 @@ def cpu_operators_take(x: Tensor, weight: Tensor) -> bool:
     )
 
 
+def cuda_fuses(x: Tensor, w_out: Tensor) -> bool:
+    """Whether the CUDA kernels compute the readout w_out (O, N) of a call with x, too."""
+    return (
+        compiled_code_runs() and type(x) is Tensor and not torch.compiler.is_compiling()
+        and x.device.type in ("cpu", "cuda") and not cpu_kernels(x) and not is_batched(x)
+        and not is_batched(w_out) and not torch.is_autocast_enabled(x.device.type)
+        and x.dtype in (torch.float32, torch.float64) and x.dtype == w_out.dtype
+        and bool(_C.readout_fits(w_out.shape[1], w_out.shape[0], x.dtype == torch.float64))
+    )
+
+
 def reused(x: Tensor, weight: Tensor) -> bool:
     """Whether operators that reuse memory take x (..., I) and weight (N, I): as above, and long
     enough to be worth it."""

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..models import State, named_model
+from ..models import Decay, State, named_model
 from .copies import Copied
 from .delays import current_delay
 from .forms import renew
 from .layer_arguments import LayerArguments
-from .neuron import RANGES, Kind, check_units, constant, hold_range, put, warn_of_explosion
+from .neuron import DECAYS, RANGES, Kind, check_units, constant, hold_range, put, warn_of_explosion
 from .parametrizations import check_start, forms_of, sole
 from .saved import add_loading, identity
 
@@ -88,9 +88,10 @@ class Constants(Copied):
             hold_range(self._own_name(), full, value, RANGES[name], name in self.learn)
             k[name] = value.float() if value.dtype in _HALF else value
         given: dict[str, Any] = {"theta": k.pop("threshold")}
-        for tau, decay in (("tau_mem", "alpha"), ("tau_adapt", "rho")):
+        for tau, name in DECAYS.items():
             if tau in k:
-                given[decay] = torch.exp(-self.dt / k.pop(tau))
+                decay = Decay(k.pop(tau), self.dt)
+                given[name] = decay.value() if tau in self.learn else decay
         if self._kind == "LIF" and named_model(self.dynamics).eta:
             given["eta"] = 0.0
         return given | k | {

@@ -2,7 +2,7 @@
 
 Without gradients these are sequences of few steps, with gradients single steps.
 """
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -202,11 +202,11 @@ def prepared_call(
 
 def prepared_sequence(
     layer: "Recurrent", x: Tensor, state: State | None, p: Tensor | None = None, *,
-    w_out: Tensor | None = None, k_out: float = 0.0, spikes: bool = True,
+    w_out: Tensor | None = None, k_out: float = 0.0, spikes: bool = True, **others: Any,
 ) -> Layered | None:
     """x and what comes back as of forward; the rest of functional.layer, p (O,) where x is
     unbatched."""
-    if torch.compiler.is_compiling() or torch.is_grad_enabled() or x.dim() not in (2, 3):
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or x.dim() not in (2, 3) or others:
         return None
     first = layer.batch_first and x.dim() == 3
     steps_first = x.transpose(0, 1) if first else x

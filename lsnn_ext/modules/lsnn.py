@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .._lengths import GivenLengths
 from .._torch_internals import make_savable
-from ..functional import PackedSpikes
+from ..functional import PackedSpikes, cuda_fuses
 from ..models import Coefficient, State, cleared, what_it_is
 from .alif import ALIF
 from .forms import bare, check_tensor, given
@@ -203,13 +203,18 @@ class LSNN(nn.Module):
         else:
             k_out = readout.decay
             assert isinstance(k_out, float)
-            like = x.carrier if isinstance(x, PackedSpikes) else x
+            like: Any = x.carrier if isinstance(x, PackedSpikes) else x
             readout.check_state(p, readout.batch_of(like), like, "state.readout")
             means: list[Tensor] | None = [] if return_rates else None
+            bias, inside = readout.bias, {}
+            fused = lengths is None and not isinstance(x, PackedSequence)
+            if bias is not None and fused and cuda_fuses(like, readout.weight):
+                bias, inside = None, {"b_out": bias}  # which saves a kernel
             out = neurons._observed(x, carried, trace, record, means, p, lengths,
-                                    w_out=readout.weight, k_out=k_out, spikes=return_spikes)
+                                    w_out=readout.weight, k_out=k_out, spikes=return_spikes,
+                                    **inside)
             end, p, spikes = out.state, given(out.readout_state), out.spikes
-            y = value = with_bias(given(out.readout), readout.bias, lengths, readout.batch_first)
+            y = value = with_bias(given(out.readout), bias, lengths, readout.batch_first)
             if isinstance(x, PackedSequence):
                 y = repacked(value, x)
                 spikes = repacked(spikes, x) if return_spikes else None

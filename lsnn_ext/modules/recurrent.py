@@ -115,13 +115,15 @@ class Recurrent(Constants):
                 parts.append(f"{name}={value if str(value).startswith('<') else repr(value)}")
         return ", ".join(parts)
 
+    def _all_recurrent(self, suffix: str) -> Tensor | None:
+        """w_rec of equation (1): the stored matrix is output-major as in nn.LSTM. Without autapses
+        its diagonal does not act."""
+        return getattr(self, "weight_hh" + suffix).t() if self.recurrent else None
+
     def _recurrent_weight(self, suffix: str) -> Tensor | None:
-        """w_rec of equation (1): the stored matrix is output-major as in nn.LSTM; no neuron excites
-        itself."""
-        if not self.recurrent:
-            return None
-        w_rec: Tensor = getattr(self, "weight_hh" + suffix).t()
-        if self.autapses:
+        """The same with 0 for what does not act."""
+        w_rec = self._all_recurrent(suffix)
+        if w_rec is None or self.autapses:
             return w_rec
         return w_rec.masked_fill(torch.eye(self.hidden_size, dtype=torch.bool, device=w_rec.device),
                                  0.0)
@@ -142,6 +144,7 @@ class Recurrent(Constants):
             x, weight, w_rec, bias=bias, state=initial, trace=trace is not False,
             checkpoint_every=self.checkpoint_every, saved_dtype=self.saved_dtype,
             sparse_grad=self.sparse_grad, lengths=lengths,
+            autapses=self.autapses or not self.recurrent,
             **self._neuron_arguments(suffix), **readout)
         traces = recorded(out.traces, trace)
         if not reverse:
@@ -168,7 +171,7 @@ class Recurrent(Constants):
             outs: list[Layered] = []
             # Looked up once: a parametrized weight is computed each time, and spectral_norm counts
             # how often.
-            weights = [(getattr(self, "weight_ih" + suffix), self._recurrent_weight(suffix))
+            weights = [(getattr(self, "weight_ih" + suffix), self._all_recurrent(suffix))
                        for suffix in self._suffixes[layer * directions:(layer + 1) * directions]]
             # Where nothing but the next layer sees the spikes a bit for each will do.
             bits = (not last and directions == 1 and not (self.dropout and self.training)
