@@ -159,7 +159,9 @@ def check_coefficients(given: dict[str, Coefficient | Decay | None], N: int,
     """Kinds, shapes, devices; ranges of numbers where the operator does not check them. None: left
     to the model."""
     for name, value in given.items():
-        value = value.tau if isinstance(value, Decay) else value
+        if value is None:
+            continue
+        value = value.tau if type(value) is Decay else value
         if isinstance(value, Tensor):
             if value.shape not in ((), (1,), (N,)):
                 raise ValueError(f"{name}: expected a number or shape ({N},), got "
@@ -168,9 +170,9 @@ def check_coefficients(given: dict[str, Coefficient | Decay | None], N: int,
                 raise TypeError(f"{name}: expected real numbers, got {value.dtype}")
             if value.device != device and (value.dim() > 0 or value.is_meta):
                 raise ValueError(f"{name}: expected device {device} as current, got {value.device}")
-        elif isinstance(value, bool) or not isinstance(value, int | float | None):
+        elif isinstance(value, bool) or not isinstance(value, (int, float)):
             raise TypeError(f"{name}: expected a number or a tensor, got {type(value).__name__}")
-        elif value is not None:
+        else:
             _check_number(name, value)
     for name in ("alpha", "theta"):
         if given[name] is None:
@@ -182,7 +184,7 @@ def complements_of(given: dict[str, Coefficient | Decay | None],
     """Of coefficients that are left out, those that are one less a tensor or a Decay, and the name
     of it; rules: by name that other one, and whether the model says so."""
     return {name: other for name, (other, follows) in rules.items()
-            if follows and given[name] is None and isinstance(given[other], Tensor | Decay)}
+            if follows and given[name] is None and isinstance(given[other], (Tensor, Decay))}
 
 
 def whole_state(

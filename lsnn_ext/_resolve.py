@@ -60,6 +60,7 @@ class Neuron(NamedTuple):
     saved_dtype: torch.dtype | None = None
     sparse_grad: str = "all"
     autapses: bool = True
+    rows: Rows | None = None  # of these coefficients, made before
     lengths: GivenLengths | Lengths | None = None
 
 
@@ -96,6 +97,17 @@ class Call(NamedTuple):
     lengths: Lengths | None  # of sequences that end early
 
 
+def rows_of(neuron: Neuron, N: int, device: torch.device) -> Rows:
+    """The coefficients of a neuron. Raises TypeError or ValueError naming the argument."""
+    defaults = named_model(neuron.dynamics)
+    given: dict[str, Any] = {name: getattr(neuron, name) for name in COEFFICIENTS}
+    check_coefficients(given, N, device)
+    complements = complements_of(given, {"kappa": ("alpha", defaults.kappa == "1-alpha"),
+                                         "q": ("rho", defaults.q == "1-rho")})
+    given |= dict.fromkeys(complements, 0.0)  # for now
+    return Rows.of(coefficients(neuron.dynamics, **given), complements)
+
+
 def resolve_model(
     neuron: Neuron, w_rec: Tensor | None, N: int, device: torch.device,
 ) -> ResolvedModel:
@@ -104,12 +116,7 @@ def resolve_model(
     surrogate = defaults.surrogate if neuron.surrogate is None else neuron.surrogate
     check_surrogate(surrogate)
     dampening = defaults.dampening if neuron.dampening is None else neuron.dampening
-    given: dict[str, Any] = {name: getattr(neuron, name) for name in COEFFICIENTS}
-    check_coefficients(given, N, device)
-    complements = complements_of(given, {"kappa": ("alpha", defaults.kappa == "1-alpha"),
-                                         "q": ("rho", defaults.q == "1-rho")})
-    given |= dict.fromkeys(complements, 0.0)  # for now
-    rows = Rows.of(coefficients(neuron.dynamics, **given), complements)
+    rows = rows_of(neuron, N, device) if neuron.rows is None else neuron.rows
     delay, delays = delays_of(neuron.delay, w_rec, N, device)
     cutoff = cutoff_of(surrogate, neuron.surrogate_cutoff, neuron.smooth)
     return ResolvedModel(neuron.dynamics, surrogate, float(dampening), cutoff, neuron.refractory,

@@ -13,6 +13,7 @@ from .models import COEFFICIENTS, Coefficient, Decay
 # this place among those of Rows, or its decay exp(-dt / tensor) where dt is not 0; with sign -1 the
 # number less that.
 Row: TypeAlias = tuple[float, int, int, float]
+_TENSORS = (Tensor, Decay)
 # What is known of one of the tensors without its numbers.
 Form: TypeAlias = tuple[torch.Size, torch.dtype, torch.device]
 
@@ -23,28 +24,33 @@ class Rows(NamedTuple):
     each: tuple[Row, ...]
     # (), (1,) or (N,), each of them once; those that a row takes the decay of want no gradient
     tensors: tuple[Tensor, ...]
+    # Their stacks, once they are made: of rows that are used again while their numbers last, in
+    # which nothing learns.
+    kept: dict[tuple[int, torch.dtype, torch.device], Tensor] | None = None
 
     @classmethod
     def of(cls, given: Mapping[str, Coefficient | Decay], complements: Mapping[str, str]) -> "Rows":
         """Of COEFFICIENTS by name; complements: names of those that are one less another, a tensor
         or a Decay."""
         tensors: list[Tensor] = []
-        found: list[tuple[Coefficient | Decay, Row]] = []  # what each tensor was given as
+        values: list[Tensor | Decay] = []  # as which they were given
+        dts: list[float] = []
 
         def row(name: str) -> Row:
             number, sign = (1.0, -1) if name in complements else (0.0, 1)
             value = given[complements.get(name, name)]
-            if not isinstance(value, Tensor | Decay):
+            if not isinstance(value, _TENSORS):
                 return value, 0, 0, 0.0
-            for one, (_, _, place, dt) in found:
+            for place, one in enumerate(values):
                 if one is value:
-                    return number, sign, place, dt
+                    return number, sign, place, dts[place]
             tensor, dt = value if isinstance(value, Decay) else (value, 0.0)
             if dt and wants_gradient(tensor):
                 tensor, dt = Decay(tensor, dt).value(), 0.0
             tensors.append(tensor)
-            found.append((value, (number, sign, len(tensors) - 1, dt)))
-            return found[-1][1]
+            values.append(value)
+            dts.append(dt)
+            return number, sign, len(tensors) - 1, dt
 
         each = tuple(row(name) for name in COEFFICIENTS)
         return cls(each, tuple(tensors))
@@ -65,10 +71,16 @@ class Rows(NamedTuple):
 
 def stacked(rows: Rows, N: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """All coefficients as one tensor (11, N), differentiable."""
-    kept = may_be_kept(device)
-    dts = {place: dt for _, sign, place, dt in rows.each if sign}
-    tensors = [Decay(tensor, dts[place]).value() if dts[place] else tensor
-               for place, tensor in enumerate(rows.tensors)]
+    kept = nobody_watches(device)
+    if rows.kept is not None and kept:
+        key = N, dtype, device
+        if key not in rows.kept:
+            with torch.inference_mode(False), torch.no_grad():
+                rows.kept[key] = stacked(rows._replace(kept=None), N, dtype, device)
+        return rows.kept[key]
+    dts = {place: dt for _, _, place, dt in rows.each if dt}
+    tensors = [Decay(tensor, dts[place]).value() if place in dts else tensor
+               for place, tensor in enumerate(rows.tensors)] if dts else rows.tensors
 
     def values(row: Row) -> Tensor:
         number, sign, place, _ = row
@@ -84,7 +96,7 @@ def stacked(rows: Rows, N: int, dtype: torch.dtype, device: torch.device) -> Ten
 
 def made_by_kernels(rows: Rows, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether the CUDA kernels may make the stack, of the tensors as they are."""
-    return may_be_kept(device) and all(
+    return nobody_watches(device) and all(
         type(one) in (Tensor, torch.nn.Parameter, torch.nn.Buffer) and one.dtype == dtype
         and one.device == device for one in rows.tensors)
 
@@ -110,7 +122,7 @@ def unstacked(g: Tensor, each: Sequence[Row], forms: Sequence[Form],
 _numbers: dict[tuple[float, torch.dtype, torch.device], Tensor] = {}
 
 
-def may_be_kept(device: torch.device) -> bool:
+def nobody_watches(device: torch.device) -> bool:
     """Whether a tensor that was made outside of this call may be used in it, and one be made by a
     kernel of ours: compilers, transforms and modes know nothing of them."""
     return not (torch.compiler.is_compiling() or device.type == "meta" or is_mode_active()

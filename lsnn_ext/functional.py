@@ -22,9 +22,11 @@ from ._ops import cuda_fuses as cuda_fuses
 from ._ops import use_reference
 from ._poisson import poisson
 from ._readout import leaky_readout
-from ._resolve import Neuron
+from ._resolve import Neuron as Neuron
+from ._resolve import rows_of as rows_of
 from ._route import bits_pay as bits_pay
 from ._route import spikes_of as spikes_of
+from ._rows import nobody_watches as nobody_watches
 from ._steps import Projection as Projection
 from ._steps import RecordedLayer as RecordedLayer
 from ._steps import recorded_step as recorded_step
@@ -201,12 +203,23 @@ def layer(
         >>> readout, readout_state = leaky_readout(spikes, w_out, k_out, readout_state)
         >>> readout = readout + b_out
     """
-    unknown = set(neuron) - set(Neuron._fields)
+    unknown = set(neuron) - set(Neuron._fields[:-1])
     if unknown:
         raise TypeError(
             f"layer: expected the keyword arguments of alif, got {sorted(unknown)[0]!r}")
     for name in ("alpha", "theta"):
         if name not in neuron:
             raise TypeError(f"{name}: expected a number or a tensor, got none")
-    return of_inputs(x, w_in, w_rec, bias, Neuron(**neuron), "x",
+    return layer_of(x, w_in, w_rec, Neuron(**neuron), bias=bias, w_out=w_out, k_out=k_out,
+                    readout_state=readout_state, b_out=b_out, spikes=spikes)
+
+
+def layer_of(
+    x: Tensor | PackedSpikes, w_in: Tensor, w_rec: Tensor | None, neuron: Neuron, *,
+    bias: Tensor | None = None, w_out: Tensor | None = None, k_out: float = 0.0,
+    readout_state: Tensor | None = None, b_out: Tensor | None = None,
+    spikes: bool | Literal["bits"] = True,
+) -> Layered:
+    """layer, of keyword arguments of alif that stand together."""
+    return of_inputs(x, w_in, w_rec, bias, neuron, "x",
                      Readout(w_out, k_out, readout_state, b_out), spikes)

@@ -178,21 +178,21 @@ def _link(t: Tensors) -> Tensor | None:
 
 
 class _Alif(torch.autograd.Function):
-    """Settings and the rows of the coefficients as tuples, and a link, then Tensors and those of
-    the rows -> Outputs, differentiable."""
+    """Settings and the rows of the coefficients as tuples, what is kept of the rows, and a link,
+    then Tensors and those of the rows -> Outputs, differentiable."""
 
     @staticmethod
     def forward(
         delays: tuple[int, ...], constants: tuple[int, ...], numbers: tuple[float, ...],
-        options: tuple[int, ...], each: tuple[Row, ...], link: Tensor | None,
+        options: tuple[int, ...], each: tuple[Row, ...], kept: Any, link: Tensor | None,
         *tensors: Tensor | None,
     ) -> tuple[Tensor, ...]:
         settings = Settings(delays, Constants(*constants), numbers, options)
-        return tuple(_forward(*_parted(each, tensors), settings))
+        return tuple(_forward(*_parted(each, tensors, kept), settings))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        delays, constants, numbers, options, each, link, *tensors = inputs
+        delays, constants, numbers, options, each, _, link, *tensors = inputs
         (t, rows), out = _parted(each, tensors), Outputs(*output)
         ctx.settings = Settings(delays, Constants(*constants), numbers, options)
         ctx.each = each
@@ -223,14 +223,14 @@ class _Alif(torch.autograd.Function):
         with torch.no_grad():
             found = _Alif.gradients(ctx, saved, Outputs(*g))  # type: ignore[arg-type]
         gradients = only_once(found, (*g, *saved))
-        return *(None for _ in Settings._fields), None, None, *gradients
+        return *(None for _ in Settings._fields), None, None, None, *gradients
 
     @staticmethod
     def gradients(ctx: Any, saved: tuple[Any, ...], g: Outputs) -> tuple[Tensor | None, ...]:
         """Of the tensors and those of the rows, given those of the outputs."""
         n = 1 + len(Tensors._fields)
         t, (y, bits, smooth_z, carry, coefficients) = Tensors(*saved[1:n]), saved[n : n + 5]
-        settings, of_inputs = ctx.settings, ctx.needs_input_grad[len(Settings._fields) + 2 :]
+        settings, of_inputs = ctx.settings, ctx.needs_input_grad[len(Settings._fields) + 3 :]
         needed, of_rows = Tensors(*of_inputs[: n - 1]), of_inputs[n - 1 :]
         outputs = settings.constants.outputs
         # A compiled graph makes zeros of shape (0,) for what was not asked for.
@@ -258,10 +258,11 @@ class _Alif(torch.autograd.Function):
         return *wanted_ones, *learned
 
 
-def _parted(each: tuple[Row, ...], tensors: Sequence[Any]) -> tuple[Tensors, Rows]:
+def _parted(each: tuple[Row, ...], tensors: Sequence[Any],
+            kept: Any = None) -> tuple[Tensors, Rows]:
     """What _Alif is given."""
     n = len(Tensors._fields)
-    return Tensors(*tensors[:n]), Rows(each, tuple(tensors[n:]))
+    return Tensors(*tensors[:n]), Rows(each, tuple(tensors[n:]), kept)
 
 
 def allows_bf16() -> bool:
@@ -273,8 +274,8 @@ def allows_bf16() -> bool:
 def _recorded(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
     """The operator under autograd."""
     delays, constants, numbers = (tuple(part) for part in settings[:3])
-    return Outputs(*applied(_Alif, delays, constants, numbers, *settings[3:], rows.each, _link(t),
-                            *t, *rows.tensors))
+    return Outputs(*applied(_Alif, delays, constants, numbers, *settings[3:], rows.each,
+                            None if transformed() else rows.kept, _link(t), *t, *rows.tensors))
 
 
 def recurrence_in_order(t: Tensors, rows: Rows, settings: Settings) -> Outputs:

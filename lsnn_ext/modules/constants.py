@@ -1,6 +1,7 @@
 """The constants of the neurons of a layer: buffers, or Parameters that are learned without bounds;
 how they become coefficients, how they are copied, saved and loaded."""
 import copy
+import operator
 from functools import partial
 from typing import Any, ClassVar
 
@@ -8,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from .. import functional
+from .._torch_internals import is_forward_mode
+from ..functional import Neuron
 from ..models import Decay, State, named_model
 from .copies import Copied
 from .delays import current_delay
@@ -23,7 +27,8 @@ _HALF = (torch.float16, torch.bfloat16)
 class Constants(Copied):
     """What the neurons of ALIF and LIF are, layer by layer and direction by direction."""
 
-    _kept = ("_prepared", "_seen", "_seen_there")  # prepared layers, delays seen
+    # prepared layers, delays seen, coefficients
+    _kept = ("_prepared", "_seen", "_seen_there", "_coefficients")
     _kind: ClassVar[Kind]
     _suffixes: list[str]
     hidden_size: int
@@ -98,6 +103,36 @@ class Constants(Copied):
             "refractory": self.refractory, "delay": current_delay(self),  # type: ignore[arg-type]
             "dynamics": self.dynamics, "surrogate": self.surrogate, "dampening": self.dampening,
             "surrogate_cutoff": self.surrogate_cutoff}
+
+    def _kept_neuron(self, suffix: str, device: torch.device) -> Neuron:
+        """The neuron of a call on this device. Its coefficients are those of the call before where
+        nothing learns and the numbers are the same, which on the CPU are compared; on a GPU the
+        kernels read them at each call."""
+        if self.learn or "parametrizations" in self._modules:
+            return Neuron(**self._neuron_arguments(suffix))
+        sources: list[Any] = [self._buffers.get(name + suffix) for name in self._neuron]
+        if not functional.nobody_watches(device) or is_forward_mode() or not all(
+                type(one) in (Tensor, nn.Buffer) and one.device == device
+                and one.dtype not in _HALF and not one.requires_grad for one in sources):
+            return Neuron(**self._neuron_arguments(suffix))
+        settings = (self.hidden_size, self.dt, self.refractory, self.dynamics, self.surrogate,
+                    self.dampening, self.surrogate_cutoff, device)
+        everything: dict[str, Any] = self.__dict__.setdefault("_coefficients", {})
+        known = everything.get(suffix)
+        if known is not None:
+            before, objects, numbers, neuron = known
+            if before == settings and all(map(operator.is_, objects, sources)) and all(
+                    map(torch.equal, numbers, sources)):
+                kept: Neuron = neuron._replace(
+                    delay=current_delay(self))  # type: ignore[arg-type]
+                return kept
+        neuron = Neuron(**self._neuron_arguments(suffix))
+        rows = functional.rows_of(neuron, self.hidden_size, device)
+        on_cpu = device.type == "cpu"
+        neuron = neuron._replace(rows=rows._replace(kept={} if on_cpu else None))
+        numbers = [one.clone() for one in sources] if on_cpu else []
+        everything[suffix] = settings, sources, numbers, neuron
+        return neuron
 
     def _stored(self) -> dict[str, Tensor | None]:
         """Parameters by the name of what is computed of them, buffers apart."""

@@ -140,12 +140,12 @@ class Recurrent(Constants):
         reverse = suffix.endswith("_reverse")
         if reverse:
             x = flipped(x.numbers() if isinstance(x, PackedSpikes) else x, lengths)
-        out = functional.layer(
-            x, weight, w_rec, bias=bias, state=initial, trace=trace is not False,
-            checkpoint_every=self.checkpoint_every, saved_dtype=self.saved_dtype,
-            sparse_grad=self.sparse_grad, lengths=lengths,
-            autapses=self.autapses or not self.recurrent,
-            **self._neuron_arguments(suffix), **readout)
+        data = x.carrier if isinstance(x, PackedSpikes) else x
+        neuron = self._kept_neuron(suffix, data.device)._replace(
+            state=initial, trace=trace is not False, checkpoint_every=self.checkpoint_every,
+            saved_dtype=self.saved_dtype, sparse_grad=self.sparse_grad, lengths=lengths,
+            autapses=self.autapses or not self.recurrent)
+        out = functional.layer_of(x, weight, w_rec, neuron, bias=bias, **readout)
         traces = recorded(out.traces, trace)
         if not reverse:
             return out._replace(traces=traces)
