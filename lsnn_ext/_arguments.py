@@ -13,7 +13,6 @@ from ._torch_internals import (
     assert_on_device,
     is_batched,
     is_mode_active,
-    is_transforming,
     was_freed,
 )
 from .models import Coefficient, Decay, State, parts_of
