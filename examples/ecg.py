@@ -6,8 +6,9 @@ are P, PQ, QR, RS, ST and TP. Their 36 recurrent neurons with learned time const
 the test's steps. Here as many adaptive ones are trained, and beside them, on the same batches, 36
 without adaptation; six leaky outputs, each with a time constant that is learned, name the phase.
 Gradients go back through a quarter of a recording, and each quarter makes a step of the optimizer.
-A part of the training's recordings is kept back, and chooses the epoch whose weights are tested;
-the test is looked at once, at the end.
+A tenth of the training's recordings is kept back, and chooses the epoch whose weights are tested;
+the test is looked at once, at the end. With --kept-back 0 all are learned from, and the last
+weights are tested, or with --average their running means.
 
 The data are the authors' files QTDB_train.mat and QTDB_test.mat, in the folder data of their
 repository (from a database under ODC-By 1.0; they are not part of this project):
@@ -48,7 +49,7 @@ FILES = "QTDB_train.mat", "QTDB_test.mat"
 INPUTS, PHASES = 4, 6
 PUBLISHED = 0.859
 GAIN = 5.0  # of the readout, an average of spikes, before the softmax
-KEPT_BACK = 10  # one recording of so many chooses the epoch
+KEPT_BACK = 10  # one recording of so many chooses the epoch, where no number is given
 TARGET_RATE = 0.05
 FIRST_TAU = 20.0  # of the outputs, steps
 OUT_OF_REACH = 1e6  # a threshold
@@ -73,6 +74,8 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     data_option(task)
     epoch_option(task)
     every_option(task)
+    task.add_argument("--kept-back", type=int, metavar="RECORDINGS",
+                      help="of the training's, which choose the epoch; a tenth of them if left out")
     task.add_argument("--chunk", type=count, default=326,
                       help="steps through which gradients go back, and after which the optimizer "
                            "makes a step of its own; 1301: a whole recording")
@@ -110,7 +113,7 @@ class Recordings(NamedTuple):
 
 
 class Data(NamedTuple):
-    """Recordings to learn from, to choose the epoch by, and to be tested on."""
+    """Recordings to learn from, to choose the epoch by (perhaps none), and to be tested on."""
 
     train: Recordings
     valid: Recordings
@@ -139,8 +142,9 @@ def read(path: Path) -> Recordings:
     return Recordings(x.transpose(0, 1).contiguous(), y.argmax(-1).t().contiguous())
 
 
-def load(folder: Path | None) -> Data:
-    """Both files; the recordings that are kept back are the same for all seeds."""
+def load(folder: Path | None, kept_back: int | None = None) -> Data:
+    """Both files; the recordings that are kept back, a tenth if no number is given, are the same
+    for all seeds."""
     if folder is None or not all((Path(folder) / name).is_file() for name in FILES):
         raise SystemExit(f"--data: expected a folder with {' and '.join(FILES)}, got {folder}; "
                          "python examples/ecg.py --help says where they are from")
@@ -148,7 +152,10 @@ def load(folder: Path | None) -> Data:
     if len(whole) < 2:
         raise SystemExit(f"{FILES[0]}: expected two recordings or more, got {len(whole)}")
     order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(1))
-    kept = -(-len(whole) // KEPT_BACK)
+    kept = -(-len(whole) // KEPT_BACK) if kept_back is None else kept_back
+    if not 0 <= kept < len(whole):
+        raise SystemExit(f"--kept-back: expected fewer than the {len(whole)} recordings of "
+                         f"{FILES[0]}, got {kept}")
     return Data(whole.take(order[kept:]), whole.take(order[:kept]), test)
 
 
@@ -199,9 +206,12 @@ def right(net: nn.Module, recordings: Recordings) -> Tensor:
 class Run(BestEpoch):
     """Both networks on these recordings."""
 
-    means = "loss", "rate", "valid"
+    means: tuple[str, ...] = "loss", "rate"
 
     def __init__(self, options: argparse.Namespace, data: Data) -> None:
+        self.is_chosen = bool(len(data.valid))
+        if self.is_chosen:
+            self.means = *self.means, "valid"
         super().__init__(options, pair.beside(options, network), len(data.train))
         self.data = data
         self.averages: dict[str, AveragedModel] = {}
@@ -248,12 +258,12 @@ class Run(BestEpoch):
         loss = nn.functional.cross_entropy(GAIN * y.flatten(0, 1), phase.flatten())
         return (processes.mean(loss, x.shape[1]),
                 self.options.reg * (rate - TARGET_RATE).square().sum(),
-                {"rate": rate.mean().item(), "valid": self.carried["valid"][name]})
+                {"rate": rate.mean().item(), **self.looked(name)})
 
 
 def test(run: Run) -> dict[str, dict[str, Any]]:
-    """Gives each network its best weights; the share of the test's steps that it names, in all and
-    of each phase."""
+    """Gives each network its best weights, or the last; the share of the test's steps that it
+    names, in all and of each phase."""
     found = run.take_best()
     recordings = run.data.test
     for name, net in run.nets.items():
@@ -270,16 +280,16 @@ def finish(run: Run, results: Path, drawing: Path) -> None:
     training.write_results(run, results, published=PUBLISHED, found=found)
     picture(run.nets["LSNN"], run.data.test, run.history, run.batches, found, PUBLISHED, drawing)
     for name, row in found.items():
-        print(f"{name}: {100 * row['accuracy']:.2f} % of the test's steps (epoch {row['epoch']}, "
-              f"{100 * row['valid']:.2f} % of those kept back)")
+        of = (f" (epoch {row['epoch']}, {100 * row['valid']:.2f} % of those kept back)"
+              if run.is_chosen else "")
+        print(f"{name}: {100 * row['accuracy']:.2f} % of the test's steps{of}")
     print(f"published, 36 neurons: {100 * PUBLISHED:.1f} %")
 
 
 def main(given: list[str] | None = None) -> None:
     """Trains, tests, draws."""
     options = arguments(given)
-    data = load(options.data)
-    run_task(options, lambda kept: Run(kept, data), __file__, finish)
+    run_task(options, lambda kept: Run(kept, load(kept.data, kept.kept_back)), __file__, finish)
 
 
 if __name__ == "__main__":

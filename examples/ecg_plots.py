@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from torch import Tensor
 
 from lsnn_ext import LSNN
-from plots import ADAPTIVE, INK, MUTED, REGULAR, STYLE, raster
+from plots import ADAPTIVE, INK, MUTED, REGULAR, STYLE, raster, smooth
 
 NAMES = "P", "PQ", "QR", "RS", "ST", "TP"
 
@@ -16,7 +16,8 @@ NAMES = "P", "PQ", "QR", "RS", "ST", "TP"
 def picture(net: LSNN, recordings: Any, history: list[dict[str, float]], batches: int,
             found: dict[str, dict[str, Any]], published: float, path: Path) -> None:
     """recordings.x (T, B, 4), of which the first is shown, with its .phase (T, B); history of
-    iterations, of which an epoch has so many batches."""
+    iterations, of which an epoch has so many batches. Where nothing was kept back it shows the
+    losses, each an epoch's mean."""
     x, phase = recordings.x[:, :1], recordings.phase[:, 0]
     with torch.no_grad():
         y, _, spikes = net(x, return_spikes=True)
@@ -39,14 +40,19 @@ def picture(net: LSNN, recordings: Any, history: list[dict[str, float]], batches
         grid[2].legend(ncols=len(NAMES), loc="lower right", bbox_to_anchor=(1, 1), fontsize=7)
         for axes in grid[:3]:
             axes.set_xlim(0, len(phase))
-        for name, key, colour in (("LSNN", "valid", ADAPTIVE), ("LIF", "lif_valid", REGULAR)):
+        is_chosen = "valid" in history[0]
+        for name, prefix, colour in (("LSNN", "", ADAPTIVE), ("LIF", "lif_", REGULAR)):
             if name in found:
                 epochs = torch.arange(len(history)) / batches
-                grid[3].plot(epochs, [100 * row[key] for row in history], color=colour,
+                shown = torch.tensor([row[prefix + ("valid" if is_chosen else "loss")]
+                                      for row in history])
+                grid[3].plot(epochs, 100 * shown if is_chosen else smooth(shown, batches),
+                             color=colour,
                              label=f"{name}, tested {100 * found[name]['accuracy']:.1f} %")
-        grid[3].axhline(100 * published, color=INK, linestyle="--", linewidth=1,
-                        label=f"published {100 * published:.1f} % of the test")
-        grid[3].set(xlabel="epoch", ylabel="steps kept back, named / %")
+        if is_chosen:
+            grid[3].axhline(100 * published, color=INK, linestyle="--", linewidth=1,
+                            label=f"published {100 * published:.1f} % of the test")
+        grid[3].set(xlabel="epoch", ylabel="steps kept back, named / %" if is_chosen else "loss")
         grid[3].legend()
         figure.savefig(path)
         plt.close(figure)

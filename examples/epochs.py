@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import processes
 from pair import Learners
-from training import count
+from training import Values, count
 
 
 def epoch_option(group: Any) -> None:
@@ -55,7 +55,9 @@ class Epochs(Learners):
 
 class BestEpoch(Epochs):
     """A run whose networks are tested as they were when they did best on recordings that are kept
-    back; carried holds these weights."""
+    back; carried holds these weights. Where nothing is kept back, as they are at the end."""
+
+    is_chosen = True  # whether something is kept back, which chooses the epoch
 
     def kept_back(self, net: nn.Module) -> float:
         """The share of what is kept back that a network gets right; each task has its own."""
@@ -68,8 +70,12 @@ class BestEpoch(Epochs):
     def begin_epoch(self, epoch: int) -> None:
         """Where it is time to, notes the share of what is kept back that each network gets right,
         and the weights of those that never got more."""
-        if epoch % self.options.every == 0:
+        if self.is_chosen and epoch % self.options.every == 0:
             self._note(epoch, processes.on_first(self._shares))
+
+    def looked(self, name: str) -> Values:
+        """What an iteration notes of a network: the share that it got right at the last look."""
+        return {"valid": self.carried["valid"][name]} if self.is_chosen else {}
 
     def _shares(self) -> dict[str, float]:
         return {name: self.kept_back(self.candidate(name)) for name in self.learners}
@@ -86,7 +92,12 @@ class BestEpoch(Epochs):
 
     def take_best(self) -> dict[str, dict[str, Any]]:
         """Looks a last time, gives each network its best weights, which the checkpoint has too, and
-        says the share and the epoch of each. After the training, on the first process alone."""
+        says the share and the epoch of each; where nothing is kept back, gives it those of now and
+        says nothing. After the training, on the first process alone."""
+        if not self.is_chosen:
+            for name, net in self.learners.items():
+                net.load_state_dict(self.candidate(name).state_dict(), strict=False)
+            return {name: {} for name in self.learners}
         self._note(len(self.history) // self.batches, self._shares())
         self.write()
         found = {}

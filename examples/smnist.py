@@ -20,7 +20,6 @@ all digits (psMNIST of Le, Jaitly and Hinton, 2015).
 import argparse
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -127,6 +126,7 @@ class Run(BestEpoch):
     def __init__(self, options: argparse.Namespace, digits: Digits) -> None:
         self.order = pixel_order(options)
         self.digits, self.valid = parted(options, digits)
+        self.is_chosen = bool(options.kept_back)
         super().__init__(options, {name: network(name, options) for name in
                                    dict.fromkeys(options.models)}, len(self.digits.labels))
         self.first = next(iter(self.learners))
@@ -141,7 +141,7 @@ class Run(BestEpoch):
         """The numbers of digits, any of them at any time, that are this process's; an epoch is as
         many as there are."""
         epoch, position = divmod(len(self.history), self.batches)
-        if not position and len(self.valid.labels):
+        if not position:
             self.begin_epoch(epoch)
         size = self.options.batch
         drawn = torch.randint(self.recordings, (size,), generator=self.random)
@@ -164,9 +164,7 @@ class Run(BestEpoch):
                                 start and [processes.share_of(state) for state in start])
             loss = processes.mean(nn.functional.cross_entropy(logits, labels), len(labels))
             correct = processes.mean((logits.argmax(-1) == labels).float().mean(), len(labels))
-            values = {"accuracy": correct.item()}
-            if len(self.valid.labels):
-                values["valid"] = self.carried["valid"][name]
+            values = {"accuracy": correct.item(), **self.looked(name)}
             if z is None:
                 return loss, loss.new_zeros(()), values
             rate = mean_rate(z)
@@ -198,8 +196,7 @@ class Run(BestEpoch):
 def finish(run: Run, test: Digits) -> list[Path]:
     """Tests, writes, draws; which files."""
     options = run.options
-    found: dict[str, dict[str, Any]] = (run.take_best() if options.kept_back
-                                        else {name: {} for name in run.learners})
+    found = run.take_best()
     for name, net in run.learners.items():
         found[name]["accuracy"] = run.recognised(net, test)
     files = [options.out / f"smnist{end}" for end in ("_curve.csv", ".json", "_curve.png")]

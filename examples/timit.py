@@ -155,7 +155,7 @@ class Run(BestEpoch):
             y, rates = answers(self.learners[name], batch, options.hold)
             loss = processes.mean(nn.functional.cross_entropy(y, phone), len(phone))
             error = processes.mean((y.argmax(-1) != phone).float().mean(), len(phone))
-            values = {"error": error.item(), "valid": self.carried["valid"][name]}
+            values = {"error": error.item(), **self.looked(name)}
             if rates is None:
                 return loss, loss.new_zeros(()), values
             rates = processes.mean(rates, len(batch.x))

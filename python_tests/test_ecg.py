@@ -65,6 +65,35 @@ def test_a_folder_without_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(ecg.load(ecg.arguments([]).data).test) == 8
 
 
+def test_all_recordings_are_learned_from(tmp_path: Path) -> None:
+    """And then the last weights are tested, or their running means; a run that is resumed keeps
+    back as many as it began with."""
+    write_recordings(tmp_path, recordings=20, steps=30)
+    data = ecg.load(tmp_path, 0)
+    assert (len(data.train), len(data.valid), len(data.test)) == (20, 0, 8)
+    assert (len(ecg.load(tmp_path, 6).train), len(ecg.load(tmp_path).train)) == (14, 18)
+    for kept_back in ("-1", "20"):
+        with pytest.raises(SystemExit, match="^--kept-back: expected fewer than the 20 recordings"):
+            ecg.main(_options(tmp_path, "--kept-back", kept_back))
+    for more in ([], ["--average", "0.5"]):
+        ecg.main(_options(tmp_path, "--iterations", "4", "--kept-back", "0", "--batch", "5", *more))
+        ecg.main(_options(tmp_path, "--resume"))
+        kept = torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)
+        assert "best" not in kept["carried"] and "valid" not in kept["history"][0]
+        net, last = (ecg.network(ecg.arguments(_options(tmp_path)), True) for _ in range(2))
+        last.load_state_dict(kept["LSNN"])
+        if more:
+            net.load_state_dict({name.removeprefix("module."): value for name, value
+                                 in kept["LSNN average"].items() if name != "n_averaged"})
+        else:
+            net = last
+        found = json.loads((tmp_path / "out" / "ecg.json").read_text())["found"]["LSNN"]
+        share = float(ecg.right(net, data.test).float().mean())
+        assert set(found) == {"accuracy", "phases"}
+        assert found["accuracy"] == pytest.approx(share, abs=1e-6)
+        assert (ecg.right(net, data.test) != ecg.right(last, data.test)).any() == bool(more)
+
+
 def test_settings() -> None:
     quick, paper = ecg.arguments([]), ecg.arguments(["--paper"])
     assert (quick.epochs, quick.batch, paper.epochs, paper.batch) == (20, 16, 200, 16)
