@@ -31,9 +31,9 @@ RATE, TARGET_RATE = 0.05, 0.01  # of the inputs and of the network, spikes per m
 SIGNAL = 1 / 7  # chance that a symbol is STORE, or after one RECALL
 REGULAR = ADAPTIVE = 10
 LAST = 10  # iterations whose mean error is to be small enough
-QUICK = {"dt": 2.0, "batch": 128, "lr": 0.01, "decay": None, "clip": 1.0, "reg": 0.01,
+QUICK = {"dt": 2.0, "batch": 128, "lr": 0.02, "decay": 0.3, "clip": 1.0, "reg": 0.01,
          "stop": 0.01, "iterations": 150, "carry": False}
-PAPER = QUICK | {"dt": 1.0, "decay": 0.3, "clip": 1e9, "stop": 0.05, "iterations": 200,
+PAPER = QUICK | {"dt": 1.0, "lr": 0.01, "clip": 1e9, "stop": 0.05, "iterations": 200,
                  "carry": True}
 
 
@@ -51,7 +51,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     task.add_argument("--carry", action="store_true", default=None,
                       help="start a batch from the states that the one before has left")
     task.add_argument("--decay", type=number,
-                      help="of the learning rate, every 100 iterations; without it a half cosine")
+                      help="of the learning rate, a factor every 100 iterations")
     task.add_argument("--stop", type=number,
                       help=f"the mean error of {LAST} iterations that is small enough")
     return pair.with_setting(parser.parse_args(given), QUICK, PAPER)
@@ -161,9 +161,7 @@ class Run(Pair):
                     options.reg * (rate - TARGET_RATE).square().sum(),
                     {"error": error.item(), "rate": rate.mean().item()})
 
-        rate = (options.lr * options.decay ** (len(self.history) // 100) if options.decay
-                else training.learning_rate(self.done(), options.lr))
-        return self.learn(rate, losses)
+        return self.learn(options.lr * options.decay ** (len(self.history) // 100), losses)
 
 
 @torch.no_grad()

@@ -234,8 +234,9 @@ def test_a_norm_that_is_not_finite_ends_the_run() -> None:
 
 def test_settings() -> None:
     quick, paper = store_recall.arguments([]), store_recall.arguments(["--paper", "--lr", "0.1"])
-    assert (quick.dt, quick.carry, quick.iterations, quick.lr) == (2.0, False, 150, 0.01)
+    assert (quick.dt, quick.carry, quick.iterations, quick.lr) == (2.0, False, 150, 0.02)
     assert (paper.dt, paper.carry, paper.iterations, paper.lr) == (1.0, True, 200, 0.1)
+    assert (store_recall.arguments(["--paper"]).lr, quick.decay, paper.decay) == (0.01, 0.3, 0.3)
     assert store_recall.arguments(["--quick"]) == quick
     timed = store_recall.arguments(["--minutes", "3"])
     assert (timed.minutes, timed.iterations) == (3.0, None)
