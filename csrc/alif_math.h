@@ -207,6 +207,13 @@ template <class Spec, class F> LSNN_INLINE void replay_spikes(const Spec& spec, 
   s.z = z;
 }
 
+// v that a step reads, where the reset comes with the step before: of that one y, the adaptation,
+// and the spike that it read.
+template <class Spec, class F> LSNN_INLINE F membrane_before(const Spec& spec, const Coefs<F>& k,
+                                                             F y, F a, F z) {
+  return reset(spec, k, y, z, k.theta + k.beta * a);
+}
+
 // ----------------------------------------------------------------------------------------- adjoint
 // dL/d of what the step leaves (v, a, i; z: all that reaches the spike) turns into dL/d of what it
 // read (z: its local part).
@@ -249,6 +256,13 @@ LSNN_INLINE F spike_adjoint(const Spec& spec, const Coefs<F>& k, F zb, F n, F A,
   return nb;
 }
 
+// dL/dc by (5) and (2), from dL/dy and dL/di. Where the test is of the old membrane and a reset
+// that subtracts comes with the next step, dL/dy is dL/dv: then nothing of dL/dz of the step is
+// needed, and a kernel may have dL/dc before (1) has brought that.
+template <class F> LSNN_INLINE F current_adjoint(const Coefs<F>& k, F yb, F ib) {
+  return ib + k.kappa * yb;
+}
+
 // before: what the step read. y, z: what it saved. Ab: dL/dA from outside. g: gradients of the
 // coefficients are added. Returns dL/dc of (1), which is dL/dx.
 template <class Spec, class F>
@@ -277,7 +291,7 @@ LSNN_INLINE F step_adjoint(const Spec& spec, const Coefs<F>& k, const Carry<F>& 
   if (spec.want >> KAPPA & 1) g.kappa = g.kappa + yb * ((y - k.alpha * before.v) * k.inverse_kappa);
   const F drive_b = k.kappa * yb;
   v1b = v1b + k.alpha * yb;
-  const F ib = d.i + drive_b;
+  const F ib = current_adjoint(k, yb, d.i);
   F ab = d.a;
   if (spec.current) ab = ab - k.eta * drive_b;
   g.eta = g.eta - drive_b * a;

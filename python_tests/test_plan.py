@@ -108,6 +108,16 @@ def test_tensor_cores_make_the_weight_gradient_where_they_can(options: dict[str,
     assert chosen["tiles"] * chosen["rows"] * chosen["columns"] >= 220 * 220
 
 
+def test_the_paper_s_kernel_runs_backwards_where_it_can() -> None:
+    """As forwards; a lane owns a neuron, so that 220 of them are seven warps."""
+    sizes: dict[str, Any] = {"T": 784, "B": 256, "N": 220, "device": "h100"}
+    chosen = plan(**sizes)["backward"]
+    assert chosen["kernels"] == "lsnn" and chosen["threads of an item"] == 224
+    assert chosen["items of a block"] == 2 and chosen["shared memory"] <= 227 << 10
+    for changed in ({"kernels": "general"}, {"delays": [0, 3]}, {"N": 257}, {"design": "gather"}):
+        assert plan(**sizes | changed)["backward"]["kernels"] == "general"
+
+
 def test_choice_follows_size_and_activity() -> None:
     # forwards in two rounds, which cost more than rows from the second level cache
     assert designs(1000, 256, 512, device="h100") == ("gather", "cluster")

@@ -3,6 +3,7 @@
 // weights, only for the active neurons, and the adjoint of step() give dL/dc. The weight gradient
 // is summed afterwards, see weight_gradient.cuh.
 #pragma once
+#include "lane_sums.cuh"
 #include "replay.cuh"
 #include "sequence.cuh"
 
@@ -61,23 +62,7 @@ template <class T> struct ClusterGradients {
   }
 };
 
-// Sums over the lanes of a warp: of x[i], in all four lanes 4 i' with i' the bits of i in reverse.
-inline constexpr int rows_of_product = 8;
-template <class T> LSNN_DEVICE T sum_lanes(T (&x)[rows_of_product], int lane) {
-#pragma unroll
-  for (int half = rows_of_product / 2, o = 16; half; half /= 2, o /= 2)
-#pragma unroll
-    for (int i = 0; i < half; i++) {
-      const bool upper = lane & o;
-      const T given = __shfl_xor_sync(~0u, upper ? x[i] : x[i + half], o);
-      x[i] = (upper ? x[i + half] : x[i]) + given;
-    }
-  x[0] += __shfl_xor_sync(~0u, x[0], 2);
-  return x[0] + __shfl_xor_sync(~0u, x[0], 1);
-}
-LSNN_DEVICE int row_of_lane(int lane) {
-  return (lane >> 4 & 1) * 4 + (lane >> 3 & 1) * 2 + (lane >> 2 & 1);
-}
+inline constexpr int rows_of_product = 8;  // whose sums go from lane to lane together
 
 // C: quads of a lane. rows_in_shared: the weight rows lie in shared memory.
 template <class T, class W, class Spec, class Gradients, int C,

@@ -24,11 +24,27 @@ struct Candidates {
     return {true, (plan.told.zero & no_terms) != no_terms};
   }
   bool both() const { return paper && general; }
+  bool some() const { return paper || general; }
   // Calls f(type of model) for each of them.
   template <class T, class F> void each(const F& f) const {
     if constexpr (sizeof(T) == 4)
       if (paper) f(std::type_identity<PaperSpec>());
     if (general) f(std::type_identity<GeneralSpec>());
+  }
+};
+
+// What is launched for a call: those of the paper's network, which do what the design's kernel for
+// it would, and the kernels of the design.
+struct Chosen {
+  bool lsnn;
+  Candidates kernels;
+  bool both;  // see wrong_kernel
+
+  template <class T, class Args> static Chosen of(const Args& f, const Pass& pass,
+                                                  const Plan& plan) {
+    const bool lsnn = by_lsnn(f, plan);
+    const Candidates all = Candidates::of<T>(lsnn || (pass.quads == 1 && is_aligned(f)), plan);
+    return {lsnn, {all.paper && !lsnn, all.general}, all.both()};
   }
 };
 
@@ -57,13 +73,12 @@ template <class T, class W> void forward(const ForwardArgs& f, const Plan& plan,
   pack_lengths(l, own.packed, stream);
   clear_after_end(f, own.packed, stream);
   constexpr bool is_float = std::is_same_v<T, float> && std::is_same_v<W, float>;
-  const bool by_lsnn = is_float && plan.lsnn && !f.trace_v && !f.trace_a && !f.trace_A;
-  const Candidates all = Candidates::of<T>(by_lsnn || (pass.quads == 1 && is_aligned(f)), plan),
-                   kernels{all.paper && !by_lsnn, all.general};
-  const ForwardJob<T> job{f, own.packed, all.both()};
+  const Chosen chosen = Chosen::of<T>(f, pass, plan);
+  const Candidates& kernels = chosen.kernels;
+  const ForwardJob<T> job{f, own.packed, chosen.both};
   if constexpr (is_float)
-    if (by_lsnn) launch_lsnn(job, *plan.lsnn, stream);
-  if (!kernels.paper && !kernels.general) return;
+    if (chosen.lsnn) launch_lsnn(job, *plan.lsnn, stream);
+  if (!kernels.some()) return;
   const Launch shape{pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared,
                      pass.shape.ranks, stream};
 
@@ -108,6 +123,7 @@ template <class T, class W> void forward(const ForwardArgs& f, const Plan& plan,
 template <class T, class W> struct BackwardWorkspace {
   Packed<T> packed;
   T* replayed;       // see replay.cuh
+  float* lsnn;       // see lsnn.h
   T* sums;           // [B,n_coefficients,NP] gradients of the coefficients
   T* partial_sums;          // [slices,matrices,N,N] of the weight gradient
   Quad<T>* adjoint;  // [4,threads] of the design `step`
@@ -119,8 +135,12 @@ template <class T, class W> struct BackwardWorkspace {
     const Pass& pass = plan.backward;
     const bool step = pass.design == Design::step;
     const int64_t threads = Point::count(l), slice = Slice(l.N, pass.shape.ranks, 0).width;
-    replayed =
-        m.take<T>(replayed_rows * (step ? 4 * threads : pass.blocks * pass.shape.groups * slice));
+    const Chosen chosen = Chosen::of<T>(f, pass, plan);
+    replayed = chosen.kernels.some()
+                   ? m.take<T>(replayed_rows *
+                               (step ? 4 * threads : pass.blocks * pass.shape.groups * slice))
+                   : nullptr;
+    lsnn = chosen.lsnn ? m.take<float>(lsnn_workspace(*plan.lsnn_backward)) : nullptr;
     sums = f.want ? m.take<T>(l.B * n_coefficients * padded(l.N)) : nullptr;
     partial_sums = f.gw ? m.take<T>(plan.slices(f.first.z) * matrices(l) * l.N * l.N) : nullptr;
     adjoint = step ? m.take<Quad<T>>(4 * threads) : nullptr;
@@ -218,12 +238,18 @@ void backward(const BackwardArgs& f, const Plan& plan, void* workspace, const Pr
     pack<T, W>(l, f.first.r, plan.told, own.packed, stream);
     pack_lengths(l, own.packed, stream);
     clear_after_end(f, own.packed, stream);
-    const Candidates kernels = Candidates::of<T>(pass.quads == 1 && is_aligned(f), plan);
-    const BackwardJob<T> job{f, own.packed, own.sums, kernels.both()};
+    const Chosen chosen = Chosen::of<T>(f, pass, plan);
+    const Candidates& kernels = chosen.kernels;
+    const BackwardJob<T> job{f, own.packed, own.sums, chosen.both};
+    if constexpr (std::is_same_v<T, float> && std::is_same_v<W, float>)
+      if (chosen.lsnn) launch_lsnn(job, *plan.lsnn_backward, own.lsnn, stream);
     const Launch shape{pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared,
                        pass.shape.ranks, stream};
     const BackwardSequence<T> sequence{job, pass.shape, own.replayed};
-    if (pass.design == Design::step) backward_steps(job, kernels, pass, own, product, stream);
+    if (!kernels.some()) {
+      // the kernel of the paper's network does it all
+    } else if (pass.design == Design::step)
+      backward_steps(job, kernels, pass, own, product, stream);
     else if (pass.quads > 1)
       launch("backward, gather", shape,
              &backward_kernel<T, W, GeneralSpec, BlockGradients<T>, 4, false>, sequence);

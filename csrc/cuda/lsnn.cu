@@ -1,6 +1,8 @@
+#include <iterator>
 #include <type_traits>
 
 #include "lsnn.h"
+#include "lsnn_backward.cuh"
 #include "lsnn_forward.cuh"
 
 namespace lsnn::cuda {
@@ -29,6 +31,26 @@ void launch_lsnn(const ForwardJob<float>& general, const Pass& pass, void* strea
       });
     });
   });
+}
+
+int64_t lsnn_workspace(const Pass& pass) {
+  return pass.blocks * pass.shape.groups * pass.shape.threads * lsnn_start_rows;
+}
+void launch_lsnn(const BackwardJob<float>& general, const Pass& pass, float* workspace,
+                 void* stream) {
+  const Layer& l = general.f.layer;
+  const LsnnBackward job{general,        pass.shape, (int)l.delays[0], (float)l.dampening,
+                         (float)l.n_ref, workspace,  l.B * l.N,        l.B * words(l.N),
+                         l.B * l.N * 4};
+  static constexpr decltype(&lsnn_backward_kernel<1>) kernels[] = {
+      &lsnn_backward_kernel<1>, &lsnn_backward_kernel<2>, &lsnn_backward_kernel<3>,
+      &lsnn_backward_kernel<4>, &lsnn_backward_kernel<5>, &lsnn_backward_kernel<6>,
+      &lsnn_backward_kernel<7>, &lsnn_backward_kernel<8>};
+  static_assert(std::size(kernels) == most_warps_lsnn_backward);
+  const auto kernel = kernels[pass.shape.threads / 32 - 1];
+  launch("backward, lsnn",
+         {pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared, 1, stream}, kernel,
+         job);
 }
 
 }  // namespace lsnn::cuda

@@ -1,9 +1,14 @@
-// The launch of the kernels that are made for the paper's network, see lsnn_forward.cuh.
+// The launches of the kernels that are made for the paper's network, see lsnn_forward.cuh and
+// lsnn_backward.cuh.
 #pragma once
-#include "neurons.cuh"
+#include "replay.cuh"
 
 namespace lsnn::cuda {
 
 void launch_lsnn(const ForwardJob<float>&, const Pass&, void* stream);
+
+// Numbers that the backward kernel needs as a workspace.
+int64_t lsnn_workspace(const Pass&);
+void launch_lsnn(const BackwardJob<float>&, const Pass&, float* workspace, void* stream);
 
 }  // namespace lsnn::cuda

@@ -4,6 +4,7 @@
 // z_{t-1-d} are on their way, and one barrier a step orders both. The sums are those of the
 // general kernels in the same order, hence the same bits.
 #pragma once
+#include "lsnn_stream.cuh"
 #include "sequence.cuh"
 
 namespace lsnn::cuda {
@@ -13,53 +14,6 @@ struct LsnnForward : ForwardJob<float> {
   int delay;
   float n_ref;
   int64_t row, row_of_bits;  // from one step to the next, in [T,B,N] and [T,B,words(N)]
-};
-
-// x of a lane's quad, read some steps before it is used into a ring of stages. Each lane copies
-// what it reads itself: no barrier. whole: as load_row has it.
-template <int warps, bool whole> struct CurrentStream {
-  static constexpr unsigned stages = stages_of_current, stage = 128 * warps;
-  static_assert((stages & (stages - 1)) == 0);
-  float* const ring;  // [stages,stage] from the lane's quad on
-  const int live;
-  const int64_t stride;  // from one step to the next
-  const float* from;     // the next step that is not on its way yet
-  int left;              // steps that are not
-  unsigned at;           // of the step at hand
-
-  __device__ __forceinline__ CurrentStream(float* own, const float* x, int64_t stride_t, int length,
-                                           int live_neurons)
-      : ring(own),
-        live(live_neurons),
-        stride(stride_t),
-        from(x),
-        left(length),
-        at(0) {
-#pragma unroll
-    for (unsigned i = 0; i < stages - 1; i++) copy(i * stage);
-  }
-  // A group for each step, also where none is left: their number says which of them have arrived.
-  __device__ __forceinline__ void copy(unsigned to, Where where = Where::current()) {
-    if (whole) {
-      if (left > 0 && live) cp_async_shared_global<16>(ring + to, from, where);
-    } else {
-#pragma unroll
-      for (int i = 0; i < 4; i++)
-        if (left > 0 && i < live) cp_async_shared_global<4>(ring + to + i, from + i, where);
-    }
-    cp_async_commit_group(where);
-    left--;
-    from += stride;
-  }
-  __device__ __forceinline__ Quad<float> wait(Where where = Where::current()) const {
-    cp_async_wait_group<(int)stages - 2>(where);
-    return quad_at(ring + at);
-  }
-  // Into the stage of the step before, which has been read.
-  __device__ __forceinline__ void advance() {
-    copy((at + (stages - 1) * stage) % (stages * stage));
-    at = (at + stage) % (stages * stage);
-  }
 };
 
 // Where the weight rows of the last steps' spikes begin, in bytes, in a ring of slots, one a step.
@@ -237,8 +191,10 @@ template <int warps, bool whole, class Y> struct LsnnGroup {
     const Cell cell(l, b, 4 * group.thread);
     const float* const rows = w + cell.n;
     LsnnNeurons neurons(job, cell);
-    CurrentStream<warps, whole> x(current + 4 * group.thread, current_at(job, cell, 0),
-                                  f.x_stride_t, length, cell.live);
+    LaneRows<4, whole> of_x{current_at(job, cell, 0), f.x_stride_t, cell.live};
+    int left = length;  // steps that are not on their way yet
+    auto copy = [&](float* to) { of_x.copy(to, left-- > 0); };
+    StageRing<stages_of_current> x(current + 4 * group.thread, 128 * warps, copy);
     SpikeLists<warps> spikes(lists, job.shape.slots, group);
     sync();
     // of this step
@@ -254,7 +210,7 @@ template <int warps, bool whole, class Y> struct LsnnGroup {
 #pragma unroll 1
       for (int t = t0; t < t1; t++) {
         RecurrentSum<warps> sum(rows, spikes);
-        Quad<float> c = x.wait();
+        Quad<float> c = quad_at(x.wait());
         bool fired[4];
         neurons.fire_all(fired);
         sum.load(N * row_bytes);
@@ -263,7 +219,7 @@ template <int warps, bool whole, class Y> struct LsnnGroup {
         const uint32_t gathered =
             gather_word(fired[0] | fired[1] << 1 | fired[2] << 2 | fired[3] << 3, group.lane());
         if (keeps_word) *bits = gathered;
-        x.advance();
+        x.advance(copy);
         const bool before = t <= delay;  // spikes before the sequence; the lists are empty
         if (!(before | sum.is_long())) [[likely]]
           sum.add_to(c);

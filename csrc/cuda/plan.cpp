@@ -43,8 +43,8 @@ int64_t backward_shared(const Layer& l, Storage s, const Shape& shape, Design de
 
 Possible impossible(const std::string& why) { return {false, {}, why}; }
 
-// at most of a block; of a group where fewer would do for its neurons
-struct Threads { int64_t block, group; };
+// at most of a block; of a group where fewer would do for its neurons; neurons of each
+struct Threads { int64_t block, group, neurons = 4; };
 
 // A kernel of a whole sequence: as many items at a time as there are for each SM, and as shared
 // memory holds.
@@ -53,7 +53,7 @@ Possible sequence_pass(Design design, const Device& device, const Layer& l, int 
                        Threads limit, const Shared& shared) {
   Pass p{design, 1, {1, 0, ranks, 0}, 0, 0};
   const Slice slice(l.N, ranks, 0);
-  const int64_t lanes = ceiling(slice.width, 4);
+  const int64_t lanes = ceiling(slice.width, limit.neurons);
   while (ceiling(lanes, 32 * p.quads) * 32 > limit.block) p.quads *= 4;
   const int most_quads = design == Design::gather ? 4 : 1;  // the others have no kernels for more
   if (p.quads > most_quads)
@@ -142,23 +142,41 @@ Possible forward_pass(Design design, const Device& device, const Layer& l, Stora
   return any_pass(design, device, l, s, {most_threads_forward, 0},
                   [&](const Shape& shape) { return forward_shared(l, s, shape, design); });
 }
-Possible lsnn_pass(const Device& device, const Layer& l, Storage s) {
-  if (l.options.kernels == Kernels::general)
-    return impossible("the general kernels were asked for");
-  if (s != Storage::f32) return impossible("its numbers and weights are float32");
+namespace {
+// What both kernels of the paper's network ask for; empty where the layer has it.
+std::string lsnn_refuses(const Device& device, const Layer& l, Storage s, int64_t most_neurons) {
+  if (l.options.kernels == Kernels::general) return "the general kernels were asked for";
+  if (s != Storage::f32) return "its numbers and weights are float32";
   if (!same(l.model, PaperSpec::model) || l.smooth)
-    return impossible("it has the equations of lsnn, with spikes of 0 and 1");
-  if (l.S != 1) return impossible("it has one delay for all synapses");
-  if (device.capability < 80) return impossible("its copies need compute capability 8.0");
-  if (l.N > 128 * most_warps_lsnn)
-    return impossible("a group owns " + std::to_string(128 * most_warps_lsnn) + " neurons at most");
-  if (l.T >= int64_t(1) << 31) return impossible("steps are counted with 32 bits");
-  return sequence_pass(Design::block, device, l, 1, {most_threads_lsnn, 0},
-                       [&](const Shape& shape) {
-                         Arena counted;
-                         LsnnShared(counted, l, shape);
-                         return counted.used;
-                       });
+    return "it has the equations of lsnn, with spikes of 0 and 1";
+  if (l.S != 1) return "it has one delay for all synapses";
+  if (device.capability < 80) return "its copies need compute capability 8.0";
+  if (l.N > most_neurons)
+    return "a group owns " + std::to_string(most_neurons) + " neurons at most";
+  if (l.T >= int64_t(1) << 31) return "steps are counted with 32 bits";
+  return "";
+}
+template <class Shared> Possible lsnn_sequence(const Device& device, const Layer& l, Threads limit,
+                                               const std::string& refused) {
+  if (!refused.empty()) return impossible(refused);
+  return sequence_pass(Design::block, device, l, 1, limit, [&](const Shape& shape) {
+    Arena counted;
+    Shared(counted, l, shape);
+    return counted.used;
+  });
+}
+}  // namespace
+
+Possible lsnn_pass(const Device& device, const Layer& l, Storage s) {
+  return lsnn_sequence<LsnnShared>(device, l, {most_threads_lsnn, 0},
+                                   lsnn_refuses(device, l, s, 128 * most_warps_lsnn));
+}
+Possible lsnn_backward_pass(const Device& device, const Layer& l, Storage s) {
+  const std::string refused = lsnn_refuses(device, l, s, 32 * most_warps_lsnn_backward);
+  return lsnn_sequence<LsnnBackwardShared>(device, l, {most_threads_lsnn_backward, 0, 1},
+                                           refused.empty() && l.surrogate != PaperSpec::surrogate
+                                               ? "its surrogate is the triangle"
+                                               : refused);
 }
 std::string no_tensor_cores(const Device& device, const Layer& l, Storage s) {
   if (l.options.kernels == Kernels::general) return "the general kernels were asked for";
@@ -216,6 +234,12 @@ double backward_cycles(const Device& device, const Layer& l, Storage s, const Pa
   }
 }
 
+double lsnn_backward_cycles(const Device& device, const Layer& l, Storage s, const Pass& p,
+                            const Activity& a) {
+  const Load at = load(device, l, s, p, a.active);
+  return chain(costs.lsnn_backward_step, at, p) + at.bytes / costs.shared_bytes;
+}
+
 Storage backward_storage(const Device& device, const Layer& l, Storage storage) {
   if (storage != Storage::f32 || !l.allow_bf16 || l.S == 0) return storage;
   auto least_cycles = [&](Storage s) {  // of the designs that can run the layer
@@ -252,11 +276,16 @@ Plan choose(const Device& device, const Layer& l, Storage storage, const Activit
                                   std::to_string(l.S) + " delays: " + p.why);
   plan.forward = f.pass;
   plan.backward = b.pass;
-  const Possible lsnn = lsnn_pass(device, l, storage);
-  if (lsnn.yes && (!is_asked || requested == Design::block) &&
-      lsnn_cycles(device, l, storage, lsnn.pass, activity) <
-          forward_cycles(device, l, storage, f.pass, activity))
-    plan.lsnn = lsnn.pass;
+  auto of_lsnn = [&](const Possible& lsnn, const Pass& general, const auto& own_cycles,
+                     const auto& general_cycles) {
+    const bool wins = lsnn.yes && (!is_asked || requested == Design::block) &&
+                      own_cycles(device, l, storage, lsnn.pass, activity) <
+                          general_cycles(device, l, storage, general, activity);
+    return wins ? std::optional(lsnn.pass) : std::nullopt;
+  };
+  plan.lsnn = of_lsnn(lsnn_pass(device, l, storage), f.pass, lsnn_cycles, forward_cycles);
+  plan.lsnn_backward = of_lsnn(lsnn_backward_pass(device, l, storage), b.pass, lsnn_backward_cycles,
+                               backward_cycles);
 
   // The largest tile of whole words that the shared memory holds; slices so that all SMs have one.
   WeightTiles& t = plan.tiles;

@@ -69,10 +69,10 @@ struct Plan {
   Pass forward, backward;
   WeightTiles tiles;  // of the weight gradient
   Told told = {};
-  // Of the forward pass by the kernel of lsnn_forward.cuh, where it runs the layer in fewer cycles.
-  // `forward` is that of the general kernels: for calls that ask for traces, or whose coefficients
-  // the host does not know.
-  std::optional<Pass> lsnn = std::nullopt;
+  // By the kernels of lsnn_forward.cuh and lsnn_backward.cuh, where they run the layer in fewer
+  // cycles. `forward` and `backward` are those of the general kernels: for calls that
+  // by_lsnn() refuses, or whose coefficients the host does not know.
+  std::optional<Pass> lsnn = std::nullopt, lsnn_backward = std::nullopt;
   // Of the weight gradient by tensor cores, where they can. `tiles` are then for the steps whose
   // spikes come before the sequence.
   std::optional<SpikeTiles> tensor_cores = std::nullopt;
@@ -82,10 +82,17 @@ struct Plan {
     return tensor_cores ? tensor_cores->slices + before : tiles.slices;
   }
 };
+// Whether these may do the work of a call, as far as the host can tell.
+inline bool by_lsnn(const ForwardArgs& f, const Plan& plan) {
+  return plan.lsnn && !f.trace_v && !f.trace_a && !f.trace_A;
+}
+inline bool by_lsnn(const BackwardArgs& f, const Plan& plan) {
+  return plan.lsnn_backward && !f.gv && !f.ga && !f.gA && !f.want && !f.saved.y_is_bf16;
+}
 
 // The pass that a design would use, or why it cannot run this layer on this GPU. `l` needs T, B, N,
-// S, D, delays, smooth and whether `delay` is null; that of the kernel in lsnn_forward.cuh the
-// choices of the model, and `choose` the design and kernels of its options, too.
+// S, D, delays, smooth and whether `delay` is null; those of the paper's network the choices of the
+// model and the surrogate, and `choose` the design and kernels of its options, too.
 struct Possible {
   bool yes;
   Pass pass;
@@ -94,6 +101,7 @@ struct Possible {
 Possible forward_pass(Design, const Device&, const Layer& l, Storage);
 Possible lsnn_pass(const Device&, const Layer& l, Storage);
 Possible backward_pass(Design, const Device&, const Layer& l, Storage);
+Possible lsnn_backward_pass(const Device&, const Layer& l, Storage);
 
 // The storage with which the formulas below expect the backward pass to be fastest: that of the
 // numbers, or weights in bfloat16 where the layer allows it.
@@ -111,5 +119,6 @@ std::string no_tensor_cores(const Device&, const Layer& l, Storage);
 double forward_cycles(const Device&, const Layer& l, Storage, const Pass&, const Activity&);
 double lsnn_cycles(const Device&, const Layer& l, Storage, const Pass&, const Activity&);
 double backward_cycles(const Device&, const Layer& l, Storage, const Pass&, const Activity&);
+double lsnn_backward_cycles(const Device&, const Layer& l, Storage, const Pass&, const Activity&);
 
 }  // namespace lsnn::cuda

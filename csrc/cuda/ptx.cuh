@@ -28,6 +28,16 @@ struct Where {
 using Where = std::source_location;
 #endif
 
+// x, of which the compiler does not know that it is: what follows from it is worked out where it
+// is needed, and kept in no register before.
+template <class X> LSNN_DEVICE X opaque(X x) {
+#if LSNN_NVCC
+  if constexpr (sizeof(X) == 8) asm volatile("" : "+l"(x));
+  else asm volatile("" : "+r"(x));
+#endif
+  return x;
+}
+
 #if LSNN_NVCC  // ----------------------------------------------------------------------------- CUDA
 
 LSNN_DEVICE unsigned shared_address(const void* shared) {
@@ -41,6 +51,9 @@ LSNN_DEVICE void barrier_sync(unsigned barrier, unsigned threads, Where) {
 }
 template <unsigned threads> LSNN_DEVICE void barrier_sync_aligned(unsigned barrier, Where) {
   asm volatile("barrier.sync.aligned %0, %1;" ::"r"(barrier), "n"(threads) : "memory");
+}
+LSNN_DEVICE void barrier_sync_aligned(unsigned barrier, unsigned threads, Where) {
+  asm volatile("barrier.sync.aligned %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
 // To the second level cache; reads nothing.
@@ -109,6 +122,9 @@ LSNN_DEVICE void barrier_sync(unsigned barrier, unsigned threads, Where where) {
   emulator::named_barrier(barrier, threads, where);
 }
 template <unsigned threads> LSNN_DEVICE void barrier_sync_aligned(unsigned barrier, Where where) {
+  emulator::named_barrier(barrier, threads, where);
+}
+LSNN_DEVICE void barrier_sync_aligned(unsigned barrier, unsigned threads, Where where) {
   emulator::named_barrier(barrier, threads, where);
 }
 LSNN_DEVICE void prefetch_global_l2(const void*) {}

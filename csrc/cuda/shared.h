@@ -69,6 +69,29 @@ struct LsnnShared {
   }
 };
 
+// Of the kernel in lsnn_backward.cuh.
+inline constexpr int most_threads_lsnn_backward = 480;  // a group needs one of 15 barriers
+inline constexpr int most_warps_lsnn_backward = 8;  // of a group
+inline constexpr int stages_of_record = 4;  // steps that are there or on their way
+inline constexpr int steps_of_replay = 8;  // whose adaptation is kept; divides segment
+
+struct LsnnBackwardShared {
+  float* w;  // [N,NP]
+  float* record;  // [groups,stages,2,threads] y of the step before, dL/dz of the step
+  float* a;  // [groups,steps_of_replay,threads] adaptation that the steps read
+  float* dc;  // [groups,slots,NP]
+  uint32_t* list;  // [groups,2,threads] of each warp
+
+  LSNN_METHOD LsnnBackwardShared(Arena& m, const Layer& l, const Shape& shape) {
+    const int64_t NP = padded(l.N), threads = (int64_t)shape.groups * shape.threads;
+    w = m.take<float>(l.N * NP);
+    record = m.take<float>(threads * stages_of_record * 2);
+    a = m.take<float>(threads * steps_of_replay);
+    dc = m.take<float>((int64_t)shape.groups * shape.slots * NP);
+    list = m.take<uint32_t>(threads * 2);
+  }
+};
+
 template <class T, class W, int inbox_rows> struct BackwardShared {
   W* w;  // [S,rows,NP] rows of this rank's neurons, or null where they stay in global memory
   T* dc;  // [groups,D,NP]

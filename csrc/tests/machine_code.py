@@ -29,8 +29,9 @@ BUDGET = Path(__file__).with_name("budget.csv")
 ARCH = "90"  # whose machine code is read
 # the paper's network, and the weight gradient; they keep everything in registers
 HOT = re.compile(r"\w+<float.*\bPaperSpec\b|lsnn_\w+_kernel<|spike_product_kernel<")
-# A step of the paper's forward kernel, with eight spikes: cycles at most, by the model of chain.py.
-MOST_CYCLES = 650
+# A step of the paper's forward kernel, with eight spikes, and of its backward kernel, with twelve
+# active neurons of a warp: cycles at most, by the model of chain.py.
+MOST_CYCLES, MOST_CYCLES_BACKWARD = 650, 1150
 
 
 class Figures(NamedTuple):
@@ -199,9 +200,12 @@ def read_step(name: str, kernel: Kernel, rows: Loop) -> Iterator[str]:
 
 
 def read_lsnn(name: str, kernel: Kernel) -> Iterator[str]:
-    """The kernel of the paper's network: a step is one loop around the loops over further rows."""
+    """The kernels of the paper's network: a step is one loop around the loops over further rows."""
     if kernel.find("LDL|STL|CALL"):
         yield f"{name}: uses local memory or calls a function"
+    if name.startswith("lsnn_backward"):
+        yield from read_lsnn_backward(name, kernel)
+        return
     warps, whole = int(name[name.index("<") + 1]), ", true, float>" in name
     copies = r"LDGSTS\..*128" if whole else "LDGSTS"
     step = next((loop for loop in kernel.loops() if kernel.find("LDGDEPBAR", loop)
@@ -242,6 +246,29 @@ def read_spike_product(name: str, kernel: Kernel) -> Iterator[str]:
         yield f"{name}: expected {quads} loads of 16 bytes in a round"
     print(f"{name}\n    a round for 16 items of steps, 64 rows and 32 columns: {loop.length} "
           f"instructions, of them {found} of the tensor cores")
+
+
+def read_lsnn_backward(name: str, kernel: Kernel) -> Iterator[str]:
+    quads = int(name[name.index("<") + 1])
+    step = next((loop for loop in kernel.loops() if kernel.find("LDGDEPBAR", loop)), None)
+    if step is None or len(kernel.find("LDGSTS", step)) != 2:
+        yield f"{name}: expected a loop over steps with two copies"
+        return
+    if (found := len(kernel.find("BAR", step))) != 1:
+        yield f"{name}: expected one barrier in a step, found {found}"
+    # Of a step in which a warp has more than eight active neurons, and twelve at most: the columns
+    # of its rows.
+    sums, votes = (frozenset(kernel.find(what, step)) for what in ("FFMA", "VOTE"))
+    path = kernel.shortest(step, [lambda i: i in sums] * (12 * quads) + [lambda i: i in votes])
+    wide = Counter(kernel.code[i].name for i in path)["LDS.128"]
+    if wide < 4 * quads:
+        yield f"{name}: expected a path through a step with {4 * quads} wide loads, found {wide}"
+        return
+    taken = cycles(kernel, path)
+    print(f"{name}\n    {len(kernel.code)} instructions; a step with twelve active neurons of a "
+          f"warp has {len(path)}: {taken} cycles by the model of chain.py, nothing measured")
+    if taken > MOST_CYCLES_BACKWARD:
+        yield f"{name}: {taken} cycles a step by the model, {MOST_CYCLES_BACKWARD} at most"
 
 
 def main() -> int:

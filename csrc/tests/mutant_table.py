@@ -5,26 +5,8 @@ Every barrier of every kernel is here, unless another one beside it does its wor
 masks, buffers, numbers of steps, flags and sums. What no test could see, as it changes no result,
 is not here.
 """
-from typing import Literal, NamedTuple
-
-# the kernels under the emulator, alone or with a sanitizer
-Check = Literal["plain", "address", "thread"]
-PLAIN: Check = "plain"  # a wrong result in some order of the threads, or an error of the emulator
-ADDRESS: Check = "address"
-THREAD: Check = "thread"
-
-
-class Mutant(NamedTuple):
-    name: str
-    file: str               # of csrc/cuda
-    old: str                # must stand there `times` times, and all of them are replaced
-    new: str
-    runs: tuple[str, ...]   # a design, or "any", and a word of the names of cases
-    check: Check = PLAIN    # the one that finds it, if the plain one does not
-    times: int = 1
-    # what is compiled again; files that others share name theirs in mutants.py
-    object: str = "alif_f32"
-
+from lsnn_mutants import LSNN, LSNN_LONG, LSNN_MUTANTS, LSNN_WARP
+from mutant import ADDRESS, PLAIN, THREAD, Check, Mutant
 
 # Groups of two warps and several groups in a block; then the same with delays of 1 and 3 steps.
 BLOCK, GATHER, CLUSTER = (
@@ -36,9 +18,6 @@ MANY_ITEMS = "T=20 B=38 N=40 n_ref=0"  # a group has one after the other
 SHORT = "cluster T=3 B=38 N=40", "cluster T=4 B=38 N=40"
 GROUPS = "gather T=17 B=9 N=220 n_ref=1"  # groups of several warps in a random order
 PAPER = "block T=17 B=3 N=64"  # aligned layers but for one trace
-# The kernels of the paper's network: two warps to an item, one of them, several segments of steps.
-LSNN, LSNN_WARP = "lsnn T=20 B=5 N=129 n_ref=2", "lsnn T=20 B=5 N=33 n_ref=2"
-LSNN_LONG, LSNN_DELAYED = "lsnn T=260 B=9 N=32 n_ref=2", "lsnn T=60 B=3 N=34"
 STEP = "step T=20 B=5 N=65"
 LONG = "block T=129 B=9 N=31"  # two segments, several slices of the weight gradient
 ABSENT = "block N=40 n_ref=1 layout=0 want=0"
@@ -50,11 +29,6 @@ UNEQUAL_CLUSTER = "cluster T=40 B=38 N=70", "cluster T=40 B=47 N=40"
 LEAKY = "any leaky"  # the integrator of products that were made elsewhere
 IDLE_RANK = ("cluster T=20 B=1 N=257", "cluster T=20 B=5 N=257")  # four ranks share out nine words
 
-
-
-def of_lsnn(name: str, old: str, new: str, runs: tuple[str, ...], check: Check = PLAIN) -> Mutant:
-    """A bug in the kernels of the paper's network."""
-    return Mutant(f"lsnn: {name}", "lsnn_forward.cuh", old, new, runs, check, object="lsnn")
 
 
 def of_product(name: str, old: str, new: str, runs: tuple[str, ...],
@@ -164,11 +138,11 @@ MUTANTS = [
            "__shfl_xor_sync(0x0000ffffu, word", (BLOCK,)),
     Mutant("word: four lanes instead of eight", "neurons.cuh", "o < 8; o *= 2", "o < 4; o *= 2",
            (BLOCK,)),
-    Mutant("product: half the warp in the mask", "backward.cuh", "__shfl_xor_sync(~0u, x[0], 2)",
-           "__shfl_xor_sync(0x0000ffffu, x[0], 2)", (BLOCK,)),
-    Mutant("product: the wrong lane", "backward.cuh", "__shfl_xor_sync(~0u, x[0], 1)",
+    Mutant("product: half the warp in the mask", "lane_sums.cuh",
+           "+= __shfl_xor_sync(~0u, x[0], o)", "+= __shfl_xor_sync(0xffffu, x[0], o)", (BLOCK,)),
+    Mutant("product: the wrong lane", "lane_sums.cuh", "__shfl_xor_sync(~0u, x[0], 1)",
            "__shfl_xor_sync(~0u, x[0], 2)", (BLOCK,)),
-    Mutant("product: the wrong row of a lane", "backward.cuh",
+    Mutant("product: the wrong row of a lane", "lane_sums.cuh",
            "(lane >> 4 & 1) * 4 + (lane >> 3 & 1) * 2",
            "(lane >> 3 & 1) * 4 + (lane >> 4 & 1) * 2", (BLOCK,)),
     # ----------------------------------------------------------------- buffers and numbers of steps
@@ -311,59 +285,7 @@ MUTANTS = [
            SHORT),
     Mutant("backward: the inbox keeps what was there", "backward.cuh", "shared.inbox[i] = 0;", "",
            SHORT),
-    # --------------------------------------------------------- the kernels of the paper's network
-    of_lsnn("no barrier after a step", "spikes.advance();\n        sync();", "spikes.advance();",
-            (LSNN,)),
-    of_lsnn("no barrier after a step, one warp", "warp_barrier(where);", ";",
-            (LSNN_WARP,), THREAD),
-    of_lsnn("no barrier before the first step", "group);\n    sync();", "group);",
-            (LSNN, LSNN_DELAYED), THREAD),
-    of_lsnn("no barrier after the copy of the rows", "__syncthreads();", "", (LSNN,)),
-    of_lsnn("a wait that leaves one group too many", "<(int)stages - 2>", "<(int)stages - 1>",
-            (LSNN,)),
-    of_lsnn("a stage overwritten before it is read", "copy((at + (stages - 1) * stage)",
-            "copy((at + stage)", (LSNN,)),
-    of_lsnn("currents past the end", "left > 0 && i < live", "i < live", (LSNN_WARP,), ADDRESS),
-    of_lsnn("whole currents past the end", "left > 0 && live", "live", (LSNN_LONG,), ADDRESS),
-    of_lsnn("a slot of lists too few", "end(slots * slot)", "end((slots - 1) * slot)", (LSNN,)),
-    of_lsnn("lists are not empty before the first step", "ring[i + 128 * warps + of] = 0;", ";",
-            (LSNN,)),
-    of_lsnn("lists are read from the slot that is written", "read + slot == end ? 0 : read + slot;",
-            "written;", (LSNN, LSNN_DELAYED)),
-    of_lsnn("one barrier for all groups", "(group.id + 1, where)", "(1, where)", ("lsnn N=220",)),
-    of_lsnn("the lists of all groups in one place",
-            "shared.lists + group.id * shape.slots * list_words(warps)", "shared.lists",
-            ("lsnn N=220",), THREAD),
-    of_lsnn("the currents of all groups in one place",
-            "shared.current + group.id * stages_of_current * 4 * group.threads", "shared.current",
-            ("lsnn N=220",), THREAD),
-    of_lsnn("the neuron's own place in the list", "& lower);", "& (2 * lower + 1));", (LSNN,)),
-    of_lsnn("the spikes of the last neuron are not counted", "= n[4];", "= n[3];", (LSNN,)),
-    of_lsnn("something where no row is", "= -0.f;", "= 1.f;", (LSNN,)),
-    of_lsnn("rows that are listed, one after the other, but the last", "e < n[of]; e +=",
-            "e + 1 < n[of]; e +=", (LSNN,)),
-    of_lsnn("lanes without neurons fire", "if (!cell.live) k.k[c]", "if (cell.n < 0) k.k[c]",
-            (LSNN,)),
-    of_lsnn("no spikes before the sequence", "if (before)\n", "if (false)\n", (LSNN_DELAYED,)),
-    of_lsnn("the first spikes too often", "t <= delay", "t <= delay + 1", (LSNN_DELAYED,)),
-    of_lsnn("bits of another word", "b * words(l.N) + word", "b * words(l.N)", (LSNN,)),
-    of_lsnn("words that are not there", "&& word < words(l.N)", "", (LSNN,), ADDRESS),
-    of_lsnn("no state at the second segment", "if (f.save) store_carry",
-            "if (f.save && t0 == 0) store_carry", (LSNN_LONG,)),
-    of_lsnn("lengths: all are T", "length = job.p.length(l, b)", "length = (int)l.T",
-            ("lsnn T=40 B=9 N=70",)),
-    Mutant("lsnn: several delays", "plan.cpp", "if (l.S != 1) return impossible",
-           "if (l.S < 1) return impossible",
-           ("lsnn T=60 B=3 N=34",)),
-    Mutant("lsnn: any model", "plan.cpp", "!same(l.model, PaperSpec::model) || l.smooth",
-           "l.smooth", ("lsnn N=41",)),
-    Mutant("lsnn: smooth spikes", "plan.cpp", "PaperSpec::model) || l.smooth", "PaperSpec::model)",
-           ("lsnn T=20 B=5 N=36",)),
-    Mutant("lsnn: with a trace", "launch.cuh", "!f.trace_v && !f.trace_a &&", "!f.trace_v &&",
-           ("lsnn T=17 B=3 N=64",)),
-    Mutant("lsnn: the general kernel does not run where nobody has said that it need not",
-           "launch.cuh", "kernels{all.paper && !by_lsnn, all.general};",
-           "kernels{all.paper && !by_lsnn, all.general && !by_lsnn};", ("lsnn first_r=4",)),
+    *LSNN_MUTANTS,
     # ---------------------------------------------------------- the weight gradient by tensor cores
     of_product("what is left of a float", "first = without_upper_half(first);", "", (LSNN,)),
     of_product("the halves of another float", "__float_as_uint(second) &",

@@ -19,7 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from mutant_table import ADDRESS, MUTANTS, PLAIN, THREAD, Check, Mutant
+from mutant import ADDRESS, PLAIN, THREAD, Check, Mutant
+from mutant_table import MUTANTS
 
 CSRC = Path(__file__).resolve().parents[1]
 LIMIT_S = 120  # of a run; a kernel that hangs is a bug that was found

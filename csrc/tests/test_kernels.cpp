@@ -83,7 +83,7 @@ template <class T> struct Kernels {
 // What may run a case: the general kernels of a design, or those made for the paper's network.
 constexpr int lsnn_route = n_designs, n_routes = n_designs + 1;
 const char* route_name(int route) { return route == lsnn_route ? "lsnn" : design_names[route]; }
-int64_t n_runs = 0, n_of[n_routes] = {};
+int64_t n_runs = 0, n_of[n_routes] = {}, n_backward_by_lsnn = 0;
 
 // The layer with what the route is forced by, and whether it can run there; `only`: the route that
 // was asked for, 0: all.
@@ -148,6 +148,9 @@ template <class T> void run_case(const Case& c, const cuda::Device& device, Stor
         }
       }
       kernels.backward(got);
+      BackwardArgs args = got.backward_args();
+      args.saved.y_is_bf16 = kernels.save_bf16;
+      n_backward_by_lsnn += cuda::by_lsnn(args, kernels.plan);
       const Run<double> twin(wanted);
       if (kernels.save_bf16)
         for (int64_t i = 0; i < size_of(c, y); i++) twin.b[y][i] = rounded((float)twin.b[y][i]);
@@ -329,7 +332,7 @@ int run(const char* word) {
   }
   std::printf("test_kernels: %d runs", (int)n_runs);
   for (int d = 1; d < n_routes; d++) std::printf(", %s %d", route_name(d), (int)n_of[d]);
-  std::printf(", %d failures\n", failures);
+  std::printf(", lsnn backwards %d, %d failures\n", (int)n_backward_by_lsnn, failures);
   return failures || !n_runs ? 1 : 0;
 }
 

@@ -18,7 +18,7 @@ using cuda::Device;
 using cuda::Pass;
 using cuda::Storage;
 
-constexpr const char* lsnn_name = "lsnn";  // the kernel of cuda/lsnn_forward.cuh
+constexpr const char* lsnn_name = "lsnn";  // the kernels of cuda/lsnn_*.cuh
 
 struct Named {
   const char* name;
@@ -150,6 +150,7 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
   l.delays = delays.data();
   l.smooth = smooth;
   l.model = find_model(model);
+  l.surrogate = models[0].surrogate;  // of the paper's network: the plan asks for no other
   static const int64_t no_delay = 0;
   // one weight for each synapse; the plan reads no more of it
   l.delay = delays.size() > 1 ? &no_delay : nullptr;
@@ -174,8 +175,13 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
   const Pass& forward = p.lsnn ? *p.lsnn : p.forward;
   d["forward"] = describe(forward, p.lsnn ? lsnn_name : design_names[(int)forward.design], lsnn,
                           device, l, storage, activity, &cuda::forward_pass, &cuda::forward_cycles);
-  d["backward"] = describe(p.backward, design_names[(int)p.backward.design], {}, device, l, storage,
-                           activity, &cuda::backward_pass, &cuda::backward_cycles);
+  py::dict lsnn_backward;
+  lsnn_backward[lsnn_name] = cycles_or_why(cuda::lsnn_backward_pass(device, l, storage), device, l,
+                                           storage, activity, &cuda::lsnn_backward_cycles);
+  const Pass& backward = p.lsnn_backward ? *p.lsnn_backward : p.backward;
+  d["backward"] = describe(
+      backward, p.lsnn_backward ? lsnn_name : design_names[(int)backward.design], lsnn_backward,
+      device, l, storage, activity, &cuda::backward_pass, &cuda::backward_cycles);
   py::dict tiles;
   const std::string why_not = cuda::no_tensor_cores(device, l, storage);
   tiles["kernels"] = p.tensor_cores ? "tensor cores" : "events";

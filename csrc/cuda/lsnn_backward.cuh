@@ -1,0 +1,263 @@
+// The backward pass of the paper's network in float32, all neurons with one delay and coefficients
+// without gradients: a kernel of its own in the design `block`, for what only that model allows.
+// Its test is of the old membrane, so that dL/dc of a step needs nothing of dL/dz of that step: it
+// is published before the product that makes dL/dz, and one barrier a step orders both.
+//
+// A lane owns a neuron. So the rows of a warp's product are those of its own active neurons, which
+// no other warp has to know, and sums reach their owners by a shuffle.
+#pragma once
+#include "lane_sums.cuh"
+#include "lsnn_replay.cuh"
+#include "lsnn_stream.cuh"
+#include "sequence.cuh"
+
+namespace lsnn::cuda {
+
+// The neurons of a warp whose rows of weights a step needs, in turn for each of four groups of
+// lanes.
+struct LsnnRows {
+  static constexpr unsigned groups = 4, of_group = 32 / groups;
+  uint32_t* list;  // [groups,of_group] where the rows begin, in bytes
+  int n;           // of them
+  unsigned rank;   // of the lane's own; any number where it is none
+
+  __device__ __forceinline__ void make(uint32_t* to, bool is_one, uint32_t place, unsigned lane) {
+    const unsigned all = __ballot_sync(~0u, is_one);
+    list = to;
+    n = __popc(all);
+    rank = __popc(all & ((1u << lane) - 1));
+    if (is_one) list[rank % groups * of_group + rank / groups] = place;
+  }
+  // Four places for the lane's group, from the first one on or from the fifth.
+  __device__ __forceinline__ Quad<uint32_t> places(unsigned lane, unsigned from) const {
+    return quad_at(list + lane / (32 / groups) * of_group + from);
+  }
+};
+
+// W dL/dc for such rows, by fused multiply-adds. A group of lanes has a row, each of them some
+// columns of it; quads: how many times four of them, of which a lane may not have the last.
+template <int quads> struct LsnnProduct {
+  static constexpr int groups = LsnnRows::groups, lanes = 32 / groups;  // lanes of each
+  static constexpr int most = 4, rows = most * groups;  // whose sums a lane makes together
+  const float* w;  // [N,NP] from the lane's columns on
+  int NP;
+  unsigned lane;
+
+  __device__ __forceinline__ LsnnProduct(const float* weights, int row, unsigned lane_of_warp)
+      : w(weights + lane_of_warp % lanes * 4),
+        NP(row),
+        lane(lane_of_warp) {}
+  __device__ __forceinline__ int column(int c) const {
+    return (int)(lane % lanes * 4) + c * lanes * 4;
+  }
+  struct Sums { float of[most]; };
+  // dc: [NP]. The sums over the lane's columns, for n rows at `place`; more than half of them are
+  // there in most steps. What lies beyond n is the place of some row, whose sum nobody takes.
+  __device__ __forceinline__ Sums sums(const float* dc, const Quad<uint32_t>& place, int n) const {
+    Sums sum{};
+    if (n <= 2 * groups) add<2>(dc, place, sum);
+    else if (n <= 3 * groups) add<3>(dc, place, sum);
+    else add<4>(dc, place, sum);
+    return sum;
+  }
+  template <int n> __device__ __forceinline__ void add(const float* dc, const Quad<uint32_t>& place,
+                                                       Sums& sum) const {
+    constexpr int full = quads - 1, at_once = full < 4 ? 1 : n == most ? 2 : 3;
+#pragma unroll at_once
+    for (int c = 0; c < full; c++) add_quad<n>(dc, place, c, true, sum);
+    add_quad<n>(dc, place, full, column(full) < NP, sum);
+  }
+  template <int n>
+  __device__ __forceinline__ void add_quad(const float* dc, const Quad<uint32_t>& place, int c,
+                                           bool has, Sums& sum) const {
+    Quad<float> g{}, row[n]{};
+    if (has) g = quad_at(dc + column(c));
+#pragma unroll
+    for (int i = 0; i < n; i++)
+      if (has)
+        row[i] =
+            quad_at(reinterpret_cast<const float*>(reinterpret_cast<const char*>(w) + place[i]) +
+                    c * lanes * 4);
+#pragma unroll
+    for (int i = 0; i < n; i++)
+#pragma unroll
+      for (int q = 0; q < 4; q++) sum.of[i] = fma_(row[i][q], g[q], sum.of[i]);
+  }
+  // The sum of the lane's own row; any number where it is not one of these.
+  __device__ __forceinline__ float own(const Sums& sum, const LsnnRows& of) const {
+    Sums given = sum;
+    const float total = sum_lanes<lanes>(given.of, (int)lane);
+    return __shfl_sync(~0u, total, of.rank % groups * lanes + of.rank / groups % most * 2);
+  }
+};
+
+template <int quads> struct LsnnBackwardGroup {
+  using Sums = typename LsnnProduct<quads>::Sums;
+  const LsnnBackward& job;
+  const Group group;
+  const LsnnProduct<quads> product;
+  float* const record;    // [stages_of_record,2,threads]
+  float* const a;         // [steps_of_replay,threads]
+  float* const dc;        // [slots,NP]
+  uint32_t* const lists;  // [2,threads]
+
+  __device__ __forceinline__ void sync(Where where = Where::current()) const {
+    barrier_sync_aligned(group.id + 1, group.threads, where);
+  }
+  // Those of steps that follow each other lie apart, so that none is written while it is read.
+  __device__ __forceinline__ uint32_t* list(int t) const {
+    return lists + (t & 1) * group.threads + 32 * group.warp();
+  }
+
+  __device__ __forceinline__ void item(int64_t b) const {
+    const BackwardArgs& f = job.f;
+    const Layer& l = f.layer;
+    const int length = job.p.length(l, b), NP = product.NP, thread = opaque(group.thread);
+    const int end = length - 1 - job.delay;  // spikes of earlier steps reach others
+    const LsnnNeuron neuron(job, b, thread);
+    const Coefs<float>& k = neuron.k;
+    const int64_t at = neuron.at(job);
+    Adjoint<float> d{neuron.load(f.glast.v, at), neuron.load(f.glast.a, at),
+                     neuron.load(f.glast.i, at), 0.f};
+    LsnnRows rows{};
+    // Where dL/dc of a step lies among the slots, and of the step whose product is formed.
+    int written = 0;
+    auto read = [&] { return (written == 0 ? job.shape.slots * NP : written) - NP; };
+    // of the last state, for the spikes of step t >= end
+    auto last_z = [&](int t) {
+      return neuron.load(f.glast.z, neuron.at(job) + (end + job.delay - t) * job.row);
+    };
+    // What (1) carries back to the spikes of step t: of the first rows, for which `sums` are made,
+    // or of the others, `beyond`.
+    auto sums = [&](int e) {
+      return product.sums(dc + read(), rows.places(product.lane, e / product.groups), rows.n - e);
+    };
+    auto is_long = [&] { return rows.n > product.rows; };
+    auto beyond = [&] {
+      if (is_long()) [[unlikely]]
+        return product.own(sums(product.rows), rows);
+      return 0.f;
+    };
+    auto carried = [&](int t, const Sums& first, float others) {
+      const float own = product.own(first, rows);
+      return t >= end ? 0.f : rows.rank < (unsigned)product.rows ? own : others;
+    };
+    const uint32_t place = (uint32_t)neuron.cell.n * 4 * NP;
+    if (length > 0) d.z = last_z(length - 1);
+
+    if (length > 0) {
+      LaneRows<1, false> of_y{(const float*)f.saved.y + at + (length - 2) * job.row, -job.row,
+                              neuron.is_real},
+          of_gz{};
+      if (f.gz)
+        of_gz = {outside_z_at(job, neuron.cell, length - 1), -f.gz_stride_t, neuron.is_real};
+      int next = length - 1;  // the step whose record is not on its way yet
+      auto copy = [&](float* to) {
+        of_y.copy(to, next > 0);
+        of_gz.copy(to + group.threads, next >= 0);
+        next--;
+      };
+      StageRing<stages_of_record> stages(record + thread, 2 * group.threads, copy);
+      LsnnReplay replayed{job, neuron, group, a + thread};
+      replayed.begin(length);
+      // Of a step: what it read, dL/dz from outside, which stays 0 where there is none.
+      Carry<float> before;
+      float gz;
+      if (!f.gz)
+        for (unsigned i = 0; i < stages_of_record; i++)
+          record[(2 * i + 1) * group.threads + thread] = 0.f;
+      auto begin = [&](int t) {
+        const float* own = stages.wait();
+        const float y = own[0];
+        gz = own[group.threads];
+        stages.advance(copy);
+        before = replayed.read_by(t, y);
+      };
+      auto make_rows = [&](int t) {
+        Carry<float> s = before;
+        const bool is_blocked = replay(neuron.spec, k, 0.f, 0.f, false, s);
+        rows.make(list(t), neuron.is_real & !is_blocked, place, product.lane);
+      };
+      begin(length - 1);
+      make_rows(length - 1);
+      float* gx = (float*)f.gx + at + (length - 1) * job.row;
+      float* const own_dc = dc + neuron.cell.n;
+#pragma unroll 1
+      for (int t = length - 1; t >= 0; t--) {
+        const Quad<uint32_t> places = rows.places(product.lane, 0);
+        const float dc_of_step = current_adjoint(k, d.v, d.i);
+        if (neuron.is_real) {
+          own_dc[written] = dc_of_step;
+          *gx = dc_of_step;
+        }
+        gx = reinterpret_cast<float*>(reinterpret_cast<char*>(gx) - job.row_bytes);
+        if ((unsigned)t % steps_of_replay == 0 && t > 0) [[unlikely]] {
+          if (t % (int)segment == 0) replayed.replay_segment(t);
+          replayed.replay_to(t - 1);
+        }
+        const float others = beyond();
+        const Sums first = product.sums(dc + read(), places, rows.n);
+        // What the step before needs is worked out while the sums go from lane to lane. Before step
+        // 0 these are any numbers, of which nothing is used.
+        const Carry<float> read_by_step = before;
+        const float gz_of_step = gz;
+        begin(t - 1);
+        d.z = d.z + carried(t, first, others) + gz_of_step;
+        Coefs<float> g{};
+        step_adjoint(neuron.spec, k, read_by_step, 0.f, 0.f, 0.f, d, g);
+        if (t > end && t > 0) [[unlikely]]
+          d.z = d.z + last_z(t - 1);
+        make_rows(t - 1);
+        written = read();
+        sync();
+      }
+    }
+    const int64_t first = neuron.at(job);
+    neuron.store(f.gfirst.v, first, d.v);
+    neuron.store(f.gfirst.a, first, d.a);
+    neuron.store(f.gfirst.i, first, d.i);
+    if (!f.gfirst.z) return;
+    // Spikes before the sequence: all of them. The newest ones have a local part too.
+    rows.make(list(0), neuron.is_real, place, product.lane);
+    warp_barrier(Where::current());
+#pragma unroll 1
+    for (int t = -1; t >= -1 - job.delay; t--) {
+      const float others = beyond();
+      neuron.store(
+          f.gfirst.z, first + (-1 - t) * job.row,
+          (t == -1 ? d.z : 0.f) + (t >= end ? last_z(t) : 0.f) + carried(t, sums(0), others));
+      written = read();
+    }
+    sync();  // before the next item publishes
+  }
+};
+
+template <int quads> __global__ void __launch_bounds__(most_threads_lsnn_backward, 1)
+    lsnn_backward_kernel(LsnnBackward job) {
+  if (wrong_kernel<PaperSpec>(job.both, *job.p.flags)) return;
+  const Layer& l = job.f.layer;
+  const Shape& shape = job.shape;
+  const Group group = Group::mine(shape.threads);
+  Arena arena(shared_memory());
+  const LsnnBackwardShared shared(arena, l, shape);
+  const int N = (int)l.N, NP = (int)padded(l.N);
+  copy_columns(shared.w, (const float*)job.p.w, N, NP, 0, NP);
+  // What pads the last quad of dL/dc meets weights that are 0; a list may be read beyond its end.
+  for (int i = threadIdx.x; i < shape.groups * shape.slots * NP; i += blockDim.x)
+    shared.dc[i] = 0.f;
+  for (int i = threadIdx.x; i < shape.groups * 2 * shape.threads; i += blockDim.x)
+    shared.list[i] = 0;
+  __syncthreads();
+  const LsnnBackwardGroup<quads> backward{
+      job,
+      group,
+      LsnnProduct<quads>(shared.w, NP, threadIdx.x % 32),
+      shared.record + group.id * stages_of_record * 2 * shape.threads,
+      shared.a + group.id * steps_of_replay * shape.threads,
+      shared.dc + group.id * shape.slots * NP,
+      shared.list + group.id * 2 * shape.threads};
+  const Share share = Share::mine(shape, group);
+  for (int64_t b = share.first; b < l.B; b += share.step) backward.item(b);
+}
+
+}  // namespace lsnn::cuda

@@ -1,0 +1,187 @@
+// What the backward kernel of the paper's network has to know of its steps again. The adaptation
+// and the refractory counter follow from a neuron's spikes alone, the membrane from y of the step
+// before. A lane owns a neuron.
+#pragma once
+#include "replay.cuh"
+
+namespace lsnn::cuda {
+
+// What a lane keeps at the first step of each `steps_of_replay`: a and r that it reads, and spikes.
+inline constexpr int numbers_of_start = 3;
+inline constexpr int lsnn_start_rows = segment / steps_of_replay * numbers_of_start;
+
+struct LsnnBackward : BackwardJob<float> {
+  Shape shape;
+  int delay;
+  float dampening, n_ref;     // of the layer, made numbers once, not in each step
+  float* starts;              // [groups of all blocks,lsnn_start_rows,threads]
+  int64_t row, row_of_bits;   // from one step to the next, in [T,B,N] and [T,B,words(N)]
+  int64_t row_bytes;          // of `row` numbers
+};
+
+// Rows of 32 bits, one to a lane, turned into columns: bit i of lane n was bit n of lane i.
+LSNN_DEVICE uint32_t transpose_bits(uint32_t row, int lane) {
+#pragma unroll
+  for (int o = 16; o; o /= 2) {
+    const uint32_t low = ~0u / ((1u << o) + 1);  // the places whose number has no o
+    const uint32_t other = __shfl_xor_sync(~0u, row, o);
+    row = lane & o ? (row & ~low) | (other >> o & low) : (row & low) | (other & low) << o;
+  }
+  return row;
+}
+
+// A lane's neuron; one that is not there takes the place of the first, and stores nothing.
+struct LsnnNeuron {
+  // The counters of a layer without a refractory period stay 0 by the same statements.
+  const PaperSpec spec{{true, false}};
+  static_assert(PaperSpec::model.test == Test::old_v && PaperSpec::model.when == When::next &&
+                PaperSpec::model.reset == Reset::minus_A);
+  bool is_real;
+  Cell cell;
+  Coefs<float> k;
+
+  __device__ __forceinline__ LsnnNeuron(const LsnnBackward& job, int64_t b, int n)
+      : is_real(n < (int)job.f.layer.N),
+        cell(job.f.layer, b, is_real ? n : 0) {
+    const Cell quad(job.f.layer, b, cell.n / 4 * 4);
+    k = QuadCoefs<float>(job.p, job.f.layer, quad).of(cell.n % 4);
+    k.dampening = job.dampening;
+    k.n_ref = job.n_ref;
+  }
+  // Where it stands in a row [B,N], worked out whenever it is needed: most steps do without, and
+  // have no registers to spare.
+  __device__ __forceinline__ int64_t at(const LsnnBackward& job) const {
+    return opaque(cell.b) * job.f.layer.N + cell.n;
+  }
+  // Its number in a row [B,N], or 0 where there is none.
+  __device__ __forceinline__ float load(const void* row, int64_t at) const {
+    return row && is_real ? ((const float*)row)[at] : 0.f;
+  }
+  __device__ __forceinline__ void store(void* row, int64_t at, float x) const {
+    if (row && is_real) ((float*)row)[at] = x;
+  }
+};
+
+// a and r of a neuron's steps again. They follow from its spikes alone, which it reads as bits of
+// its own: those of 32 steps at a time.
+struct LsnnReplay {
+  const LsnnBackward& job;
+  const LsnnNeuron& neuron;
+  const Group& group;
+  float* const a;  // [steps_of_replay,threads] from the lane's place on
+
+  // Of the steps at hand that are still to come, the next one in bit 31: the spike of two steps
+  // before, and whether the step finds the neuron refractory.
+  uint32_t spikes = 0, counting = 0;
+  float z;  // the last spike that came out of these
+
+  // What it reads and keeps in main memory, worked out whenever it is needed.
+  struct Memory {
+    const uint32_t* words;  // of the warp, of step 0
+    int64_t row_of_bits;
+    float* starts;          // [lsnn_start_rows,threads] from the lane's place on
+    int threads;
+    const float* carry;     // of the neuron, in the first state
+    int64_t row;
+    const float* z_before;  // its last spike before the sequence, or null
+
+    __device__ __forceinline__ uint32_t word(int t) const { return words[t * row_of_bits]; }
+    __device__ __forceinline__ float* start(int t) const {
+      return starts + (unsigned)t % segment / steps_of_replay * numbers_of_start * threads;
+    }
+    // any number
+    __device__ __forceinline__ float before_0() const { return z_before ? *z_before : 0.f; }
+    // variable `variable` that step S0 reads
+    __device__ __forceinline__ const float* state(int S0, int variable) const {
+      return carry + (S0 / (int)segment * 4 + variable) * row;
+    }
+  };
+  __device__ __forceinline__ Memory memory() const {
+    const Layer& l = job.f.layer;
+    const float* z = first_z<float>(job.f.first, l, -1, neuron.cell.b);
+    const int64_t b = opaque(neuron.cell.b), number = (int64_t)blockIdx.x * job.shape.groups;
+    const unsigned thread = opaque(threadIdx.x);
+    return {job.f.saved.bits + b * words(l.N) + group.warp(),
+            job.row_of_bits,
+            job.starts + number * lsnn_start_rows * group.threads +
+                thread / group.threads * lsnn_start_rows * group.threads + group.thread,
+            group.threads,
+            (const float*)job.f.saved.carry + neuron.at(job),
+            job.row,
+            z ? z + neuron.cell.n : nullptr};
+  }
+  __device__ __forceinline__ void step(uint32_t in, int bit, Carry<float>& s) const {
+    const bool fired = in >> bit & 1;
+    replay_spikes(neuron.spec, neuron.k, fired ? 1.f : 0.f, fired, s);
+  }
+
+  // Keeps what the first of each steps_of_replay reads, from the segment's first step to `end`.
+  __device__ __forceinline__ void replay_segment(int end) const {
+    const Memory m = memory();
+    const int S0 = (end - 1) / (int)segment * (int)segment, lane = (int)(threadIdx.x % 32);
+    uint32_t before = 0;
+    if (S0) before = (m.word(S0 - 1) >> lane & 1) << 31 | (m.word(S0 - 2) >> lane & 1) << 30;
+    constexpr int at_once = 32;  // steps whose bits a lane holds
+    Carry<float> s{0.f, neuron.load(m.state(S0, 1), 0), 0.f, neuron.load(m.state(S0, 3), 0),
+                   S0 ? spike(before) : m.before_0()};
+#pragma unroll 1
+    for (int t = S0; t < end; t += at_once) {
+      const uint32_t own = transpose_bits(t + lane < end ? m.word(t + lane) : 0, lane);
+#pragma unroll 1
+      for (int of = 0; of < at_once; of += steps_of_replay) {
+        float* to = m.start(t + of);
+        to[0] = s.a;
+        to[m.threads] = s.r;
+        to[2 * m.threads] = __uint_as_float(
+            uint32_t(((uint64_t)own << 32 | before) >> (32 - steps_of_replay + of)));
+#pragma unroll
+        for (int j = 0; j < steps_of_replay; j++) step(own >> of, j, s);
+      }
+      before = own;
+    }
+  }
+  static __device__ __forceinline__ float spike(uint32_t bits) {  // of bit 31
+    return (int32_t)bits < 0 ? 1.f : 0.f;
+  }
+  __device__ __forceinline__ void begin(int length) {
+    const Memory m = memory();
+    if (length == 1) z = m.before_0();
+    else z = m.word(length - 2) >> threadIdx.x % 32 & 1 ? 1.f : 0.f;
+    replay_segment(length);
+    replay_to(length - 1);
+  }
+  // Goes on to the steps that end with t.
+  __device__ __forceinline__ void replay_to(int t) {
+    const Memory m = memory();
+    const int first = t / steps_of_replay * steps_of_replay, last = t - first;
+    const float* from = m.start(first);
+    const uint32_t window = __float_as_uint(from[2 * m.threads]);  // bit 0: step first - 8
+    const uint32_t own = window << (32 - steps_of_replay);
+    Carry<float> s{0.f, from[0], 0.f, from[m.threads], first ? spike(own) : m.before_0()};
+    counting = 0;
+#pragma unroll
+    for (int i = 0; i < steps_of_replay; i++) {
+      a[i * group.threads] = s.a;
+      counting |= (s.r > 0.f ? 1u : 0u) << i;
+      step(window, steps_of_replay + i, s);
+    }
+    counting <<= 31 - last;
+    spikes = window << (33 - steps_of_replay - last);
+  }
+  // What step t of them has read, one after the other. y: of the step before.
+  __device__ __forceinline__ Carry<float> read_by(int t, float y) {
+    Carry<float> s{0.f, a[(unsigned)t % steps_of_replay * group.threads], 0.f,
+                   (int32_t)counting < 0 ? 1.f : 0.f, z};
+    z = spike(spikes);
+    if (t == 1) [[unlikely]]
+      z = memory().before_0();
+    s.v = membrane_before(neuron.spec, neuron.k, y, s.a, z);
+    if ((unsigned)t % segment == 0) [[unlikely]]  // saved itself
+      s.v = neuron.load(memory().state(t, 0), 0);
+    spikes <<= 1;
+    counting <<= 1;
+    return s;
+  }
+};
+
+}  // namespace lsnn::cuda
