@@ -10,8 +10,8 @@
 namespace lsnn::cpu {
 namespace {
 
-// Calls body(m, j, row) for all neurons j and matrices m of the weights; row [N], 0 for a synapse of
-// j onto itself in a layer without autapses.
+// Calls body(m, j, row) for all neurons j and matrices m of the weights; row [N], 0 for a synapse
+// of j onto itself in a layer without autapses.
 template <class T, class F>
 void each_row_of_weights(const Layer& l, Parallel parallel, const F& body) {
   constexpr int64_t side = 32;
