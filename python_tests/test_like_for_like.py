@@ -187,7 +187,8 @@ def test_rows_are_printed_beside_the_first(monkeypatch: pytest.MonkeyPatch,
     out = capsys.readouterr().out
     names = [line.split()[0] for line in out.splitlines() if "forward+backward" in line]
     assert names == ["lsnn", "srnn", "adlif"]
-    assert out.count("multi_gaussian, dense product 0.5") == 1 and out.count("dense product") == 2
+    assert out.count("multi_gaussian, at least ") == 1 and out.count("dense product 0.50 ms") == 1
+    assert out.count(" %, product ") == 3
     assert "learned: alpha theta rho p q: adlif" in out
     with pytest.raises(SystemExit):
         rows.main(["--rows", "nobody"])
@@ -195,9 +196,10 @@ def test_rows_are_printed_beside_the_first(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_ratios_are_to_the_first_row() -> None:
-    first = rows.Line("lsnn", 3.0, "", 2.0, 10.0, 1.0, 9.0)
-    text = rows.table([first, rows.Line("srnn", 3.0, "", 3.0, 25.0, 2.0, 20.0)], 7.25)
-    assert "1.50x" in text and "2.50x" in text and "dense product 7.2" in text
+    first = rows.Line("lsnn", 3.0, "", 2.0, 10.0, 1.0, 9.0, 40.0, 4.0)
+    text = rows.table([first, rows.Line("srnn", 3.0, "", 3.0, 25.0, 2.0, 20.0, 100.0, 8.0)], 6.5)
+    assert "1.50x" in text and "2.50x" in text and "active  40.0 %, product   4.0" in text
+    assert "at least 12.5: 2.00x" in text  # 10 - 4 + 6.5
 
 
 @pytest.mark.parametrize(("pair", "package", "what"), [
