@@ -203,7 +203,7 @@ def layer(
         >>> readout, readout_state = leaky_readout(spikes, w_out, k_out, readout_state)
         >>> readout = readout + b_out
     """
-    unknown = set(neuron) - set(Neuron._fields[:-1])
+    unknown = set(neuron) - (set(Neuron._fields) - {"rows"})
     if unknown:
         raise TypeError(
             f"layer: expected the keyword arguments of alif, got {sorted(unknown)[0]!r}")

@@ -127,12 +127,13 @@ def test_docstrings_say_what_is_computed(name: str) -> None:
         "current": drawn(T, B, N) * 2, "w_rec": drawn(N, N) - 0.5, "w_in": drawn(N, I),
         "w_out": drawn(O, N), "k": 0.8, "k_out": 0.8, "p": drawn(B, O), "neuron": neuron,
         "bias": drawn(N), "weight": drawn(N, I), "readout_state": drawn(B, O),
+        "b_out": drawn(O),
     }
     given["x"] = drawn(T, B, N if name == "leaky_readout" else I)
     calls = {
         "alif": lambda g: functional.alif(g["current"], g["w_rec"], **neuron),
         "layer": lambda g: functional.layer(
-            g["x"], g["w_in"], g["w_rec"], bias=g["bias"], w_out=g["w_out"], k_out=0.8,
+            g["x"], g["w_in"], g["w_rec"], bias=g["bias"], w_out=g["w_out"], b_out=g["b_out"], k_out=0.8,
             readout_state=g["readout_state"], **neuron),
         "linear": lambda g: functional.linear(g["x"], g["weight"], g["bias"]),
         "leaky_readout": lambda g: functional.leaky_readout(g["x"], g["w_out"], 0.8, g["p"]),

@@ -379,9 +379,9 @@ template <class T> struct BackwardTile : Tile {
         // the first one starts from the local part that step 0 left
         if (steps_back) copy_in(s.dz, nullptr, ND);
         add_last_state(-1 - steps_back);
-        if (p.product.span && steps_back) {
-          clear_gc_transposed(-steps_back);
-          wait();
+        if (p.product.span) {
+          if (steps_back) clear_gc_transposed(-steps_back);
+          wait();  // for what others have cleared, here or before the last step
         }
         product(-1 - steps_back, -1);
         copy_out((T*)f.gfirst.z + steps_back * B * N, s.dz, ND);
