@@ -62,7 +62,7 @@ template <int quads> struct LsnnProduct {
   }
   template <int n> __device__ __forceinline__ void add(const float* dc, const Quad<uint32_t>& place,
                                                        Sums& sum) const {
-    constexpr int full = quads - 1, at_once = full < 4 ? 1 : n == most ? 2 : 3;
+    constexpr int full = quads - 1, at_once = full < 4 || n == most ? 1 : 2;
 #pragma unroll at_once
     for (int c = 0; c < full; c++) add_quad<n>(dc, place, c, true, sum);
     add_quad<n>(dc, place, full, column(full) < NP, sum);
