@@ -183,6 +183,10 @@ def _forward_arguments(d: Draw, size: dict[str, int], save: bool) -> dict[str, A
     if d.chance(0.03):
         rows = [float(d.one_of(0, 1, -1, math.nan)) for _ in range(d.one_of(4, 44))]
         d.odd = True
+    b_out = None
+    if d.chance(0.03):
+        b_out = d.real(-1, 1, O, dtype=dtype)
+        d.odd = True
     return dict(
         sources=d.one_of(None, [x]) if rows else None, rows=rows,
         x=x, lengths=lengths, w_rec=w_rec, coefficients=stacked, delay=each, delays=delays,
@@ -191,7 +195,7 @@ def _forward_arguments(d: Draw, size: dict[str, int], save: bool) -> dict[str, A
         bias=d.real(-0.2, 0.2, N, dtype=dtype) if projected and d.chance(0.5) else None,
         w_out=d.real(-1, 1, O, N, dtype=dtype) if read else None,
         p=d.real(-1, 1, B, O, dtype=dtype) if read and d.chance(0.8) else None,
-        b_out=d.real(-1, 1, O, dtype=dtype) if d.chance(0.03) else None,  # of the CUDA kernels
+        b_out=b_out,
         dynamics=d.random.randrange(len(MODELS)), surrogate=d.random.randrange(len(SURROGATES)),
         dampening=0.3, refractory=d.one_of(0, 0, 1, 5), smooth=int(d.chance(0.15)), k_out=0.8,
         cutoff=d.one_of(math.inf, math.inf, 0.7),

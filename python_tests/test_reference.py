@@ -133,8 +133,8 @@ def test_docstrings_say_what_is_computed(name: str) -> None:
     calls = {
         "alif": lambda g: functional.alif(g["current"], g["w_rec"], **neuron),
         "layer": lambda g: functional.layer(
-            g["x"], g["w_in"], g["w_rec"], bias=g["bias"], w_out=g["w_out"], b_out=g["b_out"], k_out=0.8,
-            readout_state=g["readout_state"], **neuron),
+            g["x"], g["w_in"], g["w_rec"], bias=g["bias"], w_out=g["w_out"], k_out=0.8,
+            readout_state=g["readout_state"], b_out=g["b_out"], **neuron),
         "linear": lambda g: functional.linear(g["x"], g["weight"], g["bias"]),
         "leaky_readout": lambda g: functional.leaky_readout(g["x"], g["w_out"], 0.8, g["p"]),
     }
