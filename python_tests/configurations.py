@@ -1,5 +1,6 @@
 """The settings of other packages' recurrent layers, a row each: what lsnn_ext.convert has to
 reproduce, and what it has to refuse, with the words of the reason."""
+import copy
 from collections.abc import Callable
 from itertools import product
 from typing import Any
@@ -286,6 +287,8 @@ def _node_of(name: str) -> Callable[[Any], None]:
 
 
 def _smooth(layer: Any) -> None:
+    # of its own: all neurons share the default one
+    layer.sub_module.surrogate_function = copy.deepcopy(layer.sub_module.surrogate_function)
     layer.sub_module.surrogate_function.spiking = False
 
 
