@@ -202,15 +202,15 @@ def test_compiled_network(gradients: bool) -> None:
 
 
 def test_nobody_watching_is_one_operator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The readout runs in the call of the neurons: functional.layer is asked for it, and no spikes
+    """The readout runs in the call of the neurons: functional.layer_of is asked for it, and no spikes
     are written."""
-    requested, layer = [], functional.layer
+    requested, layer = [], functional.layer_of
 
     def watched(*args: Any, **options: Any) -> Any:
         requested.append(options.get("w_out"))
         return layer(*args, **options)
 
-    monkeypatch.setattr(functional, "layer", watched)
+    monkeypatch.setattr(functional, "layer_of", watched)
     net = _net()
     net(_x(6, 2))
     assert requested == [net.readout.weight]
