@@ -200,6 +200,9 @@ def main() -> int:
                         help="only the bugs with one of these in their names")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="at a time")
     arguments = parser.parse_args()
+    for name in arguments.only:
+        if not any(name in mutant.name for mutant in MUTANTS):
+            parser.error(f"--only: expected a part of a bug's name, got {name!r}")
     chosen = spread([mutant for mutant in MUTANTS
                      if any(name in mutant.name for name in arguments.only)],
                     arguments.sample)
