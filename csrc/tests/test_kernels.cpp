@@ -193,7 +193,10 @@ template <class T> struct MadeOf {
     for (int of = 0; of < n_coefficients; of++) {
       tensors[of] = buffer<T>(of == BETA ? 1 : N);
       std::copy_n(row(of), of == BETA ? 1 : N, tensors[of].get());
-      told.rows[of] = {.tensor = tensors[of].get(), .stride = of != BETA, .sign = 1};
+      cuda::Row& row_of = told.rows[of];
+      row_of.tensor = tensors[of].get();
+      row_of.stride = of != BETA;
+      row_of.sign = 1;
     }
     for (int64_t n = 0; n < N; n++) {
       T& tau = tensors[ALPHA][n];
@@ -205,7 +208,8 @@ template <class T> struct MadeOf {
       row(WIDTH)[n] = T(0.9);
     }
     told.rows[ALPHA].dt = dt;
-    told.rows[WIDTH] = {.number = 0.9};
+    told.rows[WIDTH] = cuda::Row();
+    told.rows[WIDTH].number = 0.9;
     for (const auto& [one, other] : {std::pair{KAPPA, ALPHA}, std::pair{Q, RHO}}) {
       told.rows[one] = told.rows[other];
       told.rows[one].number = 1;
