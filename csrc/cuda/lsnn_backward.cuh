@@ -180,6 +180,7 @@ template <int quads> struct LsnnBackwardGroup {
       };
       begin(length - 1);
       make_rows(length - 1);
+      warp_barrier(Where::current());
       float* gx = (float*)f.gx + at + (length - 1) * job.row;
       float* const own_dc = dc + neuron.cell.n;
 #pragma unroll 1
