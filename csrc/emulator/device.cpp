@@ -225,15 +225,18 @@ void begin_copy(const Copy& copy, Place place) {
     fail_at(place, "copy of ", copy.bytes, " bytes: not on a boundary of as many");
   if (offset > s.shape.shared || s.shape.shared - offset < copy.bytes)
     fail_at(place, "copy to an address outside the block's shared memory");
-  task.copies.push_back(copy);
-  task.copies.back().group = task.groups;
+  if (task.copies.full())
+    fail_at(place, "more than ", most_copies, " copies of a thread are under way");
+  Copy waiting = copy;
+  waiting.group = task.groups;
+  task.copies.push(waiting);
 }
 void commit_copies() { running().groups++; }
 bool arrived_copy(unsigned left, Copy& copy) {
   Task& task = running();
   if (task.copies.empty() || task.copies.front().group + left >= task.groups) return false;
   copy = task.copies.front();
-  task.copies.pop_front();
+  task.copies.pop();
   return true;
 }
 

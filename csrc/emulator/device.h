@@ -79,6 +79,8 @@ struct Copy {
   unsigned bytes;
   uint64_t group;  // of its thread
 };
+// Of a thread that are under way; a GPU has no such end.
+inline constexpr unsigned most_copies = 64;
 void begin_copy(const Copy&, Place);
 bool arrived_copy(unsigned left, Copy& copy);  // the next one, if there is one
 

@@ -1,5 +1,6 @@
 // The threads of a launch that are alive at the same time, what they wait for, and which runs next.
 #pragma once
+#include <array>
 #include <deque>
 #include <memory>
 #include <string>
@@ -61,6 +62,21 @@ struct Block {
   unsigned char* shared = nullptr;
 };
 
+// The copies of a thread that have not arrived, in order: a ring that does not grow, as memory that
+// one CUDA thread takes and another one gives back looks like a race to ThreadSanitizer.
+class CopyQueue {
+  std::array<Copy, most_copies> ring;
+  size_t begun = 0, arrived = 0;
+
+ public:
+  bool empty() const { return begun == arrived; }
+  bool full() const { return begun - arrived == ring.size(); }
+  void clear() { begun = arrived = 0; }
+  const Copy& front() const { return ring[arrived % ring.size()]; }
+  void push(const Copy& copy) { ring[begun++ % ring.size()] = copy; }
+  void pop() { arrived++; }
+};
+
 struct Task : Thread {
   Fiber fiber;
   Block* block = nullptr;
@@ -71,7 +87,7 @@ struct Task : Thread {
   bool arrived = false;  // at the cluster's barrier, without having waited yet
   unsigned cluster_phase = 0;  // of that barrier when it arrived
   unsigned atomics = 0;  // since it last let others run
-  std::deque<Copy> copies;  // that have not arrived
+  CopyQueue copies;
   uint64_t groups = 0;  // of copies, committed so far
 };
 

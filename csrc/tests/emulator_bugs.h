@@ -180,6 +180,9 @@ __global__ void fragments(bool wrong_lane, const float* a, const float* b, float
 __global__ void copy_of_two_bytes() { copy_async(shared_memory(), shared_memory(), 2); }
 __global__ void copy_off_its_boundary() { copy_async(shared_memory() + 4, shared_memory(), 8); }
 __global__ void copy_outside_shared() { copy_async(shared_memory() + 4 * n, shared_memory(), 4); }
+__global__ void too_many_copies() {
+  for (unsigned i = 0; i <= most_copies; i++) copy_async(shared_memory(), shared_memory() + 4, 4);
+}
 __global__ void copy_never_waited_for(const int* from) {
   copy_async(shared_memory() + 4 * threadIdx.x, from, 4);
   commit_copies();
@@ -350,6 +353,8 @@ inline const Bug all_bugs[] = {
      [] { return nothing_to_check(bugs::one_block, bugs::copy_off_its_boundary); }},
     {"copy_outside_shared", "plain", "outside the block's shared memory",
      [] { return nothing_to_check(bugs::one_block, bugs::copy_outside_shared); }},
+    {"too_many_copies", "plain", "copies of a thread are under way",
+     [] { return nothing_to_check(bugs::one_block, bugs::too_many_copies); }},
     {"copy_never_waited_for", "plain", "not waited for its copies", copies_are_waited_for},
     {"spin", "plain", "no progress", [] { return nothing_to_check(bugs::one_block, bugs::spin); }},
     {"grid_barrier", "plain", "not cooperative",
