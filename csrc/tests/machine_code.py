@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -226,11 +226,16 @@ def read_lsnn(name: str, kernel: Kernel) -> Iterator[str]:
         yield (f"{name}: expected a path through a step that loads {4 * warps} rows and stores "
                f"z and y in 16 bytes, found {dict(on_path)}")
         return
+    yield from walk(name, kernel, path, f"{4 * warps} spikes", MOST_CYCLES)
+
+
+def walk(name: str, kernel: Kernel, path: Sequence[int], given: str, most: int) -> Iterator[str]:
+    """The cycles of a path through a step with what is given."""
     taken = cycles(kernel, path)
-    print(f"{name}\n    {len(kernel.code)} instructions; a step with {4 * warps} spikes has "
-          f"{len(path)}: {taken} cycles by the model of chain.py, nothing measured")
-    if taken > MOST_CYCLES:
-        yield f"{name}: {taken} cycles a step by the model, {MOST_CYCLES} at most"
+    print(f"{name}\n    {len(kernel.code)} instructions; a step with {given} has {len(path)}: "
+          f"{taken} cycles by the model of chain.py, nothing measured")
+    if taken > most:
+        yield f"{name}: {taken} cycles a step by the model, {most} at most"
 
 
 def read_spike_product(name: str, kernel: Kernel) -> Iterator[str]:
@@ -249,6 +254,7 @@ def read_spike_product(name: str, kernel: Kernel) -> Iterator[str]:
 
 
 def read_lsnn_backward(name: str, kernel: Kernel) -> Iterator[str]:
+    """Its backward kernel: the loop over the steps, with what a step copies for later ones."""
     quads = int(name[name.index("<") + 1])
     step = next((loop for loop in kernel.loops() if kernel.find("LDGDEPBAR", loop)), None)
     if step is None or len(kernel.find("LDGSTS", step)) != 2:
@@ -264,11 +270,7 @@ def read_lsnn_backward(name: str, kernel: Kernel) -> Iterator[str]:
     if wide < 3 * quads:
         yield f"{name}: expected a path through a step with {3 * quads} wide loads, found {wide}"
         return
-    taken = cycles(kernel, path)
-    print(f"{name}\n    {len(kernel.code)} instructions; a step with twelve active neurons of a "
-          f"warp has {len(path)}: {taken} cycles by the model of chain.py, nothing measured")
-    if taken > MOST_CYCLES_BACKWARD:
-        yield f"{name}: {taken} cycles a step by the model, {MOST_CYCLES_BACKWARD} at most"
+    yield from walk(name, kernel, path, "twelve active neurons of a warp", MOST_CYCLES_BACKWARD)
 
 
 def main() -> int:

@@ -186,17 +186,11 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
   const std::string why_not = cuda::no_tensor_cores(device, l, storage);
   tiles["kernels"] = p.tensor_cores ? "tensor cores" : "events";
   tiles["why"] = p.tensor_cores ? "they can make it" : "not by tensor cores: " + why_not;
-  if (p.tensor_cores) {
-    tiles["rows"] = 32 * cuda::words_of_warp * cuda::warps_down;
-    tiles["columns"] = 32 * cuda::warps_across;
-    tiles["tiles"] = p.tensor_cores->count();
-    tiles["slices"] = p.tensor_cores->slices;
-  } else {
-    tiles["rows"] = p.tiles.rows;
-    tiles["columns"] = p.tiles.columns;
-    tiles["tiles"] = p.tiles.count();
-    tiles["slices"] = p.tiles.slices;
-  }
+  const auto& by_cores = p.tensor_cores;
+  tiles["rows"] = by_cores ? 32 * cuda::words_of_warp * cuda::warps_down : p.tiles.rows;
+  tiles["columns"] = by_cores ? 32 * cuda::warps_across : p.tiles.columns;
+  tiles["tiles"] = by_cores ? by_cores->count() : p.tiles.count();
+  tiles["slices"] = by_cores ? by_cores->slices : p.tiles.slices;
   d["weight gradient"] = tiles;
   return d;
 }
