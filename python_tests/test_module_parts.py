@@ -202,8 +202,8 @@ def test_compiled_network(gradients: bool) -> None:
 
 
 def test_nobody_watching_is_one_operator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The readout runs in the call of the neurons: functional.layer_of is asked for it, and no spikes
-    are written."""
+    """The readout runs in the call of the neurons: functional.layer_of is asked for it, and no
+    spikes are written."""
     requested, layer = [], functional.layer_of
 
     def watched(*args: Any, **options: Any) -> Any:
