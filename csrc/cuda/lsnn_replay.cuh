@@ -176,8 +176,8 @@ struct LsnnReplay {
     if (t == 1) [[unlikely]]
       z = memory().before_0();
     s.v = membrane_before(neuron.spec, neuron.k, y, s.a, z);
-    if ((unsigned)t % segment == 0) [[unlikely]]  // saved itself
-      s.v = neuron.load(memory().state(t, 0), 0);
+    if (t == 0) [[unlikely]]  // the first state
+      s.v = neuron.load(memory().state(0, 0), 0);
     spikes <<= 1;
     counting <<= 1;
     return s;

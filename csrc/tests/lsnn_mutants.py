@@ -4,6 +4,7 @@ from mutant import ADDRESS, PLAIN, THREAD, Check, Mutant
 # The kernels of the paper's network: two warps to an item, one of them, several segments of steps.
 LSNN, LSNN_WARP = "lsnn T=20 B=5 N=129 n_ref=2", "lsnn T=20 B=5 N=33 n_ref=2"
 LSNN_LONG, LSNN_DELAYED = "lsnn T=260 B=9 N=32 n_ref=2", "lsnn T=60 B=3 N=34"
+LSNN_GROUPS = "lsnn T=17 B=9 N=220"  # several items to a block, of several warps each
 
 
 def of_lsnn(name: str, old: str, new: str, runs: tuple[str, ...], check: Check = PLAIN,
@@ -45,10 +46,10 @@ LSNN_MUTANTS = [
     of_lsnn("one barrier for all groups", "(group.id + 1, where)", "(1, where)", ("lsnn N=220",)),
     of_lsnn("the lists of all groups in one place",
             "shared.lists + group.id * shape.slots * list_words(warps)", "shared.lists",
-            ("lsnn N=220",), THREAD),
+            (LSNN_GROUPS,), THREAD),
     of_lsnn("the currents of all groups in one place",
             "shared.current + group.id * stages_of_current * 4 * group.threads", "shared.current",
-            ("lsnn N=220",), THREAD),
+            (LSNN_GROUPS,), THREAD),
     of_lsnn("the neuron's own place in the list", "& lower);", "& (2 * lower + 1));", (LSNN,)),
     of_lsnn("the spikes of the last neuron are not counted", "= n[4];", "= n[3];", (LSNN,)),
     of_lsnn("something where no row is", "= -0.f;", "= 1.f;", (LSNN,)),
@@ -97,18 +98,17 @@ LSNN_MUTANTS = [
     of_lsnn_backward("membranes before the first step", "next > 0);", "true);", check=ADDRESS),
     of_lsnn_backward("the records of all groups in one place",
                      "shared.record + group.id * stages_of_record * 2 * shape.threads",
-                     "shared.record", "lsnn N=220"),
+                     "shared.record", LSNN_GROUPS, THREAD),
     of_lsnn_backward("the lists of all groups in one place",
-                     "shared.list + group.id * 2 * shape.threads", "shared.list", "lsnn N=220"),
+                     "shared.list + group.id * 2 * shape.threads", "shared.list", LSNN_GROUPS,
+                     THREAD),
     of_lsnn_backward("one barrier for all groups", "(group.id + 1, group.threads",
                      "(1, group.threads", "lsnn N=220"),
     of_lsnn_replay("spikes of the step before", "step(window, steps_of_replay + i, s);",
                    "step(window, steps_of_replay + i - 1, s);"),
     of_lsnn_replay("bits of the wrong lane", "row & low) | (other & low) << o",
                    "row & low) | (other & low)"),
-    of_lsnn_replay("no saved v where a segment begins",
-                   "if ((unsigned)t % segment == 0) [[unlikely]]  // saved",
-                   "if (t == 0)  // saved", LSNN_LONG),
+    of_lsnn_replay("no first v", "if (t == 0) [[unlikely]]", "if (t == -2)"),
     of_lsnn_replay("no spikes before the sequence", "if (t == 1) [[unlikely]]", "if (t == -2)"),
     of_lsnn_replay("refractory a step early", "counting <<= 31 - last;", "counting <<= 30 - last;"),
     of_lsnn_replay("bits of a segment alone", "own << 32 | before", "own << 32", LSNN_LONG),
