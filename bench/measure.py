@@ -19,6 +19,7 @@ from lsnn_ext import functional
 
 PASSES = ("forward", "forward+backward")
 BASE_RATE = 2.0  # percent: the firing rate of ours that ratios refer to
+STEADY = 100.0  # ms
 LONG_ENOUGH = 2000  # steps after which a longer sequence would not tell another firing rate
 Say = Callable[[str], None]
 
@@ -227,15 +228,22 @@ def milliseconds(run: Callable[[], object]) -> float:
 
 def alternate(contestants: list[Contestant], repeats: int, seconds: float = math.inf,
               least: int = 1, timer: Callable[[Callable[[], object]], float] = milliseconds,
-              ) -> list[tuple[list[float], list[float]]]:
+              steady: float = STEADY) -> list[tuple[list[float], list[float]]]:
     """Milliseconds of forward and of forward+backward, by contestant and round.
 
     A contestant whose rounds would take more than these seconds, by its untimed first one, takes
     part in as many as fit and in the least at least, spread over the run. The order changes from
     round to round, so that nobody always follows the same neighbour. A turn begins with a short
     rest, in which the spinning threads of the neighbour go to sleep, and an untimed forward to wake
-    its own.
+    its own. A pass is repeated within its turn until `steady` milliseconds are full, and its median
+    counts: so a small model is timed as it runs in a training, not as it begins.
     """
+    def steadily(run: Callable[[], object]) -> float:
+        found = [timer(run)]
+        while sum(found) < steady:
+            found.append(timer(run))
+        return statistics.median(found)
+
     times: list[tuple[list[float], list[float]]] = [([], []) for _ in contestants]
     first = [timer(contestant.forward_backward) / 1e3 for contestant in contestants]
     rounds = [repeats if one * repeats <= seconds else max(least, int(seconds // one))
@@ -250,8 +258,8 @@ def alternate(contestants: list[Contestant], repeats: int, seconds: float = math
             for c in (c for c in order if turn * rounds[c] % repeats < rounds[c]):
                 time.sleep(0.02)
                 contestants[c].forward()
-                times[c][0].append(timer(contestants[c].forward))
-                times[c][1].append(timer(contestants[c].forward_backward))
+                times[c][0].append(steadily(contestants[c].forward))
+                times[c][1].append(steadily(contestants[c].forward_backward))
                 gc.collect()
     finally:
         gc.enable()

@@ -176,24 +176,44 @@ def test_a_peer_that_cannot_run_is_left_out(monkeypatch: pytest.MonkeyPatch) -> 
 
 # --------------------------------------------------------------------------------- what is measured
 class Slow(Contestant):
-    """A forward takes a second of the clock, forward and backward four."""
+    """A forward takes a second of the clock, forward and backward four; with `scale` that times as
+    long, and the first pass after a rest twice that."""
 
-    def __init__(self, clock: list[float]) -> None:
-        self.name, self.clock = "slow", clock
+    def __init__(self, clock: list[float], scale: float = 1.0) -> None:
+        self.name, self.clock, self.scale = "slow", clock, scale
+        self.calls: list[str] = []
 
     def forward(self) -> Tensor:
-        self.clock[0] += 1
+        self.calls.append("forward")
+        self.clock[0] += self.scale
         return torch.zeros(1)
 
     def forward_backward(self) -> list[Tensor]:
-        self.clock[0] += 4
+        is_first = self.scale != 1 and self.calls[-1:] == ["forward"]
+        self.calls.append("both")
+        self.clock[0] += 4 * self.scale * (2 if is_first else 1)
         return []
 
 
-def test_a_contestant_takes_part_in_as_many_rounds_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [0.0]
-    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: clock[0],
-                                                         sleep=lambda seconds: None))
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that `measure` sees, which pass as contestants say."""
+    seconds = [0.0]
+    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: seconds[0],
+                                                         sleep=lambda _: None))
+    return seconds
+
+
+def test_a_short_pass_is_repeated_within_its_turn(clock: list[float]) -> None:
+    """Until 100 ms are full: 8 of 12 ms after a first one of 24, whose time does not count."""
+    slow = Slow(clock, 3 / 1024)
+    assert alternate([slow], 2) == [([3e3 / 1024] * 2, [12e3 / 1024] * 2)]
+    assert slow.calls.count("both") == 1 + 2 * 8
+    once = Slow(clock, 3 / 1024)
+    assert alternate([once], 2, steady=0.0) == [([3e3 / 1024] * 2, [24e3 / 1024] * 2)]
+
+
+def test_a_contestant_takes_part_in_as_many_rounds_as_fit(clock: list[float]) -> None:
     for seconds, rounds in ((math.inf, 5), (20, 5), (19, 4), (9, 2), (1, 1)):
         assert alternate([Slow(clock)], 5, seconds) == [([1e3] * rounds, [4e3] * rounds)]
 

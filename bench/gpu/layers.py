@@ -209,7 +209,7 @@ class Bench:
         sample = Sample(uuid, "clocks.sm", "power.draw")
         seconds = min(group.seconds, self.deadline - time.monotonic()) / len(ready)
         times = alternate([_Forced(one.contestant, one.entry.design) for one in ready], MOST,
-                          seconds, FEWEST, self._ms)
+                          seconds, FEWEST, self._ms, steady=0.0)
         clock, power = (float(text) if text.replace(".", "").isdigit() else NAN
                         for text in sample.read())
         for k, timed in enumerate(PASSES):
