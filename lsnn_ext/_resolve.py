@@ -29,6 +29,7 @@ from .models import (
     check_surrogate,
     coefficients,
     named_model,
+    past_steps,
 )
 
 
@@ -82,7 +83,7 @@ class ResolvedModel(NamedTuple):
     @property
     def D(self) -> int:
         """Past steps that the state holds."""
-        return 1 + self.delays[-1] if self.delays else 1
+        return past_steps(self.delays)
 
 
 class Call(NamedTuple):

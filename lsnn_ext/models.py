@@ -6,7 +6,7 @@ explains the choices, against it.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -64,6 +64,11 @@ class State(NamedTuple):
 
 
 _OF_A_CALL = "pass None for the first call, and then the state that the call before has returned"
+
+
+def past_steps(delays: Sequence[int]) -> int:
+    """D: so many past steps of spikes a state holds; delays: distinct, ascending."""
+    return 1 + delays[-1] if delays else 1
 
 
 def what_it_is(state: Any) -> str:

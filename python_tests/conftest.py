@@ -1,5 +1,6 @@
 """A header that says what is tested, and what a forced design may leave out."""
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,13 @@ torch.set_num_threads(1)
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     return lsnn_ext.show_config().splitlines()
+
+
+@pytest.fixture(autouse=True)
+def _no_graphs_of_others() -> None:
+    """torch compiles a function a limited number of times, also if several tests do it in turn."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
 
 
 @pytest.fixture

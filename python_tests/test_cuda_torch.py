@@ -186,7 +186,6 @@ class Layer(torch.nn.Module):
 def test_compiled_as_one_graph(backend: str) -> None:
     if backend == "inductor":
         pytest.importorskip("triton")
-    torch._dynamo.reset()
     torch.manual_seed(0)
     layer, x = Layer().cuda(), torch.rand(40, 3, 33, device="cuda")
     found = []

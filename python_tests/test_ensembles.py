@@ -148,7 +148,6 @@ def _two_steps(given: dict[str, Tensor], loss: Callable[..., Tensor]) -> Tensor:
 @pytest.mark.parametrize("outer", ["torch.func", "autograd"])
 def test_second_derivatives_through_an_inner_step_are_refused(outer: str, compiled: bool) -> None:
     """By any pair of ways to differentiate; the first one alone would be another gradient."""
-    torch._dynamo.reset()
     given, loss = _inner()
 
     def run(given: dict[str, Tensor]) -> Any:
@@ -168,7 +167,6 @@ def test_second_derivatives_through_an_inner_step_are_refused(outer: str, compil
 @pytest.mark.parametrize("inside", [False, True], ids=["grad-outside", "grad-inside"])
 def test_compiled_ensembles(inside: bool) -> None:
     """They leave the graph, and give the gradients of uncompiled ones."""
-    torch._dynamo.reset()
     _, parameters, buffers, output = _ensemble("LSNN")
     x = _x("LSNN")
 

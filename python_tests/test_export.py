@@ -101,7 +101,6 @@ def test_bare_operator_learns_where_it_saves() -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_compiled_with_everything_dynamic(name: str) -> None:
-    torch._dynamo.reset()
     torch.manual_seed(0)
     module = MODULES[name]()
     compiled = torch.compile(module, dynamic=True, fullgraph=True, backend="aot_eager")
@@ -118,7 +117,6 @@ def test_compiled_with_everything_dynamic(name: str) -> None:
 
 def test_compiled_with_dynamic_numbers() -> None:
     """Floats of the caller become symbols: each call may have another one."""
-    torch._dynamo.reset()
     x, w = torch.rand(20, 3, 5) * 3, torch.rand(5, 5) - 0.5
 
     def run(alpha: float, dampening: float, k: float) -> list[Tensor]:

@@ -27,7 +27,6 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
 
 @pytest.fixture(params=MODULES)
 def module(request: pytest.FixtureRequest) -> Iterator[nn.Module]:
-    torch._dynamo.reset()
     torch.manual_seed(0)
     yield MODULES[request.param]()
 
@@ -54,7 +53,6 @@ def _assert_alike(got: list[Tensor], want: list[Tensor], tolerance: float = 0.0)
 @pytest.mark.parametrize("options", [{"mode": "reduce-overhead"}, {"dynamic": True}], ids=str)
 def test_compile_modes(options: dict[str, Any]) -> None:
     """The default mode stands in test_operator.py."""
-    torch._dynamo.reset()
     torch.manual_seed(0)
     module = LSNN(5, 4, 3, 2)
     compiled = torch.compile(module, fullgraph=True, **options)

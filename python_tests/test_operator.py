@@ -163,7 +163,6 @@ def _step(call: Callable[[Tensor], Any], module: nn.Module, x: Tensor,
 
 @pytest.fixture
 def fresh() -> None:
-    torch._dynamo.reset()
     torch.manual_seed(0)
 
 

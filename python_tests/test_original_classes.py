@@ -55,7 +55,6 @@ def test_compiled_as_one_graph(name: str) -> None:
         call = torch.compile(layer, backend="eager", fullgraph=True) if compiled else layer
         torch.manual_seed(2)
         want.append(_spikes(call(x)))
-    torch._dynamo.reset()
     assert torch.equal(*want) and want[0].any()
 
 

@@ -234,7 +234,6 @@ def test_vmap(in_dims: tuple[int | None, ...]) -> None:
 
 @needs_compiled
 def test_compiled() -> None:
-    torch._dynamo.reset()
     module, x = LeakyReadout(5, 3), _drawn(6, 2, 5, dtype=torch.float32)
     compiled = torch.compile(copy.deepcopy(module), fullgraph=True, backend="aot_eager")
     results = []

@@ -171,7 +171,6 @@ def test_without_autapses(kind: str, dtype: torch.dtype) -> None:
 @pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
 @pytest.mark.parametrize("by_delay", [False, True])
 def test_compiled_and_on_meta(by_delay: bool) -> None:
-    torch._dynamo.reset()
     given = _problem(torch.float32)
     x, w, delay = given["x"], given["w"] if by_delay else None, DELAYS if by_delay else 0
 

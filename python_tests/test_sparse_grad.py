@@ -98,7 +98,6 @@ def test_of_nothing(sizes: tuple[int, int]) -> None:
 
 @compiled
 def test_in_a_compiled_graph() -> None:
-    torch._dynamo.reset()
     w, _ = _layer("one", 40, 0.2, torch.float32)
     x = torch.rand(20, 3, 40)
     compiled_alif = torch.compile(functional.alif, fullgraph=True, backend="aot_eager")

@@ -91,7 +91,6 @@ def test_it_nests_decorates_and_ends() -> None:
 
 def test_compiled_graphs_see_it() -> None:
     """Around a compiled module, and inside of what is compiled."""
-    torch._dynamo.reset()
     module, x = ALIF(5, 7), torch.randn(6, 3, 5)
     module.requires_grad_(False)
     operators: list[set[str]] = []

@@ -23,7 +23,7 @@ from .._torch_internals import (
     leave_graph_of_transforms,
     wants_gradient,
 )
-from ..models import COEFFICIENTS
+from ..models import COEFFICIENTS, past_steps
 from .batching import one_by_one
 from .load import _C, Constants, cpu_kernels, has, mask, solid
 
@@ -290,8 +290,7 @@ def recurrence_in_order(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
     if t.v is None and torch.compiler.is_exporting():
         # AOTInductor makes None of a list without elements.
         shape = t.x.shape[1], t.neurons
-        past = 1 + settings.delays[-1] if settings.delays else 1
-        t = t._replace(z=t.x.new_zeros(past, *shape),
+        t = t._replace(z=t.x.new_zeros(past_steps(settings.delays), *shape),
                        **{name: t.x.new_zeros(shape) for name in ("v", "a", "i", "r")})
     constants = settings.constants
     if (

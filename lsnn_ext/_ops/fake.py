@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models import COEFFICIENTS
+from ..models import COEFFICIENTS, past_steps
 from .load import _C, Constants, has
 
 
@@ -44,7 +44,7 @@ def _forward(given: Any) -> tuple[Any, ...]:
         when(save, 4 * ((T + every - 1) // every), B, N),  # never one row: torch tells that apart
         *([] if k is not None else [new(len(COEFFICIENTS), N)]),
     ]
-    last = [*(new(B, N) for _ in range(4)), new(1 + delays[-1] if delays else 1, B, N)]
+    last = [*(new(B, N) for _ in range(4)), new(past_steps(delays), B, N)]
     traces = [when(requested("traces"), T, B, N) for _ in range(3)]
     return when(requested("spikes"), T, B, N), last, traces, [when(O, T, B, O),
                                                               when(O, B, O)], saved
