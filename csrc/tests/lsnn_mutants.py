@@ -5,6 +5,7 @@ from mutant import ADDRESS, PLAIN, THREAD, Check, Mutant
 LSNN, LSNN_WARP = "lsnn T=20 B=5 N=129 n_ref=2", "lsnn T=20 B=5 N=33 n_ref=2"
 LSNN_LONG, LSNN_DELAYED = "lsnn T=260 B=9 N=32 n_ref=2", "lsnn T=60 B=3 N=34"
 LSNN_GROUPS = "lsnn T=17 B=9 N=220"  # several items to a block, of several warps each
+LSNN_RANDOM = "lsnn T=20 B=5 N=220 n_ref=2"  # the same, in a random order
 
 
 def of_lsnn(name: str, old: str, new: str, runs: tuple[str, ...], check: Check = PLAIN,
@@ -43,7 +44,7 @@ LSNN_MUTANTS = [
             (LSNN,)),
     of_lsnn("lists are read from the slot that is written", "read + slot == end ? 0 : read + slot;",
             "written;", (LSNN, LSNN_DELAYED)),
-    of_lsnn("one barrier for all groups", "(group.id + 1, where)", "(1, where)", (LSNN_GROUPS,),
+    of_lsnn("one barrier for all groups", "(group.id + 1, where)", "(1, where)", (LSNN_RANDOM,),
             THREAD),
     of_lsnn("the lists of all groups in one place",
             "shared.lists + group.id * shape.slots * list_words(warps)", "shared.lists",
@@ -104,7 +105,7 @@ LSNN_MUTANTS = [
                      "shared.list + group.id * 2 * shape.threads", "shared.list", LSNN_GROUPS,
                      THREAD),
     of_lsnn_backward("one barrier for all groups", "(group.id + 1, group.threads",
-                     "(1, group.threads", LSNN_GROUPS, THREAD),
+                     "(1, group.threads", "lsnn T=40 B=9 N=70 n_ref=1", THREAD),
     of_lsnn_replay("spikes of the step before", "step(window, steps_of_replay + i, s);",
                    "step(window, steps_of_replay + i - 1, s);"),
     of_lsnn_replay("bits of the wrong lane", "row & low) | (other & low) << o",
@@ -114,5 +115,5 @@ LSNN_MUTANTS = [
     of_lsnn_replay("refractory a step early", "counting <<= 31 - last;", "counting <<= 30 - last;"),
     of_lsnn_replay("bits of a segment alone", "own << 32 | before", "own << 32", LSNN_LONG),
     Mutant("lsnn: backward: coefficients that want gradients", "plan.h", " && !f.want &&", " &&",
-           ("lsnn T=150 B=3 N=34",)),
+           ("lsnn T=35 B=2 N=41",)),
 ]
