@@ -208,6 +208,10 @@ template <class T> struct AdjointRows {
   T* sums;  // [n_coefficients,NP] those that are asked for are added to
 };
 
+template <class F> LSNN_INLINE Coefs<F> uniform(F x) {
+  return {x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x};
+}
+
 // Coefficients whose gradients are mostly wanted together.
 inline constexpr unsigned membrane_group = 1 << ALPHA | 1 << KAPPA,
                           adaptation_group = 1 << RHO | 1 << Q,
@@ -223,7 +227,8 @@ LSNN_LOCAL void adjoint_rows(const GeneralSpec& general, const AdjointRows<T>& g
   const AdjointRows<T> rows = given;
   const int64_t NP = rows.NP, N = rows.N;
   const bool traced = rows.gv || rows.ga || rows.gA, has_i = spec.want >> SIGMA & 1;
-  const V none(T(-0.0));  // with +0 the compiler has to keep the addition, which turns -0 round
+  // with +0 the compiler has to keep the addition, which turns -0 round
+  const Coefs<V> none = uniform(V(T(-0.0)));
   for (int64_t n = rows.n0; n < rows.n1; n += V::lanes) {
     const int64_t left = N - n;
     const Coefs<V> k = load_coefficients(rows.coefficients, n);
@@ -253,7 +258,7 @@ LSNN_LOCAL void adjoint_rows(const GeneralSpec& general, const AdjointRows<T>& g
         if (rows.ga) d.a = d.a + load_n(rows.ga + at_N, left);
         if (rows.gA) Ab = load_n(rows.gA + at_N, left);
       }
-      Coefs<V> g = {none, none, none, none, none, none, none, none, none, none, none};
+      Coefs<V> g = none;
       const V y = load_n(rows.y + b * rows.y_stride + n, left);
       const V dc = step_adjoint(spec, k, carry, y, z(n), Ab, d, g);
       store(rows.dv + at, d.v);
