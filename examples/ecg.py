@@ -8,7 +8,7 @@ without adaptation; six leaky outputs, each with a time constant that is learned
 Gradients go back through a quarter of a recording, and each quarter makes a step of the optimizer.
 A tenth of the training's recordings is kept back, and chooses the epoch whose weights are tested;
 the test is looked at once, at the end. With --kept-back 0 all are learned from, and the last
-weights are tested, or with --average their running means.
+weights are tested, or with --average their running means; so does --paper.
 
 The data are the authors' files QTDB_train.mat and QTDB_test.mat, in the folder data of their
 repository (from a database under ODC-By 1.0; they are not part of this project):
@@ -16,7 +16,7 @@ repository (from a database under ODC-By 1.0; they are not part of this project)
     git clone --depth 1 https://github.com/byin-cwi/Efficient-spiking-networks
 
     python examples/ecg.py --data Efficient-spiking-networks/data            20 epochs
-    python examples/ecg.py --data Efficient-spiking-networks/data --paper    200 epochs
+    python examples/ecg.py --data Efficient-spiking-networks/data --paper    100 epochs
 
 --dynamics srnn has the neurons of the published network, which is the one without adaptation: of
 its recurrent neurons none adapts (examples/yin_ecg.py runs it).
@@ -55,8 +55,10 @@ FIRST_TAU = 20.0  # of the outputs, steps
 OUT_OF_REACH = 1e6  # a threshold
 # of the two neurons: threshold, and how far adaptation lifts it
 NEURONS = {"lsnn": {"threshold": 0.01, "beta": 1.8}, "srnn": {"threshold": 0.1, "beta": 0.2}}
-QUICK = {"batch": 16, "lr": 1e-2, "clip": 1.0, "reg": 0.0, "epochs": 20, "average": None}
-PAPER = QUICK | {"epochs": 200, "average": 0.999}
+QUICK = {"batch": 16, "lr": 1e-2, "clip": 1.0, "reg": 0.0, "epochs": 20, "average": None,
+         "steady": False, "weight_decay": 0.0}
+PAPER = QUICK | {"epochs": 100, "average": 0.998, "kept_back": 0, "steady": True,
+                 "weight_decay": 0.03}
 
 
 def data_option(group: Any) -> None:
@@ -75,7 +77,8 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     epoch_option(task)
     every_option(task)
     task.add_argument("--kept-back", type=int, metavar="RECORDINGS",
-                      help="of the training's, which choose the epoch; a tenth of them if left out")
+                      help="of the training's, which choose the epoch; left out: a tenth of them, "
+                           "none with --paper")
     task.add_argument("--chunk", type=count, default=326,
                       help="steps through which gradients go back, and after which the optimizer "
                            "makes a step of its own; 1301: a whole recording")
@@ -86,7 +89,20 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     task.add_argument("--average", type=decay, metavar="DECAY",
                       help="look at and test running means of the weights, in which those of a "
                            "step of the optimizer fade by this factor at each later one")
-    return pair.with_setting(parser.parse_args(given), QUICK, PAPER)
+    task.add_argument("--steady", action=argparse.BooleanOptionalAction,
+                      help="let the learning rate stay where it is after its rise; running means "
+                           "then do what its fall does")
+    task.add_argument("--weight-decay", type=float,
+                      help="a step takes this times the learning rate of each weight of a matrix "
+                           "(AdamW)")
+    options = pair.with_setting(parser.parse_args(given), QUICK, PAPER)
+    if not 0 <= options.weight_decay * options.lr < 1:
+        parser.error("--weight-decay: expected a number >= 0, and less than 1 times the learning "
+                     f"rate, got {options.weight_decay:g}")
+    if options.weight_decay and options.deepr:
+        parser.error("--weight-decay: expected 0 beside --deepr, which has a decay of its own, got "
+                     f"{options.weight_decay:g}")
+    return options
 
 
 def decay(text: str) -> float:
@@ -221,6 +237,10 @@ class Run(BestEpoch):
                 for name, net in self.nets.items()}
             self.parts |= {f"{name} average": net for name, net in self.averages.items()}
 
+    def optimizer(self, net: nn.Module, options: argparse.Namespace) -> torch.optim.Optimizer:
+        """Adam, whose matrices decay if --weight-decay asks for it."""
+        return training.adam(net, options, options.weight_decay)
+
     def candidate(self, name: str) -> nn.Module:
         """The network with the running means of its weights, where --average asks for them."""
         return self.averages[name].module if self.averages else self.nets[name]
@@ -241,7 +261,7 @@ class Run(BestEpoch):
         each chunk."""
         options = self.options
         batch = self.data.train.take(self.draw())
-        rate = training.learning_rate(self.done(), options.lr)
+        rate = training.learning_rate(self.done(), options.lr, falls=not options.steady)
         states: dict[str, tuple[LSNNState, State]] = {}
         rows = [self.learn(rate, partial(self.losses, x, phase, states))
                 for x, phase in zip(batch.x.split(options.chunk), batch.phase.split(options.chunk),

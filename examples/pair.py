@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 import processes
@@ -52,11 +53,15 @@ class Learners(training.Run):
     def __init__(self, options: argparse.Namespace, learners: Mapping[str, nn.Module]) -> None:
         self.learners = dict(learners)
         self.nets = {name: net for name, net in learners.items() if isinstance(net, LSNN)}
-        self.optimizers = {name: training.adam(net, options)
+        self.optimizers = {name: self.optimizer(net, options)
                            for name, net in self.learners.items()}
         super().__init__(options, self.learners | {f"{name} optimizer": optimizer for name,
                                                    optimizer in self.optimizers.items()})
         self.carried: dict[str, Any] = {}
+
+    def optimizer(self, net: nn.Module, options: argparse.Namespace) -> torch.optim.Optimizer:
+        """Of one of the networks."""
+        return training.adam(net, options)
 
     def step(self) -> Values:
         """An iteration, and its values; each task has its own."""

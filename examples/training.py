@@ -153,18 +153,26 @@ class Run:
         return ", ".join(f"{name} {mean[name]:.4g}" for name in self.means)
 
 
-def learning_rate(done: float, highest: float) -> float:
-    """A short rise, then a half cosine to nearly 0; done is the elapsed fraction of the run."""
-    return highest * min(1.0,
-                         done / 0.03
-                         + 0.1) * (0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(done, 1.0))))
+def learning_rate(done: float, highest: float, falls: bool = True) -> float:
+    """A short rise, then a half cosine to nearly 0, or the highest on; done is the elapsed fraction
+    of the run."""
+    rate = highest * min(1.0, done / 0.03 + 0.1)
+    if falls:
+        rate *= 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(done, 1.0)))
+    return rate
 
 
-def adam(net: nn.Module, options: argparse.Namespace) -> torch.optim.Optimizer:
-    """Adam, or for an LSNN with --deepr DEEP R around it, which draws the network's weights
-    anew."""
+def adam(net: nn.Module, options: argparse.Namespace,
+         weight_decay: float = 0.0) -> torch.optim.Optimizer:
+    """Adam, or AdamW if matrices shall decay, or for an LSNN with --deepr DEEP R around Adam, which
+    draws the network's weights anew."""
     if not options.deepr or not isinstance(net, LSNN):
-        return torch.optim.Adam(net.parameters(), lr=options.lr)
+        if not weight_decay:
+            return torch.optim.Adam(net.parameters(), lr=options.lr)
+        # biases, thresholds and time constants stay out of it
+        groups = [{"params": [p for p in net.parameters() if (p.dim() > 1) is matrices],
+                   "weight_decay": weight_decay if matrices else 0.0} for matrices in (True, False)]
+        return torch.optim.AdamW(groups, lr=options.lr)
     generator = torch.Generator().manual_seed(options.seed)
     signs = init.dale(net, options.deepr, generator=generator)
     return DeepR.of(net, torch.optim.Adam, options.deepr, signs=signs, generator=generator,

@@ -15,6 +15,7 @@ from example_path import needs
 
 needs("matplotlib", "tqdm", "scipy")
 import ecg  # noqa: E402
+import training  # noqa: E402
 import yin_ecg  # noqa: E402
 
 
@@ -94,9 +95,56 @@ def test_all_recordings_are_learned_from(tmp_path: Path) -> None:
         assert (ecg.right(net, data.test) != ecg.right(last, data.test)).any() == bool(more)
 
 
+def test_a_steady_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It rises in the first steps and stays; else it falls to a hundredth."""
+    write_recordings(tmp_path, recordings=20, steps=30)
+    rates: list[float] = []
+    set_rate = training.set_rate
+
+    def noted(optimizer: torch.optim.Optimizer, rate: float) -> None:
+        rates.append(rate)
+        set_rate(optimizer, rate)
+
+    monkeypatch.setattr(training, "set_rate", noted)
+    for more, last in (["--steady"], 0.01), (["--no-steady"], 0.0005), ([], 0.0005):
+        rates.clear()
+        ecg.main(_options(tmp_path, "--iterations", "10", "--no-lif", "--overwrite", *more))
+        assert len(rates) == 10 and rates[0] == pytest.approx(0.001)
+        assert max(rates) > 0.0097 and 0.5 * last < rates[-1] <= last
+
+
+def test_matrices_decay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By as much as AdamW takes; biases and time constants do not."""
+    write_recordings(tmp_path, recordings=20, steps=30)
+    data = ecg.load(tmp_path)
+    nets = []
+    for decay in ("0", "0.5"):
+        options = ecg.arguments(_options(tmp_path, "--iterations", "1", "--lr", "0.1", "--chunk",
+                                         "30", "--no-lif", "--weight-decay", decay))
+        run = ecg.Run(options, data)
+        first = {name: p.detach().clone() for name, p in run.nets["LSNN"].named_parameters()}
+        run.history.append(run.step())
+        nets.append(dict(run.nets["LSNN"].named_parameters()))
+    without, faded = nets
+    for name, start in first.items():
+        share = 0.5 * 0.01 if start.dim() > 1 else 0.0  # of the rate at the first step, a tenth
+        torch.testing.assert_close(faded[name], without[name] - share * start)
+    for given in ("-1", "20"):
+        with pytest.raises(SystemExit):
+            ecg.arguments(["--lr", "0.1", "--weight-decay", given])
+        assert "--weight-decay: expected a number >= 0, and less than 1" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        ecg.arguments(["--deepr", "0.2", "--weight-decay", "0.1"])
+    assert "--weight-decay: expected 0 beside --deepr" in capsys.readouterr().err
+
+
 def test_settings() -> None:
     quick, paper = ecg.arguments([]), ecg.arguments(["--paper"])
-    assert (quick.epochs, quick.batch, paper.epochs, paper.batch) == (20, 16, 200, 16)
+    assert (quick.epochs, quick.batch, paper.epochs, paper.batch) == (20, 16, 100, 16)
+    assert (quick.average, quick.kept_back, quick.steady) == (None, None, False)
+    assert (paper.average, paper.kept_back, paper.steady) == (0.998, 0, True)
+    assert (quick.weight_decay, paper.weight_decay) == (0, 0.03)
+    assert ecg.arguments(["--paper", "--kept-back", "5"]).kept_back == 5
     assert quick.neurons == 36 and quick.chunk == 326 and ecg.PUBLISHED == 0.859
     net, control = (ecg.network(quick, adapts) for adapts in (True, False))
     assert (net.n_regular, net.n_adaptive) == (0, 36)
