@@ -8,7 +8,8 @@ without adaptation; six leaky outputs, each with a time constant that is learned
 Gradients go back through a quarter of a recording, and each quarter makes a step of the optimizer.
 A tenth of the training's recordings is kept back, and chooses the epoch whose weights are tested;
 the test is looked at once, at the end. With --kept-back 0 all are learned from, and the last
-weights are tested, or with --average their running means; so does --paper.
+weights are tested, or with --average their running means; so does --paper, whose learning rate does
+not fall, and whose matrices decay.
 
 The data are the authors' files QTDB_train.mat and QTDB_test.mat, in the folder data of their
 repository (from a database under ODC-By 1.0; they are not part of this project):
@@ -240,6 +241,13 @@ class Run(BestEpoch):
     def optimizer(self, net: nn.Module, options: argparse.Namespace) -> torch.optim.Optimizer:
         """Adam, whose matrices decay if --weight-decay asks for it."""
         return training.adam(net, options, options.weight_decay)
+
+    def rate_of(self, name: str, rate: float) -> float:
+        """With --steady that of the network without adaptation is a third, and falls all the same:
+        its gradients would explode."""
+        if name != "LIF" or not self.options.steady:
+            return rate
+        return training.learning_rate(self.done(), self.options.lr / 3)
 
     def candidate(self, name: str) -> nn.Module:
         """The network with the running means of its weights, where --average asks for them."""

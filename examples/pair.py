@@ -67,13 +67,17 @@ class Learners(training.Run):
         """An iteration, and its values; each task has its own."""
         raise NotImplementedError
 
+    def rate_of(self, name: str, rate: float) -> float:
+        """The learning rate of one network; rate: of all, where a task does not say more."""
+        return rate
+
     def learn(self, rate: float, losses: Callable[[str], tuple[Tensor, Tensor, Values]]) -> Values:
         """A step of each optimizer: losses gives loss, penalty and further values of the network
         of that name, all of them means over all processes; values of others than the first one
         get their name, in small letters, as a prefix."""
         found: Values = {}
         for name, optimizer in self.optimizers.items():
-            training.set_rate(optimizer, rate)
+            training.set_rate(optimizer, self.rate_of(name, rate))
             optimizer.zero_grad()
             loss, penalty, values = losses(name)
             (loss + penalty).backward()

@@ -96,7 +96,8 @@ def test_all_recordings_are_learned_from(tmp_path: Path) -> None:
 
 
 def test_a_steady_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It rises in the first steps and stays; else it falls to a hundredth."""
+    """It rises in the first steps and stays; else it falls to a hundredth, and always that of the
+    network without adaptation."""
     write_recordings(tmp_path, recordings=20, steps=30)
     rates: list[float] = []
     set_rate = training.set_rate
@@ -111,6 +112,9 @@ def test_a_steady_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ecg.main(_options(tmp_path, "--iterations", "10", "--no-lif", "--overwrite", *more))
         assert len(rates) == 10 and rates[0] == pytest.approx(0.001)
         assert max(rates) > 0.0097 and 0.5 * last < rates[-1] <= last
+    rates.clear()
+    ecg.main(_options(tmp_path, "--iterations", "10", "--overwrite", "--steady"))
+    assert rates[-2:] == [0.01, pytest.approx(0.0005 / 3, rel=0.5)]
 
 
 def test_matrices_decay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
