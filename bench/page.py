@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from bench import page_alike, peers, roofline
 from bench.contestants import OURS
 from bench.like_for_like import Alike
-from bench.measure import PASSES, STEADY, Result, Skip
+from bench.measure import PASSES, Result, Skip
 from bench.plots import label, plot_rates, plot_sweep, plot_times, rated_yardsticks
 from bench.roofline import Rate
 from bench.sweep import KINDS, Point, slope_text
@@ -164,9 +164,8 @@ def times(results: Sequence[Result], skipped: Sequence[Skip] = ()) -> str:
     parts = ["## Time of the paper's network beside other packages' layers", f"""\
 The neurons of these tables are not alike: they show what a layer of each package costs as it is. A
 whole sequence through one layer, input projection included, float32. All contestants of a yardstick
-alternate in one run, and in each turn repeat a pass until {STEADY:g} ms are full, of which the
-median is noted; times are medians with quartiles in ms, and "times ours" is the contestant's median
-by the median of {OURS} at the firing rate printed in bold, in the same run."""]
+alternate in one run; times are medians with quartiles in ms, and "times ours" is the contestant's
+median by the median of {OURS} at the firing rate printed in bold, in the same run."""]
     for name in dict.fromkeys(r.yardstick for r in results):
         lines = [r for r in results if r.yardstick == name]
         both = {label(r): r for r in lines if r.timed == PASSES[1]}

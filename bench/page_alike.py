@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from bench import like_for_like
 from bench.like_for_like import WAYS, Alike
-from bench.measure import PASSES, STEADY, Skip
+from bench.measure import PASSES, Skip
 from bench.pairs import PAIRS
 from bench.peers import INDEXED
 
@@ -17,9 +17,8 @@ def section(lines: Sequence[Alike], skipped: Sequence[Skip], table: Table,
     """Of the page: a table for each yardstick, and what each pair is."""
     parts = ["## Like for like: the same equations on both sides",
              inspect.cleandoc(like_for_like.__doc__ or ""), f"""\
-Times are medians in ms, in brackets minima; float32. Each turn repeats a pass until {STEADY:g} ms
-are full, and notes the median. "Times faster" is theirs by ours, of the medians. Ours is written in
-three ways: "layer", the one that is recommended, by {WAYS['layer']};
+Times are medians in ms, in brackets minima; float32. "Times faster" is theirs by ours, of the
+medians. Ours is written in three ways: "layer", the one that is recommended, by {WAYS['layer']};
 "alif", by {WAYS['alif']}; and "Linears", by {WAYS['Linears']}, as one begins; in the first table
 these two stand in brackets. "Differ" counts the spikes that are not the same.""",
              overview(lines, table)]
