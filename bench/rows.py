@@ -7,11 +7,13 @@ beside `lsnn`.
 functional.layer alone, forward and forward + backward, in turn in one run. The gradients of both
 weights are always computed; "learned" adds those of the neuron's own coefficients, one per neuron.
 Times are medians and, in brackets, minima in ms; "x" is the median by that of `lsnn` in the same
-table. Behind them, of one more pass in which the kernels count: the share of neuron-steps whose
-surrogate is not zero, and the time of the backward product. That product leaves out what is zero,
-so a model costs the more the larger the share is. A surrogate without an end leaves nothing out: no
-less than `lsnn` without its product and the dense product, at the rate of a large torch.mm in the
-same run, is to be done, and "x" of that least time is printed too.
+table. Fixed and learned coefficients, if both are asked for, take part in the same turns, and what
+learning costs is printed last. Behind the times, of one more pass in which the kernels count: the
+share of neuron-steps whose surrogate is not zero, and the time of the backward product. That
+product leaves out what is zero, so a model costs the more the larger the share is. A surrogate
+without an end leaves nothing out: no less than `lsnn` without its product and the dense product, at
+the rate of a large torch.mm in the same run, is to be done, and "x" of that least time is printed
+too.
 """
 import argparse
 import statistics
@@ -85,6 +87,7 @@ class Row(Contestant):
         values = {"alpha": ALPHA, "theta": made.theta, **made.learned}
         N = problem.w_in.shape[0]
         self.coefficients: dict[str, Any] = dict(values)
+        self.learned = " ".join(values) if learned else ""
         if learned:
             self.coefficients = {name: torch.full((N,), value).requires_grad_()
                                  for name, value in values.items()}
@@ -136,21 +139,28 @@ def _product(layer: Row) -> tuple[float, float]:
 
 
 def compare(rows: Sequence[str], problem: Problem, repeats: int, rate: float = RATE,
-            learned: bool = False) -> list[Line]:
-    """The models in turn, each at this firing rate (percent)."""
+            ways: Sequence[bool] = (False,)) -> list[Line]:
+    """The models in turn, each at this firing rate (percent); ways: whether coefficients are
+    learned, both in the same turns if both are asked for."""
     short = problem.first(LONG_ENOUGH)
     layers, rates = [], []
     for row in rows:
         scale, got = bisect_scale(
             lambda scale, row=row: firing_rate(Row(row, short, False, scale).forward()),  # type: ignore[misc]
             rate / 100, tolerance=0.02, most=25)
-        layers.append(Row(row, problem, learned, scale))
-        rates.append(100 * got)
+        layers += [Row(row, problem, learned, scale) for learned in ways]
+        rates += [100 * got] * len(ways)
     times = alternate(list(layers), repeats)
-    return [Line(layer.name, got, " ".join(layer.coefficients) if learned else "",
-                 statistics.median(forward), statistics.median(both), min(forward), min(both),
-                 *_product(layer))
+    return [Line(layer.name, got, layer.learned, statistics.median(forward),
+                 statistics.median(both), min(forward), min(both), *_product(layer))
             for layer, got, (forward, both) in zip(layers, rates, times, strict=True)]
+
+
+def price(lines: Sequence[Line]) -> str:
+    """What learning costs: forward and backward of learned by fixed coefficients, of each model."""
+    fixed = {line.row: line for line in lines if not line.learned}
+    return ", ".join(f"{line.row} {line.both / fixed[line.row].both:.2f}" for line in lines
+                     if line.learned)
 
 
 def table(lines: Sequence[Line], dense_ms: float) -> str:
@@ -192,21 +202,24 @@ def main(arguments: list[str] | None = None) -> None:
     for name in given.yardsticks:
         T, B, I, N = YARDSTICKS[name].shape  # noqa: E741
         problem = YARDSTICKS[name].problem()
+        # measured beside the tables: the machine may have another mood by then
+        fma = next(r.value for r in roofline.rates() if r.what == "fma")
+        dense_ms = 2.0 * T * B * N * N / fma / 1e6
+        all_lines = compare(rows, problem, given.repeats, given.rate, ways)
         for learned in ways:
-            # measured beside each table: the machine may have another mood by then
-            fma = next(r.value for r in roofline.rates() if r.what == "fma")
-            dense_ms = 2.0 * T * B * N * N / fma / 1e6
             print(f"{name}: T={T} B={B} I={I} N={N}, {torch.get_num_threads()} threads, "
                   f"{given.repeats} rounds, coefficients "
                   f"{'learned, one per neuron' if learned else 'fixed'}; dense product "
-                  f"{dense_ms:.2f} ms at {fma:.0f} Gflop/s", flush=True)
-            lines = compare(rows, problem, given.repeats, given.rate, learned)
+                  f"{dense_ms:.2f} ms at {fma:.0f} Gflop/s")
+            lines = [line for line in all_lines if bool(line.learned) is learned]
             print(table(lines, dense_ms), flush=True)
             if learned:
                 told = {line.row: line.learned for line in lines}
                 for names in dict.fromkeys(told.values()):
                     who = ", ".join(row for row, text in told.items() if text == names)
                     print(f"  learned: {names}: {who}")
+        if len(ways) > 1:
+            print(f"  learned by fixed, forward+backward: {price(all_lines)}")
 
 
 if __name__ == "__main__":

@@ -98,8 +98,8 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
                            "(AdamW)")
     options = pair.with_setting(parser.parse_args(given), QUICK, PAPER)
     if not 0 <= options.weight_decay * options.lr < 1:
-        parser.error("--weight-decay: expected a number >= 0, and less than 1 times the learning "
-                     f"rate, got {options.weight_decay:g}")
+        parser.error(f"--weight-decay: expected a number >= 0 and < {1 / options.lr:g}, 1 by the "
+                     f"learning rate, got {options.weight_decay:g}")
     if options.weight_decay and options.deepr:
         parser.error("--weight-decay: expected 0 beside --deepr, which has a decay of its own, got "
                      f"{options.weight_decay:g}")

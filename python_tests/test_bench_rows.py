@@ -10,7 +10,7 @@ LEARNED = {"lsnn": "alpha theta rho beta", "snntorch_sub": "alpha theta"}
 @pytest.mark.parametrize("learned", [False, True])
 def test_a_table_has_what_bounds_a_model(learned: bool) -> None:
     problem = custom(Shape(60, 8, 20, 40)).problem()
-    lsnn, snntorch = rows.compare(list(LEARNED), problem, repeats=2, learned=learned)
+    lsnn, snntorch = rows.compare(list(LEARNED), problem, repeats=2, ways=[learned])
     for line in (lsnn, snntorch):
         assert line.learned == (LEARNED[line.row] if learned else "")
         assert 0 < line.least_forward <= line.forward and line.forward < line.both
@@ -23,3 +23,13 @@ def test_a_table_has_what_bounds_a_model(learned: bool) -> None:
     assert second.endswith(f"at least {least:.1f}: {snntorch.both / least:.2f}x")
     assert f"{snntorch.both / lsnn.both:5.2f}x" in second
     assert "least" not in rows.table([snntorch], 2.5)  # lsnn was not measured
+
+
+def test_what_learning_costs() -> None:
+    """Of each model by itself."""
+    problem = custom(Shape(60, 8, 20, 40)).problem()
+    lines = rows.compare(list(LEARNED), problem, repeats=2, ways=[False, True])
+    assert [(line.row, bool(line.learned)) for line in lines] == [
+        (row, learned) for row in LEARNED for learned in (False, True)]
+    a, b, c, d = (line.both for line in lines)
+    assert rows.price(lines) == f"lsnn {b / a:.2f}, snntorch_sub {d / c:.2f}"

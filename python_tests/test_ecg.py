@@ -136,7 +136,7 @@ def test_matrices_decay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     for given in ("-1", "20"):
         with pytest.raises(SystemExit):
             ecg.arguments(["--lr", "0.1", "--weight-decay", given])
-        assert "--weight-decay: expected a number >= 0, and less than 1" in capsys.readouterr().err
+        assert "--weight-decay: expected a number >= 0 and < 10, 1 " in capsys.readouterr().err
     with pytest.raises(SystemExit):
         ecg.arguments(["--deepr", "0.2", "--weight-decay", "0.1"])
     assert "--weight-decay: expected 0 beside --deepr" in capsys.readouterr().err
