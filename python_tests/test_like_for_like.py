@@ -163,7 +163,7 @@ def test_yardsticks_are_named_either_way(capsys: pytest.CaptureFixture[str]) -> 
 def test_every_row_fires_and_learns(row: str) -> None:
     """At the rate that was asked for, and what its neuron has beside its weights has a gradient."""
     problem = Problem.of(Shape(80, 8, 20, 64))
-    line, = rows.compare([row], problem, 1, learned=True)
+    line, = rows.compare([row], problem, 1, ways=[True])
     assert line.rate == pytest.approx(rows.RATE, rel=0.25)
     learned = ("alpha", "theta", *rows.neuron_of(row).learned)
     assert line.learned == " ".join(learned)
