@@ -239,20 +239,27 @@ LSNN_INLINE F reset_adjoint(const Spec& spec, const Coefs<F>& k, F ob, F y, F z,
   return ob;
 }
 
-// z = spike((n - A) / s): the adjoints of n (returned) and A from that of z. Where s vanishes no
-// gradient passes.
-template <class Spec, class F>
-LSNN_INLINE F spike_adjoint(const Spec& spec, const Coefs<F>& k, F zb, F n, F A, F& Ab,
-                            Coefs<F>& g) {
+// The derivative of spike((n - A) / s) by m, and what else its adjoint takes of the step. Nothing
+// of this is a gradient, so that a kernel may have it before (1) has brought dL/dz.
+template <class F> struct Slope { F psi, m, inverse; };  // dampening psi, m = (n - A) / s, 1 / s
+template <class Spec, class F> LSNN_INLINE Slope<F> slope(const Spec& spec, const Coefs<F>& k, F n,
+                                                          F A) {
   const F s = scale(spec, k, A);
   const F inverse = inverse_scale(spec, k, s);
-  const F m = (n - A) * inverse;  // m = (n - A) / s
+  const F m = (n - A) * inverse;
   F psi = psi_shape(spec.surrogate, m);
   if (spec.cut) psi = select(psi_vanishes(spec.surrogate, n - A, s, spec.cut, k.cutoff), F(0), psi);
-  const F mb = zb * (k.dampening * psi);
-  const F nb = mb * inverse;
-  g.width = g.width - mb * m * k.inverse_width;  // s = width | width A
-  Ab = Ab - (spec.model.scale == Scale::width_A ? nb * (F(1) + k.width * m) : nb);
+  return {k.dampening * psi, m, inverse};
+}
+
+// The adjoints of n (returned) and A from that of z. Where s vanishes no gradient passes.
+template <class Spec, class F>
+LSNN_INLINE F spike_adjoint(const Spec& spec, const Coefs<F>& k, F zb, const Slope<F>& at, F& Ab,
+                            Coefs<F>& g) {
+  const F mb = zb * at.psi;
+  const F nb = mb * at.inverse;
+  g.width = g.width - mb * at.m * k.inverse_width;  // s = width | width A
+  Ab = Ab - (spec.model.scale == Scale::width_A ? nb * (F(1) + k.width * at.m) : nb);
   return nb;
 }
 
@@ -263,11 +270,18 @@ template <class F> LSNN_INLINE F current_adjoint(const Coefs<F>& k, F yb, F ib) 
   return ib + k.kappa * yb;
 }
 
-// before: what the step read. y, z: what it saved. Ab: dL/dA from outside. g: gradients of the
-// coefficients are added. Returns dL/dc of (1), which is dL/dx.
+// The slope of the test that a step makes where this is of the old membrane.
 template <class Spec, class F>
+LSNN_INLINE Slope<F> slope_of_step(const Spec& spec, const Coefs<F>& k, const Carry<F>& before) {
+  return slope(spec, k, before.v, threshold(spec, k, before).A);
+}
+
+// before: what the step read. y, z: what it saved. Ab: dL/dA from outside. g: gradients of the
+// coefficients are added. at: gives the slope of the test, of n and A. Returns dL/dc of (1), which
+// is dL/dx.
+template <class Spec, class F, class SlopeAt>
 LSNN_INLINE F step_adjoint(const Spec& spec, const Coefs<F>& k, const Carry<F>& before, F y, F z,
-                           F Ab, Adjoint<F>& d, Coefs<F>& g) {
+                           F Ab, Adjoint<F>& d, Coefs<F>& g, const SlopeAt& at) {
   const F e = drive(spec, k, before);
   const F a = adaptation(spec, k, before);
   const F A = k.theta + k.beta * a;
@@ -278,8 +292,8 @@ LSNN_INLINE F step_adjoint(const Spec& spec, const Coefs<F>& k, const Carry<F>& 
   // (7) z = [(n - A) / s > 0], 0 while r' > 0
   F zb = d.z, A_of_test = F(0), v1b = F(0), z1b = F(0);
   if (spec.refractory) zb = select(before.r <= F(0), zb, F(0));
-  const F nb =
-      spike_adjoint(spec, k, zb, spec.model.test == Test::old_v ? before.v : u, A, A_of_test, g);
+  const F n = spec.model.test == Test::old_v ? before.v : u;
+  const F nb = spike_adjoint(spec, k, zb, at(n, A), A_of_test, g);
   if (!(spec.model.detach & detach_thr)) Ab = Ab + A_of_test;
   if (spec.model.test == Test::old_v) v1b = nb;
   else ub = ub + nb;
@@ -309,7 +323,8 @@ LSNN_INLINE F step_adjoint(const Spec& spec, const Coefs<F>& k, const Carry<F>& 
     if (spec.model.drive == Drive::spike) z1b = z1b + k.q * ab;
     if (spec.model.drive == Drive::cross) {  // e' = spike((v' - A') / s'), A' = theta + beta a'
       F A1b = F(0);
-      v1b = v1b + spike_adjoint(spec, k, k.q * ab, before.v, k.theta + k.beta * before.a, A1b, g);
+      const Slope<F> of_drive = slope(spec, k, before.v, k.theta + k.beta * before.a);
+      v1b = v1b + spike_adjoint(spec, k, k.q * ab, of_drive, A1b, g);
       g.theta = g.theta + A1b;
       g.beta = g.beta + A1b * before.a;
       a1b = a1b + k.beta * A1b;
@@ -319,6 +334,12 @@ LSNN_INLINE F step_adjoint(const Spec& spec, const Coefs<F>& k, const Carry<F>& 
   g.sigma = g.sigma + ib * before.i;
   d = {v1b, a1b, spec.synapse ? k.sigma * ib : F(0), z1b};
   return ib;
+}
+template <class Spec, class F>
+LSNN_INLINE F step_adjoint(const Spec& spec, const Coefs<F>& k, const Carry<F>& before, F y, F z,
+                           F Ab, Adjoint<F>& d, Coefs<F>& g) {
+  return step_adjoint(spec, k, before, y, z, Ab, d, g,
+                      [&](F n, F A) { return slope(spec, k, n, A); });
 }
 
 // ----------------------------------------------------------------------------------------- readout

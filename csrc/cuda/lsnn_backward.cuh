@@ -6,6 +6,8 @@
 // A lane owns a neuron. So the rows of a warp's product are those of its own active neurons, which
 // no other warp has to know, and sums reach their owners by a shuffle.
 #pragma once
+#include <algorithm>
+
 #include "lane_sums.cuh"
 #include "lsnn_replay.cuh"
 #include "lsnn_stream.cuh"
@@ -39,6 +41,12 @@ struct LsnnRows {
 template <int quads> struct LsnnProduct {
   static constexpr int groups = LsnnRows::groups, lanes = 32 / groups;  // lanes of each
   static constexpr int most = 4, rows = most * groups;  // whose sums a lane makes together
+  // whose loads are under way at a time: as many as registers hold; nvcc needs more for newer GPUs
+#if defined __CUDA_ARCH__ && __CUDA_ARCH__ >= 1000
+  static constexpr int most_columns_at_once = 2;
+#else
+  static constexpr int most_columns_at_once = 4;
+#endif
   const float* w;  // [N,NP] from the lane's columns on
   int NP;
   unsigned lane;
@@ -52,17 +60,26 @@ template <int quads> struct LsnnProduct {
   }
   struct Sums { float of[most]; };
   // dc: [NP]. The sums over the lane's columns, for n rows at `place`; more than half of them are
-  // there in most steps. What lies beyond n is the place of some row, whose sum nobody takes.
-  __device__ __forceinline__ Sums sums(const float* dc, const Quad<uint32_t>& place, int n) const {
+  // there in most steps. What lies beyond n is the place of some row, whose sum nobody takes. If
+  // there are many, others() comes first, in the branch that is theirs already.
+  template <class Others>
+  __device__ __forceinline__ Sums sums(const float* dc, const Quad<uint32_t>& place, int n,
+                                       const Others& others) const {
     Sums sum{};
-    if (n <= 2 * groups) add<2>(dc, place, sum);
-    else if (n <= 3 * groups) add<3>(dc, place, sum);
-    else add<4>(dc, place, sum);
+    if (n > 3 * groups) {
+      others();
+      add<4>(dc, place, sum);
+    } else if (n > 2 * groups) {
+      add<3>(dc, place, sum);
+    } else {
+      add<2>(dc, place, sum);
+    }
     return sum;
   }
   template <int n> __device__ __forceinline__ void add(const float* dc, const Quad<uint32_t>& place,
                                                        Sums& sum) const {
-    constexpr int full = quads - 1, at_once = full < 4 || n == most ? 1 : 2;
+    constexpr int full = quads - 1;
+    constexpr int at_once = full < 4 || n == most ? 1 : std::min(full - 2, most_columns_at_once);
 #pragma unroll at_once
     for (int c = 0; c < full; c++) add_quad<n>(dc, place, c, true, sum);
     add_quad<n>(dc, place, full, column(full) < NP, sum);
@@ -96,9 +113,9 @@ template <int quads> struct LsnnBackwardGroup {
   const LsnnBackward& job;
   const Group group;
   const LsnnProduct<quads> product;
-  float* const record;    // [stages_of_record,2,threads]
-  float* const a;         // [steps_of_replay,threads]
-  float* const dc;        // [slots,NP]
+  float* const record;  // [stages_of_record,2,threads]
+  float* const a;  // [steps_of_replay,threads]
+  float* const dc;  // [slots,NP]
   uint32_t* const lists;  // [2,threads]
 
   __device__ __forceinline__ void sync(Where where = Where::current()) const {
@@ -128,15 +145,17 @@ template <int quads> struct LsnnBackwardGroup {
       return neuron.load(f.glast.z, neuron.at(job) + (end + job.delay - t) * job.row);
     };
     // What (1) carries back to the spikes of step t: of the first rows, for which `sums` are made,
-    // or of the others, `beyond`.
-    auto sums = [&](int e) {
-      return product.sums(dc + read(), rows.places(product.lane, e / product.groups), rows.n - e);
-    };
-    auto is_long = [&] { return rows.n > product.rows; };
-    auto beyond = [&] {
-      if (is_long()) [[unlikely]]
-        return product.own(sums(product.rows), rows);
-      return 0.f;
+    // or of `others`, which most steps do not have.
+    auto sums = [&](const Quad<uint32_t>& places, float& others) {
+      return product.sums(dc + read(), places, rows.n, [&] {
+        constexpr int first = LsnnProduct<quads>::rows;
+        if (rows.n <= first) [[likely]]
+          return;
+        const Quad<uint32_t> beyond = rows.places(product.lane, first / product.groups);
+        Sums sum{};
+        product.template add<LsnnProduct<quads>::most>(dc + read(), beyond, sum);
+        others = product.own(sum, rows);
+      });
     };
     auto carried = [&](int t, const Sums& first, float others) {
       const float own = product.own(first, rows);
@@ -196,8 +215,9 @@ template <int quads> struct LsnnBackwardGroup {
           if (t % (int)segment == 0) replayed.replay_segment(t);
           replayed.replay_to(t - 1);
         }
-        const float others = beyond();
-        const Sums first = product.sums(dc + read(), places, rows.n);
+        const Slope<float> at_test = slope_of_step(neuron.spec, k, before);
+        float others = 0.f;
+        const Sums first = sums(places, others);
         // What the step before needs is worked out while the sums go from lane to lane. Before step
         // 0 these are any numbers, of which nothing is used.
         const Carry<float> read_by_step = before;
@@ -205,7 +225,8 @@ template <int quads> struct LsnnBackwardGroup {
         begin(t - 1);
         d.z = d.z + carried(t, first, others) + gz_of_step;
         Coefs<float> g{};
-        step_adjoint(neuron.spec, k, read_by_step, 0.f, 0.f, 0.f, d, g);
+        step_adjoint(neuron.spec, k, read_by_step, 0.f, 0.f, 0.f, d, g,
+                     [&](float, float) { return at_test; });
         if (t > end && t > 0) [[unlikely]]
           d.z = d.z + last_z(t - 1);
         make_rows(t - 1);
@@ -223,17 +244,17 @@ template <int quads> struct LsnnBackwardGroup {
     warp_barrier(Where::current());
 #pragma unroll 1
     for (int t = -1; t >= -1 - job.delay; t--) {
-      const float others = beyond();
-      neuron.store(
-          f.gfirst.z, first + (-1 - t) * job.row,
-          (t == -1 ? d.z : 0.f) + (t >= end ? last_z(t) : 0.f) + carried(t, sums(0), others));
+      float others = 0.f;
+      const Sums sum = sums(rows.places(product.lane, 0), others);
+      neuron.store(f.gfirst.z, first + (-1 - t) * job.row,
+                   (t == -1 ? d.z : 0.f) + (t >= end ? last_z(t) : 0.f) + carried(t, sum, others));
       written = read();
     }
     sync();  // before the next item publishes
   }
 };
 
-template <int quads> __global__ void __launch_bounds__(most_threads_lsnn_backward, 1)
+template <int quads> __global__ void __launch_bounds__(whole_groups_lsnn_backward(quads), 1)
     lsnn_backward_kernel(LsnnBackward job) {
   if (wrong_kernel<PaperSpec>(job.both, *job.p.flags)) return;
   const Layer& l = job.f.layer;

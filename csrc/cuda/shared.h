@@ -72,6 +72,10 @@ struct LsnnShared {
 // Of the kernel in lsnn_backward.cuh.
 inline constexpr int most_threads_lsnn_backward = 480;  // a group needs one of 15 barriers
 inline constexpr int most_warps_lsnn_backward = 8;  // of a group
+// Threads of as many groups of so many warps as a block can have.
+constexpr int whole_groups_lsnn_backward(int warps) {
+  return most_threads_lsnn_backward / (32 * warps) * 32 * warps;
+}
 inline constexpr int stages_of_record = 4;  // steps that are there or on their way
 inline constexpr int steps_of_replay = 8;  // whose adaptation is kept; divides segment
 
