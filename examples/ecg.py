@@ -50,6 +50,7 @@ FILES = "QTDB_train.mat", "QTDB_test.mat"
 INPUTS, PHASES = 4, 6
 PUBLISHED = 0.859
 GAIN = 5.0  # of the readout, an average of spikes, before the softmax
+FOLDS, APART = 6, 8  # of the training's recordings; between a fold and those learned from
 KEPT_BACK = 10  # one recording of so many chooses the epoch, where no number is given
 TARGET_RATE = 0.05
 FIRST_TAU = 20.0  # of the outputs, steps
@@ -80,6 +81,10 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     task.add_argument("--kept-back", type=int, metavar="RECORDINGS",
                       help="of the training's, which choose the epoch; left out: a tenth of them, "
                            "none with --paper")
+    task.add_argument("--fold", type=int, choices=range(FOLDS),
+                      help="test on a sixth of the training's recordings, neighbours in the file, "
+                           "in place of the test's; the eight on either side are left out, and the "
+                           "others learned from")
     task.add_argument("--chunk", type=count, default=326,
                       help="steps through which gradients go back, and after which the optimizer "
                            "makes a step of its own; 1301: a whole recording")
@@ -159,15 +164,29 @@ def read(path: Path) -> Recordings:
     return Recordings(x.transpose(0, 1).contiguous(), y.argmax(-1).t().contiguous())
 
 
-def load(folder: Path | None, kept_back: int | None = None) -> Data:
-    """Both files; the recordings that are kept back, a tenth if no number is given, are the same
-    for all seeds."""
+def folded(whole: Recordings, fold: int) -> tuple[Recordings, Recordings]:
+    """The recordings that stand apart from those of a fold, and these: neighbours are of the same
+    heart."""
+    number = torch.arange(len(whole))
+    first, last = (len(whole) * end // FOLDS for end in (fold, fold + 1))
+    is_apart = (number < first - APART) | (number >= last + APART)
+    return whole.take(number[is_apart]), whole.take(number[first:last])
+
+
+def load(folder: Path | None, kept_back: int | None = None, fold: int | None = None) -> Data:
+    """Both files, or a fold of the first in place of the second; the recordings that are kept
+    back, a tenth if no number is given, are the same for all seeds."""
     if folder is None or not all((Path(folder) / name).is_file() for name in FILES):
         raise SystemExit(f"--data: expected a folder with {' and '.join(FILES)}, got {folder}; "
                          "python examples/ecg.py --help says where they are from")
     whole, test = (read(Path(folder) / name) for name in FILES)
     if len(whole) < 2:
         raise SystemExit(f"{FILES[0]}: expected two recordings or more, got {len(whole)}")
+    if fold is not None:
+        if len(whole) < 3 * APART:
+            raise SystemExit(f"--fold: expected {3 * APART} recordings or more in {FILES[0]}, got "
+                             f"{len(whole)}")
+        whole, test = folded(whole, fold)
     order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(1))
     kept = -(-len(whole) // KEPT_BACK) if kept_back is None else kept_back
     if not 0 <= kept < len(whole):
@@ -307,17 +326,19 @@ def finish(run: Run, results: Path, drawing: Path) -> None:
     found = test(run)
     training.write_results(run, results, published=PUBLISHED, found=found)
     picture(run.nets["LSNN"], run.data.test, run.history, run.batches, found, PUBLISHED, drawing)
+    steps = "the test's steps" if run.options.fold is None else f"steps of fold {run.options.fold}"
     for name, row in found.items():
         of = (f" (epoch {row['epoch']}, {100 * row['valid']:.2f} % of those kept back)"
               if run.is_chosen else "")
-        print(f"{name}: {100 * row['accuracy']:.2f} % of the test's steps{of}")
+        print(f"{name}: {100 * row['accuracy']:.2f} % of {steps}{of}")
     print(f"published, 36 neurons: {100 * PUBLISHED:.1f} %")
 
 
 def main(given: list[str] | None = None) -> None:
     """Trains, tests, draws."""
     options = arguments(given)
-    run_task(options, lambda kept: Run(kept, load(kept.data, kept.kept_back)), __file__, finish)
+    run_task(options, lambda kept: Run(kept, load(kept.data, kept.kept_back,
+                                                               kept.fold)), __file__, finish)
 
 
 if __name__ == "__main__":

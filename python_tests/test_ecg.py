@@ -66,6 +66,29 @@ def test_a_folder_without_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(ecg.load(ecg.arguments([]).data).test) == 8
 
 
+def test_a_fold_is_kept_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neighbours are tested, those beside them left out, and what is left chooses the epoch too."""
+    x, _ = write_recordings(tmp_path, recordings=50, steps=200)
+    places = {x[n].tobytes(): n for n in range(50)}
+    assert len(places) == 50
+
+    def numbers(part: ecg.Recordings) -> list[int]:
+        return sorted(places[part.x[:, item].numpy().astype(x.dtype).tobytes()]
+                      for item in range(len(part)))
+
+    for fold, first, last in ((0, 0, 8), (2, 16, 25), (5, 41, 50)):
+        data = ecg.load(tmp_path, 4, fold)
+        assert numbers(data.test) == list(range(first, last))
+        assert sorted(numbers(data.train) + numbers(data.valid)) == [
+            *range(first - 8), *range(last + 8, 50)]
+        assert len(data.valid) == 4
+    ecg.main(_options(tmp_path, "--iterations", "2", "--fold", "2", "--no-lif", "--kept-back", "0"))
+    assert "% of steps of fold 2" in capsys.readouterr().out
+    write_recordings(tmp_path, recordings=23, steps=30)
+    with pytest.raises(SystemExit, match="^--fold: expected 24 recordings or more in QTDB_train"):
+        ecg.load(tmp_path, 0, 0)
+
+
 def test_all_recordings_are_learned_from(tmp_path: Path) -> None:
     """And then the last weights are tested, or their running means; a run that is resumed keeps
     back as many as it began with."""
