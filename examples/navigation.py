@@ -8,8 +8,8 @@ the action and its worth, and beside it 400 neurons without adaptation; both are
 the milliseconds to their n-th goal.
 
     python examples/navigation.py              four places, three minutes: both networks learn it
-    python examples/navigation.py --gap 200    darkness after each goal, which grows to 200 ms:
-                                               memory has to outlast it; 11 minutes a network
+    python examples/navigation.py --gap 200    darkness after each goal, which memory has to
+                                               outlast; 15 minutes a network
     python examples/navigation.py --paper      a goal anywhere, 20 % of the synapses; hours
 
 The arena is an environment of gymnasium too, lsnn_ext/Navigation-v0 (arena.py). A checkpoint is
@@ -39,12 +39,14 @@ CENTRES = torch.linspace(-1.1, 1.1, PER_VALUE)
 INPUTS = 2 * PER_VALUE + 4 * PER_FLAG
 TARGET_RATE = 0.02
 TRACE, NEAR = 0.95, 0.2  # PPO's: lambda of the advantages, and how far a ratio may be from 1
-GROWS = 0.6  # of the run, until the gap is as long as it is in the test
+# The gap of a network's training is an action longer every so many iterations until it has so many
+# ms, and after that whenever a goal took less time without it (ms).
+EASY_ITERATIONS, EASY_GAP, LEARNED = 10, 100.0, 75.0
 GOALS = 10  # as many are timed
-GAPS = (0, 0.5, 1, 1.5, 2)  # darkness in the test, as parts of the longest in training
+GAPS = (0, 0.5, 1, 1.5, 2)  # darkness in the test, as parts of --gap; training goes to the last
 QUICK = {"places": 4, "ms": 2000, "gamma": 0.98, "batch": 32, "lr": 2e-3, "clip": 0.5, "reg": 5.0,
-         "minutes": 6.0}
-DARK = {"ms": 3000, "gamma": 0.99, "minutes": 22.0}
+         "shift": None, "minutes": 6.0}
+DARK = {"ms": 3000, "gamma": 0.99, "shift": 0.1, "minutes": 30.0}
 PAPER = QUICK | {"places": 0, "gamma": 0.99, "deepr": 0.2, "minutes": 240.0}
 
 
@@ -56,7 +58,8 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     task = parser.add_argument_group("task and network")
     task.add_argument("--places", type=int, help="of the goal, on a ring; 0: anywhere")
     task.add_argument("--gap", type=number, default=0.0,
-                      help="ms of darkness and stillness after a goal")
+                      help="ms of darkness and stillness after a goal, in the test; in training "
+                           "a network's grows as it learns, to twice as much at most")
     task.add_argument("--ms", type=count, help="of an episode")
     task.add_argument("--hold", type=count, default=10, help="ms that an action lasts")
     task.add_argument("--regular", type=count, default=280, help="neurons without adaptation")
@@ -66,6 +69,9 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     ppo = parser.add_argument_group("PPO")
     ppo.add_argument("--gamma", type=number, help="discount per action")
     ppo.add_argument("--updates", type=count, default=4, help="on the episodes of an iteration")
+    ppo.add_argument("--shift", type=number,
+                     help="a network whose actions have become more or less likely by more than "
+                          "this share, in the mean, has no more updates in an iteration")
     ppo.add_argument("--std", type=number, default=0.5, help="of the actions, at the start")
     ppo.add_argument("--test-agents", type=count, default=256)
     options = parser.parse_args(given)
@@ -172,12 +178,12 @@ class Run(Pair):
         """New episodes of each network, and some steps of its optimizer on them. Of several
         processes each plays all episodes, whose draws hang together, and learns from its share."""
         options = self.options
-        gap = options.gap * min(1.0, self.done() / GROWS)
+        gap = {name: self.gap(name) for name in self.nets}
         seed = int(torch.randint(2**31, (), generator=self.random))
         episodes, better = {}, {}
         for name in self.nets:
             net = self.policy(name)
-            episodes[name] = play(net, options, options.batch, gap,
+            episodes[name] = play(net, options, options.batch, gap[name],
                                   torch.Generator().manual_seed(seed))
             better[name] = advantages(episodes[name].reward, episodes[name].value, options.gamma)
 
@@ -197,14 +203,29 @@ class Run(Pair):
             shift = processes.mean((ratio - 1).abs().mean(), items)
             return (processes.mean(ppo_loss(ratio, advantage[:, mine]) + worth, items),
                     options.reg * (rate - TARGET_RATE).square().mean(),
-                    {"goals": (past.reward > 0.5).sum(0).float().mean().item(),
+                    {"goals": (past.reward > 0.5).sum(0).float().mean().item(), "gap": gap[name],
                      "rate": rate.mean().item(), "shift": shift.item()})
 
         rate = training.learning_rate(self.done(), options.lr)
         values: Values = {}
+        learning = list(self.nets)
         for _ in range(options.updates):
-            values = self.learn(rate, losses)
+            values |= self.learn(rate, losses, learning)
+            learning = [name for name in learning if options.shift is None
+                        or values[self.column(name, "shift")] <= options.shift]
         return values
+
+    def gap(self, name: str) -> float:
+        """ms of darkness in the next iteration of this network."""
+        longest, hold, ms = GAPS[-1] * self.options.gap, self.options.hold, self.options.ms
+        if not longest or not self.history:
+            return 0.0
+        goals, gap = (self.history[-1][self.column(name, value)] for value in ("goals", "gap"))
+        if gap < EASY_GAP:
+            grows = len(self.history) % EASY_ITERATIONS == 0
+        else:
+            grows = goals * (gap + LEARNED) > ms
+        return min(longest, gap + grows * hold)
 
     def policy(self, name: str) -> Policy:
         """The network of that name."""
@@ -264,7 +285,7 @@ def finish(run: Run, results: Path, drawing: Path) -> None:
     """Tests, writes the results, draws."""
     found, shown = test(run)
     training.write_results(run, results, found=found)
-    picture(shown, run.history, found, GROWS if run.options.gap else 0, drawing)
+    picture(shown, run.history, found, bool(run.options.gap), drawing)
     print("ms to the first goal and from each to the next, without the gap (goals an episode)")
     for name, row in found.items():
         print(f"  {name:5s}" + ", ".join(f"{ms:.0f}" for ms in row["ms"])

@@ -31,9 +31,9 @@ def _way(axes: Axes, episodes: Any, agent: int) -> None:
 
 
 def picture(shown: dict[str, Any], history: list[dict[str, float]],
-            found: dict[str, dict[str, Any]], grows: float, path: Path) -> None:
-    """shown: episodes of the LSNN before and after training; found: times of both networks; grows:
-    the part of the run in which the gap grows, 0 without one."""
+            found: dict[str, dict[str, Any]], is_dark: bool, path: Path) -> None:
+    """shown: episodes of the LSNN before and after training; found: times of both networks;
+    is_dark: whether there is darkness after goals."""
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(10, 6.2), layout="constrained")
         above, below = figure.subfigures(2, 1)
@@ -44,29 +44,28 @@ def picture(shown: dict[str, Any], history: list[dict[str, float]],
                 _way(axes, shown[name], agent)
                 if not agent:
                     axes.set_title("Before training" if not column else "After it")
-        ms, *dark, learning = below.subplots(1, 3 if grows else 2)
+        ms, learning, *dark = below.subplots(1, 4 if is_dark else 2)
         for name, row in found.items():
             colour = COLOURS[name]
             ms.plot(range(1, len(row["ms"]) + 1), row["ms"], "o-", color=colour, label=name)
-            for axes in dark:
-                axes.plot([int(gap) for gap in row["later"]], row["later"].values(), "o-",
-                          color=colour)
-            key = "goals" if name == "LSNN" else "lif_goals"
-            goals = torch.tensor([episode[key] for episode in history])
+            prefix = "" if name == "LSNN" else "lif_"
+            if is_dark:
+                dark[0].plot([episode[f"{prefix}gap"] for episode in history], color=colour)
+                dark[1].plot([int(gap) for gap in row["later"]], row["later"].values(), "o-",
+                             color=colour)
+            goals = torch.tensor([episode[f"{prefix}goals"] for episode in history])
             learning.plot(goals, color=colour, alpha=0.25, linewidth=0.6)
             learning.plot(smooth(goals, 20), color=colour, linewidth=1.8, label=name)
         ms.set(xlabel="goal of an episode", ylabel="ms to it, without the gap", ylim=(0, None))
         ms.set_title("First found, then remembered")
         ms.legend()
-        for axes in dark:
-            axes.set(xlabel="ms of darkness after a goal", ylabel="ms to goals after the first",
-                     ylim=(0, None))
-            axes.set_title("Memory over darkness")
         learning.set(xlabel="iteration", ylabel="goals an episode", ylim=(0, None))
         learning.set_title("Training")
-        if grows:
-            learning.axvspan(0, grows * len(history), color=MUTED, alpha=0.15, linewidth=0,
-                             label="the gap grows")
-            learning.legend()
+        if is_dark:
+            dark[0].set(xlabel="iteration", ylabel="ms of darkness after a goal", ylim=(0, None))
+            dark[0].set_title("Darkness in training")
+            dark[1].set(xlabel="ms of darkness after a goal", ylabel="ms to goals after the first",
+                        ylim=(0, None))
+            dark[1].set_title("Memory over darkness")
         figure.savefig(path)
         plt.close(figure)

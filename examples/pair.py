@@ -1,7 +1,7 @@
 """What tasks share that show what adaptation is good for: an LSNN is trained, and beside it, on the
 same inputs, a network of as many neurons without adaptation (LIF)."""
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -71,12 +71,14 @@ class Learners(training.Run):
         """The learning rate of one network; rate: of all, where a task does not say more."""
         return rate
 
-    def learn(self, rate: float, losses: Callable[[str], tuple[Tensor, Tensor, Values]]) -> Values:
-        """A step of each optimizer: losses gives loss, penalty and further values of the network
-        of that name, all of them means over all processes; values of others than the first one
-        get their name, in small letters, as a prefix."""
+    def learn(self, rate: float, losses: Callable[[str], tuple[Tensor, Tensor, Values]],
+              names: Collection[str] | None = None) -> Values:
+        """A step of each optimizer, or of those of these networks: losses gives loss, penalty and
+        further values of the network of that name, all of them means over all processes; values
+        of others than the first one get their name, in small letters, as a prefix."""
         found: Values = {}
-        for name, optimizer in self.optimizers.items():
+        for name in self.optimizers if names is None else names:
+            optimizer = self.optimizers[name]
             training.set_rate(optimizer, self.rate_of(name, rate))
             optimizer.zero_grad()
             loss, penalty, values = losses(name)

@@ -143,6 +143,35 @@ def test_an_iteration_begins_with_the_policy_that_played(tmp_path: Path) -> None
     assert run.step()["shift"] > 1e-4
 
 
+def test_darkness_grows_as_it_is_learned() -> None:
+    """Of each network by itself: in small steps at first, then after iterations in which goals took
+    little time, to twice --gap."""
+    run = navigation.Run(navigation.arguments([*SMALL, "--iterations", "99", "--gap", "60",
+                                               "--ms", "1000"]))
+    assert run.gap("LSNN") == 0
+    told = []
+    for goals in 105 * [0.0] + [5.7, 5.9, 5.9, 5.9, 5.9]:  # 1000 / 5.8 ms: 100 of them dark
+        run.history.append({"goals": goals, "gap": run.gap("LSNN"), "lif_goals": 0.0,
+                            "lif_gap": run.gap("LIF")})
+        told.append(run.gap("LSNN"))
+    assert told[8:10] == [0, 10] and told[98:105] == [90, *6 * [100]]
+    assert told[105:] == [100, 110, 120, 120, 120]
+    assert run.gap("LIF") == 100
+    assert navigation.Run(navigation.arguments([*SMALL, "--iterations", "9"])).gap("LSNN") == 0
+
+
+def test_a_network_that_changed_much_waits() -> None:
+    """It has no more updates in the iteration; the other goes on."""
+    shifts = {}
+    for shift in ("1e-9", "1e9"):
+        run = navigation.Run(navigation.arguments([*SMALL, "--iterations", "3", "--updates", "4",
+                                                   "--shift", shift]))
+        run.step()
+        shifts[shift] = {name: [int(state["step"]) for state in optimizer.state.values()][0]
+                         for name, optimizer in run.optimizers.items()}
+    assert shifts == {"1e-9": {"LSNN": 2, "LIF": 2}, "1e9": {"LSNN": 4, "LIF": 4}}
+
+
 def test_times() -> None:
     reward = torch.zeros(30, 2)
     reward[[4, 10, 20], 0] = 1
@@ -183,6 +212,7 @@ def test_settings() -> None:
     quick = navigation.arguments([])
     assert (quick.places, quick.ms, quick.gamma, quick.gap, quick.minutes) == (4, 2000, 0.98, 0, 6)
     dark = navigation.arguments(["--gap", "200"])
-    assert (dark.places, dark.ms, dark.gamma, dark.minutes) == (4, 3000, 0.99, 22)
+    assert (dark.places, dark.ms, dark.gamma, dark.minutes) == (4, 3000, 0.99, 30)
+    assert (quick.shift, dark.shift) == (None, 0.1)
     paper = navigation.arguments(["--paper"])
     assert (paper.places, paper.deepr) == (0, 0.2)
