@@ -40,6 +40,13 @@
 // Tensor cores that take bfloat16: from compute capability 8.0 on, too.
 #define LSNN_TENSOR_CORES LSNN_ASYNC_COPIES
 
+// nvcc needs more registers for the same kernel from compute capability 10.0 on.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+#define LSNN_FEWER_REGISTERS 1
+#else
+#define LSNN_FEWER_REGISTERS 0
+#endif
+
 // A function that stays a call, but never leaves its translation unit.
 #define LSNN_LOCAL static __attribute__((unused))
 

@@ -41,12 +41,8 @@ struct LsnnRows {
 template <int quads> struct LsnnProduct {
   static constexpr int groups = LsnnRows::groups, lanes = 32 / groups;  // lanes of each
   static constexpr int most = 4, rows = most * groups;  // whose sums a lane makes together
-  // whose loads are under way at a time: as many as registers hold; nvcc needs more for newer GPUs
-#if defined __CUDA_ARCH__ && __CUDA_ARCH__ >= 1000
-  static constexpr int most_columns_at_once = 2;
-#else
-  static constexpr int most_columns_at_once = 4;
-#endif
+  // whose loads are under way at a time: as many as registers hold
+  static constexpr int most_columns_at_once = LSNN_FEWER_REGISTERS ? 2 : 4;
   const float* w;  // [N,NP] from the lane's columns on
   int NP;
   unsigned lane;
