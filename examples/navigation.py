@@ -40,8 +40,8 @@ INPUTS = 2 * PER_VALUE + 4 * PER_FLAG
 TARGET_RATE = 0.02
 TRACE, NEAR = 0.95, 0.2  # PPO's: lambda of the advantages, and how far a ratio may be from 1
 # The gap of a network's training is an action longer every so many iterations until it has so many
-# ms, and after that whenever a goal took less time without it (ms).
-EASY_ITERATIONS, EASY_GAP, LEARNED = 10, 100.0, 75.0
+# ms; after that whenever a goal took less time without it (ms), and shorter where it took more.
+EASY_ITERATIONS, EASY_GAP, LEARNED, LOST = 10, 100.0, 75.0, 90.0
 GOALS = 10  # as many are timed
 GAPS = (0, 0.5, 1, 1.5, 2)  # darkness in the test, as parts of --gap; training goes to the last
 QUICK = {"places": 4, "ms": 2000, "gamma": 0.98, "batch": 32, "lr": 2e-3, "clip": 0.5, "reg": 5.0,
@@ -222,10 +222,12 @@ class Run(Pair):
             return 0.0
         goals, gap = (self.history[-1][self.column(name, value)] for value in ("goals", "gap"))
         if gap < EASY_GAP:
-            grows = len(self.history) % EASY_ITERATIONS == 0
-        else:
-            grows = goals * (gap + LEARNED) > ms
-        return min(longest, gap + grows * hold)
+            gap += hold * (len(self.history) % EASY_ITERATIONS == 0)
+        elif goals * (gap + LEARNED) > ms:
+            gap += hold
+        elif goals * (gap + LOST) < ms and gap - hold >= EASY_GAP:
+            gap -= hold
+        return min(longest, gap)
 
     def policy(self, name: str) -> Policy:
         """The network of that name."""
