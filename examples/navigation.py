@@ -186,6 +186,7 @@ class Run(Pair):
             episodes[name] = play(net, options, options.batch, gap[name],
                                   torch.Generator().manual_seed(seed))
             better[name] = advantages(episodes[name].reward, episodes[name].value, options.gamma)
+            self.keep_best(name, goals_of(episodes[name].reward), gap[name])
 
         mine = processes.share(options.batch)
 
@@ -203,7 +204,7 @@ class Run(Pair):
             shift = processes.mean((ratio - 1).abs().mean(), items)
             return (processes.mean(ppo_loss(ratio, advantage[:, mine]) + worth, items),
                     options.reg * (rate - TARGET_RATE).square().mean(),
-                    {"goals": (past.reward > 0.5).sum(0).float().mean().item(), "gap": gap[name],
+                    {"goals": goals_of(past.reward), "gap": gap[name],
                      "rate": rate.mean().item(), "shift": shift.item()})
 
         rate = training.learning_rate(self.done(), options.lr)
@@ -223,17 +224,43 @@ class Run(Pair):
         goals, gap = (self.history[-1][self.column(name, value)] for value in ("goals", "gap"))
         if gap < EASY_GAP:
             gap += hold * (len(self.history) % EASY_ITERATIONS == 0)
-        elif goals * (gap + LEARNED) > ms:
+        elif self.has_learned(goals, gap):
             gap += hold
         elif goals * (gap + LOST) < ms and gap - hold >= EASY_GAP:
             gap -= hold
         return min(longest, gap)
+
+    def has_learned(self, goals: float, gap: float) -> bool:
+        """Whether agents that reached so many goals were fast in the light."""
+        return goals * (gap + LEARNED) > self.options.ms
+
+    def keep_best(self, name: str, goals: float, gap: float) -> None:
+        """Keeps the weights that bridged the longest darkness: a policy may forget it again."""
+        best = self.carried.setdefault("best", {})
+        if gap >= max(EASY_GAP, best.get(name, {}).get("gap", 0)) and self.has_learned(goals, gap):
+            best[name] = {"gap": gap, "iteration": len(self.history),
+                          "weights": {key: value.clone() for key, value
+                                      in self.nets[name].state_dict().items()
+                                      if isinstance(value, Tensor)}}
+
+    def take_best(self) -> dict[str, dict[str, Any]]:
+        """Gives each network the weights that were kept, if any; what is known of them."""
+        best = self.carried.get("best", {})
+        for name, kept in best.items():
+            self.nets[name].load_state_dict(kept["weights"], strict=False)
+        return {name: {key: best[name][key] for key in ("gap", "iteration")} if name in best else {}
+                for name in self.nets}
 
     def policy(self, name: str) -> Policy:
         """The network of that name."""
         net = self.nets[name]
         assert isinstance(net, Policy)
         return net
+
+
+def goals_of(reward: Tensor) -> float:
+    """Goals that an agent reached, in the mean."""
+    return (reward > 0.5).sum(0).float().mean().item()
 
 
 def times(reward: Tensor, hold: int, gap: float) -> tuple[list[float], list[int]]:
@@ -266,9 +293,10 @@ def later(net: Policy, options: argparse.Namespace) -> dict[str, float]:
 
 def test(run: Run) -> tuple[dict[str, dict[str, Any]], dict[str, Episodes]]:
     """What each network needs to its n-th goal, in new arenas with the whole gap, and some of these
-    episodes, also of the network before training; with a gap, also what it needs with others."""
+    episodes, also of the network before training; with a gap, also what it needs with others. The
+    weights are those that bridged the longest darkness in training, where there was any."""
     options = run.options
-    found, shown = {}, {}
+    found, shown = run.take_best(), {}
     fresh = network(options, True)
     for name, net in {"before": fresh, **{name: run.policy(name) for name in run.nets}}.items():
         random = torch.Generator().manual_seed(options.seed + 1_000_000)
@@ -276,8 +304,7 @@ def test(run: Run) -> tuple[dict[str, dict[str, Any]], dict[str, Episodes]]:
         shown[name] = episodes
         if name != "before":
             ms, agents = times(episodes.reward, options.hold, options.gap)
-            found[name] = {"goals": float((episodes.reward > 0.5).sum(0).float().mean()),
-                           "ms": ms, "agents": agents}
+            found[name] |= {"goals": goals_of(episodes.reward), "ms": ms, "agents": agents}
             if options.gap:
                 found[name]["later"] = later(net, options)
     return found, shown
@@ -295,8 +322,10 @@ def finish(run: Run, results: Path, drawing: Path) -> None:
     if run.options.gap:
         print("ms to all goals but the first, by the ms of darkness after each")
         for name, row in found.items():
+            learned = (f" (of iteration {row['iteration']}, which learned {row['gap']:.0f})"
+                       if "gap" in row else "")
             print(f"  {name:5s}" + ", ".join(f"{gap}: {ms:.0f}" for gap, ms in
-                                             row["later"].items()))
+                                             row["later"].items()) + learned)
 
 
 def main(given: list[str] | None = None) -> None:

@@ -161,6 +161,22 @@ def test_darkness_grows_as_it_is_learned() -> None:
     assert navigation.Run(navigation.arguments([*SMALL, "--iterations", "9"])).gap("LSNN") == 0
 
 
+def test_the_longest_darkness_is_kept(tmp_path: Path) -> None:
+    """Weights of the last iteration that bridged it; those of the end where there was none."""
+    run = navigation.Run(navigation.arguments([*SMALL, "--iterations", "9", "--gap", "100", "--ms",
+                                               "1000", "--out", str(tmp_path)]))
+    weight = run.policy("LSNN").readout.weight
+    passed = [(9.0, 90), (5.8, 100), (5.8, 110), (5.8, 110), (5.0, 120), (5.8, 100)]
+    for iteration, (goals, gap) in enumerate(passed):
+        with torch.no_grad():
+            weight.fill_(iteration)
+        run.keep_best("LSNN", goals, gap)
+        run.history.append({})
+    before = run.policy("LIF").readout.weight.clone()
+    assert run.take_best() == {"LSNN": {"gap": 110, "iteration": 3}, "LIF": {}}
+    assert bool((weight == 3).all()) and torch.equal(run.policy("LIF").readout.weight, before)
+
+
 def test_a_network_that_changed_much_waits() -> None:
     """It has no more updates in the iteration; the other goes on."""
     shifts = {}
