@@ -70,28 +70,33 @@ template <class T> class SynapseLists {
   }
   int64_t entries() const { return start_.empty() ? 0 : start_.back(); }
 
+  // Weights that another thread changes meanwhile, as that of an optimizer may, keep to the places
+  // counted for a row: what was not counted is left out, and places too many are zeros.
   void list(const Layer& l, Parallel parallel) {
     const int64_t N = l.N;
     column_.resize(entries());
     value_.resize(all_ ? 0 : entries());
     each_row_of_weights<T>(l, parallel, [&](int64_t m, int64_t j, const T* row) {
       if (matrices(l) == l.S) {
+        uint32_t at = start_[m * N + j];
         const uint32_t end = start_[m * N + j + 1];
-        for (uint32_t k = 0, at = start_[m * N + j]; at < end; k++) {
+        for (int64_t k = 0; k < N && at < end; k++) {
           // what is no entry is written over
           column_[at] = (uint16_t)k;
           value_[at] = row[k];
           at += row[k] != T(0);
         }
-        return;
+        return fill(at, end, N);
       }
       std::vector<uint32_t> to(l.S);
       for (int64_t s = 0; s < l.S; s++) to[s] = start_[s * N + j];
       each_entry(N, j, row, [&](int64_t s, int64_t k) {
+        if (to[s] == start_[s * N + j + 1]) return;
         const uint32_t at = to[s]++;
         column_[at] = (uint16_t)k;
         if (!all_) value_[at] = row[k];
       });
+      for (int64_t s = 0; s < l.S; s++) fill(to[s], start_[s * N + j + 1], N);
     });
   }
 
@@ -151,6 +156,14 @@ template <class T> class SynapseLists {
   std::vector<T> value_, group_value_;
   std::vector<int64_t> group_delay_;
   int64_t span_ = 1;
+
+  // The places [at, end) of a row of N columns that no entry has taken, in ascending order still.
+  void fill(uint32_t at, uint32_t end, int64_t N) {
+    for (; at < end; at++) {
+      column_[at] = (uint16_t)(N - 1);
+      if (!all_) value_[at] = T(0);
+    }
+  }
 
   // Calls body(s, k) for the entries of a row of the one matrix, whose delays are delays[s].
   template <class F>

@@ -16,6 +16,7 @@
 #include "../cpu/counters.h"
 #include "../cpu/layout.h"
 #include "block_cache.h"
+#include "changed_weights.h"
 #include "check.h"
 #include "equations.h"
 #include "fused.h"
@@ -317,6 +318,7 @@ int run(const char* word) {
   }
   check_block_cache();
   check_bfloat16();
+  check_changed_weights();
   check_all_linear();
   if (!*word || std::strstr("fused", word)) check_all_fused();
   if (!*word || std::strstr("lengths", word)) check_all_lengths();
