@@ -9,7 +9,7 @@ from . import _ops, reference
 from ._arguments import Delays, check_beside
 from ._around import check_kernels, leaky_readout, say_if_cpu_alone, say_slow
 from ._bits import PackedSpikes, empty_carrier, pack_spikes
-from ._lengths import lengths_of
+from ._lengths import add_bias, lengths_of
 from ._resolve import Call, Neuron, resolve
 from ._route import route
 from ._rows import stacked
@@ -206,7 +206,7 @@ def of_inputs(
         assert w_out is not None
         p, p_last = leaky_readout(z, w_out, k_out, readout_state, lengths)
     if p is not None and b_out is not None:
-        p = p + b_out
+        p = add_bias(p, b_out, lengths)
     packed = None
     if spikes == "bits":
         packed = PackedSpikes(out.bits, z) if chosen.returns_bits else pack_spikes(z)

@@ -77,6 +77,13 @@ def _whole_numbers(given: Any) -> Tensor:
     return torch.tensor(given, dtype=torch.int64)
 
 
+def add_bias(p: Tensor, bias: Tensor, lengths: Lengths | None) -> Tensor:
+    """A readout p (T, B, O) and its bias, which sequences have in their own steps alone: it is 0
+    after them. Without lengths p has any form (..., O)."""
+    p = p + bias
+    return p if lengths is None else p.masked_fill(lengths.ended(p.shape[0], p.device), 0.0)
+
+
 def end_readout(p: Tensor, first: Tensor | None, lengths: Lengths) -> tuple[Tensor, Tensor]:
     """A readout p (T, B, O) of sequences that end: 0 after their last step, and the value at it,
     (B, O).

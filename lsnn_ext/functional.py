@@ -185,7 +185,8 @@ def layer(
             readout.
         k_out: its decay over a step, from 0 to 1.
         readout_state: (B, O) the readout before the first step. Default zeros.
-        b_out: (O,) added to the readout of every step, and not to its state. Default none.
+        b_out: (O,) added to the readout of every step that a sequence has, and not to its state.
+            Default none.
         spikes: whether to return the spikes; without w_out they always are. "bits": packed, for the
             next layer. The backward pass keeps these bits anyway, so returning them takes no
             further memory. The CPU kernels write and read them; elsewhere they are made of numbers,

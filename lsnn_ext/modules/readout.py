@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from .. import functional
-from .._lengths import GivenLengths, lengths_of
+from .._lengths import GivenLengths, add_bias, lengths_of
 from .._torch_internals import has_hooks
 from .copies import Copied
 from .forms import check_tensor, renew
@@ -78,18 +78,15 @@ def window_means(y: Tensor | PackedSequence, every: int, batch_first: bool,
 
 def with_bias(y: Tensor, bias: Tensor | None, lengths: GivenLengths | None,
               first: bool) -> Tensor:
-    """A readout (T, B, O), first: (B, T, O), of any form without lengths, and its bias, which
-    sequences have in their own steps alone: it is 0 after them."""
+    """add_bias of a readout (T, B, O), first: (B, T, O), or of any form without lengths."""
     if bias is None:
         return y
-    y = y + bias
     if lengths is None:
-        return y
-    T, B, _ = (y.transpose(0, 1) if first else y).shape
-    each = lengths_of(lengths, T, B, y.device)
-    assert each is not None
-    ended = each.ended(T, y.device)
-    return y.masked_fill(ended.transpose(0, 1) if first else ended, 0.0)
+        return add_bias(y, bias, None)
+    steps_first = y.transpose(0, 1) if first else y
+    T, B, _ = steps_first.shape
+    y = add_bias(steps_first, bias, lengths_of(lengths, T, B, y.device))
+    return y.transpose(0, 1) if first else y
 
 
 class LeakyReadout(Copied):
