@@ -103,6 +103,25 @@ def _hooked() -> nn.Module:
     return linear
 
 
+class Laden(nn.Module):
+    """Has hung something on its Linear."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.linear, self.what = nn.Linear(N, O), what
+        if what == "attribute":
+            self.linear.gain = torch.tensor(2.0)
+        if what == "buffer":
+            self.linear.register_buffer("gain", torch.tensor(2.0))
+        if what == "module":
+            self.linear.add_module("gain", nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(x)
+        gain: Any = self.linear.gain
+        return gain(y) if self.what == "module" else gain * y
+
+
 class Listed(nn.Module):
     """Holds its Linear in a list too."""
 
@@ -129,9 +148,11 @@ class Each(nn.Module):
 
 
 @pytest.mark.parametrize("also", [
-    Own(N, O), _hooked(), Listed(), Each(False), Each(True), parametrizations.weight_norm(
+    Own(N, O), _hooked(), Laden("attribute"), Laden("buffer"), Laden("module"),
+    Listed(), Each(False), Each(True), parametrizations.weight_norm(
         nn.Linear(N, O)), nn.Sequential(nn.Dropout(0.5), nn.Linear(N, O)),
-], ids=["subclass", "hooked", "listed", "steps", "numbers", "parametrized", "dropout"])
+], ids=["subclass", "hooked", "attribute", "buffer", "module", "listed", "steps", "numbers",
+        "parametrized", "dropout"])
 def test_those_that_stay(also: nn.Module) -> None:
     net = _net(also)
     were = [module for module in net.also.modules() if isinstance(module, nn.Linear)]

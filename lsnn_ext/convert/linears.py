@@ -12,6 +12,7 @@ from .copies import duplicate
 from .tree import Found, Plan, share
 from .trial import Given
 
+_OWN = "training", "in_features", "out_features"  # attributes of a Linear of torch
 TIME_AND_BATCH = 2  # axes before that of the features; with less there is nothing to gain
 
 
@@ -21,7 +22,7 @@ def taking_spikes(model: nn.Module, given: Given, plan: Plan) -> list[str]:
     layers = {id(part) for entry in (*plan.replaced, *plan.in_loop, *plan.refused)
               for part in entry.module.modules()}
     candidates = {name: part for name, part in model.named_modules()
-                  if type(part) is nn.Linear and not watched(part) and id(part) not in layers}
+                  if _is_plain(part) and id(part) not in layers}
     held = known.held_elsewhere(model, {id(part): part for part in candidates.values()})
     candidates = {name: part for name, part in candidates.items() if id(part) not in held}
     if not candidates:
@@ -39,6 +40,14 @@ def taking_spikes(model: nn.Module, given: Given, plan: Plan) -> list[str]:
         few.get_submodule(name).register_forward_pre_hook(looks(name))
     trial.run(few, given, {}, backward=False)
     return [name for name, only in found.items() if only]
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether a module is a Linear of torch with what torch gives it and no more: what a model has
+    hung on it would be missing."""
+    return (type(module) is nn.Linear and not watched(module)
+            and not module._buffers and not module._modules
+            and all(name.startswith("_") or name in _OWN for name in vars(module)))
 
 
 def _spikes(x: Tensor) -> bool:
