@@ -27,6 +27,8 @@ CHANGES: dict[str, Callable[[ALIF], Any]] = {
     "nothing": lambda layer: None,
     "in place": lambda layer: _tensor(layer, "tau_mem_l0").mul_(0.5),
     "data": lambda layer: _tensor(layer, "threshold_l0").data.mul_(2.0),
+    "data of another dtype": lambda layer: setattr(
+        _tensor(layer, "tau_mem_l0"), "data", _tensor(layer, "tau_mem_l0").double()),
     "numpy": lambda layer: _tensor(layer, "beta_l0").numpy().fill(0.3),
     "another": lambda layer: setattr(layer, "tau_adapt_l0", torch.full((N,), 50.0)),
     "loaded": lambda layer: layer.load_state_dict(
@@ -64,7 +66,7 @@ def test_a_change_is_seen(change: str) -> None:
         assert_same(change, got, want)
     differs = [not torch.equal(one.to(two.dtype), two)
                for one, two in zip(before, after, strict=False)]
-    assert any(differs) or change in ("nothing", "double", "learns")
+    assert any(differs) or change in ("nothing", "double", "learns", "data of another dtype")
 
 
 def test_what_is_out_of_range_is_refused_after_a_good_call() -> None:

@@ -116,7 +116,8 @@ class Constants(Copied):
                 and one.dtype not in _HALF and not one.requires_grad for one in sources):
             return Neuron(**self._neuron_arguments(suffix))
         settings = (self.hidden_size, self.dt, self.refractory, self.dynamics, self.surrogate,
-                    self.dampening, self.surrogate_cutoff, device)
+                    self.dampening, self.surrogate_cutoff, device,
+                    *(one.dtype for one in sources))
         everything: dict[str, Any] = self.__dict__.setdefault("_coefficients", {})
         known = everything.get(suffix)
         if known is not None:
