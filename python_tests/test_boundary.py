@@ -245,6 +245,10 @@ def test_the_largest_delay_is_counted_in_rows_as_they_are(dtype: torch.dtype) ->
                         delay=below)
     functional.alif(torch.zeros(0, 0, N, dtype=dtype), torch.zeros(N, N, dtype=dtype), **K,
                     delay=below - 1)
+    message = f"delay: expected less than {below} extra steps .*, got {2**63 - 1}$"
+    with pytest.raises(RuntimeError, match=message):
+        functional.alif(torch.zeros(0, 0, N, dtype=dtype), torch.zeros(N, N, dtype=dtype), **K,
+                        delay=2**63 - 1)
 
 
 @pytest.mark.parametrize("every", [2**63 - 17, 2**62, 41])

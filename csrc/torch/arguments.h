@@ -146,14 +146,15 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
   LSNN_EXPECT(delay.has_value() == (S > 1 && !by_delay),
               "delay must be given exactly when there are several delays for a w_rec of ",
               "shape (N, N)");
-  const int64_t padded = std::min(N, offsets) + 64, D = S ? 1 + delays.back() : 1;
+  const int64_t padded = std::min(N, offsets) + 64;
   LSNN_EXPECT(
       is_below(offsets, {S, N, padded}) && is_below(offsets, {chunk * cpu::max_items, S, N}),
       "w_rec times the number of delays must stay below 2^32 numbers, got ", S, " delays of ", N,
       " x ", N);
   const int64_t limit = wide ? delay_limit<double>(N) : delay_limit<float>(N);
-  LSNN_EXPECT(D - 1 < limit, "delay: expected less than ", limit, " extra steps for ", N,
-              " neurons, got ", D - 1);
+  LSNN_EXPECT(!S || delays.back() < limit, "delay: expected less than ", limit, " extra steps for ",
+              N, " neurons, got ", S ? delays.back() : 0);
+  const int64_t D = S ? 1 + delays.back() : 1;
   LayerHolder h;
   h.coefficients = dense(coefficients);
   h.delays = delays;
