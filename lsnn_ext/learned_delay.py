@@ -11,7 +11,9 @@ from .modules import ALIF
 
 __all__ = ["LearnedDelay"]
 
-_NOT_OURS = ("num_layers", "delay", "bidirectional", "dropout", "batch_first", "recurrent")
+# A weight that is 0 at a delay has a share in the gradient of the delay, so all have gradients.
+_NOT_OURS = ("num_layers", "delay", "bidirectional", "dropout", "batch_first", "recurrent",
+             "sparse_grad")
 
 
 class LearnedDelay(nn.Module):
@@ -30,7 +32,8 @@ class LearnedDelay(nn.Module):
     spread       at the start, in steps, >= 0; kept in the buffer `spread`
     first        the delays at the start, (N,) or (N, N) from neuron j to neuron k. Default random,
                  uniform between 0 and longest
-    **neuron     of ALIF, but num_layers, delay, bidirectional, dropout, batch_first, recurrent
+    **neuron     of ALIF, but num_layers, delay, bidirectional, dropout, batch_first, recurrent and
+                 sparse_grad
 
     Parameters: `delay` (N,) or (N, N), and those of the part `neurons`, an ALIF. Time and memory
     are those of weights (longest + 1, N, N). A pass raises ValueError where a delay has left its

@@ -175,6 +175,8 @@ def test_what_is_wrong_is_named() -> None:
             ({"first": torch.zeros(2)}, ValueError, r"first: expected shape \(5,\), got \(2,\)"),
             ({"first": torch.full((N,), 5.0)}, ValueError, "first: expected numbers from 0 to"),
             ({"num_layers": 2}, TypeError, "num_layers: expected none in LearnedDelay, got 2"),
+            ({"sparse_grad": "existing"}, TypeError,
+             "sparse_grad: expected none in LearnedDelay, got 'existing'"),
             ({"tau_mem": -1.0}, ValueError, "tau_mem: expected numbers > 0")):
         arguments: dict[str, Any] = {"longest": 4} | change
         with pytest.raises(error, match=said):
