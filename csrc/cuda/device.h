@@ -171,6 +171,15 @@ inline Device device_limits() {
           device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin),
           device_attribute(cudaDevAttrClusterLaunch) ? 8 : 1};
 }
+// The compute capability that a kernel was compiled for, see as_compiled; 0: for no GPU that is
+// here, as a launch will say.
+template <class Kernel> int compiled_for(Kernel* kernel) {
+  cudaFuncAttributes of{};
+  if (cudaFuncGetAttributes(&of, reinterpret_cast<const void*>(kernel)) == cudaSuccess)
+    return of.ptxVersion;
+  cudaGetLastError();
+  return 0;
+}
 inline uint64_t counted_launches() { return 0; }
 inline int device_index() {
   int device = 0;
@@ -221,6 +230,7 @@ template <class Job> int clusters_at_once(const Launch& l, void (*)(Job)) {
   return (int)(l.blocks / l.cluster);
 }
 inline Device device_limits() { return emulated_device; }
+template <class Kernel> int compiled_for(Kernel*) { return emulated_device.capability; }
 inline int device_index() { return 0; }
 
 #endif

@@ -309,6 +309,10 @@ template <class T, class W> int clusters(int ranks, const Device& device) {
         &backward_kernel<T, W, GeneralSpec, ClusterGradients<T>, 1, true>);
 }
 
+template <class T, class W> int compiled() {
+  return compiled_for(&backward_kernel<T, W, GeneralSpec, BlockGradients<T>, 1, true>);
+}
+
 // One row of these for each pair, filled in by its own file.
 struct Entry {
   int64_t (*forward_workspace)(const ForwardArgs&, const Plan&);
@@ -316,9 +320,11 @@ struct Entry {
   void (*forward)(const ForwardArgs&, const Plan&, void*, const Product&, void*);
   void (*backward)(const BackwardArgs&, const Plan&, void*, const Product&, void*);
   int (*clusters)(int ranks, const Device&);
+  int (*compiled)();  // for which compute capability
 };
 template <class T, class W> inline constexpr Entry entry_of{
-    &workspace_of<T, W>, &workspace_of<T, W>, &forward<T, W>, &backward<T, W>, &clusters<T, W>};
+    &workspace_of<T, W>, &workspace_of<T, W>, &forward<T, W>,
+    &backward<T, W>,     &clusters<T, W>,     &compiled<T, W>};
 extern const Entry entry_f64, entry_f32, entry_f32_bf16;
 
 }  // namespace lsnn::cuda

@@ -8,7 +8,7 @@
 namespace lsnn::cuda {
 
 struct Device {
-  int capability;         // compute capability: 90 is 9.0
+  int capability;         // compute capability: 90 is 9.0; of the code if it is for an older one
   int sms;         // SMs
   int64_t shared;         // shared memory that a block may have
   int most_ranks;         // blocks of a cluster, 1: none
@@ -23,6 +23,14 @@ struct Device {
     return asked < 0 || asked > most ? most : asked;
   }
 };
+
+// A device as code sees it that was compiled for this compute capability: an older one where the
+// driver has translated PTX for the device, and then all that came later was left out of the code.
+inline Device as_compiled(Device device, int capability) {
+  if (capability < device.capability) device.capability = capability;
+  if (capability < 90) device.most_ranks = 1;
+  return device;
+}
 
 // Storage of numbers and weights.
 enum class Storage { f64, f32, f32_bf16 };  // bf16: of the weights

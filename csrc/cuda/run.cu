@@ -40,7 +40,7 @@ Device current_device() {
   const int index = device_index();
   const std::lock_guard<std::mutex> lock(mutex);
   if (const auto found = known.find(index); found != known.end()) return found->second;
-  Device device = device_limits();
+  Device device = as_compiled(device_limits(), entry_f32.compiled());
   for (int i = 0; i < 3 && device.most_ranks > 1; i++)
     device.clusters[i] = entry_f32.clusters(2 << i, device);
   return known.emplace(index, device).first->second;

@@ -289,6 +289,21 @@ template <class T> void check_all_readouts(const cuda::Device& device, Storage s
   }
 }
 
+// Where the driver has translated PTX for an older GPU, what came later is not in the code.
+void check_older_code() {
+  at_hand = "code for an older GPU";
+  const cuda::Device hopper = {90, 4, 227 << 10, 8};
+  Layer l{};
+  l.S = 1;
+  for (int compiled : {75, 80, 90, 120}) {
+    const cuda::Device device = cuda::as_compiled(hopper, compiled);
+    check(cuda::no_tensor_cores(device, l, Storage::f32).empty() == (compiled >= 80),
+          "tensor cores of code for " + std::to_string(compiled));
+    check(device.most_ranks == (compiled >= 90 ? 8 : 1),
+          "clusters of code for " + std::to_string(compiled));
+  }
+}
+
 int run(const char* word) {
   const char* requested = std::getenv("LSNN_DESIGN");
   const Part part = requested_part();
@@ -305,6 +320,7 @@ int run(const char* word) {
     std::printf("test_kernels: no GPU, so nothing was run: %s\n", error.what());
     return 2;  // neither a pass nor a failure
   }
+  check_older_code();
   if (std::strstr("leaky", word)) {
     check_all_leaky<float>(Storage::f32);
     check_all_leaky<double>(Storage::f64);
