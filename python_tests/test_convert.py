@@ -161,6 +161,22 @@ def test_a_copy_to_try_things_on_is_the_model() -> None:
         assert bool((gradient.diagonal() == 0).all()) and bool((gradient != 0).any())
 
 
+@pytest.mark.parametrize("frozen", ["recurrent_weights", "input_weights"])
+def test_weights_that_do_not_learn(frozen: str) -> None:
+    """Norse hooks the recurrent ones when it makes them; later they are frozen, and thawed."""
+    model = _norse()
+    getattr(model.parts[1], frozen).requires_grad_(False)
+    model, report = _converted(model)
+    assert report.comparison is not None and report.comparison.verdict == "equal"
+    assert f"parts.1.{frozen}" not in report.comparison.gradients
+    for one in (model, lsnn_ext.revert(duplicate(model))):
+        weights = one.parts[1].recurrent_weights  # type: ignore[index]
+        assert not getattr(one.parts[1], frozen).requires_grad  # type: ignore[index]
+        weights.requires_grad_()
+        one(_x())[0].square().sum().backward()
+        assert bool((weights.grad.diagonal() == 0).all()) and bool((weights.grad != 0).any())
+
+
 def test_parameters_of_a_class_that_copies_them_are_tied() -> None:
     def copying(layer: Any) -> None:
         for name, parameter in list(layer._parameters.items()):

@@ -54,8 +54,11 @@ def duplicate(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module
         for name, parameter in module._parameters.items():
             other = twin._parameters[name]
             if parameter is not None and other is not None and not hooks_of(other):
+                frozen = not other.requires_grad
+                other.requires_grad_()  # no hook is taken otherwise
                 for hook in hooks_of(parameter):
                     other.register_hook(hook)
+                other.requires_grad_(not frozen)
     found: nn.Module = memo[id(model)]
     return found
 
