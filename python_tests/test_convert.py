@@ -239,6 +239,46 @@ def test_silent_layers_are_named() -> None:
     assert "WARNING: no neuron of parts.1, parts.2 fired" in str(report)
 
 
+class Normalized(nn.Module):
+    """A normalization takes away the bias in front of it, so that its gradient is rounding."""
+
+    def __init__(self, package_of: Any) -> None:
+        super().__init__()
+        p = package_of.LSNNParameters(tau_adapt_inv=torch.tensor(30.0), method="triangle",
+                                      v_th=torch.tensor(0.1))
+        self.project, self.norm = nn.Linear(I, 10), nn.BatchNorm1d(10)
+        self.layer, self.out = package_of.LSNNRecurrent(10, N, p=p), nn.Linear(N, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        currents = self.norm(self.project(x).flatten(0, 1)).unflatten(0, x.shape[:2])
+        return self.out(self.layer(currents)[0])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_bias_in_front_of_a_normalization(seed: int) -> None:
+    torch.manual_seed(seed)
+    model, report = _converted(Normalized(package("norse.torch")))
+    found = report.comparison
+    assert found is not None and found.verdict == "equal" and found.rates["layer"] > 0.01
+    assert found.but_rounding == ("project.bias",) and "project.bias" not in found.gradients
+    assert {"project.weight", "norm.bias", "layer.input_weights"} <= set(found.gradients)
+    assert max(found.gradients.values()) < 1e-10
+    assert "gradients  of project.bias: nothing but rounding" in str(report)
+
+
+def test_a_gradient_that_is_hardly_another_beside_one_of_rounding() -> None:
+    def slope(layer: Any) -> None:
+        layer.p = layer.p._replace(alpha=layer.p.alpha * (1 + 1e-7))
+
+    torch.manual_seed(0)
+    with pytest.raises(ConversionError) as caught:
+        _converted(Normalized(package("norse.torch")),
+                   classes=[wrong_for("norse", "LSNNRecurrent", slope)])
+    found = caught.value.report.comparison
+    assert found.first.what.startswith("gradient of ") and found.but_rounding == ("project.bias",)
+    assert 1e-8 < found.first.largest < 1e-5
+
+
 # ------------------------------------------------------------------------- a mapping that is wrong
 def _shortened(layer: Any) -> None:
     layer.p = layer.p._replace(tau_mem_inv=layer.p.tau_mem_inv * 1.02)

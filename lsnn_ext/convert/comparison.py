@@ -1,5 +1,6 @@
 """Two runs side by side, before and after: where they differ first, and whether numbers were
 rounded otherwise there or are others."""
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -17,6 +18,9 @@ GRADIENTS = {torch.float64: 1e-9, torch.float32: 1e-4}
 # How far an input is moved, in units of the last place, to see whether a spike hangs on rounding.
 ULPS = (0, 1, 4, 16, 64)
 MOST = 16  # items of a batch whose first difference is looked at
+# How much farther apart gradients may be than those of the original alone are from pass to pass,
+# where the loss changes in its last place.
+BUT_ROUNDING = 64.0
 
 
 @dataclass
@@ -261,9 +265,14 @@ def _ulps(pair: Pair, before: list[Call], after: list[Call],
     return found, not repeated
 
 
-def gradients_of(theirs: Run, ours: Run, dtype: torch.dtype) -> tuple[dict[str, float],
-                                                                      Difference | None]:
-    """How far the gradients are apart, by name, and the one that is not that of before."""
+def gradients_of(theirs: Run, ours: Run, dtype: torch.dtype,
+                 moved: Callable[[], list[Run]]) -> tuple[dict[str, float], tuple[str, ...],
+                                                          Difference | None]:
+    """How far the gradients are apart, by name; the names of those that are but rounding, as of a
+    bias in front of a normalization, which takes it away; and the one that is not that of before.
+
+    moved: makes the original's own with the loss changed in its last place.
+    """
     apart: dict[str, float] = {}
     for name in theirs.gradients.keys() | ours.gradients.keys():
         want, got = theirs.gradients.get(name), ours.gradients.get(name)
@@ -272,15 +281,36 @@ def gradients_of(theirs: Run, ours: Run, dtype: torch.dtype) -> tuple[dict[str, 
             continue
         zero = torch.zeros_like(some)
         apart[name] = distance(zero if got is None else got, zero if want is None else want)
+    doubtful = [name for name, value in apart.items() if value > GRADIENTS[dtype]]
+    rounded = _but_rounding(theirs, ours, moved(), doubtful) if doubtful else ()
+    apart = {name: value for name, value in apart.items() if name not in rounded}
     worst = max(apart, key=apart.__getitem__, default="")
     if not apart or apart[worst] <= GRADIENTS[dtype]:
-        return apart, None
+        return apart, rounded, None
     missing = " here" if worst not in ours.gradients else (
         " there" if worst not in theirs.gradients else "")
     detail = f"it does not learn{missing}" if missing else (
         f"it differs by {apart[worst]:.1e} of the largest, although all spikes are equal")
-    return apart, Difference("", f"gradient of {worst}", "mapping", largest=apart[worst],
-                             detail=detail)
+    return apart, rounded, Difference("", f"gradient of {worst}", "mapping",
+                                      largest=apart[worst], detail=detail)
+
+
+def _but_rounding(theirs: Run, ours: Run, moved: list[Run],
+                  names: list[str]) -> tuple[str, ...]:
+    """Those of the gradients that are no farther apart than rounding puts the original's own."""
+    def largest(one: Tensor, other: Tensor) -> float:
+        return float((one.double() - other.double()).abs().max())
+
+    found = []
+    for name in names:
+        want, got = theirs.gradients.get(name), ours.gradients.get(name)
+        again = [run.gradients.get(name) for run in moved]
+        if want is None or got is None or want.shape != got.shape:
+            continue
+        own = max((largest(value, want) for value in again if value is not None), default=0.0)
+        if largest(got, want) <= BUT_ROUNDING * own:
+            found.append(name)
+    return tuple(found)
 
 
 def outputs_of(theirs: Run, ours: Run, dtype: torch.dtype) -> tuple[dict[str, float],

@@ -42,6 +42,8 @@ class Comparison:
     outputs: dict[str, float]  # the same
     gradients: dict[str, float]  # the same; empty where none was asked for, or spikes differ
     first: Difference | None = None
+    # whose gradients are rounding and nothing else, on both sides; they are not in gradients
+    but_rounding: tuple[str, ...] = ()
     # share of the spikes that differ with the model's own weights and dtype, where sums are rounded
     own_weights: float | None = None
 
@@ -61,6 +63,9 @@ class Comparison:
                 worst = max(values, key=values.__getitem__)
                 text.append(f"  {title:10} of {len(values)} the farthest apart is "
                             f"{worst or 'the result'}: {values[worst]:.1e} of its largest")
+        if self.but_rounding:
+            text.append(f"  gradients  of {', '.join(self.but_rounding)}: nothing but rounding, "
+                        f"in the original too, as of a bias that a normalization takes away")
         silent = [name for name, rate in self.rates.items() if not rate]
         if silent:
             text.append(f"  WARNING: no neuron of {', '.join(silent)} fired, so its spikes show "

@@ -99,14 +99,21 @@ def parameters_of(model: nn.Module) -> Named:
     return found
 
 
-def cotangents(outputs: Iterable[Tensor]) -> list[Tensor]:
-    """Fixed numbers from -1 to 1 for each output, whose products with them are the loss."""
+def cotangents(outputs: Iterable[Tensor], moved: int = 0) -> list[Tensor]:
+    """Fixed numbers from -1 to 1 for each output, whose products with them are the loss; moved: a
+    seed, with which each of them changes by at most a unit in the last place, or 0."""
     generator = torch.Generator().manual_seed(0)
     made = []
     for output in outputs:
         draw = torch.rand(output.shape, generator=generator, dtype=torch.float64) * 2 - 1
         made.append(draw.to(output))
-    return made
+    if not moved:
+        return made
+    generator.manual_seed(moved)
+    signs = [torch.randint(-1, 2, value.shape, generator=generator) for value in made]
+    return [value * (1 + sign.to(value) * torch.finfo(value.dtype).eps)
+            if value.is_floating_point() else value
+            for value, sign in zip(made, signs, strict=True)]
 
 
 def call(model: nn.Module, given: Given, dtype: torch.dtype | None = None, *,
@@ -124,9 +131,10 @@ def call(model: nn.Module, given: Given, dtype: torch.dtype | None = None, *,
 
 
 def run(model: nn.Module, given: Given, watched: dict[str, nn.Module], *,
-        dtype: torch.dtype | None = None, backward: bool = True, times: int = 1) -> Run:
+        dtype: torch.dtype | None = None, backward: bool = True, times: int = 1,
+        moved: int = 0) -> Run:
     """Runs a model, so many times on from the state before, with the random generator at 0;
-    watched: modules whose calls are recorded."""
+    watched: modules whose calls are recorded. moved: as of cotangents."""
     calls: dict[str, list[Call]] = {}
     handles = []
     for name, module in watched.items():
@@ -145,7 +153,7 @@ def run(model: nn.Module, given: Given, watched: dict[str, nn.Module], *,
             handle.remove()
     gradients: dict[str, Tensor | None] = {}
     if backward:
-        gradients = _gradients(outputs, parameters_of(model) | inputs)
+        gradients = _gradients(outputs, parameters_of(model) | inputs, moved)
     return Run({name: value.detach() for name, value in outputs.items()}, gradients, calls)
 
 
@@ -172,10 +180,10 @@ def _recorder(calls: dict[str, list[Call]],
     return before, after
 
 
-def _gradients(outputs: Named, wanted: Named) -> dict[str, Tensor | None]:
+def _gradients(outputs: Named, wanted: Named, moved: int) -> dict[str, Tensor | None]:
     """Of the outputs times fixed numbers; None: it does not act on them."""
     # drawn for all of them, whether or not both models have a gradient of one
-    weights = cotangents(outputs.values())
+    weights = cotangents(outputs.values(), moved)
     pairs = [(value, weight) for value, weight in zip(outputs.values(), weights,
                                                       strict=True) if value.requires_grad]
     if not pairs or not wanted:

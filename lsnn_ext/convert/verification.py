@@ -3,6 +3,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -16,6 +17,7 @@ from .trial import Given, Run
 
 BITS = (8, 6, 5)  # below the largest weight: in turn, until no spike hangs on rounding
 INPUT_BITS = 7
+SEEDS = (1, 2, 3, 4)  # of the changes of the loss in its last place
 SECONDS = 20.0  # that timing may take, beyond two rounds
 
 
@@ -115,17 +117,25 @@ def compared(make: Candidates, given: Given, bits: int) -> Comparison:
                 f"{type(error).__name__}: {error}; the model is as it was") from error
         pairs = [replace(pair, theirs=modules[pair.name][0], ours=modules[pair.name][1])
                  for pair in pairs]
-        return judged(before, after, pairs, dtype, bits)
+        return judged(before, after, pairs, dtype, bits, partial(_moved, make, given, dtype, times))
     raise AssertionError("the last dtype is the model's own")
 
 
-def judged(before: Run, after: Run, pairs: list[Pair], dtype: torch.dtype,
-           bits: int) -> Comparison:
-    """What two runs have in common; pairs: modules as they were before."""
+def _moved(make: Candidates, given: Given, dtype: torch.dtype, times: int) -> list[Run]:
+    """Runs of the original with the loss changed in its last place."""
+    return [trial.run(make(dtype)[0], given, {}, dtype=dtype, times=times, moved=seed)
+            for seed in SEEDS]
+
+
+def judged(before: Run, after: Run, pairs: list[Pair], dtype: torch.dtype, bits: int,
+           moved: Callable[[], list[Run]]) -> Comparison:
+    """What two runs have in common; pairs: modules as they were before; moved: as of
+    comparison.gradients_of."""
     exact = torch.float64 if dtype == torch.float64 else torch.float32
     first: Difference | None = comparison.first_in(before, after, pairs, exact)
     outputs: dict[str, float] = {}
     gradients: dict[str, float] = {}
+    but_rounding: tuple[str, ...] = ()
     states: dict[str, float] = {}
     by_name = {pair.name: pair for pair in pairs}
     if first is None:
@@ -140,7 +150,7 @@ def judged(before: Run, after: Run, pairs: list[Pair], dtype: torch.dtype,
                     label = " ".join(part for part in (name, key) if part)
                     states[label] = max(states.get(label, 0.0), value)
         outputs, first = comparison.outputs_of(before, after, exact)
-        gradients, wrong = comparison.gradients_of(before, after, exact)
+        gradients, but_rounding, wrong = comparison.gradients_of(before, after, exact, moved)
         first = first or wrong
     spikes: dict[str, list[Tensor]] = {
         name: [spike for call in calls
@@ -152,7 +162,8 @@ def judged(before: Run, after: Run, pairs: list[Pair], dtype: torch.dtype,
         bits=bits, spikes=sum(counts.values()),
         rates={name: float(sum(float((value != 0).sum()) for value in values)) / counts[name]
                for name, values in spikes.items() if counts[name]},
-        states=states, outputs=outputs, gradients=gradients, first=first)
+        states=states, outputs=outputs, gradients=gradients, but_rounding=but_rounding,
+        first=first)
 
 
 def own_weights(make: Candidates, given: Given) -> float:
