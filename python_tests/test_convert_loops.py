@@ -8,6 +8,7 @@ from torch import Tensor, nn
 import lsnn_ext
 import published
 from foreign import wrong_for
+from lsnn_ext._original import Original
 from lsnn_ext.convert import ConversionError
 from originals import package
 
@@ -59,6 +60,17 @@ def test_layers_stay_in_the_loop_and_the_report_says_what_a_sequence_would_give(
     text = str(report)
     assert "from lsnn_ext.snntorch import RLeaky  # in place of the one of snntorch" in text
     assert "spk, syn, mem = self.two(currents)  # (T, B, N)" in text
+
+
+def test_the_lines_name_entries_of_lists_as_python_does() -> None:
+    model = _model()
+    model.pair = nn.ModuleList([model.one])
+    del model.one
+    model.one = model.pair[0]  # another name of it, behind the first
+    _, report = lsnn_ext.convert(model, verify=_x(), repeats=0)
+    two, one = report.in_loop
+    assert "spk, mem = self.pair[0](currents)" in one.code[1], one.code
+    assert "spk, syn, mem = self.two(currents)" in two.code[1], two.code
 
 
 def test_the_two_lines_do_what_the_report_says() -> None:
@@ -201,3 +213,24 @@ def test_a_layer_that_keeps_its_state_and_returns_the_membrane_first() -> None:
                                  classes=[wrong_for("yin", "SRNN", wrong)])
     assert report.in_loop[0].comparison is not None
     assert report.in_loop[0].comparison.verdict == "mapping"
+
+
+@pytest.mark.parametrize("steps", [False, True])
+def test_a_copy_of_a_program_under_another_name(steps: bool, monkeypatch: Any) -> None:
+    """A class made of ours has its ways: what a call is, and which of the results are spikes."""
+    monkeypatch.setattr(published.SpikeRNN, "__module__", "mine.layers")
+    monkeypatch.setattr(Original, "registry", dict(Original.registry))
+    torch.manual_seed(0)
+    model = Published()
+    _, report = lsnn_ext.convert(model, verify=8 * _x(), repeats=0, steps=steps)
+    (left,) = report.left
+    assert "class Copy(lsnn_ext.yin.SRNN): original = 'mine.layers.spike_rnn'" in left.reason
+
+    class Copy(lsnn_ext.yin.SRNN):
+        original = "mine.layers.spike_rnn"
+
+    _, report = lsnn_ext.convert(model, verify=8 * _x(), repeats=0, steps=steps)
+    found = report.comparison if steps else report.in_loop[0].comparison
+    assert found is not None and found.verdict == "equal" and found.rates["layer"] > 0.02
+    assert type(model.layer) is (Copy if steps else published.SpikeRNN)
+    assert steps or "mem, spike = self.layer(currents)" in report.in_loop[0].code[1]

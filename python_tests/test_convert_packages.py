@@ -261,7 +261,7 @@ def test_spikingjelly_by_steps() -> None:
     for one in report.in_loop:
         assert one.comparison is not None and one.comparison.verdict == "equal"
         assert one.comparison.dtype == "float64" and one.steps == T and one.speed is not None
-        assert f'self.{one.name}.step_mode = "m"' in one.code[0]
+        assert f'self[{one.name}].step_mode = "m"' in one.code[0]
     _, report = lsnn_ext.convert(model, verify=run, repeats=0, steps=True)
     assert report.comparison is not None and report.comparison.verdict == "equal"
     assert len(report.replaced) == 2

@@ -90,7 +90,7 @@ def convert(
             tuple(loops.unseen(entry, "give verify= an input of the model")
                   for entry in plan.in_loop),
             notes=tuple(known.NOTES[package] for package in dict.fromkeys(
-                entry.known.package for entry in plan.replaced if entry.known is not None)
+                entry.known.kin for entry in plan.replaced if entry.known is not None)
                 if package in known.NOTES))
         names: list[str] = []
         if verify is not None:

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from torch import nn
 from torch.nn.utils import parametrize
 
+from .._original import Original, watched
 from .._original import Refused as Refused
 from .._original import qualified as qualified
-from .._original import watched
 
 # Bases of all spiking neurons of a package, by its name; their subclasses elsewhere count too.
 NEURONS = {
@@ -30,6 +30,8 @@ TIME = {"sinabs": 1, "sparch": 1, "models.alif.SEAdLIF": 1}
 SPIKES = {"SRNN_layers": 1}
 # Packages of which a call of a layer is one step, inside a loop of the user's.
 BY_STEP = {"snntorch", "spikingjelly", "SRNN_layers"}
+# Programs whose files people copy under other names.
+COPIED = {"SRNN_layers", "sparch", "models"}
 # Packages whose layers keep their state from one call to the next.
 KEEPING = {"sinabs", "spikingjelly"}
 # What functions of a package do with layers that are not its own, where states are kept.
@@ -52,17 +54,29 @@ class Known(NamedTuple):
     @property
     def time(self) -> int:
         """The axis of steps in inputs and results."""
-        own: int = getattr(self.ours, "time_axis", TIME.get(self.package, 0))
-        return TIME.get(self.original, own)
+        own: int = getattr(self.ours, "time_axis", TIME.get(self.kin, 0))
+        return TIME.get(self._first, own)
 
     @property
     def spikes(self) -> int:
         """Which of the results are the spikes."""
-        return SPIKES.get(self.package, 0)
+        return SPIKES.get(self.kin, 0)
 
     @property
     def package(self) -> str:
         return self.original.split(".")[0]
+
+    @property
+    def kin(self) -> str:
+        """The package whose ways the original has: a class that is made of one of ours stands for
+        a copy under another name."""
+        return self._first.split(".")[0]
+
+    @property
+    def _first(self) -> str:
+        names: list[str] = [vars(base)["original"] for base in self.ours.__mro__
+                            if vars(base).get("original")]
+        return names[-1] if names else self.original
 
 
 def table_of(classes: Iterable[type[Any]]) -> dict[str, Known]:
@@ -91,7 +105,7 @@ def known_as(kind: type, table: Mapping[str, Known]) -> Known | None:
 
 def by_step(module: nn.Module, known: Known) -> bool:
     """Whether a call of the module is one step, inside a loop of the user's."""
-    return known.package in BY_STEP and getattr(module, "step_mode", "s") == "s"
+    return known.kin in BY_STEP and getattr(module, "step_mode", "s") == "s"
 
 
 def is_neuron(module: nn.Module) -> bool:
@@ -112,7 +126,17 @@ def why_not(module: nn.Module, table: Mapping[str, Known]) -> str | None:
         if known := known_as(base, table):
             return (f"its class is made of {known.original}; what that changes is not known. Hand "
                     f"over a class of your own for it, see classes=")
-    return "no class of lsnn_ext stands for it" if is_neuron(module) else None
+    if is_neuron(module):
+        return "no class of lsnn_ext stands for it"
+    name = qualified(type(module)).rsplit(".", 1)[-1]
+    for known in table.values():
+        if (known.kin in COPIED and known.original.rsplit(".", 1)[-1] == name
+                and not isinstance(module, Original)):
+            return (f"it has the name of {known.original}, but is {qualified(type(module))}. Where "
+                    f"it is a copy of it, say so with a class: class Copy({qualified(known.ours)}):"
+                    f" original = {qualified(type(module))!r}; its settings are looked at all the "
+                    f"same")
+    return None
 
 
 def obstacle(module: nn.Module) -> str:

@@ -137,10 +137,14 @@ def _code(entry: Found) -> tuple[str, ...]:
     """What to write in place of the loop."""
     assert entry.known is not None and entry.new is not None
     module, _, name = qualified(type(entry.new)).rpartition(".")
-    where = f"self.{entry.name}" if entry.name else "layer"
+    # an entry of a list or of a Sequential is no attribute
+    where = "".join(f"[{part}]" if part.isdigit() else f".{part}"
+                    for part in entry.name.split(".")) if entry.name else "layer"
+    where = f"self{where}" if entry.name else where
     if hasattr(entry.module, "step_mode"):
         return (f'{where}.step_mode = "m"  # once; then lsnn_ext.convert replaces it',
                 f"spikes = {where}(xs)  # (T, B, I), in place of the loop over its steps")
-    results = {"RSynaptic": "spk, syn, mem", "SRNN": "mem, spike"}.get(name, "spk, mem")
+    results = ("mem, spike" if entry.spikes else "spk, syn, mem" if name == "RSynaptic"
+               else "spk, mem")
     return (f"from {module} import {name}  # in place of the one of {entry.known.package}",
             f"{results} = {where}(currents)  # (T, B, N), in place of the loop over its steps")

@@ -36,7 +36,7 @@ class Found:
     @property
     def keeps(self) -> bool:
         """Whether the layer keeps its state from one call to the next."""
-        return self.known is not None and self.known.package in known.KEEPING
+        return self.known is not None and self.known.kin in known.KEEPING
 
     @property
     def time(self) -> int:
