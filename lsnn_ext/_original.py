@@ -112,10 +112,12 @@ def as_steps(x: Tensor) -> Tensor:
 
 
 def state_of(v: Tensor, z: Tensor, a: Tensor | None = None, i: Tensor | None = None) -> State:
-    """A State, of zeros where nothing is given. No tensor is in it twice: torch.compile does not
-    trace that."""
-    a, i = (torch.zeros_like(v) if leaf is None else leaf for leaf in (a, i))
-    return State(v, a, i, torch.zeros_like(v), z)
+    """A State, of zeros where nothing is given, in float32 for smaller types, in which autocast
+    hands on currents. No tensor is in it twice: torch.compile does not trace that."""
+    dtype = torch.promote_types(v.dtype, torch.float32)
+    v = v.to(dtype)
+    a, i = (torch.zeros_like(v) if leaf is None else leaf.to(dtype) for leaf in (a, i))
+    return State(v, a, i, torch.zeros_like(v), z.to(dtype))
 
 
 def in_range(layer: str, names: dict[str, Tensor | float]) -> None:

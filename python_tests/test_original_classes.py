@@ -39,6 +39,19 @@ def _spikes(found: Any) -> Tensor:
     return spikes
 
 
+def _from_rest(layer: nn.Module, x: Tensor, call: Callable[[Tensor], Any] | None = None) -> Tensor:
+    """Spikes from the state that a call begins with where none came before; call: the layer in
+    another form."""
+    for part in layer.modules():
+        for reset in ("reset", "reset_states"):
+            if hasattr(part, reset):
+                getattr(part, reset)()
+    if isinstance(layer, yin.SRNN):
+        layer.set_neuron_state(B)
+    torch.manual_seed(2)
+    return _spikes(layer(x) if call is None else call(x))
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_compiled_as_one_graph(name: str) -> None:
     made, shape = LAYERS[name]
@@ -46,16 +59,28 @@ def test_compiled_as_one_graph(name: str) -> None:
     layer, x = made(), 20 * torch.rand(shape)
     want = []
     for compiled in (False, True):
-        for part in layer.modules():  # a call leaves a state behind
-            for reset in ("reset", "reset_states"):
-                if hasattr(part, reset):
-                    getattr(part, reset)()
-        if isinstance(layer, yin.SRNN):
-            layer.set_neuron_state(B)
         call = torch.compile(layer, backend="eager", fullgraph=True) if compiled else layer
-        torch.manual_seed(2)
-        want.append(_spikes(call(x)))
+        want.append(_from_rest(layer, x, call))
     assert torch.equal(*want) and want[0].any()
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_under_autocast(name: str) -> None:
+    """A Linear in front hands on bfloat16 there; the neurons compute in float32 all the same."""
+    made, shape = LAYERS[name]
+    torch.manual_seed(1)
+    layer, x = made(), (20 * torch.rand(shape)).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for _ in range(2):  # the second one finds what the first has left
+            spikes = _from_rest(layer, x)
+    assert spikes.any()
+    spikes.float().sum().backward()
+    learned = [p for p in layer.parameters() if p.grad is not None]
+    assert learned and all(p.grad.dtype == p.dtype and bool(p.grad.isfinite().all())
+                           for p in learned)
+    if name.startswith(("snnTorch", "sinabs")):  # these multiply nothing in front of the neurons
+        assert torch.equal(spikes.float(), _from_rest(layer, x.float()))
+    assert _from_rest(layer.bfloat16(), x).any()
 
 
 def test_all_are_registered_by_their_originals() -> None:
