@@ -240,7 +240,8 @@ def _check_recurrence(w_rec: Tensor, N: int, current: Tensor) -> None:
         raise ValueError(f"w_rec: expected shape {wanted}, got {tuple(w_rec.shape)}")
     dtype = torch.promote_types(current.dtype, torch.float32)
     if torch.promote_types(w_rec.dtype, torch.float32) != dtype:
-        raise TypeError(f"w_rec: expected {dtype} or less for a current of {current.dtype}, got "
+        smaller = ", torch.float16 or torch.bfloat16" if dtype == torch.float32 else ""
+        raise TypeError(f"w_rec: expected {dtype}{smaller} for a current of {current.dtype}, got "
                         f"{w_rec.dtype}")
     if w_rec.device != current.device:
         raise ValueError(f"w_rec: expected device {current.device} as current, got {w_rec.device}")

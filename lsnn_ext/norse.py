@@ -217,6 +217,11 @@ class _Recurrent(Original):
         if input_tensor.layout != torch.strided:
             refuse(type(self).__name__, "input_tensor", f"layout {input_tensor.layout}",
                    "a dense tensor")
+        fields = getattr(state, "_fields", ())
+        if state is not None and fields != self._state._fields:
+            raise TypeError(f"state: expected {self._state.__name__} of "
+                            f"{', '.join(self._state._fields)}, norse's own or that of here, got "
+                            f"{type(state).__name__}")
         if not input_tensor.shape[0]:
             raise ValueError("input_tensor: expected one step or more, got none")
         shape = (*input_tensor.shape[1:-1], self.hidden_size)

@@ -70,7 +70,9 @@ BAD = [
     Bad("w-complex", {"w_rec": W.to(torch.complex64)}, "w_rec", "complex64", "float"),
     Bad("autapses", {"autapses": 1}, "autapses", "1", "True or False"),
     Bad("w-sparse", {"w_rec": W.to_sparse()}, "w_rec", "sparse", "dense|strided"),
-    Bad("w-double", {"w_rec": W.double()}, "w_rec", "float64", "float32"),
+    Bad("w-double", {"w_rec": W.double()}, "w_rec", "float64",
+        "expected torch.float32, torch.float16 or torch.bfloat16"),
+    Bad("w-single", {"current": CURRENT.double()}, "w_rec", "float32$", "expected torch.float64 "),
     Bad("w-on-another-device", {"w_rec": W.to("meta")}, "w_rec", "meta", "cpu"),
     # coefficients
     Bad("alpha-above-1", {"alpha": 1.01}, "alpha", r"1\.01", r"0.*1"),

@@ -1,4 +1,4 @@
-"""Ten mistakes that come naturally: each is answered with the argument, what was given, what is
+"""Mistakes that come naturally: each is answered with the argument, what was given, what is
 wanted, and a hint."""
 import re
 from collections.abc import Callable
@@ -250,3 +250,14 @@ def test_fast_and_strong_adaptation() -> None:
 def test_state_by_hand() -> None:
     with pytest.raises(TypeError, match=r"^state\.v: expected a tensor"):
         ALIF(I, N)(_x(T, B, I), State(*[None] * 5))  # type: ignore[arg-type]
+
+
+# 11
+@of_every_kind
+@pytest.mark.parametrize("learns", [False, True])
+def test_sparse_inputs(kind: str, learns: bool) -> None:
+    layer = KINDS[kind]().requires_grad_(learns)
+    for call, x in ((layer, _x(T, B, I)), (layer.step, _x(B, I))):
+        with torch.set_grad_enabled(learns):
+            _answer(lambda call=call, x=x: call(x.to_sparse()), "x", r"layout torch\.sparse_coo",
+                    "expected a dense tensor", r"x\.to_dense\(\)")

@@ -198,6 +198,19 @@ def test_refusals(change: Any, words: str) -> None:
         ours.LSNNRecurrent.from_original(theirs)
 
 
+@pytest.mark.parametrize(("kind", "state"), [
+    (ours.LIFRecurrent, ours.LSNNState(*4 * (torch.zeros(1, 3),))),
+    (ours.LSNNRecurrent, ours.LIFState(*3 * (torch.zeros(1, 3),))),
+    (ours.LIFRecurrent, 3 * (torch.zeros(1, 3),)),
+    (ours.LSNNRecurrent, torch.zeros(4, 1, 3)),
+])
+def test_states_of_others(kind: Any, state: Any) -> None:
+    wanted = "LIFState of z, v, i" if kind is ours.LIFRecurrent else "LSNNState of z, v, i, b"
+    with pytest.raises(TypeError, match=f"^state: expected {wanted}, .* got "
+                                        f"{type(state).__name__}$"):
+        kind(2, 3)(torch.zeros(4, 1, 2), state)
+
+
 def test_other_refusals() -> None:
     with pytest.raises(Refused, match="module: expected one of class norse.torch.module.lif"):
         ours.LIFRecurrent.from_original(nn.LSTM(2, 3))

@@ -12,7 +12,7 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 def check_input(x: Tensor, dims: tuple[int, ...], form: str, I: int, dtype: torch.dtype) -> None:
-    """Raises ValueError for an input of another shape or dtype."""
+    """Raises ValueError for an input of another shape, layout or dtype."""
     if x.dim() not in dims or x.shape[-1] != I:
         hint = ""
         if x.dim() in dims and list(x.shape).count(I) == 1:
@@ -22,6 +22,9 @@ def check_input(x: Tensor, dims: tuple[int, ...], form: str, I: int, dtype: torc
         elif x.dim() == 3 and 3 not in dims:
             hint = "; a whole sequence goes through a call of the layer, one step through step"
         raise ValueError(f"x: expected shape {form} with I = {I}, got {tuple(x.shape)}{hint}")
+    if x.layout != torch.strided:
+        raise ValueError(f"x: expected a dense tensor, got layout {x.layout}; x.to_dense() "
+                         f"is one, and the layer passes over its zeros")
     if x.dtype != dtype and x.dtype not in _HALF:
         raise ValueError(f"x: expected {dtype} as the parameters, float16 or bfloat16, got "
                          f"{x.dtype}")

@@ -208,6 +208,8 @@ def prepared_sequence(
     unbatched."""
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or x.dim() not in (2, 3) or others:
         return None
+    if x.layout != torch.strided:
+        return None
     first = layer.batch_first and x.dim() == 3
     steps_first = x.transpose(0, 1) if first else x
     (T, *batch), N = steps_first.shape[:-1], layer.hidden_size
