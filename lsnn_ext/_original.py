@@ -106,6 +106,13 @@ def plain_linear(layer: str, name: str, module: object) -> nn.Linear:
     return module
 
 
+def unwatched(layer: str, name: str, module: nn.Module) -> None:
+    """Raises Refused for a module that is not called, where somebody watches calls of it or of
+    its parts."""
+    if any(watched(part) for part in module.modules()):
+        refuse(layer, name, "one with hooks or a forward of its own", "one without")
+
+
 def as_steps(x: Tensor) -> Tensor:
     """(T, ..., F) as (T, B, F)."""
     return x.reshape(x.shape[0], -1, x.shape[-1])
@@ -142,8 +149,31 @@ def never_negative(name: str, value: Tensor, must: bool) -> bool:
     return True
 
 
+def all_ones(layer: str, name: str, value: Tensor) -> None:
+    """Raises Refused for a factor other than 1; where it lies, if it cannot be looked at here."""
+    if functional.readable(value):
+        if not bool((value.detach() == 1).all()):
+            refuse(layer, name, value.detach(), "1")
+    elif not value.is_meta:
+        assert_on_device((value.detach() == 1).all(), f"{name}: expected 1")
+
+
 class Stateful(nn.Module):
-    """A module that keeps states, with their graph, from call to call."""
+    """A module that keeps states, with their graph, from call to call.
+
+    unread   settings of the original that are read when the layer is made and have no attribute
+    once     the same of those that have one, which is not looked at again
+    """
+
+    unread: ClassVar[tuple[str, ...]] = ()
+    once: ClassVar[tuple[str, ...]] = ()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Raises Refused for a setting that the original would follow, and the layer not."""
+        if name in self.unread or name in self.once and name in self.__dict__:
+            refuse(type(self).__name__, name, "it set afterwards, which would change nothing",
+                   "to be given when the layer is made, or to the original before lsnn_ext.convert")
+        super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy or a pickle goes on from the same states, without their graph."""

@@ -116,6 +116,7 @@ class _Recurrent(Original):
     _state: type[Any]
     _parameters_kind: ClassVar[type[Any]]
     _slope: float | None = 1.0  # of method "super": 1.1.0 does not use alpha there
+    once = ("record_states",)
 
     def __init__(self, input_size: int, hidden_size: int, p: Any, input_weights: Tensor | None,
                  recurrent_weights: Tensor | None, autapses: bool, dt: float,

@@ -100,6 +100,7 @@ class _Recurrent(Original):
 
     _adaptive: bool
     _kept: tuple[str, ...] = ("v_mem",)  # the states, without i_syn
+    unread = ("spike_fn", "reset_fn", "surrogate_grad_fn", "min_v_mem", "record_states")
 
     def _settle(self, spike_fn: Any, reset_fn: Any, surrogate_grad_fn: Any, min_v_mem: Any,
                 record_states: bool) -> None:

@@ -20,6 +20,7 @@ from . import functional
 from ._original import (
     Original,
     Shape,
+    all_ones,
     as_steps,
     enclosed,
     measured,
@@ -67,6 +68,9 @@ class _Recurrent(Original):
     """What both neurons share. _states: the names of what a call takes and returns."""
 
     _states: ClassVar[tuple[str, ...]]
+    unread = ("spike_grad", "inhibition", "init_hidden", "state_quant", "state_function",
+              "conv2d_channels", "kernel_size")
+    once = ("reset_delay",)
 
     def __init__(self, decays: dict[str, tuple[Any, bool]], V: Any, all_to_all: bool,
                  linear_features: int | None, conv2d_channels: int | None, kernel_size: Any,
@@ -210,7 +214,9 @@ class _Recurrent(Original):
         spk, *syn, mem = self._whole(x, given, shape)
         w, bias = self._recurrence(N)
         threshold, dynamics = self.threshold, self._dynamics
-        assert isinstance(threshold, Tensor)
+        factor = self.graded_spikes_factor
+        assert isinstance(threshold, Tensor) and isinstance(factor, Tensor)
+        all_ones(type(self).__name__, "graded_spikes_factor", factor)
         current = as_steps(x)
         current = current if bias is None else current + bias
         at_rest = all(value is None or not value.numel() for value in given)

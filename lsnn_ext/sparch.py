@@ -28,6 +28,7 @@ class _Recurrent(Original):
     each call, and from which they are drawn."""
 
     _limits: ClassVar[dict[str, tuple[float, float]]]
+    unread = ("spike_fct",)
 
     def __init__(self, input_size: int, hidden_size: int, batch_size: int, threshold: float = 1.0,
                  dropout: float = 0.0, normalization: str = "batchnorm", use_bias: bool = False,

@@ -29,6 +29,7 @@ from ._original import (
     qualified,
     refuse,
     state_of,
+    unwatched,
     watched,
 )
 
@@ -124,6 +125,7 @@ def _check_step_mode(value: str) -> None:
 
 class _Node(Stateful):
     """The constants of a neuron, and its membrane v; LinearRecurrentContainer computes with it."""
+    unread = ("surrogate_function", "store_v_seq")
 
     def __init__(self, decay_input: bool, v_threshold: float, v_reset: float | None,
                  surrogate_function: Any, detach_reset: bool, step_mode: str,
@@ -246,8 +248,7 @@ def _node_of(layer: str, theirs: Any) -> _Node:
         refuse(layer, "sub_module", type(theirs).__name__,
                "a LIFNode or ParametricLIFNode, or an nn.Sequential of an nn.Linear and one of "
                "them")
-    if watched(theirs):
-        refuse(layer, "sub_module", "one with hooks or a forward of its own", "one without")
+    unwatched(layer, "sub_module", theirs)
     if theirs._neuron_precision is not None:
         refuse(layer, "sub_module", f"a precision of {theirs._neuron_precision}", "that of x")
     rest = theirs.v_reset or 0.0
@@ -324,6 +325,7 @@ class LinearRecurrentContainer(Original):
         if not isinstance(node, _Node):
             refuse(type(self).__name__, "sub_module", type(node).__name__,
                    "a node of lsnn_ext.spikingjelly, or an nn.Sequential of an nn.Linear and one")
+        unwatched(type(self).__name__, "sub_module", sub)
         return node
 
     def _folded(self) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -1,4 +1,5 @@
 """What all classes that stand for another package's layer have in common."""
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -81,6 +82,54 @@ def test_under_autocast(name: str) -> None:
     if name.startswith(("snnTorch", "sinabs")):  # these multiply nothing in front of the neurons
         assert torch.equal(spikes.float(), _from_rest(layer, x.float()))
     assert _from_rest(layer.bfloat16(), x).any()
+
+
+SETTINGS = [(name, setting) for name, (made, _) in LAYERS.items()
+            for setting in (*type(made()).unread, *type(made()).once)]
+
+
+@pytest.mark.parametrize(("name", "setting"), SETTINGS)
+def test_a_setting_that_is_read_once_cannot_be_changed(name: str, setting: str) -> None:
+    """An attribute would be set, and nothing would follow it."""
+    layer = LAYERS[name][0]()
+    kept = vars(layer).get(setting)
+    for one in (layer, copy.deepcopy(layer)):
+        for value in (True, nn.Identity(), torch.ones(1)):
+            with pytest.raises(Refused, match=f"^{type(layer).__name__}: {setting}: expected to be "
+                                              f"given when the layer is made, .*got it set after"):
+                setattr(one, setting, value)
+        assert vars(one).get(setting) == kept and setting not in one._modules
+
+
+def test_what_has_settings_that_are_read_once() -> None:
+    assert {name.split()[0] for name, _ in SETTINGS} == {"norse", "snnTorch", "sinabs", "sparch"}
+    for kind in (spikingjelly.LIFNode, spikingjelly.ParametricLIFNode):
+        for surrogate in (spikingjelly.ATan(), nn.Identity()):
+            with pytest.raises(Refused, match="LIFNode: surrogate_function: expected to be given"):
+                kind().surrogate_function = surrogate
+
+
+@pytest.mark.parametrize("projected", [False, True])
+def test_hooks_that_come_later_are_refused(projected: bool) -> None:
+    node = spikingjelly.LIFNode()
+    sub = nn.Sequential(nn.Linear(N, N), node) if projected else node
+    layer = spikingjelly.LinearRecurrentContainer(sub, N, N, step_mode="m")
+    x = torch.rand(T, B, N)
+    for part in sub.modules():
+        handle = part.register_forward_hook(lambda *_: None)
+        with pytest.raises(Refused, match="LinearRecurrentContainer: sub_module.* with hooks"):
+            layer(x)
+        handle.remove()
+    layer(x)
+
+
+@pytest.mark.parametrize("name", ["snnTorch RLeaky", "snnTorch RSynaptic"])
+def test_a_factor_that_comes_with_a_state_dict(name: str) -> None:
+    layer = LAYERS[name][0]()
+    layer.load_state_dict(layer.state_dict() | {"graded_spikes_factor": torch.tensor(2.0)})
+    for call, x in ((layer, torch.rand(T, B, N)), (layer, torch.rand(B, N))):
+        with pytest.raises(Refused, match=f"{name[9:]}: graded_spikes_factor: expected 1, got 2"):
+            call(x)
 
 
 def test_all_are_registered_by_their_originals() -> None:
