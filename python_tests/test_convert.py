@@ -5,6 +5,7 @@ import pickle
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -232,6 +233,14 @@ def test_without_verify_the_report_says_that_nothing_was_shown() -> None:
     model, report = lsnn_ext.convert(_norse())
     assert report.comparison is None and report.speed is None and "NOT VERIFIED" in str(report)
     assert type(model.parts[1]) is lsnn_ext.norse.LSNNRecurrent
+
+
+def test_a_model_that_became_slower_is_told_why() -> None:
+    _, report = _converted(_norse(), repeats=1)
+    assert report.speed is not None
+    for after, slower in ((0.5, False), (2.0, True)):
+        text = str(replace(report, speed=replace(report.speed, before=1.0, after=after)))
+        assert ("slower than before, as where a call has one step or few" in text) is slower
 
 
 def test_silent_layers_are_named() -> None:

@@ -181,6 +181,9 @@ class Report:
             text.append(f"forward and backward, {self.speed.repeats} rounds in turns, "
                         f"{self.speed.threads} thread{'s' * (self.speed.threads > 1)}: "
                         f"{self.speed}")
+            if self.speed.gain < 1:
+                text.append("  slower than before, as where a call has one step or few: hand the "
+                            "layers whole sequences, or lsnn_ext.revert")
         for one in self.in_loop:
             text += self._loop(one)
         if self.left:
