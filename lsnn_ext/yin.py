@@ -81,6 +81,7 @@ class SRNN(Original):
     """
 
     original = "SRNN_layers.spike_rnn.spike_rnn"
+    once = ("b_j0",)
 
     def __init__(self, input_dim: int, output_dim: int, tauM: float = 20,
                  tauAdp_inital: float = 100, tau_initializer: str = "normal",
@@ -120,6 +121,9 @@ class SRNN(Original):
         given = {word: constants[word] for word in wanted}
         if inspect.signature(update).parameters["dt"].default != 1:
             refuse(name, "dt", inspect.signature(update).parameters["dt"].default, "1")
+        start = getattr(module, "b_j0", given["b_j0_value"])  # of the adaptation, in the programs
+        if not bool((torch.as_tensor(start) == given["b_j0_value"]).all()):
+            refuse(name, "b_j0", start, f"{given['b_j0_value']}, the b_j0_value beside the class")
         self._shape = _shape(name, given["surrograte_type"], given["gamma"], given["lens"])
         _hold_update(name, update, self._shape, given, module.device)
         self.input_dim, self.output_dim = module.input_dim, module.output_dim

@@ -102,7 +102,8 @@ def test_a_setting_that_is_read_once_cannot_be_changed(name: str, setting: str) 
 
 
 def test_what_has_settings_that_are_read_once() -> None:
-    assert {name.split()[0] for name, _ in SETTINGS} == {"norse", "snnTorch", "sinabs", "sparch"}
+    assert {name.split()[0] for name, _ in SETTINGS} == {
+        "norse", "snnTorch", "sinabs", "sparch", "Yin"}
     for kind in (spikingjelly.LIFNode, spikingjelly.ParametricLIFNode):
         for surrogate in (spikingjelly.ATan(), nn.Identity()):
             with pytest.raises(Refused, match="LIFNode: surrogate_function: expected to be given"):

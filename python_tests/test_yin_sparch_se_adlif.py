@@ -121,6 +121,16 @@ def test_srnn_takes_the_constants_beside_the_class(change: dict[str, Any],
     assert_equal(steps, sequence, {"x": x, **dict(theirs.named_parameters())}, 1e-12)
 
 
+@pytest.mark.parametrize("start", [0.25, torch.full((N,), 0.25)])
+def test_an_adaptation_that_starts_elsewhere(start: Any) -> None:
+    """In the programs b_j0 of the layer is where the adaptation starts, and the threshold is the
+    constant beside the class."""
+    theirs: Any = published.SpikeRNN(I, N)
+    theirs.b_j0 = start
+    with pytest.raises(Refused, match=r"^SRNN: b_j0: expected 0\.5, the b_j0_value .* got "):
+        yin.SRNN.from_original(theirs)
+
+
 def test_refusals_of_srnn(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = published.SpikeRNN(I, N)
     with pytest.raises(Refused, match="tau_initializer: expected 'normal'"):
