@@ -40,7 +40,8 @@ INPUTS = 2 * PER_VALUE + 4 * PER_FLAG
 TARGET_RATE = 0.02
 TRACE, NEAR = 0.95, 0.2  # PPO's: lambda of the advantages, and how far a ratio may be from 1
 # The gap of a network's training is an action longer every so many iterations until it has so many
-# ms; after that whenever a goal took less time without it (ms), and shorter where it took more.
+# ms; after that whenever goals after the first took less time without it (ms), and shorter where
+# they took more.
 EASY_ITERATIONS, EASY_GAP, LEARNED, LOST = 10, 100.0, 75.0, 90.0
 GOALS = 10  # as many are timed
 GAPS = (0, 0.5, 1, 1.5, 2)  # darkness in the test, as parts of --gap; training goes to the last
@@ -180,13 +181,14 @@ class Run(Pair):
         options = self.options
         gap = {name: self.gap(name) for name in self.nets}
         seed = int(torch.randint(2**31, (), generator=self.random))
-        episodes, better = {}, {}
+        episodes, better, took = {}, {}, {}
         for name in self.nets:
             net = self.policy(name)
             episodes[name] = play(net, options, options.batch, gap[name],
                                   torch.Generator().manual_seed(seed))
             better[name] = advantages(episodes[name].reward, episodes[name].value, options.gamma)
-            self.keep_best(name, goals_of(episodes[name].reward), gap[name])
+            took[name] = later_goals(episodes[name].reward, options.hold, gap[name], options.ms)
+            self.keep_best(name, took[name], gap[name])
 
         mine = processes.share(options.batch)
 
@@ -204,7 +206,7 @@ class Run(Pair):
             shift = processes.mean((ratio - 1).abs().mean(), items)
             return (processes.mean(ppo_loss(ratio, advantage[:, mine]) + worth, items),
                     options.reg * (rate - TARGET_RATE).square().mean(),
-                    {"goals": goals_of(past.reward), "gap": gap[name],
+                    {"goals": goals_of(past.reward), "gap": gap[name], "later": took[name],
                      "rate": rate.mean().item(), "shift": shift.item()})
 
         rate = training.learning_rate(self.done(), options.lr)
@@ -218,26 +220,23 @@ class Run(Pair):
 
     def gap(self, name: str) -> float:
         """ms of darkness in the next iteration of this network."""
-        longest, hold, ms = GAPS[-1] * self.options.gap, self.options.hold, self.options.ms
+        longest, hold = GAPS[-1] * self.options.gap, self.options.hold
         if not longest or not self.history:
             return 0.0
-        goals, gap = (self.history[-1][self.column(name, value)] for value in ("goals", "gap"))
+        took, gap = (self.history[-1][self.column(name, value)] for value in ("later", "gap"))
         if gap < EASY_GAP:
             gap += hold * (len(self.history) % EASY_ITERATIONS == 0)
-        elif self.has_learned(goals, gap):
+        elif took < LEARNED:
             gap += hold
-        elif goals * (gap + LOST) < ms and gap - hold >= EASY_GAP:
+        elif took > LOST and gap - hold >= EASY_GAP:
             gap -= hold
         return min(longest, gap)
 
-    def has_learned(self, goals: float, gap: float) -> bool:
-        """Whether agents that reached so many goals were fast in the light."""
-        return goals * (gap + LEARNED) > self.options.ms
-
-    def keep_best(self, name: str, goals: float, gap: float) -> None:
-        """Keeps the weights that bridged the longest darkness: a policy may forget it again."""
+    def keep_best(self, name: str, took: float, gap: float) -> None:
+        """Keeps the weights that bridged the longest darkness: a policy may forget it again. took:
+        ms to goals after the first."""
         best = self.carried.setdefault("best", {})
-        if gap >= max(EASY_GAP, best.get(name, {}).get("gap", 0)) and self.has_learned(goals, gap):
+        if gap >= max(EASY_GAP, best.get(name, {}).get("gap", 0)) and took < LEARNED:
             best[name] = {"gap": gap, "iteration": len(self.history),
                           "weights": {key: value.clone() for key, value
                                       in self.nets[name].state_dict().items()
@@ -277,17 +276,23 @@ def times(reward: Tensor, hold: int, gap: float) -> tuple[list[float], list[int]
     return [sum(ms) / len(ms) for ms in took if ms], [len(ms) for ms in took if ms]
 
 
-def later(net: Policy, options: argparse.Namespace) -> dict[str, float]:
+def later_goals(reward: Tensor, hold: int, gap: float, episode: float) -> float:
+    """Mean ms to all goals but the first, without the gap; those of an episode where there is
+    none."""
+    ms, agents = times(reward, hold, gap)
+    if not agents[1:]:
+        return float(episode)
+    return sum(a * b for a, b in zip(ms[1:], agents[1:], strict=True)) / sum(agents[1:])
+
+
+def by_darkness(net: Policy, options: argparse.Namespace) -> dict[str, float]:
     """Mean ms to all goals of an episode but the first, without the gap, by the ms of the gap."""
     found = {}
     for part in GAPS:
         gap = round(part * options.gap / options.hold) * options.hold
         random = torch.Generator().manual_seed(options.seed + 1_000_000)
         reward = play(net, options, options.test_agents, gap, random).reward
-        ms, agents = times(reward, options.hold, gap)
-        if agents[1:]:
-            found[str(gap)] = sum(a * b for a, b in zip(ms[1:], agents[1:], strict=True)) / sum(
-                agents[1:])
+        found[str(gap)] = later_goals(reward, options.hold, gap, options.ms)
     return found
 
 
@@ -306,7 +311,7 @@ def test(run: Run) -> tuple[dict[str, dict[str, Any]], dict[str, Episodes]]:
             ms, agents = times(episodes.reward, options.hold, options.gap)
             found[name] |= {"goals": goals_of(episodes.reward), "ms": ms, "agents": agents}
             if options.gap:
-                found[name]["later"] = later(net, options)
+                found[name]["later"] = by_darkness(net, options)
     return found, shown
 
 

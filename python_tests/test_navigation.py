@@ -150,13 +150,12 @@ def test_darkness_grows_as_it_is_learned() -> None:
                                                "--ms", "1000"]))
     assert run.gap("LSNN") == 0
     told = []
-    # 100 of 1000 / 5.7 ms are dark
-    for goals in 105 * [0.0] + [5.7, 5.9, 5.9, 5.9, 5.9, 4.7, 4.7, 5.1, 5.1, 0.0, 0.0]:
-        run.history.append({"goals": goals, "gap": run.gap("LSNN"), "lif_goals": 0.0,
+    for took in 105 * [1000.0] + [76.0, 74.0, 74.0, 74.0, 80.0, 91.0, 91.0, 89.0, 91.0, 1000.0]:
+        run.history.append({"later": took, "gap": run.gap("LSNN"), "lif_later": 1000.0,
                             "lif_gap": run.gap("LIF")})
         told.append(run.gap("LSNN"))
     assert told[8:10] == [0, 10] and told[98:105] == [90, *6 * [100]]
-    assert told[105:] == [100, 110, 120, 120, 120, 110, 100, 100, 100, 100, 100]
+    assert told[105:] == [100, 110, 120, 120, 120, 110, 100, 100, 100, 100]
     assert run.gap("LIF") == 100
     assert navigation.Run(navigation.arguments([*SMALL, "--iterations", "9"])).gap("LSNN") == 0
 
@@ -166,11 +165,11 @@ def test_the_longest_darkness_is_kept(tmp_path: Path) -> None:
     run = navigation.Run(navigation.arguments([*SMALL, "--iterations", "9", "--gap", "100", "--ms",
                                                "1000", "--out", str(tmp_path)]))
     weight = run.policy("LSNN").readout.weight
-    passed = [(9.0, 90), (5.8, 100), (5.8, 110), (5.8, 110), (5.0, 120), (5.8, 100)]
-    for iteration, (goals, gap) in enumerate(passed):
+    passed = [(50.0, 90), (74.0, 100), (74.0, 110), (74.0, 110), (76.0, 120), (50.0, 100)]
+    for iteration, (took, gap) in enumerate(passed):
         with torch.no_grad():
             weight.fill_(iteration)
-        run.keep_best("LSNN", goals, gap)
+        run.keep_best("LSNN", took, gap)
         run.history.append({})
     before = run.policy("LIF").readout.weight.clone()
     assert run.take_best() == {"LSNN": {"gap": 110, "iteration": 3}, "LIF": {}}
@@ -194,6 +193,8 @@ def test_times() -> None:
     reward[[4, 10, 20], 0] = 1
     reward[9, 1] = 0.98
     assert navigation.times(reward, 10, 30) == ([75.0, 30.0, 70.0], [2, 1, 1])
+    assert navigation.later_goals(reward, 10, 30, 300) == 50
+    assert navigation.later_goals(reward[:8], 10, 30, 300) == 300
 
 
 def test_the_dark_of_the_test() -> None:
@@ -206,7 +207,7 @@ def test_the_dark_of_the_test() -> None:
         assert net.readout.bias is not None
         net.readout.bias.copy_(torch.tensor([1.0, 0.0, 0.0]))
         net.log_std.fill_(-0.5)
-    found = navigation.later(net, options)
+    found = navigation.by_darkness(net, options)
     assert list(found) == ["0", "20", "40", "60", "80"]
     assert max(found.values()) < 1.5 * min(found.values()), found
 
