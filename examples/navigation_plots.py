@@ -57,7 +57,7 @@ def picture(shown: dict[str, Any], history: list[dict[str, float]],
             learning.plot(goals, color=colour, alpha=0.25, linewidth=0.6)
             learning.plot(smooth(goals, 20), color=colour, linewidth=1.8, label=name)
         ms.set(xlabel="goal of an episode", ylabel="ms to it, without the gap", ylim=(0, None))
-        ms.set_title("First found, then remembered")
+        ms.set_title("From goal to goal")
         ms.legend()
         learning.set(xlabel="iteration", ylabel="goals an episode", ylim=(0, None))
         learning.set_title("Training")
