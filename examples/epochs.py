@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import processes
-from pair import Learners
+from pair import Learners, weights_of
 from training import Values, count
 
 
@@ -85,10 +85,8 @@ class BestEpoch(Epochs):
         best = self.carried.setdefault("best", {})
         for name in self.learners:
             if name not in best or shares[name] > best[name]["valid"]:
-                weights = {key: value.clone() for key, value
-                           in self.candidate(name).state_dict().items()
-                           if isinstance(value, Tensor)}
-                best[name] = {"valid": shares[name], "epoch": epoch, "weights": weights}
+                best[name] = {"valid": shares[name], "epoch": epoch,
+                              "weights": weights_of(self.candidate(name))}
 
     def take_best(self) -> dict[str, dict[str, Any]]:
         """Looks a last time, gives each network its best weights, which the checkpoint has too, and

@@ -30,7 +30,7 @@ import training
 from arena import Arena
 from lsnn_ext import LSNN, LSNNState, functional
 from navigation_plots import picture
-from pair import Pair, run_task
+from pair import Pair, run_task, weights_of
 from training import Values, count, number
 
 PER_VALUE, WIDTH, PEAK = 20, 0.12, 0.3  # neurons, width of a tuning curve, spikes per ms at its top
@@ -238,9 +238,7 @@ class Run(Pair):
         best = self.carried.setdefault("best", {})
         if gap >= max(EASY_GAP, best.get(name, {}).get("gap", 0)) and took < LEARNED:
             best[name] = {"gap": gap, "iteration": len(self.history),
-                          "weights": {key: value.clone() for key, value
-                                      in self.nets[name].state_dict().items()
-                                      if isinstance(value, Tensor)}}
+                          "weights": weights_of(self.nets[name])}
 
     def take_best(self) -> dict[str, dict[str, Any]]:
         """Gives each network the weights that were kept, if any; what is known of them."""

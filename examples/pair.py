@@ -46,6 +46,12 @@ def with_setting(options: argparse.Namespace, quick: dict[str, Any],
     return options
 
 
+def weights_of(net: nn.Module) -> dict[str, Tensor]:
+    """A copy of its weights as they are."""
+    return {key: value.clone() for key, value in net.state_dict().items()
+            if isinstance(value, Tensor)}
+
+
 # ------------------------------------------------------------------------------------------ the run
 class Learners(training.Run):
     """A run of several networks, by their names, each with an optimizer of its own."""
