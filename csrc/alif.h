@@ -137,6 +137,22 @@ struct LeakyBackward {
   void* gp_first;  // [n] written
 };
 
+// A linear map beside a layer, y = x W^T + bias: the projection of its inputs. The CUDA kernels
+// take inputs as bits alone, and no gradients that repeat.
+struct Linear {
+  int64_t R, I, N;
+  const void* x;  // [R,I], or not read: see bits
+  const void* w;  // [N,I], strides below; forward only
+  int64_t w_stride_n, w_stride_i;
+  const void* bias;  // [N] or null; forward only
+  void* y;  // [R,N] written; forward only
+  const void* g;  // [g_rows,N] dL/dy; backward only
+  int64_t g_rows;  // row r has the gradient r % g_rows; R, or fewer where they repeat
+  void* gw;  // [N,I] written; backward only
+  void* gbias;  // [N] written, or null; the CPU alone
+  const uint32_t* bits = nullptr;  // [R,words(I)] of inputs that are 0 or 1, in place of x
+};
+
 // State carried between steps; null pointers in an output mean "not wanted".
 struct State {
   void *v, *a, *i, *r;  // [B,N]

@@ -17,7 +17,8 @@ def linear(x: Tensor | PackedSpikes, weight: Tensor, bias: Tensor | None = None)
 
     Args:
         x: (..., I), or spikes (T, B, I) as bits: those of layer(..., spikes="bits").packed, which
-            are never written as numbers on the CPU.
+            are never written as numbers on the CPU, nor on CUDA in float32 from compute capability
+            8.0 on.
         weight: (N, I).
         bias: (N,) or None.
 
@@ -55,19 +56,21 @@ def check_kernels(name: str, x: Tensor) -> None:
 _said: set[str] = set()
 
 
-def say_if_cpu_alone(name: str, what: str, x: Tensor, instead: str, stacklevel: int) -> None:
+def say_if_cpu_alone(name: str, what: str, x: Tensor, instead: str, stacklevel: int,
+                     known: str = "the CPU kernels alone") -> None:
     """A warning, once for each argument, where x lies on a device whose kernels have not what the
     argument asks for, so that it changes nothing there.
 
-    name: of the argument; what: which of its values; instead: what is done.
+    name: of the argument; what: which of its values; instead: what is done; known: to which
+    kernels.
     """
     if torch.compiler.is_compiling() or x.device.type == "meta" or not _ops.available:
         return
     if _ops.cpu_kernels(x) or name in _said:
         return
     _said.add(name)
-    warnings.warn(f"{name}: {what}: known to the CPU kernels alone, got tensors for those of "
-                  f"CUDA: {instead}; this is said once", UserWarning, stacklevel=stacklevel)
+    warnings.warn(f"{name}: {what}: known to {known}, got tensors for those of CUDA: {instead}; "
+                  "this is said once", UserWarning, stacklevel=stacklevel)
 
 
 def say_slow(stacklevel: int) -> None:

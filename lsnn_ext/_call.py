@@ -167,23 +167,25 @@ def of_inputs(
     keeps_order = lengths is None or lengths.order is None
     chosen = route(x, w_in, (w_rec, bias), w_out, spikes, keeps_order, bool(neuron.smooth),
                    lengths is None)
-    if isinstance(x, PackedSpikes):
-        say_if_cpu_alone(name, "inputs as bits", like,
-                         "they are made numbers (T, B, I)", 5)
-    if spikes == "bits":
-        say_if_cpu_alone("spikes", "returning 'bits'", like,
-                         "numbers (T, B, N) are returned and packed, which saves no memory", 5)
     x_bits: Tensor | None = None
     if isinstance(x, PackedSpikes):
-        x, x_bits = (x.carrier, x.bits) if chosen.is_fused else (x.numbers(), None)
+        if chosen.is_fused:
+            x_bits, x = x.bits, x.carrier
+        elif chosen.projection == "torch":
+            say_if_cpu_alone(name, f"inputs as bits in {like.dtype}".replace("torch.", ""), like,
+                             "they are made numbers (T, B, I)", 5,
+                             known="the CPU kernels, and in float32 to those of CUDA from compute "
+                                   "capability 8.0 on")
+            x = x.numbers()
     elif chosen.is_fused:
         x_bits = _ops.spike_bits(x)
         x = x if x_bits is None else empty_carrier(x, T, B, I)
     if chosen.is_fused:
+        assert isinstance(x, Tensor)
         current = x
         fused = _Fused(w_in, bias, x_bits)
     else:
-        if lengths is not None:  # the projection reads all steps
+        if lengths is not None and isinstance(x, Tensor):  # the projection reads all steps
             x = x.masked_fill(lengths.ended(T, x.device), 0.0)
         current = _ops.linear(x, w_in, bias, chosen.projection)
         fused = _Fused()
@@ -199,7 +201,7 @@ def of_inputs(
     wanted = spikes or w_out is None
     requested = {"spikes"} if wanted or reads_numbers or not _ops.cpu_kernels(like) else set()
     if chosen.returns_bits:
-        requested = {"bits"}
+        requested = {"bits"} if _ops.cpu_kernels(like) else {"spikes", "bits"}
     out, z = _outputs(current, w_rec, neuron, fused, requested)
     p, p_last = (None, None) if w_out is None else (out.p, out.p_last)
     if reads_numbers:

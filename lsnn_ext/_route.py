@@ -22,11 +22,12 @@ class Route(NamedTuple):
                  N) nor its gradient is ever written. On the CPU, for inputs that are mostly zero
                  and for spikes as bits
     ``events``   in front of it, by an operator that adds rows of w_in for what is not zero. For the
-                 same inputs as fused, where w_rec or bias has another dtype
+                 same inputs as fused, where w_rec or bias has another dtype; on CUDA for spikes as
+                 bits in float32, from compute capability 8.0 on
     ``product``  in front of it, a product of matrices in reused memory. On the CPU, for dense
                  inputs
     ``torch``    in front of it, torch.nn.functional.linear: short calls, other devices, autocast,
-                 torch.compile, subclasses of tensors; and bits that cannot be fused, as numbers
+                 torch.compile, subclasses of tensors; and all other bits, as numbers
 
     The readout is fused too, on CUDA where its weights fit and all sequences have T steps; or it
     stands behind as an operator of its own and reads the spikes as numbers. Spikes are returned as
@@ -56,7 +57,8 @@ def route(
     alike = all(other is None or other.dtype == like.dtype for other in others)
     if isinstance(x, PackedSpikes):
         projection = (
-            "fused" if alike and keeps_order and _ops.cpu_operators_take(like, w_in) else "torch"
+            "fused" if alike and keeps_order and _ops.cpu_operators_take(like, w_in)
+            else "events" if alike and _ops.cuda_multiplies_bits(like, w_in) else "torch"
         )
     else:
         projection = projection_of(x, w_in)
@@ -67,7 +69,8 @@ def route(
         or has_no_lengths and _ops.cuda_fuses(like, w_out))
     reads_no_numbers = w_out is None or fused_readout
     returns_bits = (spikes == "bits" and keeps_order and not smooth and reads_no_numbers
-                    and _ops.cpu_operators_take(like, w_in))
+                    and (_ops.cpu_operators_take(like, w_in)
+                         or _ops.cuda_operators_take(like, w_in)))
     return Route(projection, fused_readout, returns_bits)
 
 
@@ -83,7 +86,9 @@ def linear_of(x: Tensor | PackedSpikes,
     """The same of functional.linear, which may be a readout: x is larger than the product then, and
     so is its gradient."""
     if isinstance(x, PackedSpikes):
-        return "events" if _ops.cpu_operators_take(x.carrier, weight) else "torch"
+        takes = (_ops.cpu_operators_take(x.carrier, weight)
+                 or _ops.cuda_multiplies_bits(x.carrier, weight))
+        return "events" if takes else "torch"
     if not (_ops.reused(x, weight) or _ops.reused_gradient(x, weight)):
         return "torch"
     pays = weight.shape[0] >= _ops.SCARCE_OUTPUTS and _ops.mostly_zero(x)

@@ -189,8 +189,8 @@ def layer(
             Default none.
         spikes: whether to return the spikes; without w_out they always are. "bits": packed, for the
             next layer. The backward pass keeps these bits anyway, so returning them takes no
-            further memory. The CPU kernels write and read them; elsewhere they are made of numbers,
-            which saves nothing, and a warning says so once.
+            further memory. As inputs they are read as bits on the CPU, and on CUDA in float32 from
+            compute capability 8.0 on; elsewhere they are made numbers, and a warning says so once.
         **neuron: the keyword arguments of alif.
 
     Returns:

@@ -306,7 +306,7 @@ def leaky_readout_backward(d: Draw) -> Call:
 def linear_events_backward(d: Draw) -> Call:
     R, N, I, dtype = rows(d)
     args = {"g": d.real(-1, 1, R, N, dtype=dtype), "x": d.spikes(0.1, R, I, dtype=dtype),
-            "bits": bits_of_rows(d, R, I)}
+            "bits": bits_of_rows(d, R, I), "bias": d.chance(0.7)}
     return _raw(d, "linear_events_backward", args)
 
 

@@ -46,27 +46,13 @@ def _said(**given: Any) -> tuple[functional.Layered, list[str]]:
 
 
 @needs_cuda_kernels
-@pytest.mark.parametrize(("given", "text"), [
-    ({"checkpoint_every": 16}, "checkpoint_every: a state every 16 steps: known to the CPU"),
-    ({"spikes": "bits"}, "spikes: returning 'bits': known to the CPU kernels alone"),
-])
-def test_what_the_gpu_lacks_is_said_once(given: dict[str, Any], text: str) -> None:
+def test_what_the_gpu_lacks_is_said_once() -> None:
     plain, nothing = _said()
     assert nothing == []
-    out, said = _said(**given)
-    assert len(said) == 1 and text in said[0] and "this is said once" in said[0]
-    assert _said(**given)[1] == []
-    spikes = out.spikes if out.packed is None else out.packed.numbers()
-    assert spikes is not None and plain.spikes is not None
-    assert_same("spikes", spikes.detach(), plain.spikes.detach())
-
-
-@needs_cuda_kernels
-def test_inputs_as_bits_are_said_to_become_numbers() -> None:
-    x, *_ = _tensors()
-    out, said = _said(x=functional.pack_spikes(x))
-    assert len(said) == 1 and "x: inputs as bits: known to the CPU kernels alone" in said[0]
-    plain, _ = _said()
+    out, said = _said(checkpoint_every=16)
+    assert len(said) == 1 and "this is said once" in said[0]
+    assert "checkpoint_every: a state every 16 steps: known to the CPU kernels alone" in said[0]
+    assert _said(checkpoint_every=16)[1] == []
     assert out.spikes is not None and plain.spikes is not None
     assert_same("spikes", out.spikes.detach(), plain.spikes.detach())
 

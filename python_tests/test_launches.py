@@ -80,7 +80,10 @@ def _weights(*shape: int) -> Tensor:
 def _layer(learned: bool, tensors: bool = True, **given: Any) -> Callable[[], Any]:
     """Calls of functional.layer, forward or forward and backward."""
     torch.manual_seed(0)
-    x, w_in, w_rec = (torch.rand(T, B, I) < 0.3).float(), _weights(N, I), _weights(N, N)
+    x: Any = (torch.rand(T, B, I) < 0.3).float()
+    w_in, w_rec = _weights(N, I), _weights(N, N)
+    if given.pop("bits", False):
+        x = functional.pack_spikes(x)
     neuron = {name: torch.full((N,), value) if tensors else value
               for name, value in ADAPTIVE.items()}
     weights = [w_in, w_rec]
@@ -120,6 +123,8 @@ def _module(module: torch.nn.Module, learned: bool) -> Callable[[], Any]:
     ("forward, coefficients as numbers", lambda: _layer(False, tensors=False), 3),
     ("forward and backward", lambda: _layer(True), 8),
     ("forward and backward, readout", lambda: _layer(True, readout=True), 11),
+    ("forward, inputs as bits", lambda: _layer(False, bits=True), 4),
+    ("forward and backward, inputs as bits", lambda: _layer(True, bits=True), 10),
     ("ALIF, forward", lambda: _module(ALIF(I, N), False), 3),
     ("ALIF, forward and backward", lambda: _module(ALIF(I, N), True), 9),
     ("LSNN, forward", lambda: _module(LSNN(I, N // 2, N // 2, O), False), 4),

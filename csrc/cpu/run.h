@@ -8,20 +8,7 @@ namespace lsnn::cpu {
 template <class T> void forward(const ForwardArgs& args, Parallel parallel);
 template <class T> void backward(const BackwardArgs& args, Parallel parallel);
 
-// y = x W^T + bias for rows that are mostly zero, as spikes are.
-struct Linear {
-  int64_t R, I, N;
-  const void* x;     // [R,I], or not read: see bits
-  const void* w;     // [N,I], strides below; forward only
-  int64_t w_stride_n, w_stride_i;
-  const void* bias;  // [N] or null; forward only
-  void* y;           // [R,N] written; forward only
-  const void* g;     // [g_rows,N] dL/dy; backward only
-  int64_t g_rows;    // row r has the gradient r % g_rows; R, or fewer where they repeat
-  void* gw;          // [N,I] written; backward only
-  void* gbias;       // [N] written, or null
-  const uint32_t* bits = nullptr;  // [R,words(I)] of inputs that are 0 or 1, in place of x
-};
+// The linear map of rows that are mostly zero, as spikes are.
 template <class T> void linear_forward(const Linear& args, Parallel parallel);
 template <class T> void linear_backward(const Linear& args, Parallel parallel);
 

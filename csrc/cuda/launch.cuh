@@ -148,11 +148,6 @@ template <class T, class W> struct BackwardWorkspace {
   }
 };
 
-template <class T> void sum_partial(const char* what, const SumJob<T>& job, void* stream) {
-  const int64_t blocks = (job.n + 255) / 256;
-  launch(what, {blocks < 4096 ? blocks : 4096, 256, 0, 1, stream}, &sum_partial_kernel<T>, job);
-}
-
 // The sums of the slices: by tensor cores, and by events all steps or those that tensor cores leave
 // out, whose spikes, any numbers, come before the sequence.
 template <class T> void weight_gradient(const BackwardArgs& f, const Plan& plan,
@@ -161,9 +156,13 @@ template <class T> void weight_gradient(const BackwardArgs& f, const Plan& plan,
   int64_t by_events = l.T * l.B;
   if constexpr (std::is_same_v<T, float>)
     if (plan.tensor_cores) {
-      const int64_t delay = l.delays[0], slice = f.first.z ? l.N * l.N : 0;
-      launch_spike_product({f, *plan.tensor_cores, delay, partial_sums + slice}, stream);
-      by_events = f.first.z ? by_events - spike_products(l, delay) : 0;
+      // Item i of the product has the spikes of item i of [T,B] and dL/dc of d + 1 steps later.
+      const int64_t later = (l.delays[0] + 1) * l.B * l.N, items = spike_products(l, l.delays[0]),
+                    slice = f.first.z ? l.N * l.N : 0;
+      launch_spike_product({f.saved.bits, (const float*)f.gx + later, items, l.N, l.N,
+                            *plan.tensor_cores, partial_sums + slice},
+                           stream);
+      by_events = f.first.z ? by_events - items : 0;
     }
   if (by_events == 0) return;
   const WeightTiles& tiles = plan.tiles;

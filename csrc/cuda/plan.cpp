@@ -178,12 +178,29 @@ Possible lsnn_backward_pass(const Device& device, const Layer& l, Storage s) {
                                                ? "its surrogate is the triangle"
                                                : refused);
 }
+namespace {
+
+// Of the steps and items, with so many tiles.
+int slices(const Device& device, int64_t tiles, int64_t items) {
+  return (int)std::clamp<int64_t>(device.sms / tiles, 1, std::max<int64_t>(ceiling(items, 256), 1));
+}
+
+}  // namespace
+
+SpikeTiles spike_tiles(const Device& device, int64_t M, int64_t N, int64_t K) {
+  SpikeTiles s;
+  s.down = (int)ceiling(M, 32 * words_of_warp * warps_down);
+  s.across = (int)ceiling(N, 32 * warps_across);
+  s.slices = slices(device, std::max<int64_t>(s.count(), 1), K);
+  return s;
+}
+
 std::string no_tensor_cores(const Device& device, const Layer& l, Storage s) {
   if (l.options.kernels == Kernels::general) return "the general kernels were asked for";
   if (s == Storage::f64) return "they make three bfloat16 numbers of a float32";
   if (l.S != 1) return "they take one delay for all synapses";
   if (l.smooth) return "they take spikes of 0 and 1";
-  if (device.capability < 80) return "bfloat16 needs compute capability 8.0";
+  if (!has_tensor_cores(device)) return "bfloat16 needs compute capability 8.0";
   return "";
 }
 Possible backward_pass(Design design, const Device& device, const Layer& l, Storage s) {
@@ -303,16 +320,9 @@ Plan choose(const Device& device, const Layer& l, Storage storage, const Activit
   t.down = (int)ceiling(l.N, t.rows);
   t.across = (int)ceiling(l.N, t.columns);
   t.matrices = std::max((int)matrices(l), 1);
-  auto slices = [&](int64_t count, int64_t items) {
-    return (int)std::clamp<int64_t>(device.sms / count, 1,
-                                    std::max<int64_t>(ceiling(items, 256), 1));
-  };
-  t.slices = slices(t.count(), l.T * l.B);
+  t.slices = slices(device, t.count(), l.T * l.B);
   if (no_tensor_cores(device, l, storage).empty()) {
-    SpikeTiles& s = plan.tensor_cores.emplace();
-    s.down = (int)ceiling(l.N, 32 * words_of_warp * warps_down);
-    s.across = (int)ceiling(l.N, 32 * warps_across);
-    s.slices = slices(s.count(), spike_products(l, l.delays[0]));
+    plan.tensor_cores = spike_tiles(device, l.N, l.N, spike_products(l, l.delays[0]));
     t.slices = 1;
   }
   return plan;

@@ -119,6 +119,12 @@ Storage backward_storage(const Device&, const Layer& l, Storage);
 // Throws std::invalid_argument when that one cannot run the layer.
 Plan choose(const Device&, const Layer& l, Storage, const Activity&);
 
+// Whether the device and the code have bfloat16 for tensor cores.
+inline bool has_tensor_cores(const Device& device) { return device.capability >= 80; }
+// Of a product of spikes [K,M] with numbers [K,N] by tensor cores; as many slices of K as SMs can
+// work on.
+SpikeTiles spike_tiles(const Device&, int64_t M, int64_t N, int64_t K);
+
 // Why tensor cores cannot make the weight gradient; nothing where they can.
 std::string no_tensor_cores(const Device&, const Layer& l, Storage);
 

@@ -3,7 +3,7 @@
 namespace lsnn::cuda {
 
 void launch_spike_product(const SpikeProductJob& job, void* stream) {
-  const bool whole = job.f.layer.N % 4 == 0 && on_boundaries(job.f.gx, job.partial_sums);
+  const bool whole = job.N % 4 == 0 && on_boundaries(job.g, job.partial_sums);
   launch("weight gradient, tensor cores",
          {job.tiles.count() * job.tiles.slices, 32 * warps_of_product, 0, 1, stream},
          whole ? &spike_product_kernel<true> : &spike_product_kernel<false>, job);

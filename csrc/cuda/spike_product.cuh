@@ -1,5 +1,6 @@
-// The weight gradient by tensor cores: dL/dw_jk is the sum over steps and items of z_j[t-1-d] times
-// dL/dc_k[t], a product of matrices whose left one holds spikes. In bfloat16 a spike is exact, and
+// A weight gradient by tensor cores: that of recurrent weights, dL/dw_jk, is the sum over steps and
+// items of z_j[t-1-d] times dL/dc_k[t], that of input weights the same with the spikes of inputs: a
+// product of matrices whose left one holds spikes. In bfloat16 a spike is exact, and
 // a float is the sum of three bfloat16 numbers, which are its upper, middle and lower bits; so
 // every product is exact, and only sums round. Split-K: a block has a tile of the matrix and a
 // slice of the steps and items, warps share nothing, and there is no barrier. For one delay and
@@ -60,20 +61,17 @@ LSNN_DEVICE void spike_fragment(const uint32_t (&word)[items_of_lane], int row, 
 
 template <bool whole> __global__ void __launch_bounds__(32 * warps_of_product, 1)
     spike_product_kernel(SpikeProductJob job) {
-  const BackwardArgs& f = job.f;
-  const Layer& l = f.layer;
-  const int N = (int)l.N, W = (int)words(l.N), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int N = (int)job.N, W = (int)words(job.M), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int tile = blockIdx.x % (int)job.tiles.count(), slice = blockIdx.x / (int)job.tiles.count();
   const int word0 = (tile / job.tiles.across * warps_down + warp / warps_across) * words_of_warp,
             column0 = (tile % job.tiles.across * warps_across + warp % warps_across) * 32;
   if (word0 >= W || column0 >= N) return;
   const int of_lane = lane % 4 * items_of_lane, row = lane / 4, column = column0 + 4 * row;
   const int live = N - column < 0 ? 0 : N - column < 4 ? N - column : 4;
-  // Item i of the product has the spikes of item i of [T,B] and dL/dc of d + 1 steps later.
-  const int64_t all = spike_products(l, job.delay), first = all * slice / job.tiles.slices,
-                last = all * (slice + 1) / job.tiles.slices;
-  const float* dc = (const float*)f.gx + (job.delay + 1) * l.B * N + column;
-  const uint32_t* bits = f.saved.bits + word0;
+  const int64_t first = job.K * slice / job.tiles.slices,
+                last = job.K * (slice + 1) / job.tiles.slices;
+  const float* g0 = job.g + column;
+  const uint32_t* bits = job.bits + word0;
 
   float sum[2 * words_of_warp][4][4] = {};
   Quad<float> g[items_of_lane];
@@ -83,9 +81,10 @@ template <bool whole> __global__ void __launch_bounds__(32 * warps_of_product, 1
     for (int i = 0; i < items_of_lane; i++) {
       const int64_t item = i0 + of_lane + i;
       const bool some = item < last;
-      g[i] = load_row<whole>(dc + item * N, some ? live : 0);
-#pragma unroll  // after the last word stands one of a later item: rows that nobody stores
-      for (int w = 0; w < words_of_warp; w++) word[w][i] = some ? bits[item * W + w] : 0;
+      g[i] = load_row<whole>(g0 + item * N, some ? live : 0);
+#pragma unroll
+      for (int w = 0; w < words_of_warp; w++)
+        word[w][i] = some && word0 + w < W ? bits[item * W + w] : 0;
     }
   };
   load(first);
@@ -111,9 +110,9 @@ template <bool whole> __global__ void __launch_bounds__(32 * warps_of_product, 1
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       const int j = 32 * word0 + 16 * m + i / 2 * 8 + row, k = column0 + 8 * (lane % 4) + i % 2 * 4;
-      if (j >= N || k >= N) continue;
+      if (j >= job.M || k >= N) continue;
       const Quad<float> out{{sum[m][0][i], sum[m][1][i], sum[m][2][i], sum[m][3][i]}};
-      float* to = job.partial_sums + ((int64_t)slice * N + j) * N + k;
+      float* to = job.partial_sums + ((int64_t)slice * job.M + j) * N + k;
       store_row<whole>(to, out, N - k < 4 ? N - k : 4);
     }
 }

@@ -1,14 +1,15 @@
-// The launch of the weight gradient by tensor cores, see spike_product.cuh.
+// The launch of a weight gradient by tensor cores, see spike_product.cuh.
 #pragma once
 #include "plan.h"
 
 namespace lsnn::cuda {
 
 struct SpikeProductJob {
-  BackwardArgs f;
+  const uint32_t* bits;  // [K,words(M)] spikes of K items of steps
+  const float* g;  // [K,N] what each of them is multiplied with
+  int64_t K, M, N;
   SpikeTiles tiles;
-  int64_t delay;
-  float* partial_sums;  // [slices,N,N]
+  float* partial_sums;  // [slices,M,N]
 };
 
 void launch_spike_product(const SpikeProductJob&, void* stream);

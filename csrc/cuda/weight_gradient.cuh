@@ -125,6 +125,7 @@ template <class T> struct SumJob {
   uint64_t rows;  // bit r: row r of out is wanted; all where row_length = 0
   int64_t row_length, padded_length;
   int64_t diagonal = 0;  // N: out is [..,N,N], and the numbers on the diagonals are 0
+  int64_t transposed = 0;  // M: the sums are [M,n/M], and out is their transpose
 };
 template <class T> __global__ void sum_partial_kernel(SumJob<T> job) {
   for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < job.n;
@@ -135,6 +136,7 @@ template <class T> __global__ void sum_partial_kernel(SumJob<T> job) {
       if (!(job.rows >> row & 1)) continue;
       at = row * job.padded_length + i % job.row_length;
     }
+    if (const int64_t M = job.transposed) at = i % M * (job.n / M) + i / M;
     T total = T(0);
     const int64_t N = job.diagonal;
     const bool is_zero = N && i % (N * N) % (N + 1) == 0;
@@ -142,6 +144,10 @@ template <class T> __global__ void sum_partial_kernel(SumJob<T> job) {
       total = total + job.partial_sums[p * job.stride + at];
     job.out[i] = total;
   }
+}
+template <class T> void sum_partial(const char* what, const SumJob<T>& job, void* stream) {
+  const int64_t blocks = (job.n + 255) / 256;
+  launch(what, {blocks < 4096 ? blocks : 4096, 256, 0, 1, stream}, &sum_partial_kernel<T>, job);
 }
 
 }  // namespace lsnn::cuda

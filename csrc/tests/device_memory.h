@@ -107,6 +107,7 @@ class DeviceMemory {
     translate(told.made);
     for (cuda::Row& row : told.rows) translate(row.tensor);
   }
+  void translate(Linear& l) { translate(l.w, l.bias, l.y, l.g, l.gw, l.bits); }
   void translate(LeakyForward& f) { translate(f.x, f.first, f.p, f.last); }
   void translate(LeakyBackward& f) { translate(f.gp, f.gp_last, f.gx, f.gp_first); }
 

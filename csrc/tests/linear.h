@@ -18,12 +18,42 @@ void check_spike_bits(const T* x, int64_t R, int64_t I, const uint32_t* bits, bo
   if (spikes) check(std::equal(bits, bits + n, found.get()), "bits of spikes");
 }
 
-// y = x W^T + bias to the last bit, its gradients to rounding, three threads as one. x is mostly
-// zero; ones: 0 or 1, and given as bits. The gradient has g_rows rows, which repeat.
-template <class T>
-void check_linear(int64_t R, int64_t I, int64_t N, int64_t g_rows, bool bias, bool transposed,
-                  bool ones) {
-  at_hand = std::string("linear ") + (sizeof(T) == 4 ? "float" : "double");
+// Rows x [R,I] that are mostly zero, as numbers, bytes and bits; ones: what is not 0 is 1.
+template <class T> struct MostlyZero {
+  Buffer<T> x;
+  Buffer<uint8_t> bytes;
+  Buffer<uint32_t> bits;
+  bool spikes = true;  // they are 0 and 1
+
+  MostlyZero(int64_t R, int64_t I, bool ones)
+      : x(buffer<T>(R * I)),
+        bytes(buffer<uint8_t>(R * I)),
+        bits(buffer<uint32_t>(R * words(I))) {
+    std::fill_n(bits.get(), R * words(I), 0u);
+    for (int64_t i = 0; i < R * I; i++) {
+      const T drawn_one = T(drawn(1, i, -1, 1));
+      x[i] = std::fabs(drawn_one) > 0.2 ? T(0) : ones || drawn_one > 0 ? T(1) : drawn_one;
+      bytes[i] = x[i] == T(0) ? 0 : x[i] == T(1) ? 1 : 130;
+      spikes = spikes && bytes[i] < 2;
+      if (x[i] != T(0)) bits[i / I * words(I) + i % I / 32] |= 1u << i % I % 32;
+    }
+  }
+};
+
+struct LinearCase {
+  int64_t R, I, N, g_rows;  // the gradient has g_rows rows, which repeat
+  bool bias, of_bias;  // whether there is one, and a gradient of it
+  bool transposed;  // the weights lie as [I,N]
+  bool ones;  // inputs are 0 or 1, and given as bits
+};
+
+// y = x W^T + bias to the last bit, its gradients to rounding, a second run as the first; forward
+// and backward are those of the kernels under test, with the number of the run.
+template <class T, class Forward, class Backward>
+void check_linear(const char* what, const LinearCase& of, const Forward& forward,
+                  const Backward& backward) {
+  const auto [R, I, N, g_rows, bias, of_bias, transposed, ones] = of;
+  at_hand = std::string("linear, ") + what + (sizeof(T) == 4 ? " float" : " double");
   for (int64_t n : {R, I, N, g_rows, int64_t(bias), int64_t(transposed), int64_t(ones)})
     at_hand += " " + std::to_string(n);
   auto drawn_buffer = [](int64_t n, int stream) {
@@ -31,44 +61,42 @@ void check_linear(int64_t R, int64_t I, int64_t N, int64_t g_rows, bool bias, bo
     for (int64_t i = 0; i < n; i++) b[i] = stream ? T(drawn(stream, i, -1, 1)) : T(NAN);
     return b;
   };
-  const auto x = drawn_buffer(R * I, 1), w = drawn_buffer(N * I, 2), c = drawn_buffer(N, 3),
+  const MostlyZero<T> rows(R, I, ones);
+  const auto &x = rows.x, w = drawn_buffer(N * I, 2), c = drawn_buffer(N, 3),
              g = drawn_buffer(g_rows * N, 4);
-  const auto bits = buffer<uint32_t>(R * words(I));
-  const auto bytes = buffer<uint8_t>(R * I);
-  std::fill_n(bits.get(), R * words(I), 0u);
-  bool spikes = true;
-  for (int64_t i = 0; i < R * I; i++) {
-    x[i] = std::fabs(x[i]) > 0.2 ? T(0) : ones || x[i] > 0 ? T(1) : x[i];
-    bytes[i] = x[i] == T(0) ? 0 : x[i] == T(1) ? 1 : 130;
-    spikes = spikes && bytes[i] < 2;
-    if (x[i] != T(0)) bits[i / I * words(I) + i % I / 32] |= 1u << i % I % 32;
-  }
-  check_spike_bits(x.get(), R, I, bits.get(), spikes);
-  check_spike_bits(bytes.get(), R, I, bits.get(), spikes);
-  const T* const numbers = ones ? nullptr : x.get();
-  const uint32_t* const packed = ones ? bits.get() : nullptr;
-  const int64_t of_n = transposed ? 1 : I, of_i = transposed ? N : 1;
+  Linear l{};
+  l.R = R;
+  l.I = I;
+  l.N = N;
+  l.x = ones ? nullptr : x.get();
+  l.bits = ones ? rows.bits.get() : nullptr;
   Buffer<T> y[2], gw[2], gc[2];
   for (int run = 0; run < 2; run++) {
-    const Threads threads(run ? 3 : 1, 1);
     y[run] = drawn_buffer(R * N, 0);
     gw[run] = drawn_buffer(N * I, 0);
     gc[run] = drawn_buffer(N, 0);
-    cpu::linear_forward<T>({R, I, N, numbers, w.get(), of_n, of_i, bias ? c.get() : nullptr,
-                            y[run].get(), nullptr, 0, nullptr, nullptr, packed},
-                           parallel());
-    cpu::linear_backward<T>({R, I, N, numbers, nullptr, 0, 0, nullptr, nullptr, g.get(), g_rows,
-                             gw[run].get(), bias ? gc[run].get() : nullptr, packed},
-                            parallel());
+    Linear there = l, back = l;
+    there.w = w.get();
+    there.w_stride_n = transposed ? 1 : I;
+    there.w_stride_i = transposed ? N : 1;
+    there.bias = bias ? c.get() : nullptr;
+    there.y = y[run].get();
+    forward(there, run);
+    back.g = g.get();
+    back.g_rows = g_rows;
+    back.gw = gw[run].get();
+    back.gbias = of_bias ? gc[run].get() : nullptr;
+    backward(back, run);
     for (int64_t r = 0; r < R; r++)
       for (int64_t n = 0; n < N; n++) {
         T sum = bias ? c[n] : T(0);
-        for (int64_t i = 0; i < I; i++) sum = sum + x[r * I + i] * w[n * of_n + i * of_i];
+        for (int64_t i = 0; i < I; i++)
+          sum = sum + x[r * I + i] * w[n * there.w_stride_n + i * there.w_stride_i];
         if (!(y[run][r * N + n] == sum)) return check(false, "y" + differ(y[run][r * N + n], sum));
       }
   }
   for (int64_t n = 0; n < N; n++)
-    for (int64_t i = 0; i < I + bias; i++) {  // the last one: the bias
+    for (int64_t i = 0; i < I + of_bias; i++) {  // the last one: the bias
       const T got = i < I ? gw[0][n * I + i] : gc[0][n],
               second = i < I ? gw[1][n * I + i] : gc[1][n];
       double sum = 0, size = 1e-3;
@@ -82,6 +110,21 @@ void check_linear(int64_t R, int64_t I, int64_t N, int64_t g_rows, bool bias, bo
     }
 }
 
+// On the CPU: three threads as one, and what becomes bits.
+template <class T> void check_linear_on_cpu(const LinearCase& of) {
+  auto on_threads = [](const auto& pass) {
+    return [&pass](const Linear& l, int run) {
+      const Threads threads(run ? 3 : 1, 1);
+      pass(l, parallel());
+    };
+  };
+  check_linear<T>("CPU", of, on_threads(cpu::linear_forward<T>),
+                  on_threads(cpu::linear_backward<T>));
+  const MostlyZero<T> rows(of.R, of.I, of.ones);
+  check_spike_bits(rows.x.get(), of.R, of.I, rows.bits.get(), rows.spikes);
+  check_spike_bits(rows.bytes.get(), of.R, of.I, rows.bits.get(), rows.spikes);
+}
+
 inline void check_all_linear() {
   const int64_t shapes[][4] = {{0, 3, 2, 0},       {1, 1, 1, 1},         {64, 31, 33, 64},
                                {65, 33, 7, 65},    {200, 140, 220, 200}, {1030, 20, 31, 10},
@@ -90,8 +133,8 @@ inline void check_all_linear() {
   for (auto [R, I, N, g_rows] : shapes)
     for (bool bias : {false, true})
       for (bool ones : {false, true}) {
-        check_linear<float>(R, I, N, g_rows, bias, !bias, ones);
-        check_linear<double>(R, I, N, g_rows, bias, bias, ones);
+        check_linear_on_cpu<float>({R, I, N, g_rows, bias, bias, !bias, ones});
+        check_linear_on_cpu<double>({R, I, N, g_rows, bias, bias, bias, ones});
       }
 }
 

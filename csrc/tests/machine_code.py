@@ -27,8 +27,9 @@ from sass import Kernel, Loop, Wanted, disassembled
 CUDA = Path(__file__).resolve().parents[1] / "cuda"
 BUDGET = Path(__file__).with_name("budget.csv")
 ARCH = "90"  # whose machine code is read
-# the paper's network, and the weight gradient; they keep everything in registers
-HOT = re.compile(r"\w+<float.*\bPaperSpec\b|lsnn_\w+_kernel<|spike_product_kernel<")
+# the paper's network, the weight gradient and the projection of bits; they keep everything in
+# registers
+HOT = re.compile(r"\w+<float.*\bPaperSpec\b|(lsnn_\w+|spike_product|linear_forward)_kernel<")
 # A step of the paper's forward kernel, with eight spikes, and of its backward kernel, with twelve
 # active neurons of a warp: cycles at most, by the model of chain.py.
 MOST_CYCLES, MOST_CYCLES_BACKWARD = 650, 1100
@@ -263,6 +264,19 @@ def read_spike_product(name: str, kernel: Kernel) -> Iterator[str]:
           f"instructions, of them {found} of the tensor cores")
 
 
+def read_linear(name: str, kernel: Kernel) -> Iterator[str]:
+    """The projection of bits: the loop over the inputs of a word that are 1, two at a time."""
+    quads = int(name[name.index("<") + 1])
+    loop = next((loop for loop in kernel.loops() if kernel.find("FADD", loop)), None)
+    wide = loop and len(kernel.find(r"LDG\.E\.128\.CONSTANT", loop))
+    if loop is None or wide != 2 * quads:
+        yield f"{name}: expected a loop with {2 * quads} loads of 16 bytes, found {wide}"
+        return
+    if kernel.find("LDL|STL"):
+        yield f"{name}: expected registers alone, found local memory"
+    print(f"{name}\n    two inputs that are 1 are {loop.length} instructions")
+
+
 def read_lsnn_backward(name: str, kernel: Kernel) -> Iterator[str]:
     """Its backward kernel: the loop over the steps, with what a step copies for later ones."""
     quads = int(name[name.index("<") + 1])
@@ -349,6 +363,8 @@ def main() -> int:
                     wrong += read_lsnn(name, code)
                 elif name.startswith("spike_product"):
                     wrong += read_spike_product(name, code)
+                elif name.startswith("linear_forward"):
+                    wrong += read_linear(name, code)
     print(*wrong, f"{len(found)} kernels, {len(wrong)} faults", sep="\n")
     return 1 if wrong else 0
 

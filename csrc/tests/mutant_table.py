@@ -28,7 +28,13 @@ UNEQUAL_STEP = "step T=17 B=3 N=33"
 UNEQUAL_CLUSTER = "cluster T=40 B=38 N=70", "cluster T=40 B=47 N=40"
 LEAKY = "any leaky"  # the integrator of products that were made elsewhere
 IDLE_RANK = ("cluster T=20 B=1 N=257", "cluster T=20 B=5 N=257")  # four ranks share out nine words
+PROJECTION = "any projection"
 
+
+def of_projection(name: str, old: str, new: str, check: Check = PLAIN) -> Mutant:
+    """A bug in the projection of inputs as bits."""
+    return Mutant(f"projection: {name}", "linear.cuh", old, new, (PROJECTION,), check,
+                  object="linear")
 
 
 def of_product(name: str, old: str, new: str, runs: tuple[str, ...],
@@ -294,20 +300,36 @@ MUTANTS = [
                (LSNN,)),
     of_product("the items of another lane", "of_lane = lane % 4 * items_of_lane",
                "of_lane = (lane + 1) % 4 * items_of_lane * (lane < 16)", (LSNN,)),
-    of_product("dL/dc of the step of the spikes", "(job.delay + 1) * l.B", "job.delay * l.B",
-               (LSNN,)),
+    Mutant("spike product: dL/dc of the step of the spikes", "launch.cuh",
+           "(l.delays[0] + 1) * l.B * l.N, items", "l.delays[0] * l.B * l.N, items", (LSNN,)),
     of_product("slices overlap", "(slice + 1) / job.tiles.slices;",
                "(slice + 1) / job.tiles.slices + (slice == 0);", (LSNN_LONG,)),
-    of_product("spikes past the last item", "some ? bits[item * W + w] : 0", "bits[item * W + w]",
+    of_product("spikes past the last item", "some && word0 + w < W ? bits", "word0 + w < W ? bits",
                (LSNN_WARP,), ADDRESS),
+    of_product("words past the last one", "some && word0 + w < W ? bits", "some ? bits",
+               (PROJECTION,), ADDRESS),
     of_product("dL/dc past the last item", "some ? live : 0", "live", (LSNN_LONG,), ADDRESS),
-    of_product("columns past the last", "j >= N || k >= N", "j >= N",
+    of_product("rows of a square", "slice * job.M + j", "slice * N + j", (PROJECTION,)),
+    of_product("columns past the last", "j >= job.M || k >= N", "j >= job.M",
                ("lsnn T=17 B=3 N=64", "lsnn T=20 B=5 N=36")),
     of_product("the quads of a row", "i % 2 * 4;", "i / 2 * 4;", (LSNN,)),
     Mutant("spike product: in the place of the steps before it", "launch.cuh",
            "partial_sums + slice}", "partial_sums}", (LSNN,)),
     Mutant("spike product: all steps by events too", "launch.cuh",
-           "by_events - spike_products(l, delay)", "by_events", (LSNN,)),
+           "by_events - items", "by_events", (LSNN,)),
+    # ---------------------------------------------------------------- projections of inputs as bits
+    of_projection("the row after", "(__ffs((int)word) - 1)", "__ffs((int)word)"),
+    of_projection("all rows of the first word", "rows += 32 * (uint64_t)row_bytes", "rows += 0"),
+    of_projection("something in the place of no row", "all(-0.0f)", "all(1.0f)"),
+    of_projection("inputs that do not exist", "*word & inputs_of_last,", "*word,"),
+    of_projection("the bias of other columns", "l.bias + n + 128 * c", "l.bias + n"),
+    of_projection("columns of the first quad", "constant_quad<false>(first + 128 * c)",
+                  "constant_quad<false>(first)"),
+    of_projection("a row past the last", "r < l.R; r += warps", "r <= l.R; r += warps", ADDRESS),
+    of_projection("weights past the last output", "n < l.N ? w[n * l.w_stride_n] : 0.0f",
+                  "w[n * l.w_stride_n]", ADDRESS),
+    Mutant("projection: a gradient that is not transposed", "linear.cu",
+           "sum.transposed = l.I;", "", (PROJECTION,), object="linear"),
     # ---------------------------------------------------------------------------- the readout alone
     Mutant("leaky readout: starts from zeros always", "readout.cuh",
            "f.first ? ((const T*)f.first)[c] : T(0)", "T(0)", (LEAKY,), object="readout"),

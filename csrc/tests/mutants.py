@@ -33,9 +33,9 @@ EMULATOR = {PLAIN: [], ADDRESS: ["-DEMULATOR_ASAN"], THREAD: ["-DEMULATOR_TSAN"]
 KERNELS = {
     "plan": "plan.cpp",
     **{name: f"{name}.cu" for name in ("alif_f32", "alif_f32_bf16", "alif_f64", "lsnn",
-                                            "spike_product", "readout")},
+                                            "spike_product", "linear", "readout")},
 }
-LOOKED_AT = "alif_f32", "lsnn", "spike_product"  # by sanitizers
+LOOKED_AT = "alif_f32", "lsnn", "spike_product", "linear"  # by sanitizers
 # What is compiled again when a file changes, where it is not the kernels of float alone. Those of
 # other types may stay as they are: functions that objects share are taken from the first one on the
 # linker's line, which is the new one.

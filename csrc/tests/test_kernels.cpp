@@ -18,6 +18,7 @@
 #include "check.h"
 #include "device_memory.h"
 #include "leaky.h"
+#include "linear.h"
 #include "readout.h"
 #include "table.h"
 
@@ -275,6 +276,39 @@ template <class T> void check_all_leaky(Storage storage) {
   });
 }
 
+// The projection of inputs that are bits, in every order of the threads: one item of steps and one
+// row too many, several tiles and slices, columns that are not whole quads, and nothing at all.
+// Bits beyond the last input are set, and mean nothing.
+void check_all_projections(const cuda::Device& device) {
+  const int64_t shapes[][3] = {{0, 3, 2},     {5, 0, 4},     {1, 1, 1},     {17, 31, 33},
+                               {64, 64, 132}, {65, 33, 7},   {300, 65, 64}, {40, 140, 220},
+                               {601, 80, 36}, {270, 257, 20}};
+  int order = 0;
+  for (auto [R, I, N] : shapes)
+    for (bool bias : {false, true}) {
+      auto on_device = [&](const auto& pass, bool backward) {
+        return [&, backward](Linear l, int run) {
+          set_order(order + run);
+          for (int64_t r = 0; r < R && I % 32; r++)
+            const_cast<uint32_t*>(l.bits)[(r + 1) * words(I) - 1] |= ~0u << I % 32;
+          const int64_t bytes = cuda::linear_workspace(l, device, backward);
+          const Buffer<char> workspace = Kernels<float>::poisoned(bytes);
+          DeviceMemory memory;
+          memory.translate(l);
+          char* own = workspace.get();
+          memory.translate(own);
+          pass(l, device, own, nullptr);
+          memory.copy_back();
+        };
+      };
+      check_linear<float>("CUDA", {R, I, N, R, bias, false, !bias, true},
+                          on_device(cuda::linear_forward, false),
+                          on_device(cuda::linear_backward, true));
+      order++;
+      n_runs++;
+    }
+}
+
 // The readout behind a layer, in every order of the threads.
 template <class T> void check_all_readouts(const cuda::Device& device, Storage storage) {
   int order = 0;
@@ -325,6 +359,7 @@ int run(const char* word) {
     check_all_leaky<float>(Storage::f32);
     check_all_leaky<double>(Storage::f64);
   }
+  if (std::strstr("projection", word)) check_all_projections(device);
   if (std::strstr("readout", word)) {
     check_all_readouts<float>(device, Storage::f32);
     check_all_readouts<double>(device, Storage::f64);

@@ -11,6 +11,7 @@
 #include "../cpu/run.h"
 #include "../cuda/host_product.h"
 #include "../cuda/run.h"
+#include "plan_info.h"
 #include "signals.h"
 
 #ifdef LSNN_CUDA_KERNELS  // real ones
@@ -193,6 +194,25 @@ void integrate_on_device(const LeakyBackward& f, cuda::Storage storage, void* st
 }
 #endif
 
+template <class T> void multiply_on_cpu(const Linear& l, bool backward) {
+  if (backward) cpu::linear_backward<T>(l, parallel());
+  else cpu::linear_forward<T>(l, parallel());
+}
+#if defined(LSNN_CUDA_KERNELS) || defined(LSNN_EMULATOR)
+void multiply_on_device(const Linear& l, bool backward, const Tensor& like, void* stream) {
+  LSNN_EXPECT(l.bits && like.scalar_type() == ScalarType::Float && (!backward || l.g_rows == l.R),
+              "x: expected spikes as bits, in float32, and a gradient of as many rows, as the CUDA "
+              "kernels multiply nothing else");
+  const cuda::Device device = cuda::current_device();
+  LSNN_EXPECT(cuda::has_tensor_cores(device),
+              "bits: expected a GPU of compute capability 8.0 or more");
+  const Tensor workspace =
+      empty(like, {cuda::linear_workspace(l, device, backward)}, ScalarType::Byte);
+  (backward ? cuda::linear_backward : cuda::linear_forward)(l, device, workspace.mutable_data_ptr(),
+                                                            stream);
+}
+#endif
+
 template <class Args> void integrate_where_it_lies(const Args& f, const Tensor& like) {
   if (has_cpu_kernels(like)) {
     if (storage_of(like) == cuda::Storage::f64) integrate_on_cpu<double>(f);
@@ -214,5 +234,39 @@ template <class Args> void integrate_where_it_lies(const Args& f, const Tensor& 
 
 void run(const LeakyForward& f, const Tensor& like) { integrate_where_it_lies(f, like); }
 void run(const LeakyBackward& f, const Tensor& like) { integrate_where_it_lies(f, like); }
+
+// The emulated kernels stand in for what a GPU does alone.
+bool multiplies_on_cpu(const Tensor& like, bool has_bits) {
+  const bool wide = like.scalar_type() == ScalarType::Double;
+  return has_cpu_kernels(like) || (like.is_cpu() && (wide || !has_bits));
+}
+void run_linear(const Linear& l, bool backward, const Tensor& like) {
+  if (multiplies_on_cpu(like, l.bits)) {
+    if (like.scalar_type() == ScalarType::Double) multiply_on_cpu<double>(l, backward);
+    else multiply_on_cpu<float>(l, backward);
+    return;
+  }
+#if defined(LSNN_CUDA_KERNELS)
+  const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());
+  multiply_on_device(l, backward, like, current_stream(like));
+#elif defined(LSNN_EMULATOR)
+  multiply_on_device(l, backward, like, nullptr);
+#else
+  LSNN_EXPECT(false,
+              "x: expected a tensor on the CPU, as this build of lsnn_ext has no CUDA kernels");
+#endif
+}
+
+bool multiplies_bits([[maybe_unused]] int64_t index) {
+#if defined(LSNN_CUDA_KERNELS)
+  const torch::stable::accelerator::DeviceGuard guard(
+      (torch::stable::accelerator::DeviceIndex)index);
+  return cuda::has_tensor_cores(cuda::current_device());
+#elif defined(LSNN_EMULATOR)
+  return cuda::has_tensor_cores(cuda::current_device());
+#else
+  return false;
+#endif
+}
 
 }  // namespace lsnn::binding

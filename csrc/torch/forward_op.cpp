@@ -78,8 +78,6 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
   const bool bits_asked = c.has(Output::bits), save_bf16 = c.has(Output::saved_bf16);
   LSNN_EXPECT(spikes || on_cpu,
               "outputs: expected spikes among them, as only the CPU kernels can leave them out");
-  LSNN_EXPECT(!bits_asked || on_cpu,
-              "outputs: expected no bits, as only the CPU kernels return them");
   LSNN_EXPECT(!save_bf16 || type == ScalarType::Float,
               "outputs: expected no saved_bf16 for x of float64");
   const StateHolder first = make_state(x, "x", l, state);
@@ -93,8 +91,10 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
   const int64_t every = c.checkpoint ? c.checkpoint : segment, O = out.readout.O;
   // Saved: the state of every so many steps and the spike bits; without checkpoint also y, in
   // bfloat16 with saved_bf16; smooth spikes as the numbers that they are.
-  const bool save_y = save && !c.checkpoint, save_z = save && c.smooth,
-             keep_bits = save || bits_asked;
+  // The kernels of a GPU write bits where they save everything.
+  const bool saves = save || (bits_asked && !on_cpu);
+  const bool save_y = saves && !c.checkpoint, save_z = saves && c.smooth,
+             keep_bits = saves || bits_asked;
   const Tensor z = empty_unless(spikes, {T, B, N});
   const Tensor v = empty_unless(true, {B, N}), a = empty_unless(true, {B, N}),
                i = empty_unless(true, {B, N}), r = empty_unless(true, {B, N}),
@@ -106,7 +106,7 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
       empty(x, save_y ? Ints{T, B, N} : Ints{0}, save_bf16 ? ScalarType::BFloat16 : type);
   const Tensor bits = empty(x, keep_bits ? Ints{T, B, words(N)} : Ints{0}, ScalarType::Int);
   const Tensor smooth_z = empty_unless(save_z, {T, B, N});
-  const Tensor carry = empty_unless(save, {4 * segments(T, every), B, N});
+  const Tensor carry = empty_unless(saves, {4 * segments(T, every), B, N});
 
   ForwardArgs f{};
   f.layer = l;
@@ -123,11 +123,11 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
   f.trace_v = pointer_if(traces, trace[0]);
   f.trace_a = pointer_if(traces, trace[1]);
   f.trace_A = pointer_if(traces, trace[2]);
-  f.save = save;
+  f.save = saves;
   f.saved = {.y = pointer_if(save_y, y),
              .bits = (uint32_t*)pointer_if(keep_bits, bits),
              .z = pointer_if(save_z, smooth_z),
-             .carry = pointer_if(save, carry),
+             .carry = pointer_if(saves, carry),
              .y_is_bf16 = save_y && save_bf16,
              .every = every};
   f.projection = in.projection;
@@ -138,6 +138,8 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
   told.zero = (unsigned)c.zero_coefficients;
   run(f, x, told);
   Tensors saved = {y, bits, smooth_z, carry};
+  if (!save)
+    for (size_t k : {0, 2, 3}) saved[k] = empty(x, {0}, saved[k].scalar_type());
   if (is_made) saved.push_back(k);
   return {z, {v, a, i, r, last_z}, trace, p, saved};
 }

@@ -6,6 +6,7 @@
 
 #include "../cpu/run.h"
 #include "arguments.h"
+#include "devices.h"
 
 namespace lsnn::binding {
 namespace {
@@ -22,7 +23,7 @@ Tensor buffer(Tensor like, int64_t rows, int64_t columns) {
   return empty(like, {rows, columns}, like.scalar_type());
 }
 
-void set_sizes(const Tensor& x, cpu::Linear& l) {
+void set_sizes(const Tensor& x, Linear& l) {
   check_real(x, "x");
   LSNN_EXPECT(x.dim() == 2, "x must have shape (rows, inputs), got ", shape_text(x));
   l.R = x.size(0);
@@ -31,8 +32,7 @@ void set_sizes(const Tensor& x, cpu::Linear& l) {
 
 // The inputs of a linear map, x (R,I): numbers, or bits (1,R,words(I)) beside which x is nothing
 // but a carrier of its shape. Returns what has to live as long as l.
-std::optional<Tensor> set_inputs(const Tensor& x, const std::optional<Tensor>& bits,
-                                 cpu::Linear& l) {
+std::optional<Tensor> set_inputs(const Tensor& x, const std::optional<Tensor>& bits, Linear& l) {
   if (bits) {
     check_input_bits(*bits, "bits", x, 1, l.R, l.I);
     l.bits = (const uint32_t*)data(*bits);
@@ -47,7 +47,7 @@ std::optional<Tensor> set_inputs(const Tensor& x, const std::optional<Tensor>& b
 // zero.
 Tensor linear_events(Tensor x, Tensor weight, std::optional<Tensor> bias,
                      std::optional<Tensor> bits) {
-  cpu::Linear l{};
+  Linear l{};
   set_sizes(x, l);
   check_like(weight, "weight", x, "x");
   LSNN_EXPECT(weight.dim() == 2 && weight.size(1) == x.size(1), "weight must have shape (outputs, ",
@@ -67,14 +67,15 @@ Tensor linear_events(Tensor x, Tensor weight, std::optional<Tensor> bias,
   l.w = data(weight);
   l.w_stride_n = weight.stride(0);
   l.w_stride_i = weight.stride(1);
-  if (x.scalar_type() == ScalarType::Double) cpu::linear_forward<double>(l, parallel());
-  else cpu::linear_forward<float>(l, parallel());
+  run_linear(l, false, x);
   return y;
 }
 
-// g (R,N) = dL/dy, x (R,I) -> dL/dweight (N,I), dL/dbias (N). g of fewer rows repeats.
-std::tuple<Tensor, Tensor> linear_events_backward(Tensor g, Tensor x, std::optional<Tensor> bits) {
-  cpu::Linear l{};
+// g (R,N) = dL/dy, x (R,I) -> dL/dweight (N,I), dL/dbias (N), or (0) where it is not wanted. g of
+// fewer rows repeats.
+std::tuple<Tensor, Tensor> linear_events_backward(Tensor g, Tensor x, std::optional<Tensor> bits,
+                                                  bool bias) {
+  Linear l{};
   set_sizes(x, l);
   check_like(g, "gradient", x, "x");
   LSNN_EXPECT(
@@ -84,15 +85,16 @@ std::tuple<Tensor, Tensor> linear_events_backward(Tensor g, Tensor x, std::optio
   const int64_t N = g.size(1);
   check_numbers(l.I, N);
   const std::optional<Tensor> inputs = set_inputs(x, bits, l);
+  const bool sums = bias && multiplies_on_cpu(x, bits.has_value());  // the kernels
   const Tensor g_dense = dense(g), gw = empty(x, {N, l.I}, x.scalar_type()),
-               gbias = empty(x, {N}, x.scalar_type());
+               gbias = bias && !sums ? torch::stable::sum(g_dense, Ints{0})
+                                     : empty(x, {bias ? N : 0}, x.scalar_type());
   l.N = N;
   l.g = data(g_dense);
   l.g_rows = g.size(0);
   l.gw = gw.mutable_data_ptr();
-  l.gbias = gbias.mutable_data_ptr();
-  if (x.scalar_type() == ScalarType::Double) cpu::linear_backward<double>(l, parallel());
-  else cpu::linear_backward<float>(l, parallel());
+  l.gbias = pointer_if(sums, gbias);
+  run_linear(l, true, x);
   return {gw, gbias};
 }
 
@@ -119,7 +121,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(lsnn, m) {
   m.def("buffer(Tensor like, int rows, int columns) -> Tensor");
   m.def("linear_events(Tensor x, Tensor weight, Tensor? bias, Tensor? bits=None) -> Tensor");
   m.def(
-      "linear_events_backward(Tensor g, Tensor x, Tensor? bits=None) -> "
+      "linear_events_backward(Tensor g, Tensor x, Tensor? bits=None, bool bias=True) -> "
       "(Tensor weight, Tensor bias)");
   m.def("spike_bits(Tensor x) -> Tensor");
 }
@@ -129,6 +131,10 @@ STABLE_TORCH_LIBRARY_IMPL(lsnn, CPU, m) {
   m.impl("linear_events", TORCH_BOX(&linear_events));
   m.impl("linear_events_backward", TORCH_BOX(&linear_events_backward));
   m.impl("spike_bits", TORCH_BOX(&spike_bits));
+}
+STABLE_TORCH_LIBRARY_IMPL(lsnn, CUDA, m) {
+  m.impl("linear_events", TORCH_BOX(&linear_events));
+  m.impl("linear_events_backward", TORCH_BOX(&linear_events_backward));
 }
 
 }  // namespace lsnn::binding

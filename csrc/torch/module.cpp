@@ -107,6 +107,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("readout_fits", &lsnn::cuda::readout_fits,
         "Whether the CUDA kernels have room for a readout of O outputs; wide: in float64.", "N"_a,
         "O"_a, "wide"_a);
+  m.def("multiplies_bits", &lsnn::binding::multiplies_bits,
+        "Whether the CUDA kernels of that GPU take spikes as bits in products with weights.",
+        "index"_a);
   m.def("costs", &lsnn::binding::costs, lsnn::binding::costs_text);
   using lsnn::binding::Address, lsnn::binding::PreparedLayer;
   py::class_<PreparedLayer>(m, "PreparedLayer", lsnn::binding::prepared_layer_text)

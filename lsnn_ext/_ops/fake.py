@@ -88,7 +88,8 @@ def _linear(given: Any) -> Tensor:
 
 def _linear_backward(given: Any) -> tuple[Tensor, Tensor]:
     g, x = given.g, given.x
-    return x.new_empty(g.shape[1], x.shape[1]), x.new_empty(g.shape[1])
+    N = g.shape[1]
+    return x.new_empty(N, x.shape[1]), x.new_empty(N if given.bias else 0)
 
 
 def _spike_bits(given: Any) -> Tensor:

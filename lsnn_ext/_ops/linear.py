@@ -1,5 +1,6 @@
 """A linear map of a whole sequence: in reused memory, and by events where its input is mostly zero,
 as spikes are."""
+import math
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from .._bits import PackedSpikes
 from .._torch_internals import is_forward_mode, wants_gradient
 from .autograd import applied, called
+from .load import cpu_kernels
 
 # Measured, on spikes at 3 %: with fewer outputs torch's product is as fast as adding rows for what
 # is not zero.
@@ -23,8 +25,10 @@ _SAMPLE = 1 << 12, 32  # numbers and rows at least that are looked at for zeros
 
 
 def _buffer(like: Tensor, rows: int, columns: int, least: int) -> Tensor | None:
-    """A matrix in reused memory, or None where it is small."""
-    return None if rows * columns < least else torch.ops.lsnn.buffer(like, rows, columns)
+    """A matrix in reused memory of the CPU, or None where it is small."""
+    if rows * columns < least or not like.is_cpu:
+        return None
+    return torch.ops.lsnn.buffer(like, rows, columns)
 
 
 class _Linear(torch.autograd.Function):
@@ -34,10 +38,10 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None, events: bool,
                 bits: Tensor | None) -> Tensor:
-        rows, shape = x.reshape(-1, x.shape[-1]), (*x.shape[:-1], weight.shape[0])
+        rows, shape = _in_rows(x), (*x.shape[:-1], weight.shape[0])
         if events:
             return called(torch.ops.lsnn.linear_events, rows, weight, bias,
-                          _in_rows(bits)).view(shape)
+                          _bits_in_rows(bits)).view(shape)
         out = _buffer(x, rows.shape[0], weight.shape[0], _MANY)
         if bias is None:
             return torch.mm(rows, weight.t(), out=out).view(shape)
@@ -55,29 +59,35 @@ class _Linear(torch.autograd.Function):
         # the backward pass is recorded, for second derivatives: by torch's own products
         if torch.is_grad_enabled():
             x = x if bits is None else PackedSpikes(bits, x).numbers()
-            g, x_rows = g.reshape(-1, g.shape[-1]), x.reshape(-1, x.shape[-1])
+            g, x_rows = _in_rows(g), _in_rows(x)
             g_x = (g @ weight).view(x.shape) if want_x else None
             return g_x, g.t() @ x_rows if want_weight else None, g.sum(
                 0) if want_bias else None, None, None
-        steps = x.shape[0] if _repeats(g) else 1
+        # a GPU is not waited for to find that out
+        steps = x.shape[0] if cpu_kernels(x) and _repeats(g) else 1
         each = g[:1] if steps > 1 else g
         g_x = _input_gradient(each, weight).expand(x.shape) if want_x else None
-        rows = each.reshape(-1, each.shape[-1])
+        rows = _in_rows(each)
         g_weight = g_bias = None
         if want_weight and ctx.events:
             g_weight, g_bias = called(torch.ops.lsnn.linear_events_backward, rows,
-                                      x.reshape(-1, x.shape[-1]), _in_rows(bits))
+                                      _in_rows(x), _bits_in_rows(bits), want_bias)
         elif want_weight:
             x = x.sum(0) if steps > 1 else x
-            g_weight = torch.mm(rows.t(), x.reshape(-1, x.shape[-1]))
-        if want_bias and g_bias is None:
+            g_weight = torch.mm(rows.t(), _in_rows(x))
+        if want_bias and not (want_weight and ctx.events):
             g_bias = rows.sum(0) * steps
         return g_x, g_weight, g_bias if want_bias else None, None, None
 
 
-def _in_rows(bits: Tensor | None) -> Tensor | None:
+def _in_rows(x: Tensor) -> Tensor:
+    """x (..., I) as (rows, I)."""
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
+def _bits_in_rows(bits: Tensor | None) -> Tensor | None:
     """Bits (T, B, W) as the operators take them."""
-    return None if bits is None else bits.reshape(1, -1, bits.shape[-1])
+    return None if bits is None else _in_rows(bits)[None]
 
 
 def _repeats(g: Tensor) -> bool:
@@ -89,8 +99,9 @@ def _repeats(g: Tensor) -> bool:
 
 def _input_gradient(g: Tensor, weight: Tensor) -> Tensor:
     """g weight (..., I) of a gradient g (..., N)."""
-    rows, shape = g.reshape(-1, g.shape[-1]), (*g.shape[:-1], weight.shape[1])
-    if weight.shape[0] <= FEW_OUTPUTS and rows.shape[0] * weight.shape[1] >= _MANY_BACK:
+    rows, shape = _in_rows(g), (*g.shape[:-1], weight.shape[1])
+    many = rows.shape[0] * weight.shape[1] >= _MANY_BACK
+    if g.is_cpu and many and weight.shape[0] <= FEW_OUTPUTS:
         return called(torch.ops.lsnn.linear_events, rows, weight.t(), None).view(shape)
     out = _buffer(g, rows.shape[0], weight.shape[1], _MANY_BACK)
     return torch.mm(rows, weight, out=out).view(shape)

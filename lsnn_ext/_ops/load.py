@@ -110,15 +110,26 @@ def cpu_operators_take(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def cuda_fuses(x: Tensor, w_out: Tensor) -> bool:
-    """Whether the CUDA kernels compute the readout w_out (O, N) of a call with x, too."""
+def cuda_operators_take(x: Tensor, weight: Tensor) -> bool:
+    """The same of operators around the recurrence that the CUDA kernels have."""
     return (
         compiled_code_runs() and type(x) is Tensor and not torch.compiler.is_compiling()
         and x.device.type in ("cpu", "cuda") and not cpu_kernels(x) and not is_batched(x)
-        and not is_batched(w_out) and not torch.is_autocast_enabled(x.device.type)
-        and x.dtype in (torch.float32, torch.float64) and x.dtype == w_out.dtype
-        and bool(_C.readout_fits(w_out.shape[1], w_out.shape[0], x.dtype == torch.float64))
+        and not is_batched(weight) and not torch.is_autocast_enabled(x.device.type)
+        and x.dtype in (torch.float32, torch.float64) and x.dtype == weight.dtype
     )
+
+
+def cuda_fuses(x: Tensor, w_out: Tensor) -> bool:
+    """Whether the CUDA kernels compute the readout w_out (O, N) of a call with x, too."""
+    return cuda_operators_take(x, w_out) and bool(
+        _C.readout_fits(w_out.shape[1], w_out.shape[0], x.dtype == torch.float64))
+
+
+def cuda_multiplies_bits(x: Tensor, weight: Tensor) -> bool:
+    """Whether the CUDA kernels multiply spikes as bits, whose carrier is x, with weight."""
+    return (cuda_operators_take(x, weight) and x.dtype == torch.float32
+            and bool(_C.multiplies_bits(x.device.index or 0)))
 
 
 def reused(x: Tensor, weight: Tensor) -> bool:

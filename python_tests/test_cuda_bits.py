@@ -1,0 +1,181 @@
+"""Spikes as bits on a GPU: inputs are multiplied as bits, forwards and backwards, and layers return
+bits, with the results of numbers.
+
+The CUDA kernels are a GPU's, or emulated: LSNN_EMULATE=1 in a build with the emulator.
+"""
+import os
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from compare import assert_same
+from lsnn_ext import ALIF, _around, _ops, functional
+from lsnn_ext.functional import PackedSpikes
+
+EMULATED = _ops.available and _ops._C.emulator and "LSNN_EMULATE" in os.environ
+CUDA = _ops.available and bool(_ops._C.cuda) and torch.cuda.is_available()
+DEVICE = "cuda" if CUDA else "cpu"
+pytestmark = [
+    pytest.mark.skipif(not (EMULATED or CUDA),
+                       reason="no CUDA kernels run here, not even emulated"),
+    pytest.mark.filterwarnings("error"),
+]
+K: dict[str, Any] = {"alpha": 0.9, "theta": 0.05, "rho": 0.95, "beta": 0.5}
+
+
+@pytest.fixture(autouse=True)
+def unsaid(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As if nothing had been said before."""
+    monkeypatch.setattr(_around, "_said", set())
+    yield
+
+
+def _random(*shape: int, step: int = 9) -> Tensor:
+    """Multiples of a power of two, whose sums are exact in any order."""
+    generator = torch.Generator().manual_seed(sum(shape))
+    found = torch.randn(shape, generator=generator).mul(2**step / 4).round() / 2**step
+    return found.to(DEVICE)
+
+
+def _spikes(T: int, B: int, I: int) -> Tensor:
+    generator = torch.Generator().manual_seed(I)
+    return (torch.rand(T, B, I, generator=generator) < 0.2).float().to(DEVICE)
+
+
+def _run(x: Tensor | PackedSpikes, N: int, **given: Any) -> dict[str, Tensor]:
+    """A step of the training of a layer with inputs x: spikes, and gradients of the weights."""
+    T, B, I = x.shape
+    w_in, w_rec, bias = (w.requires_grad_() for w in (_random(N, I), _random(N, N) / 8,
+                                                      _random(N)))
+    out = functional.layer(x, w_in, w_rec, bias=bias, **K, **given)
+    spikes = out.spikes if out.packed is None else out.packed.numbers()
+    assert spikes is not None
+    (spikes * _random(T, B, N, step=3)).sum().backward()
+    grads = {name: w.grad for name, w in
+             (("w_in", w_in), ("w_rec", w_rec), ("bias", bias)) if w.grad is not None}
+    assert len(grads) == 3
+    return {"spikes": spikes.detach(), **grads}
+
+
+def _compare(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    assert_same("spikes", found["spikes"], wanted["spikes"])
+    for name in ("w_in", "w_rec", "bias"):
+        assert_same(name, found[name], wanted[name], tolerance=1e-5)
+
+
+@pytest.mark.parametrize(("T", "B", "I", "N"), [
+    (40, 3, 8, 33), (17, 5, 33, 64), (30, 2, 100, 20), (1, 1, 1, 1), (20, 9, 64, 132)])
+def test_inputs_as_bits(T: int, B: int, I: int, N: int) -> None:
+    x = _spikes(T, B, I)
+    wanted = _run(x, N)
+    _compare(_run(functional.pack_spikes(x), N), wanted)
+    if T > 5:
+        assert 0.01 < float(wanted["spikes"].mean()) < 0.9
+
+
+@pytest.mark.parametrize("lengths", [[40, 31, 7], [7, 40, 31]], ids=["descending", "any order"])
+def test_bits_of_unequal_length(lengths: list[int]) -> None:
+    x = _spikes(40, 3, 8)
+    _compare(_run(functional.pack_spikes(x), 33, lengths=torch.tensor(lengths)),
+             _run(x, 33, lengths=torch.tensor(lengths)))
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 8), (5, 0, 8), (5, 3, 0)])
+def test_nothing_as_bits(shape: tuple[int, int, int]) -> None:
+    x = torch.zeros(shape, device=DEVICE)
+    _compare(_run(functional.pack_spikes(x), 4), _run(x, 4))
+
+
+def test_inputs_that_do_not_exist() -> None:
+    """Bits beyond the last input change nothing; on a GPU nobody looks for them before."""
+    x = _spikes(6, 2, 8)
+    packed = functional.pack_spikes(x)
+    w = _random(5, 8)
+    more = packed._replace(bits=packed.bits | -256)
+    if CUDA:
+        assert_same("y", functional.linear(more, w), functional.linear(x, w))
+    else:
+        with pytest.raises(RuntimeError, match="zeros in the bits beyond"):
+            functional.linear(more, w)
+
+
+def test_layers_on_top_of_each_other() -> None:
+    """Spikes go from one to the next as bits, gradients back through their carrier; what is saved
+    holds no numbers."""
+    found: list[dict[str, Tensor]] = []
+    for spikes in (True, "bits"):
+        weights = [w.requires_grad_() for w in (_random(40, 8), _random(40, 40) / 8,
+                                                _random(20, 40), _random(20, 20) / 8)]
+        below = functional.layer(_spikes(30, 3, 8), *weights[:2], **K, spikes=spikes)
+        assert (below.packed is None) == (spikes is True) == (below.spikes is not None)
+        if below.packed is not None:
+            assert below.packed.carrier.untyped_storage().nbytes() == 4
+        x = below.spikes if below.packed is None else below.packed
+        assert x is not None
+        above = functional.layer(x, *weights[2:], **K)
+        assert above.spikes is not None
+        (above.spikes * _random(30, 3, 20, step=3)).sum().backward()
+        found.append({"spikes": above.spikes.detach(),
+                      **{str(k): w.grad for k, w in enumerate(weights) if w.grad is not None}})
+    numbers, bits = found
+    assert len(bits) == 5 and float(bits["spikes"].mean()) > 0.01
+    assert_same("spikes", bits["spikes"], numbers["spikes"])
+    for k in map(str, range(4)):
+        assert_same(k, bits[k], numbers[k], tolerance=1e-5)
+
+
+@pytest.mark.parametrize("design", ["block", "gather", "cluster", "step"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bits_without_gradients(design: str, dtype: torch.dtype) -> None:
+    """Also where nothing is saved for a backward pass."""
+    x, w_in, w_rec = (t.to(dtype) for t in (_spikes(20, 3, 8), _random(33, 8), _random(33, 33)))
+    options = _ops.forced(design=design)
+    if design == "cluster" and dtype == torch.float64:
+        pytest.skip("cluster has no float64")
+    with torch.no_grad(), options:
+        bits = functional.layer(x, w_in, w_rec, **K, spikes="bits")
+        numbers = functional.layer(x, w_in, w_rec, **K)
+    assert bits.packed is not None and bits.spikes is None and numbers.spikes is not None
+    assert_same("bits", bits.packed.numbers(), numbers.spikes)
+
+
+def test_a_readout_and_bits() -> None:
+    x, w_out = _spikes(20, 3, 8), _random(4, 33)
+    given: dict[str, Any] = {"w_out": w_out, "k_out": 0.8, **K}
+    bits = functional.layer(functional.pack_spikes(x), _random(33, 8), _random(33, 33), **given,
+                            spikes="bits")
+    numbers = functional.layer(x, _random(33, 8), _random(33, 33), **given)
+    assert bits.packed is not None and numbers.spikes is not None
+    assert bits.readout is not None and numbers.readout is not None
+    assert_same("bits", bits.packed.numbers(), numbers.spikes)
+    assert_same("readout", bits.readout, numbers.readout)
+
+
+def test_a_module_takes_and_returns_bits() -> None:
+    torch.manual_seed(0)
+    layer, x = ALIF(8, 33).to(DEVICE), _spikes(20, 3, 8)
+    with torch.no_grad():
+        for weight in (layer.weight_ih_l0, layer.weight_hh_l0):
+            weight.copy_(_random(*weight.shape))
+        packed, _ = layer(functional.pack_spikes(x), spikes="bits")
+        numbers, _ = layer(x)
+    assert isinstance(packed, PackedSpikes) and float(numbers.mean()) > 0.01
+    assert_same("spikes", packed.numbers(), numbers)
+
+
+def test_float64_is_said_to_become_numbers() -> None:
+    x = _spikes(10, 2, 8).double()
+    w_in, w_rec = _random(5, 8).double(), _random(5, 5).double()
+    with pytest.warns(UserWarning, match="x: inputs as bits in float64: known to the CPU kernels, "
+                                         "and in float32 to those of CUDA"):
+        out = functional.layer(functional.pack_spikes(x), w_in, w_rec, **K)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # once
+        functional.layer(functional.pack_spikes(x), w_in, w_rec, **K)
+    plain = functional.layer(x, w_in, w_rec, **K)
+    assert out.spikes is not None and plain.spikes is not None
+    assert_same("spikes", out.spikes, plain.spikes)
