@@ -10,6 +10,8 @@ the milliseconds to their n-th goal.
     python examples/navigation.py              four places, three minutes: both networks learn it
     python examples/navigation.py --gap 200    darkness after each goal, which memory has to
                                                outlast; 15 minutes a network
+    python examples/navigation.py --gap 150 --silent
+                                               the same, with no activity in the dark
     python examples/navigation.py --paper      a goal anywhere, 20 % of the synapses; hours
 
 The arena is an environment of gymnasium too, lsnn_ext/Navigation-v0 (arena.py). A checkpoint is
@@ -37,6 +39,7 @@ PER_VALUE, WIDTH, PEAK = 20, 0.12, 0.3  # neurons, width of a tuning curve, spik
 PER_FLAG = 10  # neurons of each of reward, wall and the two parts of the last action
 CENTRES = torch.linspace(-1.1, 1.1, PER_VALUE)
 INPUTS = 2 * PER_VALUE + 4 * PER_FLAG
+INHIBITION = 200.0  # by which dusk silences all neurons with --silent, in thresholds
 TARGET_RATE = 0.02
 TRACE, NEAR = 0.95, 0.2  # PPO's: lambda of the advantages, and how far a ratio may be from 1
 # The gap of a network's training is an action longer every so many iterations until it has so many
@@ -60,7 +63,11 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     task.add_argument("--places", type=int, help="of the goal, on a ring; 0: anywhere")
     task.add_argument("--gap", type=number, default=0.0,
                       help="ms of darkness and stillness after a goal, in the test; in training "
-                           "a network's grows as it learns, to twice as much at most")
+                           "a network's grows as it learns, to twice as much at most, or is as "
+                           "long with --silent")
+    task.add_argument("--silent", action="store_true",
+                      help="each darkness begins with an inhibition that ends all activity, so "
+                           "that only what is slower than the membrane can remember")
     task.add_argument("--ms", type=count, help="of an episode")
     task.add_argument("--hold", type=count, default=10, help="ms that an action lasts")
     task.add_argument("--regular", type=count, default=280, help="neurons without adaptation")
@@ -76,6 +83,11 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     ppo.add_argument("--std", type=number, default=0.5, help="of the actions, at the start")
     ppo.add_argument("--test-agents", type=count, default=256)
     options = parser.parse_args(given)
+    if options.silent and not options.gap:
+        parser.error("--silent: expected --gap beside it, as there is no darkness without")
+    if options.silent and (options.deepr or options.paper):
+        parser.error("--silent: expected neither --deepr nor --paper, as DEEP R would rewire the "
+                     "input that inhibits")
     dark = DARK if options.gap else {}
     return pair.with_setting(options, QUICK | dark, PAPER | dark)
 
@@ -85,11 +97,23 @@ class Policy(LSNN):
     """An LSNN whose three readouts are the mean of the action and the worth of what it sees."""
 
     def __init__(self, options: argparse.Namespace, regular: int, adaptive: int) -> None:
-        super().__init__(INPUTS, regular, adaptive, 3, tau_adapt=options.tau_adapt, beta=1.8,
+        super().__init__(INPUTS + options.silent, regular, adaptive, 3, beta=1.8,
+                         tau_adapt=options.tau_adapt,
                          tau_out=max(5.0, options.hold) if options.hold > 1 else 20.0)
         with torch.no_grad():
             self.readout.weight.mul_(0.3)
+        if options.silent:
+            self.silence_at_dusk()
         self.log_std = nn.Parameter(torch.full((2,), options.std).log())
+
+    def silence_at_dusk(self) -> None:
+        """Makes the last input inhibit all neurons, by weights that do not learn."""
+        weight = self.neurons.weight_ih_l0
+        learns = torch.ones_like(weight)
+        learns[:, -1] = 0
+        with torch.no_grad():
+            weight[:, -1] = -INHIBITION * self.neurons.threshold_l0
+        weight.register_hook(lambda gradient: gradient * learns)
 
     def log_probability(self, action: Tensor, mean: Tensor) -> Tensor:
         """Of actions (..., 2), without the constant."""
@@ -103,11 +127,13 @@ def network(options: argparse.Namespace, adapts: bool) -> Policy:
     return Policy(options, options.regular + options.adaptive - adaptive, adaptive)
 
 
-def rates(seen: Tensor) -> Tensor:
-    """Spikes per ms (B, I) of observations (B, 7)."""
+def rates(seen: Tensor, inhibits: bool = False) -> Tensor:
+    """Spikes per ms (B, I) of observations (B, 8); inhibits: whether the last input is that of
+    dusk."""
     place = torch.exp(-0.5 * ((seen[:, 1:3, None] - CENTRES) / WIDTH).square()).flatten(1)
-    flags = torch.cat([seen[:, 3:5], seen[:, 5:] / 2 + 0.5], 1).repeat_interleave(PER_FLAG, 1)
-    return PEAK * torch.cat([place, flags], 1) * seen[:, :1]
+    flags = torch.cat([seen[:, 3:5], seen[:, 5:7] / 2 + 0.5], 1).repeat_interleave(PER_FLAG, 1)
+    found = PEAK * torch.cat([place, flags], 1) * seen[:, :1]
+    return torch.cat([found, seen[:, 7:]], 1) if inhibits else found
 
 
 # ---------------------------------------------------------------------------------------- PPO
@@ -119,6 +145,7 @@ class Episodes(NamedTuple):
     reward: Tensor  # (D, B)
     value: Tensor  # (D, B) what it was worth, by the network
     log_probability: Tensor  # (D, B) of the action
+    dark_rate: Tensor  # (D, B) spikes per ms in the dark after its first action, nan elsewhere
     at: Tensor  # (D, B, 2) where the agent was
     goal: Tensor  # (B, 2)
 
@@ -131,14 +158,18 @@ def play(net: Policy, options: argparse.Namespace, B: int, gap: float,
     state: LSNNState | None = None
     kept: list[tuple[Tensor, ...]] = []
     for _ in range(options.ms // options.hold):
-        shown = functional.poisson(rates(arena.observe())[None], options.hold,
+        seen = arena.observe()
+        shown = functional.poisson(rates(seen, options.silent)[None], options.hold,
                                    generator=random).numbers()
-        y, state = net(shown, state)
+        y, state, fired = net(shown, state, return_rates=True)
+        is_dark = seen[:, 0] + seen[:, 7] == 0
+        dark_rate = fired.mean((0, 2)).where(is_dark, torch.nan)
         mean, value = y[-1, :, :2], y[-1, :, 2]
         action = mean + net.log_std.exp() * torch.randn(B, 2, generator=random)
         at = arena.at
         reward = arena.move(action)
-        kept.append((shown, action, reward, value, net.log_probability(action, mean), at))
+        kept.append((shown, action, reward, value, net.log_probability(action, mean), dark_rate,
+                     at))
     x, *others = zip(*kept, strict=True)
     return Episodes(torch.cat(x), *(torch.stack(values) for values in others), arena.goal)
 
@@ -220,6 +251,8 @@ class Run(Pair):
 
     def gap(self, name: str) -> float:
         """ms of darkness in the next iteration of this network."""
+        if self.options.silent:  # what is not activity fades slowly, so short ones teach no more
+            return self.options.gap
         longest, hold = GAPS[-1] * self.options.gap, self.options.hold
         if not longest or not self.history:
             return 0.0
@@ -235,6 +268,8 @@ class Run(Pair):
     def keep_best(self, name: str, took: float, gap: float) -> None:
         """Keeps the weights that bridged the longest darkness: a policy may forget it again. took:
         ms to goals after the first."""
+        if self.options.silent:
+            return
         best = self.carried.setdefault("best", {})
         if gap >= max(EASY_GAP, best.get(name, {}).get("gap", 0)) and took < LEARNED:
             best[name] = {"gap": gap, "iteration": len(self.history),
@@ -309,6 +344,7 @@ def test(run: Run) -> tuple[dict[str, dict[str, Any]], dict[str, Episodes]]:
             ms, agents = times(episodes.reward, options.hold, options.gap)
             found[name] |= {"goals": goals_of(episodes.reward), "ms": ms, "agents": agents}
             if options.gap:
+                found[name]["dark_hz"] = 1000 * episodes.dark_rate.nanmean().item()
                 found[name]["later"] = by_darkness(net, options)
     return found, shown
 
@@ -323,6 +359,8 @@ def finish(run: Run, results: Path, drawing: Path) -> None:
         print(f"  {name:5s}" + ", ".join(f"{ms:.0f}" for ms in row["ms"])
               + f" ({row['goals']:.1f})")
     if run.options.gap:
+        print("spikes per second of a neuron in the dark, after its first action: "
+              + ", ".join(f"{name} {row['dark_hz']:.1f}" for name, row in found.items()))
         print("ms to all goals but the first, by the ms of darkness after each")
         for name, row in found.items():
             learned = (f" (of iteration {row['iteration']}, which learned {row['gap']:.0f})"

@@ -64,10 +64,12 @@ def test_a_goal_and_the_dark_after_it() -> None:
     goal = one.goal.clone()
     assert float(one.move(one.goal)) == 1
     assert one.observe()[0, 3] == 1 and one.observe()[0, 0] == 1  # it feels the goal
+    assert one.observe()[0, 7] == 0
     at = one.at.clone()
-    for _ in range(3):
+    for n in range(3):
         assert float(one.move(torch.ones(1, 2))) == 0
-        assert not one.observe().any() and torch.equal(one.at, at)
+        assert not one.observe()[:, :7].any() and torch.equal(one.at, at)
+        assert one.observe()[0, 7] == (n == 0)  # dusk
     assert float(one.move(torch.ones(1, 2))) == 0
     assert one.observe()[0, 0] == 1 and torch.equal(one.observe()[0, 1:3], one.at[0])
     one.move(torch.tensor([[0.1, 0.0]]))
@@ -97,7 +99,7 @@ def test_places_are_drawn() -> None:
 def test_spikes_say_where_it_is() -> None:
     seen = torch.zeros(3, arena.SEEN)
     seen[:2, 0] = 1
-    seen[0, 1:] = torch.tensor([0.5, -0.25, 1.0, 0.0, -1.0, 1.0])
+    seen[0, 1:7] = torch.tensor([0.5, -0.25, 1.0, 0.0, -1.0, 1.0])
     found = navigation.rates(seen)
     assert found.shape == (3, navigation.INPUTS) and not found[2].any()
     place = found[0, :40].view(2, 20)
@@ -105,6 +107,49 @@ def test_spikes_say_where_it_is() -> None:
     assert torch.allclose(centre, torch.tensor([0.5, -0.25]), atol=0.01)
     flags = found[0, 40:].view(4, 10)
     assert torch.allclose(flags, navigation.PEAK * torch.tensor([[1.0], [0], [0], [1]]))
+    seen[2, 7] = 1
+    silenced = navigation.rates(seen, True)
+    assert torch.equal(silenced[:, :-1], found) and silenced[:, -1].tolist() == [0, 0, 1]
+
+
+# --------------------------------------------------------------------------------- silent darkness
+SILENT = ["--gap", "150", "--silent"]
+
+
+@pytest.mark.parametrize("adapts", [False, True])
+def test_nothing_fires_in_a_silent_darkness(adapts: bool) -> None:
+    """Where activity goes on without the inhibition."""
+    rates = {}
+    for given in (SILENT, SILENT[:2]):
+        options = navigation.arguments([*given, "--ms", "1000"])
+        net = navigation.network(options, adapts)
+        with torch.no_grad():
+            net.neurons.weight_hh_l0.mul_(2)
+            net.readout.weight.zero_()  # steps at random find goals
+        rates[len(given)] = navigation.play(net, options, 32, 150, _generator()).dark_rate
+    assert (rates[3] == 0).any() and not (rates[3] > 0).any()
+    assert float(rates[2].nanmean()) > 0.02
+
+
+def test_dusk_does_not_learn() -> None:
+    """The inhibition stays as it is, and darkness as long; the other weights learn."""
+    run = navigation.Run(navigation.arguments([*SMALL, *SILENT, "--iterations", "9"]))
+    weights = {name: net.neurons.weight_ih_l0 for name, net in run.nets.items()}
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    for _ in range(2):
+        run.history.append(run.step() | {"later": 50.0, "lif_later": 50.0})
+        assert run.gap("LSNN") == run.gap("LIF") == 150
+    for name, weight in weights.items():
+        assert torch.equal(weight[:, -1], before[name][:, -1]) and bool((weight[:, -1] < 0).all())
+        assert not torch.equal(weight[:, :-1], before[name][:, :-1])
+    assert run.take_best() == {"LSNN": {}, "LIF": {}}
+
+
+@pytest.mark.parametrize("given", [["--silent"], [*SILENT, "--deepr", "0.2"], [*SILENT, "--paper"]])
+def test_silent_darkness_is_refused(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        navigation.arguments(given)
+    assert "--silent: expected" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------------------- PPO
