@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from bench import contestants as cpu
 from bench.contestants import OURS, Contestant, Problem, TorchContestant
+from lsnn_ext.functional import pack_spikes
 
 OURS_GRAPHED = f"{OURS}, CUDA graph"  # what is left of our own call when the host costs nothing
+OURS_BITS = f"{OURS}, inputs as bits"
 GRAPHED, COMPILED, EAGER = "eager loop, CUDA graph", "compiled step", "eager loop"
 
 
@@ -20,6 +22,17 @@ class _RNN(cpu._LSTM):
         super().__init__(problem)
         N, I = problem.w_in.shape  # noqa: E741
         self.layer = nn.RNN(I, N, bias=False)  # type: ignore[assignment]
+
+
+class _OursOfBits(cpu._Ours):
+    """Ours, with the inputs of the problem as bits, which it has beforehand."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        self.packed = pack_spikes(problem.x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(self.packed)[0]  # type: ignore[no-any-return]
 
 
 class Graphed(Contestant):
@@ -70,6 +83,7 @@ MAKERS: dict[tuple[str, str], Maker] = {
     ("nn.RNN", "float16"): lambda name, p: TorchContestant(name, _RNN(p).half(), _halved(p)),
     (EAGER, "float32"): cpu.MAKERS[EAGER],
     (COMPILED, "float32"): cpu.MAKERS[COMPILED],
+    (OURS_BITS, "float32"): lambda name, p: TorchContestant(name, _OursOfBits(p), p),
     (OURS_GRAPHED, "float32"): lambda name, p: Graphed(
         name, TorchContestant(OURS, cpu._Ours(p), p)),
     (GRAPHED, "float32"): lambda name, p: Graphed(

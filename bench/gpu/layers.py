@@ -21,7 +21,15 @@ import torch
 
 from bench.contestants import OURS, Contestant, Problem, Shape, TorchContestant
 from bench.gpu.card import Sample
-from bench.gpu.contestants import COMPILED, EAGER, GRAPHED, OURS_GRAPHED, make, precision
+from bench.gpu.contestants import (
+    COMPILED,
+    EAGER,
+    GRAPHED,
+    OURS_BITS,
+    OURS_GRAPHED,
+    make,
+    precision,
+)
 from bench.gpu.suite import DESIGNS
 from bench.measure import (
     BASE_RATE,
@@ -98,7 +106,7 @@ class Measured:
 def groups(designs: tuple[str, ...] = DESIGNS) -> list[Group]:
     """All groups, the most telling first: when time runs out the rest is left out."""
     ours, names = Entry(OURS), list(YARDSTICKS)
-    layers = (ours, Entry(OURS_GRAPHED), Entry(OURS, "float16"),
+    layers = (ours, Entry(OURS_GRAPHED), Entry(OURS_BITS), Entry(OURS, "float16"),
               *(Entry(name, dtype) for name in ("nn.LSTM", "nn.RNN")
                 for dtype in ("float32", "float16")))
     rates = (ours, *(Entry(OURS, rate=rate) for rate in RATES if rate != BASE_RATE))

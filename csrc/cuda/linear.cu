@@ -6,8 +6,6 @@
 namespace lsnn::cuda {
 namespace {
 
-constexpr int64_t most_outputs = 1 << 28;  // of which 4 GB of a row hold the bytes
-
 SpikeTiles tiles_of(const Linear& l, const Device& device) {
   return spike_tiles(device, l.I, l.N, l.R);
 }
@@ -21,10 +19,6 @@ int64_t linear_workspace(const Linear& l, const Device& device, bool backward) {
 
 void linear_forward(const Linear& l, const Device& device, void* workspace, void* stream) {
   if (l.R == 0 || l.N == 0) return;
-  if (l.N > most_outputs || l.I > most_outputs)
-    throw std::invalid_argument(
-        "weight: expected at most 2^28 inputs and outputs for spikes as "
-        "bits");
   const LinearJob job{l, static_cast<float*>(workspace)};
   auto blocks = [](int64_t n, int each) { return (n + each - 1) / each; };
   if (l.I)

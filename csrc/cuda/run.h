@@ -30,8 +30,8 @@ void readout_backward(BackwardArgs&, Storage, const Device&, void* workspace, vo
 void leaky_forward(const LeakyForward&, Storage, void* stream);
 void leaky_backward(const LeakyBackward&, Storage, void* stream);
 
-// The projection of inputs that are bits, in float32; backward where has_tensor_cores(). Bytes of
-// memory on the device that a direction needs for itself.
+// The projection of inputs that are bits, in float32; backward where has_tensor_cores(). N and I
+// are at most 2^28. Bytes of memory on the device that a direction needs for itself.
 int64_t linear_workspace(const Linear&, const Device&, bool backward);
 void linear_forward(const Linear&, const Device&, void* workspace, void* stream);
 void linear_backward(const Linear&, const Device&, void* workspace, void* stream);

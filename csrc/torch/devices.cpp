@@ -203,6 +203,9 @@ void multiply_on_device(const Linear& l, bool backward, const Tensor& like, void
   LSNN_EXPECT(l.bits && like.scalar_type() == ScalarType::Float && (!backward || l.g_rows == l.R),
               "x: expected spikes as bits, in float32, and a gradient of as many rows, as the CUDA "
               "kernels multiply nothing else");
+  LSNN_EXPECT(l.I <= 1 << 28 && l.N <= 1 << 28,
+              "weight: expected at most 2^28 inputs and outputs for spikes as bits, got ", l.I,
+              " and ", l.N);
   const cuda::Device device = cuda::current_device();
   LSNN_EXPECT(cuda::has_tensor_cores(device),
               "bits: expected a GPU of compute capability 8.0 or more");
