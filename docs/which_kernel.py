@@ -140,7 +140,8 @@ def page() -> str:
         f"Where {NONE} stands PyTorch's own operators do all. `ALIF`, `LIF` and `LSNN` call "
         "`layer`. Their `step`, and short sequences without gradients on the CPU, take no operator "
         "but a prepared layer: the same kernels, with what follows from the parameters kept. On "
-        "CUDA the projection stands in front as a product of PyTorch. On other devices, and "
+        "CUDA the projection stands in front as a product of PyTorch, or of `linear_events` where "
+        "inputs are bits in float32. On other devices, and "
         "inside of `lsnn_ext.use_reference()`, `lsnn_ext.reference` computes everything.", "",
         "## Models on the CPU: spikes equal to the reference, gradients finite", "",
         *_table(["model", *CASES], models), "",

@@ -22,7 +22,7 @@ CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_SECONDS = 60.0  # of training
 STOPS = (signal.SIGINT, signal.SIGTERM)
 # options of one call, not of the run
-HERE = ("out", "data", "resume", "overwrite", "threads", "no_speed")
+HERE = ("out", "data", "resume", "longer", "overwrite", "threads", "no_speed")
 Values = dict[str, float]
 
 
@@ -56,7 +56,7 @@ def setting_options(parser: argparse.ArgumentParser) -> None:
 
 def length_options(parser: argparse.ArgumentParser,
                    minutes: float | None = None) -> argparse._ArgumentGroup:
-    """--minutes, --iterations, --resume and --overwrite."""
+    """--minutes, --iterations, --resume, --longer and --overwrite."""
     length = parser.add_argument_group("length of the run")
     length.add_argument("--minutes", type=number, default=minutes,
                         help="training time; the schedule is tied to it")
@@ -64,6 +64,9 @@ def length_options(parser: argparse.ArgumentParser,
     earlier = length.add_mutually_exclusive_group()
     earlier.add_argument("--resume", action="store_true",
                          help="go on from the checkpoint in --out, with its options")
+    length.add_argument("--longer", type=count, metavar="N",
+                        help="with --resume: go on to this many iterations, more than the run was "
+                             "begun for; from here on its learning rate is that of the longer run")
     earlier.add_argument("--overwrite", action="store_true",
                          help="write over the checkpoint that is in --out")
     return length
@@ -273,6 +276,12 @@ def resumed(options: argparse.Namespace, kind: Callable[[argparse.Namespace], Ki
                           f"--overwrite begins anew")
 
     kept = processes.on_first(read)
+    if options.longer:
+        begun_for = kept["options"].get("iterations")
+        if not begun_for or begun_for >= options.longer:
+            raise SystemExit("--longer: expected more iterations than the run was begun for, got "
+                             f"{options.longer} of a run for {begun_for or 'some minutes'}")
+        kept["options"]["iterations"] = options.longer
     try:
         run = kind(argparse.Namespace(**(vars(options) | kept["options"])))
         run.restore(kept)
@@ -324,6 +333,8 @@ def prepared(options: argparse.Namespace, kind: Callable[[argparse.Namespace], K
     if options.threads:
         torch.set_num_threads(options.threads)
     processes.on_first(lambda: writable(options.out))
+    if options.longer and not options.resume:
+        raise SystemExit("--longer: expected --resume beside it, got a new run")
     run = resumed(options, kind) if options.resume else begun(options, kind)
     data = processes.after_first(load)
     if not options.resume and not options.overwrite:

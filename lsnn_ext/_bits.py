@@ -81,6 +81,13 @@ def packed_bits(spikes: Tensor) -> Tensor:
     return (padded * weights).sum(-1).to(torch.int32)
 
 
+def _one_by_one(function: type[torch.autograd.Function], *given: Any) -> tuple[Any, Any]:
+    """The rule of torch.vmap for a function: one call for each element."""
+    from ._ops.batching import one_by_one  # which needs this file
+
+    return one_by_one(function.apply)(*given)
+
+
 class _Pack(torch.autograd.Function):
     @staticmethod
     def forward(spikes: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,6 +96,10 @@ class _Pack(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[0])
+
+    @staticmethod
+    def vmap(*given: Any) -> tuple[Any, Any]:
+        return _one_by_one(_Pack, *given)
 
     @staticmethod
     def backward(ctx: Any, _: Any, g: Tensor) -> Tensor:
@@ -109,6 +120,10 @@ class _Unpack(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         pass
+
+    @staticmethod
+    def vmap(*given: Any) -> tuple[Any, Any]:
+        return _one_by_one(_Unpack, *given)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[None, Tensor]:

@@ -172,10 +172,12 @@ def of_inputs(
         if chosen.is_fused:
             x_bits, x = x.bits, x.carrier
         elif chosen.projection == "torch":
-            say_if_cpu_alone(name, f"inputs as bits in {like.dtype}".replace("torch.", ""), like,
-                             "they are made numbers (T, B, I)", 5,
-                             known="the CPU kernels, and in float32 to those of CUDA from compute "
-                                   "capability 8.0 on")
+            if _ops.available and not _ops.cuda_knows_bits(like):
+                kind = str(like.dtype).removeprefix("torch.")
+                say_if_cpu_alone(name, f"inputs as bits in {kind}", like,
+                                 "they are made numbers (T, B, I)", 5,
+                                 known="the CPU kernels, and in float32 to those of CUDA from "
+                                       "compute capability 8.0 on")
             x = x.numbers()
     elif chosen.is_fused:
         x_bits = _ops.spike_bits(x)

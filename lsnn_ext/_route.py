@@ -65,7 +65,7 @@ def route(
         if projection == "events" and alike:
             projection = "fused"
     fused_readout = w_out is not None and (
-        projection != "torch" and w_out.dtype == like.dtype
+        projection != "torch" and w_out.dtype == like.dtype and _ops.cpu_kernels(like)
         or has_no_lengths and _ops.cuda_fuses(like, w_out))
     reads_no_numbers = w_out is None or fused_readout
     returns_bits = (spikes == "bits" and keeps_order and not smooth and reads_no_numbers

@@ -214,3 +214,21 @@ def test_operator_checks() -> None:
         for requested in (given["requested"] - {"saved"}, given["requested"] | {"saved"}):
             torch.library.opcheck(operator, changed(operator, detached(args), requested=requested),
                                   test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize("over", ["bias", "w_in", "w_rec"])
+def test_vmap_over_weights_beside_bits(over: str) -> None:
+    """As one call for each, gradients too."""
+    torch.manual_seed(0)
+    x = functional.pack_spikes((torch.rand(20, 3, 8) < 0.3).float())
+    weights = {"w_in": torch.randn(5, 8), "w_rec": torch.randn(5, 5) / 4, "bias": torch.randn(5)}
+    several = torch.stack([weights[over], weights[over] / 2])
+
+    def loss(weight: Tensor) -> Tensor:
+        out = functional.layer(x, **(weights | {over: weight}), alpha=0.9, theta=0.3)
+        assert out.spikes is not None
+        return (out.spikes * torch.arange(20.0)[:, None, None]).mean()
+
+    found = torch.vmap(torch.func.grad(loss))(several)
+    for each, weight in zip(found, several, strict=True):
+        assert torch.allclose(each, torch.func.grad(loss)(weight)) and bool(each.any())

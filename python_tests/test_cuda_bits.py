@@ -155,6 +155,26 @@ def test_a_readout_and_bits() -> None:
     assert_same("readout", bits.readout, numbers.readout)
 
 
+@pytest.mark.parametrize("lengths", [None, [20, 10, 5], [5, 20, 10]])
+@pytest.mark.parametrize("outputs", [4, 1000])
+def test_a_readout_behind_inputs_as_bits(lengths: list[int] | None, outputs: int) -> None:
+    """Also where the kernels have not the readout: it stands behind then."""
+    x, w_out, b_out = _spikes(20, 3, 8), _random(outputs, 33), _random(outputs)
+    given: dict[str, Any] = {"w_out": w_out, "k_out": 0.8, "b_out": b_out, **K}
+    if lengths is not None:
+        given["lengths"] = torch.tensor(lengths)
+    bits = functional.layer(functional.pack_spikes(x), _random(33, 8), _random(33, 33), **given)
+    numbers = functional.layer(x, _random(33, 8), _random(33, 33), **given)
+    assert bits.readout is not None and numbers.readout is not None
+    assert_same("readout", bits.readout, numbers.readout)
+
+
+def test_autocast_says_nothing_of_the_gpu() -> None:
+    x = functional.pack_spikes(_spikes(10, 2, 8))
+    with torch.autocast(DEVICE, torch.bfloat16):
+        functional.layer(x, _random(5, 8), _random(5, 5), **K)
+
+
 def test_a_module_takes_and_returns_bits() -> None:
     torch.manual_seed(0)
     layer, x = ALIF(8, 33).to(DEVICE), _spikes(20, 3, 8)

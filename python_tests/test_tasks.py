@@ -221,6 +221,21 @@ def test_a_run_that_is_killed_is_the_same_run(task: ModuleType, options: list[st
         assert sum(int((value != 0).sum()) for value in matrices) == int(0.4 * size)
 
 
+def test_a_finished_run_goes_on_longer(tmp_path: Path) -> None:
+    """From its last weights, at the rate of the longer run."""
+    options = [*RECALL, "--iterations", "4", "--out", str(tmp_path)]
+    store_recall.main(options)
+    first = _kept(tmp_path)
+    with pytest.raises(SystemExit, match="--longer: expected more iterations"):
+        store_recall.main([*options, "--resume", "--longer", "4"])
+    with pytest.raises(SystemExit, match="--longer: expected --resume beside it"):
+        store_recall.main([*options, "--longer", "8"])
+    store_recall.main([*options, "--resume", "--longer", "8"])
+    second = _kept(tmp_path)
+    assert second["history"][:4] == first["history"] and len(second["history"]) == 8
+    assert second["options"] == first["options"] | {"iterations": 8}
+
+
 def test_a_norm_that_is_not_finite_ends_the_run() -> None:
     weight = nn.Parameter(torch.ones(2))
     weight.grad = torch.tensor([3.0, 4.0])

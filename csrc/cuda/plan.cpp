@@ -13,6 +13,11 @@ namespace {
 
 int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Of steps and items, with so many tiles of a weight gradient.
+int slices(const Device& device, int64_t tiles, int64_t items) {
+  return (int)std::clamp<int64_t>(device.sms / tiles, 1, std::max<int64_t>(ceiling(items, 256), 1));
+}
+
 template <class F> auto with_types(Storage s, const F& f) {  // f(number, weight)
   switch (s) {
     case Storage::f64: return f(double(), double());
@@ -178,15 +183,6 @@ Possible lsnn_backward_pass(const Device& device, const Layer& l, Storage s) {
                                                ? "its surrogate is the triangle"
                                                : refused);
 }
-namespace {
-
-// Of the steps and items, with so many tiles.
-int slices(const Device& device, int64_t tiles, int64_t items) {
-  return (int)std::clamp<int64_t>(device.sms / tiles, 1, std::max<int64_t>(ceiling(items, 256), 1));
-}
-
-}  // namespace
-
 SpikeTiles spike_tiles(const Device& device, int64_t M, int64_t N, int64_t K) {
   SpikeTiles s;
   s.down = (int)ceiling(M, 32 * words_of_warp * warps_down);

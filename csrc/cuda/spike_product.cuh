@@ -1,10 +1,11 @@
 // A weight gradient by tensor cores: that of recurrent weights, dL/dw_jk, is the sum over steps and
 // items of z_j[t-1-d] times dL/dc_k[t], that of input weights the same with the spikes of inputs: a
-// product of matrices whose left one holds spikes. In bfloat16 a spike is exact, and
-// a float is the sum of three bfloat16 numbers, which are its upper, middle and lower bits; so
-// every product is exact, and only sums round. Split-K: a block has a tile of the matrix and a
-// slice of the steps and items, warps share nothing, and there is no barrier. For one delay and
-// float; the steps whose spikes come before the sequence are summed by weight_gradient.cuh.
+// product of matrices whose left one holds spikes. In bfloat16 a spike is exact, and a float is the
+// sum of three bfloat16 numbers, which are its upper, middle and lower bits; so every product is
+// exact, and only sums round; below about 1e-33 the lower bits are lost. Split-K: a block has a
+// tile of the matrix and a slice of the steps and items, warps share nothing, and there is no
+// barrier. For one delay and float; the steps whose spikes come before the sequence are summed by
+// weight_gradient.cuh.
 //
 // A mma adds 16 items of steps to 16 rows and 8 columns. Which lane holds what is given by the
 // instruction; which item, row or column a place of it stands for is ours to choose, as long as

@@ -199,8 +199,9 @@ template <class T> void multiply_on_cpu(const Linear& l, bool backward) {
   else cpu::linear_forward<T>(l, parallel());
 }
 #if defined(LSNN_CUDA_KERNELS) || defined(LSNN_EMULATOR)
-void multiply_on_device(const Linear& l, bool backward, const Tensor& like, void* stream) {
-  LSNN_EXPECT(l.bits && like.scalar_type() == ScalarType::Float && (!backward || l.g_rows == l.R),
+void multiply_on_device(const Linear& l, bool backward, const Tensor& like, bool has_bits,
+                        void* stream) {
+  LSNN_EXPECT(has_bits && like.scalar_type() == ScalarType::Float && (!backward || l.g_rows == l.R),
               "x: expected spikes as bits, in float32, and a gradient of as many rows, as the CUDA "
               "kernels multiply nothing else");
   LSNN_EXPECT(l.I <= 1 << 28 && l.N <= 1 << 28,
@@ -243,17 +244,17 @@ bool multiplies_on_cpu(const Tensor& like, bool has_bits) {
   const bool wide = like.scalar_type() == ScalarType::Double;
   return has_cpu_kernels(like) || (like.is_cpu() && (wide || !has_bits));
 }
-void run_linear(const Linear& l, bool backward, const Tensor& like) {
-  if (multiplies_on_cpu(like, l.bits)) {
+void run_linear(const Linear& l, bool backward, const Tensor& like, bool has_bits) {
+  if (multiplies_on_cpu(like, has_bits)) {
     if (like.scalar_type() == ScalarType::Double) multiply_on_cpu<double>(l, backward);
     else multiply_on_cpu<float>(l, backward);
     return;
   }
 #if defined(LSNN_CUDA_KERNELS)
   const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());
-  multiply_on_device(l, backward, like, current_stream(like));
+  multiply_on_device(l, backward, like, has_bits, current_stream(like));
 #elif defined(LSNN_EMULATOR)
-  multiply_on_device(l, backward, like, nullptr);
+  multiply_on_device(l, backward, like, has_bits, nullptr);
 #else
   LSNN_EXPECT(false,
               "x: expected a tensor on the CPU, as this build of lsnn_ext has no CUDA kernels");

@@ -11,8 +11,9 @@ void run(const ForwardArgs&, const Tensor& like, const cuda::Told& told);
 void run(const BackwardArgs&, const Tensor& like, const cuda::Told& told);
 void run(const LeakyForward&, const Tensor& like);
 void run(const LeakyBackward&, const Tensor& like);
-// On a GPU with inputs as bits in float32 alone, and without the gradient of the bias.
-void run_linear(const Linear&, bool backward, const Tensor& like);
+// On a GPU with inputs as bits in float32 alone, and without the gradient of the bias. has_bits:
+// whether inputs are bits; where there are none, they have no memory.
+void run_linear(const Linear&, bool backward, const Tensor& like, bool has_bits);
 bool multiplies_on_cpu(const Tensor& like, bool has_bits);
 
 // Whether this build has CUDA kernels; the current device.

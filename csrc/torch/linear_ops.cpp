@@ -67,7 +67,7 @@ Tensor linear_events(Tensor x, Tensor weight, std::optional<Tensor> bias,
   l.w = data(weight);
   l.w_stride_n = weight.stride(0);
   l.w_stride_i = weight.stride(1);
-  run_linear(l, false, x);
+  run_linear(l, false, x, bits.has_value());
   return y;
 }
 
@@ -94,7 +94,7 @@ std::tuple<Tensor, Tensor> linear_events_backward(Tensor g, Tensor x, std::optio
   l.g_rows = g.size(0);
   l.gw = gw.mutable_data_ptr();
   l.gbias = pointer_if(sums, gbias);
-  run_linear(l, true, x);
+  run_linear(l, true, x, bits.has_value());
   return {gw, gbias};
 }
 

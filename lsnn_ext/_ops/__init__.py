@@ -22,6 +22,7 @@ from .load import (
     cpu_kernels,
     cpu_operators_take,
     cuda_fuses,
+    cuda_knows_bits,
     cuda_multiplies_bits,
     cuda_operators_take,
     has,
@@ -39,7 +40,7 @@ from .unequal import recurrence
 __all__ = [
     "DEVICES", "SCARCE_OUTPUTS", "Constants", "Numbers", "Options", "Outputs", "Settings",
     "Tensors", "_C", "allows_bf16", "available", "compiled_code_runs", "compiled_models",
-    "cpu_kernels", "cpu_operators_take", "cuda_fuses", "cuda_multiplies_bits",
+    "cpu_kernels", "cpu_operators_take", "cuda_fuses", "cuda_knows_bits", "cuda_multiplies_bits",
     "cuda_operators_take", "forced", "forced_options", "has", "leaky_readout", "linear",
     "load_error", "mask", "mostly_zero", "recurrence", "reference_is_chosen", "reused",
     "reused_gradient", "solid", "spike_bits", "use_reference",

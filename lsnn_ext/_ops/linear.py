@@ -9,6 +9,7 @@ from torch import Tensor
 from .._bits import PackedSpikes
 from .._torch_internals import is_forward_mode, wants_gradient
 from .autograd import applied, called
+from .batching import one_by_one
 from .load import cpu_kernels
 
 # Measured, on spikes at 3 %: with fewer outputs torch's product is as fast as adding rows for what
@@ -51,6 +52,10 @@ class _Linear(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, weight, _, ctx.events, bits = inputs
         ctx.save_for_backward(x, weight, bits)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
+        return one_by_one(_Linear.apply)(info, in_dims, *args)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:

@@ -126,10 +126,15 @@ def cuda_fuses(x: Tensor, w_out: Tensor) -> bool:
         _C.readout_fits(w_out.shape[1], w_out.shape[0], x.dtype == torch.float64))
 
 
+def cuda_knows_bits(x: Tensor) -> bool:
+    """Whether CUDA kernels multiply spikes as bits, whose carrier is x: of this dtype, on this
+    GPU."""
+    return x.dtype == torch.float32 and bool(_C.multiplies_bits(x.device.index or 0))
+
+
 def cuda_multiplies_bits(x: Tensor, weight: Tensor) -> bool:
-    """Whether the CUDA kernels multiply spikes as bits, whose carrier is x, with weight."""
-    return (cuda_operators_take(x, weight) and x.dtype == torch.float32
-            and bool(_C.multiplies_bits(x.device.index or 0)))
+    """Whether they do so with weight."""
+    return cuda_operators_take(x, weight) and cuda_knows_bits(x)
 
 
 def reused(x: Tensor, weight: Tensor) -> bool:
