@@ -10,7 +10,7 @@ the milliseconds to their n-th goal.
     python examples/navigation.py              four places, three minutes: both networks learn it
     python examples/navigation.py --gap 200    darkness after each goal, which memory has to
                                                outlast; 15 minutes a network
-    python examples/navigation.py --gap 150 --silent
+    python examples/navigation.py --gap 300 --silent
                                                the same, with no activity in the dark
     python examples/navigation.py --paper      a goal anywhere, 20 % of the synapses; hours
 
@@ -43,8 +43,8 @@ INHIBITION = 200.0  # by which dusk silences all neurons with --silent, in thres
 TARGET_RATE = 0.02
 TRACE, NEAR = 0.95, 0.2  # PPO's: lambda of the advantages, and how far a ratio may be from 1
 # The gap of a network's training is an action longer every so many iterations until it has so many
-# ms; after that whenever goals after the first took less time without it (ms), and shorter where
-# they took more.
+# ms, which it has from the beginning with --silent; after that whenever goals after the first took
+# less time without it (ms), and shorter where they took more.
 EASY_ITERATIONS, EASY_GAP, LEARNED, LOST = 10, 100.0, 75.0, 90.0
 GOALS = 10  # as many are timed
 GAPS = (0, 0.5, 1, 1.5, 2)  # darkness in the test, as parts of --gap; training goes to the last
@@ -63,8 +63,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     task.add_argument("--places", type=int, help="of the goal, on a ring; 0: anywhere")
     task.add_argument("--gap", type=number, default=0.0,
                       help="ms of darkness and stillness after a goal, in the test; in training "
-                           "a network's grows as it learns, to twice as much at most, or is as "
-                           "long with --silent")
+                           "a network's grows as it learns, to twice as much at most")
     task.add_argument("--silent", action="store_true",
                       help="each darkness begins with an inhibition that ends all activity, so "
                            "that only what is slower than the membrane can remember")
@@ -251,11 +250,9 @@ class Run(Pair):
 
     def gap(self, name: str) -> float:
         """ms of darkness in the next iteration of this network."""
-        if self.options.silent:  # what is not activity fades slowly, so short ones teach no more
-            return self.options.gap
         longest, hold = GAPS[-1] * self.options.gap, self.options.hold
-        if not longest or not self.history:
-            return 0.0
+        if not longest or not self.history:  # the inhibition itself lasts nearly EASY_GAP
+            return min(longest, EASY_GAP) if self.options.silent else 0.0
         took, gap = (self.history[-1][self.column(name, value)] for value in ("later", "gap"))
         if gap < EASY_GAP:
             gap += hold * (len(self.history) % EASY_ITERATIONS == 0)
@@ -268,8 +265,6 @@ class Run(Pair):
     def keep_best(self, name: str, took: float, gap: float) -> None:
         """Keeps the weights that bridged the longest darkness: a policy may forget it again. took:
         ms to goals after the first."""
-        if self.options.silent:
-            return
         best = self.carried.setdefault("best", {})
         if gap >= max(EASY_GAP, best.get(name, {}).get("gap", 0)) and took < LEARNED:
             best[name] = {"gap": gap, "iteration": len(self.history),
