@@ -128,8 +128,10 @@ def cuda_fuses(x: Tensor, w_out: Tensor) -> bool:
 
 def cuda_knows_bits(x: Tensor) -> bool:
     """Whether CUDA kernels multiply spikes as bits, whose carrier is x: of this dtype, on this
-    GPU."""
-    return x.dtype == torch.float32 and bool(_C.multiplies_bits(x.device.index or 0))
+    GPU, which nobody asks for tensors elsewhere."""
+    is_there = x.device.type == "cuda" or x.device.type == "cpu" and not cpu_kernels(x)
+    return (is_there and x.dtype == torch.float32
+            and bool(_C.multiplies_bits(x.device.index or 0)))
 
 
 def cuda_multiplies_bits(x: Tensor, weight: Tensor) -> bool:
