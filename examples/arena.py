@@ -49,7 +49,7 @@ class Arena:
 
     def observe(self) -> Tensor:
         """(B, 8) numbers from -1 to 1; all 0 in the dark, which begins after the goal is felt, but
-        for the last one, which is 1 in the first action of it."""
+        for the last one, dusk, which is 1 in the first action of it."""
         lit = ((self.dark == 0) | (self.reached > 0)).float()[:, None]
         dusk = (1 - lit) * (self.dark == self.pause - 1)[:, None]
         seen = [torch.ones_like(lit), self.at, self.reached[:, None], self.wall[:, None],

@@ -39,11 +39,13 @@ PER_VALUE, WIDTH, PEAK = 20, 0.12, 0.3  # neurons, width of a tuning curve, spik
 PER_FLAG = 10  # neurons of each of reward, wall and the two parts of the last action
 CENTRES = torch.linspace(-1.1, 1.1, PER_VALUE)
 INPUTS = 2 * PER_VALUE + 4 * PER_FLAG
-INHIBITION = 200.0  # by which dusk silences all neurons with --silent, in thresholds
+# By which dusk silences all neurons with --silent, in thresholds; and ms of darkness after which
+# membranes have come back from that, where they began 10 ms after it.
+INHIBITION, SILENT_GAP = 2000.0, 150.0
 TARGET_RATE = 0.02
 TRACE, NEAR = 0.95, 0.2  # PPO's: lambda of the advantages, and how far a ratio may be from 1
 # The gap of a network's training is an action longer every so many iterations until it has so many
-# ms, which it has from the beginning with --silent; after that whenever goals after the first took
+# ms, with --silent SILENT_GAP from the beginning; after that whenever goals after the first took
 # less time without it (ms), and shorter where they took more.
 EASY_ITERATIONS, EASY_GAP, LEARNED, LOST = 10, 100.0, 75.0, 90.0
 GOALS = 10  # as many are timed
@@ -82,8 +84,9 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     ppo.add_argument("--std", type=number, default=0.5, help="of the actions, at the start")
     ppo.add_argument("--test-agents", type=count, default=256)
     options = parser.parse_args(given)
-    if options.silent and not options.gap:
-        parser.error("--silent: expected --gap beside it, as there is no darkness without")
+    if options.silent and GAPS[1] * options.gap < SILENT_GAP:
+        parser.error(f"--silent: expected --gap of {SILENT_GAP / GAPS[1]:g} ms or more beside it, "
+                     f"as membranes take {SILENT_GAP:g} to come back from the inhibition")
     if options.silent and (options.deepr or options.paper):
         parser.error("--silent: expected neither --deepr nor --paper, as DEEP R would rewire the "
                      "input that inhibits")
@@ -251,14 +254,15 @@ class Run(Pair):
     def gap(self, name: str) -> float:
         """ms of darkness in the next iteration of this network."""
         longest, hold = GAPS[-1] * self.options.gap, self.options.hold
-        if not longest or not self.history:  # the inhibition itself lasts nearly EASY_GAP
-            return min(longest, EASY_GAP) if self.options.silent else 0.0
+        if not longest or not self.history:
+            return SILENT_GAP if self.options.silent else 0.0
         took, gap = (self.history[-1][self.column(name, value)] for value in ("later", "gap"))
-        if gap < EASY_GAP:
+        easy = SILENT_GAP if self.options.silent else EASY_GAP
+        if gap < easy:
             gap += hold * (len(self.history) % EASY_ITERATIONS == 0)
         elif took < LEARNED:
             gap += hold
-        elif took > LOST and gap - hold >= EASY_GAP:
+        elif took > LOST and gap - hold >= easy:
             gap -= hold
         return min(longest, gap)
 

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ._batching import one_by_one
+
 WORD = 32
 
 
@@ -81,13 +83,6 @@ def packed_bits(spikes: Tensor) -> Tensor:
     return (padded * weights).sum(-1).to(torch.int32)
 
 
-def _one_by_one(function: type[torch.autograd.Function], *given: Any) -> tuple[Any, Any]:
-    """The rule of torch.vmap for a function: one call for each element."""
-    from ._ops.batching import one_by_one  # which needs this file
-
-    return one_by_one(function.apply)(*given)
-
-
 class _Pack(torch.autograd.Function):
     @staticmethod
     def forward(spikes: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,7 +94,7 @@ class _Pack(torch.autograd.Function):
 
     @staticmethod
     def vmap(*given: Any) -> tuple[Any, Any]:
-        return _one_by_one(_Pack, *given)
+        return one_by_one(_Pack.apply)(*given)
 
     @staticmethod
     def backward(ctx: Any, _: Any, g: Tensor) -> Tensor:
@@ -123,7 +118,7 @@ class _Unpack(torch.autograd.Function):
 
     @staticmethod
     def vmap(*given: Any) -> tuple[Any, Any]:
-        return _one_by_one(_Unpack, *given)
+        return one_by_one(_Unpack.apply)(*given)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[None, Tensor]:

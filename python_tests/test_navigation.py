@@ -113,7 +113,7 @@ def test_spikes_say_where_it_is() -> None:
 
 
 # --------------------------------------------------------------------------------- silent darkness
-SILENT = ["--gap", "150", "--silent"]
+SILENT = ["--gap", "300", "--silent"]
 
 
 @pytest.mark.parametrize("adapts", [False, True])
@@ -138,7 +138,7 @@ def test_dusk_does_not_learn() -> None:
     weights = {name: net.neurons.weight_ih_l0 for name, net in run.nets.items()}
     before = {name: weight.detach().clone() for name, weight in weights.items()}
     for n in range(2):
-        assert run.gap("LSNN") == 100 + 10 * n and run.gap("LIF") == 100
+        assert run.gap("LSNN") == 150 + 10 * n and run.gap("LIF") == 150
         run.history.append(run.step() | {"later": 50.0})
     for name, weight in weights.items():
         assert torch.equal(weight[:, -1], before[name][:, -1]) and bool((weight[:, -1] < 0).all())

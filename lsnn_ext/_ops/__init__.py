@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
+from .._batching import one_by_one
 from .._torch_internals import keys_after_autograd
 from . import fake, readout
 from .autograd import Outputs, Settings, Tensors, allows_bf16, differentiated
-from .batching import one_by_one
 from .linear import SCARCE_OUTPUTS, linear, mostly_zero, spike_bits
 from .load import (
     _C,

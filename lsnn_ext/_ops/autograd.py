@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._batching import one_by_one
 from .._bits import empty_carrier
 from .._once import only_once
 from .._rows import Row, Rows, made_by_kernels, stacked, unstacked
@@ -24,7 +25,6 @@ from .._torch_internals import (
     wants_gradient,
 )
 from ..models import COEFFICIENTS, past_steps
-from .batching import one_by_one
 from .load import _C, Constants, cpu_kernels, has, mask, solid
 
 

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._batching import one_by_one
 from .._bits import PackedSpikes
 from .._torch_internals import is_forward_mode, wants_gradient
 from .autograd import applied, called
-from .batching import one_by_one
 from .load import cpu_kernels
 
 # Measured, on spikes at 3 %: with fewer outputs torch's product is as fast as adding rows for what
