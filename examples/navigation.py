@@ -10,8 +10,8 @@ the milliseconds to their n-th goal.
     python examples/navigation.py              four places, three minutes: both networks learn it
     python examples/navigation.py --gap 200    darkness after each goal, which memory has to
                                                outlast; 15 minutes a network
-    python examples/navigation.py --gap 300 --silent
-                                               the same, with no activity in the dark
+    python examples/navigation.py --gap 300 --inhibition 200
+                                               the same, and an inhibition ends what activity knew
     python examples/navigation.py --paper      a goal anywhere, 20 % of the synapses; hours
 
 The arena is an environment of gymnasium too, lsnn_ext/Navigation-v0 (arena.py). A checkpoint is
@@ -39,14 +39,11 @@ PER_VALUE, WIDTH, PEAK = 20, 0.12, 0.3  # neurons, width of a tuning curve, spik
 PER_FLAG = 10  # neurons of each of reward, wall and the two parts of the last action
 CENTRES = torch.linspace(-1.1, 1.1, PER_VALUE)
 INPUTS = 2 * PER_VALUE + 4 * PER_FLAG
-# By which dusk silences all neurons with --silent, in thresholds; and ms of darkness after which
-# membranes have come back from that, where they began 10 ms after it.
-INHIBITION, SILENT_GAP = 2000.0, 150.0
 TARGET_RATE = 0.02
 TRACE, NEAR = 0.95, 0.2  # PPO's: lambda of the advantages, and how far a ratio may be from 1
 # The gap of a network's training is an action longer every so many iterations until it has so many
-# ms, with --silent SILENT_GAP from the beginning; after that whenever goals after the first took
-# less time without it (ms), and shorter where they took more.
+# ms, which it has from the beginning with --inhibition; after that whenever goals after the first
+# took less time without it (ms), and shorter where they took more.
 EASY_ITERATIONS, EASY_GAP, LEARNED, LOST = 10, 100.0, 75.0, 90.0
 GOALS = 10  # as many are timed
 GAPS = (0, 0.5, 1, 1.5, 2)  # darkness in the test, as parts of --gap; training goes to the last
@@ -66,9 +63,8 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     task.add_argument("--gap", type=number, default=0.0,
                       help="ms of darkness and stillness after a goal, in the test; in training "
                            "a network's grows as it learns, to twice as much at most")
-    task.add_argument("--silent", action="store_true",
-                      help="each darkness begins with an inhibition that ends all activity, so "
-                           "that only what is slower than the membrane can remember")
+    task.add_argument("--inhibition", type=number, default=0.0, metavar="THRESHOLDS",
+                      help="current that inhibits all neurons in the first action of each darkness")
     task.add_argument("--ms", type=count, help="of an episode")
     task.add_argument("--hold", type=count, default=10, help="ms that an action lasts")
     task.add_argument("--regular", type=count, default=280, help="neurons without adaptation")
@@ -84,12 +80,11 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     ppo.add_argument("--std", type=number, default=0.5, help="of the actions, at the start")
     ppo.add_argument("--test-agents", type=count, default=256)
     options = parser.parse_args(given)
-    if options.silent and GAPS[1] * options.gap < SILENT_GAP:
-        parser.error(f"--silent: expected --gap of {SILENT_GAP / GAPS[1]:g} ms or more beside it, "
-                     f"as membranes take {SILENT_GAP:g} to come back from the inhibition")
-    if options.silent and (options.deepr or options.paper):
-        parser.error("--silent: expected neither --deepr nor --paper, as DEEP R would rewire the "
-                     "input that inhibits")
+    if options.inhibition and not options.gap:
+        parser.error("--inhibition: expected --gap beside it, as there is no darkness without")
+    if options.inhibition and (options.deepr or options.paper):
+        parser.error("--inhibition: expected neither --deepr nor --paper, as DEEP R would rewire "
+                     "the input that inhibits")
     dark = DARK if options.gap else {}
     return pair.with_setting(options, QUICK | dark, PAPER | dark)
 
@@ -99,22 +94,22 @@ class Policy(LSNN):
     """An LSNN whose three readouts are the mean of the action and the worth of what it sees."""
 
     def __init__(self, options: argparse.Namespace, regular: int, adaptive: int) -> None:
-        super().__init__(INPUTS + options.silent, regular, adaptive, 3, beta=1.8,
+        super().__init__(INPUTS + bool(options.inhibition), regular, adaptive, 3, beta=1.8,
                          tau_adapt=options.tau_adapt,
                          tau_out=max(5.0, options.hold) if options.hold > 1 else 20.0)
         with torch.no_grad():
             self.readout.weight.mul_(0.3)
-        if options.silent:
-            self.silence_at_dusk()
+        if options.inhibition:
+            self.inhibit_at_dusk(options.inhibition)
         self.log_std = nn.Parameter(torch.full((2,), options.std).log())
 
-    def silence_at_dusk(self) -> None:
+    def inhibit_at_dusk(self, thresholds: float) -> None:
         """Makes the last input inhibit all neurons, by weights that do not learn."""
         weight = self.neurons.weight_ih_l0
         learns = torch.ones_like(weight)
         learns[:, -1] = 0
         with torch.no_grad():
-            weight[:, -1] = -INHIBITION * self.neurons.threshold_l0
+            weight[:, -1] = -thresholds * self.neurons.threshold_l0
         weight.register_hook(lambda gradient: gradient * learns)
 
     def log_probability(self, action: Tensor, mean: Tensor) -> Tensor:
@@ -161,7 +156,7 @@ def play(net: Policy, options: argparse.Namespace, B: int, gap: float,
     kept: list[tuple[Tensor, ...]] = []
     for _ in range(options.ms // options.hold):
         seen = arena.observe()
-        shown = functional.poisson(rates(seen, options.silent)[None], options.hold,
+        shown = functional.poisson(rates(seen, bool(options.inhibition))[None], options.hold,
                                    generator=random).numbers()
         y, state, fired = net(shown, state, return_rates=True)
         is_dark = seen[:, 0] + seen[:, 7] == 0
@@ -255,14 +250,13 @@ class Run(Pair):
         """ms of darkness in the next iteration of this network."""
         longest, hold = GAPS[-1] * self.options.gap, self.options.hold
         if not longest or not self.history:
-            return SILENT_GAP if self.options.silent else 0.0
+            return min(longest, EASY_GAP) if self.options.inhibition else 0.0
         took, gap = (self.history[-1][self.column(name, value)] for value in ("later", "gap"))
-        easy = SILENT_GAP if self.options.silent else EASY_GAP
-        if gap < easy:
+        if gap < EASY_GAP:
             gap += hold * (len(self.history) % EASY_ITERATIONS == 0)
         elif took < LEARNED:
             gap += hold
-        elif took > LOST and gap - hold >= easy:
+        elif took > LOST and gap - hold >= EASY_GAP:
             gap -= hold
         return min(longest, gap)
 

@@ -112,44 +112,44 @@ def test_spikes_say_where_it_is() -> None:
     assert torch.equal(silenced[:, :-1], found) and silenced[:, -1].tolist() == [0, 0, 1]
 
 
-# --------------------------------------------------------------------------------- silent darkness
-SILENT = ["--gap", "300", "--silent"]
+# ------------------------------------------------------------------------------ inhibition at dusk
+INHIBITED = ["--gap", "300", "--inhibition", "200"]
 
 
 @pytest.mark.parametrize("adapts", [False, True])
-def test_nothing_fires_in_a_silent_darkness(adapts: bool) -> None:
-    """Where activity goes on without the inhibition."""
+def test_an_inhibition_ends_activity(adapts: bool) -> None:
+    """Of a network before training; without it activity goes on."""
     rates = {}
-    for given in (SILENT, SILENT[:2]):
+    for given in (INHIBITED, INHIBITED[:2]):
         options = navigation.arguments([*given, "--ms", "1000"])
         net = navigation.network(options, adapts)
         with torch.no_grad():
-            net.neurons.weight_hh_l0.mul_(2)
             net.readout.weight.zero_()  # steps at random find goals
         rates[len(given)] = navigation.play(net, options, 32, 150, _generator()).dark_rate
-    assert (rates[3] == 0).any() and not (rates[3] > 0).any()
+    assert (rates[4] == 0).any() and not (rates[4] > 0).any()
     assert float(rates[2].nanmean()) > 0.02
 
 
 def test_dusk_does_not_learn() -> None:
     """The inhibition stays as it is, and darkness has a length from the beginning; the other
     weights learn."""
-    run = navigation.Run(navigation.arguments([*SMALL, *SILENT, "--iterations", "9"]))
+    run = navigation.Run(navigation.arguments([*SMALL, *INHIBITED, "--iterations", "9"]))
     weights = {name: net.neurons.weight_ih_l0 for name, net in run.nets.items()}
     before = {name: weight.detach().clone() for name, weight in weights.items()}
     for n in range(2):
-        assert run.gap("LSNN") == 150 + 10 * n and run.gap("LIF") == 150
+        assert run.gap("LSNN") == 100 + 10 * n and run.gap("LIF") == 100
         run.history.append(run.step() | {"later": 50.0})
     for name, weight in weights.items():
         assert torch.equal(weight[:, -1], before[name][:, -1]) and bool((weight[:, -1] < 0).all())
         assert not torch.equal(weight[:, :-1], before[name][:, :-1])
 
 
-@pytest.mark.parametrize("given", [["--silent"], [*SILENT, "--deepr", "0.2"], [*SILENT, "--paper"]])
-def test_silent_darkness_is_refused(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("given", [INHIBITED[2:], [*INHIBITED, "--deepr", "0.2"],
+                                   [*INHIBITED, "--paper"]])
+def test_an_inhibition_is_refused(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         navigation.arguments(given)
-    assert "--silent: expected" in capsys.readouterr().err
+    assert "--inhibition: expected" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------------------- PPO
