@@ -46,7 +46,7 @@ TRACE, NEAR = 0.95, 0.2  # PPO's: lambda of the advantages, and how far a ratio 
 # took less time without it (ms), and shorter where they took more.
 EASY_ITERATIONS, EASY_GAP, LEARNED, LOST = 10, 100.0, 75.0, 90.0
 GOALS = 10  # as many are timed
-GAPS = (0, 0.5, 1, 1.5, 2)  # darkness in the test, as parts of --gap; training goes to the last
+GAPS = (0, 1 / 3, 0.5, 1, 1.5, 2)  # darkness in the test, in parts of --gap; training has the last
 QUICK = {"places": 4, "ms": 2000, "gamma": 0.98, "batch": 32, "lr": 2e-3, "clip": 0.5, "reg": 5.0,
          "shift": None, "minutes": 6.0}
 DARK = {"ms": 3000, "gamma": 0.99, "shift": 0.1, "minutes": 30.0}
