@@ -139,6 +139,14 @@ def test_dusk_does_not_learn() -> None:
     for n in range(2):
         assert run.gap("LSNN") == 100 + 10 * n and run.gap("LIF") == 100
         run.history.append(run.step() | {"later": 50.0})
+    for name, net in run.nets.items():  # where dusk has come, as in such short episodes it does not
+        net.zero_grad()
+        x = torch.zeros(200, 2, navigation.INPUTS + 1)
+        x[:10, :, -1] = 1
+        x[60:, :, :-1] = 1  # membranes are coming back
+        net(x)[0].sum().backward()
+        gradient = weights[name].grad
+        assert gradient is not None and not gradient[:, -1].any() and bool(gradient[:, :-1].any())
     for name, weight in weights.items():
         assert torch.equal(weight[:, -1], before[name][:, -1]) and bool((weight[:, -1] < 0).all())
         assert not torch.equal(weight[:, :-1], before[name][:, :-1])

@@ -25,8 +25,8 @@ __global__ void __launch_bounds__(linear_threads) linear_transpose_kernel(Linear
 }
 
 // A lane has so many quads of a row, 128 columns apart. The rows of the inputs that are 1 among 32,
-// whose first one has the row `rows`, are added to them: two at a time, both loaded before the
-// first is added; where one is left, -0 stands in for the other, which changes no sum.
+// whose first one has the row `rows`, are added to them, two in a round; where one is left, -0
+// stands in for the other, which changes no sum.
 template <int quads> LSNN_DEVICE void add_rows(uint32_t word, const char* rows, uint32_t row_bytes,
                                                const int (&live)[quads],
                                                Quad<float> (&sum)[quads]) {
@@ -58,7 +58,7 @@ template <int quads, bool whole> __global__ void __launch_bounds__(linear_thread
   const Linear& l = job.l;
   const int N = (int)l.N, W = (int)words(l.I);
   const uint32_t row_bytes = (uint32_t)padded(N) * sizeof(float),
-                 inputs_of_last = ~0u >> (32 * W - (int)l.I);  // a word beyond the last input is 0
+                 inputs_of_last = ~0u >> (32 * W - (int)l.I);  // of the last word
   const int64_t warps = (int64_t)gridDim.x * linear_warps,
                 first = (int64_t)blockIdx.x * linear_warps + threadIdx.x / 32;
   for (int64_t r = first; r < l.R; r += warps)

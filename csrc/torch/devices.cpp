@@ -11,7 +11,6 @@
 #include "../cpu/run.h"
 #include "../cuda/host_product.h"
 #include "../cuda/run.h"
-#include "plan_info.h"
 #include "signals.h"
 
 #ifdef LSNN_CUDA_KERNELS  // real ones

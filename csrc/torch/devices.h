@@ -15,6 +15,9 @@ void run(const LeakyBackward&, const Tensor& like);
 // whether inputs are bits; where there are none, they have no memory.
 void run_linear(const Linear&, bool backward, const Tensor& like, bool has_bits);
 bool multiplies_on_cpu(const Tensor& like, bool has_bits);
+// Whether the kernels of the GPU of that index, or the emulated ones, make products of spikes as
+// bits.
+bool multiplies_bits(int64_t index);
 
 // Whether this build has CUDA kernels; the current device.
 extern const bool has_cuda;

@@ -138,7 +138,7 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
   told.zero = (unsigned)c.zero_coefficients;
   run(f, x, told);
   Tensors saved = {y, bits, smooth_z, carry};
-  if (!save)
+  if (!save)  // but for the bits it was not asked for
     for (size_t k : {0, 2, 3}) saved[k] = empty(x, {0}, saved[k].scalar_type());
   if (is_made) saved.push_back(k);
   return {z, {v, a, i, r, last_z}, trace, p, saved};

@@ -11,6 +11,7 @@
 #include "../cuda/driver.h"
 #include "../cuda/run.h"
 #include "boundary.h"
+#include "devices.h"
 #include "options.h"
 #include "plan_info.h"
 #include "prepared_layer.h"

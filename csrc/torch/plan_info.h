@@ -36,8 +36,4 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
               const std::vector<int64_t>& options, const std::vector<int>& clusters,
               const std::string& model);
 
-// Whether the kernels of the GPU of that index, or the emulated ones, make products of spikes as
-// bits.
-bool multiplies_bits(int64_t index);
-
 }  // namespace lsnn::binding
