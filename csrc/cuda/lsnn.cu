@@ -41,16 +41,21 @@ void launch_lsnn(const BackwardJob<float>& general, const Pass& pass, float* wor
   const Layer& l = general.f.layer;
   const LsnnBackward job{general,        pass.shape, (int)l.delays[0], (float)l.dampening,
                          (float)l.n_ref, workspace,  l.B * l.N,        l.B * words(l.N),
-                         l.B * l.N * 4};
-  static constexpr decltype(&lsnn_backward_kernel<1>) kernels[] = {
-      &lsnn_backward_kernel<1>, &lsnn_backward_kernel<2>, &lsnn_backward_kernel<3>,
-      &lsnn_backward_kernel<4>, &lsnn_backward_kernel<5>, &lsnn_backward_kernel<6>,
-      &lsnn_backward_kernel<7>, &lsnn_backward_kernel<8>};
-  static_assert(std::size(kernels) == most_warps_lsnn_backward);
-  const auto kernel = kernels[pass.shape.threads / 32 - 1];
+                         l.B * l.N * 4,  ranks_with_neurons(l.N, pass.shape.ranks)};
+  using Kernel = void (*)(LsnnBackward);
+  static constexpr Kernel of_block[] = {
+      &lsnn_backward_kernel<1, LsnnBlockGradients>, &lsnn_backward_kernel<2, LsnnBlockGradients>,
+      &lsnn_backward_kernel<3, LsnnBlockGradients>, &lsnn_backward_kernel<4, LsnnBlockGradients>,
+      &lsnn_backward_kernel<5, LsnnBlockGradients>, &lsnn_backward_kernel<6, LsnnBlockGradients>,
+      &lsnn_backward_kernel<7, LsnnBlockGradients>, &lsnn_backward_kernel<8, LsnnBlockGradients>};
+  static_assert(std::size(of_block) == most_warps_lsnn_backward);
+  const bool in_cluster = pass.design == Design::cluster;
+  const Kernel kernel = in_cluster ? &lsnn_backward_kernel<0, LsnnClusterGradients>
+                                   : of_block[pass.shape.threads / 32 - 1];
   launch("backward, lsnn",
-         {pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared, 1, stream}, kernel,
-         job);
+         {pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared, pass.shape.ranks,
+          stream},
+         kernel, job);
 }
 
 }  // namespace lsnn::cuda

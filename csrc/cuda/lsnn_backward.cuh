@@ -1,7 +1,8 @@
 // The backward pass of the paper's network in float32, all neurons with one delay and coefficients
-// without gradients: a kernel of its own in the design `block`, for what only that model allows.
-// Its test is of the old membrane, so that dL/dc of a step needs nothing of dL/dz of that step: it
-// is published before the product that makes dL/dz, and one barrier a step orders both.
+// without gradients: a kernel of its own in the designs `block` and `cluster`, for what only that
+// model allows. Its test is of the old membrane, so that dL/dc of a step needs nothing of dL/dz of
+// that step: it is published before the product that makes dL/dz, and one barrier a step orders
+// both.
 //
 // A lane owns a neuron. So the rows of a warp's product are those of its own active neurons, which
 // no other warp has to know, and sums reach their owners by a shuffle.
@@ -37,7 +38,8 @@ struct LsnnRows {
 };
 
 // W dL/dc for such rows, by fused multiply-adds. A group of lanes has a row, each of them some
-// columns of it; quads: how many times four of them, of which a lane may not have the last.
+// columns of it; quads: how many times four of them, of which a lane may not have the last; 0: as
+// many as NP has, which is known while running.
 template <int quads> struct LsnnProduct {
   static constexpr int groups = LsnnRows::groups, lanes = 32 / groups;  // lanes of each
   static constexpr int most = 4, rows = most * groups;  // whose sums a lane makes together
@@ -74,8 +76,11 @@ template <int quads> struct LsnnProduct {
   }
   template <int n> __device__ __forceinline__ void add(const float* dc, const Quad<uint32_t>& place,
                                                        Sums& sum) const {
-    constexpr int full = quads - 1;
-    constexpr int at_once = full < 4 || n == most ? 1 : std::min(full - 2, most_columns_at_once);
+    constexpr bool is_known = quads > 0;
+    constexpr int known = quads - 1, alike = is_known ? known - 2 : 2;
+    constexpr int at_once =
+        (is_known && known < 4) || n == most ? 1 : std::min(alike, most_columns_at_once);
+    const int full = is_known ? known : (NP - 1) / (4 * lanes);
 #pragma unroll at_once
     for (int c = 0; c < full; c++) add_quad<n>(dc, place, c, true, sum);
     add_quad<n>(dc, place, full, column(full) < NP, sum);
@@ -104,7 +109,77 @@ template <int quads> struct LsnnProduct {
   }
 };
 
-template <int quads> struct LsnnBackwardGroup {
+// How dL/dc of a step reaches all warps that need it, in slots of rows [NP]: in step n, counted from
+// the end on and through over the items, a warp writes the slot of n, then reads that of n - 1 - d.
+//
+// In one block: a barrier ends the step, so that nobody reads what is older. d + 2 slots are enough,
+// and that which is read is the next to be written.
+struct LsnnBlockGradients {
+  static constexpr bool in_cluster = false;
+  int barrier, threads;
+
+  __device__ __forceinline__ LsnnBlockGradients(const Group& group, const LsnnBackwardShared&,
+                                                const LsnnBackward&)
+      : barrier(group.id + 1),
+        threads(group.threads) {}
+  __device__ __forceinline__ int word() const { return 0; }  // the first of the block
+  // x: of the lane's neuron
+  __device__ __forceinline__ void publish(float* row, const LsnnNeuron& neuron, float x) const {
+    if (neuron.is_real) row[neuron.cell.n] = x;
+  }
+  __device__ __forceinline__ void end_step(Where where = Where::current()) const {
+    barrier_sync_aligned(barrier, threads, where);
+  }
+};
+
+// Across a cluster: the warps store into the slot of every block, and a barrier in its memory counts
+// the bytes. Whoever has waited for it has all of step n, and no warp sends that before it has
+// formed the products of n - 1. So while some warp, in step n, reads the slot of n - 1 - d, no other
+// writes more than that of n + 1: d + 3 slots are enough. Two barriers take turns, since bytes of n
+// + 1 may come while a warp still waits for n; none of n + 2 can.
+struct LsnnClusterGradients {
+  static constexpr bool in_cluster = true;
+  const LsnnBackward& job;
+  const Group& group;
+  const int first_word;
+  uint64_t* const arrived;  // [2]
+  uint32_t number = 0;  // of the step
+
+  __device__ __forceinline__ LsnnClusterGradients(const Group& own,
+                                                  const LsnnBackwardShared& shared,
+                                                  const LsnnBackward& of)
+      : job(of),
+        group(own),
+        first_word(Slice(of.f.layer.N, of.shape.ranks, (int)cluster_rank()).word),
+        arrived(shared.arrived + 2 * own.id) {}
+  __device__ __forceinline__ int word() const { return first_word; }
+  __device__ __forceinline__ void publish(float* row, const LsnnNeuron& neuron, float x,
+                                          Where where = Where::current()) const {
+    const int NP = (int)padded(job.f.layer.N);
+    uint64_t* const barrier = arrived + number % 2;
+    if (group.thread == 0) mbarrier_arrive_expect_tx(barrier, (unsigned)NP * 4, where);
+    // Eight lanes have the quads of the warp, and send them to a block, so that a warp serves four
+    // at a time.
+    const unsigned lane = threadIdx.x % 32, column = lane % 8 * 4;
+    float quad[4];
+#pragma unroll
+    for (unsigned q = 0; q < 4; q++)
+      quad[q] = __shfl_sync(~0u, neuron.is_real ? x : 0.f, column + q);
+    const int first = neuron.first_of_warp() + (int)column;
+#pragma unroll 1
+    for (int r = (int)lane / 8; r < job.ranks && first < NP; r += 4)
+      st_async_shared_cluster(row + first, quad, barrier, (unsigned)r, where);
+  }
+  __device__ __forceinline__ void end_step(Where where = Where::current()) {
+    unsigned polls = 0;
+    while (!mbarrier_try_wait_parity(arrived + number % 2, number / 2 % 2, where))
+      poll_again(polls);
+    number++;
+    warp_barrier(where);  // lists, which lanes write for others
+  }
+};
+
+template <int quads, class Gradients> struct LsnnBackwardGroup {
   using Sums = typename LsnnProduct<quads>::Sums;
   const LsnnBackward& job;
   const Group group;
@@ -114,28 +189,30 @@ template <int quads> struct LsnnBackwardGroup {
   float* const dc;  // [slots,NP]
   uint32_t* const lists;  // [2,threads]
 
-  __device__ __forceinline__ void sync(Where where = Where::current()) const {
-    barrier_sync_aligned(group.id + 1, group.threads, where);
-  }
   // Those of steps that follow each other lie apart, so that none is written while it is read.
   __device__ __forceinline__ uint32_t* list(int t) const {
     return lists + (t & 1) * group.threads + 32 * group.warp();
   }
 
-  __device__ __forceinline__ void item(int64_t b) const {
+  __device__ __forceinline__ int slot_before(int slot) const {
+    return (slot == 0 ? job.shape.slots * product.NP : slot) - product.NP;
+  }
+  // written: where dL/dc of the next step lies among the slots.
+  __device__ __forceinline__ void item(int64_t b, Gradients& gradients, int& written) const {
     const BackwardArgs& f = job.f;
     const Layer& l = f.layer;
     const int length = job.p.length(l, b), NP = product.NP, thread = opaque(group.thread);
     const int end = length - 1 - job.delay;  // spikes of earlier steps reach others
-    const LsnnNeuron neuron(job, b, thread);
+    const LsnnNeuron neuron(job, b, 32 * gradients.word() + thread);
     const Coefs<float>& k = neuron.k;
     const int64_t at = neuron.at(job);
     Adjoint<float> d{neuron.load(f.glast.v, at), neuron.load(f.glast.a, at),
                      neuron.load(f.glast.i, at), 0.f};
     LsnnRows rows{};
-    // Where dL/dc of a step lies among the slots, and of the step whose product is formed.
-    int written = 0;
-    auto read = [&] { return (written == 0 ? job.shape.slots * NP : written) - NP; };
+    // dL/dc of the step whose product is formed
+    auto read = [&] {
+      return dc + slot_before(Gradients::in_cluster ? slot_before(written) : written);
+    };
     // of the last state, for the spikes of step t >= end
     auto last_z = [&](int t) {
       return neuron.load(f.glast.z, neuron.at(job) + (end + job.delay - t) * job.row);
@@ -143,13 +220,13 @@ template <int quads> struct LsnnBackwardGroup {
     // What (1) carries back to the spikes of step t: of the first rows, for which `sums` are made,
     // or of `others`, which most steps do not have.
     auto sums = [&](const Quad<uint32_t>& places, float& others) {
-      return product.sums(dc + read(), places, rows.n, [&] {
+      return product.sums(read(), places, rows.n, [&] {
         constexpr int first = LsnnProduct<quads>::rows;
         if (rows.n <= first) [[likely]]
           return;
         const Quad<uint32_t> beyond = rows.places(product.lane, first / product.groups);
         Sums sum{};
-        product.template add<LsnnProduct<quads>::most>(dc + read(), beyond, sum);
+        product.template add<LsnnProduct<quads>::most>(read(), beyond, sum);
         others = product.own(sum, rows);
       });
     };
@@ -157,7 +234,7 @@ template <int quads> struct LsnnBackwardGroup {
       const float own = product.own(first, rows);
       return t >= end ? 0.f : rows.rank < (unsigned)product.rows ? own : others;
     };
-    const uint32_t place = (uint32_t)neuron.cell.n * 4 * NP;
+    const uint32_t place = (uint32_t)thread * 4 * NP;  // of the lane's own row
     if (length > 0) d.z = last_z(length - 1);
 
     if (length > 0) {
@@ -173,7 +250,7 @@ template <int quads> struct LsnnBackwardGroup {
         next--;
       };
       StageRing<stages_of_record> stages(record + thread, 2 * group.threads, copy);
-      LsnnReplay replayed{job, neuron, group, a + thread};
+      LsnnReplay replayed{job, neuron, group, gradients.word() + group.warp(), a + thread};
       replayed.begin(length);
       // Of a step: what it read, dL/dz from outside, which stays 0 where there is none.
       Carry<float> before;
@@ -197,15 +274,12 @@ template <int quads> struct LsnnBackwardGroup {
       make_rows(length - 1);
       warp_barrier(Where::current());
       float* gx = (float*)f.gx + at + (length - 1) * job.row;
-      float* const own_dc = dc + neuron.cell.n;
 #pragma unroll 1
       for (int t = length - 1; t >= 0; t--) {
         const Quad<uint32_t> places = rows.places(product.lane, 0);
         const float dc_of_step = current_adjoint(k, d.v, d.i);
-        if (neuron.is_real) {
-          own_dc[written] = dc_of_step;
-          *gx = dc_of_step;
-        }
+        gradients.publish(dc + written, neuron, dc_of_step);
+        if (neuron.is_real) *gx = dc_of_step;
         gx = reinterpret_cast<float*>(reinterpret_cast<char*>(gx) - job.row_bytes);
         if ((unsigned)t % steps_of_replay == 0 && t > 0) [[unlikely]] {
           if (t % (int)segment == 0) replayed.replay_segment(t);
@@ -226,8 +300,8 @@ template <int quads> struct LsnnBackwardGroup {
         if (t > end && t > 0) [[unlikely]]
           d.z = d.z + last_z(t - 1);
         make_rows(t - 1);
-        written = read();
-        sync();
+        written = slot_before(written);
+        gradients.end_step();
       }
     }
     const int64_t first = neuron.at(job);
@@ -238,19 +312,24 @@ template <int quads> struct LsnnBackwardGroup {
     // Spikes before the sequence: all of them. The newest ones have a local part too.
     rows.make(list(0), neuron.is_real, place, product.lane);
     warp_barrier(Where::current());
+    const int next = written;  // as nothing is written
 #pragma unroll 1
     for (int t = -1; t >= -1 - job.delay; t--) {
       float others = 0.f;
       const Sums sum = sums(rows.places(product.lane, 0), others);
       neuron.store(f.gfirst.z, first + (-1 - t) * job.row,
                    (t == -1 ? d.z : 0.f) + (t >= end ? last_z(t) : 0.f) + carried(t, sum, others));
-      written = read();
+      written = slot_before(written);
     }
-    sync();  // before the next item publishes
+    written = next;
   }
 };
 
-template <int quads> __global__ void __launch_bounds__(whole_groups_lsnn_backward(quads), 1)
+template <class Gradients> constexpr int most_threads_of(int quads) {
+  return Gradients::in_cluster ? most_threads_lsnn_cluster : whole_groups_lsnn_backward(quads);
+}
+template <int quads, class Gradients>
+__global__ void __launch_bounds__(most_threads_of<Gradients>(quads), 1)
     lsnn_backward_kernel(LsnnBackward job) {
   if (wrong_kernel<PaperSpec>(job.both, *job.p.flags)) return;
   const Layer& l = job.f.layer;
@@ -259,14 +338,23 @@ template <int quads> __global__ void __launch_bounds__(whole_groups_lsnn_backwar
   Arena arena(shared_memory());
   const LsnnBackwardShared shared(arena, l, shape);
   const int N = (int)l.N, NP = (int)padded(l.N);
-  copy_columns(shared.w, (const float*)job.p.w, N, NP, 0, NP);
+  Gradients gradients(group, shared, job);
+  const int first = 32 * gradients.word();
+  copy_columns(shared.w, (const float*)job.p.w + (int64_t)first * NP,
+               std::min(N - first, shared.rows), NP, 0, NP);
   // What pads the last quad of dL/dc meets weights that are 0; a list may be read beyond its end.
   for (int i = threadIdx.x; i < shape.groups * shape.slots * NP; i += blockDim.x)
     shared.dc[i] = 0.f;
   for (int i = threadIdx.x; i < shape.groups * 2 * shape.threads; i += blockDim.x)
     shared.list[i] = 0;
+  if constexpr (Gradients::in_cluster) {
+    if (group.thread < 2)
+      mbarrier_init(shared.arrived + 2 * group.id + group.thread, 1, Where::current());
+    fence_mbarrier_init_release_cluster();
+    cluster_sync();
+  }
   __syncthreads();
-  const LsnnBackwardGroup<quads> backward{
+  const LsnnBackwardGroup<quads, Gradients> backward{
       job,
       group,
       LsnnProduct<quads>(shared.w, NP, threadIdx.x % 32),
@@ -275,7 +363,13 @@ template <int quads> __global__ void __launch_bounds__(whole_groups_lsnn_backwar
       shared.dc + group.id * shape.slots * NP,
       shared.list + group.id * 2 * shape.threads};
   const Share share = Share::mine(shape, group);
-  for (int64_t b = share.first; b < l.B; b += share.step) backward.item(b);
+  int written = 0;
+  // A warp without neurons has nothing to do, and nobody waits for it.
+  const bool some = gradients.word() + group.warp() < (int)words(l.N);
+  for (int64_t b = share.first; b < l.B && some; b += share.step)
+    backward.item(b, gradients, written);
+  // No block leaves while another may still store into it.
+  if constexpr (Gradients::in_cluster) cluster_sync();
 }
 
 }  // namespace lsnn::cuda

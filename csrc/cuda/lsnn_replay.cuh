@@ -17,6 +17,7 @@ struct LsnnBackward : BackwardJob<float> {
   float* starts;              // [groups of all blocks,lsnn_start_rows,threads]
   int64_t row, row_of_bits;   // from one step to the next, in [T,B,N] and [T,B,words(N)]
   int64_t row_bytes;          // of `row` numbers
+  int ranks;                  // of the cluster, with neurons: nothing is sent to those without
 };
 
 // Rows of 32 bits, one to a lane, turned into columns: bit i of lane n was bit n of lane i.
@@ -36,18 +37,21 @@ struct LsnnNeuron {
   const PaperSpec spec{{true, false}};
   static_assert(PaperSpec::model.test == Test::old_v && PaperSpec::model.when == When::next &&
                 PaperSpec::model.reset == Reset::minus_A);
+  int n;  // also of one that is not there
   bool is_real;
   Cell cell;
   Coefs<float> k;
 
-  __device__ __forceinline__ LsnnNeuron(const LsnnBackward& job, int64_t b, int n)
-      : is_real(n < (int)job.f.layer.N),
+  __device__ __forceinline__ LsnnNeuron(const LsnnBackward& job, int64_t b, int number)
+      : n(number),
+        is_real(n < (int)job.f.layer.N),
         cell(job.f.layer, b, is_real ? n : 0) {
     const Cell quad(job.f.layer, b, cell.n / 4 * 4);
     k = QuadCoefs<float>(job.p, job.f.layer, quad).of(cell.n % 4);
     k.dampening = job.dampening;
     k.n_ref = job.n_ref;
   }
+  __device__ __forceinline__ int first_of_warp() const { return n / 32 * 32; }
   // Where it stands in a row [B,N], worked out whenever it is needed: most steps do without, and
   // have no registers to spare.
   __device__ __forceinline__ int64_t at(const LsnnBackward& job) const {
@@ -68,6 +72,7 @@ struct LsnnReplay {
   const LsnnBackward& job;
   const LsnnNeuron& neuron;
   const Group& group;
+  const int word;  // of the warp's neurons, in a row of bits
   float* const a;  // [steps_of_replay,threads] from the lane's place on
 
   // Of the steps at hand that are still to come, the next one in bit 31: the spike of two steps
@@ -101,7 +106,7 @@ struct LsnnReplay {
     const float* z = first_z<float>(job.f.first, l, -1, neuron.cell.b);
     const int64_t b = opaque(neuron.cell.b), number = (int64_t)blockIdx.x * job.shape.groups;
     const unsigned thread = opaque(threadIdx.x);
-    return {job.f.saved.bits + b * words(l.N) + group.warp(),
+    return {job.f.saved.bits + b * words(l.N) + word,
             job.row_of_bits,
             job.starts + number * lsnn_start_rows * group.threads +
                 thread / group.threads * lsnn_start_rows * group.threads + group.thread,

@@ -51,12 +51,17 @@ Possible impossible(const std::string& why) { return {false, {}, why}; }
 // at most of a block; of a group where fewer would do for its neurons; neurons of each
 struct Threads { int64_t block, group, neurons = 4; };
 
+// Steps whose spikes or dL/dc a block of the general kernels keeps.
+int64_t general_slots(Design design, const Layer& l) {
+  return l.D + 1 + (design == Design::cluster && l.S ? l.delays[0] : 0);
+}
+
 // A kernel of a whole sequence: as many items at a time as there are for each SM, and as shared
 // memory holds.
 template <class Shared>
 Possible sequence_pass(Design design, const Device& device, const Layer& l, int ranks,
-                       Threads limit, const Shared& shared) {
-  Pass p{design, 1, {1, 0, ranks, 0}, 0, 0};
+                       Threads limit, int64_t slots, const Shared& shared) {
+  Pass p{design, 1, {1, 0, ranks, (int)slots}, 0, 0};
   const Slice slice(l.N, ranks, 0);
   const int64_t lanes = ceiling(slice.width, limit.neurons);
   while (ceiling(lanes, 32 * p.quads) * 32 > limit.block) p.quads *= 4;
@@ -68,7 +73,6 @@ Possible sequence_pass(Design design, const Device& device, const Layer& l, int 
                 teams = device.teams(ranks);
   if (teams == 0)
     return impossible("the GPU has no room for a cluster of " + std::to_string(ranks) + " blocks");
-  p.shape.slots = int(l.D + 1 + (design == Design::cluster && l.S ? l.delays[0] : 0));
   // Named barriers are 1 to 15; a group of one warp needs none. Items come in rounds of equal size.
   const int64_t most_groups = least == 32 && limit.group <= 32
                                   ? limit.block / least
@@ -98,7 +102,8 @@ Possible any_pass(Design design, const Device& device, const Layer& l, Storage s
     return {true, {design, 1, {1, 256, 1, 0}, ceiling(l.B * 8 * words(l.N), 256), 0}, ""};
   }
   if (l.T >= int64_t(1) << 31) return impossible("steps are counted with 32 bits");
-  if (design != Design::cluster) return sequence_pass(design, device, l, 1, limit, shared);
+  const int64_t slots = general_slots(design, l);
+  if (design != Design::cluster) return sequence_pass(design, device, l, 1, limit, slots, shared);
   if (device.most_ranks < 2) return impossible("the GPU has no clusters");
   if (l.smooth) return impossible("smooth spikes are not sent between blocks");
   if (storage == Storage::f64) return impossible("it sends numbers of 32 bits");
@@ -107,7 +112,7 @@ Possible any_pass(Design design, const Device& device, const Layer& l, Storage s
                       " neurons at most");
   Possible last = impossible("");
   for (int ranks = 2; ranks <= device.most_ranks && ranks <= words(l.N); ranks *= 2) {
-    last = sequence_pass(design, device, l, ranks, limit, shared);
+    last = sequence_pass(design, device, l, ranks, limit, slots, shared);
     if (last.yes) return last;
   }
   return last.why.empty()
@@ -161,10 +166,9 @@ std::string lsnn_refuses(const Device& device, const Layer& l, Storage s, int64_
   if (l.T >= int64_t(1) << 31) return "steps are counted with 32 bits";
   return "";
 }
-template <class Shared> Possible lsnn_sequence(const Device& device, const Layer& l, Threads limit,
-                                               const std::string& refused) {
-  if (!refused.empty()) return impossible(refused);
-  return sequence_pass(Design::block, device, l, 1, limit, [&](const Shape& shape) {
+template <class Shared> Possible lsnn_sequence(Design design, const Device& device, const Layer& l,
+                                               int ranks, Threads limit, int64_t slots) {
+  return sequence_pass(design, device, l, ranks, limit, slots, [&](const Shape& shape) {
     Arena counted;
     Shared(counted, l, shape);
     return counted.used;
@@ -173,15 +177,31 @@ template <class Shared> Possible lsnn_sequence(const Device& device, const Layer
 }  // namespace
 
 Possible lsnn_pass(const Device& device, const Layer& l, Storage s) {
-  return lsnn_sequence<LsnnShared>(device, l, {most_threads_lsnn, 0},
-                                   lsnn_refuses(device, l, s, 128 * most_warps_lsnn));
+  const std::string refused = lsnn_refuses(device, l, s, 128 * most_warps_lsnn);
+  if (!refused.empty()) return impossible(refused);
+  return lsnn_sequence<LsnnShared>(Design::block, device, l, 1, {most_threads_lsnn, 0}, l.D + 1);
 }
-Possible lsnn_backward_pass(const Device& device, const Layer& l, Storage s) {
-  const std::string refused = lsnn_refuses(device, l, s, 32 * most_warps_lsnn_backward);
-  return lsnn_sequence<LsnnBackwardShared>(device, l, {most_threads_lsnn_backward, 0, 1},
-                                           refused.empty() && l.surrogate != PaperSpec::surrogate
-                                               ? "its surrogate is the triangle"
-                                               : refused);
+Possible lsnn_backward_pass(Design design, const Device& device, const Layer& l, Storage s) {
+  const bool in_cluster = design == Design::cluster;
+  const int most_neurons = in_cluster ? most_threads_lsnn_cluster * device.most_ranks
+                                      : 32 * most_warps_lsnn_backward;
+  const std::string refused = lsnn_refuses(device, l, s, most_neurons);
+  if (!refused.empty()) return impossible(refused);
+  if (l.surrogate != PaperSpec::surrogate) return impossible("its surrogate is the triangle");
+  if (!in_cluster)
+    return lsnn_sequence<LsnnBackwardShared>(design, device, l, 1,
+                                             {most_threads_lsnn_backward, 0, 1}, l.D + 1);
+  Possible best = impossible("a cluster shares out whole words of 32 neurons, two at least");
+  if (device.most_ranks < 2) return impossible("the GPU has no clusters");
+  for (int ranks = 2; ranks <= device.most_ranks && ranks <= words(l.N); ranks *= 2) {
+    const Possible p = lsnn_sequence<LsnnBackwardShared>(
+        design, device, l, ranks, {most_threads_lsnn_cluster, 0, 1}, l.D + 2);
+    auto cycles = [&](const Possible& of) {
+      return lsnn_backward_cycles(device, l, s, of.pass, {});
+    };
+    if (!best.yes || (p.yes && cycles(p) < cycles(best))) best = p;
+  }
+  return best;
 }
 SpikeTiles spike_tiles(const Device& device, int64_t M, int64_t N, int64_t K) {
   SpikeTiles s;
@@ -209,6 +229,10 @@ namespace {
 // Of a step but its rows. Items of a round hide each other's waiting; rounds follow each other.
 double chain(double step, const Load& at, const Pass& p) {
   return step * std::ceil(at.items / p.shape.groups);
+}
+// Numbers of so many bytes that a block receives from the others of its cluster.
+double from_others(const Load& at, const Layer& l, const Pass& p, double bytes) {
+  return at.items * double(l.N) * (p.shape.ranks - 1) / p.shape.ranks * bytes / costs.cluster_bytes;
 }
 double step_cycles(const Device& device, const Layer& l) {
   return costs.two_launches +
@@ -250,7 +274,8 @@ double backward_cycles(const Device& device, const Layer& l, Storage s, const Pa
 double lsnn_backward_cycles(const Device& device, const Layer& l, Storage s, const Pass& p,
                             const Activity& a) {
   const Load at = load(device, l, s, p, a.active);
-  return chain(costs.lsnn_backward_step, at, p) + at.bytes / costs.shared_bytes;
+  return chain(costs.lsnn_backward_step, at, p) + at.bytes / costs.shared_bytes +
+         (p.shape.ranks > 1 ? costs.exchange + from_others(at, l, p, 4) : 0);
 }
 
 Storage backward_storage(const Device& device, const Layer& l, Storage storage) {
@@ -291,14 +316,21 @@ Plan choose(const Device& device, const Layer& l, Storage storage, const Activit
   plan.backward = b.pass;
   auto of_lsnn = [&](const Possible& lsnn, const Pass& general, const auto& own_cycles,
                      const auto& general_cycles) {
-    const bool wins = lsnn.yes && (!is_asked || requested == Design::block) &&
+    const bool wins = lsnn.yes && (!is_asked || requested == lsnn.pass.design) &&
                       own_cycles(device, l, storage, lsnn.pass, activity) <
                           general_cycles(device, l, storage, general, activity);
     return wins ? std::optional(lsnn.pass) : std::nullopt;
   };
   plan.lsnn = of_lsnn(lsnn_pass(device, l, storage), f.pass, lsnn_cycles, forward_cycles);
-  plan.lsnn_backward = of_lsnn(lsnn_backward_pass(device, l, storage), b.pass, lsnn_backward_cycles,
-                               backward_cycles);
+  for (Design design : {Design::block, Design::cluster}) {
+    const auto lsnn = of_lsnn(lsnn_backward_pass(design, device, l, storage), b.pass,
+                              lsnn_backward_cycles, backward_cycles);
+    auto cycles = [&](const Pass& p) {
+      return lsnn_backward_cycles(device, l, storage, p, activity);
+    };
+    if (lsnn && (!plan.lsnn_backward || cycles(*lsnn) < cycles(*plan.lsnn_backward)))
+      plan.lsnn_backward = lsnn;
+  }
 
   // The largest tile of whole words that the shared memory holds; slices so that all SMs have one.
   WeightTiles& t = plan.tiles;

@@ -109,7 +109,7 @@ struct Possible {
 Possible forward_pass(Design, const Device&, const Layer& l, Storage);
 Possible lsnn_pass(const Device&, const Layer& l, Storage);
 Possible backward_pass(Design, const Device&, const Layer& l, Storage);
-Possible lsnn_backward_pass(const Device&, const Layer& l, Storage);
+Possible lsnn_backward_pass(Design, const Device&, const Layer& l, Storage);  // block, cluster
 
 // The storage with which the formulas below expect the backward pass to be fastest: that of the
 // numbers, or weights in bfloat16 where the layer allows it.

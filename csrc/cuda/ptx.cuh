@@ -78,6 +78,65 @@ LSNN_DEVICE uint64_t ld_relaxed_cluster_shared_cta(const uint64_t* shared) {
   return x;
 }
 
+// A barrier in shared memory, which counts threads that arrive and bytes that come.
+LSNN_DEVICE void mbarrier_init(uint64_t* shared, unsigned arrivals, Where) {
+#if LSNN_CLUSTERS
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(shared)),
+               "r"(arrivals)
+               : "memory");
+#endif
+}
+// So that the other blocks of the cluster find it, which a barrier of the cluster has to follow.
+LSNN_DEVICE void fence_mbarrier_init_release_cluster() {
+#if LSNN_CLUSTERS
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
+}
+LSNN_DEVICE void mbarrier_arrive_expect_tx(uint64_t* shared, unsigned bytes, Where) {
+#if LSNN_CLUSTERS
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
+                   shared_address(shared)),
+               "r"(bytes)
+               : "memory");
+#endif
+}
+// Whether its phase of this parity has ended. May wait for some time.
+LSNN_DEVICE bool mbarrier_try_wait_parity(const uint64_t* shared, unsigned parity, Where) {
+  unsigned has = 1;
+#if LSNN_CLUSTERS
+  asm volatile(
+      "{\n .reg .pred p;\n"
+      " mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+      " selp.u32 %0, 1, 0, p;\n}"
+      : "=r"(has)
+      : "r"(shared_address(shared)), "r"(parity)
+      : "memory");
+#endif
+  return has;
+}
+// Where this place lies in a block of the cluster.
+LSNN_DEVICE unsigned mapa_shared_cluster(const void* shared, unsigned rank) {
+  unsigned there = 0;
+#if LSNN_CLUSTERS
+  asm("mapa.shared::cluster.u32 %0, %1, %2;"
+      : "=r"(there)
+      : "r"(shared_address(shared)), "r"(rank));
+#endif
+  return there;
+}
+// Four numbers into a block of the cluster, at the places that these pointers are in this one; the
+// barrier there counts their bytes.
+LSNN_DEVICE void st_async_shared_cluster(float* shared, const float (&x)[4], uint64_t* mbarrier,
+                                         unsigned rank, Where) {
+#if LSNN_CLUSTERS
+  asm volatile(
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1,%2,%3,%4}, "
+      "[%5];" ::"r"(mapa_shared_cluster(shared, rank)),
+      "f"(x[0]), "f"(x[1]), "f"(x[2]), "f"(x[3]), "r"(mapa_shared_cluster(mbarrier, rank))
+      : "memory");
+#endif
+}
+
 // A copy of 4 or 16 bytes that nobody waits for yet: 16 bytes do not stay in the first level cache.
 // Without such copies a plain one.
 template <int bytes> LSNN_DEVICE void cp_async_shared_global(void* shared, const void* global,
@@ -133,6 +192,23 @@ LSNN_DEVICE void prefetch_global_l2(const void*) {}
 LSNN_DEVICE void st_relaxed_cluster(uint64_t* p, uint64_t x) { emulator::store_relaxed(p, x); }
 LSNN_DEVICE uint64_t ld_relaxed_cluster_shared_cta(const uint64_t* shared) {
   return emulator::load_relaxed(shared);
+}
+LSNN_DEVICE void mbarrier_init(uint64_t* shared, unsigned arrivals, Where where) {
+  emulator::init_mbarrier(shared, arrivals, where);
+}
+LSNN_DEVICE void fence_mbarrier_init_release_cluster() {}
+LSNN_DEVICE void mbarrier_arrive_expect_tx(uint64_t* shared, unsigned bytes, Where where) {
+  emulator::arrive_mbarrier(shared, bytes, where);
+}
+LSNN_DEVICE bool mbarrier_try_wait_parity(const uint64_t* shared, unsigned parity, Where where) {
+  return emulator::passed_mbarrier(shared, parity, where);
+}
+LSNN_DEVICE void st_async_shared_cluster(float* shared, const float (&x)[4], uint64_t* mbarrier,
+                                         unsigned rank, Where where) {
+  const auto there = [&](auto* own) {
+    return cooperative_groups::this_cluster().map_shared_rank(own, rank, where);
+  };
+  emulator::store_async(there(shared), x, there(mbarrier), where);
 }
 template <int bytes> LSNN_DEVICE void cp_async_shared_global(void* shared, const void* global,
                                                              Where where) {

@@ -36,6 +36,12 @@ struct Slice {
   }
 };
 
+// Blocks of a cluster that have neurons: the last ones may be left over.
+LSNN_INLINE int ranks_with_neurons(int64_t N, int ranks) {
+  const int64_t each = Slice(N, ranks, 0).words;
+  return int((words(N) + each - 1) / each);
+}
+
 // ------------------------------------------------------------------------------ the whole sequence
 template <class W, class Word> struct ForwardShared {
   W* w;  // [S,N,width], or null where rows stay in global memory
@@ -72,6 +78,7 @@ struct LsnnShared {
 // Of the kernel in lsnn_backward.cuh.
 inline constexpr int most_threads_lsnn_backward = 480;  // a group needs one of 15 barriers
 inline constexpr int most_warps_lsnn_backward = 8;  // of a group
+inline constexpr int most_threads_lsnn_cluster = 512;  // of which each has 128 registers
 // Threads of as many groups of so many warps as a block can have.
 constexpr int whole_groups_lsnn_backward(int warps) {
   return most_threads_lsnn_backward / (32 * warps) * 32 * warps;
@@ -80,19 +87,24 @@ inline constexpr int stages_of_record = 4;  // steps that are there or on their 
 inline constexpr int steps_of_replay = 8;  // whose adaptation is kept; divides segment
 
 struct LsnnBackwardShared {
-  float* w;  // [N,NP]
+  int rows;  // of weights: those of the block's own neurons
+  float* w;  // [rows,NP]
   float* record;  // [groups,stages,2,threads] y of the step before, dL/dz of the step
   float* a;  // [groups,steps_of_replay,threads] adaptation that the steps read
   float* dc;  // [groups,slots,NP]
   uint32_t* list;  // [groups,2,threads] of each warp
+  uint64_t* arrived;  // [groups,2] barriers, in a cluster
 
   LSNN_METHOD LsnnBackwardShared(Arena& m, const Layer& l, const Shape& shape) {
     const int64_t NP = padded(l.N), threads = (int64_t)shape.groups * shape.threads;
-    w = m.take<float>(l.N * NP);
+    const int width = Slice(l.N, shape.ranks, 0).width;
+    rows = width < l.N ? width : (int)l.N;
+    w = m.take<float>(rows * NP);
     record = m.take<float>(threads * stages_of_record * 2);
     a = m.take<float>(threads * steps_of_replay);
     dc = m.take<float>((int64_t)shape.groups * shape.slots * NP);
     list = m.take<uint32_t>(threads * 2);
+    arrived = m.take<uint64_t>(shape.ranks > 1 ? shape.groups * 2 : 0);
   }
 };
 

@@ -240,6 +240,63 @@ bool arrived_copy(unsigned left, Copy& copy) {
   return true;
 }
 
+// ---------------------------------------------------------------------------- barriers in memory
+// What the word of an mbarrier holds here.
+struct MemoryBarrier {
+  static constexpr unsigned char made = 0xA5;
+  int32_t bytes;  // that are expected and have not come; below 0: that came before
+  unsigned char arrivals, missing;  // threads of a phase, and those that have not arrived
+  unsigned char parity, mark;
+};
+static_assert(sizeof(MemoryBarrier) == sizeof(uint64_t));
+
+// The address that stands for a phase; the next but one has it again.
+static void* clock_of(const uint64_t* at, unsigned parity) {
+  return reinterpret_cast<char*>(const_cast<uint64_t*>(at)) + parity;
+}
+static MemoryBarrier read_mbarrier(const uint64_t* at, Place place) {
+  MemoryBarrier b;
+  memcpy(&b, at, sizeof b);
+  if (b.mark != MemoryBarrier::made) fail_at(place, "mbarrier that init_mbarrier() has not made");
+  return b;
+}
+static void write_mbarrier(uint64_t* at, MemoryBarrier& b) {
+  if (b.missing == 0 && b.bytes == 0) {
+    b.missing = b.arrivals;
+    b.parity ^= 1;
+    active->spins = 0;
+  }
+  memcpy(at, &b, sizeof b);
+}
+void init_mbarrier(uint64_t* at, unsigned arrivals, Place place) {
+  if (arrivals < 1 || arrivals > 255 || reinterpret_cast<uintptr_t>(at) % 8)
+    fail_at(place, "mbarrier of ", arrivals, " threads: expected 1 to 255, and 8 bytes' boundary");
+  MemoryBarrier b{0, (unsigned char)arrivals, (unsigned char)arrivals, 0, MemoryBarrier::made};
+  memcpy(at, &b, sizeof b);
+}
+void arrive_mbarrier(uint64_t* at, unsigned bytes, Place place) {
+  MemoryBarrier b = read_mbarrier(at, place);
+  if (!b.missing) fail_at(place, "mbarrier: more threads arrive in a phase than it was made for");
+  release(clock_of(at, b.parity));
+  b.missing--;
+  b.bytes += (int32_t)bytes;
+  write_mbarrier(at, b);
+}
+bool passed_mbarrier(const uint64_t* at, unsigned parity, Place place) {
+  maybe_yield(place);
+  if (read_mbarrier(at, place).parity == parity) return false;
+  acquire(clock_of(at, parity));
+  return true;
+}
+void count_bytes(uint64_t* at, unsigned bytes, const void* stored, Place place) {
+  if (reinterpret_cast<uintptr_t>(stored) % bytes)
+    fail_at(place, "store of ", bytes, " bytes: not on a boundary of as many");
+  MemoryBarrier b = read_mbarrier(at, place);
+  release(clock_of(at, b.parity));
+  b.bytes -= (int32_t)bytes;
+  write_mbarrier(at, b);
+}
+
 void* map_shared_rank(const void* address, unsigned rank, Place place) {
   const Scheduler& s = *active;
   const Task& task = running();

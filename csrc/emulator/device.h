@@ -96,6 +96,27 @@ inline void wait_copies(unsigned left) {
   for (Copy copy; arrived_copy(left, copy);) memcpy(copy.shared, copy.global, copy.bytes);
 }
 
+// ---------------------------------------------------------------------------- barriers in memory
+// mbarrier: a word of 8 bytes in the shared memory of a block. A phase ends when as many threads
+// have arrived as the barrier was made for, and as many bytes have come as they said; then the next
+// one begins. Who has waited sees what the arriving threads and the stores that it counts have
+// written; of these none is seen late.
+void init_mbarrier(uint64_t*, unsigned arrivals, Place = Place::current());
+// mbarrier.arrive.expect_tx: of the block's own barrier.
+void arrive_mbarrier(uint64_t*, unsigned bytes, Place = Place::current());
+// mbarrier.test_wait.parity: whether the phase of this parity has ended, 0 for the first one.
+bool passed_mbarrier(const uint64_t*, unsigned parity, Place = Place::current());
+void count_bytes(uint64_t*, unsigned bytes, const void* stored, Place);
+
+// st.async: 16 bytes into the shared memory of any block of the cluster, counted by a barrier
+// beside them.
+inline void store_async(void* shared, const void* from, uint64_t* mbarrier,
+                        Place place = Place::current()) {
+  maybe_yield(place);
+  memcpy(shared, from, 16);  // here, where sanitizers see it
+  count_bytes(mbarrier, 16, shared, place);
+}
+
 // Ends the launch with an Error.
 [[noreturn]] void fail(const char* what, Place = Place::current());
 

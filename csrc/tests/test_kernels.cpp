@@ -81,9 +81,15 @@ template <class T> struct Kernels {
   }
 };
 
-// What may run a case: the general kernels of a design, or those made for the paper's network.
-constexpr int lsnn_route = n_designs, n_routes = n_designs + 1;
-const char* route_name(int route) { return route == lsnn_route ? "lsnn" : design_names[route]; }
+// What may run a case: the general kernels of a design, or those made for the paper's network, in
+// one block or in a cluster.
+constexpr int lsnn_route = n_designs, lsnn_cluster_route = n_designs + 1, n_routes = n_designs + 2;
+const char* route_name(int route) {
+  return route == lsnn_route           ? "lsnn"
+         : route == lsnn_cluster_route ? "lsnn_cluster"
+                                       : design_names[route];
+}
+bool is_lsnn(int route) { return route >= lsnn_route; }
 int64_t n_runs = 0, n_of[n_routes] = {}, n_backward_by_lsnn = 0;
 
 // The layer with what the route is forced by, and whether it can run there; `only`: the route that
@@ -91,16 +97,19 @@ int64_t n_runs = 0, n_of[n_routes] = {}, n_backward_by_lsnn = 0;
 template <class T> bool takes(int route, int only, const Run<T>& r, const cuda::Device& device,
                               Storage storage, Layer& layer) {
   layer = r.layer();
-  layer.options.design = route == lsnn_route ? Design::block : Design(route);
-  layer.options.kernels = route == lsnn_route ? lsnn::Kernels::automatic : lsnn::Kernels::general;
+  layer.options.design = route == lsnn_route           ? Design::block
+                         : route == lsnn_cluster_route ? Design::cluster
+                                                       : Design(route);
+  layer.options.kernels = is_lsnn(route) ? lsnn::Kernels::automatic : lsnn::Kernels::general;
   if ((only && only != route) ||
       !cuda::forward_pass(layer.options.design, device, layer, storage).yes ||
       !cuda::backward_pass(layer.options.design, device, layer, storage).yes)
     return false;
   // With all traces it would be the general kernels again; with some it must be.
   const ForwardArgs f = r.forward_args();
-  return route != lsnn_route ||
-         (cuda::choose(device, layer, storage, {}).lsnn && !(f.trace_v && f.trace_a && f.trace_A));
+  if (!is_lsnn(route)) return true;
+  const cuda::Plan plan = cuda::choose(device, layer, storage, {});
+  return (plan.lsnn || plan.lsnn_backward) && !(f.trace_v && f.trace_a && f.trace_A);
 }
 
 template <class T> void run_case(const Case& c, const cuda::Device& device, Storage storage,
@@ -345,7 +354,7 @@ int run(const char* word) {
   const bool is_asked = requested && *requested;
   for (int d = 1; is_asked && d < n_routes; d++)
     if (!std::strcmp(requested, route_name(d))) only = d;
-  check(!is_asked || only, "LSNN_DESIGN: expected block, gather, cluster, step or lsnn");
+  check(!is_asked || only, "LSNN_DESIGN: expected block, gather, cluster, step, lsnn or lsnn_cluster");
 
   cuda::Device device;
   try {
@@ -380,8 +389,9 @@ int run(const char* word) {
     if (c.N < 300) run_case<double>(c, device, Storage::f64, order + 2, only);
     Case plain = c;  // the kernels of the paper's network make no traces
     plain.absent |= set_of(trace_v, trace_a, trace_A, gv, ga, gA);
-    if (plain.absent != c.absent && (!only || only == lsnn_route))
-      run_case<float>(plain, shape, Storage::f32, order, lsnn_route);
+    for (int route : {lsnn_route, lsnn_cluster_route})
+      if (plain.absent != c.absent && (!only || only == route))
+        run_case<float>(plain, shape, Storage::f32, order, route);
     if (i % 5) continue;
     check_no_state<float>(c, shape, i % 2 ? Storage::f32_bf16 : Storage::f32, order, only);
   }

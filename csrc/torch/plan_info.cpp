@@ -18,7 +18,13 @@ using cuda::Device;
 using cuda::Pass;
 using cuda::Storage;
 
-constexpr const char* lsnn_name = "lsnn";  // the kernels of cuda/lsnn_*.cuh
+// The kernels of cuda/lsnn_*.cuh by their design.
+constexpr const char* lsnn_name(Design design) {
+  return design == Design::cluster ? "lsnn, cluster" : "lsnn";
+}
+bool is_lsnn(const std::string& name) {
+  return name == lsnn_name(Design::block) || name == lsnn_name(Design::cluster);
+}
 
 struct Named {
   const char* name;
@@ -59,7 +65,7 @@ Storage find_storage(const std::string& dtype, const std::string& weights) {
 // paper's network.
 std::string reason(const char* chosen, const Layer& l, const py::dict& considered) {
   if (l.options.design != Design::automatic)
-    return !std::strcmp(chosen, lsnn_name) ? "its design was asked for" : "it was asked for";
+    return is_lsnn(chosen) ? "its design was asked for" : "it was asked for";
   std::string others, impossible;
   for (const auto& [key, found] : considered) {
     const std::string name = py::cast<std::string>(key);
@@ -90,7 +96,7 @@ py::dict describe(const Pass& chosen, const char* name, py::dict considered, con
                                    const cuda::Activity&)) {
   py::dict d;
   d["design"] = design_names[(int)chosen.design];
-  d["kernels"] = std::strcmp(name, lsnn_name) ? "general" : name;
+  d["kernels"] = is_lsnn(name) ? lsnn_name(Design::block) : "general";
   d["blocks"] = chosen.blocks;
   d["items of a block"] = chosen.shape.groups;
   d["threads of an item"] = chosen.shape.threads;
@@ -170,17 +176,19 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
   d["requested"] = requested == Design::automatic ? py::object(py::none())
                                                   : py::str(design_names[(int)requested]);
   py::dict lsnn;
-  lsnn[lsnn_name] = cycles_or_why(cuda::lsnn_pass(device, l, storage), device, l, storage, activity,
+  lsnn[lsnn_name(Design::block)] = cycles_or_why(cuda::lsnn_pass(device, l, storage), device, l, storage, activity,
                                   &cuda::lsnn_cycles);
   const Pass& forward = p.lsnn ? *p.lsnn : p.forward;
-  d["forward"] = describe(forward, p.lsnn ? lsnn_name : design_names[(int)forward.design], lsnn,
+  d["forward"] = describe(forward, p.lsnn ? lsnn_name(forward.design) : design_names[(int)forward.design], lsnn,
                           device, l, storage, activity, &cuda::forward_pass, &cuda::forward_cycles);
   py::dict lsnn_backward;
-  lsnn_backward[lsnn_name] = cycles_or_why(cuda::lsnn_backward_pass(device, l, storage), device, l,
-                                           storage, activity, &cuda::lsnn_backward_cycles);
+  for (Design design : {Design::block, Design::cluster})
+    lsnn_backward[lsnn_name(design)] =
+        cycles_or_why(cuda::lsnn_backward_pass(design, device, l, storage), device, l, storage,
+                      activity, &cuda::lsnn_backward_cycles);
   const Pass& backward = p.lsnn_backward ? *p.lsnn_backward : p.backward;
   d["backward"] = describe(
-      backward, p.lsnn_backward ? lsnn_name : design_names[(int)backward.design], lsnn_backward,
+      backward, p.lsnn_backward ? lsnn_name(backward.design) : design_names[(int)backward.design], lsnn_backward,
       device, l, storage, activity, &cuda::backward_pass, &cuda::backward_cycles);
   py::dict tiles;
   const std::string why_not = cuda::no_tensor_cores(device, l, storage);
