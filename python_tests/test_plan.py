@@ -114,8 +114,27 @@ def test_the_paper_s_kernel_runs_backwards_where_it_can() -> None:
     chosen = plan(**sizes)["backward"]
     assert chosen["kernels"] == "lsnn" and chosen["threads of an item"] == 224
     assert chosen["items of a block"] == 2 and chosen["shared memory"] <= 227 << 10
-    for changed in ({"kernels": "general"}, {"delays": [0, 3]}, {"N": 257}, {"design": "gather"}):
+    for changed in ({"kernels": "general"}, {"delays": [0, 3]}, {"N": 600}, {"design": "gather"}):
         assert plan(**sizes | changed)["backward"]["kernels"] == "general"
+
+
+def test_the_paper_s_kernel_runs_backwards_in_a_cluster() -> None:
+    """Where one block has no room for the weights; in as few blocks as cost least."""
+    chosen = plan(1000, 256, 512, device="h100")["backward"]
+    cycles = chosen["considered"]
+    assert (chosen["design"], chosen["kernels"]) == ("cluster", "lsnn")
+    assert chosen["blocks of a cluster"] == 8 and chosen["threads of an item"] == 64
+    assert chosen["items of a block"] == 8 and chosen["shared memory"] <= 227 << 10
+    assert cycles["lsnn, cluster"] < cycles["cluster"] and cycles["lsnn"].startswith("a group owns")
+    assert chosen["why"].startswith("fewest cycles a step by the formulas, "
+                                    f"{int(cycles['lsnn, cluster'])} before ")
+    assert plan(1000, 256, 240, device="h100")["backward"]["blocks of a cluster"] == 2
+    asked = plan(784, 256, 220, device="h100", design="cluster")["backward"]
+    assert asked["kernels"] == "lsnn" and asked["why"] == "its design was asked for"
+    considered = plan(1000, 256, 512, device="a100")["backward"]["considered"]
+    assert considered["lsnn, cluster"] == "the GPU has no clusters"
+    assert plan(10, 2, 20, device="h100")["backward"]["considered"]["lsnn, cluster"].endswith(
+        "two at least")
 
 
 def test_choice_follows_size_and_activity() -> None:
@@ -166,7 +185,10 @@ def test_the_plan_says_why() -> None:
     chosen = plan(1000, 256, 512, device="h100")
     for direction in ("forward", "backward"):
         launch = chosen[direction]
-        least = launch["considered"][launch["design"]]
+        name = launch["design"]
+        if launch["kernels"] == "lsnn":
+            name = {"block": "lsnn", "cluster": "lsnn, cluster"}[name]
+        least = launch["considered"][name]
         others = [cycles for cycles in launch["considered"].values() if isinstance(cycles, float)]
         assert least == min(others)
         wanted = f"fewest cycles a step by the formulas, {int(least)} before"

@@ -3,6 +3,7 @@
 // weights, only for the active neurons, and the adjoint of step() give dL/dc. The weight gradient
 // is summed afterwards, see weight_gradient.cuh.
 #pragma once
+#include "cluster_rows.cuh"
 #include "lane_sums.cuh"
 #include "replay.cuh"
 #include "sequence.cuh"
@@ -18,47 +19,36 @@ template <class T> struct BackwardSequence : BackwardJob<T> {
 //
 // In one block: a barrier.
 template <class T> struct BlockGradients {
-  static constexpr int inbox_rows = 0;
-  __device__ __forceinline__ BlockGradients(uint64_t*, int) {}
-  __device__ __forceinline__ void publish(T* row, const Cell& cell, const Quad<T>& dc, uint32_t,
-                                          int) const {
-    if (cell.live) store_whole(row + cell.n, dc);
+  static constexpr bool in_cluster = false;
+  __device__ __forceinline__ BlockGradients(const Group&, uint64_t*, const Layer&, const Shape&) {}
+  __device__ __forceinline__ void publish(T* row, const Cell& cell, const Quad<T>& dc) const {
+    store_whole(row + cell.n, dc);
   }
-  __device__ __forceinline__ void end_step(const Group& group, T*, uint32_t, int) const {
-    group.sync();
-  }
+  __device__ __forceinline__ void end_step(const Group& group) const { group.sync(); }
 };
 
-// Across a cluster: each number is stored into every block together with the number of its step, in
-// one piece of 64 bits. Two rows in turn are enough: who sends step n has received all of n - 1,
-// whose senders had copied all of n - 2.
+// Across a cluster: see cluster_rows.cuh. While some warp, in step n, reads the rows of D steps
+// before it, no other writes more than that of n + 1, which takes the place of the oldest once
+// step n is over: D + 1 rows are enough.
 template <class T> struct ClusterGradients {
   static_assert(sizeof(T) == 4);
-  static constexpr int inbox_rows = 2;
-  uint64_t* inbox;  // [2,NP]
-  int NP;
+  static constexpr bool in_cluster = true;
+  ClusterRows rows;
+  const bool is_first;  // thread of the group
 
-  __device__ __forceinline__ ClusterGradients(uint64_t* p, int n) : inbox(p), NP(n) {}
-  __device__ __forceinline__ void publish(T*, const Cell& cell, const Quad<T>& dc, uint32_t number,
-                                          int ranks) const {
-    for (int r = 0; r < ranks; r++)
-#pragma unroll
-      for (int q = 0; q < 4; q++)
-        if (q < cell.live)
-          st_relaxed_cluster(peer(inbox + number % 2 * NP + cell.n + q, r),
-                             (uint64_t)number << 32 | __float_as_uint((float)dc[q]));
+  __device__ __forceinline__ ClusterGradients(const Group& group, uint64_t* arrived, const Layer& l,
+                                              const Shape& shape)
+      : rows(arrived, l, shape),
+        is_first(group.thread == 0) {
+    if (is_first) rows.make();
   }
-  __device__ __forceinline__ void end_step(const Group& group, T* row, uint32_t number,
-                                           int N) const {
-    for (int n = group.thread; n < N; n += group.threads) {
-      uint64_t x;
-      unsigned polls = 0;
-      while ((uint32_t)((x = ld_relaxed_cluster_shared_cta(inbox + number % 2 * NP + n)) >> 32) !=
-             number)
-        poll_again(polls);
-      row[n] = (T)__uint_as_float((uint32_t)x);
-    }
-    group.sync();
+  __device__ __forceinline__ void publish(T* row, const Cell& cell, const Quad<T>& dc) const {
+    if (is_first) rows.expect();
+    rows.send(row + cell.n, dc.of, 0, 1);
+  }
+  __device__ __forceinline__ void end_step(const Group& group) {
+    rows.end_step();
+    group.sync();  // the products have been read
   }
 };
 
@@ -71,16 +61,17 @@ template <class T, class W, class Spec, class Gradients, int C,
   const Spec spec;
   const Group group;
   const Slice slice;
-  const Gradients gradients;
+  Gradients& gradients;
   const W* w;         // [S,w_rows,NP], from the first neuron of the slice on
   const int w_rows;
-  T* const dc;        // [D,NP]
+  T* const dc;        // [slots,NP]
   T* const dz;        // [rows]
   uint32_t* const active;  // [chunk,words]
   uint16_t* const list;    // [list_size] of this warp
   const Replayed<T> replayed;
   const int first_delay;
   const bool choose;  // whether there can be neurons that are not active
+  unsigned turn = 0;  // of step 0 of the item
 
   __device__ __forceinline__ int column(int c) const {
     return 4 * (group.thread + c * group.threads);
@@ -88,8 +79,11 @@ template <class T, class W, class Spec, class Gradients, int C,
   __device__ __forceinline__ unsigned marked(const uint32_t* marks, int c, const Cell& cell) const {
     return cell.live ? marks[column(c) / 32] >> column(c) % 32 & 15 : 0;
   }
+  // Rows take turns from step to step and from item to item: a block that has begun the next one
+  // overwrites nothing that another still reads.
   __device__ __forceinline__ T* dc_of(int t) const {
-    return dc + (job.f.layer.D == 1 ? 0 : t % job.f.layer.D) * padded(job.f.layer.N);
+    const unsigned slots = (unsigned)job.shape.slots;
+    return dc + (slots == 1 ? 0 : (turn - (unsigned)t) % slots) * padded(job.f.layer.N);
   }
 
   // --------------------------------------------------------------------------------------- product
@@ -156,11 +150,10 @@ template <class T, class W, class Spec, class Gradients, int C,
     return q;
   }
 
-  // n0: number of the item's first step backwards; steps are numbered through over the items of the
-  // group.
-  __device__ __forceinline__ void item(int64_t b, uint32_t n0) const {
+  __device__ __forceinline__ void item(int64_t b) {
     const Layer& l = job.f.layer;
     const int length = job.p.length(l, b);
+    turn = turn % (unsigned)job.shape.slots + (unsigned)length;
     Cell cell[C];
     QuadAdjoint<T> d[C];
 #pragma unroll
@@ -175,7 +168,7 @@ template <class T, class W, class Spec, class Gradients, int C,
         if (t < S0) replay_segments(cell, S0 = int(t / segment * segment), t + 1);
         replay_chunks(cell, t0 = int(t / chunk * chunk), t + 1);
       }
-      step_back(cell, d, length, t, t - t0, n0 + uint32_t(length - t));
+      step_back(cell, d, length, t, t - t0);
     }
 #pragma unroll
     for (int c = 0; c < C; c++) store_first_gradients(job, cell[c], d[c]);
@@ -202,7 +195,7 @@ template <class T, class W, class Spec, class Gradients, int C,
 
   // step: of the chunk. t < 0: of the past spikes only.
   __device__ __forceinline__ void step_back(const Cell (&cell)[C], QuadAdjoint<T> (&d)[C],
-                                            int length, int t, int step, uint32_t number) const {
+                                            int length, int t, int step) const {
     const bool some = reaches(job, spec, length, t, first_delay), choosing = choose && t >= 0;
     const uint32_t* marks = active + step * slice.words;
     QuadRecord<T> record[C];
@@ -220,12 +213,12 @@ template <class T, class W, class Spec, class Gradients, int C,
       if (t < 0) store_first_z_gradient(job, cell[c], length, -1 - t, d[c], p);
       else {
         const Quad<T> dc_quad = adjoint_quad(job, spec, cell[c], length, t, record[c], p, d[c]);
-        if (job.f.layer.S) gradients.publish(dc_of(t), cell[c], dc_quad, number, job.shape.ranks);
+        if (job.f.layer.S) gradients.publish(dc_of(t), cell[c], dc_quad);
       }
     }
     if (job.f.layer.S == 0) return;  // nobody reads dL/dc of others
     if (t < 0) group.sync();  // the products have been read
-    else gradients.end_step(group, dc_of(t), number, (int)job.f.layer.N);
+    else gradients.end_step(group);
   }
 };
 
@@ -241,7 +234,7 @@ __global__ void __launch_bounds__(most_threads_backward(rows_in_shared), 1)
       largest(l.N, shape.ranks, 0);
   const int NP = (int)padded(l.N);
   Arena arena(shared_memory());
-  const BackwardShared<T, W, Gradients::inbox_rows> shared(arena, l, shape, rows_in_shared);
+  const BackwardShared<T, W> shared(arena, l, shape, rows_in_shared);
   const W* w = (const W*)job.p.w + (int64_t)slice.neuron * NP;
   int w_rows = (int)l.N;
   if (rows_in_shared) {
@@ -251,24 +244,23 @@ __global__ void __launch_bounds__(most_threads_backward(rows_in_shared), 1)
     w = shared.w;
     w_rows = slice.width;
   }
-  // no number of a step
-  for (int i = threadIdx.x; i < shape.groups * Gradients::inbox_rows * NP; i += blockDim.x)
-    shared.inbox[i] = 0;
   // What pads the last quad of dL/dc meets weights that are 0.
-  for (int i = threadIdx.x; i < shape.groups * l.D * NP; i += blockDim.x) shared.dc[i] = T(0);
+  for (int i = threadIdx.x; i < shape.groups * shape.slots * NP; i += blockDim.x)
+    shared.dc[i] = T(0);
+  Gradients gradients(group, shared.arrived + 2 * group.id, l, shape);
   __syncthreads();
   if (shape.ranks > 1) cluster_sync();
 
   const Spec spec = Known<Spec>::spec(l, flags, job.f.want);
-  const BackwardGroup<T, W, Spec, Gradients, C, rows_in_shared> backward{
+  BackwardGroup<T, W, Spec, Gradients, C, rows_in_shared> backward{
       job,
       spec,
       group,
       slice,
-      Gradients(shared.inbox + group.id * Gradients::inbox_rows * NP, NP),
+      gradients,
       w,
       w_rows,
-      shared.dc + group.id * l.D * NP,
+      shared.dc + group.id * shape.slots * NP,
       shared.dz + group.id * largest.width,
       shared.active + group.id * chunk * largest.words,
       shared.list + threadIdx.x / 32 * list_size,
@@ -277,13 +269,8 @@ __global__ void __launch_bounds__(most_threads_backward(rows_in_shared), 1)
       first_delay(job.p, l),
       can_be_inactive(spec)};
   const Share share = Share::mine(shape, group);
-  uint32_t n0 = 0;
-  // Nobody waits for a block without neurons, which would fall behind the inbox: it has nothing to
-  // do.
-  for (int64_t b = share.first; b < l.B && slice.words > 0; b += share.step) {
-    backward.item(b, n0);
-    n0 += (uint32_t)job.p.length(l, b);  // without gaps: the rows of the inbox take turns
-  }
+  // Nobody waits for a block without neurons.
+  for (int64_t b = share.first; b < l.B && slice.words > 0; b += share.step) backward.item(b);
   if (shape.ranks > 1) cluster_sync();  // no block leaves while another may still store into it
 }
 

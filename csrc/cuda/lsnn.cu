@@ -41,7 +41,7 @@ void launch_lsnn(const BackwardJob<float>& general, const Pass& pass, float* wor
   const Layer& l = general.f.layer;
   const LsnnBackward job{general,        pass.shape, (int)l.delays[0], (float)l.dampening,
                          (float)l.n_ref, workspace,  l.B * l.N,        l.B * words(l.N),
-                         l.B * l.N * 4,  ranks_with_neurons(l.N, pass.shape.ranks)};
+                         l.B * l.N * 4};
   using Kernel = void (*)(LsnnBackward);
   static constexpr Kernel of_block[] = {
       &lsnn_backward_kernel<1, LsnnBlockGradients>, &lsnn_backward_kernel<2, LsnnBlockGradients>,

@@ -9,6 +9,7 @@
 #pragma once
 #include <algorithm>
 
+#include "cluster_rows.cuh"
 #include "lane_sums.cuh"
 #include "lsnn_replay.cuh"
 #include "lsnn_stream.cuh"
@@ -122,6 +123,8 @@ struct LsnnBlockGradients {
                                                 const LsnnBackward&)
       : barrier(group.id + 1),
         threads(group.threads) {}
+  // When the block has made what all read or write.
+  __device__ __forceinline__ void begin() const { __syncthreads(); }
   __device__ __forceinline__ int word() const { return 0; }  // the first of the block
   // x: of the lane's neuron
   __device__ __forceinline__ void publish(float* row, const LsnnNeuron& neuron, float x) const {
@@ -132,49 +135,38 @@ struct LsnnBlockGradients {
   }
 };
 
-// Across a cluster: the warps store into the slot of every block, and a barrier in its memory counts
-// the bytes. Whoever has waited for it has all of step n, and no warp sends that before it has
-// formed the products of n - 1. So while some warp, in step n, reads the slot of n - 1 - d, no other
-// writes more than that of n + 1: d + 3 slots are enough. Two barriers take turns, since bytes of n
-// + 1 may come while a warp still waits for n; none of n + 2 can.
+// Across a cluster: see cluster_rows.cuh. While some warp, in step n, reads the slot of n - 1 - d, no
+// other writes more than that of n + 1: d + 3 slots are enough.
 struct LsnnClusterGradients {
   static constexpr bool in_cluster = true;
-  const LsnnBackward& job;
-  const Group& group;
+  ClusterRows rows;
   const int first_word;
-  uint64_t* const arrived;  // [2]
-  uint32_t number = 0;  // of the step
+  const bool is_first;  // thread of the group
 
-  __device__ __forceinline__ LsnnClusterGradients(const Group& own,
+  __device__ __forceinline__ LsnnClusterGradients(const Group& group,
                                                   const LsnnBackwardShared& shared,
-                                                  const LsnnBackward& of)
-      : job(of),
-        group(own),
-        first_word(Slice(of.f.layer.N, of.shape.ranks, (int)cluster_rank()).word),
-        arrived(shared.arrived + 2 * own.id) {}
+                                                  const LsnnBackward& job)
+      : rows(shared.arrived + 2 * group.id, job.f.layer, job.shape),
+        first_word(Slice(job.f.layer.N, job.shape.ranks, (int)cluster_rank()).word),
+        is_first(group.thread == 0) {
+    if (is_first) rows.make();
+  }
+  __device__ __forceinline__ void begin() const { cluster_sync(); }
   __device__ __forceinline__ int word() const { return first_word; }
-  __device__ __forceinline__ void publish(float* row, const LsnnNeuron& neuron, float x,
-                                          Where where = Where::current()) const {
-    const int NP = (int)padded(job.f.layer.N);
-    uint64_t* const barrier = arrived + number % 2;
-    if (group.thread == 0) mbarrier_arrive_expect_tx(barrier, (unsigned)NP * 4, where);
-    // Eight lanes have the quads of the warp, and send them to a block, so that a warp serves four
-    // at a time.
+  // Eight lanes have the quads of the warp and send them to a block, so that a warp serves four at
+  // a time.
+  __device__ __forceinline__ void publish(float* row, const LsnnNeuron& neuron, float x) const {
+    if (is_first) rows.expect();
     const unsigned lane = threadIdx.x % 32, column = lane % 8 * 4;
     float quad[4];
 #pragma unroll
     for (unsigned q = 0; q < 4; q++)
       quad[q] = __shfl_sync(~0u, neuron.is_real ? x : 0.f, column + q);
     const int first = neuron.first_of_warp() + (int)column;
-#pragma unroll 1
-    for (int r = (int)lane / 8; r < job.ranks && first < NP; r += 4)
-      st_async_shared_cluster(row + first, quad, barrier, (unsigned)r, where);
+    if (first < rows.NP) rows.send(row + first, quad, (int)lane / 8, 4);
   }
   __device__ __forceinline__ void end_step(Where where = Where::current()) {
-    unsigned polls = 0;
-    while (!mbarrier_try_wait_parity(arrived + number % 2, number / 2 % 2, where))
-      poll_again(polls);
-    number++;
+    rows.end_step(where);
     warp_barrier(where);  // lists, which lanes write for others
   }
 };
@@ -347,13 +339,7 @@ __global__ void __launch_bounds__(most_threads_of<Gradients>(quads), 1)
     shared.dc[i] = 0.f;
   for (int i = threadIdx.x; i < shape.groups * 2 * shape.threads; i += blockDim.x)
     shared.list[i] = 0;
-  if constexpr (Gradients::in_cluster) {
-    if (group.thread < 2)
-      mbarrier_init(shared.arrived + 2 * group.id + group.thread, 1, Where::current());
-    fence_mbarrier_init_release_cluster();
-    cluster_sync();
-  }
-  __syncthreads();
+  gradients.begin();
   const LsnnBackwardGroup<quads, Gradients> backward{
       job,
       group,

@@ -17,7 +17,6 @@ struct LsnnBackward : BackwardJob<float> {
   float* starts;              // [groups of all blocks,lsnn_start_rows,threads]
   int64_t row, row_of_bits;   // from one step to the next, in [T,B,N] and [T,B,words(N)]
   int64_t row_bytes;          // of `row` numbers
-  int ranks;                  // of the cluster, with neurons: nothing is sent to those without
 };
 
 // Rows of 32 bits, one to a lane, turned into columns: bit i of lane n was bit n of lane i.

@@ -39,9 +39,7 @@ int64_t backward_shared(const Layer& l, Storage s, const Shape& shape, Design de
   const bool in_shared = design != Design::gather;
   return with_types(s, [&](auto number, auto weight) {
     Arena counted;
-    if (design == Design::cluster)
-      BackwardShared<decltype(number), decltype(weight), 2>(counted, l, shape, in_shared);
-    else BackwardShared<decltype(number), decltype(weight), 0>(counted, l, shape, in_shared);
+    BackwardShared<decltype(number), decltype(weight)>(counted, l, shape, in_shared);
     return counted.used;
   });
 }
@@ -52,9 +50,10 @@ Possible impossible(const std::string& why) { return {false, {}, why}; }
 struct Threads { int64_t block, group, neurons = 4; };
 
 // Steps whose spikes or dL/dc a block of the general kernels keeps.
-int64_t general_slots(Design design, const Layer& l) {
+int64_t forward_slots(Design design, const Layer& l) {
   return l.D + 1 + (design == Design::cluster && l.S ? l.delays[0] : 0);
 }
+int64_t backward_slots(Design design, const Layer& l) { return l.D + (design == Design::cluster); }
 
 // A kernel of a whole sequence: as many items at a time as there are for each SM, and as shared
 // memory holds.
@@ -95,14 +94,13 @@ Possible sequence_pass(Design design, const Device& device, const Layer& l, int 
 
 template <class Shared>
 Possible any_pass(Design design, const Device& device, const Layer& l, Storage storage,
-                  Threads limit, const Shared& shared) {
+                  Threads limit, int64_t slots, const Shared& shared) {
   if (design == Design::step) {
     if (storage == Storage::f32_bf16)
       return impossible("its products take weights of the numbers' own type");
     return {true, {design, 1, {1, 256, 1, 0}, ceiling(l.B * 8 * words(l.N), 256), 0}, ""};
   }
   if (l.T >= int64_t(1) << 31) return impossible("steps are counted with 32 bits");
-  const int64_t slots = general_slots(design, l);
   if (design != Design::cluster) return sequence_pass(design, device, l, 1, limit, slots, shared);
   if (device.most_ranks < 2) return impossible("the GPU has no clusters");
   if (l.smooth) return impossible("smooth spikes are not sent between blocks");
@@ -149,7 +147,7 @@ template <class Cycles> Design fastest(const Device& device, const Layer& l, Sto
 }  // namespace
 
 Possible forward_pass(Design design, const Device& device, const Layer& l, Storage s) {
-  return any_pass(design, device, l, s, {most_threads_forward, 0},
+  return any_pass(design, device, l, s, {most_threads_forward, 0}, forward_slots(design, l),
                   [&](const Shape& shape) { return forward_shared(l, s, shape, design); });
 }
 namespace {
@@ -222,6 +220,7 @@ std::string no_tensor_cores(const Device& device, const Layer& l, Storage s) {
 Possible backward_pass(Design design, const Device& device, const Layer& l, Storage s) {
   // More warps than own neurons: they share the rows of the product.
   return any_pass(design, device, l, s, {most_threads_backward(design != Design::gather), 256},
+                  backward_slots(design, l),
                   [&](const Shape& shape) { return backward_shared(l, s, shape, design); });
 }
 
@@ -230,9 +229,12 @@ namespace {
 double chain(double step, const Load& at, const Pass& p) {
   return step * std::ceil(at.items / p.shape.groups);
 }
-// Numbers of so many bytes that a block receives from the others of its cluster.
-double from_others(const Load& at, const Layer& l, const Pass& p, double bytes) {
-  return at.items * double(l.N) * (p.shape.ranks - 1) / p.shape.ranks * bytes / costs.cluster_bytes;
+// Of dL/dc between the blocks of a cluster: a block receives that of its items from the others.
+double exchange(const Load& at, const Layer& l, const Pass& p) {
+  const double all = at.items * double(l.N * bytes_of_number(Storage::f32));
+  return p.design == Design::cluster && l.S
+             ? costs.exchange + (all - all / p.shape.ranks) / costs.cluster_bytes
+             : 0;
 }
 double step_cycles(const Device& device, const Layer& l) {
   return costs.two_launches +
@@ -263,10 +265,8 @@ double backward_cycles(const Device& device, const Layer& l, Storage s, const Pa
   switch (p.design) {
     case Design::block: return steps + at.bytes / costs.shared_bytes;
     case Design::gather: return steps + at.bytes / costs.l2_bytes;
-    // Every block receives all numbers of its items, 8 bytes each, and reads them again.
     case Design::cluster:
-      return steps + costs.exchange + at.bytes / costs.shared_bytes +
-             (l.S ? at.items * costs.inbox_bytes * double(l.N) / costs.inbox_rate : 0);
+      return steps + exchange(at, l, p) + at.bytes / costs.shared_bytes;
     default: return step_cycles(device, l);
   }
 }
@@ -275,7 +275,7 @@ double lsnn_backward_cycles(const Device& device, const Layer& l, Storage s, con
                             const Activity& a) {
   const Load at = load(device, l, s, p, a.active);
   return chain(costs.lsnn_backward_step, at, p) + at.bytes / costs.shared_bytes +
-         (p.shape.ranks > 1 ? costs.exchange + from_others(at, l, p, 4) : 0);
+         exchange(at, l, p);
 }
 
 Storage backward_storage(const Device& device, const Layer& l, Storage storage) {

@@ -19,7 +19,7 @@ struct Shape {
   int groups;  // of a block
   int threads;  // of a group
   int ranks;  // blocks that share an item
-  int slots;  // steps whose spikes a block keeps, forward only
+  int slots;  // steps whose spikes or dL/dc a block keeps
 };
 
 // The neurons of one rank: whole words of 32, so that a word of spikes has one owner.
@@ -108,11 +108,11 @@ struct LsnnBackwardShared {
   }
 };
 
-template <class T, class W, int inbox_rows> struct BackwardShared {
+template <class T, class W> struct BackwardShared {
   W* w;  // [S,rows,NP] rows of this rank's neurons, or null where they stay in global memory
-  T* dc;  // [groups,D,NP]
+  T* dc;  // [groups,slots,NP]
   T* dz;  // [groups,rows] the products of a step
-  uint64_t* inbox;  // [groups,inbox_rows,NP]
+  uint64_t* arrived;  // [groups,2] barriers, in a cluster
   uint32_t* active;  // [groups,chunk,words] active neurons
   uint16_t* list;  // [warps,list_size]
 
@@ -120,9 +120,9 @@ template <class T, class W, int inbox_rows> struct BackwardShared {
     const Slice slice(l.N, shape.ranks, 0);
     const int64_t NP = padded(l.N);
     w = rows_in_shared ? m.take<W>(l.S * slice.width * NP) : nullptr;
-    dc = m.take<T>(shape.groups * l.D * NP);
+    dc = m.take<T>((int64_t)shape.groups * shape.slots * NP);
     dz = m.take<T>(shape.groups * slice.width);
-    inbox = m.take<uint64_t>(shape.groups * inbox_rows * NP);
+    arrived = m.take<uint64_t>(shape.ranks > 1 ? shape.groups * 2 : 0);
     active = m.take<uint32_t>(shape.groups * chunk * slice.words);
     list = m.take<uint16_t>(shape.groups * shape.threads / 32 * list_size);
   }

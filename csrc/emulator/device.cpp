@@ -260,7 +260,10 @@ static MemoryBarrier read_mbarrier(const uint64_t* at, Place place) {
   if (b.mark != MemoryBarrier::made) fail_at(place, "mbarrier that init_mbarrier() has not made");
   return b;
 }
-static void write_mbarrier(uint64_t* at, MemoryBarrier& b) {
+static void write_mbarrier(uint64_t* at, MemoryBarrier& b, Place place) {
+  constexpr int32_t most = (1 << 20) - 1;
+  if (b.bytes < -most || b.bytes > most)
+    fail_at(place, "mbarrier: more than 2^20 - 1 bytes are expected or came before");
   if (b.missing == 0 && b.bytes == 0) {
     b.missing = b.arrivals;
     b.parity ^= 1;
@@ -280,7 +283,7 @@ void arrive_mbarrier(uint64_t* at, unsigned bytes, Place place) {
   release(clock_of(at, b.parity));
   b.missing--;
   b.bytes += (int32_t)bytes;
-  write_mbarrier(at, b);
+  write_mbarrier(at, b, place);
 }
 bool passed_mbarrier(const uint64_t* at, unsigned parity, Place place) {
   maybe_yield(place);
@@ -294,7 +297,7 @@ void count_bytes(uint64_t* at, unsigned bytes, const void* stored, Place place) 
   MemoryBarrier b = read_mbarrier(at, place);
   release(clock_of(at, b.parity));
   b.bytes -= (int32_t)bytes;
-  write_mbarrier(at, b);
+  write_mbarrier(at, b, place);
 }
 
 void* map_shared_rank(const void* address, unsigned rank, Place place) {

@@ -156,6 +156,38 @@ __global__ void copies_without_barrier(const int* from, int* out) {
   out[i] = shared[n - 1 - i];  // after __syncthreads()
 }
 
+// Steps of a cluster whose blocks, of 32 threads, need all numbers of the step before. Each thread
+// sends its number to all blocks, as the first of four, and barriers in memory, which take turns,
+// count the bytes; no other barrier stands between steps. With a slot for each of three steps
+// nobody overwrites what another still reads.
+enum class Sending { right, no_wait, wrong_phase, too_many_bytes, too_few_slots, not_made };
+__global__ void counted_stores(Sending bug, unsigned n_steps, int* out) {
+  const auto cluster = cooperative_groups::this_cluster();
+  const unsigned i = threadIdx.x, ranks = cluster.num_blocks(), all = 32 * ranks;
+  const unsigned slots = bug == Sending::too_few_slots ? 1 : 3;
+  uint64_t* arrived = reinterpret_cast<uint64_t*>(shared_memory());
+  int* rows = reinterpret_cast<int*>(shared_memory()) + 4;
+  if (i < 2 && bug != Sending::not_made) init_mbarrier(arrived + i, 1);
+  cluster.sync();
+  int number = int(32 * cluster.block_rank() + i);
+  for (unsigned step = 0; step < n_steps; step++) {
+    uint64_t* barrier = arrived + step % 2;
+    if (i == 0) arrive_mbarrier(barrier, 16 * all * (bug == Sending::too_many_bytes ? 2 : 1));
+    int* row = rows + step % slots * 4 * all;
+    const int quad[4] = {number, 0, 0, 0};
+    for (unsigned r = 0; r < ranks; r++)
+      store_async(cluster.map_shared_rank(row + 4 * (32 * cluster.block_rank() + i), r), quad,
+                  cluster.map_shared_rank(barrier, r));
+    const unsigned phase = step / 2 % 2, waited = bug == Sending::wrong_phase ? 1 - phase : phase;
+    while (bug != Sending::no_wait && !passed_mbarrier(barrier, waited)) yield();
+    number = 0;
+    for (unsigned j = 0; j < all; j++) number += row[4 * j];
+    number = number % 1000 + int(32 * cluster.block_rank() + i);
+  }
+  cluster.sync();
+  out[32 * blockIdx.x + i] = number;
+}
+
 // A product of matrices, a (16,16) with b (16,8), from fragments as PTX has them; wrong_lane: two
 // lanes hold each other's part of b.
 __global__ void fragments(bool wrong_lane, const float* a, const float* b, float* out) {
@@ -186,6 +218,13 @@ __global__ void too_many_copies() {
 __global__ void copy_never_waited_for(const int* from) {
   copy_async(shared_memory() + 4 * threadIdx.x, from, 4);
   commit_copies();
+}
+
+__global__ void store_off_its_boundary() {
+  uint64_t* barrier = reinterpret_cast<uint64_t*>(shared_memory());
+  const int quad[4] = {};
+  init_mbarrier(barrier, 1);
+  store_async(shared_memory() + 8, quad, barrier);
 }
 
 __global__ void spin() {
@@ -294,6 +333,20 @@ inline bool fragments_are_right(bool wrong_lane) {
   return true;
 }
 
+inline bool counted_stores_are_right(bugs::Sending bug) {
+  constexpr unsigned ranks = 4, all = 32 * ranks, n_steps = 7;
+  std::vector<int> out(all), now(all);
+  for (unsigned i = 0; i < all; i++) now[i] = int(i);
+  for (unsigned step = 0; step < n_steps; step++) {
+    int sum = 0;
+    for (int number : now) sum += number;
+    for (unsigned i = 0; i < all; i++) now[i] = sum % 1000 + int(i);
+  }
+  launch({.grid = ranks, .block = 32, .shared = 16 + 3 * 16 * all, .cluster = ranks},
+         [&] { bugs::counted_stores(bug, n_steps, out.data()); });
+  return out == now;
+}
+
 inline const Bug all_bugs[] = {
     {"missing_barrier", "plain thread", nullptr,
      [] { return check_out(bugs::one_block, bugs::reversed, bugs::missing_barrier); }},
@@ -322,6 +375,18 @@ inline const Bug all_bugs[] = {
     {"stage_overwritten_early", "plain", nullptr,
      [] { return copies_are_right(bugs::Copying::stage_overwritten); }},
     {"copies_without_barrier", "plain thread", nullptr, copies_with_barrier},
+    {"stores_without_wait", "plain", nullptr,
+     [] { return counted_stores_are_right(bugs::Sending::no_wait); }},
+    {"wait_for_another_phase", "plain", nullptr,
+     [] { return counted_stores_are_right(bugs::Sending::wrong_phase); }},
+    {"bytes_that_never_come", "plain", "no progress",
+     [] { return counted_stores_are_right(bugs::Sending::too_many_bytes); }},
+    {"slots_too_few", "plain thread", nullptr,
+     [] { return counted_stores_are_right(bugs::Sending::too_few_slots); }},
+    {"barrier_not_made", "plain", "has not made",
+     [] { return counted_stores_are_right(bugs::Sending::not_made); }},
+    {"store_off_its_boundary", "plain", "not on a boundary",
+     [] { return nothing_to_check(bugs::one_block, bugs::store_off_its_boundary); }},
     {"fragment_in_the_wrong_lane", "plain", nullptr, [] { return fragments_are_right(true); }},
     {"missing_syncwarp", "thread", nullptr, syncwarp_is_right},
     {"missing_fence", "thread", nullptr, fence_is_right},

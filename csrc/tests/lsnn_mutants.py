@@ -5,6 +5,9 @@ from mutant import ADDRESS, PLAIN, THREAD, Check, Mutant
 LSNN, LSNN_WARP = "lsnn T=20 B=5 N=129 n_ref=2", "lsnn T=20 B=5 N=33 n_ref=2"
 LSNN_LONG, LSNN_DELAYED = "lsnn T=260 B=9 N=32 n_ref=2", "lsnn T=60 B=3 N=34"
 LSNN_GROUPS = "lsnn T=17 B=9 N=220"  # several items to a block, of several warps each
+LSNN_CLUSTER, LSNN_CLUSTER_DELAYED = (
+    f"lsnn_cluster {case}" for case in ("T=20 B=5 N=129 n_ref=2", "T=60 B=3 N=34"))
+LSNN_IDLE_RANK = "lsnn_cluster T=20 B=5 N=257"  # and a warp without neurons
 LSNN_RANDOM = "lsnn T=20 B=5 N=220 n_ref=2"  # the same, in a random order
 
 
@@ -78,12 +81,11 @@ LSNN_MUTANTS = [
     Mutant("lsnn: the general kernel does not run where nobody has said that it need not",
            "launch.cuh", "{all.paper && !lsnn, all.general}",
            "{all.paper && !lsnn, all.general && !lsnn}", ("lsnn first_r=4",)),
-    of_lsnn_backward("no barrier after a step", "written = read();\n        sync();",
-                     "written = read();"),
-    of_lsnn_backward("dL/dc of the step that is made", "dc + read(), places, rows.n",
-                     "dc + written, places, rows.n"),
-    of_lsnn_backward("a slot of dL/dc too few", "job.shape.slots * NP : written",
-                     "(job.shape.slots - 1) * NP : written"),
+    of_lsnn_backward("no barrier after a step", "barrier_sync_aligned(barrier, threads, where);", ";"),
+    of_lsnn_backward("dL/dc of the step that is made", "return dc + slot_before(",
+                     "return dc + written + 0 * ("),
+    of_lsnn_backward("a slot of dL/dc too few", "job.shape.slots * product.NP",
+                     "(job.shape.slots - 1) * product.NP"),
     of_lsnn_backward("the sum of another row", "of.rank % groups * lanes +",
                      "(of.rank + 1) % groups * lanes +"),
     of_lsnn_backward("a row in another lane's list", "rank % groups * of_group + rank / groups]",
@@ -108,8 +110,31 @@ LSNN_MUTANTS = [
     of_lsnn_backward("the lists of all groups in one place",
                      "shared.list + group.id * 2 * shape.threads", "shared.list", LSNN_GROUPS,
                      THREAD),
-    of_lsnn_backward("one barrier for all groups", "(group.id + 1, group.threads",
-                     "(1, group.threads", "lsnn T=40 B=9 N=70 n_ref=1"),
+    of_lsnn_backward("one barrier for all groups", "barrier(group.id + 1)",
+                     "barrier(1)", "lsnn T=40 B=9 N=70 n_ref=1"),
+    of_lsnn_backward("cluster: dL/dc of another step", "in_cluster ? slot_before(written) : written",
+                     "in_cluster ? written : written", LSNN_CLUSTER),
+    of_lsnn_backward("cluster: the other blocks are not there yet", "{ cluster_sync(); }",
+                     "{ __syncthreads(); }", LSNN_CLUSTER),
+    of_lsnn_backward("cluster: the other blocks are still there", "in_cluster) cluster_sync();",
+                     "in_cluster) {}", LSNN_IDLE_RANK),
+    of_lsnn_backward("cluster: no barrier before lists are read", "warp_barrier(where);  // lists",
+                     "// lists", LSNN_CLUSTER, THREAD),
+    of_lsnn_backward("cluster: the weights of the first block", "(int64_t)first * NP,", "0 * NP,",
+                     LSNN_CLUSTER),
+    of_lsnn_backward("cluster: the bits of the first block",
+                     "gradients.word() + group.warp(), a + thread", "group.warp(), a + thread",
+                     LSNN_CLUSTER),
+    of_lsnn_backward("cluster: a warp without neurons works",
+                     "gradients.word() + group.warp() < (int)words(l.N)", "true", LSNN_IDLE_RANK),
+    of_lsnn_backward("cluster: the barriers of all groups in one place",
+                     "shared.arrived + 2 * group.id", "shared.arrived", LSNN_CLUSTER),
+    of_lsnn_backward("cluster: quads of another warp", "column + q);", "column / 2 + q);",
+                     LSNN_CLUSTER),
+    of_lsnn_backward("cluster: the past spikes take the slots of steps", "written = next;", "",
+                     LSNN_CLUSTER_DELAYED, THREAD),
+    Mutant("lsnn: backward, cluster: a slot less", "plan.cpp", "0, 1}, l.D + 2)", "0, 1}, l.D + 1)",
+           (LSNN_CLUSTER,)),
     of_lsnn_replay("spikes of the step before", "step(window, steps_of_replay + i, s);",
                    "step(window, steps_of_replay + i - 1, s);"),
     of_lsnn_replay("bits of the wrong lane", "row & low) | (other & low) << o",

@@ -37,6 +37,11 @@ def of_projection(name: str, old: str, new: str, check: Check = PLAIN) -> Mutant
                   object="linear")
 
 
+def of_rows(name: str, old: str, new: str) -> Mutant:
+    """A bug in what the blocks of a cluster send each other backwards."""
+    return Mutant(f"rows of a cluster: {name}", "cluster_rows.cuh", old, new, (CLUSTER,))
+
+
 def of_product(name: str, old: str, new: str, runs: tuple[str, ...],
                check: Check = PLAIN) -> Mutant:
     """A bug in the weight gradient by tensor cores."""
@@ -56,10 +61,10 @@ MUTANTS = [
     Mutant("forward, cluster: no barrier at the end", "forward.cuh",
            "if (shape.ranks > 1) cluster_sync();", "", (CLUSTER,)),
     Mutant("backward: no barrier after a step", "backward.cuh",
-           "T*, uint32_t, int) const {\n    group.sync();", "T*, uint32_t, int) const {",
+           "end_step(const Group& group) const { group.sync(); }", "end_step(const Group&) const {}",
            (BLOCK, GATHER)),
     Mutant("backward, cluster: no barrier after a step", "backward.cuh",
-           "(uint32_t)x);\n    }\n    group.sync();", "(uint32_t)x);\n    }\n", (CLUSTER,)),
+           "rows.end_step();\n    group.sync();", "rows.end_step();", (CLUSTER,)),
     Mutant("backward: no barrier after the product", "backward.cuh",
            "}\n    group.sync();\n  }\n  __device__", "}\n    \n  }\n  __device__", (BLOCK,)),
     Mutant("backward: no barrier after the replay of a chunk", "backward.cuh",
@@ -70,6 +75,8 @@ MUTANTS = [
            "", (BLOCK,)),
     Mutant("backward, cluster: no barrier before the first item", "backward.cuh",
            "if (shape.ranks > 1) cluster_sync();\n\n  const", "\n\n  const", (CLUSTER,)),
+    Mutant("backward, cluster: the barriers of all groups in one place", "backward.cuh",
+           "shared.arrived + 2 * group.id", "shared.arrived", (f"cluster {MANY_ITEMS}",)),
     Mutant("backward, cluster: no barrier at the end", "backward.cuh",
            "if (shape.ranks > 1) cluster_sync();  //", "  //", IDLE_RANK),
     Mutant("forward, cluster: no wait for the second half of the words", "forward.cuh",
@@ -152,21 +159,26 @@ MUTANTS = [
            "(lane >> 4 & 1) * 4 + (lane >> 3 & 1) * 2",
            "(lane >> 3 & 1) * 4 + (lane >> 4 & 1) * 2", (BLOCK,)),
     # ----------------------------------------------------------------- buffers and numbers of steps
-    Mutant("ring of D slots", "plan.cpp", "int(l.D + 1 + (", "int(l.D + (", (BLOCK, GATHER)),
+    Mutant("ring of D slots", "plan.cpp", "return l.D + 1 + (", "return l.D + (", (BLOCK, GATHER)),
     Mutant("ring of a cluster without the smallest delay", "plan.cpp", "? l.delays[0] : 0)",
            "? 0 : 0)", (CLUSTER_DELAYED,)),
-    Mutant("inbox of one row", "backward.cuh", "inbox + number % 2 * NP", "inbox + 0 * NP",
-           (CLUSTER,), times=2),
+    Mutant("backward, cluster: D rows of dL/dc", "plan.cpp",
+           "return l.D + (design == Design::cluster);", "return l.D;", (CLUSTER,), THREAD),
     Mutant("forward, cluster: the number of the step before", "forward.cuh",
            "word, n0 + (uint32_t)t + 1", "word, n0 + (uint32_t)t", (CLUSTER,)),
     Mutant("forward, cluster: the same numbers for every item", "forward.cuh",
            ", n0 += (uint32_t)l.T)", ")", SHORT),
     Mutant("forward, cluster: nothing for the last rank", "forward.cuh", "r < ranks; r += 8",
            "r < ranks - 1; r += 8", (CLUSTER,)),
-    Mutant("backward, cluster: numbers from 0 on", "backward.cuh", "n0 + uint32_t(length - t)",
-           "n0 + uint32_t(length - t - 1)", (CLUSTER,)),
-    Mutant("backward, cluster: the same numbers for every item", "backward.cuh",
-           "n0 += (uint32_t)job.p.length(l, b);", "", SHORT),
+    Mutant("backward, cluster: rows take turns anew with each item", "backward.cuh",
+           "turn = turn % (unsigned)job.shape.slots + (unsigned)length;",
+           "turn = (unsigned)length;", (f"cluster {MANY_ITEMS}",)),
+    of_rows("one barrier for all steps", "return arrived + number % 2;", "return arrived;"),
+    of_rows("nobody waits", "while (!mbarrier_try_wait_parity(barrier(), number / 2 % 2, where)) "
+            "poll_again(polls);", ""),
+    of_rows("a wait for another phase", "number / 2 % 2, where)", "number % 2, where)"),
+    of_rows("fewer bytes than come", "(unsigned)NP * 4,", "(unsigned)NP * 4 - 16,"),
+    of_rows("nothing for the last rank", "r < ranks; r", "r < ranks - 1; r"),
     # -------------------------------------------------------------------- sums, marks, flags, state
     Mutant("weight gradient: added twice", "weight_gradient.cuh", "sum[j * tiles.columns] += g",
            "sum[j * tiles.columns] += g + g", (BLOCK,)),
@@ -260,8 +272,6 @@ MUTANTS = [
     Mutant("no weights: block with the kernels of gather", "plan.cpp",
            "design == Design::gather ? 4 : 1", "4", ("any alone T=3 B=1 N=1537",)),
     # ---------------------------------------------------------------------- items of unequal length
-    Mutant("lengths, backward, cluster: gaps between the numbers of items", "backward.cuh",
-           "n0 += (uint32_t)job.p.length(l, b);", "n0 += (uint32_t)l.T;", UNEQUAL_CLUSTER),
     Mutant("lengths, forward: one step too many", "forward.cuh", "for (int t = 0; t < length;",
            "for (int t = 0; t < (length < l.T ? length + 1 : length);", (UNEQUAL,)),
     Mutant("lengths, forward: the last state of the longest item", "neurons.cuh",
@@ -288,8 +298,6 @@ MUTANTS = [
            "!starts && job.t >= length", "!starts && job.t > length", (UNEQUAL_STEP,)),
     # ---------------------------------------------------------------------- memory that starts as 0
     Mutant("forward: the ring keeps what was there", "forward.cuh", "shared.ring[i] = 0;", "",
-           SHORT),
-    Mutant("backward: the inbox keeps what was there", "backward.cuh", "shared.inbox[i] = 0;", "",
            SHORT),
     *LSNN_MUTANTS,
     # ---------------------------------------------------------- the weight gradient by tensor cores

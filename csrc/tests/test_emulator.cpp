@@ -85,6 +85,7 @@ void check_copies(const std::string& order) {
 
 void check_products(const std::string& order) {
   check(fragments_are_right(false), order + "fragments of a product");
+  check(counted_stores_are_right(bugs::Sending::right), order + "stores that a barrier counts");
 }
 
 void check_grids(const std::string& order) {
