@@ -67,6 +67,14 @@ def test_what_cannot_be_found(place: str, message: str, tmp_path: Path) -> None:
         main([place.replace("{script}", _script(tmp_path))])
 
 
+@pytest.mark.parametrize("shape", ["a", "20,3,", "20,-3,6", "2.5"])
+def test_a_shape_that_is_none(shape: str, tmp_path: Path,
+                              capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([_script(tmp_path) + ":net", f"--shape={shape}"])
+    assert f"expected sizes such as 100,8,40, got {shape}" in capsys.readouterr().err
+
+
 def test_the_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lsnn_ext.convert", _script(tmp_path) + ":net", "--repeats",
                "0"]

@@ -46,10 +46,8 @@ template <class T> struct ClusterGradients {
     if (is_first) rows.expect();
     rows.send(row + cell.n, dc.of, 0, 1);
   }
-  __device__ __forceinline__ void end_step(const Group& group) {
-    rows.end_step();
-    group.sync();  // the products have been read
-  }
+  // No barrier of the group: whoever reads the products of a step sends what it makes of them.
+  __device__ __forceinline__ void end_step(const Group&) { rows.end_step(); }
 };
 
 inline constexpr int rows_of_product = 8;  // whose sums go from lane to lane together

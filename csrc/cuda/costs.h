@@ -15,7 +15,7 @@ namespace lsnn::cuda {
   X(shared_bytes, 128, "B/clk/SM", "rows from shared memory: what 32 banks give")                \
   X(l2_bytes, 25, "B/clk/SM", "rows from the second level cache: assumed")                       \
   X(exchange, 250, "cycles", "between the blocks of a cluster: assumed")                         \
-  X(cluster_bytes, 12, "B/clk/SM", "from the other blocks of a cluster: others' measurements")     \
+  X(cluster_bytes, 12, "B/clk/SM", "from the other blocks of a cluster: others' measurements")   \
   X(two_launches, 9000, "cycles", "of the design step, 5 microseconds at 1.7 GHz: assumed")      \
   X(product_macs, 77, "MAC/clk/SM", "of the library in float32, 60 % of what it has: assumed")
 

@@ -52,10 +52,10 @@ void launch_lsnn(const BackwardJob<float>& general, const Pass& pass, float* wor
   const bool in_cluster = pass.design == Design::cluster;
   const Kernel kernel = in_cluster ? &lsnn_backward_kernel<0, LsnnClusterGradients>
                                    : of_block[pass.shape.threads / 32 - 1];
-  launch("backward, lsnn",
-         {pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared, pass.shape.ranks,
-          stream},
-         kernel, job);
+  launch(
+      "backward, lsnn",
+      {pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared, pass.shape.ranks, stream},
+      kernel, job);
 }
 
 }  // namespace lsnn::cuda

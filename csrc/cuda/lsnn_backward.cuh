@@ -110,11 +110,12 @@ template <int quads> struct LsnnProduct {
   }
 };
 
-// How dL/dc of a step reaches all warps that need it, in slots of rows [NP]: in step n, counted from
-// the end on and through over the items, a warp writes the slot of n, then reads that of n - 1 - d.
+// How dL/dc of a step reaches all warps that need it, in slots of rows [NP]: in step n, counted
+// from the end on and through over the items, a warp writes the slot of n, then reads that of n - 1
+// - d.
 //
-// In one block: a barrier ends the step, so that nobody reads what is older. d + 2 slots are enough,
-// and that which is read is the next to be written.
+// In one block: a barrier ends the step, so that nobody reads what is older. d + 2 slots are
+// enough, and that which is read is the next to be written.
 struct LsnnBlockGradients {
   static constexpr bool in_cluster = false;
   int barrier, threads;
@@ -135,8 +136,8 @@ struct LsnnBlockGradients {
   }
 };
 
-// Across a cluster: see cluster_rows.cuh. While some warp, in step n, reads the slot of n - 1 - d, no
-// other writes more than that of n + 1: d + 3 slots are enough.
+// Across a cluster: see cluster_rows.cuh. While some warp, in step n, reads the slot of n - 1 - d,
+// no other writes more than that of n + 1: d + 3 slots are enough.
 struct LsnnClusterGradients {
   static constexpr bool in_cluster = true;
   ClusterRows rows;

@@ -181,8 +181,8 @@ Possible lsnn_pass(const Device& device, const Layer& l, Storage s) {
 }
 Possible lsnn_backward_pass(Design design, const Device& device, const Layer& l, Storage s) {
   const bool in_cluster = design == Design::cluster;
-  const int most_neurons = in_cluster ? most_threads_lsnn_cluster * device.most_ranks
-                                      : 32 * most_warps_lsnn_backward;
+  const int most_neurons =
+      in_cluster ? most_threads_lsnn_cluster * device.most_ranks : 32 * most_warps_lsnn_backward;
   const std::string refused = lsnn_refuses(device, l, s, most_neurons);
   if (!refused.empty()) return impossible(refused);
   if (l.surrogate != PaperSpec::surrogate) return impossible("its surrogate is the triangle");
@@ -265,8 +265,7 @@ double backward_cycles(const Device& device, const Layer& l, Storage s, const Pa
   switch (p.design) {
     case Design::block: return steps + at.bytes / costs.shared_bytes;
     case Design::gather: return steps + at.bytes / costs.l2_bytes;
-    case Design::cluster:
-      return steps + exchange(at, l, p) + at.bytes / costs.shared_bytes;
+    case Design::cluster: return steps + exchange(at, l, p) + at.bytes / costs.shared_bytes;
     default: return step_cycles(device, l);
   }
 }

@@ -94,10 +94,10 @@ LSNN_DEVICE void fence_mbarrier_init_release_cluster() {
 }
 LSNN_DEVICE void mbarrier_arrive_expect_tx(uint64_t* shared, unsigned bytes, Where) {
 #if LSNN_CLUSTERS
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
-                   shared_address(shared)),
-               "r"(bytes)
-               : "memory");
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(shared)),
+      "r"(bytes)
+      : "memory");
 #endif
 }
 // Whether its phase of this parity has ended. May wait for some time.

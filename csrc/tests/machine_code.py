@@ -37,7 +37,7 @@ MOST_CYCLES, MOST_CYCLES_BACKWARD = 650, 1100
 # nvcc makes other code.
 COSTS = (CUDA / "costs.h").read_text()
 COUNTED = {"lsnn_forward_kernel<2, true, float>": "lsnn_step",
-           "lsnn_backward_kernel<7>": "lsnn_backward_step"}
+           "lsnn_backward_kernel<7, LsnnBlockGradients>": "lsnn_backward_step"}
 MOST_OFF = 0.05
 
 
@@ -284,8 +284,16 @@ def read_lsnn_backward(name: str, kernel: Kernel) -> Iterator[str]:
     if step is None or len(kernel.find("LDGSTS", step)) != 2:
         yield f"{name}: expected a loop over steps with two copies"
         return
-    if (found := len(kernel.find("BAR", step))) != 1:
-        yield f"{name}: expected one barrier in a step, found {found}"
+    in_cluster = "LsnnClusterGradients" in name
+    if (found := len(kernel.find("BAR", step))) != (not in_cluster):
+        yield f"{name}: expected {int(not in_cluster)} barriers in a step, found {found}"
+    if in_cluster:
+        sent, waits = (len(kernel.find(what, step)) for what in (r"STAS\.128", "SYNCS"))
+        wide = len(kernel.find(r"LDS\.128", step))
+        if sent != 1 or waits < 2 or not wide:
+            yield (f"{name}: expected a step with a store of 16 bytes to other blocks, two or more "
+                   f"uses of a barrier in memory, and wide loads, found {sent}, {waits}, {wide}")
+        return
     # Of a step in which a warp has more than eight active neurons, and twelve at most: the columns
     # of its rows.
     sums, votes = (frozenset(kernel.find(what, step)) for what in ("FFMA", "VOTE"))

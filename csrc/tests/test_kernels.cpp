@@ -354,7 +354,8 @@ int run(const char* word) {
   const bool is_asked = requested && *requested;
   for (int d = 1; is_asked && d < n_routes; d++)
     if (!std::strcmp(requested, route_name(d))) only = d;
-  check(!is_asked || only, "LSNN_DESIGN: expected block, gather, cluster, step, lsnn or lsnn_cluster");
+  check(!is_asked || only,
+        "LSNN_DESIGN: expected block, gather, cluster, step, lsnn or lsnn_cluster");
 
   cuda::Device device;
   try {

@@ -176,11 +176,12 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
   d["requested"] = requested == Design::automatic ? py::object(py::none())
                                                   : py::str(design_names[(int)requested]);
   py::dict lsnn;
-  lsnn[lsnn_name(Design::block)] = cycles_or_why(cuda::lsnn_pass(device, l, storage), device, l, storage, activity,
-                                  &cuda::lsnn_cycles);
+  lsnn[lsnn_name(Design::block)] = cycles_or_why(cuda::lsnn_pass(device, l, storage), device, l,
+                                                 storage, activity, &cuda::lsnn_cycles);
   const Pass& forward = p.lsnn ? *p.lsnn : p.forward;
-  d["forward"] = describe(forward, p.lsnn ? lsnn_name(forward.design) : design_names[(int)forward.design], lsnn,
-                          device, l, storage, activity, &cuda::forward_pass, &cuda::forward_cycles);
+  d["forward"] =
+      describe(forward, p.lsnn ? lsnn_name(forward.design) : design_names[(int)forward.design],
+               lsnn, device, l, storage, activity, &cuda::forward_pass, &cuda::forward_cycles);
   py::dict lsnn_backward;
   for (Design design : {Design::block, Design::cluster})
     lsnn_backward[lsnn_name(design)] =
@@ -188,8 +189,8 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
                       activity, &cuda::lsnn_backward_cycles);
   const Pass& backward = p.lsnn_backward ? *p.lsnn_backward : p.backward;
   d["backward"] = describe(
-      backward, p.lsnn_backward ? lsnn_name(backward.design) : design_names[(int)backward.design], lsnn_backward,
-      device, l, storage, activity, &cuda::backward_pass, &cuda::backward_cycles);
+      backward, p.lsnn_backward ? lsnn_name(backward.design) : design_names[(int)backward.design],
+      lsnn_backward, device, l, storage, activity, &cuda::backward_pass, &cuda::backward_cycles);
   py::dict tiles;
   const std::string why_not = cuda::no_tensor_cores(device, l, storage);
   tiles["kernels"] = p.tensor_cores ? "tensor cores" : "events";

@@ -40,6 +40,16 @@ def _looked_up(names: dict[str, Any], name: str) -> Any:
     return value
 
 
+def _sizes(text: str) -> list[int]:
+    try:
+        sizes = [int(size) for size in text.split(",")]
+    except ValueError:
+        sizes = [-1]
+    if min(sizes) < 0:
+        raise argparse.ArgumentTypeError(f"expected sizes such as 100,8,40, got {text}")
+    return sizes
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Prints the report; 1 where the results would be others."""
     parser = argparse.ArgumentParser(
@@ -52,7 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.add_mutually_exclusive_group()
     given.add_argument("--input", metavar="NAME", help="what to run it on, defined there too: a "
                        "tensor, a tuple of arguments, or a function of the model that runs it")
-    given.add_argument("--shape", metavar="T,B,I", help="random inputs from 0 to 1 of this shape")
+    given.add_argument("--shape", metavar="T,B,I", type=_sizes,
+                       help="random inputs from 0 to 1 of this shape")
     parser.add_argument("--repeats", type=int, default=5, help="rounds of timing; 0: none")
     options = parser.parse_args(arguments)
     names, name = _named(options.model)
@@ -63,8 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise SystemExit(f"expected a module, or what makes one, got {type(model).__name__}")
     x: Any = None
     if options.shape:
-        x = torch.rand([int(size) for size in options.shape.split(",")],
-                       generator=torch.Generator().manual_seed(0))
+        x = torch.rand(options.shape, generator=torch.Generator().manual_seed(0))
     elif options.input:
         x = _looked_up(names, options.input)
     _, report = convert(model, verify=x, strict=False, repeats=options.repeats)

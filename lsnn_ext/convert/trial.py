@@ -1,5 +1,6 @@
 """One run of a model, forward and backward, with everything that is to be compared."""
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -130,11 +131,19 @@ def call(model: nn.Module, given: Given, dtype: torch.dtype | None = None, *,
     return results[0] if times == 1 else results, inputs
 
 
+@contextmanager
+def _without_autocast() -> Iterator[None]:
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
+
+
+@_without_autocast()
 def run(model: nn.Module, given: Given, watched: dict[str, nn.Module], *,
         dtype: torch.dtype | None = None, backward: bool = True, times: int = 1,
         moved: int = 0) -> Run:
-    """Runs a model, so many times on from the state before, with the random generator at 0;
-    watched: modules whose calls are recorded. moved: as of cotangents."""
+    """Runs a model, so many times on from the state before, with the random generator at 0 and
+    without autocast, which would round what is to be equal; watched: modules whose calls are
+    recorded. moved: as of cotangents."""
     calls: dict[str, list[Call]] = {}
     handles = []
     for name, module in watched.items():
