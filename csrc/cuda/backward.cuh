@@ -46,8 +46,10 @@ template <class T> struct ClusterGradients {
     if (is_first) rows.expect();
     rows.send(row + cell.n, dc.of, 0, 1);
   }
-  // No barrier of the group: whoever reads the products of a step sends what it makes of them.
-  __device__ __forceinline__ void end_step(const Group&) { rows.end_step(); }
+  __device__ __forceinline__ void end_step(const Group& group) {
+    rows.end_step();
+    group.sync();  // warps without neurons, which nobody waits for, fall behind no phase
+  }
 };
 
 inline constexpr int rows_of_product = 8;  // whose sums go from lane to lane together

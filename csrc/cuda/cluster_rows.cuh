@@ -6,11 +6,11 @@
 namespace lsnn::cuda {
 
 // The steps of a group backwards. Each quad is stored into every block, where a barrier in shared
-// memory counts the bytes: no flag to look for, nothing to copy, and no block waits for another
-// one's warps but by what it needs of them. Who has waited has the row of step n, and a warp sends
-// what it has of that once it needs no more of what the products of step n - 1 have read, which
-// all others send before they leave it, too. So bytes of n + 1 may come while a warp still waits
-// for n, but none of n + 2: two barriers take turns.
+// memory counts the bytes; so there is no flag to look for and nothing to copy. A step is over for
+// a thread when the row is whole, and a warp sends its part of step n + 1 after that of n is over.
+// Hence bytes of n + 1 may come while others still wait for n, but none of n + 2, which follow
+// their parts of n + 1: two barriers take turns. Threads that send nothing have to be held by a
+// barrier of their own, or the phase that they wait for is over twice before they look.
 struct ClusterRows {
   uint64_t* const arrived;  // [2]
   const int NP, ranks;      // ranks: with neurons; nothing is sent to a block that has none

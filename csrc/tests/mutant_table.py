@@ -63,6 +63,8 @@ MUTANTS = [
     Mutant("backward: no barrier after a step", "backward.cuh",
            "end_step(const Group& group) const { group.sync(); }",
            "end_step(const Group&) const {}", (BLOCK, GATHER)),
+    Mutant("backward, cluster: warps without neurons fall behind", "backward.cuh",
+           "rows.end_step();\n    group.sync();", "rows.end_step();", ("cluster T=150 B=3 N=34",)),
     Mutant("backward: no barrier after the product", "backward.cuh",
            "}\n    group.sync();\n  }\n  __device__", "}\n    \n  }\n  __device__", (BLOCK,)),
     Mutant("backward: no barrier after the replay of a chunk", "backward.cuh",
