@@ -271,7 +271,6 @@ __global__ void __launch_bounds__(most_threads_backward(rows_in_shared), 1)
   const Share share = Share::mine(shape, group);
   // Nobody waits for a block without neurons.
   for (int64_t b = share.first; b < l.B && slice.words > 0; b += share.step) backward.item(b);
-  if (shape.ranks > 1) cluster_sync();  // no block leaves while another may still store into it
 }
 
 }  // namespace lsnn::cuda

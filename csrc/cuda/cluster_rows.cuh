@@ -10,7 +10,8 @@ namespace lsnn::cuda {
 // a thread when the row is whole, and a warp sends its part of step n + 1 after that of n is over.
 // Hence bytes of n + 1 may come while others still wait for n, but none of n + 2, which follow
 // their parts of n + 1: two barriers take turns. Threads that send nothing have to be held by a
-// barrier of their own, or the phase that they wait for is over twice before they look.
+// barrier of their own, or the phase that they wait for is over twice before they look. A block has
+// waited for all that is stored into it, so it may end before the others do.
 struct ClusterRows {
   uint64_t* const arrived;  // [2]
   const int NP, ranks;      // ranks: with neurons; nothing is sent to a block that has none

@@ -355,8 +355,6 @@ __global__ void __launch_bounds__(most_threads_of<Gradients>(quads), 1)
   const bool some = gradients.word() + group.warp() < (int)words(l.N);
   for (int64_t b = share.first; b < l.B && some; b += share.step)
     backward.item(b, gradients, written);
-  // No block leaves while another may still store into it.
-  if constexpr (Gradients::in_cluster) cluster_sync();
 }
 
 }  // namespace lsnn::cuda

@@ -6,7 +6,7 @@ LSNN, LSNN_WARP = "lsnn T=20 B=5 N=129 n_ref=2", "lsnn T=20 B=5 N=33 n_ref=2"
 LSNN_LONG, LSNN_DELAYED = "lsnn T=260 B=9 N=32 n_ref=2", "lsnn T=60 B=3 N=34"
 LSNN_GROUPS = "lsnn T=17 B=9 N=220"  # several items to a block, of several warps each
 LSNN_CLUSTER, LSNN_CLUSTER_DELAYED = (
-    f"lsnn_cluster {case}" for case in ("T=20 B=5 N=129 n_ref=2", "T=60 B=3 N=34"))
+    f"lsnn_cluster {case}" for case in ("T=20 B=5 N=129 n_ref=2", "T=6 B=33 N=33"))
 LSNN_IDLE_RANK = "lsnn_cluster T=20 B=5 N=257"  # and a warp without neurons
 LSNN_RANDOM = "lsnn T=20 B=5 N=220 n_ref=2"  # the same, in a random order
 
@@ -117,8 +117,6 @@ LSNN_MUTANTS = [
                      "in_cluster ? written", LSNN_CLUSTER),
     of_lsnn_backward("cluster: the other blocks are not there yet", "{ cluster_sync(); }",
                      "{ __syncthreads(); }", LSNN_CLUSTER),
-    of_lsnn_backward("cluster: the other blocks are still there", "in_cluster) cluster_sync();",
-                     "in_cluster) {}", LSNN_IDLE_RANK),
     of_lsnn_backward("cluster: no barrier before lists are read", "warp_barrier(where);  // lists",
                      "// lists", LSNN_CLUSTER, THREAD),
     of_lsnn_backward("cluster: the weights of the first block", "(int64_t)first * NP,", "0 * NP,",
@@ -133,7 +131,7 @@ LSNN_MUTANTS = [
     of_lsnn_backward("cluster: quads of another warp", "column + q);", "column / 2 + q);",
                      LSNN_CLUSTER),
     of_lsnn_backward("cluster: the past spikes take the slots of steps", "written = next;", "",
-                     LSNN_CLUSTER_DELAYED, THREAD),
+                     LSNN_CLUSTER_DELAYED),
     Mutant("lsnn: backward, cluster: a slot less", "plan.cpp", "0, 1}, l.D + 2)", "0, 1}, l.D + 1)",
            (LSNN_CLUSTER,)),
     of_lsnn_replay("spikes of the step before", "step(window, steps_of_replay + i, s);",

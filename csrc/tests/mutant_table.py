@@ -77,8 +77,6 @@ MUTANTS = [
            "if (shape.ranks > 1) cluster_sync();\n\n  const", "\n\n  const", (CLUSTER,)),
     Mutant("backward, cluster: the barriers of all groups in one place", "backward.cuh",
            "shared.arrived + 2 * group.id", "shared.arrived", (f"cluster {MANY_ITEMS}",)),
-    Mutant("backward, cluster: no barrier at the end", "backward.cuh",
-           "if (shape.ranks > 1) cluster_sync();  //", "  //", IDLE_RANK),
     Mutant("forward, cluster: no wait for the second half of the words", "forward.cuh",
            "while (w < n_words &&", "while (w < 4 &&", (CLUSTER,)),
     Mutant("forward, cluster: the word of the lane beside", "forward.cuh",
