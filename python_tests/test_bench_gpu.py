@@ -108,12 +108,13 @@ def test_stages_of_a_card() -> None:
     names = [step.name for step in every]
     assert len(set(names)) == len(names) and {need for step in every for need in step.needs} <= set(
         names)
-    routes = (*suite.DESIGNS, suite.LSNN)
-    assert {f"C++ tests {design}" for design in routes} <= set(names)
-    assert {f"{check} {design}" for check in suite.SANITIZERS for design in routes} <= set(names)
+    assert {f"C++ tests {route}" for route in suite.ROUTES} <= set(names)
+    assert {f"{check} {route}" for check in suite.SANITIZERS for route in suite.ROUTES} <= set(
+        names)
     older = {step.name for stage in suite.stages(OLD, _tool) for step in stage}
     assert "C++ tests block" in older
-    assert not older & {"C++ tests cluster", "C++ tests lsnn", "memcheck lsnn"}
+    assert not older & {"C++ tests cluster", "C++ tests lsnn", "memcheck lsnn",
+                        "C++ tests lsnn_cluster"}
     # undisturbed
     assert [len(stage) for stage in stages if stage[0].name in ("timings", "primitives")] == [1, 1]
     build = every[0].environment

@@ -20,7 +20,9 @@ QUICK = ("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0", "-DCMAKE_CUD
 DRY_LIMIT = 3600.0  # seconds of a step of a dry run, whose builds may have one processor
 ROWS, PRIMITIVES = f"{WORK}/rows.jsonl", f"{WORK}/primitives.csv"
 DESIGNS = ("block", "gather", "step", "cluster")
-LSNN = "lsnn"  # the kernels of the paper's network, in the C++ tests
+# the kernels of the paper's network in the C++ tests: in one block, and in a cluster
+LSNN, LSNN_CLUSTER = "lsnn", "lsnn_cluster"
+ROUTES = (*DESIGNS, LSNN, LSNN_CLUSTER)
 # racecheck is the last and is only noted: it knows nothing of words that carry their own proof of
 # arrival, and may take a reader that waits for one for a race.
 SANITIZERS = ("memcheck", "synccheck", "racecheck")
@@ -56,7 +58,8 @@ def designs(card: Card) -> list[str]:
 
 def routes(card: Card) -> list[str]:
     """Those, and the kernels of the paper's network, as the C++ tests name them."""
-    return designs(card) + [LSNN] * (card.capability >= (8, 0))
+    clusters = "cluster" in designs(card)
+    return designs(card) + [LSNN] * (card.capability >= (8, 0)) + [LSNN_CLUSTER] * clusters
 
 
 def stages(card: Card, tool: Callable[[str], str | None] = find_tool, dry: bool = False,
