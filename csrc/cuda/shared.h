@@ -38,8 +38,8 @@ struct Slice {
 
 // Blocks of a cluster that have neurons: the last ones may be left over.
 LSNN_INLINE int ranks_with_neurons(int64_t N, int ranks) {
-  const int64_t each = Slice(N, ranks, 0).words;
-  return int((words(N) + each - 1) / each);
+  const int all = (int)words(N), each = Slice(N, ranks, 0).words;
+  return (all + each - 1) / each;
 }
 
 // ------------------------------------------------------------------------------ the whole sequence
