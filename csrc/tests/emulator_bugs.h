@@ -6,12 +6,10 @@
 #include <cstring>
 #include <vector>
 
-#include "../emulator/cuda.h"
+#include "emulator_copy_bugs.h"
 
 namespace emulator::test {
 namespace bugs {
-
-constexpr unsigned n = 64;  // threads of a block: two warps
 
 __global__ void missing_barrier(int* out) {
   int* shared = reinterpret_cast<int*>(shared_memory());
@@ -126,105 +124,6 @@ __global__ void ended_block(int* out) {
   int* other = cluster.map_shared_rank(&shared[i], 1 - rank);
   cluster.sync();
   out[n * rank + i] = *other;  // without a cluster.sync() after it the other block may have ended
-}
-
-// Three rows of n numbers through two stages; right: out[i] is the sum of the column.
-enum class Copying { no_wait, one_group_too_many, stage_overwritten };
-__global__ void copies(Copying bug, const int* rows, int* out) {
-  int* ring = reinterpret_cast<int*>(shared_memory()) + threadIdx.x;
-  auto copy = [&](unsigned t) {
-    if (t < 3) copy_async(ring + t % 2 * n, rows + t * n + threadIdx.x, 4);
-    commit_copies();
-  };
-  copy(0);
-  int sum = 0;
-  for (unsigned t = 0; t < 3; t++) {
-    copy(bug == Copying::stage_overwritten ? t + 2 : t + 1);
-    if (bug != Copying::no_wait) wait_copies(bug == Copying::one_group_too_many ? 2 : 1);
-    sum += ring[t % 2 * n];
-  }
-  wait_copies(0);
-  out[threadIdx.x] = sum;
-}
-
-__global__ void copies_without_barrier(const int* from, int* out) {
-  int* shared = reinterpret_cast<int*>(shared_memory());
-  const unsigned i = threadIdx.x;
-  copy_async(shared + i, from + i, 4);
-  commit_copies();
-  wait_copies(0);
-  out[i] = shared[n - 1 - i];  // after __syncthreads()
-}
-
-// Steps of a cluster whose blocks, of 32 threads, need all numbers of the step before. Each thread
-// sends its number to all blocks, as the first of four, and barriers in memory, which take turns,
-// count the bytes; no other barrier stands between steps. With a slot for each of three steps
-// nobody overwrites what another still reads.
-enum class Sending { right, no_wait, wrong_phase, too_many_bytes, too_few_slots, not_made };
-__global__ void counted_stores(Sending bug, unsigned n_steps, int* out) {
-  const auto cluster = cooperative_groups::this_cluster();
-  const unsigned i = threadIdx.x, ranks = cluster.num_blocks(), all = 32 * ranks;
-  const unsigned slots = bug == Sending::too_few_slots ? 1 : 3;
-  uint64_t* arrived = reinterpret_cast<uint64_t*>(shared_memory());
-  int* rows = reinterpret_cast<int*>(shared_memory()) + 4;
-  if (i < 2 && bug != Sending::not_made) init_mbarrier(arrived + i, 1);
-  cluster.sync();
-  int number = int(32 * cluster.block_rank() + i);
-  for (unsigned step = 0; step < n_steps; step++) {
-    uint64_t* barrier = arrived + step % 2;
-    if (i == 0) arrive_mbarrier(barrier, 16 * all * (bug == Sending::too_many_bytes ? 2 : 1));
-    int* row = rows + step % slots * 4 * all;
-    const int quad[4] = {number, 0, 0, 0};
-    for (unsigned r = 0; r < ranks; r++)
-      store_async(cluster.map_shared_rank(row + 4 * (32 * cluster.block_rank() + i), r), quad,
-                  cluster.map_shared_rank(barrier, r));
-    const unsigned phase = step / 2 % 2, waited = bug == Sending::wrong_phase ? 1 - phase : phase;
-    while (bug != Sending::no_wait && !passed_mbarrier(barrier, waited)) yield();
-    number = 0;
-    for (unsigned j = 0; j < all; j++) number += row[4 * j];
-    number = number % 1000 + int(32 * cluster.block_rank() + i);
-  }
-  cluster.sync();
-  out[32 * blockIdx.x + i] = number;
-}
-
-// A product of matrices, a (16,16) with b (16,8), from fragments as PTX has them; wrong_lane: two
-// lanes hold each other's part of b.
-__global__ void fragments(bool wrong_lane, const float* a, const float* b, float* out) {
-  const unsigned lane = threadIdx.x, g = lane / 4, t = lane % 4;
-  const unsigned column = wrong_lane ? g ^ 1 : g;
-  auto pair = [](float first, float second) {
-    return __float_as_uint(first) >> 16 | (__float_as_uint(second) & 0xffff0000);
-  };
-  uint32_t left[4], right[2];
-  for (unsigned i = 0; i < 4; i++) {
-    const float* from = a + (g + i % 2 * 8) * 16 + 2 * t + i / 2 * 8;
-    left[i] = pair(from[0], from[1]);
-  }
-  for (unsigned i = 0; i < 2; i++) {
-    const float* from = b + (2 * t + i * 8) * 8 + column;
-    right[i] = pair(from[0], from[8]);
-  }
-  float sum[4] = {1, 1, 1, 1};
-  mma_m16n8k16_bf16(sum, left, right, Place::current());
-  for (unsigned i = 0; i < 4; i++) out[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = sum[i];
-}
-__global__ void copy_of_two_bytes() { copy_async(shared_memory(), shared_memory(), 2); }
-__global__ void copy_off_its_boundary() { copy_async(shared_memory() + 4, shared_memory(), 8); }
-__global__ void copy_outside_shared() { copy_async(shared_memory() + 4 * n, shared_memory(), 4); }
-__global__ void too_many_copies() {
-  for (unsigned i = 0; i <= most_copies; i++) copy_async(shared_memory(), shared_memory() + 4, 4);
-}
-__global__ void copy_never_waited_for(const int* from) {
-  copy_async(shared_memory() + 4 * threadIdx.x, from, 4);
-  commit_copies();
-}
-
-__global__ void store_off_its_boundary() {
-  uint64_t* barrier = reinterpret_cast<uint64_t*>(shared_memory());
-  const int quad[4] = {};
-  init_mbarrier(barrier, 1);
-  store_async(shared_memory() + 8, quad, barrier);
 }
 
 __global__ void spin() {

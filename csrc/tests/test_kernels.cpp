@@ -20,6 +20,7 @@
 #include "leaky.h"
 #include "linear.h"
 #include "readout.h"
+#include "routes.h"
 #include "table.h"
 
 namespace lsnn::test {
@@ -81,15 +82,6 @@ template <class T> struct Kernels {
   }
 };
 
-// What may run a case: the general kernels of a design, or those made for the paper's network, in
-// one block or in a cluster.
-constexpr int lsnn_route = n_designs, lsnn_cluster_route = n_designs + 1, n_routes = n_designs + 2;
-const char* route_name(int route) {
-  return route == lsnn_route           ? "lsnn"
-         : route == lsnn_cluster_route ? "lsnn_cluster"
-                                       : design_names[route];
-}
-bool is_lsnn(int route) { return route >= lsnn_route; }
 int64_t n_runs = 0, n_of[n_routes] = {}, n_backward_by_lsnn = 0;
 
 // The layer with what the route is forced by, and whether it can run there; `only`: the route that
@@ -97,17 +89,15 @@ int64_t n_runs = 0, n_of[n_routes] = {}, n_backward_by_lsnn = 0;
 template <class T> bool takes(int route, int only, const Run<T>& r, const cuda::Device& device,
                               Storage storage, Layer& layer) {
   layer = r.layer();
-  layer.options.design = route == lsnn_route           ? Design::block
-                         : route == lsnn_cluster_route ? Design::cluster
-                                                       : Design(route);
-  layer.options.kernels = is_lsnn(route) ? lsnn::Kernels::automatic : lsnn::Kernels::general;
+  layer.options.design = routes[route].design;
+  layer.options.kernels = routes[route].kernels;
   if ((only && only != route) ||
       !cuda::forward_pass(layer.options.design, device, layer, storage).yes ||
       !cuda::backward_pass(layer.options.design, device, layer, storage).yes)
     return false;
   // With all traces it would be the general kernels again; with some it must be.
   const ForwardArgs f = r.forward_args();
-  if (!is_lsnn(route)) return true;
+  if (!routes[route].is_lsnn()) return true;
   const cuda::Plan plan = cuda::choose(device, layer, storage, {});
   return (plan.lsnn || plan.lsnn_backward) && !(f.trace_v && f.trace_a && f.trace_A);
 }
@@ -122,7 +112,7 @@ template <class T> void run_case(const Case& c, const cuda::Device& device, Stor
     if (!takes(d, only, wanted, device, storage, layer)) continue;
     const Design design = layer.options.design;
     const char* storage_text[] = {" double ", " float ", " bfloat16 "};
-    at_hand = std::string(route_name(d)) + storage_text[(int)storage] + "order " +
+    at_hand = std::string(routes[d].name) + storage_text[(int)storage] + "order " +
               std::to_string(order % 3) + " on " + std::to_string(device.sms) + ", " + c.text();
     Kernels<T> kernels{cuda::choose(device, layer, storage, {})};
     const bool one_quad = kernels.plan.forward.quads == 1 && kernels.plan.backward.quads == 1;
@@ -241,7 +231,7 @@ template <class T> void check_no_state(const Case& c, const cuda::Device& device
   for (int d = 1; d < n_routes; d++) {
     Layer layer;
     if (!takes(d, only, zeros, device, storage, layer)) continue;
-    at_hand = std::string("no state, ") + route_name(d) + ", " + c.text();
+    at_hand = std::string("no state, ") + routes[d].name + ", " + c.text();
     Kernels<T> kernels{cuda::choose(device, layer, storage, {})};
     set_order(order++);
     const Run<T> wanted(zeros), got(absent);
@@ -353,7 +343,7 @@ int run(const char* word) {
   int only = 0;  // none: all of them
   const bool is_asked = requested && *requested;
   for (int d = 1; is_asked && d < n_routes; d++)
-    if (!std::strcmp(requested, route_name(d))) only = d;
+    if (!std::strcmp(requested, routes[d].name)) only = d;
   check(!is_asked || only,
         "LSNN_DESIGN: expected block, gather, cluster, step, lsnn or lsnn_cluster");
 
@@ -390,14 +380,14 @@ int run(const char* word) {
     if (c.N < 300) run_case<double>(c, device, Storage::f64, order + 2, only);
     Case plain = c;  // the kernels of the paper's network make no traces
     plain.absent |= set_of(trace_v, trace_a, trace_A, gv, ga, gA);
-    for (int route : {lsnn_route, lsnn_cluster_route})
-      if (plain.absent != c.absent && (!only || only == route))
+    for (int route = 1; route < n_routes && plain.absent != c.absent; route++)
+      if (routes[route].is_lsnn() && (!only || only == route))
         run_case<float>(plain, shape, Storage::f32, order, route);
     if (i % 5) continue;
     check_no_state<float>(c, shape, i % 2 ? Storage::f32_bf16 : Storage::f32, order, only);
   }
   std::printf("test_kernels: %d runs", (int)n_runs);
-  for (int d = 1; d < n_routes; d++) std::printf(", %s %d", route_name(d), (int)n_of[d]);
+  for (int d = 1; d < n_routes; d++) std::printf(", %s %d", routes[d].name, (int)n_of[d]);
   std::printf(", lsnn backwards %d, %d failures\n", (int)n_backward_by_lsnn, failures);
   return failures || !n_runs ? 1 : 0;
 }
