@@ -79,7 +79,7 @@ def test_the_paper_s_kernel_runs_where_it_can() -> None:
         ({"weights": "bfloat16"}, "its numbers and weights are float32"),
         ({"delays": [0, 3]}, "it has one delay for all synapses"),
         ({"device": "t4", "N": 100}, "its copies need compute capability 8.0"),
-        ({"N": 257}, "a group owns 256 neurons at most"),
+        ({"N": 257}, "its warps own 256 neurons at most"),
         ({"N": 240}, "a block needs "),
     ]:
         launch = plan(**sizes | changed)["forward"]
@@ -125,7 +125,8 @@ def test_the_paper_s_kernel_runs_backwards_in_a_cluster() -> None:
     assert (chosen["design"], chosen["kernels"]) == ("cluster", "lsnn")
     assert chosen["blocks of a cluster"] == 8 and chosen["threads of an item"] == 64
     assert chosen["items of a block"] == 8 and chosen["shared memory"] <= 227 << 10
-    assert cycles["lsnn, cluster"] < cycles["cluster"] and cycles["lsnn"].startswith("a group owns")
+    assert cycles["lsnn, cluster"] < cycles["cluster"]
+    assert cycles["lsnn"].startswith("its warps own")
     assert chosen["why"].startswith("fewest cycles a step by the formulas, "
                                     f"{int(cycles['lsnn, cluster'])} before ")
     assert plan(1000, 256, 240, device="h100")["backward"]["blocks of a cluster"] == 2

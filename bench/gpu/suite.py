@@ -24,7 +24,7 @@ DESIGNS = ("block", "gather", "step", "cluster")
 LSNN, LSNN_CLUSTER = "lsnn", "lsnn_cluster"
 ROUTES = (*DESIGNS, LSNN, LSNN_CLUSTER)
 # racecheck is the last and is only noted: it knows nothing of words that carry their own proof of
-# arrival, and may take a reader that waits for one for a race.
+# arrival, and may take a reader that waits for one, or for stores from other blocks, for a race.
 SANITIZERS = ("memcheck", "synccheck", "racecheck")
 # Under a sanitizer a kernel runs some 10 to 100 times slower: 17 steps reach into a second chunk,
 # and that is enough.

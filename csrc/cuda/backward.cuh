@@ -34,21 +34,18 @@ template <class T> struct ClusterGradients {
   static_assert(sizeof(T) == 4);
   static constexpr bool in_cluster = true;
   ClusterRows rows;
-  const bool is_first;  // thread of the group
 
-  __device__ __forceinline__ ClusterGradients(const Group& group, uint64_t* arrived, const Layer& l,
-                                              const Shape& shape)
-      : rows(arrived, l, shape),
-        is_first(group.thread == 0) {
-    if (is_first) rows.make();
-  }
+  __device__ __forceinline__ ClusterGradients(const Group& group, uint64_t* mbarriers,
+                                              const Layer& l, const Shape& shape)
+      : rows(mbarriers, group, l, shape) {}
   __device__ __forceinline__ void publish(T* row, const Cell& cell, const Quad<T>& dc) const {
-    if (is_first) rows.expect();
+    rows.begin_step();  // a lane has one quad, so it comes here once a step
     rows.send(row + cell.n, dc.of, 0, 1);
   }
   __device__ __forceinline__ void end_step(const Group& group) {
     rows.end_step();
     group.sync();  // warps without neurons, which nobody waits for, fall behind no phase
+    // The products of the step need none: who reads them has sent what it made of them.
   }
 };
 
@@ -57,6 +54,7 @@ inline constexpr int rows_of_product = 8;  // whose sums go from lane to lane to
 // C: quads of a lane. rows_in_shared: the weight rows lie in shared memory.
 template <class T, class W, class Spec, class Gradients, int C,
           bool rows_in_shared> struct BackwardGroup {
+  static_assert(C == 1 || !Gradients::in_cluster);
   const BackwardSequence<T>& job;
   const Spec spec;
   const Group group;
@@ -247,7 +245,7 @@ __global__ void __launch_bounds__(most_threads_backward(rows_in_shared), 1)
   // What pads the last quad of dL/dc meets weights that are 0.
   for (int i = threadIdx.x; i < shape.groups * shape.slots * NP; i += blockDim.x)
     shared.dc[i] = T(0);
-  Gradients gradients(group, shared.arrived + 2 * group.id, l, shape);
+  Gradients gradients(group, shared.mbarriers + 2 * group.id, l, shape);
   __syncthreads();
   if (shape.ranks > 1) cluster_sync();
 

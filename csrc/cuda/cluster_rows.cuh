@@ -13,35 +13,37 @@ namespace lsnn::cuda {
 // barrier of their own, or the phase that they wait for is over twice before they look. A block has
 // waited for all that is stored into it, so it may end before the others do.
 struct ClusterRows {
-  uint64_t* const arrived;  // [2]
-  const int NP, ranks;      // ranks: with neurons; nothing is sent to a block that has none
-  uint32_t number = 0;      // of the step, through over the items of the group
+  uint64_t* const mbarriers;  // [2]
+  const int NP, ranks;        // ranks: with neurons; nothing is sent to a block that has none
+  const bool is_first;        // thread of the group
+  uint32_t number = 0;        // of the step, through over the items of the group
 
-  __device__ __forceinline__ uint64_t* barrier() const { return arrived + number % 2; }
-  __device__ __forceinline__ ClusterRows(uint64_t* barriers, const Layer& l, const Shape& shape)
-      : arrived(barriers),
+  __device__ __forceinline__ uint64_t* mbarrier() const { return mbarriers + number % 2; }
+  // Makes the barriers in memory; a barrier of the cluster has to follow.
+  __device__ __forceinline__ ClusterRows(uint64_t* own, const Group& group, const Layer& l,
+                                         const Shape& shape, Where where = Where::current())
+      : mbarriers(own),
         NP((int)padded(l.N)),
-        ranks(ranks_with_neurons(l.N, shape.ranks)) {}
-  // By one thread of the group; the barrier of the cluster after it is the caller's.
-  __device__ __forceinline__ void make(Where where = Where::current()) const {
-    for (int i = 0; i < 2; i++) mbarrier_init(arrived + i, 1, where);
+        ranks(ranks_with_neurons(l.N, shape.ranks)),
+        is_first(group.thread == 0) {
+    for (int i = 0; i < 2 && is_first; i++) mbarrier_init(mbarriers + i, 1, where);
     fence_mbarrier_init_release_cluster();
   }
-  // By one thread of the group, before it sends anything of the step.
-  __device__ __forceinline__ void expect(Where where = Where::current()) const {
-    mbarrier_arrive_expect_tx(barrier(), (unsigned)NP * 4, where);
+  // Before anything of the step is sent.
+  __device__ __forceinline__ void begin_step(Where where = Where::current()) const {
+    if (is_first) mbarrier_arrive_expect_tx(mbarrier(), (unsigned)NP * 4, where);
   }
   // A quad, to `to` in the blocks first, first + step, ...
   __device__ __forceinline__ void send(float* to, const float (&quad)[4], int first, int step,
                                        Where where = Where::current()) const {
 #pragma unroll 1
     for (int r = first; r < ranks; r += step)
-      st_async_shared_cluster(to, quad, barrier(), (unsigned)r, where);
+      st_async_shared_cluster(to, quad, mbarrier(), (unsigned)r, where);
   }
   // By all threads: until the row of the step is there.
   __device__ __forceinline__ void end_step(Where where = Where::current()) {
     unsigned polls = 0;
-    while (!mbarrier_try_wait_parity(barrier(), number / 2 % 2, where)) poll_again(polls);
+    while (!mbarrier_try_wait_parity(mbarrier(), number / 2 % 2, where)) poll_again(polls);
     number++;
   }
 };

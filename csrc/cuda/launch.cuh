@@ -299,7 +299,7 @@ template <class T, class W> int64_t workspace_of(const BackwardArgs& f, const Pl
 }
 
 // How many clusters of so many blocks can be on the device at once, when each block takes all that
-// a block may have: the kernel of the design `cluster` with the most registers.
+// a block may have: a kernel that leaves no room for a second block in an SM, as all of the design.
 template <class T, class W> int clusters(int ranks, const Device& device) {
   if constexpr (sizeof(T) != 4) return 0;
   else

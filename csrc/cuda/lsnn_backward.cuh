@@ -1,8 +1,8 @@
 // The backward pass of the paper's network in float32, all neurons with one delay and coefficients
 // without gradients: a kernel of its own in the designs `block` and `cluster`, for what only that
 // model allows. Its test is of the old membrane, so that dL/dc of a step needs nothing of dL/dz of
-// that step: it is published before the product that makes dL/dz, and one barrier a step orders
-// both.
+// that step: it is published before the product that makes dL/dz, and one barrier a step, or one
+// wait for what other blocks send, orders both.
 //
 // A lane owns a neuron. So the rows of a warp's product are those of its own active neurons, which
 // no other warp has to know, and sums reach their owners by a shuffle.
@@ -78,8 +78,9 @@ template <int quads> struct LsnnProduct {
   template <int n> __device__ __forceinline__ void add(const float* dc, const Quad<uint32_t>& place,
                                                        Sums& sum) const {
     constexpr bool is_known = quads > 0;
+    // With a number that is only known while running two of them leave no register spilled.
     constexpr int known = quads - 1, alike = is_known ? known - 2 : 2;
-    constexpr int at_once =
+    [[maybe_unused]] constexpr int at_once =
         (is_known && known < 4) || n == most ? 1 : std::min(alike, most_columns_at_once);
     const int full = is_known ? known : (NP - 1) / (4 * lanes);
 #pragma unroll at_once
@@ -142,22 +143,18 @@ struct LsnnClusterGradients {
   static constexpr bool in_cluster = true;
   ClusterRows rows;
   const int first_word;
-  const bool is_first;  // thread of the group
 
   __device__ __forceinline__ LsnnClusterGradients(const Group& group,
                                                   const LsnnBackwardShared& shared,
                                                   const LsnnBackward& job)
-      : rows(shared.arrived + 2 * group.id, job.f.layer, job.shape),
-        first_word(Slice(job.f.layer.N, job.shape.ranks, (int)cluster_rank()).word),
-        is_first(group.thread == 0) {
-    if (is_first) rows.make();
-  }
+      : rows(shared.mbarriers + 2 * group.id, group, job.f.layer, job.shape),
+        first_word(Slice(job.f.layer.N, job.shape.ranks, (int)cluster_rank()).word) {}
   __device__ __forceinline__ void begin() const { cluster_sync(); }
   __device__ __forceinline__ int word() const { return first_word; }
   // Eight lanes have the quads of the warp and send them to a block, so that a warp serves four at
   // a time.
   __device__ __forceinline__ void publish(float* row, const LsnnNeuron& neuron, float x) const {
-    if (is_first) rows.expect();
+    rows.begin_step();
     const unsigned lane = threadIdx.x % 32, column = lane % 8 * 4;
     float quad[4];
 #pragma unroll
@@ -315,6 +312,7 @@ template <int quads, class Gradients> struct LsnnBackwardGroup {
       written = slot_before(written);
     }
     written = next;
+    warp_barrier(Where::current());  // before the next item writes lists
   }
 };
 

@@ -160,7 +160,7 @@ std::string lsnn_refuses(const Device& device, const Layer& l, Storage s, int64_
   if (l.S != 1) return "it has one delay for all synapses";
   if (device.capability < 80) return "its copies need compute capability 8.0";
   if (l.N > most_neurons)
-    return "a group owns " + std::to_string(most_neurons) + " neurons at most";
+    return "its warps own " + std::to_string(most_neurons) + " neurons at most";
   if (l.T >= int64_t(1) << 31) return "steps are counted with 32 bits";
   return "";
 }
@@ -181,6 +181,9 @@ Possible lsnn_pass(const Device& device, const Layer& l, Storage s) {
 }
 Possible lsnn_backward_pass(Design design, const Device& device, const Layer& l, Storage s) {
   const bool in_cluster = design == Design::cluster;
+  if (in_cluster && device.most_ranks < 2) return impossible("the GPU has no clusters");
+  if (!in_cluster && design != Design::block)
+    return impossible("its designs are block and cluster");
   const int most_neurons =
       in_cluster ? most_threads_lsnn_cluster * device.most_ranks : 32 * most_warps_lsnn_backward;
   const std::string refused = lsnn_refuses(device, l, s, most_neurons);
@@ -190,7 +193,6 @@ Possible lsnn_backward_pass(Design design, const Device& device, const Layer& l,
     return lsnn_sequence<LsnnBackwardShared>(design, device, l, 1,
                                              {most_threads_lsnn_backward, 0, 1}, l.D + 1);
   Possible best = impossible("a cluster shares out whole words of 32 neurons, two at least");
-  if (device.most_ranks < 2) return impossible("the GPU has no clusters");
   for (int ranks = 2; ranks <= device.most_ranks && ranks <= words(l.N); ranks *= 2) {
     const Possible p = lsnn_sequence<LsnnBackwardShared>(
         design, device, l, ranks, {most_threads_lsnn_cluster, 0, 1}, l.D + 2);
@@ -285,6 +287,8 @@ Storage backward_storage(const Device& device, const Layer& l, Storage storage) 
       if (l.options.design != Design::automatic && l.options.design != d) continue;
       const Possible p = backward_pass(d, device, l, s);
       if (p.yes) least = std::min(least, backward_cycles(device, l, s, p.pass, {}));
+      const Possible lsnn = lsnn_backward_pass(d, device, l, s);
+      if (lsnn.yes) least = std::min(least, lsnn_backward_cycles(device, l, s, lsnn.pass, {}));
     }
     return least;
   };

@@ -100,20 +100,26 @@ LSNN_DEVICE void mbarrier_arrive_expect_tx(uint64_t* shared, unsigned bytes, Whe
       : "memory");
 #endif
 }
-// Whether its phase of this parity has ended. May wait for some time.
+// Whether its phase of this parity has ended. May wait for some time, but not in builds for tests,
+// which count how often they look. Acquires for the block, though other blocks store: what they
+// store lies in this block's shared memory, and acquiring for the cluster would also empty the
+// first level cache.
+#ifdef LSNN_MOST_POLLS
+#define LSNN_MBARRIER_WAIT "mbarrier.test_wait.parity.shared::cta.b64"
+#else
+#define LSNN_MBARRIER_WAIT "mbarrier.try_wait.parity.shared::cta.b64"
+#endif
 LSNN_DEVICE bool mbarrier_try_wait_parity(const uint64_t* shared, unsigned parity, Where) {
   unsigned has = 1;
 #if LSNN_CLUSTERS
-  asm volatile(
-      "{\n .reg .pred p;\n"
-      " mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
-      " selp.u32 %0, 1, 0, p;\n}"
-      : "=r"(has)
-      : "r"(shared_address(shared)), "r"(parity)
-      : "memory");
+  asm volatile("{\n .reg .pred p;\n " LSNN_MBARRIER_WAIT " p, [%1], %2;\n selp.u32 %0, 1, 0, p;\n}"
+               : "=r"(has)
+               : "r"(shared_address(shared)), "r"(parity)
+               : "memory");
 #endif
   return has;
 }
+#undef LSNN_MBARRIER_WAIT
 // Where this place lies in a block of the cluster.
 LSNN_DEVICE unsigned mapa_shared_cluster(const void* shared, unsigned rank) {
   unsigned there = 0;

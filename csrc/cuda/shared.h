@@ -93,7 +93,7 @@ struct LsnnBackwardShared {
   float* a;  // [groups,steps_of_replay,threads] adaptation that the steps read
   float* dc;  // [groups,slots,NP]
   uint32_t* list;  // [groups,2,threads] of each warp
-  uint64_t* arrived;  // [groups,2] barriers, in a cluster
+  uint64_t* mbarriers;  // [groups,2] in a cluster
 
   LSNN_METHOD LsnnBackwardShared(Arena& m, const Layer& l, const Shape& shape) {
     const int64_t NP = padded(l.N), threads = (int64_t)shape.groups * shape.threads;
@@ -104,7 +104,7 @@ struct LsnnBackwardShared {
     a = m.take<float>(threads * steps_of_replay);
     dc = m.take<float>((int64_t)shape.groups * shape.slots * NP);
     list = m.take<uint32_t>(threads * 2);
-    arrived = m.take<uint64_t>(shape.ranks > 1 ? shape.groups * 2 : 0);
+    mbarriers = m.take<uint64_t>(shape.ranks > 1 ? shape.groups * 2 : 0);
   }
 };
 
@@ -112,7 +112,7 @@ template <class T, class W> struct BackwardShared {
   W* w;  // [S,rows,NP] rows of this rank's neurons, or null where they stay in global memory
   T* dc;  // [groups,slots,NP]
   T* dz;  // [groups,rows] the products of a step
-  uint64_t* arrived;  // [groups,2] barriers, in a cluster
+  uint64_t* mbarriers;  // [groups,2] in a cluster
   uint32_t* active;  // [groups,chunk,words] active neurons
   uint16_t* list;  // [warps,list_size]
 
@@ -122,7 +122,7 @@ template <class T, class W> struct BackwardShared {
     w = rows_in_shared ? m.take<W>(l.S * slice.width * NP) : nullptr;
     dc = m.take<T>((int64_t)shape.groups * shape.slots * NP);
     dz = m.take<T>(shape.groups * slice.width);
-    arrived = m.take<uint64_t>(shape.ranks > 1 ? shape.groups * 2 : 0);
+    mbarriers = m.take<uint64_t>(shape.ranks > 1 ? shape.groups * 2 : 0);
     active = m.take<uint32_t>(shape.groups * chunk * slice.words);
     list = m.take<uint16_t>(shape.groups * shape.threads / 32 * list_size);
   }

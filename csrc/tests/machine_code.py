@@ -290,6 +290,8 @@ def read_lsnn_backward(name: str, kernel: Kernel) -> Iterator[str]:
     if in_cluster:
         sent, waits = (len(kernel.find(what, step)) for what in (r"STAS\.128", "SYNCS"))
         wide = len(kernel.find(r"LDS\.128", step))
+        if kernel.find("CCTL", step):
+            yield f"{name}: empties the first level cache in a step"
         if sent != 1 or waits < 2 or not wide:
             yield (f"{name}: expected a step with a store of 16 bytes to other blocks, two or more "
                    f"uses of a barrier in memory, and wide loads, found {sent}, {waits}, {wide}")

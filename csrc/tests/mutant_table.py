@@ -76,7 +76,7 @@ MUTANTS = [
     Mutant("backward, cluster: no barrier before the first item", "backward.cuh",
            "if (shape.ranks > 1) cluster_sync();\n\n  const", "\n\n  const", (CLUSTER,)),
     Mutant("backward, cluster: the barriers of all groups in one place", "backward.cuh",
-           "shared.arrived + 2 * group.id", "shared.arrived", (f"cluster {MANY_ITEMS}",)),
+           "shared.mbarriers + 2 * group.id", "shared.mbarriers", (f"cluster {MANY_ITEMS}",)),
     Mutant("forward, cluster: no wait for the second half of the words", "forward.cuh",
            "while (w < n_words &&", "while (w < 4 &&", (CLUSTER,)),
     Mutant("forward, cluster: the word of the lane beside", "forward.cuh",
@@ -171,8 +171,8 @@ MUTANTS = [
     Mutant("backward, cluster: rows take turns anew with each item", "backward.cuh",
            "turn = turn % (unsigned)job.shape.slots + (unsigned)length;",
            "turn = (unsigned)length;", (f"cluster {MANY_ITEMS}",)),
-    of_rows("one barrier for all steps", "return arrived + number % 2;", "return arrived;"),
-    of_rows("nobody waits", "while (!mbarrier_try_wait_parity(barrier(), number / 2 % 2, where)) "
+    of_rows("one barrier for all steps", "return mbarriers + number % 2;", "return mbarriers;"),
+    of_rows("nobody waits", "while (!mbarrier_try_wait_parity(mbarrier(), number / 2 % 2, where)) "
             "poll_again(polls);", ""),
     of_rows("a wait for another phase", "number / 2 % 2, where)", "number % 2, where)"),
     of_rows("fewer bytes than come", "(unsigned)NP * 4,", "(unsigned)NP * 4 - 16,"),

@@ -6,8 +6,8 @@
 // saved tensors. Under the emulator each design of a case runs in one thread order, in turn
 // forward, reverse and random. Another run must give the same bits.
 //
-// Arguments: a word that the name of a case must hold; LSNN_DESIGN names the only design to run,
-// lsnn the kernels of the paper's network, which otherwise run beside the general ones of `block`.
+// Arguments: a word that the name of a case must hold; LSNN_DESIGN names the only route to
+// run, see routes.h: a design, or the kernels of the paper's network.
 // LSNN_CASES=k/n takes the k-th of n parts of the table only, k from 0. The exit status is 0
 // if all that ran agreed, 1 if not, 2 without a GPU.
 #include <cstdlib>
@@ -386,6 +386,8 @@ int run(const char* word) {
     if (i % 5) continue;
     check_no_state<float>(c, shape, i % 2 ? Storage::f32_bf16 : Storage::f32, order, only);
   }
+  if (only && routes[only].is_lsnn() && !*word)
+    check(n_backward_by_lsnn * 2 > n_of[only], "most cases go backwards by the paper's kernel");
   std::printf("test_kernels: %d runs", (int)n_runs);
   for (int d = 1; d < n_routes; d++) std::printf(", %s %d", routes[d].name, (int)n_of[d]);
   std::printf(", lsnn backwards %d, %d failures\n", (int)n_backward_by_lsnn, failures);

@@ -96,7 +96,7 @@ py::dict describe(const Pass& chosen, const char* name, py::dict considered, con
                                    const cuda::Activity&)) {
   py::dict d;
   d["design"] = design_names[(int)chosen.design];
-  d["kernels"] = is_lsnn(name) ? lsnn_name(Design::block) : "general";
+  d["kernels"] = is_lsnn(name) ? "lsnn" : "general";
   d["blocks"] = chosen.blocks;
   d["items of a block"] = chosen.shape.groups;
   d["threads of an item"] = chosen.shape.threads;
