@@ -111,9 +111,9 @@ template <int quads> struct LsnnProduct {
   }
 };
 
-// How dL/dc of a step reaches all warps that need it, in slots of rows [NP]: in step n, counted
-// from the end on and through over the items, a warp writes the slot of n, then reads that of n - 1
-// - d.
+// How dL/dc of a step reaches all warps that need it, in slots of rows [NP]. Steps are numbered
+// from the end on, through over the items: in step n a warp writes a slot, then reads the one that
+// was written d + 1 steps before.
 //
 // In one block: a barrier ends the step, so that nobody reads what is older. d + 2 slots are
 // enough, and that which is read is the next to be written.
@@ -137,8 +137,8 @@ struct LsnnBlockGradients {
   }
 };
 
-// Across a cluster: see cluster_rows.cuh. While some warp, in step n, reads the slot of n - 1 - d,
-// no other writes more than that of n + 1: d + 3 slots are enough.
+// Across a cluster: see cluster_rows.cuh. While a warp in step n reads what was written d + 1 steps
+// before, others write in step n + 1 at most: d + 3 slots are enough.
 struct LsnnClusterGradients {
   static constexpr bool in_cluster = true;
   ClusterRows rows;
