@@ -11,7 +11,7 @@ namespace lsnn::cuda {
   X(forward_step, 1279, "cycles", "a step but its rows, with a spike list: counted")             \
   X(backward_step, 3083, "cycles", "the same backwards, but its product, with replays: counted") \
   X(lsnn_step, 527, "cycles", "of the paper's forward kernel, with eight rows: counted")         \
-  X(lsnn_backward_step, 1003, "cycles", "of its backward kernel, with twelve rows: counted")     \
+  X(lsnn_backward_step, 1000, "cycles", "of its backward kernel, with twelve rows: counted")     \
   X(shared_bytes, 128, "B/clk/SM", "rows from shared memory: what 32 banks give")                \
   X(l2_bytes, 25, "B/clk/SM", "rows from the second level cache: assumed")                       \
   X(exchange, 250, "cycles", "between the blocks of a cluster: assumed")                         \
