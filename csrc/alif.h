@@ -48,6 +48,8 @@ LSNN_INLINE constexpr int64_t segments(int64_t T, int64_t every = segment) {
   return (T + every - 1) / every;
 }
 
+inline constexpr int exact_parts = 3;  // bfloat16 numbers that add up to any float
+
 // What defines the layer; the same for both directions.
 struct Layer {
   int64_t T, B, N;
@@ -65,9 +67,9 @@ struct Layer {
   int64_t w_stride_j, w_stride_k;
   const void* coefficients;  // [n_coefficients,N]
   int64_t w_stride_s = 0;  // from one matrix to the next; not read where there is but one
-  // whether the products of the backward pass may round to bfloat16: the CPU kernels both factors,
-  // the CUDA kernels the weights
-  bool allow_bf16 = false;
+  // bfloat16 numbers whose sum may stand for a factor of a product of the backward pass, 1 or 2; 3:
+  // no product rounds its factors
+  int bf16_parts = exact_parts;
   // false: no neuron has a synapse onto itself: the diagonals of w count as 0 and have no gradient
   bool autapses = true;
   // w has rows as the CPU kernels pack them, zeros behind; they are read where they are

@@ -18,10 +18,11 @@ inline constexpr const char* design_names[] = {"automatic", "block", "gather", "
 inline constexpr int n_designs = 5;
 
 // Whether the CUDA kernels that are made for one model may run, see cuda/lsnn_forward.cuh, and
-// tensor cores, see cuda/spike_product.cuh, or the general ones alone.
-enum class Kernels { automatic, general };
-inline constexpr const char* kernels_names[] = {"automatic", "general"};
-inline constexpr int n_kernels = 2;
+// tensor cores, see cuda/spike_product.cuh, or the general ones alone; or, of the former, the one
+// that multiplies by matrices.
+enum class Kernels { automatic, general, matrices };
+inline constexpr const char* kernels_names[] = {"automatic", "general", "matrices"};
+inline constexpr int n_kernels = 3;
 
 struct Options {
   ProductAlgorithm product = ProductAlgorithm::automatic;

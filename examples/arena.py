@@ -19,7 +19,8 @@ NAME = "lsnn_ext/Navigation-v0"
 RADIUS, RING = 0.3, 0.7  # of the goal, and of the ring of its places; the arena's is 1
 SPEED = 0.02  # per ms, at the most
 WALL = 0.02  # what running into the wall costs; a goal is worth 1
-SEEN = 8  # numbers of an observation: lit, x, y, reward, wall, the last action, dusk
+WAKING = 50  # the last ms of a darkness, in which nothing is seen or felt
+SEEN = 8  # numbers of an observation: lit, x, y, reward, wall, the last action, sleep
 
 
 class Arena:
@@ -49,12 +50,12 @@ class Arena:
 
     def observe(self) -> Tensor:
         """(B, 8) numbers from -1 to 1; all 0 in the dark, which begins after the goal is felt, but
-        for the last one, dusk, which is 1 in the first action of it."""
+        for the last one, sleep, which is 1 in all of it but its end."""
         lit = ((self.dark == 0) | (self.reached > 0)).float()[:, None]
-        dusk = (1 - lit) * (self.dark == self.pause - 1)[:, None]
+        sleep = (1 - lit) * (self.dark * self.hold > WAKING)[:, None]
         seen = [torch.ones_like(lit), self.at, self.reached[:, None], self.wall[:, None],
                 self.action.clamp(-1, 1)]
-        return torch.cat([torch.cat(seen, 1) * lit, dusk], 1)
+        return torch.cat([torch.cat(seen, 1) * lit, sleep], 1)
 
     def move(self, action: Tensor) -> Tensor:
         """(B, 2) directions, at most of length 1, to rewards (B,)."""

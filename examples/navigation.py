@@ -10,8 +10,8 @@ the milliseconds to their n-th goal.
     python examples/navigation.py              four places, three minutes: both networks learn it
     python examples/navigation.py --gap 200    darkness after each goal, which memory has to
                                                outlast; 15 minutes a network
-    python examples/navigation.py --gap 300 --inhibition 200
-                                               the same, and an inhibition ends what activity knew
+    python examples/navigation.py --gap 300 --inhibition 10
+                                               the same, and all neurons are silent in the dark
     python examples/navigation.py --paper      a goal anywhere, 20 % of the synapses; hours
 
 The arena is an environment of gymnasium too, lsnn_ext/Navigation-v0 (arena.py). A checkpoint is
@@ -44,7 +44,7 @@ TRACE, NEAR = 0.95, 0.2  # PPO's: lambda of the advantages, and how far a ratio 
 # The gap of a network's training is an action longer every so many iterations until it has so many
 # ms, which it has from the beginning with --inhibition; after that whenever goals after the first
 # took less time without it (ms), and shorter where they took more.
-EASY_ITERATIONS, EASY_GAP, LEARNED, LOST = 10, 100.0, 75.0, 90.0
+EASY_ITERATIONS, EASY_GAP, LEARNED, LOST = 10, 100.0, 80.0, 95.0
 GOALS = 10  # as many are timed
 GAPS = (0, 1 / 3, 0.5, 1, 1.5, 2)  # darkness in the test, in parts of --gap; training has the last
 QUICK = {"places": 4, "ms": 2000, "gamma": 0.98, "batch": 32, "lr": 2e-3, "clip": 0.5, "reg": 5.0,
@@ -64,7 +64,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
                       help="ms of darkness and stillness after a goal, in the test; in training "
                            "a network's grows as it learns, to twice as much at most")
     task.add_argument("--inhibition", type=number, default=0.0, metavar="THRESHOLDS",
-                      help="current that inhibits all neurons in the first action of each darkness")
+                      help="current that inhibits all neurons in a darkness but for its last 50 ms")
     task.add_argument("--ms", type=count, help="of an episode")
     task.add_argument("--hold", type=count, default=10, help="ms that an action lasts")
     task.add_argument("--regular", type=count, default=280, help="neurons without adaptation")
@@ -100,10 +100,10 @@ class Policy(LSNN):
         with torch.no_grad():
             self.readout.weight.mul_(0.3)
         if options.inhibition:
-            self.inhibit_at_dusk(options.inhibition)
+            self.inhibit_in_sleep(options.inhibition)
         self.log_std = nn.Parameter(torch.full((2,), options.std).log())
 
-    def inhibit_at_dusk(self, thresholds: float) -> None:
+    def inhibit_in_sleep(self, thresholds: float) -> None:
         """Makes the last input inhibit all neurons, by weights that do not learn."""
         weight = self.neurons.weight_ih_l0
         learns = torch.ones_like(weight)
@@ -126,7 +126,7 @@ def network(options: argparse.Namespace, adapts: bool) -> Policy:
 
 def rates(seen: Tensor, inhibits: bool = False) -> Tensor:
     """Spikes per ms (B, I) of observations (B, 8); inhibits: whether the last input is that of
-    dusk."""
+    sleep."""
     place = torch.exp(-0.5 * ((seen[:, 1:3, None] - CENTRES) / WIDTH).square()).flatten(1)
     flags = torch.cat([seen[:, 3:5], seen[:, 5:7] / 2 + 0.5], 1).repeat_interleave(PER_FLAG, 1)
     found = PEAK * torch.cat([place, flags], 1) * seen[:, :1]
@@ -142,7 +142,7 @@ class Episodes(NamedTuple):
     reward: Tensor  # (D, B)
     value: Tensor  # (D, B) what it was worth, by the network
     log_probability: Tensor  # (D, B) of the action
-    dark_rate: Tensor  # (D, B) spikes per ms in the dark after its first action, nan elsewhere
+    dark_rate: Tensor  # (D, B) spikes per ms in the dark, nan elsewhere
     at: Tensor  # (D, B, 2) where the agent was
     goal: Tensor  # (B, 2)
 
@@ -159,8 +159,7 @@ def play(net: Policy, options: argparse.Namespace, B: int, gap: float,
         shown = functional.poisson(rates(seen, bool(options.inhibition))[None], options.hold,
                                    generator=random).numbers()
         y, state, fired = net(shown, state, return_rates=True)
-        is_dark = seen[:, 0] + seen[:, 7] == 0
-        dark_rate = fired.mean((0, 2)).where(is_dark, torch.nan)
+        dark_rate = fired.mean((0, 2)).where(seen[:, 0] == 0, torch.nan)
         mean, value = y[-1, :, :2], y[-1, :, 2]
         action = mean + net.log_std.exp() * torch.randn(B, 2, generator=random)
         at = arena.at
@@ -352,7 +351,7 @@ def finish(run: Run, results: Path, drawing: Path) -> None:
         print(f"  {name:5s}" + ", ".join(f"{ms:.0f}" for ms in row["ms"])
               + f" ({row['goals']:.1f})")
     if run.options.gap:
-        print("spikes per second of a neuron in the dark, after its first action: "
+        print("spikes per second of a neuron in the dark: "
               + ", ".join(f"{name} {row['dark_hz']:.1f}" for name, row in found.items()))
         print("ms to all goals but the first, by the ms of darkness after each")
         for name, row in found.items():

@@ -63,7 +63,7 @@ def _outputs(
         refractory=model.refractory, smooth=int(neuron.smooth),
         checkpoint=call.checkpoint if _ops.cpu_kernels(x) else 0,
         outputs=_ops.mask("outputs", requested), gradients=0,
-        coefficient_gradients=model.coefficient_gradients, allow_bf16=int(_ops.allows_bf16()),
+        coefficient_gradients=model.coefficient_gradients, bf16_parts=_ops.bf16_parts(),
         zero_coefficients=model.zero_coefficients,
         without_autapses=int(not neuron.autapses), existing=int(neuron.sparse_grad == "existing"),
     )

@@ -226,11 +226,11 @@ def test_reduced_precision(medium: None) -> None:
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (),
                                kwargs: Any = None) -> Any:
             if func is torch.ops.lsnn.alif_backward.default:
-                calls.append(named(func, args)["allow_bf16"])
+                calls.append(named(func, args)["bf16_parts"])
             return func(*args, **(kwargs or {}))
 
-    for precision in ("medium", "highest"):
+    for precision in ("medium", "high", "highest"):
         torch.set_float32_matmul_precision(precision)
         with Backward():
             run(inside, given)
-    assert calls == [1, 0]
+    assert calls == [1, 2, 3]

@@ -181,7 +181,7 @@ template <class T> struct PackedLayer {
     const ProductAlgorithm algorithm = packed.algorithm;
     const bool automatic = algorithm == ProductAlgorithm::automatic,
                requested = algorithm == ProductAlgorithm::sparse,
-               may_round = algorithm == ProductAlgorithm::bf16 || (automatic && l.allow_bf16),
+               may_round = algorithm == ProductAlgorithm::bf16 || (automatic && l.bf16_parts == 1),
                bf16 =
                    uses.products && kernels.to_bf16 && may_round && bf16_pays(kernels, algorithm);
     const int64_t bytes = rows * NP * (int64_t)sizeof(T);

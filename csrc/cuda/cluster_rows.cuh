@@ -16,22 +16,25 @@ struct ClusterRows {
   uint64_t* const mbarriers;  // [2]
   const int NP, ranks;        // ranks: with neurons; nothing is sent to a block that has none
   const bool is_first;        // thread of the group
+  const int items;            // whose rows come together
   uint32_t number = 0;        // of the step, through over the items of the group
 
   __device__ __forceinline__ uint64_t* mbarrier() const { return mbarriers + number % 2; }
   // Makes the barriers in memory; a barrier of the cluster has to follow.
   __device__ __forceinline__ ClusterRows(uint64_t* own, const Group& group, const Layer& l,
-                                         const Shape& shape, Where where = Where::current())
+                                         const Shape& shape, int items_at_once = 1,
+                                         Where where = Where::current())
       : mbarriers(own),
         NP((int)padded(l.N)),
         ranks(ranks_with_neurons(l.N, shape.ranks)),
-        is_first(group.thread == 0) {
+        is_first(group.thread == 0),
+        items(items_at_once) {
     for (int i = 0; i < 2 && is_first; i++) mbarrier_init(mbarriers + i, 1, where);
     fence_mbarrier_init_release_cluster();
   }
   // Before anything of the step is sent.
   __device__ __forceinline__ void begin_step(Where where = Where::current()) const {
-    if (is_first) mbarrier_arrive_expect_tx(mbarrier(), (unsigned)NP * 4, where);
+    if (is_first) mbarrier_arrive_expect_tx(mbarrier(), (unsigned)(NP * 4 * items), where);
   }
   // A quad, to `to` in the blocks first, first + step, ...
   __device__ __forceinline__ void send(float* to, const float (&quad)[4], int first, int step,

@@ -12,6 +12,8 @@ namespace lsnn::cuda {
   X(backward_step, 3083, "cycles", "the same backwards, but its product, with replays: counted") \
   X(lsnn_step, 527, "cycles", "of the paper's forward kernel, with eight rows: counted")         \
   X(lsnn_backward_step, 1000, "cycles", "of its backward kernel, with twelve rows: counted")     \
+  X(lsnn_matrix_step, 1000, "cycles", "of that by matrices, but its product: assumed")           \
+  X(mma_macs, 1270, "MAC/clk/SM", "of mma.sync in bfloat16: others' measurements")               \
   X(shared_bytes, 128, "B/clk/SM", "rows from shared memory: what 32 banks give")                \
   X(l2_bytes, 25, "B/clk/SM", "rows from the second level cache: assumed")                       \
   X(exchange, 250, "cycles", "between the blocks of a cluster: assumed")                         \

@@ -4,6 +4,7 @@
 #include "lsnn.h"
 #include "lsnn_backward.cuh"
 #include "lsnn_forward.cuh"
+#include "lsnn_matrix.cuh"
 
 namespace lsnn::cuda {
 
@@ -34,7 +35,7 @@ void launch_lsnn(const ForwardJob<float>& general, const Pass& pass, void* strea
 }
 
 int64_t lsnn_workspace(const Pass& pass) {
-  return pass.blocks * pass.shape.groups * pass.shape.threads * lsnn_start_rows;
+  return pass.blocks * items_of_block(pass.shape) * pass.shape.threads * lsnn_start_rows;
 }
 void launch_lsnn(const BackwardJob<float>& general, const Pass& pass, float* workspace,
                  void* stream) {
@@ -49,9 +50,12 @@ void launch_lsnn(const BackwardJob<float>& general, const Pass& pass, float* wor
       &lsnn_backward_kernel<5, LsnnBlockGradients>, &lsnn_backward_kernel<6, LsnnBlockGradients>,
       &lsnn_backward_kernel<7, LsnnBlockGradients>, &lsnn_backward_kernel<8, LsnnBlockGradients>};
   static_assert(std::size(of_block) == most_warps_lsnn_backward);
+  static constexpr Kernel of_cluster[] = {  // by the parts
+      &lsnn_backward_kernel<0, LsnnClusterGradients>, &lsnn_matrix_kernel<1>,
+      &lsnn_matrix_kernel<2>};
   const bool in_cluster = pass.design == Design::cluster;
-  const Kernel kernel = in_cluster ? &lsnn_backward_kernel<0, LsnnClusterGradients>
-                                   : of_block[pass.shape.threads / 32 - 1];
+  const Kernel kernel =
+      in_cluster ? of_cluster[pass.shape.parts] : of_block[pass.shape.threads / 32 - 1];
   launch(
       "backward, lsnn",
       {pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared, pass.shape.ranks, stream},

@@ -14,7 +14,7 @@ struct LsnnBackward : BackwardJob<float> {
   Shape shape;
   int delay;
   float dampening, n_ref;     // of the layer, made numbers once, not in each step
-  float* starts;              // [groups of all blocks,lsnn_start_rows,threads]
+  float* starts;              // [items of all groups,lsnn_start_rows,threads]
   int64_t row, row_of_bits;   // from one step to the next, in [T,B,N] and [T,B,words(N)]
   int64_t row_bytes;          // of `row` numbers
 };
@@ -73,11 +73,12 @@ struct LsnnReplay {
   const Group& group;
   const int word;  // of the warp's neurons, in a row of bits
   float* const a;  // [steps_of_replay,threads] from the lane's place on
+  int items = 1, item = 0;  // of the lane: how many, and which of them
 
   // Of the steps at hand that are still to come, the next one in bit 31: the spike of two steps
   // before, and whether the step finds the neuron refractory.
   uint32_t spikes = 0, counting = 0;
-  float z;  // the last spike that came out of these
+  float z = 0.f;  // the last spike that came out of these
 
   // What it reads and keeps in main memory, worked out whenever it is needed.
   struct Memory {
@@ -103,7 +104,7 @@ struct LsnnReplay {
   __device__ __forceinline__ Memory memory() const {
     const Layer& l = job.f.layer;
     const float* z = first_z<float>(job.f.first, l, -1, neuron.cell.b);
-    const int64_t b = opaque(neuron.cell.b), number = (int64_t)blockIdx.x * job.shape.groups;
+    const int64_t b = opaque(neuron.cell.b), number = ((int64_t)blockIdx.x * items + item) * job.shape.groups;
     const unsigned thread = opaque(threadIdx.x);
     return {job.f.saved.bits + b * words(l.N) + word,
             job.row_of_bits,

@@ -45,6 +45,13 @@ int64_t backward_shared(const Layer& l, Storage s, const Shape& shape, Design de
 }
 
 Possible impossible(const std::string& why) { return {false, {}, why}; }
+Possible no_room(int ranks) {
+  return impossible("the GPU has no room for a cluster of " + std::to_string(ranks) + " blocks");
+}
+Possible too_large(const Device& device, const Pass& p) {
+  return impossible("a block needs " + std::to_string(p.shared) +
+                    " bytes of shared memory, the GPU gives " + std::to_string(device.shared));
+}
 
 // at most of a block; of a group where fewer would do for its neurons; neurons of each
 struct Threads { int64_t block, group, neurons = 4; };
@@ -70,8 +77,7 @@ Possible sequence_pass(Design design, const Device& device, const Layer& l, int 
                       " neurons at most");
   const int64_t least = std::max<int64_t>(ceiling(lanes, 32 * p.quads) * 32, 32),
                 teams = device.teams(ranks);
-  if (teams == 0)
-    return impossible("the GPU has no room for a cluster of " + std::to_string(ranks) + " blocks");
+  if (teams == 0) return no_room(ranks);
   // Named barriers are 1 to 15; a group of one warp needs none. Items come in rounds of equal size.
   const int64_t most_groups = least == 32 && limit.group <= 32
                                   ? limit.block / least
@@ -88,8 +94,7 @@ Possible sequence_pass(Design design, const Device& device, const Layer& l, int 
       return {true, p, ""};
     }
   }
-  return impossible("a block needs " + std::to_string(p.shared) +
-                    " bytes of shared memory, the GPU gives " + std::to_string(device.shared));
+  return too_large(device, p);
 }
 
 template <class Shared>
@@ -125,6 +130,23 @@ Load load(const Device& device, const Layer& l, Storage s, const Pass& p, double
                at_hand = std::max(items, 1.0);
   const double row = double(padded(l.N)) * double(bytes_of_weight(s)) / p.shape.ranks;
   return {at_hand, at_hand * double(l.S) * share * double(l.N) * row};
+}
+
+// The rounds of items in a step by matrices, and of a round the products that a block makes, the
+// bytes that it reads for them, the weights once and dL/dc once for each tile of rows, and those
+// that it is sent.
+struct MatrixStep { double rounds, macs, bytes, sent; };
+MatrixStep matrix_step(const Device& device, const Layer& l, const Pass& p) {
+  Arena counted;
+  const LsnnMatrixShared shared(counted, l, p.shape);
+  const int64_t items = items_of_block(p.shape), tiles = shared.rows / side_of_tile,
+                of_tile = tiles_across(l.N) * side_of_tile * side_of_tile,
+                rounds = ceiling(l.B, device.teams(p.shape.ranks) * items);
+  const double slot = 4.0 * shared.slot;
+  return {double(std::max<int64_t>(rounds, 1)),
+          double(tiles * of_tile * items * products_of_parts(p.shape.parts)),
+          double(tiles) * (2.0 * double(of_tile * p.shape.parts) + slot),
+          slot - slot / p.shape.ranks};
 }
 
 template <class Cycles> Design fastest(const Device& device, const Layer& l, Storage s,
@@ -179,29 +201,68 @@ Possible lsnn_pass(const Device& device, const Layer& l, Storage s) {
   if (!refused.empty()) return impossible(refused);
   return lsnn_sequence<LsnnShared>(Design::block, device, l, 1, {most_threads_lsnn, 0}, l.D + 1);
 }
-Possible lsnn_backward_pass(Design design, const Device& device, const Layer& l, Storage s) {
-  const bool in_cluster = design == Design::cluster;
-  if (in_cluster && device.most_ranks < 2) return impossible("the GPU has no clusters");
-  if (!in_cluster && design != Design::block)
-    return impossible("its designs are block and cluster");
-  const int most_neurons =
-      in_cluster ? most_threads_lsnn_cluster * device.most_ranks : 32 * most_warps_lsnn_backward;
+namespace {
+// The same of those that go backwards. matrices: of which of them it is asked.
+std::string lsnn_backward_refuses(const Device& device, const Layer& l, Storage s,
+                                  int64_t most_neurons, bool in_cluster, bool matrices) {
+  if (in_cluster && device.most_ranks < 2) return "the GPU has no clusters";
+  if (l.options.kernels == Kernels::matrices && !matrices) return "matrices were asked for";
   const std::string refused = lsnn_refuses(device, l, s, most_neurons);
-  if (!refused.empty()) return impossible(refused);
-  if (l.surrogate != PaperSpec::surrogate) return impossible("its surrogate is the triangle");
-  if (!in_cluster)
-    return lsnn_sequence<LsnnBackwardShared>(design, device, l, 1,
-                                             {most_threads_lsnn_backward, 0, 1}, l.D + 1);
+  return refused.empty() && l.surrogate != PaperSpec::surrogate ? "its surrogate is the triangle"
+                                                                : refused;
+}
+// In the number of blocks that costs least, of those that it can do with.
+template <class PassOf> Possible lsnn_in_cluster(const Device& device, const Layer& l, Storage s,
+                                                 const PassOf& pass_of) {
   Possible best = impossible("a cluster shares out whole words of 32 neurons, two at least");
   for (int ranks = 2; ranks <= device.most_ranks && ranks <= words(l.N); ranks *= 2) {
-    const Possible p = lsnn_sequence<LsnnBackwardShared>(
-        design, device, l, ranks, {most_threads_lsnn_cluster, 0, 1}, l.D + 2);
+    const Possible p = pass_of(ranks);
     auto cycles = [&](const Possible& of) {
       return lsnn_backward_cycles(device, l, s, of.pass, {});
     };
     if (!best.yes || (p.yes && cycles(p) < cycles(best))) best = p;
   }
   return best;
+}
+}  // namespace
+
+Possible lsnn_block_pass(const Device& device, const Layer& l, Storage s) {
+  const std::string refused =
+      lsnn_backward_refuses(device, l, s, 32 * most_warps_lsnn_backward, false, false);
+  if (!refused.empty()) return impossible(refused);
+  return lsnn_sequence<LsnnBackwardShared>(Design::block, device, l, 1,
+                                           {most_threads_lsnn_backward, 0, 1}, l.D + 1);
+}
+Possible lsnn_cluster_pass(const Device& device, const Layer& l, Storage s) {
+  const std::string refused = lsnn_backward_refuses(
+      device, l, s, most_threads_lsnn_cluster * device.most_ranks, true, false);
+  if (!refused.empty()) return impossible(refused);
+  return lsnn_in_cluster(device, l, s, [&](int ranks) {
+    return lsnn_sequence<LsnnBackwardShared>(Design::cluster, device, l, ranks,
+                                             {most_threads_lsnn_cluster, 0, 1}, l.D + 2);
+  });
+}
+Possible lsnn_matrix_pass(const Device& device, const Layer& l, Storage s) {
+  const std::string refused = lsnn_backward_refuses(
+      device, l, s, 32 * most_words_matrix * device.most_ranks, true, true);
+  if (!refused.empty()) return impossible(refused);
+  if (l.bf16_parts == exact_parts && l.options.kernels != Kernels::matrices)
+    return impossible("its products round to bfloat16, which nobody has allowed");
+  return lsnn_in_cluster(device, l, s, [&](int ranks) {
+    const int words_of_block = Slice(l.N, ranks, 0).words;
+    if (words_of_block > most_words_matrix)
+      return impossible("a block owns " + std::to_string(32 * most_words_matrix) +
+                        " neurons at most");
+    const int64_t teams = device.teams(ranks);
+    if (teams == 0) return no_room(ranks);
+    Pass p{Design::cluster, 1, {columns_of_mma, 32 * words_of_block, ranks, int(l.D + 2)}, 0, 0};
+    p.shape.parts = std::min(l.bf16_parts, most_parts);
+    Arena counted;
+    LsnnMatrixShared(counted, l, p.shape);
+    p.shared = counted.used;
+    p.blocks = std::min(teams, ceiling(l.B, items_of_block(p.shape))) * ranks;
+    return p.shared <= device.shared ? Possible{true, p, ""} : too_large(device, p);
+  });
 }
 SpikeTiles spike_tiles(const Device& device, int64_t M, int64_t N, int64_t K) {
   SpikeTiles s;
@@ -237,6 +298,12 @@ double exchange(const Load& at, const Layer& l, const Pass& p) {
   return p.design == Design::cluster && l.S
              ? costs.exchange + (all - all / p.shape.ranks) / costs.cluster_bytes
              : 0;
+}
+// By matrices; a round that is not full takes as long.
+double matrix_cycles(const MatrixStep& of) {
+  const double product = std::max(of.macs / costs.mma_macs, of.bytes / costs.shared_bytes);
+  return of.rounds * (costs.lsnn_matrix_step + product + costs.exchange +
+                      of.sent / costs.cluster_bytes);
 }
 double step_cycles(const Device& device, const Layer& l) {
   return costs.two_launches +
@@ -274,21 +341,29 @@ double backward_cycles(const Device& device, const Layer& l, Storage s, const Pa
 
 double lsnn_backward_cycles(const Device& device, const Layer& l, Storage s, const Pass& p,
                             const Activity& a) {
+  if (p.shape.parts) return matrix_cycles(matrix_step(device, l, p));
   const Load at = load(device, l, s, p, a.active);
   return chain(costs.lsnn_backward_step, at, p) + at.bytes / costs.shared_bytes +
          exchange(at, l, p);
 }
 
+// Whether the layer's options leave room for it.
+static bool may_take(const Layer& l, const Pass& p) {
+  return l.options.design == Design::automatic || l.options.design == p.design;
+}
 Storage backward_storage(const Device& device, const Layer& l, Storage storage) {
-  if (storage != Storage::f32 || !l.allow_bf16 || l.S == 0) return storage;
+  if (storage != Storage::f32 || l.bf16_parts > 1 || l.S == 0) return storage;
   auto least_cycles = [&](Storage s) {  // of the designs that can run the layer
     double least = std::numeric_limits<double>::infinity();
     for (Design d : {Design::block, Design::cluster, Design::gather, Design::step}) {
-      if (l.options.design != Design::automatic && l.options.design != d) continue;
       const Possible p = backward_pass(d, device, l, s);
-      if (p.yes) least = std::min(least, backward_cycles(device, l, s, p.pass, {}));
-      const Possible lsnn = lsnn_backward_pass(d, device, l, s);
-      if (lsnn.yes) least = std::min(least, lsnn_backward_cycles(device, l, s, lsnn.pass, {}));
+      if (p.yes && may_take(l, p.pass))
+        least = std::min(least, backward_cycles(device, l, s, p.pass, {}));
+    }
+    for (const LsnnKernel& kernel : lsnn_backward_kernels) {
+      const Possible p = kernel.pass(device, l, s);
+      if (p.yes && may_take(l, p.pass))
+        least = std::min(least, lsnn_backward_cycles(device, l, s, p.pass, {}));
     }
     return least;
   };
@@ -319,15 +394,16 @@ Plan choose(const Device& device, const Layer& l, Storage storage, const Activit
   plan.backward = b.pass;
   auto of_lsnn = [&](const Possible& lsnn, const Pass& general, const auto& own_cycles,
                      const auto& general_cycles) {
-    const bool wins = lsnn.yes && (!is_asked || requested == lsnn.pass.design) &&
-                      own_cycles(device, l, storage, lsnn.pass, activity) <
-                          general_cycles(device, l, storage, general, activity);
+    const bool is_only = lsnn.pass.shape.parts && l.options.kernels == Kernels::matrices,
+               wins = lsnn.yes && may_take(l, lsnn.pass) &&
+                      (is_only || own_cycles(device, l, storage, lsnn.pass, activity) <
+                                      general_cycles(device, l, storage, general, activity));
     return wins ? std::optional(lsnn.pass) : std::nullopt;
   };
   plan.lsnn = of_lsnn(lsnn_pass(device, l, storage), f.pass, lsnn_cycles, forward_cycles);
-  for (Design design : {Design::block, Design::cluster}) {
-    const auto lsnn = of_lsnn(lsnn_backward_pass(design, device, l, storage), b.pass,
-                              lsnn_backward_cycles, backward_cycles);
+  for (const LsnnKernel& kernel : lsnn_backward_kernels) {
+    const auto lsnn = of_lsnn(kernel.pass(device, l, storage), b.pass, lsnn_backward_cycles,
+                              backward_cycles);
     auto cycles = [&](const Pass& p) {
       return lsnn_backward_cycles(device, l, storage, p, activity);
     };

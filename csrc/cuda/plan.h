@@ -109,7 +109,20 @@ struct Possible {
 Possible forward_pass(Design, const Device&, const Layer& l, Storage);
 Possible lsnn_pass(const Device&, const Layer& l, Storage);
 Possible backward_pass(Design, const Device&, const Layer& l, Storage);
-Possible lsnn_backward_pass(Design, const Device&, const Layer& l, Storage);  // block, cluster
+Possible lsnn_block_pass(const Device&, const Layer& l, Storage);
+Possible lsnn_cluster_pass(const Device&, const Layer& l, Storage);
+Possible lsnn_matrix_pass(const Device&, const Layer& l, Storage);
+// The kernels that take the paper's network backwards.
+struct LsnnKernel {
+  const char* name;
+  Possible (*pass)(const Device&, const Layer& l, Storage);
+};
+inline constexpr LsnnKernel lsnn_backward_kernels[] = {{"lsnn", &lsnn_block_pass},
+                                                       {"lsnn, cluster", &lsnn_cluster_pass},
+                                                       {"lsnn, matrices", &lsnn_matrix_pass}};
+inline const LsnnKernel& lsnn_kernel_of(const Pass& p) {
+  return lsnn_backward_kernels[p.shape.parts ? 2 : p.design == Design::cluster];
+}
 
 // The storage with which the formulas below expect the backward pass to be fastest: that of the
 // numbers, or weights in bfloat16 where the layer allows it.

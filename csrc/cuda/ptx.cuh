@@ -12,6 +12,7 @@
 #include <cstring>
 #include <source_location>
 
+#include "../bfloat16.h"
 #include "../emulator/cuda.h"
 #endif
 
@@ -170,6 +171,16 @@ template <int left> LSNN_DEVICE void cp_async_wait_group(Where) {
 #endif
 }
 
+// Two numbers as bfloat16, rounded to nearest even, the first in the lower half.
+LSNN_DEVICE uint32_t cvt_rn_bf16x2_f32(float first, float second) {
+  uint32_t pair = 0;
+#if LSNN_TENSOR_CORES
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+#else
+  __trap();  // the plan asks for none
+#endif
+  return pair;
+}
 // c (16,8) += a (16,16) b (16,8) of bfloat16, by all lanes of a warp; PTX says which lane holds
 // what of them.
 LSNN_DEVICE void mma_m16n8k16_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
@@ -222,6 +233,9 @@ template <int bytes> LSNN_DEVICE void cp_async_shared_global(void* shared, const
 }
 LSNN_DEVICE void cp_async_commit_group(Where) { emulator::commit_copies(); }
 template <int left> LSNN_DEVICE void cp_async_wait_group(Where) { emulator::wait_copies(left); }
+LSNN_DEVICE uint32_t cvt_rn_bf16x2_f32(float first, float second) {
+  return bfloat16(first).bits | (uint32_t)bfloat16(second).bits << 16;
+}
 LSNN_DEVICE void mma_m16n8k16_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                                    Where where = Where::current()) {
   emulator::mma_m16n8k16_bf16(c, a, b, where);

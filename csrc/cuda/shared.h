@@ -20,6 +20,7 @@ struct Shape {
   int threads;  // of a group
   int ranks;  // blocks that share an item
   int slots;  // steps whose spikes or dL/dc a block keeps
+  int parts = 0;  // bfloat16 numbers that stand for a factor of lsnn_matrix.cuh; 0: no matrices
 };
 
 // The neurons of one rank: whole words of 32, so that a word of spikes has one owner.
@@ -105,6 +106,46 @@ struct LsnnBackwardShared {
     dc = m.take<float>((int64_t)shape.groups * shape.slots * NP);
     list = m.take<uint32_t>(threads * 2);
     mbarriers = m.take<uint64_t>(shape.ranks > 1 ? shape.groups * 2 : 0);
+  }
+};
+
+// Of the kernel in lsnn_matrix.cuh.
+inline constexpr int columns_of_mma = 8;  // items of a group of threads each
+inline constexpr int most_words_matrix = most_threads_lsnn_cluster / (32 * columns_of_mma);
+inline constexpr int shares_of_sum = 4;  // warps that make the parts of a sum
+inline constexpr int words_of_unit = 4;  // see publish() there
+inline constexpr int side_of_tile = 16;  // rows and columns of W in the left factor of a mma
+inline constexpr int words_of_fragment = 4 * 32;  // of all lanes, such a factor
+inline constexpr int most_parts = 2;
+constexpr int products_of_parts(int parts) { return parts == 1 ? 1 : 3; }
+constexpr int pairs_of_lane(int parts) { return parts == 1 ? 2 : 1; }
+// Items that go through the steps together.
+LSNN_INLINE int items_of_block(const Shape& shape) {
+  return shape.groups * pairs_of_lane(shape.parts);
+}
+LSNN_INLINE int tiles_across(int64_t N) { return (int)((N + side_of_tile - 1) / side_of_tile); }
+constexpr int padded_rows_of_sum(int rows) { return rows + 4; }
+
+struct LsnnMatrixShared {
+  int rows, slot;  // of weights; numbers of a slot
+  uint32_t* w;  // [rows / side_of_tile,across,parts,words_of_fragment]
+  float* dc;  // [slots,slot]
+  float* sums;  // [2,shares_of_sum,items,padded rows]
+  float* record;  // [groups,stages_of_record,items of a lane,2,threads]
+  float* a;  // [groups,items of a lane,steps_of_replay,threads]
+  uint64_t* mbarriers;  // [2]
+
+  LSNN_METHOD LsnnMatrixShared(Arena& m, const Layer& l, const Shape& shape) {
+    const int64_t across = tiles_across(l.N), items = items_of_block(shape),
+                  pairs = items * shape.threads;
+    rows = Slice(l.N, shape.ranks, 0).width;
+    slot = (int)across * 4 * columns_of_mma * words_of_unit;
+    w = m.take<uint32_t>(rows / side_of_tile * across * shape.parts * words_of_fragment);
+    dc = m.take<float>((int64_t)shape.slots * slot);
+    sums = m.take<float>(2 * shares_of_sum * items * padded_rows_of_sum(rows));
+    record = m.take<float>(pairs * stages_of_record * 2);
+    a = m.take<float>(pairs * steps_of_replay);
+    mbarriers = m.take<uint64_t>(2);
   }
 };
 

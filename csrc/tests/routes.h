@@ -8,9 +8,12 @@ namespace lsnn::test {
 struct Route {
   const char* name;
   Design design;
-  Kernels kernels;  // automatic: those of the paper's network
+  Kernels kernels;  // others than the general ones: those of the paper's network
+  int bf16_parts = exact_parts;
 
-  bool is_lsnn() const { return kernels == Kernels::automatic; }
+  bool is_lsnn() const { return kernels != Kernels::general; }
+  // How far gradients may be from exact ones, relative to the largest of each.
+  double tolerance() const { return bf16_parts == 1 ? 2e-2 : 1e-4; }
 };
 inline constexpr Route routes[] = {
     {"", Design::automatic, Kernels::general},  // none: all of them
@@ -20,6 +23,8 @@ inline constexpr Route routes[] = {
     {"step", Design::step, Kernels::general},
     {"lsnn", Design::block, Kernels::automatic},
     {"lsnn_cluster", Design::cluster, Kernels::automatic},
+    {"lsnn_high", Design::cluster, Kernels::matrices, 2},
+    {"lsnn_medium", Design::cluster, Kernels::matrices, 1},
 };
 inline constexpr int n_routes = sizeof routes / sizeof routes[0];
 

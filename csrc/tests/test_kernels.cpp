@@ -91,6 +91,7 @@ template <class T> bool takes(int route, int only, const Run<T>& r, const cuda::
   layer = r.layer();
   layer.options.design = routes[route].design;
   layer.options.kernels = routes[route].kernels;
+  layer.bf16_parts = routes[route].bf16_parts;
   if ((only && only != route) ||
       !cuda::forward_pass(layer.options.design, device, layer, storage).yes ||
       !cuda::backward_pass(layer.options.design, device, layer, storage).yes)
@@ -99,6 +100,7 @@ template <class T> bool takes(int route, int only, const Run<T>& r, const cuda::
   const ForwardArgs f = r.forward_args();
   if (!routes[route].is_lsnn()) return true;
   const cuda::Plan plan = cuda::choose(device, layer, storage, {});
+  if (routes[route].kernels == lsnn::Kernels::matrices && !plan.lsnn_backward) return false;
   return (plan.lsnn || plan.lsnn_backward) && !(f.trace_v && f.trace_a && f.trace_A);
 }
 
@@ -156,7 +158,7 @@ template <class T> void run_case(const Case& c, const cuda::Device& device, Stor
         for (int64_t i = 0; i < size_of(c, y); i++) twin.b[y][i] = rounded((float)twin.b[y][i]);
       cpu::backward<double>(twin.backward_args(), serial);
       check_ends("gradients", got);
-      check_close("gradients", got, twin, sizeof(T) == 4 ? 1e-4 : 1e-11);
+      check_close("gradients", got, twin, sizeof(T) == 4 ? routes[d].tolerance() : 1e-11);
       set_order(order + 1);
       kernels.save = true;
       kernels.forward(second);
@@ -345,7 +347,7 @@ int run(const char* word) {
   for (int d = 1; is_asked && d < n_routes; d++)
     if (!std::strcmp(requested, routes[d].name)) only = d;
   check(!is_asked || only,
-        "LSNN_DESIGN: expected block, gather, cluster, step, lsnn or lsnn_cluster");
+        "LSNN_DESIGN: expected the name of a route, see routes.h");
 
   cuda::Device device;
   try {

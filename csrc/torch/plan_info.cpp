@@ -18,12 +18,10 @@ using cuda::Device;
 using cuda::Pass;
 using cuda::Storage;
 
-// The kernels of cuda/lsnn_*.cuh by their design.
-constexpr const char* lsnn_name(Design design) {
-  return design == Design::cluster ? "lsnn, cluster" : "lsnn";
-}
+// Whether it names one of the kernels of cuda/lsnn_*.cuh.
 bool is_lsnn(const std::string& name) {
-  return name == lsnn_name(Design::block) || name == lsnn_name(Design::cluster);
+  return std::any_of(std::begin(cuda::lsnn_backward_kernels), std::end(cuda::lsnn_backward_kernels),
+                     [&](const cuda::LsnnKernel& kernel) { return name == kernel.name; });
 }
 
 struct Named {
@@ -98,7 +96,7 @@ py::dict describe(const Pass& chosen, const char* name, py::dict considered, con
   d["design"] = design_names[(int)chosen.design];
   d["kernels"] = is_lsnn(name) ? "lsnn" : "general";
   d["blocks"] = chosen.blocks;
-  d["items of a block"] = chosen.shape.groups;
+  d["items of a block"] = cuda::items_of_block(chosen.shape);
   d["threads of an item"] = chosen.shape.threads;
   d["blocks of a cluster"] = chosen.shape.ranks;
   d["quads of a lane"] = chosen.quads;
@@ -130,7 +128,8 @@ py::dict costs() {
 py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
               const std::string& dtype, const std::string& weights, bool smooth, double spikes,
               double active, const std::optional<std::string>& device_name, const Ints& options,
-              const std::vector<int>& clusters_at_once, const std::string& model) {
+              const std::vector<int>& clusters_at_once, const std::string& model,
+              int64_t bf16_parts) {
   if (T < 0 || B < 0 || N < 1 || !is_below(most_steps, {T}) || !is_below(most_steps, {B, N}) ||
       !is_below(offsets, {N, N}))
     throw std::invalid_argument(
@@ -161,6 +160,9 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
   // one weight for each synapse; the plan reads no more of it
   l.delay = delays.size() > 1 ? &no_delay : nullptr;
   l.options = read_options(options);
+  if (bf16_parts < 1 || bf16_parts > exact_parts)
+    throw std::invalid_argument("bf16_parts: expected 1, 2 or 3, got " + std::to_string(bf16_parts));
+  l.bf16_parts = (int)bf16_parts;
   const Design requested = l.options.design;
   const cuda::Plan p = cuda::choose(device, l, storage, activity);
   py::dict d, of_device;
@@ -176,20 +178,20 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
   d["requested"] = requested == Design::automatic ? py::object(py::none())
                                                   : py::str(design_names[(int)requested]);
   py::dict lsnn;
-  lsnn[lsnn_name(Design::block)] = cycles_or_why(cuda::lsnn_pass(device, l, storage), device, l,
+  lsnn["lsnn"] = cycles_or_why(cuda::lsnn_pass(device, l, storage), device, l,
                                                  storage, activity, &cuda::lsnn_cycles);
   const Pass& forward = p.lsnn ? *p.lsnn : p.forward;
   d["forward"] =
-      describe(forward, p.lsnn ? lsnn_name(forward.design) : design_names[(int)forward.design],
+      describe(forward, p.lsnn ? "lsnn" : design_names[(int)forward.design],
                lsnn, device, l, storage, activity, &cuda::forward_pass, &cuda::forward_cycles);
   py::dict lsnn_backward;
-  for (Design design : {Design::block, Design::cluster})
-    lsnn_backward[lsnn_name(design)] =
-        cycles_or_why(cuda::lsnn_backward_pass(design, device, l, storage), device, l, storage,
-                      activity, &cuda::lsnn_backward_cycles);
+  for (const cuda::LsnnKernel& kernel : cuda::lsnn_backward_kernels)
+    lsnn_backward[kernel.name] = cycles_or_why(kernel.pass(device, l, storage), device, l, storage,
+                                               activity, &cuda::lsnn_backward_cycles);
   const Pass& backward = p.lsnn_backward ? *p.lsnn_backward : p.backward;
   d["backward"] = describe(
-      backward, p.lsnn_backward ? lsnn_name(backward.design) : design_names[(int)backward.design],
+      backward, p.lsnn_backward ? cuda::lsnn_kernel_of(backward).name
+                                : design_names[(int)backward.design],
       lsnn_backward, device, l, storage, activity, &cuda::backward_pass, &cuda::backward_cycles);
   py::dict tiles;
   const std::string why_not = cuda::no_tensor_cores(device, l, storage);

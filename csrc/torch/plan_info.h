@@ -23,7 +23,9 @@ inline constexpr const char* plan_text =
     "options: in the order of _C.options; none: as the environment says.\n"
     "clusters: of 2, 4 and 8 blocks that the device takes at once, as its runtime says; 0: none;\n"
     "-1 or left out: so many as it has SMs for, or as the current device says.\n"
-    "model: of the table of models; a call that asks for traces takes the general kernels.";
+    "model: of the table of models; a call that asks for traces takes the general kernels.\n"
+    "bf16_parts: bfloat16 numbers that may stand for a factor of a product backwards; 3: it is\n"
+    "not rounded.";
 
 inline constexpr const char* costs_text =
     "What the plan's formulas count with: by name a number, its unit, and where it is from; see\n"
@@ -34,6 +36,6 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
               const std::string& dtype, const std::string& weights, bool smooth, double spikes,
               double active, const std::optional<std::string>& device,
               const std::vector<int64_t>& options, const std::vector<int>& clusters,
-              const std::string& model);
+              const std::string& model, int64_t bf16_parts);
 
 }  // namespace lsnn::binding

@@ -8,7 +8,7 @@ import torch
 from .._batching import one_by_one
 from .._torch_internals import keys_after_autograd
 from . import fake, readout
-from .autograd import Outputs, Settings, Tensors, allows_bf16, differentiated
+from .autograd import Outputs, Settings, Tensors, bf16_parts, differentiated
 from .linear import SCARCE_OUTPUTS, linear, mostly_zero, spike_bits
 from .load import (
     _C,
@@ -39,7 +39,7 @@ from .unequal import recurrence
 
 __all__ = [
     "DEVICES", "SCARCE_OUTPUTS", "Constants", "Numbers", "Options", "Outputs", "Settings",
-    "Tensors", "_C", "allows_bf16", "available", "compiled_code_runs", "compiled_models",
+    "Tensors", "_C", "available", "bf16_parts", "compiled_code_runs", "compiled_models",
     "cpu_kernels", "cpu_operators_take", "cuda_fuses", "cuda_knows_bits", "cuda_multiplies_bits",
     "cuda_operators_take", "forced", "forced_options", "has", "leaky_readout", "linear",
     "load_error", "mask", "mostly_zero", "recurrence", "reference_is_chosen", "reused",

@@ -265,10 +265,12 @@ def _parted(each: tuple[Row, ...], tensors: Sequence[Any],
     return Tensors(*tensors[:n]), Rows(each, tuple(tensors[n:]), kept)
 
 
-def allows_bf16() -> bool:
-    """Whether products may round to bfloat16: torch's own switch for its matrix products in float32
-    says so."""
-    return not torch.compiler.is_compiling() and torch.get_float32_matmul_precision() == "medium"
+def bf16_parts() -> int:
+    """How many bfloat16 numbers may stand for a factor of a product, by torch's own switch for its
+    matrix products in float32: three are all of it."""
+    if torch.compiler.is_compiling():
+        return 3
+    return {"medium": 1, "high": 2}.get(torch.get_float32_matmul_precision(), 3)
 
 
 def _recorded(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
@@ -314,7 +316,7 @@ def differentiated(given: Any) -> tuple[Any, ...] | None:
     if not has("outputs", named.outputs, "saved") or has("outputs", named.outputs, "bits"):
         return None
     every = (1 << len(COEFFICIENTS)) - 1 if given.coefficients.requires_grad else 0
-    named = named._replace(coefficient_gradients=every, allow_bf16=int(allows_bf16()))
+    named = named._replace(coefficient_gradients=every, bf16_parts=bf16_parts())
     w_rec, delay = (*given.recurrence, None, None)[:2]
     w_in, bias, x_bits = (*given.projection, None, None, None)[:3]
     w_out, p, b_out = (*given.readout, None, None, None)[:3]
