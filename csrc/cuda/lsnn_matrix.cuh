@@ -108,7 +108,7 @@ template <int parts> struct LsnnMatrixProduct {
 // rest.
 struct LsnnPair {
   const LsnnBackward& job;
-  const LsnnNeuron neuron;
+  const LsnnNeuron& neuron;
   const int length, end;  // end: spikes of earlier steps reach others
   LaneRows<1, false> of_y, of_gz;
   LsnnReplay replayed;
@@ -116,20 +116,18 @@ struct LsnnPair {
   Carry<float> before{};  // what the step read
   float gz = 0.f;         // dL/dz from outside
 
-  // longest: steps of the longest item at hand. An item or a word that is not there has no steps.
-  __device__ __forceinline__ LsnnPair(const LsnnBackward& of, const Group& group, int64_t b,
-                                      int longest, int word, float* a, int items, int item)
+  // steps, longest: of the item, and of the longest one at hand.
+  __device__ __forceinline__ LsnnPair(const LsnnBackward& of, const LsnnNeuron& own,
+                                      const Group& group, int steps, int longest, int word,
+                                      float* a, int items, int item)
       : job(of),
-        neuron(of, b < of.f.layer.B ? b : 0,
-               b < of.f.layer.B ? 32 * word + group.lane() : (int)of.f.layer.N),
-        length(b < of.f.layer.B && word < (int)words(of.f.layer.N)
-                   ? of.p.length(of.f.layer, b)
-                   : 0),
+        neuron(own),
+        length(steps),
         end(length - 1 - of.delay),
         of_y{(const float*)of.f.saved.y + neuron.at(of) + (longest - 2) * of.row, -of.row,
              neuron.is_real},
         of_gz{},
-        replayed{job, neuron, group, word, a, items, item} {
+        replayed{of, own, group, word, a, items, item} {
     const BackwardArgs& f = job.f;
     const int64_t at = neuron.at(job);
     if (f.gz)
@@ -248,7 +246,13 @@ template <int parts> struct LsnnMatrixTile {
                                                            std::integer_sequence<int, of...>) {
     const Layer& l = job.f.layer;
     const int longest = job.p.length(l, first), thread = group.thread, threads = group.threads;
-    LsnnPair pair[] = {LsnnPair(job, group, first + of * columns_of_mma + group.id, longest, word,
+    // An item that is not there, and one without neurons of the warp, has no steps.
+    auto number = [&](int item) { return first + item * columns_of_mma + group.id; };
+    auto is_there = [&](int item) { return number(item) < l.B && word < (int)words(l.N); };
+    const LsnnNeuron neuron[] = {LsnnNeuron(job, is_there(of) ? number(of) : first,
+                                            is_there(of) ? 32 * word + group.lane() : (int)l.N)...};
+    LsnnPair pair[] = {LsnnPair(job, neuron[of], group,
+                                is_there(of) ? job.p.length(l, number(of)) : 0, longest, word,
                                 a + of * steps_of_replay * threads + thread, items, of)...};
     if (!job.f.gz)
 #pragma unroll

@@ -430,6 +430,7 @@ Plan choose(const Device& device, const Layer& l, Storage storage, const Activit
   t.slices = slices(device, t.count(), l.T * l.B);
   if (no_tensor_cores(device, l, storage).empty()) {
     plan.tensor_cores = spike_tiles(device, l.N, l.N, spike_products(l, l.delays[0]));
+    plan.tensor_cores->parts = l.bf16_parts;
     t.slices = 1;
   }
   return plan;

@@ -217,10 +217,11 @@ inline constexpr int items_at_once = 16, loads_at_once = 8;
 struct SpikeTiles {
   int down, across;  // tiles of the matrix
   int slices;
+  int parts = exact_parts;  // bfloat16 numbers that stand for one of the right factor
 
   LSNN_METHOD int64_t count() const { return (int64_t)down * across; }
 };
-inline constexpr int parts_of_float = 3, words_of_warp = 2, warps_down = 2, warps_across = 4;
+inline constexpr int words_of_warp = 2, warps_down = 2, warps_across = 4;
 inline constexpr int warps_of_product = warps_down * warps_across;
 
 // Items of steps [T,B] whose spikes from `delay` + 1 steps before are in the sequence.

@@ -2,7 +2,8 @@
 // items of z_j[t-1-d] times dL/dc_k[t], that of input weights the same with the spikes of inputs: a
 // product of matrices whose left one holds spikes. In bfloat16 a spike is exact, and a float is the
 // sum of three bfloat16 numbers, which are its upper, middle and lower bits; so every product is
-// exact, and only sums round; below about 1e-33 the lower bits are lost. Split-K: a block has a
+// exact, and only sums round; below about 1e-33 the lower bits are lost. Where products may round
+// their factors, one number or two stand for a float, of which the last is rounded. Split-K: a block has a
 // tile of the matrix and a slice of the steps and items, warps share nothing, and there is no
 // barrier. For one delay and float; the steps whose spikes come before the sequence are summed by
 // weight_gradient.cuh.
@@ -30,20 +31,22 @@ LSNN_DEVICE float without_upper_half(float x) {
   return x - __uint_as_float(__float_as_uint(x) & 0xffff0000u);
 }
 
-// What a lane holds of the right factor: a quad of columns of four items, in three parts that add
-// up to it. The last index is that of the instruction: items 0 and 1, 2 and 3.
-struct GradientFragments {
-  uint32_t of[parts_of_float][4][2];
+// What a lane holds of the right factor: a quad of columns of four items, in parts that add up to
+// it. The last index is that of the instruction: items 0 and 1, 2 and 3.
+template <int parts> struct GradientFragments {
+  uint32_t of[parts][4][2];
 
   __device__ __forceinline__ explicit GradientFragments(Quad<float> (&g)[items_of_lane]) {
 #pragma unroll
-    for (int part = 0; part < parts_of_float; part++)
+    for (int part = 0; part < parts; part++)
 #pragma unroll
       for (int q = 0; q < 4; q++)
 #pragma unroll
         for (int pair = 0; pair < 2; pair++) {
           float &first = g[2 * pair][q], &second = g[2 * pair + 1][q];
-          of[part][q][pair] = upper_halves(first, second);
+          const bool is_rounded = parts < exact_parts && part == parts - 1;
+          of[part][q][pair] =
+              is_rounded ? cvt_rn_bf16x2_f32(first, second) : upper_halves(first, second);
           first = without_upper_half(first);
           second = without_upper_half(second);
         }
@@ -60,7 +63,7 @@ LSNN_DEVICE void spike_fragment(const uint32_t (&word)[items_of_lane], int row, 
   }
 }
 
-template <bool whole> __global__ void __launch_bounds__(32 * warps_of_product, 1)
+template <bool whole, int parts> __global__ void __launch_bounds__(32 * warps_of_product, 1)
     spike_product_kernel(SpikeProductJob job) {
   const int N = (int)job.N, W = (int)words(job.M), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int tile = blockIdx.x % (int)job.tiles.count(), slice = blockIdx.x / (int)job.tiles.count();
@@ -91,14 +94,14 @@ template <bool whole> __global__ void __launch_bounds__(32 * warps_of_product, 1
   load(first);
 #pragma unroll 1
   for (int64_t i0 = first; i0 < last; i0 += items_of_mma) {
-    const GradientFragments right(g);
+    const GradientFragments<parts> right(g);
     uint32_t left[2 * words_of_warp][4];
 #pragma unroll
     for (int m = 0; m < 2 * words_of_warp; m++)
       spike_fragment(word[m / 2], m % 2 * 16 + row, left[m]);
     load(i0 + items_of_mma);  // under way while the tensor cores work
 #pragma unroll
-    for (int part = 0; part < parts_of_float; part++)
+    for (int part = 0; part < parts; part++)
 #pragma unroll
       for (int q = 0; q < 4; q++)
 #pragma unroll

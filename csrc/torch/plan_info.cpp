@@ -201,6 +201,7 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
   tiles["rows"] = by_cores ? 32 * cuda::words_of_warp * cuda::warps_down : p.tiles.rows;
   tiles["columns"] = by_cores ? 32 * cuda::warps_across : p.tiles.columns;
   tiles["tiles"] = by_cores ? by_cores->count() : p.tiles.count();
+  tiles["bfloat16 numbers"] = by_cores ? by_cores->parts : 0;  // that stand for a float
   tiles["slices"] = by_cores ? by_cores->slices : p.tiles.slices;
   d["weight gradient"] = tiles;
   return d;
