@@ -64,8 +64,8 @@ template <int parts> struct LsnnMatrixProduct {
   // dc: [across 4,8,4] of a step, as publish() of LsnnMatrixTile leaves it. to: [shares_of_sum,8
   // items,padded_rows]; a warp makes one part of the sums of a tile of rows.
   __device__ __forceinline__ void multiply(const float* dc, float* to) const {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, tile = warp % down,
-              share = warp / down;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, tile = warp / shares_of_sum,
+              share = warp % shares_of_sum;
     float sum[sums][4] = {};
 #pragma unroll 2
     for (int of = across * share / shares_of_sum; of < across * (share + 1) / shares_of_sum; of++) {
@@ -110,28 +110,22 @@ struct LsnnPair {
   const LsnnBackward& job;
   const LsnnNeuron& neuron;
   const int length, end;  // end: spikes of earlier steps reach others
-  LaneRows<1, false> of_y, of_gz;
   LsnnReplay replayed;
   Adjoint<float> d;
   Carry<float> before{};  // what the step read
   float gz = 0.f;         // dL/dz from outside
 
-  // steps, longest: of the item, and of the longest one at hand.
+  // steps: of the item.
   __device__ __forceinline__ LsnnPair(const LsnnBackward& of, const LsnnNeuron& own,
-                                      const Group& group, int steps, int longest, int word,
-                                      float* a, int items, int item)
+                                      const Group& group, int steps, int word, float* a, int items,
+                                      int item)
       : job(of),
         neuron(own),
         length(steps),
         end(length - 1 - of.delay),
-        of_y{(const float*)of.f.saved.y + neuron.at(of) + (longest - 2) * of.row, -of.row,
-             neuron.is_real},
-        of_gz{},
         replayed{of, own, group, word, a, items, item} {
     const BackwardArgs& f = job.f;
     const int64_t at = neuron.at(job);
-    if (f.gz)
-      of_gz = {outside_z_at(job, neuron.cell, longest - 1), -f.gz_stride_t, neuron.is_real};
     d = {neuron.load(f.glast.v, at), neuron.load(f.glast.a, at), neuron.load(f.glast.i, at),
          length > 0 ? last_z(length - 1) : 0.f};
   }
@@ -139,39 +133,35 @@ struct LsnnPair {
   __device__ __forceinline__ float last_z(int t) const {
     return neuron.load(job.f.glast.z, neuron.at(job) + (length - 1 - t) * job.row);
   }
-  // Begins the copies of what step t reads, into a stage [2,threads].
-  __device__ __forceinline__ void copy(float* to, int threads, int t) {
-    of_y.copy(to, t > 0 && t < length);
-    of_gz.copy(to + threads, t >= 0 && t < length);
-  }
   // dL/dc of step t; 0 behind the item's end, and where no neuron is.
   __device__ __forceinline__ float current(int t) const {
-    if (t >= length || !neuron.is_real) return 0.f;
-    const float dc = current_adjoint(neuron.k, d.v, d.i);
-    ((float*)job.f.gx)[neuron.at(job) + t * job.row] = dc;
-    return dc;
+    return works(t) ? current_adjoint(neuron.k, d.v, d.i) : 0.f;
   }
-  // record: such a stage.
+  __device__ __forceinline__ bool works(int t) const { return neuron.is_real && t < length; }
+  // record: [2,threads] of step t. Behind the item's end all that follows are any numbers: what
+  // stands under no condition is done for all items of a lane at a time.
   __device__ __forceinline__ void read(int t, const float* record, int threads) {
-    if (t >= length) return;
-    if (t == length - 1) [[unlikely]]
-      replayed.begin(length);
     before = replayed.read_by(t, record[0]);
     gz = record[threads];
-    if ((unsigned)t % steps_of_replay == 0 && t > 0) [[unlikely]] {
-      if (t % (int)segment == 0) replayed.replay_segment(t);
-      replayed.replay_to(t - 1);
-    }
+  }
+  __device__ __forceinline__ void replay_before(int t) {
+    if (t >= length) return;
+    if (t % (int)segment == 0) replayed.replay_segment(t);
+    replayed.replay_to(t - 1);
   }
   // carried: what (1) carries back to the spikes of step t, where they reach a step.
   __device__ __forceinline__ void step(int t, float carried) {
-    if (t >= length) return;
-    d.z = d.z + (t >= end ? 0.f : carried) + gz;
+    Adjoint<float> next = d;
+    next.z = d.z + (t >= end ? 0.f : carried) + gz;
     Coefs<float> g{};
-    step_adjoint(neuron.spec, neuron.k, before, 0.f, 0.f, 0.f, d, g, [&](float, float) {
+    step_adjoint(neuron.spec, neuron.k, before, 0.f, 0.f, 0.f, next, g, [&](float, float) {
       return slope_of_step(neuron.spec, neuron.k, before);
     });
-    if (t > end && t > 0) [[unlikely]]
+    const bool works = t < length;
+    d = {works ? next.v : d.v, works ? next.a : d.a, works ? next.i : d.i, works ? next.z : d.z};
+  }
+  __device__ __forceinline__ void add_last_z(int t) {
+    if (t > end && t > 0 && t < length) [[unlikely]]
       d.z = d.z + last_z(t - 1);
   }
   __device__ __forceinline__ void store_first_state() const {
@@ -184,6 +174,23 @@ struct LsnnPair {
   __device__ __forceinline__ void store_first_z(int t, float carried) const {
     neuron.store(job.f.gfirst.z, neuron.at(job) + (-1 - t) * job.row,
                  (t == -1 ? d.z : 0.f) + (t >= end ? last_z(t) : carried));
+  }
+};
+
+// Where a lane's numbers lie of a row [B,N] of steps that follow each other backwards.
+struct LsnnColumn {
+  float* at;             // of the first item
+  int64_t step, of_item;  // bytes to the step before, and from item to item
+
+  __device__ __forceinline__ LsnnColumn(const void* first, int64_t stride_t, int64_t stride_b)
+      : at((float*)first),
+        step(-4 * stride_t),
+        of_item(4 * columns_of_mma * stride_b) {}
+  __device__ __forceinline__ float* of(int item) const {
+    return reinterpret_cast<float*>(reinterpret_cast<char*>(at) + item * of_item);
+  }
+  __device__ __forceinline__ void advance() {
+    at = reinterpret_cast<float*>(reinterpret_cast<char*>(at) + step);
   }
 };
 
@@ -252,18 +259,31 @@ template <int parts> struct LsnnMatrixTile {
     const LsnnNeuron neuron[] = {LsnnNeuron(job, is_there(of) ? number(of) : first,
                                             is_there(of) ? 32 * word + group.lane() : (int)l.N)...};
     LsnnPair pair[] = {LsnnPair(job, neuron[of], group,
-                                is_there(of) ? job.p.length(l, number(of)) : 0, longest, word,
+                                is_there(of) ? job.p.length(l, number(of)) : 0, word,
                                 a + of * steps_of_replay * threads + thread, items, of)...};
     if (!job.f.gz)
 #pragma unroll
       for (unsigned i = 0; i < stages_of_record * items; i++)
         record[(2 * i + 1) * threads + thread] = 0.f;
+    const BackwardArgs& f = job.f;
+    const int64_t last = neuron[0].at(job) + (longest - 1) * job.row;
+    LsnnColumn gx((float*)f.gx + last, job.row, l.N),
+        of_y((const float*)f.saved.y + last - job.row, job.row, l.N),
+        of_gz(f.gz ? outside_z_at(job, neuron[0].cell, longest - 1) : nullptr, f.gz_stride_t,
+              f.gz_stride_b);
     int next = longest - 1;  // the step whose record is not on its way yet
     auto copy = [&](float* to) {
 #pragma unroll
-      for (int item = 0; item < items; item++)
-        pair[item].copy(to + 2 * item * threads, threads, next);
+      for (int item = 0; item < items; item++) {
+        const bool works = next >= 0 && pair[item].works(next);
+        float* own = to + 2 * item * threads;
+        if (works && next > 0) cp_async_shared_global<4>(own, of_y.of(item), Where::current());
+        if (works && f.gz)
+          cp_async_shared_global<4>(own + threads, of_gz.of(item), Where::current());
+      }
       next--;
+      of_y.advance();
+      of_gz.advance();
     };
     StageRing<stages_of_record> stages(record + thread, 2 * items * threads, copy);
 #pragma unroll 1
@@ -272,14 +292,27 @@ template <int parts> struct LsnnMatrixTile {
 #pragma unroll
       for (int item = 0; item < items; item++) x[item] = pair[item].current(t);
       publish(rows, x);
+#pragma unroll
+      for (int item = 0; item < items; item++)
+        if (pair[item].works(t)) *gx.of(item) = x[item];
+      gx.advance();
       const float* stage = stages.wait();
 #pragma unroll
       for (int item = 0; item < items; item++)
+        if (t == pair[item].length - 1) [[unlikely]]
+          pair[item].replayed.begin(t + 1);
+#pragma unroll
+      for (int item = 0; item < items; item++)
         pair[item].read(t, stage + 2 * item * threads, threads);
+      if ((unsigned)t % steps_of_replay == 0 && t > 0) [[unlikely]]
+#pragma unroll
+        for (int item = 0; item < items; item++) pair[item].replay_before(t);
       stages.advance(copy);
       const float* found = multiply();
 #pragma unroll
       for (int item = 0; item < items; item++) pair[item].step(t, carried(found, item));
+#pragma unroll
+      for (int item = 0; item < items; item++) pair[item].add_last_z(t);
       written = slot_before(written);
       rows.end_step();
     }
