@@ -182,6 +182,43 @@ def test_bad_input(options: dict[str, Any], message: str) -> None:
         plan(**{"T": 10, "B": 2, "N": 20, "device": "h100", **options})
 
 
+@pytest.mark.parametrize(("bf16_parts", "items"), [(2, 8), (1, 16)])
+def test_matrices_where_products_may_round(bf16_parts: int, items: int) -> None:
+    """As many items go through the steps together as shared memory holds: a factor is one bfloat16
+    number, or two; and the weight gradient has the same."""
+    sizes: dict[str, Any] = {"T": 1000, "B": 256, "N": 512, "device": "h100",
+                             "bf16_parts": bf16_parts}
+    chosen = plan(**sizes)
+    launch, cycles = chosen["backward"], chosen["backward"]["considered"]
+    assert (launch["design"], launch["kernels"]) == ("cluster", "lsnn")
+    assert launch["items of a block"] == items and launch["threads of an item"] == 64
+    assert launch["blocks of a cluster"] == 8 and launch["blocks"] == 128
+    assert launch["shared memory"] <= 227 << 10
+    assert cycles["lsnn, matrices"] < cycles["lsnn, cluster"] < cycles["cluster"]
+    assert f"{int(cycles['lsnn, matrices'])} before " in launch["why"]
+    assert chosen["weight gradient"]["bfloat16 numbers"] == bf16_parts
+    assert plan(**sizes | {"B": 0})["backward"]["blocks"] == 0
+    exact = plan(**sizes | {"bf16_parts": 3})
+    assert exact["weight gradient"]["bfloat16 numbers"] == 3
+    assert exact["backward"]["considered"]["lsnn, matrices"] == (
+        "its products round to bfloat16, which nobody has allowed")
+    for changed, why in [({"device": "a100"}, "the GPU has no clusters"),
+                         ({"kernels": "general"}, "the general kernels were asked for"),
+                         ({"N": 513}, "its warps own 512 neurons at most"),
+                         ({"N": 20}, "a cluster shares out whole words"),
+                         ({"delays": [40]}, "a block needs "),
+                         ({"clusters": [0, 0, 0]}, "the GPU has no room for a cluster of 8")]:
+        assert plan(**sizes | changed)["backward"]["considered"]["lsnn, matrices"].startswith(why)
+    # Where a block holds the weights, rows of active neurons cost less.
+    small = plan(**sizes | {"N": 220})["backward"]
+    assert small["design"] == "block" and small["kernels"] == "lsnn"
+    asked = plan(**sizes | {"N": 220}, kernels="matrices")["backward"]
+    assert asked["items of a block"] == items
+    assert asked["considered"]["lsnn"] == "matrices were asked for"
+    with pytest.raises(ValueError, match="bf16_parts: expected 1, 2 or 3, got 4"):
+        plan(**sizes | {"bf16_parts": 4})
+
+
 def test_the_plan_says_why() -> None:
     chosen = plan(1000, 256, 512, device="h100")
     for direction in ("forward", "backward"):

@@ -20,9 +20,10 @@ QUICK = ("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0", "-DCMAKE_CUD
 DRY_LIMIT = 3600.0  # seconds of a step of a dry run, whose builds may have one processor
 ROWS, PRIMITIVES = f"{WORK}/rows.jsonl", f"{WORK}/primitives.csv"
 DESIGNS = ("block", "gather", "step", "cluster")
-# the kernels of the paper's network in the C++ tests: in one block, and in a cluster
-LSNN, LSNN_CLUSTER = "lsnn", "lsnn_cluster"
-ROUTES = (*DESIGNS, LSNN, LSNN_CLUSTER)
+# the kernels of the paper's network in the C++ tests: in one block; in a cluster, there also by
+# matrices in torch's precisions "high" and "medium"
+LSNN, IN_CLUSTER = "lsnn", ("lsnn_cluster", "lsnn_high", "lsnn_medium")
+ROUTES = (*DESIGNS, LSNN, *IN_CLUSTER)
 # racecheck is the last and is only noted: it knows nothing of words that carry their own proof of
 # arrival, and may take a reader that waits for one, or for stores from other blocks, for a race.
 SANITIZERS = ("memcheck", "synccheck", "racecheck")
@@ -58,8 +59,8 @@ def designs(card: Card) -> list[str]:
 
 def routes(card: Card) -> list[str]:
     """Those, and the kernels of the paper's network, as the C++ tests name them."""
-    clusters = "cluster" in designs(card)
-    return designs(card) + [LSNN] * (card.capability >= (8, 0)) + [LSNN_CLUSTER] * clusters
+    of_lsnn = [LSNN] * (card.capability >= (8, 0))
+    return designs(card) + of_lsnn + list(IN_CLUSTER if "cluster" in designs(card) else ())
 
 
 def stages(card: Card, tool: Callable[[str], str | None] = find_tool, dry: bool = False,

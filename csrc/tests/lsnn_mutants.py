@@ -8,6 +8,9 @@ LSNN_GROUPS = "lsnn T=17 B=9 N=220"  # several items to a block, of several warp
 LSNN_CLUSTER, LSNN_CLUSTER_DELAYED = (
     f"lsnn_cluster {case}" for case in ("T=20 B=5 N=129 n_ref=2", "T=6 B=33 N=33"))
 LSNN_IDLE_RANK = "lsnn_cluster T=20 B=5 N=257"  # and a warp without neurons
+# By matrices: a factor of two bfloat16 numbers, and two items of a lane.
+HIGH, MEDIUM = "lsnn_high T=20 B=5 N=129 n_ref=2", "lsnn_medium T=20 B=9 N=40 n_ref=1"
+HIGH_DELAYED, HIGH_UNEQUAL = "lsnn_high T=60 B=3 N=34", "lsnn_high T=40 B=9 N=70"
 LSNN_RANDOM = "lsnn T=20 B=5 N=220 n_ref=2"  # the same, in a random order
 
 
@@ -20,6 +23,11 @@ def of_lsnn(name: str, old: str, new: str, runs: tuple[str, ...], check: Check =
 def of_lsnn_backward(name: str, old: str, new: str, run: str = LSNN, check: Check = PLAIN,
                      file: str = "lsnn_backward.cuh") -> Mutant:
     return of_lsnn(f"backward: {name}", old, new, (run,), check, file)
+
+
+def of_matrix(name: str, old: str, new: str, run: str = HIGH, check: Check = PLAIN,
+              file: str = "lsnn_matrix.cuh") -> Mutant:
+    return of_lsnn_backward(f"matrices: {name}", old, new, run, check, file)
 
 
 def of_lsnn_replay(name: str, old: str, new: str, run: str = LSNN) -> Mutant:
@@ -138,6 +146,56 @@ LSNN_MUTANTS = [
                      LSNN_CLUSTER_DELAYED),
     Mutant("lsnn: backward, cluster: a slot less", "plan.cpp", "0, 1}, l.D + 2)", "0, 1}, l.D + 1)",
            (LSNN_CLUSTER,)),
+    of_matrix("the lower part of W", "left.of, right[0]);", "left.of, right[part]);"),
+    of_matrix("the lower part of dL/dc", "if (part == 0) mma", "if (part < 0) mma"),
+    of_matrix("both parts are the upper one", "first -= __uint_as_float(pair << 16);", ""),
+    of_matrix("the columns of another lane", "(4 * of + lane % 4)", "(4 * of + lane / 8)"),
+    of_matrix("the rows of another lane", "upper[2 * half + 1]);", "upper[2 * half]);"),
+    of_matrix("the upper rows twice", "take_upper(lower[2 * half], lower",
+              "take_upper(upper[2 * half], lower"),
+    of_matrix("columns of W that are not there", "row < n && column < NP", "row < n", check=ADDRESS),
+    of_matrix("rows of W that are not there", "if (row + 8 < n && column", "if (column",
+              check=ADDRESS),
+    of_matrix("a share of the columns less", "share < shares_of_sum; share++)",
+              "share + 1 < shares_of_sum; share++)"),
+    of_matrix("shares that leave columns out", "of < across * (share + 1) / shares_of_sum",
+              "of < across * share / shares_of_sum + across / shares_of_sum"),
+    of_matrix("sums in one place", "turn ^= 1;", "", check=THREAD),
+    of_matrix("no barrier before sums are read", "turn ^= 1;\n    __syncthreads();", "turn ^= 1;"),
+    of_matrix("dL/dc of another step", "slot_before(slot_before(written)) * slot",
+              "slot_before(written) * slot"),
+    of_matrix("the units of another group", "(quad * columns_of_mma + group.id)",
+              "(quad * columns_of_mma + (group.id ^ 1))"),
+    of_matrix("what pads dL/dc", "shared.dc[i] = 0.f;", ";"),
+    of_matrix("the other blocks are not there yet", "cluster_sync();", "__syncthreads();"),
+    of_matrix("a block without neurons works", "if (word >= (int)words(l.N)) return;", "",
+              "lsnn_high T=20 B=5 N=257"),
+    of_matrix("the weights of the first block", "(int64_t)32 * word * NP", "(int64_t)0 * NP"),
+    of_matrix("the second item of a lane is the first", "first + item * columns_of_mma + group.id",
+              "first + group.id", MEDIUM),
+    of_matrix("the sums of the first item", "item * columns_of_mma + group.id, group.thread",
+              "group.id, group.thread", MEDIUM),
+    of_matrix("the records of both items in one place", "float* own = to + 2 * item * threads;",
+              "float* own = to;", MEDIUM),
+    of_matrix("the adaptation of both items in one place", "a + of * steps_of_replay * threads",
+              "a + 0 * of", MEDIUM),
+    of_matrix("items that are not there", "number(item) < l.B && word", "word", MEDIUM, ADDRESS),
+    of_matrix("gradients behind the item's end", "if (pair[item].works(t)) *gx", "*gx",
+              HIGH_UNEQUAL),
+    of_matrix("an item that has ended works", "const bool works = t < length;\n    d",
+              "const bool works = true;\n    d", HIGH_UNEQUAL),
+    of_matrix("another item's last step", "if (t == pair[item].length - 1)", "if (t == longest - 1)",
+              HIGH_UNEQUAL),
+    of_matrix("spikes that reach no step", "(t >= end ? 0.f : carried)", "carried", HIGH_DELAYED),
+    of_matrix("a gradient of the last state less", "if (t > end && t > 0", "if (t > end + 1 && t > 0",
+              HIGH_DELAYED),
+    of_matrix("past spikes take the slots of steps", "written = begun;", "",
+              "lsnn_high T=6 B=33 N=33"),
+    of_matrix("starts of both items in one place", "(int64_t)blockIdx.x * items + item)",
+              "(int64_t)blockIdx.x * items)", "lsnn_medium T=260 B=9 N=32 n_ref=2", PLAIN,
+              "lsnn_replay.cuh"),
+    Mutant("lsnn: backward, matrices: a slot less", "plan.cpp", "ranks, int(l.D + 2)}",
+           "ranks, int(l.D + 1)}", (HIGH,)),
     of_lsnn_replay("spikes of the step before", "step(window, steps_of_replay + i, s);",
                    "step(window, steps_of_replay + i - 1, s);"),
     of_lsnn_replay("bits of the wrong lane", "row & low) | (other & low) << o",
