@@ -21,15 +21,22 @@ void launch_lsnn(const ForwardJob<float>& general, const Pass& pass, void* strea
                         (float)l.n_ref, l.B * l.N,  l.B * words(l.N)};
   const bool whole = l.N % 4 == 0 && f.x_stride_t % 4 == 0 && f.x_stride_b % 4 == 0 &&
                      on_boundaries(f.x, f.z, f.saved.y);
-  with_constant(pass.shape.threads == 32, [&](auto is_one_warp) {
-    with_constant(whole, [&](auto is_whole) {
-      with_constant(f.saved.y_is_bf16, [&](auto is_bf16) {
-        constexpr int warps = is_one_warp() ? 1 : 2;
-        using Y = std::conditional_t<is_bf16(), bfloat16, float>;
-        launch("forward, lsnn",
-               {pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared, 1, stream},
-               &lsnn_forward_kernel<warps, is_whole(), Y>, job);
-      });
+  with_constant(whole, [&](auto is_whole) {
+    with_constant(f.saved.y_is_bf16, [&](auto is_bf16) {
+      using Y = std::conditional_t<is_bf16(), bfloat16, float>;
+      using Kernel = void (*)(LsnnForward);
+      static constexpr Kernel in_shared[] = {&lsnn_forward_kernel<1, true, is_whole(), Y>,
+                                             &lsnn_forward_kernel<2, true, is_whole(), Y>};
+      static constexpr Kernel in_global[] = {&lsnn_forward_kernel<1, false, is_whole(), Y>,
+                                             &lsnn_forward_kernel<2, false, is_whole(), Y>,
+                                             &lsnn_forward_kernel<3, false, is_whole(), Y>,
+                                             &lsnn_forward_kernel<4, false, is_whole(), Y>};
+      static_assert(std::size(in_shared) == most_warps_lsnn &&
+                    std::size(in_global) == most_warps_lsnn_gather);
+      const int warps = pass.shape.threads / 32;
+      launch("forward, lsnn",
+             {pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared, 1, stream},
+             (pass.design == Design::gather ? in_global : in_shared)[warps - 1], job);
     });
   });
 }

@@ -1,5 +1,5 @@
 // The forward pass of the paper's network in float32, all neurons with one delay: a kernel of its
-// own in the design `block`, for what only that model allows. Its test is of the old membrane, so
+// own in the designs `block` and `gather`, for what only that model allows. Its test is of the old membrane, so
 // that (7) of a step needs nothing of (1): z_t is made and published while the weight rows of
 // z_{t-1-d} are on their way, and one barrier a step orders both. The sums are those of the
 // general kernels in the same order, hence the same bits.
@@ -65,7 +65,8 @@ template <int warps> struct SpikeLists {
 // The sum of (1) over the listed spikes of a slot. What most steps need is under way together: the
 // first rows of all lists. Where a list is shorter a row of -0 takes the place of what is missing,
 // which changes no sum, not even one of -0, so that most steps ask for no number of spikes twice.
-template <int warps> struct RecurrentSum {
+// in_shared: rows are in shared memory, and that of -0 is one of them.
+template <int warps, bool in_shared> struct RecurrentSum {
   static constexpr int at_once = RowBatch<float>::at_once;
   const float* w;  // from the lane's columns on
   int n[warps];
@@ -81,13 +82,18 @@ template <int warps> struct RecurrentSum {
     }
   }
   __device__ __forceinline__ Quad<float> row_at(uint32_t place) const {
-    return quad_at(reinterpret_cast<const float*>(reinterpret_cast<const char*>(w) + place));
+    return constant_quad<in_shared>(
+        reinterpret_cast<const float*>(reinterpret_cast<const char*>(w) + place));
   }
   // none: where the row of -0 begins.
   __device__ __forceinline__ void load(uint32_t none) {
 #pragma unroll
     for (int of = 0; of < warps; of++)
-      batch[of].load(at_once, [&](int i) { return row_at(i < n[of] ? head[of][i] : none); });
+      batch[of].load(at_once, [&](int i) {
+        const bool is_there = i < n[of];
+        if constexpr (in_shared) return row_at(is_there ? head[of][i] : none);
+        else return is_there ? row_at(head[of][i]) : Quad<float>::all(-0.f);
+      });
   }
   __device__ __forceinline__ bool is_long() const {
     bool some = false;
@@ -109,7 +115,7 @@ template <int warps> struct RecurrentSum {
 #pragma unroll 1
       for (int e = at_once; e < n[of]; e += at_once) {
         const Quad<uint32_t> place = quad_at(list + e);
-        RowBatch<float> more;
+        RowBatch<float> more{};
         more.load(n[of] - e, [&](int i) { return row_at(place[i]); });
         more.add_to(sum, n[of] - e);
       }
@@ -171,10 +177,10 @@ struct LsnnNeurons {
 };
 
 // Y: what y is saved as.
-template <int warps, bool whole, class Y> struct LsnnGroup {
+template <int warps, bool in_shared, bool whole, class Y> struct LsnnGroup {
   const LsnnForward& job;
   const Group group;
-  const float* const w;   // [N + 1,NP], -0 in the last row
+  const float* const w;   // [N,NP], in shared memory with one of -0 behind
   float* const current;   // [stages,4 threads]
   uint32_t* const lists;  // [slots,list_words]
 
@@ -209,7 +215,7 @@ template <int warps, bool whole, class Y> struct LsnnGroup {
       const int t1 = length - t0 < segment ? length : t0 + (int)segment;
 #pragma unroll 1
       for (int t = t0; t < t1; t++) {
-        RecurrentSum<warps> sum(rows, spikes);
+        RecurrentSum<warps, in_shared> sum(rows, spikes);
         Quad<float> c = quad_at(x.wait());
         bool fired[4];
         neurons.fire_all(fired);
@@ -245,20 +251,22 @@ template <int warps, bool whole, class Y> struct LsnnGroup {
   }
 };
 
-template <int warps, bool whole, class Y> __global__ void __launch_bounds__(most_threads_lsnn, 1)
-    lsnn_forward_kernel(LsnnForward job) {
+template <int warps, bool in_shared, bool whole, class Y>
+__global__ void __launch_bounds__(most_threads_lsnn, 1) lsnn_forward_kernel(LsnnForward job) {
   if (wrong_kernel<PaperSpec>(job.both, *job.p.flags)) return;
   const Layer& l = job.f.layer;
   const Shape& shape = job.shape;
   const Group group = Group::mine(32 * warps);
   Arena arena(shared_memory());
-  const LsnnShared shared(arena, l, shape);
+  const LsnnShared shared(arena, l, shape, in_shared);
   const int N = (int)l.N, NP = (int)padded(l.N);
-  copy_columns(shared.w, (const float*)job.p.w, N, NP, 0, NP);
-  for (int i = threadIdx.x; i < NP; i += blockDim.x) shared.w[N * NP + i] = -0.f;
-  __syncthreads();
-  const LsnnGroup<warps, whole, Y> forward{
-      job, group, shared.w, shared.current + group.id * stages_of_current * 4 * group.threads,
+  if constexpr (in_shared) {
+    copy_columns(shared.w, (const float*)job.p.w, N, NP, 0, NP);
+    for (int i = threadIdx.x; i < NP; i += blockDim.x) shared.w[N * NP + i] = -0.f;
+    __syncthreads();
+  }
+  const LsnnGroup<warps, in_shared, whole, Y> forward{
+      job, group, in_shared ? shared.w : (const float*)job.p.w, shared.current + group.id * stages_of_current * 4 * group.threads,
       shared.lists + group.id * shape.slots * list_words(warps)};
   const Share share = Share::mine(shape, group);
   for (int64_t b = share.first; b < l.B; b += share.step) forward.item(b);

@@ -135,7 +135,7 @@ Load load(const Device& device, const Layer& l, Storage s, const Pass& p, double
 // The rounds of items in a step by matrices, and of a round the products that a block makes, the
 // bytes that it reads for them, the weights once and dL/dc once for each tile of rows, and those
 // that it is sent.
-struct MatrixStep { double rounds, macs, bytes, sent; };
+struct MatrixStep { double rounds, chain, macs, bytes, sent; };
 MatrixStep matrix_step(const Device& device, const Layer& l, const Pass& p) {
   Arena counted;
   const LsnnMatrixShared shared(counted, l, p.shape);
@@ -144,6 +144,7 @@ MatrixStep matrix_step(const Device& device, const Layer& l, const Pass& p) {
                 rounds = ceiling(l.B, device.teams(p.shape.ranks) * items);
   const double slot = 4.0 * shared.slot;
   return {double(std::max<int64_t>(rounds, 1)),
+          p.shape.parts == 1 ? costs.lsnn_matrix_pairs_step : costs.lsnn_matrix_step,
           double(tiles * of_tile * items * products_of_parts(p.shape.parts)),
           double(tiles) * (2.0 * double(of_tile * p.shape.parts) + slot),
           slot - slot / p.shape.ranks};
@@ -186,20 +187,31 @@ std::string lsnn_refuses(const Device& device, const Layer& l, Storage s, int64_
   if (l.T >= int64_t(1) << 31) return "steps are counted with 32 bits";
   return "";
 }
-template <class Shared> Possible lsnn_sequence(Design design, const Device& device, const Layer& l,
-                                               int ranks, Threads limit, int64_t slots) {
+// more: arguments of Shared behind the shape.
+template <class Shared, class... More>
+Possible lsnn_sequence(Design design, const Device& device, const Layer& l, int ranks,
+                       Threads limit, int64_t slots, More... more) {
   return sequence_pass(design, device, l, ranks, limit, slots, [&](const Shape& shape) {
     Arena counted;
-    Shared(counted, l, shape);
+    Shared(counted, l, shape, more...);
     return counted.used;
   });
 }
+Possible lsnn_forward_pass(Design design, const Device& device, const Layer& l, Storage s) {
+  const bool in_shared = design == Design::block;
+  const std::string refused =
+      lsnn_refuses(device, l, s, 128 * (in_shared ? most_warps_lsnn : most_warps_lsnn_gather));
+  if (!refused.empty()) return impossible(refused);
+  return lsnn_sequence<LsnnShared>(design, device, l, 1, {most_threads_lsnn, 0}, l.D + 1,
+                                   in_shared);
+}
 }  // namespace
 
-Possible lsnn_pass(const Device& device, const Layer& l, Storage s) {
-  const std::string refused = lsnn_refuses(device, l, s, 128 * most_warps_lsnn);
-  if (!refused.empty()) return impossible(refused);
-  return lsnn_sequence<LsnnShared>(Design::block, device, l, 1, {most_threads_lsnn, 0}, l.D + 1);
+Possible lsnn_forward_block_pass(const Device& device, const Layer& l, Storage s) {
+  return lsnn_forward_pass(Design::block, device, l, s);
+}
+Possible lsnn_forward_gather_pass(const Device& device, const Layer& l, Storage s) {
+  return lsnn_forward_pass(Design::gather, device, l, s);
 }
 namespace {
 // The same of those that go backwards. matrices: of which of them it is asked.
@@ -226,14 +238,14 @@ template <class PassOf> Possible lsnn_in_cluster(const Device& device, const Lay
 }
 }  // namespace
 
-Possible lsnn_block_pass(const Device& device, const Layer& l, Storage s) {
+Possible lsnn_backward_block_pass(const Device& device, const Layer& l, Storage s) {
   const std::string refused =
       lsnn_backward_refuses(device, l, s, 32 * most_warps_lsnn_backward, false, false);
   if (!refused.empty()) return impossible(refused);
   return lsnn_sequence<LsnnBackwardShared>(Design::block, device, l, 1,
                                            {most_threads_lsnn_backward, 0, 1}, l.D + 1);
 }
-Possible lsnn_cluster_pass(const Device& device, const Layer& l, Storage s) {
+Possible lsnn_backward_cluster_pass(const Device& device, const Layer& l, Storage s) {
   const std::string refused = lsnn_backward_refuses(
       device, l, s, most_threads_lsnn_cluster * device.most_ranks, true, false);
   if (!refused.empty()) return impossible(refused);
@@ -242,7 +254,7 @@ Possible lsnn_cluster_pass(const Device& device, const Layer& l, Storage s) {
                                              {most_threads_lsnn_cluster, 0, 1}, l.D + 2);
   });
 }
-Possible lsnn_matrix_pass(const Device& device, const Layer& l, Storage s) {
+Possible lsnn_backward_matrix_pass(const Device& device, const Layer& l, Storage s) {
   const std::string refused = lsnn_backward_refuses(
       device, l, s, 32 * most_words_matrix * device.most_ranks, true, true);
   if (!refused.empty()) return impossible(refused);
@@ -302,8 +314,7 @@ double exchange(const Load& at, const Layer& l, const Pass& p) {
 // By matrices; a round that is not full takes as long.
 double matrix_cycles(const MatrixStep& of) {
   const double product = std::max(of.macs / costs.mma_macs, of.bytes / costs.shared_bytes);
-  return of.rounds * (costs.lsnn_matrix_step + product + costs.exchange +
-                      of.sent / costs.cluster_bytes);
+  return of.rounds * (of.chain + product + costs.exchange + of.sent / costs.cluster_bytes);
 }
 double step_cycles(const Device& device, const Layer& l) {
   return costs.two_launches +
@@ -325,7 +336,9 @@ double forward_cycles(const Device& device, const Layer& l, Storage s, const Pas
 double lsnn_cycles(const Device& device, const Layer& l, Storage s, const Pass& p,
                    const Activity& a) {
   const Load at = load(device, l, s, p, a.spikes);
-  return chain(costs.lsnn_step, at, p) + at.bytes / costs.shared_bytes;
+  return p.design == Design::gather
+             ? chain(costs.lsnn_gather_step, at, p) + at.bytes / costs.l2_bytes
+             : chain(costs.lsnn_step, at, p) + at.bytes / costs.shared_bytes;
 }
 double backward_cycles(const Device& device, const Layer& l, Storage s, const Pass& p,
                        const Activity& a) {
@@ -392,24 +405,28 @@ Plan choose(const Device& device, const Layer& l, Storage storage, const Activit
                                   std::to_string(l.S) + " delays: " + p.why);
   plan.forward = f.pass;
   plan.backward = b.pass;
-  auto of_lsnn = [&](const Possible& lsnn, const Pass& general, const auto& own_cycles,
-                     const auto& general_cycles) {
-    const bool is_only = lsnn.pass.shape.parts && l.options.kernels == Kernels::matrices,
-               wins = lsnn.yes && may_take(l, lsnn.pass) &&
-                      (is_only || own_cycles(device, l, storage, lsnn.pass, activity) <
-                                      general_cycles(device, l, storage, general, activity));
-    return wins ? std::optional(lsnn.pass) : std::nullopt;
+  auto wins = [&](const Possible& lsnn, const Pass& general, const auto& own_cycles,
+                  const auto& general_cycles) {
+    if (!lsnn.yes || !may_take(l, lsnn.pass)) return false;
+    if (lsnn.pass.shape.parts && l.options.kernels == Kernels::matrices) return true;
+    return own_cycles(device, l, storage, lsnn.pass, activity) <
+           general_cycles(device, l, storage, general, activity);
   };
-  plan.lsnn = of_lsnn(lsnn_pass(device, l, storage), f.pass, lsnn_cycles, forward_cycles);
-  for (const LsnnKernel& kernel : lsnn_backward_kernels) {
-    const auto lsnn = of_lsnn(kernel.pass(device, l, storage), b.pass, lsnn_backward_cycles,
-                              backward_cycles);
-    auto cycles = [&](const Pass& p) {
-      return lsnn_backward_cycles(device, l, storage, p, activity);
-    };
-    if (lsnn && (!plan.lsnn_backward || cycles(*lsnn) < cycles(*plan.lsnn_backward)))
-      plan.lsnn_backward = lsnn;
-  }
+  // The one of fewest cycles, where it has fewer than the general one.
+  auto best_lsnn = [&](const auto& kernels, const Pass& general, const auto& own_cycles,
+                       const auto& general_cycles) {
+    std::optional<Pass> best;
+    for (const LsnnKernel& kernel : kernels)
+      if (const Possible p = kernel.pass(device, l, storage);
+          wins(p, general, own_cycles, general_cycles) &&
+          (!best || own_cycles(device, l, storage, p.pass, activity) <
+                        own_cycles(device, l, storage, *best, activity)))
+        best = p.pass;
+    return best;
+  };
+  plan.lsnn = best_lsnn(lsnn_forward_kernels, f.pass, lsnn_cycles, forward_cycles);
+  plan.lsnn_backward =
+      best_lsnn(lsnn_backward_kernels, b.pass, lsnn_backward_cycles, backward_cycles);
 
   // The largest tile of whole words that the shared memory holds; slices so that all SMs have one.
   WeightTiles& t = plan.tiles;

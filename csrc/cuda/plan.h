@@ -107,21 +107,25 @@ struct Possible {
   std::string why;
 };
 Possible forward_pass(Design, const Device&, const Layer& l, Storage);
-Possible lsnn_pass(const Device&, const Layer& l, Storage);
 Possible backward_pass(Design, const Device&, const Layer& l, Storage);
-Possible lsnn_block_pass(const Device&, const Layer& l, Storage);
-Possible lsnn_cluster_pass(const Device&, const Layer& l, Storage);
-Possible lsnn_matrix_pass(const Device&, const Layer& l, Storage);
-// The kernels that take the paper's network backwards.
+// The kernels of the paper's network, by the names that _C.plan gives them.
 struct LsnnKernel {
   const char* name;
   Possible (*pass)(const Device&, const Layer& l, Storage);
 };
-inline constexpr LsnnKernel lsnn_backward_kernels[] = {{"lsnn", &lsnn_block_pass},
-                                                       {"lsnn, cluster", &lsnn_cluster_pass},
-                                                       {"lsnn, matrices", &lsnn_matrix_pass}};
-inline const LsnnKernel& lsnn_kernel_of(const Pass& p) {
-  return lsnn_backward_kernels[p.shape.parts ? 2 : p.design == Design::cluster];
+Possible lsnn_forward_block_pass(const Device&, const Layer& l, Storage);
+Possible lsnn_forward_gather_pass(const Device&, const Layer& l, Storage);
+inline constexpr LsnnKernel lsnn_forward_kernels[] = {{"lsnn", &lsnn_forward_block_pass},
+                                                      {"lsnn, gather", &lsnn_forward_gather_pass}};
+Possible lsnn_backward_block_pass(const Device&, const Layer& l, Storage);
+Possible lsnn_backward_cluster_pass(const Device&, const Layer& l, Storage);
+Possible lsnn_backward_matrix_pass(const Device&, const Layer& l, Storage);
+inline constexpr LsnnKernel lsnn_backward_kernels[] = {{"lsnn", &lsnn_backward_block_pass},
+                                                       {"lsnn, cluster", &lsnn_backward_cluster_pass},
+                                                       {"lsnn, matrices", &lsnn_backward_matrix_pass}};
+inline const char* lsnn_kernel_name(const Pass& p) {
+  if (p.design == Design::gather) return lsnn_forward_kernels[1].name;
+  return lsnn_backward_kernels[p.shape.parts ? 2 : p.design == Design::cluster].name;
 }
 
 // The storage with which the formulas below expect the backward pass to be fastest: that of the

@@ -58,19 +58,20 @@ template <class W, class Word> struct ForwardShared {
 
 // Of the kernel in lsnn_forward.cuh.
 inline constexpr int most_threads_lsnn = 256;
-inline constexpr int most_warps_lsnn = 2;  // of a group
+// Of a group: with rows in shared memory, and in global memory.
+inline constexpr int most_warps_lsnn = 2, most_warps_lsnn_gather = 4;
 inline constexpr int stages_of_current = 8;  // steps whose currents are there or on their way
 
 // A slot of spike lists: the places of the rows of a warp's spikes, most of them, then how many.
 constexpr int list_words(int warps) { return warps * 128 + 4; }
 
 struct LsnnShared {
-  float* w;  // [N + 1,NP]
+  float* w;  // [N + 1,NP], or null where rows stay in global memory
   float* current;  // [groups,stages,4 threads]
   uint32_t* lists;  // [groups,slots,list_words]
 
-  LSNN_METHOD LsnnShared(Arena& m, const Layer& l, const Shape& shape) {
-    w = m.take<float>((l.N + 1) * padded(l.N));
+  LSNN_METHOD LsnnShared(Arena& m, const Layer& l, const Shape& shape, bool rows_in_shared) {
+    w = rows_in_shared ? m.take<float>((l.N + 1) * padded(l.N)) : nullptr;
     current = m.take<float>((int64_t)shape.groups * stages_of_current * 4 * shape.threads);
     lists = m.take<uint32_t>((int64_t)shape.groups * shape.slots * list_words(shape.threads / 32));
   }

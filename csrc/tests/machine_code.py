@@ -30,13 +30,19 @@ ARCH = "90"  # whose machine code is read
 # the paper's network, the weight gradient and the projection of bits; they keep everything in
 # registers
 HOT = re.compile(r"\w+<float.*\bPaperSpec\b|(lsnn_\w+|spike_product|linear_forward)_kernel<")
-# A step of the paper's forward kernel, with eight spikes, and of its backward kernel, with twelve
-# active neurons of a warp: cycles at most, by the model of chain.py.
-MOST_CYCLES, MOST_CYCLES_BACKWARD = 650, 1100
+# A step of the paper's forward kernel, with eight spikes, or with 16 whose rows are not in shared
+# memory; and of its backward kernels, with twelve active neurons of a warp, or by matrices, with
+# two of a warp's tiles of W and one item of a lane, or two: cycles at most, by the model of
+# chain.py.
+MOST_CYCLES, MOST_CYCLES_GATHER, MOST_CYCLES_BACKWARD = 650, 1000, 1100
+MOST_CYCLES_MATRICES = {"lsnn_matrix_kernel<2>": 1100, "lsnn_matrix_kernel<1>": 1400}
 # What plan.cpp takes for these steps, and how far it may be from what is counted here: another
 # nvcc makes other code.
 COSTS = (CUDA / "costs.h").read_text()
-COUNTED = {"lsnn_forward_kernel<2, true, float>": "lsnn_step",
+COUNTED = {"lsnn_forward_kernel<2, true, true, float>": "lsnn_step",
+           "lsnn_forward_kernel<4, false, true, float>": "lsnn_gather_step",
+           "lsnn_matrix_kernel<2>": "lsnn_matrix_step",
+           "lsnn_matrix_kernel<1>": "lsnn_matrix_pairs_step",
            "lsnn_backward_kernel<7, LsnnBlockGradients>": "lsnn_backward_step"}
 MOST_OFF = 0.05
 
@@ -213,7 +219,11 @@ def read_lsnn(name: str, kernel: Kernel) -> Iterator[str]:
     if name.startswith("lsnn_backward"):
         yield from read_lsnn_backward(name, kernel)
         return
-    warps, whole = int(name[name.index("<") + 1]), ", true, float>" in name
+    if name.startswith("lsnn_matrix"):
+        yield from read_lsnn_matrix(name, kernel)
+        return
+    warps, in_shared, whole = (int(name[name.index("<") + 1]), ", true, " in name[:-13],
+                               ", true, float>" in name)
     copies = r"LDGSTS\..*128" if whole else "LDGSTS"
     step = next((loop for loop in kernel.loops() if kernel.find("LDGDEPBAR", loop)
                  and len(kernel.find("VOTE", loop)) >= 4), None)
@@ -229,11 +239,13 @@ def read_lsnn(name: str, kernel: Kernel) -> Iterator[str]:
     sums = frozenset(kernel.find("FADD", step))
     path = kernel.shortest(step, [lambda i: i in sums] * (20 + 16 * warps))
     on_path = Counter(kernel.code[i].name for i in path)
-    if on_path["LDS.128"] != 1 + warps + 4 * warps or on_path["STG.E.128"] != 2:
+    rows = on_path["LDS.128"] - 1 - warps if in_shared else on_path["LDG.E.128.CONSTANT"]
+    if rows != 4 * warps or on_path["STG.E.128"] != 2:
         yield (f"{name}: expected a path through a step that loads {4 * warps} rows and stores "
                f"z and y in 16 bytes, found {dict(on_path)}")
         return
-    yield from walk(name, kernel, path, f"{4 * warps} spikes", MOST_CYCLES)
+    yield from walk(name, kernel, path, f"{4 * warps} spikes",
+                    MOST_CYCLES if in_shared else MOST_CYCLES_GATHER)
 
 
 def walk(name: str, kernel: Kernel, path: Sequence[int], given: str, most: int) -> Iterator[str]:
@@ -251,14 +263,15 @@ def walk(name: str, kernel: Kernel, path: Sequence[int], given: str, most: int) 
 
 def read_spike_product(name: str, kernel: Kernel) -> Iterator[str]:
     """The weight gradient: a loop of so many mma as a warp's tile has, for 16 items of steps."""
-    parts, quads, rows = 3, 4, 4  # of a float; of mma beside each other and below each other
+    parts = int(name[name.index(",") + 2])  # of a float
+    quads, rows = 4, 4  # of mma beside each other and below each other
     loop = next((loop for loop in kernel.loops() if kernel.find("HMMA", loop)), None)
     if loop is None or (found := len(kernel.find("HMMA", loop))) != parts * quads * rows:
         yield f"{name}: expected a loop with {parts * quads * rows} HMMA, found {loop and found}"
         return
     if kernel.find("LDL|STL|LDS|STS|BAR"):  # it divides before its loop
         yield f"{name}: expected registers alone, found other memory or a barrier"
-    if "<true>" in name and len(kernel.find(r"LDG\.E\.128", loop)) != quads:
+    if "<true" in name and len(kernel.find(r"LDG\.E\.128", loop)) != quads:
         yield f"{name}: expected {quads} loads of 16 bytes in a round"
     print(f"{name}\n    a round for 16 items of steps, 64 rows and 32 columns: {loop.length} "
           f"instructions, of them {found} of the tensor cores")
@@ -305,6 +318,40 @@ def read_lsnn_backward(name: str, kernel: Kernel) -> Iterator[str]:
         yield f"{name}: expected a path through a step with {3 * quads} wide loads, found {wide}"
         return
     yield from walk(name, kernel, path, "twelve active neurons of a warp", MOST_CYCLES_BACKWARD)
+
+
+def read_lsnn_matrix(name: str, kernel: Kernel) -> Iterator[str]:
+    """The same by matrices: in a step what is sent, a round of a warp's product, a barrier, the
+    adjoint of one item of a lane or two, and a wait for the other blocks."""
+    parts = int(name[name.index("<") + 1])
+    items, mma = (2, 4) if parts == 1 else (1, 6)  # of a lane; of a round of two tiles
+    step = next((loop for loop in kernel.loops() if kernel.find("LDGDEPBAR", loop)
+                 and kernel.find("HMMA", loop)), None)
+    if step is None or len(kernel.find("LDGSTS", step)) != 2 * items:
+        yield f"{name}: expected a loop over steps with {2 * items} copies and matrices"
+        return
+    if kernel.find("CCTL", step):
+        yield f"{name}: empties the first level cache in a step"
+    sent, barriers = (len(kernel.find(what, step)) for what in (r"STAS\.128", "BAR"))
+    if sent != 1 or barriers != 1:
+        yield (f"{name}: expected a step with a store of 16 bytes to other blocks and a barrier, "
+               f"found {sent} and {barriers}")
+        return
+    at = {what: frozenset(kernel.find(what, step))
+          for what in (r"STAS\.128", r"LDS$", "HMMA", "BAR", "SYNCS", "MUFU")}
+
+    def within(what: str) -> Wanted:
+        return lambda i: i in at[what]
+
+    # y, dL/dz and adaptation of each item, then the parts of its sum
+    path = kernel.shortest(step, [
+        within(what) for what in (r"STAS\.128", *[r"LDS$"] * (3 * items), *["HMMA"] * mma, "BAR",
+                                  *[r"LDS$"] * (4 * items), *["MUFU"] * items, "SYNCS")])
+    if not path:
+        yield f"{name}: expected a path through a step that reads and adds up sums"
+        return
+    yield from walk(name, kernel, path, f"{mma} products of tiles of a warp",
+                    MOST_CYCLES_MATRICES[name])
 
 
 def main() -> int:

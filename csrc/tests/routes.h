@@ -22,6 +22,7 @@ inline constexpr Route routes[] = {
     {"cluster", Design::cluster, Kernels::general},
     {"step", Design::step, Kernels::general},
     {"lsnn", Design::block, Kernels::automatic},
+    {"lsnn_gather", Design::gather, Kernels::automatic},
     {"lsnn_cluster", Design::cluster, Kernels::automatic},
     {"lsnn_high", Design::cluster, Kernels::matrices, 2},
     {"lsnn_medium", Design::cluster, Kernels::matrices, 1},

@@ -388,7 +388,7 @@ int run(const char* word) {
     if (i % 5) continue;
     check_no_state<float>(c, shape, i % 2 ? Storage::f32_bf16 : Storage::f32, order, only);
   }
-  if (only && routes[only].is_lsnn() && !*word)
+  if (only && routes[only].is_lsnn() && routes[only].design != Design::gather && !*word)
     check(n_backward_by_lsnn * 2 > n_of[only], "most cases go backwards by the paper's kernel");
   std::printf("test_kernels: %d runs", (int)n_runs);
   for (int d = 1; d < n_routes; d++) std::printf(", %s %d", routes[d].name, (int)n_of[d]);

@@ -19,10 +19,7 @@ using cuda::Pass;
 using cuda::Storage;
 
 // Whether it names one of the kernels of cuda/lsnn_*.cuh.
-bool is_lsnn(const std::string& name) {
-  return std::any_of(std::begin(cuda::lsnn_backward_kernels), std::end(cuda::lsnn_backward_kernels),
-                     [&](const cuda::LsnnKernel& kernel) { return name == kernel.name; });
-}
+bool is_lsnn(const std::string& name) { return name.starts_with("lsnn"); }
 
 struct Named {
   const char* name;
@@ -178,11 +175,12 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
   d["requested"] = requested == Design::automatic ? py::object(py::none())
                                                   : py::str(design_names[(int)requested]);
   py::dict lsnn;
-  lsnn["lsnn"] = cycles_or_why(cuda::lsnn_pass(device, l, storage), device, l,
-                                                 storage, activity, &cuda::lsnn_cycles);
+  for (const cuda::LsnnKernel& kernel : cuda::lsnn_forward_kernels)
+    lsnn[kernel.name] = cycles_or_why(kernel.pass(device, l, storage), device, l, storage,
+                                      activity, &cuda::lsnn_cycles);
   const Pass& forward = p.lsnn ? *p.lsnn : p.forward;
   d["forward"] =
-      describe(forward, p.lsnn ? "lsnn" : design_names[(int)forward.design],
+      describe(forward, p.lsnn ? cuda::lsnn_kernel_name(forward) : design_names[(int)forward.design],
                lsnn, device, l, storage, activity, &cuda::forward_pass, &cuda::forward_cycles);
   py::dict lsnn_backward;
   for (const cuda::LsnnKernel& kernel : cuda::lsnn_backward_kernels)
@@ -190,7 +188,7 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
                                                activity, &cuda::lsnn_backward_cycles);
   const Pass& backward = p.lsnn_backward ? *p.lsnn_backward : p.backward;
   d["backward"] = describe(
-      backward, p.lsnn_backward ? cuda::lsnn_kernel_of(backward).name
+      backward, p.lsnn_backward ? cuda::lsnn_kernel_name(backward)
                                 : design_names[(int)backward.design],
       lsnn_backward, device, l, storage, activity, &cuda::backward_pass, &cuda::backward_cycles);
   py::dict tiles;
