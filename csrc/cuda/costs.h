@@ -11,7 +11,7 @@ namespace lsnn::cuda {
   X(forward_step, 1279, "cycles", "a step but its rows, with a spike list: counted")             \
   X(backward_step, 3083, "cycles", "the same backwards, but its product, with replays: counted") \
   X(lsnn_step, 527, "cycles", "of the paper's forward kernel, with eight rows: counted")         \
-  X(lsnn_gather_step, 757, "cycles", "of that with rows in main memory, 16 of them: counted")    \
+  X(lsnn_gather_step, 775, "cycles", "of that with rows in main memory, 16 of them: counted")    \
   X(lsnn_backward_step, 1000, "cycles", "of its backward kernel, with twelve rows: counted")     \
   X(lsnn_matrix_step, 966, "cycles", "of that by matrices, of one item of a lane: counted")      \
   X(lsnn_matrix_pairs_step, 1271, "cycles", "of two items of a lane: counted")                   \

@@ -58,8 +58,8 @@ void launch_lsnn(const BackwardJob<float>& general, const Pass& pass, float* wor
       &lsnn_backward_kernel<7, LsnnBlockGradients>, &lsnn_backward_kernel<8, LsnnBlockGradients>};
   static_assert(std::size(of_block) == most_warps_lsnn_backward);
   static constexpr Kernel of_cluster[] = {  // by the parts
-      &lsnn_backward_kernel<0, LsnnClusterGradients>, &lsnn_matrix_kernel<1>,
-      &lsnn_matrix_kernel<2>};
+                                          &lsnn_backward_kernel<0, LsnnClusterGradients>,
+                                          &lsnn_matrix_kernel<1>, &lsnn_matrix_kernel<2>};
   const bool in_cluster = pass.design == Design::cluster;
   const Kernel kernel =
       in_cluster ? of_cluster[pass.shape.parts] : of_block[pass.shape.threads / 32 - 1];

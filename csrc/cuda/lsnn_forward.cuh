@@ -1,7 +1,7 @@
 // The forward pass of the paper's network in float32, all neurons with one delay: a kernel of its
-// own in the designs `block` and `gather`, for what only that model allows. Its test is of the old membrane, so
-// that (7) of a step needs nothing of (1): z_t is made and published while the weight rows of
-// z_{t-1-d} are on their way, and one barrier a step orders both. The sums are those of the
+// own in the designs `block` and `gather`, for what only that model allows. Its test is of the old
+// membrane, so that (7) of a step needs nothing of (1): z_t is made and published while the weight
+// rows of z_{t-1-d} are on their way, and one barrier a step orders both. The sums are those of the
 // general kernels in the same order, hence the same bits.
 #pragma once
 #include "lsnn_stream.cuh"
@@ -266,7 +266,8 @@ __global__ void __launch_bounds__(most_threads_lsnn, 1) lsnn_forward_kernel(Lsnn
     __syncthreads();
   }
   const LsnnGroup<warps, in_shared, whole, Y> forward{
-      job, group, in_shared ? shared.w : (const float*)job.p.w, shared.current + group.id * stages_of_current * 4 * group.threads,
+      job, group, in_shared ? shared.w : (const float*)job.p.w,
+      shared.current + group.id * stages_of_current * 4 * group.threads,
       shared.lists + group.id * shape.slots * list_words(warps)};
   const Share share = Share::mine(shape, group);
   for (int64_t b = share.first; b < l.B; b += share.step) forward.item(b);

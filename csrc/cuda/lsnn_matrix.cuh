@@ -113,7 +113,7 @@ struct LsnnPair {
   LsnnReplay replayed;
   Adjoint<float> d;
   Carry<float> before{};  // what the step read
-  float gz = 0.f;         // dL/dz from outside
+  float gz = 0.f;  // dL/dz from outside
 
   // steps: of the item.
   __device__ __forceinline__ LsnnPair(const LsnnBackward& of, const LsnnNeuron& own,
@@ -154,9 +154,8 @@ struct LsnnPair {
     Adjoint<float> next = d;
     next.z = d.z + (t >= end ? 0.f : carried) + gz;
     Coefs<float> g{};
-    step_adjoint(neuron.spec, neuron.k, before, 0.f, 0.f, 0.f, next, g, [&](float, float) {
-      return slope_of_step(neuron.spec, neuron.k, before);
-    });
+    step_adjoint(neuron.spec, neuron.k, before, 0.f, 0.f, 0.f, next, g,
+                 [&](float, float) { return slope_of_step(neuron.spec, neuron.k, before); });
     const bool works = t < length;
     d = {works ? next.v : d.v, works ? next.a : d.a, works ? next.i : d.i, works ? next.z : d.z};
   }
@@ -179,7 +178,7 @@ struct LsnnPair {
 
 // Where a lane's numbers lie of a row [B,N] of steps that follow each other backwards.
 struct LsnnColumn {
-  float* at;             // of the first item
+  float* at;  // of the first item
   int64_t step, of_item;  // bytes to the step before, and from item to item
 
   __device__ __forceinline__ LsnnColumn(const void* first, int64_t stride_t, int64_t stride_b)
@@ -202,13 +201,13 @@ template <int parts> struct LsnnMatrixTile {
   const Group group;
   const int word;  // of the warp's neurons
   const LsnnMatrixProduct<parts> product;
-  float* const dc;      // [slots,slot]
-  const int slot;       // [across 4,8,4]
-  float* const sums;    // [2,shares_of_sum,8 items,padded_rows]
+  float* const dc;  // [slots,slot]
+  const int slot;  // [across 4,8,4]
+  float* const sums;  // [2,shares_of_sum,8 items,padded_rows]
   float* const record;  // [stages_of_record,items,2,threads] of the group
-  float* const a;       // [items,steps_of_replay,threads] of the group
-  int written = 0;      // the slot of this step
-  int turn = 0;         // which of the two sums
+  float* const a;  // [items,steps_of_replay,threads] of the group
+  int written = 0;  // the slot of this step
+  int turn = 0;  // which of the two sums
 
   __device__ __forceinline__ int slot_before(int of) const {
     return (of == 0 ? job.shape.slots : of) - 1;
@@ -349,15 +348,16 @@ template <int parts> __global__ void __launch_bounds__(most_threads_lsnn_cluster
   for (int i = threadIdx.x; i < shape.slots * shared.slot; i += blockDim.x) shared.dc[i] = 0.f;
   cluster_sync();
   if (word >= (int)words(l.N)) return;  // nothing is sent to a block without neurons
-  LsnnMatrixTile<parts> tile{job,
-                             group,
-                             word + group.warp(),
-                             product,
-                             shared.dc,
-                             shared.slot,
-                             shared.sums,
-                             shared.record + group.id * stages_of_record * items * 2 * group.threads,
-                             shared.a + group.id * items * steps_of_replay * group.threads};
+  LsnnMatrixTile<parts> tile{
+      job,
+      group,
+      word + group.warp(),
+      product,
+      shared.dc,
+      shared.slot,
+      shared.sums,
+      shared.record + group.id * stages_of_record * items * 2 * group.threads,
+      shared.a + group.id * items * steps_of_replay * group.threads};
   const int64_t team = blockIdx.x / shape.ranks, teams = gridDim.x / shape.ranks,
                 at_once = items * columns_of_mma;
   for (int64_t b = team * at_once; b < l.B; b += teams * at_once)

@@ -104,7 +104,8 @@ struct LsnnReplay {
   __device__ __forceinline__ Memory memory() const {
     const Layer& l = job.f.layer;
     const float* z = first_z<float>(job.f.first, l, -1, neuron.cell.b);
-    const int64_t b = opaque(neuron.cell.b), number = ((int64_t)blockIdx.x * items + item) * job.shape.groups;
+    const int64_t b = opaque(neuron.cell.b),
+                  number = ((int64_t)blockIdx.x * items + item) * job.shape.groups;
     const unsigned thread = opaque(threadIdx.x);
     return {job.f.saved.bits + b * words(l.N) + word,
             job.row_of_bits,

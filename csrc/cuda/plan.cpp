@@ -255,8 +255,8 @@ Possible lsnn_backward_cluster_pass(const Device& device, const Layer& l, Storag
   });
 }
 Possible lsnn_backward_matrix_pass(const Device& device, const Layer& l, Storage s) {
-  const std::string refused = lsnn_backward_refuses(
-      device, l, s, 32 * most_words_matrix * device.most_ranks, true, true);
+  const std::string refused =
+      lsnn_backward_refuses(device, l, s, 32 * most_words_matrix * device.most_ranks, true, true);
   if (!refused.empty()) return impossible(refused);
   if (l.bf16_parts == exact_parts && l.options.kernels != Kernels::matrices)
     return impossible("its products round to bfloat16, which nobody has allowed");

@@ -120,9 +120,10 @@ inline constexpr LsnnKernel lsnn_forward_kernels[] = {{"lsnn", &lsnn_forward_blo
 Possible lsnn_backward_block_pass(const Device&, const Layer& l, Storage);
 Possible lsnn_backward_cluster_pass(const Device&, const Layer& l, Storage);
 Possible lsnn_backward_matrix_pass(const Device&, const Layer& l, Storage);
-inline constexpr LsnnKernel lsnn_backward_kernels[] = {{"lsnn", &lsnn_backward_block_pass},
-                                                       {"lsnn, cluster", &lsnn_backward_cluster_pass},
-                                                       {"lsnn, matrices", &lsnn_backward_matrix_pass}};
+inline constexpr LsnnKernel lsnn_backward_kernels[] = {
+    {"lsnn", &lsnn_backward_block_pass},
+    {"lsnn, cluster", &lsnn_backward_cluster_pass},
+    {"lsnn, matrices", &lsnn_backward_matrix_pass}};
 inline const char* lsnn_kernel_name(const Pass& p) {
   if (p.design == Design::gather) return lsnn_forward_kernels[1].name;
   return lsnn_backward_kernels[p.shape.parts ? 2 : p.design == Design::cluster].name;

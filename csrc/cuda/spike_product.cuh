@@ -3,10 +3,10 @@
 // product of matrices whose left one holds spikes. In bfloat16 a spike is exact, and a float is the
 // sum of three bfloat16 numbers, which are its upper, middle and lower bits; so every product is
 // exact, and only sums round; below about 1e-33 the lower bits are lost. Where products may round
-// their factors, one number or two stand for a float, of which the last is rounded. Split-K: a block has a
-// tile of the matrix and a slice of the steps and items, warps share nothing, and there is no
-// barrier. For one delay and float; the steps whose spikes come before the sequence are summed by
-// weight_gradient.cuh.
+// their factors, one number or two stand for a float, of which the last is rounded. Split-K: a
+// block has a tile of the matrix and a slice of the steps and items, warps share nothing, and there
+// is no barrier. For one delay and float; the steps whose spikes come before the sequence are
+// summed by weight_gradient.cuh.
 //
 // A mma adds 16 items of steps to 16 rows and 8 columns. Which lane holds what is given by the
 // instruction; which item, row or column a place of it stands for is ours to choose, as long as

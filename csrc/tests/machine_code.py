@@ -222,8 +222,8 @@ def read_lsnn(name: str, kernel: Kernel) -> Iterator[str]:
     if name.startswith("lsnn_matrix"):
         yield from read_lsnn_matrix(name, kernel)
         return
-    warps, in_shared, whole = (int(name[name.index("<") + 1]), ", true, " in name[:-13],
-                               ", true, float>" in name)
+    of = name[name.index("<") + 1:-1].split(", ")
+    warps, in_shared, whole = int(of[0]), of[1] == "true", of[2:] == ["true", "float"]
     copies = r"LDGSTS\..*128" if whole else "LDGSTS"
     step = next((loop for loop in kernel.loops() if kernel.find("LDGDEPBAR", loop)
                  and len(kernel.find("VOTE", loop)) >= 4), None)
@@ -338,7 +338,7 @@ def read_lsnn_matrix(name: str, kernel: Kernel) -> Iterator[str]:
                f"found {sent} and {barriers}")
         return
     at = {what: frozenset(kernel.find(what, step))
-          for what in (r"STAS\.128", r"LDS$", "HMMA", "BAR", "SYNCS", "MUFU")}
+          for what in (r"STAS\.128", r"LDS$", "HMMA", "BAR", "SYNCS")}
 
     def within(what: str) -> Wanted:
         return lambda i: i in at[what]
@@ -346,7 +346,7 @@ def read_lsnn_matrix(name: str, kernel: Kernel) -> Iterator[str]:
     # y, dL/dz and adaptation of each item, then the parts of its sum
     path = kernel.shortest(step, [
         within(what) for what in (r"STAS\.128", *[r"LDS$"] * (3 * items), *["HMMA"] * mma, "BAR",
-                                  *[r"LDS$"] * (4 * items), *["MUFU"] * items, "SYNCS")])
+                                  *[r"LDS$"] * (4 * items), "SYNCS")])
     if not path:
         yield f"{name}: expected a path through a step that reads and adds up sums"
         return

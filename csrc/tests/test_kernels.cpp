@@ -346,8 +346,7 @@ int run(const char* word) {
   const bool is_asked = requested && *requested;
   for (int d = 1; is_asked && d < n_routes; d++)
     if (!std::strcmp(requested, routes[d].name)) only = d;
-  check(!is_asked || only,
-        "LSNN_DESIGN: expected the name of a route, see routes.h");
+  check(!is_asked || only, "LSNN_DESIGN: expected the name of a route, see routes.h");
 
   cuda::Device device;
   try {

@@ -158,7 +158,8 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
   l.delay = delays.size() > 1 ? &no_delay : nullptr;
   l.options = read_options(options);
   if (bf16_parts < 1 || bf16_parts > exact_parts)
-    throw std::invalid_argument("bf16_parts: expected 1, 2 or 3, got " + std::to_string(bf16_parts));
+    throw std::invalid_argument("bf16_parts: expected 1, 2 or 3, got " +
+                                std::to_string(bf16_parts));
   l.bf16_parts = (int)bf16_parts;
   const Design requested = l.options.design;
   const cuda::Plan p = cuda::choose(device, l, storage, activity);
@@ -176,20 +177,20 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
                                                   : py::str(design_names[(int)requested]);
   py::dict lsnn;
   for (const cuda::LsnnKernel& kernel : cuda::lsnn_forward_kernels)
-    lsnn[kernel.name] = cycles_or_why(kernel.pass(device, l, storage), device, l, storage,
-                                      activity, &cuda::lsnn_cycles);
+    lsnn[kernel.name] = cycles_or_why(kernel.pass(device, l, storage), device, l, storage, activity,
+                                      &cuda::lsnn_cycles);
   const Pass& forward = p.lsnn ? *p.lsnn : p.forward;
-  d["forward"] =
-      describe(forward, p.lsnn ? cuda::lsnn_kernel_name(forward) : design_names[(int)forward.design],
-               lsnn, device, l, storage, activity, &cuda::forward_pass, &cuda::forward_cycles);
+  d["forward"] = describe(
+      forward, p.lsnn ? cuda::lsnn_kernel_name(forward) : design_names[(int)forward.design], lsnn,
+      device, l, storage, activity, &cuda::forward_pass, &cuda::forward_cycles);
   py::dict lsnn_backward;
   for (const cuda::LsnnKernel& kernel : cuda::lsnn_backward_kernels)
     lsnn_backward[kernel.name] = cycles_or_why(kernel.pass(device, l, storage), device, l, storage,
                                                activity, &cuda::lsnn_backward_cycles);
   const Pass& backward = p.lsnn_backward ? *p.lsnn_backward : p.backward;
   d["backward"] = describe(
-      backward, p.lsnn_backward ? cuda::lsnn_kernel_name(backward)
-                                : design_names[(int)backward.design],
+      backward,
+      p.lsnn_backward ? cuda::lsnn_kernel_name(backward) : design_names[(int)backward.design],
       lsnn_backward, device, l, storage, activity, &cuda::backward_pass, &cuda::backward_cycles);
   py::dict tiles;
   const std::string why_not = cuda::no_tensor_cores(device, l, storage);
