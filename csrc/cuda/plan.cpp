@@ -6,12 +6,9 @@
 #include <stdexcept>
 
 #include "../spec.h"
-#include "costs.h"
 
 namespace lsnn::cuda {
 namespace {
-
-int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Of steps and items, with so many tiles of a weight gradient.
 int slices(const Device& device, int64_t tiles, int64_t items) {
@@ -121,33 +118,6 @@ Possible any_pass(Design design, const Device& device, const Layer& l, Storage s
   return last.why.empty()
              ? impossible("a cluster shares out whole words of 32 neurons, two at least")
              : last;
-}
-
-// The rows that one SM reads in a step, in bytes, and how many items it works on.
-struct Load { double items, bytes; };
-Load load(const Device& device, const Layer& l, Storage s, const Pass& p, double share) {
-  const double items = double(l.B) / std::max(device.teams(p.shape.ranks), 1),
-               at_hand = std::max(items, 1.0);
-  const double row = double(padded(l.N)) * double(bytes_of_weight(s)) / p.shape.ranks;
-  return {at_hand, at_hand * double(l.S) * share * double(l.N) * row};
-}
-
-// The rounds of items in a step by matrices, and of a round the products that a block makes, the
-// bytes that it reads for them, the weights once and dL/dc once for each tile of rows, and those
-// that it is sent.
-struct MatrixStep { double rounds, chain, macs, bytes, sent; };
-MatrixStep matrix_step(const Device& device, const Layer& l, const Pass& p) {
-  Arena counted;
-  const LsnnMatrixShared shared(counted, l, p.shape);
-  const int64_t items = items_of_block(p.shape), tiles = shared.rows / side_of_tile,
-                of_tile = tiles_across(l.N) * side_of_tile * side_of_tile,
-                rounds = ceiling(l.B, device.teams(p.shape.ranks) * items);
-  const double slot = 4.0 * shared.slot;
-  return {double(std::max<int64_t>(rounds, 1)),
-          p.shape.parts == 1 ? costs.lsnn_matrix_pairs_step : costs.lsnn_matrix_step,
-          double(tiles * of_tile * items * products_of_parts(p.shape.parts)),
-          double(tiles) * (2.0 * double(of_tile * p.shape.parts) + slot),
-          slot - slot / p.shape.ranks};
 }
 
 template <class Cycles> Design fastest(const Device& device, const Layer& l, Storage s,
@@ -297,67 +267,6 @@ Possible backward_pass(Design design, const Device& device, const Layer& l, Stor
   return any_pass(design, device, l, s, {most_threads_backward(design != Design::gather), 256},
                   backward_slots(design, l),
                   [&](const Shape& shape) { return backward_shared(l, s, shape, design); });
-}
-
-namespace {
-// Of a step but its rows. Items of a round hide each other's waiting; rounds follow each other.
-double chain(double step, const Load& at, const Pass& p) {
-  return step * std::ceil(at.items / p.shape.groups);
-}
-// Of dL/dc between the blocks of a cluster: a block receives that of its items from the others.
-double exchange(const Load& at, const Layer& l, const Pass& p) {
-  const double all = at.items * double(l.N * bytes_of_number(Storage::f32));
-  return p.design == Design::cluster && l.S
-             ? costs.exchange + (all - all / p.shape.ranks) / costs.cluster_bytes
-             : 0;
-}
-// By matrices; a round that is not full takes as long.
-double matrix_cycles(const MatrixStep& of) {
-  const double product = std::max(of.macs / costs.mma_macs, of.bytes / costs.shared_bytes);
-  return of.rounds * (of.chain + product + costs.exchange + of.sent / costs.cluster_bytes);
-}
-double step_cycles(const Device& device, const Layer& l) {
-  return costs.two_launches +
-         double(l.B * l.S) * double(l.N * l.N) / (costs.product_macs * device.sms);
-}
-}  // namespace
-
-double forward_cycles(const Device& device, const Layer& l, Storage s, const Pass& p,
-                      const Activity& a) {
-  const Load at = load(device, l, s, p, a.spikes);
-  const double steps = chain(costs.forward_step, at, p);
-  switch (p.design) {
-    case Design::block: return steps + at.bytes / costs.shared_bytes;
-    case Design::gather: return steps + at.bytes / costs.l2_bytes;
-    case Design::cluster: return steps + costs.exchange + at.bytes / costs.shared_bytes;
-    default: return step_cycles(device, l);
-  }
-}
-double lsnn_cycles(const Device& device, const Layer& l, Storage s, const Pass& p,
-                   const Activity& a) {
-  const Load at = load(device, l, s, p, a.spikes);
-  return p.design == Design::gather
-             ? chain(costs.lsnn_gather_step, at, p) + at.bytes / costs.l2_bytes
-             : chain(costs.lsnn_step, at, p) + at.bytes / costs.shared_bytes;
-}
-double backward_cycles(const Device& device, const Layer& l, Storage s, const Pass& p,
-                       const Activity& a) {
-  const Load at = load(device, l, s, p, a.active);
-  const double steps = chain(costs.backward_step, at, p);
-  switch (p.design) {
-    case Design::block: return steps + at.bytes / costs.shared_bytes;
-    case Design::gather: return steps + at.bytes / costs.l2_bytes;
-    case Design::cluster: return steps + exchange(at, l, p) + at.bytes / costs.shared_bytes;
-    default: return step_cycles(device, l);
-  }
-}
-
-double lsnn_backward_cycles(const Device& device, const Layer& l, Storage s, const Pass& p,
-                            const Activity& a) {
-  if (p.shape.parts) return matrix_cycles(matrix_step(device, l, p));
-  const Load at = load(device, l, s, p, a.active);
-  return chain(costs.lsnn_backward_step, at, p) + at.bytes / costs.shared_bytes +
-         exchange(at, l, p);
 }
 
 // Whether the layer's options leave room for it.

@@ -7,6 +7,8 @@
 
 namespace lsnn::cuda {
 
+inline int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 struct Device {
   int capability;         // compute capability: 90 is 9.0; of the code if it is for an older one
   int sms;         // SMs

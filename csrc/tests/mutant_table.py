@@ -175,7 +175,7 @@ MUTANTS = [
     of_rows("nobody waits", "while (!mbarrier_try_wait_parity(mbarrier(), number / 2 % 2, where)) "
             "poll_again(polls);", ""),
     of_rows("a wait for another phase", "number / 2 % 2, where)", "number % 2, where)"),
-    of_rows("fewer bytes than come", "(unsigned)(NP * 4 * items)", "(unsigned)(NP * 4 * items - 16)"),
+    of_rows("fewer bytes than come", "(NP * 4 * items)", "(NP * 4 * items - 16)"),
     of_rows("nothing for the last rank", "r < ranks; r", "r < ranks - 1; r"),
     # -------------------------------------------------------------------- sums, marks, flags, state
     Mutant("weight gradient: added twice", "weight_gradient.cuh", "sum[j * tiles.columns] += g",

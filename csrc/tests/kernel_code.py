@@ -1,0 +1,228 @@
+"""What is expected of the machine code of the hot CUDA kernels, a part of machine_code.py. Each
+function says what is wrong with a kernel, and prints what was counted."""
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from chain import cycles
+from sass import Kernel, Loop, Wanted
+
+CUDA = Path(__file__).resolve().parents[1] / "cuda"
+# A step of the paper's forward kernel, with eight spikes, or with 16 whose rows are not in shared
+# memory; and of its backward kernels, with twelve active neurons of a warp, or by matrices, with
+# two of a warp's tiles of W and one item of a lane, or two: cycles at most, by the model of
+# chain.py.
+MOST_CYCLES, MOST_CYCLES_GATHER, MOST_CYCLES_BACKWARD = 650, 1000, 1100
+MOST_CYCLES_MATRICES = {"lsnn_matrix_kernel<2>": 1100, "lsnn_matrix_kernel<1>": 1400}
+# What the formulas of cycles.cpp take for these steps, and how far it may be from what is counted
+# here: another nvcc makes other code.
+COSTS = (CUDA / "costs.h").read_text()
+COUNTED = {"lsnn_forward_kernel<2, true, true, float>": "lsnn_step",
+           "lsnn_forward_kernel<4, false, true, float>": "lsnn_gather_step",
+           "lsnn_matrix_kernel<2>": "lsnn_matrix_step",
+           "lsnn_matrix_kernel<1>": "lsnn_matrix_pairs_step",
+           "lsnn_backward_kernel<7, LsnnBlockGradients>": "lsnn_backward_step"}
+MOST_OFF = 0.05
+
+
+def read(name: str, kernel: Kernel) -> Iterator[str]:
+    """What is wrong with the code of a hot kernel; prints what was counted. Of each kernel a few
+    features are known: four weights are loaded at once, from shared memory or as constants, for
+    several rows in one loop; a step of the forward pass makes a word of spikes by three
+    shuffles."""
+    backward = name.startswith("backward")
+    if kernel.find("LDL|STL"):
+        yield f"{name}: uses local memory"
+    if kernel.find("CALL") and not backward:  # backwards it divides
+        yield f"{name}: calls a function"
+    for what in ("LDG", "STG"):
+        if not kernel.find(rf"{what}\.E\.128"):
+            yield f"{name}: expected {what} of 16 bytes, for numbers of four neurons"
+
+    width = "64" if "bfloat16" in name else "128"
+    row = rf"LDS\.{width}" if name.endswith("true>") else rf"LDG\.E\.{width}\.CONSTANT"
+    at_once = 8 if backward else 4
+    rows = next((loop for loop in kernel.loops() if len(kernel.find(row, loop)) >= at_once), None)
+    if rows is None:
+        yield f"{name}: expected a loop with {at_once} times {row}, for the weight rows"
+        return
+    wide, sums, barriers = (len(kernel.find(what, rows)) for what in (row, "FADD|FFMA", "BAR"))
+    per_row = sums / 4 / at_once  # quads of a row that a round adds
+    print(f"{name}\n    {len(kernel.code)} instructions; a round for {at_once} rows: "
+          f"{rows.length}, of them {wide} wide loads and {sums} sums; for a row's quad "
+          f"{rows.length / at_once / per_row:.1f}")
+    if barriers:
+        yield f"{name}: a barrier in the loop over weight rows"
+    if not backward:
+        yield from read_step(name, kernel, rows)
+
+
+def read_step(name: str, kernel: Kernel, rows: Loop) -> Iterator[str]:
+    """The loop over the steps of a forward kernel."""
+    def within(pattern: str) -> Wanted:
+        places = set(kernel.find(pattern, step))
+        return lambda i: i in places
+
+    enclosing = (loop for loop in kernel.loops() if loop.first < rows.first
+                 and loop.last > rows.last)
+    step = next((loop for loop in enclosing if len(kernel.find(r"SHFL\.BFLY", loop)) == 3), None)
+    if step is None or not kernel.find(r"STS\.U16", step):
+        yield f"{name}: expected a loop over steps that lists neurons"
+        return
+    barrier = ["BAR"] if "BlockSpikes" in name else []
+    if len(kernel.find("BAR", step)) != len(barrier):
+        yield (
+            f"{name}: expected {len(barrier)} barriers in a step, found "
+            f"{len(kernel.find('BAR', step))}"
+        )
+    on_the_way = ["POPC", *[r"STG\.E\.128"] * 2, *[r"SHFL\.BFLY"] * 3, *barrier]
+    silent = kernel.shortest(step, [within(what) for what in on_the_way])
+    listing = [i for i in kernel.find(r"POPC|STS\.U16", step) if i < rows.first]
+    words = len(kernel.find(r"STS\.U16", Loop(listing[0], listing[-1])))
+    memory, floats = (len([i for i in silent if re.match(kind, kernel.code[i].name)])
+                      for kind in ("LD|ST", "F(ADD|MUL|FMA|SETP|SEL)"))
+    print(f"    a step without spikes has {len(silent)} at least, of them {memory} of memory, "
+          f"{floats} of floats, some {listing[-1] - listing[0] + 1} for {words} words of spikes")
+
+
+def read_lsnn(name: str, kernel: Kernel) -> Iterator[str]:
+    """The kernels of the paper's network: a step is one loop around the loops over further rows."""
+    if kernel.find("LDL|STL|CALL"):
+        yield f"{name}: uses local memory or calls a function"
+    if name.startswith("lsnn_backward"):
+        yield from read_lsnn_backward(name, kernel)
+        return
+    if name.startswith("lsnn_matrix"):
+        yield from read_lsnn_matrix(name, kernel)
+        return
+    of = name[name.index("<") + 1:-1].split(", ")
+    warps, in_shared, whole = int(of[0]), of[1] == "true", of[2:] == ["true", "float"]
+    copies = r"LDGSTS\..*128" if whole else "LDGSTS"
+    step = next((loop for loop in kernel.loops() if kernel.find("LDGDEPBAR", loop)
+                 and len(kernel.find("VOTE", loop)) >= 4), None)
+    if step is None or not kernel.find(copies, step):
+        yield f"{name}: expected a loop over steps with {copies}"
+        return
+    if (found := len(kernel.find("BAR", step))) != (warps > 1):
+        yield f"{name}: expected {int(warps > 1)} barriers in a step, found {found}"
+    if not whole:
+        return
+    # Of a step that has as many spikes as are added at once: 20 sums of the neurons themselves,
+    # and those of the rows.
+    sums = frozenset(kernel.find("FADD", step))
+    path = kernel.shortest(step, [lambda i: i in sums] * (20 + 16 * warps))
+    on_path = Counter(kernel.code[i].name for i in path)
+    rows = on_path["LDS.128"] - 1 - warps if in_shared else on_path["LDG.E.128.CONSTANT"]
+    if rows != 4 * warps or on_path["STG.E.128"] != 2:
+        yield (f"{name}: expected a path through a step that loads {4 * warps} rows and stores "
+               f"z and y in 16 bytes, found {dict(on_path)}")
+        return
+    yield from walk(name, kernel, path, f"{4 * warps} spikes",
+                    MOST_CYCLES if in_shared else MOST_CYCLES_GATHER)
+
+
+def walk(name: str, kernel: Kernel, path: Sequence[int], given: str, most: int) -> Iterator[str]:
+    """The cycles of a path through a step with what is given."""
+    taken = cycles(kernel, path)
+    print(f"{name}\n    {len(kernel.code)} instructions; a step with {given} has {len(path)}: "
+          f"{taken} cycles by the model of chain.py, nothing measured")
+    if taken > most:
+        yield f"{name}: {taken} cycles a step by the model, {most} at most"
+    if cost := COUNTED.get(name):
+        told = re.search(rf"X\({cost}, (\d+),", COSTS)
+        if not told or abs(int(told[1]) - taken) > MOST_OFF * taken:
+            yield f"costs.h: expected {cost} near {taken}, found {told and told[1]}"
+
+
+def read_spike_product(name: str, kernel: Kernel) -> Iterator[str]:
+    """The weight gradient: a loop of so many mma as a warp's tile has, for 16 items of steps."""
+    parts = int(name[name.index(",") + 2])  # of a float
+    quads, rows = 4, 4  # of mma beside each other and below each other
+    loop = next((loop for loop in kernel.loops() if kernel.find("HMMA", loop)), None)
+    if loop is None or (found := len(kernel.find("HMMA", loop))) != parts * quads * rows:
+        yield f"{name}: expected a loop with {parts * quads * rows} HMMA, found {loop and found}"
+        return
+    if kernel.find("LDL|STL|LDS|STS|BAR"):  # it divides before its loop
+        yield f"{name}: expected registers alone, found other memory or a barrier"
+    if "<true" in name and len(kernel.find(r"LDG\.E\.128", loop)) != quads:
+        yield f"{name}: expected {quads} loads of 16 bytes in a round"
+    print(f"{name}\n    a round for 16 items of steps, 64 rows and 32 columns: {loop.length} "
+          f"instructions, of them {found} of the tensor cores")
+
+
+def read_linear(name: str, kernel: Kernel) -> Iterator[str]:
+    """The projection of bits: the loop over the inputs of a word that are 1, two at a time."""
+    quads = int(name[name.index("<") + 1])
+    loop = next((loop for loop in kernel.loops() if kernel.find("FADD", loop)), None)
+    wide = loop and len(kernel.find(r"LDG\.E\.128\.CONSTANT", loop))
+    if loop is None or wide != 2 * quads:
+        yield f"{name}: expected a loop with {2 * quads} loads of 16 bytes, found {wide}"
+        return
+    if kernel.find("LDL|STL"):
+        yield f"{name}: expected registers alone, found local memory"
+    print(f"{name}\n    two inputs that are 1 are {loop.length} instructions")
+
+
+def read_lsnn_backward(name: str, kernel: Kernel) -> Iterator[str]:
+    """Its backward kernel: the loop over the steps, with what a step copies for later ones."""
+    quads = int(name[name.index("<") + 1])
+    step = next((loop for loop in kernel.loops() if kernel.find("LDGDEPBAR", loop)), None)
+    if step is None or len(kernel.find("LDGSTS", step)) != 2:
+        yield f"{name}: expected a loop over steps with two copies"
+        return
+    in_cluster = "LsnnClusterGradients" in name
+    if (found := len(kernel.find("BAR", step))) != (not in_cluster):
+        yield f"{name}: expected {int(not in_cluster)} barriers in a step, found {found}"
+    if in_cluster:
+        sent, waits = (len(kernel.find(what, step)) for what in (r"STAS\.128", "SYNCS"))
+        wide = len(kernel.find(r"LDS\.128", step))
+        if kernel.find("CCTL", step):
+            yield f"{name}: empties the first level cache in a step"
+        if sent != 1 or waits < 2 or not wide:
+            yield (f"{name}: expected a step with a store of 16 bytes to other blocks, two or more "
+                   f"uses of a barrier in memory, and wide loads, found {sent}, {waits}, {wide}")
+        return
+    # Of a step in which a warp has more than eight active neurons, and twelve at most: the columns
+    # of its rows.
+    sums, votes = (frozenset(kernel.find(what, step)) for what in ("FFMA", "VOTE"))
+    path = kernel.shortest(step, [lambda i: i in sums] * (12 * quads) + [lambda i: i in votes])
+    wide = Counter(kernel.code[i].name for i in path)["LDS.128"]
+    if wide < 3 * quads:
+        yield f"{name}: expected a path through a step with {3 * quads} wide loads, found {wide}"
+        return
+    yield from walk(name, kernel, path, "twelve active neurons of a warp", MOST_CYCLES_BACKWARD)
+
+
+def read_lsnn_matrix(name: str, kernel: Kernel) -> Iterator[str]:
+    """The same by matrices: in a step what is sent, a round of a warp's product, a barrier, the
+    adjoint of one item of a lane or two, and a wait for the other blocks."""
+    parts = int(name[name.index("<") + 1])
+    items, mma = (2, 4) if parts == 1 else (1, 6)  # of a lane; of a round of two tiles
+    step = next((loop for loop in kernel.loops() if kernel.find("LDGDEPBAR", loop)
+                 and kernel.find("HMMA", loop)), None)
+    if step is None or len(kernel.find("LDGSTS", step)) != 2 * items:
+        yield f"{name}: expected a loop over steps with {2 * items} copies and matrices"
+        return
+    if kernel.find("CCTL", step):
+        yield f"{name}: empties the first level cache in a step"
+    sent, barriers = (len(kernel.find(what, step)) for what in (r"STAS\.128", "BAR"))
+    if sent != 1 or barriers != 1:
+        yield (f"{name}: expected a step with a store of 16 bytes to other blocks and a barrier, "
+               f"found {sent} and {barriers}")
+        return
+    at = {what: frozenset(kernel.find(what, step))
+          for what in (r"STAS\.128", r"LDS$", "HMMA", "BAR", "SYNCS")}
+
+    def within(what: str) -> Wanted:
+        return lambda i: i in at[what]
+
+    # y, dL/dz and adaptation of each item, then the parts of its sum
+    path = kernel.shortest(step, [
+        within(what) for what in (r"STAS\.128", *[r"LDS$"] * (3 * items), *["HMMA"] * mma, "BAR",
+                                  *[r"LDS$"] * (4 * items), "SYNCS")])
+    if not path:
+        yield f"{name}: expected a path through a step that reads and adds up sums"
+        return
+    yield from walk(name, kernel, path, f"{mma} products of tiles of a warp",
+                    MOST_CYCLES_MATRICES[name])
