@@ -66,7 +66,8 @@ def test_the_paper_s_kernel_runs_where_it_can() -> None:
     assert chosen["kernels"] == "lsnn" and chosen["threads of an item"] == 64
     assert cycles["lsnn"] < cycles["block"]
     assert chosen["why"].startswith(f"fewest cycles a step by the formulas, {int(cycles['lsnn'])} "
-                                    f"before block with {int(cycles['block'])}")
+                                    f"before lsnn, gather with {int(cycles['lsnn, gather'])}, "
+                                    f"block with {int(cycles['block'])}")
     assert chosen["shared memory"] <= 227 << 10
     assert plan(**sizes, delays=[4])["forward"]["kernels"] == "lsnn"
     asked = plan(**sizes, design="block")["forward"]
@@ -83,11 +84,29 @@ def test_the_paper_s_kernel_runs_where_it_can() -> None:
         ({"N": 240}, "a block needs "),
     ]:
         launch = plan(**sizes | changed)["forward"]
-        assert launch["kernels"] == "general" and launch["considered"]["lsnn"].startswith(why)
+        in_gather = changed.keys() == {"N"}  # rows in main memory take more neurons
+        assert launch["kernels"] == ("lsnn" if in_gather else "general")
+        assert launch["design"] == "gather" or not in_gather
+        assert launch["considered"]["lsnn"].startswith(why)
     for design in ("gather", "cluster", "step"):
-        assert plan(**sizes, design=design)["forward"]["kernels"] == "general"
+        asked = plan(**sizes, design=design)["forward"]
+        assert asked["kernels"] == ("lsnn" if design == "gather" else "general")
     with pytest.raises(ValueError, match="model: expected a name of the table of models, got 'a'"):
         plan(**sizes, model="a")
+
+
+def test_the_paper_s_kernel_with_rows_in_main_memory() -> None:
+    """Forwards, where no block holds them: a warp for 128 neurons."""
+    for N, threads in ((256, 64), (300, 96), (512, 128)):
+        launch = plan(1000, 256, N, device="h100")["forward"]
+        cycles = launch["considered"]
+        assert (launch["design"], launch["kernels"]) == ("gather", "lsnn")
+        assert launch["threads of an item"] == threads and launch["items of a block"] == 2
+        assert cycles["lsnn, gather"] < cycles["gather"]
+        assert f"{int(cycles['lsnn, gather'])} before " in launch["why"]
+    assert plan(1000, 256, 300, device="a100")["forward"]["kernels"] == "lsnn"
+    why = plan(1000, 256, 513, device="a100")["forward"]["considered"]["lsnn, gather"]
+    assert why == "its warps own 512 neurons at most"
 
 
 @pytest.mark.parametrize(("options", "why"), [
@@ -141,7 +160,7 @@ def test_the_paper_s_kernel_runs_backwards_in_a_cluster() -> None:
 def test_choice_follows_size_and_activity() -> None:
     # forwards in two rounds, which cost more than rows from the second level cache
     assert designs(1000, 256, 512, device="h100") == ("gather", "cluster")
-    assert designs(1000, 128, 512, device="h100")[0] == "cluster"
+    assert designs(1000, 128, 512, device="h100", kernels="general")[0] == "cluster"
     assert designs(1000, 128, 1024, device="h100") == ("gather", "step")
     assert designs(1000, 256, 512, device="a100") == ("gather", "step")  # no clusters there
     assert designs(1000, 128, 2048, device="h100", spikes=0.5)[0] == "step"

@@ -20,10 +20,10 @@ QUICK = ("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0", "-DCMAKE_CUD
 DRY_LIMIT = 3600.0  # seconds of a step of a dry run, whose builds may have one processor
 ROWS, PRIMITIVES = f"{WORK}/rows.jsonl", f"{WORK}/primitives.csv"
 DESIGNS = ("block", "gather", "step", "cluster")
-# the kernels of the paper's network in the C++ tests: in one block; in a cluster, there also by
-# matrices in torch's precisions "high" and "medium"
-LSNN, IN_CLUSTER = "lsnn", ("lsnn_cluster", "lsnn_high", "lsnn_medium")
-ROUTES = (*DESIGNS, LSNN, *IN_CLUSTER)
+# the kernels of the paper's network in the C++ tests: in one block, its rows in shared or in main
+# memory; in a cluster, there also by matrices in torch's precisions "high" and "medium"
+LSNN, IN_CLUSTER = ("lsnn", "lsnn_gather"), ("lsnn_cluster", "lsnn_high", "lsnn_medium")
+ROUTES = (*DESIGNS, *LSNN, *IN_CLUSTER)
 # racecheck is the last and is only noted: it knows nothing of words that carry their own proof of
 # arrival, and may take a reader that waits for one, or for stores from other blocks, for a race.
 SANITIZERS = ("memcheck", "synccheck", "racecheck")
@@ -59,8 +59,9 @@ def designs(card: Card) -> list[str]:
 
 def routes(card: Card) -> list[str]:
     """Those, and the kernels of the paper's network, as the C++ tests name them."""
-    of_lsnn = [LSNN] * (card.capability >= (8, 0))
-    return designs(card) + of_lsnn + list(IN_CLUSTER if "cluster" in designs(card) else ())
+    of_lsnn = LSNN if card.capability >= (8, 0) else ()
+    in_cluster = IN_CLUSTER if "cluster" in designs(card) else ()
+    return [*designs(card), *of_lsnn, *in_cluster]
 
 
 def stages(card: Card, tool: Callable[[str], str | None] = find_tool, dry: bool = False,

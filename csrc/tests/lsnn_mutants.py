@@ -11,6 +11,7 @@ LSNN_IDLE_RANK = "lsnn_cluster T=20 B=5 N=257"  # and a warp without neurons
 # By matrices: a factor of two bfloat16 numbers, and two items of a lane.
 HIGH, MEDIUM = "lsnn_high T=20 B=5 N=129 n_ref=2", "lsnn_medium T=20 B=9 N=40 n_ref=1"
 HIGH_DELAYED, HIGH_UNEQUAL = "lsnn_high T=60 B=3 N=34", "lsnn_high T=40 B=9 N=70"
+LSNN_GATHER = "lsnn_gather T=20 B=5 N=257"  # an item of three warps
 LSNN_RANDOM = "lsnn T=20 B=5 N=220 n_ref=2"  # the same, in a random order
 
 
@@ -65,6 +66,12 @@ LSNN_MUTANTS = [
     of_lsnn("the neuron's own place in the list", "& lower);", "& (2 * lower + 1));", (LSNN,)),
     of_lsnn("the spikes of the last neuron are not counted", "= n[4];", "= n[3];", (LSNN,)),
     of_lsnn("something where no row is", "= -0.f;", "= 1.f;", (LSNN,)),
+    of_lsnn("gather: something where no row is", "Quad<float>::all(-0.f);",
+            "Quad<float>::all(1.f);", (LSNN_GATHER,)),
+    of_lsnn("gather: a row for each of the first places", "is_there ? row_at(head[of][i]) : Quad",
+            "true ? row_at(head[of][i]) : Quad", (LSNN_GATHER,)),
+    of_lsnn("gather: rows in shared memory", "in_shared ? shared.w : (const",
+            "true ? shared.w : (const", (LSNN_GATHER,), ADDRESS),
     of_lsnn("rows that are listed, one after the other, but the last", "e < n[of]; e +=",
             "e + 1 < n[of]; e +=", (LSNN,)),
     of_lsnn("lanes without neurons fire", "if (!cell.live) k.k[c]", "if (cell.n < 0) k.k[c]",
