@@ -24,7 +24,7 @@ from bench.gpu import card as cards
 from bench.gpu import layers, suite
 from bench.gpu.__main__ import main
 from bench.gpu.card import Card, find_tool
-from bench.gpu.layers import GENERAL, Bench, Entry, Group, Row, groups
+from bench.gpu.layers import GENERAL, PRECISIONS, Bench, Entry, Group, Row, groups
 from bench.gpu.steps import Outcome, Processes, Step, last_line, run_stages
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -283,7 +283,8 @@ def said() -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     bench = Bench(torch.device("cpu"), time.monotonic() + 10_000, found.append, TINY, _quiet)
     for group in groups(("block",)):
-        if group.yardstick in TINY and group.kind in ("layers", "designs", "rates"):
+        if group.yardstick in TINY and group.kind in (
+                "layers", "designs", "precisions", "rates"):
             bench.run(replace(group, seconds=0.01))
     bench.run(Group("layers", "P256", (Entry(OURS), Entry("no such layer")), 0.01, 0))
     bench.run(Group("loops", "P256", (Entry(OURS),), 0.01, math.inf))
@@ -300,7 +301,8 @@ def test_rows_of_the_benchmark(said: list[dict[str, Any]]) -> None:
                                                                                         True, 1)
     assert {(OURS, "float32"), ("nn.LSTM", "float32"), ("nn.RNN", "float32")} <= {
         (row.contestant, row.dtype.split()[0]) for row in rows if row.group == "layers"}
-    assert {row.group for row in rows} == {"layers", "designs", "rates"}
+    assert {row.group for row in rows} == {"layers", "designs", "precisions", "rates"}
+    assert {row.design for row in rows if row.group == "precisions"} == {"", *PRECISIONS}
     assert [row.design for row in rows if row.group == "designs"][:3] == ["", GENERAL, "block"]
     for row in rows:
         assert 0 < row.min_ms <= row.median_ms and row.repeats >= 3 and math.isnan(row.peak_mib)

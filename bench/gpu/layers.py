@@ -11,8 +11,8 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ YARDSTICKS = {"P256": Shape(784, 256, 80, 220), "M256": Shape(1000, 256, 128, 51
 RATES = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 FEWEST, MOST = 3, 15  # rounds
 GENERAL = "general"  # beside the designs: no kernels for one model, and no tensor cores
+PRECISIONS = "high", "medium"  # of torch's products in float32, in the place of a design
 NAN = float("nan")
 
 
@@ -60,7 +61,7 @@ class Row(Result):
     """A line of the table of a card."""
 
     group: str = ""
-    design: str = ""  # forced on ours, or GENERAL; '': what it chose itself
+    design: str = ""  # forced on ours, GENERAL or one of PRECISIONS; '': what it chose itself
     plan: str = ""  # what that was
     dtype: str = ""
     sm_mhz: float = NAN  # clock and power in the middle of the run
@@ -111,10 +112,12 @@ def groups(designs: tuple[str, ...] = DESIGNS) -> list[Group]:
                 for dtype in ("float32", "float16")))
     rates = (ours, *(Entry(OURS, rate=rate) for rate in RATES if rate != BASE_RATE))
     by_design = (ours, *(Entry(OURS, design=design) for design in (GENERAL, *designs)))
+    rounded = (ours, *(Entry(OURS, design=name) for name in PRECISIONS))
     return [
         *(Group("layers", name, layers, 10, 6) for name in names),
         Group("loops", names[0], (ours, Entry(GRAPHED), Entry(EAGER)), 8, 12),
         *(Group("designs", name, by_design, 6, 5) for name in names),
+        *(Group("precisions", name, rounded, 4, 4) for name in names),
         *(Group("rates", name, rates, 6, 6) for name in names),
         Group("compiled", names[0], (ours, Entry(COMPILED)), 6, 60),
         *(Group("loops", name, (ours, Entry(GRAPHED), Entry(EAGER)), 8, 15) for name in names[1:]),
@@ -123,13 +126,25 @@ def groups(designs: tuple[str, ...] = DESIGNS) -> list[Group]:
 
 
 def forced(design: str) -> AbstractContextManager[Any]:
-    """Our kernels take this design, or the general ones, while this lasts; '': as the library
-    chooses."""
+    """Our kernels take this design, or the general ones, or products may round as torch's precision
+    of that name lets them, while this lasts; '': as the library chooses."""
     if not _ops.available:
         return nullcontext()
     if design == GENERAL:
         return _ops.forced(kernels=GENERAL)
+    if design in PRECISIONS:
+        return _rounding(design)
     return _ops.forced(design=design or "automatic")
+
+
+@contextmanager
+def _rounding(precision: str) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 class _Forced(Contestant):
@@ -151,7 +166,8 @@ def plan(T: int, B: int, N: int) -> str:
     """What the library says it will run for a shape, in one line without commas; '' where it does
     not say."""
     try:
-        said = _ops._C.plan(T, B, N, options=list(_ops.forced_options()))
+        said = _ops._C.plan(T, B, N, options=list(_ops.forced_options()),
+                            bf16_parts=_ops.bf16_parts())
     except Exception:  # a build without CUDA kernels: the rows are worth having without this
         return ""
     return "; ".join(f"{key} {value}" for key, value in said.items()).replace(",", ";")[:160]
