@@ -43,8 +43,9 @@ TARGET_RATE = 0.02
 TRACE, NEAR = 0.95, 0.2  # PPO's: lambda of the advantages, and how far a ratio may be from 1
 # The gap of a network's training is an action longer every so many iterations until it has so many
 # ms, which it has from the beginning with --inhibition; after that whenever goals after the first
-# took less time without it (ms), and shorter where they took more.
-EASY_ITERATIONS, EASY_GAP, LEARNED, LOST = 10, 100.0, 80.0, 95.0
+# took less time without it (ms), and shorter where they took more; with an inhibition they may take
+# some ms longer, which membranes take to come back.
+EASY_ITERATIONS, EASY_GAP, LEARNED, LOST, COMING_BACK = 10, 100.0, 75.0, 90.0, 5.0
 GOALS = 10  # as many are timed
 GAPS = (0, 1 / 3, 0.5, 1, 1.5, 2)  # darkness in the test, in parts of --gap; training has the last
 QUICK = {"places": 4, "ms": 2000, "gamma": 0.98, "batch": 32, "lr": 2e-3, "clip": 0.5, "reg": 5.0,
@@ -142,7 +143,7 @@ class Episodes(NamedTuple):
     reward: Tensor  # (D, B)
     value: Tensor  # (D, B) what it was worth, by the network
     log_probability: Tensor  # (D, B) of the action
-    dark_rate: Tensor  # (D, B) spikes per ms in the dark, nan elsewhere
+    dark_rate: Tensor  # (D, B) spikes per ms in the dark after its first action, nan elsewhere
     at: Tensor  # (D, B, 2) where the agent was
     goal: Tensor  # (B, 2)
 
@@ -154,12 +155,15 @@ def play(net: Policy, options: argparse.Namespace, B: int, gap: float,
     arena = Arena(B, random, options.places, options.hold, gap)
     state: LSNNState | None = None
     kept: list[tuple[Tensor, ...]] = []
+    was_dark = torch.zeros(B, dtype=torch.bool)
     for _ in range(options.ms // options.hold):
         seen = arena.observe()
         shown = functional.poisson(rates(seen, bool(options.inhibition))[None], options.hold,
                                    generator=random).numbers()
         y, state, fired = net(shown, state, return_rates=True)
-        dark_rate = fired.mean((0, 2)).where(seen[:, 0] == 0, torch.nan)
+        is_dark = seen[:, 0] == 0
+        dark_rate = fired.mean((0, 2)).where(is_dark & was_dark, torch.nan)
+        was_dark = is_dark
         mean, value = y[-1, :, :2], y[-1, :, 2]
         action = mean + net.log_std.exp() * torch.randn(B, 2, generator=random)
         at = arena.at
@@ -197,6 +201,8 @@ class Run(Pair):
 
     def __init__(self, options: argparse.Namespace) -> None:
         super().__init__(options, network)
+
+        self.coming_back = COMING_BACK if options.inhibition else 0.0
 
     def bar(self, mean: Values) -> str:
         """Goals and rate."""
@@ -253,9 +259,9 @@ class Run(Pair):
         took, gap = (self.history[-1][self.column(name, value)] for value in ("later", "gap"))
         if gap < EASY_GAP:
             gap += hold * (len(self.history) % EASY_ITERATIONS == 0)
-        elif took < LEARNED:
+        elif took < LEARNED + self.coming_back:
             gap += hold
-        elif took > LOST and gap - hold >= EASY_GAP:
+        elif took > LOST + self.coming_back and gap - hold >= EASY_GAP:
             gap -= hold
         return min(longest, gap)
 
@@ -263,7 +269,8 @@ class Run(Pair):
         """Keeps the weights that bridged the longest darkness: a policy may forget it again. took:
         ms to goals after the first."""
         best = self.carried.setdefault("best", {})
-        if gap >= max(EASY_GAP, best.get(name, {}).get("gap", 0)) and took < LEARNED:
+        if gap >= max(EASY_GAP, best.get(name, {}).get("gap", 0)) and (
+                took < LEARNED + self.coming_back):
             best[name] = {"gap": gap, "iteration": len(self.history),
                           "weights": weights_of(self.nets[name])}
 
@@ -351,7 +358,7 @@ def finish(run: Run, results: Path, drawing: Path) -> None:
         print(f"  {name:5s}" + ", ".join(f"{ms:.0f}" for ms in row["ms"])
               + f" ({row['goals']:.1f})")
     if run.options.gap:
-        print("spikes per second of a neuron in the dark: "
+        print("spikes per second of a neuron in the dark, after its first action: "
               + ", ".join(f"{name} {row['dark_hz']:.1f}" for name, row in found.items()))
         print("ms to all goals but the first, by the ms of darkness after each")
         for name, row in found.items():
