@@ -11,6 +11,7 @@ LSNN_IDLE_RANK = "lsnn_cluster T=20 B=5 N=257"  # and a warp without neurons
 # By matrices: a factor of two bfloat16 numbers, and two items of a lane.
 HIGH, MEDIUM = "lsnn_high T=20 B=5 N=129 n_ref=2", "lsnn_medium T=20 B=9 N=40 n_ref=1"
 HIGH_DELAYED, HIGH_UNEQUAL = "lsnn_high T=60 B=3 N=34", "lsnn_high T=40 B=9 N=70"
+HIGH_ROUNDS = "lsnn_high T=6 B=33 N=33"  # several rounds of items, and a delay
 LSNN_GATHER = "lsnn_gather T=20 B=5 N=257"  # an item of three warps
 LSNN_RANDOM = "lsnn T=20 B=5 N=220 n_ref=2"  # the same, in a random order
 
@@ -162,8 +163,6 @@ LSNN_MUTANTS = [
               "take_upper(upper[2 * half], lower"),
     of_matrix("columns of W that are not there", "row < n && column < NP", "row < n",
               check=ADDRESS),
-    of_matrix("rows of W that are not there", "if (row + 8 < n && column", "if (column",
-              check=ADDRESS),
     of_matrix("a share of the columns less", "share < shares_of_sum; share++)",
               "share + 1 < shares_of_sum; share++)"),
     of_matrix("shares that leave columns out", "of < across * (share + 1) / shares_of_sum",
@@ -194,11 +193,11 @@ LSNN_MUTANTS = [
               "const bool works = true;\n    d", HIGH_UNEQUAL),
     of_matrix("another item's last step", "if (t == pair[item].length - 1)",
               "if (t == longest - 1)", HIGH_UNEQUAL),
-    of_matrix("spikes that reach no step", "(t >= end ? 0.f : carried)", "carried", HIGH_DELAYED),
+    of_matrix("spikes that reach no step", "(t >= end ? 0.f : carried)", "carried",
+              HIGH_ROUNDS),
     of_matrix("a gradient of the last state less", "if (t > end && t > 0",
               "if (t > end + 1 && t > 0", HIGH_DELAYED),
-    of_matrix("past spikes take the slots of steps", "written = begun;", "",
-              "lsnn_high T=6 B=33 N=33"),
+    of_matrix("past spikes take the slots of steps", "written = begun;", "", HIGH_ROUNDS),
     of_matrix("starts of both items in one place", "(int64_t)blockIdx.x * items + item)",
               "(int64_t)blockIdx.x * items)", MEDIUM, PLAIN, "lsnn_replay.cuh"),
     Mutant("lsnn: backward, matrices: a slot less", "plan.cpp", "ranks, int(l.D + 2)}",
