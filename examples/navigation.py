@@ -9,7 +9,7 @@ the milliseconds to their n-th goal.
 
     python examples/navigation.py              four places, three minutes: both networks learn it
     python examples/navigation.py --gap 200    darkness after each goal, which memory has to
-                                               outlast; 15 minutes a network
+                                               outlast; 12 minutes a network
     python examples/navigation.py --gap 300 --inhibition 10
                                                the same, and all neurons are silent in the dark
     python examples/navigation.py --paper      a goal anywhere, 20 % of the synapses; hours
@@ -41,16 +41,15 @@ CENTRES = torch.linspace(-1.1, 1.1, PER_VALUE)
 INPUTS = 2 * PER_VALUE + 4 * PER_FLAG
 TARGET_RATE = 0.02
 TRACE, NEAR = 0.95, 0.2  # PPO's: lambda of the advantages, and how far a ratio may be from 1
-# The gap of a network's training is an action longer every so many iterations until it has so many
-# ms, which it has from the beginning with --inhibition; after that whenever goals after the first
-# took less time without it (ms), and shorter where they took more; with an inhibition they may take
-# some ms longer, which membranes take to come back.
-EASY_ITERATIONS, EASY_GAP, LEARNED, LOST, COMING_BACK = 10, 100.0, 75.0, 90.0, 5.0
+# The gap of a network's training begins with 0 ms. It is an action longer after each iteration in
+# which goals after the first took less than so many ms without it, and an action shorter where they
+# took more.
+LEARNED, LOST = 65.0, 85.0
 GOALS = 10  # as many are timed
 GAPS = (0, 1 / 3, 0.5, 1, 1.5, 2)  # darkness in the test, in parts of --gap; training has the last
 QUICK = {"places": 4, "ms": 2000, "gamma": 0.98, "batch": 32, "lr": 2e-3, "clip": 0.5, "reg": 5.0,
          "shift": None, "minutes": 6.0}
-DARK = {"ms": 3000, "gamma": 0.99, "shift": 0.1, "minutes": 30.0}
+DARK = {"shift": 0.3, "minutes": 25.0}
 PAPER = QUICK | {"places": 0, "gamma": 0.99, "deepr": 0.2, "minutes": 240.0}
 
 
@@ -202,8 +201,6 @@ class Run(Pair):
     def __init__(self, options: argparse.Namespace) -> None:
         super().__init__(options, network)
 
-        self.coming_back = COMING_BACK if options.inhibition else 0.0
-
     def bar(self, mean: Values) -> str:
         """Goals and rate."""
         return f"{mean['goals']:.1f} goals an episode, {1000 * mean['rate']:.0f} Hz"
@@ -255,22 +252,19 @@ class Run(Pair):
         """ms of darkness in the next iteration of this network."""
         longest, hold = GAPS[-1] * self.options.gap, self.options.hold
         if not longest or not self.history:
-            return min(longest, EASY_GAP) if self.options.inhibition else 0.0
+            return 0.0
         took, gap = (self.history[-1][self.column(name, value)] for value in ("later", "gap"))
-        if gap < EASY_GAP:
-            gap += hold * (len(self.history) % EASY_ITERATIONS == 0)
-        elif took < LEARNED + self.coming_back:
+        if took < LEARNED:
             gap += hold
-        elif took > LOST + self.coming_back and gap - hold >= EASY_GAP:
+        elif took > LOST:
             gap -= hold
-        return min(longest, gap)
+        return min(longest, max(gap, 0.0))
 
     def keep_best(self, name: str, took: float, gap: float) -> None:
         """Keeps the weights that bridged the longest darkness: a policy may forget it again. took:
         ms to goals after the first."""
         best = self.carried.setdefault("best", {})
-        if gap >= max(EASY_GAP, best.get(name, {}).get("gap", 0)) and (
-                took < LEARNED + self.coming_back):
+        if gap and gap >= best.get(name, {}).get("gap", 0) and took < LEARNED:
             best[name] = {"gap": gap, "iteration": len(self.history),
                           "weights": weights_of(self.nets[name])}
 
