@@ -283,6 +283,6 @@ def test_settings() -> None:
     assert (quick.places, quick.ms, quick.gamma, quick.gap, quick.minutes) == (4, 2000, 0.98, 0, 6)
     dark = navigation.arguments(["--gap", "200"])
     assert (dark.places, dark.ms, dark.gamma, dark.minutes) == (4, 2000, 0.98, 25)
-    assert (quick.shift, dark.shift) == (None, 0.1)
+    assert (quick.shift, dark.shift) == (None, 0.3)
     paper = navigation.arguments(["--paper"])
     assert (paper.places, paper.deepr) == (0, 0.2)
