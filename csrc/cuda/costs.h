@@ -10,11 +10,11 @@ namespace lsnn::cuda {
 #define LSNN_COSTS(X)                                                                            \
   X(forward_step, 1279, "cycles", "a step but its rows, with a spike list: counted")             \
   X(backward_step, 3083, "cycles", "the same backwards, but its product, with replays: counted") \
-  X(lsnn_step, 527, "cycles", "of the paper's forward kernel, with eight rows: counted")         \
+  X(lsnn_step, 530, "cycles", "of the paper's forward kernel, with eight rows: counted")         \
   X(lsnn_gather_step, 775, "cycles", "of that with rows in main memory, 16 of them: counted")    \
   X(lsnn_backward_step, 1000, "cycles", "of its backward kernel, with twelve rows: counted")     \
-  X(lsnn_matrix_step, 966, "cycles", "of that by matrices, of one item of a lane: counted")      \
-  X(lsnn_matrix_pairs_step, 1271, "cycles", "of two items of a lane: counted")                   \
+  X(lsnn_matrix_step, 1228, "cycles", "of that by matrices: issued for four warps: counted")     \
+  X(lsnn_matrix_pairs_step, 1704, "cycles", "the same with two items of a lane: counted")        \
   X(mma_macs, 1270, "MAC/clk/SM", "of mma.sync in bfloat16: others' measurements")               \
   X(shared_bytes, 128, "B/clk/SM", "rows from shared memory: what 32 banks give")                \
   X(l2_bytes, 25, "B/clk/SM", "rows from the second level cache: assumed")                       \

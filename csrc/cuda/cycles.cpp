@@ -17,10 +17,10 @@ Load load(const Device& device, const Layer& l, Storage s, const Pass& p, double
   return {at_hand, at_hand * double(l.S) * share * double(l.N) * row};
 }
 
-// The rounds of items in a step by matrices; of a round the cycles of a step but its product, the
-// multiplications of a block, the bytes that it reads for them, the weights once and dL/dc once for
-// each tile of rows, and those that it is sent.
-struct MatrixStep { double rounds, chain, macs, bytes, sent; };
+// The rounds of items in a step by matrices; of a round the cycles of a step with a first part of
+// its product, the multiplications of a block, the bytes of its shared memory for them, the weights
+// once, dL/dc once for each tile of rows, and sums to and fro, and the bytes that it is sent.
+struct MatrixStep { double rounds, step, macs, bytes, sent; };
 MatrixStep matrix_step(const Device& device, const Layer& l, const Pass& p) {
   Arena counted;
   const LsnnMatrixShared shared(counted, l, p.shape);
@@ -31,7 +31,8 @@ MatrixStep matrix_step(const Device& device, const Layer& l, const Pass& p) {
   return {double(std::max<int64_t>(rounds, 1)),
           p.shape.parts == 1 ? costs.lsnn_matrix_pairs_step : costs.lsnn_matrix_step,
           double(tiles * of_tile * items * products_of_parts(p.shape.parts)),
-          double(tiles) * (2.0 * double(of_tile * p.shape.parts) + slot),
+          double(tiles) * (2.0 * double(of_tile * p.shape.parts) + slot) +
+              8.0 * double(shared.rows * items * shares_of_sum),
           slot - slot / p.shape.ranks};
 }
 
@@ -43,13 +44,13 @@ double chain(double step, const Load& at, const Pass& p) {
 double exchange(const Load& at, const Layer& l, const Pass& p) {
   const double all = at.items * double(l.N * bytes_of_number(Storage::f32));
   return p.design == Design::cluster && l.S
-             ? costs.exchange + (all - all / p.shape.ranks) / costs.cluster_bytes
+             ? chain(costs.exchange, at, p) + (all - all / p.shape.ranks) / costs.cluster_bytes
              : 0;
 }
 // By matrices; a round that is not full takes as long.
 double matrix_cycles(const MatrixStep& of) {
   const double product = std::max(of.macs / costs.mma_macs, of.bytes / costs.shared_bytes);
-  return of.rounds * (of.chain + product + costs.exchange + of.sent / costs.cluster_bytes);
+  return of.rounds * (of.step + product + costs.exchange + of.sent / costs.cluster_bytes);
 }
 double step_cycles(const Device& device, const Layer& l) {
   return costs.two_launches +

@@ -23,7 +23,7 @@ struct LsnnForward : ForwardJob<float> {
 template <int warps> struct SpikeLists {
   static constexpr int slot = list_words(warps);
   uint32_t* const ring;  // [slots,slot]
-  const int end;         // of the ring
+  const int end;  // of the ring
   const int lane, warp;
   int written, read;  // the slots of this step
 
@@ -180,8 +180,8 @@ struct LsnnNeurons {
 template <int warps, bool in_shared, bool whole, class Y> struct LsnnGroup {
   const LsnnForward& job;
   const Group group;
-  const float* const w;   // [N,NP], in shared memory with one of -0 behind
-  float* const current;   // [stages,4 threads]
+  const float* const w;  // [N,NP], in shared memory with one of -0 behind
+  float* const current;  // [stages,4 threads]
   uint32_t* const lists;  // [slots,list_words]
 
   __device__ __forceinline__ void sync(Where where = Where::current()) const {

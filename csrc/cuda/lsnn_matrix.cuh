@@ -31,13 +31,14 @@ LSNN_DEVICE uint32_t take_upper(float& first, float& second) {
 template <int parts> struct LsnnMatrixProduct {
   static constexpr int items = pairs_of_lane(parts), sums = parts == 1 ? items : 3;
   uint32_t* const w;  // [down,across,parts,32,4] fragments of tiles
-  const int down, across;
+  const int down, across, units;
   const int padded_rows;  // of a part of a sum: so that the stores of a warp meet different banks
 
   __device__ __forceinline__ LsnnMatrixProduct(uint32_t* fragments, const Layer& l, int rows)
       : w(fragments),
         down(rows / side_of_tile),
         across(tiles_across(l.N)),
+        units(units_of_column(l.N)),
         padded_rows(padded_rows_of_sum(rows)) {}
 
   // from: [n,NP], the rows of the block that there are; the whole block calls. What is beyond is 0.
@@ -61,7 +62,7 @@ template <int parts> struct LsnnMatrixProduct {
     }
   }
 
-  // dc: [across 4,8,4] of a step, as publish() of LsnnMatrixTile leaves it. to: [shares_of_sum,8
+  // dc: [8,units,4] of a step, as publish() of LsnnMatrixTile leaves it. to: [shares_of_sum,8
   // items,padded_rows]; a warp makes one part of the sums of a tile of rows.
   __device__ __forceinline__ void multiply(const float* dc, float* to) const {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, tile = warp / shares_of_sum,
@@ -69,8 +70,7 @@ template <int parts> struct LsnnMatrixProduct {
     float sum[sums][4] = {};
 #pragma unroll 2
     for (int of = across * share / shares_of_sum; of < across * (share + 1) / shares_of_sum; of++) {
-      const Quad<float> unit =
-          quad_at(dc + ((4 * of + lane % 4) * columns_of_mma + lane / 4) * words_of_unit);
+      const Quad<float> unit = quad_at(dc + (lane / 4 * units + 4 * of + lane % 4) * words_of_unit);
       const uint32_t right[2][2] = {{__float_as_uint(unit[0]), __float_as_uint(unit[1])},
                                     {__float_as_uint(unit[2]), __float_as_uint(unit[3])}};
       const uint32_t* from = w + (tile * across + of) * parts * words_of_fragment + 4 * lane;
@@ -202,7 +202,7 @@ template <int parts> struct LsnnMatrixTile {
   const int word;  // of the warp's neurons
   const LsnnMatrixProduct<parts> product;
   float* const dc;  // [slots,slot]
-  const int slot;  // [across 4,8,4]
+  const int slot;  // [8,units,4]
   float* const sums;  // [2,shares_of_sum,8 items,padded_rows]
   float* const record;  // [stages_of_record,items,2,threads] of the group
   float* const a;  // [items,steps_of_replay,threads] of the group
@@ -232,7 +232,7 @@ template <int parts> struct LsnnMatrixTile {
     }
     const int quad = 8 * word + (int)(lane % 8);
     if (4 * quad < rows.NP)
-      rows.send(dc + written * slot + (quad * columns_of_mma + group.id) * words_of_unit, unit,
+      rows.send(dc + written * slot + (group.id * product.units + quad) * words_of_unit, unit,
                 (int)lane / 8, 4);
   }
   // The product of the step d + 1 later, of which every lane finds its sums at the returned place.

@@ -125,6 +125,12 @@ LSNN_INLINE int items_of_block(const Shape& shape) {
   return shape.groups * pairs_of_lane(shape.parts);
 }
 LSNN_INLINE int tiles_across(int64_t N) { return (int)((N + side_of_tile - 1) / side_of_tile); }
+// From one of the eight columns to the next: half of a row of banks more than a multiple of it, so
+// that the two columns which a quarter of a warp loads lie in different ones.
+LSNN_INLINE int units_of_column(int64_t N) {
+  const int quads = 4 * tiles_across(N);
+  return quads + (quads % 8 ? 0 : 4);
+}
 constexpr int padded_rows_of_sum(int rows) { return rows + 4; }
 
 struct LsnnMatrixShared {
@@ -140,7 +146,7 @@ struct LsnnMatrixShared {
     const int64_t across = tiles_across(l.N), items = items_of_block(shape),
                   pairs = items * shape.threads;
     rows = Slice(l.N, shape.ranks, 0).width;
-    slot = (int)across * 4 * columns_of_mma * words_of_unit;
+    slot = columns_of_mma * units_of_column(l.N) * words_of_unit;
     w = m.take<uint32_t>(rows / side_of_tile * across * shape.parts * words_of_fragment);
     dc = m.take<float>((int64_t)shape.slots * slot);
     sums = m.take<float>(2 * shares_of_sum * items * padded_rows_of_sum(rows));

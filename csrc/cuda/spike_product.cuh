@@ -21,6 +21,9 @@ namespace lsnn::cuda {
 
 // Items of steps that a mma adds, and those of a lane.
 inline constexpr int items_of_mma = 16, items_of_lane = 4;
+// After so many items sums are added to others by roundings of float32: tensor cores have been seen
+// to cut off what they add, always towards 0.
+inline constexpr int items_of_sum = 64 * items_of_mma;
 
 // Upper halves of two floats as two bfloat16 numbers, the first in the lower half: cut off, not
 // rounded.
@@ -77,7 +80,18 @@ template <bool whole, int parts> __global__ void __launch_bounds__(32 * warps_of
   const float* g0 = job.g + column;
   const uint32_t* bits = job.bits + word0;
 
-  float sum[2 * words_of_warp][4][4] = {};
+  float total[2 * words_of_warp][4][4] = {}, sum[2 * words_of_warp][4][4] = {};
+  auto add_sums = [&] {
+#pragma unroll
+    for (int m = 0; m < 2 * words_of_warp; m++)
+#pragma unroll
+      for (int q = 0; q < 4; q++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          total[m][q][i] += sum[m][q][i];
+          sum[m][q][i] = 0;
+        }
+  };
   Quad<float> g[items_of_lane];
   uint32_t word[words_of_warp][items_of_lane];
   auto load = [&](int64_t i0) {
@@ -92,21 +106,25 @@ template <bool whole, int parts> __global__ void __launch_bounds__(32 * warps_of
     }
   };
   load(first);
+  for (int64_t i0 = first; i0 < last;) {
+    const int64_t end = last - i0 < items_of_sum ? last : i0 + items_of_sum;
 #pragma unroll 1
-  for (int64_t i0 = first; i0 < last; i0 += items_of_mma) {
-    const GradientFragments<parts> right(g);
-    uint32_t left[2 * words_of_warp][4];
+    for (; i0 < end; i0 += items_of_mma) {
+      const GradientFragments<parts> right(g);
+      uint32_t left[2 * words_of_warp][4];
 #pragma unroll
-    for (int m = 0; m < 2 * words_of_warp; m++)
-      spike_fragment(word[m / 2], m % 2 * 16 + row, left[m]);
-    load(i0 + items_of_mma);  // under way while the tensor cores work
+      for (int m = 0; m < 2 * words_of_warp; m++)
+        spike_fragment(word[m / 2], m % 2 * 16 + row, left[m]);
+      load(i0 + items_of_mma);  // under way while the tensor cores work
 #pragma unroll
-    for (int part = 0; part < parts; part++)
+      for (int part = 0; part < parts; part++)
 #pragma unroll
-      for (int q = 0; q < 4; q++)
+        for (int q = 0; q < 4; q++)
 #pragma unroll
-        for (int m = 0; m < 2 * words_of_warp; m++)
-          mma_m16n8k16_bf16(sum[m][q], left[m], right.of[part][q]);
+          for (int m = 0; m < 2 * words_of_warp; m++)
+            mma_m16n8k16_bf16(sum[m][q], left[m], right.of[part][q]);
+    }
+    add_sums();
   }
   // A lane has columns 2 (lane % 4) and the next one of each mma: two quads of a row.
 #pragma unroll
@@ -115,7 +133,7 @@ template <bool whole, int parts> __global__ void __launch_bounds__(32 * warps_of
     for (int i = 0; i < 4; i++) {
       const int j = 32 * word0 + 16 * m + i / 2 * 8 + row, k = column0 + 8 * (lane % 4) + i % 2 * 4;
       if (j >= job.M || k >= N) continue;
-      const Quad<float> out{{sum[m][0][i], sum[m][1][i], sum[m][2][i], sum[m][3][i]}};
+      const Quad<float> out{{total[m][0][i], total[m][1][i], total[m][2][i], total[m][3][i]}};
       float* to = job.partial_sums + ((int64_t)slice * job.M + j) * N + k;
       store_row<whole>(to, out, N - k < 4 ? N - k : 4);
     }
