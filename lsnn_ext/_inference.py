@@ -87,7 +87,7 @@ class PreparedLayer:
         choices = _ops.Constants(
             dynamics=_ops.DYNAMICS[model.dynamics], surrogate=_ops.SURROGATES[model.surrogate],
             refractory=model.refractory, smooth=0, checkpoint=0, outputs=0, gradients=0,
-            coefficient_gradients=0, bf16_parts=3, zero_coefficients=0,
+            coefficient_gradients=0, bf16_parts=0, zero_coefficients=0,
             without_autapses=0, existing=0,
         )
         numbers = _ops.Numbers(dampening=model.dampening, k_out=0.0, cutoff=model.cutoff)

@@ -201,11 +201,11 @@ def _forward_arguments(d: Draw, size: dict[str, int], save: bool) -> dict[str, A
         cutoff=d.one_of(math.inf, math.inf, 0.7),
         checkpoint=d.one_of(0, 0, 0, 16, 48) if save else 0,
         outputs=_ops.mask("outputs", [name for name, wanted in outputs.items() if wanted]),
-        gradients=0, coefficient_gradients=0, bf16_parts=3, zero_coefficients=0,
+        gradients=0, coefficient_gradients=0, bf16_parts=0, zero_coefficients=0,
         without_autapses=int(d.chance(0.2)), existing=int(d.chance(0.3)),
         options=[] if d.chance(0.6)
         else [d.random.randrange(5), d.one_of(0, 1, 3), d.one_of(0, 1024, 4096), 0,
-              d.random.randrange(2)],
+              d.random.randrange(3)],
         x_bits=packed_bits(d, T, B, I, d.chance(0.2)) if as_bits else None,
     )
 
@@ -261,7 +261,7 @@ def alif_backward(d: Draw) -> Call:
         args["x"] = None
     args |= dict(zip(("y", "bits", "smooth_z", "carry"), saved, strict=True))
     args |= {"coefficient_gradients": d.random.getrandbits(11) if d.chance(0.6) else 0,
-             "gradients": d.random.getrandbits(7), "bf16_parts": d.one_of(1, 2, 3, 3, 3)}
+             "gradients": d.random.getrandbits(7), "bf16_parts": d.one_of(0, 0, 0, 1, 2)}
     return _raw(d, "alif_backward", args)
 
 

@@ -116,8 +116,8 @@ inline void check_choices(const Constants& c) {
               n_surrogates - 1, ", got ", c.surrogate);
   LSNN_EXPECT(c.refractory >= 0 && c.refractory < (1 << 24),
               "refractory must be from 0 to 2^24 - 1 steps, got ", c.refractory);
-  LSNN_EXPECT(c.bf16_parts >= 1 && c.bf16_parts <= exact_parts,
-              "bf16_parts must be 1, 2 or 3, got ", c.bf16_parts);
+  LSNN_EXPECT(c.bf16_parts >= 0 && c.bf16_parts < exact_parts, "bf16_parts must be 0, 1 or 2, got ",
+              c.bf16_parts);
 }
 
 // like: the tensor, called `of`, whose device and dtype all others have. recurrence: w_rec, and the

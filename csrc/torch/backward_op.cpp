@@ -54,7 +54,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
       make_layer(T, B, carry, "carry", lengths, coefficients, recurrence, delays, c);
   Layer l = h.layer;
   l.options = read_options(options);
-  l.bf16_parts = (int)c.bf16_parts;
+  if (c.bf16_parts) l.bf16_parts = (int)c.bf16_parts;
   const int64_t N = l.N;
   LSNN_EXPECT(save_bf16 ? type == ScalarType::Float : c.checkpoint || y.scalar_type() == type,
               "y: expected the dtype of carry, or bfloat16");

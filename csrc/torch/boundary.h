@@ -17,9 +17,9 @@ using Tensors = std::vector<Tensor>;
 
 // Whole numbers of a call. checkpoint: 0, or steps between two saved states, and y is computed
 // again in the backward pass. outputs, gradients: masks of the bits below. coefficient_gradients:
-// bit k for row k of the coefficients. bf16_parts: how many
-// bfloat16 numbers may stand for a factor of a product of the backward pass, 1, 2 or 3, which are
-// all of it. zero_coefficients: bit k, row k of the coefficients is 0, and where nobody can look,
+// bit k for row k of the coefficients. bf16_parts: how many bfloat16
+// numbers may stand for a factor of a product of the backward pass, 1 or 2; 0: none is rounded.
+// zero_coefficients: bit k, row k of the coefficients is 0, and where nobody can look,
 // on a GPU, it is taken for 0. without_autapses: the diagonals of w_rec count as 0. existing: only
 // weights that are not zero get a gradient, by the CPU kernels alone.
 #define LSNN_CONSTANTS(X)  \

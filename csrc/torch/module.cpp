@@ -104,7 +104,7 @@ PYBIND11_MODULE(_C, m) {
         "delays"_a = std::vector<int64_t>{0}, "dtype"_a = "float32", "weights"_a = "",
         "smooth"_a = false, "spikes"_a = 0.02, "active"_a = 0.3, "device"_a = py::none(),
         "options"_a = std::vector<int64_t>{}, "clusters"_a = std::vector<int>{}, "model"_a = "lsnn",
-        "bf16_parts"_a = lsnn::exact_parts);
+        "bf16_parts"_a = 0);
   m.def("readout_fits", &lsnn::cuda::readout_fits,
         "Whether the CUDA kernels have room for a readout of O outputs; wide: in float64.", "N"_a,
         "O"_a, "wide"_a);

@@ -157,10 +157,10 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
   // one weight for each synapse; the plan reads no more of it
   l.delay = delays.size() > 1 ? &no_delay : nullptr;
   l.options = read_options(options);
-  if (bf16_parts < 1 || bf16_parts > exact_parts)
-    throw std::invalid_argument("bf16_parts: expected 1, 2 or 3, got " +
+  if (bf16_parts < 0 || bf16_parts >= exact_parts)
+    throw std::invalid_argument("bf16_parts: expected 0, 1 or 2, got " +
                                 std::to_string(bf16_parts));
-  l.bf16_parts = (int)bf16_parts;
+  if (bf16_parts) l.bf16_parts = (int)bf16_parts;
   const Design requested = l.options.design;
   const cuda::Plan p = cuda::choose(device, l, storage, activity);
   py::dict d, of_device;

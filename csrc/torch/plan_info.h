@@ -24,8 +24,8 @@ inline constexpr const char* plan_text =
     "clusters: of 2, 4 and 8 blocks that the device takes at once, as its runtime says; 0: none;\n"
     "-1 or left out: so many as it has SMs for, or as the current device says.\n"
     "model: of the table of models; a call that asks for traces takes the general kernels.\n"
-    "bf16_parts: bfloat16 numbers that may stand for a factor of a product backwards; 3: it is\n"
-    "not rounded.";
+    "bf16_parts: bfloat16 numbers that may stand for a factor of a product backwards, 1 or 2; 0:\n"
+    "it is not rounded.";
 
 inline constexpr const char* costs_text =
     "What the plan's formulas count with: by name a number, its unit, and where it is from; see\n"

@@ -267,10 +267,10 @@ def _parted(each: tuple[Row, ...], tensors: Sequence[Any],
 
 def bf16_parts() -> int:
     """How many bfloat16 numbers may stand for a factor of a product, by torch's own switch for its
-    matrix products in float32: three are all of it."""
+    matrix products in float32; 0: it is not rounded."""
     if torch.compiler.is_compiling():
-        return 3
-    return {"medium": 1, "high": 2}.get(torch.get_float32_matmul_precision(), 3)
+        return 0
+    return {"medium": 1, "high": 2}.get(torch.get_float32_matmul_precision(), 0)
 
 
 def _recorded(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
