@@ -282,8 +282,8 @@ template <class T> void check_all_leaky(Storage storage) {
 // columns that are not whole quads, and nothing at all.
 // Bits beyond the last input are set, and mean nothing.
 void check_all_projections(const cuda::Device& device) {
-  const int64_t shapes[][3] = {{0, 3, 2},     {5, 0, 4},     {1, 1, 1},     {17, 31, 33},
-                               {64, 64, 132}, {65, 33, 7},   {300, 65, 64}, {40, 140, 220},
+  const int64_t shapes[][3] = {{0, 3, 2},     {5, 0, 4},      {1, 1, 1},     {17, 31, 33},
+                               {64, 64, 132}, {65, 33, 7},    {300, 65, 64}, {40, 140, 220},
                                {601, 80, 36}, {270, 257, 20}, {4300, 5, 7}};
   int order = 0;
   for (auto [R, I, N] : shapes)
