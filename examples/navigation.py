@@ -11,7 +11,7 @@ the milliseconds to their n-th goal.
     python examples/navigation.py --gap 200    darkness after each goal, which memory has to
                                                outlast; 12 minutes a network
     python examples/navigation.py --gap 300 --inhibition 10
-                                               the same, and all neurons are silent in the dark
+                                               the same, and a current inhibits all neurons
     python examples/navigation.py --paper      a goal anywhere, 20 % of the synapses; hours
 
 The arena is an environment of gymnasium too, lsnn_ext/Navigation-v0 (arena.py). A checkpoint is
