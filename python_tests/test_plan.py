@@ -231,7 +231,7 @@ def test_matrices_where_products_may_round(bf16_parts: int, items: int) -> None:
     small = plan(**sizes | {"N": 220})["backward"]
     assert small["design"] == "block" and small["kernels"] == "lsnn"
     asked = plan(**sizes | {"N": 220}, kernels="matrices")["backward"]
-    assert asked["items of a block"] == items
+    assert asked["items of a block"] == items and asked["why"] == "matrices were asked for"
     assert asked["considered"]["lsnn"] == "matrices were asked for"
     with pytest.raises(ValueError, match="bf16_parts: expected 0, 1 or 2, got 3"):
         plan(**sizes | {"bf16_parts": 3})

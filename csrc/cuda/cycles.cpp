@@ -52,22 +52,25 @@ double matrix_cycles(const MatrixStep& of) {
   const double product = std::max(of.macs / costs.mma_macs, of.bytes / costs.shared_bytes);
   return of.rounds * (of.step + product + costs.exchange + of.sent / costs.cluster_bytes);
 }
-double step_cycles(const Device& device, const Layer& l) {
-  return costs.two_launches +
-         double(l.B * l.S) * double(l.N * l.N) / (costs.product_macs * device.sms);
+// Of the general kernels: a step but its rows, and what blocks of a cluster exchange.
+double general_cycles(const Device& device, const Layer& l, const Pass& p, const Load& at,
+                      double step, double exchanged) {
+  const double steps = chain(step, at, p);
+  switch (p.design) {
+    case Design::block: return steps + at.bytes / costs.shared_bytes;
+    case Design::gather: return steps + at.bytes / costs.l2_bytes;
+    case Design::cluster: return steps + exchanged + at.bytes / costs.shared_bytes;
+    default:
+      return costs.two_launches +
+             double(l.B * l.S) * double(l.N * l.N) / (costs.product_macs * device.sms);
+  }
 }
 }  // namespace
 
 double forward_cycles(const Device& device, const Layer& l, Storage s, const Pass& p,
                       const Activity& a) {
   const Load at = load(device, l, s, p, a.spikes);
-  const double steps = chain(costs.forward_step, at, p);
-  switch (p.design) {
-    case Design::block: return steps + at.bytes / costs.shared_bytes;
-    case Design::gather: return steps + at.bytes / costs.l2_bytes;
-    case Design::cluster: return steps + costs.exchange + at.bytes / costs.shared_bytes;
-    default: return step_cycles(device, l);
-  }
+  return general_cycles(device, l, p, at, costs.forward_step, chain(costs.exchange, at, p));
 }
 double lsnn_cycles(const Device& device, const Layer& l, Storage s, const Pass& p,
                    const Activity& a) {
@@ -79,15 +82,8 @@ double lsnn_cycles(const Device& device, const Layer& l, Storage s, const Pass& 
 double backward_cycles(const Device& device, const Layer& l, Storage s, const Pass& p,
                        const Activity& a) {
   const Load at = load(device, l, s, p, a.active);
-  const double steps = chain(costs.backward_step, at, p);
-  switch (p.design) {
-    case Design::block: return steps + at.bytes / costs.shared_bytes;
-    case Design::gather: return steps + at.bytes / costs.l2_bytes;
-    case Design::cluster: return steps + exchange(at, l, p) + at.bytes / costs.shared_bytes;
-    default: return step_cycles(device, l);
-  }
+  return general_cycles(device, l, p, at, costs.backward_step, exchange(at, l, p));
 }
-
 double lsnn_backward_cycles(const Device& device, const Layer& l, Storage s, const Pass& p,
                             const Activity& a) {
   if (p.shape.parts) return matrix_cycles(matrix_step(device, l, p));

@@ -329,8 +329,10 @@ Plan choose(const Device& device, const Layer& l, Storage storage, const Activit
       if (const Possible p = kernel.pass(device, l, storage);
           wins(p, general, own_cycles, general_cycles) &&
           (!best || own_cycles(device, l, storage, p.pass, activity) <
-                        own_cycles(device, l, storage, *best, activity)))
+                        own_cycles(device, l, storage, *best, activity))) {
         best = p.pass;
+        best->kernel = kernel.name;
+      }
     return best;
   };
   plan.lsnn = best_lsnn(lsnn_forward_kernels, f.pass, lsnn_cycles, forward_cycles);

@@ -73,6 +73,7 @@ struct Pass {
   Shape shape{};
   int64_t blocks = 0;
   int64_t shared = 0;  // of a block
+  const char* kernel = nullptr;  // of the paper's network, by its name below; null: a general one
 };
 struct Plan {
   Storage storage;
@@ -126,10 +127,6 @@ inline constexpr LsnnKernel lsnn_backward_kernels[] = {
     {"lsnn", &lsnn_backward_block_pass},
     {"lsnn, cluster", &lsnn_backward_cluster_pass},
     {"lsnn, matrices", &lsnn_backward_matrix_pass}};
-inline const char* lsnn_kernel_name(const Pass& p) {
-  if (p.design == Design::gather) return lsnn_forward_kernels[1].name;
-  return lsnn_backward_kernels[p.shape.parts ? 2 : p.design == Design::cluster].name;
-}
 
 // The storage with which the formulas below expect the backward pass to be fastest: that of the
 // numbers, or weights in bfloat16 where the layer allows it.

@@ -299,6 +299,7 @@ MUTANTS = [
            SHORT),
     *LSNN_MUTANTS,
     # ---------------------------------------------------------- the weight gradient by tensor cores
+    of_product("sums that are added twice", "sum[m][q][i] = 0;", ";", (PROJECTION,)),
     of_product("what is left of a float", "first = without_upper_half(first);", "", (LSNN,)),
     of_product("the halves of another float", "__float_as_uint(second) &",
                "__float_as_uint(first) &", (LSNN,)),

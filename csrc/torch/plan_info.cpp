@@ -18,8 +18,7 @@ using cuda::Device;
 using cuda::Pass;
 using cuda::Storage;
 
-// Whether it names one of the kernels of cuda/lsnn_*.cuh.
-bool is_lsnn(const std::string& name) { return name.starts_with("lsnn"); }
+const char* name_of(const Pass& p) { return p.kernel ? p.kernel : design_names[(int)p.design]; }
 
 struct Named {
   const char* name;
@@ -58,9 +57,11 @@ Storage find_storage(const std::string& dtype, const std::string& weights) {
 
 // In a sentence: why this one, given what was found for each design, and for the kernel of the
 // paper's network.
-std::string reason(const char* chosen, const Layer& l, const py::dict& considered) {
+std::string reason(const Pass& pass, const Layer& l, const py::dict& considered) {
+  const char* chosen = name_of(pass);
+  if (pass.shape.parts && l.options.kernels == Kernels::matrices) return "matrices were asked for";
   if (l.options.design != Design::automatic)
-    return is_lsnn(chosen) ? "its design was asked for" : "it was asked for";
+    return pass.kernel ? "its design was asked for" : "it was asked for";
   std::string others, impossible;
   for (const auto& [key, found] : considered) {
     const std::string name = py::cast<std::string>(key);
@@ -84,14 +85,14 @@ py::object cycles_or_why(const cuda::Possible& p, const Device& device, const La
 }
 
 // considered: what was found for the kernel of the paper's network, or nothing.
-py::dict describe(const Pass& chosen, const char* name, py::dict considered, const Device& device,
-                  const Layer& l, Storage s, const cuda::Activity& a,
+py::dict describe(const Pass& chosen, py::dict considered, const Device& device, const Layer& l,
+                  Storage s, const cuda::Activity& a,
                   cuda::Possible (*possible)(Design, const Device&, const Layer&, Storage),
                   double (*cycles)(const Device&, const Layer&, Storage, const Pass&,
                                    const cuda::Activity&)) {
   py::dict d;
   d["design"] = design_names[(int)chosen.design];
-  d["kernels"] = is_lsnn(name) ? "lsnn" : "general";
+  d["kernels"] = chosen.kernel ? "lsnn" : "general";
   d["blocks"] = chosen.blocks;
   d["items of a block"] = cuda::items_of_block(chosen.shape);
   d["threads of an item"] = chosen.shape.threads;
@@ -102,7 +103,7 @@ py::dict describe(const Pass& chosen, const char* name, py::dict considered, con
     considered[design_names[i]] =
         cycles_or_why(possible(Design(i), device, l, s), device, l, s, a, cycles);
   d["considered"] = considered;
-  d["why"] = reason(name, l, considered);
+  d["why"] = reason(chosen, l, considered);
   return d;
 }
 
@@ -179,19 +180,14 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
   for (const cuda::LsnnKernel& kernel : cuda::lsnn_forward_kernels)
     lsnn[kernel.name] = cycles_or_why(kernel.pass(device, l, storage), device, l, storage, activity,
                                       &cuda::lsnn_cycles);
-  const Pass& forward = p.lsnn ? *p.lsnn : p.forward;
-  d["forward"] = describe(
-      forward, p.lsnn ? cuda::lsnn_kernel_name(forward) : design_names[(int)forward.design], lsnn,
-      device, l, storage, activity, &cuda::forward_pass, &cuda::forward_cycles);
+  d["forward"] = describe(p.lsnn ? *p.lsnn : p.forward, lsnn, device, l, storage, activity,
+                          &cuda::forward_pass, &cuda::forward_cycles);
   py::dict lsnn_backward;
   for (const cuda::LsnnKernel& kernel : cuda::lsnn_backward_kernels)
     lsnn_backward[kernel.name] = cycles_or_why(kernel.pass(device, l, storage), device, l, storage,
                                                activity, &cuda::lsnn_backward_cycles);
-  const Pass& backward = p.lsnn_backward ? *p.lsnn_backward : p.backward;
-  d["backward"] = describe(
-      backward,
-      p.lsnn_backward ? cuda::lsnn_kernel_name(backward) : design_names[(int)backward.design],
-      lsnn_backward, device, l, storage, activity, &cuda::backward_pass, &cuda::backward_cycles);
+  d["backward"] = describe(p.lsnn_backward ? *p.lsnn_backward : p.backward, lsnn_backward, device,
+                           l, storage, activity, &cuda::backward_pass, &cuda::backward_cycles);
   py::dict tiles;
   const std::string why_not = cuda::no_tensor_cores(device, l, storage);
   tiles["kernels"] = p.tensor_cores ? "tensor cores" : "events";
