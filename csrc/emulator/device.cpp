@@ -285,19 +285,55 @@ void arrive_mbarrier(uint64_t* at, unsigned bytes, Place place) {
   b.bytes += (int32_t)bytes;
   write_mbarrier(at, b, place);
 }
-bool passed_mbarrier(const uint64_t* at, unsigned parity, Place place) {
-  maybe_yield(place);
+bool has_passed(const uint64_t* at, unsigned parity, Place place) {
   if (read_mbarrier(at, place).parity == parity) return false;
   acquire(clock_of(at, parity));
   return true;
 }
-void count_bytes(uint64_t* at, unsigned bytes, const void* stored, Place place) {
-  if (reinterpret_cast<uintptr_t>(stored) % bytes)
-    fail_at(place, "store of ", bytes, " bytes: not on a boundary of as many");
+void count_bytes(uint64_t* at, unsigned bytes, Place place) {
   MemoryBarrier b = read_mbarrier(at, place);
   release(clock_of(at, b.parity));
   b.bytes -= (int32_t)bytes;
   write_mbarrier(at, b, place);
+}
+
+// The block of the running thread's cluster that has the address.
+static Block& block_of(const void* address, Place place) {
+  const Task& task = running();
+  Block* first = task.block - task.cluster_rank;
+  for (Block* block = first; block < first + task.cluster_size; block++)
+    if (address >= block->shared && address < block->shared + active->shape.shared) return *block;
+  fail_at(place, "store to an address outside the shared memory of the cluster");
+}
+// Also a late store is ordered behind what its sender did before, and not behind what other senders
+// did: the phase that it belongs to knows the sender, and who lets it arrive has waited for the
+// phase before.
+bool delay(const Store& store) {
+  if (reinterpret_cast<uintptr_t>(store.shared) % Store::bytes)
+    fail_at(store.place, "store of ", Store::bytes, " bytes: not on a boundary of as many");
+  Block& to = block_of(store.shared, store.place);
+  Scheduler& s = *active;
+  if (to.late.size() == to.late.capacity() || s.random_below(256) >= s.options.late_in_256)
+    return false;
+  release(clock_of(store.mbarrier, read_mbarrier(store.mbarrier, store.place).parity));
+  to.late.push_back(store);
+  return true;
+}
+// As many as chance will have it, eight in the mean, so that also a whole phase comes in parts.
+bool arrived_store(const uint64_t* at, unsigned parity, Store& store, Place place) {
+  std::vector<Store>& late = running().block->late;
+  Scheduler& s = *active;
+  if (late.empty() || read_mbarrier(at, place).parity != parity || !s.random_below(8)) return false;
+  const size_t n = late.size(), begin = s.random_below(unsigned(n));
+  for (size_t i = 0; i < n; i++) {
+    Store& found = late[(begin + i) % n];
+    if (found.mbarrier != at) continue;
+    store = found;
+    found = late.back();
+    late.pop_back();
+    return true;
+  }
+  return false;
 }
 
 void* map_shared_rank(const void* address, unsigned rank, Place place) {

@@ -99,22 +99,45 @@ inline void wait_copies(unsigned left) {
 // ---------------------------------------------------------------------------- barriers in memory
 // mbarrier: a word of 8 bytes in the shared memory of a block. A phase ends when as many threads
 // have arrived as the barrier was made for, and as many bytes have come as they said; then the next
-// one begins. Who has waited sees what the arriving threads and the stores that it counts have
-// written; of these none is seen late.
+// one begins. Who has waited sees what the arriving threads have written, and the stores that it
+// counts.
 void init_mbarrier(uint64_t*, unsigned arrivals, Place = Place::current());
 // mbarrier.arrive.expect_tx: of the block's own barrier.
 void arrive_mbarrier(uint64_t*, unsigned bytes, Place = Place::current());
-// mbarrier.test_wait.parity: whether the phase of this parity has ended, 0 for the first one.
-bool passed_mbarrier(const uint64_t*, unsigned parity, Place = Place::current());
-void count_bytes(uint64_t*, unsigned bytes, const void* stored, Place);
+void count_bytes(uint64_t*, unsigned bytes, Place);
+bool has_passed(const uint64_t*, unsigned parity, Place);
 
 // st.async: 16 bytes into the shared memory of any block of the cluster, counted by a barrier
-// beside them.
+// beside them. They arrive at once, or when a thread waits for that barrier, in any order.
+struct Store {
+  static constexpr unsigned bytes = 16;
+  void* shared;
+  uint64_t* mbarrier;
+  Place place;
+  unsigned char x[bytes];
+};
+// Into a block of a cluster that have not arrived; beyond, they arrive at once.
+inline constexpr unsigned most_late_stores = 2048;
+bool delay(const Store&);  // whether the store will be late
+bool arrived_store(const uint64_t* mbarrier, unsigned parity, Store&, Place);  // of the late ones
+
+inline void arrive(const Store& store) {
+  memcpy(store.shared, store.x, Store::bytes);  // here, where sanitizers see it
+  count_bytes(store.mbarrier, Store::bytes, store.place);
+}
 inline void store_async(void* shared, const void* from, uint64_t* mbarrier,
                         Place place = Place::current()) {
   maybe_yield(place);
-  memcpy(shared, from, 16);  // here, where sanitizers see it
-  count_bytes(mbarrier, 16, shared, place);
+  Store store{shared, mbarrier, place, {}};
+  memcpy(store.x, from, Store::bytes);
+  if (!delay(store)) arrive(store);
+}
+// mbarrier.test_wait.parity: whether the phase of this parity has ended, 0 for the first one.
+inline bool passed_mbarrier(const uint64_t* mbarrier, unsigned parity,
+                            Place place = Place::current()) {
+  maybe_yield(place);
+  for (Store store; arrived_store(mbarrier, parity, store, place);) arrive(store);
+  return has_passed(mbarrier, parity, place);
 }
 
 // Ends the launch with an Error.

@@ -21,6 +21,7 @@ struct Options {
   Order order = Order::forward;
   uint64_t seed = 1;  // of everything random in a launch: the same seed gives the same run
   unsigned yield_in_256 = 0;  // how many of 256 atomic operations let another thread run first
+  unsigned late_in_256 = 128;  // how many of 256 store_async() come only when somebody waits
   // shared memory starts as bytes 0xFF, NaN as a float; else as whatever was there
   bool poison = true;
   // so many yields with no thread that passes a barrier or returns are an Error

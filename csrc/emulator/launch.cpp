@@ -119,6 +119,8 @@ void Scheduler::prepare(unsigned first_block, unsigned n) {
     block.shared = shared[b].get();
     block.cluster = &clusters[b / shape.cluster];
     block.barrier.alive = threads;
+    block.late.clear();
+    if (shape.cluster > 1) block.late.reserve(most_late_stores);
     block.cluster->alive = threads * shape.cluster;
     for (unsigned t = 0; t < threads; t++) {
       Task& task = tasks[size_t(b) * threads + t];

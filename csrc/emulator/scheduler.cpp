@@ -154,7 +154,11 @@ void Scheduler::end_thread() {
   leave(block.barrier);
   leave(*block.cluster);
   if (shape.cooperative) leave(grid);
-  if (!block.barrier.alive) end_block(block);
+  if (!block.barrier.alive) {
+    if (!block.late.empty())
+      fail_at(block.late[0].place, "a block ends while this store into it is under way");
+    end_block(block);
+  }
   run_next();
   __builtin_unreachable();
 }

@@ -60,10 +60,12 @@ struct Block {
   NamedBarrier named[16];
   Barrier* cluster = nullptr;
   unsigned char* shared = nullptr;
+  // Into its shared memory. Does not grow, as memory that one CUDA thread takes and another one
+  // gives back looks like a race to ThreadSanitizer.
+  std::vector<Store> late;
 };
 
-// The copies of a thread that have not arrived, in order: a ring that does not grow, as memory that
-// one CUDA thread takes and another one gives back looks like a race to ThreadSanitizer.
+// The copies of a thread that have not arrived, in order: a ring that does not grow, see Block.
 class CopyQueue {
   std::array<Copy, most_copies> ring;
   size_t begun = 0, arrived = 0;

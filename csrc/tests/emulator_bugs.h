@@ -241,7 +241,7 @@ inline bool counted_stores_are_right(bugs::Sending bug) {
     for (int number : now) sum += number;
     for (unsigned i = 0; i < all; i++) now[i] = sum % 1000 + int(i);
   }
-  launch({.grid = ranks, .block = 32, .shared = 16 + 3 * 16 * all, .cluster = ranks},
+  launch({.grid = ranks, .block = 32, .shared = 32 + 3 * 32 * all, .cluster = ranks},
          [&] { bugs::counted_stores(bug, n_steps, out.data()); });
   return out == now;
 }
@@ -276,6 +276,10 @@ inline const Bug all_bugs[] = {
     {"copies_without_barrier", "plain thread", nullptr, copies_with_barrier},
     {"stores_without_wait", "plain", nullptr,
      [] { return counted_stores_are_right(bugs::Sending::no_wait); }},
+    {"block_ends_before_its_stores", "plain", "a block ends while this store",
+     [] { return counted_stores_are_right(bugs::Sending::no_last_wait); }},
+    {"wait_for_a_later_store", "plain thread", nullptr,
+     [] { return counted_stores_are_right(bugs::Sending::later_store); }},
     {"wait_for_another_phase", "plain", nullptr,
      [] { return counted_stores_are_right(bugs::Sending::wrong_phase); }},
     {"bytes_that_never_come", "plain", "no progress",

@@ -36,29 +36,46 @@ __global__ void copies_without_barrier(const int* from, int* out) {
 }
 
 // Steps of a cluster whose blocks, of 32 threads, need all numbers of the step before. Each thread
-// sends its number to all blocks, as the first of four, and barriers in memory, which take turns,
-// count the bytes; no other barrier stands between steps. With a slot for each of three steps
-// nobody overwrites what another still reads.
-enum class Sending { right, no_wait, wrong_phase, too_many_bytes, too_few_slots, not_made };
+// sends its number to all blocks, as the first of four, and after it the same once more; two
+// barriers in memory, which take turns with two others, count the bytes of each. No other barrier
+// stands between steps. With a slot for each of three steps nobody overwrites what another still
+// reads.
+// later_store: each thread waits for a store that is sent after its number.
+enum class Sending {
+  right,
+  no_wait,
+  no_last_wait,
+  wrong_phase,
+  later_store,
+  too_many_bytes,
+  too_few_slots,
+  not_made
+};
 __global__ void counted_stores(Sending bug, unsigned n_steps, int* out) {
   const auto cluster = cooperative_groups::this_cluster();
   const unsigned i = threadIdx.x, ranks = cluster.num_blocks(), all = 32 * ranks;
   const unsigned slots = bug == Sending::too_few_slots ? 1 : 3;
   uint64_t* arrived = reinterpret_cast<uint64_t*>(shared_memory());
-  int* rows = reinterpret_cast<int*>(shared_memory()) + 4;
-  if (i < 2 && bug != Sending::not_made) init_mbarrier(arrived + i, 1);
+  int* rows = reinterpret_cast<int*>(shared_memory()) + 8;
+  if (i < 4 && bug != Sending::not_made) init_mbarrier(arrived + i, 1);
   cluster.sync();
   int number = int(32 * cluster.block_rank() + i);
   for (unsigned step = 0; step < n_steps; step++) {
     uint64_t* barrier = arrived + step % 2;
     if (i == 0) arrive_mbarrier(barrier, 16 * all * (bug == Sending::too_many_bytes ? 2 : 1));
-    int* row = rows + step % slots * 4 * all;
+    if (i == 0) arrive_mbarrier(barrier + 2, 16 * all);
+    int* row = rows + step % slots * 8 * all;
     const int quad[4] = {number, 0, 0, 0};
-    for (unsigned r = 0; r < ranks; r++)
-      store_async(cluster.map_shared_rank(row + 4 * (32 * cluster.block_rank() + i), r), quad,
-                  cluster.map_shared_rank(barrier, r));
+    int* own = row + 4 * (32 * cluster.block_rank() + i);
+    for (int* to : {own, own + 4 * all})
+      for (unsigned r = 0; r < ranks; r++)
+        store_async(cluster.map_shared_rank(to, r), quad,
+                    cluster.map_shared_rank(to == own ? barrier : barrier + 2, r));
     const unsigned phase = step / 2 % 2, waited = bug == Sending::wrong_phase ? 1 - phase : phase;
-    while (bug != Sending::no_wait && !passed_mbarrier(barrier, waited)) yield();
+    const bool waits =
+        bug != Sending::no_wait && (bug != Sending::no_last_wait || step + 1 < n_steps);
+    while (waits && bug != Sending::later_store && !passed_mbarrier(barrier, waited)) yield();
+    while (waits && !passed_mbarrier(barrier + 2, waited)) yield();
     number = 0;
     for (unsigned j = 0; j < all; j++) number += row[4 * j];
     number = number % 1000 + int(32 * cluster.block_rank() + i);
