@@ -22,7 +22,7 @@ BARRIER, TAKEN, OPERANDS_READ = 26, 10, 12
 NO_BARRIER = 7
 
 
-def _latency(name: str) -> int:
+def latency(name: str) -> int:
     return LATENCY.get(name, LATENCY.get(name.split(".")[0], OTHER))
 
 
@@ -38,7 +38,7 @@ def cycles(kernel: Kernel, path: Sequence[int], rounds: int = 3) -> int:
             stall, sets, reads, waits = (at.control & 15, at.control >> 5 & 7, at.control >> 8 & 7,
                                          at.control >> 11 & 63)
             now = max([now, *(free[s] for s in range(6) if waits >> s & 1)])
-            free[sets] = max(free[sets], now + _latency(at.name))
+            free[sets] = max(free[sets], now + latency(at.name))
             free[reads] = max(free[reads], now + OPERANDS_READ)
             free[NO_BARRIER] = 0
             now += max(stall, 1) + (BARRIER if at.name.startswith("BAR") else 0)

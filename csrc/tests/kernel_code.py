@@ -2,11 +2,12 @@
 function says what is wrong with a kernel, and prints what was counted."""
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from chain import cycles
-from sass import Kernel, Loop, Wanted
+from multiprocessor import Load, cost, cycles_of_step
+from sass import Kernel, Loop, Wanted, repeated
 
 CUDA = Path(__file__).resolve().parents[1] / "cuda"
 # A step of the paper's forward kernel, with eight spikes, or with 16 whose rows are not in shared
@@ -15,9 +16,18 @@ CUDA = Path(__file__).resolve().parents[1] / "cuda"
 # chain.py.
 MOST_CYCLES, MOST_CYCLES_GATHER, MOST_CYCLES_BACKWARD = 650, 1000, 1100
 MOST_CYCLES_MATRICES = {"lsnn_matrix_kernel<2>": 1300, "lsnn_matrix_kernel<1>": 1800}
+# The same of all warps of a multiprocessor, with what they share and with replays, by the model of
+# multiprocessor.py: of two items with 220 neurons, or with 512 and rows in main memory; and of a
+# block of eight that share out 512, with eight items or sixteen.
+MOST_CYCLES_OF_ALL = {"lsnn_forward_kernel<2, true, true, float>": 700,
+                      "lsnn_forward_kernel<4, false, true, float>": 2400,
+                      "lsnn_backward_kernel<7, LsnnBlockGradients>": 2700,
+                      "lsnn_matrix_kernel<2>": 3400,
+                      "lsnn_matrix_kernel<1>": 3600}
+SPIKES = 0.02  # of a neuron and step, whose rows are read
+STEPS_OF_REPLAY, SEGMENT, WORD = 8, 128, 32  # steps that are replayed together, and a word's
 # What the formulas of cycles.cpp take for these steps, and how far it may be from what is counted
 # here: another nvcc makes other code.
-COSTS = (CUDA / "costs.h").read_text()
 COUNTED = {"lsnn_forward_kernel<2, true, true, float>": "lsnn_step",
            "lsnn_forward_kernel<4, false, true, float>": "lsnn_gather_step",
            "lsnn_matrix_kernel<2>": "lsnn_matrix_step",
@@ -120,6 +130,13 @@ def read_lsnn(name: str, kernel: Kernel) -> Iterator[str]:
         return
     yield from walk(name, kernel, path, f"{4 * warps} spikes",
                     MOST_CYCLES if in_shared else MOST_CYCLES_GATHER)
+    if name not in MOST_CYCLES_OF_ALL:
+        return
+    read = {} if in_shared else {
+        i: 512 * SPIKES * 32 if "CONSTANT" in kernel.code[i].name else 512
+        for i in path if re.match(r"LDG\.E\.128\.CONSTANT|LDGSTS", kernel.code[i].name)}
+    yield from walk_all(name, cycles_of_step(kernel, [path], Load(2 * warps, 2, read)),
+                        "two items")
 
 
 def walk(name: str, kernel: Kernel, path: Sequence[int], given: str, most: int,
@@ -134,10 +151,41 @@ def walk(name: str, kernel: Kernel, path: Sequence[int], given: str, most: int,
           ", nothing measured")
     if taken > most:
         yield f"{name}: {taken} cycles a step by the model, {most} at most"
-    if cost := COUNTED.get(name):
-        told = re.search(rf"X\({cost}, (\d+),", COSTS)
-        if not told or abs(int(told[1]) - taken) > MOST_OFF * taken:
-            yield f"costs.h: expected {cost} near {taken}, found {told and told[1]}"
+    if counted := COUNTED.get(name):
+        told = cost(counted)
+        if abs(told - taken) > MOST_OFF * taken:
+            yield f"costs.h: expected {counted} near {taken}, found {told:.0f}"
+
+
+def walk_all(name: str, taken: float, given: str) -> Iterator[str]:
+    """The cycles of a step of all warps of a multiprocessor."""
+    most = MOST_CYCLES_OF_ALL[name]
+    print(f"    with {given} a multiprocessor takes {taken:.0f} cycles by the model of "
+          f"multiprocessor.py, nothing measured")
+    if taken > most:
+        yield f"{name}: {taken:.0f} cycles of a multiprocessor by the model, {most} at most"
+
+
+# The instructions that a path through a step has to meet so that it replays steps, and so that it
+# replays a segment first: of each item of a lane the stores of what is replayed, and before them
+# the shuffles that transpose bits.
+REPLAY = ["STS"] * STEPS_OF_REPLAY
+REPLAY_OF_SEGMENT = ["SHFL"] * 5 + REPLAY
+
+
+def with_replays(kernel: Kernel, step: Loop, path_with: Callable[[list[str]], list[int]],
+                 items: int, load: Load) -> float:
+    """Of a step, in the mean of a segment. path_with: the path that meets these first."""
+    plain, replay, segment = (path_with(more * items) for more in ([], REPLAY, REPLAY_OF_SEGMENT))
+    loops = [loop for loop in kernel.loops() if step.first < loop.first and loop.last < step.last
+             and loop.first in segment and len(kernel.find("SHFL", loop)) == 5]
+    for loop in loops:
+        inner = next(of for of in kernel.loops() if loop.first < of.first and of.last < loop.last)
+        segment = repeated(segment, inner, WORD // STEPS_OF_REPLAY)
+        segment = repeated(segment, loop, SEGMENT // WORD)
+    often, seldom = (cycles_of_step(kernel, [plain] * (STEPS_OF_REPLAY - 1) + [last], load)
+                     for last in (replay, segment))
+    return often + (seldom - often) * STEPS_OF_REPLAY / SEGMENT
 
 
 def read_spike_product(name: str, kernel: Kernel) -> Iterator[str]:
@@ -190,13 +238,18 @@ def read_lsnn_backward(name: str, kernel: Kernel) -> Iterator[str]:
         return
     # Of a step in which a warp has more than eight active neurons, and twelve at most: the columns
     # of its rows.
-    sums, votes = (frozenset(kernel.find(what, step)) for what in ("FFMA", "VOTE"))
-    path = kernel.shortest(step, [lambda i: i in sums] * (12 * quads) + [lambda i: i in votes])
+    def path_with(more: list[str]) -> list[int]:
+        return kernel.through(step, [*more, *["FFMA"] * (12 * quads), "VOTE"])
+
+    path = path_with([])
     wide = Counter(kernel.code[i].name for i in path)["LDS.128"]
     if wide < 3 * quads:
         yield f"{name}: expected a path through a step with {3 * quads} wide loads, found {wide}"
         return
     yield from walk(name, kernel, path, "twelve active neurons of a warp", MOST_CYCLES_BACKWARD)
+    if name in MOST_CYCLES_OF_ALL:
+        taken = with_replays(kernel, step, path_with, 1, Load(2 * quads, 2))
+        yield from walk_all(name, taken, "two items")
 
 
 def read_lsnn_matrix(name: str, kernel: Kernel) -> Iterator[str]:
@@ -216,18 +269,26 @@ def read_lsnn_matrix(name: str, kernel: Kernel) -> Iterator[str]:
         yield (f"{name}: expected a step with a store of 16 bytes to other blocks and a barrier, "
                f"found {sent} and {barriers}")
         return
-    at = {what: frozenset(kernel.find(what, step))
-          for what in (r"STAS\.128", r"LDS$", "HMMA", "BAR", "SYNCS")}
+    def path_with(more: list[str]) -> list[int]:
+        # y, dL/dz and adaptation of each item, then the parts of its sum
+        return kernel.through(step, [
+            r"STAS\.128", *[r"LDS$"] * (3 * items), *more, *["HMMA"] * mma, "BAR",
+            *[r"LDS$"] * (4 * items), "SYNCS"])
 
-    def within(what: str) -> Wanted:
-        return lambda i: i in at[what]
-
-    # y, dL/dz and adaptation of each item, then the parts of its sum
-    path = kernel.shortest(step, [
-        within(what) for what in (r"STAS\.128", *[r"LDS$"] * (3 * items), *["HMMA"] * mma, "BAR",
-                                  *[r"LDS$"] * (4 * items), "SYNCS")])
+    path = path_with([])
     if not path:
         yield f"{name}: expected a path through a step that reads and adds up sums"
         return
     yield from walk(name, kernel, path, f"{mma} products of tiles of a warp",
                     MOST_CYCLES_MATRICES[name], 4)
+    # A quarter of 32 columns of tiles, two in a round; half of eight blocks, of which one is the
+    # own.
+    product, sending = (kernel.loop_around(what, step) for what in ("HMMA", "STAS"))
+
+    def whole_path_with(more: list[str]) -> list[int]:
+        return repeated(repeated(path_with(more), product, 4), sending, 2)
+
+    waits = max(i for i in path if kernel.code[i].name.startswith("SYNCS"))
+    taken = with_replays(kernel, step, whole_path_with, items,
+                         Load(16, sent=512 * 7 / 8, waits=waits))
+    yield from walk_all(name, taken, f"{8 * items} items")

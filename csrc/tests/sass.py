@@ -2,7 +2,7 @@
 import heapq
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,6 +60,24 @@ class Kernel:
                  if at.target is not None and at.target < i and at.predicated]
         return sorted(found, key=lambda loop: loop.length)
 
+    def loop_around(self, pattern: str, within: Loop) -> Loop:
+        """The shortest loop in another one that has an instruction whose name begins with a
+        pattern."""
+        places = self.find(pattern, within)
+        return next(loop for loop in self.loops() if within.first < loop.first
+                    and loop.last < within.last and any(loop.first <= i <= loop.last
+                                                        for i in places))
+
+    def through(self, loop: Loop, patterns: Sequence[str]) -> list[int]:
+        """The fewest instructions of one round of a loop whose names begin with these patterns, in
+        this order; none where there is no such round."""
+        places = {pattern: frozenset(self.find(pattern, loop)) for pattern in patterns}
+
+        def within(pattern: str) -> Wanted:
+            return lambda i: i in places[pattern]
+
+        return self.shortest(loop, [within(pattern) for pattern in patterns])
+
     def _next(self, i: int) -> Iterator[int]:
         name = self.code[i].name
         target = self.code[i].target
@@ -92,6 +110,13 @@ class Kernel:
                     cost[state], before[state] = so_far + 1, (i, met)
                     heapq.heappush(queue, (so_far + 1, *state))
         return []
+
+
+def repeated(path: Sequence[int], loop: Loop, times: int) -> list[int]:
+    """A path whose round of an inner loop is done some times."""
+    of_loop = [at for at, i in enumerate(path) if loop.first <= i <= loop.last]
+    begin, end = of_loop[0], of_loop[-1] + 1
+    return [*path[:begin], *[*path[begin:end]] * times, *path[end:]]
 
 
 def disassembled(nvdisasm: str, cubin: Path) -> dict[str, Kernel]:
