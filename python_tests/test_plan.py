@@ -227,14 +227,38 @@ def test_matrices_where_products_may_round(bf16_parts: int, items: int) -> None:
                          ({"delays": [40]}, "a block needs "),
                          ({"clusters": [0, 0, 0]}, "the GPU has no room for a cluster of 8")]:
         assert plan(**sizes | changed)["backward"]["considered"]["lsnn, matrices"].startswith(why)
-    # Where a block holds the weights, rows of active neurons cost less.
-    small = plan(**sizes | {"N": 220})["backward"]
-    assert small["design"] == "block" and small["kernels"] == "lsnn"
-    asked = plan(**sizes | {"N": 220}, kernels="matrices")["backward"]
+    asked = plan(**sizes | {"N": 220}, kernels="matrices", design="cluster")["backward"]
     assert asked["items of a block"] == items and asked["why"] == "matrices were asked for"
-    assert asked["considered"]["lsnn"] == "matrices were asked for"
     with pytest.raises(ValueError, match="bf16_parts: expected 0, 1 or 2, got 3"):
         plan(**sizes | {"bf16_parts": 3})
+
+
+@pytest.mark.parametrize("bf16_parts", [1, 2])
+def test_matrices_in_a_block(bf16_parts: int) -> None:
+    """Where registers hold the weights, two items go through the steps together in a block."""
+    sizes: dict[str, Any] = {"T": 784, "B": 256, "N": 220, "device": "h100",
+                             "bf16_parts": bf16_parts}
+    name = "lsnn, matrices in a block"
+    launch = plan(**sizes)["backward"]
+    cycles = launch["considered"]
+    assert (launch["design"], launch["kernels"]) == ("block", "lsnn")
+    assert (launch["items of a block"], launch["threads of an item"], launch["blocks"]) == (
+        2, 224, 128)
+    assert cycles[name] < cycles["lsnn"] < cycles["block"]
+    assert f"{int(cycles[name])} before " in launch["why"]
+    assert plan(**sizes | {"B": 1000})["backward"]["considered"][name] == 4 * cycles[name]
+    assert plan(**sizes | {"B": 0})["backward"]["blocks"] == 0
+    # small networks: rows of active neurons cost less
+    assert plan(**sizes | {"N": 64})["backward"]["considered"]["lsnn"] < cycles[name]
+    for changed, why in [({"N": 225}, "its warps own 224 neurons at most"),
+                         ({"bf16_parts": 0}, "its products round to bfloat16"),
+                         ({"kernels": "general"}, "the general kernels were asked for"),
+                         ({"device": "t4"}, "its copies need compute capability 8.0"),
+                         ({"delays": [400]}, "a block needs ")]:
+        assert plan(**sizes | changed)["backward"]["considered"][name].startswith(why)
+    asked = plan(**sizes, kernels="matrices", design="block")["backward"]
+    assert asked["items of a block"] == 2 and asked["why"] == "matrices were asked for"
+    assert asked["considered"]["lsnn"] == "matrices were asked for"
 
 
 def test_the_plan_says_why() -> None:

@@ -31,14 +31,15 @@ def gradients(precision: str) -> tuple[Tensor, tuple[Tensor, ...]]:
     return z, torch.autograd.grad((z * weight).sum(), (x, w))
 
 
+@pytest.mark.parametrize("design", ["block", "cluster"])
 @pytest.mark.parametrize("precision", TOLERANCE)
-def test_precision(precision: str) -> None:
+def test_precision(precision: str, design: str) -> None:
     """Spikes are those of "highest". Gradients of a GPU's kernels by matrices are as near as
     bfloat16 numbers let them; those of the CPU are the same where two of them would do."""
     on_cpu = _ops.cpu_kernels(torch.empty(0))
-    with _ops.forced() if on_cpu else _ops.forced(design="cluster"):
+    with _ops.forced() if on_cpu else _ops.forced(design=design):
         z, exact = gradients("highest")
-    with _ops.forced() if on_cpu else _ops.forced(design="cluster", kernels="matrices"):
+    with _ops.forced() if on_cpu else _ops.forced(design=design, kernels="matrices"):
         rounded_z, rounded = gradients(precision)
     assert torch.equal(rounded_z, z) and 0 < z.mean() < 0.5
     for got, wanted in zip(rounded, exact, strict=True):

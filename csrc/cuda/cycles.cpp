@@ -17,23 +17,37 @@ Load load(const Device& device, const Layer& l, Storage s, const Pass& p, double
   return {at_hand, at_hand * double(l.S) * share * double(l.N) * row};
 }
 
-// The rounds of items in a step by matrices; of a round the cycles of a step with a first part of
-// its product, the multiplications of a block, the bytes of its shared memory for them, the weights
-// once, dL/dc once for each tile of rows, and sums to and fro, and the bytes that it is sent.
+// The rounds of items in a step by matrices.
+double rounds_of(const Device& device, const Layer& l, const Pass& p) {
+  const int64_t items = device.teams(p.shape.ranks) * items_of_block(p.shape);
+  return double(std::max<int64_t>(ceiling(l.B, items), 1));
+}
+// The same in a cluster; of a round the cycles of a step with a first part of its product, the
+// multiplications of a block, the bytes of its shared memory for them, the weights once, dL/dc once
+// for each tile of rows, and sums to and fro, and the bytes that it is sent.
 struct MatrixStep { double rounds, step, macs, bytes, sent; };
 MatrixStep matrix_step(const Device& device, const Layer& l, const Pass& p) {
   Arena counted;
   const LsnnMatrixShared shared(counted, l, p.shape);
   const int64_t items = items_of_block(p.shape), tiles = shared.rows / side_of_tile,
-                of_tile = tiles_across(l.N) * side_of_tile * side_of_tile,
-                rounds = ceiling(l.B, device.teams(p.shape.ranks) * items);
+                of_tile = tiles_across(l.N) * side_of_tile * side_of_tile;
   const double slot = 4.0 * shared.slot;
-  return {double(std::max<int64_t>(rounds, 1)),
+  return {rounds_of(device, l, p),
           p.shape.parts == 1 ? costs.lsnn_matrix_pairs_step : costs.lsnn_matrix_step,
           double(tiles * of_tile * items * products_of_parts(p.shape.parts)),
           double(tiles) * (2.0 * double(of_tile * p.shape.parts) + slot) +
               8.0 * double(shared.rows * items * shares_of_sum),
           slot - slot / p.shape.ranks};
+}
+
+// In a block, of all its warps.
+double block_matrix_step(const Pass& p) {
+  return p.shape.parts == 1 ? costs.lsnn_block_medium_step : costs.lsnn_block_high_step;
+}
+
+// dL/dc of an item, which each warp of a block loads whole for its rows, four lanes the same.
+double bytes_of_gradients(const Layer& l, const Pass& p) {
+  return double(words(l.N) * bytes_of_quad(Storage::f32) * padded(l.N)) / p.shape.ranks;
 }
 
 // Of a step but its rows. Items of a round hide each other's waiting; rounds follow each other.
@@ -86,10 +100,12 @@ double backward_cycles(const Device& device, const Layer& l, Storage s, const Pa
 }
 double lsnn_backward_cycles(const Device& device, const Layer& l, Storage s, const Pass& p,
                             const Activity& a) {
-  if (p.shape.parts) return matrix_cycles(matrix_step(device, l, p));
+  if (p.shape.parts)
+    return p.design == Design::cluster ? matrix_cycles(matrix_step(device, l, p))
+                                       : rounds_of(device, l, p) * block_matrix_step(p);
   const Load at = load(device, l, s, p, a.active);
-  return chain(costs.lsnn_backward_step, at, p) + at.bytes / costs.shared_bytes +
-         exchange(at, l, p);
+  return chain(costs.lsnn_backward_step, at, p) +
+         (at.bytes + at.items * bytes_of_gradients(l, p)) / costs.shared_bytes + exchange(at, l, p);
 }
 
 }  // namespace lsnn::cuda

@@ -5,6 +5,7 @@
 #include "lsnn_backward.cuh"
 #include "lsnn_forward.cuh"
 #include "lsnn_matrix.cuh"
+#include "lsnn_matrix_block.cuh"
 
 namespace lsnn::cuda {
 
@@ -60,9 +61,19 @@ void launch_lsnn(const BackwardJob<float>& general, const Pass& pass, float* wor
   static constexpr Kernel of_cluster[] = {  // by the parts
                                           &lsnn_backward_kernel<0, LsnnClusterGradients>,
                                           &lsnn_matrix_kernel<1>, &lsnn_matrix_kernel<2>};
+  static constexpr Kernel of_matrices[][most_parts] = {
+      {&lsnn_block_matrix_kernel<1, 1>, &lsnn_block_matrix_kernel<1, 2>},
+      {&lsnn_block_matrix_kernel<2, 1>, &lsnn_block_matrix_kernel<2, 2>},
+      {&lsnn_block_matrix_kernel<3, 1>, &lsnn_block_matrix_kernel<3, 2>},
+      {&lsnn_block_matrix_kernel<4, 1>, &lsnn_block_matrix_kernel<4, 2>},
+      {&lsnn_block_matrix_kernel<5, 1>, &lsnn_block_matrix_kernel<5, 2>},
+      {&lsnn_block_matrix_kernel<6, 1>, &lsnn_block_matrix_kernel<6, 2>},
+      {&lsnn_block_matrix_kernel<7, 1>, &lsnn_block_matrix_kernel<7, 2>}};
   const bool in_cluster = pass.design == Design::cluster;
-  const Kernel kernel =
-      in_cluster ? of_cluster[pass.shape.parts] : of_block[pass.shape.threads / 32 - 1];
+  const Kernel kernel = in_cluster ? of_cluster[pass.shape.parts]
+                        : pass.shape.parts
+                            ? of_matrices[pass.shape.threads / 32 - 1][pass.shape.parts - 1]
+                            : of_block[pass.shape.threads / 32 - 1];
   launch(
       "backward, lsnn",
       {pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared, pass.shape.ranks, stream},

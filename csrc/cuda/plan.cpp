@@ -184,11 +184,13 @@ Possible lsnn_forward_gather_pass(const Device& device, const Layer& l, Storage 
   return lsnn_forward_pass(Design::gather, device, l, s);
 }
 namespace {
-// The same of those that go backwards. matrices: of which of them it is asked.
+// The same of those that go backwards. matrices: whether it is one of those that need them.
 std::string lsnn_backward_refuses(const Device& device, const Layer& l, Storage s,
                                   int64_t most_neurons, bool in_cluster, bool matrices) {
   if (in_cluster && device.most_ranks < 2) return "the GPU has no clusters";
   if (l.options.kernels == Kernels::matrices && !matrices) return "matrices were asked for";
+  if (matrices && l.bf16_parts == exact_parts && l.options.kernels != Kernels::matrices)
+    return "its products round to bfloat16, which nobody has allowed";
   const std::string refused = lsnn_refuses(device, l, s, most_neurons);
   return refused.empty() && l.surrogate != PaperSpec::surrogate ? "its surrogate is the triangle"
                                                                 : refused;
@@ -205,6 +207,16 @@ template <class PassOf> Possible lsnn_in_cluster(const Device& device, const Lay
     if (!best.yes || (p.yes && cycles(p) < cycles(best))) best = p;
   }
   return best;
+}
+// With as many blocks as there are SMs, or items. pass: without these.
+template <class Shared> Possible matrix_pass(const Device& device, const Layer& l, Pass pass) {
+  Arena counted;
+  Shared(counted, l, pass.shape);
+  pass.shared = counted.used;
+  const int ranks = pass.shape.ranks;
+  pass.blocks =
+      std::min<int64_t>(device.teams(ranks), ceiling(l.B, items_of_block(pass.shape))) * ranks;
+  return pass.shared <= device.shared ? Possible{true, pass, ""} : too_large(device, pass);
 }
 }  // namespace
 
@@ -228,23 +240,26 @@ Possible lsnn_backward_matrix_pass(const Device& device, const Layer& l, Storage
   const std::string refused =
       lsnn_backward_refuses(device, l, s, 32 * most_words_matrix * device.most_ranks, true, true);
   if (!refused.empty()) return impossible(refused);
-  if (l.bf16_parts == exact_parts && l.options.kernels != Kernels::matrices)
-    return impossible("its products round to bfloat16, which nobody has allowed");
   return lsnn_in_cluster(device, l, s, [&](int ranks) {
     const int words_of_block = Slice(l.N, ranks, 0).words;
     if (words_of_block > most_words_matrix)
       return impossible("a block owns " + std::to_string(32 * most_words_matrix) +
                         " neurons at most");
-    const int64_t teams = device.teams(ranks);
-    if (teams == 0) return no_room(ranks);
+    if (device.teams(ranks) == 0) return no_room(ranks);
     Pass p{Design::cluster, 1, {columns_of_mma, 32 * words_of_block, ranks, int(l.D + 2)}, 0, 0};
     p.shape.parts = std::min(l.bf16_parts, most_parts);
-    Arena counted;
-    LsnnMatrixShared(counted, l, p.shape);
-    p.shared = counted.used;
-    p.blocks = std::min(teams, ceiling(l.B, items_of_block(p.shape))) * ranks;
-    return p.shared <= device.shared ? Possible{true, p, ""} : too_large(device, p);
+    p.shape.items = pairs_of_lane(p.shape.parts);
+    return matrix_pass<LsnnMatrixShared>(device, l, p);
   });
+}
+Possible lsnn_backward_block_matrix_pass(const Device& device, const Layer& l, Storage s) {
+  const std::string refused =
+      lsnn_backward_refuses(device, l, s, 32 * most_warps_block_matrix, false, true);
+  if (!refused.empty()) return impossible(refused);
+  Pass p{Design::block, 1, {1, int(32 * words(l.N)), 1, int(l.D + 1)}, 0, 0};
+  p.shape.parts = std::min(l.bf16_parts, most_parts);
+  p.shape.items = pairs_of_block_lane;
+  return matrix_pass<LsnnBlockMatrixShared>(device, l, p);
 }
 SpikeTiles spike_tiles(const Device& device, int64_t M, int64_t N, int64_t K) {
   SpikeTiles s;

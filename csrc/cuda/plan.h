@@ -37,6 +37,7 @@ inline Device as_compiled(Device device, int capability) {
 // Storage of numbers and weights.
 enum class Storage { f64, f32, f32_bf16 };  // bf16: of the weights
 LSNN_INLINE int64_t bytes_of_number(Storage s) { return s == Storage::f64 ? 8 : 4; }
+LSNN_INLINE int64_t bytes_of_quad(Storage s) { return 4 * bytes_of_number(s); }
 LSNN_INLINE int64_t bytes_of_weight(Storage s) {
   return s == Storage::f64 ? 8 : s == Storage::f32 ? 4 : 2;
 }
@@ -123,10 +124,12 @@ inline constexpr LsnnKernel lsnn_forward_kernels[] = {{"lsnn", &lsnn_forward_blo
 Possible lsnn_backward_block_pass(const Device&, const Layer& l, Storage);
 Possible lsnn_backward_cluster_pass(const Device&, const Layer& l, Storage);
 Possible lsnn_backward_matrix_pass(const Device&, const Layer& l, Storage);
+Possible lsnn_backward_block_matrix_pass(const Device&, const Layer& l, Storage);
 inline constexpr LsnnKernel lsnn_backward_kernels[] = {
     {"lsnn", &lsnn_backward_block_pass},
     {"lsnn, cluster", &lsnn_backward_cluster_pass},
-    {"lsnn, matrices", &lsnn_backward_matrix_pass}};
+    {"lsnn, matrices", &lsnn_backward_matrix_pass},
+    {"lsnn, matrices in a block", &lsnn_backward_block_matrix_pass}};
 
 // The storage with which the formulas below expect the backward pass to be fastest: that of the
 // numbers, or weights in bfloat16 where the layer allows it.

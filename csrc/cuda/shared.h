@@ -20,7 +20,8 @@ struct Shape {
   int threads;  // of a group
   int ranks;  // blocks that share an item
   int slots;  // steps whose spikes or dL/dc a block keeps
-  int parts = 0;  // bfloat16 numbers that stand for a factor of lsnn_matrix.cuh; 0: no matrices
+  int parts = 0;  // bfloat16 numbers that stand for a factor; 0: no matrices
+  int items = 1;  // of a group, as many as a lane has neurons
 };
 
 // The neurons of one rank: whole words of 32, so that a word of spikes has one owner.
@@ -121,9 +122,7 @@ inline constexpr int most_parts = 2;
 constexpr int products_of_parts(int parts) { return parts == 1 ? 1 : 3; }
 constexpr int pairs_of_lane(int parts) { return parts == 1 ? 2 : 1; }
 // Items that go through the steps together.
-LSNN_INLINE int items_of_block(const Shape& shape) {
-  return shape.groups * pairs_of_lane(shape.parts);
-}
+LSNN_INLINE int items_of_block(const Shape& shape) { return shape.groups * shape.items; }
 LSNN_INLINE int tiles_across(int64_t N) { return (int)((N + side_of_tile - 1) / side_of_tile); }
 // From one of the eight columns to the next: half of a row of banks more than a multiple of it, so
 // that the two columns which a quarter of a warp loads lie in different ones.
@@ -153,6 +152,30 @@ struct LsnnMatrixShared {
     record = m.take<float>(pairs * stages_of_record * 2);
     a = m.take<float>(pairs * steps_of_replay);
     mbarriers = m.take<uint64_t>(2);
+  }
+};
+
+// Of the kernel in lsnn_matrix_block.cuh.
+inline constexpr int pairs_of_block_lane = 2;
+inline constexpr int most_warps_block_matrix = 7;  // whose registers hold the weights
+// From one column of dL/dc to the next, in bfloat16 numbers: 32 bytes more than a multiple of the
+// banks, so that what four columns are loaded from meets no bank twice.
+LSNN_INLINE int numbers_of_column(int threads) { return (threads + 63) / 64 * 64 + 16; }
+
+struct LsnnBlockMatrixShared {
+  int column;  // numbers from one column to the next
+  uint32_t* lower;  // [rows / side_of_tile,across,words_of_fragment] with two parts
+  uint16_t* dc;  // [slots,columns,column]
+  float* record;  // [stages_of_record,items of a lane,2,threads]
+  float* a;  // [items of a lane,steps_of_replay,threads]
+
+  LSNN_METHOD LsnnBlockMatrixShared(Arena& m, const Layer&, const Shape& shape) {
+    const int64_t tiles = shape.threads / side_of_tile, pairs = pairs_of_block_lane * shape.threads;
+    column = numbers_of_column(shape.threads);
+    lower = m.take<uint32_t>(shape.parts == 2 ? tiles * tiles * words_of_fragment : 0);
+    dc = m.take<uint16_t>((int64_t)shape.slots * pairs_of_block_lane * shape.parts * column);
+    record = m.take<float>(pairs * stages_of_record * 2);
+    a = m.take<float>(pairs * steps_of_replay);
   }
 };
 

@@ -11,6 +11,8 @@ LSNN_IDLE_RANK = "lsnn_cluster T=20 B=5 N=257"  # and a warp without neurons
 # By matrices: a factor of two bfloat16 numbers, and two items of a lane.
 HIGH, MEDIUM = "lsnn_high T=20 B=5 N=129 n_ref=2", "lsnn_medium T=20 B=9 N=40 n_ref=1"
 HIGH_DELAYED, HIGH_UNEQUAL = "lsnn_high T=60 B=3 N=34", "lsnn_high T=40 B=9 N=70"
+BLOCK_HIGH, BLOCK_MEDIUM = (f"lsnn_block_{of} T=20 B=5 N=129 n_ref=2" for of in ("high", "medium"))
+BLOCK_ROUNDS = "lsnn_block_high T=6 B=33 N=33"
 HIGH_ROUNDS = "lsnn_high T=6 B=33 N=33"  # several rounds of items, and a delay
 LSNN_GATHER = "lsnn_gather T=20 B=5 N=257"  # an item of three warps
 LSNN_RANDOM = "lsnn T=20 B=5 N=220 n_ref=2"  # the same, in a random order
@@ -30,6 +32,15 @@ def of_lsnn_backward(name: str, old: str, new: str, run: str = LSNN, check: Chec
 def of_matrix(name: str, old: str, new: str, run: str = HIGH, check: Check = PLAIN,
               file: str = "lsnn_matrix.cuh") -> Mutant:
     return of_lsnn_backward(f"matrices: {name}", old, new, run, check, file)
+
+
+def of_items(name: str, old: str, new: str, run: str = HIGH, check: Check = PLAIN) -> Mutant:
+    return of_matrix(name, old, new, run, check, "lsnn_items.cuh")
+
+
+def of_block_matrix(name: str, old: str, new: str, run: str = BLOCK_HIGH,
+                    check: Check = PLAIN) -> Mutant:
+    return of_matrix(f"in a block: {name}", old, new, run, check, "lsnn_matrix_block.cuh")
 
 
 def of_lsnn_replay(name: str, old: str, new: str, run: str = LSNN) -> Mutant:
@@ -156,7 +167,7 @@ LSNN_MUTANTS = [
            (LSNN_CLUSTER,)),
     of_matrix("the lower part of W", "left.of, right[0]);", "left.of, right[part]);"),
     of_matrix("the lower part of dL/dc", "if (part == 0) mma", "if (part < 0) mma"),
-    of_matrix("both parts are the upper one", "first -= __uint_as_float(pair << 16);", ""),
+    of_items("both parts are the upper one", "first -= __uint_as_float(pair << 16);", ""),
     of_matrix("the columns of another lane", "units + 4 * of + lane % 4)",
               "units + 4 * of + lane / 8)"),
     of_matrix("the rows of another lane", "upper[2 * half + 1]);", "upper[2 * half]);"),
@@ -179,30 +190,61 @@ LSNN_MUTANTS = [
     of_matrix("a block without neurons works", "if (word >= (int)words(l.N)) return;", "",
               "lsnn_high T=20 B=5 N=257"),
     of_matrix("the weights of the first block", "(int64_t)32 * word * NP", "(int64_t)0 * NP"),
-    of_matrix("the second item of a lane is the first", "first + item * columns_of_mma + group.id",
-              "first + group.id", MEDIUM),
+    of_matrix("the second item of a lane is the first", "next = columns_of_mma;", "next = 0;",
+              MEDIUM),
     of_matrix("the sums of the first item", "item * columns_of_mma + group.id, group.thread",
               "group.id, group.thread", MEDIUM),
-    of_matrix("the records of both items in one place", "float* own = to + 2 * item * threads;",
+    of_items("the records of both items in one place", "float* own = to + 2 * item * threads;",
               "float* own = to;", MEDIUM),
-    of_matrix("the adaptation of both items in one place", "a + of * steps_of_replay * threads",
+    of_items("the adaptation of both items in one place", "a + of * steps_of_replay * threads",
               "a + 0 * of", MEDIUM),
-    of_matrix("items that are not there", "number(item) < l.B && word", "word", MEDIUM, ADDRESS),
-    of_matrix("gradients behind the item's end", "if (pair[item].works(t)) *gx", "*gx",
+    of_items("items that are not there", "number(item) < l.B && word", "word", MEDIUM, ADDRESS),
+    of_items("gradients behind the item's end", "if (pair[item].works(t)) *gx", "*gx",
               HIGH_UNEQUAL),
-    of_matrix("an item that has ended works", "const bool works = t < length;\n    d",
+    of_items("an item that has ended works", "const bool works = t < length;\n    d",
               "const bool works = true;\n    d", HIGH_UNEQUAL),
-    of_matrix("another item's last step", "if (t == pair[item].length - 1)",
+    of_items("another item's last step", "if (t == pair[item].length - 1)",
               "if (t == longest - 1)", HIGH_UNEQUAL),
-    of_matrix("spikes that reach no step", "(t >= end ? 0.f : carried)", "carried",
+    of_items("spikes that reach no step", "(t >= end ? 0.f : carried)", "carried",
               HIGH_ROUNDS),
-    of_matrix("a gradient of the last state less", "if (t > end && t > 0",
+    of_items("a gradient of the last state less", "if (t > end && t > 0",
               "if (t > end + 1 && t > 0", HIGH_DELAYED),
-    of_matrix("past spikes take the slots of steps", "written = begun;", "", HIGH_ROUNDS),
+    of_items("past spikes take the slots of steps", "products.written = begun;", "", HIGH_ROUNDS),
     of_matrix("starts of both items in one place", "(int64_t)blockIdx.x * items + item)",
               "(int64_t)blockIdx.x * items)", MEDIUM, PLAIN, "lsnn_replay.cuh"),
     Mutant("lsnn: backward, matrices: a slot less", "plan.cpp", "ranks, int(l.D + 2)}",
            "ranks, int(l.D + 1)}", (HIGH,)),
+    of_block_matrix("no barrier", "void end_step() const { __syncthreads(); }",
+                    "void end_step() const {}"),
+    of_block_matrix("the rows of another lane", "first + 2 * tile + half,",
+                    "first + tile + 2 * half,"),
+    of_block_matrix("the columns of another lane", "(int)threadIdx.x % 4 * 4;",
+                    "(int)threadIdx.x % 4 * 2;"),
+    of_block_matrix("rows of W that are not there", "if (row < N && at < NP)", "if (at < NP)",
+                    check=ADDRESS),
+    of_block_matrix("columns of W that are not there", "if (row < N && at < NP)", "if (row < N)",
+                    BLOCK_ROUNDS, ADDRESS),
+    of_block_matrix("the lower part of W", "mma_m16n8k16_bf16(rest[tile], left.of, right);", ""),
+    of_block_matrix("the lower part of dL/dc", "x[item] - __uint_as_float(upper_part << 16), 0.f)",
+                    "0.f, 0.f)"),
+    of_block_matrix("another item's columns", "to[item * parts * column] =",
+                    "to[(item ^ 1) * parts * column] =", BLOCK_MEDIUM),
+    of_block_matrix("dL/dc of another step", "dc + (slot_before(written) * columns",
+                    "dc + (written * columns"),
+    of_block_matrix("every other tile", "sum[0][tile][i] + sum[1][tile][i]", "sum[0][tile][i]"),
+    of_block_matrix("the other tile", "second_tile = lane & 2", "second_tile = lane & 1",
+                    BLOCK_MEDIUM),
+    of_block_matrix("the other row", "second_half ? of_row(1, item) : of_row(0, item)",
+                    "of_row(0, item)", BLOCK_MEDIUM),
+    of_block_matrix("the own row of the neighbour", "second_half ? rows[0] : rows[1], 1)",
+                    "second_half ? rows[1] : rows[0], 1)"),
+    of_block_matrix("the items change places", "found.of[0] = second_half ? other : own;",
+                    "found.of[0] = own;"),
+    of_block_matrix("the first items alone", "b += (int64_t)gridDim.x * pairs_of_block_lane",
+                    "b += l.B", BLOCK_ROUNDS),
+    of_block_matrix("the item of the neighbour", "next = 1;", "next = 0;", BLOCK_MEDIUM),
+    Mutant("lsnn: backward, matrices: in a block: a slot less", "plan.cpp", "1, int(l.D + 1)}",
+           "1, int(l.D)}", (BLOCK_HIGH,)),
     of_lsnn_replay("spikes of the step before", "step(window, steps_of_replay + i, s);",
                    "step(window, steps_of_replay + i - 1, s);"),
     of_lsnn_replay("bits of the wrong lane", "row & low) | (other & low) << o",

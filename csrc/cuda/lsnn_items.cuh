@@ -1,0 +1,209 @@
+// The backward pass of the paper's network by matrices: what a lane does with its items, whatever
+// blocks and tensor cores make of their dL/dc. See lsnn_backward.cuh for the order of a step.
+#pragma once
+#include <utility>
+
+#include "lsnn_replay.cuh"
+#include "lsnn_stream.cuh"
+#include "sequence.cuh"
+
+namespace lsnn::cuda {
+
+// A pair of numbers as bfloat16, the first in the lower half, and what that leaves of them.
+LSNN_DEVICE uint32_t take_upper(float& first, float& second) {
+  const uint32_t pair = cvt_rn_bf16x2_f32(first, second);
+  first -= __uint_as_float(pair << 16);
+  second -= __uint_as_float(pair & 0xffff0000u);
+  return pair;
+}
+
+// A lane's neuron in one of its items: a backward step in two parts, what needs no product and the
+// rest.
+struct LsnnPair {
+  const LsnnBackward& job;
+  const LsnnNeuron& neuron;
+  const int length, end;  // end: spikes of earlier steps reach others
+  LsnnReplay replayed;
+  Adjoint<float> d;
+  Carry<float> before{};  // what the step read
+  float gz = 0.f;  // dL/dz from outside
+
+  // steps: of the item.
+  __device__ __forceinline__ LsnnPair(const LsnnBackward& of, const LsnnNeuron& own,
+                                      const Group& group, int steps, int word, float* a, int items,
+                                      int item)
+      : job(of),
+        neuron(own),
+        length(steps),
+        end(length - 1 - of.delay),
+        replayed{of, own, group, word, a, items, item} {
+    const BackwardArgs& f = job.f;
+    const int64_t at = neuron.at(job);
+    d = {neuron.load(f.glast.v, at), neuron.load(f.glast.a, at), neuron.load(f.glast.i, at),
+         length > 0 ? last_z(length - 1) : 0.f};
+  }
+  // Of the last state, for the spikes of step t >= end.
+  __device__ __forceinline__ float last_z(int t) const {
+    return neuron.load(job.f.glast.z, neuron.at(job) + (length - 1 - t) * job.row);
+  }
+  // dL/dc of step t; 0 behind the item's end, and where no neuron is.
+  __device__ __forceinline__ float current(int t) const {
+    return works(t) ? current_adjoint(neuron.k, d.v, d.i) : 0.f;
+  }
+  __device__ __forceinline__ bool works(int t) const { return neuron.is_real && t < length; }
+  // record: [2,threads] of step t. Behind the item's end all that follows are any numbers: what
+  // stands under no condition is done for all items of a lane at a time.
+  __device__ __forceinline__ void read(int t, const float* record, int threads) {
+    before = replayed.read_by(t, record[0]);
+    gz = record[threads];
+  }
+  __device__ __forceinline__ void replay_before(int t) {
+    if (t >= length) return;
+    if (t % (int)segment == 0) replayed.replay_segment(t);
+    replayed.replay_to(t - 1);
+  }
+  // carried: what (1) carries back to the spikes of step t, where they reach a step.
+  __device__ __forceinline__ void step(int t, float carried) {
+    Adjoint<float> next = d;
+    next.z = d.z + (t >= end ? 0.f : carried) + gz;
+    Coefs<float> g{};
+    step_adjoint(neuron.spec, neuron.k, before, 0.f, 0.f, 0.f, next, g,
+                 [&](float, float) { return slope_of_step(neuron.spec, neuron.k, before); });
+    const bool works = t < length;
+    d = {works ? next.v : d.v, works ? next.a : d.a, works ? next.i : d.i, works ? next.z : d.z};
+  }
+  __device__ __forceinline__ void add_last_z(int t) {
+    if (t > end && t > 0 && t < length) [[unlikely]]
+      d.z = d.z + last_z(t - 1);
+  }
+  __device__ __forceinline__ void store_first_state() const {
+    const int64_t first = neuron.at(job);
+    neuron.store(job.f.gfirst.v, first, d.v);
+    neuron.store(job.f.gfirst.a, first, d.a);
+    neuron.store(job.f.gfirst.i, first, d.i);
+  }
+  // Spikes before the sequence, t < 0. The newest ones have a local part too.
+  __device__ __forceinline__ void store_first_z(int t, float carried) const {
+    neuron.store(job.f.gfirst.z, neuron.at(job) + (-1 - t) * job.row,
+                 (t == -1 ? d.z : 0.f) + (t >= end ? last_z(t) : carried));
+  }
+};
+
+// Where a lane's numbers lie of a row [B,N] of steps that follow each other backwards.
+struct LsnnColumn {
+  float* at;  // of the first item
+  int64_t step, of_item;  // bytes to the step before, and from item to item
+
+  // next: from item to item.
+  __device__ __forceinline__ LsnnColumn(const void* first, int64_t stride_t, int64_t next)
+      : at((float*)first),
+        step(-4 * stride_t),
+        of_item(4 * next) {}
+  __device__ __forceinline__ float* of(int item) const {
+    return reinterpret_cast<float*>(reinterpret_cast<char*>(at) + item * of_item);
+  }
+  __device__ __forceinline__ void advance() {
+    at = reinterpret_cast<float*>(reinterpret_cast<char*>(at) + step);
+  }
+};
+
+// Items that go through the steps together. A group has the neurons of the block in one item, or in
+// `items` of them, which are Products::next apart: a lane has as many adjoints, which stand side by
+// side, under no condition of their own, so that each hides the other's waiting.
+//
+// Products: publish(x) gives away dL/dc of a step, multiply() makes the product of the step d + 1
+// later, of which carried(found, item) is what the lane's neuron gets. advance() goes to the slot
+// of the next step, and end_step() waits until that may be written and the others' is there.
+template <class Products> struct LsnnItems {
+  static constexpr int items = Products::items;
+  const LsnnBackward& job;
+  const Group group;
+  const int word;  // of the warp's neurons
+  float* const record;  // [stages_of_record,items,2,threads] of the group
+  float* const a;  // [items,steps_of_replay,threads] of the group
+
+  // first: the first of the items.
+  template <int... of> __device__ __forceinline__ void run(int64_t first, Products& products,
+                                                           std::integer_sequence<int, of...>) {
+    const Layer& l = job.f.layer;
+    const int longest = job.p.length(l, first), thread = group.thread, threads = group.threads;
+    // An item that is not there, and one without neurons of the warp, has no steps.
+    auto number = [&](int item) { return first + item * Products::next + group.id; };
+    auto is_there = [&](int item) { return number(item) < l.B && word < (int)words(l.N); };
+    const LsnnNeuron neuron[] = {LsnnNeuron(job, is_there(of) ? number(of) : first,
+                                            is_there(of) ? 32 * word + group.lane() : (int)l.N)...};
+    LsnnPair pair[] = {LsnnPair(job, neuron[of], group,
+                                is_there(of) ? job.p.length(l, number(of)) : 0, word,
+                                a + of * steps_of_replay * threads + thread, items, of)...};
+    if (!job.f.gz)
+#pragma unroll
+      for (unsigned i = 0; i < stages_of_record * items; i++)
+        record[(2 * i + 1) * threads + thread] = 0.f;
+    const BackwardArgs& f = job.f;
+    const int64_t last = neuron[0].at(job) + (longest - 1) * job.row, next_item = Products::next;
+    LsnnColumn gx((float*)f.gx + last, job.row, next_item * l.N),
+        of_y((const float*)f.saved.y + last - job.row, job.row, next_item * l.N),
+        of_gz(f.gz ? outside_z_at(job, neuron[0].cell, longest - 1) : nullptr, f.gz_stride_t,
+              next_item * f.gz_stride_b);
+    int next = longest - 1;  // the step whose record is not on its way yet
+    auto copy = [&](float* to) {
+#pragma unroll
+      for (int item = 0; item < items; item++) {
+        const bool works = next >= 0 && pair[item].works(next);
+        float* own = to + 2 * item * threads;
+        if (works && next > 0) cp_async_shared_global<4>(own, of_y.of(item), Where::current());
+        if (works && f.gz)
+          cp_async_shared_global<4>(own + threads, of_gz.of(item), Where::current());
+      }
+      next--;
+      of_y.advance();
+      of_gz.advance();
+    };
+    StageRing<stages_of_record> stages(record + thread, 2 * items * threads, copy);
+#pragma unroll 1
+    for (int t = longest - 1; t >= 0; t--) {
+      float x[items];
+#pragma unroll
+      for (int item = 0; item < items; item++) x[item] = pair[item].current(t);
+      products.publish(x);
+#pragma unroll
+      for (int item = 0; item < items; item++)
+        if (pair[item].works(t)) *gx.of(item) = x[item];
+      gx.advance();
+      const float* stage = stages.wait();
+#pragma unroll
+      for (int item = 0; item < items; item++)
+        if (t == pair[item].length - 1) [[unlikely]]
+          pair[item].replayed.begin(t + 1);
+#pragma unroll
+      for (int item = 0; item < items; item++)
+        pair[item].read(t, stage + 2 * item * threads, threads);
+      if ((unsigned)t % steps_of_replay == 0 && t > 0) [[unlikely]]
+#pragma unroll
+        for (int item = 0; item < items; item++) pair[item].replay_before(t);
+      stages.advance(copy);
+      const auto found = products.multiply();
+#pragma unroll
+      for (int item = 0; item < items; item++) pair[item].step(t, products.carried(found, item));
+#pragma unroll
+      for (int item = 0; item < items; item++) pair[item].add_last_z(t);
+      products.advance();
+      products.end_step();
+    }
+#pragma unroll
+    for (int item = 0; item < items; item++) pair[item].store_first_state();
+    if (!job.f.gfirst.z) return;
+    const int begun = products.written;  // as nothing is written
+#pragma unroll 1
+    for (int t = -1; t >= -1 - job.delay; t--) {
+      const auto found = products.multiply();
+#pragma unroll
+      for (int item = 0; item < items; item++)
+        pair[item].store_first_z(t, products.carried(found, item));
+      products.advance();
+    }
+    products.written = begun;
+  }
+};
+
+}  // namespace lsnn::cuda

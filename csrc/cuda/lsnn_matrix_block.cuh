@@ -1,0 +1,136 @@
+// The backward pass of the paper's network by matrices in one block, which has all weights. A lane
+// owns a neuron in two items. A warp multiplies the 32 rows of its own neurons, so that no sum
+// leaves it, and holds them in registers as fragments: of a tile of 16 rows a lane of the product
+// finds those of its own neuron and of its neighbours. What other warps need is dL/dc alone, and
+// one barrier a step orders it.
+//
+// With one part the columns of a mma are the two items, four times over, so that each lane has the
+// sums of both. With two they are both parts of the one item and both of the other, twice over: a
+// lane adds them up, and changes one sum with its neighbour. Then the weights' lower parts lie in
+// shared memory.
+#pragma once
+#include "lsnn_items.cuh"
+
+namespace lsnn::cuda {
+
+template <int warps, int parts> struct LsnnBlockProducts {
+  static constexpr int items = pairs_of_block_lane, next = 1;
+  static constexpr int across = 2 * warps, down = 2;  // tiles of all columns and of a warp's rows
+  static constexpr int columns = items * parts;
+  const int slots, column;  // column: numbers from one to the next
+  uint16_t* const dc;  // [slots,columns,column]
+  uint32_t* const lower;  // [down,across,words_of_fragment] of the warp, from the lane's place on
+  uint32_t upper[down][across][4];
+  int written = 0;  // the slot of this step
+
+  // from: [N,NP], all weights. What is beyond is 0.
+  __device__ __forceinline__ LsnnBlockProducts(const float* from, int N, int NP,
+                                               const LsnnBlockMatrixShared& shared, int n_slots)
+      : slots(n_slots),
+        column(shared.column),
+        dc(shared.dc),
+        lower(shared.lower +
+              (threadIdx.x / 32 * down * across * words_of_fragment + threadIdx.x % 32 * 4)) {
+    const int first = (int)threadIdx.x / 4 * 4, place = (int)threadIdx.x % 4 * 4;
+#pragma unroll
+    for (int tile = 0; tile < down; tile++)
+#pragma unroll
+      for (int of = 0; of < across; of++) {
+        Quad<uint32_t> rest;
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+          const int row = first + 2 * tile + half, at = side_of_tile * of + place;
+          Quad<float> x{};
+          if (row < N && at < NP) x = quad_at(from + (int64_t)row * NP + at);
+#pragma unroll
+          for (int pair = 0; pair < 2; pair++) {
+            upper[tile][of][2 * pair + half] = take_upper(x[2 * pair], x[2 * pair + 1]);
+            if (parts == 2) rest[2 * pair + half] = take_upper(x[2 * pair], x[2 * pair + 1]);
+          }
+        }
+        // Its own lane alone reads it.
+        if (parts == 2) store_whole(lower + (tile * across + of) * words_of_fragment, rest);
+      }
+  }
+  __device__ __forceinline__ int slot_before(int of) const { return (of == 0 ? slots : of) - 1; }
+  // x: dL/dc of the lane's neuron in its items.
+  __device__ __forceinline__ void publish(const float (&x)[items]) const {
+    uint16_t* to = dc + written * columns * column + threadIdx.x;
+#pragma unroll
+    for (int item = 0; item < items; item++) {
+      const uint32_t upper_part = cvt_rn_bf16x2_f32(x[item], 0.f);
+      to[item * parts * column] = (uint16_t)upper_part;
+      if constexpr (parts == 2)
+        to[(item * parts + 1) * column] =
+            (uint16_t)cvt_rn_bf16x2_f32(x[item] - __uint_as_float(upper_part << 16), 0.f);
+    }
+  }
+  struct Sums { float of[items]; };
+  // Of the step d + 1 later, whose slot is the next to be written.
+  __device__ __forceinline__ Sums multiply() const {
+    const int lane = (int)threadIdx.x % 32;
+    const uint16_t* from =
+        dc + (slot_before(written) * columns + lane / 4 % columns) * column + lane % 4 * 4;
+    float sum[2][down][4] = {};  // of every other tile, so that these do not wait for each other
+    float rest[down][4] = {};  // of the lower parts of the weights
+#pragma unroll
+    for (int of = 0; of < across; of++) {
+      const Quad<uint16_t> unit = quad_at(from + side_of_tile * of);
+      const uint32_t right[2] = {unit[0] | (uint32_t)unit[1] << 16,
+                                 unit[2] | (uint32_t)unit[3] << 16};
+#pragma unroll
+      for (int tile = 0; tile < down; tile++) {
+        mma_m16n8k16_bf16(sum[of % 2][tile], upper[tile][of], right);
+        if constexpr (parts == 2) {
+          const Quad<uint32_t> left = quad_at(lower + (tile * across + of) * words_of_fragment);
+          mma_m16n8k16_bf16(rest[tile], left.of, right);
+        }
+      }
+    }
+    const bool second_tile = lane & 2, second_half = lane & 1;
+    auto total = [&](int tile, int i) {
+      const float all = sum[0][tile][i] + sum[1][tile][i];
+      return parts == 1 ? all : all + rest[tile][i];
+    };
+    // Of the row `half` of the lane's own tile.
+    auto of_row = [&](int half, int i) {
+      return second_tile ? total(1, 2 * half + i) : total(0, 2 * half + i);
+    };
+    Sums found;
+    if constexpr (parts == 1) {
+#pragma unroll
+      for (int item = 0; item < items; item++)
+        found.of[item] = second_half ? of_row(1, item) : of_row(0, item);
+    } else {
+      const float rows[2] = {of_row(0, 0) + of_row(0, 1), of_row(1, 0) + of_row(1, 1)};
+      const float own = second_half ? rows[1] : rows[0];
+      const float other = __shfl_xor_sync(~0u, second_half ? rows[0] : rows[1], 1);
+      found.of[0] = second_half ? other : own;
+      found.of[1] = second_half ? own : other;
+    }
+    return found;
+  }
+  __device__ __forceinline__ float carried(const Sums& found, int item) const {
+    return found.of[item];
+  }
+  __device__ __forceinline__ void advance() { written = slot_before(written); }
+  __device__ __forceinline__ void end_step() const { __syncthreads(); }
+};
+
+template <int warps, int parts> __global__ void __launch_bounds__(32 * warps, 1)
+    lsnn_block_matrix_kernel(LsnnBackward job) {
+  if (wrong_kernel<PaperSpec>(job.both, *job.p.flags)) return;
+  const Layer& l = job.f.layer;
+  const Shape& shape = job.shape;
+  Arena arena(shared_memory());
+  const LsnnBlockMatrixShared shared(arena, l, shape);
+  using Products = LsnnBlockProducts<warps, parts>;
+  Products products((const float*)job.p.w, (int)l.N, (int)padded(l.N), shared, shape.slots);
+  LsnnItems<Products> pairs{job, Group::mine(32 * warps), (int)threadIdx.x / 32, shared.record,
+                            shared.a};
+  for (int64_t b = (int64_t)blockIdx.x * pairs_of_block_lane; b < l.B;
+       b += (int64_t)gridDim.x * pairs_of_block_lane)
+    pairs.run(b, products, std::make_integer_sequence<int, pairs_of_block_lane>());
+}
+
+}  // namespace lsnn::cuda
