@@ -18,8 +18,8 @@ inline constexpr const char* design_names[] = {"automatic", "block", "gather", "
 inline constexpr int n_designs = 5;
 
 // Whether the CUDA kernels that are made for one model may run, see cuda/lsnn_forward.cuh, and
-// tensor cores, see cuda/spike_product.cuh, or the general ones alone; or, of the former, the one
-// that multiplies by matrices.
+// tensor cores, see cuda/spike_product.cuh, or the general ones alone; or, of the former, those
+// that multiply by matrices.
 enum class Kernels { automatic, general, matrices };
 inline constexpr const char* kernels_names[] = {"automatic", "general", "matrices"};
 inline constexpr int n_kernels = 3;

@@ -248,14 +248,18 @@ def test_matrices_in_a_block(bf16_parts: int) -> None:
     assert f"{int(cycles[name])} before " in launch["why"]
     assert plan(**sizes | {"B": 1000})["backward"]["considered"][name] == 4 * cycles[name]
     assert plan(**sizes | {"B": 0})["backward"]["blocks"] == 0
-    # small networks: rows of active neurons cost less
-    assert plan(**sizes | {"N": 64})["backward"]["considered"]["lsnn"] < cycles[name]
+    # Where a block has room for many items, rows of active neurons cost less.
+    many = plan(**sizes | {"N": 64, "B": 4096})["backward"]["considered"]
+    assert many["lsnn"] < many[name]
     for changed, why in [({"N": 225}, "its warps own 224 neurons at most"),
                          ({"bf16_parts": 0}, "its products round to bfloat16"),
                          ({"kernels": "general"}, "the general kernels were asked for"),
                          ({"device": "t4"}, "its copies need compute capability 8.0"),
                          ({"delays": [400]}, "a block needs ")]:
         assert plan(**sizes | changed)["backward"]["considered"][name].startswith(why)
+    # Not in bfloat16 alone, as the general kernels would have the weights of this layer.
+    of_few = plan(T=1000, B=2000, N=32, device="h100", bf16_parts=1, kernels="matrices")
+    assert of_few["backward"]["why"] == "matrices were asked for"
     asked = plan(**sizes, kernels="matrices", design="block")["backward"]
     assert asked["items of a block"] == 2 and asked["why"] == "matrices were asked for"
     assert asked["considered"]["lsnn"] == "matrices were asked for"

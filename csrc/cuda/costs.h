@@ -15,8 +15,11 @@ namespace lsnn::cuda {
   X(lsnn_backward_step, 1000, "cycles", "of its backward kernel, with twelve rows: counted")     \
   X(lsnn_matrix_step, 1228, "cycles", "of that by matrices: issued for four warps: counted")     \
   X(lsnn_matrix_pairs_step, 1604, "cycles", "the same with two items of a lane: counted")        \
-  X(lsnn_block_high_step, 1987, "cycles", "of that by matrices in a block: walked, all warps")   \
-  X(lsnn_block_medium_step, 1360, "cycles", "the same with one part of a factor: walked")        \
+  X(lsnn_block_chain, 900, "cycles", "of that by matrices in a block: one warp alone, counted")  \
+  X(lsnn_block_high_step, 140, "cycles", "the same of several warps: walked")                    \
+  X(lsnn_block_high_warp, 267, "cycles", "the same, for each warp")                              \
+  X(lsnn_block_medium_step, 600, "cycles", "the same with one part of a factor: walked")         \
+  X(lsnn_block_medium_warp, 98, "cycles", "the same, for each warp")                             \
   X(mma_macs, 1270, "MAC/clk/SM", "of mma.sync in bfloat16: others' measurements")               \
   X(shared_bytes, 128, "B/clk/SM", "rows from shared memory: what 32 banks give")                \
   X(l2_bytes, 25, "B/clk/SM", "rows from the second level cache: assumed")                       \

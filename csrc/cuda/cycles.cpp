@@ -40,9 +40,13 @@ MatrixStep matrix_step(const Device& device, const Layer& l, const Pass& p) {
           slot - slot / p.shape.ranks};
 }
 
-// In a block, of all its warps.
+// In a block, of all its warps; few of them take what one takes alone.
 double block_matrix_step(const Pass& p) {
-  return p.shape.parts == 1 ? costs.lsnn_block_medium_step : costs.lsnn_block_high_step;
+  const double warps = p.shape.threads / 32.0;
+  const double all = p.shape.parts == most_parts
+                         ? costs.lsnn_block_high_step + warps * costs.lsnn_block_high_warp
+                         : costs.lsnn_block_medium_step + warps * costs.lsnn_block_medium_warp;
+  return std::max(all, costs.lsnn_block_chain);
 }
 
 // dL/dc of an item, which each warp of a block loads whole for its rows, four lanes the same.

@@ -69,6 +69,7 @@ void launch_lsnn(const BackwardJob<float>& general, const Pass& pass, float* wor
       {&lsnn_block_matrix_kernel<5, 1>, &lsnn_block_matrix_kernel<5, 2>},
       {&lsnn_block_matrix_kernel<6, 1>, &lsnn_block_matrix_kernel<6, 2>},
       {&lsnn_block_matrix_kernel<7, 1>, &lsnn_block_matrix_kernel<7, 2>}};
+  static_assert(std::size(of_matrices) == most_warps_block_matrix);
   const bool in_cluster = pass.design == Design::cluster;
   const Kernel kernel = in_cluster ? of_cluster[pass.shape.parts]
                         : pass.shape.parts

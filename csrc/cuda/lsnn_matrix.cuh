@@ -50,7 +50,7 @@ template <int parts> struct LsnnMatrixProduct {
     }
   }
 
-  // dc: [8,units,4] of a step, as publish() of LsnnMatrixTile leaves it. to: [shares_of_sum,8
+  // dc: [8,units,4] of a step, as publish() of LsnnClusterProducts leaves it. to: [shares_of_sum,8
   // items,padded_rows]; a warp makes one part of the sums of a tile of rows.
   __device__ __forceinline__ void multiply(const float* dc, float* to) const {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, tile = warp / shares_of_sum,

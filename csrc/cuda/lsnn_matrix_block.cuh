@@ -99,8 +99,10 @@ template <int warps, int parts> struct LsnnBlockProducts {
     Sums found;
     if constexpr (parts == 1) {
 #pragma unroll
-      for (int item = 0; item < items; item++)
-        found.of[item] = second_half ? of_row(1, item) : of_row(0, item);
+      for (int item = 0; item < items; item++) {
+        const float rows[2] = {of_row(0, item), of_row(1, item)};
+        found.of[item] = second_half ? rows[1] : rows[0];
+      }
     } else {
       const float rows[2] = {of_row(0, 0) + of_row(0, 1), of_row(1, 0) + of_row(1, 1)};
       const float own = second_half ? rows[1] : rows[0];

@@ -289,7 +289,9 @@ static bool may_take(const Layer& l, const Pass& p) {
   return l.options.design == Design::automatic || l.options.design == p.design;
 }
 Storage backward_storage(const Device& device, const Layer& l, Storage storage) {
-  if (storage != Storage::f32 || l.bf16_parts > 1 || l.S == 0) return storage;
+  if (storage != Storage::f32 || l.bf16_parts > 1 || l.S == 0 ||
+      l.options.kernels == Kernels::matrices)
+    return storage;
   auto least_cycles = [&](Storage s) {  // of the designs that can run the layer
     double least = std::numeric_limits<double>::infinity();
     for (Design d : {Design::block, Design::cluster, Design::gather, Design::step}) {

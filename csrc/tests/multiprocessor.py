@@ -5,8 +5,9 @@ Each of four schedulers issues an instruction a cycle, of the warp that has been
 A warp waits for what it waits for in chain.py, and for what it shares with others: the units of its
 scheduler, shared memory together with the first level cache, what the second level cache delivers,
 and the other blocks of its cluster. How long these are busy is in NVIDIA's table of throughputs for
-compute capability 9.0, or in costs.h. No two lanes meet in a bank of shared memory. Nothing here
-was measured by this project.
+compute capability 9.0, or in costs.h. No two lanes meet in a bank of shared memory, what lanes
+load from main memory lies side by side, and instructions are there when they are wanted. Nothing
+here was measured by this project.
 """
 import heapq
 import re
@@ -137,8 +138,7 @@ class _Run:
             done = max(now, self.memory)
             self.memory = done + op.in_memory
         if op.read:
-            done = max(done, self.level2)
-            self.level2 = done + op.read / cost("l2_bytes")
+            done = self.level2 = max(done, self.level2) + op.read / cost("l2_bytes")
         warp.free[op.sets] = max(warp.free[op.sets], done + op.latency)
         warp.free[op.reads] = max(warp.free[op.reads], done + OPERANDS_READ)
         warp.free[NO_BARRIER] = 0

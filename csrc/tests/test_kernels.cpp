@@ -158,7 +158,7 @@ template <class T> void run_case(const Case& c, const cuda::Device& device, Stor
         for (int64_t i = 0; i < size_of(c, y); i++) twin.b[y][i] = rounded((float)twin.b[y][i]);
       cpu::backward<double>(twin.backward_args(), serial);
       check_ends("gradients", got);
-      check_close("gradients", got, twin, sizeof(T) == 4 ? routes[d].tolerance : 1e-11);
+      check_close("gradients", got, twin, sizeof(T) == 4 ? routes[d].tolerance() : 1e-11);
       set_order(order + 1);
       kernels.save = true;
       kernels.forward(second);
