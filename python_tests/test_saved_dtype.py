@@ -136,8 +136,8 @@ def _cuda_kernels() -> str | None:
 ])
 def test_weights_of_the_backward_pass_in_bfloat16(design: str, kernels: str) -> None:
     """After set_float32_matmul_precision("medium") spikes stay; gradients are those of weights that
-    are rounded in the product, where the design has such weights and is faster with them: the
-    kernel of the paper's network is faster as it is."""
+    are rounded in the product, where the design has such weights; the kernels of the paper's
+    network round dL/dc too."""
     generator = torch.Generator().manual_seed(6)
     device = _cuda_kernels()
     T, B, N = 40, 3, 70
@@ -161,9 +161,10 @@ def test_weights_of_the_backward_pass_in_bfloat16(design: str, kernels: str) -> 
     assert bool(spikes.any()) and bool(exact.any())
     assert_same("spikes", got_spikes, spikes)
     assert_same("dL/dx", got, exact, tolerance=0.02)
-    if design == "step" or kernels == "automatic":  # steps multiply by the library
+    if design == "step":  # steps multiply by the library
         assert_same("dL/dx", got, exact)
-    else:  # rows are shorter so
+    else:
         assert not torch.equal(got, exact)
     rounded = w.bfloat16().float()  # weights that rounding does not change
-    assert_same("dL/dx", run(rounded, "medium")[1], run(rounded, "highest")[1], tolerance=2e-6)
+    assert_same("dL/dx", run(rounded, "medium")[1], run(rounded, "highest")[1],
+                tolerance=0.02 if kernels == "automatic" else 2e-6)
