@@ -2,9 +2,9 @@
 an environment of gymnasium for one.
 
 An agent sees where it is, whether it has just reached the goal or run into the wall, and its last
-action; never the goal. At the goal it is rewarded and put to a random place, after as many
-milliseconds of darkness and stillness as the gap has. The goal stays where it is for an episode,
-and is drawn anew for the next.
+action; never the goal. At the goal it is rewarded and put to a random place. With a gap it first
+stands still and feels the goal for 50 ms; then it is dark for as many milliseconds as the gap has.
+The goal stays where it is for an episode, and is drawn anew for the next.
 """
 import math
 from typing import Any
@@ -17,29 +17,36 @@ from torch import Tensor
 
 NAME = "lsnn_ext/Navigation-v0"
 RADIUS, RING = 0.3, 0.7  # of the goal, and of the ring of its places; the arena's is 1
+FELT = 50  # ms for which an agent feels a goal before a darkness
 SPEED = 0.02  # per ms, at the most
 WALL = 0.02  # what running into the wall costs; a goal is worth 1
-WAKING = 50  # the last ms of a darkness, in which nothing is seen or felt
 SEEN = 8  # numbers of an observation: lit, x, y, reward, wall, the last action, sleep
+
+
+def after_a_goal(hold: int, gap: float) -> tuple[int, int]:
+    """Actions for which a goal is felt, and of the darkness that follows."""
+    dark = round(gap / hold)
+    return (max(round(FELT / hold), 1) if dark else 0), dark
 
 
 class Arena:
     """B agents, each in a disc of its own.
 
     places: of the goal, on a ring; 0: anywhere. hold: ms that an action lasts. gap: ms of darkness
-    after a goal, as whole actions. random: all draws are made of it.
+    after a goal, as whole actions. radius: of the goal. random: all draws are made of it.
     """
 
     def __init__(self, B: int, random: torch.Generator, places: int = 4, hold: int = 10,
-                 gap: float = 0) -> None:
-        self.random, self.hold, self.pause = random, hold, round(gap / hold)
+                 gap: float = 0, radius: float = RADIUS) -> None:
+        self.random, self.hold, self.radius = random, hold, radius
+        self.felt, self.dark = after_a_goal(hold, gap)
         if places:
             angle = 2 * math.pi * torch.randint(places, (B,), generator=random) / places
             self.goal = RING * torch.stack([angle.cos(), angle.sin()], -1)
         else:
             self.goal = 0.8 * self.anywhere(B)
         self.at = self.anywhere(B)
-        self.dark = torch.zeros(B, dtype=torch.long)  # actions until it is light
+        self.still = torch.zeros(B, dtype=torch.long)  # actions until it can move
         self.reached, self.wall, self.action = torch.zeros(B), torch.zeros(B), torch.zeros(B, 2)
 
     def anywhere(self, B: int) -> Tensor:
@@ -49,25 +56,27 @@ class Arena:
                                                      (2 * math.pi * angle).sin()], -1)
 
     def observe(self) -> Tensor:
-        """(B, 8) numbers from -1 to 1; all 0 in the dark, which begins after the goal is felt, but
-        for the last one, sleep, which is 1 in all of it but its end."""
-        lit = ((self.dark == 0) | (self.reached > 0)).float()[:, None]
-        sleep = (1 - lit) * (self.dark * self.hold > WAKING)[:, None]
-        seen = [torch.ones_like(lit), self.at, self.reached[:, None], self.wall[:, None],
+        """(B, 8) numbers from -1 to 1; in the dark all are 0 but the last one, sleep, which is 1 in
+        the first action of it."""
+        feels = (self.reached > 0) | (self.still > self.dark)
+        lit = (feels | (self.still == 0)).float()[:, None]
+        sleep = ~feels & (self.still > 0) & (self.still == self.dark)
+        seen = [torch.ones_like(lit), self.at, feels.float()[:, None], self.wall[:, None],
                 self.action.clamp(-1, 1)]
-        return torch.cat([torch.cat(seen, 1) * lit, sleep], 1)
+        return torch.cat([torch.cat(seen, 1) * lit, sleep.float()[:, None]], 1)
 
     def move(self, action: Tensor) -> Tensor:
         """(B, 2) directions, at most of length 1, to rewards (B,)."""
         self.action = action
-        awake = self.dark == 0
+        awake = self.still == 0
         step = action / action.norm(dim=1, keepdim=True).clamp(min=1) * SPEED * self.hold
         at = self.at + step * awake[:, None]
         outside = at.norm(dim=1) > 1
         at = torch.where(outside[:, None], self.at, at)
-        reached = awake & ((at - self.goal).norm(dim=1) < RADIUS)
-        self.dark = torch.where(reached, self.pause, (self.dark - 1).clamp(min=0))
-        self.at = torch.where(reached[:, None], self.anywhere(len(at)), at)
+        reached = awake & ((at - self.goal).norm(dim=1) < self.radius)
+        self.still = torch.where(reached, self.felt + self.dark, (self.still - 1).clamp(min=0))
+        leaves = ~awake & (self.still == self.dark) if self.dark else reached
+        self.at = torch.where(leaves[:, None], self.anywhere(len(at)), at)
         self.reached, self.wall = reached.float(), outside.float()
         return self.reached - WALL * self.wall
 
@@ -75,8 +84,9 @@ class Arena:
 class Navigation(gymnasium.Env[np.ndarray, np.ndarray]):
     """One agent of Arena; an episode of ms milliseconds is cut off, it has no end of its own."""
 
-    def __init__(self, places: int = 4, hold: int = 10, gap: float = 0, ms: int = 2000) -> None:
-        self.places, self.hold, self.gap = places, hold, gap
+    def __init__(self, places: int = 4, hold: int = 10, gap: float = 0, ms: int = 2000,
+                 radius: float = RADIUS) -> None:
+        self.places, self.hold, self.gap, self.radius = places, hold, gap, radius
         self.steps = ms // hold
         self.observation_space = spaces.Box(-1, 1, (SEEN,), np.float32)
         self.action_space = spaces.Box(-1, 1, (2,), np.float32)
@@ -86,7 +96,7 @@ class Navigation(gymnasium.Env[np.ndarray, np.ndarray]):
         """A new goal; the observation, and where the goal is."""
         super().reset(seed=seed)
         random = torch.Generator().manual_seed(int(self.np_random.integers(2**31)))
-        self.arena = Arena(1, random, self.places, self.hold, self.gap)
+        self.arena = Arena(1, random, self.places, self.hold, self.gap, self.radius)
         self.moves = 0
         return self._seen()
 

@@ -10,8 +10,9 @@ the milliseconds to their n-th goal.
     python examples/navigation.py              four places, three minutes: both networks learn it
     python examples/navigation.py --gap 200    darkness after each goal, which memory has to
                                                outlast; 12 minutes a network
-    python examples/navigation.py --gap 300 --inhibition 10
-                                               the same, and a current inhibits all neurons
+    python examples/navigation.py --gap 300 --inhibition 200
+                                               the same, and each darkness begins with a current
+                                               that inhibits all neurons
     python examples/navigation.py --paper      a goal anywhere, 20 % of the synapses; hours
 
 The arena is an environment of gymnasium too, lsnn_ext/Navigation-v0 (arena.py). A checkpoint is
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 import pair
 import processes
 import training
-from arena import Arena
+from arena import Arena, after_a_goal
 from lsnn_ext import LSNN, LSNNState, functional
 from navigation_plots import picture
 from pair import Pair, run_task, weights_of
@@ -41,15 +42,15 @@ CENTRES = torch.linspace(-1.1, 1.1, PER_VALUE)
 INPUTS = 2 * PER_VALUE + 4 * PER_FLAG
 TARGET_RATE = 0.02
 TRACE, NEAR = 0.95, 0.2  # PPO's: lambda of the advantages, and how far a ratio may be from 1
-# The gap of a network's training begins with 0 ms. It is an action longer after each iteration in
-# which goals after the first took less than so many ms without it, and an action shorter where they
-# took more.
-LEARNED, LOST = 65.0, 85.0
+# The gap of a network's training begins with 0 ms, or with so many where a current
+# inhibits. It is an action longer after each iteration in which goals after the first took less than so many ms
+# without it, and an action shorter where they took more.
+LEARNED, LOST, INHIBITED = 85.0, 100.0, 100.0
 GOALS = 10  # as many are timed
 GAPS = (0, 1 / 3, 0.5, 1, 1.5, 2)  # darkness in the test, in parts of --gap; training has the last
 QUICK = {"places": 4, "ms": 2000, "gamma": 0.98, "batch": 32, "lr": 2e-3, "clip": 0.5, "reg": 5.0,
-         "shift": None, "minutes": 6.0}
-DARK = {"shift": 0.3, "minutes": 25.0}
+         "shift": None, "radius": 0.3, "minutes": 6.0}
+DARK = {"shift": 0.3, "radius": 0.2, "minutes": 25.0}
 PAPER = QUICK | {"places": 0, "gamma": 0.99, "deepr": 0.2, "minutes": 240.0}
 
 
@@ -60,11 +61,12 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     pair.task_options(parser, "navigation_out")
     task = parser.add_argument_group("task and network")
     task.add_argument("--places", type=int, help="of the goal, on a ring; 0: anywhere")
+    task.add_argument("--radius", type=number, help="of the goal")
     task.add_argument("--gap", type=number, default=0.0,
                       help="ms of darkness and stillness after a goal, in the test; in training "
                            "a network's grows as it learns, to twice as much at most")
     task.add_argument("--inhibition", type=number, default=0.0, metavar="THRESHOLDS",
-                      help="current that inhibits all neurons in a darkness but for its last 50 ms")
+                      help="current that inhibits all neurons in the first action of a darkness")
     task.add_argument("--ms", type=count, help="of an episode")
     task.add_argument("--hold", type=count, default=10, help="ms that an action lasts")
     task.add_argument("--regular", type=count, default=280, help="neurons without adaptation")
@@ -145,13 +147,14 @@ class Episodes(NamedTuple):
     dark_rate: Tensor  # (D, B) spikes per ms in the dark after its first action, nan elsewhere
     at: Tensor  # (D, B, 2) where the agent was
     goal: Tensor  # (B, 2)
+    radius: float  # of the goals
 
 
 @torch.no_grad()
 def play(net: Policy, options: argparse.Namespace, B: int, gap: float,
          random: torch.Generator) -> Episodes:
     """Whole episodes, each with a new goal."""
-    arena = Arena(B, random, options.places, options.hold, gap)
+    arena = Arena(B, random, options.places, options.hold, gap, options.radius)
     state: LSNNState | None = None
     kept: list[tuple[Tensor, ...]] = []
     was_dark = torch.zeros(B, dtype=torch.bool)
@@ -170,7 +173,8 @@ def play(net: Policy, options: argparse.Namespace, B: int, gap: float,
         kept.append((shown, action, reward, value, net.log_probability(action, mean), dark_rate,
                      at))
     x, *others = zip(*kept, strict=True)
-    return Episodes(torch.cat(x), *(torch.stack(values) for values in others), arena.goal)
+    return Episodes(torch.cat(x), *(torch.stack(values) for values in others), arena.goal,
+                    arena.radius)
 
 
 def advantages(reward: Tensor, value: Tensor, gamma: float) -> Tensor:
@@ -251,14 +255,15 @@ class Run(Pair):
     def gap(self, name: str) -> float:
         """ms of darkness in the next iteration of this network."""
         longest, hold = GAPS[-1] * self.options.gap, self.options.hold
+        shortest = min(INHIBITED, longest) if self.options.inhibition else 0.0
         if not longest or not self.history:
-            return 0.0
+            return shortest
         took, gap = (self.history[-1][self.column(name, value)] for value in ("later", "gap"))
         if took < LEARNED:
             gap += hold
         elif took > LOST:
             gap -= hold
-        return min(longest, max(gap, 0.0))
+        return min(longest, max(gap, shortest))
 
     def keep_best(self, name: str, took: float, gap: float) -> None:
         """Keeps the weights that bridged the longest darkness: a policy may forget it again. took:
@@ -289,9 +294,9 @@ def goals_of(reward: Tensor) -> float:
 
 
 def times(reward: Tensor, hold: int, gap: float) -> tuple[list[float], list[int]]:
-    """Mean ms from one goal to the next, without the gap between them, and how many agents came to
-    the n-th goal."""
-    pause = round(gap / hold) * hold
+    """Mean ms from one goal to the next, without the stillness between them, and how many agents
+    came to the n-th goal."""
+    pause = sum(after_a_goal(hold, gap)) * hold
     took: list[list[float]] = [[] for _ in range(GOALS)]
     for agent in reward.t() > 0.5:
         at = hold * (agent.nonzero()[:GOALS, 0] + 1)

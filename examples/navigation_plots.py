@@ -8,7 +8,6 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle
 
-from arena import RADIUS
 from plots import ACCENT, ADAPTIVE, INK, MUTED, REGULAR, STYLE, smooth
 
 AGENTS = 2  # whose ways are shown
@@ -16,15 +15,18 @@ COLOURS = {"LSNN": ADAPTIVE, "LIF": REGULAR}
 
 
 def _way(axes: Axes, episodes: Any, agent: int) -> None:
-    """One episode in the arena: the way to the first goal in grey, then those back to it."""
+    """One episode in the arena: the way to the first goal in grey, then those back to it, from where
+    the agent was put after it had felt the goal."""
     goal = episodes.goal[agent].tolist()
     axes.add_patch(Circle((0, 0), 1, fill=False, color=INK, linewidth=1))
-    axes.add_patch(Circle(goal, RADIUS, color=ACCENT, alpha=0.3, linewidth=0))
+    axes.add_patch(Circle(goal, episodes.radius, color=ACCENT, alpha=0.3, linewidth=0))
     ends = [*((episodes.reward[:, agent] > 0.5).nonzero()[:, 0] + 1).tolist(), None]
     start = 0
     for n, end in enumerate(ends):
-        x, y = episodes.at[start:end, agent].unbind(-1)
-        axes.plot(x, y, color=MUTED if not n else ADAPTIVE, linewidth=0.8)
+        way = episodes.at[start:end, agent]
+        if n and len(way) and (way[0] - episodes.goal[agent]).norm() < episodes.radius:
+            way = way[(way != way[0]).any(-1)]
+        axes.plot(*way.unbind(-1), color=MUTED if not n else ADAPTIVE, linewidth=0.8)
         start = end if end is not None else start
     axes.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal", xticks=[], yticks=[])
     axes.set_xlabel(f"{len(ends) - 1} goals")
