@@ -42,8 +42,8 @@ CENTRES = torch.linspace(-1.1, 1.1, PER_VALUE)
 INPUTS = 2 * PER_VALUE + 4 * PER_FLAG
 TARGET_RATE = 0.02
 TRACE, NEAR = 0.95, 0.2  # PPO's: lambda of the advantages, and how far a ratio may be from 1
-# The gap of a network's training begins with 0 ms, or with so many where a current
-# inhibits. It is an action longer after each iteration in which goals after the first took less than so many ms
+# The gap of a network's training begins with 0 ms, or with so many where a current inhibits. It is
+# an action longer after each iteration in which goals after the first took less than so many ms
 # without it, and an action shorter where they took more.
 LEARNED, LOST, INHIBITED = 85.0, 100.0, 100.0
 GOALS = 10  # as many are timed

@@ -15,8 +15,8 @@ COLOURS = {"LSNN": ADAPTIVE, "LIF": REGULAR}
 
 
 def _way(axes: Axes, episodes: Any, agent: int) -> None:
-    """One episode in the arena: the way to the first goal in grey, then those back to it, from where
-    the agent was put after it had felt the goal."""
+    """One episode in the arena: the way to the first goal in grey, then those back to it, from
+    where the agent was put after it had felt the goal."""
     goal = episodes.goal[agent].tolist()
     axes.add_patch(Circle((0, 0), 1, fill=False, color=INK, linewidth=1))
     axes.add_patch(Circle(goal, episodes.radius, color=ACCENT, alpha=0.3, linewidth=0))

@@ -278,7 +278,7 @@ inline const Bug all_bugs[] = {
      [] { return counted_stores_are_right(bugs::Sending::no_wait); }},
     {"block_ends_before_its_stores", "plain", "a block ends while this store",
      [] { return counted_stores_are_right(bugs::Sending::no_last_wait); }},
-    {"wait_for_a_later_store", "plain thread", nullptr,
+    {"wait_for_a_later_store", "plain", nullptr,
      [] { return counted_stores_are_right(bugs::Sending::later_store); }},
     {"wait_for_another_phase", "plain", nullptr,
      [] { return counted_stores_are_right(bugs::Sending::wrong_phase); }},

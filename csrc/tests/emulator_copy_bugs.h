@@ -76,6 +76,7 @@ __global__ void counted_stores(Sending bug, unsigned n_steps, int* out) {
         bug != Sending::no_wait && (bug != Sending::no_last_wait || step + 1 < n_steps);
     while (waits && bug != Sending::later_store && !passed_mbarrier(barrier, waited)) yield();
     while (waits && !passed_mbarrier(barrier + 2, waited)) yield();
+    if (bug == Sending::no_last_wait && !waits) break;
     number = 0;
     for (unsigned j = 0; j < all; j++) number += row[4 * j];
     number = number % 1000 + int(32 * cluster.block_rank() + i);
