@@ -51,7 +51,7 @@ double block_matrix_step(const Pass& p) {
 
 // dL/dc of an item, which each warp of a block loads whole for its rows, four lanes the same.
 double bytes_of_gradients(const Layer& l, const Pass& p) {
-  return double(words(l.N) * bytes_of_quad(Storage::f32) * padded(l.N)) / p.shape.ranks;
+  return 4.0 * double(words(l.N) * bytes_of_number(Storage::f32) * padded(l.N)) / p.shape.ranks;
 }
 
 // Of a step but its rows. Items of a round hide each other's waiting; rounds follow each other.

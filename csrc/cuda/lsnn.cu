@@ -4,7 +4,7 @@
 #include "lsnn.h"
 #include "lsnn_backward.cuh"
 #include "lsnn_forward.cuh"
-#include "lsnn_matrix.cuh"
+#include "lsnn_matrix_cluster.cuh"
 #include "lsnn_matrix_block.cuh"
 
 namespace lsnn::cuda {

@@ -107,6 +107,15 @@ struct LsnnColumn {
   }
 };
 
+// The slots of dL/dc of the last steps, taken in turn, backwards.
+struct LsnnSlots {
+  const int slots;
+  int written = 0;  // that of this step
+
+  __device__ __forceinline__ int before(int of) const { return (of == 0 ? slots : of) - 1; }
+  __device__ __forceinline__ void advance() { written = before(written); }
+};
+
 // Items that go through the steps together. A group has the neurons of the block in one item, or in
 // `items` of them, which are Products::next apart: a lane has as many adjoints, which stand side by
 // side, under no condition of their own, so that each hides the other's waiting.

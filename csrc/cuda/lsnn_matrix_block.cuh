@@ -13,20 +13,19 @@
 
 namespace lsnn::cuda {
 
-template <int warps, int parts> struct LsnnBlockProducts {
+template <int warps, int parts> struct LsnnBlockProducts : LsnnSlots {
   static constexpr int items = pairs_of_block_lane, next = 1;
   static constexpr int across = 2 * warps, down = 2;  // tiles of all columns and of a warp's rows
   static constexpr int columns = items * parts;
-  const int slots, column;  // column: numbers from one to the next
+  const int column;  // numbers from one to the next
   uint16_t* const dc;  // [slots,columns,column]
   uint32_t* const lower;  // [down,across,words_of_fragment] of the warp, from the lane's place on
   uint32_t upper[down][across][4];
-  int written = 0;  // the slot of this step
 
   // from: [N,NP], all weights. What is beyond is 0.
   __device__ __forceinline__ LsnnBlockProducts(const float* from, int N, int NP,
                                                const LsnnBlockMatrixShared& shared, int n_slots)
-      : slots(n_slots),
+      : LsnnSlots{n_slots},
         column(shared.column),
         dc(shared.dc),
         lower(shared.lower +
@@ -52,7 +51,6 @@ template <int warps, int parts> struct LsnnBlockProducts {
         if (parts == 2) store_whole(lower + (tile * across + of) * words_of_fragment, rest);
       }
   }
-  __device__ __forceinline__ int slot_before(int of) const { return (of == 0 ? slots : of) - 1; }
   // x: dL/dc of the lane's neuron in its items.
   __device__ __forceinline__ void publish(const float (&x)[items]) const {
     uint16_t* to = dc + written * columns * column + threadIdx.x;
@@ -70,7 +68,7 @@ template <int warps, int parts> struct LsnnBlockProducts {
   __device__ __forceinline__ Sums multiply() const {
     const int lane = (int)threadIdx.x % 32;
     const uint16_t* from =
-        dc + (slot_before(written) * columns + lane / 4 % columns) * column + lane % 4 * 4;
+        dc + (before(written) * columns + lane / 4 % columns) * column + lane % 4 * 4;
     float sum[2][down][4] = {};  // of every other tile, so that these do not wait for each other
     float rest[down][4] = {};  // of the lower parts of the weights
 #pragma unroll
@@ -115,7 +113,6 @@ template <int warps, int parts> struct LsnnBlockProducts {
   __device__ __forceinline__ float carried(const Sums& found, int item) const {
     return found.of[item];
   }
-  __device__ __forceinline__ void advance() { written = slot_before(written); }
   __device__ __forceinline__ void end_step() const { __syncthreads(); }
 };
 

@@ -37,7 +37,6 @@ inline Device as_compiled(Device device, int capability) {
 // Storage of numbers and weights.
 enum class Storage { f64, f32, f32_bf16 };  // bf16: of the weights
 LSNN_INLINE int64_t bytes_of_number(Storage s) { return s == Storage::f64 ? 8 : 4; }
-LSNN_INLINE int64_t bytes_of_quad(Storage s) { return 4 * bytes_of_number(s); }
 LSNN_INLINE int64_t bytes_of_weight(Storage s) {
   return s == Storage::f64 ? 8 : s == Storage::f32 ? 4 : 2;
 }

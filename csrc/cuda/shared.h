@@ -111,7 +111,7 @@ struct LsnnBackwardShared {
   }
 };
 
-// Of the kernel in lsnn_matrix.cuh.
+// Of the kernel in lsnn_matrix_cluster.cuh.
 inline constexpr int columns_of_mma = 8;  // items of a group of threads each
 inline constexpr int most_words_matrix = most_threads_lsnn_cluster / (32 * columns_of_mma);
 inline constexpr int shares_of_sum = 4;  // warps that make the parts of a sum

@@ -30,7 +30,7 @@ def of_lsnn_backward(name: str, old: str, new: str, run: str = LSNN, check: Chec
 
 
 def of_matrix(name: str, old: str, new: str, run: str = HIGH, check: Check = PLAIN,
-              file: str = "lsnn_matrix.cuh") -> Mutant:
+              file: str = "lsnn_matrix_cluster.cuh") -> Mutant:
     return of_lsnn_backward(f"matrices: {name}", old, new, run, check, file)
 
 
@@ -181,8 +181,8 @@ LSNN_MUTANTS = [
               "of < across * share / shares_of_sum + across / shares_of_sum"),
     of_matrix("sums in one place", "turn ^= 1;", "", check=THREAD),
     of_matrix("no barrier before sums are read", "turn ^= 1;\n    __syncthreads();", "turn ^= 1;"),
-    of_matrix("dL/dc of another step", "slot_before(slot_before(written)) * slot",
-              "slot_before(written) * slot"),
+    of_matrix("dL/dc of another step", "before(before(written)) * slot",
+              "before(written) * slot"),
     of_matrix("the units of another group", "(group.id * product.units + quad)",
               "((group.id ^ 1) * product.units + quad)"),
     of_matrix("what pads dL/dc", "shared.dc[i] = 0.f;", ";"),
@@ -227,7 +227,7 @@ LSNN_MUTANTS = [
                     "0.f, 0.f)"),
     of_block_matrix("another item's columns", "to[item * parts * column] =",
                     "to[(item ^ 1) * parts * column] =", BLOCK_MEDIUM),
-    of_block_matrix("dL/dc of another step", "dc + (slot_before(written) * columns",
+    of_block_matrix("dL/dc of another step", "dc + (before(written) * columns",
                     "dc + (written * columns"),
     of_block_matrix("every other tile", "sum[0][tile][i] + sum[1][tile][i]", "sum[0][tile][i]"),
     of_block_matrix("the other tile", "second_tile = lane & 2", "second_tile = lane & 1",

@@ -60,6 +60,11 @@ class Kernel:
                  if at.target is not None and at.target < i and at.predicated]
         return sorted(found, key=lambda loop: loop.length)
 
+    def loop_with(self, *patterns: str) -> Loop | None:
+        """The shortest loop that has instructions whose names begin with these."""
+        return next((loop for loop in self.loops()
+                     if all(self.find(pattern, loop) for pattern in patterns)), None)
+
     def loop_around(self, pattern: str, within: Loop) -> Loop:
         """The shortest loop in another one that has an instruction whose name begins with a
         pattern."""

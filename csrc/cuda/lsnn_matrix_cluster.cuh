@@ -94,19 +94,17 @@ template <int parts> struct LsnnMatrixProduct {
 
 // The products of a cluster. A group has the neurons of the block in one of eight items, or in two
 // of sixteen.
-template <int parts> struct LsnnClusterProducts {
+template <int parts> struct LsnnClusterProducts : LsnnSlots {
   static constexpr int items = pairs_of_lane(parts), next = columns_of_mma;
   const Group group;
-  const int word, slots;  // word: of the warp's neurons
+  const int word;  // of the warp's neurons
   ClusterRows rows;
   const LsnnMatrixProduct<parts> product;
   float* const dc;  // [slots,slot]
   const int slot;  // [8,units,4]
   float* const sums;  // [2,shares_of_sum,8 items,padded_rows]
-  int written = 0;  // the slot of this step
   int turn = 0;  // which of the two sums
 
-  __device__ __forceinline__ int slot_before(int of) const { return (of == 0 ? slots : of) - 1; }
   // x: dL/dc of the lane's neuron in its items. A unit has four neighbouring neurons: both parts of
   // one item, or the parts of two. Eight lanes have the units of the warp and send them to a block.
   __device__ __forceinline__ void publish(const float (&x)[items]) const {
@@ -133,7 +131,7 @@ template <int parts> struct LsnnClusterProducts {
   // The product of the step d + 1 later, of which every lane finds its sums at the returned place.
   __device__ __forceinline__ const float* multiply() {
     float* to = sums + turn * shares_of_sum * items * columns_of_mma * product.padded_rows;
-    product.multiply(dc + slot_before(slot_before(written)) * slot, to);
+    product.multiply(dc + before(before(written)) * slot, to);
     turn ^= 1;
     __syncthreads();
     return to;
@@ -141,7 +139,6 @@ template <int parts> struct LsnnClusterProducts {
   __device__ __forceinline__ float carried(const float* of, int item) const {
     return product.total(of, item * columns_of_mma + group.id, group.thread);
   }
-  __device__ __forceinline__ void advance() { written = slot_before(written); }
   __device__ __forceinline__ void end_step() { rows.end_step(); }
 };
 
@@ -158,9 +155,9 @@ template <int parts> __global__ void __launch_bounds__(most_threads_lsnn_cluster
             word = Slice(l.N, shape.ranks, (int)cluster_rank()).word;
   const int first_word = word + group.warp();
   LsnnClusterProducts<parts> products{
+      {shape.slots},
       group,
       first_word,
-      shape.slots,
       ClusterRows(shared.mbarriers, block, l, shape, columns_of_mma),
       LsnnMatrixProduct<parts>(shared.w, l, shared.rows),
       shared.dc,
