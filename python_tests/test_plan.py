@@ -258,8 +258,9 @@ def test_matrices_in_a_block(bf16_parts: int) -> None:
                          ({"delays": [400]}, "a block needs ")]:
         assert plan(**sizes | changed)["backward"]["considered"][name].startswith(why)
     # Not in bfloat16 alone, as the general kernels would have the weights of this layer.
-    of_few = plan(T=1000, B=2000, N=32, device="h100", bf16_parts=1, kernels="matrices")
-    assert of_few["backward"]["why"] == "matrices were asked for"
+    few: dict[str, Any] = {"T": 1000, "B": 2000, "N": 32, "device": "h100", "bf16_parts": 1}
+    assert plan(**few, kernels="general")["backward weights"] == "bfloat16"
+    assert plan(**few, kernels="matrices")["backward weights"] == "float32"
     asked = plan(**sizes, kernels="matrices", design="block")["backward"]
     assert asked["items of a block"] == 2 and asked["why"] == "matrices were asked for"
     assert asked["considered"]["lsnn"] == "matrices were asked for"

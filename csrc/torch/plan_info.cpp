@@ -188,6 +188,9 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
                                                activity, &cuda::lsnn_backward_cycles);
   d["backward"] = describe(p.lsnn_backward ? *p.lsnn_backward : p.backward, lsnn_backward, device,
                            l, storage, activity, &cuda::backward_pass, &cuda::backward_cycles);
+  // What a call has for its backward pass, which may take shorter weights than were asked about.
+  d["backward weights"] =
+      cuda::backward_storage(device, l, storage) == Storage::f32_bf16 ? "bfloat16" : dtype;
   py::dict tiles;
   const std::string why_not = cuda::no_tensor_cores(device, l, storage);
   tiles["kernels"] = p.tensor_cores ? "tensor cores" : "events";
