@@ -27,6 +27,9 @@ def join() -> None:
     nothing."""
     if not dist.is_available() or dist.is_initialized() or not dist.is_torchelastic_launched():
         return
+    # With its first optimizer torch loads modules that keep a group they find, and gloo's threads
+    # with it, to the end of the interpreter, which such a thread may abort.
+    torch.optim.Adam([nn.Parameter(torch.zeros(1))])
     dist.init_process_group("gloo")
     atexit.register(dist.destroy_process_group)
     if not is_first():

@@ -104,8 +104,9 @@ def lightning(net: Net, mine: Tensor) -> nn.Module:
 def leave() -> NoReturn:
     """Ends this process, whose work has succeeded.
 
-    DDP and fully_shard hold groups of gloo beyond destroy_process_group. When their threads are
-    joined late, torch now and then aborts, or waits forever for a thread that waits for the GIL.
+    DDP, fully_shard and what torch loads with its first optimizer hold groups of gloo beyond
+    destroy_process_group. When their threads are joined late, torch now and then aborts, or waits
+    forever for a thread that waits for the GIL.
     """
     if dist.is_initialized():
         dist.barrier()
