@@ -3,7 +3,7 @@ an environment of gymnasium for one.
 
 An agent sees where it is, whether it has just reached the goal or run into the wall, and its last
 action; never the goal. At the goal it is rewarded and put to a random place. With a gap it first
-stands still and feels the goal for 50 ms; then it is dark for as many milliseconds as the gap has.
+stands still and feels the goal for 100 ms; then it is dark for as many milliseconds as the gap has.
 The goal stays where it is for an episode, and is drawn anew for the next.
 """
 import math
@@ -17,7 +17,7 @@ from torch import Tensor
 
 NAME = "lsnn_ext/Navigation-v0"
 RADIUS, RING = 0.3, 0.7  # of the goal, and of the ring of its places; the arena's is 1
-FELT = 50  # ms for which an agent feels a goal before a darkness
+FELT = 100  # ms for which an agent feels a goal before a darkness
 SPEED = 0.02  # per ms, at the most
 WALL = 0.02  # what running into the wall costs; a goal is worth 1
 SEEN = 8  # numbers of an observation: lit, x, y, reward, wall, the last action, sleep
@@ -56,14 +56,15 @@ class Arena:
                                                      (2 * math.pi * angle).sin()], -1)
 
     def observe(self) -> Tensor:
-        """(B, 8) numbers from -1 to 1; in the dark all are 0 but the last one, sleep, which is 1 in
-        the first action of it."""
+        """(B, 8) numbers from -1 to 1; in the dark all are 0 but the last one, sleep: 1, and -1 in
+        the last action of it, when the agent wakes."""
         feels = (self.reached > 0) | (self.still > self.dark)
         lit = (feels | (self.still == 0)).float()[:, None]
-        sleep = ~feels & (self.still > 0) & (self.still == self.dark)
+        is_dark = ~feels & (self.still > 0)
+        sleep = torch.where(is_dark & (self.still == 1), -1.0, is_dark.float())
         seen = [torch.ones_like(lit), self.at, feels.float()[:, None], self.wall[:, None],
                 self.action.clamp(-1, 1)]
-        return torch.cat([torch.cat(seen, 1) * lit, sleep.float()[:, None]], 1)
+        return torch.cat([torch.cat(seen, 1) * lit, sleep[:, None]], 1)
 
     def move(self, action: Tensor) -> Tensor:
         """(B, 2) directions, at most of length 1, to rewards (B,)."""

@@ -11,18 +11,19 @@ the milliseconds to their n-th goal.
     python examples/navigation.py --gap 200    darkness after each goal, which memory has to
                                                outlast; 12 minutes a network
     python examples/navigation.py --gap 300 --inhibition 200
-                                               the same, and each darkness begins with a current
-                                               that inhibits all neurons
+                                               the same, and a current keeps all neurons silent in
+                                               the dark, so that nothing but thresholds remembers
     python examples/navigation.py --paper      a goal anywhere, 20 % of the synapses; hours
 
-The arena is an environment of gymnasium too, lsnn_ext/Navigation-v0 (arena.py). A checkpoint is
-kept in --out, every minute and after Ctrl-C; --resume goes on from it. A run that is given
---iterations comes to the same result, bit for bit with the same --threads, whenever it was ended
-and resumed.
+With darkness, networks also learn to say where the goal is, once they have been there. The arena is
+an environment of gymnasium too, lsnn_ext/Navigation-v0 (arena.py). A checkpoint is kept in --out,
+every minute and after Ctrl-C; --resume goes on from it. A run that is given --iterations comes to
+the same result, bit for bit with the same --threads, whenever it was ended and resumed.
 """
 import argparse
+import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +31,12 @@ from torch import Tensor, nn
 import pair
 import processes
 import training
-from arena import Arena, after_a_goal
+from arena import Arena
 from lsnn_ext import LSNN, LSNNState, functional
+from navigation_measures import Episodes, goals_of, later_goals, place_error_later, times
 from navigation_plots import picture
 from pair import Pair, run_task, weights_of
+from ppo import advantages, clipped_objective, mean_where
 from training import Values, count, number
 
 PER_VALUE, WIDTH, PEAK = 20, 0.12, 0.3  # neurons, width of a tuning curve, spikes per ms at its top
@@ -41,16 +44,16 @@ PER_FLAG = 10  # neurons of each of reward, wall and the two parts of the last a
 CENTRES = torch.linspace(-1.1, 1.1, PER_VALUE)
 INPUTS = 2 * PER_VALUE + 4 * PER_FLAG
 TARGET_RATE = 0.02
-TRACE, NEAR = 0.95, 0.2  # PPO's: lambda of the advantages, and how far a ratio may be from 1
-# The gap of a network's training begins with 0 ms, or with so many where a current inhibits. It is
-# an action longer after each iteration in which goals after the first took less than so many ms
-# without it, and an action shorter where they took more.
-LEARNED, LOST, INHIBITED = 85.0, 100.0, 100.0
-GOALS = 10  # as many are timed
-GAPS = (0, 1 / 3, 0.5, 1, 1.5, 2)  # darkness in the test, in parts of --gap; training has the last
+TAU_MEM = 20.0  # ms
+# The gap of a network's training begins with an action, or with so many ms where a current
+# inhibits. It is an action longer after each iteration in which what the network said of the goal
+# after it erred by less than so much, and an action shorter where it erred by more.
+LEARNED, LOST, INHIBITED = 0.5, 0.6, 200.0
+IN_A_ROW = 4  # iterations that have to bridge a darkness for weights to be kept
+GAPS = (0, 1 / 3, 0.5, 1, 1.5, 2)  # darkness in the test, in parts of --gap
 QUICK = {"places": 4, "ms": 2000, "gamma": 0.98, "batch": 32, "lr": 2e-3, "clip": 0.5, "reg": 5.0,
-         "shift": None, "radius": 0.3, "minutes": 6.0}
-DARK = {"shift": 0.3, "radius": 0.2, "minutes": 25.0}
+         "shift": None, "radius": 0.3, "place": 0.0, "minutes": 6.0}
+DARK = {"shift": 0.3, "radius": 0.2, "place": 0.3, "clip": 1.5, "ms": 3000, "minutes": 25.0}
 PAPER = QUICK | {"places": 0, "gamma": 0.99, "deepr": 0.2, "minutes": 240.0}
 
 
@@ -63,10 +66,10 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     task.add_argument("--places", type=int, help="of the goal, on a ring; 0: anywhere")
     task.add_argument("--radius", type=number, help="of the goal")
     task.add_argument("--gap", type=number, default=0.0,
-                      help="ms of darkness and stillness after a goal, in the test; in training "
-                           "a network's grows as it learns, to twice as much at most")
+                      help="ms of darkness and stillness after a goal; in training a network's "
+                           "grows to as much as it learns")
     task.add_argument("--inhibition", type=number, default=0.0, metavar="THRESHOLDS",
-                      help="current that inhibits all neurons in the first action of a darkness")
+                      help="current that inhibits all neurons in the dark")
     task.add_argument("--ms", type=count, help="of an episode")
     task.add_argument("--hold", type=count, default=10, help="ms that an action lasts")
     task.add_argument("--regular", type=count, default=280, help="neurons without adaptation")
@@ -79,6 +82,8 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     ppo.add_argument("--shift", type=number,
                      help="a network whose actions have become more or less likely by more than "
                           "this share, in the mean, has no more updates in an iteration")
+    ppo.add_argument("--place", type=number, metavar="WEIGHT",
+                     help="of what the network says of the goal's place, in the loss")
     ppo.add_argument("--std", type=number, default=0.5, help="of the actions, at the start")
     ppo.add_argument("--test-agents", type=count, default=256)
     options = parser.parse_args(given)
@@ -93,11 +98,12 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 
 # ---------------------------------------------------------------------------------------- a network
 class Policy(LSNN):
-    """An LSNN whose three readouts are the mean of the action and the worth of what it sees."""
+    """An LSNN whose five readouts are the mean of the action, the worth of what it sees, and where
+    it believes the goal to be."""
 
     def __init__(self, options: argparse.Namespace, regular: int, adaptive: int) -> None:
-        super().__init__(INPUTS + bool(options.inhibition), regular, adaptive, 3, beta=1.8,
-                         tau_adapt=options.tau_adapt,
+        super().__init__(INPUTS + bool(options.inhibition), regular, adaptive, 5, beta=1.8,
+                         tau_mem=TAU_MEM, tau_adapt=options.tau_adapt,
                          tau_out=max(5.0, options.hold) if options.hold > 1 else 20.0)
         with torch.no_grad():
             self.readout.weight.mul_(0.3)
@@ -126,30 +132,27 @@ def network(options: argparse.Namespace, adapts: bool) -> Policy:
     return Policy(options, options.regular + options.adaptive - adaptive, adaptive)
 
 
-def rates(seen: Tensor, inhibits: bool = False) -> Tensor:
-    """Spikes per ms (B, I) of observations (B, 8); inhibits: whether the last input is that of
-    sleep."""
+def rates(seen: Tensor) -> Tensor:
+    """Spikes per ms (B, I) of observations (B, 8)."""
     place = torch.exp(-0.5 * ((seen[:, 1:3, None] - CENTRES) / WIDTH).square()).flatten(1)
     flags = torch.cat([seen[:, 3:5], seen[:, 5:7] / 2 + 0.5], 1).repeat_interleave(PER_FLAG, 1)
-    found = PEAK * torch.cat([place, flags], 1) * seen[:, :1]
-    return torch.cat([found, seen[:, 7:]], 1) if inhibits else found
+    return PEAK * torch.cat([place, flags], 1) * seen[:, :1]
+
+
+def sleep_input(sleep: Tensor, hold: int, gap: float) -> Tensor:
+    """The number at the input that inhibits, of observations of sleep (B,): 1 in the dark, and in
+    its last action as much in the other direction as brings membranes back to where they would be
+    without it.
+
+    A current of -1 makes v alpha^n - (1 - alpha^n) of a membrane v in n ms; another one in m ms
+    more makes up for what is left of the second term.
+    """
+    alpha = math.exp(-1 / TAU_MEM)
+    inhibited, back = alpha ** (round(gap / hold) * hold - hold), alpha**hold
+    return torch.where(sleep < 0, -back * (1 - inhibited) / (1 - back), sleep)
 
 
 # ---------------------------------------------------------------------------------------- PPO
-class Episodes(NamedTuple):
-    """Episodes of B agents, of D actions."""
-
-    x: Tensor  # (T, B, I) input spikes
-    action: Tensor  # (D, B, 2)
-    reward: Tensor  # (D, B)
-    value: Tensor  # (D, B) what it was worth, by the network
-    log_probability: Tensor  # (D, B) of the action
-    dark_rate: Tensor  # (D, B) spikes per ms in the dark after its first action, nan elsewhere
-    at: Tensor  # (D, B, 2) where the agent was
-    goal: Tensor  # (B, 2)
-    radius: float  # of the goals
-
-
 @torch.no_grad()
 def play(net: Policy, options: argparse.Namespace, B: int, gap: float,
          random: torch.Generator) -> Episodes:
@@ -160,39 +163,23 @@ def play(net: Policy, options: argparse.Namespace, B: int, gap: float,
     was_dark = torch.zeros(B, dtype=torch.bool)
     for _ in range(options.ms // options.hold):
         seen = arena.observe()
-        shown = functional.poisson(rates(seen, bool(options.inhibition))[None], options.hold,
-                                   generator=random).numbers()
+        shown = functional.poisson(rates(seen)[None], options.hold, generator=random).numbers()
+        if options.inhibition:
+            sleep = sleep_input(seen[:, 7], options.hold, gap)
+            shown = torch.cat([shown, sleep[None, :, None].expand(options.hold, -1, 1)], 2)
         y, state, fired = net(shown, state, return_rates=True)
-        is_dark = seen[:, 0] == 0
-        dark_rate = fired.mean((0, 2)).where(is_dark & was_dark, torch.nan)
-        was_dark = is_dark
+        is_lit = seen[:, 0] > 0
+        dark_rate = fired.mean((0, 2)).where(was_dark & ~is_lit, torch.nan)
+        was_dark = ~is_lit
         mean, value = y[-1, :, :2], y[-1, :, 2]
         action = mean + net.log_std.exp() * torch.randn(B, 2, generator=random)
-        at = arena.at
+        at, moves = arena.at, arena.still == 0
         reward = arena.move(action)
         kept.append((shown, action, reward, value, net.log_probability(action, mean), dark_rate,
-                     at))
+                     moves, is_lit, y[-1, :, 3:], at))
     x, *others = zip(*kept, strict=True)
     return Episodes(torch.cat(x), *(torch.stack(values) for values in others), arena.goal,
                     arena.radius)
-
-
-def advantages(reward: Tensor, value: Tensor, gamma: float) -> Tensor:
-    """How much better (D, B) each action was than expected: temporal differences, summed over what
-    follows with the weights (gamma TRACE)^n. What follows the last action is worth what it was
-    worth there."""
-    after = torch.cat([value[1:], value[-1:]])
-    difference = reward + gamma * after - value
-    found, running = torch.zeros_like(reward), torch.zeros_like(reward[0])
-    for step in reversed(range(len(reward))):
-        running = difference[step] + gamma * TRACE * running
-        found[step] = running
-    return found
-
-
-def ppo_loss(ratio: Tensor, advantage: Tensor) -> Tensor:
-    """The clipped objective of Schulman et al. (2017), to be made small."""
-    return -torch.minimum(ratio * advantage, ratio.clamp(1 - NEAR, 1 + NEAR) * advantage).mean()
 
 
 # -------------------------------------------------------------------------------------------- a run
@@ -215,14 +202,16 @@ class Run(Pair):
         options = self.options
         gap = {name: self.gap(name) for name in self.nets}
         seed = int(torch.randint(2**31, (), generator=self.random))
-        episodes, better, took = {}, {}, {}
+        episodes, better, took, off = {}, {}, {}, {}
         for name in self.nets:
             net = self.policy(name)
             episodes[name] = play(net, options, options.batch, gap[name],
                                   torch.Generator().manual_seed(seed))
-            better[name] = advantages(episodes[name].reward, episodes[name].value, options.gamma)
+            better[name] = advantages(episodes[name].reward, episodes[name].value,
+                                      episodes[name].moves, options.gamma)
+            off[name] = place_error_later(episodes[name], options.hold)
             took[name] = later_goals(episodes[name].reward, options.hold, gap[name], options.ms)
-            self.keep_best(name, took[name], gap[name])
+            self.keep_best(name, off[name], gap[name])
 
         mine = processes.share(options.batch)
 
@@ -232,16 +221,22 @@ class Run(Pair):
             y = y[options.hold - 1::options.hold]
             ratio = (net.log_probability(past.action[:, mine], y[..., :2])
                      - past.log_probability[:, mine]).exp()
-            advantage = (better[name] - better[name].mean()) / (better[name].std() + 1e-6)
+            chosen = better[name][past.moves]  # an action of an agent that stands still is none
+            advantage = (better[name] - chosen.mean()) / (chosen.std() + 1e-6)
+            moves = past.moves[:, mine], past.moves.float().mean().item()
+            policy = mean_where(*moves, clipped_objective(ratio, advantage[:, mine]))
             worth = 0.5 * (y[..., 2] - better[name][:, mine]
                            - past.value[:, mine]).square().mean()
+            knows = past.is_lit & ((past.reward > 0.5).cumsum(0) > 0)
+            place = mean_where(knows[:, mine], knows.float().mean().item(),
+                               past.place_error(y[..., 3:], mine))
             items = y.shape[1]
             rate = processes.mean(rates[0].mean(0), items)
-            shift = processes.mean((ratio - 1).abs().mean(), items)
-            return (processes.mean(ppo_loss(ratio, advantage[:, mine]) + worth, items),
+            shift = processes.mean(mean_where(*moves, (ratio - 1).abs()), items)
+            return (processes.mean(policy + worth + options.place * place, items),
                     options.reg * (rate - TARGET_RATE).square().mean(),
                     {"goals": goals_of(past.reward), "gap": gap[name], "later": took[name],
-                     "rate": rate.mean().item(), "shift": shift.item()})
+                     "off": off[name], "rate": rate.mean().item(), "shift": shift.item()})
 
         rate = training.learning_rate(self.done(), options.lr)
         values: Values = {}
@@ -254,22 +249,25 @@ class Run(Pair):
 
     def gap(self, name: str) -> float:
         """ms of darkness in the next iteration of this network."""
-        longest, hold = GAPS[-1] * self.options.gap, self.options.hold
-        shortest = min(INHIBITED, longest) if self.options.inhibition else 0.0
+        longest, hold = self.options.gap, self.options.hold
+        shortest = min(longest, INHIBITED if self.options.inhibition else hold)
         if not longest or not self.history:
             return shortest
-        took, gap = (self.history[-1][self.column(name, value)] for value in ("later", "gap"))
-        if took < LEARNED:
+        off, gap = (self.history[-1][self.column(name, value)] for value in ("off", "gap"))
+        if off < LEARNED:
             gap += hold
-        elif took > LOST:
+        elif off > LOST:
             gap -= hold
         return min(longest, max(gap, shortest))
 
-    def keep_best(self, name: str, took: float, gap: float) -> None:
-        """Keeps the weights that bridged the longest darkness: a policy may forget it again. took:
-        ms to goals after the first."""
+    def keep_best(self, name: str, off: float, gap: float) -> None:
+        """Keeps the weights that bridged the longest darkness: a policy may forget it again. off:
+        the error of the place after it, which has to be small some times in a row, as few are asked
+        before a network finds goals."""
         best = self.carried.setdefault("best", {})
-        if gap and gap >= best.get(name, {}).get("gap", 0) and took < LEARNED:
+        of_before = [row[self.column(name, "off")] for row in self.history[-IN_A_ROW + 1:]]
+        is_learned = len(of_before) == IN_A_ROW - 1 and max(off, *of_before) < LEARNED
+        if gap and gap >= best.get(name, {}).get("gap", 0) and is_learned:
             best[name] = {"gap": gap, "iteration": len(self.history),
                           "weights": weights_of(self.nets[name])}
 
@@ -288,42 +286,17 @@ class Run(Pair):
         return net
 
 
-def goals_of(reward: Tensor) -> float:
-    """Goals that an agent reached, in the mean."""
-    return (reward > 0.5).sum(0).float().mean().item()
-
-
-def times(reward: Tensor, hold: int, gap: float) -> tuple[list[float], list[int]]:
-    """Mean ms from one goal to the next, without the stillness between them, and how many agents
-    came to the n-th goal."""
-    pause = sum(after_a_goal(hold, gap)) * hold
-    took: list[list[float]] = [[] for _ in range(GOALS)]
-    for agent in reward.t() > 0.5:
-        at = hold * (agent.nonzero()[:GOALS, 0] + 1)
-        since = torch.diff(at, prepend=at.new_zeros(1))
-        since[1:] -= pause
-        for n, ms in enumerate(since.tolist()):
-            took[n].append(ms)
-    return [sum(ms) / len(ms) for ms in took if ms], [len(ms) for ms in took if ms]
-
-
-def later_goals(reward: Tensor, hold: int, gap: float, episode: float) -> float:
-    """Mean ms to all goals but the first, without the gap; those of an episode where there is
-    none."""
-    ms, agents = times(reward, hold, gap)
-    if not agents[1:]:
-        return float(episode)
-    return sum(a * b for a, b in zip(ms[1:], agents[1:], strict=True)) / sum(agents[1:])
-
-
-def by_darkness(net: Policy, options: argparse.Namespace) -> dict[str, float]:
-    """Mean ms to all goals of an episode but the first, without the gap, by the ms of the gap."""
-    found = {}
+def by_darkness(net: Policy, options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """By the ms of the gap, mean ms to all goals of an episode but the first, without it, and the
+    error of the place that the network says after it."""
+    found: dict[str, dict[str, float]] = {"later": {}, "off": {}}
     for part in GAPS:
         gap = round(part * options.gap / options.hold) * options.hold
         random = torch.Generator().manual_seed(options.seed + 1_000_000)
-        reward = play(net, options, options.test_agents, gap, random).reward
-        found[str(gap)] = later_goals(reward, options.hold, gap, options.ms)
+        episodes = play(net, options, options.test_agents, gap, random)
+        found["later"][str(gap)] = later_goals(episodes.reward, options.hold, gap, options.ms)
+        if gap:
+            found["off"][str(gap)] = place_error_later(episodes, options.hold)
     return found
 
 
@@ -343,7 +316,7 @@ def test(run: Run) -> tuple[dict[str, dict[str, Any]], dict[str, Episodes]]:
             found[name] |= {"goals": goals_of(episodes.reward), "ms": ms, "agents": agents}
             if options.gap:
                 found[name]["dark_hz"] = 1000 * episodes.dark_rate.nanmean().item()
-                found[name]["later"] = by_darkness(net, options)
+                found[name] |= by_darkness(net, options)
     return found, shown
 
 
@@ -359,12 +332,14 @@ def finish(run: Run, results: Path, drawing: Path) -> None:
     if run.options.gap:
         print("spikes per second of a neuron in the dark, after its first action: "
               + ", ".join(f"{name} {row['dark_hz']:.1f}" for name, row in found.items()))
-        print("ms to all goals but the first, by the ms of darkness after each")
+        print("ms to all goals but the first, by the ms of darkness after each, and the error of "
+              "the place said then (1: the centre)")
         for name, row in found.items():
             learned = (f" (of iteration {row['iteration']}, which learned {row['gap']:.0f})"
                        if "gap" in row else "")
-            print(f"  {name:5s}" + ", ".join(f"{gap}: {ms:.0f}" for gap, ms in
-                                             row["later"].items()) + learned)
+            print(f"  {name:5s}" + ", ".join(
+                f"{gap}: {ms:.0f}" + (f" ({row['off'][gap]:.2f})" if gap in row["off"] else "")
+                for gap, ms in row["later"].items()) + learned)
 
 
 def main(given: list[str] | None = None) -> None:

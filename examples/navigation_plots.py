@@ -37,7 +37,7 @@ def picture(shown: dict[str, Any], history: list[dict[str, float]],
     """shown: episodes of the LSNN before and after training; found: times of both networks;
     is_dark: whether there is darkness after goals."""
     with plt.rc_context(STYLE):
-        figure = plt.figure(figsize=(10, 6.2), layout="constrained")
+        figure = plt.figure(figsize=(12 if is_dark else 10, 6.2), layout="constrained")
         above, below = figure.subfigures(2, 1)
         ways = above.subplots(1, 2 * AGENTS)
         for column, name in enumerate(("before", "LSNN")):
@@ -46,15 +46,15 @@ def picture(shown: dict[str, Any], history: list[dict[str, float]],
                 _way(axes, shown[name], agent)
                 if not agent:
                     axes.set_title("Before training" if not column else "After it")
-        ms, learning, *dark = below.subplots(1, 4 if is_dark else 2)
+        ms, learning, *dark = below.subplots(1, 5 if is_dark else 2)
         for name, row in found.items():
             colour = COLOURS[name]
             ms.plot(range(1, len(row["ms"]) + 1), row["ms"], "o-", color=colour, label=name)
             prefix = "" if name == "LSNN" else "lif_"
             if is_dark:
                 dark[0].plot([episode[f"{prefix}gap"] for episode in history], color=colour)
-                dark[1].plot([int(gap) for gap in row["later"]], row["later"].values(), "o-",
-                             color=colour)
+                for axes, values in zip(dark[1:], (row["later"], row["off"]), strict=True):
+                    axes.plot([int(gap) for gap in values], values.values(), "o-", color=colour)
             goals = torch.tensor([episode[f"{prefix}goals"] for episode in history])
             learning.plot(goals, color=colour, alpha=0.25, linewidth=0.6)
             learning.plot(smooth(goals, 20), color=colour, linewidth=1.8, label=name)
@@ -69,5 +69,9 @@ def picture(shown: dict[str, Any], history: list[dict[str, float]],
             dark[1].set(xlabel="ms of darkness after a goal", ylabel="ms to goals after the first",
                         ylim=(0, None))
             dark[1].set_title("Memory over darkness")
+            dark[2].axhline(1, color=MUTED, linewidth=0.8)
+            dark[2].set(xlabel="ms of darkness after a goal", ylabel="error of the place said then",
+                        ylim=(0, None))
+            dark[2].set_title("What it knows")
         figure.savefig(path)
         plt.close(figure)

@@ -16,6 +16,8 @@ from gymnasium.utils.env_checker import check_env  # noqa: E402
 
 import arena  # noqa: E402
 import navigation  # noqa: E402
+import navigation_measures  # noqa: E402
+import ppo  # noqa: E402
 
 SMALL = ["--ms", "100", "--batch", "8", "--regular", "30", "--adaptive", "10", "--threads", "1"]
 
@@ -76,7 +78,7 @@ def test_a_goal_and_the_dark_after_it() -> None:
     for n in range(8):
         seen = one.observe()[0]
         assert not seen[:7].any() and torch.equal(one.at, at)
-        assert seen[7] == (n == 0)  # asleep at first
+        assert seen[7] == (1 if n < 7 else -1)  # asleep, and waking at last
         assert float(one.move(torch.ones(1, 2))) == 0
     assert one.observe()[0, [0, 3, 7]].tolist() == [1, 0, 0]
     assert torch.equal(one.observe()[0, 1:3], one.at[0])
@@ -128,9 +130,6 @@ def test_spikes_say_where_it_is() -> None:
     assert torch.allclose(centre, torch.tensor([0.5, -0.25]), atol=0.01)
     flags = found[0, 40:].view(4, 10)
     assert torch.allclose(flags, navigation.PEAK * torch.tensor([[1.0], [0], [0], [1]]))
-    seen[2, 7] = 1
-    silenced = navigation.rates(seen, True)
-    assert torch.equal(silenced[:, :-1], found) and silenced[:, -1].tolist() == [0, 0, 1]
 
 
 # ----------------------------------------------------------------------------- inhibition in sleep
@@ -150,7 +149,30 @@ def test_an_inhibition_ends_activity(adapts: bool) -> None:
     assert float(rates[2].nanmean()) > 0.02
     each = [column[~column.isnan()] for column in rates[4].t()]
     whole = torch.stack([column for column in each if len(column) == 14])  # of one darkness
-    assert len(whole) >= 3 and not whole[:, 1:7].any()
+    assert len(whole) >= 3 and not whole[:, 1:].any()
+
+
+@pytest.mark.parametrize("gap", [20, 100, 300])
+def test_membranes_wake_as_if_nothing_had_inhibited_them(gap: int) -> None:
+    """What is left of them is what time leaves, and thresholds go on by themselves."""
+    options = navigation.arguments(INHIBITED)
+    net = navigation.network(options, True).double()
+    with torch.no_grad():
+        net.neurons.weight_hh_l0.zero_()
+        v = torch.linspace(-30, 0.9, 400, dtype=torch.float64) * net.neurons.threshold_l0
+        _, state = net(torch.zeros(1, 1, navigation.INPUTS + 1, dtype=torch.float64))
+        before = state.neurons._replace(v=v[None, None],
+                                        a=torch.full_like(state.neurons.a, 0.3))
+        sleep = torch.ones(gap // 10)
+        sleep[-1] = -1
+        x = torch.zeros(gap, 1, navigation.INPUTS + 1, dtype=torch.float64)
+        x[:, 0, -1] = navigation.sleep_input(sleep.double(), 10, gap).repeat_interleave(10)
+        _, after, rates = net(x, state._replace(neurons=before), return_rates=True)
+    assert not rates[0].any()
+    left = v * math.exp(-gap / navigation.TAU_MEM)
+    assert torch.allclose(after.neurons.v[0, 0], left, rtol=0, atol=1e-9)
+    assert torch.allclose(after.neurons.a[0, 0, -120:],
+                          torch.tensor(0.3 * math.exp(-gap / 1200)).double(), atol=1e-6)
 
 
 def test_sleep_does_not_learn() -> None:
@@ -163,8 +185,9 @@ def test_sleep_does_not_learn() -> None:
     for name, net in run.nets.items():  # asleep, as nobody is in such short episodes
         net.zero_grad()
         x = torch.zeros(200, 2, navigation.INPUTS + 1)
-        x[:10, :, -1] = 1
-        x[60:, :, :-1] = 1  # membranes are coming back
+        x[:40, :, -1] = 1
+        x[40:50, :, -1] = navigation.sleep_input(torch.tensor(-1.0), 10, 50)
+        x[50:, :, :-1] = 1
         net(x)[0].sum().backward()
         gradient = weights[name].grad
         assert gradient is not None and not gradient[:, -1].any() and bool(gradient[:, :-1].any())
@@ -183,23 +206,30 @@ def test_an_inhibition_is_refused(given: list[str], capsys: pytest.CaptureFixtur
 
 # ---------------------------------------------------------------------------------------------- PPO
 def test_advantages() -> None:
-    """Against the sum that defines them."""
-    reward, value = torch.rand(2, 7, 3, generator=_generator())
-    found = navigation.advantages(reward, value, 0.9)
+    """Against the sum that defines them, over the actions of an agent that can move."""
+    reward, value = torch.rand(2, 9, 3, generator=_generator())
+    moves = torch.ones(9, 3, dtype=torch.bool)
+    moves[3:6, 1] = False
+    moves[7:, 2] = False
+    found = ppo.advantages(reward, value, moves, 0.9)
     for b in range(3):
-        for t in range(7):
+        own = [n for n in range(9) if moves[n, b]]
+        after = [*(float(value[n, b]) for n in own[1:]), float(value[-1, b])]
+        got = [float(reward[n:m, b].sum()) for n, m in zip(own, [*own[1:], 9], strict=True)]
+        for k, t in enumerate(own):
             wanted = 0.0
-            for n in range(t, 7):
-                after = value[min(n + 1, 6), b]
-                delta = reward[n, b] + 0.9 * after - value[n, b]
-                wanted += (0.9 * navigation.TRACE) ** (n - t) * float(delta)
+            for n in range(k, len(own)):
+                paid = float(reward[own[n], b])
+                waited = got[n] - paid  # while it stands still nothing is discounted
+                delta = paid + 0.9 * (waited + after[n]) - float(value[own[n], b])
+                wanted += (0.9 * ppo.TRACE) ** (n - k) * delta
             assert float(found[t, b]) == pytest.approx(wanted, abs=1e-5)
 
 
 def test_the_objective_is_clipped() -> None:
     ratio = torch.tensor([0.5, 1.0, 1.5]).requires_grad_()
     for advantage, moves in ((1.0, [True, True, False]), (-1.0, [False, True, True])):
-        navigation.ppo_loss(ratio, torch.full((3,), advantage)).backward()
+        ppo.clipped_objective(ratio, torch.full((3,), advantage)).mean().backward()
         assert ratio.grad is not None
         assert (ratio.grad != 0).tolist() == moves
         assert bool((ratio.grad * advantage <= 0).all())
@@ -218,39 +248,46 @@ def test_an_iteration_begins_with_the_policy_that_played(tmp_path: Path) -> None
 
 
 def test_darkness_grows_as_it_is_learned() -> None:
-    """Of each network by itself: after iterations in which goals took little time, to twice --gap;
-    and it shrinks where they took much."""
-    given = [*SMALL, "--iterations", "99", "--gap", "60", "--ms", "1000"]
+    """Of each network by itself: after iterations in which the place was told well, to --gap; and
+    it shrinks where it was not."""
+    given = [*SMALL, "--iterations", "99", "--gap", "120", "--ms", "1000"]
     run = navigation.Run(navigation.arguments(given))
-    assert run.gap("LSNN") == 0
+    assert run.gap("LSNN") == 10
     told = []
-    for took in [1000.0, *12 * [84.0], 90.0, 84.0, 86.0, 101.0, 99.0, 101.0, 1000.0]:
-        run.history.append({"later": took, "gap": run.gap("LSNN"), "lif_later": 1000.0,
+    for off in [1.0, *13 * [0.49], 0.55, 0.49, 0.59, 0.61, 0.59, 0.61, 1.0]:
+        run.history.append({"off": off, "gap": run.gap("LSNN"), "lif_off": 1.0,
                             "lif_gap": run.gap("LIF")})
         told.append(run.gap("LSNN"))
-    assert told == [0, *range(10, 130, 10), 120, 120, 120, 110, 110, 100, 90]
-    assert run.gap("LIF") == 0
+    assert told == [10, *range(20, 130, 10), *5 * [120], 110, 110, 100, 90]
+    assert run.gap("LIF") == 10
     assert navigation.Run(navigation.arguments([*SMALL, "--iterations", "9"])).gap("LSNN") == 0
-    run = navigation.Run(navigation.arguments([*given, "--inhibition", "200"]))
-    assert run.gap("LSNN") == 100
-    run.history.append({"later": 1000.0, "gap": 100, "lif_later": 84.0, "lif_gap": 100})
-    assert (run.gap("LSNN"), run.gap("LIF")) == (100, 110)
+    for gap, first in (("240", 200), ("60", 60)):
+        run = navigation.Run(navigation.arguments([*given, "--gap", gap, "--inhibition", "200"]))
+        assert run.gap("LSNN") == first
+    run = navigation.Run(navigation.arguments([*given, "--gap", "240", "--inhibition", "200"]))
+    run.history.append({"off": 1.0, "gap": 200, "lif_off": 0.4, "lif_gap": 200})
+    assert (run.gap("LSNN"), run.gap("LIF")) == (200, 210)
 
 
 def test_the_longest_darkness_is_kept(tmp_path: Path) -> None:
-    """Weights of the last iteration that bridged it; those of the end where there was none."""
+    """Weights of the last iteration that bridged it, as the three before had done; those of the end
+    where there was none."""
     run = navigation.Run(navigation.arguments([*SMALL, "--iterations", "9", "--gap", "100", "--ms",
                                                "1000", "--out", str(tmp_path)]))
     weight = run.policy("LSNN").readout.weight
-    passed = [(50.0, 0), (84.0, 100), (84.0, 110), (84.0, 110), (86.0, 120), (50.0, 100)]
-    for iteration, (took, gap) in enumerate(passed):
+    passed = [(0.2, 0), *3 * [(0.4, 100)], (0.4, 110), (0.6, 110), *5 * [(0.4, 110)], (0.6, 120),
+              *2 * [(0.4, 120)], *2 * [(0.2, 100)]]
+    kept: list[int | None] = []
+    for iteration, (off, gap) in enumerate(passed):
         with torch.no_grad():
             weight.fill_(iteration)
-        run.keep_best("LSNN", took, gap)
-        run.history.append({})
+        run.keep_best("LSNN", off, gap)
+        kept.append(run.carried["best"].get("LSNN", {}).get("iteration"))
+        run.history.append({"off": off})
+    assert kept == [*3 * [None], 3, *5 * [4], 9, *6 * [10]]
     before = run.policy("LIF").readout.weight.clone()
-    assert run.take_best() == {"LSNN": {"gap": 110, "iteration": 3}, "LIF": {}}
-    assert bool((weight == 3).all()) and torch.equal(run.policy("LIF").readout.weight, before)
+    assert run.take_best() == {"LSNN": {"gap": 110, "iteration": 10}, "LIF": {}}
+    assert bool((weight == 10).all()) and torch.equal(run.policy("LIF").readout.weight, before)
 
 
 def test_a_network_that_changed_much_waits() -> None:
@@ -266,29 +303,67 @@ def test_a_network_that_changed_much_waits() -> None:
 
 
 def test_times() -> None:
-    reward = torch.zeros(30, 2)
-    reward[[4, 15, 25], 0] = 1
+    reward = torch.zeros(40, 2)
+    reward[[4, 20, 35], 0] = 1
     reward[9, 1] = 0.98
-    assert navigation.times(reward, 10, 30) == ([75.0, 30.0, 20.0], [2, 1, 1])
-    assert navigation.later_goals(reward, 10, 30, 300) == 25
-    assert navigation.later_goals(reward, 10, 0, 300) == 105
-    assert navigation.later_goals(reward[:8], 10, 30, 300) == 300
+    assert navigation_measures.times(reward, 10, 30) == ([75.0, 30.0, 20.0], [2, 1, 1])
+    assert navigation_measures.later_goals(reward, 10, 30, 300) == 25
+    assert navigation_measures.later_goals(reward, 10, 0, 300) == 155
+    assert navigation_measures.later_goals(reward[:8], 10, 30, 300) == 300
+
+
+def _told(moves: list[list[int]], told: torch.Tensor,
+          goal: torch.Tensor) -> navigation_measures.Episodes:
+    none = torch.zeros(len(moves), len(moves[0]))
+    return navigation_measures.Episodes(none, none, none, none, none, none,
+                                        torch.tensor(moves) == 1, none, told, none, goal, 0.2)
+
+
+def test_what_is_told_of_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some 40 ms after each darkness, of those who still look for the goal."""
+    goal = torch.tensor([[0.7, 0.0], [0.0, 0.7]])
+    moves = torch.ones(10, 2).long()
+    moves[1:3] = 0  # the first action after it is number 3, the fifth 7
+    moves[6, 1] = 0  # this one has come to the goal again
+    told = torch.full((10, 2, 2), 5.0)
+    told[7, 0] = torch.tensor([0.7, 0.35])
+    past = _told(moves.tolist(), told, goal)
+    assert navigation_measures.place_error_later(past, 10) == 1  # asked once
+    monkeypatch.setattr(navigation_measures, "ASKED", 1)
+    assert navigation_measures.place_error_later(past, 10) == pytest.approx(0.25)
+    assert navigation_measures.place_error_later(past, 20) > 1  # of number 5
+    past = _told(torch.ones(10, 2).long().tolist(), told, goal)
+    assert navigation_measures.place_error_later(past, 10) == 1
+    centre = past.place_error(torch.zeros(10, 2, 2))
+    assert torch.allclose(centre, torch.ones(10, 2))
+    assert torch.equal(past.place_error(told[:, 1:], slice(1, 2)), past.place_error(told)[:, 1:])
+
+
+def test_a_mean_at_some_places() -> None:
+    """Of shares of a batch it is the mean over the whole one."""
+    value, is_one = torch.rand(5, 4, generator=_generator()), torch.eye(5, 4) > 0
+    share = is_one.float().mean().item()
+    halves = [ppo.mean_where(is_one[:, half], share, value[:, half])
+              for half in (slice(0, 2), slice(2, 4))]
+    assert torch.allclose(sum(halves) / 2, value[is_one].mean())
+    assert float(ppo.mean_where(torch.zeros(5, 4) > 0, 0.0, value)) == 0
 
 
 def test_the_dark_of_the_test() -> None:
     """Other gaps than that of the training; the time in them does not count."""
-    options = navigation.arguments(["--gap", "40", "--ms", "900", "--hold", "20", "--regular", "6",
+    options = navigation.arguments(["--gap", "40", "--ms", "1200", "--hold", "20", "--regular", "6",
                                     "--adaptive", "4", "--test-agents", "64", "--places", "1",
                                     "--radius", "0.3"])
     net = navigation.network(options, True)
     with torch.no_grad():  # it goes to the goal, which is to the right, whatever it sees
         net.readout.weight.zero_()
         assert net.readout.bias is not None
-        net.readout.bias.copy_(torch.tensor([1.0, 0.0, 0.0]))
+        net.readout.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0]))
         net.log_std.fill_(-0.5)
     found = navigation.by_darkness(net, options)
-    assert list(found) == ["0", "20", "40", "60", "80"]
-    assert max(found.values()) < 1.5 * min(found.values()), found
+    assert list(found["later"]) == ["0", "20", "40", "60", "80"]
+    assert max(found["later"].values()) < 1.5 * min(found["later"].values()), found
+    assert list(found["off"]) == ["20", "40", "60", "80"]
 
 
 def test_learns_to_find_a_goal(tmp_path: Path) -> None:
@@ -309,7 +384,8 @@ def test_settings() -> None:
     quick = navigation.arguments([])
     assert (quick.places, quick.ms, quick.gamma, quick.gap, quick.minutes) == (4, 2000, 0.98, 0, 6)
     dark = navigation.arguments(["--gap", "200"])
-    assert (dark.places, dark.ms, dark.gamma, dark.minutes) == (4, 2000, 0.98, 25)
+    assert (dark.places, dark.ms, dark.gamma, dark.minutes) == (4, 3000, 0.98, 25)
+    assert (quick.place, dark.place) == (0, 0.3)
     assert (quick.shift, dark.shift) == (None, 0.3)
     assert (quick.radius, dark.radius) == (0.3, 0.2)
     paper = navigation.arguments(["--paper"])

@@ -45,11 +45,12 @@ STOPPED = 3  # iterations, of the run that is sent a signal
 def _run(name: str, out: Path, *more: str) -> None:
     """Without pictures, which take most of the time of a tiny run."""
     task = importlib.import_module(name)
-    for drawing in {"picture", "digit_picture", "curve_picture"} & vars(task).keys():
-        setattr(task, drawing, lambda *_: None)
     folder = out.parent / "data" / name
     data = ["--data", str(folder)] if folder.exists() else []
-    task.main([*TASKS[name], *data, "--threads", "1", "--out", str(out / name), *more])
+    with pytest.MonkeyPatch.context() as patch:
+        for drawing in {"picture", "digit_picture", "curve_picture"} & vars(task).keys():
+            patch.setattr(task, drawing, lambda *_: None)
+        task.main([*TASKS[name], *data, "--threads", "1", "--out", str(out / name), *more])
 
 
 def _rank(rank: int, folder: Path) -> None:

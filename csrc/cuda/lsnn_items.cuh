@@ -69,8 +69,9 @@ struct LsnnPair {
     Coefs<float> g{};
     step_adjoint(neuron.spec, neuron.k, before, 0.f, 0.f, 0.f, next, g,
                  [&](float, float) { return slope_of_step(neuron.spec, neuron.k, before); });
-    const bool works = t < length;
-    d = {works ? next.v : d.v, works ? next.a : d.a, works ? next.i : d.i, works ? next.z : d.z};
+    const bool is_step = t < length;
+    d = {is_step ? next.v : d.v, is_step ? next.a : d.a, is_step ? next.i : d.i,
+         is_step ? next.z : d.z};
   }
   __device__ __forceinline__ void add_last_z(int t) {
     if (t > end && t > 0 && t < length) [[unlikely]]
