@@ -98,15 +98,15 @@ class Navigation(gymnasium.Env[np.ndarray, np.ndarray]):
         super().reset(seed=seed)
         random = torch.Generator().manual_seed(int(self.np_random.integers(2**31)))
         self.arena = Arena(1, random, self.places, self.hold, self.gap, self.radius)
-        self.moves = 0
+        self.actions = 0
         return self._seen()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """An action, which lasts hold ms."""
         reward = self.arena.move(torch.as_tensor(action, dtype=torch.float32)[None])
-        self.moves += 1
+        self.actions += 1
         seen, where = self._seen()
-        return seen, reward.item(), False, self.moves >= self.steps, where
+        return seen, reward.item(), False, self.actions >= self.steps, where
 
     def _seen(self) -> tuple[np.ndarray, dict[str, Any]]:
         return self.arena.observe()[0].numpy(), {"goal": self.arena.goal[0].numpy().copy()}

@@ -11,7 +11,7 @@ the milliseconds to their n-th goal.
     python examples/navigation.py --gap 200    darkness after each goal, which memory has to
                                                outlast; 12 minutes a network
     python examples/navigation.py --gap 300 --inhibition 200
-                                               the same, and a current keeps all neurons silent in
+                                               the same, and a current inhibits all neurons in
                                                the dark, so that nothing but thresholds remembers
     python examples/navigation.py --paper      a goal anywhere, 20 % of the synapses; hours
 
@@ -33,9 +33,9 @@ import processes
 import training
 from arena import Arena
 from lsnn_ext import LSNN, LSNNState, functional
-from navigation_measures import Episodes, goals_of, later_goals, place_error_later, times
+from navigation_measures import Episodes, goals_of, later_goals, place_error_after_dark, times
 from navigation_plots import picture
-from pair import Pair, run_task, weights_of
+from pair import Pair, run_task
 from ppo import advantages, clipped_objective, mean_where
 from training import Values, count, number
 
@@ -45,16 +45,16 @@ CENTRES = torch.linspace(-1.1, 1.1, PER_VALUE)
 INPUTS = 2 * PER_VALUE + 4 * PER_FLAG
 TARGET_RATE = 0.02
 TAU_MEM = 20.0  # ms
-# The gap of a network's training begins with an action, or with so many ms where a current
-# inhibits. It is an action longer after each iteration in which what the network said of the goal
-# after it erred by less than so much, and an action shorter where it erred by more.
-LEARNED, LOST, INHIBITED = 0.5, 0.6, 200.0
-IN_A_ROW = 4  # iterations that have to bridge a darkness for weights to be kept
+# In training a network's gap begins with one action, or with INHIBITED ms where a current inhibits.
+# After an iteration in which the place was said with an error below LEARNED it is an action longer,
+# after one with an error above LOST an action shorter.
+LEARNED, LOST, INHIBITED = 0.5, 0.6, 200
+LONGEST_HOLD = 20  # ms beside an inhibition: the readout's time constant has to end in the dark too
 GAPS = (0, 1 / 3, 0.5, 1, 1.5, 2)  # darkness in the test, in parts of --gap
 QUICK = {"places": 4, "ms": 2000, "gamma": 0.98, "batch": 32, "lr": 2e-3, "clip": 0.5, "reg": 5.0,
          "shift": None, "radius": 0.3, "place": 0.0, "minutes": 6.0}
 DARK = {"shift": 0.3, "radius": 0.2, "place": 0.3, "clip": 1.5, "ms": 3000, "minutes": 25.0}
-PAPER = QUICK | {"places": 0, "gamma": 0.99, "deepr": 0.2, "minutes": 240.0}
+PAPER = {"places": 0, "gamma": 0.99, "deepr": 0.2, "minutes": 240.0}
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
@@ -69,7 +69,8 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
                       help="ms of darkness and stillness after a goal; in training a network's "
                            "grows to as much as it learns")
     task.add_argument("--inhibition", type=number, default=0.0, metavar="THRESHOLDS",
-                      help="current that inhibits all neurons in the dark")
+                      help="current that inhibits all neurons in the dark, but for its last "
+                           "action, in which their membranes come back")
     task.add_argument("--ms", type=count, help="of an episode")
     task.add_argument("--hold", type=count, default=10, help="ms that an action lasts")
     task.add_argument("--regular", type=count, default=280, help="neurons without adaptation")
@@ -87,13 +88,19 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     ppo.add_argument("--std", type=number, default=0.5, help="of the actions, at the start")
     ppo.add_argument("--test-agents", type=count, default=256)
     options = parser.parse_args(given)
-    if options.inhibition and not options.gap:
-        parser.error("--inhibition: expected --gap beside it, as there is no darkness without")
+    if options.gap % options.hold:
+        parser.error(f"--gap: expected whole actions, of {options.hold} ms, got {options.gap:g}")
+    if options.inhibition and options.gap < INHIBITED:
+        parser.error(f"--inhibition: expected --gap of {INHIBITED} or more beside it, as membranes "
+                     f"outlast a shorter darkness, got {options.gap:g}")
+    if options.inhibition and options.hold > LONGEST_HOLD:
+        parser.error(f"--inhibition: expected --hold of {LONGEST_HOLD} at most beside it, as the "
+                     f"readout of longer actions outlasts the darkness, got {options.hold}")
     if options.inhibition and (options.deepr or options.paper):
         parser.error("--inhibition: expected neither --deepr nor --paper, as DEEP R would rewire "
                      "the input that inhibits")
-    dark = DARK if options.gap else {}
-    return pair.with_setting(options, QUICK | dark, PAPER | dark)
+    quick = QUICK | (DARK if options.gap else {})
+    return pair.with_setting(options, quick, quick | PAPER)
 
 
 # ---------------------------------------------------------------------------------------- a network
@@ -202,47 +209,44 @@ class Run(Pair):
         options = self.options
         gap = {name: self.gap(name) for name in self.nets}
         seed = int(torch.randint(2**31, (), generator=self.random))
-        episodes, better, took, off = {}, {}, {}, {}
+        episodes, better, took, place_error = {}, {}, {}, {}
         for name in self.nets:
             net = self.policy(name)
             episodes[name] = play(net, options, options.batch, gap[name],
                                   torch.Generator().manual_seed(seed))
             better[name] = advantages(episodes[name].reward, episodes[name].value,
                                       episodes[name].moves, options.gamma)
-            off[name] = place_error_later(episodes[name], options.hold)
+            place_error[name] = place_error_after_dark(episodes[name], options.hold)
             took[name] = later_goals(episodes[name].reward, options.hold, gap[name], options.ms)
-            self.keep_best(name, off[name], gap[name])
 
         mine = processes.share(options.batch)
 
         def losses(name: str) -> tuple[Tensor, Tensor, Values]:
             net, past = self.policy(name), episodes[name]
-            y, _, rates = net(past.x[:, mine], return_rates=True)
+            y, _, fired = net(past.x[:, mine], return_rates=True)
             y = y[options.hold - 1::options.hold]
             ratio = (net.log_probability(past.action[:, mine], y[..., :2])
                      - past.log_probability[:, mine]).exp()
             chosen = better[name][past.moves]  # an action of an agent that stands still is none
             advantage = (better[name] - chosen.mean()) / (chosen.std() + 1e-6)
-            moves = past.moves[:, mine], past.moves.float().mean().item()
-            policy = mean_where(*moves, clipped_objective(ratio, advantage[:, mine]))
+            policy = mean_where(past.moves, mine, clipped_objective(ratio, advantage[:, mine]))
             worth = 0.5 * (y[..., 2] - better[name][:, mine]
                            - past.value[:, mine]).square().mean()
-            knows = past.is_lit & ((past.reward > 0.5).cumsum(0) > 0)
-            place = mean_where(knows[:, mine], knows.float().mean().item(),
-                               past.place_error(y[..., 3:], mine))
+            place = mean_where(past.knows(), mine, past.place_error(y[..., 3:], mine))
             items = y.shape[1]
-            rate = processes.mean(rates[0].mean(0), items)
-            shift = processes.mean(mean_where(*moves, (ratio - 1).abs()), items)
+            rate = processes.mean(fired[0].mean(0), items)
+            shift = processes.mean(mean_where(past.moves, mine, (ratio - 1).abs()), items)
             return (processes.mean(policy + worth + options.place * place, items),
                     options.reg * (rate - TARGET_RATE).square().mean(),
                     {"goals": goals_of(past.reward), "gap": gap[name], "later": took[name],
-                     "off": off[name], "rate": rate.mean().item(), "shift": shift.item()})
+                     "place_error": place_error[name], "rate": rate.mean().item(),
+                     "shift": shift.item()})
 
-        rate = training.learning_rate(self.done(), options.lr)
+        learning_rate = training.learning_rate(self.done(), options.lr)
         values: Values = {}
         learning = list(self.nets)
         for _ in range(options.updates):
-            values |= self.learn(rate, losses, learning)
+            values |= self.learn(learning_rate, losses, learning)
             learning = [name for name in learning if options.shift is None
                         or values[self.column(name, "shift")] <= options.shift]
         return values
@@ -253,31 +257,13 @@ class Run(Pair):
         shortest = min(longest, INHIBITED if self.options.inhibition else hold)
         if not longest or not self.history:
             return shortest
-        off, gap = (self.history[-1][self.column(name, value)] for value in ("off", "gap"))
-        if off < LEARNED:
+        error, gap = (self.history[-1][self.column(name, value)]
+                      for value in ("place_error", "gap"))
+        if error < LEARNED:
             gap += hold
-        elif off > LOST:
+        elif error > LOST:
             gap -= hold
         return min(longest, max(gap, shortest))
-
-    def keep_best(self, name: str, off: float, gap: float) -> None:
-        """Keeps the weights that bridged the longest darkness: a policy may forget it again. off:
-        the error of the place after it, which has to be small some times in a row, as few are asked
-        before a network finds goals."""
-        best = self.carried.setdefault("best", {})
-        of_before = [row[self.column(name, "off")] for row in self.history[-IN_A_ROW + 1:]]
-        is_learned = len(of_before) == IN_A_ROW - 1 and max(off, *of_before) < LEARNED
-        if gap and gap >= best.get(name, {}).get("gap", 0) and is_learned:
-            best[name] = {"gap": gap, "iteration": len(self.history),
-                          "weights": weights_of(self.nets[name])}
-
-    def take_best(self) -> dict[str, dict[str, Any]]:
-        """Gives each network the weights that were kept, if any; what is known of them."""
-        best = self.carried.get("best", {})
-        for name, kept in best.items():
-            self.nets[name].load_state_dict(kept["weights"], strict=False)
-        return {name: {key: best[name][key] for key in ("gap", "iteration")} if name in best else {}
-                for name in self.nets}
 
     def policy(self, name: str) -> Policy:
         """The network of that name."""
@@ -286,37 +272,36 @@ class Run(Pair):
         return net
 
 
-def by_darkness(net: Policy, options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """By the ms of the gap, mean ms to all goals of an episode but the first, without it, and the
-    error of the place that the network says after it."""
-    found: dict[str, dict[str, float]] = {"later": {}, "off": {}}
-    for part in GAPS:
-        gap = round(part * options.gap / options.hold) * options.hold
-        random = torch.Generator().manual_seed(options.seed + 1_000_000)
-        episodes = play(net, options, options.test_agents, gap, random)
-        found["later"][str(gap)] = later_goals(episodes.reward, options.hold, gap, options.ms)
-        if gap:
-            found["off"][str(gap)] = place_error_later(episodes, options.hold)
-    return found
+def tested(net: Policy, options: argparse.Namespace, gap: float) -> Episodes:
+    """Episodes in new arenas, the same for all networks."""
+    random = torch.Generator().manual_seed(options.seed + 1_000_000)
+    return play(net, options, options.test_agents, gap, random)
 
 
 def test(run: Run) -> tuple[dict[str, dict[str, Any]], dict[str, Episodes]]:
-    """What each network needs to its n-th goal, in new arenas with the whole gap, and some of these
-    episodes, also of the network before training; with a gap, also what it needs with others. The
-    weights are those that bridged the longest darkness in training, where there was any."""
+    """What each network needs to its n-th goal, and some of these episodes, also of the network
+    before training. With a gap, also by the ms of other gaps the mean ms to all goals of an episode
+    but the first, without the gap, and the error of the place that the network says after it."""
     options = run.options
-    found, shown = run.take_best(), {}
-    fresh = network(options, True)
-    for name, net in {"before": fresh, **{name: run.policy(name) for name in run.nets}}.items():
-        random = torch.Generator().manual_seed(options.seed + 1_000_000)
-        episodes = play(net, options, options.test_agents, options.gap, random)
-        shown[name] = episodes
-        if name != "before":
-            ms, agents = times(episodes.reward, options.hold, options.gap)
-            found[name] |= {"goals": goals_of(episodes.reward), "ms": ms, "agents": agents}
-            if options.gap:
-                found[name]["dark_hz"] = 1000 * episodes.dark_rate.nanmean().item()
-                found[name] |= by_darkness(net, options)
+    gaps = sorted({round(part * options.gap / options.hold) * options.hold for part in GAPS})
+    found: dict[str, dict[str, Any]] = {}
+    shown = {"before": tested(network(options, True), options, options.gap)}
+    for name in run.nets:
+        later, place_error = {}, {}
+        for gap in gaps:
+            episodes = tested(run.policy(name), options, gap)
+            later[str(gap)] = later_goals(episodes.reward, options.hold, gap, options.ms)
+            if gap:
+                place_error[str(gap)] = place_error_after_dark(episodes, options.hold)
+            if gap == options.gap:
+                shown[name] = episodes
+        ms, agents = times(shown[name].reward, options.hold, options.gap)
+        found[name] = {"goals": goals_of(shown[name].reward), "ms": ms, "agents": agents}
+        if options.gap:
+            dark = shown[name].dark_rate
+            found[name] |= {"gap": run.gap(name), "later": later, "place_error": place_error,
+                            "dark_hz": 1000 * dark[~dark.isnan()].mean().item()
+                            if not dark.isnan().all() else None}
     return found, shown
 
 
@@ -330,16 +315,16 @@ def finish(run: Run, results: Path, drawing: Path) -> None:
         print(f"  {name:5s}" + ", ".join(f"{ms:.0f}" for ms in row["ms"])
               + f" ({row['goals']:.1f})")
     if run.options.gap:
-        print("spikes per second of a neuron in the dark, after its first action: "
-              + ", ".join(f"{name} {row['dark_hz']:.1f}" for name, row in found.items()))
+        print("spikes per second of a neuron in the dark, after its first action: " + ", ".join(
+            f"{name} none seen" if row["dark_hz"] is None else f"{name} {row['dark_hz']:.2f}"
+            for name, row in found.items()))
         print("ms to all goals but the first, by the ms of darkness after each, and the error of "
-              "the place said then (1: the centre)")
+              "the place said then (1: the same place for all)")
         for name, row in found.items():
-            learned = (f" (of iteration {row['iteration']}, which learned {row['gap']:.0f})"
-                       if "gap" in row else "")
-            print(f"  {name:5s}" + ", ".join(
-                f"{gap}: {ms:.0f}" + (f" ({row['off'][gap]:.2f})" if gap in row["off"] else "")
-                for gap, ms in row["later"].items()) + learned)
+            said = {gap: f" ({error:.2f})" for gap, error in row["place_error"].items()}
+            print(f"  {name:5s}" + ", ".join(f"{gap}: {ms:.0f}{said.get(gap, '')}"
+                                            for gap, ms in row["later"].items())
+                  + f"; the training ended with {row['gap']:.0f}")
 
 
 def main(given: list[str] | None = None) -> None:

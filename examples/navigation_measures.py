@@ -7,7 +7,7 @@ from torch import Tensor
 from arena import after_a_goal
 
 GOALS = 10  # as many are timed
-LATER, ASKED = 40, 10  # ms after a darkness, when the place is asked for; as often at least
+AFTER_DARK, ASKED = 40, 10  # ms after a darkness, when the place is asked for; as often at least
 
 
 class Episodes(NamedTuple):
@@ -25,6 +25,11 @@ class Episodes(NamedTuple):
     at: Tensor  # (D, B, 2) where the agent was
     goal: Tensor  # (B, 2)
     radius: float  # of the goals
+
+    def knows(self) -> Tensor:
+        """(D, B), whether it is light and the agent has come to the goal before."""
+        goals = (self.reward > 0.5).int()
+        return self.is_lit & (goals.cumsum(0) > goals)
 
     def place_error(self, told: Tensor, items: slice = slice(None)) -> Tensor:
         """(D, b) squared errors of places (D, b, 2) told of these items' goals; who always says the
@@ -61,11 +66,16 @@ def later_goals(reward: Tensor, hold: int, gap: float, episode: float) -> float:
     return sum(a * b for a, b in zip(ms[1:], agents[1:], strict=True)) / sum(agents[1:])
 
 
-def place_error_later(past: Episodes, hold: int) -> float:
-    """The error of the place that was said some time after a darkness, of those who have not come
-    to the goal again by then; 1 where these are few."""
+def place_error_after_dark(past: Episodes, hold: int) -> float:
+    """The squared error of the place that was said some time after a darkness, of those who have
+    not come to the goal again by then. 1 is that of the one place which is best for all of them,
+    so that nobody gains who knows where most of those asked have their goal; it is 1 too where
+    these are few, or have the same goal."""
     asked = past.moves & ~torch.cat([past.moves[:1], past.moves[:-1]])  # the first action after it
-    for _ in range(max(round(LATER / hold), 1)):
+    for _ in range(max(round(AFTER_DARK / hold), 1) - 1):
         asked = past.moves & torch.cat([torch.zeros_like(asked[:1]), asked[:-1]])
-    error = past.place_error(past.told)[asked]
-    return error.mean().item() if len(error) >= ASKED else 1.0
+    goal = past.goal.expand_as(past.told)[asked]
+    if len(goal) < ASKED or bool((goal == goal[0]).all()):
+        return 1.0
+    error, spread = ((place - goal).square().sum() for place in (past.told[asked], goal.mean(0)))
+    return (error / spread).item()

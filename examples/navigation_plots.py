@@ -53,7 +53,7 @@ def picture(shown: dict[str, Any], history: list[dict[str, float]],
             prefix = "" if name == "LSNN" else "lif_"
             if is_dark:
                 dark[0].plot([episode[f"{prefix}gap"] for episode in history], color=colour)
-                for axes, values in zip(dark[1:], (row["later"], row["off"]), strict=True):
+                for axes, values in zip(dark[1:], (row["later"], row["place_error"]), strict=True):
                     axes.plot([int(gap) for gap in values], values.values(), "o-", color=colour)
             goals = torch.tensor([episode[f"{prefix}goals"] for episode in history])
             learning.plot(goals, color=colour, alpha=0.25, linewidth=0.6)

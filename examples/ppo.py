@@ -26,6 +26,7 @@ def clipped_objective(ratio: Tensor, advantage: Tensor) -> Tensor:
     return -torch.minimum(ratio * advantage, ratio.clamp(1 - NEAR, 1 + NEAR) * advantage)
 
 
-def mean_where(is_one: Tensor, share: float, value: Tensor) -> Tensor:
-    """The mean of the values at some places; share: of the places, in all processes."""
-    return (value * is_one).mean() / max(share, 1e-6)
+def mean_where(chosen: Tensor, mine: slice, value: Tensor) -> Tensor:
+    """The mean of the chosen ones of values (D, b) of some items; chosen: (D, B), of all items. The
+    mean of these means, over the processes that share out the items, is that over all items."""
+    return (value * chosen[:, mine]).mean() / chosen.float().mean().clamp(min=1e-6)

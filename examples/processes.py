@@ -31,9 +31,15 @@ def join() -> None:
     # with it, to the end of the interpreter, which such a thread may abort.
     torch.optim.Adam([nn.Parameter(torch.zeros(1))])
     dist.init_process_group("gloo")
-    atexit.register(dist.destroy_process_group)
+    atexit.register(leave)
     if not is_first():
         sys.stdout = open(os.devnull, "w")
+
+
+def leave() -> None:
+    """Parts from the other processes."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def count() -> int:

@@ -1,5 +1,6 @@
 """A readout whose time constant learns: values, gradients, forms of input, copies and files."""
 import copy
+import functools
 import io
 import math
 import pickle
@@ -107,23 +108,25 @@ def test_every_form_of_input() -> None:
     y, end = made(x)
     first = _readout(per_neuron=True, batch_first=True)
     assert_same("batch first", first(x.transpose(0, 1))[0].transpose(0, 1), y)
+    # A sum of the library's product may depend on how many rows there are.
+    rounded = functools.partial(assert_same, tolerance=1e-15)
     alone, last = made(x[:, 0])
-    assert_same("unbatched", alone, y[:, 0])
-    assert_same("unbatched state", last, end[0])
+    rounded("unbatched", alone, y[:, 0])
+    rounded("unbatched state", last, end[0])
     half, middle = made(x[:20])
     rest, again = made(x[20:], middle)
-    assert_same("two calls", torch.cat([half, rest]), y)
-    assert_same("their state", again, end)
+    rounded("two calls", torch.cat([half, rest]), y)
+    rounded("their state", again, end)
     state, steps = None, []
     for x_t in x:
         y_t, state = made.step(x_t, state)
         steps.append(y_t)
-    assert_same("steps", torch.stack(steps), y)
+    rounded("steps", torch.stack(steps), y)
     lengths = torch.tensor([T, 17, 5])
     packed, ends = made(pack_padded_sequence(x, lengths))
-    assert_same("packed", packed.data[:3], y[0])
+    rounded("packed", packed.data[:3], y[0])
     for item, steps_of in enumerate(lengths):
-        assert_same("packed state", ends[item], made(x[:steps_of, item])[1])
+        rounded("packed state", ends[item], made(x[:steps_of, item])[1])
 
 
 def test_a_network() -> None:

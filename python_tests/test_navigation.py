@@ -149,7 +149,7 @@ def test_an_inhibition_ends_activity(adapts: bool) -> None:
     assert float(rates[2].nanmean()) > 0.02
     each = [column[~column.isnan()] for column in rates[4].t()]
     whole = torch.stack([column for column in each if len(column) == 14])  # of one darkness
-    assert len(whole) >= 3 and not whole[:, 1:].any()
+    assert len(whole) >= 3 and not whole.any()
 
 
 @pytest.mark.parametrize("gap", [20, 100, 300])
@@ -196,12 +196,18 @@ def test_sleep_does_not_learn() -> None:
         assert not torch.equal(weight[:, :-1], before[name][:, :-1])
 
 
-@pytest.mark.parametrize("given", [INHIBITED[2:], [*INHIBITED, "--deepr", "0.2"],
-                                   [*INHIBITED, "--paper"]])
-def test_an_inhibition_is_refused(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("given, said", [
+    (INHIBITED[2:], "--inhibition: expected --gap of 200 or more"),
+    (["--gap", "190", *INHIBITED[2:]], "--inhibition: expected --gap of 200 or more"),
+    ([*INHIBITED, "--hold", "25"], "--inhibition: expected --hold of 20 at most"),
+    ([*INHIBITED, "--deepr", "0.2"], "--inhibition: expected neither"),
+    ([*INHIBITED, "--paper"], "--inhibition: expected neither"),
+    (["--gap", "4"], "--gap: expected whole actions, of 10 ms, got 4"),
+    (["--gap", "50", "--hold", "20"], "--gap: expected whole actions, of 20 ms, got 50")])
+def test_what_is_refused(given: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         navigation.arguments(given)
-    assert "--inhibition: expected" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------------------- PPO
@@ -247,6 +253,54 @@ def test_an_iteration_begins_with_the_policy_that_played(tmp_path: Path) -> None
     assert run.step()["shift"] > 1e-4
 
 
+# Actions of 20 ms, after which goals are felt for 100 ms and followed by 40 ms of darkness.
+OFTEN_DARK = ["--ms", "800", "--hold", "20", "--gap", "40", "--radius", "0.6", "--batch", "16",
+              "--regular", "30", "--adaptive", "10", "--threads", "1"]
+
+
+def _readouts_after_a_step(*given: str) -> torch.Tensor:
+    """(5, N) of the LSNN, after an update that no other readout's gradients scale."""
+    run = navigation.Run(navigation.arguments([*OFTEN_DARK, "--iterations", "9", "--updates", "1",
+                                               "--clip", "1e9", *given]))
+    values = run.step()
+    assert values["place_error"] != 1  # many have been in the dark
+    return run.policy("LSNN").readout.weight.detach().clone()
+
+
+def test_what_learns_from_what(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The readouts of the action from actions of agents that can move, those of the place from
+    where the goal is, of those who know it; none from the others' losses."""
+    before = navigation.network(navigation.arguments(OFTEN_DARK), True).readout.weight.detach()
+    found = _readouts_after_a_step()
+    assert all(not torch.equal(row, first) for row, first in zip(found, before, strict=True))
+
+    real = navigation.advantages
+    monkeypatch.setattr(navigation, "advantages", lambda reward, value, moves, gamma: real(
+        reward, value, moves, gamma).where(moves, 1e3))
+    assert torch.equal(_readouts_after_a_step()[:2], found[:2])
+    monkeypatch.setattr(navigation, "advantages", lambda reward, value, moves, gamma: -real(
+        reward, value, moves, gamma))
+    assert not torch.equal(_readouts_after_a_step()[:2], found[:2])
+    monkeypatch.undo()
+
+    knows = navigation_measures.Episodes.knows
+    monkeypatch.setattr(navigation.Episodes, "knows", lambda past: knows(past) & False)
+    untold = _readouts_after_a_step()
+    assert torch.equal(untold[3:], before[3:]) and torch.equal(untold[:3], found[:3])
+
+
+def test_who_knows_the_place() -> None:
+    """From the action after the one that led to the goal, where it is light."""
+    none = torch.zeros(6, 2)
+    reward = torch.tensor([[0, 0], [1, 0], [0, 0], [0, 0], [0, 0.98], [0, -0.02]])
+    is_lit = torch.ones(6, 2, dtype=torch.bool)
+    is_lit[3] = False
+    past = navigation_measures.Episodes(none, none, reward, none, none, none, is_lit, is_lit, none,
+                                        none, none, 0.2)
+    assert past.knows().T.tolist() == [[False, False, True, False, True, True],
+                                       [False, False, False, False, False, True]]
+
+
 def test_darkness_grows_as_it_is_learned() -> None:
     """Of each network by itself: after iterations in which the place was told well, to --gap; and
     it shrinks where it was not."""
@@ -254,40 +308,17 @@ def test_darkness_grows_as_it_is_learned() -> None:
     run = navigation.Run(navigation.arguments(given))
     assert run.gap("LSNN") == 10
     told = []
-    for off in [1.0, *13 * [0.49], 0.55, 0.49, 0.59, 0.61, 0.59, 0.61, 1.0]:
-        run.history.append({"off": off, "gap": run.gap("LSNN"), "lif_off": 1.0,
+    for error in [1.0, *13 * [0.49], 0.55, 0.49, 0.59, 0.61, 0.59, 0.61, 1.0]:
+        run.history.append({"place_error": error, "gap": run.gap("LSNN"), "lif_place_error": 1.0,
                             "lif_gap": run.gap("LIF")})
         told.append(run.gap("LSNN"))
     assert told == [10, *range(20, 130, 10), *5 * [120], 110, 110, 100, 90]
     assert run.gap("LIF") == 10
     assert navigation.Run(navigation.arguments([*SMALL, "--iterations", "9"])).gap("LSNN") == 0
-    for gap, first in (("240", 200), ("60", 60)):
-        run = navigation.Run(navigation.arguments([*given, "--gap", gap, "--inhibition", "200"]))
-        assert run.gap("LSNN") == first
     run = navigation.Run(navigation.arguments([*given, "--gap", "240", "--inhibition", "200"]))
-    run.history.append({"off": 1.0, "gap": 200, "lif_off": 0.4, "lif_gap": 200})
+    assert run.gap("LSNN") == 200
+    run.history.append({"place_error": 1.0, "gap": 200, "lif_place_error": 0.4, "lif_gap": 200})
     assert (run.gap("LSNN"), run.gap("LIF")) == (200, 210)
-
-
-def test_the_longest_darkness_is_kept(tmp_path: Path) -> None:
-    """Weights of the last iteration that bridged it, as the three before had done; those of the end
-    where there was none."""
-    run = navigation.Run(navigation.arguments([*SMALL, "--iterations", "9", "--gap", "100", "--ms",
-                                               "1000", "--out", str(tmp_path)]))
-    weight = run.policy("LSNN").readout.weight
-    passed = [(0.2, 0), *3 * [(0.4, 100)], (0.4, 110), (0.6, 110), *5 * [(0.4, 110)], (0.6, 120),
-              *2 * [(0.4, 120)], *2 * [(0.2, 100)]]
-    kept: list[int | None] = []
-    for iteration, (off, gap) in enumerate(passed):
-        with torch.no_grad():
-            weight.fill_(iteration)
-        run.keep_best("LSNN", off, gap)
-        kept.append(run.carried["best"].get("LSNN", {}).get("iteration"))
-        run.history.append({"off": off})
-    assert kept == [*3 * [None], 3, *5 * [4], 9, *6 * [10]]
-    before = run.policy("LIF").readout.weight.clone()
-    assert run.take_best() == {"LSNN": {"gap": 110, "iteration": 10}, "LIF": {}}
-    assert bool((weight == 10).all()) and torch.equal(run.policy("LIF").readout.weight, before)
 
 
 def test_a_network_that_changed_much_waits() -> None:
@@ -320,50 +351,73 @@ def _told(moves: list[list[int]], told: torch.Tensor,
 
 
 def test_what_is_told_of_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some 40 ms after each darkness, of those who still look for the goal."""
-    goal = torch.tensor([[0.7, 0.0], [0.0, 0.7]])
-    moves = torch.ones(10, 2).long()
-    moves[1:3] = 0  # the first action after it is number 3, the fifth 7
-    moves[6, 1] = 0  # this one has come to the goal again
-    told = torch.full((10, 2, 2), 5.0)
-    told[7, 0] = torch.tensor([0.7, 0.35])
+    """When 40 ms have gone after each darkness, of those who still look for the goal."""
+    goal = torch.tensor([[0.7, 0.0], [0.0, 0.7], [-0.7, 0.0]])
+    moves = torch.ones(10, 3).long()
+    moves[1:3] = 0  # the first action after it is number 3, the fourth 6
+    moves[5:, 1] = 0  # this one has come to the goal again
+    told = torch.full((10, 3, 2), 5.0)
+    told[6, 0] = torch.tensor([0.7, 0.35])
+    told[6, 2] = torch.tensor([-0.7, 0.0])
+    told[4] = goal
+    error = navigation_measures.place_error_after_dark
     past = _told(moves.tolist(), told, goal)
-    assert navigation_measures.place_error_later(past, 10) == 1  # asked once
-    monkeypatch.setattr(navigation_measures, "ASKED", 1)
-    assert navigation_measures.place_error_later(past, 10) == pytest.approx(0.25)
-    assert navigation_measures.place_error_later(past, 20) > 1  # of number 5
-    past = _told(torch.ones(10, 2).long().tolist(), told, goal)
-    assert navigation_measures.place_error_later(past, 10) == 1
-    centre = past.place_error(torch.zeros(10, 2, 2))
-    assert torch.allclose(centre, torch.ones(10, 2))
-    assert torch.equal(past.place_error(told[:, 1:], slice(1, 2)), past.place_error(told)[:, 1:])
+    assert error(past, 10) == 1  # asked twice
+    monkeypatch.setattr(navigation_measures, "ASKED", 2)
+    assert error(past, 10) == pytest.approx(0.35**2 / (2 * 0.49))
+    assert error(past, 20) == 0  # of number 4
+    assert error(_told(moves.tolist(), told, goal[:1].expand(3, -1)), 10) == 1  # the same goal
+    assert error(_told(torch.ones(10, 3).long().tolist(), told, goal), 10) == 1
 
 
-def test_a_mean_at_some_places() -> None:
+def test_nobody_knows_the_place_by_guessing() -> None:
+    """The same place for all, the best one of those asked, is off by 1, wherever the goals are."""
+    goal = torch.tensor([[0.7, 0.0]] * 11 + [[0.0, 0.7]])
+    moves = torch.ones(10, 12).long()
+    moves[1:3] = 0
+    guess = goal.mean(0).expand(10, 12, 2)
+    error = navigation_measures.place_error_after_dark
+    assert error(_told(moves.tolist(), guess, goal), 10) == pytest.approx(1)
+    assert error(_told(moves.tolist(), goal.expand(10, 12, 2), goal), 10) == 0
+    past = _told(moves.tolist(), guess, goal)
+    assert torch.allclose(past.place_error(torch.zeros(10, 12, 2)), torch.ones(10, 12))
+    assert torch.equal(past.place_error(guess[:, 1:3], slice(1, 3)),
+                       past.place_error(guess)[:, 1:3])
+
+
+def test_a_mean_of_some() -> None:
     """Of shares of a batch it is the mean over the whole one."""
-    value, is_one = torch.rand(5, 4, generator=_generator()), torch.eye(5, 4) > 0
-    share = is_one.float().mean().item()
-    halves = [ppo.mean_where(is_one[:, half], share, value[:, half])
-              for half in (slice(0, 2), slice(2, 4))]
-    assert torch.allclose(sum(halves) / 2, value[is_one].mean())
-    assert float(ppo.mean_where(torch.zeros(5, 4) > 0, 0.0, value)) == 0
+    value, chosen = torch.rand(5, 4, generator=_generator()), torch.eye(5, 4) > 0
+    halves = [ppo.mean_where(chosen, half, value[:, half]) for half in (slice(0, 2), slice(2, 4))]
+    assert torch.allclose(sum(halves) / 2, value[chosen].mean())
+    assert float(ppo.mean_where(torch.zeros(5, 4) > 0, slice(0, 4), value)) == 0
 
 
 def test_the_dark_of_the_test() -> None:
     """Other gaps than that of the training; the time in them does not count."""
-    options = navigation.arguments(["--gap", "40", "--ms", "1200", "--hold", "20", "--regular", "6",
-                                    "--adaptive", "4", "--test-agents", "64", "--places", "1",
-                                    "--radius", "0.3"])
-    net = navigation.network(options, True)
-    with torch.no_grad():  # it goes to the goal, which is to the right, whatever it sees
-        net.readout.weight.zero_()
-        assert net.readout.bias is not None
-        net.readout.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0]))
-        net.log_std.fill_(-0.5)
-    found = navigation.by_darkness(net, options)
-    assert list(found["later"]) == ["0", "20", "40", "60", "80"]
-    assert max(found["later"].values()) < 1.5 * min(found["later"].values()), found
-    assert list(found["off"]) == ["20", "40", "60", "80"]
+    run = navigation.Run(navigation.arguments([
+        "--gap", "40", "--ms", "1200", "--hold", "20", "--regular", "6", "--adaptive", "4",
+        "--test-agents", "64", "--places", "1", "--radius", "0.3", "--iterations", "9"]))
+    for net in map(run.policy, run.nets):
+        with torch.no_grad():  # it goes to the goal, which is to the right, whatever it sees
+            net.readout.weight.zero_()
+            assert net.readout.bias is not None
+            net.readout.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0]))
+            net.log_std.fill_(-0.5)
+    found, shown = navigation.test(run)
+    assert list(found) == ["LSNN", "LIF"] and list(shown) == ["before", "LSNN", "LIF"]
+    for row in found.values():
+        assert list(row["later"]) == ["0", "20", "40", "60", "80"]
+        assert max(row["later"].values()) < 1.5 * min(row["later"].values()), found
+        assert row["place_error"] == dict.fromkeys(["20", "40", "60", "80"], 1.0)
+        assert row["dark_hz"] is not None and row["goals"] > 1
+    dark = shown["LSNN"].is_lit.logical_not()
+    reached = shown["LSNN"].reward > 0.5
+    for step, since in ((5, []), (6, [0]), (7, [0, 1]), (8, [1, 2])):  # from 100 ms on, for 40
+        assert torch.equal(dark[step], reached[since].any(0))
+    json.dumps(found, allow_nan=False)
+    run.options.ms = 100  # nobody comes to the dark
+    assert navigation.test(run)[0]["LIF"]["dark_hz"] is None
 
 
 def test_learns_to_find_a_goal(tmp_path: Path) -> None:
@@ -388,5 +442,6 @@ def test_settings() -> None:
     assert (quick.place, dark.place) == (0, 0.3)
     assert (quick.shift, dark.shift) == (None, 0.3)
     assert (quick.radius, dark.radius) == (0.3, 0.2)
-    paper = navigation.arguments(["--paper"])
-    assert (paper.places, paper.deepr) == (0, 0.2)
+    for gap, ms in (("0.0", 2000), ("200", 3000)):
+        paper = navigation.arguments(["--paper"] + ["--gap", gap] * (gap != "0.0"))
+        assert (paper.places, paper.deepr, paper.minutes, paper.ms) == (0, 0.2, 240, ms)

@@ -32,8 +32,9 @@ RECALL = ["--symbols", "4", "--ms", "20", "--dt", "2", "--batch", "4", "--thread
 LEARNER = ["--examples", "3", "--batch", "2", "--test-tasks", "2", "--threads", "1"]
 TEACHERS = ["--paper", *LEARNER, "--test-examples", "5", "--regular", "6", "--adaptive", "4"]
 ECG = ["--batch", "4", "--every", "2", "--chunk", "20", "--threads", "1"]
-NAVIGATION = ["--ms", "60", "--gap", "20", "--batch", "2", "--updates", "2", "--regular", "6",
-              "--adaptive", "4", "--test-agents", "4", "--threads", "1"]
+NAVIGATION = ["--ms", "800", "--hold", "20", "--gap", "40", "--radius", "0.6", "--batch", "16",
+              "--updates", "2", "--regular", "6", "--adaptive", "4", "--test-agents", "4",
+              "--threads", "1"]
 TIMIT = ["--batch", "2", "--every", "2", "--regular", "5", "--adaptive", "4", "--units", "3",
          "--threads", "1"]
 TASKS: list[tuple[ModuleType, list[str]]] = [

@@ -30,8 +30,9 @@ TASKS = {
     "learning_to_learn": ["--examples", "4", "--batch", "5", "--test-tasks", "2", "--iterations",
                           "4", "--reg", "1"],
     "ecg": ["--batch", "5", "--every", "1", "--iterations", "6", "--reg", "1"],
-    "navigation": ["--ms", "100", "--gap", "20", "--batch", "5", "--updates", "2", "--regular",
-                   "6", "--adaptive", "4", "--test-agents", "4", "--iterations", "3"],
+    "navigation": ["--ms", "800", "--hold", "20", "--gap", "40", "--radius", "0.6", "--batch",
+                   "17", "--updates", "2", "--regular", "6", "--adaptive", "4", "--test-agents",
+                   "4", "--iterations", "3"],
     "timit": ["--batch", "5", "--every", "1", "--regular", "5", "--adaptive", "4", "--units", "3",
               "--iterations", "4", "--deepr", "0.3"],
     "speech": ["--batch", "5", "--regular", "3", "--adaptive", "4", "--dt", "20", "--iterations",
@@ -146,6 +147,44 @@ def test_two_processes_are_one(name: str, folder: Path) -> None:
                for out in ("two", "one")]
     assert results[0].keys() == results[1].keys()
     assert results[0]["options"] == results[1]["options"]
+
+
+def test_agents_come_to_the_dark(folder: Path) -> None:
+    """Of the comparison above: what follows a darkness is a part of it."""
+    history = _kept(folder / "two" / "navigation")["history"]
+    assert any(row["place_error"] != 1 for row in history)
+
+
+THREADS = """
+import os
+from pathlib import Path
+import torch
+from torch import nn
+import processes
+
+processes.join()
+weight = nn.Parameter(torch.zeros(3))
+optimizer = torch.optim.Adam([weight])
+weight.sum().backward()
+processes.add_gradients([weight])
+optimizer.step()
+named = lambda: [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+print(sum("gloo" in name for name in named()))
+processes.leave()
+print(sum("gloo" in name for name in named()))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are listed by Linux")
+def test_threads_end_with_the_run() -> None:
+    """Those of gloo, which would abort the interpreter at its end."""
+    here = {**os.environ, "PYTHONPATH": str(EXAMPLES), "TORCHELASTIC_RUN_ID": "test", "RANK": "0",
+            "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    ran = subprocess.run([sys.executable, "-c", THREADS], env=here, capture_output=True, text=True,
+                         timeout=120)
+    assert not ran.returncode and not ran.stderr, ran.stderr
+    during, after = map(int, ran.stdout.split())
+    assert during > 0 == after
 
 
 def test_a_signal_to_either_stops_both_and_they_go_on(folder: Path) -> None:
