@@ -241,7 +241,6 @@ template <int quads, class Gradients> struct LsnnBackwardGroup {
       };
       StageRing<stages_of_record> stages(record + thread, 2 * group.threads, copy);
       LsnnReplay replayed{job, neuron, group, gradients.word() + group.warp(), a + thread};
-      replayed.begin(length);
       // Of a step: what it read, dL/dz from outside, which stays 0 where there is none.
       Carry<float> before;
       float gz;
@@ -260,7 +259,15 @@ template <int quads, class Gradients> struct LsnnBackwardGroup {
         const bool is_blocked = replay(neuron.spec, k, 0.f, 0.f, false, s);
         rows.make(list(t), neuron.is_real & !is_blocked, place, product.lane);
       };
+      auto prepare = [&](int t) {
+        float before_0 = 0.f;
+        if (LsnnReplay::is_rare(t) || t == length) [[unlikely]]
+          before_0 = replayed.prepare(t, length);
+        replayed.replay_to(t - 1, replayed.start(t - 1, before_0));
+      };
+      prepare(length);
       begin(length - 1);
+      if (length <= 2) replayed.read_first_state(length - 1, before);
       make_rows(length - 1);
       warp_barrier(Where::current());
       float* gx = (float*)f.gx + at + (length - 1) * job.row;
@@ -271,10 +278,8 @@ template <int quads, class Gradients> struct LsnnBackwardGroup {
         gradients.publish(dc + written, neuron, dc_of_step);
         if (neuron.is_real) *gx = dc_of_step;
         gx = reinterpret_cast<float*>(reinterpret_cast<char*>(gx) - job.row_bytes);
-        if ((unsigned)t % steps_of_replay == 0 && t > 0) [[unlikely]] {
-          if (t % (int)segment == 0) replayed.replay_segment(t);
-          replayed.replay_to(t - 1);
-        }
+        if (LsnnReplay::is_due(t) && t > 0) [[unlikely]]
+          prepare(t);
         const Slope<float> at_test = slope_of_step(neuron.spec, k, before);
         float others = 0.f;
         const Sums first = sums(places, others);
@@ -287,8 +292,11 @@ template <int quads, class Gradients> struct LsnnBackwardGroup {
         Coefs<float> g{};
         step_adjoint(neuron.spec, k, read_by_step, 0.f, 0.f, 0.f, d, g,
                      [&](float, float) { return at_test; });
-        if (t > end && t > 0) [[unlikely]]
-          d.z = d.z + last_z(t - 1);
+        if (t > end || t <= 2) [[unlikely]]
+          if (t > 0) {
+            if (t > end) d.z = d.z + last_z(t - 1);
+            if (t <= 2) replayed.read_first_state(t - 1, before);
+          }
         make_rows(t - 1);
         written = slot_before(written);
         gradients.end_step();

@@ -57,11 +57,6 @@ struct LsnnPair {
     before = replayed.read_by(t, record[0]);
     gz = record[threads];
   }
-  __device__ __forceinline__ void replay_before(int t) {
-    if (t >= length) return;
-    if (t % (int)segment == 0) replayed.replay_segment(t);
-    replayed.replay_to(t - 1);
-  }
   // carried: what (1) carries back to the spikes of step t, where they reach a step.
   __device__ __forceinline__ void step(int t, float carried) {
     Adjoint<float> next = d;
@@ -74,8 +69,7 @@ struct LsnnPair {
          is_step ? next.z : d.z};
   }
   __device__ __forceinline__ void add_last_z(int t) {
-    if (t > end && t > 0 && t < length) [[unlikely]]
-      d.z = d.z + last_z(t - 1);
+    if (t > end && t > 0 && t < length) d.z = d.z + last_z(t - 1);
   }
   __device__ __forceinline__ void store_first_state() const {
     const int64_t first = neuron.at(job);
@@ -93,13 +87,13 @@ struct LsnnPair {
 // Where a lane's numbers lie of a row [B,N] of steps that follow each other backwards.
 struct LsnnColumn {
   float* at;  // of the first item
-  int64_t step, of_item;  // bytes to the step before, and from item to item
+  int64_t step, of_item;  // bytes to the step before, and from item to item; kept in registers
 
   // next: from item to item.
   __device__ __forceinline__ LsnnColumn(const void* first, int64_t stride_t, int64_t next)
       : at((float*)first),
         step(-4 * stride_t),
-        of_item(4 * next) {}
+        of_item(opaque(4 * next)) {}
   __device__ __forceinline__ float* of(int item) const {
     return reinterpret_cast<float*>(reinterpret_cast<char*>(at) + item * of_item);
   }
@@ -122,8 +116,10 @@ struct LsnnSlots {
 // side, under no condition of their own, so that each hides the other's waiting.
 //
 // Products: publish(x) gives away dL/dc of a step, multiply() makes the product of the step d + 1
-// later, of which carried(found, item) is what the lane's neuron gets. advance() goes to the slot
-// of the next step, and end_step() waits until that may be written and the others' is there.
+// later, of which carried(found, item) is what the lane's neuron gets; multiplies_first() says
+// whether this warp does so before the rest of the step or behind what needs no product. advance()
+// goes to the slot of the next step, and end_step() waits until that may be written and the others'
+// is there.
 template <class Products> struct LsnnItems {
   static constexpr int items = Products::items;
   const LsnnBackward& job;
@@ -132,6 +128,42 @@ template <class Products> struct LsnnItems {
   float* const record;  // [stages_of_record,items,2,threads] of the group
   float* const a;  // [items,steps_of_replay,threads] of the group
 
+  // Whether a condition holds for one of the items: a single test in a step.
+  template <class Holds>
+  static __device__ __forceinline__ bool any(const LsnnPair (&pair)[items], const Holds& holds) {
+    bool found = false;
+#pragma unroll
+    for (int item = 0; item < items; item++) found |= holds(pair[item]);
+    return found;
+  }
+  // Whether an item's last step is that before t.
+  static __device__ __forceinline__ bool begins(const LsnnPair (&pair)[items], int t) {
+    return any(pair, [&](const LsnnPair& of) { return t == of.length; });
+  }
+  // Whether an item's last state has spikes of the step before t.
+  static __device__ __forceinline__ bool is_last(const LsnnPair (&pair)[items], int t) {
+    return any(pair, [&](const LsnnPair& of) { return t > of.end; });
+  }
+  // What is due between the reads of step t and of that before it, see LsnnReplay.
+  static __device__ __forceinline__ void prepare(LsnnPair (&pair)[items], int t) {
+    float before_0[items] = {};
+    if (LsnnReplay::is_rare(t) | begins(pair, t)) [[unlikely]] {
+      if (t <= 1)
+#pragma unroll
+        for (int item = 0; item < items; item++)
+          pair[item].replayed.read_first_state(t, pair[item].before);
+      if (t == 0) return;
+#pragma unroll
+      for (int item = 0; item < items; item++)
+        before_0[item] = pair[item].replayed.prepare(t, pair[item].length);
+    }
+    LsnnReplay::Start start[items];
+#pragma unroll
+    for (int item = 0; item < items; item++)
+      start[item] = pair[item].replayed.start(t - 1, before_0[item]);
+#pragma unroll
+    for (int item = 0; item < items; item++) pair[item].replayed.replay_to(t - 1, start[item]);
+  }
   // first: the first of the items.
   template <int... of> __device__ __forceinline__ void run(int64_t first, Products& products,
                                                            std::integer_sequence<int, of...>) {
@@ -170,8 +202,11 @@ template <class Products> struct LsnnItems {
       of_gz.advance();
     };
     StageRing<stages_of_record> stages(record + thread, 2 * items * threads, copy);
+    prepare(pair, longest);
 #pragma unroll 1
     for (int t = longest - 1; t >= 0; t--) {
+      typename Products::Sums found;
+      if (products.multiplies_first()) found = products.multiply();
       float x[items];
 #pragma unroll
       for (int item = 0; item < items; item++) x[item] = pair[item].current(t);
@@ -183,20 +218,16 @@ template <class Products> struct LsnnItems {
       const float* stage = stages.wait();
 #pragma unroll
       for (int item = 0; item < items; item++)
-        if (t == pair[item].length - 1) [[unlikely]]
-          pair[item].replayed.begin(t + 1);
-#pragma unroll
-      for (int item = 0; item < items; item++)
         pair[item].read(t, stage + 2 * item * threads, threads);
-      if ((unsigned)t % steps_of_replay == 0 && t > 0) [[unlikely]]
-#pragma unroll
-        for (int item = 0; item < items; item++) pair[item].replay_before(t);
+      if (LsnnReplay::is_due(t) | t == 1 | begins(pair, t)) [[unlikely]]
+        prepare(pair, t);
       stages.advance(copy);
-      const auto found = products.multiply();
+      if (!products.multiplies_first()) found = products.multiply();
 #pragma unroll
       for (int item = 0; item < items; item++) pair[item].step(t, products.carried(found, item));
+      if (is_last(pair, t)) [[unlikely]]
 #pragma unroll
-      for (int item = 0; item < items; item++) pair[item].add_last_z(t);
+        for (int item = 0; item < items; item++) pair[item].add_last_z(t);
       products.advance();
       products.end_step();
     }

@@ -13,6 +13,8 @@
 
 namespace lsnn::cuda {
 
+inline constexpr int schedulers = 4;  // of a multiprocessor, which warps are dealt out to in turn
+
 template <int warps, int parts> struct LsnnBlockProducts : LsnnSlots {
   static constexpr int items = pairs_of_block_lane, next = 1;
   static constexpr int across = 2 * warps, down = 2;  // tiles of all columns and of a warp's rows
@@ -64,13 +66,18 @@ template <int warps, int parts> struct LsnnBlockProducts : LsnnSlots {
     }
   }
   struct Sums { float of[items]; };
+  // Of two warps of a scheduler one multiplies first and the other last, so that tensor cores work
+  // for one of them while the other does the rest of its step (ping-pong scheduling).
+  __device__ __forceinline__ bool multiplies_first() const {
+    return warps > schedulers && threadIdx.x / 32 / schedulers % 2;
+  }
   // Of the step d + 1 later, whose slot is the next to be written.
   __device__ __forceinline__ Sums multiply() const {
     const int lane = (int)threadIdx.x % 32;
     const uint16_t* from =
         dc + (before(written) * columns + lane / 4 % columns) * column + lane % 4 * 4;
-    float sum[2][down][4] = {};  // of every other tile, so that these do not wait for each other
-    float rest[down][4] = {};  // of the lower parts of the weights
+    constexpr int chains = parts == 1 ? 2 : 3;
+    float sum[chains][down][4] = {};  // taken in turn, so that a mma does not wait for the last one
 #pragma unroll
     for (int of = 0; of < across; of++) {
       const Quad<uint16_t> unit = quad_at(from + side_of_tile * of);
@@ -78,17 +85,17 @@ template <int warps, int parts> struct LsnnBlockProducts : LsnnSlots {
                                  unit[2] | (uint32_t)unit[3] << 16};
 #pragma unroll
       for (int tile = 0; tile < down; tile++) {
-        mma_m16n8k16_bf16(sum[of % 2][tile], upper[tile][of], right);
+        mma_m16n8k16_bf16(sum[of * parts % chains][tile], upper[tile][of], right);
         if constexpr (parts == 2) {
           const Quad<uint32_t> left = quad_at(lower + (tile * across + of) * words_of_fragment);
-          mma_m16n8k16_bf16(rest[tile], left.of, right);
+          mma_m16n8k16_bf16(sum[(of * parts + 1) % chains][tile], left.of, right);
         }
       }
     }
     const bool second_tile = lane & 2, second_half = lane & 1;
     auto total = [&](int tile, int i) {
       const float all = sum[0][tile][i] + sum[1][tile][i];
-      return parts == 1 ? all : all + rest[tile][i];
+      return parts == 1 ? all : all + sum[chains - 1][tile][i];
     };
     // Of the row `half` of the lane's own tile.
     auto of_row = [&](int half, int i) {

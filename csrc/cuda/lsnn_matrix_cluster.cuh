@@ -128,6 +128,8 @@ template <int parts> struct LsnnClusterProducts : LsnnSlots {
       rows.send(dc + written * slot + (group.id * product.units + quad) * words_of_unit, unit,
                 (int)lane / 8, 4);
   }
+  using Sums = const float*;
+  __device__ __forceinline__ static constexpr bool multiplies_first() { return false; }
   // The product of the step d + 1 later, of which every lane finds its sums at the returned place.
   __device__ __forceinline__ const float* multiply() {
     float* to = sums + turn * shares_of_sum * items * columns_of_mma * product.padded_rows;

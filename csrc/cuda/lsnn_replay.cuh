@@ -105,12 +105,11 @@ struct LsnnReplay {
     const Layer& l = job.f.layer;
     const float* z = first_z<float>(job.f.first, l, -1, neuron.cell.b);
     const int64_t b = opaque(neuron.cell.b),
-                  number = ((int64_t)blockIdx.x * items + item) * job.shape.groups;
-    const unsigned thread = opaque(threadIdx.x);
+                  number =
+                      ((int64_t)blockIdx.x * items + item) * job.shape.groups + opaque(group.id);
     return {job.f.saved.bits + b * words(l.N) + word,
             job.row_of_bits,
-            job.starts + number * lsnn_start_rows * group.threads +
-                thread / group.threads * lsnn_start_rows * group.threads + group.thread,
+            job.starts + number * lsnn_start_rows * group.threads + group.thread,
             group.threads,
             (const float*)job.f.saved.carry + neuron.at(job),
             job.row,
@@ -149,44 +148,70 @@ struct LsnnReplay {
   static __device__ __forceinline__ float spike(uint32_t bits) {  // of bit 31
     return (int32_t)bits < 0 ? 1.f : 0.f;
   }
-  __device__ __forceinline__ void begin(int length) {
+
+  // What step t of the steps at hand has read, one after the other, from the last one down. y: of
+  // the step before.
+  __device__ __forceinline__ Carry<float> read_by(int t, float y) {
+    Carry<float> s{0.f, a[(unsigned)t % steps_of_replay * group.threads], 0.f,
+                   (int32_t)counting < 0 ? 1.f : 0.f, z};
+    z = spike(spikes);
+    s.v = membrane_before(neuron.spec, neuron.k, y, s.a, z);
+    spikes <<= 1;
+    counting <<= 1;
+    return s;
+  }
+  // Behind the reads of steps 1 and 0: these have numbers of the first state, and no bits.
+  __device__ __forceinline__ void read_first_state(int t, Carry<float>& before) {
     const Memory m = memory();
-    if (length == 1) z = m.before_0();
-    else z = m.word(length - 2) >> threadIdx.x % 32 & 1 ? 1.f : 0.f;
-    replay_segment(length);
-    replay_to(length - 1);
+    if (t == 1) {
+      z = m.before_0();  // no spike in the bits, so that the membrane is y as yet
+      before.v = membrane_before(neuron.spec, neuron.k, before.v, before.a, z);
+    } else {
+      before.v = neuron.load(m.state(0, 0), 0);
+    }
+  }
+  // Behind the read of step t > 0 the eight steps before it are replayed where is_due(t), and where
+  // is_rare(t) prepare() comes first; also where the item begins with step t - 1: t is its length.
+  // What is replayed once more is the same.
+  static __device__ __forceinline__ bool is_due(int t) {
+    return (unsigned)t % steps_of_replay == 0;
+  }
+  static __device__ __forceinline__ bool is_rare(int t) {
+    return t <= steps_of_replay || (unsigned)t % segment == 0;
+  }
+  // Returns the spike before the sequence, where it is wanted.
+  __device__ __forceinline__ float prepare(int t, int length) {
+    if (t == length || (t < length && (unsigned)t % segment == 0)) replay_segment(t);
+    const Memory m = memory();
+    const float before_0 = t <= steps_of_replay ? m.before_0() : 0.f;
+    if (t == length) z = t == 1 ? before_0 : m.word(t - 2) >> threadIdx.x % 32 & 1 ? 1.f : 0.f;
+    return before_0;
+  }
+  struct Start {  // of eight steps, from their first one
+    float a, r, z;
+    uint32_t window;  // of spikes; bit 0: eight steps before
+  };
+  // Of the steps of which t is one.
+  __device__ __forceinline__ Start start(int t, float before_0) const {
+    const Memory m = memory();
+    const float* from = m.start(t);
+    const uint32_t window = __float_as_uint(from[2 * m.threads]);
+    return {from[0], from[m.threads],
+            t < steps_of_replay ? before_0 : spike(window << (32 - steps_of_replay)), window};
   }
   // Goes on to the steps that end with t.
-  __device__ __forceinline__ void replay_to(int t) {
-    const Memory m = memory();
-    const int first = t / steps_of_replay * steps_of_replay, last = t - first;
-    const float* from = m.start(first);
-    const uint32_t window = __float_as_uint(from[2 * m.threads]);  // bit 0: step first - 8
-    const uint32_t own = window << (32 - steps_of_replay);
-    Carry<float> s{0.f, from[0], 0.f, from[m.threads], first ? spike(own) : m.before_0()};
+  __device__ __forceinline__ void replay_to(int t, const Start& from) {
+    Carry<float> s{0.f, from.a, 0.f, from.r, from.z};
     counting = 0;
 #pragma unroll
     for (int i = 0; i < steps_of_replay; i++) {
       a[i * group.threads] = s.a;
       counting |= (s.r > 0.f ? 1u : 0u) << i;
-      step(window, steps_of_replay + i, s);
+      step(from.window, steps_of_replay + i, s);
     }
+    const int last = (unsigned)t % steps_of_replay;
     counting <<= 31 - last;
-    spikes = window << (33 - steps_of_replay - last);
-  }
-  // What step t of them has read, one after the other. y: of the step before.
-  __device__ __forceinline__ Carry<float> read_by(int t, float y) {
-    Carry<float> s{0.f, a[(unsigned)t % steps_of_replay * group.threads], 0.f,
-                   (int32_t)counting < 0 ? 1.f : 0.f, z};
-    z = spike(spikes);
-    if (t == 1) [[unlikely]]
-      z = memory().before_0();
-    s.v = membrane_before(neuron.spec, neuron.k, y, s.a, z);
-    if (t == 0) [[unlikely]]  // the first state
-      s.v = neuron.load(memory().state(0, 0), 0);
-    spikes <<= 1;
-    counting <<= 1;
-    return s;
+    spikes = from.window << (33 - steps_of_replay - last);
   }
 };
 

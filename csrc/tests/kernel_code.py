@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from chain import cycles
-from multiprocessor import Load, cost, cycles_of_step
+from multiprocessor import SCHEDULERS, Load, cost, cycles_of_step
 from sass import Kernel, Loop, Wanted, repeated
 
 CUDA = Path(__file__).resolve().parents[1] / "cuda"
@@ -142,7 +142,7 @@ def read_lsnn(name: str, kernel: Kernel) -> Iterator[str]:
     read = {} if in_shared else {
         i: 512 * SPIKES * 32 if "CONSTANT" in kernel.code[i].name else 512
         for i in path if re.match(r"LDG\.E\.128\.CONSTANT|LDGSTS", kernel.code[i].name)}
-    yield from walk_all(name, cycles_of_step(kernel, [path], Load(2 * warps, 2, read)),
+    yield from walk_all(name, cycles_of_step(kernel, [[path]], Load(2 * warps, 2, read)),
                         "two items")
 
 
@@ -177,25 +177,34 @@ def walk_all(name: str, taken: float, given: str) -> Iterator[str]:
         yield f"{name}: {taken:.0f} cycles of a multiprocessor by the model, {most} at most"
 
 
-# The instructions that a path through a step has to meet so that it replays steps, and so that it
-# replays a segment first: of each item of a lane the stores of what is replayed, and before them
-# the shuffles that transpose bits.
-REPLAY = ["STS"] * STEPS_OF_REPLAY
-REPLAY_OF_SEGMENT = ["SHFL"] * 5 + REPLAY
+# The instructions that a path through a step has to meet so that it replays steps, of each item of a
+# lane, and before them so that it replays a segment: the stores of what is replayed, and the
+# shuffles that transpose bits.
+REPLAY, REPLAY_OF_SEGMENT = ["STS"] * STEPS_OF_REPLAY, ["SHFL"] * 5
 
 
-def with_replays(kernel: Kernel, step: Loop, path_with: Callable[[list[str]], list[int]],
-                 items: int, load: Load) -> float:
-    """Of a step, in the mean of a segment. path_with: the path that meets these first."""
-    plain, replay, segment = (path_with(more * items) for more in ([], REPLAY, REPLAY_OF_SEGMENT))
-    loops = [loop for loop in kernel.loops() if step.first < loop.first and loop.last < step.last
-             and loop.first in segment and len(kernel.find("SHFL", loop)) == 5]
-    for loop in loops:
-        inner = next(of for of in kernel.loops() if loop.first < of.first and of.last < loop.last)
-        segment = repeated(segment, inner, WORD // STEPS_OF_REPLAY)
-        segment = repeated(segment, loop, SEGMENT // WORD)
-    often, seldom = (cycles_of_step(kernel, [plain] * (STEPS_OF_REPLAY - 1) + [last], load)
-                     for last in (replay, segment))
+def with_replays(kernel: Kernel, step: Loop, items: int, load: Load,
+                 *ways: Callable[[list[str]], list[int]]) -> float:
+    """Of a step, in the mean of a segment. ways: that the warps of a scheduler take in turn, each
+    of them the path that meets what it is given first."""
+    def repeated_in(segment: list[int]) -> list[int]:
+        loops = [loop for loop in kernel.loops()
+                 if step.first < loop.first and loop.last < step.last and loop.first in segment
+                 and len(kernel.find("SHFL", loop)) == 5]
+        for loop in loops:
+            inner = next(of for of in kernel.loops()
+                         if loop.first < of.first and of.last < loop.last)
+            segment = repeated(segment, inner, WORD // STEPS_OF_REPLAY)
+            segment = repeated(segment, loop, SEGMENT // WORD)
+        return segment
+
+    plain, replay, segment = (
+        [way(more) for way in ways]
+        for more in ([], REPLAY * items, REPLAY_OF_SEGMENT * items + REPLAY * items))
+    often, seldom = (
+        cycles_of_step(kernel, [[path] * (STEPS_OF_REPLAY - 1) + [last]
+                                for path, last in zip(plain, lasts, strict=True)], load)
+        for lasts in (replay, [repeated_in(path) for path in segment]))
     return often + (seldom - often) * STEPS_OF_REPLAY / SEGMENT
 
 
@@ -259,7 +268,7 @@ def read_lsnn_backward(name: str, kernel: Kernel) -> Iterator[str]:
         yield f"{name}: expected a path through a step with {3 * quads} wide loads, found {wide}"
         return
     yield from walk(name, kernel, path, "twelve active neurons of a warp", MOST_CYCLES_BACKWARD)
-    taken = with_replays(kernel, step, path_with, 1, Load(2 * quads, 2))
+    taken = with_replays(kernel, step, 1, Load(2 * quads, 2), path_with)
     yield from walk_all(name, taken, "two items and replays")
 
 
@@ -300,44 +309,49 @@ def read_lsnn_matrix(name: str, kernel: Kernel) -> Iterator[str]:
         return repeated(repeated(path_with(more), product, 4), sending, 2)
 
     waits = max(i for i in path if kernel.code[i].name.startswith("SYNCS"))
-    taken = with_replays(kernel, step, whole_path_with, items,
-                         Load(16, sent=512 * 7 / 8, waits=waits))
+    taken = with_replays(kernel, step, items, Load(16, sent=512 * 7 / 8, waits=waits),
+                         whole_path_with)
     yield from walk_all(name, taken, f"{8 * items} items")
 
 
 def read_lsnn_block_matrix(name: str, kernel: Kernel) -> Iterator[str]:
     """The same in one block: a step of two items of a lane, with all products of a warp, whose
-    weights are in registers but for their lower parts."""
+    weights are in registers but for their lower parts. The code has them twice: one warp of a
+    scheduler multiplies before the rest of a step, the other behind it."""
     warps, parts = (int(number) for number in re.findall(r"\d+", name))
-    mma = 4 * warps * parts
+    mma, times = 4 * warps * parts, 1 + (warps > SCHEDULERS)
     step = kernel.loop_with("LDGDEPBAR", "HMMA")
-    if step is None or (found := len(kernel.find("HMMA", step))) != mma:
-        yield f"{name}: expected a loop over steps with {mma} HMMA, found {step and found}"
+    if step is None or (found := len(kernel.find("HMMA", step))) != times * mma:
+        yield f"{name}: expected a loop over steps with {times * mma} HMMA, found {step and found}"
         return
     # the lower parts; dL/dc of a tile's columns; the barrier
-    wide, narrow, barriers = (len(kernel.find(what, step))
-                              for what in (r"LDS\.128", r"LDS\.64", "BAR"))
-    if (wide, narrow, barriers) != (4 * warps * (parts - 1), 2 * warps, 1):
-        yield (f"{name}: expected a step with {4 * warps * (parts - 1)} loads of 16 bytes, "
-               f"{2 * warps} of eight and a barrier, found {wide}, {narrow} and {barriers}")
+    counts = [len(kernel.find(what, step)) for what in (r"LDS\.128", r"LDS\.64", "BAR")]
+    wanted = [times * 4 * warps * (parts - 1), times * 2 * warps, 1]
+    if counts != wanted:
+        yield (f"{name}: expected a step with {wanted} loads of 16 bytes, of eight, and barriers, "
+               f"found {counts}")
         return
 
-    def path_with(more: list[str]) -> list[int]:
-        # y, dL/dz and adaptation of both items, then copies of the first two for a later step
+    # y, dL/dz and adaptation of both items, then copies of the first two for a later step
+    def late(more: list[str]) -> list[int]:
         return kernel.through(step, [*[r"LDS$"] * 6, *more, *["LDGSTS"] * 4, *["HMMA"] * mma,
                                      "BAR"])
 
-    path = path_with([])
-    if not path:
+    def early(more: list[str]) -> list[int]:
+        return kernel.through(step, [*["HMMA"] * mma, *[r"LDS$"] * 6, *more, *["LDGSTS"] * 4,
+                                     "BAR"])
+
+    ways = [late, early][:times]
+    paths = [way([]) for way in ways]
+    if not all(paths):
         yield f"{name}: expected a path through a step that reads and copies records of two items"
         return
     load = Load(warps)
-    taken = cycles_of_step(kernel, [path], load)
-    print(f"{name}\n    {len(kernel.code)} instructions; a step has {len(path)}: all warps take "
+    taken = cycles_of_step(kernel, [[path] for path in paths], load)
+    print(f"{name}\n    {len(kernel.code)} instructions; a step has {len(paths[0])}: all warps take "
           f"{taken:.0f} cycles by the model of multiprocessor.py, nothing measured")
     if name in MOST_CYCLES_OF_ALL:
         counted = COUNTED_BY_WARPS[parts]
         yield from hold_against_costs(
             counted, cost(f"{counted}_step") + warps * cost(f"{counted}_warp"), taken)
-    yield from walk_all(name, with_replays(kernel, step, path_with, 2, load),
-                        "replays of two items")
+    yield from walk_all(name, with_replays(kernel, step, 2, load, *ways), "replays of two items")

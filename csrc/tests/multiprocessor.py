@@ -93,10 +93,11 @@ class _Warp:
 
 
 class _Run:
-    """Some warps that go through a program together."""
+    """Some warps that go through programs together, each through one of them: the warps of a
+    scheduler take them in turn."""
 
-    def __init__(self, program: Sequence[_Op], load: Load) -> None:
-        self.program, self.load = program, load
+    def __init__(self, programs: Sequence[Sequence[_Op]], load: Load) -> None:
+        self.programs, self.load = programs, load
         self.warps = [_Warp() for _ in range(load.warps)]
         # when, since when it is ready, which
         self.queue = [(0.0, 0.0, w) for w in range(load.warps)]
@@ -104,12 +105,15 @@ class _Run:
         self.units: dict[tuple[int, str], float] = {}  # free again; so the next three
         self.memory = self.level2 = self.link = 0.0
         self.met: list[list[int]] = [[] for _ in range(load.groups)]
-        waits = max(sum(op.awaits for op in program), 1)
-        self.sends = load.warps * sum(op.sends for op in program) // waits  # of a step
+        waits = max(sum(op.awaits for op in programs[0]), 1)
+        self.sends = sum(op.sends for w in range(load.warps) for op in self.program(w)) // waits
         self.sent = 0
         self.arrived: list[float] = []  # when what was sent in a step has come
         self.waiting: list[int] = []  # warps, for the next of these
         self.ends = [0.0] * (ROUNDS + 1)
+
+    def program(self, w: int) -> Sequence[_Op]:
+        return self.programs[w // SCHEDULERS % len(self.programs)]
 
     def wake(self, warps: Sequence[int], at: float) -> None:
         for w in warps:
@@ -119,7 +123,8 @@ class _Run:
         while self.queue:
             now, since, w = heapq.heappop(self.queue)
             warp = self.warps[w]
-            op = self.program[warp.at % len(self.program)]
+            program = self.program(w)
+            op = program[warp.at % len(program)]
             ready = max([now, *(warp.free[s] for s in op.waits)])
             scheduler = w % SCHEDULERS
             free = max(self.issued[scheduler], self.units.get((scheduler, op.unit), 0.0))
@@ -143,8 +148,8 @@ class _Run:
         warp.free[op.reads] = max(warp.free[op.reads], done + OPERANDS_READ)
         warp.free[NO_BARRIER] = 0
         warp.at += 1
-        times = warp.at // len(self.program)
-        if warp.at % len(self.program) == 0:
+        times, rest = divmod(warp.at, len(self.program(w)))
+        if rest == 0:
             self.ends[times] = max(self.ends[times], now)
         if op.sends:
             self.send(now)
@@ -174,11 +179,14 @@ class _Run:
             self.waiting.clear()
 
 
-def cycles_of_step(kernel: Kernel, steps: Sequence[Sequence[int]], load: Load) -> float:
-    """Of a step, in the mean of some that may differ; steps: of each the indices of its
-    instructions."""
-    path = [i for step in steps for i in step]
-    run = _Run([_decoded(kernel, i, following, load)
-                for i, following in zip(path, [*path[1:], path[0]], strict=True)], load)
+def cycles_of_step(kernel: Kernel, ways: Sequence[Sequence[Sequence[int]]], load: Load) -> float:
+    """Of a step, in the mean of some that may differ; ways: through these steps, which the warps of
+    a scheduler take in turn, of each step the indices of its instructions."""
+    programs = []
+    for steps in ways:
+        path = [i for step in steps for i in step]
+        programs.append([_decoded(kernel, i, following, load)
+                         for i, following in zip(path, [*path[1:], path[0]], strict=True)])
+    run = _Run(programs, load)
     run.go()
-    return (run.ends[ROUNDS] - run.ends[1]) / (ROUNDS - 1) / len(steps)
+    return (run.ends[ROUNDS] - run.ends[1]) / (ROUNDS - 1) / len(ways[0])
