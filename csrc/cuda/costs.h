@@ -12,14 +12,14 @@ namespace lsnn::cuda {
   X(backward_step, 3083, "cycles", "the same backwards, but its product, with replays: counted") \
   X(lsnn_step, 530, "cycles", "of the paper's forward kernel, with eight rows: counted")         \
   X(lsnn_gather_step, 775, "cycles", "of that with rows in main memory, 16 of them: counted")    \
-  X(lsnn_backward_step, 1000, "cycles", "of its backward kernel, with twelve rows: counted")     \
-  X(lsnn_matrix_step, 1228, "cycles", "of that by matrices: issued for four warps: counted")     \
-  X(lsnn_matrix_pairs_step, 1604, "cycles", "the same with two items of a lane: counted")        \
-  X(lsnn_block_chain, 900, "cycles", "of that by matrices in a block: one warp alone, counted")  \
-  X(lsnn_block_high_step, 140, "cycles", "the same of several warps: walked")                    \
-  X(lsnn_block_high_warp, 267, "cycles", "the same, for each warp")                              \
-  X(lsnn_block_medium_step, 600, "cycles", "the same with one part of a factor: walked")         \
-  X(lsnn_block_medium_warp, 98, "cycles", "the same, for each warp")                             \
+  X(lsnn_backward_step, 962, "cycles", "of its backward kernel, with twelve rows: counted")      \
+  X(lsnn_matrix_step, 1100, "cycles", "of that by matrices: issued for four warps: counted")     \
+  X(lsnn_matrix_pairs_step, 1540, "cycles", "the same with two items of a lane: counted")        \
+  X(lsnn_block_chain, 660, "cycles", "of that by matrices in a block: one warp alone, counted")  \
+  X(lsnn_block_high_step, 260, "cycles", "the same of several warps: walked")                    \
+  X(lsnn_block_high_warp, 200, "cycles", "the same, for each warp")                              \
+  X(lsnn_block_medium_step, 590, "cycles", "the same with one part of a factor: walked")         \
+  X(lsnn_block_medium_warp, 50, "cycles", "the same, for each warp")                             \
   X(mma_macs, 1270, "MAC/clk/SM", "of mma.sync in bfloat16: others' measurements")               \
   X(shared_bytes, 128, "B/clk/SM", "rows from shared memory: what 32 banks give")                \
   X(l2_bytes, 25, "B/clk/SM", "rows from the second level cache: assumed")                       \

@@ -16,17 +16,17 @@ CUDA = Path(__file__).resolve().parents[1] / "cuda"
 # two of a warp's tiles of W and one item of a lane, or two: cycles at most, by the model of
 # chain.py.
 MOST_CYCLES, MOST_CYCLES_GATHER, MOST_CYCLES_BACKWARD = 650, 1000, 1100
-MOST_CYCLES_MATRICES = {"lsnn_matrix_kernel<2>": 1300, "lsnn_matrix_kernel<1>": 1800}
+MOST_CYCLES_MATRICES = {"lsnn_matrix_kernel<2>": 1200, "lsnn_matrix_kernel<1>": 1700}
 # The same of all warps of a multiprocessor, with what they share and with replays, by the model of
 # multiprocessor.py: of two items with 220 neurons, or with 512 and rows in main memory; and of a
 # block of eight that share out 512, with eight items or sixteen.
-MOST_CYCLES_OF_ALL = {"lsnn_block_matrix_kernel<7, 2>": 2500,
-                      "lsnn_block_matrix_kernel<7, 1>": 1800,
+MOST_CYCLES_OF_ALL = {"lsnn_block_matrix_kernel<7, 2>": 2050,
+                      "lsnn_block_matrix_kernel<7, 1>": 1300,
                       "lsnn_forward_kernel<2, true, true, float>": 700,
                       "lsnn_forward_kernel<4, false, true, float>": 2400,
                       "lsnn_backward_kernel<7, LsnnBlockGradients>": 2700,
-                      "lsnn_matrix_kernel<2>": 3400,
-                      "lsnn_matrix_kernel<1>": 3600}
+                      "lsnn_matrix_kernel<2>": 3300,
+                      "lsnn_matrix_kernel<1>": 3400}
 SPIKES = 0.02  # of a neuron and step, whose rows are read
 STEPS_OF_REPLAY, SEGMENT, WORD = 8, 128, 32  # steps that are replayed together, and a word's
 # What the formulas of cycles.cpp take for these steps, and how far it may be from what is counted
@@ -177,9 +177,9 @@ def walk_all(name: str, taken: float, given: str) -> Iterator[str]:
         yield f"{name}: {taken:.0f} cycles of a multiprocessor by the model, {most} at most"
 
 
-# The instructions that a path through a step has to meet so that it replays steps, of each item of a
-# lane, and before them so that it replays a segment: the stores of what is replayed, and the
-# shuffles that transpose bits.
+# The instructions that a path through a step has to meet, for each item of a lane, so that it
+# replays steps, and before them so that it replays a segment: the stores of what is replayed, and
+# the shuffles that transpose bits.
 REPLAY, REPLAY_OF_SEGMENT = ["STS"] * STEPS_OF_REPLAY, ["SHFL"] * 5
 
 
@@ -348,8 +348,8 @@ def read_lsnn_block_matrix(name: str, kernel: Kernel) -> Iterator[str]:
         return
     load = Load(warps)
     taken = cycles_of_step(kernel, [[path] for path in paths], load)
-    print(f"{name}\n    {len(kernel.code)} instructions; a step has {len(paths[0])}: all warps take "
-          f"{taken:.0f} cycles by the model of multiprocessor.py, nothing measured")
+    print(f"{name}\n    {len(kernel.code)} instructions; a step has {len(paths[0])}: all warps "
+          f"take {taken:.0f} cycles by the model of multiprocessor.py, nothing measured")
     if name in MOST_CYCLES_OF_ALL:
         counted = COUNTED_BY_WARPS[parts]
         yield from hold_against_costs(
