@@ -202,7 +202,7 @@ template <class Products> struct LsnnItems {
       of_gz.advance();
     };
     StageRing<stages_of_record> stages(record + thread, 2 * items * threads, copy);
-    prepare(pair, longest);
+    if (longest > 0) prepare(pair, longest);
 #pragma unroll 1
     for (int t = longest - 1; t >= 0; t--) {
       typename Products::Sums found;
