@@ -219,7 +219,7 @@ template <class Products> struct LsnnItems {
 #pragma unroll
       for (int item = 0; item < items; item++)
         pair[item].read(t, stage + 2 * item * threads, threads);
-      if (LsnnReplay::is_due(t) | t == 1 | begins(pair, t)) [[unlikely]]
+      if (LsnnReplay::is_due(t) | (t == 1) | begins(pair, t)) [[unlikely]]
         prepare(pair, t);
       stages.advance(copy);
       if (!products.multiplies_first()) found = products.multiply();

@@ -209,7 +209,7 @@ LSNN_MUTANTS = [
               HIGH_UNEQUAL),
     of_items("a state at the end that is not looked for", "return t > of.end;",
               "return t > of.end + 1;", HIGH_DELAYED),
-    of_items("the second step knows no first state", "is_due(t) | t == 1 |", "is_due(t) |"),
+    of_items("the second step knows no first state", "is_due(t) | (t == 1) |", "is_due(t) |"),
     of_items("the replays of the first item", "replay_to(t - 1, start[item])",
               "replay_to(t - 1, start[0])", MEDIUM),
     of_items("warps that multiply first do not", "if (products.multiplies_first()) found",
