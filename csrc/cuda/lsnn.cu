@@ -4,8 +4,8 @@
 #include "lsnn.h"
 #include "lsnn_backward.cuh"
 #include "lsnn_forward.cuh"
-#include "lsnn_matrix_cluster.cuh"
 #include "lsnn_matrix_block.cuh"
+#include "lsnn_matrix_cluster.cuh"
 
 namespace lsnn::cuda {
 
