@@ -81,7 +81,8 @@ def test_the_two_lines_do_what_the_report_says() -> None:
     currents = model.project(_x())
     spk, _ = model.one(currents)
     spk, _, _ = model.two(spk)
-    assert torch.equal(model.out(spk).detach(), want.detach())
+    # The library's product may round otherwise where there are more rows; a spike moves it by 1e-2.
+    torch.testing.assert_close(model.out(spk), want, rtol=0, atol=1e-6)
 
 
 def test_steps_replaces_them_in_the_loop() -> None:
