@@ -78,7 +78,7 @@ def test_the_two_lines_do_what_the_report_says() -> None:
     model = _model()
     want = model(_x())
     lsnn_ext.convert(model, steps=True)
-    # The library's products have as many rows as in the loop, for they may round otherwise with more.
+    # Products with as many rows as in the loop: with more the library may round otherwise.
     currents = torch.stack([model.project(x_t) for x_t in _x()])
     spk, _ = model.one(currents)
     spk, _, _ = model.two(spk)
