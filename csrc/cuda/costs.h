@@ -20,6 +20,10 @@ namespace lsnn::cuda {
   X(lsnn_block_high_warp, 200, "cycles", "the same, for each warp")                              \
   X(lsnn_block_medium_step, 590, "cycles", "the same with one part of a factor: walked")         \
   X(lsnn_block_medium_warp, 50, "cycles", "the same, for each warp")                             \
+  X(lsnn_two_blocks_step, 500, "cycles", "of that in two blocks, three parts: walked")           \
+  X(lsnn_two_blocks_warp, 110, "cycles", "the same, for each warp")                              \
+  X(lsnn_two_blocks_high_step, 500, "cycles", "the same with two parts of a factor: walked")     \
+  X(lsnn_two_blocks_high_warp, 50, "cycles", "the same, for each warp")                          \
   X(mma_macs, 1270, "MAC/clk/SM", "of mma.sync in bfloat16: others' measurements")               \
   X(shared_bytes, 128, "B/clk/SM", "rows from shared memory: what 32 banks give")                \
   X(l2_bytes, 25, "B/clk/SM", "rows from the second level cache: assumed")                       \

@@ -40,6 +40,14 @@ MatrixStep matrix_step(const Device& device, const Layer& l, const Pass& p) {
           slot - slot / p.shape.ranks};
 }
 
+// In two blocks, of all warps of one.
+double two_blocks_step(const Pass& p) {
+  const double warps = p.shape.groups * p.shape.threads / 32.0;
+  const double all = p.shape.parts == exact_parts
+                         ? costs.lsnn_two_blocks_step + warps * costs.lsnn_two_blocks_warp
+                         : costs.lsnn_two_blocks_high_step + warps * costs.lsnn_two_blocks_high_warp;
+  return std::max(all, costs.lsnn_block_chain);
+}
 // In a block, of all its warps; few of them take what one takes alone.
 double block_matrix_step(const Pass& p) {
   const double warps = p.shape.threads / 32.0;
@@ -104,6 +112,7 @@ double backward_cycles(const Device& device, const Layer& l, Storage s, const Pa
 }
 double lsnn_backward_cycles(const Device& device, const Layer& l, Storage s, const Pass& p,
                             const Activity& a) {
+  if (is_in_two_blocks(p.shape)) return rounds_of(device, l, p) * two_blocks_step(p);
   if (p.shape.parts)
     return p.design == Design::cluster ? matrix_cycles(matrix_step(device, l, p))
                                        : rounds_of(device, l, p) * block_matrix_step(p);

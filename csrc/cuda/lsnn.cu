@@ -6,6 +6,7 @@
 #include "lsnn_forward.cuh"
 #include "lsnn_matrix_block.cuh"
 #include "lsnn_matrix_cluster.cuh"
+#include "lsnn_matrix_two_blocks.cuh"
 
 namespace lsnn::cuda {
 
@@ -70,11 +71,23 @@ void launch_lsnn(const BackwardJob<float>& general, const Pass& pass, float* wor
       {&lsnn_block_matrix_kernel<6, 1>, &lsnn_block_matrix_kernel<6, 2>},
       {&lsnn_block_matrix_kernel<7, 1>, &lsnn_block_matrix_kernel<7, 2>}};
   static_assert(std::size(of_matrices) == most_warps_block_matrix);
-  const bool in_cluster = pass.design == Design::cluster;
-  const Kernel kernel = in_cluster ? of_cluster[pass.shape.parts]
-                        : pass.shape.parts
-                            ? of_matrices[pass.shape.threads / 32 - 1][pass.shape.parts - 1]
-                            : of_block[pass.shape.threads / 32 - 1];
+  static constexpr Kernel of_two_blocks[][2] = {
+      {&lsnn_two_block_matrix_kernel<2, 2>, &lsnn_two_block_matrix_kernel<2, 3>},
+      {&lsnn_two_block_matrix_kernel<3, 2>, &lsnn_two_block_matrix_kernel<3, 3>},
+      {&lsnn_two_block_matrix_kernel<4, 2>, &lsnn_two_block_matrix_kernel<4, 3>},
+      {&lsnn_two_block_matrix_kernel<5, 2>, &lsnn_two_block_matrix_kernel<5, 3>},
+      {&lsnn_two_block_matrix_kernel<6, 2>, &lsnn_two_block_matrix_kernel<6, 3>},
+      {&lsnn_two_block_matrix_kernel<7, 2>, &lsnn_two_block_matrix_kernel<7, 3>},
+      {&lsnn_two_block_matrix_kernel<8, 2>, &lsnn_two_block_matrix_kernel<8, 3>}};
+  static_assert(std::size(of_two_blocks) == most_words_two_blocks - 1);
+  const Shape& shape = pass.shape;
+  const int warps = shape.threads / 32;  // of a group
+  const Kernel kernel = [&] {
+    if (pass.design == Design::cluster)
+      return is_in_two_blocks(shape) ? of_two_blocks[words(l.N) - 2][shape.parts - 2]
+                                     : of_cluster[shape.parts];
+    return shape.parts ? of_matrices[warps - 1][shape.parts - 1] : of_block[warps - 1];
+  }();
   launch(
       "backward, lsnn",
       {pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared, pass.shape.ranks, stream},

@@ -17,6 +17,46 @@ LSNN_DEVICE uint32_t take_upper(float& first, float& second) {
   return pair;
 }
 
+// The left factor of a mma, of which a lane has four neighbouring columns of two rows, as bfloat16;
+// the rows keep what that leaves of them.
+LSNN_DEVICE Quad<uint32_t> take_fragment(Quad<float>& row, Quad<float>& row_below) {
+  Quad<uint32_t> fragment;
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    fragment[2 * half] = take_upper(row[2 * half], row[2 * half + 1]);
+    fragment[2 * half + 1] = take_upper(row_below[2 * half], row_below[2 * half + 1]);
+  }
+  return fragment;
+}
+// The right factor, of which a lane has four neighbouring bfloat16 numbers of a column.
+LSNN_DEVICE void load_factor(const void* from, uint32_t (&right)[2]) {
+  const Quad<uint16_t> unit = quad_at((const uint16_t*)from);
+#pragma unroll
+  for (int pair = 0; pair < 2; pair++)
+    right[pair] = unit[2 * pair] | (uint32_t)unit[2 * pair + 1] << 16;
+}
+// What four neighbouring lanes have, from `first` on: the lower halves of their words, then the
+// upper ones.
+LSNN_DEVICE void gather_halves(uint32_t own, unsigned first, float (&unit)[words_of_unit]) {
+  uint32_t of[4];
+#pragma unroll
+  for (unsigned q = 0; q < 4; q++) of[q] = __shfl_sync(~0u, own, first + q);
+#pragma unroll
+  for (int pair = 0; pair < 2; pair++) {
+    const uint32_t left = of[2 * pair], right = of[2 * pair + 1];
+    unit[pair] = __uint_as_float((left & 0xffffu) | right << 16);
+    unit[2 + pair] = __uint_as_float(left >> 16 | (right & 0xffff0000u));
+  }
+}
+
+inline constexpr int schedulers = 4;  // of a multiprocessor, which warps are dealt out to in turn
+
+// Of two warps of a scheduler one multiplies first and the other last, so that tensor cores work
+// for one of them while the other does the rest of its step (ping-pong scheduling).
+template <int warps> LSNN_DEVICE bool is_second_of_scheduler() {
+  return warps > schedulers && threadIdx.x / 32 / schedulers % 2;
+}
+
 // A lane's neuron in one of its items: a backward step in two parts, what needs no product and the
 // rest.
 struct LsnnPair {

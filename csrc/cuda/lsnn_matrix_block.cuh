@@ -13,8 +13,6 @@
 
 namespace lsnn::cuda {
 
-inline constexpr int schedulers = 4;  // of a multiprocessor, which warps are dealt out to in turn
-
 template <int warps, int parts> struct LsnnBlockProducts : LsnnSlots {
   static constexpr int items = pairs_of_block_lane, next = 1;
   static constexpr int across = 2 * warps, down = 2;  // tiles of all columns and of a warp's rows
@@ -66,10 +64,8 @@ template <int warps, int parts> struct LsnnBlockProducts : LsnnSlots {
     }
   }
   struct Sums { float of[items]; };
-  // Of two warps of a scheduler one multiplies first and the other last, so that tensor cores work
-  // for one of them while the other does the rest of its step (ping-pong scheduling).
   __device__ __forceinline__ bool multiplies_first() const {
-    return warps > schedulers && threadIdx.x / 32 / schedulers % 2;
+    return is_second_of_scheduler<warps>();
   }
   // Of the step d + 1 later, whose slot is the next to be written.
   __device__ __forceinline__ Sums multiply() const {
@@ -80,9 +76,8 @@ template <int warps, int parts> struct LsnnBlockProducts : LsnnSlots {
     float sum[chains][down][4] = {};  // taken in turn, so that a mma does not wait for the last one
 #pragma unroll
     for (int of = 0; of < across; of++) {
-      const Quad<uint16_t> unit = quad_at(from + side_of_tile * of);
-      const uint32_t right[2] = {unit[0] | (uint32_t)unit[1] << 16,
-                                 unit[2] | (uint32_t)unit[3] << 16};
+      uint32_t right[2];
+      load_factor(from + side_of_tile * of, right);
 #pragma unroll
       for (int tile = 0; tile < down; tile++) {
         mma_m16n8k16_bf16(sum[of * parts % chains][tile], upper[tile][of], right);

@@ -38,15 +38,9 @@ template <int parts> struct LsnnMatrixProduct {
       if (row < n && column < NP) upper = quad_at(from + (int64_t)row * NP + column);
       if (row + 8 < n && column < NP) lower = quad_at(from + (int64_t)(row + 8) * NP + column);
 #pragma unroll
-      for (int part = 0; part < parts; part++) {
-        Quad<uint32_t> fragment;
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-          fragment[2 * half] = take_upper(upper[2 * half], upper[2 * half + 1]);
-          fragment[2 * half + 1] = take_upper(lower[2 * half], lower[2 * half + 1]);
-        }
-        store_whole(w + (tile * parts + part) * words_of_fragment + 4 * lane, fragment);
-      }
+      for (int part = 0; part < parts; part++)
+        store_whole(w + (tile * parts + part) * words_of_fragment + 4 * lane,
+                    take_fragment(upper, lower));
     }
   }
 
@@ -112,17 +106,9 @@ template <int parts> struct LsnnClusterProducts : LsnnSlots {
     const uint32_t upper = cvt_rn_bf16x2_f32(x[0], 0.f);
     const float other = parts == 1 ? x[items - 1] : x[0] - __uint_as_float(upper << 16);
     const uint32_t own = cvt_rn_bf16x2_f32(x[0], other);
-    const unsigned lane = threadIdx.x % 32, column = lane % 8 * 4;
-    uint32_t of[4];
-#pragma unroll
-    for (unsigned q = 0; q < 4; q++) of[q] = __shfl_sync(~0u, own, column + q);
+    const unsigned lane = threadIdx.x % 32;
     float unit[words_of_unit];
-#pragma unroll
-    for (int pair = 0; pair < 2; pair++) {
-      const uint32_t first = of[2 * pair], second = of[2 * pair + 1];
-      unit[pair] = __uint_as_float((first & 0xffffu) | second << 16);
-      unit[2 + pair] = __uint_as_float(first >> 16 | (second & 0xffff0000u));
-    }
+    gather_halves(own, lane % 8 * 4, unit);
     const int quad = 8 * word + (int)(lane % 8);
     if (4 * quad < rows.NP)
       rows.send(dc + written * slot + (group.id * product.units + quad) * words_of_unit, unit,

@@ -131,16 +131,27 @@ LSNN_DEVICE unsigned mapa_shared_cluster(const void* shared, unsigned rank) {
 #endif
   return there;
 }
-// Four numbers into a block of the cluster, at the places that these pointers are in this one; the
-// barrier there counts their bytes.
-LSNN_DEVICE void st_async_shared_cluster(float* shared, const float (&x)[4], uint64_t* mbarrier,
-                                         unsigned rank, Where) {
+// Two or four numbers into a block of the cluster, at the places that these pointers are in this
+// one; the barrier there counts their bytes.
+template <int n> LSNN_DEVICE void st_async_shared_cluster(float* shared, const float (&x)[n],
+                                                          uint64_t* mbarrier, unsigned rank,
+                                                          Where) {
+  static_assert(n == 2 || n == 4);
 #if LSNN_CLUSTERS
-  asm volatile(
-      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1,%2,%3,%4}, "
-      "[%5];" ::"r"(mapa_shared_cluster(shared, rank)),
-      "f"(x[0]), "f"(x[1]), "f"(x[2]), "f"(x[3]), "r"(mapa_shared_cluster(mbarrier, rank))
-      : "memory");
+  const unsigned to = mapa_shared_cluster(shared, rank),
+                 counted = mapa_shared_cluster(mbarrier, rank);
+  if constexpr (n == 4)
+    asm volatile(
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1,%2,%3,%4}, "
+        "[%5];" ::"r"(to),
+        "f"(x[0]), "f"(x[1]), "f"(x[2]), "f"(x[3]), "r"(counted)
+        : "memory");
+  else
+    asm volatile(
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1,%2}, [%3];" ::
+            "r"(to),
+        "f"(x[0]), "f"(x[1]), "r"(counted)
+        : "memory");
 #endif
 }
 
@@ -220,12 +231,13 @@ LSNN_DEVICE void mbarrier_arrive_expect_tx(uint64_t* shared, unsigned bytes, Whe
 LSNN_DEVICE bool mbarrier_try_wait_parity(const uint64_t* shared, unsigned parity, Where where) {
   return emulator::passed_mbarrier(shared, parity, where);
 }
-LSNN_DEVICE void st_async_shared_cluster(float* shared, const float (&x)[4], uint64_t* mbarrier,
-                                         unsigned rank, Where where) {
+template <int n> LSNN_DEVICE void st_async_shared_cluster(float* shared, const float (&x)[n],
+                                                          uint64_t* mbarrier, unsigned rank,
+                                                          Where where) {
   const auto there = [&](auto* own) {
     return cooperative_groups::this_cluster().map_shared_rank(own, rank, where);
   };
-  emulator::store_async(there(shared), x, there(mbarrier), where);
+  emulator::store_async<4 * n>(there(shared), x, there(mbarrier), where);
 }
 template <int bytes> LSNN_DEVICE void cp_async_shared_global(void* shared, const void* global,
                                                              Where where) {

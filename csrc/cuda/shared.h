@@ -179,6 +179,39 @@ struct LsnnBlockMatrixShared {
   }
 };
 
+// Of the kernel in lsnn_matrix_two_blocks.cuh.
+inline constexpr int groups_of_two_blocks = 2, items_of_two_blocks = 4;  // half of these a group's
+inline constexpr int most_words_two_blocks = 8;  // whose weights registers hold
+LSNN_INLINE bool is_in_two_blocks(const Shape& shape) {
+  return shape.parts && shape.groups == groups_of_two_blocks && shape.ranks == 2;
+}
+// Columns of sums for different items meet different banks.
+inline constexpr int rows_of_two_blocks_sum = 32 + 8;
+
+struct LsnnTwoBlocksShared {
+  int units, slot;  // of an item in a slot; numbers of a slot
+  uint32_t* lowest;  // [warps,across,words_of_fragment] with three parts
+  float* dc;  // [slots,slot]: [items,units,4] of two parts, then [items,units,2] of a third
+  float* sums;  // [2,words of the block,items,rows_of_two_blocks_sum]
+  float* record;  // [groups,stages_of_record,items of a lane,2,threads]
+  float* a;  // [groups,items of a lane,steps_of_replay,threads]
+  uint64_t* mbarriers;  // [2]
+
+  LSNN_METHOD LsnnTwoBlocksShared(Arena& m, const Layer& l, const Shape& shape) {
+    const int64_t N = 32 * words(l.N), pairs = items_of_two_blocks * shape.threads;
+    units = units_of_column(N);
+    slot = items_of_two_blocks * units * 2 * shape.parts;
+    lowest = m.take<uint32_t>(shape.parts == 3 ? shape.groups * shape.threads / 32 *
+                                                     tiles_across(N) * words_of_fragment
+                                               : 0);
+    dc = m.take<float>((int64_t)shape.slots * slot);
+    sums = m.take<float>(2 * shape.threads / 32 * items_of_two_blocks * rows_of_two_blocks_sum);
+    record = m.take<float>(pairs * stages_of_record * 2);
+    a = m.take<float>(pairs * steps_of_replay);
+    mbarriers = m.take<uint64_t>(2);
+  }
+};
+
 template <class T, class W> struct BackwardShared {
   W* w;  // [S,rows,NP] rows of this rank's neurons, or null where they stay in global memory
   T* dc;  // [groups,slots,NP]

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from chain import cycles
 from multiprocessor import SCHEDULERS, Load, cost, cycles_of_step
@@ -36,7 +37,6 @@ COUNTED = {"lsnn_forward_kernel<2, true, true, float>": "lsnn_step",
            "lsnn_matrix_kernel<2>": "lsnn_matrix_step",
            "lsnn_matrix_kernel<1>": "lsnn_matrix_pairs_step",
            "lsnn_backward_kernel<7, LsnnBlockGradients>": "lsnn_backward_step"}
-COUNTED_BY_WARPS = {1: "lsnn_block_medium", 2: "lsnn_block_high"}  # by the parts of a factor
 MOST_OFF = 0.05
 
 
@@ -110,8 +110,8 @@ def read_lsnn(name: str, kernel: Kernel) -> Iterator[str]:
     if name.startswith("lsnn_matrix"):
         yield from read_lsnn_matrix(name, kernel)
         return
-    if name.startswith("lsnn_block_matrix"):
-        yield from read_lsnn_block_matrix(name, kernel)
+    if name.startswith(("lsnn_block_matrix", "lsnn_two_block_matrix")):
+        yield from read_lsnn_own_rows(name, kernel)
         return
     of = name[name.index("<") + 1:-1].split(", ")
     warps, in_shared, whole = int(of[0]), of[1] == "true", of[2:] == ["true", "float"]
@@ -314,44 +314,75 @@ def read_lsnn_matrix(name: str, kernel: Kernel) -> Iterator[str]:
     yield from walk_all(name, taken, f"{8 * items} items")
 
 
-def read_lsnn_block_matrix(name: str, kernel: Kernel) -> Iterator[str]:
-    """The same in one block: a step of two items of a lane, with all products of a warp, whose
-    weights are in registers but for their lower parts. The code has them twice: one warp of a
-    scheduler multiplies before the rest of a step, the other behind it."""
-    warps, parts = (int(number) for number in re.findall(r"\d+", name))
-    mma, times = 4 * warps * parts, 1 + (warps > SCHEDULERS)
+class OwnRows(NamedTuple):
+    """What a step has of a kernel whose warps have the weights of their own rows in registers."""
+
+    warps: int
+    mma: int
+    counts: dict[str, int]  # of some instructions, once in a product
+    more: dict[str, int]  # once in a step
+    counted: str  # the name in costs.h
+    load: Load
+
+
+def own_rows(name: str) -> OwnRows:
+    first, parts = (int(number) for number in re.findall(r"\d+", name))
+    if name.startswith("lsnn_block"):  # the lower parts; dL/dc of a tile's columns; the barrier
+        return OwnRows(first, 4 * first * parts,
+                       {r"LDS\.128": 4 * first * (parts - 1), r"LDS\.64": 2 * first}, {"BAR": 1},
+                       {1: "lsnn_block_medium", 2: "lsnn_block_high"}[parts], Load(first))
+    # The third parts; two of dL/dc; the barrier of two warps; what is sent, half to the other block
+    across, words = 2 * first, (first + 1) // 2
+    third = parts == 3
+    return OwnRows(2 * words, across * (4 if third else 2),
+                   {r"LDS\.128": across * third, r"LDS\.64": across * (1 + third), "BAR": 1},
+                   {r"STAS\.128": 1, r"STAS\.64": int(third)},
+                   "lsnn_two_blocks" if third else "lsnn_two_blocks_high",
+                   Load(2 * words, words, sent=(512 + 256 * third) / 2 / (1 + third)))
+
+
+def read_lsnn_own_rows(name: str, kernel: Kernel) -> Iterator[str]:
+    """The same in one block or two: a step of two items of a lane, with all products of a warp,
+    whose weights are in registers but for their lowest parts. The code has them twice: one warp of
+    a scheduler multiplies before the rest of a step, the other behind it."""
+    of = own_rows(name)
+    times = 1 + (of.warps > SCHEDULERS)
     step = kernel.loop_with("LDGDEPBAR", "HMMA")
-    if step is None or (found := len(kernel.find("HMMA", step))) != times * mma:
-        yield f"{name}: expected a loop over steps with {times * mma} HMMA, found {step and found}"
+    if step is None or (found := len(kernel.find("HMMA", step))) != times * of.mma:
+        yield (f"{name}: expected a loop over steps with {times * of.mma} HMMA, "
+               f"found {step and found}")
         return
-    # the lower parts; dL/dc of a tile's columns; the barrier
-    counts = [len(kernel.find(what, step)) for what in (r"LDS\.128", r"LDS\.64", "BAR")]
-    wanted = [times * 4 * warps * (parts - 1), times * 2 * warps, 1]
+    wanted = {what: times * n for what, n in of.counts.items()} | of.more
+    counts = {what: len(kernel.find(what, step)) for what in wanted}
     if counts != wanted:
-        yield (f"{name}: expected a step with {wanted} loads of 16 bytes, of eight, and barriers, "
-               f"found {counts}")
+        yield f"{name}: expected a step with {wanted}, found {counts}"
         return
+    product = ["HMMA"] * of.mma + ["BAR"] * of.counts.get("BAR", 0)
+    sent = ["STAS"] * sum(n for what, n in of.more.items() if what.startswith("STAS"))
+    end = ["BAR"] * of.more.get("BAR", 0)
 
     # y, dL/dz and adaptation of both items, then copies of the first two for a later step
     def late(more: list[str]) -> list[int]:
-        return kernel.through(step, [*[r"LDS$"] * 6, *more, *["LDGSTS"] * 4, *["HMMA"] * mma,
-                                     "BAR"])
+        return kernel.through(step, [*sent, *[r"LDS$"] * 6, *more, *["LDGSTS"] * 4, *product,
+                                     *end])
 
     def early(more: list[str]) -> list[int]:
-        return kernel.through(step, [*["HMMA"] * mma, *[r"LDS$"] * 6, *more, *["LDGSTS"] * 4,
-                                     "BAR"])
+        return kernel.through(step, [*product, *sent, *[r"LDS$"] * 6, *more, *["LDGSTS"] * 4,
+                                     *end])
 
     ways = [late, early][:times]
     paths = [way([]) for way in ways]
     if not all(paths):
         yield f"{name}: expected a path through a step that reads and copies records of two items"
         return
-    load = Load(warps)
+    load = of.load
+    if load.sent:
+        waits = max(i for i in paths[0] if kernel.code[i].name.startswith("SYNCS"))
+        load = load._replace(waits=waits)
     taken = cycles_of_step(kernel, [[path] for path in paths], load)
     print(f"{name}\n    {len(kernel.code)} instructions; a step has {len(paths[0])}: all warps "
           f"take {taken:.0f} cycles by the model of multiprocessor.py, nothing measured")
     if name in MOST_CYCLES_OF_ALL:
-        counted = COUNTED_BY_WARPS[parts]
         yield from hold_against_costs(
-            counted, cost(f"{counted}_step") + warps * cost(f"{counted}_warp"), taken)
+            of.counted, cost(f"{of.counted}_step") + of.warps * cost(f"{of.counted}_warp"), taken)
     yield from walk_all(name, with_replays(kernel, step, 2, load, *ways), "replays of two items")
