@@ -37,7 +37,7 @@ template <class T> struct ClusterGradients {
 
   __device__ __forceinline__ ClusterGradients(const Group& group, uint64_t* mbarriers,
                                               const Layer& l, const Shape& shape)
-      : rows(mbarriers, group, l, shape) {}
+      : rows(mbarriers, group, l, shape, 4 * padded(l.N)) {}
   __device__ __forceinline__ void publish(T* row, const Cell& cell, const Quad<T>& dc) const {
     rows.begin_step();  // a lane has one quad, so it comes here once a step
     rows.send(row + cell.n, dc.of, 0, 1);

@@ -16,38 +16,37 @@ struct ClusterRows {
   uint64_t* const mbarriers;  // [2]
   const int NP, ranks;        // ranks: with neurons; nothing is sent to a block that has none
   const bool is_first;        // thread of the group
-  const int numbers;          // that come for each neuron
+  const unsigned bytes;       // of a step
   uint32_t number = 0;        // of the step, through over the items of the group
 
   __device__ __forceinline__ uint64_t* mbarrier() const { return mbarriers + number % 2; }
-  // Makes the barriers in memory; a barrier of the cluster has to follow.
+  // Makes the barriers in memory; a barrier of the cluster has to follow. of_step: the bytes that
+  // come to a block.
   __device__ __forceinline__ ClusterRows(uint64_t* own, const Group& group, const Layer& l,
-                                         const Shape& shape, int of_neuron = 1,
+                                         const Shape& shape, int64_t of_step,
                                          Where where = Where::current())
       : mbarriers(own),
         NP((int)padded(l.N)),
         ranks(ranks_with_neurons(l.N, shape.ranks)),
         is_first(group.thread == 0),
-        numbers(of_neuron) {
+        bytes((unsigned)of_step) {
     for (int i = 0; i < 2 && is_first; i++) mbarrier_init(mbarriers + i, 1, where);
     fence_mbarrier_init_release_cluster();
   }
   // Before anything of the step is sent.
   __device__ __forceinline__ void begin_step(Where where = Where::current()) const {
-    if (is_first) mbarrier_arrive_expect_tx(mbarrier(), (unsigned)(NP * 4 * numbers), where);
+    if (is_first) mbarrier_arrive_expect_tx(mbarrier(), bytes, where);
   }
-  // Numbers, to `to` in the block of a rank.
-  template <int n> __device__ __forceinline__ void send_to(unsigned rank, float* to,
-                                                           const float (&x)[n],
-                                                           Where where = Where::current()) const {
-    st_async_shared_cluster(to, x, mbarrier(), rank, where);
+  // Four numbers, to `to` in a block.
+  __device__ __forceinline__ void send_to(int rank, float* to, const float (&unit)[4],
+                                          Where where = Where::current()) const {
+    st_async_shared_cluster(to, unit, mbarrier(), (unsigned)rank, where);
   }
-  // A quad, to `to` in the blocks first, first + step, ...
-  __device__ __forceinline__ void send(float* to, const float (&quad)[4], int first, int step,
+  // The same, to the blocks first, first + step, ...
+  __device__ __forceinline__ void send(float* to, const float (&unit)[4], int first, int step,
                                        Where where = Where::current()) const {
 #pragma unroll 1
-    for (int r = first; r < ranks; r += step)
-      send_to((unsigned)r, to, quad, where);
+    for (int r = first; r < ranks; r += step) send_to(r, to, unit, where);
   }
   // By all threads: until the row of the step is there.
   __device__ __forceinline__ void end_step(Where where = Where::current()) {

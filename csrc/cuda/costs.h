@@ -13,17 +13,14 @@ namespace lsnn::cuda {
   X(lsnn_step, 530, "cycles", "of the paper's forward kernel, with eight rows: counted")         \
   X(lsnn_gather_step, 775, "cycles", "of that with rows in main memory, 16 of them: counted")    \
   X(lsnn_backward_step, 962, "cycles", "of its backward kernel, with twelve rows: counted")      \
-  X(lsnn_matrix_step, 1100, "cycles", "of that by matrices: issued for four warps: counted")     \
-  X(lsnn_matrix_pairs_step, 1540, "cycles", "the same with two items of a lane: counted")        \
+  X(lsnn_matrix_step, 400, "cycles", "of that by matrices in a cluster: walked")                 \
+  X(lsnn_matrix_warp, 60, "cycles", "the same, for each warp")                                   \
+  X(lsnn_matrix_product, 1, "cycles", "the same, for each mma of a block")                       \
   X(lsnn_block_chain, 660, "cycles", "of that by matrices in a block: one warp alone, counted")  \
   X(lsnn_block_high_step, 260, "cycles", "the same of several warps: walked")                    \
   X(lsnn_block_high_warp, 200, "cycles", "the same, for each warp")                              \
   X(lsnn_block_medium_step, 590, "cycles", "the same with one part of a factor: walked")         \
   X(lsnn_block_medium_warp, 50, "cycles", "the same, for each warp")                             \
-  X(lsnn_two_blocks_step, 500, "cycles", "of that in two blocks, three parts: walked")           \
-  X(lsnn_two_blocks_warp, 110, "cycles", "the same, for each warp")                              \
-  X(lsnn_two_blocks_high_step, 500, "cycles", "the same with two parts of a factor: walked")     \
-  X(lsnn_two_blocks_high_warp, 50, "cycles", "the same, for each warp")                          \
   X(mma_macs, 1270, "MAC/clk/SM", "of mma.sync in bfloat16: others' measurements")               \
   X(shared_bytes, 128, "B/clk/SM", "rows from shared memory: what 32 banks give")                \
   X(l2_bytes, 25, "B/clk/SM", "rows from the second level cache: assumed")                       \

@@ -22,36 +22,24 @@ double rounds_of(const Device& device, const Layer& l, const Pass& p) {
   const int64_t items = device.teams(p.shape.ranks) * items_of_block(p.shape);
   return double(std::max<int64_t>(ceiling(l.B, items), 1));
 }
-// The same in a cluster; of a round the cycles of a step with a first part of its product, the
-// multiplications of a block, the bytes of its shared memory for them, the weights once, dL/dc once
-// for each tile of rows, and sums to and fro, and the bytes that it is sent.
-struct MatrixStep { double rounds, step, macs, bytes, sent; };
-MatrixStep matrix_step(const Device& device, const Layer& l, const Pass& p) {
+// The same in a cluster, of a round: what all warps of a block take of a step, what its schedulers
+// issue and its tensor cores multiply, and what other blocks send.
+double matrix_step(const Layer& l, const Pass& p) {
   Arena counted;
   const LsnnMatrixShared shared(counted, l, p.shape);
-  const int64_t items = items_of_block(p.shape), tiles = shared.rows / side_of_tile,
-                of_tile = tiles_across(l.N) * side_of_tile * side_of_tile;
-  const double slot = 4.0 * shared.slot;
-  return {rounds_of(device, l, p),
-          p.shape.parts == 1 ? costs.lsnn_matrix_pairs_step : costs.lsnn_matrix_step,
-          double(tiles * of_tile * items * products_of_parts(p.shape.parts)),
-          double(tiles) * (2.0 * double(of_tile * p.shape.parts) + slot) +
-              8.0 * double(shared.rows * items * shares_of_sum),
-          slot - slot / p.shape.ranks};
+  const int parts = p.shape.parts;
+  const double warps = p.shape.groups * p.shape.threads / 32.0,
+               products = warps * words_of_kernel(l.N) * parts * (parts + 1) / 2,
+               sent = 4.0 * shared.slot * (1 - 1.0 / p.shape.ranks);
+  return costs.lsnn_matrix_step + warps * costs.lsnn_matrix_warp +
+         products * costs.lsnn_matrix_product +
+         std::max(sent / costs.cluster_bytes - costs.lsnn_matrix_step, 0.0);
 }
 
-// In two blocks, of all warps of one.
-double two_blocks_step(const Pass& p) {
-  const double warps = p.shape.groups * p.shape.threads / 32.0;
-  const double all = p.shape.parts == exact_parts
-                         ? costs.lsnn_two_blocks_step + warps * costs.lsnn_two_blocks_warp
-                         : costs.lsnn_two_blocks_high_step + warps * costs.lsnn_two_blocks_high_warp;
-  return std::max(all, costs.lsnn_block_chain);
-}
 // In a block, of all its warps; few of them take what one takes alone.
 double block_matrix_step(const Pass& p) {
   const double warps = p.shape.threads / 32.0;
-  const double all = p.shape.parts == most_parts
+  const double all = p.shape.parts == most_parts_of_block
                          ? costs.lsnn_block_high_step + warps * costs.lsnn_block_high_warp
                          : costs.lsnn_block_medium_step + warps * costs.lsnn_block_medium_warp;
   return std::max(all, costs.lsnn_block_chain);
@@ -72,11 +60,6 @@ double exchange(const Load& at, const Layer& l, const Pass& p) {
   return p.design == Design::cluster && l.S
              ? chain(costs.exchange, at, p) + (all - all / p.shape.ranks) / costs.cluster_bytes
              : 0;
-}
-// By matrices; a round that is not full takes as long.
-double matrix_cycles(const MatrixStep& of) {
-  const double product = std::max(of.macs / costs.mma_macs, of.bytes / costs.shared_bytes);
-  return of.rounds * (of.step + product + costs.exchange + of.sent / costs.cluster_bytes);
 }
 // Of the general kernels: a step but its rows, and what blocks of a cluster exchange.
 double general_cycles(const Device& device, const Layer& l, const Pass& p, const Load& at,
@@ -112,10 +95,9 @@ double backward_cycles(const Device& device, const Layer& l, Storage s, const Pa
 }
 double lsnn_backward_cycles(const Device& device, const Layer& l, Storage s, const Pass& p,
                             const Activity& a) {
-  if (is_in_two_blocks(p.shape)) return rounds_of(device, l, p) * two_blocks_step(p);
   if (p.shape.parts)
-    return p.design == Design::cluster ? matrix_cycles(matrix_step(device, l, p))
-                                       : rounds_of(device, l, p) * block_matrix_step(p);
+    return rounds_of(device, l, p) *
+           (p.design == Design::cluster ? matrix_step(l, p) : block_matrix_step(p));
   const Load at = load(device, l, s, p, a.active);
   return chain(costs.lsnn_backward_step, at, p) +
          (at.bytes + at.items * bytes_of_gradients(l, p)) / costs.shared_bytes + exchange(at, l, p);

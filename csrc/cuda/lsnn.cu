@@ -6,7 +6,6 @@
 #include "lsnn_forward.cuh"
 #include "lsnn_matrix_block.cuh"
 #include "lsnn_matrix_cluster.cuh"
-#include "lsnn_matrix_two_blocks.cuh"
 
 namespace lsnn::cuda {
 
@@ -43,6 +42,25 @@ void launch_lsnn(const ForwardJob<float>& general, const Pass& pass, void* strea
   });
 }
 
+// By matrices in a cluster, for so many words of a layer: by the parts of a factor.
+using BackwardKernel = void (*)(LsnnBackward);
+struct MatrixKernels {
+  int words;
+  BackwardKernel by_parts[exact_parts];
+};
+template <int words> static constexpr MatrixKernels matrix_kernels{
+    words,
+    {&lsnn_matrix_kernel<words, 1>, &lsnn_matrix_kernel<words, 2>, &lsnn_matrix_kernel<words, 3>}};
+static BackwardKernel matrix_kernel(int64_t N, int parts) {
+  static constexpr MatrixKernels all[] = {
+      matrix_kernels<4>,  matrix_kernels<5>,  matrix_kernels<6>,
+      matrix_kernels<7>,  matrix_kernels<8>,  matrix_kernels<10>,
+      matrix_kernels<12>, matrix_kernels<14>, matrix_kernels<16>};
+  const MatrixKernels* found = all;
+  while (found->words != words_of_kernel(N)) found++;
+  return found->by_parts[parts - 1];
+}
+
 int64_t lsnn_workspace(const Pass& pass) {
   return pass.blocks * items_of_block(pass.shape) * pass.shape.threads * lsnn_start_rows;
 }
@@ -52,17 +70,13 @@ void launch_lsnn(const BackwardJob<float>& general, const Pass& pass, float* wor
   const LsnnBackward job{general,        pass.shape, (int)l.delays[0], (float)l.dampening,
                          (float)l.n_ref, workspace,  l.B * l.N,        l.B * words(l.N),
                          l.B * l.N * 4};
-  using Kernel = void (*)(LsnnBackward);
-  static constexpr Kernel of_block[] = {
+  static constexpr BackwardKernel of_block[] = {
       &lsnn_backward_kernel<1, LsnnBlockGradients>, &lsnn_backward_kernel<2, LsnnBlockGradients>,
       &lsnn_backward_kernel<3, LsnnBlockGradients>, &lsnn_backward_kernel<4, LsnnBlockGradients>,
       &lsnn_backward_kernel<5, LsnnBlockGradients>, &lsnn_backward_kernel<6, LsnnBlockGradients>,
       &lsnn_backward_kernel<7, LsnnBlockGradients>, &lsnn_backward_kernel<8, LsnnBlockGradients>};
   static_assert(std::size(of_block) == most_warps_lsnn_backward);
-  static constexpr Kernel of_cluster[] = {  // by the parts
-                                          &lsnn_backward_kernel<0, LsnnClusterGradients>,
-                                          &lsnn_matrix_kernel<1>, &lsnn_matrix_kernel<2>};
-  static constexpr Kernel of_matrices[][most_parts] = {
+  static constexpr BackwardKernel of_matrices[][most_parts_of_block] = {
       {&lsnn_block_matrix_kernel<1, 1>, &lsnn_block_matrix_kernel<1, 2>},
       {&lsnn_block_matrix_kernel<2, 1>, &lsnn_block_matrix_kernel<2, 2>},
       {&lsnn_block_matrix_kernel<3, 1>, &lsnn_block_matrix_kernel<3, 2>},
@@ -71,21 +85,12 @@ void launch_lsnn(const BackwardJob<float>& general, const Pass& pass, float* wor
       {&lsnn_block_matrix_kernel<6, 1>, &lsnn_block_matrix_kernel<6, 2>},
       {&lsnn_block_matrix_kernel<7, 1>, &lsnn_block_matrix_kernel<7, 2>}};
   static_assert(std::size(of_matrices) == most_warps_block_matrix);
-  static constexpr Kernel of_two_blocks[][2] = {
-      {&lsnn_two_block_matrix_kernel<2, 2>, &lsnn_two_block_matrix_kernel<2, 3>},
-      {&lsnn_two_block_matrix_kernel<3, 2>, &lsnn_two_block_matrix_kernel<3, 3>},
-      {&lsnn_two_block_matrix_kernel<4, 2>, &lsnn_two_block_matrix_kernel<4, 3>},
-      {&lsnn_two_block_matrix_kernel<5, 2>, &lsnn_two_block_matrix_kernel<5, 3>},
-      {&lsnn_two_block_matrix_kernel<6, 2>, &lsnn_two_block_matrix_kernel<6, 3>},
-      {&lsnn_two_block_matrix_kernel<7, 2>, &lsnn_two_block_matrix_kernel<7, 3>},
-      {&lsnn_two_block_matrix_kernel<8, 2>, &lsnn_two_block_matrix_kernel<8, 3>}};
-  static_assert(std::size(of_two_blocks) == most_words_two_blocks - 1);
   const Shape& shape = pass.shape;
   const int warps = shape.threads / 32;  // of a group
-  const Kernel kernel = [&] {
+  const BackwardKernel kernel = [&]() -> BackwardKernel {
     if (pass.design == Design::cluster)
-      return is_in_two_blocks(shape) ? of_two_blocks[words(l.N) - 2][shape.parts - 2]
-                                     : of_cluster[shape.parts];
+      return shape.parts ? matrix_kernel(l.N, shape.parts)
+                         : &lsnn_backward_kernel<0, LsnnClusterGradients>;
     return shape.parts ? of_matrices[warps - 1][shape.parts - 1] : of_block[warps - 1];
   }();
   launch(

@@ -147,7 +147,8 @@ struct LsnnClusterGradients {
   __device__ __forceinline__ LsnnClusterGradients(const Group& group,
                                                   const LsnnBackwardShared& shared,
                                                   const LsnnBackward& job)
-      : rows(shared.mbarriers + 2 * group.id, group, job.f.layer, job.shape),
+      : rows(shared.mbarriers + 2 * group.id, group, job.f.layer, job.shape,
+             4 * padded(job.f.layer.N)),
         first_word(Slice(job.f.layer.N, job.shape.ranks, (int)cluster_rank()).word) {}
   __device__ __forceinline__ void begin() const { cluster_sync(); }
   __device__ __forceinline__ int word() const { return first_word; }

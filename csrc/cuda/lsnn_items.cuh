@@ -35,19 +35,6 @@ LSNN_DEVICE void load_factor(const void* from, uint32_t (&right)[2]) {
   for (int pair = 0; pair < 2; pair++)
     right[pair] = unit[2 * pair] | (uint32_t)unit[2 * pair + 1] << 16;
 }
-// What four neighbouring lanes have, from `first` on: the lower halves of their words, then the
-// upper ones.
-LSNN_DEVICE void gather_halves(uint32_t own, unsigned first, float (&unit)[words_of_unit]) {
-  uint32_t of[4];
-#pragma unroll
-  for (unsigned q = 0; q < 4; q++) of[q] = __shfl_sync(~0u, own, first + q);
-#pragma unroll
-  for (int pair = 0; pair < 2; pair++) {
-    const uint32_t left = of[2 * pair], right = of[2 * pair + 1];
-    unit[pair] = __uint_as_float((left & 0xffffu) | right << 16);
-    unit[2 + pair] = __uint_as_float(left >> 16 | (right & 0xffff0000u));
-  }
-}
 
 inline constexpr int schedulers = 4;  // of a multiprocessor, which warps are dealt out to in turn
 

@@ -14,7 +14,7 @@
 namespace lsnn::cuda {
 
 template <int warps, int parts> struct LsnnBlockProducts : LsnnSlots {
-  static constexpr int items = pairs_of_block_lane, next = 1;
+  static constexpr int items = pairs_of_lane, next = 1;
   static constexpr int across = 2 * warps, down = 2;  // tiles of all columns and of a warp's rows
   static constexpr int columns = items * parts;
   const int column;  // numbers from one to the next
@@ -129,9 +129,9 @@ template <int warps, int parts> __global__ void __launch_bounds__(32 * warps, 1)
   Products products((const float*)job.p.w, (int)l.N, (int)padded(l.N), shared, shape.slots);
   LsnnItems<Products> pairs{job, Group::mine(32 * warps), (int)threadIdx.x / 32, shared.record,
                             shared.a};
-  for (int64_t b = (int64_t)blockIdx.x * pairs_of_block_lane; b < l.B;
-       b += (int64_t)gridDim.x * pairs_of_block_lane)
-    pairs.run(b, products, std::make_integer_sequence<int, pairs_of_block_lane>());
+  for (int64_t b = (int64_t)blockIdx.x * pairs_of_lane; b < l.B;
+       b += (int64_t)gridDim.x * pairs_of_lane)
+    pairs.run(b, products, std::make_integer_sequence<int, pairs_of_lane>());
 }
 
 }  // namespace lsnn::cuda

@@ -1,168 +1,214 @@
-// The backward pass of the paper's network by matrices: that of lsnn_backward.cuh in a cluster, for
-// layers whose products may round their factors to bfloat16. Eight or sixteen items go through the
-// steps together; so the weights are read once for all of them, and tensor cores multiply them with
-// the dL/dc of all.
+// The backward pass of the paper's network by matrices in a cluster. Eight items go through the
+// steps together: the eight columns of a mma. A block has the weights of its own neurons, 64 at
+// most, and its warps hold them in registers from the first step to the last.
 //
-// A factor is one bfloat16 number, or two that add up to it but for its last bits. Of the products
-// of two that are made of two, the one of the lower parts is left out. A block has the rows of its
-// own neurons. Its warps share out the columns too; hence a sum has parts, which the lane that owns
-// the neuron adds, always in the same order. One barrier of the block in a step orders these parts,
-// one wait what the blocks of the cluster send.
+// A factor is the sum of one, two or three bfloat16 numbers, its parts. Three are a float, so that
+// only sums round; with fewer the last of them is rounded. Of the products of parts those are left
+// out that are smaller than what the factors' rounding leaves out.
+//
+// Four warps have the same 32 neurons, each in two of the eight items. They share out the product:
+// 16 rows of it each, and one half of the columns. Sums change hands in shared memory, behind a
+// barrier of these four. What other warps need is dL/dc alone, for which one waits once in a step,
+// see cluster_rows.cuh.
 #pragma once
 #include "cluster_rows.cuh"
 #include "lsnn_items.cuh"
 
 namespace lsnn::cuda {
 
-// W dL/dc of the block's rows. Which column a place of a mma stands for is ours to choose, as long
-// as both factors agree: those of a lane are four neighbours.
-template <int parts> struct LsnnMatrixProduct {
-  static constexpr int items = pairs_of_lane(parts), sums = parts == 1 ? items : 3;
-  uint32_t* const w;  // [down,across,parts,32,4] fragments of tiles
-  const int down, across, units;
-  const int padded_rows;  // of a part of a sum: so that the stores of a warp meet different banks
-
-  __device__ __forceinline__ LsnnMatrixProduct(uint32_t* fragments, const Layer& l, int rows)
-      : w(fragments),
-        down(rows / side_of_tile),
-        across(tiles_across(l.N)),
-        units(units_of_column(l.N)),
-        padded_rows(padded_rows_of_sum(rows)) {}
-
-  // from: [n,NP], the rows of the block that there are; the whole block calls. What is beyond is 0.
-  __device__ __forceinline__ void copy(const float* from, int n, int NP) const {
-    for (int i = threadIdx.x; i < down * across * 32; i += blockDim.x) {
-      const int lane = i % 32, tile = i / 32, row = tile / across * side_of_tile + lane / 4,
-                column = tile % across * side_of_tile + lane % 4 * 4;
-      Quad<float> upper{}, lower{};
-      if (row < n && column < NP) upper = quad_at(from + (int64_t)row * NP + column);
-      if (row + 8 < n && column < NP) lower = quad_at(from + (int64_t)(row + 8) * NP + column);
-#pragma unroll
-      for (int part = 0; part < parts; part++)
-        store_whole(w + (tile * parts + part) * words_of_fragment + 4 * lane,
-                    take_fragment(upper, lower));
-    }
-  }
-
-  // dc: [8,units,4] of a step, as publish() of LsnnClusterProducts leaves it. to: [shares_of_sum,8
-  // items,padded_rows]; a warp makes one part of the sums of a tile of rows.
-  __device__ __forceinline__ void multiply(const float* dc, float* to) const {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, tile = warp / shares_of_sum,
-              share = warp % shares_of_sum;
-    float sum[sums][4] = {};
-#pragma unroll 2
-    for (int of = across * share / shares_of_sum; of < across * (share + 1) / shares_of_sum; of++) {
-      const Quad<float> unit = quad_at(dc + (lane / 4 * units + 4 * of + lane % 4) * words_of_unit);
-      const uint32_t right[2][2] = {{__float_as_uint(unit[0]), __float_as_uint(unit[1])},
-                                    {__float_as_uint(unit[2]), __float_as_uint(unit[3])}};
-      const uint32_t* from = w + (tile * across + of) * parts * words_of_fragment + 4 * lane;
-#pragma unroll
-      for (int part = 0; part < parts; part++) {
-        const Quad<uint32_t> left = quad_at(from + part * words_of_fragment);
-        mma_m16n8k16_bf16(sum[2 * part], left.of, right[0]);
-        if (part == 0) mma_m16n8k16_bf16(sum[1], left.of, right[1]);
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const int row = tile * side_of_tile + i / 2 * 8 + lane / 4, column = lane % 4 * 2 + i % 2;
-      float* own = to + (share * items * columns_of_mma + column) * padded_rows + row;
-      if constexpr (parts == 1) {
-#pragma unroll
-        for (int item = 0; item < items; item++)
-          own[item * columns_of_mma * padded_rows] = sum[item][i];
-      } else {
-        *own = sum[0][i] + (sum[1][i] + sum[2][i]);
-      }
-    }
-  }
-  // from: as multiply() leaves them.
-  __device__ __forceinline__ float total(const float* from, int column, int row) const {
-    float all = 0.f;
-#pragma unroll
-    for (int share = 0; share < shares_of_sum; share++)
-      all += from[(share * items * columns_of_mma + column) * padded_rows + row];
-    return all;
-  }
-};
-
-// The products of a cluster. A group has the neurons of the block in one of eight items, or in two
-// of sixteen.
-template <int parts> struct LsnnClusterProducts : LsnnSlots {
-  static constexpr int items = pairs_of_lane(parts), next = columns_of_mma;
+// words_of_layer: of 32 neurons, or more than there are.
+template <int words_of_layer, int parts> struct LsnnClusterProducts : LsnnSlots {
+  static constexpr int items = pairs_of_lane, groups = groups_of_matrix, next = groups;
+  static constexpr int most_warps = groups * most_words_matrix;
+  static constexpr int tiles = words_of_layer;  // of a warp: half of the columns
+  static constexpr int held = held_fragments(tiles, parts);
+  // Products of one part of W with one of dL/dc, and sums of their own, so that a mma does not wait
+  // for the last one.
+  static constexpr int products = parts * (parts + 1) / 2, chains = products == 1 ? 2 : products;
   const Group group;
   const int word;  // of the warp's neurons
   ClusterRows rows;
-  const LsnnMatrixProduct<parts> product;
-  float* const dc;  // [slots,slot]
-  const int slot;  // [8,units,4]
-  float* const sums;  // [2,shares_of_sum,8 items,padded_rows]
+  const int units, part, slot;
+  float* const dc;  // [slots,parts,all items,units,words_of_unit]
+  float* const sums;  // [2,shares_of_sum,all items,rows_of_sum] of the word
+  uint32_t* const beyond;  // [parts tiles - held,words_of_fragment] from the lane's place on
   int turn = 0;  // which of the two sums
+  Quad<uint32_t> fragments[held];
 
-  // x: dL/dc of the lane's neuron in its items. A unit has four neighbouring neurons: both parts of
-  // one item, or the parts of two. Eight lanes have the units of the warp and send them to a block.
+  __device__ __forceinline__ int tile_of_rows() const { return group.id % 2; }
+  __device__ __forceinline__ int share() const { return group.id / 2; }
+  // The word of columns where the share begins. Of an odd number of words the one in the middle is
+  // the last of both shares, each of which has a tile of it.
+  __device__ __forceinline__ int first_word() const { return share() * ((tiles + 1) / 2); }
+  static constexpr int middle_word = tiles / 2;
+
+  // from: [N,NP], all weights. What is beyond is 0. Of a word a lane has eight neighbouring
+  // columns, four in each tile; which place of a mma they take is ours to choose, as long as both
+  // factors agree.
+  __device__ __forceinline__ LsnnClusterProducts(const Layer& l, const Shape& shape,
+                                                 const LsnnMatrixShared& shared, const Group& own,
+                                                 int own_word, const ClusterRows& cluster_rows,
+                                                 const float* from)
+      : LsnnSlots{shape.slots},
+        group(own),
+        word(own_word),
+        rows(cluster_rows),
+        units(shared.units),
+        part(shared.part),
+        slot(shared.slot),
+        dc(shared.dc),
+        sums(shared.sums + own.warp() * 2 * shares_of_sum * columns_of_mma * rows_of_sum),
+        beyond(shared.w + ((int)threadIdx.x / 32 * (parts * tiles - held) * 32 + own.lane()) * 4) {
+    const int N = (int)l.N, NP = (int)padded(l.N), lane = group.lane(),
+              row = 32 * word + side_of_tile * tile_of_rows() + lane / 4;
+#pragma unroll
+    for (int tile = 0; tile < tiles; tile++) {
+      const bool in_middle = tiles % 2 && tile == tiles - 1;
+      const int of_word = in_middle ? middle_word : first_word() + tile / 2,
+                half = in_middle ? share() : tile % 2,
+                column = 32 * of_word + lane % 4 * 8 + half * 4;
+      Quad<float> x[2] = {};
+#pragma unroll
+      for (int below = 0; below < 2; below++)
+        if (row + 8 * below < N && column < NP)
+          x[below] = quad_at(from + (int64_t)(row + 8 * below) * NP + column);
+#pragma unroll
+      for (int of = 0; of < parts; of++) {
+        const Quad<uint32_t> fragment = take_fragment(x[0], x[1]);
+        const int at = of * tiles + tile;
+        if (at < held) fragments[at < held ? at : 0] = fragment;
+        else store_whole(beyond + (at - held) * words_of_fragment, fragment);  // for itself alone
+      }
+    }
+  }
+
+  // x: dL/dc of the lane's neuron in its items. A unit has one part of eight neighbouring neurons
+  // in one item; eight lanes have those of the warp and send them to a block.
   __device__ __forceinline__ void publish(const float (&x)[items]) const {
     rows.begin_step();
-    const uint32_t upper = cvt_rn_bf16x2_f32(x[0], 0.f);
-    const float other = parts == 1 ? x[items - 1] : x[0] - __uint_as_float(upper << 16);
-    const uint32_t own = cvt_rn_bf16x2_f32(x[0], other);
-    const unsigned lane = threadIdx.x % 32;
-    float unit[words_of_unit];
-    gather_halves(own, lane % 8 * 4, unit);
-    const int quad = 8 * word + (int)(lane % 8);
-    if (4 * quad < rows.NP)
-      rows.send(dc + written * slot + (group.id * product.units + quad) * words_of_unit, unit,
-                (int)lane / 8, 4);
+    const unsigned lane = group.lane(), octet = lane % 4, item = lane / 4 % 2;
+    float rest[items] = {x[0], x[1]}, unit[parts][words_of_unit];
+#pragma unroll
+    for (int of = 0; of < parts; of++) {
+      const uint32_t own = take_upper(rest[0], rest[1]);  // of both items
+      const uint32_t neighbour = __shfl_xor_sync(~0u, own, 1);
+      // A lane with an even number has two neurons in the first item, its neighbour in the second.
+      const uint32_t pair = prmt(own, neighbour, lane % 2 ? 0x3276 : 0x5410);
+#pragma unroll
+      for (unsigned i = 0; i < 4; i++)
+        unit[of][i] = __uint_as_float(__shfl_sync(~0u, pair, 8 * octet + 2 * i + item));
+    }
+    const int at = 4 * word + (int)octet;
+    if (8 * at >= rows.NP) return;
+    float* to =
+        dc + written * slot + ((group.id + (int)item * groups) * units + at) * words_of_unit;
+#pragma unroll 1
+    for (int rank = (int)lane / 8; rank < rows.ranks; rank += 4)
+#pragma unroll
+      for (int of = 0; of < parts; of++) rows.send_to(rank, to + of * part, unit[of]);
   }
-  using Sums = const float*;
-  __device__ __forceinline__ static constexpr bool multiplies_first() { return false; }
-  // The product of the step d + 1 later, of which every lane finds its sums at the returned place.
-  __device__ __forceinline__ const float* multiply() {
-    float* to = sums + turn * shares_of_sum * items * columns_of_mma * product.padded_rows;
-    product.multiply(dc + before(before(written)) * slot, to);
+
+  struct Sums { float of[items]; };
+  __device__ __forceinline__ bool multiplies_first() const {
+    return is_second_of_scheduler<most_warps>();  // they have different neurons
+  }
+  // dc: a unit of each part, of the lane's column; half: the tile of the word that they are for.
+  __device__ __forceinline__ void add_tile(const Quad<uint32_t> (&unit)[parts], int half, int tile,
+                                           float (&sum)[chains][4]) const {
+    int product = 0;
+#pragma unroll
+    for (int left = 0; left < parts; left++) {
+      const int at = left * tiles + tile;
+      const Quad<uint32_t> fragment = at < held ? fragments[at < held ? at : 0]
+                                                : quad_at(beyond + (at - held) * words_of_fragment);
+#pragma unroll
+      for (int right = 0; right < parts - left; right++, product++) {
+        const uint32_t factor[2] = {unit[right][2 * half], unit[right][2 * half + 1]};
+        mma_m16n8k16_bf16(sum[products == 1 ? tile % 2 : product], fragment.of, factor);
+      }
+    }
+  }
+  // Of the step d + 1 later.
+  __device__ __forceinline__ Sums multiply() {
+    const int lane = group.lane();
+    const float* from =
+        dc + before(before(written)) * slot + (lane / 4 * units + lane % 4) * words_of_unit;
+    const float* of_share = from + first_word() * 4 * words_of_unit;
+    float sum[chains][4] = {};
+#pragma unroll
+    for (int of_word = 0; of_word < tiles / 2; of_word++) {
+      Quad<uint32_t> unit[parts];
+#pragma unroll
+      for (int of = 0; of < parts; of++)
+        unit[of] = quad_at((const uint32_t*)(of_share + of * part + of_word * 4 * words_of_unit));
+      add_tile(unit, 0, 2 * of_word, sum);
+      add_tile(unit, 1, 2 * of_word + 1, sum);
+    }
+    if constexpr (tiles % 2) {
+      Quad<uint32_t> unit[parts]{};
+#pragma unroll
+      for (int of = 0; of < parts; of++) {
+        uint32_t right[2];
+        load_factor(from + of * part + middle_word * 4 * words_of_unit + 2 * share(), right);
+        unit[of][0] = right[0];
+        unit[of][1] = right[1];
+      }
+      add_tile(unit, 0, tiles - 1, sum);
+    }
+    constexpr int part_of_sum = columns_of_mma * rows_of_sum;
+    float* own = sums + turn * shares_of_sum * part_of_sum;
     turn ^= 1;
-    __syncthreads();
-    return to;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      float all = sum[chains - 1][i];
+#pragma unroll
+      for (int chain = chains - 2; chain >= 0; chain--) all += sum[chain][i];
+      own[share() * part_of_sum + (lane % 4 * 2 + i % 2) * rows_of_sum +
+          side_of_tile * tile_of_rows() + i / 2 * 8 + lane / 4] = all;
+    }
+    barrier_sync_aligned<32 * groups>(1 + group.warp(), Where::current());
+    Sums found{};
+#pragma unroll
+    for (int item = 0; item < items; item++)
+#pragma unroll
+      for (int of = 0; of < shares_of_sum; of++)
+        found.of[item] += own[of * part_of_sum + (group.id + item * groups) * rows_of_sum + lane];
+    return found;
   }
-  __device__ __forceinline__ float carried(const float* of, int item) const {
-    return product.total(of, item * columns_of_mma + group.id, group.thread);
+  __device__ __forceinline__ float carried(const Sums& found, int item) const {
+    return found.of[item];
   }
   __device__ __forceinline__ void end_step() { rows.end_step(); }
 };
 
-template <int parts> __global__ void __launch_bounds__(most_threads_lsnn_cluster, 1)
+template <int words_of_layer, int parts>
+__global__ void __launch_bounds__(32 * groups_of_matrix * most_words_matrix, 1)
     lsnn_matrix_kernel(LsnnBackward job) {
   if (wrong_kernel<PaperSpec>(job.both, *job.p.flags)) return;
   const Layer& l = job.f.layer;
   const Shape& shape = job.shape;
-  const Group group = Group::mine(shape.threads), block = Group::mine((int)blockDim.x);
-  constexpr int items = pairs_of_lane(parts);
+  using Products = LsnnClusterProducts<words_of_layer, parts>;
+  constexpr int groups = Products::groups, items = Products::items;
+  // Warps of the same neurons are neighbours, so that those of a scheduler have different ones.
+  const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
+  const Group group{warp % groups, warp / groups * 32 + lane, shape.threads},
+      block = Group::mine((int)blockDim.x);
   Arena arena(shared_memory());
   const LsnnMatrixShared shared(arena, l, shape);
-  const int N = (int)l.N, NP = (int)padded(l.N),
-            word = Slice(l.N, shape.ranks, (int)cluster_rank()).word;
-  const int first_word = word + group.warp();
-  LsnnClusterProducts<parts> products{
-      {shape.slots},
-      group,
-      first_word,
-      ClusterRows(shared.mbarriers, block, l, shape, columns_of_mma),
-      LsnnMatrixProduct<parts>(shared.w, l, shared.rows),
-      shared.dc,
-      shared.slot,
-      shared.sums};
-  products.product.copy((const float*)job.p.w + (int64_t)32 * word * NP, N - 32 * word, NP);
+  const int word = Slice(l.N, shape.ranks, (int)cluster_rank()).word + group.warp();
+  const int64_t bytes_of_step = (l.N + 7) / 8 * words_of_unit * 4 * parts * columns_of_mma;
+  Products products(l, shape, shared, group, word,
+                    ClusterRows(shared.mbarriers, block, l, shape, bytes_of_step),
+                    (const float*)job.p.w);
   // What pads the last tiles of dL/dc meets weights that are 0.
   for (int i = threadIdx.x; i < shape.slots * shared.slot; i += blockDim.x) shared.dc[i] = 0.f;
   cluster_sync();
-  if (word >= (int)words(l.N)) return;  // nothing is sent to a block without neurons
-  LsnnItems<LsnnClusterProducts<parts>> pairs{
-      job, group, first_word,
-      shared.record + group.id * stages_of_record * items * 2 * group.threads,
-      shared.a + group.id * items * steps_of_replay * group.threads};
-  const int64_t team = blockIdx.x / shape.ranks, teams = gridDim.x / shape.ranks,
-                at_once = items * columns_of_mma;
-  for (int64_t b = team * at_once; b < l.B; b += teams * at_once)
+  if (word >= (int)words(l.N)) return;  // it has nothing to do, and nobody waits for it
+  LsnnItems<Products> pairs{job, group, word,
+                            shared.record + group.id * stages_of_record * items * 2 * group.threads,
+                            shared.a + group.id * items * steps_of_replay * group.threads};
+  const int64_t team = blockIdx.x / shape.ranks, teams = gridDim.x / shape.ranks;
+  for (int64_t b = team * columns_of_mma; b < l.B; b += teams * columns_of_mma)
     pairs.run(b, products, std::make_integer_sequence<int, items>());
 }
 

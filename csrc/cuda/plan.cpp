@@ -184,21 +184,12 @@ Possible lsnn_forward_gather_pass(const Device& device, const Layer& l, Storage 
   return lsnn_forward_pass(Design::gather, device, l, s);
 }
 namespace {
-// What a kernel that goes backwards needs: own: by what the options ask for it; rounds: its factors
-// to bfloat16 numbers.
-struct Backwards {
-  bool in_cluster;
-  Kernels own = Kernels::automatic;
-  bool rounds = false;
-};
-// The same of those that go backwards.
+// The same of those that go backwards. parts: of a factor, of a kernel by matrices, else 0.
 std::string lsnn_backward_refuses(const Device& device, const Layer& l, Storage s,
-                                  int64_t most_neurons, const Backwards& kernel) {
-  const Kernels asked = l.options.kernels;
-  if (kernel.in_cluster && device.most_ranks < 2) return "the GPU has no clusters";
-  if (asks_for_matrices(l) && asked != kernel.own)
-    return "other kernels were asked for";
-  if (kernel.rounds && l.bf16_parts == exact_parts && asked != kernel.own)
+                                  int64_t most_neurons, bool in_cluster, int parts) {
+  if (in_cluster && device.most_ranks < 2) return "the GPU has no clusters";
+  if (l.options.kernels == Kernels::matrices && !parts) return "matrices were asked for";
+  if (parts && parts < l.bf16_parts && l.options.kernels != Kernels::matrices)
     return "its products round to bfloat16, which nobody has allowed";
   const std::string refused = lsnn_refuses(device, l, s, most_neurons);
   return refused.empty() && l.surrogate != PaperSpec::surrogate ? "its surrogate is the triangle"
@@ -231,14 +222,14 @@ template <class Shared> Possible matrix_pass(const Device& device, const Layer& 
 
 Possible lsnn_backward_block_pass(const Device& device, const Layer& l, Storage s) {
   const std::string refused =
-      lsnn_backward_refuses(device, l, s, 32 * most_warps_lsnn_backward, {false});
+      lsnn_backward_refuses(device, l, s, 32 * most_warps_lsnn_backward, false, 0);
   if (!refused.empty()) return impossible(refused);
   return lsnn_sequence<LsnnBackwardShared>(Design::block, device, l, 1,
                                            {most_threads_lsnn_backward, 0, 1}, l.D + 1);
 }
 Possible lsnn_backward_cluster_pass(const Device& device, const Layer& l, Storage s) {
-  const std::string refused = lsnn_backward_refuses(
-      device, l, s, most_threads_lsnn_cluster * device.most_ranks, {true});
+  const std::string refused =
+      lsnn_backward_refuses(device, l, s, most_threads_lsnn_cluster * device.most_ranks, true, 0);
   if (!refused.empty()) return impossible(refused);
   return lsnn_in_cluster(device, l, s, [&](int ranks) {
     return lsnn_sequence<LsnnBackwardShared>(Design::cluster, device, l, ranks,
@@ -246,9 +237,8 @@ Possible lsnn_backward_cluster_pass(const Device& device, const Layer& l, Storag
   });
 }
 Possible lsnn_backward_matrix_pass(const Device& device, const Layer& l, Storage s) {
-  const std::string refused =
-      lsnn_backward_refuses(device, l, s, 32 * most_words_matrix * device.most_ranks,
-                            {true, Kernels::matrices, true});
+  const std::string refused = lsnn_backward_refuses(
+      device, l, s, 32 * most_words_matrix * device.most_ranks, true, l.bf16_parts);
   if (!refused.empty()) return impossible(refused);
   return lsnn_in_cluster(device, l, s, [&](int ranks) {
     const int words_of_block = Slice(l.N, ranks, 0).words;
@@ -256,37 +246,21 @@ Possible lsnn_backward_matrix_pass(const Device& device, const Layer& l, Storage
       return impossible("a block owns " + std::to_string(32 * most_words_matrix) +
                         " neurons at most");
     if (device.teams(ranks) == 0) return no_room(ranks);
-    Pass p{Design::cluster, 1, {columns_of_mma, 32 * words_of_block, ranks, int(l.D + 2)}, 0, 0};
-    p.shape.parts = std::min(l.bf16_parts, most_parts);
-    p.shape.items = pairs_of_lane(p.shape.parts);
+    Pass p{Design::cluster, 1, {groups_of_matrix, 32 * words_of_block, ranks, int(l.D + 2)}, 0, 0};
+    p.shape.parts = l.bf16_parts;
+    p.shape.items = pairs_of_lane;
     return matrix_pass<LsnnMatrixShared>(device, l, p);
   });
 }
 Possible lsnn_backward_block_matrix_pass(const Device& device, const Layer& l, Storage s) {
+  const int parts = std::min(l.bf16_parts, most_parts_of_block);
   const std::string refused =
-      lsnn_backward_refuses(device, l, s, 32 * most_warps_block_matrix,
-                            {false, Kernels::matrices, true});
+      lsnn_backward_refuses(device, l, s, 32 * most_warps_block_matrix, false, parts);
   if (!refused.empty()) return impossible(refused);
   Pass p{Design::block, 1, {1, int(32 * words(l.N)), 1, int(l.D + 1)}, 0, 0};
-  p.shape.parts = std::min(l.bf16_parts, most_parts);
-  p.shape.items = pairs_of_block_lane;
+  p.shape.parts = parts;
+  p.shape.items = pairs_of_lane;
   return matrix_pass<LsnnBlockMatrixShared>(device, l, p);
-}
-Possible lsnn_backward_two_blocks_pass(const Device& device, const Layer& l, Storage s) {
-  const std::string refused = lsnn_backward_refuses(device, l, s, 32 * most_words_two_blocks,
-                                                    {true, Kernels::two_blocks});
-  if (!refused.empty()) return impossible(refused);
-  if (words(l.N) < 2) return impossible("two blocks share out two words of 32 neurons at least");
-  if (l.bf16_parts < 2) return impossible("one part of a factor leaves half of its matrices empty");
-  if (device.teams(2) == 0) return no_room(2);
-  Pass p{Design::cluster,
-         1,
-         {groups_of_two_blocks, 32 * Slice(l.N, 2, 0).words, 2, int(l.D + 2)},
-         0,
-         0};
-  p.shape.parts = l.bf16_parts;
-  p.shape.items = items_of_two_blocks / groups_of_two_blocks;
-  return matrix_pass<LsnnTwoBlocksShared>(device, l, p);
 }
 SpikeTiles spike_tiles(const Device& device, int64_t M, int64_t N, int64_t K) {
   SpikeTiles s;
@@ -317,7 +291,7 @@ static bool may_take(const Layer& l, const Pass& p) {
 }
 Storage backward_storage(const Device& device, const Layer& l, Storage storage) {
   if (storage != Storage::f32 || l.bf16_parts > 1 || l.S == 0 ||
-      asks_for_matrices(l))
+      l.options.kernels == Kernels::matrices)
     return storage;
   auto least_cycles = [&](Storage s) {  // of the designs that can run the layer
     double least = std::numeric_limits<double>::infinity();
@@ -361,7 +335,7 @@ Plan choose(const Device& device, const Layer& l, Storage storage, const Activit
   auto wins = [&](const Possible& lsnn, const Pass& general, const auto& own_cycles,
                   const auto& general_cycles) {
     if (!lsnn.yes || !may_take(l, lsnn.pass)) return false;
-    if (lsnn.pass.shape.parts && asks_for_matrices(l)) return true;
+    if (lsnn.pass.shape.parts && l.options.kernels == Kernels::matrices) return true;
     return own_cycles(device, l, storage, lsnn.pass, activity) <
            general_cycles(device, l, storage, general, activity);
   };

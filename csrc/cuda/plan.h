@@ -101,11 +101,6 @@ inline bool by_lsnn(const BackwardArgs& f, const Plan& plan) {
   return plan.lsnn_backward && !f.gv && !f.ga && !f.gA && !f.want && !f.saved.y_is_bf16;
 }
 
-// Whether the options ask for one of the kernels by matrices.
-inline bool asks_for_matrices(const Layer& l) {
-  return l.options.kernels == Kernels::matrices || l.options.kernels == Kernels::two_blocks;
-}
-
 // The pass that a design would use, or why it cannot run this layer on this GPU. `l` needs T, B, N,
 // S, D, delays, smooth and whether `delay` is null; those of the paper's network the choices of the
 // model and the surrogate, and `choose` the design and kernels of its options, too.
@@ -129,13 +124,11 @@ Possible lsnn_backward_block_pass(const Device&, const Layer& l, Storage);
 Possible lsnn_backward_cluster_pass(const Device&, const Layer& l, Storage);
 Possible lsnn_backward_matrix_pass(const Device&, const Layer& l, Storage);
 Possible lsnn_backward_block_matrix_pass(const Device&, const Layer& l, Storage);
-Possible lsnn_backward_two_blocks_pass(const Device&, const Layer& l, Storage);
 inline constexpr LsnnKernel lsnn_backward_kernels[] = {
     {"lsnn", &lsnn_backward_block_pass},
     {"lsnn, cluster", &lsnn_backward_cluster_pass},
     {"lsnn, matrices", &lsnn_backward_matrix_pass},
-    {"lsnn, matrices in a block", &lsnn_backward_block_matrix_pass},
-    {"lsnn, matrices in two blocks", &lsnn_backward_two_blocks_pass}};
+    {"lsnn, matrices in a block", &lsnn_backward_block_matrix_pass}};
 
 // The storage with which the formulas below expect the backward pass to be fastest: that of the
 // numbers, or weights in bfloat16 where the layer allows it.

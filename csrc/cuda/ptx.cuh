@@ -131,27 +131,16 @@ LSNN_DEVICE unsigned mapa_shared_cluster(const void* shared, unsigned rank) {
 #endif
   return there;
 }
-// Two or four numbers into a block of the cluster, at the places that these pointers are in this
-// one; the barrier there counts their bytes.
-template <int n> LSNN_DEVICE void st_async_shared_cluster(float* shared, const float (&x)[n],
-                                                          uint64_t* mbarrier, unsigned rank,
-                                                          Where) {
-  static_assert(n == 2 || n == 4);
+// Four numbers into a block of the cluster, at the places that these pointers are in this one; the
+// barrier there counts their bytes.
+LSNN_DEVICE void st_async_shared_cluster(float* shared, const float (&x)[4], uint64_t* mbarrier,
+                                         unsigned rank, Where) {
 #if LSNN_CLUSTERS
-  const unsigned to = mapa_shared_cluster(shared, rank),
-                 counted = mapa_shared_cluster(mbarrier, rank);
-  if constexpr (n == 4)
-    asm volatile(
-        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1,%2,%3,%4}, "
-        "[%5];" ::"r"(to),
-        "f"(x[0]), "f"(x[1]), "f"(x[2]), "f"(x[3]), "r"(counted)
-        : "memory");
-  else
-    asm volatile(
-        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1,%2}, [%3];" ::
-            "r"(to),
-        "f"(x[0]), "f"(x[1]), "r"(counted)
-        : "memory");
+  asm volatile(
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1,%2,%3,%4}, "
+      "[%5];" ::"r"(mapa_shared_cluster(shared, rank)),
+      "f"(x[0]), "f"(x[1]), "f"(x[2]), "f"(x[3]), "r"(mapa_shared_cluster(mbarrier, rank))
+      : "memory");
 #endif
 }
 
@@ -192,6 +181,10 @@ LSNN_DEVICE uint32_t cvt_rn_bf16x2_f32(float first, float second) {
 #endif
   return pair;
 }
+// Four of the eight bytes of two words, by the hexadecimal digits of `which`, the last one first.
+LSNN_DEVICE uint32_t prmt(uint32_t low, uint32_t high, uint32_t which) {
+  return __byte_perm(low, high, which);
+}
 // c (16,8) += a (16,16) b (16,8) of bfloat16, by all lanes of a warp; PTX says which lane holds
 // what of them.
 LSNN_DEVICE void mma_m16n8k16_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
@@ -231,13 +224,12 @@ LSNN_DEVICE void mbarrier_arrive_expect_tx(uint64_t* shared, unsigned bytes, Whe
 LSNN_DEVICE bool mbarrier_try_wait_parity(const uint64_t* shared, unsigned parity, Where where) {
   return emulator::passed_mbarrier(shared, parity, where);
 }
-template <int n> LSNN_DEVICE void st_async_shared_cluster(float* shared, const float (&x)[n],
-                                                          uint64_t* mbarrier, unsigned rank,
-                                                          Where where) {
+LSNN_DEVICE void st_async_shared_cluster(float* shared, const float (&x)[4], uint64_t* mbarrier,
+                                         unsigned rank, Where where) {
   const auto there = [&](auto* own) {
     return cooperative_groups::this_cluster().map_shared_rank(own, rank, where);
   };
-  emulator::store_async<4 * n>(there(shared), x, there(mbarrier), where);
+  emulator::store_async(there(shared), x, there(mbarrier), where);
 }
 template <int bytes> LSNN_DEVICE void cp_async_shared_global(void* shared, const void* global,
                                                              Where where) {
@@ -247,6 +239,12 @@ LSNN_DEVICE void cp_async_commit_group(Where) { emulator::commit_copies(); }
 template <int left> LSNN_DEVICE void cp_async_wait_group(Where) { emulator::wait_copies(left); }
 LSNN_DEVICE uint32_t cvt_rn_bf16x2_f32(float first, float second) {
   return bfloat16(first).bits | (uint32_t)bfloat16(second).bits << 16;
+}
+LSNN_DEVICE uint32_t prmt(uint32_t low, uint32_t high, uint32_t which) {
+  const uint64_t both = (uint64_t)high << 32 | low;
+  uint32_t found = 0;
+  for (int i = 0; i < 4; i++) found |= (uint32_t)(both >> (which >> 4 * i & 7) * 8 & 0xff) << 8 * i;
+  return found;
 }
 LSNN_DEVICE void mma_m16n8k16_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                                    Where where = Where::current()) {

@@ -111,44 +111,53 @@ struct LsnnBackwardShared {
   }
 };
 
-// Of the kernel in lsnn_matrix_cluster.cuh.
-inline constexpr int columns_of_mma = 8;  // items of a group of threads each
-inline constexpr int most_words_matrix = most_threads_lsnn_cluster / (32 * columns_of_mma);
-inline constexpr int shares_of_sum = 4;  // warps that make the parts of a sum
-inline constexpr int words_of_unit = 4;  // see publish() there
+// Of both kernels by matrices.
 inline constexpr int side_of_tile = 16;  // rows and columns of W in the left factor of a mma
 inline constexpr int words_of_fragment = 4 * 32;  // of all lanes, such a factor
-inline constexpr int most_parts = 2;
-constexpr int products_of_parts(int parts) { return parts == 1 ? 1 : 3; }
-constexpr int pairs_of_lane(int parts) { return parts == 1 ? 2 : 1; }
+inline constexpr int pairs_of_lane = 2;  // a lane's neuron in so many items
 // Items that go through the steps together.
 LSNN_INLINE int items_of_block(const Shape& shape) { return shape.groups * shape.items; }
-LSNN_INLINE int tiles_across(int64_t N) { return (int)((N + side_of_tile - 1) / side_of_tile); }
-// From one of the eight columns to the next: half of a row of banks more than a multiple of it, so
-// that the two columns which a quarter of a warp loads lie in different ones.
-LSNN_INLINE int units_of_column(int64_t N) {
-  const int quads = 4 * tiles_across(N);
-  return quads + (quads % 8 ? 0 : 4);
+
+// Of the kernel in lsnn_matrix_cluster.cuh.
+inline constexpr int columns_of_mma = 8;  // items of a cluster
+inline constexpr int groups_of_matrix = columns_of_mma / pairs_of_lane;
+inline constexpr int most_words_matrix = 2;  // of a block, which has a group's warp for each
+inline constexpr int shares_of_sum = 2;  // of the columns: warps that make the parts of a sum
+inline constexpr int words_of_unit = 4;  // one part of eight neighbouring neurons' dL/dc
+// Of a layer, whose kernel is one for as many words or some more.
+LSNN_INLINE int words_of_kernel(int64_t N) {
+  const int all = (int)words(N);
+  return all < 4 ? 4 : all <= 8 ? all : (all + 1) / 2 * 2;
 }
-constexpr int padded_rows_of_sum(int rows) { return rows + 4; }
+// Of a warp's fragments, parts x words, those that registers hold; the others lie in shared memory.
+constexpr int held_fragments(int of_kernel, int parts) {
+  const int most = parts == 3 ? 22 : 25;
+  return of_kernel * parts < most ? of_kernel * parts : most;
+}
+// From item to item: half of a row of banks more than a multiple of it, so that the two items which
+// a quarter of a warp loads lie in different ones.
+constexpr int units_of_item(int of_kernel) { return 4 * of_kernel + (of_kernel % 2 ? 0 : 4); }
+inline constexpr int rows_of_sum = 32 + 4;  // so that the stores of a warp meet different banks
 
 struct LsnnMatrixShared {
-  int rows, slot;  // of weights; numbers of a slot
-  uint32_t* w;  // [rows / side_of_tile,across,parts,words_of_fragment]
-  float* dc;  // [slots,slot]
-  float* sums;  // [2,shares_of_sum,items,padded rows]
+  int units, part, slot;  // of an item; numbers of a part of dL/dc, and of a slot
+  uint32_t* w;  // [warps,fragments that registers do not hold,words_of_fragment]
+  float* dc;  // [slots,parts,items,units,words_of_unit]
+  float* sums;  // [words of the block,2,shares_of_sum,items,rows_of_sum]
   float* record;  // [groups,stages_of_record,items of a lane,2,threads]
   float* a;  // [groups,items of a lane,steps_of_replay,threads]
   uint64_t* mbarriers;  // [2]
 
   LSNN_METHOD LsnnMatrixShared(Arena& m, const Layer& l, const Shape& shape) {
-    const int64_t across = tiles_across(l.N), items = items_of_block(shape),
-                  pairs = items * shape.threads;
-    rows = Slice(l.N, shape.ranks, 0).width;
-    slot = columns_of_mma * units_of_column(l.N) * words_of_unit;
-    w = m.take<uint32_t>(rows / side_of_tile * across * shape.parts * words_of_fragment);
+    const int of_kernel = words_of_kernel(l.N), words_of_block = shape.threads / 32;
+    const int64_t pairs = columns_of_mma * shape.threads;
+    units = units_of_item(of_kernel);
+    part = columns_of_mma * units * words_of_unit;
+    slot = shape.parts * part;
+    w = m.take<uint32_t>((int64_t)groups_of_matrix * words_of_block * words_of_fragment *
+                         (of_kernel * shape.parts - held_fragments(of_kernel, shape.parts)));
     dc = m.take<float>((int64_t)shape.slots * slot);
-    sums = m.take<float>(2 * shares_of_sum * items * padded_rows_of_sum(rows));
+    sums = m.take<float>(2 * words_of_block * shares_of_sum * columns_of_mma * rows_of_sum);
     record = m.take<float>(pairs * stages_of_record * 2);
     a = m.take<float>(pairs * steps_of_replay);
     mbarriers = m.take<uint64_t>(2);
@@ -156,7 +165,7 @@ struct LsnnMatrixShared {
 };
 
 // Of the kernel in lsnn_matrix_block.cuh.
-inline constexpr int pairs_of_block_lane = 2;
+inline constexpr int most_parts_of_block = 2;
 inline constexpr int most_warps_block_matrix = 7;  // whose registers hold the weights
 // From one column of dL/dc to the next, in bfloat16 numbers: 32 bytes more than a multiple of the
 // banks, so that what four columns are loaded from meets no bank twice.
@@ -170,45 +179,12 @@ struct LsnnBlockMatrixShared {
   float* a;  // [items of a lane,steps_of_replay,threads]
 
   LSNN_METHOD LsnnBlockMatrixShared(Arena& m, const Layer&, const Shape& shape) {
-    const int64_t tiles = shape.threads / side_of_tile, pairs = pairs_of_block_lane * shape.threads;
+    const int64_t tiles = shape.threads / side_of_tile, pairs = pairs_of_lane * shape.threads;
     column = numbers_of_column(shape.threads);
     lower = m.take<uint32_t>(shape.parts == 2 ? tiles * tiles * words_of_fragment : 0);
-    dc = m.take<uint16_t>((int64_t)shape.slots * pairs_of_block_lane * shape.parts * column);
+    dc = m.take<uint16_t>((int64_t)shape.slots * pairs_of_lane * shape.parts * column);
     record = m.take<float>(pairs * stages_of_record * 2);
     a = m.take<float>(pairs * steps_of_replay);
-  }
-};
-
-// Of the kernel in lsnn_matrix_two_blocks.cuh.
-inline constexpr int groups_of_two_blocks = 2, items_of_two_blocks = 4;  // half of these a group's
-inline constexpr int most_words_two_blocks = 8;  // whose weights registers hold
-LSNN_INLINE bool is_in_two_blocks(const Shape& shape) {
-  return shape.parts && shape.groups == groups_of_two_blocks && shape.ranks == 2;
-}
-// Columns of sums for different items meet different banks.
-inline constexpr int rows_of_two_blocks_sum = 32 + 8;
-
-struct LsnnTwoBlocksShared {
-  int units, slot;  // of an item in a slot; numbers of a slot
-  uint32_t* lowest;  // [warps,across,words_of_fragment] with three parts
-  float* dc;  // [slots,slot]: [items,units,4] of two parts, then [items,units,2] of a third
-  float* sums;  // [2,words of the block,items,rows_of_two_blocks_sum]
-  float* record;  // [groups,stages_of_record,items of a lane,2,threads]
-  float* a;  // [groups,items of a lane,steps_of_replay,threads]
-  uint64_t* mbarriers;  // [2]
-
-  LSNN_METHOD LsnnTwoBlocksShared(Arena& m, const Layer& l, const Shape& shape) {
-    const int64_t N = 32 * words(l.N), pairs = items_of_two_blocks * shape.threads;
-    units = units_of_column(N);
-    slot = items_of_two_blocks * units * 2 * shape.parts;
-    lowest = m.take<uint32_t>(shape.parts == 3 ? shape.groups * shape.threads / 32 *
-                                                     tiles_across(N) * words_of_fragment
-                                               : 0);
-    dc = m.take<float>((int64_t)shape.slots * slot);
-    sums = m.take<float>(2 * shape.threads / 32 * items_of_two_blocks * rows_of_two_blocks_sum);
-    record = m.take<float>(pairs * stages_of_record * 2);
-    a = m.take<float>(pairs * steps_of_replay);
-    mbarriers = m.take<uint64_t>(2);
   }
 };
 

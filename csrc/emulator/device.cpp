@@ -309,8 +309,8 @@ static Block& block_of(const void* address, Place place) {
 // did: the phase that it belongs to knows the sender, and who lets it arrive has waited for the
 // phase before.
 bool delay(const Store& store) {
-  if (reinterpret_cast<uintptr_t>(store.shared) % store.bytes)
-    fail_at(store.place, "store of ", store.bytes, " bytes: not on a boundary of as many");
+  if (reinterpret_cast<uintptr_t>(store.shared) % Store::bytes)
+    fail_at(store.place, "store of ", Store::bytes, " bytes: not on a boundary of as many");
   Block& to = block_of(store.shared, store.place);
   Scheduler& s = *active;
   if (to.late.size() == to.late.capacity() || s.random_below(256) >= s.options.late_in_256)

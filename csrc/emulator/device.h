@@ -107,14 +107,14 @@ void arrive_mbarrier(uint64_t*, unsigned bytes, Place = Place::current());
 void count_bytes(uint64_t*, unsigned bytes, Place);
 bool has_passed(const uint64_t*, unsigned parity, Place);
 
-// st.async: 8 or 16 bytes into the shared memory of any block of the cluster, counted by a barrier
+// st.async: 16 bytes into the shared memory of any block of the cluster, counted by a barrier
 // beside them. They arrive at once, or when a thread waits for that barrier, in any order.
 struct Store {
+  static constexpr unsigned bytes = 16;
   void* shared;
   uint64_t* mbarrier;
   Place place;
-  unsigned bytes;
-  unsigned char x[16];
+  unsigned char x[bytes];
 };
 // Into a block of a cluster that have not arrived; beyond, they arrive at once.
 inline constexpr unsigned most_late_stores = 2048;
@@ -122,15 +122,14 @@ bool delay(const Store&);  // whether the store will be late
 bool arrived_store(const uint64_t* mbarrier, unsigned parity, Store&, Place);  // of the late ones
 
 inline void arrive(const Store& store) {
-  memcpy(store.shared, store.x, store.bytes);  // here, where sanitizers see it
-  count_bytes(store.mbarrier, store.bytes, store.place);
+  memcpy(store.shared, store.x, Store::bytes);  // here, where sanitizers see it
+  count_bytes(store.mbarrier, Store::bytes, store.place);
 }
-template <unsigned bytes> void store_async(void* shared, const void* from, uint64_t* mbarrier,
-                                           Place place = Place::current()) {
-  static_assert(bytes == 8 || bytes == 16);
+inline void store_async(void* shared, const void* from, uint64_t* mbarrier,
+                        Place place = Place::current()) {
   maybe_yield(place);
-  Store store{shared, mbarrier, place, bytes, {}};
-  memcpy(store.x, from, bytes);
+  Store store{shared, mbarrier, place, {}};
+  memcpy(store.x, from, Store::bytes);
   if (!delay(store)) arrive(store);
 }
 // mbarrier.test_wait.parity: whether the phase of this parity has ended, 0 for the first one.

@@ -26,8 +26,7 @@ MOST_CYCLES_OF_ALL = {"lsnn_block_matrix_kernel<7, 2>": 2050,
                       "lsnn_forward_kernel<2, true, true, float>": 700,
                       "lsnn_forward_kernel<4, false, true, float>": 2400,
                       "lsnn_backward_kernel<7, LsnnBlockGradients>": 2700,
-                      "lsnn_matrix_kernel<2>": 3300,
-                      "lsnn_matrix_kernel<1>": 3400}
+                      }
 SPIKES = 0.02  # of a neuron and step, whose rows are read
 STEPS_OF_REPLAY, SEGMENT, WORD = 8, 128, 32  # steps that are replayed together, and a word's
 # What the formulas of cycles.cpp take for these steps, and how far it may be from what is counted
@@ -37,6 +36,7 @@ COUNTED = {"lsnn_forward_kernel<2, true, true, float>": "lsnn_step",
            "lsnn_matrix_kernel<2>": "lsnn_matrix_step",
            "lsnn_matrix_kernel<1>": "lsnn_matrix_pairs_step",
            "lsnn_backward_kernel<7, LsnnBlockGradients>": "lsnn_backward_step"}
+COUNTED_OF_ALL = {}
 MOST_OFF = 0.05
 
 
@@ -107,10 +107,7 @@ def read_lsnn(name: str, kernel: Kernel) -> Iterator[str]:
     if name.startswith("lsnn_backward"):
         yield from read_lsnn_backward(name, kernel)
         return
-    if name.startswith("lsnn_matrix"):
-        yield from read_lsnn_matrix(name, kernel)
-        return
-    if name.startswith(("lsnn_block_matrix", "lsnn_two_block_matrix")):
+    if "matrix" in name:
         yield from read_lsnn_own_rows(name, kernel)
         return
     of = name[name.index("<") + 1:-1].split(", ")
@@ -272,57 +269,15 @@ def read_lsnn_backward(name: str, kernel: Kernel) -> Iterator[str]:
     yield from walk_all(name, taken, "two items and replays")
 
 
-def read_lsnn_matrix(name: str, kernel: Kernel) -> Iterator[str]:
-    """The same by matrices: in a step what is sent, a round of a warp's product, a barrier, the
-    adjoint of one item of a lane or two, and a wait for the other blocks."""
-    parts = int(name[name.index("<") + 1])
-    items, mma = (2, 4) if parts == 1 else (1, 6)  # of a lane; of a round of two tiles
-    step = kernel.loop_with("LDGDEPBAR", "HMMA")
-    if step is None or len(kernel.find("LDGSTS", step)) != 2 * items:
-        yield f"{name}: expected a loop over steps with {2 * items} copies and matrices"
-        return
-    if kernel.find("CCTL", step):
-        yield f"{name}: empties the first level cache in a step"
-    sent, barriers = (len(kernel.find(what, step)) for what in (r"STAS\.128", "BAR"))
-    if sent != 1 or barriers != 1:
-        yield (f"{name}: expected a step with a store of 16 bytes to other blocks and a barrier, "
-               f"found {sent} and {barriers}")
-        return
-
-    def path_with(more: list[str]) -> list[int]:
-        # y, dL/dz and adaptation of each item, then the parts of its sum
-        return kernel.through(step, [
-            r"STAS\.128", *[r"LDS$"] * (3 * items), *more, *["LDGSTS"] * (2 * items),
-            *["HMMA"] * mma, "BAR", *[r"LDS$"] * (4 * items), "SYNCS"])
-
-    path = path_with([])
-    if not path:
-        yield f"{name}: expected a path through a step that reads and adds up sums"
-        return
-    yield from walk(name, kernel, path, f"{mma} products of tiles of a warp",
-                    MOST_CYCLES_MATRICES[name], 4)
-    # A quarter of 32 columns of tiles, two in a round; half of eight blocks, of which one is the
-    # own.
-    product, sending = (kernel.loop_around(what, step) for what in ("HMMA", "STAS"))
-
-    def whole_path_with(more: list[str]) -> list[int]:
-        return repeated(repeated(path_with(more), product, 4), sending, 2)
-
-    waits = max(i for i in path if kernel.code[i].name.startswith("SYNCS"))
-    taken = with_replays(kernel, step, items, Load(16, sent=512 * 7 / 8, waits=waits),
-                         whole_path_with)
-    yield from walk_all(name, taken, f"{8 * items} items")
-
-
 class OwnRows(NamedTuple):
     """What a step has of a kernel whose warps have the weights of their own rows in registers."""
 
     warps: int
     mma: int
-    counts: dict[str, int]  # of some instructions, once in a product
+    counts: dict[str, int]  # of some instructions, in a product
     more: dict[str, int]  # once in a step
-    counted: str  # the name in costs.h
     load: Load
+    sends: int = 1  # how many times in a step a lane sends what it does
 
 
 def own_rows(name: str) -> OwnRows:
@@ -330,15 +285,15 @@ def own_rows(name: str) -> OwnRows:
     if name.startswith("lsnn_block"):  # the lower parts; dL/dc of a tile's columns; the barrier
         return OwnRows(first, 4 * first * parts,
                        {r"LDS\.128": 4 * first * (parts - 1), r"LDS\.64": 2 * first}, {"BAR": 1},
-                       {1: "lsnn_block_medium", 2: "lsnn_block_high"}[parts], Load(first))
-    # The third parts; two of dL/dc; the barrier of two warps; what is sent, half to the other block
-    across, words = 2 * first, (first + 1) // 2
-    third = parts == 3
-    return OwnRows(2 * words, across * (4 if third else 2),
-                   {r"LDS\.128": across * third, r"LDS\.64": across * (1 + third), "BAR": 1},
-                   {r"STAS\.128": 1, r"STAS\.64": int(third)},
-                   "lsnn_two_blocks" if third else "lsnn_two_blocks_high",
-                   Load(2 * words, words, sent=(512 + 256 * third) / 2 / (1 + third)))
+                       Load(first))
+    # dL/dc of a word, or of half of the middle one, and what registers do not hold; the barrier of
+    # four warps; what is sent, to all of 4 or 8 blocks, of which one is the own.
+    beyond = max(first * parts - (22 if parts == 3 else 25), 0)
+    blocks = 4 if first <= 8 else 8
+    return OwnRows(8, first * parts * (parts + 1) // 2,
+                   {r"LDS\.128": first // 2 * parts + beyond, r"LDS\.64": first % 2 * parts,
+                    "BAR": 1},
+                   {r"STAS\.128": parts}, Load(8, 2, sent=512 * (blocks - 1) / blocks), blocks // 4)
 
 
 def read_lsnn_own_rows(name: str, kernel: Kernel) -> Iterator[str]:
@@ -361,14 +316,16 @@ def read_lsnn_own_rows(name: str, kernel: Kernel) -> Iterator[str]:
     sent = ["STAS"] * sum(n for what, n in of.more.items() if what.startswith("STAS"))
     end = ["BAR"] * of.more.get("BAR", 0)
 
+    def as_often(patterns: list[str]) -> list[int]:
+        path = kernel.through(step, patterns)
+        return repeated(path, kernel.loop_around("STAS", step), of.sends) if sent else path
+
     # y, dL/dz and adaptation of both items, then copies of the first two for a later step
     def late(more: list[str]) -> list[int]:
-        return kernel.through(step, [*sent, *[r"LDS$"] * 6, *more, *["LDGSTS"] * 4, *product,
-                                     *end])
+        return as_often([*sent, *[r"LDS$"] * 6, *more, *["LDGSTS"] * 4, *product, *end])
 
     def early(more: list[str]) -> list[int]:
-        return kernel.through(step, [*product, *sent, *[r"LDS$"] * 6, *more, *["LDGSTS"] * 4,
-                                     *end])
+        return as_often([*product, *sent, *[r"LDS$"] * 6, *more, *["LDGSTS"] * 4, *end])
 
     ways = [late, early][:times]
     paths = [way([]) for way in ways]
@@ -382,7 +339,7 @@ def read_lsnn_own_rows(name: str, kernel: Kernel) -> Iterator[str]:
     taken = cycles_of_step(kernel, [[path] for path in paths], load)
     print(f"{name}\n    {len(kernel.code)} instructions; a step has {len(paths[0])}: all warps "
           f"take {taken:.0f} cycles by the model of multiprocessor.py, nothing measured")
-    if name in MOST_CYCLES_OF_ALL:
-        yield from hold_against_costs(
-            of.counted, cost(f"{of.counted}_step") + of.warps * cost(f"{of.counted}_warp"), taken)
+    if counted := COUNTED_OF_ALL.get(name):
+        yield from hold_against_costs(counted[0], sum(
+            cost(of_cost) * times for of_cost, times in counted[1]), taken)
     yield from walk_all(name, with_replays(kernel, step, 2, load, *ways), "replays of two items")

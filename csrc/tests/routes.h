@@ -28,10 +28,9 @@ inline constexpr Route routes[] = {
     {"lsnn_cluster", Design::cluster, Kernels::automatic},
     {"lsnn_block_high", Design::block, Kernels::matrices, 2},
     {"lsnn_block_medium", Design::block, Kernels::matrices, 1},
+    {"lsnn_highest", Design::cluster, Kernels::matrices, exact_parts},
     {"lsnn_high", Design::cluster, Kernels::matrices, 2},
     {"lsnn_medium", Design::cluster, Kernels::matrices, 1},
-    {"lsnn_two_blocks", Design::cluster, Kernels::two_blocks, exact_parts},
-    {"lsnn_two_blocks_high", Design::cluster, Kernels::two_blocks, 2},
 };
 inline constexpr int n_routes = sizeof routes / sizeof routes[0];
 

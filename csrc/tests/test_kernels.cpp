@@ -100,7 +100,7 @@ template <class T> bool takes(int route, int only, const Run<T>& r, const cuda::
   const ForwardArgs f = r.forward_args();
   if (!routes[route].is_lsnn()) return true;
   const cuda::Plan plan = cuda::choose(device, layer, storage, {});
-  if (cuda::asks_for_matrices(layer) && !plan.lsnn_backward) return false;
+  if (routes[route].kernels == lsnn::Kernels::matrices && !plan.lsnn_backward) return false;
   return (plan.lsnn || plan.lsnn_backward) && !(f.trace_v && f.trace_a && f.trace_A);
 }
 

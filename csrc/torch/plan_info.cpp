@@ -59,7 +59,7 @@ Storage find_storage(const std::string& dtype, const std::string& weights) {
 // paper's network.
 std::string reason(const Pass& pass, const Layer& l, const py::dict& considered) {
   const char* chosen = name_of(pass);
-  if (pass.shape.parts && asks_for_matrices(l)) return "matrices were asked for";
+  if (pass.shape.parts && l.options.kernels == Kernels::matrices) return "matrices were asked for";
   if (l.options.design != Design::automatic)
     return pass.kernel ? "its design was asked for" : "it was asked for";
   std::string others, impossible;
