@@ -53,6 +53,7 @@ struct LsnnPair {
   LsnnReplay replayed;
   Adjoint<float> d;
   Carry<float> before{};  // what the step read
+  Slope<float> at_test{};  // of the step
   float gz = 0.f;  // dL/dz from outside
 
   // steps: of the item.
@@ -84,13 +85,17 @@ struct LsnnPair {
     before = replayed.read_by(t, record[0]);
     gz = record[threads];
   }
+  // What needs no product.
+  __device__ __forceinline__ void find_slope() {
+    at_test = slope_of_step(neuron.spec, neuron.k, before);
+  }
   // carried: what (1) carries back to the spikes of step t, where they reach a step.
   __device__ __forceinline__ void step(int t, float carried) {
     Adjoint<float> next = d;
     next.z = d.z + (t >= end ? 0.f : carried) + gz;
     Coefs<float> g{};
     step_adjoint(neuron.spec, neuron.k, before, 0.f, 0.f, 0.f, next, g,
-                 [&](float, float) { return slope_of_step(neuron.spec, neuron.k, before); });
+                 [&](float, float) { return at_test; });
     const bool is_step = t < length;
     d = {is_step ? next.v : d.v, is_step ? next.a : d.a, is_step ? next.i : d.i,
          is_step ? next.z : d.z};
@@ -233,11 +238,11 @@ template <class Products> struct LsnnItems {
 #pragma unroll 1
     for (int t = longest - 1; t >= 0; t--) {
       typename Products::Sums found;
-      if (products.multiplies_first()) found = products.multiply();
       float x[items];
 #pragma unroll
       for (int item = 0; item < items; item++) x[item] = pair[item].current(t);
       products.publish(x);
+      if (products.multiplies_first()) found = products.multiply();
 #pragma unroll
       for (int item = 0; item < items; item++)
         if (pair[item].works(t)) *gx.of(item) = x[item];
@@ -248,6 +253,8 @@ template <class Products> struct LsnnItems {
         pair[item].read(t, stage + 2 * item * threads, threads);
       if (LsnnReplay::is_due(t) | (t == 1) | begins(pair, t)) [[unlikely]]
         prepare(pair, t);
+#pragma unroll
+      for (int item = 0; item < items; item++) pair[item].find_slope();
       stages.advance(copy);
       if (!products.multiplies_first()) found = products.multiply();
 #pragma unroll

@@ -325,7 +325,7 @@ def read_lsnn_own_rows(name: str, kernel: Kernel) -> Iterator[str]:
         return as_often([*sent, *[r"LDS$"] * 6, *more, *["LDGSTS"] * 4, *product, *end])
 
     def early(more: list[str]) -> list[int]:
-        return as_often([*product, *sent, *[r"LDS$"] * 6, *more, *["LDGSTS"] * 4, *end])
+        return as_often([*sent, *product, *[r"LDS$"] * 6, *more, *["LDGSTS"] * 4, *end])
 
     ways = [late, early][:times]
     paths = [way([]) for way in ways]
