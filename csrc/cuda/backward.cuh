@@ -33,7 +33,7 @@ template <class T> struct BlockGradients {
 template <class T> struct ClusterGradients {
   static_assert(sizeof(T) == 4);
   static constexpr bool in_cluster = true;
-  ClusterRows rows;
+  ClusterRows<2> rows;
 
   __device__ __forceinline__ ClusterGradients(const Group& group, uint64_t* mbarriers,
                                               const Layer& l, const Shape& shape)

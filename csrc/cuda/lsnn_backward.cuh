@@ -141,7 +141,7 @@ struct LsnnBlockGradients {
 // before, others write in step n + 1 at most: d + 3 slots are enough.
 struct LsnnClusterGradients {
   static constexpr bool in_cluster = true;
-  ClusterRows rows;
+  ClusterRows<2> rows;
   const int first_word;
 
   __device__ __forceinline__ LsnnClusterGradients(const Group& group,

@@ -265,6 +265,7 @@ template <class Products> struct LsnnItems {
       products.advance();
       products.end_step();
     }
+    products.finish();
 #pragma unroll
     for (int item = 0; item < items; item++) pair[item].store_first_state();
     if (!job.f.gfirst.z) return;

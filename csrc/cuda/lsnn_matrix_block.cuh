@@ -116,6 +116,7 @@ template <int warps, int parts> struct LsnnBlockProducts : LsnnSlots {
     return found.of[item];
   }
   __device__ __forceinline__ void end_step() const { __syncthreads(); }
+  __device__ __forceinline__ void finish() const {}
 };
 
 template <int warps, int parts> __global__ void __launch_bounds__(32 * warps, 1)

@@ -19,6 +19,7 @@ namespace lsnn::cuda {
 // words_of_layer: of 32 neurons, or more than there are.
 template <int words_of_layer, int parts> struct LsnnClusterProducts : LsnnSlots {
   static constexpr int items = pairs_of_lane, groups = groups_of_matrix, next = groups;
+  using Rows = ClusterRows<barriers_of_matrix>;
   static constexpr int most_warps = groups * most_words_matrix;
   static constexpr int tiles = words_of_layer;  // of a warp: half of the columns
   static constexpr int held = held_fragments(tiles, parts);
@@ -27,7 +28,7 @@ template <int words_of_layer, int parts> struct LsnnClusterProducts : LsnnSlots 
   static constexpr int products = parts * (parts + 1) / 2, chains = products == 1 ? 2 : products;
   const Group group;
   const int word;  // of the warp's neurons
-  ClusterRows rows;
+  Rows rows;
   const int units, part, slot;
   float* const dc;  // [slots,parts,all items,units,words_of_unit]
   float* const sums;  // [2,shares_of_sum,all items,rows_of_sum] of the word
@@ -47,7 +48,7 @@ template <int words_of_layer, int parts> struct LsnnClusterProducts : LsnnSlots 
   // factors agree.
   __device__ __forceinline__ LsnnClusterProducts(const Layer& l, const Shape& shape,
                                                  const LsnnMatrixShared& shared, const Group& own,
-                                                 int own_word, const ClusterRows& cluster_rows,
+                                                 int own_word, const Rows& cluster_rows,
                                                  const float* from)
       : LsnnSlots{shape.slots},
         group(own),
@@ -84,7 +85,7 @@ template <int words_of_layer, int parts> struct LsnnClusterProducts : LsnnSlots 
 
   // x: dL/dc of the lane's neuron in its items. A unit has one part of eight neighbouring neurons
   // in one item; eight lanes have those of the warp and send them to a block.
-  __device__ __forceinline__ void publish(const float (&x)[items]) const {
+  __device__ __forceinline__ void publish(const float (&x)[items]) {
     rows.begin_step();
     const unsigned lane = group.lane(), octet = lane % 4, item = lane / 4 % 2;
     float rest[items] = {x[0], x[1]}, unit[parts][words_of_unit];
@@ -99,13 +100,13 @@ template <int words_of_layer, int parts> struct LsnnClusterProducts : LsnnSlots 
         unit[of][i] = __uint_as_float(__shfl_sync(~0u, pair, 8 * octet + 2 * i + item));
     }
     const int at = 4 * word + (int)octet;
-    if (8 * at >= rows.NP) return;
     float* to =
         dc + written * slot + ((group.id + (int)item * groups) * units + at) * words_of_unit;
 #pragma unroll 1
-    for (int rank = (int)lane / 8; rank < rows.ranks; rank += 4)
+    for (int rank = (int)lane / 8; rank < rows.ranks && 8 * at < rows.NP; rank += 4)
 #pragma unroll
       for (int of = 0; of < parts; of++) rows.send_to(rank, to + of * part, unit[of]);
+    rows.number++;
   }
 
   struct Sums { float of[items]; };
@@ -128,11 +129,13 @@ template <int words_of_layer, int parts> struct LsnnClusterProducts : LsnnSlots 
       }
     }
   }
-  // Of the step d + 1 later.
+  // Of the step d + 1 later, the newest that has to be there. What this step has sent, a warp may
+  // send on before that.
   __device__ __forceinline__ Sums multiply() {
+    rows.wait(rows.number - 2);
     const int lane = group.lane();
     const float* from =
-        dc + before(before(written)) * slot + (lane / 4 * units + lane % 4) * words_of_unit;
+        dc + before(before(before(written))) * slot + (lane / 4 * units + lane % 4) * words_of_unit;
     const float* of_share = from + first_word() * 4 * words_of_unit;
     float sum[chains][4] = {};
 #pragma unroll
@@ -178,7 +181,9 @@ template <int words_of_layer, int parts> struct LsnnClusterProducts : LsnnSlots 
   __device__ __forceinline__ float carried(const Sums& found, int item) const {
     return found.of[item];
   }
-  __device__ __forceinline__ void end_step() { rows.end_step(); }
+  __device__ __forceinline__ void end_step() const {}
+  // All that was sent is there.
+  __device__ __forceinline__ void finish() const { rows.wait(rows.number - 1); }
 };
 
 template <int words_of_layer, int parts>
@@ -198,7 +203,7 @@ __global__ void __launch_bounds__(32 * groups_of_matrix * most_words_matrix, 1)
   const int word = Slice(l.N, shape.ranks, (int)cluster_rank()).word + group.warp();
   const int64_t bytes_of_step = (l.N + 7) / 8 * words_of_unit * 4 * parts * columns_of_mma;
   Products products(l, shape, shared, group, word,
-                    ClusterRows(shared.mbarriers, block, l, shape, bytes_of_step),
+                    typename Products::Rows(shared.mbarriers, block, l, shape, bytes_of_step),
                     (const float*)job.p.w);
   // What pads the last tiles of dL/dc meets weights that are 0.
   for (int i = threadIdx.x; i < shape.slots * shared.slot; i += blockDim.x) shared.dc[i] = 0.f;

@@ -246,7 +246,7 @@ Possible lsnn_backward_matrix_pass(const Device& device, const Layer& l, Storage
       return impossible("a block owns " + std::to_string(32 * most_words_matrix) +
                         " neurons at most");
     if (device.teams(ranks) == 0) return no_room(ranks);
-    Pass p{Design::cluster, 1, {groups_of_matrix, 32 * words_of_block, ranks, int(l.D + 2)}, 0, 0};
+    Pass p{Design::cluster, 1, {groups_of_matrix, 32 * words_of_block, ranks, int(l.D + 3)}, 0, 0};
     p.shape.parts = l.bf16_parts;
     p.shape.items = pairs_of_lane;
     return matrix_pass<LsnnMatrixShared>(device, l, p);

@@ -122,6 +122,7 @@ LSNN_INLINE int items_of_block(const Shape& shape) { return shape.groups * shape
 inline constexpr int columns_of_mma = 8;  // items of a cluster
 inline constexpr int groups_of_matrix = columns_of_mma / pairs_of_lane;
 inline constexpr int most_words_matrix = 2;  // of a block, which has a group's warp for each
+inline constexpr int barriers_of_matrix = 4;  // in shared memory, see cluster_rows.cuh
 inline constexpr int shares_of_sum = 2;  // of the columns: warps that make the parts of a sum
 inline constexpr int words_of_unit = 4;  // one part of eight neighbouring neurons' dL/dc
 // Of a layer, whose kernel is one for as many words or some more.
@@ -146,7 +147,7 @@ struct LsnnMatrixShared {
   float* sums;  // [words of the block,2,shares_of_sum,items,rows_of_sum]
   float* record;  // [groups,stages_of_record,items of a lane,2,threads]
   float* a;  // [groups,items of a lane,steps_of_replay,threads]
-  uint64_t* mbarriers;  // [2]
+  uint64_t* mbarriers;  // [barriers_of_matrix]
 
   LSNN_METHOD LsnnMatrixShared(Arena& m, const Layer& l, const Shape& shape) {
     const int of_kernel = words_of_kernel(l.N), words_of_block = shape.threads / 32;
@@ -160,7 +161,7 @@ struct LsnnMatrixShared {
     sums = m.take<float>(2 * words_of_block * shares_of_sum * columns_of_mma * rows_of_sum);
     record = m.take<float>(pairs * stages_of_record * 2);
     a = m.take<float>(pairs * steps_of_replay);
-    mbarriers = m.take<uint64_t>(2);
+    mbarriers = m.take<uint64_t>(barriers_of_matrix);
   }
 };
 

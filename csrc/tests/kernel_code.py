@@ -334,8 +334,9 @@ def read_lsnn_own_rows(name: str, kernel: Kernel) -> Iterator[str]:
         return
     load = of.load
     if load.sent:
-        waits = max(i for i in paths[0] if kernel.code[i].name.startswith("SYNCS"))
-        load = load._replace(waits=waits)
+        waits = frozenset(next(i for i in path if kernel.code[i].name.startswith("SYNCS.PHASECHK"))
+                          for path in paths)
+        load = load._replace(waits=waits, behind=1)
     taken = cycles_of_step(kernel, [[path] for path in paths], load)
     print(f"{name}\n    {len(kernel.code)} instructions; a step has {len(paths[0])}: all warps "
           f"take {taken:.0f} cycles by the model of multiprocessor.py, nothing measured")

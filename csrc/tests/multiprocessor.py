@@ -49,7 +49,8 @@ class Load(NamedTuple):
     groups: int = 1  # the warps of each meet in its barriers
     read: Mapping[int, float] = {}  # bytes from the second level cache, by an instruction's index
     sent: float = 0  # bytes that an instruction STAS sends to other blocks
-    waits: int = -1  # the index of that which waits for what all blocks have sent in a step
+    waits: frozenset[int] = frozenset()  # the indices of those that wait, once in a step, for what
+    behind: int = 0  # all blocks have sent in this step, or in one so many steps before
 
 
 class _Op(NamedTuple):
@@ -82,7 +83,7 @@ def _decoded(kernel: Kernel, i: int, following: int, load: Load) -> _Op:
                at.control >> 5 & 7, at.control >> 8 & 7,
                tuple(s for s in range(6) if at.control >> 11 + s & 1), latency(at.name), unit,
                busy, wide if head in IN_MEMORY else 0, load.read.get(i, 0), head == "BAR",
-               head == "STAS", i == load.waits)
+               head == "STAS", i in load.waits)
 
 
 class _Warp:
@@ -90,6 +91,7 @@ class _Warp:
         self.at = 0  # instructions done
         self.free = [0.0] * 8
         self.awaited = 0  # steps of the other blocks
+        self.sent = 0  # how many times it has sent something
 
 
 class _Run:
@@ -105,9 +107,9 @@ class _Run:
         self.units: dict[tuple[int, str], float] = {}  # free again; so the next three
         self.memory = self.level2 = self.link = 0.0
         self.met: list[list[int]] = [[] for _ in range(load.groups)]
-        waits = max(sum(op.awaits for op in programs[0]), 1)
-        self.sends = sum(op.sends for w in range(load.warps) for op in self.program(w)) // waits
-        self.sent = 0
+        steps = max(sum(op.awaits for op in programs[0]), 1)
+        self.sends = sum(op.sends for op in programs[0]) // steps  # of a warp in a step
+        self.sent: list[int] = []  # in a step, by all warps
         self.arrived: list[float] = []  # when what was sent in a step has come
         self.waiting: list[int] = []  # warps, for the next of these
         self.ends = [0.0] * (ROUNDS + 1)
@@ -152,13 +154,14 @@ class _Run:
         if rest == 0:
             self.ends[times] = max(self.ends[times], now)
         if op.sends:
-            self.send(now)
+            self.send(now, warp)
         if op.meets:
             self.meet(now + op.stall, w)
-        elif op.awaits and warp.awaited == len(self.arrived):
+        elif op.awaits and warp.awaited - self.load.behind == len(self.arrived):
             self.waiting.append(w)
         elif times < ROUNDS:
-            came = self.arrived[warp.awaited] if op.awaits else now
+            waits = op.awaits and warp.awaited >= self.load.behind
+            came = self.arrived[warp.awaited - self.load.behind] if waits else now
             self.wake([w], max(now + op.stall, came))
         warp.awaited += op.awaits
 
@@ -169,11 +172,14 @@ class _Run:
             self.wake(group, now + BARRIER)
             group.clear()
 
-    def send(self, now: float) -> None:
+    def send(self, now: float, warp: _Warp) -> None:
         """All blocks are alike: when all of this one have sent, so have the others."""
         self.link = max(self.link, now) + self.load.sent / cost("cluster_bytes")
-        self.sent += 1
-        if self.sent % self.sends == 0:
+        step, warp.sent = warp.sent // self.sends, warp.sent + 1
+        if step == len(self.sent):
+            self.sent.append(0)
+        self.sent[step] += 1
+        if self.sent[step] == self.sends * self.load.warps:
             self.arrived.append(self.link + cost("exchange"))
             self.wake(self.waiting, self.arrived[-1])
             self.waiting.clear()
