@@ -264,7 +264,7 @@ template <int quads, class Gradients> struct LsnnBackwardGroup {
         float before_0 = 0.f;
         if (LsnnReplay::is_rare(t) || t == length) [[unlikely]]
           before_0 = replayed.prepare(t, length);
-        replayed.replay_to(t - 1, replayed.start(t - 1, before_0));
+        replayed.replay_to(t - 1, replayed.start(t - 1), before_0);
       };
       prepare(length);
       begin(length - 1);

@@ -178,6 +178,13 @@ template <class Products> struct LsnnItems {
   }
   // What is due between the reads of step t and of that before it, see LsnnReplay.
   static __device__ __forceinline__ void prepare(LsnnPair (&pair)[items], int t) {
+    // Loaded before a branch, so that loads for all items are under way at a time.
+    LsnnReplay::Start start[items];
+    auto load = [&] {
+#pragma unroll
+      for (int item = 0; item < items; item++) start[item] = pair[item].replayed.start(t - 1);
+    };
+    load();
     float before_0[items] = {};
     if (LsnnReplay::is_rare(t) | begins(pair, t)) [[unlikely]] {
       if (t <= 1)
@@ -188,13 +195,11 @@ template <class Products> struct LsnnItems {
 #pragma unroll
       for (int item = 0; item < items; item++)
         before_0[item] = pair[item].replayed.prepare(t, pair[item].length);
+      load();
     }
-    LsnnReplay::Start start[items];
 #pragma unroll
     for (int item = 0; item < items; item++)
-      start[item] = pair[item].replayed.start(t - 1, before_0[item]);
-#pragma unroll
-    for (int item = 0; item < items; item++) pair[item].replayed.replay_to(t - 1, start[item]);
+      pair[item].replayed.replay_to(t - 1, start[item], before_0[item]);
   }
   // first: the first of the items.
   template <int... of> __device__ __forceinline__ void run(int64_t first, Products& products,
@@ -242,21 +247,28 @@ template <class Products> struct LsnnItems {
 #pragma unroll
       for (int item = 0; item < items; item++) x[item] = pair[item].current(t);
       products.publish(x);
-      if (products.multiplies_first()) found = products.multiply();
+      if (!Products::mixes && products.multiplies_first()) found = products.multiply();
 #pragma unroll
       for (int item = 0; item < items; item++)
         if (pair[item].works(t)) *gx.of(item) = x[item];
       gx.advance();
       const float* stage = stages.wait();
+      products.await();
 #pragma unroll
       for (int item = 0; item < items; item++)
         pair[item].read(t, stage + 2 * item * threads, threads);
-      if (LsnnReplay::is_due(t) | (t == 1) | begins(pair, t)) [[unlikely]]
-        prepare(pair, t);
+      auto find_slopes = [&] {
 #pragma unroll
-      for (int item = 0; item < items; item++) pair[item].find_slope();
+        for (int item = 0; item < items; item++) pair[item].find_slope();
+      };
+      find_slopes();
+      if (Products::mixes) found = products.multiply();
+      if (LsnnReplay::is_due(t) | (t == 1) | begins(pair, t)) [[unlikely]] {
+        prepare(pair, t);
+        find_slopes();
+      }
       stages.advance(copy);
-      if (!products.multiplies_first()) found = products.multiply();
+      if (!Products::mixes && !products.multiplies_first()) found = products.multiply();
 #pragma unroll
       for (int item = 0; item < items; item++) pair[item].step(t, products.carried(found, item));
       if (is_last(pair, t)) [[unlikely]]

@@ -109,6 +109,8 @@ template <int words_of_layer, int parts> struct LsnnClusterProducts : LsnnSlots 
     rows.number++;
   }
 
+  static constexpr bool mixes = true;
+  __device__ __forceinline__ void await() const { rows.wait(rows.number - 2); }
   struct Sums { float of[items]; };
   __device__ __forceinline__ bool multiplies_first() const {
     return is_second_of_scheduler<most_warps>();  // they have different neurons
@@ -132,7 +134,6 @@ template <int words_of_layer, int parts> struct LsnnClusterProducts : LsnnSlots 
   // Of the step d + 1 later, the newest that has to be there. What this step has sent, a warp may
   // send on before that.
   __device__ __forceinline__ Sums multiply() {
-    rows.wait(rows.number - 2);
     const int lane = group.lane();
     const float* from =
         dc + before(before(before(written))) * slot + (lane / 4 * units + lane % 4) * words_of_unit;

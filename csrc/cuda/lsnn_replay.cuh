@@ -187,31 +187,30 @@ struct LsnnReplay {
     if (t == length) z = t == 1 ? before_0 : m.word(t - 2) >> threadIdx.x % 32 & 1 ? 1.f : 0.f;
     return before_0;
   }
-  struct Start {  // of eight steps, from their first one
-    float a, r, z;
-    uint32_t window;  // of spikes; bit 0: eight steps before
+  struct Start {  // of eight steps, from their first one; nothing is made of what is loaded
+    float a, r, window;  // spikes as bits; bit 0: eight steps before
   };
   // Of the steps of which t is one.
-  __device__ __forceinline__ Start start(int t, float before_0) const {
+  __device__ __forceinline__ Start start(int t) const {
     const Memory m = memory();
     const float* from = m.start(t);
-    const uint32_t window = __float_as_uint(from[2 * m.threads]);
-    return {from[0], from[m.threads],
-            t < steps_of_replay ? before_0 : spike(window << (32 - steps_of_replay)), window};
+    return {from[0], from[m.threads], from[2 * m.threads]};
   }
-  // Goes on to the steps that end with t.
-  __device__ __forceinline__ void replay_to(int t, const Start& from) {
-    Carry<float> s{0.f, from.a, 0.f, from.r, from.z};
+  // Goes on to the steps that end with t. before_0: the spike before the sequence.
+  __device__ __forceinline__ void replay_to(int t, const Start& from, float before_0) {
+    const uint32_t window = __float_as_uint(from.window);
+    Carry<float> s{0.f, from.a, 0.f, from.r,
+                   t < steps_of_replay ? before_0 : spike(window << (32 - steps_of_replay))};
     counting = 0;
 #pragma unroll
     for (int i = 0; i < steps_of_replay; i++) {
       a[i * group.threads] = s.a;
       counting |= (s.r > 0.f ? 1u : 0u) << i;
-      step(from.window, steps_of_replay + i, s);
+      step(window, steps_of_replay + i, s);
     }
     const int last = (unsigned)t % steps_of_replay;
     counting <<= 31 - last;
-    spikes = from.window << (33 - steps_of_replay - last);
+    spikes = window << (33 - steps_of_replay - last);
   }
 };
 

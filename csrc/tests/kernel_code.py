@@ -301,7 +301,7 @@ def read_lsnn_own_rows(name: str, kernel: Kernel) -> Iterator[str]:
     whose weights are in registers but for their lowest parts. The code has them twice: one warp of
     a scheduler multiplies before the rest of a step, the other behind it."""
     of = own_rows(name)
-    times = 1 + (of.warps > SCHEDULERS)
+    times = 1 + (of.warps > SCHEDULERS and not of.load.sent)
     step = kernel.loop_with("LDGDEPBAR", "HMMA")
     if step is None or (found := len(kernel.find("HMMA", step))) != times * of.mma:
         yield (f"{name}: expected a loop over steps with {times * of.mma} HMMA, "
@@ -322,6 +322,8 @@ def read_lsnn_own_rows(name: str, kernel: Kernel) -> Iterator[str]:
 
     # y, dL/dz and adaptation of both items, then copies of the first two for a later step
     def late(more: list[str]) -> list[int]:
+        if of.load.sent:
+            return as_often([*sent, *product, *more, *["LDGSTS"] * 4, *end])
         return as_often([*sent, *[r"LDS$"] * 6, *more, *["LDGSTS"] * 4, *product, *end])
 
     def early(more: list[str]) -> list[int]:

@@ -22,7 +22,7 @@ from sass import Kernel
 COSTS = (Path(__file__).resolve().parents[1] / "cuda" / "costs.h").read_text()
 SCHEDULERS = 4
 PRODUCTS_OF_MMA = 16 * 8 * 16
-ROUNDS = 3  # all steps over and over; the first time tells of the start only
+ROUNDS = 6  # all steps over and over; the first time tells of the start only
 # Cycles for which an instruction of a warp keeps a unit of its scheduler busy; others are those of
 # integers, comparisons and moves.
 UNITS = {"FADD": ("floats", 1), "FMUL": ("floats", 1), "FFMA": ("floats", 1),
