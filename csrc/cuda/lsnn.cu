@@ -62,7 +62,7 @@ static BackwardKernel matrix_kernel(int64_t N, int parts) {
 }
 
 int64_t lsnn_workspace(const Pass& pass) {
-  return pass.blocks * items_of_block(pass.shape) * pass.shape.threads * lsnn_start_rows;
+  return pass.blocks * items_of_block(pass.shape) * pass.shape.threads * lsnn_start_numbers;
 }
 void launch_lsnn(const BackwardJob<float>& general, const Pass& pass, float* workspace,
                  void* stream) {

@@ -241,7 +241,8 @@ template <int quads, class Gradients> struct LsnnBackwardGroup {
         next--;
       };
       StageRing<stages_of_record> stages(record + thread, 2 * group.threads, copy);
-      LsnnReplay replayed{job, neuron, group, gradients.word() + group.warp(), a + thread};
+      LsnnReplay replayed{job, neuron, group, gradients.word() + group.warp(), a + thread,
+                          length};
       // Of a step: what it read, dL/dz from outside, which stays 0 where there is none.
       Carry<float> before;
       float gz;
@@ -261,10 +262,10 @@ template <int quads, class Gradients> struct LsnnBackwardGroup {
         rows.make(list(t), neuron.is_real & !is_blocked, place, product.lane);
       };
       auto prepare = [&](int t) {
-        float before_0 = 0.f;
+        auto replay_of = [&](int) -> LsnnReplay& { return replayed; };
         if (LsnnReplay::is_rare(t) || t == length) [[unlikely]]
-          before_0 = replayed.prepare(t, length);
-        replayed.replay_to(t - 1, replayed.start(t - 1), before_0);
+          LsnnReplay::prepare<1>(t, replay_of);
+        LsnnReplay::replay_to<1>(t - 1, replay_of);
       };
       prepare(length);
       begin(length - 1);

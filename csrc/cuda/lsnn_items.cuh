@@ -64,7 +64,7 @@ struct LsnnPair {
         neuron(own),
         length(steps),
         end(length - 1 - of.delay),
-        replayed{of, own, group, word, a, items, item} {
+        replayed{of, own, group, word, a, steps, items, item} {
     const BackwardArgs& f = job.f;
     const int64_t at = neuron.at(job);
     d = {neuron.load(f.glast.v, at), neuron.load(f.glast.a, at), neuron.load(f.glast.i, at),
@@ -178,28 +178,16 @@ template <class Products> struct LsnnItems {
   }
   // What is due between the reads of step t and of that before it, see LsnnReplay.
   static __device__ __forceinline__ void prepare(LsnnPair (&pair)[items], int t) {
-    // Loaded before a branch, so that loads for all items are under way at a time.
-    LsnnReplay::Start start[items];
-    auto load = [&] {
-#pragma unroll
-      for (int item = 0; item < items; item++) start[item] = pair[item].replayed.start(t - 1);
-    };
-    load();
-    float before_0[items] = {};
-    if (LsnnReplay::is_rare(t) | begins(pair, t)) [[unlikely]] {
+    auto replay_of = [&](int item) -> LsnnReplay& { return pair[item].replayed; };
+    if (LsnnReplay::is_rare(t) | (t == 1) | begins(pair, t)) [[unlikely]] {
       if (t <= 1)
 #pragma unroll
         for (int item = 0; item < items; item++)
-          pair[item].replayed.read_first_state(t, pair[item].before);
+          replay_of(item).read_first_state(t, pair[item].before);
       if (t == 0) return;
-#pragma unroll
-      for (int item = 0; item < items; item++)
-        before_0[item] = pair[item].replayed.prepare(t, pair[item].length);
-      load();
+      LsnnReplay::prepare<items>(t, replay_of);
     }
-#pragma unroll
-    for (int item = 0; item < items; item++)
-      pair[item].replayed.replay_to(t - 1, start[item], before_0[item]);
+    LsnnReplay::replay_to<items>(t - 1, replay_of);
   }
   // first: the first of the items.
   template <int... of> __device__ __forceinline__ void run(int64_t first, Products& products,

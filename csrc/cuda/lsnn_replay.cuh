@@ -6,15 +6,15 @@
 
 namespace lsnn::cuda {
 
-// What a lane keeps at the first step of each `steps_of_replay`: a and r that it reads, and spikes.
-inline constexpr int numbers_of_start = 3;
-inline constexpr int lsnn_start_rows = segment / steps_of_replay * numbers_of_start;
+// What a lane keeps at the first step of each `steps_of_replay`, of a segment.
+inline constexpr int starts_of_segment = segment / steps_of_replay;
+inline constexpr int lsnn_start_numbers = 4 * starts_of_segment;
 
 struct LsnnBackward : BackwardJob<float> {
   Shape shape;
   int delay;
   float dampening, n_ref;     // of the layer, made numbers once, not in each step
-  float* starts;              // [items of all groups,lsnn_start_rows,threads]
+  float* starts;              // [items of all groups,starts_of_segment,threads,4]
   int64_t row, row_of_bits;   // from one step to the next, in [T,B,N] and [T,B,words(N)]
   int64_t row_bytes;          // of `row` numbers
 };
@@ -66,13 +66,15 @@ struct LsnnNeuron {
 };
 
 // a and r of a neuron's steps again. They follow from its spikes alone, which it reads as bits of
-// its own: those of 32 steps at a time.
+// its own: those of 32 steps at a time. What follows here for n items of a lane is done for all of
+// them side by side, so that each hides the others' waiting; of(i) is that of item i.
 struct LsnnReplay {
   const LsnnBackward& job;
   const LsnnNeuron& neuron;
   const Group& group;
   const int word;  // of the warp's neurons, in a row of bits
   float* const a;  // [steps_of_replay,threads] from the lane's place on
+  const int length;  // steps of the item
   int items = 1, item = 0;  // of the lane: how many, and which of them
 
   // Of the steps at hand that are still to come, the next one in bit 31: the spike of two steps
@@ -80,11 +82,16 @@ struct LsnnReplay {
   uint32_t spikes = 0, counting = 0;
   float z = 0.f;  // the last spike that came out of these
 
+  // Of eight steps, of which the first reads: a, r and z. Then bits of spikes, bit 0 eight steps
+  // before.
+  enum { A_OF_START, R_OF_START, Z_OF_START, BITS_OF_START };
+  using Start = Quad<float>;
+
   // What it reads and keeps in main memory, worked out whenever it is needed.
   struct Memory {
     const uint32_t* words;  // of the warp, of step 0
     int64_t row_of_bits;
-    float* starts;          // [lsnn_start_rows,threads] from the lane's place on
+    float* starts;          // [starts_of_segment,threads,4] from the lane's place on
     int threads;
     const float* carry;     // of the neuron, in the first state
     int64_t row;
@@ -92,7 +99,7 @@ struct LsnnReplay {
 
     __device__ __forceinline__ uint32_t word(int t) const { return words[t * row_of_bits]; }
     __device__ __forceinline__ float* start(int t) const {
-      return starts + (unsigned)t % segment / steps_of_replay * numbers_of_start * threads;
+      return starts + (unsigned)t % segment / steps_of_replay * 4 * threads;
     }
     // any number
     __device__ __forceinline__ float before_0() const { return z_before ? *z_before : 0.f; }
@@ -109,7 +116,7 @@ struct LsnnReplay {
                       ((int64_t)blockIdx.x * items + item) * job.shape.groups + opaque(group.id);
     return {job.f.saved.bits + b * words(l.N) + word,
             job.row_of_bits,
-            job.starts + number * lsnn_start_rows * group.threads + group.thread,
+            job.starts + (number * starts_of_segment * group.threads + group.thread) * 4,
             group.threads,
             (const float*)job.f.saved.carry + neuron.at(job),
             job.row,
@@ -119,34 +126,53 @@ struct LsnnReplay {
     const bool fired = in >> bit & 1;
     replay_spikes(neuron.spec, neuron.k, fired ? 1.f : 0.f, fired, s);
   }
-
-  // Keeps what the first of each steps_of_replay reads, from the segment's first step to `end`.
-  __device__ __forceinline__ void replay_segment(int end) const {
-    const Memory m = memory();
-    const int S0 = (end - 1) / (int)segment * (int)segment, lane = (int)(threadIdx.x % 32);
-    uint32_t before = 0;
-    if (S0) before = (m.word(S0 - 1) >> lane & 1) << 31 | (m.word(S0 - 2) >> lane & 1) << 30;
-    constexpr int at_once = 32;  // steps whose bits a lane holds
-    Carry<float> s{0.f, neuron.load(m.state(S0, 1), 0), 0.f, neuron.load(m.state(S0, 3), 0),
-                   S0 ? spike(before) : m.before_0()};
-#pragma unroll 1
-    for (int t = S0; t < end; t += at_once) {
-      const uint32_t own = transpose_bits(t + lane < end ? m.word(t + lane) : 0, lane);
-#pragma unroll 1
-      for (int of = 0; of < at_once; of += steps_of_replay) {
-        float* to = m.start(t + of);
-        to[0] = s.a;
-        to[m.threads] = s.r;
-        to[2 * m.threads] = __uint_as_float(
-            uint32_t(((uint64_t)own << 32 | before) >> (32 - steps_of_replay + of)));
-#pragma unroll
-        for (int j = 0; j < steps_of_replay; j++) step(own >> of, j, s);
-      }
-      before = own;
-    }
-  }
   static __device__ __forceinline__ float spike(uint32_t bits) {  // of bit 31
     return (int32_t)bits < 0 ? 1.f : 0.f;
+  }
+
+  // Keeps what the first of each steps_of_replay reads, from the segment's first step to `end`, for
+  // items that have so many steps.
+  template <int n, class Of>
+  static __device__ __forceinline__ void replay_segment(int end, const Of& of) {
+    constexpr int at_once = 32;  // steps whose bits a lane holds
+    const int S0 = (end - 1) / (int)segment * (int)segment, lane = (int)(threadIdx.x % 32);
+    uint32_t before[n] = {};
+    Carry<float> s[n];
+#pragma unroll
+    for (int i = 0; i < n; i++) {
+      const LsnnReplay& own = of(i);
+      const bool has = end <= own.length;
+      const Memory m = own.memory();
+      if (S0 && has)
+        before[i] = (m.word(S0 - 1) >> lane & 1) << 31 | (m.word(S0 - 2) >> lane & 1) << 30;
+      s[i] = {0.f, has ? own.neuron.load(m.state(S0, 1), 0) : 0.f, 0.f,
+              has ? own.neuron.load(m.state(S0, 3), 0) : 0.f,
+              S0 ? spike(before[i]) : m.before_0()};
+    }
+#pragma unroll 1
+    for (int t = S0; t < end; t += at_once) {
+      uint32_t bits[n];
+#pragma unroll
+      for (int i = 0; i < n; i++)
+        bits[i] = t + lane < end && end <= of(i).length ? of(i).memory().word(t + lane) : 0;
+#pragma unroll
+      for (int i = 0; i < n; i++) bits[i] = transpose_bits(bits[i], lane);
+#pragma unroll 1
+      for (int first = 0; first < at_once; first += steps_of_replay) {
+#pragma unroll
+        for (int i = 0; i < n; i++) {
+          const uint64_t all = (uint64_t)bits[i] << 32 | before[i];
+          const uint32_t window = uint32_t(all >> (32 - steps_of_replay + first));
+          const Memory m = of(i).memory();
+          store_whole(m.start(t + first),
+                      Start{{s[i].a, s[i].r, s[i].z, __uint_as_float(window)}});
+#pragma unroll
+          for (int j = 0; j < steps_of_replay; j++) of(i).step(bits[i] >> first, j, s[i]);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < n; i++) before[i] = bits[i];
+    }
   }
 
   // What step t of the steps at hand has read, one after the other, from the last one down. y: of
@@ -171,36 +197,33 @@ struct LsnnReplay {
     }
   }
   // Behind the read of step t > 0 the eight steps before it are replayed where is_due(t), and where
-  // is_rare(t) prepare() comes first; also where the item begins with step t - 1: t is its length.
+  // is_rare(t) prepare() comes first; also where an item begins with step t - 1: t is its length.
   // What is replayed once more is the same.
   static __device__ __forceinline__ bool is_due(int t) {
     return (unsigned)t % steps_of_replay == 0;
   }
-  static __device__ __forceinline__ bool is_rare(int t) {
-    return t <= steps_of_replay || (unsigned)t % segment == 0;
+  static __device__ __forceinline__ bool is_rare(int t) { return (unsigned)t % segment == 0; }
+  template <int n, class Of> static __device__ __forceinline__ void prepare(int t, const Of& of) {
+    replay_segment<n>(t, of);
+#pragma unroll
+    for (int i = 0; i < n; i++) {
+      LsnnReplay& own = of(i);
+      const Memory m = own.memory();
+      if (t == own.length)
+        own.z = t == 1 ? m.before_0() : m.word(t - 2) >> threadIdx.x % 32 & 1 ? 1.f : 0.f;
+    }
   }
-  // Returns the spike before the sequence, where it is wanted.
-  __device__ __forceinline__ float prepare(int t, int length) {
-    if (t == length || (t < length && (unsigned)t % segment == 0)) replay_segment(t);
-    const Memory m = memory();
-    const float before_0 = t <= steps_of_replay ? m.before_0() : 0.f;
-    if (t == length) z = t == 1 ? before_0 : m.word(t - 2) >> threadIdx.x % 32 & 1 ? 1.f : 0.f;
-    return before_0;
+  // Goes on to the steps that end with t.
+  template <int n, class Of> static __device__ __forceinline__ void replay_to(int t, const Of& of) {
+    Start start[n];
+#pragma unroll
+    for (int i = 0; i < n; i++) start[i] = load_whole<Start>(of(i).memory().start(t));
+#pragma unroll
+    for (int i = 0; i < n; i++) of(i).replay_from(start[i], t);
   }
-  struct Start {  // of eight steps, from their first one; nothing is made of what is loaded
-    float a, r, window;  // spikes as bits; bit 0: eight steps before
-  };
-  // Of the steps of which t is one.
-  __device__ __forceinline__ Start start(int t) const {
-    const Memory m = memory();
-    const float* from = m.start(t);
-    return {from[0], from[m.threads], from[2 * m.threads]};
-  }
-  // Goes on to the steps that end with t. before_0: the spike before the sequence.
-  __device__ __forceinline__ void replay_to(int t, const Start& from, float before_0) {
-    const uint32_t window = __float_as_uint(from.window);
-    Carry<float> s{0.f, from.a, 0.f, from.r,
-                   t < steps_of_replay ? before_0 : spike(window << (32 - steps_of_replay))};
+  __device__ __forceinline__ void replay_from(const Start& from, int t) {
+    const uint32_t window = __float_as_uint(from[BITS_OF_START]);
+    Carry<float> s{0.f, from[A_OF_START], 0.f, from[R_OF_START], from[Z_OF_START]};
     counting = 0;
 #pragma unroll
     for (int i = 0; i < steps_of_replay; i++) {

@@ -187,7 +187,7 @@ def with_replays(kernel: Kernel, step: Loop, items: int, load: Load,
     def repeated_in(segment: list[int]) -> list[int]:
         loops = [loop for loop in kernel.loops()
                  if step.first < loop.first and loop.last < step.last and loop.first in segment
-                 and len(kernel.find("SHFL", loop)) == 5]
+                 and len(kernel.find("SHFL", loop)) == 5 * items]
         for loop in loops:
             inner = next(of for of in kernel.loops()
                          if loop.first < of.first and of.last < loop.last)
@@ -340,8 +340,9 @@ def read_lsnn_own_rows(name: str, kernel: Kernel) -> Iterator[str]:
                           for path in paths)
         load = load._replace(waits=waits, behind=1)
     taken = cycles_of_step(kernel, [[path] for path in paths], load)
-    print(f"{name}\n    {len(kernel.code)} instructions; a step has {len(paths[0])}: all warps "
-          f"take {taken:.0f} cycles by the model of multiprocessor.py, nothing measured")
+    print(f"{name}\n    {len(kernel.code)} instructions; a step has {len(paths[0])}: one warp takes "
+          f"{cycles(kernel, paths[0])} cycles by the model of chain.py, all warps "
+          f"{taken:.0f} by the model of multiprocessor.py, nothing measured")
     if counted := COUNTED_OF_ALL.get(name):
         yield from hold_against_costs(counted[0], sum(
             cost(of_cost) * times for of_cost, times in counted[1]), taken)
