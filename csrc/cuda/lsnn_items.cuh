@@ -250,13 +250,18 @@ template <class Products> struct LsnnItems {
         for (int item = 0; item < items; item++) pair[item].find_slope();
       };
       find_slopes();
-      if (Products::mixes) found = products.multiply();
+      if (Products::mixes) {
+        stages.advance(copy);
+        found = products.multiply();
+      }
       if (LsnnReplay::is_due(t) | (t == 1) | begins(pair, t)) [[unlikely]] {
         prepare(pair, t);
         find_slopes();
       }
-      stages.advance(copy);
-      if (!Products::mixes && !products.multiplies_first()) found = products.multiply();
+      if (!Products::mixes) {
+        stages.advance(copy);
+        if (!products.multiplies_first()) found = products.multiply();
+      }
 #pragma unroll
       for (int item = 0; item < items; item++) pair[item].step(t, products.carried(found, item));
       if (is_last(pair, t)) [[unlikely]]

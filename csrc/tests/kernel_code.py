@@ -323,7 +323,7 @@ def read_lsnn_own_rows(name: str, kernel: Kernel) -> Iterator[str]:
     # y, dL/dz and adaptation of both items, then copies of the first two for a later step
     def late(more: list[str]) -> list[int]:
         if of.load.sent:
-            return as_often([*sent, *product, *more, *["LDGSTS"] * 4, *end])
+            return as_often([*sent, *["LDGSTS"] * 4, *product, *more, *end])
         return as_often([*sent, *[r"LDS$"] * 6, *more, *["LDGSTS"] * 4, *product, *end])
 
     def early(more: list[str]) -> list[int]:
