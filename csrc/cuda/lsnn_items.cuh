@@ -36,14 +36,6 @@ LSNN_DEVICE void load_factor(const void* from, uint32_t (&right)[2]) {
     right[pair] = unit[2 * pair] | (uint32_t)unit[2 * pair + 1] << 16;
 }
 
-inline constexpr int schedulers = 4;  // of a multiprocessor, which warps are dealt out to in turn
-
-// Of two warps of a scheduler one multiplies first and the other last, so that tensor cores work
-// for one of them while the other does the rest of its step (ping-pong scheduling).
-template <int warps> LSNN_DEVICE bool is_second_of_scheduler() {
-  return warps > schedulers && threadIdx.x / 32 / schedulers % 2;
-}
-
 // A lane's neuron in one of its items: a backward step in two parts, what needs no product and the
 // rest.
 struct LsnnPair {
@@ -147,11 +139,10 @@ struct LsnnSlots {
 // `items` of them, which are Products::next apart: a lane has as many adjoints, which stand side by
 // side, under no condition of their own, so that each hides the other's waiting.
 //
-// Products: publish(x) gives away dL/dc of a step, multiply() makes the product of the step d + 1
-// later, of which carried(found, item) is what the lane's neuron gets; multiplies_first() says
-// whether this warp does so before the rest of the step or behind what needs no product. advance()
-// goes to the slot of the next step, and end_step() waits until that may be written and the others'
-// is there.
+// Products: publish(x) gives away dL/dc of a step; await() waits for what multiply() reads, which
+// makes the product of the step d + 1 later, of which carried(found, item) is what the lane's neuron
+// gets. advance() goes to the slot of the next step, end_step() waits until that may be written,
+// and finish() until nothing is under way.
 template <class Products> struct LsnnItems {
   static constexpr int items = Products::items;
   const LsnnBackward& job;
@@ -175,6 +166,10 @@ template <class Products> struct LsnnItems {
   // Whether an item's last state has spikes of the step before t.
   static __device__ __forceinline__ bool is_last(const LsnnPair (&pair)[items], int t) {
     return any(pair, [&](const LsnnPair& of) { return t > of.end; });
+  }
+  static __device__ __forceinline__ void find_slopes(LsnnPair (&pair)[items]) {
+#pragma unroll
+    for (int item = 0; item < items; item++) pair[item].find_slope();
   }
   // What is due between the reads of step t and of that before it, see LsnnReplay.
   static __device__ __forceinline__ void prepare(LsnnPair (&pair)[items], int t) {
@@ -230,37 +225,27 @@ template <class Products> struct LsnnItems {
     if (longest > 0) prepare(pair, longest);
 #pragma unroll 1
     for (int t = longest - 1; t >= 0; t--) {
-      typename Products::Sums found;
       float x[items];
 #pragma unroll
       for (int item = 0; item < items; item++) x[item] = pair[item].current(t);
       products.publish(x);
-      if (!Products::mixes && products.multiplies_first()) found = products.multiply();
 #pragma unroll
       for (int item = 0; item < items; item++)
         if (pair[item].works(t)) *gx.of(item) = x[item];
       gx.advance();
-      const float* stage = stages.wait();
       products.await();
+      // All that needs no product stands in one piece of code with it, without a branch: so
+      // instructions fill the time that tensor cores take.
+      const float* stage = stages.wait();
 #pragma unroll
       for (int item = 0; item < items; item++)
         pair[item].read(t, stage + 2 * item * threads, threads);
-      auto find_slopes = [&] {
-#pragma unroll
-        for (int item = 0; item < items; item++) pair[item].find_slope();
-      };
-      find_slopes();
-      if (Products::mixes) {
-        stages.advance(copy);
-        found = products.multiply();
-      }
+      find_slopes(pair);
+      stages.advance(copy);
+      const typename Products::Sums found = products.multiply();
       if (LsnnReplay::is_due(t) | (t == 1) | begins(pair, t)) [[unlikely]] {
         prepare(pair, t);
-        find_slopes();
-      }
-      if (!Products::mixes) {
-        stages.advance(copy);
-        if (!products.multiplies_first()) found = products.multiply();
+        find_slopes(pair);
       }
 #pragma unroll
       for (int item = 0; item < items; item++) pair[item].step(t, products.carried(found, item));

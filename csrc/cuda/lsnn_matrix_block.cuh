@@ -63,12 +63,8 @@ template <int warps, int parts> struct LsnnBlockProducts : LsnnSlots {
             (uint16_t)cvt_rn_bf16x2_f32(x[item] - __uint_as_float(upper_part << 16), 0.f);
     }
   }
-  static constexpr bool mixes = false;
   __device__ __forceinline__ void await() const {}
   struct Sums { float of[items]; };
-  __device__ __forceinline__ bool multiplies_first() const {
-    return is_second_of_scheduler<warps>();
-  }
   // Of the step d + 1 later, whose slot is the next to be written.
   __device__ __forceinline__ Sums multiply() const {
     const int lane = (int)threadIdx.x % 32;

@@ -109,12 +109,8 @@ template <int words_of_layer, int parts> struct LsnnClusterProducts : LsnnSlots 
     rows.number++;
   }
 
-  static constexpr bool mixes = true;
   __device__ __forceinline__ void await() const { rows.wait(rows.number - 2); }
   struct Sums { float of[items]; };
-  __device__ __forceinline__ bool multiplies_first() const {
-    return is_second_of_scheduler<most_warps>();  // they have different neurons
-  }
   // dc: a unit of each part, of the lane's column; half: the tile of the word that they are for.
   __device__ __forceinline__ void add_tile(const Quad<uint32_t> (&unit)[parts], int half, int tile,
                                            float (&sum)[chains][4]) const {

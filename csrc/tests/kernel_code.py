@@ -139,7 +139,7 @@ def read_lsnn(name: str, kernel: Kernel) -> Iterator[str]:
     read = {} if in_shared else {
         i: 512 * SPIKES * 32 if "CONSTANT" in kernel.code[i].name else 512
         for i in path if re.match(r"LDG\.E\.128\.CONSTANT|LDGSTS", kernel.code[i].name)}
-    yield from walk_all(name, cycles_of_step(kernel, [[path]], Load(2 * warps, 2, read)),
+    yield from walk_all(name, cycles_of_step(kernel, [path], Load(2 * warps, 2, read)),
                         "two items")
 
 
@@ -181,9 +181,8 @@ REPLAY, REPLAY_OF_SEGMENT = ["STS"] * STEPS_OF_REPLAY, ["SHFL"] * 5
 
 
 def with_replays(kernel: Kernel, step: Loop, items: int, load: Load,
-                 *ways: Callable[[list[str]], list[int]]) -> float:
-    """Of a step, in the mean of a segment. ways: that the warps of a scheduler take in turn, each
-    of them the path that meets what it is given first."""
+                 path_with: Callable[[list[str]], list[int]]) -> float:
+    """Of a step, in the mean of a segment. path_with: the path that also meets what it is given."""
     def repeated_in(segment: list[int]) -> list[int]:
         loops = [loop for loop in kernel.loops()
                  if step.first < loop.first and loop.last < step.last and loop.first in segment
@@ -195,13 +194,10 @@ def with_replays(kernel: Kernel, step: Loop, items: int, load: Load,
             segment = repeated(segment, loop, SEGMENT // WORD)
         return segment
 
-    plain, replay, segment = (
-        [way(more) for way in ways]
-        for more in ([], REPLAY * items, REPLAY_OF_SEGMENT * items + REPLAY * items))
-    often, seldom = (
-        cycles_of_step(kernel, [[path] * (STEPS_OF_REPLAY - 1) + [last]
-                                for path, last in zip(plain, lasts, strict=True)], load)
-        for lasts in (replay, [repeated_in(path) for path in segment]))
+    plain, replay, segment = (path_with(more) for more in (
+        [], REPLAY * items, REPLAY_OF_SEGMENT * items + REPLAY * items))
+    often, seldom = (cycles_of_step(kernel, [plain] * (STEPS_OF_REPLAY - 1) + [last], load)
+                     for last in (replay, repeated_in(segment)))
     return often + (seldom - often) * STEPS_OF_REPLAY / SEGMENT
 
 
@@ -272,10 +268,8 @@ def read_lsnn_backward(name: str, kernel: Kernel) -> Iterator[str]:
 class OwnRows(NamedTuple):
     """What a step has of a kernel whose warps have the weights of their own rows in registers."""
 
-    warps: int
     mma: int
-    counts: dict[str, int]  # of some instructions, in a product
-    more: dict[str, int]  # once in a step
+    counts: dict[str, int]  # of some other instructions
     load: Load
     sends: int = 1  # how many times in a step a lane sends what it does
 
@@ -283,67 +277,52 @@ class OwnRows(NamedTuple):
 def own_rows(name: str) -> OwnRows:
     first, parts = (int(number) for number in re.findall(r"\d+", name))
     if name.startswith("lsnn_block"):  # the lower parts; dL/dc of a tile's columns; the barrier
-        return OwnRows(first, 4 * first * parts,
-                       {r"LDS\.128": 4 * first * (parts - 1), r"LDS\.64": 2 * first}, {"BAR": 1},
-                       Load(first))
+        return OwnRows(4 * first * parts, {r"LDS\.128": 4 * first * (parts - 1),
+                                           r"LDS\.64": 2 * first, "BAR": 1}, Load(first))
     # dL/dc of a word, or of half of the middle one, and what registers do not hold; the barrier of
     # four warps; what is sent, to all of 4 or 8 blocks, of which one is the own.
     beyond = max(first * parts - (22 if parts == 3 else 25), 0)
     blocks = 4 if first <= 8 else 8
-    return OwnRows(8, first * parts * (parts + 1) // 2,
+    return OwnRows(first * parts * (parts + 1) // 2,
                    {r"LDS\.128": first // 2 * parts + beyond, r"LDS\.64": first % 2 * parts,
-                    "BAR": 1},
-                   {r"STAS\.128": parts}, Load(8, 2, sent=512 * (blocks - 1) / blocks), blocks // 4)
+                    "BAR": 1, r"STAS\.128": parts},
+                   Load(8, 2, sent=512 * (blocks - 1) / blocks), blocks // 4)
 
 
 def read_lsnn_own_rows(name: str, kernel: Kernel) -> Iterator[str]:
-    """The same in one block or two: a step of two items of a lane, with all products of a warp,
-    whose weights are in registers but for their lowest parts. The code has them twice: one warp of
-    a scheduler multiplies before the rest of a step, the other behind it."""
+    """The same by matrices, in one block or a cluster: a step of two items of a lane, with all
+    products of a warp, whose weights are in registers but for some parts."""
     of = own_rows(name)
-    times = 1 + (of.warps > SCHEDULERS and not of.load.sent)
     step = kernel.loop_with("LDGDEPBAR", "HMMA")
-    if step is None or (found := len(kernel.find("HMMA", step))) != times * of.mma:
-        yield (f"{name}: expected a loop over steps with {times * of.mma} HMMA, "
-               f"found {step and found}")
+    if step is None:
+        yield f"{name}: expected a loop over steps with matrices"
         return
-    wanted = {what: times * n for what, n in of.counts.items()} | of.more
+    wanted = {"HMMA": of.mma, "LDGSTS": 4, **of.counts}
     counts = {what: len(kernel.find(what, step)) for what in wanted}
-    if counts != wanted:
-        yield f"{name}: expected a step with {wanted}, found {counts}"
+    if counts != wanted or kernel.find("CCTL", step):
+        yield (f"{name}: expected a step with {wanted} that does not empty the first level cache, "
+               f"found {counts}")
         return
-    product = ["HMMA"] * of.mma + ["BAR"] * of.counts.get("BAR", 0)
-    sent = ["STAS"] * sum(n for what, n in of.more.items() if what.startswith("STAS"))
-    end = ["BAR"] * of.more.get("BAR", 0)
+    sent = [r"STAS\.128"] * of.counts.get(r"STAS\.128", 0)
 
-    def as_often(patterns: list[str]) -> list[int]:
-        path = kernel.through(step, patterns)
-        return repeated(path, kernel.loop_around("STAS", step), of.sends) if sent else path
+    def path_with(more: list[str]) -> list[int]:
+        """Copies of y and dL/dz of both items for a later step; what is replayed comes last."""
+        path = kernel.through(step, [*sent, *["LDGSTS"] * 4, *["HMMA"] * of.mma, "BAR", *more])
+        return repeated(path, kernel.loop_around("STAS", step), of.sends) if path and sent else path
 
-    # y, dL/dz and adaptation of both items, then copies of the first two for a later step
-    def late(more: list[str]) -> list[int]:
-        if of.load.sent:
-            return as_often([*sent, *["LDGSTS"] * 4, *product, *more, *end])
-        return as_often([*sent, *[r"LDS$"] * 6, *more, *["LDGSTS"] * 4, *product, *end])
-
-    def early(more: list[str]) -> list[int]:
-        return as_often([*sent, *product, *[r"LDS$"] * 6, *more, *["LDGSTS"] * 4, *end])
-
-    ways = [late, early][:times]
-    paths = [way([]) for way in ways]
-    if not all(paths):
-        yield f"{name}: expected a path through a step that reads and copies records of two items"
+    path, load = path_with([]), of.load
+    if not path:
+        yield f"{name}: expected a path through a step that copies records of two items"
         return
-    load = of.load
-    if load.sent:
-        waits = frozenset(next(i for i in path if kernel.code[i].name.startswith("SYNCS.PHASECHK"))
-                          for path in paths)
-        load = load._replace(waits=waits, behind=1)
-    taken = cycles_of_step(kernel, [[path] for path in paths], load)
-    print(f"{name}\n    {len(kernel.code)} instructions; a step has {len(paths[0])}: one warp takes "
-          f"{cycles(kernel, paths[0])} cycles by the model of chain.py, all warps "
-          f"{taken:.0f} by the model of multiprocessor.py, nothing measured")
+    if sent:
+        wait = next(i for i in path if kernel.code[i].name.startswith("SYNCS.PHASECHK"))
+        load = load._replace(waits=wait, behind=1)
+    taken = cycles_of_step(kernel, [path], load)
+    print(f"{name}\n    {len(kernel.code)} instructions; a step has {len(path)}: one warp takes "
+          f"{cycles(kernel, path)} cycles by the model of chain.py, all warps {taken:.0f} by the "
+          f"model of multiprocessor.py, nothing measured")
     if counted := COUNTED_OF_ALL.get(name):
-        yield from hold_against_costs(counted[0], sum(
-            cost(of_cost) * times for of_cost, times in counted[1]), taken)
-    yield from walk_all(name, with_replays(kernel, step, 2, load, *ways), "replays of two items")
+        yield from hold_against_costs(name, sum(cost(part) * times for part, times in counted),
+                                      taken)
+    yield from walk_all(name, with_replays(kernel, step, 2, load, path_with),
+                        "replays of two items")

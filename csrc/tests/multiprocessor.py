@@ -1,4 +1,4 @@
-"""A MODEL of the cycles of a step: all warps of one multiprocessor, walked along paths through
+"""A MODEL of the cycles of a step: all warps of one multiprocessor, walked along a path through
 their machine code.
 
 Each of four schedulers issues an instruction a cycle, of the warp that has been ready for longest.
@@ -49,8 +49,8 @@ class Load(NamedTuple):
     groups: int = 1  # the warps of each meet in its barriers
     read: Mapping[int, float] = {}  # bytes from the second level cache, by an instruction's index
     sent: float = 0  # bytes that an instruction STAS sends to other blocks
-    waits: frozenset[int] = frozenset()  # the indices of those that wait, once in a step, for what
-    behind: int = 0  # all blocks have sent in this step, or in one so many steps before
+    waits: int = -1  # the index of that which waits for what all blocks have sent in a step,
+    behind: int = 0  # this one or one so many steps before
 
 
 class _Op(NamedTuple):
@@ -83,7 +83,7 @@ def _decoded(kernel: Kernel, i: int, following: int, load: Load) -> _Op:
                at.control >> 5 & 7, at.control >> 8 & 7,
                tuple(s for s in range(6) if at.control >> 11 + s & 1), latency(at.name), unit,
                busy, wide if head in IN_MEMORY else 0, load.read.get(i, 0), head == "BAR",
-               head == "STAS", i in load.waits)
+               head == "STAS", i == load.waits)
 
 
 class _Warp:
@@ -95,11 +95,10 @@ class _Warp:
 
 
 class _Run:
-    """Some warps that go through programs together, each through one of them: the warps of a
-    scheduler take them in turn."""
+    """Some warps that go through a program together."""
 
-    def __init__(self, programs: Sequence[Sequence[_Op]], load: Load) -> None:
-        self.programs, self.load = programs, load
+    def __init__(self, program: Sequence[_Op], load: Load) -> None:
+        self.program, self.load = program, load
         self.warps = [_Warp() for _ in range(load.warps)]
         # when, since when it is ready, which
         self.queue = [(0.0, 0.0, w) for w in range(load.warps)]
@@ -107,15 +106,12 @@ class _Run:
         self.units: dict[tuple[int, str], float] = {}  # free again; so the next three
         self.memory = self.level2 = self.link = 0.0
         self.met: list[list[int]] = [[] for _ in range(load.groups)]
-        steps = max(sum(op.awaits for op in programs[0]), 1)
-        self.sends = sum(op.sends for op in programs[0]) // steps  # of a warp in a step
+        steps = max(sum(op.awaits for op in program), 1)
+        self.sends = sum(op.sends for op in program) // steps  # of a warp in a step
         self.sent: list[int] = []  # in a step, by all warps
         self.arrived: list[float] = []  # when what was sent in a step has come
         self.waiting: list[int] = []  # warps, for the next of these
         self.ends = [0.0] * (ROUNDS + 1)
-
-    def program(self, w: int) -> Sequence[_Op]:
-        return self.programs[w // SCHEDULERS % len(self.programs)]
 
     def wake(self, warps: Sequence[int], at: float) -> None:
         for w in warps:
@@ -125,8 +121,7 @@ class _Run:
         while self.queue:
             now, since, w = heapq.heappop(self.queue)
             warp = self.warps[w]
-            program = self.program(w)
-            op = program[warp.at % len(program)]
+            op = self.program[warp.at % len(self.program)]
             ready = max([now, *(warp.free[s] for s in op.waits)])
             scheduler = w % SCHEDULERS
             free = max(self.issued[scheduler], self.units.get((scheduler, op.unit), 0.0))
@@ -150,7 +145,7 @@ class _Run:
         warp.free[op.reads] = max(warp.free[op.reads], done + OPERANDS_READ)
         warp.free[NO_BARRIER] = 0
         warp.at += 1
-        times, rest = divmod(warp.at, len(self.program(w)))
+        times, rest = divmod(warp.at, len(self.program))
         if rest == 0:
             self.ends[times] = max(self.ends[times], now)
         if op.sends:
@@ -185,14 +180,12 @@ class _Run:
             self.waiting.clear()
 
 
-def cycles_of_step(kernel: Kernel, ways: Sequence[Sequence[Sequence[int]]], load: Load) -> float:
-    """Of a step, in the mean of some that may differ; ways: through these steps, which the warps of
-    a scheduler take in turn, of each step the indices of its instructions."""
-    programs = []
-    for steps in ways:
-        path = [i for step in steps for i in step]
-        programs.append([_decoded(kernel, i, following, load)
-                         for i, following in zip(path, [*path[1:], path[0]], strict=True)])
-    run = _Run(programs, load)
+def cycles_of_step(kernel: Kernel, steps: Sequence[Sequence[int]], load: Load) -> float:
+    """Of a step, in the mean of some that may differ, of each of which the indices of its
+    instructions."""
+    path = [i for step in steps for i in step]
+    program = [_decoded(kernel, i, following, load)
+               for i, following in zip(path, [*path[1:], path[0]], strict=True)]
+    run = _Run(program, load)
     run.go()
-    return (run.ends[ROUNDS] - run.ends[1]) / (ROUNDS - 1) / len(ways[0])
+    return (run.ends[ROUNDS] - run.ends[1]) / (ROUNDS - 1) / len(steps)
