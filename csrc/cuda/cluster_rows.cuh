@@ -57,8 +57,7 @@ template <int barriers> struct ClusterRows {
   // By all threads: until the row of a step is there; that of the step before the first one is.
   __device__ __forceinline__ void wait(uint32_t step, Where where = Where::current()) const {
     unsigned polls = 0;
-    while (!mbarrier_try_wait_parity(mbarrier(step), step / barriers % 2, where))
-      poll_again(polls);
+    while (!mbarrier_try_wait_parity(mbarrier(step), step / barriers % 2, where)) poll_again(polls);
   }
   __device__ __forceinline__ void end_step(Where where = Where::current()) {
     wait(number, where);

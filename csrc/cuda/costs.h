@@ -7,26 +7,29 @@ namespace lsnn::cuda {
 
 // X(name, number, unit, where it is from). Counted: along one warp of the machine code of the
 // paper's kernels for sm_90, with latencies that others have measured or that are assumed; a model.
-#define LSNN_COSTS(X)                                                                            \
-  X(forward_step, 1279, "cycles", "a step but its rows, with a spike list: counted")             \
-  X(backward_step, 3083, "cycles", "the same backwards, but its product, with replays: counted") \
-  X(lsnn_step, 530, "cycles", "of the paper's forward kernel, with eight rows: counted")         \
-  X(lsnn_gather_step, 775, "cycles", "of that with rows in main memory, 16 of them: counted")    \
-  X(lsnn_backward_step, 962, "cycles", "of its backward kernel, with twelve rows: counted")      \
-  X(lsnn_matrix_step, 400, "cycles", "of that by matrices in a cluster: walked")                 \
-  X(lsnn_matrix_warp, 60, "cycles", "the same, for each warp")                                   \
-  X(lsnn_matrix_product, 1, "cycles", "the same, for each mma of a block")                       \
-  X(lsnn_block_chain, 660, "cycles", "of that by matrices in a block: one warp alone, counted")  \
-  X(lsnn_block_high_step, 260, "cycles", "the same of several warps: walked")                    \
-  X(lsnn_block_high_warp, 200, "cycles", "the same, for each warp")                              \
-  X(lsnn_block_medium_step, 590, "cycles", "the same with one part of a factor: walked")         \
-  X(lsnn_block_medium_warp, 50, "cycles", "the same, for each warp")                             \
-  X(mma_macs, 1270, "MAC/clk/SM", "of mma.sync in bfloat16: others' measurements")               \
-  X(shared_bytes, 128, "B/clk/SM", "rows from shared memory: what 32 banks give")                \
-  X(l2_bytes, 25, "B/clk/SM", "rows from the second level cache: assumed")                       \
-  X(exchange, 250, "cycles", "between the blocks of a cluster: assumed")                         \
-  X(cluster_bytes, 12, "B/clk/SM", "from the other blocks of a cluster: others' measurements")   \
-  X(two_launches, 9000, "cycles", "of the design step, 5 microseconds at 1.7 GHz: assumed")      \
+#define LSNN_COSTS(X)                                                                             \
+  X(forward_step, 1279, "cycles", "a step but its rows, with a spike list: counted")              \
+  X(backward_step, 3083, "cycles", "the same backwards, but its product, with replays: counted")  \
+  X(lsnn_step, 530, "cycles", "of the paper's forward kernel, with eight rows: counted")          \
+  X(lsnn_gather_step, 775, "cycles", "of that with rows in main memory, 16 of them: counted")     \
+  X(lsnn_backward_step, 1010, "cycles", "of its backward kernel, with twelve rows: counted")      \
+  X(lsnn_matrix_step, 600, "cycles", "of that by matrices in a cluster: walked, as what follows") \
+  X(lsnn_matrix_word, 140, "cycles", "the same, for 32 neurons of a block")                       \
+  X(lsnn_matrix_part, 30, "cycles", "the same, for each part of a factor")                        \
+  X(lsnn_matrix_sent, 45, "cycles", "the same, where a part is sent to eight blocks")             \
+  X(lsnn_matrix_product, 5, "cycles", "the same, for each mma of a warp and word of a block")     \
+  X(lsnn_matrix_fragment, 7.5, "cycles", "the same, for one that registers do not hold")          \
+  X(lsnn_block_chain, 580, "cycles", "of that by matrices in a block: one warp alone, counted")   \
+  X(lsnn_block_high_step, 260, "cycles", "the same of several warps: walked")                     \
+  X(lsnn_block_high_warp, 200, "cycles", "the same, for each warp")                               \
+  X(lsnn_block_medium_step, 640, "cycles", "the same with one part of a factor: walked")          \
+  X(lsnn_block_medium_warp, 53, "cycles", "the same, for each warp")                              \
+  X(mma_macs, 1270, "MAC/clk/SM", "of mma.sync in bfloat16: others' measurements")                \
+  X(shared_bytes, 128, "B/clk/SM", "rows from shared memory: what 32 banks give")                 \
+  X(l2_bytes, 25, "B/clk/SM", "rows from the second level cache: assumed")                        \
+  X(exchange, 250, "cycles", "between the blocks of a cluster: assumed")                          \
+  X(cluster_bytes, 12, "B/clk/SM", "from the other blocks of a cluster: others' measurements")    \
+  X(two_launches, 9000, "cycles", "of the design step, 5 microseconds at 1.7 GHz: assumed")       \
   X(product_macs, 77, "MAC/clk/SM", "of the library in float32, 60 % of what it has: assumed")
 
 #define LSNN_COST_FIELD(name, number, unit, origin) double name = number;

@@ -22,18 +22,17 @@ double rounds_of(const Device& device, const Layer& l, const Pass& p) {
   const int64_t items = device.teams(p.shape.ranks) * items_of_block(p.shape);
   return double(std::max<int64_t>(ceiling(l.B, items), 1));
 }
-// The same in a cluster, of a round: what all warps of a block take of a step, what its schedulers
-// issue and its tensor cores multiply, and what other blocks send.
+// The same in a cluster, of a round: what all warps of a block take of a step. What other blocks
+// send has most of a step to arrive.
 double matrix_step(const Layer& l, const Pass& p) {
-  Arena counted;
-  const LsnnMatrixShared shared(counted, l, p.shape);
-  const int parts = p.shape.parts;
-  const double warps = p.shape.groups * p.shape.threads / 32.0,
-               products = warps * words_of_kernel(l.N) * parts * (parts + 1) / 2,
-               sent = 4.0 * shared.slot * (1 - 1.0 / p.shape.ranks);
-  return costs.lsnn_matrix_step + warps * costs.lsnn_matrix_warp +
-         products * costs.lsnn_matrix_product +
-         std::max(sent / costs.cluster_bytes - costs.lsnn_matrix_step, 0.0);
+  const int parts = p.shape.parts, of_kernel = words_of_kernel(l.N);
+  const double words_of_block = p.shape.threads / 32.0;
+  const int products = of_kernel * parts * (parts + 1) / 2,
+            in_shared = of_kernel * parts - held_fragments(of_kernel, parts);
+  return costs.lsnn_matrix_step + words_of_block * costs.lsnn_matrix_word +
+         parts * (costs.lsnn_matrix_part + (p.shape.ranks > 4 ? costs.lsnn_matrix_sent : 0)) +
+         words_of_block *
+             (products * costs.lsnn_matrix_product + in_shared * costs.lsnn_matrix_fragment);
 }
 
 // In a block, of all its warps; few of them take what one takes alone.

@@ -48,9 +48,14 @@ struct MatrixKernels {
   int words;
   BackwardKernel by_parts[exact_parts];
 };
+template <int words, int parts> static constexpr BackwardKernel matrix_kernel_if_it_fits() {
+  if constexpr (words <= most_words_of_parts(parts)) return &lsnn_matrix_kernel<words, parts>;
+  else return nullptr;
+}
 template <int words> static constexpr MatrixKernels matrix_kernels{
     words,
-    {&lsnn_matrix_kernel<words, 1>, &lsnn_matrix_kernel<words, 2>, &lsnn_matrix_kernel<words, 3>}};
+    {matrix_kernel_if_it_fits<words, 1>(), matrix_kernel_if_it_fits<words, 2>(),
+     matrix_kernel_if_it_fits<words, 3>()}};
 static BackwardKernel matrix_kernel(int64_t N, int parts) {
   static constexpr MatrixKernels all[] = {
       matrix_kernels<4>,  matrix_kernels<5>,  matrix_kernels<6>,

@@ -241,8 +241,7 @@ template <int quads, class Gradients> struct LsnnBackwardGroup {
         next--;
       };
       StageRing<stages_of_record> stages(record + thread, 2 * group.threads, copy);
-      LsnnReplay replayed{job, neuron, group, gradients.word() + group.warp(), a + thread,
-                          length};
+      LsnnReplay replayed{job, neuron, group, gradients.word() + group.warp(), a + thread, length};
       // Of a step: what it read, dL/dz from outside, which stays 0 where there is none.
       Carry<float> before;
       float gz;

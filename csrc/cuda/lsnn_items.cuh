@@ -140,9 +140,9 @@ struct LsnnSlots {
 // side, under no condition of their own, so that each hides the other's waiting.
 //
 // Products: publish(x) gives away dL/dc of a step; await() waits for what multiply() reads, which
-// makes the product of the step d + 1 later, of which carried(found, item) is what the lane's neuron
-// gets. advance() goes to the slot of the next step, end_step() waits until that may be written,
-// and finish() until nothing is under way.
+// makes the product of the step d + 1 later, of which carried(found, item) is what the lane's
+// neuron gets. advance() goes to the slot of the next step, end_step() waits until that may be
+// written, and finish() until nothing is under way.
 template <class Products> struct LsnnItems {
   static constexpr int items = Products::items;
   const LsnnBackward& job;

@@ -146,8 +146,7 @@ struct LsnnReplay {
       if (S0 && has)
         before[i] = (m.word(S0 - 1) >> lane & 1) << 31 | (m.word(S0 - 2) >> lane & 1) << 30;
       s[i] = {0.f, has ? own.neuron.load(m.state(S0, 1), 0) : 0.f, 0.f,
-              has ? own.neuron.load(m.state(S0, 3), 0) : 0.f,
-              S0 ? spike(before[i]) : m.before_0()};
+              has ? own.neuron.load(m.state(S0, 3), 0) : 0.f, S0 ? spike(before[i]) : m.before_0()};
     }
 #pragma unroll 1
     for (int t = S0; t < end; t += at_once) {
@@ -164,8 +163,7 @@ struct LsnnReplay {
           const uint64_t all = (uint64_t)bits[i] << 32 | before[i];
           const uint32_t window = uint32_t(all >> (32 - steps_of_replay + first));
           const Memory m = of(i).memory();
-          store_whole(m.start(t + first),
-                      Start{{s[i].a, s[i].r, s[i].z, __uint_as_float(window)}});
+          store_whole(m.start(t + first), Start{{s[i].a, s[i].r, s[i].z, __uint_as_float(window)}});
 #pragma unroll
           for (int j = 0; j < steps_of_replay; j++) of(i).step(bits[i] >> first, j, s[i]);
         }

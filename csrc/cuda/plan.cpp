@@ -237,8 +237,10 @@ Possible lsnn_backward_cluster_pass(const Device& device, const Layer& l, Storag
   });
 }
 Possible lsnn_backward_matrix_pass(const Device& device, const Layer& l, Storage s) {
-  const std::string refused = lsnn_backward_refuses(
-      device, l, s, 32 * most_words_matrix * device.most_ranks, true, l.bf16_parts);
+  const int most_words =
+      std::min(most_words_matrix * device.most_ranks, most_words_of_parts(l.bf16_parts));
+  const std::string refused =
+      lsnn_backward_refuses(device, l, s, 32 * most_words, true, l.bf16_parts);
   if (!refused.empty()) return impossible(refused);
   return lsnn_in_cluster(device, l, s, [&](int ranks) {
     const int words_of_block = Slice(l.N, ranks, 0).words;
