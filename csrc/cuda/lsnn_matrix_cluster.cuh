@@ -20,7 +20,6 @@ namespace lsnn::cuda {
 template <int words_of_layer, int parts> struct LsnnClusterProducts : LsnnSlots {
   static constexpr int items = pairs_of_lane, groups = groups_of_matrix, next = groups;
   using Rows = ClusterRows<barriers_of_matrix>;
-  static constexpr int most_warps = groups * most_words_matrix;
   static constexpr int tiles = words_of_layer;  // of a warp: half of the columns
   static constexpr int held = held_fragments(tiles, parts);
   // Products of one part of W with one of dL/dc, and sums of their own, so that a mma does not wait

@@ -171,11 +171,11 @@ MUTANTS = [
     Mutant("backward, cluster: rows take turns anew with each item", "backward.cuh",
            "turn = turn % (unsigned)job.shape.slots + (unsigned)length;",
            "turn = (unsigned)length;", (f"cluster {MANY_ITEMS}",)),
-    of_rows("one barrier for all steps", "return mbarriers + number % 2;", "return mbarriers;"),
-    of_rows("nobody waits", "while (!mbarrier_try_wait_parity(mbarrier(), number / 2 % 2, where)) "
-            "poll_again(polls);", ""),
-    of_rows("a wait for another phase", "number / 2 % 2, where)", "number % 2, where)"),
-    of_rows("fewer bytes than come", "(NP * 4 * items)", "(NP * 4 * items - 16)"),
+    of_rows("one barrier for all steps", "return mbarriers + step % barriers;", "return mbarriers;"),
+    of_rows("nobody waits", "while (!mbarrier_try_wait_parity(mbarrier(step), step / barriers % 2, "
+            "where)) poll_again(polls);", ""),
+    of_rows("a wait for another phase", "step / barriers % 2, where)", "step % 2, where)"),
+    of_rows("fewer bytes than come", "bytes((unsigned)of_step)", "bytes((unsigned)of_step - 16)"),
     of_rows("nothing for the last rank", "r < ranks; r", "r < ranks - 1; r"),
     # -------------------------------------------------------------------- sums, marks, flags, state
     Mutant("weight gradient: added twice", "weight_gradient.cuh", "sum[j * tiles.columns] += g",
