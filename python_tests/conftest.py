@@ -1,4 +1,5 @@
 """A header that says what is tested, and what a forced design may leave out."""
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,13 @@ torch.set_num_threads(1)
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     return lsnn_ext.show_config().splitlines()
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays until the end: no collection of garbage need look at it again, of
+    which the benchmarks make one before whatever they time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
