@@ -39,7 +39,7 @@ demo: build $(VENV)/.examples
 	$(in_venv) python examples/smnist.py --models LSNN $(ARGS)
 
 test: build $(VENV)/.test
-	$(in_venv) python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
+	$(in_venv) python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench: build $(VENV)/.bench $(if $(PEERS),$(VENV)/.peers)
 	$(in_venv) python -m bench $(if $(PEERS),--peers) $(ARGS)

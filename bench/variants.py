@@ -177,7 +177,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"memory: LSNN, T={T} B={B} I={I} N={N}, peak beyond the input of one "
               "forward+backward")
         for every in (None, 256):
-            print(f"  checkpoint_every={every!s:6} {long_sequence(every) * 2**20 / 1e6:8.0f} MB")
+            peak = long_sequence(every, LONG) * 2**20 / 1e6
+            print(f"  checkpoint_every={every!s:6} {peak:8.0f} MB")
 
 
 if __name__ == "__main__":

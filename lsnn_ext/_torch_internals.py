@@ -29,10 +29,14 @@ def is_transforming() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _transforms() -> int:
     """How many transforms of torch.func run, also while torch.compile traces."""
     return len(torch._C._functorch.get_interpreter_stack() or [])
+
+
+# What torch.compiler.assume_constant_result does; it would also load the compiler, ten times what
+# importing lsnn_ext takes without.
+_transforms._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def leave_graph_of_transforms() -> None:

@@ -213,8 +213,9 @@ def _given(dynamics: str) -> dict[str, float]:
     return given | ({"rho": 0.9, "beta": 0.5} if own.get("rho") == 0.0 else {})
 
 
-@pytest.mark.parametrize("rate", [0.002, 0.01])
-@pytest.mark.parametrize("dynamics", MODELS)
+# All models at the larger rate, which leads further; every third one at a smaller rate too.
+@pytest.mark.parametrize(("dynamics", "rate"), [*((name, 0.01) for name in MODELS),
+                                                *((name, 0.002) for name in list(MODELS)[::3])])
 def test_five_hundred_iterations(dynamics: str, rate: float) -> None:
     """All constants learn, each neuron its own, from patterns of spikes; nothing leaves its range,
     and something is learned."""

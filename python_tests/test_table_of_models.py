@@ -27,12 +27,29 @@ OUTPUTS = ("spikes", "trace.v", "trace.a", "trace.threshold", "state.v", "state.
            "state.z")
 
 
+def _assert_alive(case: Case, outputs: dict[str, torch.Tensor],
+                  gradients: dict[str, torch.Tensor]) -> None:
+    """A comparison of silent networks would compare nothing: spikes come, and whatever can learn
+    gets a gradient."""
+    assert 0.05 < float(outputs["spikes"].mean()) < 0.6
+    model = MODELS[case.dynamics]
+    unused = {"R"} if model.reset == "A" else set()
+    if model.drive == "cross" and "rec" in model.detach:
+        unused.add("z0")  # detached in (1) and (6), and the drive is computed anew from v'
+    for name, gradient in gradients.items():
+        assert bool(gradient.any()) != (name in unused), f"gradient of {name}"
+    assert all(float(gradient.abs().max()) < 1e5
+               for gradient in gradients.values()), "a gradient explodes"
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("case", TABLE, ids=lambda case: case.name)
 def test_same_as_reference(case: Case, dtype: torch.dtype) -> None:
     problem = build(case, dtype, dyadic=True)
     outputs, gradients = problem.run(functional.alif)
     want_outputs, want_gradients = problem.run(reference.alif)
+    if dtype == torch.float64 and case.T >= 12 and case.B:
+        _assert_alive(case, want_outputs, want_gradients)
     assert_all_same(outputs, want_outputs)
     assert_all_same(gradients, want_gradients, tolerance=TOLERANCE[dtype])
 

@@ -188,8 +188,11 @@ import {task}
     (timit, [*TIMIT, "--deepr", "0.3", "--iterations", "20"]),
     (learning_to_learn, [*TEACHERS, "--iterations", "20"])], ids=[*NAMES, "teachers"])
 def test_a_run_that_is_killed_is_the_same_run(task: ModuleType, options: list[str],
-                                              tmp_path: Path) -> None:
-    """At any moment, and what is resumed comes to the same bits."""
+                                              tmp_path: Path,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    """At any moment, and what is resumed comes to the same bits. Without pictures, which take most
+    of the time of a tiny run."""
+    monkeypatch.setattr(task, "picture", lambda *_: None)
     out, whole = tmp_path / "killed", tmp_path / "whole"
     program = KILLED.format(examples=str(EXAMPLES), task=task.__name__,
                             options=[*options, "--out", str(out)])

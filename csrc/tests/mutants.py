@@ -2,18 +2,17 @@
 be found.
 
 The C++ test program runs a few cases under the emulator in three builds: alone, with
-AddressSanitizer and with ThreadSanitizer. First the kernels as they are must pass; then each bug
-must fail, in the plain build or in the one that the table names. Works on copies in a temporary
-folder and needs g++ only. Returns 1 when a bug is not found.
+AddressSanitizer and with ThreadSanitizer, each made when it is first needed. First the kernels as
+they are must pass; then each bug must fail, in the plain build or in the one that the table names.
+Works on copies in a temporary folder and needs g++ only. Returns 1 when a bug is not found.
 """
 import argparse
 import os
-import platform
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,8 +25,10 @@ CSRC = Path(__file__).resolve().parents[1]
 LIMIT_S = 120  # of a run; a kernel that hangs is a bug that was found
 CHECKS: list[Check] = [PLAIN, ADDRESS, THREAD]  # from cheap to dear
 CXX = os.environ.get("CXX", "g++")
-# As the build has it, but compiled fast.
-FLAGS = ["-std=gnu++20", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-w"]
+# As the build has it, but compiled fast: the CPU path, which the kernels are compared with, gives
+# the same bits with the portable kernels alone, and without those that few models have.
+FLAGS = ["-std=gnu++20", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-w",
+         "-DLSNN_ONLY_PORTABLE", "-DLSNN_FEW_KERNELS"]
 SANITIZER = {PLAIN: [], ADDRESS: ["-fsanitize=address"], THREAD: ["-fsanitize=thread"]}
 EMULATOR = {PLAIN: [], ADDRESS: ["-DEMULATOR_ASAN"], THREAD: ["-DEMULATOR_TSAN"]}
 KERNELS = {
@@ -55,19 +56,6 @@ def run_compiler(arguments: list[str], what: str) -> None:
         raise SystemExit(f"{what} does not compile:\n" + done.stderr[:3000])
 
 
-def instruction_sets(processor: str) -> dict[str, list[str]]:
-    """Flags of the compiler by name, from the lines of the build's table for such a processor."""
-    table = (CSRC / "cpu" / "instruction_sets.h").read_text()
-    kinds = {"x86_64": "X86_64", "AMD64": "X86_64", "aarch64": "AARCH64", "arm64": "AARCH64"}
-    found: dict[str, list[str]] = {}
-    for kind in ("ANY", kinds.get(processor)):
-        lines = re.search(rf"#define LSNN_SETS_{kind}\(X\)([^#]*)", table)
-        text = lines[1] if lines else ""
-        for name, isa, flags in re.findall(r'X\((\w+), (\d+), "([^"]*)"', text):
-            found[name] = [f"-DLSNN_ISA={isa}", *flags.split()]
-    return found
-
-
 def compiled(csrc: Path, job: Job, what: str) -> Path:
     job.to.parent.mkdir(parents=True, exist_ok=True)
     run_compiler([*FLAGS, *job.flags, f"-I{csrc}", "-x", "c++", "-c", str(csrc / job.source), "-o",
@@ -80,51 +68,61 @@ def kernel_flags(name: str, check: Check) -> list[str]:
 
 
 class Base:
-    """The three builds of the kernels as they are, and all objects that others share with them."""
-    def __init__(self, csrc: Path, folder: Path, pool: ThreadPoolExecutor) -> None:
-        self.csrc = csrc
+    """The builds of the kernels as they are, and all objects that others share with them."""
+    def __init__(self, csrc: Path, folder: Path, jobs: int) -> None:
+        self.csrc, self.folder, self.jobs = csrc, folder, jobs
+        self.lock = threading.Lock()
         # The CPU path and the test itself are the same in all builds.
-        jobs = [Job("tests/test_kernels.cpp", folder / "test.o", ["-O2"]),
-                Job("cuda/run.cu", folder / "entry.o", ["-O1"])]
-        jobs += [
-            Job(f"cpu/{name}.cpp", folder / f"{name}.o", ["-O2"])
-            for name in ("run", "block_cache", "counters")
-        ]
-        jobs += [
-            Job("cpu/kernels.cpp", folder / f"{name}.o",
-                ["-O2", f"-DLSNN_ISA_NAME={name}", *flags])
-            for name, flags in instruction_sets(platform.machine()).items()
-        ]
-        self.common = [job.to for job in jobs]
-        self.emulator: dict[Check, list[Path]] = {}
-        self.kernels: dict[Check, dict[str, Path]] = {}
-        for check in CHECKS:
-            emulator = [Job(f"emulator/{path.name}", folder / check / f"{path.stem}.o",
-                            ["-O2", *EMULATOR[check]])
-                        for path in sorted((csrc / "emulator").glob("*.cpp"))]
-            # Sanitizers look at the kernels of float only: those that change.
-            looked_at = {name: check if name in LOOKED_AT else PLAIN
-                         for name in KERNELS}
-            kernels = {name: Job(f"cuda/{KERNELS[name]}", folder / build / f"{name}.o",
-                                 kernel_flags(name, build))
-                       for name, build in looked_at.items()}
-            jobs += [*emulator,
-                     *(kernels[name] for name, build in looked_at.items() if build == check)]
-            self.emulator[check] = [job.to for job in emulator]
-            self.kernels[check] = {name: job.to for name, job in kernels.items()}
-        list(pool.map(lambda job: compiled(csrc, job, "what all have in common"), jobs))
-        self.programs = {check: self.program(check, folder / check / "test_kernels",
-                                             {}) for check in CHECKS}
+        self.common = [
+            Job("tests/test_kernels.cpp", folder / "test.o", ["-O2"]),
+            Job("cuda/run.cu", folder / "entry.o", ["-O1"]),
+            *(Job(f"cpu/{name}.cpp", folder / f"{name}.o", ["-O2"])
+              for name in ("run", "block_cache", "counters")),
+            Job("cpu/kernels.cpp", folder / "portable.o",
+                ["-O2", "-DLSNN_ISA=0", "-DLSNN_ISA_NAME=portable"])]
+        self.made: set[Path] = set()
+        self.programs: dict[Check, Path] = {}
         self.told: dict[tuple[Check, str], str] = {}
 
+    def emulator(self, check: Check) -> list[Job]:
+        return [Job(f"emulator/{path.name}", self.folder / check / f"{path.stem}.o",
+                    ["-O2", *EMULATOR[check]])
+                for path in sorted((self.csrc / "emulator").glob("*.cpp"))]
+
+    def kernels(self, check: Check) -> dict[str, Job]:
+        # Sanitizers look at the kernels of float only: those that change.
+        looked_at = {name: check if name in LOOKED_AT else PLAIN for name in KERNELS}
+        return {name: Job(f"cuda/{KERNELS[name]}", self.folder / build / f"{name}.o",
+                          kernel_flags(name, build))
+                for name, build in looked_at.items()}
+
+    def make(self, check: Check) -> None:
+        """This build, the first time that it is asked for."""
+        with self.lock:
+            if check in self.programs:
+                return
+            jobs = [*self.kernels(check).values(), *self.common, *self.emulator(check)]
+            missing = [job for job in jobs if job.to not in self.made]
+            with ThreadPoolExecutor(self.jobs) as pool:
+                list(pool.map(lambda job: compiled(self.csrc, job, "what all have in common"),
+                              missing))
+            self.made |= {job.to for job in missing}
+            self.programs[check] = self.linked(check, self.folder / check / "test_kernels", {})
+
     def program(self, check: Check, to: Path, changed: dict[str, Path]) -> Path:
-        kernels = [*changed.values(),
-                   *(path for name, path in self.kernels[check].items() if name not in changed)]
-        objects = map(str, [*kernels, *self.common, *self.emulator[check]])
+        self.make(check)
+        return self.linked(check, to, changed)
+
+    def linked(self, check: Check, to: Path, changed: dict[str, Path]) -> Path:
+        kernels = [*changed.values(), *(job.to for name, job in self.kernels(check).items()
+                                        if name not in changed)]
+        others = [job.to for job in (*self.common, *self.emulator(check))]
+        objects = map(str, [*kernels, *others])
         run_compiler([*SANITIZER[check], *objects, "-o", str(to), "-pthread"], "the test program")
         return to
 
     def failure(self, check: Check, run: str) -> str:
+        self.make(check)
         if (check, run) not in self.told:
             told = failure(self.programs[check], run)
             self.told[check, run] = told and f"the kernels as they are, {check}, {run}: {told}"
@@ -215,7 +213,9 @@ def main() -> int:
                        check=True)
         for mutant in MUTANTS:  # all of them, so that the table keeps up with the sources
             mutated(mutant, (folder / "csrc" / "cuda" / mutant.file).read_text())
-        base = Base(folder / "csrc", folder / "base", pool)
+        base = Base(folder / "csrc", folder / "base", arguments.jobs)
+        for check in dict.fromkeys([PLAIN, *(mutant.check for mutant in chosen)]):
+            base.make(check)
         # Where a bug is to be found, and in the plain build everything; others follow when a bug is
         # found there.
         runs = list(dict.fromkeys((check, run) for m in chosen for run in m.runs
