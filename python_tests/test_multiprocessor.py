@@ -33,7 +33,7 @@ def _kernel(*code: tuple[str, int]) -> Any:
 def _cycles(model: Any, code: list[tuple[str, int]], **load: Any) -> float:
     """Of one step, without the branch back to its beginning."""
     from chain import TAKEN
-    found: float = model.cycles_of_step(_kernel(*code), [[range(len(code))]], model.Load(**load))
+    found: float = model.cycles_of_step(_kernel(*code), [range(len(code))], model.Load(**load))
     return found - (TAKEN if load.get("warps", 1) <= 4 else 0)
 
 
@@ -43,7 +43,7 @@ def test_one_warp_takes_what_the_chain_takes(model: Any) -> None:
     code = [("LDS", _control(2, 0)), ("FADD", _control(4, waits=1)), ("IADD3", _control(6)),
             ("MUFU.RCP", _control(1, 1)), ("FMUL", _control(5, waits=2)), ("BAR", _control(1))]
     kernel = _kernel(*code)
-    assert model.cycles_of_step(kernel, [[range(6)]], model.Load(1)) == cycles(kernel, range(6))
+    assert model.cycles_of_step(kernel, [range(6)], model.Load(1)) == cycles(kernel, range(6))
 
 
 @pytest.mark.parametrize(("name", "each"), [("FADD", 1), ("IADD3", 2), ("POPC", 8)])
@@ -97,22 +97,20 @@ def test_a_step_waits_for_what_other_blocks_send(model: Any) -> None:
 def test_steps_may_differ(model: Any) -> None:
     """The mean of a short step and a long one."""
     kernel = _kernel(*[("FADD", _control(1))] * 30)
-    taken = model.cycles_of_step(kernel, [[range(10), range(30)]], model.Load(1))
+    taken = model.cycles_of_step(kernel, [range(10), range(30)], model.Load(1))
     from chain import TAKEN
     assert taken == 20 + TAKEN
 
 
-def test_warps_of_a_scheduler_take_turns(model: Any) -> None:
-    """Where one works with floats while the other reads from memory, and then the other way round,
-    a step takes less than where both do the same at the same time."""
-    kernel = _kernel(*[("FADD", _control(4))] * 50, *[("POPC", _control(8))] * 25,
-                     *[("BAR.SYNC", _control(1))])
-    floats, others, barrier = range(50), range(50, 75), [75]
-    first, last = [*floats, *others, *barrier], [*others, *floats, *barrier]
-    alike, in_turn = (model.cycles_of_step(kernel, [[way] for way in ways], model.Load(8))
-                      for ways in ([first], [first, last]))
-    assert alike >= 200 + 2 * 200
-    assert in_turn < 200 + 200 + 60
+def test_a_wait_for_the_step_before_costs_nothing(model: Any) -> None:
+    """Where a step takes longer than what is sent in it needs to arrive."""
+    work = [("FADD", _control(4))] * 200
+    code = [("STAS.128", _control(1)), ("SYNCS", _control(1)), *work]
+    alone, sent = _cycles(model, code, warps=4), {"warps": 4, "sent": 448.0, "waits": 1}
+    needed = 4 * 448 / model.cost("cluster_bytes") + model.cost("exchange")
+    assert needed < alone
+    assert _cycles(model, code, **sent) == pytest.approx(alone + needed, abs=20)
+    assert _cycles(model, code, behind=1, **sent) == pytest.approx(alone, abs=20)
 
 
 def test_planted_bugs_are_there(model: Any) -> None:

@@ -200,26 +200,22 @@ def test_bad_input(options: dict[str, Any], message: str) -> None:
         plan(**{"T": 10, "B": 2, "N": 20, "device": "h100", **options})
 
 
-@pytest.mark.parametrize(("bf16_parts", "items"), [(2, 8), (1, 16)])
-def test_matrices_where_products_may_round(bf16_parts: int, items: int) -> None:
-    """As many items go through the steps together as shared memory holds: a factor is one bfloat16
-    number, or two; and the weight gradient has the same."""
+@pytest.mark.parametrize("bf16_parts", [2, 1])
+def test_matrices_where_products_may_round(bf16_parts: int) -> None:
+    """Eight items go through the steps together: a factor is one bfloat16 number, or two; and the
+    weight gradient has the same."""
     sizes: dict[str, Any] = {"T": 1000, "B": 256, "N": 512, "device": "h100",
                              "bf16_parts": bf16_parts}
     chosen = plan(**sizes)
     launch, cycles = chosen["backward"], chosen["backward"]["considered"]
     assert (launch["design"], launch["kernels"]) == ("cluster", "lsnn")
-    assert launch["items of a block"] == items and launch["threads of an item"] == 64
+    assert launch["items of a block"] == 8 and launch["threads of an item"] == 64
     assert launch["blocks of a cluster"] == 8 and launch["blocks"] == 128
     assert launch["shared memory"] <= 227 << 10
     assert cycles["lsnn, matrices"] < cycles["lsnn, cluster"] < cycles["cluster"]
     assert f"{int(cycles['lsnn, matrices'])} before " in launch["why"]
     assert chosen["weight gradient"]["bfloat16 numbers"] == bf16_parts
     assert plan(**sizes | {"B": 0})["backward"]["blocks"] == 0
-    exact = plan(**sizes | {"bf16_parts": 0})
-    assert exact["weight gradient"]["bfloat16 numbers"] == 3
-    assert exact["backward"]["considered"]["lsnn, matrices"] == (
-        "its products round to bfloat16, which nobody has allowed")
     for changed, why in [({"device": "a100"}, "the GPU has no clusters"),
                          ({"kernels": "general"}, "the general kernels were asked for"),
                          ({"N": 513}, "its warps own 512 neurons at most"),
@@ -228,16 +224,35 @@ def test_matrices_where_products_may_round(bf16_parts: int, items: int) -> None:
                          ({"clusters": [0, 0, 0]}, "the GPU has no room for a cluster of 8")]:
         assert plan(**sizes | changed)["backward"]["considered"]["lsnn, matrices"].startswith(why)
     asked = plan(**sizes | {"N": 220}, kernels="matrices", design="cluster")["backward"]
-    assert asked["items of a block"] == items and asked["why"] == "matrices were asked for"
+    assert asked["items of a block"] == 8 and asked["why"] == "matrices were asked for"
     with pytest.raises(ValueError, match="bf16_parts: expected 0, 1 or 2, got 3"):
         plan(**sizes | {"bf16_parts": 3})
+
+
+def test_matrices_that_round_nothing() -> None:
+    """Three bfloat16 numbers are a float, so that nobody has to allow it."""
+    sizes: dict[str, Any] = {"T": 784, "B": 256, "N": 220, "device": "h100"}
+    chosen = plan(**sizes)
+    launch, cycles = chosen["backward"], chosen["backward"]["considered"]
+    assert (launch["design"], launch["kernels"]) == ("cluster", "lsnn")
+    assert launch["blocks of a cluster"] == 4 and launch["blocks"] == 128
+    assert cycles["lsnn, matrices"] < cycles["lsnn"] < cycles["block"]
+    assert chosen["weight gradient"]["bfloat16 numbers"] == 3
+    rounded = plan(**sizes | {"bf16_parts": 2})["backward"]["considered"]["lsnn, matrices"]
+    assert rounded < cycles["lsnn, matrices"]
+    assert plan(**sizes | {"B": 1000})["backward"]["considered"]["lsnn, matrices"] == (
+        4 * cycles["lsnn, matrices"])
+    assert isinstance(plan(**sizes | {"N": 448})["backward"]["considered"]["lsnn, matrices"], float)
+    for changed, why in [({"N": 449}, "its warps own 448 neurons at most"),
+                         ({"delays": [40]}, "a block needs ")]:
+        assert plan(**sizes | changed)["backward"]["considered"]["lsnn, matrices"].startswith(why)
 
 
 @pytest.mark.parametrize("bf16_parts", [1, 2])
 def test_matrices_in_a_block(bf16_parts: int) -> None:
     """Where registers hold the weights, two items go through the steps together in a block."""
     sizes: dict[str, Any] = {"T": 784, "B": 256, "N": 220, "device": "h100",
-                             "bf16_parts": bf16_parts}
+                             "bf16_parts": bf16_parts, "clusters": [0, 0, 0]}
     name = "lsnn, matrices in a block"
     launch = plan(**sizes)["backward"]
     cycles = launch["considered"]

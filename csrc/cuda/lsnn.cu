@@ -58,8 +58,8 @@ template <int words> static constexpr MatrixKernels matrix_kernels{
      matrix_kernel_if_it_fits<words, 3>()}};
 static BackwardKernel matrix_kernel(int64_t N, int parts) {
   static constexpr MatrixKernels all[] = {
-      matrix_kernels<4>,  matrix_kernels<5>,  matrix_kernels<6>,
-      matrix_kernels<7>,  matrix_kernels<8>,  matrix_kernels<10>,
+      matrix_kernels<2>,  matrix_kernels<3>,  matrix_kernels<4>, matrix_kernels<5>,
+      matrix_kernels<6>,  matrix_kernels<7>,  matrix_kernels<8>, matrix_kernels<10>,
       matrix_kernels<12>, matrix_kernels<14>, matrix_kernels<16>};
   const MatrixKernels* found = all;
   while (found->words != words_of_kernel(N)) found++;

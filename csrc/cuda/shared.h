@@ -130,7 +130,7 @@ constexpr int most_words_of_parts(int parts) { return parts < 3 ? 16 : 14; }
 // Of a layer, whose kernel is one for as many words or some more.
 LSNN_INLINE int words_of_kernel(int64_t N) {
   const int all = (int)words(N);
-  return all < 4 ? 4 : all <= 8 ? all : (all + 1) / 2 * 2;
+  return all < 2 ? 2 : all <= 8 ? all : (all + 1) / 2 * 2;
 }
 // Of a warp's fragments, parts x words, those that registers hold; the others lie in shared memory.
 constexpr int held_fragments(int of_kernel, int parts) {
