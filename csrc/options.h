@@ -19,10 +19,10 @@ inline constexpr int n_designs = 5;
 
 // Whether the CUDA kernels that are made for one model may run, see cuda/lsnn_forward.cuh, and
 // tensor cores, see cuda/spike_product.cuh, or the general ones alone; or, of the former, those
-// that multiply by matrices.
-enum class Kernels { automatic, general, matrices };
-inline constexpr const char* kernels_names[] = {"automatic", "general", "matrices"};
-inline constexpr int n_kernels = 3;
+// that multiply by matrices, or those that read rows of active neurons.
+enum class Kernels { automatic, general, matrices, rows };
+inline constexpr const char* kernels_names[] = {"automatic", "general", "matrices", "rows"};
+inline constexpr int n_kernels = 4;
 
 struct Options {
   ProductAlgorithm product = ProductAlgorithm::automatic;

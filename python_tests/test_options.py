@@ -66,7 +66,7 @@ def test_names() -> None:
     assert _ops.Options() == (0, 0, 0, 0, 0)
     assert _ops._C.products == ("automatic", "dense", "active", "bf16", "sparse")
     assert _ops._C.designs == ("automatic", "block", "gather", "cluster", "step")
-    assert _ops._C.kernels == ("automatic", "general", "matrices")
+    assert _ops._C.kernels == ("automatic", "general", "matrices", "rows")
 
 
 @cpu_only
@@ -337,7 +337,7 @@ def test_the_environment_is_refused_by_name() -> None:
         "LSNN_TEAM_SIZE": "1 to 1024",
         "LSNN_L1_SIZE": "1024 to 1099511627776",
         "LSNN_DESIGN": "block, gather, cluster or step",
-        "LSNN_KERNELS": "general or matrices",
+        "LSNN_KERNELS": "general, matrices or rows",
     }
     values = [("LSNN_PRODUCT", "rows"), ("LSNN_PRODUCT", "1"), ("LSNN_TEAM_SIZE", "many"),
               ("LSNN_TEAM_SIZE", "2 "), ("LSNN_TEAM_SIZE", "0"), ("LSNN_TEAM_SIZE", "-1"),

@@ -47,13 +47,10 @@ def test_half_the_weight_is_room_for_more_neurons() -> None:
 
 def test_paper_s_layer_on_h100() -> None:
     chosen = plan(784, 256, 220, device="h100")
-    for direction in ("forward", "backward"):
+    for direction, design, items in (("forward", "block", 2), ("backward", "cluster", 8)):
         launch = chosen[direction]
-        assert (
-            launch["design"] == "block"
-            and launch["blocks"] == 128
-            and launch["items of a block"] == 2
-        )
+        assert (launch["design"], launch["items of a block"]) == (design, items)
+        assert launch["blocks"] == 128
         assert launch["shared memory"] <= chosen["device"]["shared memory"]
         assert launch["threads of an item"] % 32 == 0
 
@@ -129,7 +126,8 @@ def test_tensor_cores_make_the_weight_gradient_where_they_can(options: dict[str,
 def test_the_paper_s_kernel_runs_backwards_where_it_can() -> None:
     """As forwards; a lane owns a neuron, so that 220 of them are seven warps."""
     sizes: dict[str, Any] = {"T": 784, "B": 256, "N": 220, "device": "h100"}
-    chosen = plan(**sizes)["backward"]
+    chosen = plan(**sizes, kernels="rows")["backward"]
+    assert chosen["considered"]["lsnn, matrices"] == "rows of active neurons were asked for"
     assert chosen["kernels"] == "lsnn" and chosen["threads of an item"] == 224
     assert chosen["items of a block"] == 2 and chosen["shared memory"] <= 227 << 10
     for changed in ({"kernels": "general"}, {"delays": [0, 3]}, {"N": 600}, {"design": "gather"}):
@@ -147,7 +145,8 @@ def test_the_paper_s_kernel_runs_backwards_in_a_cluster() -> None:
     assert cycles["lsnn"].startswith("its warps own")
     assert chosen["why"].startswith("fewest cycles a step by the formulas, "
                                     f"{int(cycles['lsnn, cluster'])} before ")
-    assert plan(1000, 256, 240, device="h100")["backward"]["blocks of a cluster"] == 2
+    rows = plan(1000, 256, 240, device="h100", kernels="rows")["backward"]
+    assert rows["blocks of a cluster"] == 2
     asked = plan(784, 256, 220, device="h100", design="cluster")["backward"]
     assert asked["kernels"] == "lsnn" and asked["why"] == "its design was asked for"
     considered = plan(1000, 256, 512, device="a100")["backward"]["considered"]

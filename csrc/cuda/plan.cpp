@@ -189,6 +189,7 @@ std::string lsnn_backward_refuses(const Device& device, const Layer& l, Storage 
                                   int64_t most_neurons, bool in_cluster, int parts) {
   if (in_cluster && device.most_ranks < 2) return "the GPU has no clusters";
   if (l.options.kernels == Kernels::matrices && !parts) return "matrices were asked for";
+  if (l.options.kernels == Kernels::rows && parts) return "rows of active neurons were asked for";
   if (parts && parts < l.bf16_parts && l.options.kernels != Kernels::matrices)
     return "its products round to bfloat16, which nobody has allowed";
   const std::string refused = lsnn_refuses(device, l, s, most_neurons);

@@ -134,7 +134,7 @@ LSNN_INLINE int words_of_kernel(int64_t N) {
 }
 // Of a warp's fragments, parts x words, those that registers hold; the others lie in shared memory.
 constexpr int held_fragments(int of_kernel, int parts) {
-  const int most = parts < 3 ? 25 : 25 - of_kernel / 2;
+  const int most = parts < 3 ? 25 : 26 - of_kernel / 2;
   return of_kernel * parts < most ? of_kernel * parts : most;
 }
 // From item to item: half of a row of banks more than a multiple of it, so that the two items which

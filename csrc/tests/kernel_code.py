@@ -285,7 +285,7 @@ def own_rows(name: str) -> OwnRows:
                        Load(first))
     # dL/dc of a word, or of half of the middle one, and what registers do not hold; the barrier of
     # four warps; what is sent, to all of 4 or 8 blocks, of which one is the own.
-    held = 25 if parts < 3 else 25 - first // 2
+    held = 25 if parts < 3 else 26 - first // 2
     beyond = max(first * parts - held, 0)
     blocks = 4 if first <= 8 else 8
     mma = first * parts * (parts + 1) // 2
