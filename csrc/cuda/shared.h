@@ -126,7 +126,7 @@ inline constexpr int barriers_of_matrix = 4;  // in shared memory, see cluster_r
 inline constexpr int shares_of_sum = 2;  // of the columns: warps that make the parts of a sum
 inline constexpr int words_of_unit = 4;  // one part of eight neighbouring neurons' dL/dc
 // Of a layer; beyond, three parts have no room in the shared memory of eight blocks.
-constexpr int most_words_of_parts(int parts) { return parts < 3 ? 16 : 14; }
+constexpr int most_words_of_parts(int parts) { return parts < 3 ? 16 : 12; }
 // Of a layer, whose kernel is one for as many words or some more.
 LSNN_INLINE int words_of_kernel(int64_t N) {
   const int all = (int)words(N);
@@ -134,7 +134,7 @@ LSNN_INLINE int words_of_kernel(int64_t N) {
 }
 // Of a warp's fragments, parts x words, those that registers hold; the others lie in shared memory.
 constexpr int held_fragments(int of_kernel, int parts) {
-  const int most = parts < 3 ? 25 : 26 - of_kernel / 2;
+  const int most = parts < 3 ? 25 : 25 - 2 * of_kernel / 3;
   return of_kernel * parts < most ? of_kernel * parts : most;
 }
 // From item to item: half of a row of banks more than a multiple of it, so that the two items which

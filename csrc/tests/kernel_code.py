@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from chain import cycles
-from multiprocessor import SCHEDULERS, Load, cost, cycles_of_step
+from multiprocessor import Load, cost, cycles_of_step
 from sass import Kernel, Loop, Wanted, repeated
 
 CUDA = Path(__file__).resolve().parents[1] / "cuda"
@@ -18,7 +18,7 @@ CUDA = Path(__file__).resolve().parents[1] / "cuda"
 MOST_CYCLES, MOST_CYCLES_GATHER, MOST_CYCLES_BACKWARD = 650, 1000, 1100
 # The same of all warps of a multiprocessor, with what they share and with replays, by the model of
 # multiprocessor.py: of two items with 220 neurons, or with 512 and rows in main memory; and by
-# matrices of one of four blocks that share out 220 neurons, of eight with 512 or 448, eight items.
+# matrices of one of four blocks that share out 220 neurons, of eight with 512 or 384, eight items.
 MOST_CYCLES_OF_ALL = {"lsnn_block_matrix_kernel<7, 2>": 2050,
                       "lsnn_block_matrix_kernel<7, 1>": 1300,
                       "lsnn_forward_kernel<2, true, true, float>": 700,
@@ -27,7 +27,7 @@ MOST_CYCLES_OF_ALL = {"lsnn_block_matrix_kernel<7, 2>": 2050,
                       "lsnn_matrix_kernel<7, 3>": 1600,
                       "lsnn_matrix_kernel<7, 2>": 1400,
                       "lsnn_matrix_kernel<7, 1>": 1250,
-                      "lsnn_matrix_kernel<14, 3>": 2600,
+                      "lsnn_matrix_kernel<12, 3>": 2400,
                       "lsnn_matrix_kernel<16, 2>": 1850,
                       "lsnn_matrix_kernel<16, 1>": 1450}
 SPIKES = 0.02  # of a neuron and step, whose rows are read
@@ -279,13 +279,13 @@ class OwnRows(NamedTuple):
 def own_rows(name: str) -> OwnRows:
     first, parts = (int(number) for number in re.findall(r"\d+", name))
     if name.startswith("lsnn_block"):  # the lower parts; dL/dc of a tile's columns; the barrier
+        told = f"lsnn_block_{TOLD[parts]}"
         return OwnRows(4 * first * parts, {r"LDS\.128": 4 * first * (parts - 1),
                                            r"LDS\.64": 2 * first, "BAR": 1},
-                       {f"lsnn_block_{TOLD[parts]}_step": 1, f"lsnn_block_{TOLD[parts]}_warp": first},
-                       Load(first))
+                       {f"{told}_step": 1, f"{told}_warp": first}, Load(first))
     # dL/dc of a word, or of half of the middle one, and what registers do not hold; the barrier of
     # four warps; what is sent, to all of 4 or 8 blocks, of which one is the own.
-    held = 25 if parts < 3 else 26 - first // 2
+    held = 25 if parts < 3 else 25 - 2 * first // 3
     beyond = max(first * parts - held, 0)
     blocks = 4 if first <= 8 else 8
     mma = first * parts * (parts + 1) // 2

@@ -171,7 +171,8 @@ MUTANTS = [
     Mutant("backward, cluster: rows take turns anew with each item", "backward.cuh",
            "turn = turn % (unsigned)job.shape.slots + (unsigned)length;",
            "turn = (unsigned)length;", (f"cluster {MANY_ITEMS}",)),
-    of_rows("one barrier for all steps", "return mbarriers + step % barriers;", "return mbarriers;"),
+    of_rows("one barrier for all steps", "return mbarriers + step % barriers;",
+            "return mbarriers;"),
     of_rows("nobody waits", "while (!mbarrier_try_wait_parity(mbarrier(step), step / barriers % 2, "
             "where)) poll_again(polls);", ""),
     of_rows("a wait for another phase", "step / barriers % 2, where)", "step % 2, where)"),
