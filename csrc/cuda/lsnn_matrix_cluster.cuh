@@ -3,8 +3,8 @@
 // most, and its warps hold them in registers from the first step to the last.
 //
 // A factor is the sum of one, two or three bfloat16 numbers, its parts. Three are a float, so that
-// only sums round; with fewer the last of them is rounded. Of the products of parts those are left
-// out that are smaller than what the factors' rounding leaves out.
+// only sums round; with fewer the last of them is rounded. Of the products of parts the smallest
+// are left out, which are below that rounding, or below that of a product in float32.
 //
 // Four warps have the same 32 neurons, each in two of the eight items. They share out the product:
 // 16 rows of it each, and one half of the columns. Sums change hands in shared memory, behind a

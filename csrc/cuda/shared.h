@@ -125,8 +125,8 @@ inline constexpr int most_words_matrix = 2;  // of a block, which has a group's 
 inline constexpr int barriers_of_matrix = 4;  // in shared memory, see cluster_rows.cuh
 inline constexpr int shares_of_sum = 2;  // of the columns: warps that make the parts of a sum
 inline constexpr int words_of_unit = 4;  // one part of eight neighbouring neurons' dL/dc
-// Of a layer; beyond, three parts have no room in the shared memory of eight blocks.
-constexpr int most_words_of_parts(int parts) { return parts < 3 ? 16 : 12; }
+// Of a layer; beyond, three parts leave too few registers.
+constexpr int most_words_of_parts(int parts) { return parts < 3 ? 16 : 10; }
 // Of a layer, whose kernel is one for as many words or some more.
 LSNN_INLINE int words_of_kernel(int64_t N) {
   const int all = (int)words(N);

@@ -18,7 +18,7 @@ CUDA = Path(__file__).resolve().parents[1] / "cuda"
 MOST_CYCLES, MOST_CYCLES_GATHER, MOST_CYCLES_BACKWARD = 650, 1000, 1100
 # The same of all warps of a multiprocessor, with what they share and with replays, by the model of
 # multiprocessor.py: of two items with 220 neurons, or with 512 and rows in main memory; and by
-# matrices of one of four blocks that share out 220 neurons, of eight with 512 or 384, eight items.
+# matrices of one of four blocks that share out 220 neurons, of eight with 512 or 320, eight items.
 MOST_CYCLES_OF_ALL = {"lsnn_block_matrix_kernel<7, 2>": 2050,
                       "lsnn_block_matrix_kernel<7, 1>": 1300,
                       "lsnn_forward_kernel<2, true, true, float>": 700,
@@ -27,7 +27,7 @@ MOST_CYCLES_OF_ALL = {"lsnn_block_matrix_kernel<7, 2>": 2050,
                       "lsnn_matrix_kernel<7, 3>": 1600,
                       "lsnn_matrix_kernel<7, 2>": 1400,
                       "lsnn_matrix_kernel<7, 1>": 1250,
-                      "lsnn_matrix_kernel<12, 3>": 2400,
+                      "lsnn_matrix_kernel<10, 3>": 2200,
                       "lsnn_matrix_kernel<16, 2>": 1850,
                       "lsnn_matrix_kernel<16, 1>": 1450}
 SPIKES = 0.02  # of a neuron and step, whose rows are read
