@@ -243,7 +243,8 @@ BAD: dict[str, tuple[list[int], str]] = {
                                          f"{1 << 62}"),
     "design": ([0, 0, 0, 5, 0], "design: expected 0, or 1 to 4 for block, gather, cluster or step,"
                                 " got 5"),
-    "kernels": ([0, 0, 0, 0, 3], "kernels: expected 0, or 1 to 2 for general or matrices, got 3"),
+    "kernels": ([0, 0, 0, 0, 4], "kernels: expected 0, or 1 to 3 for general, matrices or rows, "
+                                 "got 4"),
 }
 
 
