@@ -1,0 +1,53 @@
+// Coefficients as callers have them, beside the numbers that the kernels make of them.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "../cuda/plan.h"
+#include "problem.h"
+
+namespace lsnn::test {
+
+// What coefficients [n_coefficients,N] are made of: a decay, of a tau for each neuron, and one less
+// it; one less a tensor; one number for all in a tensor, and without one. Their numbers too.
+template <class T> struct MadeOf {
+  Buffer<T> tensors[n_coefficients], made;
+  cuda::Told told;
+
+  MadeOf(const Case& c, const Buffer<T>& k, unsigned zero) : made(buffer<T>(size_of(c, Name::k))) {
+    const int64_t N = c.N;
+    auto row = [&](int of) { return &k[of * N]; };
+    const double dt = 0.7;
+    std::fill_n(made.get(), size_of(c, Name::k), T(NAN));
+    told.zero = zero;
+    told.made = made.get();
+    for (int of = 0; of < n_coefficients; of++) {
+      tensors[of] = buffer<T>(of == BETA ? 1 : N);
+      std::copy_n(row(of), of == BETA ? 1 : N, tensors[of].get());
+      cuda::Row& row_of = told.rows[of];
+      row_of.tensor = tensors[of].get();
+      row_of.stride = of != BETA;
+      row_of.sign = 1;
+    }
+    for (int64_t n = 0; n < N; n++) {
+      T& tau = tensors[ALPHA][n];
+      tau = T(drawn(94, (uint64_t)n, 2, 20));
+      row(ALPHA)[n] = exp_(T(1) / tau * T(-dt));
+      row(KAPPA)[n] = T(1) - row(ALPHA)[n];
+      row(Q)[n] = T(1) - row(RHO)[n];
+      row(BETA)[n] = tensors[BETA][0];
+      row(WIDTH)[n] = T(0.9);
+    }
+    told.rows[ALPHA].dt = dt;
+    told.rows[WIDTH] = cuda::Row();
+    told.rows[WIDTH].number = 0.9;
+    for (const auto& [one, other] : {std::pair{KAPPA, ALPHA}, std::pair{Q, RHO}}) {
+      told.rows[one] = told.rows[other];
+      told.rows[one].number = 1;
+      told.rows[one].sign = -1;
+    }
+  }
+};
+
+}  // namespace lsnn::test
