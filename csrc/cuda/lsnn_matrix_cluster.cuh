@@ -110,7 +110,8 @@ template <int words_of_layer, int parts> struct LsnnClusterProducts : LsnnSlots 
 
   __device__ __forceinline__ void await() const { rows.wait(rows.number - 2); }
   struct Sums { float of[items]; };
-  // dc: a unit of each part, of the lane's column; half: the tile of the word that they are for.
+  // unit: of dL/dc, one of each part, in the lane's column; half: the tile of the word that they
+  // are for.
   __device__ __forceinline__ void add_tile(const Quad<uint32_t> (&unit)[parts], int half, int tile,
                                            float (&sum)[chains][4]) const {
     int product = 0;

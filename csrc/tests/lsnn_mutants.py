@@ -9,7 +9,7 @@ LSNN_CLUSTER, LSNN_CLUSTER_DELAYED = (
     f"lsnn_cluster {case}" for case in ("T=20 B=5 N=129 n_ref=2", "T=6 B=33 N=33"))
 LSNN_IDLE_RANK = "lsnn_cluster T=20 B=5 N=257"  # and a warp without neurons
 # By matrices: factors of three bfloat16 numbers, two or one.
-HIGHEST_BEYOND = "lsnn_highest T=20 B=5 N=257"
+HIGHEST, HIGHEST_BEYOND = "lsnn_highest T=20 B=5 N=127 n_ref=2", "lsnn_highest T=20 B=5 N=257"
 HIGH, MEDIUM = "lsnn_high T=20 B=5 N=129 n_ref=2", "lsnn_medium T=20 B=9 N=40 n_ref=1"
 HIGH_DELAYED, HIGH_UNEQUAL = "lsnn_high T=60 B=3 N=34", "lsnn_high T=40 B=9 N=70"
 BLOCK_HIGH, BLOCK_MEDIUM = (f"lsnn_block_{of} T=20 B=5 N=129 n_ref=2" for of in ("high", "medium"))
@@ -171,6 +171,8 @@ LSNN_MUTANTS = [
     of_matrix("the first part of W alone", "const int at = left * tiles + tile;",
               "const int at = 0 * left + tile;"),
     of_matrix("the first part of dL/dc alone", "of * part, unit[of]);", "of * part, unit[0]);"),
+    of_matrix("the smallest products left out", "right < parts - left;", "right < 3 - 2 * left;",
+              HIGHEST),
     of_matrix("fragments of a lane in one place", "words_of_fragment, fragment);  // for",
               "0, fragment);  // for", HIGHEST_BEYOND),
     of_items("both parts are the upper one", "first -= __uint_as_float(pair << 16);", ""),

@@ -12,7 +12,7 @@ struct Route {
   int bf16_parts = exact_parts;
 
   bool is_lsnn() const { return kernels != Kernels::general; }
-  // Whether matrices take floats as they are, in parts.
+  // Whether matrices take floats as they are, in parts. Then they are held against rows, too.
   bool is_exact() const { return kernels == Kernels::matrices && bf16_parts == exact_parts; }
   // How far gradients may be from exact ones, relative to the largest of each. By one part each of
   // the two factors is off by up to 2^-9, again in each step that a gradient goes back through the
