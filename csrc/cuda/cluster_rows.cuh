@@ -43,16 +43,16 @@ template <int barriers> struct ClusterRows {
   __device__ __forceinline__ void begin_step(Where where = Where::current()) const {
     if (is_first) mbarrier_arrive_expect_tx(mbarrier(number), bytes, where);
   }
-  // Four numbers, to `to` in a block.
-  __device__ __forceinline__ void send_to(int rank, float* to, const float (&unit)[4],
+  // Four numbers, to `to` in a block, where they are wanted.
+  __device__ __forceinline__ void send_if(bool wanted, int rank, float* to, const float (&unit)[4],
                                           Where where = Where::current()) const {
-    st_async_shared_cluster(to, unit, mbarrier(number), (unsigned)rank, where);
+    st_async_shared_cluster_if(wanted, to, unit, mbarrier(number), (unsigned)rank, where);
   }
   // The same, to the blocks first, first + step, ...
   __device__ __forceinline__ void send(float* to, const float (&unit)[4], int first, int step,
                                        Where where = Where::current()) const {
 #pragma unroll 1
-    for (int r = first; r < ranks; r += step) send_to(r, to, unit, where);
+    for (int r = first; r < ranks; r += step) send_if(true, r, to, unit, where);
   }
   // By all threads: until the row of a step is there; that of the step before the first one is.
   __device__ __forceinline__ void wait(uint32_t step, Where where = Where::current()) const {

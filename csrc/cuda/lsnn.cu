@@ -67,14 +67,26 @@ static BackwardKernel matrix_kernel(int64_t N, int parts) {
 }
 
 int64_t lsnn_workspace(const Pass& pass) {
-  return pass.blocks * items_of_block(pass.shape) * pass.shape.threads * lsnn_start_numbers;
+  const bool by_matrices = pass.design == Design::cluster && pass.shape.parts;
+  return pass.blocks * items_of_block(pass.shape) * lsnn_start_numbers *
+         (by_matrices ? threads_of_matrix : pass.shape.threads);
 }
 void launch_lsnn(const BackwardJob<float>& general, const Pass& pass, float* workspace,
                  void* stream) {
   const Layer& l = general.f.layer;
-  const LsnnBackward job{general,        pass.shape, (int)l.delays[0], (float)l.dampening,
-                         (float)l.n_ref, workspace,  l.B * l.N,        l.B * words(l.N),
-                         l.B * l.N * 4};
+  const int64_t row = l.B * l.N, bytes = sizeof(float), next = pass.shape.groups;
+  const LsnnBackward job{general,
+                         pass.shape,
+                         (int)l.delays[0],
+                         (float)l.dampening,
+                         (float)l.n_ref,
+                         workspace,
+                         row,
+                         l.B * words(l.N),
+                         bytes * row,
+                         bytes * general.f.gz_stride_t,
+                         bytes * next * general.f.gz_stride_b,
+                         bytes * next * l.N};
   static constexpr BackwardKernel of_block[] = {
       &lsnn_backward_kernel<1, LsnnBlockGradients>, &lsnn_backward_kernel<2, LsnnBlockGradients>,
       &lsnn_backward_kernel<3, LsnnBlockGradients>, &lsnn_backward_kernel<4, LsnnBlockGradients>,

@@ -42,21 +42,25 @@ struct LsnnPair {
   const LsnnBackward& job;
   const LsnnNeuron& neuron;
   const int length, end;  // end: spikes of earlier steps reach others
+  const int steps;  // length, or 0 where no neuron is
   LsnnReplay replayed;
   Adjoint<float> d;
   Carry<float> before{};  // what the step read
   Slope<float> at_test{};  // of the step
   float gz = 0.f;  // dL/dz from outside
 
-  // steps: of the item.
   __device__ __forceinline__ LsnnPair(const LsnnBackward& of, const LsnnNeuron& own,
-                                      const Group& group, int steps, int word, float* a, int items,
-                                      int item)
+                                      const Group& group, int length_of_item, int word, float* a,
+                                      int items, int item)
       : job(of),
         neuron(own),
-        length(steps),
+        length(length_of_item),
         end(length - 1 - of.delay),
-        replayed{of, own, group, word, a, steps, items, item} {
+        steps(own.is_real ? length : 0),
+        replayed{of, own, group, word, a, length, items, item} {
+    take_last_state();
+  }
+  __device__ __forceinline__ void take_last_state() {
     const BackwardArgs& f = job.f;
     const int64_t at = neuron.at(job);
     d = {neuron.load(f.glast.v, at), neuron.load(f.glast.a, at), neuron.load(f.glast.i, at),
@@ -70,9 +74,9 @@ struct LsnnPair {
   __device__ __forceinline__ float current(int t) const {
     return works(t) ? current_adjoint(neuron.k, d.v, d.i) : 0.f;
   }
-  __device__ __forceinline__ bool works(int t) const { return neuron.is_real && t < length; }
-  // record: [2,threads] of step t. Behind the item's end all that follows are any numbers: what
-  // stands under no condition is done for all items of a lane at a time.
+  __device__ __forceinline__ bool works(int t) const { return t < steps; }
+  // record: [2,threads] of step t. Behind the item's end all that follows are any numbers, also the
+  // adjoint: what stands under no condition is done for all items of a lane at a time.
   __device__ __forceinline__ void read(int t, const float* record, int threads) {
     before = replayed.read_by(t, record[0]);
     gz = record[threads];
@@ -81,18 +85,16 @@ struct LsnnPair {
   __device__ __forceinline__ void find_slope() {
     at_test = slope_of_step(neuron.spec, neuron.k, before);
   }
-  // carried: what (1) carries back to the spikes of step t, where they reach a step.
-  __device__ __forceinline__ void step(int t, float carried) {
-    Adjoint<float> next = d;
-    next.z = d.z + (t >= end ? 0.f : carried) + gz;
+  // carried: what (1) carries back to the spikes of the step.
+  __device__ __forceinline__ void step(float carried) {
+    d.z = d.z + carried + gz;
     Coefs<float> g{};
-    step_adjoint(neuron.spec, neuron.k, before, 0.f, 0.f, 0.f, next, g,
+    step_adjoint(neuron.spec, neuron.k, before, 0.f, 0.f, 0.f, d, g,
                  [&](float, float) { return at_test; });
-    const bool is_step = t < length;
-    d = {is_step ? next.v : d.v, is_step ? next.a : d.a, is_step ? next.i : d.i,
-         is_step ? next.z : d.z};
   }
-  __device__ __forceinline__ void add_last_z(int t) {
+  // What the last state adds behind step t > end.
+  __device__ __forceinline__ void add_last_state(int t) {
+    if (t == length) take_last_state();
     if (t > end && t > 0 && t < length) d.z = d.z + last_z(t - 1);
   }
   __device__ __forceinline__ void store_first_state() const {
@@ -108,31 +110,31 @@ struct LsnnPair {
   }
 };
 
-// Where a lane's numbers lie of a row [B,N] of steps that follow each other backwards.
+// Where a lane's numbers lie of a row [B,N] of steps that follow each other backwards. How many
+// bytes lie between steps, and between items, the kernel is given.
 struct LsnnColumn {
-  float* at;  // of the first item
-  int64_t step, of_item;  // bytes to the step before, and from item to item; kept in registers
+  char* at;  // of the first item
 
-  // next: from item to item.
-  __device__ __forceinline__ LsnnColumn(const void* first, int64_t stride_t, int64_t next)
-      : at((float*)first),
-        step(-4 * stride_t),
-        of_item(opaque(4 * next)) {}
-  __device__ __forceinline__ float* of(int item) const {
-    return reinterpret_cast<float*>(reinterpret_cast<char*>(at) + item * of_item);
+  __device__ __forceinline__ explicit LsnnColumn(const void* first) : at((char*)first) {}
+  __device__ __forceinline__ float* of(int item, int64_t bytes_of_item) const {
+    return reinterpret_cast<float*>(at + item * bytes_of_item);
   }
-  __device__ __forceinline__ void advance() {
-    at = reinterpret_cast<float*>(reinterpret_cast<char*>(at) + step);
-  }
+  __device__ __forceinline__ void advance(int64_t bytes_of_step) { at -= bytes_of_step; }
 };
 
-// The slots of dL/dc of the last steps, taken in turn, backwards.
-struct LsnnSlots {
-  const int slots;
-  int written = 0;  // that of this step
+// The slots of dL/dc of the last steps, taken in turn, backwards. A step writes one and reads that
+// which is `apart` steps older than the next to be written.
+template <int size, int apart> struct LsnnSlots {
+  const int all;  // numbers of all slots
+  int written = 0, read;  // where those of this step begin
 
-  __device__ __forceinline__ int before(int of) const { return (of == 0 ? slots : of) - 1; }
-  __device__ __forceinline__ void advance() { written = before(written); }
+  __device__ __forceinline__ explicit LsnnSlots(int slots)
+      : all(slots * size),
+        read(all - apart * size) {}
+  __device__ __forceinline__ void advance() {
+    written = (written == 0 ? all : written) - size;
+    read = (read == 0 ? all : read) - size;
+  }
 };
 
 // Items that go through the steps together. A group has the neurons of the block in one item, or in
@@ -141,8 +143,8 @@ struct LsnnSlots {
 //
 // Products: publish(x) gives away dL/dc of a step; await() waits for what multiply() reads, which
 // makes the product of the step d + 1 later, of which carried(found, item) is what the lane's
-// neuron gets. advance() goes to the slot of the next step, end_step() waits until that may be
-// written, and finish() until nothing is under way.
+// neuron gets; dL/dc behind an item's end is 0. advance() goes to the slot of the next step,
+// end_step() waits until that may be written, and finish() until nothing is under way.
 template <class Products> struct LsnnItems {
   static constexpr int items = Products::items;
   const LsnnBackward& job;
@@ -151,21 +153,20 @@ template <class Products> struct LsnnItems {
   float* const record;  // [stages_of_record,items,2,threads] of the group
   float* const a;  // [items,steps_of_replay,threads] of the group
 
-  // Whether a condition holds for one of the items: a single test in a step.
-  template <class Holds>
-  static __device__ __forceinline__ bool any(const LsnnPair (&pair)[items], const Holds& holds) {
-    bool found = false;
-#pragma unroll
-    for (int item = 0; item < items; item++) found |= holds(pair[item]);
-    return found;
-  }
   // Whether an item's last step is that before t.
   static __device__ __forceinline__ bool begins(const LsnnPair (&pair)[items], int t) {
-    return any(pair, [&](const LsnnPair& of) { return t == of.length; });
+    bool found = false;
+#pragma unroll
+    for (int item = 0; item < items; item++) found |= t == pair[item].length;
+    return found;
   }
-  // Whether an item's last state has spikes of the step before t.
-  static __device__ __forceinline__ bool is_last(const LsnnPair (&pair)[items], int t) {
-    return any(pair, [&](const LsnnPair& of) { return t > of.end; });
+  // Of the steps before t > 0 the next one with something to prepare().
+  static __device__ __forceinline__ int due_before(const LsnnPair (&pair)[items], int t) {
+    int due = LsnnReplay::due_before(t);
+#pragma unroll
+    for (int item = 0; item < items; item++)
+      if (pair[item].length < t) due = max(due, pair[item].length);
+    return due;
   }
   static __device__ __forceinline__ void find_slopes(LsnnPair (&pair)[items]) {
 #pragma unroll
@@ -202,27 +203,33 @@ template <class Products> struct LsnnItems {
       for (unsigned i = 0; i < stages_of_record * items; i++)
         record[(2 * i + 1) * threads + thread] = 0.f;
     const BackwardArgs& f = job.f;
-    const int64_t last = neuron[0].at(job) + (longest - 1) * job.row, next_item = Products::next;
-    LsnnColumn gx((float*)f.gx + last, job.row, next_item * l.N),
-        of_y((const float*)f.saved.y + last - job.row, job.row, next_item * l.N),
-        of_gz(f.gz ? outside_z_at(job, neuron[0].cell, longest - 1) : nullptr, f.gz_stride_t,
-              next_item * f.gz_stride_b);
+    const int64_t last = neuron[0].at(job) + (longest - 1) * job.row;
+    LsnnColumn gx((float*)f.gx + last), of_y((const float*)f.saved.y + last - job.row),
+        of_gz(f.gz ? outside_z_at(job, neuron[0].cell, longest - 1) : nullptr);
     int next = longest - 1;  // the step whose record is not on its way yet
+    // Of each item the last step for which nothing is copied, of y and of dL/dz. All are read as if
+    // they were as long as the longest one; a lane's first item that is not there reads `first`.
+    const int none[] = {of == 0 || is_there(of) ? 0 : longest...},
+              none_of_gz[] = {f.gz && (of == 0 || is_there(of)) ? -1 : longest...};
     auto copy = [&](float* to) {
 #pragma unroll
       for (int item = 0; item < items; item++) {
-        const bool works = next >= 0 && pair[item].works(next);
         float* own = to + 2 * item * threads;
-        if (works && next > 0) cp_async_shared_global<4>(own, of_y.of(item), Where::current());
-        if (works && f.gz)
-          cp_async_shared_global<4>(own + threads, of_gz.of(item), Where::current());
+        const float *y = opaque(of_y.of(item, job.bytes_of_item)),
+                    *gz = opaque(of_gz.of(item, job.gz_bytes_of_item));
+        if (next > none[item]) cp_async_shared_global<4>(own, y, Where::current());
+        if (next > none_of_gz[item]) cp_async_shared_global<4>(own + threads, gz, Where::current());
       }
       next--;
-      of_y.advance();
-      of_gz.advance();
+      of_y.advance(job.row_bytes);
+      of_gz.advance(job.gz_bytes);
     };
     StageRing<stages_of_record> stages(record + thread, 2 * items * threads, copy);
     if (longest > 0) prepare(pair, longest);
+    int due = due_before(pair, longest), end = longest;
+#pragma unroll
+    for (int item = 0; item < items; item++)
+      if (is_there(item)) end = min(end, pair[item].end);
 #pragma unroll 1
     for (int t = longest - 1; t >= 0; t--) {
       float x[items];
@@ -230,9 +237,11 @@ template <class Products> struct LsnnItems {
       for (int item = 0; item < items; item++) x[item] = pair[item].current(t);
       products.publish(x);
 #pragma unroll
-      for (int item = 0; item < items; item++)
-        if (pair[item].works(t)) *gx.of(item) = x[item];
-      gx.advance();
+      for (int item = 0; item < items; item++) {
+        float* to = opaque(gx.of(item, job.bytes_of_item));  // beside other things, in no branch
+        if (pair[item].works(t)) *to = x[item];
+      }
+      gx.advance(job.row_bytes);
       products.await();
       // All that needs no product stands in one piece of code with it, without a branch: so
       // instructions fill the time that tensor cores take.
@@ -243,15 +252,19 @@ template <class Products> struct LsnnItems {
       find_slopes(pair);
       stages.advance(copy);
       const typename Products::Sums found = products.multiply();
-      if (LsnnReplay::is_due(t) | (t == 1) | begins(pair, t)) [[unlikely]] {
+      if (t == due) [[unlikely]] {
         prepare(pair, t);
         find_slopes(pair);
+        due = due_before(pair, t);
       }
+      // At the end slots have what the items before have left.
+      const bool reaches = t < longest - 1 - job.delay;
 #pragma unroll
-      for (int item = 0; item < items; item++) pair[item].step(t, products.carried(found, item));
-      if (is_last(pair, t)) [[unlikely]]
+      for (int item = 0; item < items; item++)
+        pair[item].step(reaches ? products.carried(found, item) : 0.f);
+      if (t > end) [[unlikely]]
 #pragma unroll
-        for (int item = 0; item < items; item++) pair[item].add_last_z(t);
+        for (int item = 0; item < items; item++) pair[item].add_last_state(t);
       products.advance();
       products.end_step();
     }
@@ -259,7 +272,7 @@ template <class Products> struct LsnnItems {
 #pragma unroll
     for (int item = 0; item < items; item++) pair[item].store_first_state();
     if (!job.f.gfirst.z) return;
-    const int begun = products.written;  // as nothing is written
+    const int written = products.written, read = products.read;  // as nothing is written
 #pragma unroll 1
     for (int t = -1; t >= -1 - job.delay; t--) {
       const auto found = products.multiply();
@@ -268,7 +281,8 @@ template <class Products> struct LsnnItems {
         pair[item].store_first_z(t, products.carried(found, item));
       products.advance();
     }
-    products.written = begun;
+    products.written = written;
+    products.read = read;
   }
 };
 

@@ -13,11 +13,13 @@
 
 namespace lsnn::cuda {
 
-template <int warps, int parts> struct LsnnBlockProducts : LsnnSlots {
+template <int warps, int parts>
+struct LsnnBlockProducts : LsnnSlots<pairs_of_lane * parts * numbers_of_column(32 * warps), 1> {
+  using Slots = LsnnSlots<pairs_of_lane * parts * numbers_of_column(32 * warps), 1>;
+  using Slots::written, Slots::read;
   static constexpr int items = pairs_of_lane, next = 1;
   static constexpr int across = 2 * warps, down = 2;  // tiles of all columns and of a warp's rows
-  static constexpr int columns = items * parts;
-  const int column;  // numbers from one to the next
+  static constexpr int columns = items * parts, column = numbers_of_column(32 * warps);
   uint16_t* const dc;  // [slots,columns,column]
   uint32_t* const lower;  // [down,across,words_of_fragment] of the warp, from the lane's place on
   uint32_t upper[down][across][4];
@@ -25,8 +27,7 @@ template <int warps, int parts> struct LsnnBlockProducts : LsnnSlots {
   // from: [N,NP], all weights. What is beyond is 0.
   __device__ __forceinline__ LsnnBlockProducts(const float* from, int N, int NP,
                                                const LsnnBlockMatrixShared& shared, int n_slots)
-      : LsnnSlots{n_slots},
-        column(shared.column),
+      : Slots(n_slots),
         dc(shared.dc),
         lower(shared.lower +
               (threadIdx.x / 32 * down * across * words_of_fragment + threadIdx.x % 32 * 4)) {
@@ -53,7 +54,7 @@ template <int warps, int parts> struct LsnnBlockProducts : LsnnSlots {
   }
   // x: dL/dc of the lane's neuron in its items.
   __device__ __forceinline__ void publish(const float (&x)[items]) const {
-    uint16_t* to = dc + written * columns * column + threadIdx.x;
+    uint16_t* to = dc + written + threadIdx.x;
 #pragma unroll
     for (int item = 0; item < items; item++) {
       const uint32_t upper_part = cvt_rn_bf16x2_f32(x[item], 0.f);
@@ -68,8 +69,7 @@ template <int warps, int parts> struct LsnnBlockProducts : LsnnSlots {
   // Of the step d + 1 later, whose slot is the next to be written.
   __device__ __forceinline__ Sums multiply() const {
     const int lane = (int)threadIdx.x % 32;
-    const uint16_t* from =
-        dc + (before(written) * columns + lane / 4 % columns) * column + lane % 4 * 4;
+    const uint16_t* from = dc + read + lane / 4 % columns * column + lane % 4 * 4;
     constexpr int chains = parts == 1 ? 2 : 3;
     float sum[chains][down][4] = {};  // taken in turn, so that a mma does not wait for the last one
 #pragma unroll

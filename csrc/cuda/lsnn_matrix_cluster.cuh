@@ -17,7 +17,10 @@
 namespace lsnn::cuda {
 
 // words_of_layer: of 32 neurons, or more than there are.
-template <int words_of_layer, int parts> struct LsnnClusterProducts : LsnnSlots {
+template <int words_of_layer, int parts>
+struct LsnnClusterProducts : LsnnSlots<numbers_of_slot(words_of_layer, parts), 3> {
+  using Slots = LsnnSlots<numbers_of_slot(words_of_layer, parts), 3>;
+  using Slots::written, Slots::read;
   static constexpr int items = pairs_of_lane, groups = groups_of_matrix, next = groups;
   using Rows = ClusterRows<barriers_of_matrix>;
   static constexpr int tiles = words_of_layer;  // of a warp: half of the columns
@@ -28,11 +31,13 @@ template <int words_of_layer, int parts> struct LsnnClusterProducts : LsnnSlots 
   const Group group;
   const int word;  // of the warp's neurons
   Rows rows;
-  const int units, part, slot;
+  static constexpr int units = units_of_item(words_of_layer),
+                       part = numbers_of_slot(words_of_layer, 1);
+  uint16_t* const given;  // [parts,items,32] of the warp
   float* const dc;  // [slots,parts,all items,units,words_of_unit]
-  float* const sums;  // [2,shares_of_sum,all items,rows_of_sum] of the word
+  float* sums;  // [2,shares_of_sum,all items,rows_of_sum] of the word, from those at hand on
   uint32_t* const beyond;  // [parts tiles - held,words_of_fragment] from the lane's place on
-  int turn = 0;  // which of the two sums
+  int turn = sums_of_step;  // from the sums at hand to the others
   Quad<uint32_t> fragments[held];
 
   __device__ __forceinline__ int tile_of_rows() const { return group.id % 2; }
@@ -40,7 +45,8 @@ template <int words_of_layer, int parts> struct LsnnClusterProducts : LsnnSlots 
   // The word of columns where the share begins. Of an odd number of words the one in the middle is
   // the last of both shares, each of which has a tile of it.
   __device__ __forceinline__ int first_word() const { return share() * ((tiles + 1) / 2); }
-  static constexpr int middle_word = tiles / 2;
+  static constexpr int middle_word = tiles / 2,
+                       sums_of_step = shares_of_sum * columns_of_mma * rows_of_sum;
 
   // from: [N,NP], all weights. What is beyond is 0. Of a word a lane has eight neighbouring
   // columns, four in each tile; which place of a mma they take is ours to choose, as long as both
@@ -49,15 +55,13 @@ template <int words_of_layer, int parts> struct LsnnClusterProducts : LsnnSlots 
                                                  const LsnnMatrixShared& shared, const Group& own,
                                                  int own_word, const Rows& cluster_rows,
                                                  const float* from)
-      : LsnnSlots{shape.slots},
+      : Slots(shape.slots),
         group(own),
         word(own_word),
         rows(cluster_rows),
-        units(shared.units),
-        part(shared.part),
-        slot(shared.slot),
+        given(shared.given + (int)threadIdx.x / 32 * parts * items * 32),
         dc(shared.dc),
-        sums(shared.sums + own.warp() * 2 * shares_of_sum * columns_of_mma * rows_of_sum),
+        sums(shared.sums + own.warp() * 2 * sums_of_step),
         beyond(shared.w + ((int)threadIdx.x / 32 * (parts * tiles - held) * 32 + own.lane()) * 4) {
     const int N = (int)l.N, NP = (int)padded(l.N), lane = group.lane(),
               row = 32 * word + side_of_tile * tile_of_rows() + lane / 4;
@@ -86,25 +90,28 @@ template <int words_of_layer, int parts> struct LsnnClusterProducts : LsnnSlots 
   // in one item; eight lanes have those of the warp and send them to a block.
   __device__ __forceinline__ void publish(const float (&x)[items]) {
     rows.begin_step();
-    const unsigned lane = group.lane(), octet = lane % 4, item = lane / 4 % 2;
-    float rest[items] = {x[0], x[1]}, unit[parts][words_of_unit];
+    const int lane = group.lane(), octet = lane % 4, item = lane / 4 % 2;
+    float rest[items] = {x[0], x[1]};
+    Quad<float> unit[parts];
 #pragma unroll
     for (int of = 0; of < parts; of++) {
       const uint32_t own = take_upper(rest[0], rest[1]);  // of both items
-      const uint32_t neighbour = __shfl_xor_sync(~0u, own, 1);
-      // A lane with an even number has two neurons in the first item, its neighbour in the second.
-      const uint32_t pair = prmt(own, neighbour, lane % 2 ? 0x3276 : 0x5410);
-#pragma unroll
-      for (unsigned i = 0; i < 4; i++)
-        unit[of][i] = __uint_as_float(__shfl_sync(~0u, pair, 8 * octet + 2 * i + item));
+      given[of * items * 32 + lane] = (uint16_t)own;
+      given[(of * items + 1) * 32 + lane] = (uint16_t)(own >> 16);
     }
-    const int at = 4 * word + (int)octet;
-    float* to =
-        dc + written * slot + ((group.id + (int)item * groups) * units + at) * words_of_unit;
-#pragma unroll 1
-    for (int rank = (int)lane / 8; rank < rows.ranks && 8 * at < rows.NP; rank += 4)
+    warp_barrier(Where::current());
 #pragma unroll
-      for (int of = 0; of < parts; of++) rows.send_to(rank, to + of * part, unit[of]);
+    for (int of = 0; of < parts; of++)
+      unit[of] = quad_at((const float*)(given + (of * items + item) * 32 + 8 * octet));
+    const int at = 4 * word + octet;
+    float* to = dc + written + ((group.id + item * groups) * units + at) * words_of_unit;
+    const auto send = [&](int rank) {
+#pragma unroll
+      for (int of = 0; of < parts; of++)
+        rows.send_if(rank < rows.ranks && 8 * at < rows.NP, rank, to + of * part, unit[of].of);
+    };
+    send(lane / 8);
+    if (rows.ranks > 4) send(4 + lane / 8);
     rows.number++;
   }
 
@@ -131,8 +138,7 @@ template <int words_of_layer, int parts> struct LsnnClusterProducts : LsnnSlots 
   // send on before that.
   __device__ __forceinline__ Sums multiply() {
     const int lane = group.lane();
-    const float* from =
-        dc + before(before(before(written))) * slot + (lane / 4 * units + lane % 4) * words_of_unit;
+    const float* from = dc + read + (lane / 4 * units + lane % 4) * words_of_unit;
     const float* of_share = from + first_word() * 4 * words_of_unit;
     float sum[chains][4] = {};
 #pragma unroll
@@ -156,8 +162,9 @@ template <int words_of_layer, int parts> struct LsnnClusterProducts : LsnnSlots 
       add_tile(unit, 0, tiles - 1, sum);
     }
     constexpr int part_of_sum = columns_of_mma * rows_of_sum;
-    float* own = sums + turn * shares_of_sum * part_of_sum;
-    turn ^= 1;
+    float* own = sums;
+    sums += turn;
+    turn = -turn;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       float all = sum[chains - 1][i];
@@ -167,12 +174,13 @@ template <int words_of_layer, int parts> struct LsnnClusterProducts : LsnnSlots 
           side_of_tile * tile_of_rows() + i / 2 * 8 + lane / 4] = all;
     }
     barrier_sync_aligned<32 * groups>(1 + group.warp(), Where::current());
-    Sums found{};
+    Sums found;
+    static_assert(shares_of_sum == 2);
 #pragma unroll
-    for (int item = 0; item < items; item++)
-#pragma unroll
-      for (int of = 0; of < shares_of_sum; of++)
-        found.of[item] += own[of * part_of_sum + (group.id + item * groups) * rows_of_sum + lane];
+    for (int item = 0; item < items; item++) {
+      const float* of_item = own + (group.id + item * groups) * rows_of_sum + lane;
+      found.of[item] = of_item[0] + of_item[part_of_sum];
+    }
     return found;
   }
   __device__ __forceinline__ float carried(const Sums& found, int item) const {
@@ -193,7 +201,7 @@ __global__ void __launch_bounds__(32 * groups_of_matrix * most_words_matrix, 1)
   constexpr int groups = Products::groups, items = Products::items;
   // Warps of the same neurons are neighbours, so that those of a scheduler have different ones.
   const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
-  const Group group{warp % groups, warp / groups * 32 + lane, shape.threads},
+  const Group group{warp % groups, warp / groups * 32 + lane, threads_of_matrix},
       block = Group::mine((int)blockDim.x);
   Arena arena(shared_memory());
   const LsnnMatrixShared shared(arena, l, shape);
@@ -203,7 +211,7 @@ __global__ void __launch_bounds__(32 * groups_of_matrix * most_words_matrix, 1)
                     typename Products::Rows(shared.mbarriers, block, l, shape, bytes_of_step),
                     (const float*)job.p.w);
   // What pads the last tiles of dL/dc meets weights that are 0.
-  for (int i = threadIdx.x; i < shape.slots * shared.slot; i += blockDim.x) shared.dc[i] = 0.f;
+  for (int i = threadIdx.x; i < products.all; i += blockDim.x) shared.dc[i] = 0.f;
   cluster_sync();
   if (word >= (int)words(l.N)) return;  // it has nothing to do, and nobody waits for it
   LsnnItems<Products> pairs{job, group, word,

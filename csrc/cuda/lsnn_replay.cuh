@@ -17,6 +17,9 @@ struct LsnnBackward : BackwardJob<float> {
   float* starts;              // [items of all groups,starts_of_segment,threads,4]
   int64_t row, row_of_bits;   // from one step to the next, in [T,B,N] and [T,B,words(N)]
   int64_t row_bytes;          // of `row` numbers
+  // From one step to the next of dL/dz from outside; and from one item of a lane to the next, of
+  // that and of [T,B,N].
+  int64_t gz_bytes, gz_bytes_of_item, bytes_of_item;
 };
 
 // Rows of 32 bits, one to a lane, turned into columns: bit i of lane n was bit n of lane i.
@@ -199,6 +202,11 @@ struct LsnnReplay {
   // What is replayed once more is the same.
   static __device__ __forceinline__ bool is_due(int t) {
     return (unsigned)t % steps_of_replay == 0;
+  }
+  // The last step before t > 0 of which that is so, or step 1, behind whose read is the first
+  // state.
+  static __device__ __forceinline__ int due_before(int t) {
+    return max((t - 1) / steps_of_replay * steps_of_replay, t > 1 ? 1 : 0);
   }
   static __device__ __forceinline__ bool is_rare(int t) { return (unsigned)t % segment == 0; }
   template <int n, class Of> static __device__ __forceinline__ void prepare(int t, const Of& of) {

@@ -131,15 +131,20 @@ LSNN_DEVICE unsigned mapa_shared_cluster(const void* shared, unsigned rank) {
 #endif
   return there;
 }
-// Four numbers into a block of the cluster, at the places that these pointers are in this one; the
-// barrier there counts their bytes.
-LSNN_DEVICE void st_async_shared_cluster(float* shared, const float (&x)[4], uint64_t* mbarrier,
-                                         unsigned rank, Where) {
+
+// Where wanted, four numbers into a block of the cluster, at the places that these pointers are in
+// this one; the barrier there counts their bytes. The condition is that of the instruction: with no
+// branch around it addresses are worked out beside other things.
+LSNN_DEVICE void st_async_shared_cluster_if(bool wanted, float* shared, const float (&x)[4],
+                                            uint64_t* mbarrier, unsigned rank, Where) {
 #if LSNN_CLUSTERS
+  const unsigned of = wanted ? rank : 0;
   asm volatile(
-      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1,%2,%3,%4}, "
-      "[%5];" ::"r"(mapa_shared_cluster(shared, rank)),
-      "f"(x[0]), "f"(x[1]), "f"(x[2]), "f"(x[3]), "r"(mapa_shared_cluster(mbarrier, rank))
+      "{\n .reg .pred p;\n setp.ne.u32 p, %6, 0;\n"
+      " @p st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1,%2,%3,%4}, "
+      "[%5];\n}" ::"r"(mapa_shared_cluster(shared, of)),
+      "f"(x[0]), "f"(x[1]), "f"(x[2]), "f"(x[3]), "r"(mapa_shared_cluster(mbarrier, of)),
+      "r"((unsigned)wanted)
       : "memory");
 #endif
 }
@@ -224,8 +229,9 @@ LSNN_DEVICE void mbarrier_arrive_expect_tx(uint64_t* shared, unsigned bytes, Whe
 LSNN_DEVICE bool mbarrier_try_wait_parity(const uint64_t* shared, unsigned parity, Where where) {
   return emulator::passed_mbarrier(shared, parity, where);
 }
-LSNN_DEVICE void st_async_shared_cluster(float* shared, const float (&x)[4], uint64_t* mbarrier,
-                                         unsigned rank, Where where) {
+LSNN_DEVICE void st_async_shared_cluster_if(bool wanted, float* shared, const float (&x)[4],
+                                            uint64_t* mbarrier, unsigned rank, Where where) {
+  if (!wanted) return;
   const auto there = [&](auto* own) {
     return cooperative_groups::this_cluster().map_shared_rank(own, rank, where);
   };

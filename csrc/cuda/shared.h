@@ -122,6 +122,8 @@ LSNN_INLINE int items_of_block(const Shape& shape) { return shape.groups * shape
 inline constexpr int columns_of_mma = 8;  // items of a cluster
 inline constexpr int groups_of_matrix = columns_of_mma / pairs_of_lane;
 inline constexpr int most_words_matrix = 2;  // of a block, which has a group's warp for each
+// Of a group, where each has a number in memory: known while compiling, also where there are fewer.
+inline constexpr int threads_of_matrix = 32 * most_words_matrix;
 inline constexpr int barriers_of_matrix = 4;  // in shared memory, see cluster_rows.cuh
 inline constexpr int shares_of_sum = 2;  // of the columns: warps that make the parts of a sum
 inline constexpr int words_of_unit = 4;  // one part of eight neighbouring neurons' dL/dc
@@ -140,29 +142,31 @@ constexpr int held_fragments(int of_kernel, int parts) {
 // From item to item: half of a row of banks more than a multiple of it, so that the two items which
 // a quarter of a warp loads lie in different ones.
 constexpr int units_of_item(int of_kernel) { return 4 * of_kernel + (of_kernel % 2 ? 0 : 4); }
+// [parts,items,units,words_of_unit]
+constexpr int numbers_of_slot(int of_kernel, int parts) {
+  return parts * columns_of_mma * units_of_item(of_kernel) * words_of_unit;
+}
 inline constexpr int rows_of_sum = 32 + 4;  // so that the stores of a warp meet different banks
 
 struct LsnnMatrixShared {
-  int units, part, slot;  // of an item; numbers of a part of dL/dc, and of a slot
   uint32_t* w;  // [warps,fragments that registers do not hold,words_of_fragment]
   float* dc;  // [slots,parts,items,units,words_of_unit]
   float* sums;  // [words of the block,2,shares_of_sum,items,rows_of_sum]
-  float* record;  // [groups,stages_of_record,items of a lane,2,threads]
-  float* a;  // [groups,items of a lane,steps_of_replay,threads]
+  float* record;  // [groups,stages_of_record,items of a lane,2,threads_of_matrix]
+  float* a;  // [groups,items of a lane,steps_of_replay,threads_of_matrix]
+  uint16_t* given;  // [warps,parts,items of a lane,32] of dL/dc, on their way into units
   uint64_t* mbarriers;  // [barriers_of_matrix]
 
   LSNN_METHOD LsnnMatrixShared(Arena& m, const Layer& l, const Shape& shape) {
     const int of_kernel = words_of_kernel(l.N), words_of_block = shape.threads / 32;
-    const int64_t pairs = columns_of_mma * shape.threads;
-    units = units_of_item(of_kernel);
-    part = columns_of_mma * units * words_of_unit;
-    slot = shape.parts * part;
+    const int64_t pairs = columns_of_mma * threads_of_matrix;
     w = m.take<uint32_t>((int64_t)groups_of_matrix * words_of_block * words_of_fragment *
                          (of_kernel * shape.parts - held_fragments(of_kernel, shape.parts)));
-    dc = m.take<float>((int64_t)shape.slots * slot);
+    dc = m.take<float>((int64_t)shape.slots * numbers_of_slot(of_kernel, shape.parts));
     sums = m.take<float>(2 * words_of_block * shares_of_sum * columns_of_mma * rows_of_sum);
     record = m.take<float>(pairs * stages_of_record * 2);
     a = m.take<float>(pairs * steps_of_replay);
+    given = m.take<uint16_t>((int64_t)columns_of_mma * shape.threads * shape.parts);
     mbarriers = m.take<uint64_t>(barriers_of_matrix);
   }
 };
@@ -172,10 +176,9 @@ inline constexpr int most_parts_of_block = 2;
 inline constexpr int most_warps_block_matrix = 7;  // whose registers hold the weights
 // From one column of dL/dc to the next, in bfloat16 numbers: 32 bytes more than a multiple of the
 // banks, so that what four columns are loaded from meets no bank twice.
-LSNN_INLINE int numbers_of_column(int threads) { return (threads + 63) / 64 * 64 + 16; }
+constexpr int numbers_of_column(int threads) { return (threads + 63) / 64 * 64 + 16; }
 
 struct LsnnBlockMatrixShared {
-  int column;  // numbers from one column to the next
   uint32_t* lower;  // [rows / side_of_tile,across,words_of_fragment] with two parts
   uint16_t* dc;  // [slots,columns,column]
   float* record;  // [stages_of_record,items of a lane,2,threads]
@@ -183,9 +186,9 @@ struct LsnnBlockMatrixShared {
 
   LSNN_METHOD LsnnBlockMatrixShared(Arena& m, const Layer&, const Shape& shape) {
     const int64_t tiles = shape.threads / side_of_tile, pairs = pairs_of_lane * shape.threads;
-    column = numbers_of_column(shape.threads);
     lower = m.take<uint32_t>(shape.parts == 2 ? tiles * tiles * words_of_fragment : 0);
-    dc = m.take<uint16_t>((int64_t)shape.slots * pairs_of_lane * shape.parts * column);
+    dc = m.take<uint16_t>((int64_t)shape.slots * pairs_of_lane * shape.parts *
+                          numbers_of_column(shape.threads));
     record = m.take<float>(pairs * stages_of_record * 2);
     a = m.take<float>(pairs * steps_of_replay);
   }

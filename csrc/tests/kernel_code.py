@@ -273,7 +273,7 @@ class OwnRows(NamedTuple):
     counts: dict[str, int]  # of some other instructions
     told: dict[str, int]  # the numbers of costs.h that make up its cycles, and how many times
     load: Load
-    sends: int = 1  # how many times in a step a lane sends what it does
+    sends: int = 0  # how many times in a step a lane sends something
 
 
 def own_rows(name: str) -> OwnRows:
@@ -283,19 +283,20 @@ def own_rows(name: str) -> OwnRows:
         return OwnRows(4 * first * parts, {r"LDS\.128": 4 * first * (parts - 1),
                                            r"LDS\.64": 2 * first, "BAR": 1},
                        {f"{told}_step": 1, f"{told}_warp": first}, Load(first))
-    # dL/dc of a word, or of half of the middle one, and what registers do not hold; the barrier of
-    # four warps; what is sent, to all of 4 or 8 blocks, of which one is the own.
+    # dL/dc of a word, or of half of the middle one, what is to be sent, and what registers do not
+    # hold; the barrier of four warps; what is sent, to all of 4 or 8 blocks, one of which is its
+    # own.
     held = 25 if parts < 3 else 25 - 2 * first // 3
     beyond = max(first * parts - held, 0)
     blocks = 4 if first <= 8 else 8
     mma = first * parts * (parts + 1) // 2
     return OwnRows(mma,
-                   {r"LDS\.128": first // 2 * parts + beyond, r"LDS\.64": first % 2 * parts,
-                    "BAR": 1, r"STAS\.128": parts},
+                   {r"LDS\.128": (first // 2 + 1) * parts + beyond, r"LDS\.64": first % 2 * parts,
+                    "BAR": 1, r"STAS\.128": 2 * parts},
                    {"lsnn_matrix_step": 1, "lsnn_matrix_word": 2, "lsnn_matrix_part": parts,
                     "lsnn_matrix_sent": parts * (blocks > 4), "lsnn_matrix_product": 2 * mma,
                     "lsnn_matrix_fragment": 2 * beyond},
-                   Load(8, 2, sent=512 * (blocks - 1) / blocks), blocks // 4)
+                   Load(8, 2, sent=512 * (blocks - 1) / blocks), parts * blocks // 4)
 
 
 def read_lsnn_own_rows(name: str, kernel: Kernel) -> Iterator[str]:
@@ -312,13 +313,12 @@ def read_lsnn_own_rows(name: str, kernel: Kernel) -> Iterator[str]:
         yield (f"{name}: expected a step with {wanted} that does not empty the first level cache, "
                f"found {counts}")
         return
-    sent = [r"STAS\.128"] * of.counts.get(r"STAS\.128", 0)
+    sent = [r"STAS\.128"] * of.sends
 
     def path_with(more: list[str]) -> list[int]:
         """Copies of y and dL/dz of both items for a later step, the product, and replays."""
-        path = kernel.through(step, [*sent, *["LDGSTS"] * 4, *["HMMA"] * of.mma,
+        return kernel.through(step, [*sent, *["LDGSTS"] * 4, *["HMMA"] * of.mma,
                                      *(["BAR", *more] if sent else [*more, "BAR"])])
-        return repeated(path, kernel.loop_around("STAS", step), of.sends) if path and sent else path
 
     path, load = path_with([]), of.load
     if not path:
