@@ -241,8 +241,8 @@ def test_matrices_that_round_nothing() -> None:
     assert rounded < cycles["lsnn, matrices"]
     assert plan(**sizes | {"B": 1000})["backward"]["considered"]["lsnn, matrices"] == (
         4 * cycles["lsnn, matrices"])
-    assert isinstance(plan(**sizes | {"N": 320})["backward"]["considered"]["lsnn, matrices"], float)
-    for changed, why in [({"N": 321}, "its warps own 320 neurons at most"),
+    assert isinstance(plan(**sizes | {"N": 448})["backward"]["considered"]["lsnn, matrices"], float)
+    for changed, why in [({"N": 449}, "its warps own 448 neurons at most"),
                          ({"delays": [40]}, "a block needs ")]:
         assert plan(**sizes | changed)["backward"]["considered"]["lsnn, matrices"].startswith(why)
 

@@ -13,12 +13,12 @@ namespace lsnn::cuda {
   X(lsnn_step, 530, "cycles", "of the paper's forward kernel, with eight rows: counted")          \
   X(lsnn_gather_step, 775, "cycles", "of that with rows in main memory, 16 of them: counted")     \
   X(lsnn_backward_step, 1010, "cycles", "of its backward kernel, with twelve rows: counted")      \
-  X(lsnn_matrix_step, 600, "cycles", "of that by matrices in a cluster: walked, as what follows") \
-  X(lsnn_matrix_word, 140, "cycles", "the same, for 32 neurons of a block")                       \
+  X(lsnn_matrix_step, 565, "cycles", "of that by matrices in a cluster: walked, as what follows") \
+  X(lsnn_matrix_word, 55, "cycles", "the same, for 32 neurons of a block")                        \
   X(lsnn_matrix_part, 30, "cycles", "the same, for each part of a factor")                        \
-  X(lsnn_matrix_sent, 45, "cycles", "the same, where a part is sent to eight blocks")             \
-  X(lsnn_matrix_product, 5, "cycles", "the same, for each mma of a warp and word of a block")     \
-  X(lsnn_matrix_fragment, 7.5, "cycles", "the same, for one that registers do not hold")          \
+  X(lsnn_matrix_sent, 70, "cycles", "the same, where a part is sent to eight blocks")             \
+  X(lsnn_matrix_product, 7, "cycles", "the same, for each mma of a warp and word of a block")     \
+  X(lsnn_matrix_fragment, 2.5, "cycles", "the same, for one that registers do not hold")          \
   X(lsnn_block_chain, 580, "cycles", "of that by matrices in a block: one warp alone, counted")   \
   X(lsnn_block_high_step, 260, "cycles", "the same of several warps: walked")                     \
   X(lsnn_block_high_warp, 200, "cycles", "the same, for each warp")                               \

@@ -127,8 +127,8 @@ inline constexpr int threads_of_matrix = 32 * most_words_matrix;
 inline constexpr int barriers_of_matrix = 4;  // in shared memory, see cluster_rows.cuh
 inline constexpr int shares_of_sum = 2;  // of the columns: warps that make the parts of a sum
 inline constexpr int words_of_unit = 4;  // one part of eight neighbouring neurons' dL/dc
-// Of a layer; beyond, three parts leave too few registers.
-constexpr int most_words_of_parts(int parts) { return parts < 3 ? 16 : 10; }
+// Of a layer; of more, three parts find no room in shared memory.
+constexpr int most_words_of_parts(int parts) { return parts < 3 ? 16 : 14; }
 // Of a layer, whose kernel is one for as many words or some more.
 LSNN_INLINE int words_of_kernel(int64_t N) {
   const int all = (int)words(N);
@@ -136,7 +136,7 @@ LSNN_INLINE int words_of_kernel(int64_t N) {
 }
 // Of a warp's fragments, parts x words, those that registers hold; the others lie in shared memory.
 constexpr int held_fragments(int of_kernel, int parts) {
-  const int most = parts < 3 ? 25 : 25 - 2 * of_kernel / 3;
+  const int most = parts < 3 ? 25 : of_kernel < 10 ? 21 : 20;
   return of_kernel * parts < most ? of_kernel * parts : most;
 }
 // From item to item: half of a row of banks more than a multiple of it, so that the two items which

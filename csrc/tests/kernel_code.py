@@ -12,24 +12,27 @@ from multiprocessor import Load, cost, cycles_of_step
 from sass import Kernel, Loop, Wanted, repeated
 
 CUDA = Path(__file__).resolve().parents[1] / "cuda"
+SHARED = (CUDA / "shared.h").read_text()
 # A step of the paper's forward kernel, with eight spikes, or with 16 whose rows are not in shared
 # memory; and of its backward kernel, with twelve active neurons of a warp: cycles at most, by the
 # model of chain.py.
 MOST_CYCLES, MOST_CYCLES_GATHER, MOST_CYCLES_BACKWARD = 650, 1000, 1100
+# The same by matrices, of two items of a lane and 220 neurons.
+MOST_CYCLES_MATRICES = {f"lsnn_matrix_kernel<7, {parts}>": 1000 for parts in (1, 2, 3)}
 # The same of all warps of a multiprocessor, with what they share and with replays, by the model of
 # multiprocessor.py: of two items with 220 neurons, or with 512 and rows in main memory; and by
-# matrices of one of four blocks that share out 220 neurons, of eight with 512 or 320, eight items.
+# matrices of one of four blocks that share out 220 neurons, of eight with 512 or 448, eight items.
 MOST_CYCLES_OF_ALL = {"lsnn_block_matrix_kernel<7, 2>": 2050,
                       "lsnn_block_matrix_kernel<7, 1>": 1300,
                       "lsnn_forward_kernel<2, true, true, float>": 700,
                       "lsnn_forward_kernel<4, false, true, float>": 2400,
                       "lsnn_backward_kernel<7, LsnnBlockGradients>": 2700,
-                      "lsnn_matrix_kernel<7, 3>": 1600,
-                      "lsnn_matrix_kernel<7, 2>": 1400,
-                      "lsnn_matrix_kernel<7, 1>": 1250,
-                      "lsnn_matrix_kernel<10, 3>": 2200,
-                      "lsnn_matrix_kernel<16, 2>": 1850,
-                      "lsnn_matrix_kernel<16, 1>": 1450}
+                      "lsnn_matrix_kernel<7, 3>": 1450,
+                      "lsnn_matrix_kernel<7, 2>": 1330,
+                      "lsnn_matrix_kernel<7, 1>": 1080,
+                      "lsnn_matrix_kernel<14, 3>": 2500,
+                      "lsnn_matrix_kernel<16, 2>": 1770,
+                      "lsnn_matrix_kernel<16, 1>": 1300}
 SPIKES = 0.02  # of a neuron and step, whose rows are read
 STEPS_OF_REPLAY, SEGMENT, WORD = 8, 128, 32  # steps that are replayed together, and a word's
 # What the formulas of cycles.cpp take for these steps, and how far it may be from what is counted
@@ -286,8 +289,9 @@ def own_rows(name: str) -> OwnRows:
     # dL/dc of a word, or of half of the middle one, what is to be sent, and what registers do not
     # hold; the barrier of four warps; what is sent, to all of 4 or 8 blocks, one of which is its
     # own.
-    held = 25 if parts < 3 else 25 - 2 * first // 3
-    beyond = max(first * parts - held, 0)
+    held = re.search(r"most = parts < 3 \? (\d+) : of_kernel < 10 \? (\d+) : (\d+);", SHARED)
+    assert held, "shared.h: expected how many fragments registers hold"
+    beyond = max(first * parts - int(held[1 + (parts == 3) * (1 + (first >= 10))]), 0)
     blocks = 4 if first <= 8 else 8
     mma = first * parts * (parts + 1) // 2
     return OwnRows(mma,
@@ -327,10 +331,12 @@ def read_lsnn_own_rows(name: str, kernel: Kernel) -> Iterator[str]:
     if sent:
         wait = next(i for i in path if kernel.code[i].name.startswith("SYNCS.PHASECHK"))
         load = load._replace(waits=wait, behind=1)
-    taken = cycles_of_step(kernel, [path], load)
+    alone, taken = cycles(kernel, path), cycles_of_step(kernel, [path], load)
     print(f"{name}\n    {len(kernel.code)} instructions; a step has {len(path)}: one warp takes "
-          f"{cycles(kernel, path)} cycles by the model of chain.py, all warps {taken:.0f} by the "
-          f"model of multiprocessor.py, nothing measured")
+          f"{alone} cycles by the model of chain.py, all warps {taken:.0f} by the model of "
+          f"multiprocessor.py, nothing measured")
+    if alone > (most := MOST_CYCLES_MATRICES.get(name, math.inf)):
+        yield f"{name}: {alone} cycles of one warp by the model, {most} at most"
     if name in MOST_CYCLES_OF_ALL:
         told = sum(cost(part) * times for part, times in of.told.items())
         yield from hold_against_costs(name, told, taken)

@@ -65,14 +65,6 @@ class Kernel:
         return next((loop for loop in self.loops()
                      if all(self.find(pattern, loop) for pattern in patterns)), None)
 
-    def loop_around(self, pattern: str, within: Loop) -> Loop:
-        """The shortest loop in another one that has an instruction whose name begins with a
-        pattern."""
-        places = self.find(pattern, within)
-        return next(loop for loop in self.loops() if within.first < loop.first
-                    and loop.last < within.last and any(loop.first <= i <= loop.last
-                                                        for i in places))
-
     def through(self, loop: Loop, patterns: Sequence[str]) -> list[int]:
         """The fewest instructions of one round of a loop whose names begin with these patterns, in
         this order; none where there is no such round."""
