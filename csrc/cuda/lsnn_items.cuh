@@ -110,8 +110,8 @@ struct LsnnPair {
   }
 };
 
-// Where a lane's numbers lie of a row [B,N] of steps that follow each other backwards. How many
-// bytes lie between steps, and between items, the kernel is given.
+// Where a lane's numbers lie of a row [B,N] of steps that follow each other backwards. How far apart
+// steps and items are, in bytes, stands among the kernel's arguments: no register keeps it.
 struct LsnnColumn {
   char* at;  // of the first item
 
@@ -122,8 +122,8 @@ struct LsnnColumn {
   __device__ __forceinline__ void advance(int64_t bytes_of_step) { at -= bytes_of_step; }
 };
 
-// The slots of dL/dc of the last steps, taken in turn, backwards. A step writes one and reads that
-// which is `apart` steps older than the next to be written.
+// The slots of dL/dc of the last steps, taken in turn, backwards. A step writes one, and reads the
+// one that is written again `apart` steps later.
 template <int size, int apart> struct LsnnSlots {
   const int all;  // numbers of all slots
   int written = 0, read;  // where those of this step begin
