@@ -110,8 +110,8 @@ struct LsnnPair {
   }
 };
 
-// Where a lane's numbers lie of a row [B,N] of steps that follow each other backwards. How far apart
-// steps and items are, in bytes, stands among the kernel's arguments: no register keeps it.
+// Where a lane's numbers lie of a row [B,N] of steps that follow each other backwards. How far
+// apart steps and items are, in bytes, stands among the kernel's arguments: no register keeps it.
 struct LsnnColumn {
   char* at;  // of the first item
 
