@@ -138,8 +138,8 @@ template <int size, int apart> struct LsnnSlots {
 };
 
 // Items that go through the steps together. A group has the neurons of the block in one item, or in
-// `items` of them, which are Products::next apart: a lane has as many adjoints, which stand side by
-// side, under no condition of their own, so that each hides the other's waiting.
+// `items` of them, as far apart as there are groups: a lane has as many adjoints, which stand side
+// by side, under no condition of their own, so that each hides the other's waiting.
 //
 // Products: publish(x) gives away dL/dc of a step; await() waits for what multiply() reads, which
 // makes the product of the step d + 1 later, of which carried(found, item) is what the lane's
@@ -191,7 +191,7 @@ template <class Products> struct LsnnItems {
     const Layer& l = job.f.layer;
     const int longest = job.p.length(l, first), thread = group.thread, threads = group.threads;
     // An item that is not there, and one without neurons of the warp, has no steps.
-    auto number = [&](int item) { return first + item * Products::next + group.id; };
+    auto number = [&](int item) { return first + item * job.shape.groups + group.id; };
     auto is_there = [&](int item) { return number(item) < l.B && word < (int)words(l.N); };
     const LsnnNeuron neuron[] = {LsnnNeuron(job, is_there(of) ? number(of) : first,
                                             is_there(of) ? 32 * word + group.lane() : (int)l.N)...};
@@ -209,8 +209,9 @@ template <class Products> struct LsnnItems {
     int next = longest - 1;  // the step whose record is not on its way yet
     // Of each item the last step for which nothing is copied, of y and of dL/dz. All are read as if
     // they were as long as the longest one; a lane's first item that is not there reads `first`.
-    const int none[] = {of == 0 || is_there(of) ? 0 : longest...},
-              none_of_gz[] = {f.gz && (of == 0 || is_there(of)) ? -1 : longest...};
+    auto reads = [&](int item) { return item == 0 || is_there(item); };
+    const int none[] = {reads(of) ? 0 : longest...},
+              none_of_gz[] = {f.gz && reads(of) ? -1 : longest...};
     auto copy = [&](float* to) {
 #pragma unroll
       for (int item = 0; item < items; item++) {

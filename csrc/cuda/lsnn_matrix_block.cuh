@@ -15,9 +15,9 @@ namespace lsnn::cuda {
 
 template <int warps, int parts>
 struct LsnnBlockProducts : LsnnSlots<pairs_of_lane * parts * numbers_of_column(32 * warps), 1> {
-  using Slots = LsnnSlots<pairs_of_lane * parts * numbers_of_column(32 * warps), 1>;
+  using Slots = typename LsnnBlockProducts::LsnnSlots;
   using Slots::written, Slots::read;
-  static constexpr int items = pairs_of_lane, next = 1;
+  static constexpr int items = pairs_of_lane;
   static constexpr int across = 2 * warps, down = 2;  // tiles of all columns and of a warp's rows
   static constexpr int columns = items * parts, column = numbers_of_column(32 * warps);
   uint16_t* const dc;  // [slots,columns,column]

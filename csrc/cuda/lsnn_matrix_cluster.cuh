@@ -19,9 +19,9 @@ namespace lsnn::cuda {
 // words_of_layer: of 32 neurons, or more than there are.
 template <int words_of_layer, int parts>
 struct LsnnClusterProducts : LsnnSlots<numbers_of_slot(words_of_layer, parts), 3> {
-  using Slots = LsnnSlots<numbers_of_slot(words_of_layer, parts), 3>;
+  using Slots = typename LsnnClusterProducts::LsnnSlots;
   using Slots::written, Slots::read;
-  static constexpr int items = pairs_of_lane, groups = groups_of_matrix, next = groups;
+  static constexpr int items = pairs_of_lane, groups = groups_of_matrix;
   using Rows = ClusterRows<barriers_of_matrix>;
   static constexpr int tiles = words_of_layer;  // of a warp: half of the columns
   static constexpr int held = held_fragments(tiles, parts);

@@ -287,8 +287,8 @@ def own_rows(name: str) -> OwnRows:
                                            r"LDS\.64": 2 * first, "BAR": 1},
                        {f"{told}_step": 1, f"{told}_warp": first}, Load(first))
     # dL/dc of a word, or of half of the middle one, what is to be sent, and what registers do not
-    # hold; the barrier of four warps; what is sent, to all of 4 or 8 blocks, one of which is its
-    # own.
+    # hold; the barrier of four warps; what is sent, to four blocks, one of which is its own, and to
+    # four more where there are eight.
     held = re.search(r"most = parts < 3 \? (\d+) : of_kernel < 10 \? (\d+) : (\d+);", SHARED)
     assert held, "shared.h: expected how many fragments registers hold"
     beyond = max(first * parts - int(held[1 + (parts == 3) * (1 + (first >= 10))]), 0)
