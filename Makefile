@@ -3,7 +3,9 @@
 #
 #   make demo     trains the sequential MNIST example; pictures go to demo_out/.  After Ctrl-C ARGS=--resume goes on and
 #                 ARGS=--overwrite begins anew
-#   make test     runs all tests, in TEST_PROCESSES processes
+#   make test     runs the tests that show that this installation is right, in TEST_PROCESSES processes: all but those
+#                 marked slow, and of each large table of cases a part, which changes with the commit
+#   make test-all runs all tests, whole tables
 #   make bench    times one layer and makes a page of it, bench/results/MACHINE/README.md; PEERS=1 installs the other
 #                 packages and times them too
 #   make gpu      builds, tests and times on this machine's CUDA GPU in eight minutes; no .venv, no network: PYTHON must
@@ -17,12 +19,18 @@
 # ARGS goes to the program:        make demo ARGS="--minutes 2"      make test ARGS="-k models"
 # PYTHON is what makes .venv, or what `make gpu` runs in:  make test PYTHON=python3.12  (Python 3.11 or newer)
 # PIP_ARGS goes to pip install:    make test PIP_ARGS="--no-index --find-links wheels"
+# CUDA=1 builds the CUDA kernels (needs nvcc), CUDA= does not; by default they are built where there is a GPU.
+# LSNN_CASES=k/n chooses the part of the tables, k from 0:  make test LSNN_CASES=2/7
 
 PYTHON ?= python3
 VENV ?= .venv
 TEST_PROCESSES ?= 2
+CUDA ?= $(if $(wildcard /dev/nvidiactl /dev/dxg),1)
+# One of seven parts, another one with each commit; a source distribution has no commits.
+LSNN_CASES ?= $(shell echo $$((0x$$(git rev-parse --short=7 HEAD 2> /dev/null || echo 0) % 7)))/7
 BIN := $(abspath $(VENV))/bin
 in_venv := PATH="$(BIN):$$PATH"
+run_tests = python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 SOURCES := setup.py CMakeLists.txt lsnn_ext/models.py $(shell find csrc -type f)
 
 # Installs the requirements that pyproject.toml lists under a name: $(call install,build-system.requires)
@@ -34,12 +42,15 @@ tomllib.load(open('pyproject.toml', 'rb'))), sep='\n')" $(1) > $@.new
 @mv $@.new $@
 endef
 
-.PHONY: demo test bench gpu mutants machine lint build here clean
+.PHONY: demo test test-all bench gpu mutants machine lint build here always clean
 demo: build $(VENV)/.examples
 	$(in_venv) python examples/smnist.py --models LSNN $(ARGS)
 
 test: build $(VENV)/.test
-	$(in_venv) python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(in_venv) LSNN_CASES=$(LSNN_CASES) $(run_tests) -m "not slow" $(ARGS)
+
+test-all: build $(VENV)/.test
+	$(in_venv) $(run_tests) $(ARGS)
 
 bench: build $(VENV)/.bench $(if $(PEERS),$(VENV)/.peers)
 	$(in_venv) python -m bench $(if $(PEERS),--peers) $(ARGS)
@@ -70,9 +81,13 @@ clean:
 # An editable installation: what is edited under lsnn_ext/ takes effect at once, what is edited under csrc/ with the next
 # `make`, which compiles again only what changed.  The requirements of the build are installed first and the build
 # takes them from there: an isolated build would download and unpack torch a second time.
-$(VENV)/.built: $(VENV)/.editable $(SOURCES)
-	$(in_venv) python setup.py --quiet build_ext --inplace
+$(VENV)/.built: $(VENV)/.editable $(VENV)/.cuda $(SOURCES)
+	$(in_venv) $(if $(CUDA),,LSNN_CMAKE_ARGS="-DLSNN_BUILD_CUDA=OFF $$LSNN_CMAKE_ARGS") python setup.py --quiet build_ext --inplace
 	@touch $@
+
+# Whether CUDA kernels were built; newer than .built where another choice is made now.
+$(VENV)/.cuda: always | $(VENV)/.made
+	@echo "$(CUDA)" | cmp -s - $@ || echo "$(CUDA)" > $@
 
 $(VENV)/.editable: $(VENV)/.build-requirements setup.py | here
 	@LSNN_BUILD=off $(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-build-isolation --no-deps --editable .

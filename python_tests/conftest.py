@@ -1,6 +1,8 @@
-"""A header that says what is tested, and what a forced design may leave out."""
+"""A header that says what is tested, the part of each table of cases, and what a forced design may
+leave out."""
 import gc
 import os
+import re
 import sys
 from collections.abc import Iterator
 
@@ -14,14 +16,49 @@ torch.set_num_threads(1)
 FIRST = {f"test_{name}" for name in ("tasks_distributed", "tasks", "table_of_models", "docs",
                                      "packaging", "operator", "export", "bench", "bench_gpu")}
 
+# Files whose tests are all marked slow, so that `make test` leaves them out: the tools of developers,
+# and programs that train for long.
+SLOW = {f"test_{name}" for name in (
+    "aoti", "arena", "bench", "bench_gpu", "bench_gpu_dry", "bench_rows", "check_wheel",
+    "converted_training", "docs", "ecg", "examples", "fuzz", "house", "interrupts", "like_for_like",
+    "multiprocessor", "navigation", "original_classes", "packaging", "plan", "profile_advice",
+    "random", "speech", "tasks", "tasks_distributed", "timit", "yin_smnist")}
+# LSNN_CASES=k/n runs the k-th of n parts, k from 0, of every test with at least so many cases.
+LARGE_TABLE = 30
+
+
+def _read_part() -> tuple[int, int]:
+    """k and n of LSNN_CASES."""
+    requested = os.environ.get("LSNN_CASES") or "0/1"
+    found = re.fullmatch(r"(\d+)/(\d+)", requested)
+    if found is None or int(found[1]) >= int(found[2]):
+        raise pytest.UsageError(f"LSNN_CASES: expected k/n, 0 <= k < n, got {requested!r}")
+    return int(found[1]), int(found[2])
+
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    return lsnn_ext.show_config().splitlines()
+    k, n = _read_part()
+    part = [] if n == 1 else [f"LSNN_CASES={k}/{n}: a part of each test with {LARGE_TABLE} cases "
+                              f"and more"]
+    return [*lsnn_ext.show_config().splitlines(), *part]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The order of the files; within a file nothing changes."""
-    items.sort(key=lambda item: item.path.stem not in FIRST)
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The marks of slow files, the part of each large table, and the order of the files; within a
+    file nothing changes."""
+    k, n = _read_part()
+    tables: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker(pytest.mark.slow)
+        tables.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    left_out = {item for table in tables.values() if len(table) >= LARGE_TABLE
+                for i, item in enumerate(table) if i % n != k}
+    if left_out:
+        config.hook.pytest_deselected(items=list(left_out))
+    items[:] = sorted((item for item in items if item not in left_out),
+                      key=lambda item: item.path.stem not in FIRST)
 
 
 def pytest_collection_finish() -> None:

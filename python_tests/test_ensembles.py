@@ -164,6 +164,7 @@ def test_second_derivatives_through_an_inner_step_are_refused(outer: str, compil
             run(leaves).backward()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inside", [False, True], ids=["grad-outside", "grad-inside"])
 def test_compiled_ensembles(inside: bool) -> None:
     """They leave the graph, and give the gradients of uncompiled ones."""

@@ -99,6 +99,7 @@ def test_bare_operator_learns_where_it_saves() -> None:
         assert_same("gradient", got, wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODULES)
 def test_compiled_with_everything_dynamic(name: str) -> None:
     torch.manual_seed(0)

@@ -173,6 +173,7 @@ def test_it_learns() -> None:
 
 
 # ---------------------------------------------------------------------------------- within PyTorch
+@pytest.mark.slow
 def test_compiled_and_exported() -> None:
     net, x = _net(), _spikes(T, B, N) * 2
     want = net(x)[0].detach()

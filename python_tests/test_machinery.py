@@ -49,6 +49,7 @@ def _assert_alike(got: list[Tensor], want: list[Tensor], tolerance: float = 0.0)
 
 
 # ---------------------------------------------------------------------------------- torch.compile
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("options", [{"mode": "reduce-overhead"}, {"dynamic": True}], ids=str)
 def test_compile_modes(options: dict[str, Any]) -> None:

@@ -84,6 +84,7 @@ def _compiled_with(models: str, tmp_path: Path) -> subprocess.CompletedProcess[s
     ('    "multi_gaussian",\n', '    "multi_gaussian", "parabola",\n',
      "(?s)(parabola.* not handled in switch.*){3}"),
 ], ids=["as it is", "a model more", "an unknown reset", "an unknown path", "an unknown surrogate"])
+@pytest.mark.slow
 def test_what_the_kernels_do_not_know_is_not_compiled(
     old: str, new: str, said: str, tmp_path: Path
 ) -> None:

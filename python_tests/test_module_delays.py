@@ -152,6 +152,7 @@ def test_delays_that_were_changed(first: str, gradients: bool) -> None:
         _called(delays, x, gradients)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", FIRST)
 def test_compiled_layer_refuses_what_it_has_not_seen(first: str) -> None:
     layer = _layer(FIRST[first])

@@ -189,6 +189,7 @@ def test_compiled_part(part: str) -> None:
     assert seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradients", [True, False])
 def test_compiled_network(gradients: bool) -> None:
     """As one graph, also with a state, which the readout takes too."""

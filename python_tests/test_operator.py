@@ -197,6 +197,7 @@ def test_compiled_for_any_length_and_batch(name: str, fresh: None) -> None:
         assert len(graphs.forward) == len(graphs.backward) == 1
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("name", ["functional", "LSNN"])
 def test_inductor(name: str, fresh: None) -> None:

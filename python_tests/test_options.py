@@ -96,6 +96,7 @@ def test_product_is_that_of_the_forward_call(product: str) -> None:
             found.values()) - found[STEPS[product]] <= 1, found
 
 
+@pytest.mark.slow
 @cpu_only
 def test_team_size_reaches_both_passes() -> None:
     x, w = _leaves(B=1, N=512)
@@ -305,6 +306,7 @@ with _ops.forced(design="automatic"):
 """
 
 
+@pytest.mark.slow
 @cpu_only
 def test_the_environment_sets_the_defaults_once() -> None:
     given = {"LSNN_PRODUCT": "sparse", "LSNN_TEAM_SIZE": "2", "LSNN_L1_SIZE": "4096",

@@ -210,6 +210,7 @@ def test_what_is_refused(kind: str) -> None:
         module(x, lengths=torch.ones(B))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
 @pytest.mark.parametrize("kind", ["ALIF", "LSNN"])
 def test_compiled_graphs_take_any_lengths(kind: str) -> None:

@@ -174,6 +174,7 @@ def test_instruction_sets_agree(instructions: str) -> None:
     assert ran.stdout.split() == [instructions, _digest()], ran.stderr
 
 
+@pytest.mark.slow
 def test_unknown_instruction_set() -> None:
     ran = _python("import torch; from lsnn_ext import functional\n"
                   "functional.alif(torch.zeros(2, 2, 2), torch.zeros(2, 2), alpha=0.9, theta=0.5)",
@@ -203,6 +204,7 @@ assert torch.equal(call(20), want)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits memory as Linux does")
 @pytest.mark.parametrize(("code", "wanted"), [
     ("call(2**45)", 2**45), ("call(2**45, True)", 2**45), ("call(2**61)", 2**61),

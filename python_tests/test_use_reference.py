@@ -89,6 +89,7 @@ def test_it_nests_decorates_and_ends() -> None:
     assert _ops.compiled_code_runs()
 
 
+@pytest.mark.slow
 def test_compiled_graphs_see_it() -> None:
     """Around a compiled module, and inside of what is compiled."""
     module, x = ALIF(5, 7), torch.randn(6, 3, 5)
