@@ -36,6 +36,15 @@ def _read_part() -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+def cases_left_out(names: list[str], k: int, n: int) -> set[int]:
+    """The places of the cases of large tables that are not in the k-th of n parts."""
+    tables: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        tables.setdefault(name.partition("[")[0], []).append(i)
+    return {i for table in tables.values() if len(table) >= LARGE_TABLE
+            for place, i in enumerate(table) if place % n != k}
+
+
 def pytest_report_header(config: pytest.Config) -> list[str]:
     k, n = _read_part()
     part = [] if n == 1 else [f"LSNN_CASES={k}/{n}: a part of each test with {LARGE_TABLE} cases "
@@ -47,17 +56,12 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The marks of slow files, the part of each large table, and the order of the files; within a
     file nothing changes."""
-    k, n = _read_part()
-    tables: dict[str, list[pytest.Item]] = {}
     for item in items:
         if item.path.stem in SLOW:
             item.add_marker(pytest.mark.slow)
-        tables.setdefault(item.nodeid.partition("[")[0], []).append(item)
-    left_out = {item for table in tables.values() if len(table) >= LARGE_TABLE
-                for i, item in enumerate(table) if i % n != k}
-    if left_out:
-        config.hook.pytest_deselected(items=list(left_out))
-    items[:] = sorted((item for item in items if item not in left_out),
+    left_out = cases_left_out([item.nodeid for item in items], *_read_part())
+    config.hook.pytest_deselected(items=[items[i] for i in sorted(left_out)])
+    items[:] = sorted((item for i, item in enumerate(items) if i not in left_out),
                       key=lambda item: item.path.stem not in FIRST)
 
 
