@@ -90,12 +90,12 @@ def alif(
         dynamics: the name of a model; "lsnn" is the network of Bellec et al., NeurIPS 2018.
         surrogate, dampening, width: shape, height and width of the surrogate. Default what the
             model says.
-        surrogate_cutoff: a share of the surrogate's height, from 0 to 0.01. Where psi is smaller no
-            gradient passes the spike, and where most neurons are so far from their threshold the
-            backward pass computes their products with the weights no more. A gradient of 1e-8 of
-            the others is lost in their rounding; a larger share is an approximation. For surrogates
-            without an end: fast_sigmoid, arctan, sigmoid, exponential, gaussian, multi_gaussian.
-            Default 0: none.
+        surrogate_cutoff: a share of the surrogate's height, from 0 to 0.01. From the distance on
+            beyond which |psi| stays below it no gradient passes the spike, and where most neurons
+            are so far from their threshold the backward pass computes their products with the
+            weights no more. A gradient of 1e-8 of the others is lost in their rounding; a larger
+            share is an approximation. For surrogates without an end: fast_sigmoid, arctan, sigmoid,
+            exponential, gaussian, multi_gaussian. Default 0: none.
         state: State to start from. Default zeros. Of a longer history of spikes the newest are
             used.
         trace: also return Traces of membrane, adaptation and moving threshold, each (T, B, N),

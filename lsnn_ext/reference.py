@@ -176,8 +176,8 @@ def alif(current: Tensor, w_rec: Tensor | None, *, alpha: Coefficient, theta: Co
     newest are used and returned. Half-precision currents are computed in float32: the spikes have
     the dtype of current, state and traces float32. smooth=True makes z = dampening *
     antiderivative(m), a real number, so that the whole recurrence is differentiable; the counter of
-    (9) still follows the test. surrogate_cutoff: psi below
-    this share of its height counts as 0. checkpoint_every and saved_dtype save memory in the
+    (9) still follows the test. surrogate_cutoff: psi counts as 0 from the |m| on beyond which |psi|
+    stays below this share of its height. checkpoint_every and saved_dtype save memory in the
     compiled form; here they are ignored. sparse_grad="existing" gives synapses that are 0 no
     gradient. lengths (B,): steps of each sequence, which keeps its state from there on; its spikes
     and traces are 0 then.

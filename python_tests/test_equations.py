@@ -190,3 +190,20 @@ def test_a_detached_threshold_is_detached_in_the_scale_too(form: str, dynamics: 
     assert bool(gradients["width"].any() and gradients["x"].any())
     through_reset = dynamics == "sinabs_sub"
     assert bool(gradients["theta"].any()) == bool(gradients["beta"].any()) == through_reset
+
+
+@pytest.mark.parametrize(("m", "passes"), [
+    (2.55, True), (9.0, True), (10.5, True), (10.6, False), (40.0, False)])
+def test_cutoff_is_about_the_size_of_psi(form: str, m: float, passes: bool) -> None:
+    """multi_gaussian is 0 at 2.54 and negative beyond; the size of its valley falls to 1 % of the
+    height of its hill at 10.54. There it ends, and nowhere further in."""
+    psi = SURROGATES["multi_gaussian"].psi
+    assert float(psi(_one(m))) < 0
+    assert (float(psi(_one(m)).abs()) < 0.01 * float(psi(_one(0.0)))) == (m == 2.55 or not passes)
+    for sign in (-1, 1):
+        current = (sign * _one(2 * m) + 0.5)[None].requires_grad_()  # theta is 1/2, width 2
+        spikes, *_ = FORMS[form](current, None, alpha=0.5, kappa=1.0, theta=0.5, width=2.0,
+                                 dampening=HEIGHT, dynamics="srnn", surrogate_cutoff=0.01)
+        (slope,) = torch.autograd.grad(spikes.sum(), current)
+        want = HEIGHT / 2 * float(psi(_one(m))) if passes else 0.0
+        assert float(slope) == pytest.approx(want, rel=1e-9, abs=1e-15)
