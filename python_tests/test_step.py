@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, LSNNState, State
+from layers import Calls
+from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, LSNNState, State, _inference
 from lsnn_ext.models import own_values
 from steps import I, N, agree, assert_equal, flat, inputs, needs_prepared_layers, prepared
 
@@ -140,20 +141,33 @@ def test_network(options: dict[str, Any], batch: tuple[int, ...]) -> None:
     assert isinstance(state, LSNNState) and bool(y.any())
 
 
-def test_network_in_one_call() -> None:
+@pytest.mark.parametrize("exact", [True, False], ids=["exact-readout", "any-readout"])
+@pytest.mark.parametrize("batch", [2, 300])  # the readout is torch's product, or inside
+def test_network_in_one_call(batch: int, exact: bool) -> None:
+    """Steps equal one call bit for bit where all sums are exact; a readout whose weights are any
+    numbers, to the rounding of sums in another order."""
     torch.manual_seed(0)
     net, state = LSNN(I, 20, 17, 3), None
-    x = (inputs(30, 2, I) * 2).round()
+    x = (inputs(30, batch, I) * 2).round()
     ys = []
     with torch.no_grad():
-        for parameter in net.parameters():
+        for parameter in net.parameters() if exact else net.neurons.parameters():
             parameter.copy_((parameter * 256).round() / 256)
         for x_t in x:
             y, state = net.step(x_t, state)
             ys.append(y)
-        assert_equal([torch.stack(ys), state], net(x))
-        want, after, spikes = net(x, return_spikes=True)
+        assert state is not None
+        with Calls() as calls:
+            want, after, spikes = net(x, return_spikes=True)
+        if _inference._USABLE:
+            assert (calls.seen[-1]["w_out"] is not None) == (batch == 300)
         assert_equal([want, after], net(x))
+        assert_equal(state.neurons, after.neurons)
+        if exact:
+            assert_equal([torch.stack(ys), state], [want, after])
+        else:  # of N sums; the filter rounds less than the sum over all outputs allows
+            rounding = torch.finfo(want.dtype).eps * N * float(net.readout.weight.abs().sum())
+            assert float((torch.stack(ys) - want).abs().max()) <= rounding
     with torch.enable_grad():
         assert_equal([want, after, spikes], net(x, return_spikes=True))
 

@@ -241,9 +241,10 @@ class LSNN(nn.Module):
         """One step, for control loops: x_t (B, I) or (I,) -> readout (B, output_size) or
         (output_size,), and the state.
 
-        It equals forward on a sequence of one step, and T such calls give what one call on the
-        sequence gives. state None is all zeros. Raises ValueError for wrong shapes and TypeError
-        for an x_t that is none, or for a state that is no LSNNState.
+        Bitwise identical to forward on a sequence of one step. T such calls equal one call on the
+        sequence to the rounding of the products with input and readout weights, whose sums have
+        another order there. state None is all zeros. Raises ValueError for wrong shapes and
+        TypeError for an x_t that is none, or for a state that is no LSNNState.
         """
         check_tensor("x_t", x_t)
         if getattr(self.neurons, "bidirectional", False):

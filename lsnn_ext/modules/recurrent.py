@@ -372,8 +372,10 @@ class Recurrent(Constants):
         """One step, for control loops: x_t (B, I) or (I,) -> spikes (B, N) or (N,) and the state as
         in forward.
 
-        T such calls give what one call on the sequence gives; hooks see such a call. Raises
-        ValueError for a bidirectional layer, which needs the end of the sequence first.
+        Bitwise identical to forward on a sequence of one step. T such calls equal one call on the
+        sequence to the rounding of the input projection, whose sums have another order there. Hooks
+        see such a call. Raises ValueError for a bidirectional layer, which needs the end of the
+        sequence first.
         """
         if self.bidirectional:
             raise ValueError("step: expected a layer with bidirectional=False, got a bidirectional "
