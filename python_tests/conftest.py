@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import lsnn_ext
+from rounding import rounding_after_medium
 
 torch.set_num_threads(1)
 # Files that take long come first, so that processes which share out the files end together.
@@ -77,6 +78,14 @@ def _no_graphs_of_others() -> None:
     """torch compiles a function a limited number of times, also if several tests do it in turn."""
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
+
+
+@pytest.fixture(autouse=True)
+def _precision_of_products() -> Iterator[None]:
+    """torch's products may round after "medium", here or elsewhere: no test expects otherwise. Its
+    switch is put back."""
+    with rounding_after_medium():
+        yield
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The projection and the readout inside the operator, and states saved every so many steps: they
 change no result."""
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -199,18 +198,11 @@ def _w_gradient(alif: Any, x: Tensor, w: Tensor, sparse_grad: str) -> tuple[Tens
     return spikes.detach(), w.grad
 
 
-@pytest.fixture
-def medium() -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    yield
-    torch.set_float32_matmul_precision(before)
-
-
-def test_reduced_precision(medium: None) -> None:
+def test_reduced_precision() -> None:
     """torch's switch lets the backward product round to bfloat16, where that is faster; spikes stay
-    what they are."""
+    what they are where no product of torch's makes the current."""
     given = problem(torch.float32)
+    torch.set_float32_matmul_precision("medium")
     got = run(inside, given)
     torch.set_float32_matmul_precision("highest")
     want = run(inside, given)

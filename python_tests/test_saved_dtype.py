@@ -146,14 +146,10 @@ def test_weights_of_the_backward_pass_in_bfloat16(design: str, kernels: str) -> 
 
     def run(weights: Tensor, precision: str) -> tuple[Tensor, Tensor]:
         leaf = x.clone().requires_grad_()
-        before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision(precision)
-        try:
-            with _ops.forced(design=design, kernels=kernels):
-                spikes, _ = functional.alif(leaf, weights, alpha=0.9, theta=0.4, beta=0.5, rho=0.9)
-                (found,) = torch.autograd.grad((spikes * x).sum(), leaf)
-        finally:
-            torch.set_float32_matmul_precision(before)
+        with _ops.forced(design=design, kernels=kernels):
+            spikes, _ = functional.alif(leaf, weights, alpha=0.9, theta=0.4, beta=0.5, rho=0.9)
+            (found,) = torch.autograd.grad((spikes * x).sum(), leaf)
         return spikes.detach(), found
 
     spikes, exact = run(w, "highest")
