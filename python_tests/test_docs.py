@@ -68,8 +68,31 @@ def test_the_table_of_kernels_is_that_of_the_code() -> None:
 def test_the_site_has_every_page() -> None:
     yaml = pytest.importorskip("yaml")
     text = (ROOT / "mkdocs.yml").read_text()
-    listed = re.findall(r"[\w/]+\.md", str(yaml.safe_load(text)["nav"]))
+    listed = re.findall(r"[\w/]+\.md", str(yaml.safe_load(text[text.index("\nnav:"):])["nav"]))
     assert sorted(listed) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
+
+
+RENDERED = '<span class="arithmatex"><mjx-container><mjx-c class="mjx-c1D465"></mjx-c>' \
+    "</mjx-container></span>"
+
+
+@pytest.mark.parametrize(("html", "wrong"), [
+    (f"<p>x: {RENDERED}</p><pre>cost: $HOME, \\(</pre><script>a = '$'</script>", []),
+    (RENDERED + '<p><span class="arithmatex">\\(x\\)</span></p>',
+     ["expected 2 rendered formulas, got 1", "TeX is shown as it is written: \\(x\\)"]),
+    ("<p>and $x$</p>", ["TeX is shown as it is written: and $x$"]),
+    ("<pre><code>\\begin{aligned} c</code></pre>",
+     ["a block of mathematics is shown as code: \\begin{aligned} c"]),
+    (RENDERED.replace("1D465", "5C"), ["a formula shows a backslash"]),
+    (RENDERED.replace("<mjx-c ", '<mjx-merror data-mjx-error="Missing }"></mjx-merror><mjx-c '),
+     ["a formula has an error: Missing }"]),
+])
+def test_formulas_that_are_not_rendered_are_found(html: str, wrong: list[str]) -> None:
+    spec = importlib.util.spec_from_file_location("check_site", ROOT / ".ci" / "check_site.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.problems(html) == wrong
 
 
 def test_workflows_call_scripts_that_are_there() -> None:
