@@ -16,13 +16,32 @@ def one_by_one(op: Callable[..., Any]) -> Callable[..., Any]:
             if isinstance(value, list | tuple):
                 axes = axis if isinstance(axis, list | tuple) else [None] * len(value)
                 return [element(k, part, a) for part, a in zip(value, axes, strict=True)]
-            return (
-                value.select(axis, k) if isinstance(value, Tensor) and axis is not None else value
-            )
+            if not isinstance(value, Tensor):
+                return value
+            if info.batch_size:
+                return value if axis is None else value.select(axis, k)
+            tensors.append(value)
+            shape = [n for each, n in enumerate(value.shape) if each != axis]
+            return value.new_empty(shape, device="meta")
 
+        tensors: list[Tensor] = []
         calls = [op(*(element(k, value, axis) for value, axis in zip(args, in_dims, strict=True)))
-                 for k in range(info.batch_size)]
-        stacked = tree_map(lambda *parts: torch.stack(parts), *calls)
+                 for k in range(max(info.batch_size, 1))]
+        if info.batch_size:
+            stacked = tree_map(lambda *parts: torch.stack(parts), *calls)
+        else:
+            stacked = tree_map(_without_elements(tensors), calls[0])
         return stacked, tree_map(lambda _: 0, stacked)
 
     return rule
+
+
+def _without_elements(tensors: list[Tensor]) -> Callable[[Tensor], Tensor]:
+    """Makes of a result on meta a batch (0, ...) of such results in the graph of the tensors."""
+    nothing = sum(value.flatten()[:0].sum() for value in tensors if value.is_floating_point())
+
+    def batch(result: Tensor) -> Tensor:
+        found = torch.empty((0, *result.shape), dtype=result.dtype, device=tensors[0].device)
+        return found + nothing if found.is_floating_point() else found
+
+    return batch

@@ -2,6 +2,7 @@
 network after the other, and none is dropped without a word."""
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.nn.utils import parametrize
 
 from compare import assert_same
-from lsnn_ext import ALIF, LSNN, _ops
+from lsnn_ext import ALIF, LSNN, _ops, use_reference
 
 pytestmark = [
     pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built"),
@@ -111,6 +112,24 @@ def test_gradients_of_each_sample() -> None:
                                    list(module.parameters()))
         for one, other in zip(found.values(), want, strict=True):
             assert_same("gradient", one[sample], other, tolerance=1e-6)
+
+
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "reference"])
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "ALIF-learned"])
+def test_ensembles_without_members(name: str, compiled: bool) -> None:
+    """Shapes and graph as those of torch's own functions of no elements. torch itself fails on
+    an empty batch of scalars times a number, so time constants are not in the batch."""
+    _, parameters, buffers, output = _ensemble(name)
+    none = {key: value.detach()[:0].requires_grad_() for key, value in parameters.items()}
+    one, x = {key: value[0] for key, value in buffers.items()}, _x(name)
+    wanted = vmap(output, (0, None, None))(parameters, one, x).shape[1:]
+    with nullcontext() if compiled else use_reference():
+        y = vmap(output, (0, None, None))(none, one, x)
+        found = vmap(grad(lambda *given: output(*given).sum()), (0, None, None))(none, one, x)
+    assert y.shape == (0, *wanted)
+    gradients = torch.autograd.grad(y.sum(), list(none.values()))
+    for value, outside, inside in zip(none.values(), gradients, found.values(), strict=True):
+        assert outside.shape == inside.shape == value.shape
 
 
 def _inner() -> tuple[dict[str, Tensor], Callable[[dict[str, Tensor]], Tensor]]:
