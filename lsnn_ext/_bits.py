@@ -15,6 +15,7 @@ class PackedSpikes(NamedTuple):
     takes as x.
 
     The gradient of the spikes flows through `carrier`, which holds one number for all of them.
+    Slice both fields to select steps or sequences: PackedSpikes(bits[:, a:b], carrier[:, a:b]).
     """
 
     bits: Tensor  # (T, B, ceil(N / 32)) int32: neuron n is bit n % 32 of word n // 32
@@ -66,6 +67,11 @@ def pack_spikes(spikes: Tensor) -> PackedSpikes:
         raise ValueError(f"spikes: expected shape (T, B, N), got {tuple(spikes.shape)}")
     if not bool(((spikes == 0) | (spikes == 1)).all()):
         raise ValueError("spikes: expected 0 and 1 alone, got other numbers")
+    return pack(spikes)
+
+
+def pack(spikes: Tensor) -> PackedSpikes:
+    """pack_spikes of numbers that are known to be 0 and 1."""
     return PackedSpikes(*_Pack.apply(spikes))
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from . import _ops, reference
 from ._arguments import Delays, check_beside
 from ._around import check_kernels, leaky_readout, say_if_cpu_alone, say_slow
-from ._bits import PackedSpikes, empty_carrier, pack_spikes
+from ._bits import PackedSpikes, empty_carrier, pack, pack_spikes
 from ._lengths import add_bias, lengths_of
 from ._resolve import Call, Neuron, resolve
 from ._route import route
@@ -213,7 +213,8 @@ def of_inputs(
         p = add_bias(p, b_out, lengths)
     packed = None
     if spikes == "bits":
-        packed = PackedSpikes(out.bits, z) if chosen.returns_bits else pack_spikes(z)
+        checked = pack_spikes if neuron.smooth else pack  # torch.vmap cannot look at numbers
+        packed = PackedSpikes(out.bits, z) if chosen.returns_bits else checked(z)
     traces = Traces(out.trace_v, out.trace_a, out.threshold) if neuron.trace else None
     numbers = z if wanted and packed is None else None
     return Layered(numbers, State(out.v, out.a, out.i, out.r, out.z), traces, p, p_last, packed)

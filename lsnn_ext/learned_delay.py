@@ -8,6 +8,8 @@ from . import functional
 from .functional import PackedSpikes
 from .models import State, Traces
 from .modules import ALIF
+from .modules.forms import as_input
+from .modules.given import check_input, projection_for
 
 __all__ = ["LearnedDelay"]
 
@@ -138,18 +140,24 @@ class LearnedDelay(nn.Module):
                 trace: bool = False) -> tuple[Tensor, State] | tuple[Tensor, State, Traces]:
         """x (T, B, input_size), or spikes as bits -> (spikes (T, B, N), state[, traces]).
 
-        state has the leaves of ALIF's, (1, B, N), and z (1, longest + 1, B, N); None is all zeros.
-        Raises TypeError or ValueError as functional.layer does.
+        x has the dtypes that ALIF takes. state has the leaves of ALIF's, (1, B, N), and z (1,
+        longest + 1, B, N); None is all zeros. Raises TypeError or ValueError as
+        functional.layer does.
         """
         neurons = self.neurons
+        if not isinstance(x, Tensor | PackedSpikes):
+            raise TypeError(f"x: expected a tensor or PackedSpikes, got {type(x).__name__}")
+        x = as_input(x, neurons._dtype, batch_first=False)
+        like = x.carrier if isinstance(x, PackedSpikes) else x
+        check_input(like, (3,), "(T, B, I)", neurons.input_size, neurons._dtype())
         if state is not None:
             state = State(*(leaf[0] for leaf in state))
         w_in = neurons.weight_ih_l0
         assert isinstance(w_in, Tensor)
+        w_in, bias = projection_for(like, w_in, getattr(neurons, "bias_ih_l0", None))
         made = functional.layer(
-            x, w_in, self.recurrent_weight(), bias=getattr(neurons, "bias_ih_l0", None),
-            state=state, trace=trace, checkpoint_every=neurons.checkpoint_every,
-            saved_dtype=neurons.saved_dtype,
+            x, w_in, self.recurrent_weight(), bias=bias, state=state, trace=trace,
+            checkpoint_every=neurons.checkpoint_every, saved_dtype=neurons.saved_dtype,
             **neurons._neuron_arguments("_l0") | {"delay": tuple(range(self.longest + 1))})
         after = State(*(leaf.unsqueeze(0) for leaf in made.state))
         assert made.spikes is not None

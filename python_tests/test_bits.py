@@ -183,6 +183,45 @@ def test_fallbacks() -> None:
     assert_same("compiled", torch.compile(both, backend="eager")(w["x"]), both(w["x"]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_between_modules(dtype: torch.dtype) -> None:
+    """Each module takes the bits of a layer as it takes the numbers."""
+    torch.manual_seed(0)
+    x = (torch.rand(T, B, I) < 0.2).to(dtype)
+    first = ALIF(I, N, threshold=0.1)
+    z, bits = first(x)[0], first(x, spikes="bits")[0]
+    assert bits.carrier.dtype == dtype and bool(z.any())
+    following = [ALIF(N, M, threshold=0.05), ALIF(N, M, 2, threshold=0.05, bidirectional=True),
+                 lsnn_ext.LIF(N, M, threshold=0.05), lsnn_ext.LSNN(N, M, M, 5, threshold=0.05)]
+    for module in following:
+        found, wanted = module(bits)[0], module(z)[0]
+        assert found.dtype == wanted.dtype and bool(wanted.any())
+        assert_same(type(module).__name__, found.detach(), wanted.detach())
+        weight = next(module.parameters())
+        of_bits, of_numbers = (torch.autograd.grad(y.float().sum(), weight)[0]
+                               for y in (found, wanted))
+        assert_same("gradient", of_bits, of_numbers)
+
+
+@pytest.mark.parametrize("part", [
+    (slice(3, 9),), (slice(None), slice(2, 5)), (slice(None, None, 3),),
+    (slice(None), slice(None, None, 2)), (slice(None), slice(None), slice(0, 32))], ids=str)
+def test_parts_of_bits(part: tuple[slice, ...]) -> None:
+    """Steps, sequences, whole words of neurons: as the numbers of the part."""
+    torch.manual_seed(0)
+    whole = pack_spikes((torch.rand(T, B, N) < 0.1).float())
+    words = tuple(slice(0, 1) if one.stop == 32 else one for one in part)
+    packed = PackedSpikes(whole.bits[words], whole.carrier[part])
+    z = whole.numbers()[part]
+    module, w = ALIF(z.shape[2], M, threshold=0.05), torch.randn(9, z.shape[2], requires_grad=True)
+    wanted = module(z)[0]
+    assert bool(wanted.any())
+    assert_same("layer", module(packed)[0].detach(), wanted.detach())
+    for found, want in zip(*([y.detach(), torch.autograd.grad(y.square().sum(), w)[0]] for y in (
+            functional.linear(packed, w), functional.linear(z, w))), strict=True):
+        assert_same("linear", found, want, tolerance=1e-5)
+
+
 def test_profile_of_stacked_layers() -> None:
     net, x = _stack()
     report = lsnn_ext.profile(net, x, repeats=3, file=io.StringIO())
@@ -214,6 +253,24 @@ def test_operator_checks() -> None:
         for requested in (given["requested"] - {"saved"}, given["requested"] | {"saved"}):
             torch.library.opcheck(operator, changed(operator, detached(args), requested=requested),
                                   test_utils=("test_schema", "test_faketensor"))
+
+
+def test_vmap_over_bits() -> None:
+    """Of a batch along any axis, and of layers that return bits."""
+    torch.manual_seed(0)
+    x = pack_spikes((torch.rand(20, 6, 40) < 0.3).float())
+    w = torch.randn(5, 40)
+    batch = PackedSpikes(x.bits.unflatten(1, (3, 2)), x.carrier.unflatten(1, (3, 2)))
+
+    def bits(x: PackedSpikes, w: Tensor) -> PackedSpikes:
+        made = functional.layer(x, w, None, spikes="bits", alpha=0.9, theta=0.3).packed
+        assert made is not None
+        return made
+
+    found = torch.vmap(bits, (1, None), 1)(batch, w)
+    assert torch.equal(found.bits.flatten(1, 2), bits(x, w).bits) and bool(found.bits.any())
+    several = torch.vmap(bits, (None, 0))(x, torch.stack([w, w / 2]))
+    assert torch.equal(several.bits[1], bits(x, w / 2).bits)
 
 
 @pytest.mark.parametrize("over", ["bias", "w_in", "w_rec"])

@@ -166,6 +166,23 @@ def test_bits_and_state_dict() -> None:
     assert float(other.spread) == 0.5
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("bias", [False, True])
+def test_inputs_of_other_dtypes(dtype: torch.dtype, bias: bool) -> None:
+    """As ALIF takes them: spikes of 0 and 1 in any of them, as numbers or as bits."""
+    first = torch.tensor([0.0, 1, 2, 3, 4])
+    layer = _layer("neuron", dtype=torch.float32, first=first, bias=bias)
+    plain = ALIF(I, N, delay=layer.whole_delays(), bias=bias, **NEURON)
+    plain.load_state_dict(layer.neurons.state_dict() | {"delay": layer.whole_delays()})
+    x = _x().to(dtype)
+    ours, theirs = _run(layer, x), _run(plain, x)
+    assert ours[0].dtype == theirs[0].dtype
+    assert torch.equal(ours[0], theirs[0])
+    assert ours[1].v.dtype == torch.float32
+    if dtype.is_floating_point:
+        assert torch.equal(layer(functional.pack_spikes(x))[0], ours[0])
+
+
 def test_what_is_wrong_is_named() -> None:
     for change, error, said in (
             ({"longest": 0}, ValueError, "longest: expected a whole number >= 1, got 0"),

@@ -141,7 +141,8 @@ def _lists(t: Tensors, coefficients: Tensor | None, settings: Settings) -> tuple
     """From the state on, the arguments that both operators have."""
     state = [] if t.v is None else [t.v, t.a, t.i, t.r, t.z]
     recurrence = [t.w_rec, t.delay]
-    projection = [t.w_in, t.bias, t.x_bits]
+    # bits of a part of a batch are not contiguous
+    projection = [t.w_in, t.bias, None if t.x_bits is None else t.x_bits.contiguous()]
     readout = [t.w_out, t.p] if t.b_out is None else [t.w_out, t.p, t.b_out]
     return (
         state, coefficients, [solid(w) for w in recurrence],

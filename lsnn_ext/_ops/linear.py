@@ -92,7 +92,7 @@ def _in_rows(x: Tensor) -> Tensor:
 
 def _bits_in_rows(bits: Tensor | None) -> Tensor | None:
     """Bits (T, B, W) as the operators take them."""
-    return None if bits is None else _in_rows(bits)[None]
+    return None if bits is None else _in_rows(bits).contiguous()[None]
 
 
 def _repeats(g: Tensor) -> bool:

@@ -30,6 +30,14 @@ def check_input(x: Tensor, dims: tuple[int, ...], form: str, I: int, dtype: torc
                          f"{x.dtype}")
 
 
+def projection_for(x: Tensor, weight: Tensor,
+                   bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Weights and bias of a projection, in the dtype of x where x has half precision."""
+    if x.dtype not in _HALF:
+        return weight, bias
+    return weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
+
+
 def check_state(state: Any, want: tuple[int, ...], x: Tensor, batch_first: bool) -> None:
     """Raises TypeError or ValueError for what is no state of these layers, (L, B, N) or (L, N)."""
     for name, leaf in parts_of(state):

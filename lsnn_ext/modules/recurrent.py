@@ -16,7 +16,7 @@ from ..models import Rate, State, Traces, own_values
 from .constants import Constants, state_after
 from .delays import reset_delay, set_delay
 from .forms import as_input, check_tensor, given, joined, renew
-from .given import check_input, check_lengths, check_state
+from .given import check_input, check_lengths, check_state, projection_for
 from .inference import prepared_call, prepared_sequence, recorded_call
 from .layer_arguments import LayerArguments
 from .neuron import whole
@@ -24,8 +24,6 @@ from .observed import Record, neurons_of, rates, recorded
 from .packed import flipped, repacked, run_packed, run_padded
 
 Sequence: TypeAlias = Tensor | PackedSequence | PackedSpikes
-
-_HALF = (torch.float16, torch.bfloat16)
 
 
 class Recurrent(Constants):
@@ -134,14 +132,12 @@ class Recurrent(Constants):
         """One direction of one layer over x (T, B, inputs): spikes, state, traces of the same
         form; trace: True, or the neurons whose traces are wanted."""
         weight, w_rec = weights
-        bias = getattr(self, "bias_ih" + suffix, None)
-        if isinstance(x, Tensor) and x.dtype in _HALF:
-            weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
+        like = x.carrier if isinstance(x, PackedSpikes) else x
+        weight, bias = projection_for(like, weight, getattr(self, "bias_ih" + suffix, None))
         reverse = suffix.endswith("_reverse")
         if reverse:
             x = flipped(x.numbers() if isinstance(x, PackedSpikes) else x, lengths)
-        data = x.carrier if isinstance(x, PackedSpikes) else x
-        neuron = self._kept_neuron(suffix, data.device)._replace(
+        neuron = self._kept_neuron(suffix, like.device)._replace(
             state=initial, trace=trace is not False, checkpoint_every=self.checkpoint_every,
             saved_dtype=self.saved_dtype, sparse_grad=self.sparse_grad, lengths=lengths,
             autapses=self.autapses or not self.recurrent)
