@@ -39,7 +39,8 @@ def keep_signs(optimizer: Optimizer, signs: Mapping[Tensor, Tensor]) -> Removabl
             lsnn_ext.init.dale returns them.
 
     Returns:
-        A handle whose remove() ends it.
+        A handle whose remove() ends it. Copies and pickles of an optimizer have no hooks: call
+        keep_signs again for these.
 
     Raises:
         ValueError: other signs than 1 and -1, another shape, a weight of another sign, or one that

@@ -70,7 +70,8 @@ class DeepR(Optimizer):
 
     Learning rates are those of the optimizer's groups, which this one shares, so schedulers and
     gradient scalers take this one as they take the other. state_dict holds the optimizer's state,
-    the signs, the masks and the generator.
+    the signs, the masks and the generator. copy.deepcopy and pickle take the model and this
+    optimizer together, so that the copy trains the copied weights.
 
     Raises:
         TypeError, ValueError: an argument of a wrong kind, shape or range; in step a gradient or a
@@ -244,6 +245,15 @@ class DeepR(Optimizer):
         self._share()
         self._take(self.param_groups[-1], {}, {})
         self._agree()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles, which have no hooks, as those of any optimizer."""
+        names = ("optimizer", "l1", "temperature", "generator", "rewired", "_matrices")
+        return super().__getstate__() | {name: getattr(self, name) for name in names}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._share()
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's state, and under "deep_r" signs, masks and the generator's state."""

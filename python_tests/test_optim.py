@@ -2,6 +2,8 @@
 become more or fewer; signs that never change."""
 import copy
 import io
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -237,6 +239,41 @@ def test_resumes_to_the_same_bits() -> None:
         resumed.step()
     assert all(map(torch.equal, weights, again))
     assert resumed.rewired == tuned.rewired and not torch.equal(weights[0], kept["weights"][0])
+
+
+def _saved(value: Any) -> Any:
+    file = io.BytesIO()
+    torch.save(value, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda v: pickle.loads(pickle.dumps(v)), _saved],
+                         ids=["deepcopy", "pickle", "torch.save"])
+def test_copies_go_on_to_the_same_bits(copied: Callable[[Any], Any]) -> None:
+    net = LSNN(4, 5, 6, 2)
+    tuned = DeepR.of(net, torch.optim.Adam, 0.3, lr=0.05, temperature=1e-3, l1=L1)
+    random = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        _gradients(list(net.parameters()), random)
+        tuned.step()
+    again, other = copied((net, tuned))
+    assert isinstance(other, DeepR) and other.param_groups is other.optimizer.param_groups
+    assert other.rewired == tuned.rewired > 0 and other.connectivity() == tuned.connectivity()
+    weights, theirs = list(net.parameters()), list(again.parameters())
+    for _ in range(10):
+        _gradients(weights, random)
+        before = [weight.detach().clone() for weight in theirs]
+        tuned.step()
+        assert all(map(torch.equal, before, theirs))  # nothing is shared
+        for one, weight in zip(theirs, weights, strict=True):
+            assert weight.grad is not None
+            one.grad = weight.grad.clone()
+        other.step()
+        assert all(map(torch.equal, weights, theirs))
+    other.add_param_group({"params": [nn.Parameter(torch.ones(2, 2))], "connectivity": 0.5})
+    other.load_state_dict(copied(other).state_dict())
+    assert len(tuned.param_groups) == len(other.param_groups) - 1
 
 
 def test_the_same_generator_gives_the_same_run() -> None:
