@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 import processes
 from lsnn_ext import LSNN, init
-from lsnn_ext.optim import DeepR
+from lsnn_ext.optim import DeepR, parameter_groups
 
 CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_SECONDS = 60.0  # of training
@@ -172,9 +172,7 @@ def adam(net: nn.Module, options: argparse.Namespace,
     if not options.deepr or not isinstance(net, LSNN):
         if not weight_decay:
             return torch.optim.Adam(net.parameters(), lr=options.lr)
-        # biases, thresholds and time constants stay out of it
-        groups = [{"params": [p for p in net.parameters() if (p.dim() > 1) is matrices],
-                   "weight_decay": weight_decay if matrices else 0.0} for matrices in (True, False)]
+        groups = parameter_groups(net, weight_decay=weight_decay)
         return torch.optim.AdamW(groups, lr=options.lr)
     generator = torch.Generator().manual_seed(options.seed)
     signs = init.dale(net, options.deepr, generator=generator)

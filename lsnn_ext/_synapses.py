@@ -1,13 +1,35 @@
-"""Which synapses a module has, their signs, and an optimizer that keeps them."""
+"""Which synapses a module has, their signs, and an optimizer that keeps them or lets them decay."""
+import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from .modules.neuron import RANGES
+from .modules.parametrizations import Log, Logit
 from .modules.recurrent import Recurrent
+
+_CONSTANTS = {*RANGES, "tau", "delay"}
+
+
+def matrices(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters of a module that are weights: of two dimensions or more, neither constants of
+    neurons nor logarithms or logits."""
+    apart = {id(parameter) for part in module.modules() if isinstance(part, ParametrizationList)
+             and any(isinstance(form, Log | Logit) for form in part)
+             for parameter in part.parameters(recurse=False)}
+
+    def is_constant(name: str) -> bool:
+        name = re.sub(r"(^|.*\.)parametrizations\.(\w+)\.\w+$", r"\2", name).rpartition(".")[2]
+        return re.sub(r"_l\d+(_reverse)?$", "", name) in _CONSTANTS
+
+    return [parameter for name, parameter in module.named_parameters()
+            if parameter.dim() > 1 and id(parameter) not in apart and not is_constant(name)]
 
 
 def synapses(module: nn.Module) -> tuple[list[nn.Parameter], dict[Tensor, Tensor]]:
@@ -17,7 +39,7 @@ def synapses(module: nn.Module) -> tuple[list[nn.Parameter], dict[Tensor, Tensor
         module: an LSNN, or any module.
 
     Returns:
-        Its parameters of two dimensions, and for each recurrent matrix (N, N) of a layer with
+        Its weights of two dimensions, and for each recurrent matrix (N, N) of a layer with
         autapses=False a mask (N, N), False on the diagonal, whose numbers never act.
     """
     masks: dict[Tensor, Tensor] = {}
@@ -26,7 +48,41 @@ def synapses(module: nn.Module) -> tuple[list[nn.Parameter], dict[Tensor, Tensor
             for name, weight in layer.named_parameters(recurse=False):
                 if name.startswith("weight_hh"):
                     masks[weight] = ~torch.eye(len(weight), dtype=torch.bool, device=weight.device)
-    return [weight for weight in module.parameters() if weight.dim() == 2], masks
+    return [weight for weight in matrices(module) if weight.dim() == 2], masks
+
+
+def parameter_groups(module: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups of the parameters of a module for an optimizer: weights, which decay, and all
+    others, which do not.
+
+    Decay pulls a parameter towards 0. A learned time constant is stored as its logarithm, so that
+    decay would pull tau towards 1 ms, and a decay stored as its logit towards 1/2.
+
+    Args:
+        module: an LSNN, or any module.
+        weight_decay: of the weights, as of torch.optim.AdamW, >= 0.
+
+    Returns:
+        The group of the weights: parameters of two dimensions or more that are neither constants of
+        neurons nor delays; then that of biases, constants, delays, gains of normalization, with
+        weight_decay 0. Other options, lr say, may be added to each.
+
+    Raises:
+        TypeError, ValueError: no module, no parameters, or a weight_decay that is no number >= 0.
+
+    Example:
+        >>> torch.optim.AdamW(parameter_groups(net, weight_decay=0.01), lr=0.002)
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
+    check_number("weight_decay", weight_decay)
+    weights = matrices(module)
+    known = set(map(id, weights))
+    others = [other for other in module.parameters() if id(other) not in known]
+    if not (weights or others):
+        raise ValueError(f"module: expected parameters, got none in {type(module).__name__}")
+    return [{"params": weights, "weight_decay": float(weight_decay)},
+            {"params": others, "weight_decay": 0.0}]
 
 
 def keep_signs(optimizer: Optimizer, signs: Mapping[Tensor, Tensor]) -> RemovableHandle:
@@ -83,3 +139,12 @@ def checked_signs(given: Tensor, weight: Tensor) -> Tensor:
         raise ValueError(f"signs: expected those of the weights, got {other} of the other sign in "
                          f"a weight of shape {tuple(weight.shape)}")
     return sign
+
+
+def check_number(name: str, value: Any, expected: str = "a number >= 0",
+                 high: float = sys.float_info.max) -> None:
+    """Raises TypeError or ValueError for what is no number from 0 to high."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}: expected {expected}, got {value!r}")
+    if not 0 <= value <= high:
+        raise ValueError(f"{name}: expected {expected}, got {value}")

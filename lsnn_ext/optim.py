@@ -1,5 +1,5 @@
-"""Training sparse and signed networks: DEEP R around any optimizer of torch, and fixed signs
-alone."""
+"""Training sparse and signed networks: DEEP R around any optimizer of torch, or only fixed signs;
+and which parameters decay."""
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -8,9 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ._synapses import checked_signs, expanded, keep_signs, synapses
+from ._synapses import (
+    check_number,
+    checked_signs,
+    expanded,
+    keep_signs,
+    parameter_groups,
+    synapses,
+)
 
-__all__ = ["DeepR", "keep_signs", "synapses"]
+__all__ = ["DeepR", "keep_signs", "parameter_groups", "synapses"]
 
 EPSILON = 1e-12  # strength of a new connection
 _KEY = "deep_r"
@@ -89,8 +96,8 @@ class DeepR(Optimizer):
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer: expected an optimizer of torch, got "
                             f"{type(optimizer).__name__}")
-        _at_least_0("l1", l1)
-        _at_least_0("temperature", temperature)
+        check_number("l1", l1)
+        check_number("temperature", temperature)
         if generator is None:
             generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         if generator.device.type != "cpu":
@@ -126,12 +133,16 @@ class DeepR(Optimizer):
             optimizer: makes the optimizer of parameter groups, torch.optim.Adam say.
             connectivity: the share of all synapses that is connected.
             l1, temperature, signs, generator: as for DeepR.
-            **options: of the optimizer, lr say.
+            **options: of the optimizer, lr say; weight_decay acts on weights only, as by
+                parameter_groups.
         """
         weights, masks = synapses(module)
-        rest = [other for other in module.parameters() if other.dim() != 2]
+        decaying, others = parameter_groups(module, weight_decay=0.0)
+        known = set(map(id, weights))
+        more = [weight for weight in decaying["params"] if id(weight) not in known]
         groups: list[dict[str, Any]] = [{"params": weights, "connectivity": connectivity}]
-        groups += [{"params": rest}] if rest else []
+        groups += [{"params": more}] if more else []
+        groups += [others] if others["params"] else []
         return cls(optimizer(groups, **options), l1=l1, temperature=temperature, signs=signs,
                    masks=masks, generator=generator)
 
@@ -296,9 +307,9 @@ class DeepR(Optimizer):
             return
         if "lr" not in group:
             raise ValueError("optimizer: expected a learning rate lr in each group that is rewired")
-        _share_of_one("connectivity", group["connectivity"])
+        check_number("connectivity", group["connectivity"], "a share from 0 to 1", 1.0)
         for name in ("l1", "temperature"):
-            _at_least_0(name, group.get(name, 0.0))
+            check_number(name, group.get(name, 0.0))
         for weight in group["params"]:
             if weight.dtype not in _DTYPES:
                 raise TypeError(f"weight: expected {', '.join(map(str, _DTYPES))}, got "
@@ -375,18 +386,3 @@ def _wanted(group: dict[str, Any], held: list[_Rewired]) -> int:
     """How many synapses of a group are connected, rounded down, but for what a float loses."""
     return int(sum(one.size for one in held) * float(group["connectivity"]) + 1e-6)
 
-
-def _numbers(name: str, value: Any, wanted: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name}: expected {wanted}, got {value!r}")
-    return float(value)
-
-
-def _at_least_0(name: str, value: Any) -> None:
-    if not 0 <= _numbers(name, value, "a number >= 0") < math.inf:
-        raise ValueError(f"{name}: expected a number >= 0, got {value}")
-
-
-def _share_of_one(name: str, value: Any) -> None:
-    if not 0 <= _numbers(name, value, "a share from 0 to 1") <= 1:
-        raise ValueError(f"{name}: expected a share from 0 to 1, got {value}")

@@ -385,34 +385,3 @@ def test_other_bad_arguments_are_named() -> None:
     other = DeepR(_adam([{"params": [_weights()[1]], "connectivity": 0.5}]))
     with pytest.raises(ValueError, match="state_dict: expected signs of shapes"):
         tuned.load_state_dict(other.state_dict())
-
-
-# --------------------------------------------------------------------------------------- keep_signs
-def test_signs_are_kept_under_a_plain_optimizer() -> None:
-    weight, free = (nn.Parameter(torch.zeros(3, 4)) for _ in range(2))
-    sign = torch.tensor([1.0, -1.0, 1.0, -1.0])
-    tuned = torch.optim.SGD([weight, free], lr=0.3)
-    handle = optim.keep_signs(tuned, {weight: sign})
-    random = torch.Generator().manual_seed(0)
-    seen = torch.zeros(3, 4, dtype=torch.bool)
-    for _ in range(100):
-        for one in (weight, free):
-            one.grad = torch.randn(one.shape, generator=random)
-        tuned.step()
-        assert bool((weight * sign >= 0).all())
-        seen |= weight.detach() == 0
-    assert float(seen.float().mean()) > 0.8 and bool((weight != 0).any())
-    assert bool((free * sign < 0).any())  # what is not held goes where it goes
-    handle.remove()
-    weight.grad = 100 * sign.expand(3, 4)
-    tuned.step()
-    assert bool((weight * sign < 0).all())
-
-
-def test_keep_signs_refuses_what_does_not_fit() -> None:
-    weight = nn.Parameter(torch.ones(2, 2))
-    tuned = torch.optim.SGD([weight], lr=0.1)
-    for signs, said in (({weight: -torch.ones(2)}, "got 4 of the other sign"),
-                        ({torch.ones(2, 2): torch.ones(2)}, "expected weights of the optimizer")):
-        with pytest.raises(ValueError, match=said):
-            optim.keep_signs(tuned, signs)
