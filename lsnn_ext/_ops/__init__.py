@@ -73,8 +73,9 @@ def _autograd_kernel(name: str) -> Callable[..., Any]:
                 return out
             raise RuntimeError(
                 f"torch.ops.lsnn.{name} has no gradient of its own: expected tensors that do not "
-                f"require grad, got "
-                "some that do; call the functions of lsnn_ext.functional, which are differentiable"
+                "require grad, got some that do. In an exported program: run it under "
+                "torch.no_grad(), or export it with gradients on. In code: call the functions of "
+                "lsnn_ext.functional, which are differentiable"
             )
         solid_args = ([solid(x) if isinstance(x, torch.Tensor) else x for x in arg]
                       if isinstance(arg, list) else arg
