@@ -1,12 +1,14 @@
 """Builds the compiled part through CMake.  LSNN_BUILD says what is to be done where that fails."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 
+import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
@@ -20,6 +22,19 @@ WANTED = os.environ.get("LSNN_BUILD") or REQUIRE
 CACHED = ("LSNN_CMAKE_ARGS", "CXX", "CXXFLAGS", "LDFLAGS", "CUDACXX", "CUDAFLAGS")
 if WANTED not in (REQUIRE, AUTO, OFF):
     raise SystemExit(f"LSNN_BUILD: expected {REQUIRE}, {AUTO} or {OFF}, got {WANTED!r}")
+
+
+def check_setuptools() -> None:
+    """Exits before an older setuptools fails on what it does not know in pyproject.toml."""
+    text = (ROOT / "pyproject.toml").read_text()
+    needed = re.findall(r'"[^"]+"', text.split("requires = [")[1].split("]")[0])
+    least = next(re.findall(r"\d+", one)[0] for one in needed if one.startswith('"setuptools'))
+    if int(setuptools.__version__.split(".")[0]) < int(least):
+        raise SystemExit(f"setuptools: expected >= {least}, got {setuptools.__version__}; without "
+                         f"build isolation install first: pip install {' '.join(needed)}")
+
+
+check_setuptools()
 
 
 def say(message: str) -> None:

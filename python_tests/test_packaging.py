@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -162,6 +163,18 @@ def test_unknown_wishes_are_refused(tree: Path) -> None:
         ran.returncode != 0
         and ran.stderr == "LSNN_BUILD: expected require, auto or off, got 'Off'\n"
     )
+
+
+def test_an_older_setuptools_is_refused(tree: Path) -> None:
+    """Before it fails on what it does not know, with all that the build needs."""
+    old = ("import runpy, setuptools, sys; setuptools.__version__ = '65.5.0'; "
+           "sys.argv = ['setup.py', '--version']; runpy.run_path('setup.py')")
+    ran = _python(tree, "-c", old)
+    needed = tomllib.loads((tree / "pyproject.toml").read_text())["build-system"]["requires"]
+    listed = " ".join(f'"{one}"' for one in needed)
+    assert ran.returncode != 0 and ran.stderr == (
+        "setuptools: expected >= 77, got 65.5.0; without build isolation install first: "
+        f"pip install {listed}\n")
 
 
 @pytest.mark.parametrize(("wanted", "passes", "stays"),
