@@ -207,6 +207,45 @@ def test_no_wheel_takes_an_earlier_build(wanted: str, tree: Path) -> None:
     assert "lsnn_ext/functional.py" in names and f"lsnn_ext/{MODULE}" not in names
 
 
+def test_an_import_says_why_nothing_is_compiled(tree: Path, tmp_path: Path) -> None:
+    """In the folder of the sources, with the package installed elsewhere or not; and where it was
+    installed without."""
+    def said(where: Path, *path: Path, lent: Path | None = None) -> str:
+        """Of an import from there, with no other lsnn_ext in the search path than these; lent: the
+        compiled part that an editable installation has."""
+        code = f"""if True:
+            import importlib.util, sys
+            from pathlib import Path
+            from types import SimpleNamespace
+
+            def lend(name, path, target=None):
+                if name == "lsnn_ext._C":
+                    return importlib.util.spec_from_file_location(name, {str(lent)!r})
+
+            rest = [one for one in sys.path if not (Path(one) / "lsnn_ext").is_dir()]
+            sys.path = ["", *{[str(one) for one in path]!r}, *rest]
+            sys.meta_path = [one for one in sys.meta_path
+                             if not getattr(one, "__module__", "").startswith("__editable__")]
+            sys.meta_path += [SimpleNamespace(find_spec=lend)] * {lent is not None}
+            import lsnn_ext
+            print(lsnn_ext.show_config())"""
+        ran = _python(where, "-c", code)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    site = tmp_path / "site"
+    shutil.copytree(tree / "lsnn_ext", site / "lsnn_ext")
+    sources = f"the sources in {tree / 'lsnn_ext'}"
+    assert f"({sources} are not built; run make build in {tree})" in said(tree, site)
+    assert "(it was not built when the package was installed)" in said(site)
+    (site / "lsnn_ext" / MODULE).touch()
+    wanted = (f"(Python has imported {sources}, which are not built, in place of the installed "
+              f"package in {site / 'lsnn_ext'}; start Python outside of {tree}, or run make build "
+              f"there)")
+    assert wanted in said(tree, site)
+    assert wanted in said(tree, lent=site / "lsnn_ext" / MODULE)
+
+
 # ------------------------------------------------------------------- the folder of an earlier build
 def _cache(tree: Path) -> Path:
     (found,) = tree.glob("build/temp*/cmake/CMakeCache.txt")

@@ -2,8 +2,11 @@
 take."""
 import importlib.util
 import os
+import sys
 from collections import namedtuple
 from collections.abc import Iterable
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,14 +16,40 @@ from .._torch_internals import is_batched, is_zero_tensor
 from ..models import COEFFICIENTS, MODELS, SURROGATE_NAMES
 from .switch import reference_is_chosen
 
+_FOLDER = Path(__file__).absolute().parents[1]  # not resolved: its files may be links
+
+
+def has_compiled_part(folder: Path) -> bool:
+    """Whether one for this Python lies in the folder of a package."""
+    return any((folder / f"_C{end}").is_file() for end in EXTENSION_SUFFIXES)
+
+
+def reason_of_absence() -> str:
+    """Why there is none in the folder of this package."""
+    if not (_FOLDER.parent / "setup.py").is_file():
+        return "it was not built when the package was installed"
+    others = [Path(entry).resolve() / _FOLDER.name for entry in sys.path]
+    lent = importlib.util.find_spec("lsnn_ext._C")  # by the finder of an editable installation
+    if lent is not None and lent.origin is not None:
+        others.append(Path(lent.origin).parent)
+    for other in others:
+        if has_compiled_part(other):
+            return (f"Python has imported the sources in {_FOLDER}, which are not built, in place "
+                    f"of the installed package in {other}; start Python outside of "
+                    f"{_FOLDER.parent}, or run make build there")
+    return f"the sources in {_FOLDER} are not built; run make build in {_FOLDER.parent}"
+
+
 try:
+    # That of an editable installation would be imported otherwise, which may be of other sources.
+    if "lsnn_ext._C" not in sys.modules and not has_compiled_part(_FOLDER):
+        raise ImportError(reason_of_absence())
     from .. import _C  # type: ignore[attr-defined]
 
     load_error: Exception | None = None
 except ImportError as error:  # no compiler at installation, or a torch older than 2.11
     _C = None
-    built = importlib.util.find_spec("lsnn_ext._C") is not None
-    load_error = error if built else ImportError("it was not built when the package was installed")
+    load_error = error
 
 available = _C is not None
 
