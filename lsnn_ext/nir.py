@@ -1,5 +1,5 @@
 """NIR, the Neuromorphic Intermediate Representation: graphs of units that other packages and
-neuromorphic hardware read. pip install "lsnn_ext[nir]".
+neuromorphic hardware read. pip install "nir>=1.0.4".
 
 A graph holds differential equations, which step by step become ours: alpha = exp(-dt / tau), and
 the current of a step stands still during it. What NIR has no unit for is refused by name.
@@ -27,7 +27,7 @@ def _nir() -> Any:
         import nir
     except ImportError as error:
         raise ImportError('lsnn_ext.nir: expected the package nir, which is not installed; pip '
-                          'install "lsnn_ext[nir]"') from error
+                          'install "nir>=1.0.4"') from error
     return nir
 
 

@@ -1,4 +1,4 @@
-"""Pictures of spikes, membranes and weights, by matplotlib: pip install "lsnn_ext[plot]".
+"""Pictures of spikes, membranes and weights, by matplotlib: pip install "matplotlib>=3.8".
 
 Every function draws into the axes that it is given, or into new ones, and returns them. Tensors may
 lie anywhere and want gradients; times are in the unit of dt.
@@ -22,7 +22,7 @@ def _axes(ax: "Axes | None") -> "Axes":
         import matplotlib.pyplot as plt
     except ImportError as error:
         raise ImportError('lsnn_ext.plot: expected matplotlib, which is not installed; pip install '
-                          '"lsnn_ext[plot]"') from error
+                          '"matplotlib>=3.8"') from error
     made: Axes = plt.subplots(layout="constrained")[1]
     return made
 

@@ -1,7 +1,7 @@
 """Layers and networks as one file, without loss: safetensors, with a description in JSON.
 
 The file holds numbers and words alone: whoever loads it runs no code of whoever made it. pip
-install "lsnn_ext[storage]".
+install "safetensors>=0.4.3".
 """
 import inspect
 import json
@@ -27,7 +27,7 @@ def _safetensors() -> Any:
         import safetensors.torch
     except ImportError as error:
         raise ImportError('lsnn_ext: expected safetensors, which is not installed; pip install '
-                          '"lsnn_ext[storage]"') from error
+                          '"safetensors>=0.4.3"') from error
     return safetensors
 
 

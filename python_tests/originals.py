@@ -13,8 +13,8 @@ T, B, I, N = 40, 4, 5, 12
 
 def package(name: str) -> Any:
     """The package, or a skip that says how it would come."""
-    return pytest.importorskip(name, reason=f"{name} is not installed; pip install lsnn_ext[peers] "
-                                            f"brings it")
+    return pytest.importorskip(name, reason=f"{name} is not installed; pip install \".[peers]\" "
+                                            f"in the folder of the sources brings it")
 
 
 def uniform(low: float, high: float, *shape: int, dtype: torch.dtype = torch.float64,

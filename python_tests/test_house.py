@@ -173,6 +173,26 @@ def dependencies_are_not_pinned(root: Path) -> list[str]:
     return bad
 
 
+def installed_is_what_an_index_has(root: Path) -> list[str]:
+    """Advice to install names the versions of pyproject.toml, and extras that stand there, of the
+    sources: no index has the package."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    listed = {*project["dependencies"], *(one for group in extras.values() for one in group)}
+    folders = ("lsnn_ext", "bench", "examples")
+    bad = []
+    for path, text in _files(root, *(f"{folder}/**/*.py" for folder in folders), "docs/**/*.md",
+                             "README.md", "CONTRIBUTING.md"):
+        joined = re.sub(r"""['"]\n\s*f?['"]""", "", text)
+        for advice in re.findall(r"pip\s+install\s([^`)]{,100})", joined):
+            bad += [f"{path}: installs {name}[{names}]"
+                    for name, names in re.findall(r"([\w.]+)\[([\w,]+)\]", advice)
+                    if name != "." or not {*names.split(",")} <= {*extras}]
+            bad += [f"{path}: installs {one}" for one in re.findall(r"[\w-]+>=[\d.]*\d", advice)
+                    if one not in listed]
+    return bad
+
+
 # a rule, a file, and a text that breaks the rule in its last line
 VIOLATIONS: list[tuple[Rule, str, str]] = [
     (includes_go_down, "csrc/cpu/a.h", '#include "../alif_math.h"\n#include "../torch/checks.h"'),
@@ -219,6 +239,12 @@ VIOLATIONS: list[tuple[Rule, str, str]] = [
      '[project]\ndependencies = ["numpy", "torch==2.11"]'),
     (dependencies_are_not_pinned, "pyproject.toml", '[project.optional-dependencies]\ntest = ["a '
                                                     '>= 8", "b == 1"]'),
+    (installed_is_what_an_index_has, "lsnn_ext/a.py",
+     'a = \'pip install ".[plot]"\'\nb = ("missing; pip "\n     "install lsnn_ext[plot]")'),
+    (installed_is_what_an_index_has, "docs/a.md",
+     '`pip install ".[plot,nir]"`\n`pip install ".[plot,pictures]"`'),
+    (installed_is_what_an_index_has, "README.md",
+     'pip install "nir>=1.0.4"\npip install -U "nir>=2"'),
     (dependencies_are_not_pinned, "pyproject.toml", '[build-system]\nrequires = ["cmake==3.22.*"]'),
 ]
 RULES = list(dict.fromkeys(rule for rule, _, _ in VIOLATIONS))
