@@ -8,6 +8,7 @@ lsnn_ext.save keeps everything.
 Source: Pedersen et al., Nature Communications 15, 8122 (2024).
 """
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -250,21 +251,39 @@ class _Reader:
         self.nir, self.nodes, self.dt, self.second = _nir(), dict(graph.nodes), dt, second
         self.dynamics, self.dtype = dynamics, dtype
         self.after: dict[str, list[str]] = {name: [] for name in self.nodes}
-        for source, target in graph.edges:
+        self.unread = [(str(source), str(target)) for source, target in graph.edges]
+        for source, target in self.unread:
+            for name in (source, target):
+                if name not in self.nodes:
+                    raise ValueError(f"node {name}: expected a node of the graph, got only its "
+                                     f"name in the edge {source} -> {target}")
             self.after[source].append(target)
 
-    def circle(self, name: str) -> tuple[list[str], list[str]]:
-        """Of what follows a unit: the way back to it, and the rest."""
+    def follow(self, *way: str) -> None:
+        """Notes that the edges along these nodes are read; each edge can be read once."""
+        for edge in pairwise(way):
+            self.unread.remove(edge)
+
+    def way_back(self, name: str) -> tuple[str | None, str | None, list[str]]:
+        """The map and the delay on the cycle through a LIF, None where there are none, and the
+        nodes that follow the LIF outside of the cycle. Raises ValueError for any other cycle."""
+        nir, maps = self.nir, self.nir.Linear | self.nir.Affine
         for first in self.after[name]:
             way, node = [], first
-            while isinstance(self.nodes[node], self.nir.Delay | self.nir.Linear | self.nir.Affine):
+            while (isinstance(self.nodes[node], nir.Delay | maps) and node not in way
+                   and len(self.after[node]) == 1):
                 way.append(node)
-                if len(self.after[node]) != 1 or len(way) > 2:
-                    break
                 (node,) = self.after[node]
-                if node == name:
-                    return way, [other for other in self.after[name] if other != first]
-        return [], self.after[name]
+            if node == name:
+                recurrent = [step for step in way if isinstance(self.nodes[step], maps)]
+                delays = [step for step in way if step not in recurrent]
+                if len(recurrent) != 1 or len(delays) > 1:
+                    raise ValueError(f"node {name}: expected one map and at most one nir.Delay on "
+                                     f"the way back to it, got {way}")
+                self.follow(name, *way, name)
+                return recurrent[0], (delays or [None])[0], [
+                    other for other in self.after[name] if other != first]
+        return None, None, self.after[name]
 
     def affine(self, name: str) -> tuple[Tensor, Tensor | None]:
         node = self.nodes[name]
@@ -276,7 +295,7 @@ class _Reader:
                                                                  dtype=self.dtype)
 
     def layer(self, name: str, weight: Tensor, bias: Tensor | None) -> tuple[nn.Module, list[str]]:
-        node, (way, rest) = self.nodes[name], self.circle(name)
+        node, (recurrent, delayed, rest) = self.nodes[name], self.way_back(name)
         _same(name, "v_leak", node.v_leak, 0.0)
         if hasattr(node, "v_reset"):
             _same(name, "v_reset", node.v_reset, 0.0)
@@ -284,14 +303,10 @@ class _Reader:
         if told["dynamics"] not in _subtracting():
             raise ValueError(f"dynamics: expected a model that subtracts the threshold at once, "
                              f"{', '.join(_subtracting())}, got {told['dynamics']}")
-        w_rec, delay = None, 0
-        for step in way:
-            if isinstance(self.nodes[step], self.nir.Delay):
-                delay = self.steps(step)
-            else:
-                w_rec, extra = self.affine(step)
-                if extra is not None and bool(extra.any()):
-                    raise ValueError(f"node {step}: expected no bias in recurrent weights, got one")
+        w_rec, extra = (None, None) if recurrent is None else self.affine(recurrent)
+        if extra is not None and bool(extra.any()):
+            raise ValueError(f"node {recurrent}: expected no bias in recurrent weights, got one")
+        delay = 0 if delayed is None else self.steps(delayed)
         tau = torch.as_tensor(np.asarray(node.tau), dtype=torch.float64) / self.second
         theta = torch.as_tensor(np.asarray(node.v_threshold), dtype=torch.float64)
         chosen = {key: value for key, value in (
@@ -345,13 +360,21 @@ class _Reader:
 
     def network(self) -> Network:
         found: list[nn.Module] = []
-        (name,) = (key for key, node in self.nodes.items() if isinstance(node, self.nir.Input))
+        inputs = [key for key, node in self.nodes.items() if isinstance(node, self.nir.Input)]
+        if len(inputs) != 1:
+            raise ValueError(f"graph: expected one nir.Input, got {inputs}")
+        (name,) = inputs
         held: tuple[Tensor, Tensor | None] | None = None  # a map whose unit may follow
-        rest = self.after[name]
+        rest, seen = self.after[name], {name}
         while True:
             if len(rest) != 1:
                 raise ValueError(f"node {name}: expected one node behind it, got {rest}")
+            self.follow(name, *rest)
             (name,) = rest
+            if name in seen:
+                raise ValueError(f"node {name}: expected cycles through a nir.LIF only, got one "
+                                 f"back to this {type(self.nodes[name]).__name__}")
+            seen.add(name)
             node, rest = self.nodes[name], self.after[name]
             if isinstance(node, self.nir.LIF) and held is not None:
                 made, rest = self.layer(name, *held)
@@ -369,6 +392,9 @@ class _Reader:
                 if isinstance(node, self.nir.Affine | self.nir.Linear):
                     held = self.affine(name)
                 elif isinstance(node, self.nir.Output):
+                    for source, target in self.unread:
+                        raise ValueError(f"node {target}: expected one chain from the input to the "
+                                         f"output, got an edge from {source} outside of it")
                     return Network(*found)
                 else:
                     raise ValueError(f"node {name}: expected Affine, Linear, LIF or LI behind a "

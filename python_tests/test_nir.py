@@ -182,6 +182,18 @@ def _changed(**changes: Any) -> Any:
     return graph
 
 
+def _map(neurons: int) -> Any:
+    return nir.Linear(weight=np.eye(neurons, dtype=np.float32))
+
+
+def _rewired(edges: list[tuple[str, str]]) -> Any:
+    """The recurrent network with these edges in place of its cycle, and nodes for more."""
+    graph = to_nir(_network("recurrent"))
+    graph.nodes |= {"m": _map(8), "d": nir.Delay(np.full(8, 1e-3)), "e": nir.Delay(np.zeros(8))}
+    graph.edges = [edge for edge in graph.edges if "layer0_recurrent" not in edge] + edges
+    return graph
+
+
 CUBA = nir.CubaLIF(*(np.ones(8) for _ in range(5)))
 
 
@@ -189,6 +201,25 @@ CUBA = nir.CubaLIF(*(np.ones(8) for _ in range(5)))
     (lambda: _changed(v_leak=np.full(8, 0.1)), "node layer0: expected v_leak 0.0 everywhere"),
     (lambda: _changed(node=CUBA), "node layer0: expected Affine, .* got CubaLIF"),
     (lambda: _changed(delay=np.full(8, 1.3e-3)), "node layer0_delay: expected one delay of whole"),
+    (lambda: _rewired([("layer0", "layer0_recurrent"), ("layer0_recurrent", "m"), ("m", "layer0")]),
+     r"node layer0: expected one map .* got \['layer0_recurrent', 'm'\]"),
+    (lambda: _rewired([("layer0", "m"), ("m", "layer0_recurrent"), ("layer0_recurrent", "m")]),
+     "node layer0: expected one node behind it"),
+    (lambda: _rewired([("layer0", "d"), ("d", "layer0")]), "node layer0: expected one map .* got"),
+    (lambda: _rewired([("layer0", "d"), ("d", "layer0_recurrent"), ("layer0_recurrent", "e"),
+                       ("e", "layer0")]), "node layer0: expected one map and at most one nir.Delay"),
+    (lambda: _rewired([("layer0", "layer0")]), "node layer0: expected one map"),
+    (lambda: _rewired([("layer0", "m"), ("m", "layer0_recurrent"), ("m", "layer0")]),
+     "node layer0: expected one node behind it, got"),
+    (lambda: _rewired(2 * [("layer0", "layer0_recurrent")] + [("layer0_recurrent", "layer0")]),
+     "node layer0_recurrent: expected one chain .* got an edge from layer0 "),
+    (lambda: _rewired([("m", "layer0")]), "node layer0: expected one chain .* got an edge from m "),
+    (lambda: _rewired([("layer0", "nowhere")]), "node nowhere: expected a node of the graph, got"),
+    (lambda: nir.NIRGraph({"input": nir.Input(np.array([8])), "a": _map(8), "b": _map(8)},
+                          [("input", "a"), ("a", "b"), ("b", "a")], type_check=False),
+     "node a: expected cycles through a nir.LIF only, got one back to this Linear"),
+    (lambda: nir.NIRGraph({"a": _map(8), "b": _map(8)}, [("a", "b")], type_check=False),
+     r"graph: expected one nir.Input, got \[\]"),
 ])
 def test_what_modules_cannot_say_is_refused(graph: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
