@@ -100,6 +100,9 @@ def _check_layer(name: str, layer: ALIF | LIF) -> None:
                                                                       k["eta"].any()):
             _refuse(name, layer, "a threshold that stands still (beta and eta 0, not learned)",
                     "adaptation; no unit of NIR has it")
+        if not bool(((k["alpha"] > 0) & (k["alpha"] < 1)).all()):
+            _refuse(name, layer, "alpha between 0 and 1, since tau = -dt / log(alpha)",
+                    k["alpha"].tolist())
         if bool(k["sigma"].any()):
             _refuse(name, layer, "no synapse (sigma 0)", "a synaptic current")
         if model.reset == "R" and not torch.equal(k["R"].expand(layer.hidden_size),

@@ -162,6 +162,9 @@ def test_states_are_carried() -> None:
     (lambda: _lif(5, 8, bidirectional=True), ValueError, "one direction"),
     (lambda: _lif(5, 8, delay=torch.arange(64).view(8, 8) % 2), ValueError, "a delay for each"),
     (lambda: _lif(5, 8, dynamics="norse_lif"), ValueError, "got norse_lif"),
+    (lambda: _lif(5, 3, tau_mem=None, alpha=torch.tensor([0.5, 0.0, 0.5])), ValueError,
+     r"module layer \(LIF\): NIR expects alpha between 0 and 1, .* got \[0.5, 0.0, 0.5\]"),
+    (lambda: _lif(5, 8, tau_mem=None, alpha=1.0), ValueError, r"alpha between .* got 1.0"),
     (lambda: nn.Sequential(_lif(5, 8), nn.LSTM(8, 2)), TypeError, "layer1: expected .* got LSTM"),
 ])
 def test_what_nir_cannot_say_is_refused(module: Callable[[], nn.Module], error: type[Exception],
