@@ -143,7 +143,9 @@ def _add_layer(graph: _Graph, name: str, layer: ALIF | LIF, second: float) -> No
                                              theta=k["theta"])["kappa"]) if follows else k["kappa"]
         told = {"dynamics": layer.dynamics, "surrogate": layer.surrogate or "",
                 "dampening": -1.0 if layer.dampening is None else layer.dampening,
-                "surrogate_cutoff": layer.surrogate_cutoff}
+                "surrogate_cutoff": layer.surrogate_cutoff, "autapses": layer.autapses}
+        if "width" in layer._neuron:
+            told["width"] = _array(k["width"])
         unit = nir.LIF(tau=_array(tau * second),
                        r=_array((kappa / (1 - given["alpha"])).expand(N)), v_leak=np.zeros(N),
                        v_threshold=_array(k["theta"]), metadata={_OURS: told})
@@ -236,7 +238,7 @@ def _told(node: Any) -> dict[str, Any]:
     told = (node.metadata or {}).get(_OURS, {})
     plain = {}
     for key, value in told.items():
-        value = value.item() if hasattr(value, "item") else value
+        value = np.asarray(value).tolist()
         plain[key] = value.decode() if isinstance(value, bytes) else value
     return plain
 
@@ -312,14 +314,16 @@ class _Reader:
         delay = 0 if delayed is None else self.steps(delayed)
         tau = torch.as_tensor(np.asarray(node.tau), dtype=torch.float64) / self.second
         theta = torch.as_tensor(np.asarray(node.v_threshold), dtype=torch.float64)
-        chosen = {key: value for key, value in (
-            ("surrogate", told.get("surrogate") or None), ("surrogate_cutoff",
-                                                           told.get("surrogate_cutoff", 0.0)),
-            ("dampening", told.get("dampening", -1.0))) if value not in (None, -1.0)}
+        chosen = {key: told[key] for key in ("surrogate", "dampening", "surrogate_cutoff", "width")
+                  if told.get(key, "") not in ("", -1.0)}
+        if "width" in chosen:
+            chosen["width"] = torch.tensor(chosen["width"], dtype=torch.float64)
+        autapses = None if w_rec is None else (
+            bool(told.get("autapses", True)) or bool(w_rec.diagonal().any()))
         made: Any = LIF(weight.shape[1], weight.shape[0], bias=bias is not None,
                    recurrent=w_rec is not None, delay=delay, dynamics=told["dynamics"],
                    tau_mem=tau, threshold=theta, refractory=0, dt=self.dt,
-                   autapses=None if w_rec is None else True, dtype=self.dtype, **chosen)
+                   autapses=autapses, dtype=self.dtype, **chosen)
         alpha = torch.exp(-self.dt / tau)
         kappa = torch.as_tensor(coefficients(told["dynamics"], alpha=alpha, theta=theta)["kappa"])
         r = torch.as_tensor(np.asarray(node.r), dtype=torch.float64)

@@ -31,7 +31,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
                                      LeakyReadout(4, 2, bias=False)),
     "alif": lambda: nn.Sequential(ALIF(5, 8, dynamics="sj_soft_det", tau_mem=10.0, tau_adapt=1.0,
                                        beta=0.0, threshold=0.5, refractory=0, autapses=True,
-                                       surrogate="arctan", dampening=0.5)),
+                                       surrogate="arctan", dampening=0.5,
+                                       surrogate_cutoff=0.01, width=torch.linspace(0.1, 0.8, 8))),
 }
 
 
@@ -69,8 +70,8 @@ def test_round_trip_through_a_file(name: str, tmp_path: Path) -> None:
     assert_same("output", got.detach(), want[-1].detach(), tolerance=1e-5)
     layers = [m for m in other if isinstance(m, LIF)]
     if name == "alif":
-        assert (layers[0].dynamics, layers[0].surrogate, layers[0].dampening) == (
-            "sj_soft_det", "arctan", 0.5)
+        assert (layers[0].dynamics, layers[0].surrogate, layers[0].dampening,
+                layers[0].surrogate_cutoff) == ("sj_soft_det", "arctan", 0.5, 0.01)
     if name == "forward":
         assert [m.dynamics for m in layers] == ["sj_soft", "sinabs_sub"]
         assert not layers[0].recurrent and not layers[0].bias
@@ -139,6 +140,23 @@ def test_resistances_go_into_weights() -> None:
     want = _by_the_graph(graph, x.numpy(), 1e-3)
     assert_same("output", got.detach(), torch.as_tensor(want), tolerance=1e-6)
     assert len(states) == len(graph.nodes) - 5  # a LIF, a readout, its bias
+
+
+def test_gradients_come_back_too(tmp_path: Path) -> None:
+    """What acts only on gradients: surrogate, its width and height, and synapses without one."""
+    for given in ({"width": 0.3}, {"width": torch.linspace(0.1, 2, 8), "dampening": 0.7},
+                  {"surrogate": "triangle", "width": 0.05}, {"surrogate_cutoff": 0.01},
+                  {"dynamics": "sinabs_sub", "autapses": False}):
+        torch.manual_seed(0)
+        network = nn.Sequential(_lif(5, 8, **given))
+        nir.write(tmp_path / "g.nir", to_nir(network))
+        other, x = from_nir(nir.read(tmp_path / "g.nir")), 5 * torch.randn(40, 4, 5)
+        found = []
+        for layer in (network[0], other[0]):
+            (layer(x)[0] * torch.linspace(-1, 1, 8)).sum().backward()
+            found.append(torch.cat([p.grad.flatten() for p in layer.parameters()]))
+        assert found[0].any()
+        assert_same(f"gradients with {given}", found[1], found[0], tolerance=1e-5)
 
 
 def test_states_are_carried() -> None:
