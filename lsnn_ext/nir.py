@@ -243,9 +243,10 @@ def _told(node: Any) -> dict[str, Any]:
     return plain
 
 
-def _same(name: str, what: str, values: np.ndarray, wanted: float) -> None:
-    if not np.all(values == wanted):
-        raise ValueError(f"node {name}: expected {what} {wanted} everywhere, got {values}")
+def _same(name: str, what: str, values: Tensor, wanted: float) -> None:
+    if not bool((values == wanted).all()):
+        raise ValueError(f"node {name}: expected {what} {wanted} everywhere, got "
+                         f"{values.tolist()}")
 
 
 class _Reader:
@@ -299,35 +300,47 @@ class _Reader:
         return weight, None if bias is None else torch.as_tensor(np.asarray(bias),
                                                                  dtype=self.dtype)
 
+    def values(self, name: str, key: str, size: int) -> Tensor:
+        """The numbers (size,) that a unit has under this key, in double precision."""
+        found = torch.as_tensor(np.array(getattr(self.nodes[name], key), np.float64))
+        if found.shape not in ((), (size,)) or not bool(found.isfinite().all()):
+            raise ValueError(f"node {name}: expected finite numbers {key} ({size},), got "
+                             f"{tuple(found.shape)}: {found.tolist()}")
+        return found.expand(size)
+
     def layer(self, name: str, weight: Tensor, bias: Tensor | None) -> tuple[nn.Module, list[str]]:
         node, (recurrent, delayed, rest) = self.nodes[name], self.way_back(name)
-        _same(name, "v_leak", node.v_leak, 0.0)
+        N = weight.shape[0]
+        _same(name, "v_leak", self.values(name, "v_leak", N), 0.0)
         if hasattr(node, "v_reset"):
-            _same(name, "v_reset", node.v_reset, 0.0)
+            _same(name, "v_reset", self.values(name, "v_reset", N), 0.0)
         told = {"dynamics": self.dynamics, **_told(node)}
         if told["dynamics"] not in _subtracting():
-            raise ValueError(f"dynamics: expected a model that subtracts the threshold at once, "
+            raise ValueError(f"node {name}: expected dynamics that subtract the threshold at once, "
                              f"{', '.join(_subtracting())}, got {told['dynamics']}")
         w_rec, extra = (None, None) if recurrent is None else self.affine(recurrent)
         if extra is not None and bool(extra.any()):
             raise ValueError(f"node {recurrent}: expected no bias in recurrent weights, got one")
-        delay = 0 if delayed is None else self.steps(delayed)
-        tau = torch.as_tensor(np.asarray(node.tau), dtype=torch.float64) / self.second
-        theta = torch.as_tensor(np.asarray(node.v_threshold), dtype=torch.float64)
+        if w_rec is not None and w_rec.shape != (N, N):
+            raise ValueError(f"node {recurrent}: expected weights {(N, N)}, got "
+                             f"{tuple(w_rec.shape)}")
+        delay = 0 if delayed is None else self.steps(delayed, N)
+        tau, theta = self.values(name, "tau", N) / self.second, self.values(name, "v_threshold", N)
         chosen = {key: told[key] for key in ("surrogate", "dampening", "surrogate_cutoff", "width")
                   if told.get(key, "") not in ("", -1.0)}
         if "width" in chosen:
             chosen["width"] = torch.tensor(chosen["width"], dtype=torch.float64)
         autapses = None if w_rec is None else (
             bool(told.get("autapses", True)) or bool(w_rec.diagonal().any()))
-        made: Any = LIF(weight.shape[1], weight.shape[0], bias=bias is not None,
-                   recurrent=w_rec is not None, delay=delay, dynamics=told["dynamics"],
-                   tau_mem=tau, threshold=theta, refractory=0, dt=self.dt,
-                   autapses=autapses, dtype=self.dtype, **chosen)
+        try:
+            made: Any = LIF(weight.shape[1], N, bias=bias is not None, recurrent=w_rec is not None,
+                            delay=delay, dynamics=told["dynamics"], tau_mem=tau, threshold=theta,
+                            refractory=0, dt=self.dt, autapses=autapses, dtype=self.dtype, **chosen)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"node {name}: {error}") from error
         alpha = torch.exp(-self.dt / tau)
         kappa = torch.as_tensor(coefficients(told["dynamics"], alpha=alpha, theta=theta)["kappa"])
-        r = torch.as_tensor(np.asarray(node.r), dtype=torch.float64)
-        gain = r * (1 - alpha) / kappa
+        gain = self.values(name, "r", N) * (1 - alpha) / kappa
         close = torch.isclose(gain, torch.ones_like(gain), rtol=1e-12, atol=0)
         gain = torch.where(close, 1.0, gain).to(self.dtype)  # else it goes into the weights
         with torch.no_grad():
@@ -338,23 +351,26 @@ class _Reader:
                 made.weight_hh_l0.copy_(w_rec * gain[:, None])
         return made, rest
 
-    def steps(self, name: str) -> int:
-        delay = np.asarray(self.nodes[name].delay).reshape(-1) / (self.dt * self.second)
+    def steps(self, name: str, size: int) -> int:
+        delay = self.values(name, "delay", size) / (self.dt * self.second)
         whole = round(float(delay[0]))
-        if not np.allclose(delay, whole, rtol=0, atol=1e-6):
-            raise ValueError(f"node {name}: expected one delay of whole steps, got {delay} of them")
+        if whole < 0 or not np.allclose(delay, whole, rtol=0, atol=1e-6):
+            raise ValueError(f"node {name}: expected one delay of whole steps, got "
+                             f"{delay.tolist()} of them")
         return whole
 
     def readout(self, name: str, weight: Tensor) -> LeakyReadout:
-        node = self.nodes[name]
-        _same(name, "v_leak", node.v_leak, 0.0)
-        tau = np.asarray(node.tau) / self.second
+        O = weight.shape[0]
+        _same(name, "v_leak", self.values(name, "v_leak", O), 0.0)
+        tau, r = self.values(name, "tau", O) / self.second, self.values(name, "r", O)
         _same(name, f"tau / {self.second}", tau, float(tau[0]))
-        made = LeakyReadout(weight.shape[1], weight.shape[0], float(tau[0]), dt=self.dt, bias=False,
-                            dtype=self.dtype)
+        try:
+            made = LeakyReadout(weight.shape[1], O, float(tau[0]), dt=self.dt, bias=False,
+                                dtype=self.dtype)
+        except ValueError as error:
+            raise ValueError(f"node {name}: {error}") from error
         with torch.no_grad():
-            made.weight.copy_(weight * torch.as_tensor(np.asarray(node.r),
-                                                       dtype=self.dtype)[:, None])
+            made.weight.copy_(weight * r.to(self.dtype)[:, None])
         return made
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:

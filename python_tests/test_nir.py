@@ -159,6 +159,16 @@ def test_gradients_come_back_too(tmp_path: Path) -> None:
         assert_same(f"gradients with {given}", found[1], found[0], tolerance=1e-5)
 
 
+def test_one_number_stands_for_all_neurons() -> None:
+    graph = to_nir(_network("recurrent"))
+    x = torch.randn(20, 4, 5)
+    want = from_nir(graph)(x)[0]
+    for key in ("r", "v_leak"):
+        for name in ("layer0", "layer1"):
+            setattr(graph.nodes[name], key, getattr(graph.nodes[name], key)[0])
+    assert torch.equal(from_nir(graph)(x)[0], want)
+
+
 def test_states_are_carried() -> None:
     network = from_nir(to_nir(_network("stacked")))
     assert isinstance(network, Network)
@@ -241,6 +251,13 @@ CUBA = nir.CubaLIF(*(np.ones(8) for _ in range(5)))
      "node a: expected cycles through a nir.LIF only, got one back to this Linear"),
     (lambda: nir.NIRGraph({"a": _map(8), "b": _map(8)}, [("a", "b")], type_check=False),
      r"graph: expected one nir.Input, got \[\]"),
+    (lambda: _changed(tau=np.full(8, -1.0)), "node layer0: tau_mem: expected numbers > 0, got -1"),
+    (lambda: _changed(tau=np.full(8, np.nan)), r"node layer0: expected finite numbers tau \(8,\)"),
+    (lambda: _changed(v_threshold=np.ones(3)), "node layer0: expected finite numbers v_threshold"),
+    (lambda: _changed(delay=np.full(8, -1e-3)), "node layer0_delay: expected one delay of whole"),
+    (lambda: _changed(delay=np.full(8, np.nan)), "node layer0_delay: expected finite numbers"),
+    (lambda: _changed(metadata={"lsnn_ext": {"surrogate": "odd"}}), "node layer0: surrogate: "),
+    (lambda: _changed(metadata={"lsnn_ext": {"dynamics": "lsnn"}}), "node layer0: expected dynamic"),
 ])
 def test_what_modules_cannot_say_is_refused(graph: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
