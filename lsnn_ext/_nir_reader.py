@@ -1,0 +1,209 @@
+"""From a graph of NIR to modules: each edge is read once, and what has no module is refused."""
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .models import MODELS, coefficients
+from .modules import LIF, LeakyReadout, Linear
+
+OURS = "lsnn_ext"  # of the metadata of a node: what NIR does not express
+
+
+def subtracting() -> list[str]:
+    """The models whose neurons, without adaptation, are those of nir.LIF."""
+    return [name for name, model in MODELS.items()
+            if model.when == "now" and model.reset != "to" and model.test == "new"]
+
+
+def _told(node: Any) -> dict[str, Any]:
+    """What the metadata say that we have written, in plain types."""
+    told = (node.metadata or {}).get(OURS, {})
+    plain = {}
+    for key, value in told.items():
+        value = np.asarray(value).tolist()
+        plain[key] = value.decode() if isinstance(value, bytes) else value
+    return plain
+
+
+def _same(name: str, what: str, values: Tensor, wanted: float) -> None:
+    if not bool((values == wanted).all()):
+        raise ValueError(f"node {name}: expected {what} {wanted} everywhere, got "
+                         f"{values.tolist()}")
+
+
+class Reader:
+    """Walks along a graph, from its input to its output."""
+
+    def __init__(self, nir: Any, graph: Any, dt: float, second: float, dynamics: str,
+                 dtype: torch.dtype) -> None:
+        self.nir, self.nodes, self.dt, self.second = nir, dict(graph.nodes), dt, second
+        self.dynamics, self.dtype = dynamics, dtype
+        self.after: dict[str, list[str]] = {name: [] for name in self.nodes}
+        self.unread = [(str(source), str(target)) for source, target in graph.edges]
+        for source, target in self.unread:
+            for name in (source, target):
+                if name not in self.nodes:
+                    raise ValueError(f"node {name}: expected a node of the graph, got only its "
+                                     f"name in the edge {source} -> {target}")
+            self.after[source].append(target)
+
+    def follow(self, *way: str) -> None:
+        """Notes that the edges along these nodes are read; each edge can be read once."""
+        for edge in pairwise(way):
+            self.unread.remove(edge)
+
+    def way_back(self, name: str) -> tuple[str | None, str | None, list[str]]:
+        """The map and the delay on the cycle through a LIF, None where there are none, and the
+        nodes that follow the LIF outside of the cycle. Raises ValueError for any other cycle."""
+        nir, maps = self.nir, self.nir.Linear | self.nir.Affine
+        for first in self.after[name]:
+            way, node = [], first
+            while (isinstance(self.nodes[node], nir.Delay | maps) and node not in way
+                   and len(self.after[node]) == 1):
+                way.append(node)
+                (node,) = self.after[node]
+            if node == name:
+                recurrent = [step for step in way if isinstance(self.nodes[step], maps)]
+                delays = [step for step in way if step not in recurrent]
+                if len(recurrent) != 1 or len(delays) > 1:
+                    raise ValueError(f"node {name}: expected one map and at most one nir.Delay on "
+                                     f"the way back to it, got {way}")
+                self.follow(name, *way, name)
+                return recurrent[0], (delays or [None])[0], [
+                    other for other in self.after[name] if other != first]
+        return None, None, self.after[name]
+
+    def affine(self, name: str) -> tuple[Tensor, Tensor | None]:
+        node = self.nodes[name]
+        weight = torch.as_tensor(np.asarray(node.weight), dtype=self.dtype)
+        bias = getattr(node, "bias", None)
+        if weight.dim() != 2:
+            raise ValueError(f"node {name}: expected weights (N, I), got {tuple(weight.shape)}")
+        return weight, None if bias is None else torch.as_tensor(np.asarray(bias),
+                                                                 dtype=self.dtype)
+
+    def values(self, name: str, key: str, size: int) -> Tensor:
+        """The numbers (size,) that a unit has under this key, in double precision."""
+        found = torch.as_tensor(np.array(getattr(self.nodes[name], key), np.float64))
+        if found.shape not in ((), (size,)) or not bool(found.isfinite().all()):
+            raise ValueError(f"node {name}: expected finite numbers {key} ({size},), got "
+                             f"{tuple(found.shape)}: {found.tolist()}")
+        return found.expand(size)
+
+    def layer(self, name: str, weight: Tensor, bias: Tensor | None) -> tuple[nn.Module, list[str]]:
+        node, (recurrent, delayed, rest) = self.nodes[name], self.way_back(name)
+        N = weight.shape[0]
+        _same(name, "v_leak", self.values(name, "v_leak", N), 0.0)
+        if hasattr(node, "v_reset"):
+            _same(name, "v_reset", self.values(name, "v_reset", N), 0.0)
+        told = {"dynamics": self.dynamics, **_told(node)}
+        if told["dynamics"] not in subtracting():
+            raise ValueError(f"node {name}: expected dynamics that subtract the threshold at once, "
+                             f"{', '.join(subtracting())}, got {told['dynamics']}")
+        w_rec, extra = (None, None) if recurrent is None else self.affine(recurrent)
+        if extra is not None and bool(extra.any()):
+            raise ValueError(f"node {recurrent}: expected no bias in recurrent weights, got one")
+        if w_rec is not None and w_rec.shape != (N, N):
+            raise ValueError(f"node {recurrent}: expected weights {(N, N)}, got "
+                             f"{tuple(w_rec.shape)}")
+        delay = 0 if delayed is None else self.steps(delayed, N)
+        tau, theta = self.values(name, "tau", N) / self.second, self.values(name, "v_threshold", N)
+        chosen = {key: told[key] for key in ("surrogate", "dampening", "surrogate_cutoff", "width")
+                  if told.get(key, "") not in ("", -1.0)}
+        if "width" in chosen:
+            chosen["width"] = torch.tensor(chosen["width"], dtype=torch.float64)
+        autapses = None if w_rec is None else (
+            bool(told.get("autapses", True)) or bool(w_rec.diagonal().any()))
+        try:
+            made: Any = LIF(weight.shape[1], N, bias=bias is not None, recurrent=w_rec is not None,
+                            delay=delay, dynamics=told["dynamics"], tau_mem=tau, threshold=theta,
+                            refractory=0, dt=self.dt, autapses=autapses, dtype=self.dtype, **chosen)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"node {name}: {error}") from error
+        alpha = torch.exp(-self.dt / tau)
+        kappa = torch.as_tensor(coefficients(told["dynamics"], alpha=alpha, theta=theta)["kappa"])
+        gain = self.values(name, "r", N) * (1 - alpha) / kappa
+        close = torch.isclose(gain, torch.ones_like(gain), rtol=1e-12, atol=0)
+        gain = torch.where(close, 1.0, gain).to(self.dtype)  # else it goes into the weights
+        with torch.no_grad():
+            made.weight_ih_l0.copy_(weight * gain[:, None])
+            if bias is not None:
+                made.bias_ih_l0.copy_(bias * gain)
+            if w_rec is not None:
+                made.weight_hh_l0.copy_(w_rec * gain[:, None])
+        return made, rest
+
+    def steps(self, name: str, size: int) -> int:
+        delay = self.values(name, "delay", size) / (self.dt * self.second)
+        whole = round(float(delay[0]))
+        if whole < 0 or not np.allclose(delay, whole, rtol=0, atol=1e-6):
+            raise ValueError(f"node {name}: expected one delay of whole steps, got "
+                             f"{delay.tolist()} of them")
+        return whole
+
+    def readout(self, name: str, weight: Tensor) -> LeakyReadout:
+        O = weight.shape[0]
+        _same(name, "v_leak", self.values(name, "v_leak", O), 0.0)
+        tau, r = self.values(name, "tau", O) / self.second, self.values(name, "r", O)
+        _same(name, f"tau / {self.second}", tau, float(tau[0]))
+        try:
+            made = LeakyReadout(weight.shape[1], O, float(tau[0]), dt=self.dt, bias=False,
+                                dtype=self.dtype)
+        except ValueError as error:
+            raise ValueError(f"node {name}: {error}") from error
+        with torch.no_grad():
+            made.weight.copy_(weight * r.to(self.dtype)[:, None])
+        return made
+
+    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
+        made = Linear(weight.shape[1], weight.shape[0], bias=bias is not None, dtype=self.dtype)
+        with torch.no_grad():
+            made.weight.copy_(weight)
+            if bias is not None:
+                made.bias.copy_(bias)
+        return made
+
+    def modules(self) -> list[nn.Module]:
+        found: list[nn.Module] = []
+        inputs = [key for key, node in self.nodes.items() if isinstance(node, self.nir.Input)]
+        if len(inputs) != 1:
+            raise ValueError(f"graph: expected one nir.Input, got {inputs}")
+        (name,) = inputs
+        held: tuple[Tensor, Tensor | None] | None = None  # a map whose unit may follow
+        rest, seen = self.after[name], {name}
+        while True:
+            if len(rest) != 1:
+                raise ValueError(f"node {name}: expected one node behind it, got {rest}")
+            self.follow(name, *rest)
+            (name,) = rest
+            if name in seen:
+                raise ValueError(f"node {name}: expected cycles through a nir.LIF only, got one "
+                                 f"back to this {type(self.nodes[name]).__name__}")
+            seen.add(name)
+            node, rest = self.nodes[name], self.after[name]
+            if isinstance(node, self.nir.LIF) and held is not None:
+                made, rest = self.layer(name, *held)
+                found.append(made)
+                held = None
+            elif isinstance(node, self.nir.LI) and held is not None:
+                if held[1] is not None:
+                    raise ValueError(f"node {name}: expected no bias in front of a nir.LI, got one")
+                found.append(self.readout(name, held[0]))
+                held = None
+            else:
+                if held is not None:
+                    found.append(self.linear(*held))
+                    held = None
+                if isinstance(node, self.nir.Affine | self.nir.Linear):
+                    held = self.affine(name)
+                elif isinstance(node, self.nir.Output):
+                    for source, target in self.unread:
+                        raise ValueError(f"node {target}: expected one chain from the input to the "
+                                         f"output, got an edge from {source} outside of it")
+                    return found
+                else:
+                    raise ValueError(f"node {name}: expected Affine, Linear, LIF or LI behind a "
+                                     f"map, got {type(node).__name__}")
