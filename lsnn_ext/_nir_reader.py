@@ -18,8 +18,8 @@ def subtracting() -> list[str]:
             if model.when == "now" and model.reset != "to" and model.test == "new"]
 
 
-def _told(node: Any) -> dict[str, Any]:
-    """What the metadata say that we have written, in plain types."""
+def read_metadata(node: Any) -> dict[str, Any]:
+    """What to_nir has written into the metadata of a node or graph, in plain types."""
     told = (node.metadata or {}).get(OURS, {})
     plain = {}
     for key, value in told.items():
@@ -55,7 +55,7 @@ class Reader:
         for edge in pairwise(way):
             self.unread.remove(edge)
 
-    def way_back(self, name: str) -> tuple[str | None, str | None, list[str]]:
+    def find_cycle(self, name: str) -> tuple[str | None, str | None, list[str]]:
         """The map and the delay on the cycle through a LIF, None where there are none, and the
         nodes that follow the LIF outside of the cycle. Raises ValueError for any other cycle."""
         nir, maps = self.nir, self.nir.Linear | self.nir.Affine
@@ -85,7 +85,7 @@ class Reader:
         return weight, None if bias is None else torch.as_tensor(np.asarray(bias),
                                                                  dtype=self.dtype)
 
-    def values(self, name: str, key: str, size: int) -> Tensor:
+    def read(self, name: str, key: str, size: int) -> Tensor:
         """The numbers (size,) that a unit has under this key, in double precision."""
         found = torch.as_tensor(np.array(getattr(self.nodes[name], key), np.float64))
         if found.shape not in ((), (size,)) or not bool(found.isfinite().all()):
@@ -94,12 +94,12 @@ class Reader:
         return found.expand(size)
 
     def layer(self, name: str, weight: Tensor, bias: Tensor | None) -> tuple[nn.Module, list[str]]:
-        node, (recurrent, delayed, rest) = self.nodes[name], self.way_back(name)
+        node, (recurrent, delayed, rest) = self.nodes[name], self.find_cycle(name)
         N = weight.shape[0]
-        _same(name, "v_leak", self.values(name, "v_leak", N), 0.0)
+        _same(name, "v_leak", self.read(name, "v_leak", N), 0.0)
         if hasattr(node, "v_reset"):
-            _same(name, "v_reset", self.values(name, "v_reset", N), 0.0)
-        told = {"dynamics": self.dynamics, **_told(node)}
+            _same(name, "v_reset", self.read(name, "v_reset", N), 0.0)
+        told = {"dynamics": self.dynamics, **read_metadata(node)}
         if told["dynamics"] not in subtracting():
             raise ValueError(f"node {name}: expected dynamics that subtract the threshold at once, "
                              f"{', '.join(subtracting())}, got {told['dynamics']}")
@@ -109,8 +109,8 @@ class Reader:
         if w_rec is not None and w_rec.shape != (N, N):
             raise ValueError(f"node {recurrent}: expected weights {(N, N)}, got "
                              f"{tuple(w_rec.shape)}")
-        delay = 0 if delayed is None else self.steps(delayed, N)
-        tau, theta = self.values(name, "tau", N) / self.second, self.values(name, "v_threshold", N)
+        delay = 0 if delayed is None else self.count_steps(delayed, N)
+        tau, theta = self.read(name, "tau", N) / self.second, self.read(name, "v_threshold", N)
         chosen = {key: told[key] for key in ("surrogate", "dampening", "surrogate_cutoff", "width")
                   if told.get(key, "") not in ("", -1.0)}
         if "width" in chosen:
@@ -125,7 +125,7 @@ class Reader:
             raise ValueError(f"node {name}: {error}") from error
         alpha = torch.exp(-self.dt / tau)
         kappa = torch.as_tensor(coefficients(told["dynamics"], alpha=alpha, theta=theta)["kappa"])
-        gain = self.values(name, "r", N) * (1 - alpha) / kappa
+        gain = self.read(name, "r", N) * (1 - alpha) / kappa
         close = torch.isclose(gain, torch.ones_like(gain), rtol=1e-12, atol=0)
         gain = torch.where(close, 1.0, gain).to(self.dtype)  # else it goes into the weights
         with torch.no_grad():
@@ -136,8 +136,8 @@ class Reader:
                 made.weight_hh_l0.copy_(w_rec * gain[:, None])
         return made, rest
 
-    def steps(self, name: str, size: int) -> int:
-        delay = self.values(name, "delay", size) / (self.dt * self.second)
+    def count_steps(self, name: str, size: int) -> int:
+        delay = self.read(name, "delay", size) / (self.dt * self.second)
         whole = round(float(delay[0]))
         if whole < 0 or not np.allclose(delay, whole, rtol=0, atol=1e-6):
             raise ValueError(f"node {name}: expected one delay of whole steps, got "
@@ -146,8 +146,8 @@ class Reader:
 
     def readout(self, name: str, weight: Tensor) -> LeakyReadout:
         O = weight.shape[0]
-        _same(name, "v_leak", self.values(name, "v_leak", O), 0.0)
-        tau, r = self.values(name, "tau", O) / self.second, self.values(name, "r", O)
+        _same(name, "v_leak", self.read(name, "v_leak", O), 0.0)
+        tau, r = self.read(name, "tau", O) / self.second, self.read(name, "r", O)
         _same(name, f"tau / {self.second}", tau, float(tau[0]))
         try:
             made = LeakyReadout(weight.shape[1], O, float(tau[0]), dt=self.dt, bias=False,

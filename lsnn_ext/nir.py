@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ._nir_reader import OURS, Reader, subtracting
+from ._nir_reader import OURS, Reader, subtracting, read_metadata
 from .models import COEFFICIENTS, MODELS, Decay, coefficients
 from .modules import ALIF, LIF, LSNN, LeakyReadout, Linear
 
@@ -31,8 +31,15 @@ def _nir() -> Any:
 
 
 def _array(value: Tensor) -> np.ndarray:
-    array: np.ndarray = value.detach().cpu().numpy()
-    return array
+    """A copy of the numbers: a graph does not change with its module. numpy has no bfloat16."""
+    value = value.detach().cpu()
+    value = value.float() if value.dtype == torch.bfloat16 else value
+    return np.array(value.numpy(), order="C")
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not math.isfinite(value) or value <= 0:
+        raise ValueError(f"{name}: expected a number > 0, got {value}")
 
 
 class Network(nn.Sequential):
@@ -57,17 +64,32 @@ class Network(nn.Sequential):
 class _Graph:
     """The nodes of a chain, and its edges."""
 
-    def __init__(self, inputs: int) -> None:
-        self.nir = _nir()
+    def __init__(self, inputs: int, second: float) -> None:
+        self.nir, self.second = _nir(), second
         self.nodes: dict[str, Any] = {"input": self.nir.Input(np.array([inputs]))}
         self.edges: list[tuple[str, str]] = []
         self.last = "input"
+        self.dt: float | None = None  # of all modules that have a step
+
+    def put(self, name: str, node: Any) -> str:
+        """A node without edges."""
+        if name in self.nodes or "/" in name:
+            raise ValueError(f"module {name}: expected a name without / that no other node has, "
+                             f"got {sorted(self.nodes)} before it")
+        self.nodes[name] = node
+        return name
 
     def add(self, name: str, node: Any) -> str:
-        self.nodes[name] = node
-        self.edges.append((self.last, name))
+        """A node behind the last one."""
+        self.edges.append((self.last, self.put(name, node)))
         self.last = name
         return name
+
+    def set_dt(self, name: str, module: ALIF | LIF | LeakyReadout) -> None:
+        """Stores the duration of a step. Raises ValueError where modules differ in it."""
+        if self.dt not in (None, module.dt):
+            _refuse(name, module, f"the dt of the modules before it, {self.dt}", module.dt)
+        self.dt = module.dt
 
     def linear(self, name: str, weight: Tensor, bias: Tensor | None) -> None:
         if bias is None:
@@ -104,6 +126,8 @@ def _check_layer(name: str, layer: ALIF | LIF) -> None:
         _refuse(name, layer, "refractory=0", layer.refractory)
     if layer.bidirectional:
         _refuse(name, layer, "one direction", "bidirectional=True")
+    if layer.dropout and layer.training:
+        _refuse(name, layer, "dropout=0.0, or eval()", f"dropout={layer.dropout} in training")
     if isinstance(layer.delay, Tensor):
         _refuse(name, layer, "one delay for all synapses", "a delay for each")
 
@@ -117,10 +141,11 @@ def _coefficients(layer: ALIF | LIF, suffix: str) -> dict[str, Tensor]:
             for key, value in coefficients(layer.dynamics, **own).items()}
 
 
-def _add_layer(graph: _Graph, name: str, layer: ALIF | LIF, second: float) -> None:
+def _add_layer(graph: _Graph, name: str, layer: ALIF | LIF) -> None:
     """A current for each layer, nir.LIF, and back through nir.Delay and nir.Linear."""
     _check_layer(name, layer)
-    nir, N = graph.nir, layer.hidden_size
+    graph.set_dt(name, layer)
+    nir, N, second = graph.nir, layer.hidden_size, graph.second
     for suffix in layer._suffixes:
         own = name if len(layer._suffixes) == 1 else f"{name}{suffix}"
         graph.linear(f"{own}_input", getattr(layer, "weight_ih" + suffix),
@@ -145,32 +170,33 @@ def _add_layer(graph: _Graph, name: str, layer: ALIF | LIF, second: float) -> No
         w_rec = layer._recurrent_weight(suffix)
         if w_rec is None:
             continue
-        # Ours act a step later; that is how a graph with a circle is made into steps everywhere.
-        back = f"{own}_recurrent"
-        graph.nodes[back] = nir.Linear(weight=_array(w_rec.t()))
-        first = back
+        # Ours act a step later, as in any discretisation of a cyclic graph.
+        first = back = graph.put(f"{own}_recurrent", nir.Linear(weight=_array(w_rec.t())))
         if layer.delay:
-            first = f"{own}_delay"
-            graph.nodes[first] = nir.Delay(delay=np.full(N, layer.delay * layer.dt * second))
+            first = graph.put(f"{own}_delay", nir.Delay(
+                delay=np.full(N, layer.delay * layer.dt * second)))
             graph.edges.append((first, back))
         graph.edges += [(spikes, first), (back, spikes)]
 
 
-def _add_readout(graph: _Graph, name: str, readout: LeakyReadout, second: float) -> None:
+def _add_readout(graph: _Graph, name: str, readout: LeakyReadout) -> None:
+    graph.set_dt(name, readout)
     graph.linear(f"{name}_weight", readout.weight, None)
     O = readout.output_size
     if readout.tau is None:
         _refuse(name, readout, "a time constant, or a Linear", "tau=None")
     assert readout.tau is not None
     tau = torch.as_tensor(readout.tau, dtype=torch.float64).detach().expand(O)
-    graph.add(name, graph.nir.LI(tau=_array(tau * second), r=np.ones(O), v_leak=np.zeros(O)))
+    graph.add(name, graph.nir.LI(tau=_array(tau * graph.second), r=np.ones(O), v_leak=np.zeros(O)))
     if readout.bias is not None:
         graph.linear(f"{name}_bias", torch.eye(O, dtype=readout.bias.dtype), readout.bias)
 
 
 def _parts(module: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
-    if isinstance(module, nn.Sequential):
-        return [part for key, child in module.named_children()
+    if isinstance(module, nn.Sequential) and type(module).forward in (
+            nn.Sequential.forward, Network.forward):
+        # not named_children, which leaves out a module that comes a second time
+        return [part for key, child in module._modules.items() if child is not None
                 for part in _parts(child, f"{name}_{key}" if name else f"layer{key}")]
     if type(module) is LSNN:
         name = name or "lsnn"
@@ -184,10 +210,10 @@ def to_nir(module: nn.Module, *, time_unit: float = 1e-3) -> Any:
     ALIF and LIF become an affine map (biases are kept), nir.LIF, and back to it a linear map with
     the recurrent weights, behind a nir.Delay if the layer has a delay. LeakyReadout becomes a
     linear map and nir.LI, its bias an affine map behind. The resistance r of a unit is
-    kappa / (1 - alpha), 1 in most models. Weights are those of now, alpha and dt are not said:
-    whoever reads the graph chooses a step. NIR's units spike above their threshold, most of these
-    models at the threshold too. What NIR does not know, model and surrogate, stands in the
-    metadata, for from_nir.
+    kappa / (1 - alpha), 1 in most models. The graph holds copies of the weights. NIR's units spike
+    above their threshold, most of these models at the threshold too. The metadata hold what NIR
+    does not express: dt, model, surrogate with its width, height and cutoff, and autapses. Only
+    from_nir reads them; other readers choose a step of their own.
 
     Args:
         module: ALIF, LIF, LSNN, LeakyReadout, Linear, torch.nn.Linear, or nn.Sequential of them.
@@ -200,39 +226,41 @@ def to_nir(module: nn.Module, *, time_unit: float = 1e-3) -> Any:
         TypeError: another module.
         ImportError: the package nir is not installed.
     """
-    parts = _parts(module, "")
+    _check_positive("time_unit", time_unit)
     graph: _Graph | None = None
-    for name, part in parts:
-        weight = getattr(part, "weight_ih_l0", getattr(part, "weight", None))
-        if graph is None and weight is not None:
-            graph = _Graph(weight.shape[1])
+    for name, part in _parts(module, ""):
         kind = nn.utils.parametrize.type_before_parametrizations(part)
-        if graph is not None and kind in (ALIF, LIF):
-            _add_layer(graph, name, part, time_unit)  # type: ignore[arg-type]
-        elif graph is not None and kind is LeakyReadout:
-            _add_readout(graph, name, part, time_unit)  # type: ignore[arg-type]
-        elif graph is not None and type(part) in (Linear, nn.Linear):
-            graph.linear(name, part.weight, part.bias)  # type: ignore[arg-type]
-        else:
+        if kind not in (ALIF, LIF, LeakyReadout) and type(part) not in (Linear, nn.Linear):
             raise TypeError(f"module {name}: expected ALIF, LIF, LSNN, LeakyReadout, Linear or "
                             f"torch.nn.Linear, got {type(part).__name__}, which NIR has no unit "
                             f"for here")
+        one: Any = part
+        if graph is None:
+            weight = one.weight_ih_l0 if kind in (ALIF, LIF) else one.weight
+            graph = _Graph(weight.shape[1], time_unit)
+        if kind in (ALIF, LIF):
+            _add_layer(graph, name, one)
+        elif kind is LeakyReadout:
+            _add_readout(graph, name, one)
+        else:
+            graph.linear(name, one.weight, one.bias)
     if graph is None:
         raise TypeError("module: expected one layer or more, got none")
     width = graph.nodes[graph.last].output_type["output"]
     graph.add("output", graph.nir.Output(np.array(width)))
-    return graph.nir.NIRGraph(graph.nodes, graph.edges)
+    told = {} if graph.dt is None else {OURS: {"dt": graph.dt, "time_unit": time_unit}}
+    return graph.nir.NIRGraph(graph.nodes, graph.edges, metadata=told)
 
 
 # ----------------------------------------------------------------------------------- from a graph
-def from_nir(graph: Any, *, dt: float = 1.0, time_unit: float = 1e-3, dynamics: str = "sj_soft",
-             dtype: torch.dtype | None = None) -> Network:
+def from_nir(graph: Any, *, dt: float | None = None, time_unit: float = 1e-3,
+             dynamics: str = "sj_soft", dtype: torch.dtype | None = None) -> Network:
     """A nir.NIRGraph as a network: nir.Affine and nir.Linear, nir.LIF and nir.LI, one after the
     other, with recurrent weights around a LIF, behind a nir.Delay or not.
 
     Args:
         graph: the graph, of nir.read for instance.
-        dt: duration of a step. Default 1.0.
+        dt: duration of a step. Default: that of the network that to_nir has written, else 1.0.
         time_unit: seconds in a unit of dt. Default 1e-3.
         dynamics: the model of units whose metadata name none: one that subtracts the threshold at
             once. Default "sj_soft"; models differ in their surrogate gradients.
@@ -247,7 +275,10 @@ def from_nir(graph: Any, *, dt: float = 1.0, time_unit: float = 1e-3, dynamics: 
             node.
         ImportError: the package nir is not installed.
     """
-    if not math.isfinite(dt) or dt <= 0:
-        raise ValueError(f"dt: expected a number > 0, got {dt}")
+    _check_positive("time_unit", time_unit)
+    told = read_metadata(graph)
+    if dt is None:
+        dt = told["dt"] * (told["time_unit"] / time_unit) if "dt" in told else 1.0
+    _check_positive("dt", dt)
     kept = torch.get_default_dtype() if dtype is None else dtype
     return Network(*Reader(_nir(), graph, dt, time_unit, dynamics, kept).modules())

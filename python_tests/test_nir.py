@@ -1,5 +1,6 @@
 """NIR: graphs say what a network computes, come back as the same network, and what they cannot say
 is refused."""
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,13 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+class Doubled(nn.Sequential):
+    """A chain that computes something else."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(super().forward(x))
+
+
 def _network(name: str) -> nn.Module:
     torch.manual_seed(0)
     network = NETWORKS[name]()
@@ -64,7 +72,7 @@ def _dt(network: nn.Module) -> float:
 def test_round_trip_through_a_file(name: str, tmp_path: Path) -> None:
     network, x = _network(name), 5 * torch.randn(60, 4, 5)
     nir.write(tmp_path / "g.nir", to_nir(network))
-    other = from_nir(nir.read(tmp_path / "g.nir"), dt=_dt(network))
+    other = from_nir(nir.read(tmp_path / "g.nir"))
     want, (got, _) = _run(network, x), other(x)
     assert want[0].any() and want[-1].any()
     assert_same("output", got.detach(), want[-1].detach(), tolerance=1e-5)
@@ -169,6 +177,45 @@ def test_one_number_stands_for_all_neurons() -> None:
     assert torch.equal(from_nir(graph)(x)[0], want)
 
 
+def test_a_step_is_read_in_any_unit() -> None:
+    graph = to_nir(_network("delayed"))
+    for given, dt in (({}, 0.5), ({"dt": 1.5}, 1.5), ({"time_unit": 1.0}, 5e-4),
+                      ({"dt": 0.25, "time_unit": 1e-3}, 0.25)):
+        (layer,) = from_nir(graph, **given)
+        assert (layer.dt, layer.delay * layer.dt * given.get("time_unit", 1e-3)) == pytest.approx(
+            (dt, 1.5e-3))
+    with pytest.raises(ValueError, match="time_unit: expected a number > 0, got 0"):
+        to_nir(_network("delayed"), time_unit=0)
+    with pytest.raises(ValueError, match="time_unit: expected a number > 0, got -1"):
+        from_nir(graph, time_unit=-1)
+
+
+def test_a_graph_holds_copies() -> None:
+    network = _network("recurrent")
+    graph = to_nir(network)
+    before = graph.nodes["layer0_input"].weight.copy()
+    with torch.no_grad():
+        for p in network.parameters():
+            p.zero_()
+    assert np.array_equal(graph.nodes["layer0_input"].weight, before) and before.any()
+
+
+def test_a_module_that_comes_twice_stands_twice() -> None:
+    torch.manual_seed(0)
+    shared = Linear(5, 5, bias=False)
+    network, x = nn.Sequential(shared, Linear(5, 5), shared), torch.randn(7, 2, 5)
+    assert_same("output", from_nir(to_nir(network))(x)[0].detach(), network(x).detach(),
+                tolerance=1e-6)
+
+
+def test_bfloat16_and_dropout_that_does_not_act() -> None:
+    network = _lif(5, 8, num_layers=2, dropout=0.5).eval().bfloat16()
+    (first, second), x = from_nir(to_nir(network)), torch.randn(7, 2, 5)
+    assert torch.equal(first.weight_ih_l0, network.weight_ih_l0.float())
+    assert torch.equal(second.weight_hh_l0, network.weight_hh_l1.float())
+    assert not second(first(x)[0])[0].isnan().any()
+
+
 def test_states_are_carried() -> None:
     network = from_nir(to_nir(_network("stacked")))
     assert isinstance(network, Network)
@@ -193,6 +240,15 @@ def test_states_are_carried() -> None:
     (lambda: _lif(5, 3, tau_mem=None, alpha=torch.tensor([0.5, 0.0, 0.5])), ValueError,
      r"module layer \(LIF\): NIR expects alpha between 0 and 1, .* got \[0.5, 0.0, 0.5\]"),
     (lambda: _lif(5, 8, tau_mem=None, alpha=1.0), ValueError, r"alpha between .* got 1.0"),
+    (lambda: nn.Sequential(OrderedDict(a=nn.Sequential(OrderedDict(b=Linear(5, 5))),
+                                       a_b=Linear(5, 5))), ValueError,
+     "module layera_b: expected a name without / that no other node has"),
+    (lambda: nn.Sequential(OrderedDict({"a/b": Linear(5, 5)})), ValueError, "module layera/b: exp"),
+    (lambda: nn.Sequential(_lif(5, 8, dt=0.5), LeakyReadout(8, 2)), ValueError,
+     r"module layer1 \(LeakyReadout\): NIR expects the dt of the modules before it, 0.5, got 1.0"),
+    (lambda: _lif(5, 8, num_layers=2, dropout=0.5), ValueError, "dropout=0.0, or eval"),
+    (lambda: nn.Sequential(nn.PReLU()), TypeError, "layer0: expected .* got PReLU"),
+    (lambda: Doubled(Linear(5, 5)), TypeError, "layer: expected .* got Doubled"),
     (lambda: nn.Sequential(_lif(5, 8), nn.LSTM(8, 2)), TypeError, "layer1: expected .* got LSTM"),
 ])
 def test_what_nir_cannot_say_is_refused(module: Callable[[], nn.Module], error: type[Exception],
