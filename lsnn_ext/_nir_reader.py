@@ -6,16 +6,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .models import MODELS, coefficients
+from .models import MODELS, coefficients, own_values
 from .modules import LIF, LeakyReadout, Linear
 
 OURS = "lsnn_ext"  # of the metadata of a node: what NIR does not express
 
 
-def subtracting() -> list[str]:
-    """The models whose neurons, without adaptation, are those of nir.LIF."""
-    return [name for name, model in MODELS.items()
-            if model.when == "now" and model.reset != "to" and model.test == "new"]
+def has_v_reset(nir: Any) -> bool:
+    """Whether a spike of nir.LIF sets the membrane to v_reset, as since nir 1.0.6; before, it
+    subtracts the threshold."""
+    return "v_reset" in nir.LIF.__dataclass_fields__
+
+
+def find_models(to: bool | None = None) -> list[str]:
+    """The models whose spike resets the membrane in its own step; to: those that set it to a value,
+    or those that subtract from it. Without adaptation their neurons are those of nir.LIF."""
+    return [name for name, model in MODELS.items() if model.when == "now" and model.test == "new"
+            and model.beta == "0" and to in (None, model.reset == "to")]
 
 
 def read_metadata(node: Any) -> dict[str, Any]:
@@ -97,12 +104,11 @@ class Reader:
         node, (recurrent, delayed, rest) = self.nodes[name], self.find_cycle(name)
         N = weight.shape[0]
         _same(name, "v_leak", self.read(name, "v_leak", N), 0.0)
-        if hasattr(node, "v_reset"):
-            _same(name, "v_reset", self.read(name, "v_reset", N), 0.0)
         told = {"dynamics": self.dynamics, **read_metadata(node)}
-        if told["dynamics"] not in subtracting():
-            raise ValueError(f"node {name}: expected dynamics that subtract the threshold at once, "
-                             f"{', '.join(subtracting())}, got {told['dynamics']}")
+        dynamics = told["dynamics"]
+        if dynamics not in find_models():
+            raise ValueError(f"node {name}: expected dynamics that reset in the step of the spike, "
+                             f"{', '.join(find_models())}, got {dynamics}")
         w_rec, extra = (None, None) if recurrent is None else self.affine(recurrent)
         if extra is not None and bool(extra.any()):
             raise ValueError(f"node {recurrent}: expected no bias in recurrent weights, got one")
@@ -115,16 +121,23 @@ class Reader:
                   if told.get(key, "") not in ("", -1.0)}
         if "width" in chosen:
             chosen["width"] = torch.tensor(chosen["width"], dtype=torch.float64)
+        if "sigma" in own_values(dynamics, "LIF"):
+            chosen["sigma"] = 0.0
+        v_reset = self.read(name, "v_reset", N) if has_v_reset(self.nir) else torch.zeros(N)
+        if MODELS[dynamics].reset != "to":
+            _same(name, f"v_reset, which dynamics={dynamics!r} do not have,", v_reset, 0.0)
+        elif bool(v_reset.any()):
+            chosen["R"] = v_reset
         autapses = None if w_rec is None else (
             bool(told.get("autapses", True)) or bool(w_rec.diagonal().any()))
         try:
             made: Any = LIF(weight.shape[1], N, bias=bias is not None, recurrent=w_rec is not None,
-                            delay=delay, dynamics=told["dynamics"], tau_mem=tau, threshold=theta,
+                            delay=delay, dynamics=dynamics, tau_mem=tau, threshold=theta,
                             refractory=0, dt=self.dt, autapses=autapses, dtype=self.dtype, **chosen)
         except (TypeError, ValueError) as error:
             raise ValueError(f"node {name}: {error}") from error
         alpha = torch.exp(-self.dt / tau)
-        kappa = torch.as_tensor(coefficients(told["dynamics"], alpha=alpha, theta=theta)["kappa"])
+        kappa = torch.as_tensor(coefficients(dynamics, alpha=alpha, theta=theta)["kappa"])
         gain = self.read(name, "r", N) * (1 - alpha) / kappa
         close = torch.isclose(gain, torch.ones_like(gain), rtol=1e-12, atol=0)
         gain = torch.where(close, 1.0, gain).to(self.dtype)  # else it goes into the weights

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ._nir_reader import OURS, Reader, subtracting, read_metadata
+from ._nir_reader import OURS, Reader, find_models, has_v_reset, read_metadata
 from .models import COEFFICIENTS, MODELS, Decay, coefficients
 from .modules import ALIF, LIF, LSNN, LeakyReadout, Linear
 
@@ -102,12 +102,14 @@ def _refuse(name: str, module: nn.Module, wanted: str, got: Any) -> None:
     raise ValueError(f"module {name} ({type(module).__name__}): NIR expects {wanted}, got {got}")
 
 
-def _check_layer(name: str, layer: ALIF | LIF) -> None:
-    """Raises ValueError for what nir.LIF cannot say."""
+def _check_layer(name: str, layer: ALIF | LIF, to: bool) -> None:
+    """Raises ValueError for what nir.LIF cannot say; to: whether its spike sets the membrane to a
+    value, or subtracts the threshold."""
     model = MODELS[layer.dynamics]
-    if layer.dynamics not in subtracting():
-        _refuse(name, layer, f"a spike to subtract the threshold at once, as with dynamics= "
-                             f"{', '.join(subtracting())}", layer.dynamics)
+    if layer.dynamics not in find_models(to):
+        does = "set the membrane to v_reset" if to else "subtract the threshold"
+        _refuse(name, layer, f"a spike to {does} at once, as with dynamics= "
+                             f"{', '.join(find_models(to))}", layer.dynamics)
     for suffix in layer._suffixes:
         k = _coefficients(layer, suffix)
         if any(key in layer.learn for key in ("beta", "eta")) or bool(k["beta"].any() or
@@ -143,7 +145,8 @@ def _coefficients(layer: ALIF | LIF, suffix: str) -> dict[str, Tensor]:
 
 def _add_layer(graph: _Graph, name: str, layer: ALIF | LIF) -> None:
     """A current for each layer, nir.LIF, and back through nir.Delay and nir.Linear."""
-    _check_layer(name, layer)
+    to = has_v_reset(graph.nir)
+    _check_layer(name, layer, to)
     graph.set_dt(name, layer)
     nir, N, second = graph.nir, layer.hidden_size, graph.second
     for suffix in layer._suffixes:
@@ -163,10 +166,10 @@ def _add_layer(graph: _Graph, name: str, layer: ALIF | LIF) -> None:
                 "surrogate_cutoff": layer.surrogate_cutoff, "autapses": layer.autapses}
         if "width" in layer._neuron:
             told["width"] = _array(k["width"])
-        unit = nir.LIF(tau=_array(tau * second),
-                       r=_array((kappa / (1 - given["alpha"])).expand(N)), v_leak=np.zeros(N),
-                       v_threshold=_array(k["theta"]), metadata={OURS: told})
-        spikes = graph.add(own, unit)
+        reset = {"v_reset": _array(k["R"])} if to else {}
+        spikes = graph.add(own, nir.LIF(
+            tau=_array(tau * second), r=_array((kappa / (1 - given["alpha"])).expand(N)),
+            v_leak=np.zeros(N), v_threshold=_array(k["theta"]), metadata={OURS: told}, **reset))
         w_rec = layer._recurrent_weight(suffix)
         if w_rec is None:
             continue
@@ -207,6 +210,10 @@ def _parts(module: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
 def to_nir(module: nn.Module, *, time_unit: float = 1e-3) -> Any:
     """A module as a nir.NIRGraph.
 
+    Since nir 1.0.6 a spike of nir.LIF sets the membrane to v_reset, so layers need a model that
+    does the same: norse_lif, sj_hard, sj_hard_det, snntorch_zero_now, sinabs_zero. Before, it
+    subtracts the threshold: sj_soft, sj_soft_det, sinabs_sub.
+
     ALIF and LIF become an affine map (biases are kept), nir.LIF, and back to it a linear map with
     the recurrent weights, behind a nir.Delay if the layer has a delay. LeakyReadout becomes a
     linear map and nir.LI, its bias an affine map behind. The resistance r of a unit is
@@ -220,9 +227,9 @@ def to_nir(module: nn.Module, *, time_unit: float = 1e-3) -> Any:
         time_unit: seconds in a unit of dt and tau, as NIR counts seconds. Default 1e-3.
 
     Raises:
-        ValueError: adaptation, a refractory time, another reset than a subtraction at once, both
-            directions, or delays of each synapse, which NIR cannot say; the message names the
-            module.
+        ValueError: what NIR cannot express: adaptation, a refractory time, a synaptic current, a
+            decay of 0 or 1, another reset, both directions, delays of each synapse, dropout in
+            training, or several dt; the message names the module.
         TypeError: another module.
         ImportError: the package nir is not installed.
     """
@@ -254,7 +261,7 @@ def to_nir(module: nn.Module, *, time_unit: float = 1e-3) -> Any:
 
 # ----------------------------------------------------------------------------------- from a graph
 def from_nir(graph: Any, *, dt: float | None = None, time_unit: float = 1e-3,
-             dynamics: str = "sj_soft", dtype: torch.dtype | None = None) -> Network:
+             dynamics: str | None = None, dtype: torch.dtype | None = None) -> Network:
     """A nir.NIRGraph as a network: nir.Affine and nir.Linear, nir.LIF and nir.LI, one after the
     other, with recurrent weights around a LIF, behind a nir.Delay or not.
 
@@ -262,8 +269,10 @@ def from_nir(graph: Any, *, dt: float | None = None, time_unit: float = 1e-3,
         graph: the graph, of nir.read for instance.
         dt: duration of a step. Default: that of the network that to_nir has written, else 1.0.
         time_unit: seconds in a unit of dt. Default 1e-3.
-        dynamics: the model of units whose metadata name none: one that subtracts the threshold at
-            once. Default "sj_soft"; models differ in their surrogate gradients.
+        dynamics: the model of units whose metadata name none: one that resets in the step of the
+            spike; models differ in their surrogate gradients. Default: "norse_lif", whose spike
+            sets the membrane to v_reset, or before nir 1.0.6 "sj_soft", whose spike subtracts the
+            threshold. Give "sj_soft" for files that an older nir or sinabs has written.
         dtype: of the parameters. Default torch's.
 
     Returns:
@@ -281,4 +290,7 @@ def from_nir(graph: Any, *, dt: float | None = None, time_unit: float = 1e-3,
         dt = told["dt"] * (told["time_unit"] / time_unit) if "dt" in told else 1.0
     _check_positive("dt", dt)
     kept = torch.get_default_dtype() if dtype is None else dtype
-    return Network(*Reader(_nir(), graph, dt, time_unit, dynamics, kept).modules())
+    nir = _nir()
+    if dynamics is None:
+        dynamics = "norse_lif" if has_v_reset(nir) else "sj_soft"
+    return Network(*Reader(nir, graph, dt, time_unit, dynamics, kept).modules())

@@ -12,13 +12,18 @@ from torch import Tensor, nn
 
 from compare import assert_same
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, Linear
+from lsnn_ext.models import MODELS
 from lsnn_ext.nir import Network, from_nir, to_nir
 
 nir = pytest.importorskip("nir")
+# Since nir 1.0.6 a spike of nir.LIF sets the membrane to v_reset; before, it subtracts.
+HARD = "v_reset" in nir.LIF.__dataclass_fields__
+ONE, DETACHED, OTHER = ("sj_hard", "sj_hard_det", "sinabs_zero") if HARD else (
+    "sj_soft", "sj_soft_det", "sinabs_sub")
 
 
 def _lif(inputs: int, neurons: int, **other: Any) -> LIF:
-    given = {"dynamics": "sj_soft", "tau_mem": torch.linspace(5, 20, neurons), "threshold": 0.1,
+    given = {"dynamics": ONE, "tau_mem": torch.linspace(5, 20, neurons), "threshold": 0.1,
              "refractory": 0, "autapses": True, **other}
     return LIF(inputs, neurons, **given)
 
@@ -28,9 +33,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "delayed": lambda: nn.Sequential(_lif(5, 8, delay=3, autapses=False, dt=0.5)),
     "stacked": lambda: nn.Sequential(_lif(5, 8, num_layers=2), nn.Linear(8, 3)),
     "forward": lambda: nn.Sequential(_lif(5, 8, recurrent=False, autapses=None, bias=False),
-                                     Linear(8, 6), _lif(6, 4, dynamics="sinabs_sub"),
+                                     Linear(8, 6), _lif(6, 4, dynamics=OTHER),
                                      LeakyReadout(4, 2, bias=False)),
-    "alif": lambda: nn.Sequential(ALIF(5, 8, dynamics="sj_soft_det", tau_mem=10.0, tau_adapt=1.0,
+    "alif": lambda: nn.Sequential(ALIF(5, 8, dynamics=DETACHED, tau_mem=10.0, tau_adapt=1.0,
                                        beta=0.0, threshold=0.5, refractory=0, autapses=True,
                                        surrogate="arctan", dampening=0.5,
                                        surrogate_cutoff=0.01, width=torch.linspace(0.1, 0.8, 8))),
@@ -79,9 +84,9 @@ def test_round_trip_through_a_file(name: str, tmp_path: Path) -> None:
     layers = [m for m in other if isinstance(m, LIF)]
     if name == "alif":
         assert (layers[0].dynamics, layers[0].surrogate, layers[0].dampening,
-                layers[0].surrogate_cutoff) == ("sj_soft_det", "arctan", 0.5, 0.01)
+                layers[0].surrogate_cutoff) == (DETACHED, "arctan", 0.5, 0.01)
     if name == "forward":
-        assert [m.dynamics for m in layers] == ["sj_soft", "sinabs_sub"]
+        assert [m.dynamics for m in layers] == [ONE, OTHER]
         assert not layers[0].recurrent and not layers[0].bias
     for key, bias in network.named_parameters():
         if "bias" in key:
@@ -120,7 +125,8 @@ def _by_the_graph(graph: Any, x: np.ndarray, dt: float) -> np.ndarray:
                 total = v[name]
                 if isinstance(node, nir.LIF):
                     total = (v[name] > node.v_threshold).astype(float)
-                    v[name] = v[name] - total * node.v_threshold
+                    v[name] = (1 - total) * v[name] + total * node.v_reset if HARD else (
+                        v[name] - total * node.v_threshold)
             elif isinstance(node, nir.Delay):
                 line[name].append(total)
                 steps = round(float(node.delay[0] / dt))
@@ -140,6 +146,46 @@ def test_the_graph_computes_the_same_by_its_own_equations(name: str) -> None:
     assert_same("output", torch.as_tensor(got), want, tolerance=1e-9)
 
 
+@pytest.mark.parametrize("dynamics", [
+    "norse_lif", "sj_hard", "sj_hard_det", "snntorch_zero_now", "sinabs_zero", "sj_soft",
+    "sj_soft_det", "sinabs_sub"])
+def test_a_spike_resets_as_nir_says(dynamics: str) -> None:
+    """A graph is only made where nir.LIF resets as the model does, and what it lets through spikes
+    as its equations do, with any value to reset to."""
+    hard = MODELS[dynamics].reset == "to"
+    given = {"tau_mem": torch.linspace(5, 20, 8), "dtype": torch.float64, "sigma": 0.0,
+             **({"R": torch.linspace(-0.3, 0.05, 8)} if hard else {})}
+    torch.manual_seed(0)
+    network = nn.Sequential(_lif(5, 8, dynamics=dynamics, **given))
+    if hard != HARD:
+        with pytest.raises(ValueError, match=f"NIR expects a spike to .* got {dynamics}"):
+            to_nir(network)
+        return
+    graph, x = to_nir(network), 5 * torch.randn(60, 4, 5, dtype=torch.float64)
+    want = _run(network, x)[-1]
+    assert 0.03 < want.mean() < 0.97
+    assert_same("by the graph", torch.as_tensor(_by_the_graph(graph, x.numpy(), 1e-3)), want)
+    assert_same("read", from_nir(graph, dtype=torch.float64)(x)[0], want)
+    graph.nodes["layer0"].metadata = {}
+    (plain,) = from_nir(graph, dtype=torch.float64)
+    assert plain.dynamics == ("norse_lif" if HARD else "sj_soft")
+    assert_same("without metadata", plain(x)[0], want)
+
+
+def test_a_subtraction_is_read_where_it_is_asked_for() -> None:
+    graph = to_nir(_network("delayed"))
+    graph.nodes["layer0"].metadata = {}
+    (layer,) = from_nir(graph, dynamics="sj_soft")
+    assert layer.dynamics == "sj_soft"
+    for other in ("snntorch_sub_now", "snntorch_sub"):  # a threshold that moves, a later reset
+        with pytest.raises(ValueError, match=f"node layer0: expected dynamics .* got {other}"):
+            from_nir(graph, dynamics=other)
+    if HARD:
+        graph.nodes["layer0"].v_reset = np.full(8, 0.1)
+        with pytest.raises(ValueError, match="node layer0: expected v_reset, .*'sj_soft' .* 0.0"):
+            from_nir(graph, dynamics="sj_soft")
+
+
 def test_resistances_go_into_weights() -> None:
     graph = to_nir(_network("recurrent"))
     graph.nodes["layer0"].r = np.linspace(0.5, 2.0, 8)
@@ -154,7 +200,7 @@ def test_gradients_come_back_too(tmp_path: Path) -> None:
     """What acts only on gradients: surrogate, its width and height, and synapses without one."""
     for given in ({"width": 0.3}, {"width": torch.linspace(0.1, 2, 8), "dampening": 0.7},
                   {"surrogate": "triangle", "width": 0.05}, {"surrogate_cutoff": 0.01},
-                  {"dynamics": "sinabs_sub", "autapses": False}):
+                  {"dynamics": OTHER, "autapses": False}):
         torch.manual_seed(0)
         network = nn.Sequential(_lif(5, 8, **given))
         nir.write(tmp_path / "g.nir", to_nir(network))
@@ -227,16 +273,20 @@ def test_states_are_carried() -> None:
 
 
 @pytest.mark.parametrize(("module", "error", "message"), [
-    (lambda: LSNN(5, 4, 3, 2), ValueError, r"lsnn_neurons \(ALIF\): NIR expects a spike to subtract"
-                                           r" the threshold at once.*sj_soft.* got lsnn"),
-    (lambda: nn.Sequential(nn.Linear(5, 5), ALIF(5, 8, dynamics="sj_soft", tau_mem=10.0,
+    (lambda: LSNN(5, 4, 3, 2), ValueError, r"lsnn_neurons \(ALIF\): NIR expects a spike to "
+                                           r"(set|subtract) .* at once, .* got lsnn"),
+    (lambda: _lif(5, 8, dynamics="sj_soft" if HARD else "sj_hard"), ValueError,
+     r"module layer \(LIF\): NIR expects a spike to (set|subtract) .* got sj_"),
+    (lambda: nn.Sequential(nn.Linear(5, 5), ALIF(5, 8, dynamics=ONE, tau_mem=10.0,
                                                  tau_adapt=100.0, beta=1.0, threshold=0.5,
                                                  refractory=0, autapses=True)),
      ValueError, r"layer1 \(ALIF\): .* got adaptation; no unit of NIR has it"),
     (lambda: _lif(5, 8, refractory=2), ValueError, "expects refractory=0, got 2"),
     (lambda: _lif(5, 8, bidirectional=True), ValueError, "one direction"),
     (lambda: _lif(5, 8, delay=torch.arange(64).view(8, 8) % 2), ValueError, "a delay for each"),
-    (lambda: _lif(5, 8, dynamics="norse_lif"), ValueError, "got norse_lif"),
+    (lambda: _lif(5, 8, dynamics="snntorch_zero"), ValueError, "got snntorch_zero"),
+    (lambda: _lif(5, 8, dynamics="norse_lif" if HARD else ONE, sigma=0.5), ValueError,
+     "got a synaptic current"),
     (lambda: _lif(5, 3, tau_mem=None, alpha=torch.tensor([0.5, 0.0, 0.5])), ValueError,
      r"module layer \(LIF\): NIR expects alpha between 0 and 1, .* got \[0.5, 0.0, 0.5\]"),
     (lambda: _lif(5, 8, tau_mem=None, alpha=1.0), ValueError, r"alpha between .* got 1.0"),
@@ -273,20 +323,22 @@ def _map(neurons: int) -> Any:
     return nir.Linear(weight=np.eye(neurons, dtype=np.float32))
 
 
-def _rewired(edges: list[tuple[str, str]]) -> Any:
-    """The recurrent network with these edges in place of its cycle, and nodes for more."""
+def _rewired(edges: list[tuple[str, str]], instead: Any = None, **nodes: Any) -> Any:
+    """The recurrent network with these edges in place of its cycle, or in place of all edges, and
+    nodes for more."""
     graph = to_nir(_network("recurrent"))
-    graph.nodes |= {"m": _map(8), "d": nir.Delay(np.full(8, 1e-3)), "e": nir.Delay(np.zeros(8))}
-    graph.edges = [edge for edge in graph.edges if "layer0_recurrent" not in edge] + edges
+    graph.nodes |= {"m": _map(8), "d": nir.Delay(np.full(8, 1e-3)), "e": nir.Delay(np.zeros(8)),
+                    **nodes}
+    kept = [edge for edge in graph.edges if "layer0_recurrent" not in edge]
+    graph.edges = instead or kept + edges
     return graph
 
 
-CUBA = nir.CubaLIF(*(np.ones(8) for _ in range(5)))
 
 
 @pytest.mark.parametrize(("graph", "message"), [
     (lambda: _changed(v_leak=np.full(8, 0.1)), "node layer0: expected v_leak 0.0 everywhere"),
-    (lambda: _changed(node=CUBA), "node layer0: expected Affine, .* got CubaLIF"),
+    (lambda: _changed(node=nir.I(np.ones(8))), "node layer0: expected Affine, .* got I$"),
     (lambda: _changed(delay=np.full(8, 1.3e-3)), "node layer0_delay: expected one delay of whole"),
     (lambda: _rewired([("layer0", "layer0_recurrent"), ("layer0_recurrent", "m"), ("m", "layer0")]),
      r"node layer0: expected one map .* got \['layer0_recurrent', 'm'\]"),
@@ -302,11 +354,10 @@ CUBA = nir.CubaLIF(*(np.ones(8) for _ in range(5)))
      "node layer0_recurrent: expected one chain .* got an edge from layer0 "),
     (lambda: _rewired([("m", "layer0")]), "node layer0: expected one chain .* got an edge from m "),
     (lambda: _rewired([("layer0", "nowhere")]), "node nowhere: expected a node of the graph, got"),
-    (lambda: nir.NIRGraph({"input": nir.Input(np.array([8])), "a": _map(8), "b": _map(8)},
-                          [("input", "a"), ("a", "b"), ("b", "a")], type_check=False),
+    (lambda: _rewired([], [("input", "a"), ("a", "b"), ("b", "a")], a=_map(5), b=_map(5)),
      "node a: expected cycles through a nir.LIF only, got one back to this Linear"),
-    (lambda: nir.NIRGraph({"a": _map(8), "b": _map(8)}, [("a", "b")], type_check=False),
-     r"graph: expected one nir.Input, got \[\]"),
+    (lambda: _rewired([], more=nir.Input(np.array([5]))),
+     r"graph: expected one nir.Input, got \['input', 'more'\]"),
     (lambda: _changed(tau=np.full(8, -1.0)), "node layer0: tau_mem: expected numbers > 0, got -1"),
     (lambda: _changed(tau=np.full(8, np.nan)), r"node layer0: expected finite numbers tau \(8,\)"),
     (lambda: _changed(v_threshold=np.ones(3)), "node layer0: expected finite numbers v_threshold"),
