@@ -79,7 +79,7 @@ class Reader:
                     raise ValueError(f"node {name}: expected one map and at most one nir.Delay on "
                                      f"the way back to it, got {way}")
                 self.follow(name, *way, name)
-                return recurrent[0], (delays or [None])[0], [
+                return recurrent[0], delays[0] if delays else None, [
                     other for other in self.after[name] if other != first]
         return None, None, self.after[name]
 

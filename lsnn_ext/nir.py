@@ -1,9 +1,12 @@
 """NIR, the Neuromorphic Intermediate Representation: graphs of units that other packages and
 neuromorphic hardware read. pip install "nir>=1.0.4".
 
-A graph holds differential equations, which step by step become ours: alpha = exp(-dt / tau), and
-the current of a step stands still during it. What NIR has no unit for is refused by name.
-lsnn_ext.save keeps everything.
+A graph holds differential equations. A step solves them exactly for a current that is constant
+during the step: alpha = exp(-dt / tau). What NIR cannot express raises an error that names the
+module or node; lsnn_ext.save keeps everything.
+
+norse, SpikingJelly, snnTorch and sinabs each read a part of such graphs: docs/pytorch.md has a
+table of what they read and whether they compute the same spikes.
 
 Source: Pedersen et al., Nature Communications 15, 8122 (2024).
 """

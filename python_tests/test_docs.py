@@ -42,6 +42,9 @@ def test_examples_run(page: Path, tmp_path: Path) -> None:
     missing = sorted(name for name in needed if importlib.util.find_spec(name) is None)
     if missing:
         pytest.skip(f"{', '.join(missing)} not installed")
+    if page.name == "pytorch.md" and "v_reset" not in importlib.import_module(
+            "nir").LIF.__dataclass_fields__:  # before 1.0.6 a spike subtracts, as the page says
+        program = program.replace('"sj_hard"', '"sj_soft"')
     start = "" if "import lsnn_ext" in program else "import torch, lsnn_ext; "
     ran = subprocess.run([sys.executable, "-W", "ignore", "-c", start + program], cwd=tmp_path,
                          env={**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"},
