@@ -67,9 +67,9 @@ class Network(nn.Sequential):
 class _Graph:
     """The nodes of a chain, and its edges."""
 
-    def __init__(self, inputs: int, second: float) -> None:
-        self.nir, self.second = _nir(), second
-        self.nodes: dict[str, Any] = {"input": self.nir.Input(np.array([inputs]))}
+    def __init__(self, weight: Tensor, second: float) -> None:
+        self.nir, self.second, self.dtype = _nir(), second, weight.dtype
+        self.nodes: dict[str, Any] = {"input": self.nir.Input(np.array([weight.shape[1]]))}
         self.edges: list[tuple[str, str]] = []
         self.last = "input"
         self.dt: float | None = None  # of all modules that have a step
@@ -222,8 +222,8 @@ def to_nir(module: nn.Module, *, time_unit: float = 1e-3) -> Any:
     linear map and nir.LI, its bias an affine map behind. The resistance r of a unit is
     kappa / (1 - alpha), 1 in most models. The graph holds copies of the weights. NIR's units spike
     above their threshold, most of these models at the threshold too. The metadata hold what NIR
-    does not express: dt, model, surrogate with its width, height and cutoff, and autapses. Only
-    from_nir reads them; other readers choose a step of their own.
+    does not express: dt, dtype, model, surrogate with its width, height and cutoff, and autapses.
+    Only from_nir reads them; other readers choose a step of their own.
 
     Args:
         module: ALIF, LIF, LSNN, LeakyReadout, Linear, torch.nn.Linear, or nn.Sequential of them.
@@ -246,8 +246,7 @@ def to_nir(module: nn.Module, *, time_unit: float = 1e-3) -> Any:
                             f"for here")
         one: Any = part
         if graph is None:
-            weight = one.weight_ih_l0 if kind in (ALIF, LIF) else one.weight
-            graph = _Graph(weight.shape[1], time_unit)
+            graph = _Graph(one.weight_ih_l0 if kind in (ALIF, LIF) else one.weight, time_unit)
         if kind in (ALIF, LIF):
             _add_layer(graph, name, one)
         elif kind is LeakyReadout:
@@ -258,8 +257,10 @@ def to_nir(module: nn.Module, *, time_unit: float = 1e-3) -> Any:
         raise TypeError("module: expected one layer or more, got none")
     width = graph.nodes[graph.last].output_type["output"]
     graph.add("output", graph.nir.Output(np.array(width)))
-    told = {} if graph.dt is None else {OURS: {"dt": graph.dt, "time_unit": time_unit}}
-    return graph.nir.NIRGraph(graph.nodes, graph.edges, metadata=told)
+    told: dict[str, Any] = {"dtype": str(graph.dtype).removeprefix("torch.")}
+    if graph.dt is not None:
+        told |= {"dt": graph.dt, "time_unit": time_unit}
+    return graph.nir.NIRGraph(graph.nodes, graph.edges, metadata={OURS: told})
 
 
 # ----------------------------------------------------------------------------------- from a graph
@@ -276,7 +277,8 @@ def from_nir(graph: Any, *, dt: float | None = None, time_unit: float = 1e-3,
             spike; models differ in their surrogate gradients. Default: "norse_lif", whose spike
             sets the membrane to v_reset, or before nir 1.0.6 "sj_soft", whose spike subtracts the
             threshold. Give "sj_soft" for files that an older nir or sinabs has written.
-        dtype: of the parameters. Default torch's.
+        dtype: of the parameters. Default: that of the network that to_nir has written, else the
+            default of torch.
 
     Returns:
         Network: x (T, B, I) -> (y, states). Time constants are those of the graph, biases are kept,
@@ -292,8 +294,9 @@ def from_nir(graph: Any, *, dt: float | None = None, time_unit: float = 1e-3,
     if dt is None:
         dt = told["dt"] * (told["time_unit"] / time_unit) if "dt" in told else 1.0
     _check_positive("dt", dt)
-    kept = torch.get_default_dtype() if dtype is None else dtype
+    if dtype is None:
+        dtype = getattr(torch, told["dtype"]) if "dtype" in told else torch.get_default_dtype()
     nir = _nir()
     if dynamics is None:
         dynamics = "norse_lif" if has_v_reset(nir) else "sj_soft"
-    return Network(*Reader(nir, graph, dt, time_unit, dynamics, kept).modules())
+    return Network(*Reader(nir, graph, dt, time_unit, dynamics, dtype).modules())

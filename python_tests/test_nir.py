@@ -256,10 +256,22 @@ def test_a_module_that_comes_twice_stands_twice() -> None:
 
 def test_bfloat16_and_dropout_that_does_not_act() -> None:
     network = _lif(5, 8, num_layers=2, dropout=0.5).eval().bfloat16()
-    (first, second), x = from_nir(to_nir(network)), torch.randn(7, 2, 5)
+    graph, x = to_nir(network), torch.randn(7, 2, 5)
+    first, second = from_nir(graph, dtype=torch.float32)
     assert torch.equal(first.weight_ih_l0, network.weight_ih_l0.float())
     assert torch.equal(second.weight_hh_l0, network.weight_hh_l1.float())
     assert not second(first(x)[0])[0].isnan().any()
+    assert {p.dtype for p in from_nir(graph).parameters()} == {torch.bfloat16}
+
+
+def test_double_precision_comes_back(tmp_path: Path) -> None:
+    """In the dtype of the network, and under names that are not ASCII."""
+    given = {"dtype": torch.float64}
+    network = nn.Sequential(OrderedDict({"Größe 1": _lif(5, 8, **given),
+                                         "y": LeakyReadout(8, 2, **given)}))
+    nir.write(tmp_path / "g.nir", to_nir(network))
+    other, x = from_nir(nir.read(tmp_path / "g.nir")), 5 * torch.randn(60, 4, 5, **given)
+    assert_same("output", other(x)[0].detach(), _run(network, x)[-1].detach(), tolerance=1e-12)
 
 
 def test_states_are_carried() -> None:
