@@ -10,6 +10,7 @@ from .models import State, Traces
 from .modules import ALIF
 from .modules.forms import as_input
 from .modules.given import check_input, projection_for
+from .modules.neuron import shown
 
 __all__ = ["LearnedDelay"]
 
@@ -77,7 +78,7 @@ class LearnedDelay(nn.Module):
 
     def extra_repr(self) -> str:
         """Delays and spread."""
-        return f"longest={self.longest}, per={self.per!r}, spread={float(self.spread):.6g}"
+        return f"longest={self.longest}, per={self.per!r}, spread={shown(self.spread)}"
 
     @staticmethod
     def _hold_spread(spread: float) -> None:

@@ -2,6 +2,7 @@
 lets one expect."""
 import copy
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,8 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
+import lsnn_ext
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, reference
 from lsnn_ext.models import own_values
+from lsnn_ext.modules.parametrizations import Clamp
 from lsnn_ext.reference import State
 
 T, B, I, N = 40, 3, 6, 8
@@ -266,6 +269,33 @@ def test_extra_repr() -> None:
         shown
         == "ALIF(6, 8, num_layers=2, batch_first=True, tau_mem=15.0, beta=<(8,)>, learn=('beta',))"
     )
+
+
+@pytest.mark.parametrize(("make", "shown"), [
+    (lambda: ALIF(I, N, 2, learn=("tau_mem", "beta")), "ALIF(6, 8, num_layers=2, "
+                                                       "learn=('tau_mem', 'beta'))"),
+    (lambda: LIF(I, N, learn="threshold", per_neuron=True),
+     "LIF(6, 8, threshold=<(8,)>, learn=('threshold',))"),
+    (lambda: ALIF(I, N, learn={"tau_mem": "plain", "threshold": "log", "beta": Clamp(1, 2)}),
+     "ALIF(6, 8, learn={'tau_mem': 'plain', 'threshold': 'log', 'beta': Clamp(1, 2)})"),
+    (lambda: LeakyReadout(N, 3, learn="tau"), "LeakyReadout(8, 3, tau=20.0, learn=('tau',))"),
+    (lambda: LeakyReadout(N, 3, learn="tau", per_neuron=True, batch_first=True),
+     "LeakyReadout(8, 3, tau=<(3,)>, learn=('tau',), batch_first=True)"),
+    (lambda: LeakyReadout(N, 3, learn="tau", device="meta"),
+     "LeakyReadout(8, 3, tau=<()>, learn=('tau',))")])
+def test_a_layer_that_learns_is_one_line(make: Callable[[], nn.Module], shown: str) -> None:
+    assert repr(make()) == repr(copy.deepcopy(make())) == shown
+
+
+def test_repr_of_networks_and_others_parametrizations() -> None:
+    """One line for each part; what torch has parametrized is shown as torch shows it."""
+    net = LSNN(I, 4, 4, 2, learn=("tau_mem", "tau_out"), per_neuron=True)
+    assert len(repr(net).splitlines()) == 4
+    layer = ALIF(I, N, learn="tau_mem")
+    nn.utils.parametrizations.weight_norm(layer, "weight_hh_l0")
+    assert "_WeightNorm()" in repr(layer) and "(0): Log()" in repr(layer)
+    with torch.device("meta"):
+        assert "spread=<()>" in repr(lsnn_ext.LearnedDelay(I, N, 2))
 
 
 @pytest.mark.parametrize(("options", "match"), [

@@ -1,4 +1,4 @@
-"""Copies and pickles of modules whose constants are parametrized: torch makes a class with
+"""Copies, pickles and repr of modules whose constants are parametrized: torch makes a class with
 properties for each such module, which neither copy nor pickle knows."""
 import copy
 from typing import Any, ClassVar, Self
@@ -6,6 +6,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
+
+from .parametrizations import sole
 
 
 def _new(kind: Any) -> Any:
@@ -53,6 +55,14 @@ class Copied(nn.Module):
         memo[id(self)] = replica
         replica.__setstate__(copy.deepcopy(state, memo))
         return replica
+
+    def __repr__(self) -> str:
+        """One line, also where constants learn: extra_repr names them and their forms."""
+        kind = parametrize.type_before_parametrizations(self)
+        lists = self._modules.get("parametrizations") or {}
+        if len(self._modules) == bool(lists) and all(sole(self, name) for name in lists):
+            return f"{kind.__name__}({self.extra_repr()})"
+        return super().__repr__()
 
     def _apply(self, *arguments: Any, **named: Any) -> Self:
         for name in self._kept:  # they hold the memory that the parameters leave

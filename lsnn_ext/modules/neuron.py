@@ -252,6 +252,18 @@ def warn_of_explosion(constants: Mapping[str, Tensor], dynamics: str, dt: float,
             f"beta or dampening, or a wider surrogate", stacklevel=5)
 
 
+def shown(value: Any) -> str:
+    """A value within a line of repr: the shape of a tensor, if it is more than a number."""
+    if isinstance(value, Tensor):
+        return f"<{tuple(value.shape)}>" if value.dim() or value.is_meta else repr(rounded(value))
+    return repr(value)
+
+
+def rounded(value: Tensor) -> float:
+    """The number of a tensor () to 6 digits, which are those that a float32 was given."""
+    return float(f"{value.item():.6g}")
+
+
 def put(name: str, target: Tensor, value: Tensor) -> None:
     """Writes a constant into a parameter or buffer, of whatever device and dtype."""
     if value.is_meta and not target.is_meta:

@@ -189,3 +189,15 @@ def sole(layer: nn.Module, name: str) -> tuple[Tensor, nn.Module] | None:
     original = found.original
     assert isinstance(original, Tensor)
     return original, found[0]
+
+
+def shown_forms(layer: nn.Module, learn: Iterable[str],
+                suffix: str) -> tuple[str, ...] | dict[str, Any]:
+    """The argument learn in a line of repr: names, and forms where one is not the default."""
+    lists = {name: list_of(layer, name + suffix) for name in learn}
+    forms = {name: None if found is None else found[0] for name, found in lists.items()}
+    words = {name: "plain" if form is None else type(form).__name__.lower()
+             for name, form in forms.items()}
+    if all(word == _FREE.get(name, "plain") for name, word in words.items()):
+        return tuple(words)
+    return {name: form if type(form) is Clamp else words[name] for name, form in forms.items()}

@@ -16,7 +16,7 @@ from .copies import Copied
 from .forms import check_tensor, renew
 from .given import batch_hint, check_lengths
 from .layer_arguments import Learn
-from .neuron import SHORTEST, flag, positive, whole
+from .neuron import SHORTEST, flag, positive, shown, whole
 from .parametrizations import Log
 
 
@@ -160,10 +160,9 @@ class LeakyReadout(Copied):
 
     def extra_repr(self) -> str:
         """Sizes and time constant; where it learns, that of now."""
-        tau = self.tau.tolist() if isinstance(self.tau, Tensor) else self.tau
-        return f"{self.n}, {self.output_size}, tau={tau}" + (
-            ", batch_first=True" if self.batch_first else ""
-        )
+        return f"{self.n}, {self.output_size}, tau={shown(self.tau)}" + (
+            f", learn={self.learn}" if self.learn else "") + (
+            ", batch_first=True" if self.batch_first else "")
 
     def check_state(self, state: Tensor | None, batch: tuple[int, ...], x: Any = None,
                     name: str = "state") -> None:

@@ -19,9 +19,10 @@ from .forms import as_input, check_tensor, given, joined, renew
 from .given import check_input, check_lengths, check_state, projection_for
 from .inference import prepared_call, prepared_sequence, recorded_call
 from .layer_arguments import LayerArguments
-from .neuron import whole
+from .neuron import rounded, shown, whole
 from .observed import Record, neurons_of, rates, recorded
 from .packed import flipped, repacked, run_packed, run_padded
+from .parametrizations import shown_forms
 
 Sequence: TypeAlias = Tensor | PackedSequence | PackedSpikes
 
@@ -101,16 +102,17 @@ class Recurrent(Constants):
                      if one.kind is not one.VAR_KEYWORD}
         for name in (*arguments, *(name for name in self._neuron if name not in arguments)):
             value = getattr(self, name + self._suffixes[0] if name in self._neuron else name, None)
-            # to 6 digits a float32 buffer shows the number it was given
-            if isinstance(value, Tensor):
-                value = f"<{tuple(value.shape)}>" if value.dim() or value.is_meta else float(
-                    f"{value.item():.6g}")
+            if name == "learn":
+                value = shown_forms(self, self.learn, self._suffixes[0])
+            if isinstance(value, Tensor) and not value.dim() and not value.is_meta:
+                value = rounded(value)
             default = arguments.get(name)
             if default is None:
                 default = defaults.get(name)
                 default = default.decay(self.dt) if isinstance(default, Rate) else default
-            if value is not None and name not in ("input_size", "hidden_size") and value != default:
-                parts.append(f"{name}={value if str(value).startswith('<') else repr(value)}")
+            if value is not None and name not in ("input_size", "hidden_size") and (
+                    isinstance(value, Tensor) or value != default):
+                parts.append(f"{name}={shown(value)}")
         return ", ".join(parts)
 
     def _all_recurrent(self, suffix: str) -> Tensor | None:
