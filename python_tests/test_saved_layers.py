@@ -73,9 +73,14 @@ def test_newer_and_broken_ones() -> None:
     layer = ALIF(I, N)
     saved = layer.state_dict()
     newer = json.dumps({**_identity(layer), "version": VERSION + 1}).encode()
+    broken = (b"nothing", b"[]", b"[" * 10**5, b'{"version": 2}', b'{"version": "x", "learn": {}}',
+              b'{"version": 1e999, "learn": {}}', b'{"version": 2, "learn": 3}',
+              *(b'{"version": 2, "learn": {"tau_mem": %s}}' % words
+                for words in (b"[]", b"3", b'["load"]', b'["clamp"]', b'["clamp", 1, "2"]')))
     for bytes_, message in ((newer, f"expected a state dict of version {VERSION} or older, got "
                                     f"version {VERSION + 1}"),
-                            (b"nothing", "expected what a ALIF of lsnn_ext has written")):
+                            *((words, "expected what a ALIF of lsnn_ext has written")
+                              for words in broken)):
         saved["_extra_state"] = torch.tensor(list(bytes_), dtype=torch.uint8)
         with pytest.raises(RuntimeError, match=f"^_extra_state: {message}"):
             layer.load_state_dict(saved)

@@ -165,11 +165,17 @@ def described(form: nn.Module | None) -> list[Any] | None:
     return ["log"] if type(form) is Log else ["logit"] if type(form) is Logit else None
 
 
-def form_described(words: list[Any]) -> nn.Module | None:
-    """The form of these words and numbers."""
-    if words[0] == "clamp":
-        return Clamp(*words[1:])
-    return {"log": Log, "logit": Logit}[words[0]]() if words[0] != "plain" else None
+def form_described(words: Any) -> nn.Module | None:
+    """The form of these words and numbers. Raises ValueError for others."""
+    simple: dict[str, Any] = {"plain": lambda: None, "log": Log, "logit": Logit}
+    match words:
+        case [str(word)] if word in simple:
+            form: nn.Module | None = simple[word]()
+            return form
+        case ["clamp", float() | int() as low, float() | int() as high] if low < high:
+            return Clamp(low, high)
+    raise ValueError(f"learn: expected a form as [\"log\"] or [\"clamp\", low, high], got "
+                     f"{repr(words):.60}")
 
 
 def list_of(layer: nn.Module, name: str) -> parametrize.ParametrizationList | None:

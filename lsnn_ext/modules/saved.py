@@ -31,7 +31,8 @@ def identity(layer: "Constants") -> Tensor:
     known |= {name: getattr(layer, name) for name in _SETTINGS}
     if isinstance(layer.delay, int):
         known["delay"] = layer.delay
-    return torch.tensor(list(json.dumps(known, sort_keys=True).encode()), dtype=torch.uint8)
+    told = json.dumps(known, sort_keys=True, default=float)  # float: a number of numpy's
+    return torch.tensor(list(told.encode()), dtype=torch.uint8)
 
 
 def _read(given: Any, kind: str) -> dict[str, Any]:
@@ -39,14 +40,18 @@ def _read(given: Any, kind: str) -> dict[str, Any]:
         return {"version": 1, "learn": {}}
     try:
         found = json.loads(bytes(int(byte) for byte in given.tolist()).decode())
-        version = found["version"]
-    except (AttributeError, KeyError, TypeError, ValueError):
+        version = int(found["version"])
+        forms = dict(found["learn"]) if version <= VERSION else {}
+        for words in forms.values():
+            if words is not None:
+                form_described(words)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
         raise RuntimeError(f"{_KEY}: expected what a {kind} of lsnn_ext has written, got "
                            f"{type(given).__name__}") from None
     if version > VERSION:
         raise RuntimeError(f"{_KEY}: expected a state dict of version {VERSION} or older, got "
                            f"version {version}; a newer lsnn_ext reads it")
-    return dict(found)
+    return {**found, "learn": forms}
 
 
 def add_loading(layer: "Constants") -> None:
