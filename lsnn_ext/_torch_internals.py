@@ -16,10 +16,10 @@ from torch.utils._pytree import tree_map as tree_map
 
 __all__ = [
     "DispatchMode", "assert_on_device", "backward_pass", "below_autograd",
-    "has_hooks", "has_own_call", "hooks_of", "is_batched", "is_forward_mode", "is_legacy_batched",
-    "is_mode_active", "is_transforming", "is_zero_tensor", "keys_after_autograd",
-    "leave_graph_of_transforms", "make_savable", "tree_map", "wants_gradient", "was_freed",
-    "will_run",
+    "has_hooks", "has_own_call", "has_own_hooks", "hooks_of", "is_batched", "is_forward_mode",
+    "is_legacy_batched", "is_mode_active", "is_transforming", "is_zero_tensor",
+    "keys_after_autograd", "leave_graph_of_transforms", "make_savable", "tree_map",
+    "wants_gradient", "was_freed", "will_run",
 ]
 
 
@@ -153,11 +153,13 @@ def make_savable(kind: type) -> None:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether a call of the module runs hooks, its own or those of all modules."""
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-        or module._backward_pre_hooks
-        or _has_any_global_hook()
-    )
+    return has_own_hooks(module) or bool(_has_any_global_hook())
+
+
+def has_own_hooks(module: nn.Module) -> bool:
+    """Whether a call of the module runs hooks that were registered with it."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+                or module._backward_pre_hooks)
 
 
 def hooks_of(tensor: Tensor) -> list[Callable[..., Any]]:

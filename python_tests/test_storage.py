@@ -1,18 +1,26 @@
 """lsnn_ext.save and load: nothing is lost on the way, and what cannot be kept is refused."""
-import json
+import random
+import tempfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune
 
 import lsnn_ext
 from compare import assert_same
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, Linear
 from lsnn_ext.modules.parametrizations import Clamp
+from lsnn_ext.optim import DeepR
 
-safetensors = pytest.importorskip("safetensors")
+pytest.importorskip("safetensors")
 TAU = torch.linspace(10, 30, 7)
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "ALIF": lambda: ALIF(5, 7, 2, bidirectional=True, dropout=0.25, tau_mem=TAU, refractory=2,
@@ -35,6 +43,234 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+def _network() -> Any:
+    """A network of all kinds, whose parts are found by name."""
+    return nn.ModuleDict({
+        "first": ALIF(5, 4, learn=("tau_mem", "beta"), tau_adapt=100.0), "second": ALIF(4, 4),
+        "net": LSNN(4, 2, 2, 4, learn=("tau_mem", "tau_out"), per_neuron=True),
+        "last": nn.ModuleDict({"fixed": LeakyReadout(4, 4), "linear": Linear(4, 4)})})
+
+
+def _with(*changes: Callable[[Any], Any]) -> Callable[[], nn.Module]:
+    """Makes a network that something has been done to."""
+    def make() -> nn.Module:
+        made = _network()
+        for change in changes:
+            change(made)
+        return made
+    return make
+
+
+def _set(part: str, **values: Any) -> Callable[[nn.Module], None]:
+    def change(net: nn.Module) -> None:
+        for name, value in values.items():
+            setattr(net.get_submodule(part), name, value)
+    return change
+
+
+def _tied(name: str, part: str, other: str) -> Callable[[nn.Module], None]:
+    def tie(net: nn.Module) -> None:
+        one = net.get_submodule(other)
+        owned: Any = one._parameters if name in one._parameters else one._buffers
+        setattr(net.get_submodule(part), name, owned[name])
+    return tie
+
+
+def _frozen(*names: str) -> Callable[[nn.Module], None]:
+    def freeze(net: nn.Module) -> None:
+        for name in names:
+            net.get_parameter(name).requires_grad_(False)
+    return freeze
+
+
+def _rewired(net: Any) -> None:
+    optimizer = DeepR.of(net.net, torch.optim.SGD, 0.3, lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        net.net(torch.rand(9, 2, 4))[0].square().sum().backward()
+        optimizer.step()
+
+
+def _diverged(net: Any) -> None:
+    with torch.no_grad():
+        net.first.weight_hh_l0.fill_(float("nan"))
+
+
+def _changed_readout(net: LSNN, **values: Any) -> LSNN:
+    _set("readout", **values)(net)
+    return net
+
+
+def _twice() -> nn.Module:
+    one, both = ALIF(4, 4, learn="tau_mem"), nn.ModuleList([LIF(4, 4), None])
+    return nn.Sequential(OrderedDict(a=one, b=nn.Sequential(both, one), c=one, d=both, e=None))
+
+
+TIMES = "parametrizations.tau"
+# What a network may have gone through since it was made.
+CHANGED: dict[str, Callable[[], nn.Module]] = {
+    "network": _network,
+    "named": lambda: nn.Sequential(OrderedDict(_network().items())),
+    "twice": _twice,
+    "one Linear twice": lambda: nn.Sequential(*[nn.Linear(4, 4)] * 2),
+    "tied weights": _with(_tied("weight_hh_l0", "second", "net.neurons")),
+    "tied readouts": _with(_tied("weight", "last.linear", "net.readout")),
+    "tied constants": _with(_tied("tau_adapt_l0", "first", "second")),
+    "tied times": _with(_tied("original", f"net.neurons.{TIMES}_mem_l0", f"net.readout.{TIMES}")),
+    "tied within": _with(_set("second", weight_ih_l0=nn.Parameter(torch.rand(4, 4))),
+                         lambda net: setattr(net.second, "weight_hh_l0", net.second.weight_ih_l0)),
+    "eval": _with(lambda net: net.eval()),
+    "eval of parts": _with(lambda net: (net.net.readout.eval(), net.last.eval())),
+    "train in eval": _with(lambda net: (net.eval(), net.net.neurons.train())),
+    "frozen": _with(lambda net: net.requires_grad_(False)),
+    "frozen parts": _with(_frozen("second.weight_hh_l0", "last.fixed.bias",
+                                  f"net.neurons.{TIMES}_mem_l0.original")),
+    "a gradient of a constant": _with(lambda net: net.second.beta_l0.requires_grad_()),
+    "tau": _with(_set("last.fixed", tau=7.5)),
+    "no tau": _with(_set("last.fixed", tau=None)),
+    "tau of a network": lambda: _changed_readout(LSNN(5, 4, 3, 2), tau=33.0),
+    "dt of a network": lambda: _changed_readout(LSNN(5, 4, 3, 2), dt=0.5),
+    "another order": _with(_set("net.readout", batch_first=True)),
+    "another readout": _with(_set("net", readout=LeakyReadout(4, 4, None, bias=False))),
+    "other neurons": _with(_set("net", neurons=ALIF(4, 4, delay=2, dynamics="sj_soft"))),
+    "settings": _with(_set("first", dt=0.5, refractory=3, dropout=0.25, surrogate="arctan",
+                           autapses=True, sparse_grad="existing", checkpoint_every=64)),
+    "dtypes": _with(lambda net: (net.net.readout.double(), net.second.bfloat16())),
+    "float64": _with(lambda net: net.double()),
+    "transposed": _with(lambda net: setattr(net.second.weight_ih_l0, "data",
+                                            torch.rand(4, 4).t())),
+    "one vector": _with(lambda net: nn.utils.vector_to_parameters(
+        torch.rand(sum(p.numel() for p in net.parameters())), net.parameters())),
+    "DeepR": _with(_rewired),
+    "NaN": _with(_diverged),
+}
+
+
+def _again(module: nn.Module) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        lsnn_ext.save(module, Path(folder) / "m")
+        return lsnn_ext.load(Path(folder) / "m")
+
+
+def _groups(named: list[tuple[str, object]]) -> list[list[str]]:
+    found: dict[int, list[str]] = {}
+    for name, one in named:
+        found.setdefault(id(one), []).append(name)
+    return [*found.values()]
+
+
+def _bits(value: Tensor) -> Tensor:
+    return value.detach().contiguous().view(-1).view(torch.uint8)
+
+
+def assert_equal(other: nn.Module, module: nn.Module) -> None:
+    """Everything that a call, an optimizer or a state dict sees of two modules."""
+    assert repr(other) == repr(module)
+    for members in ("named_modules", "named_parameters", "named_buffers"):
+        named, loaded = (list(getattr(each, members)(remove_duplicate=False))
+                         for each in (module, other))
+        assert _groups(loaded) == _groups(named)
+    before = parametrize.type_before_parametrizations
+    for one, two in zip(module.modules(), other.modules(), strict=True):
+        assert before(two) is before(one)
+        for key, value in vars(one).items():
+            if key == "_first":
+                assert value.keys() == vars(two)[key].keys()
+                assert all(torch.equal(vars(two)[key][name], value[name]) for name in value)
+            elif not key.startswith("_") and not isinstance(value, Tensor):
+                assert value == vars(two)[key], key
+    state, there = module.state_dict(keep_vars=True), other.state_dict(keep_vars=True)
+    assert [*there] == [*state]
+    for name, value in state.items():
+        two = there[name]
+        assert (type(two), two.dtype, two.shape, two.requires_grad) == (
+            type(value), value.dtype, value.shape, value.requires_grad), name
+        assert torch.equal(_bits(two), _bits(value)), name
+
+
+@pytest.mark.parametrize("name", CHANGED)
+@pytest.mark.filterwarnings("ignore:dropout acts")
+def test_what_has_changed_since(name: str) -> None:
+    module = CHANGED[name]()
+    assert_equal(_again(module), module)
+
+
+def test_no_number_is_drawn() -> None:
+    module, state = _network(), torch.get_rng_state()
+    _again(module)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_numbers_of_numpy() -> None:
+    layer = ALIF(5, 4, dt=np.float32(0.3), dampening=np.float64(0.5))
+    other = _again(layer)
+    assert (other.dt, other.dampening) == (layer.dt, layer.dampening)
+    other.load_state_dict(layer.state_dict())
+
+
+def test_tied_weights_learn_as_one() -> None:
+    module: Any = CHANGED["tied weights"]()
+    learned = []
+    for each in (module, _again(module)):
+        optimizer = torch.optim.SGD(each.parameters(), lr=0.1)
+        x = torch.ones(7, 2, 4)
+        (each.second(x)[0].sum() + each.net(x)[0].sum()).backward()
+        optimizer.step()
+        assert each.second.weight_hh_l0 is each.net.neurons.weight_hh_l0
+        learned.append(each.second.weight_hh_l0.detach())
+    assert_same("weights", learned[1], learned[0])
+
+
+def test_a_changed_readout_computes_as_before() -> None:
+    net = _changed_readout(LSNN(5, 4, 3, 2), tau=3.0, dt=0.25)
+    x = torch.rand(30, 2, 5) * 5
+    assert_same("readout", _again(net)(x)[0].detach(), net(x)[0].detach())
+
+
+PARTS: dict[str, Callable[[bool], nn.Module]] = {
+    "ALIF": lambda learn: ALIF(4, 4, learn=("tau_mem", "threshold") if learn else ()),
+    "LIF": lambda learn: LIF(4, 4, 2, bidirectional=learn, delay=torch.eye(4).long()),
+    "LSNN": lambda learn: LSNN(4, 2, 2, 4, learn="tau_out" if learn else ()),
+    "LeakyReadout": lambda learn: LeakyReadout(4, 4, learn="tau" if learn else ()),
+    "Linear": lambda learn: Linear(4, 4, bias=learn), "nn.Linear": lambda _: nn.Linear(4, 4),
+}
+TREES = st.recursive(st.tuples(st.sampled_from([*PARTS]), st.booleans()) | st.none(),
+                     lambda trees: st.lists(trees, min_size=1, max_size=3), max_leaves=8)
+
+
+def _grown(tree: Any, draw: random.Random, known: list[nn.Module]) -> nn.Module | None:
+    """The modules of a tree, some of them twice."""
+    if known and draw.random() < 0.2:
+        return draw.choice(known)
+    if tree is None:
+        return None
+    if isinstance(tree, tuple):
+        made = PARTS[tree[0]](tree[1])
+    else:
+        parts: Any = {f"m{i}": _grown(part, draw, known) for i, part in enumerate(tree)}
+        made = draw.choice([lambda: nn.Sequential(OrderedDict(parts)),
+                            lambda: nn.ModuleDict(parts),
+                            lambda: nn.ModuleList(parts.values())])()
+    known.append(made)
+    return made
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(TREES, st.randoms(use_true_random=False))
+def test_any_tree(tree: Any, draw: random.Random) -> None:
+    """Modules in each other, some twice, with tied and frozen tensors and parts in eval mode."""
+    module: Any = nn.ModuleList([_grown(tree, draw, [])])
+    owned = [(part, name, value) for part in module.modules()
+             for name, value in part.named_parameters(recurse=False)]
+    for part, name, value in owned:
+        same = [one for _, other, one in owned if one.shape == value.shape and other == name]
+        part._parameters[name] = one = draw.choice(same) if draw.random() < 0.2 else value
+        one.requires_grad_(draw.random() < 0.8)
+    for part in module.modules():
+        part.training = draw.random() < 0.7
+    assert_equal(_again(module), module)
+
+
 def _trained(module: nn.Module) -> nn.Module:
     """With other numbers than those it was made with."""
     torch.manual_seed(1)
@@ -46,28 +282,16 @@ def _trained(module: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("name", MODULES)
 @pytest.mark.filterwarnings("ignore:dropout acts")
-def test_round_trip(name: str, tmp_path: Path) -> None:
+def test_round_trip(name: str) -> None:
     module = _trained(MODULES[name]())
-    lsnn_ext.save(module, tmp_path / "m.safetensors")
-    other = lsnn_ext.load(tmp_path / "m.safetensors")
-    before = nn.utils.parametrize.type_before_parametrizations
-    assert before(other) is before(module) and repr(other) == repr(module)
-    state = module.state_dict()
-    assert [*other.state_dict()] == [*state]
-    for key, value in other.state_dict().items():
-        assert value.dtype == state[key].dtype
-        assert_same(key, value, state[key])
-    assert [n for n, _ in other.named_parameters()] == [n for n, _ in module.named_parameters()]
-    for one, two in zip(module.modules(), other.modules(), strict=True):
-        for key, value in vars(one).items():
-            if not key.startswith("_") and not isinstance(value, torch.Tensor):
-                assert value == vars(two)[key], key
+    other = _again(module)
+    assert_equal(other, module)
     if name == "nested":
         return
     dtype = next(module.parameters()).dtype
     x = torch.randn(20, 3, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
     got, want = other.eval()(10 * x), module.eval()(10 * x)
-    if not isinstance(want, torch.Tensor):
+    if not isinstance(want, Tensor):
         got, want = got[0], want[0]
     assert want.any()
     assert_same("output", got.detach(), want.detach())
@@ -87,43 +311,87 @@ def test_a_loaded_module_may_begin_anew(name: str, tmp_path: Path) -> None:
         assert_same(key, value, fresh.state_dict()[key])
 
 
-def test_the_file_is_plain(tmp_path: Path) -> None:
-    lsnn_ext.save(ALIF(5, 7), tmp_path / "m")
-    with safetensors.safe_open(tmp_path / "m", framework="pt") as file:
-        assert {"state.weight_ih_l0", "state.weight_hh_l0", "state.tau_mem_l0"} <= set(file.keys())
-        told = json.loads(file.metadata()["lsnn_ext"])
-    assert (told["format"], told["version"]) == (1, lsnn_ext.__version__)
-    assert told["module"]["arguments"]["hidden_size"] == 7
-
-
 class Mine(ALIF):
     pass
 
 
-def _parametrized() -> nn.Module:
-    module = nn.Sequential(ALIF(5, 7))
-    nn.utils.parametrizations.weight_norm(module[0], "weight_hh_l0")
-    return module
+class Exp(nn.Module):
+    def forward(self, value: Tensor) -> Tensor:
+        return value.exp()
+
+    def right_inverse(self, value: Tensor) -> Tensor:
+        return value.log()
 
 
-@pytest.mark.parametrize(("module", "message"), [
-    (lambda: nn.Sequential(nn.Linear(2, 2), nn.LSTM(2, 2)), r"module\.1: expected one of .* LSTM"),
-    (lambda: Mine(2, 3), "module: expected one of .* got Mine"),
-    (_parametrized, r"module\.0: expected plain parameters"),
-])
-def test_others_are_refused(module: Callable[[], nn.Module], message: str, tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match=message):
-        lsnn_ext.save(module(), tmp_path / "m")
+def _inside() -> nn.Module:
+    net = _network()
+    net.last["again"] = net
+    return net
+
+
+def _buffer_as_parameter(net: Any) -> None:
+    net.second.beta_l0 = nn.Parameter(net.second.beta_l0.clone())
+
+
+REFUSED: dict[str, tuple[Callable[[], nn.Module], type[Exception], str]] = {
+    "another class": (lambda: nn.Sequential(nn.Linear(2, 2), nn.LSTM(2, 2)), TypeError,
+                      r"module\.1: expected one of .* LSTM"),
+    "a subclass": (lambda: Mine(2, 3), TypeError, "module: expected one of .* got Mine"),
+    "a LearnedDelay": (lambda: lsnn_ext.LearnedDelay(2, 3, 2), TypeError,
+                       "module: expected one of .* got LearnedDelay"),
+    "no module": (lambda: 3, TypeError, "module: expected one of .* got int"),  # type: ignore
+    "weight_norm": (_with(lambda net: nn.utils.parametrizations.weight_norm(net.first,
+                                                                            "weight_hh_l0")),
+                    TypeError, r"module\.first: expected plain parameters, got a parametrized"),
+    "a parametrization": (lambda: ALIF(5, 4, learn={"tau_mem": Exp()}), TypeError,
+                          "module: expected plain parameters, got a parametrized tau_mem_l0"),
+    "pruning": (_with(lambda net: prune.random_unstructured(net.second, "weight_hh_l0", 0.5)),
+                TypeError, r"module\.second: expected a module without hooks"),
+    "a hook": (_with(lambda net: net.last["linear"].register_forward_hook(lambda *_: None)),
+               TypeError, r"module\.last\.linear: expected a module without hooks"),
+    "a forward": (_with(_set("second", forward=abs)), TypeError,
+                  r"module\.second: expected a module without hooks"),
+    "inside of itself": (_inside, ValueError, r"module\.last\.again: expected no module inside"),
+    "other parts": (_with(_set("net", neurons=LIF(4, 4))), TypeError,
+                    r"module\.net\.neurons: expected ALIF, .* got LIF"),
+    "no part": (_with(_set("net", readout=None)), TypeError,
+                r"module\.net\.readout: expected LeakyReadout"),
+    "another buffer": (_with(lambda net: net.second.register_buffer("mask", torch.ones(3))),
+                       TypeError, r"Unexpected key.*second\.mask"),
+    "another module": (_with(_set("second", extra=nn.Dropout())), TypeError,
+                       r"module\.second\.extra: expected the modules that"),
+    "a Parameter in place of a constant": (_with(_buffer_as_parameter), TypeError,
+                                           r"module\.second\.beta_l0: expected the Parameters"),
+    "a tensor as tau": (_with(_set("last.fixed", tau=torch.tensor(3.0))), TypeError,
+                        r"module\.last\.fixed: tau: expected a number"),
+    "a constant of another shape": (_with(_set("second", beta_l0=torch.ones(4))), TypeError,
+                                    r"module\.second\.beta_l0: expected .*got .*shape \(4,\)"),
+    "another size": (_with(_set("second", hidden_size=5)), TypeError, r"module\.second\."),
+    "a setting that no layer has": (_with(_set("first", refractory=-1)), TypeError,
+                                    r"module\.first: refractory: expected a whole number"),
+    "an object": (_with(_set("first", checkpoint_every=object())), TypeError,
+                  r"module\.first\.checkpoint_every: expected a number or a word"),
+    "another form": (lambda: _clamped(3.0), TypeError, "parametrizations: expected"),
+    "a view": (_with(lambda net: _set("second", weight_hh_l0=nn.Parameter(
+        net.net.neurons.weight_hh_l0.detach()))(net)), ValueError,
+        r"module\.second\.weight_hh_l0: expected memory of its own"),
+    "a row": (_with(lambda net: _set("last.linear", bias=nn.Parameter(
+        net.second.weight_hh_l0.detach()[1]))(net)), ValueError,
+        r"module\.(second\.weight_hh_l0|last\.linear\.bias): expected memory of its own"),
+    "meta": (lambda: ALIF(2, 3, device="meta"), ValueError,
+             r"module\.weight_ih_l0: expected numbers, got a meta tensor"),
+}
+
+
+def _clamped(high: float) -> nn.Module:
+    layer: Any = ALIF(5, 4, 2, beta=1.5, learn={"beta": Clamp(1.0, 2.0)})
+    layer.parametrizations["beta_l1"][0].high = high
+    return layer
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_others_are_refused(name: str, tmp_path: Path) -> None:
+    make, error, message = REFUSED[name]
+    with pytest.raises(error, match=message):
+        lsnn_ext.save(make(), tmp_path / "m")
     assert not (tmp_path / "m").exists()
-
-
-def test_other_files_are_refused(tmp_path: Path) -> None:
-    import safetensors.torch as st
-
-    st.save_file({"a": torch.ones(2)}, tmp_path / "m")
-    with pytest.raises(ValueError, match="without its description"):
-        lsnn_ext.load(tmp_path / "m")
-    told = json.dumps({"format": 2, "version": "9.0", "module": {}})
-    st.save_file({"a": torch.ones(2)}, tmp_path / "m", metadata={"lsnn_ext": told})
-    with pytest.raises(ValueError, match="expected format 1, got 2 of lsnn_ext 9.0"):
-        lsnn_ext.load(tmp_path / "m")

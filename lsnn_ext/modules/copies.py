@@ -59,7 +59,7 @@ class Copied(nn.Module):
     def __repr__(self) -> str:
         """One line, also where constants learn: extra_repr names them and their forms."""
         kind = parametrize.type_before_parametrizations(self)
-        lists = self._modules.get("parametrizations") or {}
+        lists: Any = self._modules.get("parametrizations") or {}
         if len(self._modules) == bool(lists) and all(sole(self, name) for name in lists):
             return f"{kind.__name__}({self.extra_repr()})"
         return super().__repr__()
