@@ -301,7 +301,8 @@ def load(path: str | Path, device: torch.device | str | None = None) -> nn.Modul
         device: where its tensors shall lie. Default the CPU.
 
     Raises:
-        ValueError: a file that save has not written, or a newer version of it has.
+        ValueError: a file that save has not written, that was changed since in a way that makes no
+            module, or that a newer version has written.
         ImportError: safetensors is not installed.
     """
     safetensors = _safetensors()
