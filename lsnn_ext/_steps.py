@@ -123,8 +123,9 @@ class RecordedLayer(PreparedLayer):
 class _Parameters(torch.autograd.Function):
     """The parameters of a layer -> a tensor without memory of its own, for the steps to depend on.
 
-    It saves nothing: any number of backward passes may come through it. Steps give it no gradient;
-    they add to the sums of the pass instead.
+    It saves nothing: any number of backward passes may come through it. Steps add to the sums of
+    the pass. They give it a gradient only where the pass is recorded: a zero, whose graph has all
+    that the sums depend on.
     """
 
     @staticmethod
@@ -140,7 +141,7 @@ class _Parameters(torch.autograd.Function):
             return (None,) * len(ctx.needs_input_grad)
         with torch.no_grad():
             found = ctx.layer.handed_out(sums)
-        return None, *only_once(found, ())
+        return None, *only_once(found, (g, ctx.layer.parameters))
 
 
 def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
@@ -179,7 +180,9 @@ class _Step(torch.autograd.Function):
         saved = ctx.saved_tensors
         with torch.no_grad():
             found = _adjoint(ctx.layer, ctx.needs_input_grad[2:7], saved, g)
-        return None, *only_once(found, (*g, *saved)), None
+        parameters = ctx.layer.parameters
+        to_parameters = torch.zeros_like(parameters) if torch.is_grad_enabled() else None
+        return None, *only_once((*found, to_parameters), (*g, *saved, parameters))
 
 
 def _adjoint(

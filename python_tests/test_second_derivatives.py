@@ -44,6 +44,67 @@ def test_penalty_on_a_gradient(learn: str, of: str, smooth: bool, alif: Alif) ->
         (spikes.sum() + penalty).backward()
 
 
+def _layer(x: Tensor, w: Tensor, **coefficients: Tensor) -> tuple[Tensor, Any]:
+    out = functional.layer(x, torch.eye(5), w, **coefficients)
+    assert out.spikes is not None
+    return out.spikes, out.state
+
+
+def _assert_refused(loss: Callable[[], Tensor], leaves: dict[str, Tensor],
+                    behind: tuple[str, ...] = ()) -> None:
+    """A penalty on the gradient of a leaf raises, beside a loss too, whichever leaf is named.
+
+    behind: leaves that only the spikes themselves meet, so that their own gradient has a first
+    derivative.
+    """
+    def grad(total: Tensor, leaf: Tensor) -> None:
+        torch.autograd.grad(total, [leaf])
+
+    def backward(total: Tensor, leaf: Tensor) -> None:
+        total.backward(inputs=[leaf])
+
+    for penalized in leaves.keys() - set(behind):
+        for named, leaf in leaves.items():
+            for call in (grad, backward):
+                value = loss()
+                g, = torch.autograd.grad(value, [leaves[penalized]], create_graph=True)
+                with pytest.raises(RuntimeError, match="second derivative"):
+                    call(value + g.square().sum(), leaf)
+                    pytest.fail(f"{call.__name__}: a penalty on {penalized} is lost for {named}")
+
+
+@pytest.mark.parametrize("alif", [*FUNCTIONS, _layer], ids=["compiled", "reference", "layer"])
+def test_penalty_beside_a_loss(alif: Alif) -> None:
+    x, w = _leaves()
+    learned = {name: torch.full((5,), value).requires_grad_() for name, value in K.items()}
+    learned["alpha"] = torch.tensor(0.9, requires_grad=True)
+    _assert_refused(lambda: alif(x, w, **learned)[0].sum(), {"x": x, "w": w, **learned})
+
+
+@pytest.mark.parametrize("stepped", [False, True], ids=["sequence", "steps"])
+@pytest.mark.parametrize("name", ["ALIF", "LSNN"])
+def test_penalty_beside_a_loss_of_a_module(name: str, stepped: bool) -> None:
+    """Also where a leaf in front of the layer, or behind it, is named."""
+    torch.manual_seed(0)
+    module: Any = ALIF(5, 4, learn=("tau_mem", "beta")) if name == "ALIF" else LSNN(
+        5, 2, 2, 2, learn=("tau_mem",))
+    front, scale = torch.eye(5, requires_grad=True), torch.ones(4, 3, 1, requires_grad=True)
+    leaves = {"front": front, "scale": scale, **dict(module.named_parameters())}
+    leaves.pop("readout.bias", None)  # no gradient depends on it
+
+    def loss() -> Tensor:
+        x, state = torch.ones(4, 3, 5) * 3 @ front, None
+        if not stepped:
+            return (module(x)[0] * scale).sum()
+        out = []
+        for x_t in x:
+            spikes, state = module.step(x_t, state)
+            out.append(spikes)
+        return (torch.stack(out) * scale).sum()
+
+    _assert_refused(loss, leaves, behind=("scale", "readout.weight"))
+
+
 @pytest.mark.parametrize("alif", FUNCTIONS, ids=["compiled", "reference"])
 def test_first_derivatives_may_be_recorded(alif: Alif) -> None:
     """create_graph alone changes no number, and a penalty elsewhere in the model works."""

@@ -203,7 +203,10 @@ class _Alif(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         if t.w_in is None and not ctx.settings.constants.checkpoint:
             t = t._replace(x=None)  # it is not read again
-        # Read by nobody but a second derivative, which needs them where transforms run.
+        # Only second derivatives are noticed by them, so they may change in place until then.
+        # Transforms see nothing but what is saved.
+        ctx.learned = () if transformed() else tuple(
+            one for one in rows.tensors if one.requires_grad)
         depend = rows.tensors if is_transforming() else ()
         ctx.save_for_backward(link, *t, *saved, *depend)
 
@@ -223,7 +226,7 @@ class _Alif(torch.autograd.Function):
         saved = ctx.saved_tensors  # once: torch.utils.checkpoint computes them when they are read
         with torch.no_grad():
             found = _Alif.gradients(ctx, saved, Outputs(*g))  # type: ignore[arg-type]
-        gradients = only_once(found, (*g, *saved))
+        gradients = only_once(found, (*g, *saved, *ctx.learned))
         return *(None for _ in Settings._fields), None, None, None, *gradients
 
     @staticmethod
