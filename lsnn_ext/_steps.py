@@ -10,6 +10,7 @@ hands them out: no step makes a matrix of its own for autograd to sum.
 """
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from ._inference import PreparedLayer, Synapses
 from ._once import only_once
 from ._ops import solid
 from ._resolve import Neuron
-from ._torch_internals import backward_pass, is_batched, will_run
+from ._torch_internals import backward_pass, is_batched, keep_during_pass, will_run
 from .models import State
 
 _Gradients = tuple[Tensor | None, ...]
@@ -41,6 +42,16 @@ class _Sums(NamedTuple):
     coefficients: Tensor | None  # (11, N)
 
 
+class _Pass:
+    """The sums of a backward pass, until they are handed out."""
+
+    def __init__(self, sums: _Sums) -> None:
+        self.sums = sums
+
+
+_NO_SUMS = _Sums(None, None, None, None)
+
+
 def _form(tensor: Tensor | None) -> tuple[torch.Size, bool] | None:
     return None if tensor is None else (tensor.shape, tensor.requires_grad)
 
@@ -58,7 +69,8 @@ class RecordedLayer(PreparedLayer):
         super().__init__(constants, sources, neuron, N, dtype, synapses, recorded=True)
         self.synapses, self.projection, self.copies = synapses, projection, tuple(learned.values())
         self.forms = [_form(part) for part in projection]
-        self.passes: dict[int, _Sums] = {}  # by the number of the backward pass
+        # By the number of the backward pass, which owns them: one that fails takes them along.
+        self.passes: WeakValueDictionary[int, _Pass] = WeakValueDictionary()
         with torch.enable_grad():
             stored = None if synapses is None else synapses.stored
             self.parameters = _Parameters.apply(self, stored, *projection,
@@ -78,10 +90,12 @@ class RecordedLayer(PreparedLayer):
         parameters."""
         node, number = self.parameters.grad_fn, backward_pass()
         if node is None or not will_run(node):
-            return _Sums(None, None, None, None)
-        if number not in self.passes:
-            self.passes[number] = self._zeros()
-        return self.passes[number]
+            return _NO_SUMS
+        found = self.passes.get(number)
+        if found is None:
+            self.passes[number] = found = _Pass(self._zeros())
+            keep_during_pass(found)
+        return found.sums
 
     def _zeros(self) -> _Sums:
         """Nothing added up yet, of what requires a gradient."""
@@ -136,9 +150,11 @@ class _Parameters(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None) -> _Gradients:
-        sums = ctx.layer.passes.pop(backward_pass(), None)
-        if sums is None:
+        ended = ctx.layer.passes.pop(backward_pass(), None)
+        if ended is None:
             return (None,) * len(ctx.needs_input_grad)
+        # Autograd copies a gradient that has another owner.
+        sums, ended.sums = ended.sums, _NO_SUMS
         with torch.no_grad():
             found = ctx.layer.handed_out(sums)
         return None, *only_once(found, (g, ctx.layer.parameters))

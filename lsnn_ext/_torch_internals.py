@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map as tree_map
 __all__ = [
     "DispatchMode", "assert_on_device", "backward_pass", "below_autograd",
     "has_hooks", "has_own_call", "has_own_hooks", "hooks_of", "is_batched", "is_forward_mode",
-    "is_legacy_batched", "is_mode_active", "is_transforming", "is_zero_tensor",
+    "is_legacy_batched", "is_mode_active", "is_transforming", "is_zero_tensor", "keep_during_pass",
     "keys_after_autograd", "leave_graph_of_transforms", "make_savable", "tree_map",
     "wants_gradient", "was_freed", "will_run",
 ]
@@ -102,6 +102,12 @@ def backward_pass() -> int:
     negative where none runs."""
     number: int = torch._C._current_graph_task_id()
     return number
+
+
+def keep_during_pass(kept: object) -> None:
+    """Keeps an object alive until the backward pass that runs on this thread ends, also with an
+    exception: the pass owns its callbacks, although it calls them only after a success."""
+    torch.autograd.Variable._execution_engine.queue_callback(lambda: kept)
 
 
 def will_run(node: torch.autograd.graph.Node) -> bool:

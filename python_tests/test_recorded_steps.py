@@ -394,5 +394,6 @@ def test_failed_pass_leaves_nothing_behind() -> None:
     want, = torch.autograd.grad(loss(False), layer.weight_ih_l0)
     with pytest.raises(ZeroDivisionError):
         loss(True).backward()
+    assert not layer.__dict__["_prepared"]["_l0"].passes  # nor its memory
     found, = torch.autograd.grad(loss(False), layer.weight_ih_l0)
     assert torch.equal(found, want) and bool(found.any())

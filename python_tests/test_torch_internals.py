@@ -1,8 +1,10 @@
 """What lsnn_ext uses of torch without a public name: all of it is there, does what it is used for,
 and stands alone."""
 import ast
+import contextlib
 import importlib
 import tomllib
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -144,6 +146,31 @@ def test_backward_passes() -> None:
     assert [runs for _, runs in seen] == [False, False, True, False], VERSION
     assert 0 <= min(seen)[0] and len({number for number, _ in seen}) == 4, VERSION
     assert internals.backward_pass() < 0, VERSION
+
+
+class _Object:
+    pass
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_pass_keeps_an_object(fails: bool) -> None:
+    x, kept = torch.ones(2, requires_grad=True), weakref.WeakSet[_Object]()
+    y = x * 3
+
+    def keep(_: torch.Tensor) -> None:
+        kept.add(one := _Object())
+        internals.keep_during_pass(one)
+
+    def look(_: torch.Tensor) -> None:
+        assert len(kept) == 1, VERSION
+        if fails:
+            raise ZeroDivisionError
+
+    y.register_hook(keep)
+    x.register_hook(look)
+    with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext():
+        y.sum().backward()
+    assert not kept, VERSION
 
 
 def test_a_gradient_is_batched() -> None:
