@@ -60,9 +60,12 @@ def _calls(case: Case, smooth: bool = False) -> dict[str, tuple[Any, ...]]:
 
 
 # ------------------------------------------------------------------------------------------ devices
+@pytest.mark.parametrize("lengths", ["none", "falling"])
 @pytest.mark.parametrize("name", NAMES)
-def test_raw_operators_take_no_mixed_devices(name: str) -> None:
-    operator, args, _ = _calls(Case("busy", T=6, delay="each", state="real"))[name]
+def test_raw_operators_take_no_mixed_devices(name: str, lengths: str) -> None:
+    case = Case("busy", T=6, delay="each", state="real", lengths=lengths)
+    # smooth: without the layer that would take the place of this case
+    operator, args, _ = _calls(case, smooth=lengths != "none")[name]
     given = named(operator, args)
     tensors = [key for key, arg in given.items() if isinstance(arg, Tensor)]
     assert len(tensors) >= 2

@@ -134,8 +134,12 @@ def _on_one_device(name: str, kernel: Callable[[Any], Any]) -> Callable[..., Any
             # torch lets it through
             if getattr(given, argument.name) is None and str(argument.type) == "Tensor":
                 raise RuntimeError(f"{argument.name}: expected a tensor, got None")
-        beside = (value for key, value in vars(given).items() if key != "lengths")
-        devices = {tensor.device for tensor in tensors_in(beside)}
+        tensors = vars(given).copy()
+        lengths = tensors.pop("lengths", None)
+        if lengths is not None and not lengths.is_cpu:
+            raise RuntimeError(f"lengths: expected a tensor on the CPU, where the work is planned, "
+                               f"got device {lengths.device}")
+        devices = {tensor.device for tensor in tensors_in(tensors.values())}
         if len(devices) > 1:
             found = ", ".join(sorted(map(str, devices)))
             raise RuntimeError(f"torch.ops.lsnn.{name}: expected all tensors on one device, got "
