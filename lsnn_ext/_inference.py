@@ -20,6 +20,7 @@ from ._torch_internals import is_forward_mode, is_mode_active, is_transforming
 # numbers of a call, from which on the operators that reuse memory take over; see _ops.reused
 _FEW = 1 << 18
 _MANY = 1 << 31  # weights times delays that are never kept twice
+_STRIDED = torch.strided
 _USABLE: bool = _ops._C is not None and not _ops._C.emulator
 
 Tensors = Mapping[str, Tensor | None]
@@ -40,14 +41,18 @@ def may_be_prepared(T: int, B: int, N: int) -> bool:
     )
 
 
-def ordinary(tensor: Any, dtype: torch.dtype) -> bool:
-    """Whether this is an ordinary tensor of this dtype on the CPU, contiguous, so that its address
-    says all."""
-    kind = type(tensor)
-    return (
-        (kind is Tensor or kind is nn.Parameter) and tensor.dtype is dtype and tensor.is_cpu
-        and tensor.layout is torch.strided and tensor.is_contiguous()
-    )
+def ordinary(dtype: torch.dtype, *tensors: Any) -> bool:
+    """Whether these are ordinary tensors of this dtype on the CPU, contiguous, so that their
+    addresses say all: neither lazily negated nor zeros without memory."""
+    for tensor in tensors:
+        kind = type(tensor)
+        if not (
+            (kind is Tensor or kind is nn.Parameter) and tensor.dtype is dtype and tensor.is_cpu
+            and tensor.layout is _STRIDED and tensor.is_contiguous() and not tensor.is_neg()
+            and tensor.data_ptr()
+        ):
+            return False
+    return True
 
 
 class Synapses(NamedTuple):

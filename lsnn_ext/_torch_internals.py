@@ -18,8 +18,8 @@ __all__ = [
     "DispatchMode", "assert_on_device", "backward_pass", "below_autograd",
     "has_hooks", "has_own_call", "has_own_hooks", "hooks_of", "is_batched", "is_forward_mode",
     "is_legacy_batched", "is_mode_active", "is_transforming", "is_zero_tensor", "keep_during_pass",
-    "keys_after_autograd", "leave_graph_of_transforms", "make_savable", "tree_map",
-    "wants_gradient", "was_freed", "will_run",
+    "keys_after_autograd", "keys_of_memory", "leave_graph_of_transforms", "make_savable",
+    "tree_map", "wants_gradient", "was_freed", "will_run",
 ]
 
 
@@ -136,6 +136,12 @@ def was_freed(tensor: Tensor, through: int = 8) -> bool:
 def keys_after_autograd(keys: Any) -> Any:
     """The dispatch keys behind autograd, for an autograd kernel that calls its operator again."""
     return keys & torch._C._after_autograd_keyset
+
+
+def keys_of_memory(keys: Any) -> Any:
+    """The dispatch keys of a call whose tensors are what their memory says now."""
+    key = torch._C.DispatchKey
+    return keys.remove(key.Negative).remove(key.ZeroTensor)
 
 
 def is_zero_tensor(tensor: Tensor) -> bool:

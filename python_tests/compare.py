@@ -81,7 +81,7 @@ def named(operator: Any, args: tuple[Any, ...]) -> dict[str, Any]:
     return found
 
 
-def _mapped(args: tuple[Any, ...], change: Callable[[Tensor], Tensor]) -> tuple[Any, ...]:
+def mapped(args: tuple[Any, ...], change: Callable[[Tensor], Tensor]) -> tuple[Any, ...]:
     """The same arguments with all tensors changed, those in lists too."""
     def of(value: Any) -> Any:
         return [of(part) for part in value] if isinstance(value, list) else \
@@ -92,12 +92,12 @@ def _mapped(args: tuple[Any, ...], change: Callable[[Tensor], Tensor]) -> tuple[
 
 def detached(args: tuple[Any, ...]) -> tuple[Any, ...]:
     """The same arguments without their graph."""
-    return _mapped(args, Tensor.detach)
+    return mapped(args, Tensor.detach)
 
 
 def cast(args: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
     """The same arguments with all real numbers in this dtype."""
-    return _mapped(args, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
+    return mapped(args, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
 
 
 def changed(operator: Any, args: tuple[Any, ...], **changes: Any) -> tuple[Any, ...]:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from cases import Case, build
-from compare import assert_all_same, cast, changed, named
-from lsnn_ext import _ops, functional
+from compare import assert_all_same, assert_same, cast, changed, mapped, named
+from lsnn_ext import ALIF, State, _ops, functional
+from lsnn_ext._ops.fake import tensors_in
 from test_operator import NAMES, Calls
 
 pytestmark = pytest.mark.skipif(
@@ -264,15 +265,56 @@ def test_more_steps_between_states_than_there_are(every: int) -> None:
 
 
 # ------------------------------------------------------------------------- what memory does not say
+def _unlike_memory(value: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Tensors of which the memory does not tell the numbers, each with these numbers."""
+    return [(torch._neg_view(-value), value),
+            (torch._efficientzerotensor(value.shape, dtype=value.dtype), torch.zeros_like(value))]
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_raw_operators_of_lazy_tensors(name: str, smooth: bool, mode: Any) -> None:
+    """Inference tensors do not come to the autograd kernels."""
+    case = Case("busy", T=6, delay="each", state="real")
+    operator, args, _ = _calls(case, smooth)[name]
+    with mode():
+        args = mapped(args, torch.clone)
+        for key, value in named(operator, args).items():
+            if not isinstance(value, Tensor) or not value.is_floating_point():
+                continue
+            for lazy, numbers in _unlike_memory(value):
+                if key == "coefficients" and not numbers.any():
+                    continue  # the width is > 0
+                got, want = (list(tensors_in(operator(*changed(operator, args, **{key: given}))))
+                             for given in (lazy, numbers))
+                for one, other in zip(got, want, strict=True):
+                    assert not one.is_neg(), key
+                    assert_same(key, one, other)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("name", State._fields)
+def test_steps_from_lazy_states(name: str, grad: bool) -> None:
+    torch.manual_seed(0)
+    layer, x = ALIF(4, 6, refractory=2, sigma=0.5), torch.randn(7, 3, 4) * 4
+    end = layer(x[:6])[1].detach()
+    assert getattr(end, name).any()
+    with torch.set_grad_enabled(grad):
+        for lazy, numbers in _unlike_memory(getattr(end, name)):
+            for call in (layer.step, lambda x_t, state: layer(x_t[None], state)):
+                got, want = (call(x[6], end._replace(**{name: given})) for given in (lazy, numbers))
+                for one, other in zip(got[1], want[1], strict=True):
+                    assert not one.is_neg()
+                    assert_same(name, one, other)
+
+
 @pytest.mark.parametrize("name", ["x", "w_in", "w_rec", "bias", "w_out", "readout_state"])
 def test_lazy_negation_and_zeros_without_memory(name: str) -> None:
     """Torch keeps the sign of a negated view beside its memory, and some zeros without any."""
     given = _around(learn=False)
-    lazy = {**given, name: torch._neg_view(given[name])}
-    want = _layer(**{**given, name: -given[name]})
-    empty = {**given, name: torch._efficientzerotensor(given[name].shape)}
-    zeros = _layer(**{**given, name: torch.zeros_like(given[name])})
-    for got, wanted in ((_layer(**lazy), want), (_layer(**empty), zeros)):
+    for lazy, numbers in _unlike_memory(given[name]):
+        got, wanted = (_layer(**{**given, name: one}) for one in (lazy, numbers))
         assert got.readout is not None and torch.equal(got.readout, wanted.readout)
         assert torch.equal(got.spikes, wanted.spikes)
 

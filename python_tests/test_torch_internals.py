@@ -190,6 +190,15 @@ def test_keys_after_autograd() -> None:
         torch._C.DispatchKey.AutogradCPU), VERSION
 
 
+def test_keys_of_memory() -> None:
+    for lazy, key in ((torch.ones(2)._neg_view(), torch._C.DispatchKey.Negative),
+                      (torch._efficientzerotensor(2), torch._C.DispatchKey.ZeroTensor)):
+        keys = torch._C._dispatch_keys(lazy)
+        behind = internals.keys_of_memory(keys)
+        assert keys.has(key) and not behind.has(key), VERSION
+        assert behind.has(torch._C.DispatchKey.CPU), VERSION
+
+
 def test_zero_tensors() -> None:
     assert internals.is_zero_tensor(torch._efficientzerotensor(3)), VERSION
     assert not internals.is_zero_tensor(torch.zeros(3)), VERSION

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from .._batching import one_by_one
-from .._torch_internals import keys_after_autograd
+from .._torch_internals import keys_after_autograd, keys_of_memory, tree_map
 from . import fake, readout
 from .autograd import Outputs, Settings, Tensors, bf16_parts, differentiated
 from .linear import SCARCE_OUTPUTS, linear, mostly_zero, spike_bits
@@ -77,10 +77,19 @@ def _autograd_kernel(name: str) -> Callable[..., Any]:
                 "torch.no_grad(), or export it with gradients on. In code: call the functions of "
                 "lsnn_ext.functional, which are differentiable"
             )
-        solid_args = ([solid(x) if isinstance(x, torch.Tensor) else x for x in arg]
-                      if isinstance(arg, list) else arg
-                      for arg in args)
-        return op.redispatch(keys_after_autograd(keys), *solid_args)
+        return op.redispatch(keys_after_autograd(keys), *args)
+
+    return kernel
+
+
+def _kernel_of_memory(name: str) -> Callable[..., Any]:
+    """The kernel of a raw operator for tensors that are not what their memory says, lazily negated
+    or zeros without memory: torch's own leaves out those in lists with None."""
+    op = getattr(torch.ops.lsnn, name).default
+
+    def kernel(keys: Any, *args: Any) -> Any:
+        return op.redispatch(keys_of_memory(keys), *tree_map(
+            lambda arg: solid(arg) if isinstance(arg, torch.Tensor) else arg, args))
 
     return kernel
 
@@ -96,5 +105,7 @@ if available:
             torch.library.register_autocast(f"lsnn::{_name}", _device, torch.float32)
         torch.library.register_vmap(f"lsnn::{_name}", one_by_one(getattr(torch.ops.lsnn, _name)))
         _registry.impl(_name, _autograd_kernel(_name), "Autograd", with_keyset=True)
+        for _key in ("Negative", "ZeroTensor"):
+            _registry.impl(_name, _kernel_of_memory(_name), _key, with_keyset=True)
     torch.library.register_fake("lsnn::buffer", lambda like, rows,
                                 columns: like.new_empty(rows, columns))

@@ -25,7 +25,7 @@ from .._torch_internals import (
     wants_gradient,
 )
 from ..models import COEFFICIENTS, past_steps
-from .load import _C, Constants, cpu_kernels, has, mask, solid
+from .load import _C, Constants, cpu_kernels, has, mask
 
 
 class Tensors(NamedTuple):
@@ -145,8 +145,7 @@ def _lists(t: Tensors, coefficients: Tensor | None, settings: Settings) -> tuple
     projection = [t.w_in, t.bias, None if t.x_bits is None else t.x_bits.contiguous()]
     readout = [t.w_out, t.p] if t.b_out is None else [t.w_out, t.p, t.b_out]
     return (
-        state, coefficients, [solid(w) for w in recurrence],
-        list(settings.delays), [solid(w) for w in projection], [solid(w) for w in readout],
+        state, coefficients, recurrence, list(settings.delays), projection, readout,
     )
 
 
@@ -158,7 +157,7 @@ def _forward(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
     coefficients: Tensor | None = None
     made: list[Tensor] = []  # the coefficients too, where the kernels make them
     if not cpu_kernels(t.x) and made_by_kernels(rows, t.x.dtype, t.x.device):
-        sources: tuple[Any, ...] = ([solid(one) for one in rows.tensors],
+        sources: tuple[Any, ...] = (list(rows.tensors),
                                     [number for row in rows.each for number in row])
     else:
         coefficients, sources = stacked(rows, N, t.x.dtype, t.x.device), ()
@@ -246,8 +245,7 @@ class _Alif(torch.autograd.Function):
         g_readout = [] if t.w_out is None else [g.p, g.p_last]
         x, w_rec, stack, (v, a, i, z), (w_in, bias), (w_out, p, b_out) = _interruptible(
             torch.ops.lsnn.alif_backward, g.spikes if has_spikes else None,
-            [solid(one) for one in g_traces], [solid(one) for one in g_state],
-            [solid(one) for one in g_readout], t.x, *_lists(t, coefficients, settings),
+            g_traces, g_state, g_readout, t.x, *_lists(t, coefficients, settings),
             [y, bits, smooth_z, carry], list(settings.constants._replace(gradients=wanted)),
             list(settings.numbers), list(settings.options), t.lengths,
         )

@@ -102,8 +102,7 @@ def has(kind: str, value: int, name: str) -> bool:
 
 
 def solid(tensor: Tensor | None) -> Tensor | None:
-    """The tensor as its memory says: torch resolves lazy negation, and zeros without memory, but in
-    lists with None."""
+    """The tensor as its memory says, neither lazily negated nor zeros without memory."""
     if tensor is None or torch.compiler.is_compiling():
         return tensor
     if is_zero_tensor(tensor):

@@ -45,7 +45,7 @@ def _prepared_layer(layer: "Recurrent", suffix: str, kept: dict[str, PreparedLay
     stored = present.get("weight_hh" + suffix)
     if len(present) < len(sources) or stored is not None and stored.shape != (N, N):
         return None  # a parametrized weight, which is computed at each call, or a wrong one
-    if not all(functional.ordinary(source, source.dtype) for source in present.values()):
+    if not all(functional.ordinary(source.dtype, source) for source in present.values()):
         return None
     wanted = {name: source for name, source in present.items()
               if recorded and source.requires_grad}
@@ -121,10 +121,9 @@ def _ready(
         state = State(v, a, i, r, z)
     elif type(state) is State:
         v, a, i, r, z = state
-        for leaf in (v, a, i, r):
-            if not functional.ordinary(leaf, dtype) or leaf.shape != form:
-                return None
-        if not functional.ordinary(z, dtype) or z.shape != past:
+        if not functional.ordinary(dtype, v, a, i, r, z):
+            return None
+        if not (v.shape == a.shape == i.shape == r.shape == form and z.shape == past):
             return None
     else:
         return None
@@ -185,7 +184,7 @@ def prepared_call(
             first = [address + part for address, part in zip(first, parts, strict=True)]
             last = [address + part for address, part in zip(last, parts, strict=True)]
         current = nn.functional.linear(x, weight, offset)
-        if not functional.ordinary(current, dtype) or current.shape != (steps * B, N):
+        if not functional.ordinary(dtype, current) or current.shape != (steps * B, N):
             return None
         x = torch.empty_like(current)
         if not prepared.run(steps, B, current.data_ptr(), first, last, x.data_ptr()):
