@@ -5,10 +5,11 @@ import torch
 from torch import Tensor
 
 from . import _ops, reference
-from ._arguments import check_beside
+from ._arguments import check_beside, readable
 from ._bits import PackedSpikes
 from ._lengths import GivenLengths, Lengths, end_readout, lengths_of
 from ._route import linear_of
+from .models import Coefficient
 
 
 def linear(x: Tensor | PackedSpikes, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -104,19 +105,34 @@ def weighted(x: Tensor, w_out: Tensor) -> Tensor:
     return product.to(torch.promote_types(product.dtype, torch.float32))
 
 
-def leaky_readout(x: Tensor, w_out: Tensor, k: float, p: Tensor | None = None,
-                  lengths: GivenLengths | Lengths | None = None) -> tuple[Tensor, Tensor]:
-    """functional.leaky_readout with a number as its decay."""
-    check_readout(x, w_out, p)
-    if isinstance(k, bool) or not isinstance(k, int | float):
-        raise TypeError(f"k: expected a number from 0 to 1 or a tensor of such, got "
-                        f"{type(k).__name__}")
-    if not 0 <= k <= 1:
-        raise ValueError(f"k: expected a number from 0 to 1, got {k}")
+def check_decay(name: str, k: Coefficient, w_out: Tensor | None, x: Tensor, of: str) -> None:
+    """Raises TypeError or ValueError for what is no decay, or decays (), (O,), of a readout w_out
+    (O, N) of x, called `of`."""
+    if not isinstance(k, Tensor):
+        if isinstance(k, bool) or not isinstance(k, int | float):
+            raise TypeError(f"{name}: expected a number from 0 to 1 or a tensor of such, got "
+                            f"{type(k).__name__}")
+        if not 0 <= k <= 1:
+            raise ValueError(f"{name}: expected a number from 0 to 1, got {k}")
+        return
+    if w_out is None:
+        raise ValueError(f"{name}: expected w_out beside a tensor, got none")
+    check_beside(name, k, () if k.dim() == 0 else (w_out.shape[0],), x, of)
+    if not readable(k) or not k.numel():
+        return
+    low, high = (float(end) for end in k.detach().aminmax())
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"{name}: expected numbers from 0 to 1, got "
+                         f"{high if 0 <= low else low:.6g}")
+
+
+def readout_with_number(x: Tensor, w_out: Tensor, k: float, p: Tensor | None = None,
+                        lengths: GivenLengths | Lengths | None = None) -> tuple[Tensor, Tensor]:
+    """functional.leaky_readout with a number as its decay, of arguments that are checked."""
     each = lengths_of(lengths, x.shape[0], x.shape[1], x.device)
     if each is not None:
         x = x.masked_fill(each.ended(x.shape[0], x.device), 0.0)
-        return end_readout(leaky_readout(x, w_out, k, p)[0], p, each)
+        return end_readout(readout_with_number(x, w_out, k, p)[0], p, each)
     product = weighted(x, w_out)
     if not _ops.compiled_code_runs():
         say_slow(3)

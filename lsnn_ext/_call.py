@@ -1,5 +1,5 @@
-"""A call of functional.alif or functional.layer: its arguments checked, its route taken, the
-operator called."""
+"""A call of functional.alif, functional.layer or functional.leaky_readout: its arguments checked,
+its route taken, the operator called."""
 from typing import Literal, NamedTuple
 
 import torch
@@ -7,13 +7,21 @@ from torch import Tensor
 
 from . import _ops, reference
 from ._arguments import Delays, check_beside
-from ._around import check_kernels, leaky_readout, say_if_cpu_alone, say_slow
+from ._around import (
+    check_decay,
+    check_kernels,
+    check_readout,
+    readout_with_number,
+    say_if_cpu_alone,
+    say_slow,
+    weighted,
+)
 from ._bits import PackedSpikes, empty_carrier, pack, pack_spikes
-from ._lengths import add_bias, lengths_of
+from ._lengths import GivenLengths, Lengths, add_bias, end_readout, lengths_of
 from ._resolve import Call, Neuron, resolve
 from ._route import route
 from ._rows import stacked
-from .models import COEFFICIENTS, State, Traces
+from .models import COEFFICIENTS, Coefficient, State, Traces
 
 
 class Layered(NamedTuple):
@@ -108,7 +116,7 @@ class Readout(NamedTuple):
     """The leaky readout of functional.layer; w_out None: none."""
 
     w_out: Tensor | None = None
-    k_out: float = 0.0
+    k_out: Coefficient = 0.0
     state: Tensor | None = None
     bias: Tensor | None = None
 
@@ -118,6 +126,59 @@ def of_current(current: Tensor, w_rec: Tensor | None, neuron: Neuron) -> Layered
     out, z = _outputs(current, w_rec, neuron, _Fused(), {"spikes"})
     traces = Traces(out.trace_v, out.trace_a, out.threshold) if neuron.trace else None
     return Layered(z, State(out.v, out.a, out.i, out.r, out.z), traces, None, None)
+
+
+def leaky_readout(x: Tensor, w_out: Tensor, k: Coefficient, p: Tensor | None = None,
+                  lengths: GivenLengths | Lengths | None = None) -> tuple[Tensor, Tensor]:
+    """A leaky integrator of weighted spikes, p_t = k p_{t-1} + (1 - k) w_out x_t, on the CPU and
+    CUDA.
+
+    Args:
+        x: (T, B, N). T = 0 and B = 0 are allowed.
+        w_out: (O, N).
+        k: its decay over a step, from 0 to 1: a number; or a tensor, () or (O,) with one for each
+            output, which then has a gradient and takes the operator of the recurrence.
+        p: (B, O) before the first step. Default zeros.
+        lengths: (B,) as of alif: p is 0 after the end of each sequence, and the last one is that of
+            its own last step.
+
+    Returns:
+        p of every step (T, B, O), and of the last one (B, O), float32 where x is float16 or
+        bfloat16. Gradients of x, w_out and p, of any order where k is a number; with a tensor also
+        of k, and of first order.
+
+    Raises:
+        TypeError, ValueError: an argument of a wrong kind, shape, dtype, device or range.
+
+    Equivalent to:
+        >>> all_p = []
+        >>> for x_t in x:
+        ...     p = k * p + (1 - k) * (x_t @ w_out.T)
+        ...     all_p.append(p)
+    """
+    check_readout(x, w_out, p)
+    check_decay("k", k, w_out, x, "x")
+    if not isinstance(k, Tensor):
+        return readout_with_number(x, w_out, k, p, lengths)
+    each = lengths_of(lengths, x.shape[0], x.shape[1], x.device)
+    if each is not None:
+        x = x.masked_fill(each.ended(x.shape[0], x.device), 0.0)
+    product = weighted(x, w_out)
+    decay = k.to(product.dtype)
+    # A membrane that no spike changes: R = 0, and neither recurrence nor adaptation.
+    neuron = Neuron(alpha=decay, theta=1.0, kappa=1.0, R=0.0, dynamics="eprop_elig_stop",
+                    state=None if p is None else _of_membrane(p), trace=True)
+    made = of_current((1 - decay) * product, None, neuron)
+    assert made.traces is not None
+    if each is not None:
+        return end_readout(made.traces.v, p, each)
+    return made.traces.v, made.state.v
+
+
+def _of_membrane(v: Tensor) -> State:
+    """The state of neurons with this membrane (B, O) and nothing else."""
+    zero = torch.zeros_like(v)
+    return State(v, zero, zero, zero, zero[None])
 
 
 def of_inputs(
@@ -158,15 +219,14 @@ def of_inputs(
         dtype = torch.promote_types(like.dtype, torch.float32)
         if readout_state.dtype != dtype:
             raise TypeError(f"readout_state: expected {dtype}, got {readout_state.dtype}")
-    if not 0 <= k_out <= 1:
-        raise ValueError(f"k_out: expected a number from 0 to 1, got {k_out}")
+    check_decay("k_out", k_out, w_out, like, name)
     if spikes not in (True, False, "bits"):
         raise ValueError(f"spikes: expected True, False or 'bits', got {spikes!r}")
     lengths = lengths_of(neuron.lengths, T, B, like.device)
     neuron = neuron._replace(lengths=lengths)
     keeps_order = lengths is None or lengths.order is None
     chosen = route(x, w_in, (w_rec, bias), w_out, spikes, keeps_order, bool(neuron.smooth),
-                   lengths is None)
+                   lengths is None, isinstance(k_out, Tensor))
     x_bits: Tensor | None = None
     if isinstance(x, PackedSpikes):
         if chosen.is_fused:
@@ -192,7 +252,8 @@ def of_inputs(
         current = _ops.linear(x, w_in, bias, chosen.projection)
         fused = _Fused()
     reads_numbers = w_out is not None and not chosen.fused_readout
-    if w_out is not None and not reads_numbers:
+    if chosen.fused_readout:
+        assert w_out is not None and not isinstance(k_out, Tensor)
         on_cpu = _ops.cpu_kernels(like)
         first = readout_state
         if first is None and on_cpu:

@@ -29,9 +29,9 @@ class Route(NamedTuple):
     ``torch``    in front of it, torch.nn.functional.linear: short calls, other devices, autocast,
                  torch.compile, subclasses of tensors; and all other bits, as numbers
 
-    The readout is fused too, on CUDA where its weights fit and all sequences have T steps; or it
-    stands behind as an operator of its own and reads the spikes as numbers. Spikes are returned as
-    bits by the operator, or packed from numbers.
+    The readout is fused too where its decay is a number, on CUDA where its weights fit and all
+    sequences have T steps; or it stands behind as an operator of its own and reads the spikes as
+    numbers. Spikes are returned as bits by the operator, or packed from numbers.
 
     Short calls of a module without gradients on the CPU take none of these: a prepared layer
     computes them, which modules/inference.py decides before it comes to this. Without the compiled
@@ -50,6 +50,7 @@ class Route(NamedTuple):
 def route(
     x: Tensor | PackedSpikes, w_in: Tensor, others: tuple[Tensor | None, ...], w_out: Tensor | None,
     spikes: bool | Literal["bits"], keeps_order: bool, smooth: bool, has_no_lengths: bool = True,
+    decay_is_tensor: bool = False,
 ) -> Route:
     """others: w_rec and bias; keeps_order: the batch goes into the operator as it is."""
     projection: Projection
@@ -64,7 +65,7 @@ def route(
         projection = projection_of(x, w_in)
         if projection == "events" and alike:
             projection = "fused"
-    fused_readout = w_out is not None and (
+    fused_readout = w_out is not None and not decay_is_tensor and (
         projection != "torch" and w_out.dtype == like.dtype and _ops.cpu_kernels(like)
         or has_no_lengths and _ops.cuda_fuses(like, w_out))
     reads_no_numbers = w_out is None or fused_readout

@@ -11,7 +11,7 @@ from ._arguments import answer_for_freed as answer_for_freed
 from ._arguments import readable as readable
 from ._around import linear
 from ._bits import PackedSpikes, pack_spikes
-from ._call import Layered, Readout, of_current, of_inputs
+from ._call import Layered, Readout, leaky_readout, of_current, of_inputs
 from ._inference import PreparedLayer as PreparedLayer
 from ._inference import Synapses as Synapses
 from ._inference import may_be_kept as may_be_kept
@@ -21,7 +21,6 @@ from ._lengths import GivenLengths
 from ._ops import cuda_fuses as cuda_fuses
 from ._ops import use_reference
 from ._poisson import poisson
-from ._readout import leaky_readout
 from ._resolve import Neuron as Neuron
 from ._resolve import rows_of as rows_of
 from ._route import bits_pay as bits_pay
@@ -163,7 +162,7 @@ def alif(
 
 def layer(
     x: Tensor | PackedSpikes, w_in: Tensor, w_rec: Tensor | None, *, bias: Tensor | None = None,
-    w_out: Tensor | None = None, k_out: float = 0.0, readout_state: Tensor | None = None,
+    w_out: Tensor | None = None, k_out: Coefficient = 0.0, readout_state: Tensor | None = None,
     b_out: Tensor | None = None,
     spikes: bool | Literal["bits"] = True, **neuron: Any,
 ) -> Layered:
@@ -183,7 +182,8 @@ def layer(
         bias: (N,) added to the projected inputs.
         w_out: (O, N) weights of a readout p_t = k_out p_{t-1} + (1 - k_out) w_out z_t; None: no
             readout.
-        k_out: its decay over a step, from 0 to 1.
+        k_out: its decay over a step, from 0 to 1, a number; or a tensor, () or (O,), which then has
+            a gradient, and the readout stands behind the operator, as leaky_readout.
         readout_state: (B, O) the readout before the first step. Default zeros.
         b_out: (O,) added to the readout of every step that a sequence has, and not to its state.
             Default none.
@@ -217,7 +217,7 @@ def layer(
 
 def layer_of(
     x: Tensor | PackedSpikes, w_in: Tensor, w_rec: Tensor | None, neuron: Neuron, *,
-    bias: Tensor | None = None, w_out: Tensor | None = None, k_out: float = 0.0,
+    bias: Tensor | None = None, w_out: Tensor | None = None, k_out: Coefficient = 0.0,
     readout_state: Tensor | None = None, b_out: Tensor | None = None,
     spikes: bool | Literal["bits"] = True,
 ) -> Layered:

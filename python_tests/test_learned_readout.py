@@ -1,4 +1,5 @@
 """A readout whose time constant learns: values, gradients, forms of input, copies and files."""
+import contextlib
 import copy
 import functools
 import io
@@ -101,6 +102,52 @@ def test_as_a_readout_that_learns_nothing(per_neuron: bool) -> None:
     (of_k,) = torch.autograd.grad((loop + made.bias).square().sum(), k)
     tau = stored.detach().exp()
     assert_same("d log tau", got, of_k * torch.exp(-1 / tau) / tau, tolerance=1e-12)
+
+
+# Of a call of layer, what differs from a short one.
+ROUTES: dict[str, dict[str, Any]] = {
+    "short": {}, "events": {"N": 257}, "product": {"N": 257, "rate": 1.0},
+    "packed": {"N": 257, "packed": True}, "to-bits": {"N": 257, "spikes": "bits"},
+    "no-spikes": {"N": 257, "spikes": False}, "lengths": {"lengths": torch.arange(32)},
+    "bfloat16": {"dtype": torch.bfloat16}, "float64": {"dtype": torch.float64},
+    "reference": {"reference": True},
+}
+
+
+@pytest.mark.parametrize("shape", [(), (O,)], ids=str)
+@pytest.mark.parametrize("name", ROUTES)
+def test_a_layer_learns_the_decay_of_its_readout(name: str, shape: tuple[int, ...]) -> None:
+    """As the readout behind it, on every route."""
+    changes = {"N": 6, "rate": 0.1, "dtype": torch.float32, "spikes": True, **ROUTES[name]}
+    N, dtype, spikes = changes["N"], changes["dtype"], changes["spikes"]
+    x = (_drawn(T, 32, 9).sigmoid() < changes["rate"]).to(dtype)
+    k = torch.full(shape, 0.8, requires_grad=True)
+    leaves = {"w_in": _drawn(N, 9), "w_rec": _drawn(N, N) / N, "w_out": _drawn(O, N),
+              "b_out": _drawn(O), "p": _drawn(32, O).to(torch.promote_types(dtype, torch.float32))}
+    leaves = {key: (leaf if key == "p" else leaf.to(dtype)).requires_grad_()
+              for key, leaf in leaves.items()}
+    w_in, w_rec, w_out, b_out, p = leaves.values()
+    lengths = changes.get("lengths")
+    given = functional.pack_spikes(x) if "packed" in changes else x
+    neuron: dict[str, Any] = {"alpha": 0.9, "theta": 0.3, "lengths": lengths}
+    with use_reference() if "reference" in changes else contextlib.nullcontext():
+        out = functional.layer(given, w_in, w_rec, w_out=w_out, k_out=k, b_out=b_out,
+                               readout_state=p, spikes=spikes, **neuron)
+        z = functional.layer(given, w_in, w_rec, **neuron).spikes
+        y, last = functional.leaky_readout(z, w_out, k, p, lengths)
+    y = y + b_out
+    if lengths is not None:
+        y = y.masked_fill(torch.arange(T)[:, None, None] >= lengths[None, :, None], 0.0)
+    assert (out.spikes is None) == (spikes is not True)
+    assert out.packed is None or torch.equal(out.packed.numbers(), z)
+    assert z.any() and out.readout is not None and out.readout_state is not None
+    assert_same("readout", out.readout, y)
+    assert_same("last", out.readout_state, last)
+    got, want = (torch.autograd.grad(all_p.square().sum() + end.sum(), [k, *leaves.values()])
+                 for all_p, end in ((out.readout, out.readout_state), (y, last)))
+    assert bool(got[0].all())
+    for key, one, other in zip(("k", *leaves), got, want, strict=True):
+        assert_same(key, one, other, tolerance=1e-6)
 
 
 def test_every_form_of_input() -> None:
@@ -260,3 +307,8 @@ def test_what_is_refused(make: Any, error: type[Exception], words: str) -> None:
 def test_decays_that_are_refused(k: Any, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         functional.leaky_readout(torch.zeros(T, B, N), torch.zeros(O, N), k)
+    x, w_in, w_out = torch.zeros(T, B, N), torch.zeros(N, N), torch.zeros(O, N)
+    with pytest.raises(error, match=words.replace("k:", "k_out:")):
+        functional.layer(x, w_in, None, w_out=w_out, k_out=k, alpha=0.9, theta=0.3)
+    with pytest.raises(ValueError, match="k_out: expected w_out beside a tensor, got none"):
+        functional.layer(x, w_in, None, k_out=torch.tensor(0.5), alpha=0.9, theta=0.3)
