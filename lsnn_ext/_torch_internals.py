@@ -107,7 +107,10 @@ def backward_pass() -> int:
 def keep_during_pass(kept: object) -> None:
     """Keeps an object alive until the backward pass that runs on this thread ends, also with an
     exception: the pass owns its callbacks, although it calls them only after a success."""
-    torch.autograd.Variable._execution_engine.queue_callback(lambda: kept)
+    def owner(_: object = kept) -> None:
+        pass
+
+    torch.autograd.Variable._execution_engine.queue_callback(owner)
 
 
 def will_run(node: torch.autograd.graph.Node) -> bool:
