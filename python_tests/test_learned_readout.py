@@ -104,6 +104,17 @@ def test_as_a_readout_that_learns_nothing(per_neuron: bool) -> None:
     assert_same("d log tau", got, of_k * torch.exp(-1 / tau) / tau, tolerance=1e-12)
 
 
+def test_a_network_whose_time_constant_is_a_tensor() -> None:
+    """Without being learned, as of an experiment that sets it."""
+    net = LSNN(N, 5, 5, O, tau_out=9.0, threshold=0.1, dtype=torch.float64)
+    x = _spikes(T, B, N)
+    want = net(x)
+    net.readout.tau = torch.tensor(9.0, dtype=torch.float64)
+    got = net(x)
+    assert_same("readout", got[0], want[0], tolerance=1e-12)
+    assert_same("state", got[1].readout, want[1].readout, tolerance=1e-12)
+
+
 # Of a call of layer, what differs from a short one.
 ROUTES: dict[str, dict[str, Any]] = {
     "short": {}, "events": {"N": 257}, "product": {"N": 257, "rate": 1.0},

@@ -227,7 +227,8 @@ class LSNN(nn.Module):
     def _one_operator(self) -> bool:
         """Whether nobody could see a difference between calls of the parts and one call that
         computes both."""
-        return self._unobserved() and not self.readout.learn
+        readout = self.readout
+        return self._unobserved() and not (readout.learn or isinstance(readout.tau, Tensor))
 
     def _unobserved(self) -> bool:
         """Whether the parts do what they were made for, and no more."""
