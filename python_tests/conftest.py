@@ -17,8 +17,8 @@ torch.set_num_threads(1)
 FIRST = {f"test_{name}" for name in ("tasks_distributed", "tasks", "table_of_models", "docs",
                                      "packaging", "operator", "export", "bench", "bench_gpu")}
 
-# Files whose tests are all marked slow, so that `make test` leaves them out: the tools of developers,
-# and programs that train for long.
+# Files whose tests are all marked slow, so that `make test` leaves them out: the tools of
+# developers, and programs that train for long.
 SLOW = {f"test_{name}" for name in (
     "aoti", "arena", "bench", "bench_gpu", "bench_gpu_dry", "bench_rows", "check_wheel",
     "converted_training", "docs", "ecg", "examples", "fuzz", "house", "interrupts", "like_for_like",
