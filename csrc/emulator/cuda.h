@@ -122,20 +122,14 @@ inline float from_bfloat16(uint32_t bits) { return __uint_as_float(bits << 16); 
 inline void mma_m16n8k16_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                               Place place) {
   const unsigned row = current->lane / 4, column = current->lane % 4 * 2;
-  auto fetch = [&](uint32_t first, uint32_t second, unsigned lane) {
-    return shuffle(~0u, first | (uint64_t)second << 32, lane, "mma", place);
-  };
-  uint64_t rows[2][4], columns[2][4];
-  for (unsigned t = 0; t < 4; t++)
-    for (unsigned i = 0; i < 2; i++) {
-      rows[i][t] = fetch(a[i], a[i + 2], 4 * row + t);
-      columns[i][t] = fetch(b[0], b[1], 4 * (column + i) + t);
-    }
+  auto pair = [](uint32_t first, uint32_t second) { return first | (uint64_t)second << 32; };
+  const Exchanged& lanes =
+      exchange(~0u, {{pair(a[0], a[2]), pair(a[1], a[3]), pair(b[0], b[1])}}, "mma", place);
   for (unsigned i = 0; i < 4; i++)
     for (unsigned k = 0; k < 16; k++) {
       const unsigned t = k % 8 / 2, shift = k / 8 * 32 + k % 2 * 16;
-      c[i] += from_bfloat16(uint16_t(rows[i / 2][t] >> shift)) *
-              from_bfloat16(uint16_t(columns[i % 2][t] >> shift));
+      c[i] += from_bfloat16(uint16_t(lanes.of[4 * row + t].word[i / 2] >> shift)) *
+              from_bfloat16(uint16_t(lanes.of[4 * (column + i % 2) + t].word[2] >> shift));
     }
 }
 }  // namespace emulator

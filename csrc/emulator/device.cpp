@@ -55,14 +55,13 @@ Votes barrier(Scope scope, bool vote, const char* operation, Place place) {
 // Hardware counts warps. When the count is reached by parts of warps, more threads come than it
 // says.
 static void require_whole_warps(const NamedBarrier& b, unsigned id, Place place) {
-  for (const Task* task = b.waiters.last; task; task = task->before) {
-    unsigned lanes = 0;
-    for (const Task* other = b.waiters.last; other; other = other->before)
-      if (other->warp == task->warp) lanes |= 1u << other->lane;
-    if (lanes != task->warp->alive)
+  const Task* last = b.waiters.last;
+  for (const Task* task = last; task; task = task->before) task->warp->waiting = 0;
+  for (const Task* task = last; task; task = task->before) task->warp->waiting |= 1u << task->lane;
+  for (const Task* task = last; task; task = task->before)
+    if (task->warp->waiting != task->warp->alive)
       fail_at(place, "named barrier ", id, ": more threads arrive than the ", b.threads,
               " it counts");
-  }
 }
 
 // All of the barrier's threads are one event; those of different groups have different numbers.
@@ -183,15 +182,22 @@ unsigned ballot(unsigned mask, bool vote, const char* operation, Place place) {
   return o.votes;
 }
 
+const Exchanged& exchange(unsigned mask, const Words& mine, const char* operation, Place place) {
+  WarpOperation& o = active->join(mask, operation, place);
+  o.values.of[current->lane] = mine;
+  active->meet(o, false);
+  return o.values;
+}
+
 uint64_t shuffle(unsigned mask, uint64_t value, unsigned source_lane, const char* operation,
                  Place place) {
   WarpOperation& o = active->join(mask, operation, place);
   if (source_lane > 31 || !(o.mask >> source_lane & 1))
     fail_at(place, operation, " reads lane ", source_lane, ", which its mask ", Lanes{mask},
             " leaves out");
-  o.values[current->lane] = value;
+  o.values.of[current->lane].word[0] = value;
   active->meet(o, false);
-  return o.values[source_lane];
+  return o.values.of[source_lane].word[0];
 }
 
 // ------------------------------------------------------------------------------------------ memory

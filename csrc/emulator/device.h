@@ -43,6 +43,10 @@ void* map_shared_rank(const void*, unsigned rank, Place);
 void sync_warp(unsigned mask, Place);
 unsigned ballot(unsigned mask, bool vote, const char* operation, Place);
 uint64_t shuffle(unsigned mask, uint64_t value, unsigned source_lane, const char* operation, Place);
+// Words of each lane of the mask, for all of them; valid until the thread calls the emulator again.
+struct Words { uint64_t word[3]; };
+struct Exchanged { Words of[32]; };
+const Exchanged& exchange(unsigned mask, const Words& mine, const char* operation, Place);
 
 // ------------------------------------------------------------------------------------------ memory
 // Lets the others run. A loop that waits for another thread's store calls it, or makes its test

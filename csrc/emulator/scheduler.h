@@ -46,11 +46,13 @@ struct WarpOperation {
   const char* operation = nullptr;
   Place place;
   Waiters waiters;
-  uint64_t values[32];
+  Exchanged values;
+  WarpOperation() {}  // the values stay as they are: most operations have none
 };
 
 struct Warp {
   unsigned existing = 0, alive = 0;  // lanes
+  unsigned waiting = 0;  // lanes, see require_whole_warps()
   unsigned used = 0, open = 0;  // operations, and those of them that lanes are missing from
   WarpOperation operations[32];
 };
