@@ -28,37 +28,45 @@ void release(void* p) {
 inline void on_card(cudaError_t error) {
   if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
 }
-inline void wait() { on_card(cudaDeviceSynchronize()); }
-inline void copy(void* to, const void* from, size_t bytes) {
-  on_card(cudaMemcpy(to, from, bytes, cudaMemcpyDefault));
-}
 
-// One block of the device, handed out from its beginning by each DeviceMemory; it grows by need.
-class DeviceBlock {
+// Two blocks of the same layout, of the host and of the device, so that a pass needs one copy each
+// way. They grow by need.
+class Slab {
  public:
-  void* take(size_t bytes) {
+  // The device's copy of a buffer, see send().
+  void* add(const void* buffer, size_t bytes) {
     const size_t first = used_;
-    used_ += (bytes + 255) / 256 * 256;
-    if (used_ > size_) throw std::runtime_error("the tests need more memory of the GPU");
-    return base_ + first;
+    used_ += padded(bytes);
+    std::memcpy(host_ + first, buffer, bytes);
+    return device_ + first;
   }
-  void reset(size_t bytes) {
+  // What the device had there after fetch().
+  const void* fetched(const void* there) const {
+    return host_ + (static_cast<const char*>(there) - device_);
+  }
+  void send() { on_card(cudaMemcpy(device_, host_, used_, cudaMemcpyHostToDevice)); }
+  // Waits for the kernels, and throws what went wrong with them.
+  void fetch() { on_card(cudaMemcpy(host_, device_, used_, cudaMemcpyDeviceToHost)); }
+  // Empty, with room for all buffers that are alive.
+  void reset() {
     used_ = 0;
-    if (bytes <= size_) return;
-    on_card(cudaFree(base_));
+    size_t all = 0;
+    for (const auto& [p, bytes] : buffer_bytes) all += padded(bytes);
+    if (all <= size_) return;
+    on_card(cudaFree(device_));
+    on_card(cudaFreeHost(host_));
     size_ = 0;
-    on_card(cudaMalloc(&base_, 2 * bytes));
-    size_ = 2 * bytes;
+    on_card(cudaMalloc(&device_, 2 * all));
+    on_card(cudaMallocHost(&host_, 2 * all));
+    size_ = 2 * all;
   }
 
  private:
-  char* base_ = nullptr;
+  static size_t padded(size_t bytes) { return (bytes + 255) / 256 * 256; }
+  char *host_ = nullptr, *device_ = nullptr;
   size_t used_ = 0, size_ = 0;
 };
-inline DeviceBlock device_block;
-#else
-inline void wait() {}
-inline void copy(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
+inline Slab slab;
 #endif
 
 // The copies of the buffers that arguments point to.
@@ -66,9 +74,7 @@ class DeviceMemory {
  public:
   DeviceMemory() {
 #if LSNN_NVCC
-    size_t all = 0;
-    for (const auto& [p, bytes] : buffer_bytes) all += (bytes + 255) / 256 * 256;
-    device_block.reset(all);
+    slab.reset();
 #endif
   }
   DeviceMemory(const DeviceMemory&) = delete;
@@ -111,11 +117,25 @@ class DeviceMemory {
   void translate(LeakyForward& f) { translate(f.x, f.first, f.p, f.last); }
   void translate(LeakyBackward& f) { translate(f.gp, f.gp_last, f.gx, f.gp_first); }
 
+  // Before the kernels start, when all is translated.
+  void send() const {
+#if LSNN_NVCC
+    slab.send();
+#endif
+  }
   // When the kernels have ended: what they have written.
   void copy_back() const {
-    wait();
-    for (const auto& [host, there] : copies_)
-      copy(const_cast<void*>(host), there, buffer_bytes.at(host));
+#if LSNN_NVCC
+    slab.fetch();
+#endif
+    for (const auto& [host, there] : copies_) {
+#if LSNN_NVCC
+      const void* from = slab.fetched(there);
+#else
+      const void* from = there;
+#endif
+      std::memcpy(const_cast<void*>(host), from, buffer_bytes.at(host));
+    }
   }
 
  private:
@@ -125,11 +145,11 @@ class DeviceMemory {
     if (is_new) {
       const size_t bytes = buffer_bytes.at(p);
 #if LSNN_NVCC
-      found->second = device_block.take(bytes);
+      found->second = slab.add(p, bytes);
 #else
       found->second = std::malloc(bytes ? bytes : 1);
+      std::memcpy(found->second, p, bytes);
 #endif
-      copy(found->second, p, bytes);
     }
     p = static_cast<P*>(found->second);
   }

@@ -73,6 +73,7 @@ template <class T> struct Kernels {
     device.translate(own);
     cuda::Plan there = plan;
     device.translate(there.told);
+    device.send();
     pass(f, there, own, {&add_product<T>, &sizes}, nullptr);
     device.copy_back();
   }
@@ -238,6 +239,7 @@ template <class T> void check_all_leaky(Storage storage) {
     auto run = [&](auto f, const auto& kernel) {
       DeviceMemory device;
       device.translate(f);
+      device.send();
       kernel(f, storage, nullptr);
       device.copy_back();
     };
@@ -270,6 +272,7 @@ void check_all_projections(const cuda::Device& device) {
           memory.translate(l);
           char* own = workspace.get();
           memory.translate(own);
+          memory.send();
           pass(l, device, own, nullptr);
           memory.copy_back();
         };
