@@ -7,6 +7,9 @@
 #pragma once
 #include <float.h>
 #include <math.h>
+#ifdef LSNN_OTHER_LIBM
+#include <bit>
+#endif
 
 #if defined(__CUDACC__)
 #define LSNN_NVCC 1
@@ -72,15 +75,34 @@ LSNN_INLINE float reciprocal_(float x) { return __fdividef(1.0f, x); }
 LSNN_INLINE float reciprocal_(float x) { return 1.0f / x; }
 #endif
 LSNN_INLINE double reciprocal_(double x) { return 1.0 / x; }
-LSNN_INLINE float exp_(float x) { return expf(x); }
-LSNN_INLINE double exp_(double x) { return exp(x); }
+// Whether exp, erf and atan have other last bits than the CPU path's. A build with LSNN_OTHER_LIBM
+// has a switch: then one in sixteen of their results is off by one in the last place, as on a GPU,
+// but none that is 0 or 1.
+#ifdef LSNN_OTHER_LIBM
+inline bool has_other_libm = false;
+LSNN_INLINE float libm_(float y) {
+  const unsigned hash = std::bit_cast<unsigned>(y) * 0x9e3779b1u >> 27;
+  if (!has_other_libm || y == 0 || y == 1 || hash > 1) return y;
+  return nextafterf(y, hash ? 2.0f : -2.0f);
+}
+LSNN_INLINE double libm_(double y) {
+  const auto hash = std::bit_cast<unsigned long long>(y) * 0x9e3779b97f4a7c15u >> 59;
+  if (!has_other_libm || y == 0 || y == 1 || hash > 1) return y;
+  return nextafter(y, hash ? 2.0 : -2.0);
+}
+#else
+inline constexpr bool has_other_libm = LSNN_NVCC;
+template <class F> LSNN_INLINE F libm_(F y) { return y; }
+#endif
+LSNN_INLINE float exp_(float x) { return libm_(expf(x)); }
+LSNN_INLINE double exp_(double x) { return libm_(exp(x)); }
 // For psi, of which a vector may have a shorter one; the spikes of smooth layers take exp_, whose
-// bits are the same everywhere.
-LSNN_INLINE float psi_exp_(float x) { return expf(x); }
-LSNN_INLINE double psi_exp_(double x) { return exp(x); }
-LSNN_INLINE float erf_(float x) { return erff(x); }
-LSNN_INLINE double erf_(double x) { return erf(x); }
-LSNN_INLINE float atan_(float x) { return atanf(x); }
-LSNN_INLINE double atan_(double x) { return atan(x); }
+// bits are the same everywhere but on a GPU.
+LSNN_INLINE float psi_exp_(float x) { return libm_(expf(x)); }
+LSNN_INLINE double psi_exp_(double x) { return libm_(exp(x)); }
+LSNN_INLINE float erf_(float x) { return libm_(erff(x)); }
+LSNN_INLINE double erf_(double x) { return libm_(erf(x)); }
+LSNN_INLINE float atan_(float x) { return libm_(atanf(x)); }
+LSNN_INLINE double atan_(double x) { return libm_(atan(x)); }
 
 }  // namespace lsnn

@@ -33,7 +33,7 @@ template <class T> struct MadeOf {
     for (int64_t n = 0; n < N; n++) {
       T& tau = tensors[ALPHA][n];
       tau = T(drawn(94, (uint64_t)n, 2, 20));
-      row(ALPHA)[n] = exp_(T(1) / tau * T(-dt));
+      row(ALPHA)[n] = std::exp(T(1) / tau * T(-dt));
       row(KAPPA)[n] = T(1) - row(ALPHA)[n];
       row(Q)[n] = T(1) - row(RHO)[n];
       row(BETA)[n] = tensors[BETA][0];

@@ -253,33 +253,24 @@ template <class T> struct Run {
   Buffer<uint32_t> bits;
   Buffer<int64_t> delay;
 
-  explicit Run(const Case& of)
-      : c(of),
-        bits(buffer<uint32_t>(n_bits())),
-        delay(buffer<int64_t>(c.N * c.N)) {
-    for (int name = 0; name < n_names; name++) {
-      b[name] = buffer<T>(size_of(c, name));
-      for (int64_t i = 0; i < size_of(c, name); i++)
-        b[name][i] = name < z ? T(input(c, name, i)) : T(NAN);
-    }
+  explicit Run(const Case& of) : Run(of, Blank()) {
+    for (int name = 0; name < z; name++)
+      for (int64_t i = 0, n = size_of(c, name); i < n; i++) b[name][i] = T(input(c, name, i));
     // What is given for steps after an item's last one must not be read. Layouts from 3 on have no
     // such numbers of their own.
     for (Name name : {x, gz, gv, ga, gA})
       for (int64_t i = 0; i < c.T * c.item() && c.layout < 3; i++)
         if (c.after_end(i))
           b[name][name == x || name == gz ? strides(c, name).at(i, c) : i] = T(NAN);
-    std::fill_n(bits.get(), n_bits(), 0xabababab);
     for (int64_t i = 0; c.S() && i < c.N * c.N; i++)
       delay[i] = c.delays[size_t(drawn(91, i, 0, double(c.S())))];
   }
-  // The same inputs and saved tensors, perhaps in another type of number.
-  template <class U> explicit Run(const Run<U>& from) : Run(from.c) { copy(from); }
-  explicit Run(const Run& from) : Run(from.c) { copy(from); }
-  template <class U> void copy(const Run<U>& from) {
-    for (int name = 0; name < gx; name++)
-      std::copy_n(from.b[name].get(), size_of(c, name), b[name].get());
-    std::copy_n(from.bits.get(), n_bits(), bits.get());
+  // The same inputs and saved tensors, perhaps in another type of number; or, up to z, the inputs
+  // only, which takes less time than to draw them again.
+  template <class U> explicit Run(const Run<U>& from, Name to = gx) : Run(from.c, Blank()) {
+    copy(from, to);
   }
+  explicit Run(const Run& from, Name to = gx) : Run(from.c, Blank()) { copy(from, to); }
 
   int64_t n_bits() const { return c.T * c.B * words(c.N); }
   bool has(int name) const {
@@ -338,6 +329,26 @@ template <class T> struct Run {
     if (name == smooth_z && !c.smooth) return false;
     if (name == gk) return c.want >> i / c.N & 1;
     return !(c.absent >> name & 1);
+  }
+
+ private:
+  struct Blank {};  // no inputs, and nothing is written
+  Run(const Case& of, Blank)
+      : c(of),
+        bits(buffer<uint32_t>(n_bits())),
+        delay(buffer<int64_t>(c.N * c.N)) {
+    for (int name = 0; name < n_names; name++) {
+      const int64_t n = size_of(c, name);
+      b[name] = buffer<T>(n);
+      std::fill_n(b[name].get(), n, T(NAN));
+    }
+    std::fill_n(bits.get(), n_bits(), 0xabababab);
+  }
+  template <class U> void copy(const Run<U>& from, Name to) {
+    for (int name = 0; name < to; name++)
+      std::copy_n(from.b[name].get(), size_of(c, name), b[name].get());
+    if (to > z) std::copy_n(from.bits.get(), n_bits(), bits.get());
+    if (c.S()) std::copy_n(from.delay.get(), c.N * c.N, delay.get());
   }
 };
 

@@ -21,6 +21,7 @@ inline std::vector<ReadoutCase> readout_cases() {
   one.N = 5;
   none.T = 0;
   smooth.smooth = true;
+  smooth.surrogate = Surrogate::gaussian;
   Case silent = odd;  // no gradient of the spikes from outside
   silent.absent |= set_of(gz);
   return {{lsnn, 10},
@@ -91,7 +92,11 @@ template <class T> struct ReadoutRun {
 template <class T, class Forward, class Backward>
 void check_readout(const ReadoutCase& c, Parallel parallel, const Forward& forward,
                    const Backward& backward) {
-  at_hand = "readout, O=" + std::to_string(c.O) + " " + c.layer.text();
+  at_hand = std::string(sizeof(T) == 4 ? "float" : "double") +
+            " readout, O=" + std::to_string(c.O) + (c.bias ? "" : " no bias") +
+            (c.from_zero ? " from 0" : "") + (c.of_last ? "" : " not of the last p") +
+            (c.of_all ? "" : " of the last p alone") + (c.wanted ? " " : " of no weights ") +
+            c.layer.text();
   const Case& l = c.layer;
   const int64_t O = c.O, N = l.N, row = l.B * O;
   const ReadoutRun<T> got(c), wanted(c), unsaved(c);
@@ -108,10 +113,9 @@ void check_readout(const ReadoutCase& c, Parallel parallel, const Forward& forwa
   forward(got.forward_args(true));
   forward(unsaved.forward_args(true, false));
   for (const ReadoutRun<T>* run : {&got, &unsaved}) {
-    near("p", run->p, wanted.p, l.T * row, l.smooth ? eps : 0);
-    near("the last p", run->p_last, wanted.p_last, row, l.smooth ? eps : 0);
+    near("p", run->p, wanted.p, l.T * row, forward_tolerance<T>(l));
+    near("the last p", run->p_last, wanted.p_last, row, forward_tolerance<T>(l));
   }
-  if (l.smooth) return;  // whose last bits differ, and so do gradients where a slope begins
   backward(got.backward_args(true));
   cpu::backward<T>(wanted.backward_args(false), parallel);
   near("gradient of the current", got.r.b[gx], wanted.r.b[gx], l.T * l.item(), eps);

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <set>
 #include <string>
 
 #include "emulator_bugs.h"
@@ -15,10 +16,11 @@
 namespace emulator::test {
 namespace {
 
-int checks = 0, failures = 0;
+int checks = 0;
+std::set<std::string> failed;
 void check(bool good, const std::string& what) {
   checks++;
-  if (!good && failures++ < 20) std::printf("FAILED %s\n", what.c_str());
+  if (!good && failed.insert(what).second) std::printf("FAILED %s\n", what.c_str());
 }
 
 // ------------------------------------------------------------------------------------------ checks
@@ -154,8 +156,8 @@ int run_all() {
     for (const Bug& bug : all_bugs)
       if (bug.error) check_bug(bug, order);
   });
-  std::printf("test_emulator: %d checks, %d failures\n", checks, failures);
-  return failures ? 1 : 0;
+  std::printf("test_emulator: %d checks, %d failures\n", checks, (int)failed.size());
+  return failed.empty() ? 0 : 1;
 }
 
 int run_bug(const std::string& name) {
