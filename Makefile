@@ -9,7 +9,8 @@
 #   make bench    times one layer and makes a page of it, bench/results/MACHINE/README.md; PEERS=1 installs the other
 #                 packages and times them too
 #   make gpu      builds, tests and times on this machine's CUDA GPU in eight minutes; no .venv, no network: PYTHON must
-#                 have torch, numpy, setuptools, cmake, ninja, pybind11 and pytest.  Results go to bench/results/
+#                 have torch, numpy, setuptools, cmake, ninja, pybind11 and pytest.  Results go to bench/results/ or to
+#                 the folder of --out; ARGS="--only build,routes" runs these stages only
 #   make mutants  plants bugs in the CUDA kernels, one by one, and demands that the tests find each; needs g++ only
 #   make machine  compiles the CUDA kernels with nvcc and holds registers and machine code against what is expected
 #   make lint     ruff, mypy, clang-format

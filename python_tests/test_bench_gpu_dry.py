@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.gpu import __main__ as main_of
+from bench.gpu import card as cards
 from bench.gpu import suite
 from bench.gpu.__main__ import main
 from bench.gpu.card import find_tool
@@ -14,6 +16,18 @@ from bench.gpu.steps import Outcome, Processes, Step, run_stages
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(not (ROOT / "csrc").is_dir(),
                                 reason="bench/ and csrc/ are not beside these tests")
+
+
+def _tool(name: str) -> str | None:
+    return f"/opt/cuda/bin/{name}"
+
+
+class _Cards:
+    """bench.gpu.card of a machine with the tools of CUDA."""
+
+    NoCard, find_tool = cards.NoCard, staticmethod(_tool)
+
+
 SAYS = {
     f"dry/tests/{suite.TESTS}": "echo 'test_kernels: no GPU, so nothing was run: none'; exit 2",
     "dry/primitives": "echo 'primitives: no CUDA device: none'; exit 2",
@@ -143,5 +157,41 @@ def test_the_whole_of_a_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     out = tmp_path / "there"
     assert main(["--dry-run", "--out", str(out)], failing) == 1
     assert "FAILED: build of the C++ tests, C++ tests block" in capsys.readouterr().out
-    logs = [path.read_text() for path in out.glob("*-build-of-the-C++-tests.log")]
-    assert logs == ["no such target"]
+    assert {path.suffix for path in out.iterdir()} == {".md", ".log"}
+    log = "\n".join(path.read_text() for path in out.glob("*.log"))
+    assert "=== build of the C++ tests: failed\nno such target\n" in log
+    assert "=== primitives: passed\ntest_kernels" in log
+
+
+@pytest.mark.parametrize("only", [*suite.STAGES, "routes,python"])
+def test_a_dry_run_of_one_stage(only: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                capsys: pytest.CaptureFixture[str]) -> None:
+    """It runs the builds that the stage needs, and nothing else."""
+    monkeypatch.setattr(suite, "ROOT", tmp_path)
+    monkeypatch.setattr(main_of, "cards", _Cards)
+    ran: list[str] = []
+
+    def runner(step: Step, seconds: float) -> tuple[int | None, str]:
+        ran.append(step.name)
+        return _passing(step, seconds)
+
+    out = tmp_path / "there"
+    assert main(["--dry-run", "--only", only, "--out", str(out)], runner) == 0
+    stages = dict(zip(suite.STAGES, suite.dry_stages(), strict=True))
+    wanted = {step.name for name in only.split(",") for step in stages[name]}
+    builds = {step.name for step in stages["build"]}
+    skipped = {step.name for stage in stages.values() for step in stage if step.skip}
+    assert wanted - skipped <= set(ran) and set(ran) - wanted <= builds
+    needed = {need for name in only.split(",") for step in stages[name] for need in step.needs}
+    assert set(ran) & builds == (builds if only == "build" else needed)
+    stem = f"no-card-a-dry-run-{only.replace(',', '-')}"
+    assert {path.name for path in out.iterdir()} == {f"{stem}.md", f"{stem}.log"}
+    assert f"`python -m bench.gpu --dry-run --only {only}`" in (out / f"{stem}.md").read_text()
+
+
+def test_stages_that_are_not_there_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--only", "routes,tests"])
+    assert ended.value.code == 2
+    message = f"--only: expected stages of {', '.join(suite.STAGES)}, got 'tests'"
+    assert message in capsys.readouterr().err

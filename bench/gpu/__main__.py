@@ -2,6 +2,7 @@
 
     python -m bench.gpu                     everything, within eight minutes
     python -m bench.gpu --minutes 20        with time for every point and every sanitizer
+    python -m bench.gpu --only routes       one stage, and the builds that it needs
     python -m bench.gpu --dry-run           all that needs no card, on a machine with nvcc
 
 It uses the packages of this Python and neither pip nor a network. Steps that fail hide none of the
@@ -28,6 +29,7 @@ from bench.gpu.steps import Outcome, Processes, Runner, run_stages
 
 RESULTS = "bench/results"
 SPARE = 10  # seconds for asking the card, the report and the plots
+WORKERS = 2  # steps at a time; more processes than that only take turns on the card
 TAIL = 40  # lines of the output of a failed step that are shown
 
 
@@ -40,8 +42,10 @@ def main(arguments: list[str] | None = None, runner: Runner | None = None,
     parser = argparse.ArgumentParser("python -m bench.gpu", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=positive, default=8.0, help="for everything (default: 8)")
+    parser.add_argument("--only", type=lambda text: text.split(","), default=list(suite.STAGES),
+                        metavar="STAGE,...", help=f"of {', '.join(suite.STAGES)} (default: all)")
     parser.add_argument("--out", type=Path, help="folder for CSV, plots, summary and the output of "
-                        f"what failed (default: {RESULTS}, in a dry run {suite.WORK}/dry)")
+                        f"all steps (default: {RESULTS}, in a dry run {suite.WORK}/dry)")
     parser.add_argument("--dry-run", action="store_true", help="all that needs no card")
     parser.add_argument("--reuse", action="store_true", help="in a dry run: bring the module of "
                         "`make build` up to date in place of building another")
@@ -49,6 +53,10 @@ def main(arguments: list[str] | None = None, runner: Runner | None = None,
     if given.reuse and not given.dry_run:
         parser.error("--reuse: expected with --dry-run, as a card has a module of its own, got "
                      "--reuse alone")
+    try:
+        suite.selected(suite.dry_stages(), given.only)
+    except ValueError as error:
+        parser.error(f"--only: {error}")
     start = time.monotonic()
     out: Path = given.out or (suite.ROOT / suite.WORK / "dry" if given.dry_run else Path(RESULTS))
     if given.dry_run and not cards.find_tool("nvcc"):
@@ -67,7 +75,10 @@ def main(arguments: list[str] | None = None, runner: Runner | None = None,
         path.unlink(missing_ok=True)
     minutes = suite.DRY_LIMIT / 60 if given.dry_run else given.minutes
     what = "--dry-run" if given.dry_run else f"--minutes {minutes:g}"
-    empty = Report(card, f"python -m bench.gpu {what}", datetime.date.today().isoformat())
+    stages = () if set(given.only) == set(suite.STAGES) else given.only
+    if stages:
+        what += f" --only {','.join(stages)}"
+    empty = Report(card, f"python -m bench.gpu {what}", datetime.date.today().isoformat(), stages)
 
     # after every stage: what is known is kept if the rest is cut off
     def write(outcomes: list[Outcome]) -> None:
@@ -83,16 +94,17 @@ def main(arguments: list[str] | None = None, runner: Runner | None = None,
                                                                         signal.SIGTERM)}
     try:
         outcomes = run_stages(
-            suite.dry_stages(given.reuse) if given.dry_run else suite.stages(card),
+            suite.selected(suite.dry_stages(given.reuse) if given.dry_run else suite.stages(card),
+                           given.only),
             runner or processes, 60 * minutes - SPARE - (time.monotonic() - start),
-            workers=max(1, (os.cpu_count() or 1) // 2), say=lambda text: print(text, flush=True),
-            after=write)
+            workers=min(WORKERS, max(1, (os.cpu_count() or 1) // 2)),
+            say=lambda text: print(text, flush=True), after=write)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     for outcome in outcomes:
         if outcome.state in ("failed", "late") and outcome.output:
-            print(f"\n{outcome.name}, the end of its output ({suite.WORK}/logs has all of it):")
+            print(f"\n{outcome.name}, the end of its output ({empty.log} has all of it):")
             print("\n".join(outcome.output.splitlines()[-TAIL:]))
     final = empty.read(outcomes, rows, primitives)
     print(f"\n{final.markdown()}")

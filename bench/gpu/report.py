@@ -28,11 +28,23 @@ class Report:
     card: Card
     command: str
     date: str
+    stages: Sequence[str] = ()  # none: all of them
     outcomes: Sequence[Outcome] = ()
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     # primitive, parameter, value, unit
     primitives: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def stem(self) -> str:
+        """How the names of its files begin, so that stages which ran one at a time stand side by
+        side."""
+        return "-".join([self.card.slug, *self.stages])
+
+    @property
+    def log(self) -> str:
+        """The file that has the output of all steps."""
+        return f"{self.stem}.log"
 
     def read(self, outcomes: Sequence[Outcome], rows: Path, primitives: Path) -> "Report":
         """With what the steps have written so far; a file that is missing or was cut off gives what
@@ -50,25 +62,25 @@ class Report:
                        primitives=[each for each in csv.DictReader(lines) if all(each.values())])
 
     def write(self, out: Path) -> list[Path]:
-        """The CSVs, where anything was measured, the summary, and the output of what failed; the
+        """The CSVs, where anything was measured, the summary, and the output of the steps; the
         files that were written."""
         out.mkdir(parents=True, exist_ok=True)
         card, paths = self.card, []
         facts = {"card": card.name, "driver": card.driver or "unknown", "torch": card.torch,
                  "cuda": card.cuda, "date": self.date, "command": self.command}
         if self.rows:
-            paths.append(write_csv(out / f"{card.slug}.csv", facts, Row, self.rows))
+            paths.append(write_csv(out / f"{self.stem}.csv", facts, Row, self.rows))
         if self.primitives:
-            paths.append(out / f"{card.slug}-primitives.csv")
+            paths.append(out / f"{self.stem}-primitives.csv")
             with paths[-1].open("w", newline="") as file:
                 table = csv.DictWriter(file, list(self.primitives[0]), lineterminator="\n")
                 table.writeheader()
                 table.writerows(self.primitives)
-        for outcome in self.outcomes:
-            if outcome.state in ("failed", "late") and outcome.output:
-                paths.append(out / f"{card.slug}-{outcome.name.replace(' ', '-')}.log")
-                paths[-1].write_text(without_paths(outcome.output))
-        paths.append(out / f"{card.slug}.md")
+        if said := [f"=== {outcome.name}: {outcome.state}\n{outcome.output}"
+                    for outcome in self.outcomes if outcome.output]:
+            paths.append(out / self.log)
+            paths[-1].write_text(without_paths("\n".join(said)))
+        paths.append(out / f"{self.stem}.md")
         paths[-1].write_text(self.markdown() + "\n")
         return paths
 
@@ -84,9 +96,9 @@ class Report:
             driver = card.driver or "unknown"
             caption = f"{card.name}, torch {card.torch}, driver {driver}, {self.date}"
             if bars := self._once(BARS):
-                paths.append(plot_times(bars, caption, out / f"{card.slug}-times.png"))
+                paths.append(plot_times(bars, caption, out / f"{self.stem}-times.png"))
             if rated_yardsticks(rates := self._once(("rates",))):
-                paths.append(plot_rates(rates, caption, out / f"{card.slug}-rates.png"))
+                paths.append(plot_rates(rates, caption, out / f"{self.stem}-rates.png"))
         except Exception as error:  # a picture is not worth the numbers
             print(f"no plots: {type(error).__name__}: {error}")
         return paths

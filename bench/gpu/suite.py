@@ -3,7 +3,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.gpu.card import Card, find_tool
@@ -28,6 +28,7 @@ ROUTES = (*DESIGNS, *LSNN, *IN_CLUSTER)
 # racecheck is the last and is only noted: it knows nothing of words that carry their own proof of
 # arrival, and may take a reader that waits for one, or for stores from other blocks, for a race.
 SANITIZERS = ("memcheck", "synccheck", "racecheck")
+STAGES = ("build", "routes", "primitives", "python", "timings", *SANITIZERS)
 # Under a sanitizer a kernel runs some 10 to 100 times slower: 17 steps reach into a second chunk,
 # and that is enough.
 SMALL = "T=17 "
@@ -67,9 +68,9 @@ def routes(card: Card) -> list[str]:
 
 def stages(card: Card, tool: Callable[[str], str | None] = find_tool, dry: bool = False,
            reuse: bool = False) -> list[list[Step]]:
-    """Stages of steps; those of one stage may run side by side, so timings stand alone. dry: in
-    folders of their own, and nothing is optimized, as nobody waits for the kernels. reuse: but for
-    the module, which is that of `make build`."""
+    """The steps of each of STAGES; those of one stage may run side by side, so timings stand alone.
+    dry: in folders of their own, and nothing is optimized, as nobody waits for the kernels. reuse:
+    but for the module, which is that of `make build`."""
     work = f"{WORK}/dry" if dry else WORK
     program = f"{work}/tests/{TESTS}"
     folder = os.path.dirname(tool("nvcc") or "")
@@ -108,8 +109,7 @@ def stages(card: Card, tool: Callable[[str], str | None] = find_tool, dry: bool 
         [Step("timings", [[sys.executable, "-m", "bench.gpu.layers", "--seconds", "{seconds}",
                            "--rows", ROWS]], 170, 50, needs=("build",),
               without_device=(2, "bench.gpu.layers: .* sees no CUDA device"))],
-        [step for check in SANITIZERS if check != "racecheck" for step in sanitized(check)],
-        sanitized("racecheck"),
+        *map(sanitized, SANITIZERS),
     ]
 
 
@@ -118,6 +118,17 @@ def dry_stages(reuse: bool = False) -> list[list[Step]]:
     of which must say that it finds no device. reuse: as of stages."""
     return [[step.in_dry_run(DRY_LIMIT) for step in stage]
             for stage in stages(STAND_IN, dry=True, reuse=reuse)]
+
+
+def selected(stages: list[list[Step]], names: Sequence[str]) -> list[list[Step]]:
+    """The stages of these names, and the builds that they need: a build that is up to date takes
+    seconds, and nothing that is older than its sources is tested."""
+    if unknown := [name for name in names if name not in STAGES]:
+        raise ValueError(f"expected stages of {', '.join(STAGES)}, got {', '.join(unknown)!r}")
+    builds, *others = stages
+    chosen = [stage for name, stage in zip(STAGES[1:], others, strict=True) if name in names]
+    needed = {need for stage in chosen for step in stage for need in step.needs}
+    return [[step for step in builds if "build" in names or step.name in needed], *chosen]
 
 
 def _builds(card: Card, environment: dict[str, str], folder: str, work: str,
