@@ -104,20 +104,6 @@ def test_every_step_builds_or_is_started_without_a_device() -> None:
     assert "--inplace" not in words and "--build-lib" in words and suite.TESTS in words
 
 
-def test_a_dry_run_takes_the_module_of_make_build(capsys: pytest.CaptureFixture[str]) -> None:
-    """With the command and the arguments that it was built with, or it would be built anew."""
-    step = suite.dry_stages(reuse=True)[0][0]
-    assert step.name == "build" and "LSNN_CMAKE_ARGS" not in step.environment
-    command, asked = step.commands
-    assert " ".join(["python", *command[1:]]) in (ROOT / "Makefile").read_text()
-    assert asked[1] == "-c" and len(asked) == 3  # no other folder
-    rest = [step.name for stage in suite.dry_stages(reuse=True) for step in stage]
-    assert rest == [step.name for stage in suite.dry_stages() for step in stage]
-    with pytest.raises(SystemExit):
-        main(["--reuse"])
-    assert "--reuse: expected with --dry-run" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(("said", "passes"), [
     ("ss\n160 skipped in 2 s", True), ("== 160 skipped, 2 warnings in 2 s ==", True),
     ("1 passed, 159 skipped in 2 s", False), ("1 failed, 159 skipped in 2 s", False),

@@ -11,7 +11,6 @@ without a card, or in a dry run without nvcc.
 
 A dry run builds everything that a card would need, for one architecture, and starts every program
 and every stage, each of which has to say that it finds no device. It fails where one is missing.
---reuse takes the module that `make build` has built, brought up to date, in place of another.
 """
 import argparse
 import datetime
@@ -47,12 +46,7 @@ def main(arguments: list[str] | None = None, runner: Runner | None = None,
     parser.add_argument("--out", type=Path, help="folder for CSV, plots, summary and the output of "
                         f"all steps (default: {RESULTS}, in a dry run {suite.WORK}/dry)")
     parser.add_argument("--dry-run", action="store_true", help="all that needs no card")
-    parser.add_argument("--reuse", action="store_true", help="in a dry run: bring the module of "
-                        "`make build` up to date in place of building another")
     given = parser.parse_args(arguments)
-    if given.reuse and not given.dry_run:
-        parser.error("--reuse: expected with --dry-run, as a card has a module of its own, got "
-                     "--reuse alone")
     try:
         suite.selected(suite.dry_stages(), given.only)
     except ValueError as error:
@@ -94,7 +88,7 @@ def main(arguments: list[str] | None = None, runner: Runner | None = None,
                                                                         signal.SIGTERM)}
     try:
         outcomes = run_stages(
-            suite.selected(suite.dry_stages(given.reuse) if given.dry_run else suite.stages(card),
+            suite.selected(suite.dry_stages() if given.dry_run else suite.stages(card),
                            given.only),
             runner or processes, 60 * minutes - SPARE - (time.monotonic() - start),
             workers=min(WORKERS, max(1, (os.cpu_count() or 1) // 2)),

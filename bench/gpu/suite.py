@@ -66,11 +66,10 @@ def routes(card: Card) -> list[str]:
     return [*designs(card), *of_lsnn, *in_cluster]
 
 
-def stages(card: Card, tool: Callable[[str], str | None] = find_tool, dry: bool = False,
-           reuse: bool = False) -> list[list[Step]]:
+def stages(card: Card, tool: Callable[[str], str | None] = find_tool,
+           dry: bool = False) -> list[list[Step]]:
     """The steps of each of STAGES; those of one stage may run side by side, so timings stand alone.
-    dry: in folders of their own, and nothing is optimized, as nobody waits for the kernels. reuse:
-    but for the module, which is that of `make build`."""
+    dry: in folders of their own, and nothing is optimized, as nobody waits for the kernels."""
     work = f"{WORK}/dry" if dry else WORK
     program = f"{work}/tests/{TESTS}"
     folder = os.path.dirname(tool("nvcc") or "")
@@ -96,7 +95,7 @@ def stages(card: Card, tool: Callable[[str], str | None] = find_tool, dry: bool 
                 for design in routes(card)]
 
     return [
-        _builds(card, environment, folder, work, QUICK if dry else (), reuse),
+        _builds(card, environment, folder, work, QUICK if dry else ()),
         [Step(f"C++ tests {design}", [[program]], 90, 15, {"LSNN_DESIGN": design},
               needs=("build of the C++ tests",), proof=RAN, without_device=NO_GPU)
          for design in routes(card)],
@@ -113,11 +112,11 @@ def stages(card: Card, tool: Callable[[str], str | None] = find_tool, dry: bool 
     ]
 
 
-def dry_stages(reuse: bool = False) -> list[list[Step]]:
+def dry_stages() -> list[list[Step]]:
     """The same for a card that is not there: every build, and every program and stage started, each
-    of which must say that it finds no device. reuse: as of stages."""
+    of which must say that it finds no device."""
     return [[step.in_dry_run(DRY_LIMIT) for step in stage]
-            for stage in stages(STAND_IN, dry=True, reuse=reuse)]
+            for stage in stages(STAND_IN, dry=True)]
 
 
 def selected(stages: list[list[Step]], names: Sequence[str]) -> list[list[Step]]:
@@ -132,16 +131,15 @@ def selected(stages: list[list[Step]], names: Sequence[str]) -> list[list[Step]]
 
 
 def _builds(card: Card, environment: dict[str, str], folder: str, work: str,
-            quick: tuple[str, ...], reuse: bool) -> list[Step]:
+            quick: tuple[str, ...]) -> list[Step]:
     """For this card's architecture alone, which is quick; without pip and without a network."""
     python, half = sys.executable, str(max(1, (os.cpu_count() or 2) // 2))
     nvcc = f"{folder}/nvcc" if folder else "nvcc"
     architecture = f"-DCMAKE_CUDA_ARCHITECTURES={card.architecture}"
     compiler = [f"-DCMAKE_CUDA_COMPILER={nvcc}"] if folder else []
-    extension = environment | {"LSNN_BUILD": "require", "MAX_JOBS": half}
-    if not reuse:  # or the folder would be made anew for other arguments
-        extension["LSNN_CMAKE_ARGS"] = " ".join([os.environ.get("LSNN_CMAKE_ARGS", ""),
-                                                 architecture, *compiler, *quick]).strip()
+    cmake = " ".join([os.environ.get("LSNN_CMAKE_ARGS", ""), architecture, *compiler, *quick])
+    extension = environment | {"LSNN_BUILD": "require", "MAX_JOBS": half,
+                               "LSNN_CMAKE_ARGS": cmake.strip()}
     source = "bench/gpu/primitives.cu"
     inplace = [python, "setup.py", "--quiet", "build_ext", "--inplace"]
     own = ["--build-temp", f"{work}/python"]
@@ -149,10 +147,10 @@ def _builds(card: Card, environment: dict[str, str], folder: str, work: str,
     return [
         # A build folder of its own: that of `make build` may belong to another torch, or to none
         # with CUDA.
-        # A dry run leaves the compiled part that is in use alone, or brings it up to date.
+        # A dry run leaves the compiled part that is in use alone.
         Step("build", [[*inplace, *own], has_cuda], 300, 60, extension,
-             dry=(inplace, has_cuda) if reuse else
-             ([*inplace[:-1], *own, "--build-lib", f"{work}/lib"], [*has_cuda, f"{work}/lib"])),
+             dry=([*inplace[:-1], *own, "--build-lib", f"{work}/lib"],
+                  [*has_cuda, f"{work}/lib"])),
         Step("build of the C++ tests",
              [["cmake", "-S", ".", "-B", f"{work}/tests", "-G", "Ninja", "-DLSNN_TESTS=ON",
                architecture, *compiler, *quick],
