@@ -18,7 +18,7 @@ import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 import lsnn_ext  # noqa: E402
-from lsnn_ext import info  # noqa: E402
+from lsnn_ext.tools import info  # noqa: E402
 
 
 def results(net: nn.Module, x: Tensor) -> list[Tensor]:

@@ -1,12 +1,10 @@
 """Writes model_table.h for the compiled part, made of lsnn_ext/models.py: `python
 csrc/model_table.py FOLDER`.
 
-The build calls it (CMakeLists.txt). It needs Python alone: of torch models.py has but the name of a
-type.
+The build calls it (CMakeLists.txt). It needs Python only, as models.py does.
 """
 import runpy
 import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +22,6 @@ def words(value: Any) -> str:
 
 def header() -> str:
     """The text of model_table.h."""
-    torch = types.ModuleType("torch")
-    torch.Tensor = object  # type: ignore[attr-defined]
-    sys.modules["torch"] = torch
     known = runpy.run_path(str(MODELS))
     entries = [", ".join([f'"{name}"', *(words(getattr(model, field)) for field in FIELDS)])
             for name, model in known["MODELS"].items()]

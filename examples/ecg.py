@@ -42,7 +42,7 @@ import training
 from ecg_plots import picture
 from epochs import BestEpoch, epoch_option, every_option
 from lsnn_ext import LSNN, LSNNState, functional
-from lsnn_ext.models import State
+from lsnn_ext._core.state import State
 from pair import run_task
 from training import Values, count, mean_rate, number
 

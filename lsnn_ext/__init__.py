@@ -1,17 +1,16 @@
 """lsnn_ext: recurrent spiking networks with adaptive neurons as one fused operator over the whole
 sequence."""
 
-from . import _oldest_torch, functional, init, nir, optim, plot, reference
-from ._config import show_config
+from . import functional, init, optim, reference
 from .convert import ConversionError, Refused, Report, convert, revert
 from .functional import State, Traces, use_reference
-from .learned_delay import LearnedDelay
 from .modules import ALIF, LIF, LSNN, LeakyReadout, Linear, LSNNState
-from .profiler import profile
-from .profiler.report import Profile
-from .storage import load, save
-
-del _oldest_torch  # looked at, and of no use to anybody
+from .modules.learned_delay import LearnedDelay
+from .tools import nir, plot
+from .tools.config import show_config
+from .tools.profiler import profile
+from .tools.profiler.report import Profile
+from .tools.storage import load, save
 
 __version__ = "0.1.0"
 __all__ = [

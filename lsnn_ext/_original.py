@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from . import functional
-from ._surrogates import SURROGATES
-from ._torch_internals import assert_on_device
+from ._core.arguments import readable
+from ._core.surrogates import SURROGATES
+from ._core.torch_internals import assert_on_device
 from .functional import State
 
 __all__ = ["Original", "Refused", "Shape", "Stateful", "refuse"]
@@ -139,7 +139,7 @@ def in_range(layer: str, names: dict[str, Tensor | float]) -> None:
 def never_negative(name: str, value: Tensor, must: bool) -> bool:
     """Whether no number is below 0; must: raises ValueError for one that is. Where numbers cannot
     be looked at here they must not be either, and are compared where they lie."""
-    if functional.readable(value):
+    if readable(value):
         good = bool((value.detach() >= 0).all())
         if must and not good:
             raise ValueError(f"{name}: expected numbers >= 0, got {float(value.detach().min())}")
@@ -151,7 +151,7 @@ def never_negative(name: str, value: Tensor, must: bool) -> bool:
 
 def all_ones(layer: str, name: str, value: Tensor) -> None:
     """Raises Refused for a factor other than 1; where it lies, if it cannot be looked at here."""
-    if functional.readable(value):
+    if readable(value):
         if not bool((value.detach() == 1).all()):
             refuse(layer, name, value.detach(), "1")
     elif not value.is_meta:

@@ -6,31 +6,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ._arguments import Delay, Delays
-from ._arguments import answer_for_freed as answer_for_freed
-from ._arguments import readable as readable
-from ._around import linear
-from ._bits import PackedSpikes, pack_spikes
-from ._call import Layered, Readout, leaky_readout, of_current, of_inputs
-from ._inference import PreparedLayer as PreparedLayer
-from ._inference import Synapses as Synapses
-from ._inference import may_be_kept as may_be_kept
-from ._inference import may_be_prepared as may_be_prepared
-from ._inference import ordinary as ordinary
-from ._lengths import GivenLengths
-from ._ops import cuda_fuses as cuda_fuses
+from ._core.arguments import Delay, Delays
+from ._core.around import linear
+from ._core.bits import PackedSpikes, pack_spikes
+from ._core.call import Layered, Readout, leaky_readout, of_current, of_inputs
+from ._core.coefficients import Coefficient
+from ._core.lengths import GivenLengths
+from ._core.poisson import poisson
+from ._core.resolve import Neuron
+from ._core.state import State, Traces
+from ._core.torch_internals import make_savable
 from ._ops import use_reference
-from ._poisson import poisson
-from ._resolve import Neuron as Neuron
-from ._resolve import rows_of as rows_of
-from ._route import bits_pay as bits_pay
-from ._route import spikes_of as spikes_of
-from ._rows import nobody_watches as nobody_watches
-from ._steps import Projection as Projection
-from ._steps import RecordedLayer as RecordedLayer
-from ._steps import recorded_step as recorded_step
-from ._torch_internals import make_savable
-from .models import Coefficient, State, Traces
 
 __all__ = ["Delays", "Layered", "PackedSpikes", "State", "Traces", "alif", "layer", "leaky_readout",
            "linear", "pack_spikes", "poisson", "use_reference"]

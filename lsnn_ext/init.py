@@ -4,8 +4,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ._synapses import synapses
 from .modules import LSNN
+from .modules.synapses import synapses
 
 __all__ = ["dale", "dale_", "signs", "sparse", "sparse_"]
 

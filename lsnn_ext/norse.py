@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from . import functional
+from ._core.route import spikes_of
 from ._original import Original, Shape, as_steps, in_range, measured, refuse, state_of
 
 __all__ = ["LIFParameters", "LIFRecurrent", "LIFState", "LSNNParameters", "LSNNRecurrent",
@@ -70,7 +71,7 @@ class LIFState(NamedTuple):
 def one_step_late(x: Tensor) -> Tensor | functional.PackedSpikes:
     """Inputs (T, B, I) as norse's layers with adaptation have them: what comes in a step acts in
     the next one, and nothing in the first. Spikes as bits where that takes less time."""
-    packed = functional.spikes_of(x, x.dtype)
+    packed = spikes_of(x, x.dtype)
     if packed is None:
         return torch.cat([torch.zeros_like(x[:1]), x[:-1]])
     bits = packed.bits

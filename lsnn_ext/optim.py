@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ._synapses import (
+from .modules.synapses import (
     check_number,
     checked_signs,
     expanded,

@@ -29,12 +29,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ._once import only_once
-from ._surrogates import SURROGATES as SURROGATES
-from ._surrogates import Surrogate as Surrogate
-from ._surrogates import cutoff_of
-from ._surrogates import named_surrogate as named_surrogate
-from .models import COEFFICIENTS, Coefficient, State, Traces, check_sparse_grad, coefficients
+from ._core.coefficients import Coefficient, coefficients
+from ._core.once import only_once
+from ._core.state import State, Traces
+from ._core.surrogates import SURROGATES as SURROGATES
+from ._core.surrogates import Surrogate as Surrogate
+from ._core.surrogates import cutoff_of
+from ._core.surrogates import named_surrogate as named_surrogate
+from .models import COEFFICIENTS, check_sparse_grad
 from .models import MODELS as MODELS
 from .models import Model as Model
 from .models import named_model as named_model

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lsnn_ext import _inference
+from lsnn_ext._core import inference as _inference
 from lsnn_ext.modules import recurrent
 
 I, N = 6, 37

@@ -12,6 +12,7 @@ import lsnn_ext
 from compare import assert_all_same, assert_same, changed, detached, named
 from lsnn_ext import ALIF, functional
 from lsnn_ext.functional import PackedSpikes, layer, pack_spikes
+from lsnn_ext.modules import recurrent
 
 T, B, I, N, M = 40, 9, 21, 100, 70
 NEURON: dict[str, Any] = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.2}
@@ -148,7 +149,7 @@ def test_stacked_layers(monkeypatch: pytest.MonkeyPatch) -> None:
         got = _stacked(net, x)
     assert ["bits" in given["requested"] for _, given, _ in forward.seen] == [True, True, False]
     assert [given["x_bits"] is not None for _, given, _ in forward.seen] == [False, True, True]
-    monkeypatch.setattr(functional, "bits_pay", lambda x, w: False)
+    monkeypatch.setattr(recurrent, "bits_pay", lambda x, w: False)
     assert_all_same(got, _stacked(net, x))
 
 

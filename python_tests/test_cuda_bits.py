@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from compare import assert_same
-from lsnn_ext import ALIF, _around, _ops, functional
+from lsnn_ext import ALIF, _ops, functional
+from lsnn_ext._core import around as _around
 from lsnn_ext.functional import PackedSpikes
 
 EMULATED = _ops.available and _ops._C.emulator and "LSNN_EMULATE" in os.environ

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from compare import assert_same
-from lsnn_ext import ALIF, _around, _ops, functional
+from lsnn_ext import ALIF, _ops, functional
+from lsnn_ext._core import around as _around
 
 K: dict[str, Any] = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.5}
 EMULATED = _ops.available and _ops._C.emulator and "LSNN_EMULATE" in os.environ

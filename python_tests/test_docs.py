@@ -113,7 +113,7 @@ def test_workflows_call_scripts_that_are_there() -> None:
 
 @pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
 def test_info_for_reports_of_bugs() -> None:
-    ran = subprocess.run([sys.executable, "-m", "lsnn_ext.info"], cwd=ROOT, capture_output=True,
+    ran = subprocess.run([sys.executable, "-m", "lsnn_ext.tools.info"], cwd=ROOT, capture_output=True,
                          text=True, timeout=300,
                          env={**os.environ, "LSNN_CACHE_MB": "17", "SECRET_TOKEN": "hidden",
                               "PYTHONPATH": str(ROOT)})

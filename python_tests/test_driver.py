@@ -4,7 +4,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lsnn_ext import _config, _ops
+from lsnn_ext import _ops
+from lsnn_ext.tools import config as _config
 
 if _ops._C is None:
     pytest.skip("the compiled part is missing", allow_module_level=True)

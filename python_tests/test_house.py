@@ -7,6 +7,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -122,9 +123,29 @@ def package_imports_go_down(root: Path) -> list[str]:
         for name in _imports(path, text):
             package, *inside = name.split(".")
             known = package == "lsnn_ext" and inside and inside[0] in submodules
-            if known and inside[0] not in IMPORTS.get(part, []):
+            if known and inside[0] not in [part, *IMPORTS.get(part, [])]:
                 bad.append(f"{path}: imports {name}")
     return bad
+
+
+def imports_have_no_cycle(root: Path) -> list[str]:
+    """Of files, type checking included; an import inside of a function waits until it is called."""
+    files = {".".join(path.with_suffix("").parts).removesuffix(".__init__"): (path, text)
+             for path, text in _files(root, "lsnn_ext/**/*.py")}
+    graph = {}
+    for module, (path, text) in files.items():
+        tree = ast.parse(text)
+        for node in [*ast.walk(tree)]:
+            if isinstance(node, ast.FunctionDef):
+                node.body = [ast.Pass()]
+        names = _imports(path, ast.unparse(tree))
+        graph[module] = {name if name in files else name.rpartition(".")[0] for name in names
+                         if not name.endswith("._C")} & files.keys()
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return [f"{files[error.args[1][0]][0]}: imports itself: {' <- '.join(error.args[1])}"]
+    return []
 
 
 def package_imports_torch_and_numpy_only(root: Path) -> list[str]:
@@ -218,18 +239,20 @@ VIOLATIONS: list[tuple[Rule, str, str]] = [
     (package_imports_go_down, "lsnn_ext/functional.py",
      "from . import _ops\nfrom .modules import ALIF"),
     (package_imports_go_down, "lsnn_ext/modules/alif.py",
-     "from .. import functional\nfrom .. import _ops"),
+     "from .. import functional\nfrom .. import tools"),
     (package_imports_go_down, "lsnn_ext/modules/alif.py", "import lsnn_ext._C"),
     (package_imports_go_down, "lsnn_ext/other.py",
      "def f():\n    import math\n    from lsnn_ext._ops import alif"),
+    (imports_have_no_cycle, "lsnn_ext/modules/alif.py",
+     "def f():\n    from . import alif\nfrom . import alif"),
     (package_imports_torch_and_numpy_only, "lsnn_ext/modules/a.py",
      "import math\nimport scipy.sparse"),
     (package_imports_torch_and_numpy_only, "lsnn_ext/a.py",
      "import numpy as np\nfrom bench.measure import Result"),
     (package_imports_torch_and_numpy_only, "lsnn_ext/a.py", "from examples import mnist"),
-    (package_imports_torch_and_numpy_only, "lsnn_ext/plot.py",
+    (package_imports_torch_and_numpy_only, "lsnn_ext/tools/plot.py",
      "import math\nimport matplotlib"),
-    (package_imports_torch_and_numpy_only, "lsnn_ext/plot.py", "import math\nimport nir"),
+    (package_imports_torch_and_numpy_only, "lsnn_ext/tools/plot.py", "import math\nimport nir"),
     (build_is_for_every_machine, "CMakeLists.txt", "# never -march=native\nadd_compile_options(-O3 "
                                                    "-march=native)"),
     (build_is_for_every_machine, "setup.py", 'flags = ["-ffast-math"]'),

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from compare import assert_same, changed, detached, named
 from layers import FUSED, NEURON, B, Calls, I, N, O, apart, inside, problem, run
 from lsnn_ext import ALIF, LSNN, functional, reference
-from lsnn_ext._arguments import checkpoint_steps
+from lsnn_ext._core.arguments import checkpoint_steps
 
 
 @pytest.mark.parametrize("dtype", FUSED.values(), ids=FUSED)

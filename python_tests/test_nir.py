@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from compare import assert_same
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, Linear
 from lsnn_ext.models import MODELS
-from lsnn_ext.nir import Network, from_nir, to_nir
+from lsnn_ext.tools.nir import Network, from_nir, to_nir
 
 nir = pytest.importorskip("nir")
 # Since nir 1.0.6 a spike of nir.LIF sets the membrane to v_reset; before, it subtracts.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lsnn_ext import LIF, LeakyReadout
-from lsnn_ext.nir import to_nir
+from lsnn_ext.tools.nir import to_nir
 from originals import package
 
 nir = pytest.importorskip("nir")

@@ -15,6 +15,7 @@ from torch import Tensor
 from cases import Case, build
 from compare import assert_all_same, changed, named
 from lsnn_ext import LSNN, _ops, functional
+from lsnn_ext._core.inference import may_be_prepared
 from test_operator import BUSY, Calls, _calls
 
 pytestmark = pytest.mark.skipif(
@@ -194,10 +195,10 @@ def test_short_calls_are_forced_as_well() -> None:
         for size in (1, 2):
             found: list[Tensor] = []
             with _ops.forced(team_size=size):
-                assert not functional.may_be_prepared(5, 1, 120)
+                assert not may_be_prepared(5, 1, 120)
                 counters = _counted(lambda: found.append(net(x)[0]))  # noqa: B023
             assert torch.equal(found[0], want) and counters["members"] >= counters["tiles"] > 0
-        assert functional.may_be_prepared(5, 1, 120)
+        assert may_be_prepared(5, 1, 120)
 
 
 def test_contexts_nest_and_end() -> None:

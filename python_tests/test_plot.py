@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from lsnn_ext import ALIF, plot
+from lsnn_ext import ALIF
+from lsnn_ext.tools import plot
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import lsnn_ext
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, Profile, _ops
-from lsnn_ext.profiler.report import BACKWARD, FORWARD
+from lsnn_ext.tools.profiler.report import BACKWARD, FORWARD
 
 pytestmark = pytest.mark.skipif(_ops._C is None or "LSNN_EMULATE" in os.environ,
                                 reason="no CPU kernels run here")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import lsnn_ext
 from lsnn_ext import ALIF, Profile, _ops
-from lsnn_ext.profiler.report import BACKWARD, FORWARD
+from lsnn_ext.tools.profiler.report import BACKWARD, FORWARD
 
 needs_kernels = pytest.mark.skipif(
     _ops._C is None or "LSNN_EMULATE" in os.environ, reason="no CPU kernels run here")

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from layers import Calls
-from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, LSNNState, State, _inference
+from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, LSNNState, State
+from lsnn_ext._core import inference as _inference
 from lsnn_ext.models import own_values
 from steps import I, N, agree, assert_equal, flat, inputs, needs_prepared_layers, prepared
 

@@ -1,6 +1,6 @@
 // The arguments of an operator as the kernels read them: checked, contiguous, kept alive.
 //
-// Whoever calls an operator meets the checks here. lsnn_ext/_arguments.py and _resolve.py refuse
+// Whoever calls an operator meets the checks here. lsnn_ext/_core/arguments.py and resolve.py refuse
 // the same of those who call the functions, in the names that they know. docs/add_an_argument.md
 // says what an argument touches.
 #pragma once

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from .._batching import one_by_one
-from .._torch_internals import keys_after_autograd, keys_of_memory, tree_map
+from .._core.batching import one_by_one
+from .._core.torch_internals import keys_after_autograd, keys_of_memory, tree_map
 from . import fake, readout
 from .autograd import Outputs, Settings, Tensors, bf16_parts, differentiated
 from .linear import SCARCE_OUTPUTS, linear, mostly_zero, spike_bits

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._batching import one_by_one
-from .._bits import empty_carrier
-from .._once import only_once
-from .._rows import Row, Rows, made_by_kernels, stacked, unstacked
-from .._torch_internals import (
+from .._core.batching import one_by_one
+from .._core.bits import empty_carrier
+from .._core.once import only_once
+from .._core.rows import Row, Rows, made_by_kernels, stacked, unstacked
+from .._core.state import past_steps
+from .._core.torch_internals import (
     below_autograd,
     is_forward_mode,
     is_legacy_batched,
@@ -24,7 +25,7 @@ from .._torch_internals import (
     leave_graph_of_transforms,
     wants_gradient,
 )
-from ..models import COEFFICIENTS, past_steps
+from ..models import COEFFICIENTS
 from .load import _C, Constants, cpu_kernels, has, mask
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models import COEFFICIENTS, past_steps
+from .._core.state import past_steps
+from ..models import COEFFICIENTS
 from .load import _C, Constants, has
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._batching import one_by_one
-from .._bits import PackedSpikes
-from .._torch_internals import is_forward_mode, wants_gradient
+from .._core.batching import one_by_one
+from .._core.bits import PackedSpikes
+from .._core.torch_internals import is_forward_mode, wants_gradient
 from .autograd import applied, called
 from .load import cpu_kernels
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._torch_internals import is_batched, is_zero_tensor
+from .._core.torch_internals import is_batched, is_zero_tensor
 from ..models import COEFFICIENTS, MODELS, SURROGATE_NAMES
 from .switch import reference_is_chosen
 

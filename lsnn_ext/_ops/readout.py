@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._torch_internals import is_forward_mode, wants_gradient
+from .._core.torch_internals import is_forward_mode, wants_gradient
 from .autograd import applied, called
 
 

@@ -1,6 +1,6 @@
 """The recurrence of sequences of unequal length, given in any order."""
-from .._lengths import Lengths
-from .._rows import Rows
+from .._core.lengths import Lengths
+from .._core.rows import Rows
 from .autograd import Outputs, Settings, Tensors, recurrence_in_order
 
 # The axis of the batch in what the operator takes and returns.

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._torch_internals import hooks_of
+from .._core.torch_internals import hooks_of
 
 _OWN = ("_parameters", "_buffers", "_modules")  # where nn.Module keeps these
 

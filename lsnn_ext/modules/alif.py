@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..models import Coefficient
+from .._core.coefficients import Coefficient
 from .layer_arguments import LayerArguments, Learn
 from .neuron import Kind
 from .recurrent import Recurrent

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .. import functional
-from .._torch_internals import is_forward_mode
-from ..functional import Neuron
-from ..models import Decay, State, named_model
-from .copies import Copied
+from .._core.coefficients import Decay
+from .._core.resolve import Neuron, rows_of
+from .._core.rows import nobody_watches
+from .._core.state import State
+from .._core.torch_internals import is_forward_mode
+from ..models import named_model
 from .delays import current_delay
 from .forms import renew
+from .layer import Layer
 from .layer_arguments import LayerArguments
 from .neuron import DECAYS, RANGES, Kind, check_units, constant, hold_range, put, warn_of_explosion
 from .parametrizations import check_start, forms_of, sole
@@ -24,20 +26,18 @@ from .saved import add_loading, identity
 _HALF = (torch.float16, torch.bfloat16)
 
 
-class Constants(Copied):
+class Constants(Layer):
     """What the neurons of ALIF and LIF are, layer by layer and direction by direction."""
 
     # prepared layers, delays seen, coefficients
     _kept = ("_prepared", "_seen", "_seen_there", "_coefficients")
     _kind: ClassVar[Kind]
-    _suffixes: list[str]
-    hidden_size: int
-    delay: int | Tensor
 
     def _make_constants(self, own: LayerArguments) -> None:
         """Registers them, without values; reset_parameters fills them."""
         dtype, N = own.dtype, self.hidden_size
-        assert dtype is not None and own.refractory is not None
+        assert dtype is not None
+        assert own.refractory is not None and not isinstance(own.refractory, str)
         self.dynamics, self.refractory, self.dt = own.dynamics, own.refractory, own.dt
         self.surrogate, self.dampening = own.surrogate, own.dampening
         self.surrogate_cutoff = own.surrogate_cutoff
@@ -73,6 +73,19 @@ class Constants(Copied):
     def _own_name(self) -> str:
         """The name of its class, as it was made."""
         return parametrize.type_before_parametrizations(self).__name__
+
+    def _all_recurrent(self, suffix: str) -> Tensor | None:
+        """w_rec of equation (1): the stored matrix is output-major as in nn.LSTM. Without autapses
+        its diagonal does not act."""
+        return getattr(self, "weight_hh" + suffix).t() if self.recurrent else None
+
+    def _recurrent_weight(self, suffix: str) -> Tensor | None:
+        """The same with 0 for what does not act."""
+        w_rec = self._all_recurrent(suffix)
+        if w_rec is None or self.autapses:
+            return w_rec
+        return w_rec.masked_fill(torch.eye(self.hidden_size, dtype=torch.bool, device=w_rec.device),
+                                 0.0)
 
     def _neuron_arguments(self, suffix: str,
                           copies: dict[str, Tensor] | None = None) -> dict[str, Any]:
@@ -111,7 +124,7 @@ class Constants(Copied):
         if self.learn or "parametrizations" in self._modules:
             return Neuron(**self._neuron_arguments(suffix))
         sources: list[Any] = [self._buffers.get(name + suffix) for name in self._neuron]
-        if not functional.nobody_watches(device) or is_forward_mode() or not all(
+        if not nobody_watches(device) or is_forward_mode() or not all(
                 type(one) in (Tensor, nn.Buffer) and one.device == device
                 and one.dtype not in _HALF and not one.requires_grad for one in sources):
             return Neuron(**self._neuron_arguments(suffix))
@@ -128,7 +141,7 @@ class Constants(Copied):
                     delay=current_delay(self))  # type: ignore[arg-type]
                 return kept
         neuron = Neuron(**self._neuron_arguments(suffix))
-        rows = functional.rows_of(neuron, self.hidden_size, device)
+        rows = rows_of(neuron, self.hidden_size, device)
         on_cpu = device.type == "cpu"
         neuron = neuron._replace(rows=rows._replace(kept={} if on_cpu else None))
         numbers = [one.clone() for one in sources] if on_cpu else []

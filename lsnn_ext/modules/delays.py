@@ -1,19 +1,15 @@
 """Delays of each synapse, in a buffer that anybody may change: their distinct values are those of
 now."""
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-from .. import functional
+from .._core.arguments import readable
 from ..functional import Delays
+from .layer import Layer
 from .neuron import put
 
-if TYPE_CHECKING:
-    from .recurrent import Recurrent
 
-
-def set_delay(layer: "Recurrent", delay: int | Tensor, device: torch.device | str | None) -> None:
+def set_delay(layer: Layer, delay: int | Tensor, device: torch.device | str | None) -> None:
     """Gives a new layer its delay: an int, or a buffer for integers (N, N), which reset_delay
     fills."""
     N = layer.hidden_size
@@ -34,18 +30,18 @@ def set_delay(layer: "Recurrent", delay: int | Tensor, device: torch.device | st
     layer.register_load_state_dict_post_hook(_look_again)
 
 
-def _look_again(layer: "Recurrent", _: object) -> None:
+def _look_again(layer: Layer, _: object) -> None:
     current_delay(layer)  # torch.compile may be next, which cannot look
 
 
-def reset_delay(layer: "Recurrent") -> None:
+def reset_delay(layer: Layer) -> None:
     """The delays that the layer was made with."""
     if layer._first_delay is not None:
         assert isinstance(layer.delay, Tensor)
         put("delay", layer.delay, layer._first_delay)
 
 
-def current_delay(layer: "Recurrent") -> int | Delays:
+def current_delay(layer: Layer) -> int | Delays:
     """The delay as functional.alif takes it, as it is now.
 
     On the CPU all numbers of the buffer are looked at, and where they differ compared with those
@@ -56,7 +52,7 @@ def current_delay(layer: "Recurrent") -> int | Delays:
     delay = layer.delay
     if isinstance(delay, int):
         return delay
-    if functional.readable(delay):
+    if readable(delay):
         if delay.shape == (layer.hidden_size, layer.hidden_size) and delay.dtype in (
             torch.int64,
             torch.int32,

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 
-from .. import functional
-from .._torch_internals import has_hooks, has_own_call
+from .._core.route import spikes_of
+from .._core.state import State, Traces
+from .._core.torch_internals import has_hooks, has_own_call
 from ..functional import Layered, PackedSpikes
-from ..models import State, Traces
 
 _SPIKES = (torch.bool, torch.uint8)
 
@@ -37,7 +37,7 @@ def as_input(x: Any, dtype: Callable[[], torch.dtype], batch_first: bool) -> Any
     check_tensor("x", x, ", a PackedSequence or PackedSpikes")
     if x.dtype not in _SPIKES:
         return x
-    packed = None if batch_first else functional.spikes_of(x, dtype())
+    packed = None if batch_first else spikes_of(x, dtype())
     return x.to(dtype()) if packed is None else packed
 
 

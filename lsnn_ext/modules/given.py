@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from .._core.state import parts_of
 from ..functional import PackedSpikes
-from ..models import parts_of
 
 _HALF = (torch.float16, torch.bfloat16)
 

@@ -2,26 +2,27 @@
 
 Without gradients these are sequences of few steps, with gradients single steps.
 """
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from .. import functional
-from ..functional import Layered, PreparedLayer, Projection, RecordedLayer
-from ..models import State
+from .._core.inference import PreparedLayer, Synapses, may_be_kept, may_be_prepared, ordinary
+from .._core.resolve import Neuron
+from .._core.state import State
+from .._core.steps import Projection, RecordedLayer, recorded_step
+from ..functional import Layered
+from .constants import Constants
 
-if TYPE_CHECKING:
-    from .recurrent import Recurrent
 
-
-def _projection(layer: "Recurrent", suffix: str) -> Projection:
+def _projection(layer: Constants, suffix: str) -> Projection:
     w_in = layer._parameters["weight_ih" + suffix]
     assert w_in is not None  # _ready has looked
     return Projection(w_in, layer._parameters.get("bias_ih" + suffix))
 
 
-def _prepared_layer(layer: "Recurrent", suffix: str, kept: dict[str, PreparedLayer],
+def _prepared_layer(layer: Constants, suffix: str, kept: dict[str, PreparedLayer],
                     anew: bool = False) -> PreparedLayer | None:
     """What belongs to the parameters with this suffix as they are now; anew: although nothing seems
     to have changed. With gradients it is a RecordedLayer."""
@@ -45,7 +46,7 @@ def _prepared_layer(layer: "Recurrent", suffix: str, kept: dict[str, PreparedLay
     stored = present.get("weight_hh" + suffix)
     if len(present) < len(sources) or stored is not None and stored.shape != (N, N):
         return None  # a parametrized weight, which is computed at each call, or a wrong one
-    if not all(functional.ordinary(source.dtype, source) for source in present.values()):
+    if not all(ordinary(source.dtype, source) for source in present.values()):
         return None
     wanted = {name: source for name, source in present.items()
               if recorded and source.requires_grad}
@@ -60,10 +61,10 @@ def _prepared_layer(layer: "Recurrent", suffix: str, kept: dict[str, PreparedLay
     w_rec = layer._recurrent_weight(suffix)
     synapses = None
     if w_rec is not None and stored is not None:
-        synapses = functional.Synapses(w_rec.detach(), stored, layer.autapses)
+        synapses = Synapses(w_rec.detach(), stored, layer.autapses)
     weight = w_in if stored is None else stored
-    neuron = functional.Neuron(**layer._neuron_arguments(suffix, copies))
-    if not functional.may_be_kept(neuron, N, weight.dtype):
+    neuron = Neuron(**layer._neuron_arguments(suffix, copies))
+    if not may_be_kept(neuron, N, weight.dtype):
         return None
     made = constants, present, neuron, N, weight.dtype, synapses
     kept[suffix] = (
@@ -78,7 +79,7 @@ _Ready: TypeAlias = tuple[
 
 
 def _ready(
-    layer: "Recurrent", x: Tensor, steps: int, batch: tuple[int, ...], state: State | None,
+    layer: Constants, x: Tensor, steps: int, batch: tuple[int, ...], state: State | None,
 ) -> _Ready | None:
     """None where the call has to go through the operators, which also say what is wrong with
     arguments that are wrong."""
@@ -87,7 +88,7 @@ def _ready(
     B, N, L = batch[0] if batch else 1, layer.hidden_size, layer.num_layers
     dtype, parameters = x.dtype, layer._parameters
     if (
-        not functional.may_be_prepared(steps, B, N)
+        not may_be_prepared(steps, B, N)
         or layer.bidirectional
         or layer.checkpoint_every is not None
         or (layer.sparse_grad != "all" and torch.is_grad_enabled())
@@ -121,7 +122,7 @@ def _ready(
         state = State(v, a, i, r, z)
     elif type(state) is State:
         v, a, i, r, z = state
-        if not functional.ordinary(dtype, v, a, i, r, z):
+        if not ordinary(dtype, v, a, i, r, z):
             return None
         if not (v.shape == a.shape == i.shape == r.shape == form and z.shape == past):
             return None
@@ -131,7 +132,7 @@ def _ready(
 
 
 def recorded_call(
-    layer: "Recurrent", x: Tensor, steps: int, batch: tuple[int, ...], state: State | None,
+    layer: Constants, x: Tensor, steps: int, batch: tuple[int, ...], state: State | None,
 ) -> tuple[Tensor, State] | None:
     """prepared_call with gradients, of one step."""
     if layer.saved_dtype not in (None, x.dtype):
@@ -153,7 +154,7 @@ def recorded_call(
                 return None
             prepared = made
         assert isinstance(prepared, RecordedLayer)
-        x, end = functional.recorded_step(prepared, x, part)
+        x, end = recorded_step(prepared, x, part)
         after.append(end)
     if alone:
         return x, after[0]
@@ -161,7 +162,7 @@ def recorded_call(
 
 
 def prepared_call(
-    layer: "Recurrent", x: Tensor, steps: int, batch: tuple[int, ...], state: State | None,
+    layer: Constants, x: Tensor, steps: int, batch: tuple[int, ...], state: State | None,
 ) -> tuple[Tensor, State] | None:
     """x (steps, B, I) or the same as rows, and a state as of forward -> spikes (steps * B, N) and
     the state after them.
@@ -184,7 +185,7 @@ def prepared_call(
             first = [address + part for address, part in zip(first, parts, strict=True)]
             last = [address + part for address, part in zip(last, parts, strict=True)]
         current = nn.functional.linear(x, weight, offset)
-        if not functional.ordinary(dtype, current) or current.shape != (steps * B, N):
+        if not ordinary(dtype, current) or current.shape != (steps * B, N):
             return None
         x = torch.empty_like(current)
         if not prepared.run(steps, B, current.data_ptr(), first, last, x.data_ptr()):
@@ -200,7 +201,7 @@ def prepared_call(
 
 
 def prepared_sequence(
-    layer: "Recurrent", x: Tensor, state: State | None, p: Tensor | None = None, *,
+    layer: Constants, x: Tensor, state: State | None, p: Tensor | None = None, *,
     w_out: Tensor | None = None, k_out: float = 0.0, spikes: bool = True, **others: Any,
 ) -> Layered | None:
     """x and what comes back as of forward; the rest of functional.layer, p (O,) where x is
@@ -215,7 +216,7 @@ def prepared_sequence(
     if w_out is not None and not (w_out.dim() == 2 and w_out.shape[1] == N and 0 <= k_out <= 1):
         return None
     if not steps_first.is_contiguous():
-        if not functional.may_be_prepared(T, batch[0] if batch else 1, N):
+        if not may_be_prepared(T, batch[0] if batch else 1, N):
             return None
         steps_first = steps_first.contiguous()
     found = prepared_call(layer, steps_first, T, tuple(batch), state)

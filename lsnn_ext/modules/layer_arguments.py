@@ -7,8 +7,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .._surrogates import cutoff_of, named_surrogate
-from ..models import Coefficient, check_sparse_grad, check_surrogate, named_model
+from .._core.coefficients import Coefficient
+from .._core.surrogates import cutoff_of, named_surrogate
+from ..models import check_sparse_grad, check_surrogate, named_model
 from .neuron import ADAPTIVE, PLAIN, Kind, check_names, chosen, flag, positive, steps, whole
 
 # names, or names with what each is computed of

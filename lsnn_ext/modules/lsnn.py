@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from .._lengths import GivenLengths
-from .._torch_internals import make_savable
-from ..functional import PackedSpikes, cuda_fuses
-from ..models import Coefficient, State, cleared, what_it_is
+from .._core.coefficients import Coefficient
+from .._core.lengths import GivenLengths
+from .._core.state import State, cleared, what_it_is
+from .._core.torch_internals import make_savable
+from .._ops import cuda_fuses
+from ..functional import PackedSpikes
 from .alif import ALIF
 from .forms import bare, check_tensor, given
 from .layer_arguments import Learn

@@ -11,8 +11,9 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from .. import functional
-from ..models import Coefficient, Origin, Rate, named_model, own_values
+from .._core.arguments import readable
+from .._core.coefficients import Coefficient
+from ..models import Origin, Rate, named_model, own_values
 
 Kind: TypeAlias = Literal["ALIF", "LIF", "LSNN"]
 
@@ -283,7 +284,7 @@ def hold_range(kind: str, name: str, value: Tensor, of: Range, is_learned: bool)
     Training does that where it learns the number itself: a step of the optimizer carries a small
     threshold or time constant through zero, and the next pass would make everything NaN.
     """
-    if not functional.readable(value):
+    if not readable(value):
         return
     value = value.detach()
     low, high = (value, value) if value.dim() == 0 else value.aminmax()

@@ -5,9 +5,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .._lengths import Lengths
+from .._core.lengths import Lengths
+from .._core.state import Traces
 from ..functional import Layered, PackedSpikes
-from ..models import Traces
 
 Record: TypeAlias = Tensor | slice | range | list[int] | tuple[int, ...]
 _WORD = 32

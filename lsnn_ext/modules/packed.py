@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from .._lengths import GivenLengths, Lengths, falling, lengths_of
+from .._core.lengths import GivenLengths, Lengths, falling, lengths_of
+from .._core.state import State, Traces
 from ..functional import Layered, PackedSpikes, pack_spikes
-from ..models import State, Traces
 from .forms import given, rows
 
 

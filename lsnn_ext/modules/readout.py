@@ -10,8 +10,9 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from .. import functional
-from .._lengths import GivenLengths, add_bias, lengths_of
-from .._torch_internals import has_hooks
+from .._core.arguments import answer_for_freed, readable
+from .._core.lengths import GivenLengths, add_bias, lengths_of
+from .._core.torch_internals import has_hooks
 from .copies import Copied
 from .forms import check_tensor, renew
 from .given import batch_hint, check_lengths
@@ -49,7 +50,7 @@ def check_filter(name: str, tau: float, dt: float) -> None:
 
 def _check_windows(lengths: Tensor, every: int) -> None:
     """Raises ValueError for a sequence that ends within a window."""
-    if functional.readable(lengths) and bool((lengths % every).any()):
+    if readable(lengths) and bool((lengths % every).any()):
         odd = int(lengths[(lengths % every).nonzero()[0]])
         raise ValueError(f"readout_every: expected a divisor of the steps of each sequence, "
                          f"got {every} for one of {odd}")
@@ -175,7 +176,7 @@ class LeakyReadout(Copied):
         if state is not None and tuple(state.shape) != want:
             hint = batch_hint(tuple(state.shape)[:-1], batch, x, self.batch_first)
             raise ValueError(f"{name}: expected shape {want}, got {tuple(state.shape)}{hint}")
-        functional.answer_for_freed(state, name)
+        answer_for_freed(state, name)
 
     def batch_of(self, x: Tensor | PackedSequence) -> tuple[int, ...]:
         """(B,), or () of an unbatched x."""

@@ -9,10 +9,13 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .. import functional
-from .._lengths import GivenLengths, Lengths
-from .._torch_internals import has_hooks
+from .._core.arguments import answer_for_freed
+from .._core.lengths import GivenLengths, Lengths
+from .._core.route import bits_pay
+from .._core.state import State, Traces
+from .._core.torch_internals import has_hooks
 from ..functional import Layered, PackedSpikes
-from ..models import Rate, State, Traces, own_values
+from ..models import Rate, own_values
 from .constants import Constants, state_after
 from .delays import reset_delay, set_delay
 from .forms import as_input, check_tensor, given, joined, renew
@@ -41,10 +44,7 @@ class Recurrent(Constants):
         self.bidirectional, self.recurrent = own.bidirectional, own.recurrent
         self.autapses, self.checkpoint_every = own.autapses, own.checkpoint_every
         self.saved_dtype, self.sparse_grad = own.saved_dtype, own.sparse_grad
-        self._first_delay: Tensor | None = None
-        self.delay: int | Tensor
-        # of a delay that is a tensor, when it was last looked at
-        self._distinct: tuple[int, ...] = ()
+        self._first_delay, self._distinct = None, ()
         assert own.delay is not None and not isinstance(own.delay, str)
         set_delay(self, own.delay, own.device)
         directions = ("", "_reverse") if own.bidirectional else ("",)
@@ -115,19 +115,6 @@ class Recurrent(Constants):
                 parts.append(f"{name}={shown(value)}")
         return ", ".join(parts)
 
-    def _all_recurrent(self, suffix: str) -> Tensor | None:
-        """w_rec of equation (1): the stored matrix is output-major as in nn.LSTM. Without autapses
-        its diagonal does not act."""
-        return getattr(self, "weight_hh" + suffix).t() if self.recurrent else None
-
-    def _recurrent_weight(self, suffix: str) -> Tensor | None:
-        """The same with 0 for what does not act."""
-        w_rec = self._all_recurrent(suffix)
-        if w_rec is None or self.autapses:
-            return w_rec
-        return w_rec.masked_fill(torch.eye(self.hidden_size, dtype=torch.bool, device=w_rec.device),
-                                 0.0)
-
     def _one_direction(self, x: Tensor | PackedSpikes, weights: tuple[Tensor, Tensor | None],
                        lengths: Lengths | None, suffix: str, initial: State | None,
                        trace: bool | Tensor, **readout: Any) -> Layered:
@@ -173,11 +160,11 @@ class Recurrent(Constants):
                        for suffix in self._suffixes[layer * directions:(layer + 1) * directions]]
             # Where nothing but the next layer sees the spikes a bit for each will do.
             bits = (not last and directions == 1 and not (self.dropout and self.training)
-                    and functional.bits_pay(x, weights[0][0]))
+                    and bits_pay(x, weights[0][0]))
             requested: dict[str, Any] = readout if last else {"spikes": "bits"} if bits else {}
             counted = last and found_rates is not None and readout.get("spikes") is False
             if counted:  # without a number for each
-                requested = {**readout, "spikes": functional.bits_pay(x, weights[0][0]) and "bits"
+                requested = {**readout, "spikes": bits_pay(x, weights[0][0]) and "bits"
                              or True}
             for direction in range(directions):
                 index = layer * directions + direction
@@ -284,7 +271,7 @@ class Recurrent(Constants):
         if neurons is not None and trace:
             raise ValueError("record: expected None with trace=True, which returns all neurons, "
                              f"got {record}")
-        functional.answer_for_freed(state)
+        answer_for_freed(state)
         chosen = trace if neurons is None else neurons
         check_lengths(x, lengths, self.batch_first)
         if isinstance(x, PackedSequence):
@@ -380,7 +367,7 @@ class Recurrent(Constants):
                              "one")
         check_tensor("x_t", x_t)
         x_t = as_input(x_t, self._dtype, self.batch_first)
-        functional.answer_for_freed(state)
+        answer_for_freed(state)
         if has_hooks(self):
             time = 1 if self.batch_first and x_t.dim() == 2 else 0
             spikes, state = self(x_t.unsqueeze(time), state)

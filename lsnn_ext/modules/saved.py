@@ -2,15 +2,13 @@
 layer of another model."""
 import json
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .layer import Layer
 from .parametrizations import described, form_described, list_of, sole
-
-if TYPE_CHECKING:
-    from .constants import Constants
 
 VERSION = 2  # 1 had no extra state, and learned the numbers themselves
 _KEY = "_extra_state"  # of torch.nn.Module
@@ -18,7 +16,7 @@ _KEY = "_extra_state"  # of torch.nn.Module
 _SETTINGS = ("dt", "refractory", "autapses")
 
 
-def identity(layer: "Constants") -> Tensor:
+def identity(layer: Layer) -> Tensor:
     """Model, version, settings and forms of a layer: JSON as bytes, a tensor as all else of a state
     dict, so that what moves or stores tensors takes it too."""
     forms = {}
@@ -54,13 +52,13 @@ def _read(given: Any, kind: str) -> dict[str, Any]:
     return {**found, "learn": forms}
 
 
-def add_loading(layer: "Constants") -> None:
+def add_loading(layer: Layer) -> None:
     """Has load_state_dict look first: at the model, and at the form of what was learned."""
     layer.register_load_state_dict_pre_hook(_before_loading)
 
 
 def _before_loading(
-    layer: "Constants", state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool,
+    layer: Layer, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool,
     *_: Any,
 ) -> None:
     kind = layer._own_name()

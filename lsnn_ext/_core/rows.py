@@ -6,8 +6,9 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from ._torch_internals import is_mode_active, is_transforming, wants_gradient
-from .models import COEFFICIENTS, Coefficient, Decay
+from ..models import COEFFICIENTS
+from .coefficients import Coefficient, Decay
+from .torch_internals import is_mode_active, is_transforming, wants_gradient
 
 # A coefficient, as number, sign, place and dt: the number where the sign is 0; else the tensor at
 # this place among those of Rows, or its decay exp(-dt / tensor) where dt is not 0; with sign -1 the

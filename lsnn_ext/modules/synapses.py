@@ -10,9 +10,9 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from .modules.neuron import RANGES
-from .modules.parametrizations import Log, Logit
-from .modules.recurrent import Recurrent
+from .neuron import RANGES
+from .parametrizations import Log, Logit
+from .recurrent import Recurrent
 
 _CONSTANTS = {*RANGES, "tau", "delay"}
 

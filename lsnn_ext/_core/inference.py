@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from . import _ops
-from ._arguments import Delays
-from ._resolve import Neuron, resolve
-from ._rows import stacked
-from ._torch_internals import is_forward_mode, is_mode_active, is_transforming
+from .. import _ops
+from .arguments import Delays
+from .resolve import Neuron, resolve
+from .rows import stacked
+from .torch_internals import is_forward_mode, is_mode_active, is_transforming
 
 # numbers of a call, from which on the operators that reuse memory take over; see _ops.reused
 _FEW = 1 << 18

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .models import check_surrogate
+from ..models import check_surrogate
 
 # A share of the height; with a larger one it would be another surrogate.
 LARGEST_CUTOFF = 0.01

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .models import MODELS, coefficients, own_values
-from .modules import LIF, LeakyReadout, Linear
+from .._core.coefficients import coefficients
+from ..models import MODELS, own_values
+from ..modules import LIF, LeakyReadout, Linear
 
 OURS = "lsnn_ext"  # of the metadata of a node: what NIR does not express
 

@@ -5,9 +5,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from . import _ops, reference
-from ._arguments import Delays, check_beside
-from ._around import (
+from .. import _ops, reference
+from ..models import COEFFICIENTS
+from .arguments import Delays, check_beside
+from .around import (
     check_decay,
     check_kernels,
     check_readout,
@@ -16,12 +17,13 @@ from ._around import (
     say_slow,
     weighted,
 )
-from ._bits import PackedSpikes, empty_carrier, pack, pack_spikes
-from ._lengths import GivenLengths, Lengths, add_bias, end_readout, lengths_of
-from ._resolve import Call, Neuron, resolve
-from ._route import route
-from ._rows import stacked
-from .models import COEFFICIENTS, Coefficient, State, Traces
+from .bits import PackedSpikes, empty_carrier, pack, pack_spikes
+from .coefficients import Coefficient
+from .lengths import GivenLengths, Lengths, add_bias, end_readout, lengths_of
+from .resolve import Call, Neuron, resolve
+from .route import route
+from .rows import stacked
+from .state import State, Traces
 
 
 class Layered(NamedTuple):

@@ -4,13 +4,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import functional
-from .functional import PackedSpikes
-from .models import State, Traces
-from .modules import ALIF
-from .modules.forms import as_input
-from .modules.given import check_input, projection_for
-from .modules.neuron import shown
+from .. import functional
+from .._core.arguments import readable
+from .._core.state import State, Traces
+from ..functional import PackedSpikes
+from . import ALIF
+from .forms import as_input
+from .given import check_input, projection_for
+from .neuron import shown
 
 __all__ = ["LearnedDelay"]
 
@@ -88,7 +89,7 @@ class LearnedDelay(nn.Module):
             raise ValueError(f"spread: expected a number >= 0, got {spread}")
 
     def _hold_range(self, name: str = "delay") -> None:
-        if not functional.readable(self.delay.detach()):
+        if not readable(self.delay.detach()):
             return
         low, high = self.delay.detach().aminmax()
         if not (low >= 0 and high <= self.longest):

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ._nir_reader import OURS, Reader, find_models, has_v_reset, read_metadata
-from .models import COEFFICIENTS, MODELS, Decay, coefficients
-from .modules import ALIF, LIF, LSNN, LeakyReadout, Linear
+from .._core.coefficients import Decay, coefficients
+from ..models import COEFFICIENTS, MODELS
+from ..modules import ALIF, LIF, LSNN, LeakyReadout, Linear
+from .nir_reader import OURS, Reader, find_models, has_v_reset, read_metadata
 
 __all__ = ["Network", "from_nir", "to_nir"]
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._torch_internals import is_transforming
+from .torch_internals import is_transforming
 
 
 class _OnlyOnce(torch.autograd.Function):

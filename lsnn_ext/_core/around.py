@@ -4,12 +4,12 @@ import warnings
 import torch
 from torch import Tensor
 
-from . import _ops, reference
-from ._arguments import check_beside, readable
-from ._bits import PackedSpikes
-from ._lengths import GivenLengths, Lengths, end_readout, lengths_of
-from ._route import linear_of
-from .models import Coefficient
+from .. import _ops, reference
+from .arguments import check_beside, readable
+from .bits import PackedSpikes
+from .coefficients import Coefficient
+from .lengths import GivenLengths, Lengths, end_readout, lengths_of
+from .route import linear_of
 
 
 def linear(x: Tensor | PackedSpikes, weight: Tensor, bias: Tensor | None = None) -> Tensor:

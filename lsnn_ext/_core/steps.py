@@ -15,13 +15,13 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor, nn
 
-from ._bits import empty_carrier
-from ._inference import PreparedLayer, Synapses
-from ._once import only_once
-from ._ops import solid
-from ._resolve import Neuron
-from ._torch_internals import backward_pass, is_batched, keep_during_pass, will_run
-from .models import State
+from .._ops import solid
+from .bits import empty_carrier
+from .inference import PreparedLayer, Synapses
+from .once import only_once
+from .resolve import Neuron
+from .state import State
+from .torch_internals import backward_pass, is_batched, keep_during_pass, will_run
 
 _Gradients = tuple[Tensor | None, ...]
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._torch_internals import has_own_hooks
-from .modules import ALIF, LIF, LSNN, LeakyReadout, Linear
-from .modules.parametrizations import described, sole
+from .._core.torch_internals import has_own_hooks
+from ..modules import ALIF, LIF, LSNN, LeakyReadout, Linear
+from ..modules.parametrizations import described, sole
 
 # kind; arguments of the constructor; dtype; parts: pairs of a name and a description or None
 Description = dict[str, Any]

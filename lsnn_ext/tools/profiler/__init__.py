@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from .. import _ops
-from ..modules import ALIF, LIF, LSNN, LeakyReadout
+from ... import _ops
+from ...modules import ALIF, LIF, LSNN, LeakyReadout
 from .recorder import OpRecorder, Shape
 from .report import Profile, phases_of
 

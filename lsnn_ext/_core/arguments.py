@@ -9,13 +9,9 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from ._torch_internals import (
-    assert_on_device,
-    is_batched,
-    is_mode_active,
-    was_freed,
-)
-from .models import Coefficient, Decay, State, parts_of
+from .coefficients import Coefficient, Decay
+from .state import State, parts_of
+from .torch_internals import assert_on_device, is_batched, is_mode_active, was_freed
 
 _ORDINARY = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ._described import CONTAINERS, KINDS, PARTS, at, describe, groups, named_tensors, under, walk
-from .modules import LSNN
-from .modules.parametrizations import form_described
-from .modules.recurrent import Recurrent
+from ..modules import LSNN
+from ..modules.parametrizations import form_described
+from ..modules.recurrent import Recurrent
+from .described import CONTAINERS, KINDS, PARTS, at, describe, groups, named_tensors, under, walk
 
 __all__ = ["load", "save"]
 
@@ -83,7 +83,7 @@ def save(module: nn.Module, path: str | Path) -> None:
         ValueError: a meta tensor, or tensors that share memory without being one Parameter.
         ImportError: safetensors is not installed.
     """
-    from . import __version__
+    from .. import __version__
 
     safetensors = _safetensors()
     tensors: dict[str, Tensor] = {}

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ._batching import one_by_one
+from .batching import one_by_one
 
 WORD = 32
 

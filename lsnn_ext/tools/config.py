@@ -2,7 +2,7 @@
 
 import torch
 
-from . import _ops
+from .. import _ops
 
 
 def show_config() -> str:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._torch_internals import tree_map
+from .torch_internals import tree_map
 
 
 def one_by_one(op: Callable[..., Any]) -> Callable[..., Any]:

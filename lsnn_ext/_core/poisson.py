@@ -5,8 +5,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._arguments import readable
-from ._bits import WORD, PackedSpikes, empty_carrier, packed_bits
+from .arguments import readable
+from .bits import WORD, PackedSpikes, empty_carrier, packed_bits
 
 _AT_ONCE = 1 << 21  # draws whose numbers stay in the caches
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from ._arguments import readable
+from .arguments import readable
 
 GivenLengths: TypeAlias = Tensor | Sequence[int]
 

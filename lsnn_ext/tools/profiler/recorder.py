@@ -6,8 +6,8 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from .. import _ops
-from .._torch_internals import DispatchMode
+from ... import _ops
+from ..._core.torch_internals import DispatchMode
 
 Shape: TypeAlias = tuple[int, ...]
 

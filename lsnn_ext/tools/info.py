@@ -1,4 +1,4 @@
-"""python -m lsnn_ext.info: what is installed and what runs, for bug reports."""
+"""python -m lsnn_ext.tools.info: what is installed and what runs, for bug reports."""
 import importlib.metadata
 import os
 import platform
@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from . import _ops, functional, reference
-from ._config import show_config
+from .. import _ops, functional, reference
+from .config import show_config
 
 _BESIDE = ("numpy", "norse", "snntorch", "sinabs", "spikingjelly", "nir", "safetensors",
            "lightning", "accelerate")
@@ -54,9 +54,9 @@ def info() -> str:
     reference computes.
 
     Example:
-        >>> print(lsnn_ext.info.info())
+        >>> print(lsnn_ext.tools.info.info())
     """
-    from . import __version__
+    from .. import __version__
 
     lines = [
         f"lsnn_ext {__version__}, Python {platform.python_version()}, {platform.platform()}",

@@ -4,8 +4,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from . import _ops
-from ._bits import PackedSpikes
+from .. import _ops
+from .bits import PackedSpikes
 
 Projection = Literal["fused", "events", "product", "torch"]
 

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ._arguments import (
+from ..models import COEFFICIENTS, check_sparse_grad, check_surrogate, named_model
+from .arguments import (
     Delay,
     check,
     check_coefficients,
@@ -18,19 +19,11 @@ from ._arguments import (
     saves_bf16,
     whole_state,
 )
-from ._lengths import GivenLengths, Lengths, lengths_of
-from ._rows import Rows
-from ._surrogates import cutoff_of
-from .models import (
-    COEFFICIENTS,
-    Coefficient,
-    State,
-    check_sparse_grad,
-    check_surrogate,
-    coefficients,
-    named_model,
-    past_steps,
-)
+from .coefficients import Coefficient, coefficients
+from .lengths import GivenLengths, Lengths, lengths_of
+from .rows import Rows
+from .state import State, past_steps
+from .surrogates import cutoff_of
 
 
 class Neuron(NamedTuple):

@@ -1,0 +1,1 @@
+"""Around the layers: files (storage, nir), pictures (plot), measurements (profiler, info)."""
