@@ -116,7 +116,7 @@ def use(inside: Path, out: Path, tests: list[str]) -> None:
     if tests:
         shutil.copytree(ROOT / "python_tests", out / "python_tests", dirs_exist_ok=True)
         print(run(inside, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=append",
-                  *(f"python_tests/{Path(test).name}" for test in tests), cwd=out, **bare), end="")
+                  *(Path(test).resolve().relative_to(ROOT) for test in tests), cwd=out, **bare), end="")
 
 
 def main() -> None:

@@ -5,25 +5,28 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
 import lsnn_ext
-from rounding import rounding_after_medium
+
+HERE = Path(__file__).resolve().parent
+# Folders with code that tests of several folders import.
+sys.path[:0] = [str(HERE / name) for name in ("support", "lookalikes", "convert", "examples")]
+from rounding import rounding_after_medium  # noqa: E402
 
 torch.set_num_threads(1)
 # Files that take long come first, so that processes which share out the files end together.
 FIRST = {f"test_{name}" for name in ("tasks_distributed", "tasks", "table_of_models", "docs",
                                      "packaging", "operator", "export", "bench", "bench_gpu")}
 
-# Files whose tests are all marked slow, so that `make test` leaves them out: the tools of
-# developers, and programs that train for long.
-SLOW = {f"test_{name}" for name in (
-    "aoti", "arena", "bench", "bench_gpu", "bench_gpu_dry", "bench_rows", "check_wheel",
-    "converted_training", "docs", "ecg", "examples", "fuzz", "house", "interrupts", "like_for_like",
-    "multiprocessor", "navigation", "original_classes", "packaging", "plan", "profile_advice",
-    "random", "speech", "tasks", "tasks_distributed", "timit", "yin_smnist")}
+# Folders and files whose tests are all marked slow, so that `make test` leaves them out: the tools
+# of developers, and programs that train for long.
+SLOW = {"bench", "examples", "fuzz", "house", *(f"test_{name}" for name in (
+    "aoti", "converted_training", "interrupts", "original_classes", "plan", "profile_advice",
+    "random", "yin_smnist"))}
 # LSNN_CASES=k/n runs the k-th of n parts, k from 0, of every test with at least so many cases.
 LARGE_TABLE = 30
 
@@ -58,7 +61,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """The marks of slow files, the part of each large table, and the order of the files; within a
     file nothing changes."""
     for item in items:
-        if item.path.stem in SLOW:
+        if not SLOW.isdisjoint((item.path.parent.name, item.path.stem)):
             item.add_marker(pytest.mark.slow)
     left_out = cases_left_out([item.nodeid for item in items], *_read_part())
     config.hook.pytest_deselected(items=[items[i] for i in sorted(left_out)])

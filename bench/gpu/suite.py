@@ -79,7 +79,7 @@ def stages(card: Card, tool: Callable[[str], str | None] = find_tool,
 
     def pytest(name: str, design: str, *selection: str) -> Step:
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
-                   "python_tests/test_cuda.py"]
+                   "python_tests/cuda/test_cuda.py"]
         return Step(name, [[*command, *selection]], 150, 30, {"LSNN_DESIGN": design},
                     needs=("build",), read=_pytest_line, skip="pytest is not installed" if no_pytest
                     else "", proof=r"[1-9]\d* passed",
@@ -102,8 +102,8 @@ def stages(card: Card, tool: Callable[[str], str | None] = find_tool,
         [Step("primitives", [[f"{work}/primitives", PRIMITIVES]], 30, 5,
               needs=("build of the primitives",), required=False,
               without_device=(2, "primitives: no CUDA device"))],
-        [pytest("Python tests", "", "python_tests/test_cuda_torch.py",
-                "python_tests/test_cuda_bits.py"),
+        [pytest("Python tests", "", "python_tests/cuda/test_cuda_torch.py",
+                "python_tests/cuda/test_cuda_bits.py"),
          *(pytest(f"Python tests {design}", design) for design in designs(card))],
         [Step("timings", [[sys.executable, "-m", "bench.gpu.layers", "--seconds", "{seconds}",
                            "--rows", ROWS]], 170, 50, needs=("build",),

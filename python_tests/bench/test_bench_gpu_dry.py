@@ -1,0 +1,183 @@
+"""`make gpu ARGS=--dry-run`: what it starts, and that it fails where a program is missing or does
+not look for a device."""
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.gpu import __main__ as main_of
+from bench.gpu import card as cards
+from bench.gpu import suite
+from bench.gpu.__main__ import main
+from bench.gpu.card import find_tool
+from bench.gpu.steps import Outcome, Processes, Step, run_stages
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.skipif(not (ROOT / "csrc").is_dir(),
+                                reason="bench/ and csrc/ are not beside these tests")
+
+
+def _tool(name: str) -> str | None:
+    return f"/opt/cuda/bin/{name}"
+
+
+class _Cards:
+    """bench.gpu.card of a machine with the tools of CUDA."""
+
+    NoCard, find_tool = cards.NoCard, staticmethod(_tool)
+
+
+SAYS = {
+    f"dry/tests/{suite.TESTS}": "echo 'test_kernels: no GPU, so nothing was run: none'; exit 2",
+    "dry/primitives": "echo 'primitives: no CUDA device: none'; exit 2",
+}
+
+
+@pytest.fixture
+def rehearse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Outcome]]:
+    """The steps of a dry run that start programs, with scripts in place of what was built."""
+
+    def run(**programs: str) -> dict[str, Outcome]:
+        monkeypatch.setattr(suite, "WORK", str(tmp_path))
+        (tmp_path / "dry" / "tests").mkdir(parents=True, exist_ok=True)
+        for name, script in programs.items():
+            path = tmp_path / name
+            path.write_text(f"#!/bin/sh\n{script}\n")
+            path.chmod(0o755)
+        alone = [[replace(step, needs=()) for step in stage
+                  if step.commands[0][0].startswith(str(tmp_path))]
+                 for stage in suite.dry_stages()]
+        outcomes = run_stages(alone, Processes(ROOT, tmp_path / "logs"), 600,
+                              say=lambda text: None)
+        return {outcome.name: outcome for outcome in outcomes}
+
+    return run
+
+
+def _designs(outcomes: dict[str, Outcome]) -> list[Outcome]:
+    return [outcomes[f"C++ tests {design}"] for design in suite.ROUTES]
+
+
+def test_a_dry_run_passes_where_every_program_says_that_there_is_no_device(
+    rehearse: Callable[..., dict[str, Outcome]],
+) -> None:
+    outcomes = rehearse(**SAYS)
+    assert {outcome.state for outcome in outcomes.values()} == {"passed"}
+    assert len(outcomes) == len(suite.ROUTES) + 1
+
+
+def test_a_dry_run_fails_where_the_tests_were_not_built(
+    rehearse: Callable[..., dict[str, Outcome]],
+) -> None:
+    """As a build does that names no target: the C++ tests are in no default one."""
+    outcomes = rehearse(**{"dry/primitives": SAYS["dry/primitives"]})
+    assert outcomes["primitives"].state == "passed"
+    for outcome in _designs(outcomes):
+        assert outcome.state == "failed" and outcome.bad
+        assert f"{suite.TESTS} could not be started" in outcome.note
+
+
+@pytest.mark.parametrize("script", ["echo 'test_kernels: 3 runs, 0 failures'",
+                                    "echo 'test_kernels: no GPU, so nothing was run: none'",
+                                    "exit 2"])
+def test_a_dry_run_fails_where_a_program_ends_in_another_way(
+    script: str, rehearse: Callable[..., dict[str, Outcome]],
+) -> None:
+    outcomes = rehearse(**{**SAYS, f"dry/tests/{suite.TESTS}": script})
+    assert all(outcome.state == "failed" and outcome.bad for outcome in _designs(outcomes))
+
+
+def test_every_step_builds_or_is_started_without_a_device() -> None:
+    builds, *others = suite.dry_stages()
+    real = [step for stage in suite.stages(suite.STAND_IN) for step in stage]
+    dry = [*builds, *(step for stage in others for step in stage)]
+    assert [step.name for step in dry] == [step.name for step in real]
+    assert all(step.without_device is None for step in builds)
+    assert all(step.without_device is not None for stage in others for step in stage)
+    for step in dry:
+        assert step.environment["CUDA_VISIBLE_DEVICES"] == "" and step.limit == suite.DRY_LIMIT
+        for name, value in real[dry.index(step)].environment.items():
+            assert step.environment[name].startswith(value)
+    # It leaves the compiled part that is in use alone.
+    words = [word for step in builds for command in step.commands for word in command]
+    assert "--inplace" not in words and "--build-lib" in words and suite.TESTS in words
+
+
+@pytest.mark.parametrize(("said", "passes"), [
+    ("ss\n160 skipped in 2 s", True), ("== 160 skipped, 2 warnings in 2 s ==", True),
+    ("1 passed, 159 skipped in 2 s", False), ("1 failed, 159 skipped in 2 s", False),
+    ("no tests ran in 2 s", False), ("160 skipped, 1 error in 2 s", False)])
+def test_a_stage_of_python_tests_skips_all_of_them(said: str, passes: bool) -> None:
+    steps = [step for stage in suite.dry_stages() for step in stage
+             if step.name.startswith("Python tests")]
+    assert len(steps) == 1 + len(suite.DESIGNS)
+    for step in steps:
+        alone = replace(step, needs=(), skip="")
+        ended = run_stages([[alone]], lambda *_: (0, said), 1e6, say=lambda text: None)
+        assert (ended[0].state == "passed") == passes
+
+
+def _passing(step: Step, seconds: float) -> tuple[int | None, str]:
+    status = step.without_device[0] if step.without_device else 0
+    texts = ("test_kernels: no GPU, so nothing was run", "primitives: no CUDA device: none",
+             "bench.gpu.layers: torch sees no CUDA device", "3 skipped in 1 s")
+    return status, "\n".join(texts)
+
+
+def test_the_whole_of_a_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(suite, "ROOT", tmp_path)
+    if find_tool("nvcc") is None:
+        assert main(["--dry-run"], _passing) == 2
+        assert "no nvcc, so nothing was built" in capsys.readouterr().out
+        return
+    assert main(["--dry-run"], _passing) == 0
+    assert "Nothing was measured." in capsys.readouterr().out
+    assert not (tmp_path / "bench").exists()
+
+    def failing(step: Step, seconds: float) -> tuple[int | None, str]:
+        return (1, "no such target") if step.name == "build of the C++ tests" else _passing(
+            step, seconds)
+
+    out = tmp_path / "there"
+    assert main(["--dry-run", "--out", str(out)], failing) == 1
+    assert "FAILED: build of the C++ tests, C++ tests block" in capsys.readouterr().out
+    assert {path.suffix for path in out.iterdir()} == {".md", ".log"}
+    log = "\n".join(path.read_text() for path in out.glob("*.log"))
+    assert "=== build of the C++ tests: failed\nno such target\n" in log
+    assert "=== primitives: passed\ntest_kernels" in log
+
+
+@pytest.mark.parametrize("only", [*suite.STAGES, "routes,python"])
+def test_a_dry_run_of_one_stage(only: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                capsys: pytest.CaptureFixture[str]) -> None:
+    """It runs the builds that the stage needs, and nothing else."""
+    monkeypatch.setattr(suite, "ROOT", tmp_path)
+    monkeypatch.setattr(main_of, "cards", _Cards)
+    ran: list[str] = []
+
+    def runner(step: Step, seconds: float) -> tuple[int | None, str]:
+        ran.append(step.name)
+        return _passing(step, seconds)
+
+    out = tmp_path / "there"
+    assert main(["--dry-run", "--only", only, "--out", str(out)], runner) == 0
+    stages = dict(zip(suite.STAGES, suite.dry_stages(), strict=True))
+    wanted = {step.name for name in only.split(",") for step in stages[name]}
+    builds = {step.name for step in stages["build"]}
+    skipped = {step.name for stage in stages.values() for step in stage if step.skip}
+    assert wanted - skipped <= set(ran) and set(ran) - wanted <= builds
+    needed = {need for name in only.split(",") for step in stages[name] for need in step.needs}
+    assert set(ran) & builds == (builds if only == "build" else needed)
+    stem = f"no-card-a-dry-run-{only.replace(',', '-')}"
+    assert {path.name for path in out.iterdir()} == {f"{stem}.md", f"{stem}.log"}
+    assert f"`python -m bench.gpu --dry-run --only {only}`" in (out / f"{stem}.md").read_text()
+
+
+def test_stages_that_are_not_there_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--only", "routes,tests"])
+    assert ended.value.code == 2
+    message = f"--only: expected stages of {', '.join(suite.STAGES)}, got 'tests'"
+    assert message in capsys.readouterr().err

@@ -1,0 +1,339 @@
+"""_C.plan: which CUDA kernels would run a layer, and why. The policy needs no GPU."""
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lsnn_ext import _ops
+
+pytest.importorskip("bench", reason="bench/ is not beside these tests")
+from bench.gpu.costs import STAND_FOR, main  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+
+if _ops._C is None:
+    pytest.skip("the compiled part is missing", allow_module_level=True)
+
+
+def plan(*sizes: int, design: str = "automatic", kernels: str = "automatic",
+         **given: Any) -> dict[str, Any]:
+    """_C.plan, whatever the environment names."""
+    options = _ops.Options(design=_ops._C.designs.index(design),
+                           kernels=_ops._C.kernels.index(kernels))
+    found: dict[str, Any] = _ops._C.plan(*sizes, **given, options=list(options))
+    return found
+
+
+def designs(*sizes: int, **options: Any) -> tuple[str, str]:
+    chosen = plan(*sizes, **options)
+    return chosen["forward"]["design"], chosen["backward"]["design"]
+
+
+@pytest.mark.parametrize(("device", "largest"), [("h100", 236), ("a100", 200), ("rtx4090", 152)])
+def test_block_takes_what_shared_memory_holds(device: str, largest: int) -> None:
+    """A matrix of float32 weights, and a little beside it, for one item of the batch at a time."""
+    for N, possible in ((largest, True), (largest + 1, False)):
+        why = plan(100, 1, N, device=device)["backward"]["considered"]["block"]
+        assert isinstance(why, float) == possible, why
+    assert "bytes of shared memory" in str(why)
+
+
+def test_half_the_weight_is_room_for_more_neurons() -> None:
+    wide = plan(100, 1, 320, device="h100")["forward"]["considered"]["block"]
+    narrow = plan(100, 1, 320, device="h100", weights="bfloat16")["forward"]["considered"]["block"]
+    assert isinstance(wide, str) and isinstance(narrow, float)
+
+
+def test_paper_s_layer_on_h100() -> None:
+    chosen = plan(784, 256, 220, device="h100")
+    for direction, design, items in (("forward", "block", 2), ("backward", "cluster", 8)):
+        launch = chosen[direction]
+        assert (launch["design"], launch["items of a block"]) == (design, items)
+        assert launch["blocks"] == 128
+        assert launch["shared memory"] <= chosen["device"]["shared memory"]
+        assert launch["threads of an item"] % 32 == 0
+
+
+def test_the_paper_s_kernel_runs_where_it_can() -> None:
+    """The forward pass of lsnn with one delay in float32; it says why not elsewhere."""
+    sizes: dict[str, Any] = {"T": 784, "B": 256, "N": 220, "device": "h100"}
+    chosen = plan(**sizes)["forward"]
+    cycles = chosen["considered"]
+    assert chosen["kernels"] == "lsnn" and chosen["threads of an item"] == 64
+    assert cycles["lsnn"] < cycles["block"]
+    assert chosen["why"].startswith(f"fewest cycles a step by the formulas, {int(cycles['lsnn'])} "
+                                    f"before lsnn, gather with {int(cycles['lsnn, gather'])}, "
+                                    f"block with {int(cycles['block'])}")
+    assert chosen["shared memory"] <= 227 << 10
+    assert plan(**sizes, delays=[4])["forward"]["kernels"] == "lsnn"
+    asked = plan(**sizes, design="block")["forward"]
+    assert asked["kernels"] == "lsnn" and asked["why"] == "its design was asked for"
+    for changed, why in [
+        ({"kernels": "general"}, "the general kernels were asked for"),
+        ({"model": "eprop"}, "it has the equations of lsnn, with spikes of 0 and 1"),
+        ({"smooth": True}, "it has the equations of lsnn, with spikes of 0 and 1"),
+        ({"dtype": "float64", "N": 100}, "its numbers and weights are float32"),
+        ({"weights": "bfloat16"}, "its numbers and weights are float32"),
+        ({"delays": [0, 3]}, "it has one delay for all synapses"),
+        ({"device": "t4", "N": 100}, "its copies need compute capability 8.0"),
+        ({"N": 257}, "its warps own 256 neurons at most"),
+        ({"N": 240}, "a block needs "),
+    ]:
+        launch = plan(**sizes | changed)["forward"]
+        in_gather = changed.keys() == {"N"}  # rows in main memory take more neurons
+        assert launch["kernels"] == ("lsnn" if in_gather else "general")
+        assert launch["design"] == "gather" or not in_gather
+        assert launch["considered"]["lsnn"].startswith(why)
+    for design in ("gather", "cluster", "step"):
+        asked = plan(**sizes, design=design)["forward"]
+        assert asked["kernels"] == ("lsnn" if design == "gather" else "general")
+    with pytest.raises(ValueError, match="model: expected a name of the table of models, got 'a'"):
+        plan(**sizes, model="a")
+
+
+def test_the_paper_s_kernel_with_rows_in_main_memory() -> None:
+    """Forwards, where no block holds them: a warp for 128 neurons."""
+    for N, threads in ((256, 64), (300, 96), (512, 128)):
+        launch = plan(1000, 256, N, device="h100")["forward"]
+        cycles = launch["considered"]
+        assert (launch["design"], launch["kernels"]) == ("gather", "lsnn")
+        assert launch["threads of an item"] == threads and launch["items of a block"] == 2
+        assert cycles["lsnn, gather"] < cycles["gather"]
+        assert f"{int(cycles['lsnn, gather'])} before " in launch["why"]
+    why = plan(1000, 256, 513, device="a100")["forward"]["considered"]["lsnn, gather"]
+    assert why == "its warps own 512 neurons at most"
+
+
+@pytest.mark.parametrize(("options", "why"), [
+    ({}, ""),
+    ({"device": "a100", "weights": "bfloat16", "model": "srnn", "delays": [3]}, ""),
+    ({"device": "t4"}, "compute capability 8.0"),
+    ({"dtype": "float64"}, "of a float32"),
+    ({"delays": [0, 3]}, "one delay"),
+    ({"smooth": True}, "spikes of 0 and 1"),
+    ({"kernels": "general"}, "general kernels were asked for"),
+])
+def test_tensor_cores_make_the_weight_gradient_where_they_can(options: dict[str, Any],
+                                                              why: str) -> None:
+    chosen = plan(784, 256, 220, **{"device": "h100", **options})["weight gradient"]
+    assert chosen["kernels"] == ("events" if why else "tensor cores")
+    assert why in chosen["why"]
+    assert 1 <= chosen["slices"] and chosen["tiles"] * chosen["slices"] <= 132
+    assert chosen["tiles"] * chosen["rows"] * chosen["columns"] >= 220 * 220
+
+
+def test_the_paper_s_kernel_runs_backwards_where_it_can() -> None:
+    """As forwards; a lane owns a neuron, so that 220 of them are seven warps."""
+    sizes: dict[str, Any] = {"T": 784, "B": 256, "N": 220, "device": "h100"}
+    chosen = plan(**sizes, kernels="rows")["backward"]
+    assert chosen["considered"]["lsnn, matrices"] == "rows of active neurons were asked for"
+    assert chosen["kernels"] == "lsnn" and chosen["threads of an item"] == 224
+    assert chosen["items of a block"] == 2 and chosen["shared memory"] <= 227 << 10
+    for changed in ({"kernels": "general"}, {"delays": [0, 3]}, {"N": 600}, {"design": "gather"}):
+        assert plan(**sizes | changed)["backward"]["kernels"] == "general"
+
+
+def test_the_paper_s_kernel_runs_backwards_in_a_cluster() -> None:
+    """Where one block has no room for the weights; in as few blocks as cost least."""
+    chosen = plan(1000, 256, 512, device="h100")["backward"]
+    cycles = chosen["considered"]
+    assert (chosen["design"], chosen["kernels"]) == ("cluster", "lsnn")
+    assert chosen["blocks of a cluster"] == 8 and chosen["threads of an item"] == 64
+    assert chosen["items of a block"] == 8 and chosen["shared memory"] <= 227 << 10
+    assert cycles["lsnn, cluster"] < cycles["cluster"]
+    assert cycles["lsnn"].startswith("its warps own")
+    assert chosen["why"].startswith("fewest cycles a step by the formulas, "
+                                    f"{int(cycles['lsnn, cluster'])} before ")
+    rows = plan(1000, 256, 240, device="h100", kernels="rows")["backward"]
+    assert rows["blocks of a cluster"] == 2
+    asked = plan(784, 256, 220, device="h100", design="cluster")["backward"]
+    assert asked["kernels"] == "lsnn" and asked["why"] == "its design was asked for"
+    considered = plan(1000, 256, 512, device="a100")["backward"]["considered"]
+    assert considered["lsnn, cluster"] == "the GPU has no clusters"
+    assert plan(10, 2, 20, device="h100")["backward"]["considered"]["lsnn, cluster"].endswith(
+        "two at least")
+
+
+def test_choice_follows_size_and_activity() -> None:
+    # forwards in two rounds, which cost more than rows from the second level cache
+    assert designs(1000, 256, 512, device="h100") == ("gather", "cluster")
+    assert designs(1000, 128, 512, device="h100", kernels="general")[0] == "cluster"
+    assert designs(1000, 128, 1024, device="h100") == ("gather", "step")
+    assert designs(1000, 256, 512, device="a100") == ("gather", "step")  # no clusters there
+    assert designs(1000, 128, 2048, device="h100", spikes=0.5)[0] == "step"
+    assert designs(1000, 128, 1024, device="h100", active=0.01)[1] == "gather"
+    assert designs(10, 4, 20000, device="h100") == ("step", "step")
+
+
+def test_every_layer_has_kernels() -> None:
+    for N in (1, 31, 33, 237, 1025, 9000):
+        for delays in ([0], [5], [0, 1, 40], list(range(300))):
+            for dtype in ("float32", "float64"):
+                for device in ("t4", "h100"):
+                    assert len(designs(50, 3, N, delays=delays, dtype=dtype, device=device)) == 2
+
+
+def test_asked_design() -> None:
+    for name in ("block", "gather", "cluster", "step"):
+        assert designs(10, 4, 128, device="h100", design=name) == (name, name)
+        assert plan(10, 4, 128, device="h100", design=name)["requested"] == name
+    assert plan(10, 4, 128, device="h100")["requested"] is None
+    with pytest.raises(ValueError, match="the design 'block' cannot run 2000 neurons, .*: a block "
+                                         "owns 1536"):
+        plan(10, 4, 2000, device="h100", design="block")
+    with pytest.raises(ValueError, match="no clusters"):
+        plan(10, 4, 128, device="a100", design="cluster")
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"N": 0}, "1 to 65535 neurons, got 10, 2 and 0"), ({"B": -1}, "T, B, N: expected 0 to"),
+    ({"delays": []}, "delays: expected ascending"),
+    ({"delays": [2, 2]}, "delays: expected ascending"),
+    ({"device": "h1000"}, "device: expected one of .*h100.* got 'h1000'"),
+    ({"dtype": "float16"}, "dtype, weights: expected float32"),
+    ({"dtype": "float64", "weights": "bfloat16"}, "dtype, weights: expected float32"),
+])
+def test_bad_input(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan(**{"T": 10, "B": 2, "N": 20, "device": "h100", **options})
+
+
+@pytest.mark.parametrize("bf16_parts", [2, 1])
+def test_matrices_where_products_may_round(bf16_parts: int) -> None:
+    """Eight items go through the steps together: a factor is one bfloat16 number, or two; and the
+    weight gradient has the same."""
+    sizes: dict[str, Any] = {"T": 1000, "B": 256, "N": 512, "device": "h100",
+                             "bf16_parts": bf16_parts}
+    chosen = plan(**sizes)
+    launch, cycles = chosen["backward"], chosen["backward"]["considered"]
+    assert (launch["design"], launch["kernels"]) == ("cluster", "lsnn")
+    assert launch["items of a block"] == 8 and launch["threads of an item"] == 64
+    assert launch["blocks of a cluster"] == 8 and launch["blocks"] == 128
+    assert launch["shared memory"] <= 227 << 10
+    assert cycles["lsnn, matrices"] < cycles["lsnn, cluster"] < cycles["cluster"]
+    assert f"{int(cycles['lsnn, matrices'])} before " in launch["why"]
+    assert chosen["weight gradient"]["bfloat16 numbers"] == bf16_parts
+    assert plan(**sizes | {"B": 0})["backward"]["blocks"] == 0
+    for changed, why in [({"device": "a100"}, "the GPU has no clusters"),
+                         ({"kernels": "general"}, "the general kernels were asked for"),
+                         ({"N": 513}, "its warps own 512 neurons at most"),
+                         ({"N": 20}, "a cluster shares out whole words"),
+                         ({"delays": [40]}, "a block needs "),
+                         ({"clusters": [0, 0, 0]}, "the GPU has no room for a cluster of 8")]:
+        assert plan(**sizes | changed)["backward"]["considered"]["lsnn, matrices"].startswith(why)
+    asked = plan(**sizes | {"N": 220}, kernels="matrices", design="cluster")["backward"]
+    assert asked["items of a block"] == 8 and asked["why"] == "matrices were asked for"
+    with pytest.raises(ValueError, match="bf16_parts: expected 0, 1 or 2, got 3"):
+        plan(**sizes | {"bf16_parts": 3})
+
+
+def test_matrices_that_round_nothing() -> None:
+    """Three bfloat16 numbers are a float, so that nobody has to allow it."""
+    sizes: dict[str, Any] = {"T": 784, "B": 256, "N": 220, "device": "h100"}
+    chosen = plan(**sizes)
+    launch, cycles = chosen["backward"], chosen["backward"]["considered"]
+    assert (launch["design"], launch["kernels"]) == ("cluster", "lsnn")
+    assert launch["blocks of a cluster"] == 4 and launch["blocks"] == 128
+    assert cycles["lsnn, matrices"] < cycles["lsnn"] < cycles["block"]
+    assert chosen["weight gradient"]["bfloat16 numbers"] == 3
+    rounded = plan(**sizes | {"bf16_parts": 2})["backward"]["considered"]["lsnn, matrices"]
+    assert rounded < cycles["lsnn, matrices"]
+    assert plan(**sizes | {"B": 1000})["backward"]["considered"]["lsnn, matrices"] == (
+        4 * cycles["lsnn, matrices"])
+    assert isinstance(plan(**sizes | {"N": 448})["backward"]["considered"]["lsnn, matrices"], float)
+    for changed, why in [({"N": 449}, "its warps own 448 neurons at most"),
+                         ({"delays": [40]}, "a block needs ")]:
+        assert plan(**sizes | changed)["backward"]["considered"]["lsnn, matrices"].startswith(why)
+
+
+@pytest.mark.parametrize("bf16_parts", [1, 2])
+def test_matrices_in_a_block(bf16_parts: int) -> None:
+    """Where registers hold the weights, two items go through the steps together in a block."""
+    sizes: dict[str, Any] = {"T": 784, "B": 256, "N": 220, "device": "h100",
+                             "bf16_parts": bf16_parts, "clusters": [0, 0, 0]}
+    name = "lsnn, matrices in a block"
+    launch = plan(**sizes)["backward"]
+    cycles = launch["considered"]
+    assert (launch["design"], launch["kernels"]) == ("block", "lsnn")
+    assert (launch["items of a block"], launch["threads of an item"], launch["blocks"]) == (
+        2, 224, 128)
+    assert cycles[name] < cycles["lsnn"] < cycles["block"]
+    assert f"{int(cycles[name])} before " in launch["why"]
+    assert plan(**sizes | {"B": 1000})["backward"]["considered"][name] == 4 * cycles[name]
+    assert plan(**sizes | {"B": 0})["backward"]["blocks"] == 0
+    # Where a block has room for many items, rows of active neurons cost less.
+    many = plan(**sizes | {"N": 64, "B": 4096})["backward"]["considered"]
+    assert many["lsnn"] < many[name]
+    for changed, why in [({"N": 225}, "its warps own 224 neurons at most"),
+                         ({"bf16_parts": 0}, "its products round to bfloat16"),
+                         ({"kernels": "general"}, "the general kernels were asked for"),
+                         ({"device": "t4"}, "its copies need compute capability 8.0"),
+                         ({"delays": [400]}, "a block needs ")]:
+        assert plan(**sizes | changed)["backward"]["considered"][name].startswith(why)
+    # Not in bfloat16 alone, as the general kernels would have the weights of this layer.
+    few: dict[str, Any] = {"T": 1000, "B": 2000, "N": 32, "device": "h100", "bf16_parts": 1}
+    assert plan(**few, kernels="general")["backward weights"] == "bfloat16"
+    assert plan(**few, kernels="matrices")["backward weights"] == "float32"
+    asked = plan(**sizes, kernels="matrices", design="block")["backward"]
+    assert asked["items of a block"] == 2 and asked["why"] == "matrices were asked for"
+    assert asked["considered"]["lsnn"] == "matrices were asked for"
+
+
+def test_the_plan_says_why() -> None:
+    chosen = plan(1000, 256, 512, device="h100")
+    for direction in ("forward", "backward"):
+        launch = chosen[direction]
+        name = launch["design"]
+        if launch["kernels"] == "lsnn":
+            name = {"block": "lsnn", "gather": "lsnn, gather", "cluster": "lsnn, cluster"}[name]
+        least = launch["considered"][name]
+        others = [cycles for cycles in launch["considered"].values() if isinstance(cycles, float)]
+        assert least == min(others)
+        wanted = f"fewest cycles a step by the formulas, {int(least)} before"
+        assert launch["why"].startswith(wanted)
+        assert "not block, as a block needs" in launch["why"]
+    assert plan(10, 4, 128, device="h100", design="step")["forward"]["why"] == "it was asked for"
+
+
+def test_clusters_are_as_many_as_the_runtime_says() -> None:
+    """Where parts of the GPU hold fewer clusters than it has SMs for, and where they hold none."""
+    few = plan(1000, 256, 512, device="h100", clusters=[60, 30, 14], design="cluster")
+    assert few["device"]["clusters at once"] == {2: 60, 4: 30, 8: 14}
+    assert few["backward"]["blocks of a cluster"] == 8 and few["backward"]["blocks"] == 8 * 14
+    assert plan(1000, 256, 512, device="h100")["backward"]["blocks"] == 8 * 16
+    none = plan(1000, 256, 512, device="h100", clusters=[0, 0, 0])
+    for direction in ("forward", "backward"):
+        assert none[direction]["design"] in ("gather", "step")
+        assert "no room for a cluster" in none[direction]["considered"]["cluster"]
+    with pytest.raises(ValueError, match="no room for a cluster"):
+        plan(1000, 256, 512, device="h100", clusters=[0, 0, 0], design="cluster")
+    with pytest.raises(ValueError, match="clusters: expected three numbers at most"):
+        plan(10, 2, 20, device="h100", clusters=[1, 2, 3, 4])
+
+
+def test_costs_beside_what_was_measured(tmp_path: Path,
+                                        capsys: pytest.CaptureFixture[str]) -> None:
+    costs = _ops._C.costs()
+    assert set(STAND_FOR) <= set(costs) and all(number > 0 for number, *_ in costs.values())
+    measured = tmp_path / "primitives.csv"
+    head = "primitive,parameter,value,unit\n"
+    measured.write_text(head + "L2 gather,2048-byte rows of 512 256 threads,30,B/clk/SM\n"
+                        "L2 gather,2048-byte rows of 512 512 threads,40,B/clk/SM\n"
+                        "tagged handoff in cluster,C=16,900,cycles\n"
+                        "tagged handoff in cluster,C=4,500,cycles\n"
+                        "tagged handoff in cluster,C=4,300,ns\n")
+    assert main([str(measured)]) == 0
+    said = {line.split("|")[1].strip(): line for line in capsys.readouterr().out.splitlines()}
+    assert "| 40 of 2 |" in said["l2_bytes"] and "| 500 of 1 |" in said["exchange"]
+    assert "of" not in said["forward_step"].split("|")[4]
+    measured.write_text(head)
+    assert main([str(measured)]) == 1
+
+
+def test_no_other_place_has_numbers_of_the_formulas() -> None:
+    """A number in the formulas of the plan would be a second source of costs."""
+    text = (ROOT / "csrc" / "cuda" / "cycles.cpp").read_text()
+    formulas = text[text.index("double chain("):]
+    code = re.sub(r"//.*", "", formulas)
+    assert "costs.forward_step" in code and re.findall(r"(?<![\w.])\d+\.?\d*", code) == ["0"]

@@ -1,0 +1,254 @@
+"""Layers without recurrent weights, and with a weight of each synapse for each delay."""
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from compare import assert_all_same, assert_same
+from lsnn_ext import ALIF, LIF, _ops, functional, reference
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+T, B, N, I, S = 40, 5, 33, 9, 4
+DELAYS = (0, 1, 3, 7)
+MODELS = ["lsnn", "eprop_timit", "srnn", "sj_hard", "adlif"]
+K = {"alpha": 0.9, "theta": 0.4, "rho": 0.95, "beta": 0.5}
+
+
+def _grid(generator: torch.Generator, *shape: int, scale: float = 1.0) -> Tensor:
+    """Multiples of 2^-10, so that sums in any order agree."""
+    drawn = torch.randn(shape, generator=generator, dtype=torch.float64) * scale
+    return (drawn * 1024).round() / 1024
+
+
+def _problem(dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = _grid(generator, T, B, N, scale=2.0) + 0.5
+    return {"x": x.to(dtype), "w": _grid(generator, S, N, N, scale=0.2).to(dtype)}
+
+
+def _run(alif: Any, x: Tensor, w: Tensor | None, **more: Any) -> dict[str, Tensor]:
+    """Outputs, and gradients of a weighted sum of all that have one."""
+    leaves = {"x": x.clone().requires_grad_()} | (
+        {} if w is None else {"w": w.clone().requires_grad_()}
+    )
+    spikes, state, traces = alif(leaves["x"], leaves.get("w"), **K, trace=True, **more)
+    outputs = {"spikes": spikes, "trace v": traces.v, "v": state.v, "a": state.a, "z": state.z}
+    learned = [out for out in outputs.values() if out.requires_grad]
+    weights = [torch.linspace(-1, 1.5, out.numel(), dtype=out.dtype).view_as(out)
+               for out in learned]
+    gradients = torch.autograd.grad(learned, list(leaves.values()), weights)
+    found = {name: out.detach() for name, out in outputs.items()}
+    return found | {f"d {name}": g for name, g in zip(leaves, gradients, strict=True)}
+
+
+# ------------------------------------------------------------------------------------ no recurrence
+@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("dynamics", MODELS)
+def test_none_is_a_matrix_of_zeros(dynamics: str, smooth: bool) -> None:
+    x = _problem()["x"]
+    more: dict[str, Any] = {"dynamics": dynamics, "refractory": 2, "smooth": smooth}
+    got, zeros = (
+        _run(functional.alif, x, None, **more),
+        _run(functional.alif, x, torch.zeros(N, N).double(), **more),
+    )
+    want = _run(reference.alif, x, None, **more)
+    zeros.pop("d w")
+    assert bool(got["spikes"].any()) and bool(got["d x"].any())
+    assert_all_same(got, zeros)
+    assert_all_same(got, want, tolerance=1e-11)
+
+
+@pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
+@pytest.mark.parametrize("checkpoint_every", [None, 16])
+def test_layer_without_recurrence(checkpoint_every: int | None) -> None:
+    """Projection and readout inside the operator, spikes as bits, and two such layers on top of
+    each other."""
+    generator = torch.Generator().manual_seed(1)
+    x = (torch.rand(T, 32, I, generator=generator) < 0.1).double()
+    leaves = {"w_in": _grid(generator, 300, I), "w_out": _grid(generator, 3, 300),
+              "w_up": _grid(generator, 20, 300)}
+
+    def run(w_rec: Tensor | None, w_rec_up: Tensor | None) -> dict[str, Tensor]:
+        own = {name: leaf.clone().requires_grad_() for name, leaf in leaves.items()}
+        out = functional.layer(x, own["w_in"], w_rec, w_out=own["w_out"], k_out=0.75, spikes="bits",
+                               checkpoint_every=checkpoint_every, **K)
+        assert out.packed is not None and out.readout is not None
+        up = functional.layer(out.packed, own["w_up"] * 0.2, w_rec_up, **K)
+        assert up.spikes is not None
+        (out.readout.square().sum() + up.spikes.sum()).backward()
+        results = {"readout": out.readout, "up": up.spikes, "packed": out.packed.bits.double()}
+        return {name: value.detach() for name, value in results.items()} | {
+            f"d {name}": leaf.grad for name, leaf in own.items() if leaf.grad is not None}
+
+    got, want = run(None, None), run(torch.zeros(300, 300).double(), torch.zeros(20, 20).double())
+    assert len(got) == 6 and all(bool(value.any()) for value in got.values())
+    assert_all_same(got, want, tolerance=1e-12)
+
+
+# --------------------------------------------------------------------------- weights for each delay
+@pytest.mark.parametrize("dynamics", MODELS)
+@pytest.mark.parametrize("smooth", [False, True])
+def test_weights_for_each_delay(smooth: bool, dynamics: str) -> None:
+    given = _problem()
+    more: dict[str, Any] = {"dynamics": dynamics, "refractory": 1, "smooth": smooth,
+                            "delay": DELAYS}
+    got, want = (
+        _run(alif, given["x"], given["w"], **more) for alif in (functional.alif, reference.alif)
+    )
+    assert got["d w"].shape == (S, N, N) and all(bool(matrix.any()) for matrix in got["d w"])
+    assert_all_same(got, want, tolerance=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_matrix_of_delays_is_a_special_case(dtype: torch.dtype) -> None:
+    """One weight of each pair that is not zero: the same bits, and the same gradient at its
+    place."""
+    given, generator = _problem(dtype), torch.Generator().manual_seed(2)
+    which = torch.randint(0, S, (N, N), generator=generator)
+    places = torch.nn.functional.one_hot(which, S).movedim(-1, 0).to(dtype)
+    w = given["w"][0]
+    got = _run(functional.alif, given["x"], w * places, delay=DELAYS)
+    want = _run(functional.alif, given["x"], w, delay=torch.tensor(DELAYS)[which])
+    got["d w"] = (got["d w"] * places).sum(0)
+    assert_all_same(got, want, tolerance=1e-6 if dtype == torch.float32 else 1e-13)
+    assert_same("spikes", got["spikes"], want["spikes"])
+
+
+@pytest.mark.parametrize("layout", ["transposed", "expanded", "sliced", "one"])
+def test_weights_as_they_lie(layout: str) -> None:
+    given = _problem()
+    w, delay = {"transposed": (given["w"].transpose(1, 2), DELAYS),
+                "expanded": (given["w"][:1].expand(S, N, N), DELAYS),
+                "sliced": (given["w"][::2], (0, 3)), "one": (given["w"][:1], (2,))}[layout]
+    got = _run(functional.alif, given["x"], w, delay=delay)
+    want = _run(functional.alif, given["x"], w.contiguous(), delay=delay)
+    assert_all_same(got, want)
+    if layout == "one":
+        plain = _run(functional.alif, given["x"], w[0], delay=2)
+        plain["d w"] = plain["d w"][None]
+        assert_all_same(got, plain)
+
+
+def test_weights_that_are_zero_get_no_gradient() -> None:
+    given = _problem()
+    w = torch.where(given["w"] > 0.2, given["w"], 0.0)
+    got = _run(functional.alif, given["x"], w, delay=DELAYS, sparse_grad="existing")
+    full = _run(functional.alif, given["x"], w, delay=DELAYS)
+    assert_same("d w", got["d w"], torch.where(w == 0, 0.0, full["d w"]))
+    assert bool((full["d w"][w == 0] != 0).any())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("kind", ["one", "each", "by delay"])
+def test_without_autapses(kind: str, dtype: torch.dtype) -> None:
+    """The same bits as of zeros on the diagonal, whatever stands there, and no gradient for it."""
+    given = _problem(dtype)
+    delay: Any = {"one": 1, "by delay": DELAYS, "each": torch.tensor(DELAYS)[
+        torch.randint(0, S, (N, N), generator=torch.Generator().manual_seed(2))]}[kind]
+    w = given["w"] if kind == "by delay" else given["w"][0]
+    diagonal = torch.eye(N, dtype=torch.bool)
+    given_w = w.masked_fill(diagonal, torch.nan)
+    got = _run(functional.alif, given["x"], given_w, delay=delay, autapses=False)
+    if _ops.available:
+        with _ops.forced(product="sparse"):
+            by_synapse = _run(functional.alif, given["x"], given_w, delay=delay, autapses=False)
+        assert_all_same(by_synapse, got, tolerance=1e-5 if dtype == torch.float32 else 1e-12)
+        assert not bool(by_synapse["d w"][..., diagonal].any())
+    want = _run(functional.alif, given["x"], w.masked_fill(diagonal, 0.0), delay=delay)
+    assert bool(want["d w"][..., diagonal].any())
+    want["d w"] = want["d w"].masked_fill(diagonal, 0.0)
+    assert_all_same(got, want)
+    with functional.use_reference():
+        slow = _run(functional.alif, given["x"], w, delay=delay, autapses=False)
+    assert not bool(slow["d w"][..., diagonal].any())
+    assert_all_same(got, slow, tolerance=1e-5 if dtype == torch.float32 else 1e-11)
+
+
+# ---------------------------------------------------------------------------------- what torch asks
+@pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
+@pytest.mark.parametrize("by_delay", [False, True])
+def test_compiled_and_on_meta(by_delay: bool) -> None:
+    given = _problem(torch.float32)
+    x, w, delay = given["x"], given["w"] if by_delay else None, DELAYS if by_delay else 0
+
+    def call(x: Tensor) -> Any:
+        return functional.alif(x, w, **K, delay=delay)
+
+    spikes, state = torch.compile(call, fullgraph=True, backend="aot_eager")(x)
+    assert_same("spikes", spikes, call(x)[0])
+    bare = None if w is None else w.to("meta")
+    assert functional.alif(x.to("meta"), bare, **K, delay=delay)[1].z.shape == state.z.shape
+
+
+@pytest.mark.parametrize(("w", "delay", "message"), [
+    (None, 2, "delay: expected 0 without w_rec, got 2"),
+    (torch.zeros(S, N, N), (0, 1), r"delay: expected 4 ascending delays >= 0, one for each matrix "
+                                   r"of .*got \(0, 1\)"),
+    (torch.zeros(S, N, N), (0, 1, 1, 2), "delay: expected 4 ascending delays"),
+    (torch.zeros(S, N, N), 3, "delay: expected 4 ascending delays"),
+    (torch.zeros(S, N, N), torch.zeros(N, N).long(), r"delay: expected an int for each matrix of "
+                                                     r"w_rec"),
+    (torch.zeros(N, N), (0, 1), "delay: expected an int or an integer tensor"),
+    (torch.zeros(0, N, N), (), r"w_rec: expected shape \(33, 33\) or \(S, 33, 33\)"),
+    (torch.zeros(2, N, N + 1), (0, 1), r"w_rec: expected shape \(33, 33\) or \(S, 33, 33\)"),
+])
+def test_refused(w: Tensor | None, delay: Any, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        functional.alif(torch.zeros(T, B, N), w, **K, delay=delay)
+
+
+@pytest.mark.skipif(not EXAMPLES.is_dir(), reason="examples/ is not beside these tests")
+def test_learned_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example: gradients of real-valued delays, and a student that finds a teacher's."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    example = importlib.import_module("learned_delays")
+    generator = torch.Generator().manual_seed(0)
+    assert example.check_gradients(generator)
+    before, after = example.learn(300, generator)
+    assert before > 1.5 and after < 0.05
+
+
+# ------------------------------------------------------------------------------------------ modules
+@pytest.mark.parametrize("kind", [ALIF, LIF])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_module_without_recurrence(kind: type[ALIF | LIF], bidirectional: bool) -> None:
+    """Spikes, state, gradients, step and a state dict as of a layer whose recurrent weights are all
+    0."""
+    torch.manual_seed(3)
+    layer = kind(I, N, 2, bidirectional=bidirectional, recurrent=False, refractory=2)
+    zeros = kind(I, N, 2, bidirectional=bidirectional, refractory=2)
+    assert "recurrent=False" in repr(layer) and "recurrent" not in repr(zeros)
+    assert not any("weight_hh" in name for name in layer.state_dict())
+    with torch.no_grad():
+        for name, parameter in zeros.named_parameters():
+            parameter.copy_(layer.get_parameter(name) if "weight_hh" not in name else 0 * parameter)
+    x = (torch.rand(T, B, I) < 0.3).float()
+    results = []
+    for module in (layer, zeros):
+        z, state, traces = module(x, trace=True)
+        names = [name for name, _ in layer.named_parameters()]
+        gradients = torch.autograd.grad(z.sum() + traces.v.square().sum(),
+                                        [module.get_parameter(n) for n in names])
+        results.append({"spikes": z, **state._asdict(), **dict(zip(names, gradients, strict=True))})
+    assert bool(results[0]["spikes"].any())
+    assert_all_same(*results, tolerance=1e-5)
+    assert_same("spikes", results[0]["spikes"], results[1]["spikes"])
+    if not bidirectional:
+        with torch.no_grad():
+            state = None
+            for x_t, want in zip(x, results[0]["spikes"], strict=True):
+                z, state = layer.step(x_t, state)
+                assert_same("step", z, want)
+    layer.reset_parameters()
+
+
+def test_module_without_recurrence_refuses_what_belongs_to_it() -> None:
+    with pytest.raises(ValueError, match="delay: expected 0 with recurrent=False"):
+        ALIF(I, N, recurrent=False, delay=1)
+    with pytest.raises(ValueError, match="autapses: expected None with recurrent=False, got True"):
+        ALIF(I, N, recurrent=False, autapses=True)
+    with pytest.raises(TypeError, match="recurrent: expected True or False, got 0"):
+        ALIF(I, N, recurrent=0)  # type: ignore[arg-type]

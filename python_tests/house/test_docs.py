@@ -1,0 +1,124 @@
+"""README and docs/: every Python example runs, tables made of the code are those of the code, and
+workflows call scripts that are there."""
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lsnn_ext import _ops
+
+ROOT = Path(__file__).resolve().parents[2]
+if not (ROOT / "docs").is_dir():
+    pytest.skip("docs/ is not beside these tests", allow_module_level=True)
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+# docs/from_*.md run in test_translation_pages.py, beside the packages that they begin with
+WITH_EXAMPLES = [page for page in PAGES if BLOCK.search(page.read_text())
+                 and not page.name.startswith("from_")]
+NEEDED = {"matplotlib", "nir", "safetensors"}
+PEERS = {"norse", "snntorch", "sinabs", "spikingjelly"}
+
+
+def _program(page: Path) -> str:
+    """All examples of a page as one program, on the lines that they have in the page."""
+    text, program, at = page.read_text(), [], 0
+    for block in BLOCK.finditer(text):
+        line = text.count("\n", 0, block.start(1))
+        program.append("\n" * (line - at) + block[1])
+        at = line + block[1].count("\n")
+    return "".join(program)
+
+
+@pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
+@pytest.mark.parametrize("page", WITH_EXAMPLES, ids=lambda page: page.name)
+def test_examples_run(page: Path, tmp_path: Path) -> None:
+    program = _program(page)
+    imported = set(re.findall(r"^\s*(?:from|import) (\w+)", program, re.MULTILINE)) & PEERS
+    needed = [*imported, *(NEEDED if page.name == "pytorch.md" else ())]
+    missing = sorted(name for name in needed if importlib.util.find_spec(name) is None)
+    if missing:
+        pytest.skip(f"{', '.join(missing)} not installed")
+    if page.name == "pytorch.md" and "v_reset" not in importlib.import_module(
+            "nir").LIF.__dataclass_fields__:  # before 1.0.6 a spike subtracts, as the page says
+        program = program.replace('"sj_hard"', '"sj_soft"')
+    start = "" if "import lsnn_ext" in program else "import torch, lsnn_ext; "
+    ran = subprocess.run([sys.executable, "-W", "ignore", "-c", start + program], cwd=tmp_path,
+                         env={**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"},
+                         capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 0, f"{page.name}: {ran.stderr[-2000:]}"
+
+
+def test_pages_with_examples_are_found() -> None:
+    assert {page.name for page in WITH_EXAMPLES} >= {"README.md", "index.md", "pytorch.md",
+                                                     "profile.md", "kernels.md"}
+
+
+@pytest.mark.skipif(not _ops.available or _ops._C.emulator, reason="needs the compiled part")
+def test_the_table_of_kernels_is_that_of_the_code() -> None:
+    page = ROOT / "docs" / "which_kernel.md"
+    ran = subprocess.run([sys.executable, "-W", "ignore", "-c",
+                          "import sys; sys.path.insert(0, 'docs'); import which_kernel; "
+                          "print(which_kernel.page())"], cwd=ROOT, capture_output=True, text=True,
+                         env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=900)
+    assert ran.stdout.strip() == page.read_text().strip(), ran.stderr[-2000:]
+    assert "**no**" not in page.read_text()
+
+
+def test_the_site_has_every_page() -> None:
+    yaml = pytest.importorskip("yaml")
+    text = (ROOT / "mkdocs.yml").read_text()
+    listed = re.findall(r"[\w/]+\.md", str(yaml.safe_load(text[text.index("\nnav:"):])["nav"]))
+    assert sorted(listed) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
+
+
+RENDERED = '<span class="arithmatex"><mjx-container><mjx-c class="mjx-c1D465"></mjx-c>' \
+    "</mjx-container></span>"
+
+
+@pytest.mark.parametrize(("html", "wrong"), [
+    (f"<p>x: {RENDERED}</p><pre>cost: $HOME, \\(</pre><script>a = '$'</script>", []),
+    (RENDERED + '<p><span class="arithmatex">\\(x\\)</span></p>',
+     ["expected 2 rendered formulas, got 1", "TeX is shown as it is written: \\(x\\)"]),
+    ("<p>and $x$</p>", ["TeX is shown as it is written: and $x$"]),
+    ("<pre><code>\\begin{aligned} c</code></pre>",
+     ["a block of mathematics is shown as code: \\begin{aligned} c"]),
+    (RENDERED.replace("1D465", "5C"), ["a formula shows a backslash"]),
+    (RENDERED.replace("<mjx-c ", '<mjx-merror data-mjx-error="Missing }"></mjx-merror><mjx-c '),
+     ["a formula has an error: Missing }"]),
+])
+def test_formulas_that_are_not_rendered_are_found(html: str, wrong: list[str]) -> None:
+    spec = importlib.util.spec_from_file_location("check_site", ROOT / ".ci" / "check_site.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.problems(html) == wrong
+
+
+def test_workflows_call_scripts_that_are_there() -> None:
+    yaml = pytest.importorskip("yaml")
+    called: set[str] = set()
+    for path in sorted((ROOT / ".github" / "workflows").glob("*.yml")):
+        for job in yaml.safe_load(path.read_text())["jobs"].values():
+            for step in job["steps"]:
+                called |= set(re.findall(r"\.ci/[\w.]+", step.get("run", "")))
+    assert called == {".ci/run", ".ci/site", ".ci/check_wheel.py"}
+    assert all((ROOT / name).is_file() for name in called)
+    for path in sorted((ROOT / ".github").rglob("*.yml")):
+        assert yaml.safe_load(path.read_text()), path
+
+
+@pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
+def test_info_for_reports_of_bugs() -> None:
+    ran = subprocess.run([sys.executable, "-m", "lsnn_ext.tools.info"], cwd=ROOT,
+                         capture_output=True, text=True, timeout=300,
+                         env={**os.environ, "LSNN_CACHE_MB": "17", "SECRET_TOKEN": "hidden",
+                              "PYTHONPATH": str(ROOT)})
+    assert ran.returncode == 0, ran.stderr
+    for part in ("lsnn_ext 0.1.0, Python 3.", "torch 2.", "CPU kernels: ", "LSNN_CACHE_MB=17"):
+        assert part in ran.stdout
+    spikes = re.search(r"spikes of a small layer are those of the reference \((\d+)", ran.stdout)
+    assert spikes and int(spikes[1]) > 0 and "hidden" not in ran.stdout

@@ -1,0 +1,130 @@
+"""torch.export: programs that hold the bare operators run, learn, and are saved and loaded with the
+states in them; and torch.compile where all sizes and numbers are dynamic."""
+import io
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from test_operator import _flat
+from torch import Tensor, nn
+
+from compare import assert_same
+from lsnn_ext import ALIF, LIF, LSNN, _ops, functional
+from lsnn_ext.reference import COEFFICIENTS
+
+pytestmark = pytest.mark.skipif(
+    not _ops.available, reason="the compiled part of lsnn_ext is not built"
+)
+
+
+class Functional(nn.Module):
+    """The recurrence with a learned coefficient; sparse: only synapses that are not zero learn."""
+
+    def __init__(self, sparse: bool = False) -> None:
+        super().__init__()
+        w = torch.randn(5, 5) / 2
+        self.w_rec = nn.Parameter(torch.where(w > 0, w, 0.0))
+        self.beta = nn.Parameter(torch.rand(5))
+        self.sparse = sparse
+
+    def forward(self, x: Tensor) -> Any:
+        return functional.alif(x, self.w_rec, alpha=0.9, theta=0.3, rho=0.95, beta=self.beta,
+                               trace=True, sparse_grad="existing" if self.sparse else "all")
+
+
+MODULES: dict[str, Callable[[], nn.Module]] = {
+    "functional": Functional,
+    "sparse": lambda: Functional(sparse=True),
+    "ALIF": lambda: ALIF(5, 7, 2, bidirectional=True, learn=("tau_mem", "beta"), refractory=2,
+                         delay=1),
+    "LIF": lambda: LIF(5, 7),
+    "LSNN": lambda: LSNN(5, 4, 3, 2),
+}
+
+
+def _results(call: Callable[..., Any], x: Tensor, parameters: dict[str, Tensor]) -> list[Tensor]:
+    """What it returns, then the gradients of all parameters of a weighted sum of that."""
+    outputs = _flat(call(x))
+    learned = [out for out in outputs if out.requires_grad]
+    weights = [torch.linspace(-1, 1.5, out.numel()).view_as(out) for out in learned]
+    return [*outputs, *torch.autograd.grad(learned, list(parameters.values()), weights)]
+
+
+@pytest.mark.parametrize("grad", [False, True], ids=["exported-without-grad", "exported-with-grad"])
+@pytest.mark.parametrize("name", MODULES)
+def test_exported_program(name: str, grad: bool) -> None:
+    torch.manual_seed(0)
+    module, x = MODULES[name](), torch.randn(40, 3, 5)
+    with torch.set_grad_enabled(grad):
+        program = torch.export.export(module, (x,))
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    for exported in (program.module(), torch.export.load(file).module()):
+        with torch.no_grad():
+            for got, want in zip(_flat(exported(x)), _flat(module(x)), strict=True):
+                assert_same(name, got, want)
+        parameters = dict(exported.named_parameters())
+        assert parameters.keys() == dict(module.named_parameters()).keys()
+        if not grad:
+            with pytest.raises(RuntimeError, match=r"run it under torch\.no_grad\(\), or export"):
+                exported(x)
+            continue
+        got, want = (
+            _results(call, x, dict(call.named_parameters())) for call in (exported, module)
+        )
+        for one, other in zip(got, want, strict=True):
+            assert_same(name, one.detach(), other.detach(), tolerance=1e-6)
+
+
+def test_bare_operator_learns_where_it_saves() -> None:
+    x, w = torch.rand(40, 3, 5) * 3, torch.rand(5, 5) - 0.5
+    k = torch.tensor([0.9, 0.1, 0.95, 0.05, 0, 0.5, 0, 0.3, 0, 1, 0])[:, None].expand(11, 5)
+    leaves = [leaf.clone().requires_grad_() for leaf in (x, w, k)]
+    state = [torch.zeros(3, 5)] * 4 + [torch.zeros(1, 3, 5)]
+    x_leaf, w_leaf, k_leaf = leaves
+    zeros = _ops.Constants(*[0] * len(_ops.Constants._fields))
+    constants = zeros._replace(outputs=_ops.mask("outputs", ["spikes", "saved"]))
+    spikes, *_ = torch.ops.lsnn.alif_forward(
+        x_leaf, state, k_leaf, [w_leaf], [0], [], [], list(constants), [0.3, 0.0, math.inf], [])
+    found = torch.autograd.grad(spikes.square().sum(), leaves)
+    other = [leaf.clone().requires_grad_() for leaf in (x, w)]
+    named = {name: row.clone().requires_grad_() for name, row in zip(COEFFICIENTS, k, strict=True)}
+    want = torch.autograd.grad(functional.alif(*other, **named)[0].square().sum(),
+                               [*other, *named.values()])
+    for got, wanted in zip(found, [*want[:2], torch.stack(want[2:])], strict=True):
+        assert wanted.any()
+        assert_same("gradient", got, wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODULES)
+def test_compiled_with_everything_dynamic(name: str) -> None:
+    torch.manual_seed(0)
+    module = MODULES[name]()
+    compiled = torch.compile(module, dynamic=True, fullgraph=True, backend="aot_eager")
+    for steps, batch in ((40, 3), (24, 5)):
+        x = torch.randn(steps, batch, 5)
+        for got, want in zip(_flat(compiled(x)), _flat(module(x)), strict=True):
+            assert_same(name, got.detach(), want.detach(), tolerance=1e-6)
+        got, want = (
+            _results(call, x, dict(module.named_parameters())) for call in (compiled, module)
+        )
+        for one, other in zip(got, want, strict=True):
+            assert_same(name, one.detach(), other.detach(), tolerance=1e-5)
+
+
+def test_compiled_with_dynamic_numbers() -> None:
+    """Floats of the caller become symbols: each call may have another one."""
+    x, w = torch.rand(20, 3, 5) * 3, torch.rand(5, 5) - 0.5
+
+    def run(alpha: float, dampening: float, k: float) -> list[Tensor]:
+        spikes, state = functional.alif(x, w, alpha=alpha, theta=0.3, dampening=dampening)
+        return [spikes, state.v, functional.leaky_readout(spikes, w[:2], k)[0]]
+
+    compiled = torch.compile(run, dynamic=True, fullgraph=True, backend="aot_eager")
+    for numbers in ((0.9, 0.3, 0.8), (0.7, 0.5, 0.6), (0.5, 0.25, 0.9)):
+        for got, want in zip(compiled(*numbers), run(*numbers), strict=True):
+            assert_same("dynamic", got, want, tolerance=1e-6)

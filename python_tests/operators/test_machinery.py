@@ -1,0 +1,221 @@
+"""Layers inside what PyTorch has around a model: compile modes, exported programs, scaled losses,
+checkpoints, parameters from outside, deterministic algorithms, memory that comes later."""
+import copy
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from test_operator import needs_compiler
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils.checkpoint import checkpoint
+
+from compare import assert_same
+from lsnn_ext import ALIF, LSNN, LSNNState, State, _ops, functional
+
+pytestmark = pytest.mark.skipif(
+    not _ops.available, reason="the compiled part of lsnn_ext is not built"
+)
+MODULES: dict[str, Callable[[], nn.Module]] = {
+    "ALIF-stacked": lambda: ALIF(5, 7, 2, learn=("tau_mem", "beta")),
+    "ALIF-delays": lambda: ALIF(5, 7, delay=torch.arange(49).view(7, 7) % 3),
+    "LSNN": lambda: LSNN(5, 4, 3, 2),
+}
+
+
+@pytest.fixture(params=MODULES)
+def module(request: pytest.FixtureRequest) -> Iterator[nn.Module]:
+    torch.manual_seed(0)
+    yield MODULES[request.param]()
+
+
+def _x(steps: int = 20, batch: int = 3) -> Tensor:
+    return torch.randn(steps, batch, 5, generator=torch.Generator().manual_seed(steps))
+
+
+def _results(call: Callable[..., Any], parameters: Any, *args: Any) -> list[Tensor]:
+    """The first output, then the gradients of the parameters of a weighted sum of it."""
+    y = call(*args)[0]
+    loss = (y * torch.linspace(-1, 1.5, y.numel(), device=y.device).view_as(y)).sum()
+    return [y.detach(), *torch.autograd.grad(loss, list(parameters))]
+
+
+def _assert_alike(got: list[Tensor], want: list[Tensor], tolerance: float = 0.0) -> None:
+    assert any(gradient.any() for gradient in want[1:])
+    for k, (one, other) in enumerate(zip(got, want, strict=True)):
+        assert_same(str(k), one, other, tolerance=tolerance)
+
+
+# ---------------------------------------------------------------------------------- torch.compile
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize("options", [{"mode": "reduce-overhead"}, {"dynamic": True}], ids=str)
+def test_compile_modes(options: dict[str, Any]) -> None:
+    """The default mode stands in test_operator.py."""
+    torch.manual_seed(0)
+    module = LSNN(5, 4, 3, 2)
+    compiled = torch.compile(module, fullgraph=True, **options)
+    for x in (_x(), _x(31, 4)):
+        _assert_alike(_results(compiled, module.parameters(), x),
+                      _results(module, module.parameters(), x), tolerance=1e-5)
+
+
+# ----------------------------------------------------------------------------------- torch.export
+def test_export_for_any_length_and_batch(module: nn.Module) -> None:
+    """Also beyond 128 steps, from which on more than one state is saved."""
+    shapes = ({0: torch.export.Dim("T", min=2, max=5000), 1: torch.export.Dim("B", max=64)},)
+    program = torch.export.export(module, (_x(),), dynamic_shapes=shapes).module()
+    for x in (_x(6, 7), _x(40, 1), _x(300, 4)):
+        _assert_alike(_results(program, program.parameters(), x),
+                      _results(module, module.parameters(), x), tolerance=1e-6)
+
+
+class Carries(nn.Module):
+    """A network whose caller keeps the state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lsnn = LSNN(5, 4, 3, 2, delay=2)
+
+    def forward(self, x: Tensor, state: LSNNState) -> tuple[Tensor, LSNNState]:
+        return self.lsnn(x, state)
+
+
+def test_export_takes_and_returns_states_by_their_names() -> None:
+    torch.manual_seed(0)
+    module, file = Carries(), io.BytesIO()
+    _, state = module.lsnn(_x())
+    torch.export.save(torch.export.export(module, (_x(), state)), file)
+    file.seek(0)
+    program = torch.export.load(file)
+    (got, after), (want, other) = program.module()(2 * _x(), state), module(2 * _x(), state)
+    assert isinstance(after, LSNNState) and isinstance(after.neurons, State)
+    assert_same("y", got, want)
+    leaves, spec = pytree.tree_flatten(after)
+    for one, two in zip(leaves, pytree.tree_leaves(other), strict=True):
+        assert_same("state", one, two)
+    told = pytree.treespec_dumps(spec)
+    assert "lsnn_ext.LSNNState" in told and "lsnn_ext.State" in told
+    assert isinstance(pytree.tree_unflatten(leaves, pytree.treespec_loads(told)), LSNNState)
+
+
+# -------------------------------------------------------------------------- autocast, scaled losses
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_scaled_loss_under_autocast(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    first = nn.Linear(5, 6)
+    module = nn.ModuleDict({"first": first, "neurons": ALIF(6, 7), "last": nn.Linear(7, 2)})
+    other, x = copy.deepcopy(module), _x()
+
+    def loss(net: nn.ModuleDict) -> Tensor:
+        with torch.autocast("cpu", dtype):
+            spikes, state = net["neurons"](net["first"](x))
+            y = net["last"](spikes)
+        assert (spikes.dtype, y.dtype, state.v.dtype) == (dtype, dtype, torch.float32)
+        return y.float().square().mean()
+
+    scaler = torch.amp.GradScaler("cpu", init_scale=16.0)
+    learns, plain = torch.optim.SGD(module.parameters(), 0.1), torch.optim.SGD(other.parameters(),
+                                                                              0.1)
+    before = [p.detach().clone() for p in module.parameters()]
+    for _ in range(3):
+        learns.zero_grad()
+        scaler.scale(loss(module)).backward()
+        scaler.step(learns)
+        scaler.update()
+        plain.zero_grad()
+        (16.0 * loss(other)).backward()
+        for p in other.parameters():
+            assert p.grad is not None
+            p.grad /= 16.0
+        plain.step()
+    for old, one, two in zip(before, module.parameters(), other.parameters(), strict=True):
+        assert not torch.equal(old, one)
+        assert_same("parameter", one.detach(), two.detach(), tolerance=1e-6)
+    # a step that overflows is left out, and the scale falls
+    kept = [p.detach().clone() for p in module.parameters()]
+    learns.zero_grad()
+    (scaler.scale(loss(module)) * torch.inf).backward()
+    scaler.step(learns)
+    scaler.update()
+    assert scaler.get_scale() == 8.0
+    assert all(torch.equal(old, one) for old, one in zip(kept, module.parameters(), strict=True))
+
+
+# -------------------------------------------------------------- checkpoints, parameters, algorithms
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activation_checkpoint(module: nn.Module, reentrant: bool) -> None:
+    x = _x().requires_grad_()
+    got = _by_backward(lambda x: checkpoint(module, x, use_reentrant=reentrant), module, x)
+    _assert_alike(got, _results(module, module.parameters(), x))
+
+
+def _by_backward(call: Callable[..., Any], module: nn.Module, x: Tensor) -> list[Tensor]:
+    """_results by loss.backward(), which reentrant checkpoints need."""
+    module.zero_grad()
+    y = call(x)[0]
+    (y * torch.linspace(-1, 1.5, y.numel()).view_as(y)).sum().backward()
+    return [y.detach(), *(p.grad for p in module.parameters() if p.grad is not None)]
+
+
+def test_saved_tensors_may_move(module: nn.Module) -> None:
+    want = _results(module, module.parameters(), _x())
+    with torch.autograd.graph.save_on_cpu():
+        _assert_alike(_results(module, module.parameters(), _x()), want)
+
+
+def test_parameters_from_outside(module: nn.Module) -> None:
+    given = {name: (1.5 * p.detach()).requires_grad_() for name, p in module.named_parameters()}
+    got = _results(lambda x: torch.func.functional_call(module, given, (x,)), given.values(), _x())
+    with torch.no_grad():
+        for p in module.parameters():
+            p.mul_(1.5)
+    _assert_alike(got, _results(module, module.parameters(), _x()))
+
+
+def test_deterministic_algorithms(module: nn.Module) -> None:
+    """Nothing in a layer is refused, and memory that PyTorch fills shows what nobody wrote."""
+    want = _results(module, module.parameters(), _x(200))
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.utils.deterministic.fill_uninitialized_memory
+        _assert_alike(_results(module, module.parameters(), _x(200)), want)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_memory_that_comes_later(name: str) -> None:
+    if name == "ALIF-delays":  # numbers of the caller that lay on meta would be nowhere
+        empty: nn.Module = ALIF(5, 7, delay=torch.arange(49).view(7, 7) % 3, device="meta")
+    else:
+        with torch.device("meta"):
+            empty = MODULES[name]()
+    assert all(p.is_meta for p in empty.parameters())
+    module = empty.to_empty(device="cpu")
+    torch.manual_seed(3)
+    module.reset_parameters()  # type: ignore[operator]
+    torch.manual_seed(3)
+    _assert_alike(_results(module, module.parameters(), _x()),
+                  _results(other := MODULES[name](), other.parameters(), _x()))
+
+
+# ------------------------------------------------------------------------ devices without kernels
+@pytest.mark.parametrize("call", ["alif", "layer", "leaky_readout"])
+def test_devices_without_kernels_are_told_of_the_reference(
+    call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What MPS and XPU tensors get; no such device is here, so this build is said to have no
+    kernels for the CPU."""
+    monkeypatch.setattr(_ops, "DEVICES", ("cuda", "meta"))
+    x, w = _x(), torch.zeros(5, 5)
+    calls = {"alif": lambda: functional.alif(x, w, alpha=0.9, theta=0.3),
+             "layer": lambda: functional.layer(x, w, w, alpha=0.9, theta=0.3),
+             "leaky_readout": lambda: functional.leaky_readout(x, w, 0.9)}
+    with pytest.raises(RuntimeError, match=r"tensor on cuda or meta.* got device cpu.*"
+                                           r"with lsnn_ext\.use_reference\(\)"):
+        calls[call]()
+    with functional.use_reference():
+        calls[call]()
