@@ -161,6 +161,8 @@ struct State {
   void* z;  // [D,B,N] past spikes, newest first; any real number
 };
 
+// What it holds is chosen in torch/forward_op.cpp; lsnn_ext/_ops/autograd.py hands it to the
+// backward pass.
 struct Saved {
   void* y;  // [T,B,N] membrane before any reset (5), or null: the backward pass computes it again
   uint32_t* bits;  // [T,B,words(N)] spikes; the CPU kernels write them whenever they are asked for

@@ -1,5 +1,6 @@
 // What the algorithms of a product or a sum cost, by measurement: which of them runs, and what has
-// to be packed for those that may.
+// to be packed for those that may. backward.h (fastest) chooses among the products by these costs
+// and by the limits of product_active.h; pack.h decides whether synapses are listed.
 #pragma once
 #include "layout.h"
 

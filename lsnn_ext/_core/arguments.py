@@ -1,4 +1,8 @@
-"""The arguments of functional.alif: checked, and in the form that the operator takes."""
+"""The arguments of functional.alif: checked, and in the form that the operator takes.
+
+Inputs are checked in call.py (of_inputs), inputs of modules in modules/given.py, and what reaches
+the operators in csrc/torch/checks.h and arguments.h.
+"""
 
 import math
 import re

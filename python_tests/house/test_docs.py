@@ -52,6 +52,26 @@ def test_examples_run(page: Path, tmp_path: Path) -> None:
     assert ran.returncode == 0, f"{page.name}: {ran.stderr[-2000:]}"
 
 
+def _places(page: str) -> list[tuple[str, list[str]]]:
+    """Files that the cells of a page name, with the words to search for in them."""
+    cells = "; ".join(line.rsplit("|", 2)[1] for line in page.splitlines() if line.startswith("| "))
+    parts = [re.findall(r"`([^`]+)`", part) for part in cells.split(";")]
+    return [(part[0], part[1:]) for part in parts if part]
+
+
+def test_answers_exist() -> None:
+    """Each file of where.md is there and holds the words that the page names."""
+    page = (ROOT / "docs" / "where.md").read_text()
+    assert page.count("?") >= 20 and len(_places(page)) >= page.count("?")
+    for name, words in _places(page):
+        text = (ROOT / name).read_text()
+        assert [word for word in words if word not in text] == [], name
+
+
+def test_places_are_read() -> None:
+    assert _places("| Why? | `a.py`: `b`, `c`; `d.md` |") == [("a.py", ["b", "c"]), ("d.md", [])]
+
+
 def test_pages_with_examples_are_found() -> None:
     assert {page.name for page in WITH_EXAMPLES} >= {"README.md", "index.md", "pytorch.md",
                                                      "profile.md", "kernels.md"}

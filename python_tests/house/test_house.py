@@ -27,6 +27,7 @@ IMPORTS: dict[str, list[str]] = DEPENDENCIES["imports"]
 FOREIGN: list[str] = DEPENDENCIES["packages"]["foreign"]
 EXTRAS: dict[str, list[str]] = DEPENDENCIES["packages"]["extras"]
 LINES = 404
+BUDGET: dict[str, int] = DEPENDENCIES["budget"]
 
 
 def _files(root: Path, *patterns: str) -> Iterator[tuple[PurePosixPath, str]]:
@@ -180,6 +181,19 @@ def files_are_short(root: Path) -> list[str]:
     return [f"{path}: {n} lines, more than {LINES}" for path, n in lengths if n > LINES]
 
 
+def folders_keep_their_budget(root: Path) -> list[str]:
+    """Lines of code, and words of docs, as [budget] says; a commit that raises one says why."""
+    code = {"lsnn_ext": ["py"], "csrc": ["h", "cpp", "cu", "cuh", "py"], "python_tests": ["py"]}
+    counts = [(part, {path: len(text.splitlines()) for suffix in suffixes
+                      for path, text in _files(root, f"{part}/**/*.{suffix}")})
+              for part, suffixes in code.items()]
+    counts.append(("docs", {path: len(text.split()) for path, text in _files(
+        root, "README.md", "docs/**/*.md")}))
+    return [f"{max(count, key=lambda path: count[path])}: the largest of {part}, which has "
+            f"{sum(count.values())}, more than {BUDGET[part]}"
+            for part, count in counts if sum(count.values()) > BUDGET[part]]
+
+
 def dependencies_are_not_pinned(root: Path) -> list[str]:
     bad = []
     for path, text in _files(root, "pyproject.toml"):
@@ -258,6 +272,8 @@ VIOLATIONS: list[tuple[Rule, str, str]] = [
     (build_is_for_every_machine, "setup.py", 'flags = ["-ffast-math"]'),
     (files_are_short, "lsnn_ext/a.py", "x = 1\n" * (LINES + 1)),
     (files_are_short, "csrc/cpu/a.h", "\n" * (LINES + 1)),
+    (folders_keep_their_budget, "lsnn_ext/a.py", "\n" * (BUDGET["lsnn_ext"] + 1)),
+    (folders_keep_their_budget, "docs/a.md", "word " * BUDGET["docs"] + "\nword"),
     (dependencies_are_not_pinned, "pyproject.toml",
      '[project]\ndependencies = ["numpy", "torch==2.11"]'),
     (dependencies_are_not_pinned, "pyproject.toml", '[project.optional-dependencies]\ntest = ["a '
