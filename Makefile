@@ -61,16 +61,16 @@ gpu:
 
 # -B: csrc/ holds what the build depends on.
 mutants:
-	$(PYTHON) -B csrc/tests/mutants.py $(ARGS)
+	$(PYTHON) -B csrc/tests/mutants/mutants.py $(ARGS)
 
 machine: $(VENV)/.machine
-	$(in_venv) python -B csrc/tests/machine_code.py $(ARGS)
+	$(in_venv) python -B csrc/tests/cuda/machine_code.py $(ARGS)
 
 lint: build $(VENV)/.dev
 	$(in_venv) ruff check lsnn_ext bench examples python_tests csrc/tests csrc/model_table.py setup.py docs .ci
 	$(in_venv) check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(in_venv) mypy
-	$(in_venv) mypy csrc/tests/mutants.py csrc/tests/machine_code.py csrc/model_table.py
+	$(in_venv) mypy csrc/tests/mutants/mutants.py csrc/tests/cuda/machine_code.py csrc/model_table.py
 	$(in_venv) clang-format --dry-run --Werror $$(find csrc bench -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 
 build: here $(VENV)/.built

@@ -1,5 +1,5 @@
-"""The model of a multiprocessor (csrc/tests/multiprocessor.py) on programs whose cycles are known.
-"""
+"""The model of a multiprocessor (csrc/tests/cuda/multiprocessor.py) on programs whose cycles are
+known."""
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +13,12 @@ FOLDER = Path(__file__).resolve().parents[2] / "csrc" / "tests"
 @pytest.fixture(scope="module")
 def model() -> Iterator[Any]:
     """The module, which lies among the tests of the kernels."""
-    sys.path.insert(0, str(FOLDER))
+    folders = [str(FOLDER / name) for name in ("cuda", "mutants")]
+    sys.path[:0] = folders
     import multiprocessor
     yield multiprocessor
-    sys.path.remove(str(FOLDER))
+    for folder in folders:
+        sys.path.remove(folder)
 
 
 def _control(stall: int = 1, sets: int = 7, waits: int = 0) -> int:

@@ -11,7 +11,7 @@ from chain import cycles
 from multiprocessor import Load, cost, cycles_of_step
 from sass import Kernel, Loop, Wanted, repeated
 
-CUDA = Path(__file__).resolve().parents[1] / "cuda"
+CUDA = Path(__file__).resolve().parents[2] / "cuda"
 SHARED = (CUDA / "shared.h").read_text()
 # A step of the paper's forward kernel, with eight spikes, or with 16 whose rows are not in shared
 # memory; and of its backward kernel, with twelve active neurons of a warp: cycles at most, by the

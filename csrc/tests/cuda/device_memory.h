@@ -7,8 +7,8 @@
 #include <map>
 #include <vector>
 
-#include "../cuda/run.h"
-#include "problem.h"
+#include "../../cuda/run.h"
+#include "../problem.h"
 
 namespace lsnn::test {
 

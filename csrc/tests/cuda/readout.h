@@ -1,8 +1,8 @@
 // The readout of the CUDA kernels against that of the CPU kernels.
 #pragma once
-#include "../cpu/run.h"
-#include "check.h"
-#include "problem.h"
+#include "../../cpu/run.h"
+#include "../check.h"
+#include "../problem.h"
 
 namespace lsnn::test {
 

@@ -4,8 +4,8 @@
 #include <cmath>
 #include <utility>
 
-#include "../cuda/plan.h"
-#include "problem.h"
+#include "../../cuda/plan.h"
+#include "../problem.h"
 
 namespace lsnn::test {
 

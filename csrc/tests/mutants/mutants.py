@@ -21,7 +21,7 @@ from typing import NamedTuple
 from mutant import ADDRESS, PLAIN, THREAD, Check, Mutant
 from mutant_table import MUTANTS
 
-CSRC = Path(__file__).resolve().parents[1]
+CSRC = Path(__file__).resolve().parents[2]
 LIMIT_S = 120  # of a run; a kernel that hangs is a bug that was found
 CHECKS: list[Check] = [PLAIN, ADDRESS, THREAD]  # from cheap to dear
 CXX = os.environ.get("CXX", "g++")
@@ -74,7 +74,7 @@ class Base:
         self.lock = threading.Lock()
         # The CPU path and the test itself are the same in all builds.
         self.common = [
-            Job("tests/test_kernels.cpp", folder / "test.o", ["-O2"]),
+            Job("tests/cuda/test_kernels.cpp", folder / "test.o", ["-O2"]),
             Job("cuda/run.cu", folder / "entry.o", ["-O1"]),
             *(Job(f"cpu/{name}.cpp", folder / f"{name}.o", ["-O2"])
               for name in ("run", "block_cache", "counters")),

@@ -1,7 +1,7 @@
 // The planted bugs of emulator_bugs.h in kernels that copy, that store into other blocks, and that
 // multiply matrices.
 #pragma once
-#include "../emulator/cuda.h"
+#include "../../emulator/cuda.h"
 
 namespace emulator::test::bugs {
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from chain import BARRIER, NO_BARRIER, OPERANDS_READ, TAKEN, latency
 from sass import Kernel
 
-COSTS = (Path(__file__).resolve().parents[1] / "cuda" / "costs.h").read_text()
+COSTS = (Path(__file__).resolve().parents[2] / "cuda" / "costs.h").read_text()
 SCHEDULERS = 4
 PRODUCTS_OF_MMA = 16 * 8 * 16
 ROUNDS = 6  # all steps over and over; the first time tells of the start only

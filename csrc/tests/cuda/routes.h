@@ -1,7 +1,7 @@
 // What may run a case of test_kernels.cpp, by the names that LSNN_DESIGN has there: the general
 // kernels of a design, or those made for the paper's network, in one block or in a cluster.
 #pragma once
-#include "../alif.h"
+#include "../../alif.h"
 
 namespace lsnn::test {
 

@@ -7,8 +7,8 @@
 #pragma once
 #include <array>
 
-#include "../surrogate.h"
-#include "problem.h"
+#include "../../surrogate.h"
+#include "../problem.h"
 
 namespace lsnn::test {
 

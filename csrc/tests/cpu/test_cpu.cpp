@@ -12,19 +12,19 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "../bfloat16.h"
-#include "../cpu/counters.h"
-#include "../cpu/layout.h"
+#include "../../bfloat16.h"
+#include "../../cpu/counters.h"
+#include "../../cpu/layout.h"
+#include "../check.h"
+#include "../leaky.h"
+#include "../linear.h"
+#include "../table.h"
+#include "../threads.h"
 #include "block_cache.h"
 #include "changed_weights.h"
-#include "check.h"
 #include "equations.h"
 #include "fused.h"
-#include "leaky.h"
 #include "lengths.h"
-#include "linear.h"
-#include "table.h"
-#include "threads.h"
 
 namespace lsnn::test {
 

@@ -1,9 +1,9 @@
 // Fused projection and readout of the CPU kernels, and states saved every so many
 // steps. Inside the operator they must give what they give one after the other.
 #pragma once
-#include "../cpu/run.h"
-#include "check.h"
-#include "problem.h"
+#include "../../cpu/run.h"
+#include "../check.h"
+#include "../problem.h"
 
 namespace lsnn::test {
 

@@ -1,8 +1,8 @@
 // Lists of synapses whose weights another thread changes between the count of the entries and the
 // lists: each row keeps to its own places, with columns of its own in ascending order.
 #pragma once
-#include "../cpu/synapse_lists.h"
-#include "check.h"
+#include "../../cpu/synapse_lists.h"
+#include "../check.h"
 
 namespace lsnn::test {
 

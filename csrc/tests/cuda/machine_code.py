@@ -1,10 +1,10 @@
 """What nvcc makes of the CUDA kernels, held against what is expected of it.  No GPU is needed.
 
 Compiles csrc/cuda/*.cu with the flags and for the architectures of the build, and compares
-registers, stack and spills of every kernel with csrc/tests/budget.csv; --write makes that file
-anew. Then reads the machine code of the hot kernels, those made for the paper's network: wide loads
-and stores, nothing in local memory, no calls; and counts instructions. That part needs nvdisasm: on
-PATH, or by `pip install nvidia-cuda-nvdisasm`.
+registers, stack and spills of every kernel with csrc/tests/cuda/budget.csv; --write makes that
+file anew. Then reads the machine code of the hot kernels, those made for the paper's network: wide
+loads and stores, nothing in local memory, no calls; and counts instructions. That part needs
+nvdisasm: on PATH, or by `pip install nvidia-cuda-nvdisasm`.
 """
 import argparse
 import csv

@@ -1,6 +1,6 @@
 // Correct kernels, by which the emulator is tested.
 #pragma once
-#include "../emulator/cuda.h"
+#include "../../emulator/cuda.h"
 
 namespace emulator::test {
 namespace {

@@ -15,16 +15,16 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "../cpu/run.h"
-#include "../cuda/device.h"
-#include "check.h"
+#include "../../cpu/run.h"
+#include "../../cuda/device.h"
+#include "../check.h"
+#include "../leaky.h"
+#include "../linear.h"
+#include "../table.h"
 #include "device_memory.h"
-#include "leaky.h"
-#include "linear.h"
 #include "made_of.h"
 #include "readout.h"
 #include "routes.h"
-#include "table.h"
 
 namespace lsnn::test {
 

@@ -5,8 +5,8 @@
 #include <thread>
 #include <vector>
 
-#include "../cpu/block_cache.h"
-#include "check.h"
+#include "../../cpu/block_cache.h"
+#include "../check.h"
 
 namespace lsnn::test {
 
