@@ -82,7 +82,7 @@ template <class T> struct BackwardTile : Tile {
     for (int64_t d = 0; d < l.S && algorithm != ProductAlgorithm::sparse; d++) {
       const int64_t reached = t + 1 + l.delays[d];
       if (reached < 0 || reached >= longest) continue;
-#if LSNN_ISA == 512
+#if LSNN_TARGET == LSNN_TARGET_AVX512
       if constexpr (has_bf16<T>)
         if (algorithm == ProductAlgorithm::bf16) {
           add_bf16_product(p.w_bf16 + d * N * NP, N, NP, gc_bf16(reached), s.dz, n0, n1, active,
@@ -187,7 +187,7 @@ template <class T> struct BackwardTile : Tile {
 
   // dL/dc of step t for products in bfloat16; zeros beyond N, where gc is undefined.
   LSNN_METHOD void store_gc_bf16([[maybe_unused]] int64_t t) const {
-#if LSNN_ISA == 512
+#if LSNN_TARGET == LSNN_TARGET_AVX512
     if constexpr (has_bf16<T>)
       for (int64_t b = 0, alive = items_alive(t); b < alive; b++) {
         if (n1 == N) memset(gc(t) + b * ND + N, 0, (NP - N) * sizeof(T));

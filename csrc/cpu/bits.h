@@ -1,7 +1,8 @@
 // Lists of the bits that are set in words of spikes, for the instruction set that this translation
 // unit is compiled for. As in simd.h, all names have internal linkage.
 #pragma once
-#if LSNN_ISA == 128
+#include "target.h"
+#if LSNN_TARGET == LSNN_TARGET_NEON
 #include <arm_neon.h>
 #elif defined(__x86_64__)
 #include <immintrin.h>
@@ -13,7 +14,7 @@
 namespace lsnn {
 namespace {
 
-#if LSNN_ISA == 256
+#if LSNN_TARGET == LSNN_TARGET_AVX2
 // For each byte the places of its bits, ascending; what follows them is of no meaning.
 struct Places { uint8_t of[256][8]; };
 constexpr Places places_of_bits() {
@@ -33,7 +34,7 @@ alignas(64) constexpr Places places = places_of_bits();
 // more than it saves.
 LSNN_INLINE int64_t set_bits(const uint32_t* row, int64_t n_words, uint32_t first, uint32_t stride,
                              uint32_t* out, int64_t n) {
-#if LSNN_ISA == 512
+#if LSNN_TARGET == LSNN_TARGET_AVX512
   const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   const __m512i id = _mm512_add_epi32(_mm512_set1_epi32(first),
                                       _mm512_mullo_epi32(lane, _mm512_set1_epi32(stride)));
@@ -48,7 +49,7 @@ LSNN_INLINE int64_t set_bits(const uint32_t* row, int64_t n_words, uint32_t firs
       n += __builtin_popcount(bits);
     }
   }
-#elif LSNN_ISA == 256
+#elif LSNN_TARGET == LSNN_TARGET_AVX2
   const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   __m256i id = _mm256_add_epi32(_mm256_set1_epi32(first),
                                 _mm256_mullo_epi32(lane, _mm256_set1_epi32(stride)));
@@ -72,7 +73,7 @@ LSNN_INLINE int64_t set_bits(const uint32_t* row, int64_t n_words, uint32_t firs
 
 // Bit i of the result: bit b of words[i], for 16 words.
 LSNN_INLINE unsigned column_of_bits(const uint16_t* words, int b) {
-#if LSNN_ISA == 512
+#if LSNN_TARGET == LSNN_TARGET_AVX512
   return _mm256_test_epi16_mask(_mm256_loadu_si256((const __m256i*)words),
                                 _mm256_set1_epi16((short)(1 << b)));
 #elif defined(__SSE2__)
@@ -80,7 +81,7 @@ LSNN_INLINE unsigned column_of_bits(const uint16_t* words, int b) {
   const __m128i low = _mm_and_si128(_mm_loadu_si128((const __m128i*)words), bit),
                 high = _mm_and_si128(_mm_loadu_si128((const __m128i*)words + 1), bit);
   return _mm_movemask_epi8(_mm_packs_epi16(_mm_cmpeq_epi16(low, bit), _mm_cmpeq_epi16(high, bit)));
-#elif LSNN_ISA == 128
+#elif LSNN_TARGET == LSNN_TARGET_NEON
   const uint16x8_t bit = vdupq_n_u16((uint16_t)(1 << b));
   const uint16x8_t low = vtstq_u16(vld1q_u16(words), bit),
                    high = vtstq_u16(vld1q_u16(words + 8), bit);

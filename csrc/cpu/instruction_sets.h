@@ -1,25 +1,24 @@
 // The table of instruction sets that the CPU kernels are compiled for, the best first.
 // CMakeLists.txt reads it, and compiles kernels.cpp once for each of the processor at hand; run.cpp
-// chooses among them when the first kernel runs. A new one needs a line here and its branches in
-// simd.h and bits.h.
+// chooses among them when the first kernel runs. A new one needs a line here, its pair in target.h,
+// and its branches in simd.h and bits.h.
 //
-// X(name, LSNN_ISA, flags of the compiler, whether this processor has it). LSNN_ISA: bits of a
-// vector, 0 for plain C++.
+// X(name, target, bits of a vector, flags of the compiler, whether this processor has it).
 #pragma once
 
 #define LSNN_HAS(feature) __builtin_cpu_supports(feature)
 
 // clang-format off
 #define LSNN_SETS_X86_64(X) \
-  X(avx512, 512, "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mbmi -mpopcnt", \
+  X(avx512, AVX512, 512, "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mbmi -mpopcnt", \
     LSNN_HAS("avx512f") && LSNN_HAS("avx512bw") && LSNN_HAS("avx512dq") && \
         LSNN_HAS("avx512vl") && LSNN_HAS("fma")) \
-  X(avx2, 256, "-mavx2 -mfma -mbmi -mpopcnt", \
+  X(avx2, AVX2, 256, "-mavx2 -mfma -mbmi -mpopcnt", \
     LSNN_HAS("avx2") && LSNN_HAS("fma") && LSNN_HAS("bmi"))
 #define LSNN_SETS_AARCH64(X) \
-  X(neon, 128, "", true)  // every such processor has it
+  X(neon, NEON, 128, "", true)  // every such processor has it
 #define LSNN_SETS_ANY(X) \
-  X(portable, 0, "", true)
+  X(portable, PORTABLE, 128, "", true)
 // clang-format on
 
 #if defined(LSNN_ONLY_PORTABLE)

@@ -1,5 +1,5 @@
-// One instruction set: compiled once for each with its own flags, LSNN_ISA (512, 256, 128, 0) and
-// LSNN_ISA_NAME.
+// One instruction set: compiled once for each line of the table in instruction_sets.h, with its own
+// flags, LSNN_TARGET, LSNN_VECTOR_BITS and LSNN_TARGET_NAME.
 #include "backward.h"
 #include "forward.h"
 #include "linear.h"
@@ -21,7 +21,7 @@ template <class T> LSNN_LOCAL int64_t linear_bytes(const Linear& l) {
   return count.used;
 }
 
-#if LSNN_ISA == 512
+#if LSNN_TARGET == LSNN_TARGET_AVX512
 template <class T> constexpr auto bf16_of = nullptr;
 template <> constexpr auto bf16_of<float> = to_bf16;
 #else
@@ -50,7 +50,7 @@ constexpr Kernels<T> table = {
 
 #define LSNN_JOIN(a, b) a##b
 #define LSNN_KERNELS(type, name) LSNN_JOIN(kernels_##type##_, name)
-extern const Kernels<float> LSNN_KERNELS(f32, LSNN_ISA_NAME) = table<float>;
-extern const Kernels<double> LSNN_KERNELS(f64, LSNN_ISA_NAME) = table<double>;
+extern const Kernels<float> LSNN_KERNELS(f32, LSNN_TARGET_NAME) = table<float>;
+extern const Kernels<double> LSNN_KERNELS(f64, LSNN_TARGET_NAME) = table<double>;
 
 }  // namespace lsnn::cpu

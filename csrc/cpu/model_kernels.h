@@ -51,7 +51,8 @@ template <int row> inline constexpr bool has_own_kernels = row == 0;
 #else
 template <int row> inline constexpr bool has_own_kernels = true;
 #endif
-template <class T> inline constexpr bool is_by_terms = sizeof(T) == 4 && LSNN_ISA != 0;
+template <class T> inline constexpr bool is_by_terms =
+    sizeof(T) == 4 && LSNN_TARGET != LSNN_TARGET_PORTABLE;
 template <class T, class Terms>
 using Compiled = std::conditional_t<is_by_terms<T>, Terms, AllTerms>;
 

@@ -5,7 +5,7 @@
 namespace lsnn::cpu {
 namespace {
 
-#if LSNN_ISA == 512
+#if LSNN_TARGET == LSNN_TARGET_AVX512
 // Functions for processors with bfloat16 products among those with AVX-512; run.cpp asks the
 // processor before it calls them.
 #define LSNN_BF16 __attribute__((target("avx512bf16")))
@@ -70,7 +70,7 @@ LSNN_LOCAL void trial_product(int64_t n, const T* w, [[maybe_unused]] const uint
   ActiveRows rows{32 << 10, entries, {}};
   uint16_t active[256 / 16 * max_items] = {};
   for (int64_t i = 0; i < n / 16 * max_items; i++) active[i] = i % 2 ? 0xff00 : 0x00ff;
-#if LSNN_ISA == 512
+#if LSNN_TARGET == LSNN_TARGET_AVX512
   if constexpr (has_bf16<T>)
     if (bf16) {
       uint16_t d_bf16[max_items * gradient_stride<uint16_t>(256)] = {};

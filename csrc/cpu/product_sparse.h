@@ -55,7 +55,7 @@ template <class T> struct FourWeights {
   LSNN_METHOD explicit FourWeights(const T* v) : value(v) {}
   LSNN_METHOD Vec<T> operator[](int p) const { return Vec<T>(value[p]); }
 };
-#if LSNN_ISA == 512
+#if LSNN_TARGET == LSNN_TARGET_AVX512
 template <> struct FourWeights<float> {
   __m512 value;
   LSNN_METHOD explicit FourWeights(const float* v)

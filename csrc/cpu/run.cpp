@@ -18,8 +18,8 @@
 namespace lsnn::cpu {
 
 // A pair for each instruction set, from kernels.cpp.
-#define LSNN_DECLARE(name, isa, flags, available) \
-  extern const Kernels<float> kernels_f32_##name; \
+#define LSNN_DECLARE(name, target, bits, flags, available) \
+  extern const Kernels<float> kernels_f32_##name;          \
   extern const Kernels<double> kernels_f64_##name;
 LSNN_INSTRUCTION_SETS(LSNN_DECLARE)
 #undef LSNN_DECLARE
@@ -36,7 +36,7 @@ struct InstructionSet {
 const InstructionSet& chosen() {
   static const InstructionSet& found = []() -> const InstructionSet& {
     static const InstructionSet sets[] = {
-#define LSNN_ENTRY(name, isa, flags, available) \
+#define LSNN_ENTRY(name, target, bits, flags, available) \
   {#name, available, &kernels_f32_##name, &kernels_f64_##name},
         LSNN_INSTRUCTION_SETS(LSNN_ENTRY)
 #undef LSNN_ENTRY

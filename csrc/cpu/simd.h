@@ -1,11 +1,11 @@
-// A vector of numbers for the instruction set that this translation unit is compiled for. LSNN_ISA
-// is 512 (AVX-512), 256 (AVX2), 128 (NEON) or 0 (portable: what every processor of the kind has).
+// A vector of numbers for the instruction set that this translation unit is compiled for, see
+// target.h.
 //
 // Arithmetic comes from the compiler's vector extension; masks, fma, partial and streaming access
 // from intrinsics. All names have internal linkage; platform.h says why.
 //
-// An instruction set more is a line of the table in instruction_sets.h, and its branches here and
-// in bits.h.
+// An instruction set more is a line of the table in instruction_sets.h, a pair in target.h, and its
+// branches here and in bits.h.
 #pragma once
 #include <string.h>
 
@@ -15,20 +15,22 @@
 namespace lsnn {
 namespace {
 
+constexpr int vector_bytes = LSNN_VECTOR_BITS / 8;
+
 // column_vectors: sums of a block of columns in events.h; product_items: items of a block of
 // product_dense.h, two sums each; row_items: items of a row of product_active.h. They fill the
 // registers, of which AVX-512 and NEON have 32 and the others 16, and leave some for the factors.
-#if LSNN_ISA == 512
+#if LSNN_TARGET == LSNN_TARGET_AVX512
 #define LSNN_X86(name) _mm512_##name
-enum { vector_bytes = 64, column_vectors = 16, product_items = 8, row_items = 16 };
-#elif LSNN_ISA == 256
+enum { column_vectors = 16, product_items = 8, row_items = 16 };
+#elif LSNN_TARGET == LSNN_TARGET_AVX2
 #define LSNN_X86(name) _mm256_##name
-enum { vector_bytes = 32, column_vectors = 14, product_items = 6, row_items = 8 };
-#elif LSNN_ISA == 128
-enum { vector_bytes = 16, column_vectors = 16, product_items = 8, row_items = 16 };
+enum { column_vectors = 14, product_items = 6, row_items = 8 };
+#elif LSNN_TARGET == LSNN_TARGET_NEON
+enum { column_vectors = 16, product_items = 8, row_items = 16 };
 #else
 #define LSNN_X86(name) _mm_##name
-enum { vector_bytes = 16, column_vectors = 14, product_items = 4, row_items = 8 };
+enum { column_vectors = 14, product_items = 4, row_items = 8 };
 #endif
 
 template <class T> struct NativeVector;
@@ -55,7 +57,7 @@ template <class T> LSNN_INLINE Vec<T> operator*(Vec<T> a, Vec<T> b) { return a.v
 template <class T> LSNN_INLINE Vec<T> operator/(Vec<T> a, Vec<T> b) { return a.v / b.v; }
 
 // ------------------------------------------------------------------------------------------- masks
-#if LSNN_ISA == 512
+#if LSNN_TARGET == LSNN_TARGET_AVX512
 template <class T> struct VecMask { unsigned k; };
 template <int P> LSNN_INLINE unsigned compare(Vec<float> a, Vec<float> b) {
   return _mm512_cmp_ps_mask(a.v, b.v, P);
@@ -96,7 +98,7 @@ template <class T> LSNN_INLINE VecMask<T> operator!=(Vec<T> a, Vec<T> b) { retur
 template <class T> LSNN_INLINE Vec<T> select(VecMask<T> m, Vec<T> a, Vec<T> b) {
   return m.k ? a.v : b.v;
 }
-#if LSNN_ISA == 128
+#if LSNN_TARGET == LSNN_TARGET_NEON
 LSNN_INLINE unsigned to_bits(VecMask<float> m) {
   return vaddvq_u32(vandq_u32((uint32x4_t)m.k, uint32x4_t{1, 2, 4, 8}));
 }
@@ -150,7 +152,7 @@ template <class T> LSNN_INLINE Vec<T> load(const T* p) {
 template <class T> LSNN_INLINE void store(T* p, Vec<T> x) { memcpy(p, &x, sizeof x); }
 
 // The first n lanes only, for the end of a row that belongs to the caller; the others are 0.
-#if LSNN_ISA == 512
+#if LSNN_TARGET == LSNN_TARGET_AVX512
 LSNN_INLINE Vec<float> load_first(const float* p, int64_t n) {
   return _mm512_maskz_loadu_ps((1u << n) - 1, p);
 }
@@ -163,7 +165,7 @@ LSNN_INLINE void store_first(float* p, Vec<float> x, int64_t n) {
 LSNN_INLINE void store_first(double* p, Vec<double> x, int64_t n) {
   _mm512_mask_storeu_pd(p, (1u << n) - 1, x.v);
 }
-#elif LSNN_ISA == 256
+#elif LSNN_TARGET == LSNN_TARGET_AVX2
 LSNN_INLINE __m256i first_lanes(const float*, int64_t n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
@@ -216,9 +218,9 @@ LSNN_INLINE Vec<float> load_n(const bfloat16* p, int64_t n) {
 
 // Non-temporal stores: what they write is not read before it would have left the caches.
 LSNN_INLINE void stream_line(void* to, const void* from) {  // 64 bytes; `to` is aligned to them
-#if LSNN_ISA == 512
+#if LSNN_TARGET == LSNN_TARGET_AVX512
   _mm512_stream_si512((__m512i*)to, _mm512_loadu_si512(from));
-#elif LSNN_ISA == 256
+#elif LSNN_TARGET == LSNN_TARGET_AVX2
   for (int i = 0; i < 2; i++)
     _mm256_stream_si256((__m256i*)to + i, _mm256_loadu_si256((const __m256i*)from + i));
 #elif defined(__SSE2__)
@@ -243,14 +245,14 @@ LSNN_INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
 
 // ------------------------------------------------------------------------------------- mathematics
 // a b + c, fused where the instruction set has it; only for the products of the backward pass.
-#if LSNN_ISA == 512 || LSNN_ISA == 256
+#if LSNN_TARGET == LSNN_TARGET_AVX512 || LSNN_TARGET == LSNN_TARGET_AVX2
 LSNN_INLINE Vec<float> fma_(Vec<float> a, Vec<float> b, Vec<float> c) {
   return LSNN_X86(fmadd_ps)(a.v, b.v, c.v);
 }
 LSNN_INLINE Vec<double> fma_(Vec<double> a, Vec<double> b, Vec<double> c) {
   return LSNN_X86(fmadd_pd)(a.v, b.v, c.v);
 }
-#elif LSNN_ISA == 128
+#elif LSNN_TARGET == LSNN_TARGET_NEON
 LSNN_INLINE Vec<float> fma_(Vec<float> a, Vec<float> b, Vec<float> c) {
   return vfmaq_f32(c.v, a.v, b.v);
 }
@@ -316,7 +318,7 @@ template <class T> LSNN_INLINE Vec<T> atan_(Vec<T> a) {
 }
 
 // out[i] = the sum over the lanes of a[i], for 8 vectors.
-#if LSNN_ISA == 256
+#if LSNN_TARGET == LSNN_TARGET_AVX2
 LSNN_INLINE void sum_lanes(const __m256* a, float* out) {
   const __m256 low = _mm256_hadd_ps(_mm256_hadd_ps(a[0], a[1]), _mm256_hadd_ps(a[2], a[3]));
   const __m256 high = _mm256_hadd_ps(_mm256_hadd_ps(a[4], a[5]), _mm256_hadd_ps(a[6], a[7]));
@@ -334,7 +336,7 @@ template <class T> LSNN_INLINE void sum_lanes(const Vec<T>* a, T* out) {
   sum_lanes((const typename Vec<T>::Native*)a, out);
 }
 #endif
-#if LSNN_ISA == 512
+#if LSNN_TARGET == LSNN_TARGET_AVX512
 // Quarters of 16 bytes: those of x, then of y, each pair of neighbours added.
 LSNN_INLINE __m512 add_quarters(__m512 x, __m512 y) {
   return _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x88), _mm512_shuffle_f32x4(x, y, 0xdd));
@@ -362,7 +364,7 @@ LSNN_INLINE void sum_lanes(const Vec<double>* a, double* out) {
   const __m512d second = add_quarters(sum_in_quarters(a + 4), sum_in_quarters(a + 6));
   _mm512_storeu_pd(out, add_quarters(first, second));
 }
-#elif LSNN_ISA == 128
+#elif LSNN_TARGET == LSNN_TARGET_NEON
 LSNN_INLINE void sum_lanes(const Vec<float>* a, float* out) {
 #pragma GCC unroll 2
   for (int i = 0; i < 8; i += 4)
@@ -373,7 +375,7 @@ LSNN_INLINE void sum_lanes(const Vec<double>* a, double* out) {
 #pragma GCC unroll 4
   for (int i = 0; i < 8; i += 2) vst1q_f64(out + i, vpaddq_f64(a[i].v, a[i + 1].v));
 }
-#elif LSNN_ISA == 0
+#elif LSNN_TARGET == LSNN_TARGET_PORTABLE
 template <class T> LSNN_INLINE void sum_lanes(const Vec<T>* a, T* out) {
   for (int i = 0; i < 8; i++) {
     out[i] = a[i].v[0];

@@ -112,6 +112,22 @@ def test_shared_code_is_found(text: str, wanted: str, tmp_path: Path) -> None:
     assert found and all(wanted in line for line in found), (found, symbols)
 
 
+@pytest.mark.parametrize(("target", "bits", "accepted"), [
+    ("LSNN_TARGET_PORTABLE", 128, True), ("LSNN_TARGET_NEON", 128, True),
+    ("LSNN_TARGET_AVX2", 256, True), ("LSNN_TARGET_AVX512", 512, True),
+    ("LSNN_TARGET_AVX512", 256, False), ("LSNN_TARGET_NEON", 256, False),
+    ("LSNN_TARGET_PORTABLE", 0, False), ("5", 128, False)])
+def test_unknown_vectors_do_not_compile(target: str, bits: int, accepted: bool) -> None:
+    header = ROOT / "csrc" / "cpu" / "target.h"
+    if not header.exists():
+        pytest.skip("these tests stand apart from the sources")
+    done = subprocess.run([shutil.which("c++") or _tool("g++"), "-std=c++20", "-fsyntax-only",
+                           f"-DLSNN_TARGET={target}", f"-DLSNN_VECTOR_BITS={bits}", "-x", "c++",
+                           str(header)], capture_output=True, text=True)
+    assert (done.returncode == 0) == accepted, done.stderr
+    assert accepted or "LSNN_TARGET, LSNN_VECTOR_BITS: expected a pair" in done.stderr
+
+
 @pytest.fixture
 def module() -> Path:
     if _ops._C is None:

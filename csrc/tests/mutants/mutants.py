@@ -79,7 +79,8 @@ class Base:
             *(Job(f"cpu/{name}.cpp", folder / f"{name}.o", ["-O2"])
               for name in ("run", "block_cache", "counters")),
             Job("cpu/kernels.cpp", folder / "portable.o",
-                ["-O2", "-DLSNN_ISA=0", "-DLSNN_ISA_NAME=portable"])]
+                ["-O2", "-DLSNN_TARGET=LSNN_TARGET_PORTABLE", "-DLSNN_VECTOR_BITS=128",
+                 "-DLSNN_TARGET_NAME=portable"])]
         self.made: set[Path] = set()
         self.programs: dict[Check, Path] = {}
         self.told: dict[tuple[Check, str], str] = {}
