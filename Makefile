@@ -45,7 +45,7 @@ endef
 
 .PHONY: demo test test-all bench gpu mutants machine lint build here always clean
 demo: build $(VENV)/.examples
-	$(in_venv) python examples/smnist.py --models LSNN $(ARGS)
+	$(in_venv) python examples/smnist/train.py --models LSNN $(ARGS)
 
 test: build $(VENV)/.test
 	$(in_venv) LSNN_CASES=$(LSNN_CASES) $(run_tests) -m "not slow" $(ARGS)

@@ -11,8 +11,8 @@ from originals import package
 from speech_files import write_words
 
 needs("matplotlib", "tqdm", "scipy")
-import converted_training  # noqa: E402
-from converted_training import SCRIPTS, Trained  # noqa: E402
+from converted import train as converted_training  # noqa: E402
+from converted.train import SCRIPTS, Trained  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("own_threads")
 

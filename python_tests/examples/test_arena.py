@@ -12,7 +12,7 @@ import gymnasium  # noqa: E402
 import numpy as np  # noqa: E402
 from gymnasium.utils.env_checker import check_env  # noqa: E402
 
-import arena  # noqa: E402
+from navigation import arena  # noqa: E402
 
 
 def _generator(seed: int = 0) -> torch.Generator:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import example_path  # noqa: F401  which lets the others be found
-import mnist
 from digit_files import idx
+from smnist import data as mnist
 
 
 def _packed(folder: Path, **contents: bytes) -> Path:

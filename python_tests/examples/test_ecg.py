@@ -14,9 +14,9 @@ from ecg_files import write_recordings
 from example_path import needs
 
 needs("matplotlib", "tqdm", "scipy")
-import ecg  # noqa: E402
-import training  # noqa: E402
-import yin_ecg  # noqa: E402
+from common import training  # noqa: E402
+from ecg import published as yin_ecg  # noqa: E402
+from ecg import train as ecg  # noqa: E402
 
 
 def _options(folder: Path, *more: str) -> list[str]:

@@ -14,10 +14,10 @@ from digit_files import idx, write_digits
 from example_path import needs
 
 needs("matplotlib", "tqdm")
-import mnist  # noqa: E402
-import smnist  # noqa: E402
-import smnist_networks  # noqa: E402
-import training  # noqa: E402
+from common import training  # noqa: E402
+from smnist import data as mnist  # noqa: E402
+from smnist import networks as smnist_networks  # noqa: E402
+from smnist import train as smnist  # noqa: E402
 
 TINY = ["--models", "LSNN", "--regular", "3", "--adaptive", "2", "--batch", "2", "--delay", "2",
         "--no-speed", "--analog", "--kept-back", "2"]

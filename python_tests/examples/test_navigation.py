@@ -9,10 +9,9 @@ import torch
 from example_path import needs
 
 needs("matplotlib", "tqdm", "gymnasium")
-import arena  # noqa: E402
-import navigation  # noqa: E402
-import navigation_measures  # noqa: E402
-import ppo  # noqa: E402
+from navigation import arena, ppo  # noqa: E402
+from navigation import measures as navigation_measures  # noqa: E402
+from navigation import train as navigation  # noqa: E402
 
 SMALL = ["--ms", "100", "--batch", "8", "--regular", "30", "--adaptive", "10", "--threads", "1"]
 

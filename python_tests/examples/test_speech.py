@@ -14,9 +14,9 @@ from lsnn_ext.models import MODELS, own_values
 from speech_files import sound, write_words
 
 needs("matplotlib", "tqdm", "scipy")
-import speech  # noqa: E402
-import speech_data  # noqa: E402
-import speech_rows  # noqa: E402
+from speech import data as speech_data  # noqa: E402
+from speech import every_model as speech_rows  # noqa: E402
+from speech import train as speech  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("own_threads")
 

@@ -20,13 +20,13 @@ from example_path import EXAMPLES, needs
 from timit_files import write_corpus
 
 needs("matplotlib", "tqdm", "scipy", "gymnasium", "python_speech_features")
-import ecg  # noqa: E402
-import learner_baselines  # noqa: E402
-import learning_to_learn  # noqa: E402
-import navigation  # noqa: E402
-import store_recall  # noqa: E402
-import timit  # noqa: E402
-import training  # noqa: E402
+from common import training  # noqa: E402
+from ecg import train as ecg  # noqa: E402
+from learning_to_learn import baselines as learner_baselines  # noqa: E402
+from learning_to_learn import train as learning_to_learn  # noqa: E402
+from navigation import train as navigation  # noqa: E402
+from store_recall import train as store_recall  # noqa: E402
+from timit import train as timit  # noqa: E402
 
 RECALL = ["--symbols", "4", "--ms", "20", "--dt", "2", "--batch", "4", "--threads", "1"]
 LEARNER = ["--examples", "3", "--batch", "2", "--test-tasks", "2", "--threads", "1"]
@@ -144,7 +144,7 @@ def test_baselines() -> None:
 def test_a_run_from_begin_to_end(task: ModuleType, options: list[str], tmp_path: Path,
                                  capsys: pytest.CaptureFixture[str]) -> None:
     task.main([*options, "--iterations", "2", "--out", str(tmp_path)])
-    name = task.__name__
+    name = task.__package__
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", *(
         f"{name}.{kind}" for kind in ("csv", "json", "png"))}
     results = json.loads((tmp_path / f"{name}.json").read_text())
@@ -173,10 +173,10 @@ def test_learns_to_recall(tmp_path: Path) -> None:
 KILLED = """
 import sys
 sys.path.insert(0, {examples!r})
-import training
+from common import training
 training.CHECKPOINT_SECONDS = 0.0
-import {task}
-{task}.main({options!r})
+from {task} import train
+train.main({options!r})
 """
 
 
@@ -194,7 +194,7 @@ def test_a_run_that_is_killed_is_the_same_run(task: ModuleType, options: list[st
     of the time of a tiny run."""
     monkeypatch.setattr(task, "picture", lambda *_: None)
     out, whole = tmp_path / "killed", tmp_path / "whole"
-    program = KILLED.format(examples=str(EXAMPLES), task=task.__name__,
+    program = KILLED.format(examples=str(EXAMPLES), task=task.__package__,
                             options=[*options, "--out", str(out)])
     here = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
     process = subprocess.Popen([sys.executable, "-c", program], env=here,
@@ -214,7 +214,7 @@ def test_a_run_that_is_killed_is_the_same_run(task: ModuleType, options: list[st
         assert {**left, "seconds": 0} == {**right, "seconds": 0}, reached
     for name in {"LSNN", "LIF", "LSTM"} & one.keys():
         assert all(torch.equal(value, other[name][key]) for key, value in one[name].items())
-    results = [json.loads((folder / f"{task.__name__}.json").read_text())
+    results = [json.loads((folder / f"{task.__package__}.json").read_text())
                for folder in (out, whole)]
     for result in results:
         result.pop("seconds")

@@ -45,7 +45,7 @@ STOPPED = 3  # iterations, of the run that is sent a signal
 
 def _run(name: str, out: Path, *more: str) -> None:
     """Without pictures, which take most of the time of a tiny run."""
-    task = importlib.import_module(name)
+    task = importlib.import_module(f"{name}.train")
     folder = out.parent / "data" / name
     data = ["--data", str(folder)] if folder.exists() else []
     with pytest.MonkeyPatch.context() as patch:
@@ -60,7 +60,7 @@ def _rank(rank: int, folder: Path) -> None:
                                          rank=rank, world_size=2)
     for name in TASKS:
         _run(name, folder / "two")
-    import store_recall
+    from store_recall import train as store_recall
 
     step = store_recall.Run.step
 
@@ -160,7 +160,7 @@ import os
 from pathlib import Path
 import torch
 from torch import nn
-import processes
+from common import processes
 
 processes.join()
 weight = nn.Parameter(torch.zeros(3))
@@ -200,7 +200,7 @@ def test_torchrun(folder: Path, tmp_path: Path) -> None:
     here = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone",
-         str(EXAMPLES / "store_recall.py"), *TASKS["store_recall"], "--out", str(tmp_path),
+         str(EXAMPLES / "store_recall/train.py"), *TASKS["store_recall"], "--out", str(tmp_path),
          "--threads", "1"], env=here, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr[-4000:]
     assert ran.stdout.count("errors at RECALL") == 1  # the first process alone prints

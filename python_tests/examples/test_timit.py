@@ -14,8 +14,8 @@ from timit_files import SPEAKERS, Labels, sphere, spoken, write_corpus, write_se
 needs("matplotlib", "tqdm", "scipy", "python_speech_features")
 from scipy.io import wavfile  # noqa: E402
 
-import timit  # noqa: E402
-import timit_data  # noqa: E402
+from timit import data as timit_data  # noqa: E402
+from timit import train as timit  # noqa: E402
 
 SMALL = ["--batch", "4", "--regular", "5", "--adaptive", "4", "--units", "3", "--threads", "1"]
 

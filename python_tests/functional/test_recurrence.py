@@ -204,7 +204,7 @@ def test_refused(w: Tensor | None, delay: Any, message: str) -> None:
 def test_learned_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     """The example: gradients of real-valued delays, and a student that finds a teacher's."""
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    example = importlib.import_module("learned_delays")
+    example = importlib.import_module("learned_delays.train")
     generator = torch.Generator().manual_seed(0)
     assert example.check_gradients(generator)
     before, after = example.learn(300, generator)

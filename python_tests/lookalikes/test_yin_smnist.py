@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import example_path  # noqa: F401  which lets the others be found
-import mnist
-import yin_smnist
+from smnist import data as mnist
+from smnist import published as yin_smnist
 from yin_files import SIZES, digits, write
 
 

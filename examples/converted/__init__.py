@@ -1,0 +1,1 @@
+"""Models of other packages, trained before and after lsnn_ext.convert."""

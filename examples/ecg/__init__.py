@@ -1,0 +1,1 @@
+"""Electrocardiograms: the phases of the heartbeat."""

@@ -1,0 +1,1 @@
+"""Delays that are learned by gradient descent."""

@@ -1,0 +1,1 @@
+"""Navigation: a hidden goal that is found and remembered, with PPO."""

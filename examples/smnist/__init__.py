@@ -1,0 +1,1 @@
+"""Sequential MNIST: digits that are shown pixel by pixel."""

@@ -1,0 +1,74 @@
+"""The networks of the sequential MNIST example, and what each makes of digits."""
+import argparse
+
+import torch
+from torch import Tensor, nn
+
+from lsnn_ext import LSNN, yin
+from lsnn_ext.functional import State
+from smnist.data import CHANNELS, analog, encode
+
+ANSWER = 28  # the decision is the readout averaged over the last 28 pixels' time
+NAMES = "LSNN", "LIF", "LSTM", "SRNN"
+UNITS = 128  # of the LSTM
+CLASSES = 10
+
+
+class LSTM(nn.Module):
+    """nn.LSTM, which sees a grey value a step and answers after the last one; its forget gates
+    begin open, with a bias of 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(1, UNITS)
+        self.readout = nn.Linear(UNITS, CLASSES)
+        with torch.no_grad():
+            for name, value in (("bias_ih_l0", 1.0), ("bias_hh_l0", 0.0)):
+                self.lstm.get_parameter(name)[UNITS:2 * UNITS] = value
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (T, B, 1) -> (B, 10)."""
+        y: Tensor = self.readout(self.lstm(x)[0][-1])
+        return y
+
+
+def network(name: str, options: argparse.Namespace) -> nn.Module:
+    """One of NAMES, drawn with the seed: an LSNN, the same without adaptation, the LSTM, or the
+    four layers of model srnn of Yin et al."""
+    torch.manual_seed(options.seed)
+    if name == "LSTM":
+        return LSTM()
+    if name == "SRNN":
+        if options.hold > 1:
+            raise SystemExit(f"--hold: expected 1 with the model srnn, got {options.hold}")
+        return yin.SequentialMNIST()
+    N = options.regular + options.adaptive
+    # beyond the usual one step
+    delay = torch.randint(options.delay, (N, N)) if options.spread else options.delay - 1
+    regular, adaptive = (options.regular, options.adaptive) if name == "LSNN" else (N, 0)
+    learn = [one for one in options.learn if adaptive or one not in ("tau_adapt", "beta")]
+    return LSNN(1 if options.analog else CHANNELS, regular, adaptive, CLASSES,
+                tau_adapt=options.tau_adapt, delay=delay, learn=learn)
+
+
+def spikes(pixels: Tensor, options: argparse.Namespace) -> Tensor:
+    """(T, B, I): what an LSNN is shown of pixels (B, 784), in the order in which they come."""
+    return (analog if options.analog else encode)(pixels, options.hold)
+
+
+def answers(net: nn.Module, pixels: Tensor, x: Tensor | None, hold: int,
+            start: list[State] | None) -> tuple[Tensor, Tensor | None]:
+    """Logits (B, 10) of pixels (B, 784), in the order in which they come, and with gradients the
+    spikes (T, B, N) of an LSNN; x: what an LSNN is shown of them; start: the states of srnn."""
+    if isinstance(net, LSNN):
+        readout, _, *found = net(x, return_spikes=torch.is_grad_enabled())
+        return readout[-ANSWER * hold:].mean(0), found[0] if found else None
+    if isinstance(net, yin.SequentialMNIST):
+        assert start is not None
+        return net.counts(net.windows(pixels), start), None
+    return net(analog(pixels, hold)), None
+
+
+def first_states(net: nn.Module, B: int, random: torch.Generator) -> list[State] | None:
+    """Those of srnn, random numbers; the other networks have none."""
+    return net.start(B, random) if isinstance(net, yin.SequentialMNIST) else None

@@ -1,0 +1,1 @@
+"""STORE-RECALL: a bit is kept until it is asked for."""

@@ -1,0 +1,1 @@
+"""TIMIT: the phones of spoken sentences, frame by frame."""
