@@ -6,11 +6,11 @@
 #   make test     runs the tests that show that this installation is right, in TEST_PROCESSES processes: all but those
 #                 marked slow, and of each large table of cases a part, which changes with the commit
 #   make test-all runs all tests, whole tables
-#   make bench    times one layer and makes a page of it, bench/results/MACHINE/README.md; PEERS=1 installs the other
-#                 packages and times them too
+#   make bench    times one layer and makes a page of it, bench/results/layer/MACHINE/README.md; PEERS=1 installs the
+#                 other packages and times them too
 #   make gpu      builds, tests and times on this machine's CUDA GPU in eight minutes; no .venv, no network: PYTHON must
-#                 have torch, numpy, setuptools, cmake, ninja, pybind11 and pytest.  Results go to bench/results/ or to
-#                 the folder of --out; ARGS="--only build,routes" runs these stages only
+#                 have torch, numpy, setuptools, cmake, ninja, pybind11 and pytest.  Results go to
+#                 bench/results/gpu/CARD/ or to the folder of --out; ARGS="--only build,routes" runs these stages only
 #   make mutants  plants bugs in the CUDA kernels, one by one, and demands that the tests find each; needs g++ only
 #   make machine  compiles the CUDA kernels with nvcc and holds registers and machine code against what is expected
 #   make lint     ruff, mypy, clang-format

@@ -112,7 +112,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-memory", action="store_true",
                         help="leave out saved bytes and peak memory")
     parser.add_argument("--out", type=Path,
-                        help="folder for page, CSVs and plots (default: bench/results/MACHINE)")
+                        help="folder for page, CSVs and plots (default: "
+                        "bench/results/layer/MACHINE, or like_for_like/MACHINE)")
     return parser
 
 
@@ -132,7 +133,8 @@ def main(arguments: list[str] | None = None) -> None:
         sweeps = []
     if sweeps:  # layers of many sizes alternate; each should find its memory again, as if alone
         os.environ.setdefault("LSNN_CACHE_MB", "8192")
-    out = given.out or Path("bench/results") / machine.slug()  # named before cores are taken away
+    # named before cores are taken away
+    out = given.out or machine.results("like_for_like" if given.like_for_like else "layer")
     if given.threads is not None:
         limit_cores(given.threads)
 

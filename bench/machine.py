@@ -34,8 +34,13 @@ def without_paths(text: str) -> str:
     return re.sub(r"(?<![\w.])/[^\s,;'\"]+", "(path)", text)
 
 
+def results(experiment: str, machine: str | None = None) -> Path:
+    """The folder for what an experiment measured on a machine; on this one if none is named."""
+    return Path("bench/results") / experiment / (machine or slug())
+
+
 def slug() -> str:
-    """The name of the folder for this machine's results."""
+    """The name of this machine in the folder of results."""
     name = re.sub(r"\([^)]*\)|@.*", "", _processor())
     return f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}-{cores()}-cores"
 

@@ -1,7 +1,7 @@
 """What is kept of a run: CSVs with the machine in their first lines, plots, and a page made from
 the CSVs alone.
 
-    python -m bench.page bench/results/amd-epyc-2-cores     makes the page again
+    python -m bench.page bench/results/layer/amd-epyc-2-cores     makes the page again
 """
 import argparse
 import csv

@@ -20,13 +20,13 @@ import sys
 import time
 from pathlib import Path
 
+from bench import machine
 from bench.__main__ import positive
 from bench.gpu import card as cards
 from bench.gpu import suite
 from bench.gpu.report import Report
 from bench.gpu.steps import Outcome, Processes, Runner, run_stages
 
-RESULTS = "bench/results"
 SPARE = 10  # seconds for asking the card, the report and the plots
 WORKERS = 2  # steps at a time; more processes than that only take turns on the card
 TAIL = 40  # lines of the output of a failed step that are shown
@@ -44,7 +44,8 @@ def main(arguments: list[str] | None = None, runner: Runner | None = None,
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(suite.STAGES),
                         metavar="STAGE,...", help=f"of {', '.join(suite.STAGES)} (default: all)")
     parser.add_argument("--out", type=Path, help="folder for CSV, plots, summary and the output of "
-                        f"all steps (default: {RESULTS}, in a dry run {suite.WORK}/dry)")
+                        f"all steps (default: {machine.results('gpu', 'CARD')}, in a dry run "
+                        f"{suite.WORK}/dry)")
     parser.add_argument("--dry-run", action="store_true", help="all that needs no card")
     given = parser.parse_args(arguments)
     try:
@@ -52,7 +53,6 @@ def main(arguments: list[str] | None = None, runner: Runner | None = None,
     except ValueError as error:
         parser.error(f"--only: {error}")
     start = time.monotonic()
-    out: Path = given.out or (suite.ROOT / suite.WORK / "dry" if given.dry_run else Path(RESULTS))
     if given.dry_run and not cards.find_tool("nvcc"):
         print("bench.gpu: no nvcc, so nothing was built; put it on PATH or name it in CUDA_HOME")
         return 2
@@ -61,6 +61,8 @@ def main(arguments: list[str] | None = None, runner: Runner | None = None,
     except cards.NoCard as reason:
         print(f"bench.gpu: no card, so nothing was run: {reason}")
         return 2
+    out: Path = given.out or (suite.ROOT / suite.WORK / "dry" if given.dry_run
+                              else machine.results("gpu", card.slug))
     print(card.name if given.dry_run else f"{card.name}, driver {card.driver or 'unknown'}, torch "
           f"{card.torch} with CUDA {card.cuda}", flush=True)
     rows, primitives = suite.ROOT / suite.ROWS, suite.ROOT / suite.PRIMITIVES

@@ -1,6 +1,6 @@
 """What the plan of the CUDA kernels counts with, beside what was measured on a card.
 
-    python -m bench.gpu.costs bench/results/CARD-primitives.csv
+    python -m bench.gpu.costs bench/results/gpu/CARD/CARD-primitives.csv
 
 The numbers of csrc/cuda/costs.h, as the compiled part has them, and of the primitives of `make gpu`
 those that they stand for. It changes nothing: who takes over a measured number writes it, and the

@@ -323,19 +323,21 @@ def test_the_whole_with_a_fake_runner(said: list[dict[str, Any]], tmp_path: Path
             (tmp_path / suite.PRIMITIVES).write_text(f"{head}grid.sync,132 blocks,1e3,cycles\ngr")
         return (1 if step.name == "Python tests" else 0), "1 passed, test_kernels: 1 runs\n"
 
-    assert main(["--out", str(tmp_path / "out")], runner, CARD) == 1
+    monkeypatch.chdir(tmp_path)
+    assert main([], runner, CARD) == 1
+    out = tmp_path / "bench/results/gpu" / CARD.slug
     assert "bench.gpu: FAILED: Python tests;" in capsys.readouterr().out
-    facts, rows = page.read(Row, tmp_path / "out" / f"{CARD.slug}.csv")
+    facts, rows = page.read(Row, out / f"{CARD.slug}.csv")
     assert facts["card"] == CARD.name and facts["driver"] == "580.1"
     assert facts["command"] == "python -m bench.gpu --minutes 8"
     assert len(rows) == sum("note" not in row for row in said) and rows[0].group == "layers"
-    summary = (tmp_path / "out" / f"{CARD.slug}.md").read_text()
+    summary = (out / f"{CARD.slug}.md").read_text()
     for text in ("| Python tests | failed |", "| grid.sync | 132 blocks | 1e3 | cycles |",
                  "## Left out", "## layers: T=20 B=2 I=5 N=6"):
         assert text in summary
     assert str(tmp_path) not in summary
     pytest.importorskip("matplotlib")
-    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {
+    assert {path.name for path in out.glob("*.png")} == {
         f"{CARD.slug}-{k}.png" for k in ("times", "rates")}
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import converted, like_for_like, page, pairs, rows
+from bench import converted, like_for_like, machine, page, pairs, rows
 from bench.__main__ import main
 from bench.like_for_like import Alike, NotAlikeError, prepared
 from bench.measure import NO_LIMITS, PASSES, Limits, OverLimitError, Skip
@@ -126,14 +126,15 @@ def test_who_cannot_run_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_leaves_numbers_and_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                          capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(like_for_like, "names_of", lambda peers: [SRNN, RADLIF])
-    main(["--like-for-like", "--shape", ",".join(map(str, SHAPE)), "--repeats", "2", "--out",
-          str(tmp_path)])
-    facts, lines = page.read(Alike, tmp_path / "like_for_like.csv")
+    monkeypatch.chdir(tmp_path)
+    main(["--like-for-like", "--shape", ",".join(map(str, SHAPE)), "--repeats", "2"])
+    folder = tmp_path / "bench/results/like_for_like" / machine.slug()
+    facts, lines = page.read(Alike, folder / "like_for_like.csv")
     assert facts["command"] == "python -m bench --like-for-like --shape 60,4,20,32 --repeats 2"
     assert [(line.pair, line.way, line.timed) for line in lines] == [
         (pair, way, timed) for pair in (SRNN, RADLIF) for way in like_for_like.WAYS
         for timed in PASSES]
-    text = (tmp_path / "README.md").read_text()
+    text = (folder / "README.md").read_text()
     out = capsys.readouterr().out
     for line in lines:
         assert 0 < line.min_ms <= line.median_ms and line.differing == 0 and line.repeats == 2
@@ -147,8 +148,8 @@ def test_a_run_leaves_numbers_and_a_page(tmp_path: Path, monkeypatch: pytest.Mon
             assert f"{line.times_faster:.1f}" in overview
         if line.way == "layer" and line.timed == PASSES[1]:
             assert f"  {line.pair:32}{line.times_faster:8.1f}" in out
-    assert not (tmp_path / "bench.csv").exists()
-    with (tmp_path / "like_for_like_skipped.csv").open() as file:
+    assert not (folder / "bench.csv").exists()
+    with (folder / "like_for_like_skipped.csv").open() as file:
         assert list(csv.DictReader(row for row in file if not row.startswith("#"))) == []
 
 
