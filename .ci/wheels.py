@@ -115,8 +115,9 @@ def use(inside: Path, out: Path, tests: list[str]) -> None:
     print(run(inside, ROOT / ".ci" / "smoke_test.py", cwd=out, **bare), end="")
     if tests:
         shutil.copytree(ROOT / "python_tests", out / "python_tests", dirs_exist_ok=True)
+        copied = [Path(test).resolve().relative_to(ROOT) for test in tests]
         print(run(inside, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=append",
-                  *(Path(test).resolve().relative_to(ROOT) for test in tests), cwd=out, **bare), end="")
+                  *copied, cwd=out, **bare), end="")
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """What torch 2.11 to 2.13 have no public name for, all in one place, each with what it is needed
 for.
 
-python_tests/operators/test_torch_internals.py calls each of them, and names the version of torch that has one
-no more.
+python_tests/operators/test_torch_internals.py calls each of them, and names the version of torch
+that has dropped one.
 """
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
