@@ -32,19 +32,10 @@ from torch import Tensor
 from ._core.coefficients import Coefficient, coefficients
 from ._core.once import only_once
 from ._core.state import State, Traces
-from ._core.surrogates import SURROGATES as SURROGATES
-from ._core.surrogates import Surrogate as Surrogate
-from ._core.surrogates import cutoff_of
-from ._core.surrogates import named_surrogate as named_surrogate
-from .models import COEFFICIENTS, check_sparse_grad
-from .models import MODELS as MODELS
-from .models import Model as Model
-from .models import named_model as named_model
+from ._core.surrogates import Surrogate, cutoff_of, named_surrogate
+from .models import Model, check_sparse_grad, named_model
 
-__all__ = [
-    "COEFFICIENTS", "MODELS", "SURROGATES", "Coefficient", "Model", "State", "Surrogate", "Traces",
-    "alif", "coefficients", "leaky_readout", "named_model", "named_surrogate",
-]
+__all__ = ["alif", "leaky_readout"]
 
 
 class _Stepper(NamedTuple):

@@ -20,7 +20,7 @@ import vectors
 from cases import TABLE, Case, Problem, build
 from compare import assert_all_same, assert_same
 from lsnn_ext import _ops, functional, reference
-from lsnn_ext.reference import MODELS
+from lsnn_ext.models import MODELS
 
 
 def _why_not() -> str:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from cases import Case, build
 from compare import assert_all_same, assert_same
-from lsnn_ext import functional, reference
-from lsnn_ext.reference import MODELS, SURROGATES, State
+from lsnn_ext import State, functional, reference
+from lsnn_ext._core.surrogates import SURROGATES
+from lsnn_ext.models import MODELS
 
 FORMS: dict[str, Callable[..., Any]] = {"reference": reference.alif, "operator": functional.alif}
 BUSY = Case("busy", T=20, delay="each", refractory=2, state="real")

@@ -14,7 +14,8 @@ from torch import Tensor
 from cases import Case, Problem, build
 from compare import assert_all_same
 from lsnn_ext import functional, reference
-from lsnn_ext.reference import MODELS
+from lsnn_ext._core.surrogates import SURROGATES
+from lsnn_ext.models import MODELS
 
 
 class Held:
@@ -60,7 +61,7 @@ def test_model(dynamics: str) -> None:
     _check(_small(dynamics))
 
 
-@pytest.mark.parametrize("surrogate", reference.SURROGATES)
+@pytest.mark.parametrize("surrogate", SURROGATES)
 def test_surrogate(surrogate: str) -> None:
     _check(_small("srnn", surrogate))
 

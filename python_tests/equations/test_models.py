@@ -13,7 +13,8 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from lsnn_ext import _ops, reference
+from lsnn_ext import _ops
+from lsnn_ext._core.surrogates import SURROGATES
 from lsnn_ext._ops.load import hold_tables
 from lsnn_ext.models import COEFFICIENTS, MODELS, SURROGATE_NAMES, Model
 from lsnn_ext.modules.neuron import RANGES
@@ -97,7 +98,7 @@ def test_what_the_kernels_do_not_know_is_not_compiled(
 
 # ---------------------------------------------------------------------------------------- the table
 def test_surrogates_have_their_functions() -> None:
-    assert tuple(reference.SURROGATES) == SURROGATE_NAMES
+    assert tuple(SURROGATES) == SURROGATE_NAMES
     assert {model.surrogate for model in MODELS.values()} <= set(SURROGATE_NAMES)
 
 

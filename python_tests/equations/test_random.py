@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from cases import FEW, LAYOUTS, STATE_LEAVES, Case, Problem, build
 from compare import assert_all_same, assert_same
 from lsnn_ext import functional, reference
-from lsnn_ext.reference import COEFFICIENTS, MODELS, SURROGATES
+from lsnn_ext._core.surrogates import SURROGATES
+from lsnn_ext.models import COEFFICIENTS, MODELS
 
 LEAVES = ("x", "w", *STATE_LEAVES, *COEFFICIENTS)
 HALF = (torch.bfloat16, torch.float16)

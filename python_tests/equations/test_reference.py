@@ -9,7 +9,8 @@ from torch import Tensor
 import vectors
 from compare import assert_all_same, assert_same
 from lsnn_ext import functional, reference
-from lsnn_ext.reference import COEFFICIENTS, MODELS, SURROGATES
+from lsnn_ext._core.surrogates import SURROGATES, named_surrogate
+from lsnn_ext.models import COEFFICIENTS, MODELS, named_model
 
 # Values and gradients, relative to the largest of each. float32: the official code sums in another
 # order.
@@ -80,9 +81,9 @@ def test_one_step_by_hand() -> None:
 
 def test_unknown_names() -> None:
     with pytest.raises(ValueError, match="dynamics.*'lsn'.*lsnn"):
-        reference.named_model("lsn")
+        named_model("lsn")
     with pytest.raises(ValueError, match="surrogate.*'tri'.*triangle"):
-        reference.named_surrogate("tri")
+        named_surrogate("tri")
 
 
 def _snippet(function: Any) -> str:

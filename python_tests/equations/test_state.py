@@ -9,7 +9,7 @@ from torch import Tensor
 from cases import Case, Problem, build
 from compare import assert_all_same, assert_same
 from lsnn_ext import functional
-from lsnn_ext.reference import MODELS
+from lsnn_ext.models import MODELS
 
 BUSY = Case("busy", T=40, N=33, delay="each", refractory=5, state="real")
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lsnn_ext import ALIF, LSNN, functional, reference
+from lsnn_ext._core.surrogates import SURROGATES
 
 ENDLESS = ("fast_sigmoid", "arctan", "sigmoid", "exponential", "gaussian", "multi_gaussian")
 
@@ -36,7 +37,7 @@ def test_values_to_the_last_places(surrogate: str, most: float) -> None:
     random = torch.Generator().manual_seed(0)
     m = torch.cat([torch.linspace(-110, 110, 300_001),
                    torch.exp(torch.empty(100_000).uniform_(-30, 5, generator=random))])
-    exact = reference.SURROGATES[surrogate].psi(m.double())
+    exact = SURROGATES[surrogate].psi(m.double())
     if surrogate == "sigmoid":  # s(m) s(-m) of the reference cancels nothing, but rounds s to 1
         exact = 1 / (2 + 2 * torch.cosh(m.double()))
     worst = places(psi_of_kernels(m, surrogate), exact).max()
@@ -48,7 +49,7 @@ def test_values_of_bells(surrogate: str) -> None:
     """The exponent itself is rounded, by half a unit of m^2 / 2: relative to the height of each
     part."""
     m = torch.linspace(-30, 30, 200_001)
-    exact = reference.SURROGATES[surrogate].psi(m.double())
+    exact = SURROGATES[surrogate].psi(m.double())
     bells = 1.15 * torch.exp(-m.double()**2 / 2) * (2 + m.double()**2 / 2)
     if surrogate == "multi_gaussian":
         bells += 0.05 * torch.exp(-(m.double().abs() - 1)**2 / 72) * (2 + m.double()**2 / 72)
@@ -59,7 +60,7 @@ def test_values_of_bells(surrogate: str) -> None:
 @pytest.mark.parametrize("surrogate", ENDLESS)
 def test_values_far_out(surrogate: str) -> None:
     far = torch.tensor([1e3, -1e4, 1e18, -3e38, math.inf, -math.inf])
-    exact = reference.SURROGATES[surrogate].psi(far.double()).float()
+    exact = SURROGATES[surrogate].psi(far.double()).float()
     # of what is infinite the chain rule makes infinity times 0
     torch.testing.assert_close(psi_of_kernels(far[:4], surrogate), exact[:4], rtol=1e-6, atol=1e-38)
     assert bool(psi_of_kernels(torch.tensor([math.nan]), surrogate).isnan())
@@ -68,7 +69,7 @@ def test_values_far_out(surrogate: str) -> None:
 @pytest.mark.parametrize("share", [1e-8, 1e-4, 1e-2])
 @pytest.mark.parametrize("surrogate", ENDLESS)
 def test_cutoff_ends_where_the_share_is_reached(surrogate: str, share: float) -> None:
-    psi = reference.SURROGATES[surrogate].psi
+    psi = SURROGATES[surrogate].psi
     m = torch.exp(torch.linspace(-3, 10, 20_001, dtype=torch.float64))
     m = torch.cat([m, -m])
     relative = (psi(m) / psi(torch.zeros(1, dtype=torch.float64))).abs()
@@ -121,7 +122,7 @@ def test_cutoff_in_a_compiled_graph() -> None:
 
 def test_which_surrogates_end() -> None:
     far = torch.tensor([-20.0, 20.0], dtype=torch.float64)
-    for name, surrogate in reference.SURROGATES.items():
+    for name, surrogate in SURROGATES.items():
         assert surrogate.ends is (name not in ENDLESS)
         assert surrogate.ends is not bool(surrogate.psi(far).any())
 

@@ -14,7 +14,7 @@ import torch
 from cases import TABLE, Case, build
 from compare import assert_all_same, assert_same
 from lsnn_ext import functional, reference
-from lsnn_ext.reference import MODELS
+from lsnn_ext.models import MODELS
 
 # Of gradients, relative to the largest of each.
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 5e-5}

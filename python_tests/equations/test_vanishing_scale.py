@@ -6,7 +6,7 @@ from torch import Tensor
 
 from compare import assert_all_same
 from lsnn_ext import functional, reference
-from lsnn_ext.reference import MODELS
+from lsnn_ext.models import MODELS
 
 SCALED = [name for name, model in MODELS.items() if model.scale == "A"]
 

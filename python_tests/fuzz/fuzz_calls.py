@@ -11,8 +11,9 @@ from torch import Tensor
 
 import compare
 from lsnn_ext import _ops, functional
+from lsnn_ext._core.surrogates import SURROGATES
 from lsnn_ext.functional import State
-from lsnn_ext.reference import COEFFICIENTS, MODELS, SURROGATES
+from lsnn_ext.models import COEFFICIENTS, MODELS
 
 MOST = 1 << 21  # numbers of a tensor that are drawn; a larger one has the memory of a single number
 HUGE = (

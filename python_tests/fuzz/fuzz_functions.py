@@ -7,8 +7,9 @@ from torch import Tensor
 
 from fuzz_calls import MOST, RANGES, Call, Draw, packed_bits, rows, state
 from lsnn_ext import functional
+from lsnn_ext._core.surrogates import SURROGATES
 from lsnn_ext.functional import PackedSpikes, State
-from lsnn_ext.reference import COEFFICIENTS, MODELS, SURROGATES
+from lsnn_ext.models import COEFFICIENTS, MODELS
 
 
 def _leaf(d: Draw, value: Tensor, share: float = 0.4) -> Tensor:

@@ -11,7 +11,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 import lsnn_ext
 from fuzz_calls import Call, Draw
 from lsnn_ext import _ops
-from lsnn_ext.reference import MODELS, SURROGATES
+from lsnn_ext._core.surrogates import SURROGATES
+from lsnn_ext.models import MODELS
 
 
 def _made(kind: str, options: dict[str, Any], parameters: dict[str, Any]) -> nn.Module:

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 import lsnn_ext
-from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, reference
+from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, State, reference
 from lsnn_ext.models import own_values
 from lsnn_ext.modules.parametrizations import Clamp
-from lsnn_ext.reference import State
 
 T, B, I, N = 40, 3, 6, 8
 

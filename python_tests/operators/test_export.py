@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from compare import assert_same
 from lsnn_ext import ALIF, LIF, LSNN, _ops, functional
-from lsnn_ext.reference import COEFFICIENTS
+from lsnn_ext.models import COEFFICIENTS
 
 pytestmark = pytest.mark.skipif(
     not _ops.available, reason="the compiled part of lsnn_ext is not built"

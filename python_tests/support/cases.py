@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lsnn_ext.reference import COEFFICIENTS, MODELS, SURROGATES, State
+from lsnn_ext import State
+from lsnn_ext._core.surrogates import SURROGATES
+from lsnn_ext.models import COEFFICIENTS, MODELS
 
 # What takes part in the spike test of every model; the rest follows the model when a case leaves it
 # out.

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lsnn_ext.reference import State
+from lsnn_ext import State
 
 NAMES = sorted(path.stem for path in (Path(__file__).parents[1] / "vectors").glob("*.npz"))
 
