@@ -2,13 +2,16 @@
 
 import math
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))
 import compare
 from lsnn_ext import _ops, functional
 from lsnn_ext._core.surrogates import SURROGATES
