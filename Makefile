@@ -20,13 +20,14 @@
 # ARGS goes to the program:        make demo ARGS="--minutes 2"      make test ARGS="-k models"
 # PYTHON is what makes .venv, or what `make gpu` runs in:  make test PYTHON=python3.12  (Python 3.11 or newer)
 # PIP_ARGS goes to pip install:    make test PIP_ARGS="--no-index --find-links wheels"
-# CUDA=1 builds the CUDA kernels (needs nvcc), CUDA= does not; by default they are built where there is a GPU.
+# CUDA=1 builds the CUDA kernels (needs nvcc), CUDA=0 does not; by default they are built where there is a GPU.
 # LSNN_CASES=k/n chooses the part of the tables, k from 0:  make test LSNN_CASES=2/7
 
 PYTHON ?= python3
 VENV ?= .venv
 TEST_PROCESSES ?= 2
-CUDA ?= $(if $(wildcard /dev/nvidiactl /dev/dxg),1)
+cuda := $(or $(filter 0 1,$(CUDA)),$(if $(wildcard /dev/nvidiactl /dev/dxg),auto,0))
+cuda_option := -DLSNN_BUILD_CUDA=$(patsubst 0,OFF,$(patsubst 1,ON,$(patsubst auto,AUTO,$(cuda))))
 # One of seven parts, another one with each commit; a source distribution has no commits.
 LSNN_CASES ?= $(shell echo $$((0x$$(git rev-parse --short=7 HEAD 2> /dev/null || echo 0) % 7)))/7
 BIN := $(abspath $(VENV))/bin
@@ -51,7 +52,7 @@ test: build $(VENV)/.test
 	$(in_venv) LSNN_CASES=$(LSNN_CASES) $(run_tests) -m "not slow" $(ARGS)
 
 test-all: build $(VENV)/.test
-	$(in_venv) $(run_tests) $(ARGS)
+	$(in_venv) $(if $(filter command,$(origin LSNN_CASES)),,env -u LSNN_CASES) $(run_tests) $(ARGS)
 
 bench: build $(VENV)/.bench $(if $(PEERS),$(VENV)/.peers)
 	$(in_venv) python -m bench $(if $(PEERS),--peers) $(ARGS)
@@ -83,12 +84,12 @@ clean:
 # `make`, which compiles again only what changed.  The requirements of the build are installed first and the build
 # takes them from there: an isolated build would download and unpack torch a second time.
 $(VENV)/.built: $(VENV)/.editable $(VENV)/.cuda $(SOURCES)
-	$(in_venv) $(if $(CUDA),,LSNN_CMAKE_ARGS="-DLSNN_BUILD_CUDA=OFF $$LSNN_CMAKE_ARGS") python setup.py --quiet build_ext --inplace
+	$(in_venv) LSNN_CMAKE_ARGS="$(cuda_option) $$LSNN_CMAKE_ARGS" python setup.py --quiet build_ext --inplace
 	@touch $@
 
 # Whether CUDA kernels were built; newer than .built where another choice is made now.
 $(VENV)/.cuda: always | $(VENV)/.made
-	@echo "$(CUDA)" | cmp -s - $@ || echo "$(CUDA)" > $@
+	@echo "$(cuda)" | cmp -s - $@ || echo "$(cuda)" > $@
 
 $(VENV)/.editable: $(VENV)/.build-requirements setup.py | here
 	@LSNN_BUILD=off $(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-build-isolation --no-deps --editable .

@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None, runner: Runner | None = None,
     try:
         outcomes = run_stages(
             suite.selected(suite.dry_stages() if given.dry_run else suite.stages(card),
-                           given.only),
+                           given.only, strict=bool(stages) and not given.dry_run),
             runner or processes, 60 * minutes - SPARE - (time.monotonic() - start),
             workers=min(WORKERS, max(1, (os.cpu_count() or 1) // 2)),
             say=lambda text: print(text, flush=True), after=write)

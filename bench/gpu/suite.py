@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from bench.gpu.card import Card, find_tool
@@ -119,13 +120,16 @@ def dry_stages() -> list[list[Step]]:
             for stage in stages(STAND_IN, dry=True)]
 
 
-def selected(stages: list[list[Step]], names: Sequence[str]) -> list[list[Step]]:
+def selected(stages: list[list[Step]], names: Sequence[str],
+             strict: bool = False) -> list[list[Step]]:
     """The stages of these names, and the builds that they need: a build that is up to date takes
-    seconds, and nothing that is older than its sources is tested."""
+    seconds, and nothing that is older than its sources is tested. strict: what is named has to
+    run, also where it is optional among all."""
     if unknown := [name for name in names if name not in STAGES]:
         raise ValueError(f"expected stages of {', '.join(STAGES)}, got {', '.join(unknown)!r}")
     builds, *others = stages
-    chosen = [stage for name, stage in zip(STAGES[1:], others, strict=True) if name in names]
+    chosen = [[replace(step, required=True) for step in stage] if strict else stage
+              for name, stage in zip(STAGES[1:], others, strict=True) if name in names]
     needed = {need for stage in chosen for step in stage for need in step.needs}
     return [[step for step in builds if "build" in names or step.name in needed], *chosen]
 

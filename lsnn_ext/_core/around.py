@@ -1,5 +1,6 @@
 """What stands around the recurrence: the projection in front of it and the readout behind."""
 import warnings
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -109,7 +110,7 @@ def check_decay(name: str, k: Coefficient, w_out: Tensor | None, x: Tensor, of: 
     """Raises TypeError or ValueError for what is no decay, or decays (), (O,), of a readout w_out
     (O, N) of x, called `of`."""
     if not isinstance(k, Tensor):
-        if isinstance(k, bool) or not isinstance(k, int | float):
+        if isinstance(k, bool) or not isinstance(k, Real):
             raise TypeError(f"{name}: expected a number from 0 to 1 or a tensor of such, got "
                             f"{type(k).__name__}")
         if not 0 <= k <= 1:

@@ -5,7 +5,7 @@ python_tests/operators/test_torch_internals.py calls each of them, and names the
 that has dropped one.
 """
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ __all__ = [
     "has_hooks", "has_own_call", "has_own_hooks", "hooks_of", "is_batched", "is_forward_mode",
     "is_legacy_batched", "is_mode_active", "is_transforming", "is_zero_tensor", "keep_during_pass",
     "keys_after_autograd", "keys_of_memory", "leave_graph_of_transforms", "make_savable",
-    "tree_map", "wants_gradient", "was_freed", "will_run",
+    "tree_map", "wants_gradient", "was_freed", "will_run", "without_saved_tensor_hooks",
 ]
 
 
@@ -186,3 +186,12 @@ def has_own_call(module: nn.Module) -> bool:
     """Whether Module.compile() stands in place of the module's forward."""
     impl: Callable[..., Any] | None = module._compiled_call_impl
     return impl is not None
+
+
+def without_saved_tensor_hooks() -> AbstractContextManager[Any]:
+    """Graphs that are built here save their tensors as they are, whatever hooks are active around
+    them, such as those of torch.utils.checkpoint."""
+    autograd: Any = torch._C._autograd
+    if not autograd._saved_tensors_hooks_is_enabled():
+        return nullcontext()
+    return torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)

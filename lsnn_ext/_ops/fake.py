@@ -14,6 +14,8 @@ from .._core.state import past_steps
 from ..models import COEFFICIENTS
 from .load import _C, Constants, has
 
+_META = torch.device("meta")
+
 
 def _words(N: int) -> int:
     return (N + 31) // 32
@@ -137,10 +139,10 @@ def _on_one_device(name: str, kernel: Callable[[Any], Any]) -> Callable[..., Any
                 raise RuntimeError(f"{argument.name}: expected a tensor, got None")
         tensors = vars(given).copy()
         lengths = tensors.pop("lengths", None)
-        if lengths is not None and not lengths.is_cpu:
+        devices = {tensor.device for tensor in tensors_in(tensors.values())}
+        if lengths is not None and not lengths.is_cpu and devices | {lengths.device} != {_META}:
             raise RuntimeError(f"lengths: expected a tensor on the CPU, where the work is planned, "
                                f"got device {lengths.device}")
-        devices = {tensor.device for tensor in tensors_in(tensors.values())}
         if len(devices) > 1:
             found = ", ".join(sorted(map(str, devices)))
             raise RuntimeError(f"torch.ops.lsnn.{name}: expected all tensors on one device, got "

@@ -12,6 +12,7 @@ from .._core.inference import PreparedLayer, Synapses, may_be_kept, may_be_prepa
 from .._core.resolve import Neuron
 from .._core.state import State
 from .._core.steps import Projection, RecordedLayer, recorded_step
+from .._core.torch_internals import without_saved_tensor_hooks
 from ..functional import Layered
 from .constants import Constants
 
@@ -56,19 +57,20 @@ def _prepared_layer(layer: Constants, suffix: str, kept: dict[str, PreparedLayer
         inputs = layer.input_size if suffix == layer._suffixes[0] else N
         if w_in.shape != (N, inputs) or bias is not None and bias.shape != (N,):
             return None
-    copies = {name: source.detach().clone().requires_grad_() for name, source in wanted.items()
-              if source is not stored}
-    w_rec = layer._recurrent_weight(suffix)
-    synapses = None
-    if w_rec is not None and stored is not None:
-        synapses = Synapses(w_rec.detach(), stored, layer.autapses)
-    weight = w_in if stored is None else stored
-    neuron = Neuron(**layer._neuron_arguments(suffix, copies))
-    if not may_be_kept(neuron, N, weight.dtype):
-        return None
-    made = constants, present, neuron, N, weight.dtype, synapses
-    kept[suffix] = (
-        RecordedLayer(*made, copies, projection) if recorded else PreparedLayer(*made))
+    with without_saved_tensor_hooks():  # what is kept outlives them
+        copies = {name: source.detach().clone().requires_grad_() for name, source in wanted.items()
+                  if source is not stored}
+        w_rec = layer._recurrent_weight(suffix)
+        synapses = None
+        if w_rec is not None and stored is not None:
+            synapses = Synapses(w_rec.detach(), stored, layer.autapses)
+        weight = w_in if stored is None else stored
+        neuron = Neuron(**layer._neuron_arguments(suffix, copies))
+        if not may_be_kept(neuron, N, weight.dtype):
+            return None
+        made = constants, present, neuron, N, weight.dtype, synapses
+        kept[suffix] = (
+            RecordedLayer(*made, copies, projection) if recorded else PreparedLayer(*made))
     return kept[suffix]
 
 

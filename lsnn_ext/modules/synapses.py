@@ -10,8 +10,11 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from .layer import Layer
+from .learned_delay import LearnedDelay
 from .neuron import RANGES
 from .parametrizations import Log, Logit
+from .readout import LeakyReadout
 from .recurrent import Recurrent
 
 _CONSTANTS = {*RANGES, "tau", "delay"}
@@ -19,14 +22,18 @@ _CONSTANTS = {*RANGES, "tau", "delay"}
 
 def matrices(module: nn.Module) -> list[nn.Parameter]:
     """The parameters of a module that are weights: of two dimensions or more, neither constants of
-    neurons nor logarithms or logits."""
+    our neurons nor logarithms, logits or the gains of torch's weight_norm."""
     apart = {id(parameter) for part in module.modules() if isinstance(part, ParametrizationList)
-             and any(isinstance(form, Log | Logit) for form in part)
-             for parameter in part.parameters(recurse=False)}
+             for name, parameter in part.named_parameters(recurse=False)
+             if any(isinstance(form, Log | Logit) for form in part)
+             or name == "original0" and type(part[0]).__name__ == "_WeightNorm"}
+
+    ours = {path for path, part in module.named_modules()
+            if isinstance(part, Layer | LeakyReadout | LearnedDelay)}
 
     def is_constant(name: str) -> bool:
-        name = re.sub(r"(^|.*\.)parametrizations\.(\w+)\.\w+$", r"\2", name).rpartition(".")[2]
-        return re.sub(r"_l\d+(_reverse)?$", "", name) in _CONSTANTS
+        path, _, name = re.sub(r"parametrizations\.(\w+)\.\w+$", r"\1", name).rpartition(".")
+        return path in ours and re.sub(r"_l\d+(_reverse)?$", "", name) in _CONSTANTS
 
     return [parameter for name, parameter in module.named_parameters()
             if parameter.dim() > 1 and id(parameter) not in apart and not is_constant(name)]

@@ -40,7 +40,7 @@ def _cuda() -> str:
             "names a design)"
         )
     if cuda is None:
-        return "CUDA kernels: none in this build, as it was made without nvcc"
+        return "CUDA kernels: none in this build; make CUDA=1 builds them where nvcc is found"
     device = (
         "no device: this torch is a CPU build"
         if torch.version.cuda is None

@@ -8,6 +8,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -305,6 +306,13 @@ def test_devices_and_dtypes() -> None:
 def test_what_is_refused(make: Any, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         make()
+
+
+def test_a_number_of_numpy_is_a_decay() -> None:
+    x, w = torch.ones(3, 2, 4), torch.ones(5, 4)
+    for one, other in zip(functional.leaky_readout(x, w, np.float32(0.5)),  # type: ignore[arg-type]
+                          functional.leaky_readout(x, w, 0.5), strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize(("k", "error", "words"), [

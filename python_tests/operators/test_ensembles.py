@@ -12,7 +12,7 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.nn.utils import parametrize
 
 from compare import assert_same
-from lsnn_ext import ALIF, LSNN, _ops, use_reference
+from lsnn_ext import ALIF, LSNN, _ops, functional, use_reference
 
 pytestmark = [
     pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built"),
@@ -130,6 +130,15 @@ def test_ensembles_without_members(name: str, compiled: bool) -> None:
     gradients = torch.autograd.grad(y.sum(), list(none.values()))
     for value, outside, inside in zip(none.values(), gradients, found.values(), strict=True):
         assert outside.shape == inside.shape == value.shape
+
+
+def test_ensembles_without_members_take_lengths() -> None:
+    lengths, k = torch.tensor([4, 2, 0]), {"alpha": 0.9, "theta": 0.5}
+
+    def spikes(x: Tensor) -> Tensor:
+        return functional.alif(x, None, lengths=lengths, **k)[0]
+
+    assert vmap(spikes)(torch.zeros(0, 4, 3, 5)).shape == (0, 4, 3, 5)
 
 
 def _inner() -> tuple[dict[str, Tensor], Callable[[dict[str, Tensor]], Tensor]]:

@@ -152,6 +152,23 @@ def test_activation_checkpoint(module: nn.Module, reentrant: bool) -> None:
     _assert_alike(got, _results(module, module.parameters(), x))
 
 
+@pytest.mark.parametrize("learn", [(), ("tau_mem", "beta")], ids=str)
+def test_activation_checkpoint_of_the_first_step(learn: tuple[str, ...]) -> None:
+    """What a layer keeps from step to step is built inside of the checkpoint and used after it."""
+    torch.manual_seed(0)
+    layer, x = ALIF(5, 7, learn=learn), _x(1)[0]
+    plain = copy.deepcopy(layer)
+
+    def gradients(layer: ALIF, call: Callable[..., Any]) -> list[Tensor]:
+        state = call(x)[1]
+        return [x, *torch.autograd.grad(state.v.square().sum(), list(layer.parameters()),
+                                        materialize_grads=True)]
+
+    want = gradients(plain, plain.step)
+    for call in (*[lambda x: checkpoint(layer.step, x, use_reentrant=False)] * 2, layer.step):
+        _assert_alike(gradients(layer, call), want)
+
+
 def _by_backward(call: Callable[..., Any], module: nn.Module, x: Tensor) -> list[Tensor]:
     """_results by loss.backward(), which reentrant checkpoints need."""
     module.zero_grad()

@@ -58,5 +58,6 @@ def rounding_after_medium() -> Iterator[None]:
     try:
         yield
     finally:
-        set_and_round(before)
+        set_and_round("highest")
         torch.set_float32_matmul_precision = set_precision
+        set_precision(before)

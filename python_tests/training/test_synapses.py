@@ -42,6 +42,21 @@ def test_keep_signs_refuses_what_does_not_fit() -> None:
 
 
 # ------------------------------------------------------------------------------------------ weights
+def test_names_of_constants_are_those_of_our_modules() -> None:
+    """In other modules R or q may be a weight; torch's weight_norm keeps a gain for each row."""
+    class Other(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.R, self.q = (nn.Parameter(torch.ones(2, 2)) for _ in range(2))
+            self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(4, 3, bias=False))
+
+    other = Other()
+    decays, stays = (group["params"] for group in optim.parameter_groups(other, weight_decay=0.1))
+    directions = other.normed.parametrizations.weight.original1
+    assert {id(one) for one in decays} == {id(one) for one in (other.R, other.q, directions)}
+    assert [one.shape for one in stays] == [(3, 1)]
+
+
 class Mixed(nn.Module):
     """Convolution, normalization, an embedding, neurons whose constants learn, learned delays, and
     positive weights that are stored as logarithms."""
@@ -65,8 +80,7 @@ def _names(module: nn.Module, parameters: list[nn.Parameter]) -> set[str]:
 
 
 WEIGHTS = {"conv.weight", "embedding.weight", "net.readout.weight", "delays.neurons.weight_ih_l0",
-           "delays.neurons.weight_hh_l0", "normed.parametrizations.weight.original0",
-           "normed.parametrizations.weight.original1",
+           "delays.neurons.weight_hh_l0", "normed.parametrizations.weight.original1",
            *(f"net.neurons.weight_{name}_l{k}" for name in ("ih", "hh") for k in range(2))}
 
 
