@@ -52,7 +52,8 @@ class LayerArguments:
                     (*self.__dataclass_fields__, *self.neuron))
         flag("recurrent", self.recurrent)
         positive("dt", self.dt)
-        given = steps("delay", self.delay, self.dt)
+        dt = float(self.dt)  # numpy's numbers compute in their own precision
+        given = steps("delay", self.delay, dt)
         if isinstance(self.delay, str):
             whole("delay, in steps", given, 1)
             given -= 1  # the step that every spike takes
@@ -65,10 +66,10 @@ class LayerArguments:
                 raise ValueError("delay: expected 0 with recurrent=False, got delays of recurrent "
                                  "spikes")
         own = chosen(kind, self.dynamics, {**self.neuron, **self.coefficients,
-                                           "refractory": self.refractory, **synapses}, self.dt)
+                                           "refractory": self.refractory, **synapses}, dt)
         refractory, autapses, delay = (own.pop(name) for name in ("refractory", "autapses",
                                                                   "delay"))
-        refractory = steps("refractory", refractory, self.dt)
+        refractory = steps("refractory", refractory, dt)
         if not self.recurrent:
             autapses, delay = False, 0
         whole("num_layers", self.num_layers, 1)
@@ -91,7 +92,7 @@ class LayerArguments:
         if not dtype.is_floating_point:
             raise ValueError(f"dtype: expected a floating point dtype, got {dtype}")
         return replace(self, neuron=own, refractory=refractory, autapses=autapses, delay=delay,
-                       dtype=dtype)
+                       dt=dt, dtype=dtype)
 
     @property
     def height(self) -> float:

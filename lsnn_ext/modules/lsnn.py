@@ -125,6 +125,7 @@ class LSNN(nn.Module):
         check_names(self._kind, neuron, ADAPTIVE, inspect.signature(type(self)).parameters)
         self.n_regular, self.n_adaptive = n_regular, n_adaptive
         positive("dt", dt)
+        dt = float(dt)
         own = chosen(self._kind, dynamics, {
             "tau_mem": tau_mem, "tau_adapt": tau_adapt, "beta": beta, "threshold": threshold,
             "refractory": refractory, "autapses": autapses, "delay": delay, **neuron}, dt)

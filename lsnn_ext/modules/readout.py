@@ -125,7 +125,8 @@ class LeakyReadout(Copied):
         if per_neuron and not self.learn:
             raise ValueError("per_neuron: expected learn=(\"tau\",) beside it, got a tau that does "
                              "not learn")
-        self.n, self.output_size, self.dt, self.batch_first = n, output_size, dt, batch_first
+        tau = None if tau is None else float(tau)
+        self.n, self.output_size, self.dt, self.batch_first = n, output_size, float(dt), batch_first
         self.per_neuron, self._first_tau = per_neuron, tau
         self.weight = nn.Parameter(torch.empty(output_size, n, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(output_size, device=device,
@@ -157,7 +158,7 @@ class LeakyReadout(Copied):
         if isinstance(self.tau, Tensor):
             tau = self.tau.to(torch.promote_types(self.tau.dtype, torch.float32))
             return torch.exp(-self.dt / tau)
-        return math.exp(-self.dt / self.tau)
+        return math.exp(-float(self.dt) / float(self.tau))  # of numpy's numbers too
 
     def extra_repr(self) -> str:
         """Sizes and time constant; where it learns, that of now."""

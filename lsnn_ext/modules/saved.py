@@ -30,7 +30,7 @@ def identity(layer: Layer) -> Tensor:
     if isinstance(layer.delay, int):
         known["delay"] = layer.delay
     told = json.dumps(known, sort_keys=True, default=float)  # float: a number of numpy's
-    return torch.tensor(list(told.encode()), dtype=torch.uint8)
+    return torch.tensor(list(told.encode()), dtype=torch.uint8, device="cpu")
 
 
 def _read(given: Any, kind: str) -> dict[str, Any]:

@@ -206,6 +206,14 @@ def test_numbers_of_numpy() -> None:
     other = _again(layer)
     assert (other.dt, other.dampening) == (layer.dt, layer.dampening)
     other.load_state_dict(layer.state_dict())
+    x = torch.rand(30, 2, 5, dtype=torch.float64) * 5
+    for learn in ((), "tau"):
+        readout = LeakyReadout(5, 3, np.float32(12.3), dt=np.float32(0.3), learn=learn,
+                               dtype=torch.float64)
+        assert_same("readout", _again(readout)(x)[0].detach(), readout(x)[0].detach())
+    _set("", dt=np.float32(0.7))(plain := LeakyReadout(5, 3, 12.3, dtype=torch.float64))
+    assert_same("readout", _again(plain)(x)[0].detach(), plain(x)[0].detach())
+    assert (type(readout.dt), type(layer.dt)) == (float, float)
 
 
 def test_tied_weights_learn_as_one() -> None:

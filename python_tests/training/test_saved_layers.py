@@ -45,6 +45,15 @@ def test_identity(kind: str) -> None:
 
 
 @every
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_identity_is_read_on_the_cpu(kind: str, device: str) -> None:
+    """Whatever the default device is."""
+    layer = KINDS[kind]()
+    with torch.device(device):
+        assert _identity(layer)["version"] == VERSION
+
+
+@every
 def test_another_model_is_refused(kind: str) -> None:
     """Before anything has been changed."""
     one, other = KINDS[kind](), KINDS[kind](dynamics="eprop")
