@@ -19,7 +19,8 @@ __all__ = [
     "has_hooks", "has_own_call", "has_own_hooks", "hooks_of", "is_batched", "is_forward_mode",
     "is_legacy_batched", "is_mode_active", "is_transforming", "is_zero_tensor", "keep_during_pass",
     "keys_after_autograd", "keys_of_memory", "leave_graph_of_transforms", "make_savable",
-    "tree_map", "wants_gradient", "was_freed", "will_run", "without_saved_tensor_hooks",
+    "state_hooks_of", "tree_map", "wants_gradient", "was_freed", "will_run",
+    "without_saved_tensor_hooks",
 ]
 
 
@@ -180,6 +181,13 @@ def has_own_hooks(module: nn.Module) -> bool:
 def hooks_of(tensor: Tensor) -> list[Callable[..., Any]]:
     """What Tensor.register_hook was given, for a copy of the tensor, which has none."""
     return list((tensor._backward_hooks or {}).values())
+
+
+def state_hooks_of(module: nn.Module) -> list[Callable[..., Any]]:
+    """What runs as a state dict is made or loaded, of this module without its parts."""
+    return [getattr(hook, "hook", hook) for hooks in (
+        module._state_dict_pre_hooks, module._state_dict_hooks, module._load_state_dict_pre_hooks,
+        module._load_state_dict_post_hooks) for hook in hooks.values()]
 
 
 def has_own_call(module: nn.Module) -> bool:

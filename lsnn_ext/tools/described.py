@@ -14,6 +14,9 @@ from ..modules.parametrizations import described, sole
 # kind; arguments of the constructor; dtype; parts: pairs of a name and a description or None
 Description = dict[str, Any]
 _before = nn.utils.parametrize.type_before_parametrizations
+_DTYPES = {str(dtype).removeprefix("torch."): dtype
+           for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
+_LONGEST = 1000  # letters of a path
 
 
 def at(*names: str) -> str:
@@ -22,8 +25,29 @@ def at(*names: str) -> str:
 
 
 def under(path: str, key: str) -> str:
-    """The path of a part."""
-    return f"{path}.{key}" if path else key
+    """The path of a part. Raises ValueError for a long one: every part copies the keys above it."""
+    path = f"{path}.{key}" if path else key
+    if len(path) > _LONGEST:
+        raise ValueError(f"{at(path):.60}...: expected a path of at most {_LONGEST} letters, got "
+                         f"{len(path)}")
+    return path
+
+
+def short(value: Any) -> str:
+    """A value in a message."""
+    return f"{repr(value):.60}"
+
+
+def name_dtype(dtype: torch.dtype) -> str:
+    """The name of a dtype in a file or graph."""
+    return str(dtype).removeprefix("torch.")
+
+
+def find_dtype(name: Any, where: str) -> torch.dtype:
+    """The dtype of a name. Raises ValueError for all but those that parameters can have."""
+    if type(name) is not str or name not in _DTYPES:
+        raise ValueError(f"{where}: expected one of {', '.join(_DTYPES)}, got {short(name)}")
+    return _DTYPES[name]
 
 
 def _of_layer(layer: Any) -> Description:
@@ -82,7 +106,7 @@ def _coded(value: Any, name: str, path: str, tensors: dict[str, Tensor]) -> Any:
         tensors[f"arguments.{path}.{name}"] = value
         return {"tensor": name}
     if isinstance(value, torch.dtype):
-        return {"dtype": str(value).removeprefix("torch.")}
+        return {"dtype": name_dtype(value)}
     if isinstance(value, dict):
         return {"forms": value}
     if value is None or isinstance(value, bool | str):
@@ -92,12 +116,23 @@ def _coded(value: Any, name: str, path: str, tensors: dict[str, Tensor]) -> Any:
     raise TypeError(f"{at(path, name)}: expected a number or a word, got {type(value).__name__}")
 
 
+def check_code(module: nn.Module, where: str) -> None:
+    """Raises TypeError for hooks and for methods of the object itself, such as its forward."""
+    own = [name for name in vars(module) if callable(getattr(type(module), name, None))]
+    if own or has_own_hooks(module):
+        raise TypeError(f"{where}: expected a module without hooks and without a "
+                        f"{own[0] if own else 'forward'} of its own, which are code; remove them "
+                        f"first")
+
+
 def _check_plain(module: nn.Module, where: str) -> None:
-    """Raises TypeError for what would be lost: parametrizations other than those of learn=, hooks
-    and a forward of the object itself."""
-    if has_own_hooks(module) or "forward" in module.__dict__:
-        raise TypeError(f"{where}: expected a module without hooks and without a forward of its "
-                        f"own, which are code; remove them first")
+    """Raises TypeError for what would be lost: code, a wrapper, and parametrizations other than
+    those of learn=."""
+    parts = [*module._modules]
+    if parts in (["module"], ["_orig_mod"]) and type(module) not in CONTAINERS.values():
+        raise TypeError(f"{where}: expected a module that nothing wraps, got "
+                        f"{type(module).__name__}; save its .{parts[0]}")
+    check_code(module, where)
     if not nn.utils.parametrize.is_parametrized(module):
         return
     own = {name + suffix for name in getattr(module, "learn", ())
@@ -135,7 +170,7 @@ def describe(module: nn.Module, path: str, tensors: dict[str, Tensor],
         given = {key: _coded(value, key, path, tensors) for key, value in arguments(module).items()}
         if name not in PARTS:
             dtype = next(iter(module.state_dict().values())).dtype
-            return {"kind": name, "dtype": str(dtype).removeprefix("torch."), "arguments": given}
+            return {"kind": name, "dtype": name_dtype(dtype), "arguments": given}
         for key, wanted in PARTS[name].items():
             part = module._modules.get(key)
             if part is None or _before(part) is not KINDS[wanted][0]:

@@ -6,23 +6,35 @@ in proportion to its size. pip install "safetensors>=0.4.3".
 import json
 import warnings
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from .._core.torch_internals import hooks_of, state_hooks_of
 from ..modules import LSNN
 from ..modules.parametrizations import form_described
 from ..modules.recurrent import Recurrent
-from .described import CONTAINERS, KINDS, PARTS, at, describe, groups, named_tensors, under, walk
+from .described import (
+    CONTAINERS,
+    KINDS,
+    PARTS,
+    at,
+    describe,
+    find_dtype,
+    groups,
+    named_tensors,
+    short,
+    under,
+    walk,
+)
 
 __all__ = ["load", "save"]
 
 _FORMAT = 2  # 1 had no ties, no flags and no parts of an LSNN
 _KEY = "lsnn_ext"
-_DTYPES = {str(dtype).removeprefix("torch."): dtype
-           for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
 # What a description that was changed makes the constructors raise.
 _CHANGED = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError,
             ValueError)
@@ -78,9 +90,10 @@ def save(module: nn.Module, path: str | Path) -> None:
 
     Raises:
         TypeError: the file cannot hold the module: another class, a subclass, a parametrized
-            parameter, hooks, or a change that the constructor cannot make. The message names it,
-            and nothing is written.
-        ValueError: a meta tensor, or tensors that share memory without being one Parameter.
+            parameter, a wrapper, hooks, or a change that the constructor cannot make. The message
+            names it, and nothing is written.
+        ValueError: a meta tensor, tensors that share memory without being one Parameter, or a path
+            of more than 1000 letters.
         ImportError: safetensors is not installed.
     """
     from .. import __version__
@@ -101,28 +114,35 @@ def save(module: nn.Module, path: str | Path) -> None:
     tensors |= {f"state.{name}": value for name, value in state.items()}
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     words = json.dumps(description)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the constructors have warned before
-        try:
-            made = _restored(json.loads(words), plain)
-        except _CHANGED as error:
-            raise TypeError(f"{error}; the module was changed in a way that its constructor "
-                            f"cannot repeat") from error
+    try:
+        made = _restored(json.loads(words), plain)
+    except _CHANGED as error:
+        raise TypeError(f"{error}; the module was changed in a way that its constructor cannot "
+                        f"repeat") from error
     _check_same(module, made)
     safetensors.torch.save_file(plain, str(path), metadata={_KEY: words})
 
 
 def _check_same(module: nn.Module, made: nn.Module) -> None:
     """Raises TypeError where what load makes would differ: by changes that a file cannot hold."""
-    for kind, of in (("modules", nn.Module.named_modules), ("Parameters",
-                                                            nn.Module.named_parameters)):
+    for kind, of in (("modules", nn.Module.named_modules),
+                     ("Parameters", nn.Module.named_parameters),
+                     ("buffers", nn.Module.named_buffers)):
         one, other = (dict(of(each, remove_duplicate=False))  # type: ignore[operator]
                       for each in (module, made))
         for name in sorted(one.keys() ^ other.keys()):
             raise TypeError(f"{at(name)}: expected the {kind} that the constructor makes, got one "
                             f"{'more' if name in one else 'less'}")
+    for name, value in named_tensors(module).items():
+        if hooks_of(value):
+            raise TypeError(f"{at(name)}: expected a tensor without hooks, which are code; remove "
+                            f"them first")
     for path, part in module.named_modules():
-        there = _settings(made.get_submodule(path))
+        same = made.get_submodule(path)
+        if state_hooks_of(part) != state_hooks_of(same):
+            raise TypeError(f"{at(path)}: expected the hooks of state dicts that the constructor "
+                            f"registers, got others, which are code; remove them first")
+        there = _settings(same)
         for name, value in _settings(part).items():
             known = there.get(name)
             if name in there and value is not known and (
@@ -139,16 +159,11 @@ def _settings(part: Any) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------ of what is loaded
-def _short(value: Any) -> str:
-    """A value in a message."""
-    return f"{repr(value):.60}"
-
-
 def _entry(description: Any, name: str, kind: type, where: str) -> Any:
     """A value of a description, of this type."""
     value = description.get(name) if isinstance(description, dict) else None
     if type(value) is not kind:
-        raise ValueError(f"{where}.{name}: expected {kind.__name__}, got {_short(value)}")
+        raise ValueError(f"{where}.{name}: expected {kind.__name__}, got {short(value)}")
     return value
 
 
@@ -158,14 +173,8 @@ def _words(description: dict[str, Any], name: str) -> list[str]:
 
 def _strings(values: Any, name: str) -> list[str]:
     if type(values) is not list or any(type(value) is not str for value in values):
-        raise ValueError(f"description.{name}: expected names, got {_short(values)}")
+        raise ValueError(f"description.{name}: expected names, got {short(values)}")
     return values
-
-
-def _dtype(word: Any, where: str) -> torch.dtype:
-    if type(word) is not str or word not in _DTYPES:
-        raise ValueError(f"{where}: expected one of {', '.join(_DTYPES)}, got {_short(word)}")
-    return _DTYPES[word]
 
 
 def _decoded(value: Any, name: str, path: str, saved: _Saved) -> Any:
@@ -180,7 +189,7 @@ def _decoded(value: Any, name: str, path: str, saved: _Saved) -> Any:
             raise ValueError(f"{where}: expected a tensor of the file, got none")
         return found
     if type(value) is dict and value.keys() == {"dtype"}:
-        return _dtype(value["dtype"], where)
+        return find_dtype(value["dtype"], where)
     forms = _entry(value, "forms", dict, where)
     return {key: "plain" if words == ["plain"] else form_described(words)
             for key, words in forms.items()}
@@ -193,25 +202,29 @@ _SIZES = ("input_size", "hidden_size", "n_regular", "n_adaptive", "n", "output_s
 def _layer(name: str, description: dict[str, Any], path: str, saved: _Saved) -> nn.Module:
     """A layer on the meta device, which takes no memory for weights; its tensors are in the
     file."""
-    where = at(path)
+    where, prefix = at(path), f"state.{path}." if path else "state."
+    weights = prefix + ("neurons." if name in PARTS else "") + "weight_ih_l"
+    layers = next(n for n in count() if f"{weights}{n}" not in saved.tensors)
     given = {key: _decoded(value, key, path, saved)
              for key, value in _entry(description, "arguments", dict, where).items()}
-    limits = {**dict.fromkeys(_SIZES, saved.numbers), "num_layers": len(saved.tensors)}
+    limits = {**dict.fromkeys(_SIZES, saved.numbers), "num_layers": layers}
     for key in limits.keys() & given.keys():
         if type(given[key]) is not int or not 0 <= given[key] <= limits[key]:
             raise ValueError(f"{where}.{key}: expected a size that the file has tensors for, got "
-                             f"{_short(given[key])}")
+                             f"{short(given[key])}")
     if name in PARTS and "parts" in description:
         made = LSNN(1, 0, 1, 1, device="meta")  # its parts take the place of these
         made.n_regular, made.n_adaptive = given["n_regular"], given["n_adaptive"]
         return made
-    dtype = _dtype(description.get("dtype"), f"{where}.dtype")
-    try:
-        layer = KINDS[name][0](**given, dtype=dtype, device="meta")
-    except _CHANGED as error:
-        raise ValueError(f"{where}: {error}") from error
+    dtype = find_dtype(description.get("dtype"), f"{where}.dtype")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the constructor has warned before
+        try:
+            layer = KINDS[name][0](**given, dtype=dtype, device="meta")
+        except _CHANGED as error:
+            raise ValueError(f"{where}: {error}") from error
     for key, value in layer.state_dict().items():
-        found = saved.tensors.get(f"state.{path}.{key}" if path else f"state.{key}")
+        found = saved.tensors.get(prefix + key)
         if "_extra_state" in key:
             continue
         if found is None or found.shape != value.shape or (
@@ -226,21 +239,21 @@ def _built(description: Any, path: str, saved: _Saved) -> nn.Module:
     where = at(path)
     name = _entry(description, "kind", str, where)
     if name not in KINDS and name not in CONTAINERS:
-        raise ValueError(f"{where}: expected modules that this version knows, got {_short(name)}")
+        raise ValueError(f"{where}: expected modules that this version knows, got {short(name)}")
     made = CONTAINERS[name]() if name in CONTAINERS else _layer(name, description, path, saved)
     if "parts" not in description and name not in CONTAINERS:
         return made
     pairs = _entry(description, "parts", list, where)
     if any(type(pair) is not list or len(pair) != 2 or type(pair[0]) is not str for pair in pairs):
         raise ValueError(f"{where}.parts: expected pairs of a name and a module, got "
-                         f"{_short(pairs)}")
+                         f"{short(pairs)}")
     parts = dict(pairs)
     wanted = PARTS.get(name, {})
     kinds = {key: part.get("kind") if isinstance(part, dict) else None
              for key, part in parts.items()}
     if len(parts) != len(pairs) or name not in CONTAINERS and kinds != wanted:
         raise ValueError(f"{where}.parts: expected {wanted or 'different names'}, got "
-                         f"{_short([pair[0] for pair in pairs])}")
+                         f"{short([pair[0] for pair in pairs])}")
     for key, part in parts.items():
         made.add_module(key, None if part is None else _built(part, under(path, key), saved))
     return made

@@ -122,6 +122,17 @@ def test_hooks_of_a_tensor() -> None:
     assert internals.hooks_of(x) == [], VERSION
 
 
+def test_hooks_of_state_dicts() -> None:
+    module = torch.nn.Linear(2, 2)
+    assert internals.state_hooks_of(module) == [], VERSION
+    hooks = [lambda *_: None for _ in range(4)]
+    module.register_state_dict_pre_hook(hooks[0])
+    module.register_state_dict_post_hook(hooks[1])
+    module.register_load_state_dict_pre_hook(hooks[2])
+    module.register_load_state_dict_post_hook(hooks[3])
+    assert internals.state_hooks_of(module) == hooks, VERSION
+
+
 def test_backward_passes() -> None:
     """Their numbers differ, also inside each other, and a pass knows where it will come."""
     seen: list[tuple[int, bool]] = []

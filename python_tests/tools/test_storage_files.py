@@ -1,18 +1,22 @@
 """Files for lsnn_ext.load that save has not written, or another version, or that were changed: a
-module or a ValueError, without code of the file and without more memory than the file has."""
+module or a ValueError, without code of the file and without more memory than the file has. And
+modules that a file cannot hold, which save refuses."""
 import json
 import os
 import random
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from test_storage import _network, _set, _with
 from torch import Tensor, nn
+from torch.nn.utils import prune
+from torch.optim.swa_utils import AveragedModel
 
 import lsnn_ext
 from compare import assert_same
@@ -61,29 +65,6 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         lsnn_ext.load(tmp_path / "m")
     with pytest.raises(FileNotFoundError):
         lsnn_ext.load(tmp_path / "none")
-
-
-def test_a_device(tmp_path: Path) -> None:
-    """Tensors go there before they are tied."""
-    layer = ALIF(5, 7, learn="tau_mem", delay=torch.eye(7).long())
-    lsnn_ext.save(nn.Sequential(layer, layer), tmp_path / "m")
-    one, two = lsnn_ext.load(tmp_path / "m", device="meta").children(), lsnn_ext.load(
-        tmp_path / "m", device=torch.device("cpu")).children()
-    assert all(value.is_meta for value in next(one).parameters()) and not [*one]
-    assert next(two).weight_hh_l0.device.type == "cpu" and not [*two]  # type: ignore[union-attr]
-    with pytest.raises(RuntimeError, match="device"):
-        lsnn_ext.load(tmp_path / "m", device="nowhere")
-
-
-def test_the_file_may_be_overwritten(tmp_path: Path) -> None:
-    layer = ALIF(5, 7)
-    lsnn_ext.save(layer, tmp_path / "m")
-    other: Any = lsnn_ext.load(tmp_path / "m")
-    (tmp_path / "m").write_bytes(bytes((tmp_path / "m").stat().st_size))
-    assert_same("weights", other.weight_hh_l0, layer.weight_hh_l0)
-    lsnn_ext.save(other, tmp_path / "m")
-    assert_same("weights", lsnn_ext.load(tmp_path / "m").weight_hh_l0,  # type: ignore[arg-type]
-                layer.weight_hh_l0)
 
 
 def test_files_of_format_1(tmp_path: Path) -> None:
@@ -268,6 +249,21 @@ def test_arguments_that_are_refused(kind: str, changes: dict[str, Any], tmp_path
     assert not _judged(tmp_path / "m", told, tensors)
 
 
+def test_layers_are_counted_by_their_own_tensors(tmp_path: Path) -> None:
+    told, tensors = _file(tmp_path / "m", _module())
+    _inner(told, "LIF")["num_layers"] = 2
+    with pytest.raises(ValueError, match=r"module\.1\.other\.num_layers: expected a size that"):
+        _load(tmp_path / "m", told, tensors)
+
+
+def test_long_paths(tmp_path: Path) -> None:
+    """Each part would hold a copy of the key."""
+    told, tensors = _file(tmp_path / "m", nn.Sequential(nn.Sequential(nn.Sequential())))
+    told["module"]["parts"][0][0] = "a" * 10**5
+    with pytest.raises(ValueError, match=r"module\.a+\.\.\.: expected a path of .*got 100000$"):
+        _load(tmp_path / "m", told, tensors)
+
+
 @pytest.mark.parametrize("changes", [
     {"one_module": [["", "0"]]}, {"one_module": [["0", ""]]}, {"one_module": [["0", "0"]]},
     {"one_module": [["0", "1"]]}, {"one_module": [["0", "nothing"]]}, {"one_module": [[]]},
@@ -290,3 +286,110 @@ def test_many_small_files_in_one(tmp_path: Path) -> None:
     assert not _judged(tmp_path / "m", {
         "format": 2, "module": part, "one_tensor": [], "requires_grad": [], "eval": [],
         "one_module": [[path, path + ".1"] for path in paths]}, {"a": torch.ones(1)})
+
+
+# ------------------------------------------------------------------------------- refused by save
+class Mine(ALIF):
+    pass
+
+
+class Exp(nn.Module):
+    def forward(self, value: Tensor) -> Tensor:
+        return value.exp()
+
+    def right_inverse(self, value: Tensor) -> Tensor:
+        return value.log()
+
+
+def _inside() -> nn.Module:
+    net = _network()
+    net.last["again"] = net
+    return net
+
+
+def _buffer_as_parameter(net: Any) -> None:
+    net.second.beta_l0 = nn.Parameter(net.second.beta_l0.clone())
+
+
+REFUSED: dict[str, tuple[Callable[[], nn.Module], type[Exception], str]] = {
+    "another class": (lambda: nn.Sequential(nn.Linear(2, 2), nn.LSTM(2, 2)), TypeError,
+                      r"module\.1: expected one of .* LSTM"),
+    "a subclass": (lambda: Mine(2, 3), TypeError, "module: expected one of .* got Mine"),
+    "a LearnedDelay": (lambda: lsnn_ext.LearnedDelay(2, 3, 2), TypeError,
+                       "module: expected one of .* got LearnedDelay"),
+    "no module": (lambda: 3, TypeError, "module: expected one of .* got int"),  # type: ignore
+    "weight_norm": (_with(lambda net: nn.utils.parametrizations.weight_norm(net.first,
+                                                                            "weight_hh_l0")),
+                    TypeError, r"module\.first: expected plain parameters, got a parametrized"),
+    "a parametrization": (lambda: ALIF(5, 4, learn={"tau_mem": Exp()}), TypeError,
+                          "module: expected plain parameters, got a parametrized tau_mem_l0"),
+    "pruning": (_with(lambda net: prune.random_unstructured(net.second, "weight_hh_l0", 0.5)),
+                TypeError, r"module\.second: expected a module without hooks"),
+    "a hook": (_with(lambda net: net.last["linear"].register_forward_hook(lambda *_: None)),
+               TypeError, r"module\.last\.linear: expected a module without hooks"),
+    "a forward": (_with(_set("second", forward=abs)), TypeError,
+                  r"module\.second: expected a module without hooks"),
+    "inside of itself": (_inside, ValueError, r"module\.last\.again: expected no module inside"),
+    "other parts": (_with(_set("net", neurons=LIF(4, 4))), TypeError,
+                    r"module\.net\.neurons: expected ALIF, .* got LIF"),
+    "no part": (_with(_set("net", readout=None)), TypeError,
+                r"module\.net\.readout: expected LeakyReadout"),
+    "a hook of a tensor": (_with(lambda net: net.second.weight_hh_l0.register_hook(abs)), TypeError,
+                           r"module\.second\.weight_hh_l0: expected a tensor without hooks"),
+    "a hook of a learned time": (
+        _with(lambda net: net.first.parametrizations.tau_mem_l0.original.register_hook(abs)),
+        TypeError, r"module\.first\.parametrizations.*original: expected a tensor without hooks"),
+    **{name: (_with(lambda net, name=name: getattr(net.second, name)(lambda *_: None)), TypeError,
+              r"module\.second: expected the hooks of state dicts")
+       for name in ("register_state_dict_pre_hook", "register_state_dict_post_hook",
+                    "register_load_state_dict_pre_hook", "register_load_state_dict_post_hook")},
+    "a step": (_with(_set("second", step=abs)), TypeError,
+               r"module\.second: expected a module without hooks and without a step of its own"),
+    "a buffer that is not stored": (
+        _with(lambda net: net.second.register_buffer("mask", torch.ones(3), persistent=False)),
+        TypeError, r"module\.second\.mask: expected the buffers that"),
+    **{kind.__name__: (lambda kind=kind: nn.Sequential(kind(Linear(2, 2))), TypeError,
+                       rf"module\.0: expected a module that nothing wraps, .* save its \.{name}$")
+       for kind, name in ((torch.compile, "_orig_mod"), (nn.DataParallel, "module"),
+                          (AveragedModel, "module"))},
+    "a long path": (lambda: nn.ModuleDict({"a" * 600: nn.ModuleDict({"b" * 400: Linear(2, 2)})}),
+                    ValueError, r"^module\.a+\.\.\.: expected a path .* 1000 letters, got 1001$"),
+    "another buffer": (_with(lambda net: net.second.register_buffer("mask", torch.ones(3))),
+                       TypeError, r"Unexpected key.*second\.mask"),
+    "another module": (_with(_set("second", extra=nn.Dropout())), TypeError,
+                       r"module\.second\.extra: expected the modules that"),
+    "a Parameter in place of a constant": (_with(_buffer_as_parameter), TypeError,
+                                           r"module\.second\.beta_l0: expected the Parameters"),
+    "a tensor as tau": (_with(_set("last.fixed", tau=torch.tensor(3.0))), TypeError,
+                        r"module\.last\.fixed: tau: expected a number"),
+    "a constant of another shape": (_with(_set("second", beta_l0=torch.ones(4))), TypeError,
+                                    r"module\.second\.beta_l0: expected .*got .*shape \(4,\)"),
+    "another size": (_with(_set("second", hidden_size=5)), TypeError, r"module\.second\."),
+    "a setting that no layer has": (_with(_set("first", refractory=-1)), TypeError,
+                                    r"module\.first: refractory: expected a whole number"),
+    "an object": (_with(_set("first", checkpoint_every=object())), TypeError,
+                  r"module\.first\.checkpoint_every: expected a number or a word"),
+    "another form": (lambda: _clamped(3.0), TypeError, "parametrizations: expected"),
+    "a view": (_with(lambda net: _set("second", weight_hh_l0=nn.Parameter(
+        net.net.neurons.weight_hh_l0.detach()))(net)), ValueError,
+        r"module\.second\.weight_hh_l0: expected memory of its own"),
+    "a row": (_with(lambda net: _set("last.linear", bias=nn.Parameter(
+        net.second.weight_hh_l0.detach()[1]))(net)), ValueError,
+        r"module\.(second\.weight_hh_l0|last\.linear\.bias): expected memory of its own"),
+    "meta": (lambda: ALIF(2, 3, device="meta"), ValueError,
+             r"module\.weight_ih_l0: expected numbers, got a meta tensor"),
+}
+
+
+def _clamped(high: float) -> nn.Module:
+    layer: Any = ALIF(5, 4, 2, beta=1.5, learn={"beta": Clamp(1.0, 2.0)})
+    layer.parametrizations["beta_l1"][0].high = high
+    return layer
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_others_are_refused(name: str, tmp_path: Path) -> None:
+    make, error, message = REFUSED[name]
+    with pytest.raises(error, match=message):
+        lsnn_ext.save(make(), tmp_path / "m")
+    assert not (tmp_path / "m").exists()
