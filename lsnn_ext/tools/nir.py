@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from .._core.coefficients import Decay, coefficients
 from ..models import COEFFICIENTS, MODELS
 from ..modules import ALIF, LIF, LSNN, LeakyReadout, Linear
+from .described import check_code, find_dtype, name_dtype
 from .nir_reader import OURS, Reader, find_models, has_v_reset, read_metadata
 
 __all__ = ["Network", "from_nir", "to_nir"]
@@ -200,8 +201,11 @@ def _add_readout(graph: _Graph, name: str, readout: LeakyReadout) -> None:
 
 
 def _parts(module: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
-    if isinstance(module, nn.Sequential) and type(module).forward in (
-            nn.Sequential.forward, Network.forward):
+    is_chain = isinstance(module, nn.Sequential) and type(module).forward in (
+        nn.Sequential.forward, Network.forward)
+    if is_chain or type(module) is LSNN:
+        check_code(module, f"module {name}" if name else "module")
+    if is_chain:
         # not named_children, which leaves out a module that comes a second time
         return [part for key, child in module._modules.items() if child is not None
                 for part in _parts(child, f"{name}_{key}" if name else f"layer{key}")]
@@ -234,7 +238,7 @@ def to_nir(module: nn.Module, *, time_unit: float = 1e-3) -> Any:
         ValueError: what NIR cannot express: adaptation, a refractory time, a synaptic current, a
             decay of 0 or 1, another reset, both directions, delays of each synapse, dropout in
             training, or several dt; the message names the module.
-        TypeError: another module.
+        TypeError: another module, or one with hooks or a forward of its own.
         ImportError: the package nir is not installed.
     """
     _check_positive("time_unit", time_unit)
@@ -245,6 +249,7 @@ def to_nir(module: nn.Module, *, time_unit: float = 1e-3) -> Any:
             raise TypeError(f"module {name}: expected ALIF, LIF, LSNN, LeakyReadout, Linear or "
                             f"torch.nn.Linear, got {type(part).__name__}, which NIR has no unit "
                             f"for here")
+        check_code(part, f"module {name}")
         one: Any = part
         if graph is None:
             graph = _Graph(one.weight_ih_l0 if kind in (ALIF, LIF) else one.weight, time_unit)
@@ -258,7 +263,7 @@ def to_nir(module: nn.Module, *, time_unit: float = 1e-3) -> Any:
         raise TypeError("module: expected one layer or more, got none")
     width = graph.nodes[graph.last].output_type["output"]
     graph.add("output", graph.nir.Output(np.array(width)))
-    told: dict[str, Any] = {"dtype": str(graph.dtype).removeprefix("torch.")}
+    told: dict[str, Any] = {"dtype": name_dtype(graph.dtype)}
     if graph.dt is not None:
         told |= {"dt": graph.dt, "time_unit": time_unit}
     return graph.nir.NIRGraph(graph.nodes, graph.edges, metadata={OURS: told})
@@ -286,17 +291,21 @@ def from_nir(graph: Any, *, dt: float | None = None, time_unit: float = 1e-3,
         a resistance that is not ours is multiplied into weights and bias.
 
     Raises:
-        ValueError: a unit or a value of it that these modules cannot say; the message names the
-            node.
+        ValueError: a unit or a value of it that these modules cannot say, or metadata that to_nir
+            has not written; the message names the node.
         ImportError: the package nir is not installed.
     """
     _check_positive("time_unit", time_unit)
-    told = read_metadata(graph)
-    if dt is None:
-        dt = told["dt"] * (told["time_unit"] / time_unit) if "dt" in told else 1.0
+    told = read_metadata(graph, "graph.metadata")
+    if dt is None and "dt" in told:
+        for key in ("dt", "time_unit"):
+            _check_positive(f"graph.metadata: {key}", told.get(key, math.nan))
+        dt = told["dt"] * (told["time_unit"] / time_unit)
+    dt = 1.0 if dt is None else dt
     _check_positive("dt", dt)
     if dtype is None:
-        dtype = getattr(torch, told["dtype"]) if "dtype" in told else torch.get_default_dtype()
+        dtype = find_dtype(told["dtype"], "graph.metadata: dtype") if "dtype" in told else (
+            torch.get_default_dtype())
     nir = _nir()
     if dynamics is None:
         dynamics = "norse_lif" if has_v_reset(nir) else "sj_soft"

@@ -1,4 +1,5 @@
 """From a graph of NIR to modules: each edge is read once, and what has no module is refused."""
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -9,8 +10,14 @@ from torch import Tensor, nn
 from .._core.coefficients import coefficients
 from ..models import MODELS, own_values
 from ..modules import LIF, LeakyReadout, Linear
+from .described import short
 
 OURS = "lsnn_ext"  # of the metadata of a node: what NIR does not express
+_NUMBER = (int, float)
+_TYPES: dict[str, tuple[type, ...]] = {
+    "dtype": (str,), "dt": _NUMBER, "time_unit": _NUMBER, "dynamics": (str,), "surrogate": (str,),
+    "dampening": _NUMBER, "surrogate_cutoff": _NUMBER, "autapses": (bool,),
+    "width": (*_NUMBER, list)}
 
 
 def has_v_reset(nir: Any) -> bool:
@@ -26,13 +33,21 @@ def find_models(to: bool | None = None) -> list[str]:
             and model.beta == "0" and to in (None, model.reset == "to")]
 
 
-def read_metadata(node: Any) -> dict[str, Any]:
-    """What to_nir has written into the metadata of a node or graph, in plain types."""
-    told = (node.metadata or {}).get(OURS, {})
+def read_metadata(node: Any, where: str) -> dict[str, Any]:
+    """What to_nir has written into the metadata of a node or graph, in plain types. Raises
+    ValueError for values of other types."""
+    told = {} if node.metadata is None else node.metadata
+    told = told.get(OURS, {}) if isinstance(told, Mapping) else told
+    if not isinstance(told, Mapping):
+        raise ValueError(f"{where}: expected a dict as metadata, got {short(told)}")
     plain = {}
-    for key, value in told.items():
-        value = np.asarray(value).tolist()
+    for key in (key for key in _TYPES if key in told):
+        value = told[key]
+        value = value.tolist() if hasattr(value, "tolist") else value
         plain[key] = value.decode() if isinstance(value, bytes) else value
+        if type(plain[key]) not in _TYPES[key]:
+            wanted = " or ".join(kind.__name__ for kind in _TYPES[key])
+            raise ValueError(f"{where}: expected {wanted} as {key}, got {short(plain[key])}")
     return plain
 
 
@@ -105,7 +120,7 @@ class Reader:
         node, (recurrent, delayed, rest) = self.nodes[name], self.find_cycle(name)
         N = weight.shape[0]
         _same(name, "v_leak", self.read(name, "v_leak", N), 0.0)
-        told = {"dynamics": self.dynamics, **read_metadata(node)}
+        told = {"dynamics": self.dynamics, **read_metadata(node, f"node {name}")}
         dynamics = told["dynamics"]
         if dynamics not in find_models():
             raise ValueError(f"node {name}: expected dynamics that reset in the step of the spike, "
@@ -120,8 +135,6 @@ class Reader:
         tau, theta = self.read(name, "tau", N) / self.second, self.read(name, "v_threshold", N)
         chosen = {key: told[key] for key in ("surrogate", "dampening", "surrogate_cutoff", "width")
                   if told.get(key, "") not in ("", -1.0)}
-        if "width" in chosen:
-            chosen["width"] = torch.tensor(chosen["width"], dtype=torch.float64)
         if "sigma" in own_values(dynamics, "LIF"):
             chosen["sigma"] = 0.0
         v_reset = self.read(name, "v_reset", N) if has_v_reset(self.nir) else torch.zeros(N)
@@ -132,6 +145,8 @@ class Reader:
         autapses = None if w_rec is None else (
             bool(told.get("autapses", True)) or bool(w_rec.diagonal().any()))
         try:
+            if "width" in chosen:
+                chosen["width"] = torch.tensor(chosen["width"], dtype=torch.float64)
             made: Any = LIF(weight.shape[1], N, bias=bias is not None, recurrent=w_rec is not None,
                             delay=delay, dynamics=dynamics, tau_mem=tau, threshold=theta,
                             refractory=0, dt=self.dt, autapses=autapses, dtype=self.dtype, **chosen)

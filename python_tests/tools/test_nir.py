@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from compare import assert_same
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, Linear
@@ -230,9 +231,9 @@ def test_a_step_is_read_in_any_unit() -> None:
         (layer,) = from_nir(graph, **given)
         assert (layer.dt, layer.delay * layer.dt * given.get("time_unit", 1e-3)) == pytest.approx(
             (dt, 1.5e-3))
-    with pytest.raises(ValueError, match="time_unit: expected a number > 0, got 0"):
+    with pytest.raises(ValueError, match="^time_unit: expected a number > 0, got 0"):
         to_nir(_network("delayed"), time_unit=0)
-    with pytest.raises(ValueError, match="time_unit: expected a number > 0, got -1"):
+    with pytest.raises(ValueError, match="^time_unit: expected a number > 0, got -1"):
         from_nir(graph, time_unit=-1)
 
 
@@ -312,11 +313,19 @@ def test_states_are_carried() -> None:
     (lambda: nn.Sequential(nn.PReLU()), TypeError, "layer0: expected .* got PReLU"),
     (lambda: Doubled(Linear(5, 5)), TypeError, "layer: expected .* got Doubled"),
     (lambda: nn.Sequential(_lif(5, 8), nn.LSTM(8, 2)), TypeError, "layer1: expected .* got LSTM"),
+    (lambda: nn.Sequential(prune.identity(Linear(5, 5), "weight")), TypeError, "layer0: .* hooks"),
+    *((lambda path=path: _with_forward(path), TypeError, f"module{name}: expected .* a forward of")
+      for path, name in (("", ""), ("1", " layer1"))),
 ])
 def test_what_nir_cannot_say_is_refused(module: Callable[[], nn.Module], error: type[Exception],
                                         message: str) -> None:
     with pytest.raises(error, match=message):
         to_nir(module())
+
+
+def _with_forward(path: str) -> nn.Module:
+    (network := _network("recurrent")).get_submodule(path).forward = abs
+    return network
 
 
 def _changed(**changes: Any) -> Any:
@@ -346,6 +355,16 @@ def _rewired(edges: list[tuple[str, str]], instead: Any = None, **nodes: Any) ->
     return graph
 
 
+@pytest.mark.parametrize(("told", "message"), [
+    ({"dtype": "load"}, "dtype: expected one of float16, .* got 'load'"),
+    ({"dtype": 3}, "expected str as dtype, got 3"), ({"dt": "1"}, "expected int or float as dt, "),
+    ({"dt": 0.5}, "time_unit: expected a number > 0, got nan"), ([], "expected a dict as metadata"),
+    ({"dt": -1.0, "time_unit": -1.0}, "dt: expected a number > 0")])
+def test_metadata_of_others_are_refused(told: Any, message: str) -> None:
+    graph = to_nir(_network("recurrent"))
+    graph.metadata = {"lsnn_ext": told}
+    with pytest.raises(ValueError, match=f"^graph.metadata: {message}"):
+        from_nir(graph)
 
 
 @pytest.mark.parametrize(("graph", "message"), [
@@ -376,6 +395,8 @@ def _rewired(edges: list[tuple[str, str]], instead: Any = None, **nodes: Any) ->
     (lambda: _changed(delay=np.full(8, -1e-3)), "node layer0_delay: expected one delay of whole"),
     (lambda: _changed(delay=np.full(8, np.nan)), "node layer0_delay: expected finite numbers"),
     (lambda: _changed(metadata={"lsnn_ext": {"surrogate": "odd"}}), "node layer0: surrogate: "),
+    (lambda: _changed(metadata={"lsnn_ext": {"autapses": "no"}}), "node layer0: expected bool"),
+    (lambda: _changed(metadata={"lsnn_ext": {"width": ["a"]}}), "node layer0: "),
     (lambda: _changed(metadata={"lsnn_ext": {"dynamics": "lsnn"}}), "node layer0: expected dynami"),
 ])
 def test_what_modules_cannot_say_is_refused(graph: Callable[[], Any], message: str) -> None:
