@@ -110,30 +110,6 @@ T __shfl_down_sync(unsigned mask, T value, unsigned lanes, int width = 32,
                                  place);
 }
 
-// ------------------------------------------------------------------------------------ tensor cores
-namespace emulator {
-inline float from_bfloat16(uint32_t bits) { return __uint_as_float(bits << 16); }
-
-// The instruction mma.m16n8k16 of bfloat16, c (16,8) += a (16,16) b (16,8), with PTX's fragments:
-// of lane 4 g + t, a[0] and a[2] have rows g, a[1] and a[3] rows g + 8; a[0], a[1] and b[0] have 2
-// t and 2 t + 1 of the 16 that are summed over, the others 2 t + 8 and 2 t + 9; b has column g; c
-// has columns 2 t and 2 t + 1 of row g, then of row g + 8. Sums one after the other, each rounded,
-// which hardware does in another way.
-inline void mma_m16n8k16_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
-                              Place place) {
-  const unsigned row = current->lane / 4, column = current->lane % 4 * 2;
-  auto pair = [](uint32_t first, uint32_t second) { return first | (uint64_t)second << 32; };
-  const Exchanged& lanes =
-      exchange(~0u, {{pair(a[0], a[2]), pair(a[1], a[3]), pair(b[0], b[1])}}, "mma", place);
-  for (unsigned i = 0; i < 4; i++)
-    for (unsigned k = 0; k < 16; k++) {
-      const unsigned t = k % 8 / 2, shift = k / 8 * 32 + k % 2 * 16;
-      c[i] += from_bfloat16(uint16_t(lanes.of[4 * row + t].word[i / 2] >> shift)) *
-              from_bfloat16(uint16_t(lanes.of[4 * (column + i % 2) + t].word[2] >> shift));
-    }
-}
-}  // namespace emulator
-
 // ------------------------------------------------------------------------------ cooperative groups
 namespace cooperative_groups {
 

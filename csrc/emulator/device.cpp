@@ -1,4 +1,6 @@
 // Barriers, warp operations and the other functions of device.h.
+#include <bit>
+
 #include "scheduler.h"
 
 namespace emulator {
@@ -182,11 +184,22 @@ unsigned ballot(unsigned mask, bool vote, const char* operation, Place place) {
   return o.votes;
 }
 
-const Exchanged& exchange(unsigned mask, const Words& mine, const char* operation, Place place) {
-  WarpOperation& o = active->join(mask, operation, place);
-  o.values.of[current->lane] = mine;
+void mma_m16n8k16_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Place place) {
+  auto pair = [](uint32_t first, uint32_t second) { return first | (uint64_t)second << 32; };
+  WarpOperation& o = active->join(~0u, "mma", place);
+  o.values.of[current->lane] = {{pair(a[0], a[2]), pair(a[1], a[3]), pair(b[0], b[1])}};
   active->meet(o, false);
-  return o.values;
+  const Exchanged& lanes = o.values;  // until this thread calls the emulator again
+  auto number = [](uint64_t word, unsigned shift) {
+    return std::bit_cast<float>((uint32_t)(uint16_t)(word >> shift) << 16);
+  };
+  const unsigned row = current->lane / 4, column = current->lane % 4 * 2;
+  for (unsigned i = 0; i < 4; i++)
+    for (unsigned k = 0; k < 16; k++) {
+      const unsigned t = k % 8 / 2, shift = k / 8 * 32 + k % 2 * 16;
+      c[i] += number(lanes.of[4 * row + t].word[i / 2], shift) *
+              number(lanes.of[4 * (column + i % 2) + t].word[2], shift);
+    }
 }
 
 uint64_t shuffle(unsigned mask, uint64_t value, unsigned source_lane, const char* operation,

@@ -43,10 +43,12 @@ void* map_shared_rank(const void*, unsigned rank, Place);
 void sync_warp(unsigned mask, Place);
 unsigned ballot(unsigned mask, bool vote, const char* operation, Place);
 uint64_t shuffle(unsigned mask, uint64_t value, unsigned source_lane, const char* operation, Place);
-// Words of each lane of the mask, for all of them; valid until the thread calls the emulator again.
-struct Words { uint64_t word[3]; };
-struct Exchanged { Words of[32]; };
-const Exchanged& exchange(unsigned mask, const Words& mine, const char* operation, Place);
+// The instruction mma.m16n8k16 of bfloat16, c (16,8) += a (16,16) b (16,8), with PTX's fragments:
+// of lane 4 g + t, a[0] and a[2] have rows g, a[1] and a[3] rows g + 8; a[0], a[1] and b[0] have 2
+// t and 2 t + 1 of the 16 that are summed over, the others 2 t + 8 and 2 t + 9; b has column g; c
+// has columns 2 t and 2 t + 1 of row g, then of row g + 8. Sums one after the other, each rounded,
+// which hardware does in another way.
+void mma_m16n8k16_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Place);
 
 // ------------------------------------------------------------------------------------------ memory
 // Lets the others run. A loop that waits for another thread's store calls it, or makes its test

@@ -38,6 +38,10 @@ struct NamedBarrier {
   Waiters waiters;
 };
 
+// What each lane of a warp gives to an operation: words, as many as the largest has.
+struct Words { uint64_t word[3]; };
+struct Exchanged { Words of[32]; };
+
 // Lanes that meet in one operation. It stays in use until each of them has fetched its result, so
 // that there can be two of the same mask at once, but never more than there are lanes.
 struct WarpOperation {
