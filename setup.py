@@ -122,8 +122,9 @@ class CMakeBuild(build_ext):
             "CMAKE_HOME_DIRECTORY": str(ROOT),
             "Python_EXECUTABLE": sys.executable,
             "LSNN_TORCH": str(Path(torch.__file__).parent),
-            "LSNN_ENVIRONMENT": " ".join(f"{name}={os.environ[name]}" for name in CACHED
-                                         if os.environ.get(name)),
+            # as CMake's cache has it, without white space at the end
+            "LSNN_ENVIRONMENT": " ".join(f"{name}={' '.join(os.environ[name].split())}"
+                                         for name in CACHED if os.environ.get(name)).rstrip(),
         }
         cache = cached(build)
         other = [name for name, value in made_for.items() if cache and cache.get(name, "") != value]

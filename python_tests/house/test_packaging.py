@@ -276,6 +276,8 @@ def test_what_was_made_with_others_is_made_anew(tree: Path, tmp_path: Path) -> N
         _cache(tree).write_text(re.sub(rf"^({name}:\w+)=.*$", r"\1=/elsewhere", text,
                                        flags=re.MULTILINE))
         assert _made_anew(_build(tree, PATH=trial)) == name
+    # make ends its own options with a space.
+    assert _made_anew(_build(tree, PATH=trial, LSNN_CMAKE_ARGS=f"{NO_CUDA} ")) == ""
     # A flag goes when it is no longer asked for.
     bad = _build(tree, LSNN_CMAKE_ARGS=f"{NO_CUDA} -DCMAKE_CXX_FLAGS=-fno-such-flag")
     assert bad.returncode != 0 and "-fno-such-flag" in _cache(tree).read_text()
