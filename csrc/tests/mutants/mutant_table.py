@@ -128,8 +128,6 @@ MUTANTS = [
            "if (live >= 3 && on_boundary(p)) {", ("any T=20 B=5 N=7", "any T=20 B=5 N=31")),
     Mutant("weight gradient: dL/dc past the last item", "weight_gradient.cuh",
            "i1 + i < last ? ((", "true ? ((", ("any T=17 B=33 N=32",), ADDRESS),
-    Mutant("weight gradient: bits past the last item", "weight_gradient.cuh",
-           "some = i0 + i < last &&", "some =", (LONG,), ADDRESS),
     Mutant("weight gradient: a list for all items", "weight_gradient.cuh",
            "lane, shared.list + i * list_size", "lane, shared.list", (LONG,)),
     Mutant("weight gradient: what is left of four rows", "weight_gradient.cuh",
