@@ -70,7 +70,7 @@ def routes(card: Card) -> list[str]:
 def stages(card: Card, tool: Callable[[str], str | None] = find_tool,
            dry: bool = False) -> list[list[Step]]:
     """The steps of each of STAGES; those of one stage may run side by side, so timings stand alone.
-    dry: in folders of their own, and nothing is optimized, as nobody waits for the kernels."""
+    dry: in folders of their own, and nothing is optimized, as no kernel runs."""
     work = f"{WORK}/dry" if dry else WORK
     program = f"{work}/tests/{TESTS}"
     folder = os.path.dirname(tool("nvcc") or "")

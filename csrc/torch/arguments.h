@@ -1,7 +1,7 @@
 // The arguments of an operator as the kernels read them: checked, contiguous, kept alive.
 //
-// Whoever calls an operator meets the checks here. lsnn_ext/_core/arguments.py and resolve.py
-// refuse the same of those who call the functions, in the names that they know.
+// These are the checks of the operators. lsnn_ext/_core/arguments.py and resolve.py have the same
+// checks for the functions, with the names of their arguments.
 // docs/add_an_argument.md says what an argument touches.
 #pragma once
 #include <cmath>
