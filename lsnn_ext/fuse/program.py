@@ -1,0 +1,52 @@
+"""A step of a neuron and its adjoint as a list of elementwise operators: what trace.py makes, and
+what generate.py and the interpreter of the kernels run."""
+from typing import NamedTuple
+
+import torch
+
+
+class Node(NamedTuple):
+    """One value of a step."""
+
+    operator: str  # a name of OPERATORS, or "input" or "constant"
+    arguments: tuple[int, ...] = ()  # places of earlier nodes
+    value: float = 0.0  # of a constant
+
+
+class Program(NamedTuple):
+    """(states..., z) = step(currents..., states'..., z', coefficients...) and its adjoint.
+
+    The first nodes are the inputs, in this order: currents (K), states' (S), z', coefficients (C),
+    dL/dstates (S), dL/dz. Outputs are places of nodes; None: always 0.
+    """
+
+    dtype: torch.dtype  # float32 or float64, of all numbers
+    currents: int
+    states: int
+    coefficients: int
+    nodes: tuple[Node, ...]
+    # the step
+    new_states: tuple[int, ...]
+    z: int
+    is_spike: bool  # z is always 0 or 1
+    # of the step: dL/dz has no effect where all of them are 0; None: unknown, all count as active
+    slopes: tuple[int, ...] | None
+    # the adjoint; gradients: of what the caller gave as coefficients, summed over time and batch
+    d_currents: tuple[int | None, ...]
+    d_states: tuple[int | None, ...]
+    d_z: int | None
+    gradients: tuple[int | None, ...]
+
+
+# By name: the number of arguments. Numbers are those of Program.dtype; truth values are 0 and 1.
+# Arithmetic rounds once, as IEEE says; fma(a, b, c) = a b + c rounds once, too. exp to pow: within
+# 2 units in the last place. sign, maximum and minimum treat NaN as torch's kernels for the CPU do.
+# select(m, a, b): a where m, else b.
+# float32: rounds to float32, in a program of float64.
+OPERATORS = {
+    "add": 2, "sub": 2, "mul": 2, "div": 2, "fma": 3, "neg": 1, "abs": 1, "sign": 1, "sqrt": 1,
+    "maximum": 2, "minimum": 2,
+    "exp": 1, "log": 1, "tanh": 1, "sigmoid": 1, "sin": 1, "cos": 1, "atan": 1, "erf": 1, "pow": 2,
+    "gt": 2, "ge": 2, "lt": 2, "le": 2, "eq": 2, "ne": 2, "and": 2, "or": 2, "not": 1,
+    "select": 3, "float32": 1,
+}
