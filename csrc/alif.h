@@ -50,6 +50,14 @@ LSNN_INLINE constexpr int64_t segments(int64_t T, int64_t every = segment) {
 
 inline constexpr int exact_parts = 3;  // bfloat16 numbers that add up to any float
 
+// How many a neuron has of each kind: those of the models of the table.
+struct NeuronSizes {
+  int64_t states = 4, traces = 3;
+  int64_t currents = 1;  // sums (1) that a step reads
+  int64_t saved = 1;  // rows that are saved of each step: y of (5), or the currents
+  int64_t gradients = n_coefficients;
+};
+
 // What defines the layer; the same for both directions.
 struct Layer {
   int64_t T, B, N;
@@ -85,7 +93,22 @@ struct Layer {
   // psi of (7) counts as 0 where |m| is at least so large; of no effect for a surrogate that ends
   double cutoff = std::numeric_limits<double>::infinity();
   Options options = {};  // how both directions are computed
+  // Of the CPU kernels alone: a neuron that is no model of the table, neuron::NeuronTable<T>, in
+  // place of model, surrogate, dampening, n_ref and cutoff. Then w has [currents,N,N] for each
+  // matrix, delay is [currents,N,N], coefficients are those that the neuron reads, and x, y, gx are
+  // [T,B,currents,N]; smooth says whether its spikes are numbers.
+  const void* neuron = nullptr;
+  NeuronSizes sizes = {};
+  int64_t w_stride_current = 0;  // from the matrix of one current to the next
 };
+
+// The layer as one of its currents sees it: with the weights and delays that lead there.
+LSNN_INLINE Layer layer_of_current(const Layer& l, int64_t current, int64_t bytes) {
+  Layer one = l;
+  if (l.w) one.w = (const char*)l.w + current * l.w_stride_current * bytes;
+  if (l.delay) one.delay = l.delay + current * l.N * l.N;
+  return one;
+}
 
 // How many matrices w and its gradient hold: with `delay` one, as each synapse acts with a delay of
 // its own; else one for each delay, as each synapse has a weight for each.
@@ -159,15 +182,23 @@ struct Linear {
 struct State {
   void *v, *a, *i, *r;  // [B,N]
   void* z;  // [D,B,N] past spikes, newest first; any real number
+  void* const* others = nullptr;  // [states] of another neuron, each [B,N], in place of v to r
+
+  LSNN_METHOD void* of(int64_t s) const {
+    if (others) return others[s];
+    return s == 0 ? v : s == 1 ? a : s == 2 ? i : r;
+  }
 };
 
 // What it holds is chosen in torch/forward_op.cpp; lsnn_ext/_ops/autograd.py hands it to the
 // backward pass.
 struct Saved {
-  void* y;  // [T,B,N] membrane before any reset (5), or null: the backward pass computes it again
+  // [T,B,N] membrane before any reset (5), or the currents [T,B,currents,N] of another neuron;
+  // null: the backward pass computes it again
+  void* y;
   uint32_t* bits;  // [T,B,words(N)] spikes; the CPU kernels write them whenever they are asked for
   void* z;  // [T,B,N] smooth spikes, or null
-  void* carry;  // [segments(T,every),4,B,N] v', a', i', r' at the start of each segment
+  void* carry;  // [segments(T,every),states,B,N] v', a', i', r' at the start of each segment
   bool y_is_bf16 = false;  // half the memory, for float; gradients then round with y
   int64_t every = segment;  // steps of a segment; the CUDA kernels take no other number
 };
@@ -186,6 +217,13 @@ struct ForwardArgs {
   Readout readout = {};
   void* readout_p = nullptr;  // [T,B,O] written
   void* readout_last = nullptr;  // [B,O] written
+  void* const* other_traces =
+      nullptr;  // [traces] of another neuron, in place of trace_v to trace_A
+
+  LSNN_METHOD void* trace(int64_t k) const {
+    if (other_traces) return other_traces[k];
+    return k == 0 ? trace_v : k == 1 ? trace_a : trace_A;
+  }
 };
 
 struct BackwardArgs {
@@ -215,6 +253,12 @@ struct BackwardArgs {
   void* gp_first = nullptr;  // [B,O] written
   bool existing = false;  // gw only of synapses that are not zero, 0 of the others
   void* gbias_out = nullptr;  // [O] written, or null
+  const void* const* other_traces = nullptr;  // [traces] as of ForwardArgs, in place of gv, ga, gA
+
+  LSNN_METHOD const void* g_trace(int64_t k) const {
+    if (other_traces) return other_traces[k];
+    return k == 0 ? gv : k == 1 ? ga : gA;
+  }
 };
 
 // Asked by every thread between chunks of steps: whether the caller wants the pass to end at once,

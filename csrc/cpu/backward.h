@@ -17,10 +17,9 @@ template <class T> struct BackwardTile : Tile {
   static constexpr int L = Vec<T>::lanes;
   const BackwardArgs& f;
   const Packed<T>& p;
-  const GeneralSpec& spec;
   BackwardScratch<T>& s;
   const Layer& l;
-  const int64_t W, ND, ring;
+  const int64_t W, ND, ring, K;  // K: currents
   Replay<T> past;
   const ReadoutTile<T> readout;
 
@@ -29,18 +28,20 @@ template <class T> struct BackwardTile : Tile {
       : Tile(args.layer, tile, member),
         f(args),
         p(packed),
-        spec(packed.spec),
         s(scratch),
         l(args.layer),
         W(p.W),
         ND(gradient_stride<T>(NP)),
         ring(chunk + l.D),
+        K(l.sizes.currents),
         past(args, packed, scratch.replay, tile, member),
         readout(l, args.readout, packed, scratch.readout, tile, member) {
     s.active.l1_size = p.l1_size;
   }
 
-  LSNN_METHOD T* gc(int64_t t) const { return s.gc + t % ring * full_items * ND; }
+  // of the first current; those of the others follow
+  LSNN_METHOD T* gc(int64_t t) const { return s.gc + t % ring * K * full_items * ND; }
+  LSNN_METHOD T* d_state(int64_t c) const { return s.d_states + c * full_items * NP; }
   LSNN_METHOD T* gc_transposed(int64_t t) const {
     return s.gc_transposed + (t + l.D + 1) % (l.D + 1) * N * max_items;  // t > -l.D
   }
@@ -74,7 +75,7 @@ template <class T> struct BackwardTile : Tile {
   // `step` is its place in the chunk. Where few neurons are active only their results are computed;
   // step -1: all of them.
   void product(int64_t t, int64_t step) const {
-    if (l.S == 0 || spec.model.detach & detach_rec) return;
+    if (l.S == 0 || !past.steps.neuron.has_product) return;
     const int64_t alive = items_alive(t);
     const ProductAlgorithm algorithm = fastest(step, alive);
     const uint16_t* active =
@@ -90,12 +91,15 @@ template <class T> struct BackwardTile : Tile {
           continue;
         }
 #endif
-      if (algorithm == ProductAlgorithm::active)
-        add_active_product(p.w + d * N * NP, N, NP, gc(reached), ND, s.dz, n0, n1, active,
-                           s.active);
-      else
-        add_product(p.panels + (d * NP + n0) * N, N, n_end - n0, gc(reached), ND, s.dz + n0, ND,
-                    alive);
+      for (int64_t k = 0; k < K; k++) {
+        const T* const dc = gc(reached) + k * full_items * ND;
+        if (algorithm == ProductAlgorithm::active)
+          add_active_product(p.w + k * p.w_stride + d * N * NP, N, NP, dc, ND, s.dz, n0, n1, active,
+                             s.active);
+        else
+          add_product(p.panels + k * p.panels_stride + (d * NP + n0) * N, N, n_end - n0, dc, ND,
+                      s.dz + n0, ND, alive);
+      }
     }
     if (algorithm == ProductAlgorithm::sparse) {
       for (int64_t g = 0; g < p.product.groups; g++)
@@ -119,49 +123,50 @@ template <class T> struct BackwardTile : Tile {
   // The adjoint of one step for all items; dz holds all that reached the spikes of step t but what
   // comes from outside.
   void adjoint(int64_t t, int64_t t0, T* gk) const {
-    const int64_t alive = items_alive(t), at = (t * B + b0) * N;
-    // [T,B,N]
-    auto rows_of = [&](const void* g) LSNN_LAMBDA { return g ? (const T*)g + at : nullptr; };
+    const int64_t alive = items_alive(t), at = (t * B + b0) * N, n_traces = l.sizes.traces;
+    const T* g_traces[neuron::max_states];
+    bool is_traced = false;
+    for (int64_t k = 0; k < n_traces; k++) {
+      g_traces[k] = f.g_trace(k) ? (const T*)f.g_trace(k) + at : nullptr;
+      is_traced |= g_traces[k] != nullptr;
+    }
     const T* gz = f.gz ? (const T*)f.gz + t * f.gz_stride_t + b0 * f.gz_stride_b : nullptr;
-    const bool ends = t == longest - 1 || items_alive(t + 1) < alive;
-    const RowsOf<T> y = past.y_rows(t);
+    const auto saved = past.saved_of_items(t);
     const bool from_y = !past.replays && t > past.S0;
     const int64_t ahead = t - 2 > past.S0 ? t - 2 : past.S0;
-    const T* y_ahead = from_y ? past.y_rows(ahead).first : nullptr;
-    past.steps.neurons.adjoint(
-        spec, {.coefficients = p.coefficients,
-               .items = alive,
-               .n0 = n0,
-               .n1 = n1,
-               .N = N,
-               .NP = NP,
-               .y = y.first,
-               .y_stride = y.stride,
-               .before = past.spikes(t - 1),
-               .after = past.spikes(t),
-               .read = past.replays ? past.states(t - t0, 0) : past.chunk_states(past.S0, 0),
-               .y_before = from_y ? past.y_rows(t - 1).first : nullptr,
-               .y_ahead = y_ahead,
-               .before_that = past.spikes(from_y ? t - 2 : t - 1),
-               .dv = s.dv,
-               .da = s.da,
-               .di = s.di,
-               .dz = s.dz,
-               // Of items that have ended there is nothing left in it.
-               .read_di = spec.synapse || ends,
-               .write_di = spec.synapse || ends || t == 0,
-               .gz = gz,
-               .gz_next = gz && t > 0 ? gz - f.gz_stride_t : nullptr,
-               .gz_stride_b = f.gz_stride_b,
-               .gz_stride_n = f.gz_stride_n,
-               .gv = rows_of(f.gv),
-               .ga = rows_of(f.ga),
-               .gA = rows_of(f.gA),
-               .dc = gc(t),
-               .dz_stride = ND,
-               .gx = f.gx ? s.gx_out : nullptr,
-               .sums = gk});
-    stream_out(f.gx, t, s.gx_out);
+    const Rows<T> read = past.replays ? past.states(t - t0, 0) : past.chunk_states(past.S0, 0);
+    past.steps.neuron.adjoint(
+        past.steps.neuron.settings,
+        {.coefficients = p.coefficients,
+         .items = alive,
+         .n0 = n0,
+         .n1 = n1,
+         .N = N,
+         .NP = NP,
+         .saved = saved.first,
+         .saved_items = saved.items,
+         .before = past.spikes(t - 1),
+         .after = past.spikes(t),
+         .read = {read.first, read.stride},
+         .d_states = {s.d_states, full_items * NP},
+         .dz = s.dz,
+         .dz_stride = ND,
+         .gz = gz,
+         .gz_next = gz && t > 0 ? gz - f.gz_stride_t : nullptr,
+         .gz_stride_b = f.gz_stride_b,
+         .gz_stride_n = f.gz_stride_n,
+         .g_traces = is_traced ? g_traces : nullptr,
+         .dc = {gc(t), full_items * ND},
+         .gx = {f.gx ? s.gx_out : nullptr, N},
+         .gx_items = K * N,
+         .sums = gk,
+         .want = f.want,
+         .is_first = t == 0,
+         .is_last = t == longest - 1 || items_alive(t + 1) < alive,
+         .saved_before = from_y ? past.saved_of_items(t - 1).first.first : nullptr,
+         .saved_ahead = from_y ? past.saved_of_items(ahead).first.first : nullptr,
+         .before_that = past.spikes(from_y ? t - 2 : t - 1)});
+    stream_out(f.gx, t, s.gx_out, K);
   }
 
   // This member's part of a slot of gc_transposed, and of its second place if it has one.
@@ -203,7 +208,11 @@ template <class T> struct BackwardTile : Tile {
   }
   // w += z dL/dc[t] of one neuron j, of an item, and one delay: row d * N + j of w.
   LSNN_METHOD void add_to_weights(T* w, int64_t row, T z, const T* dc) const {
-    if (!p.learning.start) return add_row(w + row * NP, z, dc, n0, n_end);
+    if (!p.learning.start) {
+      for (int64_t k = 0; k < K; k++)
+        add_row(w + (k * l.S * N + row) * NP, z, dc + k * full_items * ND, n0, n_end);
+      return;
+    }
     const Entries e = learning(row);
     add_row_to_list(w + e.first, z, dc, p.learning.column + e.first, e.end - e.first);
   }
@@ -227,7 +236,7 @@ template <class T> struct BackwardTile : Tile {
     if (p.learning.start)
       s.gradient.add_to_list(w, p.learning.column, s.gc,
                              [&](int64_t row) LSNN_LAMBDA { return learning(row); });
-    else s.gradient.add_to(w, NP, n0, n_end, s.gc);
+    else s.gradient.add_to(w, NP, n0, n_end, s.gc, K, full_items * ND);
   }
   // w_in += input[t] dL/dc[t] over the chunk, and the bias in the last row.
   void input_gradient(int64_t t0, int64_t t1, T* w_in) const {
@@ -306,9 +315,7 @@ template <class T> struct BackwardTile : Tile {
 
   void run(const Sums<T>& sums) {
     Meter& meter = past.steps.meter;
-    copy_in(s.dv, f.glast.v);
-    copy_in(s.da, f.glast.a);
-    copy_in(s.di, f.glast.i);
+    for (int64_t c = 0; c < l.sizes.states; c++) copy_in(d_state(c), f.glast.of(c));
     copy_in(s.dz, nullptr, ND);
     if (f.readout.O) readout.start(f.gp_last);
     if (p.product.span)
@@ -316,7 +323,7 @@ template <class T> struct BackwardTile : Tile {
         memset(s.gc_transposed + (slot * N + n0) * max_items, 0, (n1 - n0) * max_items * sizeof(T));
     // An item enters at its last step: what later steps would send it is 0, in each form.
     if (shortest() < longest) {
-      clear_own(s.gc, ring, ND);
+      clear_own(s.gc, ring * K, ND);
       if (p.w_bf16) clear_own(s.gc_bf16, l.D + 1, gradient_stride<uint16_t>(NP));
     }
     const int64_t every = f.saved.every;
@@ -335,7 +342,7 @@ template <class T> struct BackwardTile : Tile {
         past.count_active();
         count_active(t0, t1);
         if (sums.k)
-          for (int64_t c = 0; c < n_coefficients; c++)
+          for (int64_t c = 0; c < l.sizes.gradients; c++)
             memset(s.sums + c * NP + n0, 0, (n_end - n0) * sizeof(T));
         for (int64_t t = t1 - 1; t >= t0; t--) {
           add_last_state(t);
@@ -351,7 +358,7 @@ template <class T> struct BackwardTile : Tile {
           wait();
         }
         if (sums.k)
-          for (int64_t c = 0; c < n_coefficients; c++)
+          for (int64_t c = 0; c < l.sizes.gradients; c++)
             for (int64_t n = n0; n < n_end; n++) sums.k[c * NP + n] += s.sums[c * NP + n];
         if (sums.w) {
           weight_gradient(t0, t1, sums.w);
@@ -368,10 +375,8 @@ template <class T> struct BackwardTile : Tile {
       }
     }
     stream_end();
-    clear_after_end<T>(f.gx, l.T);
-    copy_out(f.gfirst.v, s.dv);
-    copy_out(f.gfirst.a, s.da);
-    copy_out(f.gfirst.i, s.di);
+    clear_after_end<T>(f.gx, l.T, K);
+    for (int64_t c = 0; c < l.sizes.states; c++) copy_out(f.gfirst.of(c), d_state(c));
     if (f.readout.O)
       for (int64_t b = team.index; b < items; b += team.members) readout.write(f.gp_first, b0, b);
     if (f.gfirst.z)

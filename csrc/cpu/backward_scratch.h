@@ -12,11 +12,11 @@ namespace {
 template <class T> struct BackwardScratch {
   ReplayScratch<T> replay;
   ReadoutScratch<T> readout;
-  T* gc;                       // [chunk + D,items,ND] dL/dc, step t in slot t % (chunk + D)
-  T *dv, *da, *di;             // [items,NP] dL/d of the carried state
+  T* gc;          // [chunk + D,currents,items,ND] dL/dc, step t in slot t % (chunk + D)
+  T* d_states;                 // [states,items,NP] dL/d of the carried states
   T* dz;                       // [items,ND] dL/d of the spikes of the step at hand
-  T* gx_out;                   // [items,N] a row to be streamed out
-  // [n_coefficients,NP] gradients of the coefficients over the chunk: short sums round less
+  T* gx_out;                   // [items,currents,N] a row to be streamed out
+  // [gradients,NP] gradients of the coefficients over the chunk: short sums round less
   T* sums;
   // [D + span,N,max_items] dL/dc of the last steps for the sparse product, step t in slot t % (D +
   // 1); behind these slots the first ones again, so that those of a group of delays follow each
@@ -40,13 +40,11 @@ template <class T> struct BackwardScratch {
                     f.projection.I ? chunk * tile_items(f.layer.B) * (f.projection.I + 1) : 0) {
     const Layer& l = f.layer;
     const int64_t n = tile_items(l.B), NP = padded(l.N);
-    gc = shared.take<T>((chunk + l.D) * n * gradient_stride<T>(NP));
-    dv = own.take<T>(n * NP);
-    da = own.take<T>(n * NP);
-    di = own.take<T>(n * NP);
+    gc = shared.take<T>((chunk + l.D) * l.sizes.currents * n * gradient_stride<T>(NP));
+    d_states = own.take<T>(l.sizes.states * n * NP);
     dz = own.take<T>(n * gradient_stride<T>(NP));
-    gx_out = own.take<T>(n * l.N + pad);
-    sums = own.take<T>(n_coefficients * NP);
+    gx_out = own.take<T>(n * l.sizes.currents * l.N + pad);
+    sums = own.take<T>(l.sizes.gradients * NP);
     // One slot more than there are delays: while the slowest member reads dL/dc of the step before,
     // the fastest may write one.
     gc_transposed = shared.take<T>(span ? (l.D + span) * l.N * max_items : 0);

@@ -186,17 +186,19 @@ template <class T, bool weighted> struct RowGradient {
       if (weighted) sorted_factor[to] = factor[e];
     }
   }
-  // gradient [R,NP] += the events, in columns [first, end), whole vectors; base: what the slots
-  // point into.
-  void add_to(T* gradient, int64_t NP, int64_t first, int64_t end, const T* base) {
+  // gradient [matrices,R,NP] += the events, in columns [first, end), whole vectors; base: what the
+  // slots point into, for each matrix base_stride further on.
+  void add_to(T* gradient, int64_t NP, int64_t first, int64_t end, const T* base,
+              int64_t matrices = 1, int64_t base_stride = 0) {
     constexpr int L = Vec<T>::lanes;
     sort();
-    for (int64_t n0 = first; n0 < end; n0 += column_vectors * L)
-      for (int64_t r = 0, begin = 0; r < R; begin = count[r++])
-        if (count[r] > begin)
-          add_rows<column_vectors, weighted>(
-              (end - n0) / L, gradient + r * NP + n0, base + n0, sorted + begin,
-              weighted ? sorted_factor + begin : nullptr, count[r] - begin);
+    for (int64_t m = 0; m < matrices; m++, gradient += R * NP, base += base_stride)
+      for (int64_t n0 = first; n0 < end; n0 += column_vectors * L)
+        for (int64_t r = 0, begin = 0; r < R; begin = count[r++])
+          if (count[r] > begin)
+            add_rows<column_vectors, weighted>(
+                (end - n0) / L, gradient + r * NP + n0, base + n0, sorted + begin,
+                weighted ? sorted_factor + begin : nullptr, count[r] - begin);
   }
   // The same for some entries of the gradient alone, to the same bits: list(r) says where those of
   // row r are, {first, end}, and columns which they are. Events have no factors.

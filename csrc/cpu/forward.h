@@ -14,7 +14,7 @@ namespace {
 template <class T> struct ForwardScratch {
   StepScratch<T> steps;
   ReadoutScratch<T> readout;
-  T *y_out, *z_out;       // [items,N] rows to be streamed out
+  T *y_out, *z_out;       // [items,saved,N], [items,N] rows to be streamed out
   bfloat16* y_bf16;      // [items,N] the same of y where it is saved so
   // [members,D + 1,items,W] spikes of the last steps, step t in slot t % (D + 1): z' stays while z
   // is written
@@ -26,7 +26,7 @@ template <class T> struct ForwardScratch {
         readout(own, f.layer, f.readout, false) {
     const Layer& l = f.layer;
     const int64_t n = tile_items(l.B);
-    y_out = own.take<T>(n * l.N + pad);
+    y_out = own.take<T>(n * l.sizes.saved * l.N + pad);
     z_out = own.take<T>(n * l.N + pad);
     y_bf16 = own.take<bfloat16>(f.saved.y_is_bf16 ? n * l.N : 0);
     bits = shared.take<uint32_t>(members * ring_words(l));
@@ -87,9 +87,11 @@ LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, int64_t t
   const Ring<T> ring{s.bits,       s.real,         D + 1,          W, NP, steps.full_items,
                      member.index, member.members, s.ring_words(l)};
 
-  T* carried[] = {s.steps.v, s.steps.a, s.steps.i, s.steps.r};
-  const void* first[] = {f.first.v, f.first.a, f.first.i, f.first.r};
-  for (int c = 0; c < 4; c++) steps.copy_in(carried[c], first[c]);
+  const int64_t n_states = l.sizes.states, n_saved = l.sizes.saved, n_traces = l.sizes.traces;
+  auto carried = [&](int64_t c) LSNN_LAMBDA { return s.steps.states + c * steps.state_size; };
+  for (int64_t c = 0; c < n_states; c++) steps.copy_in(carried(c), f.first.of(c));
+  bool is_traced = false;
+  for (int64_t k = 0; k < n_traces; k++) is_traced |= f.trace(k) != nullptr;
   steps.copy_in(s.steps.z, f.first.z);  // the newest: [0,B,N]
   Meter& meter = steps.meter;
   readout.start(f.readout.first);
@@ -97,28 +99,29 @@ LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, int64_t t
     const int64_t alive = steps.items_alive(t);
     if (f.save && t % every == 0)
       for (int64_t b = 0; b < alive; b++)
-        for (int64_t c = 0; c < 4; c++)
-          memcpy((T*)f.saved.carry + ((t / every * 4 + c) * B + b0 + b) * N + n0,
-                 carried[c] + b * NP + n0, (n1 - n0) * sizeof(T));
+        for (int64_t c = 0; c < n_states; c++)
+          memcpy((T*)f.saved.carry + ((t / every * n_states + c) * B + b0 + b) * N + n0,
+                 carried(c) + b * NP + n0, (n1 - n0) * sizeof(T));
     meter.lap(Count::ns_write);
     steps.collect(t, ring);
     meter.lap(Count::ns_events);
     meter.start_items(t, steps.longest);
     for (int64_t b = 0; b < alive; b++) {
-      const bool keep_i = t == steps.length(b) - 1 || (f.save && (t + 1) % every == 0);
+      const bool is_last = t == steps.length(b) - 1 || (f.save && (t + 1) % every == 0);
       const int64_t at = (t * B + b0 + b) * N;
       const uint32_t* before = t && !l.smooth ? ring.bits(t - 1, b) : nullptr;
       uint32_t* bits = ring.bits(t, b);
+      T* traces[neuron::max_states];
+      for (int64_t k = 0; is_traced && k < n_traces; k++)
+        traces[k] = f.trace(k) ? (T*)f.trace(k) + at : nullptr;
       // Of rows in scratch memory the next one overwrites what stands beyond N.
-      auto row_of = [&](void* traces) LSNN_LAMBDA { return traces ? (T*)traces + at : nullptr; };
-      steps.advance(t, b, before,
-                    {.keep_i = keep_i,
-                     .bits = bits,
-                     .y = f.saved.y ? s.y_out + b * N : nullptr,
-                     .z = f.z || l.smooth ? s.z_out + b * N : nullptr,
-                     .trace_v = row_of(f.trace_v),
-                     .trace_a = row_of(f.trace_a),
-                     .trace_A = row_of(f.trace_A)});
+      StepRow<T> row{};
+      row.is_last = is_last;
+      row.bits = bits;
+      row.saved = {f.saved.y ? s.y_out + b * n_saved * N : nullptr, N};
+      row.z = f.z || l.smooth ? s.z_out + b * N : nullptr;
+      row.traces = is_traced ? traces : nullptr;
+      steps.advance(t, b, before, row);
       if (N % 32 && n1 == N) bits[W - 1] &= (1u << N % 32) - 1;  // padded lanes are no neurons
       if (l.smooth)
         memcpy(ring.real(t, b) + n0, s.steps.z + b * NP + n0, (steps.n_end - n0) * sizeof(T));
@@ -141,7 +144,7 @@ LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, int64_t t
     }
     count_step(steps, t, ring.bits(t, 0));
     steps.stream_out(f.z, t, s.z_out);
-    if (!f.saved.y_is_bf16) steps.stream_out(f.saved.y, t, s.y_out);
+    if (!f.saved.y_is_bf16) steps.stream_out(f.saved.y, t, s.y_out, n_saved);
     else {
       for (int64_t b = 0; b < alive; b++)
         for (int64_t n = b * N + n0; n < b * N + n1; n++) s.y_bf16[n] = bfloat16((float)s.y_out[n]);
@@ -157,18 +160,19 @@ LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, int64_t t
     }
   }
   stream_end();
-  void* const written[] = {f.z, f.trace_v, f.trace_a, f.trace_A, f.saved.z};
-  for (void* to : written) steps.template clear_after_end<T>(to, l.T);
+  steps.template clear_after_end<T>(f.z, l.T);
+  steps.template clear_after_end<T>(f.saved.z, l.T);
+  for (int64_t k = 0; is_traced && k < n_traces; k++)
+    steps.template clear_after_end<T>(f.trace(k), l.T);
   if (f.saved.y_is_bf16) steps.template clear_after_end<bfloat16>(f.saved.y, l.T);
-  else steps.template clear_after_end<T>(f.saved.y, l.T);
+  else steps.template clear_after_end<T>(f.saved.y, l.T, n_saved);
   steps.template clear_after_end<uint32_t>(f.saved.bits, l.T, W, word0, word0 + own_words);
-  if (f.save) steps.template clear_carry<T>(f.saved.carry, l.T, every);
+  if (f.save) steps.template clear_carry<T>(f.saved.carry, n_states, l.T, every);
   const int64_t O = f.readout.O;
   if (O && steps.leads()) steps.template clear_after_end<T>(f.readout_p, l.T, O, 0, O);
   meter.lap(Count::ns_write);
 
-  void* last[] = {f.last.v, f.last.a, f.last.i, f.last.r};
-  for (int c = 0; c < 4; c++) steps.copy_out(last[c], carried[c]);
+  for (int64_t c = 0; c < n_states; c++) steps.copy_out(f.last.of(c), carried(c));
   if (f.readout.O)
     for (int64_t b = member.index; b < items; b += member.members)
       readout.write(f.readout_last, b0, b);

@@ -1,5 +1,6 @@
 // The layer as the CPU kernels read it, and the kernels that one instruction set offers.
 #pragma once
+#include "../../lsnn_ext/fuse/neuron.h"
 #include "../alif_math.h"
 #include "barrier.h"
 #include "counters.h"
@@ -31,6 +32,7 @@ enum PackedRow {
   packed_coefficients
 };
 static_assert(sizeof(Coefs<float>) == packed_coefficients * sizeof(float));
+static_assert(pad == neuron::row_padding && max_items == neuron::max_items);
 
 // Numbers of a row of dL/dc and dL/dz: an odd multiple of four cache lines. Then the same columns
 // of 16 items lie evenly in the L1 cache; with rows of a power of two items would push each other
@@ -61,17 +63,22 @@ template <class T> struct Packed {
   int64_t l1_size;     // bytes
   int64_t NP;              // padded(N)
   int64_t W;               // words(N)
-  // [S * N,NP] w_jk of the synapses that act with delays[s], else 0; or null where no pass reads
-  // more than the synapses that are not zero
+  // [currents][S * N,NP] w_jk of the synapses that act with delays[s], else 0; or null where no
+  // pass reads more than the synapses that are not zero
   const T* w;
   const T* w_in;           // [I,NP] the weights of the inputs; behind w where this is there
   const T* bias;           // [NP] of the inputs
-  // [S,NP/panel,N,panel] w_jk with j innermost, in panels of j, for the backward product; or null
+  // [currents][S,NP/panel,N,panel] w_jk with j innermost, in panels of j, for the backward product;
+  // or null
   const T* panels;
   const T* w_out;  // [N,OP] of the readout
   const T* panels_out;  // [NP/panel,O,panel] the same with j innermost
-  // [NP/lanes,packed_coefficients,lanes] padded with harmless values; the rows as in Coefs
+  // [NP/lanes,packed_coefficients,lanes] padded with harmless values; the rows as in Coefs, or
+  // those of another neuron
   const T* coefficients;
+  bool beta_is_zero;
+  // from what belongs to one current to the next: numbers of w with w_in, and of panels
+  int64_t w_stride, panels_stride;
   const uint16_t* w_bf16;  // [S * N,NP] bfloat16 of w without the inputs, or null: not wanted
   // the synapses that are not zero, where they are few; product: for the backward pass
   Sparse<T> sparse;
@@ -87,10 +94,10 @@ template <class T> struct Packed {
 
 // Sums over the batch that a tile adds to; null where they are not wanted.
 template <class T> struct Sums {
-  T* w;  // [S * N,NP], or [entries] of Packed::learning
+  T* w;  // [currents][S * N,NP], or [entries] of Packed::learning
   T* w_in;  // [I + 1,NP] the last row: of the bias
   T* w_out;  // [N,OP]
-  T* k;  // [n_coefficients,NP]
+  T* k;  // [gradients,NP]
 };
 
 template <class T> struct Kernels {

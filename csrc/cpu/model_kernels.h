@@ -1,5 +1,6 @@
-// The loops of neurons.h, compiled for each model of the table and the terms that layers have, and
-// the choice among them. docs/architecture.md says what is compiled apart, and why.
+// The rows of neurons.h as tables of neuron.h, compiled for each model of the table and the terms
+// that layers have, and the choice among them. docs/architecture.md says what is compiled apart,
+// and why.
 #pragma once
 #include <utility>
 
@@ -9,10 +10,10 @@ namespace lsnn::cpu {
 namespace {
 
 template <class T> struct NeuronKernels {
-  void (*step)(const GeneralSpec&, const StepRow<T>&);
-  void (*replay_steps)(const GeneralSpec&, const ReplaySteps<T>&);
-  int64_t (*replay)(const GeneralSpec&, const ReplayRow<T>&);
-  void (*adjoint)(const GeneralSpec&, const AdjointRows<T>&);
+  void (*step)(const void*, const StepRow<T>&);
+  void (*replay_steps)(const void*, const ReplaySteps<T>&);
+  int64_t (*replay)(const void*, const ReplayRow<T>&);
+  void (*adjoint)(const void*, const AdjointRows<T>&);
 };
 
 // What the forward pass does not read is the same for all, so that models that differ in nothing
@@ -101,6 +102,33 @@ template <class T> LSNN_LOCAL NeuronKernels<T> neuron_kernels(const GeneralSpec&
     chosen.replay = known.replay;
   }
   return chosen;
+}
+
+// States are v, a, i and r, traces v, a and A; y is saved.
+template <class T>
+LSNN_LOCAL neuron::NeuronTable<T> model_table(const GeneralSpec& spec, bool beta_is_zero) {
+  const NeuronKernels<T> kernels = neuron_kernels<T>(spec);
+  const bool has_i = spec.want >> SIGMA & 1;
+  return {.abi_version = neuron::abi_version,
+          .number_bytes = sizeof(T),
+          .lanes = Vec<T>::lanes,
+          .states = 4,
+          .currents = 1,
+          .gradients = n_coefficients,
+          .traces = 3,
+          .packed = packed_coefficients,
+          .saved = 1,
+          .saves_currents = false,
+          .has_number_spikes = spec.smooth,
+          .has_inactive = can_be_inactive(spec),
+          .replays = !v_suffices(spec, beta_is_zero),
+          .has_product = !(spec.model.detach & detach_rec),
+          .carried = 3u | (has_i ? 4u : 0) | (spec.refractory ? 8u : 0),
+          .settings = &spec,
+          .step = kernels.step,
+          .replay_steps = kernels.replay_steps,
+          .replay = kernels.replay,
+          .adjoint = kernels.adjoint};
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
-// A row of neurons: step(), replay() and step_adjoint() of alif_math.h for the neurons [n0, n1) of
-// one item. No other loop of the CPU kernels depends on the model: model_kernels.h compiles these
-// for each, and the rest is compiled once.
+// A row of neurons of a model: step(), replay() and step_adjoint() of alif_math.h as the functions
+// of neuron.h. model_kernels.h compiles them for each model.
 #pragma once
+#include "../../lsnn_ext/fuse/neuron.h"
 #include "layout.h"
 #include "simd.h"
 
@@ -18,44 +18,36 @@ template <class T> LSNN_INLINE Coefs<Vec<T>> load_coefficients(const T* coeffici
           row(INVERSE_WIDTH)};
 }
 
-// Spikes of an item: bits, or numbers in the steps before the first and where spikes are smooth.
-template <class T> struct Spikes {
-  const uint32_t* bits;  // [W]
-  const T* numbers;  // [numbers_end], or null
-  int64_t numbers_end;
+using neuron::AdjointRows, neuron::ReplayRow, neuron::ReplaySteps, neuron::Rows, neuron::Spikes,
+    neuron::SpikesOfItems, neuron::StepRow;
 
-  LSNN_METHOD Vec<T> operator()(int64_t n) const {  // of lanes [n, n + L)
-    return numbers ? load_n(numbers + n, numbers_end - n)
-                   : select(get_bits<T>(bits, n), Vec<T>(1), Vec<T>(0));
-  }
+template <class T> LSNN_INLINE Vec<T> load_spikes(const Spikes<T>& z, int64_t n) {
+  return z.numbers ? load_n(z.numbers + n, z.numbers_end - n)
+                   : select(get_bits<T>(z.bits, n), Vec<T>(1), Vec<T>(0));
+}
+template <class T> LSNN_INLINE Spikes<T> spikes_of_item(const SpikesOfItems<T>& z, int64_t b) {
+  return {z.first.bits ? z.first.bits + b * z.bits_stride : nullptr,
+          z.first.numbers ? z.first.numbers + b * z.numbers_stride : nullptr, z.first.numbers_end};
+}
+
+// Where the states of a model lie: [NP] each; i and r are not read where the model has none.
+template <class T> struct CarriedRows {
+  T *v, *a, *i, *r;
+  LSNN_METHOD CarriedRows(const Rows<T>& rows)
+      : v(rows.first),
+        a(v + rows.stride),
+        i(a + rows.stride),
+        r(i + rows.stride) {}
 };
-
-// Rows of the tile's items, a stride apart.
-template <class T> struct RowsOf {
-  const T* first;
-  int64_t stride;
-};
-
-// The same of several items: pointers are those of the first, strides lead from item to item.
-template <class T> struct SpikesOfItems {
-  Spikes<T> first;
-  int64_t bits_stride, numbers_stride;
-
-  LSNN_METHOD Spikes<T> of(int64_t b) const {
-    return {first.bits ? first.bits + b * bits_stride : nullptr,
-            first.numbers ? first.numbers + b * numbers_stride : nullptr, first.numbers_end};
-  }
-};
-
-// Where an item's carried variables lie: [NP] each; i and r are not read where the model has none.
-template <class T> struct CarriedRows { T *v, *a, *i, *r; };
 
 // at: where lanes [n, n + L) of an item stand
 template <class T>
-LSNN_INLINE Carry<Vec<T>> load_carry(const CarriedRows<T>& rows, bool has_i, bool has_r,
-                                     const Spikes<T>& z, int64_t at, int64_t n) {
-  return {load(rows.v + at), load(rows.a + at), has_i ? load(rows.i + at) : Vec<T>(0),
-          has_r ? load(rows.r + at) : Vec<T>(0), z(n)};
+LSNN_INLINE Carry<Vec<std::remove_const_t<T>>> load_carry(const CarriedRows<T>& rows, bool has_i,
+                                                          bool has_r, Vec<std::remove_const_t<T>> z,
+                                                          int64_t at) {
+  using V = Vec<std::remove_const_t<T>>;
+  return {load(rows.v + at), load(rows.a + at), has_i ? load(rows.i + at) : V(0),
+          has_r ? load(rows.r + at) : V(0), z};
 }
 template <class T> LSNN_INLINE void store_carry(const CarriedRows<T>& rows, bool has_i, bool has_r,
                                                 const Carry<Vec<T>>& carry, int64_t n) {
@@ -66,76 +58,47 @@ template <class T> LSNN_INLINE void store_carry(const CarriedRows<T>& rows, bool
 }
 
 // ----------------------------------------------------------------------------------------- forward
-template <class T> struct StepRow {
-  const T* coefficients = nullptr;
-  int64_t n0 = 0, n1 = 0, N = 0;
-  const T* c = nullptr;         // [NP] the sum of (1)
-  Spikes<T> before = {};        // z'
-  CarriedRows<T> carried = {};  // read and written
-  T* smooth_z = nullptr;        // [NP] written where spikes are smooth: z' of the next step
-  bool keep_i = false;  // whether i is asked for after the step though no later one reads it
-  // What else is written, where not null: [W] bits of the spikes, [NP] numbers, [N] of the caller
-  uint32_t* bits = nullptr;
-  T *y = nullptr, *z = nullptr;
-  T *trace_v = nullptr, *trace_a = nullptr, *trace_A = nullptr;
-};
-
+// settings: GeneralSpec, here and below.
 template <class T, class Spec>
-LSNN_LOCAL void step_row(const GeneralSpec& general, const StepRow<T>& given) {
+LSNN_LOCAL void step_row(const void* settings, const StepRow<T>& given) {
   using V = Vec<T>;
   // Locals, as every store through a pointer might change what a reference leads to.
-  const Spec spec = spec_of<Spec>(general);
+  const Spec spec = spec_of<Spec>(*(const GeneralSpec*)settings);
   const StepRow<T> row = given;
-  const bool write_i = spec.synapse || row.keep_i;
-  const bool traced = row.trace_v || row.trace_a || row.trace_A;
+  const CarriedRows<T> carried(row.states);
+  const bool write_i = spec.synapse || row.is_last;
+  T* const* const traces = row.traces;
   for (int64_t n = row.n0; n < row.n1; n += V::lanes) {
     const Coefs<V> k = load_coefficients(row.coefficients, n);
-    Carry<V> carry = load_carry(row.carried, spec.synapse, spec.refractory, row.before, n, n);
-    const Stepped<V> out = step(spec, k, load(row.c + n), carry);
-    store_carry(row.carried, write_i, spec.refractory, carry, n);
-    if (spec.smooth) store(row.smooth_z + n, carry.z);
+    Carry<V> carry =
+        load_carry(carried, spec.synapse, spec.refractory, load_spikes(row.before, n), n);
+    const Stepped<V> out = step(spec, k, load(row.c.first + n), carry);
+    store_carry(carried, write_i, spec.refractory, carry, n);
+    if (spec.smooth) store(row.z_numbers + n, carry.z);
     if (row.bits) put_bits<T>(row.bits, n, to_bits(out.fired));
-    if (row.y) store(row.y + n, out.y);
+    if (row.saved.first) store(row.saved.first + n, out.y);
     if (row.z) store(row.z + n, carry.z);
-    if (!traced) continue;
-    if (row.trace_v) store_n(row.trace_v + n, carry.v, row.N - n);
-    if (row.trace_a) store_n(row.trace_a + n, carry.a, row.N - n);
-    if (row.trace_A) store_n(row.trace_A + n, out.A, row.N - n);
+    if (!traces) continue;
+    if (traces[0]) store_n(traces[0] + n, carry.v, row.N - n);
+    if (traces[1]) store_n(traces[1] + n, carry.a, row.N - n);
+    if (traces[2]) store_n(traces[2] + n, out.A, row.N - n);
   }
 }
 
 // ------------------------------------------------------------------------------------------ replay
-template <class T> struct ReplayRow {
-  const T* coefficients;
-  int64_t n0, n1, N;
-  const T* y;  // [N]
-  Spikes<T> before, after;  // z' and z; the bits of z are there also where it is numbers
-  CarriedRows<T> read, left;
-  uint16_t* active;  // [NP/16,max_items] of this item: a bit for each neuron
-};
-
-// Some steps in a row, of which only what the last one leaves is wanted; pointers are those of the
-// first step, strides lead from step to step.
-template <class T> struct ReplaySteps {
-  const T* coefficients;
-  int64_t n0, n1, N, steps;
-  Spikes<T> before, after;
-  int64_t bits_stride, numbers_stride;
-  const T* y;  // [N], or in bfloat16:
-  const bfloat16* y_bf16;
-  int64_t y_stride;
-  CarriedRows<T> read, left;
-};
-
 template <class T, class Spec>
-LSNN_LOCAL void replay_steps(const GeneralSpec& general, const ReplaySteps<T>& given) {
+LSNN_LOCAL void replay_steps(const void* settings, const ReplaySteps<T>& given) {
   using V = Vec<T>;
-  const Spec spec = spec_of<Spec>(general);
+  const Spec spec = spec_of<Spec>(*(const GeneralSpec*)settings);
   const ReplaySteps<T> rows = given;
+  const CarriedRows<const T> read(rows.read);
+  const CarriedRows<T> left(rows.left);
+  const T* const saved = rows.saved.first;
+  const bfloat16* const saved_bf16 = (const bfloat16*)rows.saved_bf16;
   const bool has_i = spec.want >> SIGMA & 1;
   for (int64_t n = rows.n0; n < rows.n1; n += V::lanes) {
     const Coefs<V> k = load_coefficients(rows.coefficients, n);
-    Carry<V> carry = load_carry(rows.read, has_i, spec.refractory, rows.before, n, n);
+    Carry<V> carry = load_carry(read, has_i, spec.refractory, load_spikes(rows.before, n), n);
     Spikes<T> after = rows.after;
     int64_t t = 0;
     auto next = [&]() LSNN_LAMBDA {
@@ -145,35 +108,38 @@ LSNN_LOCAL void replay_steps(const GeneralSpec& general, const ReplaySteps<T>& g
     };
     if (spikes_suffice(spec))
       for (; t < rows.steps - 1; next())
-        replay_spikes(spec, k, after(n), get_bits<T>(after.bits, n), carry);
+        replay_spikes(spec, k, load_spikes(after, n), get_bits<T>(after.bits, n), carry);
     for (; t < rows.steps; next()) {
       V y;
       if constexpr (sizeof(T) == 4)
-        y = rows.y_bf16 ? load_n(rows.y_bf16 + t * rows.y_stride + n, rows.N - n)
-                        : load_n(rows.y + t * rows.y_stride + n, rows.N - n);
-      else y = load_n(rows.y + t * rows.y_stride + n, rows.N - n);
-      replay(spec, k, y, after(n), get_bits<T>(after.bits, n), carry);
+        y = saved_bf16 ? load_n(saved_bf16 + t * rows.saved_stride + n, rows.N - n)
+                       : load_n(saved + t * rows.saved_stride + n, rows.N - n);
+      else y = load_n(saved + t * rows.saved_stride + n, rows.N - n);
+      replay(spec, k, y, load_spikes(after, n), get_bits<T>(after.bits, n), carry);
     }
-    store_carry(rows.left, has_i, spec.refractory, carry, n);
+    store_carry(left, has_i, spec.refractory, carry, n);
   }
 }
 
 // One step. Returns how many neurons are active.
 template <class T, class Spec>
-LSNN_LOCAL int64_t replay_row(const GeneralSpec& general, const ReplayRow<T>& given) {
+LSNN_LOCAL int64_t replay_row(const void* settings, const ReplayRow<T>& given) {
   using V = Vec<T>;
   constexpr int L = V::lanes;
-  const Spec spec = spec_of<Spec>(general);
+  const Spec spec = spec_of<Spec>(*(const GeneralSpec*)settings);
   const ReplayRow<T> row = given;
+  const CarriedRows<const T> read(row.read);
+  const CarriedRows<T> written(row.left);
   const bool has_i = spec.want >> SIGMA & 1, choose = can_be_inactive(spec);
   int64_t n_active = 0;
   for (int64_t n = row.n0; n < row.n1; n += L) {
     const int64_t left = row.N - n;
     const Coefs<V> k = load_coefficients(row.coefficients, n);
-    Carry<V> carry = load_carry(row.read, has_i, spec.refractory, row.before, n, n);
-    const VecMask<T> blocked = replay(spec, k, load_n(row.y + n, left), row.after(n),
-                                      get_bits<T>(row.after.bits, n), carry);
-    store_carry(row.left, has_i, spec.refractory, carry, n);
+    Carry<V> carry = load_carry(read, has_i, spec.refractory, load_spikes(row.before, n), n);
+    const VecMask<T> blocked =
+        replay(spec, k, load_n(row.saved.first + n, left), load_spikes(row.after, n),
+               get_bits<T>(row.after.bits, n), carry);
+    store_carry(written, has_i, spec.refractory, carry, n);
     if (!choose) continue;
     const unsigned lanes =
         ~to_bits(blocked) & (left < L ? (1u << left) - 1 : unsigned((uint64_t(1) << L) - 1));
@@ -184,30 +150,6 @@ LSNN_LOCAL int64_t replay_row(const GeneralSpec& general, const ReplayRow<T>& gi
 }
 
 // ----------------------------------------------------------------------------------------- adjoint
-// A step of some items. Pointers are those of the first one, strides lead from item to item.
-template <class T> struct AdjointRows {
-  const T* coefficients;
-  int64_t items, n0, n1, N, NP;
-  const T* y;  // [N]
-  int64_t y_stride;
-  SpikesOfItems<T> before, after;  // z' and z
-  CarriedRows<T> read;  // [NP], or where v_suffices():
-  const T* y_before;  // [N] y of the step before, as y, or null
-  const T* y_ahead;  // [N] y of the step before that, to be fetched
-  SpikesOfItems<T> before_that;  // what that one has read
-  T *dv, *da, *di;  // [NP] read and written
-  T* dz;  // [NP] the same
-  bool read_di, write_di;
-  // [N] dL/dz from outside, or null; gz_next: that of the step whose turn is next, or null
-  const T *gz, *gz_next;
-  int64_t gz_stride_b, gz_stride_n;
-  const T *gv, *ga, *gA;  // [N] of the traces, or null
-  T* dc;  // [NP] written
-  int64_t dz_stride;  // of dz and dc
-  T* gx;  // [N] the same as dc, or null
-  T* sums;  // [n_coefficients,NP] those that are asked for are added to
-};
-
 template <class F> LSNN_INLINE Coefs<F> uniform(F x) {
   return {x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x};
 }
@@ -221,12 +163,20 @@ inline constexpr unsigned membrane_group = 1 << ALPHA | 1 << KAPPA,
 
 // Items inside, so that coefficients and their sums stay in registers.
 template <class T, class Spec>
-LSNN_LOCAL void adjoint_rows(const GeneralSpec& general, const AdjointRows<T>& given) {
+LSNN_LOCAL void adjoint_rows(const void* settings, const AdjointRows<T>& given) {
   using V = Vec<T>;
-  const Spec spec = spec_of<Spec>(general);
+  const Spec spec = spec_of<Spec>(*(const GeneralSpec*)settings);
   const AdjointRows<T> rows = given;
+  const CarriedRows<const T> read(rows.read);
+  const CarriedRows<T> d_read(rows.d_states);
+  const T* const y_rows = rows.saved.first;
+  T* const dc_rows = rows.dc.first;
+  T* const gx = rows.gx.first;
+  const T* const* const g_traces = rows.g_traces;
   const int64_t NP = rows.NP, N = rows.N;
-  const bool traced = rows.gv || rows.ga || rows.gA, has_i = spec.want >> SIGMA & 1;
+  // Of items that have ended there is nothing left in the gradient of i.
+  const bool has_i = spec.want >> SIGMA & 1, read_di = spec.synapse || rows.is_last,
+             write_di = read_di || rows.is_first;
   // with +0 the compiler has to keep the addition, which turns -0 round
   const Coefs<V> none = uniform(V(T(-0.0)));
   for (int64_t n = rows.n0; n < rows.n1; n += V::lanes) {
@@ -235,38 +185,39 @@ LSNN_LOCAL void adjoint_rows(const GeneralSpec& general, const AdjointRows<T>& g
     Coefs<V> sums = {};
     for (int64_t b = 0; b < rows.items; b++) {
       const int64_t at = b * NP + n, at_z = b * rows.dz_stride + n, at_N = b * N + n;
-      const Spikes<T> z1 = rows.before.of(b), z = rows.after.of(b);
+      const int64_t at_y = b * rows.saved_items + n;
+      const Spikes<T> z1 = spikes_of_item(rows.before, b), z = spikes_of_item(rows.after, b);
       Carry<V> carry;
-      if (rows.y_before) {
-        prefetch(rows.y_ahead + b * rows.y_stride + n);
-        carry = {V(0), V(0), V(0), V(0), rows.before_that.of(b)(n)};
-        replay(spec, k, load_n(rows.y_before + b * rows.y_stride + n, left), z1(n),
+      if (rows.saved_before) {
+        prefetch(rows.saved_ahead + at_y);
+        carry = {V(0), V(0), V(0), V(0), load_spikes(spikes_of_item(rows.before_that, b), n)};
+        replay(spec, k, load_n(rows.saved_before + at_y, left), load_spikes(z1, n),
                get_bits<T>(z1.bits, n), carry);
       } else {
-        carry = load_carry(rows.read, has_i, spec.refractory, z1, at, n);
+        carry = load_carry(read, has_i, spec.refractory, load_spikes(z1, n), at);
       }
-      Adjoint<V> d = {load(rows.dv + at), load(rows.da + at),
-                      rows.read_di ? load(rows.di + at) : V(0), load(rows.dz + at_z)};
+      Adjoint<V> d = {load(d_read.v + at), load(d_read.a + at),
+                      read_di ? load(d_read.i + at) : V(0), load(rows.dz + at_z)};
       V Ab = V(0);
       if (rows.gz) {
         const int64_t at_g = b * rows.gz_stride_b + n * rows.gz_stride_n;
         if (rows.gz_next) prefetch(rows.gz_next + at_g);
         d.z = d.z + (rows.gz_stride_n ? load_n(rows.gz + at_g, left) : V(rows.gz[at_g]));
       }
-      if (traced) {
-        if (rows.gv) d.v = d.v + load_n(rows.gv + at_N, left);
-        if (rows.ga) d.a = d.a + load_n(rows.ga + at_N, left);
-        if (rows.gA) Ab = load_n(rows.gA + at_N, left);
+      if (g_traces) {
+        if (g_traces[0]) d.v = d.v + load_n(g_traces[0] + at_N, left);
+        if (g_traces[1]) d.a = d.a + load_n(g_traces[1] + at_N, left);
+        if (g_traces[2]) Ab = load_n(g_traces[2] + at_N, left);
       }
       Coefs<V> g = none;
-      const V y = load_n(rows.y + b * rows.y_stride + n, left);
-      const V dc = step_adjoint(spec, k, carry, y, z(n), Ab, d, g);
-      store(rows.dv + at, d.v);
-      store(rows.da + at, d.a);
+      const V y = load_n(y_rows + at_y, left);
+      const V dc = step_adjoint(spec, k, carry, y, load_spikes(z, n), Ab, d, g);
+      store(d_read.v + at, d.v);
+      store(d_read.a + at, d.a);
       store(rows.dz + at_z, d.z);
-      store(rows.dc + at_z, dc);
-      if (rows.write_di) store(rows.di + at, d.i);
-      if (rows.gx) store_n(rows.gx + at_N, dc, left);
+      store(dc_rows + at_z, dc);
+      if (write_di) store(d_read.i + at, d.i);
+      if (gx) store_n(gx + b * rows.gx_items + n, dc, left);
       // In groups, as a test costs as much as a sum.
       if (spec.want & membrane_group) {
         sums.alpha = sums.alpha + g.alpha;

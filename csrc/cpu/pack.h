@@ -75,7 +75,9 @@ template <class T> struct PackedLayer {
               const Kernels<T>& kernels, const Uses& uses, Parallel parallel) {
     const Timed timed(hooks(), uses.products ? Count::ns_pack_backward : Count::ns_pack_forward);
     const int64_t N = l.N, NP = padded(N), each_matrix = N * NP, OP = padded_outputs(out.O),
-                  panel = kernels.panel, lanes = kernels.lanes;
+                  panel = kernels.panel, lanes = kernels.lanes, K = l.sizes.currents;
+    const auto* const table = (const neuron::NeuronTable<T>*)l.neuron;
+    const int64_t n_coefficients = table ? table->packed : packed_coefficients;
     packed.l1_size = l1_size(l.options);
     packed.NP = NP;
     packed.W = words(N);
@@ -86,17 +88,19 @@ template <class T> struct PackedLayer {
     const Needed needed =
         is_in_place || !l.S ? Needed{} : list_synapses(l, kernels, uses, parallel);
 
-    const int64_t n_w = needed.w ? l.S * each_matrix : 0, n_in = in.I * NP,
-                  n_panels = needed.panels ? l.S * each_matrix : 0, n_out = N * OP,
-                  n_panels_out = uses.products ? NP * out.O : 0;
-    block.take((n_w + n_in + NP + n_panels + n_out + n_panels_out + packed_coefficients * NP) *
+    packed.w_stride = needed.w ? l.S * each_matrix : 0;
+    packed.panels_stride = needed.panels ? l.S * each_matrix : 0;
+    const int64_t n_w = K * packed.w_stride, n_in = in.I * NP, n_panels = K * packed.panels_stride,
+                  n_out = N * OP, n_panels_out = uses.products ? NP * out.O : 0;
+    block.take((n_w + n_in + NP + n_panels + n_out + n_panels_out + n_coefficients * NP) *
                (int64_t)sizeof(T));
     T* const w = (T*)block.data;
     T *w_in = w + n_w, *bias = w_in + n_in, *panels = bias + NP, *w_out = panels + n_panels,
       *panels_out = w_out + n_out, *k = panels_out + n_panels_out;
-    if (needed.w) pack_w(l, parallel, w);
+    for (int64_t k = 0; needed.w && k < K; k++)
+      pack_w(layer_of_current(l, k, sizeof(T)), parallel, w + k * packed.w_stride);
     if (needed.panels)
-      for (int64_t s = 0; s < l.S; s++) {
+      for (int64_t s = 0; s < K * l.S; s++) {
         const T* from = w + s * each_matrix;
         T* to = panels + s * each_matrix;
         std::fill(to + N / panel * panel * N, to + each_matrix, T(0));
@@ -118,9 +122,15 @@ template <class T> struct PackedLayer {
       for (int64_t j = 0; j < NP; j++)
         for (int64_t o = 0; o < out.O; o++)
           panels_out[(j / panel * out.O + o) * panel + j % panel] = w_oj(o, j);
-    for (int64_t c = 0; c < packed_coefficients; c++)
+    // Beyond N a neuron that is no model reads the numbers of its last one.
+    auto coefficient_of = [&](int64_t c, int64_t n) {
+      return table ? ((const T*)l.coefficients)[c * N + std::min(n, N - 1)] : coefficient(l, c, n);
+    };
+    for (int64_t c = 0; c < n_coefficients; c++)
       for (int64_t n = 0; n < NP; n++)
-        k[(n / lanes * packed_coefficients + c) * lanes + n % lanes] = coefficient(l, c, n);
+        k[(n / lanes * n_coefficients + c) * lanes + n % lanes] = coefficient_of(c, n);
+    const T* const beta = (const T*)l.coefficients + BETA * N;
+    packed.beta_is_zero = !table && std::all_of(beta, beta + N, [](T x) { return x == T(0); });
     packed.w = is_in_place ? (const T*)l.w : needed.w ? w : nullptr;
     packed.w_in = w_in;
     packed.bias = bias;
@@ -188,6 +198,7 @@ template <class T> struct PackedLayer {
     const bool in_cache = bytes <= 32 << 20;
     const bool has_own_delays = matrices(l) != l.S;
     const Needed all{true, uses.products, bf16};
+    if (l.sizes.currents > 1) return {true, uses.products};
     if (N > 1 << 16) return all;  // lists have columns of 16 bits
     const bool all_learn = uses.gradient && !uses.existing && has_own_delays &&
                            entries_learn_faster((double)N / (double)l.S, NP, bytes);

@@ -28,6 +28,8 @@ namespace {
 
 struct InstructionSet {
   const char* name;
+  int bits;  // of a vector
+  const char* flags;
   bool available;
   const Kernels<float>* f32;
   const Kernels<double>* f64;
@@ -37,7 +39,7 @@ const InstructionSet& chosen() {
   static const InstructionSet& found = []() -> const InstructionSet& {
     static const InstructionSet sets[] = {
 #define LSNN_ENTRY(name, target, bits, flags, available) \
-  {#name, available, &kernels_f32_##name, &kernels_f64_##name},
+  {#name, bits, flags, available, &kernels_f32_##name, &kernels_f64_##name},
         LSNN_INSTRUCTION_SETS(LSNN_ENTRY)
 #undef LSNN_ENTRY
     };
@@ -69,6 +71,7 @@ template <class T> bool any(const void* p, int64_t n) {
 }  // namespace
 
 template <class T> GeneralSpec general_spec(const Layer& l, const void* first_r, unsigned want) {
+  if (l.neuron) return {.smooth = l.smooth, .want = want};
   const T* k = (const T*)l.coefficients;
   return {l.model,
           l.surrogate,
@@ -82,6 +85,9 @@ template <class T> GeneralSpec general_spec(const Layer& l, const void* first_r,
 }
 
 const char* instruction_set() { return chosen().name; }
+std::tuple<std::string, int, std::string> instruction_set_flags() {
+  return {chosen().name, chosen().bits, chosen().flags};
+}
 
 template <class T> void forward(const ForwardArgs& f, Parallel parallel) {
   const Timed all(hooks(), Count::ns_forward, Count::forward_calls);
@@ -99,15 +105,16 @@ template <class T> void forward(const ForwardArgs& f, Parallel parallel) {
 }
 
 namespace {
-// The sums of dL/dw to where they belong: w [S * N,NP], or [entries] of those that learn.
+// The sums of dL/dw to where they belong: w [S * N,NP] of one of the currents, or [entries] of
+// those that learn.
 template <class T>
-void hand_out_weights(const BackwardArgs& f, const Packed<T>& p, const T* w, Parallel parallel) {
-  const Layer& l = f.layer;
-  const int64_t N = l.N, NP = p.NP;
+void hand_out_weights(const BackwardArgs& f, const Layer& l, int64_t current, const Packed<T>& p,
+                      const T* w, Parallel parallel) {
+  const int64_t N = l.N, NP = p.NP, K = l.sizes.currents;
   const bool own_delays = matrices(l) != l.S;
   const DelayIndex index = own_delays && !p.learning.start ? DelayIndex(l) : DelayIndex();
   auto of_row = [&](int64_t m, int64_t j, const T* weights) {
-    T* to = (T*)f.gw + (m * N + j) * N;
+    T* to = (T*)f.gw + ((m * K + current) * N + j) * N;
     if (p.learning.start) {
       std::fill_n(to, N, T(0));
       for (int64_t s = own_delays ? 0 : m; s < (own_delays ? l.S : m + 1); s++)
@@ -142,9 +149,10 @@ template <class T> void backward(const BackwardArgs& f, Parallel parallel) {
   const int64_t N = l.N, NP = p.packed.NP, I = f.projection.I, O = f.readout.O,
                 OP = padded_outputs(O);
   const Sparse<T>& learning = p.packed.learning;
-  const int64_t n_each = learning.start ? learning.start[l.S * N] : l.S * N * NP,
+  const int64_t n_gradients = l.sizes.gradients;
+  const int64_t n_each = learning.start ? learning.start[l.S * N] : l.sizes.currents * l.S * N * NP,
                 n_w = f.gw ? n_each : 0, n_in = f.gw_in ? (I + 1) * NP : 0,
-                n_out = f.gw_out ? N * OP : 0, n_k = f.want ? n_coefficients * NP : 0,
+                n_out = f.gw_out ? N * OP : 0, n_k = f.want ? n_gradients * NP : 0,
                 n_all = n_w + n_in + n_out + n_k;
 
   // Tiles are summed group by group, and the groups at the end, always in the same order. As many
@@ -184,7 +192,9 @@ template <class T> void backward(const BackwardArgs& f, Parallel parallel) {
       for (int64_t at = i * slice; at < end; at++) first[at] += first[g * n_all + at];
   });
   const Sums<T> sum = sums(0);
-  if (f.gw) hand_out_weights(f, p.packed, sum.w, parallel);
+  for (int64_t k = 0; f.gw && k < l.sizes.currents; k++)
+    hand_out_weights(f, layer_of_current(l, k, sizeof(T)), k, p.packed, sum.w + k * l.S * N * NP,
+                     parallel);
   if (n_in)
     copy_squares(
         parallel, N, I, [&](int64_t n, int64_t i) { return sum.w_in[i * NP + n]; },
@@ -194,7 +204,7 @@ template <class T> void backward(const BackwardArgs& f, Parallel parallel) {
     for (int64_t o = 0; o < O; o++)
       for (int64_t n = 0; n < N; n++) ((T*)f.gw_out)[o * N + n] = sum.w_out[n * OP + o];
   if (!f.want) return;
-  for (int64_t c = 0; c < n_coefficients; c++)
+  for (int64_t c = 0; c < n_gradients; c++)
     for (int64_t n = 0; n < N; n++)
       ((T*)f.gcoefficients)[c * N + n] = f.want >> c & 1 ? sum.k[c * NP + n] : T(0);
 }

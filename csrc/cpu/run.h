@@ -1,6 +1,9 @@
 // The CPU path: the whole sequence, forward and backward. T is float or double; no pointer of the
 // arguments may be null but those that alif.h allows.
 #pragma once
+#include <string>
+#include <tuple>
+
 #include "../alif.h"
 
 namespace lsnn::cpu {
@@ -25,5 +28,8 @@ template <class T> void leaky_backward(const LeakyBackward& args, Parallel paral
 // processor unless LSNN_CPU names another. Throws std::runtime_error when LSNN_CPU names one that
 // is unknown or that this processor lacks.
 const char* instruction_set();
+
+// The same, the bits of a vector, and the flags by which a compiler uses it.
+std::tuple<std::string, int, std::string> instruction_set_flags();
 
 }  // namespace lsnn::cpu

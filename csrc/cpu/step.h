@@ -10,9 +10,9 @@ namespace lsnn::cpu {
 namespace {
 
 template <class T> struct StepScratch {
-  T *v, *a, *i, *r;       // [items,NP] carried state
+  T* states;  // [states,items,NP] carried
   T* z;  // [items,NP] z', where it is a real number: in the first step, and where spikes are smooth
-  T* c;  // [NP] the sum of (1) of one item
+  T* c;  // [currents,NP] the sum of (1) of one item
   int64_t capacity;  // events that an item can have in a step
   // [items,capacity] offsets of weight rows, or their numbers where only synapses that are not zero
   // are added
@@ -22,12 +22,9 @@ template <class T> struct StepScratch {
 
   StepScratch(Arena& own, const Layer& l, const Projection& in) : capacity(in.I + l.S * l.N + pad) {
     const int64_t n = tile_items(l.B), NP = padded(l.N);
-    v = own.take<T>(n * NP);
-    a = own.take<T>(n * NP);
-    i = own.take<T>(n * NP);
-    r = own.take<T>(n * NP);
+    states = own.take<T>(l.sizes.states * n * NP);
     z = own.take<T>(n * NP);
-    c = own.take<T>(NP);
+    c = own.take<T>(l.sizes.currents * NP);
     rows = own.take<uint32_t>(n * capacity);
     weights = own.take<T>(n * capacity);
     nonzero = own.take<uint32_t>(n * (words(in.I) + 1));
@@ -41,7 +38,8 @@ template <class T> struct Steps : Tile {
   const Layer& l;
   const Packed<T>& p;
   const StepScratch<T>& s;
-  const NeuronKernels<T> neurons;
+  neuron::NeuronTable<T> neuron;
+  const int64_t K, state_size;  // currents; numbers of one state of the tile
   const T* x;
   int64_t x_stride_t, x_stride_b, I;
   const uint32_t* x_bits;  // [T,B,words(I)] or null
@@ -60,7 +58,10 @@ template <class T> struct Steps : Tile {
         l(layer),
         p(packed),
         s(scratch),
-        neurons(neuron_kernels<T>(packed.spec)),
+        neuron(layer.neuron ? *(const neuron::NeuronTable<T>*)layer.neuron
+                            : model_table<T>(packed.spec, packed.beta_is_zero)),
+        K(layer.sizes.currents),
+        state_size(full_items * NP),
         x((const T*)x),
         x_stride_t(x_stride_t),
         x_stride_b(x_stride_b),
@@ -69,6 +70,9 @@ template <class T> struct Steps : Tile {
         row_stride(packed.sum_sparse ? 1 : NP),
         z0((const T*)z0),
         meter(packed.hooks) {}
+
+  // What item b carries.
+  LSNN_METHOD Rows<T> states(int64_t b) const { return {s.states + b * NP, state_size}; }
 
   // past < 0
   LSNN_METHOD const T* first_z(int64_t past, int64_t b) const {
@@ -150,13 +154,17 @@ template <class T> struct Steps : Tile {
   LSNN_METHOD void advance(int64_t t, int64_t b, const uint32_t* before, StepRow<T> row) const {
     const T* start = I ? p.bias : x_row(t, b);
     if (!I && t + 1 < l.T)
-      for (int64_t n = n0; n < n1; n += 64 / (int64_t)sizeof(T)) prefetch(start + x_stride_t + n);
+      for (int64_t k = 0; k < K; k++)
+        for (int64_t n = n0; n < n1; n += 64 / (int64_t)sizeof(T))
+          prefetch(start + x_stride_t + k * N + n);
     const int64_t list = b * s.capacity;
     const uint32_t* rows = s.rows + list;
     const T* weights = weighted[b] ? s.weights + list : nullptr;
     const int64_t whole = p.sum_sparse ? n_inputs[b] : n[b];
-    sum_events((p.w ? p.w : p.w_in) + n0, rows, weights, whole, start + n0, n1 - n0,
-               s.c + n0);  // (1)
+    const T* const w = p.w ? p.w : p.w_in;
+    for (int64_t k = 0; k < K; k++)
+      sum_events(w + k * p.w_stride + n0, rows, weights, whole, start + k * N + n0, n1 - n0,
+                 s.c + k * NP + n0);  // (1)
     if (p.sum_sparse)
       add_sparse_events(p.sparse, N, rows + whole, weights ? weights + whole : nullptr,
                         n[b] - whole, s.c, n0, n1);
@@ -165,11 +173,15 @@ template <class T> struct Steps : Tile {
     row.n0 = n0;
     row.n1 = n1;
     row.N = N;
-    row.c = s.c;
+    row.c = {s.c, NP};
     row.before = {before, before ? nullptr : s.z + b * NP, NP};
-    row.smooth_z = s.z + b * NP;
-    row.carried = {s.v + b * NP, s.a + b * NP, s.i + b * NP, s.r + b * NP};
-    neurons.step(p.spec, row);
+    row.z_numbers = s.z + b * NP;
+    row.states = states(b);
+    if (neuron.saves_currents && row.saved.first)
+      for (int64_t k = 0; k < K; k++)
+        memcpy(row.saved.first + k * row.saved.stride + n0, s.c + k * NP + n0,
+               (n1 - n0) * sizeof(T));
+    neuron.step(neuron.settings, row);
   }
 };
 

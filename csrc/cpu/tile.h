@@ -82,14 +82,15 @@ struct Tile {
     for (int64_t b = 0; b < items; b++)
       memcpy((T*)to + (b0 + b) * N + n0, from + b * stride + n0, (n1 - n0) * sizeof(T));
   }
-  // Rows [items,N] of this member to those of step t of the caller, [T,B,N], by non-temporal
-  // stores. T: whatever is stored.
-  template <class T> LSNN_METHOD void stream_out(void* to, int64_t t, const T* from) const {
+  // Rows [items,each,N] of this member to those of step t of the caller, [T,B,each,N], by
+  // non-temporal stores. T: whatever is stored.
+  template <class T>
+  LSNN_METHOD void stream_out(void* to, int64_t t, const T* from, int64_t each = 1) const {
     if (!to) return;
-    const int64_t alive = items_alive(t);
-    T* row = (T*)to + (t * B + b0) * N;
-    if (n1 - n0 == N) return stream_copy(row, from, alive * N);
-    for (int64_t b = 0; b < alive; b++) stream_copy(row + b * N + n0, from + b * N + n0, n1 - n0);
+    const int64_t rows = items_alive(t) * each;
+    T* row = (T*)to + (t * B + b0) * each * N;
+    if (n1 - n0 == N) return stream_copy(row, from, rows * N);
+    for (int64_t r = 0; r < rows; r++) stream_copy(row + r * N + n0, from + r * N + n0, n1 - n0);
   }
   // Zeros after the last step of each item, in columns [first, end) of the caller's
   // [steps,B,width].
@@ -100,15 +101,19 @@ struct Tile {
       for (int64_t b = items_alive(t); b < items; b++)
         memset((T*)to + ((t * B + b0 + b) * width + first), 0, (end - first) * sizeof(T));
   }
-  template <class T> LSNN_METHOD void clear_after_end(void* to, int64_t steps) const {
-    clear_after_end<T>(to, steps, N, n0, n1);
+  // The same of this member's neurons in the caller's [steps,B,each,N].
+  template <class T>
+  LSNN_METHOD void clear_after_end(void* to, int64_t steps, int64_t each = 1) const {
+    for (int64_t r = 0; r < each; r++)
+      clear_after_end<T>(to, steps, each * N, r * N + n0, r * N + n1);
   }
   // The same for the segments that begin there, of Saved.carry.
-  template <class T> LSNN_METHOD void clear_carry(void* to, int64_t steps, int64_t every) const {
+  template <class T>
+  LSNN_METHOD void clear_carry(void* to, int64_t n_states, int64_t steps, int64_t every) const {
     for (int64_t s = segments(shortest(), every); s < segments(steps, every); s++)
-      for (int64_t member = 0; member < 4; member++)
+      for (int64_t state = 0; state < n_states; state++)
         for (int64_t b = items_alive(s * every); b < items; b++)
-          memset((T*)to + ((s * 4 + member) * B + b0 + b) * N + n0, 0, (n1 - n0) * sizeof(T));
+          memset((T*)to + ((s * n_states + state) * B + b0 + b) * N + n0, 0, (n1 - n0) * sizeof(T));
   }
 };
 

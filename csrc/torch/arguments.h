@@ -12,6 +12,7 @@
 #include "../cpu/layout.h"
 #include "boundary.h"
 #include "devices.h"
+#include "neurons.h"
 #include "options.h"
 
 namespace lsnn::binding {
@@ -122,24 +123,31 @@ inline void check_choices(const Constants& c) {
 
 // like: the tensor, called `of`, whose device and dtype all others have. recurrence: w_rec, and the
 // delay of each synapse or none. is_made: the coefficients have no numbers yet.
+// other: a neuron that is no model of the table, or null.
 inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const char* of,
                               const Maybe& lengths, const Tensor& coefficients,
                               const Maybes& recurrence, const Ints& delays, const Constants& c,
-                              bool is_made = false) {
+                              const RegisteredNeuron* other, bool is_made = false) {
   const Maybe w_rec = at(recurrence, 0), delay = at(recurrence, 1);
   const bool wide = like.scalar_type() == ScalarType::Double;
   check_like(coefficients, "coefficients", like, of);
   LSNN_EXPECT(coefficients.dim() == 2 && coefficients.size(1) >= 1,
-              "coefficients must have shape (", +n_coefficients,
+              "coefficients must have shape (", other ? other->coefficients : +n_coefficients,
               ", N) with one neuron at least, got ", shape_text(coefficients));
-  const int64_t N = coefficients.size(1), S = (int64_t)delays.size();
-  check_shape(coefficients, "coefficients", {n_coefficients, N});
+  const int64_t N = coefficients.size(1), S = (int64_t)delays.size(),
+                K = other ? other->sizes.currents : 1;
+  check_shape(coefficients, "coefficients", {other ? other->coefficients : +n_coefficients, N});
   LSNN_EXPECT(w_rec.has_value() == (S > 0),
               "delays must name one delay at least beside w_rec, and none without it, got ", S);
-  const bool by_delay = w_rec && w_rec->dim() == 3;
+  // one dimension more for several currents, and one more for weights of each delay
+  const int64_t one_matrix = K > 1 ? 3 : 2;
+  const bool by_delay = w_rec && w_rec->dim() == one_matrix + 1;
+  const Ints square = K > 1 ? Ints{K, N, N} : Ints{N, N};
   if (w_rec) {
+    Ints shape = square;
+    if (by_delay) shape.insert(shape.begin(), S);
     check_like(*w_rec, "w_rec", like, of);
-    check_shape(*w_rec, "w_rec", by_delay ? Ints{S, N, N} : Ints{N, N});
+    check_shape(*w_rec, "w_rec", shape);
   }
   check_choices(c);
   for (size_t i = 0; i < delays.size(); i++)
@@ -150,10 +158,10 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
               "shape (N, N)");
   const int64_t padded = std::min(N, offsets) + 64;
   LSNN_EXPECT(
-      is_below(offsets, {S, N, padded}) && is_below(offsets, {chunk * cpu::max_items, S, N}),
+      is_below(offsets, {K, S, N, padded}) && is_below(offsets, {chunk * cpu::max_items, S, N}),
       "w_rec times the number of delays must stay below 2^32 numbers, got ", S, " delays of ", N,
       " x ", N);
-  const int64_t limit = wide ? delay_limit<double>(N) : delay_limit<float>(N);
+  const int64_t limit = (wide ? delay_limit<double>(N) : delay_limit<float>(N)) / K;
   LSNN_EXPECT(!S || delays.back() < limit, "delay: expected less than ", limit, " extra steps for ",
               N, " neurons, got ", S ? delays.back() : 0);
   const int64_t D = S ? 1 + delays.back() : 1;
@@ -164,20 +172,20 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
   if (delay) {
     h.delay = dense(*delay);
     LSNN_EXPECT(delay->scalar_type() == ScalarType::Long, "delay must be an int64 tensor");
-    check_shape(*delay, "delay", {N, N});
+    check_shape(*delay, "delay", square);
     check_like_device(*delay, "delay", like, of);
     const int64_t* d = (const int64_t*)data(h.delay);
     if (delay->is_cpu()) {
       std::vector<char> known(D, 0);
       for (int64_t of : delays) known[of] = 1;
-      for (int64_t i = 0; i < N * N; i++)
+      for (int64_t i = 0; i < K * N * N; i++)
         LSNN_EXPECT(d[i] >= 0 && d[i] < D && known[d[i]],
                     "delay must hold only numbers of delays, got ", d[i]);
     }
   }
   LSNN_EXPECT(c.cutoff >= 0, "cutoff must be >= 0, got ", c.cutoff);
   // What lies on a GPU is not read here: the host would have to wait for it.
-  if (coefficients.is_cpu() && !is_made) {
+  if (coefficients.is_cpu() && !is_made && !other) {
     const int64_t zero = c.zero_coefficients;
     if (wide) check_coefficients((const double*)data(h.coefficients), N, c.dampening, zero);
     else check_coefficients((const float*)data(h.coefficients), N, c.dampening, zero);
@@ -189,7 +197,7 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
              .surrogate = (Surrogate)c.surrogate,
              .dampening = c.dampening,
              .n_ref = c.refractory,
-             .smooth = c.smooth != 0,
+             .smooth = other ? other->has_number_spikes : c.smooth != 0,
              .delays = h.delays.data(),
              .S = S,
              .D = D,
@@ -201,15 +209,21 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
              .w_stride_s = by_delay ? w_rec->stride(0) : 0,
              .autapses = !c.without_autapses,
              .lengths = lengths && B ? h.lengths.data() : nullptr,
-             .cutoff = c.cutoff};
+             .cutoff = c.cutoff,
+             .neuron = other ? other->table : nullptr,
+             .sizes = other ? other->sizes : NeuronSizes{},
+             .w_stride_current = w_rec && K > 1 ? w_rec->stride(-3) : 0};
   return h;
 }
 
 // The state, contiguous; of a longer z the kernels read the first D steps, the newest. None: zeros.
 struct StateHolder {
-  Maybe v, a, i, r, z;
+  Maybe v = {}, a = {}, i = {}, r = {}, z = {};
+  Tensors others = {};  // of a neuron that is no model, in place of v to r
+  std::vector<void*> pointers = {};
   State state() const {
-    return {(void*)data(v), (void*)data(a), (void*)data(i), (void*)data(r), (void*)data(z)};
+    return {(void*)data(v), (void*)data(a), (void*)data(i),
+            (void*)data(r), (void*)data(z), pointers.empty() ? nullptr : pointers.data()};
   }
 };
 // Zeros where `like` lies.
@@ -221,21 +235,39 @@ inline Tensor zeros(const Tensor& like, const Ints& sizes) {
 }
 inline StateHolder make_state(const Tensor& like, const char* of, const Layer& l,
                               const Tensors& state) {
+  const size_t n = (size_t)l.sizes.states;
   if (state.empty()) {
     if (!has_cpu_kernels(like)) return {};
     const Tensor row = zeros(like, {l.B, l.N});
-    return {row, row, row, row, l.D == 1 ? row : zeros(like, {l.D, l.B, l.N})};
+    const Tensor z = l.D == 1 ? row : zeros(like, {l.D, l.B, l.N});
+    if (!l.neuron) return {row, row, row, row, z};
+    return {.z = z,
+            .others = Tensors(n, row),
+            .pointers = std::vector<void*>(n + 1, row.mutable_data_ptr())};
   }
-  LSNN_EXPECT(state.size() == 5, "state: expected five tensors v, a, i, r, z, or none, got ",
+  static constexpr const char* of_models[] = {"state.v", "state.a", "state.i", "state.r"};
+  LSNN_EXPECT(state.size() == n + 1, "state: expected ", n + 1,
+              l.neuron ? " tensors, the states and z" : " tensors v, a, i, r, z", ", or none, got ",
               state.size());
-  const char* names[] = {"state.v", "state.a", "state.i", "state.r", "state.z"};
-  for (int k = 0; k < 5; k++) check_like(state[k], names[k], like, of);
-  for (int k = 0; k < 4; k++) check_shape(state[k], names[k], {l.B, l.N});
+  for (size_t k = 0; k < n; k++) {
+    const char* name = l.neuron ? "state" : of_models[k];
+    check_like(state[k], name, like, of);
+    check_shape(state[k], name, {l.B, l.N});
+  }
   const Tensor& z = state.back();
+  check_like(z, "state.z", like, of);
   LSNN_EXPECT(z.dim() == 3 && z.size(0) >= l.D && z.size(1) == l.B && z.size(2) == l.N,
               "state.z must have shape (", l.D, ", ", l.B, ", ", l.N, ") or more past steps, got ",
               shape_text(z));
-  return {dense(state[0]), dense(state[1]), dense(state[2]), dense(state[3]), dense(z)};
+  if (!l.neuron)
+    return {dense(state[0]), dense(state[1]), dense(state[2]), dense(state[3]), dense(z)};
+  StateHolder h{.z = dense(z)};
+  for (size_t k = 0; k < n; k++) {
+    h.others.push_back(dense(state[k]));
+    h.pointers.push_back(h.others.back().mutable_data_ptr());
+  }
+  h.pointers.push_back(nullptr);  // never empty
+  return h;
 }
 
 // Spikes as bits [T,B,words(N)]: a bit beyond N in a last word would be read as a neuron that does

@@ -37,38 +37,44 @@ Tensor input_gradient(const Tensor& g_current, const Tensor& w_in, const Tensor&
 std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
     Maybe g_spikes, Maybes g_traces, Maybes g_state, Maybes g_readout, Maybe x, Tensors state,
     Tensor coefficients, Maybes recurrence, Ints delays, Maybes projection, Maybes readout,
-    Tensors saved, Ints constants, std::vector<double> numbers, Ints options, Maybe lengths) {
-  const Constants c = read_constants(constants, numbers);
+    Tensors saved, Ints constants, std::vector<double> numbers, Ints options, Maybe lengths,
+    std::string neuron) {
   LSNN_EXPECT(saved.size() == 4, "saved: expected four tensors y, bits, z, carry, got ",
               saved.size());
   const auto& [y, bits, smooth_z, carry] = std::tie(saved[0], saved[1], saved[2], saved[3]);
   LSNN_EXPECT(bits.dim() == 3, "bits must be what alif_forward saved, got shape ",
               shape_text(bits));
+  const RegisteredNeuron* const other = find_neuron(neuron, carry, "carry");
+  const int64_t n_gradients = other ? other->sizes.gradients : +n_coefficients;
+  const Constants c = read_constants(constants, numbers, n_gradients);
   const ScalarType type = carry.scalar_type();
   LSNN_EXPECT(is_real(type), "carry must be float32 or float64");
   check_checkpoint(c.checkpoint, carry);
   const bool save_bf16 = y.scalar_type() == ScalarType::BFloat16 && !c.checkpoint,
              on_cpu = has_cpu_kernels(carry);
-  const int64_t T = bits.size(0), B = bits.size(1), every = c.checkpoint ? c.checkpoint : segment;
+  const int64_t T = bits.size(0), B = bits.size(1),
+                every = c.checkpoint ? c.checkpoint
+                        : other      ? chunk
+                                     : segment;
   const LayerHolder h =
-      make_layer(T, B, carry, "carry", lengths, coefficients, recurrence, delays, c);
+      make_layer(T, B, carry, "carry", lengths, coefficients, recurrence, delays, c, other);
   Layer l = h.layer;
   l.options = read_options(options);
   if (c.bf16_parts) l.bf16_parts = (int)c.bf16_parts;
-  const int64_t N = l.N;
+  const int64_t N = l.N, K = l.sizes.currents, S = l.sizes.states;
   LSNN_EXPECT(save_bf16 ? type == ScalarType::Float : c.checkpoint || y.scalar_type() == type,
               "y: expected the dtype of carry, or bfloat16");
   check_like_device(y, "y", carry, "carry");
-  check_shape(y, "y", c.checkpoint ? Ints{0} : Ints{T, B, N});
-  check_shape(carry, "carry", {4 * segments(T, every), B, N});
+  check_shape(y, "y", c.checkpoint ? Ints{0} : Ints{T, B, K * N});
+  check_shape(carry, "carry", {S * segments(T, every), B, N});
   LSNN_EXPECT(bits.scalar_type() == ScalarType::Int, "bits must be int32");
   check_like_device(bits, "bits", carry, "carry");
-  if (c.smooth) {
+  if (l.smooth) {
     check_like(smooth_z, "smooth_z", carry, "carry");
     check_shape(smooth_z, "smooth_z", {T, B, N});
   }
   const bool whole = y.is_contiguous() && bits.is_contiguous() && carry.is_contiguous() &&
-                     (!c.smooth || smooth_z.is_contiguous());
+                     (!l.smooth || smooth_z.is_contiguous());
   LSNN_EXPECT(whole, "saved tensors must be contiguous");
   check_bits(bits, "bits", T, B, N);
 
@@ -79,28 +85,42 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
   if (x) {
     LSNN_EXPECT(!w_in || w_in->dim() == 2, "w_in must have shape (N, I), got ", shape_text(*w_in));
     check_like(*x, "x", carry, "carry");
-    check_shape(*x, "x", {T, B, w_in ? w_in->size(1) : N});
+    check_shape(*x, "x", {T, B, w_in ? w_in->size(1) : K * N});
     if (x->stride(2) != 1 && x->size(2) > 1 && !as_bits) x = dense(*x);
   }
   const StateHolder first = make_state(carry, "carry", l, state);
   const ProjectionHolder in = x ? make_projection(*x, projection, l) : ProjectionHolder{};
   const ReadoutHolder out = make_readout(carry, "carry", readout, c.k_out, l);
   const int64_t O = out.readout.O, I = in.projection.I;
-  if (h.coefficients.is_cpu()) check_kappa(l, c.coefficient_gradients, type == ScalarType::Double);
+  if (h.coefficients.is_cpu() && !other)
+    check_kappa(l, c.coefficient_gradients, type == ScalarType::Double);
   Maybe gz = g_spikes;
   if (gz) {
     check_like(*gz, "gradient of spikes", carry, "carry");
     check_shape(*gz, "gradient of spikes", {T, B, N});
     if (gz->stride(2) > 1) gz = dense(*gz);
   }
-  const Maybe g_trace_v = gradient(at(g_traces, 0), "gradient of trace v", {T, B, N}, carry);
-  const Maybe g_trace_a = gradient(at(g_traces, 1), "gradient of trace a", {T, B, N}, carry);
-  const Maybe g_trace_A =
-      gradient(at(g_traces, 2), "gradient of trace threshold", {T, B, N}, carry);
-  const Maybe gv = gradient(at(g_state, 0), "gradient of v", {B, N}, carry);
-  const Maybe ga = gradient(at(g_state, 1), "gradient of a", {B, N}, carry);
-  const Maybe gi = gradient(at(g_state, 2), "gradient of i", {B, N}, carry);
-  const Maybe g_past = gradient(at(g_state, 3), "gradient of z", {l.D, B, N}, carry);
+  static constexpr const char* trace_names[] = {"gradient of trace v", "gradient of trace a",
+                                                "gradient of trace threshold"};
+  static constexpr const char* state_names[] = {"gradient of v", "gradient of a", "gradient of i"};
+  // gradients of r do not exist
+  const size_t n_g = other ? (size_t)S : 3, n_traces = (size_t)l.sizes.traces;
+  Maybes of_traces, of_states;
+  std::vector<const void*> g_trace_rows;
+  std::vector<void*> g_last;
+  for (size_t k = 0; k < n_traces; k++) {
+    const char* name = other ? "gradient of a trace" : trace_names[k];
+    of_traces.push_back(gradient(at(g_traces, k), name, {T, B, N}, carry));
+    g_trace_rows.push_back(data(of_traces.back()));
+  }
+  for (size_t k = 0; k < n_g; k++) {
+    const char* name = other ? "gradient of a state" : state_names[k];
+    of_states.push_back(gradient(at(g_state, k), name, {B, N}, carry));
+    g_last.push_back((void*)data(of_states.back()));
+  }
+  g_trace_rows.resize(std::max<size_t>(3, n_traces));
+  g_last.resize(std::max<size_t>(3, n_g));
+  const Maybe g_past = gradient(at(g_state, n_g), "gradient of z", {l.D, B, N}, carry);
   const Maybe gp = gradient(at(g_readout, 0), "gradient of p", {T, B, O}, carry);
   const Maybe gp_last = gradient(at(g_readout, 1), "gradient of the last p", {B, O}, carry);
 
@@ -108,7 +128,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
     return empty(carry, wanted ? sizes : Ints{0}, type);
   };
   const bool want_current = c.has(Gradient::x) || !on_cpu, want_w = c.has(Gradient::w_rec) && l.S;
-  const bool is_by_delay = l.S && at(recurrence, 0)->dim() == 3;
+  const bool is_by_delay = l.S && at(recurrence, 0)->dim() == (K > 1 ? 4 : 3);
   const bool want_in = I && (c.has(Gradient::w_in) || c.has(Gradient::bias)),
              want_bias = want_in && in.bias;
   const bool has_state = !state.empty();
@@ -116,14 +136,21 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
              want_b_out = out.bias && c.has(Gradient::b_out),
              want_z = has_state && (c.has(Gradient::z) || !on_cpu);
   const bool want_k = c.coefficient_gradients != 0;
-  const Tensor g_current = empty_unless(want_current, {T, B, N}),
-               gw = empty_unless(want_w, is_by_delay ? Ints{l.S, N, N} : Ints{N, N}),
-               gk = empty_unless(want_k, {n_coefficients, N});
+  const Tensor g_current = empty_unless(want_current, {T, B, K * N}),
+               gk = empty_unless(want_k, {n_gradients, N});
+  Ints w_shape = K > 1 ? Ints{K, N, N} : Ints{N, N};
+  if (is_by_delay) w_shape.insert(w_shape.begin(), l.S);
+  const Tensor gw = empty_unless(want_w, w_shape);
   const Tensor gw_in = empty_unless(want_in, {N, I}), gbias = empty_unless(want_bias, {N}),
                gw_out = empty_unless(want_out, {O, N}), gp0 = empty_unless(O, {B, O}),
                gb_out = empty_unless(want_b_out, {O});
   Tensors g_first;
-  for (int k = 0; k < 3; k++) g_first.push_back(empty_unless(has_state, {B, N}));
+  std::vector<void*> g_first_states;
+  for (size_t k = 0; k < n_g; k++) {
+    g_first.push_back(empty_unless(has_state, {B, N}));
+    g_first_states.push_back(pointer_if(has_state, g_first.back()));
+  }
+  g_first_states.resize(std::max<size_t>(3, n_g));
   // steps of z that were given, l.D or more
   const int64_t past = has_state ? state.back().size(0) : 0;
   Tensor gz0 = empty_unless(want_z, {past, B, N});
@@ -135,7 +162,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
   f.first = first.state();
   f.saved = {.y = c.checkpoint ? nullptr : (void*)data(y),
              .bits = (uint32_t*)data(bits),
-             .z = c.smooth ? (void*)data(smooth_z) : nullptr,
+             .z = l.smooth ? (void*)data(smooth_z) : nullptr,
              .carry = (void*)data(carry),
              .y_is_bf16 = save_bf16,
              .every = every};
@@ -145,24 +172,27 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
     f.gz_stride_b = gz->stride(1);
     f.gz_stride_n = gz->stride(2);
   }
-  f.gv = data(g_trace_v);
-  f.ga = data(g_trace_a);
-  f.gA = data(g_trace_A);
-  f.glast = {.v = (void*)data(gv),
-             .a = (void*)data(ga),
-             .i = (void*)data(gi),
+  f.gv = g_trace_rows[0];
+  f.ga = g_trace_rows[1];
+  f.gA = g_trace_rows[2];
+  f.other_traces = other ? g_trace_rows.data() : nullptr;
+  f.glast = {.v = g_last[0],
+             .a = g_last[1],
+             .i = g_last[2],
              .r = nullptr,
-             .z = (void*)data(g_past)};
+             .z = (void*)data(g_past),
+             .others = other ? g_last.data() : nullptr};
   f.existing = c.existing != 0;
   f.want = (unsigned)c.coefficient_gradients;
   f.gx = pointer_if(want_current, g_current);
   f.gw = pointer_if(want_w, gw);
   f.gcoefficients = pointer_if(want_k, gk);
-  f.gfirst = {.v = pointer_if(has_state, g_first[0]),
-              .a = pointer_if(has_state, g_first[1]),
-              .i = pointer_if(has_state, g_first[2]),
+  f.gfirst = {.v = g_first_states[0],
+              .a = g_first_states[1],
+              .i = g_first_states[2],
               .r = nullptr,
-              .z = pointer_if(want_z, gz0)};
+              .z = pointer_if(want_z, gz0),
+              .others = other ? g_first_states.data() : nullptr};
   if (x) {
     f.x = data(*x);
     f.x_stride_t = x->stride(0);
@@ -189,7 +219,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(lsnn, m) {
       "alif_backward(Tensor? g_spikes, Tensor?[] g_traces, Tensor?[] g_state, Tensor?[] g_readout, "
       "Tensor? x, Tensor[] state, Tensor coefficients, Tensor?[] recurrence, int[] delays, "
       "Tensor?[] projection, Tensor?[] readout, Tensor[] saved, int[] constants, "
-      "float[] numbers, int[] options=[], Tensor? lengths=None) -> "
+      "float[] numbers, int[] options=[], Tensor? lengths=None, str neuron='') -> "
       "(Tensor x, Tensor w_rec, Tensor coefficients, Tensor[] state, Tensor[] projection, "
       "Tensor[] readout)");
 }

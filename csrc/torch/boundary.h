@@ -87,7 +87,9 @@ struct Constants {
   bool has(Gradient bit) const { return gradients >> (int)bit & 1; }
 };
 
-inline Constants read_constants(const Ints& whole, const std::vector<double>& real) {
+// n_gradients: how many coefficients may have one.
+inline Constants read_constants(const Ints& whole, const std::vector<double>& real,
+                                int64_t n_gradients) {
   constexpr size_t n_whole = std::size(constant_names), n_real = std::size(number_names);
   LSNN_EXPECT(whole.size() == n_whole, "constants: expected ", n_whole, " whole numbers, got ",
               whole.size());
@@ -104,8 +106,8 @@ inline Constants read_constants(const Ints& whole, const std::vector<double>& re
               " bits, got ", c.outputs);
   LSNN_EXPECT(is_mask(c.gradients, (int)Gradient::count), "gradients: expected ",
               (int)Gradient::count, " bits, got ", c.gradients);
-  LSNN_EXPECT(is_mask(c.coefficient_gradients, n_coefficients),
-              "coefficient_gradients: expected a bit for each of ", +n_coefficients,
+  LSNN_EXPECT(is_mask(c.coefficient_gradients, n_gradients),
+              "coefficient_gradients: expected a bit for each of ", n_gradients,
               " coefficients, got ", c.coefficient_gradients);
   LSNN_EXPECT(is_mask(c.zero_coefficients, n_coefficients),
               "zero_coefficients: expected a bit for each of ", +n_coefficients,

@@ -49,12 +49,16 @@ cuda::Told read_rows(const Tensors& sources, const std::vector<double>& rows, co
 // read but its shape and type. state: none for zeros. lengths [B]: the steps of each item,
 // descending; none: T of each. Results that are not asked for have the shape (0,). Without
 // coefficients the CUDA kernels make them of sources and rows, see read_rows, and they are returned
-// as the last of what is saved.
+// as the last of what is saved. neuron: the key of one that is no model of the table, see
+// neurons.h; then x is [T,B,K N], y the same, state S tensors and z, traces S tensors, coefficients
+// [C,N].
 std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
     Tensor x, Tensors state, Maybe coefficients, Maybes recurrence, Ints delays, Maybes projection,
     Maybes readout, Ints constants, std::vector<double> numbers, Ints options, Maybe lengths,
-    std::optional<Tensors> sources, std::vector<double> rows) {
-  const Constants c = read_constants(constants, numbers);
+    std::optional<Tensors> sources, std::vector<double> rows, std::string neuron) {
+  const RegisteredNeuron* const other = find_neuron(neuron, x, "x");
+  const int64_t n_gradients = other ? other->sizes.gradients : +n_coefficients;
+  const Constants c = read_constants(constants, numbers, n_gradients);
   LSNN_EXPECT(x.dim() == 3, "x must have shape (T, B, N), got ", shape_text(x));
   const ScalarType type = x.scalar_type();
   LSNN_EXPECT(is_real(type), "x must be float32 or float64");
@@ -65,12 +69,13 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
   const Maybe w_rec = at(recurrence, 0);
   const Tensor k = is_made ? empty(x, {n_coefficients, w_rec ? w_rec->size(-1) : x.size(2)}, type)
                            : *coefficients;
-  const LayerHolder h = make_layer(T, B, x, "x", lengths, k, recurrence, delays, c, is_made);
+  const LayerHolder h = make_layer(T, B, x, "x", lengths, k, recurrence, delays, c, other, is_made);
   Layer l = h.layer;
   l.options = read_options(options);
-  const int64_t N = l.N;
+  const int64_t N = l.N, K = l.sizes.currents;
   const bool has_projection = at(projection, 0).has_value(), on_cpu = has_cpu_kernels(x);
-  LSNN_EXPECT(has_projection || N == x.size(2), "x must have shape (T, B, ", N,
+  LSNN_EXPECT(!has_projection || K == 1, "w_in: expected none beside a neuron of ", K, " currents");
+  LSNN_EXPECT(has_projection || K * N == x.size(2), "x must have shape (T, B, ", K * N,
               ") without w_in, got ", shape_text(x));
   check_checkpoint(c.checkpoint, x);
   const bool spikes = c.has(Output::spikes), traces = c.has(Output::traces),
@@ -78,8 +83,8 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
   const bool bits_asked = c.has(Output::bits), save_bf16 = c.has(Output::saved_bf16);
   LSNN_EXPECT(spikes || on_cpu,
               "outputs: expected spikes among them, as only the CPU kernels can leave them out");
-  LSNN_EXPECT(!save_bf16 || type == ScalarType::Float,
-              "outputs: expected no saved_bf16 for x of float64");
+  LSNN_EXPECT(!save_bf16 || (type == ScalarType::Float && !other),
+              "outputs: expected no saved_bf16 for x of float64, or beside a neuron");
   const StateHolder first = make_state(x, "x", l, state);
   const ProjectionHolder in = make_projection(x, projection, l);
   const ReadoutHolder out = make_readout(x, "x", readout, c.k_out, l);
@@ -88,25 +93,38 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
   auto empty_unless = [&](bool wanted, const Ints& sizes) {
     return empty(x, wanted ? sizes : Ints{0}, type);
   };
-  const int64_t every = c.checkpoint ? c.checkpoint : segment, O = out.readout.O;
+  // Another neuron's states cost more to find again.
+  const int64_t every = c.checkpoint ? c.checkpoint
+                        : other      ? chunk
+                                     : segment,
+                O = out.readout.O, S = l.sizes.states;
   // Saved: the state of every so many steps and the spike bits; without checkpoint also y, in
   // bfloat16 with saved_bf16; smooth spikes as the numbers that they are.
   // The kernels of a GPU write bits where they save everything.
   const bool saves = save || (bits_asked && !on_cpu);
-  const bool save_y = saves && !c.checkpoint, save_z = saves && c.smooth,
+  const bool save_y = saves && !c.checkpoint, save_z = saves && l.smooth,
              keep_bits = saves || bits_asked;
   const Tensor z = empty_unless(spikes, {T, B, N});
-  const Tensor v = empty_unless(true, {B, N}), a = empty_unless(true, {B, N}),
-               i = empty_unless(true, {B, N}), r = empty_unless(true, {B, N}),
-               last_z = empty_unless(true, {l.D, B, N});
-  Tensors trace;
-  for (int k = 0; k < 3; k++) trace.push_back(empty_unless(traces, {T, B, N}));
+  Tensors last, trace;
+  std::vector<void*> last_states, trace_rows;
+  for (int64_t s = 0; s < S; s++) {
+    last.push_back(empty_unless(true, {B, N}));
+    last_states.push_back(last.back().mutable_data_ptr());
+  }
+  last_states.resize(std::max<size_t>(4, last_states.size()));  // v, a, i, r below
+  const Tensor last_z = empty_unless(true, {l.D, B, N});
+  last.push_back(last_z);
+  for (int64_t k = 0; k < l.sizes.traces; k++) {
+    trace.push_back(empty_unless(traces, {T, B, N}));
+    trace_rows.push_back(pointer_if(traces, trace.back()));
+  }
+  trace_rows.resize(std::max<size_t>(3, trace_rows.size()));
   const Tensors p = {empty_unless(O, {T, B, O}), empty_unless(O, {B, O})};
   const Tensor y =
-      empty(x, save_y ? Ints{T, B, N} : Ints{0}, save_bf16 ? ScalarType::BFloat16 : type);
+      empty(x, save_y ? Ints{T, B, K * N} : Ints{0}, save_bf16 ? ScalarType::BFloat16 : type);
   const Tensor bits = empty(x, keep_bits ? Ints{T, B, words(N)} : Ints{0}, ScalarType::Int);
   const Tensor smooth_z = empty_unless(save_z, {T, B, N});
-  const Tensor carry = empty_unless(saves, {4 * segments(T, every), B, N});
+  const Tensor carry = empty_unless(saves, {S * segments(T, every), B, N});
 
   ForwardArgs f{};
   f.layer = l;
@@ -114,15 +132,17 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
   f.x_stride_t = from.stride(0);
   f.x_stride_b = from.stride(1);
   f.first = first.state();
-  f.last = {.v = pointer_if(true, v),
-            .a = pointer_if(true, a),
-            .i = pointer_if(true, i),
-            .r = pointer_if(true, r),
-            .z = pointer_if(true, last_z)};
+  f.last = {.v = last_states[0],
+            .a = last_states[1],
+            .i = last_states[2],
+            .r = last_states[3],
+            .z = pointer_if(true, last_z),
+            .others = other ? last_states.data() : nullptr};
   f.z = pointer_if(spikes, z);
-  f.trace_v = pointer_if(traces, trace[0]);
-  f.trace_a = pointer_if(traces, trace[1]);
-  f.trace_A = pointer_if(traces, trace[2]);
+  f.trace_v = trace_rows[0];
+  f.trace_a = trace_rows[1];
+  f.trace_A = trace_rows[2];
+  f.other_traces = other ? trace_rows.data() : nullptr;
   f.save = saves;
   f.saved = {.y = pointer_if(save_y, y),
              .bits = (uint32_t*)pointer_if(keep_bits, bits),
@@ -141,7 +161,7 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
   if (!save)  // but for the bits it was not asked for
     for (size_t k : {0, 2, 3}) saved[k] = empty(x, {0}, saved[k].scalar_type());
   if (is_made) saved.push_back(k);
-  return {z, {v, a, i, r, last_z}, trace, p, saved};
+  return {z, last, trace, p, saved};
 }
 
 }  // namespace
@@ -150,7 +170,8 @@ STABLE_TORCH_LIBRARY(lsnn, m) {
   m.def(
       "alif_forward(Tensor x, Tensor[] state, Tensor? coefficients, Tensor?[] recurrence, "
       "int[] delays, Tensor?[] projection, Tensor?[] readout, int[] constants, float[] numbers, "
-      "int[] options=[], Tensor? lengths=None, Tensor[]? sources=None, float[] rows=[]) -> "
+      "int[] options=[], Tensor? lengths=None, Tensor[]? sources=None, float[] rows=[], "
+      "str neuron='') -> "
       "(Tensor spikes, Tensor[] state, Tensor[] traces, Tensor[] readout, Tensor[] saved)");
 }
 STABLE_TORCH_LIBRARY_IMPL(lsnn, CPU, m) { m.impl("alif_forward", TORCH_BOX(&alif_forward)); }

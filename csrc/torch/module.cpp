@@ -12,6 +12,7 @@
 #include "../cuda/run.h"
 #include "boundary.h"
 #include "devices.h"
+#include "neurons.h"
 #include "options.h"
 #include "plan_info.h"
 #include "prepared_layer.h"
@@ -73,6 +74,8 @@ PYBIND11_MODULE(_C, m) {
   });
   m.def("instruction_set", &lsnn::cpu::instruction_set,
         "avx512, avx2, neon or portable; see LSNN_CPU.");
+  m.def("instruction_set_flags", &lsnn::cpu::instruction_set_flags,
+        "The same with the bits of a vector and the flags of a compiler for it.");
   m.def("cached_bytes", &lsnn::cpu::cached_bytes, "Bytes kept for reuse.");
   m.def("empty_cache", &lsnn::cpu::empty_cache,
         "Gives the memory kept for reuse back to the system.");
@@ -105,6 +108,9 @@ PYBIND11_MODULE(_C, m) {
         "smooth"_a = false, "spikes"_a = 0.02, "active"_a = 0.3, "device"_a = py::none(),
         "options"_a = std::vector<int64_t>{}, "clusters"_a = std::vector<int>{}, "model"_a = "lsnn",
         "bf16_parts"_a = 0);
+  m.def("register_neuron", &lsnn::binding::register_neuron, lsnn::binding::register_neuron_text,
+        "key"_a, "path"_a);
+  m.def("is_registered", &lsnn::binding::is_registered, lsnn::binding::is_registered_text, "key"_a);
   m.def("readout_fits", &lsnn::cuda::readout_fits,
         "Whether the CUDA kernels have room for a readout of O outputs; wide: in float64.", "N"_a,
         "O"_a, "wide"_a);

@@ -23,7 +23,7 @@ PreparedLayer::PreparedLayer(bool is_wide, int64_t N, const std::vector<int64_t>
       delays(std::move(all_delays)),
       sources(std::move(from)),
       layer{} {
-  const Constants c = read_constants(constants, numbers);
+  const Constants c = read_constants(constants, numbers, n_coefficients);
   check_choices(c);
   LSNN_EXPECT(N >= 1, "PreparedLayer: expected one neuron or more, got ", N);
   LSNN_EXPECT((weights != 0) == !delays.empty(),

@@ -1,0 +1,31 @@
+// Neurons that are no models of the table, by the key under which Python has registered them.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "../../lsnn_ext/fuse/neuron.h"
+#include "../alif.h"
+#include "boundary.h"
+
+namespace lsnn::binding {
+
+struct RegisteredNeuron {
+  bool wide;          // float64
+  const void* table;  // neuron::NeuronTable<T>
+  NeuronSizes sizes;
+  int64_t coefficients;  // rows that the neuron reads
+  bool has_number_spikes;
+};
+
+// The neuron registered under a key, for x; null where the key is empty. Raises where there is
+// none, where it is of another dtype, and for tensors that the CPU kernels do not take.
+const RegisteredNeuron* find_neuron(const std::string& key, const Tensor& x, const char* name);
+
+inline constexpr char register_neuron_text[] =
+    "Loads a shared object with a neuron, see lsnn_ext/fuse/neuron.h, and keeps it under a key.";
+void register_neuron(const std::string& key, const std::string& path);
+
+inline constexpr char is_registered_text[] = "Whether a neuron is kept under this key.";
+bool is_registered(const std::string& key);
+
+}  // namespace lsnn::binding
