@@ -1,0 +1,161 @@
+"""The functions that the kernels call of a program: each with the nodes that it needs. generate.py
+writes them as C++, encode.py as bytecode; rows.h says what they read and return."""
+from typing import NamedTuple
+
+import torch
+
+from .program import OPERATORS, Node, Program
+
+# As in neuron.h.
+MAX_STATES, MAX_CURRENTS, MAX_COEFFICIENTS, MAX_GRADIENTS = 16, 8, 64, 32
+# Operators whose result is a truth value, and the arguments that are truth values.
+TRUTHS = ("gt", "ge", "lt", "le", "eq", "ne", "and", "or", "not")
+TRUTH_ARGUMENTS = {"and": (0, 1), "or": (0, 1), "not": (0,), "select": (0,)}
+
+
+class Function(NamedTuple):
+    """A function of rows.h. The first nodes are the inputs of the program, then z."""
+
+    name: str
+    nodes: tuple[Node, ...]
+    results: tuple[int, ...]
+
+
+def count_inputs(program: Program) -> int:
+    """Returns the number of inputs of a function: those of the program, and z."""
+    return program.currents + 2 * program.states + program.coefficients + 3
+
+
+def _check(program: Program) -> None:
+    sizes = (("currents", program.currents, 1, MAX_CURRENTS),
+             ("states", program.states, 0, MAX_STATES),
+             ("coefficients", program.coefficients, 0, MAX_COEFFICIENTS),
+             ("gradients of coefficients", len(program.gradients), 0, MAX_GRADIENTS))
+    for name, size, least, most in sizes:
+        if not least <= size <= most:
+            raise ValueError(f"{name}: expected {least} to {most}, got {size}. A coefficient that "
+                             f"is a Python number takes no place.")
+    if program.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"dtype: expected float32 or float64, got {program.dtype}.")
+    expected = (program.states, program.currents, program.states)
+    results = tuple(map(len, (program.new_states, program.d_currents, program.d_states)))
+    if results != expected:
+        raise ValueError(f"results: expected {expected} states, gradients of currents and of "
+                         f"states, got {results}.")
+    n_inputs = count_inputs(program) - 1
+    for i, node in enumerate(program.nodes):
+        if (node.operator == "input") != (i < n_inputs):
+            raise ValueError(f"nodes: expected {n_inputs} inputs in front, got {node.operator} at "
+                             f"{i}.")
+        if node.operator in ("input", "constant"):
+            continue
+        if node.operator not in OPERATORS:
+            raise ValueError(f"operator: expected one of OPERATORS, got {node.operator!r}.")
+        valid = all(0 <= a < i for a in node.arguments)
+        if not valid or len(node.arguments) != OPERATORS[node.operator]:
+            raise ValueError(f"arguments of {node.operator}: expected {OPERATORS[node.operator]} "
+                             f"earlier nodes, got {node.arguments}.")
+
+
+def _is_constant(node: Node, value: float) -> bool:
+    return node.operator == "constant" and node.value == value
+
+
+def _saved_spikes(program: Program) -> set[int]:
+    """Returns the nodes that equal the spike z, which a replay reads instead of computing it."""
+    z = program.nodes[program.z]
+    if z.operator in ("input", "constant"):
+        return set()
+    equal = {program.z}
+    if z.operator == "select":
+        condition, then, other = (program.nodes[i] for i in z.arguments)
+        if condition.operator in TRUTHS and _is_constant(then, 1) and _is_constant(other, 0):
+            equal.add(z.arguments[0])
+    return equal
+
+
+def _take(program: Program, name: str, results: tuple[int | None, ...], replaced: set[int],
+          any_of: tuple[int, ...] | None = None) -> Function:
+    """Returns the function of these results, without the nodes that they do not need.
+
+    Args:
+        replaced: nodes that are z, and are read as an input.
+        any_of: one more result, whether any of these is not 0.
+    """
+    n_inputs = count_inputs(program)
+    place: dict[int, int] = {i: i for i in range(n_inputs - 1)}
+    place.update(dict.fromkeys(replaced, n_inputs - 1))
+    needed: set[int] = set()
+    stack = [i for i in (*results, *(any_of or ())) if i is not None]
+    while stack:
+        i = stack.pop()
+        if i not in place and i not in needed:
+            needed.add(i)
+            stack += program.nodes[i].arguments
+    nodes = [Node("input")] * n_inputs
+
+    def add(node: Node) -> int:
+        nodes.append(node)
+        return len(nodes) - 1
+
+    for i in sorted(needed):
+        node = program.nodes[i]
+        place[i] = add(node._replace(arguments=tuple(place[a] for a in node.arguments)))
+    places = []
+    for i in results:
+        places.append(add(Node("constant", (), 0.0)) if i is None else place[i])
+    if any_of is not None:
+        zero = add(Node("constant", (), 0.0))
+        active = zero
+        for i in any_of:
+            is_active = add(Node("ne", (place[i], zero)))
+            active = is_active if active == zero else add(Node("or", (active, is_active)))
+        places.append(active)
+    return Function(name, tuple(nodes), tuple(places))
+
+
+def _states_read(program: Program, function: Function) -> set[int]:
+    read = {a for node in function.nodes for a in node.arguments} | set(function.results)
+    return {s for s in range(program.states) if program.currents + s in read}
+
+
+def _carried(program: Program, readers: list[Function], replaced: set[int]) -> set[int]:
+    """Returns the states that a replay keeps: those that a reader or a carried state reads."""
+    carried: set[int] = set()
+    read = set().union(*(_states_read(program, reader) for reader in readers))
+    while not read <= carried:
+        carried |= read
+        results = tuple(program.new_states[s] for s in sorted(carried))
+        read = _states_read(program, _take(program, "", results, replaced))
+    return carried
+
+
+class Lowered(NamedTuple):
+    """What generate.py and encode.py write."""
+
+    functions: tuple[Function, ...]  # forward, advance, replay, adjoint, adjoint_alone
+    carried: int  # bit s: the functions but the first read state s
+    has_slopes: bool
+    has_product: bool  # some current has a gradient
+
+
+def lower(program: Program) -> Lowered:
+    """Returns the functions of a program.
+
+    Raises:
+        ValueError: the program has more states or coefficients than the kernels take, or is
+            malformed.
+    """
+    _check(program)
+    spikes = _saved_spikes(program)
+    d_inputs = (*program.d_currents, *program.d_states, program.d_z)
+    adjoint = _take(program, "adjoint", (*d_inputs, *program.gradients), spikes)
+    alone = _take(program, "adjoint_alone", d_inputs, spikes)
+    slopes = _take(program, "", (), spikes, program.slopes)
+    carried = _carried(program, [adjoint, slopes], spikes)
+    states = tuple(n if s in carried else None for s, n in enumerate(program.new_states))
+    forward = _take(program, "forward", (*program.new_states, program.z), set())
+    advance = _take(program, "advance", states, spikes)
+    replay = _take(program, "replay", states, spikes, program.slopes)
+    return Lowered((forward, advance, replay, adjoint, alone), sum(1 << s for s in carried),
+                   program.slopes is not None, any(i is not None for i in program.d_currents))

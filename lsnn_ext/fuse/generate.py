@@ -1,0 +1,112 @@
+"""Writes a program as C++: a step for the row functions of rows.h."""
+import math
+
+import torch
+
+from .functions import TRUTH_ARGUMENTS, TRUTHS, Function, count_inputs, lower
+from .program import Node, Program
+
+
+def _literal(value: float, dtype: torch.dtype) -> str:
+    """Returns the C++ number that is the value rounded to the type."""
+    suffix = "f" if dtype == torch.float32 else ""
+    if math.isnan(value):
+        return f'__builtin_nan{suffix}("")'
+    if dtype == torch.float32:
+        value = torch.tensor(value, dtype=torch.float64).float().item()
+    if math.isinf(value):
+        return f"{'-' if value < 0 else ''}__builtin_inf{suffix}()"
+    return value.hex() + suffix
+
+
+def _input_names(program: Program) -> list[str]:
+    return [*(f"c{k}" for k in range(program.currents)),
+            *(f"s{s}" for s in range(program.states)), "z_before",
+            *(f"k{c}" for c in range(program.coefficients)),
+            *(f"ds{s}" for s in range(program.states)), "dz", "z"]
+
+
+def _write_function(program: Program, function: Function) -> list[str]:
+    """Returns the lines of a function; x: its values."""
+    names = _input_names(program)
+    n_inputs = count_inputs(program)
+    read = {a for node in function.nodes for a in node.arguments} | set(function.results)
+    lines = [f"const V {names[i]} = x[{i}];" for i in range(n_inputs) if i in read]
+    nodes = function.nodes
+
+    def is_truth(i: int) -> bool:
+        return nodes[i].operator in TRUTHS
+
+    def number(i: int) -> str:
+        return f"number({names[i]})" if is_truth(i) else names[i]
+
+    def truth(i: int) -> str:
+        """As a mask, without a way over numbers where there is a mask."""
+        node = nodes[i]
+        if is_truth(i):
+            return names[i]
+        if node.operator == "select":
+            condition, then, other = node.arguments
+            if nodes[then] == Node("constant", (), 1.0) and nodes[other] == Node(
+                    "constant", (), 0.0):
+                return truth(condition)
+        return f"is_true({names[i]})"
+
+    for i, node in enumerate(nodes[n_inputs:], n_inputs):
+        names.append(f"n{i}")
+        if node.operator == "constant":
+            lines.append(f"const V n{i} = constant({_literal(node.value, program.dtype)});")
+            continue
+        truths = TRUTH_ARGUMENTS.get(node.operator, ())
+        arguments = ", ".join(truth(a) if at in truths else number(a)
+                              for at, a in enumerate(node.arguments))
+        kind = "M" if is_truth(i) else "V"
+        lines.append(f"const {kind} n{i} = {node.operator}_({arguments});")
+    lines += [f"x[{n_inputs + at}] = {number(i)};" for at, i in enumerate(function.results)]
+    return [f"  LSNN_FUSE_INLINE void {function.name}(V* x, int) {{",
+            *(f"    {line}" for line in lines), "  }"]
+
+
+def generate(program: Program) -> str:
+    """Returns the C++ source of a program: a shared object with the symbol lsnn_neuron.
+
+    The source includes only rows.h and contains no names from the program.
+
+    Args:
+        program: the step and its adjoint.
+
+    Raises:
+        ValueError: the program is malformed, or larger than the kernels allow.
+    """
+    lowered = lower(program)
+    gradients = len(program.gradients)
+    n_values = count_inputs(program) + program.currents + program.states + 1 + gradients
+    number = "float" if program.dtype == torch.float32 else "double"
+    functions = [line for function in lowered.functions
+                 for line in ("", *_write_function(program, function))]
+    lines = [
+        "// Written by lsnn_ext/fuse/generate.py.",
+        "#include <rows.h>",
+        "",
+        "namespace {",
+        "using namespace lsnn::neuron;",
+        "",
+        f"struct Step : Operators<{number}> {{",
+        f"  static constexpr Fixed<{program.currents}> currents{{}};",
+        f"  static constexpr Fixed<{program.states}> states{{}};",
+        f"  static constexpr Fixed<{program.coefficients}> coefficients{{}};",
+        f"  static constexpr Fixed<{gradients}> gradients{{}};",
+        f"  static constexpr int vectors = 1, n_values = {n_values}, n_sums = {gradients + 1};",
+        f"  static constexpr bool is_spike = {str(program.is_spike).lower()};",
+        f"  static constexpr bool has_slopes = {str(lowered.has_slopes).lower()};",
+        f"  static constexpr bool has_product = {str(lowered.has_product).lower()};",
+        f"  static constexpr uint32_t carried = {lowered.carried:#x};",
+        "  constexpr explicit Step(const void*) {}",
+        *functions,
+        "};",
+        "",
+        "}  // namespace",
+        "",
+        "LSNN_DEFINE_NEURON(Step)",
+        ""]
+    return "\n".join(lines)

@@ -1,0 +1,341 @@
+// Vectors of LSNN_VECTOR_BITS and the operators of a step, those of OPERATORS in program.py: one
+// definition for generated code (rows.h) and for the interpreter (csrc/cpu/interpreter.h).
+//
+// Vectors are those of the compiler's vector extension. Parsing immintrin.h takes longer than
+// compiling a neuron, so the few instructions that have no operator come from builtins. All names
+// have internal linkage: each instruction set is a translation unit of its own, and the linker must
+// not share a function between them. Denormals are never flushed.
+#pragma once
+#include <stdint.h>
+
+#define LSNN_FUSE_INLINE static inline __attribute__((always_inline))
+#define LSNN_FUSE_METHOD inline __attribute__((always_inline))
+
+namespace lsnn::neuron {
+namespace {
+
+constexpr int vector_bytes = LSNN_VECTOR_BITS / 8;
+
+template <class T> struct VectorOf;
+template <> struct VectorOf<float> {
+  typedef float Type __attribute__((vector_size(vector_bytes)));
+  typedef int32_t Whole __attribute__((vector_size(vector_bytes)));
+};
+template <> struct VectorOf<double> {
+  typedef double Type __attribute__((vector_size(vector_bytes)));
+  typedef int64_t Whole __attribute__((vector_size(vector_bytes)));
+};
+template <class T> using Vector = typename VectorOf<T>::Type;
+template <class T> using Whole = typename VectorOf<T>::Whole;   // integers as wide as T
+template <class T> using Mask = decltype(Vector<T>{} > Vector<T>{});  // all bits of a lane, or none
+template <class T> constexpr int lanes = vector_bytes / (int)sizeof(T);
+
+template <class T> LSNN_FUSE_INLINE Vector<T> broadcast(T x) { return x - Vector<T>{}; }
+
+// ------------------------------------------------------------------------------------------ memory
+template <class T> LSNN_FUSE_INLINE Vector<T> load(const T* p) {
+  Vector<T> x;
+  __builtin_memcpy(&x, p, sizeof x);
+  return x;
+}
+template <class T> LSNN_FUSE_INLINE void store(T* p, Vector<T> x) {
+  __builtin_memcpy(p, &x, sizeof x);
+}
+
+template <class T> LSNN_FUSE_INLINE Whole<T> lane_numbers() {
+  Whole<T> which = {};
+  for (int l = 0; l < lanes<T>; l++) which[l] = l;
+  return which;
+}
+// x, with 0 behind the first n lanes.
+template <class T> LSNN_FUSE_INLINE Vector<T> first_lanes(Vector<T> x, int64_t n) {
+  const Whole<T> keep = (Whole<T>)(lane_numbers<T>() < (Whole<T>{} + (decltype(Whole<T>{}[0]))n));
+  return (Vector<T>)((Whole<T>)x & keep);
+}
+
+// The first n lanes only, 0 < n < lanes, for the end of a row that belongs to the caller; the
+// others are 0.
+#if LSNN_VECTOR_BITS == 512 && defined(__AVX512F__)
+LSNN_FUSE_INLINE Vector<float> load_first(const float* p, int64_t n) {
+  return __builtin_ia32_loadups512_mask(p, Vector<float>{},
+                                        (uint16_t)((1u << n) - 1));
+}
+LSNN_FUSE_INLINE Vector<double> load_first(const double* p, int64_t n) {
+  return __builtin_ia32_loadupd512_mask(p, Vector<double>{},
+                                        (uint8_t)((1u << n) - 1));
+}
+LSNN_FUSE_INLINE void store_first(float* p, Vector<float> x, int64_t n) {
+  __builtin_ia32_storeups512_mask(p, x, (uint16_t)((1u << n) - 1));
+}
+LSNN_FUSE_INLINE void store_first(double* p, Vector<double> x, int64_t n) {
+  __builtin_ia32_storeupd512_mask(p, x, (uint8_t)((1u << n) - 1));
+}
+#else
+template <class T> LSNN_FUSE_INLINE Vector<T> load_first(const T* p, int64_t n) {
+  Vector<T> x = {};
+#pragma GCC unroll 8
+  for (int l = 0; l < lanes<T>; l++)
+    if (l < n) x[l] = p[l];
+  return x;
+}
+template <class T> LSNN_FUSE_INLINE void store_first(T* p, Vector<T> x, int64_t n) {
+#pragma GCC unroll 8
+  for (int l = 0; l < lanes<T>; l++)
+    if (l < n) p[l] = x[l];
+}
+#endif
+template <class T> LSNN_FUSE_INLINE Vector<T> load_n(const T* p, int64_t n) {
+  return n >= lanes<T> ? load(p) : load_first(p, n);
+}
+template <class T> LSNN_FUSE_INLINE void store_n(T* p, Vector<T> x, int64_t n) {
+  if (n >= lanes<T>) return store(p, x);
+  store_first(p, x, n);
+}
+
+// ------------------------------------------------------------------------------------------- masks
+template <class T> LSNN_FUSE_INLINE Vector<T> select_(Mask<T> m, Vector<T> a, Vector<T> b) {
+  return m ? a : b;
+}
+
+#if defined(__x86_64__) && LSNN_VECTOR_BITS == 512 && defined(__AVX512DQ__)
+LSNN_FUSE_INLINE unsigned to_bits(Mask<float> m) {
+  typedef int Lanes __attribute__((vector_size(64)));
+  return (unsigned)__builtin_ia32_cvtd2mask512((Lanes)m) & 0xffff;
+}
+LSNN_FUSE_INLINE unsigned to_bits(Mask<double> m) {
+  typedef long long Lanes __attribute__((vector_size(64)));
+  return (unsigned)__builtin_ia32_cvtq2mask512((Lanes)m) & 0xff;
+}
+#elif LSNN_VECTOR_BITS == 256 && defined(__AVX__)
+LSNN_FUSE_INLINE unsigned to_bits(Mask<float> m) {
+  return (unsigned)__builtin_ia32_movmskps256((Vector<float>)m);
+}
+LSNN_FUSE_INLINE unsigned to_bits(Mask<double> m) {
+  return (unsigned)__builtin_ia32_movmskpd256((Vector<double>)m);
+}
+#elif LSNN_VECTOR_BITS == 128 && defined(__SSE2__)
+LSNN_FUSE_INLINE unsigned to_bits(Mask<float> m) {
+  return (unsigned)__builtin_ia32_movmskps((Vector<float>)m);
+}
+LSNN_FUSE_INLINE unsigned to_bits(Mask<double> m) {
+  return (unsigned)__builtin_ia32_movmskpd((Vector<double>)m);
+}
+#else
+template <class M> LSNN_FUSE_INLINE unsigned to_bits(M m) {
+  unsigned bits = 0;
+  for (int l = 0; l < (int)(sizeof m / sizeof m[0]); l++) bits |= (unsigned)(m[l] != 0) << l;
+  return bits;
+}
+#endif
+template <class T> LSNN_FUSE_INLINE Mask<T> from_bits(unsigned bits) {
+  Whole<T> which = {};
+  for (int l = 0; l < lanes<T>; l++) which[l] = (decltype(which[0] + 0))1 << l;
+  return (Mask<T>)(((Whole<T>{} + (decltype(which[0] + 0))bits) & which) == which);
+}
+
+// Lanes [n, n + lanes) of a row of 32-bit words; calls of put_bits come in ascending order.
+template <class T> LSNN_FUSE_INLINE void put_bits(uint32_t* row, int64_t n, unsigned bits) {
+  const int64_t shift = n % 32;
+  row[n / 32] = (shift ? row[n / 32] : 0) | bits << shift;
+}
+template <class T> LSNN_FUSE_INLINE Mask<T> get_bits(const uint32_t* row, int64_t n) {
+  return from_bits<T>(row[n / 32] >> n % 32);
+}
+
+// ------------------------------------------------------------------------------------- mathematics
+template <class V, class G> LSNN_FUSE_INLINE V by_lane(V a, G g) {
+  V out = a;
+  for (int l = 0; l < (int)(sizeof a / sizeof a[0]); l++) out[l] = g(a[l]);
+  return out;
+}
+
+// a b + c, rounded once.
+#if LSNN_VECTOR_BITS == 512 && defined(__AVX512F__)
+LSNN_FUSE_INLINE Vector<float> fma_of(Vector<float> a, Vector<float> b, Vector<float> c) {
+  return __builtin_ia32_vfmaddps512_mask(a, b, c, (uint16_t)-1, 4);
+}
+LSNN_FUSE_INLINE Vector<double> fma_of(Vector<double> a, Vector<double> b, Vector<double> c) {
+  return __builtin_ia32_vfmaddpd512_mask(a, b, c, (uint8_t)-1, 4);
+}
+#elif LSNN_VECTOR_BITS == 256 && defined(__FMA__)
+LSNN_FUSE_INLINE Vector<float> fma_of(Vector<float> a, Vector<float> b, Vector<float> c) {
+  return __builtin_ia32_vfmaddps256(a, b, c);
+}
+LSNN_FUSE_INLINE Vector<double> fma_of(Vector<double> a, Vector<double> b, Vector<double> c) {
+  return __builtin_ia32_vfmaddpd256(a, b, c);
+}
+#else
+LSNN_FUSE_INLINE Vector<float> fma_of(Vector<float> a, Vector<float> b, Vector<float> c) {
+  for (int l = 0; l < lanes<float>; l++) c[l] = __builtin_fmaf(a[l], b[l], c[l]);
+  return c;
+}
+LSNN_FUSE_INLINE Vector<double> fma_of(Vector<double> a, Vector<double> b, Vector<double> c) {
+  for (int l = 0; l < lanes<double>; l++) c[l] = __builtin_fma(a[l], b[l], c[l]);
+  return c;
+}
+#endif
+// The same inside of an approximation, where two roundings do no harm: fused where that is an
+// instruction.
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+template <class V> LSNN_FUSE_INLINE V multiply_add(V a, V b, V c) { return fma_of(a, b, c); }
+#else
+template <class V> LSNN_FUSE_INLINE V multiply_add(V a, V b, V c) { return a * b + c; }
+#endif
+
+LSNN_FUSE_INLINE Vector<float> sqrt_of(Vector<float> a) {
+  return by_lane(a, [](float x) { return __builtin_sqrtf(x); });
+}
+LSNN_FUSE_INLINE Vector<double> sqrt_of(Vector<double> a) {
+  return by_lane(a, [](double x) { return __builtin_sqrt(x); });
+}
+
+template <class T> LSNN_FUSE_INLINE Vector<T> abs_of(Vector<T> a) {
+  return (Vector<T>)((Whole<T>)a & ~(Whole<T>)broadcast(T(-0.0)));
+}
+// The size of a with the sign of b.
+template <class T> LSNN_FUSE_INLINE Vector<T> copy_sign(Vector<T> a, Vector<T> b) {
+  return (Vector<T>)((Whole<T>)abs_of<T>(a) | ((Whole<T>)b & (Whole<T>)broadcast(T(-0.0))));
+}
+
+// What exp needs for each type. Beyond [low, high] the result is 0 or infinity. log 2 has two
+// parts, and the product of n with the first is exact (Cody and Waite). Coefficients: minimax of
+// (exp(r) - 1 - r) / r^2 for |r| <= log(2) / 2, error relative to r.
+template <class T> struct ExpConstants;
+template <> struct ExpConstants<float> {
+  static constexpr float low = -104.0f, high = 89.0f, shift = 0x1.8p23f;
+  static constexpr float log2_high = 0x1.62ep-1f, log2_low = 0x1.0bfbe8p-15f;
+  static constexpr int bias = 127, mantissa = 23, terms = 6;
+  static constexpr float q[terms] = {0x1.a1a222p-13f, 0x1.6d74e4p-10f, 0x1.11109p-7f,
+                                     0x1.5554aep-5f,  0x1.555556p-3f,  0x1p-1f};
+};
+template <> struct ExpConstants<double> {
+  static constexpr double low = -746.0, high = 710.0, shift = 0x1.8p52;
+  static constexpr double log2_high = 0x1.62e42fefa3800p-1, log2_low = 0x1.ef35793c76730p-45;
+  static constexpr int bias = 1023, mantissa = 52, terms = 10;
+  static constexpr double q[terms] = {
+      0x1.af7723ce4085bp-26, 0x1.28a2e465dc9c9p-22, 0x1.71dde9beeb53ep-19, 0x1.a019a65547605p-16,
+      0x1.a01a01b5f4ec5p-13, 0x1.6c16c17f43c9ep-10, 0x1.111111110e68ap-7,  0x1.55555555520dap-5,
+      0x1.555555555555cp-3,  0x1.0000000000005p-1};
+};
+
+// exp(x) = 2^n (1 + p) with a whole n; 2^n in two factors, as one could be subnormal or infinite
+// where the result is a normal number.
+template <class T> struct ExpParts { Vector<T> p, half, rest; };
+template <class T> LSNN_FUSE_INLINE ExpParts<T> exp_parts(Vector<T> a) {
+  using V = Vector<T>;
+  using K = ExpConstants<T>;
+  V x = a < K::low ? broadcast(K::low) : a;  // NaN stays
+  x = x > K::high ? broadcast(K::high) : x;
+  const V shift = broadcast(K::shift);  // a number added to it is rounded to a whole number
+  const V shifted = multiply_add(x, broadcast(T(1.4426950408889634)), shift), n = shifted - shift;
+  const V r = multiply_add(n, broadcast(-K::log2_low), multiply_add(n, broadcast(-K::log2_high), x));
+  V q = broadcast(K::q[0]);
+#pragma GCC unroll 10
+  for (int i = 1; i < K::terms; i++) q = multiply_add(q, r, broadcast(K::q[i]));
+  const Whole<T> exponent = (Whole<T>)shifted - (Whole<T>)shift, half = exponent >> 1;
+  return {multiply_add(q, r * r, r), (V)((half + K::bias) << K::mantissa),
+          (V)((exponent - half + K::bias) << K::mantissa)};
+}
+template <class T> LSNN_FUSE_INLINE Vector<T> exp_of(Vector<T> a) {
+  const ExpParts<T> parts = exp_parts<T>(a);
+  return (parts.p + T(1)) * parts.half * parts.rest;
+}
+// 1 / (1 + exp(-a)) by the exponential that is at most 1: where a is small the result is e, which
+// may be subnormal.
+template <class T> LSNN_FUSE_INLINE Vector<T> sigmoid_of(Vector<T> a) {
+  const Vector<T> e = exp_of<T>(-abs_of<T>(a));
+  return (a < T(0) ? e : broadcast(T(1))) / (e + T(1));
+}
+// -E / (E + 2) with E = exp(-2 |a|) - 1 = 2^n p + (2^n - 1), which loses no digits where a is small.
+template <class T> LSNN_FUSE_INLINE Vector<T> tanh_of(Vector<T> a) {
+  const ExpParts<T> parts = exp_parts<T>(abs_of<T>(a) * T(-2));
+  const Vector<T> power = parts.half * parts.rest;
+  const Vector<T> E = multiply_add(parts.p, power, power - T(1));
+  return copy_sign<T>(E / (E + T(2)), a);
+}
+
+// Of the library of the compiler, lane by lane.
+#define LSNN_FUSE_BY_LANE(name)                                                                  \
+  LSNN_FUSE_INLINE Vector<float> name##_of(Vector<float> a) {                                    \
+    return by_lane(a, [](float x) { return __builtin_##name##f(x); });                           \
+  }                                                                                              \
+  LSNN_FUSE_INLINE Vector<double> name##_of(Vector<double> a) {                                  \
+    return by_lane(a, [](double x) { return __builtin_##name(x); });                             \
+  }
+LSNN_FUSE_BY_LANE(log)
+LSNN_FUSE_BY_LANE(sin)
+LSNN_FUSE_BY_LANE(cos)
+LSNN_FUSE_BY_LANE(atan)
+LSNN_FUSE_BY_LANE(erf)
+#undef LSNN_FUSE_BY_LANE
+LSNN_FUSE_INLINE Vector<float> pow_of(Vector<float> a, Vector<float> b) {
+  for (int l = 0; l < lanes<float>; l++) a[l] = __builtin_powf(a[l], b[l]);
+  return a;
+}
+LSNN_FUSE_INLINE Vector<double> pow_of(Vector<double> a, Vector<double> b) {
+  for (int l = 0; l < lanes<double>; l++) a[l] = __builtin_pow(a[l], b[l]);
+  return a;
+}
+
+LSNN_FUSE_INLINE Vector<float> float32_of(Vector<float> a) { return a; }
+LSNN_FUSE_INLINE Vector<double> float32_of(Vector<double> a) {
+  typedef float Half __attribute__((vector_size(vector_bytes / 2)));
+  return __builtin_convertvector(__builtin_convertvector(a, Half), Vector<double>);
+}
+
+// --------------------------------------------------------------------------------------- operators
+// In the order of OPERATORS: name, number of arguments, type of the result, parameters, expression.
+// V is a vector of numbers of type T, M a mask. sign, maximum and minimum treat NaN as torch's
+// kernels do: sign gives 0, the others NaN.
+// clang-format off
+#define LSNN_STEP_OPERATORS(X) \
+  X(add, 2, V, (V a, V b), a + b) \
+  X(sub, 2, V, (V a, V b), a - b) \
+  X(mul, 2, V, (V a, V b), a * b) \
+  X(div, 2, V, (V a, V b), a / b) \
+  X(fma, 3, V, (V a, V b, V c), fma_of(a, b, c)) \
+  X(neg, 1, V, (V a), -a) \
+  X(abs, 1, V, (V a), abs_of<T>(a)) \
+  X(sign, 1, V, (V a), a > T(0) ? broadcast(T(1)) : a < T(0) ? broadcast(T(-1)) : V{}) \
+  X(sqrt, 1, V, (V a), sqrt_of(a)) \
+  X(maximum, 2, V, (V a, V b), (M)((a > b) | (a != a)) ? a : b) \
+  X(minimum, 2, V, (V a, V b), (M)((a < b) | (a != a)) ? a : b) \
+  X(exp, 1, V, (V a), exp_of<T>(a)) \
+  X(log, 1, V, (V a), log_of(a)) \
+  X(tanh, 1, V, (V a), tanh_of<T>(a)) \
+  X(sigmoid, 1, V, (V a), sigmoid_of<T>(a)) \
+  X(sin, 1, V, (V a), sin_of(a)) \
+  X(cos, 1, V, (V a), cos_of(a)) \
+  X(atan, 1, V, (V a), atan_of(a)) \
+  X(erf, 1, V, (V a), erf_of(a)) \
+  X(pow, 2, V, (V a, V b), pow_of(a, b)) \
+  X(gt, 2, M, (V a, V b), a > b) \
+  X(ge, 2, M, (V a, V b), a >= b) \
+  X(lt, 2, M, (V a, V b), a < b) \
+  X(le, 2, M, (V a, V b), a <= b) \
+  X(eq, 2, M, (V a, V b), a == b) \
+  X(ne, 2, M, (V a, V b), a != b) \
+  X(and, 2, M, (M a, M b), a & b) \
+  X(or, 2, M, (M a, M b), a | b) \
+  X(not, 1, M, (M a), ~a) \
+  X(select, 3, V, (M a, V b, V c), a ? b : c) \
+  X(float32, 1, V, (V a), float32_of(a))
+// clang-format on
+
+// Each as a function, with an underscore behind its name.
+template <class T> struct Operators {
+  using Number = T;
+  using V = Vector<T>;
+  using M = Mask<T>;
+#define LSNN_FUSE_OPERATOR(name, count, Result, parameters, expression) \
+  LSNN_FUSE_INLINE Result name##_ parameters { return expression; }
+  LSNN_STEP_OPERATORS(LSNN_FUSE_OPERATOR)
+#undef LSNN_FUSE_OPERATOR
+  LSNN_FUSE_INLINE V constant(T x) { return broadcast(x); }
+  // Truth values as numbers, and numbers as truth values.
+  LSNN_FUSE_INLINE V number(M m) { return m ? broadcast(T(1)) : V{}; }
+  LSNN_FUSE_INLINE M is_true(V a) { return a != T(0); }
+};
+
+}  // namespace
+}  // namespace lsnn::neuron

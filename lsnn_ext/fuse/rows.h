@@ -1,0 +1,354 @@
+// The row functions of neuron.h over a step.
+//
+// A step is a class that generate.py writes, or the interpreter. Both take their inputs from a list
+// of values and leave the results in it:
+//
+//   inputs:  c [K], states' [S], z', coefficients [C], dL/dstates [S], dL/dz, z
+//   results: forward: states [S], z           advance: states [S]     (z is an input)
+//            replay: states [S], active       (a truth value)
+//            adjoint: dL/dc [K], dL/dstates' [S], dL/dz', gradients [G]
+//
+// A value has Step::vectors vectors, of which the first `count` are computed. Generated steps have
+// one, so that the list turns into registers. Sizes are Fixed in a generated step and ints in the
+// interpreter. advance, replay and adjoint read only states in `carried`, and only these are
+// written by the first two.
+#pragma once
+#include "neuron.h"
+#include "ops.h"
+
+#define LSNN_FUSE_LAMBDA __attribute__((always_inline))
+
+namespace lsnn::neuron {
+namespace {
+
+template <int n> struct Fixed {
+  constexpr operator int() const { return n; }
+};
+
+// f(0) to f(n - 1), unrolled where n is known.
+template <int i, int n, class F> LSNN_FUSE_INLINE void call_each(const F& f) {
+  if constexpr (i < n) {
+    f(i);
+    call_each<i + 1, n>(f);
+  }
+}
+template <int n, class F> LSNN_FUSE_INLINE void for_each(Fixed<n>, const F& f) {
+  call_each<0, n>(f);
+}
+template <class F> LSNN_FUSE_INLINE void for_each(int n, const F& f) {
+  for (int i = 0; i < n; i++) f(i);
+}
+
+// Lanes [n, n + lanes).
+template <class T> LSNN_FUSE_INLINE Vector<T> load_spikes(const Spikes<T>& z, int64_t n) {
+  if (z.numbers) return load_n(z.numbers + n, z.numbers_end - n);
+  return Operators<T>::number(get_bits<T>(z.bits, n));
+}
+template <class T> LSNN_FUSE_INLINE Spikes<T> spikes_of(const SpikesOfItems<T>& z, int64_t item) {
+  return {z.first.bits ? z.first.bits + item * z.bits_stride : nullptr,
+          z.first.numbers ? z.first.numbers + item * z.numbers_stride : nullptr,
+          z.first.numbers_end};
+}
+// 0 in the lanes that belong to no neuron.
+template <class T> LSNN_FUSE_INLINE Vector<T> without_padding(Vector<T> x, int64_t left) {
+  return left >= lanes<T> ? x : first_lanes<T>(x, left);
+}
+template <class T> LSNN_FUSE_INLINE unsigned valid_lanes(int64_t left) {
+  return left >= lanes<T> ? ~0u >> (32 - lanes<T>) : (1u << left) - 1;
+}
+
+// The values of a step and their places.
+template <class Step> struct Values {
+  using T = typename Step::Number;
+  using V = Vector<T>;
+  static constexpr int L = lanes<T>, vectors = Step::vectors;
+  const Step& step;
+  V values[Step::n_values * vectors];
+
+  LSNN_FUSE_METHOD explicit Values(const Step& s) : step(s) {}
+  LSNN_FUSE_METHOD V& at(int place, int v) { return values[place * vectors + v]; }
+  LSNN_FUSE_METHOD V& current(int k, int v) { return at(k, v); }
+  LSNN_FUSE_METHOD V& state(int s, int v) { return at(step.currents + s, v); }
+  LSNN_FUSE_METHOD V& before(int v) { return at(step.currents + step.states, v); }
+  LSNN_FUSE_METHOD V& coefficient(int c, int v) {
+    return at(step.currents + step.states + 1 + c, v);
+  }
+  LSNN_FUSE_METHOD V& d_state(int s, int v) {
+    return at(step.currents + step.states + 1 + step.coefficients + s, v);
+  }
+  LSNN_FUSE_METHOD V& d_z(int v) {
+    return at(step.currents + 2 * step.states + 1 + step.coefficients, v);
+  }
+  LSNN_FUSE_METHOD V& after(int v) {
+    return at(step.currents + 2 * step.states + 2 + step.coefficients, v);
+  }
+  LSNN_FUSE_METHOD V& result(int i, int v) {
+    return at(step.currents + 2 * step.states + 3 + step.coefficients + i, v);
+  }
+  // How many vectors of [n, n1) come next.
+  LSNN_FUSE_METHOD static int count(int64_t n, int64_t n1) {
+    const int64_t left = (n1 - n + L - 1) / L;
+    return vectors == 1 || left < 1 ? 1 : (int)(left < vectors ? left : vectors);
+  }
+  LSNN_FUSE_METHOD void load_coefficients(const T* packed, int64_t n, int v) {
+    for_each(step.coefficients, [&](int c) LSNN_FUSE_LAMBDA {
+      coefficient(c, v) = load(packed + n * step.coefficients + c * L);
+    });
+  }
+  // Currents in rows of N numbers, as they were saved.
+  LSNN_FUSE_METHOD void load_saved(const Rows<const T>& saved, int64_t n, int64_t left, int v) {
+    for_each(step.currents, [&](int k) LSNN_FUSE_LAMBDA {
+      current(k, v) = load_n(saved.first + k * saved.stride + n, left);
+    });
+  }
+  LSNN_FUSE_METHOD void load_states(const Rows<const T>& read, int64_t n, int v) {
+    for_each(step.states, [&](int s) LSNN_FUSE_LAMBDA {
+      if (step.carried >> s & 1) state(s, v) = load(read.first + s * read.stride + n);
+    });
+  }
+  LSNN_FUSE_METHOD void store_carried(const Rows<T>& left, int64_t n, int v) {
+    for_each(step.states, [&](int s) LSNN_FUSE_LAMBDA {
+      if (step.carried >> s & 1) store(left.first + s * left.stride + n, result(s, v));
+    });
+  }
+};
+
+template <class Step> struct RowFunctions {
+  using T = typename Step::Number;
+  using V = Vector<T>;
+  static constexpr int L = lanes<T>, width = Step::vectors * L;
+
+  // ----------------------------------------------------------------------------------------- step
+  static void step_row(const void* settings, const StepRow<T>& given) {
+    const Step step(settings);
+    const StepRow<T> row = given;  // a store through a pointer cannot change a local
+    Values<Step> x(step);
+    bool traced = false;
+    if (row.traces)
+      for (int s = 0; s < step.states; s++) traced = traced || row.traces[s];
+    for (int64_t n = row.n0; n < row.n1; n += width) {
+      const int count = x.count(n, row.n1);
+      for (int v = 0; v < count; v++) {
+        const int64_t m = n + v * L;
+        for_each(step.currents, [&](int k) LSNN_FUSE_LAMBDA {
+          x.current(k, v) = load(row.c.first + k * row.c.stride + m);
+        });
+        for_each(step.states, [&](int s) LSNN_FUSE_LAMBDA {
+          x.state(s, v) = load(row.states.first + s * row.states.stride + m);
+        });
+        x.before(v) = load_spikes(row.before, m);
+        x.load_coefficients(row.coefficients, m, v);
+      }
+      step.forward(x.values, count);
+      for (int v = 0; v < count; v++) {
+        const int64_t m = n + v * L, left = row.N - m;
+        for_each(step.states, [&](int s) LSNN_FUSE_LAMBDA {
+          store(row.states.first + s * row.states.stride + m, x.result(s, v));
+        });
+        const V z = x.result(step.states, v);
+        if (row.bits) put_bits<T>(row.bits, m, to_bits(z > T(0)) & valid_lanes<T>(left));
+        if (!step.is_spike && row.z_numbers) store(row.z_numbers + m, without_padding<T>(z, left));
+        if (row.z) store(row.z + m, without_padding<T>(z, left));
+        if (!traced) continue;
+        for_each(step.states, [&](int s) LSNN_FUSE_LAMBDA {
+          if (row.traces[s]) store_n(row.traces[s] + m, x.result(s, v), left);
+        });
+      }
+    }
+  }
+
+  // --------------------------------------------------------------------------------------- replay
+  static void replay_steps(const void* settings, const ReplaySteps<T>& given) {
+    const Step step(settings);
+    const ReplaySteps<T> rows = given;
+    Values<Step> x(step);
+    for (int64_t n = rows.n0; n < rows.n1; n += width) {
+      const int count = x.count(n, rows.n1);
+      for (int v = 0; v < count; v++) {
+        const int64_t m = n + v * L;
+        x.load_states(rows.read, m, v);
+        x.before(v) = load_spikes(rows.before, m);
+        x.load_coefficients(rows.coefficients, m, v);
+      }
+      Spikes<T> after = rows.after;
+      Rows<const T> saved = rows.saved;
+      for (int64_t t = 0; t < rows.steps; t++) {
+        for (int v = 0; v < count; v++) {
+          const int64_t m = n + v * L;
+          x.load_saved(saved, m, rows.N - m, v);
+          x.after(v) = load_spikes(after, m);
+        }
+        step.advance(x.values, count);
+        for (int v = 0; v < count; v++) {
+          for_each(step.states, [&](int s) LSNN_FUSE_LAMBDA {
+            if (step.carried >> s & 1) x.state(s, v) = x.result(s, v);
+          });
+          x.before(v) = x.after(v);
+        }
+        if (after.bits) after.bits += rows.bits_stride;
+        if (after.numbers) after.numbers += rows.numbers_stride;
+        saved.first += rows.saved_stride;
+      }
+      for (int v = 0; v < count; v++) {
+        for_each(step.states, [&](int s) LSNN_FUSE_LAMBDA {
+          if (step.carried >> s & 1)
+            store(rows.left.first + s * rows.left.stride + n + v * L, x.state(s, v));
+        });
+      }
+    }
+  }
+
+  // One step. Returns how many neurons are active.
+  static int64_t replay_row(const void* settings, const ReplayRow<T>& given) {
+    const Step step(settings);
+    const ReplayRow<T> row = given;
+    Values<Step> x(step);
+    int64_t n_active = 0;
+    for (int64_t n = row.n0; n < row.n1; n += width) {
+      const int count = x.count(n, row.n1);
+      for (int v = 0; v < count; v++) {
+        const int64_t m = n + v * L;
+        x.load_states(row.read, m, v);
+        x.before(v) = load_spikes(row.before, m);
+        x.load_coefficients(row.coefficients, m, v);
+        x.load_saved(row.saved, m, row.N - m, v);
+        x.after(v) = load_spikes(row.after, m);
+      }
+      if (step.has_slopes) step.replay(x.values, count);
+      else step.advance(x.values, count);
+      for (int v = 0; v < count; v++) {
+        const int64_t m = n + v * L;
+        x.store_carried(row.left, m, v);
+        if (!step.has_slopes) continue;
+        const unsigned active = to_bits(x.result(step.states, v) != T(0)) &
+                                valid_lanes<T>(row.N - m);
+        row.active[m / 16 * max_items] |= (uint16_t)(active << m % 16);
+        n_active += __builtin_popcount(active);
+      }
+    }
+    return n_active;
+  }
+
+  // -------------------------------------------------------------------------------------- adjoint
+  // Items inside, so that coefficients and the sums of their gradients stay in registers.
+  template <bool has_gradients>
+  LSNN_FUSE_INLINE void adjoint_of(const void* settings, const AdjointRows<T>& given) {
+    const Step step(settings);
+    const AdjointRows<T> rows = given;
+    Values<Step> x(step);
+    V sums[Step::n_sums * Step::vectors];
+    bool traced = false;
+    if (rows.g_traces)
+      for (int s = 0; s < step.states; s++) traced = traced || rows.g_traces[s];
+    for (int64_t n = rows.n0; n < rows.n1; n += width) {
+      const int count = x.count(n, rows.n1);
+      for (int v = 0; v < count; v++) {
+        x.load_coefficients(rows.coefficients, n + v * L, v);
+        if constexpr (has_gradients)
+          for_each(step.gradients, [&](int g) LSNN_FUSE_LAMBDA {
+            sums[g * Step::vectors + v] = V{};
+          });
+      }
+      for (int64_t b = 0; b < rows.items; b++) {
+        const Spikes<T> before = spikes_of(rows.before, b), after = spikes_of(rows.after, b);
+        for (int v = 0; v < count; v++) {
+          const int64_t m = n + v * L, left = rows.N - m, at = b * rows.NP + m;
+          const int64_t at_z = b * rows.dz_stride + m;
+          x.load_saved(rows.saved, b * rows.saved_items + m, left, v);
+          x.load_states(rows.read, at, v);
+          x.before(v) = load_spikes(before, m);
+          x.after(v) = load_spikes(after, m);
+          for_each(step.states, [&](int s) LSNN_FUSE_LAMBDA {
+            x.d_state(s, v) = load(rows.d_states.first + s * rows.d_states.stride + at);
+          });
+          V d_z = load(rows.dz + at_z);
+          if (rows.gz) {
+            const int64_t at_g = b * rows.gz_stride_b + m * rows.gz_stride_n;
+            if (rows.gz_next) __builtin_prefetch(rows.gz_next + at_g);
+            d_z = d_z + (rows.gz_stride_n ? load_n(rows.gz + at_g, left)
+                                          : broadcast(rows.gz[at_g]));
+          }
+          x.d_z(v) = d_z;
+          if (!traced) continue;
+          for_each(step.states, [&](int s) LSNN_FUSE_LAMBDA {
+            if (rows.g_traces[s])
+              x.d_state(s, v) = x.d_state(s, v) + load_n(rows.g_traces[s] + b * rows.N + m, left);
+          });
+        }
+        if constexpr (has_gradients) step.adjoint(x.values, count);
+        else step.adjoint_alone(x.values, count);
+        for (int v = 0; v < count; v++) {
+          const int64_t m = n + v * L, left = rows.N - m;
+          const int64_t at_z = b * rows.dz_stride + m;
+          for_each(step.currents, [&](int k) LSNN_FUSE_LAMBDA {
+            const V d_c = without_padding<T>(x.result(k, v), left);
+            store(rows.dc.first + k * rows.dc.stride + at_z, d_c);
+            if (rows.gx.first)
+              store_n(rows.gx.first + k * rows.gx.stride + b * rows.gx_items + m, d_c, left);
+          });
+          for_each(step.states, [&](int s) LSNN_FUSE_LAMBDA {
+            store(rows.d_states.first + s * rows.d_states.stride + b * rows.NP + m,
+                  x.result(step.currents + s, v));
+          });
+          const int first_gradient = step.currents + step.states + 1;
+          store(rows.dz + at_z, x.result(first_gradient - 1, v));
+          if constexpr (has_gradients)
+            for_each(step.gradients, [&](int g) LSNN_FUSE_LAMBDA {
+              V& sum = sums[g * Step::vectors + v];
+              sum = sum + x.result(first_gradient + g, v);
+            });
+        }
+      }
+      if constexpr (has_gradients)
+        for_each(step.gradients, [&](int g) LSNN_FUSE_LAMBDA {
+          T* to = rows.sums + g * rows.NP + n;
+          if (rows.want >> g & 1)
+            for (int v = 0; v < count; v++)
+              store(to + v * L, load(to + v * L) + sums[g * Step::vectors + v]);
+        });
+    }
+  }
+  static void adjoint_rows(const void* settings, const AdjointRows<T>& given) {
+    if constexpr (Step::n_sums > 1)
+      if (given.sums && given.want) return adjoint_of<true>(settings, given);
+    adjoint_of<false>(settings, given);
+  }
+};
+
+// settings: what Step is made of, or null.
+template <class Step>
+LSNN_FUSE_INLINE constexpr NeuronTable<typename Step::Number> table_of(const Step& step,
+                                                             const void* settings) {
+  using Functions = RowFunctions<Step>;
+  NeuronTable<typename Step::Number> table = {};
+  table.abi_version = abi_version;
+  table.states = step.states;
+  table.currents = step.currents;
+  table.packed = step.coefficients;
+  table.gradients = step.gradients;
+  table.traces = step.states;
+  table.saved = step.currents;
+  table.saves_currents = true;
+  table.has_number_spikes = !step.is_spike;
+  table.has_inactive = step.has_slopes;
+  table.replays = true;
+  table.has_product = step.has_product;
+  table.carried = step.carried;
+  table.settings = settings;
+  table.step = Functions::step_row;
+  table.replay_steps = Functions::replay_steps;
+  table.replay = Functions::replay_row;
+  table.adjoint = Functions::adjoint_rows;
+  return table;
+}
+
+}  // namespace
+}  // namespace lsnn::neuron
+
+// Defines what the kernels look up in the shared object of a generated step.
+#define LSNN_DEFINE_NEURON(Step)                                                         \
+  extern "C" __attribute__((visibility("default"))) const void* lsnn_neuron();           \
+  const void* lsnn_neuron() {                                                            \
+    static constexpr auto table = lsnn::neuron::table_of(Step(nullptr), nullptr);            \
+    return &table;                                                                       \
+  }
