@@ -1,0 +1,41 @@
+// The interpreter as a shared object, for python_tests/fuse/test_generate.py.
+#include "../../cpu/interpreter.h"
+
+#include <memory>
+
+using namespace lsnn::neuron;
+
+namespace {
+template <class T> const void* keep(std::unique_ptr<Bytecode> code) {
+  const auto* table = new NeuronTable<T>(interpreter_table<T>(*code));
+  code.release();  // as the table, until the process ends
+  return table;
+}
+std::string message;
+}  // namespace
+
+extern "C" {
+__attribute__((visibility("default"))) const void* interpreted_neuron(
+    bool wide, const int64_t* code, int64_t length, const double* constants, int64_t n_constants) {
+  try {
+    auto decoded = std::make_unique<Bytecode>(
+        decode({code, code + length}, {constants, constants + n_constants}));
+    return wide ? keep<double>(std::move(decoded)) : keep<float>(std::move(decoded));
+  } catch (const std::runtime_error& error) {
+    message = error.what();
+    return nullptr;
+  }
+}
+__attribute__((visibility("default"))) const char* interpreter_error() { return message.c_str(); }
+
+// Sizes of the structs of neuron.h, which the tests declare again.
+__attribute__((visibility("default"))) extern const int64_t struct_sizes[5] = {
+    sizeof(NeuronTable<float>), sizeof(StepRow<float>), sizeof(ReplaySteps<float>),
+    sizeof(ReplayRow<float>), sizeof(AdjointRows<float>)};
+
+// The names of the operators by opcode.
+#define LSNN_NAME(name, count, Result, parameters, expression) #name " "
+__attribute__((visibility("default"))) const char* operator_names() {
+  return LSNN_STEP_OPERATORS(LSNN_NAME);
+}
+}
