@@ -1,0 +1,227 @@
+"""Compiles the C++ source of a neuron to a shared object, once per machine: see shared_object."""
+import functools
+import hashlib
+import os
+import platform
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from errno import ENOSPC
+from pathlib import Path
+from typing import NamedTuple
+
+from . import cache
+
+HEADERS = Path(__file__).absolute().parent
+FLAGS = (
+    "-O3", "-std=c++20", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-shared",
+    "-fPIC",
+)
+OLDEST = {"g++": 11, "clang++": 14}  # that have C++20
+COMPILE_SECONDS = 120.0
+VERSION_SECONDS = 30.0
+HINT = ("Install g++ >= 11 or clang++ >= 14 (Debian: apt-get install g++; conda: conda install -c "
+        "conda-forge cxx-compiler), or set CXX to a C++ compiler")
+
+_failed: set[str] = set()  # keys of sources that the compiler has refused in this process
+
+
+class CompileError(Exception):
+    """No shared object, and why."""
+
+
+class Compiler(NamedTuple):
+    """A compiler that has C++20."""
+
+    words: tuple[str, ...]  # of its command, the first one an absolute path
+    version: str  # all that --version prints
+
+
+def shared_object(
+    source: str, flags: Sequence[str] | None = None, bits: int | None = None
+) -> Path | None:
+    """Returns the path of a shared object that is compiled from a source, or None.
+
+    The compiler is CXX (with arguments, if any), else the first of g++, c++ and clang++ in PATH
+    that has C++20. It runs once for each source, compiler, instruction set and version of the
+    headers; later calls, also of other processes, find the file in the cache folder:
+    LSNN_CACHE_DIR, else $XDG_CACHE_HOME/lsnn_ext, else ~/.cache/lsnn_ext. Only the user may be able
+    to write to that folder; else, and where it cannot be written, a private folder is used until
+    the process ends, with a warning.
+
+    None: an interpreter has to run the step, which is slower. A warning says why, once:
+    no compiler is found, or it fails. With LSNN_COMPILE=0 nothing is compiled, without a warning.
+
+    Args:
+        source: C++ that includes headers of this folder.
+        flags: compiler flags of the instruction set; default: those of the kernels in use.
+        bits: of a vector; default: those of the kernels in use.
+
+    Returns:
+        The path, or None.
+
+    Raises:
+        ValueError: LSNN_COMPILE is neither 0 nor 1.
+    """
+    if not is_enabled():
+        return None
+    if flags is None or bits is None:
+        flags, bits = instruction_set()
+    key = ""
+    try:
+        compiler = find_compiler()
+        arguments = (*FLAGS, f"-DLSNN_VECTOR_BITS={bits}", *flags)
+        key = _key(source, compiler, arguments)
+        if key in _failed:
+            return None
+        return cache.get(key, lambda work: _compile(source, (*compiler.words, *arguments), work))
+    except (CompileError, OSError) as error:
+        if key:
+            _failed.add(key)
+        where = "no folder for a shared object: " if isinstance(error, OSError) else ""
+        warn_of_interpreter(f"{where}{error}")
+        return None
+
+
+def is_enabled() -> bool:
+    """Returns whether LSNN_COMPILE allows to compile: 1, the default. Raises ValueError."""
+    value = os.environ.get("LSNN_COMPILE") or "1"
+    if value not in ("0", "1"):
+        raise ValueError(f"LSNN_COMPILE: expected 0 or 1, got {value!r}")
+    return value == "1"
+
+
+def instruction_set() -> tuple[list[str], int]:
+    """Returns the compiler flags and the bits of a vector of the kernels in use."""
+    from .._ops import _C
+
+    _, bits, flags = _C.instruction_set_flags()
+    return flags.split(), bits
+
+
+def find_compiler() -> Compiler:
+    """Returns the compiler. Raises CompileError where there is none, or only older ones."""
+    named = os.environ.get("CXX", "").strip()
+    usual = [name for name in ("g++", "c++", "clang++") if shutil.which(name)]
+    reasons = []
+    for command in [named] if named else usual:
+        try:
+            return _ask(_split(command))
+        except CompileError as error:
+            reasons.append(str(error))
+    raise CompileError(f"{reasons[0] if reasons else 'no C++ compiler is found'}. {HINT}")
+
+
+def warn_of_interpreter(reason: str = "the step is not compiled") -> None:
+    """Warns, once per reason and process, that an interpreter runs a step."""
+    cache.warn_once(reason, "lsnn_ext: an interpreter runs the step, slower than compiled code: "
+                            + reason)
+
+
+def _split(command: str) -> tuple[str, ...]:
+    """The words of CXX, the first one an absolute path."""
+    try:
+        words = [command] if shutil.which(command) else shlex.split(command)
+    except ValueError as error:
+        raise CompileError(f"CXX: expected a command, got {command!r} ({error})") from None
+    path = shutil.which(words[0]) if words else None
+    if path is None:
+        raise CompileError(f"CXX: expected a C++ compiler, got {command!r}, which is not found")
+    return (os.path.abspath(path), *words[1:])
+
+
+def _ask(words: tuple[str, ...]) -> Compiler:
+    """Returns the compiler of a command. Raises CompileError where it cannot be used."""
+    answer = _answer(words)
+    if isinstance(answer, str):
+        raise CompileError(answer)
+    return answer
+
+
+@functools.lru_cache
+def _answer(words: tuple[str, ...]) -> Compiler | str:
+    """The compiler, or why it cannot be used. It runs once per process, also where it hangs."""
+    name = " ".join(words)
+    try:
+        status, text = _run((*words, "--version"), VERSION_SECONDS)
+    except CompileError as error:
+        return str(error)
+    if status:
+        return f"{name} --version fails: {_first_error(text, status)}"
+    kind, version = _kind_and_version(text)
+    if version is not None and version < OLDEST[kind]:
+        wanted = " or ".join(f"{one} >= {oldest}" for one, oldest in OLDEST.items())
+        return f"C++ compiler: expected {wanted}, got {kind} {version} ({name})"
+    return Compiler(words, text)
+
+
+def _kind_and_version(text: str) -> tuple[str, int | None]:
+    """Of what --version prints. Version None: unknown; compiling shows what it can do."""
+    if found := re.search(r"clang version (\d+)", text):
+        return "clang++", int(found[1])
+    line = text.partition("\n")[0]
+    while line != (shorter := re.sub(r"\([^()]*\)", "", line)):  # names of distributions
+        line = shorter
+    found = re.search(r"\s(\d+)\.\d+", line)
+    return "g++", int(found[1]) if found else None
+
+
+def _key(source: str, compiler: Compiler, arguments: Sequence[str]) -> str:
+    """A hash of all that the shared object depends on."""
+    headers = sorted(HEADERS.glob("*.h"))
+    parts = [
+        source, *(path.name for path in headers), *(path.read_text("utf-8") for path in headers),
+        os.path.realpath(compiler.words[0]), *compiler.words[1:], compiler.version, *arguments,
+        sys.platform, platform.machine(), *platform.libc_ver(),
+    ]
+    text = "".join(f"{len(part)} {part}" for part in parts)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _compile(source: str, command: Sequence[str], work: Path) -> Path:
+    """Compiles in an empty folder. Raises OSError where the folder fails, else CompileError."""
+    made = work / "neuron.so"
+    (work / "neuron.cpp").write_text(source, "utf-8")
+    status, text = _run(
+        (*command, f"-I{HEADERS}", str(work / "neuron.cpp"), "-o", str(made)), COMPILE_SECONDS,
+        TMPDIR=str(work))
+    # A linker that maps its output to memory gets a bus error from a full disk.
+    if status and re.search(r"No space left|quota exceeded|Bus error", text, re.IGNORECASE):
+        raise OSError(ENOSPC, os.strerror(ENOSPC))
+    if status or not made.is_file() or not made.stat().st_size:
+        raise CompileError(f"{command[0]} fails: {_first_error(text, status)}")
+    return made
+
+
+def _run(command: Sequence[str], seconds: float, **environment: str) -> tuple[int, str]:
+    """Returns the status of a command and what it prints. It and its children are killed after
+    `seconds`, or when an exception such as KeyboardInterrupt arrives."""
+    try:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, errors="replace", process_group=0,
+            env={**os.environ, "LANG": "C", "LC_ALL": "C", **environment})
+    except OSError as error:
+        raise CompileError(f"{command[0]} does not start: {error.strerror or error}") from None
+    try:
+        text, _ = process.communicate(timeout=seconds)
+    except BaseException as error:
+        with suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
+        with suppress(subprocess.TimeoutExpired):  # of a child that has left the group
+            process.communicate(timeout=5)
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
+        raise CompileError(f"{command[0]} was stopped after {seconds:g} s") from None
+    return process.returncode, text
+
+
+def _first_error(text: str, status: int) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if re.search(r"\berror\b", line, re.IGNORECASE)]
+    return (*errors, *lines, f"it ended with status {status}")[0][:300]
