@@ -14,7 +14,8 @@ _BESIDE = ("numpy", "norse", "snntorch", "sinabs", "spikingjelly", "nir", "safet
            "lightning", "accelerate")
 # these alone, as a report is public and others may hold secrets
 _VARIABLES = ("LSNN_CPU", "LSNN_PRODUCT", "LSNN_TEAM_SIZE", "LSNN_L1_SIZE", "LSNN_DESIGN",
-              "LSNN_KERNELS", "LSNN_CACHE_MB", "LSNN_EMULATE", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+              "LSNN_KERNELS", "LSNN_CACHE_MB", "LSNN_COMPILE", "LSNN_EMULATE",
+              "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def _version(package: str) -> str:

@@ -1,0 +1,54 @@
+"""What the tests of lsnn_ext.fuse.compile compile, in this process and in others."""
+import ctypes
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lsnn_ext.fuse import compile
+
+PACKAGE = Path(compile.__file__).parents[1]
+Fake = Callable[[str], Callable[[], int]]  # of the fixture `fake`
+SOURCE = """#include "neuron.h"
+extern "C" __attribute__((visibility("default"))) int answer() { return LSNN_VECTOR_BITS + %d; }
+"""
+REAL = next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))), None)
+needs_compiler = pytest.mark.skipif(REAL is None, reason="no C++ compiler is installed")
+# A process without torch, which would take seconds to import.
+START = f"""
+import sys, time, types
+for name, folder in ("lsnn_ext", ""), ("lsnn_ext.fuse", "/fuse"):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = [{str(PACKAGE)!r} + folder]
+from lsnn_ext.fuse import cache, compile
+SOURCE = {SOURCE!r}
+"""
+
+
+def shared(number: int = 1, *flags: str, bits: int = 128) -> Path | None:
+    return compile.shared_object(SOURCE % number, flags, bits)
+
+
+def load_answer(path: Path | None) -> int:
+    assert path is not None
+    return ctypes.CDLL(str(path)).answer()
+
+
+def start(code: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", START + code], text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def wait_until(happened: Callable[[], object]) -> None:
+    end = time.monotonic() + 20
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def is_private(path: Path | None, folder: Path) -> bool:
+    return path is not None and folder not in path.parents and "lsnn_ext-" in str(path)
