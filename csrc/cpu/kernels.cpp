@@ -2,6 +2,7 @@
 // flags, LSNN_TARGET, LSNN_VECTOR_BITS and LSNN_TARGET_NAME.
 #include "backward.h"
 #include "forward.h"
+#include "interpreter.h"
 #include "linear.h"
 
 namespace lsnn::cpu {
@@ -44,7 +45,8 @@ constexpr Kernels<T> table = {
     spike_counts_of_columns<T>,
     spike_bits_of_rows<T>,
     leaky_forward_columns<T>,
-    leaky_backward_columns<T>};
+    leaky_backward_columns<T>,
+    neuron::interpreter_table<T>};
 
 }  // namespace
 

@@ -3,6 +3,7 @@
 #include "../../lsnn_ext/fuse/neuron.h"
 #include "../alif_math.h"
 #include "barrier.h"
+#include "bytecode.h"
 #include "counters.h"
 #include "run.h"
 
@@ -124,6 +125,7 @@ template <class T> struct Kernels {
   bool (*spike_bits)(const T* x, int64_t I, int64_t r0, int64_t r1, uint32_t* bits);
   void (*leaky_forward)(const LeakyForward&, int64_t c0, int64_t c1);
   void (*leaky_backward)(const LeakyBackward&, int64_t c0, int64_t c1);
+  neuron::NeuronTable<T> (*interpreter)(const neuron::Bytecode&);
 };
 
 }  // namespace lsnn::cpu

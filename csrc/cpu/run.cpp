@@ -71,7 +71,7 @@ template <class T> bool any(const void* p, int64_t n) {
 }  // namespace
 
 template <class T> GeneralSpec general_spec(const Layer& l, const void* first_r, unsigned want) {
-  if (l.neuron) return {.smooth = l.smooth, .want = want};
+  if (l.neuron) return {};  // it has no equations of ours
   const T* k = (const T*)l.coefficients;
   return {l.model,
           l.surrogate,

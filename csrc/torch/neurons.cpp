@@ -79,6 +79,20 @@ void register_neuron(const std::string& key, const std::string& path) {
                                      : checked(*table));
 }
 
+namespace {
+// Stays for the life of the process, as what it is made of.
+template <class T> const neuron::NeuronTable<T>& interpreter(const neuron::Bytecode& code) {
+  return *new auto(cpu::chosen_kernels<T>().interpreter(code));
+}
+}  // namespace
+
+void register_program(const std::string& key, bool wide, const Ints& code,
+                      const std::vector<double>& constants) {
+  if (is_registered(key)) return;
+  const neuron::Bytecode& decoded = neuron::decode(code, constants);
+  keep(key, wide ? checked(interpreter<double>(decoded)) : checked(interpreter<float>(decoded)));
+}
+
 bool is_registered(const std::string& key) {
   const std::lock_guard<std::mutex> hold(lock);
   return neurons().contains(key);

@@ -25,6 +25,11 @@ inline constexpr char register_neuron_text[] =
     "Loads a shared object with a neuron, see lsnn_ext/fuse/neuron.h, and keeps it under a key.";
 void register_neuron(const std::string& key, const std::string& path);
 
+inline constexpr char register_program_text[] =
+    "Keeps a neuron that is interpreted, see lsnn_ext/fuse/encode.py, under a key. wide: float64.";
+void register_program(const std::string& key, bool wide, const Ints& code,
+                      const std::vector<double>& constants);
+
 inline constexpr char is_registered_text[] = "Whether a neuron is kept under this key.";
 bool is_registered(const std::string& key);
 

@@ -220,8 +220,8 @@ template <class Step> struct RowFunctions {
         const int64_t m = n + v * L;
         x.store_carried(row.left, m, v);
         if (!step.has_slopes) continue;
-        const unsigned active = to_bits(x.result(step.states, v) != T(0)) &
-                                valid_lanes<T>(row.N - m);
+        const unsigned active =
+            to_bits(x.result(step.states, v) != T(0)) & valid_lanes<T>(row.N - m);
         row.active[m / 16 * max_items] |= (uint16_t)(active << m % 16);
         n_active += __builtin_popcount(active);
       }
@@ -245,9 +245,8 @@ template <class Step> struct RowFunctions {
       for (int v = 0; v < count; v++) {
         x.load_coefficients(rows.coefficients, n + v * L, v);
         if constexpr (has_gradients)
-          for_each(step.gradients, [&](int g) LSNN_FUSE_LAMBDA {
-            sums[g * Step::vectors + v] = V{};
-          });
+          for_each(step.gradients,
+                   [&](int g) LSNN_FUSE_LAMBDA { sums[g * Step::vectors + v] = V{}; });
       }
       for (int64_t b = 0; b < rows.items; b++) {
         const Spikes<T> before = spikes_of(rows.before, b), after = spikes_of(rows.after, b);
@@ -265,8 +264,8 @@ template <class Step> struct RowFunctions {
           if (rows.gz) {
             const int64_t at_g = b * rows.gz_stride_b + m * rows.gz_stride_n;
             if (rows.gz_next) __builtin_prefetch(rows.gz_next + at_g);
-            d_z = d_z + (rows.gz_stride_n ? load_n(rows.gz + at_g, left)
-                                          : broadcast(rows.gz[at_g]));
+            d_z =
+                d_z + (rows.gz_stride_n ? load_n(rows.gz + at_g, left) : broadcast(rows.gz[at_g]));
           }
           x.d_z(v) = d_z;
           if (!traced) continue;
@@ -318,10 +317,12 @@ template <class Step> struct RowFunctions {
 // settings: what Step is made of, or null.
 template <class Step>
 LSNN_FUSE_INLINE constexpr NeuronTable<typename Step::Number> table_of(const Step& step,
-                                                             const void* settings) {
+                                                                       const void* settings) {
   using Functions = RowFunctions<Step>;
   NeuronTable<typename Step::Number> table = {};
   table.abi_version = abi_version;
+  table.number_bytes = sizeof(typename Step::Number);
+  table.lanes = lanes<typename Step::Number>;
   table.states = step.states;
   table.currents = step.currents;
   table.packed = step.coefficients;
@@ -346,9 +347,9 @@ LSNN_FUSE_INLINE constexpr NeuronTable<typename Step::Number> table_of(const Ste
 }  // namespace lsnn::neuron
 
 // Defines what the kernels look up in the shared object of a generated step.
-#define LSNN_DEFINE_NEURON(Step)                                                         \
-  extern "C" __attribute__((visibility("default"))) const void* lsnn_neuron();           \
-  const void* lsnn_neuron() {                                                            \
-    static constexpr auto table = lsnn::neuron::table_of(Step(nullptr), nullptr);            \
-    return &table;                                                                       \
+#define LSNN_DEFINE_NEURON(Step)                                                  \
+  extern "C" __attribute__((visibility("default"))) const void* lsnn_neuron();    \
+  const void* lsnn_neuron() {                                                     \
+    static constexpr auto table = lsnn::neuron::table_of(Step(nullptr), nullptr); \
+    return &table;                                                                \
   }
