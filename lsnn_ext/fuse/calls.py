@@ -1,0 +1,76 @@
+"""Calls to repeat: what a step computes from coefficients only, evaluated by torch and Python."""
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Call(NamedTuple):
+    """Computes a fixed value: function(*arguments, **keywords)."""
+
+    function: Any  # an operator of ATen or of Python; None: arguments[0] is the value
+    arguments: tuple[Any, ...]
+    keywords: Mapping[str, Any] = {}
+
+
+class Place(int):
+    """In the arguments of a call: the result of this call."""
+
+
+class Size(NamedTuple):
+    """In the arguments of a call: the sizes of a tensor, "B" and "N" where they are those."""
+
+    sizes: tuple[int | str, ...]
+
+
+def flatten(value: Any) -> list[Any]:
+    if isinstance(value, list | tuple):
+        return [x for item in value for x in flatten(item)]
+    if isinstance(value, dict):
+        return [x for item in value.values() for x in flatten(item)]
+    return [value]
+
+
+def repeat_calls(calls: Sequence[Call], wanted: Sequence[int], neurons: int,
+                 coefficients: Sequence[Tensor | float]) -> list[Any]:
+    """The results of the calls `wanted` for these coefficients, with a batch of 1."""
+    results: dict[int, Any] = {}
+    sizes = {"B": 1, "N": neurons}
+
+    def fill(value: Any, as_tensor: bool) -> Any:
+        if isinstance(value, Place):
+            result = results[value]
+            return torch.tensor(result, dtype=torch.float64) if as_tensor and not isinstance(
+                result, Tensor) else result
+        if isinstance(value, Size):
+            return [sizes.get(x, x) if isinstance(x, str) else x for x in value.sizes]
+        if isinstance(value, tuple):
+            return [fill(x, as_tensor) for x in value]
+        return value
+
+    for place in sorted(find_needed(calls, wanted)):
+        function, arguments, keywords = calls[place]
+        if function is None:
+            results[place] = arguments[0]
+        elif function == "coefficient":
+            value = coefficients[arguments[0]]
+            results[place] = value.detach() if isinstance(value, Tensor) else value
+        else:
+            is_aten = isinstance(function, torch._ops.OpOverload)
+            results[place] = function(*(fill(x, is_aten) for x in arguments),
+                                      **{key: fill(x, is_aten) for key, x in keywords.items()})
+    return [results[place] for place in wanted]
+
+
+def find_needed(calls: Sequence[Call], wanted: Sequence[int]) -> set[int]:
+    """The calls that `wanted` depend on, with them."""
+    found: set[int] = set()
+    left = list(wanted)
+    while left:
+        place = left.pop()
+        if place not in found:
+            found.add(place)
+            values = flatten((list(calls[place].arguments), dict(calls[place].keywords)))
+            left += [int(x) for x in values if isinstance(x, Place)]
+    return found

@@ -1,0 +1,57 @@
+"""Arithmetic of Python numbers that are tensors while a step is traced."""
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.overrides import TorchFunctionMode
+
+from .calls import Place
+from .record import Fixed, Recorder
+
+_DIVISIONS = {"div": operator.truediv, "true_divide": operator.truediv,
+              "floor_divide": operator.floordiv, "floordiv": operator.floordiv,
+              "truediv": operator.truediv, "remainder": operator.mod, "mod": operator.mod}
+ARITHMETIC: dict[str, Callable[..., Any]] = _DIVISIONS | {
+    name: getattr(operator, name) for name in ("add", "sub", "mul", "pow", "neg", "abs")}
+
+
+class NumberArithmetic(TorchFunctionMode):
+    """Python numbers among coefficients are tensors while a step is traced. Their arithmetic is
+    recorded as that of Python, and they enter functions of torch as numbers do."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def _is_number(self, value: Any) -> bool:
+        if not isinstance(value, FakeTensor):
+            return False
+        known = self.recorder.value(value)
+        return isinstance(known, Fixed) and known.is_number
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if not args or not any(map(self._is_number, (*args, *kwargs.values()))):
+            return func(*args, **kwargs)
+        base = name.strip("_")
+        is_reversed = base not in ARITHMETIC and base[:1] == "r" and base[1:] in ARITHMETIC
+        base = base[1:] if is_reversed else base
+        if base in ARITHMETIC and not kwargs and name[:3] != "__i" and all(
+                self._is_number(x) or type(x) in (int, float) for x in args):
+            places = [Place(self.recorder.value(x).place)  # type: ignore[union-attr]
+                      if isinstance(x, Tensor) else x for x in args]
+            places = places[::-1] if is_reversed else places
+            result = self.recorder.call(ARITHMETIC[base], places, is_number=True)
+            return self.recorder.give(torch.empty((), dtype=torch.float64), result, is_input=True)
+        if func in (torch.as_tensor, torch.tensor, torch.scalar_tensor):
+            return args[0].to(kwargs.get("dtype") or torch.get_default_dtype())
+        if base in ("clamp", "clip") and len(args) + len(kwargs) > 2:
+            args = [x if isinstance(x, Tensor) or i == 0 or x is None
+                    else torch.full((), x, dtype=args[0].dtype) for i, x in enumerate(args)]
+            kwargs = {key: x if isinstance(x, Tensor) or x is None
+                      else torch.full((), x, dtype=args[0].dtype) for key, x in kwargs.items()}
+        return func(*args, **kwargs)

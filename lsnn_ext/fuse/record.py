@@ -1,0 +1,441 @@
+"""Records what a step and its gradient call, as nodes of a program (what depends on rows of
+neurons) and as calls to repeat (what depends on coefficients only)."""
+import linecache
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from types import FrameType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+from .calls import Call, Place, Size, flatten, repeat_calls
+from .graph import Graph
+from .translate import OPERATIONS
+
+aten = torch.ops.aten
+# Operators that return the values of their argument.
+COPIES = {"alias", "clone", "detach", "lift_fresh", "lift_fresh_copy", "view", "_unsafe_view",
+          "reshape", "expand", "squeeze", "unsqueeze", "_to_copy", "contiguous"}
+# The value of each element; None: an argument. What `empty` holds is undefined.
+FACTORIES = {"zeros": 0, "ones": 1, "empty": float("nan"), "full": None, "scalar_tensor": None}
+# Operators that are linear in the gradients that they get, if all other arguments are fixed.
+LINEAR = {"add", "sub", "neg", "mul", "div", "where", "masked_fill", "sigmoid_backward",
+          "tanh_backward", "threshold_backward", "hardtanh_backward", "leaky_relu_backward",
+          "silu_backward"}
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+_HERE = os.path.dirname(__file__) + os.sep
+
+
+class StepError(RuntimeError):
+    """A step contains what no program can express."""
+
+
+class Resize(Exception):
+    """The step reads a tensor with one value per neuron, which fixes the number of neurons."""
+
+    def __init__(self, neurons: int) -> None:
+        super().__init__(neurons)
+        self.neurons = neurons
+
+
+class Fixed(NamedTuple):
+    """A value that no row enters: the result of a call to repeat."""
+
+    place: int  # of Recorder.calls
+    is_constant: bool  # depends on nothing at all
+    is_number: bool  # a Python number in the loop
+
+
+class Row(NamedTuple):
+    """A value of each neuron of each item, or a sum of such values over items and neurons."""
+
+    node: int
+    is_sum: bool = False
+
+
+def describe_line(file: str, line: int) -> str:
+    source = linecache.getline(file, line).strip()
+    return f"in {os.path.basename(file)} line {line}" + (f" (`{source}`)" if source else "")
+
+
+def _find_line(frame: FrameType | None) -> str | None:
+    """The line of the step, or of the backward of a Function, that called an operator."""
+    found = None
+    while frame is not None and frame.f_code.co_name != "run_step":
+        file = frame.f_code.co_filename
+        if not file.startswith((_TORCH, _HERE)) and not file.startswith("<frozen"):
+            found = frame
+        frame = frame.f_back
+    return None if found is None or frame is None else describe_line(
+        found.f_code.co_filename, found.f_lineno)
+
+
+class Recorder(TorchDispatchMode):
+    """Records every operator below autograd."""
+
+    def __init__(self, graph: Graph, batch: int, neurons: int) -> None:
+        super().__init__()
+        self.graph, self.batch, self.neurons = graph, batch, neurons
+        self.calls: list[Call] = []
+        self.is_backward = False
+        self.tensors: dict[int, Tensor] = {}  # that the step closes over, by id
+        self._values: dict[int, Fixed | Row] = {}  # by storage
+        self._inputs: set[int] = set()  # storages that are not to be written
+        self._lines: dict[int, str] = {}  # of the nodes of autograd
+        self._alive: list[Tensor] = []
+
+    # ------------------------------------------------------------------------------- values
+    def give(self, tensor: Tensor, value: Fixed | Row, is_input: bool = False) -> Tensor:
+        storage = tensor.untyped_storage()._cdata
+        self._values[storage] = value
+        self._alive.append(tensor)
+        self._inputs |= {storage} if is_input else set()
+        return tensor
+
+    def value(self, tensor: Tensor) -> Fixed | Row:
+        if not isinstance(tensor, FakeTensor):
+            return self._hold(tensor)
+        storage = tensor.untyped_storage()._cdata
+        if storage not in self._values:
+            raise self.error("tensors that the step makes from its arguments",
+                             "a tensor of another origin")
+        return self._values[storage]
+
+    def call(self, function: Any, arguments: Sequence[Any], keywords: Mapping[str, Any] = {},  # noqa: B006
+             is_constant: bool = False, is_number: bool = False) -> Fixed:
+        self.calls.append(Call(function, tuple(arguments), keywords))
+        return Fixed(len(self.calls) - 1, is_constant, is_number)
+
+    def _hold(self, tensor: Tensor) -> Fixed:
+        """A tensor that the step closes over: it is read again whenever the calls are repeated."""
+        if id(tensor) not in self.tensors:
+            if tensor.requires_grad:
+                raise self.error("no closed-over tensor that requires a gradient",
+                                 f"one of shape {tuple(tensor.shape)}; pass it as a keyword-only "
+                                 f"argument")
+            sizes = tuple(tensor.shape)
+            if len(sizes) > 1 and sizes[:-1] != (1,) * (len(sizes) - 1):
+                raise self.error("closed-over tensors of shape () or (N,)", f"one of shape {sizes}")
+            if sizes and sizes[-1] not in (1, self.neurons):
+                raise Resize(sizes[-1])
+            self.tensors[id(tensor)] = tensor
+            self._alive.append(tensor)
+        return self.call(None, (tensor,))
+
+    def read(self, value: Tensor | float | bool, dtype: torch.dtype) -> int:
+        """The node of an argument that an operator reads as numbers of `dtype`."""
+        if not isinstance(value, Tensor):
+            return self.graph.constant(value)
+        known = self.value(value)
+        if isinstance(known, Row):
+            return known.node
+        if known.is_constant:
+            with _disable_current_modes(), torch.no_grad():
+                number = repeat_calls(self.calls, [known.place], 1, [])[0]
+                number = torch.as_tensor(number).to(dtype).reshape(()).item()
+            return self.graph.constant(number)
+        is_float = dtype.is_floating_point
+        key = ("coefficient", known.place, dtype if is_float else None)
+        return self.graph.coefficient(key, dtype != torch.float64, value.dtype == torch.bool)
+
+    # ------------------------------------------------------------------------------- errors
+    def line(self) -> str:
+        found = _find_line(sys._getframe(1))
+        node = torch._C._current_autograd_node()
+        if found is None and node is not None:
+            found = self._lines.get(node._sequence_nr())
+            found = None if found is None else f"in the gradient of what is {found}"
+        return found or ""
+
+    def error(self, expected: str, got: str) -> StepError:
+        return StepError(f"step: expected {expected}, got {got} {self.line()}".rstrip())
+
+    # ----------------------------------------------------------------------------- dispatch
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.namespace == "prim":
+            return func(*args, **kwargs)
+        if not self.is_backward:
+            number = torch._C._autograd._get_sequence_nr() - 1
+            if number not in self._lines and (line := _find_line(sys._getframe(1))):
+                self._lines[number] = line
+        name = func._schema.name.removeprefix("aten::")
+        is_in_place = name.endswith("_") and not name.endswith("__")
+        name = name.removesuffix("_") if is_in_place else name.strip("_i") if name in (
+            "__iand__", "__ior__", "__ixor__") else name
+        self._check_operator(func, name, args)
+        if factory := self._find_factory(name):
+            return self._make(func, factory, args, kwargs)
+        args = self._round_numbers(func, name, args)
+        tensors = [x for x in flatten((args, kwargs)) if isinstance(x, Tensor)]
+        if not tensors:
+            raise self.error("elementwise operators", f"aten.{name}")
+        known = [self.value(x) for x in tensors]  # before an operator in place
+        if name in ("lift_fresh", "lift_fresh_copy") and not isinstance(args[0], FakeTensor):
+            self.tensors.pop(id(args[0]), None)
+        fixed = [x for x in known if isinstance(x, Fixed)]
+        try:
+            out = func(*args, **kwargs)
+        except (StepError, Resize):
+            raise
+        except RuntimeError as error:
+            raise self.error("elementwise operators on (B, N)", f"aten.{name}: {error}") from error
+        self._check_result(name, out)
+        if is_in_place and (self._inputs & {args[0].untyped_storage()._cdata}
+                            or not isinstance(args[0], FakeTensor)
+                            or (isinstance(known[0], Fixed) and known[0].is_number)):
+            raise self.error("no write in place to a coefficient or a closed-over tensor",
+                             f"aten.{name}_")
+        if len(fixed) == len(known):
+            result: Fixed | Row = self._repeat(func, name, is_in_place, args, kwargs, fixed, out)
+        elif name in COPIES:
+            result = self._copy(known[0], tensors[0], out)
+        elif name == "sum":
+            if not self.is_backward:
+                raise self.error("elementwise operators", "aten.sum")
+            result = Row(known[0].node, True)  # type: ignore[union-attr]
+        else:
+            result = self._translate(func, name, args, kwargs, known, tensors, out)
+        storage = out.untyped_storage()._cdata
+        if is_in_place or storage not in self._values:
+            self.give(out, result)
+        else:
+            self._alive.append(out)
+        return out
+
+    def _check_operator(self, func: Any, name: str, args: Any) -> None:
+        if name in ("_local_scalar_dense", "is_nonzero", "equal", "item"):
+            raise self.error("no branch on a value and no float(), bool() or .item() of a tensor",
+                             f"aten.{name}")
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            raise self.error("no random numbers", f"aten.{name}")
+        is_known = name in OPERATIONS or name in COPIES or name in ("sum", "copy", "fill", "zero",
+                                                                  "index_put")
+        is_known = is_known or self._find_factory(name) is not None
+        tensors = [x for x in flatten(args) if isinstance(x, Tensor)]
+        are_fixed = tensors and all(isinstance(self.value(x), Fixed) for x in tensors)
+        if not is_known and not (are_fixed and torch.Tag.pointwise in func.tags):
+            raise self.error("elementwise operators", f"aten.{name}")
+        if "out" in func._overloadname or len(func._schema.returns) != 1:
+            raise self.error("elementwise operators", f"{func}")
+        if name == "sum" and are_fixed and not self.is_backward:
+            raise self.error("elementwise operators", "aten.sum")
+
+    def _check_result(self, name: str, out: Tensor) -> None:
+        sizes = tuple(out.shape)
+        full = (self.batch, self.neurons)
+        if len(sizes) > 2 or any(size not in (1, limit) for size, limit in zip(
+                reversed(sizes), reversed(full), strict=False)):
+            raise self.error("values of shape (), (N,) or (B, N)",
+                             f"aten.{name} with a result of shape {sizes}, where (B, N) is {full}")
+        if out.is_sparse or out.dtype.is_complex:
+            raise self.error("dense real numbers", f"{out.dtype}")
+
+    # ----------------------------------------------------------------------- fixed values
+    @staticmethod
+    def _find_factory(name: str) -> str | None:
+        base = name.removeprefix("new_").removesuffix("_like").removesuffix("_strided")
+        return base if base in FACTORIES else None
+
+    def _make(self, func: Any, factory: str, args: Any, kwargs: Any) -> Tensor:
+        value = FACTORIES[factory]
+        if value is None:
+            named = _bind(func, args, kwargs)
+            value = named.get("fill_value", named.get("s"))
+        out = func(*args, **kwargs)
+        self._check_result(factory, out)
+        size = self._sizes(out.shape)
+        return self.give(out, self.call(aten.full.default, (size, value), {"dtype": out.dtype},
+                                        is_constant=True))
+
+    def _sizes(self, shape: Sequence[int]) -> Size:
+        names: dict[int, str] = {self.batch: "B", self.neurons: "N"}
+        return Size(tuple(names.get(size, size) for size in shape))
+
+    def _repeat(self, func: Any, name: str, is_in_place: bool, args: Any, kwargs: Any,
+                fixed: Sequence[Fixed], out: Tensor) -> Fixed:
+        is_constant = all(x.is_constant for x in fixed)
+        if is_in_place:
+            try:
+                func = getattr(getattr(aten, name), func._overloadname)
+            except AttributeError:
+                raise self.error("elementwise operators", f"{func}") from None
+
+        def replace(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return Place(self.value(value).place)  # type: ignore[union-attr]
+            if isinstance(value, list | tuple):
+                is_size = value and all(isinstance(x, int) for x in value)
+                return self._sizes(value) if is_size else tuple(map(replace, value))
+            return value
+
+        is_number = (name not in ("_to_copy", "lift_fresh") and all(x.is_number for x in fixed)
+                     and out.dtype == torch.float64 and not out.dim())
+        if name in ("lift_fresh", "lift_fresh_copy"):
+            with _disable_current_modes():
+                tensor = args[0].clone()
+            is_constant = tensor.numel() == 1
+            return self.call(None, (tensor,), is_constant=is_constant)
+        if name == "sum":  # of a gradient that depends on nothing: refused later, unless it is 0
+            return fixed[0]
+        result = self.call(func, [replace(x) for x in args],
+                           {key: replace(x) for key, x in kwargs.items()}, is_constant, is_number)
+        if is_in_place:
+            result = self.call(aten._to_copy.default, (Place(result.place),), {"dtype": out.dtype},
+                               is_constant, is_number)
+        return result
+
+    def _round_numbers(self, func: Any, name: str, args: Any) -> Any:
+        """Casts tensors that are Python numbers in the loop as torch casts numbers: they never
+        decide the dtype of a result."""
+        tensors = [x for x in flatten(args) if isinstance(x, Tensor)]
+        numbers = [x for x in tensors
+                   if isinstance(known := self.value(x), Fixed) and known.is_number]
+        others = [x for x in tensors if not any(x is y for y in numbers)]
+        if not numbers or not others or name == "copy":
+            return args
+        floating = [x for x in others if x.dtype.is_floating_point]
+        if any(x.dim() for x in floating) and name not in ("index_put", "lerp", "masked_fill"):
+            return args
+        dtype = torch.get_default_dtype()
+        for i, x in enumerate(floating):
+            dtype = torch.promote_types(dtype, x.dtype) if i else x.dtype
+        if any(x.dim() for x in floating):
+            dtype = next(x.dtype for x in floating if x.dim())
+
+        def cast(value: Any) -> Any:
+            if isinstance(value, list | tuple):
+                return type(value)(map(cast, value))
+            if any(value is x for x in numbers):
+                return self.__torch_dispatch__(aten._to_copy.default, (), (value,),
+                                               {"dtype": dtype})
+            return value
+
+        return cast(args)
+
+    # ------------------------------------------------------------------------------- rows
+    def _copy(self, known: Fixed | Row, before: Tensor, out: Tensor) -> Row:
+        assert isinstance(known, Row)
+        if known.is_sum or before.dtype == out.dtype:
+            return known
+        self._check_dtype(out.dtype)
+        g, node = self.graph, known.node
+        if out.dtype == torch.bool:
+            return Row(g.is_true(node))
+        if not out.dtype.is_floating_point:
+            if node not in g.zero_or_one:
+                raise self.error("floating-point numbers", f"a cast to {out.dtype}")
+            return known
+        if out.dtype == torch.float32 and g.dtype == torch.float64 and node not in g.single:
+            return Row(g.add("float32", node))
+        return known
+
+    def _check_dtype(self, dtype: torch.dtype) -> None:
+        g = self.graph
+        if dtype in (torch.float16, torch.bfloat16) or dtype.is_complex or (
+                dtype == torch.float64 and g.dtype == torch.float32):
+            raise self.error(f"numbers of {g.dtype}", f"a tensor (B, N) of {dtype}; cast what it "
+                             f"is computed from to the dtype of the states")
+
+    def _translate(self, func: Any, name: str, args: Any, kwargs: Any,
+                   known: Sequence[Fixed | Row], tensors: Sequence[Tensor], out: Tensor) -> Row:
+        g = self.graph
+        self._check_dtype(out.dtype)
+        has_sum = self._check_sums(name, known, tensors, out)
+        named = _bind(func, args, kwargs)
+        dtype = out.dtype
+        compared = [x for key, x in named.items() if key in ("self", "other")]
+        if not dtype.is_floating_point and len(compared) == 2:
+            dtype = torch.result_type(*compared)
+        elif not dtype.is_floating_point:
+            dtype = tensors[0].dtype
+        if not dtype.is_floating_point and dtype != torch.bool and not (
+                out.dtype == torch.bool or name in ("mul", "where", "masked_fill", "copy")):
+            raise self.error("floating-point numbers", f"aten.{name} of {dtype}")
+        self._check_dtype(dtype)
+        g.rounds_to_single = g.dtype == torch.float64 and dtype == torch.float32
+        try:
+            node = self._add_nodes(func, name, named, dtype, out)
+        finally:
+            g.rounds_to_single = False
+        return Row(node, has_sum)
+
+    def _add_nodes(self, func: Any, name: str, named: dict[str, Any], dtype: torch.dtype,
+                   out: Tensor) -> int:
+        g = self.graph
+        if name in ("fill", "zero"):
+            return self.read(named.get("value", 0), dtype)
+        if name == "copy":
+            source = named["src"]
+            node = self.read(source, dtype)
+            if dtype == torch.float32 and g.dtype == torch.float64 and node not in g.single:
+                node = g.add("float32", node)
+            return g.is_true(node) if dtype == torch.bool else node
+        if name == "index_put":
+            masks = named["indices"]
+            if (len(masks) != 1 or masks[0] is None or masks[0].dtype != torch.bool
+                    or masks[0].shape != out.shape or named.get("accumulate")
+                    or named["values"].numel() != 1):
+                raise self.error("a write of one value where a mask (B, N) is true",
+                                 "aten.index_put; torch.where(mask, a, b) takes tensors")
+            named = {"self": named["self"], "mask": masks[0], "value": named["values"]}
+            name = "masked_fill"
+        read: dict[str, Any] = {}
+        for key, value in named.items():
+            if key in ("alpha", "rounding_mode", "inplace") or value is None:
+                if isinstance(value, str | Tensor):
+                    raise self.error("elementwise operators", f"aten.{name} with {key}={value!r}")
+                read |= {} if value is None else {key: value}
+            elif key == "value" and name in ("addcmul", "addcdiv"):
+                read[key] = value
+            elif isinstance(value, Tensor | float | int):
+                read[key] = self.read(value, dtype)
+        if name == "pow":
+            read["is_number"] = not isinstance(named["exponent"], Tensor)
+        return OPERATIONS[name](g, **read)
+
+    def _check_sums(self, name: str, known: Sequence[Fixed | Row], tensors: Sequence[Tensor],
+                    out: Tensor) -> bool:
+        """Whether a result is a sum over items and neurons. Sums are left to the kernels, so that
+        only what is linear in them can follow."""
+        is_sum = [isinstance(x, Row) and x.is_sum for x in known]
+        if not any(is_sum):
+            return False
+
+        def shape(x: Tensor) -> tuple[int, ...]:
+            sizes = tuple(x.shape)
+            while sizes and sizes[0] == 1:
+                sizes = sizes[1:]
+            return sizes
+
+        first_is_sum = is_sum[0] or name in ("mul", "where", "add", "sub")
+        all_alike = all(isinstance(x, Fixed) or summed
+                        for x, summed in zip(known, is_sum, strict=True))
+        counts = sum(is_sum) == len(known) if name in ("add", "sub") else sum(is_sum) == 1
+        if name in ("where", "masked_fill"):
+            counts = sum(is_sum) == 1 and not isinstance(known[0 if name == "where" else 1], Row)
+            others = [x for x, summed, key in zip(tensors, is_sum, range(9), strict=False)
+                      if not summed and key != (0 if name == "where" else 1)]
+            counts = counts and all(self.graph.value(self.read(x, out.dtype)) == 0
+                                    for x in others if self._is_constant(x))
+            counts = counts and all(map(self._is_constant, others))
+        shapes = {shape(x) for x, summed in zip(tensors, is_sum, strict=True) if summed}
+        if name not in LINEAR or not (first_is_sum and all_alike and counts) or shapes != {
+                shape(out)}:
+            raise self.error("elementwise operators", f"aten.{name} of a sum over the batch")
+        return True
+
+    def _is_constant(self, tensor: Tensor) -> bool:
+        known = self.value(tensor)
+        return isinstance(known, Fixed) and known.is_constant
+
+
+def _bind(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by name, those left out by their defaults."""
+    named = {x.name: x.default_value for x in func._schema.arguments if x.has_default_value()}
+    names = [x.name for x in func._schema.arguments]
+    return named | dict(zip(names, args, strict=False)) | dict(kwargs)

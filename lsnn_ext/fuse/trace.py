@@ -1,0 +1,335 @@
+"""Traces a step that is written in PyTorch, and its gradient, as a program."""
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from .calls import Call, Size, find_needed, flatten, repeat_calls
+from .graph import Graph
+from .number import NumberArithmetic
+from .program import Node, Program
+from .record import Fixed, Recorder, Resize, Row, StepError, describe_line
+
+__all__ = ["StepError", "Traced", "trace"]
+
+LIMITS = {"currents": 8, "states": 16, "coefficients": 64, "gradients": 32}  # of neuron.h
+# Sizes (B, N) that are distinct and equal to nothing in a step; two traces must agree.
+SIZES = ((1013, 2027), (1511, 2531))
+# Operators of a program that coefficients meet inside of a composed operator, such as lerp.
+_FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+    "fma": lambda a, b, c: torch.addcmul(c, a, b), "select": lambda m, a, b: torch.where(
+        m != 0, a, b), "float32": lambda a: a.float().double(), "and": torch.logical_and,
+    "or": torch.logical_or, "not": torch.logical_not}
+
+
+class Traced(NamedTuple):
+    """A program and what computes its coefficients."""
+
+    program: Program
+    # The coefficients that the caller gives -> the rows of the program, each () or (N,).
+    prologue: Callable[[Sequence[Tensor | float]], list[Tensor]]
+
+
+class _Joint(NamedTuple):
+    """A step and its gradient, recorded once."""
+
+    graph: Graph
+    recorder: Recorder
+    results: list[int]
+    d_inputs: list[int | None]  # of currents, states', z'
+    gradients: list[int | None]
+
+
+def trace(step: Callable[..., Any], *, currents: int, states: int, dtype: torch.dtype,
+          coefficients: Mapping[str, Tensor | float]) -> Traced:
+    """The program of a step.
+
+    Args:
+        step: step(c_1, ..., c_K, s_1, ..., s_S, z, *, coefficients...) -> (s_1, ..., s_S, z), of
+            elementwise operators on tensors (B, N).
+        currents: K.
+        states: S.
+        dtype: of currents, states and spikes: torch.float32 or torch.float64.
+        coefficients: Keyword-only arguments of the step: numbers, or tensors of shape () or (N,).
+            Values are not read; only their kinds matter. Each floating-point tensor has a gradient.
+
+    Returns:
+        The program, and a function that computes its coefficients from those of the caller.
+
+    Raises:
+        StepError: The step contains what no program can express. The message names the line.
+    """
+    if dtype not in (torch.float32, torch.float64):
+        raise StepError(f"step: expected float32 or float64, got {dtype}")
+    neurons = None
+    joints: list[_Joint] = []
+    while len(joints) < len(SIZES):
+        batch, n = SIZES[len(joints)]
+        try:
+            joints.append(_record(step, currents, states, dtype, coefficients, batch, neurons or n))
+        except Resize as size:
+            if neurons is not None:
+                raise StepError(f"step: expected closed-over tensors of one size, got "
+                                f"({neurons},) and ({size.neurons},)") from None
+            neurons = size.neurons
+            joints.clear()
+    first, second = (_finish(joint, currents, states, dtype, coefficients) for joint in joints)
+    if first[0] != second[0] or first[1] != second[1]:
+        raise StepError("step: expected the same operators for all sizes (B, N) and in each call, "
+                        "got others; the size or a counter enters a value")
+    program, rows, calls = first
+    return Traced(program, _make_prologue(program, rows, calls, tuple(coefficients.values()),
+                                          neurons))
+
+
+# --------------------------------------------------------------------------------------- recording
+def _fake(batch: int, neurons: int, value: Tensor | float | None, name: str,
+          dtype: torch.dtype) -> Tensor:
+    """An argument of the step, without values; None: one of shape (B, N)."""
+    if value is None:
+        return torch.empty(batch, neurons, dtype=dtype)
+    if not isinstance(value, Tensor):
+        if not isinstance(value, float | int):
+            raise StepError(f"{name}: expected a number or a tensor, got {type(value).__name__}")
+        return torch.empty((), dtype=torch.float64)
+    if value.dim() > 1:
+        raise StepError(f"{name}: expected a tensor of shape () or (N,), got one of shape "
+                        f"{tuple(value.shape)}")
+    if value.dtype in (torch.float16, torch.bfloat16) or value.dtype.is_complex:
+        raise StepError(f"{name}: expected float32 or float64, got {value.dtype}")
+    return torch.empty((neurons,) * value.dim(), dtype=value.dtype)
+
+
+def _record(step: Callable[..., Any], currents: int, states: int, dtype: torch.dtype,
+            coefficients: Mapping[str, Tensor | float], batch: int, neurons: int) -> _Joint:
+    inputs = currents + states + 1
+    graph = Graph(dtype, inputs, states + 1)
+    recorder = Recorder(graph, batch, neurons)
+    with torch.inference_mode(False), torch.enable_grad(), FakeTensorMode(
+            allow_non_fake_inputs=True):
+        rows = [_fake(batch, neurons, None, "", dtype) for _ in range(inputs + states + 1)]
+        given = {name: _fake(batch, neurons, value, name, dtype)
+                 for name, value in coefficients.items()}
+        for i, tensor in enumerate(rows):
+            recorder.give(tensor.requires_grad_(i < inputs), Row(i))
+        for i, (name, tensor) in enumerate(given.items()):
+            is_number = not isinstance(coefficients[name], Tensor)
+            recorder.give(tensor, recorder.call("coefficient", (i,), is_number=is_number),
+                          is_input=True)
+            tensor.requires_grad_(tensor.dtype.is_floating_point and not is_number)
+        with recorder, NumberArithmetic(recorder):
+            try:
+                # Copies are no leaves of autograd, so that the step can write to them in place.
+                results = run_step(step, [x.clone() for x in rows[:inputs]], given)
+                results = _check_results(recorder, results, states, dtype)
+                recorder.is_backward = True
+                gradients = run_gradient(results, [*rows[:inputs], *given.values()], rows[inputs:])
+            except (StepError, Resize):
+                raise
+            except Exception as error:
+                raise _translate_error(error) from error
+            nodes = [recorder.read(x, dtype) for x in results]
+            found = [_find_gradient(recorder, x, dtype) for x in gradients[:inputs]]
+            of_coefficients = [
+                _find_gradient(recorder, x, dtype, name)
+                for name, x in zip(given, gradients[inputs:], strict=True)]
+    return _Joint(graph, recorder, nodes, found, of_coefficients)
+
+
+def run_step(step: Callable[..., Any], rows: Sequence[Tensor],
+             coefficients: Mapping[str, Tensor]) -> Any:
+    """The frame of this function ends the search for the line of a step."""
+    return step(*rows, **coefficients)
+
+
+def run_gradient(results: Sequence[Tensor], inputs: Sequence[Tensor],
+                 gradients: Sequence[Tensor]) -> list[Tensor | None]:
+    def run_step() -> Sequence[Tensor | None]:  # named as the frame that ends the search
+        needed = [(x, g) for x, g in zip(results, gradients, strict=True) if x.requires_grad]
+        wanted = [x for x in inputs if x.requires_grad]
+        if not needed:
+            return [None] * len(wanted)
+        return torch.autograd.grad([x for x, _ in needed], wanted, [g for _, g in needed],
+                                   allow_unused=True)
+
+    found = iter(run_step())
+    return [next(found) if x.requires_grad else None for x in inputs]
+
+
+def _check_results(recorder: Recorder, results: Any, states: int,
+                   dtype: torch.dtype) -> list[Tensor]:
+    results = [results] if isinstance(results, Tensor) and not states else results
+    if not isinstance(results, tuple | list) or len(results) != states + 1:
+        count = len(results) if isinstance(results, tuple | list) else type(results).__name__
+        raise StepError(f"step: expected {states + 1} results, got {count}")
+    names = [*(f"state {i}" for i in range(states)), "the spike"]
+    for name, x in zip(names, results, strict=True):
+        if not isinstance(x, Tensor):
+            raise StepError(f"step: expected tensors as results, got {name} of type "
+                            f"{type(x).__name__}")
+        if x.dtype != dtype:
+            raise StepError(f"step: expected results of {dtype}, got {name} of {x.dtype}; cast it "
+                            f"with .to(x.dtype)")
+        recorder.value(x)
+    return [x.expand(recorder.batch, recorder.neurons) for x in results]
+
+
+def _find_gradient(recorder: Recorder, gradient: Tensor | None, dtype: torch.dtype,
+                   coefficient: str | None = None) -> int | None:
+    if gradient is None:
+        return None
+    known = recorder.value(gradient)
+    node = recorder.read(gradient, dtype)
+    if recorder.graph.value(node) == 0:
+        return None
+    if coefficient is not None and isinstance(known, Fixed):
+        raise StepError(f"step: expected a gradient of {coefficient} that is linear in those of "
+                        f"the results, got one that does not depend on them")
+    return node
+
+
+def _translate_error(error: Exception) -> StepError:
+    """An error with the line of the step in which it was raised."""
+    inner = traceback.extract_tb(error.__traceback__)
+    starts = [i for i, frame in enumerate(inner) if frame.name == "run_step"]
+    outside = [f for f in inner[starts[-1] + 1:] if not f.filename.startswith(
+        inspect.getfile(torch).removesuffix("__init__.py"))] if starts else []
+    where = describe_line(outside[0].filename, outside[0].lineno or 0) if outside else ""
+    text = str(error).partition("\n")[0]
+    return StepError(f"step: expected elementwise operators of torch, got {type(error).__name__}: "
+                     f"{text} {where}".rstrip())
+
+
+# -------------------------------------------------------------------------------------- the program
+def _finish(joint: _Joint, currents: int, states: int, dtype: torch.dtype,
+            coefficients: Mapping[str, Tensor | float]
+            ) -> tuple[Program, list[Any], tuple[Call, ...]]:
+    """The program in its final order, its coefficient rows, and the calls that compute them."""
+    graph = joint.graph
+    outputs = [*joint.d_inputs, *joint.gradients]
+    slopes = graph.find_slopes(graph.forward_inputs + graph.gradient_inputs - 1, outputs)
+    live = graph.reachable([*joint.results, *outputs, *(slopes or ())])
+    # Rows: what other nodes, or results, read of what depends on coefficients only.
+    ends = {*joint.results, *(slopes or ()), *(i for i in outputs if i is not None)}
+    read = {i for place in live if place not in graph.fixed for i in graph.nodes[place].arguments}
+    rows = sorted(i for i in (read | ends) & graph.fixed if graph.value(i) is None)
+    inside = range(graph.forward_inputs)
+    after = range(graph.forward_inputs, graph.forward_inputs + graph.gradient_inputs)
+    order = [*inside, *rows, *after]
+    order += sorted(i for i in live if i not in graph.fixed and i >= after.stop)
+    order[len(order):] = ()
+    constants = sorted(i for i in (read | ends) & graph.fixed if graph.value(i) is not None)
+    head = len(inside) + len(rows) + len(after)
+    order[head:head] = constants
+    place_of = {old: new for new, old in enumerate(order)}
+    nodes = []
+    for new, old in enumerate(order):
+        node = graph.nodes[old]
+        nodes.append(Node("input") if new < head else node._replace(
+            arguments=tuple(place_of[i] for i in node.arguments)))
+
+    def move(places: Sequence[int | None]) -> tuple[Any, ...]:
+        return tuple(None if i is None else place_of[i] for i in places)
+
+    counts = {"currents": currents, "states": states, "coefficients": len(rows),
+              "gradients": len(joint.gradients)}
+    for name, limit in LIMITS.items():
+        if counts[name] > limit:
+            raise StepError(f"step: expected at most {limit} {name}, got {counts[name]}")
+    d_inputs = move(joint.d_inputs)
+    results = move(joint.results)
+    program = Program(
+        dtype, currents, states, len(rows), tuple(nodes), results[:-1], results[-1],
+        joint.results[-1] in graph.zero_or_one, None if slopes is None else move(slopes),
+        d_inputs[:currents], d_inputs[currents:-1], d_inputs[-1], move(joint.gradients))
+    recipes = _find_recipes(joint, rows)
+    return program, recipes[0], recipes[1]
+
+
+def _find_recipes(joint: _Joint, rows: Sequence[int]) -> tuple[list[Any], tuple[Call, ...]]:
+    """How each row is computed, and the calls for that, numbered anew.
+
+    A recipe is (call, dtype), a number, or (operator, recipes): an operator of the program.
+    """
+    graph, calls = joint.graph, joint.recorder.calls
+    keys = {place: key for key, place in graph._places.items()}
+    wanted = [keys[i][1] for i in graph.reachable(rows) if i in graph.coefficients]
+    needed = sorted(find_needed(calls, wanted))
+    new = {old: i for i, old in enumerate(needed)}
+
+    def renumber(value: Any) -> Any:
+        if type(value).__name__ == "Place":
+            return type(value)(new[value])
+        if isinstance(value, tuple) and not isinstance(value, Size):
+            return tuple(map(renumber, value))
+        return value
+
+    def recipe(place: int) -> Any:
+        node = graph.nodes[place]
+        if place in graph.coefficients:
+            _, call, dtype = keys[place]
+            return (new[call], dtype)
+        if node.operator == "constant":
+            return node.value
+        return (node.operator, tuple(map(recipe, node.arguments)))
+
+    kept = tuple(calls[i]._replace(
+        arguments=renumber(calls[i].arguments),
+        keywords={key: renumber(x) for key, x in calls[i].keywords.items()}) for i in needed)
+    return [recipe(i) for i in rows], kept
+
+
+def _make_prologue(program: Program, rows: Sequence[Any], calls: Sequence[Call],
+                   examples: Sequence[Tensor | float], neurons: int | None
+                   ) -> Callable[[Sequence[Tensor | float]], list[Tensor]]:
+    kinds = [(x.dim(), x.dtype) if isinstance(x, Tensor) else None for x in examples]
+    places = sorted({x for x in flatten_recipes(rows)})
+    held = [x for call in calls for x in flatten(list(call.arguments)) if isinstance(x, Tensor)]
+
+    def cast(value: Any, dtype: torch.dtype | None) -> Tensor:
+        tensor = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+        tensor = tensor if dtype is None else tensor.to(dtype)
+        return tensor.to(program.dtype)
+
+    def prologue(coefficients: Sequence[Tensor | float]) -> list[Tensor]:
+        got = [(x.dim(), x.dtype) if isinstance(x, Tensor) else None for x in coefficients]
+        if got != kinds:
+            raise StepError(f"coefficients: expected the (dimensions, dtype) {kinds} of the trace, "
+                            f"got {got}")
+        sizes = {x.shape[-1] for x in [*coefficients, *held] if isinstance(x, Tensor) and x.dim()}
+        sizes |= set() if neurons is None else {neurons}
+        if len(sizes - {1}) > 1:
+            raise StepError(f"coefficients: expected one number of neurons, got {sorted(sizes)}")
+        with torch.no_grad():
+            results = dict(zip(places, repeat_calls(calls, places, max(sizes, default=1),
+                                                    coefficients), strict=True))
+
+            def compute(recipe: Any) -> Tensor:
+                if not isinstance(recipe, tuple):
+                    return torch.tensor(recipe, dtype=program.dtype)
+                first, second = recipe
+                if isinstance(first, int):
+                    return cast(results[first], second)
+                arguments = [compute(x) for x in second]
+                function = _FUNCTIONS.get(first) or getattr(torch, first)
+                return function(*arguments).to(program.dtype)
+
+            found = [compute(x) for x in rows]
+        return [x.reshape(()) if x.numel() == 1 and x.dim() != 1 else x.reshape(-1) for x in found]
+
+    return prologue
+
+
+def flatten_recipes(recipes: Any) -> list[int]:
+    """The calls that recipes read."""
+    if isinstance(recipes, list):
+        return [i for recipe in recipes for i in flatten_recipes(recipe)]
+    if not isinstance(recipes, tuple):
+        return []
+    first, second = recipes
+    return [first] if isinstance(first, int) else flatten_recipes(list(second))
