@@ -5,6 +5,7 @@ import struct
 from collections.abc import Callable, Sequence
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from .program import OPERATORS, Node
 
@@ -31,8 +32,9 @@ def round_to_float32(value: float) -> float:
 @functools.cache
 def has_fused_multiply_add() -> bool:
     """Whether the kernels of torch on this CPU round a b + c once, where they have a choice."""
-    a = torch.linspace(1, 2, 64)
-    return bool((torch.addcmul(-a * a, a, a) != 0).any())
+    with _disable_current_modes():
+        a = torch.linspace(1, 2, 64)
+        return bool((torch.addcmul(-a * a, a, a) != 0).any())
 
 
 class Graph:

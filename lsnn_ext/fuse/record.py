@@ -21,13 +21,14 @@ aten = torch.ops.aten
 COPIES = {"alias", "clone", "detach", "lift_fresh", "lift_fresh_copy", "view", "_unsafe_view",
           "reshape", "expand", "squeeze", "unsqueeze", "_to_copy", "contiguous"}
 # The value of each element; None: an argument. What `empty` holds is undefined.
-FACTORIES = {"zeros": 0, "ones": 1, "empty": float("nan"), "full": None, "scalar_tensor": None}
+FACTORIES = {"zeros": 0, "ones": 1, "empty": float("nan"), "full": None, "scalar_tensor": None,
+             "_efficientzerotensor": 0}
 # Operators that are linear in the gradients that they get, if all other arguments are fixed.
 LINEAR = {"add", "sub", "neg", "mul", "div", "where", "masked_fill", "sigmoid_backward",
           "tanh_backward", "threshold_backward", "hardtanh_backward", "leaky_relu_backward",
           "silu_backward"}
-_TORCH = os.path.dirname(torch.__file__) + os.sep
-_HERE = os.path.dirname(__file__) + os.sep
+# Frames of these files are not those of a step.
+NOT_OF_STEPS = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep, "<frozen")
 
 
 class StepError(RuntimeError):
@@ -67,7 +68,7 @@ def _find_line(frame: FrameType | None) -> str | None:
     found = None
     while frame is not None and frame.f_code.co_name != "run_step":
         file = frame.f_code.co_filename
-        if not file.startswith((_TORCH, _HERE)) and not file.startswith("<frozen"):
+        if not file.startswith(NOT_OF_STEPS):
             found = frame
         frame = frame.f_back
     return None if found is None or frame is None else describe_line(
@@ -344,10 +345,10 @@ class Recorder(TorchDispatchMode):
     def _translate(self, func: Any, name: str, args: Any, kwargs: Any,
                    known: Sequence[Fixed | Row], tensors: Sequence[Tensor], out: Tensor) -> Row:
         g = self.graph
-        self._check_dtype(out.dtype)
         has_sum = self._check_sums(name, known, tensors, out)
         named = _bind(func, args, kwargs)
-        dtype = out.dtype
+        dtype = g.dtype if has_sum else out.dtype  # kernels sum in the dtype of the program
+        self._check_dtype(dtype)
         compared = [x for key, x in named.items() if key in ("self", "other")]
         if not dtype.is_floating_point and len(compared) == 2:
             dtype = torch.result_type(*compared)

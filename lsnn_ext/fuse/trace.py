@@ -1,6 +1,4 @@
 """Traces a step that is written in PyTorch, and its gradient, as a program."""
-import inspect
-import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +11,7 @@ from .calls import Call, Size, find_needed, flatten, repeat_calls
 from .graph import Graph
 from .number import NumberArithmetic
 from .program import Node, Program
-from .record import Fixed, Recorder, Resize, Row, StepError, describe_line
+from .record import NOT_OF_STEPS, Fixed, Recorder, Resize, Row, StepError, describe_line
 
 __all__ = ["StepError", "Traced", "trace"]
 
@@ -197,8 +195,8 @@ def _translate_error(error: Exception) -> StepError:
     """An error with the line of the step in which it was raised."""
     inner = traceback.extract_tb(error.__traceback__)
     starts = [i for i, frame in enumerate(inner) if frame.name == "run_step"]
-    outside = [f for f in inner[starts[-1] + 1:] if not f.filename.startswith(
-        inspect.getfile(torch).removesuffix("__init__.py"))] if starts else []
+    outside = [f for f in inner[starts[-1] + 1:]
+               if not f.filename.startswith(NOT_OF_STEPS)] if starts else []
     where = describe_line(outside[0].filename, outside[0].lineno or 0) if outside else ""
     text = str(error).partition("\n")[0]
     return StepError(f"step: expected elementwise operators of torch, got {type(error).__name__}: "
@@ -222,7 +220,6 @@ def _finish(joint: _Joint, currents: int, states: int, dtype: torch.dtype,
     after = range(graph.forward_inputs, graph.forward_inputs + graph.gradient_inputs)
     order = [*inside, *rows, *after]
     order += sorted(i for i in live if i not in graph.fixed and i >= after.stop)
-    order[len(order):] = ()
     constants = sorted(i for i in (read | ends) & graph.fixed if graph.value(i) is not None)
     head = len(inside) + len(rows) + len(after)
     order[head:head] = constants

@@ -18,10 +18,6 @@ def _operation(function: Callable[..., int]) -> Callable[..., int]:
     return function
 
 
-def _read(g: Graph, value: int | Number, is_node: bool) -> int:
-    return int(value) if is_node else g.constant(value)
-
-
 for _name in ("neg", "abs", "sqrt", "exp", "log", "tanh", "sigmoid", "sin", "cos", "atan", "erf"):
     OPERATIONS[_name] = lambda g, self, name=_name: g.add(name, self)
 for _name in ("sign", "sgn"):
@@ -187,7 +183,9 @@ def _hardtanh_backward(g: Graph, grad_output: int, self: int, min_val: int, max_
 
 
 @_operation
-def _leaky_relu_backward(g: Graph, grad_output: int, self: int, negative_slope: int) -> int:
+def _leaky_relu_backward(g: Graph, grad_output: int, self: int, negative_slope: int,
+                         self_is_result: int) -> int:
+    assert g.value(self_is_result) == 0  # only in place, which has been replaced
     positive = g.add("gt", self, g.constant(0))
     return g.add("select", positive, grad_output, g.add("mul", grad_output, negative_slope))
 
