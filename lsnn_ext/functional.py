@@ -17,13 +17,18 @@ from ._core.resolve import Neuron
 from ._core.state import State, Traces
 from ._core.torch_internals import make_savable
 from ._ops import use_reference
+from .fuse.call import Arguments
+from .fuse.call import recurrent as _recurrent
+from .fuse.neuron import Neuron as AnyNeuron
+from .fuse.state import NeuronState
 
-__all__ = ["Delays", "Layered", "PackedSpikes", "State", "Traces", "alif", "layer", "leaky_readout",
-           "linear", "pack_spikes", "poisson", "use_reference"]
+__all__ = ["Delays", "Layered", "NeuronState", "PackedSpikes", "State", "Traces", "alif", "layer",
+           "leaky_readout", "linear", "pack_spikes", "poisson", "recurrent", "use_reference"]
 
 make_savable(State)
 make_savable(Traces)
 make_savable(PackedSpikes)
+make_savable(NeuronState)
 
 
 def alif(
@@ -210,3 +215,64 @@ def layer_of(
     """layer, of keyword arguments of alif that stand together."""
     return of_inputs(x, w_in, w_rec, bias, neuron, "x",
                      Readout(w_out, k_out, readout_state, b_out), spikes)
+
+
+def recurrent(
+    x: Tensor | PackedSpikes, w_rec: Tensor | None, neuron: AnyNeuron, *,
+    w_in: Tensor | None = None, bias: Tensor | None = None, delay: Delay = 0,
+    state: NeuronState | None = None, trace: bool = False,
+    checkpoint_every: int | str | None = None, sparse_grad: str = "all",
+    lengths: GivenLengths | None = None, autapses: bool = True, **coefficients: Coefficient,
+) -> tuple[Tensor, NeuronState] | tuple[Tensor, NeuronState, dict[str, Tensor]]:
+    """Recurrent neurons of any step over a whole sequence, as one operator.
+
+    The step is traced once, with its gradient, and runs inside the kernels of the CPU. On other
+    devices, inside of use_reference() and of transforms of torch.func it runs as a loop over time.
+
+    Args:
+        x: (T, B, N) input current, already projected; (T, B, K, N) for a neuron of K > 1 currents.
+            With w_in the inputs (T, B, I), or spikes of another layer as bits. float32 and float64
+            are computed as such; bfloat16 and float16 in float32, the spikes are then returned in
+            the dtype of x. T = 0 and B = 0 are allowed.
+        w_rec: (N, N) recurrent weights, w_rec[j, n] from neuron j to neuron n; (K, N, N): w_rec[k,
+            j, n] to the current k of n. With one more axis in front, (S, N, N) or (S, K, N, N),
+            weights for each of S delays. None: no recurrence.
+        neuron: what makes the step, lsnn_ext.Neuron(step).
+        w_in: (N, I) or (K, N, I) input weights, as of torch.nn.functional.linear. Default None: no
+            projection.
+        bias: (N,) or (K, N), added to the projected inputs.
+        delay: extra delay of the recurrent spikes in steps: an int, or integers (N, N) or (K, N,
+            N) for each synapse; Delays of them where torch.compile is to see no data-dependent
+            step. With weights for each of S delays: S ascending ints.
+        state: NeuronState to start from. Default zeros. Of a longer history of spikes the newest
+            are used.
+        trace: also return the states of every step.
+        checkpoint_every: steps between saved states, or bytes such as "500 MB", as of alif. The
+            loop ignores it.
+        sparse_grad: "existing": synapses that are 0 get no gradient; "all".
+        lengths: (B,) steps of each sequence, from 0 to T, whole numbers on the CPU. Each ends after
+            its own last step, as of alif. Default: all have T steps.
+        autapses: False: the diagonal of w_rec counts as 0, and has no gradient.
+        **coefficients: keyword-only arguments of the step: numbers, or tensors () or (N,), which
+            are differentiable.
+
+    Returns:
+        spikes (T, B, N), the NeuronState after the last step, and with trace=True a dict of the
+        states (T, B, N) by name, differentiable.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: an argument of a wrong kind, shape, dtype, device or
+            range; the message names the argument, what is expected and what was given.
+
+    Equivalent to, for one current, without delay:
+        >>> states, z = [torch.zeros_like(x[0])] * S, torch.zeros_like(x[0])
+        >>> for x_t in x:
+        ...     *states, z = step(x_t + z @ w_rec, *states, z, **coefficients)
+
+    Example:
+        >>> spikes, state = lsnn_ext.functional.recurrent(x, w_rec, neuron, tau=20.0)
+    """
+    made = _recurrent(x, w_rec, neuron, Arguments(
+        w_in, bias, delay, state, trace, checkpoint_every, sparse_grad, lengths, autapses),
+        coefficients)
+    return made  # type: ignore[return-value]

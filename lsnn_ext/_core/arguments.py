@@ -95,20 +95,22 @@ def _hold(given: Delays, on_cpu: bool) -> None:
 
 
 def delays_of(
-    delay: Delay, w_rec: Tensor | None, N: int, device: torch.device,
+    delay: Delay, w_rec: Tensor | None, N: int, device: torch.device, currents: int = 1,
 ) -> tuple[Tensor | None, list[int]]:
     """The delay of each synapse, or None where those of a matrix are alike, and the distinct
-    delays, ascending."""
+    delays, ascending. With several currents K each has synapses of its own: (K, N, N)."""
+    synapses = _synapses_shape(N, currents)
+    wanted_shape = ", ".join(map(str, synapses))
     if w_rec is None:
         if not isinstance(delay, int) or delay:
             raise ValueError(f"delay: expected 0 without w_rec, got {delay}")
         return None, []
-    if w_rec.dim() == 3:
+    if w_rec.dim() > len(synapses):
         given = [delay] if isinstance(delay, int) else delay
         if not isinstance(given, list | tuple) or not all(type(d) is int for d in given):
             wanted = (
-                f"an int for each matrix of w_rec {tuple(w_rec.shape)}, or a w_rec of shape ({N}, "
-                f"{N})"
+                f"an int for each matrix of w_rec {tuple(w_rec.shape)}, or a w_rec of shape "
+                f"({wanted_shape})"
             )
             raise TypeError(f"delay: expected {wanted}, got {type(delay).__name__}")
         ascending = all(low < high for low, high in zip(given, given[1:], strict=False))
@@ -121,18 +123,25 @@ def delays_of(
             raise ValueError(f"delay: expected extra steps >= 0, got {delay}")
         return None, [delay]
     if isinstance(delay, list | tuple) and not isinstance(delay, Delays):
-        raise TypeError("delay: expected an int or an integer tensor (N, N) for a w_rec of shape "
-                        "(N, N), got "
-                        f"{type(delay).__name__}")
+        letters = "(N, N)" if currents == 1 else "(K, N, N)"
+        raise TypeError(f"delay: expected an int or an integer tensor (N, N) for a w_rec of shape "
+                        f"{letters}, got {type(delay).__name__}")
     if isinstance(delay, Delays) and not isinstance(delay.each, Tensor):
         raise TypeError(f"delay.each: expected an integer tensor ({N}, {N}), got "
                         f"{type(delay.each).__name__}")
     each = delay if isinstance(delay, Delays) else Delays.of(delay)  # type: ignore[arg-type]  # a bool is refused there
-    if each.each.shape != (N, N):
-        raise ValueError(f"delay: expected shape ({N}, {N}), got {tuple(each.each.shape)}")
+    if each.each.shape not in ((N, N), synapses):
+        raise ValueError(f"delay: expected shape ({wanted_shape}), got {tuple(each.each.shape)}")
     _hold(each, device.type == "cpu")
-    return (each.each.to(device, torch.int64) if len(each.distinct) > 1
-            else None), list(each.distinct)
+    if len(each.distinct) <= 1:
+        return None, list(each.distinct)
+    one = each.each.to(device, torch.int64)
+    return one if one.shape == synapses else one.repeat(currents, 1, 1), list(each.distinct)
+
+
+def _synapses_shape(N: int, currents: int) -> tuple[int, ...]:
+    """Of a matrix of weights, or of one for each of several currents."""
+    return (N, N) if currents == 1 else (currents, N, N)
 
 
 _NUMBERS = {"alpha": (0, 1), "rho": (0, 1), "sigma": (0, 1), "width": (5e-324, math.inf)}
@@ -195,22 +204,26 @@ def whole_state(
         return (None,) * len(State._fields)
     answer_for_freed(state, through=1)  # as a call has returned it, not as layers compute it
     for name, value in parts_of(state):
-        wanted = (D, B, N) if name == "z" else (B, N)
-        if name == "z":
-            enough = value.dim() == 3 and value.shape[0] >= D and value.shape[1:] == (B, N)
-        else:
-            enough = value.shape == wanted
-        if not enough:
-            more = " or more past steps" if name == "z" else ""
-            raise ValueError(f"state.{name}: expected shape {wanted}{more}, got "
-                             f"{tuple(value.shape)}")
-        if value.device != device:
-            raise ValueError(f"state.{name}: expected device {device} as current, got "
-                             f"{value.device}")
-        if value.dtype != dtype:
-            raise TypeError(f"state.{name}: expected {dtype}, got {value.dtype}")
+        check_state_leaf(name, value, (D, B, N) if name == "z" else (B, N), dtype, device,
+                         "current")
     v, a, i, r, z = state
     return v, a, i, r, z[:D]
+
+
+def check_state_leaf(name: str, value: Tensor, wanted: tuple[int, ...], dtype: torch.dtype,
+                     device: torch.device, of: str) -> None:
+    """Raises TypeError or ValueError for what is no leaf of a state: z (D, B, N), which may have
+    more past steps, or another (B, N). of: the argument whose device it must have."""
+    fits = value.shape == wanted
+    if name == "z":
+        fits = value.dim() == 3 and value.shape[0] >= wanted[0] and value.shape[1:] == wanted[1:]
+    if not fits:
+        more = " or more past steps" if name == "z" else ""
+        raise ValueError(f"state.{name}: expected shape {wanted}{more}, got {tuple(value.shape)}")
+    if value.device != device:
+        raise ValueError(f"state.{name}: expected device {device} as {of}, got {value.device}")
+    if value.dtype != dtype:
+        raise TypeError(f"state.{name}: expected {dtype}, got {value.dtype}")
 
 
 def check_beside(name: str, value: Tensor, shape: tuple[int | str, ...], x: Tensor,
@@ -232,39 +245,28 @@ def check_beside(name: str, value: Tensor, shape: tuple[int | str, ...], x: Tens
         raise ValueError(f"{name}: expected device {x.device} as {of}, got {value.device}")
 
 
-def _check_recurrence(w_rec: Tensor, N: int, current: Tensor) -> None:
-    if w_rec.shape != (N, N) and (
-        w_rec.dim() != 3 or w_rec.shape[1:] != (N, N) or not w_rec.shape[0]
-    ):
-        wanted = f"({N}, {N}) or (S, {N}, {N}) for a current of {N} neurons"
-        raise ValueError(f"w_rec: expected shape {wanted}, got {tuple(w_rec.shape)}")
-    dtype = torch.promote_types(current.dtype, torch.float32)
+def _check_recurrence(w_rec: Tensor, N: int, x: Tensor, name: str, currents: int) -> None:
+    shape = _synapses_shape(N, currents)
+    by_delay = w_rec.dim() == len(shape) + 1 and w_rec.shape[1:] == shape and w_rec.shape[0] > 0
+    if w_rec.shape != shape and not by_delay:
+        sizes = ", ".join(map(str, shape))
+        of = f"a current of {N} neurons" if currents == 1 else f"{currents} currents of {N} neurons"
+        raise ValueError(f"w_rec: expected shape ({sizes}) or (S, {sizes}) for {of}, got "
+                         f"{tuple(w_rec.shape)}")
+    dtype = torch.promote_types(x.dtype, torch.float32)
     if torch.promote_types(w_rec.dtype, torch.float32) != dtype:
         smaller = ", torch.float16 or torch.bfloat16" if dtype == torch.float32 else ""
-        raise TypeError(f"w_rec: expected {dtype}{smaller} for a current of {current.dtype}, got "
+        of = "a current" if name == "current" else f"an {name}"
+        raise TypeError(f"w_rec: expected {dtype}{smaller} for {of} of {x.dtype}, got "
                         f"{w_rec.dtype}")
-    if w_rec.device != current.device:
-        raise ValueError(f"w_rec: expected device {current.device} as current, got {w_rec.device}")
+    if w_rec.device != x.device:
+        raise ValueError(f"w_rec: expected device {x.device} as {name}, got {w_rec.device}")
 
 
 def check(current: Tensor, w_rec: Tensor | None, N: int, refractory: int, dampening: float) -> None:
     """Kinds, shapes and dtypes of a layer of N neurons; current: (T, B, N), or the inputs in front
     of a projection."""
-    weights = {} if w_rec is None else {"w_rec": w_rec}
-    for name, value in {"current": current, **weights}.items():
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
-        if not value.dtype.is_floating_point:
-            raise TypeError(f"{name}: expected a floating point dtype, got {value.dtype}")
-        if value.layout != torch.strided:
-            raise TypeError(f"{name}: expected a dense tensor, got layout {value.layout}")
-    if current.dim() != 3:
-        raise ValueError(f"current: expected shape (T, B, N), got {tuple(current.shape)}")
-    if N < 1:
-        raise ValueError("current: expected one neuron or more, got shape "
-                         + str(tuple(current.shape)))
-    if w_rec is not None:
-        _check_recurrence(w_rec, N, current)
+    check_sequence("current", current, w_rec, N)
     if isinstance(refractory, bool) or not isinstance(refractory, int):
         raise TypeError(f"refractory: expected an int, got {type(refractory).__name__}")
     if not 0 <= refractory < 1 << 24:
@@ -274,6 +276,27 @@ def check(current: Tensor, w_rec: Tensor | None, N: int, refractory: int, dampen
     # not math.isfinite, which torch.compile cannot trace for a dynamic number
     if not 0 <= dampening < math.inf:
         raise ValueError(f"dampening: expected a finite number >= 0, got {dampening}")
+
+
+def check_sequence(name: str, x: Tensor, w_rec: Tensor | None, N: int, currents: int = 1) -> None:
+    """The part of check that every neuron shares; x, called name: (T, B, N), or (T, B, K, N) of
+    several currents K, or inputs (T, B, I)."""
+    weights = {} if w_rec is None else {"w_rec": w_rec}
+    for of, value in {name: x, **weights}.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{of}: expected a tensor, got {type(value).__name__}")
+        if not value.dtype.is_floating_point:
+            raise TypeError(f"{of}: expected a floating point dtype, got {value.dtype}")
+        if value.layout != torch.strided:
+            raise TypeError(f"{of}: expected a dense tensor, got layout {value.layout}")
+    if currents == 1 and x.dim() != 3:
+        raise ValueError(f"{name}: expected shape (T, B, N), got {tuple(x.shape)}")
+    if currents > 1 and (x.dim() != 4 or x.shape[2] != currents):
+        raise ValueError(f"{name}: expected shape (T, B, {currents}, N), got {tuple(x.shape)}")
+    if N < 1:
+        raise ValueError(f"{name}: expected one neuron or more, got shape {tuple(x.shape)}")
+    if w_rec is not None:
+        _check_recurrence(w_rec, N, x, name, currents)
 
 
 def saves_bf16(saved_dtype: torch.dtype | None, dtype: torch.dtype) -> bool:
@@ -332,8 +355,9 @@ def answer_for_freed(state: Any, name: str = "state", through: int = 8) -> None:
         return
     leaves: dict[str, Any] = {name: state}
     if isinstance(state, tuple):
-        leaves = {f"{name}.{part}": leaf
-                  for part, leaf in zip(State._fields, state, strict=False)}
+        state = dict(zip(State._fields, state, strict=False))
+    if isinstance(state, dict):
+        leaves = {f"{name}.{part}": leaf for part, leaf in state.items()}
     for of, leaf in leaves.items():
         if not isinstance(leaf, Tensor) or not leaf.requires_grad:
             continue

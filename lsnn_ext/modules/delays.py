@@ -9,9 +9,10 @@ from .layer import Layer
 from .neuron import put
 
 
-def set_delay(layer: Layer, delay: int | Tensor, device: torch.device | str | None) -> None:
+def set_delay(layer: Layer, delay: int | Tensor, device: torch.device | str | None,
+              currents: int = 1) -> None:
     """Gives a new layer its delay: an int, or a buffer for integers (N, N), which reset_delay
-    fills."""
+    fills; with several currents K also (K, N, N)."""
     N = layer.hidden_size
     if isinstance(delay, bool) or not isinstance(delay, int | Tensor):
         raise TypeError(f"delay: expected an int or an integer tensor ({N}, {N}), got "
@@ -21,11 +22,13 @@ def set_delay(layer: Layer, delay: int | Tensor, device: torch.device | str | No
             raise ValueError(f"delay: expected extra steps >= 0, got {delay}")
         layer.delay = delay
         return
-    if delay.shape != (N, N):
-        raise ValueError(f"delay: expected integers ({N}, {N}), got shape {tuple(delay.shape)}")
+    shapes = [(N, N)] if currents == 1 else [(N, N), (currents, N, N)]
+    if delay.shape not in shapes:
+        raise ValueError(f"delay: expected integers {' or '.join(map(str, shapes))}, got shape "
+                         f"{tuple(delay.shape)}")
     layer._distinct = Delays.of(delay).distinct
     layer._first_delay = delay.detach().to("cpu", copy=True)
-    layer.register_buffer("delay", torch.empty((N, N), device=device, dtype=delay.dtype))
+    layer.register_buffer("delay", torch.empty(delay.shape, device=device, dtype=delay.dtype))
     layer.__dict__["_seen"] = layer._first_delay, layer._distinct
     layer.register_load_state_dict_post_hook(_look_again)
 
@@ -53,7 +56,7 @@ def current_delay(layer: Layer) -> int | Delays:
     if isinstance(delay, int):
         return delay
     if readable(delay):
-        if delay.shape == (layer.hidden_size, layer.hidden_size) and delay.dtype in (
+        if delay.shape[-2:] == (layer.hidden_size, layer.hidden_size) and delay.dtype in (
             torch.int64,
             torch.int32,
         ):

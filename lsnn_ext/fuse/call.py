@@ -1,0 +1,210 @@
+"""A call of functional.recurrent: its arguments checked, and computed by the kernels or by a loop
+over time."""
+import warnings
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import _ops
+from .._core.arguments import (
+    Delay,
+    check_beside,
+    check_sequence,
+    checkpoint_steps,
+    delays_of,
+)
+from .._core.around import linear, say_slow
+from .._core.bits import PackedSpikes
+from .._core.coefficients import Coefficient
+from .._core.lengths import GivenLengths, Lengths, lengths_of
+from .._core.state import past_steps
+from .._core.torch_internals import is_batched, is_forward_mode, is_transforming
+from ..models import check_sparse_grad
+from .loop import Result, run_loop
+from .neuron import Neuron, Parts, check_coefficient
+from .state import NeuronState, whole_neuron_state
+
+
+class Arguments(NamedTuple):
+    """The keyword arguments of functional.recurrent, which explains them."""
+
+    w_in: Tensor | None = None
+    bias: Tensor | None = None
+    delay: Delay = 0
+    state: NeuronState | None = None
+    trace: bool = False
+    checkpoint_every: int | str | None = None
+    sparse_grad: str = "all"
+    lengths: GivenLengths | Lengths | None = None
+    autapses: bool = True
+
+
+class Call(NamedTuple):
+    """A call whose arguments are checked."""
+
+    x: Tensor  # (T, B, K, N) in the dtype of the computation
+    w_rec: Tensor | None  # of this dtype
+    delay: Tensor | None  # (N, N) or (K, N, N) of each synapse
+    delays: tuple[int, ...]  # distinct, ascending
+    parts: Parts
+    coefficients: dict[str, Coefficient]  # numbers, and tensors () or (N,) of this dtype
+    state: tuple[list[Tensor], Tensor] | None
+    checkpoint: int
+    lengths: Lengths | None
+
+
+def recurrent(
+    x: Tensor | PackedSpikes, w_rec: Tensor | None, neuron: Neuron, given: Arguments,
+    coefficients: Mapping[str, Coefficient],
+) -> tuple[Any, ...]:
+    """functional.recurrent, which explains the arguments."""
+    if not isinstance(neuron, Neuron):
+        raise TypeError(f"neuron: expected a Neuron, got {type(neuron).__name__}; "
+                        f"lsnn_ext.Neuron(step) makes one")
+    call = _checked(x, w_rec, neuron, given, coefficients)
+    dtype = (x.carrier if isinstance(x, PackedSpikes) else x).dtype
+    out = _loop(neuron, call, given)
+    names = call.parts.states
+    state = NeuronState(dict(zip(names, out.states, strict=True)), out.z)
+    spikes = out.spikes.to(dtype)
+    if not given.trace:
+        return spikes, state
+    return spikes, state, dict(zip(names, out.traces, strict=True))
+
+
+def _checked(
+    x: Tensor | PackedSpikes, w_rec: Tensor | None, neuron: Neuron, given: Arguments,
+    coefficients: Mapping[str, Coefficient],
+) -> Call:
+    like = _like(x, given.w_in)
+    N = _neurons(like, given.w_in)
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    values = _coefficients(neuron, coefficients, N, like.device, dtype)
+    parts = neuron.parts(values, like, N)
+    K = len(parts.currents)
+    if not isinstance(given.autapses, bool):
+        raise TypeError(f"autapses: expected True or False, got {given.autapses!r}")
+    check_sparse_grad(given.sparse_grad)
+    lengths = lengths_of(given.lengths, *_steps(like), like.device)
+    if given.w_in is None:
+        if given.bias is not None:
+            raise ValueError("bias: expected w_in beside it, got none")
+        assert isinstance(x, Tensor)
+        current = x
+        check_sequence("x", current, w_rec, N, K)
+    else:
+        check_sequence("x", like, None, N)
+        current = _projected(x, like, given.w_in, given.bias, parts, N, lengths)
+        check_sequence("x", current, w_rec, N, K)
+    T, B = _steps(current)
+    delay, delays = delays_of(given.delay, w_rec, N, like.device, K)
+    state = whole_neuron_state(given.state, parts.states, B, N, past_steps(delays), dtype,
+                               like.device)
+    checkpoint = checkpoint_steps(given.checkpoint_every, T, B, N, dtype.itemsize)
+    return Call(current.reshape(T, B, K, N).to(dtype), None if w_rec is None else w_rec.to(dtype),
+                delay, tuple(delays), parts, values, state, checkpoint, lengths)
+
+
+def _steps(x: Tensor) -> tuple[int, int]:
+    """T and B; of what has another form nothing, which is refused later."""
+    return (x.shape[0], x.shape[1]) if x.dim() > 1 else (0, 0)
+
+
+def _like(x: Any, w_in: Tensor | None) -> Tensor:
+    if isinstance(x, PackedSpikes):
+        if w_in is None:
+            raise TypeError("x: expected a tensor, or w_in beside PackedSpikes, got none")
+        x.check("x")
+        return x.carrier
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x: expected a tensor or PackedSpikes, got {type(x).__name__}")
+    if not x.dtype.is_floating_point:
+        raise TypeError(f"x: expected a floating point dtype, got {x.dtype}")
+    return x
+
+
+def _neurons(x: Tensor, w_in: Tensor | None) -> int:
+    if w_in is None:
+        if x.dim() not in (3, 4):
+            raise ValueError(f"x: expected shape (T, B, N) or (T, B, K, N), got {tuple(x.shape)}")
+        return x.shape[-1]
+    if not isinstance(w_in, Tensor):
+        raise TypeError(f"w_in: expected a tensor, got {type(w_in).__name__}")
+    if w_in.dim() not in (2, 3):
+        raise ValueError(f"w_in: expected shape (N, I) or (K, N, I), got {tuple(w_in.shape)}")
+    return w_in.shape[-2]
+
+
+def _coefficients(neuron: Neuron, given: Mapping[str, Any], N: int, device: torch.device,
+                  dtype: torch.dtype) -> dict[str, Coefficient]:
+    """Numbers as they are, tensors () or (N,) in the dtype of the computation."""
+    found = neuron.all_coefficients(given)
+    for name, value in found.items():
+        check_coefficient(name, value)
+        if not isinstance(value, Tensor):
+            continue
+        if value.shape not in ((), (1,), (N,)):
+            raise ValueError(f"{name}: expected a number or shape ({N},), got "
+                             f"{tuple(value.shape)}")
+        if value.device != device and (value.dim() > 0 or value.is_meta):
+            raise ValueError(f"{name}: expected device {device} as x, got {value.device}")
+        value = value.to(device, dtype)
+        found[name] = value if value.shape == (N,) else value.reshape(())
+    return found
+
+
+def _projected(
+    x: Tensor | PackedSpikes, like: Tensor, w_in: Tensor, bias: Tensor | None, parts: Parts, N: int,
+    lengths: Lengths | None,
+) -> Tensor:
+    """The currents (T, B, N) or (T, B, K, N) of inputs (T, B, I)."""
+    T, B, I = like.shape
+    K = len(parts.currents)
+    check_beside("w_in", w_in, ("N", I) if K == 1 else (K, "N", I), like, "x")
+    if bias is not None:
+        check_beside("bias", bias, (N,) if K == 1 else (K, N), like, "x")
+        bias = bias.flatten()
+    if lengths is not None and isinstance(x, Tensor):  # the projection reads all steps
+        x = x.masked_fill(lengths.ended(T, x.device), 0.0)
+    current = linear(x, w_in.flatten(0, -2), bias)
+    return current if K == 1 else current.view(T, B, K, N)
+
+
+_said: set[str] = set()
+
+
+def _say_loop(device: torch.device) -> None:
+    """Warns once where the loop computes although the kernels were expected."""
+    if not _ops.available:
+        say_slow(5)
+    elif device.type not in ("cpu", "meta") and "loop" not in _said:
+        _said.add("loop")
+        warnings.warn(f"recurrent: the kernels of the CPU alone take a neuron of any step, got "
+                      f"tensors on {device}: the step runs as a loop over time; this is said once",
+                      UserWarning, stacklevel=5)
+
+
+def _loop(neuron: Neuron, call: Call, given: Arguments) -> Result:
+    """The call as a loop over time."""
+    (_, B, K, N), w_rec = call.x.shape, call.w_rec
+    z = call.x.new_zeros(past_steps(call.delays), B, N)
+    states = [z[0]] * len(call.parts.states)
+    if call.state is not None:
+        states, z = call.state
+    synapses: list[tuple[int, Tensor]] = []
+    if w_rec is not None:
+        if not given.autapses:
+            w_rec = w_rec.masked_fill(torch.eye(N, dtype=torch.bool, device=w_rec.device), 0.0)
+        if given.sparse_grad == "existing":
+            w_rec = torch.where(w_rec == 0, torch.zeros_like(w_rec), w_rec)
+        by_delay = w_rec.dim() == (3 if K == 1 else 4)
+        for place, d in enumerate(call.delays):
+            one = w_rec[place] if by_delay else w_rec
+            if call.delay is not None:
+                one = torch.where(call.delay == d, one, 0.0)
+            # from neuron j to the current k of n: (N, K N)
+            synapses.append((d, one if K == 1 else one.transpose(0, 1).reshape(N, K * N)))
+    return run_loop(neuron.step, call.x, synapses, states, z, call.coefficients, call.lengths,
+                    given.trace)

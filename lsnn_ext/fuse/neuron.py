@@ -1,0 +1,215 @@
+"""Neuron: a step written in PyTorch, with the names and numbers of what it takes and returns."""
+import importlib
+import inspect
+import pickle
+from collections.abc import Callable, Mapping
+from functools import update_wrapper
+from itertools import count
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from .._core.coefficients import Coefficient
+
+Step: TypeAlias = Callable[..., Any]
+_numbers = count()
+# What functional.recurrent and Recurrent take by these names, no coefficient of theirs.
+_TAKEN = frozenset({
+    "x", "w_rec", "neuron", "w_in", "bias", "delay", "state", "trace", "checkpoint_every",
+    "sparse_grad", "lengths", "autapses", "input_size", "hidden_size", "learn", "positive",
+    "batch_first", "recurrent", "dtype", "device"})
+
+
+class Parts(NamedTuple):
+    """The names of what a step takes before the last spike."""
+
+    currents: tuple[str, ...]
+    states: tuple[str, ...]
+
+    def __str__(self) -> str:
+        states = f"states {', '.join(self.states)}" if self.states else "no state"
+        return f"currents {', '.join(self.currents)} and {states}"
+
+
+class Neuron:
+    """A neuron whose step is written in PyTorch, for functional.recurrent and Recurrent.
+
+    The step is called as step(*currents, *states, z, **coefficients) and returns (*states, z): K
+    currents of this step, recurrent spikes included; S states and the spike z of the step before,
+    in the order in which the new ones are returned. All of them are (B, N). Its keyword-only
+    parameters are the coefficients: numbers, or tensors () or (N,). S is the number of results less
+    one, K what is left of the positional parameters.
+
+    Args:
+        step: a function, a method or another callable. Each neuron of each sequence is computed
+            from its own numbers: elementwise operations, and autograd.Functions of such.
+
+    Raises:
+        TypeError: a signature that is no step's.
+
+    Example:
+        >>> def step(c, v, z, *, tau, theta=1.0):
+        ...     v = v + (c - v) / tau - theta * z
+        ...     return v, spike(v - theta)  # spike: a surrogate of any package
+        >>> neuron = lsnn_ext.Neuron(step)
+        >>> spikes, state = lsnn_ext.functional.recurrent(x, w_rec, neuron, tau=20.0)
+
+    Copies share the step, and a pickle holds its module and name.
+    """
+
+    step: Step
+    inputs: tuple[str, ...]  # positional parameters: currents, states, z
+    coefficients: dict[str, Any]  # by name the default, inspect.Parameter.empty where there is none
+
+    def __init__(self, step: Step) -> None:
+        if isinstance(step, Neuron):
+            step = step.step
+        if not callable(step):
+            raise TypeError(f"step: expected a function step(c, v, z, *, tau), got "
+                            f"{type(step).__name__}")
+        self.step = step
+        self.inputs, self.coefficients = _signature(step)
+        # torch.compile takes strings, not objects, for constants
+        self.name = f"{_name(step)}#{next(_numbers)}"
+        self._parts: Parts | None = None
+        self._kept: dict[Any, Any] = {}  # kernels by the forms of a call
+        update_wrapper(self, step, updated=())
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The step itself, of one step."""
+        return self.step(*args, **kwargs)
+
+    def parts(self, given: Mapping[str, Coefficient], like: Tensor, N: int) -> Parts:
+        """Currents and states. The first call runs the step once on zeros (1, N) as like."""
+        if self._parts is None:
+            self._parts = self._find_parts(given, like, N)
+        return self._parts
+
+    def _find_parts(self, given: Mapping[str, Coefficient], like: Tensor, N: int) -> Parts:
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        devices = [like.device] if like.device.type == "cuda" else []
+        values = {name: one.detach() if isinstance(one, Tensor) else one
+                  for name, one in given.items()}
+        with torch.no_grad(), torch.random.fork_rng(devices), without_autocast(like.device):
+            zeros = [torch.zeros(1, N, dtype=dtype, device=like.device) for _ in self.inputs]
+            n = len(results_of(self.step(*zeros, **values)))
+        K = len(self.inputs) - n
+        if K < 1:
+            raise TypeError(
+                f"step: expected one current or more, {n - 1} states and z before *, for {n} "
+                f"results, got {len(self.inputs)} parameters: {', '.join(self.inputs)}; a step "
+                f"returns its states and the spike, in the order in which it takes them")
+        return Parts(self.inputs[:K], self.inputs[K:-1])
+
+    def all_coefficients(self, given: Mapping[str, Coefficient]) -> dict[str, Coefficient]:
+        """Those of a call, in the order of the step: given, or its defaults. Raises TypeError that
+        names one without a value, or an unknown one."""
+        for name in given:
+            if name not in self.coefficients:
+                known = ", ".join(self.coefficients) or "none"
+                raise TypeError(f"{name}: expected a coefficient of {self!r}, which are {known}, "
+                                f"got a keyword that is none of them")
+        found = {**self.coefficients, **given}
+        for name, value in found.items():
+            if value is inspect.Parameter.empty:
+                raise TypeError(f"{name}: expected a number or a tensor, got none; {self!r} has no "
+                                f"default for it")
+        return found
+
+    def __repr__(self) -> str:
+        return f"Neuron({_name(self.step)})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Neuron) and self.step == other.step
+
+    def __hash__(self) -> int:
+        return hash(self.step)
+
+    def __copy__(self) -> "Neuron":
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Neuron":
+        return self
+
+    def __reduce__(self) -> Any:
+        if not inspect.isfunction(self.step):
+            return Neuron, (self.step,)
+        module, name = self.step.__module__, self.step.__qualname__
+        try:
+            is_found = _loaded(module, name) == self
+        except (ImportError, AttributeError, TypeError):
+            is_found = False
+        if not is_found:
+            raise pickle.PicklingError(
+                f"step: expected a function that {module} has by the name {name}, to pickle "
+                f"{self!r}, got a local function, a lambda or one that was replaced; define it at "
+                f"the top of a module")
+        return _loaded, (module, name)
+
+
+def _loaded(module: str, name: str) -> Neuron:
+    """The neuron of a function by its name."""
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found if isinstance(found, Neuron) else Neuron(found)
+
+
+def _name(step: Step) -> str:
+    return getattr(step, "__qualname__", None) or type(step).__qualname__
+
+
+def _signature(step: Step) -> tuple[tuple[str, ...], dict[str, Any]]:
+    try:
+        parameters = inspect.signature(step).parameters.values()
+    except (TypeError, ValueError):
+        raise TypeError(f"step: expected a callable with a signature, got {step!r}") from None
+    inputs, coefficients = [], {}
+    for one in parameters:
+        if one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
+            raise TypeError(f"step: expected a name for each current, state and coefficient, got "
+                            f"{one}")
+        if one.kind is one.KEYWORD_ONLY:
+            if one.name in _TAKEN:
+                raise TypeError(f"step: expected another name for the coefficient {one.name}, "
+                                f"which is an argument of functional.recurrent or Recurrent")
+            if one.default is not one.empty:
+                check_coefficient(one.name, one.default)
+            coefficients[one.name] = one.default
+            continue
+        if one.default is not one.empty:
+            raise TypeError(f"step: expected no default of the current, state or spike {one.name}, "
+                            f"got {one.default!r}; coefficients stand after *")
+        inputs.append(one.name)
+    if len(inputs) < 2:
+        raise TypeError(f"step: expected a current and the last spike before *, as in step(c, v, "
+                        f"z, *, tau), got {', '.join(inputs) or 'none'}")
+    return tuple(inputs), coefficients
+
+
+def check_coefficient(name: str, value: Any) -> None:
+    """Raises TypeError for what is neither a number nor a tensor of real numbers."""
+    if isinstance(value, Tensor):
+        if value.dtype.is_complex or value.dtype == torch.bool:
+            raise TypeError(f"{name}: expected real numbers, got {value.dtype}")
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float | torch.SymFloat):
+        raise TypeError(f"{name}: expected a number or a tensor, got {type(value).__name__}")
+
+
+def results_of(results: Any) -> tuple[Any, ...]:
+    """What a step has returned. Raises TypeError for other than tensors."""
+    results = (results,) if isinstance(results, Tensor) else results
+    if not isinstance(results, tuple | list) or not results:
+        raise TypeError(f"step: expected its states and its spike as a tuple of tensors, got "
+                        f"{type(results).__name__}")
+    for one in results:
+        if not isinstance(one, Tensor):
+            raise TypeError(f"step: expected tensors as results, got {type(one).__name__}")
+    return tuple(results)
+
+
+def without_autocast(device: torch.device) -> torch.autocast:
+    """A step is computed in the dtype of its numbers, as the kernels compute it."""
+    return torch.autocast(device.type if device.type != "meta" else "cpu", enabled=False)

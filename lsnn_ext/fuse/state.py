@@ -1,0 +1,70 @@
+"""What a neuron of any step carries from one call to the next."""
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._core.arguments import answer_for_freed, check_state_leaf
+from .._core.state import cleared, what_it_is
+
+
+class NeuronState(NamedTuple):
+    """What is carried from one step to the next; two calls that pass it on equal one call.
+
+    The shapes are those of functional.recurrent; of Recurrent without a batch there is no B.
+    """
+
+    states: dict[str, Tensor]  # (B, N) each, by the names that the step gives them
+    z: Tensor  # (D, B, N) past spikes, newest first; D = 1 + the largest extra delay
+
+    def detach(self) -> "NeuronState":
+        """The same numbers without their graph, as truncated BPTT needs between two chunks."""
+        return self.map(Tensor.detach)
+
+    def to(self, *args: Any, **kwargs: Any) -> "NeuronState":
+        """Tensor.to of each tensor: another device or dtype."""
+        return self.map(lambda leaf: leaf.to(*args, **kwargs))
+
+    def reset(self, mask: Tensor) -> "NeuronState":
+        """Zeros for the sequences of a batch where the mask (B,) of bools is True; the others, and
+        their gradients, as they are."""
+        return self.map(lambda leaf: cleared(leaf, mask))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "NeuronState":
+        """A state of changed tensors."""
+        return NeuronState({name: change(leaf) for name, leaf in self.states.items()},
+                           change(self.z))
+
+
+def leaves_of(state: Any, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """The tensors of a state by name, z last. Raises TypeError for what is no state of a neuron
+    with these states."""
+    if not isinstance(state, tuple) or len(state) != 2 or not isinstance(state[0], dict):
+        raise TypeError(f"state: expected a NeuronState of states {', '.join(names) or 'none'} and "
+                        f"z, got {what_it_is(state)}")
+    states, z = state
+    if states.keys() != set(names):
+        raise ValueError(f"state.states: expected the names {', '.join(names) or 'none'}, got "
+                         f"{', '.join(map(str, states)) or 'none'}")
+    leaves = {**{f"states[{name!r}]": states[name] for name in names}, "z": z}
+    for name, leaf in leaves.items():
+        if not isinstance(leaf, Tensor):
+            raise TypeError(f"state.{name}: expected a tensor, got {type(leaf).__name__}")
+    return leaves
+
+
+def whole_neuron_state(
+    state: NeuronState | None, names: tuple[str, ...], B: int, N: int, D: int, dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[list[Tensor], Tensor] | None:
+    """States (B, N) in the order of names and z (D, B, N); None, which stands for zeros, where
+    none is given. Raises TypeError or ValueError naming the part."""
+    if state is None:
+        return None
+    leaves = leaves_of(state, names)
+    answer_for_freed(leaves, through=1)
+    for name, leaf in leaves.items():
+        check_state_leaf(name, leaf, (D, B, N) if name == "z" else (B, N), dtype, device, "x")
+    z = leaves.pop("z")
+    return list(leaves.values()), z[:D]

@@ -1,0 +1,325 @@
+"""Recurrent: a layer of neurons of any step, called as nn.LSTM is."""
+import json
+import math
+import warnings
+from collections.abc import Iterable
+from functools import partial
+from typing import Any, ClassVar, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from .. import functional
+from .._core.coefficients import Coefficient
+from .._core.lengths import GivenLengths
+from ..functional import NeuronState, PackedSpikes
+from ..fuse.neuron import Neuron, check_coefficient
+from ..models import check_sparse_grad
+from .copies import Copied
+from .delays import current_delay, reset_delay, set_delay
+from .forms import as_input, renew
+from .given import batch_hint, check_input, check_lengths, projection_for
+from .neuron import flag, put, shown, whole
+from .parametrizations import Log
+
+Sequence: TypeAlias = Tensor | PackedSequence | PackedSpikes
+_KEY = "_extra_state"  # of torch.nn.Module
+_SETTINGS = ("autapses", "recurrent")
+
+
+class Recurrent(Copied):
+    """Recurrent neurons whose step is written in PyTorch.
+
+    Args:
+        neuron: lsnn_ext.Neuron(step).
+        input_size, hidden_size, bias, batch_first: as in nn.LSTM; without bias by default.
+        learn: names of coefficients that become Parameters, of the shape that is given: a number
+            for all neurons, or (N,).
+        positive: names of coefficients that are learned as their logarithm, so that they stay > 0;
+            their Parameter is parametrizations.NAME.original.
+        delay: extra delay in steps on top of the one step that every spike takes: an int, or
+            integers (N, N), with several currents also (K, N, N), from neuron j to neuron n.
+        autapses: False: the diagonals of weight_hh_l0 act as 0.
+        recurrent: False: no recurrent weights.
+        checkpoint_every, sparse_grad: as of functional.recurrent.
+        dtype, device: of parameters and buffers.
+        **coefficients: of the step, numbers or tensors () or (N,). Those that are not learned:
+            numbers stay numbers, tensors become buffers. Default: that of the step.
+
+    Parameters, named as in nn.LSTM: weight_ih_l0 (N, I), weight_hh_l0 (N, N) with the target neuron
+    first, bias_ih_l0 (N,); for a neuron of K > 1 currents with K in front. Coefficients have the
+    names that the step gives them.
+
+    Raises:
+        TypeError, ValueError: an argument of a wrong kind or range, or a coefficient without a
+            value; the message names it.
+
+    Example:
+        >>> layer = lsnn_ext.Recurrent(neuron, 80, 220, learn=("tau",), tau=20.0)
+        >>> spikes, state = layer(x)
+    """
+
+    _kept: ClassVar[tuple[str, ...]] = ("_seen", "_seen_there")
+    delay: int | Tensor
+    weight_ih_l0: Tensor
+    weight_hh_l0: Tensor
+
+    def __init__(
+        self, neuron: Neuron, input_size: int, hidden_size: int, *,
+        learn: str | Iterable[str] = (), positive: str | Iterable[str] = (), bias: bool = False,
+        delay: int | Tensor = 0, autapses: bool = True, batch_first: bool = False,
+        checkpoint_every: int | str | None = None, sparse_grad: str = "all",
+        recurrent: bool = True, dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None, **coefficients: Coefficient,
+    ) -> None:
+        super().__init__()
+        if not isinstance(neuron, Neuron):
+            raise TypeError(f"neuron: expected a Neuron, got {type(neuron).__name__}; "
+                            f"lsnn_ext.Neuron(step) makes one")
+        for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
+            whole(name, size, 1)
+        for name, value in (("bias", bias), ("autapses", autapses), ("batch_first", batch_first),
+                            ("recurrent", recurrent)):
+            flag(name, value)
+        check_sparse_grad(sparse_grad)
+        if not recurrent and (isinstance(delay, Tensor) or delay):
+            raise ValueError("delay: expected 0 with recurrent=False, got delays of recurrent "
+                             "spikes")
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        if not dtype.is_floating_point:
+            raise ValueError(f"dtype: expected a floating point dtype, got {dtype}")
+        self.neuron, self.input_size, self.hidden_size = neuron, input_size, hidden_size
+        self.bias, self.autapses, self.batch_first = bias, autapses, batch_first
+        self.checkpoint_every, self.sparse_grad = checkpoint_every, sparse_grad
+        self.recurrent = recurrent
+        self.positive = _names("positive", positive, neuron)
+        self.learn = tuple(dict.fromkeys((*_names("learn", learn, neuron), *self.positive)))
+        self._make_coefficients(coefficients, dtype, device)
+        self._first_delay, self._distinct = None, ()
+        set_delay(self, delay, device, len(self._currents))  # type: ignore[arg-type]
+        several = (len(self._currents),) if len(self._currents) > 1 else ()
+        shapes = {"weight_ih_l0": (*several, hidden_size, input_size)}
+        if recurrent:
+            shapes["weight_hh_l0"] = (*several, hidden_size, hidden_size)
+        if bias:
+            shapes["bias_ih_l0"] = (*several, hidden_size)
+        for name, shape in shapes.items():
+            self.register_parameter(name, nn.Parameter(torch.empty(shape, device=device,
+                                                                   dtype=dtype)))
+        self.register_load_state_dict_pre_hook(_before_loading)
+        self.reset_parameters()
+
+    def _make_coefficients(self, given: dict[str, Coefficient], dtype: torch.dtype,
+                           device: torch.device | str | None) -> None:
+        """Registers them, without values but for numbers; reset_parameters fills them."""
+        N, neuron = self.hidden_size, self.neuron
+        values = neuron.all_coefficients(given)
+        self._first: dict[str, Tensor] = {}  # what reset_parameters writes again
+        for name, value in values.items():
+            check_coefficient(name, value)
+            if hasattr(self, name):
+                raise TypeError(f"step: expected another name for the coefficient {name}, which "
+                                f"every module has as an attribute")
+            if name not in self.learn and not isinstance(value, Tensor):
+                setattr(self, name, value)
+                continue
+            first = _start(name, value, N, name in self.positive)
+            self._first[name] = first
+            data = torch.empty(first.shape, device=device, dtype=dtype)
+            if name not in self.learn:
+                self.register_buffer(name, data)
+                continue
+            self.register_parameter(name, nn.Parameter(data))
+            if name in self.positive:
+                parametrize.register_parametrization(self, name, Log())
+        like = torch.empty(0, dtype=torch.promote_types(dtype, torch.float32), device="cpu")
+        found = neuron.parts({name: self._first[name].to(like.dtype) if name in self._first
+                              and not self._first[name].is_meta else value
+                              for name, value in values.items()}, like, N)
+        self._currents, self._states = found
+
+    def reset_parameters(self) -> None:
+        """Weights N(0, 1) / sqrt(fan in), as of the other layers, biases 0; coefficients and delays
+        as the layer was made, also where they have been learned or loaded since."""
+        with torch.no_grad():
+            for name in ("weight_ih_l0", "weight_hh_l0") if self.recurrent else ("weight_ih_l0",):
+                renew(self, name, lambda weight: weight.normal_(0, 1 / math.sqrt(weight.shape[-1])))
+            if self.bias:
+                renew(self, "bias_ih_l0", Tensor.zero_)
+            for name, first in self._first.items():
+                renew(self, name, partial(put, name, value=first))
+            reset_delay(self)  # type: ignore[arg-type]
+
+    def forward(
+        self, x: Sequence, state: NeuronState | None = None, *,
+        lengths: GivenLengths | None = None, trace: bool = False,
+    ) -> tuple[Any, ...]:
+        """The whole sequence.
+
+        Args:
+            x: (T, B, I), (B, T, I) with batch_first, (T, I) unbatched, or a PackedSequence; of the
+                parameters' dtype, or float16 / bfloat16; bool and uint8 are taken as numbers of the
+                parameters' dtype. Or PackedSpikes (T, B, I), not with batch_first.
+            state: NeuronState of states (B, N) and z (D, B, N), without B if unbatched. Default
+                zeros.
+            lengths: (B,) steps of each sequence of a padded batch, as of functional.recurrent.
+            trace: also return the states of every step.
+
+        Returns:
+            spikes as x with N in place of I, the state after the last step, and with trace=True a
+            dict of the states at every step, of the form of spikes.
+
+        Raises:
+            TypeError, ValueError: as functional.recurrent.
+        """
+        x = as_input(x, self._dtype, self.batch_first)
+        check_lengths(x, lengths, self.batch_first)
+        if isinstance(x, PackedSequence):
+            return self._packed(x, state, trace)
+        like = x.carrier if isinstance(x, PackedSpikes) else x
+        if isinstance(x, PackedSpikes) and self.batch_first:
+            raise ValueError(f"x: expected a tensor (B, T, I) of a layer with batch_first=True, got "
+                             f"PackedSpikes, whose shape {tuple(x.shape)} is (T, B, I)")
+        form = "(B, T, I) or (T, I)" if self.batch_first else "(T, B, I) or (T, I)"
+        check_input(like, (3,) if isinstance(x, PackedSpikes) else (2, 3), form, self.input_size,
+                    self._dtype())
+        is_batch, first = like.dim() == 3, self.batch_first and like.dim() == 3
+        if not is_batch:
+            assert isinstance(x, Tensor)
+            x = x.unsqueeze(1)
+            state = None if state is None else _mapped(state, lambda leaf: leaf.unsqueeze(-2))
+        elif isinstance(x, Tensor) and first:
+            x = x.transpose(0, 1)
+        spikes, state, *traces = self._run(x, state, lengths, trace)
+
+        def given_form(value: Tensor) -> Tensor:
+            return value.transpose(0, 1) if first else value if is_batch else value.squeeze(1)
+
+        if not is_batch:
+            state = state.map(lambda leaf: leaf.squeeze(-2))
+        return (given_form(spikes), state, *({name: given_form(value) for name, value in
+                                              one.items()} for one in traces))
+
+    def _packed(self, x: PackedSequence, state: NeuronState | None,
+                trace: bool) -> tuple[Any, ...]:
+        check_input(x.data, (2,), "packed rows (sum of lengths, I)", self.input_size,
+                    self._dtype())
+        padded, lengths = pad_packed_sequence(x)
+        spikes, state, *traces = self._run(padded, state, lengths, trace)
+
+        def packed(value: Tensor) -> PackedSequence:
+            each = lengths
+            if x.sorted_indices is not None:
+                value = value.index_select(1, x.sorted_indices)
+                each = lengths.index_select(0, x.sorted_indices.to(lengths.device))
+            data = pack_padded_sequence(value, each).data
+            return PackedSequence(data, x.batch_sizes, x.sorted_indices, x.unsorted_indices)
+
+        return (packed(spikes), state, *({name: packed(value) for name, value in one.items()}
+                                         for one in traces))
+
+    def _run(self, x: Tensor | PackedSpikes, state: NeuronState | None,
+             lengths: GivenLengths | None, trace: bool) -> tuple[Any, ...]:
+        """Of (T, B, I), and results of this form."""
+        like = x.carrier if isinstance(x, PackedSpikes) else x
+        self._check_batch(state, like)
+        weight, bias = projection_for(like, self.weight_ih_l0, getattr(self, "bias_ih_l0", None))
+        w_rec = self.weight_hh_l0.transpose(-1, -2) if self.recurrent else None
+        coefficients = {name: getattr(self, name) for name in self.neuron.coefficients}
+        return functional.recurrent(
+            x, w_rec, self.neuron, w_in=weight, bias=bias,
+            delay=current_delay(self), state=state, trace=trace,  # type: ignore[arg-type]
+            checkpoint_every=self.checkpoint_every, sparse_grad=self.sparse_grad, lengths=lengths,
+            autapses=self.autapses, **coefficients)
+
+    def _check_batch(self, state: NeuronState | None, x: Tensor) -> None:
+        """Raises ValueError where x seems to have its batch at the place of the steps."""
+        z = getattr(state, "z", None)
+        if isinstance(z, Tensor) and z.dim() == 3:
+            shape = (x.shape[1], self.hidden_size)
+            seen = x.transpose(0, 1) if self.batch_first else x
+            hint = batch_hint(tuple(z.shape[1:2]), shape[:1], seen, self.batch_first)
+            if hint:
+                raise ValueError(f"state.z: expected shape (D, {shape[0]}, {shape[1]}), got "
+                                 f"{tuple(z.shape)}{hint}")
+
+    def _dtype(self) -> torch.dtype:
+        return self.weight_ih_l0.dtype
+
+    def extra_repr(self) -> str:
+        """Neuron and sizes, then whatever is not the default."""
+        parts = [repr(self.neuron), str(self.input_size), str(self.hidden_size)]
+        for name, value in (("learn", tuple(n for n in self.learn if n not in self.positive)),
+                            ("positive", self.positive)):
+            parts += [f"{name}={value}"] if value else []
+        defaults = {"bias": False, "delay": 0, "autapses": True, "batch_first": False,
+                    "checkpoint_every": None, "sparse_grad": "all", "recurrent": True}
+        for name, default in {**defaults, **self.neuron.coefficients}.items():
+            value = getattr(self, name)
+            if isinstance(value, Tensor) or value != default:
+                parts.append(f"{name}={shown(value)}")
+        return ", ".join(parts)
+
+    def get_extra_state(self) -> Tensor:
+        """What a state dict says beside the tensors: JSON as bytes."""
+        words = json.dumps(self._described(), sort_keys=True)
+        return torch.tensor(list(words.encode()), dtype=torch.uint8, device="cpu")
+
+    def set_extra_state(self, state: Any) -> None:
+        """Nothing: it was compared before anything was loaded."""
+
+    def _described(self) -> dict[str, Any]:
+        """What changes the spikes and is no tensor of a state dict."""
+        numbers = {name: getattr(self, name) for name in self.neuron.coefficients
+                   if name not in self._first}
+        found = {name: getattr(self, name) for name in _SETTINGS} | numbers
+        return found | ({"delay": self.delay} if isinstance(self.delay, int) else {})
+
+
+def _before_loading(layer: Recurrent, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Warns of numbers that a state dict was made with and this layer has not."""
+    there = state_dict.setdefault(prefix + _KEY, layer.get_extra_state())
+    here = layer._described()
+    try:
+        found = dict(json.loads(bytes(int(byte) for byte in there.tolist()).decode()))
+    except (AttributeError, TypeError, ValueError):
+        raise RuntimeError(f"{_KEY}: expected what a Recurrent of lsnn_ext has written, got "
+                           f"{type(there).__name__}") from None
+    differ = [f"{name}={found[name]} there and {value} here" for name, value in here.items()
+              if name in found and found[name] != value]
+    if differ:
+        warnings.warn(f"Recurrent: the state dict is of a layer with {', '.join(differ)}; the same "
+                      f"numbers make other spikes", stacklevel=4)
+
+
+def _names(argument: str, given: Any, neuron: Neuron) -> tuple[str, ...]:
+    names = (given,) if isinstance(given, str) else given
+    if not isinstance(names, Iterable):
+        raise TypeError(f"{argument}: expected names of coefficients, got {given!r}")
+    for name in (names := tuple(names)):
+        if name not in neuron.coefficients:
+            known = ", ".join(neuron.coefficients) or "none"
+            raise ValueError(f"{argument}: expected coefficients of {neuron!r}, which are {known}, "
+                             f"got {name!r}")
+    return names
+
+
+def _start(name: str, value: Coefficient, N: int, is_positive: bool) -> Tensor:
+    """The numbers that a coefficient starts from, on the CPU, apart from the caller's."""
+    if not isinstance(value, Tensor):
+        first = torch.tensor(float(value), dtype=torch.float64, device="cpu")
+    else:
+        first = value.detach().clone() if value.is_meta else value.detach().to("cpu", copy=True)
+    if first.shape not in ((), (N,)):
+        raise ValueError(f"{name}: expected a number or shape ({N},), got {tuple(first.shape)}")
+    if is_positive and not first.is_meta and not bool((first > 0).all()):
+        raise ValueError(f"{name}: expected numbers > 0, which have a logarithm, got "
+                         f"{float(first.min()):.6g}")
+    return first
+
+
+def _mapped(state: Any, change: Any) -> Any:
+    """The state of a sequence without a batch; what is no state is refused later."""
+    return state.map(change) if isinstance(state, NeuronState) else state
