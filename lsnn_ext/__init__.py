@@ -17,7 +17,7 @@ from .tools.storage import load, save
 __version__ = "0.1.0"
 __all__ = [
     "ALIF", "LIF", "LSNN", "ConversionError", "LSNNState", "LeakyReadout", "LearnedDelay",
-    "Linear", "Neuron", "NeuronState", "Profile", "Recurrent", "Refused", "Report", "State", "Traces", "convert", "functional", "init",
-    "load", "nir", "optim", "plot", "profile", "reference", "revert", "save",
-    "show_config", "use_reference",
+    "Linear", "Neuron", "NeuronState", "Profile", "Recurrent", "Refused", "Report", "State",
+    "Traces", "convert", "functional", "init", "load", "nir", "optim", "plot", "profile",
+    "reference", "revert", "save", "show_config", "use_reference",
 ]

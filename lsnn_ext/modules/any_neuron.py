@@ -180,8 +180,8 @@ class Recurrent(Copied):
             return self._packed(x, state, trace)
         like = x.carrier if isinstance(x, PackedSpikes) else x
         if isinstance(x, PackedSpikes) and self.batch_first:
-            raise ValueError(f"x: expected a tensor (B, T, I) of a layer with batch_first=True, got "
-                             f"PackedSpikes, whose shape {tuple(x.shape)} is (T, B, I)")
+            raise ValueError(f"x: expected a tensor (B, T, I) of a layer with batch_first=True, "
+                             f"got PackedSpikes, whose shape {tuple(x.shape)} is (T, B, I)")
         form = "(B, T, I) or (T, I)" if self.batch_first else "(T, B, I) or (T, I)"
         check_input(like, (3,) if isinstance(x, PackedSpikes) else (2, 3), form, self.input_size,
                     self._dtype())
