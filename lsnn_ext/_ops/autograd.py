@@ -124,7 +124,7 @@ def called(op: Callable[..., Any], *args: Any) -> Any:
         return op(*args)
 
 
-def _interruptible(op: Callable[..., Any], *args: Any) -> Any:
+def interruptible(op: Callable[..., Any], *args: Any) -> Any:
     """The same; what a signal handler raised meanwhile (KeyboardInterrupt) takes the place of its
     error."""
     if torch.compiler.is_compiling():
@@ -164,18 +164,18 @@ def _forward(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
         coefficients, sources = stacked(rows, N, t.x.dtype, t.x.device), ()
         made = [coefficients]
     args = t.x, *_lists(t, coefficients, settings), *lists, t.lengths, *sources
-    spikes, state, traces, readout, saved = _interruptible(torch.ops.lsnn.alif_forward, *args)
+    spikes, state, traces, readout, saved = interruptible(torch.ops.lsnn.alif_forward, *args)
     if has("outputs", settings.constants.outputs, "bits"):
         spikes = empty_carrier(state[0], *t.x.shape[:2], N)
     return Outputs._make((spikes, *state, *traces, *readout, *saved, *made))
 
 
-def _link(t: Tensors) -> Tensor | None:
+def link_to(x: Tensor) -> Tensor | None:
     """Nothing of x, but of its graph: what a second derivative is noticed by, where x itself is not
     saved."""
-    if torch.compiler.is_compiling() or t.w_in is not None or not wants_gradient(t.x):
+    if torch.compiler.is_compiling() or not wants_gradient(x):
         return None
-    return t.x[:0].clone()
+    return x[:0].clone()
 
 
 class _Alif(torch.autograd.Function):
@@ -244,7 +244,7 @@ class _Alif(torch.autograd.Function):
         g_traces = [g.trace_v, g.trace_a, g.threshold] if has_traces else []
         g_state = [g.v, g.a, g.i, g.z]
         g_readout = [] if t.w_out is None else [g.p, g.p_last]
-        x, w_rec, stack, (v, a, i, z), (w_in, bias), (w_out, p, b_out) = _interruptible(
+        x, w_rec, stack, (v, a, i, z), (w_in, bias), (w_out, p, b_out) = interruptible(
             torch.ops.lsnn.alif_backward, g.spikes if has_spikes else None,
             g_traces, g_state, g_readout, t.x, *_lists(t, coefficients, settings),
             [y, bits, smooth_z, carry], list(settings.constants._replace(gradients=wanted)),
@@ -280,7 +280,8 @@ def _recorded(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
     """The operator under autograd."""
     delays, constants, numbers = (tuple(part) for part in settings[:3])
     return Outputs(*applied(_Alif, delays, constants, numbers, *settings[3:], rows.each,
-                            None if transformed() else rows.kept, _link(t), *t, *rows.tensors))
+                            None if transformed() else rows.kept, None if t.w_in is not None else link_to(t.x), *t,
+                            *rows.tensors))
 
 
 def recurrence_in_order(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
@@ -314,9 +315,11 @@ def recurrence_in_order(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
 
 def differentiated(given: Any) -> tuple[Any, ...] | None:
     """alif_forward with gradients, as exported programs call it; None unless `saved` is asked for
-    and `bits` is not."""
+    and `bits` is not, and for neurons that are no models."""
     named = Constants(*given.constants)
-    if not has("outputs", named.outputs, "saved") or has("outputs", named.outputs, "bits"):
+    is_model = not getattr(given, "neuron", "")
+    if not is_model or not has("outputs", named.outputs, "saved") or has(
+            "outputs", named.outputs, "bits"):
         return None
     every = (1 << len(COEFFICIENTS)) - 1 if given.coefficients.requires_grad else 0
     named = named._replace(coefficient_gradients=every, bf16_parts=bf16_parts())

@@ -13,7 +13,10 @@ from torch import Tensor
 from .._core.state import past_steps
 from ..models import COEFFICIENTS
 from .load import _C, Constants, has
+from .registered import CHUNK, NeuronSizes, sizes_of
 
+# v, a, i, r; of the results of a model
+_MODEL = NeuronSizes(4, 1, len(COEFFICIENTS), len(COEFFICIENTS), False)
 _META = torch.device("meta")
 
 
@@ -21,8 +24,16 @@ def _words(N: int) -> int:
     return (N + 31) // 32
 
 
+def _sizes(given: Any) -> NeuronSizes | None:
+    """Of the neuron that an operator is called with; None: it is a model."""
+    key = getattr(given, "neuron", "")
+    return sizes_of(key) if key else None
+
+
 def _forward(given: Any) -> tuple[Any, ...]:
     c, new, delays = Constants(*given.constants), given.x.new_empty, given.delays
+    neuron = _sizes(given)
+    S, K = (neuron or _MODEL)[:2]
     (T, B, inputs), k = given.x.shape, given.coefficients
     w_rec = given.recurrence[0] if given.recurrence else None
     # made of rows where there are none, on a GPU, which projects no inputs
@@ -36,19 +47,20 @@ def _forward(given: Any) -> tuple[Any, ...]:
     def requested(name: str) -> bool:
         return has("outputs", c.outputs, name)
 
-    save, every = requested("saved"), c.checkpoint or _C.segment
-    y = new((T, B, N) if save and not c.checkpoint else (0,),
+    save, every = requested("saved"), c.checkpoint or (CHUNK if neuron else _C.segment)
+    is_number = c.smooth or neuron is not None and neuron.has_number_spikes
+    y = new((T, B, K * N) if save and not c.checkpoint else (0,),
             dtype=torch.bfloat16 if requested("saved_bf16") else None)
     bits = new((T, B, _words(N)) if save or requested("bits") else (0,), dtype=torch.int32)
     saved = [
         y,
         bits,
-        when(save and c.smooth, T, B, N),
-        when(save, 4 * ((T + every - 1) // every), B, N),  # never one row: torch tells that apart
+        when(save and is_number, T, B, N),
+        when(save, S * ((T + every - 1) // every), B, N),  # never one row: torch tells that apart
         *([] if k is not None else [new(len(COEFFICIENTS), N)]),
     ]
-    last = [*(new(B, N) for _ in range(4)), new(past_steps(delays), B, N)]
-    traces = [when(requested("traces"), T, B, N) for _ in range(3)]
+    last = [*(new(B, N) for _ in range(S)), new(past_steps(delays), B, N)]
+    traces = [when(requested("traces"), T, B, N) for _ in range(S if neuron else 3)]
     return when(requested("spikes"), T, B, N), last, traces, [when(O, T, B, O),
                                                               when(O, B, O)], saved
 
@@ -57,6 +69,8 @@ def _backward(given: Any) -> tuple[Any, ...]:
     c, coefficients = Constants(*given.constants), given.coefficients
     new = coefficients.new_empty
     has_state = bool(given.state)
+    neuron = _sizes(given)
+    S, K, _, G, _ = neuron or _MODEL
     _, bits, *_ = given.saved
     (T, B, _), N = bits.shape, coefficients.shape[1]
     w_in, bias, _ = (*given.projection, None, None, None)[:3]
@@ -71,12 +85,12 @@ def _backward(given: Any) -> tuple[Any, ...]:
         return has("gradients", c.gradients, name)
 
     to_inputs = w_in is not None and (requested("w_in") or requested("bias"))
-    inputs = N if w_in is None else w_in.shape[1]
+    inputs = K * N if w_in is None else w_in.shape[1]
     return (
         when(requested("x") or cuda, (T, B, inputs)),
         when(w_rec is not None and requested("w_rec"), () if w_rec is None else w_rec.shape),
-        when(c.coefficient_gradients, coefficients.shape),
-        [*(when(has_state, (B, N)) for _ in range(3)),
+        when(c.coefficient_gradients, (G, N)),
+        [*(when(has_state, (B, N)) for _ in range(S if neuron else 3)),
          when(has_state and (requested("z") or cuda), given.state[-1].shape if has_state else ())],
         [when(to_inputs, (N, inputs)), when(to_inputs and bias is not None, (N,))],
         [when(w_out is not None and requested("w_out"), () if w_out is None else w_out.shape),

@@ -20,10 +20,16 @@ from .._core.bits import PackedSpikes
 from .._core.coefficients import Coefficient
 from .._core.lengths import GivenLengths, Lengths, lengths_of
 from .._core.state import past_steps
-from .._core.torch_internals import is_batched, is_forward_mode, is_transforming
+from .._core.torch_internals import (
+    is_batched,
+    is_forward_mode,
+    is_transforming,
+    leave_graph_of_transforms,
+)
 from ..models import check_sparse_grad
+from .kernels import can_run, kernel_of
 from .loop import Result, run_loop
-from .neuron import Neuron, Parts, check_coefficient
+from .neuron import Neuron, Parts, check_coefficient, without_autocast
 from .state import NeuronState, whole_neuron_state
 
 
@@ -65,7 +71,11 @@ def recurrent(
                         f"lsnn_ext.Neuron(step) makes one")
     call = _checked(x, w_rec, neuron, given, coefficients)
     dtype = (x.carrier if isinstance(x, PackedSpikes) else x).dtype
-    out = _loop(neuron, call, given)
+    if _takes_kernels(call):
+        out = _fused(neuron, call, given)
+    else:
+        _say_loop(call.x.device)
+        out = _loop(neuron, call, given)
     names = call.parts.states
     state = NeuronState(dict(zip(names, out.states, strict=True)), out.z)
     spikes = out.spikes.to(dtype)
@@ -170,6 +180,38 @@ def _projected(
         x = x.masked_fill(lengths.ended(T, x.device), 0.0)
     current = linear(x, w_in.flatten(0, -2), bias)
     return current if K == 1 else current.view(T, B, K, N)
+
+
+def _takes_kernels(call: Call) -> bool:
+    """Transforms of torch.func and forward mode differentiate the loop itself."""
+    if not _ops.compiled_code_runs() or not can_run() or not _ops.cpu_kernels(call.x):
+        return False
+    if torch.compiler.is_compiling():
+        leave_graph_of_transforms()
+        return True
+    return not is_transforming() and not is_forward_mode() and not is_batched(call.x)
+
+
+def _fused(neuron: Neuron, call: Call, given: Arguments) -> Result:
+    """The call as one operator."""
+    T, B, K, N = call.x.shape
+    with without_autocast(call.x.device):
+        kernel = kernel_of(neuron, call.parts, call.x.dtype, call.coefficients)
+        rows = kernel.rows(call.coefficients, N, call.x)
+    tensors = [one if isinstance(one, Tensor) else None for one in call.coefficients.values()]
+    wanted = sum(1 << k for k, one in enumerate(tensors)
+                 if one is not None and one.requires_grad)
+    constants = _ops.constants_of(
+        ["spikes", "traces"] if given.trace else ["spikes"], checkpoint=call.checkpoint,
+        coefficient_gradients=wanted, autapses=given.autapses,
+        is_existing=given.sparse_grad == "existing")
+    states, z = call.state or ([], None)
+    made = _ops.neuron_recurrence(
+        _ops.neuron_call(kernel.key, call.delays, constants),
+        _ops.NeuronTensors(call.x.reshape(T, B, K * N), call.w_rec, z, rows, call.delay, None),
+        states, tensors, call.lengths)
+    return Result(made.spikes, list(made.states), made.z,
+                  list(made.traces) if given.trace else [])
 
 
 _said: set[str] = set()

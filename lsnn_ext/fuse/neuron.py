@@ -73,7 +73,7 @@ class Neuron:
         # torch.compile takes strings, not objects, for constants
         self.name = f"{_name(step)}#{next(_numbers)}"
         self._parts: Parts | None = None
-        self._kept: dict[Any, Any] = {}  # kernels by the forms of a call
+        self.kept: dict[Any, Any] = {}  # kernels by the forms of a call, see kernels.py
         update_wrapper(self, step, updated=())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -1,0 +1,195 @@
+"""The recurrence of a registered neuron under autograd: one operator forward, one backward."""
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._core.lengths import Lengths
+from .._core.once import only_once
+from .._core.state import past_steps
+from .._core.torch_internals import is_legacy_batched
+from .autograd import applied, bf16_parts, interruptible, link_to
+from .load import Constants, Numbers, mask
+from .options import forced_options
+from .registered import NeuronSizes, sizes_of
+
+
+class NeuronCall(NamedTuple):
+    """What of a call is no tensor."""
+
+    key: str
+    delays: tuple[int, ...]  # distinct, ascending
+    constants: tuple[int, ...]  # Constants
+    options: tuple[int, ...]
+
+
+class NeuronTensors(NamedTuple):
+    """The tensors of a call; all but x and rows may be None. Beside them come the S states (B, N)
+    before the first step, or none for zeros, and the coefficients of the caller, None for
+    numbers."""
+
+    x: Any  # (T, B, K N)
+    w_rec: Any  # (N, N) or (K, N, N), with S in front for each of S delays
+    z: Any  # (D, B, N)
+    rows: Any  # (C, N) what the kernels read of the coefficients; has no gradient of its own
+    delay: Any  # of each synapse, as a matrix of w_rec
+    lengths: Any  # (B,) descending, on the CPU
+    link: Any = None  # see autograd.link_to
+
+
+class NeuronOutputs(NamedTuple):
+    """What a call returns."""
+
+    spikes: Tensor  # (T, B, N)
+    states: tuple[Tensor, ...]  # (B, N) after the last step
+    z: Tensor  # (D, B, N)
+    traces: tuple[Tensor, ...]  # (T, B, N), of shape (0,) where they were not asked for
+
+
+_FIELDS = len(NeuronCall._fields), len(NeuronTensors._fields)
+
+
+def constants_of(outputs: Sequence[str], *, checkpoint: int, coefficient_gradients: int,
+                 autapses: bool, is_existing: bool) -> tuple[int, ...]:
+    """Constants of a call; those of models are 0."""
+    return tuple(Constants(
+        dynamics=0, surrogate=0, refractory=0, smooth=0, checkpoint=checkpoint,
+        outputs=mask("outputs", outputs), gradients=0,
+        coefficient_gradients=coefficient_gradients, bf16_parts=bf16_parts(), zero_coefficients=0,
+        without_autapses=int(not autapses), existing=int(is_existing)))
+
+
+def _numbers() -> list[float]:
+    """Those of models, of no effect."""
+    return list(Numbers(dampening=0.0, k_out=0.0, cutoff=math.inf))
+
+
+def _lists(t: NeuronTensors, states: Sequence[Tensor], call: NeuronCall) -> tuple[Any, ...]:
+    """From the state on, the arguments that both operators have."""
+    state = [] if t.z is None else [*states, t.z]
+    return state, t.rows, [t.w_rec, t.delay], list(call.delays), [], []
+
+
+def _split(sizes: NeuronSizes, t: NeuronTensors,
+           rest: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+    """States and coefficients."""
+    S = 0 if t.z is None else sizes.states
+    return rest[:S], rest[S:]
+
+
+def _forward(call: NeuronCall, t: NeuronTensors, rest: Sequence[Any]) -> tuple[Tensor, ...]:
+    """All results in one tuple: spikes, states, z, traces, saved."""
+    states, _ = _split(sizes_of(call.key), t, rest)
+    spikes, state, traces, _, saved = interruptible(
+        torch.ops.lsnn.alif_forward, t.x, *_lists(t, states, call), list(call.constants),
+        _numbers(), list(call.options), t.lengths, [], [], call.key)
+    return spikes, *state, *traces, *saved
+
+
+class _Neuron(torch.autograd.Function):
+    """NeuronCall, NeuronTensors, states and coefficients -> all results, differentiable."""
+
+    @staticmethod
+    def forward(*args: Any) -> tuple[Tensor, ...]:
+        return _forward(*_parted(args))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        call, t, rest = _parted(inputs)
+        sizes = sizes_of(call.key)
+        states, coefficients = _split(sizes, t, rest)
+        saved = output[2 + 2 * sizes.states :]
+        ctx.call, ctx.n_states = call, len(states)
+        ctx.forms = [None if one is None else one.shape for one in coefficients]
+        ctx.mark_non_differentiable(*saved)
+        ctx.set_materialize_grads(False)
+        # without checkpoints it is not read again
+        x = t.x if Constants(*call.constants).checkpoint else None
+        # only second derivatives are noticed by them
+        ctx.learned = [one for one in coefficients if one is not None and one.requires_grad]
+        ctx.save_for_backward(*t._replace(x=x), *states, *saved)
+
+    @staticmethod
+    def backward(ctx: Any, *g: Tensor | None) -> tuple[Tensor | None, ...]:
+        if not torch.compiler.is_compiling() and any(
+                one is not None and is_legacy_batched(one) for one in g):
+            raise RuntimeError("lsnn_ext: expected gradients of one result, got a batch of them "
+                               "(is_grads_batched=True); call the backward pass for each, or "
+                               "torch.func.vmap over torch.func.vjp")
+        saved = ctx.saved_tensors  # once: torch.utils.checkpoint computes them when they are read
+        with torch.no_grad():
+            found = _gradients(ctx, saved, g)
+        return *(None for _ in NeuronCall._fields), *only_once(found, (*g, *saved, *ctx.learned))
+
+
+def _parted(args: Sequence[Any]) -> tuple[NeuronCall, NeuronTensors, Sequence[Any]]:
+    n, m = _FIELDS
+    return NeuronCall(*args[:n]), NeuronTensors(*args[n : n + m]), args[n + m :]
+
+
+def _gradients(ctx: Any, saved: Sequence[Any],
+               g: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+    """Of NeuronTensors, states and coefficients, given those of the results."""
+    call, m = ctx.call, _FIELDS[1]
+    t, n = NeuronTensors(*saved[:m]), m + ctx.n_states
+    S = sizes_of(call.key).states
+    needed = ctx.needs_input_grad[len(NeuronCall._fields) :]
+    of_tensors = NeuronTensors(*needed[:m])
+    wanted = mask("gradients", [name for name in ("x", "w_rec", "z") if getattr(of_tensors, name)])
+    constants = Constants(*call.constants)._replace(gradients=wanted)
+    g_traces = list(g[2 + S : 2 + 2 * S]) if any(
+        one is not None for one in g[2 + S : 2 + 2 * S]) else []
+    x, w_rec, stack, state, _, _ = interruptible(
+        torch.ops.lsnn.alif_backward, g[0], g_traces, list(g[1 : 2 + S]), [], t.x,
+        *_lists(t, saved[m:n], call), list(saved[n:]), list(constants), _numbers(),
+        list(call.options), t.lengths, call.key)
+    found = [x, w_rec, state[-1], None, None, None, None, *state[: ctx.n_states]]
+    for k, (shape, need) in enumerate(zip(ctx.forms, needed[n:], strict=True)):
+        found.append(None if not need else stack[k] if shape else stack[k].sum())
+    return tuple(one if need else None for one, need in zip(found, needed, strict=True))
+
+
+def neuron_recurrence(
+    call: NeuronCall, t: NeuronTensors, states: Sequence[Tensor],
+    coefficients: Sequence[Tensor | None], lengths: Lengths | None,
+) -> NeuronOutputs:
+    """The operator, under autograd where a gradient is wanted; sequences in the order of the
+    caller.
+
+    t.z None stands for a state of zeros, and states is empty then.
+    """
+    if lengths is not None:
+        states = [lengths.sort(one, 0) for one in states]
+        t = t._replace(x=lengths.sort(t.x, 1), z=None if t.z is None else lengths.sort(t.z, 1),
+                       lengths=lengths.descending)
+    sizes = sizes_of(call.key)
+    if t.z is None and torch.compiler.is_exporting():
+        # AOTInductor makes None of a list without elements.
+        shape = t.x.shape[1], t.rows.shape[1]
+        t = t._replace(z=t.x.new_zeros(past_steps(call.delays), *shape))
+        states = [t.x.new_zeros(shape) for _ in range(sizes.states)]
+    constants = Constants(*call.constants)
+    inputs = (*t, *states, *coefficients)
+    if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in inputs):
+        outputs = constants.outputs | mask("outputs", ["saved"])
+        call = call._replace(constants=tuple(constants._replace(outputs=outputs)))
+        found = applied(_Neuron, *call, *t._replace(link=link_to(t.x)), *states, *coefficients)
+    else:
+        call = call._replace(constants=tuple(constants._replace(checkpoint=0)))
+        with torch.no_grad():
+            found = _forward(call, t, (*states, *coefficients))
+    S = sizes.states
+    spikes, after, z, traces = found[0], found[1 : 1 + S], found[1 + S], found[2 + S : 2 + 2 * S]
+    if lengths is None:
+        return NeuronOutputs(spikes, tuple(after), z, tuple(traces))
+    return NeuronOutputs(
+        lengths.restore(spikes, 1), tuple(lengths.restore(one, 0) for one in after),
+        lengths.restore(z, 1),
+        tuple(lengths.restore(one, 1) if one.dim() > 1 else one for one in traces))
+
+
+def neuron_call(key: str, delays: tuple[int, ...], constants: tuple[int, ...]) -> NeuronCall:
+    """With what is forced of this process."""
+    return NeuronCall(key, delays, constants, tuple(forced_options()))

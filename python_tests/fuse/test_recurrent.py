@@ -1,0 +1,370 @@
+"""functional.recurrent: its arguments, its results and their gradients, by the loop over time and
+by operators, against a loop of its own for each sequence."""
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from any_neurons import ADAPTIVE, ANALOG, BRANCHES, LoopOperators, adaptive, one_by_one
+from torch import Tensor
+
+import lsnn_ext
+from lsnn_ext import Neuron, NeuronState, _ops
+from lsnn_ext.functional import Delays, pack_spikes, recurrent
+from lsnn_ext.fuse import call as fuse_call
+from lsnn_ext.fuse import kernels
+
+T, B, N, I = 11, 3, 5, 4
+NEURONS: dict[str, tuple[Neuron, int, tuple[str, ...]]] = {
+    "adaptive": (ADAPTIVE, 1, ("v", "w")), "branches": (BRANCHES, 2, ("u", "v")),
+    "analog": (ANALOG, 1, ("v",))}
+
+
+@pytest.fixture
+def operators(monkeypatch: pytest.MonkeyPatch) -> LoopOperators:
+    """Operators that are a loop, in place of the compiled ones."""
+    made = LoopOperators()
+    monkeypatch.setattr(kernels, "_make", made.make)
+    monkeypatch.setattr(fuse_call, "can_run", lambda: True)
+    monkeypatch.setattr(_ops.neuron, "interruptible", made)
+    for neuron, _, _ in NEURONS.values():
+        monkeypatch.setattr(neuron, "kept", {})
+    return made
+
+
+@pytest.fixture(params=["loop", "operators"])
+def route(request: pytest.FixtureRequest) -> Any:
+    """How functional.recurrent computes."""
+    if request.param == "operators":
+        return request.getfixturevalue("operators")
+    request.getfixturevalue("monkeypatch").setattr(fuse_call, "can_run", lambda: False)
+    return None
+
+
+def leaf(*shape: int, scale: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return (torch.randn(shape, dtype=dtype) * scale).requires_grad_()
+
+
+def coefficients_of(name: str) -> dict[str, Any]:
+    if name == "adaptive":
+        return {"tau": 4.0 + leaf(N).detach().abs(), "theta": torch.tensor(0.3)}
+    if name == "branches":
+        return {"tau": 3.0, "gain": leaf(N).detach()}
+    return {}
+
+
+def case(name: str, delays: str = "none", has_state: bool = False) -> dict[str, Any]:
+    """Arguments of a call, leaves in float64."""
+    torch.manual_seed(0)
+    _, K, states = NEURONS[name]
+    one = (N, N) if K == 1 else (K, N, N)
+    delay: Any = {"none": 0, "one": 2, "each": torch.randint(0, 4, one), "own": [0, 3],
+                  "square": torch.randint(0, 4, (N, N))}[delays]
+    found = {"x": leaf(T, B, K, N, scale=3.0), "delay": delay,
+             "w": leaf(*((2, *one) if delays == "own" else one)),
+             "coefficients": {n: c.double().requires_grad_() if isinstance(c, Tensor) else c
+                              for n, c in coefficients_of(name).items()}, "state": None}
+    if has_state:
+        z = torch.rand(4, B, N, dtype=torch.float64)
+        z = (z if name == "analog" else z.round()).requires_grad_()
+        found["state"] = NeuronState({s: leaf(B, N) for s in states}, z)
+    return found
+
+
+def run(name: str, given: dict[str, Any], **more: Any) -> Any:
+    neuron, K, _ = NEURONS[name]
+    x = given["x"] if K > 1 else given["x"].squeeze(2)
+    return recurrent(x, given["w"], neuron, delay=given["delay"], state=given["state"],
+                     **given["coefficients"], **more)
+
+
+def expected(name: str, given: dict[str, Any], lengths: list[int] | None = None) -> Any:
+    neuron, K, states = NEURONS[name]
+    state = given["state"]
+    first = None if state is None else (list(state.states.values()), state.z)
+    return one_by_one(neuron.step, K, given["x"], given["w"], given["delay"], len(states),
+                      {**{n: d for n, d in neuron.coefficients.items()}, **given["coefficients"]},
+                      [T] * B if lengths is None else lengths, first)
+
+
+def leaves(given: dict[str, Any]) -> list[Tensor]:
+    state = given["state"]
+    of_state = [] if state is None else [*state.states.values(), state.z]
+    return [one for one in (given["x"], given["w"], *given["coefficients"].values(), *of_state)
+            if isinstance(one, Tensor)]
+
+
+def compare(name: str, given: dict[str, Any], out: Any, wanted: Any) -> None:
+    """Results, and the gradients of a sum that weights all of them."""
+    spikes, state, traces = out
+    found = [spikes, *state.states.values(), state.z, *traces.values()]
+    z, states, past, every = wanted
+    reference = [z, *states, past, *every]
+    assert list(traces) == list(state.states) == list(NEURONS[name][2])
+    for a, b in zip(found, reference, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    weights = [torch.randn_like(one) for one in reference]
+    grads = [torch.autograd.grad(sum((o * w).sum() for o, w in zip(outs, weights, strict=True)),
+                                 leaves(given), allow_unused=True, materialize_grads=True)
+             for outs in (found, reference)]
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("has_state", [False, True])
+@pytest.mark.parametrize("delays", ["none", "one", "each", "own"])
+@pytest.mark.parametrize("name", NEURONS)
+def test_equals_a_loop_for_each_sequence(name: str, delays: str, has_state: bool,
+                                         route: Any) -> None:
+    given = case(name, delays, has_state)
+    compare(name, given, run(name, given, trace=True), expected(name, given))
+    assert route is None or route.calls == ["forward", "backward"]
+
+
+@pytest.mark.parametrize("lengths", [[11, 4, 0], [0, 11, 7], [11, 11, 11]])
+@pytest.mark.parametrize("name", NEURONS)
+def test_sequences_end_early(name: str, lengths: list[int], route: Any) -> None:
+    given = case(name, "each", True)
+    wanted = expected(name, given, lengths)
+    with torch.no_grad():
+        for b, n in enumerate(lengths):
+            given["x"][n:, b] = torch.nan
+    compare(name, given, run(name, given, trace=True, lengths=lengths), wanted)
+
+
+def test_one_delay_matrix_serves_all_currents(route: Any) -> None:
+    given = case("branches", "square")
+    compare("branches", given, run("branches", given, trace=True), expected("branches", given))
+
+
+@pytest.mark.parametrize("name", NEURONS)
+def test_a_state_goes_on(name: str, route: Any) -> None:
+    given = case(name, "each")
+    whole, end, _ = run(name, given, trace=True)
+    first, state = run(name, {**given, "x": given["x"][:5]})
+    second, after = run(name, {**given, "x": given["x"][5:], "state": state})
+    torch.testing.assert_close(torch.cat([first, second]), whole)
+    for part in end.states:
+        torch.testing.assert_close(after.states[part], end.states[part])
+    assert torch.equal(after.z, end.z)
+
+
+@pytest.mark.parametrize("checkpoint", [None, 3, "1 GB"])
+def test_checkpoints_change_nothing(checkpoint: Any, route: Any) -> None:
+    given = case("branches", "one")
+    compare("branches", given, run("branches", given, trace=True, checkpoint_every=checkpoint),
+            expected("branches", given))
+
+
+def test_autapses_and_sparse_gradients(route: Any) -> None:
+    given = case("branches", "each")
+    with torch.no_grad():
+        given["w"][given["w"].abs() < 0.5] = 0.0
+    masked = {**given, "w": given["w"] * (1 - torch.eye(N, dtype=torch.float64))}
+    out = run("branches", given, trace=True, autapses=False)
+    compare("branches", given, out, expected("branches", masked))
+    spikes, _ = run("branches", given, sparse_grad="existing")
+    (g,) = torch.autograd.grad(spikes.sum(), given["w"])
+    assert bool((g[given["w"] == 0] == 0).all()) and bool(g.any())
+
+
+@pytest.mark.parametrize("name", ["adaptive", "branches"])
+def test_projection(name: str, route: Any) -> None:
+    given, K = case(name), NEURONS[name][1]
+    inputs = (torch.rand(T, B, I) < 0.4).double().requires_grad_()
+    several = (K,) if K > 1 else ()
+    w_in, bias = leaf(*several, N, I, scale=3.0), leaf(*several, N)
+    given["x"] = torch.einsum("tbi,kni->tbkn", inputs, w_in.view(K, N, I)) + bias.view(K, N)
+    wanted = expected(name, given)[0]
+    for x in (inputs, pack_spikes(inputs)):
+        spikes, _ = recurrent(x, given["w"], NEURONS[name][0], w_in=w_in, bias=bias,
+                              **given["coefficients"])
+        torch.testing.assert_close(spikes, wanted)
+        parts = (inputs, w_in, bias)
+        torch.testing.assert_close(torch.autograd.grad(spikes.sum(), parts),
+                                   torch.autograd.grad(wanted.sum(), parts, retain_graph=True))
+
+
+def test_no_recurrence_and_no_gradient(route: Any) -> None:
+    given = case("adaptive")
+    given["w"] = None
+    spikes, state = run("adaptive", given)
+    torch.testing.assert_close(spikes, expected("adaptive", given)[0])
+    assert state.z.shape == (1, B, N) and spikes.requires_grad
+    with torch.no_grad():
+        again, _ = run("adaptive", given)
+    assert torch.equal(again, spikes) and not again.requires_grad
+
+
+@pytest.mark.parametrize("name", NEURONS)
+@pytest.mark.parametrize("shape", [(0, 2), (3, 0), (0, 0)])
+def test_empty_batches_and_sequences(name: str, shape: tuple[int, int]) -> None:
+    given, K = case(name), NEURONS[name][1]
+    given["x"] = leaf(*shape, K, N)
+    spikes, state, traces = run(name, given, trace=True)
+    assert spikes.shape == (*shape, N) == next(iter(traces.values())).shape
+    assert state.z.shape == (1, shape[1], N)
+    spikes.sum().backward()
+    assert given["x"].grad is not None and given["x"].grad.shape == given["x"].shape
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype: torch.dtype, route: Any) -> None:
+    given = case("adaptive")
+    x = given["x"].detach().to(dtype).requires_grad_()
+    w = given["w"].detach().float().requires_grad_()
+    c = {n: v.detach().float() for n, v in given["coefficients"].items()}
+    spikes, state = recurrent(x.squeeze(2), w, ADAPTIVE, **c)
+    wanted, after = recurrent(x.float().squeeze(2), w, ADAPTIVE, **c)
+    assert spikes.dtype == dtype and state.z.dtype == state.states["v"].dtype == torch.float32
+    assert torch.equal(spikes.float(), wanted) and torch.equal(state.z, after.z)
+    spikes.sum().backward()
+    assert x.grad is not None and x.grad.dtype == dtype
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        again, _ = recurrent(x.float().squeeze(2), w, ADAPTIVE, **c)
+    assert torch.equal(again, wanted)
+
+
+def test_inputs_that_are_not_contiguous(route: Any) -> None:
+    given = case("adaptive", "each", True)
+    state = given["state"]
+    given["x"] = leaf(N, B, T, scale=3.0).permute(2, 1, 0).unsqueeze(2)
+    given["w"] = given["w"].detach().t().contiguous().t().requires_grad_()
+    given["state"] = NeuronState({n: s.t().contiguous().t() for n, s in state.states.items()},
+                                 state.z)
+    torch.testing.assert_close(run("adaptive", given)[0], expected("adaptive", given)[0])
+
+
+def test_coefficients_of_every_kind(route: Any) -> None:
+    given = case("adaptive")
+    given["coefficients"] = {"theta": torch.tensor([0.3], dtype=torch.float32, requires_grad=True)}
+    spikes, _ = run("adaptive", given)
+    wanted = expected("adaptive", {**given, "coefficients": {
+        "theta": given["coefficients"]["theta"].double()}})[0]
+    torch.testing.assert_close(spikes, wanted)
+    for one in (spikes, wanted):
+        (g,) = torch.autograd.grad(one.sum(), given["coefficients"]["theta"])
+        assert g.shape == (1,) and g.dtype == torch.float32 and bool(g)
+
+
+def test_second_derivatives_are_refused(operators: LoopOperators) -> None:
+    given = case("adaptive")
+    spikes, _ = run("adaptive", given)
+    (g,) = torch.autograd.grad(spikes.sum(), given["w"], create_graph=True)
+    with pytest.raises(RuntimeError, match="expected one derivative"):
+        torch.autograd.grad(g.sum(), given["x"])
+    spikes, _ = run("adaptive", given)
+    with pytest.raises(RuntimeError, match="expected gradients of one result"):
+        torch.autograd.grad(spikes, given["w"], torch.ones(2, *spikes.shape, dtype=spikes.dtype),
+                            is_grads_batched=True)
+
+
+def test_transforms_take_the_loop(operators: LoopOperators) -> None:
+    given = case("analog")
+    x, w = given["x"].detach().squeeze(2), given["w"].detach()
+    run("analog", given)
+    before = list(operators.calls)
+    batched = torch.vmap(lambda one: recurrent(one, w, ANALOG)[0])(torch.stack([x, 2 * x]))
+    torch.testing.assert_close(batched[1], recurrent(2 * x, w, ANALOG)[0])
+    _, tangent = torch.func.jvp(lambda one: recurrent(one, w, ANALOG)[0], (x,), (x,))
+    g = torch.func.grad(lambda one: recurrent(one, w, ANALOG)[0].sum())(x)
+    assert tangent.shape == x.shape and g.shape == x.shape
+    assert operators.calls == [*before, "forward"]
+
+
+def test_the_reference_is_the_loop(operators: LoopOperators) -> None:
+    given = case("adaptive")
+    with lsnn_ext.use_reference():
+        run("adaptive", given)
+    assert operators.calls == []
+
+
+def test_a_state_is_saved_and_moved(tmp_path: Any) -> None:
+    given = case("adaptive", "each")
+    _, state = run("adaptive", given)
+    torch.save(state.detach(), tmp_path / "state.pt")
+    again = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert isinstance(again, NeuronState) and torch.equal(again.z, state.z)
+    leaves, spec = torch.utils._pytree.tree_flatten(state)
+    assert len(leaves) == 3 and torch.utils._pytree.tree_unflatten(leaves, spec).z is state.z
+    assert state.to(torch.float32).states["v"].dtype == torch.float32
+    zeroed = state.reset(torch.tensor([True, False, False]))
+    assert not zeroed.z[:, 0].any() and torch.equal(zeroed.states["v"][1], state.states["v"][1])
+
+
+def test_a_freed_state_is_named(route: Any) -> None:
+    given = case("analog")
+    spikes, state = run("analog", given)
+    spikes.sum().backward()
+    second, _ = run("analog", {**given, "state": state})
+    with pytest.raises(RuntimeError, match="graph is freed" if route else "second time"):
+        second.sum().backward()
+
+
+def zeros(*shape: int, **more: Any) -> Tensor:
+    return torch.zeros(shape, **more)
+
+
+STATE = NeuronState({"v": zeros(B, N), "w": zeros(B, N)}, zeros(1, B, N))
+WRONG: list[tuple[type[Exception], str, dict[str, Any]]] = [
+    (TypeError, "neuron: expected a Neuron, got function", {"neuron": adaptive}),
+    (TypeError, "x: expected a tensor or PackedSpikes, got list", {"x": [1.0]}),
+    (TypeError, "x: expected a floating point dtype", {"x": zeros(T, B, N, dtype=torch.int64)}),
+    (ValueError, "x: expected shape", {"x": zeros(T, N)}),
+    (ValueError, r"x: expected shape \(T, B, N\), got", {"x": zeros(T, B, 2, N)}),
+    (ValueError, "x: expected one neuron or more", {"x": zeros(T, B, 0), "w_rec": None}),
+    (ValueError, r"w_rec: expected shape \(5, 5\) or \(S, 5, 5\)", {"w_rec": zeros(N, 4)}),
+    (TypeError, "w_rec: expected torch.float32", {"w_rec": zeros(N, N, dtype=torch.float64)}),
+    (ValueError, "w_in: expected shape", {"w_in": zeros(N, 7)}),
+    (TypeError, "w_in: expected a tensor", {"w_in": 1.0}),
+    (ValueError, "bias: expected w_in beside it", {"bias": zeros(N)}),
+    (ValueError, "bias: expected shape", {"w_in": zeros(N, N), "bias": zeros(4)}),
+    (ValueError, "delay: expected extra steps >= 0", {"delay": -1}),
+    (ValueError, "delay: expected shape", {"delay": zeros(2, N, N, dtype=torch.int64)}),
+    (ValueError, "delay: expected 2 ascending delays", {"w_rec": zeros(2, N, N), "delay": [3, 1]}),
+    (TypeError, "state: expected a NeuronState", {"state": zeros(B, N)}),
+    (ValueError, "state.states: expected the names v, w, got v",
+     {"state": NeuronState({"v": zeros(B, N)}, zeros(1, B, N))}),
+    (ValueError, r"state.states\['w'\]: expected shape",
+     {"state": STATE._replace(states={"v": zeros(B, N), "w": zeros(2, N)})}),
+    (TypeError, "state.z: expected torch.float32",
+     {"state": STATE._replace(z=zeros(1, B, N, dtype=torch.float64))}),
+    (ValueError, "state.z: expected shape .* or more past steps", {"state": STATE, "delay": 2}),
+    (ValueError, "checkpoint_every: expected", {"checkpoint_every": 0}),
+    (ValueError, "sparse_grad", {"sparse_grad": "some"}),
+    (ValueError, r"lengths: expected shape \(3,\)", {"lengths": [1]}),
+    (ValueError, "lengths: expected steps from 0 to T = 11", {"lengths": [12, 1, 1]}),
+    (TypeError, "autapses: expected True or False", {"autapses": 1}),
+    (TypeError, "theta: expected a number or a tensor, got none", {"theta": None}),
+    (TypeError, "rho: expected a coefficient of Neuron.adaptive., which are tau, theta",
+     {"rho": 1.0}),
+    (ValueError, r"theta: expected a number or shape \(5,\)", {"theta": zeros(2)}),
+    (TypeError, "theta: expected real numbers", {"theta": torch.tensor(True)}),
+    (TypeError, "theta: expected a number or a tensor, got str", {"theta": "1"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "message", "changed"), WRONG, ids=[w[1] for w in WRONG])
+def test_wrong_arguments_are_named(kind: type[Exception], message: str,
+                                   changed: dict[str, Any]) -> None:
+    given: dict[str, Any] = {"x": zeros(T, B, N), "w_rec": zeros(N, N), "neuron": ADAPTIVE,
+                             "theta": 0.3, **changed}
+    if given["theta"] is None:
+        del given["theta"]
+    with pytest.raises(kind, match=message):
+        recurrent(given.pop("x"), given.pop("w_rec"), given.pop("neuron"), **given)
+
+
+def test_wrong_shapes_of_several_currents() -> None:
+    x, w = zeros(T, B, 2, N), zeros(2, N, N)
+    given = {"tau": 3.0, "gain": 1.0}
+    with pytest.raises(ValueError, match=r"w_rec: expected shape \(2, 5, 5\) or \(S, 2, 5, 5\)"):
+        recurrent(x, zeros(N, N), BRANCHES, **given)
+    with pytest.raises(ValueError, match=r"x: expected shape \(T, B, 2, N\)"):
+        recurrent(x[:, :, 0], w, BRANCHES, **given)
+    with pytest.raises(ValueError, match="w_in: expected shape"):
+        recurrent(zeros(T, B, I), w, BRANCHES, w_in=zeros(N, I), **given)
+    each = torch.zeros(2, N, N, dtype=torch.int64)
+    spikes, _ = recurrent(x, w, BRANCHES, delay=Delays.of(each), **given)
+    assert spikes.shape == (T, B, N)
+    assert pickle.loads(pickle.dumps(BRANCHES)) == BRANCHES
