@@ -279,9 +279,9 @@ def bf16_parts() -> int:
 def _recorded(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
     """The operator under autograd."""
     delays, constants, numbers = (tuple(part) for part in settings[:3])
+    link = link_to(t.x) if t.w_in is None else None
     return Outputs(*applied(_Alif, delays, constants, numbers, *settings[3:], rows.each,
-                            None if transformed() else rows.kept, None if t.w_in is not None else link_to(t.x), *t,
-                            *rows.tensors))
+                            None if transformed() else rows.kept, link, *t, *rows.tensors))
 
 
 def recurrence_in_order(t: Tensors, rows: Rows, settings: Settings) -> Outputs:

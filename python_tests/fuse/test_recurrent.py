@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from any_neurons import ADAPTIVE, ANALOG, BRANCHES, LoopOperators, adaptive, one_by_one
 from torch import Tensor
 
 import lsnn_ext
+from any_neurons import ADAPTIVE, ANALOG, BRANCHES, LoopOperators, adaptive, one_by_one
 from lsnn_ext import Neuron, NeuronState, _ops
 from lsnn_ext.functional import Delays, pack_spikes, recurrent
 from lsnn_ext.fuse import call as fuse_call
