@@ -3,8 +3,9 @@
 A trace holds numbers of globals, closures, defaults and attributes as constants. Watch notes each
 place that the code of the step names, and what stood there; functions are followed.
 """
+import builtins
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
@@ -66,13 +67,19 @@ def _version(tensor: Tensor) -> int:
 
 
 class Watch:
-    """The places that a step reads, as they are now."""
+    """The places that a step reads, as they are now.
+
+    Of modules, classes and objects these are the attributes that some code behind the step names.
+    """
 
     def __init__(self, step: Callable[..., Any]) -> None:
-        self._places: list[_Place] = []
-        self._seen: set[tuple[int, frozenset[str]]] = set()
-        self._alive: list[Any] = []  # so that no other object gets the identity of one
-        self._follow(step, _IMPLICIT)
+        self._names = set(_IMPLICIT)
+        known = 0
+        while known < len(self._names):  # code that is found names attributes of what was followed
+            known = len(self._names)
+            self._places: list[_Place] = []
+            self._seen: dict[int, Any] = {}  # by identity, which lasts as long as the object
+            self._follow(step)
 
     def is_current(self) -> bool:
         """Whether all of them still hold what they held."""
@@ -85,100 +92,102 @@ class Watch:
                 return place.name
         return None
 
-    def _note(self, name: str, read: Callable[[], Any], names: frozenset[str]) -> None:
+    def _note(self, name: str, read: Callable[[], Any]) -> None:
         value = read()
         numbers: Tensor | int | None = None
         if isinstance(value, Tensor):
             with torch.inference_mode(False), torch.no_grad():
                 numbers = value.detach().clone() if readable(value) else _version(value)
         self._places.append(_Place(read, name, value, numbers))
-        self._follow(value, names)
+        self._follow(value)
 
-    def _note_item(self, held: Mapping[Any, Any], key: Any, names: frozenset[str]) -> None:
-        self._note(str(key), partial(held.get, key, _MISSING), names)
+    def _note_item(self, held: Mapping[Any, Any], key: Any) -> None:
+        self._note(str(key), partial(held.get, key, _MISSING))
 
-    def _follow(self, value: Any, names: frozenset[str]) -> None:
-        """Notes what lies behind a value, for code that names these attributes."""
-        if value is _MISSING or isinstance(value, (*_SCALARS, Tensor)):
+    def _follow(self, value: Any) -> None:
+        """Notes what lies behind a value."""
+        if value is _MISSING or isinstance(value, (*_SCALARS, Tensor)) or id(value) in self._seen:
             return
-        if (id(value), names) in self._seen:
-            return
-        self._seen.add((id(value), names))
-        self._alive.append(value)
+        self._seen[id(value)] = value
         if isinstance(value, FunctionType):
             self._follow_function(value)
         elif isinstance(value, MethodType):
-            self._follow(value.__func__, names)
-            self._follow(value.__self__, self._names_of(value.__func__))
+            self._follow(value.__func__)
+            self._follow(value.__self__)
         elif isinstance(value, partial):
             for part in (value.func, value.args, value.keywords):
-                self._follow(part, names)
+                self._follow(part)
         elif isinstance(value, staticmethod | classmethod):
-            self._follow(value.__func__, names)
+            self._follow(value.__func__)
         elif isinstance(value, property):
-            self._follow(value.fget, names)
-        elif isinstance(value, list | tuple):
-            self._follow_list(value, names)
-        elif isinstance(value, dict):
-            if len(value) <= _LARGEST:
-                self._note("len()", value.__len__, names)
-                for key in tuple(value):
-                    self._note_item(value, key, names)
+            self._follow(value.fget)
+        elif isinstance(value, list | tuple | dict):
+            self._follow_elements(value)
         elif isinstance(value, ModuleType):
             if not _is_fixed(value.__name__):
-                self._follow_attributes(vars(value), names)
+                self._follow_attributes(vars(value), self._names)
         elif isinstance(value, type):
-            self._follow_class(value, names)
+            self._follow_class(value)
         else:
-            self._follow_object(value, names)
+            self._follow_object(value)
 
     def _follow_function(self, function: FunctionType) -> None:
         if _is_fixed(function.__module__):
             return
-        names = self._names_of(function)
+        names = _names(function.__code__)
+        self._names |= names
         for part in ("__code__", "__defaults__", "__kwdefaults__"):
-            self._note(part, partial(getattr, function, part), names)
+            self._note(part, partial(getattr, function, part))
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (),
                               strict=True):
-            self._note(name, partial(getattr, cell, "cell_contents", _MISSING), names)
-        for name in names:
-            if name in function.__globals__:
-                self._note_item(function.__globals__, name, names)
+            self._note(name, partial(getattr, cell, "cell_contents", _MISSING))
+        for name in names:  # a builtin may be shadowed later
+            if name in function.__globals__ or hasattr(builtins, name):
+                self._note_item(function.__globals__, name)
 
-    def _names_of(self, function: Any) -> frozenset[str]:
-        code = getattr(function, "__code__", None)
-        return _IMPLICIT if code is None else frozenset(_names(code)) | _IMPLICIT
-
-    def _follow_list(self, value: list[Any] | tuple[Any, ...], names: frozenset[str]) -> None:
+    def _follow_elements(self, value: list[Any] | tuple[Any, ...] | dict[Any, Any]) -> None:
         if isinstance(value, tuple):
             for k in range(len(value)):
-                self._note(f"[{k}]", partial(value.__getitem__, k), names)
+                self._note(f"[{k}]", partial(_item, value, k))
         elif len(value) <= _LARGEST:
-            self._note("len()", value.__len__, names)
+            self._note("a length", value.__len__)
+            for key in tuple(value) if isinstance(value, dict) else range(len(value)):
+                self._note(f"[{key}]", partial(_item, value, key))
 
-            def read(k: int) -> Any:
-                return value[k] if k < len(value) else _MISSING
+    def _follow_attributes(self, held: Mapping[str, Any], names: Iterable[str]) -> None:
+        for name in sorted(held.keys() & set(names)):
+            self._note_item(held, name)
 
-            for k in range(len(value)):
-                self._note(f"[{k}]", partial(read, k), names)
-
-    def _follow_attributes(self, held: Mapping[str, Any], names: frozenset[str]) -> None:
-        for name in names & held.keys():
-            self._note_item(held, name, names)
-
-    def _follow_class(self, kind: type, names: frozenset[str]) -> None:
+    def _follow_class(self, kind: type) -> set[str]:
+        """Returns the names that the class has."""
+        found: set[str] = set()
         for base in kind.__mro__:
             if not _is_fixed(base.__module__):
-                self._follow_attributes(vars(base), names)
+                self._follow_attributes(vars(base), self._names)
+                found |= self._names & vars(base).keys()
+        return found
 
-    def _follow_object(self, value: Any, names: frozenset[str]) -> None:
-        self._follow_class(type(value), names)
+    def _follow_object(self, value: Any) -> None:
+        of_class = self._follow_class(type(value))
         held = getattr(value, "__dict__", {})
-        self._follow_attributes(held, names)
+        parts = [held]
+        names = self._names
         if isinstance(value, nn.Module):
-            for part in ("_parameters", "_buffers", "_modules"):
-                self._follow_attributes(held[part], names)
-            self._note("training", partial(getattr, value, "training"), names)
+            parts += [held[part] for part in ("_parameters", "_buffers", "_modules")]
+            if _is_fixed(type(value).__module__):  # whose code is not followed
+                names = names.union(*parts)
+            names = names | {"training"}
+        for part in parts:
+            self._follow_attributes(part, names)
+        for name in of_class - held.keys():  # may be hidden by an attribute of the object
+            self._note_item(held, name)
+
+
+def _item(held: Any, key: Any) -> Any:
+    try:
+        return held[key]
+    except (IndexError, KeyError):
+        return _MISSING
 
 
 def _is_fixed(module: str | None) -> bool:

@@ -1,8 +1,8 @@
 """From a step to kernels that the process has registered: traced, compiled or interpreted."""
 import hashlib
 import threading
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +12,6 @@ from .._core.coefficients import Coefficient
 from .closure import Watch
 from .neuron import Neuron, Parts
 
-_MOST = 256  # kernels of a neuron that are kept: numbers may change from call to call
 _lock = threading.RLock()
 _registered: set[str] = set()
 
@@ -21,7 +20,7 @@ class Kernel(NamedTuple):
     """A step in one dtype, with coefficients of these forms."""
 
     key: str  # of the registered kernels
-    prologue: Callable[[Mapping[str, Coefficient]], Any]  # the rows that they read
+    prologue: Callable[[Sequence[Coefficient]], Sequence[Tensor]]  # the rows that they read
     n_rows: int
 
     def rows(self, coefficients: Mapping[str, Coefficient], N: int, like: Tensor) -> Tensor:
@@ -29,9 +28,8 @@ class Kernel(NamedTuple):
         if not self.n_rows:
             return like.new_empty(0, N)
         with torch.no_grad():
-            found = self.prologue({name: one.detach() if isinstance(one, Tensor) else one
-                                   for name, one in coefficients.items()})
-            return torch.stack([torch.as_tensor(row, dtype=like.dtype).expand(N) for row in found])
+            found = self.prologue(list(coefficients.values()))
+            return torch.stack([row.expand(N) for row in found])
 
 
 def can_run() -> bool:
@@ -39,11 +37,11 @@ def can_run() -> bool:
     return hasattr(_ops._C, "register_neuron")
 
 
-def form_of(value: Coefficient) -> Any:
-    """What a trace depends on: of tensors the kind alone, of numbers all."""
-    if isinstance(value, Tensor):
-        return "()" if value.dim() == 0 else "(N,)"
-    return type(value).__name__, repr(value)
+def form_of(value: Coefficient) -> str:
+    """What a trace depends on."""
+    if not isinstance(value, Tensor):
+        return "number"
+    return "()" if value.dim() == 0 else "(N,)"
 
 
 def kernel_of(neuron: Neuron, parts: Parts, dtype: torch.dtype,
@@ -64,8 +62,6 @@ def kernel_of(neuron: Neuron, parts: Parts, dtype: torch.dtype,
                             f"{name}, which the step reads from outside; such a gradient would be "
                             f"lost")
         kernel = _make(neuron, parts, dtype, coefficients)
-        if len(neuron.kept) >= _MOST:
-            neuron.kept.clear()
         neuron.kept[key] = watch, kernel
     return kernel
 

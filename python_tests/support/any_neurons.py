@@ -101,14 +101,13 @@ class LoopOperators:
     def make(self, neuron: Neuron, parts: Any, dtype: torch.dtype, coefficients: Any) -> Any:
         self.made += 1
         key = f"{neuron.name} {dtype} {len(self.steps)}"
-        # numbers are constants of a trace, tensors are rows
-        numbers = {n: c for n, c in coefficients.items() if not isinstance(c, Tensor)}
-        names = [n for n in coefficients if n not in numbers]
+        names = list(coefficients)
         is_number = neuron.step is analog
-        self.steps[key] = neuron.step, numbers, names, list(coefficients), is_number
+        self.steps[key] = neuron.step, names, is_number
         K, S = len(parts.currents), len(parts.states)
-        _ops.keep_sizes(key, _ops.NeuronSizes(S, K, len(names), len(coefficients), is_number))
-        return kernels.Kernel(key, lambda given: [given[n] for n in names], len(names))
+        _ops.keep_sizes(key, _ops.NeuronSizes(S, K, len(names), len(names), is_number))
+        return kernels.Kernel(key, lambda given: [torch.as_tensor(c, dtype=dtype) for c in given],
+                              len(names))
 
     def __call__(self, op: Any, *args: Any) -> Any:
         forward = op is torch.ops.lsnn.alif_forward
@@ -119,7 +118,7 @@ class LoopOperators:
 
     def run(self, key: str, x: Tensor, state: Any, rows: Tensor, recurrence: Any, delays: Any,
             c: Any, lengths: Any) -> Any:
-        step, numbers, names, _, _ = self.steps[key]
+        step, names, _ = self.steps[key]
         sizes = _ops.registered.sizes_of(key)
         S, K, N = sizes.states, sizes.currents, rows.shape[1]
         T, B, _ = x.shape
@@ -133,7 +132,7 @@ class LoopOperators:
             delay = list(delays) if w_rec.dim() > 2 + (K > 1) else delays[0]
         first = (state[:-1], state[-1]) if state else None
         return one_by_one(step, K, x.view(T, B, K, N), w_rec, delay, S,
-                          {**numbers, **dict(zip(names, rows, strict=True))}, each, first)
+                          dict(zip(names, rows, strict=True)), each, first)
 
     def forward(self, x, state, rows, recurrence, delays, projection, readout, constants, numbers,
                 options, lengths, sources, row_numbers, key):
@@ -148,7 +147,7 @@ class LoopOperators:
             traces = [nothing] * len(states)
         saved = [x.clone() if save and not c.checkpoint else nothing,
                  torch.zeros(T, B, (N + 31) // 32, dtype=torch.int32),
-                 z.clone() if save and self.steps[key][4] else nothing, nothing.clone()]
+                 z.clone() if save and self.steps[key][2] else nothing, nothing.clone()]
         return z, [*states, past], traces, [], saved
 
     def backward(self, g_spikes, g_traces, g_state, g_readout, x, state, rows, recurrence, delays,
@@ -173,11 +172,8 @@ class LoopOperators:
         if w is not None and c.existing:
             gw = gw.masked_fill(w == 0, 0.0)
         stack = next(found)
-        _, _, names, every, _ = self.steps[key]
-        whole = x.new_zeros(len(every), rows.shape[1])
-        for name, one in zip(names, stack, strict=True):
-            if c.coefficient_gradients >> every.index(name) & 1:
-                whole[every.index(name)] = one
+        whole = torch.stack([one if c.coefficient_gradients >> k & 1 else torch.zeros_like(one)
+                             for k, one in enumerate(stack)]) if len(stack) else stack
         S = _ops.registered.sizes_of(key).states
         of_state = list(found) or [x.new_empty(0)] * (S + 1)
         asked = {name: _ops.has("gradients", c.gradients, name) for name in ("x", "w_rec", "z")}

@@ -1,0 +1,277 @@
+"""Neuron: its signature, its identity, copies and pickles; and that no kernel outlives what its
+step reads."""
+import copy
+import functools
+import pickle
+from collections.abc import Callable, Iterator
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import any_neurons
+from any_neurons import ADAPTIVE, BRANCHES, LoopOperators, Spike, adaptive, branches
+from lsnn_ext import Neuron, _ops
+from lsnn_ext.functional import recurrent
+from lsnn_ext.fuse import call as fuse_call
+from lsnn_ext.fuse import kernels
+from lsnn_ext.fuse.closure import Watch
+
+DECAY = 0.5
+SETTINGS = SimpleNamespace(gain=1.0, unused=1.0)
+
+
+@Neuron
+def decorated(c, v, z, *, tau=2.0):
+    return DECAY * v + c / tau, torch.sigmoid(v)
+
+
+class Cell(nn.Module):
+    """A step that is a method, with numbers, a buffer and a module of its own."""
+
+    scale: Any = 1.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rate, self.unused = 0.5, 1.0
+        self.register_buffer("offset", torch.zeros(()))
+        self.spike = nn.Hardtanh(0.0, 1.0)
+
+    def decay(self, v: Tensor) -> Tensor:
+        return self.rate * v + self.offset
+
+    def step(self, c: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        v = self.decay(v) + c * self.scale
+        return v, self.spike(v)
+
+
+def test_reads_the_signature() -> None:
+    assert ADAPTIVE.inputs == ("c", "v", "w", "z")
+    assert list(ADAPTIVE.coefficients) == ["tau", "theta"]
+    like = torch.zeros(0)
+    assert ADAPTIVE.parts({"tau": 1.0, "theta": 1.0}, like, 3) == (("c",), ("v", "w"))
+    assert BRANCHES.parts({"tau": 1.0, "gain": torch.ones(3)}, like, 3) == (("c", "d"), ("u", "v"))
+    assert repr(ADAPTIVE) == "Neuron(adaptive)" and "Neuron(decorated)" == repr(decorated)
+    assert ADAPTIVE == Neuron(adaptive) != BRANCHES
+    assert len({ADAPTIVE, Neuron(adaptive), BRANCHES}) == 2
+    assert Neuron(ADAPTIVE).step is adaptive
+    state = torch.random.get_rng_state()
+    noisy = Neuron(lambda c, v, z: (v + torch.randn_like(v), torch.sigmoid(c)))
+    assert noisy.parts({}, like, 3) == (("c",), ("v",))
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert decorated(torch.ones(1), torch.ones(1), torch.ones(1))[0] == 1.0
+
+
+WRONG: list[tuple[Any, str]] = [
+    (3, "expected a function step"),
+    (lambda z: z, "expected a current and the last spike"),
+    (lambda *c: c, "expected a name for each current"),
+    (lambda c, z, **more: z, "expected a name for each current"),
+    (lambda c, v=0.0, z=0.0: z, "expected no default of the current, state or spike v"),
+    (lambda c, z, *, delay=1: z, "expected another name for the coefficient delay"),
+    (lambda c, z, *, tau="1": z, "tau: expected a number or a tensor, got str"),
+]
+
+
+@pytest.mark.parametrize(("step", "message"), WRONG, ids=[w[1] for w in WRONG])
+def test_refuses_what_is_no_step(step: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        Neuron(step)
+
+
+RESULTS: list[tuple[Any, str]] = [
+    (lambda c, v, z: (v, v, v, z), "expected one current or more, 3 states and z before"),
+    (lambda c, v, z: None, "expected its states and its spike as a tuple"),
+    (lambda c, v, z: (v, 0.0), "expected tensors as results, got float"),
+]
+
+
+@pytest.mark.parametrize(("step", "message"), RESULTS, ids=[r[1] for r in RESULTS])
+def test_refuses_other_results(step: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        recurrent(torch.zeros(2, 1, 3), None, Neuron(step))
+
+
+def test_refuses_results_of_another_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuse_call, "can_run", lambda: False)
+    with pytest.raises(ValueError, match=r"expected results of shape \(B, N\) = \(1, 3\)"):
+        recurrent(torch.zeros(2, 1, 3), None, Neuron(lambda c, v, z: (v[:, :2], z)))
+    counts = iter((1, 2, 1))
+    neuron = Neuron(lambda c, v, z: (v,) * next(counts) + (z,))
+    with pytest.raises(TypeError, match="expected 2 results at each step, got 3"):
+        recurrent(torch.zeros(2, 1, 3), None, neuron)
+
+
+@pytest.mark.parametrize("neuron", [ADAPTIVE, decorated, Neuron(Cell().step),
+                                    Neuron(functools.partial(branches, gain=1.0))], ids=repr)
+def test_copies_keep_the_step(neuron: Neuron) -> None:
+    assert copy.deepcopy(neuron).step is copy.copy(neuron).step is neuron.step
+    again = pickle.loads(pickle.dumps(neuron))
+    assert again.inputs == neuron.inputs and list(again.coefficients) == list(neuron.coefficients)
+    if neuron in (ADAPTIVE, decorated):
+        assert again.step is neuron.step and again == neuron
+
+
+def test_a_local_step_is_not_pickled(monkeypatch: pytest.MonkeyPatch) -> None:
+    def local(c, v, z):
+        return v, z
+
+    for neuron in (Neuron(local), Neuron(lambda c, v, z: (v, z))):
+        with pytest.raises(pickle.PicklingError, match="define it at the top of a module"):
+            pickle.dumps(neuron)
+        assert copy.deepcopy(neuron).step is neuron.step
+    neuron = Neuron(branches)
+    monkeypatch.setattr(any_neurons, "branches", adaptive)
+    with pytest.raises(pickle.PicklingError, match="or one that was replaced"):
+        pickle.dumps(neuron)
+
+
+# What a step reads, and how that changes: the step, a change that matters, one that does not.
+Change = Callable[[pytest.MonkeyPatch], None]
+
+
+def reads_global(c, v, z):
+    return DECAY * v + c, Spike.apply(v)
+
+
+def reads_function(c, v, z):
+    return reads_global(c, v, z)
+
+
+def reads_attribute(c, v, z):
+    return v * SETTINGS.gain, torch.sigmoid(c)
+
+
+def reads_default(c, v, z):
+    def inner(v, k=1.0, *, j=2.0):
+        return v * k * j
+    return inner(v), z
+
+
+def with_cell() -> tuple[Callable[..., Any], Callable[[Any], None]]:
+    number: Any = 1.0
+
+    def step(c, v, z):
+        return v * number, z
+
+    def change(value: Any) -> None:
+        nonlocal number
+        number = value
+    return step, change
+
+
+def test_a_change_of_what_it_reads_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(watch: Watch, change: Callable[[], Any]) -> None:
+        assert watch.is_current() and watch.is_current()
+        change()
+        assert not watch.is_current()
+
+    for step in (reads_global, reads_function):
+        check(Watch(step), lambda: monkeypatch.setitem(globals(), "DECAY", 0.25))
+        monkeypatch.setitem(globals(), "DECAY", 0.5)
+    check(Watch(reads_function),
+          lambda: monkeypatch.setattr(reads_global, "__code__", reads_default.__code__))
+    monkeypatch.undo()
+    check(Watch(reads_attribute), lambda: monkeypatch.setattr(SETTINGS, "gain", 2.0))
+    check(Watch(reads_global), lambda: monkeypatch.setattr(Spike, "backward", staticmethod(print)))
+    step, change = with_cell()
+    check(Watch(step), lambda: change(2.0))
+    check(Watch(step), lambda: change(-0.0))
+    check(Watch(step), lambda: change(0.0))
+    tensor = torch.zeros(3)
+    change(tensor)
+    check(Watch(step), lambda: tensor.add_(1.0))
+    check(Watch(step), lambda: tensor.data.mul_(2.0))
+    check(Watch(step), lambda: change(tensor.clone()))
+    change([1.0, (2.0,)])
+    check(Watch(step), lambda: change([1.0, (2.0,)]))
+    step, change = with_cell()
+    change(numbers := {"a": [1.0]})
+    check(Watch(step), lambda: numbers["a"].append(2.0))
+    check(Watch(step), lambda: numbers.update(b=2.0))
+    check(Watch(functools.partial(step, z=numbers)), lambda: numbers.update(b=3.0))
+
+
+def test_a_change_of_a_method_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    changes: list[Callable[[Cell], Any]] = [
+        lambda cell: setattr(cell, "rate", 0.25), lambda cell: cell.offset.add_(1.0),
+        lambda cell: setattr(cell, "scale", 2.0), lambda cell: setattr(cell.spike, "max_val", 2.0),
+        lambda cell: setattr(cell, "spike", nn.Hardtanh(0.0, 1.0)),
+        lambda cell: setattr(cell, "decay", torch.neg), lambda cell: cell.eval(),
+        lambda cell: monkeypatch.setattr(Cell, "scale", 3.0),
+        lambda cell: monkeypatch.setattr(Cell, "decay", Cell.step)]
+    for change in changes:
+        cell = Cell()
+        watch = Watch(cell.step)
+        assert watch.is_current()
+        change(cell)
+        assert not watch.is_current()
+    cell = Cell()
+    watch = Watch(cell.step)
+    cell.unused = 3.0
+    assert watch.is_current()
+
+
+def test_what_it_does_not_read_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = Watch(reads_global)
+    monkeypatch.setitem(globals(), "SETTINGS", None)
+    assert watch.is_current()
+    monkeypatch.undo()
+    watch = Watch(reads_attribute)
+    SETTINGS.unused += 1.0
+    monkeypatch.setitem(globals(), "DECAY", float("0.50"))
+    assert watch.is_current() and len(watch._places) < 40
+    step, change = with_cell()
+    change(torch.tensor([float("nan")]))
+    assert Watch(step).is_current()
+    change(float("nan"))
+    watch = Watch(step)
+    change(-float("nan"))
+    assert watch.is_current()
+
+
+def test_a_module_of_numbers_is_watched() -> None:
+    module = ModuleType("numbers_of_a_user")
+    vars(module).update(tau=1.0)
+    space = {"module": module}
+    exec("def step(c, v, z): return v * module.tau, z", space)
+    watch = Watch(space["step"])  # type: ignore[arg-type]
+    vars(module)["tau"] = 2.0
+    assert not watch.is_current()
+
+
+@pytest.fixture
+def operators(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopOperators]:
+    made = LoopOperators()
+    monkeypatch.setattr(kernels, "_make", made.make)
+    monkeypatch.setattr(fuse_call, "can_run", lambda: True)
+    monkeypatch.setattr(_ops.neuron, "interruptible", made)
+    yield made
+
+
+def test_a_kernel_is_made_once_for_each_form(operators: LoopOperators,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    def call(dtype: torch.dtype = torch.float32, **coefficients: Any) -> Tensor:
+        return recurrent(torch.ones(3, 1, 2, dtype=dtype), None, neuron, **coefficients)[0]
+
+    neuron = Neuron(decorated.step)
+    first = call()
+    for value in (2.0, 3.0, 4):
+        call(tau=value)
+    assert operators.made == 1
+    for made, given in ((2, {"dtype": torch.float64}), (3, {"tau": torch.tensor(2.0)}),
+                        (4, {"tau": torch.ones(2)}), (4, {"tau": torch.ones(1)})):
+        call(**given)
+        assert operators.made == made
+    monkeypatch.setitem(globals(), "DECAY", 0.25)
+    assert not torch.equal(call(), first) and operators.made == 5
+    monkeypatch.undo()
+
+
+def test_a_gradient_from_outside_is_refused(operators: LoopOperators) -> None:
+    weight = torch.ones((), requires_grad=True)
+    neuron = Neuron(lambda c, v, z: (v * weight, torch.sigmoid(c)))
+    with pytest.raises(TypeError, match="keyword-only argument .* got weight, which"):
+        recurrent(torch.zeros(2, 1, 3), None, neuron)
