@@ -1,0 +1,89 @@
+"""Draw how the neurons of the zoo respond to a current step, with their default coefficients.
+
+    python -m lsnn_ext.zoo --out folder            a picture for each neuron
+    python -m lsnn_ext.zoo --out folder rf brf     some of them
+"""
+import argparse
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from . import NEURONS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+STEPS, BEGIN, END = 300, 50, 250
+STRENGTHS = (0.5, 0.75, 1.0, 1.5, 2.0)  # of the current, by the module's CURRENT
+SHOWN = 2  # of which the states are drawn
+
+
+def respond(module: ModuleType) -> tuple[Tensor, Tensor, Tensor]:
+    """Currents (K, T, n), states (S, T, n) and spikes (T, n), a column for each strength.
+
+    The first current is on during the step. A second one turns on in its middle, at minus half.
+    """
+    count = list(inspect.signature(module.step).parameters).index(module.STATES[0])
+    currents = torch.zeros(count, STEPS, len(STRENGTHS))
+    currents[0, BEGIN:END] = module.CURRENT * torch.tensor(STRENGTHS)
+    currents[1:, (BEGIN + END) // 2:END] = -0.5 * currents[0, BEGIN]
+    now = [torch.zeros(1, len(STRENGTHS)) for _ in (*module.STATES, "z")]
+    steps = []
+    for t in range(STEPS):
+        now = list(module.step(*currents[:, t:t + 1], *now))
+        steps.append(torch.cat(now))
+    *states, spikes = torch.stack(steps, 1)
+    return currents, torch.stack(states), spikes
+
+
+def draw(name: str) -> "Figure":
+    """Current, every state, and spikes by the strength of the current; needs matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('lsnn_ext.zoo: expected matplotlib, which is not installed; pip install '
+                          '"matplotlib>=3.8"') from error
+    from ..tools import plot
+
+    module = NEURONS[name]
+    currents, states, spikes = respond(module)
+    rows = 2 + len(module.STATES)
+    figure = Figure(figsize=(7, 1.3 * rows), layout="constrained")
+    axes = figure.subplots(rows, sharex=True)
+    for k, current in enumerate(currents, 1):
+        axes[0].plot(current[:, SHOWN], label=f"c{k}" if len(currents) > 1 else "c")
+    axes[0].legend(loc="upper right")
+    axes[0].set(ylabel="current", title=(inspect.getdoc(module) or name).splitlines()[0])
+    for ax, label, state in zip(axes[1:-1], module.STATES, states, strict=True):
+        ax.plot(state[:, SHOWN])
+        ax.set(ylabel=label)
+    plot.raster(spikes, axes[-1])
+    axes[-1].set(xlabel="step", ylabel="spikes,\ncurrent by c", yticks=range(len(STRENGTHS)),
+                 yticklabels=[f"{strength:g}" for strength in STRENGTHS])
+    return figure
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the pictures and print where they are."""
+    parser = argparse.ArgumentParser("python -m lsnn_ext.zoo", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("neurons", nargs="*", help="default: all", metavar="|".join(NEURONS))
+    parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
+    given = parser.parse_args(arguments)
+    for name in given.neurons:
+        if name not in NEURONS:
+            parser.error(f"neurons: expected some of {', '.join(NEURONS)}, got {name!r}")
+    given.out.mkdir(parents=True, exist_ok=True)
+    for name in given.neurons or NEURONS:
+        path = given.out / f"{name}.png"
+        draw(name).savefig(path, dpi=120)
+        print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()

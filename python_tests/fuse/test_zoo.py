@@ -1,0 +1,139 @@
+"""The zoo: every neuron against a loop of its own, its defaults against the papers' numbers, and
+the pictures."""
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from zoo_loops import DEFAULTS, LOOPS
+
+import lsnn_ext
+from lsnn_ext import functional, zoo
+
+ROOT = Path(__file__).resolve().parents[2]
+T, B, N = 40, 3, 13
+# mean and standard deviation of the currents, and standard deviation of the sums of weights
+DRIVE = {"rf": (10, 60, 30), "brf": (10, 60, 30), "tc_lif": (0.2, 0.4, 0.3),
+         "dh_srnn": (3, 8, 3), "silif": (1.5, 3, 1), "c_silif": (0.2, 0.8, 0.3),
+         "ef_adlif": (2, 5, 2), "se_adlif": (2, 5, 2), "lif_two_synapses": (0.03, 0.1, 0.1),
+         "alif_two_synapses": (0.4, 1, 0.5), "alif_at_once": (0.05, 0.2, 0.1)}
+
+
+def _coefficients(name: str) -> dict[str, Any]:
+    parameters = inspect.signature(zoo.NEURONS[name].step).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def _currents(name: str) -> int:
+    names = list(inspect.signature(zoo.NEURONS[name].step).parameters)
+    return names.index(zoo.NEURONS[name].STATES[0])
+
+
+def _given(name: str, seed: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Currents (T, B, K N), weights (K, N, N), coefficients (N,) near their defaults."""
+    random = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=random, dtype=torch.float64)
+
+    mean, deviation, recurrent = DRIVE[name]
+    K = _currents(name)
+    x = mean + deviation * draw(T, B, K * N)
+    w = recurrent / N**0.5 * draw(K, N, N)
+    values = {key: value * (1 + 0.02 * draw(N).clamp(-2, 2))
+              for key, value in _coefficients(name).items() if key != "dt"}
+    for key in ("alpha", "beta1", "beta2") if name != "tc_lif" else ():
+        if key in values:
+            values[key] = values[key].clamp(max=0.99)
+    return x, w, values
+
+
+def _leaves(*tensors: Tensor) -> list[Tensor]:
+    return [tensor.detach().clone().requires_grad_() for tensor in tensors]
+
+
+def _gradients(spikes: Tensor, states: list[Tensor], leaves: list[Tensor],
+               seed: int) -> list[Tensor]:
+    """Of a random sum of the spikes and the last states."""
+    random = torch.Generator().manual_seed(seed + 100)
+    total = sum((out * torch.randn(out.shape, generator=random, dtype=out.dtype)).sum()
+                for out in (spikes, *states))
+    return list(torch.autograd.grad(total, leaves))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("name", zoo.NEURONS)
+def test_neuron_is_that_of_the_paper(name: str, seed: int) -> None:
+    module = zoo.NEURONS[name]
+    x, w, values = _given(name, seed)
+    K = len(w)
+
+    mine = _leaves(x, w, *values.values())
+    named = dict(zip(values, mine[2:], strict=True))
+    spikes, state = functional.recurrent(mine[0], mine[1] if K > 1 else mine[1][0], module.neuron,
+                                         **named)
+    states = list(state)[:len(module.STATES)]
+    got = _gradients(spikes, states, mine, seed)
+
+    theirs = _leaves(x, w, *values.values())
+    apart = theirs[0].view(T, B, K, N).transpose(1, 2)
+    wanted_spikes, wanted_states = LOOPS[name](apart, theirs[1],
+                                               **dict(zip(values, theirs[2:], strict=True)))
+    wanted = _gradients(wanted_spikes, wanted_states, theirs, seed)
+
+    rate = float(spikes.detach().mean())
+    assert 0.02 < rate < 0.6, rate
+    assert torch.equal(spikes.detach().round(), wanted_spikes.detach().round())
+    assert set(spikes.unique().tolist()) == {0.0, 1.0}
+    assert len(states) == len(wanted_states) == len(module.STATES)
+    for label, one, other in zip(module.STATES, states, wanted_states, strict=True):
+        error = (one - other).abs().max() / other.abs().max().clamp(min=1)
+        assert error < 1e-12, (label, float(error))
+    for label, one, other in zip(["x", "w_rec", *values], got, wanted, strict=True):
+        largest = float(other.abs().max())
+        assert largest > 0, label
+        assert float((one - other).abs().max()) < 1e-9 * largest, label
+
+
+@pytest.mark.parametrize("name", zoo.NEURONS)
+def test_defaults_are_those_of_the_paper(name: str) -> None:
+    assert _coefficients(name) == pytest.approx(DEFAULTS[name], rel=1e-12)
+
+
+def test_every_file_is_listed_and_tested() -> None:
+    files = {path.stem for path in (ROOT / "lsnn_ext" / "zoo").glob("*.py")}
+    assert files - {"__init__", "__main__", "surrogates"} == set(zoo.NEURONS)
+    assert set(zoo.NEURONS) == set(LOOPS) == set(DEFAULTS) == set(DRIVE)
+    for name, module in zoo.NEURONS.items():
+        names = list(inspect.signature(module.step).parameters)
+        K = _currents(name)
+        assert tuple(names[K:K + len(module.STATES)]) == module.STATES
+        assert names[K + len(module.STATES)] == "z"
+        assert isinstance(module.neuron, lsnn_ext.Neuron)
+        assert "Source:" in module.step.__doc__
+
+
+def test_pictures_are_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from lsnn_ext.zoo.__main__ import main
+    main(["--out", str(tmp_path), "rf", "dh_srnn"])
+    for name in ("rf", "dh_srnn"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 5000
+
+
+def test_an_unknown_neuron_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from lsnn_ext.zoo.__main__ import main
+    with pytest.raises(SystemExit):
+        main(["--out", str(tmp_path), "lif"])
+    assert "neurons: expected some of rf, brf" in capsys.readouterr().err
+
+
+def test_pictures_need_no_matplotlib_to_be_imported() -> None:
+    ran = subprocess.run([sys.executable, "-c", "import sys, lsnn_ext.zoo.__main__; "
+                          "assert 'matplotlib' not in sys.modules"], cwd=ROOT, capture_output=True,
+                         text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
