@@ -58,7 +58,7 @@ def draw(name: str) -> "Figure":
     for k, current in enumerate(currents, 1):
         axes[0].plot(current[:, SHOWN], label=f"c{k}" if len(currents) > 1 else "c")
     axes[0].legend(loc="upper right")
-    axes[0].set(ylabel="current", title=(inspect.getdoc(module) or name).splitlines()[0])
+    axes[0].set(ylabel="current", title=(module.__doc__ or name).splitlines()[0].rstrip("."))
     for ax, label, state in zip(axes[1:-1], module.STATES, states, strict=True):
         ax.plot(state[:, SHOWN])
         ax.set(ylabel=label)

@@ -1,9 +1,9 @@
-"""Adaptive LIF neuron that is reset at once, by its moving threshold, with a gradient."""
+"""Adaptive LIF neuron with an attached reset at once, by the moving threshold."""
 import math
 
 from torch import Tensor
 
-from .. import Neuron
+from ..fuse.neuron import Neuron
 from .surrogates import double_gaussian
 
 STATES = ("u", "a")

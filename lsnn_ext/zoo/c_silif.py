@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor
 
-from .. import Neuron
+from ..fuse.neuron import Neuron
 from .surrogates import boxcar
 
 STATES = ("u_real", "u_imag")

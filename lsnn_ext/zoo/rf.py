@@ -1,7 +1,7 @@
 """Resonate-and-fire (RF) neuron."""
 from torch import Tensor
 
-from .. import Neuron
+from ..fuse.neuron import Neuron
 from .surrogates import double_gaussian
 
 STATES = ("u", "v")

@@ -1,6 +1,7 @@
 """The zoo: every neuron against a loop of its own, its defaults against the papers' numbers, and
 the pictures."""
 import inspect
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from zoo_loops import DEFAULTS, LOOPS
 
 import lsnn_ext
 from lsnn_ext import functional, zoo
+from zoo_loops import DEFAULTS, LOOPS
 
 ROOT = Path(__file__).resolve().parents[2]
 T, B, N = 40, 3, 13
@@ -34,7 +35,7 @@ def _currents(name: str) -> int:
 
 
 def _given(name: str, seed: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Currents (T, B, K N), weights (K, N, N), coefficients (N,) near their defaults."""
+    """Currents (T, B, K, N), weights (K, N, N), coefficients (N,) near their defaults."""
     random = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
@@ -42,7 +43,7 @@ def _given(name: str, seed: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
 
     mean, deviation, recurrent = DRIVE[name]
     K = _currents(name)
-    x = mean + deviation * draw(T, B, K * N)
+    x = mean + deviation * draw(T, B, K, N)
     w = recurrent / N**0.5 * draw(K, N, N)
     values = {key: value * (1 + 0.02 * draw(N).clamp(-2, 2))
               for key, value in _coefficients(name).items() if key != "dt"}
@@ -74,22 +75,22 @@ def test_neuron_is_that_of_the_paper(name: str, seed: int) -> None:
 
     mine = _leaves(x, w, *values.values())
     named = dict(zip(values, mine[2:], strict=True))
-    spikes, state = functional.recurrent(mine[0], mine[1] if K > 1 else mine[1][0], module.neuron,
-                                         **named)
-    states = list(state)[:len(module.STATES)]
+    current, weights = (mine[0], mine[1]) if K > 1 else (mine[0][:, :, 0], mine[1][0])
+    spikes, state = functional.recurrent(current, weights, module.neuron, **named)
+    assert tuple(state.states) == module.STATES
+    states = list(state.states.values())
     got = _gradients(spikes, states, mine, seed)
 
     theirs = _leaves(x, w, *values.values())
-    apart = theirs[0].view(T, B, K, N).transpose(1, 2)
-    wanted_spikes, wanted_states = LOOPS[name](apart, theirs[1],
+    wanted_spikes, wanted_states = LOOPS[name](theirs[0].transpose(1, 2), theirs[1],
                                                **dict(zip(values, theirs[2:], strict=True)))
     wanted = _gradients(wanted_spikes, wanted_states, theirs, seed)
 
     rate = float(spikes.detach().mean())
     assert 0.02 < rate < 0.6, rate
-    assert torch.equal(spikes.detach().round(), wanted_spikes.detach().round())
+    assert torch.equal(spikes, wanted_spikes)
     assert set(spikes.unique().tolist()) == {0.0, 1.0}
-    assert len(states) == len(wanted_states) == len(module.STATES)
+    assert len(wanted_states) == len(module.STATES)
     for label, one, other in zip(module.STATES, states, wanted_states, strict=True):
         error = (one - other).abs().max() / other.abs().max().clamp(min=1)
         assert error < 1e-12, (label, float(error))
@@ -97,6 +98,20 @@ def test_neuron_is_that_of_the_paper(name: str, seed: int) -> None:
         largest = float(other.abs().max())
         assert largest > 0, label
         assert float((one - other).abs().max()) < 1e-9 * largest, label
+
+
+@pytest.mark.parametrize("name", zoo.NEURONS)
+def test_every_coefficient_learns_in_a_layer(name: str) -> None:
+    torch.manual_seed(0)
+    names = list(_coefficients(name))
+    layer = lsnn_ext.Recurrent(zoo.NEURONS[name].neuron, 5, N, learn=names)
+    spikes, state = layer(zoo.NEURONS[name].CURRENT * torch.rand(T, B, 5))
+    (spikes.sum() + sum(one.sum() for one in state.states.values())).backward()
+    for key in (*names, "weight_ih_l0", "weight_hh_l0"):
+        gradient = layer.get_parameter(key).grad
+        assert gradient is not None and bool(gradient.isfinite().all()), key
+    copy = pickle.loads(pickle.dumps(zoo.NEURONS[name].neuron))
+    assert copy == zoo.NEURONS[name].neuron
 
 
 @pytest.mark.parametrize("name", zoo.NEURONS)
