@@ -6,6 +6,8 @@
     python -m bench                         the same without peers; like for like with loops alone
     python -m bench --like-for-like         models of every peer that is installed against the same
                                             model with ours, and nothing else
+    python -m bench --any-neuron            steps written in PyTorch against loops, torch.compile,
+                                            jax and the models of the package, and nothing else
     python -m bench P M --peers             some yardsticks; no sweeps
     python -m bench --shape 500,16,40,128   any other shape T,B,I,N
     python -m bench --sweep N,threads       sweeps alone
@@ -19,7 +21,17 @@ from pathlib import Path
 
 import torch
 
-from bench import like_for_like, machine, measure, memory, page, page_alike, roofline, sweep
+from bench import (
+    like_for_like,
+    machine,
+    measure,
+    memory,
+    page,
+    page_alike,
+    page_any_neuron,
+    roofline,
+    sweep,
+)
 from bench.problem import YARDSTICKS, Shape, Yardstick, custom
 
 
@@ -90,6 +102,8 @@ def _parser() -> argparse.ArgumentParser:
                         dest="named", metavar="|".join(YARDSTICKS), help="the same, with commas")
     parser.add_argument("--like-for-like", action="store_true",
                         help="compare whole models with the same equations, and nothing else")
+    parser.add_argument("--any-neuron", action="store_true",
+                        help="compare neurons whose step is written in PyTorch, and nothing else")
     parser.add_argument("--shape", type=shape_of, action="append", default=[], metavar="T,B,I,N")
     parser.add_argument("--rates", type=_rates, default=[0.5, 1, 2, 5, 10, 20],
                         help="firing rates of ours in %%")
@@ -113,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
                         help="leave out saved bytes and peak memory")
     parser.add_argument("--out", type=Path,
                         help="folder for page, CSVs and plots (default: "
-                        "bench/results/layer/MACHINE, or like_for_like/MACHINE)")
+                        "bench/results/layer/MACHINE, like_for_like/ or any_neuron/MACHINE)")
     return parser
 
 
@@ -134,12 +148,19 @@ def main(arguments: list[str] | None = None) -> None:
     if sweeps:  # layers of many sizes alternate; each should find its memory again, as if alone
         os.environ.setdefault("LSNN_CACHE_MB", "8192")
     # named before cores are taken away
-    out = given.out or machine.results("like_for_like" if given.like_for_like else "layer")
+    out = given.out or machine.results("any_neuron" if given.any_neuron else "like_for_like"
+                                       if given.like_for_like else "layer")
     if given.threads is not None:
         limit_cores(given.threads)
 
     def say(text: str) -> None:
         print(text, flush=True)
+
+    command = _command(sys.argv[1:] if arguments is None else arguments)
+    if given.any_neuron:
+        page_any_neuron.run(out, [] if everything else yardsticks, command,
+                            repeats=given.repeats, seconds=given.seconds, say=say)
+        return
 
     free = memory.free_bytes() - memory.SPARE_BYTES
     limits = measure.Limits(given.seconds, free if given.memory_limit is None
@@ -185,9 +206,8 @@ def main(arguments: list[str] | None = None) -> None:
         if alike:
             say(page_alike.summary(alike))
         if results or points or alike:
-            facts = machine.facts(_command(sys.argv[1:] if arguments is None else arguments))
-            for path in page.write(out, facts, results, skipped, rates, points, alike,
-                                   alike_skipped):
+            for path in page.write(out, machine.facts(command), results, skipped, rates, points,
+                                   alike, alike_skipped):
                 say(f"wrote {path}")
 
 

@@ -116,7 +116,7 @@ def write_page(folder: Path) -> Path:
                                 f"of a run, got none in {folder}")
     facts = facts or alike_facts or next(iter(sweeps.values()))[0]
     cores = "one core" if facts["cores"] == "1" else f"{facts['cores']} cores"
-    parts = [f"# One recurrent layer on {facts['processor']}, {cores}", _machine(facts)]
+    parts = [f"# One recurrent layer on {facts['processor']}, {cores}", machine_table(facts)]
     if alike:
         parts += [page_alike.section(alike, alike_skipped, markdown, number),
                   _other_run(alike_facts, facts)]
@@ -146,7 +146,8 @@ def number(value: float) -> str:
     return f"{value:,.{min(digits, 4)}f}"
 
 
-def _machine(facts: dict[str, str]) -> str:
+def machine_table(facts: dict[str, str]) -> str:
+    """The command, and what the numbers depend on besides."""
     shown = {name: value.split("; rows:")[0].replace("|", "/") for name, value in facts.items()
              if name != "command"}
     text = markdown(["", ""], list(shown.items())).replace("---:", "---", 1)
