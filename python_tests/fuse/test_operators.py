@@ -90,8 +90,8 @@ def _expected(name: str, arguments: list[Tensor]) -> Tensor:
     if name in EXTENDED:
         with np.errstate(all="ignore"):  # invalid arguments are part of the test
             result = EXTENDED[name](*(x.numpy().astype(np.longdouble) for x in arguments))
-            return torch.from_numpy(result.astype(np.float32 if dtype == torch.float32
-                                                  else np.float64))
+            kind = np.float32 if dtype == torch.float32 else np.float64
+            return torch.from_numpy(result.astype(kind))
     if name == "sqrt":  # torch's may come from MKL, which does not round it correctly
         return torch.from_numpy(np.sqrt(arguments[0].numpy()))
     if name == "fma":
