@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from errno import ENOSPC
@@ -29,6 +30,12 @@ HINT = ("Install g++ >= 11 or clang++ >= 14 (Debian: apt-get install g++; conda:
         "conda-forge cxx-compiler), or set CXX to a C++ compiler")
 
 _failed: set[str] = set()  # keys of sources that the compiler has refused in this process
+
+# A child that another thread forks while a process starts would keep its pipes open, and this
+# process would wait for the end of that child.
+_starting = threading.RLock()
+os.register_at_fork(before=_starting.acquire, after_in_parent=_starting.release,
+                    after_in_child=_starting.release)
 
 
 class CompileError(Exception):
@@ -202,10 +209,11 @@ def _run(command: Sequence[str], seconds: float, **environment: str) -> tuple[in
     """Returns the status of a command and what it prints. It and its children are killed after
     `seconds`, or when an exception such as KeyboardInterrupt arrives."""
     try:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, errors="replace", process_group=0,
-            env={**os.environ, "LANG": "C", "LC_ALL": "C", **environment})
+        with _starting:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                text=True, errors="replace", process_group=0,
+                env={**os.environ, "LANG": "C", "LC_ALL": "C", **environment})
     except OSError as error:
         raise CompileError(f"{command[0]} does not start: {error.strerror or error}") from None
     try:

@@ -22,7 +22,7 @@ pytestmark = [
 
 # ------------------------------------------------------------------------------------ damaged files
 @needs_compiler
-@pytest.mark.parametrize("damage", ["truncate", "empty", "flip", "remove"])
+@pytest.mark.parametrize("damage", ["truncate", "empty", "flip", "name", "remove"])
 def test_damaged_file_is_compiled_anew(folder: Path, fake: Fake, damage: str) -> None:
     count = fake('exec "$real" "$@"')
     path = shared()
@@ -31,7 +31,9 @@ def test_damaged_file_is_compiled_anew(folder: Path, fake: Fake, damage: str) ->
     damaged = {"truncate": intact[:len(intact) // 2], "empty": b"",
                "flip": intact[:-1] + bytes([intact[-1] ^ 1])}.get(damage)
     path.unlink()
-    if damaged is not None:
+    if damage == "name":
+        path.with_stem(path.stem[:-1] + "x").write_bytes(intact)
+    elif damaged is not None:
         path.write_bytes(damaged)
     again = shared()
     assert load_answer(again) == 129 and count() == 2 and [*folder.glob("*.so")] == [again]

@@ -1,4 +1,6 @@
 """The compiler of generated neurons: one compilation for all, and a warning where it fails."""
+import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -80,7 +82,15 @@ def test_two_processes_compile_once(fake: Fake) -> None:
 
 
 @needs_compiler
-def test_threads_compile_once(fake: Fake) -> None:
+@pytest.mark.parametrize("has_locks", [True, False])
+def test_threads_compile_once(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch, has_locks: bool
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    if not has_locks:  # as on some network file systems
+        monkeypatch.setattr(fcntl, "flock", fail)
     count = fake('sleep 0.2; exec "$real" "$@"')
     paths: list[Path | None] = []
     threads = [threading.Thread(target=lambda: paths.append(shared())) for _ in range(4)]
@@ -196,7 +206,8 @@ def test_error_of_a_real_compiler() -> None:
 
 
 @pytest.mark.parametrize(("lines", "message"), [
-    ("exit 3", "it ended with status 3"), ("kill -9 $$", "it ended with status -9"),
+    ("exit 3", "it ended with status 3"), ('echo > "$out"; exit 4', "it ended with status 4"),
+    ("kill -9 $$", "it ended with status -9"),
     ("exit 0", "it ended with status 0"), ('touch "$out"', "it ended with status 0"),
 ])
 def test_compiler_that_says_nothing(fake: Fake, lines: str, message: str) -> None:
