@@ -115,13 +115,12 @@ LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, int64_t t
       for (int64_t k = 0; is_traced && k < n_traces; k++)
         traces[k] = f.trace(k) ? (T*)f.trace(k) + at : nullptr;
       // Of rows in scratch memory the next one overwrites what stands beyond N.
-      StepRow<T> row{};
-      row.is_last = is_last;
-      row.bits = bits;
-      row.saved = {f.saved.y ? s.y_out + b * n_saved * N : nullptr, N};
-      row.z = f.z || l.smooth ? s.z_out + b * N : nullptr;
-      row.traces = is_traced ? traces : nullptr;
-      steps.advance(t, b, before, row);
+      steps.advance(t, b, before,
+                    {.is_last = is_last,
+                     .bits = bits,
+                     .saved = {f.saved.y ? s.y_out + b * n_saved * N : nullptr, N},
+                     .z = f.z || l.smooth ? s.z_out + b * N : nullptr,
+                     .traces = is_traced ? traces : nullptr});
       if (N % 32 && n1 == N) bits[W - 1] &= (1u << N % 32) - 1;  // padded lanes are no neurons
       if (l.smooth)
         memcpy(ring.real(t, b) + n0, s.steps.z + b * NP + n0, (steps.n_end - n0) * sizeof(T));

@@ -167,9 +167,12 @@ template <class T> struct Replay : Tile {
     for (int64_t t = S0; t < S1; t++) {
       steps.collect(t, *this);
       for (int64_t b = 0, alive = items_alive(t); b < alive; b++) {
-        StepRow<T> row{};
-        row.saved = {recomputed(t, b), NP};
-        steps.advance(t, b, t && !l.smooth ? bits(t - 1, b) : nullptr, row);
+        steps.advance(t, b, t && !l.smooth ? bits(t - 1, b) : nullptr,
+                      {.is_last = false,
+                       .bits = nullptr,
+                       .saved = {recomputed(t, b), NP},
+                       .z = nullptr,
+                       .traces = nullptr});
       }
     }
   }

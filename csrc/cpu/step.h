@@ -149,9 +149,17 @@ template <class T> struct Steps : Tile {
     }
   }
 
-  // Item b at step t: (1) to (9). `row` says what is written; the rest of it is filled in. bits of
-  // z' are null where z' stands in s.z.
-  LSNN_METHOD void advance(int64_t t, int64_t b, const uint32_t* before, StepRow<T> row) const {
+  // What of a step is written, where not null, as of StepRow.
+  struct Written {
+    bool is_last;
+    uint32_t* bits;
+    Rows<T> saved;
+    T* z;
+    T* const* traces;
+  };
+
+  // Item b at step t: (1) to (9). bits of z' are null where z' stands in s.z.
+  LSNN_METHOD void advance(int64_t t, int64_t b, const uint32_t* before, const Written& to) const {
     const T* start = I ? p.bias : x_row(t, b);
     if (!I && t + 1 < l.T)
       for (int64_t k = 0; k < K; k++)
@@ -169,19 +177,22 @@ template <class T> struct Steps : Tile {
       add_sparse_events(p.sparse, N, rows + whole, weights ? weights + whole : nullptr,
                         n[b] - whole, s.c, n0, n1);
     meter.split_item(0);
-    row.coefficients = p.coefficients;
-    row.n0 = n0;
-    row.n1 = n1;
-    row.N = N;
-    row.c = {s.c, NP};
-    row.before = {before, before ? nullptr : s.z + b * NP, NP};
-    row.z_numbers = s.z + b * NP;
-    row.states = states(b);
-    if (neuron.saves_currents && row.saved.first)
+    if (neuron.saves_currents && to.saved.first)
       for (int64_t k = 0; k < K; k++)
-        memcpy(row.saved.first + k * row.saved.stride + n0, s.c + k * NP + n0,
-               (n1 - n0) * sizeof(T));
-    neuron.step(neuron.settings, row);
+        memcpy(to.saved.first + k * to.saved.stride + n0, s.c + k * NP + n0, (n1 - n0) * sizeof(T));
+    neuron.step(neuron.settings, {.coefficients = p.coefficients,
+                                  .n0 = n0,
+                                  .n1 = n1,
+                                  .N = N,
+                                  .c = {s.c, NP},
+                                  .before = {before, before ? nullptr : s.z + b * NP, NP},
+                                  .states = states(b),
+                                  .is_last = to.is_last,
+                                  .z_numbers = s.z + b * NP,
+                                  .bits = to.bits,
+                                  .saved = to.saved,
+                                  .z = to.z,
+                                  .traces = to.traces});
   }
 };
 
