@@ -1,6 +1,6 @@
-"""Neurons whose step is written in PyTorch, against the ways that one had before.
+"""Neurons whose step is written in PyTorch, against loops, compilers and models.
 
-    python -m bench --any-neuron                     published neurons on P, models on P, M and small
+    python -m bench --any-neuron                     published neurons on P; models on P, M, small
     python -m bench --any-neuron --shape 60,4,20,32  all of them on another shape
 
 Published neurons of lsnn_ext.zoo: functional.recurrent against the eager loop over the step,
@@ -10,11 +10,11 @@ inputs, and learn both weights and all coefficients, one number per neuron. A pa
 backward for a fixed gradient of the spikes, in float32, in one process with the same threads.
 
 Weights are multiples of few bits and inputs 0 or 1, so that sums are exact in any order. Before
-anything is timed, spikes and gradients of all contestants are compared with those of the first peer.
-Ours must have the same spikes, but for 1 of 100,000, and then the same gradients to rounding. What a
-compiler computes in another order may differ at the very threshold, and one spike leads to others:
-how many differ is told. All contestants take part in every round, in changing order; a ratio is the
-median over the rounds of theirs by ours in the same round.
+anything is timed, spikes and gradients of all contestants are compared with those of the first
+peer. Ours must have the same spikes, but for 1 of 100,000, and then the same gradients to rounding.
+What a compiler computes in another order may differ at the very threshold, and one spike leads to
+others; the number that differs is shown. All contestants take part in every round, in changing
+order. A ratio is the median over the rounds of theirs by ours in the same round.
 """
 import gc
 import inspect
@@ -107,7 +107,7 @@ KINDS = {
 
 
 def yardsticks_of(kind: Kind) -> list[Yardstick]:
-    """Where a neuron is timed if nobody asks for others."""
+    """Where a neuron is timed by default."""
     return [YARDSTICKS[name] for name in (("P", "M", "small") if kind.model else ("P",))]
 
 

@@ -66,6 +66,6 @@ def text(facts: dict[str, str], lines: Sequence[Line], skipped: Sequence[Skip]) 
 def _cells(line: Line) -> list[str]:
     return [f"`{line.neuron}`", line.contestant,
             f"{number(line.median_ms)} ({number(line.min_ms)})",
-            f"**{line.ratio:.2f}** ({line.ratio_q1:.2f} to {line.ratio_q3:.2f})",
+            f"**{number(line.ratio)}** ({number(line.ratio_q1)} to {number(line.ratio_q3)})",
             f"{line.rate_measured:.1f}", f"{line.differing:,} of {line.entries:,}",
             f"{line.gradient_difference:.0e}", str(line.rounds)]

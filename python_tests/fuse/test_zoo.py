@@ -115,6 +115,16 @@ def test_every_coefficient_learns_in_a_layer(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", zoo.NEURONS)
+def test_every_neuron_is_traced(name: str) -> None:
+    """So that none runs as a loop in silence."""
+    trace = pytest.importorskip("lsnn_ext.fuse.trace").trace
+    module, values = zoo.NEURONS[name], _given(name, 0)[2]
+    program = trace(module.step, currents=_currents(name), states=len(module.STATES),
+                    dtype=torch.float64, coefficients={**_coefficients(name), **values}).program
+    assert program.is_spike and len(program.gradients) == len(values)
+
+
+@pytest.mark.parametrize("name", zoo.NEURONS)
 def test_defaults_are_those_of_the_paper(name: str) -> None:
     assert _coefficients(name) == pytest.approx(DEFAULTS[name], rel=1e-12)
 
