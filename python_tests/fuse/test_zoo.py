@@ -121,7 +121,8 @@ def test_every_neuron_is_traced(name: str) -> None:
     module, values = zoo.NEURONS[name], _given(name, 0)[2]
     program = trace(module.step, currents=_currents(name), states=len(module.STATES),
                     dtype=torch.float64, coefficients={**_coefficients(name), **values}).program
-    assert program.is_spike and len(program.gradients) == len(values)
+    assert program.is_spike
+    assert sum(one is not None for one in program.gradients) == len(values)
 
 
 @pytest.mark.parametrize("name", zoo.NEURONS)
