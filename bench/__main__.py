@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 from bench import (
+    any_neuron,
     like_for_like,
     machine,
     measure,
@@ -104,6 +105,8 @@ def _parser() -> argparse.ArgumentParser:
                         help="compare whole models with the same equations, and nothing else")
     parser.add_argument("--any-neuron", action="store_true",
                         help="compare neurons whose step is written in PyTorch, and nothing else")
+    parser.add_argument("--neurons", type=names_among(any_neuron.KINDS), metavar="NAMES",
+                        help=f"of --any-neuron: some of {','.join(any_neuron.KINDS)}")
     parser.add_argument("--shape", type=shape_of, action="append", default=[], metavar="T,B,I,N")
     parser.add_argument("--rates", type=_rates, default=[0.5, 1, 2, 5, 10, 20],
                         help="firing rates of ours in %%")
@@ -159,7 +162,8 @@ def main(arguments: list[str] | None = None) -> None:
     command = _command(sys.argv[1:] if arguments is None else arguments)
     if given.any_neuron:
         page_any_neuron.run(out, [] if everything else yardsticks, command,
-                            repeats=given.repeats, seconds=given.seconds, say=say)
+                            given.neurons or list(any_neuron.KINDS), repeats=given.repeats,
+                            seconds=given.seconds, say=say)
         return
 
     free = memory.free_bytes() - memory.SPARE_BYTES

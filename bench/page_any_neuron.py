@@ -12,15 +12,15 @@ from bench.problem import Yardstick
 LINES, SKIPPED = "any_neuron.csv", "skipped.csv"
 
 
-def run(out: Path, yardsticks: Sequence[Yardstick], command: str, *, repeats: int, seconds: float,
-        say: Say = print) -> None:
-    """Measure every neuron, on its own yardsticks where none are given, and write the results;
+def run(out: Path, yardsticks: Sequence[Yardstick], command: str, names: Sequence[str], *,
+        repeats: int, seconds: float, say: Say = print) -> None:
+    """Measure these neurons, on their own yardsticks where none are given, and write the results;
     what was measured before something stopped the run is kept."""
     lines: list[Line] = []
     skipped: list[Skip] = []
     try:
-        for name, kind in KINDS.items():
-            for yardstick in yardsticks or any_neuron.yardsticks_of(kind):
+        for name in names:
+            for yardstick in yardsticks or any_neuron.yardsticks_of(KINDS[name]):
                 say(f"  {name} on {yardstick.name}")
                 more, left = any_neuron.measure(name, yardstick, repeats=repeats, seconds=seconds,
                                                 say=say)

@@ -54,11 +54,11 @@ def test_other_gradients_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         any_neuron.measure("tc_lif", TINY, repeats=1, seconds=1.0, say=_silent)
 
 
-def test_command_writes_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.page_any_neuron.KINDS", {"lsnn": KINDS["lsnn"]})
-    main(["--any-neuron", "--shape", "60,4,20,32", "--repeats", "1", "--out", str(tmp_path)])
+def test_command_writes_a_page(tmp_path: Path) -> None:
+    command = "--any-neuron --neurons lsnn --shape 60,4,20,32 --repeats 1"
+    main([*command.split(), "--out", str(tmp_path)])
     page = (tmp_path / "README.md").read_text()
-    assert "python -m bench --any-neuron --shape 60,4,20,32 --repeats 1\n" in page
+    assert f"python -m bench {command}\n" in page
     assert "| `lsnn` | functional.alif |" in page and "## 60,4,20,32: 60 steps" in page
     lines = (tmp_path / "any_neuron.csv").read_text().splitlines()
     rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))

@@ -103,11 +103,13 @@ def test_neuron_is_that_of_the_paper(name: str, seed: int) -> None:
 @pytest.mark.parametrize("name", zoo.NEURONS)
 def test_every_coefficient_learns_in_a_layer(name: str) -> None:
     torch.manual_seed(0)
-    names = list(_coefficients(name))
-    layer = lsnn_ext.Recurrent(zoo.NEURONS[name].neuron, 5, N, learn=names)
-    spikes, state = layer(zoo.NEURONS[name].CURRENT * torch.rand(T, B, 5))
+    values = {key: torch.full((N,), value, dtype=torch.float64)
+              for key, value in _coefficients(name).items() if key != "dt"}
+    layer = lsnn_ext.Recurrent(zoo.NEURONS[name].neuron, 5, N, learn=values, dtype=torch.float64,
+                               **values)  # as above, so that nothing else is compiled
+    spikes, state = layer(zoo.NEURONS[name].CURRENT * torch.rand(T, B, 5, dtype=torch.float64))
     (spikes.sum() + sum(one.sum() for one in state.states.values())).backward()
-    for key in (*names, "weight_ih_l0", "weight_hh_l0"):
+    for key in (*values, "weight_ih_l0", "weight_hh_l0"):
         gradient = layer.get_parameter(key).grad
         assert gradient is not None and bool(gradient.isfinite().all()), key
     copy = pickle.loads(pickle.dumps(zoo.NEURONS[name].neuron))
