@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from bench.contestants import Contestant
 from bench.like_for_like import MOST_DIFFERING, MOST_OF_A_GRADIENT, RATE, NotAlikeError
 from bench.measure import (
+    LONG_ENOUGH,
     STEADY,
     Say,
     Skip,
@@ -46,7 +47,6 @@ from bench.problem import ALPHA, BETA, RHO, THETA, YARDSTICKS, Problem, Yardstic
 from lsnn_ext import Neuron, functional, zoo
 
 OURS = "functional.recurrent"
-FIRST_STEPS = 300  # in which the scale is looked for that gives the rate
 
 
 class _Triangle(torch.autograd.Function):
@@ -298,7 +298,7 @@ def _made(name: str, yardstick: Yardstick, kind: Kind, problem: Problem, scale: 
 
 def _scale_of(kind: Kind, problem: Problem) -> float:
     """Of the input weights, at which the neuron fires at the rate."""
-    short = problem.first(FIRST_STEPS)
+    short = problem.first(LONG_ENOUGH)
 
     def rate_of(scale: float) -> float:
         return firing_rate(Ours(OURS, kind, short, scale).forward())

@@ -29,10 +29,11 @@ def step(c: Tensor, v_dendrite: Tensor, v_soma: Tensor, z: Tensor, *,
         v_dendrite, v_soma, z: membranes after the reset.
 
     Source: Zhang et al., TC-LIF: a two-compartment spiking neuron model for long-term sequential
-    modelling, AAAI 2024 (arXiv 2308.13250). Their code (ZhangShimin1/TC-LIF, `TCLIFNode`, triangle)
-    is followed: it resets both compartments in the step of the spike, before the soma acts on the
-    dendrite; the paper writes the resets into the next step. The reset has a gradient. The code
-    learns beta1 = -sigmoid(p1) and beta2 = sigmoid(p2), one pair for a layer.
+    modelling, AAAI 2024 (arXiv 2308.13250), equations (10) to (12) and (21). Their code
+    (ZhangShimin1/TC-LIF, `TCLIFNode`, triangle) is followed. It resets both compartments in the
+    step of the spike. In the paper the reset acts a step later, so that the soma drives the
+    dendrite as it was before its reset: beta1 theta z_{t-1} more. The reset has a gradient. The
+    code learns beta1 = -sigmoid(p1) and beta2 = sigmoid(p2), one pair for a layer.
     """
     v_dendrite = v_dendrite + beta1 * v_soma + c
     v_soma = v_soma + beta2 * v_dendrite
