@@ -32,21 +32,35 @@ def flatten(value: Any) -> list[Any]:
     return [value]
 
 
+def make_key(value: Any) -> object:
+    """Equal for calls that give equal results."""
+    if isinstance(value, dict):
+        return tuple((name, make_key(x)) for name, x in value.items())
+    if isinstance(value, tuple) and not isinstance(value, Size):
+        return tuple(map(make_key, value))
+    if isinstance(value, Tensor):
+        return value._cdata
+    return type(value), repr(value) if isinstance(value, float) else value
+
+
+def as_tensor(value: Tensor | float) -> Tensor:
+    """Numbers of Python in float64, in which they are computed."""
+    return value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+
+
 def repeat_calls(calls: Sequence[Call], wanted: Sequence[int], neurons: int,
                  coefficients: Sequence[Tensor | float]) -> list[Any]:
     """The results of the calls `wanted` for these coefficients, with a batch of 1."""
     results: dict[int, Any] = {}
     sizes = {"B": 1, "N": neurons}
 
-    def fill(value: Any, as_tensor: bool) -> Any:
+    def fill(value: Any, is_aten: bool) -> Any:
         if isinstance(value, Place):
-            result = results[value]
-            return torch.tensor(result, dtype=torch.float64) if as_tensor and not isinstance(
-                result, Tensor) else result
+            return as_tensor(results[value]) if is_aten else results[value]
         if isinstance(value, Size):
             return [sizes.get(x, x) if isinstance(x, str) else x for x in value.sizes]
         if isinstance(value, tuple):
-            return [fill(x, as_tensor) for x in value]
+            return [fill(x, is_aten) for x in value]
         return value
 
     for place in sorted(find_needed(calls, wanted)):

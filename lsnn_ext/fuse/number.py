@@ -1,6 +1,6 @@
 """Arithmetic of Python numbers that are tensors while a step is traced."""
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +32,13 @@ class NumberArithmetic(TorchFunctionMode):
         known = self.recorder.value(value)
         return isinstance(known, Fixed) and known.is_number
 
+    def _make_number(self, value: Any, arguments: Sequence[Any] | None = None) -> Tensor:
+        """A Python number, or the result of a function of Python numbers."""
+        result = (self.recorder.call(None, (value,), is_constant=True, is_number=True)
+                  if arguments is None else
+                  self.recorder.call(value, arguments, is_number=True))
+        return self.recorder.give(torch.empty((), dtype=torch.float64), result, is_input=True)
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
@@ -40,13 +47,17 @@ class NumberArithmetic(TorchFunctionMode):
         base = name.strip("_")
         is_reversed = base not in ARITHMETIC and base[:1] == "r" and base[1:] in ARITHMETIC
         base = base[1:] if is_reversed else base
-        if base in ARITHMETIC and not kwargs and name[:3] != "__i" and all(
+        # Python has no operators in place for numbers: x += 1 is x = x + 1.
+        if base in ARITHMETIC and not kwargs and all(
                 self._is_number(x) or type(x) in (int, float) for x in args):
             places = [Place(self.recorder.value(x).place)  # type: ignore[union-attr]
                       if isinstance(x, Tensor) else x for x in args]
             places = places[::-1] if is_reversed else places
-            result = self.recorder.call(ARITHMETIC[base], places, is_number=True)
-            return self.recorder.give(torch.empty((), dtype=torch.float64), result, is_input=True)
+            return self._make_number(ARITHMETIC[base], places)
+        if base in ("div", "truediv", "true_divide") and self._is_number(args[0]):
+            return args[1].reciprocal() * args[0]  # as Tensor.__rtruediv__
+        if func is torch.where:
+            args = [self._make_number(x) if type(x) in (int, float) else x for x in args]
         if func in (torch.as_tensor, torch.tensor, torch.scalar_tensor):
             return args[0].to(kwargs.get("dtype") or torch.get_default_dtype())
         if base in ("clamp", "clip") and len(args) + len(kwargs) > 2:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from .calls import Call, Place, Size, flatten, repeat_calls
+from .calls import Call, Place, Size, as_tensor, flatten, make_key, repeat_calls
 from .graph import Graph
 from .translate import OPERATIONS
 
@@ -28,7 +28,8 @@ LINEAR = {"add", "sub", "neg", "mul", "div", "where", "masked_fill", "sigmoid_ba
           "tanh_backward", "threshold_backward", "hardtanh_backward", "leaky_relu_backward",
           "silu_backward"}
 # Frames of these files are not those of a step.
-NOT_OF_STEPS = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep, "<frozen")
+NOT_OF_STEPS = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep,
+                "<frozen")
 
 
 class StepError(RuntimeError):
@@ -83,7 +84,8 @@ class Recorder(TorchDispatchMode):
         self.graph, self.batch, self.neurons = graph, batch, neurons
         self.calls: list[Call] = []
         self.is_backward = False
-        self.tensors: dict[int, Tensor] = {}  # that the step closes over, by id
+        self.tensors: dict[int, Tensor] = {}  # that the step closes over
+        self._places: dict[object, int] = {}  # of calls
         self._values: dict[int, Fixed | Row] = {}  # by storage
         self._inputs: set[int] = set()  # storages that are not to be written
         self._lines: dict[int, str] = {}  # of the nodes of autograd
@@ -108,12 +110,15 @@ class Recorder(TorchDispatchMode):
 
     def call(self, function: Any, arguments: Sequence[Any], keywords: Mapping[str, Any] = {},  # noqa: B006
              is_constant: bool = False, is_number: bool = False) -> Fixed:
-        self.calls.append(Call(function, tuple(arguments), keywords))
-        return Fixed(len(self.calls) - 1, is_constant, is_number)
+        call = Call(function, tuple(arguments), keywords)
+        place = self._places.setdefault(make_key(call), len(self.calls))
+        if place == len(self.calls):
+            self.calls.append(call)
+        return Fixed(place, is_constant, is_number)
 
     def _hold(self, tensor: Tensor) -> Fixed:
         """A tensor that the step closes over: it is read again whenever the calls are repeated."""
-        if id(tensor) not in self.tensors:
+        if tensor._cdata not in self.tensors:
             if tensor.requires_grad:
                 raise self.error("no closed-over tensor that requires a gradient",
                                  f"one of shape {tuple(tensor.shape)}; pass it as a keyword-only "
@@ -123,7 +128,7 @@ class Recorder(TorchDispatchMode):
                 raise self.error("closed-over tensors of shape () or (N,)", f"one of shape {sizes}")
             if sizes and sizes[-1] not in (1, self.neurons):
                 raise Resize(sizes[-1])
-            self.tensors[id(tensor)] = tensor
+            self.tensors[tensor._cdata] = tensor
             self._alive.append(tensor)
         return self.call(None, (tensor,))
 
@@ -137,7 +142,7 @@ class Recorder(TorchDispatchMode):
         if known.is_constant:
             with _disable_current_modes(), torch.no_grad():
                 number = repeat_calls(self.calls, [known.place], 1, [])[0]
-                number = torch.as_tensor(number).to(dtype).reshape(()).item()
+                number = as_tensor(number).to(dtype).reshape(()).item()
             return self.graph.constant(number)
         is_float = dtype.is_floating_point
         key = ("coefficient", known.place, dtype if is_float else None)
@@ -177,7 +182,7 @@ class Recorder(TorchDispatchMode):
             raise self.error("elementwise operators", f"aten.{name}")
         known = [self.value(x) for x in tensors]  # before an operator in place
         if name in ("lift_fresh", "lift_fresh_copy") and not isinstance(args[0], FakeTensor):
-            self.tensors.pop(id(args[0]), None)
+            self.tensors.pop(args[0]._cdata, None)
         fixed = [x for x in known if isinstance(x, Fixed)]
         try:
             out = func(*args, **kwargs)

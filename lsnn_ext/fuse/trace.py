@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from .calls import Call, Size, find_needed, flatten, repeat_calls
+from .calls import Call, Size, as_tensor, find_needed, flatten, repeat_calls
 from .graph import Graph
 from .number import NumberArithmetic
 from .program import Node, Program
@@ -163,7 +163,7 @@ def _check_results(recorder: Recorder, results: Any, states: int,
                    dtype: torch.dtype) -> list[Tensor]:
     results = [results] if isinstance(results, Tensor) and not states else results
     if not isinstance(results, tuple | list) or len(results) != states + 1:
-        count = len(results) if isinstance(results, tuple | list) else type(results).__name__
+        count = len(results) if isinstance(results, tuple | list) else "one"
         raise StepError(f"step: expected {states + 1} results, got {count}")
     names = [*(f"state {i}" for i in range(states)), "the spike"]
     for name, x in zip(names, results, strict=True):
@@ -289,9 +289,8 @@ def _make_prologue(program: Program, rows: Sequence[Any], calls: Sequence[Call],
     held = [x for call in calls for x in flatten(list(call.arguments)) if isinstance(x, Tensor)]
 
     def cast(value: Any, dtype: torch.dtype | None) -> Tensor:
-        tensor = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
-        tensor = tensor if dtype is None else tensor.to(dtype)
-        return tensor.to(program.dtype)
+        tensor = as_tensor(value) if dtype is None else as_tensor(value).to(dtype)
+        return tensor.to(program.dtype, copy=True)  # closed-over tensors may change later
 
     def prologue(coefficients: Sequence[Tensor | float]) -> list[Tensor]:
         got = [(x.dim(), x.dtype) if isinstance(x, Tensor) else None for x in coefficients]

@@ -3,11 +3,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from program import Evaluated, evaluate
 from torch import Tensor
 
 from lsnn_ext.fuse.program import Program
 from lsnn_ext.fuse.trace import Traced, trace
+from program import Evaluated, evaluate
 
 BATCH, NEURONS = 6, 11
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -54,7 +54,7 @@ def _assert_close(name: str, got: Tensor | None, expected: Tensor | None, tolera
 def check_step(step: Callable[..., Any], coefficients: Mapping[str, Tensor | float] | None = None,
                *, currents: int = 1, states: int = 1, dtype: torch.dtype = torch.float64,
                is_exact: bool = True, scale: float = 1.5, seed: int = 0,
-               tolerance: float | None = None) -> Traced:
+               tolerance: float | None = None, batch: int = BATCH) -> Traced:
     """Traces a step and asserts that results are bitwise equal (is_exact) and gradients close."""
     coefficients = coefficients or {}
     traced = trace(step, currents=currents, states=states, dtype=dtype, coefficients=coefficients)
@@ -64,7 +64,7 @@ def check_step(step: Callable[..., Any], coefficients: Mapping[str, Tensor | flo
     generator = torch.Generator().manual_seed(seed)
 
     def draw() -> Tensor:
-        return torch.randn(BATCH, NEURONS, generator=generator, dtype=dtype) * scale
+        return torch.randn(batch, NEURONS, generator=generator, dtype=dtype) * scale
 
     rows = [draw() for _ in range(currents + states)]
     rows.append((draw() > 0).to(dtype))
@@ -74,7 +74,7 @@ def check_step(step: Callable[..., Any], coefficients: Mapping[str, Tensor | flo
     d_results = [draw() for _ in range(states + 1)]
     results = step(*(x.clone() for x in leaves), **given)
     results = [results] if isinstance(results, Tensor) else results
-    results = [x.expand(BATCH, NEURONS) for x in results]
+    results = [x.expand(batch, NEURONS) for x in results]
     wanted = [*leaves, *(x for x in given.values() if isinstance(x, Tensor) and x.requires_grad)]
     needed = [(x, d) for x, d in zip(results, d_results, strict=True) if x.requires_grad]
     expected = iter(torch.autograd.grad([x for x, _ in needed], wanted, [d for _, d in needed],
@@ -94,20 +94,21 @@ def check_step(step: Callable[..., Any], coefficients: Mapping[str, Tensor | flo
             assert torch.equal(a.nan_to_num(nan=12345.0), b.detach().nan_to_num(nan=12345.0)), i
         else:
             _assert_close(f"result {i}", a, b.detach(), tolerance)
-    names = [*(f"current {i}" for i in range(currents)), *(f"state {i}" for i in range(states)), "z"]
+    names = [*(f"current {i}" for i in range(currents)), *(f"state {i}" for i in range(states)),
+             "z"]
     for name, a in zip(names, [*got.d_currents, *got.d_states, got.d_z], strict=True):
         _assert_close(name, a, next(expected), tolerance)
     for (name, x), a in zip(given.items(), got.gradients, strict=True):
         if isinstance(x, Tensor) and x.requires_grad:
             a = None if a is None else (a.sum(0) if x.dim() else a.sum())
             b = next(expected)
-            _assert_close(name, a, b, 20 * tolerance)
+            _assert_close(name, a, b, 20 * max(tolerance, TOLERANCES.get(x.dtype, 0)))
         else:
             assert a is None
     if program.is_spike:
         assert ((got.z == 0) | (got.z == 1)).all()
     if got.slopes is not None:  # where all are 0, dL/dz has no effect
-        inactive = torch.ones(BATCH, NEURONS, dtype=torch.bool)
+        inactive = torch.ones(batch, NEURONS, dtype=torch.bool)
         for slope in got.slopes:
             inactive &= slope == 0
         other = run(torch.where(inactive, draw(), d_results[-1]))
