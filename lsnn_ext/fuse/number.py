@@ -59,7 +59,7 @@ class NumberArithmetic(TorchFunctionMode):
         if func is torch.where:
             args = [self._make_number(x) if type(x) in (int, float) else x for x in args]
         if func in (torch.as_tensor, torch.tensor, torch.scalar_tensor):
-            return args[0].to(kwargs.get("dtype") or torch.get_default_dtype())
+            return args[0].to(kwargs.get("dtype") or torch.get_default_dtype(), copy=True)
         if base in ("clamp", "clip") and len(args) + len(kwargs) > 2:
             args = [x if isinstance(x, Tensor) or i == 0 or x is None
                     else torch.full((), x, dtype=args[0].dtype) for i, x in enumerate(args)]

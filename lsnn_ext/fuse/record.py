@@ -2,8 +2,8 @@
 neurons) and as calls to repeat (what depends on coefficients only)."""
 import linecache
 import os
-import sys
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -27,6 +27,8 @@ FACTORIES = {"zeros": 0, "ones": 1, "empty": float("nan"), "full": None, "scalar
 LINEAR = {"add", "sub", "neg", "mul", "div", "where", "masked_fill", "sigmoid_backward",
           "tanh_backward", "threshold_backward", "hardtanh_backward", "leaky_relu_backward",
           "silu_backward"}
+# Operators in place whose result has the dtype of the tensor that they write to.
+WRITES = {"copy", "fill", "zero", "index_put", "masked_fill"}
 # Frames of these files are not those of a step.
 NOT_OF_STEPS = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep,
                 "<frozen")
@@ -64,16 +66,16 @@ def describe_line(file: str, line: int) -> str:
     return f"in {os.path.basename(file)} line {line}" + (f" (`{source}`)" if source else "")
 
 
-def _find_line(frame: FrameType | None) -> str | None:
-    """The line of the step, or of the backward of a Function, that called an operator."""
+def _find_line(frames: Iterable[tuple[FrameType, int]]) -> str | None:
+    """The line of the step, or of the backward of a Function: the first frame, from the innermost
+    out, before that of Recorder.run."""
     found = None
-    while frame is not None and frame.f_code.co_name != "run_step":
-        file = frame.f_code.co_filename
-        if not file.startswith(NOT_OF_STEPS):
-            found = frame
-        frame = frame.f_back
-    return None if found is None or frame is None else describe_line(
-        found.f_code.co_filename, found.f_lineno)
+    for frame, line in frames:
+        if frame.f_code is Recorder.run.__code__:
+            return found
+        if not frame.f_code.co_filename.startswith(NOT_OF_STEPS):
+            found = describe_line(frame.f_code.co_filename, line)
+    return None
 
 
 class Recorder(TorchDispatchMode):
@@ -86,15 +88,31 @@ class Recorder(TorchDispatchMode):
         self.is_backward = False
         self.tensors: dict[int, Tensor] = {}  # that the step closes over
         self._places: dict[object, int] = {}  # of calls
+        self._shapes: dict[int, torch.Size] = {}  # of the results of calls
         self._values: dict[int, Fixed | Row] = {}  # by storage
         self._inputs: set[int] = set()  # storages that are not to be written
         self._lines: dict[int, str] = {}  # of the nodes of autograd
         self._alive: list[Tensor] = []
 
+    def run(self, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+        """Records what a function calls; its errors name the line."""
+        try:
+            with self:
+                return function(*arguments, **keywords)
+        except (StepError, Resize):
+            raise
+        except Exception as error:
+            line = _find_line(reversed([*traceback.walk_tb(error.__traceback__)])) or ""
+            text = str(error).partition("\n")[0]
+            raise StepError(f"step: expected elementwise operators of torch, got "
+                            f"{type(error).__name__}: {text} {line}".rstrip()) from error
+
     # ------------------------------------------------------------------------------- values
     def give(self, tensor: Tensor, value: Fixed | Row, is_input: bool = False) -> Tensor:
         storage = tensor.untyped_storage()._cdata
         self._values[storage] = value
+        if isinstance(value, Fixed):
+            self._shapes[value.place] = tensor.shape
         self._alive.append(tensor)
         self._inputs |= {storage} if is_input else set()
         return tensor
@@ -150,7 +168,7 @@ class Recorder(TorchDispatchMode):
 
     # ------------------------------------------------------------------------------- errors
     def line(self) -> str:
-        found = _find_line(sys._getframe(1))
+        found = _find_line(traceback.walk_stack(None))
         node = torch._C._current_autograd_node()
         if found is None and node is not None:
             found = self._lines.get(node._sequence_nr())
@@ -163,11 +181,11 @@ class Recorder(TorchDispatchMode):
     # ----------------------------------------------------------------------------- dispatch
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func.namespace == "prim":
-            return func(*args, **kwargs)
+        if func is torch.ops.prim.device.default:
+            return args[0].fake_device if isinstance(args[0], FakeTensor) else func(*args)
         if not self.is_backward:
             number = torch._C._autograd._get_sequence_nr() - 1
-            if number not in self._lines and (line := _find_line(sys._getframe(1))):
+            if number not in self._lines and (line := _find_line(traceback.walk_stack(None))):
                 self._lines[number] = line
         name = func._schema.name.removeprefix("aten::")
         is_in_place = name.endswith("_") and not name.endswith("__")
@@ -196,16 +214,18 @@ class Recorder(TorchDispatchMode):
                             or (isinstance(known[0], Fixed) and known[0].is_number)):
             raise self.error("no write in place to a coefficient or a closed-over tensor",
                              f"aten.{name}_")
+        if is_in_place and out.untyped_storage().nbytes() < out.numel() * out.itemsize:
+            raise self.error("no write in place to an expanded tensor", f"aten.{name}_")
         if len(fixed) == len(known):
             result: Fixed | Row = self._repeat(func, name, is_in_place, args, kwargs, fixed, out)
         elif name in COPIES:
-            result = self._copy(known[0], tensors[0], out)
+            result = self._copy(name, known[0], tensors[0], out)
         elif name == "sum":
             if not self.is_backward:
                 raise self.error("elementwise operators", "aten.sum")
             result = Row(known[0].node, True)  # type: ignore[union-attr]
         else:
-            result = self._translate(func, name, args, kwargs, known, tensors, out)
+            result = self._translate(func, name, is_in_place, args, kwargs, known, tensors, out)
         storage = out.untyped_storage()._cdata
         if is_in_place or storage not in self._values:
             self.give(out, result)
@@ -219,8 +239,7 @@ class Recorder(TorchDispatchMode):
                              f"aten.{name}")
         if torch.Tag.nondeterministic_seeded in func.tags:
             raise self.error("no random numbers", f"aten.{name}")
-        is_known = name in OPERATIONS or name in COPIES or name in ("sum", "copy", "fill", "zero",
-                                                                  "index_put")
+        is_known = name in OPERATIONS or name in COPIES or name == "sum" or name in WRITES
         is_known = is_known or self._find_factory(name) is not None
         tensors = [x for x in flatten(args) if isinstance(x, Tensor)]
         are_fixed = tensors and all(isinstance(self.value(x), Fixed) for x in tensors)
@@ -238,8 +257,8 @@ class Recorder(TorchDispatchMode):
                 reversed(sizes), reversed(full), strict=False)):
             raise self.error("values of shape (), (N,) or (B, N)",
                              f"aten.{name} with a result of shape {sizes}, where (B, N) is {full}")
-        if out.is_sparse or out.dtype.is_complex:
-            raise self.error("dense real numbers", f"{out.dtype}")
+        if out.is_sparse or out.dtype.is_complex or out.device.type != "cpu":
+            raise self.error("dense real numbers on the CPU", f"{out.dtype} on {out.device}")
 
     # ----------------------------------------------------------------------- fixed values
     @staticmethod
@@ -273,7 +292,7 @@ class Recorder(TorchDispatchMode):
 
         def replace(value: Any) -> Any:
             if isinstance(value, Tensor):
-                return Place(self.value(value).place)  # type: ignore[union-attr]
+                return self._place(value)
             if isinstance(value, list | tuple):
                 is_size = value and all(isinstance(x, int) for x in value)
                 return self._sizes(value) if is_size else tuple(map(replace, value))
@@ -294,6 +313,18 @@ class Recorder(TorchDispatchMode):
             result = self.call(aten._to_copy.default, (Place(result.place),), {"dtype": out.dtype},
                                is_constant, is_number)
         return result
+
+    def _place(self, tensor: Tensor) -> Place:
+        """The call whose result is a tensor, in its shape: views share their values."""
+        known = self.value(tensor)
+        assert isinstance(known, Fixed)
+        shape = self._shapes.get(known.place, tensor.shape)
+        if shape != tensor.shape:
+            is_view = shape.numel() == tensor.numel()
+            function = aten.view.default if is_view else aten.expand.default
+            known = self.call(function, (Place(known.place), self._sizes(tensor.shape)), {},
+                              known.is_constant, known.is_number)
+        return Place(known.place)
 
     def _round_numbers(self, func: Any, name: str, args: Any) -> Any:
         """Casts tensors that are Python numbers in the loop as torch casts numbers: they never
@@ -324,21 +355,26 @@ class Recorder(TorchDispatchMode):
         return cast(args)
 
     # ------------------------------------------------------------------------------- rows
-    def _copy(self, known: Fixed | Row, before: Tensor, out: Tensor) -> Row:
+    def _copy(self, name: str, known: Fixed | Row, before: Tensor, out: Tensor) -> Row:
         assert isinstance(known, Row)
+        if known.is_sum and before.numel() != out.numel():
+            raise self.error("elementwise operators", f"aten.{name} of a sum over the batch")
         if known.is_sum or before.dtype == out.dtype:
             return known
-        self._check_dtype(out.dtype)
-        g, node = self.graph, known.node
-        if out.dtype == torch.bool:
-            return Row(g.is_true(node))
-        if not out.dtype.is_floating_point:
-            if node not in g.zero_or_one:
-                raise self.error("floating-point numbers", f"a cast to {out.dtype}")
-            return known
-        if out.dtype == torch.float32 and g.dtype == torch.float64 and node not in g.single:
-            return Row(g.add("float32", node))
-        return known
+        if name != "_to_copy":
+            raise self.error("elementwise operators", f"aten.{name} to {out.dtype}")
+        return Row(self._cast(known.node, out.dtype))
+
+    def _cast(self, node: int, dtype: torch.dtype) -> int:
+        g = self.graph
+        self._check_dtype(dtype)
+        if dtype == torch.bool:
+            return g.is_true(node)
+        if not dtype.is_floating_point and node not in g.zero_or_one:
+            raise self.error("floating-point numbers", f"a cast to {dtype}")
+        if dtype == torch.float32 and g.dtype == torch.float64 and node not in g.single:
+            return g.add("float32", node)
+        return node
 
     def _check_dtype(self, dtype: torch.dtype) -> None:
         g = self.graph
@@ -347,7 +383,7 @@ class Recorder(TorchDispatchMode):
             raise self.error(f"numbers of {g.dtype}", f"a tensor (B, N) of {dtype}; cast what it "
                              f"is computed from to the dtype of the states")
 
-    def _translate(self, func: Any, name: str, args: Any, kwargs: Any,
+    def _translate(self, func: Any, name: str, is_in_place: bool, args: Any, kwargs: Any,
                    known: Sequence[Fixed | Row], tensors: Sequence[Tensor], out: Tensor) -> Row:
         g = self.graph
         has_sum = self._check_sums(name, known, tensors, out)
@@ -355,7 +391,10 @@ class Recorder(TorchDispatchMode):
         dtype = g.dtype if has_sum else out.dtype  # kernels sum in the dtype of the program
         self._check_dtype(dtype)
         compared = [x for key, x in named.items() if key in ("self", "other")]
-        if not dtype.is_floating_point and len(compared) == 2:
+        if is_in_place and name not in WRITES:
+            for x in compared[1:]:
+                dtype = torch.result_type(compared[0], x)  # torch casts the result of an operator
+        elif not dtype.is_floating_point and len(compared) == 2:
             dtype = torch.result_type(*compared)
         elif not dtype.is_floating_point:
             dtype = tensors[0].dtype
@@ -368,6 +407,10 @@ class Recorder(TorchDispatchMode):
             node = self._add_nodes(func, name, named, dtype, out)
         finally:
             g.rounds_to_single = False
+        if dtype != out.dtype and not has_sum and out.dtype.is_floating_point:
+            node = self._cast(node, out.dtype)
+        if out.dtype == torch.bool:  # True + True is True
+            node = g.is_true(node)
         return Row(node, has_sum)
 
     def _add_nodes(self, func: Any, name: str, named: dict[str, Any], dtype: torch.dtype,
@@ -377,10 +420,7 @@ class Recorder(TorchDispatchMode):
             return self.read(named.get("value", 0), dtype)
         if name == "copy":
             source = named["src"]
-            node = self.read(source, dtype)
-            if dtype == torch.float32 and g.dtype == torch.float64 and node not in g.single:
-                node = g.add("float32", node)
-            return g.is_true(node) if dtype == torch.bool else node
+            return self._cast(self.read(source, dtype), dtype)
         if name == "index_put":
             masks = named["indices"]
             if (len(masks) != 1 or masks[0] is None or masks[0].dtype != torch.bool
@@ -421,7 +461,7 @@ class Recorder(TorchDispatchMode):
         first_is_sum = is_sum[0] or name in ("mul", "where", "add", "sub")
         all_alike = all(isinstance(x, Fixed) or summed
                         for x, summed in zip(known, is_sum, strict=True))
-        counts = sum(is_sum) == len(known) if name in ("add", "sub") else sum(is_sum) == 1
+        counts = sum(is_sum) == (2 if name in ("add", "sub") else 1)
         if name in ("where", "masked_fill"):
             counts = sum(is_sum) == 1 and not isinstance(known[0 if name == "where" else 1], Row)
             others = [x for x, summed, key in zip(tensors, is_sum, range(9), strict=False)

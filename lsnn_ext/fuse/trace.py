@@ -1,5 +1,4 @@
 """Traces a step that is written in PyTorch, and its gradient, as a program."""
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ from .calls import Call, Size, as_tensor, find_needed, flatten, repeat_calls
 from .graph import Graph
 from .number import NumberArithmetic
 from .program import Node, Program
-from .record import NOT_OF_STEPS, Fixed, Recorder, Resize, Row, StepError, describe_line
+from .record import Fixed, Recorder, Resize, Row, StepError
 
 __all__ = ["StepError", "Traced", "trace"]
 
@@ -120,42 +119,29 @@ def _record(step: Callable[..., Any], currents: int, states: int, dtype: torch.d
             recorder.give(tensor, recorder.call("coefficient", (i,), is_number=is_number),
                           is_input=True)
             tensor.requires_grad_(tensor.dtype.is_floating_point and not is_number)
-        with recorder, NumberArithmetic(recorder):
-            try:
-                # Copies are no leaves of autograd, so that the step can write to them in place.
-                results = run_step(step, [x.clone() for x in rows[:inputs]], given)
-                results = _check_results(recorder, results, states, dtype)
-                recorder.is_backward = True
-                gradients = run_gradient(results, [*rows[:inputs], *given.values()], rows[inputs:])
-            except (StepError, Resize):
-                raise
-            except Exception as error:
-                raise _translate_error(error) from error
-            nodes = [recorder.read(x, dtype) for x in results]
-            found = [_find_gradient(recorder, x, dtype) for x in gradients[:inputs]]
-            of_coefficients = [
-                _find_gradient(recorder, x, dtype, name)
-                for name, x in zip(given, gradients[inputs:], strict=True)]
+        # Copies are no leaves of autograd, so that the step can write to them in place.
+        copies = recorder.run(lambda: [x.clone() for x in rows[:inputs]])
+        with NumberArithmetic(recorder):
+            results = recorder.run(step, *copies, **given)
+        results = _check_results(recorder, results, states, dtype)
+        recorder.is_backward = True
+        gradients = recorder.run(_differentiate, results, [*rows[:inputs], *given.values()],
+                                 rows[inputs:])
+        nodes = [recorder.read(x, dtype) for x in results]
+        found = [_find_gradient(recorder, x, dtype) for x in gradients[:inputs]]
+        of_coefficients = [_find_gradient(recorder, x, dtype, name)
+                           for name, x in zip(given, gradients[inputs:], strict=True)]
     return _Joint(graph, recorder, nodes, found, of_coefficients)
 
 
-def run_step(step: Callable[..., Any], rows: Sequence[Tensor],
-             coefficients: Mapping[str, Tensor]) -> Any:
-    """The frame of this function ends the search for the line of a step."""
-    return step(*rows, **coefficients)
-
-
-def run_gradient(results: Sequence[Tensor], inputs: Sequence[Tensor],
-                 gradients: Sequence[Tensor]) -> list[Tensor | None]:
-    def run_step() -> Sequence[Tensor | None]:  # named as the frame that ends the search
-        needed = [(x, g) for x, g in zip(results, gradients, strict=True) if x.requires_grad]
-        wanted = [x for x in inputs if x.requires_grad]
-        if not needed:
-            return [None] * len(wanted)
-        return torch.autograd.grad([x for x, _ in needed], wanted, [g for _, g in needed],
-                                   allow_unused=True)
-
-    found = iter(run_step())
+def _differentiate(results: Sequence[Tensor], inputs: Sequence[Tensor],
+                   gradients: Sequence[Tensor]) -> list[Tensor | None]:
+    needed = [(x, g) for x, g in zip(results, gradients, strict=True) if x.requires_grad]
+    wanted = [x for x in inputs if x.requires_grad]
+    if not needed:
+        return [None] * len(inputs)
+    found = iter(torch.autograd.grad([x for x, _ in needed], wanted, [g for _, g in needed],
+                                     allow_unused=True))
     return [next(found) if x.requires_grad else None for x in inputs]
 
 
@@ -173,8 +159,7 @@ def _check_results(recorder: Recorder, results: Any, states: int,
         if x.dtype != dtype:
             raise StepError(f"step: expected results of {dtype}, got {name} of {x.dtype}; cast it "
                             f"with .to(x.dtype)")
-        recorder.value(x)
-    return [x.expand(recorder.batch, recorder.neurons) for x in results]
+    return recorder.run(lambda: [x.expand(recorder.batch, recorder.neurons) for x in results])
 
 
 def _find_gradient(recorder: Recorder, gradient: Tensor | None, dtype: torch.dtype,
@@ -182,6 +167,9 @@ def _find_gradient(recorder: Recorder, gradient: Tensor | None, dtype: torch.dty
     if gradient is None:
         return None
     known = recorder.value(gradient)
+    if coefficient is None and isinstance(known, Row) and known.is_sum:
+        raise StepError("step: expected elementwise operators, got a gradient of a current or a "
+                        "state that is a sum over the batch")
     node = recorder.read(gradient, dtype)
     if recorder.graph.value(node) == 0:
         return None
@@ -189,18 +177,6 @@ def _find_gradient(recorder: Recorder, gradient: Tensor | None, dtype: torch.dty
         raise StepError(f"step: expected a gradient of {coefficient} that is linear in those of "
                         f"the results, got one that does not depend on them")
     return node
-
-
-def _translate_error(error: Exception) -> StepError:
-    """An error with the line of the step in which it was raised."""
-    inner = traceback.extract_tb(error.__traceback__)
-    starts = [i for i, frame in enumerate(inner) if frame.name == "run_step"]
-    outside = [f for f in inner[starts[-1] + 1:]
-               if not f.filename.startswith(NOT_OF_STEPS)] if starts else []
-    where = describe_line(outside[0].filename, outside[0].lineno or 0) if outside else ""
-    text = str(error).partition("\n")[0]
-    return StepError(f"step: expected elementwise operators of torch, got {type(error).__name__}: "
-                     f"{text} {where}".rstrip())
 
 
 # -------------------------------------------------------------------------------------- the program
@@ -316,7 +292,7 @@ def _make_prologue(program: Program, rows: Sequence[Any], calls: Sequence[Call],
                 return function(*arguments).to(program.dtype)
 
             found = [compute(x) for x in rows]
-        return [x.reshape(()) if x.numel() == 1 and x.dim() != 1 else x.reshape(-1) for x in found]
+        return [x.reshape(()) if x.numel() == 1 else x.reshape(-1) for x in found]
 
     return prologue
 
