@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 
 from .calls import Place
-from .record import Fixed, Recorder
+from .values import Fixed, Values
 
 _DIVISIONS = {"div": operator.truediv, "true_divide": operator.truediv,
               "floor_divide": operator.floordiv, "floordiv": operator.floordiv,
@@ -22,7 +22,7 @@ class NumberArithmetic(TorchFunctionMode):
     """Python numbers among coefficients are tensors while a step is traced. Their arithmetic is
     recorded as that of Python, and they enter functions of torch as numbers do."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Values) -> None:
         super().__init__()
         self.recorder = recorder
 

@@ -1,22 +1,18 @@
 """Records what a step and its gradient call, as nodes of a program (what depends on rows of
 neurons) and as calls to repeat (what depends on coefficients only)."""
-import linecache
-import os
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import FrameType
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes
 
-from .calls import Call, Place, Size, as_tensor, flatten, make_key, repeat_calls
-from .graph import Graph
+from .calls import Place, flatten
 from .translate import OPERATIONS
+from .values import Fixed, Resize, Row, StepError, Values, aten, find_line
 
-aten = torch.ops.aten
 # Operators that return the values of their argument.
 COPIES = {"alias", "clone", "detach", "lift_fresh", "lift_fresh_copy", "view", "_unsafe_view",
           "reshape", "expand", "squeeze", "unsqueeze", "_to_copy", "contiguous"}
@@ -29,154 +25,10 @@ LINEAR = {"add", "sub", "neg", "mul", "div", "where", "masked_fill", "sigmoid_ba
           "silu_backward"}
 # Operators in place whose result has the dtype of the tensor that they write to.
 WRITES = {"copy", "fill", "zero", "index_put", "masked_fill"}
-# Frames of these files are not those of a step.
-NOT_OF_STEPS = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep,
-                "<frozen")
 
 
-class StepError(RuntimeError):
-    """A step contains what no program can express."""
-
-
-class Resize(Exception):
-    """The step reads a tensor with one value per neuron, which fixes the number of neurons."""
-
-    def __init__(self, neurons: int) -> None:
-        super().__init__(neurons)
-        self.neurons = neurons
-
-
-class Fixed(NamedTuple):
-    """A value that no row enters: the result of a call to repeat."""
-
-    place: int  # of Recorder.calls
-    is_constant: bool  # depends on nothing at all
-    is_number: bool  # a Python number in the loop
-
-
-class Row(NamedTuple):
-    """A value of each neuron of each item, or a sum of such values over items and neurons."""
-
-    node: int
-    is_sum: bool = False
-
-
-def describe_line(file: str, line: int) -> str:
-    source = linecache.getline(file, line).strip()
-    return f"in {os.path.basename(file)} line {line}" + (f" (`{source}`)" if source else "")
-
-
-def _find_line(frames: Iterable[tuple[FrameType, int]]) -> str | None:
-    """The line of the step, or of the backward of a Function: the first frame, from the innermost
-    out, before that of Recorder.run."""
-    found = None
-    for frame, line in frames:
-        if frame.f_code is Recorder.run.__code__:
-            return found
-        if not frame.f_code.co_filename.startswith(NOT_OF_STEPS):
-            found = describe_line(frame.f_code.co_filename, line)
-    return None
-
-
-class Recorder(TorchDispatchMode):
+class Recorder(Values):
     """Records every operator below autograd."""
-
-    def __init__(self, graph: Graph, batch: int, neurons: int) -> None:
-        super().__init__()
-        self.graph, self.batch, self.neurons = graph, batch, neurons
-        self.calls: list[Call] = []
-        self.is_backward = False
-        self.tensors: dict[int, Tensor] = {}  # that the step closes over
-        self._places: dict[object, int] = {}  # of calls
-        self._shapes: dict[int, torch.Size] = {}  # of the results of calls
-        self._values: dict[int, Fixed | Row] = {}  # by storage
-        self._inputs: set[int] = set()  # storages that are not to be written
-        self._lines: dict[int, str] = {}  # of the nodes of autograd
-        self._alive: list[Tensor] = []
-
-    def run(self, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
-        """Records what a function calls; its errors name the line."""
-        try:
-            with self:
-                return function(*arguments, **keywords)
-        except (StepError, Resize):
-            raise
-        except Exception as error:
-            line = _find_line(reversed([*traceback.walk_tb(error.__traceback__)])) or ""
-            text = str(error).partition("\n")[0]
-            raise StepError(f"step: expected elementwise operators of torch, got "
-                            f"{type(error).__name__}: {text} {line}".rstrip()) from error
-
-    # ------------------------------------------------------------------------------- values
-    def give(self, tensor: Tensor, value: Fixed | Row, is_input: bool = False) -> Tensor:
-        storage = tensor.untyped_storage()._cdata
-        self._values[storage] = value
-        if isinstance(value, Fixed):
-            self._shapes[value.place] = tensor.shape
-        self._alive.append(tensor)
-        self._inputs |= {storage} if is_input else set()
-        return tensor
-
-    def value(self, tensor: Tensor) -> Fixed | Row:
-        if not isinstance(tensor, FakeTensor):
-            return self._hold(tensor)
-        storage = tensor.untyped_storage()._cdata
-        if storage not in self._values:
-            raise self.error("tensors that the step makes from its arguments",
-                             "a tensor of another origin")
-        return self._values[storage]
-
-    def call(self, function: Any, arguments: Sequence[Any], keywords: Mapping[str, Any] = {},  # noqa: B006
-             is_constant: bool = False, is_number: bool = False) -> Fixed:
-        call = Call(function, tuple(arguments), keywords)
-        place = self._places.setdefault(make_key(call), len(self.calls))
-        if place == len(self.calls):
-            self.calls.append(call)
-        return Fixed(place, is_constant, is_number)
-
-    def _hold(self, tensor: Tensor) -> Fixed:
-        """A tensor that the step closes over: it is read again whenever the calls are repeated."""
-        if tensor._cdata not in self.tensors:
-            if tensor.requires_grad:
-                raise self.error("no closed-over tensor that requires a gradient",
-                                 f"one of shape {tuple(tensor.shape)}; pass it as a keyword-only "
-                                 f"argument")
-            sizes = tuple(tensor.shape)
-            if len(sizes) > 1 and sizes[:-1] != (1,) * (len(sizes) - 1):
-                raise self.error("closed-over tensors of shape () or (N,)", f"one of shape {sizes}")
-            if sizes and sizes[-1] not in (1, self.neurons):
-                raise Resize(sizes[-1])
-            self.tensors[tensor._cdata] = tensor
-            self._alive.append(tensor)
-        return self.call(None, (tensor,))
-
-    def read(self, value: Tensor | float | bool, dtype: torch.dtype) -> int:
-        """The node of an argument that an operator reads as numbers of `dtype`."""
-        if not isinstance(value, Tensor):
-            return self.graph.constant(value)
-        known = self.value(value)
-        if isinstance(known, Row):
-            return known.node
-        if known.is_constant:
-            with _disable_current_modes(), torch.no_grad():
-                number = repeat_calls(self.calls, [known.place], 1, [])[0]
-                number = as_tensor(number).to(dtype).reshape(()).item()
-            return self.graph.constant(number)
-        is_float = dtype.is_floating_point
-        key = ("coefficient", known.place, dtype if is_float else None)
-        return self.graph.coefficient(key, dtype != torch.float64, value.dtype == torch.bool)
-
-    # ------------------------------------------------------------------------------- errors
-    def line(self) -> str:
-        found = _find_line(traceback.walk_stack(None))
-        node = torch._C._current_autograd_node()
-        if found is None and node is not None:
-            found = self._lines.get(node._sequence_nr())
-            found = None if found is None else f"in the gradient of what is {found}"
-        return found or ""
-
-    def error(self, expected: str, got: str) -> StepError:
-        return StepError(f"step: expected {expected}, got {got} {self.line()}".rstrip())
 
     # ----------------------------------------------------------------------------- dispatch
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -185,12 +37,11 @@ class Recorder(TorchDispatchMode):
             return args[0].fake_device if isinstance(args[0], FakeTensor) else func(*args)
         if not self.is_backward:
             number = torch._C._autograd._get_sequence_nr() - 1
-            if number not in self._lines and (line := _find_line(traceback.walk_stack(None))):
-                self._lines[number] = line
+            if number not in self.lines and (line := find_line(traceback.walk_stack(None))):
+                self.lines[number] = line
         name = func._schema.name.removeprefix("aten::")
         is_in_place = name.endswith("_") and not name.endswith("__")
-        name = name.removesuffix("_") if is_in_place else name.strip("_i") if name in (
-            "__iand__", "__ior__", "__ixor__") else name
+        name = name.removesuffix("_") if is_in_place else name
         self._check_operator(func, name, args)
         if factory := self._find_factory(name):
             return self._make(func, factory, args, kwargs)
@@ -209,7 +60,7 @@ class Recorder(TorchDispatchMode):
         except RuntimeError as error:
             raise self.error("elementwise operators on (B, N)", f"aten.{name}: {error}") from error
         self._check_result(name, out)
-        if is_in_place and (self._inputs & {args[0].untyped_storage()._cdata}
+        if is_in_place and (self.inputs & {args[0].untyped_storage()._cdata}
                             or not isinstance(args[0], FakeTensor)
                             or (isinstance(known[0], Fixed) and known[0].is_number)):
             raise self.error("no write in place to a coefficient or a closed-over tensor",
@@ -227,10 +78,10 @@ class Recorder(TorchDispatchMode):
         else:
             result = self._translate(func, name, is_in_place, args, kwargs, known, tensors, out)
         storage = out.untyped_storage()._cdata
-        if is_in_place or storage not in self._values:
+        if is_in_place or storage not in self.values:
             self.give(out, result)
         else:
-            self._alive.append(out)
+            self.alive.append(out)
         return out
 
     def _check_operator(self, func: Any, name: str, args: Any) -> None:
@@ -273,13 +124,9 @@ class Recorder(TorchDispatchMode):
             value = named.get("fill_value", named.get("s"))
         out = func(*args, **kwargs)
         self._check_result(factory, out)
-        size = self._sizes(out.shape)
+        size = self.sizes(out.shape)
         return self.give(out, self.call(aten.full.default, (size, value), {"dtype": out.dtype},
                                         is_constant=True))
-
-    def _sizes(self, shape: Sequence[int]) -> Size:
-        names: dict[int, str] = {self.batch: "B", self.neurons: "N"}
-        return Size(tuple(names.get(size, size) for size in shape))
 
     def _repeat(self, func: Any, name: str, is_in_place: bool, args: Any, kwargs: Any,
                 fixed: Sequence[Fixed], out: Tensor) -> Fixed:
@@ -292,10 +139,10 @@ class Recorder(TorchDispatchMode):
 
         def replace(value: Any) -> Any:
             if isinstance(value, Tensor):
-                return self._place(value)
+                return self.place(value)
             if isinstance(value, list | tuple):
                 is_size = value and all(isinstance(x, int) for x in value)
-                return self._sizes(value) if is_size else tuple(map(replace, value))
+                return self.sizes(value) if is_size else tuple(map(replace, value))
             return value
 
         is_number = (name not in ("_to_copy", "lift_fresh") and all(x.is_number for x in fixed)
@@ -313,18 +160,6 @@ class Recorder(TorchDispatchMode):
             result = self.call(aten._to_copy.default, (Place(result.place),), {"dtype": out.dtype},
                                is_constant, is_number)
         return result
-
-    def _place(self, tensor: Tensor) -> Place:
-        """The call whose result is a tensor, in its shape: views share their values."""
-        known = self.value(tensor)
-        assert isinstance(known, Fixed)
-        shape = self._shapes.get(known.place, tensor.shape)
-        if shape != tensor.shape:
-            is_view = shape.numel() == tensor.numel()
-            function = aten.view.default if is_view else aten.expand.default
-            known = self.call(function, (Place(known.place), self._sizes(tensor.shape)), {},
-                              known.is_constant, known.is_number)
-        return Place(known.place)
 
     def _round_numbers(self, func: Any, name: str, args: Any) -> Any:
         """Casts tensors that are Python numbers in the loop as torch casts numbers: they never
@@ -467,17 +302,13 @@ class Recorder(TorchDispatchMode):
             others = [x for x, summed, key in zip(tensors, is_sum, range(9), strict=False)
                       if not summed and key != (0 if name == "where" else 1)]
             counts = counts and all(self.graph.value(self.read(x, out.dtype)) == 0
-                                    for x in others if self._is_constant(x))
-            counts = counts and all(map(self._is_constant, others))
+                                    for x in others if self.is_constant(x))
+            counts = counts and all(map(self.is_constant, others))
         shapes = {shape(x) for x, summed in zip(tensors, is_sum, strict=True) if summed}
         if name not in LINEAR or not (first_is_sum and all_alike and counts) or shapes != {
                 shape(out)}:
             raise self.error("elementwise operators", f"aten.{name} of a sum over the batch")
         return True
-
-    def _is_constant(self, tensor: Tensor) -> bool:
-        known = self.value(tensor)
-        return isinstance(known, Fixed) and known.is_constant
 
 
 def _bind(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

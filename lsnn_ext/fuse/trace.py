@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from .calls import Call, Size, as_tensor, find_needed, flatten, repeat_calls
+from .calls import Call, Place, Size, as_tensor, find_needed, flatten, repeat_calls
 from .graph import Graph
 from .number import NumberArithmetic
 from .program import Node, Program
-from .record import Fixed, Recorder, Resize, Row, StepError
+from .record import Recorder
+from .values import Fixed, Resize, Row, StepError
 
 __all__ = ["StepError", "Traced", "trace"]
 
@@ -230,14 +231,14 @@ def _find_recipes(joint: _Joint, rows: Sequence[int]) -> tuple[list[Any], tuple[
     A recipe is (call, dtype), a number, or (operator, recipes): an operator of the program.
     """
     graph, calls = joint.graph, joint.recorder.calls
-    keys = {place: key for key, place in graph._places.items()}
+    keys: dict[int, Any] = {place: key for key, place in graph._places.items()}
     wanted = [keys[i][1] for i in graph.reachable(rows) if i in graph.coefficients]
     needed = sorted(find_needed(calls, wanted))
     new = {old: i for i, old in enumerate(needed)}
 
     def renumber(value: Any) -> Any:
-        if type(value).__name__ == "Place":
-            return type(value)(new[value])
+        if isinstance(value, Place):
+            return Place(new[value])
         if isinstance(value, tuple) and not isinstance(value, Size):
             return tuple(map(renumber, value))
         return value

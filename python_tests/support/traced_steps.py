@@ -97,7 +97,10 @@ def check_step(step: Callable[..., Any], coefficients: Mapping[str, Tensor | flo
     names = [*(f"current {i}" for i in range(currents)), *(f"state {i}" for i in range(states)),
              "z"]
     for name, a in zip(names, [*got.d_currents, *got.d_states, got.d_z], strict=True):
-        _assert_close(name, a, next(expected), tolerance)
+        b = next(expected)
+        _assert_close(name, a, b, tolerance)
+        if is_exact and a is not None and b is not None:  # the same operators in the same order
+            assert torch.equal(a.nan_to_num(nan=12345.0), b.nan_to_num(nan=12345.0)), name
     for (name, x), a in zip(given.items(), got.gradients, strict=True):
         if isinstance(x, Tensor) and x.requires_grad:
             a = None if a is None else (a.sum(0) if x.dim() else a.sum())

@@ -1,0 +1,186 @@
+"""The values of the tensors of a step while it is traced: nodes of a program (what depends on rows
+of neurons) or calls to repeat (what depends on coefficients only)."""
+import linecache
+import os
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import FrameType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+from .calls import Call, Place, Size, as_tensor, make_key, repeat_calls
+from .graph import Graph
+
+aten = torch.ops.aten
+# Frames of these files are not those of a step.
+NOT_OF_STEPS = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep,
+                "<frozen")
+
+
+class StepError(RuntimeError):
+    """A step contains what no program can express."""
+
+
+class Resize(Exception):
+    """The step reads a tensor with one value per neuron, which fixes the number of neurons."""
+
+    def __init__(self, neurons: int) -> None:
+        super().__init__(neurons)
+        self.neurons = neurons
+
+
+class Fixed(NamedTuple):
+    """A value that no row enters: the result of a call to repeat."""
+
+    place: int  # of Recorder.calls
+    is_constant: bool  # depends on nothing at all
+    is_number: bool  # a Python number in the loop
+
+
+class Row(NamedTuple):
+    """A value of each neuron of each item, or a sum of such values over items and neurons."""
+
+    node: int
+    is_sum: bool = False
+
+
+def describe_line(file: str, line: int) -> str:
+    source = linecache.getline(file, line).strip()
+    return f"in {os.path.basename(file)} line {line}" + (f" (`{source}`)" if source else "")
+
+
+def find_line(frames: Iterable[tuple[FrameType, int]]) -> str | None:
+    """The line of the step, or of the backward of a Function: the first frame, from the innermost
+    out, before that of Values.run."""
+    found = None
+    for frame, line in frames:
+        if frame.f_code is Values.run.__code__:
+            return found
+        if not frame.f_code.co_filename.startswith(NOT_OF_STEPS):
+            found = describe_line(frame.f_code.co_filename, line)
+    return None
+
+
+class Values(TorchDispatchMode):
+    """What a step has computed so far, and the line that it is in."""
+
+    def __init__(self, graph: Graph, batch: int, neurons: int) -> None:
+        super().__init__()
+        self.graph, self.batch, self.neurons = graph, batch, neurons
+        self.calls: list[Call] = []
+        self.is_backward = False
+        self.tensors: dict[int, Tensor] = {}  # that the step closes over
+        self._places: dict[object, int] = {}  # of calls
+        self.shapes: dict[int, torch.Size] = {}  # of the results of calls
+        self.values: dict[int, Fixed | Row] = {}  # by storage
+        self.inputs: set[int] = set()  # storages that are not to be written
+        self.lines: dict[int, str] = {}  # of the nodes of autograd
+        self.alive: list[Tensor] = []
+
+    def run(self, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+        """Records what a function calls; its errors name the line."""
+        try:
+            with self:
+                return function(*arguments, **keywords)
+        except (StepError, Resize):
+            raise
+        except Exception as error:
+            line = find_line(reversed([*traceback.walk_tb(error.__traceback__)])) or ""
+            text = str(error).partition("\n")[0]
+            raise StepError(f"step: expected elementwise operators of torch, got "
+                            f"{type(error).__name__}: {text} {line}".rstrip()) from error
+
+    # ------------------------------------------------------------------------------- values
+    def give(self, tensor: Tensor, value: Fixed | Row, is_input: bool = False) -> Tensor:
+        storage = tensor.untyped_storage()._cdata
+        self.values[storage] = value
+        if isinstance(value, Fixed):
+            self.shapes[value.place] = tensor.shape
+        self.alive.append(tensor)
+        self.inputs |= {storage} if is_input else set()
+        return tensor
+
+    def value(self, tensor: Tensor) -> Fixed | Row:
+        if not isinstance(tensor, FakeTensor):
+            return self._hold(tensor)
+        storage = tensor.untyped_storage()._cdata
+        if storage not in self.values:
+            raise self.error("tensors that the step makes from its arguments",
+                             "a tensor of another origin")
+        return self.values[storage]
+
+    def call(self, function: Any, arguments: Sequence[Any], keywords: Mapping[str, Any] = {},  # noqa: B006
+             is_constant: bool = False, is_number: bool = False) -> Fixed:
+        call = Call(function, tuple(arguments), keywords)
+        place = self._places.setdefault(make_key(call), len(self.calls))
+        if place == len(self.calls):
+            self.calls.append(call)
+        return Fixed(place, is_constant, is_number)
+
+    def _hold(self, tensor: Tensor) -> Fixed:
+        """A tensor that the step closes over: it is read again whenever the calls are repeated."""
+        if tensor._cdata not in self.tensors:
+            if tensor.requires_grad:
+                raise self.error("no closed-over tensor that requires a gradient",
+                                 f"one of shape {tuple(tensor.shape)}; pass it as a keyword-only "
+                                 f"argument")
+            sizes = tuple(tensor.shape)
+            if len(sizes) > 1 and sizes[:-1] != (1,) * (len(sizes) - 1):
+                raise self.error("closed-over tensors of shape () or (N,)", f"one of shape {sizes}")
+            if sizes and sizes[-1] not in (1, self.neurons):
+                raise Resize(sizes[-1])
+            self.tensors[tensor._cdata] = tensor
+            self.alive.append(tensor)
+        return self.call(None, (tensor,))
+
+    def read(self, value: Tensor | float | bool, dtype: torch.dtype) -> int:
+        """The node of an argument that an operator reads as numbers of `dtype`."""
+        if not isinstance(value, Tensor):
+            return self.graph.constant(value)
+        known = self.value(value)
+        if isinstance(known, Row):
+            return known.node
+        if known.is_constant:
+            with _disable_current_modes(), torch.no_grad():
+                number = repeat_calls(self.calls, [known.place], 1, [])[0]
+                number = as_tensor(number).to(dtype).reshape(()).item()
+            return self.graph.constant(number)
+        is_float = dtype.is_floating_point
+        key = ("coefficient", known.place, dtype if is_float else None)
+        return self.graph.coefficient(key, dtype != torch.float64, value.dtype == torch.bool)
+
+    def sizes(self, shape: Sequence[int]) -> Size:
+        names: dict[int, str] = {self.batch: "B", self.neurons: "N"}
+        return Size(tuple(names.get(size, size) for size in shape))
+
+    def place(self, tensor: Tensor) -> Place:
+        """The call whose result is a tensor, in its shape: views share their values."""
+        known = self.value(tensor)
+        assert isinstance(known, Fixed)
+        shape = self.shapes.get(known.place, tensor.shape)
+        if shape != tensor.shape:
+            is_view = shape.numel() == tensor.numel()
+            function = aten.view.default if is_view else aten.expand.default
+            known = self.call(function, (Place(known.place), self.sizes(tensor.shape)), {},
+                              known.is_constant, known.is_number)
+        return Place(known.place)
+
+    def is_constant(self, tensor: Tensor) -> bool:
+        known = self.value(tensor)
+        return isinstance(known, Fixed) and known.is_constant
+
+    # ------------------------------------------------------------------------------- errors
+    def line(self) -> str:
+        found = find_line(traceback.walk_stack(None))
+        node = torch._C._current_autograd_node()
+        if found is None and node is not None:
+            found = self.lines.get(node._sequence_nr())
+            found = None if found is None else f"in the gradient of what is {found}"
+        return found or ""
+
+    def error(self, expected: str, got: str) -> StepError:
+        return StepError(f"step: expected {expected}, got {got} {self.line()}".rstrip())
