@@ -48,28 +48,31 @@ TRANSCENDENTAL: list[Callable[[Tensor], Tensor]] = [
 ]
 
 
-def make_step(draw: random.Random, currents: int, states: int, is_exact: bool) -> Callable:
+def make_step(draw: random.Random, are_numbers: list[bool], states: int,
+              is_exact: bool) -> Callable:
     unary = UNARY if is_exact else UNARY + TRANSCENDENTAL
     plan = [(draw.random(), draw.choice(unary), draw.choice(BINARY), draw.choice(ROWS),
              draw.randrange(10 ** 6), draw.randrange(10 ** 6)) for _ in range(draw.randint(3, 18))]
     ends = [draw.randrange(10 ** 6) for _ in range(states)]
 
     def step(*rows: Tensor, **coefficients: Any) -> list[Tensor]:
-        fixed = list(coefficients.values())
-        values = [*rows, *fixed]
+        values = [*rows, *coefficients.values()]
+        numbers = [*are_numbers]  # a traced step gets numbers as tensors
         made = list(rows)
         for choice, one, two, of_rows, i, j in plan:
             x, y = values[i % len(values)], values[j % len(values)]
-            if choice < 0.4 and isinstance(x, Tensor):
+            is_number, other = numbers[i % len(values)], numbers[j % len(values)]
+            if choice < 0.4 and not is_number:
                 value = one(x)
             elif choice < 0.55:
                 value = of_rows(made[i % len(made)], made[j % len(made)])
-            elif isinstance(x, Tensor) and isinstance(y, Tensor):
+            elif not is_number and not other:
                 value = two(x, y)
             else:
                 value = x * 0.5 + y - x / (3 + y * y)
             values.append(value)
-            if isinstance(value, Tensor) and value.dim() == 2:
+            numbers.append(is_number and other and choice >= 0.55)
+            if not numbers[-1] and value.dim() == 2:
                 made.append(value)
         results = [made[-1 - i % min(4, len(made))] for i in ends]
         return [*results, Boxcar.apply(made[-1] - 0.1)]
@@ -86,9 +89,11 @@ def test_random_steps(part: int) -> None:
         is_exact = draw.random() < 0.6
         torch.manual_seed(seed)
         kinds: list[Any] = [0.7, -1.3, 3, torch.randn((), dtype=dtype),
-                            torch.randn(NEURONS, dtype=dtype), torch.tensor(2)]
+                            torch.randn(NEURONS, dtype=dtype)]
         coefficients = {f"k{i}": draw.choice(kinds) for i in range(draw.randint(0, 3))}
-        step = make_step(draw, currents, states, is_exact)
+        are_numbers = [False] * (currents + states + 1) + [
+            not isinstance(x, Tensor) for x in coefficients.values()]
+        step = make_step(draw, are_numbers, states, is_exact)
         try:
             check_step(step, coefficients, currents=currents, states=states, dtype=dtype,
                        is_exact=is_exact, scale=0.8, seed=seed,
