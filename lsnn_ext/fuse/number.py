@@ -37,7 +37,8 @@ class NumberArithmetic(TorchFunctionMode):
         result = (self.recorder.call(None, (value,), is_constant=True, is_number=True)
                   if arguments is None else
                   self.recorder.call(value, arguments, is_number=True))
-        return self.recorder.give(torch.empty((), dtype=torch.float64), result, is_input=True)
+        return self.recorder.give(torch.empty((), dtype=torch.float64, device="cpu"),
+                                  result, is_input=True)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -60,6 +61,8 @@ class NumberArithmetic(TorchFunctionMode):
             args = [self._make_number(x) if type(x) in (int, float) else x for x in args]
         if func in (torch.as_tensor, torch.tensor, torch.scalar_tensor):
             return args[0].to(kwargs.get("dtype") or torch.get_default_dtype(), copy=True)
+        if base == "full_like" and len(args) == 2:
+            return torch.empty_like(args[0], **kwargs).fill_(args[1])
         if base in ("clamp", "clip") and len(args) + len(kwargs) > 2:
             args = [x if isinstance(x, Tensor) or i == 0 or x is None
                     else torch.full((), x, dtype=args[0].dtype) for i, x in enumerate(args)]

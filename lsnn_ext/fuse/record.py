@@ -123,6 +123,7 @@ class Recorder(Values):
             named = _bind(func, args, kwargs)
             value = named.get("fill_value", named.get("s"))
         out = func(*args, **kwargs)
+        value = 0 if factory == "empty" and not out.dtype.is_floating_point else value
         self._check_result(factory, out)
         size = self.sizes(out.shape)
         return self.give(out, self.call(aten.full.default, (size, value), {"dtype": out.dtype},
@@ -226,9 +227,9 @@ class Recorder(Values):
         dtype = g.dtype if has_sum else out.dtype  # kernels sum in the dtype of the program
         self._check_dtype(dtype)
         compared = [x for key, x in named.items() if key in ("self", "other")]
-        if is_in_place and name not in WRITES:
-            for x in compared[1:]:
-                dtype = torch.result_type(compared[0], x)  # torch casts the result of an operator
+        if is_in_place and name not in WRITES and not has_sum:
+            for x in tensors[1:]:  # torch computes in the common dtype, and casts the result
+                dtype = torch.promote_types(dtype, torch.result_type(tensors[0], x))
         elif not dtype.is_floating_point and len(compared) == 2:
             dtype = torch.result_type(*compared)
         elif not dtype.is_floating_point:

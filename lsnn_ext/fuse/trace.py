@@ -16,8 +16,8 @@ from .values import Fixed, Resize, Row, StepError
 __all__ = ["StepError", "Traced", "trace"]
 
 LIMITS = {"currents": 8, "states": 16, "coefficients": 64, "gradients": 32}  # of neuron.h
-# Sizes (B, N) that are distinct and equal to nothing in a step; two traces must agree.
-SIZES = ((1013, 2027), (1511, 2531))
+# Sizes (B, N) of two traces, which must agree: distinct, small and large.
+SIZES = ((13, 17), (1511, 2531))
 # Operators of a program that coefficients meet inside of a composed operator, such as lerp.
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "fma": lambda a, b, c: torch.addcmul(c, a, b), "select": lambda m, a, b: torch.where(
@@ -77,12 +77,23 @@ def trace(step: Callable[..., Any], *, currents: int, states: int, dtype: torch.
             neurons = size.neurons
             joints.clear()
     first, second = (_finish(joint, currents, states, dtype, coefficients) for joint in joints)
-    if first[0] != second[0] or first[1] != second[1]:
+    if first[:2] != second[:2] or not _are_equal(first[2], second[2]):
         raise StepError("step: expected the same operators for all sizes (B, N) and in each call, "
                         "got others; the size or a counter enters a value")
-    program, rows, calls = first
+    program, rows, calls = second
     return Traced(program, _make_prologue(program, rows, calls, tuple(coefficients.values()),
                                           neurons))
+
+
+def _are_equal(a: Any, b: Any) -> bool:
+    """Whether two traces have recorded the same calls."""
+    if isinstance(a, Tensor):
+        return a is b or (isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b))
+    if isinstance(a, dict):
+        return isinstance(b, dict) and _are_equal(tuple(a.items()), tuple(b.items()))
+    if isinstance(a, tuple):
+        return type(a) is type(b) and len(a) == len(b) and all(map(_are_equal, a, b))
+    return type(a) is type(b) and (a == b or (a != a and b != b))
 
 
 # --------------------------------------------------------------------------------------- recording
@@ -90,17 +101,17 @@ def _fake(batch: int, neurons: int, value: Tensor | float | None, name: str,
           dtype: torch.dtype) -> Tensor:
     """An argument of the step, without values; None: one of shape (B, N)."""
     if value is None:
-        return torch.empty(batch, neurons, dtype=dtype)
+        return torch.empty(batch, neurons, dtype=dtype, device="cpu")
     if not isinstance(value, Tensor):
         if not isinstance(value, float | int):
             raise StepError(f"{name}: expected a number or a tensor, got {type(value).__name__}")
-        return torch.empty((), dtype=torch.float64)
+        return torch.empty((), dtype=torch.float64, device="cpu")
     if value.dim() > 1:
         raise StepError(f"{name}: expected a tensor of shape () or (N,), got one of shape "
                         f"{tuple(value.shape)}")
     if value.dtype in (torch.float16, torch.bfloat16) or value.dtype.is_complex:
         raise StepError(f"{name}: expected float32 or float64, got {value.dtype}")
-    return torch.empty((neurons,) * value.dim(), dtype=value.dtype)
+    return torch.empty((neurons,) * value.dim(), dtype=value.dtype, device="cpu")
 
 
 def _record(step: Callable[..., Any], currents: int, states: int, dtype: torch.dtype,

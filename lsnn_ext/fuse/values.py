@@ -73,6 +73,7 @@ class Values(TorchDispatchMode):
         self.graph, self.batch, self.neurons = graph, batch, neurons
         self.calls: list[Call] = []
         self.is_backward = False
+        self.failure: StepError | None = None
         self.tensors: dict[int, Tensor] = {}  # that the step closes over
         self._places: dict[object, int] = {}  # of calls
         self.shapes: dict[int, torch.Size] = {}  # of the results of calls
@@ -85,7 +86,10 @@ class Values(TorchDispatchMode):
         """Records what a function calls; its errors name the line."""
         try:
             with self:
-                return function(*arguments, **keywords)
+                result = function(*arguments, **keywords)
+            if self.failure is not None:  # and the step has caught it
+                raise self.failure
+            return result
         except (StepError, Resize):
             raise
         except Exception as error:
@@ -151,7 +155,8 @@ class Values(TorchDispatchMode):
             return self.graph.constant(number)
         is_float = dtype.is_floating_point
         key = ("coefficient", known.place, dtype if is_float else None)
-        return self.graph.coefficient(key, dtype != torch.float64, value.dtype == torch.bool)
+        is_single = dtype in (torch.float32, torch.bool)
+        return self.graph.coefficient(key, is_single, value.dtype == torch.bool)
 
     def sizes(self, shape: Sequence[int]) -> Size:
         names: dict[int, str] = {self.batch: "B", self.neurons: "N"}
@@ -183,4 +188,5 @@ class Values(TorchDispatchMode):
         return found or ""
 
     def error(self, expected: str, got: str) -> StepError:
-        return StepError(f"step: expected {expected}, got {got} {self.line()}".rstrip())
+        self.failure = StepError(f"step: expected {expected}, got {got} {self.line()}".rstrip())
+        return self.failure

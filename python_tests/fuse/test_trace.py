@@ -322,13 +322,14 @@ def test_numbers_follow_python() -> None:
         decay = 1 - 0.7 / (tau * 3 - tau // 2) ** 0.5 + n % 7 * -abs(-tau) / 100
         mask = v > theta
         v = torch.clamp(decay * v, -1.0, tau) + mask * tau + torch.where(mask, tau, 0.3)
+        v = torch.where(c > 0.5, v, torch.full_like(v, tau).lerp(c, n / 30))
         return v + theta / tau - tau / theta - torch.as_tensor(tau) * c, mask * 1.0
 
     for theta in (torch.tensor(0.7), THETA):
         check_step(step, {"tau": 2.3, "n": 18, "theta": theta}, dtype=torch.float32)
 
 
-def test_sqrt_of_numbers_runs_in_float64() -> None:
+def test_as_tensor_of_a_number_is_float32() -> None:
     def step(c, v, z, *, tau):
         return torch.exp(-1 / torch.as_tensor(tau)) * v + c, (v > 0).to(v)
 
@@ -554,7 +555,21 @@ def test_refused_results_and_coefficients() -> None:
     refuse(lambda c, v, z: (v * LARGE[0].add_(0), z), "no write in place")
     refuse(Counter(), "got others; the size or a counter enters a value")
     refuse(lambda c, v, z: (v / v.shape[0], z), "the size or a counter enters a value")
+    refuse(lambda c, v, z: (v if v.shape[0] > 100 else -v, z), "the size or a counter enters")
+    refuse(lambda c, v, z, *, k: (v * k ** c.shape[1], z), "the size or a counter enters",
+           coefficients={"k": 2.0})
     refuse(lambda c, v, z: (v, z), "float32 or float64", dtype=torch.float16)
+
+
+def test_refused_although_the_step_catches_errors() -> None:
+    def step(c, v, z):
+        try:
+            gain = v[0, 0].item()
+        except RuntimeError:
+            gain = 1.0
+        return v * gain, z
+
+    refuse(step, "aten.select")
 
 
 def test_in_place_operators_on_numbers() -> None:
