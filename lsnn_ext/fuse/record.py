@@ -19,10 +19,11 @@ COPIES = {"alias", "clone", "detach", "lift_fresh", "lift_fresh_copy", "view", "
 # The value of each element; None: an argument. What `empty` holds is undefined.
 FACTORIES = {"zeros": 0, "ones": 1, "empty": float("nan"), "full": None, "scalar_tensor": None,
              "_efficientzerotensor": 0}
-# Operators that are linear in the gradients that they get, if all other arguments are fixed.
-LINEAR = {"add", "sub", "neg", "mul", "div", "where", "masked_fill", "sigmoid_backward",
-          "tanh_backward", "threshold_backward", "hardtanh_backward", "leaky_relu_backward",
-          "silu_backward"}
+# Operators that are linear in some arguments, taken together, if all others are fixed.
+LINEAR = {"add": ("self", "other"), "sub": ("self", "other"), "neg": ("self",), "mul": ("self",),
+          "div": ("self",), "where": ("self", "other"), "masked_fill": ("self", "value")} | {
+    f"{name}_backward": ("grad_output",)
+    for name in ("sigmoid", "tanh", "threshold", "hardtanh", "leaky_relu", "silu")}
 # Operators in place whose result has the dtype of the tensor that they write to.
 WRITES = {"copy", "fill", "zero", "index_put", "masked_fill"}
 
@@ -222,8 +223,12 @@ class Recorder(Values):
     def _translate(self, func: Any, name: str, is_in_place: bool, args: Any, kwargs: Any,
                    known: Sequence[Fixed | Row], tensors: Sequence[Tensor], out: Tensor) -> Row:
         g = self.graph
-        has_sum = self._check_sums(name, known, tensors, out)
         named = _bind(func, args, kwargs)
+        has_sum = self._check_sums(name, named, out)
+        if has_sum and name == "add" and len(known) == 2:
+            for term, other in (("self", 1), ("other", 0)):
+                if self.is_zero(named[term]):
+                    return Row(known[other].node, True)  # type: ignore[union-attr]
         dtype = g.dtype if has_sum else out.dtype  # kernels sum in the dtype of the program
         self._check_dtype(dtype)
         compared = [x for key, x in named.items() if key in ("self", "other")]
@@ -280,36 +285,36 @@ class Recorder(Values):
             read["is_number"] = not isinstance(named["exponent"], Tensor)
         return OPERATIONS[name](g, **read)
 
-    def _check_sums(self, name: str, known: Sequence[Fixed | Row], tensors: Sequence[Tensor],
-                    out: Tensor) -> bool:
+    def _is_sum(self, value: Any) -> bool:
+        known = self.value(value) if isinstance(value, Tensor) else None
+        return isinstance(known, Row) and known.is_sum
+
+    def _check_sums(self, name: str, named: Mapping[str, Any], out: Tensor) -> bool:
         """Whether a result is a sum over items and neurons. Sums are left to the kernels, so that
         only what is linear in them can follow."""
-        is_sum = [isinstance(x, Row) and x.is_sum for x in known]
-        if not any(is_sum):
+        values = {key: x for key, x in named.items() if isinstance(x, Tensor)}
+        sums = [x for x in values.values() if self._is_sum(x)]
+        if not sums:
             return False
-
-        def shape(x: Tensor) -> tuple[int, ...]:
-            sizes = tuple(x.shape)
-            while sizes and sizes[0] == 1:
-                sizes = sizes[1:]
-            return sizes
-
-        first_is_sum = is_sum[0] or name in ("mul", "where", "add", "sub")
-        all_alike = all(isinstance(x, Fixed) or summed
-                        for x, summed in zip(known, is_sum, strict=True))
-        counts = sum(is_sum) == (2 if name in ("add", "sub") else 1)
-        if name in ("where", "masked_fill"):
-            counts = sum(is_sum) == 1 and not isinstance(known[0 if name == "where" else 1], Row)
-            others = [x for x, summed, key in zip(tensors, is_sum, range(9), strict=False)
-                      if not summed and key != (0 if name == "where" else 1)]
-            counts = counts and all(self.graph.value(self.read(x, out.dtype)) == 0
-                                    for x in others if self.is_constant(x))
-            counts = counts and all(map(self.is_constant, others))
-        shapes = {shape(x) for x, summed in zip(tensors, is_sum, strict=True) if summed}
-        if name not in LINEAR or not (first_is_sum and all_alike and counts) or shapes != {
-                shape(out)}:
+        terms = LINEAR.get(name, ())
+        if name == "mul":  # either factor
+            terms = tuple(key for key, x in values.items() if self._is_sum(x))[:1]
+        are_terms = all(self._is_sum(named[key]) or (key in ("self", "other", "value")
+                                                     and self.is_zero(named[key]))
+                        for key in terms if key in named)
+        others = [x for key, x in values.items() if key not in terms]
+        shapes = {_strip(x) for x in sums}
+        if not terms or not are_terms or shapes != {_strip(out)} or not all(
+                isinstance(self.value(x), Fixed) for x in others):
             raise self.error("elementwise operators", f"aten.{name} of a sum over the batch")
         return True
+
+
+def _strip(tensor: Tensor) -> tuple[int, ...]:
+    sizes = tuple(tensor.shape)
+    while sizes and sizes[0] == 1:
+        sizes = sizes[1:]
+    return sizes
 
 
 def _bind(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

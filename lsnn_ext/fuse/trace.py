@@ -178,6 +178,8 @@ def _find_gradient(recorder: Recorder, gradient: Tensor | None, dtype: torch.dty
                    coefficient: str | None = None) -> int | None:
     if gradient is None:
         return None
+    if recorder.is_zero(gradient):
+        return None
     known = recorder.value(gradient)
     if coefficient is None and isinstance(known, Row) and known.is_sum:
         raise StepError("step: expected elementwise operators, got a gradient of a current or a "

@@ -174,9 +174,23 @@ class Values(TorchDispatchMode):
                               known.is_constant, known.is_number)
         return Place(known.place)
 
-    def is_constant(self, tensor: Tensor) -> bool:
-        known = self.value(tensor)
-        return isinstance(known, Fixed) and known.is_constant
+    def is_zero(self, value: Any) -> bool:
+        """Whether a value is 0, or a product of 0 and fixed values."""
+        if not isinstance(value, Tensor):
+            return value == 0
+        known = self.value(value)
+        return isinstance(known, Fixed) and self._is_zero_call(known.place)
+
+    def _is_zero_call(self, place: int) -> bool:
+        function, arguments, _ = self.calls[place]
+        if function is aten.full.default:
+            return arguments[1] == 0
+        name = getattr(getattr(function, "_schema", None), "name", "").removeprefix("aten::")
+        first, *others = [isinstance(x, Place) and self._is_zero_call(x) for x in arguments] or [
+            False]
+        if name == "mul":
+            return first or any(others)
+        return first and name in ("neg", "div", "view", "expand", "clone", "detach", "_to_copy")
 
     # ------------------------------------------------------------------------------- errors
     def line(self) -> str:

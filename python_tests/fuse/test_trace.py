@@ -579,3 +579,37 @@ def test_in_place_operators_on_numbers() -> None:
         return v * k + before * c, z * 1
 
     check_step(step, {"k": 2.5}, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_gradients_that_are_zero_for_coefficients(dtype: torch.dtype) -> None:
+    def step(c, v, z, *, a, b):
+        sign = a * torch.sign(b) + torch.heaviside(a.detach(), b.detach())
+        return v * sign + c * torch.where(a == b, a, b * 0.5) + torch.sign(a), z * 1
+
+    for a in (THETA.to(dtype), THETA[3].to(dtype)):
+        for b in (a, THETA.flip(0).to(dtype)):
+            check_step(step, {"a": a, "b": b}, dtype=dtype, tolerance=1e-5)
+    program = check_step(lambda c, v, z, *, a: (v * torch.sign(a), z * 1), {"a": a},
+                         dtype=dtype).program
+    assert program.gradients == (None,)
+
+
+def test_sums_of_the_step_are_not_gradients() -> None:
+    class Expanded(Triangle):
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            return g.sum(0, keepdim=True).expand_as(g)
+
+    class Shifted(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, k: Tensor) -> Tensor:
+            return x * k
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Any:
+            return g, g.sum(0) + 1
+
+    refuse(lambda c, v, z: (Expanded.apply(v + c), z), "aten.expand of a sum over the batch")
+    refuse(lambda c, v, z, *, k: (Shifted.apply(v, k), z), "aten.add of a sum over the batch",
+           coefficients={"k": torch.ones(3)})
