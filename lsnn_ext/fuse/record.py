@@ -19,11 +19,15 @@ COPIES = {"alias", "clone", "detach", "lift_fresh", "lift_fresh_copy", "view", "
 # The value of each element; None: an argument. What `empty` holds is undefined.
 FACTORIES = {"zeros": 0, "ones": 1, "empty": float("nan"), "full": None, "scalar_tensor": None,
              "_efficientzerotensor": 0}
+# Operators that are a product of their first argument, a gradient, and a function of the others.
+PRODUCTS = {f"{name}_backward" for name in ("elu", "gelu", "hardsigmoid", "hardswish", "logit",
+                                            "mish", "softplus")}
 # Operators that are linear in some arguments, taken together, if all others are fixed.
 LINEAR = {"add": ("self", "other"), "sub": ("self", "other"), "neg": ("self",), "mul": ("self",),
           "div": ("self",), "where": ("self", "other"), "masked_fill": ("self", "value")} | {
     f"{name}_backward": ("grad_output",)
-    for name in ("sigmoid", "tanh", "threshold", "hardtanh", "leaky_relu", "silu")}
+    for name in ("sigmoid", "tanh", "threshold", "hardtanh", "leaky_relu", "silu")} | {
+    name: ("grad_output",) for name in PRODUCTS}
 # Operators in place whose result has the dtype of the tensor that they write to.
 WRITES = {"copy", "fill", "zero", "index_put", "masked_fill"}
 
@@ -72,6 +76,8 @@ class Recorder(Values):
             result: Fixed | Row = self._repeat(func, name, is_in_place, args, kwargs, fixed, out)
         elif name in COPIES:
             result = self._copy(name, known[0], tensors[0], out)
+        elif name in PRODUCTS:
+            result = self._multiply(func, name, args, kwargs, out)
         elif name == "sum":
             if not self.is_backward:
                 raise self.error("elementwise operators", "aten.sum")
@@ -92,7 +98,8 @@ class Recorder(Values):
         if torch.Tag.nondeterministic_seeded in func.tags:
             raise self.error("no random numbers", f"aten.{name}")
         is_known = name in OPERATIONS or name in COPIES or name == "sum" or name in WRITES
-        is_known = is_known or self._find_factory(name) is not None
+        is_known = is_known or self._find_factory(name) is not None or (
+            name in PRODUCTS and self._is_sum(args[0]))
         tensors = [x for x in flatten(args) if isinstance(x, Tensor)]
         are_fixed = tensors and all(isinstance(self.value(x), Fixed) for x in tensors)
         if not is_known and not (are_fixed and torch.Tag.pointwise in func.tags):
@@ -154,8 +161,11 @@ class Recorder(Values):
                 tensor = args[0].clone()
             is_constant = tensor.numel() == 1
             return self.call(None, (tensor,), is_constant=is_constant)
-        if name == "sum":  # of a gradient that depends on nothing: refused later, unless it is 0
-            return fixed[0]
+        if name == "sum":
+            if not self.is_zero(args[0]):
+                raise self.error("elementwise operators", "aten.sum of coefficients")
+            return self.call(aten.full.default, (self.sizes(out.shape), 0), {"dtype": out.dtype},
+                             is_constant=True)
         result = self.call(func, [replace(x) for x in args],
                            {key: replace(x) for key, x in kwargs.items()}, is_constant, is_number)
         if is_in_place:
@@ -288,6 +298,16 @@ class Recorder(Values):
     def _is_sum(self, value: Any) -> bool:
         known = self.value(value) if isinstance(value, Tensor) else None
         return isinstance(known, Row) and known.is_sum
+
+    def _multiply(self, func: Any, name: str, args: Any, kwargs: Any, out: Tensor) -> Row:
+        """A sum times what the calls compute as the gradient of 1."""
+        self._check_sums(name, _bind(func, args, kwargs), out)
+        one = self.call(aten.full.default, (self.sizes(args[0].shape), 1),
+                        {"dtype": args[0].dtype}, is_constant=True)
+        others = [self.place(x) if isinstance(x, Tensor) else x for x in args[1:]]
+        factor = self.call(func, [Place(one.place), *others], kwargs)
+        node = self.read_fixed(factor, self.graph.dtype)
+        return Row(self.graph.add("mul", self.read(args[0], out.dtype), node), True)
 
     def _check_sums(self, name: str, named: Mapping[str, Any], out: Tensor) -> bool:
         """Whether a result is a sum over items and neurons. Sums are left to the kernels, so that

@@ -148,6 +148,10 @@ class Values(TorchDispatchMode):
         known = self.value(value)
         if isinstance(known, Row):
             return known.node
+        return self.read_fixed(known, dtype, value.dtype == torch.bool)
+
+    def read_fixed(self, known: Fixed, dtype: torch.dtype, is_mask: bool = False) -> int:
+        """The same of a fixed value."""
         if known.is_constant:
             with _disable_current_modes(), torch.no_grad():
                 number = repeat_calls(self.calls, [known.place], 1, [])[0]
@@ -156,7 +160,7 @@ class Values(TorchDispatchMode):
         is_float = dtype.is_floating_point
         key = ("coefficient", known.place, dtype if is_float else None)
         is_single = dtype in (torch.float32, torch.bool)
-        return self.graph.coefficient(key, is_single, value.dtype == torch.bool)
+        return self.graph.coefficient(key, is_single, is_mask)
 
     def sizes(self, shape: Sequence[int]) -> Size:
         names: dict[int, str] = {self.batch: "B", self.neurons: "N"}
@@ -190,6 +194,8 @@ class Values(TorchDispatchMode):
             False]
         if name == "mul":
             return first or any(others)
+        if name in ("add", "sub", "where"):
+            return all(others) and (first or name == "where")
         return first and name in ("neg", "div", "view", "expand", "clone", "detach", "_to_copy")
 
     # ------------------------------------------------------------------------------- errors

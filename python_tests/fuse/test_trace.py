@@ -379,6 +379,7 @@ def test_modules_are_steps() -> None:
 def test_gradients_of_coefficients_inside_expressions(dtype: torch.dtype) -> None:
     def step(c, v, z, *, tau, theta, gain):
         alpha = torch.exp(-1 / tau.relu()).clamp(0.1, 0.99) * torch.sigmoid(gain) ** 2
+        gain = F.softplus(gain) + F.elu(-gain) * 0.1 + torch.log1p(gain)
         scale = torch.where(theta > 1, theta * gain, theta.tanh() + gain)
         v = torch.lerp(c, v, alpha) + torch.addcmul(z, scale, gain * theta)
         return v, Triangle.apply(v - theta.expand_as(v) * scale)
