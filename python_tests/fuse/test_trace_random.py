@@ -52,7 +52,7 @@ def make_step(draw: random.Random, are_numbers: list[bool], states: int,
               is_exact: bool) -> Callable:
     unary = UNARY if is_exact else UNARY + TRANSCENDENTAL
     plan = [(draw.random(), draw.choice(unary), draw.choice(BINARY), draw.choice(ROWS),
-             draw.randrange(10 ** 6), draw.randrange(10 ** 6)) for _ in range(draw.randint(3, 18))]
+             draw.randrange(10 ** 6), draw.randrange(10 ** 6)) for _ in range(draw.randint(3, 10))]
     ends = [draw.randrange(10 ** 6) for _ in range(states)]
 
     def step(*rows: Tensor, **coefficients: Any) -> list[Tensor]:
