@@ -18,6 +18,7 @@ T, B, N, I = 11, 3, 5, 4
 NEURONS: dict[str, tuple[Neuron, int, tuple[str, ...]]] = {
     "adaptive": (ADAPTIVE, 1, ("v", "w")), "branches": (BRANCHES, 2, ("u", "v")),
     "analog": (ANALOG, 1, ("v",))}
+INTERPRETED: dict[str, dict[Any, Any]] = {name: {} for name in NEURONS}  # kernels that are kept
 
 
 @pytest.fixture
@@ -32,13 +33,24 @@ def operators(monkeypatch: pytest.MonkeyPatch) -> LoopOperators:
     return made
 
 
-@pytest.fixture(params=["loop", "operators"])
-def route(request: pytest.FixtureRequest) -> Any:
+@pytest.fixture(scope="module")
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(params=["loop", "operators", "compiled", "interpreted"])
+def route(request: pytest.FixtureRequest, cache_folder: str) -> Any:
     """How functional.recurrent computes."""
     if request.param == "operators":
         return request.getfixturevalue("operators")
-    request.getfixturevalue("monkeypatch").setattr(fuse_call, "can_run", lambda: False)
-    return None
+    patch = request.getfixturevalue("monkeypatch")
+    patch.setattr(fuse_call, "can_run", lambda: request.param != "loop")
+    patch.setenv("LSNN_CACHE_DIR", cache_folder)
+    if request.param == "interpreted":
+        patch.setenv("LSNN_COMPILE", "0")
+        for name, (neuron, _, _) in NEURONS.items():
+            patch.setattr(neuron, "kept", INTERPRETED[name])
+    return request.param
 
 
 def leaf(*shape: int, scale: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -118,7 +130,11 @@ def test_equals_a_loop_for_each_sequence(name: str, delays: str, has_state: bool
                                          route: Any) -> None:
     given = case(name, delays, has_state)
     compare(name, given, run(name, given, trace=True), expected(name, given))
-    assert route is None or route.calls == ["forward", "backward"]
+    if isinstance(route, LoopOperators):
+        assert route.calls == ["forward", "backward"]
+    elif route != "loop":
+        keys = [kernel.key for _, kernel in NEURONS[name][0].kept.values()]
+        assert keys and all(key.endswith("interpreted") == (route == "interpreted") for key in keys)
 
 
 @pytest.mark.parametrize("lengths", [[11, 4, 0], [0, 11, 7], [11, 11, 11]])
@@ -297,7 +313,7 @@ def test_a_freed_state_is_named(route: Any) -> None:
     spikes, state = run("analog", given)
     spikes.sum().backward()
     second, _ = run("analog", {**given, "state": state})
-    with pytest.raises(RuntimeError, match="graph is freed" if route else "second time"):
+    with pytest.raises(RuntimeError, match="second time" if route == "loop" else "graph is freed"):
         second.sum().backward()
 
 
