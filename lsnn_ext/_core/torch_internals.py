@@ -19,7 +19,7 @@ __all__ = [
     "has_hooks", "has_own_call", "has_own_hooks", "hooks_of", "is_batched", "is_forward_mode",
     "is_legacy_batched", "is_mode_active", "is_transforming", "is_zero_tensor", "keep_during_pass",
     "keys_after_autograd", "keys_of_memory", "leave_graph_of_transforms", "make_savable",
-    "state_hooks_of", "tree_map", "wants_gradient", "was_freed", "will_run",
+    "mark_constant", "state_hooks_of", "tree_map", "wants_gradient", "was_freed", "will_run",
     "without_saved_tensor_hooks",
 ]
 
@@ -35,9 +35,14 @@ def _transforms() -> int:
     return len(torch._C._functorch.get_interpreter_stack() or [])
 
 
-# What torch.compiler.assume_constant_result does; it would also load the compiler, ten times what
-# importing lsnn_ext takes without.
-_transforms._dynamo_marked_constant = True  # type: ignore[attr-defined]
+def mark_constant(function: Callable[..., Any]) -> None:
+    """Has torch.compile call it while it traces, and take the result for a constant: what
+    torch.compiler.assume_constant_result does, which would also load the compiler, ten times what
+    importing lsnn_ext takes without."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+mark_constant(_transforms)
 
 
 def leave_graph_of_transforms() -> None:

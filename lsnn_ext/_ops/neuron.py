@@ -11,7 +11,7 @@ from .._core.once import only_once
 from .._core.state import past_steps
 from .._core.torch_internals import is_legacy_batched
 from .autograd import applied, bf16_parts, interruptible, link_to
-from .load import Constants, Numbers, mask
+from .load import Constants, Numbers, has, mask
 from .options import forced_options
 from .registered import NeuronSizes, sizes_of
 
@@ -139,8 +139,8 @@ def _gradients(ctx: Any, saved: Sequence[Any],
     of_tensors = NeuronTensors(*needed[:m])
     wanted = mask("gradients", [name for name in ("x", "w_rec", "z") if getattr(of_tensors, name)])
     constants = Constants(*call.constants)._replace(gradients=wanted)
-    g_traces = list(g[2 + S : 2 + 2 * S]) if any(
-        one is not None for one in g[2 + S : 2 + 2 * S]) else []
+    # A compiled graph makes zeros of shape (0,) for what was not asked for.
+    g_traces = list(g[2 + S : 2 + 2 * S]) if has("outputs", constants.outputs, "traces") else []
     x, w_rec, stack, state, _, _ = interruptible(
         torch.ops.lsnn.alif_backward, g[0], g_traces, list(g[1 : 2 + S]), [], t.x,
         *_lists(t, saved[m:n], call), list(saved[n:]), list(constants), _numbers(),

@@ -27,9 +27,9 @@ from .._core.torch_internals import (
     leave_graph_of_transforms,
 )
 from ..models import check_sparse_grad
-from .kernels import can_run, kernel_of
+from .kernels import can_run, key_and_rows
 from .loop import Result, run_loop
-from .neuron import Neuron, Parts, check_coefficient, without_autocast
+from .neuron import Neuron, Parts, check_coefficient
 from .state import NeuronState, whole_neuron_state
 
 
@@ -195,9 +195,7 @@ def _takes_kernels(call: Call) -> bool:
 def _fused(neuron: Neuron, call: Call, given: Arguments) -> Result:
     """The call as one operator."""
     T, B, K, N = call.x.shape
-    with without_autocast(call.x.device):
-        kernel = kernel_of(neuron, call.parts, call.x.dtype, call.coefficients)
-        rows = kernel.rows(call.coefficients, N, call.x)
+    key, rows = key_and_rows(neuron, call.parts, call.x, call.coefficients)
     tensors = [one if isinstance(one, Tensor) else None for one in call.coefficients.values()]
     wanted = sum(1 << k for k, one in enumerate(tensors)
                  if one is not None and one.requires_grad)
@@ -207,7 +205,7 @@ def _fused(neuron: Neuron, call: Call, given: Arguments) -> Result:
         is_existing=given.sparse_grad == "existing")
     states, z = call.state or ([], None)
     made = _ops.neuron_recurrence(
-        _ops.neuron_call(kernel.key, call.delays, constants),
+        _ops.neuron_call(key, call.delays, constants),
         _ops.NeuronTensors(call.x.reshape(T, B, K * N), call.w_rec, z, rows, call.delay, None),
         states, tensors, call.lengths)
     return Result(made.spikes, list(made.states), made.z,

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .._core.arguments import readable
+from .._core.torch_internals import is_batched, is_mode_active
 
 _MISSING = object()
 _SCALARS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
@@ -38,7 +38,7 @@ class _Place(NamedTuple):
         if not isinstance(now, Tensor):
             return True
         if isinstance(self.numbers, Tensor):
-            return readable(now) and _same_numbers(now, self.numbers)
+            return _is_readable(now) and _same_numbers(now, self.numbers)
         return _version(now) == self.numbers
 
 
@@ -60,6 +60,12 @@ def _same_numbers(a: Tensor, b: Tensor) -> bool:
         return False
     return torch.equal(a, b) or bool(a.isnan().any()) and bool(
         torch.isclose(a, b, 0.0, 0.0, equal_nan=True).all())
+
+
+def _is_readable(tensor: Tensor) -> bool:
+    """As readable of arguments.py, also while torch.compile calls this."""
+    return (tensor.is_cpu and type(tensor) in (Tensor, nn.Parameter, nn.Buffer)
+            and not is_mode_active(functions=False) and not is_batched(tensor))
 
 
 def _version(tensor: Tensor) -> int:
@@ -97,7 +103,7 @@ class Watch:
         numbers: Tensor | int | None = None
         if isinstance(value, Tensor):
             with torch.inference_mode(False), torch.no_grad():
-                numbers = value.detach().clone() if readable(value) else _version(value)
+                numbers = value.detach().clone() if _is_readable(value) else _version(value)
         self._places.append(_Place(read, name, value, numbers))
         self._follow(value)
 

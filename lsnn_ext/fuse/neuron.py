@@ -6,14 +6,17 @@ from collections.abc import Callable, Mapping
 from functools import update_wrapper
 from itertools import count
 from typing import Any, NamedTuple, TypeAlias
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
 from .._core.coefficients import Coefficient
+from .._core.torch_internals import mark_constant
 
 Step: TypeAlias = Callable[..., Any]
 _numbers = count()
+by_name: "WeakValueDictionary[str, Neuron]" = WeakValueDictionary()
 # What functional.recurrent and Recurrent take by these names, no coefficient of theirs.
 _TAKEN = frozenset({
     "x", "w_rec", "neuron", "w_in", "bias", "delay", "state", "trace", "checkpoint_every",
@@ -72,6 +75,7 @@ class Neuron:
         self.inputs, self.coefficients = _signature(step)
         # torch.compile takes strings, not objects, for constants
         self.name = f"{_name(step)}#{next(_numbers)}"
+        by_name[self.name] = self
         self._parts: Parts | None = None
         self.kept: dict[Any, Any] = {}  # kernels by the forms of a call, see kernels.py
         update_wrapper(self, step, updated=())
@@ -82,6 +86,14 @@ class Neuron:
 
     def parts(self, given: Mapping[str, Coefficient], like: Tensor, N: int) -> Parts:
         """Currents and states. The first call runs the step once on zeros (1, N) as like."""
+        if torch.compiler.is_compiling():
+            words = _parts_for_graph(self.name, str(like.dtype), str(like.device), int(N),
+                                     forms_of(given))
+            currents, states = (tuple(one.split()) for one in words.split(","))
+            return Parts(currents, states)
+        return self._known_parts(given, like, N)
+
+    def _known_parts(self, given: Mapping[str, Coefficient], like: Tensor, N: int) -> Parts:
         if self._parts is None:
             self._parts = self._find_parts(given, like, N)
         return self._parts
@@ -146,6 +158,33 @@ class Neuron:
                 f"{self!r}, got a local function, a lambda or one that was replaced; define it at "
                 f"the top of a module")
         return _loaded, (module, name)
+
+
+def forms_of(coefficients: Mapping[str, Coefficient]) -> str:
+    """The names and kinds of coefficients, on which a trace depends."""
+    return " ".join(f"{name}:{value.dim() if isinstance(value, Tensor) else 'number'}"
+                    for name, value in coefficients.items())
+
+
+def examples_of(forms: str, N: int, dtype: torch.dtype,
+                device: torch.device | None = None) -> dict[str, Coefficient]:
+    """Coefficients of these forms, for code that reads no numbers."""
+    kinds = dict(one.split(":") for one in forms.split())
+    return {name: 1.0 if kind == "number" else torch.ones((N,) * int(kind), dtype=dtype,
+                                                          device=device)
+            for name, kind in kinds.items()}
+
+
+def _parts_for_graph(name: str, dtype: str, device: str, N: int, forms: str) -> str:
+    """Neuron.parts as a constant of torch.compile."""
+    neuron, of = by_name[name], getattr(torch, dtype.removeprefix("torch."))
+    like = torch.empty(0, dtype=of, device=device)
+    given = examples_of(forms, N, torch.promote_types(of, torch.float32), like.device)
+    found = neuron._known_parts(given, like, N)
+    return ",".join(" ".join(names) for names in found)
+
+
+mark_constant(_parts_for_graph)
 
 
 def _loaded(module: str, name: str) -> Neuron:
