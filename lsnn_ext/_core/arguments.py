@@ -100,7 +100,6 @@ def delays_of(
     """The delay of each synapse, or None where those of a matrix are alike, and the distinct
     delays, ascending. With several currents K each has synapses of its own: (K, N, N)."""
     synapses = _synapses_shape(N, currents)
-    wanted_shape = ", ".join(map(str, synapses))
     if w_rec is None:
         if not isinstance(delay, int) or delay:
             raise ValueError(f"delay: expected 0 without w_rec, got {delay}")
@@ -110,7 +109,7 @@ def delays_of(
         if not isinstance(given, list | tuple) or not all(type(d) is int for d in given):
             wanted = (
                 f"an int for each matrix of w_rec {tuple(w_rec.shape)}, or a w_rec of shape "
-                f"({wanted_shape})"
+                f"{synapses}"
             )
             raise TypeError(f"delay: expected {wanted}, got {type(delay).__name__}")
         ascending = all(low < high for low, high in zip(given, given[1:], strict=False))
@@ -131,7 +130,7 @@ def delays_of(
                         f"{type(delay.each).__name__}")
     each = delay if isinstance(delay, Delays) else Delays.of(delay)  # type: ignore[arg-type]  # a bool is refused there
     if each.each.shape not in ((N, N), synapses):
-        raise ValueError(f"delay: expected shape ({wanted_shape}), got {tuple(each.each.shape)}")
+        raise ValueError(f"delay: expected shape {synapses}, got {tuple(each.each.shape)}")
     _hold(each, device.type == "cpu")
     if len(each.distinct) <= 1:
         return None, list(each.distinct)

@@ -5,6 +5,7 @@ import pickle
 from collections.abc import Callable, Mapping
 from functools import update_wrapper
 from itertools import count
+from operator import index
 from typing import Any, NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
 
@@ -87,7 +88,8 @@ class Neuron:
     def parts(self, given: Mapping[str, Coefficient], like: Tensor, N: int) -> Parts:
         """Currents and states. The first call runs the step once on zeros (1, N) as like."""
         if torch.compiler.is_compiling():
-            words = _parts_for_graph(self.name, str(like.dtype), str(like.device), int(N),
+            # index() makes a number of a size that is a variable of the graph
+            words = _parts_for_graph(self.name, str(like.dtype), str(like.device), index(N),
                                      forms_of(given))
             currents, states = (tuple(one.split()) for one in words.split(","))
             return Parts(currents, states)
