@@ -309,8 +309,17 @@ def saves_bf16(saved_dtype: torch.dtype | None, dtype: torch.dtype) -> bool:
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 
 
+class Saved(NamedTuple):
+    """What the backward pass needs of a neuron; those of models."""
+
+    currents: int = 1  # numbers of a neuron-step
+    states: int = 4
+    segment: int = 128  # steps between two saved states without checkpoints
+    spikes: int = 0  # numbers of a neuron-step beside its bit, with checkpoints too
+
+
 def checkpoint_steps(checkpoint_every: int | str | None, T: int, B: int, N: int,
-                     itemsize: int) -> int:
+                     itemsize: int, saved: Saved = Saved()) -> int:  # noqa: B008
     """Steps between two saved states, or 0: the membrane of every step is saved.
 
     A text such as "500 MB" is what the saved tensors and the scratch memory of the backward pass
@@ -327,12 +336,15 @@ def checkpoint_steps(checkpoint_every: int | str | None, T: int, B: int, N: int,
         if budget <= 0:
             raise ValueError(f"checkpoint_every: expected bytes such as '500 MB' or '2 GiB', got "
                              f"{checkpoint_every!r}")
-        bits, state = T * B * ((N + 31) // 32) * 4, 4 * B * N * itemsize
+        step = B * N * itemsize
+        spikes = T * (B * ((N + 31) // 32) * 4 + saved.spikes * step)
+        state = saved.states * step
         rows = min(B, 16 * torch.get_num_threads()) * N * itemsize
-        if T * B * N * itemsize + bits + (T + 127) // 128 * state <= budget:
+        if T * saved.currents * step + spikes + -(-T // saved.segment) * state <= budget:
             return 0
-        steps = max(16, round(math.sqrt(T * state / max(1, rows)) / 16) * 16)
-        least = bits + -(-T // steps) * state + (steps + 64) * rows
+        steps = max(16, round(math.sqrt(T * state / max(1, saved.currents * rows)) / 16) * 16)
+        scratch = (steps * saved.currents + 16 * saved.states) * rows
+        least = spikes + -(-T // steps) * state + scratch
         if least > budget:
             raise ValueError(f"checkpoint_every: expected {least / 1e6:.0f} MB or more for T = "
                              f"{T}, B = {B}, N = {N}, got {checkpoint_every!r}")

@@ -35,18 +35,18 @@ from .load import (
 from .neuron import NeuronTensors, constants_of, neuron_call, neuron_recurrence
 from .options import forced, forced_options
 from .readout import leaky_readout
-from .registered import NeuronSizes, keep_sizes
+from .registered import CHUNK, NeuronSizes, keep_sizes, sizes_of
 from .switch import reference_is_chosen, use_reference
 from .unequal import recurrence
 
 __all__ = [
-    "DEVICES", "SCARCE_OUTPUTS", "Constants", "NeuronSizes", "NeuronTensors", "Numbers", "Options",
-    "Outputs", "Settings", "Tensors", "_C", "available", "bf16_parts", "compiled_code_runs",
-    "compiled_models", "constants_of", "cpu_kernels", "cpu_operators_take", "cuda_fuses",
+    "CHUNK", "DEVICES", "SCARCE_OUTPUTS", "Constants", "NeuronSizes", "NeuronTensors", "Numbers",
+    "Options", "Outputs", "Settings", "Tensors", "_C", "available", "bf16_parts",
+    "compiled_code_runs", "compiled_models", "constants_of", "cpu_kernels", "cpu_operators_take", "cuda_fuses",
     "cuda_knows_bits", "cuda_multiplies_bits", "cuda_operators_take", "forced", "forced_options",
     "has", "keep_sizes", "leaky_readout", "linear", "load_error", "mask", "mostly_zero",
     "neuron_call", "neuron_recurrence", "recurrence", "reference_is_chosen", "reused",
-    "reused_gradient", "solid", "spike_bits", "use_reference",
+    "reused_gradient", "sizes_of", "solid", "spike_bits", "use_reference",
 ]
 
 

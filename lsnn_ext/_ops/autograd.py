@@ -317,8 +317,7 @@ def differentiated(given: Any) -> tuple[Any, ...] | None:
     """alif_forward with gradients, as exported programs call it; None unless `saved` is asked for
     and `bits` is not, and for neurons that are no models."""
     named = Constants(*given.constants)
-    is_model = not getattr(given, "neuron", "")
-    if not is_model or not has("outputs", named.outputs, "saved") or has(
+    if given.neuron or not has("outputs", named.outputs, "saved") or has(
             "outputs", named.outputs, "bits"):
         return None
     every = (1 << len(COEFFICIENTS)) - 1 if given.coefficients.requires_grad else 0

@@ -26,8 +26,7 @@ def _words(N: int) -> int:
 
 def _sizes(given: Any) -> NeuronSizes | None:
     """Of the neuron that an operator is called with; None: it is a model."""
-    key = getattr(given, "neuron", "")
-    return sizes_of(key) if key else None
+    return sizes_of(given.neuron) if given.neuron else None
 
 
 def _forward(given: Any) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import _ops
 from .._core.arguments import (
     Delay,
+    Saved,
     check_beside,
     check_sequence,
     checkpoint_steps,
@@ -27,7 +28,7 @@ from .._core.torch_internals import (
     leave_graph_of_transforms,
 )
 from ..models import check_sparse_grad
-from .kernels import can_run, key_and_rows
+from .kernels import key_and_rows
 from .loop import Result, run_loop
 from .neuron import Neuron, Parts, check_coefficient
 from .state import NeuronState, whole_neuron_state
@@ -57,7 +58,6 @@ class Call(NamedTuple):
     parts: Parts
     coefficients: dict[str, Coefficient]  # numbers, and tensors () or (N,) of this dtype
     state: tuple[list[Tensor], Tensor] | None
-    checkpoint: int
     lengths: Lengths | None
 
 
@@ -75,6 +75,8 @@ def recurrent(
         out = _fused(neuron, call, given)
     else:
         _say_loop(call.x.device)
+        T, B, _, N = call.x.shape
+        checkpoint_steps(given.checkpoint_every, T, B, N, 4)
         out = _loop(neuron, call, given)
     names = call.parts.states
     state = NeuronState(dict(zip(names, out.states, strict=True)), out.z)
@@ -112,9 +114,8 @@ def _checked(
     delay, delays = delays_of(given.delay, w_rec, N, like.device, K)
     state = whole_neuron_state(given.state, parts.states, B, N, past_steps(delays), dtype,
                                like.device)
-    checkpoint = checkpoint_steps(given.checkpoint_every, T, B, N, dtype.itemsize)
     return Call(current.reshape(T, B, K, N).to(dtype), None if w_rec is None else w_rec.to(dtype),
-                delay, tuple(delays), parts, values, state, checkpoint, lengths)
+                delay, tuple(delays), parts, values, state, lengths)
 
 
 def _steps(x: Tensor) -> tuple[int, int]:
@@ -184,7 +185,7 @@ def _projected(
 
 def _takes_kernels(call: Call) -> bool:
     """Transforms of torch.func and forward mode differentiate the loop itself."""
-    if not _ops.compiled_code_runs() or not can_run() or not _ops.cpu_kernels(call.x):
+    if not _ops.compiled_code_runs() or not _ops.cpu_kernels(call.x):
         return False
     if torch.compiler.is_compiling():
         leave_graph_of_transforms()
@@ -196,11 +197,14 @@ def _fused(neuron: Neuron, call: Call, given: Arguments) -> Result:
     """The call as one operator."""
     T, B, K, N = call.x.shape
     key, rows = key_and_rows(neuron, call.parts, call.x, call.coefficients)
+    saved = Saved(K, len(call.parts.states), _ops.CHUNK,
+                  int(_ops.sizes_of(key).has_number_spikes))
+    checkpoint = checkpoint_steps(given.checkpoint_every, T, B, N, call.x.dtype.itemsize, saved)
     tensors = [one if isinstance(one, Tensor) else None for one in call.coefficients.values()]
     wanted = sum(1 << k for k, one in enumerate(tensors)
                  if one is not None and one.requires_grad)
     constants = _ops.constants_of(
-        ["spikes", "traces"] if given.trace else ["spikes"], checkpoint=call.checkpoint,
+        ["spikes", "traces"] if given.trace else ["spikes"], checkpoint=checkpoint,
         coefficient_gradients=wanted, autapses=given.autapses,
         is_existing=given.sparse_grad == "existing")
     states, z = call.state or ([], None)

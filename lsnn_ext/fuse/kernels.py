@@ -38,11 +38,6 @@ class Kernel(NamedTuple):
 _of_graphs: dict[str, tuple[Watch, Kernel]] = {}
 
 
-def can_run() -> bool:
-    """Whether this build has a place for such kernels."""
-    return hasattr(_ops._C, "register_neuron")
-
-
 def key_and_rows(neuron: Neuron, parts: Parts, x: Tensor,
                  coefficients: Mapping[str, Coefficient]) -> tuple[str, Tensor]:
     """The key of the kernels of a step, and the coefficients (C, N) that they read.

@@ -95,7 +95,7 @@ def test_refuses_other_results(step: Any, message: str) -> None:
 
 
 def test_refuses_results_of_another_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fuse_call, "can_run", lambda: False)
+    monkeypatch.setattr(fuse_call, "_takes_kernels", lambda call: False)
     with pytest.raises(ValueError, match=r"expected results of shape \(B, N\) = \(1, 3\)"):
         recurrent(torch.zeros(2, 1, 3), None, Neuron(lambda c, v, z: (v[:, :2], z)))
     counts = iter((1, 2, 1))
@@ -246,7 +246,6 @@ def test_a_module_of_numbers_is_watched() -> None:
 def operators(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopOperators]:
     made = LoopOperators()
     monkeypatch.setattr(kernels, "_make", made.make)
-    monkeypatch.setattr(fuse_call, "can_run", lambda: True)
     monkeypatch.setattr(_ops.neuron, "interruptible", made)
     yield made
 

@@ -26,7 +26,6 @@ def operators(monkeypatch: pytest.MonkeyPatch) -> LoopOperators:
     """Operators that are a loop, in place of the compiled ones."""
     made = LoopOperators()
     monkeypatch.setattr(kernels, "_make", made.make)
-    monkeypatch.setattr(fuse_call, "can_run", lambda: True)
     monkeypatch.setattr(_ops.neuron, "interruptible", made)
     for neuron, _, _ in NEURONS.values():
         monkeypatch.setattr(neuron, "kept", {})
@@ -44,7 +43,8 @@ def route(request: pytest.FixtureRequest, cache_folder: str) -> Any:
     if request.param == "operators":
         return request.getfixturevalue("operators")
     patch = request.getfixturevalue("monkeypatch")
-    patch.setattr(fuse_call, "can_run", lambda: request.param != "loop")
+    if request.param == "loop":
+        patch.setattr(fuse_call, "_takes_kernels", lambda call: False)
     patch.setenv("LSNN_CACHE_DIR", cache_folder)
     if request.param == "interpreted":
         patch.setenv("LSNN_COMPILE", "0")

@@ -21,7 +21,7 @@ I, N, T, B = 4, 6, 9, 3
 
 @pytest.fixture(autouse=True)
 def loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fuse_call, "can_run", lambda: False)
+    monkeypatch.setattr(fuse_call, "_takes_kernels", lambda call: False)
 
 
 def layer_of(neuron: Neuron = ADAPTIVE, **given: Any) -> Recurrent:
