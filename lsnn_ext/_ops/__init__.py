@@ -42,11 +42,11 @@ from .unequal import recurrence
 __all__ = [
     "CHUNK", "DEVICES", "SCARCE_OUTPUTS", "Constants", "NeuronSizes", "NeuronTensors", "Numbers",
     "Options", "Outputs", "Settings", "Tensors", "_C", "available", "bf16_parts",
-    "compiled_code_runs", "compiled_models", "constants_of", "cpu_kernels", "cpu_operators_take", "cuda_fuses",
-    "cuda_knows_bits", "cuda_multiplies_bits", "cuda_operators_take", "forced", "forced_options",
-    "has", "keep_sizes", "leaky_readout", "linear", "load_error", "mask", "mostly_zero",
-    "neuron_call", "neuron_recurrence", "recurrence", "reference_is_chosen", "reused",
-    "reused_gradient", "sizes_of", "solid", "spike_bits", "use_reference",
+    "compiled_code_runs", "compiled_models", "constants_of", "cpu_kernels", "cpu_operators_take",
+    "cuda_fuses", "cuda_knows_bits", "cuda_multiplies_bits", "cuda_operators_take", "forced",
+    "forced_options", "has", "keep_sizes", "leaky_readout", "linear", "load_error", "mask",
+    "mostly_zero", "neuron_call", "neuron_recurrence", "recurrence", "reference_is_chosen",
+    "reused", "reused_gradient", "sizes_of", "solid", "spike_bits", "use_reference",
 ]
 
 

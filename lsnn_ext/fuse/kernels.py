@@ -118,10 +118,16 @@ def _make(neuron: Neuron, parts: Parts, dtype: torch.dtype,
           coefficients: Mapping[str, Coefficient]) -> Kernel:
     from .compile import shared_object
     from .generate import generate
-    from .trace import trace
+    from .trace import StepError, trace
 
-    program, prologue = trace(neuron.step, currents=len(parts.currents), states=len(parts.states),
-                              dtype=dtype, coefficients=coefficients)
+    try:
+        program, prologue = trace(neuron.step, currents=len(parts.currents),
+                                  states=len(parts.states), dtype=dtype, coefficients=coefficients)
+    except StepError as error:
+        if ";" in str(error):
+            raise
+        raise StepError(f"{error}; with lsnn_ext.use_reference() the step runs as a loop over "
+                        f"time") from error
     source = generate(program)
     path = shared_object(source)
     key = hashlib.sha256(source.encode()).hexdigest() + ("" if path else " interpreted")

@@ -48,7 +48,9 @@ def run_loop(
                 recurrent = sum((z[d] @ w for d, w in synapses[1:]), z[synapses[0][0]]
                                 @ synapses[0][1])
                 now = now + recurrent.view(B, K, N)
-            after = _checked(step(*now.unbind(1), *states, z[0], **coefficients), states, z[0])
+            # a step may write to what it is given
+            inputs = [one.clone() for one in (*now.unbind(1), *states, z[0])]
+            after = _checked(step(*inputs, **coefficients), states, z[0])
             shown = after
             if runs is not None:
                 shown = [torch.where(runs, one, 0.0) for one in after]

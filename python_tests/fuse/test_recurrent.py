@@ -1,6 +1,5 @@
 """functional.recurrent: its arguments, its results and their gradients, by the loop over time and
 by operators, against a loop of its own for each sequence."""
-import pickle
 from typing import Any
 
 import pytest
@@ -8,9 +7,9 @@ import torch
 from torch import Tensor
 
 import lsnn_ext
-from any_neurons import ADAPTIVE, ANALOG, BRANCHES, LoopOperators, adaptive, one_by_one
+from any_neurons import ADAPTIVE, ANALOG, BRANCHES, LoopOperators, one_by_one
 from lsnn_ext import Neuron, NeuronState, _ops
-from lsnn_ext.functional import Delays, pack_spikes, recurrent
+from lsnn_ext.functional import pack_spikes, recurrent
 from lsnn_ext.fuse import call as fuse_call
 from lsnn_ext.fuse import kernels
 
@@ -275,6 +274,36 @@ def test_second_derivatives_are_refused(operators: LoopOperators) -> None:
                             is_grads_batched=True)
 
 
+def in_place(c, v, w, z):
+    v.mul_(0.5).add_(c)
+    w.add_(z)
+    z.mul_(0.0)
+    z[v > 1] = 1.0
+    v[z > 0] = 0.0
+    return v, w, z
+
+
+def test_a_step_may_write_to_what_it_is_given(route: Any) -> None:
+    neuron, w = Neuron(in_place), torch.randn(N, N)
+    if isinstance(route, LoopOperators):
+        pytest.skip("these operators are for tests of gradients")
+    x = torch.randn(T, B, N) * 3
+    state = NeuronState({"v": torch.rand(B, N), "w": torch.rand(B, N)}, torch.ones(2, B, N))
+    before, same = state.to(torch.float64).to(torch.float32), x.clone()
+    spikes, after, traces = recurrent(x, w, neuron, state=state, delay=1, trace=True)
+    assert torch.equal(x, same) and torch.equal(before.z, state.z)
+    assert all(torch.equal(before.states[s], state.states[s]) for s in "vw")
+    v, a, z, past = *before.states.values(), before.z[0], before.z[1]
+    for t in range(T):
+        c = x[t] + past @ w
+        v, a = 0.5 * v + c, a + z
+        z, past = (v > 1).float(), z
+        v = v * (1 - z)
+        for found, wanted in ((spikes, z), (traces["v"], v), (traces["w"], a)):
+            torch.testing.assert_close(found[t], wanted)
+    torch.testing.assert_close(after.states["v"], v)
+
+
 def test_transforms_take_the_loop(operators: LoopOperators) -> None:
     given = case("analog")
     x, w = given["x"].detach().squeeze(2), given["w"].detach()
@@ -315,72 +344,3 @@ def test_a_freed_state_is_named(route: Any) -> None:
     second, _ = run("analog", {**given, "state": state})
     with pytest.raises(RuntimeError, match="second time" if route == "loop" else "graph is freed"):
         second.sum().backward()
-
-
-def zeros(*shape: int, **more: Any) -> Tensor:
-    return torch.zeros(shape, **more)
-
-
-STATE = NeuronState({"v": zeros(B, N), "w": zeros(B, N)}, zeros(1, B, N))
-WRONG: list[tuple[type[Exception], str, dict[str, Any]]] = [
-    (TypeError, "neuron: expected a Neuron, got function", {"neuron": adaptive}),
-    (TypeError, "x: expected a tensor or PackedSpikes, got list", {"x": [1.0]}),
-    (TypeError, "x: expected a floating point dtype", {"x": zeros(T, B, N, dtype=torch.int64)}),
-    (ValueError, "x: expected shape", {"x": zeros(T, N)}),
-    (ValueError, r"x: expected shape \(T, B, N\), got", {"x": zeros(T, B, 2, N)}),
-    (ValueError, "x: expected one neuron or more", {"x": zeros(T, B, 0), "w_rec": None}),
-    (ValueError, r"w_rec: expected shape \(5, 5\) or \(S, 5, 5\)", {"w_rec": zeros(N, 4)}),
-    (TypeError, "w_rec: expected torch.float32", {"w_rec": zeros(N, N, dtype=torch.float64)}),
-    (ValueError, "w_in: expected shape", {"w_in": zeros(N, 7)}),
-    (TypeError, "w_in: expected a tensor", {"w_in": 1.0}),
-    (ValueError, "bias: expected w_in beside it", {"bias": zeros(N)}),
-    (ValueError, "bias: expected shape", {"w_in": zeros(N, N), "bias": zeros(4)}),
-    (ValueError, "delay: expected extra steps >= 0", {"delay": -1}),
-    (ValueError, "delay: expected shape", {"delay": zeros(2, N, N, dtype=torch.int64)}),
-    (ValueError, "delay: expected 2 ascending delays", {"w_rec": zeros(2, N, N), "delay": [3, 1]}),
-    (TypeError, "state: expected a NeuronState", {"state": zeros(B, N)}),
-    (ValueError, "state.states: expected the names v, w, got v",
-     {"state": NeuronState({"v": zeros(B, N)}, zeros(1, B, N))}),
-    (ValueError, r"state.states\['w'\]: expected shape",
-     {"state": STATE._replace(states={"v": zeros(B, N), "w": zeros(2, N)})}),
-    (TypeError, "state.z: expected torch.float32",
-     {"state": STATE._replace(z=zeros(1, B, N, dtype=torch.float64))}),
-    (ValueError, "state.z: expected shape .* or more past steps", {"state": STATE, "delay": 2}),
-    (ValueError, "checkpoint_every: expected", {"checkpoint_every": 0}),
-    (ValueError, "sparse_grad", {"sparse_grad": "some"}),
-    (ValueError, r"lengths: expected shape \(3,\)", {"lengths": [1]}),
-    (ValueError, "lengths: expected steps from 0 to T = 11", {"lengths": [12, 1, 1]}),
-    (TypeError, "autapses: expected True or False", {"autapses": 1}),
-    (TypeError, "theta: expected a number or a tensor, got none", {"theta": None}),
-    (TypeError, "rho: expected a coefficient of Neuron.adaptive., which are tau, theta",
-     {"rho": 1.0}),
-    (ValueError, r"theta: expected a number or shape \(5,\)", {"theta": zeros(2)}),
-    (TypeError, "theta: expected real numbers", {"theta": torch.tensor(True)}),
-    (TypeError, "theta: expected a number or a tensor, got str", {"theta": "1"}),
-]
-
-
-@pytest.mark.parametrize(("kind", "message", "changed"), WRONG, ids=[w[1] for w in WRONG])
-def test_wrong_arguments_are_named(kind: type[Exception], message: str,
-                                   changed: dict[str, Any]) -> None:
-    given: dict[str, Any] = {"x": zeros(T, B, N), "w_rec": zeros(N, N), "neuron": ADAPTIVE,
-                             "theta": 0.3, **changed}
-    if given["theta"] is None:
-        del given["theta"]
-    with pytest.raises(kind, match=message):
-        recurrent(given.pop("x"), given.pop("w_rec"), given.pop("neuron"), **given)
-
-
-def test_wrong_shapes_of_several_currents() -> None:
-    x, w = zeros(T, B, 2, N), zeros(2, N, N)
-    given = {"tau": 3.0, "gain": 1.0}
-    with pytest.raises(ValueError, match=r"w_rec: expected shape \(2, 5, 5\) or \(S, 2, 5, 5\)"):
-        recurrent(x, zeros(N, N), BRANCHES, **given)
-    with pytest.raises(ValueError, match=r"x: expected shape \(T, B, 2, N\)"):
-        recurrent(x[:, :, 0], w, BRANCHES, **given)
-    with pytest.raises(ValueError, match="w_in: expected shape"):
-        recurrent(zeros(T, B, I), w, BRANCHES, w_in=zeros(N, I), **given)
-    each = torch.zeros(2, N, N, dtype=torch.int64)
-    spikes, _ = recurrent(x, w, BRANCHES, delay=Delays.of(each), **given)
-    assert spikes.shape == (T, B, N)
-    assert pickle.loads(pickle.dumps(BRANCHES)) == BRANCHES
