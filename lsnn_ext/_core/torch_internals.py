@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map as tree_map
 
 __all__ = [
@@ -20,7 +21,7 @@ __all__ = [
     "is_legacy_batched", "is_mode_active", "is_transforming", "is_zero_tensor", "keep_during_pass",
     "keys_after_autograd", "keys_of_memory", "leave_graph_of_transforms", "make_savable",
     "mark_constant", "state_hooks_of", "tree_map", "wants_gradient", "was_freed", "will_run",
-    "without_saved_tensor_hooks",
+    "without_modes", "without_saved_tensor_hooks",
 ]
 
 
@@ -95,6 +96,11 @@ def is_mode_active(functions: bool = True) -> bool:
     kept from it."""
     return bool(torch._C._len_torch_dispatch_stack() or functions
                 and torch._C._len_torch_function_stack())
+
+
+def without_modes() -> AbstractContextManager[Any]:
+    """No dispatch mode sees what is called inside, such as those that torch.export traces with."""
+    return _disable_current_modes()
 
 
 def below_autograd() -> AbstractContextManager[Any]:

@@ -221,6 +221,8 @@ _said: set[str] = set()
 
 def _say_loop(device: torch.device) -> None:
     """Warns once where the loop computes although the kernels were expected."""
+    if _ops.reference_is_chosen():
+        return
     if not _ops.available:
         say_slow(5)
     elif device.type not in ("cpu", "meta") and "loop" not in _said:

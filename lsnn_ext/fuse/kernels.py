@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import _ops
 from .._core.coefficients import Coefficient
-from .._core.torch_internals import mark_constant
+from .._core.torch_internals import mark_constant, without_modes
 from .closure import Watch
 from .neuron import Neuron, Parts, by_name, examples_of, forms_of, without_autocast
 
@@ -72,7 +72,8 @@ def _find_or_make(neuron: Neuron, parts: Parts, dtype: torch.dtype,
             raise TypeError(f"step: expected a keyword-only argument for what has a gradient, got "
                             f"{name}, which the step reads from outside; such a gradient would be "
                             f"lost")
-        found = neuron.kept[form] = watch, _make(neuron, parts, dtype, coefficients)
+        with without_modes():
+            found = neuron.kept[form] = watch, _make(neuron, parts, dtype, coefficients)
     return found
 
 
@@ -80,7 +81,8 @@ def _key_for_graph(name: str, currents: int, dtype: str, forms: str) -> str:
     """The name of _of_graphs and the key of the kernels, as a constant of torch.compile."""
     neuron, of = by_name[name], getattr(torch, dtype.removeprefix("torch."))
     parts = Parts(neuron.inputs[:currents], neuron.inputs[currents:-1])
-    made = _find_or_make(neuron, parts, of, examples_of(forms, 2, of))
+    with without_modes():
+        made = _find_or_make(neuron, parts, of, examples_of(forms, 2, of))
     of_graph = f"{name} {len(_of_graphs)}"
     _of_graphs[of_graph] = made
     _define_rows()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .._core.coefficients import Coefficient
-from .._core.torch_internals import mark_constant
+from .._core.torch_internals import mark_constant, without_modes
 
 Step: TypeAlias = Callable[..., Any]
 _numbers = count()
@@ -59,7 +59,8 @@ class Neuron:
         >>> neuron = lsnn_ext.Neuron(step)
         >>> spikes, state = lsnn_ext.functional.recurrent(x, w_rec, neuron, tau=20.0)
 
-    Copies share the step, and a pickle holds its module and name.
+    Make it once: each Neuron traces its step anew. Copies share the step, and a pickle holds its
+    module and name.
     """
 
     step: Step
@@ -180,9 +181,10 @@ def examples_of(forms: str, N: int, dtype: torch.dtype,
 def _parts_for_graph(name: str, dtype: str, device: str, N: int, forms: str) -> str:
     """Neuron.parts as a constant of torch.compile."""
     neuron, of = by_name[name], getattr(torch, dtype.removeprefix("torch."))
-    like = torch.empty(0, dtype=of, device=device)
-    given = examples_of(forms, N, torch.promote_types(of, torch.float32), like.device)
-    found = neuron._known_parts(given, like, N)
+    with without_modes():
+        like = torch.empty(0, dtype=of, device=device)
+        given = examples_of(forms, N, torch.promote_types(of, torch.float32), like.device)
+        found = neuron._known_parts(given, like, N)
     return ",".join(" ".join(names) for names in found)
 
 

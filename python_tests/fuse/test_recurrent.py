@@ -1,5 +1,6 @@
 """functional.recurrent: its arguments, its results and their gradients, by the loop over time and
 by operators, against a loop of its own for each sequence."""
+import warnings
 from typing import Any
 
 import pytest
@@ -322,6 +323,20 @@ def test_the_reference_is_the_loop(operators: LoopOperators) -> None:
     with lsnn_ext.use_reference():
         run("adaptive", given)
     assert operators.calls == []
+
+
+def test_another_device_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuse_call, "_said", set())
+    with pytest.warns(UserWarning, match="got tensors on cuda:0: the step runs as a loop over time"):
+        fuse_call._say_loop(torch.device("cuda:0"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fuse_call._say_loop(torch.device("cuda:0"))
+        with lsnn_ext.use_reference():
+            fuse_call._said.clear()
+            fuse_call._say_loop(torch.device("cuda:0"))
+    spikes, state = recurrent(torch.empty(T, B, N, device="meta"), None, ANALOG)
+    assert spikes.is_meta and state.z.shape == (1, B, N)
 
 
 def test_a_state_is_saved_and_moved(tmp_path: Any) -> None:

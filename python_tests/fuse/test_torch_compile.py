@@ -109,6 +109,15 @@ def test_a_graph_does_not_outlive_what_the_step_reads(monkeypatch: pytest.Monkey
     assert torch.equal(compiled(x), recurrent(x, None, neuron, tau=value)[0])
 
 
+def test_is_exported_for_inference() -> None:
+    layer, x = layer_of(Neuron(adaptive), theta=0.2, positive="tau"), torch.randn(T, B, I)
+    program = torch.export.export(layer, (x,))
+    with torch.no_grad():
+        assert torch.equal(program.module()(x)[0], layer(x)[0])
+    with pytest.raises(RuntimeError, match="alif_forward has no gradient of its own"):
+        program.module()(x)
+
+
 def test_a_step_without_coefficients(monkeypatch: pytest.MonkeyPatch) -> None:
     neuron, x = Neuron(lambda c, v, z: (v * 0.5 + c * GAIN, torch.sigmoid(v))), torch.randn(T, B, N)
     compiled = torch.compile(lambda x: recurrent(x, None, neuron)[0], backend="aot_eager")

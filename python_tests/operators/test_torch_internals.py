@@ -57,6 +57,27 @@ def test_transforms() -> None:
                      (True, True, True)], VERSION
 
 
+def test_no_mode_sees_what_is_called_without_modes() -> None:
+    with torch._subclasses.fake_tensor.FakeTensorMode():
+        with internals.without_modes():
+            made, active = torch.ones(2), internals.is_mode_active()
+        assert type(made) is torch.Tensor and not active, VERSION
+        assert internals.is_mode_active(), VERSION
+
+
+def test_constants_of_graphs() -> None:
+    calls: list[int] = []
+
+    def constant(size: int) -> int:
+        calls.append(size)
+        return len(calls)
+
+    internals.mark_constant(constant)
+    compiled = torch.compile(lambda x: x + constant(x.shape[0]), backend="eager", fullgraph=True)
+    assert [float(compiled(torch.zeros(3))[0]) for _ in range(2)] == [1.0, 1.0], VERSION
+    assert calls == [3], VERSION
+
+
 def test_batches_of_gradients() -> None:
     found: list[bool] = []
 
