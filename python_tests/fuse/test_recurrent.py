@@ -327,7 +327,7 @@ def test_the_reference_is_the_loop(operators: LoopOperators) -> None:
 
 def test_another_device_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fuse_call, "_said", set())
-    with pytest.warns(UserWarning, match="got tensors on cuda:0: the step runs as a loop over time"):
+    with pytest.warns(UserWarning, match="on cuda:0: the step runs as a loop over time"):
         fuse_call._say_loop(torch.device("cuda:0"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
