@@ -72,6 +72,7 @@ template <class T> struct InterpretedStep : Operators<T> {
   using V = Vector<T>;
   static constexpr int vectors = block_bytes / vector_bytes, n_values = max_values,
                        n_sums = max_gradients;
+  static constexpr bool is_generated = false;
   const Bytecode& code;
   const int currents, states, coefficients, gradients;
   const bool is_spike, has_slopes, has_product;

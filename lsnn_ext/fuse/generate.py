@@ -31,7 +31,7 @@ def _write_function(program: Program, function: Function) -> list[str]:
     names = _input_names(program)
     n_inputs = count_inputs(program)
     read = {a for node in function.nodes for a in node.arguments} | set(function.results)
-    lines = [f"const V {names[i]} = x[{i}];" for i in range(n_inputs) if i in read]
+    lines = [f"const V {names[i]} = x[{i} * vectors];" for i in range(n_inputs) if i in read]
     nodes = function.nodes
 
     def is_truth(i: int) -> bool:
@@ -62,8 +62,8 @@ def _write_function(program: Program, function: Function) -> list[str]:
                               for at, a in enumerate(node.arguments))
         kind = "M" if is_truth(i) else "V"
         lines.append(f"const {kind} n{i} = {node.operator}_({arguments});")
-    lines += [f"x[{n_inputs + at}] = {number(i)};" for at, i in enumerate(function.results)]
-    return [f"  LSNN_FUSE_INLINE void {function.name}(V* x, int) {{",
+    lines += [f"x[{n_inputs + at} * vectors] = {number(i)};" for at, i in enumerate(function.results)]
+    return [f"  LSNN_FUSE_INLINE void {function.name}(V* x) {{",
             *(f"    {line}" for line in lines), "  }"]
 
 
@@ -96,7 +96,9 @@ def generate(program: Program) -> str:
         f"  static constexpr Fixed<{program.states}> states{{}};",
         f"  static constexpr Fixed<{program.coefficients}> coefficients{{}};",
         f"  static constexpr Fixed<{gradients}> gradients{{}};",
-        f"  static constexpr int vectors = 1, n_values = {n_values}, n_sums = {gradients + 1};",
+        f"  static constexpr int n_values = {n_values}, n_sums = {gradients + 1};",
+        "  static constexpr int vectors = generated_vectors;",
+        "  static constexpr bool is_generated = true;",
         f"  static constexpr bool is_spike = {str(program.is_spike).lower()};",
         f"  static constexpr bool has_slopes = {str(lowered.has_slopes).lower()};",
         f"  static constexpr bool has_product = {str(lowered.has_product).lower()};",

@@ -49,26 +49,47 @@ template <class T> LSNN_FUSE_INLINE Whole<T> lane_numbers() {
 }
 // x, with 0 behind the first n lanes.
 template <class T> LSNN_FUSE_INLINE Vector<T> first_lanes(Vector<T> x, int64_t n) {
-  const Whole<T> keep = (Whole<T>)(lane_numbers<T>() < (Whole<T>{} + (decltype(Whole<T>{}[0]))n));
+  const Whole<T> keep = (Whole<T>)(lane_numbers<T>() < Whole<T>{} + (decltype(Whole<T>{}[0] + 0))n);
   return (Vector<T>)((Whole<T>)x & keep);
 }
 
-// The first n lanes only, 0 < n < lanes, for the end of a row that belongs to the caller; the
+// The first n lanes only, none where n < 0, for the end of a row that belongs to the caller; the
 // others are 0.
 #if LSNN_VECTOR_BITS == 512 && defined(__AVX512F__)
+LSNN_FUSE_INLINE unsigned first_bits(int64_t n) { return n > 0 ? (1u << n) - 1 : 0; }
 LSNN_FUSE_INLINE Vector<float> load_first(const float* p, int64_t n) {
-  return __builtin_ia32_loadups512_mask(p, Vector<float>{},
-                                        (uint16_t)((1u << n) - 1));
+  return __builtin_ia32_loadups512_mask(p, Vector<float>{}, (uint16_t)first_bits(n));
 }
 LSNN_FUSE_INLINE Vector<double> load_first(const double* p, int64_t n) {
-  return __builtin_ia32_loadupd512_mask(p, Vector<double>{},
-                                        (uint8_t)((1u << n) - 1));
+  return __builtin_ia32_loadupd512_mask(p, Vector<double>{}, (uint8_t)first_bits(n));
 }
 LSNN_FUSE_INLINE void store_first(float* p, Vector<float> x, int64_t n) {
-  __builtin_ia32_storeups512_mask(p, x, (uint16_t)((1u << n) - 1));
+  __builtin_ia32_storeups512_mask(p, x, (uint16_t)first_bits(n));
 }
 LSNN_FUSE_INLINE void store_first(double* p, Vector<double> x, int64_t n) {
-  __builtin_ia32_storeupd512_mask(p, x, (uint8_t)((1u << n) - 1));
+  __builtin_ia32_storeupd512_mask(p, x, (uint8_t)first_bits(n));
+}
+#elif LSNN_VECTOR_BITS == 256 && defined(__AVX2__)
+// A mask in the type that the builtins take.
+template <class T> LSNN_FUSE_INLINE auto first_mask(int64_t n) {
+  using Lane = decltype(Whole<T>{}[0] + 0);
+  typedef int Ints __attribute__((vector_size(32)));
+  typedef long long Longs __attribute__((vector_size(32)));
+  const auto mask = lane_numbers<T>() < Whole<T>{} + (Lane)n;
+  if constexpr (sizeof(T) == 4) return (Ints)mask;
+  else return (Longs)mask;
+}
+LSNN_FUSE_INLINE Vector<float> load_first(const float* p, int64_t n) {
+  return __builtin_ia32_maskloadps256((const Vector<float>*)p, first_mask<float>(n));
+}
+LSNN_FUSE_INLINE Vector<double> load_first(const double* p, int64_t n) {
+  return __builtin_ia32_maskloadpd256((const Vector<double>*)p, first_mask<double>(n));
+}
+LSNN_FUSE_INLINE void store_first(float* p, Vector<float> x, int64_t n) {
+  __builtin_ia32_maskstoreps256((Vector<float>*)p, first_mask<float>(n), x);
+}
+LSNN_FUSE_INLINE void store_first(double* p, Vector<double> x, int64_t n) {
+  __builtin_ia32_maskstorepd256((Vector<double>*)p, first_mask<double>(n), x);
 }
 #else
 template <class T> LSNN_FUSE_INLINE Vector<T> load_first(const T* p, int64_t n) {
@@ -134,11 +155,11 @@ template <class T> LSNN_FUSE_INLINE Mask<T> from_bits(unsigned bits) {
 }
 
 // Lanes [n, n + lanes) of a row of 32-bit words; calls of put_bits come in ascending order.
-template <class T> LSNN_FUSE_INLINE void put_bits(uint32_t* row, int64_t n, unsigned bits) {
-  const int64_t shift = n % 32;
+template <class T> LSNN_FUSE_INLINE void put_bits(uint32_t* row, uint64_t n, unsigned bits) {
+  const unsigned shift = n % 32;
   row[n / 32] = (shift ? row[n / 32] : 0) | bits << shift;
 }
-template <class T> LSNN_FUSE_INLINE Mask<T> get_bits(const uint32_t* row, int64_t n) {
+template <class T> LSNN_FUSE_INLINE Mask<T> get_bits(const uint32_t* row, uint64_t n) {
   return from_bits<T>(row[n / 32] >> n % 32);
 }
 

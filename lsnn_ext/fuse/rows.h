@@ -8,10 +8,10 @@
 //            replay: states [S], active       (a truth value)
 //            adjoint: dL/dc [K], dL/dstates' [S], dL/dz', gradients [G]
 //
-// A value has Step::vectors vectors, of which the first `count` are computed. Generated steps have
-// one, so that the list turns into registers. Sizes are Fixed in a generated step and ints in the
-// interpreter. advance, replay and adjoint read only states in `carried`, and only these are
-// written by the first two.
+// A value has Step::vectors vectors, vector v of value i at i * vectors + v. A generated step takes
+// one at a time, and the list turns into registers: its sizes are Fixed. Those of the interpreter
+// are ints, and it takes `count` vectors at once. advance, replay and adjoint read only states in
+// `carried`, and only these are written by the first two.
 #pragma once
 #include "neuron.h"
 #include "ops.h"
@@ -20,6 +20,9 @@
 
 namespace lsnn::neuron {
 namespace {
+
+// Of a generated step: with two at once the adjoint of an LSNN was slower, by measurement.
+constexpr int generated_vectors = 1;
 
 template <int n> struct Fixed {
   constexpr operator int() const { return n; }
@@ -54,7 +57,7 @@ template <class T> LSNN_FUSE_INLINE Vector<T> without_padding(Vector<T> x, int64
   return left >= lanes<T> ? x : first_lanes<T>(x, left);
 }
 template <class T> LSNN_FUSE_INLINE unsigned valid_lanes(int64_t left) {
-  return left >= lanes<T> ? ~0u >> (32 - lanes<T>) : (1u << left) - 1;
+  return left >= lanes<T> ? ~0u >> (32 - lanes<T>) : left > 0 ? (1u << left) - 1 : 0;
 }
 
 // The values of a step and their places.
@@ -86,9 +89,12 @@ template <class Step> struct Values {
     return at(step.currents + 2 * step.states + 3 + step.coefficients + i, v);
   }
   // How many vectors of [n, n1) come next.
-  LSNN_FUSE_METHOD static int count(int64_t n, int64_t n1) {
-    const int64_t left = (n1 - n + L - 1) / L;
-    return vectors == 1 || left < 1 ? 1 : (int)(left < vectors ? left : vectors);
+  LSNN_FUSE_METHOD static auto count(int64_t n, int64_t n1) {
+    if constexpr (Step::is_generated) return Fixed<vectors>{};
+    else {
+      const int64_t left = (n1 - n + L - 1) / L;
+      return left < vectors ? (int)left : vectors;
+    }
   }
   LSNN_FUSE_METHOD void load_coefficients(const T* packed, int64_t n, int v) {
     for_each(step.coefficients, [&](int c) LSNN_FUSE_LAMBDA {
@@ -113,6 +119,13 @@ template <class Step> struct Values {
   }
 };
 
+#define LSNN_FUSE_RUN(function)                                                            \
+  do {                                                                                     \
+    if constexpr (Step::is_generated)                                                      \
+      for_each(count, [&](int v) LSNN_FUSE_LAMBDA { Step::function(x.values + v); });      \
+    else step.function(x.values, count);                                                   \
+  } while (0)
+
 template <class Step> struct RowFunctions {
   using T = typename Step::Number;
   using V = Vector<T>;
@@ -127,8 +140,8 @@ template <class Step> struct RowFunctions {
     if (row.traces)
       for (int s = 0; s < step.states; s++) traced = traced || row.traces[s];
     for (int64_t n = row.n0; n < row.n1; n += width) {
-      const int count = x.count(n, row.n1);
-      for (int v = 0; v < count; v++) {
+      const auto count = x.count(n, row.n1);
+      for_each(count, [&](int v) LSNN_FUSE_LAMBDA {
         const int64_t m = n + v * L;
         for_each(step.currents, [&](int k) LSNN_FUSE_LAMBDA {
           x.current(k, v) = load(row.c.first + k * row.c.stride + m);
@@ -138,9 +151,9 @@ template <class Step> struct RowFunctions {
         });
         x.before(v) = load_spikes(row.before, m);
         x.load_coefficients(row.coefficients, m, v);
-      }
-      step.forward(x.values, count);
-      for (int v = 0; v < count; v++) {
+      });
+      LSNN_FUSE_RUN(forward);
+      for_each(count, [&](int v) LSNN_FUSE_LAMBDA {
         const int64_t m = n + v * L, left = row.N - m;
         for_each(step.states, [&](int s) LSNN_FUSE_LAMBDA {
           store(row.states.first + s * row.states.stride + m, x.result(s, v));
@@ -149,11 +162,11 @@ template <class Step> struct RowFunctions {
         if (row.bits) put_bits<T>(row.bits, m, to_bits(z > T(0)) & valid_lanes<T>(left));
         if (!step.is_spike && row.z_numbers) store(row.z_numbers + m, without_padding<T>(z, left));
         if (row.z) store(row.z + m, without_padding<T>(z, left));
-        if (!traced) continue;
+        if (!traced) return;
         for_each(step.states, [&](int s) LSNN_FUSE_LAMBDA {
           if (row.traces[s]) store_n(row.traces[s] + m, x.result(s, v), left);
         });
-      }
+      });
     }
   }
 
@@ -163,38 +176,38 @@ template <class Step> struct RowFunctions {
     const ReplaySteps<T> rows = given;
     Values<Step> x(step);
     for (int64_t n = rows.n0; n < rows.n1; n += width) {
-      const int count = x.count(n, rows.n1);
-      for (int v = 0; v < count; v++) {
+      const auto count = x.count(n, rows.n1);
+      for_each(count, [&](int v) LSNN_FUSE_LAMBDA {
         const int64_t m = n + v * L;
         x.load_states(rows.read, m, v);
         x.before(v) = load_spikes(rows.before, m);
         x.load_coefficients(rows.coefficients, m, v);
-      }
+      });
       Spikes<T> after = rows.after;
       Rows<const T> saved = rows.saved;
       for (int64_t t = 0; t < rows.steps; t++) {
-        for (int v = 0; v < count; v++) {
+        for_each(count, [&](int v) LSNN_FUSE_LAMBDA {
           const int64_t m = n + v * L;
           x.load_saved(saved, m, rows.N - m, v);
           x.after(v) = load_spikes(after, m);
-        }
-        step.advance(x.values, count);
-        for (int v = 0; v < count; v++) {
+        });
+        LSNN_FUSE_RUN(advance);
+        for_each(count, [&](int v) LSNN_FUSE_LAMBDA {
           for_each(step.states, [&](int s) LSNN_FUSE_LAMBDA {
             if (step.carried >> s & 1) x.state(s, v) = x.result(s, v);
           });
           x.before(v) = x.after(v);
-        }
+        });
         if (after.bits) after.bits += rows.bits_stride;
         if (after.numbers) after.numbers += rows.numbers_stride;
         saved.first += rows.saved_stride;
       }
-      for (int v = 0; v < count; v++) {
+      for_each(count, [&](int v) LSNN_FUSE_LAMBDA {
         for_each(step.states, [&](int s) LSNN_FUSE_LAMBDA {
           if (step.carried >> s & 1)
             store(rows.left.first + s * rows.left.stride + n + v * L, x.state(s, v));
         });
-      }
+      });
     }
   }
 
@@ -205,26 +218,26 @@ template <class Step> struct RowFunctions {
     Values<Step> x(step);
     int64_t n_active = 0;
     for (int64_t n = row.n0; n < row.n1; n += width) {
-      const int count = x.count(n, row.n1);
-      for (int v = 0; v < count; v++) {
+      const auto count = x.count(n, row.n1);
+      for_each(count, [&](int v) LSNN_FUSE_LAMBDA {
         const int64_t m = n + v * L;
         x.load_states(row.read, m, v);
         x.before(v) = load_spikes(row.before, m);
         x.load_coefficients(row.coefficients, m, v);
         x.load_saved(row.saved, m, row.N - m, v);
         x.after(v) = load_spikes(row.after, m);
-      }
-      if (step.has_slopes) step.replay(x.values, count);
-      else step.advance(x.values, count);
-      for (int v = 0; v < count; v++) {
+      });
+      if (step.has_slopes) LSNN_FUSE_RUN(replay);
+      else LSNN_FUSE_RUN(advance);
+      for_each(count, [&](int v) LSNN_FUSE_LAMBDA {
         const int64_t m = n + v * L;
         x.store_carried(row.left, m, v);
-        if (!step.has_slopes) continue;
-        const unsigned active =
-            to_bits(x.result(step.states, v) != T(0)) & valid_lanes<T>(row.N - m);
+        if (!step.has_slopes) return;
+        const unsigned active = to_bits(x.result(step.states, v) != T(0)) &
+                                valid_lanes<T>(row.N - m);
         row.active[m / 16 * max_items] |= (uint16_t)(active << m % 16);
         n_active += __builtin_popcount(active);
-      }
+      });
     }
     return n_active;
   }
@@ -241,16 +254,17 @@ template <class Step> struct RowFunctions {
     if (rows.g_traces)
       for (int s = 0; s < step.states; s++) traced = traced || rows.g_traces[s];
     for (int64_t n = rows.n0; n < rows.n1; n += width) {
-      const int count = x.count(n, rows.n1);
-      for (int v = 0; v < count; v++) {
+      const auto count = x.count(n, rows.n1);
+      for_each(count, [&](int v) LSNN_FUSE_LAMBDA {
         x.load_coefficients(rows.coefficients, n + v * L, v);
         if constexpr (has_gradients)
-          for_each(step.gradients,
-                   [&](int g) LSNN_FUSE_LAMBDA { sums[g * Step::vectors + v] = V{}; });
-      }
+          for_each(step.gradients, [&](int g) LSNN_FUSE_LAMBDA {
+            sums[g * Step::vectors + v] = V{};
+          });
+      });
       for (int64_t b = 0; b < rows.items; b++) {
         const Spikes<T> before = spikes_of(rows.before, b), after = spikes_of(rows.after, b);
-        for (int v = 0; v < count; v++) {
+        for_each(count, [&](int v) LSNN_FUSE_LAMBDA {
           const int64_t m = n + v * L, left = rows.N - m, at = b * rows.NP + m;
           const int64_t at_z = b * rows.dz_stride + m;
           x.load_saved(rows.saved, b * rows.saved_items + m, left, v);
@@ -264,19 +278,19 @@ template <class Step> struct RowFunctions {
           if (rows.gz) {
             const int64_t at_g = b * rows.gz_stride_b + m * rows.gz_stride_n;
             if (rows.gz_next) __builtin_prefetch(rows.gz_next + at_g);
-            d_z =
-                d_z + (rows.gz_stride_n ? load_n(rows.gz + at_g, left) : broadcast(rows.gz[at_g]));
+            d_z = d_z + (rows.gz_stride_n ? load_n(rows.gz + at_g, left)
+                                          : broadcast(rows.gz[at_g]));
           }
           x.d_z(v) = d_z;
-          if (!traced) continue;
+          if (!traced) return;
           for_each(step.states, [&](int s) LSNN_FUSE_LAMBDA {
             if (rows.g_traces[s])
               x.d_state(s, v) = x.d_state(s, v) + load_n(rows.g_traces[s] + b * rows.N + m, left);
           });
-        }
-        if constexpr (has_gradients) step.adjoint(x.values, count);
-        else step.adjoint_alone(x.values, count);
-        for (int v = 0; v < count; v++) {
+        });
+        if constexpr (has_gradients) LSNN_FUSE_RUN(adjoint);
+        else LSNN_FUSE_RUN(adjoint_alone);
+        for_each(count, [&](int v) LSNN_FUSE_LAMBDA {
           const int64_t m = n + v * L, left = rows.N - m;
           const int64_t at_z = b * rows.dz_stride + m;
           for_each(step.currents, [&](int k) LSNN_FUSE_LAMBDA {
@@ -296,14 +310,15 @@ template <class Step> struct RowFunctions {
               V& sum = sums[g * Step::vectors + v];
               sum = sum + x.result(first_gradient + g, v);
             });
-        }
+        });
       }
       if constexpr (has_gradients)
         for_each(step.gradients, [&](int g) LSNN_FUSE_LAMBDA {
           T* to = rows.sums + g * rows.NP + n;
           if (rows.want >> g & 1)
-            for (int v = 0; v < count; v++)
+            for_each(count, [&](int v) LSNN_FUSE_LAMBDA {
               store(to + v * L, load(to + v * L) + sums[g * Step::vectors + v]);
+            });
         });
     }
   }
@@ -317,7 +332,7 @@ template <class Step> struct RowFunctions {
 // settings: what Step is made of, or null.
 template <class Step>
 LSNN_FUSE_INLINE constexpr NeuronTable<typename Step::Number> table_of(const Step& step,
-                                                                       const void* settings) {
+                                                             const void* settings) {
   using Functions = RowFunctions<Step>;
   NeuronTable<typename Step::Number> table = {};
   table.abi_version = abi_version;
@@ -343,13 +358,15 @@ LSNN_FUSE_INLINE constexpr NeuronTable<typename Step::Number> table_of(const Ste
   return table;
 }
 
+#undef LSNN_FUSE_RUN
+
 }  // namespace
 }  // namespace lsnn::neuron
 
 // Defines what the kernels look up in the shared object of a generated step.
-#define LSNN_DEFINE_NEURON(Step)                                                  \
-  extern "C" __attribute__((visibility("default"))) const void* lsnn_neuron();    \
-  const void* lsnn_neuron() {                                                     \
-    static constexpr auto table = lsnn::neuron::table_of(Step(nullptr), nullptr); \
-    return &table;                                                                \
+#define LSNN_DEFINE_NEURON(Step)                                                         \
+  extern "C" __attribute__((visibility("default"))) const void* lsnn_neuron();           \
+  const void* lsnn_neuron() {                                                            \
+    static constexpr auto table = lsnn::neuron::table_of(Step(nullptr), nullptr);            \
+    return &table;                                                                       \
   }
