@@ -277,13 +277,12 @@ template <class T> LSNN_FUSE_INLINE Vector<T> tanh_of(Vector<T> a) {
 
 // Of the library of the compiler, lane by lane.
 #define LSNN_FUSE_BY_LANE(name)                                                                  \
-  LSNN_FUSE_INLINE Vector<float> name##_of(Vector<float> a) {                                    \
+  LSNN_FUSE_INLINE Vector<float> name##_lanes(Vector<float> a) {                                  \
     return by_lane(a, [](float x) { return __builtin_##name##f(x); });                           \
   }                                                                                              \
-  LSNN_FUSE_INLINE Vector<double> name##_of(Vector<double> a) {                                  \
+  LSNN_FUSE_INLINE Vector<double> name##_lanes(Vector<double> a) {                               \
     return by_lane(a, [](double x) { return __builtin_##name(x); });                             \
   }
-LSNN_FUSE_BY_LANE(log)
 LSNN_FUSE_BY_LANE(sin)
 LSNN_FUSE_BY_LANE(cos)
 LSNN_FUSE_BY_LANE(atan)
@@ -297,6 +296,81 @@ LSNN_FUSE_INLINE Vector<double> pow_of(Vector<double> a, Vector<double> b) {
   for (int l = 0; l < lanes<double>; l++) a[l] = __builtin_pow(a[l], b[l]);
   return a;
 }
+
+// g of doubles for floats: of its digits fewer are needed, and subnormal results round once.
+template <class G> LSNN_FUSE_INLINE Vector<float> in_double(Vector<float> a, const G& g) {
+  typedef float Half __attribute__((vector_size(vector_bytes / 2)));
+  Half halves[2];
+  __builtin_memcpy(halves, &a, sizeof a);
+  for (Half& half : halves)
+    half = __builtin_convertvector(g(__builtin_convertvector(half, Vector<double>)), Half);
+  __builtin_memcpy(&a, halves, sizeof a);
+  return a;
+}
+template <int n>
+LSNN_FUSE_INLINE Vector<double> polynomial(Vector<double> x, const double (&coefficients)[n]) {
+  Vector<double> sum = broadcast(coefficients[n - 1]);
+#pragma GCC unroll 16
+  for (int i = n - 2; i >= 0; i--) sum = multiply_add(sum, x, broadcast(coefficients[i]));
+  return sum;
+}
+
+// x = 2^e (1 + f) with 1 + f from sqrt(1/2) to sqrt(2). With s = f / (2 + f), log(1 + f) = 2 s +
+// s R(s^2), of which f - f^2 / 2 is exact enough to be added last.
+LSNN_FUSE_INLINE Vector<double> log_of(Vector<double> a) {
+  using V = Vector<double>;
+  typedef uint64_t Bits __attribute__((vector_size(vector_bytes)));
+  constexpr double R[] = {0x1.5555555555555p-1, 0x1.9999999999dc9p-2, 0x1.249249242e84cp-2,
+                          0x1.c71c7255e170ep-3, 0x1.745cdf05eddd5p-3, 0x1.3b208d14b9b42p-3,
+                          0x1.0f5f201397f28p-3, 0x1.0f5045ec5972cp-3};
+  constexpr uint64_t one = 0x3ff0000000000000, root = 0x3fe6a09e667f3bcd;  // 1, sqrt(1/2)
+  const auto is_subnormal = a < 0x1p-1022;
+  const V scaled = is_subnormal ? a * 0x1p54 : a;
+  const Bits bits = (Bits)scaled;
+  const Bits exponent = (bits - root + one) >> 52;  // biased
+  const V e = (V)(exponent | 0x4330000000000000) - (0x1p52 + 1023) -
+              (is_subnormal ? broadcast(54.0) : V{});
+  const V f = (V)(bits - (exponent << 52) + one) - 1.0;
+  const V s = f / (f + 2.0), z = s * s, h = f * f * 0.5;
+  const V low = multiply_add(s, h + z * polynomial(z, R), e * ExpConstants<double>::log2_low);
+  const V result = e * ExpConstants<double>::log2_high + (f - (h - low));
+  const V special = a == 0.0   ? broadcast(-__builtin_inf())
+                    : a > 0.0 ? broadcast(__builtin_inf())
+                              : broadcast(__builtin_nan(""));
+  return (Mask<double>)((a > 0.0) & (a < __builtin_inf())) ? result : special;
+}
+LSNN_FUSE_INLINE Vector<float> log_of(Vector<float> a) {
+  return in_double(a, [](Vector<double> x) { return log_of(x); });
+}
+
+// sin(x + quarters pi / 2) of doubles with few digits, |x| <= 2^20: x = n pi / 2 + r, where n times
+// the first part of pi / 2 is exact.
+LSNN_FUSE_INLINE Vector<double> short_sin(Vector<double> x, int quarters) {
+  using V = Vector<double>;
+  constexpr double S[] = {1.0, -0x1.55555555524b5p-3, 0x1.1111110cabf7fp-7,
+                          -0x1.a019f964c0c8ep-13, 0x1.71d781749bb5ap-19, -0x1.a968458cfc333p-26};
+  constexpr double C[] = {1.0, -0.5, 0x1.5555555553392p-5, -0x1.6c16c1679fe25p-10,
+                          0x1.a019fadaa7614p-16, -0x1.27e03d793bc64p-22, 0x1.1bcd23066dfbap-29};
+  const V shift = broadcast(0x1.8p52);
+  const V shifted = x * 0x1.45f306dc9c883p-1 + shift, n = shifted - shift;
+  const V r = (x - n * 0x1.921fb54p+0) - n * 0x1.10b4611a62633p-30, u = r * r;
+  const Whole<double> quadrant = (Whole<double>)shifted + quarters;
+  const V size = (Mask<double>)((quadrant & 1) == 0) ? r * polynomial(u, S) : polynomial(u, C);
+  return (V)((Whole<double>)size ^ ((quadrant & 2) << 62));
+}
+LSNN_FUSE_INLINE bool has_large(Vector<float> a) {
+  return to_bits((Mask<float>)~(abs_of<float>(a) <= 0x1p20f)) != 0;  // or NaN
+}
+LSNN_FUSE_INLINE Vector<float> sin_of(Vector<float> a) {
+  if (has_large(a)) return sin_lanes(a);
+  return in_double(a, [](Vector<double> x) { return short_sin(x, 0); });
+}
+LSNN_FUSE_INLINE Vector<float> cos_of(Vector<float> a) {
+  if (has_large(a)) return cos_lanes(a);
+  return in_double(a, [](Vector<double> x) { return short_sin(x, 1); });
+}
+LSNN_FUSE_INLINE Vector<double> sin_of(Vector<double> a) { return sin_lanes(a); }
+LSNN_FUSE_INLINE Vector<double> cos_of(Vector<double> a) { return cos_lanes(a); }
 
 LSNN_FUSE_INLINE Vector<float> float32_of(Vector<float> a) { return a; }
 LSNN_FUSE_INLINE Vector<double> float32_of(Vector<double> a) {
@@ -327,8 +401,8 @@ LSNN_FUSE_INLINE Vector<double> float32_of(Vector<double> a) {
   X(sigmoid, 1, V, (V a), sigmoid_of<T>(a)) \
   X(sin, 1, V, (V a), sin_of(a)) \
   X(cos, 1, V, (V a), cos_of(a)) \
-  X(atan, 1, V, (V a), atan_of(a)) \
-  X(erf, 1, V, (V a), erf_of(a)) \
+  X(atan, 1, V, (V a), atan_lanes(a)) \
+  X(erf, 1, V, (V a), erf_lanes(a)) \
   X(pow, 2, V, (V a, V b), pow_of(a, b)) \
   X(gt, 2, M, (V a, V b), a > b) \
   X(ge, 2, M, (V a, V b), a >= b) \

@@ -21,6 +21,7 @@ from neuron_rows import (
     ReplaySteps,
     StepRow,
     load_generated,
+    load_interpreter,
     pad,
     pointers,
     rows,
@@ -94,9 +95,8 @@ class Case(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def interpreters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Interpreter]:
-    return {target.name: Interpreter(tmp_path_factory.mktemp(target.name), target, MORE)
-            for target in _used_targets()}
+def interpreters() -> dict[str, Interpreter]:
+    return {target.name: load_interpreter(target, MORE) for target in _used_targets()}
 
 
 def _used_targets() -> list:

@@ -3,6 +3,7 @@ interpreter."""
 import ctypes
 import re
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from ctypes import c_bool, c_int32, c_int64, c_uint32, c_void_p
 from functools import cache
@@ -167,6 +168,13 @@ class Interpreter:
     def load(self, program: Program) -> Neuron:
         wide = program.dtype == torch.float64
         return Neuron(self.load_code(wide, *encode(program)), program, self.target)
+
+
+@cache
+def load_interpreter(target: Target, more: Sequence[str] = ("-O3",)) -> Interpreter:
+    """Compiled once in a process."""
+    with tempfile.TemporaryDirectory() as folder:
+        return Interpreter(Path(folder), target, more)
 
 
 def rows(x: Tensor | None) -> Rows:
