@@ -35,22 +35,22 @@ LSNN_LOCAL void interpret(const Bytecode::Function& function, const Vector<T>* c
                           Vector<T>* values, int count) {
   using O = Operators<T>;
   constexpr int vectors = block_bytes / vector_bytes;
+  struct Reader {  // of an argument, vector by vector; a constant is the same vector each time
+    const Vector<T>* from;
+    int64_t stride;
+    LSNN_FUSE_METHOD Argument<T> operator()(int64_t v) const { return {from[v * stride]}; }
+  };
+  auto reader = [&](int32_t place) LSNN_FUSE_LAMBDA {
+    return place < 0 ? Reader{constants + (-1 - place), 0} : Reader{values + place * vectors, 1};
+  };
   for (const Instruction* at = function.begin; at < function.end; at++) {
     const Instruction x = *at;
     Vector<T>* out = values + x.result * vectors;
-    const Vector<T>* from[3];
-    int stride[3];
-    for (int a = 0; a < 3; a++) {
-      const bool is_constant = x.arguments[a] < 0;
-      from[a] = is_constant ? constants + (-1 - x.arguments[a]) : values + x.arguments[a] * vectors;
-      stride[a] = !is_constant;
-    }
-    auto argument = [&](int a, int v)
-                        LSNN_FUSE_LAMBDA { return Argument<T>{from[a][v * stride[a]]}; };
+    const Reader a = reader(x.arguments[0]), b = reader(x.arguments[1]), c = reader(x.arguments[2]);
     switch (x.opcode) {
-#define LSNN_ARGUMENTS_1 argument(0, v)
-#define LSNN_ARGUMENTS_2 argument(0, v), argument(1, v)
-#define LSNN_ARGUMENTS_3 argument(0, v), argument(1, v), argument(2, v)
+#define LSNN_ARGUMENTS_1 a(v)
+#define LSNN_ARGUMENTS_2 a(v), b(v)
+#define LSNN_ARGUMENTS_3 a(v), b(v), c(v)
 #define LSNN_CASE(name, count_of_arguments, Result, parameters, expression)   \
   case op_##name:                                                             \
     for (int v = 0; v < count; v++)                                           \
@@ -62,7 +62,7 @@ LSNN_LOCAL void interpret(const Bytecode::Function& function, const Vector<T>* c
 #undef LSNN_ARGUMENTS_2
 #undef LSNN_ARGUMENTS_3
       default:
-        for (int v = 0; v < count; v++) out[v] = argument(0, v).v;
+        for (int v = 0; v < count; v++) out[v] = a(v).v;
     }
   }
 }
@@ -89,7 +89,8 @@ template <class T> struct InterpretedStep : Operators<T> {
         has_slopes(code.has_slopes),
         has_product(code.has_product),
         carried(code.carried) {
-    for (int i = 0; i < code.n_constants; i++) constants[i] = broadcast((T)code.constants[i]);
+    for (int i = 0; i < code.n_constants; i++)
+      constants[i] = broadcast((T)code.constants[i]);
   }
   void run(BytecodeFunction f, V* x, int count) const {
     interpret<T>(code.functions[f], constants, x, count);

@@ -101,9 +101,7 @@ def _take(program: Program, name: str, results: tuple[int | None, ...], replaced
     for i in sorted(needed):
         node = program.nodes[i]
         place[i] = add(node._replace(arguments=tuple(place[a] for a in node.arguments)))
-    places = []
-    for i in results:
-        places.append(add(Node("constant", (), 0.0)) if i is None else place[i])
+    places = [add(Node("constant", (), 0.0)) if i is None else place[i] for i in results]
     if any_of is not None:
         zero = add(Node("constant", (), 0.0))
         active = zero

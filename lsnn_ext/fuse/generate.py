@@ -62,7 +62,8 @@ def _write_function(program: Program, function: Function) -> list[str]:
                               for at, a in enumerate(node.arguments))
         kind = "M" if is_truth(i) else "V"
         lines.append(f"const {kind} n{i} = {node.operator}_({arguments});")
-    lines += [f"x[{n_inputs + at} * vectors] = {number(i)};" for at, i in enumerate(function.results)]
+    for at, i in enumerate(function.results):
+        lines.append(f"x[{n_inputs + at} * vectors] = {number(i)};")
     return [f"  LSNN_FUSE_INLINE void {function.name}(V* x) {{",
             *(f"    {line}" for line in lines), "  }"]
 

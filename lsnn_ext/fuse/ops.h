@@ -26,7 +26,7 @@ template <> struct VectorOf<double> {
   typedef int64_t Whole __attribute__((vector_size(vector_bytes)));
 };
 template <class T> using Vector = typename VectorOf<T>::Type;
-template <class T> using Whole = typename VectorOf<T>::Whole;   // integers as wide as T
+template <class T> using Whole = typename VectorOf<T>::Whole;  // integers as wide as T
 template <class T> using Mask = decltype(Vector<T>{} > Vector<T>{});  // all bits of a lane, or none
 template <class T> constexpr int lanes = vector_bytes / (int)sizeof(T);
 
@@ -239,9 +239,9 @@ template <> struct ExpConstants<double> {
       0x1.555555555555cp-3,  0x1.0000000000005p-1};
 };
 
-// exp(x) = 2^n (1 + p) with a whole n; 2^n in two factors, as one could be subnormal or infinite
-// where the result is a normal number.
-template <class T> struct ExpParts { Vector<T> p, half, rest; };
+// exp(x) = 2^n (1 + p + low) with a whole n, where low is what p lost when it was rounded; 2^n in
+// two factors, as one could be subnormal or infinite where the result is a normal number.
+template <class T> struct ExpParts { Vector<T> p, low, half, rest; };
 template <class T> LSNN_FUSE_INLINE ExpParts<T> exp_parts(Vector<T> a) {
   using V = Vector<T>;
   using K = ExpConstants<T>;
@@ -249,12 +249,14 @@ template <class T> LSNN_FUSE_INLINE ExpParts<T> exp_parts(Vector<T> a) {
   x = x > K::high ? broadcast(K::high) : x;
   const V shift = broadcast(K::shift);  // a number added to it is rounded to a whole number
   const V shifted = multiply_add(x, broadcast(T(1.4426950408889634)), shift), n = shifted - shift;
-  const V r = multiply_add(n, broadcast(-K::log2_low), multiply_add(n, broadcast(-K::log2_high), x));
+  const V first = multiply_add(n, broadcast(-K::log2_high), x), second = n * K::log2_low;
+  const V r = first - second, r_low = (first - r) - second;
   V q = broadcast(K::q[0]);
 #pragma GCC unroll 10
   for (int i = 1; i < K::terms; i++) q = multiply_add(q, r, broadcast(K::q[i]));
+  const V bend = q * (r * r), p = r + bend;
   const Whole<T> exponent = (Whole<T>)shifted - (Whole<T>)shift, half = exponent >> 1;
-  return {multiply_add(q, r * r, r), (V)((half + K::bias) << K::mantissa),
+  return {p, ((r - p) + bend) + r_low, (V)((half + K::bias) << K::mantissa),
           (V)((exponent - half + K::bias) << K::mantissa)};
 }
 template <class T> LSNN_FUSE_INLINE Vector<T> exp_of(Vector<T> a) {
@@ -262,26 +264,34 @@ template <class T> LSNN_FUSE_INLINE Vector<T> exp_of(Vector<T> a) {
   return (parts.p + T(1)) * parts.half * parts.rest;
 }
 // 1 / (1 + exp(-a)) by the exponential that is at most 1: where a is small the result is e, which
-// may be subnormal.
+// may be subnormal. What 1 + e lost when it was rounded is corrected to first order.
 template <class T> LSNN_FUSE_INLINE Vector<T> sigmoid_of(Vector<T> a) {
-  const Vector<T> e = exp_of<T>(-abs_of<T>(a));
-  return (a < T(0) ? e : broadcast(T(1))) / (e + T(1));
+  using V = Vector<T>;
+  const V e = exp_of<T>(-abs_of<T>(a)), sum = e + T(1), low = (T(1) - sum) + e;
+  const auto is_negative = a < T(0);
+  const V y = (is_negative ? e : broadcast(T(1))) / sum;
+  return y - y * low * (is_negative ? T(1) - y : y);
 }
-// -E / (E + 2) with E = exp(-2 |a|) - 1 = 2^n p + (2^n - 1), which loses no digits where a is small.
+// -E / (E + 2) with E = exp(-2 |a|) - 1 = 2^n p + (2^n - 1), which loses no digits where a is
+// small. What E and E + 2 lost when they were rounded is added at the end, to first order;
+// the derivative by E has 1 / (E + 2) = (1 + tanh) / 2.
 template <class T> LSNN_FUSE_INLINE Vector<T> tanh_of(Vector<T> a) {
+  using V = Vector<T>;
   const ExpParts<T> parts = exp_parts<T>(abs_of<T>(a) * T(-2));
-  const Vector<T> power = parts.half * parts.rest;
-  const Vector<T> E = multiply_add(parts.p, power, power - T(1));
-  return copy_sign<T>(E / (E + T(2)), a);
+  const V power = parts.half * parts.rest, offset = power - T(1), part = parts.p * power;
+  const V E = offset + part, E_low = ((offset - E) + part) + parts.low * power;
+  const V sum = E + T(2), sum_low = (T(2) - sum) + E;
+  const V y = -E / sum;
+  return copy_sign<T>(y - (E_low + y * (sum_low + E_low)) * ((y + T(1)) * T(0.5)), a);
 }
 
 // Of the library of the compiler, lane by lane.
-#define LSNN_FUSE_BY_LANE(name)                                                                  \
-  LSNN_FUSE_INLINE Vector<float> name##_lanes(Vector<float> a) {                                  \
-    return by_lane(a, [](float x) { return __builtin_##name##f(x); });                           \
-  }                                                                                              \
-  LSNN_FUSE_INLINE Vector<double> name##_lanes(Vector<double> a) {                               \
-    return by_lane(a, [](double x) { return __builtin_##name(x); });                             \
+#define LSNN_FUSE_BY_LANE(name)                                        \
+  LSNN_FUSE_INLINE Vector<float> name##_lanes(Vector<float> a) {       \
+    return by_lane(a, [](float x) { return __builtin_##name##f(x); }); \
+  }                                                                    \
+  LSNN_FUSE_INLINE Vector<double> name##_lanes(Vector<double> a) {     \
+    return by_lane(a, [](double x) { return __builtin_##name(x); });   \
   }
 LSNN_FUSE_BY_LANE(sin)
 LSNN_FUSE_BY_LANE(cos)
@@ -328,13 +338,13 @@ LSNN_FUSE_INLINE Vector<double> log_of(Vector<double> a) {
   const V scaled = is_subnormal ? a * 0x1p54 : a;
   const Bits bits = (Bits)scaled;
   const Bits exponent = (bits - root + one) >> 52;  // biased
-  const V e = (V)(exponent | 0x4330000000000000) - (0x1p52 + 1023) -
-              (is_subnormal ? broadcast(54.0) : V{});
+  const V e =
+      (V)(exponent | 0x4330000000000000) - (0x1p52 + 1023) - (is_subnormal ? broadcast(54.0) : V{});
   const V f = (V)(bits - (exponent << 52) + one) - 1.0;
   const V s = f / (f + 2.0), z = s * s, h = f * f * 0.5;
   const V low = multiply_add(s, h + z * polynomial(z, R), e * ExpConstants<double>::log2_low);
   const V result = e * ExpConstants<double>::log2_high + (f - (h - low));
-  const V special = a == 0.0   ? broadcast(-__builtin_inf())
+  const V special = a == 0.0  ? broadcast(-__builtin_inf())
                     : a > 0.0 ? broadcast(__builtin_inf())
                               : broadcast(__builtin_nan(""));
   return (Mask<double>)((a > 0.0) & (a < __builtin_inf())) ? result : special;
@@ -347,10 +357,19 @@ LSNN_FUSE_INLINE Vector<float> log_of(Vector<float> a) {
 // the first part of pi / 2 is exact.
 LSNN_FUSE_INLINE Vector<double> short_sin(Vector<double> x, int quarters) {
   using V = Vector<double>;
-  constexpr double S[] = {1.0, -0x1.55555555524b5p-3, 0x1.1111110cabf7fp-7,
-                          -0x1.a019f964c0c8ep-13, 0x1.71d781749bb5ap-19, -0x1.a968458cfc333p-26};
-  constexpr double C[] = {1.0, -0.5, 0x1.5555555553392p-5, -0x1.6c16c1679fe25p-10,
-                          0x1.a019fadaa7614p-16, -0x1.27e03d793bc64p-22, 0x1.1bcd23066dfbap-29};
+  constexpr double S[] = {1.0,
+                          -0x1.55555555524b5p-3,
+                          0x1.1111110cabf7fp-7,
+                          -0x1.a019f964c0c8ep-13,
+                          0x1.71d781749bb5ap-19,
+                          -0x1.a968458cfc333p-26};
+  constexpr double C[] = {1.0,
+                          -0.5,
+                          0x1.5555555553392p-5,
+                          -0x1.6c16c1679fe25p-10,
+                          0x1.a019fadaa7614p-16,
+                          -0x1.27e03d793bc64p-22,
+                          0x1.1bcd23066dfbap-29};
   const V shift = broadcast(0x1.8p52);
   const V shifted = x * 0x1.45f306dc9c883p-1 + shift, n = shifted - shift;
   const V r = (x - n * 0x1.921fb54p+0) - n * 0x1.10b4611a62633p-30, u = r * r;

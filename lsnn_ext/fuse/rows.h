@@ -119,11 +119,11 @@ template <class Step> struct Values {
   }
 };
 
-#define LSNN_FUSE_RUN(function)                                                            \
-  do {                                                                                     \
-    if constexpr (Step::is_generated)                                                      \
-      for_each(count, [&](int v) LSNN_FUSE_LAMBDA { Step::function(x.values + v); });      \
-    else step.function(x.values, count);                                                   \
+#define LSNN_FUSE_RUN(function)                                                       \
+  do {                                                                                \
+    if constexpr (Step::is_generated)                                                 \
+      for_each(count, [&](int v) LSNN_FUSE_LAMBDA { Step::function(x.values + v); }); \
+    else step.function(x.values, count);                                              \
   } while (0)
 
 template <class Step> struct RowFunctions {
@@ -233,8 +233,8 @@ template <class Step> struct RowFunctions {
         const int64_t m = n + v * L;
         x.store_carried(row.left, m, v);
         if (!step.has_slopes) return;
-        const unsigned active = to_bits(x.result(step.states, v) != T(0)) &
-                                valid_lanes<T>(row.N - m);
+        const unsigned active =
+            to_bits(x.result(step.states, v) != T(0)) & valid_lanes<T>(row.N - m);
         row.active[m / 16 * max_items] |= (uint16_t)(active << m % 16);
         n_active += __builtin_popcount(active);
       });
@@ -258,9 +258,8 @@ template <class Step> struct RowFunctions {
       for_each(count, [&](int v) LSNN_FUSE_LAMBDA {
         x.load_coefficients(rows.coefficients, n + v * L, v);
         if constexpr (has_gradients)
-          for_each(step.gradients, [&](int g) LSNN_FUSE_LAMBDA {
-            sums[g * Step::vectors + v] = V{};
-          });
+          for_each(step.gradients,
+                   [&](int g) LSNN_FUSE_LAMBDA { sums[g * Step::vectors + v] = V{}; });
       });
       for (int64_t b = 0; b < rows.items; b++) {
         const Spikes<T> before = spikes_of(rows.before, b), after = spikes_of(rows.after, b);
@@ -278,8 +277,8 @@ template <class Step> struct RowFunctions {
           if (rows.gz) {
             const int64_t at_g = b * rows.gz_stride_b + m * rows.gz_stride_n;
             if (rows.gz_next) __builtin_prefetch(rows.gz_next + at_g);
-            d_z = d_z + (rows.gz_stride_n ? load_n(rows.gz + at_g, left)
-                                          : broadcast(rows.gz[at_g]));
+            d_z =
+                d_z + (rows.gz_stride_n ? load_n(rows.gz + at_g, left) : broadcast(rows.gz[at_g]));
           }
           x.d_z(v) = d_z;
           if (!traced) return;
@@ -332,7 +331,7 @@ template <class Step> struct RowFunctions {
 // settings: what Step is made of, or null.
 template <class Step>
 LSNN_FUSE_INLINE constexpr NeuronTable<typename Step::Number> table_of(const Step& step,
-                                                             const void* settings) {
+                                                                       const void* settings) {
   using Functions = RowFunctions<Step>;
   NeuronTable<typename Step::Number> table = {};
   table.abi_version = abi_version;
@@ -364,9 +363,9 @@ LSNN_FUSE_INLINE constexpr NeuronTable<typename Step::Number> table_of(const Ste
 }  // namespace lsnn::neuron
 
 // Defines what the kernels look up in the shared object of a generated step.
-#define LSNN_DEFINE_NEURON(Step)                                                         \
-  extern "C" __attribute__((visibility("default"))) const void* lsnn_neuron();           \
-  const void* lsnn_neuron() {                                                            \
-    static constexpr auto table = lsnn::neuron::table_of(Step(nullptr), nullptr);            \
-    return &table;                                                                       \
+#define LSNN_DEFINE_NEURON(Step)                                                  \
+  extern "C" __attribute__((visibility("default"))) const void* lsnn_neuron();    \
+  const void* lsnn_neuron() {                                                     \
+    static constexpr auto table = lsnn::neuron::table_of(Step(nullptr), nullptr); \
+    return &table;                                                                \
   }

@@ -1,7 +1,6 @@
 """The row functions of random programs, generated and interpreted, against torch."""
 import ctypes
 import os
-import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +9,9 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from torch import Tensor
+
+from lsnn_ext.fuse.program import OPERATORS, Node, Program
 from neuron_rows import (
     MAX_ITEMS,
     PADDING,
@@ -29,64 +31,12 @@ from neuron_rows import (
     to_bits,
 )
 from program import Evaluated, evaluate
-from torch import Tensor
-
-from lsnn_ext.fuse.encode import OPCODES, encode
-from lsnn_ext.fuse.generate import generate
-from lsnn_ext.fuse.program import OPERATORS, Node, Program
+from random_program import EXACT, random_program
 
 # A run under sanitizers repeats these tests in a process of its own.
 SANITIZED = os.environ.get("LSNN_TEST_SANITIZED") == "1"
 MORE = ("-O1", "-g", "-fsanitize=address,undefined") if SANITIZED else ("-O3",)
-# Those that round once: programs of these are bitwise equal to torch.
-EXACT = ("add", "sub", "mul", "fma", "neg", "abs", "sign", "maximum", "minimum", "gt", "ge", "lt",
-         "le", "ne", "and", "or", "not", "select")
 SIZES = (1, 31, 33, 220)
-
-
-def random_program(seed: int, dtype: torch.dtype, currents: int, states: int, coefficients: int,
-                   operators: tuple[str, ...], is_spike: bool, has_slopes: bool) -> Program:
-    """A step of random operators, and an adjoint that is no derivative of it."""
-    choose = random.Random(seed)
-    n_inputs = currents + 2 * states + coefficients + 2
-    nodes = [Node("input")] * n_inputs
-
-    def add(operator: str, *arguments: int, value: float = 0.0) -> int:
-        nodes.append(Node(operator, arguments, value))
-        return len(nodes) - 1
-
-    constants = [add("constant", value=value) for value in (0.0, 1.0, -0.7)]
-
-    def grow(readable: list[int], count: int) -> list[int]:
-        """Adds nodes that keep numbers near 1, and returns them."""
-        made = []
-        for _ in range(count):
-            operator = choose.choice(operators)
-            arguments = [choose.choice(readable) for _ in range(OPERATORS[operator])]
-            if operator in ("div", "pow", "log", "sqrt"):  # not where the sign of 0 shows
-                arguments[-1] = add("add", add("abs", arguments[-1]), constants[1])
-            i = add(operator, *arguments)
-            made.append(i)
-            readable.append(i)
-        return made
-
-    of_step = [*range(currents + states + 1 + coefficients), *constants]
-    made = grow(list(of_step), 14)
-    condition = add("gt", choose.choice(made), constants[0])
-    z = add("select", condition, constants[1], constants[0]) if is_spike else made[-1]
-    made += grow([*of_step, *made, condition, z], 8)
-    new_states = tuple(choose.choice(made) for _ in range(states))
-    slopes = tuple(add("select", choose.choice([condition, made[0]]), choose.choice(made),
-                       constants[0]) for _ in range(2)) if has_slopes else None
-    ahead = grow([*range(n_inputs), *constants, *made, z, condition], 14)
-
-    def result() -> int | None:
-        return choose.choice([*ahead, *ahead, z, 0, constants[2], None])
-
-    return Program(dtype, currents, states, coefficients, tuple(nodes), new_states, z, is_spike,
-                   slopes, tuple(result() for _ in range(currents)),
-                   tuple(result() for _ in range(states)), result(),
-                   tuple(result() for _ in range(min(coefficients, 3))))
 
 
 class Case(NamedTuple):
@@ -109,8 +59,8 @@ SHAPES = ((1, 2, 3, False, True, True), (2, 0, 0, False, True, False),
           (1, 1, 2, True, True, True))
 
 
-@pytest.fixture(scope="module", params=[(shape, target) for shape in SHAPES
-                                        for target in _used_targets()],
+@pytest.fixture(scope="module", params=[(shape, target) for i, shape in enumerate(SHAPES)
+                                        for target in _used_targets()[:1 if i % 2 else None]],
                 ids=lambda p: f"{p[1].name}-{'-'.join(str(int(x)) for x in p[0])}")
 def case(request: pytest.FixtureRequest, interpreters: dict[str, Interpreter],
          tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
@@ -308,9 +258,10 @@ def test_an_adjoint_is_that_of_torch(case: Case, N: int, want: int, outside: str
         gx = torch.full((items, K, N), 7.0, dtype=program.dtype)
         sums = torch.ones(max(G, 1), NP, dtype=program.dtype)
         call = AdjointRows(coefficients=packed.data_ptr(), items=items, n0=0, n1=N, N=N, NP=NP,
-                           saved=_rows_of_items(saved), saved_items=saved.stride(0), read=rows(read),
-                           d_states=rows(d_rows), dz=dz_rows.data_ptr(), dz_stride=NP, dc=rows(dc),
-                           sums=sums.data_ptr() if G else None, want=want)
+                           saved=_rows_of_items(saved), saved_items=saved.stride(0),
+                           read=rows(read), d_states=rows(d_rows), dz=dz_rows.data_ptr(),
+                           dz_stride=NP, dc=rows(dc), sums=sums.data_ptr() if G else None,
+                           want=want)
         call.before.first.bits, call.before.bits_stride = before_bits.data_ptr(), NP // 32
         call.after.first.bits, call.after.bits_stride = after_bits.data_ptr(), NP // 32
         if number_spikes:
@@ -372,46 +323,6 @@ def test_generated_code_and_the_interpreter_have_the_same_bits(
     integers = torch.int32 if dtype == torch.float32 else torch.int64
     for a, b in zip(*results, strict=True):
         assert torch.equal(a.view(integers), b.view(integers))
-
-
-def test_the_source_has_one_statement_a_line_and_no_dead_nodes() -> None:
-    program = random_program(1, torch.float32, 1, 1, 0, EXACT, True, False)
-    dead = program._replace(nodes=(*program.nodes, Node("exp", (0,))))
-    source = generate(program)
-    assert generate(dead) == source
-    assert max(line.count(";") for line in source.splitlines()) == 1
-
-
-def test_a_program_beyond_the_limits_is_refused() -> None:
-    program = random_program(1, torch.float32, 1, 1, 0, EXACT, True, False)
-    with pytest.raises(ValueError, match="currents: expected 1 to 8, got 9"):
-        generate(program._replace(currents=9))
-    bad = program._replace(nodes=(*program.nodes[:-1], Node("add", (0, 10**6))))
-    with pytest.raises(ValueError, match="arguments of add"):
-        generate(bad)
-
-
-@pytest.mark.parametrize("at, value, message", (
-    (0, 99, "version"), (1, 9, "currents"), (2, -1, "states"), (6, 1 << 20, "carried"),
-    (7, 10**9, "values"), (8, 10**9, "instructions"), (9, len(OPCODES), "opcode"),
-    (10, 0, "result"), (11, 600, "argument"), (11, -300, "argument")))
-def test_invalid_bytecode_is_refused(interpreters: dict[str, Interpreter], at: int, value: int,
-                                     message: str) -> None:
-    interpreter = next(iter(interpreters.values()))
-    code, constants = encode(random_program(1, torch.float32, 1, 1, 0, EXACT, True, False))
-    code[at] = value
-    with pytest.raises(RuntimeError, match=f"bytecode: {message}: expected"):
-        interpreter.load_code(False, code, constants)
-
-
-def test_bytecode_of_another_length_is_refused(interpreters: dict[str, Interpreter]) -> None:
-    interpreter = next(iter(interpreters.values()))
-    code, constants = encode(random_program(1, torch.float32, 1, 1, 0, EXACT, True, False))
-    for length in range(len(code)):
-        with pytest.raises(RuntimeError, match="bytecode"):
-            interpreter.load_code(False, code[:length], constants)
-    with pytest.raises(RuntimeError, match="bytecode: length"):
-        interpreter.load_code(False, [*code, 0], constants)
 
 
 @pytest.mark.slow

@@ -5,11 +5,11 @@ import ctypes.util
 import numpy as np
 import pytest
 import torch
-from neuron_rows import STRUCTS, Interpreter, StepRow, load_interpreter, pad, rows, targets
-from program import evaluate_nodes
 from torch import Tensor
 
 from lsnn_ext.fuse.program import OPERATORS, Node, Program
+from neuron_rows import STRUCTS, Interpreter, StepRow, load_interpreter, pad, rows, targets
+from program import evaluate_nodes
 
 ULPS = {name: 2 for name in ("exp", "log", "tanh", "sigmoid", "sin", "cos", "atan", "erf", "pow")}
 NUMBERS = 100_000

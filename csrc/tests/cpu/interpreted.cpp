@@ -1,7 +1,7 @@
 // The interpreter as a shared object, for python_tests/fuse/test_generate.py.
-#include "../../cpu/interpreter.h"
-
 #include <memory>
+
+#include "../../cpu/interpreter.h"
 
 using namespace lsnn::neuron;
 

@@ -1,0 +1,48 @@
+"""What generate() and encode() write, and what they and the interpreter refuse."""
+import pytest
+import torch
+
+from lsnn_ext.fuse.encode import OPCODES, encode
+from lsnn_ext.fuse.generate import generate
+from lsnn_ext.fuse.program import Node
+from neuron_rows import load_interpreter, targets
+from random_program import EXACT, random_program
+
+
+def test_the_source_has_one_statement_a_line_and_no_dead_nodes() -> None:
+    program = random_program(1, torch.float32, 1, 1, 0, EXACT, True, False)
+    dead = program._replace(nodes=(*program.nodes, Node("exp", (0,))))
+    source = generate(program)
+    assert generate(dead) == source
+    assert max(line.count(";") for line in source.splitlines()) == 1
+
+
+def test_a_program_beyond_the_limits_is_refused() -> None:
+    program = random_program(1, torch.float32, 1, 1, 0, EXACT, True, False)
+    with pytest.raises(ValueError, match="currents: expected 1 to 8, got 9"):
+        generate(program._replace(currents=9))
+    bad = program._replace(nodes=(*program.nodes[:-1], Node("add", (0, 10**6))))
+    with pytest.raises(ValueError, match="arguments of add"):
+        generate(bad)
+
+
+@pytest.mark.parametrize("at, value, message", (
+    (0, 99, "version"), (1, 9, "currents"), (2, -1, "states"), (6, 1 << 20, "carried"),
+    (7, 10**9, "values"), (8, 10**9, "instructions"), (9, len(OPCODES), "opcode"),
+    (10, 0, "result"), (11, 600, "argument"), (11, -300, "argument")))
+def test_invalid_bytecode_is_refused(at: int, value: int, message: str) -> None:
+    interpreter = load_interpreter(targets()[0])
+    code, constants = encode(random_program(1, torch.float32, 1, 1, 0, EXACT, True, False))
+    code[at] = value
+    with pytest.raises(RuntimeError, match=f"bytecode: {message}: expected"):
+        interpreter.load_code(False, code, constants)
+
+
+def test_bytecode_of_another_length_is_refused() -> None:
+    interpreter = load_interpreter(targets()[0])
+    code, constants = encode(random_program(1, torch.float32, 1, 1, 0, EXACT, True, False))
+    for length in range(len(code)):
+        with pytest.raises(RuntimeError, match="bytecode"):
+            interpreter.load_code(False, code[:length], constants)
+    with pytest.raises(RuntimeError, match="bytecode: length"):
+        interpreter.load_code(False, [*code, 0], constants)
