@@ -1,6 +1,7 @@
 """Calls the row functions of lsnn_ext/fuse/neuron.h on tensors, of generated code and of the
 interpreter."""
 import ctypes
+import os
 import re
 import subprocess
 import tempfile
@@ -57,7 +58,7 @@ def compile_source(source: str | Path, folder: Path, target: Target,
     else:
         path.write_text(source)
     library = folder / f"library{number}.so"
-    command = ["g++", *FLAGS, *more, *target.flags, f"-DLSNN_VECTOR_BITS={target.bits}", str(path),
+    command = [os.environ.get("CXX", "g++"), *FLAGS, *more, *target.flags, f"-DLSNN_VECTOR_BITS={target.bits}", str(path),
                "-o", str(library)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -170,9 +171,13 @@ class Interpreter:
         return Neuron(self.load_code(wide, *encode(program)), program, self.target)
 
 
-@cache
-def load_interpreter(target: Target, more: Sequence[str] = ("-O3",)) -> Interpreter:
+def load_interpreter(target: Target, more: tuple[str, ...] = ("-O3",)) -> Interpreter:
     """Compiled once in a process."""
+    return _load_interpreter(target, more)
+
+
+@cache
+def _load_interpreter(target: Target, more: tuple[str, ...]) -> Interpreter:
     with tempfile.TemporaryDirectory() as folder:
         return Interpreter(Path(folder), target, more)
 
