@@ -58,8 +58,8 @@ def compile_source(source: str | Path, folder: Path, target: Target,
     else:
         path.write_text(source)
     library = folder / f"library{number}.so"
-    command = [os.environ.get("CXX", "g++"), *FLAGS, *more, *target.flags, f"-DLSNN_VECTOR_BITS={target.bits}", str(path),
-               "-o", str(library)]
+    command = [os.environ.get("CXX", "g++"), *FLAGS, *more, *target.flags,
+               f"-DLSNN_VECTOR_BITS={target.bits}", str(path), "-o", str(library)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return ctypes.CDLL(str(library))
