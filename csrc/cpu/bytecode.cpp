@@ -4,7 +4,9 @@
 #include <stdexcept>
 #include <string>
 
+#ifndef LSNN_VECTOR_BITS
 #define LSNN_VECTOR_BITS 128  // for the table of operators
+#endif
 #include "../../lsnn_ext/fuse/neuron.h"
 #include "../../lsnn_ext/fuse/ops.h"
 

@@ -89,8 +89,7 @@ template <class T> struct InterpretedStep : Operators<T> {
         has_slopes(code.has_slopes),
         has_product(code.has_product),
         carried(code.carried) {
-    for (int i = 0; i < code.n_constants; i++)
-      constants[i] = broadcast((T)code.constants[i]);
+    for (int i = 0; i < code.n_constants; i++) constants[i] = broadcast((T)code.constants[i]);
   }
   void run(BytecodeFunction f, V* x, int count) const {
     interpret<T>(code.functions[f], constants, x, count);

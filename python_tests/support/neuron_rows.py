@@ -111,8 +111,9 @@ class AdjointRows(ctypes.Structure):
 
 
 class NeuronTable(ctypes.Structure):
-    _fields_ = [*((name, c_int32) for name in ("abi_version", "states", "currents", "packed",
-                                               "gradients", "traces", "saved")),
+    _fields_ = [*((name, c_int32) for name in ("abi_version", "number_bytes", "lanes", "states",
+                                               "currents", "gradients", "traces", "packed",
+                                               "saved")),
                 *((name, c_bool) for name in ("saves_currents", "has_number_spikes",
                                               "has_inactive", "replays", "has_product")),
                 ("carried", c_uint32), ("settings", c_void_p),

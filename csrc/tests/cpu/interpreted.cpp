@@ -1,15 +1,12 @@
 // The interpreter as a shared object, for python_tests/fuse/test_generate.py.
-#include <memory>
-
+#include "../../cpu/bytecode.cpp"  // the whole library is this file
 #include "../../cpu/interpreter.h"
 
 using namespace lsnn::neuron;
 
 namespace {
-template <class T> const void* keep(std::unique_ptr<Bytecode> code) {
-  const auto* table = new NeuronTable<T>(interpreter_table<T>(*code));
-  code.release();  // as the table, until the process ends
-  return table;
+template <class T> const void* table_for(const Bytecode& code) {
+  return new NeuronTable<T>(interpreter_table<T>(code));  // until the process ends
 }
 std::string message;
 }  // namespace
@@ -18,9 +15,8 @@ extern "C" {
 __attribute__((visibility("default"))) const void* interpreted_neuron(
     bool wide, const int64_t* code, int64_t length, const double* constants, int64_t n_constants) {
   try {
-    auto decoded = std::make_unique<Bytecode>(
-        decode({code, code + length}, {constants, constants + n_constants}));
-    return wide ? keep<double>(std::move(decoded)) : keep<float>(std::move(decoded));
+    const Bytecode& decoded = decode({code, code + length}, {constants, constants + n_constants});
+    return wide ? table_for<double>(decoded) : table_for<float>(decoded);
   } catch (const std::runtime_error& error) {
     message = error.what();
     return nullptr;
