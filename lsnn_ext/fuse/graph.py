@@ -176,16 +176,18 @@ class Graph:
                 left += self.nodes[place].arguments
         return found
 
-    def _is_never_zero(self, place: int) -> bool:
-        """Whether a factor is hardly ever exactly 0, so that a test of it does not pay."""
-        node = self.nodes[place]
-        if node.operator == "constant":
-            return node.value != 0
-        if node.operator == "div":
-            return self._is_never_zero(node.arguments[0])
-        if node.operator in ("mul", "neg", "abs", "float32"):
-            return all(map(self._is_never_zero, node.arguments))
-        return place in self.coefficients
+    def _is_often_zero(self, place: int) -> bool:
+        """Whether a factor has an interval of values where it is exactly 0, as a triangle has and
+        a Gaussian has not. Of any other factor a test does not pay."""
+        operator, arguments, value = self.nodes[place]
+        if operator in ("mul", "neg", "abs", "float32"):
+            return any(map(self._is_often_zero, arguments))
+        if operator == "div":
+            return self._is_often_zero(arguments[0])
+        if operator in ("maximum", "minimum", "select"):
+            parts = arguments[operator == "select":]
+            return any(self.value(i) == 0 or self._is_often_zero(i) for i in parts)
+        return value == 0 if operator == "constant" else place in self.zero_or_one
 
     def find_slopes(self, dz: int, outputs: Sequence[int | None]) -> tuple[int, ...] | None:
         """The factors by which alone dL/dz enters `outputs`; see Program.slopes."""
@@ -203,14 +205,18 @@ class Graph:
             for place in users.get(x, ()):
                 name, arguments = self.nodes[place].operator, self.nodes[place].arguments
                 others = [i for i in arguments if i != x]
-                if arguments.count(x) > 1 or not self.of_gradients.isdisjoint(others):
+                if arguments.count(x) > 1:
                     return None
-                if name in ("neg", "float32") or (name == "div" and arguments[0] == x):
+                if name in ("add", "sub"):  # what is added does not depend on dL/dz
                     left.append(place)
-                elif name == "mul" and self._is_never_zero(others[0]):
+                elif not self.of_gradients.isdisjoint(others):
+                    return None
+                elif name in ("neg", "float32") or (name == "div" and arguments[0] == x):
                     left.append(place)
-                elif name == "mul":
+                elif name == "mul" and self._is_often_zero(others[0]):
                     slopes.append(others[0])
+                elif name == "mul":
+                    left.append(place)
                 elif name == "select" and arguments[0] != x and self.value(others[1]) == 0:
                     mask = arguments[0]
                     slopes.append(mask if arguments[1] == x else self.add("not", mask))
