@@ -38,7 +38,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
     Maybe g_spikes, Maybes g_traces, Maybes g_state, Maybes g_readout, Maybe x, Tensors state,
     Tensor coefficients, Maybes recurrence, Ints delays, Maybes projection, Maybes readout,
     Tensors saved, Ints constants, std::vector<double> numbers, Ints options, Maybe lengths,
-    std::string neuron) {
+    int64_t neuron) {
   LSNN_EXPECT(saved.size() == 4, "saved: expected four tensors y, bits, z, carry, got ",
               saved.size());
   const auto& [y, bits, smooth_z, carry] = std::tie(saved[0], saved[1], saved[2], saved[3]);
@@ -219,7 +219,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(lsnn, m) {
       "alif_backward(Tensor? g_spikes, Tensor?[] g_traces, Tensor?[] g_state, Tensor?[] g_readout, "
       "Tensor? x, Tensor[] state, Tensor coefficients, Tensor?[] recurrence, int[] delays, "
       "Tensor?[] projection, Tensor?[] readout, Tensor[] saved, int[] constants, "
-      "float[] numbers, int[] options=[], Tensor? lengths=None, str neuron='') -> "
+      "float[] numbers, int[] options=[], Tensor? lengths=None, int neuron=0) -> "
       "(Tensor x, Tensor w_rec, Tensor coefficients, Tensor[] state, Tensor[] projection, "
       "Tensor[] readout)");
 }

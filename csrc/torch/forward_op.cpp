@@ -55,7 +55,7 @@ cuda::Told read_rows(const Tensors& sources, const std::vector<double>& rows, co
 std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
     Tensor x, Tensors state, Maybe coefficients, Maybes recurrence, Ints delays, Maybes projection,
     Maybes readout, Ints constants, std::vector<double> numbers, Ints options, Maybe lengths,
-    std::optional<Tensors> sources, std::vector<double> rows, std::string neuron) {
+    std::optional<Tensors> sources, std::vector<double> rows, int64_t neuron) {
   const RegisteredNeuron* const other = find_neuron(neuron, x, "x");
   const int64_t n_gradients = other ? other->sizes.gradients : +n_coefficients;
   const Constants c = read_constants(constants, numbers, n_gradients);
@@ -171,7 +171,7 @@ STABLE_TORCH_LIBRARY(lsnn, m) {
       "alif_forward(Tensor x, Tensor[] state, Tensor? coefficients, Tensor?[] recurrence, "
       "int[] delays, Tensor?[] projection, Tensor?[] readout, int[] constants, float[] numbers, "
       "int[] options=[], Tensor? lengths=None, Tensor[]? sources=None, float[] rows=[], "
-      "str neuron='') -> "
+      "int neuron=0) -> "
       "(Tensor spikes, Tensor[] state, Tensor[] traces, Tensor[] readout, Tensor[] saved)");
 }
 STABLE_TORCH_LIBRARY_IMPL(lsnn, CPU, m) { m.impl("alif_forward", TORCH_BOX(&alif_forward)); }

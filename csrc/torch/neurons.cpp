@@ -14,8 +14,8 @@ namespace {
 
 // Entries stay for the life of the process, as calls and graphs may hold their keys.
 std::mutex lock;
-std::map<std::string, std::unique_ptr<const RegisteredNeuron>>& neurons() {
-  static auto* const all = new std::map<std::string, std::unique_ptr<const RegisteredNeuron>>;
+std::map<int64_t, std::unique_ptr<const RegisteredNeuron>>& neurons() {
+  static auto* const all = new std::map<int64_t, std::unique_ptr<const RegisteredNeuron>>;
   return *all;
 }
 
@@ -42,15 +42,15 @@ template <class T> RegisteredNeuron checked(const neuron::NeuronTable<T>& t) {
           .has_number_spikes = t.has_number_spikes};
 }
 
-void keep(const std::string& key, const RegisteredNeuron& entry) {
+void keep(int64_t key, const RegisteredNeuron& entry) {
   const std::lock_guard<std::mutex> hold(lock);
   neurons().try_emplace(key, std::make_unique<const RegisteredNeuron>(entry));
 }
 
 }  // namespace
 
-const RegisteredNeuron* find_neuron(const std::string& key, const Tensor& x, const char* name) {
-  if (key.empty()) return nullptr;
+const RegisteredNeuron* find_neuron(int64_t key, const Tensor& x, const char* name) {
+  if (!key) return nullptr;
   const RegisteredNeuron* found = nullptr;
   {
     const std::lock_guard<std::mutex> hold(lock);
@@ -65,7 +65,7 @@ const RegisteredNeuron* find_neuron(const std::string& key, const Tensor& x, con
   return found;
 }
 
-void register_neuron(const std::string& key, const std::string& path) {
+void register_neuron(int64_t key, const std::string& path) {
   void* const object = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   LSNN_EXPECT(object, "neuron: expected a shared object, got ", dlerror());
   const auto get = (const void* (*)())dlsym(object, "lsnn_neuron");
@@ -86,14 +86,14 @@ template <class T> const neuron::NeuronTable<T>& interpreter(const neuron::Bytec
 }
 }  // namespace
 
-void register_program(const std::string& key, bool wide, const Ints& code,
+void register_program(int64_t key, bool wide, const Ints& code,
                       const std::vector<double>& constants) {
   if (is_registered(key)) return;
   const neuron::Bytecode& decoded = neuron::decode(code, constants);
   keep(key, wide ? checked(interpreter<double>(decoded)) : checked(interpreter<float>(decoded)));
 }
 
-bool is_registered(const std::string& key) {
+bool is_registered(int64_t key) {
   const std::lock_guard<std::mutex> hold(lock);
   return neurons().contains(key);
 }

@@ -17,20 +17,20 @@ struct RegisteredNeuron {
   bool has_number_spikes;
 };
 
-// The neuron registered under a key, for x; null where the key is empty. Raises where there is
+// The neuron registered under a key, for x; null where the key is 0. Raises where there is
 // none, where it is of another dtype, and for tensors that the CPU kernels do not take.
-const RegisteredNeuron* find_neuron(const std::string& key, const Tensor& x, const char* name);
+const RegisteredNeuron* find_neuron(int64_t key, const Tensor& x, const char* name);
 
 inline constexpr char register_neuron_text[] =
     "Loads a shared object with a neuron, see lsnn_ext/fuse/neuron.h, and keeps it under a key.";
-void register_neuron(const std::string& key, const std::string& path);
+void register_neuron(int64_t key, const std::string& path);
 
 inline constexpr char register_program_text[] =
     "Keeps a neuron that is interpreted, see lsnn_ext/fuse/encode.py, under a key. wide: float64.";
-void register_program(const std::string& key, bool wide, const Ints& code,
+void register_program(int64_t key, bool wide, const Ints& code,
                       const std::vector<double>& constants);
 
 inline constexpr char is_registered_text[] = "Whether a neuron is kept under this key.";
-bool is_registered(const std::string& key);
+bool is_registered(int64_t key);
 
 }  // namespace lsnn::binding

@@ -19,7 +19,7 @@ from .registered import NeuronSizes, sizes_of
 class NeuronCall(NamedTuple):
     """What of a call is no tensor."""
 
-    key: str
+    key: int
     delays: tuple[int, ...]  # distinct, ascending
     constants: tuple[int, ...]  # Constants
     options: tuple[int, ...]
@@ -190,6 +190,6 @@ def neuron_recurrence(
         tuple(lengths.restore(one, 1) if one.dim() > 1 else one for one in traces))
 
 
-def neuron_call(key: str, delays: tuple[int, ...], constants: tuple[int, ...]) -> NeuronCall:
+def neuron_call(key: int, delays: tuple[int, ...], constants: tuple[int, ...]) -> NeuronCall:
     """With what is forced of this process."""
     return NeuronCall(key, delays, constants, tuple(forced_options()))

@@ -15,15 +15,15 @@ class NeuronSizes(NamedTuple):
     has_number_spikes: bool  # spikes are other numbers than 0 and 1
 
 
-_sizes: dict[str, NeuronSizes] = {}
+_sizes: dict[int, NeuronSizes] = {}
 
 
-def keep_sizes(key: str, sizes: NeuronSizes) -> None:
+def keep_sizes(key: int, sizes: NeuronSizes) -> None:
     """Before a call with this key."""
     _sizes[key] = sizes
 
 
-def sizes_of(key: str) -> NeuronSizes:
+def sizes_of(key: int) -> NeuronSizes:
     """Raises RuntimeError for a key without kernels in this process, as of a graph that another
     one has made."""
     if key not in _sizes:

@@ -13,17 +13,19 @@ from .._core.coefficients import Coefficient
 from .._core.torch_internals import mark_constant, without_modes
 from .closure import Watch
 from .neuron import Neuron, Parts, by_name, examples_of, forms_of, without_autocast
+from .program import Program
 
 _lock = threading.RLock()
-_registered: set[str] = set()
+_registered: set[int] = set()
 
 
 class Kernel(NamedTuple):
     """A step in one dtype, with coefficients of these forms."""
 
-    key: str  # of the registered kernels
+    key: int  # of the registered kernels
     prologue: Callable[[Sequence[Coefficient]], Sequence[Tensor]]  # the rows that they read
     n_rows: int
+    is_compiled: bool  # else interpreted
 
     def rows(self, coefficients: Sequence[Coefficient], like: Tensor) -> Tensor:
         """(C, N) without a graph; like: (..., N) of the dtype of the computation."""
@@ -39,7 +41,7 @@ _of_graphs: dict[str, tuple[Watch, Kernel]] = {}
 
 
 def key_and_rows(neuron: Neuron, parts: Parts, x: Tensor,
-                 coefficients: Mapping[str, Coefficient]) -> tuple[str, Tensor]:
+                 coefficients: Mapping[str, Coefficient]) -> tuple[int, Tensor]:
     """The key of the kernels of a step, and the coefficients (C, N) that they read.
 
     x: (T, B, K, N). The kernels are made at the first call, and again where something changed that
@@ -50,18 +52,19 @@ def key_and_rows(neuron: Neuron, parts: Parts, x: Tensor,
     """
     if not torch.compiler.is_compiling():
         with without_autocast(x.device):
-            _, kernel = _find_or_make(neuron, parts, x.dtype, coefficients)
+            _, kernel = _find_or_make(neuron, parts, x.dtype, coefficients, x.shape[-1])
             return kernel.key, kernel.rows(list(coefficients.values()), x)
     name, key = _key_for_graph(neuron.name, len(parts.currents), str(x.dtype),
                                forms_of(coefficients)).split("|")
     values = coefficients.values()
     tensors = [one.detach() if isinstance(one, Tensor) else None for one in values]
     numbers = [0.0 if isinstance(one, Tensor) else one for one in values]
-    return key, torch.ops.lsnn.neuron_rows(x.detach(), tensors, numbers, name)
+    return int(key), torch.ops.lsnn.neuron_rows(x.detach(), tensors, numbers, name)
 
 
 def _find_or_make(neuron: Neuron, parts: Parts, dtype: torch.dtype,
-                  coefficients: Mapping[str, Coefficient]) -> tuple[Watch, Kernel]:
+                  coefficients: Mapping[str, Coefficient],
+                  N: int | None = None) -> tuple[Watch, Kernel]:
     form = dtype, forms_of(coefficients)
     found: tuple[Watch, Kernel] | None = neuron.kept.get(form)
     if found is not None and found[0].is_current():
@@ -73,7 +76,10 @@ def _find_or_make(neuron: Neuron, parts: Parts, dtype: torch.dtype,
                             f"{name}, which the step reads from outside; such a gradient would be "
                             f"lost")
         with without_modes():
-            found = neuron.kept[form] = watch, _make(neuron, parts, dtype, coefficients)
+            kernel = _make(neuron, parts, dtype, coefficients)
+            if N is not None:
+                _check(kernel, neuron, parts, dtype, coefficients, N)
+            found = neuron.kept[form] = watch, kernel
     return found
 
 
@@ -118,7 +124,6 @@ def _rows_of_graph(like: Tensor, coefficients: Sequence[Tensor | None], numbers:
 
 def _make(neuron: Neuron, parts: Parts, dtype: torch.dtype,
           coefficients: Mapping[str, Coefficient]) -> Kernel:
-    from .compile import shared_object
     from .generate import generate
     from .trace import StepError, trace
 
@@ -130,18 +135,68 @@ def _make(neuron: Neuron, parts: Parts, dtype: torch.dtype,
             raise
         raise StepError(f"{error}; with lsnn_ext.use_reference() the step runs as a loop over "
                         f"time") from error
-    source = generate(program)
-    path = shared_object(source)
-    key = hashlib.sha256(source.encode()).hexdigest() + ("" if path else " interpreted")
+    key, is_compiled = _register(program, generate(program))
     _ops.keep_sizes(key, _ops.NeuronSizes(
         program.states, program.currents, program.coefficients, len(program.gradients),
         not program.is_spike))
-    if key not in _registered:
-        if path is None:
-            from .encode import encode
+    return Kernel(key, prologue, program.coefficients, is_compiled)
 
-            _ops._C.register_program(key, dtype == torch.float64, *encode(program))
-        else:
+
+def _register(program: Program, source: str) -> tuple[int, bool]:
+    """The key of the kernels of a program, and whether they are compiled."""
+    from .compile import shared_object, warn_of_interpreter
+    from .encode import encode
+
+    key = _key_of(source)
+    path = None if key in _registered else shared_object(source)
+    if path is not None:
+        try:
             _ops._C.register_neuron(key, str(path))
+            _registered.add(key)
+        except RuntimeError as error:  # a folder from which nothing may be loaded
+            warn_of_interpreter(str(error))
+    if key in _registered:
+        return key, True
+    key = _key_of(source + "interpreted")
+    if key not in _registered:
+        _ops._C.register_program(key, program.dtype == torch.float64, *encode(program))
         _registered.add(key)
-    return Kernel(key, prologue, program.coefficients)
+    return key, False
+
+
+def _key_of(text: str) -> int:
+    """63 bits of a hash, for a quick argument of the operators."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def _check(kernel: Kernel, neuron: Neuron, parts: Parts, dtype: torch.dtype,
+           coefficients: Mapping[str, Coefficient], N: int) -> None:
+    """Compares one step of the kernels with the step itself. A step that looks at the types of its
+    coefficients may be another one while it is traced.
+
+    Raises:
+        StepError: most results differ.
+    """
+    from .trace import StepError
+
+    random = torch.Generator().manual_seed(0)
+    B, K, S = 4, len(parts.currents), len(parts.states)
+    device = next((c.device for c in coefficients.values() if isinstance(c, Tensor)), None)
+    if device not in (None, torch.device("cpu")):
+        return
+    c, s = (torch.randn(n, B, N, generator=random).to(dtype) for n in (K, S))
+    z = (torch.rand(B, N, generator=random) < 0.5).to(dtype)
+    with torch.no_grad():
+        wanted = neuron.step(*c.clone(), *s.clone(), z.clone(), **coefficients)
+        rows = kernel.rows(list(coefficients.values()), c)
+        call = _ops.neuron_call(kernel.key, (), _ops.constants_of(
+            ["spikes"], checkpoint=0, coefficient_gradients=0, autapses=True, is_existing=False))
+        made = _ops.neuron_recurrence(call, _ops.NeuronTensors(
+            c.transpose(0, 1).reshape(1, B, K * N), None, z[None], rows, None, None), list(s), [],
+            None)
+    for name, got, want in zip((*parts.states, neuron.inputs[-1]), (*made.states, made.spikes[0]), wanted,
+                               strict=True):
+        close = torch.isclose(got, want.to(dtype), rtol=1e-3, atol=1e-3, equal_nan=True)
+        if close.double().mean() < 0.5:
+            raise StepError(f"step: expected the same {name} from the step and from its trace, got "
+                            f"others; write it without a look at the types of its coefficients")

@@ -133,8 +133,8 @@ def test_equals_a_loop_for_each_sequence(name: str, delays: str, has_state: bool
     if isinstance(route, LoopOperators):
         assert route.calls == ["forward", "backward"]
     elif route != "loop":
-        keys = [kernel.key for _, kernel in NEURONS[name][0].kept.values()]
-        assert keys and all(key.endswith("interpreted") == (route == "interpreted") for key in keys)
+        made = [kernel for _, kernel in NEURONS[name][0].kept.values()]
+        assert made and all(kernel.is_compiled == (route == "compiled") for kernel in made)
 
 
 @pytest.mark.parametrize("lengths", [[11, 4, 0], [0, 11, 7], [11, 11, 11]])

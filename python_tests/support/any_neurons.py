@@ -94,20 +94,20 @@ class LoopOperators:
     what they need in the four tensors of the contract."""
 
     def __init__(self) -> None:
-        self.steps: dict[str, Any] = {}
+        self.steps: dict[int, Any] = {}
         self.calls: list[str] = []
         self.made = 0
 
     def make(self, neuron: Neuron, parts: Any, dtype: torch.dtype, coefficients: Any) -> Any:
         self.made += 1
-        key = f"{neuron.name} {dtype} {len(self.steps)}"
+        key = 1 + len(self.steps)
         names = list(coefficients)
         is_number = neuron.step is analog
         self.steps[key] = neuron.step, names, is_number
         K, S = len(parts.currents), len(parts.states)
         _ops.keep_sizes(key, _ops.NeuronSizes(S, K, len(names), len(names), is_number))
         return kernels.Kernel(key, lambda given: [torch.as_tensor(c, dtype=dtype) for c in given],
-                              len(names))
+                              len(names), False)
 
     def __call__(self, op: Any, *args: Any) -> Any:
         forward = op is torch.ops.lsnn.alif_forward
@@ -116,7 +116,7 @@ class LoopOperators:
         self.calls.append("forward" if forward else "backward")
         return self.forward(*args) if forward else self.backward(*args)
 
-    def run(self, key: str, x: Tensor, state: Any, rows: Tensor, recurrence: Any, delays: Any,
+    def run(self, key: int, x: Tensor, state: Any, rows: Tensor, recurrence: Any, delays: Any,
             c: Any, lengths: Any) -> Any:
         step, names, _ = self.steps[key]
         sizes = _ops.registered.sizes_of(key)
