@@ -3,6 +3,6 @@ over time here."""
 from .alif import ALIF, LIF
 from .linear import Linear
 from .lsnn import LSNN, LSNNState
-from .readout import LeakyReadout
+from .readout import LeakyReadout, ReadoutState
 
-__all__ = ["ALIF", "LIF", "LSNN", "LSNNState", "LeakyReadout", "Linear"]
+__all__ = ["ALIF", "LIF", "LSNN", "LSNNState", "LeakyReadout", "Linear", "ReadoutState"]

@@ -20,7 +20,7 @@ from .layer_arguments import Learn
 from .neuron import ADAPTIVE, Kind, check_names, chosen, constant, positive, whole
 from .observed import Record
 from .packed import repacked
-from .readout import LeakyReadout, check_filter, window_means, with_bias
+from .readout import LeakyReadout, ReadoutState, check_filter, window_means, with_bias
 from .recurrent import Recurrent, Sequence
 
 
@@ -28,7 +28,7 @@ class LSNNState(NamedTuple):
     """What an LSNN carries from one call to the next."""
 
     neurons: State  # as ALIF
-    readout: Tensor  # (B, output_size): as LeakyReadout
+    readout: Tensor | ReadoutState  # (B, output_size): as LeakyReadout
 
     def detach(self) -> "LSNNState":
         """The same numbers without their graph, as truncated BPTT needs between two chunks."""
@@ -41,13 +41,15 @@ class LSNNState(NamedTuple):
     def reset(self, mask: Tensor) -> "LSNNState":
         """Zeros for the sequences of a batch where the mask (B,) of bools is True, as where an
         episode has ended; the others, and their gradients, as they are."""
-        return LSNNState(self.neurons.reset(mask), cleared(self.readout, mask))
+        readout = self.readout
+        return LSNNState(self.neurons.reset(mask), readout.reset(mask) if isinstance(
+            readout, ReadoutState) else cleared(readout, mask))
 
 
 make_savable(LSNNState)
 
 
-def _parts(state: LSNNState | None) -> tuple[State | None, Tensor | None]:
+def _parts(state: LSNNState | None) -> tuple[State | None, Any]:
     """The states of the neurons and of the readout."""
     if state is None:
         return None, None
@@ -231,7 +233,8 @@ class LSNN(nn.Module):
         """Whether nobody could see a difference between calls of the parts and one call that
         computes both."""
         readout = self.readout
-        return self._unobserved() and not (readout.learn or isinstance(readout.tau, Tensor))
+        return self._unobserved() and not (
+            readout.learn or isinstance(readout.tau, Tensor) or readout.tau_syn is not None)
 
     def _unobserved(self) -> bool:
         """Whether the parts do what they were made for, and no more."""

@@ -1,8 +1,9 @@
 """The leaky readout: filtered spikes, weighed and summed."""
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from numbers import Real
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +11,14 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from .. import functional
-from .._core.arguments import answer_for_freed, readable
+from .._core.arguments import answer_for_freed, check_state_leaf, readable
+from .._core.around import check_decay, check_readout, weighted
+from .._core.coefficients import Coefficient
 from .._core.lengths import GivenLengths, add_bias, lengths_of
-from .._core.torch_internals import has_hooks
+from .._core.state import cleared, what_it_is
+from .._core.torch_internals import has_hooks, make_savable
+from ..functional import NeuronState
+from ..fuse.neuron import Neuron
 from .copies import Copied
 from .forms import check_tensor, renew
 from .given import batch_hint, check_lengths
@@ -21,31 +27,85 @@ from .neuron import SHORTEST, flag, positive, shown, whole
 from .parametrizations import Log
 
 
-def _learned(learn: Any, tau: float | None) -> tuple[str, ...]:
-    """What a readout learns, ("tau",) or (). Raises TypeError or ValueError naming the argument."""
+class ReadoutState(NamedTuple):
+    """What a LeakyReadout with tau_syn carries from one call to the next; two calls that pass it on
+    equal one call."""
+
+    p: Tensor  # (B, output_size) membrane, the output of the last step; unbatched (output_size,)
+    i: Tensor  # the same shape: synaptic current
+
+    def detach(self) -> "ReadoutState":
+        """The same numbers without their graph, as truncated BPTT needs between two chunks."""
+        return self.map(Tensor.detach)
+
+    def to(self, *args: Any, **kwargs: Any) -> "ReadoutState":
+        """Tensor.to of each tensor: another device or dtype."""
+        return self.map(lambda leaf: leaf.to(*args, **kwargs))
+
+    def reset(self, mask: Tensor) -> "ReadoutState":
+        """Zeros for the sequences of a batch where the mask (B,) of bools is True; the others, and
+        their gradients, as they are."""
+        return self.map(lambda leaf: cleared(leaf, mask))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "ReadoutState":
+        """A state of changed tensors."""
+        return ReadoutState(change(self.p), change(self.i))
+
+
+make_savable(ReadoutState)
+
+
+def _step(c: Tensor, i: Tensor, p: Tensor, *, k: Tensor | float,
+          k_syn: Tensor | float) -> tuple[Tensor, Tensor]:
+    """A readout with a synaptic current as a neuron, whose output is its membrane."""
+    i = k_syn * i + c
+    return i, k * p + (1 - k) * i
+
+
+_NEURON = Neuron(_step)
+_LEARNED = ("tau", "tau_syn")
+
+
+def _learned(learn: Any, given: Mapping[str, float | None]) -> tuple[str, ...]:
+    """Which time constants a readout learns. Raises TypeError or ValueError naming the argument."""
     asked = (learn,) if isinstance(learn, str) else learn
     if not isinstance(asked, Iterable):
-        raise TypeError(f"learn: expected \"tau\" or nothing, got {learn!r}")
+        raise TypeError(f"learn: expected \"tau\", \"tau_syn\" or nothing, got {learn!r}")
     forms = dict(asked) if isinstance(asked, Mapping) else dict.fromkeys(asked)
     for name, form in forms.items():
-        if name != "tau":
-            raise ValueError(f"learn: expected \"tau\" or nothing, got {name!r}")
+        if name not in _LEARNED:
+            raise ValueError(f"learn: expected \"tau\", \"tau_syn\" or nothing, got {name!r}")
         if type(form) is not Log and form not in (None, "log"):
             raise ValueError(f"learn: expected \"log\" for the time constant of a readout, got "
                              f"{form!r}")
-    if forms and tau is None:
-        raise ValueError("tau: expected a number to learn from, got None")
+        if not given[name]:
+            raise ValueError(f"{name}: expected a number > 0 to learn from, got {given[name]}")
     return tuple(forms)
 
 
-def check_filter(name: str, tau: float, dt: float) -> None:
-    """Raises ValueError for a time constant so far below a step that it must be in another unit."""
+def check_filter(name: str, tau: float, dt: float, nothing: str = "None") -> None:
+    """Raises ValueError for a time constant so far below a step that it must be in another unit;
+    nothing: what stands for no filter."""
     positive(name, tau)
     if tau < dt / SHORTEST:
         raise ValueError(
             f"{name}: expected at least a tenth of a step, which is dt={dt:g}, got {tau:g}; both "
             f"are in one unit, milliseconds by default: for seconds give dt in seconds too; for no "
-            f"filter at all give {name}=None")
+            f"filter at all give {name}={nothing}")
+
+
+def _decay(tau: float | Tensor | None, dt: float) -> float | Tensor:
+    """exp(-dt / tau), a differentiable tensor where tau is one; 0 without a time constant."""
+    if isinstance(tau, Tensor):
+        return torch.exp(-dt / tau.to(torch.promote_types(tau.dtype, torch.float32)))
+    return math.exp(-float(dt) / float(tau)) if tau else 0.0  # of numpy's numbers too
+
+
+def _mapped(state: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The state of a readout of either kind with changed tensors."""
+    if state is None:
+        return None
+    return state.map(change) if isinstance(state, ReadoutState) else change(state)
 
 
 def _check_windows(lengths: Tensor, every: int) -> None:
@@ -92,25 +152,45 @@ def with_bias(y: Tensor, bias: Tensor | None, lengths: GivenLengths | None,
 
 class LeakyReadout(Copied):
     """y_t = W p_t + b with the filtered spikes p_t = k p_{t-1} + (1 - k) z_t, k = exp(-dt / tau)
-    (Bellec et al. 2018).
+    (Bellec et al. 2018); with tau_syn a synaptic current comes before the filter.
 
     n, output_size   channels in and out
     tau              time constant of the filter in the unit of dt (ms), > 0, default 20; None: no
                      filter, y_t = W z_t + b
     dt               duration of a step (ms), default 1
     batch_first      x is (B, T, n) instead of (T, B, n)
-    learn            "tau" or ("tau",): tau becomes a Parameter, its logarithm, so that no step of
-                     an optimizer makes it negative; default (): it stays
-    per_neuron       True: a learned tau for each output, (output_size,); False: one
+    learn            "tau", "tau_syn" or both: they become Parameters, their logarithms, so that no
+                     step of an optimizer makes them negative; default (): they stay
+    per_neuron       True: what learns has a number for each output, (output_size,); False: one
+    tau_syn          time constant of the synaptic current (ms), > 0, or 0: no decay into the next
+                     step; default None: no synaptic current
 
     weight (output_size, n) is drawn as in the paper's code (Glorot uniform), bias (output_size,) is
     0. The filter and the product commute, so the product comes first and the filter runs over
     output_size channels only. Raises ValueError naming the argument for what is out of range.
+
+    With tau_syn the output is the membrane of a neuron without spikes, and the bias is a current:
+
+        i_t = k_syn i_{t-1} + W z_t + b,  k_syn = exp(-dt / tau_syn)
+        y_t = p_t = k p_{t-1} + (1 - k) i_t
+
+    A constant bias adds b / (1 - k_syn) to y in the end. On the CPU it runs in the kernels of
+    functional.recurrent, elsewhere as a loop over time; derivatives are of first order.
+
+    Readouts of other programs, from a state of zeros:
+        Yin et al. (output_Neuron)   tau_syn=0, tau=tau_m: the same equations
+        norse LI, LILinearCell       tau_syn=-dt / log(1 - dt tau_syn_inv), tau likewise of
+                                     tau_mem_inv, v_leak=0. The membrane there reads the current of
+                                     the step before: v_t is y_{t-1} of here, v of the first step 0
+        SpyTorch tutorials           exp(-dt / tau_syn) = alpha, exp(-dt / tau) = beta. The membrane
+                                     there has gain 1 and reads the current of the step before:
+                                     out_t is y_{t-1} / (1 - beta), so W is divided by 1 - beta
     """
 
     def __init__(self, n: int, output_size: int, tau: float | None = 20.0, *, dt: float = 1.0,
                  bias: bool = True, batch_first: bool = False, learn: Learn = (),
-                 per_neuron: bool = False, device: torch.device | str | None = None,
+                 per_neuron: bool = False, tau_syn: float | None = None,
+                 device: torch.device | str | None = None,
                  dtype: torch.dtype | None = None) -> None:
         super().__init__()
         for name, size in (("n", n), ("output_size", output_size)):
@@ -118,66 +198,79 @@ class LeakyReadout(Copied):
         positive("dt", dt)
         if tau is not None:
             check_filter("tau", tau, dt)
+        is_zero = isinstance(tau_syn, Real) and type(tau_syn) is not bool and tau_syn == 0
+        if tau_syn is not None and not is_zero:
+            check_filter("tau_syn", tau_syn, dt, "0")
         for name, value in (("bias", bias), ("batch_first", batch_first),
                             ("per_neuron", per_neuron)):
             flag(name, value)
-        self.learn = _learned(learn, tau)
+        given = {name: None if one is None else float(one)
+                 for name, one in (("tau", tau), ("tau_syn", tau_syn))}
+        self.learn, self._given = _learned(learn, given), given
         if per_neuron and not self.learn:
             raise ValueError("per_neuron: expected learn=(\"tau\",) beside it, got a tau that does "
                              "not learn")
-        tau = None if tau is None else float(tau)
         self.n, self.output_size, self.dt, self.batch_first = n, output_size, float(dt), batch_first
-        self.per_neuron, self._first_tau = per_neuron, tau
+        self.per_neuron = per_neuron
         self.weight = nn.Parameter(torch.empty(output_size, n, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(output_size, device=device,
                                              dtype=dtype)) if bias else None
         self.tau: float | Tensor | None
-        if self.learn:
+        self.tau_syn: float | Tensor | None
+        for name, first in given.items():
+            if name not in self.learn:
+                setattr(self, name, first)
+                continue
             shape = (output_size,) if per_neuron else ()
-            self.tau = nn.Parameter(torch.ones(shape, device=device, dtype=dtype))
-            parametrize.register_parametrization(self, "tau", Log())
-        else:
-            self.tau = tau
+            setattr(self, name, nn.Parameter(torch.ones(shape, device=device, dtype=dtype)))
+            parametrize.register_parametrization(self, name, Log())
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Glorot uniform weights, bias 0; a learned tau as the readout was made."""
+        """Glorot uniform weights, bias 0; learned time constants as the readout was made."""
         with torch.no_grad():
             renew(self, "weight", nn.init.xavier_uniform_)
             if self.bias is not None:
                 renew(self, "bias", nn.init.zeros_)
-            if self.learn and self._first_tau is not None:
-                renew(self, "tau", partial(nn.init.constant_, val=self._first_tau))
+            for name in self.learn:
+                first = self._given[name]
+                assert first is not None
+                renew(self, name, partial(nn.init.constant_, val=first))
 
     @property
     def decay(self) -> float | Tensor:
         """k, the decay over a step; 0 without a filter, a differentiable tensor where tau
         learns."""
-        if self.tau is None:
-            return 0.0
-        if isinstance(self.tau, Tensor):
-            tau = self.tau.to(torch.promote_types(self.tau.dtype, torch.float32))
-            return torch.exp(-self.dt / tau)
-        return math.exp(-float(self.dt) / float(self.tau))  # of numpy's numbers too
+        return _decay(self.tau, self.dt)
 
     def extra_repr(self) -> str:
-        """Sizes and time constant; where it learns, that of now."""
-        return f"{self.n}, {self.output_size}, tau={shown(self.tau)}" + (
+        """Sizes and time constants; where they learn, those of now."""
+        synapse = "" if self.tau_syn is None else f", tau_syn={shown(self.tau_syn)}"
+        return f"{self.n}, {self.output_size}, tau={shown(self.tau)}{synapse}" + (
             f", learn={self.learn}" if self.learn else "") + (
             ", batch_first=True" if self.batch_first else "")
 
-    def check_state(self, state: Tensor | None, batch: tuple[int, ...], x: Any = None,
+    def check_state(self, state: Any, batch: tuple[int, ...], x: Any = None,
                     name: str = "state") -> None:
         """Raises ValueError for a state of another shape than (B, output_size), or (output_size,)
-        unbatched, with a hint where x seems to be batch first or not; name: of the argument."""
-        want = (*batch, self.output_size)
-        if state is not None and not isinstance(state, Tensor):
-            raise TypeError(f"{name}: expected a tensor of shape {want}, got "
-                            f"{type(state).__name__}")
-        if state is not None and tuple(state.shape) != want:
-            hint = batch_hint(tuple(state.shape)[:-1], batch, x, self.batch_first)
-            raise ValueError(f"{name}: expected shape {want}, got {tuple(state.shape)}{hint}")
-        answer_for_freed(state, name)
+        unbatched, with a hint where x seems to be batch first or not, and TypeError for another
+        kind of state; name: of the argument."""
+        if state is None:
+            return
+        want, leaves = (*batch, self.output_size), {name: state}
+        if self.tau_syn is not None:
+            if not isinstance(state, ReadoutState):
+                raise TypeError(f"{name}: expected a ReadoutState{ReadoutState._fields} of a "
+                                f"readout with tau_syn, got {what_it_is(state)}")
+            leaves = {f"{name}.{part}": leaf for part, leaf in state._asdict().items()}
+        for of, leaf in leaves.items():
+            if not isinstance(leaf, Tensor):
+                raise TypeError(f"{of}: expected a tensor of shape {want}, got "
+                                f"{type(leaf).__name__}")
+            if tuple(leaf.shape) != want:
+                hint = batch_hint(tuple(leaf.shape)[:-1], batch, x, self.batch_first)
+                raise ValueError(f"{of}: expected shape {want}, got {tuple(leaf.shape)}{hint}")
+            answer_for_freed(leaf, of)
 
     def batch_of(self, x: Tensor | PackedSequence) -> tuple[int, ...]:
         """(B,), or () of an unbatched x."""
@@ -185,15 +278,16 @@ class LeakyReadout(Copied):
             return (int(x.batch_sizes[0]),)
         return (x.shape[0 if self.batch_first else 1],) if x.dim() == 3 else ()
 
-    def forward(self, x: Tensor | PackedSequence, state: Tensor | None = None, *,
-                lengths: GivenLengths | None = None) -> tuple[Tensor | PackedSequence, Tensor]:
+    def forward(self, x: Tensor | PackedSequence, state: Any = None, *,
+                lengths: GivenLengths | None = None) -> tuple[Tensor | PackedSequence, Any]:
         """x (T, B, n), (B, T, n) with batch_first, (T, n) unbatched, or a PackedSequence -> (y,
         state).
 
         y has the form of x with output_size channels; state (B, output_size), unbatched
-        (output_size,), is W p after the last step, None is zero; both are float32 where x is
-        float16 or bfloat16. lengths (B,): steps of each sequence of a padded batch, as of ALIF; y
-        is 0 after them. Raises TypeError for an x that is no tensor, ValueError for wrong shapes.
+        (output_size,), is W p after the last step, with tau_syn a ReadoutState of p and i; None is
+        zero; all are float32 where x is float16 or bfloat16. lengths (B,): steps of each sequence
+        of a padded batch, as of ALIF; y is 0 after them. Raises TypeError for an x that is no
+        tensor, ValueError for wrong shapes.
         """
         if isinstance(x, PackedSequence):
             check_lengths(x, lengths, self.batch_first)
@@ -206,28 +300,57 @@ class LeakyReadout(Copied):
         batched, first, given = x.dim() == 3, self.batch_first and x.dim() == 3, x
         x = x.transpose(0, 1) if first else x if batched else x.unsqueeze(1)
         self.check_state(state, (x.shape[1],) if batched else (), given)
-        carried = state if state is None or batched else state.unsqueeze(0)
-        y, end = functional.leaky_readout(x, self.weight, self.decay, carried, lengths)
-        y = with_bias(y, self.bias, lengths, False)
+        carried = state if batched else _mapped(state, lambda leaf: leaf.unsqueeze(0))
+        y, end = self._run(x, carried, lengths)
         if not batched:
-            return y.squeeze(1), end.squeeze(0)
+            return y.squeeze(1), _mapped(end, lambda leaf: leaf.squeeze(0))
         return y.transpose(0, 1) if first else y, end
 
-    def _packed(self, x: PackedSequence, state: Tensor | None) -> tuple[PackedSequence, Tensor]:
+    def _packed(self, x: PackedSequence, state: Any) -> tuple[PackedSequence, Any]:
         check_tensor("x.data", x.data)
         if x.data.dim() != 2 or x.data.shape[-1] != self.n:
             raise ValueError(f"x: expected packed rows (sum of lengths, {self.n}), got "
                              f"{tuple(x.data.shape)}")
         self.check_state(state, self.batch_of(x))
         padded, lengths = pad_packed_sequence(x)  # in the order given
-        y, end = functional.leaky_readout(padded, self.weight, self.decay, state, lengths)
-        y = with_bias(y, self.bias, None, False)
+        y, end = self._run(padded, state, lengths)
         sorted_too = x.sorted_indices is None
         return pack_padded_sequence(y, lengths, enforce_sorted=sorted_too), end
 
-    def step(self, x_t: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def _run(self, x: Tensor, state: Any, lengths: GivenLengths | None) -> tuple[Tensor, Any]:
+        """y (T, B, O) and the state after x (T, B, n), which is checked."""
+        if self.tau_syn is None:
+            y, end = functional.leaky_readout(x, self.weight, self.decay, state, lengths)
+            return with_bias(y, self.bias, lengths, False), end
+        (T, B, _), O = x.shape, self.output_size
+        check_readout(x, self.weight, None)
+        decays: dict[str, Coefficient] = {"k": self.decay, "k_syn": _decay(self.tau_syn, self.dt)}
+        for name, k in decays.items():
+            check_decay(name, k, self.weight, x, "x")
+        each = lengths_of(lengths, T, B, x.device)
+        current = weighted(x if each is None else x.masked_fill(each.ended(T, x.device), 0.0),
+                           self.weight)
+        if self.bias is not None:
+            current = current + self.bias.to(current.dtype)
+        carried = None
+        if state is not None:
+            for name, leaf in state._asdict().items():
+                check_state_leaf(name, leaf, (B, O), current.dtype, x.device, "x")
+            carried = NeuronState({"i": state.i}, state.p[None])
+        if T == 1 and each is None:  # bitwise identical, without the overhead of dispatch
+            zero = current.new_zeros(B, O)
+            k, k_syn = (one.to(current.dtype) if isinstance(one, Tensor) else one
+                        for one in decays.values())
+            i, p = _step(current[0], *((zero, zero) if state is None else (state.i, state.p)),
+                         k=k, k_syn=k_syn)
+            return p[None].clone(), ReadoutState(p, i)  # a change of y leaves the state alone
+        y, after = functional.recurrent(current, None, _NEURON, state=carried, lengths=lengths,
+                                        **decays)  # type: ignore[arg-type, misc]
+        return y, ReadoutState(after.z[0], after.states["i"])
+
+    def step(self, x_t: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """One step, equal to forward on it: x_t (B, n) or (n,) -> y, state: (B, output_size),
-        (output_size,)."""
+        (output_size,), with tau_syn a ReadoutState of such."""
         check_tensor("x_t", x_t)
         if has_hooks(self):
             time = 1 if self.batch_first and x_t.dim() == 2 else 0
@@ -238,11 +361,8 @@ class LeakyReadout(Copied):
                              f"{tuple(x_t.shape)}")
         batch = tuple(x_t.shape[:-1])
         self.check_state(state, batch)
-        x, carried = (
-            (x_t[None], state)
-            if batch
-            else (x_t[None, None], None if state is None else state[None])
-        )
-        y, end = functional.leaky_readout(x, self.weight, self.decay, carried)
-        y = y[0] if self.bias is None else y[0] + self.bias
-        return (y, end) if batch else (y[0], end[0])
+        if batch:
+            y, end = self._run(x_t[None], state, None)
+            return y[0], end
+        y, end = self._run(x_t[None, None], _mapped(state, lambda leaf: leaf[None]), None)
+        return y[0, 0], _mapped(end, lambda leaf: leaf[0])

@@ -17,7 +17,7 @@ from .parametrizations import Log, Logit
 from .readout import LeakyReadout
 from .recurrent import Recurrent
 
-_CONSTANTS = {*RANGES, "tau", "delay"}
+_CONSTANTS = {*RANGES, "tau", "tau_syn", "delay"}
 
 
 def matrices(module: nn.Module) -> list[nn.Parameter]:

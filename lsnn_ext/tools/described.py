@@ -70,10 +70,14 @@ def _of_lsnn(network: LSNN) -> Description:
 
 
 def _of_readout(readout: LeakyReadout) -> Description:
-    learned = {"learn": {"tau": ["log"]}, "per_neuron": readout.per_neuron} if readout.learn else {}
-    return {"n": readout.n, "output_size": readout.output_size,
-            "tau": readout._first_tau if readout.learn else readout.tau, "dt": readout.dt,
-            "bias": readout.bias is not None, "batch_first": readout.batch_first, **learned}
+    learned = {"learn": {name: ["log"] for name in readout.learn},
+               "per_neuron": readout.per_neuron} if readout.learn else {}
+    tau, tau_syn = (readout._given[name] if name in readout.learn else getattr(readout, name)
+                    for name in ("tau", "tau_syn"))
+    synapse = {} if tau_syn is None else {"tau_syn": tau_syn}  # older versions read files without
+    return {"n": readout.n, "output_size": readout.output_size, "tau": tau, "dt": readout.dt,
+            "bias": readout.bias is not None, "batch_first": readout.batch_first, **learned,
+            **synapse}
 
 
 def _of_linear(linear: nn.Linear) -> Description:

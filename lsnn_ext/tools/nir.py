@@ -188,6 +188,8 @@ def _add_layer(graph: _Graph, name: str, layer: ALIF | LIF) -> None:
 
 
 def _add_readout(graph: _Graph, name: str, readout: LeakyReadout) -> None:
+    if readout.tau_syn is not None:
+        _refuse(name, readout, "no synaptic current", "tau_syn")
     graph.set_dt(name, readout)
     graph.linear(f"{name}_weight", readout.weight, None)
     O = readout.output_size

@@ -47,7 +47,8 @@ def _options(d: Draw, kind: str, size: dict[str, int]) -> dict[str, Any]:
     N, dtype = size["N"], d.one_of(torch.float32, torch.float32, torch.float64)
     if kind == "LeakyReadout":
         return {"n": N, "output_size": size["O"], "tau": d.one_of(1.0, 20.0), "bias": d.chance(0.5),
-                "batch_first": d.chance(0.3), "dtype": dtype}
+                "tau_syn": d.one_of(None, None, 0, 5.0), "batch_first": d.chance(0.3),
+                "dtype": dtype}
     options: dict[str, Any] = {"input_size": size["I"], "threshold": 0.3, "dtype": dtype}
     if kind == "LSNN":
         options |= {"n_regular": N // 2, "n_adaptive": N - N // 2, "output_size": size["O"]}

@@ -292,10 +292,13 @@ def test_devices_and_dtypes() -> None:
 
 # ---------------------------------------------------------------------------------------- bad input
 @pytest.mark.parametrize(("make", "error", "words"), [
-    (lambda: LeakyReadout(N, O, learn=("tua",)), ValueError, "learn: expected .tau. or nothing"),
-    (lambda: LeakyReadout(N, O, learn=3), TypeError, "learn: expected .tau. or nothing, got 3"),
+    (lambda: LeakyReadout(N, O, learn=("tua",)), ValueError,
+     "learn: expected .tau., .tau_syn. or nothing, got .tua."),
+    (lambda: LeakyReadout(N, O, learn=3), TypeError,
+     "learn: expected .tau., .tau_syn. or nothing, got 3"),
     (lambda: LeakyReadout(N, O, learn={"tau": "plain"}), ValueError, "learn: expected .log."),
-    (lambda: LeakyReadout(N, O, None, learn="tau"), ValueError, "tau: expected a number to learn"),
+    (lambda: LeakyReadout(N, O, None, learn="tau"), ValueError,
+     "tau: expected a number > 0 to learn from, got None"),
     (lambda: LeakyReadout(N, O, per_neuron=True), ValueError, r"per_neuron: expected learn="),
     (lambda: LSNN(N, 2, 2, O, tau_out=None, learn="tau_out"), ValueError,
      "tau_out: expected a number to learn"),

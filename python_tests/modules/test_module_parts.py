@@ -88,8 +88,9 @@ def test_hooks_on_all_modules(hook: str, call: str) -> None:
 
 @pytest.mark.parametrize("gradients", [True, False])
 @pytest.mark.parametrize("layer", [ALIF(I, N), ALIF(I, N, batch_first=True),
-                                   LeakyReadout(I, O, batch_first=True)],
-                         ids=["ALIF", "batch-first", "readout"])
+                                   LeakyReadout(I, O, batch_first=True),
+                                   LeakyReadout(I, O, batch_first=True, tau_syn=5.0)],
+                         ids=["ALIF", "batch-first", "readout", "synaptic-readout"])
 @pytest.mark.parametrize("form", ["batch", "unbatched"])
 def test_hooks_see_steps(layer: Any, form: str, gradients: bool) -> None:
     layer, x, seen = copy.deepcopy(layer), _x(2) if form == "batch" else _x(), []

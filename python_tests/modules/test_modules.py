@@ -281,7 +281,9 @@ def test_extra_repr() -> None:
     (lambda: LeakyReadout(N, 3, learn="tau", per_neuron=True, batch_first=True),
      "LeakyReadout(8, 3, tau=<(3,)>, learn=('tau',), batch_first=True)"),
     (lambda: LeakyReadout(N, 3, learn="tau", device="meta"),
-     "LeakyReadout(8, 3, tau=<()>, learn=('tau',))")])
+     "LeakyReadout(8, 3, tau=<()>, learn=('tau',))"),
+    (lambda: LeakyReadout(N, 3, tau_syn=5.0, learn=("tau_syn",)),
+     "LeakyReadout(8, 3, tau=20.0, tau_syn=5.0, learn=('tau_syn',))")])
 def test_a_layer_that_learns_is_one_line(make: Callable[[], nn.Module], shown: str) -> None:
     assert repr(make()) == repr(copy.deepcopy(make())) == shown
 

@@ -189,7 +189,8 @@ def test_network_learns_through_steps() -> None:
 
 def test_readout_step() -> None:
     torch.manual_seed(0)
-    for readout in (LeakyReadout(N, 3), LeakyReadout(N, 300, bias=False), LeakyReadout(N, 1)):
+    for readout in (LeakyReadout(N, 3), LeakyReadout(N, 300, bias=False), LeakyReadout(N, 1),
+                    LeakyReadout(N, 3, tau_syn=5.0)):
         for batch in ((), (2,)):
             state = None
             for x in inputs(4, *batch, N):

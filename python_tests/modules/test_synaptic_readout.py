@@ -1,0 +1,216 @@
+"""A readout with a synaptic current in front of its membrane: values, gradients, forms of input."""
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from compare import assert_same
+from lsnn_ext import LeakyReadout, ReadoutState, use_reference
+from synaptic_readouts import BOTH, B, N, O, T, drawn, loop_of, make, spikes, start
+
+KINDS: dict[str, dict[str, Any]] = {
+    "fixed": {}, "dt": {"dt": 0.5}, "without-bias": {"bias": False}, "no-decay": {"tau_syn": 0},
+    "no-filter": {"tau": None}, "neither": {"tau": None, "tau_syn": 0},
+    "tau": {"learn": "tau"}, "tau_syn": {"learn": "tau_syn", "per_neuron": True},
+    "both": {"learn": BOTH}, "each": {"learn": BOTH, "per_neuron": True},
+    "tau-of-one": {"tau_syn": 0.0, "learn": "tau", "per_neuron": True},
+}
+
+
+# ------------------------------------------------------------------------------------------- values
+@pytest.mark.parametrize("from_zero", [False, True])
+@pytest.mark.parametrize("reference", [False, True], ids=["kernels", "reference"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_and_gradients_are_those_of_the_loop(kind: str, reference: bool,
+                                                    from_zero: bool) -> None:
+    made = make(**KINDS[kind])
+    found = []
+    for loop in (False, True):
+        x = spikes(T, B, N).requires_grad_()
+        state = None if from_zero else start().map(Tensor.requires_grad_)
+        if loop:
+            y, end = loop_of(made, x, state)
+        elif reference:
+            with use_reference():
+                y, end = made(x, state)
+        else:
+            y, end = made(x, state)
+        loss = sum((leaf * drawn(*leaf.shape, seed=6)).sum() for leaf in (y, *end))
+        leaves = [x, *made.parameters(), *(state or ())]
+        found.append(([y, *end], torch.autograd.grad(loss, leaves)))
+    assert type(end) is ReadoutState
+    for got, want in zip(found[0][0], found[1][0], strict=True):
+        assert_same("value", got.detach(), want.detach(), tolerance=1e-12)
+    for got, want in zip(found[0][1], found[1][1], strict=True):
+        # of a current without decay into the next step, the first one counts for nothing
+        assert bool(want.any()) or made.tau_syn == 0 or made.tau is None
+        assert_same("gradient", got, want, tolerance=1e-9)
+
+
+def test_as_other_programs_compute_it() -> None:
+    """norse's LILinearCell, the output of SpyTorch's tutorials and that of Yin et al."""
+    x, made = spikes(T, B, N), make(bias=False)
+    y, end = made(x)
+    h = x @ made.weight.detach().T
+    # norse: Euler steps, the membrane reads the current of the step before
+    rate, rate_syn = 1 - math.exp(-1 / 7.0), 1 - math.exp(-1 / 3.0)
+    assert math.isclose(-1 / math.log(1 - rate), 7.0)
+    v, i, found = torch.zeros(B, O).double(), torch.zeros(B, O).double(), []
+    for h_t in h:
+        v = v + rate * (i - v)
+        i = i - rate_syn * i + h_t
+        found.append(v)
+    assert not found[0].any()
+    assert_same("norse", torch.stack(found[1:]), y[:-1].detach(), tolerance=1e-12)
+    assert_same("its current", i, end.i.detach(), tolerance=1e-12)
+    alpha, beta = math.exp(-1 / 3.0), math.exp(-1 / 7.0)
+    flt, out, found = torch.zeros(B, O).double(), torch.zeros(B, O).double(), []
+    for h_t in h:
+        flt, out = alpha * flt + h_t, beta * out + flt
+        found.append(out)
+    assert_same("SpyTorch", torch.stack(found[1:]), y[:-1].detach() / (1 - beta), tolerance=1e-12)
+    made = make(tau_syn=0)
+    assert made.bias is not None
+    mem, found = torch.zeros(B, O).double(), []
+    for h_t in h:
+        mem = mem * beta + (1 - beta) * (h_t + made.bias.detach())
+        found.append(mem)
+    assert_same("Yin", torch.stack(found), made(x)[0].detach(), tolerance=1e-12)
+
+
+def test_without_decay_and_bias_it_is_the_readout_of_today() -> None:
+    plain = LeakyReadout(N, O, 7.0, bias=False, dtype=torch.float64)
+    made = make(tau_syn=0, bias=False)
+    made.load_state_dict(plain.state_dict())
+    x = spikes(T, B, N)
+    y, end = plain(x)
+    assert isinstance(end, Tensor) and plain.tau_syn is None
+    assert_same("y", made(x)[0].detach(), y.detach(), tolerance=1e-14)
+
+
+def test_steps_are_bitwise_those_of_the_sequence() -> None:
+    """A step takes no kernel; products of few bits are exact, in whatever order."""
+    for options in (KINDS["fixed"], KINDS["each"], KINDS["no-decay"]):
+        made, after, steps = make(**options, dtype=torch.float32), None, []
+        with torch.no_grad():
+            made.weight.mul_(64).round_().div_(64)
+        x = spikes(T, B, N).float()
+        for x_t in x:
+            y_t, after = made.step(x_t, after)
+            steps.append(y_t)
+        y, end = made(x)
+        assert torch.equal(torch.stack(steps), y) and torch.equal(after.i, end.i)
+
+
+def test_where_a_constant_bias_ends() -> None:
+    made = make(tau=5.0, tau_syn=2.0)
+    y, _ = made(torch.zeros(400, 1, N, dtype=torch.float64))
+    assert made.bias is not None
+    assert_same("bias", y[-1, 0].detach(), made.bias.detach() / (1 - math.exp(-1 / 2.0)),
+                tolerance=1e-12)
+
+
+# -------------------------------------------------------------------------------------------- forms
+@pytest.mark.parametrize("kind", ["fixed", "each"])
+def test_every_form_of_input(kind: str) -> None:
+    options = KINDS[kind]
+    made, x, state = make(**options), spikes(T, B, N), start()
+
+    def same(name: str, got: Any, want: Any) -> None:
+        for one, other in zip(*((v if isinstance(v, tuple) else (v,)) for v in (got, want)),
+                              strict=True):
+            assert_same(name, one.detach(), other.detach(), tolerance=1e-14)
+
+    y, end = made(x, state)
+    first = make(**options, batch_first=True)
+    same("batch first", first(x.transpose(0, 1), state)[0].transpose(0, 1), y)
+    same("its state", first(x.transpose(0, 1), state)[1], end)
+    alone, last = made(x[:, 0], state.map(lambda leaf: leaf[0]))
+    assert last.p.shape == last.i.shape == (O,)
+    same("unbatched", alone, y[:, 0])
+    same("unbatched state", last, end.map(lambda leaf: leaf[0]))
+    half, middle = made(x[:20], state)
+    rest, again = made(x[20:], middle)
+    same("two calls", torch.cat([half, rest]), y)
+    same("their state", again, end)
+    for of in (slice(None), 0):
+        after, steps = state.map(lambda leaf, of=of: leaf[of]), []
+        for x_t in x[:, of]:
+            y_t, after = made.step(x_t, after)
+            steps.append(y_t)
+        same("steps", torch.stack(steps), y[:, of])
+        same("state of steps", after, end.map(lambda leaf, of=of: leaf[of]))
+    none, kept = made(x[:0], state)
+    assert none.shape == (0, B, O)
+    same("no step", kept, state)
+    empty, nothing = made(x[:, :0])
+    assert empty.shape == (T, 0, O) and nothing.p.shape == nothing.i.shape == (0, O)
+    assert made.step(x[0, :0])[0].shape == (0, O)
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["time first", "batch first"])
+@pytest.mark.parametrize("lengths", [[40, 17, 5], [5, 40, 0], [0, 0, 0]], ids=str)
+def test_sequences_of_unequal_length(lengths: list[int], first: bool) -> None:
+    """What a padded batch has after the end of a sequence is not read, not even NaN."""
+    made = make(learn=BOTH, batch_first=first)
+    clean = spikes(T, B, N)
+    ended = torch.arange(T)[:, None, None] >= torch.tensor(lengths)[None, :, None]
+    x = clean.masked_fill(ended, math.nan).requires_grad_()
+    y, end = made(x.transpose(0, 1) if first else x, start(), lengths=lengths)
+    y = y.transpose(0, 1) if first else y
+    plain, total = make(learn=BOTH), torch.zeros((), dtype=torch.float64)
+    for item, steps in enumerate(lengths):
+        first_state = start().map(lambda leaf, item=item: leaf[item:item + 1])
+        if not steps:
+            assert_same("p", end.p[item], first_state.p[0])
+            assert_same("i", end.i[item], first_state.i[0])
+            continue
+        want, last = loop_of(plain, clean[:steps, item:item + 1], first_state)
+        assert_same("y", y[:steps, item].detach(), want[:, 0].detach(), tolerance=1e-12)
+        assert_same("p", end.p[item].detach(), last.p[0].detach(), tolerance=1e-12)
+        assert_same("i", end.i[item].detach(), last.i[0].detach(), tolerance=1e-12)
+        total = total + want.square().sum() + last.i.sum()
+    assert not y.detach().masked_select(ended.expand_as(y)).any()
+    if not any(lengths):
+        return
+    loss = y.square().sum() + end.i[torch.tensor(lengths) > 0].sum()
+    got = torch.autograd.grad(loss, [*made.parameters(), x])
+    for one, other in zip(got, torch.autograd.grad(total, list(plain.parameters())), strict=False):
+        assert_same("gradient", one, other, tolerance=1e-9)
+    assert bool(got[-1].isfinite().all())
+    assert not got[-1].masked_select(ended.expand_as(x)).any()
+
+
+@pytest.mark.parametrize("lengths", [[40, 17, 5], [5, 40, 1]], ids=str)
+def test_packed_sequences(lengths: list[int]) -> None:
+    made, x = make(), spikes(T, B, N)
+    packed = pack_padded_sequence(x, torch.tensor(lengths), enforce_sorted=False)
+    y, end = made(packed, start())
+    want, last = made(x, start(), lengths=lengths)
+    assert_same("y", pad_packed_sequence(y, total_length=T)[0].detach(), want.detach())
+    for got, other in zip(end, last, strict=True):
+        assert_same("state", got.detach(), other.detach())
+    assert torch.equal(y.batch_sizes, packed.batch_sizes)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(dtype: torch.dtype) -> None:
+    """Computed in float32 behind the product, state and output too."""
+    made = make(learn=BOTH, per_neuron=True, dtype=dtype)
+    y, end = made(spikes(T, B, N).to(dtype))
+    assert {y.dtype, end.p.dtype, end.i.dtype} == {torch.float32}
+    again, _ = made(spikes(T, B, N).to(dtype), end)
+    want, _ = loop_of(made.double(), spikes(T, B, N))
+    assert_same("y", y.detach().double(), want.detach(), tolerance=0.02)
+    assert not torch.equal(again, y)
+
+
+def test_autocast() -> None:
+    made, x = make(dtype=torch.float32), spikes(T, B, N).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        y, end = made(x)
+    assert y.dtype == end.i.dtype == torch.float32
+    assert_same("y", y.detach(), made(x)[0].detach(), tolerance=0.02)

@@ -1,0 +1,240 @@
+"""A readout with a synaptic current as a module: state, copies, files, torch.compile, bad input."""
+import copy
+import io
+import math
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import lsnn_ext
+from compare import assert_same
+from lsnn_ext import LSNN, LeakyReadout, ReadoutState, functional
+from synaptic_readouts import BOTH, B, N, O, T, loop_of, make, spikes, start
+
+
+def test_the_state() -> None:
+    made, x = make(), spikes(T, B, N)
+    _, end = made(x)
+    assert end.p.requires_grad and not any(leaf.requires_grad for leaf in end.detach())
+    assert {leaf.dtype for leaf in end.to(torch.float32)} == {torch.float32}
+    anew = end.reset(torch.tensor([False, True, False]))
+    assert not anew.p[1].any() and not anew.i[1].any() and torch.equal(anew.i[0], end.i[0])
+    file = io.BytesIO()
+    torch.save(end.detach(), file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=True)
+    assert type(loaded) is ReadoutState and torch.equal(loaded.i, end.i)
+    made(x, end)[0].sum().backward()
+    with pytest.raises(RuntimeError, match=r"state\.p: expected a state that no backward pass"):
+        made(x, end)[0].sum().backward()
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_a_change_of_the_output_leaves_the_state_alone(steps: int) -> None:
+    with torch.no_grad():
+        y, end = make()(spikes(steps, B, N))
+        want = end.map(torch.clone)
+        y.zero_()
+    assert torch.equal(end.p, want.p) and torch.equal(end.i, want.i) and end.p.any()
+
+
+def test_copies_pickles_and_files(tmp_path: Path) -> None:
+    made, x = make(learn=BOTH, per_neuron=True), spikes(T, B, N)
+    other = make(learn=BOTH, per_neuron=True).requires_grad_()
+    other.load_state_dict(made.state_dict())
+    made_again = [copy.deepcopy(made), pickle.loads(pickle.dumps(made)), other]
+    pytest.importorskip("safetensors")
+    for number, one in enumerate((made, make(), make(tau_syn=0), LeakyReadout(N, O))):
+        lsnn_ext.save(one, tmp_path / str(number))
+        loaded: Any = lsnn_ext.load(tmp_path / str(number))
+        assert repr(loaded) == repr(one)
+        assert_same("loaded", loaded(x.to(one.weight))[0], one(x.to(one.weight))[0])
+        assert (loaded.tau_syn is None) == (one.tau_syn is None)
+    for one in (*made_again, lsnn_ext.load(tmp_path / "0")):
+        assert isinstance(one, LeakyReadout) and one.learn == BOTH
+        assert_same("copy", one(x)[0], made(x)[0])
+        one.reset_parameters()
+        for name, first in (("tau", 7.0), ("tau_syn", 3.0)):
+            assert_same(name, getattr(one, name), torch.full((O,), first).double(),
+                        tolerance=1e-14)
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*tau_syn\.original"):
+        make(learn="tau", per_neuron=True).load_state_dict(made.state_dict())
+
+
+def test_repr() -> None:
+    assert repr(make()) == "LeakyReadout(6, 4, tau=7.0, tau_syn=3.0)"
+    assert repr(make(learn=BOTH)) == (
+        "LeakyReadout(6, 4, tau=7.0, tau_syn=3.0, learn=('tau', 'tau_syn'))")
+
+
+def test_other_devices() -> None:
+    empty = LeakyReadout(N, O, tau_syn=5.0, learn=BOTH, device="meta")
+    y, end = empty(torch.zeros(T, B, N, device="meta"))
+    assert y.shape == (T, B, O) and end.i.shape == (B, O) and y.is_meta
+    empty.to_empty(device="cpu").reset_parameters()
+    assert math.isclose(float(empty.tau_syn.detach()), 5.0, rel_tol=1e-6)  # type: ignore[union-attr]
+
+
+def test_a_time_constant_that_is_a_tensor() -> None:
+    """Without being learned, as of an experiment that sets it."""
+    made, x = make(), spikes(T, B, N)
+    want, _ = made(x)
+    made.tau_syn = torch.full((O,), 3.0, dtype=torch.float64)
+    assert_same("y", made(x)[0].detach(), want.detach(), tolerance=1e-12)
+
+
+def test_a_network_that_has_one() -> None:
+    """Its readout is a call behind the neurons, and its state is that of the readout."""
+    net = LSNN(N, 5, 5, O, threshold=0.1, dtype=torch.float64)
+    net.readout = LeakyReadout(10, O, 9.0, tau_syn=4.0, dtype=torch.float64)
+    x = spikes(T, B, N) * 2
+    y, state, z = net(x, return_spikes=True)
+    want, last = loop_of(net.readout, z)
+    assert z.any() and type(state.readout) is ReadoutState
+    assert_same("y", y.detach(), want.detach(), tolerance=1e-12)
+    assert_same("i", state.readout.i.detach(), last.i.detach(), tolerance=1e-12)
+    anew = state.detach().reset(torch.tensor([True, False, True]))
+    assert not anew.readout.i[0].any() and anew.readout.i[1].any()
+    after, steps = None, []
+    with torch.no_grad():
+        for x_t in x:
+            y_t, after = net.step(x_t, after)
+            steps.append(y_t)
+    assert_same("steps", torch.stack(steps), y.detach(), tolerance=1e-12)
+    with pytest.raises(TypeError, match=r"state\.readout: expected a ReadoutState\('p', 'i'\)"):
+        net.step(x[0], state._replace(readout=torch.zeros(B, O).double()))
+
+
+def test_it_learns() -> None:
+    """From the outputs of other time constants, these are found."""
+    target, made = make(12.0, 6.0), make(5.0, 2.0, learn=BOTH)
+    x = spikes(80, 4, N)
+    want = target(x)[0].detach()
+    taus = [made.get_parameter(f"parametrizations.{name}.original") for name in BOTH]
+    optimizer = torch.optim.Adam(taus, lr=0.05)
+    for _ in range(300):
+        optimizer.zero_grad()
+        (made(x)[0] - want).square().mean().backward()
+        optimizer.step()
+    found = sorted(float(tau.detach().exp()) for tau in taus)
+    assert math.isclose(found[0], 6.0, rel_tol=0.02) and math.isclose(found[1], 12.0, rel_tol=0.02)
+
+
+@pytest.mark.slow
+def test_compiled() -> None:
+    made, x = make(learn=BOTH), spikes(T, B, N)
+    compiled = torch.compile(made, fullgraph=True, backend="aot_eager")
+    y, end = compiled(x, start())
+    want, last = made(x, start())
+    assert_same("y", y.detach(), want.detach(), tolerance=1e-14)
+    assert_same("i", end.i.detach(), last.i.detach(), tolerance=1e-14)
+    got, others = (torch.autograd.grad(one.square().sum(), list(made.parameters()))
+                   for one in (y, want))
+    for one, other in zip(got, others, strict=True):
+        assert_same("gradient", one, other, tolerance=1e-13)
+
+
+@pytest.mark.slow
+def test_exported() -> None:
+    made, x = make(), spikes(T, B, N)
+    with torch.no_grad():
+        program = torch.export.export(made, (x, start()))
+        (y, end), (want, last) = program.module()(x, start()), made(x, start())
+    assert type(end) is ReadoutState
+    assert_same("y", y, want, tolerance=1e-14)
+    assert_same("i", end.i, last.i, tolerance=1e-14)
+
+
+def test_hooks_see_steps() -> None:
+    made, seen = make(), []
+    want = made.step(spikes(B, N), start())
+    made.register_forward_hook(lambda *_: seen.append(1))
+    got = made.step(spikes(B, N), start())
+    assert len(seen) == 1
+    for one, other in zip((got[0], *got[1]), (want[0], *want[1]), strict=True):
+        assert torch.equal(one, other)
+
+
+# ---------------------------------------------------------------------------------------- bad input
+@pytest.mark.parametrize(("call", "error", "words"), [
+    (lambda: LeakyReadout(N, O, tau_syn=-1.0), ValueError, "tau_syn: expected a number > 0, got"),
+    (lambda: LeakyReadout(N, O, tau_syn=math.nan), ValueError, "tau_syn: expected a number > 0"),
+    (lambda: LeakyReadout(N, O, tau_syn=False), TypeError, "tau_syn: expected a number > 0"),
+    (lambda: LeakyReadout(N, O, tau_syn="5"), TypeError, "tau_syn: expected a number > 0"),
+    (lambda: LeakyReadout(N, O, tau_syn=0.005), ValueError,
+     "tau_syn: expected at least a tenth .* for no filter at all give tau_syn=0"),
+    (lambda: LeakyReadout(N, O, learn="tau_syn"), ValueError,
+     "tau_syn: expected a number > 0 to learn from, got None"),
+    (lambda: LeakyReadout(N, O, tau_syn=0, learn="tau_syn"), ValueError,
+     "tau_syn: expected a number > 0 to learn from, got 0"),
+    (lambda: LeakyReadout(N, O, tau_syn=5.0, learn={"tau_syn": "plain"}), ValueError,
+     "learn: expected .log."),
+    (lambda: LeakyReadout(N, O, tau_syn=5.0, per_neuron=True), ValueError, "per_neuron: expected"),
+    (lambda: lsnn_ext.nir.to_nir(LeakyReadout(N, O, tau_syn=5.0)), ValueError,
+     r"LeakyReadout.*: NIR expects no synaptic current, got tau_syn"),
+])
+def test_what_is_refused(call: Any, error: type[Exception], words: str) -> None:
+    if "NIR" in words:
+        pytest.importorskip("nir")
+    with pytest.raises(error, match=words):
+        call()
+
+
+def test_numbers_of_numpy() -> None:
+    x = spikes(T, B, N)
+    assert_same("y", make(tau_syn=np.float64(3.0))(x)[0].detach(), make()(x)[0].detach())
+    assert make(tau_syn=np.int64(0)).tau_syn == 0.0
+
+
+@pytest.mark.parametrize(("call", "error", "words"), [
+    (lambda m, x: m(x, start().p), TypeError, r"state: expected a ReadoutState\('p', 'i'\)"),
+    (lambda m, x: m(x, (start().p, start().i)), TypeError, "state: expected a ReadoutState"),
+    (lambda m, x: m(x, start()._replace(i=None)), TypeError, r"state\.i: expected a tensor"),
+    (lambda m, x: m(x, start().map(lambda leaf: leaf[:2])), ValueError,
+     r"state\.p: expected shape \(3, 4\), got \(2, 4\)"),
+    (lambda m, x: m(x, start()._replace(i=torch.zeros(B, O))), TypeError,
+     r"state\.i: expected torch.float64, got torch.float32"),
+    (lambda m, x: m(x.transpose(0, 1), start()), ValueError, r"batch_first=True"),
+    (lambda m, x: m.step(x[0], start().p), TypeError, "state: expected a ReadoutState"),
+    (lambda m, x: m(x[..., :2]), ValueError, r"x: expected shape \(T, B, 6\)"),
+    (lambda m, x: m(x, lengths=[1, 2]), ValueError, r"lengths: expected shape \(3,\)"),
+    (lambda m, x: LeakyReadout(N, O)(x.float(), start()), TypeError, "state: expected a tensor"),
+])
+def test_arguments_that_are_refused(call: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        call(make(), spikes(T, B, N))
+
+
+def test_values_set_by_hand_are_checked() -> None:
+    made, x = make(), spikes(T, B, N)
+    made.tau_syn = -3.0
+    with pytest.raises(ValueError, match="k_syn: expected a number from 0 to 1, got 1.39"):
+        made(x)
+    made.tau_syn = torch.full((O,), -3.0, dtype=torch.float64)
+    with pytest.raises(ValueError, match="k_syn: expected numbers from 0 to 1, got 1.39"):
+        made(x)
+
+
+def test_no_second_derivative() -> None:
+    made, x = make(), spikes(T, B, N).requires_grad_()
+    (first,) = torch.autograd.grad(made(x)[0].square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="second derivative"):
+        first.sum().backward()
+
+
+def test_a_sequential_network() -> None:
+    """Beside other modules, where a plain readout could stand."""
+    readout = make(dtype=torch.float32)
+    z, _ = lsnn_ext.LIF(5, N)(torch.rand(T, B, 5) * 5)
+    y, _ = readout(z)
+    rate = nn.functional.mse_loss(y, torch.zeros_like(y))
+    rate.backward()
+    assert readout.weight.grad is not None and bool(readout.weight.grad.isfinite().all())
+    packed = functional.pack_spikes(z.detach())
+    with pytest.raises(TypeError, match="x: expected a tensor"):
+        readout(packed)
