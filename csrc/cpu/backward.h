@@ -39,8 +39,7 @@ template <class T> struct BackwardTile : Tile {
     s.active.l1_size = p.l1_size;
   }
 
-  // of the first current; those of the others follow
-  LSNN_METHOD T* gc(int64_t t) const { return s.gc + t % ring * K * full_items * ND; }
+  LSNN_METHOD T* gc(int64_t t) const { return s.gc + t % ring * K * full_items * ND; }  // current 0
   LSNN_METHOD T* d_state(int64_t c) const { return s.d_states + c * full_items * NP; }
   LSNN_METHOD T* gc_transposed(int64_t t) const {
     return s.gc_transposed + (t + l.D + 1) % (l.D + 1) * N * max_items;  // t > -l.D
@@ -106,18 +105,16 @@ template <class T> struct BackwardTile : Tile {
         s.slices[g] = gc_transposed(t + 1 + p.product.delay[g]);
       add_sparse_product(p.product, N, ND, s.slices, s.dz, alive, active, n0, n1);
     }
-    // bf16 is counted as active.
-    Count::Name time = Count::ns_product_active, steps = Count::product_steps_active;
-    if (algorithm == ProductAlgorithm::dense) {
-      time = Count::ns_product_dense;
-      steps = Count::product_steps_dense;
-    }
-    if (algorithm == ProductAlgorithm::sparse) {
-      time = Count::ns_product_sparse;
-      steps = Count::product_steps_sparse;
-    }
-    past.steps.meter.lap(time);
-    if (leads()) past.steps.meter.count(steps, step >= 0);
+    const bool dense = algorithm == ProductAlgorithm::dense,
+               sparse = algorithm == ProductAlgorithm::sparse;  // bf16 is counted as active
+    past.steps.meter.lap(dense    ? Count::ns_product_dense
+                         : sparse ? Count::ns_product_sparse
+                                  : Count::ns_product_active);
+    if (leads())
+      past.steps.meter.count(dense    ? Count::product_steps_dense
+                             : sparse ? Count::product_steps_sparse
+                                      : Count::product_steps_active,
+                             step >= 0);
   }
 
   // The adjoint of one step for all items; dz holds all that reached the spikes of step t but what

@@ -3,7 +3,6 @@
 #include <string>
 #include <vector>
 
-#include "../../lsnn_ext/fuse/neuron.h"
 #include "../alif.h"
 #include "boundary.h"
 

@@ -76,10 +76,7 @@ def _find_or_make(neuron: Neuron, parts: Parts, dtype: torch.dtype,
                             f"{name}, which the step reads from outside; such a gradient would be "
                             f"lost")
         with without_modes():
-            kernel = _make(neuron, parts, dtype, coefficients)
-            if N is not None:
-                _check(kernel, neuron, parts, dtype, coefficients, N)
-            found = neuron.kept[form] = watch, kernel
+            found = neuron.kept[form] = watch, _make(neuron, parts, dtype, coefficients, N)
     return found
 
 
@@ -123,7 +120,7 @@ def _rows_of_graph(like: Tensor, coefficients: Sequence[Tensor | None], numbers:
 
 
 def _make(neuron: Neuron, parts: Parts, dtype: torch.dtype,
-          coefficients: Mapping[str, Coefficient]) -> Kernel:
+          coefficients: Mapping[str, Coefficient], N: int | None) -> Kernel:
     from .generate import generate
     from .trace import StepError, trace
 
@@ -139,7 +136,10 @@ def _make(neuron: Neuron, parts: Parts, dtype: torch.dtype,
     _ops.keep_sizes(key, _ops.NeuronSizes(
         program.states, program.currents, program.coefficients, len(program.gradients),
         not program.is_spike))
-    return Kernel(key, prologue, program.coefficients, is_compiled)
+    kernel = Kernel(key, prologue, program.coefficients, is_compiled)
+    if N is not None:
+        _check(kernel, neuron, parts, dtype, coefficients, N)
+    return kernel
 
 
 def _register(program: Program, source: str) -> tuple[int, bool]:
@@ -148,15 +148,14 @@ def _register(program: Program, source: str) -> tuple[int, bool]:
     from .encode import encode
 
     key = _key_of(source)
-    path = None if key in _registered else shared_object(source)
-    if path is not None:
+    if (path := shared_object(source)) is not None:
         try:
-            _ops._C.register_neuron(key, str(path))
-            _registered.add(key)
+            if key not in _registered:
+                _ops._C.register_neuron(key, str(path))
+                _registered.add(key)
+            return key, True
         except RuntimeError as error:  # a folder from which nothing may be loaded
             warn_of_interpreter(str(error))
-    if key in _registered:
-        return key, True
     key = _key_of(source + "interpreted")
     if key not in _registered:
         _ops._C.register_program(key, program.dtype == torch.float64, *encode(program))
@@ -194,8 +193,8 @@ def _check(kernel: Kernel, neuron: Neuron, parts: Parts, dtype: torch.dtype,
         made = _ops.neuron_recurrence(call, _ops.NeuronTensors(
             c.transpose(0, 1).reshape(1, B, K * N), None, z[None], rows, None, None), list(s), [],
             None)
-    for name, got, want in zip((*parts.states, neuron.inputs[-1]), (*made.states, made.spikes[0]), wanted,
-                               strict=True):
+    names = *parts.states, neuron.inputs[-1]
+    for name, got, want in zip(names, (*made.states, made.spikes[0]), wanted, strict=True):
         close = torch.isclose(got, want.to(dtype), rtol=1e-3, atol=1e-3, equal_nan=True)
         if close.double().mean() < 0.5:
             raise StepError(f"step: expected the same {name} from the step and from its trace, got "

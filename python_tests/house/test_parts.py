@@ -1,6 +1,7 @@
 """LSNN_CASES: the parts of the tables of cases that `make test` runs."""
-import conftest
 import pytest
+
+import conftest
 
 
 def test_the_parts_of_a_table_are_the_table() -> None:

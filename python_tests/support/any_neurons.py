@@ -98,7 +98,8 @@ class LoopOperators:
         self.calls: list[str] = []
         self.made = 0
 
-    def make(self, neuron: Neuron, parts: Any, dtype: torch.dtype, coefficients: Any) -> Any:
+    def make(self, neuron: Neuron, parts: Any, dtype: torch.dtype, coefficients: Any,
+             N: Any) -> Any:
         self.made += 1
         key = 1 + len(self.steps)
         names = list(coefficients)
