@@ -142,12 +142,11 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
   // one dimension more for several currents, and one more for weights of each delay
   const int64_t one_matrix = K > 1 ? 3 : 2;
   const bool by_delay = w_rec && w_rec->dim() == one_matrix + 1;
-  const Ints square = K > 1 ? Ints{K, N, N} : Ints{N, N};
+  auto square = [&] { return K > 1 ? Ints{K, N, N} : Ints{N, N}; };
   if (w_rec) {
-    Ints shape = square;
-    if (by_delay) shape.insert(shape.begin(), S);
     check_like(*w_rec, "w_rec", like, of);
-    check_shape(*w_rec, "w_rec", shape);
+    if (by_delay) check_shape(*w_rec, "w_rec", K > 1 ? Ints{S, K, N, N} : Ints{S, N, N});
+    else check_shape(*w_rec, "w_rec", square());
   }
   check_choices(c);
   for (size_t i = 0; i < delays.size(); i++)
@@ -172,7 +171,7 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
   if (delay) {
     h.delay = dense(*delay);
     LSNN_EXPECT(delay->scalar_type() == ScalarType::Long, "delay must be an int64 tensor");
-    check_shape(*delay, "delay", square);
+    check_shape(*delay, "delay", square());
     check_like_device(*delay, "delay", like, of);
     const int64_t* d = (const int64_t*)data(h.delay);
     if (delay->is_cpu()) {

@@ -38,13 +38,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
     Maybe g_spikes, Maybes g_traces, Maybes g_state, Maybes g_readout, Maybe x, Tensors state,
     Tensor coefficients, Maybes recurrence, Ints delays, Maybes projection, Maybes readout,
     Tensors saved, Ints constants, std::vector<double> numbers, Ints options, Maybe lengths,
-    int64_t neuron) {
+    int64_t key) {
   LSNN_EXPECT(saved.size() == 4, "saved: expected four tensors y, bits, z, carry, got ",
               saved.size());
   const auto& [y, bits, smooth_z, carry] = std::tie(saved[0], saved[1], saved[2], saved[3]);
   LSNN_EXPECT(bits.dim() == 3, "bits must be what alif_forward saved, got shape ",
               shape_text(bits));
-  const RegisteredNeuron* const other = find_neuron(neuron, carry, "carry");
+  const RegisteredNeuron* const other = find_neuron(key, carry, "carry");
   const int64_t n_gradients = other ? other->sizes.gradients : +n_coefficients;
   const Constants c = read_constants(constants, numbers, n_gradients);
   const ScalarType type = carry.scalar_type();
@@ -106,20 +106,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
   // gradients of r do not exist
   const size_t n_g = other ? (size_t)S : 3, n_traces = (size_t)l.sizes.traces;
   Maybes of_traces, of_states;
-  std::vector<const void*> g_trace_rows;
-  std::vector<void*> g_last;
+  const void* g_trace_rows[neuron::max_states] = {};
+  void *g_last[neuron::max_states] = {}, *g_first_states[neuron::max_states] = {};
   for (size_t k = 0; k < n_traces; k++) {
     const char* name = other ? "gradient of a trace" : trace_names[k];
     of_traces.push_back(gradient(at(g_traces, k), name, {T, B, N}, carry));
-    g_trace_rows.push_back(data(of_traces.back()));
+    g_trace_rows[k] = data(of_traces.back());
   }
   for (size_t k = 0; k < n_g; k++) {
     const char* name = other ? "gradient of a state" : state_names[k];
     of_states.push_back(gradient(at(g_state, k), name, {B, N}, carry));
-    g_last.push_back((void*)data(of_states.back()));
+    g_last[k] = (void*)data(of_states.back());
   }
-  g_trace_rows.resize(std::max<size_t>(3, n_traces));
-  g_last.resize(std::max<size_t>(3, n_g));
   const Maybe g_past = gradient(at(g_state, n_g), "gradient of z", {l.D, B, N}, carry);
   const Maybe gp = gradient(at(g_readout, 0), "gradient of p", {T, B, O}, carry);
   const Maybe gp_last = gradient(at(g_readout, 1), "gradient of the last p", {B, O}, carry);
@@ -145,12 +143,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
                gw_out = empty_unless(want_out, {O, N}), gp0 = empty_unless(O, {B, O}),
                gb_out = empty_unless(want_b_out, {O});
   Tensors g_first;
-  std::vector<void*> g_first_states;
   for (size_t k = 0; k < n_g; k++) {
     g_first.push_back(empty_unless(has_state, {B, N}));
-    g_first_states.push_back(pointer_if(has_state, g_first.back()));
+    g_first_states[k] = pointer_if(has_state, g_first.back());
   }
-  g_first_states.resize(std::max<size_t>(3, n_g));
   // steps of z that were given, l.D or more
   const int64_t past = has_state ? state.back().size(0) : 0;
   Tensor gz0 = empty_unless(want_z, {past, B, N});
@@ -175,13 +171,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
   f.gv = g_trace_rows[0];
   f.ga = g_trace_rows[1];
   f.gA = g_trace_rows[2];
-  f.other_traces = other ? g_trace_rows.data() : nullptr;
+  f.other_traces = other ? g_trace_rows : nullptr;
   f.glast = {.v = g_last[0],
              .a = g_last[1],
              .i = g_last[2],
              .r = nullptr,
              .z = (void*)data(g_past),
-             .others = other ? g_last.data() : nullptr};
+             .others = other ? g_last : nullptr};
   f.existing = c.existing != 0;
   f.want = (unsigned)c.coefficient_gradients;
   f.gx = pointer_if(want_current, g_current);
@@ -192,7 +188,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
               .i = g_first_states[2],
               .r = nullptr,
               .z = pointer_if(want_z, gz0),
-              .others = other ? g_first_states.data() : nullptr};
+              .others = other ? g_first_states : nullptr};
   if (x) {
     f.x = data(*x);
     f.x_stride_t = x->stride(0);

@@ -55,8 +55,8 @@ cuda::Told read_rows(const Tensors& sources, const std::vector<double>& rows, co
 std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
     Tensor x, Tensors state, Maybe coefficients, Maybes recurrence, Ints delays, Maybes projection,
     Maybes readout, Ints constants, std::vector<double> numbers, Ints options, Maybe lengths,
-    std::optional<Tensors> sources, std::vector<double> rows, int64_t neuron) {
-  const RegisteredNeuron* const other = find_neuron(neuron, x, "x");
+    std::optional<Tensors> sources, std::vector<double> rows, int64_t key) {
+  const RegisteredNeuron* const other = find_neuron(key, x, "x");
   const int64_t n_gradients = other ? other->sizes.gradients : +n_coefficients;
   const Constants c = read_constants(constants, numbers, n_gradients);
   LSNN_EXPECT(x.dim() == 3, "x must have shape (T, B, N), got ", shape_text(x));
@@ -106,19 +106,19 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
              keep_bits = saves || bits_asked;
   const Tensor z = empty_unless(spikes, {T, B, N});
   Tensors last, trace;
-  std::vector<void*> last_states, trace_rows;
+  last.reserve(S + 1);
+  trace.reserve(l.sizes.traces);
+  void *last_states[neuron::max_states] = {}, *trace_rows[neuron::max_states] = {};
   for (int64_t s = 0; s < S; s++) {
     last.push_back(empty_unless(true, {B, N}));
-    last_states.push_back(last.back().mutable_data_ptr());
+    last_states[s] = last.back().mutable_data_ptr();
   }
-  last_states.resize(std::max<size_t>(4, last_states.size()));  // v, a, i, r below
   const Tensor last_z = empty_unless(true, {l.D, B, N});
   last.push_back(last_z);
   for (int64_t k = 0; k < l.sizes.traces; k++) {
     trace.push_back(empty_unless(traces, {T, B, N}));
-    trace_rows.push_back(pointer_if(traces, trace.back()));
+    trace_rows[k] = pointer_if(traces, trace.back());
   }
-  trace_rows.resize(std::max<size_t>(3, trace_rows.size()));
   const Tensors p = {empty_unless(O, {T, B, O}), empty_unless(O, {B, O})};
   const Tensor y =
       empty(x, save_y ? Ints{T, B, K * N} : Ints{0}, save_bf16 ? ScalarType::BFloat16 : type);
@@ -137,12 +137,12 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
             .i = last_states[2],
             .r = last_states[3],
             .z = pointer_if(true, last_z),
-            .others = other ? last_states.data() : nullptr};
+            .others = other ? last_states : nullptr};
   f.z = pointer_if(spikes, z);
   f.trace_v = trace_rows[0];
   f.trace_a = trace_rows[1];
   f.trace_A = trace_rows[2];
-  f.other_traces = other ? trace_rows.data() : nullptr;
+  f.other_traces = other ? trace_rows : nullptr;
   f.save = saves;
   f.saved = {.y = pointer_if(save_y, y),
              .bits = (uint32_t*)pointer_if(keep_bits, bits),
