@@ -26,7 +26,7 @@ FIRST = {f"test_{name}" for name in ("tasks_distributed", "tasks", "table_of_mod
 # of developers, and programs that train for long.
 SLOW = {"bench", "examples", "fuzz", "house", *(f"test_{name}" for name in (
     "aoti", "converted_training", "interrupts", "original_classes", "plan", "profile_advice",
-    "random", "yin_smnist"))}
+    "bytecode", "generate", "operators", "random", "trace_random", "yin_smnist"))}
 # LSNN_CASES=k/n runs the k-th of n parts, k from 0, of every test with at least so many cases.
 LARGE_TABLE = 30
 
