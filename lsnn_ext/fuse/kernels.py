@@ -12,7 +12,15 @@ from .. import _ops
 from .._core.coefficients import Coefficient
 from .._core.torch_internals import mark_constant, without_modes
 from .closure import Watch
-from .neuron import Neuron, Parts, by_name, examples_of, forms_of, without_autocast
+from .neuron import (
+    Neuron,
+    Parts,
+    by_name,
+    examples_of,
+    forms_of,
+    results_of,
+    without_autocast,
+)
 from .program import Program
 
 _lock = threading.RLock()
@@ -186,7 +194,7 @@ def _check(kernel: Kernel, neuron: Neuron, parts: Parts, dtype: torch.dtype,
     c, s = (torch.randn(n, B, N, generator=random).to(dtype) for n in (K, S))
     z = (torch.rand(B, N, generator=random) < 0.5).to(dtype)
     with torch.no_grad():
-        wanted = neuron.step(*c.clone(), *s.clone(), z.clone(), **coefficients)
+        wanted = results_of(neuron.step(*c.clone(), *s.clone(), z.clone(), **coefficients))
         rows = kernel.rows(list(coefficients.values()), c)
         call = _ops.neuron_call(kernel.key, (), _ops.constants_of(
             ["spikes"], checkpoint=0, coefficient_gradients=0, autapses=True, is_existing=False))

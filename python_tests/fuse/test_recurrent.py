@@ -359,3 +359,14 @@ def test_a_freed_state_is_named(route: Any) -> None:
     second, _ = run("analog", {**given, "state": state})
     with pytest.raises(RuntimeError, match="second time" if route == "loop" else "graph is freed"):
         second.sum().backward()
+
+
+def test_a_neuron_without_states_returns_its_spike(route: Any) -> None:
+    if isinstance(route, LoopOperators):
+        pytest.skip("compares kernels with the loop")
+    neuron = Neuron(lambda c, z, *, a: (c + a * z > 0.3).to(c.dtype))
+    x, w = torch.randn(T, B, N), torch.randn(N, N)
+    spikes, state = recurrent(x, w, neuron, a=0.5)
+    with lsnn_ext.use_reference():
+        wanted, after = recurrent(x, w, neuron, a=0.5)
+    assert spikes.any() and torch.equal(spikes, wanted) and torch.equal(state.z, after.z)
