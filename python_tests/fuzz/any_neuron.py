@@ -247,7 +247,7 @@ def fused(case: Case) -> list[Tensor]:
     out = recurrent(leaves["x"], leaves.get("w_rec"), neuron, state=state, **given,
                     **case.numbers, **case.keywords)
     (_, kernel), = neuron.kept.values()  # not the loop
-    assert os.environ.get("LSNN_COMPILE") != "0" or kernel.key.endswith("interpreted")
+    assert kernel.is_compiled == (os.environ.get("LSNN_COMPILE") != "0")
     spikes, after = out[0], out[1]
     assert K and list(after.states) == [f"s{s}" for s in range(case.step.states)]
     return [spikes, after.z, *after.states.values(), *(out[2].values() if len(out) == 3 else ())]
