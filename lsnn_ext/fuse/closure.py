@@ -5,9 +5,10 @@ place that the code of the step names, and what stood there; functions are follo
 """
 import builtins
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -20,8 +21,13 @@ _SCALARS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torc
 # Packages whose attributes do not change.
 _FIXED = frozenset({"torch", "numpy", "builtins", *sys.stdlib_module_names})
 # Called without being named in the code of the caller.
-_IMPLICIT = frozenset({"__call__", "forward", "backward", "setup_context", "jvp", "vmap"})
-_LARGEST = 64  # lists and dicts of more elements are watched by identity
+_IMPLICIT = frozenset({
+    "__call__", "forward", "backward", "setup_context", "jvp", "vmap", "__getattr__",
+    "__getattribute__", "__getitem__", "__get__", "__iter__", "__len__", "__contains__", "__bool__",
+    "__float__", "__int__", "__index__", "__enter__", "__exit__", "__neg__",
+    *(f"__{side}{name}__" for name in ("add", "sub", "mul", "truediv", "pow")
+      for side in ("", "r"))})
+_LARGEST = 64  # of more elements of a list or dict the objects are watched, not what lies behind
 
 
 class _Place(NamedTuple):
@@ -91,6 +97,10 @@ class Watch:
         """Whether all of them still hold what they held."""
         return all(place.is_same() for place in self._places)
 
+    def changed(self) -> str | None:
+        """The name of one that holds something else."""
+        return next((place.name for place in self._places if not place.is_same()), None)
+
     def learned(self) -> str | None:
         """The name of a tensor that requires a gradient, which a trace would drop."""
         for place in self._places:
@@ -106,6 +116,10 @@ class Watch:
                 numbers = value.detach().clone() if _is_readable(value) else _version(value)
         self._places.append(_Place(read, name, value, numbers))
         self._follow(value)
+
+    def _note_copy(self, read: Callable[[], Any]) -> None:
+        """Notes elements without what lies behind them."""
+        self._places.append(_Place(read, "an element", read(), None))
 
     def _note_item(self, held: Mapping[Any, Any], key: Any) -> None:
         self._note(str(key), partial(held.get, key, _MISSING))
@@ -129,6 +143,10 @@ class Watch:
             self._follow(value.fget)
         elif isinstance(value, list | tuple | dict):
             self._follow_elements(value)
+        elif isinstance(value, set | deque):
+            self._note_copy(partial(tuple, value))
+        elif type(value).__module__ == "numpy" and hasattr(value, "tobytes"):
+            self._note_copy(value.tobytes)
         elif isinstance(value, ModuleType):
             if not _is_fixed(value.__name__):
                 self._follow_attributes(vars(value), self._names)
@@ -159,6 +177,8 @@ class Watch:
             self._note("a length", value.__len__)
             for key in tuple(value) if isinstance(value, dict) else range(len(value)):
                 self._note(f"[{key}]", partial(_item, value, key))
+        else:
+            self._note_copy(partial(_elements, value))
 
     def _follow_attributes(self, held: Mapping[str, Any], names: Iterable[str]) -> None:
         for name in sorted(held.keys() & set(names)):
@@ -186,7 +206,10 @@ class Watch:
         for part in parts:
             self._follow_attributes(part, names)
         for name in of_class - held.keys():  # may be hidden by an attribute of the object
-            self._note_item(held, name)
+            if isinstance(getattr(type(value), name, None), MemberDescriptorType):  # of __slots__
+                self._note(name, partial(getattr, value, name, _MISSING))
+            else:
+                self._note_item(held, name)
 
 
 def _item(held: Any, key: Any) -> Any:
@@ -196,14 +219,20 @@ def _item(held: Any, key: Any) -> Any:
         return _MISSING
 
 
+def _elements(held: list[Any] | dict[Any, Any]) -> tuple[Any, ...]:
+    return tuple(held.items() if isinstance(held, dict) else held)
+
+
 def _is_fixed(module: str | None) -> bool:
     return module is not None and module.partition(".")[0] in _FIXED
 
 
 def _names(code: CodeType) -> set[str]:
-    """What the code names, that of inner functions too."""
+    """What the code names, that of inner functions and strings for getattr too."""
     found = set(code.co_names)
     for one in code.co_consts:
         if isinstance(one, CodeType):
             found |= _names(one)
+        elif isinstance(one, str) and one.isidentifier():
+            found.add(one)
     return found

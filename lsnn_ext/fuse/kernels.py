@@ -73,7 +73,7 @@ def key_and_rows(neuron: Neuron, parts: Parts, x: Tensor,
 def _find_or_make(neuron: Neuron, parts: Parts, dtype: torch.dtype,
                   coefficients: Mapping[str, Coefficient],
                   N: int | None = None) -> tuple[Watch, Kernel]:
-    form = dtype, forms_of(coefficients)
+    form = dtype, torch.get_default_dtype(), forms_of(coefficients)
     found: tuple[Watch, Kernel] | None = neuron.kept.get(form)
     if found is not None and found[0].is_current():
         return found
@@ -84,7 +84,11 @@ def _find_or_make(neuron: Neuron, parts: Parts, dtype: torch.dtype,
                             f"{name}, which the step reads from outside; such a gradient would be "
                             f"lost")
         with without_modes():
-            found = neuron.kept[form] = watch, _make(neuron, parts, dtype, coefficients, N)
+            found = watch, _make(neuron, parts, dtype, coefficients, N)
+        if (name := watch.changed()) is not None:
+            raise TypeError(f"step: expected a function that changes nothing that it reads, got a "
+                            f"change of {name}; what lasts from step to step is a state")
+        neuron.kept[form] = found
     return found
 
 

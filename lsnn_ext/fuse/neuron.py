@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._core.coefficients import Coefficient
 from .._core.torch_internals import mark_constant, without_modes
@@ -20,7 +20,7 @@ _numbers = count()
 by_name: "WeakValueDictionary[str, Neuron]" = WeakValueDictionary()
 # What functional.recurrent and Recurrent take by these names, no coefficient of theirs.
 _TAKEN = frozenset({
-    "x", "w_rec", "neuron", "w_in", "bias", "delay", "state", "trace", "checkpoint_every",
+    "self", "x", "w_rec", "neuron", "w_in", "bias", "delay", "state", "trace", "checkpoint_every",
     "sparse_grad", "lengths", "autapses", "input_size", "hidden_size", "learn", "positive",
     "batch_first", "recurrent", "dtype", "device"})
 
@@ -205,7 +205,8 @@ def _name(step: Step) -> str:
 
 def _signature(step: Step) -> tuple[tuple[str, ...], dict[str, Any]]:
     try:
-        parameters = inspect.signature(step).parameters.values()
+        called = step.forward if isinstance(step, nn.Module) else step
+        parameters = inspect.signature(called).parameters.values()
     except (TypeError, ValueError):
         raise TypeError(f"step: expected a callable with a signature, got {step!r}") from None
     inputs, coefficients = [], {}

@@ -3,6 +3,7 @@ step reads."""
 import copy
 import functools
 import pickle
+from collections import deque
 from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -230,6 +231,72 @@ def test_what_it_does_not_read_is_not_watched(monkeypatch: pytest.MonkeyPatch) -
     watch = Watch(step)
     change(-float("nan"))
     assert watch.is_current()
+
+
+class Slots:
+    __slots__ = ("gain",)
+
+    def __init__(self) -> None:
+        self.gain = 1.0
+
+
+class Table:
+    def __init__(self) -> None:
+        self.rows = {"gain": 1.0}
+
+    def __getitem__(self, key: str) -> float:
+        return self.rows[key]
+
+    def __getattr__(self, key: str) -> float:
+        return self.__dict__["rows"][key]
+
+
+def test_elements_and_attributes_of_every_kind_are_watched() -> None:
+    numpy = pytest.importorskip("numpy")
+    many, array, slots, table = [0.5] * 100, numpy.ones(3), Slots(), Table()
+    by_name, few, last = {str(i): 0.5 for i in range(100)}, {1, 2}, deque([0.5])
+    steps: list[tuple[Callable[..., Any], Callable[[], Any]]] = [
+        (lambda c, z: c * many[3], lambda: many.__setitem__(3, 0.25)),
+        (lambda c, z: c * by_name["3"], lambda: by_name.update({"3": 0.25})),
+        (lambda c, z: c * array[1], lambda: array.__setitem__(1, 0.25)),
+        (lambda c, z: c * slots.gain, lambda: setattr(slots, "gain", 0.25)),
+        (lambda c, z: c * getattr(SETTINGS, "gain"), lambda: setattr(SETTINGS, "gain", 0.25)),  # noqa: B009
+        (lambda c, z: c * table["gain"], lambda: table.rows.update(gain=0.25)),
+        (lambda c, z: c * table.gain, lambda: table.rows.update(gain=0.5)),
+        (lambda c, z: c * len(few), lambda: few.add(3)),
+        (lambda c, z: c * last[0], lambda: last.__setitem__(0, 0.25))]
+    before = SETTINGS.gain
+    for step, change in steps:
+        watch = Watch(step)
+        assert watch.is_current()
+        change()
+        assert watch.changed() is not None
+    SETTINGS.gain = before
+
+
+def test_a_step_that_changes_what_it_reads_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LSNN_COMPILE", "0")
+    calls = 0
+
+    def step(c: Tensor, z: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return torch.relu(c if calls > 9 else -c)
+
+    with pytest.raises(TypeError, match="changes nothing that it reads, got a change of calls"):
+        for _ in range(3):
+            recurrent(torch.ones(3, 1, 2), None, Neuron(step))
+
+
+def test_a_module_is_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Cell(nn.Module):
+        def forward(self, c: Tensor, v: Tensor, z: Tensor, *, tau: float) -> Any:
+            v = v + c / tau
+            return v, (v > 1).to(v.dtype)
+
+    monkeypatch.setenv("LSNN_COMPILE", "0")
+    spikes, _ = recurrent(torch.ones(4, 1, 2), None, Neuron(Cell()), tau=2.0)
+    assert spikes[:, 0, 0].tolist() == [0, 0, 1, 1]
 
 
 def test_a_module_of_numbers_is_watched() -> None:
