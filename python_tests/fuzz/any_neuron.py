@@ -1,4 +1,4 @@
-"""Random steps of neurons in random calls of functional.recurrent, against autograd of a plain loop.
+"""Random steps of neurons in random calls of functional.recurrent, against a plain loop.
 
     cd python_tests/fuzz
     LSNN_COMPILE=0 python any_neuron.py --first 0 --cases 2900   # by the interpreter
@@ -91,7 +91,7 @@ class Outputs(NamedTuple):
     gradients: dict[str, Tensor | None]
 
 
-# ------------------------------------------------------------------------------------------- drawing
+# ----------------------------------------------------------------------------------------- drawing
 def _fixed_point(d: Draw, low: float, high: float, *shape: int, dtype: torch.dtype) -> Tensor:
     """Multiples of 1 / 64, whose sums and products with spikes are exact."""
     return (d.real(low, high, *shape, dtype=torch.float64) * 64).round().div(64).to(dtype)
@@ -176,7 +176,7 @@ def draw_case(seed: int, attempt: int) -> Case:
     return Case(step, globals_["step"], leaves, numbers, keywords, shown, d.chance(0.7), T, B, N)
 
 
-# ------------------------------------------------------------------------------------- the plain loop
+# ----------------------------------------------------------------------------------- the plain loop
 def _currents(case: Case) -> Tensor:
     """(T, B, K, N)"""
     x, N = case.leaves["x"], case.N
@@ -236,7 +236,7 @@ def _has_delay(case: Case, t: int) -> bool:
     return t in delay if isinstance(delay, list) else bool((torch.as_tensor(delay) == t).any())
 
 
-# ---------------------------------------------------------------------------------------- comparing
+# -------------------------------------------------------------------------------------- comparing
 def fused(case: Case) -> list[Tensor]:
     leaves, K = case.leaves, case.step.currents
     state = NeuronState({f"s{s}": leaves[f"s{s}"] for s in range(case.step.states)},
@@ -342,8 +342,8 @@ def judge(seed: int) -> Judged:
             continue
         except Exception as error:
             lines = traceback.format_exc().strip().splitlines()
-            return Judged("error", f"{type(error).__name__}: {error} ({lines[-3].strip()})", attempt,
-                          case, refused)
+            words = f"{type(error).__name__}: {error} ({lines[-3].strip()})"
+            return Judged("error", words, attempt, case, refused)
         if fault is None or is_stable(case, wanted):
             return Judged("fault" if fault else "equal", fault, attempt, case, refused)
     raise AssertionError(f"case {seed}: no stable step in 200")

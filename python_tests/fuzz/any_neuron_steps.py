@@ -157,7 +157,8 @@ class Writer:
         if not self.is_exact:
             texts += 2 * [
                 (f"torch.sqrt({a}.abs() + 0.25)", p + 1), (f"({a}.abs() + 0.25) ** 0.5", p + 1),
-                (f"torch.rsqrt({a}.square() + 1)", 1.0), (f"torch.exp(-{a}.abs())", 1.0), (f"{a} * torch.exp(-{c}.square())", p),
+                (f"torch.rsqrt({a}.square() + 1)", 1.0), (f"torch.exp(-{a}.abs())", 1.0),
+                (f"{a} * torch.exp(-{c}.square())", p),
                 (f"torch.tanh({a})", 1.0), (f"torch.sigmoid({a})", 1.0), (f"torch.sin({a})", 1.0),
                 (f"torch.cos({a})", 1.0), (f"torch.atan({a})", 2.0), (f"torch.erf({a})", 1.0),
                 (f"torch.log({a}.abs() + 0.5)", p + 1), (f"({a}.abs() + 0.5) ** 1.5", (p + 1) ** 2),
@@ -271,7 +272,7 @@ class Writer:
                  (f"SPIKE * ({mask}).to({a}.dtype)", 1.0),
                  (f"SPIKE * (z <= 0).to({a}.dtype)", 1.0),
                  (f"torch.zeros_like({a}).masked_fill({mask}, 1.0)", 1.0),
-                 (f"1 - SPIKE", 1.0)]
+                 ("1 - SPIKE", 1.0)]
         if not self.is_exact:
             texts += 2 * [(f"torch.tanh({a})", 0.0), (soft, 0.0),
                           (f"{soft} + (({mask}).to({a}.dtype) - {soft}).detach()", 0.0)]
@@ -281,7 +282,8 @@ class Writer:
 def draw_step(seed: object, is_exact: bool) -> Step:
     """A step; equal seeds, equal text."""
     w = Writer(seed, is_exact)
-    K, S, C = (w.random.choice(x) for x in ((1, 1, 2, 3), (0, 1, 1, 2, 2, 3, 5), (0, 1, 2, 2, 3, 5)))
+    counts = (1, 1, 2, 3), (0, 1, 1, 2, 2, 3, 5), (0, 1, 2, 2, 3, 5)
+    K, S, C = (w.random.choice(count) for count in counts)
     currents = [f"c{k}" for k in range(K)]
     states = [f"s{s}" for s in range(S)]
     w.values = [*((name, 8.0) for name in currents), *((name, 3.0) for name in states), ("z", 2.0)]
