@@ -1,7 +1,7 @@
 """Uses the installed package as a user would, away from its sources: python .ci/smoke_test.py.
 
 What it computes is compared with the reference: spikes, state and gradients of a layer and of a
-network, compiled, exported, saved and loaded. Ends with an AssertionError where something is wrong.
+network, compiled, exported, saved and loaded; and a neuron that is written as a step. Ends with an AssertionError where something is wrong.
 """
 import copy
 import io
@@ -19,6 +19,7 @@ from torch import Tensor, nn  # noqa: E402
 
 import lsnn_ext  # noqa: E402
 from lsnn_ext.tools import info  # noqa: E402
+from lsnn_ext.zoo import tc_lif  # noqa: E402
 
 
 def results(net: nn.Module, x: Tensor) -> list[Tensor]:
@@ -58,6 +59,10 @@ def main() -> None:
     assert torch.equal(program.module()(x)[0], got[0])
     z, state = lsnn_ext.ALIF(20, 30).step(torch.ones(5, 20))
     assert z.shape == state.v[0].shape == (5, 30)
+    neuron, current = tc_lif.neuron, torch.randn(20, 3, 7).cumsum(0)
+    spikes, _ = lsnn_ext.functional.recurrent(current, None, neuron)
+    with lsnn_ext.use_reference():
+        assert torch.equal(lsnn_ext.functional.recurrent(current, None, neuron)[0], spikes)
     print("smoke test: passed")
 
 
