@@ -154,6 +154,18 @@ class Writer:
             (f"{a}.detach().float().to({a}.dtype)", p), (f"torch.full_like({a}, {k}) * {c}", r * s),
             (f"torch.nn.functional.leaky_relu({a}, 0.1)", p),
         ]
+        texts += [
+            (f"torch.where({a} > {b}, {b}, {c})", q + r), (f"{a}.clamp(min={b})", p + q),
+            (f"torch.where(~({b} <= {a}), {c}, {k})", r + s), (f"{c} + MASK * {b}", r + q),
+            (f"{c} - MASK * {k}", r + s), (f"{a}.mul({b}).add_({c})", p * q + r),
+            (f"torch.empty_like({a}).copy_({c})", r), (f"torch.ones_like({a}).mul_({b})", q),
+            (f"{a}.new_zeros({a}.shape) + {b}", q), (f"{a}.view_as({c})", p),
+            (f"{a}.reshape({c}.shape).expand_as({c})", p), (f"{a}.bool().to({a}.dtype)", 1.0),
+            (f"({a} > {b}).float().to({a}.dtype) * {c}", r), (f"({a} > 0).int() * {c}", r),
+            (f"{a} - {c}.detach() + {c}", p + 2 * r), (f"({b} > {a}) * {c}", r),
+            (f"torch.logical_xor({a} > 0, {c} > 0) * {a}", p), (f"{a}.masked_fill({a} > {b}, {k})",
+                                                              p + s),
+        ]
         if not self.is_exact:
             texts += 2 * [
                 (f"torch.sqrt({a}.abs() + 0.25)", p + 1), (f"({a}.abs() + 0.25) ** 0.5", p + 1),
