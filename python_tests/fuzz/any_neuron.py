@@ -221,7 +221,8 @@ def loop(case: Case) -> list[Tensor]:
         c = x[t].where((lengths > t)[:, None], 0.0)
         for before, w in zip(past, synapses, strict=False):
             c = c + torch.einsum("bj,kjn->bkn", before, w)
-        found = case.function(*c.unbind(1), *states, past[0], **coefficients)
+        given = [one.clone() for one in (*c.unbind(1), *states, past[0])]  # may be written to
+        found = case.function(*given, **coefficients)
         found = [one.expand(B, N) for one in ([found] if isinstance(found, Tensor) else found)]
         runs = lengths > t
         rows.append([one.where(runs, 0.0) for one in found])

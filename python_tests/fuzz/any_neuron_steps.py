@@ -300,6 +300,11 @@ def draw_step(seed: object, is_exact: bool) -> Step:
     states = [f"s{s}" for s in range(S)]
     w.values = [*((name, 8.0) for name in currents), *((name, 3.0) for name in states), ("z", 2.0)]
     coefficients = w.coefficients(C)
+    if w.chance(0.15):  # writes to an argument
+        name = w.random.choice(w.values)[0]
+        w.write(w.random.choice([f"{name}.mul_(0.5)", f"{name} += 0.25", f"{name}[c0 > 0.5] = 0.5",
+                                 f"{name}.clamp_(-0.5, 0.5)", f"{name}.copy_(c0)"]))
+        w.values = [(one, bound + 8.0) for one, bound in w.values]
     for _ in range(w.random.choice((1, 3, 5, 8, 12, 20))):
         w.statement()
     new = [w.new_state(s) for s in states]
