@@ -211,6 +211,7 @@ def without_saved_tensor_hooks() -> AbstractContextManager[Any]:
     """Graphs that are built here save their tensors as they are, whatever hooks are active around
     them, such as those of torch.utils.checkpoint."""
     autograd: Any = torch._C._autograd
-    if not autograd._saved_tensors_hooks_is_enabled():
-        return nullcontext()
+    if (not autograd._saved_tensors_hooks_is_enabled()
+            or autograd._top_saved_tensors_default_hooks(True) is None):
+        return nullcontext()  # tensors that pass hooks are not checked for changes in place
     return torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)

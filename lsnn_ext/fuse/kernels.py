@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import _ops
 from .._core.coefficients import Coefficient
-from .._core.torch_internals import mark_constant, without_modes
+from .._core.torch_internals import mark_constant, without_modes, without_saved_tensor_hooks
 from .closure import Watch
 from .neuron import (
     Neuron,
@@ -83,7 +83,8 @@ def _find_or_make(neuron: Neuron, parts: Parts, dtype: torch.dtype,
             raise TypeError(f"step: expected a keyword-only argument for what has a gradient, got "
                             f"{name}, which the step reads from outside; such a gradient would be "
                             f"lost")
-        with without_modes():
+        with (without_modes(), without_saved_tensor_hooks(),  # kernels outlive them
+              torch.autograd.set_detect_anomaly(False)):
             found = watch, _make(neuron, parts, dtype, coefficients, N)
         if (name := watch.changed()) is not None:
             raise TypeError(f"step: expected a function that changes nothing that it reads, got a "

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import any_neurons
 from any_neurons import ADAPTIVE, BRANCHES, LoopOperators, Spike, adaptive, branches
@@ -286,6 +287,34 @@ def test_a_step_that_changes_what_it_reads_is_refused(monkeypatch: pytest.Monkey
     with pytest.raises(TypeError, match="changes nothing that it reads, got a change of calls"):
         for _ in range(3):
             recurrent(torch.ones(3, 1, 2), None, Neuron(step))
+
+
+@pytest.mark.parametrize("context", [
+    lambda: torch.autograd.graph.saved_tensors_hooks(lambda x: 2 * x, lambda x: x),
+    lambda: torch.autograd.graph.saved_tensors_hooks(lambda x: x.numpy(), torch.from_numpy),
+    lambda: torch.autograd.set_detect_anomaly(True)])
+def test_kernels_hold_nothing_of_what_is_active_at_the_first_call(
+        context: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LSNN_COMPILE", "0")
+    x = torch.randn(4, 1, 2, requires_grad=True)
+    neuron, same = Neuron(adaptive), Neuron(adaptive)
+    with torch.no_grad(), context():
+        recurrent(x, None, neuron, theta=0.5)
+    gradients = [torch.autograd.grad(recurrent(x, None, one, theta=0.5)[0].sum(), x)[0]
+                 for one in (neuron, same)]
+    assert torch.equal(*gradients)
+
+
+def test_a_first_call_inside_of_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LSNN_COMPILE", "0")
+    x = torch.randn(4, 1, 2, requires_grad=True)
+    neuron = Neuron(adaptive)
+
+    def loss(x: Tensor) -> Tensor:
+        return recurrent(x, None, neuron, theta=0.5)[0].sum()
+
+    once = torch.autograd.grad(checkpoint(loss, x, use_reentrant=False), x)[0]
+    assert torch.equal(once, torch.autograd.grad(loss(x), x)[0])
 
 
 def test_a_module_is_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
