@@ -29,7 +29,7 @@ struct Bytecode {
   struct Function { const Instruction *begin, *end; } functions[n_bytecode_functions];
 };
 
-inline constexpr int max_values = 512, max_constants = 256;  // as in encode.py
+inline constexpr int max_values = 512, max_constants = 512;  // as in encode.py
 
 // Stays for the life of the process. Throws std::runtime_error where the code is not valid.
 const Bytecode& decode(const std::vector<int64_t>& code, const std::vector<double>& constants);

@@ -5,7 +5,7 @@ from .program import OPERATORS, Program
 VERSION = 1
 # Opcodes are places in OPERATORS; the one behind them copies a value.
 OPCODES = {name: code for code, name in enumerate((*OPERATORS, "copy"))}
-MAX_VALUES, MAX_CONSTANTS = 512, 256  # as in interpreter.h
+MAX_VALUES, MAX_CONSTANTS = 512, 512  # as in interpreter.h
 
 
 class _Encoder:

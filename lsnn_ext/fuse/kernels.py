@@ -2,8 +2,9 @@
 import functools
 import hashlib
 import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ from .program import Program
 
 _lock = threading.RLock()
 _registered: set[int] = set()
+MANY = 8  # kernels of one step, each for other numbers
+MOST_OPERATORS = 2000  # for which a compiler takes some ten seconds
 
 
 class Kernel(NamedTuple):
@@ -34,6 +37,7 @@ class Kernel(NamedTuple):
     prologue: Callable[[Sequence[Coefficient]], Sequence[Tensor]]  # the rows that they read
     n_rows: int
     is_compiled: bool  # else interpreted
+    has_fixed_numbers: bool = False  # made for the numbers among the coefficients of one call
 
     def rows(self, coefficients: Sequence[Coefficient], like: Tensor) -> Tensor:
         """(C, N) without a graph; like: (..., N) of the dtype of the computation."""
@@ -75,6 +79,9 @@ def _find_or_make(neuron: Neuron, parts: Parts, dtype: torch.dtype,
                   N: int | None = None) -> tuple[Watch, Kernel]:
     form = dtype, torch.get_default_dtype(), forms_of(coefficients)
     found: tuple[Watch, Kernel] | None = neuron.kept.get(form)
+    if found is None:
+        numbers = tuple(one for one in coefficients.values() if not isinstance(one, Tensor))
+        found = neuron.kept.get((form, numbers))
     if found is not None and found[0].is_current():
         return found
     with _lock:
@@ -89,7 +96,14 @@ def _find_or_make(neuron: Neuron, parts: Parts, dtype: torch.dtype,
         if (name := watch.changed()) is not None:
             raise TypeError(f"step: expected a function that changes nothing that it reads, got a "
                             f"change of {name}; what lasts from step to step is a state")
-        neuron.kept[form] = found
+        if not found[1].has_fixed_numbers:
+            neuron.kept[form] = found
+            return found
+        neuron.kept[form, numbers] = found
+        if sum(len(one) == 2 for one in neuron.kept) == MANY:
+            warnings.warn(f"{neuron!r}: compiled for {MANY} numbers, as the step reads its numbers "
+                          f"in Python; pass what changes as a tensor, or compute it with torch",
+                          stacklevel=2)
     return found
 
 
@@ -137,19 +151,40 @@ def _make(neuron: Neuron, parts: Parts, dtype: torch.dtype,
     from .generate import generate
     from .trace import StepError, trace
 
+    sizes: Any = {"currents": len(parts.currents), "states": len(parts.states), "dtype": dtype}
+    tensors = {name: one for name, one in coefficients.items() if isinstance(one, Tensor)}
+    numbers = {name: one for name, one in coefficients.items() if name not in tensors}
+    is_fixed = False
     try:
-        program, prologue = trace(neuron.step, currents=len(parts.currents),
-                                  states=len(parts.states), dtype=dtype, coefficients=coefficients)
+        program, prologue = trace(neuron.step, coefficients=coefficients, **sizes)
     except StepError as error:
-        if ";" in str(error):
-            raise
-        raise StepError(f"{error}; with lsnn_ext.use_reference() the step runs as a loop over "
-                        f"time") from error
+        # Python functions of numbers, such as math.exp and range, need their values.
+        try:
+            if not numbers or N is None:
+                raise
+            program, of_tensors = trace(functools.partial(neuron.step, **numbers),
+                                        coefficients=tensors, **sizes)
+        except StepError:
+            if ";" in str(error):
+                raise error from None
+            raise StepError(f"{error}; with lsnn_ext.use_reference() the step runs as a loop over "
+                            f"time") from error
+        is_fixed = True
+        each = iter(program.gradients)
+        program = program._replace(gradients=tuple(
+            next(each) if name in tensors else None for name in coefficients))
+
+        def prologue(given: Sequence[Coefficient]) -> list[Tensor]:
+            return of_tensors([one for one in given if isinstance(one, Tensor)])
+
+    if len(program.nodes) > MOST_OPERATORS:
+        raise StepError(f"step: expected at most {MOST_OPERATORS} operators, got "
+                        f"{len(program.nodes)}")
     key, is_compiled = _register(program, generate(program))
     _ops.keep_sizes(key, _ops.NeuronSizes(
         program.states, program.currents, program.coefficients, len(program.gradients),
         not program.is_spike))
-    kernel = Kernel(key, prologue, program.coefficients, is_compiled)
+    kernel = Kernel(key, prologue, program.coefficients, is_compiled, is_fixed)
     if N is not None:
         _check(kernel, neuron, parts, dtype, coefficients, N)
     return kernel

@@ -2,6 +2,7 @@
 step reads."""
 import copy
 import functools
+import math
 import pickle
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 import any_neurons
 from any_neurons import ADAPTIVE, BRANCHES, LoopOperators, Spike, adaptive, branches
-from lsnn_ext import Neuron, _ops
+from lsnn_ext import Neuron, _ops, use_reference
 from lsnn_ext.functional import recurrent
 from lsnn_ext.fuse import call as fuse_call
 from lsnn_ext.fuse import kernels
@@ -370,3 +371,31 @@ def test_a_gradient_from_outside_is_refused(operators: LoopOperators) -> None:
     neuron = Neuron(lambda c, v, z: (v * weight, torch.sigmoid(c)))
     with pytest.raises(TypeError, match="keyword-only argument .* got weight, which"):
         recurrent(torch.zeros(2, 1, 3), None, neuron)
+
+
+def reads_numbers(c, v, z, *, tau, theta, steps=2):
+    decay = math.exp(-1 / tau)
+    for _ in range(steps):
+        v = decay * v if tau > 2 else 0.5 * v
+    v = v + c
+    return v, (v > theta).to(v)
+
+
+def test_python_reads_numbers_of_a_call() -> None:
+    neuron, x = Neuron(reads_numbers), torch.linspace(0, 1, 60, dtype=torch.float64).view(4, 3, 5)
+    theta = torch.full((5,), 0.4, dtype=torch.float64, requires_grad=True)
+    x.requires_grad_()
+
+    def run(tau: float, theta: Any) -> tuple[Tensor, Tensor]:
+        spikes, state = recurrent(x, None, neuron, tau=tau, theta=theta)
+        return spikes, torch.autograd.grad(state.states["v"].sum(), x)[0]
+
+    for tau in (1.5, 20.0, 3.0):
+        for given in (theta, 0.4):
+            fused = run(tau, given)
+            with use_reference():
+                loop = run(tau, given)
+            assert all(map(torch.equal, fused, loop)) and 0 < float(fused[0].mean()) < 1
+    with pytest.warns(UserWarning, match="compiled for 8 numbers"):
+        for tau in range(4, 12):
+            run(float(tau), 0.4)
