@@ -30,13 +30,16 @@ class NeuronTensors(NamedTuple):
     before the first step, or none for zeros, and the coefficients of the caller, None for
     numbers."""
 
-    x: Any  # (T, B, K N)
+    x: Any  # (T, B, K N), or (T, B, I) the inputs of w_in; only a carrier where there are x_bits
     w_rec: Any  # (N, N) or (K, N, N), with S in front for each of S delays
     z: Any  # (D, B, N)
     rows: Any  # (C, N) what the kernels read of the coefficients; has no gradient of its own
     delay: Any  # of each synapse, as a matrix of w_rec
     lengths: Any  # (B,) descending, on the CPU
     link: Any = None  # see autograd.link_to
+    w_in: Any = None  # (N, I)
+    bias: Any = None  # (N,)
+    x_bits: Any = None  # (T, B, ceil(I / 32))
 
 
 class NeuronOutputs(NamedTuple):
@@ -69,7 +72,8 @@ def _numbers() -> list[float]:
 def _lists(t: NeuronTensors, states: Sequence[Tensor], call: NeuronCall) -> tuple[Any, ...]:
     """From the state on, the arguments that both operators have."""
     state = [] if t.z is None else [*states, t.z]
-    return state, t.rows, [t.w_rec, t.delay], list(call.delays), [], []
+    projection = [] if t.w_in is None else [t.w_in, t.bias, t.x_bits]
+    return state, t.rows, [t.w_rec, t.delay], list(call.delays), projection, []
 
 
 def _split(sizes: NeuronSizes, t: NeuronTensors,
@@ -105,8 +109,8 @@ class _Neuron(torch.autograd.Function):
         ctx.forms = [None if one is None else one.shape for one in coefficients]
         ctx.mark_non_differentiable(*saved)
         ctx.set_materialize_grads(False)
-        # without checkpoints it is not read again
-        x = t.x if Constants(*call.constants).checkpoint else None
+        is_read = t.w_in is not None or Constants(*call.constants).checkpoint
+        x = t.x if is_read else None
         # only second derivatives are noticed by them
         ctx.learned = [one for one in coefficients if one is not None and one.requires_grad]
         ctx.save_for_backward(*t._replace(x=x), *states, *saved)
@@ -137,15 +141,18 @@ def _gradients(ctx: Any, saved: Sequence[Any],
     S = sizes_of(call.key).states
     needed = ctx.needs_input_grad[len(NeuronCall._fields) :]
     of_tensors = NeuronTensors(*needed[:m])
-    wanted = mask("gradients", [name for name in ("x", "w_rec", "z") if getattr(of_tensors, name)])
+    wanted = mask("gradients", [name for name in (
+        "x", "w_rec", "z", "w_in", "bias") if getattr(of_tensors, name)])
     constants = Constants(*call.constants)._replace(gradients=wanted)
     # A compiled graph makes zeros of shape (0,) for what was not asked for.
     g_traces = list(g[2 + S : 2 + 2 * S]) if has("outputs", constants.outputs, "traces") else []
-    x, w_rec, stack, state, _, _ = interruptible(
+    x, w_rec, stack, state, projection, _ = interruptible(
         torch.ops.lsnn.alif_backward, g[0], g_traces, list(g[1 : 2 + S]), [], t.x,
         *_lists(t, saved[m:n], call), list(saved[n:]), list(constants), _numbers(),
         list(call.options), t.lengths, call.key)
-    found = [x, w_rec, state[-1], None, None, None, None, *state[: ctx.n_states]]
+    w_in, bias = projection if t.w_in is not None else (None, None)
+    found = [x, w_rec, state[-1], None, None, None, None, w_in, bias, None,
+             *state[: ctx.n_states]]
     for k, (shape, need) in enumerate(zip(ctx.forms, needed[n:], strict=True)):
         found.append(None if not need else stack[k] if shape else stack[k].sum())
     return tuple(one if need else None for one, need in zip(found, needed, strict=True))
@@ -175,7 +182,8 @@ def neuron_recurrence(
     if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in inputs):
         outputs = constants.outputs | mask("outputs", ["saved"])
         call = call._replace(constants=tuple(constants._replace(outputs=outputs)))
-        found = applied(_Neuron, *call, *t._replace(link=link_to(t.x)), *states, *coefficients)
+        link = link_to(t.x) if t.w_in is None else None
+        found = applied(_Neuron, *call, *t._replace(link=link), *states, *coefficients)
     else:
         call = call._replace(constants=tuple(constants._replace(checkpoint=0)))
         with torch.no_grad():

@@ -17,9 +17,10 @@ from .._core.arguments import (
     delays_of,
 )
 from .._core.around import linear, say_slow
-from .._core.bits import PackedSpikes
+from .._core.bits import PackedSpikes, empty_carrier
 from .._core.coefficients import Coefficient
 from .._core.lengths import GivenLengths, Lengths, lengths_of
+from .._core.route import route
 from .._core.state import past_steps
 from .._core.torch_internals import (
     is_batched,
@@ -51,7 +52,7 @@ class Arguments(NamedTuple):
 class Call(NamedTuple):
     """A call whose arguments are checked."""
 
-    x: Tensor  # (T, B, K, N) in the dtype of the computation
+    x: Tensor  # (T, B, K, N) in the dtype of the computation, or (T, B, I) of a projection inside
     w_rec: Tensor | None  # of this dtype
     delay: Tensor | None  # (N, N) or (K, N, N) of each synapse
     delays: tuple[int, ...]  # distinct, ascending
@@ -59,6 +60,13 @@ class Call(NamedTuple):
     coefficients: dict[str, Coefficient]  # numbers, and tensors () or (N,) of this dtype
     state: tuple[list[Tensor], Tensor] | None
     lengths: Lengths | None
+    projection: tuple[Tensor | None, ...] = ()  # w_in, bias and x as bits, inside of the operator
+
+    @property
+    def like(self) -> Tensor:
+        """(..., K, N) of this dtype and device."""
+        w_in = self.projection[0] if self.projection else None
+        return self.x if w_in is None else w_in.new_empty(0, 1, len(w_in))
 
 
 def recurrent(
@@ -71,7 +79,7 @@ def recurrent(
                         f"lsnn_ext.Neuron(step) makes one")
     call = _checked(x, w_rec, neuron, given, coefficients)
     dtype = (x.carrier if isinstance(x, PackedSpikes) else x).dtype
-    if _takes_kernels(call):
+    if call.projection or _takes_kernels(call.x):
         out = _fused(neuron, call, given)
     else:
         _say_loop(call.x.device)
@@ -100,6 +108,7 @@ def _checked(
         raise TypeError(f"autapses: expected True or False, got {given.autapses!r}")
     check_sparse_grad(given.sparse_grad)
     lengths = lengths_of(given.lengths, *_steps(like), like.device)
+    projection: tuple[Tensor | None, ...] = ()
     if given.w_in is None:
         if given.bias is not None:
             raise ValueError("bias: expected w_in beside it, got none")
@@ -108,14 +117,16 @@ def _checked(
         check_sequence("x", current, w_rec, N, K)
     else:
         check_sequence("x", like, None, N)
-        current = _projected(x, like, given.w_in, given.bias, parts, N, lengths)
-        check_sequence("x", current, w_rec, N, K)
+        current, projection = _projected(x, like, given, w_rec, K, N, lengths)
+        check_sequence("x", like.new_empty(0, 0, *(K,) * (K > 1), N), w_rec, N, K)
     T, B = _steps(current)
     delay, delays = delays_of(given.delay, w_rec, N, like.device, K)
     state = whole_neuron_state(given.state, parts.states, B, N, past_steps(delays), dtype,
                                like.device)
-    return Call(current.reshape(T, B, K, N).to(dtype), None if w_rec is None else w_rec.to(dtype),
-                delay, tuple(delays), parts, values, state, lengths)
+    if not projection:
+        current = current.reshape(T, B, K, N).to(dtype)
+    return Call(current, None if w_rec is None else w_rec.to(dtype), delay, tuple(delays), parts,
+                values, state, lengths, projection)
 
 
 def _steps(x: Tensor) -> tuple[int, int]:
@@ -167,36 +178,44 @@ def _coefficients(neuron: Neuron, given: Mapping[str, Any], N: int, device: torc
 
 
 def _projected(
-    x: Tensor | PackedSpikes, like: Tensor, w_in: Tensor, bias: Tensor | None, parts: Parts, N: int,
+    x: Tensor | PackedSpikes, like: Tensor, given: Arguments, w_rec: Tensor | None, K: int, N: int,
     lengths: Lengths | None,
-) -> Tensor:
-    """The currents (T, B, N) or (T, B, K, N) of inputs (T, B, I)."""
-    T, B, I = like.shape
-    K = len(parts.currents)
+) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """The currents (T, B, N) or (T, B, K, N) of inputs (T, B, I); or, on the same route as
+    functional.layer, the inputs and what the operator projects them with."""
+    (T, B, I), w_in, bias = like.shape, given.w_in, given.bias
+    assert w_in is not None
     check_beside("w_in", w_in, ("N", I) if K == 1 else (K, "N", I), like, "x")
     if bias is not None:
         check_beside("bias", bias, (N,) if K == 1 else (K, N), like, "x")
         bias = bias.flatten()
+    keeps_order = lengths is None or lengths.order is None
+    if K == 1 and _takes_kernels(like) and route(
+            x, w_in, (w_rec, bias), None, True, keeps_order, False).is_fused:
+        if isinstance(x, PackedSpikes):
+            return x.carrier, (w_in, bias, x.bits.contiguous())
+        bits = _ops.spike_bits(x)
+        return x if bits is None else empty_carrier(x, T, B, I), (w_in, bias, bits)
     if lengths is not None and isinstance(x, Tensor):  # the projection reads all steps
         x = x.masked_fill(lengths.ended(T, x.device), 0.0)
     current = linear(x, w_in.flatten(0, -2), bias)
-    return current if K == 1 else current.view(T, B, K, N)
+    return current if K == 1 else current.view(T, B, K, N), ()
 
 
-def _takes_kernels(call: Call) -> bool:
+def _takes_kernels(x: Tensor) -> bool:
     """Transforms of torch.func and forward mode differentiate the loop itself."""
-    if not _ops.compiled_code_runs() or not _ops.cpu_kernels(call.x):
+    if not _ops.compiled_code_runs() or not _ops.cpu_kernels(x):
         return False
     if torch.compiler.is_compiling():
         leave_graph_of_transforms()
         return True
-    return not is_transforming() and not is_forward_mode() and not is_batched(call.x)
+    return not is_transforming() and not is_forward_mode() and not is_batched(x)
 
 
 def _fused(neuron: Neuron, call: Call, given: Arguments) -> Result:
     """The call as one operator."""
-    T, B, K, N = call.x.shape
-    key, rows = key_and_rows(neuron, call.parts, call.x, call.coefficients)
+    (T, B), (K, N) = call.x.shape[:2], call.like.shape[-2:]
+    key, rows = key_and_rows(neuron, call.parts, call.like, call.coefficients)
     saved = Saved(K, len(call.parts.states), _ops.CHUNK,
                   int(_ops.sizes_of(key).has_number_spikes))
     checkpoint = checkpoint_steps(given.checkpoint_every, T, B, N, call.x.dtype.itemsize, saved)
@@ -210,7 +229,8 @@ def _fused(neuron: Neuron, call: Call, given: Arguments) -> Result:
     states, z = call.state or ([], None)
     made = _ops.neuron_recurrence(
         _ops.neuron_call(key, call.delays, constants),
-        _ops.NeuronTensors(call.x.reshape(T, B, K * N), call.w_rec, z, rows, call.delay, None),
+        _ops.NeuronTensors(call.x.flatten(2), call.w_rec, z, rows, call.delay, None, None,
+                           *call.projection),
         states, tensors, call.lengths)
     return Result(made.spikes, list(made.states), made.z,
                   list(made.traces) if given.trace else [])

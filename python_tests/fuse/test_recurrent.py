@@ -1,6 +1,7 @@
 """functional.recurrent: its arguments, its results and their gradients, by the loop over time and
 by operators, against a loop of its own for each sequence."""
 import warnings
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from torch import Tensor
 
 import lsnn_ext
 from any_neurons import ADAPTIVE, ANALOG, BRANCHES, LoopOperators, one_by_one
-from lsnn_ext import Neuron, NeuronState, _ops
+from lsnn_ext import Neuron, NeuronState, _ops, use_reference
 from lsnn_ext.functional import pack_spikes, recurrent
 from lsnn_ext.fuse import call as fuse_call
 from lsnn_ext.fuse import kernels
@@ -192,13 +193,37 @@ def test_projection(name: str, route: Any) -> None:
     w_in, bias = leaf(*several, N, I, scale=3.0), leaf(*several, N)
     given["x"] = torch.einsum("tbi,kni->tbkn", inputs, w_in.view(K, N, I)) + bias.view(K, N)
     wanted = expected(name, given)[0]
-    for x in (inputs, pack_spikes(inputs)):
+    # the operators in Python project nothing, as is done of bits
+    for x in (inputs, pack_spikes(inputs))[: 1 if isinstance(route, LoopOperators) else 2]:
         spikes, _ = recurrent(x, given["w"], NEURONS[name][0], w_in=w_in, bias=bias,
                               **given["coefficients"])
         torch.testing.assert_close(spikes, wanted)
         parts = (inputs, w_in, bias)
         torch.testing.assert_close(torch.autograd.grad(spikes.sum(), parts),
                                    torch.autograd.grad(wanted.sum(), parts, retain_graph=True))
+
+
+@pytest.mark.parametrize("more", [{}, {"checkpoint_every": 16}, {"lengths": [70] * 9 + [33, 0]},
+                                  {"lengths": [33, 0] + [70] * 9}], ids=str)
+@pytest.mark.parametrize("are_spikes", [True, False])
+def test_projection_of_many_inputs(are_spikes: bool, more: dict[str, Any]) -> None:
+    shape, neurons = (70, 11, 24), 350
+    inputs = (torch.rand(shape) < 0.05).double()
+    inputs = inputs if are_spikes else inputs * torch.randn(shape)
+    w_in, bias = leaf(neurons, 24, scale=3.0), leaf(neurons)
+    w_rec, given = leaf(neurons, neurons, scale=0.1), case("adaptive")["coefficients"]
+    leaves = [inputs.requires_grad_(), w_in, bias, w_rec]
+    if "lengths" in more:
+        more = {"lengths": torch.tensor(more["lengths"])}
+    found = []
+    for use in (nullcontext, use_reference):
+        with use():
+            spikes, state = recurrent(inputs, w_rec, NEURONS["adaptive"][0], w_in=w_in, bias=bias,
+                                      tau=5.0, theta=given["theta"].mean(), **more)
+            loss = spikes.sum() + sum(one.sum() for one in state.states.values())
+        found.append([spikes, *torch.autograd.grad(loss, leaves)])
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
+    assert 0.01 < float(found[0][0].mean()) < 0.9
 
 
 def test_no_recurrence_and_no_gradient(route: Any) -> None:
