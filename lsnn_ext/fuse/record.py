@@ -91,12 +91,16 @@ class Recorder(Values):
             self.alive.append(out)
         return out
 
-    def _check_operator(self, func: Any, name: str, args: Any) -> None:
+    def check_kind(self, func: Any, name: str) -> None:
+        """Refuses what no step may do."""
         if name in ("_local_scalar_dense", "is_nonzero", "equal", "item"):
             raise self.error("no branch on a value and no float(), bool() or .item() of a tensor",
                              f"aten.{name}")
         if torch.Tag.nondeterministic_seeded in func.tags:
             raise self.error("no random numbers", f"aten.{name}")
+
+    def _check_operator(self, func: Any, name: str, args: Any) -> None:
+        self.check_kind(func, name)
         is_known = name in OPERATIONS or name in COPIES or name == "sum" or name in WRITES
         is_known = is_known or self._find_factory(name) is not None or (
             name in PRODUCTS and self._is_sum(args[0]))
@@ -130,7 +134,7 @@ class Recorder(Values):
     def _make(self, func: Any, factory: str, args: Any, kwargs: Any) -> Tensor:
         value = FACTORIES[factory]
         if value is None:
-            named = _bind(func, args, kwargs)
+            named = bind(func, args, kwargs)
             value = named.get("fill_value", named.get("s"))
         out = func(*args, **kwargs)
         value = 0 if factory == "empty" and not out.dtype.is_floating_point else value
@@ -235,7 +239,7 @@ class Recorder(Values):
     def _translate(self, func: Any, name: str, is_in_place: bool, args: Any, kwargs: Any,
                    known: Sequence[Fixed | Row], tensors: Sequence[Tensor], out: Tensor) -> Row:
         g = self.graph
-        named = _bind(func, args, kwargs)
+        named = bind(func, args, kwargs)
         has_sum = self._check_sums(name, named, out)
         if has_sum and name == "add" and len(known) == 2:
             for term, other in (("self", 1), ("other", 0)):
@@ -303,7 +307,7 @@ class Recorder(Values):
 
     def _multiply(self, func: Any, name: str, args: Any, kwargs: Any, out: Tensor) -> Row:
         """A sum times what the calls compute as the gradient of 1."""
-        self._check_sums(name, _bind(func, args, kwargs), out)
+        self._check_sums(name, bind(func, args, kwargs), out)
         one = self.call(aten.full.default, (self.sizes(args[0].shape), 1),
                         {"dtype": args[0].dtype}, is_constant=True)
         others = [self.place(x) if isinstance(x, Tensor) else x for x in args[1:]]
@@ -339,7 +343,7 @@ def _strip(tensor: Tensor) -> tuple[int, ...]:
     return sizes
 
 
-def _bind(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def bind(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments by name, those left out by their defaults."""
     named = {x.name: x.default_value for x in func._schema.arguments if x.has_default_value()}
     names = [x.name for x in func._schema.arguments]

@@ -6,18 +6,19 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from .calls import Call, Place, Size, as_tensor, find_needed, flatten, repeat_calls
+from .calls import Call, Place, Size, as_tensor, find_needed, repeat_calls
+from .form import Form, form_of
 from .graph import Graph
 from .number import NumberArithmetic
 from .program import Node, Program
-from .record import Recorder
 from .values import Fixed, Resize, Row, StepError
+from .wide import WideRecorder
 
 __all__ = ["StepError", "Traced", "trace"]
 
 LIMITS = {"currents": 8, "states": 16, "coefficients": 64, "gradients": 32}  # of neuron.h
-# Sizes (B, N) of two traces, which must agree: distinct, small and large.
-SIZES = ((13, 17), (1511, 2531))
+# Sizes (B, N) of two traces, which must agree: distinct, small and large, and no axis is as large.
+SIZES = ((19, 23), (1511, 2531))
 # Operators of a program that coefficients meet inside of a composed operator, such as lerp.
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "fma": lambda a, b, c: torch.addcmul(c, a, b), "select": lambda m, a, b: torch.where(
@@ -37,14 +38,15 @@ class _Joint(NamedTuple):
     """A step and its gradient, recorded once."""
 
     graph: Graph
-    recorder: Recorder
+    recorder: WideRecorder
     results: list[int]
     d_inputs: list[int | None]  # of currents, states', z'
     gradients: list[int | None]
 
 
 def trace(step: Callable[..., Any], *, currents: int, states: int, dtype: torch.dtype,
-          coefficients: Mapping[str, Tensor | float]) -> Traced:
+          coefficients: Mapping[str, Tensor | float],
+          forms: Sequence[Form] | None = None) -> Traced:
     """The program of a step.
 
     Args:
@@ -53,8 +55,11 @@ def trace(step: Callable[..., Any], *, currents: int, states: int, dtype: torch.
         currents: K.
         states: S.
         dtype: of currents, states and spikes: torch.float32 or torch.float64.
-        coefficients: Keyword-only arguments of the step: numbers, or tensors of shape () or (N,).
-            Values are not read; only their kinds matter. Each floating-point tensor has a gradient.
+        coefficients: Keyword-only arguments of the step: numbers, or tensors of shape () or (N,),
+            or (1, K) or (N, K) with an axis. Values are not read; only their kinds matter. Each
+            floating-point tensor has a gradient, of as many rows as its form has.
+        forms: of the states, which the program sees as one state for each row. Default: real, (B,
+            N).
 
     Returns:
         The program, and a function that computes its coefficients from those of the caller.
@@ -64,24 +69,27 @@ def trace(step: Callable[..., Any], *, currents: int, states: int, dtype: torch.
     """
     if dtype not in (torch.float32, torch.float64):
         raise StepError(f"step: expected float32 or float64, got {dtype}")
+    forms = [Form()] * states if forms is None else forms
     neurons = None
     joints: list[_Joint] = []
     while len(joints) < len(SIZES):
         batch, n = SIZES[len(joints)]
         try:
-            joints.append(_record(step, currents, states, dtype, coefficients, batch, neurons or n))
+            joints.append(_record(step, currents, forms, dtype, coefficients, batch,
+                                  neurons or n))
         except Resize as size:
             if neurons is not None:
                 raise StepError(f"step: expected closed-over tensors of one size, got "
                                 f"({neurons},) and ({size.neurons},)") from None
             neurons = size.neurons
             joints.clear()
-    first, second = (_finish(joint, currents, states, dtype, coefficients) for joint in joints)
+    rows = sum(form.count() for form in forms)
+    first, second = (_finish(joint, currents, rows, dtype) for joint in joints)
     if first[:2] != second[:2] or not _are_equal(first[2], second[2]):
         raise StepError("step: expected the same operators for all sizes (B, N) and in each call, "
                         "got others; the size or a counter enters a value")
-    program, rows, calls = second
-    return Traced(program, _make_prologue(program, rows, calls, tuple(coefficients.values()),
+    program, recipes, calls = second
+    return Traced(program, _make_prologue(program, recipes, calls, tuple(coefficients.values()),
                                           neurons))
 
 
@@ -97,53 +105,73 @@ def _are_equal(a: Any, b: Any) -> bool:
 
 
 # --------------------------------------------------------------------------------------- recording
-def _fake(batch: int, neurons: int, value: Tensor | float | None, name: str,
-          dtype: torch.dtype) -> Tensor:
-    """An argument of the step, without values; None: one of shape (B, N)."""
-    if value is None:
-        return torch.empty(batch, neurons, dtype=dtype, device="cpu")
+def _fake(recorder: WideRecorder, value: Tensor | float, name: str, place: int) -> Tensor:
+    """A coefficient without values."""
+    call = recorder.call("coefficient", (place,), is_number=not isinstance(value, Tensor))
     if not isinstance(value, Tensor):
         if not isinstance(value, float | int):
             raise StepError(f"{name}: expected a number or a tensor, got {type(value).__name__}")
-        return torch.empty((), dtype=torch.float64, device="cpu")
-    if value.dim() > 1:
-        raise StepError(f"{name}: expected a tensor of shape () or (N,), got one of shape "
-                        f"{tuple(value.shape)}")
-    if value.dtype in (torch.float16, torch.bfloat16) or value.dtype.is_complex:
+        return recorder.give(torch.empty((), dtype=torch.float64, device="cpu"), call, True)
+    if value.dim() > 2:
+        raise StepError(f"{name}: expected a tensor of shape (), (N,), (1, K) or (N, K), got one "
+                        f"of shape {tuple(value.shape)}")
+    if value.dtype in (torch.float16, torch.bfloat16, torch.complex32):
         raise StepError(f"{name}: expected float32 or float64, got {value.dtype}")
-    return torch.empty((neurons,) * value.dim(), dtype=value.dtype, device="cpu")
+    form, shape = form_of(value), [recorder.neurons] * value.dim()
+    if form.axis:
+        shape = [1 if value.shape[0] == 1 else recorder.neurons, form.axis]
+    fake = torch.empty(shape, dtype=value.dtype, device="cpu")
+    if form == Form():
+        recorder.give(fake, call, is_input=True)
+    else:
+        recorder.axes.add(form.axis)
+        recorder.give_whole(fake, form, call)
+    return fake.requires_grad_(value.dtype.is_floating_point or value.is_complex())
 
 
-def _record(step: Callable[..., Any], currents: int, states: int, dtype: torch.dtype,
+def _make_rows(recorder: WideRecorder, forms: Sequence[Form], dtype: torch.dtype,
+               first: int) -> list[Tensor]:
+    """Arguments of these forms, whose rows are the inputs of the program from `first` on."""
+    B, N = recorder.batch, recorder.neurons
+    made = []
+    for form in forms:
+        parts = [recorder.give(torch.empty(B, N, dtype=dtype, device="cpu"), Row(first + i))
+                 for i in range(form.count())]
+        first += len(parts)
+        whole = torch.empty(form.shape(B, N), dtype=form.dtype(dtype), device="cpu")
+        recorder.axes.add(form.axis)
+        made.append(parts[0] if form == Form() else recorder.give_rows(whole, form, parts))
+    return made
+
+
+def _record(step: Callable[..., Any], currents: int, forms: Sequence[Form], dtype: torch.dtype,
             coefficients: Mapping[str, Tensor | float], batch: int, neurons: int) -> _Joint:
-    inputs = currents + states + 1
-    graph = Graph(dtype, inputs, states + 1)
-    recorder = Recorder(graph, batch, neurons)
+    rows = sum(form.count() for form in forms)
+    inputs, real = currents + rows + 1, (Form(),)
+    graph = Graph(dtype, inputs, rows + 1)
+    recorder = WideRecorder(graph, batch, neurons)
     with torch.inference_mode(False), torch.enable_grad(), FakeTensorMode(
             allow_non_fake_inputs=True):
-        rows = [_fake(batch, neurons, None, "", dtype) for _ in range(inputs + states + 1)]
-        given = {name: _fake(batch, neurons, value, name, dtype)
-                 for name, value in coefficients.items()}
-        for i, tensor in enumerate(rows):
-            recorder.give(tensor.requires_grad_(i < inputs), Row(i))
-        for i, (name, tensor) in enumerate(given.items()):
-            is_number = not isinstance(coefficients[name], Tensor)
-            recorder.give(tensor, recorder.call("coefficient", (i,), is_number=is_number),
-                          is_input=True)
-            tensor.requires_grad_(tensor.dtype.is_floating_point and not is_number)
+        given = {name: _fake(recorder, value, name, i)
+                 for i, (name, value) in enumerate(coefficients.items())}
+        before = [x.requires_grad_() for x in _make_rows(
+            recorder, (*real * currents, *forms, *real), dtype, 0)]
+        after = _make_rows(recorder, (*forms, *real), dtype, inputs)
         # Copies are no leaves of autograd, so that the step can write to them in place.
-        copies = recorder.run(lambda: [x.clone() for x in rows[:inputs]])
+        copies = recorder.run(lambda: [x.clone() for x in before])
         with NumberArithmetic(recorder):
             results = recorder.run(step, *copies, **given)
-        results = _check_results(recorder, results, states, dtype)
+        results = _check_results(recorder, results, forms, dtype)
         recorder.is_backward = True
-        gradients = recorder.run(_differentiate, results, [*rows[:inputs], *given.values()],
-                                 rows[inputs:])
-        nodes = [recorder.read(x, dtype) for x in results]
-        found = [_find_gradient(recorder, x, dtype) for x in gradients[:inputs]]
-        of_coefficients = [_find_gradient(recorder, x, dtype, name)
-                           for name, x in zip(given, gradients[inputs:], strict=True)]
-    return _Joint(graph, recorder, nodes, found, of_coefficients)
+        gradients = recorder.run(_differentiate, results, [*before, *given.values()], after)
+        nodes = [recorder.read(part, dtype) for x in results for part in recorder.rows_of(x)]
+        found = [_find_gradients(recorder, x, form, dtype) for x, form in zip(
+            gradients, (*real * currents, *forms, *real), strict=False)]
+        of_coefficients = [
+            _find_gradients(recorder, x, form_of(value) if isinstance(value, Tensor) else Form(),
+                            dtype, name)
+            for (name, value), x in zip(coefficients.items(), gradients[len(before):], strict=True)]
+    return _Joint(graph, recorder, nodes, sum(found, []), sum(of_coefficients, []))
 
 
 def _differentiate(results: Sequence[Tensor], inputs: Sequence[Tensor],
@@ -157,27 +185,44 @@ def _differentiate(results: Sequence[Tensor], inputs: Sequence[Tensor],
     return [next(found) if x.requires_grad else None for x in inputs]
 
 
-def _check_results(recorder: Recorder, results: Any, states: int,
+def _check_results(recorder: WideRecorder, results: Any, forms: Sequence[Form],
                    dtype: torch.dtype) -> list[Tensor]:
+    states = len(forms)
     results = [results] if isinstance(results, Tensor) and not states else results
     if not isinstance(results, tuple | list) or len(results) != states + 1:
         count = len(results) if isinstance(results, tuple | list) else "one"
         raise StepError(f"step: expected {states + 1} results, got {count}")
     names = [*(f"state {i}" for i in range(states)), "the spike"]
-    for name, x in zip(names, results, strict=True):
+    whole = []
+    for name, x, form in zip(names, results, (*forms, Form()), strict=True):
         if not isinstance(x, Tensor):
             raise StepError(f"step: expected tensors as results, got {name} of type "
                             f"{type(x).__name__}")
-        if x.dtype != dtype:
-            raise StepError(f"step: expected results of {dtype}, got {name} of {x.dtype}; cast it "
+        wanted = form.dtype(dtype)
+        if x.dtype != wanted and not (form.is_complex and x.dtype == dtype):
+            raise StepError(f"step: expected results of {wanted}, got {name} of {x.dtype}; cast it "
                             f"with .to(x.dtype)")
-    return recorder.run(lambda: [x.expand(recorder.batch, recorder.neurons) for x in results])
+        shape = form.shape(recorder.batch, recorder.neurons)
+        has_axis = recorder.form_of(x).axis > 0
+        if has_axis != (form.axis > 0) or x.dim() > len(shape):
+            raise StepError(f"step: expected {name} of shape {form.shape_text()}, got one of shape "
+                            f"{tuple(x.shape)}, where (B, N) is {shape[:2]}; axes= declares an "
+                            f"axis, and unsqueeze(-1) makes one")
+        whole.append((x, shape, wanted))
+    return recorder.run(lambda: [x.to(wanted).expand(shape) for x, shape, wanted in whole])
 
 
-def _find_gradient(recorder: Recorder, gradient: Tensor | None, dtype: torch.dtype,
-                   coefficient: str | None = None) -> int | None:
+def _find_gradients(recorder: WideRecorder, gradient: Tensor | None, form: Form,
+                    dtype: torch.dtype, coefficient: str | None = None) -> list[int | None]:
+    """One for each row."""
     if gradient is None:
-        return None
+        return [None] * form.count()
+    return [_find_gradient(recorder, part, dtype, coefficient)
+            for part in recorder.rows_of(gradient)]
+
+
+def _find_gradient(recorder: WideRecorder, gradient: Tensor, dtype: torch.dtype,
+                   coefficient: str | None = None) -> int | None:
     if recorder.is_zero(gradient):
         return None
     known = recorder.value(gradient)
@@ -194,9 +239,8 @@ def _find_gradient(recorder: Recorder, gradient: Tensor | None, dtype: torch.dty
 
 
 # -------------------------------------------------------------------------------------- the program
-def _finish(joint: _Joint, currents: int, states: int, dtype: torch.dtype,
-            coefficients: Mapping[str, Tensor | float]
-            ) -> tuple[Program, list[Any], tuple[Call, ...]]:
+def _finish(joint: _Joint, currents: int, states: int,
+            dtype: torch.dtype) -> tuple[Program, list[Any], tuple[Call, ...]]:
     """The program in its final order, its coefficient rows, and the calls that compute them."""
     graph = joint.graph
     outputs = [*joint.d_inputs, *joint.gradients]
@@ -227,7 +271,8 @@ def _finish(joint: _Joint, currents: int, states: int, dtype: torch.dtype,
               "gradients": len(joint.gradients)}
     for name, limit in LIMITS.items():
         if counts[name] > limit:
-            raise StepError(f"step: expected at most {limit} {name}, got {counts[name]}")
+            raise StepError(f"step: expected at most {limit} {name}, got {counts[name]}; a complex "
+                            f"number counts as 2, an axis of its own as its size")
     d_inputs = move(joint.d_inputs)
     results = move(joint.results)
     program = Program(
@@ -274,20 +319,22 @@ def _find_recipes(joint: _Joint, rows: Sequence[int]) -> tuple[list[Any], tuple[
 def _make_prologue(program: Program, rows: Sequence[Any], calls: Sequence[Call],
                    examples: Sequence[Tensor | float], neurons: int | None
                    ) -> Callable[[Sequence[Tensor | float]], list[Tensor]]:
-    kinds = [(x.dim(), x.dtype) if isinstance(x, Tensor) else None for x in examples]
+    def kinds_of(values: Sequence[Tensor | float]) -> list[Any]:
+        return [(x.dim(), x.dtype, *x.shape[1:]) if isinstance(x, Tensor) else None for x in values]
+
+    kinds = kinds_of(examples)
     places = sorted({x for x in flatten_recipes(rows)})
-    held = [x for call in calls for x in flatten(list(call.arguments)) if isinstance(x, Tensor)]
 
     def cast(value: Any, dtype: torch.dtype | None) -> Tensor:
         tensor = as_tensor(value) if dtype is None else as_tensor(value).to(dtype)
         return tensor.to(program.dtype, copy=True)  # closed-over tensors may change later
 
     def prologue(coefficients: Sequence[Tensor | float]) -> list[Tensor]:
-        got = [(x.dim(), x.dtype) if isinstance(x, Tensor) else None for x in coefficients]
+        got = kinds_of(coefficients)
         if got != kinds:
             raise StepError(f"coefficients: expected the (dimensions, dtype) {kinds} of the trace, "
                             f"got {got}")
-        sizes = {x.shape[-1] for x in [*coefficients, *held] if isinstance(x, Tensor) and x.dim()}
+        sizes = {x.shape[0] for x in coefficients if isinstance(x, Tensor) and x.dim()}
         sizes |= set() if neurons is None else {neurons}
         if len(sizes - {1}) > 1:
             raise StepError(f"coefficients: expected one number of neurons, got {sorted(sizes)}")

@@ -1,0 +1,69 @@
+"""Forms of states and coefficients: complex numbers and an axis of their own, which the kernels
+see as several real rows."""
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+MAX_AXIS = 16
+
+
+class Form(NamedTuple):
+    """The numbers that each neuron has of one state or coefficient."""
+
+    axis: int = 0  # size of an axis of its own behind (B, N); 0: no such axis
+    is_complex: bool = False
+
+    def count(self) -> int:
+        """How many real rows the kernels see."""
+        return (self.axis or 1) * (1 + self.is_complex)
+
+    def shape(self, *sizes: int) -> tuple[int, ...]:
+        """With the axis behind these sizes."""
+        return (*sizes, self.axis) if self.axis else sizes
+
+    def shape_text(self) -> str:
+        return f"(B, N, {self.axis})" if self.axis else "(B, N)"
+
+    def dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """That of the tensor, whose real numbers are of `dtype`."""
+        return dtype.to_complex() if self.is_complex else dtype
+
+    def split(self, tensor: Tensor) -> list[Tensor]:
+        """The real rows: along the axis, of each number first its real part."""
+        if self.is_complex:
+            tensor = torch.view_as_real(tensor.resolve_conj())
+            tensor = tensor.flatten(-2) if self.axis else tensor
+        elif not self.axis:
+            return [tensor]
+        return list(tensor.movedim(-1, 0).contiguous().unbind(0))
+
+    def join(self, rows: Sequence[Tensor]) -> Tensor:
+        """The tensor of these rows."""
+        if self == Form():
+            return rows[0]
+        if not self.is_complex:
+            return torch.stack(list(rows), -1)
+        numbers = [torch.complex(*rows[i : i + 2]) for i in range(0, len(rows), 2)]
+        return torch.stack(numbers, -1) if self.axis else numbers[0]
+
+    def __str__(self) -> str:
+        return f"{self.axis}{'c' * self.is_complex}"
+
+
+def form_of(tensor: Tensor) -> Form:
+    """The form of a coefficient () or (N,), or (1, K) or (N, K) with an axis."""
+    return Form(tensor.shape[1] if tensor.dim() == 2 else 0, tensor.is_complex())
+
+
+def parse_form(word: str) -> Form:
+    """The form that str() has written."""
+    return Form(int(word.rstrip("c")), word.endswith("c"))
+
+
+def split_coefficient(value: Tensor) -> list[Tensor]:
+    """The real rows () or (N,) of a coefficient."""
+    form = form_of(value)
+    rows = form.split(value)
+    return [row.reshape(()) for row in rows] if form.axis and value.shape[0] == 1 else rows

@@ -1,0 +1,313 @@
+"""Records values of a step that are several real rows: complex numbers, and values with an axis of
+their own, (B, N, K). Each operator becomes operators of their parts, which Recorder records."""
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from .calls import Place, as_tensor, flatten
+from .complex import COMPLEX, Pair
+from .form import MAX_AXIS, Form
+from .record import COPIES, FACTORIES, Recorder, bind
+from .values import Fixed, Resize, StepError, aten
+from .wide_shapes import HANDLERS, reshape
+
+MAKES_COMPLEX = {"complex", "polar"}  # of real values
+MAKES_WIDE = {*MAKES_COMPLEX, "select_backward", "slice_backward"}
+RESHAPES = {"view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "expand"}
+
+
+class Wide(NamedTuple):
+    """A value as real tensors of shape (), (N,) or (B, N)."""
+
+    parts: tuple[Tensor, ...]  # in the order of Form.split
+    form: Form
+
+
+def take_part(whole: Tensor | float, k: int | None, c: int | None) -> Tensor:
+    """One row of a fixed value."""
+    value = as_tensor(whole)
+    value = value if k is None else value[..., k]
+    return value if c is None else (value.real, value.imag)[c]
+
+
+def join_parts(form: Form, *parts: Tensor | float) -> Tensor:
+    """A fixed value of its rows."""
+    return form.join(torch.broadcast_tensors(*map(as_tensor, parts)))
+
+
+class WideRecorder(Recorder):
+    """A Recorder that also takes complex values and values with an axis of their own."""
+
+    EXPECTED = ("operators that are elementwise, or on the last axis sum, mean, amax, amin, select, "
+                "slice, unbind, stack or cat, of a value with an axis of its own")
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.wide: dict[int, Wide] = {}  # by storage: each value has one of its own
+        self.wholes: dict[int, Fixed] = {}  # the fixed ones among them
+        self.axes: set[int] = set()  # sizes of axes of states and coefficients
+        self.viewed: set[int] = set()  # storages of parts that other values share
+        self.pairs: set[int] = set()  # storages of view_as_real of a value with an axis
+        self._real: torch.dtype | None = None  # of the parts of the complex arguments
+
+    # ------------------------------------------------------------------------------ values
+    def give_rows(self, tensor: Tensor, form: Form, parts: Sequence[Tensor]) -> Tensor:
+        """Declares the value of a tensor."""
+        self.wide[tensor.untyped_storage()._cdata] = Wide(tuple(parts), form)
+        self.viewed |= {part.untyped_storage()._cdata for part in parts}
+        self.alive.append(tensor)
+        return tensor
+
+    def give_whole(self, tensor: Tensor, form: Form, whole: Fixed) -> Tensor:
+        """Declares a fixed value, whose rows are computed from it."""
+        self.wholes[tensor.untyped_storage()._cdata] = whole
+        body = tensor.shape[:-1] if form.axis else tensor.shape
+        dtype = tensor.dtype.to_real() if form.is_complex else tensor.dtype
+        parts = [self.give(torch.empty(body, dtype=dtype, device="cpu"),
+                           self.call(take_part, (Place(whole.place), k, c)), is_input=True)
+                 for k in (range(form.axis) if form.axis else (None,))
+                 for c in ((0, 1) if form.is_complex else (None,))]
+        return self.give_rows(tensor, form, parts)
+
+    def find(self, value: Any) -> Wide | None:
+        if not isinstance(value, Tensor):
+            return None
+        if not isinstance(value, FakeTensor):
+            return self._hold_wide(value)
+        return self.wide.get(value.untyped_storage()._cdata)
+
+    def rows_of(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        """The real tensors of a value."""
+        found = self.find(tensor)
+        return (tensor,) if found is None else found.parts
+
+    def form_of(self, tensor: Tensor) -> Form:
+        found = self.find(tensor)
+        return Form() if found is None else found.form
+
+    def is_pairs(self, tensor: Tensor) -> bool:
+        """Whether a value is view_as_real of one with an axis, which has four dimensions."""
+        return tensor.untyped_storage()._cdata in self.pairs
+
+    def give_pairs(self, out: Tensor, form: Form, rows: Sequence[Tensor]) -> Tensor:
+        fresh = self.give_rows(_fresh(out), form, rows)
+        self.pairs.add(fresh.untyped_storage()._cdata)
+        return fresh
+
+    def count(self, part: Tensor) -> Tensor:
+        """A row to add: truth values as numbers."""
+        if part.dtype != torch.bool:
+            return part
+        return self.run_part("_to_copy", part, dtype=self.graph.dtype)
+
+    def number_like(self, number: float, like: Tensor) -> Tensor:
+        return self.run_part("full_like", like, number)
+
+    def _hold_wide(self, tensor: Tensor) -> Wide | None:
+        """A tensor that the step closes over, if it is complex or has an axis."""
+        has_axis = tensor.dim() > 1 and tensor.shape[-1] in self.axes
+        if not has_axis and not tensor.is_complex():
+            return None
+        form = Form(tensor.shape[-1] if has_axis else 0, tensor.is_complex())
+        body = tuple(tensor.shape[:-1] if has_axis else tensor.shape)
+        if tensor.requires_grad or any(size != 1 for size in body[:-1]):
+            raise self.error("closed-over tensors of shape (), (N,) or (N, K) without a gradient",
+                             f"one of shape {tuple(tensor.shape)}")
+        if body and body[-1] not in (1, self.neurons):
+            raise Resize(body[-1])
+        self.alive.append(tensor)
+        fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+        self.give_whole(fake, form, self.call(None, (tensor,)))
+        return self.wide[fake.untyped_storage()._cdata]
+
+    def _is_fixed(self, value: Tensor) -> bool:
+        return all(isinstance(self.value(part), Fixed) for part in self.rows_of(value))
+
+    def _whole(self, value: Any) -> Any:
+        """The call that computes a fixed value; of other arguments the argument."""
+        if isinstance(value, list | tuple):
+            return tuple(map(self._whole, value))
+        if not isinstance(value, Tensor):
+            return value
+        found = self.find(value)
+        if found is None:
+            known = self.value(value)
+            assert isinstance(known, Fixed)
+            if known.is_number and self._real is not None:
+                value = self.run_part("_to_copy", value, dtype=self._real)
+            return self.place(value)
+        storage = value.untyped_storage()._cdata
+        if storage not in self.wholes:
+            parts = [self.place(part) for part in found.parts]
+            self.wholes[storage] = self.call(join_parts, (found.form, *parts))
+        return Place(self.wholes[storage].place)
+
+    # ---------------------------------------------------------------------------- dispatch
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.ops.prim.device.default:
+            return super().__torch_dispatch__(func, types, args, kwargs)
+        name = func._schema.name.removeprefix("aten::")
+        is_in_place = name.endswith("_") and not name.endswith("__")
+        values = flatten((args, kwargs))
+        wide = [value for value in values if self.find(value) is not None]
+        if is_in_place and (wide or (isinstance(args[0], FakeTensor) and
+                                     args[0].untyped_storage()._cdata in self.viewed)):
+            raise self.error("no write in place to a complex value or to one with an axis of its "
+                             "own, or to what such a value was made of", f"aten.{name}")
+        if not wide and not self._makes_wide(name, args, kwargs):
+            return super().__torch_dispatch__(func, types, args, kwargs)
+        self.check_kind(func, name)
+        axes = [found.form.axis for value in wide if (found := self.find(value)) is not None]
+        self._real = next((x.dtype.to_real() for x in wide if x.is_complex()), None)
+        try:
+            out = func(*args, **kwargs)
+        except RuntimeError as error:
+            raise self.error("operators on (B, N) or (B, N, K)", f"aten.{name}: {error}") from error
+        named = bind(func, args, kwargs)
+        if (handler := HANDLERS.get(name)) is not None:
+            return handler(self, name, named, out)
+        if name in RESHAPES:
+            return reshape(self, name, named, out)
+        if self._base(name) in FACTORIES:
+            return self._fill(self._base(name), named, out)
+        if any(axes) and out.shape[-1] > MAX_AXIS:
+            raise self.error(f"an axis of at most {MAX_AXIS}", f"aten.{name} with a result of "
+                             f"shape {tuple(out.shape)}, and x.unsqueeze(-1) for what is (B, N)")
+        has_axis = any(axes)
+        if any(map(self.is_pairs, wide)):
+            raise self.error("x.real and x.imag of a complex value with an axis of its own",
+                             f"aten.{name} of view_as_real")
+        if torch.Tag.pointwise not in func.tags and name not in (*COPIES, *MAKES_COMPLEX):
+            raise self.error(self.EXPECTED if has_axis else "elementwise operators", f"aten.{name}")
+        form = Form(out.shape[-1] if has_axis else 0, out.is_complex())
+        is_complex = out.is_complex() or self._real is not None
+        tensors = [x for x in values if isinstance(x, Tensor)]
+        if is_complex and name not in COPIES and all(map(self._is_fixed, tensors)):
+            call = self.call(func, [self._whole(x) for x in args],
+                             {key: self._whole(x) for key, x in kwargs.items()})
+            if form == Form():
+                return self.give(out, call)
+            return self.give_whole(_fresh(out), form, call)
+        if is_complex:
+            if name not in COMPLEX:
+                raise self.error("operators that complex rows have: add, sub, mul, div, neg, conj, "
+                                 "real, imag, abs, where", f"aten.{name} of {out.dtype}")
+            rows = self._by_pairs(COMPLEX[name], named, form)
+        else:
+            rows = [self.part_of(func, self._pick(args, k, form), self._pick(kwargs, k, form))
+                    for k in range(form.axis)]
+        return self.finish(out, form, rows)
+
+    @staticmethod
+    def _base(name: str) -> str:
+        return name.removeprefix("new_").removesuffix("_like").removesuffix("_strided")
+
+    def _makes_wide(self, name: str, args: Any, kwargs: Any) -> bool:
+        """Whether an operator makes such a value of others."""
+        dtype = kwargs.get("dtype")
+        if name in MAKES_WIDE or (dtype is not None and dtype.is_complex):
+            return True
+        if any(isinstance(x, complex) for x in flatten((args, kwargs))):
+            return True
+        if name == "unsqueeze":
+            return 1 <= args[0].dim() == args[1] % (args[0].dim() + 1)
+        if name == "stack":
+            return len(args) > 1 and 1 <= args[0][0].dim() == args[1] % (args[0][0].dim() + 1)
+        if name in ("view", "reshape", "expand", "_unsafe_view"):
+            return len(args[1]) == 3 and args[0].dim() == 2
+        sizes = [x for x in args if isinstance(x, list | tuple)]
+        return self._base(name) in FACTORIES and bool(sizes) and len(sizes[0]) == 3
+
+    def part_of(self, func: Any, args: Sequence[Any], kwargs: Any = {}) -> Tensor:  # noqa: B006
+        """Records an operator of real tensors (), (N,) or (B, N)."""
+        return super().__torch_dispatch__(func, (), tuple(args), kwargs)
+
+    def run_part(self, name: str, *args: Any, **kwargs: Any) -> Tensor:
+        overloads = getattr(aten, name).overloads()
+        overload = next(x for x in ("Tensor", "self", "dim_IntList", "default") if x in overloads)
+        return self.part_of(getattr(getattr(aten, name), overload), args, kwargs)
+
+    def finish(self, out: Tensor, form: Form, rows: Sequence[Tensor]) -> Tensor:
+        """The result of an operator as rows of its shape."""
+        body = out.shape[:-1] if form.axis else out.shape
+        rows = [row if row.shape == body else self.run_part("expand", row, list(body))
+                for row in rows]
+        if form == Form():
+            return self.run_part("alias", rows[0])
+        return self.give_rows(_fresh(out), form, rows)
+
+    def _pick(self, value: Any, k: int, form: Form) -> Any:
+        """The arguments of number k of the axis."""
+        if isinstance(value, dict):
+            return {key: self._pick(x, k, form) for key, x in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(self._pick(x, k, form) for x in value)
+        if not isinstance(value, Tensor):
+            return value
+        found = self.find(value)
+        if found is not None:
+            n = found.form.count() // (found.form.axis or 1)
+            if len(found.parts) // n not in (1, form.axis or 1) or (
+                    found.form.axis == 0 and form.axis and value.numel() > 1):
+                raise self._no_axis(value)
+            k = 0 if len(found.parts) == n else k
+            return found.parts[k] if n == 1 else Pair(*found.parts[2 * k : 2 * k + 2])
+        if form.axis and value.numel() > 1:
+            raise self._no_axis(value)
+        return value
+
+    def _no_axis(self, value: Tensor) -> StepError:
+        return self.error("x.unsqueeze(-1) where a value (B, N) or (N,) meets one with an axis of "
+                          "its own", f"one of shape {tuple(value.shape)}")
+
+    def _by_pairs(self, function: Callable[..., Any], named: dict[str, Any],
+                  form: Form) -> list[Tensor]:
+        """An operator of complex values, number by number of the axis."""
+        rows: list[Tensor] = []
+        for k in range(form.axis or 1):
+            given = {key: self._pair(self._pick(x, k, form)) for key, x in named.items()
+                     if isinstance(x, Tensor | complex | int | float) and not isinstance(x, bool)}
+            result = function(self, **given)
+            if not form.is_complex:
+                rows.append(result.re)
+                continue
+            im = result.im
+            rows += [result.re, self.run_part("zeros_like", result.re) if im is None else im]
+        return rows
+
+    @staticmethod
+    def _pair(value: Any) -> Pair:
+        if isinstance(value, Pair):
+            return value
+        if isinstance(value, complex):
+            return Pair(value.real, value.imag)
+        return Pair(value, None)
+
+    def _fill(self, factory: str, named: dict[str, Any], out: Tensor) -> Tensor:
+        """A tensor of one number."""
+        value = FACTORIES[factory]
+        value = named.get("fill_value", named.get("s")) if value is None else value
+        axis = out.shape[-1] if out.dim() == 3 or self._has_axis(named.get("self")) else 0
+        form = Form(axis, out.is_complex())
+        if axis > MAX_AXIS:
+            raise self.error(f"an axis of at most {MAX_AXIS}", f"one of {axis}")
+        numbers = [value.real, value.imag] if form.is_complex else [value]
+        body = list(out.shape[:-1] if axis else out.shape)
+        dtype = out.dtype.to_real() if form.is_complex else out.dtype
+        rows = [self.part_of(aten.full.default, (body, number), {"dtype": dtype})
+                for _ in range(axis or 1) for number in numbers]
+        return self.finish(out, form, rows)
+
+    def _has_axis(self, value: Any) -> bool:
+        found = self.find(value)
+        return found is not None and found.form.axis > 0
+
+
+def _fresh(out: Tensor) -> Tensor:
+    """A tensor with a storage of its own, by which its value is found."""
+    return torch.empty(out.shape, dtype=out.dtype, device="cpu")
+

@@ -1,0 +1,263 @@
+"""Operators on the form of a value: those of the last axis, those between real and complex values,
+and changes of shape. Each takes a WideRecorder, the arguments by name, and the empty result."""
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from .form import MAX_AXIS, Form
+from .values import aten
+
+HANDLERS: dict[str, Callable[..., Any]] = {}
+
+
+def _operator(function: Callable[..., Any]) -> Callable[..., Any]:
+    HANDLERS[function.__name__.removeprefix("do_")] = function
+    return function
+
+
+def _numbers(r: Any, value: Tensor) -> tuple[list[tuple[Tensor, ...]], Form]:
+    """The parts of each number along the axis."""
+    form, parts = r.form_of(value), r.rows_of(value)
+    n = 1 + form.is_complex
+    return [parts[i : i + n] for i in range(0, len(parts), n)], form
+
+
+def _refuse(r: Any, name: str, what: str) -> Exception:
+    return r.error(r.EXPECTED, f"aten.{name} {what}")
+
+
+def _check_last(r: Any, name: str, value: Tensor, dim: int) -> None:
+    if not r.form_of(value).axis or dim % value.dim() != value.dim() - 1:
+        raise _refuse(r, name, f"on axis {dim} of a value of shape {tuple(value.shape)}")
+
+
+def _view(r: Any, part: Tensor) -> Tensor:
+    return r.run_part("alias", part)
+
+
+def _copy(r: Any, part: Tensor) -> Tensor:
+    return r.run_part("clone", part)
+
+
+# ------------------------------------------------------------------------------------------ copies
+def _alias(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
+    return r.finish(out, r.form_of(named["self"]), r.rows_of(named["self"]))
+
+
+HANDLERS["alias"] = HANDLERS["detach"] = HANDLERS["lift_fresh"] = _alias
+
+
+@_operator
+def do_clone(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
+    rows = [_copy(r, part) for part in r.rows_of(named["self"])]
+    return r.finish(out, r.form_of(named["self"]), rows)
+
+
+HANDLERS["contiguous"] = HANDLERS["lift_fresh_copy"] = do_clone
+
+
+@_operator
+def do__to_copy(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
+    numbers, form = _numbers(r, named["self"])
+    if form.is_complex and not out.is_complex():
+        raise _refuse(r, name, f"of a complex value to {out.dtype}; x.real is its real part")
+    dtype = out.dtype.to_real() if out.is_complex() else out.dtype
+    rows = []
+    for parts in numbers:
+        rows += [r.run_part("_to_copy", part, dtype=dtype) for part in parts]
+        if out.is_complex() and not form.is_complex:
+            rows.append(r.run_part("zeros_like", rows[-1]))
+    return r.finish(out, form._replace(is_complex=out.is_complex()), rows)
+
+
+# ----------------------------------------------------------------------------- complex and real
+@_operator
+def do__conj(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
+    numbers, form = _numbers(r, named["self"])
+    return r.finish(out, form, [x for re, im in numbers for x in (re, r.run_part("neg", im))])
+
+
+HANDLERS["_conj_physical"] = HANDLERS["conj_physical"] = do__conj
+
+
+@_operator
+def do_view_as_real(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
+    form, rows = r.form_of(named["self"]), r.rows_of(named["self"])
+    if form.axis:  # of four dimensions: only its parts can be taken
+        return r.give_pairs(out, form, rows)
+    return r.finish(out, Form(2), rows)
+
+
+@_operator
+def do_view_as_complex(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
+    value = named["self"]
+    form = r.form_of(value) if r.is_pairs(value) else Form(0, True)
+    return r.finish(out, form, r.rows_of(value))
+
+
+# -------------------------------------------------------------------------------- the last axis
+@_operator
+def do_select(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
+    value, dim, index = named["self"], named["dim"], named["index"]
+    numbers, form = _numbers(r, value)
+    if r.is_pairs(value) and dim % value.dim() == value.dim() - 1:
+        return r.finish(out, Form(form.axis), [parts[index] for parts in numbers])
+    _check_last(r, name, value, dim)
+    return r.finish(out, form._replace(axis=0), numbers[index])
+
+
+@_operator
+def do_slice(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
+    value = named["self"]
+    numbers, form = _numbers(r, value)
+    if out.shape == value.shape:
+        return r.finish(out, form, r.rows_of(value))
+    _check_last(r, name, value, named["dim"])
+    kept = numbers[slice(named["start"], named["end"], named["step"])]
+    return r.finish(out, form._replace(axis=len(kept)), [x for parts in kept for x in parts])
+
+
+def _spread(r: Any, name: str, named: Any, out: Tensor, places: list[int]) -> Tensor:
+    """The gradient of what has taken these places of the last axis: 0 at the others."""
+    numbers, form = _numbers(r, named["grad_output"])
+    is_pairs = out.dim() == 4
+    if named["dim"] % out.dim() != out.dim() - 1:
+        raise _refuse(r, name, f"on axis {named['dim']}")
+    zero = r.run_part("zeros_like", numbers[0][0])
+    if is_pairs:
+        rows = [x for (part,) in numbers for x in ((part, zero), (zero, part))[places[0]]]
+        return r.give_pairs(out, Form(form.axis, True), rows)
+    by_place = dict(zip(places, numbers, strict=True))
+    zeros = (zero,) * len(numbers[0])
+    rows = [x for k in range(out.shape[-1]) for x in by_place.get(k, zeros)]
+    return r.finish(out, Form(out.shape[-1], form.is_complex), rows)
+
+
+@_operator
+def do_select_backward(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
+    return _spread(r, name, named, out, [named["index"] % out.shape[-1]])
+
+
+@_operator
+def do_slice_backward(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
+    if named["grad_output"].shape == out.shape:
+        return r.finish(out, r.form_of(named["grad_output"]), r.rows_of(named["grad_output"]))
+    taken = slice(named["start"], named["end"], named["step"])
+    return _spread(r, name, named, out, [*range(out.shape[-1])][taken])
+
+
+@_operator
+def do_unbind(r: Any, name: str, named: Any, out: list[Tensor]) -> list[Tensor]:
+    value = named["self"]
+    _check_last(r, name, value, named["dim"])
+    numbers, form = _numbers(r, value)
+    return [r.finish(one, form._replace(axis=0), parts)
+            for one, parts in zip(out, numbers, strict=True)]
+
+
+@_operator
+def do_stack(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
+    tensors = named["tensors"]
+    if named["dim"] % out.dim() != out.dim() - 1 or any(r.form_of(x).axis for x in tensors):
+        raise _refuse(r, name, f"with a result of shape {tuple(out.shape)}")
+    return _join(r, name, tensors, out)
+
+
+@_operator
+def do_cat(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
+    tensors = named["tensors"]
+    for x in tensors:
+        _check_last(r, name, x, named["dim"])
+    return _join(r, name, tensors, out)
+
+
+def _join(r: Any, name: str, tensors: list[Tensor], out: Tensor) -> Tensor:
+    if out.shape[-1] > MAX_AXIS:
+        raise r.error(f"an axis of at most {MAX_AXIS}", f"one of {out.shape[-1]}")
+    if len({x.dtype for x in tensors}) > 1:
+        raise _refuse(r, name, "of several dtypes")
+    rows = [_copy(r, part) for x in tensors for part in r.rows_of(x)]
+    return r.finish(out, Form(out.shape[-1], out.is_complex()), rows)
+
+
+def _reduce(r: Any, name: str, named: Any, out: Tensor, operator: str) -> Tensor:
+    value = named["self"]
+    numbers, form = _numbers(r, value)
+    dims = named.get("dim")
+    dims = range(value.dim()) if dims in (None, [], ()) else dims
+    dims = {dim % value.dim() for dim in ([dims] if isinstance(dims, int) else dims)}
+    is_last, others = form.axis > 0 and value.dim() - 1 in dims, sorted(dims)
+    if is_last:
+        others.remove(value.dim() - 1)
+    if (others and not r.is_backward) or (not is_last and operator != "add"):
+        raise _refuse(r, name, f"over the axes {sorted(dims)} of a value of shape "
+                      f"{tuple(value.shape)}")
+    rows = [r.count(part) for part in r.rows_of(value)]
+    n = 1 + form.is_complex
+    if is_last:
+        for k in range(1, form.axis):
+            for c in range(n):
+                rows[c] = r.run_part(operator, rows[c], rows[n * k + c])
+        rows = [_copy(r, row) for row in rows[:n]] if form.axis == 1 else rows[:n]
+    keep = named.get("keepdim", False)
+    if others:
+        rows = [r.run_part("sum", row, others, keep) for row in rows]
+    return r.finish(out, form._replace(axis=(1 if keep else 0) if is_last else form.axis), rows)
+
+
+@_operator
+def do_sum(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
+    return _reduce(r, name, named, out, "add")
+
+
+@_operator
+def do_amax(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
+    return _reduce(r, name, named, out, "maximum")
+
+
+@_operator
+def do_amin(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
+    return _reduce(r, name, named, out, "minimum")
+
+
+@_operator
+def do_mean(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
+    total = _reduce(r, name, named, out, "add")
+    size = named["self"].shape[-1]
+    rows = [r.run_part("div", part, float(size)) for part in r.rows_of(total)]
+    return r.finish(out, r.form_of(total), rows)
+
+
+# ------------------------------------------------------------------------------------------- shapes
+def reshape(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
+    """view, reshape, squeeze, unsqueeze and expand."""
+    value = named["self"]
+    form, rows = r.form_of(value), r.rows_of(value)
+    if not form.axis:  # one is made behind a value (B, N) or (N,), or its shape changes
+        is_new = out.dim() == value.dim() + 1 and out.shape[-1] == 1 and (
+            out.shape[:-1] == value.shape and value.dim() > 0)
+        if is_new:
+            return r.finish(out, form._replace(axis=1), rows)
+        return r.finish(out, form, _shaped(r, name, rows, out.shape))
+    if name == "expand":
+        if form.axis != out.shape[-1]:
+            rows = rows * out.shape[-1]
+        if out.shape[-1] > MAX_AXIS:
+            raise r.error(f"an axis of at most {MAX_AXIS}", f"one of {out.shape[-1]}")
+        return r.finish(out, form._replace(axis=out.shape[-1]),
+                        _shaped(r, name, rows, out.shape[:-1]))
+    if out.dim() and out.shape[-1] == form.axis and out.numel() == value.numel() and not (
+            form.axis == 1 and out.dim() < value.dim()):
+        return r.finish(out, form, _shaped(r, name, rows, out.shape[:-1]))
+    if form.axis == 1:
+        return r.finish(out, form._replace(axis=0), _shaped(r, name, rows, out.shape))
+    raise _refuse(r, name, f"from shape {tuple(value.shape)} to {tuple(out.shape)}")
+
+
+def _shaped(r: Any, name: str, rows: Any, shape: Any) -> list[Tensor]:
+    if name == "expand":
+        return [row if row.shape == shape else r.run_part("expand", row, list(shape))
+                for row in rows]
+    return [_view(r, row) if row.shape == shape else
+            r.part_of(aten.view.default, (row, list(shape))) for row in rows]
