@@ -29,6 +29,7 @@ from .._core.torch_internals import (
     leave_graph_of_transforms,
 )
 from ..models import check_sparse_grad
+from .form import join_states, split_coefficient
 from .kernels import key_and_rows
 from .loop import Result, run_loop
 from .neuron import Neuron, Parts, check_coefficient
@@ -57,7 +58,7 @@ class Call(NamedTuple):
     delay: Tensor | None  # (N, N) or (K, N, N) of each synapse
     delays: tuple[int, ...]  # distinct, ascending
     parts: Parts
-    coefficients: dict[str, Coefficient]  # numbers, and tensors () or (N,) of this dtype
+    coefficients: dict[str, Coefficient]  # numbers, and tensors of this dtype or its complex one
     state: tuple[list[Tensor], Tensor] | None
     lengths: Lengths | None
     projection: tuple[Tensor | None, ...] = ()  # w_in, bias and x as bits, inside of the operator
@@ -121,8 +122,8 @@ def _checked(
         check_sequence("x", like.new_empty(0, 0, *(K,) * (K > 1), N), w_rec, N, K)
     T, B = _steps(current)
     delay, delays = delays_of(given.delay, w_rec, N, like.device, K)
-    state = whole_neuron_state(given.state, parts.states, B, N, past_steps(delays), dtype,
-                               like.device)
+    state = whole_neuron_state(given.state, dict(zip(parts.states, parts.forms, strict=True)), B, N,
+                               past_steps(delays), dtype, like.device)
     if not projection:
         current = current.reshape(T, B, K, N).to(dtype)
     return Call(current, None if w_rec is None else w_rec.to(dtype), delay, tuple(delays), parts,
@@ -161,19 +162,23 @@ def _neurons(x: Tensor, w_in: Tensor | None) -> int:
 
 def _coefficients(neuron: Neuron, given: Mapping[str, Any], N: int, device: torch.device,
                   dtype: torch.dtype) -> dict[str, Coefficient]:
-    """Numbers as they are, tensors () or (N,) in the dtype of the computation."""
+    """Numbers as they are, tensors () or (N,), or with an axis (1, K) or (N, K), in the dtype of
+    the computation."""
     found = neuron.all_coefficients(given)
+    sizes = set(neuron.axes.values())
     for name, value in found.items():
         check_coefficient(name, value)
         if not isinstance(value, Tensor):
             continue
-        if value.shape not in ((), (1,), (N,)):
-            raise ValueError(f"{name}: expected a number or shape ({N},), got "
+        has_axis = value.dim() == 2 and value.shape[0] in (1, N) and value.shape[1] in sizes
+        if value.shape not in ((), (1,), (N,)) and not has_axis:
+            more = "".join(f" or ({N}, {size})" for size in sorted(sizes))
+            raise ValueError(f"{name}: expected a number or shape ({N},){more}, got "
                              f"{tuple(value.shape)}")
         if value.device != device and (value.dim() > 0 or value.is_meta):
             raise ValueError(f"{name}: expected device {device} as x, got {value.device}")
-        value = value.to(device, dtype)
-        found[name] = value if value.shape == (N,) else value.reshape(())
+        value = value.to(device, dtype.to_complex() if value.is_complex() else dtype)
+        found[name] = value if has_axis or value.shape == (N,) else value.reshape(())
     return found
 
 
@@ -216,10 +221,13 @@ def _fused(neuron: Neuron, call: Call, given: Arguments) -> Result:
     """The call as one operator."""
     (T, B), (K, N) = call.x.shape[:2], call.like.shape[-2:]
     key, rows = key_and_rows(neuron, call.parts, call.like, call.coefficients)
-    saved = Saved(K, len(call.parts.states), _ops.CHUNK,
+    forms = call.parts.forms
+    saved = Saved(K, sum(form.count() for form in forms), _ops.CHUNK,
                   int(_ops.sizes_of(key).has_number_spikes))
     checkpoint = checkpoint_steps(given.checkpoint_every, T, B, N, call.x.dtype.itemsize, saved)
-    tensors = [one if isinstance(one, Tensor) else None for one in call.coefficients.values()]
+    tensors: list[Tensor | None] = []
+    for one in call.coefficients.values():
+        tensors += split_coefficient(one) if isinstance(one, Tensor) else [None]
     wanted = sum(1 << k for k, one in enumerate(tensors)
                  if one is not None and one.requires_grad)
     constants = _ops.constants_of(
@@ -227,13 +235,15 @@ def _fused(neuron: Neuron, call: Call, given: Arguments) -> Result:
         coefficient_gradients=wanted, autapses=given.autapses,
         is_existing=given.sparse_grad == "existing")
     states, z = call.state or ([], None)
+    rows_of_states = [row for one, form in zip(states, forms, strict=False)
+                      for row in form.split(one)]
     made = _ops.neuron_recurrence(
         _ops.neuron_call(key, call.delays, constants),
         _ops.NeuronTensors(call.x.flatten(2), call.w_rec, z, rows, call.delay, None, None,
                            *call.projection),
-        states, tensors, call.lengths)
-    return Result(made.spikes, list(made.states), made.z,
-                  list(made.traces) if given.trace else [])
+        rows_of_states, tensors, call.lengths)
+    return Result(made.spikes, join_states(made.states, forms), made.z,
+                  join_states(made.traces, forms) if given.trace else [])
 
 
 _said: set[str] = set()
@@ -256,7 +266,7 @@ def _loop(neuron: Neuron, call: Call, given: Arguments) -> Result:
     """The call as a loop over time."""
     (_, B, K, N), w_rec = call.x.shape, call.w_rec
     z = call.x.new_zeros(past_steps(call.delays), B, N)
-    states = [z[0]] * len(call.parts.states)
+    states = [z.new_zeros(form.shape(B, N), dtype=form.dtype(z.dtype)) for form in call.parts.forms]
     if call.state is not None:
         states, z = call.state
     synapses: list[tuple[int, Tensor]] = []

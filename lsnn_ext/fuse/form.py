@@ -67,3 +67,12 @@ def split_coefficient(value: Tensor) -> list[Tensor]:
     form = form_of(value)
     rows = form.split(value)
     return [row.reshape(()) for row in rows] if form.axis and value.shape[0] == 1 else rows
+
+
+def join_states(rows: Sequence[Tensor], forms: Sequence[Form]) -> list[Tensor]:
+    """The states of these forms, whose rows follow each other."""
+    joined, first = [], 0
+    for form in forms:
+        joined.append(form.join(rows[first : first + form.count()]))
+        first += form.count()
+    return joined

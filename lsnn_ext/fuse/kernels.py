@@ -13,6 +13,7 @@ from .. import _ops
 from .._core.coefficients import Coefficient
 from .._core.torch_internals import mark_constant, without_modes, without_saved_tensor_hooks
 from .closure import Watch
+from .form import join_states, split_coefficient
 from .neuron import (
     Neuron,
     Parts,
@@ -66,8 +67,7 @@ def key_and_rows(neuron: Neuron, parts: Parts, x: Tensor,
         with without_autocast(x.device):
             _, kernel = _find_or_make(neuron, parts, x.dtype, coefficients, x.shape[-1])
             return kernel.key, kernel.rows(list(coefficients.values()), x)
-    name, key = _key_for_graph(neuron.name, len(parts.currents), str(x.dtype),
-                               forms_of(coefficients)).split("|")
+    name, key = _key_for_graph(neuron.name, str(x.dtype), forms_of(coefficients)).split("|")
     values = coefficients.values()
     tensors = [one.detach() if isinstance(one, Tensor) else None for one in values]
     numbers = [0.0 if isinstance(one, Tensor) else one for one in values]
@@ -107,12 +107,13 @@ def _find_or_make(neuron: Neuron, parts: Parts, dtype: torch.dtype,
     return found
 
 
-def _key_for_graph(name: str, currents: int, dtype: str, forms: str) -> str:
+def _key_for_graph(name: str, dtype: str, forms: str) -> str:
     """The name of _of_graphs and the key of the kernels, as a constant of torch.compile."""
     neuron, of = by_name[name], getattr(torch, dtype.removeprefix("torch."))
-    parts = Parts(neuron.inputs[:currents], neuron.inputs[currents:-1])
     with without_modes():
-        made = _find_or_make(neuron, parts, of, examples_of(forms, 2, of))
+        given = examples_of(forms, 2, of)
+        parts = neuron.parts_of(given, torch.empty(0, dtype=of), 2)
+        made = _find_or_make(neuron, parts, of, given)
     of_graph = f"{name} {len(_of_graphs)}"
     _of_graphs[of_graph] = made
     _define_rows()
@@ -151,7 +152,8 @@ def _make(neuron: Neuron, parts: Parts, dtype: torch.dtype,
     from .generate import generate
     from .trace import StepError, trace
 
-    sizes: Any = {"currents": len(parts.currents), "states": len(parts.states), "dtype": dtype}
+    sizes: Any = {"currents": len(parts.currents), "states": len(parts.states), "dtype": dtype,
+                  "forms": parts.forms}
     tensors = {name: one for name, one in coefficients.items() if isinstance(one, Tensor)}
     numbers = {name: one for name, one in coefficients.items() if name not in tensors}
     is_fixed = False
@@ -172,7 +174,8 @@ def _make(neuron: Neuron, parts: Parts, dtype: torch.dtype,
         is_fixed = True
         each = iter(program.gradients)
         program = program._replace(gradients=tuple(
-            next(each) if name in tensors else None for name in coefficients))
+            next(each) if name in tensors else None for name, one in coefficients.items()
+            for _ in (split_coefficient(one) if isinstance(one, Tensor) else [None])))
 
         def prologue(given: Sequence[Coefficient]) -> list[Tensor]:
             return of_tensors([one for one in given if isinstance(one, Tensor)])
@@ -227,14 +230,15 @@ def _check(kernel: Kernel, neuron: Neuron, parts: Parts, dtype: torch.dtype,
     from .trace import StepError
 
     random = torch.Generator().manual_seed(0)
-    B, K, S = 4, len(parts.currents), len(parts.states)
+    B, K, S = 4, len(parts.currents), sum(form.count() for form in parts.forms)
     device = next((c.device for c in coefficients.values() if isinstance(c, Tensor)), None)
     if device not in (None, torch.device("cpu")):
         return
     c, s = (torch.randn(n, B, N, generator=random).to(dtype) for n in (K, S))
     z = (torch.rand(B, N, generator=random) < 0.5).to(dtype)
     with torch.no_grad():
-        wanted = results_of(neuron.step(*c.clone(), *s.clone(), z.clone(), **coefficients))
+        states = join_states(s.clone(), parts.forms)
+        wanted = results_of(neuron.step(*c.clone(), *states, z.clone(), **coefficients))
         rows = kernel.rows(list(coefficients.values()), c)
         call = _ops.neuron_call(kernel.key, (), _ops.constants_of(
             ["spikes"], checkpoint=0, coefficient_gradients=0, autapses=True, is_existing=False))
@@ -242,8 +246,9 @@ def _check(kernel: Kernel, neuron: Neuron, parts: Parts, dtype: torch.dtype,
             c.transpose(0, 1).reshape(1, B, K * N), None, z[None], rows, None, None), list(s), [],
             None)
     names = *parts.states, neuron.inputs[-1]
-    for name, got, want in zip(names, (*made.states, made.spikes[0]), wanted, strict=True):
-        close = torch.isclose(got, want.to(dtype), rtol=1e-3, atol=1e-3, equal_nan=True)
+    results = (*join_states(made.states, parts.forms), made.spikes[0])
+    for name, got, want in zip(names, results, wanted, strict=True):
+        close = torch.isclose(got, want.to(got.dtype), rtol=1e-3, atol=1e-3, equal_nan=True)
         if close.double().mean() < 0.5:
             raise StepError(f"step: expected the same {name} from the step and from its trace, got "
                             f"others; write it without a look at the types of its coefficients")

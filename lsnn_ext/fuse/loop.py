@@ -30,7 +30,7 @@ def run_loop(
         step: as of Neuron.
         x: (T, B, K, N) currents.
         synapses: for each delay d its weights (N, K * N).
-        states, z: (B, N) each and (D, B, N), before the first step.
+        states, z: (B, N) or (B, N, K) each and (D, B, N), before the first step.
         coefficients: numbers, and tensors in the dtype of x.
         lengths: of sequences that end early: what x has after its end is not read, the state is
             that of the last step, spikes and traces are 0.
@@ -53,33 +53,38 @@ def run_loop(
             after = _checked(step(*inputs, **coefficients), states, z[0])
             shown = after
             if runs is not None:
-                shown = [torch.where(runs, one, 0.0) for one in after]
-                after = [torch.where(runs, new, old)
-                         for new, old in zip(after, (*states, z[0]), strict=True)]
+                masks = [runs.view(B, *[1] * (one.dim() - 1)) for one in after]
+                shown = [torch.where(mask, one, 0.0) for mask, one in zip(masks, after, strict=True)]
+                after = [torch.where(mask, new, old) for mask, new, old in zip(
+                    masks, after, (*states, z[0]), strict=True)]
             pushed = torch.cat([after[-1][None], z[:-1]])
             z = pushed if runs is None else torch.where(runs, pushed, z)
             states = after[:-1]
             steps.append(shown if trace else shown[-1:])
     if not steps:
-        nothing = [x[:, :, 0]] * (1 + trace * len(states))
-        return Result(nothing[0], states, z, nothing[1:])
+        nothing = [one.new_zeros(0, *one.shape) for one in states] if trace else []
+        return Result(x[:, :, 0], states, z, nothing)
     *traces, spikes = (torch.stack(values) for values in zip(*steps, strict=True))
     return Result(spikes, states, z, traces)
 
 
 def _checked(results: object, states: Sequence[Tensor], z: Tensor) -> list[Tensor]:
-    """The results of one step as numbers (B, N). Raises TypeError or ValueError for others."""
+    """The results of one step. Raises TypeError or ValueError for those of another form."""
     found = results_of(results)
     if len(found) != len(states) + 1:
         raise TypeError(f"step: expected {len(states) + 1} results at each step, got {len(found)}")
-    return [_form(one, z) for one in found]
+    return [_cast(one, like) for one, like in zip(found, (*states, z), strict=True)]
 
 
-def _form(one: Tensor, z: Tensor) -> Tensor:
-    if one.shape == z.shape:
-        return one.to(z.dtype)
+def _cast(one: Tensor, like: Tensor) -> Tensor:
+    """A result in the form of the state that it replaces."""
+    if one.is_complex() and not like.is_complex():
+        raise TypeError(f"step: expected results of {like.dtype}, got {one.dtype}")
+    if one.shape == like.shape:
+        return one.to(like.dtype)
     try:
-        return one.to(z.dtype).expand(z.shape)
+        return one.to(like.dtype).expand(like.shape)
     except RuntimeError:
-        raise ValueError(f"step: expected results of shape (B, N) = {tuple(z.shape)}, got "
+        axis = ", K" if like.dim() > 2 else ""
+        raise ValueError(f"step: expected results of shape (B, N{axis}) = {tuple(like.shape)}, got "
                          f"{tuple(one.shape)}") from None

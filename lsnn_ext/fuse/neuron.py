@@ -11,9 +11,11 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .._core.coefficients import Coefficient
 from .._core.torch_internals import mark_constant, without_modes
+from .form import MAX_AXIS, Form, parse_form
 
 Step: TypeAlias = Callable[..., Any]
 _numbers = count()
@@ -26,10 +28,11 @@ _TAKEN = frozenset({
 
 
 class Parts(NamedTuple):
-    """The names of what a step takes before the last spike."""
+    """The names of what a step takes before the last spike, and the forms of its states."""
 
     currents: tuple[str, ...]
     states: tuple[str, ...]
+    forms: tuple[Form, ...]
 
     def __str__(self) -> str:
         states = f"states {', '.join(self.states)}" if self.states else "no state"
@@ -43,14 +46,17 @@ class Neuron:
     currents of this step, recurrent spikes included; S states and the spike z of the step before,
     in the order in which the new ones are returned. All of them are (B, N). Its keyword-only
     parameters are the coefficients: numbers, or tensors () or (N,). S is the number of results less
-    one, K what is left of the positional parameters.
+    one, K what is left of the positional parameters. A state whose result is complex is complex.
 
     Args:
         step: a function, a method or another callable. Each neuron of each sequence is computed
             from its own numbers: elementwise operations, and autograd.Functions of such.
+        axes: by name of a state the size of an axis of its own, 1 to 16: this state is (B, N,
+            size). Coefficients (N, size) and (1, size) go with it. On the last axis a step may
+            also use sum, mean, amax, amin, select, slices, unbind, stack and cat.
 
     Raises:
-        TypeError: a signature that is no step's.
+        TypeError, ValueError: a signature that is no step's, or axes of another kind.
 
     Example:
         >>> def step(c, v, z, *, tau, theta=1.0):
@@ -67,8 +73,9 @@ class Neuron:
     inputs: tuple[str, ...]  # positional parameters: currents, states, z
     coefficients: dict[str, Any]  # by name the default, inspect.Parameter.empty where there is none
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: Step, axes: Mapping[str, int] | None = None) -> None:
         if isinstance(step, Neuron):
+            axes = step.axes if axes is None else axes
             step = step.step
         if not callable(step):
             raise TypeError(f"step: expected a function step(c, v, z, *, tau), got "
@@ -78,7 +85,8 @@ class Neuron:
         # torch.compile takes strings, not objects, for constants
         self.name = f"{_name(step)}#{next(_numbers)}"
         by_name[self.name] = self
-        self._parts: Parts | None = None
+        self.axes = _checked_axes(axes, self.inputs)
+        self._parts: dict[str, Parts] = {}  # by the forms of the coefficients
         self.kept: dict[Any, Any] = {}  # kernels by the forms of a call, see kernels.py
         update_wrapper(self, step, updated=())
 
@@ -92,30 +100,56 @@ class Neuron:
             # index() makes a number of a size that is a variable of the graph
             words = _parts_for_graph(self.name, str(like.dtype), str(like.device), index(N),
                                      forms_of(given))
-            currents, states = (tuple(one.split()) for one in words.split(","))
-            return Parts(currents, states)
-        return self._known_parts(given, like, N)
+            currents, states, forms = (tuple(one.split()) for one in words.split(","))
+            return Parts(currents, states, tuple(map(parse_form, forms)))
+        return self.parts_of(given, like, N)
 
-    def _known_parts(self, given: Mapping[str, Coefficient], like: Tensor, N: int) -> Parts:
-        if self._parts is None:
-            self._parts = self._find_parts(given, like, N)
-        return self._parts
+    def parts_of(self, given: Mapping[str, Coefficient], like: Tensor, N: int) -> Parts:
+        """The same outside of torch.compile."""
+        forms = forms_of(given)
+        if forms not in self._parts:
+            self._parts[forms] = self._find_parts(given, like, N)
+        return self._parts[forms]
 
     def _find_parts(self, given: Mapping[str, Coefficient], like: Tensor, N: int) -> Parts:
         dtype = torch.promote_types(like.dtype, torch.float32)
         devices = [like.device] if like.device.type == "cuda" else []
         values = {name: one.detach() if isinstance(one, Tensor) else one
                   for name, one in given.items()}
-        with torch.no_grad(), torch.random.fork_rng(devices), without_autocast(like.device):
-            zeros = [torch.zeros(1, N, dtype=dtype, device=like.device) for _ in self.inputs]
-            n = len(results_of(self.step(*zeros, **values)))
-        K = len(self.inputs) - n
-        if K < 1:
-            raise TypeError(
-                f"step: expected one current or more, {n - 1} states and z before *, for {n} "
-                f"results, got {len(self.inputs)} parameters: {', '.join(self.inputs)}; a step "
-                f"returns its states and the spike, in the order in which it takes them")
-        return Parts(self.inputs[:K], self.inputs[K:-1])
+        forms = {name: Form(self.axes.get(name, 0)) for name in self.inputs}
+
+        def run() -> tuple[Any, ...]:
+            zeros = [torch.zeros(form.shape(1, N), dtype=form.dtype(dtype), device=like.device)
+                     for form in forms.values()]
+            return results_of(self.step(*zeros, **values))
+
+        with torch.no_grad(), torch.random.fork_rng(devices), without_autocast(like.device), \
+                _ZeroImaginary():
+            results = run()
+            n = len(results)
+            K = len(self.inputs) - n
+            if K < 1:
+                raise TypeError(
+                    f"step: expected one current or more, {n - 1} states and z before *, for {n} "
+                    f"results, got {len(self.inputs)} parameters: {', '.join(self.inputs)}; a step "
+                    f"returns its states and the spike, in the order in which it takes them")
+            states = self.inputs[K:-1]
+            for name in self.axes:
+                if name not in states:
+                    raise ValueError(f"axes: expected names of states, which are "
+                                     f"{', '.join(states) or 'none'}, got {name!r}")
+            while True:  # what is computed from a complex state may be complex, too
+                found = [name for name, one in zip(states, results, strict=False)
+                         if one.is_complex() and not forms[name].is_complex]
+                if not found:
+                    break
+                for name in found:
+                    forms[name] = forms[name]._replace(is_complex=True)
+                results = run()
+            if results[-1].is_complex():
+                raise TypeError(f"step: expected real numbers as the spike, got "
+                                f"{results[-1].dtype}; u.real is the real part of u")
+        return Parts(self.inputs[:K], states, tuple(forms[name] for name in states))
 
     def all_coefficients(self, given: Mapping[str, Coefficient]) -> dict[str, Coefficient]:
         """Those of a call, in the order of the step: given, or its defaults. Raises TypeError that
@@ -136,7 +170,8 @@ class Neuron:
         return f"Neuron({_name(self.step)})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Neuron) and self.step == other.step
+        return (isinstance(other, Neuron) and self.step == other.step
+                and self.axes == other.axes)
 
     def __hash__(self) -> int:
         return hash(self.step)
@@ -149,10 +184,10 @@ class Neuron:
 
     def __reduce__(self) -> Any:
         if not inspect.isfunction(self.step):
-            return Neuron, (self.step,)
+            return Neuron, (self.step, self.axes)
         module, name = self.step.__module__, self.step.__qualname__
         try:
-            is_found = _loaded(module, name) == self
+            is_found = _loaded(module, name, self.axes) == self
         except (ImportError, AttributeError, TypeError):
             is_found = False
         if not is_found:
@@ -160,22 +195,63 @@ class Neuron:
                 f"step: expected a function that {module} has by the name {name}, to pickle "
                 f"{self!r}, got a local function, a lambda or one that was replaced; define it at "
                 f"the top of a module")
-        return _loaded, (module, name)
+        return _loaded, (module, name, self.axes)
+
+
+class _ZeroImaginary(TorchFunctionMode):
+    """Real zeros have an imaginary part, as those of a state have that will be complex."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if args and isinstance(args[0], Tensor) and not args[0].is_complex():
+            if func in (Tensor.imag.__get__, torch.imag):
+                return torch.zeros_like(args[0])
+            if func is torch.view_as_real:
+                return torch.stack([args[0], torch.zeros_like(args[0])], -1)
+        return func(*args, **(kwargs or {}))
+
+
+def _checked_axes(axes: Any, inputs: tuple[str, ...]) -> dict[str, int]:
+    if axes is None:
+        return {}
+    if not isinstance(axes, Mapping):
+        raise TypeError(f"axes: expected a dict of sizes by names of states, got "
+                        f"{type(axes).__name__}")
+    for name, size in axes.items():
+        if name not in inputs[1:-1]:
+            raise ValueError(f"axes: expected names of states, got {name!r}")
+        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MAX_AXIS:
+            raise ValueError(f"axes[{name!r}]: expected a size from 1 to {MAX_AXIS}, got {size!r}")
+    return dict(axes)
 
 
 def forms_of(coefficients: Mapping[str, Coefficient]) -> str:
     """The names and kinds of coefficients, on which a trace depends."""
-    return " ".join(f"{name}:{value.dim() if isinstance(value, Tensor) else 'number'}"
-                    for name, value in coefficients.items())
+    return " ".join(f"{name}:{_kind(value)}" for name, value in coefficients.items())
+
+
+def _kind(value: Coefficient) -> str:
+    """Such as N, or 1,4c of complex numbers for all neurons with an axis."""
+    if not isinstance(value, Tensor):
+        return "number"
+    sizes = ["N"] * value.dim()
+    if value.dim() == 2:
+        sizes = ["1" if value.shape[0] == 1 else "N", str(value.shape[1])]
+    return ",".join(sizes) + "c" * value.is_complex()
+
+
+def _example(kind: str, N: int, dtype: torch.dtype, device: torch.device | None) -> Coefficient:
+    if kind == "number":
+        return 1.0
+    sizes = [N if size == "N" else int(size) for size in kind.rstrip("c").split(",") if size]
+    dtype = dtype.to_complex() if kind.endswith("c") else dtype
+    return torch.ones(sizes, dtype=dtype, device=device)
 
 
 def examples_of(forms: str, N: int, dtype: torch.dtype,
                 device: torch.device | None = None) -> dict[str, Coefficient]:
     """Coefficients of these forms, for code that reads no numbers."""
     kinds = dict(one.split(":") for one in forms.split())
-    return {name: 1.0 if kind == "number" else torch.ones((N,) * int(kind), dtype=dtype,
-                                                          device=device)
-            for name, kind in kinds.items()}
+    return {name: _example(kind, N, dtype, device) for name, kind in kinds.items()}
 
 
 def _parts_for_graph(name: str, dtype: str, device: str, N: int, forms: str) -> str:
@@ -184,19 +260,19 @@ def _parts_for_graph(name: str, dtype: str, device: str, N: int, forms: str) -> 
     with without_modes():
         like = torch.empty(0, dtype=of, device=device)
         given = examples_of(forms, N, torch.promote_types(of, torch.float32), like.device)
-        found = neuron._known_parts(given, like, N)
-    return ",".join(" ".join(names) for names in found)
+        found = neuron.parts_of(given, like, N)
+    return ",".join(" ".join(map(str, names)) for names in found)
 
 
 mark_constant(_parts_for_graph)
 
 
-def _loaded(module: str, name: str) -> Neuron:
+def _loaded(module: str, name: str, axes: Mapping[str, int] | None = None) -> Neuron:
     """The neuron of a function by its name."""
     found: Any = importlib.import_module(module)
     for part in name.split("."):
         found = getattr(found, part)
-    return found if isinstance(found, Neuron) else Neuron(found)
+    return found if isinstance(found, Neuron) else Neuron(found, axes)
 
 
 def _name(step: Step) -> str:
@@ -233,11 +309,14 @@ def _signature(step: Step) -> tuple[tuple[str, ...], dict[str, Any]]:
 
 
 def check_coefficient(name: str, value: Any) -> None:
-    """Raises TypeError for what is neither a number nor a tensor of real numbers."""
+    """Raises TypeError for what is neither a real number nor a tensor of numbers."""
     if isinstance(value, Tensor):
-        if value.dtype.is_complex or value.dtype == torch.bool:
-            raise TypeError(f"{name}: expected real numbers, got {value.dtype}")
+        if value.dtype == torch.bool:
+            raise TypeError(f"{name}: expected numbers, got {value.dtype}")
         return
+    if isinstance(value, complex):
+        raise TypeError(f"{name}: expected a tensor for a complex number, got {value!r}; "
+                        f"torch.tensor makes one")
     if isinstance(value, bool) or not isinstance(value, int | float | torch.SymFloat):
         raise TypeError(f"{name}: expected a number or a tensor, got {type(value).__name__}")
 

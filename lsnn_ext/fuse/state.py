@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .._core.arguments import answer_for_freed, check_state_leaf
 from .._core.state import cleared, what_it_is
+from .form import Form
 
 
 class NeuronState(NamedTuple):
@@ -15,7 +16,7 @@ class NeuronState(NamedTuple):
     The shapes are those of functional.recurrent; of Recurrent without a batch there is no B.
     """
 
-    states: dict[str, Tensor]  # (B, N) each, by the names that the step gives them
+    states: dict[str, Tensor]  # (B, N) or (B, N, K) each, by the names that the step gives them
     z: Tensor  # (D, B, N) past spikes, newest first; D = 1 + the largest extra delay
 
     def detach(self) -> "NeuronState":
@@ -23,8 +24,12 @@ class NeuronState(NamedTuple):
         return self.map(Tensor.detach)
 
     def to(self, *args: Any, **kwargs: Any) -> "NeuronState":
-        """Tensor.to of each tensor: another device or dtype."""
-        return self.map(lambda leaf: leaf.to(*args, **kwargs))
+        """Tensor.to of each tensor: another device or dtype, for complex tensors of their parts."""
+        def change(leaf: Tensor) -> Tensor:
+            if not leaf.is_complex():
+                return leaf.to(*args, **kwargs)
+            return torch.view_as_complex(torch.view_as_real(leaf).to(*args, **kwargs))
+        return self.map(change)
 
     def reset(self, mask: Tensor) -> "NeuronState":
         """Zeros for the sequences of a batch where the mask (B,) of bools is True; the others, and
@@ -55,16 +60,17 @@ def leaves_of(state: Any, names: tuple[str, ...]) -> dict[str, Tensor]:
 
 
 def whole_neuron_state(
-    state: NeuronState | None, names: tuple[str, ...], B: int, N: int, D: int, dtype: torch.dtype,
+    state: NeuronState | None, forms: dict[str, Form], B: int, N: int, D: int, dtype: torch.dtype,
     device: torch.device,
 ) -> tuple[list[Tensor], Tensor] | None:
-    """States (B, N) in the order of names and z (D, B, N); None, which stands for zeros, where
+    """States in the order of their forms and z (D, B, N); None, which stands for zeros, where
     none is given. Raises TypeError or ValueError naming the part."""
     if state is None:
         return None
-    leaves = leaves_of(state, names)
+    leaves = leaves_of(state, tuple(forms))
     answer_for_freed(leaves, through=1)
-    for name, leaf in leaves.items():
-        check_state_leaf(name, leaf, (D, B, N) if name == "z" else (B, N), dtype, device, "x")
+    for (name, leaf), form in zip(leaves.items(), (*forms.values(), Form()), strict=True):
+        shape = (D, B, N) if name == "z" else form.shape(B, N)
+        check_state_leaf(name, leaf, shape, form.dtype(dtype), device, "x")
     z = leaves.pop("z")
     return list(leaves.values()), z[:D]

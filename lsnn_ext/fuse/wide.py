@@ -192,7 +192,7 @@ class WideRecorder(Recorder):
             if form == Form():
                 return self.give(out, call)
             return self.give_whole(_fresh(out), form, call)
-        if is_complex:
+        if is_complex or (name == "add" and self.is_backward):
             if name not in COMPLEX:
                 raise self.error("operators that complex rows have: add, sub, mul, div, neg, conj, "
                                  "real, imag, abs, where", f"aten.{name} of {out.dtype}")
@@ -250,9 +250,8 @@ class WideRecorder(Recorder):
             return value
         found = self.find(value)
         if found is not None:
-            n = found.form.count() // (found.form.axis or 1)
-            if len(found.parts) // n not in (1, form.axis or 1) or (
-                    found.form.axis == 0 and form.axis and value.numel() > 1):
+            n = 1 + found.form.is_complex
+            if form.axis and not found.form.axis and value.numel() > 1:
                 raise self._no_axis(value)
             k = 0 if len(found.parts) == n else k
             return found.parts[k] if n == 1 else Pair(*found.parts[2 * k : 2 * k + 2])
