@@ -254,7 +254,7 @@ def recurrent(
             its own last step, as of alif. Default: all have T steps.
         autapses: False: the diagonal of w_rec counts as 0, and has no gradient.
         **coefficients: keyword-only arguments of the step: numbers, or tensors () or (N,), which
-            are differentiable.
+            are differentiable and may be complex; of a step with axes also (1, K) or (N, K).
 
     Returns:
         spikes (T, B, N), the NeuronState after the last step, and with trace=True a dict of the

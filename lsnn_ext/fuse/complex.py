@@ -24,6 +24,11 @@ def _is_number(x: Any) -> bool:
     return not isinstance(x, Tensor)
 
 
+def _ordered(a: Any, b: Any) -> tuple[Any, Any]:
+    """The tensor first."""
+    return (b, a) if _is_number(a) else (a, b)
+
+
 def _sum(r: Any, a: Any, b: Any) -> Any:
     if b is None or a is None:
         return a if b is None else b
@@ -33,7 +38,7 @@ def _sum(r: Any, a: Any, b: Any) -> Any:
         for x, y in ((a, b), (b, a)):
             if not _is_number(y) and r.is_zero(x):
                 return y
-    return r.run_part("add", a, b)
+    return r.run_part("add", *_ordered(a, b))
 
 
 def _negative(r: Any, a: Any) -> Any:
@@ -45,13 +50,15 @@ def _difference(r: Any, a: Any, b: Any) -> Any:
         return a
     if a is None:
         return _negative(r, b)
-    return a - b if _is_number(a) and _is_number(b) else r.run_part("sub", a, b)
+    if _is_number(a):
+        return a - b if _is_number(b) else r.run_part("rsub", b, a)
+    return r.run_part("sub", a, b)
 
 
 def _product(r: Any, a: Any, b: Any) -> Any:
     if a is None or b is None:
         return None
-    return a * b if _is_number(a) and _is_number(b) else r.run_part("mul", a, b)
+    return a * b if _is_number(a) and _is_number(b) else r.run_part("mul", *_ordered(a, b))
 
 
 def _times(r: Any, a: Pair, b: Pair) -> Pair:

@@ -34,7 +34,13 @@ class NeuronState(NamedTuple):
     def reset(self, mask: Tensor) -> "NeuronState":
         """Zeros for the sequences of a batch where the mask (B,) of bools is True; the others, and
         their gradients, as they are."""
-        return self.map(lambda leaf: cleared(leaf, mask))
+        is_batched = self.z.dim() == 3
+
+        def change(leaf: Tensor) -> Tensor:  # whatever axes are behind the batch
+            return cleared(leaf.flatten(int(is_batched)), mask).view_as(leaf)
+
+        return NeuronState({name: change(leaf) for name, leaf in self.states.items()},
+                           cleared(self.z, mask))
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "NeuronState":
         """A state of changed tensors."""

@@ -168,6 +168,10 @@ class WideRecorder(Recorder):
         except RuntimeError as error:
             raise self.error("operators on (B, N) or (B, N, K)", f"aten.{name}: {error}") from error
         named = bind(func, args, kwargs)
+        if self._base(name) not in FACTORIES and not any(isinstance(x, Tensor) for x in values):
+            if name != "_conj":  # of a number of Python in the gradient of a product
+                raise self.error("elementwise operators", f"aten.{name} of {args[0]}")
+            return self._fill("full", {"fill_value": args[0].conjugate()}, out)
         if (handler := HANDLERS.get(name)) is not None:
             return handler(self, name, named, out)
         if name in RESHAPES:
@@ -228,7 +232,9 @@ class WideRecorder(Recorder):
 
     def run_part(self, name: str, *args: Any, **kwargs: Any) -> Tensor:
         overloads = getattr(aten, name).overloads()
-        overload = next(x for x in ("Tensor", "self", "dim_IntList", "default") if x in overloads)
+        is_scalar = len(args) > 1 and isinstance(args[-1], int | float)
+        order = ("Scalar", "default") if is_scalar else ("Tensor", "self", "dim_IntList", "default")
+        overload = next(x for x in order if x in overloads)
         return self.part_of(getattr(getattr(aten, name), overload), args, kwargs)
 
     def finish(self, out: Tensor, form: Form, rows: Sequence[Tensor]) -> Tensor:

@@ -202,7 +202,7 @@ def _reduce(r: Any, name: str, named: Any, out: Tensor, operator: str) -> Tensor
         rows = [_copy(r, row) for row in rows[:n]] if form.axis == 1 else rows[:n]
     keep = named.get("keepdim", False)
     if others:
-        rows = [r.run_part("sum", row, others, keep) for row in rows]
+        rows = [r.run_part("sum", row, dim=others, keepdim=keep) for row in rows]
     return r.finish(out, form._replace(axis=(1 if keep else 0) if is_last else form.axis), rows)
 
 

@@ -36,7 +36,7 @@ class Recurrent(Copied):
         neuron: lsnn_ext.Neuron(step).
         input_size, hidden_size, bias, batch_first: as in nn.LSTM; without bias by default.
         learn: names of coefficients that become Parameters, of the shape that is given: a number
-            for all neurons, or (N,).
+            for all neurons, or (N,); for a state with an axis also (1, size) or (N, size).
         positive: names of coefficients that are learned as their logarithm, so that they stay > 0;
             their Parameter is parametrizations.NAME.original.
         delay: extra delay in steps on top of the one step that every spike takes: an int, or
@@ -45,7 +45,7 @@ class Recurrent(Copied):
         recurrent: False: no recurrent weights.
         checkpoint_every, sparse_grad: as of functional.recurrent.
         dtype, device: of parameters and buffers.
-        **coefficients: of the step, numbers or tensors () or (N,). Those that are not learned:
+        **coefficients: of the step, numbers or tensors, also complex ones. Those that are not learned:
             numbers stay numbers, tensors become buffers. Default: that of the step.
 
     Parameters, named as in nn.LSTM: weight_ih_l0 (N, I), weight_hh_l0 (N, N) with the target neuron
@@ -125,9 +125,10 @@ class Recurrent(Copied):
             if name not in self.learn and not isinstance(value, Tensor):
                 setattr(self, name, value)
                 continue
-            first = _start(name, value, N, name in self.positive)
+            first = _start(name, value, N, name in self.positive, set(neuron.axes.values()))
             self._first[name] = first
-            data = torch.empty(first.shape, device=device, dtype=dtype)
+            of = dtype.to_complex() if first.is_complex() else dtype
+            data = torch.empty(first.shape, device=device, dtype=of)
             if name not in self.learn:
                 self.register_buffer(name, data)
                 continue
@@ -135,10 +136,12 @@ class Recurrent(Copied):
             if name in self.positive:
                 parametrize.register_parametrization(self, name, Log())
         like = torch.empty(0, dtype=torch.promote_types(dtype, torch.float32), device="cpu")
-        found = neuron.parts({name: self._first[name].to(like.dtype) if name in self._first
-                              and not self._first[name].is_meta else value
-                              for name, value in values.items()}, like, N)
-        self._currents, self._states = found
+        for name, first in self._first.items():
+            if not first.is_meta:
+                of = like.dtype.to_complex() if first.is_complex() else like.dtype
+                values[name] = first.to(of)
+        found = neuron.parts(values, like, N)
+        self._currents, self._states = found.currents, found.states
 
     def reset_parameters(self) -> None:
         """Weights N(0, 1) / sqrt(fan in), as of the other layers, biases 0; coefficients and delays
@@ -189,7 +192,7 @@ class Recurrent(Copied):
         if not is_batch:
             assert isinstance(x, Tensor)
             x = x.unsqueeze(1)
-            state = None if state is None else _mapped(state, lambda leaf: leaf.unsqueeze(-2))
+            state = _with_batch(state)
         elif isinstance(x, Tensor) and first:
             x = x.transpose(0, 1)
         spikes, state, *traces = self._run(x, state, lengths, trace)
@@ -198,7 +201,7 @@ class Recurrent(Copied):
             return value.transpose(0, 1) if first else value if is_batch else value.squeeze(1)
 
         if not is_batch:
-            state = state.map(lambda leaf: leaf.squeeze(-2))
+            state = _without_batch(state)
         return (given_form(spikes), state, *({name: given_form(value) for name, value in
                                               one.items()} for one in traces))
 
@@ -247,6 +250,15 @@ class Recurrent(Copied):
 
     def _dtype(self) -> torch.dtype:
         return self.weight_ih_l0.dtype
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """What changes the dtype of the real numbers changes that of the parts of complex ones."""
+        def change(tensor: Tensor) -> Any:
+            if not tensor.is_complex():
+                return fn(tensor)
+            return torch.view_as_complex(fn(torch.view_as_real(tensor)))
+
+        return super()._apply(change, recurse)
 
     def extra_repr(self) -> str:
         """Neuron and sizes, then whatever is not the default."""
@@ -306,20 +318,34 @@ def _names(argument: str, given: Any, neuron: Neuron) -> tuple[str, ...]:
     return names
 
 
-def _start(name: str, value: Coefficient, N: int, is_positive: bool) -> Tensor:
+def _start(name: str, value: Coefficient, N: int, is_positive: bool, axes: set[int]) -> Tensor:
     """The numbers that a coefficient starts from, on the CPU, apart from the caller's."""
     if not isinstance(value, Tensor):
         first = torch.tensor(float(value), dtype=torch.float64, device="cpu")
     else:
         first = value.detach().clone() if value.is_meta else value.detach().to("cpu", copy=True)
-    if first.shape not in ((), (N,)):
-        raise ValueError(f"{name}: expected a number or shape ({N},), got {tuple(first.shape)}")
+    has_axis = first.dim() == 2 and first.shape[0] in (1, N) and first.shape[1] in axes
+    if first.shape not in ((), (N,)) and not has_axis:
+        more = "".join(f" or ({N}, {size})" for size in sorted(axes))
+        raise ValueError(f"{name}: expected a number or shape ({N},){more}, got "
+                         f"{tuple(first.shape)}")
+    if is_positive and first.is_complex():
+        raise ValueError(f"{name}: expected real numbers > 0, which have a logarithm, got "
+                         f"{first.dtype}")
     if is_positive and not first.is_meta and not bool((first > 0).all()):
         raise ValueError(f"{name}: expected numbers > 0, which have a logarithm, got "
                          f"{float(first.min()):.6g}")
     return first
 
 
-def _mapped(state: Any, change: Any) -> Any:
+def _with_batch(state: Any) -> Any:
     """The state of a sequence without a batch; what is no state is refused later."""
-    return state.map(change) if isinstance(state, NeuronState) else state
+    if not isinstance(state, NeuronState):
+        return state
+    return NeuronState({name: leaf.unsqueeze(0) for name, leaf in state.states.items()},
+                       state.z.unsqueeze(-2))
+
+
+def _without_batch(state: NeuronState) -> NeuronState:
+    return NeuronState({name: leaf.squeeze(0) for name, leaf in state.states.items()},
+                       state.z.squeeze(-2))

@@ -23,8 +23,8 @@ STRENGTHS = (0.5, 0.75, 1.0, 1.5, 2.0)  # of the current, by the module's CURREN
 SHOWN = 2  # of which the states are drawn
 
 
-def respond(module: ModuleType) -> tuple[Tensor, Tensor, Tensor]:
-    """Currents (K, T, n), states (S, T, n) and spikes (T, n), a column for each strength.
+def respond(module: ModuleType) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    """Currents (K, T, n), states (T, n) by name and spikes (T, n), a column for each strength.
 
     The first current is on during the step. A second one turns on in its middle, at minus half.
     """
@@ -36,9 +36,13 @@ def respond(module: ModuleType) -> tuple[Tensor, Tensor, Tensor]:
     steps = []
     for t in range(STEPS):
         now = list(module.step(*currents[:, t:t + 1], *now))
-        steps.append(torch.cat(now))
-    *states, spikes = torch.stack(steps, 1)
-    return currents, torch.stack(states), spikes
+        steps.append(now)
+    *found, spikes = (torch.cat(values) for values in zip(*steps, strict=True))
+    states = {}
+    for name, state in zip(module.STATES, found, strict=True):
+        parts = {f"Re {name}": state.real, f"Im {name}": state.imag} if state.is_complex() else {}
+        states |= parts or {name: state}
+    return currents, states, spikes
 
 
 def draw(name: str) -> "Figure":
@@ -52,14 +56,14 @@ def draw(name: str) -> "Figure":
 
     module = NEURONS[name]
     currents, states, spikes = respond(module)
-    rows = 2 + len(module.STATES)
+    rows = 2 + len(states)
     figure = Figure(figsize=(7, 1.3 * rows), layout="constrained")
     axes = figure.subplots(rows, sharex=True)
     for k, current in enumerate(currents, 1):
         axes[0].plot(current[:, SHOWN], label=f"c{k}" if len(currents) > 1 else "c")
     axes[0].legend(loc="upper right")
     axes[0].set(ylabel="current", title=(module.__doc__ or name).splitlines()[0].rstrip("."))
-    for ax, label, state in zip(axes[1:-1], module.STATES, states, strict=True):
+    for ax, label, state in zip(axes[1:-1], *zip(*states.items(), strict=True), strict=True):
         ax.plot(state[:, SHOWN])
         ax.set(ylabel=label)
     plot.raster(spikes, axes[-1])

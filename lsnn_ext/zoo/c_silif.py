@@ -7,22 +7,22 @@ from torch import Tensor
 from ..fuse.neuron import Neuron
 from .surrogates import boxcar
 
-STATES = ("u_real", "u_imag")
+STATES = ("u",)
 CURRENT = 0.5  # a constant current at which it fires
 DT = math.sqrt(0.01 * 0.5)  # geometric mean of the initial range
 ALPHA = cmath.exp((-0.5 + 1j * math.pi) * DT)
 
 
-def step(c: Tensor, u_real: Tensor, u_imag: Tensor, z: Tensor, *,
+def step(c: Tensor, u: Tensor, z: Tensor, *,
          alpha_real: Tensor | float = ALPHA.real, alpha_imag: Tensor | float = ALPHA.imag,
          b: Tensor | float = 0.5, theta: Tensor | float = 1.0) -> tuple[Tensor, ...]:
-    """A membrane u_real + i u_imag that decays and turns in each step: a complex state as a pair.
+    """A complex membrane that decays and turns in each step.
 
         u_t = alpha (u_{t-1} - z_{t-1} / 2) + b c_t           u, alpha complex
         z_t = 1 where 2 Re(u_t) > theta
 
     Args:
-        c, u_real, u_imag, z: (B, N) current, both parts of the membrane, last spike.
+        c, u, z: (B, N) current, complex membrane, last spike.
         alpha_real, alpha_imag: of alpha = exp((-rate + i omega) dt), where log rate, omega and log
             dt are learned. Default rate 1/2, omega pi, dt sqrt(0.01 0.5): the geometric mean of
             the initial range.
@@ -30,17 +30,15 @@ def step(c: Tensor, u_real: Tensor, u_imag: Tensor, z: Tensor, *,
         theta: threshold. Default 1.
 
     Returns:
-        u_real, u_imag, z.
+        u, z.
 
     Source: Fabre, Dudchenko, Bouhadjar and Neftci, SiLIF: structured state space model dynamics and
     parametrization for spiking neural networks (arXiv 2506.06374). Their code
     (Maxtimer97/SSM-inspired-LIF, `CSiLIFLayer`) is followed, with its reset by 1/2. It has no
     recurrent weights and begins with random states.
     """
-    u_real = u_real - 0.5 * z
-    u_real, u_imag = (alpha_real * u_real - alpha_imag * u_imag + b * c,
-                      alpha_imag * u_real + alpha_real * u_imag)
-    return u_real, u_imag, boxcar(2 * u_real - theta)
+    u = (alpha_real + 1j * alpha_imag) * (u - 0.5 * z) + b * c
+    return u, boxcar(2 * u.real - theta)
 
 
 neuron = Neuron(step)

@@ -21,6 +21,7 @@ from lsnn_ext.functional import recurrent
 from lsnn_ext.fuse import call as fuse_call
 from lsnn_ext.fuse import kernels
 from lsnn_ext.fuse.closure import Watch
+from lsnn_ext.fuse.form import Form
 
 DECAY = 0.5
 SETTINGS = SimpleNamespace(gain=1.0, unused=1.0)
@@ -54,15 +55,17 @@ def test_reads_the_signature() -> None:
     assert ADAPTIVE.inputs == ("c", "v", "w", "z")
     assert list(ADAPTIVE.coefficients) == ["tau", "theta"]
     like = torch.zeros(0)
-    assert ADAPTIVE.parts({"tau": 1.0, "theta": 1.0}, like, 3) == (("c",), ("v", "w"))
-    assert BRANCHES.parts({"tau": 1.0, "gain": torch.ones(3)}, like, 3) == (("c", "d"), ("u", "v"))
+    forms = (Form(), Form())
+    assert ADAPTIVE.parts({"tau": 1.0, "theta": 1.0}, like, 3) == (("c",), ("v", "w"), forms)
+    assert BRANCHES.parts({"tau": 1.0, "gain": torch.ones(3)}, like, 3) == (
+        ("c", "d"), ("u", "v"), forms)
     assert repr(ADAPTIVE) == "Neuron(adaptive)" and "Neuron(decorated)" == repr(decorated)
     assert ADAPTIVE == Neuron(adaptive) != BRANCHES
     assert len({ADAPTIVE, Neuron(adaptive), BRANCHES}) == 2
     assert Neuron(ADAPTIVE).step is adaptive
     state = torch.random.get_rng_state()
     noisy = Neuron(lambda c, v, z: (v + torch.randn_like(v), torch.sigmoid(c)))
-    assert noisy.parts({}, like, 3) == (("c",), ("v",))
+    assert noisy.parts({}, like, 3) == (("c",), ("v",), forms[:1])
     assert torch.equal(state, torch.random.get_rng_state())
     assert decorated(torch.ones(1), torch.ones(1), torch.ones(1))[0] == 1.0
 

@@ -51,7 +51,8 @@ WRONG: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (TypeError, "rho: expected a coefficient of Neuron.adaptive., which are tau, theta",
      {"rho": 1.0}),
     (ValueError, r"theta: expected a number or shape \(5,\)", {"theta": zeros(2)}),
-    (TypeError, "theta: expected real numbers", {"theta": torch.tensor(True)}),
+    (TypeError, "theta: expected numbers", {"theta": torch.tensor(True)}),
+    (TypeError, "theta: expected a tensor for a complex number", {"theta": 1j}),
     (TypeError, "theta: expected a number or a tensor, got str", {"theta": "1"}),
 ]
 

@@ -79,7 +79,7 @@ REFUSED: dict[str, tuple[Callable, str]] = {
     "half": (lambda v: v.half().to(v), "torch.float16"),
     "double": (lambda v: (v.double() * 2).to(v), "torch.float64"),
     "wide tensor": (lambda v: v * torch.ones(v.shape[1], dtype=torch.float64), "torch.float64"),
-    "complex": (lambda v: torch.view_as_real(torch.complex(v, v))[..., 0], "complex"),
+    "complex": (lambda v: torch.exp(torch.complex(v, v)).real, "operators that complex rows have"),
     "long": (lambda v: (v.long() % 3).to(v), "torch.int64"),
     "shape": (lambda v: v.unsqueeze(0) + v.unsqueeze(1), "values of shape"),
     "parameter": (lambda v: v * WEIGHT, "pass it as a keyword-only argument"),

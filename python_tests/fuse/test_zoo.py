@@ -66,6 +66,12 @@ def _gradients(spikes: Tensor, states: list[Tensor], leaves: list[Tensor],
     return list(torch.autograd.grad(total, leaves))
 
 
+def _real(states: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Complex ones as their parts."""
+    return {f"{part} {name}": getattr(one, part) for name, one in states.items()
+            for part in (("real", "imag") if one.is_complex() else ("real",))}
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("name", zoo.NEURONS)
 def test_neuron_is_that_of_the_paper(name: str, seed: int) -> None:
@@ -78,8 +84,8 @@ def test_neuron_is_that_of_the_paper(name: str, seed: int) -> None:
     current, weights = (mine[0], mine[1]) if K > 1 else (mine[0][:, :, 0], mine[1][0])
     spikes, state = functional.recurrent(current, weights, module.neuron, **named)
     assert tuple(state.states) == module.STATES
-    states = list(state.states.values())
-    got = _gradients(spikes, states, mine, seed)
+    labels, states = zip(*_real(state.states).items(), strict=True)
+    got = _gradients(spikes, list(states), mine, seed)
 
     theirs = _leaves(x, w, *values.values())
     wanted_spikes, wanted_states = LOOPS[name](theirs[0].transpose(1, 2), theirs[1],
@@ -90,8 +96,8 @@ def test_neuron_is_that_of_the_paper(name: str, seed: int) -> None:
     assert 0.02 < rate < 0.6, rate
     assert torch.equal(spikes, wanted_spikes)
     assert set(spikes.unique().tolist()) == {0.0, 1.0}
-    assert len(wanted_states) == len(module.STATES)
-    for label, one, other in zip(module.STATES, states, wanted_states, strict=True):
+    assert len(wanted_states) == len(states)
+    for label, one, other in zip(labels, states, wanted_states, strict=True):
         error = (one - other).abs().max() / other.abs().max().clamp(min=1)
         assert error < 1e-12, (label, float(error))
     for label, one, other in zip(["x", "w_rec", *values], got, wanted, strict=True):
@@ -108,7 +114,7 @@ def test_every_coefficient_learns_in_a_layer(name: str) -> None:
     layer = lsnn_ext.Recurrent(zoo.NEURONS[name].neuron, 5, N, learn=values, dtype=torch.float64,
                                **values)  # as above, so that nothing else is compiled
     spikes, state = layer(zoo.NEURONS[name].CURRENT * torch.rand(T, B, 5, dtype=torch.float64))
-    (spikes.sum() + sum(one.sum() for one in state.states.values())).backward()
+    (spikes.sum() + sum(one.sum() for one in _real(state.states).values())).backward()
     for key in (*values, "weight_ih_l0", "weight_hh_l0"):
         gradient = layer.get_parameter(key).grad
         assert gradient is not None and bool(gradient.isfinite().all()), key
@@ -121,8 +127,10 @@ def test_every_neuron_is_traced(name: str) -> None:
     """So that none runs as a loop in silence."""
     trace = pytest.importorskip("lsnn_ext.fuse.trace").trace
     module, values = zoo.NEURONS[name], _given(name, 0)[2]
+    given = {**_coefficients(name), **values}
+    forms = module.neuron.parts(given, torch.empty(0, dtype=torch.float64), N).forms
     program = trace(module.step, currents=_currents(name), states=len(module.STATES),
-                    dtype=torch.float64, coefficients={**_coefficients(name), **values}).program
+                    dtype=torch.float64, coefficients=given, forms=forms).program
     assert program.is_spike
     assert sum(one is not None for one in program.gradients) == len(values)
 
@@ -148,8 +156,8 @@ def test_every_file_is_listed_and_tested() -> None:
 def test_pictures_are_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     from lsnn_ext.zoo.__main__ import main
-    main(["--out", str(tmp_path), "rf", "dh_srnn"])
-    for name in ("rf", "dh_srnn"):
+    main(["--out", str(tmp_path), "rf", "dh_srnn", "c_silif"])
+    for name in ("rf", "dh_srnn", "c_silif"):
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
 
 

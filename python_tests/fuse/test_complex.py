@@ -1,0 +1,270 @@
+"""Steps with complex states and coefficients against loops of their own."""
+import copy
+import pickle
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pack_padded_sequence, unpack_sequence
+
+import lsnn_ext
+from lsnn_ext import Neuron, Recurrent, functional
+from lsnn_ext.fuse.trace import StepError
+from lsnn_ext.zoo.surrogates import triangle
+from wide_states import B, N, T, check, leaves_of, total
+
+F64 = torch.float64
+Z = {torch.float32: torch.complex64, torch.float64: torch.complex128}
+
+
+def rf(c: Tensor, u: Tensor, z: Tensor, *, b: Any, omega: Any, theta: Any,
+       dt: float = 0.1) -> tuple[Tensor, Tensor]:
+    u = torch.exp(torch.complex(-b, omega) * dt) * u + c
+    return u, triangle(u.real - theta)
+
+
+def pairs(c: Tensor, re: Tensor, im: Tensor, z: Tensor, *, b: Any, omega: Any, theta: Any,
+          dt: float = 0.1) -> tuple[Tensor, ...]:
+    """The same in real numbers."""
+    p, q = torch.exp(-b * dt) * torch.cos(omega * dt), torch.exp(-b * dt) * torch.sin(omega * dt)
+    re, im = p * re - q * im + c, p * im + q * re
+    return re, im, triangle(re - theta)
+
+
+def turned(c: Tensor, u: Tensor, v: Tensor, z: Tensor, *, alpha: Any, gain: Any,
+           theta: float = 1.0) -> tuple[Tensor, ...]:
+    """Every operator that complex rows have."""
+    u = alpha * (u - 0.5 * z) + torch.conj(u) * 0.1j - u / (2 + 1j) + c
+    u = torch.where(u.real > 4, 0.5 * u, u) + (gain - u) / (3 + u * u.conj())
+    u = u / alpha.abs() - torch.view_as_complex(torch.stack([c, v], -1)) / (4 + v * v)
+    v = 0.9 * v + 0.2 * u.abs() + torch.view_as_real(u)[..., 1] - 0.1 * torch.complex(v, c).imag
+    z = triangle(u.real + 0.5 * u.imag + 0.1 * v - theta)
+    return -(-u), v, z
+
+
+def coefficients(dtype: torch.dtype = F64, shape: tuple[int, ...] = (N,)) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    b, omega = torch.rand(2, *shape, generator=generator, dtype=F64)
+    return {"b": (b + 0.5).to(dtype), "omega": (9 * omega).to(dtype),
+            "theta": torch.ones((), dtype=dtype)}
+
+
+def complex_coefficients(shape: tuple[int, ...] = (N,)) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(4)
+    angle = torch.rand(shape, generator=generator, dtype=F64) * 2
+    return {"alpha": torch.polar(torch.full_like(angle, 0.8), angle),
+            "gain": torch.tensor(0.3 - 0.2j, dtype=torch.complex128), "theta": 1.0}
+
+
+def zeros(dtype: torch.dtype = F64) -> list[Tensor]:
+    return [torch.zeros(B, N, dtype=Z[dtype]), torch.zeros(B, N, dtype=dtype)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("shape", [(N,), ()])
+def test_resonate_and_fire(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    check(Neuron(rf), rf, zeros(dtype)[:1], coefficients(dtype, shape), dtype=dtype)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("shape", [(N,), ()])
+def test_every_operator(shape: tuple[int, ...], seed: int) -> None:
+    check(Neuron(turned), turned, zeros(), complex_coefficients(shape), seed=seed, drive=1.0)
+
+
+def test_checkpoints() -> None:
+    check(Neuron(turned), turned, zeros(), complex_coefficients(), drive=1.0, checkpoint_every=7)
+
+
+def test_equals_a_pair_of_real_states() -> None:
+    x, w, given = torch.randn(T, B, N, dtype=F64), 0.3 * torch.randn(N, N, dtype=F64), coefficients()
+    options = {"lengths": [T, 11, 0], "delay": 2, "trace": True}
+    spikes, state, traces = functional.recurrent(x, w, Neuron(rf), **given, **options)
+    same, other, rows = functional.recurrent(x, w, Neuron(pairs), **given, **options)
+    assert torch.equal(spikes, same) and spikes.sum() > 0
+    for u, v in ((state.states["u"], other.states), (traces["u"], rows)):
+        torch.testing.assert_close(u, torch.complex(v["re"], v["im"]), rtol=1e-12, atol=1e-12)
+
+
+def test_state_in_and_out() -> None:
+    x, neuron = torch.randn(T, B, N, dtype=F64), Neuron(rf)
+    given = coefficients()
+    whole, last = functional.recurrent(x, None, neuron, **given)
+    first, state = functional.recurrent(x[:9], None, neuron, **given)
+    assert state.states["u"].dtype == torch.complex128
+    second, end = functional.recurrent(x[9:], None, neuron, state=state, **given)
+    assert torch.equal(torch.cat([first, second]), whole)
+    assert torch.equal(end.states["u"], last.states["u"])
+    assert state.to(torch.float32).states["u"].dtype == torch.complex64
+    mask = torch.tensor([True, False, True])
+    kept = state.reset(mask).states["u"]
+    assert not kept[mask].any() and torch.equal(kept[1], state.states["u"][1])
+    wrong = state.map(lambda leaf: leaf.real if leaf.is_complex() else leaf)
+    with pytest.raises(TypeError, match=r"state.states\['u'\]: expected torch.complex128"):
+        functional.recurrent(x, None, neuron, state=wrong, **given)
+
+
+def test_gradient_of_a_state() -> None:
+    given, x = coefficients(), torch.randn(5, B, N, dtype=F64)
+    found = []
+    for is_loop in (False, True):
+        u = torch.randn(B, N, dtype=torch.complex128,
+                        generator=torch.Generator().manual_seed(0)).requires_grad_()
+        state = functional.NeuronState({"u": u}, torch.zeros(1, B, N, dtype=F64))
+        if is_loop:
+            with lsnn_ext.use_reference():
+                out, end = functional.recurrent(x, None, Neuron(rf), state=state, **given)
+        else:
+            out, end = functional.recurrent(x, None, Neuron(rf), state=state, **given)
+        found.append(torch.autograd.grad(total([out, end.states["u"]]), u)[0])
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
+
+
+def test_the_loop_takes_lengths() -> None:
+    x, given = torch.randn(T, B, N, dtype=F64), coefficients()
+    found = functional.recurrent(x, None, Neuron(rf), lengths=[T, 4, 0], trace=True, **given)
+    with lsnn_ext.use_reference():
+        loop = functional.recurrent(x, None, Neuron(rf), lengths=[T, 4, 0], trace=True, **given)
+    torch.testing.assert_close(found[2]["u"], loop[2]["u"])
+    torch.testing.assert_close(found[1].states["u"], loop[1].states["u"])
+    with lsnn_ext.use_reference():
+        traces = functional.recurrent(x[:0], None, Neuron(rf), trace=True, **given)[2]
+    assert traces["u"].shape == (0, B, N) and traces["u"].is_complex()
+
+
+def test_which_states_are_complex() -> None:
+    def step(c: Tensor, a: Tensor, v: Tensor, u: Tensor, z: Tensor, *,
+             alpha: Any) -> tuple[Tensor, ...]:
+        a = 0.5 * a + u.imag  # of a state that is complex below
+        return a, 0.5 * v + u, alpha * u + c, triangle(a - 1)
+
+    neuron = Neuron(step)
+    for alpha, forms in ((torch.tensor(0.5j), "0 0c 0c"), (0.5, "0 0 0")):
+        found = neuron.parts({"alpha": alpha}, torch.zeros(0), 3).forms
+        assert " ".join(map(str, found)) == forms
+    x = torch.randn(T, B, N, dtype=F64) * 3
+    spikes, state = functional.recurrent(x, None, neuron, alpha=torch.tensor(0.9j))
+    assert state.states["v"].is_complex() and not state.states["a"].is_complex()
+    with lsnn_ext.use_reference():
+        assert torch.equal(functional.recurrent(x, None, neuron, alpha=torch.tensor(0.9j))[0], spikes)
+
+
+def test_layer(tmp_path: Any) -> None:
+    given = complex_coefficients()
+    layer = Recurrent(Neuron(turned), 5, N, learn=("alpha",), dtype=F64, **given)
+    assert layer.get_parameter("alpha").dtype == torch.complex128
+    assert layer.get_buffer("gain").is_complex()
+    x = torch.randn(T, B, 5, dtype=F64)
+    spikes, state = layer(x)
+    assert spikes.sum() > 0
+    total([spikes, *state.states.values()]).backward()
+    assert layer.get_parameter("alpha").grad.abs().min() > 0
+    other = Recurrent(Neuron(turned), 5, N, learn=("alpha",), dtype=F64,
+                      **{**given, "alpha": given["alpha"] * 1j})
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(other(x)[0], spikes)
+    assert torch.equal(copy.deepcopy(layer)(x)[0], spikes)
+    alone, end, traces = layer(x[:, 0], trace=True)
+    assert end.states["u"].shape == (N,) and traces["u"].shape == (T, N)
+    assert torch.equal(layer(x[:, 0], end)[0], layer(x[:, :1], layer(x[:, :1])[1])[0][:, 0])
+    packed = pack_padded_sequence(x, torch.tensor([T, 7, 3]))
+    with torch.no_grad():  # packing has no gradient of complex numbers
+        rows = unpack_sequence(layer(packed, trace=True)[2]["u"])
+    torch.testing.assert_close(rows[1], layer(x[:7, 1], trace=True)[2]["u"])
+    layer.to(torch.float32)
+    assert layer.get_parameter("alpha").dtype == torch.complex64
+    assert layer(x.float())[1].states["u"].dtype == torch.complex64
+    layer.reset_parameters()
+    torch.testing.assert_close(layer.get_parameter("alpha").data, given["alpha"].cfloat())
+    neuron = pickle.loads(pickle.dumps(Neuron(turned)))
+    assert neuron == Neuron(turned)
+
+
+def test_layers_refuse_a_logarithm_of_complex_numbers() -> None:
+    with pytest.raises(ValueError, match="alpha: expected real numbers > 0"):
+        Recurrent(Neuron(turned), 5, N, positive=("alpha",), **complex_coefficients())
+
+
+def test_a_closed_over_tensor() -> None:
+    turn = torch.polar(torch.full((N,), 0.9, dtype=F64), torch.linspace(0.1, 2, N, dtype=F64))
+
+    def step(c: Tensor, u: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        u = turn * u + c * torch.tensor(0.5 + 0.5j, dtype=torch.complex128)
+        return u, triangle(u.real - 1)
+
+    check(Neuron(step), step, zeros()[:1], {})
+
+
+def test_compiled_calls() -> None:
+    neuron, given = Neuron(rf), coefficients()
+    x = torch.randn(T, B, N, dtype=F64)
+
+    def call(x: Tensor, **given: Tensor) -> Any:
+        return functional.recurrent(x, None, neuron, **given)
+
+    leaves = leaves_of(given)
+    spikes, state = torch.compile(call, backend="aot_eager", fullgraph=True)(x, **leaves)
+    wanted = call(x, **given)
+    assert torch.equal(spikes, wanted[0])
+    torch.testing.assert_close(state.states["u"], wanted[1].states["u"])
+
+
+UNARY: list[Callable[[Tensor], Tensor]] = [
+    lambda u: -u, torch.conj, lambda u: u * 0.5j, lambda u: u * (0.3 - 0.6j), lambda u: u / 1.5,
+    lambda u: u / (1 + 2j), lambda u: torch.complex(u.imag, u.real), lambda u: u - 1j,
+    lambda u: u.detach() * 0.5, lambda u: torch.view_as_complex(0.7 * torch.view_as_real(u)),
+    lambda u: u.real + 0j * u, lambda u: u / (1 + u.abs()), lambda u: u.clone()]
+BINARY: list[Callable[[Tensor, Tensor], Tensor]] = [
+    torch.add, torch.sub, lambda u, v: u * v / (2 + (v * v.conj()).real), lambda u, v: 0.5 * u * v,
+    lambda u, v: torch.where(u.real > v.imag, u, v), lambda u, v: torch.add(u, v, alpha=0.3),
+    lambda u, v: u.real * v, lambda u, v: u / (3 + v.abs() + v)]
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_random_steps(seed: int) -> None:
+    draw = random.Random(seed)
+    plan = [(draw.random() < 0.5, draw.choice(UNARY), draw.choice(BINARY), draw.random(),
+             draw.random()) for _ in range(draw.randint(2, 6))]
+
+    def step(c: Tensor, u: Tensor, v: Tensor, z: Tensor, *, alpha: Any,
+             gain: Any) -> tuple[Tensor, ...]:
+        made = [alpha * u + c, u - gain * z, torch.complex(v, c)]
+        for is_unary, one, two, i, j in plan:
+            a, b = made[int(i * len(made))], made[int(j * len(made))]
+            made.append(one(a) if is_unary else two(a, b))
+        u = made[-1] / (1 + 0.3 * made[-1].abs()) + 0.1 * alpha * u + gain
+        v = 0.8 * v + made[-2].imag / (1 + made[-2].abs()) + 0.1 * u.real
+        return u, v, triangle(0.2 * u.real + 0.2 * v + c - 0.5)
+
+    given = complex_coefficients((N,) if draw.random() < 0.5 else ())
+    del given["theta"]
+    check(Neuron(step), step, zeros(), given, seed=seed, drive=1.0)
+
+
+@pytest.mark.parametrize("step,text", [
+    (lambda c, u, z: (torch.exp(1j * u) + c, triangle(u.real)), "operators that complex rows have"),
+    (lambda c, u, z: (1j * u.angle() + c, triangle(c)), "aten.angle"),
+    (lambda c, u, z: ((0.5j * u).add_(c), triangle(c)), "no write in place to a complex value"),
+    (lambda c, u, z: (1j * u + u.sum(), triangle(c)), "aten.sum"),
+    (lambda c, u, z: (1j * u.cumsum(1) + c, triangle(c)), "aten.cumsum"),
+    (lambda c, u, z: (1j * u.prod(0), triangle(c)), "aten.prod"),
+])
+def test_refused_by_name_and_line(step: Callable[..., Any], text: str) -> None:
+    with pytest.raises(StepError, match=f"{text}.*test_complex.py line"):
+        functional.recurrent(torch.ones(T, N, N), None, Neuron(step))
+
+
+def test_refused_calls() -> None:
+    x = torch.zeros(T, B, N)
+    with pytest.raises(TypeError, match="expected real numbers as the spike"):
+        functional.recurrent(x, None, Neuron(lambda c, u, z: (1j * u + c, u * 1j)))
+    with pytest.raises(TypeError, match="alpha: expected a tensor for a complex number"):
+        functional.recurrent(x, None, Neuron(turned), alpha=0.5j, gain=1.0)
+    names = ", ".join(f"s{i}" for i in range(9))
+    scope: dict[str, Any] = {}
+    exec(f"def step(c, {names}, z):\n    return ({names.replace('s', '1j * s')}, z)", scope)
+    with pytest.raises(StepError, match="at most 16 states, got 18; a complex number counts as 2"):
+        functional.recurrent(x, None, Neuron(scope["step"]))
