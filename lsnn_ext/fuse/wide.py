@@ -280,8 +280,9 @@ class WideRecorder(Recorder):
             if not form.is_complex:
                 rows.append(result.re)
                 continue
-            im = result.im
-            rows += [result.re, self.run_part("zeros_like", result.re) if im is None else im]
+            like = next(x for x in result if isinstance(x, Tensor))
+            rows += [x if isinstance(x, Tensor) else self.number_like(x or 0.0, like)
+                     for x in result]
         return rows
 
     @staticmethod

@@ -217,7 +217,10 @@ class Recurrent(Copied):
             if x.sorted_indices is not None:
                 value = value.index_select(1, x.sorted_indices)
                 each = lengths.index_select(0, x.sorted_indices.to(lengths.device))
-            data = pack_padded_sequence(value, each).data
+            # torch packs complex numbers without a gradient
+            real = torch.view_as_real(value) if value.is_complex() else value
+            data = pack_padded_sequence(real, each).data
+            data = torch.view_as_complex(data) if value.is_complex() else data
             return PackedSequence(data, x.batch_sizes, x.sorted_indices, x.unsorted_indices)
 
         return (packed(spikes), state, *({name: packed(value) for name, value in one.items()}
