@@ -329,15 +329,16 @@ class Recorder(Values):
                                                      and self.is_zero(named[key]))
                         for key in terms if key in named)
         others = [x for key, x in values.items() if key not in terms]
-        shapes = {_strip(x) for x in sums}
-        if not terms or not are_terms or shapes != {_strip(out)} or not all(
+        shapes = {strip(x.shape) for x in sums}
+        if not terms or not are_terms or shapes != {strip(out.shape)} or not all(
                 isinstance(self.value(x), Fixed) for x in others):
             raise self.error("elementwise operators", f"aten.{name} of a sum over the batch")
         return True
 
 
-def _strip(tensor: Tensor) -> tuple[int, ...]:
-    sizes = tuple(tensor.shape)
+def strip(shape: Sequence[int]) -> tuple[int, ...]:
+    """Without the ones in front."""
+    sizes = tuple(shape)
     while sizes and sizes[0] == 1:
         sizes = sizes[1:]
     return sizes

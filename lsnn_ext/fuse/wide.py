@@ -12,7 +12,7 @@ from .complex import COMPLEX, Pair
 from .form import MAX_AXIS, Form
 from .record import COPIES, FACTORIES, Recorder, bind
 from .values import Fixed, Resize, StepError, aten
-from .wide_shapes import HANDLERS, reshape
+from .wide_shapes import HANDLERS, is_copy, reshape
 
 MAKES_COMPLEX = {"complex", "polar"}  # of real values
 MAKES_WIDE = {*MAKES_COMPLEX, "select_backward", "slice_backward"}
@@ -49,21 +49,22 @@ class WideRecorder(Recorder):
         self.wide: dict[int, Wide] = {}  # by storage: each value has one of its own
         self.wholes: dict[int, Fixed] = {}  # the fixed ones among them
         self.axes: set[int] = set()  # sizes of axes of states and coefficients
-        self.viewed: set[int] = set()  # storages of parts that other values share
+        self.shared: set[int] = set()  # storages of what others are views of, or parts
         self.pairs: set[int] = set()  # storages of view_as_real of a value with an axis
         self._real: torch.dtype | None = None  # of the parts of the complex arguments
 
     # ------------------------------------------------------------------------------ values
     def give_rows(self, tensor: Tensor, form: Form, parts: Sequence[Tensor]) -> Tensor:
         """Declares the value of a tensor."""
-        self.wide[tensor.untyped_storage()._cdata] = Wide(tuple(parts), form)
-        self.viewed |= {part.untyped_storage()._cdata for part in parts}
+        self.wide[_key(tensor)] = Wide(tuple(parts), form)
+        self.shared |= {_key(part) for part in parts}
         self.alive.append(tensor)
         return tensor
 
     def give_whole(self, tensor: Tensor, form: Form, whole: Fixed) -> Tensor:
         """Declares a fixed value, whose rows are computed from it."""
-        self.wholes[tensor.untyped_storage()._cdata] = whole
+        self.wholes[_key(tensor)] = whole
+        self.shared.add(_key(tensor))
         body = tensor.shape[:-1] if form.axis else tensor.shape
         dtype = tensor.dtype.to_real() if form.is_complex else tensor.dtype
         parts = [self.give(torch.empty(body, dtype=dtype, device="cpu"),
@@ -77,7 +78,7 @@ class WideRecorder(Recorder):
             return None
         if not isinstance(value, FakeTensor):
             return self._hold_wide(value)
-        return self.wide.get(value.untyped_storage()._cdata)
+        return self.wide.get(_key(value))
 
     def rows_of(self, tensor: Tensor) -> tuple[Tensor, ...]:
         """The real tensors of a value."""
@@ -90,11 +91,11 @@ class WideRecorder(Recorder):
 
     def is_pairs(self, tensor: Tensor) -> bool:
         """Whether a value is view_as_real of one with an axis, which has four dimensions."""
-        return tensor.untyped_storage()._cdata in self.pairs
+        return _key(tensor) in self.pairs
 
     def give_pairs(self, out: Tensor, form: Form, rows: Sequence[Tensor]) -> Tensor:
         fresh = self.give_rows(_fresh(out), form, rows)
-        self.pairs.add(fresh.untyped_storage()._cdata)
+        self.pairs.add(_key(fresh))
         return fresh
 
     def count(self, part: Tensor) -> Tensor:
@@ -121,7 +122,7 @@ class WideRecorder(Recorder):
         self.alive.append(tensor)
         fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
         self.give_whole(fake, form, self.call(None, (tensor,)))
-        return self.wide[fake.untyped_storage()._cdata]
+        return self.wide[_key(fake)]
 
     def _is_fixed(self, value: Tensor) -> bool:
         return all(isinstance(self.value(part), Fixed) for part in self.rows_of(value))
@@ -139,7 +140,7 @@ class WideRecorder(Recorder):
             if known.is_number and self._real is not None:
                 value = self.run_part("_to_copy", value, dtype=self._real)
             return self.place(value)
-        storage = value.untyped_storage()._cdata
+        storage = _key(value)
         if storage not in self.wholes:
             parts = [self.place(part) for part in found.parts]
             self.wholes[storage] = self.call(join_parts, (found.form, *parts))
@@ -154,10 +155,8 @@ class WideRecorder(Recorder):
         is_in_place = name.endswith("_") and not name.endswith("__")
         values = flatten((args, kwargs))
         wide = [value for value in values if self.find(value) is not None]
-        if is_in_place and (wide or (isinstance(args[0], FakeTensor) and
-                                     args[0].untyped_storage()._cdata in self.viewed)):
-            raise self.error("no write in place to a complex value or to one with an axis of its "
-                             "own, or to what such a value was made of", f"aten.{name}")
+        if is_in_place and (wide or _key(args[0]) in self.shared):
+            return self._write(func, name.removesuffix("_"), args, kwargs)
         if not wide and not self._makes_wide(name, args, kwargs):
             return super().__torch_dispatch__(func, types, args, kwargs)
         self.check_kind(func, name)
@@ -172,10 +171,11 @@ class WideRecorder(Recorder):
             if name != "_conj":  # of a number of Python in the gradient of a product
                 raise self.error("elementwise operators", f"aten.{name} of {args[0]}")
             return self._fill("full", {"fill_value": args[0].conjugate()}, out)
-        if (handler := HANDLERS.get(name)) is not None:
-            return handler(self, name, named, out)
-        if name in RESHAPES:
-            return reshape(self, name, named, out)
+        if name in HANDLERS or name in RESHAPES:
+            made = HANDLERS.get(name, reshape)(self, name, named, out)
+            if not is_copy(name):
+                self.shared |= {_key(x) for x in (*wide, *flatten(made))}
+            return made
         if self._base(name) in FACTORIES:
             return self._fill(self._base(name), named, out)
         if any(axes) and out.shape[-1] > MAX_AXIS:
@@ -205,6 +205,20 @@ class WideRecorder(Recorder):
             rows = [self.part_of(func, self._pick(args, k, form), self._pick(kwargs, k, form))
                     for k in range(form.axis)]
         return self.finish(out, form, rows)
+
+    def _write(self, func: Any, name: str, args: Any, kwargs: Any) -> Tensor:
+        """An operator in place. Views of a value do not see that its rows are replaced."""
+        target = args[0]
+        if self.find(target) is None or _key(target) in self.shared or name == "copy":
+            raise self.error("no write in place to a part of a complex value or of one with an "
+                             "axis of its own, or to what has such a part", f"aten.{name}_")
+        function = getattr(getattr(aten, name), func._overloadname)
+        made = self.__torch_dispatch__(function, (), args, kwargs)
+        if made.shape != target.shape or made.dtype != target.dtype:
+            raise self.error("a result of the form of what is written to", f"aten.{name}_")
+        self.wide[_key(target)] = self.wide[_key(made)]
+        self.wholes.pop(_key(target), None)
+        return target
 
     @staticmethod
     def _base(name: str) -> str:
@@ -311,6 +325,10 @@ class WideRecorder(Recorder):
     def _has_axis(self, value: Any) -> bool:
         found = self.find(value)
         return found is not None and found.form.axis > 0
+
+
+def _key(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
 
 
 def _fresh(out: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from .form import MAX_AXIS, Form
+from .record import strip
 from .values import aten
 
 HANDLERS: dict[str, Callable[..., Any]] = {}
@@ -38,6 +39,12 @@ def _view(r: Any, part: Tensor) -> Tensor:
 
 def _copy(r: Any, part: Tensor) -> Tensor:
     return r.run_part("clone", part)
+
+
+def is_copy(name: str) -> bool:
+    """Whether the result shares no numbers with the arguments."""
+    return name in ("clone", "contiguous", "lift_fresh_copy", "_to_copy", "stack", "cat", "sum",
+                    "mean", "amax", "amin") or name.endswith("_backward")
 
 
 # ------------------------------------------------------------------------------------------ copies
@@ -247,8 +254,8 @@ def reshape(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
             raise r.error(f"an axis of at most {MAX_AXIS}", f"one of {out.shape[-1]}")
         return r.finish(out, form._replace(axis=out.shape[-1]),
                         _shaped(r, name, rows, out.shape[:-1]))
-    if out.dim() and out.shape[-1] == form.axis and out.numel() == value.numel() and not (
-            form.axis == 1 and out.dim() < value.dim()):
+    is_kept = out.dim() > 0 and out.shape[-1] == form.axis
+    if is_kept and strip(out.shape[:-1]) == strip(value.shape[:-1]):
         return r.finish(out, form, _shaped(r, name, rows, out.shape[:-1]))
     if form.axis == 1:
         return r.finish(out, form._replace(axis=0), _shaped(r, name, rows, out.shape))
