@@ -222,7 +222,7 @@ def _fused(neuron: Neuron, call: Call, given: Arguments) -> Result:
     (T, B), (K, N) = call.x.shape[:2], call.like.shape[-2:]
     key, rows = key_and_rows(neuron, call.parts, call.like, call.coefficients)
     forms = call.parts.forms
-    saved = Saved(K, sum(form.count() for form in forms), _ops.CHUNK,
+    saved = Saved(K, sum(form.rows() for form in forms), _ops.CHUNK,
                   int(_ops.sizes_of(key).has_number_spikes))
     checkpoint = checkpoint_steps(given.checkpoint_every, T, B, N, call.x.dtype.itemsize, saved)
     tensors: list[Tensor | None] = []

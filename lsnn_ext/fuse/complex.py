@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+
 class Pair(NamedTuple):
     """A complex number of each row."""
 
@@ -12,6 +13,7 @@ class Pair(NamedTuple):
     im: Any  # None: the number is real
 
 
+ONE = Pair(1, None)
 COMPLEX: dict[str, Callable[..., Pair]] = {}
 
 
@@ -67,19 +69,19 @@ def _times(r: Any, a: Pair, b: Pair) -> Pair:
 
 
 @_operator
-def _add(r: Any, self: Pair, other: Pair, alpha: Pair = Pair(1, None)) -> Pair:
-    other = other if alpha == Pair(1, None) else _times(r, other, alpha)
+def _add(r: Any, self: Pair, other: Pair, alpha: Pair = ONE) -> Pair:
+    other = other if alpha == ONE else _times(r, other, alpha)
     return Pair(_sum(r, self.re, other.re), _sum(r, self.im, other.im))
 
 
 @_operator
-def _sub(r: Any, self: Pair, other: Pair, alpha: Pair = Pair(1, None)) -> Pair:
-    other = other if alpha == Pair(1, None) else _times(r, other, alpha)
+def _sub(r: Any, self: Pair, other: Pair, alpha: Pair = ONE) -> Pair:
+    other = other if alpha == ONE else _times(r, other, alpha)
     return Pair(_difference(r, self.re, other.re), _difference(r, self.im, other.im))
 
 
 @_operator
-def _rsub(r: Any, self: Pair, other: Pair, alpha: Pair = Pair(1, None)) -> Pair:
+def _rsub(r: Any, self: Pair, other: Pair, alpha: Pair = ONE) -> Pair:
     return _sub(r, other, self, alpha)
 
 

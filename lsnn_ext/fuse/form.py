@@ -15,7 +15,7 @@ class Form(NamedTuple):
     axis: int = 0  # size of an axis of its own behind (B, N); 0: no such axis
     is_complex: bool = False
 
-    def count(self) -> int:
+    def rows(self) -> int:
         """How many real rows the kernels see."""
         return (self.axis or 1) * (1 + self.is_complex)
 
@@ -73,6 +73,6 @@ def join_states(rows: Sequence[Tensor], forms: Sequence[Form]) -> list[Tensor]:
     """The states of these forms, whose rows follow each other."""
     joined, first = [], 0
     for form in forms:
-        joined.append(form.join(rows[first : first + form.count()]))
-        first += form.count()
+        joined.append(form.join(rows[first : first + form.rows()]))
+        first += form.rows()
     return joined

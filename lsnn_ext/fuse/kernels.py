@@ -230,14 +230,14 @@ def _check(kernel: Kernel, neuron: Neuron, parts: Parts, dtype: torch.dtype,
     from .trace import StepError
 
     random = torch.Generator().manual_seed(0)
-    B, K, S = 4, len(parts.currents), sum(form.count() for form in parts.forms)
+    B, K, S = 4, len(parts.currents), sum(form.rows() for form in parts.forms)
     device = next((c.device for c in coefficients.values() if isinstance(c, Tensor)), None)
     if device not in (None, torch.device("cpu")):
         return
     c, s = (torch.randn(n, B, N, generator=random).to(dtype) for n in (K, S))
     z = (torch.rand(B, N, generator=random) < 0.5).to(dtype)
     with torch.no_grad():
-        states = join_states(s.clone(), parts.forms)
+        states = join_states(list(s.clone()), parts.forms)
         wanted = results_of(neuron.step(*c.clone(), *states, z.clone(), **coefficients))
         rows = kernel.rows(list(coefficients.values()), c)
         call = _ops.neuron_call(kernel.key, (), _ops.constants_of(

@@ -54,7 +54,8 @@ def run_loop(
             shown = after
             if runs is not None:
                 masks = [runs.view(B, *[1] * (one.dim() - 1)) for one in after]
-                shown = [torch.where(mask, one, 0.0) for mask, one in zip(masks, after, strict=True)]
+                shown = [torch.where(mask, one, 0.0)
+                         for mask, one in zip(masks, after, strict=True)]
                 after = [torch.where(mask, new, old) for mask, new, old in zip(
                     masks, after, (*states, z[0]), strict=True)]
             pushed = torch.cat([after[-1][None], z[:-1]])

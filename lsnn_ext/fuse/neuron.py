@@ -71,6 +71,7 @@ class Neuron:
 
     step: Step
     inputs: tuple[str, ...]  # positional parameters: currents, states, z
+    axes: dict[str, int]  # by name of a state the size of its own axis
     coefficients: dict[str, Any]  # by name the default, inspect.Parameter.empty where there is none
 
     def __init__(self, step: Step, axes: Mapping[str, int] | None = None) -> None:
@@ -203,7 +204,7 @@ class _ZeroImaginary(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if args and isinstance(args[0], Tensor) and not args[0].is_complex():
-            if func in (Tensor.imag.__get__, torch.imag):
+            if func is torch.imag or getattr(func, "__self__", None) is Tensor.imag:
                 return torch.zeros_like(args[0])
             if func is torch.view_as_real:
                 return torch.stack([args[0], torch.zeros_like(args[0])], -1)

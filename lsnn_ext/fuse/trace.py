@@ -83,7 +83,7 @@ def trace(step: Callable[..., Any], *, currents: int, states: int, dtype: torch.
                                 f"({neurons},) and ({size.neurons},)") from None
             neurons = size.neurons
             joints.clear()
-    rows = sum(form.count() for form in forms)
+    rows = sum(form.rows() for form in forms)
     first, second = (_finish(joint, currents, rows, dtype) for joint in joints)
     if first[:2] != second[:2] or not _are_equal(first[2], second[2]):
         raise StepError("step: expected the same operators for all sizes (B, N) and in each call, "
@@ -136,7 +136,7 @@ def _make_rows(recorder: WideRecorder, forms: Sequence[Form], dtype: torch.dtype
     made = []
     for form in forms:
         parts = [recorder.give(torch.empty(B, N, dtype=dtype, device="cpu"), Row(first + i))
-                 for i in range(form.count())]
+                 for i in range(form.rows())]
         first += len(parts)
         whole = torch.empty(form.shape(B, N), dtype=form.dtype(dtype), device="cpu")
         recorder.axes.add(form.axis)
@@ -146,7 +146,7 @@ def _make_rows(recorder: WideRecorder, forms: Sequence[Form], dtype: torch.dtype
 
 def _record(step: Callable[..., Any], currents: int, forms: Sequence[Form], dtype: torch.dtype,
             coefficients: Mapping[str, Tensor | float], batch: int, neurons: int) -> _Joint:
-    rows = sum(form.count() for form in forms)
+    rows = sum(form.rows() for form in forms)
     inputs, real = currents + rows + 1, (Form(),)
     graph = Graph(dtype, inputs, rows + 1)
     recorder = WideRecorder(graph, batch, neurons)
@@ -216,7 +216,7 @@ def _find_gradients(recorder: WideRecorder, gradient: Tensor | None, form: Form,
                     dtype: torch.dtype, coefficient: str | None = None) -> list[int | None]:
     """One for each row."""
     if gradient is None:
-        return [None] * form.count()
+        return [None] * form.rows()
     return [_find_gradient(recorder, part, dtype, coefficient)
             for part in recorder.rows_of(gradient)]
 

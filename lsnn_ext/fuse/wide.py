@@ -41,8 +41,8 @@ def join_parts(form: Form, *parts: Tensor | float) -> Tensor:
 class WideRecorder(Recorder):
     """A Recorder that also takes complex values and values with an axis of their own."""
 
-    EXPECTED = ("operators that are elementwise, or on the last axis sum, mean, amax, amin, select, "
-                "slice, unbind, stack or cat, of a value with an axis of its own")
+    EXPECTED = ("operators that are elementwise, or on the last axis sum, mean, amax, amin, "
+                "select, slice, unbind, stack or cat, of a value with an axis of its own")
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -309,7 +309,7 @@ class WideRecorder(Recorder):
 
     def _fill(self, factory: str, named: dict[str, Any], out: Tensor) -> Tensor:
         """A tensor of one number."""
-        value = FACTORIES[factory]
+        value: Any = FACTORIES[factory]
         value = named.get("fill_value", named.get("s")) if value is None else value
         axis = out.shape[-1] if out.dim() == 3 or self._has_axis(named.get("self")) else 0
         form = Form(axis, out.is_complex())

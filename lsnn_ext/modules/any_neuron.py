@@ -45,8 +45,8 @@ class Recurrent(Copied):
         recurrent: False: no recurrent weights.
         checkpoint_every, sparse_grad: as of functional.recurrent.
         dtype, device: of parameters and buffers.
-        **coefficients: of the step, numbers or tensors, also complex ones. Those that are not learned:
-            numbers stay numbers, tensors become buffers. Default: that of the step.
+        **coefficients: of the step, numbers or tensors, as of functional.recurrent. Those that are
+            not learned: numbers stay numbers, tensors become buffers. Default: that of the step.
 
     Parameters, named as in nn.LSTM: weight_ih_l0 (N, I), weight_hh_l0 (N, N) with the target neuron
     first, bias_ih_l0 (N,); for a neuron of K > 1 currents with K in front. Coefficients have the

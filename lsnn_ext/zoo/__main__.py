@@ -38,7 +38,7 @@ def respond(module: ModuleType) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         now = list(module.step(*currents[:, t:t + 1], *now))
         steps.append(now)
     *found, spikes = (torch.cat(values) for values in zip(*steps, strict=True))
-    states = {}
+    states: dict[str, Tensor] = {}
     for name, state in zip(module.STATES, found, strict=True):
         parts = {f"Re {name}": state.real, f"Im {name}": state.imag} if state.is_complex() else {}
         states |= parts or {name: state}

@@ -242,7 +242,8 @@ def test_random_steps(seed: int) -> None:
         return d, v, triangle(0.2 * d.sum(-1) + 0.2 * v + c - theta)
 
     shape = (N, K) if draw.random() < 0.5 else (1, K)
-    check(Neuron(step, axes={"d": K}), step, zeros(K, 0), coefficients(shape), seed=seed, are_used=False)
+    check(Neuron(step, axes={"d": K}), step, zeros(K, 0), coefficients(shape), seed=seed,
+          are_used=False)
 
 
 @pytest.mark.parametrize("change,text", [
@@ -284,8 +285,9 @@ def test_refused_declarations() -> None:
     with pytest.raises(ValueError, match="expected names of states, which are v, got 'd'"):
         functional.recurrent(x[:, :, None].expand(T, B, 2, N), None, Neuron(
             lambda c, d, v, z: (v + c, z), {"d": 2}))
-    with pytest.raises(StepError, match="at most 16 states, got 17.*an axis of its own as its size"):
-        functional.recurrent(x, None, Neuron(lambda c, d, v, z: (d + c[..., None], v, z), {"d": 16}))
+    with pytest.raises(StepError, match="at most 16 states, got 17.*an axis of its own as its"):
+        functional.recurrent(x, None, Neuron(lambda c, d, v, z: (d + c[..., None], v, z),
+                                             {"d": 16}))
     with pytest.raises(StepError, match=r"state 0 of shape \(B, N, 4\), got one of shape"):
         functional.recurrent(x, None, Neuron(lambda c, d, z: (d.sum(-1) + c, z), {"d": 4}))
     with pytest.raises(ValueError, match=r"beta: expected .* or \(13, 4\), got \(13, 3\)"):
