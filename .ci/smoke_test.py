@@ -1,7 +1,8 @@
 """Uses the installed package as a user would, away from its sources: python .ci/smoke_test.py.
 
 What it computes is compared with the reference: spikes, state and gradients of a layer and of a
-network, compiled, exported, saved and loaded; and a neuron that is written as a step. Ends with an AssertionError where something is wrong.
+network, compiled, exported, saved and loaded; and a neuron that is written as a step. Ends with an
+AssertionError where something is wrong.
 """
 import copy
 import io
