@@ -72,7 +72,7 @@ lint: build $(VENV)/.dev
 	$(in_venv) check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(in_venv) mypy
 	$(in_venv) mypy csrc/tests/mutants/mutants.py csrc/tests/cuda/machine_code.py csrc/model_table.py
-	$(in_venv) clang-format --dry-run --Werror $$(find csrc bench -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
+	$(in_venv) clang-format --dry-run --Werror $$(find csrc bench lsnn_ext -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 
 build: here $(VENV)/.built
 
