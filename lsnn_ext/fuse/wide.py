@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from .calls import Place, as_tensor, flatten
 from .complex import COMPLEX, Pair
-from .form import MAX_AXIS, Form
+from .form import MAX_AXIS, Form, parse_form
 from .record import COPIES, FACTORIES, Recorder, bind
 from .values import Fixed, Resize, StepError, aten
 from .wide_shapes import HANDLERS, is_copy, reshape
@@ -33,9 +33,9 @@ def take_part(whole: Tensor | float, k: int | None, c: int | None) -> Tensor:
     return value if c is None else (value.real, value.imag)[c]
 
 
-def join_parts(form: Form, *parts: Tensor | float) -> Tensor:
+def join_parts(form: str, *parts: Tensor | float) -> Tensor:
     """A fixed value of its rows."""
-    return form.join(torch.broadcast_tensors(*map(as_tensor, parts)))
+    return parse_form(form).join(torch.broadcast_tensors(*map(as_tensor, parts)))
 
 
 class WideRecorder(Recorder):
@@ -90,7 +90,7 @@ class WideRecorder(Recorder):
         return Form() if found is None else found.form
 
     def is_pairs(self, tensor: Tensor) -> bool:
-        """Whether a value is view_as_real of one with an axis, which has four dimensions."""
+        """Whether a value is view_as_real of one with an axis, which has two then."""
         return _key(tensor) in self.pairs
 
     def give_pairs(self, out: Tensor, form: Form, rows: Sequence[Tensor]) -> Tensor:
@@ -143,7 +143,7 @@ class WideRecorder(Recorder):
         storage = _key(value)
         if storage not in self.wholes:
             parts = [self.place(part) for part in found.parts]
-            self.wholes[storage] = self.call(join_parts, (found.form, *parts))
+            self.wholes[storage] = self.call(join_parts, (str(found.form), *parts))
         return Place(self.wholes[storage].place)
 
     # ---------------------------------------------------------------------------- dispatch

@@ -91,7 +91,7 @@ HANDLERS["_conj_physical"] = HANDLERS["conj_physical"] = do__conj
 @_operator
 def do_view_as_real(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
     form, rows = r.form_of(named["self"]), r.rows_of(named["self"])
-    if form.axis:  # of four dimensions: only its parts can be taken
+    if form.axis:  # a second axis: only the parts can be taken
         return r.give_pairs(out, form, rows)
     return r.finish(out, Form(2), rows)
 
@@ -128,7 +128,7 @@ def do_slice(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
 def _spread(r: Any, name: str, named: Any, out: Tensor, places: list[int]) -> Tensor:
     """The gradient of what has taken these places of the last axis: 0 at the others."""
     numbers, form = _numbers(r, named["grad_output"])
-    is_pairs = out.dim() == 4
+    is_pairs = form.axis > 0 and name == "select_backward"
     if named["dim"] % out.dim() != out.dim() - 1:
         raise _refuse(r, name, f"on axis {named['dim']}")
     zero = r.run_part("zeros_like", numbers[0][0])

@@ -115,6 +115,19 @@ def test_complex_states_with_an_axis() -> None:
            "w": torch.polar(angle[:1], angle[1:2]), "theta": torch.ones((), dtype=F64)})
 
 
+def test_complex_coefficients_with_an_axis() -> None:
+    """What is computed from them alone is computed once, as torch computes it."""
+    def step(c: Tensor, d: Tensor, z: Tensor, *, a: Any, b: Any) -> tuple[Tensor, ...]:
+        turn = torch.complex(-a, b)[..., 1:3]
+        turn = torch.exp(torch.stack([turn[..., 0], turn[..., 1]], -1)).conj()
+        d = d * (turn.real * 0.5).sum(-1, keepdim=True) + c[..., None]
+        d = d / (1 + turn.abs().mean(-1, keepdim=True)) + torch.polar(a, b).imag
+        return d, triangle(d.sum(-1) - 1)
+
+    a, b = torch.rand(2, N, K, dtype=F64, generator=torch.Generator().manual_seed(5))
+    check(Neuron(step, axes={"d": K}), step, zeros(K), {"a": a, "b": b})
+
+
 def test_as_many_neurons_as_numbers() -> None:
     """What is (N,) and what is an axis is not told by sizes."""
     x = torch.randn(T, 3, K, dtype=F64) * 2

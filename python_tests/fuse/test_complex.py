@@ -75,6 +75,18 @@ def test_every_operator(shape: tuple[int, ...], seed: int) -> None:
     check(Neuron(turned), turned, zeros(), complex_coefficients(shape), seed=seed, drive=1.0)
 
 
+@pytest.mark.parametrize("shape", [(N,), ()])
+def test_operators_of_coefficients(shape: tuple[int, ...]) -> None:
+    def step(c: Tensor, u: Tensor, v: Tensor, z: Tensor, *, b: Any, omega: Any,
+             theta: Any) -> tuple[Tensor, ...]:
+        turn = torch.exp(torch.complex(-b, omega).conj() * (0.1 - 0.05j))
+        u = turn.conj() * u + c
+        v = torch.polar(0.5 * theta, omega) * v + (1 - turn) / torch.complex(b, omega) * c
+        return u, v, triangle(u.real + v.imag - theta)
+
+    check(Neuron(step), step, [zeros()[0]] * 2, coefficients(shape=shape))
+
+
 def test_checkpoints() -> None:
     check(Neuron(turned), turned, zeros(), complex_coefficients(), drive=1.0, checkpoint_every=7)
 
