@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.contestants import Contestant
+from bench.contestants import Contestant, spike
 from bench.like_for_like import MOST_DIFFERING, MOST_OF_A_GRADIENT, RATE, NotAlikeError
 from bench.measure import (
     LONG_ENOUGH,
@@ -49,26 +49,12 @@ from lsnn_ext import Neuron, functional, zoo
 OURS = "functional.recurrent"
 
 
-class _Triangle(torch.autograd.Function):
-    """The surrogate of `lsnn`, of height 0.3."""
-
-    @staticmethod
-    def forward(ctx: Any, m: Tensor) -> Tensor:
-        ctx.save_for_backward(m)
-        return (m > 0).to(m.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (m,) = ctx.saved_tensors
-        return gradient * (0.3 * torch.relu(1 - m.abs()))
-
-
 def lsnn(c: Tensor, v: Tensor, a: Tensor, z: Tensor, *, alpha: Any = ALPHA, rho: Any = RHO,
          beta: Any = BETA, theta: Any = THETA) -> tuple[Tensor, ...]:
     """The model `lsnn` as a step."""
     a = rho * a + (1 - rho) * z
     threshold = theta + beta * a
-    fired = _Triangle.apply((v - threshold) / threshold)  # type: ignore[no-untyped-call]
+    fired = spike((v - threshold) / threshold)
     return alpha * v + (1 - alpha) * c - z * threshold, a, fired
 
 

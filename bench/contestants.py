@@ -75,7 +75,7 @@ class _Spike(torch.autograd.Function):
         return gradient * (DAMPENING * torch.relu(1 - m.abs()))
 
 
-_spike: Callable[[Tensor], Tensor] = _Spike.apply
+spike: Callable[[Tensor], Tensor] = _Spike.apply
 LoopState = tuple[Tensor, Tensor, Tensor]
 
 
@@ -84,7 +84,7 @@ def lsnn_step(x: Tensor, w_rec: Tensor, v: Tensor, a: Tensor, z: Tensor) -> Loop
     a = RHO * a + (1 - RHO) * z
     A = THETA + BETA * a
     u = ALPHA * v + (1 - ALPHA) * (x + z @ w_rec) - z * A
-    return u, a, _spike((v - A) / A)
+    return u, a, spike((v - A) / A)
 
 
 # One wrapper for all shapes and instances: what was compiled for the warm-up serves the run.

@@ -178,6 +178,15 @@ def link_to(x: Tensor) -> Tensor | None:
     return x[:0].clone()
 
 
+def refuse_batch_of_gradients(g: Sequence[Tensor | None]) -> None:
+    """Raises RuntimeError for what is_grads_batched=True hands to a backward pass."""
+    if not torch.compiler.is_compiling() and any(
+            one is not None and is_legacy_batched(one) for one in g):
+        raise RuntimeError("lsnn_ext: expected gradients of one result, got a batch of them "
+                           "(is_grads_batched=True); call the backward pass for each, or "
+                           "torch.func.vmap over torch.func.vjp")
+
+
 class _Alif(torch.autograd.Function):
     """Settings and the rows of the coefficients as tuples, what is kept of the rows, and a link,
     then Tensors and those of the rows -> Outputs, differentiable."""
@@ -218,11 +227,7 @@ class _Alif(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *g: Tensor | None) -> tuple[Tensor | None, ...]:
-        if not torch.compiler.is_compiling() and any(
-                one is not None and is_legacy_batched(one) for one in g):
-            raise RuntimeError("lsnn_ext: expected gradients of one result, got a batch of them "
-                               "(is_grads_batched=True); call the backward pass for each, or "
-                               "torch.func.vmap over torch.func.vjp")
+        refuse_batch_of_gradients(g)
         saved = ctx.saved_tensors  # once: torch.utils.checkpoint computes them when they are read
         with torch.no_grad():
             found = _Alif.gradients(ctx, saved, Outputs(*g))  # type: ignore[arg-type]

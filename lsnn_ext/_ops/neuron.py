@@ -9,8 +9,13 @@ from torch import Tensor
 from .._core.lengths import Lengths
 from .._core.once import only_once
 from .._core.state import past_steps
-from .._core.torch_internals import is_legacy_batched
-from .autograd import applied, bf16_parts, interruptible, link_to
+from .autograd import (
+    applied,
+    bf16_parts,
+    interruptible,
+    link_to,
+    refuse_batch_of_gradients,
+)
 from .load import Constants, Numbers, has, mask
 from .options import forced_options
 from .registered import NeuronSizes, sizes_of
@@ -117,11 +122,7 @@ class _Neuron(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *g: Tensor | None) -> tuple[Tensor | None, ...]:
-        if not torch.compiler.is_compiling() and any(
-                one is not None and is_legacy_batched(one) for one in g):
-            raise RuntimeError("lsnn_ext: expected gradients of one result, got a batch of them "
-                               "(is_grads_batched=True); call the backward pass for each, or "
-                               "torch.func.vmap over torch.func.vjp")
+        refuse_batch_of_gradients(g)
         saved = ctx.saved_tensors  # once: torch.utils.checkpoint computes them when they are read
         with torch.no_grad():
             found = _gradients(ctx, saved, g)

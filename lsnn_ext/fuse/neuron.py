@@ -159,7 +159,7 @@ class Neuron:
             if name not in self.coefficients:
                 known = ", ".join(self.coefficients) or "none"
                 raise TypeError(f"{name}: expected a coefficient of {self!r}, which are {known}, "
-                                f"got a keyword that is none of them")
+                                f"got another keyword")
         found = {**self.coefficients, **given}
         for name, value in found.items():
             if value is inspect.Parameter.empty:

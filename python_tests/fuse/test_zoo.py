@@ -20,7 +20,7 @@ T, B, N = 40, 3, 13
 # mean and standard deviation of the currents, and standard deviation of the sums of weights
 DRIVE = {"rf": (10, 60, 30), "brf": (10, 60, 30), "tc_lif": (0.2, 0.4, 0.3),
          "dh_srnn": (3, 8, 3), "silif": (1.5, 3, 1), "c_silif": (0.2, 0.8, 0.3),
-         "ef_adlif": (2, 5, 2), "se_adlif": (2, 5, 2), "lif_two_synapses": (0.03, 0.1, 0.1),
+         "ef_adlif": (2, 5, 2), "lif_two_synapses": (0.03, 0.1, 0.1),
          "alif_two_synapses": (0.4, 1, 0.5), "alif_at_once": (0.05, 0.2, 0.1)}
 
 

@@ -142,21 +142,17 @@ def c_silif(x: Tensor, w: Tensor, *, alpha_real: Tensor, alpha_imag: Tensor, b: 
     return spikes, [u.real, u.imag]
 
 
-def _adlif(symplectic: bool) -> Loop:
-    def loop(x: Tensor, w: Tensor, *, alpha: Tensor, beta: Tensor, a: Tensor, b: Tensor, q: Tensor,
+def ef_adlif(x: Tensor, w: Tensor, *, alpha: Tensor, beta: Tensor, a: Tensor, b: Tensor, q: Tensor,
              theta: Tensor) -> tuple[Tensor, list[Tensor]]:
-        def one(c: Any, z: Tensor, u: Tensor, adaptation: Tensor) -> tuple[Tensor, list[Tensor]]:
-            before = u, z
-            drive = c[0] - adaptation
-            u = drive + alpha * (u - drive)
-            z = _fire(u - theta, _slayer)
-            u = torch.where(z.detach() > 0, torch.zeros_like(u), u)
-            seen_u, seen_z = (u, z) if symplectic else before
-            goal = q * (a * seen_u + b * seen_z)
-            return z, [u, goal + beta * (adaptation - goal)]
+    def one(c: Any, z: Tensor, u: Tensor, adaptation: Tensor) -> tuple[Tensor, list[Tensor]]:
+        goal = q * (a * u + b * z)
+        drive = c[0] - adaptation
+        u = drive + alpha * (u - drive)
+        z = _fire(u - theta, _slayer)
+        u = torch.where(z.detach() > 0, torch.zeros_like(u), u)
+        return z, [u, goal + beta * (adaptation - goal)]
 
-        return _run(x, w, _zeros(x, 2), one)
-    return loop
+    return _run(x, w, _zeros(x, 2), one)
 
 
 def lif_two_synapses(x: Tensor, w: Tensor, *, alpha: Tensor, beta1: Tensor, beta2: Tensor,
@@ -207,7 +203,7 @@ def alif_at_once(x: Tensor, w: Tensor, *, alpha: Tensor, rho: Tensor, beta: Tens
 
 LOOPS: dict[str, Loop] = {
     "rf": rf, "brf": brf, "tc_lif": tc_lif, "dh_srnn": dh_srnn, "silif": silif, "c_silif": c_silif,
-    "ef_adlif": _adlif(False), "se_adlif": _adlif(True), "lif_two_synapses": lif_two_synapses,
+    "ef_adlif": ef_adlif, "lif_two_synapses": lif_two_synapses,
     "alif_two_synapses": alif_two_synapses, "alif_at_once": alif_at_once}
 
 # Numbers of the authors' code; of a range the centre, of a logarithmic one the geometric mean.
@@ -225,8 +221,6 @@ DEFAULTS: dict[str, dict[str, float]] = {
             math.pi * math.exp(_LOG_DT)), "b": 0.5, "theta": 1},
     "ef_adlif": {"alpha": math.exp(-1 / ((5 + 25) / 2)), "beta": math.exp(-1 / ((60 + 300) / 2)),
                  "a": 0.5, "b": 1, "q": 60, "theta": 1},
-    "se_adlif": {"alpha": math.exp(-1 / ((5 + 25) / 2)), "beta": math.exp(-1 / ((60 + 300) / 2)),
-                 "a": 0.5, "b": 1, "q": 120, "theta": 1},
     "lif_two_synapses": {"alpha": math.exp(-1e-3 / 20e-3), "beta1": math.exp(-1e-3 / 20e-3),
                          "beta2": math.exp(-1e-3 / 20e-3), "theta": 1},
     "alif_two_synapses": {"rate_mem": 1e-3 / 1e-2, "rate_syn1": 1e-3 / 5e-3,
