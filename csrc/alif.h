@@ -217,8 +217,7 @@ struct ForwardArgs {
   Readout readout = {};
   void* readout_p = nullptr;  // [T,B,O] written
   void* readout_last = nullptr;  // [B,O] written
-  void* const* other_traces =
-      nullptr;  // [traces] of another neuron, in place of trace_v to trace_A
+  void* const* other_traces = nullptr;  // [traces] of another neuron, in place of trace_v and so on
 
   LSNN_METHOD void* trace(int64_t k) const {
     if (other_traces) return other_traces[k];
