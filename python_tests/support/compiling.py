@@ -20,7 +20,8 @@ REAL = next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))), None)
 needs_compiler = pytest.mark.skipif(REAL is None, reason="no C++ compiler is installed")
 # A process without torch, which would take seconds to import.
 START = f"""
-import sys, time, types
+import signal, sys, time, types
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell starts us aside
 for name, folder in ("lsnn_ext", ""), ("lsnn_ext.fuse", "/fuse"):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [{str(PACKAGE)!r} + folder]
