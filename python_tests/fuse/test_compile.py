@@ -21,6 +21,7 @@ pytestmark = [
     pytest.mark.filterwarnings("error::RuntimeWarning"),  # only those that a test expects
     pytest.mark.usefixtures("folder"),
 ]
+folder, fake = compiling.folder, compiling.fake  # fixtures
 
 # ------------------------------------------------------------------------------- the usual way
 @needs_compiler

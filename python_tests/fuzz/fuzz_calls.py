@@ -122,6 +122,8 @@ def _operator(name: str) -> Callable[..., Any]:
         given = {}
         for argument in operator._schema.arguments:
             parts = lists.get(argument.name)
+            if argument.name == "neuron":  # of steps, which any_neuron.py draws
+                continue
             given[argument.name] = (
                 args[argument.name] if parts is None else [args[part] for part in parts]
             )
