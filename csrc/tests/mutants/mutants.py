@@ -210,6 +210,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(arguments.jobs) as pool:
         folder = Path(name)
         shutil.copytree(CSRC, folder / "csrc")  # so that nobody changes it meanwhile
+        headers = CSRC.parent / "lsnn_ext" / "fuse"  # which the CPU kernels include
+        shutil.copytree(headers, folder / "lsnn_ext" / "fuse",
+                        ignore=shutil.ignore_patterns("*.py", "__pycache__"))
         subprocess.run([sys.executable, "-B", str(CSRC / "model_table.py"), str(folder / "csrc")],
                        check=True)
         for mutant in MUTANTS:  # all of them, so that the table keeps up with the sources
