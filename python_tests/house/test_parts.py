@@ -1,7 +1,6 @@
 """LSNN_CASES: the parts of the tables of cases that `make test` runs."""
-import pytest
-
 import conftest
+import pytest
 
 
 def test_the_parts_of_a_table_are_the_table() -> None:
