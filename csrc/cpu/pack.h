@@ -129,8 +129,9 @@ template <class T> struct PackedLayer {
     for (int64_t c = 0; c < n_coefficients; c++)
       for (int64_t n = 0; n < NP; n++)
         k[(n / lanes * n_coefficients + c) * lanes + n % lanes] = coefficient_of(c, n);
-    const T* const beta = (const T*)l.coefficients + BETA * N;
-    packed.beta_is_zero = !table && std::all_of(beta, beta + N, [](T x) { return x == T(0); });
+    packed.beta_is_zero = !table;
+    for (int64_t n = 0; !table && n < N; n++)
+      packed.beta_is_zero &= ((const T*)l.coefficients)[BETA * N + n] == T(0);
     packed.w = is_in_place ? (const T*)l.w : needed.w ? w : nullptr;
     packed.w_in = w_in;
     packed.bias = bias;

@@ -112,7 +112,6 @@ PYBIND11_MODULE(_C, m) {
         "key"_a, "path"_a);
   m.def("register_program", &lsnn::binding::register_program, lsnn::binding::register_program_text,
         "key"_a, "wide"_a, "code"_a, "constants"_a);
-  m.def("is_registered", &lsnn::binding::is_registered, lsnn::binding::is_registered_text, "key"_a);
   m.def("readout_fits", &lsnn::cuda::readout_fits,
         "Whether the CUDA kernels have room for a readout of O outputs; wide: in float64.", "N"_a,
         "O"_a, "wide"_a);

@@ -88,14 +88,8 @@ template <class T> const neuron::NeuronTable<T>& interpreter(const neuron::Bytec
 
 void register_program(int64_t key, bool wide, const Ints& code,
                       const std::vector<double>& constants) {
-  if (is_registered(key)) return;
   const neuron::Bytecode& decoded = neuron::decode(code, constants);
   keep(key, wide ? checked(interpreter<double>(decoded)) : checked(interpreter<float>(decoded)));
-}
-
-bool is_registered(int64_t key) {
-  const std::lock_guard<std::mutex> hold(lock);
-  return neurons().contains(key);
 }
 
 }  // namespace lsnn::binding

@@ -29,7 +29,4 @@ inline constexpr char register_program_text[] =
 void register_program(int64_t key, bool wide, const Ints& code,
                       const std::vector<double>& constants);
 
-inline constexpr char is_registered_text[] = "Whether a neuron is kept under this key.";
-bool is_registered(int64_t key);
-
 }  // namespace lsnn::binding

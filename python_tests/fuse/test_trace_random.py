@@ -7,22 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from surrogates import Boxcar
 from traced_steps import NEURONS, check_step
 
 STEPS = 300
 PER_TEST = 25
-
-
-class Boxcar(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return (x > 0).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        x, = ctx.saved_tensors
-        return torch.where(x.abs() < 0.5, g, torch.zeros_like(g))
 
 
 UNARY: list[Callable[[Tensor], Tensor]] = [
