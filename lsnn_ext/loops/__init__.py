@@ -1,0 +1,1 @@
+"""Any loop: a recorded call of a model, the recurrences in its loops, and their kernels."""

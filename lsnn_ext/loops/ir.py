@@ -1,0 +1,141 @@
+"""A recorded call of a model: calls of torch as pure functions of values, and the loops among them.
+
+A value is a tensor at one time, named by an int. A call that writes to a tensor makes a new value
+of it, so that no value ever changes.
+"""
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A value, in arguments and results."""
+
+    value: int
+
+
+class Kind(NamedTuple):
+    """What of a value does not depend on its numbers."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    requires_grad: bool
+
+
+class Mode(NamedTuple):
+    """The state of torch during a call."""
+
+    grad: bool
+    autocast: tuple[torch.dtype | None, ...]  # for the CPU and CUDA; None: disabled
+
+
+class Call(NamedTuple):
+    """results = function(*args, **kwargs), where (args, kwargs) = unflatten(leaves, spec)."""
+
+    function: Callable[..., Any]  # as it was called; of an autograd.Function its apply, see record
+    leaves: tuple[Any, ...]  # a Ref for each tensor; constants
+    spec: pytree.TreeSpec
+    results: Any  # a tree with a Ref for each tensor
+    written: tuple[tuple[int, int], ...]  # (value before, value after) of arguments written to
+    mode: Mode
+    is_random: bool  # draws from a generator of torch
+    line: str  # of the user's file: "file.py:12"
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """The values of the arguments, in the order of leaves."""
+        return tuple(leaf.value for leaf in self.leaves if isinstance(leaf, Ref))
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """The values that the call makes: those of results, and what it has written."""
+        made = [leaf.value for leaf in pytree.tree_leaves(self.results) if isinstance(leaf, Ref)]
+        made += [after for _, after in self.written]
+        return tuple(dict.fromkeys(made))
+
+
+class Leaf(NamedTuple):
+    """Where a value that no call makes comes from."""
+
+    kind: str  # "input": path is the place among the flattened arguments; else "attribute"
+    path: tuple[Any, ...]  # see origins.py
+
+
+@dataclass
+class Recording:
+    """One call of a function or a module."""
+
+    calls: list[Call]
+    leaves: dict[int, Leaf]  # by value
+    kinds: dict[int, Kind]  # of every value
+    result: Any  # a tree with a Ref for each tensor
+    changed: list[tuple[tuple[Any, ...], Any]]  # attributes after the call: path, tree with Refs
+    written: dict[int, int]  # buffers (values of leaves) and their values after the call
+    numbers: dict[int, Tensor]  # recorded numbers of values, detached; only for verify
+
+
+# ------------------------------------------------------------------------------------- loops
+class Fixed(NamedTuple):
+    """An argument from before the loop, the same in each iteration."""
+
+    value: int
+
+
+class Now(NamedTuple):
+    """An output of this iteration."""
+
+    position: int  # in the body
+    output: int  # in Call.outputs
+
+
+class Before(NamedTuple):
+    """An output of `lag` iterations before."""
+
+    position: int
+    output: int
+    lag: int  # >= 1
+    initial: tuple[int, ...]  # values from before the loop for the first `lag` iterations
+
+
+class Varying(NamedTuple):
+    """Another value from before the loop in each iteration."""
+
+    values: tuple[int, ...]
+
+
+class Numbers(NamedTuple):
+    """A constant that is another one in each iteration, such as the index of time."""
+
+    values: tuple[Any, ...]
+
+
+Slot: TypeAlias = Fixed | Now | Before | Varying | Numbers
+
+
+class BodyCall(NamedTuple):
+    """A call of each iteration."""
+
+    call: Call  # that of the first iteration
+    slots: tuple[Any, ...]  # as call.leaves, with a Slot for each Ref and each varying constant
+
+
+class Loop(NamedTuple):
+    """Calls that are repeated."""
+
+    iterations: int
+    body: tuple[BodyCall, ...]
+    made: tuple[tuple[tuple[int, ...], ...], ...]  # values by iteration, position, output
+
+    def places(self) -> dict[int, tuple[int, int, int]]:
+        """By value its iteration, position and output."""
+        return {value: (t, position, k) for t, calls in enumerate(self.made)
+                for position, values in enumerate(calls) for k, value in enumerate(values)}
+
+
+Part: TypeAlias = Call | Loop
