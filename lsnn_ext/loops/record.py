@@ -1,0 +1,401 @@
+"""record: runs a model once and notes each call of torch, as pure functions of values."""
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import _SingleLevelFunction
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .ir import Call, Kind, Leaf, Mode, Recording, Ref
+from .refused import Refused
+
+# What Python may read of a tensor: it does not depend on its numbers.
+READS = frozenset({
+    "shape", "dtype", "device", "layout", "ndim", "requires_grad", "is_leaf", "itemsize", "nbytes",
+    "is_cpu", "is_cuda", "is_meta", "is_mps", "is_sparse", "is_sparse_csr", "is_quantized",
+    "is_nested", "is_mkldnn", "is_xpu", "names", "size", "dim", "stride", "numel", "nelement",
+    "__len__", "is_contiguous", "is_floating_point", "is_complex", "is_signed", "is_conj", "is_neg",
+    "is_inference", "is_same_size", "is_tensor", "element_size", "get_device", "storage_offset",
+    "__hash__", "result_type", "promote_types", "can_cast", "is_grad_enabled", "is_storage",
+    "get_default_dtype", "is_autocast_enabled", "_has_compatible_shallow_copy_type", "has_names"})
+# Functions without a result that change the state of torch, which each call notes.
+SWITCHES = frozenset({
+    "_set_grad_enabled", "set_autocast_enabled", "set_autocast_dtype", "autocast_increment_nesting",
+    "autocast_decrement_nesting", "set_autocast_cache_enabled", "clear_autocast_cache"})
+# Whose effect is not in their result.
+REFUSED = frozenset({
+    "grad", "grad_fn", "_version", "__delete__", "_grad", "output_nr", "backward", "retain_grad",
+    "register_hook", "set_", "resize_", "share_memory_", "rename_", "detach_", "_make_subclass",
+    "as_subclass"})
+PLAIN = (type(None), bool, int, float, complex, str, bytes, slice, type(Ellipsis), torch.dtype,
+         torch.device, torch.layout, torch.memory_format, torch.Generator)
+
+
+class Origins(Protocol):
+    """Where tensors are held that were alive before the call."""
+
+    def find(self, tensor: Tensor) -> Leaf | None:
+        """None: nothing that can be looked up again held it."""
+
+    def changed(self, reference: Callable[[Tensor], Ref]) -> list[tuple[tuple[Any, ...], Any]]:
+        """Recording.changed. Raises Refused."""
+
+
+@dataclass(frozen=True)
+class Apply:
+    """The apply of an autograd.Function, however the program has bound it."""
+
+    function: Any
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return Function.apply.__func__(self.function, *args, **kwargs)
+
+    @property
+    def __name__(self) -> str:
+        return f"{self.function.__name__}.apply"
+
+
+def record(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
+           origins: Origins, keep_numbers: bool = False) -> tuple[Any, Recording | Refused]:
+    """Calls function(*args, **kwargs) once.
+
+    Returns:
+        its result, and the recording or why there is none. What the function raises is raised.
+    """
+    if torch.is_inference_mode_enabled():
+        return function(*args, **kwargs), Refused("torch.inference_mode: expected torch.no_grad")
+    recorder = _Recorder(origins, keep_numbers)
+    with _functions_noted(recorder), _Witness(recorder), recorder:
+        result = function(*args, **kwargs)
+    try:
+        return result, recorder.finish(result)
+    except Refused as refused:
+        return result, refused
+
+
+class _Known:
+    """What is known of a live tensor."""
+
+    __slots__ = ("tensor", "value", "version")
+
+    def __init__(self, tensor: Tensor, value: int) -> None:
+        self.tensor = weakref.ref(tensor)
+        self.value, self.version = value, tensor._version
+
+
+class _Recorder(TorchFunctionMode):
+    """Notes calls until something is refused; from then on passes them through."""
+
+    def __init__(self, origins: Origins, keep_numbers: bool) -> None:
+        super().__init__()
+        self.origins = origins
+        self.recording = Recording([], {}, {}, None, [], {}, {})
+        self.keep_numbers = keep_numbers
+        self.refused: Refused | None = None
+        self.depth = 0  # of noted calls; what they call themselves is not noted
+        self.thread = threading.get_ident()
+        self.is_random = False  # the call at hand
+        self.generators = _generator_states()
+        self.tensors: dict[int, _Known] = {}  # by id
+        self.storages: dict[int, list[weakref.ref[Tensor]]] = {}  # tensors that share a storage
+        self.outdated: dict[int, weakref.ref[Tensor]] = {}  # storages that a call has written to
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self.depth or self.refused:
+            return func(*args, **kwargs)
+        name = _name(func)
+        if name in READS or name in SWITCHES:
+            return func(*args, **kwargs)
+        return self.note(func, args, kwargs, lambda: func(*args, **kwargs))
+
+    # ----------------------------------------------------------------------------- calls
+    def note(self, function: Any, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
+        """Runs the call, whatever is refused."""
+        self.depth += 1
+        try:
+            call = None
+            with self._refusals():
+                call = self._before(function, args, kwargs)
+            self.is_random = False
+            result = run()
+            if call is not None:
+                with self._refusals():
+                    self._after(*call, result)
+            return result
+        finally:
+            self.depth -= 1
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except Refused as refused:
+            self.refused = Refused(refused.reason, refused.line or find_line())
+
+    def _before(self, function: Any, args: Any, kwargs: Any) -> tuple[Any, ...]:
+        name = _name(function)
+        if name in REFUSED or (name == "__set__" and _property(function) != "requires_grad"):
+            raise Refused(f"{name}: expected calls that make tensors of tensors")
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        refs = []
+        for leaf in leaves:
+            if isinstance(leaf, Tensor):
+                leaf = Ref(self.value_of(leaf))
+            elif not isinstance(leaf, PLAIN) and not callable(leaf):
+                raise Refused(f"{name}: expected tensors and plain arguments, got "
+                              f"{type(leaf).__name__}")
+            refs.append(leaf)
+        return function, name, tuple(refs), spec, tensors, list(map(_version, tensors))
+
+    def _after(self, function: Any, name: str, leaves: tuple[Any, ...], spec: Any,
+               tensors: list[Tensor], versions: list[tuple[int, bool]], result: Any) -> None:
+        if result is NotImplemented:  # such as tensor == None
+            return
+        written = []
+        changed = {id(one): one for one, version in zip(tensors, versions, strict=True)
+                   if _version(one) != version}
+        if not changed and name in ("__set__", "requires_grad_"):
+            return
+        for one in changed.values():
+            before = self.tensors[id(one)].value
+            self._check_write(name, one, before)
+            written.append((before, self._new(one)))
+        found, tree = pytree.tree_flatten(result)
+        others = [one for one in found if one is not None and not isinstance(one, Tensor)]
+        if others or (not written and not any(isinstance(one, Tensor) for one in found)):
+            what = type(others[0]).__name__ if others else "None"
+            raise Refused(f"{name}: expected calls that make tensors of tensors, got a result "
+                          f"{what}; what depends on numbers of a tensor in Python cannot be "
+                          f"repeated")
+        given = {id(one) for one in tensors}
+        if not written and all(id(one) in given for one in found):
+            return  # such as contiguous() of a contiguous tensor
+        refs = []
+        for one in found:
+            if one is None:
+                refs.append(None)
+            else:
+                is_known = id(one) in given
+                refs.append(Ref(self.tensors[id(one)].value if is_known else self._new(one)))
+        call = Call(function, leaves, spec, pytree.tree_unflatten(refs, tree), tuple(written),
+                    _mode(), self.is_random, find_line())
+        self.recording.calls += _split_dropout(call, self._add_value, self.recording.kinds)
+
+    def _check_write(self, name: str, tensor: Tensor, before: int) -> None:
+        leaf = self.recording.leaves.get(before)
+        is_flag = name in ("__set__", "requires_grad_")  # writes no numbers
+        if leaf is not None and (leaf.kind == "input" or tensor.requires_grad or is_flag):
+            what = "an input" if leaf.kind == "input" else "a parameter"
+            raise Refused(f"{name}: expected no write to {what}")
+        storage = tensor.untyped_storage()._cdata
+        for other in self.storages.get(storage, ()):
+            one = other()
+            if one is not None and one is not tensor and not is_flag and (
+                    one.untyped_storage()._cdata == storage):
+                raise Refused(f"{name}: expected no write to a tensor that shares its memory with "
+                              f"another one, as a view does")
+        self.outdated[storage] = weakref.ref(tensor)
+        original = self.recording.written
+        for start, now in original.items():
+            if now == before:
+                before = start
+        if before in self.recording.leaves:
+            original[before] = len(self.recording.kinds)  # the value that _new makes
+
+    # ----------------------------------------------------------------------------- values
+    def _add_value(self, kind: Kind) -> int:
+        value = len(self.recording.kinds)
+        self.recording.kinds[value] = kind
+        return value
+
+    def _new(self, tensor: Tensor) -> int:
+        """A value of the tensor as it is now."""
+        if type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.layout != torch.strided:
+            raise Refused(f"expected dense tensors, got a {type(tensor).__name__} of "
+                          f"{tensor.layout}")
+        value = self._add_value(Kind(tuple(tensor.shape), tensor.dtype, tensor.device,
+                                     tensor.requires_grad))
+        self.tensors[id(tensor)] = _Known(tensor, value)
+        if self.keep_numbers:
+            self.recording.numbers[value] = tensor.detach()
+        sharing = self.storages.setdefault(tensor.untyped_storage()._cdata, [])
+        sharing[:] = [one for one in sharing if one() is not None and one() is not tensor]
+        sharing.append(weakref.ref(tensor))
+        return value
+
+    def value_of(self, tensor: Tensor) -> int:
+        """The value that the tensor has now."""
+        known = self.tensors.get(id(tensor))
+        if known is not None and known.tensor() is tensor:
+            if known.version != tensor._version:
+                raise Refused("a tensor was written to outside of the calls of torch that can be "
+                              "seen")
+            return known.value
+        leaf = self.origins.find(tensor)
+        if leaf is None:
+            raise Refused("a tensor of unknown origin: expected inputs, attributes, closures, "
+                          "globals, and what calls of torch make of them")
+        storage = tensor.untyped_storage()._cdata
+        writer = self.outdated.get(storage)
+        if writer is not None and (one := writer()) is not None and (
+                one.untyped_storage()._cdata == storage):
+            raise Refused("a tensor was written to through another one that shares its memory")
+        value = self._new(tensor)
+        self.recording.leaves[value] = leaf
+        return value
+
+    # ------------------------------------------------------------------------------- end
+    def finish(self, result: Any) -> Recording:
+        """Raises Refused."""
+        if self.refused:
+            raise self.refused
+        recording = self.recording
+
+        def reference(one: Any) -> Any:
+            if isinstance(one, Tensor):
+                return Ref(self.value_of(one))
+            if not isinstance(one, PLAIN):
+                raise Refused(f"result: expected tensors in tuples, lists and dicts, got "
+                              f"{type(one).__name__}")
+            return one
+
+        recording.result = pytree.tree_map(reference, result)
+        recording.changed = self.origins.changed(lambda one: Ref(self.value_of(one)))
+        for known in self.tensors.values():
+            one = known.tensor()
+            if one is not None and one._version != known.version:
+                raise Refused("a tensor was written to outside of the calls of torch that can be "
+                              "seen")
+        self.check_generators()
+        return recording
+
+    def check_generators(self) -> None:
+        """Refuses where Python has set the state of a generator."""
+        if any(not torch.equal(one, other) for one, other in zip(
+                self.generators, _generator_states(), strict=True)):
+            raise Refused("the state of a generator of torch was set during the call, as by "
+                          "torch.manual_seed")
+
+
+class _Witness(TorchDispatchMode):
+    """Sees each operator below: those of no noted call are refused."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        recorder = self.recorder
+        if recorder.refused is not None:
+            return func(*args, **kwargs)
+        if not recorder.depth and func is not torch.ops.aten.detach.default:
+            with recorder._refusals():
+                raise Refused(f"{func}: expected operators that are called from Python, got one of "
+                              f"torch.jit or C++")
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **kwargs)
+        with recorder._refusals():
+            recorder.check_generators()
+        out = func(*args, **kwargs)
+        recorder.is_random = True
+        recorder.generators = _generator_states()
+        return out
+
+
+_lock = threading.RLock()
+
+
+@contextmanager
+def _functions_noted(recorder: _Recorder) -> Iterator[None]:
+    """Notes autograd.Functions, whose apply no mode sees. Other threads pass through."""
+
+    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        run = super(_SingleLevelFunction, cls).apply
+        is_noted = threading.get_ident() == recorder.thread and not recorder.depth
+        if not is_noted or recorder.refused:
+            return run(*args, **kwargs)
+        return recorder.note(Apply(cls), args, kwargs, lambda: run(*args, **kwargs))
+
+    with _lock:
+        _SingleLevelFunction.apply = classmethod(apply)
+        try:
+            yield
+        finally:
+            del _SingleLevelFunction.apply
+
+
+def _split_dropout(call: Call, add_value: Callable[[Kind], int],
+                   kinds: dict[int, Kind]) -> list[Call]:
+    """Dropout as a draw, which depends on no number, times its argument."""
+    args, kwargs = pytree.tree_unflatten(call.leaves, call.spec)
+    is_dropout = call.function in (torch.nn.functional.dropout, torch.dropout)
+    if not (is_dropout and call.is_random) or call.written or len(call.inputs) != 1:
+        return [call]
+    kind = kinds[call.inputs[0]]
+    ones, draw = (add_value(kind._replace(requires_grad=False)) for _ in range(2))
+
+    def make(function: Any, value: int, is_random: bool, *given: Any, **named: Any) -> Call:
+        leaves, spec = pytree.tree_flatten((given, named))
+        return Call(function, tuple(leaves), spec, Ref(value), (), call.mode, is_random, call.line)
+
+    factory = make(torch.ones, ones, False, kind.shape, dtype=kind.dtype, device=kind.device)
+    replaced = [Ref(ones) if isinstance(leaf, Ref) else leaf for leaf in call.leaves]
+    drawn = call._replace(leaves=tuple(replaced), results=Ref(draw))
+    product = make(torch.mul, call.outputs[0], False, Ref(call.inputs[0]), Ref(draw))
+    return [factory, drawn, product]
+
+
+def _name(function: Any) -> str:
+    """Of the getter of a property that of the property."""
+    name = getattr(function, "__name__", type(function).__name__)
+    return _property(function) if name == "__get__" else str(name)
+
+
+def _property(function: Any) -> str:
+    return str(getattr(getattr(function, "__self__", None), "__name__", ""))
+
+
+def _version(tensor: Tensor) -> tuple[int, bool]:
+    """Is another one after a write."""
+    return tensor._version, tensor.requires_grad
+
+
+def _mode() -> Mode:
+    return Mode(torch.is_grad_enabled(), tuple(
+        torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        for device in ("cpu", "cuda")))
+
+
+def _generator_states() -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        states += torch.cuda.get_rng_state_all()
+    return states
+
+
+_INTERNAL = tuple(os.path.dirname(os.path.abspath(path)) + os.sep
+                  for path in (torch.__file__, __file__))
+
+
+def find_line() -> str:
+    """The user's line that is being run, "file.py:12"."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not name.startswith(_INTERNAL) and "/contextlib.py" not in name:
+            return f"{os.path.basename(name)}:{frame.f_lineno}"
+        frame = frame.f_back  # type: ignore[assignment]
+    return ""
