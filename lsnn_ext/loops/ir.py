@@ -3,7 +3,8 @@
 A value is a tensor at one time, named by an int. A call that writes to a tensor makes a new value
 of it, so that no value ever changes.
 """
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -28,11 +29,30 @@ class Kind(NamedTuple):
     requires_grad: bool
 
 
+DEVICES = ("cpu", "cuda")
+
+
 class Mode(NamedTuple):
     """The state of torch during a call."""
 
     grad: bool
     autocast: tuple[torch.dtype | None, ...]  # for the CPU and CUDA; None: disabled
+
+    @classmethod
+    def now(cls) -> "Mode":
+        return cls(torch.is_grad_enabled(), tuple(
+            torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+            for device in DEVICES))
+
+    def enter(self, stack: ExitStack) -> None:
+        """Switches torch to this mode until the stack is closed."""
+        now = Mode.now()
+        if self == now:
+            return
+        stack.enter_context(torch.set_grad_enabled(self.grad))
+        for device, dtype, other in zip(DEVICES, self.autocast, now.autocast, strict=True):
+            if dtype != other:
+                stack.enter_context(torch.autocast(device, dtype, enabled=dtype is not None))
 
 
 class Call(NamedTuple):
@@ -57,7 +77,26 @@ class Call(NamedTuple):
         """The values that the call makes: those of results, and what it has written."""
         made = [leaf.value for leaf in pytree.tree_leaves(self.results) if isinstance(leaf, Ref)]
         made += [after for _, after in self.written]
-        return tuple(dict.fromkeys(made))
+        given = set(self.inputs)  # a result may be an argument
+        return tuple(value for value in dict.fromkeys(made) if value not in given)
+
+    def run(self, leaves: Sequence[Any]) -> tuple[Tensor, ...]:
+        """The outputs for these leaves, with a tensor for each Ref."""
+        leaves = list(leaves)
+        copies = {before: leaves[self.leaves.index(Ref(before))].clone()
+                  for before, _ in self.written}
+        if copies:
+            leaves = [copies.get(leaf.value, new) if isinstance(leaf, Ref) else new
+                      for leaf, new in zip(self.leaves, leaves, strict=True)]
+        args, kwargs = pytree.tree_unflatten(leaves, self.spec)
+        with ExitStack() as stack:
+            self.mode.enter(stack)
+            results = self.function(*args, **kwargs)
+        made = {ref.value: one for ref, one in zip(
+            pytree.tree_leaves(self.results), pytree.tree_leaves(results), strict=True)
+            if isinstance(ref, Ref)}
+        made.update((after, copies[before]) for before, after in self.written)
+        return tuple(made[value] for value in self.outputs)
 
 
 class Leaf(NamedTuple):

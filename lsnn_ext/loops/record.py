@@ -190,7 +190,7 @@ class _Recorder(TorchFunctionMode):
                 is_known = id(one) in given
                 refs.append(Ref(self.tensors[id(one)].value if is_known else self._new(one)))
         call = Call(function, leaves, spec, pytree.tree_unflatten(refs, tree), tuple(written),
-                    _mode(), self.is_random, find_line())
+                    Mode.now(), self.is_random, find_line())
         self.recording.calls += _split_dropout(call, self._add_value, self.recording.kinds)
 
     def _check_write(self, name: str, tensor: Tensor, before: int) -> None:
@@ -371,12 +371,6 @@ def _property(function: Any) -> str:
 def _version(tensor: Tensor) -> tuple[int, bool]:
     """Is another one after a write."""
     return tensor._version, tensor.requires_grad
-
-
-def _mode() -> Mode:
-    return Mode(torch.is_grad_enabled(), tuple(
-        torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        for device in ("cpu", "cuda")))
 
 
 def _generator_states() -> list[Tensor]:

@@ -1,0 +1,241 @@
+"""find_loops: finds repeated calls of a recording and describes them as loops, exactly.
+
+Calls become tokens, equal where two calls may be the same call of two iterations. Gaps between
+equal tokens give candidates for the number of calls of an iteration. A candidate becomes a loop
+only over iterations in which a Slot describes each argument of each call. The rest stays a call.
+"""
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .ir import Before, BodyCall, Call, Fixed, Loop, Now, Numbers, Part, Recording, Ref, Varying
+
+LEAST_ITERATIONS = 3
+LEAST_CALLS = 6  # of all iterations: fewer gain nothing
+MOST_CANDIDATES = 5
+# Functions whose integers may be the index of time.
+INDEXING = (Tensor.__getitem__, Tensor.__setitem__, Tensor.select, torch.select, Tensor.narrow,
+            torch.narrow)
+
+# (position, output, lag) of a value that the loop makes, or None of one from before
+Wire = tuple[int, int, int] | None
+
+
+class _Found(NamedTuple):
+    """A loop at calls first ... first + period * iterations."""
+
+    first: int
+    period: int
+    iterations: int
+
+    @property
+    def end(self) -> int:
+        return self.first + self.period * self.iterations
+
+
+def find_loops(recording: Recording) -> list[Part]:
+    """The calls of a recording in their order, with loops in the place of repeated ones."""
+    return list(_Search(recording).parts())
+
+
+class _Search:
+    """The calls with their tokens, and which of them makes a value."""
+
+    def __init__(self, recording: Recording) -> None:
+        self.recording = recording
+        self.calls = recording.calls
+        self.made = {value: (i, k) for i, call in enumerate(self.calls)
+                     for k, value in enumerate(call.outputs)}
+        self.inputs = [call.inputs for call in self.calls]
+        uses = Counter(value for inputs in self.inputs for value in inputs)
+        # such as weights; a state from before the call is used by the first iteration only
+        self.invariant = {value for value in recording.leaves if uses[value] >= LEAST_ITERATIONS}
+        self.strict, self.loose = self._tokens(True), self._tokens(False)
+
+    def parts(self) -> Iterator[Part]:
+        left: list[_Found | tuple[int, int]] = [(0, len(self.calls))]
+        while left:
+            region = left.pop()
+            if isinstance(region, _Found):
+                yield self._describe(region)
+                continue
+            found = self._find(*region)
+            if found is None:
+                yield from self.calls[slice(*region)]
+                continue
+            left += [(found.end, region[1]), found, (region[0], found.first)]
+
+    # ---------------------------------------------------------------------------- search
+    def _tokens(self, is_strict: bool) -> list[int]:
+        """Strict: numbers are equal, but for indices."""
+        numbers: dict[Any, int] = {}
+        kinds = self.recording.kinds
+
+        def key_of(call: Call, leaf: Any) -> Any:
+            if isinstance(leaf, Ref):
+                same = leaf.value if leaf.value in self.invariant else None
+                return (same, *kinds[leaf.value][:3])
+            may_vary = isinstance(leaf, int | float | slice) and not isinstance(leaf, bool)
+            if may_vary and (call.function in INDEXING or not is_strict):
+                return type(leaf)
+            return constant_key(leaf)
+
+        found = []
+        for call in self.calls:
+            written = tuple(call.leaves.index(Ref(before)) for before, _ in call.written)
+            key = (call.function, str(call.spec), tuple(key_of(call, x) for x in call.leaves),
+                   written, call.mode, call.is_random,
+                   tuple(kinds[value][:3] for value in call.outputs))
+            found.append(numbers.setdefault(key, len(numbers)))
+        return found
+
+    def _find(self, first: int, end: int) -> _Found | None:
+        """The loop that covers the most calls of a region."""
+        if end - first < LEAST_CALLS:
+            return None
+        for tokens in (self.strict, self.loose):
+            best: _Found | None = None
+            for period in self._candidates(tokens, first, end):
+                for start, n in _runs(tokens, first, end, period):
+                    found = self._verify(start, period, n)
+                    if found is not None and (best is None or _size(found) > _size(best)):
+                        best = found
+                if best is not None and _size(best) > 0.9 * (end - first):
+                    return best
+            if best is not None:
+                return best
+        return None
+
+    @staticmethod
+    def _candidates(tokens: Sequence[int], first: int, end: int) -> list[int]:
+        """Numbers of calls of an iteration: most of all that of the rarest repeated tokens."""
+        last: dict[int, int] = {}
+        gaps: dict[int, Counter[int]] = defaultdict(Counter)
+        for i in range(first, end):
+            token = tokens[i]
+            if token in last:
+                gaps[token][i - last[token]] += 1
+            last[token] = i
+        every: Counter[int] = sum(gaps.values(), Counter())
+        counts = [(counter.total(), *counter.most_common(1)[0]) for counter in gaps.values()]
+        rare = [gap for total, gap, times in sorted(counts)
+                if total >= LEAST_ITERATIONS - 1 and 2 * times > total]
+        common = [gap for gap, times in every.most_common(MOST_CANDIDATES)]
+        found = list(dict.fromkeys([*rare[:MOST_CANDIDATES], *common]))
+        found = sorted(found, key=lambda gap: -every[gap])[: 2 * MOST_CANDIDATES]
+        # a loop whose values change places takes two iterations as one
+        return list(dict.fromkeys([*found, *(2 * gap for gap in found[:2])]))
+
+    def _wires(self, start: int, period: int, n: int) -> list[tuple[Wire, ...]]:
+        """Of each iteration where its arguments come from."""
+        end = start + period * n
+        found = []
+        for t in range(n):
+            row: list[Wire] = []
+            for i in range(start + t * period, start + (t + 1) * period):
+                for value in self.inputs[i]:
+                    j, k = self.made.get(value, (-1, 0))
+                    if start <= j < end:
+                        row.append(((j - start) % period, k, t - (j - start) // period))
+                    else:
+                        row.append(None)
+            found.append(tuple(row))
+        return found
+
+    def _verify(self, start: int, period: int, n: int) -> _Found | None:
+        """The longest range of these iterations that is a loop."""
+        wires = self._wires(start, period, n)
+        runs, t = [], 0
+        for wire, group in groupby(wires):
+            length = len(list(group))
+            runs.append((length, t, wire))
+            t += length
+        length, first, wire = max(runs, key=lambda run: run[0])
+        # The iterations before may differ in values that the first ones take from before the loop.
+        exceptions: list[tuple[int, int, int]] = []  # iteration, lag, call that makes the value
+        a = first
+        for t in range(first - 1, -1, -1):
+            more = self._exceptions(start, period, t, wires[t], wire)
+            if more is None:
+                break
+            exceptions += more
+            if all(at < t + lag and call < start + t * period for at, lag, call in exceptions):
+                a = t
+        iterations = first + length - a
+        if iterations < LEAST_ITERATIONS or iterations * period < LEAST_CALLS:
+            return None
+        return _Found(start + a * period, period, iterations)
+
+    def _exceptions(self, start: int, period: int, t: int, wires: tuple[Wire, ...],
+                    pattern: tuple[Wire, ...]) -> list[tuple[int, int, int]] | None:
+        """Where an iteration differs from the others; None: it cannot be one of them."""
+        values = [value for i in range(start + t * period, start + (t + 1) * period)
+                  for value in self.inputs[i]]
+        found = []
+        for value, wire, usual in zip(values, wires, pattern, strict=True):
+            if wire == usual:
+                continue
+            if usual is None or usual[2] == 0:
+                return None
+            found.append((t, usual[2], self.made.get(value, (-1, 0))[0]))
+        return found
+
+    # ------------------------------------------------------------------------ description
+    def _describe(self, found: _Found) -> Loop:
+        calls, p, n = self.calls, found.period, found.iterations
+        rows = [calls[found.first + q : found.end : p] for q in range(p)]
+        made = tuple(tuple(rows[q][t].outputs for q in range(p)) for t in range(n))
+
+        def slot(leaves: Sequence[Any]) -> Any:
+            if not isinstance(leaves[0], Ref):
+                keys = {constant_key(leaf) for leaf in leaves}
+                return leaves[0] if len(keys) == 1 else Numbers(tuple(leaves))
+            values = tuple(leaf.value for leaf in leaves)
+            i, k = self.made.get(values[-1], (-1, 0))
+            if found.first <= i < found.end:
+                position, lag = (i - found.first) % p, n - 1 - (i - found.first) // p
+                return Before(position, k, lag, values[:lag]) if lag else Now(position, k)
+            return Fixed(values[0]) if len(set(values)) == 1 else Varying(values)
+
+        body = tuple(BodyCall(row[0], tuple(map(slot, zip(*(call.leaves for call in row),
+                                                          strict=True)))) for row in rows)
+        return Loop(n, body, made)
+
+
+def constant_key(leaf: Any) -> Any:
+    """Equal for constants that are equal as arguments: 1, 1.0, True and -0.0 differ from others."""
+    if isinstance(leaf, slice):
+        return slice, *map(constant_key, (leaf.start, leaf.stop, leaf.step))
+    if isinstance(leaf, bool | int | str | bytes | type(None) | torch.dtype | torch.device):
+        return type(leaf), leaf
+    if isinstance(leaf, float | complex):
+        return type(leaf), repr(leaf)
+    if isinstance(leaf, Tensor):
+        raise TypeError("a tensor is no constant")
+    return type(leaf), id(leaf)
+
+
+def _size(found: _Found) -> int:
+    return found.iterations * found.period
+
+
+def _runs(tokens: Sequence[int], first: int, end: int, period: int) -> list[tuple[int, int]]:
+    """The longest stretch with this period, as (start, iterations), aligned to its end and to its
+    beginning."""
+    best, run = (0, first), 0
+    for i in range(first + period, end + 1):
+        if i < end and tokens[i] == tokens[i - period]:
+            run += 1
+            continue
+        best = max(best, (run, i), key=lambda one: one[0])
+        run = 0
+    length = best[0] + period
+    n = length // period
+    if n < LEAST_ITERATIONS:
+        return []
+    stop = best[1]
+    return list(dict.fromkeys([(stop - n * period, n), (stop - length, n)]))
