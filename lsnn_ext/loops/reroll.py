@@ -5,7 +5,7 @@ equal tokens give candidates for the number of calls of an iteration. A candidat
 only over iterations in which a Slot describes each argument of each call. The rest stays a call.
 """
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 

@@ -1,0 +1,149 @@
+"""The values of one run of a plan: of plain calls, and of loops over all iterations."""
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from .ir import Before, Call, Fixed, Loop, Now, Numbers, Ref, Varying
+
+Place = tuple[int, int]  # position in the body and output
+
+
+class Values:
+    """The values of a recording during a run."""
+
+    def __init__(self, leaves: dict[int, Tensor]) -> None:
+        self.tensors = dict(leaves)
+        self.frames: dict[int, tuple[Frame, int, Place]] = {}  # by value: frame, iteration, place
+
+    def get(self, value: int) -> Tensor:
+        """One value."""
+        found = self.tensors.get(value)
+        if found is None:
+            frame, t, place = self.frames[value]
+            found = frame.element(place, t)
+        return found
+
+    def run(self, call: Call) -> None:
+        """A plain call."""
+        if call.function is torch.stack and (args := _list_of(call)) is not None:
+            values, dim = args
+            self.tensors[call.outputs[0]] = self.stack(values).movedim(0, dim)
+            return
+        leaves = [self.get(leaf.value) if isinstance(leaf, Ref) else leaf for leaf in call.leaves]
+        self.tensors.update(zip(call.outputs, call.run(leaves), strict=True))
+
+    def stack(self, values: Sequence[int]) -> Tensor:
+        """Values of one shape along a new first dimension; ranges of iterations as they are."""
+        pieces: list[Tensor] = []
+        i = 0
+        while i < len(values):
+            place = self.frames.get(values[i])
+            end = i + 1
+            if place is None:
+                while end < len(values) and values[end] not in self.frames:
+                    end += 1
+                pieces.append(torch.stack([self.tensors[value] for value in values[i:end]]))
+            else:
+                frame, t, where = place
+                after = [self.frames.get(value) for value in values[end : end + 1]]
+                step = -1 if after == [(frame, t - 1, where)] else 1
+                while self.frames.get(values[end] if end < len(values) else -1) == (
+                        frame, t + step * (end - i), where):
+                    end += 1
+                pieces.append(frame.range(where, t, end - i, step))
+            i = end
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def add_frame(self, frame: "Frame") -> None:
+        """Makes the values of a loop known."""
+        for value, (t, position, k) in frame.loop.places().items():
+            self.frames[value] = frame, t, (position, k)
+
+
+class Frame:
+    """The values of a loop."""
+
+    def __init__(self, loop: Loop, values: Values) -> None:
+        self.loop, self.values = loop, values
+        self.invariant: dict[Place, Tensor] = {}  # the same in each iteration
+        self.sequences: dict[Place, Tensor] = {}  # (iterations, ...)
+        self.last: dict[Place, Tensor] = {}  # of the last iteration, where only this is read
+        self._elements: dict[Place, Sequence[Tensor]] = {}
+
+    def fixed(self, slot: Any) -> Tensor | None:
+        """The tensor of an argument that is the same in each iteration, else None."""
+        if isinstance(slot, Fixed):
+            return self.values.get(slot.value)
+        if isinstance(slot, Now):
+            return self.invariant.get(slot[:2])
+        return None
+
+    def initial(self, slot: Before) -> list[Tensor]:
+        """The first values, from before the loop."""
+        return [self.values.get(value) for value in slot.initial]
+
+    def sequence(self, slot: Any) -> Tensor:
+        """The argument in all iterations, (iterations, ...)."""
+        n = self.loop.iterations
+        if (fixed := self.fixed(slot)) is not None:
+            return fixed.expand(n, *fixed.shape)
+        if isinstance(slot, Now):
+            return self.sequences[slot[:2]]
+        if isinstance(slot, Varying):
+            return self.values.stack(slot.values)
+        assert isinstance(slot, Before)
+        first = torch.stack(self.initial(slot)[:n])
+        if (fixed := self.invariant.get(slot[:2])) is not None:
+            rest = fixed.expand(n - len(first), *fixed.shape)
+        else:
+            rest = self.sequences[slot[:2]][: n - len(first)]
+        return torch.cat([first, rest])
+
+    def arguments(self, slot: Any) -> Sequence[Any] | None:
+        """Of each iteration; None where they are the same in all."""
+        if isinstance(slot, Numbers):
+            return slot.values
+        if not isinstance(slot, Now | Before | Varying) or self.fixed(slot) is not None:
+            return None
+        if isinstance(slot, Now):
+            return self.elements(slot[:2])
+        return self.sequence(slot).unbind(0)
+
+    def elements(self, place: Place) -> Sequence[Tensor]:
+        """Of each iteration."""
+        if place not in self._elements:
+            # once: the gradient of each index would be as large as the sequence
+            self._elements[place] = self.sequences[place].unbind(0)
+        return self._elements[place]
+
+    def element(self, place: Place, t: int) -> Tensor:
+        """Of one iteration."""
+        if place in self.invariant:
+            return self.invariant[place]
+        if place in self.last:
+            assert t == self.loop.iterations - 1
+            return self.last[place]
+        return self.elements(place)[t]
+
+    def range(self, place: Place, first: int, length: int, step: int) -> Tensor:
+        """Of some iterations, in steps of 1 or -1."""
+        if place in self.invariant:
+            return self.invariant[place].expand(length, *self.invariant[place].shape)
+        if place in self.last:
+            return self.element(place, first)[None]
+        low = first if step > 0 else first - length + 1
+        found = self.sequences[place]
+        found = found if length == len(found) else found[low : low + length]
+        return found if step > 0 else found.flip(0)
+
+
+def _list_of(call: Call) -> tuple[list[int], int] | None:
+    """Values and dimension of torch.stack."""
+    args, kwargs = pytree.tree_unflatten(call.leaves, call.spec)
+    named = dict(zip(("tensors", "dim"), args, strict=False)) | kwargs
+    if not named.keys() <= {"tensors", "dim"} or not named["tensors"]:
+        return None
+    return [ref.value for ref in named["tensors"]], named.get("dim", 0)

@@ -1,0 +1,124 @@
+"""Plan: runs a recording in another order, whole sequences at once where this is possible.
+
+The body of a loop is cut into strongly connected components. A component is a recurrence: it runs
+in the kernels, or as a loop over its own calls. What is in none runs for all iterations at once.
+"""
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from .frame import Frame, Values
+from .ir import Before, BodyCall, Call, Fixed, Loop, Now, Numbers, Recording, Ref, Varying
+from .refused import Refused
+from .reroll import find_loops
+from .stages import Planner, Stage
+
+
+class Plan:
+    """What a recording does, for new numbers of its leaves."""
+
+    def __init__(self, recording: Recording, exact: bool = False) -> None:
+        self.recording = recording
+        self.exact = exact
+        self.parts: list[Call | tuple[Loop, list[Stage]]] = []
+        parts = find_loops(recording)
+        read = _values_read(recording, parts)
+        for part in parts:
+            if isinstance(part, Loop):
+                self._add_loop(part, read)
+            else:
+                self.parts.append(part)
+
+    def _add_loop(self, loop: Loop, read: set[int]) -> None:
+        try:
+            self.parts.append((loop, Planner(loop, self.recording, read, self.exact).stages()))
+        except Refused:  # whose order must stay as it is
+            self.parts += [_expanded(one, loop, t, q) for t in range(loop.iterations)
+                           for q, one in enumerate(loop.body)]
+
+    @property
+    def stages(self) -> list[Stage]:
+        """Of all loops."""
+        return [stage for part in self.parts if isinstance(part, tuple) and not isinstance(
+            part, Call) for stage in part[1]]
+
+    @property
+    def is_useful(self) -> bool:
+        """Whether some recurrence runs in a kernel."""
+        return any(stage.kind == "fused" for stage in self.stages)
+
+    def __call__(self, leaves: dict[int, Tensor]) -> tuple[Any, list[Any], dict[int, Tensor]]:
+        """Runs on the tensors of Recording.leaves.
+
+        Returns:
+            the result, the attributes in the order of Recording.changed, and by leaf the values
+            of what is written to.
+        """
+        values = Values(leaves)
+        for part in self.parts:
+            if isinstance(part, Call):
+                values.run(part)
+                continue
+            loop, stages = part
+            frame = Frame(loop, values)
+            for stage in stages:
+                stage.run(frame)
+            values.add_frame(frame)
+
+        def fill(tree: Any) -> Any:
+            return pytree.tree_map(
+                lambda one: values.get(one.value) if isinstance(one, Ref) else one, tree)
+
+        recording = self.recording
+        return (fill(recording.result), [fill(tree) for _, tree in recording.changed],
+                {leaf: values.get(value) for leaf, value in recording.written.items()})
+
+
+def _values_read(recording: Recording, parts: Sequence[Any]) -> set[int]:
+    """Values that are read outside of the iteration or loop that makes them."""
+    found = {leaf.value for leaf in pytree.tree_leaves(
+        [recording.result, [tree for _, tree in recording.changed]]) if isinstance(leaf, Ref)}
+    found.update(recording.written.values())
+    for part in parts:
+        if isinstance(part, Call):
+            found.update(part.inputs)
+            continue
+        for one in part.body:
+            for slot in one.slots:
+                if isinstance(slot, Fixed):
+                    found.add(slot.value)
+                elif isinstance(slot, Varying):
+                    found.update(slot.values)
+                elif isinstance(slot, Before):
+                    found.update(slot.initial)
+    return found
+
+
+def _expanded(one: BodyCall, loop: Loop, t: int, q: int) -> Call:
+    """The call of one iteration again."""
+    def leaf(slot: Any) -> Any:
+        if isinstance(slot, Numbers):
+            return slot.values[t]
+        if isinstance(slot, Fixed):
+            return Ref(slot.value)
+        if isinstance(slot, Varying):
+            return Ref(slot.values[t])
+        if isinstance(slot, Now):
+            return Ref(loop.made[t][slot.position][slot.output])
+        if isinstance(slot, Before):
+            if t < slot.lag:
+                return Ref(slot.initial[t])
+            return Ref(loop.made[t - slot.lag][slot.position][slot.output])
+        return slot
+
+    leaves = tuple(map(leaf, one.slots))
+    call = one.call
+    names = dict(zip(call.outputs, loop.made[t][q], strict=True))
+    names.update((old.value, new.value) for old, new in zip(call.leaves, leaves, strict=True)
+                 if isinstance(old, Ref))
+    results = pytree.tree_map(lambda ref: Ref(names[ref.value]) if isinstance(ref, Ref) else ref,
+                              call.results)
+    written = tuple((names[before], names[after]) for before, after in call.written)
+    return call._replace(leaves=leaves, results=results, written=written)
