@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -41,6 +41,9 @@ PLAIN = (type(None), bool, int, float, complex, str, bytes, slice, type(Ellipsis
          torch.device, torch.layout, torch.memory_format, torch.Generator)
 
 
+_apply: Any = Function.__dict__["apply"].__func__
+
+
 class Origins(Protocol):
     """Where tensors are held that were alive before the call."""
 
@@ -58,7 +61,7 @@ class Apply:
     function: Any
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return Function.apply.__func__(self.function, *args, **kwargs)
+        return _apply(self.function, *args, **kwargs)
 
     @property
     def __name__(self) -> str:
@@ -81,6 +84,16 @@ def record(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
         return result, recorder.finish(result)
     except Refused as refused:
         return result, refused
+
+
+class _Begun(NamedTuple):
+    """A call before it runs."""
+
+    function: Any
+    leaves: tuple[Any, ...]
+    spec: pytree.TreeSpec
+    tensors: list[Tensor]
+    versions: list[tuple[int, bool]]
 
 
 class _Known:
@@ -124,14 +137,14 @@ class _Recorder(TorchFunctionMode):
         """Runs the call, whatever is refused."""
         self.depth += 1
         try:
-            call = None
+            before = None
             with self._refusals():
-                call = self._before(function, args, kwargs)
+                before = self._before(function, args, kwargs)
             self.is_random = False
             result = run()
-            if call is not None:
+            if before is not None:
                 with self._refusals():
-                    self._after(*call, result)
+                    self._after(before, result)
             return result
         finally:
             self.depth -= 1
@@ -143,7 +156,7 @@ class _Recorder(TorchFunctionMode):
         except Refused as refused:
             self.refused = Refused(refused.reason, refused.line or find_line())
 
-    def _before(self, function: Any, args: Any, kwargs: Any) -> tuple[Any, ...]:
+    def _before(self, function: Any, args: Any, kwargs: Any) -> "_Begun":
         name = _name(function)
         if name in REFUSED or (name == "__set__" and _property(function) != "requires_grad"):
             raise Refused(f"{name}: expected calls that make tensors of tensors")
@@ -157,12 +170,13 @@ class _Recorder(TorchFunctionMode):
                 raise Refused(f"{name}: expected tensors and plain arguments, got "
                               f"{type(leaf).__name__}")
             refs.append(leaf)
-        return function, name, tuple(refs), spec, tensors, list(map(_version, tensors))
+        return _Begun(function, tuple(refs), spec, tensors, list(map(_version, tensors)))
 
-    def _after(self, function: Any, name: str, leaves: tuple[Any, ...], spec: Any,
-               tensors: list[Tensor], versions: list[tuple[int, bool]], result: Any) -> None:
+    def _after(self, begun: "_Begun", result: Any) -> None:
         if result is NotImplemented:  # such as tensor == None
             return
+        function, leaves, spec, tensors, versions = begun
+        name = _name(function)
         written = []
         changed = {id(one): one for one, version in zip(tensors, versions, strict=True)
                    if _version(one) != version}
@@ -182,7 +196,7 @@ class _Recorder(TorchFunctionMode):
         given = {id(one) for one in tensors}
         if not written and all(id(one) in given for one in found):
             return  # such as contiguous() of a contiguous tensor
-        refs = []
+        refs: list[Ref | None] = []
         for one in found:
             if one is None:
                 refs.append(None)
@@ -329,12 +343,13 @@ def _functions_noted(recorder: _Recorder) -> Iterator[None]:
             return run(*args, **kwargs)
         return recorder.note(Apply(cls), args, kwargs, lambda: run(*args, **kwargs))
 
+    base: Any = _SingleLevelFunction
     with _lock:
-        _SingleLevelFunction.apply = classmethod(apply)
+        base.apply = classmethod(apply)
         try:
             yield
         finally:
-            del _SingleLevelFunction.apply
+            del base.apply
 
 
 def _split_dropout(call: Call, add_value: Callable[[Kind], int],
