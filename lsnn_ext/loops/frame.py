@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .ir import Before, Call, Fixed, Loop, Now, Numbers, Ref, Varying
+from .ir import Before, Call, Fixed, Loop, Mode, Now, Numbers, Ref, Varying
 
 Place = tuple[int, int]  # position in the body and output
 
@@ -28,9 +28,10 @@ class Values:
 
     def run(self, call: Call) -> None:
         """A plain call."""
-        if call.function is torch.stack and (args := _list_of(call)) is not None:
+        if call.function is torch.stack and call.mode == Mode.now() and (
+                args := _list_of(call)) is not None:
             values, dim = args
-            self.tensors[call.outputs[0]] = self.stack(values).movedim(0, dim)
+            self.tensors[call.outputs[0]] = self.stack(values).movedim(0, dim).contiguous()
             return
         leaves = [self.get(leaf.value) if isinstance(leaf, Ref) else leaf for leaf in call.leaves]
         self.tensors.update(zip(call.outputs, call.run(leaves), strict=True))

@@ -27,6 +27,7 @@ class Kind(NamedTuple):
     dtype: torch.dtype
     device: torch.device
     requires_grad: bool
+    is_contiguous: bool = True
 
 
 DEVICES = ("cpu", "cuda")

@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import BuiltinFunctionType, FunctionType
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -166,7 +167,7 @@ class _Recorder(TorchFunctionMode):
         for leaf in leaves:
             if isinstance(leaf, Tensor):
                 leaf = Ref(self.value_of(leaf))
-            elif not isinstance(leaf, PLAIN) and not callable(leaf):
+            elif not isinstance(leaf, PLAIN) and not _is_static(leaf):
                 raise Refused(f"{name}: expected tensors and plain arguments, got "
                               f"{type(leaf).__name__}")
             refs.append(leaf)
@@ -240,7 +241,7 @@ class _Recorder(TorchFunctionMode):
             raise Refused(f"expected dense tensors, got a {type(tensor).__name__} of "
                           f"{tensor.layout}")
         value = self._add_value(Kind(tuple(tensor.shape), tensor.dtype, tensor.device,
-                                     tensor.requires_grad))
+                                     tensor.requires_grad, tensor.is_contiguous()))
         self.tensors[id(tensor)] = _Known(tensor, value)
         if self.keep_numbers:
             self.recording.numbers[value] = tensor.detach()
@@ -371,6 +372,12 @@ def _split_dropout(call: Call, add_value: Callable[[Kind], int],
     drawn = call._replace(leaves=tuple(replaced), results=Ref(draw))
     product = make(torch.mul, call.outputs[0], False, Ref(call.inputs[0]), Ref(draw))
     return [factory, drawn, product]
+
+
+def _is_static(leaf: Any) -> bool:
+    """A class or a function without variables of its own."""
+    return isinstance(leaf, type | BuiltinFunctionType) or (
+        isinstance(leaf, FunctionType) and leaf.__closure__ is None)
 
 
 def _name(function: Any) -> str:

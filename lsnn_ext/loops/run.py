@@ -67,9 +67,24 @@ class Plan:
                 stage.run(frame)
             values.add_frame(frame)
 
+        own: dict[int, Tensor] = {}
+
+        def result(one: Any) -> Any:
+            if not isinstance(one, Ref):
+                return one
+            if one.value in leaves:
+                return leaves[one.value]
+            if one.value not in own:
+                tensor = values.get(one.value)
+                # a view of a sequence keeps it alive, and cannot be written to in place
+                tensor = tensor.clone() if tensor._is_view() and one.value in values.frames else (
+                    tensor)
+                is_contiguous = self.recording.kinds[one.value].is_contiguous
+                own[one.value] = tensor.contiguous() if is_contiguous else tensor
+            return own[one.value]
+
         def fill(tree: Any) -> Any:
-            return pytree.tree_map(
-                lambda one: values.get(one.value) if isinstance(one, Ref) else one, tree)
+            return pytree.tree_map(result, tree)
 
         recording = self.recording
         return (fill(recording.result), [fill(tree) for _, tree in recording.changed],

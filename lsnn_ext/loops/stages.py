@@ -199,6 +199,9 @@ class Planner:
             return None
         target, index, given = pytree.tree_unflatten(one.slots, one.call.spec)[0]
         where = _time_index(index)
+        if where is not None and isinstance(target, Before):
+            size = self.recording.kinds[target.initial[0]].shape[where[0]]
+            where = where[0], [i % size for i in where[1]]
         if (where is None or not isinstance(target, Before) or target.lag != 1
                 or len(set(where[1])) < len(where[1])
                 or not isinstance(given, Fixed | Now | Before | Varying) or given[:2] == (q, 0)):
