@@ -14,16 +14,18 @@ Place = tuple[int, int]  # position in the body and output
 class Values:
     """The values of a recording during a run."""
 
-    def __init__(self, leaves: dict[int, Tensor]) -> None:
+    def __init__(self, leaves: dict[int, Tensor],
+                 places: dict[int, tuple[int, int, Place]]) -> None:
         self.tensors = dict(leaves)
-        self.frames: dict[int, tuple[Frame, int, Place]] = {}  # by value: frame, iteration, place
+        self.places = places  # of values that loops make: loop, iteration, place
+        self.frames: list[Frame] = []  # of the loops so far
 
     def get(self, value: int) -> Tensor:
         """One value."""
         found = self.tensors.get(value)
         if found is None:
-            frame, t, place = self.frames[value]
-            found = frame.element(place, t)
+            loop, t, place = self.places[value]
+            found = self.frames[loop].element(place, t)
         return found
 
     def run(self, call: Call) -> None:
@@ -41,27 +43,22 @@ class Values:
         pieces: list[Tensor] = []
         i = 0
         while i < len(values):
-            place = self.frames.get(values[i])
+            place = self.places.get(values[i])
             end = i + 1
             if place is None:
-                while end < len(values) and values[end] not in self.frames:
+                while end < len(values) and values[end] not in self.places:
                     end += 1
                 pieces.append(torch.stack([self.tensors[value] for value in values[i:end]]))
             else:
-                frame, t, where = place
-                after = [self.frames.get(value) for value in values[end : end + 1]]
-                step = -1 if after == [(frame, t - 1, where)] else 1
-                while self.frames.get(values[end] if end < len(values) else -1) == (
-                        frame, t + step * (end - i), where):
+                loop, t, where = place
+                after = [self.places.get(value) for value in values[end : end + 1]]
+                step = -1 if after == [(loop, t - 1, where)] else 1
+                while self.places.get(values[end] if end < len(values) else -1) == (
+                        loop, t + step * (end - i), where):
                     end += 1
-                pieces.append(frame.range(where, t, end - i, step))
+                pieces.append(self.frames[loop].range(where, t, end - i, step))
             i = end
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-
-    def add_frame(self, frame: "Frame") -> None:
-        """Makes the values of a loop known."""
-        for value, (t, position, k) in frame.loop.places().items():
-            self.frames[value] = frame, t, (position, k)
 
 
 class Frame:

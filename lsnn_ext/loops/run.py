@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .frame import Frame, Values
+from .frame import Frame, Place, Values
 from .ir import Before, BodyCall, Call, Fixed, Loop, Now, Numbers, Recording, Ref, Varying
 from .refused import Refused
 from .reroll import find_loops
@@ -21,22 +21,25 @@ class Plan:
 
     def __init__(self, recording: Recording, exact: bool = False) -> None:
         self.recording = recording
-        self.exact = exact
         self.parts: list[Call | tuple[Loop, list[Stage]]] = []
         parts = find_loops(recording)
+        self.places: dict[int, tuple[int, int, Place]] = {}  # see Values
+        loops = 0
         read = _values_read(recording, parts)
         for part in parts:
-            if isinstance(part, Loop):
-                self._add_loop(part, read)
-            else:
+            if isinstance(part, Call):
                 self.parts.append(part)
-
-    def _add_loop(self, loop: Loop, read: set[int]) -> None:
-        try:
-            self.parts.append((loop, Planner(loop, self.recording, read, self.exact).stages()))
-        except Refused:  # whose order must stay as it is
-            self.parts += [_expanded(one, loop, t, q) for t in range(loop.iterations)
-                           for q, one in enumerate(loop.body)]
+                continue
+            try:
+                stages = Planner(part, recording, read, exact).stages()
+            except Refused:  # whose order must stay as it is
+                self.parts += [_expanded(one, part, t, q) for t in range(part.iterations)
+                               for q, one in enumerate(part.body)]
+                continue
+            self.parts.append((part, stages))
+            self.places.update((value, (loops, t, (q, k)))
+                               for value, (t, q, k) in part.places().items() if value in read)
+            loops += 1
 
     @property
     def stages(self) -> list[Stage]:
@@ -56,7 +59,7 @@ class Plan:
             the result, the attributes in the order of Recording.changed, and by leaf the values
             of what is written to.
         """
-        values = Values(leaves)
+        values = Values(leaves, self.places)
         for part in self.parts:
             if isinstance(part, Call):
                 values.run(part)
@@ -65,7 +68,7 @@ class Plan:
             frame = Frame(loop, values)
             for stage in stages:
                 stage.run(frame)
-            values.add_frame(frame)
+            values.frames.append(frame)
 
         own: dict[int, Tensor] = {}
 
@@ -77,7 +80,7 @@ class Plan:
             if one.value not in own:
                 tensor = values.get(one.value)
                 # a view of a sequence keeps it alive, and cannot be written to in place
-                tensor = tensor.clone() if tensor._is_view() and one.value in values.frames else (
+                tensor = tensor.clone() if tensor._is_view() and one.value in self.places else (
                     tensor)
                 is_contiguous = self.recording.kinds[one.value].is_contiguous
                 own[one.value] = tensor.contiguous() if is_contiguous else tensor
