@@ -315,12 +315,12 @@ class _InOrder:
         calls = []
         for q in self.positions:
             one = self.loop.body[q]
-            calls.append((q, one.call, [_argument(slot, frame, inside, made)
+            calls.append((q, one.call.compile(), [_argument(slot, frame, inside, made)
                                         for slot in one.slots]))
             made.update(((q, k), []) for k in range(len(one.call.outputs)))
         for t in range(self.loop.iterations):
-            for q, call, arguments in calls:
-                for k, tensor in enumerate(call.run([one(t) for one in arguments])):
+            for q, run, arguments in calls:
+                for k, tensor in enumerate(run([one(t) for one in arguments])):
                     made[q, k].append(tensor)
         for place in self.read:
             if place in self.last:
