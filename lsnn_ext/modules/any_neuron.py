@@ -19,7 +19,7 @@ from ..fuse.neuron import Neuron, check_coefficient
 from ..models import check_sparse_grad
 from .copies import Copied
 from .delays import current_delay, reset_delay, set_delay
-from .forms import as_input, renew
+from .forms import as_input, check_tensor, renew
 from .given import batch_hint, check_input, check_lengths, projection_for
 from .neuron import flag, put, shown, whole
 from .parametrizations import Log
@@ -204,6 +204,20 @@ class Recurrent(Copied):
             state = _without_batch(state)
         return (given_form(spikes), state, *({name: given_form(value) for name, value in
                                               one.items()} for one in traces))
+
+    def step(self, x_t: Tensor, state: NeuronState | None = None) -> tuple[Tensor, NeuronState]:
+        """One step, for control loops: x_t (B, I) or (I,) -> spikes (B, N) or (N,) and the state as
+        in forward.
+
+        Bitwise identical to forward on a sequence of one step.
+
+        Raises:
+            TypeError, ValueError: as forward.
+        """
+        check_tensor("x_t", x_t)
+        time = 1 if self.batch_first and x_t.dim() == 2 else 0
+        spikes, state = self(x_t.unsqueeze(time), state)
+        return spikes.squeeze(time), state
 
     def _packed(self, x: PackedSequence, state: NeuronState | None,
                 trace: bool) -> tuple[Any, ...]:

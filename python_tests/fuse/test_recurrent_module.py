@@ -262,3 +262,23 @@ def test_is_made_on_meta() -> None:
     assert torch.isfinite(layer.weight_hh_l0).all() and float(layer.tau) == pytest.approx(5.0)
     with lsnn_ext.use_reference():
         assert layer(inputs(T, B))[0].shape == (T, B, N)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("batch", [(), (B,)])
+def test_steps_equal_a_sequence(batch: tuple[int, ...], batch_first: bool) -> None:
+    layer = layer_of(ADAPTIVE, batch_first=batch_first).double()
+    x = inputs(T, *batch).double()
+    state, steps = None, []
+    for x_t in x:
+        spikes, state = layer.step(x_t, state)
+        assert spikes.shape == (*batch, N)
+        steps.append(spikes)
+    swapped = batch_first and bool(batch)
+    expected, after = layer(x.transpose(0, 1) if swapped else x)
+    expected = expected.transpose(0, 1) if swapped else expected
+    assert expected.any()
+    torch.testing.assert_close(torch.stack(steps), expected)
+    torch.testing.assert_close(state.z, after.z)
+    with pytest.raises(TypeError, match="x_t: expected a tensor"):
+        layer.step([1.0])  # type: ignore[arg-type]
