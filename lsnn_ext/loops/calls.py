@@ -1,0 +1,257 @@
+"""The calls of a recurrent component: what they read, how they run, and which are products or sums.
+"""
+import re
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from .ir import Before, Call, Fixed, Kind, Loop, Now, Numbers, Ref, Slot, Varying
+from .record import Apply
+
+SLOTS = (Fixed, Now, Before, Varying, Numbers)
+ADDS = frozenset({"add", "__add__", "__radd__", "add_", "__iadd__"})
+# Functions whose result has the same numbers in the same order, if it has as many.
+COPIES = frozenset({
+    "view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze", "contiguous", "clone",
+    "expand", "expand_as", "view_as", "reshape_as", "to", "type_as", "float", "double",
+    "__getitem__"})
+
+
+class Read(NamedTuple):
+    """A value of the component, as it is read."""
+
+    position: int
+    output: int
+    lag: int = 0  # iterations before
+    initial: tuple[int, ...] = ()  # as of Before
+
+
+class Product(NamedTuple):
+    """A product of a value by inputs first, ..., last - 1 of an invariant matrix."""
+
+    source: "Read | Slot"
+    matrix: Slot
+    is_transposed: bool  # (outputs, inputs), as of torch.nn.functional.linear
+    first: int
+    last: int
+
+
+Term: TypeAlias = Read | Slot | Product | float
+
+
+def find_invariants(loop: Loop) -> frozenset[int]:
+    """The positions whose results are the same in each iteration."""
+    found: set[int] = set()
+    for position, (call, slots) in enumerate(loop.body):
+        if not call.is_random and all(
+                isinstance(slot, Fixed) or (isinstance(slot, Now) and slot.position in found)
+                for slot in slots if isinstance(slot, SLOTS)):
+            found.add(position)
+    return frozenset(found)
+
+
+def execute(call: Call, leaves: Sequence[Any]) -> tuple[Any, ...]:
+    """Call.outputs for other leaves. What the call writes to is copied before."""
+    copies: dict[int, Tensor] = {}
+    written = dict(call.written)
+    given = list(leaves)
+    for place, leaf in enumerate(call.leaves):
+        if isinstance(leaf, Ref) and leaf.value in written:
+            if leaf.value not in copies:
+                with torch.enable_grad():  # a write under no_grad keeps the gradient
+                    copies[leaf.value] = given[place].clone()
+            given[place] = copies[leaf.value]
+    args, kwargs = pytree.tree_unflatten(given, call.spec)
+    with torch.set_grad_enabled(call.mode.grad):
+        result = call.function(*args, **kwargs)
+    made = {ref.value: one for ref, one in zip(pytree.tree_leaves(call.results),
+                                               pytree.tree_leaves(result), strict=True)
+            if isinstance(ref, Ref)}
+    made |= {after: copies[before] for before, after in call.written}
+    return tuple(made[value] for value in call.outputs)
+
+
+def run_calls(loop: Loop, positions: Sequence[int], iterations: int,
+              outside: Callable[[Slot, int], Any], initial: Mapping[int, Tensor],
+              ) -> list[dict[tuple[int, int], Tensor]]:
+    """By iteration the results of some calls, one by one.
+
+    Args:
+        loop: the loop.
+        positions: of the calls.
+        iterations: how many.
+        outside: the argument of a slot of no result of these calls, in an iteration.
+        initial: values from before the loop.
+    """
+    made: list[dict[tuple[int, int], Tensor]] = []
+
+    def argument(slot: Any, t: int) -> Any:
+        if not isinstance(slot, SLOTS):
+            return slot
+        if not isinstance(slot, Now | Before) or slot.position not in positions:
+            return outside(slot, t)
+        lag = slot.lag if isinstance(slot, Before) else 0
+        if isinstance(slot, Before) and t < lag:
+            return initial[slot.initial[t]]
+        return made[t - lag][slot.position, slot.output]
+
+    for t in range(iterations):
+        made.append({})
+        for position in sorted(positions):
+            call, slots = loop.body[position]
+            results = execute(call, [argument(slot, t) for slot in slots])
+            made[t] |= {(position, k): one for k, one in enumerate(results)}
+    return made
+
+
+class Reader:
+    """What the calls of a component read."""
+
+    def __init__(self, loop: Loop, positions: Sequence[int], kinds: Mapping[int, Kind]) -> None:
+        self.loop, self.kinds = loop, kinds
+        self.inside = frozenset(positions)
+        self.invariant = find_invariants(loop)
+        self.has_grad = any(loop.body[p].call.mode.grad for p in positions)
+
+    def kind(self, position: int, output: int) -> Kind:
+        return self.kinds[self.loop.made[-1][position][output]]
+
+    def kind_of(self, slot: Slot) -> Kind:
+        """Of a slot from outside."""
+        if isinstance(slot, Now | Before):
+            return self.kind(slot.position, slot.output)
+        assert isinstance(slot, Fixed | Varying)
+        return self.kinds[slot.value if isinstance(slot, Fixed) else slot.values[-1]]
+
+    def is_invariant(self, slot: Any) -> bool:
+        return isinstance(slot, Fixed) or (isinstance(slot, Now)
+                                           and slot.position in self.invariant)
+
+    def read(self, slot: Any) -> Any:
+        """A Read of what is made inside, through copies; else the slot."""
+        if not isinstance(slot, Now | Before) or slot.position not in self.inside:
+            return slot
+        lag, initial = (slot.lag, slot.initial) if isinstance(slot, Before) else (0, ())
+        here = Read(slot.position, slot.output, lag, initial)
+        seen = set()
+        while here.position not in seen:
+            seen.add(here.position)
+            source = self.source(here.position)
+            if source is None or not self.loop.body[here.position].call.mode.grad == self.has_grad:
+                break
+            there = source
+            lag, initial = (there.lag, there.initial) if isinstance(there, Before) else (0, ())
+            here = Read(there.position, there.output, here.lag + lag, here.initial + initial)
+        return here
+
+    def source(self, position: int) -> Now | Before | None:
+        """What a call copies, if it is made inside."""
+        call, slots = self.loop.body[position]
+        if name_of(call) not in COPIES or len(call.outputs) != 1 or call.written:
+            return None
+        source = next((slot for slot in slots if isinstance(slot, SLOTS)), None)
+        if not isinstance(source, Now | Before) or source.position not in self.inside:
+            return None
+        before, after = self.kind(source.position, source.output), self.kind(position, 0)
+        is_copy = before.dtype == after.dtype and prod(before.shape) == prod(after.shape)
+        if name_of(call) == "__getitem__":
+            is_copy &= all(isinstance(x, slice | type(None) | type(Ellipsis)) for x in slots[1:])
+        return source if is_copy else None
+
+    # ------------------------------------------------------------------------------- sums
+    def terms(self, position: int) -> tuple[Term, ...] | None:
+        """What a call adds, products among it; None: a call of another kind."""
+        call, slots = self.loop.body[position]
+        name = name_of(call)
+        if len(call.outputs) != 1 or call.mode.grad != self.has_grad:
+            return None
+        args, kwargs = pytree.tree_unflatten(slots, call.spec)
+        if name in ADDS:
+            given = _bind(args, kwargs, "input", "other")
+            return None if given is None else tuple(self.read(one) for one in given)
+        found: list[Term] = []
+        if name == "linear":
+            given = _bind(args, kwargs, "input", "weight", "bias")
+            found = self._products(given and given[0], given and given[1], True)
+            rest = given[2:] if given else []
+        elif name == "addmm":
+            given = _bind(args, kwargs, "input", "mat1", "mat2")
+            found = self._products(given and given[1], given and given[2], False)
+            rest = given[:1] if given else []
+        elif name == "einsum":
+            found, rest = self._einsum(args), []
+        elif name in ("matmul", "mm", "mv", "__matmul__") and not kwargs and len(args) == 2:
+            found, rest = self._products(*args, False), []
+            if not found and self.is_vector(args[1]):
+                found = self._products(args[1], args[0], True)
+        if not found:
+            return None
+        return (*found, *(self.read(one) for one in rest if one is not None))
+
+    def is_vector(self, slot: Any) -> bool:
+        read = self.read(slot)
+        return isinstance(read, Read) and len(self.kind(slot.position, slot.output).shape) == 1
+
+    def _products(self, slot: Any, matrix: Any, is_transposed: bool) -> list[Term]:
+        """Products of what is made inside, of a concatenation one of each part."""
+        source = self.read(slot)
+        if not isinstance(source, Read) or not self.is_invariant(matrix):
+            return []
+        if len(self.kind_of(matrix).shape) != 2:
+            return []
+        call, slots = self.loop.body[source.position]
+        shape = self.kind(source.position, source.output).shape
+        if name_of(call) not in ("cat", "concat", "concatenate") or source.lag:
+            # of another shape, as a view has it, the product is one along another axis
+            size = self.kind(slot.position, slot.output).shape[-1]
+            return [Product(source, matrix, is_transposed, 0, size)]
+        args, kwargs = pytree.tree_unflatten(slots, call.spec)
+        given = _bind(args, kwargs, "tensors", "dim")
+        if given is None or len(given) != 2 or given[1] not in (-1, len(shape) - 1):
+            return []
+        found: list[Term] = []
+        first = 0
+        for part in given[0]:
+            read = self.read(part)
+            kind = self.kind_of(part)
+            last = first + kind.shape[-1]
+            found.append(Product(read, matrix, is_transposed, first, last))
+            first = last
+        return found
+
+    def _einsum(self, args: Sequence[Any]) -> list[Term]:
+        operands = args[1] if len(args) == 2 and isinstance(args[1], list | tuple) else args[1:]
+        if not isinstance(args[0], str) or len(operands) != 2:
+            return []
+        found = re.fullmatch(r"([a-zA-Z.]+),([a-zA-Z.]+)->([a-zA-Z.]+)", args[0].replace(" ", ""))
+        if found is None:
+            return []
+        a, b, out = found.groups()
+        source, matrix = operands
+        if not isinstance(self.read(source), Read):
+            a, b, source, matrix = b, a, matrix, source
+        new, letters = b.replace(a[-1], ""), a.replace("...", "")
+        if len(b) != 2 or len(new) != 1 or new in a or out != a[:-1] + new or (
+                len(set(letters)) != len(letters)):
+            return []
+        return self._products(source, matrix, b[1] == a[-1])
+
+
+def name_of(call: Call) -> str:
+    """Of a function of torch."""
+    return "" if isinstance(call.function, Apply) else getattr(call.function, "__name__", "")
+
+
+def _bind(args: Sequence[Any], kwargs: Mapping[str, Any], *names: str) -> list[Any] | None:
+    """The arguments of these names; None: there are others."""
+    given = dict(zip(names, args, strict=False)) | dict(kwargs)
+    for name in ("alpha", "beta"):
+        if given.get(name) == 1:
+            del given[name]
+    if len(args) > len(names) or not set(given) <= set(names):
+        return None
+    return [given[name] for name in names if name in given]
