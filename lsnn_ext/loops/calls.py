@@ -5,11 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple, TypeAlias
 
-import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .ir import Before, Call, Fixed, Kind, Loop, Now, Numbers, Ref, Slot, Varying
+from .ir import Before, Call, Fixed, Kind, Loop, Now, Numbers, Slot, Varying
 from .record import Apply
 
 SLOTS = (Fixed, Now, Before, Varying, Numbers)
@@ -54,27 +53,6 @@ def find_invariants(loop: Loop) -> frozenset[int]:
     return frozenset(found)
 
 
-def execute(call: Call, leaves: Sequence[Any]) -> tuple[Any, ...]:
-    """Call.outputs for other leaves. What the call writes to is copied before."""
-    copies: dict[int, Tensor] = {}
-    written = dict(call.written)
-    given = list(leaves)
-    for place, leaf in enumerate(call.leaves):
-        if isinstance(leaf, Ref) and leaf.value in written:
-            if leaf.value not in copies:
-                with torch.enable_grad():  # a write under no_grad keeps the gradient
-                    copies[leaf.value] = given[place].clone()
-            given[place] = copies[leaf.value]
-    args, kwargs = pytree.tree_unflatten(given, call.spec)
-    with torch.set_grad_enabled(call.mode.grad):
-        result = call.function(*args, **kwargs)
-    made = {ref.value: one for ref, one in zip(pytree.tree_leaves(call.results),
-                                               pytree.tree_leaves(result), strict=True)
-            if isinstance(ref, Ref)}
-    made |= {after: copies[before] for before, after in call.written}
-    return tuple(made[value] for value in call.outputs)
-
-
 def run_calls(loop: Loop, positions: Sequence[int], iterations: int,
               outside: Callable[[Slot, int], Any], initial: Mapping[int, Tensor],
               ) -> list[dict[tuple[int, int], Tensor]]:
@@ -103,7 +81,7 @@ def run_calls(loop: Loop, positions: Sequence[int], iterations: int,
         made.append({})
         for position in sorted(positions):
             call, slots = loop.body[position]
-            results = execute(call, [argument(slot, t) for slot in slots])
+            results = call.run([argument(slot, t) for slot in slots])
             made[t] |= {(position, k): one for k, one in enumerate(results)}
     return made
 
@@ -185,7 +163,7 @@ class Reader:
         elif name == "einsum":
             found, rest = self._einsum(args), []
         elif name in ("matmul", "mm", "mv", "__matmul__") and not kwargs and len(args) == 2:
-            found, rest = self._products(*args, False), []
+            found, rest = self._products(args[0], args[1]), []
             if not found and self.is_vector(args[1]):
                 found = self._products(args[1], args[0], True)
         if not found:
@@ -196,7 +174,7 @@ class Reader:
         read = self.read(slot)
         return isinstance(read, Read) and len(self.kind(slot.position, slot.output).shape) == 1
 
-    def _products(self, slot: Any, matrix: Any, is_transposed: bool) -> list[Term]:
+    def _products(self, slot: Any, matrix: Any, is_transposed: bool = False) -> list[Term]:
         """Products of what is made inside, of a concatenation one of each part."""
         source = self.read(slot)
         if not isinstance(source, Read) or not self.is_invariant(matrix):

@@ -1,0 +1,364 @@
+"""Recurrence: the calls of a recurrent component as steps of the kernels.
+
+One value z is what the products read; a step of the kernels ends with z. Where products read the z
+of their own iteration, the calls that z depends on move to the end of the step before (retiming),
+and run once before the first step. What enters only a sum with a product is added to the current
+outside. Each value that is read outside is z or a state.
+"""
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+
+from .calls import SLOTS, Product, Read, Reader, Term, name_of
+from .frame import Place
+from .ir import Before, Call, Kind, Loop, Now, Numbers, Slot, Varying
+from .record import Apply
+from .refused import Refused
+
+
+class Node(NamedTuple):
+    """A call of the step: a sum with a product, or any other."""
+
+    position: int
+    terms: tuple[Term, ...] | None
+
+
+class Current(NamedTuple):
+    """A current of the step."""
+
+    products: tuple[Product, ...]
+    others: tuple[Any, ...]  # slots, numbers, and products of sequences from outside
+    shape: tuple[int, ...]  # to which they are broadcast
+    shift: int  # 1: read by the calls that run one iteration ahead
+
+
+class Register(NamedTuple):
+    """A value of `lag` steps of the kernels before."""
+
+    place: Place
+    lag: int  # >= 1
+    initial: tuple[int, ...]  # the value of each iteration before the loop, oldest first
+
+    def after(self) -> "Register":
+        """What this one holds a step later than."""
+        return Register(self.place, self.lag - 1, self.initial[1:])
+
+
+class Name(NamedTuple):
+    """An argument of a call of the step."""
+
+    name: str
+    dtype: torch.dtype
+
+
+class StepCall(NamedTuple):
+    """A call of the step."""
+
+    call: Call
+    leaves: tuple[Any, ...]  # as of the call, with a Name for each tensor
+    results: tuple[str, ...]
+    is_copy: bool = False
+    is_sum: bool = False  # of the leaves
+
+
+class Recurrence:
+    """Calls of a loop as steps of the kernels. Raises Refused."""
+
+    def __init__(self, loop: Loop, positions: Sequence[int], read: set[Place],
+                 kinds: Mapping[int, Kind]) -> None:
+        self.loop, self.reader = loop, Reader(loop, positions, kinds)
+        self.outputs = sorted(read)
+        self.nodes = self._find_nodes()
+        self.z = self._find_z()
+        self.prefix = self._find_prefix()
+        self.nodes = self._join_sums()
+        self.dtype = self._find_dtype()
+        self.rows, self.neurons = self._find_sizes()
+        self.currents: dict[Current, str] = {}
+        self.coefficients: dict[tuple[Slot, tuple[int, ...]], str] = {}
+        self.registers: dict[Register, str] = {}
+        self.history = self._find_history()
+        self.calls = tuple(self._translate(node) for node in self._order())
+        self.places = {place: self._name_of_output(place) for place in self.outputs}
+        self.positions = sorted({one for place in self.outputs
+                                 for one in self.before(place[0], False)})
+
+    # --------------------------------------------------------------------------- analysis
+    def reads(self, node: Node) -> list[Read]:
+        """What a call reads inside."""
+        if node.terms is None:
+            found = map(self.reader.read, self.loop.body[node.position].slots)
+            return [one for one in found if isinstance(one, Read)]
+        terms = [one.source if isinstance(one, Product) else one for one in node.terms]
+        return [one for one in terms if isinstance(one, Read)]
+
+    def _find_nodes(self, joined: Mapping[int, Node] | None = None) -> dict[int, Node]:
+        """The calls that what is read outside depends on."""
+        found: dict[int, Node] = {}
+        left = [position for position, _ in self.outputs]
+        while left:
+            position = left.pop()
+            if position not in found:
+                node = (joined or {}).get(position) or Node(position, self.reader.terms(position))
+                found[position] = node
+                left += [one.position for one in self.reads(node)]
+        if not found:
+            raise Refused("expected a component that is read, got none")
+        return found
+
+    def _products(self) -> list[tuple[Node, Product, Read]]:
+        return [(node, term, term.source) for node in self.nodes.values()
+                for term in node.terms or ()
+                if isinstance(term, Product) and isinstance(term.source, Read)]
+
+    def _find_z(self) -> Place:
+        """What the products read; without products an output, a spike where there is one."""
+        found = {(source.position, source.output): node for node, _, source in self._products()}
+        if len(found) > 1:
+            raise Refused("expected recurrent products of one value, got those of "
+                          f"{len(found)}", self.line(max(node.position for node in
+                                                         found.values())))
+        if found:
+            return next(iter(found))
+        spikes = [place for place in self.outputs
+                  if isinstance(self.loop.body[place[0]].call.function, Apply)]
+        return (spikes or self.outputs)[-1]
+
+    def _find_prefix(self) -> frozenset[int]:
+        """The calls that run one iteration ahead: z, and what it depends on in its iteration."""
+        if all(source.lag for _, _, source in self._products()):
+            return frozenset()
+        found: set[int] = set()
+        left = [self.z[0]]
+        while left:
+            position = left.pop()
+            if position not in found:
+                found.add(position)
+                left += [one.position for one in self.reads(self.nodes[position]) if not one.lag]
+        return frozenset(found)
+
+    def _join_sums(self) -> dict[int, Node]:
+        """Sums of sums as one, if a product is among them."""
+        uses = [one.position for node in self.nodes.values() for one in self.reads(node)]
+        uses += [position for position, _ in self.outputs]
+
+        def join(node: Node) -> tuple[Term, ...]:
+            terms: list[Term] = []
+            for term in node.terms or ():
+                inner = self.nodes.get(term.position) if isinstance(term, Read) else None
+                is_inner = (inner is not None and inner.terms is not None and isinstance(term, Read)
+                            and not term.lag and uses.count(term.position) == 1
+                            and (term.position in self.prefix) == (node.position in self.prefix))
+                terms += join(inner) if inner is not None and is_inner else [term]
+            return tuple(terms)
+
+        joined = {}
+        for position, node in self.nodes.items():
+            terms = join(node)
+            has_product = any(isinstance(one, Product) for one in terms)
+            joined[position] = Node(position, terms if has_product else None)
+        return self._find_nodes(joined)
+
+    def _find_dtype(self) -> torch.dtype:
+        calls = [self.loop.body[position].call for position in self.nodes]
+        for call in calls:
+            if call.is_random:
+                raise Refused("expected no random numbers in a recurrent component", call.line)
+            if any(call.mode.autocast):
+                raise Refused("expected no autocast", call.line)
+            if name_of(call) in ("__set__", "requires_grad_"):
+                raise Refused("expected no change of requires_grad", call.line)
+        kinds = [self.reader.kind(position, k) for position in self.nodes
+                 for k in range(len(self.loop.body[position].call.outputs))]
+        dtypes = {kind.dtype for kind in kinds}
+        if not all(kind.device.type == "cpu" for kind in kinds):
+            raise Refused("expected tensors on the CPU", calls[0].line)
+        if not dtypes <= {torch.float32, torch.float64, torch.bool} or dtypes == {torch.bool}:
+            raise Refused("expected float32 or float64, got "
+                          f"{', '.join(sorted(map(str, dtypes)))}", calls[0].line)
+        return torch.float64 if torch.float64 in dtypes else torch.float32
+
+    def _find_sizes(self) -> tuple[int, int]:
+        """B and N, whose product is the size of each value."""
+        shape = self.reader.kind(*self.z).shape
+        products = self._products()
+        if products:
+            neurons = products[0][1].last - products[0][1].first
+        else:
+            neurons = prod(shape[1:]) if len(shape) > 1 else prod(shape)
+        rows = prod(shape) // max(neurons, 1)
+        places = {(one.position, one.output) for node in self.nodes.values()
+                  for one in self.reads(node)}
+        for place in places.union(self.outputs):
+            kind = self.reader.kind(*place)
+            if prod(kind.shape) != rows * neurons or not prod(shape):
+                raise Refused(f"expected values of as many numbers as shape {tuple(shape)} has, "
+                              f"got {tuple(kind.shape)}", self.line(place[0]))
+        for place in self.outputs:
+            kinds = {self.reader.kinds[made[place[0]][place[1]]][:2] for made in self.loop.made}
+            if len(kinds) > 1:
+                raise Refused("expected results of one shape and dtype in all iterations",
+                              self.line(place[0]))
+        for node, product, _ in products:
+            shape = self.reader.kind_of(product.matrix).shape
+            if product.last - product.first != neurons or (
+                    shape[0 if product.is_transposed else 1] != neurons):
+                raise Refused(f"expected a recurrent matrix of shape {(neurons, neurons)}, got "
+                              f"{tuple(shape)}", self.line(node.position))
+        return rows, neurons
+
+    def _order(self) -> list[Node]:
+        """Those ahead run last."""
+        return sorted(self.nodes.values(), key=lambda one: (one.position in self.prefix,
+                                                            one.position))
+
+    # --------------------------------------------------------------------------- the step
+    def _translate(self, node: Node) -> "StepCall":
+        """A call with names for its arguments."""
+        position, call = node.position, self.loop.body[node.position].call
+        kind = self.reader.kind(position, 0)
+        ahead = int(position in self.prefix)
+        names = tuple(f"v{position}_{k}" for k in range(len(call.outputs)))
+        if node.terms is None:
+            leaves = tuple(
+                self._name_of(slot, call, kind.shape, ahead) if isinstance(slot, SLOTS) else slot
+                for slot in self.loop.body[position].slots)
+            is_copy = self.reader.source(position) is not None
+            return StepCall(call, leaves, names, is_copy)
+        if kind.dtype != self.dtype:
+            raise Refused(f"expected a product in {self.dtype}, got {kind.dtype}", call.line)
+        products, others, inner = [], [], []
+        for term in node.terms:
+            if isinstance(term, Read):
+                inner.append(self._name_of_read(term, ahead))
+            elif isinstance(term, Product) and isinstance(term.source, Read):
+                products.append(self._with_steps(term, ahead))
+            else:
+                others.append(term)
+        for slot in others:
+            self._check_outside(slot.source if isinstance(slot, Product) else slot, call, True)
+        varies = any(not self.reader.is_invariant(one) and not isinstance(one, int | float)
+                     for one in others)
+        current = Current(tuple(products), tuple(others), kind.shape, ahead if varies else 0)
+        return StepCall(call, (*inner, Name(self._name_of_current(current), self.dtype)), names,
+                        is_sum=True)
+
+    def _find_history(self) -> dict[int, int]:
+        """The value of z of each iteration before the loop, -1 and so on."""
+        found: dict[int, int] = {}
+        for node, _, source in self._products():
+            for t, value in enumerate(source.initial, -source.lag):
+                if found.setdefault(t, value) != value:
+                    raise Refused("expected one value before the loop for all recurrent products",
+                                  self.line(node.position))
+        return found
+
+    def _with_steps(self, product: Product, ahead: int) -> Product:
+        """With steps of the kernels as lag of its source."""
+        source = product.source
+        assert isinstance(source, Read)
+        lag = source.lag + int(bool(self.prefix)) - ahead
+        return product._replace(source=source._replace(lag=lag, initial=()))
+
+    def _name_of_current(self, current: Current) -> str:
+        return self.currents.setdefault(current, f"c{len(self.currents)}")
+
+    def _name_of(self, slot: Slot, call: Call, shape: tuple[int, ...], ahead: int) -> "Name":
+        read = self.reader.read(slot)
+        if isinstance(read, Read):
+            return self._name_of_read(read, ahead)
+        dtype = self._check_outside(slot, call, False)
+        if self.reader.is_invariant(slot):
+            if self._is_per_neuron(self.reader.kind_of(slot).shape, shape, call):
+                name = f"k{len(self.coefficients)}"
+                return Name(self.coefficients.setdefault((slot, shape), name), dtype)
+            ahead = 0
+        return Name(self._name_of_current(Current((), (slot,), shape, ahead)), dtype)
+
+    def _check_outside(self, slot: Any, call: Call, is_added: bool) -> torch.dtype:
+        """The dtype in which the step reads an argument."""
+        if isinstance(slot, int | float):
+            return self.dtype
+        if isinstance(slot, Numbers):
+            if not all(type(one) in (int, float) for one in slot.values):
+                raise Refused("expected numbers as constants that change", call.line)
+            return self.dtype
+        kind = self.reader.kind_of(slot)
+        if kind.device.type != "cpu":
+            raise Refused("expected tensors on the CPU", call.line)
+        if isinstance(slot, Varying) and len({self.reader.kinds[one][:2]
+                                              for one in slot.values}) > 1:
+            raise Refused("expected arguments of one shape and dtype in all iterations", call.line)
+        if kind.dtype == self.dtype or (kind.dtype == torch.float32 and not is_added):
+            return kind.dtype
+        if kind.dtype == torch.bool and not is_added:
+            return torch.bool
+        if not kind.shape and not kind.dtype.is_complex:  # decides no dtype
+            return self.dtype
+        raise Refused(f"expected arguments of {self.dtype}, got {kind.dtype}", call.line)
+
+    def split(self, shape: tuple[int, ...], line: str) -> int:
+        """How many axes are those of the batch."""
+        for axes in range(len(shape) + 1):
+            if prod(shape[:axes]) == self.rows and prod(shape[axes:]) == self.neurons:
+                return axes
+        raise Refused(f"expected a shape of {self.rows} times {self.neurons} numbers, got "
+                      f"{tuple(shape)}", line)
+
+    def _is_per_neuron(self, shape: tuple[int, ...], result: tuple[int, ...], call: Call) -> bool:
+        batch = self.split(result, call.line)
+        aligned = (1,) * (len(result) - len(shape)) + tuple(shape)
+        return prod(shape) == 1 or all(size == 1 for size in aligned[:batch])
+
+    def _name_of_read(self, read: Read, ahead: int) -> "Name":
+        place = read.position, read.output
+        dtype = self.reader.kind(*place).dtype
+        first = int(read.position in self.prefix)
+        lag = read.lag + first - ahead
+        if any(self.reader.kinds[value].dtype != dtype for value in read.initial):
+            raise Refused(f"expected {dtype} before the loop as in it", self.line(read.position))
+        if not lag:
+            return Name(f"v{read.position}_{read.output}", dtype)
+        return Name(self.name_of_register(Register(place, lag, read.initial[ahead:])), dtype)
+
+    def name_of_register(self, register: Register) -> str:
+        if register.lag > 1:
+            self.name_of_register(register.after())
+        if self._is_z(register):
+            return "z"
+        return self.registers.setdefault(register, f"s{len(self.registers)}")
+
+    def _is_z(self, register: Register) -> bool:
+        """Whether the spike of the step before is this value."""
+        if register.place != self.z or register.lag > 1:
+            return False
+        if not register.initial:
+            return True
+        return self.history.setdefault(-1, register.initial[0]) == register.initial[0]
+
+    def _name_of_output(self, place: Place) -> str:
+        """The state after each step, or z, that is the value."""
+        if place == self.z:
+            return "z"
+        found = (name for one, name in self.registers.items() if one.place == place
+                 and one.lag == 1)
+        return next(found, "") or self.name_of_register(Register(place, 1, ()))
+
+    def line(self, position: int) -> str:
+        """Of the user's file."""
+        return self.loop.body[position].call.line
+
+    def before(self, position: int, is_now: bool) -> list[int]:
+        """The calls of the loop that one depends on, with it; is_now: in the same iteration."""
+        found: set[int] = set()
+        left = [position]
+        kinds = (Now,) if is_now else (Now, Before)
+        while left:
+            position = left.pop()
+            if position not in found:
+                found.add(position)
+                left += [slot.position for slot in self.loop.body[position].slots
+                         if isinstance(slot, kinds) and slot.position in self.reader.inside]
+        return sorted(found)

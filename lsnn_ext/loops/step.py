@@ -1,0 +1,51 @@
+"""Step: the calls of a recurrent component as a function of one step."""
+import inspect
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .recurrence import Name, Recurrence
+
+
+class Step:
+    """The step of a component as functional.recurrent calls it."""
+
+    def __init__(self, found: Recurrence) -> None:
+        registers = found.registers
+        self.calls, self.dtype, self.line = found.calls, found.dtype, ""
+        self.inputs = (*found.currents.values(), *registers.values(), "z")
+        self.results = (
+            *(f"v{one.place[0]}_{one.place[1]}" if one.lag == 1
+              else found.name_of_register(one.after()) for one in registers),
+            f"v{found.z[0]}_{found.z[1]}")
+        kind = inspect.Parameter
+        self.__signature__ = inspect.Signature([
+            *(kind(name, kind.POSITIONAL_OR_KEYWORD) for name in self.inputs),
+            *(kind(name, kind.KEYWORD_ONLY) for name in found.coefficients.values())])
+
+    def __call__(self, *values: Tensor, **coefficients: Tensor) -> tuple[Tensor, ...]:
+        made: dict[str, Tensor] = dict(zip(self.inputs, values, strict=True)) | coefficients
+
+        def read(leaf: Any) -> Any:
+            if not isinstance(leaf, Name):
+                return leaf
+            one = made[leaf.name]
+            if one.dtype == leaf.dtype:
+                return one
+            return one != 0 if leaf.dtype == torch.bool else one.to(leaf.dtype)
+
+        for call, leaves, names, is_copy, is_sum in self.calls:
+            self.line = call.line
+            given = [read(leaf) for leaf in leaves]
+            if is_sum:
+                results: Sequence[Tensor] = [reduce(torch.add, given)]
+            elif is_copy:
+                with torch.set_grad_enabled(call.mode.grad):
+                    results = [next(one for one in given if isinstance(one, Tensor)).clone()]
+            else:
+                results = call.run(given)
+            made.update(zip(names, results, strict=True))
+        return tuple(made[name].to(self.dtype) for name in self.results)
