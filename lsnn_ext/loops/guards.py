@@ -1,0 +1,277 @@
+"""The fingerprint of a recording: whether a later call would do the same."""
+from collections.abc import Iterable
+from itertools import chain
+from operator import attrgetter, is_, itemgetter
+from types import FunctionType, ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from .ir import DEVICES, Leaf, Recording
+from .origins import Origins, look_up
+from .places import (
+    IMMUTABLE,
+    MISSING,
+    SEQUENCES,
+    Node,
+    Path,
+    Snapshot,
+    Step,
+    describe,
+    exact,
+    is_mutable,
+    name_of,
+    put,
+    step_into,
+)
+from .record import Apply
+from .refused import Refused
+
+KIND = attrgetter("shape", "dtype", "device", "requires_grad")
+BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")
+
+
+def flags() -> tuple[Any, ...]:
+    """What a call depends on beside its arguments and the model."""
+    return (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype(),
+            *((torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
+              for device in DEVICES), torch.is_autocast_cache_enabled(),
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled())
+
+
+def describe_inputs(inputs: list[Any]) -> tuple[Any, ...] | None:
+    """Of flattened arguments; None: they hold something else than tensors and plain values."""
+    found: list[Any] = []
+    for one in inputs:
+        if type(one) is Tensor or type(one) is nn.Parameter:
+            found.append((one.shape, one.dtype, one.device, one.requires_grad, one.stride(),
+                          one.layout))
+        else:
+            plain = exact(one)
+            if plain is None or is_mutable(one):
+                return None
+            found.append(plain)
+    return tuple(found)
+
+
+def check_hooks(model: nn.Module) -> None:
+    """Raises Refused for hooks whose calls no recording sees."""
+    if _has_any_global_hook():
+        raise Refused("torch.nn.modules.module: expected no hooks of all modules")
+    for name, module in model.named_modules():
+        if module is not model and any(getattr(module, hooks) for hooks in BACKWARD_HOOKS):
+            raise Refused(f"{name}: expected a module without backward hooks; register them with "
+                          f"the converted model or with tensors")
+
+
+class Guard:
+    """What a function, and all that it can reach, was before a recorded call."""
+
+    def __init__(self, function: Any, origins: Origins, recording: Recording) -> None:
+        self.function = function
+        self.description = origins.snapshot.description
+        self.leaves = recording.leaves
+        self.changed = recording.changed
+        changed = [path[:-1] if path[-1][0] in ("contents", "more") else path
+                   for path, _ in recording.changed]
+        self.volatile: dict[Path, Any] = {}
+        for path in changed:
+            held = _held(origins.snapshot, path)
+            self.volatile[path] = MISSING if held is MISSING else describe(held)
+        self._aliases = [group for group in origins.aliases()
+                         if any(self._is_loose(leaf) for leaf in group)]
+        functions = {call.function.function for call in recording.calls
+                     if isinstance(call.function, Apply)}
+        self._others = [(one, Snapshot(one).description) for one in functions
+                        if id(one) not in origins.snapshot.numbers]
+        self._settle(origins.snapshot, origins.inputs)
+
+    def _is_loose(self, leaf: Leaf) -> bool:
+        """Whether another tensor may be there in the next call."""
+        return leaf.kind == "input" or any(leaf.path[:end] in self.volatile
+                                           for end in range(1, len(leaf.path) + 1))
+
+    # ------------------------------------------------------------------------- the fast check
+    def _settle(self, snapshot: Snapshot, inputs: list[Any]) -> None:
+        """Notes the objects at all places, for comparisons by identity."""
+        self._dicts: list[dict[Any, Any]] = []
+        self._views: list[Iterable[Any]] = []
+        self._sized: list[Any] = []
+        self._parts: list[tuple[Any, Any, tuple[Any, ...]]] = []  # of dicts, by some keys
+        self._cells: list[Any] = []
+        self._contents: list[Any] = []
+        self._members: list[tuple[Any, Step, Any]] = []
+        self._mutable: list[tuple[Any, Any]] = []
+        self._constants: list[Tensor] = []
+        self._globals: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
+        loose: dict[int, set[Step]] = {}  # by node, in the order of the snapshot
+        for path in self.volatile:
+            number = _number(snapshot, path[:-1])
+            loose.setdefault(number, set()).add(path[-1])
+        for number in _reachable(snapshot, loose):
+            node = snapshot.nodes[number]
+            steps = loose.get(number, set())
+            self._settle_node(node, steps)
+            for step, one in node.held.items():
+                if step in steps:
+                    continue
+                if isinstance(one, Tensor):
+                    self._constants.append(one)
+                elif is_mutable(one):
+                    self._mutable.append((one, node.plain[step]))
+        for where, wanted in self._globals.values():
+            self._add_part(where, wanted)
+        self._keys = list(chain.from_iterable(self._dicts))
+        self._values = list(chain.from_iterable(self._views))
+        self._lengths = list(map(len, self._sized))
+        self._kinds = list(map(KIND, self._constants))
+        self._places = [(path, _resolve(self.function, path[:-1]), path[-1], wanted)
+                        for path, wanted in self.volatile.items()]
+        self._targets = [(_resolve(self.function, path[:-1]), path[-1])
+                         for path, _ in self.changed]
+        self._fixed = {value: look_up(leaf, self.function, inputs)
+                       for value, leaf in self.leaves.items() if not self._is_loose(leaf)}
+        self._loose = [(value, leaf) for value, leaf in self.leaves.items()
+                       if value not in self._fixed]
+
+    def _settle_node(self, node: Node, steps: set[Step]) -> None:
+        value = node.value
+        if isinstance(value, (FunctionType, ModuleType)):
+            where = vars(value) if isinstance(value, ModuleType) else value.__globals__
+            wanted = self._globals.setdefault(id(where), (where, {}))[1]
+            for step, one in node.held.items():
+                if step[0] == "global" and step not in steps:
+                    wanted[step[1]] = one
+                elif step[0] == "closure" and step not in steps and one is not MISSING:
+                    self._cells.append(_cell(value, step[1]))
+                    self._contents.append(one)
+            return
+        if isinstance(value, IMMUTABLE) and not steps:
+            return
+        if isinstance(value, SEQUENCES) and not isinstance(value, tuple):
+            self._add(value, value)
+        holder: Any = value if isinstance(value, dict) else getattr(value, "__dict__", None)
+        if holder is not None and steps:
+            self._add_part(holder, {step[1]: one for step, one in node.held.items() if (
+                step[0] in ("attribute", "item")) and step not in steps})
+            self._sized.append(holder)
+        elif holder is not None:
+            self._dicts.append(holder)
+            self._add(holder, holder.values())
+        if isinstance(value, dict) and type(value) is not dict and hasattr(value, "__dict__"):
+            self._dicts.append(vars(value))
+            self._add(vars(value), vars(value).values())
+        self._members += [(value, step, one) for step, one in node.held.items()
+                          if step[0] == "member" and step not in steps and one is not MISSING]
+
+    def _add(self, sized: Any, view: Iterable[Any]) -> None:
+        self._sized.append(sized)
+        self._views.append(view)
+
+    def _add_part(self, where: Any, wanted: dict[Any, Any]) -> None:
+        if wanted:
+            self._parts.append((where, itemgetter(*wanted, *list(wanted)[:1]),
+                                (*wanted.values(), *list(wanted.values())[:1])))
+
+    def _is_settled(self) -> bool:
+        """Whether all places that no call changes hold the same objects, which are as before."""
+        try:
+            return (
+                list(map(len, self._sized)) == self._lengths
+                and all(map(is_, chain.from_iterable(self._views), self._values))
+                and list(chain.from_iterable(self._dicts)) == self._keys
+                and all(all(map(is_, get(where), wanted)) for where, get, wanted in self._parts)
+                and list(map(KIND, self._constants)) == self._kinds
+                and all(map(is_, map(attrgetter("cell_contents"), self._cells), self._contents))
+                and all(step_into(value, step) is one for value, step, one in self._members)
+                and all(exact(value) == plain for value, plain in self._mutable))
+        except (LookupError, AttributeError, ValueError):
+            return False
+
+    # ---------------------------------------------------------------------------- the checks
+    def holds(self, inputs: list[Any]) -> bool:
+        """Whether the call would do the same, as far as objects at places tell it quickly."""
+        if not self._is_settled():
+            return False
+        for _, container, step, wanted in self._places:
+            now = _get(container, step)
+            if now is MISSING or wanted is MISSING:
+                if now is not wanted:
+                    return False
+            elif describe(now) != wanted:
+                return False
+        return self._rest_holds(inputs)
+
+    def _rest_holds(self, inputs: list[Any]) -> bool:
+        for first, *others in self._aliases:
+            tensor = look_up(first, self.function, inputs)
+            if any(look_up(other, self.function, inputs) is not tensor for other in others):
+                return False
+        return all(Snapshot(one).description == wanted for one, wanted in self._others)
+
+    def settle(self, snapshot: Snapshot, inputs: list[Any]) -> bool:
+        """Whether the call would do the same by all that there is; quick from the next call on."""
+        if snapshot.description != self.description or not self._rest_holds(inputs):
+            return False
+        self._settle(snapshot, inputs)
+        return True
+
+    def look_up(self, inputs: list[Any]) -> dict[int, Tensor]:
+        """The tensors of the leaves, by value, if the fingerprint holds."""
+        found = dict(self._fixed)
+        for value, leaf in self._loose:
+            found[value] = look_up(leaf, self.function, inputs)
+        return found
+
+    def put(self, trees: list[Any]) -> None:
+        """Sets what the call changes to these values, in the order of Recording.changed."""
+        for (container, step), new in zip(self._targets, trees, strict=True):
+            put(container, step, new)
+
+
+def _resolve(function: Any, path: Path) -> Any:
+    value = function
+    for step in path:
+        value = step_into(value, step)
+    return value
+
+
+def _get(container: Any, step: Step) -> Any:
+    try:
+        return step_into(container, step)
+    except (LookupError, AttributeError, ValueError):
+        return MISSING
+
+
+def _number(snapshot: Snapshot, path: Path) -> int:
+    return next(number for number, node in enumerate(snapshot.nodes) if node.path == path)
+
+
+def _held(snapshot: Snapshot, path: Path) -> Any:
+    if not path:
+        raise Refused("the function: expected no change of itself in the call")
+    return snapshot.nodes[_number(snapshot, path[:-1])].held.get(path[-1], MISSING)
+
+
+def _cell(function: FunctionType, key: str) -> Any:
+    return (function.__closure__ or ())[function.__code__.co_freevars.index(key)]
+
+
+def _reachable(snapshot: Snapshot, loose: dict[int, set[Step]]) -> list[int]:
+    """Nodes that are reached without a place that a call changes."""
+    found = {0}
+    waiting = [0]
+    while waiting:
+        number = waiting.pop()
+        for step, one in snapshot.nodes[number].held.items():
+            inside = snapshot.numbers.get(id(one))
+            if inside is not None and inside not in found and step not in loose.get(number, ()):
+                found.add(inside)
+                waiting.append(inside)
+    return sorted(found)
+
+
+__all__ = ["Guard", "check_hooks", "describe_inputs", "flags", "name_of"]

@@ -1,0 +1,190 @@
+"""Where the tensors come from that a call finds, and what the call leaves behind in attributes."""
+import random
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from .ir import Leaf, Ref
+from .places import (
+    MISSING,
+    SEQUENCES,
+    Node,
+    Path,
+    Snapshot,
+    Step,
+    entries,
+    exact,
+    is_mutable,
+    name_of,
+    put,
+    step_into,
+)
+from .refused import Refused
+
+SETTABLE = ("attribute", "item", "member", "closure", "global", "contents", "more")
+TREES = (tuple, list, dict, OrderedDict, defaultdict, deque)
+
+
+class Origins:
+    """A function and its arguments, as they are before a call.
+
+    A Leaf of kind "input" has as its path the place among the flattened arguments; of kind
+    "attribute" the steps from the function, see places.py.
+    """
+
+    def __init__(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any],
+                 is_kept: bool = False) -> None:
+        """is_kept: keep copies of all tensors, for restore."""
+        self.inputs = pytree.tree_leaves((args, kwargs))
+        self.snapshot = Snapshot(function)
+        self._inputs: dict[int, tuple[Tensor, list[int]]] = {}
+        for number, one in enumerate(self.inputs):
+            if isinstance(one, Tensor):
+                self._inputs.setdefault(id(one), (one, []))[1].append(number)
+        self._generators = _states()
+        held = [one for one, _ in (*self._inputs.values(), *self.snapshot.tensors.values())]
+        self._kept = [(one, _version(one), one.detach().clone(), one.requires_grad)
+                      for one in held] if is_kept else []
+
+    def find(self, tensor: Tensor) -> Leaf | None:
+        """Where the tensor was held before the call; None: at no place that can be looked up."""
+        if id(tensor) in self._inputs:
+            return Leaf("input", (self._inputs[id(tensor)][1][0],))
+        if id(tensor) not in self.snapshot.tensors:
+            return None
+        return Leaf("attribute", self.snapshot.path_of(self.snapshot.tensors[id(tensor)][1][0]))
+
+    def aliases(self) -> list[list[Leaf]]:
+        """Places that held the same tensor."""
+        found = []
+        for key in {**self._inputs, **self.snapshot.tensors}:
+            group = [Leaf("input", (number,)) for number in self._inputs.get(key, (0, []))[1]]
+            for place in self.snapshot.tensors.get(key, (0, []))[1]:
+                group.append(Leaf("attribute", self.snapshot.path_of(place)))
+            if len(group) > 1:
+                found.append(group)
+        return found
+
+    # ------------------------------------------------------------------------- after the call
+    def changed(self, reference: Callable[[Tensor], Ref]) -> list[tuple[Path, Any]]:
+        """What the call has left at other places than before: for each its path, and a tree with a
+        Ref for each tensor, or MISSING.
+
+        Raises:
+            Refused: a change that a later call could not repeat.
+        """
+        if _states() != self._generators:
+            raise Refused("random: expected draws from generators of torch, got a change of the "
+                          "state of Python's or NumPy's")
+        found = []
+        self._new: dict[int, str] = {}
+        for node in self.snapshot.nodes:
+            for step, value in self._changes(node):
+                path = (*node.path, step)
+                tree = value if value is MISSING else self._tree(value, path, reference)
+                found.append((path, tree))
+        return found
+
+    def _changes(self, node: Node) -> list[tuple[Step, Any]]:
+        found = self._differences(node)
+        if not found or not isinstance(node.value, SEQUENCES):
+            return found
+        now = list(type(node.value).__iter__(node.value))
+        before = [one for (kind, _), one in node.held.items() if kind == "item"]
+        if len(now) > len(before) and all(map(_is_same, before, now)):
+            return [(("more", None), now[len(before):])]
+        return [(("contents", None), now)]
+
+    def _differences(self, node: Node) -> list[tuple[Step, Any]]:
+        now = dict(entries(node.value, self.snapshot.names, True))
+        if isinstance(node.value, type):  # which entries are read depends on how it was found
+            now = {step: one for step, one in now.items()
+                   if step in node.held or not str(step[1]).startswith("__")}
+        found = []
+        for step, one in now.items():
+            before = node.held.get(step, MISSING)
+            plain = node.plain.get(step)
+            if before is one:
+                if is_mutable(one) and exact(one) != plain:
+                    found.append((step, one))
+            elif before is MISSING or plain is None or exact(one) != plain:
+                found.append((step, one))
+        return [*found, *((step, MISSING) for step in node.held if step not in now)]
+
+    def _tree(self, value: Any, path: Path, reference: Callable[[Tensor], Ref]) -> Any:
+        """The value with a Ref for each tensor. Containers are new ones in each call."""
+        if isinstance(value, Tensor):
+            return reference(value)
+        name = name_of(path)
+        if exact(value) is not None and not is_mutable(value) and path[-1][0] in SETTABLE:
+            return value
+        is_tree = type(value) in TREES or (isinstance(value, tuple) and hasattr(value, "_fields"))
+        if not is_tree or id(value) in self.snapshot.numbers:
+            raise Refused(f"{name}: expected tensors and plain values, and new tuples, lists and "
+                          f"dicts of them, to be set in the call, got a {type(value).__name__}")
+        if self._new.setdefault(id(value), name) != name and not isinstance(value, tuple):
+            raise Refused(f"{name}: expected another {type(value).__name__} than "
+                          f"{self._new[id(value)]}, got the same")
+        children, spec = pytree.tree_flatten(value, is_leaf=lambda one: one is not value)
+        return pytree.tree_unflatten([self._tree(one, path, reference) for one in children], spec)
+
+    def restore(self) -> None:
+        """Puts back what attributes, tensors and generators were before the call."""
+        for node in self.snapshot.nodes:
+            for step, _ in self._changes(node):
+                if step[0] in ("more", "contents"):
+                    put(node.value, ("contents", None),
+                        [one for (kind, _), one in node.held.items() if kind == "item"])
+                elif step[0] in SETTABLE:
+                    put(node.value, step, node.held.get(step, MISSING))
+        for tensor, version, numbers, requires_grad in self._kept:
+            if _version(tensor) != version:
+                with torch.no_grad():
+                    tensor.copy_(numbers)
+            if tensor.requires_grad != requires_grad:
+                tensor.requires_grad_(requires_grad)
+        random.setstate(self._generators[0])
+        name, numbers, *rest = self._generators[1]
+        np.random.set_state((name, np.frombuffer(numbers, np.uint32), *rest))
+
+
+def look_up(leaf: Leaf, function: Any, inputs: list[Any]) -> Tensor:
+    """The tensor that is there now.
+
+    Args:
+        inputs: the flattened arguments.
+
+    Raises:
+        LookupError: there is no tensor.
+    """
+    if leaf.kind == "input":
+        value = inputs[leaf.path[0]]
+    else:
+        value = function
+        try:
+            for step in leaf.path:
+                value = step_into(value, step)
+        except (LookupError, AttributeError, ValueError, TypeError) as error:
+            raise LookupError(f"{name_of(leaf.path)}: expected a tensor, got none") from error
+    if not isinstance(value, Tensor):
+        raise LookupError(f"{name_of(leaf.path)}: expected a tensor, got {type(value).__name__}")
+    return value
+
+
+def _states() -> tuple[Any, tuple[Any, ...]]:
+    """Of the generators of Python and NumPy, comparable."""
+    name, numbers, *rest = np.random.get_state()
+    return random.getstate(), (name, np.asarray(numbers).tobytes(), *rest)
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    return one is other or (exact(one) is not None and exact(one) == exact(other))

@@ -1,0 +1,372 @@
+"""What a function can reach: tensors, plain values and the objects that hold them, each by a path.
+
+A path is a sequence of steps (kind, key) from the function. Only the code of users is read: its
+names say which globals and class attributes matter.
+"""
+import argparse
+import enum
+import functools
+import os
+import random
+import struct
+import sys
+import sysconfig
+import types
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .refused import Refused
+
+Step: TypeAlias = tuple[str, Any]
+Path: TypeAlias = tuple[Step, ...]
+MISSING = object()
+OWN = "_lsnn_recordings"  # the attribute that holds the recordings of a converted model
+MAX_NODES = 20_000
+SIMPLE = frozenset({bool, int, str, bytes, type(None), torch.dtype, torch.device, torch.layout,
+                    torch.memory_format, torch.Size, range, type(Ellipsis), slice})
+FOREIGN = frozenset({"torch", "numpy", "lsnn_ext", "builtins"})
+OPEN = (types.SimpleNamespace, argparse.Namespace)  # of the standard library, and walked
+SEQUENCES = (list, tuple, deque)
+IMMUTABLE = (tuple, types.MethodType, property, staticmethod, classmethod, functools.partial)
+STATE_DICTS = frozenset({  # of a module; nothing that forward reads
+    "_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks", "_non_persistent_buffers_set", OWN})
+CLASS_DETAILS = frozenset({"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__",
+                           "__qualname__", "__abstractmethods__", "__slots__", "__match_args__"})
+
+
+class Same:
+    """An object that is equal to itself only."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+def kind_of(tensor: Tensor) -> tuple[Any, ...]:
+    return (type(tensor), tensor.shape, tensor.dtype, tensor.device, tensor.requires_grad,
+            tensor.layout)
+
+
+def exact(value: Any) -> tuple[Any, ...] | None:
+    """What two plain values share only if they are the same: 1, 1.0 and True are not, nor 0.0 and
+    -0.0; NaN is itself. None: not plain."""
+    kind = type(value)
+    if kind in SIMPLE:
+        return kind, value
+    if kind is float:
+        return kind, struct.pack("d", value)
+    if kind is complex:
+        return kind, struct.pack("dd", value.real, value.imag)
+    if isinstance(value, enum.Enum):
+        return kind, Same(value)
+    if isinstance(value, (int, float, str)):  # of a class of the user
+        return kind, repr(value)
+    if isinstance(value, np.ndarray) and value.dtype != object or isinstance(value, np.generic):
+        return kind, value.dtype.str, value.shape, value.tobytes()
+    if isinstance(value, (set, frozenset)):
+        parts = [exact(one) or Same(one) for one in value]
+        return kind, frozenset(parts)
+    if isinstance(value, random.Random):
+        return kind, value.getstate()
+    if isinstance(value, np.random.Generator):
+        return kind, repr(value.bit_generator.state)
+    if isinstance(value, np.random.RandomState):
+        return kind, repr(value.get_state(legacy=False))
+    if isinstance(value, functools._lru_cache_wrapper):
+        return kind, Same(value), value.cache_info().misses
+    return None
+
+
+def is_mutable(value: Any) -> bool:
+    """Whether a plain value can change and stay the same object."""
+    return isinstance(value, (np.ndarray, set, random.Random, np.random.Generator,
+                              np.random.RandomState, functools._lru_cache_wrapper))
+
+
+@functools.cache
+def is_user(module: str) -> bool:
+    """Whether a module is neither torch, NumPy, lsnn_ext nor of the standard library."""
+    root = module.partition(".")[0]
+    if root in FOREIGN:
+        return False
+    if root not in sys.stdlib_module_names:
+        return True
+    path = getattr(sys.modules.get(root), "__file__", None)  # users name files so, too
+    if path is None:
+        return False
+    folders = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
+    return "site-packages" not in path and not path.startswith(
+        tuple(folder + os.sep for folder in folders))
+
+
+@functools.cache
+def names_of(code: types.CodeType) -> frozenset[str]:
+    """Names of globals and attributes in a function and in those written inside of it."""
+    inside = [names_of(one) for one in code.co_consts if isinstance(one, types.CodeType)]
+    return frozenset(code.co_names).union(*inside)
+
+
+def module_name(value: Any) -> str:
+    return str(getattr(value, "__module__", None) or "")
+
+
+def is_walked(value: Any) -> bool:
+    """Whether what the value holds is looked at."""
+    if isinstance(value, (nn.Module, dict, types.MethodType, property, staticmethod, classmethod,
+                          functools.partial, *SEQUENCES)):
+        return type(value) is not torch.Size
+    if isinstance(value, types.FunctionType):
+        return is_user(str(value.__globals__.get("__name__", "")))
+    if isinstance(value, type):
+        return is_user(module_name(value))
+    if isinstance(value, types.ModuleType):
+        return is_user(value.__name__)
+    return isinstance(value, OPEN) or is_user(module_name(type(value)))
+
+
+# ------------------------------------------------------------------------------------- steps
+def entries(value: Any, names: Iterable[str], is_made: bool = False) -> Iterator[tuple[Step, Any]]:
+    """What the value holds, by steps.
+
+    Args:
+        names: in the code that is reached; of a Python module only these are read, and of a class
+            only these and plain values.
+        is_made: a class that code names may be called.
+    """
+    if isinstance(value, types.FunctionType):
+        for key, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
+            try:
+                yield ("closure", key), cell.cell_contents
+            except ValueError:  # not yet set
+                yield ("closure", key), MISSING
+        yield from ((("default", key), one) for key, one in enumerate(value.__defaults__ or ()))
+        yield from ((("keyword", key), one) for key, one in (value.__kwdefaults__ or {}).items())
+        yield from ((("global", key), value.__globals__[key])
+                    for key in sorted(names_of(value.__code__)) if key in value.__globals__)
+    elif isinstance(value, types.ModuleType):
+        yield from ((("global", key), one) for key, one in vars(value).items() if key in names)
+    elif isinstance(value, type):
+        is_function = issubclass(value, torch.autograd.Function)
+        for key, one in vars(value).items():
+            is_hidden = key.startswith("__") and key.endswith("__")
+            is_read = key in names or isinstance(one, Tensor) or exact(one) is not None or (
+                is_hidden and (is_made or key not in ("__init__", "__new__")))
+            if key not in CLASS_DETAILS and (is_function or is_read):
+                yield ("attribute", key), one
+        yield from ((("base", key), one) for key, one in enumerate(value.__bases__))
+    elif isinstance(value, types.MethodType):
+        yield from ((("member", key), getattr(value, key)) for key in ("__self__", "__func__"))
+    elif isinstance(value, property):
+        yield from ((("member", key), getattr(value, key)) for key in ("fget", "fset"))
+    elif isinstance(value, (staticmethod, classmethod)):
+        yield ("member", "__func__"), value.__func__
+    elif isinstance(value, functools.partial):
+        yield from ((("member", key), getattr(value, key)) for key in ("func", "args", "keywords"))
+    else:
+        yield from _parts(value)
+
+
+def _parts(value: Any) -> Iterator[tuple[Step, Any]]:
+    if isinstance(value, dict):
+        yield from ((("item", key), one) for key, one in dict.items(value)
+                    if not isinstance(key, Tensor))
+    elif isinstance(value, SEQUENCES):
+        yield from ((("item", key), one) for key, one in enumerate(type(value).__iter__(value)))
+    elif isinstance(value, functools._lru_cache_wrapper):
+        yield ("member", "__wrapped__"), value.__wrapped__
+    is_module = isinstance(value, nn.Module)
+    if type(value) not in (dict, *SEQUENCES):
+        for key, one in getattr(value, "__dict__", {}).items():
+            if not (is_module and key in STATE_DICTS):
+                yield ("attribute", key), one
+        for kind in type(value).__mro__:
+            for key in [vars(kind).get("__slots__", ())]:
+                for name in (key,) if isinstance(key, str) else key:
+                    if name not in ("__dict__", "__weakref__"):
+                        yield ("member", name), getattr(value, name, MISSING)
+        yield ("class", None), type(value)
+
+
+def step_into(value: Any, step: Step) -> Any:
+    """Raises LookupError, AttributeError or ValueError where nothing is there any more."""
+    kind, key = step
+    if kind == "attribute":
+        return vars(value)[key]
+    if kind == "item":
+        return dict.__getitem__(value, key) if isinstance(value, dict) else value[key]
+    if kind == "member":
+        return getattr(value, key)
+    if kind == "closure":
+        return _cell(value, key).cell_contents
+    if kind == "global":
+        return (vars(value) if isinstance(value, types.ModuleType) else value.__globals__)[key]
+    if kind == "class":
+        return type(value)
+    where = {"default": "__defaults__", "keyword": "__kwdefaults__", "base": "__bases__"}[kind]
+    return getattr(value, where)[key]
+
+
+def put(value: Any, step: Step, new: Any) -> None:
+    """Sets what step_into gets. Of the step ("contents", None): all that a sequence holds; of
+    ("more", None): what is appended."""
+    kind, key = step
+    if kind == "contents":
+        value.clear()
+        value.extend(new)
+    elif kind == "more":
+        value.extend(new)
+    elif kind == "item" and isinstance(value, dict):
+        _set(value, key, new)
+    elif kind == "attribute" and isinstance(value, type):
+        delattr(value, key) if new is MISSING else setattr(value, key, new)
+    elif kind == "attribute":
+        _set(vars(value), key, new)
+    elif kind == "member":
+        delattr(value, key) if new is MISSING else setattr(value, key, new)
+    elif kind == "closure":
+        cell = _cell(value, key)
+        if new is MISSING:
+            del cell.cell_contents
+        else:
+            cell.cell_contents = new
+    elif kind == "global":
+        _set(vars(value) if isinstance(value, types.ModuleType) else value.__globals__, key, new)
+    else:
+        raise Refused(f"{name_of((step,))}: changed in the call")
+
+
+def _set(where: dict[Any, Any], key: Any, new: Any) -> None:
+    if new is MISSING:
+        dict.pop(where, key, None)
+    else:
+        dict.__setitem__(where, key, new)
+
+
+def _cell(function: types.FunctionType, key: str) -> types.CellType:
+    cells = function.__closure__ or ()
+    return cells[function.__code__.co_freevars.index(key)]
+
+
+def name_of(path: Path) -> str:
+    """The path as a user writes it: that of a parameter is its qualified name."""
+    parts = []
+    for kind, key in path:
+        hidden = ("_modules", "_parameters", "_buffers", "__self__", "__func__", "func")
+        if kind in ("class", "base", "contents", "more") or key in hidden:
+            continue
+        parts.append(f"{kind} {key}" if kind in ("closure", "default", "global") else str(key))
+    return ".".join(parts)
+
+
+# ---------------------------------------------------------------------------------- snapshot
+class Node(NamedTuple):
+    """An object that holds others, and what it held."""
+
+    value: Any
+    path: Path
+    held: dict[Step, Any]
+    plain: dict[Step, tuple[Any, ...]]  # exact() of the plain values among them
+
+
+class Snapshot:
+    """All that a function can reach, as it is now."""
+
+    def __init__(self, function: Any) -> None:
+        self.nodes: list[Node] = []
+        self.numbers: dict[int, int] = {}  # of nodes, by id of their object
+        self.tensors: dict[int, tuple[Tensor, list[tuple[int, Step]]]] = {}  # and their places
+        self.names = {"forward"}  # what torch calls
+        self._waiting: deque[tuple[Path, Any]] = deque([((), function)])
+        self._made: set[int] = set()
+        count = -1
+        while count != len(self.names) or self._waiting:
+            count = len(self.names)
+            while self._waiting:
+                path, value = self._waiting.popleft()
+                if id(value) not in self.numbers:
+                    self.numbers[id(value)] = len(self.nodes)
+                    self.nodes.append(Node(value, path, {}, {}))
+                    self._read(self.nodes[-1])
+            for node in self.nodes:
+                if isinstance(node.value, (type, types.ModuleType)):
+                    self._read(node)
+        self._describe()
+
+    def _read(self, node: Node) -> None:
+        if len(self.nodes) > MAX_NODES:
+            raise Refused(f"{name_of(node.path)}: expected at most {MAX_NODES} Python objects in "
+                          f"reach of the model; hold data and trainers elsewhere")
+        value = node.value
+        if isinstance(value, types.FunctionType):
+            self.names |= names_of(value.__code__)
+        number = self.numbers[id(value)]
+        for step, one in entries(value, self.names, id(value) in self._made):
+            if step in node.held:
+                continue
+            node.held[step] = one
+            if step[0] in ("global", "closure") and isinstance(one, type):
+                self._made.add(id(one))
+            if isinstance(one, Tensor):
+                self.tensors.setdefault(id(one), (one, []))[1].append((number, step))
+                continue
+            plain = exact(one)
+            if plain is not None:
+                node.plain[step] = plain
+            if (plain is None or hasattr(one, "__wrapped__")) and is_walked(one):
+                self._waiting.append(((*node.path, step), one))
+            elif plain is None and isinstance(one, Iterator):
+                raise Refused(f"{name_of((*node.path, step))}: expected no iterator, whose state "
+                              f"cannot be looked at, got a {type(one).__name__}")
+
+    def _describe(self) -> None:
+        """What two snapshots share if the function does the same: structure and plain values,
+        kinds of tensors, and which places hold the same object."""
+        order = {key: number for number, key in enumerate(self.tensors)}
+        self.description: list[Any] = []
+        for node in self.nodes:
+            value = node.value
+            head: Any = Same(type(value))
+            if isinstance(value, types.FunctionType):
+                head = Same(value.__code__)
+            elif isinstance(value, (type, types.ModuleType)):
+                head = Same(value)
+            parts = []
+            for step, one in node.held.items():
+                if isinstance(one, Tensor):
+                    parts.append((step, "tensor", order[id(one)], kind_of(one)))
+                elif step in node.plain:
+                    parts.append((step, "plain", node.plain[step]))
+                else:
+                    parts.append((step, "node", self.numbers.get(id(one), Same(one))))
+            self.description.append((head, parts))
+
+    def path_of(self, place: tuple[int, Step]) -> Path:
+        number, step = place
+        return (*self.nodes[number].path, step)
+
+
+def describe(value: Any) -> Any:
+    """The part of a description that a tree of tensors and plain values has by itself."""
+    if isinstance(value, Tensor):
+        return "tensor", kind_of(value)
+    plain = exact(value)
+    if plain is not None:
+        return plain
+    if isinstance(value, dict):
+        return type(value), [(key, describe(one)) for key, one in value.items()]
+    if isinstance(value, SEQUENCES):
+        return type(value), [describe(one) for one in value]
+    return Same(value)
