@@ -22,7 +22,6 @@ from .places import (
     describe,
     exact,
     is_mutable,
-    name_of,
     put,
     step_into,
 )
@@ -100,6 +99,7 @@ class Guard:
         self._dicts: list[dict[Any, Any]] = []
         self._views: list[Iterable[Any]] = []
         self._sized: list[Any] = []
+        self._lengths: list[int] = []
         self._parts: list[tuple[Any, Any, tuple[Any, ...]]] = []  # of dicts, by some keys
         self._cells: list[Any] = []
         self._contents: list[Any] = []
@@ -126,20 +126,28 @@ class Guard:
             self._add_part(where, wanted)
         self._keys = list(chain.from_iterable(self._dicts))
         self._values = list(chain.from_iterable(self._views))
-        self._lengths = list(map(len, self._sized))
         self._kinds = list(map(KIND, self._constants))
-        self._places = [(path, _resolve(self.function, path[:-1]), path[-1], wanted)
+        self._places = [(self._container(path), path, wanted)
                         for path, wanted in self.volatile.items()]
-        self._targets = [(_resolve(self.function, path[:-1]), path[-1])
-                         for path, _ in self.changed]
+        self._targets = [(self._container(path), path) for path, _ in self.changed]
         self._fixed = {value: look_up(leaf, self.function, inputs)
                        for value, leaf in self.leaves.items() if not self._is_loose(leaf)}
         self._loose = [(value, leaf) for value, leaf in self.leaves.items()
                        if value not in self._fixed]
 
+    def _container(self, path: Path) -> Any:
+        """What the last step of a path is made from; MISSING where each call may set another
+        one."""
+        if any(path[:end] in self.volatile for end in range(1, len(path))):
+            return MISSING
+        return _resolve(self.function, path[:-1])
+
     def _settle_node(self, node: Node, steps: set[Step]) -> None:
         value = node.value
         if isinstance(value, (FunctionType, ModuleType)):
+            if isinstance(value, FunctionType):
+                self._dicts.append(vars(value))
+                self._add(vars(value), vars(value).values())
             where = vars(value) if isinstance(value, ModuleType) else value.__globals__
             wanted = self._globals.setdefault(id(where), (where, {}))[1]
             for step, one in node.held.items():
@@ -158,6 +166,9 @@ class Guard:
             self._add_part(holder, {step[1]: one for step, one in node.held.items() if (
                 step[0] in ("attribute", "item")) and step not in steps})
             self._sized.append(holder)
+            present = {key for kind, key in steps if key in holder}
+            before = {key for kind, key in steps if (kind, key) in node.held}
+            self._lengths.append(len(holder) - len(present) + len(before))
         elif holder is not None:
             self._dicts.append(holder)
             self._add(holder, holder.values())
@@ -169,6 +180,7 @@ class Guard:
 
     def _add(self, sized: Any, view: Iterable[Any]) -> None:
         self._sized.append(sized)
+        self._lengths.append(len(sized))
         self._views.append(view)
 
     def _add_part(self, where: Any, wanted: dict[Any, Any]) -> None:
@@ -196,14 +208,22 @@ class Guard:
         """Whether the call would do the same, as far as objects at places tell it quickly."""
         if not self._is_settled():
             return False
-        for _, container, step, wanted in self._places:
-            now = _get(container, step)
+        for container, path, wanted in self._places:
+            now = self._get(container, path)
             if now is MISSING or wanted is MISSING:
                 if now is not wanted:
                     return False
             elif describe(now) != wanted:
                 return False
         return self._rest_holds(inputs)
+
+    def _get(self, container: Any, path: Path) -> Any:
+        try:
+            if container is MISSING:
+                container = _resolve(self.function, path[:-1])
+            return step_into(container, path[-1])
+        except (LookupError, AttributeError, ValueError):
+            return MISSING
 
     def _rest_holds(self, inputs: list[Any]) -> bool:
         for first, *others in self._aliases:
@@ -228,8 +248,10 @@ class Guard:
 
     def put(self, trees: list[Any]) -> None:
         """Sets what the call changes to these values, in the order of Recording.changed."""
-        for (container, step), new in zip(self._targets, trees, strict=True):
-            put(container, step, new)
+        containers = [_resolve(self.function, path[:-1]) if container is MISSING else container
+                      for container, path in self._targets]
+        for container, (_, path), new in zip(containers, self._targets, trees, strict=True):
+            put(container, path[-1], new)
 
 
 def _resolve(function: Any, path: Path) -> Any:
@@ -237,13 +259,6 @@ def _resolve(function: Any, path: Path) -> Any:
     for step in path:
         value = step_into(value, step)
     return value
-
-
-def _get(container: Any, step: Step) -> Any:
-    try:
-        return step_into(container, step)
-    except (LookupError, AttributeError, ValueError):
-        return MISSING
 
 
 def _number(snapshot: Snapshot, path: Path) -> int:
@@ -272,6 +287,3 @@ def _reachable(snapshot: Snapshot, loose: dict[int, set[Step]]) -> list[int]:
                 found.add(inside)
                 waiting.append(inside)
     return sorted(found)
-
-
-__all__ = ["Guard", "check_hooks", "describe_inputs", "flags", "name_of"]

@@ -156,6 +156,7 @@ def entries(value: Any, names: Iterable[str], is_made: bool = False) -> Iterator
         yield from ((("keyword", key), one) for key, one in (value.__kwdefaults__ or {}).items())
         yield from ((("global", key), value.__globals__[key])
                     for key in sorted(names_of(value.__code__)) if key in value.__globals__)
+        yield from ((("attribute", key), one) for key, one in vars(value).items())
     elif isinstance(value, types.ModuleType):
         yield from ((("global", key), one) for key, one in vars(value).items() if key in names)
     elif isinstance(value, type):
