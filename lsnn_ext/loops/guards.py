@@ -58,7 +58,7 @@ def describe_inputs(inputs: list[Any]) -> tuple[Any, ...] | None:
 
 def check_hooks(model: nn.Module) -> None:
     """Raises Refused for hooks whose calls no recording sees."""
-    if _has_any_global_hook():
+    if _has_any_global_hook():  # type: ignore[no-untyped-call]
         raise Refused("torch.nn.modules.module: expected no hooks of all modules")
     for name, module in model.named_modules():
         if module is not model and any(getattr(module, hooks) for hooks in BACKWARD_HOOKS):
@@ -78,8 +78,8 @@ class Guard:
                    for path, _ in recording.changed]
         self.volatile: dict[Path, Any] = {}
         for path in changed:
-            held = _held(origins.snapshot, path)
-            self.volatile[path] = MISSING if held is MISSING else describe(held)
+            held = origins.held(path)
+            self.volatile[path] = MISSING if held is MISSING else describe(held, origins.snapshot)
         self._aliases = [group for group in origins.aliases()
                          if any(self._is_loose(leaf) for leaf in group)]
         functions = {call.function.function for call in recording.calls
@@ -109,7 +109,7 @@ class Guard:
         self._globals: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
         loose: dict[int, set[Step]] = {}  # by node, in the order of the snapshot
         for path in self.volatile:
-            number = _number(snapshot, path[:-1])
+            number = snapshot.node_of(path[:-1])
             loose.setdefault(number, set()).add(path[-1])
         for number in _reachable(snapshot, loose):
             node = snapshot.nodes[number]
@@ -153,7 +153,8 @@ class Guard:
             for step, one in node.held.items():
                 if step[0] == "global" and step not in steps:
                     wanted[step[1]] = one
-                elif step[0] == "closure" and step not in steps and one is not MISSING:
+                elif step not in steps and one is not MISSING and isinstance(value, FunctionType) and (
+                        step[0] == "closure"):
                     self._cells.append(_cell(value, step[1]))
                     self._contents.append(one)
             return
@@ -259,16 +260,6 @@ def _resolve(function: Any, path: Path) -> Any:
     for step in path:
         value = step_into(value, step)
     return value
-
-
-def _number(snapshot: Snapshot, path: Path) -> int:
-    return next(number for number, node in enumerate(snapshot.nodes) if node.path == path)
-
-
-def _held(snapshot: Snapshot, path: Path) -> Any:
-    if not path:
-        raise Refused("the function: expected no change of itself in the call")
-    return snapshot.nodes[_number(snapshot, path[:-1])].held.get(path[-1], MISSING)
 
 
 def _cell(function: FunctionType, key: str) -> Any:

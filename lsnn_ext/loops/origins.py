@@ -17,6 +17,7 @@ from .places import (
     Path,
     Snapshot,
     Step,
+    elements,
     entries,
     exact,
     is_mutable,
@@ -59,6 +60,10 @@ class Origins:
             return None
         return Leaf("attribute", self.snapshot.path_of(self.snapshot.tensors[id(tensor)][1][0]))
 
+    def held(self, path: Path) -> Any:
+        """What was there before the call; MISSING: nothing."""
+        return self.snapshot.held(path)
+
     def aliases(self) -> list[list[Leaf]]:
         """Places that held the same tensor."""
         found = []
@@ -94,7 +99,7 @@ class Origins:
         found = self._differences(node)
         if not found or not isinstance(node.value, SEQUENCES):
             return found
-        now = list(type(node.value).__iter__(node.value))
+        now = elements(node.value)
         before = [one for (kind, _), one in node.held.items() if kind == "item"]
         if len(now) > len(before) and all(map(_is_same, before, now)):
             return [(("more", None), now[len(before):])]
@@ -150,7 +155,8 @@ class Origins:
                 tensor.requires_grad_(requires_grad)
         random.setstate(self._generators[0])
         name, numbers, *rest = self._generators[1]
-        np.random.set_state((name, np.frombuffer(numbers, np.uint32), *rest))
+        np.random.set_state((  # noqa: NPY002
+            name, np.frombuffer(numbers, np.uint32), *rest))
 
 
 def look_up(leaf: Leaf, function: Any, inputs: list[Any]) -> Tensor:
@@ -178,7 +184,7 @@ def look_up(leaf: Leaf, function: Any, inputs: list[Any]) -> Tensor:
 
 def _states() -> tuple[Any, tuple[Any, ...]]:
     """Of the generators of Python and NumPy, comparable."""
-    name, numbers, *rest = np.random.get_state()
+    name, numbers, *rest = np.random.get_state()  # noqa: NPY002
     return random.getstate(), (name, np.asarray(numbers).tobytes(), *rest)
 
 

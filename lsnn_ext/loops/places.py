@@ -180,12 +180,18 @@ def entries(value: Any, names: Iterable[str], is_made: bool = False) -> Iterator
         yield from _parts(value)
 
 
+def elements(value: Any) -> list[Any]:
+    """Of a sequence, whatever its class makes of iterating."""
+    kind = next(one for one in SEQUENCES if isinstance(value, one))
+    return [*kind.__iter__(value)]
+
+
 def _parts(value: Any) -> Iterator[tuple[Step, Any]]:
     if isinstance(value, dict):
         yield from ((("item", key), one) for key, one in dict.items(value)
                     if not isinstance(key, Tensor))
     elif isinstance(value, SEQUENCES):
-        yield from ((("item", key), one) for key, one in enumerate(type(value).__iter__(value)))
+        yield from ((("item", key), one) for key, one in enumerate(elements(value)))
     elif isinstance(value, functools._lru_cache_wrapper):
         yield ("member", "__wrapped__"), value.__wrapped__
     is_module = isinstance(value, nn.Module)
@@ -344,30 +350,44 @@ class Snapshot:
                 head = Same(value.__code__)
             elif isinstance(value, (type, types.ModuleType)):
                 head = Same(value)
-            parts = []
+            parts: list[Any] = []
             for step, one in node.held.items():
                 if isinstance(one, Tensor):
                     parts.append((step, "tensor", order[id(one)], kind_of(one)))
                 elif step in node.plain:
                     parts.append((step, "plain", node.plain[step]))
                 else:
-                    parts.append((step, "node", self.numbers.get(id(one), Same(one))))
+                    number = self.numbers.get(id(one))
+                    parts.append((step, "node", Same(one) if number is None else number))
             self.description.append((head, parts))
+
+    def node_of(self, path: Path) -> int:
+        """The number of the node at a path."""
+        return next(number for number, node in enumerate(self.nodes) if node.path == path)
+
+    def held(self, path: Path) -> Any:
+        """What was at a path; MISSING: nothing."""
+        return self.nodes[self.node_of(path[:-1])].held.get(path[-1], MISSING)
 
     def path_of(self, place: tuple[int, Step]) -> Path:
         number, step = place
         return (*self.nodes[number].path, step)
 
 
-def describe(value: Any) -> Any:
-    """The part of a description that a tree of tensors and plain values has by itself."""
+def describe(value: Any, before: Snapshot | None = None) -> Any:
+    """The part of a description that a tree of tensors and plain values has by itself.
+
+    before: with what its containers held then.
+    """
     if isinstance(value, Tensor):
         return "tensor", kind_of(value)
     plain = exact(value)
     if plain is not None:
         return plain
-    if isinstance(value, dict):
-        return type(value), [(key, describe(one)) for key, one in value.items()]
-    if isinstance(value, SEQUENCES):
-        return type(value), [describe(one) for one in value]
-    return Same(value)
+    if not isinstance(value, (dict, *SEQUENCES)):
+        return Same(value)
+    number = None if before is None else before.numbers.get(id(value))
+    held = dict(entries(value, ())) if before is None or number is None else (
+        before.nodes[number].held)
+    return type(value), [(step, describe(one, before)) for step, one in held.items()
+                         if step[0] == "item"]
