@@ -19,6 +19,7 @@ from .places import (
     Path,
     Snapshot,
     Step,
+    cell_of,
     describe,
     exact,
     is_mutable,
@@ -97,6 +98,7 @@ class Guard:
     def _settle(self, snapshot: Snapshot, inputs: list[Any]) -> None:
         """Notes the objects at all places, for comparisons by identity."""
         self._dicts: list[dict[Any, Any]] = []
+        self._empty: list[Any] = []
         self._views: list[Iterable[Any]] = []
         self._sized: list[Any] = []
         self._lengths: list[int] = []
@@ -146,16 +148,14 @@ class Guard:
         value = node.value
         if isinstance(value, (FunctionType, ModuleType)):
             if isinstance(value, FunctionType):
-                self._dicts.append(vars(value))
-                self._add(vars(value), vars(value).values())
+                self._add_dict(vars(value))
             where = vars(value) if isinstance(value, ModuleType) else value.__globals__
             wanted = self._globals.setdefault(id(where), (where, {}))[1]
             for step, one in node.held.items():
                 if step[0] == "global" and step not in steps:
                     wanted[step[1]] = one
-                elif step not in steps and one is not MISSING and isinstance(value, FunctionType) and (
-                        step[0] == "closure"):
-                    self._cells.append(_cell(value, step[1]))
+                elif step[0] == "closure" and step not in steps and one is not MISSING:
+                    self._cells.append(cell_of(value, step[1]))
                     self._contents.append(one)
             return
         if isinstance(value, IMMUTABLE) and not steps:
@@ -171,11 +171,9 @@ class Guard:
             before = {key for kind, key in steps if (kind, key) in node.held}
             self._lengths.append(len(holder) - len(present) + len(before))
         elif holder is not None:
-            self._dicts.append(holder)
-            self._add(holder, holder.values())
+            self._add_dict(holder)
         if isinstance(value, dict) and type(value) is not dict and hasattr(value, "__dict__"):
-            self._dicts.append(vars(value))
-            self._add(vars(value), vars(value).values())
+            self._add_dict(vars(value))
         self._members += [(value, step, one) for step, one in node.held.items()
                           if step[0] == "member" and step not in steps and one is not MISSING]
 
@@ -183,6 +181,13 @@ class Guard:
         self._sized.append(sized)
         self._lengths.append(len(sized))
         self._views.append(view)
+
+    def _add_dict(self, holder: Any) -> None:
+        if holder:
+            self._dicts.append(holder)
+            self._add(holder, holder.values())
+        else:
+            self._empty.append(holder)
 
     def _add_part(self, where: Any, wanted: dict[Any, Any]) -> None:
         if wanted:
@@ -193,7 +198,8 @@ class Guard:
         """Whether all places that no call changes hold the same objects, which are as before."""
         try:
             return (
-                list(map(len, self._sized)) == self._lengths
+                not any(self._empty)
+                and list(map(len, self._sized)) == self._lengths
                 and all(map(is_, chain.from_iterable(self._views), self._values))
                 and list(chain.from_iterable(self._dicts)) == self._keys
                 and all(all(map(is_, get(where), wanted)) for where, get, wanted in self._parts)
@@ -260,10 +266,6 @@ def _resolve(function: Any, path: Path) -> Any:
     for step in path:
         value = step_into(value, step)
     return value
-
-
-def _cell(function: FunctionType, key: str) -> Any:
-    return (function.__closure__ or ())[function.__code__.co_freevars.index(key)]
 
 
 def _reachable(snapshot: Snapshot, loose: dict[int, set[Step]]) -> list[int]:

@@ -217,7 +217,7 @@ def step_into(value: Any, step: Step) -> Any:
     if kind == "member":
         return getattr(value, key)
     if kind == "closure":
-        return _cell(value, key).cell_contents
+        return cell_of(value, key).cell_contents
     if kind == "global":
         return (vars(value) if isinstance(value, types.ModuleType) else value.__globals__)[key]
     if kind == "class":
@@ -244,7 +244,7 @@ def put(value: Any, step: Step, new: Any) -> None:
     elif kind == "member":
         delattr(value, key) if new is MISSING else setattr(value, key, new)
     elif kind == "closure":
-        cell = _cell(value, key)
+        cell = cell_of(value, key)
         if new is MISSING:
             del cell.cell_contents
         else:
@@ -262,9 +262,9 @@ def _set(where: dict[Any, Any], key: Any, new: Any) -> None:
         dict.__setitem__(where, key, new)
 
 
-def _cell(function: types.FunctionType, key: str) -> types.CellType:
-    cells = function.__closure__ or ()
-    return cells[function.__code__.co_freevars.index(key)]
+def cell_of(function: Any, key: str) -> types.CellType:
+    cell: types.CellType = function.__closure__[function.__code__.co_freevars.index(key)]
+    return cell
 
 
 def name_of(path: Path) -> str:

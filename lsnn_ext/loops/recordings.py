@@ -1,0 +1,215 @@
+"""The recordings of one function: made where none holds, replayed where one does."""
+import threading
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from .._core import torch_internals
+from .guards import Guard, check_hooks, describe_inputs, flags
+from .ir import Recording
+from .origins import Origins
+from .places import MISSING, Path, exact, name_of
+from .record import record
+from .refused import Refused
+from .report import Report
+from .run import Plan
+from .verify import check
+
+CHANGES = 8  # recordings for inputs of the same shapes
+SHAPES = 64  # of inputs that are recorded
+_recording = threading.Lock()
+
+
+class Options(NamedTuple):
+    verify: bool
+    exact: bool
+
+
+class Entry(NamedTuple):
+    """A recorded call."""
+
+    guard: Guard
+    plan: Plan | None  # None: the original runs
+    reason: str  # why the original runs
+    plain: dict[Path, tuple[Any, Any]]  # plain values that changed: before and after
+
+
+class Recordings:
+    """The recordings of one function. Copies and pickles of them are empty."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.owner: weakref.ref[Any] | None = None
+        self.entries: dict[Any, list[Entry]] = {}
+        self.stopped: dict[Any, str] = {}  # by key, why no more is recorded
+        self.reports: list[Report] = []
+        self.is_strict = False  # whether a difference that verify finds raises
+        self._warned: set[str] = set()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Recordings, (self.options,)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Recordings":
+        return Recordings(self.options)
+
+    def call(self, root: Any, original: Callable[..., Any], args: tuple[Any, ...],
+             kwargs: dict[str, Any]) -> Any:
+        """What original(*args, **kwargs) returns.
+
+        Args:
+            root: the model or function, from which leaves are looked up.
+        """
+        if self.owner is None:
+            self.owner = weakref.ref(root)
+        if self.owner() is not root or _must_run_original():
+            return original(*args, **kwargs)
+        inputs: list[Any] = list(args)
+        spec: Any = len(args)
+        if kwargs or any(type(one) is not Tensor for one in args):
+            inputs, spec = pytree.tree_flatten((args, kwargs))
+        kinds = describe_inputs(inputs)
+        if kinds is None:
+            return original(*args, **kwargs)
+        key = (spec, kinds, flags())
+        try:
+            entries = self.entries.get(key, ())
+        except TypeError:  # arguments without a hash
+            return original(*args, **kwargs)
+        for entry in entries:
+            if entry.guard.holds(inputs):
+                return _replay(entry, original, inputs, args, kwargs)
+        if key in self.stopped or _has_saved_tensor_hooks():
+            return original(*args, **kwargs)
+        if not _recording.acquire(blocking=False):
+            return original(*args, **kwargs)
+        try:
+            return self._record(root, original, key, inputs, args, kwargs)
+        finally:
+            _recording.release()
+
+    def all(self) -> list[Entry]:
+        return [entry for entries in self.entries.values() for entry in entries]
+
+    def reason(self) -> str:
+        """Why no call is replayed; empty: some are."""
+        if self.stopped:
+            return next(iter(self.stopped.values()))
+        entries = self.all()
+        if any(entry.plan is not None for entry in entries):
+            return ""
+        return entries[0].reason if entries else "x: expected a call of the model, got none"
+
+    def _record(self, root: Any, original: Callable[..., Any], key: Any, inputs: list[Any],
+                args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        entries = self.entries.get(key, [])
+        try:
+            if isinstance(root, nn.Module):
+                check_hooks(root)
+            origins = Origins(root, args, kwargs)
+        except Refused as refused:
+            self._stop(key, str(refused))
+            return original(*args, **kwargs)
+        for entry in entries:
+            if entry.guard.settle(origins.snapshot, inputs):
+                return _replay(entry, original, inputs, args, kwargs)
+        if len(entries) >= CHANGES or (not entries and len(self.entries) >= SHAPES):
+            what = ("the model changes between calls" if entries else
+                    f"inputs of more than {SHAPES} shapes")
+            self._stop(key, f"{what}; the original runs where no recording holds")
+            return original(*args, **kwargs)
+        result, recording = record(original, args, kwargs, origins, self.options.verify)
+        entry = self._entry(root, key, origins, recording, inputs)
+        self.entries.setdefault(key, []).append(entry)
+        return result
+
+    def _entry(self, root: Any, key: Any, origins: Origins, recording: Recording | Refused,
+               inputs: list[Any]) -> Entry:
+        plan, reason = None, ""
+        plain: dict[Path, tuple[Any, Any]] = {}
+        if isinstance(recording, Refused):
+            reason = str(recording)
+            recording = Recording([], {}, {}, None, [], {}, {})
+        else:
+            plain = _plain_changes(origins, recording)
+            try:
+                self._check(key, recording, plain)
+                plan = Plan(recording, self.options.exact)
+                if not plan.is_useful:
+                    plan, reason = None, "no recurrence that runs in a kernel"
+            except Refused as refused:
+                plan, reason = None, str(refused)
+        guard = Guard(root, origins, recording)
+        if plan is not None and self.options.verify:
+            check(plan)
+        recording.numbers.clear()
+        return Entry(guard, plan, reason, plain)
+
+    def _check(self, key: Any, recording: Recording, plain: dict[Path, tuple[Any, Any]]) -> None:
+        """Raises Refused for what a replay would do otherwise."""
+        for leaf, value in recording.written.items():
+            if recording.kinds[value].requires_grad:
+                raise Refused(f"{name_of(recording.leaves[leaf].path)}: expected a write without "
+                              f"gradient")
+        for entry in self.entries.get(key, ()):
+            for path in entry.plain.keys() & plain.keys():
+                before, after = plain[path]
+                if exact(entry.plain[path][1]) == exact(before) != exact(after):
+                    reason = (f"{name_of(path)}: expected a value that each call sets anew, got "
+                              f"{before!r}, then {after!r}, as a counter has")
+                    self._stop(key, reason)
+                    raise Refused(reason)
+
+    def _stop(self, key: Any, reason: str) -> None:
+        self.stopped[key] = reason
+        if reason not in self._warned:
+            self._warned.add(reason)
+            warnings.warn(f"lsnn_ext: {reason}", UserWarning, stacklevel=2)
+
+
+def _replay(entry: Entry, original: Callable[..., Any], inputs: list[Any], args: tuple[Any, ...],
+            kwargs: dict[str, Any]) -> Any:
+    if entry.plan is None:
+        return original(*args, **kwargs)
+    leaves = entry.guard.look_up(inputs)
+    written = entry.plan.recording.written
+    if written and _share_memory(leaves, written):
+        return original(*args, **kwargs)
+    result, changed, values = entry.plan(leaves)
+    with torch.no_grad():
+        for leaf, value in values.items():
+            leaves[leaf].copy_(value)
+    entry.guard.put(changed)
+    return result
+
+
+def _plain_changes(origins: Origins, recording: Recording) -> dict[Path, tuple[Any, Any]]:
+    found = {}
+    for path, after in recording.changed:
+        before = origins.held(path)
+        if before is not MISSING and exact(before) is not None and exact(after) is not None:
+            found[path] = before, after
+    return found
+
+
+def _share_memory(leaves: dict[int, Tensor], written: dict[int, int]) -> bool:
+    """Whether a tensor that is written to shares its memory with another leaf."""
+    storages = [one.untyped_storage().data_ptr() for one in leaves.values()]
+    return any(storages.count(leaves[leaf].untyped_storage().data_ptr()) > 1 for leaf in written)
+
+
+def _must_run_original() -> bool:
+    """Whether something else looks at the calls of torch, or does not run them."""
+    return (torch.compiler.is_compiling() or torch_internals.is_mode_active()
+            or torch_internals.is_transforming() or torch_internals.is_forward_mode()
+            or torch._C._get_tracing_state() is not None)
+
+
+def _has_saved_tensor_hooks() -> bool:
+    """As inside of torch.utils.checkpoint, which compares what two calls save."""
+    autograd: Any = torch._C._autograd
+    return autograd._top_saved_tensors_default_hooks(True) is not None
