@@ -178,7 +178,8 @@ def look_up(leaf: Leaf, function: Any, inputs: list[Any]) -> Tensor:
         except (LookupError, AttributeError, ValueError, TypeError) as error:
             raise LookupError(f"{name_of(leaf.path)}: expected a tensor, got none") from error
     if not isinstance(value, Tensor):
-        raise LookupError(f"{name_of(leaf.path)}: expected a tensor, got {type(value).__name__}")
+        name = f"input {leaf.path[0]}" if leaf.kind == "input" else name_of(leaf.path)
+        raise LookupError(f"{name}: expected a tensor, got {type(value).__name__}")
     return value
 
 

@@ -12,7 +12,7 @@ import struct
 import sys
 import sysconfig
 import types
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
@@ -256,10 +256,11 @@ def put(value: Any, step: Step, new: Any) -> None:
 
 
 def _set(where: dict[Any, Any], key: Any, new: Any) -> None:
-    if new is MISSING:
-        dict.pop(where, key, None)
-    else:
-        dict.__setitem__(where, key, new)
+    kind: Any = OrderedDict if isinstance(where, OrderedDict) else dict  # of no class of a user
+    if new is not MISSING:
+        kind.__setitem__(where, key, new)
+    elif key in where:
+        kind.__delitem__(where, key)
 
 
 def cell_of(function: Any, key: str) -> types.CellType:
