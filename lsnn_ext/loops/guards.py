@@ -23,6 +23,7 @@ from .places import (
     describe,
     exact,
     is_mutable,
+    is_same,
     put,
     step_into,
 )
@@ -75,14 +76,15 @@ class Guard:
         self.description = origins.snapshot.description
         self.leaves = recording.leaves
         self.changed = recording.changed
+        read = set(recording.leaves.values())
         changed = [path[:-1] if path[-1][0] in ("contents", "more") else path
                    for path, _ in recording.changed]
         self.volatile: dict[Path, Any] = {}
         for path in changed:
             held = origins.held(path)
             self.volatile[path] = MISSING if held is MISSING else describe(held, origins.snapshot)
-        self._aliases = [group for group in origins.aliases()
-                         if any(self._is_loose(leaf) for leaf in group)]
+        self._aliases = [group for group in origins.aliases() if group[0] in read and any(
+            self._is_loose(leaf) for leaf in group)]
         functions = {call.function.function for call in recording.calls
                      if isinstance(call.function, Apply)}
         self._others = [(one, Snapshot(one).description) for one in functions
@@ -200,9 +202,9 @@ class Guard:
             return (
                 not any(self._empty)
                 and list(map(len, self._sized)) == self._lengths
-                and all(map(is_, chain.from_iterable(self._views), self._values))
+                and _are_same(chain.from_iterable(self._views), self._values)
                 and list(chain.from_iterable(self._dicts)) == self._keys
-                and all(all(map(is_, get(where), wanted)) for where, get, wanted in self._parts)
+                and all(_are_same(get(where), wanted) for where, get, wanted in self._parts)
                 and list(map(KIND, self._constants)) == self._kinds
                 and all(map(is_, map(attrgetter("cell_contents"), self._cells), self._contents))
                 and all(step_into(value, step) is one for value, step, one in self._members)
@@ -266,6 +268,11 @@ def _resolve(function: Any, path: Path) -> Any:
     for step in path:
         value = step_into(value, step)
     return value
+
+
+def _are_same(now: Iterable[Any], before: Iterable[Any]) -> bool:
+    now = list(now)
+    return all(map(is_, now, before)) or all(map(is_same, now, before))
 
 
 def _reachable(snapshot: Snapshot, loose: dict[int, set[Step]]) -> list[int]:

@@ -41,6 +41,10 @@ def subclass(original: type) -> type:
         recordings = self.__dict__.get(OWN)
         if torch.compiler.is_compiling() or recordings is None:
             return forward(self, *args, **kwargs)
+        if not recordings.is_of(self):
+            if getattr(self, "_is_replica", False):  # of nn.DataParallel, made for one call
+                return forward(self, *args, **kwargs)
+            recordings = self.__dict__[OWN] = Recordings(recordings.options)  # a shallow copy
         return recordings.call(self, functools.partial(forward, self), args, kwargs)
 
     made: type = _metaclass(type(original))(original.__name__, (original,), {

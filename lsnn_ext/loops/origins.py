@@ -21,6 +21,7 @@ from .places import (
     entries,
     exact,
     is_mutable,
+    is_same,
     name_of,
     put,
     step_into,
@@ -101,7 +102,7 @@ class Origins:
             return found
         now = elements(node.value)
         before = [one for (kind, _), one in node.held.items() if kind == "item"]
-        if len(now) > len(before) and all(map(_is_same, before, now)):
+        if len(now) > len(before) and all(map(is_same, before, now)):
             return [(("more", None), now[len(before):])]
         return [(("contents", None), now)]
 
@@ -191,7 +192,3 @@ def _states() -> tuple[Any, tuple[Any, ...]]:
 
 def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
-
-
-def _is_same(one: Any, other: Any) -> bool:
-    return one is other or (exact(one) is not None and exact(one) == exact(other))

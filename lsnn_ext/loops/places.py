@@ -90,6 +90,11 @@ def exact(value: Any) -> tuple[Any, ...] | None:
     return None
 
 
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two values are one object or equal plain values."""
+    return one is other or (exact(one) is not None and exact(one) == exact(other))
+
+
 def is_mutable(value: Any) -> bool:
     """Whether a plain value can change and stay the same object."""
     return isinstance(value, (np.ndarray, set, random.Random, np.random.Generator,

@@ -57,6 +57,14 @@ class Recordings:
     def __deepcopy__(self, memo: dict[int, Any]) -> "Recordings":
         return Recordings(self.options)
 
+    def is_of(self, root: Any) -> bool:
+        """Whether the recordings are of this model, which was the first to ask, or a function."""
+        if not isinstance(root, nn.Module):
+            return True
+        if self.owner is None:
+            self.owner = weakref.ref(root)
+        return self.owner() is root
+
     def call(self, root: Any, original: Callable[..., Any], args: tuple[Any, ...],
              kwargs: dict[str, Any]) -> Any:
         """What original(*args, **kwargs) returns.
@@ -64,9 +72,7 @@ class Recordings:
         Args:
             root: the model or function, from which leaves are looked up.
         """
-        if self.owner is None:
-            self.owner = weakref.ref(root)
-        if self.owner() is not root or _must_run_original():
+        if not self.is_of(root) or _must_run_original():
             return original(*args, **kwargs)
         inputs: list[Any] = list(args)
         spec: Any = len(args)
