@@ -42,6 +42,7 @@ class Component:
         self.outside = [slot for slot in slots if slot not in inner]
         self.initial = list(dict.fromkeys(value for slot in inner if isinstance(slot, Before)
                                           for value in slot.initial))
+        self.unused: set[Slot | int] = set()  # slots and values that get no gradient
         self._check()
 
     def run(self, frame: Frame) -> None:
@@ -50,8 +51,12 @@ class Component:
         for slot in self.outside:
             fixed = frame.fixed(slot) if self.found.reader.is_invariant(slot) else None
             outside[slot] = frame.sequence(slot) if fixed is None else fixed
-        given = Given(frame.loop.iterations, outside,
-                      {value: frame.values.get(value) for value in self.initial})
+        initial = {value: frame.values.get(value) for value in self.initial}
+        given = Given(frame.loop.iterations,
+                      {slot: one.detach() if slot in self.unused else one
+                       for slot, one in outside.items()},
+                      {value: one.detach() if value in self.unused else one
+                       for value, one in initial.items()})
         with torch.set_grad_enabled(self.found.reader.has_grad):
             frame.sequences.update(self._run(given))
 
@@ -81,7 +86,7 @@ class Component:
             one = one.reshape(given.iterations, *kind.shape).to(kind.dtype)
             if place[0] in self.found.prefix:
                 one = torch.cat([first[place].expand(kind.shape)[None], one[:-1]])
-            found[place] = one
+            found[place] = one if kind.requires_grad else one.detach()
         return found
 
     def _outside(self, given: Given) -> Any:
@@ -170,35 +175,68 @@ class Component:
 
     # --------------------------------------------------------------------------- check
     def _check(self) -> None:
-        """Compares a few iterations on random numbers with the calls themselves, which also traces
-        and compiles the step. Raises Refused."""
+        """Compares results and gradients of a few iterations on random numbers with those of the
+        calls themselves, which also traces and compiles the step; notes what has no gradient.
+        Raises Refused."""
         found = self.found
         lags = [slot.lag for position in found.positions
                 for slot in found.loop.body[position].slots if isinstance(slot, Before)]
-        n = min(found.loop.iterations, max(lags, default=0) + 2)
+        # a value reaches any other one within so many iterations
+        n = min(found.loop.iterations, max(lags, default=0) + 2 + len(found.registers))
+        given = self._draw(n)
+        inputs = [*given.outside.values(), *given.initial.values()]
+        try:
+            made = self._run(given)
+            got = self._gradients(made, inputs)
+        except (RuntimeError, TypeError, ValueError) as error:
+            text = re.sub(r" in (calls|step|ir)\.py line .*", "", str(error))
+            raise Refused(text, self.step.line) from error
+        rows = run_calls(found.loop, found.positions, n, self._outside(given), given.initial)
+        wanted = {place: torch.stack([row[place].expand(one.shape[1:]) for row in rows])
+                  for place, one in made.items()}
+        want = self._gradients(wanted, inputs)
+        for one, other in zip([*made.values(), *got], [*wanted.values(), *want], strict=True):
+            if other is not None and not _is_close(one, other):
+                raise Refused("expected calls that act on each number by itself, got other results "
+                              "from a run of random numbers", found.line(max(found.nodes)))
+        self.unused = {key for key, gradient in zip((*given.outside, *given.initial), want,
+                                                    strict=True) if gradient is None}
+
+    def _draw(self, n: int) -> Given:
         random = torch.Generator().manual_seed(0)
 
         def draw(kind: Kind, *sizes: int) -> Tensor:
             one = torch.randn((*sizes, *kind.shape), generator=random, dtype=torch.float64)
-            return (one > 0).to(kind.dtype) if kind.dtype == torch.bool else one.to(kind.dtype)
+            one = (one > 0 if kind.dtype == torch.bool else one if sizes else one.abs()).to(
+                kind.dtype)
+            return one.requires_grad_(kind.requires_grad and self.found.reader.has_grad)
 
-        is_fixed = found.reader.is_invariant
-        given = Given(n, {
-            slot: draw(found.reader.kind_of(slot), *() if is_fixed(slot) else (n,)).abs()
-            if is_fixed(slot) else draw(found.reader.kind_of(slot), n) for slot in self.outside
-        }, {value: draw(found.reader.kinds[value]) for value in self.initial})
-        try:
-            made = self._run(given)
-        except (RuntimeError, TypeError, ValueError) as error:
-            text = re.sub(r" in (calls|step|ir)\.py line .*", "", str(error))
-            raise Refused(text, self.step.line) from error
-        wanted = run_calls(found.loop, found.positions, n, self._outside(given), given.initial)
-        for place, got in made.items():
-            want = torch.stack([one[place].expand(got.shape[1:]) for one in wanted])
-            is_close = torch.isclose(got.double(), want.double(), 1e-3, 1e-3, equal_nan=True)
-            if is_close.double().mean() < 0.99:
-                raise Refused("expected calls that act on each number by itself, got other results "
-                              "from a run of random numbers", found.line(place[0]))
+        reader = self.found.reader
+        sizes = {slot: () if reader.is_invariant(slot) else (n,) for slot in self.outside}
+        return Given(n, {slot: draw(reader.kind_of(slot), *sizes[slot]) for slot in self.outside},
+                     {value: draw(reader.kinds[value]) for value in self.initial})
+
+    def _gradients(self, made: Mapping[Place, Tensor],
+                   inputs: Sequence[Tensor]) -> list[Tensor | None]:
+        """Of a sum with random factors."""
+        random = torch.Generator().manual_seed(1)
+        terms = [(one * torch.randn(one.shape, generator=random).to(one.dtype)).sum()
+                 for _, one in sorted(made.items()) if one.requires_grad]
+        wanted = [one for one in inputs if one.requires_grad]
+        if not terms or not wanted:
+            return [None] * len(inputs)
+        each = iter(torch.autograd.grad(reduce(torch.add, terms), wanted, allow_unused=True))
+        return [next(each) if one.requires_grad else None for one in inputs]
+
+
+def _is_close(got: Tensor | None, want: Tensor) -> bool:
+    """Whether most numbers agree: at a threshold a rounding may decide."""
+    if got is None:
+        return False
+    got, want = got.double(), want.double()
+    largest = want.abs().nan_to_num(0.0, 0.0).max().item() if want.numel() else 0.0
+    close = torch.isclose(got, want, 1e-3, 1e-3 * largest, equal_nan=True)
+    return bool(close.double().mean() > 0.99)
 
 
 def fuse_component(loop: Loop, positions: Sequence[int], read: set[Place],

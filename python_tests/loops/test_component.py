@@ -100,3 +100,221 @@ def test_spike_at_the_beginning():
     plan = compare(model, random(T, B, N), random(N, N), random(B, N, seed=1),
                             random(B, N, seed=2))
     assert currents(plan) == 1
+
+
+def test_cell_of_four_states():
+    """As norse's LSNN cell: two products, jumps, decays as numbers."""
+    def model(x, w_in, w_rec, inverse, v, i, b, z):
+        spikes = []
+        for t in range(T):
+            v_decayed = v + 0.001 * inverse * ((0.0 - v) + i)
+            i_decayed = i + -0.2 * i
+            b_decayed = b + 0.01 * (1.0 - b)
+            z_new = spike(v_decayed - b_decayed)
+            v = (1 - z_new) * v_decayed + z_new * 0.0
+            i = (i_decayed + torch.nn.functional.linear(x[t], w_in)
+                 + torch.nn.functional.linear(z, w_rec))
+            b = b_decayed + z_new * 0.3 * 1.8
+            z = z_new
+            spikes.append(z)
+        return torch.stack(spikes), (v, i, b)
+
+    plan = compare(model, 9 * random(T, B, I), random(N, I), random(N, N),
+                   torch.tensor(100.0), random(B, N, seed=1), random(B, N, seed=2),
+                   random(B, N, seed=3), torch.zeros(B, N).double())
+    assert currents(plan) == 1
+
+
+def test_two_synapses():
+    """Two currents, of which one has a matrix of zeros added by a mask."""
+    def model(x, y, w_1, w_2, mask, v, fast, slow, z):
+        spikes = []
+        for t in range(T):
+            fast = 0.7 * fast + (x[t] + z @ (w_1 * mask))
+            slow = 0.9 * slow + (y[t] + torch.mm(z, w_2.t()))
+            v = 0.8 * v + fast - slow
+            z = spike(v - 1.0)
+            spikes.append(z)
+        return torch.stack(spikes, 1)
+
+    plan = compare(model, random(T, B, N), random(T, B, N, seed=1), random(N, N),
+                   random(N, N, seed=2), (random(N, N, seed=3) > 0).double(),
+                   *(random(B, N, seed=k) for k in range(4, 7)), torch.zeros(B, N).double())
+    assert currents(plan) == 2
+
+
+def test_products_that_are_only_added_are_one():
+    def model(x, w_1, w_2, v, z):
+        for t in range(T):
+            v = 0.9 * v + z @ w_1 + x[t] + torch.addmm(x[t], z, w_2)
+            z = torch.tanh(v)
+        return v, z
+
+    plan = compare(model, random(T, B, N), random(N, N), random(N, N, seed=2),
+                   random(B, N), random(B, N, seed=1))
+    assert currents(plan) == 1
+
+
+def test_no_grad_and_in_place():
+    """A write under no_grad keeps the gradient of what it writes to."""
+    def model(x, w, decay, v, z):
+        spikes = []
+        v = v.clone()
+        for t in range(T):
+            with torch.no_grad():
+                rest = decay * v
+            v -= 0.1 * rest
+            v += x[t]
+            v = v.mul_(0.9) + z @ w
+            with torch.no_grad():
+                v.mul_(0.5)
+            z = spike(v - 0.1)
+            spikes.append(z)
+        return spikes, v
+
+    compare(model, random(T, B, N), random(N, N), torch.rand(N).double(), random(B, N),
+            torch.zeros(B, N).double())
+
+
+def test_membrane_of_four_axes():
+    def model(x, theta, beta, v):
+        spikes, membranes = [], []
+        for t in range(T):
+            v = beta * v + x[t] - theta
+            z = spike(v)
+            v = v * (1 - z.detach())
+            spikes.append(z)
+            membranes.append(v)
+        return torch.stack(spikes), torch.stack(membranes)
+
+    compare(model, random(T, B, 3, 2, 4), torch.rand(3, 1, 1).double(), torch.rand(4).double(),
+            torch.zeros(1).double())
+
+
+def test_concatenation():
+    def model(x, w, bias, v, z):
+        spikes = []
+        for t in range(T):
+            v = 0.9 * v + torch.nn.functional.linear(torch.cat((x[t], z), dim=1), w, bias)
+            z = spike(v)
+            spikes.append(z)
+        return spikes
+
+    plan = compare(model, random(T, B, I), random(N, I + N), random(N), random(B, N),
+                   torch.zeros(B, N).double())
+    assert currents(plan) == 1
+
+
+def test_delays():
+    """Spikes of one and of three iterations before, by lists, with values from before the loop."""
+    def model(x, w_1, w_3, v, z_1, z_2, z_3):
+        spikes = [z_3, z_2, z_1]
+        for t in range(T):
+            v = 0.9 * v + x[t] + spikes[-1] @ w_1 + spikes[-3] @ w_3 - spikes[-2]
+            spikes.append(spike(v))
+        return spikes[3:]
+
+    compare(model, random(T, B, N), random(N, N), random(N, N, seed=1), random(B, N),
+            *((random(B, N, seed=k) > 0).double() for k in range(3)))
+
+
+def test_delay_behind_the_spike():
+    """The product reads the spike of its own and of the last iteration."""
+    def model(x, w_1, w_2, v, z_before):
+        spikes = []
+        for t in range(T):
+            z = spike(v + z_before @ w_2)
+            v = 0.9 * v + x[t] + z @ w_1 - 0.1 * z_before
+            z_before = z
+            spikes.append(z)
+        return spikes, v
+
+    compare(model, random(T, B, N), random(N, N), random(N, N, seed=1), random(B, N),
+            (random(B, N, seed=2) > 0).double())
+
+
+def test_unbatched():
+    def model(x, w, theta, v, z):
+        spikes = []
+        for t in range(T):
+            v = theta * v + x[t] + w @ z
+            z = spike(v)
+            spikes.append(z)
+        return spikes
+
+    compare(model, random(T, N), random(N, N), torch.rand(N).double(), random(N),
+            torch.zeros(N).double())
+
+
+def test_without_products_and_inputs():
+    """Two carried values, one input from before the loop for each neuron of each item."""
+    def model(given, v):
+        for _ in range(T):
+            v = torch.sigmoid(v * 0.9 + given)
+        return v
+
+    compare(model, random(B, N), random(B, N, seed=1))
+
+
+def test_numbers_that_change():
+    def model(x, v):
+        membranes = []
+        for t in range(T):
+            v = 0.5 * v + x[t] * 0.1 + v * (0.9 ** t)
+            membranes.append(v)
+        return membranes
+
+    compare(model, random(T, B, N), random(B, N, seed=1))
+
+
+def test_refractory_mask():
+    """A carried value of bools, and counts that are numbers."""
+    def model(x, w, v, z, rest):
+        spikes = []
+        for t in range(T):
+            v = torch.where(rest, torch.zeros_like(v), 0.9 * v + x[t] + z @ w)
+            z = spike(v - 0.2)
+            rest = z > 0.5
+            spikes.append(z)
+        return spikes, rest
+
+    compare(model, random(T, B, N), random(N, N), random(B, N), torch.zeros(B, N).double(),
+            random(B, N, seed=3) > 0)
+
+
+def test_other_values_before_the_loop():
+    """The product and the reset begin with other spikes."""
+    def model(x, w, v, z, other):
+        spikes = []
+        for t in range(T):
+            v = 0.9 * v + x[t] + z @ w - (other if t == 0 else z)
+            z = spike(v)
+            spikes.append(z)
+        return spikes
+
+    compare(model, random(T, B, N), random(N, N), random(B, N), torch.zeros(B, N).double(),
+            random(B, N, seed=4))
+
+
+def test_detached_spike_in_the_product():
+    def model(x, w, v, z):
+        spikes = []
+        for t in range(T):
+            v = 0.9 * v + x[t] + z.detach() @ w
+            z = spike(v)
+            spikes.append(z)
+        return spikes
+
+    compare(model, random(T, B, N), random(N, N), random(B, N), torch.zeros(B, N).double())
+
+
+def test_spikes_that_are_numbers_before_the_loop():
+    def model(x, w, v, z):
+        spikes = []
+        for t in range(T):
+            v = 0.9 * v + x[t] + z @ w
+            z = spike(v)
+            spikes.append(z)
+        return spikes
+
+    compare(model, random(T, B, N), random(N, N), random(B, N), 0.3 * random(B, N, seed=1))
