@@ -81,6 +81,8 @@ class Recurrence:
         self.registers: dict[Register, str] = {}
         self.history = self._find_history()
         self.calls = tuple(self._translate(node) for node in self._order())
+        if not self.currents:  # a step has one
+            self._name_of_current(Current((), (), (), 0))
         self.places = {place: self._name_of_output(place) for place in self.outputs}
         self.positions = sorted({one for place in self.outputs
                                  for one in self.before(place[0], False)})

@@ -1,5 +1,6 @@
 """Step: the calls of a recurrent component as a function of one step."""
 import inspect
+from collections import deque
 from collections.abc import Sequence
 from functools import reduce
 from typing import Any
@@ -15,7 +16,11 @@ class Step:
 
     def __init__(self, found: Recurrence) -> None:
         registers = found.registers
-        self.calls, self.dtype, self.line = found.calls, found.dtype, ""
+        self.dtype, self.line = found.dtype, ""
+        # The kernels are traced anew when something behind the functions changes. Behind the
+        # elements of a deque nothing is watched: calls do not change.
+        self.functions = tuple(one.call.function for one in found.calls)
+        self.calls = deque(found.calls)
         self.inputs = (*found.currents.values(), *registers.values(), "z")
         self.results = (
             *(f"v{one.place[0]}_{one.place[1]}" if one.lag == 1
@@ -37,6 +42,7 @@ class Step:
                 return one
             return one != 0 if leaf.dtype == torch.bool else one.to(leaf.dtype)
 
+        assert len(self.functions) == len(self.calls)  # named here, and so watched
         for call, leaves, names, is_copy, is_sum in self.calls:
             self.line = call.line
             given = [read(leaf) for leaf in leaves]
