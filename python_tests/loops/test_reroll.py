@@ -27,6 +27,7 @@ from recordings import (
 
 RECORDINGS = int(os.environ.get("LSNN_RECORDINGS", "300"))
 F, G, H = FUNCTIONS[:3]
+LEAST = 6  # calls of a loop that must be found
 MANY = 20_000
 SECONDS = 2.0  # for so many calls
 
@@ -55,7 +56,8 @@ def test_random_loops_are_found() -> None:
         parts = find_loops(recording)
         check(parts, recording)
         body = _period(recording)
-        assert covered(parts) >= calls - 3 * body, (seed, calls, body, parts)
+        if calls - 3 * body >= LEAST:
+            assert covered(parts) >= calls - 3 * body, (seed, calls, body, parts)
 
 
 def _period(recording: Recording) -> int:
