@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from .ir import Before, BodyCall, Call, Fixed, Loop, Now, Numbers, Part, Recording, Ref, Varying
 
 LEAST_ITERATIONS = 3
 LEAST_CALLS = 6  # of all iterations: fewer gain nothing
 MOST_CANDIDATES = 5
+MOST_SEARCHES = 70  # for each call: many short loops in turn would take quadratic time
 # Functions whose integers may be the index of time.
 INDEXING = (Tensor.__getitem__, Tensor.__setitem__, Tensor.select, torch.select, Tensor.narrow,
             torch.narrow)
@@ -58,12 +60,14 @@ class _Search:
 
     def parts(self) -> Iterator[Part]:
         left: list[_Found | tuple[int, int]] = [(0, len(self.calls))]
+        work = MOST_SEARCHES * len(self.calls)
         while left:
             region = left.pop()
             if isinstance(region, _Found):
                 yield self._describe(region)
                 continue
-            found = self._find(*region)
+            work -= region[1] - region[0]
+            found = self._find(*region) if work >= 0 else None
             if found is None:
                 yield from self.calls[slice(*region)]
                 continue
@@ -86,9 +90,8 @@ class _Search:
 
         found = []
         for call in self.calls:
-            written = tuple(call.leaves.index(Ref(before)) for before, _ in call.written)
             key = (call.function, str(call.spec), tuple(key_of(call, x) for x in call.leaves),
-                   written, call.mode, call.is_random,
+                   _form(call), call.mode, call.is_random,
                    tuple(kinds[value][:3] for value in call.outputs))
             found.append(numbers.setdefault(key, len(numbers)))
         return found
@@ -217,6 +220,19 @@ def constant_key(leaf: Any) -> Any:
     if isinstance(leaf, Tensor):
         raise TypeError("a tensor is no constant")
     return type(leaf), id(leaf)
+
+
+def _form(call: Call) -> Any:
+    """All places of the arguments that are written to, and where each result comes from."""
+    places: dict[int, list[int]] = defaultdict(list)
+    for i, leaf in enumerate(call.leaves):
+        if isinstance(leaf, Ref):
+            places[leaf.value].append(i)
+    results, tree = pytree.tree_flatten(call.results)
+    made = {value: -1 - k for k, value in enumerate(call.outputs)}
+    return (tuple(tuple(places[before]) for before, _ in call.written), str(tree),
+            tuple(made.get(one.value) or tuple(places[one.value]) if isinstance(one, Ref) else one
+                  for one in results))
 
 
 def _size(found: _Found) -> int:
