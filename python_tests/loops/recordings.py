@@ -186,8 +186,9 @@ class Argument:
     """An argument of a call in a body: what it is at iteration t."""
 
     def __init__(self, r: random.Random, recorder: Recorder, made: list[tuple[int, int]],
-                 body: list[int], T: int) -> None:
-        """made: (position, output) of this iteration; body: outputs of each call in the body."""
+                 body: list[int], T: int, is_mixed: bool) -> None:
+        """made: (position, output) of this iteration; body: outputs of each call in the body;
+        is_mixed: constants of several types."""
         self.kind = r.choice(("fixed", "now", "now", "now", "before", "before", "varying", "equal",
                               "number", "number"))
         if self.kind == "now" and not made:
@@ -208,7 +209,7 @@ class Argument:
         self.numbers: list[Any] = [slope * t + first for t in range(T)]
         if self.kind == "equal":
             self.numbers = [r.choice((3, 0.5, None, "mean", -1, True))] * T
-        elif r.random() < 0.3:
+        elif is_mixed and r.random() < 0.3:
             pool = (0.0, -0.0, 1, 1.0, True, False, 0, None, float("nan"), torch.float32)
             self.numbers = [r.choice(pool) for _ in range(T)]
         elif r.random() < 0.2:
@@ -233,7 +234,8 @@ def add_loop(r: random.Random, recorder: Recorder, perturb: float) -> int:
     made: list[tuple[int, int]] = []
     arguments = []
     for position, outputs in enumerate(body):
-        arguments.append([Argument(r, recorder, made, body, T) for _ in range(r.randrange(1, 4))])
+        arguments.append([Argument(r, recorder, made, body, T, perturb > 0)
+                          for _ in range(r.randrange(1, 4))])
         made += [(position, k) for k in range(outputs)]
     writes = [next((i for i, a in enumerate(each) if a.kind in ("now", "before")), None)
               if r.random() < 0.2 else None for each in arguments]
