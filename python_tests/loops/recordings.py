@@ -202,7 +202,8 @@ class Argument:
             self.values = [shared if r.random() < 0.5 else recorder.leaf()
                            for _ in range(self.lag)]
         elif self.kind == "fixed":
-            self.values = [r.choice([*recorder.leaves, recorder.leaf()])] * T
+            shared = list(recorder.leaves) if is_mixed else []
+            self.values = [r.choice([*shared, recorder.leaf()])] * T
         elif self.kind == "varying":
             self.values = [recorder.leaf() for _ in range(T)]
         slope, first = r.choice((1, 2, -1)), r.randrange(5)

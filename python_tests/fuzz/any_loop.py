@@ -1,0 +1,414 @@
+"""Random models with loops of their own: converted, against a copy that is not.
+
+    cd python_tests/fuzz
+    python any_loop.py --seed 0 --count 2900           # steps by the interpreter
+    python any_loop.py --seed 5000 --count 100 --compiled
+    python any_loop.py --seed 41 --count 1 --verbose   # one model again, with its source
+    python any_loop.py --seed 41 --count 1 --shrink    # the fewest lines that show its fault
+
+A model is converted and called several times: with other numbers, shapes and settings. Each call
+returns what the copy returns, and leaves attributes and generators as the copy does; a converted
+model that refuses runs the original. In float64 results and gradients agree to 1e-9 of the largest
+(spikes are so equal), in float32 to 1e-4; no gradient stays no gradient. A model whose own results
+change by more when functions round otherwise is drawn again.
+"""
+import argparse
+import math
+import os
+import random
+import re
+import sys
+import time
+import traceback
+import types
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from any_loop_models import Program, draw_program
+from any_neuron import INEXACT, Noise
+from lsnn_ext import loops
+from lsnn_ext.loops.run import Plan
+
+LIMITS = {torch.float64: 1e-9, torch.float32: 1e-4}  # of the largest
+SMALL = 1e-3  # of the largest number of all tensors: a tensor below is compared with this
+OWN = "_lsnn"  # attributes of converted models
+LEAST_SHARE = 0.25  # of the models that have a fused component
+LENGTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 17, 20, 25, 30)
+PRODUCTS = {"linear", "matmul", "mm", "addmm", "einsum", "__matmul__", "bmm", "layer_norm", "sum",
+            "mean", "softmax", "log_softmax", "batch_norm", "normalize", "cumsum", "__pow__"}
+CHANGES = ("same", "numbers", "numbers", "numbers", "T", "B", "no_grad", "eval", "step",
+           "attribute", "frozen", "without x", "replaced", "global", "dtype of x", "buffer")
+
+
+class Call(NamedTuple):
+    """change: what is done to the model before; see _change."""
+
+    change: str
+    seed: int
+    T: int
+    B: int
+
+
+class Case(NamedTuple):
+    program: Program
+    dtype: torch.dtype
+    is_exact: bool  # parameters and inputs are multiples of 1 / 64
+    calls: tuple[Call, ...]
+    number: str  # of the model and the attempt
+
+
+class Outcome(NamedTuple):
+    """What a call leaves behind; error: the type of an exception."""
+
+    results: dict[str, Any]
+    gradients: dict[str, Any]
+    state: dict[str, Any]
+    generator: Tensor
+    error: str
+
+
+class Judged(NamedTuple):
+    """outcome: "equal" or "fault"; fused: the components in kernels, of the first recording."""
+
+    outcome: str
+    fault: str
+    drawn: int
+    case: Case
+    fused: int
+    reasons: list[str]
+
+
+def draw_case(seed: int, attempt: int) -> Case:
+    number = f"{seed}/{attempt}"
+    r = random.Random(f"case {number}")
+    T, B = r.choice(LENGTHS), r.choice((1, 1, 2, 3, 4, 5))
+    if r.random() < 0.03:
+        B = 0
+    calls = [Call("first", 0, T, B)]
+    for i in range(r.choice((2, 3, 4))):
+        change = r.choice(CHANGES)
+        if change == "T":
+            T = r.choice(LENGTHS)
+        if change == "B":
+            B = r.choice((1, 2, 3, 4, 5))
+        calls.append(Call(change, calls[-1].seed if change == "same" else i + 1, T, B))
+    dtype = torch.float32 if r.random() < 0.25 else torch.float64
+    return Case(draw_program(number), dtype, r.random() < 0.5, tuple(calls), number)
+
+
+# ------------------------------------------------------------------------------------- running
+def _round(tensor: Tensor) -> Tensor:
+    return (tensor * 64).round() / 64
+
+
+def make_model(case: Case) -> Any:
+    """A model of a module of its own, which is among sys.modules as an imported one is."""
+    name = "any_loop_program"
+    module = types.ModuleType(name)
+    sys.modules[name] = module
+    exec(compile(case.program.source, f"<model {case.number}>", "exec"), vars(module))
+    torch.manual_seed(1)
+    model = module.Model().to(case.dtype)
+    if case.is_exact:
+        with torch.no_grad():
+            for one in model.parameters():
+                one.copy_(_round(one))
+    return model
+
+
+def make_input(case: Case, call: Call) -> Tensor:
+    generator = torch.Generator().manual_seed(call.seed)
+    shape = {"tbi": (call.T, call.B, case.program.inputs),
+             "bti": (call.B, call.T, case.program.inputs),
+             "bit": (call.B, case.program.inputs, call.T),
+             "bi": (call.B, case.program.inputs)}[case.program.layout]
+    x = 2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 0.4
+    x = (_round(x) if case.is_exact else x).to(case.dtype)
+    return x if call.change == "without x" else x.requires_grad_()
+
+
+def _change(model: Any, call: Call) -> None:
+    """What a program may do between calls."""
+    r = random.Random(f"change {call.seed}")
+    parameters = list(model.parameters())
+    modules = list(model.modules())
+    if call.change == "eval":
+        model.train(not model.training)
+    elif call.change == "step":
+        with torch.no_grad():
+            for one in parameters:
+                one.mul_(0.875)
+    elif call.change == "attribute":
+        numbers = [(module, name) for module in modules for name, value in vars(module).items()
+                   if type(value) is float]
+        for module, name in r.sample(numbers, min(2, len(numbers))):
+            setattr(module, name, getattr(module, name) * 0.75)
+    elif call.change == "frozen" and parameters:
+        one = r.choice(parameters)
+        one.requires_grad_(not one.requires_grad)
+    elif call.change == "replaced" and parameters:
+        place = r.choice([(module, name) for module in modules
+                          for name in module._parameters if module._parameters[name] is not None])
+        old = place[0]._parameters[place[1]]
+        setattr(*place, torch.nn.Parameter(old.detach() * 0.75))
+    elif call.change == "global":
+        model.forward.__func__.__globals__["SCALES"][0] = 0.75
+    elif call.change == "buffer":
+        with torch.no_grad():
+            for buffer in model.buffers():
+                if buffer.is_floating_point():
+                    buffer.mul_(0.75)
+
+
+def _named(name: str, value: Any) -> dict[str, Any]:
+    """The leaves of containers by their places."""
+    if isinstance(value, Tensor) or not isinstance(value, list | tuple | dict):
+        return {name: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    found: dict[str, Any] = {f"{name} form": (type(value).__name__, len(value))}
+    for key, one in items:
+        found |= _named(f"{name}.{key}", one)
+    return found
+
+
+def _state(model: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for path, module in model.named_modules():
+        found[f"{path} class"] = type(module).__name__
+        for name, value in vars(module).items():
+            if name != "_modules" and not name.startswith(OWN):
+                found |= _named(f"{path}.{name}", value)
+    return {name: value.detach().clone() if isinstance(value, Tensor) else value
+            for name, value in found.items()
+            if isinstance(value, Tensor | int | float | str | tuple | type(None))}
+
+
+def run_call(case: Case, model: Any, call: Call) -> Outcome:
+    _change(model, call)
+    x = make_input(case, call)
+    given = x.detach().clone()
+    torch.manual_seed(call.seed)
+    results: dict[str, Any] = {}
+    gradients: dict[str, Any] = {}
+    error = ""
+    try:
+        with torch.no_grad() if call.change == "no_grad" else nullcontext():
+            results = _named("result", model(x))
+        gradients = _gradients(case, model, x, results)
+    except Exception as raised:
+        error = type(raised).__name__
+    if not torch.equal(x.detach(), given):
+        results["input"] = x.detach()
+    results = {name: one.detach().clone() if isinstance(one, Tensor) else one
+               for name, one in results.items()} | {
+        f"{name} kind": (one.requires_grad, one.is_contiguous())
+        for name, one in results.items() if isinstance(one, Tensor)}
+    return Outcome(results, gradients, _state(model), torch.get_rng_state(), error)
+
+
+def _gradients(case: Case, model: Any, x: Tensor, results: dict[str, Any]) -> dict[str, Any]:
+    draw = torch.Generator().manual_seed(1)
+    loss: Any = 0.0
+    r = random.Random(f"loss {case.number}")
+    for one in results.values():
+        if isinstance(one, Tensor) and one.requires_grad and r.random() < 0.8:
+            weights = torch.randn(one.shape, generator=draw, dtype=torch.float64).to(one.dtype)
+            loss = loss + (one * weights).sum()
+    wanted = {name: one for name, one in [("x", x), *model.named_parameters()] if one.requires_grad}
+    if not wanted or not isinstance(loss, Tensor) or not loss.requires_grad:
+        return {}
+    found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
+    return dict(zip(wanted, found, strict=True))
+
+
+class Rounding(Noise):
+    """All inexact functions round otherwise."""
+
+    def __init__(self, seed: int) -> None:
+        torch.overrides.TorchFunctionMode.__init__(self)
+        self.names = INEXACT | PRODUCTS
+        self.generator = torch.Generator().manual_seed(seed)
+
+
+def run_original(case: Case, noise: int | None = None) -> list[Outcome]:
+    model, found = make_model(case), []
+    for call in case.calls:
+        with nullcontext() if noise is None else Rounding(noise):
+            found.append(run_call(case, model, call))
+        if found[-1].error:
+            break
+    return found
+
+
+def run_converted(case: Case, wanted: list[Outcome]) -> tuple[list[Outcome], Any, str]:
+    """The outcomes, the model, and what convert itself leaves changed."""
+    model = make_model(case)
+    before = _state(model)
+    torch.manual_seed(7)
+    generator = torch.get_rng_state()
+    loops.convert(model, make_input(case, case.calls[0]))
+    if not torch.equal(generator, torch.get_rng_state()):
+        return [], model, "convert: another state of the generator"
+    words = _difference_of("convert", _state(model), before, {}, 0.0)
+    if words:
+        return [], model, words
+    return [run_call(case, model, call) for call in case.calls[: len(wanted)]], model, ""
+
+
+# ----------------------------------------------------------------------------------- comparing
+def _difference_of(what: str, found: dict[str, Any], wanted: dict[str, Any],
+                   limits: dict[torch.dtype, float], share: float) -> str:
+    if found.keys() != wanted.keys():
+        return f"{what}: {sorted(found.keys() ^ wanted.keys())[:4]} in one only"
+    sizes = [float(one.detach().abs().max()) for one in wanted.values()
+             if isinstance(one, Tensor) and one.numel() and one.is_floating_point()]
+    largest = max((size for size in sizes if math.isfinite(size)), default=0.0)
+    for name, one in wanted.items():
+        other = found[name]
+        if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+            is_same = other == one if not isinstance(one, Tensor) and not isinstance(
+                other, Tensor) else False
+            if not is_same:
+                return f"{what} {name}: {_words(other)} instead of {_words(one)}"
+            continue
+        if one.shape != other.shape or one.dtype != other.dtype:
+            return f"{what} {name}: {_words(other)} instead of {_words(one)}"
+        limit = share * limits.get(one.dtype, 0.0)
+        if not limit or not one.is_floating_point():
+            if not torch.equal(one, other):
+                return f"{what} {name}: not equal"
+            continue
+        size = max(float(one.abs().max()) if one.numel() else 0.0, SMALL * largest)
+        apart = (one - other).abs()
+        bad = ~((apart <= limit * size) | (one == other) | (one.isnan() & other.isnan()))
+        if bad.any():
+            return (f"{what} {name}: {int(bad.sum())} of {bad.numel()} differ, by "
+                    f"{float(apart.max()):.1e} of {size:.1e}")
+    return ""
+
+
+def _words(one: Any) -> str:
+    return f"tensor {tuple(one.shape)} {one.dtype}" if isinstance(one, Tensor) else repr(one)[:80]
+
+
+def difference(case: Case, found: list[Outcome], wanted: list[Outcome], share: float = 1.0) -> str:
+    """Words for what differs by more than this share of the limits."""
+    for call, a, b in zip(case.calls, found, wanted, strict=False):
+        if a.error != b.error:
+            return f"call {call}: raises {a.error or 'nothing'} instead of {b.error or 'nothing'}"
+        if b.error:
+            return ""
+        if not torch.equal(a.generator, b.generator):
+            return f"call {call}: another state of the generator"
+        for what, one, other in (("", a.results, b.results), ("gradient of", a.gradients,
+                                                             b.gradients),
+                                 ("attribute", a.state, b.state)):
+            words = _difference_of(what, one, other, LIMITS, share)
+            if words:
+                return f"call {call}: {words}"
+    return ""
+
+
+def is_stable(case: Case, wanted: list[Outcome]) -> bool:
+    """Whether rounding cannot change more than the limits allow."""
+    return not any(difference(case, run_original(case, seed), wanted, 0.3) for seed in range(6))
+
+
+def _components(model: Any) -> tuple[int, list[str]]:
+    """Fused components of the first recording; why others are not, or nothing is."""
+    recordings = vars(model).get("_lsnn_recordings")
+    reasons = []
+    fused = 0
+    for entry in recordings.all()[:1] if recordings else ():
+        stages = entry.plan.stages if entry.plan else []
+        fused = sum(stage.kind == "fused" for stage in stages)
+        reasons += [stage.reason for stage in stages if stage.kind == "loop"]
+        reasons += [entry.reason] if entry.reason else []
+    return fused, [re.sub(r"<model.*?>:\d+: |\d+", "", one) for one in reasons]
+
+
+def check_case(case: Case) -> tuple[str, int, list[str]] | None:
+    """The fault, fused components and reasons; None: nothing to compare."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wanted = run_original(case)
+        values = [*wanted[0].results.values(), *wanted[0].gradients.values()]
+        if wanted[0].error or not all(bool((one.abs() < 1e30).all()) for one in values
+                                      if isinstance(one, Tensor)):
+            return None
+        try:
+            found, model, fault = run_converted(case, wanted)
+        except Exception as error:
+            lines = traceback.format_exc().strip().splitlines()
+            where = [line.strip() for line in lines if "lsnn_ext" in line][-1:]
+            return f"{type(error).__name__}: {error} {where}", 0, []
+        fault = fault or difference(case, found, wanted)
+        if fault and not is_stable(case, wanted):
+            return None
+        return fault, *_components(model)
+
+
+def judge(seed: int) -> Judged:
+    """Draws until there is something to compare, and compares."""
+    for attempt in range(200):
+        case = draw_case(seed, attempt)
+        found = check_case(case)
+        if found is not None:
+            return Judged("fault" if found[0] else "equal", found[0], attempt, case, *found[1:])
+    raise AssertionError(f"model {seed}: none to compare in 200")
+
+
+def run_plans_without_kernels() -> None:
+    """Also recordings without a fused component run in another order."""
+    Plan.is_useful = property(lambda plan: True)  # type: ignore[assignment, method-assign]
+
+
+def main(argv: list[str], shrink: Callable[[Case], Case]) -> int:
+    """Prints the faults and returns 1 where there are any."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0, help="the number of the first model")
+    parser.add_argument("--compiled", action="store_true", help="compile steps")
+    parser.add_argument("--all", action="store_true", help="also plans without a kernel run")
+    parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("--shrink", action="store_true")
+    given = parser.parse_args(argv)
+    if not given.compiled:
+        os.environ["LSNN_COMPILE"] = "0"
+    if given.all:
+        run_plans_without_kernels()
+    torch.set_num_threads(1)
+    counts: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    start = time.time()
+    for seed in range(given.seed, given.seed + given.count):
+        done = judge(seed)
+        counts[done.outcome] += 1
+        counts["drawn"] += 1 + done.drawn
+        counts["with a fused component"] += done.fused > 0
+        counts["components"] += done.fused
+        reasons.update(done.reasons)
+        if done.fault or given.verbose:
+            case = shrink(done.case) if done.fault and given.shrink else done.case
+            print(f"model {case.number}: {done.fault or 'equal'}\n{case.dtype} {case.calls} "
+                  f"{case.program.tags}\n{done.reasons}", flush=True)
+            print(case.program.source if given.verbose or given.shrink else "", flush=True)
+    for reason, count in reasons.most_common():
+        print(f"{count:6d} {reason}")
+    print(f"models {given.seed} to {given.seed + given.count - 1}: {dict(counts)}, "
+          f"{time.time() - start:.0f} s")
+    too_few = counts["with a fused component"] < LEAST_SHARE * given.count
+    return 1 if counts["fault"] or too_few else 0
+
+
+if __name__ == "__main__":
+    from any_loop_shrink import shrink_case
+
+    sys.exit(main(sys.argv[1:], shrink_case))
