@@ -1,0 +1,133 @@
+"""What a fooling program is: a module with a loop, the calls that it gets, and what is wanted."""
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+T, B, I, N = 14, 3, 5, 8  # steps, batch, inputs, neurons
+CALLS = 6  # the fourth and the fifth have another shape
+Program = TypeVar("Program", bound="type[Net]")
+
+
+class Wanted(NamedTuple):
+    """What convert should do with a program; equal results are demanded of all."""
+
+    how: str  # "fused": replayed, with a kernel; "loop": anything; "refused": with this reason
+    reason: str = ""  # a pattern that the report's reason has, in any case
+
+
+PROGRAMS: dict[str, tuple[type["Net"], Wanted]] = {}
+
+
+def program(how: str, reason: str = "") -> Callable[[Program], Program]:
+    """A decorator that puts a program into the table."""
+    def put(kind: Program) -> Program:
+        name = f"{kind.__module__.rpartition('.')[2]}-{kind.__name__}"
+        assert name not in PROGRAMS and (how == "refused") == bool(reason), name
+        PROGRAMS[name] = kind, Wanted(how, reason)
+        return kind
+    return put
+
+
+fused, loop = program("fused"), program("loop")
+
+
+def refused(reason: str) -> Callable[[Program], Program]:
+    """A decorator of a program that must be refused with a reason that has this pattern."""
+    return program("refused", reason)
+
+
+class Spike(torch.autograd.Function):
+    """A spike with the surrogate gradient of a fast sigmoid."""
+
+    scale = 4.0
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return (x > 0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return g / (Spike.scale * x.abs() + 1) ** 2
+
+
+class Net(nn.Module):
+    """A recurrent layer of leaky neurons; programs are subclasses of it.
+
+    Weights and inputs are multiples of 1/8, and beta is 3/4: all sums are exact in float64, so
+    that results are equal to the last bit in any order of summation.
+    """
+
+    dtype = torch.float64
+    rounds = False  # whether results may differ by the rounding of a product
+    replayed: tuple[int, ...] = (1, 2, 4)  # calls of a fused program that must not run its forward
+    losses: tuple[str, ...] = ()  # attributes that the loss has, beside the results
+    spoils = False  # whether the caller writes to the results before the next call
+    changes = False  # whether `change` must have changed what the last call returns
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.feed, self.back = nn.Linear(I, N), nn.Linear(N, N, bias=False)
+        self.beta, self.threshold = 0.75, 1.0
+
+    def zeros(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.new_zeros(x.shape[1], N), x.new_zeros(x.shape[1], N)
+
+    def step(self, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        v = self.beta * v + self.feed(x) + self.back(z) - self.threshold * z.detach()
+        return v, Spike.apply(v - self.threshold)
+
+    def over(self, x: Tensor, inputs: Iterable[Tensor]) -> Tensor:
+        """The spikes for these inputs, with as many sequences as x has."""
+        v, z = self.zeros(x)
+        out = []
+        for each in inputs:
+            v, z = self.step(each, v, z)
+            out.append(z)
+        return torch.stack(out)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.over(x, x)
+
+    # ------------------------------------------------------------------------ what the judge asks
+    @classmethod
+    def inputs(cls, call: int) -> tuple[Any, ...]:
+        """The arguments of the call, -1 for those that convert gets."""
+        return (numbers(call, *((T - 3, B + 1) if call in (3, 4) else (T, B)), I).to(cls.dtype),)
+
+    @classmethod
+    def around(cls, call: int) -> AbstractContextManager[Any]:
+        """What the call runs under."""
+        return nullcontext()
+
+    def change(self, call: int) -> None:
+        """What the user does before the call."""
+
+    def before_backward(self, call: int) -> None:
+        """What the user does between forward and backward."""
+
+    @classmethod
+    def reset(cls) -> None:
+        """Puts back what `change` has changed outside of the model."""
+
+
+def numbers(seed: int, *shape: int) -> Tensor:
+    """Halves from 0 to 1."""
+    generator = torch.Generator().manual_seed(seed + 100)
+    return torch.randint(0, 3, shape, generator=generator).double() / 2
+
+
+def build(kind: type[Net]) -> Net:
+    """The model, with parameters of few bits."""
+    kind.reset()
+    torch.manual_seed(1)
+    model = kind().to(kind.dtype)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            low, high = (-4, 7) if parameter.dim() > 1 else (-1, 4)
+            parameter.copy_(torch.randint(low, high, parameter.shape) / 8)
+    return model

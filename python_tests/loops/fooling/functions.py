@@ -1,0 +1,222 @@
+"""Functions of autograd, in all their forms."""
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fooling.base import Net, Spike, fused, loop
+
+early = Spike.apply  # before anything is recorded
+Early = Spike
+
+
+class Functions(Net):
+    """Programs with another function for the spikes."""
+
+    def spike(self, v: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Any:
+        v, z = self.zeros(x)
+        out = []
+        for x_t in x:
+            v = self.beta * v + self.feed(x_t) + self.back(z) - z.detach()
+            z = self.spike(v - self.threshold)
+            out.append(z)
+        return torch.stack(out)
+
+
+@fused
+class EarlyBound(Functions):
+    def spike(self, v: Tensor) -> Tensor:
+        return early(v)
+
+
+@fused
+class BoundByAttribute(Functions):
+    def __init__(self) -> None:
+        super().__init__()
+        self.function = Spike.apply
+
+    def spike(self, v: Tensor) -> Tensor:
+        return self.function(v)
+
+
+@loop
+class BoundReplaced(BoundByAttribute):
+    def change(self, call: int) -> None:
+        if call == 2:
+            self.function = torch.sigmoid
+
+    changes = True
+
+
+class Scaled(torch.autograd.Function):
+    """The slope is an argument."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slope: float, name: str = "") -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.slope = slope
+        return (x > 0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        return g / (ctx.slope * x.abs() + 1) ** 2, None, None
+
+
+@fused
+class NumberAsArgument(Functions):
+    slope = 4.0
+
+    def spike(self, v: Tensor) -> Tensor:
+        return Scaled.apply(v, self.slope, "text")
+
+
+@fused
+class NumberAsArgumentChanges(NumberAsArgument):
+    """Only gradients change."""
+
+    replayed = (1,)
+    changes = True
+
+    def change(self, call: int) -> None:
+        if call == 2:
+            self.slope = 1.0
+
+
+@loop
+class NumberOfTime(Net):
+    """Another slope in each step."""
+
+    def forward(self, x: Tensor) -> Any:
+        v, z = self.zeros(x)
+        out = []
+        for t, x_t in enumerate(x):
+            v = self.beta * v + self.feed(x_t) + self.back(z) - z.detach()
+            z = Scaled.apply(v - self.threshold, 1.0 + t)
+            out.append(z)
+        return torch.stack(out)
+
+
+class Several(torch.autograd.Function):
+    """Two results, one of which has no gradient, and a tensor that gets none."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x, scale)
+        sign = torch.sign(x)
+        ctx.mark_non_differentiable(sign)
+        return (x > 0).to(x.dtype), sign
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, _: Tensor) -> Any:
+        x, scale = ctx.saved_tensors
+        return g / (scale * x.abs() + 1) ** 2, None
+
+
+@loop
+class SeveralResults(Functions):
+    def spike(self, v: Tensor) -> Tensor:
+        z, sign = Several.apply(v, v.new_tensor(4.0))
+        return z + (sign == 0) / 4
+
+
+class SeveralGradients(torch.autograd.Function):
+    """Membrane and spikes at once; the gradient of either may be missing."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        v = 0.5 * v + c
+        z = (v > 1).to(v.dtype)
+        ctx.save_for_backward(v)
+        return v - z, z
+
+    @staticmethod
+    def backward(ctx: Any, gv: Tensor | None, gz: Tensor | None) -> Any:
+        (v,) = ctx.saved_tensors
+        g = torch.zeros_like(v)
+        if gv is not None:
+            g = g + gv
+        if gz is not None:
+            g = g + gz / (4 * (v - 1).abs() + 1) ** 2
+        return 0.5 * g, g
+
+
+@loop
+class StepAsFunction(Net):
+    """The whole neuron is one function."""
+
+    def forward(self, x: Tensor) -> Any:
+        v, z = self.zeros(x)
+        out = []
+        for x_t in x:
+            v, z = SeveralGradients.apply(v, self.feed(x_t) + self.back(z))
+            out.append(z)
+        return torch.stack(out)
+
+
+class Once(Spike):
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return g * (x.abs() < 0.5)
+
+
+@loop
+class OnceDifferentiable(Functions):
+    def spike(self, v: Tensor) -> Tensor:
+        return Once.apply(v)
+
+
+class Needs(Spike):
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        return g / (1 + x.abs()) if ctx.needs_input_grad[0] else None
+
+
+@loop
+class NeedsGradient(Functions):
+    def spike(self, v: Tensor) -> Tensor:
+        return Needs.apply(v)
+
+
+class NoGradientAtAll(Spike):
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return None
+
+
+@loop
+class NoneAsGradient(Functions):
+    def spike(self, v: Tensor) -> Tensor:
+        return NoGradientAtAll.apply(v)
+
+
+class SetUp(torch.autograd.Function):
+    """The form with setup_context."""
+
+    @staticmethod
+    def forward(x: Tensor, slope: float) -> Tensor:
+        return (x > 0).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.slope = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        return g / (ctx.slope * x.abs() + 1) ** 2, None
+
+
+@loop
+class SetUpContext(Functions):
+    def spike(self, v: Tensor) -> Tensor:
+        return SetUp.apply(v, 2.0)

@@ -1,0 +1,125 @@
+"""Several loops, loops in loops, and several layers."""
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fooling.base import N, Net, Spike, fused, loop
+
+
+@loop
+class Substeps(Net):
+    def forward(self, x: Tensor) -> Any:
+        v, z = self.zeros(x)
+        out = []
+        for x_t in x:
+            for _ in range(3):
+                v, z = self.step(x_t, v, z)
+            out.append(z)
+        return torch.stack(out)
+
+
+@loop
+class AsManySubsteps(Net):
+    """As many substeps as steps."""
+
+    def forward(self, x: Tensor) -> Any:
+        v, z = self.zeros(x)
+        out = []
+        for t in range(5):
+            for k in range(5):
+                v, z = self.step(x[t] + x[k], v, z)
+            out.append(z)
+        return torch.stack(out)
+
+
+@loop
+class MoreAndMoreSubsteps(Net):
+    def forward(self, x: Tensor) -> Any:
+        v, z = self.zeros(x)
+        out = []
+        for t in range(6):
+            for _ in range(t + 1):
+                v, z = self.step(x[t], v, z)
+            out.append(z)
+        return torch.stack(out)
+
+
+@fused
+class TwoLoops(Net):
+    def forward(self, x: Tensor) -> Any:
+        spikes = self.over(x, x)
+        v = spikes.new_zeros(x.shape[1], N)
+        out = []
+        for z in spikes:
+            v = 0.5 * v + z
+            out.append(v)
+        return torch.stack(out)
+
+
+@loop
+class LoopsOfOtherLengths(Net):
+    def forward(self, x: Tensor) -> Any:
+        return torch.cat([self.over(x, x[:5]), self.over(x, x[5:]), self.over(x, x[2:7])])
+
+
+@fused
+class Bidirectional(Net):
+    def forward(self, x: Tensor) -> Any:
+        forwards = self.over(x, x)
+        backwards = self.over(x, (x[t] for t in range(len(x) - 1, -1, -1)))
+        return torch.cat([forwards, backwards.flip(0)], -1)
+
+
+@loop
+class EqualLayers(Net):
+    """A loop over layers, which is none over time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(N, N) for _ in range(6)])
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.feed(x)
+        for layer in self.layers:
+            y = y + torch.relu(layer(y)) / 4
+        return y
+
+    rounds = True
+
+
+@fused
+class LayersInside(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(N, N) for _ in range(3)])
+
+    def forward(self, x: Tensor) -> Any:
+        states = [self.zeros(x)] * 3
+        out = []
+        for x_t in x:
+            z = self.feed(x_t)
+            for k, layer in enumerate(self.layers):
+                v, last = states[k]
+                v = self.beta * v + layer(z) - last.detach()
+                z = Spike.apply(v - 1)
+                states[k] = v, z
+            out.append(z)
+        return torch.stack(out)
+
+
+@fused
+class LayersOutside(LayersInside):
+    """A loop over time for each of three equal layers."""
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.feed(x)
+        for layer in self.layers:
+            v, z = self.zeros(x)
+            out = []
+            for y_t in y:
+                v = self.beta * v + layer(y_t) + self.back(z) - z.detach()
+                z = Spike.apply(v - 1)
+                out.append(z)
+            y = torch.stack(out)
+        return y
