@@ -107,9 +107,6 @@ class Net(nn.Module):
     def change(self, call: int) -> None:
         """What the user does before the call."""
 
-    def before_backward(self, call: int) -> None:
-        """What the user does between forward and backward."""
-
     @classmethod
     def reset(cls) -> None:
         """Puts back what `change` has changed outside of the model."""

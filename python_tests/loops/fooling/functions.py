@@ -50,6 +50,7 @@ class BoundReplaced(BoundByAttribute):
             self.function = torch.sigmoid
 
     changes = True
+    rounds = True
 
 
 class Scaled(torch.autograd.Function):

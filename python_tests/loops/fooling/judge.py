@@ -76,8 +76,9 @@ def notice(code: Any, found: list[bool]) -> Iterator[None]:
 
 
 def state_of(model: nn.Module) -> dict[str, Any]:
-    """Buffers and plain attributes of all modules, copied."""
-    found: dict[str, Any] = {name: one.clone() for name, one in model.named_buffers()}
+    """Parameters, buffers and plain attributes of all modules, copied."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    found: dict[str, Any] = {name: one.detach().clone() for name, one in tensors}
     for path, module in model.named_modules():
         for name, value in vars(module).items():
             if name not in INTERNAL and not name.startswith("_lsnn"):
@@ -118,7 +119,7 @@ def unfold(result: Any) -> Any:
     return result
 
 
-def observe(model: Net, code: Any, kind: type[Net], call: int,
+def observe(model: nn.Module, code: Any, kind: type[Net], call: int,
             backward: Callable[[list[Tensor]], None] | None = None) -> Seen:
     """One call, forward and backward, with the seeds of the call."""
     import random
@@ -138,7 +139,6 @@ def observe(model: Net, code: Any, kind: type[Net], call: int,
                 result = model(*arguments)
             outputs = tensors_of(result)
             state = torch.get_rng_state()
-            model.before_backward(call)
             outputs += [getattr(model, name) for name in kind.losses]
             (backward or backpropagate)(outputs)
             torch.set_rng_state(state)
@@ -203,7 +203,7 @@ def differ_tensors(a: Tensor, b: Tensor, rounds: bool) -> str:
     return f"{int(wrong.sum())} of {a.numel()} numbers differ" if wrong.any() else ""
 
 
-def differ_gradients(a: Tensor | None, b: Tensor | None) -> str:
+def differ_gradients(a: Tensor | None, b: Tensor | None, largest: float = 0.0) -> str:
     if a is None or b is None:
         return "" if a is b else f"{'None' if a is None else 'a gradient'} became another"
     if a.shape != b.shape or a.dtype != b.dtype:
@@ -212,7 +212,8 @@ def differ_gradients(a: Tensor | None, b: Tensor | None) -> str:
         return "other gradients are NaN"
     a, b = a.nan_to_num(0.0), b.nan_to_num(0.0)
     error = float((a - b).abs().max()) if a.numel() else 0.0
-    limit = TOLERANCE.get(a.dtype, 0.02) * float(a.abs().max()) if a.numel() else 0.0
+    largest = max(largest, float(a.abs().max()) if a.numel() else 0.0)
+    limit = TOLERANCE.get(a.dtype, 0.02) * largest
     return "" if error <= limit else f"differs by {error:.1e}, more than {limit:.1e}"
 
 
@@ -229,8 +230,10 @@ def difference(original: Seen, other: Seen, rounds: bool) -> str:
         ("random", differ(original.random, other.random)),
         ("state", differ(original.state, other.state, rounds)),
         ("gradients", differ(list(original.gradients), list(other.gradients)))) if text]
+    largest = max([float(one.nan_to_num(0.0).abs().max()) for one in original.gradients.values()
+                   if one is not None and one.numel()], default=0.0)
     found += [f"gradient of {name}: {text}" for name, one in original.gradients.items()
-              if (text := differ_gradients(one, other.gradients.get(name)))]
+              if (text := differ_gradients(one, other.gradients.get(name), largest))]
     return "\n  ".join(found)
 
 

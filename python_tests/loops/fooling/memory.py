@@ -8,6 +8,11 @@ from torch import Tensor, nn
 from fooling.base import N, Net, Spike, loop
 
 
+def few_bits(v: Tensor) -> Tensor:
+    """Without a gradient, and rounded so that sums stay exact in the next call."""
+    return torch.round(v.detach() * 16) / 16
+
+
 @loop
 class States(Net):
     """States in attributes, from zero in each call."""
@@ -33,7 +38,7 @@ class StatesCarried(Net):
     def forward(self, x: Tensor) -> Any:
         if self.v is None or self.v.shape[0] != x.shape[1]:
             self.v, self.z = self.zeros(x)
-        self.v, self.z = self.v.detach(), self.z.detach()
+        self.v, self.z = few_bits(self.v), self.z.detach()
         out = []
         for x_t in x:
             self.v, self.z = self.step(x_t, self.v, self.z)
@@ -88,7 +93,7 @@ class StatesInList(Net):
     def forward(self, x: Tensor) -> Any:
         if self.states[0] is None or len(self.states[0]) != x.shape[1]:
             self.states = list(self.zeros(x))
-        self.states[0] = self.states[0].detach()
+        self.states[0] = few_bits(self.states[0])
         self.states[1] = self.states[1].detach()
         out = []
         for x_t in x:
@@ -111,7 +116,7 @@ class StatesInTuple(Net):
     def forward(self, x: Tensor) -> Any:
         if self.state is None or self.state.v.shape[0] != x.shape[1]:
             self.state = Pair(*self.zeros(x))
-        self.state = Pair(*(one.detach() for one in self.state))
+        self.state = Pair(*(few_bits(one) for one in self.state))
         out = []
         for x_t in x:
             self.state = Pair(*self.step(x_t, *self.state))
@@ -131,7 +136,7 @@ class StatesInObject(Net):
         kept = self.kept
         if kept.v is None or kept.v.shape[0] != x.shape[1]:
             kept.v, kept.z = self.zeros(x)
-        v, z = kept.v.detach(), kept.z.detach()
+        v, z = few_bits(kept.v), kept.z.detach()
         out = []
         for x_t in x:
             v, z = self.step(x_t, v, z)
@@ -188,7 +193,7 @@ class StatesInBuffer(Net):
         for x_t in x:
             v, z = self.step(x_t, v, z)
             out.append(z)
-        self.v = v.detach()[:1].clone()
+        self.v = few_bits(v[:1])
         return torch.stack(out)
 
 

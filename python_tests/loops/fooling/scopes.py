@@ -25,19 +25,6 @@ class ClassOfFunction(Changed):
 
 
 @fused
-class SlopeBeforeBackward(ClassOfFunction):
-    """The slope changes between forward and backward of some calls."""
-
-    replayed = ()
-
-    def change(self, call: int) -> None:
-        """Nothing before the call."""
-
-    def before_backward(self, call: int) -> None:
-        Spike.scale = 1.0 if call > 1 else 4.0
-
-
-@fused
 class GlobalNumber(Changed):
     def step(self, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         return super().step(GAIN * x, v, z)
