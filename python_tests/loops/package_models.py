@@ -30,6 +30,9 @@ class Small(nn.Module):
         """Few bits, so that no sum of products rounds."""
         raise NotImplementedError
 
+    def reset(self) -> None:
+        """What users call between two sequences."""
+
     def states(self, x: Tensor) -> Values:
         """Spikes, and what else the layer returns or keeps."""
         raise NotImplementedError
@@ -112,8 +115,10 @@ class SnnTorchReset(SnnTorch):
 class SnnTorchHidden(SnnTorch):
     """States that stay in the layer."""
 
-    def states(self, x: Tensor) -> Values:
+    def reset(self) -> None:
         self.layer.reset_mem()
+
+    def states(self, x: Tensor) -> Values:
         return {"spikes": torch.stack([self.layer(current) for current in x]),
                 "membrane": self.layer.mem}
 
@@ -139,16 +144,25 @@ class Sinabs(Small):
         """What the layer keeps."""
         return {"rate": self.layer.firing_rate, **dict(self.layer.named_buffers())}
 
-    def states(self, x: Tensor) -> Values:
+    def reset(self) -> None:
         self.layer.reset_states()
+
+    def states(self, x: Tensor) -> Values:
         return {"spikes": self.layer(x), **self.kept()}
+
+
+class SinabsResets(Sinabs):
+    """Resets itself."""
+
+    def states(self, x: Tensor) -> Values:
+        self.reset()
+        return super().states(x)
 
 
 class SinabsGoesOn(Sinabs):
     """From the states of the call before, in parts of a sequence."""
 
     def states(self, x: Tensor) -> Values:
-        self.layer.reset_states()
         spikes = [self.layer(part) for part in x.split((1, 9, T - 10), dim=1)]
         return {"spikes": torch.cat(spikes, dim=1), **self.kept()}
 
@@ -172,15 +186,21 @@ class Jelly(Small):
         return {"y": self.layer.y, "v": (sub[1] if isinstance(sub, nn.Sequential) else sub).v}
 
     def states(self, x: Tensor) -> Values:
-        self.reset()
         return {"spikes": self.layer(x), **self.kept()}
+
+
+class JellyResets(Jelly):
+    """Resets itself."""
+
+    def states(self, x: Tensor) -> Values:
+        self.reset()
+        return super().states(x)
 
 
 class JellyByStep(Jelly):
     """A call has one step."""
 
     def states(self, x: Tensor) -> Values:
-        self.reset()
         return {"spikes": torch.stack([self.layer(x_t) for x_t in x]), **self.kept()}
 
 

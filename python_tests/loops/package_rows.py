@@ -200,6 +200,7 @@ def _rows_of_sinabs() -> list[Row]:
         for synapse in (False, True):
             add(f"{kind} goes on{' synapse' * synapse}", _sinabs(kind, synapse=synapse),
                 model=models.SinabsGoesOn)
+        add(f"{kind} resets itself", _sinabs(kind), model=models.SinabsResets)
         add(f"{kind} without bias", _sinabs(kind, bias=False))
         add(f"{kind} alphas", _sinabs(kind, train_alphas=True))
         add(f"{kind} alphas synapse", _sinabs(kind, train_alphas=True, synapse=True))
@@ -288,7 +289,7 @@ def _rows_of_spikingjelly() -> list[Row]:
         add(f"{kind} float32", _container(kind, dtype=SINGLE, v_threshold=0.75, **{tau: 4.0}),
             dtype=SINGLE)
         for name, model, more in (
-            ("without bias", models.Jelly, {"bias": False}),
+            ("without bias", models.Jelly, {"bias": False}), ("resets itself", models.JellyResets, {}),
             ("projected", models.Jelly, {"projected": True}),
             ("by steps", models.JellyByStep, {"step_mode": "s"}),
             ("projected by steps", models.JellyByStep, {"step_mode": "s", "projected": True}),

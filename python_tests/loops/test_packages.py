@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import lsnn_ext
 from compare import assert_same
@@ -21,7 +21,7 @@ def _name(row: Row) -> str:
     return row.name
 
 
-def learned(model: nn.Module, row: Row) -> dict[str, Tensor]:
+def learned(model: Small, row: Row) -> dict[str, Tensor]:
     """Parameters, and what norse keeps beside them."""
     found: dict[str, Tensor] = dict(model.named_parameters())
     values = getattr(getattr(model.layer, "p", None), "_asdict", dict)()
@@ -30,9 +30,10 @@ def learned(model: nn.Module, row: Row) -> dict[str, Tensor]:
             if value.requires_grad and name not in row.unlearned}
 
 
-def results(model: nn.Module, x: Tensor, row: Row, names: tuple[str, ...] = ()) -> Values:
+def results(model: Small, x: Tensor, row: Row, names: tuple[str, ...] = ()) -> Values:
     """What a call returns, and the gradients of a weighted sum of all that is named."""
     torch.manual_seed(7)  # of the states that are drawn
+    model.reset()
     x = x.clone().requires_grad_()
     found = model(x)
     leaves = {"x": x, **learned(model, row)}
@@ -41,7 +42,7 @@ def results(model: nn.Module, x: Tensor, row: Row, names: tuple[str, ...] = ()) 
     gradients: Any = [None] * len(leaves)
     if isinstance(loss, Tensor) and loss.requires_grad:
         gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-    return {name: value.detach() for name, value in found.items()} | {
+    return {name: value.detach().clone() for name, value in found.items()} | {
         f"gradient of {name}": gradient for (name, _), gradient in zip(
             leaves.items(), gradients, strict=True)}
 
@@ -77,6 +78,7 @@ def test_equal(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(torch.equal(value, model.state_dict()[name])
                for name, value in theirs.state_dict().items())
     x = theirs.inputs(3)
+    model.reset()
     torch.manual_seed(7)
     ours, report = lsnn_ext.convert(model, x.clone().requires_grad_())
     assert ours is model
