@@ -136,6 +136,20 @@ def SLAYER(x: Tensor, alpha: float, c: float) -> Tensor:  # noqa: N802  the publ
     return c * alpha / 2 * torch.exp(-alpha * x.abs())
 
 
+class _Inject(torch.autograd.Function):
+    """1 where u > 0, with a derivative that is given."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, derivative: Tensor) -> Tensor:
+        ctx.save_for_backward(derivative)
+        return (u > 0).to(u.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (derivative,) = ctx.saved_tensors
+        return gradient * derivative, None
+
+
 class _Tau(nn.Module):
     def __init__(self, size: int, low: float, high: float, learns: bool) -> None:
         super().__init__()
@@ -191,7 +205,7 @@ class SEAdLIF(nn.Module):
             if self.recurrent is not None:
                 current = current + F.linear(z, self.recurrent)
             u = du * u + (1 - du) * (current - w)
-            z = _spike(u - self.thr, lambda m: SLAYER(m, self.alpha, self.c))
+            z = _Inject.apply(u - self.thr, SLAYER((u - self.thr).detach(), self.alpha, self.c))
             u = u * (1 - z.detach())
             w = dw * w + (1 - dw) * (self.a * u + self.b * z) * self.q
             for values, value in zip((all_u, all_z, all_w), (u, z, w), strict=True):

@@ -5,6 +5,7 @@ from itertools import product
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import package_models as models
 import peer_layers as peers
@@ -26,8 +27,12 @@ def _published(make: Make, gain: float, dtype: torch.dtype = DOUBLE,
     return made
 
 
+def _double_boxcar(u: Tensor) -> Tensor:
+    return 2 * published._boxcar(u)
+
+
 def _twice(layer: Any) -> None:
-    layer.spike_fct = lambda u: published._spike(u, lambda m: 2 * published._boxcar(m))
+    layer.spike_fct = lambda u: published._spike(u, _double_boxcar)
 
 
 def _start_elsewhere(layer: Any) -> None:
