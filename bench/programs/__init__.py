@@ -1,0 +1,1 @@
+"""Public programs with spiking loops, converted unchanged: `python -m bench.programs --help`."""
