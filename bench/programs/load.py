@@ -13,13 +13,14 @@ import sys
 import tomllib
 import types
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 MANIFEST = Path(__file__).with_name("manifest.toml")
 OWN = Path(__file__).parent  # the folder of programs without a repository
@@ -38,7 +39,8 @@ class Program:
     roots: tuple[str, ...] = ()
     stubs: tuple[str, ...] = ()
     run: tuple[str, ...] = ()
-    removed: tuple[str, ...] = ()
+    replaced: tuple[tuple[str, str], ...] = ()
+    first: str = ""
     setup: str = ""
     before: str = ""
     parameters: tuple[str, ...] = ()
@@ -57,6 +59,7 @@ class Loaded:
     before: Callable[[], None]
     gradients: bool
     seed: int = 1
+    weights: dict[torch.Size, Tensor] = field(default_factory=dict)
 
     def run(self) -> Any:
         """What the model returns, with the same random numbers each time."""
@@ -64,6 +67,25 @@ class Loaded:
         torch.manual_seed(self.seed)
         with torch.set_grad_enabled(self.gradients):
             return self.model(*self.inputs)
+
+    def step(self) -> tuple[Any, dict[str, Tensor | None]]:
+        """What the model returns, and the gradients of its parameters."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
+        result = self.run()
+        outputs = [one for one in tree_leaves(result) if isinstance(one, Tensor)
+                   and one.requires_grad]
+        if outputs:
+            loss = sum((one * self._weight(one)).sum() for one in outputs)
+            loss.backward()
+        return result, {name: one.grad for name, one in self.parameters.items()}
+
+    def _weight(self, one: Tensor) -> Tensor:
+        """Of an output in the loss, the same one each time."""
+        if one.shape not in self.weights:
+            random = torch.Generator().manual_seed(3)
+            self.weights[one.shape] = torch.randn(one.shape, generator=random)
+        return self.weights[one.shape].to(one.dtype)
 
 
 def programs() -> list[Program]:
@@ -98,6 +120,7 @@ def load(program: Program, folder: Path, dtype: torch.dtype = torch.float32) -> 
     torch.manual_seed(0)
     names = {"torch": torch, "partial": partial, "SimpleNamespace": types.SimpleNamespace,
              **_execute(program, path)}
+    exec(program.first, names)
     names["model"] = model = eval(program.model, names)
     exec(program.setup, names)
     parameters = dict(model.named_parameters()) if isinstance(model, nn.Module) else {}
@@ -111,10 +134,11 @@ def load(program: Program, folder: Path, dtype: torch.dtype = torch.float32) -> 
 
 def _draw(random: torch.Generator, dtype: torch.dtype, kind: str, value: Any = None,
           shape: tuple[int, ...] = (), rate: float = 0.02, scale: float = 1.0) -> Any:
+    """An argument; scale is the largest number, the standard deviation, or that of a spike."""
     if kind == "constant":
         return value
     uniform = torch.rand(shape, generator=random, dtype=torch.float64)
-    drawn = {"uniform": lambda: scale * uniform, "spikes": lambda: uniform < rate,
+    drawn = {"uniform": lambda: scale * uniform, "spikes": lambda: scale * (uniform < rate),
              "normal": lambda: scale * torch.special.ndtri(uniform.clamp(1e-6, 1 - 1e-6))}
     return drawn[kind]().to(dtype)
 
@@ -123,19 +147,20 @@ def _execute(program: Program, path: Path) -> dict[str, Any]:
     """The globals after those statements of a file that the entry needs."""
     module = types.ModuleType(f"program_{path.stem}")
     module.__file__ = str(path)
+    module.__package__ = ".".join(Path(program.path).parent.parts) if program.roots else ""
     sys.modules[module.__name__] = module
     source = _source(path)
     lines = source.splitlines()
-    for wanted in program.removed:
-        places = [i for i, line in enumerate(lines) if line.strip() == wanted]
+    for old, new in program.replaced:
+        places = [i for i, line in enumerate(lines) if line.strip() == old]
         if not places:
-            raise ValueError(f"{program.name}: removed: no line {wanted!r} in {program.path}")
+            raise ValueError(f"{program.name}: replaced: no line {old!r} in {program.path}")
         for i in places:
-            lines[i] = lines[i].replace(wanted, "pass")
+            lines[i] = lines[i].replace(old, new or "pass")
     source = "\n".join(lines)
     linecache.cache[str(path)] = (len(source), None, source.splitlines(keepends=True), str(path))
     statements = ast.parse(source).body
-    needed = ast.parse("\n".join([program.model, program.setup, program.before,
+    needed = ast.parse("\n".join([program.first, program.model, program.setup, program.before,
                                   *program.parameters])).body
     for statement in select(statements, needed, program.run):
         code = ast.Module([statement], type_ignores=[])
@@ -157,14 +182,14 @@ def select(statements: list[ast.stmt], needed: list[ast.stmt],
            run: tuple[str, ...] = ()) -> list[ast.stmt]:
     """The statements that bind the names which `needed` and the selected ones read, in their order.
 
-    run: beginnings of calls without a result that are selected, too.
+    run: beginnings of statements that are selected, too.
     """
     names = {name for statement in needed for name in _read(statement)}
     kept: set[int] = set()
     while True:
         more = [i for i, statement in enumerate(statements) if i not in kept
                 and (_is_star(statement) or names & _bound(statement)
-                     or isinstance(statement, ast.Expr) and ast.unparse(statement).startswith(run))]
+                     or ast.unparse(statement).startswith(run))]
         if not more:
             return [statements[i] for i in sorted(kept)]
         kept.update(more)
