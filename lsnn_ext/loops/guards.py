@@ -2,7 +2,7 @@
 from collections.abc import Iterable
 from itertools import chain
 from operator import attrgetter, is_, itemgetter
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -71,9 +71,19 @@ def check_hooks(model: nn.Module) -> None:
 class Guard:
     """What a function, and all that it can reach, was before a recorded call."""
 
-    def __init__(self, function: Any, origins: Origins, recording: Recording) -> None:
+    def __init__(self, function: Any, origins: Origins, recording: Recording,
+                 codes: set[CodeType] | None) -> None:
+        """codes: of all functions that ran; None: unknown."""
         self.function = function
-        self.description = origins.snapshot.description
+        functions = {call.function.function for call in recording.calls
+                     if isinstance(call.function, Apply)}
+        if codes is not None:
+            for one in functions:  # what backward will run
+                codes |= {node.value.__code__ for node in Snapshot(one).nodes
+                          if isinstance(node.value, FunctionType)}
+        self.codes = codes
+        before = Snapshot(function, codes, origins.snapshot)
+        self.description = before.description
         self.leaves = recording.leaves
         self.changed = recording.changed
         read = set(recording.leaves.values())
@@ -81,15 +91,15 @@ class Guard:
                    for path, _ in recording.changed]
         self.volatile: dict[Path, Any] = {}
         for path in changed:
+            if not before.has(path[:-1]):
+                continue
             held = origins.held(path)
             self.volatile[path] = MISSING if held is MISSING else describe(held, origins.snapshot)
         self._aliases = [group for group in origins.aliases() if group[0] in read and any(
             self._is_loose(leaf) for leaf in group)]
-        functions = {call.function.function for call in recording.calls
-                     if isinstance(call.function, Apply)}
         self._others = [(one, Snapshot(one).description) for one in functions
-                        if id(one) not in origins.snapshot.numbers]
-        self._settle(origins.snapshot, origins.inputs)
+                        if id(one) not in before.numbers]
+        self._settle(before, origins.inputs)
 
     def _is_loose(self, leaf: Leaf) -> bool:
         """Whether another tensor may be there in the next call."""
@@ -241,8 +251,12 @@ class Guard:
                 return False
         return all(Snapshot(one).description == wanted for one, wanted in self._others)
 
-    def settle(self, snapshot: Snapshot, inputs: list[Any]) -> bool:
+    def settle(self, inputs: list[Any]) -> bool:
         """Whether the call would do the same by all that there is; quick from the next call on."""
+        try:
+            snapshot = Snapshot(self.function, self.codes)
+        except Refused:
+            return False
         if snapshot.description != self.description or not self._rest_holds(inputs):
             return False
         self._settle(snapshot, inputs)

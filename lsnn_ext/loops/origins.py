@@ -21,6 +21,7 @@ from .places import (
     entries,
     exact,
     is_mutable,
+    is_read,
     is_same,
     name_of,
     put,
@@ -107,10 +108,8 @@ class Origins:
         return [(("contents", None), now)]
 
     def _differences(self, node: Node) -> list[tuple[Step, Any]]:
-        now = dict(entries(node.value, self.snapshot.names, True))
-        if isinstance(node.value, type):  # which entries are read depends on how it was found
-            now = {step: one for step, one in now.items()
-                   if step in node.held or not str(step[1]).startswith("__")}
+        now = {step: one for step, one in entries(node.value) if step in node.held or is_read(
+            node.value, step, one, self.snapshot.names, False)}
         found = []
         for step, one in now.items():
             before = node.held.get(step, MISSING)

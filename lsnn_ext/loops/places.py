@@ -4,8 +4,10 @@ A path is a sequence of steps (kind, key) from the function. Only the code of us
 names say which globals and class attributes matter.
 """
 import argparse
+import dis
 import enum
 import functools
+import io
 import os
 import random
 import struct
@@ -13,7 +15,7 @@ import sys
 import sysconfig
 import types
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -124,6 +126,15 @@ def names_of(code: types.CodeType) -> frozenset[str]:
     return frozenset(code.co_names).union(*inside)
 
 
+@functools.cache
+def globals_of(code: types.CodeType) -> tuple[str, ...]:
+    """The names among them that are globals."""
+    found = {str(one.argval) for one in dis.get_instructions(code)
+             if one.opname.endswith(("_GLOBAL", "_NAME"))}
+    inside = [globals_of(one) for one in code.co_consts if isinstance(one, types.CodeType)]
+    return tuple(sorted(found.union(*inside)))
+
+
 def module_name(value: Any) -> str:
     return str(getattr(value, "__module__", None) or "")
 
@@ -143,14 +154,26 @@ def is_walked(value: Any) -> bool:
 
 
 # ------------------------------------------------------------------------------------- steps
-def entries(value: Any, names: Iterable[str], is_made: bool = False) -> Iterator[tuple[Step, Any]]:
-    """What the value holds, by steps.
+def is_read(value: Any, step: Step, one: Any, names: Container[str], is_made: bool) -> bool:
+    """Whether the code may read what the value holds.
 
     Args:
-        names: in the code that is reached; of a Python module only these are read, and of a class
-            only these and plain values.
-        is_made: a class that code names may be called.
+        names: in the code. Of a Python module only these are read, and of a class only these,
+            plain values and special methods.
+        is_made: the class may be called.
     """
+    kind, key = step
+    if isinstance(value, types.ModuleType):
+        return key in names
+    if not isinstance(value, type) or kind == "base" or issubclass(value, torch.autograd.Function):
+        return True
+    if key.startswith("__") and key.endswith("__"):
+        return is_made or key not in ("__init__", "__new__")
+    return key in names or isinstance(one, Tensor) or exact(one) is not None
+
+
+def entries(value: Any) -> Iterator[tuple[Step, Any]]:
+    """What the value holds, by steps."""
     if isinstance(value, types.FunctionType):
         for key, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
             try:
@@ -160,18 +183,13 @@ def entries(value: Any, names: Iterable[str], is_made: bool = False) -> Iterator
         yield from ((("default", key), one) for key, one in enumerate(value.__defaults__ or ()))
         yield from ((("keyword", key), one) for key, one in (value.__kwdefaults__ or {}).items())
         yield from ((("global", key), value.__globals__[key])
-                    for key in sorted(names_of(value.__code__)) if key in value.__globals__)
+                    for key in globals_of(value.__code__) if key in value.__globals__)
         yield from ((("attribute", key), one) for key, one in vars(value).items())
     elif isinstance(value, types.ModuleType):
-        yield from ((("global", key), one) for key, one in vars(value).items() if key in names)
+        yield from ((("global", key), one) for key, one in vars(value).items())
     elif isinstance(value, type):
-        is_function = issubclass(value, torch.autograd.Function)
-        for key, one in vars(value).items():
-            is_hidden = key.startswith("__") and key.endswith("__")
-            is_read = key in names or isinstance(one, Tensor) or exact(one) is not None or (
-                is_hidden and (is_made or key not in ("__init__", "__new__")))
-            if key not in CLASS_DETAILS and (is_function or is_read):
-                yield ("attribute", key), one
+        yield from ((("attribute", key), one) for key, one in vars(value).items()
+                    if key not in CLASS_DETAILS)
         yield from ((("base", key), one) for key, one in enumerate(value.__bases__))
     elif isinstance(value, types.MethodType):
         yield from ((("member", key), getattr(value, key)) for key in ("__self__", "__func__"))
@@ -295,9 +313,16 @@ class Node(NamedTuple):
 
 
 class Snapshot:
-    """All that a function can reach, as it is now."""
+    """All that a function can reach, as it is now.
 
-    def __init__(self, function: Any) -> None:
+    Args:
+        codes: of functions that run; None: all that are reached may.
+        before: take what objects held then.
+    """
+
+    def __init__(self, function: Any, codes: Container[types.CodeType] | None = None,
+                 before: "Snapshot | None" = None) -> None:
+        self.codes, self._before = codes, before
         self.nodes: list[Node] = []
         self.numbers: dict[int, int] = {}  # of nodes, by id of their object
         self.tensors: dict[int, tuple[Tensor, list[tuple[int, Step]]]] = {}  # and their places
@@ -317,6 +342,11 @@ class Snapshot:
                 if isinstance(node.value, (type, types.ModuleType)):
                     self._read(node)
         self._describe()
+        self._before = None
+
+    def node(self, value: Any) -> Node:
+        """That of an object."""
+        return self.nodes[self.numbers[id(value)]]
 
     def _read(self, node: Node) -> None:
         if len(self.nodes) > MAX_NODES:
@@ -324,10 +354,14 @@ class Snapshot:
                           f"reach of the model; hold data and trainers elsewhere")
         value = node.value
         if isinstance(value, types.FunctionType):
+            if self.codes is not None and value.__code__ not in self.codes:
+                return
             self.names |= names_of(value.__code__)
         number = self.numbers[id(value)]
-        for step, one in entries(value, self.names, id(value) in self._made):
-            if step in node.held:
+        is_made = id(value) in self._made
+        held = entries(value) if self._before is None else self._before.node(value).held.items()
+        for step, one in held:
+            if step in node.held or not is_read(value, step, one, self.names, is_made):
                 continue
             node.held[step] = one
             if step[0] in ("global", "closure") and isinstance(one, type):
@@ -340,7 +374,8 @@ class Snapshot:
                 node.plain[step] = plain
             if (plain is None or hasattr(one, "__wrapped__")) and is_walked(one):
                 self._waiting.append(((*node.path, step), one))
-            elif plain is None and isinstance(one, Iterator):
+            elif plain is None and self.codes is not None and isinstance(
+                    one, Iterator) and not isinstance(one, io.IOBase):
                 raise Refused(f"{name_of((*node.path, step))}: expected no iterator, whose state "
                               f"cannot be looked at, got a {type(one).__name__}")
 
@@ -371,6 +406,9 @@ class Snapshot:
         """The number of the node at a path."""
         return next(number for number, node in enumerate(self.nodes) if node.path == path)
 
+    def has(self, path: Path) -> bool:
+        return any(node.path == path for node in self.nodes)
+
     def held(self, path: Path) -> Any:
         """What was at a path; MISSING: nothing."""
         return self.nodes[self.node_of(path[:-1])].held.get(path[-1], MISSING)
@@ -392,8 +430,7 @@ def describe(value: Any, before: Snapshot | None = None) -> Any:
         return plain
     if not isinstance(value, (dict, *SEQUENCES)):
         return Same(value)
-    number = None if before is None else before.numbers.get(id(value))
-    held = dict(entries(value, ())) if before is None or number is None else (
-        before.nodes[number].held)
+    is_known = before is not None and id(value) in before.numbers
+    held = before.node(value).held if before is not None and is_known else dict(entries(value))
     return type(value), [(step, describe(one, before)) for step, one in held.items()
                          if step[0] == "item"]

@@ -1,8 +1,10 @@
 """The recordings of one function: made where none holds, replayed where one does."""
+import sys
 import threading
 import warnings
 import weakref
 from collections.abc import Callable
+from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -113,6 +115,9 @@ class Recordings:
     def _record(self, root: Any, original: Callable[..., Any], key: Any, inputs: list[Any],
                 args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         entries = self.entries.get(key, [])
+        for entry in entries:
+            if entry.guard.settle(inputs):
+                return _replay(entry, original, inputs, args, kwargs)
         try:
             if isinstance(root, nn.Module):
                 check_hooks(root)
@@ -120,21 +125,22 @@ class Recordings:
         except Refused as refused:
             self._stop(key, str(refused))
             return original(*args, **kwargs)
-        for entry in entries:
-            if entry.guard.settle(origins.snapshot, inputs):
-                return _replay(entry, original, inputs, args, kwargs)
         if len(entries) >= CHANGES or (not entries and len(self.entries) >= SHAPES):
             what = ("the model changes between calls" if entries else
                     f"inputs of more than {SHAPES} shapes")
             self._stop(key, f"{what}; the original runs where no recording holds")
             return original(*args, **kwargs)
-        result, recording = record(original, args, kwargs, origins, self.options.verify)
-        entry = self._entry(root, key, origins, recording, inputs)
-        self.entries.setdefault(key, []).append(entry)
+        ran = Ran(original)
+        result, recording = record(ran, args, kwargs, origins, self.options.verify)
+        try:
+            entry = self._entry(root, key, origins, recording, inputs, ran.codes)
+            self.entries.setdefault(key, []).append(entry)
+        except Refused as refused:
+            self._stop(key, str(refused))
         return result
 
     def _entry(self, root: Any, key: Any, origins: Origins, recording: Recording | Refused,
-               inputs: list[Any]) -> Entry:
+               inputs: list[Any], codes: set[CodeType] | None) -> Entry:
         plan, reason = None, ""
         plain: dict[Path, tuple[Any, Any]] = {}
         if isinstance(recording, Refused):
@@ -149,7 +155,7 @@ class Recordings:
                     plan, reason = None, "no recurrence that runs in a kernel"
             except Refused as refused:
                 plan, reason = None, str(refused)
-        guard = Guard(root, origins, recording)
+        guard = Guard(root, origins, recording, codes)
         if plan is not None and self.options.verify:
             check(plan)
         recording.numbers.clear()
@@ -175,6 +181,29 @@ class Recordings:
         if reason not in self._warned:
             self._warned.add(reason)
             warnings.warn(f"lsnn_ext: {reason}", UserWarning, stacklevel=2)
+
+
+class Ran:
+    """A function that notes which code runs."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.codes: set[CodeType] | None = None if sys.getprofile() else set()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.codes is None:
+            return self.function(*args, **kwargs)
+        codes = self.codes
+
+        def note(frame: FrameType, event: str, _: Any) -> None:
+            if event == "call":
+                codes.add(frame.f_code)
+
+        sys.setprofile(note)
+        try:
+            return self.function(*args, **kwargs)
+        finally:
+            sys.setprofile(None)
 
 
 def _replay(entry: Entry, original: Callable[..., Any], inputs: list[Any], args: tuple[Any, ...],

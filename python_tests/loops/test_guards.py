@@ -14,6 +14,7 @@ from lsnn_ext.loops.guards import Guard, check_hooks, describe_inputs, flags
 from lsnn_ext.loops.origins import Origins
 from lsnn_ext.loops.places import Snapshot
 from lsnn_ext.loops.record import record
+from lsnn_ext.loops.recordings import Ran
 from lsnn_ext.loops.refused import Refused
 
 GAIN = 2.0
@@ -105,15 +106,16 @@ class Watched:
         self.x = torch.rand(4, 2, 3)
         for _ in range(calls):
             origins = Origins(self.model, (self.x,), {})
-            self.result, recording = record(self.model, (self.x,), {}, origins)
+            ran = Ran(self.model)
+            self.result, recording = record(ran, (self.x,), {}, origins)
             assert not isinstance(recording, Refused), recording
-        self.guard = Guard(self.model, origins, recording)
+        self.guard = Guard(self.model, origins, recording, ran.codes)
         self.recording = recording
 
     def holds(self) -> tuple[bool, bool]:
         """By objects, and by all that there is."""
         return (self.guard.holds([self.x]),
-                copy.copy(self.guard).settle(Snapshot(self.model), [self.x]))
+                copy.copy(self.guard).settle([self.x]))
 
 
 def test_a_recording_holds_while_nothing_changes() -> None:
@@ -249,8 +251,7 @@ SAME: dict[str, Any] = {
 def test_what_leaves_are_looked_up_for_may_change(name: str) -> None:
     watched = Watched()
     SAME[name](watched.model)
-    assert watched.guard.holds([watched.x]) or watched.guard.settle(Snapshot(watched.model),
-                                                                    [watched.x])
+    assert watched.guard.holds([watched.x]) or watched.guard.settle([watched.x])
     assert watched.guard.holds([watched.x])
     found = watched.guard.look_up([watched.x])
     tensors = [one for one, _ in Snapshot(watched.model).tensors.values()]
@@ -295,7 +296,7 @@ def test_a_list_is_appended_to_in_place() -> None:
     assert watched.model.inside["log"] is log and log[0] is watched.x
     other = watched.model.inside["log"] = []
     assert watched.holds()[1]
-    watched.guard.settle(Snapshot(watched.model), [watched.x])
+    watched.guard.settle([watched.x])
     watched.guard.put([[watched.x]])
     assert other and len(log) == 1
 
@@ -314,7 +315,7 @@ def test_an_input_that_is_an_attribute_must_be_so_again() -> None:
     origins = Origins(model, (model.state,), {})
     _, recording = record(model, (model.state,), {}, origins)
     assert not isinstance(recording, Refused)
-    guard = Guard(model, origins, recording)
+    guard = Guard(model, origins, recording, None)
     assert guard.holds([model.state]) and not guard.holds([torch.ones(2, 3)])
 
 
@@ -341,8 +342,8 @@ def test_settings_of_torch_are_flags() -> None:
 
 def test_inputs_differ_by_what_does_not_depend_on_their_numbers() -> None:
     x = torch.rand(4, 2, 3)
-    inputs: list[Any] = [x, x[:3], x.double(), x.clone().requires_grad_(), x.mT.contiguous().mT, 1, 1.0,
-                         True, None, "a"]
+    inputs: list[Any] = [x, x[:3], x.double(), x.clone().requires_grad_(),
+                         x.mT.contiguous().mT, 1, 1.0, True, None, "a"]
     found = [describe_inputs([one]) for one in inputs]
     assert None not in found and len(set(found)) == len(inputs)
     assert describe_inputs([x]) == describe_inputs([torch.zeros(4, 2, 3)])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lsnn_ext.loops.ir import Ref
 from lsnn_ext.loops.origins import Origins, look_up
-from lsnn_ext.loops.places import MISSING, exact, name_of
+from lsnn_ext.loops.places import MISSING, Snapshot, exact, name_of
 from lsnn_ext.loops.refused import Refused
 
 GLOBAL = torch.tensor(0.5)
@@ -263,7 +263,7 @@ def test_iterators_are_refused() -> None:
     model = Model()
     model.anything = iter([1, 2])
     with pytest.raises(Refused, match="anything: expected no iterator"):
-        Origins(model, (), {})
+        Snapshot(model, codes=())
 
 
 def test_everything_is_put_back() -> None:
