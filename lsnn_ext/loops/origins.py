@@ -43,7 +43,8 @@ class Origins:
     def __init__(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any],
                  is_kept: bool = False) -> None:
         """is_kept: keep copies of all tensors, for restore."""
-        self.inputs = pytree.tree_leaves((args, kwargs))
+        self._given = args, kwargs
+        self.inputs, self._spec = pytree.tree_flatten(self._given)
         self.snapshot = Snapshot(function)
         self._inputs: dict[int, tuple[Tensor, list[int]]] = {}
         for number, one in enumerate(self.inputs):
@@ -88,6 +89,10 @@ class Origins:
         if _states() != self._generators:
             raise Refused("random: expected draws from generators of torch, got a change of the "
                           "state of Python's or NumPy's")
+        now, spec = pytree.tree_flatten(self._given)
+        if spec != self._spec or any(one is not two for one, two in zip(
+                now, self.inputs, strict=True)):
+            raise Refused("arguments: expected no change of a list or dict among them in the call")
         found = []
         self._new: dict[int, str] = {}
         for node in self.snapshot.nodes:

@@ -1,6 +1,9 @@
 """The recordings of one function: made where none holds, replayed where one does."""
+import logging
+import os
 import sys
 import threading
+import time
 import warnings
 import weakref
 from collections.abc import Callable
@@ -15,7 +18,7 @@ from .._core import torch_internals
 from .guards import Guard, check_hooks, describe_inputs, flags
 from .ir import Recording
 from .origins import Origins
-from .places import MISSING, Path, exact, name_of
+from .places import MISSING, Path, exact, is_user, name_of
 from .record import record
 from .refused import Refused
 from .report import Report
@@ -24,6 +27,9 @@ from .verify import check
 
 CHANGES = 8  # recordings for inputs of the same shapes
 SHAPES = 64  # of inputs that are recorded
+IMPURE = frozenset({print, input, open, os.urandom, time.time, time.time_ns, time.monotonic,
+                    time.perf_counter, time.process_time})
+LOG = logging.Logger._log.__code__
 _recording = threading.Lock()
 
 
@@ -132,6 +138,7 @@ class Recordings:
             return original(*args, **kwargs)
         ran = Ran(original)
         result, recording = record(ran, args, kwargs, origins, self.options.verify)
+        recording = ran.refused or recording
         try:
             entry = self._entry(root, key, origins, recording, inputs, ran.codes)
             self.entries.setdefault(key, []).append(entry)
@@ -184,10 +191,11 @@ class Recordings:
 
 
 class Ran:
-    """A function that notes which code runs."""
+    """A function that notes which code runs, and what it does beside computing."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
+        self.refused: Refused | None = None
         self.codes: set[CodeType] | None = None if sys.getprofile() else set()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -195,9 +203,16 @@ class Ran:
             return self.function(*args, **kwargs)
         codes = self.codes
 
-        def note(frame: FrameType, event: str, _: Any) -> None:
+        def note(frame: FrameType, event: str, called: Any) -> None:
             if event == "call":
                 codes.add(frame.f_code)
+                if frame.f_code is LOG:
+                    self.refused = self.refused or Refused("logging: expected no output of a call")
+            elif event == "c_call" and called in IMPURE and is_user(
+                    str(frame.f_globals.get("__name__", ""))):
+                line = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+                self.refused = self.refused or Refused(
+                    f"{called.__name__}: expected a call that does nothing but compute", line)
 
         sys.setprofile(note)
         try:

@@ -4,8 +4,10 @@ import copy
 import gc
 import inspect
 import io
+import logging
 import pickle
 import threading
+import time
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -279,6 +281,21 @@ def test_what_cannot_be_recorded_stays_with_the_line() -> None:
     assert "test_converted_model.py:" in str(report)
     with pytest.raises(Refused, match=r"test_converted_model.py:\d+: __bool__"):
         fuse(model.forward, _x())
+
+
+@pytest.mark.parametrize("effect, name", [
+    (lambda log: print(end=""), "print"), (lambda log: time.time(), "time"),
+    (lambda log: logging.getLogger("lsnn_ext.test").error(""), "logging"),
+    (lambda log: log.append(1), "arguments"),
+])
+def test_what_a_replay_would_leave_out_is_refused(effect: Any, name: str) -> None:
+    class Acts(Net):
+        def forward(self, x: Tensor, log: Any = ()) -> Tensor:  # type: ignore[override]
+            effect(log)
+            return super().forward(x)
+
+    with pytest.raises(Refused, match=f"{name}: expected"):
+        fuse(Acts(), (_x(), []))
 
 
 def test_exceptions_are_those_of_the_original() -> None:
