@@ -150,7 +150,9 @@ class Reader:
         args, kwargs = pytree.tree_unflatten(slots, call.spec)
         if name in ADDS:
             given = _bind(args, kwargs, "input", "other")
-            return None if given is None else tuple(self.read(one) for one in given)
+            are_terms = given is not None and all(isinstance(one, (*SLOTS, int, float))
+                                                  for one in given)
+            return tuple(map(self.read, given)) if given is not None and are_terms else None
         found: list[Term] = []
         if name == "linear":
             given = _bind(args, kwargs, "input", "weight", "bias")
@@ -175,12 +177,13 @@ class Reader:
         return isinstance(read, Read) and len(self.kind(slot.position, slot.output).shape) == 1
 
     def _products(self, slot: Any, matrix: Any, is_transposed: bool = False) -> list[Term]:
-        """Products of what is made inside, of a concatenation one of each part."""
+        """Products of a value, of a concatenation one of each part."""
         source = self.read(slot)
-        if not isinstance(source, Read) or not self.is_invariant(matrix):
+        is_matrix = self.is_invariant(matrix) and len(self.kind_of(matrix).shape) == 2
+        if not is_matrix or not isinstance(source, Read | Fixed | Now | Before | Varying):
             return []
-        if len(self.kind_of(matrix).shape) != 2:
-            return []
+        if not isinstance(source, Read):
+            return [Product(source, matrix, is_transposed, 0, self.kind_of(source).shape[-1])]
         call, slots = self.loop.body[source.position]
         shape = self.kind(source.position, source.output).shape
         if name_of(call) not in ("cat", "concat", "concatenate") or source.lag:
@@ -212,6 +215,8 @@ class Reader:
         source, matrix = operands
         if not isinstance(self.read(source), Read):
             a, b, source, matrix = b, a, matrix, source
+        if not isinstance(self.read(source), Read):
+            return []
         new, letters = b.replace(a[-1], ""), a.replace("...", "")
         if len(b) != 2 or len(new) != 1 or new in a or out != a[:-1] + new or (
                 len(set(letters)) != len(letters)):

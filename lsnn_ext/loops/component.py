@@ -3,6 +3,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ from .ir import Before, Kind, Loop, Now, Numbers, Slot
 from .recurrence import Current, Recurrence, Register
 from .refused import Refused
 from .step import Step
+
+# By what their steps do: equal layers, and recordings of another batch, share the kernels.
+_neurons: WeakValueDictionary[Any, Neuron] = WeakValueDictionary()
 
 
 class Given(NamedTuple):
@@ -31,8 +35,8 @@ class Component:
 
     def __init__(self, found: Recurrence) -> None:
         self.found = found
-        self.step = Step(found)
-        self.neuron = Neuron(self.step)
+        step = Step(found)
+        self.neuron = _neurons.setdefault(step.key, Neuron(step))
         inside = found.reader.inside
         slots = dict.fromkeys(slot for position in found.positions
                               for slot in found.loop.body[position].slots
@@ -190,7 +194,8 @@ class Component:
             got = self._gradients(made, inputs)
         except (RuntimeError, TypeError, ValueError) as error:
             text = re.sub(r" in (calls|step|ir)\.py line .*", "", str(error))
-            raise Refused(text, self.step.line) from error
+            line: str = self.neuron.step.line  # type: ignore[attr-defined]
+            raise Refused(text, line) from error
         rows = run_calls(found.loop, found.positions, n, self._outside(given), given.initial)
         wanted = {place: torch.stack([row[place].expand(one.shape[1:]) for row in rows])
                   for place, one in made.items()}

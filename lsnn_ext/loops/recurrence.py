@@ -80,7 +80,9 @@ class Recurrence:
         self.coefficients: dict[tuple[Slot, tuple[int, ...]], str] = {}
         self.registers: dict[Register, str] = {}
         self.history = self._find_history()
-        self.calls = tuple(self._translate(node) for node in self._order())
+        order = self._order()
+        self.numbers = {node.position: k for k, node in enumerate(order)}
+        self.calls = tuple(map(self._translate, order))
         if not self.currents:  # a step has one
             self._name_of_current(Current((), (), (), 0))
         self.places = {place: self._name_of_output(place) for place in self.outputs}
@@ -222,7 +224,7 @@ class Recurrence:
         position, call = node.position, self.loop.body[node.position].call
         kind = self.reader.kind(position, 0)
         ahead = int(position in self.prefix)
-        names = tuple(f"v{position}_{k}" for k in range(len(call.outputs)))
+        names = tuple(self.name_of((position, k)) for k in range(len(call.outputs)))
         if node.terms is None:
             leaves = tuple(
                 self._name_of(slot, call, kind.shape, ahead) if isinstance(slot, SLOTS) else slot
@@ -263,6 +265,10 @@ class Recurrence:
         assert isinstance(source, Read)
         lag = source.lag + int(bool(self.prefix)) - ahead
         return product._replace(source=source._replace(lag=lag, initial=()))
+
+    def name_of(self, place: Place) -> str:
+        """Of a result, the same for equal components."""
+        return f"v{self.numbers[place[0]]}_{place[1]}"
 
     def _name_of_current(self, current: Current) -> str:
         return self.currents.setdefault(current, f"c{len(self.currents)}")
@@ -322,7 +328,7 @@ class Recurrence:
         if any(self.reader.kinds[value].dtype != dtype for value in read.initial):
             raise Refused(f"expected {dtype} before the loop as in it", self.line(read.position))
         if not lag:
-            return Name(f"v{read.position}_{read.output}", dtype)
+            return Name(self.name_of(place), dtype)
         return Name(self.name_of_register(Register(place, lag, read.initial[ahead:])), dtype)
 
     def name_of_register(self, register: Register) -> str:

@@ -7,8 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
-from .recurrence import Name, Recurrence
+from .ir import Ref
+from .recurrence import Name, Recurrence, StepCall
+from .reroll import constant_key
 
 
 class Step:
@@ -23,9 +26,10 @@ class Step:
         self.calls = deque(found.calls)
         self.inputs = (*found.currents.values(), *registers.values(), "z")
         self.results = (
-            *(f"v{one.place[0]}_{one.place[1]}" if one.lag == 1
-              else found.name_of_register(one.after()) for one in registers),
-            f"v{found.z[0]}_{found.z[1]}")
+            *(found.name_of(one.place) if one.lag == 1 else found.name_of_register(one.after())
+              for one in registers), found.name_of(found.z))
+        self.key = (self.inputs, self.results, tuple(found.coefficients.values()), self.dtype,
+                    tuple(map(_key_of, found.calls)))
         kind = inspect.Parameter
         self.__signature__ = inspect.Signature([
             *(kind(name, kind.POSITIONAL_OR_KEYWORD) for name in self.inputs),
@@ -55,3 +59,15 @@ class Step:
                 results = call.run(given)
             made.update(zip(names, results, strict=True))
         return tuple(made[name].to(self.dtype) for name in self.results)
+
+
+def _key_of(one: StepCall) -> tuple[Any, ...]:
+    """Equal for calls that do the same."""
+    call = one.call
+    places = {value: k for k, value in enumerate(call.outputs)}
+    results = tuple(places.get(ref.value) if isinstance(ref, Ref) else None
+                    for ref in pytree.tree_leaves(call.results))
+    leaves = tuple(leaf if isinstance(leaf, Name) else constant_key(leaf) for leaf in one.leaves)
+    written = tuple(call.leaves.index(Ref(before)) for before, _ in call.written)
+    return (call.function, leaves, str(call.spec), results, written, call.mode, one.results,
+            one.is_copy, one.is_sum)
