@@ -29,7 +29,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from any_loop_models import Program, draw_program
 from any_neuron import INEXACT, Noise
@@ -159,7 +158,7 @@ def _change(model: Any, call: Call) -> None:
         old = place[0]._parameters[place[1]]
         setattr(*place, torch.nn.Parameter(old.detach() * 0.75))
     elif call.change == "global":
-        model.forward.__func__.__globals__["SCALES"][0] = 0.75
+        model.scale_of.__func__.__globals__["SCALES"][0] = 0.75
     elif call.change == "buffer":
         with torch.no_grad():
             for buffer in model.buffers():

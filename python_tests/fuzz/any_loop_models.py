@@ -50,7 +50,8 @@ ON_STATE = ["if t % K == K - 1:\n    s = s.detach()", "if t == K:\n    s = s * 0
             "s = F.dropout(s, 0.2, self.training)", "s = s - s.mean(1, keepdim=True)",
             "s = s.contiguous()", "s = s.to(s.dtype)", "s = self.other(s)", "s = s.detach()",
             "s = torch.where(self.holds, s, s * 0.5)", "s = s - 0.1 * s.mean()",
-            "s = s.view_as(z)", "s = torch.add(s, z, alpha=0.1)", "s = s * 0.5 + 0.5 * old\nold = s",
+            "s = s.view_as(z)", "s = torch.add(s, z, alpha=0.1)",
+            "s = s * 0.5 + 0.5 * old\nold = s",
             "self.count += 1", "self.log.append(z)", "self.last = z", "self.kept = z.detach()",
             "self.mean.mul_(0.9).add_(z.detach().mean())", "self.mean = 0.9 * self.mean + 0.1",
             "self.mean += 0.5", "if t % 5 == 4:\n    continue", "if t > 10:\n    break",
@@ -346,7 +347,8 @@ class Model:
             "import torch.nn.functional as F", "from torch import nn", "",
             "Result = namedtuple('Result', 'first rest')", "SCALES = [0.9]", "", "", *before, "",
             "class Model(nn.Module):", "    def __init__(self):", "        super().__init__()",
-            *_indented(self.init, 8), "", "    def scale_of(self, s):", "        return s * 0.9", "",
+            *_indented(self.init, 8), "",
+            "    def scale_of(self, s):", "        return s * 0.9", "",
             "    def forward(self, x):", *_indented(self.body, 8), ""])
 
 
