@@ -238,6 +238,13 @@ def difference(original: Seen, other: Seen, rounds: bool) -> str:
 
 
 # -------------------------------------------------------------------------------------- all calls
+def spoil(*results: list[Tensor]) -> None:
+    """Writes another number to each tensor, in turn."""
+    for tensors in results:
+        for k, one in enumerate(tensors):
+            one.detach().fill_(k + 1)
+
+
 def judge(kind: type[Net], wanted: Wanted, convert: Convert = convert) -> list[str]:
     """Returns what is wrong with how a program was converted."""
     original, model = build(kind), build(kind)
@@ -267,8 +274,10 @@ def judge(kind: type[Net], wanted: Wanted, convert: Convert = convert) -> list[s
             if text := difference(a, b, kind.rounds):
                 wrong.append(f"call {call} ({'original' if b.ran else 'replayed'}): {text}")
             seen.append(b)
-            for one in [*tensors_of(a.result), *tensors_of(b.result)] if kind.spoils else ():
-                one.detach().fill_(7)
+            if kind.spoils:
+                spoil(tensors_of(a.result), tensors_of(b.result))
+                text = differ([a.result, state_of(original)], [b.result, state_of(model)])
+                wrong += [f"after writes to the result of call {call}: {text}"] if text else []
     finally:
         kind.reset()
     if wanted.how == "fused":
