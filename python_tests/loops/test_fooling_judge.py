@@ -165,8 +165,7 @@ def test_what_is_wanted_is_demanded() -> None:
 
 
 # ------------------------------------------------------------------------------------- programs
-WITHOUT_GRADIENT = {"functions-NoneAsGradient", "outputs-OutByView", "writes-ListedThenWritten",
-                    "values-BackwardInside"}
+WITHOUT_GRADIENT = {"functions-NoneAsGradient", "outputs-OutByView", "writes-ListedThenWritten"}
 
 
 def test_programs_run_and_spike_and_learn() -> None:

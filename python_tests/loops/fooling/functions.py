@@ -202,6 +202,8 @@ class NoneAsGradient(Functions):
 class SetUp(torch.autograd.Function):
     """The form with setup_context."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(x: Tensor, slope: float) -> Tensor:
         return (x > 0).to(x.dtype)

@@ -223,7 +223,7 @@ class OfArray(Far):
         self.gains[1] = gain
 
 
-@fused
+@loop
 class OfArrayShared(OfArray):
     """The array shares its memory with a tensor."""
 

@@ -1,0 +1,253 @@
+"""Backward, copies and other owners of a converted model."""
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fooling import judge
+from fooling.around import AllStates, LastOnly, Readout
+from fooling.base import B, I, Net, T, build, numbers
+from fooling.bodies import DetachedInBetween
+from fooling.delays import DelayByDeque
+from fooling.functions import SetUpContext
+from fooling.indices import Plain
+from fooling.layers import LayersInside, TwoLoops
+from fooling.parts import Shared
+
+MODELS = [Plain, LayersInside, AllStates, LastOnly, Readout, TwoLoops, DelayByDeque, Shared,
+          DetachedInBetween]
+each_model = pytest.mark.parametrize("kind", MODELS, ids=lambda kind: kind.__name__)
+Run = Callable[[Net], Any]
+
+
+@pytest.fixture(autouse=True)
+def _by_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LSNN_COMPILE", "0")
+
+
+def x_of(seed: int, requires_grad: bool = True) -> Tensor:
+    return numbers(seed, T, B, I).requires_grad_(requires_grad)
+
+
+def converted(kind: type[Net]) -> Net:
+    model = build(kind)
+    judge.convert(model, x_of(0))
+    return model
+
+
+def outputs(result: Any) -> list[Tensor]:
+    return [one for one in judge.tensors_of(result) if one.requires_grad]
+
+
+def losses(result: Any) -> list[Tensor]:
+    return [(one * torch.linspace(0.5, 1.5, one.numel(), dtype=one.dtype).view(one.shape)).sum()
+            for one in outputs(result)]
+
+
+def same(kind: type[Net], run: Run) -> None:
+    """Whether run returns the same gradients, None included, or raises the same error."""
+    found: list[Any] = []
+    for model in (build(kind), converted(kind)):
+        try:
+            found.append(run(model))
+        except RuntimeError as error:
+            found.append(str(error)[:60])
+    if isinstance(found[0], str) or isinstance(found[1], str):
+        assert found[0] == found[1]
+        return
+    assert len(found[0]) == len(found[1])
+    largest = max(float(one.abs().max()) for one in found[0] if one is not None)
+    assert largest > 0
+    texts = [judge.differ_gradients(a, b, largest) for a, b in zip(*found, strict=True)]
+    assert texts == [""] * len(texts)
+
+
+def grads(model: Net, *others: Tensor) -> list[Tensor | None]:
+    return [one.grad for one in (*model.parameters(), *others)]
+
+
+@each_model
+def test_of_each_output_alone(kind: type[Net]) -> None:
+    for k in range(len(outputs(build(kind)(x_of(1))))):
+        def run(model: Net, k: int = k) -> Any:
+            x = x_of(1)
+            losses(model(x))[k].backward()
+            return grads(model, x)
+        same(kind, run)
+
+
+@each_model
+def test_of_one_step(kind: type[Net]) -> None:
+    def run(model: Net) -> Any:
+        x = x_of(1)
+        outputs(model(x))[0][-2].sum().backward()
+        return grads(model, x)
+    same(kind, run)
+
+
+@each_model
+def test_of_inputs_only(kind: type[Net]) -> None:
+    def run(model: Net) -> Any:
+        x = x_of(1)
+        return torch.autograd.grad(losses(model(x)), [x])
+    same(kind, run)
+
+
+@each_model
+def test_of_a_graph_twice(kind: type[Net]) -> None:
+    def run(model: Net, keep: bool = True) -> Any:
+        x = x_of(1)
+        loss = sum(losses(model(x)))
+        assert isinstance(loss, Tensor)
+        loss.backward(retain_graph=keep)
+        loss.backward()
+        return grads(model, x)
+    same(kind, run)
+    for model in (build(kind), converted(kind)):
+        with pytest.raises(RuntimeError, match="second time"):
+            run(model, False)
+
+
+@each_model
+def test_of_two_calls_in_the_other_order(kind: type[Net]) -> None:
+    def run(model: Net) -> Any:
+        x, y = x_of(1), x_of(2)
+        first, second = sum(losses(model(x))), sum(losses(model(y)))
+        assert isinstance(first, Tensor) and isinstance(second, Tensor)
+        second.backward()
+        first.backward()
+        return grads(model, x, y)
+    same(kind, run)
+
+
+@each_model
+def test_of_gradients_raises_or_is_equal(kind: type[Net]) -> None:
+    """Second derivatives."""
+    def run(model: Net) -> Any:
+        x = x_of(1)
+        (g,) = torch.autograd.grad(losses(model(x)), [x], create_graph=True)
+        return torch.autograd.grad(g.square().sum(), list(model.parameters()), allow_unused=True)
+    try:
+        run(converted(kind))
+    except (RuntimeError, NotImplementedError):
+        return
+    same(kind, run)
+
+
+@each_model
+def test_weights_written_before_backward(kind: type[Net]) -> None:
+    """The graph holds what forward has read, or raises."""
+    def run(model: Net) -> Any:
+        x = x_of(1)
+        loss = sum(losses(model(x)))
+        assert isinstance(loss, Tensor)
+        with torch.no_grad():
+            for one in model.parameters():
+                one.mul_(2)
+        loss.backward()
+        return grads(model, x)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        run(build(kind))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        run(converted(kind))
+
+
+@each_model
+def test_under_checkpoint(kind: type[Net]) -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    def run(model: Net) -> Any:
+        x = x_of(1)
+        sum(losses(checkpoint(model, x, use_reentrant=False))).backward()  # type: ignore
+        return grads(model, x)
+    same(kind, run)
+
+
+@each_model
+def test_with_other_parameters(kind: type[Net]) -> None:
+    """functional_call puts other tensors in the place of parameters."""
+    def run(model: Net) -> Any:
+        others = {name: (2 * one.detach()).requires_grad_()
+                  for name, one in model.named_parameters()}
+        result = torch.func.functional_call(model, others, (x_of(1),))
+        return torch.autograd.grad(losses(result), list(others.values()), allow_unused=True)
+    same(kind, run)
+
+
+def test_of_samples_by_vmap() -> None:
+    """Transforms of functorch see the original."""
+    def loss(parameters: dict[str, Tensor], x: Tensor, host: nn.Module) -> Tensor:
+        return torch.func.functional_call(host, parameters, (x[:, None],)).sum()
+
+    found = [torch.func.vmap(torch.func.grad(loss), in_dims=(None, 1, None))(
+        {name: one.detach() for name, one in host.named_parameters()}, x_of(1, False), host)
+        for host in (build(SetUpContext), converted(SetUpContext))]
+    for name, one in found[0].items():
+        assert judge.differ_gradients(one, found[1][name]) == ""
+
+
+# ----------------------------------------------------------------------------------------- copies
+@each_model
+def test_names_and_class_stay(kind: type[Net]) -> None:
+    plain, model = build(kind), build(kind)
+    parameters = dict(model.named_parameters())
+    judge.convert(model, x_of(0))
+    assert isinstance(model, kind) and type(model).__name__ == kind.__name__
+    assert list(model.state_dict()) == list(plain.state_dict())
+    assert all(parameters[name] is one for name, one in model.named_parameters())
+    plain.load_state_dict(model.state_dict())
+    model.load_state_dict(plain.state_dict())
+
+
+@each_model
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))],
+                         ids=["deepcopy", "pickle"])
+def test_copy_has_parameters_of_its_own(kind: type[Net], how: Callable[[Net], Net]) -> None:
+    model, reference = converted(kind), build(kind)
+    model(x_of(1))
+    other = how(model)
+    assert isinstance(other, kind)
+    with torch.no_grad():
+        for one in (other, reference):
+            one.back.weight.mul_(2)
+            one.beta = 0.5
+    for seed in range(1, 4):
+        expected = build(kind)(x_of(seed))
+        assert judge.differ(reference(x_of(seed)), other(x_of(seed))) == ""
+        assert judge.differ(expected, model(x_of(seed))) == ""
+
+
+def test_copy_that_shares_its_dict() -> None:
+    """copy.copy makes a second owner of the same parameters."""
+    model, reference = converted(Plain), build(Plain)
+    other = copy.copy(model)
+    other.beta = 0.5
+    reference.beta = 0.5
+    assert torch.equal(other(x_of(1)), reference(x_of(1)))
+    assert torch.equal(model(x_of(1)), build(Plain)(x_of(1)))
+
+
+def test_model_inside_of_a_converted_model() -> None:
+    inner = converted(Plain)
+    outer, reference = nn.Sequential(inner, nn.ReLU()), nn.Sequential(build(Plain), nn.ReLU())
+    judge.convert(outer, x_of(0))
+    for seed in range(3):
+        assert torch.equal(outer(x_of(seed)), reference(x_of(seed)))
+        assert torch.equal(inner(x_of(seed)), reference[0](x_of(seed)))
+
+
+def test_optimizer_trains_both_alike() -> None:
+    found = []
+    for model in (build(Readout), converted(Readout)):
+        optimizer = torch.optim.SGD(model.parameters(), lr=2.0**-6, momentum=0.5)
+        for seed in range(6):
+            optimizer.zero_grad()
+            loss = model(x_of(seed)).square().mean()
+            loss.backward()
+            optimizer.step()
+        found.append(loss.item())
+    assert found[0] > 0 and abs(found[0] - found[1]) < 1e-9 * found[0]

@@ -1,0 +1,236 @@
+"""What convert and recording leave behind: nothing but the result of the call."""
+import gc
+import random
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd.function import _SingleLevelFunction
+from torch.overrides import _len_torch_function_stack
+from torch.utils._python_dispatch import _len_torch_dispatch_stack  # type: ignore[attr-defined]
+
+from fooling import judge
+from fooling.base import B, I, N, Net, Spike, T, build, numbers
+from fooling.counters import CountsAndReads, History
+from fooling.draws import OwnGenerator, Uniform
+from fooling.indices import Plain
+from fooling.layers import LayersInside
+from fooling.memory import StatesCarried
+from fooling.parts import BatchNorm
+from fooling.values import Item
+
+MODELS = [Plain, LayersInside, BatchNorm, StatesCarried, CountsAndReads, History, Uniform, Item]
+each_model = pytest.mark.parametrize("kind", MODELS, ids=lambda kind: kind.__name__)
+
+
+@pytest.fixture(autouse=True)
+def _by_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LSNN_COMPILE", "0")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    """No mode, and apply as torch has it."""
+    yield
+    assert _len_torch_function_stack() == 0 == _len_torch_dispatch_stack()
+    assert "apply" not in vars(_SingleLevelFunction) and torch.is_grad_enabled()
+
+
+def x_of(seed: int, requires_grad: bool = False) -> Tensor:
+    return numbers(seed, T, B, I).requires_grad_(requires_grad)
+
+
+def generators() -> list[Any]:
+    return [torch.get_rng_state().tolist(), random.getstate(),
+            str(np.random.get_state())]  # noqa: NPY002
+
+
+@each_model
+def test_convert_leaves_all_as_it_was(kind: type[Net]) -> None:
+    model = build(kind)
+    for one in model.parameters():
+        one.grad = torch.ones_like(one)
+    x = x_of(0, requires_grad=True)
+    tensors = [x, *model.parameters(), *model.buffers()]
+    versions = [one._version for one in tensors]
+    before, drawn = judge.state_of(model), generators()
+    names = list(model.state_dict())
+    judge.convert(model, x)
+    assert judge.differ(before, judge.state_of(model)) == ""
+    assert generators() == drawn and list(model.state_dict()) == names
+    assert x.grad is None and all(bool((one.grad == 1).all()) for one in model.parameters())
+    assert [one is other for one, other in zip(
+        tensors, [x, *model.parameters(), *model.buffers()], strict=True)] == [True] * len(tensors)
+    if not isinstance(model, BatchNorm):
+        assert [one._version for one in tensors] == versions
+    assert isinstance(model, kind) and model.training
+
+
+def test_convert_restores_a_generator_of_the_model() -> None:
+    model = build(OwnGenerator)
+    before = model.generator.get_state()
+    judge.convert(model, x_of(0))
+    assert torch.equal(model.generator.get_state(), before)
+
+
+@contextmanager
+def watch(code: Any, found: list[weakref.ref[Tensor]]) -> Iterator[None]:
+    """Notes weak references to what a function returns, unseen by the function."""
+    def profile(frame: Any, event: str, result: Any) -> None:
+        if event == "return" and frame.f_code is code and result is not None:
+            found.extend(map(weakref.ref, result))
+
+    sys.setprofile(profile)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_nothing_is_kept_alive(learns: bool) -> None:
+    model = build(Plain)
+    gc.collect()
+    before = {id(one) for one in gc.get_objects() if isinstance(one, Tensor)}
+    found: list[weakref.ref[Tensor]] = []
+    with torch.set_grad_enabled(learns), watch(Net.step.__code__, found):
+        judge.convert(model, x_of(0))
+        gc.collect()
+        assert found and not any(one() is not None for one in found)
+        for seed in range(3):
+            result = model(x_of(seed))
+            if learns:
+                result.sum().backward()
+            del result
+        model(numbers(0, T + 1, B, I))
+    gc.collect()
+    assert not any(one() is not None for one in found)
+    large = [tuple(one.shape) for one in gc.get_objects() if isinstance(one, Tensor)
+             and id(one) not in before and one.numel() >= B * N
+             and not any(one is other or one is other.grad for other in model.parameters())]
+    assert large == []
+
+
+def test_error_of_the_model_is_raised_and_all_is_put_back() -> None:
+    class Raises(Net):
+        count = 0
+
+        def forward(self, x: Tensor) -> Any:
+            self.count += 1
+            self.v = self.over(x, x)
+            raise KeyError("five")
+
+    model = build(Raises)
+    with pytest.raises(KeyError, match="five"):
+        judge.convert(model, x_of(0))
+    assert type(model) is Raises and model.count == 0 and not hasattr(model, "v")
+    with pytest.raises(KeyError, match="five"):
+        model(x_of(0))
+
+
+def test_error_in_a_recorded_call_leaves_no_recording() -> None:
+    class Sometimes(Net):
+        fails = False
+
+        def forward(self, x: Tensor) -> Any:
+            spikes = self.over(x, x)
+            if self.fails:
+                raise KeyboardInterrupt
+            return spikes
+
+    model, reference = build(Sometimes), build(Sometimes)
+    judge.convert(model, x_of(0))
+    model.fails = True
+    with pytest.raises(KeyboardInterrupt):
+        model(x_of(1))
+    model.fails = False
+    assert torch.equal(model(x_of(2)), reference(x_of(2)))
+
+
+def test_other_threads_pass_through() -> None:
+    """While one thread records, others run functions of autograd and loops of their own."""
+    model, other, reference = build(Plain), build(Plain), build(Plain)
+    expected = [other(x_of(k)).detach() for k in range(4)]
+    wrong: list[int] = []
+    is_done = threading.Event()
+
+    def work() -> None:
+        while not is_done.is_set():
+            for k, one in enumerate(expected):
+                y = x_of(k, requires_grad=True)
+                Spike.apply(y - 0.25).sum().backward()
+                if not torch.equal(other(x_of(k)), one) or y.grad is None:
+                    wrong.append(k)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for one in threads:
+        one.start()
+    try:
+        _, verdict = judge.convert(model, x_of(0))
+        for steps in range(2, 12):
+            x = numbers(steps, steps, B, I)
+            assert torch.equal(model(x), reference(x))
+    finally:
+        is_done.set()
+        for one in threads:
+            one.join()
+    assert verdict.how == "fused" and wrong == []
+
+
+@pytest.mark.parametrize("same_shape", [True, False])
+def test_threads_call_one_model(same_shape: bool) -> None:
+    model, reference = build(LayersInside), build(LayersInside)
+    judge.convert(model, x_of(0))
+    inputs = [numbers(seed, T if same_shape else T - seed % 4, B, I) for seed in range(16)]
+    expected = [reference(x).detach() for x in inputs]
+    found: dict[int, Tensor] = {}
+
+    def work(first: int) -> None:
+        for k in range(first, len(inputs), 4):
+            found[k] = model(inputs[k]).detach()
+
+    threads = [threading.Thread(target=work, args=(first,)) for first in range(4)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert len(found) == 16 and all(torch.equal(found[k], expected[k]) for k in range(16))
+
+
+def count(work: Callable[[], Any], code: Any) -> int:
+    found: list[bool] = []
+    with judge.notice(code, found):
+        work()
+    return len(found)
+
+
+def test_a_shape_is_recorded_once() -> None:
+    model = build(Plain)
+    code = Plain.forward.__code__
+    assert count(lambda: judge.convert(model, x_of(0)), code) <= 2
+    assert [count(lambda: model(x_of(1)), code) for _ in range(3)] == [0, 0, 0]
+    longer = numbers(3, T + 2, B, I)
+    assert [count(lambda: model(longer), code) for _ in range(3)] == [1, 0, 0]
+    assert count(lambda: model(x_of(2)), code) == 0
+
+
+def test_a_model_that_always_changes_is_recorded_a_few_times() -> None:
+    class Changes(Net):
+        gain = 0.0
+
+        def forward(self, x: Tensor) -> Any:
+            return self.over(x, x + self.gain)
+
+    model, reference = build(Changes), build(Changes)
+    judge.convert(model, x_of(0))
+    with pytest.warns(UserWarning, match="changes between calls"):
+        for k in range(12):
+            model.gain = reference.gain = k / 8
+            assert torch.equal(model(x_of(k)), reference(x_of(k)))
