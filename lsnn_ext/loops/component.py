@@ -30,6 +30,17 @@ class Given(NamedTuple):
     initial: Mapping[int, Tensor]  # values from before the loop
 
 
+class Arguments(NamedTuple):
+    """Those of functional.recurrent."""
+
+    x: Tensor
+    weights: Tensor | None
+    delay: Any
+    state: NeuronState
+    coefficients: dict[str, Tensor]
+    first: Mapping[Place, Tensor]  # results of the first iteration, of calls that run ahead
+
+
 class Component:
     """Calls of a loop as one fused run for all iterations."""
 
@@ -51,20 +62,24 @@ class Component:
 
     def run(self, frame: Frame) -> None:
         """Sets frame.sequences of what is read."""
+        with torch.set_grad_enabled(self.found.reader.has_grad):
+            frame.sequences.update(self._run(self.given(frame)))
+
+    def given(self, frame: Frame) -> Given:
+        """The arguments of a run."""
         outside: dict[Slot, Tensor] = {}
         for slot in self.outside:
             fixed = frame.fixed(slot) if self.found.reader.is_invariant(slot) else None
             outside[slot] = frame.sequence(slot) if fixed is None else fixed
         initial = {value: frame.values.get(value) for value in self.initial}
-        given = Given(frame.loop.iterations,
-                      {slot: one.detach() if slot in self.unused else one
-                       for slot, one in outside.items()},
-                      {value: one.detach() if value in self.unused else one
-                       for value, one in initial.items()})
-        with torch.set_grad_enabled(self.found.reader.has_grad):
-            frame.sequences.update(self._run(given))
+        return Given(frame.loop.iterations,
+                     {slot: one.detach() if slot in self.unused else one
+                      for slot, one in outside.items()},
+                     {value: one.detach() if value in self.unused else one
+                      for value, one in initial.items()})
 
-    def _run(self, given: Given) -> dict[Place, Tensor]:
+    def arguments(self, given: Given) -> Arguments:
+        """Those of functional.recurrent."""
         first = {}
         if self.found.prefix:
             first = run_calls(self.found.loop, self.found.before(self.found.z[0], True), 1,
@@ -78,10 +93,14 @@ class Component:
                   for one, name in self.found.registers.items()}
         coefficients = {name: self._coefficient(given.outside[slot], shape)
                         for (slot, shape), name in self.found.coefficients.items()}
+        return Arguments(x, weights, delays[0] if len(delays) == 1 else delays or 0,
+                         NeuronState(states, torch.stack(past)), coefficients, first)
+
+    def _run(self, given: Given) -> dict[Place, Tensor]:
+        x, weights, delay, state, coefficients, first = self.arguments(given)
         has_trace = any(name != "z" for name in self.found.places.values())
         spikes, _, *traces = functional.recurrent(
-            x, weights, self.neuron, delay=delays[0] if len(delays) == 1 else delays or 0,
-            state=NeuronState(states, torch.stack(past)), trace=has_trace,
+            x, weights, self.neuron, delay=delay, state=state, trace=has_trace,
             **coefficients)  # type: ignore[arg-type]
         found = {}
         for place, name in self.found.places.items():

@@ -5,7 +5,7 @@ of it, so that no value ever changes.
 """
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -130,7 +130,16 @@ class Recording:
     result: Any  # a tree with a Ref for each tensor
     changed: list[tuple[tuple[Any, ...], Any]]  # attributes after the call: path, tree with Refs
     written: dict[int, int]  # buffers (values of leaves) and their values after the call
-    numbers: dict[int, Tensor]  # recorded numbers of values, detached; only for verify
+    # the rest is for verify
+    numbers: dict[int, Tensor]  # of values, detached; later writes show in those written to
+    tensors: dict[int, Tensor] = field(default_factory=dict)  # of the leaves, themselves
+    generators: list[Tensor] = field(default_factory=list)  # states before the call
+
+    def release(self) -> None:
+        """Drops what only verify reads."""
+        self.numbers.clear()
+        self.tensors.clear()
+        self.generators.clear()
 
 
 # ------------------------------------------------------------------------------------- loops

@@ -119,7 +119,8 @@ class _Recorder(TorchFunctionMode):
         self.depth = 0  # of noted calls; what they call themselves is not noted
         self.thread = threading.get_ident()
         self.is_random = False  # the call at hand
-        self.generators = _generator_states()
+        self.generators = generator_states()
+        self.recording.generators = list(self.generators)
         self.tensors: dict[int, _Known] = {}  # by id
         self.storages: dict[int, list[weakref.ref[Tensor]]] = {}  # tensors that share a storage
         self.outdated: dict[int, weakref.ref[Tensor]] = {}  # storages that a call has written to
@@ -269,6 +270,10 @@ class _Recorder(TorchFunctionMode):
             raise Refused("a tensor was written to through another one that shares its memory")
         value = self._new(tensor)
         self.recording.leaves[value] = leaf
+        if self.keep_numbers:
+            self.recording.tensors[value] = tensor
+            if leaf.kind == "attribute" and not tensor.requires_grad:  # may be written to
+                self.recording.numbers[value] = tensor.detach().clone()
         return value
 
     # ------------------------------------------------------------------------------- end
@@ -299,7 +304,7 @@ class _Recorder(TorchFunctionMode):
     def check_generators(self) -> None:
         """Refuses where Python has set the state of a generator."""
         if any(not torch.equal(one, other) for one, other in zip(
-                self.generators, _generator_states(), strict=True)):
+                self.generators, generator_states(), strict=True)):
             raise Refused("the state of a generator of torch was set during the call, as by "
                           "torch.manual_seed")
 
@@ -326,7 +331,7 @@ class _Witness(TorchDispatchMode):
             recorder.check_generators()
         out = func(*args, **kwargs)
         recorder.is_random = True
-        recorder.generators = _generator_states()
+        recorder.generators = generator_states()
         return out
 
 
@@ -395,7 +400,8 @@ def _version(tensor: Tensor) -> tuple[int, bool]:
     return tensor._version, tensor.requires_grad
 
 
-def _generator_states() -> list[Tensor]:
+def generator_states() -> list[Tensor]:
+    """Of torch, the CPU first."""
     states = [torch.get_rng_state()]
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         states += torch.cuda.get_rng_state_all()

@@ -33,7 +33,7 @@ class Plan:
             try:
                 stages = Planner(part, recording, read, exact).stages()
             except Refused:  # whose order must stay as it is
-                self.parts += [_expanded(one, part, t, q) for t in range(part.iterations)
+                self.parts += [expanded(one, part, t, q) for t in range(part.iterations)
                                for q, one in enumerate(part.body)]
                 continue
             self.parts.append((part, stages))
@@ -52,8 +52,13 @@ class Plan:
         """Whether some recurrence runs in a kernel."""
         return any(stage.kind == "fused" for stage in self.stages)
 
-    def __call__(self, leaves: dict[int, Tensor]) -> tuple[Any, list[Any], dict[int, Tensor]]:
+    def __call__(self, leaves: dict[int, Tensor], frames: list[Frame] | None = None,
+                 ) -> tuple[Any, list[Any], dict[int, Tensor]]:
         """Runs on the tensors of Recording.leaves.
+
+        Args:
+            leaves: by value.
+            frames: receives those of the loops.
 
         Returns:
             the result, the attributes in the order of Recording.changed, and by leaf the values
@@ -69,6 +74,8 @@ class Plan:
             for stage in stages:
                 stage.run(frame)
             values.frames.append(frame)
+        if frames is not None:
+            frames += values.frames
 
         own: dict[int, Tensor] = {}
 
@@ -114,7 +121,7 @@ def _values_read(recording: Recording, parts: Sequence[Any]) -> set[int]:
     return found
 
 
-def _expanded(one: BodyCall, loop: Loop, t: int, q: int) -> Call:
+def expanded(one: BodyCall, loop: Loop, t: int, q: int) -> Call:
     """The call of one iteration again."""
     def leaf(slot: Any) -> Any:
         if isinstance(slot, Numbers):
