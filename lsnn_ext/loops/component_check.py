@@ -1,0 +1,136 @@
+"""check_component: a kernel against the recorded calls in its place."""
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import functional
+from ..fuse.state import NeuronState
+from .component import Component
+from .frame import Place
+from .ir import Before, Call, Fixed, Loop, Now, Ref, Varying
+from .recorded import Recorded
+from .recurrence import Register
+from .rounding import RUN, compare_gradients, find_differences
+
+LARGEST = 1 << 24  # numbers of a state that a kernel gets at once
+
+
+def check_component(recorded: Recorded, loop: Loop, component: Component) -> float:
+    """The largest relative difference of a gradient.
+
+    Raises:
+        VerificationError: a step or a gradient that differs by more than rounding.
+    """
+    with torch.no_grad():
+        _check_steps(recorded, loop, component)
+    if not component.found.reader.has_grad:
+        return 0.0
+    return _check_gradients(recorded, loop, component)
+
+
+def _check_steps(recorded: Recorded, loop: Loop, component: Component) -> None:
+    """One step of each iteration from recorded numbers, in batches.
+
+    Calls of `prefix` run one iteration ahead: step t makes their results of iteration t + 1.
+    """
+    found, ahead = component.found, int(bool(component.found.prefix))
+    x, weights, delay, state, coefficients, _ = component.arguments(
+        component.given(recorded.frame(loop, found.reader.inside)))
+
+    def flat(value: int | None, place: Place) -> Tensor:
+        if value is None:
+            return torch.zeros(found.rows, found.neurons, dtype=found.dtype)
+        one = recorded.numbers[value].expand(found.reader.kind(*place).shape)
+        return one.to(found.dtype).reshape(found.rows, found.neurons)
+
+    def past(register: Register, t: int) -> int | None:
+        q, k = register.place
+        if t < len(register.initial):
+            return register.initial[t]
+        t += int(q in found.prefix) - register.lag
+        return loop.made[t][q][k] if t >= 0 else None
+
+    def past_z(t: int) -> int | None:
+        return loop.made[t][found.z[0]][found.z[1]] if t >= 0 else found.history.get(t)
+
+    def calls(t: int) -> list[Call]:
+        steps = sorted((t + int(q in found.prefix), q) for q in found.positions)
+        return [recorded.makers[loop.made[s][q][0]] for s, q in steps if 0 <= s < loop.iterations]
+
+    places = {one.place: name for one, name in found.registers.items() if one.lag == 1}
+    places |= found.places
+    last = loop.iterations - ahead
+    chunk = max(1, LARGEST // (found.rows * found.neurons))
+    for start in range(0, last, chunk):
+        steps = range(start, min(start + chunk, last))
+        states = {name: torch.cat([flat(past(one, t), one.place) for t in steps])
+                  for one, name in found.registers.items()}
+        z = torch.stack([torch.cat([flat(past_z(t + ahead - 1 - d), found.z) for t in steps])
+                         for d in range(len(state.z))])
+        inner = x[start : steps.stop].reshape(1, len(steps) * found.rows, *x.shape[2:])
+        spikes, _, traces = functional.recurrent(  # type: ignore[misc]
+            inner, weights, component.neuron, delay=delay, state=NeuronState(states, z),
+            trace=True, **coefficients)  # type: ignore[arg-type]
+        for (q, k), name in places.items():
+            kind = found.reader.kind(q, k)
+            one = (spikes if name == "z" else traces[name]).to(kind.dtype)
+            back = int(q in found.prefix)
+
+            def calls_of(t: int, back: int = back) -> list[Call]:
+                return calls(t - back)
+
+            recorded.compare(loop, (q, k), one.reshape(len(steps), *kind.shape), start + back,
+                             calls_of)
+
+
+def _check_gradients(recorded: Recorded, loop: Loop, component: Component) -> float:
+    """Those of the component from its recorded inputs, and of its calls. A row of the batch counts
+    up to its first number that differs."""
+    found, kinds = component.found, recorded.recording.kinds
+    frame = recorded.frame(loop, found.reader.inside)
+    frame.values.tensors = values = dict(recorded.numbers)
+    leaves: list[Tensor] = []
+
+    def add_leaf(one: Tensor) -> Tensor:
+        leaves.append(one.detach().requires_grad_())
+        return leaves[-1]
+
+    outside = dict.fromkeys(value for slot in component.outside for value in _values_of(slot))
+    for value in {**outside, **dict.fromkeys(component.initial)}:
+        if kinds[value].requires_grad:
+            values[value] = add_leaf(values[value])
+    for place in dict.fromkeys(slot[:2] for slot in component.outside
+                               if isinstance(slot, Now | Before)):
+        made = [one[place[0]][place[1]] for one in loop.made]
+        if not any(kinds[value].requires_grad for value in made):
+            continue
+        if place in frame.invariant:
+            frame.invariant[place] = add_leaf(frame.invariant[place])
+            values.update(dict.fromkeys(made, leaves[-1]))
+        else:
+            frame.sequences[place] = add_leaf(frame.sequences[place])
+            values.update(zip(made, leaves[-1].unbind(0), strict=True))
+    component.run(frame)
+    for t in range(loop.iterations):
+        for q in found.positions:
+            call = recorded.makers[loop.made[t][q][0]]
+            given = [values[leaf.value] if isinstance(leaf, Ref) else leaf for leaf in call.leaves]
+            values.update(zip(call.outputs, call.run(given), strict=True))
+    got = [frame.sequences[place] for place in found.places]
+    want = [torch.stack([values[made[q][k]] for made in loop.made]) for q, k in found.places]
+    wrong = torch.zeros(loop.iterations, found.rows, dtype=torch.bool)
+    for one, other in zip(got, want, strict=True):
+        differ = find_differences(one.detach(), other.detach(), RUN.of(other.detach()))
+        wrong |= differ.reshape(*wrong.shape, -1).any(-1)
+    return compare_gradients(got, want, leaves, leaves, [found.line(found.z[0])] * len(leaves),
+                             keep=wrong.int().cumsum(0) == 0)
+
+
+def _values_of(slot: Any) -> tuple[int, ...]:
+    """Values from before the loop."""
+    if isinstance(slot, Fixed):
+        return (slot.value,)
+    if isinstance(slot, Varying):
+        return slot.values
+    return slot.initial if isinstance(slot, Before) else ()

@@ -1,0 +1,154 @@
+"""Recorded: the numbers of a recording, and whether others are those but for rounding."""
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .frame import Frame, Place, Values
+from .ir import Call, Loop, Recording, Ref
+from .rounding import (
+    DRAWS,
+    MOVES,
+    STEP,
+    Tolerance,
+    VerificationError,
+    find_differences,
+    find_distance,
+    find_first,
+    kind_of,
+    move,
+)
+from .run import Plan
+from .stages import Stage
+
+
+class Recorded:
+    """The numbers of a recording, and what was compared with them."""
+
+    def __init__(self, plan: Plan) -> None:
+        """Runs each recorded call once more, from recorded numbers. Raises VerificationError where
+        one gives another result."""
+        self.recording = recording = plan.recording
+        self.loops = [part for part in plan.parts if not isinstance(part, Call)]
+        self.makers = {value: call for call in recording.calls for value in call.outputs}
+        self.ulps, self.values, self.flips = 0.0, 0, 0
+        outdated = _outdated(recording)
+        self.numbers = {value: recording.numbers[value] for value in recording.leaves}
+        for call in recording.calls:
+            leaves = [self.numbers[leaf.value] if isinstance(leaf, Ref) else leaf
+                      for leaf in call.leaves]
+            has_generator = any(isinstance(leaf, torch.Generator) for leaf in leaves)
+            for value, new in zip(call.outputs, call.run(leaves), strict=True):
+                old = recording.numbers.get(value)
+                if old is None or value in outdated:
+                    old = new.detach()
+                elif not has_generator and (
+                        kind_of(new) != kind_of(old)
+                        or bool(find_differences(new, old, STEP.of(old)).any())):
+                    raise VerificationError("the recorded call gives another result", call.line)
+                self.numbers[value] = old
+
+    def frame(self, loop: Loop, without: Collection[int]) -> Frame:
+        """A frame with the recorded numbers of all calls but some."""
+        frame = Frame(loop, Values(self.numbers, {}))
+        frame.sequences = _Sequences(self.numbers, loop)
+        for stage in next(stages for one, stages in self.loops if one is loop):
+            for q in stage.positions:
+                if stage.kind == "invariant" and q not in without:
+                    frame.invariant |= {(q, k): self.numbers[value]
+                                        for k, value in enumerate(loop.made[0][q])}
+        return frame
+
+    def compare(self, loop: Loop, place: Place, got: Tensor, start: int,
+                calls: Callable[[int], Sequence[Call]], tolerance: Tolerance = STEP) -> None:
+        """Counts flips of a value in iterations start, ... Raises VerificationError for other
+        differences.
+
+        Args:
+            got: (iterations, ...).
+            calls: the recorded ones that make the value, by iteration.
+        """
+        q, k = place
+        values = [made[q][k] for made in loop.made[start : start + len(got)]]
+        want, line = torch.stack([self.numbers[value] for value in values]), loop.body[q].call.line
+        if kind_of(got) != kind_of(want):
+            raise VerificationError(f"expected {kind_of(want)}, got {kind_of(got)}", line, start)
+        limit = tolerance.of(want)
+        wrong = find_differences(got, want, limit)
+        if tolerance is STEP:
+            self.values += want.numel()
+            self.flips += int(wrong.sum())
+            if limit:
+                apart = float(find_distance(got, want).masked_fill(wrong, 0).max())
+                ulps = STEP.share(want.dtype) / torch.finfo(want.dtype).eps
+                self.ulps = max(self.ulps, apart / limit * ulps)
+        for i in wrong.reshape(len(wrong), -1).any(1).nonzero().flatten().tolist():
+            left = wrong[i]
+            for made in self._moved_runs(loop, calls(start + i), tolerance):
+                left = left & find_differences(got[i], made[values[i]], limit)
+                if not bool(left.any()):
+                    break
+            else:
+                at = find_first(left)
+                raise VerificationError(f"expected {want[i][at].item()!r}, got "
+                                        f"{got[i][at].item()!r}", line, start + i, at)
+
+    def _moved_runs(self, loop: Loop, calls: Sequence[Call],
+                    tolerance: Tolerance) -> Iterator[Mapping[int, Tensor]]:
+        """The values of recorded calls, with their inputs moved by rounding."""
+        random = torch.Generator().manual_seed(0)
+        inside = loop.places()
+        given = {one: self.numbers[one] for call in calls for one in call.inputs}
+        for share in MOVES:
+            for sign in (1, -1, *(0,) * DRAWS):
+                made: dict[int, Tensor] = {}
+                for one, tensor in given.items():
+                    size: Any = tolerance.of(tensor)
+                    if one not in inside:  # such as weights
+                        size = tolerance.share(tensor.dtype) * tensor.abs()
+                    made[one] = move(tensor, share * size, sign, random)
+                for call in calls:
+                    leaves = [made[leaf.value] if isinstance(leaf, Ref) else leaf
+                              for leaf in call.leaves]
+                    made.update((value, one.detach()) for value, one in zip(
+                        call.outputs, call.run(leaves), strict=True))
+                yield made
+
+
+class _Sequences(dict[Place, Tensor]):
+    """Recorded numbers by place, (n, ...)."""
+
+    def __init__(self, numbers: Mapping[int, Tensor], loop: Loop) -> None:
+        super().__init__()
+        self.numbers, self.loop = numbers, loop
+
+    def __missing__(self, place: Place) -> Tensor:
+        return torch.stack([self.numbers[made[place[0]][place[1]]] for made in self.loop.made])
+
+
+def made_by(frame: Frame, stage: Stage) -> Iterator[tuple[Place, int, Tensor]]:
+    """What a stage has made: place, first iteration, (iterations, ...)."""
+    n = frame.loop.iterations
+    for q in stage.positions:
+        for k in range(len(frame.loop.body[q].call.outputs)):
+            place = q, k
+            if place in frame.invariant:
+                yield place, 0, frame.invariant[place].expand(n, *frame.invariant[place].shape)
+            elif place in frame.sequences:
+                yield place, 0, frame.sequences[place]
+            elif place in frame.last:
+                yield place, n - 1, frame.last[place][None]
+
+
+def _outdated(recording: Recording) -> set[int]:
+    """Values whose numbers a later write has changed."""
+    sharing: dict[int, list[int]] = {}
+    for value, tensor in recording.numbers.items():
+        sharing.setdefault(tensor.untyped_storage().data_ptr(), []).append(value)
+    found: set[int] = set()
+    for call in recording.calls:
+        for _, after in call.written:
+            storage = recording.numbers[after].untyped_storage().data_ptr()
+            found.update(value for value in sharing[storage] if value < after)
+    return found

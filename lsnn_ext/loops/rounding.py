@@ -1,0 +1,147 @@
+"""Differences of tensors: what is rounding, and what is not."""
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ULPS = 64  # of the largest number of a value: what rounding may change in one step
+LOW_ULPS = 2  # the same in bfloat16 and float16
+MOVES = (1 / 64, 1 / 16, 1 / 4, 1)  # in turn, by which share of the tolerance inputs move
+DRAWS = 6  # of random signs for each of them
+MOVED_ULPS = 64.0  # a gradient this many times as far apart as cotangents moved by an ulp put it
+
+
+class VerificationError(RuntimeError):
+    """A plan that does not compute what the recording did.
+
+    Attributes:
+        component: line of the user's file, or the name of a result or gradient.
+        step: iteration of the loop, from 0; None: outside of loops, or all.
+        neuron: index in the tensor of a step.
+    """
+
+    def __init__(self, reason: str, component: str, step: int | None = None,
+                 neuron: tuple[int, ...] = ()) -> None:
+        self.component, self.step, self.neuron = component, step, neuron
+        at = ("" if step is None else f", step {step}") + (f", neuron {neuron}" if neuron else "")
+        super().__init__(f"{component}{at}: {reason}")
+
+
+class Tolerance:
+    """What may differ, as a share of the largest number of a tensor."""
+
+    def __init__(self, shares: Mapping[torch.dtype, float], low: float) -> None:
+        self.shares, self.low = shares, low
+
+    def share(self, dtype: torch.dtype) -> float:
+        """0 of integers and bools."""
+        if not dtype.is_floating_point and not dtype.is_complex:
+            return 0.0
+        real = dtype.to_real() if dtype.is_complex else dtype
+        return self.shares.get(real, self.low * torch.finfo(real).eps)
+
+    def of(self, tensor: Tensor) -> float:
+        share = self.share(tensor.dtype)
+        if not share or not tensor.numel():
+            return 0.0
+        return share * float(tensor.abs().nan_to_num(0, 0, 0).max())
+
+
+EPS = {dtype: torch.finfo(dtype).eps for dtype in (torch.float64, torch.float32)}
+STEP = Tolerance({dtype: ULPS * eps for dtype, eps in EPS.items()}, LOW_ULPS)
+RUN = Tolerance({torch.float64: 1e-9, torch.float32: 1e-4}, 8 * LOW_ULPS)
+
+
+def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Sequence[Tensor],
+                      others: Sequence[Tensor], names: Sequence[str],
+                      keep: Tensor | None = None) -> float:
+    """The largest difference of a gradient, as a share of its largest magnitude.
+
+    Args:
+        got, want: outputs, functions of leaves and of others, whose graphs stay usable.
+        names: of the leaves.
+        keep: (iterations, rows) of outputs that count. Default: all.
+
+    Raises:
+        VerificationError: a gradient that differs by more than rounding.
+    """
+    random = torch.Generator().manual_seed(0)
+
+    def draw(like: Tensor) -> Tensor:
+        one = torch.randn(like.shape, dtype=like.dtype, generator=random)
+        if keep is not None:
+            one = (one.reshape(*keep.shape, -1) * keep[..., None]).reshape(like.shape)
+        return one.to(like.device)
+
+    def run(outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor],
+            ) -> tuple[Tensor | None, ...]:
+        return torch.autograd.grad(outputs, inputs, cotangents, retain_graph=True,
+                                   allow_unused=True)
+
+    pairs = []
+    for one, other in zip(got, want, strict=True):
+        if one.requires_grad != other.requires_grad:
+            raise VerificationError(f"expected requires_grad={other.requires_grad}, got "
+                                    f"{one.requires_grad}", names[0] if names else "results")
+        if other.requires_grad:
+            pairs.append((one, other))
+    if not pairs or not leaves:
+        return 0.0
+    got, want = zip(*pairs, strict=True)
+    cotangents = [draw(one) for one in want]
+    worst = 0.0
+    for k, (one, other) in enumerate(zip(run(got, leaves, cotangents),
+                                         run(want, others, cotangents), strict=True)):
+        if one is None or other is None:
+            if one is not other:
+                raise VerificationError(f"expected {'no' if other is None else 'a'} gradient",
+                                        names[k])
+            continue
+        if not other.numel():
+            continue
+        largest, apart = float(other.abs().max()), float(find_distance(one, other).max())
+        if apart <= largest * RUN.share(other.dtype):
+            worst = max(worst, apart / largest if largest else 0.0)
+            continue
+        eps = torch.finfo(other.dtype).eps  # such as that of a bias before a normalization
+        moved = [run(want, others[k : k + 1], [
+            each * (1 + eps * torch.randn(each.shape, generator=random).to(each))
+            for each in cotangents])[0] for _ in range(4)]
+        if not apart <= MOVED_ULPS * max(float(find_distance(each, other).max())
+                                         for each in moved if each is not None):
+            raise VerificationError(f"a gradient differs by {apart:.1e} of at most {largest:.1e}",
+                                    names[k])
+    return worst
+
+
+def kind_of(tensor: Tensor) -> tuple[Any, ...]:
+    return tuple(tensor.shape), tensor.dtype, tensor.device
+
+
+def find_distance(one: Tensor, other: Tensor) -> Tensor:
+    """0 of infinities and NaN that are the same."""
+    if not one.is_floating_point() and not one.is_complex():
+        return (one != other).double()
+    is_same = (one == other) | (one.isnan() & other.isnan())
+    return (one - other).abs().masked_fill(is_same, 0)
+
+
+def find_differences(one: Tensor, other: Tensor, limit: float) -> Tensor:
+    return ~(find_distance(one, other) <= limit)
+
+
+def find_first(wrong: Tensor) -> tuple[int, ...]:
+    return tuple(wrong.nonzero()[0].tolist()) if wrong.any() else ()
+
+
+def move(tensor: Tensor, size: Any, sign: int, random: torch.Generator) -> Tensor:
+    """By size, up, down, or 0: at random. Whole numbers, such as spikes, stay."""
+    if not tensor.is_floating_point():
+        return tensor
+    signs: Any = sign
+    if not sign:
+        signs = torch.randint(0, 2, tensor.shape, generator=random).to(tensor) * 2 - 1
+    return torch.where(tensor == tensor.round(), tensor, tensor + signs * size)
+
+

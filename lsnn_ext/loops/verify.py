@@ -1,0 +1,230 @@
+"""verify: compares a plan with the recording that it was made of.
+
+Each check starts from recorded numbers, so that a difference is found where it arises:
+
+1. the loops, written out again, are the recorded calls;
+2. the recorded calls, each from recorded numbers, give the recorded results;
+3. so does each stage of a loop, for all iterations; a kernel takes one step of each iteration,
+   from the recorded states and spikes of the iteration before;
+4. a component's gradients are those of its calls, up to the first spike that differs;
+5. the whole plan gives the recorded results, gradients and random draws.
+
+A number that differs by more than rounding is a flip if the recorded calls give it, too, once their
+inputs move by rounding, as at a threshold. Anything else raises.
+"""
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from .component import Component
+from .component_check import check_component
+from .frame import Frame, Place
+from .ir import Call, Leaf, Loop, Ref
+from .record import generator_states
+from .recorded import Recorded, made_by
+from .reroll import constant_key
+from .rounding import RUN, VerificationError, compare_gradients, find_differences, kind_of
+from .run import Plan, expanded
+from .stages import Stage
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What verify has found of a plan that is right."""
+
+    ulps: float  # largest difference of a step, in ulps of the largest number of the value
+    values: int  # numbers of steps that were compared
+    flips: int  # those that differ, by rounding at a threshold
+    replayed: int  # numbers of the results that differ, because spikes flip in the whole run
+    gradient: float  # largest difference as a share of the largest magnitude
+    gradients: int  # inputs and parameters whose gradients of the whole run were compared
+    reason: str = ""  # why there are none
+
+    def __str__(self) -> str:
+        flips = f"{self.flips} of {self.values:,} numbers flip at a threshold by rounding" if (
+            self.flips) else "no spike flips"
+        results = f"{self.replayed} numbers of the results differ by that" if self.replayed else (
+            "results equal")
+        gradients = f"gradients of the whole run not compared: {self.reason}" if self.reason else (
+            f"{self.gradients} gradients within {self.gradient:.1e} of their largest")
+        return f"each step within {self.ulps:.1f} ulps, {flips}; {results}; {gradients}"
+
+
+def verify(plan: Plan, result: Any) -> Comparison:
+    """Compares a plan with the recording that it was made of, and releases what that kept.
+
+    Args:
+        plan: of a recording made with keep_numbers=True.
+        result: what the recorded call returned, with its graph, which stays usable.
+
+    Raises:
+        VerificationError: a difference that is no rounding.
+
+    Example:
+        >>> result, recording = record(model, (x,), {}, origins, keep_numbers=True)
+        >>> print(verify(Plan(recording), result))
+    """
+    recording = plan.recording
+    generators = {leaf for call in recording.calls for leaf in call.leaves
+                  if isinstance(leaf, torch.Generator)}
+    states = [(one, one.get_state()) for one in generators]
+    try:
+        check_order(plan)
+        with _generators(recording.generators):
+            recorded = Recorded(plan)
+            after = generator_states()
+        gradients = [_check_stage(recorded, loop, stage) for loop, stages in recorded.loops
+                     for stage in stages]
+        replayed, compared, reason = 0, 0, "draws of a torch.Generator"
+        if not generators:
+            replayed, worst, compared, reason = _check_whole(plan, recorded, result, after)
+            gradients.append(worst)
+        return Comparison(recorded.ulps, recorded.values, recorded.flips, replayed,
+                          max(gradients), compared, reason)
+    finally:
+        for one, state in states:
+            one.set_state(state)
+        recording.release()
+
+
+def check_order(plan: Plan) -> None:
+    """Raises VerificationError unless the parts of a plan, written out, are the recorded calls."""
+    calls = iter(plan.recording.calls)
+
+    def key_of(call: Call) -> tuple[Any, ...]:
+        leaves = tuple(leaf if isinstance(leaf, Ref) else constant_key(leaf)
+                       for leaf in call.leaves)
+        return (call.function, leaves, str(call.spec), pytree.tree_leaves(call.results),
+                call.written, call.mode, call.is_random)
+
+    def check(got: Call, step: int | None) -> None:
+        want = next(calls, None)
+        if want is None or key_of(got) != key_of(want):
+            raise VerificationError("expected the recorded call, got another one, or other "
+                                    "arguments", got.line, step)
+
+    for part in plan.parts:
+        if isinstance(part, Call):
+            check(part, None)
+            continue
+        for t in range(part[0].iterations):
+            for q, one in enumerate(part[0].body):
+                check(expanded(one, part[0], t, q), t)
+    if (left := next(calls, None)) is not None:
+        raise VerificationError("expected all recorded calls, got none here", left.line)
+
+
+def _check_stage(recorded: Recorded, loop: Loop, stage: Stage) -> float:
+    """A stage that carries nothing from iteration to iteration, or a kernel."""
+    if stage.kind in ("drawn", "loop") or any(loop.body[q].call.is_random
+                                              for q in stage.positions):
+        return 0.0  # the calls themselves, whose order is known to be right
+    component = getattr(stage.run, "__self__", None)
+    if isinstance(component, Component):
+        return check_component(recorded, loop, component)
+    frame = recorded.frame(loop, stage.positions)
+    with torch.no_grad():
+        stage.run(frame)
+        for place, start, got in made_by(frame, stage):
+            recorded.compare(loop, place, got, start, lambda t: _calls(recorded, loop, stage, t))
+    return 0.0
+
+
+def _calls(recorded: Recorded, loop: Loop, stage: Stage, t: int) -> list[Call]:
+    return [recorded.makers[loop.made[t][q][0]] for q in stage.positions]
+
+
+def _check_whole(plan: Plan, recorded: Recorded, result: Any,
+                 after: Sequence[Tensor]) -> tuple[int, float, int, str]:
+    """The plan from its leaves. Comparison.replayed, gradient, gradients, reason."""
+    recording = plan.recording
+    kinds, frames = recording.kinds, list[Frame]()
+    leaves = {value: recorded.numbers[value].detach().requires_grad_(kinds[value].requires_grad)
+              for value in recording.leaves}
+    with _generators(recording.generators):
+        made, changed, written = plan(leaves, frames)
+        if not all(map(torch.equal, after, generator_states())):
+            raise VerificationError("other random draws, or another number of them", "results")
+    has_flips = any(_has_flips(recorded, loop, stages, frame) for (loop, stages), frame in zip(
+        recorded.loops, frames, strict=True))
+    frames.clear()
+    refs = pytree.tree_leaves((recording.result, [tree for _, tree in recording.changed],
+                               list(map(Ref, recording.written.values()))))
+    replayed = 0
+    for ref, one in zip(refs, pytree.tree_leaves((made, changed, list(written.values()))),
+                        strict=True):
+        if not isinstance(ref, Ref):
+            continue
+        want, has_grad = recorded.numbers[ref.value], kinds[ref.value].requires_grad
+        if (kind_of(one), one.requires_grad) != (kind_of(want), has_grad):
+            raise VerificationError(f"expected {(*kind_of(want), has_grad)}, got "
+                                    f"{(*kind_of(one), one.requires_grad)}", "results")
+        replayed += int(find_differences(one.detach(), want, RUN.of(want)).sum())
+    if replayed and not has_flips:
+        raise VerificationError(f"{replayed} numbers differ, although no spike flips", "results")
+    if has_flips:
+        return replayed, 0.0, 0, "spikes flip in it"
+    pairs = [(one, other) for ref, one, other in zip(*map(
+        pytree.tree_leaves, (recording.result, made, result)), strict=True)
+        if isinstance(ref, Ref) and other.requires_grad]
+    wanted = [value for value, leaf in leaves.items() if leaf.requires_grad
+              and not recording.tensors[value]._backward_hooks]
+    if not pairs or not wanted:
+        return 0, 0.0, 0, "nothing asks for them"
+    worst = compare_gradients(
+        [one for one, _ in pairs], [one for _, one in pairs], [leaves[one] for one in wanted],
+        [recording.tensors[one] for one in wanted],
+        [f"gradient of {_name(recording.leaves[one])}" for one in wanted])
+    return 0, worst, len(wanted), ""
+
+
+def _has_flips(recorded: Recorded, loop: Loop, stages: Sequence[Stage], frame: Frame) -> bool:
+    """Whether numbers differ in a run of the whole loop, of which the first must be flips."""
+    found: list[tuple[int, Place, Tensor, Stage]] = []
+    for stage in stages:
+        for (q, k), start, tensors in made_by(frame, stage):
+            got = tensors.detach()
+            want = torch.stack([recorded.numbers[made[q][k]] for made in loop.made[start:]])
+            if kind_of(got) != kind_of(want):
+                raise VerificationError(f"expected {kind_of(want)}, got {kind_of(got)}",
+                                        loop.body[q].call.line)
+            wrong = find_differences(got, want, RUN.of(want)).reshape(len(got), -1).any(1)
+            if bool(wrong.any()):
+                i = int(wrong.int().argmax())
+                found.append((start + i, (q, k), got[i : i + 1], stage))
+    if not found:
+        return False
+    t, place, got, stage = min(found, key=lambda each: each[0])
+    with torch.no_grad():
+        recorded.compare(loop, place, got, t, lambda t: _calls(recorded, loop, stage, t), RUN)
+    return True
+
+
+@contextmanager
+def _generators(states: Sequence[Tensor]) -> Iterator[None]:
+    """Sets the states of the generators of torch, and restores them."""
+    def put(given: Sequence[Tensor]) -> None:
+        torch.set_rng_state(given[0])
+        if len(given) > 1:
+            torch.cuda.set_rng_state_all(list(given[1:]))
+
+    before = generator_states()
+    try:
+        if states:
+            put(states)
+        yield
+    finally:
+        put(before)
+
+
+def _name(leaf: Leaf) -> str:
+    """Of an input or a parameter."""
+    hidden = ("_modules", "_parameters", "_buffers")
+    keys = [str(step[1] if isinstance(step, tuple) else step) for step in leaf.path]
+    return ("input " if leaf.kind == "input" else "") + ".".join(
+        key for key in keys if key not in hidden)
