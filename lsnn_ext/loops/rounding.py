@@ -80,12 +80,12 @@ def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Seq
                                    allow_unused=True)
 
     pairs = []
-    for one, other in zip(got, want, strict=True):
-        if one.requires_grad != other.requires_grad:
-            raise VerificationError(f"expected requires_grad={other.requires_grad}, got "
-                                    f"{one.requires_grad}", names[0] if names else "results")
-        if other.requires_grad:
-            pairs.append((one, other))
+    for output, wanted in zip(got, want, strict=True):
+        if output.requires_grad != wanted.requires_grad:
+            raise VerificationError(f"expected requires_grad={wanted.requires_grad}, got "
+                                    f"{output.requires_grad}", names[0] if names else "results")
+        if wanted.requires_grad:
+            pairs.append((output, wanted))
     if not pairs or not leaves:
         return 0.0
     got, want = zip(*pairs, strict=True)

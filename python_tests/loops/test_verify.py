@@ -1,0 +1,444 @@
+"""verify finds plans that are wrong, names where, and counts what is rounding at a threshold."""
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from small_loops import Inputs
+from torch import Tensor
+
+from lsnn_ext.loops.ir import Before, Call, Fixed, Loop, Now, Numbers
+from lsnn_ext.loops.record import Apply, record
+from lsnn_ext.loops.recorded import Recorded
+from lsnn_ext.loops.rounding import VerificationError
+from lsnn_ext.loops.run import Plan
+from lsnn_ext.loops.stages import Planner
+from lsnn_ext.loops.verify import check_order, verify
+
+T, B, N, I = 9, 3, 5, 4
+
+
+class Triangle(torch.autograd.Function):
+    """A spike with a surrogate gradient."""
+
+    @staticmethod
+    def forward(ctx, v):
+        ctx.save_for_backward(v)
+        return (v > 0).to(v.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (v,) = ctx.saved_tensors
+        return gradient * 0.3 * torch.relu(1 - v.abs())
+
+
+class Higher(Triangle):
+    """Another gradient, equal spikes."""
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (v,) = ctx.saved_tensors
+        return gradient * 0.31 * torch.relu(1 - v.abs())
+
+
+spike = Triangle.apply
+
+
+def model(x, w_in, w, beta, other, start, before):
+    """Leaky neurons with a readout; `other` and `before` stand ready to be read by mistake."""
+    v, z, y = start, x.new_zeros(B, N), x.new_ones(B, N)
+    out = []
+    for x_t in x.unbind(0):
+        v = beta * v + x_t @ w_in + z @ w - z.detach()
+        z = spike(v - 1.0)
+        y = 0.75 * y + z
+        out.append(y)
+    return torch.stack(out), v, other.sum() + before.sum()
+
+
+def draw(*shape: int, scale: float = 1.0) -> Tensor:
+    generator = torch.Generator().manual_seed(sum(shape))
+    return scale * torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def arguments() -> list[Tensor]:
+    beta = torch.full((N,), 0.9, dtype=torch.float64)
+    other = beta.clone()
+    other[3] += 1e-9  # neuron 3 only
+    start = draw(B, N)
+    before = start.clone()
+    before[2, 1] += 1e-9
+    return [draw(T, B, I), draw(I, N), draw(N, N), beta, other, start, before]
+
+
+def prepare(function: Callable[..., Any] = model, args: list[Tensor] | None = None,
+            ) -> tuple[Plan, Any]:
+    """A plan, and the result of the function."""
+    args = arguments() if args is None else args
+    args = [one.requires_grad_(one.is_floating_point()) for one in args]
+    result, recording = record(function, tuple(args), {}, Inputs(args), keep_numbers=True)
+    assert not isinstance(recording, Exception), recording
+    return Plan(recording), result
+
+
+def tamper(plan: Plan, change: Callable[[Loop], Loop], has_order: bool = True) -> None:
+    """Changes the loop of a plan.
+
+    Args:
+        has_order: only what runs; the loop that check_order sees stays right.
+    """
+    (place, (loop, _)), = [(i, part) for i, part in enumerate(plan.parts)
+                           if not isinstance(part, Call)]
+    changed = change(loop)
+    stages = Planner(changed, plan.recording, set(plan.places), False).stages()
+    plan.parts[place] = (loop if has_order else changed, stages)
+
+
+def name_of(call: Call) -> str:
+    return str(getattr(call.function, "__name__", ""))
+
+
+def change_slots(loop: Loop, change: Callable[[Call, Any], Any]) -> Loop:
+    """The loop with other slots; change returns what is in the place of one."""
+    return loop._replace(body=tuple(
+        one._replace(slots=tuple(change(one.call, slot) for slot in one.slots))
+        for one in loop.body))
+
+
+def leaf(plan: Plan, argument: int) -> int:
+    """The value of an argument of the model."""
+    return next(value for value, one in plan.recording.leaves.items() if one.path == (argument,))
+
+
+def line_of(text: str) -> str:
+    """The line of this file that has this text first."""
+    with open(__file__) as file:
+        number = next(i for i, line in enumerate(file, 1) if text in line)
+    return f"test_verify.py:{number}"
+
+
+NEURON = "v = beta * v + x_t"  # the lines of the model
+READOUT = "y = 0.75 * y"
+
+
+# ------------------------------------------------------------------------------ right plans
+def test_right_plan():
+    plan, result = prepare()
+    assert [one.kind for one in plan.stages].count("fused") == 2
+    found = verify(plan, result)
+    assert found.flips == found.replayed == 0
+    assert found.values >= 4 * T * B * N  # input currents, membranes, spikes, readout
+    assert found.gradients == 7
+    assert not found.reason
+    assert found.gradient < 1e-12
+    assert found.ulps < 4
+
+
+def test_result_stays_usable_and_numbers_are_released():
+    plan, result = prepare()
+    kept = weakref.ref(plan.recording.numbers[plan.recording.calls[3].outputs[0]])
+    assert kept() is not None
+    verify(plan, result)
+    result[0].sum().backward()
+    del result
+    gc.collect()
+    assert not plan.recording.numbers
+    assert not plan.recording.tensors
+    assert kept() is None
+
+
+def test_numbers_are_released_after_an_error():
+    plan, result = prepare()
+    tamper(plan, lambda loop: change_slots(loop, lambda _, slot: 0.8 if slot == 0.75 else slot))
+    with pytest.raises(VerificationError):
+        verify(plan, result)
+    assert not plan.recording.numbers
+
+
+def in_place(x, w):
+    """Writes to the membrane, a running sum, and a part of the output in each step."""
+    v, z = torch.zeros(B, N).double(), torch.zeros(B, N).double()
+    out, total = torch.zeros(T, B, N).double(), torch.zeros(B, N).double()
+    for t in range(T):
+        v.mul_(0.9).add_(x[t] + z @ w - z.detach())
+        z = spike(v - 1.0)
+        out[t] = z
+        total += z
+    return out, total
+
+
+def test_written_values():
+    plan, result = prepare(in_place, [draw(T, B, N), draw(N, N)])
+    found = verify(plan, result)
+    assert (found.flips, found.replayed, found.gradients) == (0, 0, 2)
+
+
+def drawn(x, w):
+    """Dropout in each step."""
+    v, z = torch.zeros(B, N).double(), torch.zeros(B, N).double()
+    out = []
+    for x_t in x.unbind(0):
+        v = 0.9 * v + torch.nn.functional.dropout(x_t, 0.4) + z @ w
+        z = spike(v - 1.0)
+        out.append(z)
+    return torch.stack(out)
+
+
+def test_random_draws_are_repeated():
+    plan, result = prepare(drawn, [draw(T, B, N), draw(N, N)])
+    torch.manual_seed(7)  # whatever was drawn since
+    state = torch.get_rng_state()
+    found = verify(plan, result)
+    assert (found.replayed, found.gradients) == (0, 2)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_other_random_draws():
+    plan, result = prepare(drawn, [draw(T, B, N), draw(N, N)])
+    i, (loop, stages) = next((i, part) for i, part in enumerate(plan.parts)
+                             if not isinstance(part, Call))
+    k = next(k for k, stage in enumerate(stages) if stage.kind == "drawn")
+
+    def twice(frame):
+        stages[k].run(frame)
+        torch.rand(())
+
+    plan.parts[i] = (loop, [one._replace(run=twice) if one is stages[k] else one
+                            for one in stages])
+    with pytest.raises(VerificationError, match="random draws"):
+        verify(plan, result)
+
+
+def test_own_generator():
+    """Its draws are not repeated, and its state stays."""
+    generator = torch.Generator().manual_seed(3)
+
+    def noisy(x, w):
+        v, z = torch.zeros(B, N).double(), torch.zeros(B, N).double()
+        out = []
+        for x_t in x.unbind(0):
+            noise = torch.randn(B, N, generator=generator, dtype=torch.float64)
+            v = 0.9 * v + x_t + noise + z @ w
+            z = spike(v - 1.0)
+            out.append(z)
+        return torch.stack(out)
+
+    plan, result = prepare(noisy, [draw(T, B, N), draw(N, N)])
+    state = generator.get_state()
+    found = verify(plan, result)
+    assert "Generator" in found.reason
+    assert torch.equal(generator.get_state(), state)
+
+
+def test_without_gradients():
+    with torch.no_grad():
+        plan, result = prepare()
+        found = verify(plan, result)
+    assert found.gradients == 0
+    assert "nothing asks" in found.reason
+
+
+# ------------------------------------------------------------------------------ wrong loops
+def other_slot(loop: Loop) -> Loop:
+    """The readout takes the spike's argument for the spike."""
+    z = next(q for q, one in enumerate(loop.body) if isinstance(one.call.function, Apply))
+    (v,) = loop.body[z].slots
+    y = max(q for q, one in enumerate(loop.body) if name_of(one.call) == "add")
+    body = list(loop.body)
+    body[y] = body[y]._replace(slots=tuple(v if slot == Now(z, 0) else slot
+                                           for slot in body[y].slots))
+    return loop._replace(body=tuple(body))
+
+
+def other_lag(loop: Loop) -> Loop:
+    """The readout is that of two steps before."""
+    y = max(q for q, one in enumerate(loop.body) if name_of(one.call) == "add")
+    return change_slots(loop, lambda _, slot: slot._replace(
+        lag=2, initial=slot.initial * 2) if isinstance(slot, Before) and slot.position == y
+        else slot)
+
+
+def other_constant(loop: Loop) -> Loop:
+    return change_slots(loop, lambda _, slot: 0.75 + 1e-9 if slot == 0.75 else slot)
+
+
+def at_step(step: int) -> Callable[[Loop], Loop]:
+    """A constant that is another one in one step only."""
+    numbers = Numbers(tuple(0.75 + 1e-9 * (t == step) for t in range(T)))
+    return lambda loop: change_slots(loop, lambda _, slot: numbers if slot == 0.75 else slot)
+
+
+LOOPS = [(other_slot, 0), (other_lag, 1), (other_constant, 0), (at_step(6), 6)]
+
+
+@pytest.mark.parametrize(("change", "step"), LOOPS)
+def test_another_loop(change, step):
+    plan, _ = prepare()
+    tamper(plan, change, has_order=False)
+    with pytest.raises(VerificationError) as error:
+        check_order(plan)
+    assert (error.value.component, error.value.step) == (line_of(READOUT), step)
+
+
+@pytest.mark.parametrize(("change", "step"), LOOPS)
+def test_another_kernel(change, step):
+    """What runs differs from the loop of the plan."""
+    plan, result = prepare()
+    tamper(plan, change)
+    with pytest.raises(VerificationError) as error:
+        verify(plan, result)
+    assert (error.value.component, error.value.step) == (line_of(READOUT), step)
+    assert error.value.neuron == (0, 0)
+
+
+def test_another_call():
+    plan, _ = prepare()
+    plan.parts[-1] = plan.parts[-1]._replace(function=torch.sub)
+    with pytest.raises(VerificationError, match="expected the recorded call"):
+        check_order(plan)
+
+
+def test_a_missing_call():
+    plan, _ = prepare()
+    del plan.parts[-1]
+    with pytest.raises(VerificationError, match="all recorded calls"):
+        check_order(plan)
+
+
+# ---------------------------------------------------------------------------- wrong kernels
+def test_another_coefficient_of_one_neuron():
+    plan, result = prepare()
+    right, wrong = leaf(plan, 3), leaf(plan, 4)
+    tamper(plan, lambda loop: change_slots(
+        loop, lambda _, slot: Fixed(wrong) if slot == Fixed(right) else slot))
+    with pytest.raises(VerificationError) as error:
+        verify(plan, result)
+    assert (error.value.component, error.value.step) == (line_of(NEURON), 0)
+    assert error.value.neuron == (0, 3)
+
+
+def test_another_initial_state_of_one_neuron():
+    plan, result = prepare()
+    right, wrong = leaf(plan, 5), leaf(plan, 6)
+    tamper(plan, lambda loop: change_slots(loop, lambda _, slot: slot._replace(
+        initial=(wrong,)) if isinstance(slot, Before) and slot.initial == (right,) else slot))
+    with pytest.raises(VerificationError) as error:
+        verify(plan, result)
+    assert (error.value.component, error.value.step) == (line_of(NEURON), 0)
+    assert error.value.neuron == (2, 1)
+
+
+def test_another_surrogate_gradient():
+    plan, result = prepare()
+    tamper(plan, lambda loop: loop._replace(body=tuple(
+        one._replace(call=one.call._replace(function=Apply(Higher)))
+        if isinstance(one.call.function, Apply) else one for one in loop.body)))
+    with pytest.raises(VerificationError, match="a gradient differs") as error:
+        verify(plan, result)
+    assert error.value.component == line_of("z = spike(v - 1.0)")
+
+
+def test_another_reset_gradient():
+    """The numbers are equal."""
+    plan, result = prepare()
+
+    def change(loop: Loop) -> Loop:
+        z = next(q for q, one in enumerate(loop.body) if isinstance(one.call.function, Apply))
+        detached = {q for q, one in enumerate(loop.body) if name_of(one.call) == "detach"}
+        (before,) = {slot for q in detached for slot in loop.body[q].slots}
+        assert before.position == z
+        return change_slots(loop, lambda _, slot: before if isinstance(slot, Now)
+                            and slot.position in detached else slot)
+
+    tamper(plan, change)
+    with pytest.raises(VerificationError, match="a gradient differs"):
+        verify(plan, result)
+
+
+@pytest.mark.parametrize("step", [0, 5])
+def test_another_batched_value(step):
+    """A product of the inputs that is another one in one step and neuron."""
+    plan, result = prepare()
+    i, (loop, stages) = next((i, part) for i, part in enumerate(plan.parts)
+                             if not isinstance(part, Call))
+    k = next(k for k, stage in enumerate(stages) if stage.kind == "batched")
+    q, = stages[k].positions
+
+    def run(frame):
+        stages[k].run(frame)
+        change = torch.zeros_like(frame.sequences[q, 0])
+        change[step, 1, 2] = 1e-9
+        frame.sequences[q, 0] = frame.sequences[q, 0] + change
+
+    plan.parts[i] = (loop, [one._replace(run=run) if one is stages[k] else one
+                            for one in stages])
+    with pytest.raises(VerificationError) as error:
+        verify(plan, result)
+    assert (error.value.step, error.value.neuron) == (step, (1, 2))
+
+
+# ------------------------------------------------------------------------------------ flips
+def near_threshold() -> tuple[Plan, Any, Loop, int]:
+    """A plan in whose step 4 the argument of neuron (1, 2) is an ulp above the threshold."""
+    x, w = draw(T, B, N), torch.zeros(N, N).double()
+
+    def leaky(x, w):
+        v, z = torch.full((B, N), 0.1).double(), torch.zeros(B, N).double()
+        out = []
+        for x_t in x.unbind(0):
+            v = 0.9 * v + x_t + z @ w
+            z = spike(v - 1.0)
+            out.append(z)
+        return torch.stack(out)
+
+    v = torch.full((B, N), 0.1).double()
+    for t in range(T):
+        if t == 4:
+            x[t, 1, 2] = 1 + 2e-16 - 0.9 * v[1, 2]
+        v = 0.9 * v + x[t]
+        if t == 4:
+            assert 0 < v[1, 2] - 1 < 1e-15
+    plan, result = prepare(leaky, [x, w])
+    loop = next(part[0] for part in plan.parts if not isinstance(part, Call))
+    z = next(q for q, one in enumerate(loop.body) if isinstance(one.call.function, Apply))
+    return plan, result, loop, z
+
+
+def test_flip_at_the_threshold_counts():
+    plan, _, loop, z = near_threshold()
+    recorded = Recorded(plan)
+    got = torch.stack([recorded.numbers[made[z][0]] for made in loop.made])
+    got[4, 1, 2] = 0
+
+    def calls(t):
+        return [recorded.makers[values[0]] for values in loop.made[t]]
+
+    recorded.compare(loop, (z, 0), got, 0, calls)
+    assert recorded.flips == 1
+    got[7, 0, 3] = 1 - got[7, 0, 3]
+    with pytest.raises(VerificationError) as error:
+        recorded.compare(loop, (z, 0), got, 0, calls)
+    assert (error.value.step, error.value.neuron) == (7, (0, 3))
+
+
+def test_flip_in_a_run():
+    """An input current of a kernel moves by an ulp, and a spike with it."""
+    plan, result, _, _ = near_threshold()
+    i, (loop, stages) = next((i, part) for i, part in enumerate(plan.parts)
+                             if not isinstance(part, Call))
+    k = next(k for k, stage in enumerate(stages) if stage.kind == "fused")
+    component = stages[k].run.__self__
+    current = component._current
+
+    def moved(*args):
+        return current(*args) * (1 - 1e-15)
+
+    component._current = moved
+    found = verify(plan, result)
+    assert found.flips >= 1
+    assert found.replayed >= 1
+    assert found.gradients == 0
+    assert "flip" in found.reason
+    assert "flip" in str(found)
