@@ -12,7 +12,7 @@ from .origins import Origins
 from .places import OWN
 from .recordings import Options, Recordings
 from .refused import Refused
-from .report import Report
+from .report import Report, describe
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -115,7 +115,10 @@ def convert(model: Model, x: Given, *, verify: bool = True, exact: bool = False,
         raise
     if reason:
         revert(model)
-    return model, Report(type(model).__name__, not reason, reason)
+    entry = next((one for one in recordings.all() if one.plan is not None), None)
+    if reason or entry is None or entry.plan is None:
+        return model, Report(type(model).__name__, False, reason)
+    return model, Report(type(model).__name__, True, "", describe(entry.plan), entry.comparison)
 
 
 def fuse(function: Callable[..., Any], x: Given, *, verify: bool = True, exact: bool = False,

@@ -22,8 +22,9 @@ from .places import MISSING, Path, exact, is_user, name_of
 from .record import record
 from .refused import Refused
 from .report import Report
+from .rounding import VerificationError
 from .run import Plan
-from .verify import check
+from .verify import Comparison, verify
 
 CHANGES = 8  # recordings for inputs of the same shapes
 SHAPES = 64  # of inputs that are recorded
@@ -45,6 +46,7 @@ class Entry(NamedTuple):
     plan: Plan | None  # None: the original runs
     reason: str  # why the original runs
     plain: dict[Path, tuple[Any, Any]]  # plain values that changed: before and after
+    comparison: Comparison | None = None  # None: not verified
 
 
 class Recordings:
@@ -140,14 +142,14 @@ class Recordings:
         result, recording = record(ran, args, kwargs, origins, self.options.verify)
         recording = ran.refused or recording
         try:
-            entry = self._entry(root, key, origins, recording, inputs, ran.codes)
+            entry = self._entry(root, key, origins, recording, inputs, ran.codes, result)
             self.entries.setdefault(key, []).append(entry)
         except Refused as refused:
             self._stop(key, str(refused))
         return result
 
     def _entry(self, root: Any, key: Any, origins: Origins, recording: Recording | Refused,
-               inputs: list[Any], codes: set[CodeType] | None) -> Entry:
+               inputs: list[Any], codes: set[CodeType] | None, result: Any) -> Entry:
         plan, reason = None, ""
         plain: dict[Path, tuple[Any, Any]] = {}
         if isinstance(recording, Refused):
@@ -163,10 +165,18 @@ class Recordings:
             except Refused as refused:
                 plan, reason = None, str(refused)
         guard = Guard(root, origins, recording, codes)
+        comparison = None
         if plan is not None and self.options.verify:
-            check(plan)
-        recording.numbers.clear()
-        return Entry(guard, plan, reason, plain)
+            try:
+                comparison = verify(plan, result)
+            except VerificationError as error:
+                if self.is_strict:
+                    raise
+                reason = f"verify: {error}"
+                self._stop(key, reason)
+                plan = None
+        recording.release()
+        return Entry(guard, plan, reason, plain, comparison)
 
     def _check(self, key: Any, recording: Recording, plain: dict[Path, tuple[Any, Any]]) -> None:
         """Raises Refused for what a replay would do otherwise."""

@@ -90,9 +90,10 @@ def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Seq
         return 0.0
     got, want = zip(*pairs, strict=True)
     cotangents = [draw(one) for one in want]
+    found, expected = run(got, leaves, cotangents), run(want, others, cotangents)
     worst = 0.0
-    for k, (one, other) in enumerate(zip(run(got, leaves, cotangents),
-                                         run(want, others, cotangents), strict=True)):
+    least = max((STEP.of(one) for one in expected if one is not None), default=0.0)
+    for k, (one, other) in enumerate(zip(found, expected, strict=True)):
         if one is None or other is None:
             if one is not other:
                 raise VerificationError(f"expected {'no' if other is None else 'a'} gradient",
@@ -101,8 +102,8 @@ def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Seq
         if not other.numel():
             continue
         largest, apart = float(other.abs().max()), float(find_distance(one, other).max())
-        if apart <= largest * RUN.share(other.dtype):
-            worst = max(worst, apart / largest if largest else 0.0)
+        if apart <= max(largest * RUN.share(other.dtype), least):
+            worst = max(worst, apart / max(largest, least) if apart else 0.0)
             continue
         eps = torch.finfo(other.dtype).eps  # such as that of a bias before a normalization
         moved = [run(want, others[k : k + 1], [

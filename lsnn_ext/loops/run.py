@@ -23,6 +23,7 @@ class Plan:
         self.recording = recording
         self.parts: list[Call | tuple[Loop, list[Stage]]] = []
         parts = find_loops(recording)
+        self.refused: list[tuple[Loop, Refused]] = []  # loops that stay as they are, and why
         self.places: dict[int, tuple[int, int, Place]] = {}  # see Values
         loops = 0
         read = _values_read(recording, parts)
@@ -32,7 +33,8 @@ class Plan:
                 continue
             try:
                 stages = Planner(part, recording, read, exact).stages()
-            except Refused:  # whose order must stay as it is
+            except Refused as refused:  # whose order must stay as it is
+                self.refused.append((part, refused))
                 self.parts += [expanded(one, part, t, q) for t in range(part.iterations)
                                for q, one in enumerate(part.body)]
                 continue

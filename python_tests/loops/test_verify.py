@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from small_loops import Inputs
 from torch import Tensor
 
 from lsnn_ext.loops.ir import Before, Call, Fixed, Loop, Now, Numbers
@@ -16,6 +15,7 @@ from lsnn_ext.loops.rounding import VerificationError
 from lsnn_ext.loops.run import Plan
 from lsnn_ext.loops.stages import Planner
 from lsnn_ext.loops.verify import check_order, verify
+from small_loops import Inputs
 
 T, B, N, I = 9, 3, 5, 4
 

@@ -1,0 +1,224 @@
+"""Report: what convert has done with each loop, how equal it is, and how much faster."""
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from .component import Component
+from .ir import Call
+from .run import Plan
+from .stages import Stage
+from .verify import Comparison
+
+ROUNDS = 5
+SECONDS = 2.0  # that timing may take beyond a first round and one that counts
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A recurrent component that runs in a kernel."""
+
+    line: str  # of its spike or last result
+    calls: int  # of torch in each iteration
+    states: int
+    currents: int
+    has_product: bool  # of past spikes
+
+    def __str__(self) -> str:
+        product = ", recurrent product" if self.has_product else ""
+        return (f"{self.line}: {self.calls} calls, {_count(self.states, 'state')}, "
+                f"{_count(self.currents, 'current')}{product}")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Calls that still run once for each iteration."""
+
+    line: str
+    calls: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.line}: {_count(self.calls, 'call')}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class LoopReport:
+    """A loop of a model."""
+
+    iterations: int
+    calls: int  # of torch in each iteration
+    fused: tuple[Fused, ...]
+    batched: int  # calls that run for all iterations at once
+    kept: tuple[Kept, ...]
+
+    def lines(self) -> list[str]:
+        """Of the report."""
+        return [f"  loop of {self.iterations} iterations, {_count(self.calls, 'call')} each, "
+                f"{self.batched} of them for all iterations at once",
+                *(f"    fused   {one}" for one in self.fused),
+                *(f"    loop    {one}" for one in self.kept)]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Forward and backward of a whole model, original and converted in turns."""
+
+    original: float  # median seconds
+    converted: float
+    ratio: float  # median of original / converted in each round
+    rounds: int
+    threads: int
+    original_bytes: int  # of activations that are kept for the backward pass
+    converted_bytes: int
+
+    def __str__(self) -> str:
+        return (f"forward and backward {self.converted * 1e3:.1f} ms, original "
+                f"{self.original * 1e3:.1f} ms: {self.ratio:.1f} times as fast "
+                f"({_count(self.rounds, 'round')} in turns, {_count(self.threads, 'thread')}); "
+                f"kept for backward {self.converted_bytes / 1e6:.1f} MB, original "
+                f"{self.original_bytes / 1e6:.1f} MB")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What convert has done. str() is the report for people."""
+
+    model: str  # class
+    converted: bool
+    reason: str = ""  # why it is not converted, with the line
+    loops: tuple[LoopReport, ...] = ()
+    comparison: Comparison | None = None  # None: not verified
+    speed: Speed | None = None  # None: not measured
+
+    @property
+    def fused(self) -> tuple[Fused, ...]:
+        """Of all loops."""
+        return tuple(one for loop in self.loops for one in loop.fused)
+
+    def __str__(self) -> str:
+        if not self.converted:
+            return "\n".join([f"{self.model}: not converted: {self.reason}",
+                              *(line for loop in self.loops for line in loop.lines())])
+        text = [f"{self.model}: converted", *(line for loop in self.loops
+                                              for line in loop.lines())]
+        text.append("  not verified" if self.comparison is None else f"  {self.comparison}")
+        return "\n".join(text if self.speed is None else [*text, f"  {self.speed}"])
+
+
+def describe(plan: Plan) -> tuple[LoopReport, ...]:
+    """The loops of a plan, after its first run."""
+    found = []
+    for part in plan.parts:
+        if isinstance(part, Call):
+            continue
+        loop, stages = part
+        kept: list[Kept] = []
+        fused: list[Fused] = []
+        for stage in stages:
+            component = getattr(stage.run, "__self__", None)
+            if isinstance(component, Component):
+                one = component.found
+                fused.append(Fused(
+                    one.line(one.z[0]), len(stage.positions), len(one.registers),
+                    len(one.currents), any(current.products for current in one.currents)))
+            elif (reason := _reason_of(stage)):
+                line = stage.line or loop.body[stage.positions[0]].call.line
+                kept.append(Kept(line, len(stage.positions), reason))
+        others = sum(one.calls for one in fused) + sum(one.calls for one in kept)
+        found.append(LoopReport(loop.iterations, len(loop.body), tuple(fused),
+                                len(loop.body) - others, tuple(kept)))
+    found += [LoopReport(loop.iterations, len(loop.body), (), 0, (
+        Kept(refused.line, len(loop.body), refused.reason),)) for loop, refused in plan.refused]
+    return tuple(found)
+
+
+def _reason_of(stage: Stage) -> str:
+    """Why a stage runs its calls for each iteration; empty: it does not."""
+    if stage.kind == "loop":
+        return stage.reason
+    if stage.kind == "drawn":
+        return "random draws keep their order"
+    if stage.kind == "in order":
+        return "a constant that changes, a random draw, or exact=True"
+    if not getattr(stage.run, "has_rule", True):
+        return "no rule of torch.vmap"
+    return ""
+
+
+def measure_speed(original: Callable[[], Any], converted: Callable[[], Any],
+                  wanted: Sequence[Tensor], prepare: Callable[[], None] = lambda: None,
+                  seconds: float = SECONDS) -> Speed:
+    """Times forward and backward passes in turns, after a first round that does not count.
+
+    Args:
+        original, converted: run the model and return its result.
+        wanted: parameters and inputs, whose gradients are computed but not kept.
+        prepare: restores the state of the model before each pass.
+        seconds: no further round starts after so much time. At least one round counts.
+
+    Example:
+        >>> measure_speed(lambda: model(x), lambda: fused(x), list(model.parameters()))
+    """
+    wanted = [one for one in wanted if one.requires_grad]
+
+    def run(call: Callable[[], Any]) -> float:
+        prepare()
+        _synchronize()
+        start = time.perf_counter()
+        outputs = [one for one in pytree.tree_leaves(call())
+                   if isinstance(one, Tensor) and one.requires_grad]
+        if outputs and wanted:
+            torch.autograd.grad(outputs, wanted, list(map(torch.ones_like, outputs)),
+                                allow_unused=True)
+        _synchronize()
+        return time.perf_counter() - start
+
+    def measure_bytes(call: Callable[[], Any]) -> int:
+        prepare()
+        with _saved_storages() as storages:
+            result = call()
+        del result
+        return sum(storages.values())
+
+    sizes = [measure_bytes(call) for call in (original, converted)]
+    run(original), run(converted)
+    begin = time.perf_counter()
+    times: list[tuple[float, float]] = []
+    while not times or (len(times) < ROUNDS and time.perf_counter() - begin < seconds):
+        times.append((run(original), run(converted)))
+    prepare()
+    return Speed(statistics.median(one for one, _ in times),
+                 statistics.median(other for _, other in times),
+                 statistics.median(one / other for one, other in times), len(times),
+                 torch.get_num_threads(), *sizes)
+
+
+@contextmanager
+def _saved_storages() -> Iterator[dict[int, int]]:
+    """Bytes of the storages that autograd keeps, by address, but for parameters."""
+    found: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if not tensor.is_leaf or not tensor.requires_grad:
+            storage = tensor.untyped_storage()
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield found
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'s' * (n != 1)}"
