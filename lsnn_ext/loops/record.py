@@ -38,6 +38,8 @@ REFUSED = frozenset({
     "grad", "grad_fn", "_version", "__delete__", "_grad", "output_nr", "backward", "retain_grad",
     "register_hook", "set_", "resize_", "share_memory_", "rename_", "detach_", "_make_subclass",
     "as_subclass"})
+# Operators that read numbers, or whose results have shapes that depend on them.
+VALUE_TAGS = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
 PLAIN = (type(None), bool, int, float, complex, str, bytes, slice, type(Ellipsis), torch.dtype,
          torch.device, torch.layout, torch.memory_format, torch.Generator)
 
@@ -119,6 +121,8 @@ class _Recorder(TorchFunctionMode):
         self.depth = 0  # of noted calls; what they call themselves is not noted
         self.thread = threading.get_ident()
         self.is_random = False  # the call at hand
+        self.is_function = False  # an autograd.Function is
+        self.unversioned: set[int] = set()  # storages that the call at hand writes to
         self.generators = generator_states()
         self.recording.generators = list(self.generators)
         self.tensors: dict[int, _Known] = {}  # by id
@@ -142,7 +146,8 @@ class _Recorder(TorchFunctionMode):
             before = None
             with self._refusals():
                 before = self._before(function, args, kwargs)
-            self.is_random = False
+            self.is_random, self.is_function = False, isinstance(function, Apply)
+            self.unversioned = set()
             result = run()
             if before is not None:
                 with self._refusals():
@@ -181,7 +186,8 @@ class _Recorder(TorchFunctionMode):
         name = _name(function)
         written = []
         changed = {id(one): one for one, version in zip(tensors, versions, strict=True)
-                   if _version(one) != version}
+                   if _version(one) != version
+                   or one.untyped_storage()._cdata in self.unversioned}
         if not changed and name in ("__set__", "requires_grad_"):
             return
         for one in changed.values():
@@ -325,6 +331,11 @@ class _Witness(TorchDispatchMode):
             with recorder._refusals():
                 raise Refused(f"{func}: expected operators that are called from Python, got one of "
                               f"torch.jit or C++")
+        if (VALUE_TAGS & set(func.tags) and not recorder.is_function
+                and not _is_by_numbers(func, args)):
+            with recorder._refusals():
+                raise Refused(f"{func}: expected results whose shapes do not depend on numbers")
+        recorder.unversioned |= _statistics(func, args)
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **kwargs)
         with recorder._refusals():
@@ -333,6 +344,21 @@ class _Witness(TorchDispatchMode):
         recorder.is_random = True
         recorder.generators = generator_states()
         return out
+
+
+def _is_by_numbers(func: Any, args: Any) -> bool:
+    """An index by integers, not by a mask: its shape is known."""
+    return func is torch.ops.aten.index.Tensor and not any(
+        one is not None and one.dtype in (torch.bool, torch.uint8) for one in args[1])
+
+
+def _statistics(func: Any, args: Any) -> set[int]:
+    """The storages of running statistics, which batch normalization writes to without a version."""
+    named = dict(zip((one.name for one in func._schema.arguments), args, strict=False))
+    if not (named.get("training", True) and named.get("train", True)):
+        return set()
+    return {one.untyped_storage()._cdata for one in (
+        named.get("running_mean"), named.get("running_var")) if isinstance(one, Tensor)}
 
 
 _lock = threading.RLock()
