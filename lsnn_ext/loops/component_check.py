@@ -11,7 +11,7 @@ from .frame import Place
 from .ir import Before, Call, Fixed, Loop, Now, Ref, Varying
 from .recorded import Recorded
 from .recurrence import Register
-from .rounding import RUN, compare_gradients, find_differences
+from .rounding import RUN, compare_gradients, find_differences, run_moved_call
 
 LARGEST = 1 << 24  # numbers of a state that a kernel gets at once
 
@@ -112,19 +112,28 @@ def _check_gradients(recorded: Recorded, loop: Loop, component: Component) -> fl
             frame.sequences[place] = add_leaf(frame.sequences[place])
             values.update(zip(made, leaves[-1].unbind(0), strict=True))
     component.run(frame)
-    for t in range(loop.iterations):
-        for q in found.positions:
-            call = recorded.makers[loop.made[t][q][0]]
-            given = [values[leaf.value] if isinstance(leaf, Ref) else leaf for leaf in call.leaves]
-            values.update(zip(call.outputs, call.run(given), strict=True))
-    got = [frame.sequences[place] for place in found.places]
-    want = [torch.stack([values[made[q][k]] for made in loop.made]) for q, k in found.places]
+    calls = [recorded.makers[made[q][0]] for made in loop.made for q in found.positions]
+    start = dict(values)
+
+    def outputs_of(values: dict[int, Tensor]) -> list[Tensor]:
+        return [torch.stack([values[made[q][k]] for made in loop.made]) for q, k in found.places]
+
+    def run_moved(random: torch.Generator) -> tuple[list[Tensor], list[Tensor]]:
+        again = dict(start)
+        for call in calls:
+            run_moved_call(call, again, recorded.numbers, random)
+        return outputs_of(again), leaves
+
+    for call in calls:
+        given = [values[leaf.value] if isinstance(leaf, Ref) else leaf for leaf in call.leaves]
+        values.update(zip(call.outputs, call.run(given), strict=True))
+    got, want = [frame.sequences[place] for place in found.places], outputs_of(values)
     wrong = torch.zeros(loop.iterations, found.rows, dtype=torch.bool)
     for one, other in zip(got, want, strict=True):
         differ = find_differences(one.detach(), other.detach(), RUN.of(other.detach()))
         wrong |= differ.reshape(*wrong.shape, -1).any(-1)
     return compare_gradients(got, want, leaves, leaves, [found.line(found.z[0])] * len(leaves),
-                             keep=wrong.int().cumsum(0) == 0)
+                             run_moved, wrong.int().cumsum(0) == 0)
 
 
 def _values_of(slot: Any) -> tuple[int, ...]:

@@ -39,6 +39,8 @@ REFUSED = frozenset({
     "register_hook", "set_", "resize_", "share_memory_", "rename_", "detach_", "_make_subclass",
     "as_subclass"})
 # Operators that read numbers, or whose results have shapes that depend on them.
+# FILLS take a number of a tensor, but no size.
+FILLS = frozenset({"full", "full_like", "new_full", "fill_", "masked_fill", "masked_fill_"})
 VALUE_TAGS = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
 PLAIN = (type(None), bool, int, float, complex, str, bytes, slice, type(Ellipsis), torch.dtype,
          torch.device, torch.layout, torch.memory_format, torch.Generator)
@@ -121,7 +123,7 @@ class _Recorder(TorchFunctionMode):
         self.depth = 0  # of noted calls; what they call themselves is not noted
         self.thread = threading.get_ident()
         self.is_random = False  # the call at hand
-        self.is_function = False  # an autograd.Function is
+        self.name = ""  # that of its function
         self.unversioned: set[int] = set()  # storages that the call at hand writes to
         self.generators = generator_states()
         self.recording.generators = list(self.generators)
@@ -146,7 +148,7 @@ class _Recorder(TorchFunctionMode):
             before = None
             with self._refusals():
                 before = self._before(function, args, kwargs)
-            self.is_random, self.is_function = False, isinstance(function, Apply)
+            self.is_random, self.name = False, _name(function)
             self.unversioned = set()
             result = run()
             if before is not None:
@@ -331,7 +333,7 @@ class _Witness(TorchDispatchMode):
             with recorder._refusals():
                 raise Refused(f"{func}: expected operators that are called from Python, got one of "
                               f"torch.jit or C++")
-        if (VALUE_TAGS & set(func.tags) and not recorder.is_function
+        if (VALUE_TAGS & set(func.tags) and recorder.name not in FILLS
                 and not _is_by_numbers(func, args)):
             with recorder._refusals():
                 raise Refused(f"{func}: expected results whose shapes do not depend on numbers")

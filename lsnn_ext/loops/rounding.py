@@ -1,15 +1,18 @@
 """Differences of tensors: what is rounding, and what is not."""
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from .ir import Call, Ref
+
+Run: TypeAlias = Callable[[torch.Generator], tuple[Sequence[Tensor], Sequence[Tensor]]]
 ULPS = 64  # of the largest number of a value: what rounding may change in one step
 LOW_ULPS = 2  # the same in bfloat16 and float16
 MOVES = (1 / 64, 1 / 16, 1 / 4, 1)  # in turn, by which share of the tolerance inputs move
 DRAWS = 6  # of random signs for each of them
-MOVED_ULPS = 64.0  # a gradient this many times as far apart as cotangents moved by an ulp put it
+MOVED_ULPS = 16.0  # a gradient this many times as far apart as values moved by an ulp put it
 
 
 class VerificationError(RuntimeError):
@@ -55,12 +58,14 @@ RUN = Tolerance({torch.float64: 1e-9, torch.float32: 1e-4}, 8 * LOW_ULPS)
 
 def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Sequence[Tensor],
                       others: Sequence[Tensor], names: Sequence[str],
-                      keep: Tensor | None = None) -> float:
+                      run_moved: Run | None = None, keep: Tensor | None = None) -> float:
     """The largest difference of a gradient, as a share of its largest magnitude.
 
     Args:
         got, want: outputs, functions of leaves and of others, whose graphs stay usable.
         names: of the leaves.
+        run_moved: outputs and leaves once more, all values between moved by an ulp of their
+            largest, which shows what rounding may do. Default: outputs are as they are.
         keep: (iterations, rows) of outputs that count. Default: all.
 
     Raises:
@@ -105,15 +110,34 @@ def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Seq
         if apart <= max(largest * RUN.share(other.dtype), least):
             worst = max(worst, apart / max(largest, least) if apart else 0.0)
             continue
-        eps = torch.finfo(other.dtype).eps  # such as that of a bias before a normalization
-        moved = [run(want, others[k : k + 1], [
-            each * (1 + eps * torch.randn(each.shape, generator=random).to(each))
-            for each in cotangents])[0] for _ in range(4)]
+        moved: list[Tensor | None] = []
+        for _ in range(DRAWS):
+            outputs, inputs = (want, others) if run_moved is None else run_moved(random)
+            outputs = [one for one in outputs if one.requires_grad]
+            moved += run(outputs, inputs[k : k + 1], [_move_by_ulp(one, random)
+                                                      for one in cotangents])
         if not apart <= MOVED_ULPS * max(float(find_distance(each, other).max())
                                          for each in moved if each is not None):
             raise VerificationError(f"a gradient differs by {apart:.1e} of at most {largest:.1e}",
                                     names[k])
     return worst
+
+
+def run_moved_call(call: Call, values: dict[int, Tensor], numbers: Mapping[int, Tensor],
+                   random: torch.Generator) -> None:
+    """Adds the outputs of a call with its graph, and with recorded numbers moved by rounding."""
+    leaves = [values[leaf.value] if isinstance(leaf, Ref) else leaf for leaf in call.leaves]
+    for value, one in zip(call.outputs, call.run(leaves), strict=True):
+        values[value] = one
+        if one.is_floating_point() and one.requires_grad:
+            values[value] = one + (_move_by_ulp(numbers[value], random) - one).detach()
+
+
+def _move_by_ulp(tensor: Tensor, random: torch.Generator) -> Tensor:
+    if not tensor.numel():
+        return tensor
+    size = torch.finfo(tensor.dtype).eps * tensor.detach().abs().nan_to_num(0, 0, 0).max()
+    return move(tensor, size, 0, random)
 
 
 def kind_of(tensor: Tensor) -> tuple[Any, ...]:

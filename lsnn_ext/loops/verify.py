@@ -28,7 +28,14 @@ from .ir import Call, Leaf, Loop, Ref
 from .record import generator_states
 from .recorded import Recorded, made_by
 from .reroll import constant_key
-from .rounding import RUN, VerificationError, compare_gradients, find_differences, kind_of
+from .rounding import (
+    RUN,
+    VerificationError,
+    compare_gradients,
+    find_differences,
+    kind_of,
+    run_moved_call,
+)
 from .run import Plan, expanded
 from .stages import Stage
 
@@ -176,10 +183,20 @@ def _check_whole(plan: Plan, recorded: Recorded, result: Any,
               and not recording.tensors[value]._backward_hooks]
     if not pairs or not wanted:
         return 0, 0.0, 0, "nothing asks for them"
+
+    def run_moved(random: torch.Generator) -> tuple[list[Tensor], list[Tensor]]:
+        values = dict(leaves)
+        with _generators(recording.generators):
+            for call in recording.calls:
+                run_moved_call(call, values, recorded.numbers, random)
+        return [values[ref.value] for ref, one in zip(*map(
+            pytree.tree_leaves, (recording.result, result)), strict=True)
+            if isinstance(ref, Ref) and one.requires_grad], [leaves[one] for one in wanted]
+
     worst = compare_gradients(
         [one for one, _ in pairs], [one for _, one in pairs], [leaves[one] for one in wanted],
         [recording.tensors[one] for one in wanted],
-        [f"gradient of {_name(recording.leaves[one])}" for one in wanted])
+        [f"gradient of {_name(recording.leaves[one])}" for one in wanted], run_moved)
     return 0, worst, len(wanted), ""
 
 
