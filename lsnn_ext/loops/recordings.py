@@ -206,14 +206,18 @@ class Ran:
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
         self.refused: Refused | None = None
-        self.codes: set[CodeType] | None = None if sys.getprofile() else set()
+        self._before: Any = sys.getprofile()
+        is_other = self._before is not None and not callable(self._before)  # such as cProfile
+        self.codes: set[CodeType] | None = None if is_other else set()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.codes is None:
             return self.function(*args, **kwargs)
-        codes = self.codes
+        codes, before = self.codes, self._before
 
         def note(frame: FrameType, event: str, called: Any) -> None:
+            if before is not None:
+                before(frame, event, called)
             if event == "call":
                 codes.add(frame.f_code)
                 if frame.f_code is LOG:
@@ -228,7 +232,7 @@ class Ran:
         try:
             return self.function(*args, **kwargs)
         finally:
-            sys.setprofile(None)
+            sys.setprofile(before)
 
 
 def _replay(entry: Entry, original: Callable[..., Any], inputs: list[Any], args: tuple[Any, ...],
