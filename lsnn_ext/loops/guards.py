@@ -30,6 +30,7 @@ from .places import (
 from .record import Apply
 from .refused import Refused
 
+MADE_OF = attrgetter("__code__", "__defaults__", "__kwdefaults__")
 KIND = attrgetter("shape", "dtype", "device", "requires_grad")
 BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")
 
@@ -115,6 +116,7 @@ class Guard:
         self._sized: list[Any] = []
         self._lengths: list[int] = []
         self._parts: list[tuple[Any, Any, tuple[Any, ...]]] = []  # of dicts, by some keys
+        self._functions: list[FunctionType] = []
         self._cells: list[Any] = []
         self._contents: list[Any] = []
         self._members: list[tuple[Any, Step, Any]] = []
@@ -140,6 +142,7 @@ class Guard:
             self._add_part(where, wanted)
         self._keys = list(chain.from_iterable(self._dicts))
         self._values = list(chain.from_iterable(self._views))
+        self._made_of = list(chain.from_iterable(map(MADE_OF, self._functions)))
         self._kinds = list(map(KIND, self._constants))
         self._places = [(self._container(path), path, wanted)
                         for path, wanted in self.volatile.items()]
@@ -161,6 +164,7 @@ class Guard:
         if isinstance(value, (FunctionType, ModuleType)):
             if isinstance(value, FunctionType):
                 self._add_dict(vars(value))
+                self._functions.append(value)
             where = vars(value) if isinstance(value, ModuleType) else value.__globals__
             wanted = self._globals.setdefault(id(where), (where, {}))[1]
             for step, one in node.held.items():
@@ -216,6 +220,8 @@ class Guard:
                 and list(chain.from_iterable(self._dicts)) == self._keys
                 and all(_are_same(get(where), wanted) for where, get, wanted in self._parts)
                 and list(map(KIND, self._constants)) == self._kinds
+                and all(map(is_, chain.from_iterable(map(MADE_OF, self._functions)),
+                            self._made_of))
                 and all(map(is_, map(attrgetter("cell_contents"), self._cells), self._contents))
                 and all(step_into(value, step) is one for value, step, one in self._members)
                 and all(exact(value) == plain for value, plain in self._mutable))

@@ -23,6 +23,7 @@ from .places import (
     is_mutable,
     is_read,
     is_same,
+    keep,
     name_of,
     put,
     step_into,
@@ -52,8 +53,10 @@ class Origins:
                 self._inputs.setdefault(id(one), (one, []))[1].append(number)
         self._generators = _states()
         held = [one for one, _ in (*self._inputs.values(), *self.snapshot.tensors.values())]
-        self._kept = [(one, _version(one), one.detach().clone(), one.requires_grad)
+        self._kept = [(one, one.detach().clone(), one.requires_grad)
                       for one in held] if is_kept else []
+        self._back = [back for node in self.snapshot.nodes for one in node.held.values()
+                      if (back := keep(one)) is not None] if is_kept else []
 
     def find(self, tensor: Tensor) -> Leaf | None:
         """Where the tensor was held before the call; None: at no place that can be looked up."""
@@ -152,10 +155,13 @@ class Origins:
                         [one for (kind, _), one in node.held.items() if kind == "item"])
                 elif step[0] in SETTABLE:
                     put(node.value, step, node.held.get(step, MISSING))
-        for tensor, version, numbers, requires_grad in self._kept:
-            if _version(tensor) != version:
-                with torch.no_grad():
-                    tensor.copy_(numbers)
+        for back in self._back:
+            back()
+        for tensor, numbers, requires_grad in self._kept:
+            if tensor.shape != numbers.shape or tensor.dtype != numbers.dtype:
+                tensor.data = numbers
+            elif not torch.equal(tensor.detach(), numbers):  # a version does not tell of all
+                tensor.data.copy_(numbers)
             if tensor.requires_grad != requires_grad:
                 tensor.requires_grad_(requires_grad)
         random.setstate(self._generators[0])
@@ -192,7 +198,3 @@ def _states() -> tuple[Any, tuple[Any, ...]]:
     """Of the generators of Python and NumPy, comparable."""
     name, numbers, *rest = np.random.get_state()  # noqa: NPY002
     return random.getstate(), (name, np.asarray(numbers).tobytes(), *rest)
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version

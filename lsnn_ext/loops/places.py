@@ -15,7 +15,7 @@ import sys
 import sysconfig
 import types
 from collections import OrderedDict, deque
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -95,6 +95,26 @@ def exact(value: Any) -> tuple[Any, ...] | None:
 def is_same(one: Any, other: Any) -> bool:
     """Whether two values are one object or equal plain values."""
     return one is other or (exact(one) is not None and exact(one) == exact(other))
+
+
+def keep(value: Any) -> Callable[[], object] | None:
+    """What puts the value back as it is now; None: it cannot change in place, or not be put
+    back."""
+    if isinstance(value, np.ndarray):
+        return functools.partial(np.copyto, value, value.copy(), "no")
+    if isinstance(value, set):
+        held = value.copy()
+        return lambda: value.symmetric_difference_update(value ^ held)
+    if isinstance(value, random.Random):
+        return functools.partial(value.setstate, value.getstate())
+    if isinstance(value, torch.Generator):
+        return functools.partial(value.set_state, value.get_state())
+    if isinstance(value, np.random.RandomState):
+        return functools.partial(value.set_state, value.get_state())
+    if isinstance(value, np.random.Generator):
+        state = value.bit_generator.state
+        return lambda: setattr(value.bit_generator, "state", state)
+    return None
 
 
 def is_mutable(value: Any) -> bool:
@@ -374,8 +394,7 @@ class Snapshot:
                 node.plain[step] = plain
             if (plain is None or hasattr(one, "__wrapped__")) and is_walked(one):
                 self._waiting.append(((*node.path, step), one))
-            elif plain is None and self.codes is not None and isinstance(
-                    one, Iterator) and not isinstance(one, io.IOBase):
+            elif plain is None and isinstance(one, Iterator) and not isinstance(one, io.IOBase):
                 raise Refused(f"{name_of((*node.path, step))}: expected no iterator, whose state "
                               f"cannot be looked at, got a {type(one).__name__}")
 

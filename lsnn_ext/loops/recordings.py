@@ -18,7 +18,7 @@ from .._core import torch_internals
 from .guards import Guard, check_hooks, describe_inputs, flags
 from .ir import Recording
 from .origins import Origins
-from .places import MISSING, Path, exact, is_user, name_of
+from .places import MISSING, Path, exact, globals_of, is_user, name_of, names_of
 from .record import record
 from .refused import Refused
 from .report import Report
@@ -29,8 +29,9 @@ from .verify import Comparison, verify
 CHANGES = 8  # recordings for inputs of the same shapes
 SHAPES = 64  # of inputs that are recorded
 IMPURE = frozenset({print, input, open, os.urandom, time.time, time.time_ns, time.monotonic,
-                    time.perf_counter, time.process_time})
-LOG = logging.Logger._log.__code__
+                    time.perf_counter, time.process_time, globals, eval, exec})
+IMPURE_CODES = {logging.Logger._log.__code__: "logging", os.getenv.__code__: "os.getenv",
+                type(os.environ).__getitem__.__code__: "os.environ"}
 _recording = threading.Lock()
 
 
@@ -169,7 +170,7 @@ class Recordings:
         if plan is not None and self.options.verify:
             try:
                 comparison = verify(plan, result)
-            except VerificationError as error:
+            except (VerificationError, RuntimeError, LookupError, TypeError) as error:
                 if self.is_strict:
                     raise
                 reason = f"verify: {error}"
@@ -220,19 +221,29 @@ class Ran:
                 before(frame, event, called)
             if event == "call":
                 codes.add(frame.f_code)
-                if frame.f_code is LOG:
-                    self.refused = self.refused or Refused("logging: expected no output of a call")
-            elif event == "c_call" and called in IMPURE and is_user(
-                    str(frame.f_globals.get("__name__", ""))):
-                line = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
-                self.refused = self.refused or Refused(
-                    f"{called.__name__}: expected a call that does nothing but compute", line)
+                if frame.f_code in IMPURE_CODES:
+                    self._refuse(IMPURE_CODES[frame.f_code], frame)
+                elif "modules" in names_of(frame.f_code) and "sys" in globals_of(frame.f_code):
+                    self._refuse("sys.modules", frame)
+            elif event == "c_call" and called in IMPURE:
+                self._refuse(called.__name__, frame)
 
         sys.setprofile(note)
         try:
             return self.function(*args, **kwargs)
         finally:
             sys.setprofile(before)
+
+
+    def _refuse(self, what: str, frame: FrameType | None) -> None:
+        """If code of the user calls it."""
+        while frame is not None and (name := str(frame.f_globals.get("__name__", ""))) and (
+                name.partition(".")[0] in sys.stdlib_module_names and not is_user(name)):
+            frame = frame.f_back
+        if frame is not None and is_user(name) and self.refused is None:
+            line = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+            self.refused = Refused(f"{what}: expected a call that does nothing but compute with "
+                                   f"its arguments and the model", line)
 
 
 def _replay(entry: Entry, original: Callable[..., Any], inputs: list[Any], args: tuple[Any, ...],

@@ -223,6 +223,11 @@ def test_a_change_of_a_default_is_noticed() -> None:
     scale[0] = 2.0
     assert watched.holds() == (False, False)
     scale[0] = 1.0
+    assert watched.holds() == (True, True)
+    defaults = _with_default.__defaults__
+    _with_default.__defaults__ = ([2.0],)
+    assert watched.holds() == (False, False)
+    _with_default.__defaults__ = defaults
 
 
 def test_negative_zero_is_noticed() -> None:
