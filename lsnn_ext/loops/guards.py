@@ -11,24 +11,11 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from .ir import DEVICES, Leaf, Recording
 from .origins import Origins, look_up
-from .places import (
-    IMMUTABLE,
-    MISSING,
-    SEQUENCES,
-    Node,
-    Path,
-    Snapshot,
-    Step,
-    cell_of,
-    describe,
-    exact,
-    is_mutable,
-    is_same,
-    put,
-    step_into,
-)
+from .places import IMMUTABLE, MISSING, SEQUENCES, Path, Step, cell_of, put, step_into
+from .plain import exact, is_mutable, is_same
 from .record import Apply
 from .refused import Refused
+from .snapshot import Node, Snapshot, describe
 
 MADE_OF = attrgetter("__code__", "__defaults__", "__kwdefaults__")
 KIND = attrgetter("shape", "dtype", "device", "requires_grad")

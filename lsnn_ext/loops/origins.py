@@ -13,22 +13,18 @@ from .ir import Leaf, Ref
 from .places import (
     MISSING,
     SEQUENCES,
-    Node,
     Path,
-    Snapshot,
     Step,
     elements,
     entries,
-    exact,
-    is_mutable,
     is_read,
-    is_same,
-    keep,
     name_of,
     put,
     step_into,
 )
+from .plain import exact, is_mutable, is_same, keep
 from .refused import Refused
+from .snapshot import Node, Snapshot
 
 SETTABLE = ("attribute", "item", "member", "closure", "global", "contents", "more")
 TREES = (tuple, list, dict, OrderedDict, defaultdict, deque)

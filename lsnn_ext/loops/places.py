@@ -5,32 +5,25 @@ names say which globals and class attributes matter.
 """
 import argparse
 import dis
-import enum
 import functools
-import io
 import os
-import random
-import struct
 import sys
 import sysconfig
 import types
 from collections import OrderedDict, deque
-from collections.abc import Callable, Container, Iterator
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Container, Iterator
+from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .plain import exact
 from .refused import Refused
 
 Step: TypeAlias = tuple[str, Any]
 Path: TypeAlias = tuple[Step, ...]
 MISSING = object()
 OWN = "_lsnn_recordings"  # the attribute that holds the recordings of a converted model
-MAX_NODES = 20_000
-SIMPLE = frozenset({bool, int, str, bytes, type(None), torch.dtype, torch.device, torch.layout,
-                    torch.memory_format, torch.Size, range, type(Ellipsis), slice})
 FOREIGN = frozenset({"torch", "numpy", "lsnn_ext", "builtins"})
 OPEN = (types.SimpleNamespace, argparse.Namespace)  # of the standard library, and walked
 SEQUENCES = (list, tuple, deque)
@@ -40,87 +33,6 @@ STATE_DICTS = frozenset({  # of a module; nothing that forward reads
     "_load_state_dict_post_hooks", "_non_persistent_buffers_set", OWN})
 CLASS_DETAILS = frozenset({"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__",
                            "__qualname__", "__abstractmethods__", "__slots__", "__match_args__"})
-
-
-class Same:
-    """An object that is equal to itself only."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Same) and self.value is other.value
-
-    def __hash__(self) -> int:
-        return id(self.value)
-
-
-def kind_of(tensor: Tensor) -> tuple[Any, ...]:
-    return (type(tensor), tensor.shape, tensor.dtype, tensor.device, tensor.requires_grad,
-            tensor.layout)
-
-
-def exact(value: Any) -> tuple[Any, ...] | None:
-    """What two plain values share only if they are the same: 1, 1.0 and True are not, nor 0.0 and
-    -0.0; NaN is itself. None: not plain."""
-    kind = type(value)
-    if kind in SIMPLE:
-        return kind, value
-    if kind is float:
-        return kind, struct.pack("d", value)
-    if kind is complex:
-        return kind, struct.pack("dd", value.real, value.imag)
-    if isinstance(value, enum.Enum):
-        return kind, Same(value)
-    if isinstance(value, (int, float, str)):  # of a class of the user
-        return kind, repr(value)
-    if isinstance(value, np.ndarray) and value.dtype != object or isinstance(value, np.generic):
-        return kind, value.dtype.str, value.shape, value.tobytes()
-    if isinstance(value, (set, frozenset)):
-        parts = [exact(one) or Same(one) for one in value]
-        return kind, frozenset(parts)
-    if isinstance(value, random.Random):
-        return kind, value.getstate()
-    if isinstance(value, np.random.Generator):
-        return kind, repr(value.bit_generator.state)
-    if isinstance(value, np.random.RandomState):
-        return kind, repr(value.get_state(legacy=False))
-    if isinstance(value, functools._lru_cache_wrapper):
-        return kind, Same(value), value.cache_info().misses
-    return None
-
-
-def is_same(one: Any, other: Any) -> bool:
-    """Whether two values are one object or equal plain values."""
-    return one is other or (exact(one) is not None and exact(one) == exact(other))
-
-
-def keep(value: Any) -> Callable[[], object] | None:
-    """What puts the value back as it is now; None: it cannot change in place, or not be put
-    back."""
-    if isinstance(value, np.ndarray):
-        return functools.partial(np.copyto, value, value.copy(), "no")
-    if isinstance(value, set):
-        held = value.copy()
-        return lambda: value.symmetric_difference_update(value ^ held)
-    if isinstance(value, random.Random):
-        return functools.partial(value.setstate, value.getstate())
-    if isinstance(value, torch.Generator):
-        return functools.partial(value.set_state, value.get_state())
-    if isinstance(value, np.random.RandomState):
-        return functools.partial(value.set_state, value.get_state())
-    if isinstance(value, np.random.Generator):
-        state = value.bit_generator.state
-        return lambda: setattr(value.bit_generator, "state", state)
-    return None
-
-
-def is_mutable(value: Any) -> bool:
-    """Whether a plain value can change and stay the same object."""
-    return isinstance(value, (np.ndarray, set, random.Random, np.random.Generator,
-                              np.random.RandomState, functools._lru_cache_wrapper))
 
 
 @functools.cache
@@ -320,136 +232,3 @@ def name_of(path: Path) -> str:
             continue
         parts.append(f"{kind} {key}" if kind in ("closure", "default", "global") else str(key))
     return ".".join(parts)
-
-
-# ---------------------------------------------------------------------------------- snapshot
-class Node(NamedTuple):
-    """An object that holds others, and what it held."""
-
-    value: Any
-    path: Path
-    held: dict[Step, Any]
-    plain: dict[Step, tuple[Any, ...]]  # exact() of the plain values among them
-
-
-class Snapshot:
-    """All that a function can reach, as it is now.
-
-    Args:
-        codes: of functions that run; None: all that are reached may.
-        before: take what objects held then.
-    """
-
-    def __init__(self, function: Any, codes: Container[types.CodeType] | None = None,
-                 before: "Snapshot | None" = None) -> None:
-        self.codes, self._before = codes, before
-        self.nodes: list[Node] = []
-        self.numbers: dict[int, int] = {}  # of nodes, by id of their object
-        self.tensors: dict[int, tuple[Tensor, list[tuple[int, Step]]]] = {}  # and their places
-        self.names = {"forward"}  # what torch calls
-        self._waiting: deque[tuple[Path, Any]] = deque([((), function)])
-        self._made: set[int] = set()
-        count = -1
-        while count != len(self.names) or self._waiting:
-            count = len(self.names)
-            while self._waiting:
-                path, value = self._waiting.popleft()
-                if id(value) not in self.numbers:
-                    self.numbers[id(value)] = len(self.nodes)
-                    self.nodes.append(Node(value, path, {}, {}))
-                    self._read(self.nodes[-1])
-            for node in self.nodes:
-                if isinstance(node.value, (type, types.ModuleType)):
-                    self._read(node)
-        self._describe()
-        self._before = None
-
-    def node(self, value: Any) -> Node:
-        """That of an object."""
-        return self.nodes[self.numbers[id(value)]]
-
-    def _read(self, node: Node) -> None:
-        if len(self.nodes) > MAX_NODES:
-            raise Refused(f"{name_of(node.path)}: expected at most {MAX_NODES} Python objects in "
-                          f"reach of the model; hold data and trainers elsewhere")
-        value = node.value
-        if isinstance(value, types.FunctionType):
-            if self.codes is not None and value.__code__ not in self.codes:
-                return
-            self.names |= names_of(value.__code__)
-        number = self.numbers[id(value)]
-        is_made = id(value) in self._made
-        held = entries(value) if self._before is None else self._before.node(value).held.items()
-        for step, one in held:
-            if step in node.held or not is_read(value, step, one, self.names, is_made):
-                continue
-            node.held[step] = one
-            if step[0] in ("global", "closure") and isinstance(one, type):
-                self._made.add(id(one))
-            if isinstance(one, Tensor):
-                self.tensors.setdefault(id(one), (one, []))[1].append((number, step))
-                continue
-            plain = exact(one)
-            if plain is not None:
-                node.plain[step] = plain
-            if (plain is None or hasattr(one, "__wrapped__")) and is_walked(one):
-                self._waiting.append(((*node.path, step), one))
-            elif plain is None and isinstance(one, Iterator) and not isinstance(one, io.IOBase):
-                raise Refused(f"{name_of((*node.path, step))}: expected no iterator, whose state "
-                              f"cannot be looked at, got a {type(one).__name__}")
-
-    def _describe(self) -> None:
-        """What two snapshots share if the function does the same: structure and plain values,
-        kinds of tensors, and which places hold the same object."""
-        order = {key: number for number, key in enumerate(self.tensors)}
-        self.description: list[Any] = []
-        for node in self.nodes:
-            value = node.value
-            head: Any = Same(type(value))
-            if isinstance(value, types.FunctionType):
-                head = Same(value.__code__)
-            elif isinstance(value, (type, types.ModuleType)):
-                head = Same(value)
-            parts: list[Any] = []
-            for step, one in node.held.items():
-                if isinstance(one, Tensor):
-                    parts.append((step, "tensor", order[id(one)], kind_of(one)))
-                elif step in node.plain:
-                    parts.append((step, "plain", node.plain[step]))
-                else:
-                    number = self.numbers.get(id(one))
-                    parts.append((step, "node", Same(one) if number is None else number))
-            self.description.append((head, parts))
-
-    def node_of(self, path: Path) -> int:
-        """The number of the node at a path."""
-        return next(number for number, node in enumerate(self.nodes) if node.path == path)
-
-    def has(self, path: Path) -> bool:
-        return any(node.path == path for node in self.nodes)
-
-    def held(self, path: Path) -> Any:
-        """What was at a path; MISSING: nothing."""
-        return self.nodes[self.node_of(path[:-1])].held.get(path[-1], MISSING)
-
-    def path_of(self, place: tuple[int, Step]) -> Path:
-        number, step = place
-        return (*self.nodes[number].path, step)
-
-
-def describe(value: Any, before: Snapshot | None = None) -> Any:
-    """The part of a description that a tree of tensors and plain values has by itself.
-
-    before: with what its containers held then.
-    """
-    if isinstance(value, Tensor):
-        return "tensor", kind_of(value)
-    plain = exact(value)
-    if plain is not None:
-        return plain
-    if not isinstance(value, (dict, *SEQUENCES)):
-        return Same(value)
-    is_known = before is not None and id(value) in before.numbers
-    held = before.node(value).held if before is not None and is_known else dict(entries(value))
-    return type(value), [(step, describe(one, before)) for step, one in held.items()
-                         if step[0] == "item"]

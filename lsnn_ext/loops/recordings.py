@@ -18,10 +18,10 @@ from .._core import torch_internals
 from .guards import Guard, check_hooks, describe_inputs, flags
 from .ir import Recording
 from .origins import Origins
-from .places import MISSING, Path, exact, globals_of, is_user, name_of, names_of
+from .places import MISSING, Path, globals_of, is_user, name_of, names_of
+from .plain import exact
 from .record import record
 from .refused import Refused
-from .report import Report
 from .rounding import VerificationError
 from .run import Plan
 from .verify import Comparison, verify
@@ -58,7 +58,6 @@ class Recordings:
         self.owner: weakref.ref[Any] | None = None
         self.entries: dict[Any, list[Entry]] = {}
         self.stopped: dict[Any, str] = {}  # by key, why no more is recorded
-        self.reports: list[Report] = []
         self.is_strict = False  # whether a difference that verify finds raises
         self._warned: set[str] = set()
 

@@ -1,0 +1,95 @@
+"""Plain values: when two are the same, and what puts one back."""
+import enum
+import functools
+import random
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SIMPLE = frozenset({bool, int, str, bytes, type(None), torch.dtype, torch.device, torch.layout,
+                    torch.memory_format, torch.Size, range, type(Ellipsis), slice})
+
+
+class Same:
+    """An object that is equal to itself only."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+def kind_of(tensor: Tensor) -> tuple[Any, ...]:
+    return (type(tensor), tensor.shape, tensor.dtype, tensor.device, tensor.requires_grad,
+            tensor.layout)
+
+
+def exact(value: Any) -> tuple[Any, ...] | None:
+    """What two plain values share only if they are the same: 1, 1.0 and True are not, nor 0.0 and
+    -0.0; NaN is itself. None: not plain."""
+    kind = type(value)
+    if kind in SIMPLE:
+        return kind, value
+    if kind is float:
+        return kind, struct.pack("d", value)
+    if kind is complex:
+        return kind, struct.pack("dd", value.real, value.imag)
+    if isinstance(value, enum.Enum):
+        return kind, Same(value)
+    if isinstance(value, (int, float, str)):  # of a class of the user
+        return kind, repr(value)
+    if isinstance(value, np.ndarray) and value.dtype != object or isinstance(value, np.generic):
+        return kind, value.dtype.str, value.shape, value.tobytes()
+    if isinstance(value, (set, frozenset)):
+        parts = [exact(one) or Same(one) for one in value]
+        return kind, frozenset(parts)
+    if isinstance(value, random.Random):
+        return kind, value.getstate()
+    if isinstance(value, np.random.Generator):
+        return kind, repr(value.bit_generator.state)
+    if isinstance(value, np.random.RandomState):
+        return kind, repr(value.get_state(legacy=False))
+    if isinstance(value, functools._lru_cache_wrapper):
+        return kind, Same(value), value.cache_info().misses
+    return None
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two values are one object or equal plain values."""
+    return one is other or (exact(one) is not None and exact(one) == exact(other))
+
+
+def keep(value: Any) -> Callable[[], object] | None:
+    """What puts the value back as it is now; None: it cannot change in place, or not be put
+    back."""
+    if isinstance(value, np.ndarray):
+        return functools.partial(np.copyto, value, value.copy(), "no")
+    if isinstance(value, set):
+        held = value.copy()
+        return lambda: value.symmetric_difference_update(value ^ held)
+    if isinstance(value, random.Random):
+        return functools.partial(value.setstate, value.getstate())
+    if isinstance(value, torch.Generator):
+        return functools.partial(value.set_state, value.get_state())
+    if isinstance(value, np.random.RandomState):
+        return functools.partial(value.set_state, value.get_state())
+    if isinstance(value, np.random.Generator):
+        state = value.bit_generator.state
+        return lambda: setattr(value.bit_generator, "state", state)
+    return None
+
+
+def is_mutable(value: Any) -> bool:
+    """Whether a plain value can change and stay the same object."""
+    return isinstance(value, (np.ndarray, set, random.Random, np.random.Generator,
+                              np.random.RandomState, functools._lru_cache_wrapper))

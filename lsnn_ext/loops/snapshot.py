@@ -1,0 +1,156 @@
+"""All that a function can reach, at one time."""
+import io
+import types
+from collections import deque
+from collections.abc import Container, Iterator
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from .places import (
+    MISSING,
+    SEQUENCES,
+    Path,
+    Step,
+    entries,
+    is_read,
+    is_walked,
+    name_of,
+    names_of,
+)
+from .plain import Same, exact, kind_of
+from .refused import Refused
+
+MAX_NODES = 20_000
+
+
+class Node(NamedTuple):
+    """An object that holds others, and what it held."""
+
+    value: Any
+    path: Path
+    held: dict[Step, Any]
+    plain: dict[Step, tuple[Any, ...]]  # exact() of the plain values among them
+
+
+class Snapshot:
+    """All that a function can reach, as it is now.
+
+    Args:
+        codes: of functions that run; None: all that are reached may.
+        before: take what objects held then.
+    """
+
+    def __init__(self, function: Any, codes: Container[types.CodeType] | None = None,
+                 before: "Snapshot | None" = None) -> None:
+        self.codes, self._before = codes, before
+        self.nodes: list[Node] = []
+        self.numbers: dict[int, int] = {}  # of nodes, by id of their object
+        self.tensors: dict[int, tuple[Tensor, list[tuple[int, Step]]]] = {}  # and their places
+        self.names = {"forward"}  # what torch calls
+        self._waiting: deque[tuple[Path, Any]] = deque([((), function)])
+        self._made: set[int] = set()
+        count = -1
+        while count != len(self.names) or self._waiting:
+            count = len(self.names)
+            while self._waiting:
+                path, value = self._waiting.popleft()
+                if id(value) not in self.numbers:
+                    self.numbers[id(value)] = len(self.nodes)
+                    self.nodes.append(Node(value, path, {}, {}))
+                    self._read(self.nodes[-1])
+            for node in self.nodes:
+                if isinstance(node.value, (type, types.ModuleType)):
+                    self._read(node)
+        self._describe()
+        self._before = None
+
+    def node(self, value: Any) -> Node:
+        """That of an object."""
+        return self.nodes[self.numbers[id(value)]]
+
+    def _read(self, node: Node) -> None:
+        if len(self.nodes) > MAX_NODES:
+            raise Refused(f"{name_of(node.path)}: expected at most {MAX_NODES} Python objects in "
+                          f"reach of the model; hold data and trainers elsewhere")
+        value = node.value
+        if isinstance(value, types.FunctionType):
+            if self.codes is not None and value.__code__ not in self.codes:
+                return
+            self.names |= names_of(value.__code__)
+        number = self.numbers[id(value)]
+        is_made = id(value) in self._made
+        held = entries(value) if self._before is None else self._before.node(value).held.items()
+        for step, one in held:
+            if step in node.held or not is_read(value, step, one, self.names, is_made):
+                continue
+            node.held[step] = one
+            if step[0] in ("global", "closure") and isinstance(one, type):
+                self._made.add(id(one))
+            if isinstance(one, Tensor):
+                self.tensors.setdefault(id(one), (one, []))[1].append((number, step))
+                continue
+            plain = exact(one)
+            if plain is not None:
+                node.plain[step] = plain
+            if (plain is None or hasattr(one, "__wrapped__")) and is_walked(one):
+                self._waiting.append(((*node.path, step), one))
+            elif plain is None and isinstance(one, Iterator) and not isinstance(one, io.IOBase):
+                raise Refused(f"{name_of((*node.path, step))}: expected no iterator, whose state "
+                              f"cannot be looked at, got a {type(one).__name__}")
+
+    def _describe(self) -> None:
+        """What two snapshots share if the function does the same: structure and plain values,
+        kinds of tensors, and which places hold the same object."""
+        order = {key: number for number, key in enumerate(self.tensors)}
+        self.description: list[Any] = []
+        for node in self.nodes:
+            value = node.value
+            head: Any = Same(type(value))
+            if isinstance(value, types.FunctionType):
+                head = Same(value.__code__)
+            elif isinstance(value, (type, types.ModuleType)):
+                head = Same(value)
+            parts: list[Any] = []
+            for step, one in node.held.items():
+                if isinstance(one, Tensor):
+                    parts.append((step, "tensor", order[id(one)], kind_of(one)))
+                elif step in node.plain:
+                    parts.append((step, "plain", node.plain[step]))
+                else:
+                    number = self.numbers.get(id(one))
+                    parts.append((step, "node", Same(one) if number is None else number))
+            self.description.append((head, parts))
+
+    def node_of(self, path: Path) -> int:
+        """The number of the node at a path."""
+        return next(number for number, node in enumerate(self.nodes) if node.path == path)
+
+    def has(self, path: Path) -> bool:
+        return any(node.path == path for node in self.nodes)
+
+    def held(self, path: Path) -> Any:
+        """What was at a path; MISSING: nothing."""
+        return self.nodes[self.node_of(path[:-1])].held.get(path[-1], MISSING)
+
+    def path_of(self, place: tuple[int, Step]) -> Path:
+        number, step = place
+        return (*self.nodes[number].path, step)
+
+
+def describe(value: Any, before: Snapshot | None = None) -> Any:
+    """The part of a description that a tree of tensors and plain values has by itself.
+
+    before: with what its containers held then.
+    """
+    if isinstance(value, Tensor):
+        return "tensor", kind_of(value)
+    plain = exact(value)
+    if plain is not None:
+        return plain
+    if not isinstance(value, (dict, *SEQUENCES)):
+        return Same(value)
+    is_known = before is not None and id(value) in before.numbers
+    held = before.node(value).held if before is not None and is_known else dict(entries(value))
+    return type(value), [(step, describe(one, before)) for step, one in held.items()
+                         if step[0] == "item"]
