@@ -74,6 +74,8 @@ class Guard:
         self.description = before.description
         self.leaves = recording.leaves
         self.changed = recording.changed
+        self._read = [(recording.leaves[value], numbers)
+                      for value, numbers in recording.read.items()]
         read = set(recording.leaves.values())
         changed = [path[:-1] if path[-1][0] in ("contents", "more") else path
                    for path, _ in recording.changed]
@@ -238,6 +240,9 @@ class Guard:
             return MISSING
 
     def _rest_holds(self, inputs: list[Any]) -> bool:
+        for leaf, wanted in self._read:
+            if not torch.equal(look_up(leaf, self.function, inputs), wanted):
+                return False
         for first, *others in self._aliases:
             tensor = look_up(first, self.function, inputs)
             if any(look_up(other, self.function, inputs) is not tensor for other in others):

@@ -130,6 +130,8 @@ class Recording:
     result: Any  # a tree with a Ref for each tensor
     changed: list[tuple[tuple[Any, ...], Any]]  # attributes after the call: path, tree with Refs
     written: dict[int, int]  # buffers (values of leaves) and their values after the call
+    # attributes (values of leaves) whose numbers Python reads, such as a size, and these
+    read: dict[int, Tensor] = field(default_factory=dict, kw_only=True)
     # the rest is for verify
     numbers: dict[int, Tensor]  # of values, detached; later writes show in those written to
     tensors: dict[int, Tensor] = field(default_factory=dict)  # of the leaves, themselves

@@ -39,6 +39,8 @@ REFUSED = frozenset({
     "register_hook", "set_", "resize_", "share_memory_", "rename_", "detach_", "_make_subclass",
     "as_subclass"})
 # Operators that read numbers, or whose results have shapes that depend on them.
+VALUE_READS = frozenset({"item", "tolist", "__bool__", "__float__", "__int__", "__index__"})
+MOST_READ = 16  # numbers of an attribute that each call compares
 # FILLS take a number of a tensor, but no size.
 FILLS = frozenset({"full", "full_like", "new_full", "fill_", "masked_fill", "masked_fill_"})
 VALUE_TAGS = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
@@ -198,6 +200,9 @@ class _Recorder(TorchFunctionMode):
             written.append((before, self._new(one)))
         found, tree = pytree.tree_flatten(result)
         others = [one for one in found if one is not None and not isinstance(one, Tensor)]
+        if others and not written and name in VALUE_READS and len(tensors) == 1:
+            self.add_read(tensors[0], f"{name}: expected no number of a tensor in Python")
+            return
         if others or (not written and not any(isinstance(one, Tensor) for one in found)):
             what = type(others[0]).__name__ if others else "None"
             raise Refused(f"{name}: expected calls that make tensors of tensors, got a result "
@@ -284,6 +289,15 @@ class _Recorder(TorchFunctionMode):
                 self.recording.numbers[value] = tensor.detach().clone()
         return value
 
+    def add_read(self, tensor: Any, reason: str) -> None:
+        """Python reads the numbers of a tensor: only of a small attribute as it was before."""
+        value = self.value_of(tensor)
+        leaf = self.recording.leaves.get(value)
+        if (leaf is None or leaf.kind == "input" or tensor.requires_grad
+                or tensor.numel() > MOST_READ):
+            raise Refused(reason)
+        self.recording.read[value] = tensor.detach().clone()
+
     # ------------------------------------------------------------------------------- end
     def finish(self, result: Any) -> Recording:
         """Raises Refused."""
@@ -336,7 +350,8 @@ class _Witness(TorchDispatchMode):
         if (VALUE_TAGS & set(func.tags) and recorder.name not in FILLS
                 and not _is_by_numbers(func, args)):
             with recorder._refusals():
-                raise Refused(f"{func}: expected results whose shapes do not depend on numbers")
+                recorder.add_read(args[0], f"{func}: expected results whose shapes do not depend "
+                                           f"on numbers")
         recorder.unversioned |= _statistics(func, args)
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **kwargs)
