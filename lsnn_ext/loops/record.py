@@ -3,7 +3,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType
@@ -45,7 +45,7 @@ MOST_READ = 16  # numbers of an attribute that each call compares
 FILLS = frozenset({"full", "full_like", "new_full", "fill_", "masked_fill", "masked_fill_"})
 VALUE_TAGS = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
 PLAIN = (type(None), bool, int, float, complex, str, bytes, slice, type(Ellipsis), torch.dtype,
-         torch.device, torch.layout, torch.memory_format, torch.Generator)
+         torch.device, torch.layout, torch.memory_format)
 
 
 _apply: Any = Function.__dict__["apply"].__func__
@@ -449,6 +449,14 @@ def generator_states() -> list[Tensor]:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         states += torch.cuda.get_rng_state_all()
     return states
+
+
+def set_generator_states(states: Sequence[Tensor]) -> None:
+    """Of torch; an empty list changes nothing."""
+    if states:
+        torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state_all(list(states[1:]))
 
 
 _INTERNAL = tuple(os.path.dirname(os.path.abspath(path)) + os.sep

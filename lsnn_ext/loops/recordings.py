@@ -20,7 +20,7 @@ from .ir import Recording
 from .origins import Origins
 from .places import MISSING, Path, globals_of, is_user, name_of, names_of
 from .plain import exact
-from .record import record
+from .record import generator_states, record, set_generator_states
 from .refused import Refused
 from .rounding import VerificationError
 from .run import Plan
@@ -253,7 +253,12 @@ def _replay(entry: Entry, original: Callable[..., Any], inputs: list[Any], args:
     written = entry.plan.recording.written
     if written and _share_memory(leaves, written):
         return original(*args, **kwargs)
-    result, changed, values = entry.plan(leaves)
+    states = generator_states() if entry.plan.is_random else []
+    try:
+        result, changed, values = entry.plan(leaves)
+    except Exception:  # such as that of a singular matrix, which the original may catch
+        set_generator_states(states)
+        return original(*args, **kwargs)
     with torch.no_grad():
         for leaf, value in values.items():
             leaves[leaf].copy_(value)

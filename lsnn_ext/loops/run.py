@@ -4,6 +4,7 @@ The body of a loop is cut into strongly connected components. A component is a r
 in the kernels, or as a loop over its own calls. What is in none runs for all iterations at once.
 """
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -48,6 +49,11 @@ class Plan:
         """Of all loops."""
         return [stage for part in self.parts if isinstance(part, tuple) and not isinstance(
             part, Call) for stage in part[1]]
+
+    @cached_property
+    def is_random(self) -> bool:
+        """Whether it draws from a generator of torch."""
+        return any(call.is_random for call in self.recording.calls)
 
     @property
     def is_useful(self) -> bool:

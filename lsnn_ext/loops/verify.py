@@ -25,7 +25,7 @@ from .component import Component
 from .component_check import check_component
 from .frame import Frame, Place
 from .ir import Call, Leaf, Loop, Ref
-from .record import generator_states
+from .record import generator_states, set_generator_states
 from .recorded import Recorded, made_by
 from .reroll import constant_key
 from .rounding import (
@@ -77,9 +77,6 @@ def verify(plan: Plan, result: Any) -> Comparison:
         >>> print(verify(Plan(recording), result))
     """
     recording = plan.recording
-    generators = {leaf for call in recording.calls for leaf in call.leaves
-                  if isinstance(leaf, torch.Generator)}
-    states = [(one, one.get_state()) for one in generators]
     try:
         check_order(plan)
         with _generators(recording.generators):
@@ -87,15 +84,11 @@ def verify(plan: Plan, result: Any) -> Comparison:
             after = generator_states()
         gradients = [_check_stage(recorded, loop, stage) for loop, stages in recorded.loops
                      for stage in stages]
-        replayed, compared, reason = 0, 0, "draws of a torch.Generator"
-        if not generators:
-            replayed, worst, compared, reason = _check_whole(plan, recorded, result, after)
-            gradients.append(worst)
+        replayed, worst, compared, reason = _check_whole(plan, recorded, result, after)
+        gradients.append(worst)
         return Comparison(recorded.ulps, recorded.values, recorded.flips, replayed,
                           max(gradients), compared, reason)
     finally:
-        for one, state in states:
-            one.set_state(state)
         recording.release()
 
 
@@ -225,18 +218,12 @@ def _has_flips(recorded: Recorded, loop: Loop, stages: Sequence[Stage], frame: F
 @contextmanager
 def _generators(states: Sequence[Tensor]) -> Iterator[None]:
     """Sets the states of the generators of torch, and restores them."""
-    def put(given: Sequence[Tensor]) -> None:
-        torch.set_rng_state(given[0])
-        if len(given) > 1:
-            torch.cuda.set_rng_state_all(list(given[1:]))
-
     before = generator_states()
     try:
-        if states:
-            put(states)
+        set_generator_states(states)
         yield
     finally:
-        put(before)
+        set_generator_states(before)
 
 
 def _name(leaf: Leaf) -> str:
