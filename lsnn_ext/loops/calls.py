@@ -91,19 +91,28 @@ class Reader:
 
     def __init__(self, loop: Loop, positions: Sequence[int], kinds: Mapping[int, Kind]) -> None:
         self.loop, self.kinds = loop, kinds
+        self._kinds: dict[tuple[int, int], Kind] = {}
         self.inside = frozenset(positions)
         self.invariant = find_invariants(loop)
         self.has_grad = any(loop.body[p].call.mode.grad for p in positions)
 
     def kind(self, position: int, output: int) -> Kind:
-        return self.kinds[self.loop.made[-1][position][output]]
+        """Of a result; requires_grad: in some iteration."""
+        place = position, output
+        if place not in self._kinds:
+            self._kinds[place] = self._common([made[position][output] for made in self.loop.made])
+        return self._kinds[place]
+
+    def _common(self, values: Sequence[int]) -> Kind:
+        return self.kinds[values[-1]]._replace(
+            requires_grad=any(self.kinds[value].requires_grad for value in values))
 
     def kind_of(self, slot: Slot) -> Kind:
         """Of a slot from outside."""
         if isinstance(slot, Now | Before):
             return self.kind(slot.position, slot.output)
         assert isinstance(slot, Fixed | Varying)
-        return self.kinds[slot.value if isinstance(slot, Fixed) else slot.values[-1]]
+        return self.kinds[slot.value] if isinstance(slot, Fixed) else self._common(slot.values)
 
     def is_invariant(self, slot: Any) -> bool:
         return isinstance(slot, Fixed) or (isinstance(slot, Now)

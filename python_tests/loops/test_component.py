@@ -462,3 +462,17 @@ def test_equal_layers_share_their_kernels():
     plan = compare(model, random(T, B, N), random(B, N), random(B, N, seed=1), fused=2)
     first, second = (stage.run.__self__ for stage in plan.stages if stage.kind == "fused")
     assert first.neuron is second.neuron
+
+
+def test_gradient_of_the_first_iteration_only():
+    """What is read requires a gradient in the first iteration only."""
+    def model(x, v):
+        membranes = []
+        for t in range(T):
+            membranes.append(1.0 * v)
+            with torch.no_grad():
+                rest = 0.5 * v
+            v = torch.tanh(rest)
+        return membranes
+
+    compare(model, random(T, B, N), random(B, N))
