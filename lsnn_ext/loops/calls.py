@@ -110,7 +110,10 @@ class Reader:
     def kind_of(self, slot: Slot) -> Kind:
         """Of a slot from outside."""
         if isinstance(slot, Now | Before):
-            return self.kind(slot.position, slot.output)
+            kind = self.kind(slot.position, slot.output)
+            initial = slot.initial if isinstance(slot, Before) else ()
+            return kind._replace(requires_grad=kind.requires_grad or any(
+                self.kinds[value].requires_grad for value in initial))
         assert isinstance(slot, Fixed | Varying)
         return self.kinds[slot.value] if isinstance(slot, Fixed) else self._common(slot.values)
 

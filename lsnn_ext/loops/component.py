@@ -223,8 +223,9 @@ class Component:
             if other is not None and not _is_close(one, other):
                 raise Refused("expected calls that act on each number by itself, got other results "
                               "from a run of random numbers", found.line(max(found.nodes)))
-        self.unused = {key for key, gradient in zip((*given.outside, *given.initial), want,
-                                                    strict=True) if gradient is None}
+        self.unused = {key for key, one, gradient in zip(
+            (*given.outside, *given.initial), inputs, want, strict=True)
+            if one.requires_grad and gradient is None}
 
     def _draw(self, n: int) -> Given:
         random = torch.Generator().manual_seed(0)

@@ -1,11 +1,11 @@
 """Recurrent components as fused runs: equal to the loops of their calls, with all gradients."""
 import pytest
 import torch
-from small_loops import close, compare, run
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from lsnn_ext.loops.run import Plan
+from small_loops import close, compare, run
 
 T, B, N, I = 7, 5, 6, 4
 
@@ -468,7 +468,7 @@ def test_gradient_of_the_first_iteration_only():
     """What is read requires a gradient in the first iteration only."""
     def model(x, v):
         membranes = []
-        for t in range(T):
+        for _ in range(T):
             membranes.append(1.0 * v)
             with torch.no_grad():
                 rest = 0.5 * v
@@ -476,3 +476,18 @@ def test_gradient_of_the_first_iteration_only():
         return membranes
 
     compare(model, random(T, B, N), random(B, N))
+
+
+def test_gradient_of_a_value_before_the_loop_only():
+    """What another component reads of the iteration before requires a gradient in the first one."""
+    def model(v, u):
+        membranes = []
+        for _ in range(T):
+            v_new = torch.tanh(0.9 * v + u)
+            with torch.no_grad():
+                u = torch.sin(u)
+            v = v_new
+            membranes.append(v)
+        return membranes
+
+    compare(model, random(B, N), random(B, N, seed=1), fused=2)
