@@ -73,6 +73,15 @@ class Outcome(NamedTuple):
     error: str
 
 
+class Kind(tuple[bool, bool]):
+    """requires_grad, is_contiguous: a result may be contiguous where that of the copy is not."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Kind) and self[0] == other[0] and self[1] >= other[1]
+
+    __hash__ = tuple.__hash__
+
+
 class Judged(NamedTuple):
     """outcome: "equal" or "fault"; fused: the components in kernels, of the first recording."""
 
@@ -205,10 +214,10 @@ def run_call(case: Case, model: Any, call: Call) -> Outcome:
         error = type(raised).__name__
     if not torch.equal(x.detach(), given):
         results["input"] = x.detach()
-    results = {name: one.detach().clone() if isinstance(one, Tensor) else one
-               for name, one in results.items()} | {
-        f"{name} kind": (one.requires_grad, one.is_contiguous())
-        for name, one in results.items() if isinstance(one, Tensor)}
+    kinds = {f"{name} requires_grad, is_contiguous": Kind((one.requires_grad, one.is_contiguous()))
+             for name, one in results.items() if isinstance(one, Tensor)}
+    results = kinds | {name: one.detach().clone() if isinstance(one, Tensor) else one
+                       for name, one in results.items()}
     return Outcome(results, gradients, _state(model), torch.get_rng_state(), error)
 
 
