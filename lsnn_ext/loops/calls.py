@@ -17,7 +17,7 @@ ADDS = frozenset({"add", "__add__", "__radd__", "add_", "__iadd__"})
 COPIES = frozenset({
     "view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze", "contiguous", "clone",
     "expand", "expand_as", "view_as", "reshape_as", "to", "type_as", "float", "double",
-    "__getitem__"})
+    "__getitem__", "select", "unbind", "stack", "chunk", "split"})
 
 
 class Read(NamedTuple):
@@ -149,7 +149,8 @@ class Reader:
         before, after = self.kind(source.position, source.output), self.kind(position, 0)
         is_copy = before.dtype == after.dtype and prod(before.shape) == prod(after.shape)
         if name_of(call) == "__getitem__":
-            is_copy &= all(isinstance(x, slice | type(None) | type(Ellipsis)) for x in slots[1:])
+            is_copy &= all(isinstance(x, slice | int | type(None) | type(Ellipsis))
+                           and not isinstance(x, bool) for x in slots[1:])
         return source if is_copy else None
 
     # ------------------------------------------------------------------------------- sums

@@ -491,3 +491,24 @@ def test_gradient_of_a_value_before_the_loop_only():
         return membranes
 
     compare(model, random(B, N), random(B, N, seed=1), fused=2)
+
+
+def test_views_of_one_step():
+    """A layer for sequences, called for sequences of one step."""
+    def model(x, w, bias, v, z):
+        spikes = []
+        for t in range(T):
+            current = torch.nn.functional.linear(torch.cat((x[t], z), -1), w, bias)
+            steps = []
+            for c in current.unsqueeze(0).unbind(0):
+                v = v + (c - v) / 2.0
+                z = spike(v - 0.2)
+                v = v * (1 - z)
+                steps.append(z)
+            z = torch.stack(steps)[0]
+            spikes.append(z)
+        return spikes
+
+    plan = compare(model, random(T, B, I), random(N, I + N), random(N), random(B, N),
+                   torch.zeros(B, N).double())
+    assert currents(plan) == 1
