@@ -208,7 +208,7 @@ class NumpyRandom(Draws):
         return float(np.random.rand())  # noqa: NPY002
 
 
-@refused("random")
+@refused("random|from_numpy|lift_fresh")
 class NumpyRandomBefore(Net):
     """A mask of NumPy before the loop, of shape (I,)."""
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from fooling.base import CALLS, Net, Wanted, build
+from lsnn_ext import loops
 
 INTERNAL = set(vars(nn.Module()))  # _parameters, _buffers, hooks, training
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -32,18 +33,15 @@ Convert = Callable[[nn.Module, Any], tuple[nn.Module, Verdict]]
 
 
 def convert(model: nn.Module, x: Any) -> tuple[nn.Module, Verdict]:
-    """lsnn_ext.loops' convert: the only place of these tests that knows its interface."""
-    from lsnn_ext.loops import model as loops  # type: ignore[attr-defined]
-
+    """lsnn_ext.loops.convert: the only place of these tests that knows its interface."""
     before = type(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         converted, report = loops.convert(model, x)
     assert converted is model
-    text = str(report)
     if type(model) is before:
-        return model, Verdict("refused", text)
-    return model, Verdict("fused", text)
+        return model, Verdict("refused", report.reason)
+    return model, Verdict("fused" if report.fused else "loop", report.reason)
 
 
 # --------------------------------------------------------------------------------- what a call did

@@ -236,7 +236,7 @@ class InputScaled(Net):
         return self.over(x, x.mul_(0.5))
 
 
-@refused("input|argument")
+@refused("input|argument|shares")
 class InputWrittenThroughView(Net):
     """Each step clears the input that it has read."""
 
@@ -258,7 +258,7 @@ class ParameterWritten(Net):
         return self.over(x, x)
 
 
-@refused("parameter|weight|data")
+@refused("parameter|shares")
 class ParameterClamped(Net):
     def forward(self, x: Tensor) -> Any:
         self.feed.weight.data.clamp_(-0.25, 0.5)
