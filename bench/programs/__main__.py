@@ -10,7 +10,8 @@ FOLDER/OWNER/NAME holds a copy of each repository at the commit of bench/program
 Nothing is downloaded; a program whose copy or package is missing is a line with that reason.
 
 Each program runs on random inputs of its own shapes. Results and gradients before and after are
-compared in float32 and float64; a training step, forward and backward, is timed in turns.
+compared in float32 and float64; a training step, forward and backward, is timed in turns: on one
+thread the time of the processor, on two threads the time that elapses.
 """
 import argparse
 import statistics
@@ -34,6 +35,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=at_least_one, default=7, help="rounds of timing")
     parser.add_argument("--seconds", type=positive, default=20.0,
                         help="of timing for each side (default: %(default)g)")
+    parser.add_argument("--threads", type=int, choices=(1, 2), default=2,
+                        help="time on one thread only, or on one and on two (default)")
     parser.add_argument("--no-memory", action="store_true", help="leave out the peak memory")
     parser.add_argument("--out", type=Path, help="a CSV file for the results")
     return parser
@@ -59,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 continue
             line = Line(program.name, reason=missing) if missing else measure(
                 program, given.folder, repeats=given.repeats, seconds=given.seconds,
-                memory=not given.no_memory)
+                threads=given.threads, memory=not given.no_memory)
             print(f"    {_told(line)}", flush=True)
             lines.append(line)
     finally:  # what was measured before something stopped the run is kept
