@@ -70,7 +70,7 @@ class _Step:
 
 
 def convert(program: Loaded) -> str:
-    """Converts the model in place; why it stays as it is, or nothing."""
+    """Converts the model; why it stays as it is, or nothing."""
     program.before()
     torch.manual_seed(program.seed)
     with torch.set_grad_enabled(program.gradients):
