@@ -156,6 +156,13 @@ def find_differences(one: Tensor, other: Tensor, limit: float) -> Tensor:
     return ~(find_distance(one, other) <= limit)
 
 
+def is_close(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are of a kind and equal but for rounding in one step."""
+    if kind_of(one) != kind_of(other):
+        return False
+    return torch.equal(one, other) or not bool(find_differences(one, other, STEP.of(other)).any())
+
+
 def find_first(wrong: Tensor) -> tuple[int, ...]:
     return tuple(wrong.nonzero()[0].tolist()) if wrong.any() else ()
 

@@ -203,6 +203,8 @@ def _has_flips(recorded: Recorded, loop: Loop, stages: Sequence[Stage], frame: F
             if kind_of(got) != kind_of(want):
                 raise VerificationError(f"expected {kind_of(want)}, got {kind_of(got)}",
                                         loop.body[q].call.line)
+            if torch.equal(got, want):
+                continue
             wrong = find_differences(got, want, RUN.of(want)).reshape(len(got), -1).any(1)
             if bool(wrong.any()):
                 i = int(wrong.int().argmax())
