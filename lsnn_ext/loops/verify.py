@@ -4,8 +4,8 @@ Each check starts from recorded numbers, so that a difference is found where it 
 
 1. the loops, written out again, are the recorded calls;
 2. the recorded calls, each from recorded numbers, give the recorded results;
-3. so does each stage of a loop, for all iterations; a kernel takes one step of each iteration,
-   from the recorded states and spikes of the iteration before;
+3. so do the calls outside of loops, and each stage of a loop, for all iterations; a kernel takes
+   one step of each iteration, from the recorded states and spikes of the iteration before;
 4. a component's gradients are those of its calls, up to the first spike that differs;
 5. the whole plan gives the recorded results, gradients and random draws.
 
@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 
 from .component import Component
 from .component_check import check_component
-from .frame import Frame, Place
+from .frame import Frame, Place, Values
 from .ir import Call, Leaf, Loop, Ref
 from .record import generator_states, set_generator_states
 from .recorded import Recorded, made_by
@@ -33,6 +33,7 @@ from .rounding import (
     VerificationError,
     compare_gradients,
     find_differences,
+    is_close,
     kind_of,
     run_moved_call,
 )
@@ -82,12 +83,13 @@ def verify(plan: Plan, result: Any) -> Comparison:
         with _generators(recording.generators):
             recorded = Recorded(plan)
             after = generator_states()
+        _check_calls(plan, recorded)
         gradients = [_check_stage(recorded, loop, stage) for loop, stages in recorded.loops
                      for stage in stages]
         replayed, worst, compared, reason = _check_whole(plan, recorded, result, after)
         gradients.append(worst)
         return Comparison(recorded.ulps, recorded.values, recorded.flips, replayed,
-                          max(gradients), compared, reason)
+                          max(gradients, default=0.0), compared, reason)
     finally:
         recording.release()
 
@@ -117,6 +119,20 @@ def check_order(plan: Plan) -> None:
                 check(expanded(one, part[0], t, q), t)
     if (left := next(calls, None)) is not None:
         raise VerificationError("expected all recorded calls, got none here", left.line)
+
+
+def _check_calls(plan: Plan, recorded: Recorded) -> None:
+    """Calls outside of loops, of which stack takes whole sequences."""
+    inside = {value for loop, _ in recorded.loops for value in loop.places()}
+    values = Values({value: one for value, one in recorded.numbers.items() if value not in inside},
+                    plan.places)
+    values.frames = [recorded.frame(loop, ()) for loop, _ in recorded.loops]
+    for part in plan.parts:
+        if isinstance(part, Call) and not part.is_random:
+            values.run(part)
+            if not all(is_close(values.tensors[value].detach(), recorded.numbers[value])
+                       for value in part.outputs):
+                raise VerificationError("a call outside of loops gives another result", part.line)
 
 
 def _check_stage(recorded: Recorded, loop: Loop, stage: Stage) -> float:

@@ -8,30 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from loop_programs import Triangle, draw, prepare, spike
 from lsnn_ext.loops.ir import Before, Call, Fixed, Loop, Now, Numbers
-from lsnn_ext.loops.record import Apply, record
+from lsnn_ext.loops.record import Apply
 from lsnn_ext.loops.recorded import Recorded
 from lsnn_ext.loops.rounding import VerificationError
 from lsnn_ext.loops.run import Plan
 from lsnn_ext.loops.stages import Planner
 from lsnn_ext.loops.verify import check_order, verify
-from small_loops import Inputs
 
 T, B, N, I = 9, 3, 5, 4
-
-
-class Triangle(torch.autograd.Function):
-    """A spike with a surrogate gradient."""
-
-    @staticmethod
-    def forward(ctx, v):
-        ctx.save_for_backward(v)
-        return (v > 0).to(v.dtype)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        (v,) = ctx.saved_tensors
-        return gradient * 0.3 * torch.relu(1 - v.abs())
 
 
 class Higher(Triangle):
@@ -41,9 +27,6 @@ class Higher(Triangle):
     def backward(ctx, gradient):
         (v,) = ctx.saved_tensors
         return gradient * 0.31 * torch.relu(1 - v.abs())
-
-
-spike = Triangle.apply
 
 
 def model(x, w_in, w, beta, other, start, before):
@@ -58,11 +41,6 @@ def model(x, w_in, w, beta, other, start, before):
     return torch.stack(out), v, other.sum() + before.sum()
 
 
-def draw(*shape: int, scale: float = 1.0) -> Tensor:
-    generator = torch.Generator().manual_seed(sum(shape))
-    return scale * torch.randn(shape, generator=generator, dtype=torch.float64)
-
-
 def arguments() -> list[Tensor]:
     beta = torch.full((N,), 0.9, dtype=torch.float64)
     other = beta.clone()
@@ -73,14 +51,8 @@ def arguments() -> list[Tensor]:
     return [draw(T, B, I), draw(I, N), draw(N, N), beta, other, start, before]
 
 
-def prepare(function: Callable[..., Any] = model, args: list[Tensor] | None = None,
-            ) -> tuple[Plan, Any]:
-    """A plan, and the result of the function."""
-    args = arguments() if args is None else args
-    args = [one.requires_grad_(one.is_floating_point()) for one in args]
-    result, recording = record(function, tuple(args), {}, Inputs(args), keep_numbers=True)
-    assert not isinstance(recording, Exception), recording
-    return Plan(recording), result
+def prepare_model() -> tuple[Plan, Any]:
+    return prepare(model, arguments())
 
 
 def tamper(plan: Plan, change: Callable[[Loop], Loop], has_order: bool = True) -> None:
@@ -125,7 +97,7 @@ READOUT = "y = 0.75 * y"
 
 # ------------------------------------------------------------------------------ right plans
 def test_right_plan():
-    plan, result = prepare()
+    plan, result = prepare_model()
     assert [one.kind for one in plan.stages].count("fused") == 2
     found = verify(plan, result)
     assert found.flips == found.replayed == 0
@@ -137,7 +109,7 @@ def test_right_plan():
 
 
 def test_result_stays_usable_and_numbers_are_released():
-    plan, result = prepare()
+    plan, result = prepare_model()
     kept = weakref.ref(plan.recording.numbers[plan.recording.calls[3].outputs[0]])
     assert kept() is not None
     verify(plan, result)
@@ -150,7 +122,7 @@ def test_result_stays_usable_and_numbers_are_released():
 
 
 def test_numbers_are_released_after_an_error():
-    plan, result = prepare()
+    plan, result = prepare_model()
     tamper(plan, lambda loop: change_slots(loop, lambda _, slot: 0.8 if slot == 0.75 else slot))
     with pytest.raises(VerificationError):
         verify(plan, result)
@@ -234,7 +206,7 @@ def test_own_generator():
 
 def test_without_gradients():
     with torch.no_grad():
-        plan, result = prepare()
+        plan, result = prepare_model()
         found = verify(plan, result)
     assert found.gradients == 0
     assert "nothing asks" in found.reason
@@ -275,7 +247,7 @@ LOOPS = [(other_slot, 0), (other_lag, 1), (other_constant, 0), (at_step(6), 6)]
 
 @pytest.mark.parametrize(("change", "step"), LOOPS)
 def test_another_loop(change, step):
-    plan, _ = prepare()
+    plan, _ = prepare_model()
     tamper(plan, change, has_order=False)
     with pytest.raises(VerificationError) as error:
         check_order(plan)
@@ -285,7 +257,7 @@ def test_another_loop(change, step):
 @pytest.mark.parametrize(("change", "step"), LOOPS)
 def test_another_kernel(change, step):
     """What runs differs from the loop of the plan."""
-    plan, result = prepare()
+    plan, result = prepare_model()
     tamper(plan, change)
     with pytest.raises(VerificationError) as error:
         verify(plan, result)
@@ -294,22 +266,33 @@ def test_another_kernel(change, step):
 
 
 def test_another_call():
-    plan, _ = prepare()
+    plan, _ = prepare_model()
     plan.parts[-1] = plan.parts[-1]._replace(function=torch.sub)
     with pytest.raises(VerificationError, match="expected the recorded call"):
         check_order(plan)
 
 
 def test_a_missing_call():
-    plan, _ = prepare()
+    plan, _ = prepare_model()
     del plan.parts[-1]
     with pytest.raises(VerificationError, match="all recorded calls"):
         check_order(plan)
 
 
+def test_another_order_of_results():
+    plan, result = prepare_model()
+    outputs = next(part.inputs for part in plan.parts
+                   if isinstance(part, Call) and part.function is torch.stack)
+    one, other = outputs[2], outputs[5]
+    plan.places[one], plan.places[other] = plan.places[other], plan.places[one]
+    with pytest.raises(VerificationError, match="outside of loops") as error:
+        verify(plan, result)
+    assert error.value.component == line_of("return torch.stack(out), v, other")
+
+
 # ---------------------------------------------------------------------------- wrong kernels
 def test_another_coefficient_of_one_neuron():
-    plan, result = prepare()
+    plan, result = prepare_model()
     right, wrong = leaf(plan, 3), leaf(plan, 4)
     tamper(plan, lambda loop: change_slots(
         loop, lambda _, slot: Fixed(wrong) if slot == Fixed(right) else slot))
@@ -320,7 +303,7 @@ def test_another_coefficient_of_one_neuron():
 
 
 def test_another_initial_state_of_one_neuron():
-    plan, result = prepare()
+    plan, result = prepare_model()
     right, wrong = leaf(plan, 5), leaf(plan, 6)
     tamper(plan, lambda loop: change_slots(loop, lambda _, slot: slot._replace(
         initial=(wrong,)) if isinstance(slot, Before) and slot.initial == (right,) else slot))
@@ -331,7 +314,7 @@ def test_another_initial_state_of_one_neuron():
 
 
 def test_another_surrogate_gradient():
-    plan, result = prepare()
+    plan, result = prepare_model()
     tamper(plan, lambda loop: loop._replace(body=tuple(
         one._replace(call=one.call._replace(function=Apply(Higher)))
         if isinstance(one.call.function, Apply) else one for one in loop.body)))
@@ -342,7 +325,7 @@ def test_another_surrogate_gradient():
 
 def test_another_reset_gradient():
     """The numbers are equal."""
-    plan, result = prepare()
+    plan, result = prepare_model()
 
     def change(loop: Loop) -> Loop:
         z = next(q for q, one in enumerate(loop.body) if isinstance(one.call.function, Apply))
@@ -360,7 +343,7 @@ def test_another_reset_gradient():
 @pytest.mark.parametrize("step", [0, 5])
 def test_another_batched_value(step):
     """A product of the inputs that is another one in one step and neuron."""
-    plan, result = prepare()
+    plan, result = prepare_model()
     i, (loop, stages) = next((i, part) for i, part in enumerate(plan.parts)
                              if not isinstance(part, Call))
     k = next(k for k, stage in enumerate(stages) if stage.kind == "batched")

@@ -1,0 +1,41 @@
+"""What tests of verify and of its report share: a spike, numbers, and plans of functions."""
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lsnn_ext.loops.record import record
+from lsnn_ext.loops.run import Plan
+from small_loops import Inputs
+
+
+class Triangle(torch.autograd.Function):
+    """A spike with a surrogate gradient."""
+
+    @staticmethod
+    def forward(ctx, v):
+        ctx.save_for_backward(v)
+        return (v > 0).to(v.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (v,) = ctx.saved_tensors
+        return gradient * 0.3 * torch.relu(1 - v.abs())
+
+
+spike = Triangle.apply
+
+
+def draw(*shape: int, scale: float = 1.0) -> Tensor:
+    """Normal numbers in float64, the same for a shape."""
+    generator = torch.Generator().manual_seed(sum(shape))
+    return scale * torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def prepare(function: Callable[..., Any], args: list[Tensor]) -> tuple[Plan, Any]:
+    """A plan that verify can check, and the result of the function."""
+    args = [one.requires_grad_(one.is_floating_point()) for one in args]
+    result, recording = record(function, tuple(args), {}, Inputs(args), keep_numbers=True)
+    assert not isinstance(recording, Exception), recording
+    return Plan(recording), result

@@ -1,0 +1,157 @@
+"""The report of convert: what became of each loop, how equal it is, and how much faster."""
+import time
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from loop_programs import draw, prepare, spike
+from lsnn_ext.loops import convert
+from lsnn_ext.loops.report import Report, describe, measure_speed
+from lsnn_ext.loops.verify import verify
+
+T, B, N = 12, 3, 5
+
+
+def mixed(x, w, w_out, slope):
+    """A recurrence that is fused, one that is not, a product between them, and draws."""
+    v, z = x.new_zeros(B, N), x.new_zeros(B, N)
+    y = x.new_zeros(B, N)
+    out = []
+    for x_t in x.unbind(0):
+        v = slope * v + torch.nn.functional.dropout(x_t, 0.5) + z @ w  # line of the neuron
+        z = spike(v - 1.0)
+        current = z @ w_out
+        y = torch.softmax(0.5 * y + current, -1)  # line of the softmax
+        out.append(y)
+    return torch.stack(out), v
+
+
+def find_line(text: str) -> str:
+    with open(__file__) as file:
+        number = next(i for i, line in enumerate(file, 1) if text in line)
+    return f"test_loop_report.py:{number}"
+
+
+def test_loops_are_described():
+    plan, result = prepare(mixed, [draw(T, B, N), draw(N, N), draw(N, N),
+                                   torch.tensor(0.9, dtype=torch.float64)])
+    comparison = verify(plan, result)
+    (loop,) = describe(plan)
+    assert loop.iterations == T
+    (fused,) = loop.fused
+    assert fused.line == find_line("z = spike(v - 1.0)")
+    assert (fused.states, fused.currents, fused.has_product) == (1, 1, True)
+    kept = {one.line: one for one in loop.kept}
+    softmax = kept[find_line("# line of the softmax")]
+    assert "elementwise" in softmax.reason or "softmax" in softmax.reason
+    assert "random" in kept[find_line("# line of the neuron")].reason
+    assert loop.calls == fused.calls + loop.batched + sum(one.calls for one in loop.kept)
+    assert loop.batched >= 1  # z @ w_out
+    text = str(Report("Net", True, "", (loop,), comparison))
+    assert text.startswith("Net: converted\n  loop of 12 iterations")
+    assert f"fused   {fused.line}" in text
+    assert softmax.reason in text
+    assert "results equal" in text
+    assert len(text.splitlines()) <= 8
+
+
+class Net(nn.Module):
+    """One recurrent layer in a loop over time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner, self.back = nn.Linear(4, N), nn.Linear(N, N)
+
+    def forward(self, x: Tensor) -> Tensor:
+        v, z = x.new_zeros(x.shape[1], N), x.new_zeros(x.shape[1], N)
+        out = []
+        for t in range(x.shape[0]):
+            v = 0.9 * v + self.inner(x[t]) + self.back(z) - z.detach()
+            z = spike(v - 0.5)
+            out.append(z)
+        return torch.stack(out)
+
+
+def test_report_of_convert():
+    _, report = convert(Net(), torch.rand(T, B, 4))
+    assert report.converted
+    assert len(report.fused) == 1
+    assert report.comparison is not None
+    assert report.comparison.gradients == 4
+    assert not report.comparison.flips
+    assert "4 gradients within" in str(report)
+
+
+class Branching(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        found = super().forward(x)
+        return found if found.sum() > 0 else -found  # line of the branch
+
+
+def test_report_of_what_is_refused():
+    _, report = convert(Branching(), torch.rand(T, B, 4))
+    assert not report.converted
+    assert str(report).startswith("Branching: not converted: ")
+    assert find_line("# line of the branch") in str(report)
+
+
+def test_without_verification():
+    _, report = convert(Net(), torch.rand(T, B, 4), verify=False)
+    assert report.comparison is None
+    assert "not verified" in str(report)
+
+
+# ------------------------------------------------------------------------------------ speed
+def sleeping(seconds: float, weight: Tensor):
+    def run():
+        time.sleep(seconds)
+        return (weight * 2).exp()
+    return run
+
+
+def test_speed_is_a_ratio_of_medians():
+    weight = torch.ones(1000, requires_grad=True)
+    speed = measure_speed(sleeping(0.03, weight), sleeping(0.01, weight), [weight])
+    assert speed.rounds == 5
+    assert 1.5 < speed.ratio < 4
+    assert speed.original > speed.converted
+    assert speed.threads == torch.get_num_threads()
+    assert weight.grad is None
+    assert f"{speed.ratio:.1f} times as fast (5 rounds in turns" in str(speed)
+
+
+def test_no_further_round_after_the_time():
+    weight = torch.ones(1, requires_grad=True)
+    speed = measure_speed(sleeping(0.01, weight), sleeping(0.01, weight), [weight], seconds=0.0)
+    assert speed.rounds == 1
+
+
+def test_state_is_restored_before_each_pass():
+    weight = torch.ones(1, requires_grad=True)
+    calls = []
+    measure_speed(lambda: calls.append("original") or weight * 2,
+                  lambda: calls.append("converted") or weight * 2, [weight],
+                  lambda: calls.append("prepare"), seconds=0.0)
+    assert calls[-1] == "prepare"
+    assert all(calls[k - 1] == "prepare" for k, one in enumerate(calls) if one != "prepare")
+
+
+@pytest.mark.parametrize("n", [1000, 5000])
+def test_bytes_kept_for_the_backward_pass(n):
+    """exp keeps its result, a sum nothing; a parameter that is kept does not count."""
+    weight = torch.ones(n, requires_grad=True)
+    speed = measure_speed(lambda: (weight * weight).exp(), lambda: weight.sum(), [weight],
+                          seconds=0.0)
+    assert speed.original_bytes == 4 * n
+    assert speed.converted_bytes == 0
+
+
+def test_speed_of_a_converted_model():
+    model = Net()
+    x = torch.rand(T, B, 4)
+    converted, _ = convert(Net(), x)
+    speed = measure_speed(lambda: model(x), lambda: converted(x), list(model.parameters())
+                          + list(converted.parameters()), seconds=0.1)
+    assert 0 < speed.converted_bytes < speed.original_bytes
