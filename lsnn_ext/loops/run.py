@@ -60,18 +60,18 @@ class Plan:
         """Whether some recurrence runs in a kernel."""
         return any(stage.kind == "fused" for stage in self.stages)
 
-    def __call__(self, leaves: dict[int, Tensor], frames: list[Frame] | None = None,
-                 ) -> tuple[Any, list[Any], dict[int, Tensor]]:
+    def __call__(self, leaves: dict[int, Tensor]) -> tuple[Any, list[Any], dict[int, Tensor]]:
         """Runs on the tensors of Recording.leaves.
-
-        Args:
-            leaves: by value.
-            frames: receives those of the loops.
 
         Returns:
             the result, the attributes in the order of Recording.changed, and by leaf the values
             of what is written to.
         """
+        return self.run(leaves)[0]
+
+    def run(self, leaves: dict[int, Tensor],
+            ) -> tuple[tuple[Any, list[Any], dict[int, Tensor]], list[Frame]]:
+        """What a call returns, and the values of the loops."""
         values = Values(leaves, self.places)
         for part in self.parts:
             if isinstance(part, Call):
@@ -82,8 +82,6 @@ class Plan:
             for stage in stages:
                 stage.run(frame)
             values.frames.append(frame)
-        if frames is not None:
-            frames += values.frames
 
         own: dict[int, Tensor] = {}
 
@@ -105,8 +103,9 @@ class Plan:
             return pytree.tree_map(result, tree)
 
         recording = self.recording
-        return (fill(recording.result), [fill(tree) for _, tree in recording.changed],
+        made = (fill(recording.result), [fill(tree) for _, tree in recording.changed],
                 {leaf: values.get(value) for leaf, value in recording.written.items()})
+        return made, values.frames
 
 
 def _values_read(recording: Recording, parts: Sequence[Any]) -> set[int]:

@@ -159,16 +159,16 @@ def _check_whole(plan: Plan, recorded: Recorded, result: Any,
                  after: Sequence[Tensor]) -> tuple[int, float, int, str]:
     """The plan from its leaves. Comparison.replayed, gradient, gradients, reason."""
     recording = plan.recording
-    kinds, frames = recording.kinds, list[Frame]()
+    kinds = recording.kinds
     leaves = {value: recorded.numbers[value].detach().requires_grad_(kinds[value].requires_grad)
               for value in recording.leaves}
     with _generators(recording.generators):
-        made, changed, written = plan(leaves, frames)
+        (made, changed, written), frames = plan.run(leaves)
         if not all(map(torch.equal, after, generator_states())):
             raise VerificationError("other random draws, or another number of them", "results")
     has_flips = any(_has_flips(recorded, loop, stages, frame) for (loop, stages), frame in zip(
         recorded.loops, frames, strict=True))
-    frames.clear()
+    del frames
     refs = pytree.tree_leaves((recording.result, [tree for _, tree in recording.changed],
                                list(map(Ref, recording.written.values()))))
     replayed = 0
