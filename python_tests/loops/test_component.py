@@ -156,27 +156,6 @@ def test_products_that_are_only_added_are_one():
     assert currents(plan) == 1
 
 
-def test_no_grad_and_in_place():
-    """A write under no_grad keeps the gradient of what it writes to."""
-    def model(x, w, decay, v, z):
-        spikes = []
-        v = v.clone()
-        for t in range(T):
-            with torch.no_grad():
-                rest = decay * v
-            v -= 0.1 * rest
-            v += x[t]
-            v = v.mul_(0.9) + z @ w
-            with torch.no_grad():
-                v.mul_(0.5)
-            z = spike(v - 0.1)
-            spikes.append(z)
-        return spikes, v
-
-    compare(model, random(T, B, N), random(N, N), torch.rand(N).double(), random(B, N),
-            torch.zeros(B, N).double())
-
-
 def test_membrane_of_four_axes():
     def model(x, theta, beta, v):
         spikes, membranes = [], []
@@ -368,35 +347,6 @@ def test_equal_layers_share_their_kernels():
     plan = compare(model, random(T, B, N), random(B, N), random(B, N, seed=1), fused=2)
     first, second = (stage.run.__self__ for stage in plan.stages if stage.kind == "fused")
     assert first.neuron is second.neuron
-
-
-def test_gradient_of_the_first_iteration_only():
-    """What is read requires a gradient in the first iteration only."""
-    def model(x, v):
-        membranes = []
-        for _ in range(T):
-            membranes.append(1.0 * v)
-            with torch.no_grad():
-                rest = 0.5 * v
-            v = torch.tanh(rest)
-        return membranes
-
-    compare(model, random(T, B, N), random(B, N))
-
-
-def test_gradient_of_a_value_before_the_loop_only():
-    """What another component reads of the iteration before requires a gradient in the first one."""
-    def model(v, u):
-        membranes = []
-        for _ in range(T):
-            v_new = torch.tanh(0.9 * v + u)
-            with torch.no_grad():
-                u = torch.sin(u)
-            v = v_new
-            membranes.append(v)
-        return membranes
-
-    compare(model, random(B, N), random(B, N, seed=1), fused=2)
 
 
 def test_views_of_one_step():
