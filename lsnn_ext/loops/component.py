@@ -211,7 +211,7 @@ class Component:
         try:
             made = self._run(given)
             got = self._gradients(made, inputs)
-        except (RuntimeError, TypeError, ValueError) as error:
+        except Exception as error:  # of any operator on random numbers
             text = re.sub(r" in (calls|step|ir)\.py line .*", "", str(error))
             line: str = self.neuron.step.line  # type: ignore[attr-defined]
             raise Refused(text, line) from error
@@ -219,6 +219,9 @@ class Component:
         wanted = {place: torch.stack([row[place].expand(one.shape[1:]) for row in rows])
                   for place, one in made.items()}
         want = self._gradients(wanted, inputs)
+        if any(one.requires_grad != wanted[place].requires_grad for place, one in made.items()):
+            raise Refused("expected results that need a gradient as those of the calls do",
+                          found.line(max(found.nodes)))
         for one, other in zip([*made.values(), *got], [*wanted.values(), *want], strict=True):
             if other is not None and not _is_close(one, other):
                 raise Refused("expected calls that act on each number by itself, got other results "

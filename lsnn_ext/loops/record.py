@@ -36,8 +36,9 @@ SWITCHES = frozenset({
 # Whose effect is not in their result.
 REFUSED = frozenset({
     "grad", "grad_fn", "_version", "__delete__", "_grad", "output_nr", "backward", "retain_grad",
-    "register_hook", "set_", "resize_", "share_memory_", "rename_", "detach_", "_make_subclass",
-    "as_subclass"})
+    "register_hook", "apply_", "map_", "set_", "resize_", "share_memory_", "rename_",
+    "_make_subclass", "as_subclass"})
+FLAGS = frozenset({"__set__", "requires_grad_", "detach_"})  # write no numbers
 # Operators that read numbers, or whose results have shapes that depend on them.
 VALUE_READS = frozenset({"item", "tolist", "__bool__", "__float__", "__int__", "__index__"})
 MOST_READ = 16  # numbers of an attribute that each call compares
@@ -169,7 +170,9 @@ class _Recorder(TorchFunctionMode):
 
     def _before(self, function: Any, args: Any, kwargs: Any) -> "_Begun":
         name = _name(function)
-        if name in REFUSED or (name == "__set__" and _property(function) != "requires_grad"):
+        if name == "__set__" and _property(function) != "requires_grad":
+            raise Refused(f"{_property(function)}: expected an attribute that stays")
+        if name in REFUSED:
             raise Refused(f"{name}: expected calls that make tensors of tensors")
         leaves, spec = pytree.tree_flatten((args, kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
@@ -192,7 +195,7 @@ class _Recorder(TorchFunctionMode):
         changed = {id(one): one for one, version in zip(tensors, versions, strict=True)
                    if _version(one) != version
                    or one.untyped_storage()._cdata in self.unversioned}
-        if not changed and name in ("__set__", "requires_grad_"):
+        if not changed and name in FLAGS:
             return
         for one in changed.values():
             before = self.tensors[id(one)].value
@@ -224,7 +227,9 @@ class _Recorder(TorchFunctionMode):
 
     def _check_write(self, name: str, tensor: Tensor, before: int) -> None:
         leaf = self.recording.leaves.get(before)
-        is_flag = name in ("__set__", "requires_grad_")  # writes no numbers
+        is_flag = name in FLAGS
+        if leaf is not None and leaf.kind != "input" and name == "detach_":
+            return  # such as of the state of the call before
         if leaf is not None and (leaf.kind == "input" or tensor.requires_grad or is_flag):
             what = "an input" if leaf.kind == "input" else "a parameter"
             raise Refused(f"{name}: expected no write to {what}")

@@ -14,7 +14,7 @@ from .frame import Frame, Place, Values
 from .ir import Before, BodyCall, Call, Fixed, Loop, Now, Numbers, Recording, Ref, Varying
 from .refused import Refused
 from .reroll import find_loops
-from .stages import Planner, Stage
+from .stages import Planner, Stage, find_dead, is_live
 
 
 class Plan:
@@ -27,13 +27,14 @@ class Plan:
         self.refused: list[tuple[Loop, Refused]] = []  # loops that stay as they are, and why
         self.places: dict[int, tuple[int, int, Place]] = {}  # see Values
         loops = 0
-        read = _values_read(recording, parts)
+        self.live = find_live(recording)
+        read = _values_read(recording, parts, self.live)
         for part in parts:
             if isinstance(part, Call):
                 self.parts.append(part)
                 continue
             try:
-                stages = Planner(part, recording, read, exact).stages()
+                stages = Planner(part, recording, read, self.live, exact).stages()
             except Refused as refused:  # whose order must stay as it is
                 self.refused.append((part, refused))
                 self.parts += [expanded(one, part, t, q) for t in range(part.iterations)
@@ -75,7 +76,8 @@ class Plan:
         values = Values(leaves, self.places)
         for part in self.parts:
             if isinstance(part, Call):
-                values.run(part)
+                if is_live(part, self.live):
+                    values.run(part)
                 continue
             loop, stages = part
             frame = Frame(loop, values)
@@ -108,16 +110,34 @@ class Plan:
         return made, values.frames
 
 
-def _values_read(recording: Recording, parts: Sequence[Any]) -> set[int]:
-    """Values that are read outside of the iteration or loop that makes them."""
+def _results(recording: Recording) -> set[int]:
+    """Values that are left after the call."""
     found = {leaf.value for leaf in pytree.tree_leaves(
         [recording.result, [tree for _, tree in recording.changed]]) if isinstance(leaf, Ref)}
-    found.update(recording.written.values())
+    return found.union(recording.written.values())
+
+
+def find_live(recording: Recording) -> set[int]:
+    """Values that something reads."""
+    found = _results(recording)
+    for call in reversed(recording.calls):
+        if is_live(call, found):
+            found.update(call.inputs)
+    return found
+
+
+def _values_read(recording: Recording, parts: Sequence[Any], live: set[int]) -> set[int]:
+    """Values that are read outside of the iteration or loop that makes them."""
+    found = _results(recording)
     for part in parts:
         if isinstance(part, Call):
-            found.update(part.inputs)
+            if is_live(part, live):
+                found.update(part.inputs)
             continue
-        for one in part.body:
+        dead = find_dead(part, live)
+        for q, one in enumerate(part.body):
+            if q in dead:
+                continue
             for slot in one.slots:
                 if isinstance(slot, Fixed):
                     found.add(slot.value)

@@ -33,10 +33,13 @@ class Stage(NamedTuple):
 class Planner:
     """The stages of a loop. Raises Refused where calls must stay in their order."""
 
-    def __init__(self, loop: Loop, recording: Recording, read: set[int], exact: bool) -> None:
+    def __init__(self, loop: Loop, recording: Recording, read: set[int], live: set[int],
+                 exact: bool) -> None:
+        """read: values that are read outside of the loop; live: that anything reads."""
         self.loop, self.recording, self.exact = loop, recording, exact
         self.last: set[Place] = set()  # read after the loop, the last iteration only
         self.read: set[Place] = set()  # read after the loop
+        self.dead = find_dead(loop, live)
         for value, (t, q, k) in loop.places().items():
             if value in read:
                 self.read.add((q, k))
@@ -46,7 +49,7 @@ class Planner:
                     self.last.add((q, k))
         self.readers: dict[Place, set[int]] = {}
         for q, one in enumerate(loop.body):
-            for slot in one.slots:
+            for slot in () if q in self.dead else one.slots:
                 if isinstance(slot, Now | Before):
                     self.readers.setdefault(slot[:2], set()).add(q)
 
@@ -67,7 +70,7 @@ class Planner:
             found.append(Stage("drawn", tuple(drawn), _InOrder(
                 self.loop, drawn, {(q, k) for q in drawn
                                    for k in range(len(body[q].call.outputs))}, set())))
-        before = invariant | set(drawn)
+        before = invariant | set(drawn) | self.dead
         components = self._components(before)
         absorbed = self._absorb([one for one in components if self._is_recurrent(one)], before)
         taken = {q for extra in absorbed.values() for q in extra}
@@ -82,7 +85,7 @@ class Planner:
     def _invariant(self) -> set[int]:
         found: set[int] = set()
         for q, one in enumerate(self.loop.body):
-            if not one.call.is_random and not any(
+            if q not in self.dead and not one.call.is_random and not any(
                     isinstance(slot, Before | Varying | Numbers) or (
                         isinstance(slot, Now) and slot.position not in found)
                     for slot in one.slots):
@@ -207,6 +210,17 @@ class Planner:
                 or not isinstance(given, Fixed | Now | Before | Varying) or given[:2] == (q, 0)):
             return None
         return Stage("written", (q,), _Written(q, one, target, given, *where))
+
+
+def is_live(call: Call, live: set[int]) -> bool:
+    """Whether something reads what a call makes, or a generator counts it."""
+    return call.is_random or any(value in live for value in call.outputs)
+
+
+def find_dead(loop: Loop, live: set[int]) -> set[int]:
+    """Positions of calls that are not live in any iteration."""
+    return {q for q, one in enumerate(loop.body) if not one.call.is_random and not any(
+        value in live for made in loop.made for value in made[q])}
 
 
 def is_elementwise(call: Call) -> bool:
