@@ -30,8 +30,8 @@ CHANGES = 8  # recordings for inputs of the same shapes
 SHAPES = 64  # of inputs that are recorded
 IMPURE = frozenset({print, input, open, os.urandom, time.time, time.time_ns, time.monotonic,
                     time.perf_counter, time.process_time, globals, eval, exec})
-IMPURE_CODES = {logging.Logger._log.__code__: "logging", os.getenv.__code__: "os.getenv",
-                type(os.environ).__getitem__.__code__: "os.environ"}
+IMPURE_CODES = {id(logging.Logger._log.__code__): "logging",
+                id(type(os.environ).__getitem__.__code__): "os.environ"}
 _recording = threading.Lock()
 
 
@@ -213,17 +213,21 @@ class Ran:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.codes is None:
             return self.function(*args, **kwargs)
-        codes, before = self.codes, self._before
+        before = self._before
+        seen: dict[int, CodeType] = {}  # by id: the hash of code is slow
 
         def note(frame: FrameType, event: str, called: Any) -> None:
             if before is not None:
                 before(frame, event, called)
             if event == "call":
-                codes.add(frame.f_code)
-                if frame.f_code in IMPURE_CODES:
-                    self._refuse(IMPURE_CODES[frame.f_code], frame)
-                elif "modules" in names_of(frame.f_code) and "sys" in globals_of(frame.f_code):
-                    self._refuse("sys.modules", frame)
+                code = frame.f_code
+                what = IMPURE_CODES.get(id(code))
+                if what is not None:
+                    self._refuse(what, frame)
+                elif id(code) not in seen:
+                    seen[id(code)] = code
+                    if "modules" in names_of(code) and "sys" in globals_of(code):
+                        self._refuse("sys.modules", frame)
             elif event == "c_call" and called in IMPURE:
                 self._refuse(called.__name__, frame)
 
@@ -232,7 +236,7 @@ class Ran:
             return self.function(*args, **kwargs)
         finally:
             sys.setprofile(before)
-
+            self.codes.update(seen.values())
 
     def _refuse(self, what: str, frame: FrameType | None) -> None:
         """If code of the user calls it."""
