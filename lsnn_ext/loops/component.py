@@ -229,6 +229,10 @@ class Component:
         self.unused = {key for key, one, gradient in zip(
             (*given.outside, *given.initial), inputs, want, strict=True)
             if one.requires_grad and gradient is None}
+        if any(one.requires_grad for one in wanted.values()) and all(
+                one is None for one in want):
+            raise Refused("expected a surrogate with a gradient, got None",
+                          found.line(max(found.nodes)))
 
     def _draw(self, n: int) -> Given:
         random = torch.Generator().manual_seed(0)
