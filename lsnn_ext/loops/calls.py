@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, TypeAlias
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from .functions import Apply
 from .ir import Before, Call, Fixed, Kind, Loop, Now, Numbers, Slot, Varying
-from .record import Apply
 
 SLOTS = (Fixed, Now, Before, Varying, Numbers)
 ADDS = frozenset({"add", "__add__", "__radd__", "add_", "__iadd__"})

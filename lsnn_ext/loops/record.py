@@ -1,55 +1,23 @@
 """record: runs a model once and notes each call of torch, as pure functions of values."""
-import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from types import BuiltinFunctionType, FunctionType
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 from torch.autograd.function import _SingleLevelFunction
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from . import functions as of
+from .functions import Apply, find_line, is_static, name_of, property_of
+from .generators import generator_states
 from .ir import Call, Kind, Leaf, Mode, Recording, Ref
 from .refused import Refused
-
-# What Python may read of a tensor: it does not depend on its numbers.
-READS = frozenset({
-    "shape", "dtype", "device", "layout", "ndim", "requires_grad", "is_leaf", "itemsize", "nbytes",
-    "is_cpu", "is_cuda", "is_meta", "is_mps", "is_sparse", "is_sparse_csr", "is_quantized",
-    "is_nested", "is_mkldnn", "is_xpu", "names", "size", "dim", "stride", "numel", "nelement",
-    "__len__", "is_contiguous", "is_floating_point", "is_complex", "is_signed", "is_conj", "is_neg",
-    "is_inference", "is_same_size", "is_tensor", "element_size", "get_device", "storage_offset",
-    "__hash__", "result_type", "promote_types", "can_cast", "is_grad_enabled", "is_storage",
-    "get_default_dtype", "is_autocast_enabled", "_has_compatible_shallow_copy_type", "has_names"})
-# Functions without a result that change the state of torch, which each call notes.
-SWITCHES = frozenset({
-    "_set_grad_enabled", "set_autocast_enabled", "set_autocast_dtype", "autocast_increment_nesting",
-    "autocast_decrement_nesting", "set_autocast_cache_enabled", "clear_autocast_cache"})
-# Whose effect is not in their result.
-REFUSED = frozenset({
-    "grad", "grad_fn", "_version", "__delete__", "_grad", "output_nr", "backward", "retain_grad",
-    "register_hook", "apply_", "map_", "set_", "resize_", "share_memory_", "rename_",
-    "_make_subclass", "as_subclass"})
-FLAGS = frozenset({"__set__", "requires_grad_", "detach_"})  # write no numbers
-# Operators that read numbers, or whose results have shapes that depend on them.
-VALUE_READS = frozenset({"item", "tolist", "__bool__", "__float__", "__int__", "__index__"})
-MOST_READ = 16  # numbers of an attribute that each call compares
-# FILLS take a number of a tensor, but no size.
-FILLS = frozenset({"full", "full_like", "new_full", "fill_", "masked_fill", "masked_fill_"})
-VALUE_TAGS = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
-PLAIN = (type(None), bool, int, float, complex, str, bytes, slice, type(Ellipsis), torch.dtype,
-         torch.device, torch.layout, torch.memory_format)
-
-
-_apply: Any = Function.__dict__["apply"].__func__
 
 
 class Origins(Protocol):
@@ -60,20 +28,6 @@ class Origins(Protocol):
 
     def changed(self, reference: Callable[[Tensor], Ref]) -> list[tuple[tuple[Any, ...], Any]]:
         """Recording.changed. Raises Refused."""
-
-
-@dataclass(frozen=True)
-class Apply:
-    """The apply of an autograd.Function, however the program has bound it."""
-
-    function: Any
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return _apply(self.function, *args, **kwargs)
-
-    @property
-    def __name__(self) -> str:
-        return f"{self.function.__name__}.apply"
 
 
 def record(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
@@ -138,10 +92,15 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         if self.depth or self.refused:
             return func(*args, **kwargs)
-        name = _name(func)
-        if name in READS or name in SWITCHES:
+        name = name_of(func)
+        if name in of.READS or name in of.SWITCHES:
             return func(*args, **kwargs)
-        return self.note(func, args, kwargs, lambda: func(*args, **kwargs))
+        profile = sys.getprofile()  # torch's own code need not be seen
+        sys.setprofile(None)
+        try:
+            return self.note(func, args, kwargs, lambda: func(*args, **kwargs))
+        finally:
+            sys.setprofile(profile)
 
     # ----------------------------------------------------------------------------- calls
     def note(self, function: Any, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
@@ -151,9 +110,15 @@ class _Recorder(TorchFunctionMode):
             before = None
             with self._refusals():
                 before = self._before(function, args, kwargs)
-            self.is_random, self.name = False, _name(function)
+            self.is_random, self.name = False, name_of(function)
             self.unversioned = set()
-            result = run()
+            try:
+                result = run()
+            except Exception:
+                with self._refusals():
+                    raise Refused(f"{self.name}: expected no error that the caller catches") from (
+                        None)
+                raise
             if before is not None:
                 with self._refusals():
                     self._after(before, result)
@@ -169,10 +134,10 @@ class _Recorder(TorchFunctionMode):
             self.refused = Refused(refused.reason, refused.line or find_line())
 
     def _before(self, function: Any, args: Any, kwargs: Any) -> "_Begun":
-        name = _name(function)
-        if name == "__set__" and _property(function) != "requires_grad":
-            raise Refused(f"{_property(function)}: expected an attribute that stays")
-        if name in REFUSED:
+        name = name_of(function)
+        if name == "__set__" and property_of(function) != "requires_grad":
+            raise Refused(f"{property_of(function)}: expected an attribute that stays")
+        if name in of.REFUSED:
             raise Refused(f"{name}: expected calls that make tensors of tensors")
         leaves, spec = pytree.tree_flatten((args, kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
@@ -180,7 +145,7 @@ class _Recorder(TorchFunctionMode):
         for leaf in leaves:
             if isinstance(leaf, Tensor):
                 leaf = Ref(self.value_of(leaf))
-            elif not isinstance(leaf, PLAIN) and not _is_static(leaf):
+            elif not isinstance(leaf, of.PLAIN) and not is_static(leaf):
                 raise Refused(f"{name}: expected tensors and plain arguments, got "
                               f"{type(leaf).__name__}")
             refs.append(leaf)
@@ -190,12 +155,12 @@ class _Recorder(TorchFunctionMode):
         if result is NotImplemented:  # such as tensor == None
             return
         function, leaves, spec, tensors, versions = begun
-        name = _name(function)
+        name = name_of(function)
         written = []
         changed = {id(one): one for one, version in zip(tensors, versions, strict=True)
                    if _version(one) != version
                    or one.untyped_storage()._cdata in self.unversioned}
-        if not changed and name in FLAGS:
+        if not changed and name in of.FLAGS:
             return
         for one in changed.values():
             before = self.tensors[id(one)].value
@@ -203,7 +168,7 @@ class _Recorder(TorchFunctionMode):
             written.append((before, self._new(one)))
         found, tree = pytree.tree_flatten(result)
         others = [one for one in found if one is not None and not isinstance(one, Tensor)]
-        if others and not written and name in VALUE_READS and len(tensors) == 1:
+        if others and not written and name in of.VALUE_READS and len(tensors) == 1:
             self.add_read(tensors[0], f"{name}: expected no number of a tensor in Python")
             return
         if others or (not written and not any(isinstance(one, Tensor) for one in found)):
@@ -227,7 +192,7 @@ class _Recorder(TorchFunctionMode):
 
     def _check_write(self, name: str, tensor: Tensor, before: int) -> None:
         leaf = self.recording.leaves.get(before)
-        is_flag = name in FLAGS
+        is_flag = name in of.FLAGS
         if leaf is not None and leaf.kind != "input" and name == "detach_":
             return  # such as of the state of the call before
         if leaf is not None and (leaf.kind == "input" or tensor.requires_grad or is_flag):
@@ -299,7 +264,7 @@ class _Recorder(TorchFunctionMode):
         value = self.value_of(tensor)
         leaf = self.recording.leaves.get(value)
         if (leaf is None or leaf.kind == "input" or tensor.requires_grad
-                or tensor.numel() > MOST_READ):
+                or tensor.numel() > of.MOST_READ):
             raise Refused(reason)
         self.recording.read[value] = tensor.detach().clone()
 
@@ -313,7 +278,7 @@ class _Recorder(TorchFunctionMode):
         def reference(one: Any) -> Any:
             if isinstance(one, Tensor):
                 return Ref(self.value_of(one))
-            if not isinstance(one, PLAIN):
+            if not isinstance(one, of.PLAIN):
                 raise Refused(f"result: expected tensors in tuples, lists and dicts, got "
                               f"{type(one).__name__}")
             return one
@@ -352,7 +317,7 @@ class _Witness(TorchDispatchMode):
             with recorder._refusals():
                 raise Refused(f"{func}: expected operators that are called from Python, got one of "
                               f"torch.jit or C++")
-        if (VALUE_TAGS & set(func.tags) and recorder.name not in FILLS
+        if (of.VALUE_TAGS & set(func.tags) and recorder.name not in of.FILLS
                 and not _is_by_numbers(func, args)):
             with recorder._refusals():
                 recorder.add_read(args[0], f"{func}: expected results whose shapes do not depend "
@@ -427,53 +392,6 @@ def _split_dropout(call: Call, add_value: Callable[[Kind], int],
     return [factory, drawn, product]
 
 
-def _is_static(leaf: Any) -> bool:
-    """A class or a function without variables of its own."""
-    return isinstance(leaf, type | BuiltinFunctionType) or (
-        isinstance(leaf, FunctionType) and leaf.__closure__ is None)
-
-
-def _name(function: Any) -> str:
-    """Of the getter of a property that of the property."""
-    name = getattr(function, "__name__", type(function).__name__)
-    return _property(function) if name == "__get__" else str(name)
-
-
-def _property(function: Any) -> str:
-    return str(getattr(getattr(function, "__self__", None), "__name__", ""))
-
-
 def _version(tensor: Tensor) -> tuple[int, bool]:
     """Is another one after a write."""
     return tensor._version, tensor.requires_grad
-
-
-def generator_states() -> list[Tensor]:
-    """Of torch, the CPU first."""
-    states = [torch.get_rng_state()]
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        states += torch.cuda.get_rng_state_all()
-    return states
-
-
-def set_generator_states(states: Sequence[Tensor]) -> None:
-    """Of torch; an empty list changes nothing."""
-    if states:
-        torch.set_rng_state(states[0])
-    if len(states) > 1:
-        torch.cuda.set_rng_state_all(list(states[1:]))
-
-
-_INTERNAL = tuple(os.path.dirname(os.path.abspath(path)) + os.sep
-                  for path in (torch.__file__, __file__))
-
-
-def find_line() -> str:
-    """The user's line that is being run, "file.py:12"."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        name = frame.f_code.co_filename
-        if not name.startswith(_INTERNAL) and "/contextlib.py" not in name:
-            return f"{os.path.basename(name)}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
-    return ""

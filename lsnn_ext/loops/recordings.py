@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .._core import torch_internals
+from .generators import generator_states, set_generator_states
 from .guards import Guard, check_hooks, describe_inputs, flags
 from .ir import Recording
 from .origins import Origins
 from .places import MISSING, Path, globals_of, is_user, name_of, names_of
 from .plain import exact
-from .record import generator_states, record, set_generator_states
+from .record import record
 from .refused import Refused
 from .rounding import VerificationError
 from .run import Plan

@@ -13,8 +13,8 @@ import torch
 
 from .calls import SLOTS, Product, Read, Reader, Term, name_of
 from .frame import Place
+from .functions import Apply
 from .ir import Before, Call, Kind, Loop, Now, Numbers, Slot, Varying
-from .record import Apply
 from .refused import Refused
 
 

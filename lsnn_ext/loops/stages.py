@@ -8,8 +8,8 @@ from torch.utils import _pytree as pytree
 
 from .component import fuse_component
 from .frame import Frame, Place
+from .functions import Apply
 from .ir import Before, BodyCall, Call, Fixed, Loop, Now, Numbers, Recording, Varying
-from .record import Apply
 from .refused import Refused
 
 CHUNK = 64  # iterations at once under no_grad

@@ -1,0 +1,84 @@
+"""Functions of torch as a recording sees them: their names, and what they may do."""
+import os
+import sys
+from dataclasses import dataclass
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
+
+import torch
+from torch.autograd import Function
+
+# What Python may read of a tensor: it does not depend on its numbers.
+READS = frozenset({
+    "shape", "dtype", "device", "layout", "ndim", "requires_grad", "is_leaf", "itemsize", "nbytes",
+    "is_cpu", "is_cuda", "is_meta", "is_mps", "is_sparse", "is_sparse_csr", "is_quantized",
+    "is_nested", "is_mkldnn", "is_xpu", "names", "size", "dim", "stride", "numel", "nelement",
+    "__len__", "is_contiguous", "is_floating_point", "is_complex", "is_signed", "is_conj", "is_neg",
+    "is_inference", "is_same_size", "is_tensor", "element_size", "get_device", "storage_offset",
+    "__hash__", "result_type", "promote_types", "can_cast", "is_grad_enabled", "is_storage",
+    "get_default_dtype", "is_autocast_enabled", "_has_compatible_shallow_copy_type", "has_names"})
+# Functions without a result that change the state of torch, which each call notes.
+SWITCHES = frozenset({
+    "_set_grad_enabled", "set_autocast_enabled", "set_autocast_dtype", "autocast_increment_nesting",
+    "autocast_decrement_nesting", "set_autocast_cache_enabled", "clear_autocast_cache"})
+# Whose effect is not in their result.
+REFUSED = frozenset({
+    "grad", "grad_fn", "_version", "__delete__", "_grad", "output_nr", "backward", "retain_grad",
+    "register_hook", "apply_", "map_", "set_", "resize_", "share_memory_", "rename_",
+    "_make_subclass", "as_subclass"})
+FLAGS = frozenset({"__set__", "requires_grad_", "detach_"})  # write no numbers
+# Operators that read numbers, or whose results have shapes that depend on them.
+VALUE_READS = frozenset({"item", "tolist", "__bool__", "__float__", "__int__", "__index__"})
+MOST_READ = 16  # numbers of an attribute that each call compares
+# FILLS take a number of a tensor, but no size.
+FILLS = frozenset({"full", "full_like", "new_full", "fill_", "masked_fill", "masked_fill_"})
+VALUE_TAGS = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
+PLAIN = (type(None), bool, int, float, complex, str, bytes, slice, type(Ellipsis), torch.dtype,
+         torch.device, torch.layout, torch.memory_format)
+
+_apply: Any = Function.__dict__["apply"].__func__
+
+
+@dataclass(frozen=True)
+class Apply:
+    """The apply of an autograd.Function, however the program has bound it."""
+
+    function: Any
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return _apply(self.function, *args, **kwargs)
+
+    @property
+    def __name__(self) -> str:
+        return f"{self.function.__name__}.apply"
+
+
+def is_static(leaf: Any) -> bool:
+    """A class or a function without variables of its own."""
+    return isinstance(leaf, type | BuiltinFunctionType) or (
+        isinstance(leaf, FunctionType) and leaf.__closure__ is None)
+
+
+def name_of(function: Any) -> str:
+    """Of the getter of a property that of the property."""
+    name = getattr(function, "__name__", type(function).__name__)
+    return property_of(function) if name == "__get__" else str(name)
+
+
+def property_of(function: Any) -> str:
+    return str(getattr(getattr(function, "__self__", None), "__name__", ""))
+
+
+_INTERNAL = tuple(os.path.dirname(os.path.abspath(path)) + os.sep
+                  for path in (torch.__file__, __file__))
+
+
+def find_line() -> str:
+    """The user's line that is being run, "file.py:12"."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not name.startswith(_INTERNAL) and "/contextlib.py" not in name:
+            return f"{os.path.basename(name)}:{frame.f_lineno}"
+        frame = frame.f_back  # type: ignore[assignment]
+    return ""
