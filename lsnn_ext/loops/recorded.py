@@ -19,6 +19,7 @@ from .rounding import (
     is_close,
     kind_of,
     move,
+    tolerance_of,
 )
 from .run import Plan
 from .stages import Stage
@@ -33,6 +34,7 @@ class Recorded:
         self.recording = recording = plan.recording
         self.loops = [part for part in plan.parts if not isinstance(part, Call)]
         self.makers = {value: call for call in recording.calls for value in call.outputs}
+        self.run = tolerance_of(kind.dtype for kind in recording.kinds.values())
         self.ulps, self.values, self.flips = 0.0, 0, 0
         outdated = _outdated(recording)
         self.numbers = {value: recording.numbers[value] for value in recording.leaves}

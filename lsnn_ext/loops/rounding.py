@@ -1,5 +1,5 @@
 """Differences of tensors: what is rounding, and what is not."""
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -53,12 +53,19 @@ class Tolerance:
 
 EPS = {dtype: torch.finfo(dtype).eps for dtype in (torch.float64, torch.float32)}
 STEP = Tolerance({dtype: ULPS * eps for dtype, eps in EPS.items()}, LOW_ULPS)
-RUN = Tolerance({torch.float64: 1e-9, torch.float32: 1e-4}, 8 * LOW_ULPS)
+RUN = Tolerance({torch.float64: 1e-9, torch.float32: 1e-4}, 2.5)
+
+
+def tolerance_of(dtypes: Iterable[torch.dtype]) -> Tolerance:
+    """Of a whole run in which values of these dtypes are computed, such as by autocast."""
+    low = max((RUN.share(dtype) for dtype in dtypes if dtype.itemsize == 2), default=0.0)
+    return Tolerance({dtype: max(share, low) for dtype, share in RUN.shares.items()}, RUN.low)
 
 
 def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Sequence[Tensor],
                       others: Sequence[Tensor], names: Sequence[str],
-                      run_moved: Run | None = None, keep: Tensor | None = None) -> float:
+                      run_moved: Run | None = None, keep: Tensor | None = None,
+                      tolerance: Tolerance = RUN) -> float:
     """The largest difference of a gradient, as a share of its largest magnitude.
 
     Args:
@@ -67,6 +74,7 @@ def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Seq
         run_moved: outputs and leaves once more, all values between moved by an ulp of their
             largest, which shows what rounding may do. Default: outputs are as they are.
         keep: (iterations, rows) of outputs that count. Default: all.
+        tolerance: of gradients.
 
     Raises:
         VerificationError: a gradient that differs by more than rounding.
@@ -107,7 +115,7 @@ def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Seq
         if not other.numel():
             continue
         largest, apart = float(other.abs().max()), float(find_distance(one, other).max())
-        if apart <= max(largest * RUN.share(other.dtype), least):
+        if apart <= max(largest * tolerance.share(other.dtype), least):
             worst = max(worst, apart / max(largest, least) if apart else 0.0)
             continue
         moved: list[Tensor | None] = []

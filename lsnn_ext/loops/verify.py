@@ -29,7 +29,6 @@ from .ir import Call, Leaf, Loop, Ref
 from .recorded import Recorded, made_by
 from .reroll import constant_key
 from .rounding import (
-    RUN,
     VerificationError,
     compare_gradients,
     find_differences,
@@ -180,7 +179,7 @@ def _check_whole(plan: Plan, recorded: Recorded, result: Any,
         if (kind_of(one), one.requires_grad) != (kind_of(want), has_grad):
             raise VerificationError(f"expected {(*kind_of(want), has_grad)}, got "
                                     f"{(*kind_of(one), one.requires_grad)}", "results")
-        replayed += int(find_differences(one.detach(), want, RUN.of(want)).sum())
+        replayed += int(find_differences(one.detach(), want, recorded.run.of(want)).sum())
     if replayed and not has_flips:
         raise VerificationError(f"{replayed} numbers differ, although no spike flips", "results")
     if has_flips:
@@ -205,7 +204,8 @@ def _check_whole(plan: Plan, recorded: Recorded, result: Any,
     worst = compare_gradients(
         [one for one, _ in pairs], [one for _, one in pairs], [leaves[one] for one in wanted],
         [recording.tensors[one] for one in wanted],
-        [f"gradient of {_name(recording.leaves[one])}" for one in wanted], run_moved)
+        [f"gradient of {_name(recording.leaves[one])}" for one in wanted], run_moved,
+        tolerance=recorded.run)
     return 0, worst, len(wanted), ""
 
 
@@ -221,7 +221,7 @@ def _has_flips(recorded: Recorded, loop: Loop, stages: Sequence[Stage], frame: F
                                         loop.body[q].call.line)
             if torch.equal(got, want):
                 continue
-            wrong = find_differences(got, want, RUN.of(want)).reshape(len(got), -1).any(1)
+            wrong = find_differences(got, want, recorded.run.of(want)).reshape(len(got), -1).any(1)
             if bool(wrong.any()):
                 i = int(wrong.int().argmax())
                 found.append((start + i, (q, k), got[i : i + 1], stage))
@@ -229,7 +229,8 @@ def _has_flips(recorded: Recorded, loop: Loop, stages: Sequence[Stage], frame: F
         return False
     t, place, got, stage = min(found, key=lambda each: each[0])
     with torch.no_grad():
-        recorded.compare(loop, place, got, t, lambda t: _calls(recorded, loop, stage, t), RUN)
+        recorded.compare(loop, place, got, t, lambda t: _calls(recorded, loop, stage, t),
+                         recorded.run)
     return True
 
 
