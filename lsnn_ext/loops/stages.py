@@ -191,7 +191,8 @@ class Planner:
         if one.call.is_random or (self.exact and is_product) or any(
                 isinstance(slot, Numbers) for slot in one.slots):
             return Stage("in order", (q,), in_order)
-        return Stage("batched", (q,), _Batched(q, one, in_order))
+        return Stage("batched", (q,), _Batched(q, one, in_order, [
+            self.recording.kinds[value].dtype for value in self.loop.made[0][q]]))
 
     def _written(self, component: tuple[int, ...]) -> Stage | None:
         """out[t] = z of which only the last out is read."""
@@ -363,8 +364,9 @@ def _argument(slot: Any, frame: Frame, inside: set[int],
 class _Batched:
     """One call for all iterations by torch.vmap, else in order."""
 
-    def __init__(self, q: int, one: BodyCall, in_order: _InOrder) -> None:
-        self.q, self.one, self.in_order = q, one, in_order
+    def __init__(self, q: int, one: BodyCall, in_order: _InOrder,
+                 dtypes: Sequence[torch.dtype]) -> None:
+        self.q, self.one, self.in_order, self.dtypes = q, one, in_order, dtypes
         self.has_rule = True
 
     def __call__(self, frame: Frame) -> None:
@@ -387,6 +389,10 @@ class _Batched:
             found = torch.vmap(run, randomness="error", chunk_size=chunk)(
                 *(frame.sequence(slots[i]) for i in varying))
         except (RuntimeError, ValueError, NotImplementedError):  # such as Functions without a rule
+            self.has_rule = False
+            self.in_order(frame)
+            return
+        if [tensor.dtype for tensor in found] != self.dtypes:  # a bias under autocast: float32
             self.has_rule = False
             self.in_order(frame)
             return

@@ -191,6 +191,29 @@ def test_without_gradients():
     assert "nothing asks" in found.reason
 
 
+def projected(x, w, bias, w_rec):
+    """Products by autocast, one of them with a bias, which torch.vmap computes in float32."""
+    v, z = torch.zeros(B, N), torch.zeros(B, N)
+    out = []
+    for x_t in x.unbind(0):
+        v = 0.9 * v + torch.nn.functional.linear(x_t, w, bias)
+        z = spike(v - 1.0)
+        out.append(torch.nn.functional.linear(z, w_rec))
+    return torch.stack(out)
+
+
+@pytest.mark.parametrize("has_grad", [False, True])
+def test_autocast(has_grad):
+    args = [draw(*shape).float() for shape in ((T, B, I), (N, I), (N,), (N, N))]
+    with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(has_grad):
+        plan, result = prepare(projected, args)
+        found = verify(plan, result)
+    assert result.dtype == torch.bfloat16
+    assert found.replayed == 0
+    assert found.gradients == 4 * has_grad
+    assert found.gradient < 0.02
+
+
 # ------------------------------------------------------------------------------ wrong loops
 def other_slot(loop: Loop) -> Loop:
     """The readout takes the spike's argument for the spike."""
