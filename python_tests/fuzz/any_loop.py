@@ -33,6 +33,7 @@ from torch import Tensor
 from any_loop_models import Program, draw_program
 from any_neuron import INEXACT, Noise
 from lsnn_ext import loops
+from lsnn_ext.loops.report import Report
 from lsnn_ext.loops.run import Plan
 
 LIMITS = {torch.float64: 1e-9, torch.float32: 1e-4}  # of the largest
@@ -61,6 +62,7 @@ class Case(NamedTuple):
     is_exact: bool  # parameters and inputs are multiples of 1 / 64
     calls: tuple[Call, ...]
     number: str  # of the model and the attempt
+    is_verified: bool  # convert compares its result with the model
 
 
 class Outcome(NamedTuple):
@@ -108,7 +110,8 @@ def draw_case(seed: int, attempt: int) -> Case:
             B = r.choice((1, 2, 3, 4, 5))
         calls.append(Call(change, calls[-1].seed if change == "same" else i + 1, T, B))
     dtype = torch.float32 if r.random() < 0.25 else torch.float64
-    return Case(draw_program(number), dtype, r.random() < 0.5, tuple(calls), number)
+    return Case(draw_program(number), dtype, r.random() < 0.5, tuple(calls), number,
+                r.random() < 0.3)
 
 
 # ------------------------------------------------------------------------------------- running
@@ -255,19 +258,20 @@ def run_original(case: Case, noise: int | None = None) -> list[Outcome]:
     return found
 
 
-def run_converted(case: Case, wanted: list[Outcome]) -> tuple[list[Outcome], Any, str]:
-    """The outcomes, the model, and what convert itself leaves changed."""
+def run_converted(case: Case, wanted: list[Outcome]) -> tuple[list[Outcome], Report, str]:
+    """The outcomes, the report, and what convert itself leaves changed."""
     model = make_model(case)
     before = _state(model)
     torch.manual_seed(7)
     generator = torch.get_rng_state()
-    loops.convert(model, make_input(case, case.calls[0]))
+    x = make_input(case, case.calls[0])
+    _, report = loops.convert(model, x, verify=case.is_verified)
     if not torch.equal(generator, torch.get_rng_state()):
-        return [], model, "convert: another state of the generator"
+        return [], report, "convert: another state of the generator"
     words = _difference_of("convert", _state(model), before, {}, 0.0)
     if words:
-        return [], model, words
-    return [run_call(case, model, call) for call in case.calls[: len(wanted)]], model, ""
+        return [], report, words
+    return [run_call(case, model, call) for call in case.calls[: len(wanted)]], report, ""
 
 
 # ----------------------------------------------------------------------------------- comparing
@@ -329,17 +333,11 @@ def is_stable(case: Case, wanted: list[Outcome]) -> bool:
     return not any(difference(case, run_original(case, seed), wanted, 0.3) for seed in range(6))
 
 
-def _components(model: Any) -> tuple[int, list[str]]:
-    """Fused components of the first recording; why others are not, or nothing is."""
-    recordings = vars(model).get("_lsnn_recordings")
-    reasons = []
-    fused = 0
-    for entry in recordings.all()[:1] if recordings else ():
-        stages = entry.plan.stages if entry.plan else []
-        fused = sum(stage.kind == "fused" for stage in stages)
-        reasons += [stage.reason for stage in stages if stage.kind == "loop"]
-        reasons += [entry.reason] if entry.reason else []
-    return fused, [re.sub(r"<model.*?>:\d+: |\d+", "", one) for one in reasons]
+def _reasons(report: Report) -> list[str]:
+    """Why recurrences are not fused, or the model is not converted, without names of lines."""
+    found = [one.reason for loop in report.loops for one in loop.kept]
+    found += [f"not converted: {report.reason}"] if report.reason else []
+    return [re.sub(r"<model.*?>:\d+: |model \d+/\d+>:\d+: |\d+", "", one) for one in found]
 
 
 def check_case(case: Case) -> tuple[str, int, list[str]] | None:
@@ -352,7 +350,7 @@ def check_case(case: Case) -> tuple[str, int, list[str]] | None:
                                       if isinstance(one, Tensor)):
             return None
         try:
-            found, model, fault = run_converted(case, wanted)
+            found, report, fault = run_converted(case, wanted)
         except Exception as error:
             lines = traceback.format_exc().strip().splitlines()
             where = [line.strip() for line in lines if "lsnn_ext" in line][-1:]
@@ -360,7 +358,7 @@ def check_case(case: Case) -> tuple[str, int, list[str]] | None:
         fault = fault or difference(case, found, wanted)
         if fault and not is_stable(case, wanted):
             return None
-        return fault, *_components(model)
+        return fault, len(report.fused), _reasons(report)
 
 
 def judge(seed: int) -> Judged:

@@ -1,4 +1,8 @@
-"""Random layers of neurons as source text, for models with a loop of their own."""
+"""Random layers of neurons as source text, for models with a loop of their own.
+
+The surrogates have a gradient. Without one a parameter has none after the loop of the model, and
+zeros after a kernel that reads it.
+"""
 import random
 import re
 from typing import NamedTuple
@@ -197,6 +201,7 @@ def _drawn(d: Draw, seed: object, i: int, inputs: int, size: int, init: list[str
            lines: list[str], currents: list[str]) -> Layer:
     step = draw_step(f"{seed}/{i}", d.chance(0.5))
     text = re.sub(r"\bS(\d+)\b", rf"L{i}S\1", step.source)
+    text = text.replace("        return None\n", "        return 0.0 * g\n")  # None: see the docstring
     text = text.replace("import math\n\nimport torch\n", "").replace("def step(", f"def step{i}(")
     names = []
     if step.currents == 1 or len(currents) == 1:

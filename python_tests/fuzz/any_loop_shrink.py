@@ -37,7 +37,7 @@ def shrink_case(case: Case) -> Case:
         lines = case.program.source.split("\n")
         i = len(lines) - 1
         while i >= 0:
-            if i < len(lines) and lines[i].strip():
+            if i < len(lines) and lines[i].strip() and "return" not in lines[i]:
                 fewer = _without(lines, i)
                 other = case._replace(program=case.program._replace(source="\n".join(fewer)))
                 if _fault_of(other) == kind:
