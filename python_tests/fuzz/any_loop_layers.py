@@ -201,7 +201,7 @@ def _drawn(d: Draw, seed: object, i: int, inputs: int, size: int, init: list[str
            lines: list[str], currents: list[str]) -> Layer:
     step = draw_step(f"{seed}/{i}", d.chance(0.5))
     text = re.sub(r"\bS(\d+)\b", rf"L{i}S\1", step.source)
-    text = text.replace("        return None\n", "        return 0.0 * g\n")  # None: see the docstring
+    text = text.replace("        return None\n", "        return 0.0 * g\n")
     text = text.replace("import math\n\nimport torch\n", "").replace("def step(", f"def step{i}(")
     names = []
     if step.currents == 1 or len(currents) == 1:
