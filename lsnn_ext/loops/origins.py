@@ -77,6 +77,14 @@ class Origins:
                 found.append(group)
         return found
 
+    def is_constant(self, value: Any) -> bool:
+        """Whether the fingerprint has this object, which has held the same plain values so far."""
+        if id(value) not in self.snapshot.numbers:
+            return False
+        node = self.snapshot.node(value)
+        return not self._changes(node) and all(
+            step in node.plain or isinstance(one, type) for step, one in node.held.items())
+
     # ------------------------------------------------------------------------- after the call
     def changed(self, reference: Callable[[Tensor], Ref]) -> list[tuple[Path, Any]]:
         """What the call has left at other places than before: for each its path, and a tree with a

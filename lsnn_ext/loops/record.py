@@ -26,6 +26,9 @@ class Origins(Protocol):
     def find(self, tensor: Tensor) -> Leaf | None:
         """None: nothing that can be looked up again held it."""
 
+    def is_constant(self, value: Any) -> bool:
+        """Whether the fingerprint has this object, which has held the same plain values so far."""
+
     def changed(self, reference: Callable[[Tensor], Ref]) -> list[tuple[tuple[Any, ...], Any]]:
         """Recording.changed. Raises Refused."""
 
@@ -81,6 +84,7 @@ class _Recorder(TorchFunctionMode):
         self.thread = threading.get_ident()
         self.is_random = False  # the call at hand
         self.name = ""  # that of its function
+        self.inner: set[int] = set()  # ids of tensors in its tuples
         self.unversioned: set[int] = set()  # storages that the call at hand writes to
         self.generators = generator_states()
         self.recording.generators = list(self.generators)
@@ -111,6 +115,9 @@ class _Recorder(TorchFunctionMode):
             with self._refusals():
                 before = self._before(function, args, kwargs)
             self.is_random, self.name = False, name_of(function)
+            # a size that is a tensor
+            self.inner = {id(leaf) for leaf in pytree.tree_leaves([
+                one for one in args if isinstance(one, list | tuple)]) if isinstance(leaf, Tensor)}
             self.unversioned = set()
             try:
                 result = run()
@@ -145,7 +152,8 @@ class _Recorder(TorchFunctionMode):
         for leaf in leaves:
             if isinstance(leaf, Tensor):
                 leaf = Ref(self.value_of(leaf))
-            elif not isinstance(leaf, of.PLAIN) and not is_static(leaf):
+            elif not (isinstance(leaf, of.PLAIN) or is_static(leaf)
+                      or self.origins.is_constant(leaf)):
                 raise Refused(f"{name}: expected tensors and plain arguments, got "
                               f"{type(leaf).__name__}")
             refs.append(leaf)
@@ -317,8 +325,8 @@ class _Witness(TorchDispatchMode):
             with recorder._refusals():
                 raise Refused(f"{func}: expected operators that are called from Python, got one of "
                               f"torch.jit or C++")
-        if (of.VALUE_TAGS & set(func.tags) and recorder.name not in of.FILLS
-                and not _is_by_numbers(func, args)):
+        is_fill = recorder.name in of.FILLS and id(args[0]) not in recorder.inner
+        if of.VALUE_TAGS & set(func.tags) and not is_fill and not _is_by_numbers(func, args):
             with recorder._refusals():
                 recorder.add_read(args[0], f"{func}: expected results whose shapes do not depend "
                                            f"on numbers")

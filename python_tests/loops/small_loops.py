@@ -17,6 +17,9 @@ class Inputs:
     def __init__(self, args: Sequence[Tensor]) -> None:
         self.places = {id(one): k for k, one in enumerate(args)}
 
+    def is_constant(self, value: object) -> bool:
+        return False
+
     def find(self, tensor: Tensor) -> Leaf | None:
         return Leaf("input", (self.places[id(tensor)],)) if id(tensor) in self.places else None
 

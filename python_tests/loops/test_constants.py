@@ -1,0 +1,110 @@
+"""Objects among the arguments of a call: a constant is one that the model holds and that does not
+change."""
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from compare import assert_same
+from lsnn_ext.loops.model import convert
+
+T, B, N = 12, 3, 5
+
+
+@dataclass
+class Slope:
+    """The derivative of a spike."""
+
+    height: float = 0.5
+
+    def __call__(self, u: Tensor) -> Tensor:
+        return self.height / (1 + u.abs()) ** 2
+
+
+class Spike(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, slope: Slope) -> Tensor:
+        ctx.save_for_backward(u)
+        ctx.slope = slope
+        return (u > 0).to(u.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (u,) = ctx.saved_tensors
+        return gradient * ctx.slope(u), None
+
+
+class Layer(nn.Module):
+    def __init__(self, kind: str = "held") -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.recurrent = nn.Linear(N, N, dtype=torch.float64)
+        self.slope, self.kind = Slope(), kind
+        self.v = torch.zeros(B, N, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        spikes = []
+        v = torch.zeros_like(x[0])
+        if self.kind == "detach_":
+            v.detach_()
+        z = v
+        slope = Slope() if self.kind == "made" else self.slope
+        for t in range(len(x)):
+            if self.kind == "changed":
+                self.slope.height = 0.5 + 0.1 * t
+            v = 0.9 * v + x[t] + self.recurrent(z) - z.detach()
+            if self.kind == "detach_ with a graph":
+                v.detach_()
+            z = Spike.apply(v - 1.0, slope)
+            spikes.append(z)
+        return torch.stack(spikes)
+
+
+def _check(model: Layer, theirs: Layer, x: Tensor) -> None:
+    """Twice: the recorded call, and one from the recording."""
+    for _ in range(2):
+        sides = []
+        for side in (model, theirs):
+            spikes = side(x)
+            assert bool(spikes.any())
+            gradients: tuple[Tensor, ...] = ()
+            if spikes.requires_grad:
+                gradients = torch.autograd.grad((spikes * x.detach()).sum(),
+                                                [x, *side.parameters()])
+            sides.append((spikes, *gradients))
+        for got, want in zip(*sides, strict=True):
+            assert_same("gradient", got.detach(), want.detach(), tolerance=1e-12)
+
+
+def _x() -> Tensor:
+    torch.manual_seed(1)
+    return torch.rand(T, B, N, dtype=torch.float64).requires_grad_()
+
+
+@pytest.mark.parametrize("kind", ["held", "detach_", "detach_ with a graph"])
+def test_fused(kind: str) -> None:
+    model, x = Layer(kind), _x()
+    _, report = convert(model, x)
+    assert report.fused, str(report)
+    _check(model, Layer(kind), x)
+
+
+def test_an_object_that_changes_between_calls() -> None:
+    model, theirs, x = Layer(), Layer(), _x()
+    convert(model, x)
+    for height in (0.25, 2.0, 0.5):
+        model.slope.height = theirs.slope.height = height
+        _check(model, theirs, x)
+
+
+@pytest.mark.parametrize(("kind", "reason"), [
+    ("made", "expected tensors and plain arguments, got Slope"),
+    ("changed", "expected tensors and plain arguments, got Slope"),
+])
+def test_refused(kind: str, reason: str) -> None:
+    model, x = Layer(kind), _x()
+    _, report = convert(model, x)
+    assert not report.converted and reason in report.reason
+    _check(model, Layer(kind), x)
