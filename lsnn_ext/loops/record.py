@@ -84,7 +84,7 @@ class _Recorder(TorchFunctionMode):
         self.thread = threading.get_ident()
         self.is_random = False  # the call at hand
         self.name = ""  # that of its function
-        self.inner: set[int] = set()  # ids of tensors in its tuples
+        self.sizes: set[int] = set()  # ids of tensors in its tuples, such as sizes
         self.unversioned: set[int] = set()  # storages that the call at hand writes to
         self.generators = generator_states()
         self.recording.generators = list(self.generators)
@@ -115,8 +115,7 @@ class _Recorder(TorchFunctionMode):
             with self._refusals():
                 before = self._before(function, args, kwargs)
             self.is_random, self.name = False, name_of(function)
-            # a size that is a tensor
-            self.inner = {id(leaf) for leaf in pytree.tree_leaves([
+            self.sizes = {id(leaf) for leaf in pytree.tree_leaves([
                 one for one in args if isinstance(one, list | tuple)]) if isinstance(leaf, Tensor)}
             self.unversioned = set()
             try:
@@ -325,7 +324,7 @@ class _Witness(TorchDispatchMode):
             with recorder._refusals():
                 raise Refused(f"{func}: expected operators that are called from Python, got one of "
                               f"torch.jit or C++")
-        is_fill = recorder.name in of.FILLS and id(args[0]) not in recorder.inner
+        is_fill = recorder.name in of.FILLS and id(args[0]) not in recorder.sizes
         if of.VALUE_TAGS & set(func.tags) and not is_fill and not _is_by_numbers(func, args):
             with recorder._refusals():
                 recorder.add_read(args[0], f"{func}: expected results whose shapes do not depend "
