@@ -147,6 +147,25 @@ def test_written_values():
     assert (found.flips, found.replayed, found.gradients) == (0, 0, 2)
 
 
+def uninitialized(x, w):
+    """Memory with any numbers, before and in the loop, which is written to at once."""
+    v, z = torch.empty_like(x[0]).copy_(x[0]), torch.zeros(B, N).double()
+    out = []
+    for x_t in x.unbind(0):
+        v = 0.9 * v + x_t + torch.empty_like(z).copy_(z) @ w
+        z = spike(v - 1.0)
+        out.append(z)
+    return torch.stack(out)
+
+
+def test_uninitialized_memory():
+    for _ in range(3):
+        junk = [torch.full((B, N), 7.0).double() for _ in range(50)]
+        plan, result = prepare(uninitialized, [draw(T, B, N), draw(N, N)])
+        del junk
+        assert verify(plan, result).replayed == 0
+
+
 def drawn(x, w):
     """Dropout in each step."""
     v, z = torch.zeros(B, N).double(), torch.zeros(B, N).double()
