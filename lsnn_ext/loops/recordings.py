@@ -262,6 +262,8 @@ def _replay(entry: Entry, original: Callable[..., Any], inputs: list[Any], args:
     try:
         result, changed, values = entry.plan(leaves)
     except Exception:  # such as that of a singular matrix, which the original may catch
+        if _has_saved_tensor_hooks():  # which raise themselves, as to end a recomputation
+            raise
         set_generator_states(states)
         return original(*args, **kwargs)
     with torch.no_grad():
