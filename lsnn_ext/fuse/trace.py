@@ -150,8 +150,9 @@ def _record(step: Callable[..., Any], currents: int, forms: Sequence[Form], dtyp
     inputs, real = currents + rows + 1, (Form(),)
     graph = Graph(dtype, inputs, rows + 1)
     recorder = WideRecorder(graph, batch, neurons)
-    with torch.inference_mode(False), torch.enable_grad(), FakeTensorMode(
-            allow_non_fake_inputs=True):
+    # TorchScript runs other operators once it has seen some calls, unless told not to.
+    with torch.inference_mode(False), torch.enable_grad(), torch.jit.optimized_execution(
+            False), FakeTensorMode(allow_non_fake_inputs=True):
         given = {name: _fake(recorder, value, name, i)
                  for i, (name, value) in enumerate(coefficients.items())}
         before = [x.requires_grad_() for x in _make_rows(

@@ -112,6 +112,8 @@ class Values(TorchDispatchMode):
         if not isinstance(tensor, FakeTensor):
             return self._hold(tensor)
         storage = tensor.untyped_storage()._cdata
+        if storage not in self.values and tensor.constant is not None:  # of TorchScript
+            return self._hold(tensor.constant)
         if storage not in self.values:
             raise self.error("tensors that the step makes from its arguments",
                              "a tensor of another origin")
