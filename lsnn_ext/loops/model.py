@@ -12,7 +12,7 @@ from .origins import Origins
 from .places import OWN
 from .recordings import Options, Recordings
 from .refused import Refused
-from .report import Report, describe
+from .report import Report, Speed, describe, measure_speed
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -70,7 +70,7 @@ Given: TypeAlias = Tensor | tuple[Any, ...] | Callable[[Any], Any]
 
 
 def convert(model: Model, x: Given, *, verify: bool = True, exact: bool = False,
-            dynamic: bool = False) -> tuple[Model, Report]:
+            speed: bool = False) -> tuple[Model, Report]:
     """Fuses the recurrences in the loops over time of a model.
 
     Each call for new shapes, dtypes or settings is recorded once and returns the model's own
@@ -86,7 +86,8 @@ def convert(model: Model, x: Given, *, verify: bool = True, exact: bool = False,
         verify: compare each recording with the original: outputs, states and gradients.
         exact: compute products between recurrences step by step, as the original does. Default
             False: at once, which rounds otherwise.
-        dynamic: not yet supported.
+        speed: time forward and backward passes on x, original and converted in turns, for the
+            report.
 
     Returns:
         the model, and a Report.
@@ -98,7 +99,7 @@ def convert(model: Model, x: Given, *, verify: bool = True, exact: bool = False,
         >>> model, report = lsnn_ext.loops.convert(model, x)
         >>> print(report)
     """
-    _check_options(verify=verify, exact=exact, dynamic=dynamic)
+    _check_options(verify=verify, exact=exact, speed=speed)
     _check_model(model)
     revert(model)
     if "forward" in vars(model):
@@ -109,7 +110,7 @@ def convert(model: Model, x: Given, *, verify: bool = True, exact: bool = False,
     model.__class__ = subclass(kind)
     vars(model)[OWN] = recordings
     try:
-        reason = _try(model, recordings, x)
+        reason, measured = _try(model, recordings, x, speed)
     except BaseException:
         revert(model)
         raise
@@ -118,17 +119,18 @@ def convert(model: Model, x: Given, *, verify: bool = True, exact: bool = False,
     entry = next((one for one in recordings.all() if one.plan is not None), None)
     if reason or entry is None or entry.plan is None:
         return model, Report(type(model).__name__, False, reason)
-    return model, Report(type(model).__name__, True, "", describe(entry.plan), entry.comparison)
+    return model, Report(type(model).__name__, True, "", describe(entry.plan), entry.comparison,
+                         measured)
 
 
-def fuse(function: Callable[..., Any], x: Given, *, verify: bool = True, exact: bool = False,
-         dynamic: bool = False) -> Callable[..., Any]:
+def fuse(function: Callable[..., Any], x: Given, *, verify: bool = True,
+         exact: bool = False) -> Callable[..., Any]:
     """Fuses the recurrences in the loops of a function, or of a part of a model.
 
     Args:
         function: a function of tensors, or a module, which is converted.
         x: as of convert; a function of x receives the function.
-        verify, exact, dynamic: as of convert.
+        verify, exact: as of convert.
 
     Returns:
         a function with the same arguments and results; of a module the module.
@@ -141,15 +143,15 @@ def fuse(function: Callable[..., Any], x: Given, *, verify: bool = True, exact: 
         >>> run = lsnn_ext.loops.fuse(run, (x, w1, w2))
     """
     if isinstance(function, nn.Module):
-        model, report = convert(function, x, verify=verify, exact=exact, dynamic=dynamic)
+        model, report = convert(function, x, verify=verify, exact=exact)
         if not report.converted:
             raise Refused(report.reason)
         return model
     if not callable(function):
         raise TypeError(f"function: expected a callable, got {type(function).__name__}")
-    _check_options(verify=verify, exact=exact, dynamic=dynamic)
+    _check_options(verify=verify, exact=exact)
     fused = Fused(function, Options(verify, exact))
-    reason = _try(fused, fused.recordings, x)
+    reason, _ = _try(fused, fused.recordings, x, False)
     if reason:
         raise Refused(reason)
     return fused
@@ -180,9 +182,6 @@ def _check_options(**options: Any) -> None:
     for name, value in options.items():
         if not isinstance(value, bool):
             raise TypeError(f"{name}: expected a bool, got {type(value).__name__}")
-    if options["dynamic"]:
-        raise ValueError("dynamic: expected False, got True, which is not yet supported; each "
-                         "length is recorded once")
 
 
 def _check_model(model: Any) -> None:
@@ -194,16 +193,23 @@ def _check_model(model: Any) -> None:
                         f"{type(model).__name__}; convert it first")
 
 
-def _try(function: Any, recordings: Recordings, x: Given) -> str:
-    """Runs the function on x, without a trace; the reason why nothing is replayed."""
+def _try(function: Any, recordings: Recordings, x: Given,
+         has_speed: bool) -> tuple[str, Speed | None]:
+    """Runs the function on x, without a trace; the reason why nothing is replayed, or how fast."""
     args: tuple[Any, ...] = () if callable(x) and not isinstance(x, Tensor) else (
         x if isinstance(x, tuple) else (x,))
     root = function.function if isinstance(function, Fused) else function
     try:
         origins = Origins(root, args, {}, is_kept=True)
     except Refused as refused:
-        return str(refused)
-    gradients = [(one, one.grad) for one, _ in origins.snapshot.tensors.values() if one.is_leaf]
+        return str(refused), None
+    tensors = [one for one, _ in origins.snapshot.tensors.values()]
+    speed = None
+
+    def run() -> Any:
+        return x(function) if not args and callable(x) else function(*args)
+
+    gradients = [(one, one.grad) for one in tensors if one.is_leaf]
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     recordings.is_strict = True
     with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
@@ -212,12 +218,14 @@ def _try(function: Any, recordings: Recordings, x: Given) -> str:
             for one, _ in gradients:
                 one.grad = None
             for _ in range(2):
-                x(function) if not args and callable(x) else function(*args)
+                run()
                 if not any(entry.plain for entry in recordings.all()):
                     break  # else again: a counter shows itself in the second call
+            if has_speed and not recordings.reason():
+                speed = measure_speed(lambda: recordings.pause(run), run, tensors, origins.restore)
         finally:
             recordings.is_strict = False
             origins.restore()
             for one, gradient in gradients:
                 one.grad = gradient
-    return recordings.reason()
+    return recordings.reason(), speed

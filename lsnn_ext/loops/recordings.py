@@ -59,6 +59,7 @@ class Recordings:
         self.owner: weakref.ref[Any] | None = None
         self.entries: dict[Any, list[Entry]] = {}
         self.stopped: dict[Any, str] = {}  # by key, why no more is recorded
+        self.is_paused = False  # whether the original runs
         self.is_strict = False  # whether a difference that verify finds raises
         self._warned: set[str] = set()
 
@@ -83,7 +84,7 @@ class Recordings:
         Args:
             root: the model or function, from which leaves are looked up.
         """
-        if not self.is_of(root) or _must_run_original():
+        if self.is_paused or not self.is_of(root) or _must_run_original():
             return original(*args, **kwargs)
         inputs: list[Any] = list(args)
         spec: Any = len(args)
@@ -108,6 +109,14 @@ class Recordings:
             return self._record(root, original, key, inputs, args, kwargs)
         finally:
             _recording.release()
+
+    def pause(self, run: Callable[[], Any]) -> Any:
+        """What the original returns in this run."""
+        self.is_paused = True
+        try:
+            return run()
+        finally:
+            self.is_paused = False
 
     def all(self) -> list[Entry]:
         return [entry for entries in self.entries.values() for entry in entries]
@@ -162,7 +171,7 @@ class Recordings:
                 self._check(key, recording, plain)
                 plan = Plan(recording, self.options.exact)
                 if not plan.is_useful:
-                    plan, reason = None, "no recurrence that runs in a kernel"
+                    plan, reason = None, plan.reason
             except Refused as refused:
                 plan, reason = None, str(refused)
         guard = Guard(root, origins, recording, codes)

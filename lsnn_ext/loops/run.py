@@ -17,6 +17,9 @@ from .reroll import find_loops
 from .stages import Planner, Stage, find_dead, is_live
 
 
+LEAST_GAIN = 1.1  # by how much fewer calls of torch a plan must run
+
+
 class Plan:
     """What a recording does, for new numbers of its leaves."""
 
@@ -57,9 +60,31 @@ class Plan:
         return any(call.is_random for call in self.recording.calls)
 
     @property
+    def reason(self) -> str:
+        """Why the original may as well run; empty: the plan is faster."""
+        if not any(stage.kind == "fused" for stage in self.stages):
+            return "no recurrence that runs in a kernel"
+        gain = len(self.recording.calls) / self._count_calls()
+        return "" if gain > LEAST_GAIN else (
+            f"{1 / gain:.0%} of all calls of torch would stay in their order")
+
+    @property
     def is_useful(self) -> bool:
-        """Whether some recurrence runs in a kernel."""
-        return any(stage.kind == "fused" for stage in self.stages)
+        """Whether the plan is faster."""
+        return not self.reason
+
+    def _count_calls(self) -> int:
+        """Calls of torch in a run, about."""
+        found = 0
+        for part in self.parts:
+            if isinstance(part, Call):
+                found += is_live(part, self.live)
+                continue
+            loop, stages = part
+            for stage in stages:
+                each = loop.iterations if stage.kind in ("loop", "drawn", "in order") else 1
+                found += each * len(stage.positions)
+        return found
 
     def __call__(self, leaves: dict[int, Tensor]) -> tuple[Any, list[Any], dict[int, Tensor]]:
         """Runs on the tensors of Recording.leaves.

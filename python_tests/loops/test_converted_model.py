@@ -515,7 +515,7 @@ def test_second_derivatives_are_those_of_the_original_or_raise() -> None:
     (lambda: convert(nn.DataParallel(Net()), _x()), TypeError, "inside of the wrapper"),
     (lambda: convert(torch.compile(Net()), _x()), TypeError, "inside of the wrapper"),  # type: ignore[type-var]
     (lambda: convert(Net(), _x(), verify=1), TypeError, "verify: expected a bool"),  # type: ignore[arg-type]
-    (lambda: convert(Net(), _x(), dynamic=True), ValueError, "dynamic: expected False"),
+    (lambda: convert(Net(), _x(), speed=1), TypeError, "speed: expected a bool"),
     (lambda: fuse(3, _x()), TypeError, "function: expected a callable"),  # type: ignore[arg-type]
     (lambda: revert(3), TypeError, "model: expected a torch.nn.Module"),
 ])
