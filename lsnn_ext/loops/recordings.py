@@ -171,7 +171,8 @@ class Recordings:
                 self._check(key, recording, plain)
                 plan = Plan(recording, self.options.exact)
                 if not plan.is_useful:
-                    plan, reason = None, plan.reason
+                    reason = plan.reason
+                    plan = None
             except Refused as refused:
                 plan, reason = None, str(refused)
         guard = Guard(root, origins, recording, codes)
