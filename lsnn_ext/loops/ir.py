@@ -6,6 +6,7 @@ of it, so that no value ever changes.
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -142,6 +143,20 @@ class Recording:
         self.numbers.clear()
         self.tensors.clear()
         self.generators.clear()
+
+    def attributes_of(self, value: int, most: int, calls: int = 4) -> list[int]:
+        """The attributes of at most so many numbers that a value is made of by the last calls;
+        empty where it is made of something else."""
+        leaf, kind = self.leaves.get(value), self.kinds[value]
+        if leaf is not None:
+            is_small = prod(kind.shape) <= most
+            return [value] if leaf.kind != "input" and not kind.requires_grad and is_small else []
+        last = self.calls[-calls:] if calls else []
+        call = next((one for one in last if value in one.outputs), None)
+        if call is None or call.is_random or call.written:
+            return []
+        parts = [self.attributes_of(one, most, calls - 1) for one in call.inputs]
+        return [one for part in parts for one in part] if all(parts) else []
 
 
 # ------------------------------------------------------------------------------------- loops

@@ -267,13 +267,14 @@ class _Recorder(TorchFunctionMode):
         return value
 
     def add_read(self, tensor: Any, reason: str) -> None:
-        """Python reads the numbers of a tensor: only of a small attribute as it was before."""
-        value = self.value_of(tensor)
-        leaf = self.recording.leaves.get(value)
-        if (leaf is None or leaf.kind == "input" or tensor.requires_grad
-                or tensor.numel() > of.MOST_READ):
-            raise Refused(reason)
-        self.recording.read[value] = tensor.detach().clone()
+        """Python reads numbers: only of what small attributes make, as they were before."""
+        found = self.recording.attributes_of(self.value_of(tensor), of.MOST_READ)
+        new = set(found) - self.recording.read.keys()
+        live = {known.value: known.tensor() for known in self.tensors.values()} if new else {}
+        for value in new if found else (-1,):
+            if (one := live.get(value)) is None:
+                raise Refused(reason)
+            self.recording.read[value] = one.detach().clone()
 
     # ------------------------------------------------------------------------------- end
     def finish(self, result: Any) -> Recording:

@@ -250,7 +250,12 @@ class Ran:
             self.codes.update(seen.values())
 
     def _refuse(self, what: str, frame: FrameType | None) -> None:
-        """If code of the user calls it."""
+        """If code of the user calls it, not while it imports a module, which happens once."""
+        above = frame
+        while above is not None and above.f_code is not Ran.__call__.__code__:
+            if above.f_code.co_filename.startswith("<frozen importlib"):
+                return
+            above = above.f_back
         while frame is not None and (name := str(frame.f_globals.get("__name__", ""))) and (
                 name.partition(".")[0] in sys.stdlib_module_names and not is_user(name)):
             frame = frame.f_back

@@ -1,5 +1,5 @@
 """Objects among the arguments of a call: a constant is one that the model holds and that does not
-change."""
+change. What a call does beside calls of torch."""
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,7 @@ class Layer(nn.Module):
         torch.manual_seed(0)
         self.recurrent = nn.Linear(N, N, dtype=torch.float64)
         self.slope, self.kind = Slope(), kind
-        self.v = torch.zeros(B, N, dtype=torch.float64)
+        self.register_buffer("mode", torch.tensor(0))
 
     def forward(self, x: Tensor) -> Tensor:
         spikes = []
@@ -51,7 +51,14 @@ class Layer(nn.Module):
             v.detach_()
         z = v
         slope = Slope() if self.kind == "made" else self.slope
+        if self.kind == "imports":
+            from lsnn_ext import zoo
+            v = v if zoo.brf else x[0]
         for t in range(len(x)):
+            if self.kind == "compared" and self.mode == 1:
+                v = 0.5 * v
+            if self.kind == "compared numbers" and v.sum() > 100:
+                v = 0.5 * v
             if self.kind == "changed":
                 self.slope.height = 0.5 + 0.1 * t
             v = 0.9 * v + x[t] + self.recurrent(z) - z.detach()
@@ -83,7 +90,7 @@ def _x() -> Tensor:
     return torch.rand(T, B, N, dtype=torch.float64).requires_grad_()
 
 
-@pytest.mark.parametrize("kind", ["held", "detach_", "detach_ with a graph"])
+@pytest.mark.parametrize("kind", ["held", "detach_", "detach_ with a graph", "imports", "compared"])
 def test_fused(kind: str) -> None:
     model, x = Layer(kind), _x()
     _, report = convert(model, x)
@@ -99,7 +106,20 @@ def test_an_object_that_changes_between_calls() -> None:
         _check(model, theirs, x)
 
 
+def test_a_buffer_that_python_compares() -> None:
+    """It is part of what each call looks at."""
+    model, theirs, x = Layer("compared"), Layer("compared"), _x()
+    convert(model, x)
+    before = model(x)
+    for mode in (1, 0, 2):
+        for side in (model, theirs):
+            side.mode.fill_(mode)
+        _check(model, theirs, x)
+        assert torch.equal(model(x), before) == (mode != 1)
+
+
 @pytest.mark.parametrize(("kind", "reason"), [
+    ("compared numbers", "__bool__: expected no number of a tensor in Python"),
     ("made", "expected tensors and plain arguments, got Slope"),
     ("changed", "expected tensors and plain arguments, got Slope"),
 ])
