@@ -1,5 +1,4 @@
-"""The recurrent layer of Yin et al., as one fused operator over the sequence, and their network for
-sequential MNIST.
+"""The recurrent layer of Yin et al., as one fused operator over the sequence.
 
     from lsnn_ext.yin import SRNN    # in place of from SRNN_layers.spike_rnn import spike_rnn
 
@@ -8,9 +7,6 @@ of the published programs for speech commands (byin-cwi/Efficient-spiking-networ
 those a call is one step inside the user's loop; here a call with (B, I) is that step, and one with
 (T, B, I) the whole loop. docs/from_yin_and_sparch.md says which parameter is which of
 functional.alif.
-
-load reads the published checkpoint of sequential MNIST into a SequentialMNIST and runs none of the
-code that the file names.
 
 Source: Yin, Corradi and Bohte, Nature Machine Intelligence 3, 905 (2021).
 """
@@ -23,9 +19,8 @@ from torch import Tensor, nn
 
 from . import functional
 from ._original import Original, Shape, measured, plain_linear, refuse, state_of
-from ._yin_smnist import SequentialMNIST, load
 
-__all__ = ["SRNN", "SequentialMNIST", "load"]
+__all__ = ["SRNN"]
 
 
 def _shape(layer: str, kind: str, gamma: float, lens: float) -> Shape:

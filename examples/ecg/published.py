@@ -22,7 +22,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # examples/
 from ecg import train as ecg
-from lsnn_ext.yin import SRNN
+from lsnn_ext import functional
 
 # The checkpoint holds neither threshold nor adaptation. Of the thresholds in the authors' programs
 # 0.1 is the one with which it names what it was published with, and the adaptive time constants of
@@ -53,28 +53,25 @@ def read(path: Path) -> dict[str, Tensor]:
     return {name: held[name].float() for name in SHAPES}
 
 
-def layers(held: dict[str, Tensor]) -> tuple[SRNN, SRNN]:
-    """The recurrent neurons and the outputs, whose recurrent weights are 0."""
-    recurrent = SRNN(ecg.INPUTS, NEURONS, is_adaptive=0, b_j0=THRESHOLD)
-    outputs = SRNN(NEURONS, ecg.PHASES, b_j0=THRESHOLD, beta=BETA)
-    recurrent.load_state_dict({
-        "dense.weight": held["i2h.weight"], "dense.bias": held["i2h.bias"],
-        "recurrent.weight": held["h2h.weight"], "recurrent.bias": held["h2h.bias"],
-        "tau_m": held["tau_m_h"], "tau_adp": held["tau_adp_h"]})
-    outputs.load_state_dict({
-        "dense.weight": held["h2o.weight"], "dense.bias": held["h2o.bias"],
-        "recurrent.weight": torch.zeros(ecg.PHASES, ecg.PHASES),
-        "recurrent.bias": torch.zeros(ecg.PHASES),
-        "tau_m": held["tau_m_o"], "tau_adp": held["tau_adp_o"]})
-    return recurrent, outputs
+def layer(x: Tensor, w_in: Tensor, w_rec: Tensor | None, bias: Tensor, tau_m: Tensor,
+          tau_adp: Tensor, beta: float) -> functional.Layered:
+    """A layer of model srnn, whose adaptation begins at the threshold."""
+    zero = torch.zeros(x.shape[1], len(tau_m))
+    start = functional.State(zero, zero + THRESHOLD, zero, zero, zero[None])
+    return functional.layer(
+        x, w_in, w_rec, bias=bias, theta=THRESHOLD, beta=beta, dynamics="srnn", trace=True,
+        alpha=torch.exp(-1 / tau_m), rho=torch.exp(-1 / tau_adp), state=start)
 
 
 @torch.no_grad()
 def membranes(held: dict[str, Tensor], x: Tensor) -> Tensor:
     """Of the outputs at each step, (T, B, 6), for x (T, B, 4)."""
-    recurrent, outputs = layers(held)
-    traced: Tensor = outputs(recurrent(x)[1], trace=True)[0]
-    return traced
+    hidden = layer(x, held["i2h.weight"], held["h2h.weight"].T, held["i2h.bias"] + held["h2h.bias"],
+                   held["tau_m_h"], held["tau_adp_h"], 0.0).spikes
+    traces = layer(hidden, held["h2o.weight"], None, held["h2o.bias"], held["tau_m_o"],
+                   held["tau_adp_o"], BETA).traces
+    assert traces is not None
+    return traces.v
 
 
 def main(given: list[str] | None = None) -> None:

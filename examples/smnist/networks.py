@@ -4,8 +4,9 @@ import argparse
 import torch
 from torch import Tensor, nn
 
-from lsnn_ext import LSNN, yin
+from lsnn_ext import LSNN
 from lsnn_ext.functional import State
+from smnist import yin
 from smnist.data import CHANNELS, analog, encode
 
 ANSWER = 28  # the decision is the readout averaged over the last 28 pixels' time

@@ -4,7 +4,7 @@ Intelligence 3, 905, 2021).
     python examples/smnist/published.py CHECKPOINT [--digits 1000]
 
 CHECKPOINT is the file model_98.21_Task-smnist... of NMI_vis/smnist in the authors' repository,
-byin-cwi/Efficient-spiking-networks on GitHub (MIT licence); lsnn_ext.yin.load reads it. Four layers
+byin-cwi/Efficient-spiking-networks on GitHub (MIT licence); smnist.yin.load reads it. Four layers
 of model `srnn`: two recurrent ones, one without recurrence, and ten output neurons; each reads the
 spikes of the layer before in the same step. At each of 784 steps the network sees a window of 8
 pixels, and the class whose output neuron spikes most is the answer.
@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # examples/
-from lsnn_ext import yin
 from lsnn_ext.functional import State
+from smnist import yin
 from smnist.data import load
 
 THETA, BETA, ROUNDS = 0.01, 1.8, 5

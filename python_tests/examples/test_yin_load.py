@@ -1,4 +1,4 @@
-"""lsnn_ext.yin.load: a published checkpoint in one call, which reads tensors and runs nothing. With
+"""smnist.yin.load: a published checkpoint in one call, which reads tensors and runs nothing. With
 a tiny network in a file of the published form."""
 import os
 import pickle
@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import lsnn_ext
-from lsnn_ext import functional, yin
+import example_path  # noqa: F401  which lets the others be found
+from lsnn_ext import functional
+from smnist import yin
 from yin_files import LINEARS, SIZES, RNN_custom, digits, write
 
 FORMATS = pytest.mark.parametrize("legacy", [True, False], ids=["old format", "zip"])
@@ -28,7 +29,7 @@ def checkpoint(tmp_path: Path) -> Path:
 @FORMATS
 def test_one_call(legacy: bool, tmp_path: Path) -> None:
     """Every number of the file is where it belongs."""
-    net = lsnn_ext.yin.load(write(tmp_path / "tiny.pth", legacy=legacy))
+    net = yin.load(write(tmp_path / "tiny.pth", legacy=legacy))
     assert type(net) is yin.SequentialMNIST and net.training
     want, got = RNN_custom().state_dict(), dict(net.named_parameters())
     for name, (linear, recurrent) in LINEARS.items():

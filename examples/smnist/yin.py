@@ -1,5 +1,4 @@
-"""The sequential-MNIST network of Yin et al. and its published checkpoint; public as
-lsnn_ext.yin.SequentialMNIST and lsnn_ext.yin.load.
+"""The sequential-MNIST network of Yin et al. and its published checkpoint.
 
 Source: Yin, Corradi and Bohte, Nature Machine Intelligence 3, 905 (2021); NMI_vis/smnist of their
 programs.
@@ -9,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from . import _pickled
-from .functional import PackedSpikes, State
-from .modules import ALIF
+from lsnn_ext import ALIF
+from lsnn_ext.functional import PackedSpikes, State
+from smnist import pickled
 
 THETA, BETA = 0.01, 1.8
 WINDOW, PIXELS, CLASSES = 8, 784, 10
@@ -162,7 +161,7 @@ def load(path: str | Path, device: torch.device | str | None = None) -> Sequenti
     """
     data = Path(path).read_bytes()
     try:
-        tensors = _pickled.tensors(data)
+        tensors = pickled.tensors(data)
         _check(tensors)
     except Exception as error:  # whatever a file that is something else leads to
         first = (str(error).strip().splitlines() or ["no message"])[0]
