@@ -1,17 +1,15 @@
-"""Whole models with the neuron of another package, against the same model with its row of ours.
+"""Whole models with the neuron of another package, unchanged, and after lsnn_ext.convert.
 
 A model is a projection, the recurrent layer, a linear readout, its mean over time and the cross
-entropy; a step sets the gradients to none and makes them anew, without an optimizer. Both sides
-have the same equations, surrogates and weights, and learn the same. Weights are multiples of few
-bits and inputs 0 or 1, so that sums are exact in any order: before anything is timed the spikes of
-both sides have to be equal, and their gradients equal to rounding. Where a package evaluates a
-neuron in another order than ours, its membranes round otherwise and a spike at the very threshold
-may differ: at most 1 of 100,000 may, and how many do is told. Where more do, since one leads to
-others, other weights are drawn, at most four times.
+entropy; a step sets the gradients to none and makes them anew, without an optimizer. The recurrence
+of the converted model runs in a kernel. Weights are multiples of few bits and inputs 0 or 1, so
+that sums are exact in any order: before anything is timed the spikes of both sides have to be
+equal, and their gradients equal to rounding. A spike at the very threshold may differ: at most 1 of
+100,000 may, and how many do is told. Where more do, since one leads to others, other weights are
+drawn, at most four times.
 """
-import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,12 +32,9 @@ from bench.memory import BYTES_BEYOND_SAVED, GB, saved_bytes
 from bench.pairs import PAIRS, Pair
 from bench.peers import INDEXED
 from bench.problem import Problem, Yardstick
-from lsnn_ext import functional
-from lsnn_ext.functional import PackedSpikes
+from lsnn_ext.loops import convert
 
-WAYS = {"layer": "functional.layer, whose spikes functional.linear takes as bits",
-        "alif": "functional.alif with w_in, and functional.linear",
-        "Linears": "functional.alif between two Linears of torch"}
+WAY = "converted"
 RATE = 3.0  # percent of neuron-steps with a spike
 CLASSES = 20
 SEEDS = range(1, 6)  # of weights and inputs
@@ -54,7 +49,7 @@ class NotAlikeError(AssertionError):
 
 @dataclass
 class Alike:
-    """One line: a pair, one way of ours, one pass."""
+    """One line: a pair, one pass."""
 
     yardstick: str
     T: int
@@ -64,7 +59,7 @@ class Alike:
     pair: str
     row: str
     learned: str  # of the neuron's coefficients, beside all weights
-    way: str  # how ours is written, see WAYS
+    way: str  # "converted"; others in files of earlier versions
     timed: str
     median_ms: float
     min_ms: float
@@ -83,39 +78,17 @@ class Alike:
 
 
 class Model(nn.Module):
-    """A whole model; way: of WAYS, or None for theirs. Pair and readout are shared."""
+    """A whole model."""
 
-    def __init__(self, pair: Pair, readout: nn.Linear, way: str | None) -> None:
+    def __init__(self, pair: Pair, readout: nn.Linear) -> None:
         super().__init__()
-        self.pair, self.readout, self.way = pair, readout, way
+        self.pair, self.readout = pair, readout
 
-    def hidden(self, x: Tensor) -> Tensor | PackedSpikes:
-        """The spikes of the recurrent layer, (T, B, N): numbers, or bits from functional.layer."""
-        pair = self.pair
-        if self.way is None:
-            return pair.theirs(x)
-        w_in, w_rec, bias = pair.weights()
-        neuron = {"dynamics": pair.row, **pair.coefficients()}
-        if self.way == "Linears":
-            return functional.alif(pair.current(x), w_rec, **neuron)[0]
-        if self.way == "alif":
-            return functional.alif(pair.inputs(x), w_rec, w_in=w_in, bias=bias, **neuron)[0]
-        packed = functional.layer(pair.inputs(x), w_in, w_rec, bias=bias, spikes="bits",
-                                  **neuron).packed
-        assert packed is not None
-        return packed
-
-    def spikes(self, x: Tensor) -> Tensor:
-        """The same as numbers."""
-        found = self.hidden(x)
-        return found.numbers() if isinstance(found, PackedSpikes) else found
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, CLASSES)"""
-        spikes, readout = self.hidden(x), self.readout
-        linear: Callable[..., Tensor] = (
-            functional.linear if self.way in ("layer", "alif") else nn.functional.linear)
-        return linear(spikes, readout.weight, readout.bias).mean(0)
+    def forward(self, x: Tensor, return_spikes: bool = False) -> Tensor:
+        """(B, CLASSES), or the spikes of the recurrent layer (T, B, N)."""
+        spikes = self.pair.theirs(x)
+        out: Tensor = self.readout(spikes).mean(0)
+        return spikes if return_spikes else out
 
 
 class Step(TorchContestant):
@@ -126,7 +99,21 @@ class Step(TorchContestant):
         random = torch.Generator().manual_seed(4)
         self.labels = torch.randint(CLASSES, (problem.x.shape[1],), generator=random)
 
+    def spikes(self) -> Tensor:
+        """(T, B, N)"""
+        self.module.pair.reset()  # type: ignore[union-attr,operator]
+        with torch.no_grad():
+            found: Tensor = self.module(self.problem.x, return_spikes=True)
+        return found
+
+    def forward(self) -> Tensor:
+        self.module.pair.reset()  # type: ignore[union-attr,operator]
+        with torch.no_grad():
+            found: Tensor = self.module(self.problem.x)
+        return found
+
     def forward_backward(self) -> list[Tensor]:
+        self.module.pair.reset()  # type: ignore[union-attr,operator]
         self.module.zero_grad(set_to_none=True)
         nn.functional.cross_entropy(self.module(self.problem.x), self.labels).backward()
         return [p.grad for p in self.module.parameters() if p.grad is not None]
@@ -139,18 +126,25 @@ class Step(TorchContestant):
         missing = {name for name, gradient in found.items() if gradient is None}
         if missing != unused:
             raise NotAlikeError(f"{self.name}: expected no gradient of {sorted(unused)} alone, got "
-                                f"none of {sorted(missing)} ({self.module.way or 'theirs'})")
+                                f"none of {sorted(missing)}")
         return {name: gradient for name, gradient in found.items() if gradient is not None}
 
 
-def steps_of(name: str, problem: Problem, scale: float) -> dict[str | None, Step]:
-    """Theirs (None) and ours by way, with the same parameters."""
+def step_of(name: str, problem: Problem, scale: float) -> Step:
+    """Of the package's own model."""
     torch.manual_seed(5)  # of the readout
     pair = PAIRS[name](problem, scale)
-    if torch.is_grad_enabled() and not all(w.requires_grad for w in pair.weights()[:2]):  # type: ignore[union-attr]
-        raise NotAlikeError(f"{name}: expected weights that learn, got weights that do not")
-    readout = nn.Linear(pair.size, CLASSES)
-    return {way: Step(name, Model(pair, readout, way), problem) for way in (None, *WAYS)}
+    return Step(name, Model(pair, nn.Linear(pair.size, CLASSES)), problem)
+
+
+def converted(name: str, problem: Problem, scale: float) -> Step:
+    """Of a model that is made as that of step_of, and converted."""
+    step = step_of(name, problem, scale)
+    _, report = convert(step.module, problem.x)
+    if not report.fused:
+        raise NotAlikeError(f"{name}: expected a recurrence in a kernel, got\n{report}")
+    step.forward()  # without gradients it is recorded anew, which no time should have in it
+    return step
 
 
 def difference(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> float:
@@ -160,8 +154,8 @@ def difference(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> float:
 
 
 def prepared(name: str, yardstick: Yardstick, limits: Limits, say: Say,
-             ) -> tuple[dict[str | None, Step], int, float, float, int]:
-    """Contestants, differing spikes, difference of gradients, firing rate in percent, seed."""
+             ) -> tuple[tuple[Step, Step], int, float, float, int]:
+    """Theirs and ours, differing spikes, difference of gradients, firing rate in percent, seed."""
     kind = PAIRS[name]
     if kind.indexed and not yardstick.quadratic:
         raise OverLimitError(INDEXED)
@@ -173,19 +167,16 @@ def prepared(name: str, yardstick: Yardstick, limits: Limits, say: Say,
         short = problem.first(FIRST_STEPS)
 
         def rate_of(scale: float, short: Problem = short) -> float:
-            with torch.no_grad():
-                return firing_rate(steps_of(name, short, scale)["layer"].module.spikes(short.x))  # type: ignore[operator]
+            return firing_rate(step_of(name, short, scale).spikes())
 
         scale, _ = bisect_scale(rate_of, RATE / 100, tolerance=0.05, most=20)
-        steps = steps_of(name, problem, scale)
-        differing, rate = _differing(steps)
+        steps = step_of(name, problem, scale), converted(name, problem, scale)
+        differing, rate = _differing(*steps)
         entries = problem.cotangent.numel()
         if differing > MOST_DIFFERING * entries:
             say(f"    weights of seed {seed}: {differing} of {entries:,} spikes differ")
             continue
-        theirs = steps[None].gradients()
-        gradient = max((difference(theirs, steps[way].gradients()) for way in WAYS),
-                       key=lambda value: (math.isnan(value), value))
+        gradient = difference(*(step.gradients() for step in steps))
         if gradient < MOST_OF_A_GRADIENT:
             return steps, differing, gradient, 100 * rate, seed
         if not differing:  # then nothing excuses it
@@ -197,19 +188,16 @@ def prepared(name: str, yardstick: Yardstick, limits: Limits, say: Say,
                         f"differ of {entries:,}")
 
 
-def _differing(steps: dict[str | None, Step]) -> tuple[int, float]:
-    """How many spikes differ between theirs and any way of ours, the larger of the two; the
-    firing rate of theirs."""
-    x = steps[None].problem.x
-    with torch.no_grad():
-        want, *got = (step.module.spikes(x) for step in steps.values())  # type: ignore[operator]
-    return max(int((want != spikes).sum()) for spikes in got), firing_rate(want)
+def _differing(theirs: Step, ours: Step) -> tuple[int, float]:
+    """How many spikes differ; the firing rate of theirs."""
+    want = theirs.spikes()
+    return int((want != ours.spikes()).sum()), firing_rate(want)
 
 
 def _needed_bytes(name: str, problem: Problem, steps: int = 32) -> float:
     """About what a step of training takes beyond inputs and weights."""
     short = problem.first(steps)
-    saved, _ = saved_bytes(steps_of(name, short, 1.0)[None])
+    saved, _ = saved_bytes(step_of(name, short, 1.0))
     by_step = saved * short.x.shape[1] * CLASSES / len(short.x)
     return len(problem.x) * by_step + BYTES_BEYOND_SAVED * problem.cotangent.numel()
 
@@ -227,18 +215,17 @@ def measure(yardstick: Yardstick, names: Sequence[str], *, repeats: int,
             skipped.append(Skip(yardstick.name, name, reason_of(error)))
             say(f"    {skipped[-1].reason}")
             continue
-        theirs, *ours = alternate(list(steps.values()), repeats, limits.seconds)
+        theirs, ours = alternate(list(steps), repeats, limits.seconds)
         pair = PAIRS[name]
-        entries = steps[None].problem.cotangent.numel()
-        for way, times in zip(WAYS, ours, strict=True):
-            for timed, mine, other in zip(PASSES, times, theirs, strict=True):
-                a, b = statistics.median(mine), statistics.median(other)
-                lines.append(Alike(
-                    yardstick.name, *yardstick.shape, name, pair.row,
-                    ", ".join(pair.learned) or "none", way, timed, a, min(mine), b, min(other),
-                    b / a, min(other) / min(mine), rate, 100 * yardstick.input_rate, differing,
-                    entries, gradient, seed, len(other), torch.get_num_threads()))
-        say(told(lines[-2 * len(WAYS):]))
+        entries = steps[0].problem.cotangent.numel()
+        for timed, mine, other in zip(PASSES, ours, theirs, strict=True):
+            a, b = statistics.median(mine), statistics.median(other)
+            lines.append(Alike(
+                yardstick.name, *yardstick.shape, name, pair.row,
+                ", ".join(pair.learned) or "none", WAY, timed, a, min(mine), b, min(other),
+                b / a, min(other) / min(mine), rate, 100 * yardstick.input_rate, differing,
+                entries, gradient, seed, len(other), torch.get_num_threads()))
+        say(told(lines[-len(PASSES):]))
     return lines, skipped
 
 
@@ -249,7 +236,7 @@ def told(lines: Sequence[Alike]) -> str:
             f"differ, gradients differ by {first.gradient_difference:.1e}, seed {first.seed}, "
             f"{first.repeats} rounds"]
     for line in lines:
-        text.append(f"    {line.way:8}{line.timed:17} ours {line.median_ms:8.2f} "
+        text.append(f"    {line.timed:17} ours {line.median_ms:8.2f} "
                     f"({line.min_ms:8.2f})  theirs {line.theirs_median_ms:9.2f} "
                     f"({line.theirs_min_ms:9.2f})  {line.times_faster:6.1f} times faster "
                     f"({line.times_faster_min:.1f})")

@@ -3,45 +3,50 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 
 from bench import like_for_like
-from bench.like_for_like import WAYS, Alike
+from bench.like_for_like import WAY, Alike
 from bench.measure import PASSES, Skip
 from bench.pairs import PAIRS
 from bench.peers import INDEXED
 
-BESIDE = [way for way in WAYS if way != "layer"]
+# Of runs of earlier versions, in which ours was written by hand.
+BY_HAND = {"layer": "functional.layer, whose spikes functional.linear takes as bits",
+           "alif": "functional.alif with w_in, and functional.linear",
+           "Linears": "functional.alif between two Linears of torch"}
 Table = Callable[[Sequence[str], Iterable[Sequence[str]]], str]
 
 
 def section(lines: Sequence[Alike], skipped: Sequence[Skip], table: Table,
             number: Callable[[float], str]) -> str:
     """Of the page: a table for each yardstick, and what each pair is."""
+    way, *beside = dict.fromkeys(line.way for line in lines)
     parts = ["## Like for like: the same equations on both sides",
-             inspect.cleandoc(like_for_like.__doc__ or ""), f"""\
+             inspect.cleandoc(like_for_like.__doc__ or ""), """\
 Times are medians in ms, in brackets minima; float32. "Times faster" is theirs by ours, of the
-medians. Ours is written in three ways: "layer", the one that is recommended, by {WAYS['layer']};
-"alif", by {WAYS['alif']}; and "Linears", by {WAYS['Linears']}, as one begins; in the first table
-these two stand in brackets. "Differ" counts the spikes that are not the same.""",
-             overview(lines, table)]
+medians. "Differ" counts the spikes that are not the same."""]
+    if way != WAY:
+        parts.append("Ours was no converted model here. " + " ".join(
+            f'"{one}": {BY_HAND[one]}.' for one in (way, *beside)))
+    parts.append(overview(lines, table))
     for name in dict.fromkeys(line.yardstick for line in lines):
         here = [line for line in lines if line.yardstick == name]
         first = here[0]
         rows = []
         for pair in dict.fromkeys(line.pair for line in here):
             found = {(line.way, line.timed): line for line in here if line.pair == pair}
-            cells = [f"{pair} (`{next(iter(found.values())).row}`)"]
+            cells = [pair]
             for timed in PASSES:
-                one = found["layer", timed]
+                one = found[way, timed]
                 cells += [_times(one.theirs_median_ms, one.theirs_min_ms, number),
                           _times(one.median_ms, one.min_ms, number),
                           f"**{number(one.times_faster)}**",
-                          *(number(found[way, timed].times_faster) for way in BESIDE)]
-            last = found["layer", PASSES[1]]
+                          *(number(found[one, timed].times_faster) for one in beside)]
+            last = found[way, PASSES[1]]
             cells += [f"{last.rate_measured:.1f}", f"{last.differing:,} of {last.entries:,}",
                       f"{last.gradient_difference:.0e}", str(last.repeats)]
             rows.append(cells)
         head = ["", *(text for timed in ("forward", "step") for text in
-                      (f"{timed}: theirs", "layer", "times faster",
-                       *(f"{way}: times faster" for way in BESIDE))),
+                      (f"{timed}: theirs", way, "times faster",
+                       *(f"{one}: times faster" for one in beside))),
                 "spikes %", "differ", "gradients differ", "rounds"]
         parts += [f"### {first.yardstick}: {first.T} steps, batch {first.B}, {first.I} inputs, "
                   f"{first.N} neurons; {first.input_rate:g} % of the inputs are spikes",
@@ -76,20 +81,23 @@ def _ratios(lines: Sequence[Alike], way: str) -> tuple[list[str], dict[str, list
 
 def overview(lines: Sequence[Alike], table: Table) -> str:
     """A table of how many times faster a step of training is, by pair and yardstick."""
-    shapes, layer = _ratios(lines, "layer")
-    beside = [_ratios(lines, way)[1] for way in BESIDE]
-    row = {line.pair: line.row for line in lines}
-    return table(["times faster, forward + backward", *shapes],
-                 [[f"{pair} (`{row[pair]}`)",
-                   *(f"**{first}** ({', '.join(others)})" for first, *others in
-                     zip(layer[pair], *(ratios[pair] for ratios in beside), strict=True))]
-                  for pair in layer])
+    way, *beside = dict.fromkeys(line.way for line in lines)
+    shapes, first = _ratios(lines, way)
+    others = [_ratios(lines, one)[1] for one in beside]
+    rows = []
+    for pair, cells in first.items():
+        row = [pair]
+        for place, cell in enumerate(cells):
+            more = ", ".join(ratios[pair][place] for ratios in others)
+            row.append(f"**{cell}**" + (f" ({more})" if more else ""))
+        rows.append(row)
+    return table(["times faster, forward + backward", *shapes], rows)
 
 
 def summary(lines: Sequence[Alike]) -> str:
     """A line for each pair: how many times faster a step is with the same equations."""
-    shapes, layer = _ratios(lines, "layer")
+    shapes, found = _ratios(lines, next(iter(line.way for line in lines), WAY))
     text = ["times faster with the same equations, forward + backward: " + ", ".join(shapes)]
     text += [f"  {pair:32}" + "".join(f"{cell:>8}" for cell in cells)
-             for pair, cells in layer.items()]
+             for pair, cells in found.items()]
     return "\n".join(text)

@@ -1,9 +1,8 @@
-"""The neurons that people come with, each beside the model of ours that is the same neuron.
+"""The neurons that people come with, as they write them: the package's own layer, or the published
+loop, over the sequence.
 
-A pair has one set of weights: `theirs` runs the package's own layer, or the published loop, over
-the sequence, and the other methods say what functional.layer and functional.alif are given for the
-same spikes and the same gradients. What the package learns by itself is a parameter here and learns
-on both sides. Values are those of the packages and papers, or round numbers near to them.
+What the package learns by itself is a parameter here and learns. Values are those of the packages
+and papers, or round numbers near to them.
 """
 import importlib
 from typing import Any
@@ -14,21 +13,19 @@ from torch import Tensor, nn
 from bench.loops import radlif, srnn
 from bench.peers import linear_of
 from bench.problem import Problem
-from lsnn_ext.functional import PackedSpikes, State
-from lsnn_ext.norse import one_step_late
 
 STRENGTH = 0.1  # of recurrent weights: standard deviation, times sqrt(N), by threshold / gain
 GRID = 2.0**-10  # of weights, by threshold / gain rounded to a power of two
 
 
 class Pair(nn.Module):
-    """One neuron, theirs and ours.
+    """One neuron.
 
     unit: the current that lifts a resting membrane to the threshold within one step, a power of
     two.
     """
 
-    row: str  # the model of ours
+    row: str  # the model of functional.alif that is the same neuron
     learned: tuple[str, ...] = ()  # of the neuron's coefficients
     indexed = False  # see peers.INDEXED
     unused: tuple[str, ...] = ()  # their parameters that never get a gradient
@@ -54,22 +51,8 @@ class Pair(nn.Module):
         """Spikes (T, B, N) of inputs (T, B, I)."""
         raise NotImplementedError
 
-    def inputs(self, x: Tensor) -> Tensor | PackedSpikes:
-        """What our layer is given for x."""
-        return x
-
-    def weights(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Input weights (N, I), recurrent weights (from, to), bias."""
-        raise NotImplementedError
-
-    def coefficients(self) -> dict[str, Any]:
-        """The keyword arguments of functional.alif, dynamics aside."""
-        raise NotImplementedError
-
-    def current(self, x: Tensor) -> Tensor:
-        """The projected input as torch makes it."""
-        w_in, _, bias = self.weights()
-        return nn.functional.linear(x, w_in, bias)
+    def reset(self) -> None:
+        """Of the state that a layer keeps from call to call, and with it the graph."""
 
 
 class _Projected(Pair):
@@ -96,30 +79,15 @@ class _Norse(Pair):
         norse = importlib.import_module("norse.torch")
         layer, parameters = (getattr(norse, name) for name in self.names[:2])
         values = {"tau_syn_inv": 250.0, "tau_mem_inv": 62.5, **self.more}
-        self.values = {name: torch.tensor(value) for name, value in values.items()}
+        numbers = {name: torch.tensor(value) for name, value in values.items()}
         N, I = w_in.shape
-        self.layer = layer(I, N, p=parameters(**self.values, method="super",
+        self.layer = layer(I, N, p=parameters(**numbers, method="super",
                                               alpha=torch.tensor(100.0)),
                            input_weights=nn.Parameter(w_in),
                            recurrent_weights=nn.Parameter(w_rec), dt=0.001)
-        # 1 / (slope |u| + 1)^2 at u = 1 tells the slope that it really has
-        with torch.enable_grad():
-            one = torch.ones((), requires_grad=True)
-            spike = norse.functional.threshold.threshold(one, "super", torch.tensor(100.0))
-            self.width = 1 / (float(torch.autograd.grad(spike, one)[0]) ** -0.5 - 1)
 
     def theirs(self, x: Tensor) -> Tensor:
         return self.layer(x)[0]  # type: ignore[no-any-return]
-
-    def weights(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        # its hook keeps the diagonal, which is 0, from learning
-        return self.layer.input_weights, self.layer.recurrent_weights.T, None
-
-    def coefficients(self) -> dict[str, Any]:
-        kappa = 0.001 * self.values["tau_mem_inv"]
-        return {"alpha": 1 - kappa, "kappa": kappa, "theta": 1.0,
-                "sigma": 1 - 0.001 * self.values["tau_syn_inv"], "dampening": self.width,
-                "width": self.width}
 
 
 class NorseLSNN(_Norse):
@@ -128,18 +96,6 @@ class NorseLSNN(_Norse):
     row = "norse_lsnn"
     names = "LSNNRecurrent", "LSNNParameters", "LSNNState"
     more = {"tau_adapt_inv": 10.0, "beta": 1.8}
-
-    def inputs(self, x: Tensor) -> Tensor | PackedSpikes:
-        return one_step_late(x)
-
-    def current(self, x: Tensor) -> Tensor:
-        return super().current(torch.cat([torch.zeros_like(x[:1]), x[:-1]]))
-
-    def coefficients(self) -> dict[str, Any]:
-        rho = 1 - 0.001 * self.values["tau_adapt_inv"]
-        # the first adaptation is none: their threshold starts at v_th
-        return super().coefficients() | {"rho": rho, "q": rho * self.values["beta"], "beta": 1.0,
-                                         "delay": 1}
 
 
 class NorseLIF(_Norse):
@@ -179,13 +135,6 @@ class RLeaky(_Projected):
             out.append(spikes)
         return torch.stack(out)
 
-    def weights(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        recurrent: Any = self.layer.recurrent
-        return self.project.weight, recurrent.weight.T, recurrent.bias
-
-    def coefficients(self) -> dict[str, Any]:
-        return {"alpha": self.layer.beta.clamp(0, 1), "theta": self.layer.threshold}
-
 
 class RSynaptic(RLeaky):
     """snnTorch RSynaptic, alpha and beta of each neuron and the threshold learned."""
@@ -203,9 +152,6 @@ class RSynaptic(RLeaky):
             spikes, synapse, membrane = self.layer(current, spikes, synapse, membrane)
             out.append(spikes)
         return torch.stack(out)
-
-    def coefficients(self) -> dict[str, Any]:
-        return super().coefficients() | {"sigma": self.layer.alpha.clamp(0, 1)}
 
 
 # ------------------------------------------------------------------------------------------- sinabs
@@ -227,20 +173,11 @@ class SinabsALIF(_Projected):
         plain: nn.Module = layers.LIFRecurrent(**values)
         return plain
 
-    def theirs(self, x: Tensor) -> Tensor:
-        # it keeps its state, and with it the graph, from call to call
+    def reset(self) -> None:
         self.layer.reset_states()  # type: ignore[operator]
+
+    def theirs(self, x: Tensor) -> Tensor:
         return self.layer(self.project(x).transpose(0, 1)).transpose(0, 1)  # type: ignore[no-any-return]
-
-    def weights(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        recurrent: Any = self.layer.rec_connect
-        return self.project.weight, recurrent.weight.T, None
-
-    def coefficients(self) -> dict[str, Any]:
-        values: dict[str, Any] = {"alpha": torch.exp(-1 / self.layer.tau_mem), "theta": 1.0}
-        if self.ALIF:
-            values |= {"rho": torch.exp(-1 / self.layer.tau_adapt), "beta": 1.8}
-        return values
 
 
 class SinabsLIF(SinabsALIF):
@@ -252,10 +189,7 @@ class SinabsLIF(SinabsALIF):
 # ------------------------------------------------------------------------------------- SpikingJelly
 class SpikingJelly(_Projected):
     """SpikingJelly LinearRecurrentContainer with LIFNode: two input matrices, one behind the
-    other, both learned.
-
-    Ours multiplies the two with each other, once a pass, rather than with every input.
-    """
+    other, both learned."""
 
     row, indexed = "sj_hard", True
 
@@ -263,7 +197,6 @@ class SpikingJelly(_Projected):
         package = "spikingjelly.activation_based"
         layers, neurons = (importlib.import_module(f"{package}.{name}")
                            for name in ("layer", "neuron"))
-        self.reset = importlib.import_module(f"{package}.functional").reset_net
         N = recurrent.weight.shape[0]
         layer: nn.Module = layers.LinearRecurrentContainer(neurons.LIFNode(), N, N, step_mode="m")
         with torch.no_grad():
@@ -272,21 +205,11 @@ class SpikingJelly(_Projected):
             layer.rc.bias.fill_(GRID)  # type: ignore[operator, union-attr]
         return layer
 
+    def reset(self) -> None:
+        importlib.import_module("spikingjelly.activation_based.functional").reset_net(self.layer)
+
     def theirs(self, x: Tensor) -> Tensor:
-        self.reset(self.layer)  # it keeps its state, and with it the graph, from call to call
         return self.layer(self.project(x))  # type: ignore[no-any-return]
-
-    def weights(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        both: Any = self.layer.rc
-        second, w_rec = both.weight.split(self.size, dim=1)
-        return second @ self.project.weight, w_rec.T, both.bias
-
-    def current(self, x: Tensor) -> Tensor:
-        both: Any = self.layer.rc
-        return nn.functional.linear(self.project(x), both.weight[:, :self.size], both.bias)
-
-    def coefficients(self) -> dict[str, Any]:
-        return {"alpha": 0.5, "kappa": 0.5, "theta": 1.0}
 
 
 # ------------------------------------------------------------------------------------ written loops
@@ -307,16 +230,6 @@ class Yin(Pair):
 
     def theirs(self, x: Tensor) -> Tensor:
         return srnn(self.project(x), self.recurrent.weight, self.tau_m, self.tau_adp)
-
-    def weights(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        return self.project.weight, self.recurrent.weight.T, None
-
-    def coefficients(self) -> dict[str, Any]:
-        zero = torch.zeros(self.items, self.size)
-        # adaptation starts at the threshold
-        state = State(zero, torch.full_like(zero, 0.01), zero, zero, zero[None])
-        return {"alpha": torch.exp(-1 / self.tau_m), "rho": torch.exp(-1 / self.tau_adp),
-                "theta": 0.01, "beta": 1.8, "state": state}
 
 
 class RadLIF(Pair):
@@ -341,14 +254,8 @@ class RadLIF(Pair):
                 self.b.clamp(0, 2))
 
     def theirs(self, x: Tensor) -> Tensor:
-        return radlif(self.project(x), self.weights()[1], *self.clamped())
-
-    def weights(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        return self.project.weight, self.V.clone().fill_diagonal_(0), None
-
-    def coefficients(self) -> dict[str, Any]:
-        alpha, beta, a, b = self.clamped()
-        return {"alpha": alpha, "rho": beta, "p": a, "q": b, "theta": 1.0}
+        V = self.V.clone().fill_diagonal_(0)
+        return radlif(self.project(x), V, *self.clamped())
 
 
 PAIRS: dict[str, type[Pair]] = {
