@@ -2,9 +2,10 @@
 sequence."""
 
 from . import functional, init, optim, reference
-from .convert import ConversionError, Refused, Report, convert, revert
 from .functional import NeuronState, State, Traces, use_reference
 from .fuse.neuron import Neuron
+from .loops import Refused, VerificationError, convert, fuse, revert
+from .loops.report import Report
 from .modules import ALIF, LIF, LSNN, LeakyReadout, Linear, LSNNState, ReadoutState
 from .modules.any_neuron import Recurrent
 from .modules.learned_delay import LearnedDelay
@@ -16,8 +17,8 @@ from .tools.storage import load, save
 
 __version__ = "0.1.0"
 __all__ = [
-    "ALIF", "LIF", "LSNN", "ConversionError", "LSNNState", "LeakyReadout", "LearnedDelay",
-    "Linear", "Neuron", "NeuronState", "Profile", "ReadoutState", "Recurrent", "Refused", "Report",
-    "State", "Traces", "convert", "functional", "init", "load", "nir", "optim", "plot", "profile",
-    "reference", "revert", "save", "show_config", "use_reference",
+    "ALIF", "LIF", "LSNN", "LSNNState", "LeakyReadout", "LearnedDelay", "Linear", "Neuron",
+    "NeuronState", "Profile", "ReadoutState", "Recurrent", "Refused", "Report", "State", "Traces",
+    "VerificationError", "convert", "functional", "fuse", "init", "load", "nir", "optim", "plot",
+    "profile", "reference", "revert", "save", "show_config", "use_reference",
 ]

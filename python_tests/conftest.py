@@ -14,7 +14,7 @@ import lsnn_ext
 
 HERE = Path(__file__).resolve().parent
 # Folders with code that tests of several folders import.
-sys.path[:0] = [str(HERE / name) for name in ("support", "lookalikes", "convert", "examples")]
+sys.path[:0] = [str(HERE / name) for name in ("support", "examples")]
 from rounding import rounding_after_medium  # noqa: E402
 
 torch.set_num_threads(1)
@@ -25,7 +25,7 @@ FIRST = {f"test_{name}" for name in ("tasks_distributed", "tasks", "table_of_mod
 # Folders and files whose tests are all marked slow, so that `make test` leaves them out: the tools
 # of developers, and programs that train for long.
 SLOW = {"bench", "examples", "fuzz", "house", *(f"test_{name}" for name in (
-    "aoti", "converted_training", "interrupts", "original_classes", "plan", "profile_advice",
+    "aoti", "interrupts", "package_models", "packages", "plan", "profile_advice",
     "bytecode", "generate", "operators", "random", "trace_random", "yin_smnist"))}
 # LSNN_CASES=k/n runs the k-th of n parts, k from 0, of every test with at least so many cases.
 LARGE_TABLE = 30

@@ -136,14 +136,6 @@ class SnnTorch(nn.Module):
         return self.readout(torch.stack(record).mean(0))
 
 
-class SnnTorchWhole(SnnTorch):
-    """The same with one call in place of the loop, as the report of convert says."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        spk, _ = self.lif(self.project(x))
-        return self.readout(spk.mean(0))
-
-
 class Sinabs(nn.Module):
     """sinabs: adaptive neurons that learn their time constants; batch first."""
 
@@ -157,8 +149,10 @@ class Sinabs(nn.Module):
         with torch.no_grad():
             self.project.weight.mul_(4)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def reset(self) -> None:
         self.alif.reset_states()  # type: ignore[operator]
+
+    def forward(self, x: Tensor) -> Tensor:
         spikes: Tensor = self.alif(self.project(x).transpose(0, 1))
         return self.readout(spikes.mean(1))
 
@@ -168,32 +162,31 @@ class SpikingJelly(nn.Module):
 
     def __init__(self, inputs: int, N: int, classes: int) -> None:
         super().__init__()
-        layer, neuron, functional = (
-            importlib.import_module(f"spikingjelly.activation_based.{name}")
-            for name in ("layer", "neuron", "functional"))
-        self.reset_net = functional.reset_net
+        layer, neuron = (importlib.import_module(f"spikingjelly.activation_based.{name}")
+                         for name in ("layer", "neuron"))
         self.project = nn.Linear(inputs, N)
         self.recurrent = layer.LinearRecurrentContainer(
             neuron.LIFNode(tau=4.0, v_threshold=0.25, detach_reset=True), N, N, step_mode="m")
         self.readout = nn.Linear(N, classes)
 
+    def reset(self) -> None:
+        importlib.import_module("spikingjelly.activation_based.functional").reset_net(
+            self.recurrent)
+
     def forward(self, x: Tensor) -> Tensor:
-        self.reset_net(self)
         return self.readout(self.recurrent(self.project(x)).mean(0))
 
 
 class Script(NamedTuple):
-    """A training script: its package, model and data, and what its loop becomes."""
+    """A training script: its package, model and data."""
 
     package: str
     model: type[nn.Module]
     data: str
-    after: type[nn.Module] | None = None  # with one call in place of a loop of its own
 
 
 SCRIPTS = {
-    "norse": Script("norse", Norse, "speech"), "snntorch": Script("snntorch", SnnTorch, "speech",
-                                                                  SnnTorchWhole),
+    "norse": Script("norse", Norse, "speech"), "snntorch": Script("snntorch", SnnTorch, "speech"),
     "sinabs": Script("sinabs", Sinabs, "speech"),
     "spikingjelly": Script("spikingjelly", SpikingJelly, "speech"),
     "norse-ecg": Script("norse", NorseSteps, "ecg"),
@@ -210,6 +203,12 @@ class Trained(NamedTuple):
     seconds: float
 
 
+def reset(model: nn.Module) -> None:
+    """Of the state that some packages keep from call to call."""
+    if isinstance(model, Sinabs | SpikingJelly):
+        model.reset()
+
+
 def train(model: nn.Module, task: Task, options: argparse.Namespace) -> Trained:
     """Adam on batches whose order is that of the seed; the test is not in the time."""
     random = torch.Generator().manual_seed(options.seed)
@@ -222,6 +221,7 @@ def train(model: nn.Module, task: Task, options: argparse.Namespace) -> Trained:
         begin = time.process_time()
         for items in order[:options.words].split(options.batch):
             part = task.train.take(items)
+            reset(model)
             logits = model(part.x).flatten(0, -2)
             loss = nn.functional.cross_entropy(logits, part.target.flatten())
             optimizer.zero_grad()
@@ -240,18 +240,15 @@ def accuracy(model: nn.Module, samples: Samples, batch: int = 100) -> float:
     with torch.no_grad():
         for items in torch.arange(len(samples)).split(batch):
             part = samples.take(items)
+            reset(model)
             right.append((model(part.x).argmax(-1) == part.target).flatten())
     return torch.cat(right).float().mean().item()
 
 
-def converted(script: Script, model: nn.Module, task: Task) -> nn.Module:
-    """The model with our layers, once its spikes, states and gradients have been compared on some
-    steps."""
-    x = task.train.x[:20, :4]
-    model, report = lsnn_ext.convert(model, verify=x, steps=script.after is not None, repeats=0)
+def converted(model: nn.Module, x: Tensor) -> nn.Module:
+    """The model with its recurrences in kernels, compared with the original on some inputs."""
+    model, report = lsnn_ext.convert(model, x)
     print(report, flush=True)
-    if script.after is not None:
-        model.__class__ = script.after
     return model
 
 
@@ -267,7 +264,7 @@ def both(script: Script, task: Task, options: argparse.Namespace) -> tuple[Train
         model = script.model(task.train.x.shape[-1], options.neurons, task.classes)
         return model.to(task.train.x.dtype)
 
-    other = converted(script, made(), task)
+    other = converted(made(), task.train.take(torch.arange(min(options.batch, len(task.train)))).x)
     return train(made(), task, options), train(other, task, options)
 
 

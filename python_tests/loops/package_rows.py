@@ -289,7 +289,8 @@ def _rows_of_spikingjelly() -> list[Row]:
         add(f"{kind} float32", _container(kind, dtype=SINGLE, v_threshold=0.75, **{tau: 4.0}),
             dtype=SINGLE)
         for name, model, more in (
-            ("without bias", models.Jelly, {"bias": False}), ("resets itself", models.JellyResets, {}),
+            ("without bias", models.Jelly, {"bias": False}),
+            ("resets itself", models.JellyResets, {}),
             ("projected", models.Jelly, {"projected": True}),
             ("by steps", models.JellyByStep, {"step_mode": "s"}),
             ("projected by steps", models.JellyByStep, {"step_mode": "s", "projected": True}),

@@ -1,6 +1,5 @@
 """Spikes that are not numbers of the parameters' dtype, into and out of the modules."""
 from collections.abc import Callable
-from typing import cast
 
 import pytest
 import torch
@@ -9,7 +8,6 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from lsnn_ext import ALIF, LIF, LSNN, _ops
 from lsnn_ext.functional import PackedSpikes, pack_spikes
-from lsnn_ext.norse import one_step_late
 
 T, B, I, N = 30, 7, 40, 33
 DTYPES = (torch.float32, torch.float64)
@@ -79,25 +77,12 @@ def test_many_inputs_are_read_as_bits(module: str, monkeypatch: pytest.MonkeyPat
     assert all(shape == (0,) for shape in asked) and len(asked) >= 4
 
 
-def test_inputs_come_one_step_late_as_numbers_and_as_bits() -> None:
-    few, many = fired(20, 3, I).float(), fired(70, 201, I).float()
-    assert isinstance(one_step_late(few), Tensor)
-    packed = one_step_late(many)
-    assert isinstance(packed, PackedSpikes)
-    for x, late in ((few, one_step_late(few)), (many, packed.numbers())):
-        assert not late[0].any() and torch.equal(late[1:], x[:-1])
-    asked = one_step_late(many.requires_grad_())
-    assert isinstance(asked, Tensor) and asked.requires_grad
-
-
 def test_tangents_of_many_inputs_are_not_lost() -> None:
     """Forward mode is refused, as for few inputs, where bits would drop the tangent."""
     layer = MODULES["ALIF"]()
     for x in (fired(20, 3, I).float(), fired(70, 201, I).float()):
         with pytest.raises(RuntimeError, match="jvp|forward mode"):
             torch.func.jvp(lambda x: layer(x)[0], (x,), (torch.ones_like(x),))
-    late = torch.func.jvp(lambda x: cast(Tensor, one_step_late(x)), (x,), (torch.ones_like(x),))[1]
-    assert not late[0].any() and bool((late[1:] == 1).all())
 
 
 def test_of_packed_sequences_and_single_steps() -> None:
