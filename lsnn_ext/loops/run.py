@@ -16,7 +16,6 @@ from .refused import Refused
 from .reroll import find_loops
 from .stages import Planner, Stage, find_dead, is_live
 
-
 LEAST_GAIN = 1.1  # by how much fewer calls of torch a plan must run
 
 
