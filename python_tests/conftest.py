@@ -25,7 +25,8 @@ FIRST = {f"test_{name}" for name in ("tasks_distributed", "tasks", "table_of_mod
 # Folders and files whose tests are all marked slow, so that `make test` leaves them out: the tools
 # of developers, and programs that train for long.
 SLOW = {"bench", "examples", "fuzz", "house", *(f"test_{name}" for name in (
-    "aoti", "interrupts", "package_models", "packages", "plan", "profile_advice",
+    "aoti", "fooling_gradients", "fooling_judge", "fooling_programs", "fooling_recording",
+    "interrupts", "package_models", "packages", "plan", "profile_advice",
     "bytecode", "generate", "operators", "random", "trace_random", "yin_smnist"))}
 # LSNN_CASES=k/n runs the k-th of n parts, k from 0, of every test with at least so many cases.
 LARGE_TABLE = 30
