@@ -1,6 +1,7 @@
 """The values of one run of a plan: of plain calls, and of loops over all iterations."""
+import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,9 +16,16 @@ class Values:
     """The values of a recording during a run."""
 
     def __init__(self, leaves: dict[int, Tensor],
-                 places: dict[int, tuple[int, int, Place]]) -> None:
+                 places: dict[int, tuple[int, int, Place]],
+                 ranges: dict[tuple[int, ...], list[Any]] | None = None) -> None:
+        """
+        Args:
+            places: of values that loops make: loop, iteration, place.
+            ranges: what stack knows from an earlier run.
+        """
         self.tensors = dict(leaves)
-        self.places = places  # of values that loops make: loop, iteration, place
+        self.places = places
+        self.ranges = {} if ranges is None else ranges
         self.frames: list[Frame] = []  # of the loops so far
 
     def get(self, value: int) -> Tensor:
@@ -38,9 +46,17 @@ class Values:
         leaves = [self.get(leaf.value) if isinstance(leaf, Ref) else leaf for leaf in call.leaves]
         self.tensors.update(zip(call.outputs, call.run(leaves), strict=True))
 
-    def stack(self, values: Sequence[int]) -> Tensor:
+    def stack(self, values: tuple[int, ...]) -> Tensor:
         """Values of one shape along a new first dimension; ranges of iterations as they are."""
-        pieces: list[Tensor] = []
+        if values not in self.ranges:
+            self.ranges[values] = self._find_ranges(values)
+        pieces = [torch.stack([self.tensors[value] for value in one]) if isinstance(one, list)
+                  else self.frames[one.loop].range(*one[1:]) for one in self.ranges[values]]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def _find_ranges(self, values: tuple[int, ...]) -> list[Any]:
+        """Ranges, and lists of values that no loop makes."""
+        found: list[Any] = []
         i = 0
         while i < len(values):
             place = self.places.get(values[i])
@@ -48,7 +64,7 @@ class Values:
             if place is None:
                 while end < len(values) and values[end] not in self.places:
                     end += 1
-                pieces.append(torch.stack([self.tensors[value] for value in values[i:end]]))
+                found.append(list(values[i:end]))
             else:
                 loop, t, where = place
                 after = [self.places.get(value) for value in values[end : end + 1]]
@@ -56,9 +72,19 @@ class Values:
                 while self.places.get(values[end] if end < len(values) else -1) == (
                         loop, t + step * (end - i), where):
                     end += 1
-                pieces.append(self.frames[loop].range(where, t, end - i, step))
+                found.append(Range(loop, where, t, end - i, step))
             i = end
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        return found
+
+
+class Range(NamedTuple):
+    """Values of a loop, of iterations in steps of 1 or -1."""
+
+    loop: int
+    place: Place
+    first: int
+    length: int
+    step: int
 
 
 class Frame:
@@ -138,10 +164,12 @@ class Frame:
         return found if step > 0 else found.flip(0)
 
 
-def _list_of(call: Call) -> tuple[list[int], int] | None:
+@functools.lru_cache(1024)
+def _list_of(call: Call) -> tuple[tuple[int, ...], int] | None:
     """Values and dimension of torch.stack."""
     args, kwargs = pytree.tree_unflatten(call.leaves, call.spec)
     named = dict(zip(("tensors", "dim"), args, strict=False)) | kwargs
-    if not named.keys() <= {"tensors", "dim"} or not named["tensors"]:
+    refs = named.get("tensors")
+    if not named.keys() <= {"tensors", "dim"} or not refs or isinstance(refs, Ref):
         return None
-    return [ref.value for ref in named["tensors"]], named.get("dim", 0)
+    return tuple(ref.value for ref in refs), named.get("dim", 0)

@@ -5,7 +5,8 @@ of it, so that no value ever changes.
 """
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import prod
 from typing import Any, NamedTuple, TypeAlias
 
@@ -46,6 +47,11 @@ class Mode(NamedTuple):
             torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
             for device in DEVICES))
 
+    def is_now(self) -> bool:
+        """Whether torch is in this mode; False may also mean an autocast."""
+        return (self.grad == torch.is_grad_enabled() and self.autocast == (None, None)
+                and not torch.is_autocast_enabled("cpu") and not torch.is_autocast_enabled("cuda"))
+
     def enter(self, stack: ExitStack) -> None:
         """Switches torch to this mode until the stack is closed."""
         now = Mode.now()
@@ -57,7 +63,8 @@ class Mode(NamedTuple):
                 stack.enter_context(torch.autocast(device, dtype, enabled=dtype is not None))
 
 
-class Call(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Call:
     """results = function(*args, **kwargs), where (args, kwargs) = unflatten(leaves, spec)."""
 
     function: Callable[..., Any]  # as it was called; of an autograd.Function its apply, see record
@@ -69,12 +76,12 @@ class Call(NamedTuple):
     is_random: bool  # draws from a generator of torch
     line: str  # of the user's file: "file.py:12"
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[int, ...]:
         """The values of the arguments, in the order of leaves."""
         return tuple(leaf.value for leaf in self.leaves if isinstance(leaf, Ref))
 
-    @property
+    @cached_property
     def outputs(self) -> tuple[int, ...]:
         """The values that the call makes: those of results, and what it has written."""
         made = [leaf.value for leaf in pytree.tree_leaves(self.results) if isinstance(leaf, Ref)]
@@ -82,8 +89,29 @@ class Call(NamedTuple):
         given = set(self.inputs)  # a result may be an argument
         return tuple(value for value in dict.fromkeys(made) if value not in given)
 
+    def replace(self, **changed: Any) -> "Call":
+        """A copy with other fields."""
+        return replace(self, **changed)
+
+    @cached_property
+    def _names(self) -> tuple[str, ...] | None:
+        """The names of the last leaves, if the leaves are the arguments and one tensor results."""
+        args, kwargs = pytree.tree_unflatten(list(range(len(self.leaves))), self.spec)
+        is_flat = all(isinstance(one, int) for one in (*args, *kwargs.values()))
+        is_simple = is_flat and not self.written and isinstance(self.results, Ref) and self.outputs
+        return tuple(kwargs) if is_simple else None
+
     def run(self, leaves: Sequence[Any]) -> tuple[Tensor, ...]:
         """The outputs for these leaves, with a tensor for each Ref."""
+        names = self._names
+        if names is None or not self.mode.is_now():
+            return self._run(leaves)
+        if not names:
+            return (self.function(*leaves),)
+        n = len(leaves) - len(names)
+        return (self.function(*leaves[:n], **dict(zip(names, leaves[n:], strict=True))),)
+
+    def _run(self, leaves: Sequence[Any]) -> tuple[Tensor, ...]:
         leaves = list(leaves)
         copies = {before: leaves[self.leaves.index(Ref(before))].clone()
                   for before, _ in self.written}
@@ -99,19 +127,6 @@ class Call(NamedTuple):
             if isinstance(ref, Ref)}
         made.update((after, copies[before]) for before, after in self.written)
         return tuple(made[value] for value in self.outputs)
-
-    def compile(self) -> Callable[[Sequence[Any]], tuple[Tensor, ...]]:
-        """A faster `run` for many times in the mode of now."""
-        args, kwargs = pytree.tree_unflatten(list(range(len(self.leaves))), self.spec)
-        is_flat = all(isinstance(one, int) for one in (*args, *kwargs.values()))
-        if not is_flat or self.written or not isinstance(self.results, Ref) or (
-                self.mode != Mode.now()) or not self.outputs:
-            return self.run
-        function, n, names = self.function, len(args), tuple(kwargs)
-        if not names:
-            return lambda leaves: (function(*leaves),)
-        return lambda leaves: (function(*leaves[:n], **dict(zip(names, leaves[n:],
-                                                                strict=True))),)
 
 
 class Leaf(NamedTuple):

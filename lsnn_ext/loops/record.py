@@ -395,7 +395,7 @@ def _split_dropout(call: Call, add_value: Callable[[Kind], int],
 
     factory = make(torch.ones, ones, False, kind.shape, dtype=kind.dtype, device=kind.device)
     replaced = [Ref(ones) if isinstance(leaf, Ref) else leaf for leaf in call.leaves]
-    drawn = call._replace(leaves=tuple(replaced), results=Ref(draw))
+    drawn = call.replace(leaves=tuple(replaced), results=Ref(draw))
     product = make(torch.mul, call.outputs[0], False, Ref(call.inputs[0]), Ref(draw))
     return [factory, drawn, product]
 

@@ -28,6 +28,7 @@ class Plan:
         parts = find_loops(recording)
         self.refused: list[tuple[Loop, Refused]] = []  # loops that stay as they are, and why
         self.places: dict[int, tuple[int, int, Place]] = {}  # see Values
+        self.ranges: dict[tuple[int, ...], list[Any]] = {}
         loops = 0
         self.live = find_live(recording)
         read = _values_read(recording, parts, self.live)
@@ -97,7 +98,7 @@ class Plan:
     def run(self, leaves: dict[int, Tensor],
             ) -> tuple[tuple[Any, list[Any], dict[int, Tensor]], list[Frame]]:
         """What a call returns, and the values of the loops."""
-        values = Values(leaves, self.places)
+        values = Values(leaves, self.places, self.ranges)
         for part in self.parts:
             if isinstance(part, Call):
                 if is_live(part, self.live):
@@ -197,4 +198,4 @@ def expanded(one: BodyCall, loop: Loop, t: int, q: int) -> Call:
     results = pytree.tree_map(lambda ref: Ref(names[ref.value]) if isinstance(ref, Ref) else ref,
                               call.results)
     written = tuple((names[before], names[after]) for before, after in call.written)
-    return call._replace(leaves=leaves, results=results, written=written)
+    return call.replace(leaves=leaves, results=results, written=written)

@@ -330,7 +330,7 @@ class _InOrder:
         calls = []
         for q in self.positions:
             one = self.loop.body[q]
-            calls.append((q, one.call.compile(), [_argument(slot, frame, inside, made)
+            calls.append((q, one.call.run, [_argument(slot, frame, inside, made)
                                         for slot in one.slots]))
             made.update(((q, k), []) for k in range(len(one.call.outputs)))
         for t in range(self.loop.iterations):

@@ -108,7 +108,7 @@ def _expand_call(body: BodyCall, t: int, position: int, loop: Loop) -> Call:
         assert len(found) == 1, "a tensor that is written to is not known by its places"
         written.append((found.pop().value, renamed[after]))
     results = pytree.tree_map_only(Ref, lambda ref: Ref(renamed[ref.value]), call.results)
-    return call._replace(leaves=leaves, results=results, written=tuple(written))
+    return call.replace(leaves=leaves, results=results, written=tuple(written))
 
 
 def expand(parts: Sequence[Part], leaves: dict[int, Leaf]) -> list[Call]:

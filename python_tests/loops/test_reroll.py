@@ -217,7 +217,7 @@ def test_results_of_other_forms() -> None:
         call = recorder.calls[-1]
         if t % 3 == 2:
             after = recorder.value()
-            recorder.calls[-1] = call._replace(results=Ref(after),
+            recorder.calls[-1] = call.replace(results=Ref(after),
                                                written=((call.inputs[0], after),))
             v = after
     _loops(recorder.recording(v))

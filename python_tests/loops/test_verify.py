@@ -337,7 +337,7 @@ def test_another_initial_state_of_one_neuron():
 def test_another_surrogate_gradient():
     plan, result = prepare_model()
     tamper(plan, lambda loop: loop._replace(body=tuple(
-        one._replace(call=one.call._replace(function=Apply(Higher)))
+        one._replace(call=one.call.replace(function=Apply(Higher)))
         if isinstance(one.call.function, Apply) else one for one in loop.body)))
     with pytest.raises(VerificationError, match="a gradient differs") as error:
         verify(plan, result)
