@@ -1,0 +1,220 @@
+"""A converted model under transforms, in threads, and what stays alive of it."""
+import copy
+import gc
+import threading
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.utils.checkpoint import checkpoint
+
+from converted_nets import (
+    Net,
+    Smooth,
+    Stateful,
+    assert_same,
+    draw_x,
+    make_pair,
+    plans_are_useful,  # noqa: F401
+    seen_replays,
+)
+from lsnn_ext.loops import convert, fuse, revert
+
+
+@pytest.mark.parametrize("run", [
+    lambda model, x: torch.compile(model, backend="eager")(x),
+    lambda model, x: torch.vmap(model)(x[None])[0],
+    lambda model, x: torch.func.functional_call(
+        model, {"back.weight": torch.zeros(4, 4)}, (x,)),
+    lambda model, x: torch.jit.trace(model, x, check_trace=False)(x),
+    lambda model, x: torch.func.jvp(model, (x,), (x,))[1],
+    lambda model, x: torch.func.grad(lambda one: model(one).sum())(x),
+    lambda model, x: _fake(model, x),
+], ids=["compile", "vmap", "functional_call", "trace", "jvp", "grad", "fake"])
+def test_what_looks_at_a_model_sees_the_original(run: Any) -> None:
+    model, original = make_pair(Smooth)
+    torch.testing.assert_close(run(model, draw_x()), run(original, draw_x()))
+    assert not seen_replays
+    assert_same(model, original, draw_x())  # torch.compile leaves an attribute
+    assert_same(model, original, draw_x(), replays=True)
+
+
+def _fake(model: Any, x: Tensor) -> Tensor:
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        result = model(mode.from_tensor(x))
+    return torch.zeros(result.shape)
+
+
+def test_modes_see_the_original() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model, original = make_pair()
+    counts = []
+    for one in (model, original):
+        with FlopCounterMode(display=False) as counter:
+            one(draw_x())
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > 0 and not seen_replays
+
+
+def test_checkpoints_are_exact() -> None:
+    model, original = make_pair()
+    for T in (3, 4):  # recorded before, and not
+        x = draw_x(T)
+        for one in (model, original):
+            one.zero_grad()
+            for _ in range(2):
+                checkpoint(one, x, use_reentrant=False).sum().backward()
+        torch.testing.assert_close([p.grad for p in model.parameters()],
+                                   [p.grad for p in original.parameters()])
+
+
+def test_a_call_inside_of_a_call_runs_the_original() -> None:
+    class Twice(Net):
+        depth = 0
+
+        def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+            return self(x[:1]) if len(x) > 1 else super().forward(x)
+
+    model, original = make_pair(Twice)
+    assert_same(model, original, draw_x(), replays=True)
+
+
+def test_other_threads_run_the_original_during_a_recording() -> None:
+    class Waits(Net):
+        def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+            if len(x) == 4 and threading.current_thread() is threading.main_thread():
+                thread = threading.Thread(target=lambda: found.append(self(draw_x(5))))
+                thread.start()
+                thread.join()
+            return super().forward(x)
+
+    found: list[Tensor] = []
+    model, original = make_pair(Waits)
+    first = model(draw_x(4))
+    torch.testing.assert_close(first, Net.forward(original, draw_x(4)))
+    torch.testing.assert_close(found[0], Net.forward(original, draw_x(5)))
+
+
+def test_data_parallel_replicas_run_the_original() -> None:
+    model, original = make_pair()
+    replica = model._replicate_for_data_parallel()
+    assert type(replica) is type(model)
+    assert torch.equal(replica(draw_x()), original(draw_x())) and not seen_replays
+
+
+def test_a_written_buffer_that_is_an_input_runs_the_original() -> None:
+    class Writes(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("kept", torch.zeros(3, 2, 5))
+
+        def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+            self.kept += 1
+            return super().forward(x + self.kept)
+
+    model, original = make_pair(Writes)
+    assert_same(model, original, draw_x(), replays=True)
+    torch.testing.assert_close(model(model.kept), original(original.kept))
+    torch.testing.assert_close(model(model.kept[:]), original(original.kept[:]))
+    torch.testing.assert_close(model.kept, original.kept)
+    assert len(seen_replays) == 1
+
+
+def test_a_model_is_collected() -> None:
+    model, _ = make_pair(Stateful)
+    model(draw_x())
+    gone = weakref.ref(model)
+    seen_replays.clear()
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+def test_no_activation_stays_alive() -> None:
+    model, _ = make_pair()
+    for T in (3, 4):
+        for _ in range(2):
+            model(draw_x(T))
+    gc.collect()
+    own = {id(one) for one in model.parameters()}
+    entries = model._lsnn_recordings
+    held = {id(one) for one in gc.get_referents(*_reachable(entries))
+            if isinstance(one, Tensor)}
+    assert held and held <= own
+
+
+def _reachable(start: Any) -> list[Any]:
+    found, waiting = {id(start): start}, [start]
+    while waiting:
+        for one in gc.get_referents(waiting.pop()):
+            inside = type(one).__module__.startswith("lsnn_ext.loops")
+            if id(one) not in found and (inside or type(one) in (dict, list, tuple)):
+                found[id(one)] = one
+                waiting.append(one)
+    return list(found.values())
+
+
+def test_second_derivatives_are_those_of_the_original_or_raise() -> None:
+    model, original = make_pair()
+    x = draw_x().requires_grad_()
+    model(x)
+    found = []
+    for one in (original, model):
+        gradient, = torch.autograd.grad(one(x).sum(), x, create_graph=True)
+        try:
+            found.append(torch.autograd.grad(gradient.square().sum(), one.back.weight))
+        except RuntimeError as error:
+            assert one is model and "second derivative" in str(error)
+    if len(found) == 2:
+        torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("call, error, message", [
+    (lambda: convert(3, draw_x()), TypeError, "model: expected a torch.nn.Module, got int"),  # type: ignore[type-var]
+    (lambda: convert(nn.DataParallel(Net()), draw_x()), TypeError, "inside of the wrapper"),
+    (lambda: convert(torch.compile(Net()), draw_x()), TypeError, "inside of the wrapper"),  # type: ignore[type-var]
+    (lambda: convert(Net(), draw_x(), verify=1), TypeError, "verify: expected a bool"),  # type: ignore[arg-type]
+    (lambda: convert(Net(), draw_x(), speed=1), TypeError, "speed: expected a bool"),
+    (lambda: fuse(3, draw_x()), TypeError, "function: expected a callable"),  # type: ignore[arg-type]
+    (lambda: revert(3), TypeError, "model: expected a torch.nn.Module"),
+])
+def test_wrong_arguments_raise(call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_writes_that_no_version_shows_are_put_back() -> None:
+    class Writes(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(5)
+            self.numbers, self.generator = np.zeros(3), torch.Generator()
+
+        def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+            self.project.weight.data += 1
+            self.numbers += 1
+            self.generator.manual_seed(int(self.numbers[0]))
+            return super().forward(self.norm(x[0]).expand_as(x))
+
+    model = Writes()
+    before = copy.deepcopy(model.state_dict())
+    state = model.generator.get_state()
+    assert not convert(model, draw_x())[1].converted
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    assert not model.numbers.any() and torch.equal(model.generator.get_state(), state)
+
+
+def test_numpy_states_are_restored() -> None:
+    class Draws(Net):
+        def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+            return super().forward(x) * float(np.random.rand())  # noqa: NPY002
+
+    before = np.random.get_state()[1].copy()  # type: ignore[index]  # noqa: NPY002
+    _, report = convert(Draws(), draw_x())
+    assert not report.converted and "NumPy" in str(report)
+    assert (np.random.get_state()[1] == before).all()  # type: ignore[index]  # noqa: NPY002
