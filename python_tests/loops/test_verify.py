@@ -287,7 +287,7 @@ def test_another_kernel(change, step):
 
 def test_another_call():
     plan, _ = prepare_model()
-    plan.parts[-1] = plan.parts[-1]._replace(function=torch.sub)
+    plan.parts[-1] = plan.parts[-1].replace(function=torch.sub)
     with pytest.raises(VerificationError, match="expected the recorded call"):
         check_order(plan)
 
