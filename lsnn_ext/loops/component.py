@@ -2,6 +2,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from functools import reduce
+from math import prod
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -47,7 +48,7 @@ class Component:
     def __init__(self, found: Recurrence) -> None:
         self.found = found
         step = Step(found)
-        self.neuron = _neurons.setdefault(step.key, Neuron(step))
+        self.neuron = _neurons.setdefault(step.key, Neuron(step, step.axes))
         inside = found.reader.inside
         slots = dict.fromkeys(slot for position in found.positions
                               for slot in found.loop.body[position].slots
@@ -84,7 +85,7 @@ class Component:
         if self.found.prefix:
             first = run_calls(self.found.loop, self.found.before(self.found.z[0], True), 1,
                               self._outside(given), given.initial)[0]
-        currents = [self._current(one, given) for one in self.found.currents]
+        currents = [part for one in self.found.currents for part in self._current(one, given)]
         x = currents[0] if len(currents) == 1 else torch.stack(currents, 2)
         weights, delays = self._weights(given)
         steps = range(max(delays, default=0) + 1)
@@ -123,21 +124,24 @@ class Component:
 
         return find
 
-    def _current(self, current: Current, given: Given) -> Tensor:
-        """(n, B, N)."""
+    def _current(self, current: Current, given: Given) -> tuple[Tensor, ...]:
+        """(n, B, N) for each number of an axis of its own."""
+        width = self.found.width(current.shape)
         parts = [self._part(one, current.shape, given) for one in current.others]
         x = reduce(torch.add, parts) if parts else torch.zeros((), dtype=self.found.dtype)
         if current.shift and x.dim() and len(x) > 1:
             x = torch.cat([x[1:], x[-1:]])  # the last step ahead has no input, and no reader
-        return x.expand(given.iterations, self.found.rows, self.found.neurons)
+        x = x.expand(given.iterations, self.found.rows, self.found.neurons * width)
+        return x.unflatten(-1, (self.found.neurons, width)).unbind(-1)
 
     def _part(self, one: Any, shape: tuple[int, ...], given: Given) -> Tensor:
-        """(n, B, N), or (1, B, N) of what is the same in each iteration."""
+        """(n, B, N K), or (1, B, N K) of what is the same in each iteration."""
+        size = self.found.neurons * self.found.width(shape)
         if isinstance(one, int | float):
             return torch.full((1, 1, 1), one, dtype=self.found.dtype)
         if isinstance(one, Numbers):
             values = torch.tensor(one.values[:given.iterations], dtype=self.found.dtype)
-            return values.view(-1, 1, 1).expand(-1, self.found.rows, self.found.neurons)
+            return values.view(-1, 1, 1).expand(-1, self.found.rows, size)
         slot: Any = one.source if isinstance(one, Product) else one
         tensor = given.outside[slot]
         tensor = tensor[None] if self.found.reader.is_invariant(slot) else tensor
@@ -146,21 +150,26 @@ class Component:
         tensor = tensor.to(self.found.dtype)
         missing = (1,) * (len(shape) + 1 - tensor.dim())
         tensor = tensor.reshape(len(tensor), *missing, *tensor.shape[1:])
-        return tensor.expand(-1, *shape).reshape(len(tensor), self.found.rows, self.found.neurons)
+        return tensor.expand(-1, *shape).reshape(len(tensor), self.found.rows, size)
 
     def _weights(self, given: Given) -> tuple[Tensor | None, tuple[int, ...]]:
         """w_rec for each delay, and the delays in steps."""
         blocks: dict[tuple[int, int], Tensor] = {}
-        for k, current in enumerate(self.found.currents):
+        count = 0
+        for current in self.found.currents:
+            width = self.found.width(current.shape)
             for product in current.products:
                 assert isinstance(product.source, Read)
-                key, one = (product.source.lag - 1, k), _part_of(product, given.outside).t()
-                blocks[key] = blocks[key] + one if key in blocks else one
+                matrix = _part_of(product, given.outside)
+                for k in range(width):
+                    key, one = (product.source.lag - 1, count + k), matrix[k::width].t()
+                    blocks[key] = blocks[key] + one if key in blocks else one
+            count += width
         if not blocks:
             return None, ()
         delays = tuple(sorted({delay for delay, _ in blocks}))
         zeros = torch.zeros(self.found.neurons, self.found.neurons, dtype=self.found.dtype)
-        rows = [[blocks.get((delay, k), zeros) for k in range(len(self.found.currents))]
+        rows = [[blocks.get((delay, k), zeros) for k in range(count)]
                 for delay in delays]
         each = [row[0] if len(row) == 1 else torch.stack(row) for row in rows]
         return each[0] if len(each) == 1 else torch.stack(each), delays
@@ -178,23 +187,25 @@ class Component:
             return self._flat(given.initial[register.initial[0]], register.place)
         if register.place[0] in self.found.prefix:
             return self._flat(first[register.place], register.place)
-        return torch.zeros(self.found.rows, self.found.neurons, dtype=self.found.dtype)
+        return torch.zeros(self.found.step_shape(register.place), dtype=self.found.dtype)
 
     def _flat(self, tensor: Tensor, place: Place) -> Tensor:
-        """A value from before the loop as (B, N)."""
-        if tensor.numel() != self.found.rows * self.found.neurons:
+        """A value from before the loop as (B, N) or (B, N, K)."""
+        shape = self.found.step_shape(place)
+        if tensor.numel() != prod(shape):
             tensor = tensor.expand(self.found.reader.kind(*place).shape)
-        return tensor.to(self.found.dtype).reshape(self.found.rows, self.found.neurons)
+        return tensor.to(self.found.dtype).reshape(shape)
 
     def _coefficient(self, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """() or (N,)."""
+        """(), (N,) or (N, K)."""
         tensor = tensor.to(self.found.dtype)
         if tensor.numel() == 1:
             return tensor.reshape(())
         batch = self.found.split(shape, "")
         behind = shape[batch:]
         tensor = tensor.reshape(tensor.shape[max(tensor.dim() - len(behind), 0):])
-        return tensor.expand(behind).reshape(self.found.neurons)
+        tensor = tensor.expand(behind).reshape(self.found.neurons, -1)
+        return tensor.squeeze(-1) if self.found.width(shape) == 1 else tensor
 
     # --------------------------------------------------------------------------- check
     def _check(self) -> None:

@@ -40,9 +40,9 @@ def _check_steps(recorded: Recorded, loop: Loop, component: Component) -> None:
 
     def flat(value: int | None, place: Place) -> Tensor:
         if value is None:
-            return torch.zeros(found.rows, found.neurons, dtype=found.dtype)
+            return torch.zeros(found.step_shape(place), dtype=found.dtype)
         one = recorded.numbers[value].expand(found.reader.kind(*place).shape)
-        return one.to(found.dtype).reshape(found.rows, found.neurons)
+        return one.to(found.dtype).reshape(found.step_shape(place))
 
     def past(register: Register, t: int) -> int | None:
         q, k = register.place

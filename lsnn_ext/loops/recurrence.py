@@ -3,7 +3,8 @@
 One value z is what the products read; a step of the kernels ends with z. Where products read the z
 of their own iteration, the calls that z depends on move to the end of the step before (retiming),
 and run once before the first step. What enters only a sum with a product is added to the current
-outside. Each value that is read outside is z or a state.
+outside. Each value that is read outside is z or a state. A value of `width` times as many numbers as
+z, in the order of an axis behind that of the neurons, has this axis in the step.
 """
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..fuse.form import MAX_AXIS, Form
 from .calls import SLOTS, Product, Read, Reader, Term, name_of
 from .frame import Place
 from .functions import Apply
@@ -51,6 +53,7 @@ class Name(NamedTuple):
 
     name: str
     dtype: torch.dtype
+    has_new_axis: bool = False  # of size 1, behind that of the neurons
 
 
 class StepCall(NamedTuple):
@@ -61,6 +64,7 @@ class StepCall(NamedTuple):
     results: tuple[str, ...]
     is_copy: bool = False
     is_sum: bool = False  # of the leaves
+    widths: tuple[int, ...] = ()  # of the results
 
 
 class Recurrence:
@@ -148,12 +152,18 @@ class Recurrence:
         uses = [one.position for node in self.nodes.values() for one in self.reads(node)]
         uses += [position for position, _ in self.outputs]
 
+        def has_shape(inner: Node, node: Node) -> bool:
+            shapes = [self.reader.kind(one.position, 0).shape for one in (inner, node)]
+            sizes = {prod(shape) for shape in (*shapes, self.reader.kind(*self.z).shape)}
+            return shapes[0] == shapes[1] or len(sizes) == 1
+
         def join(node: Node) -> tuple[Term, ...]:
             terms: list[Term] = []
             for term in node.terms or ():
                 inner = self.nodes.get(term.position) if isinstance(term, Read) else None
                 is_inner = (inner is not None and inner.terms is not None and isinstance(term, Read)
                             and not term.lag and uses.count(term.position) == 1
+                            and has_shape(inner, node)
                             and (term.position in self.prefix) == (node.position in self.prefix))
                 terms += join(inner) if inner is not None and is_inner else [term]
             return tuple(terms)
@@ -197,9 +207,11 @@ class Recurrence:
                   for one in self.reads(node)}
         for place in places.union(self.outputs):
             kind = self.reader.kind(*place)
-            if prod(kind.shape) != rows * neurons or not prod(shape):
-                raise Refused(f"expected values of as many numbers as shape {tuple(shape)} has, "
-                              f"got {tuple(kind.shape)}", self.line(place[0]))
+            width, rest = divmod(prod(kind.shape), max(rows * neurons, 1))
+            if rest or not 1 <= width <= MAX_AXIS:
+                raise Refused(f"expected values of as many numbers as shape {tuple(shape)} has, or "
+                              f"up to {MAX_AXIS} times as many, got {tuple(kind.shape)}",
+                              self.line(place[0]))
         for place in self.outputs:
             kinds = {self.reader.kinds[made[place[0]][place[1]]][:2] for made in self.loop.made}
             if len(kinds) > 1:
@@ -207,11 +219,21 @@ class Recurrence:
                               self.line(place[0]))
         for node, product, _ in products:
             shape = self.reader.kind_of(product.matrix).shape
+            outputs = prod(self.reader.kind(node.position, 0).shape) // rows
             if product.last - product.first != neurons or (
-                    shape[0 if product.is_transposed else 1] != neurons):
-                raise Refused(f"expected a recurrent matrix of shape {(neurons, neurons)}, got "
+                    shape[0 if product.is_transposed else 1] != outputs):
+                raise Refused(f"expected a recurrent matrix of shape {(outputs, neurons)}, got "
                               f"{tuple(shape)}", self.line(node.position))
         return rows, neurons
+
+    def width(self, shape: tuple[int, ...]) -> int:
+        """The size of the axis of its own of a value in the step; 1: no such axis."""
+        return prod(shape) // (self.rows * self.neurons) or 1
+
+    def step_shape(self, place: Place) -> tuple[int, ...]:
+        """(B, N) or (B, N, K)."""
+        width = self.width(self.reader.kind(*place).shape)
+        return Form(width if width > 1 else 0).shape(self.rows, self.neurons)
 
     def _order(self) -> list[Node]:
         """Those ahead run last."""
@@ -224,19 +246,23 @@ class Recurrence:
         position, call = node.position, self.loop.body[node.position].call
         kind = self.reader.kind(position, 0)
         ahead = int(position in self.prefix)
-        names = tuple(self.name_of((position, k)) for k in range(len(call.outputs)))
+        places = [(position, k) for k in range(len(call.outputs))]
+        names = tuple(map(self.name_of, places))
+        widths = tuple(self.width(self.reader.kind(*place).shape) for place in places)
         if node.terms is None:
             leaves = tuple(
                 self._name_of(slot, call, kind.shape, ahead) if isinstance(slot, SLOTS) else slot
                 for slot in self.loop.body[position].slots)
             is_copy = self.reader.source(position) is not None
-            return StepCall(call, leaves, names, is_copy)
+            return StepCall(call, leaves, names, is_copy, widths=widths)
         if kind.dtype != self.dtype:
             raise Refused(f"expected a product in {self.dtype}, got {kind.dtype}", call.line)
         products, others, inner = [], [], []
         for term in node.terms:
             if isinstance(term, Read):
-                inner.append(self._name_of_read(term, ahead))
+                shape = self.reader.kind(term.position, term.output).shape
+                inner.append(self._name_of_read(term, ahead)._replace(
+                    has_new_axis=self.width(shape) < self.width(kind.shape)))
             elif isinstance(term, Product) and isinstance(term.source, Read):
                 products.append(self._with_steps(term, ahead))
             else:
@@ -247,7 +273,7 @@ class Recurrence:
                      for one in others)
         current = Current(tuple(products), tuple(others), kind.shape, ahead if varies else 0)
         return StepCall(call, (*inner, Name(self._name_of_current(current), self.dtype)), names,
-                        is_sum=True)
+                        is_sum=True, widths=widths)
 
     def _find_history(self) -> dict[int, int]:
         """The value of z of each iteration before the loop, -1 and so on."""
@@ -275,15 +301,23 @@ class Recurrence:
 
     def _name_of(self, slot: Slot, call: Call, shape: tuple[int, ...], ahead: int) -> "Name":
         read = self.reader.read(slot)
+        given = () if isinstance(slot, Numbers) else self.reader.kind_of(slot).shape
+        # (B, N, 1) stands for each number of an axis
+        is_one = self.width(shape) > 1 and len(given) == len(shape) and given[-1] == 1 and (
+            shape[-1] == self.width(shape))
         if isinstance(read, Read):
-            return self._name_of_read(read, ahead)
+            return self._name_of_read(read, ahead)._replace(has_new_axis=is_one)
         dtype = self._check_outside(slot, call, False)
+        if is_one:
+            shape = (*shape[:-1], 1)
+        elif self.width(shape) > 1 and prod(given) == self.rows * self.neurons:
+            shape = given
         if self.reader.is_invariant(slot):
             if self._is_per_neuron(self.reader.kind_of(slot).shape, shape, call):
                 name = f"k{len(self.coefficients)}"
-                return Name(self.coefficients.setdefault((slot, shape), name), dtype)
+                return Name(self.coefficients.setdefault((slot, shape), name), dtype, is_one)
             ahead = 0
-        return Name(self._name_of_current(Current((), (slot,), shape, ahead)), dtype)
+        return Name(self._name_of_current(Current((), (slot,), shape, ahead)), dtype, is_one)
 
     def _check_outside(self, slot: Any, call: Call, is_added: bool) -> torch.dtype:
         """The dtype in which the step reads an argument."""
@@ -310,7 +344,8 @@ class Recurrence:
     def split(self, shape: tuple[int, ...], line: str) -> int:
         """How many axes are those of the batch."""
         for axes in range(len(shape) + 1):
-            if prod(shape[:axes]) == self.rows and prod(shape[axes:]) == self.neurons:
+            if prod(shape[:axes]) == self.rows and (
+                    prod(shape[axes:]) == self.neurons * self.width(shape)):
                 return axes
         raise Refused(f"expected a shape of {self.rows} times {self.neurons} numbers, got "
                       f"{tuple(shape)}", line)

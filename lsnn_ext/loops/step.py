@@ -24,11 +24,18 @@ class Step:
         # elements of a deque nothing is watched: calls do not change.
         self.functions = tuple(one.call.function for one in found.calls)
         self.calls = deque(found.calls)
-        self.inputs = (*found.currents.values(), *registers.values(), "z")
+        # a current with an axis of its own: one for each of its numbers
+        self.parts = {name: tuple(f"{name}_{k}" for k in range(width))
+                      for one, name in found.currents.items()
+                      if (width := found.width(one.shape)) > 1}
+        self.axes = {name: shape[2] for one, name in registers.items()
+                     if len(shape := found.step_shape(one.place)) > 2}
+        currents = [name for one in found.currents.values() for name in self.parts.get(one, (one,))]
+        self.inputs = (*currents, *registers.values(), "z")
         self.results = (
             *(found.name_of(one.place) if one.lag == 1 else found.name_of_register(one.after())
               for one in registers), found.name_of(found.z))
-        self.key = (self.inputs, self.results, tuple(found.coefficients.values()), self.dtype,
+        self.key = (self.inputs, tuple(self.axes.items()), self.results, tuple(found.coefficients.values()), self.dtype,
                     tuple(map(_key_of, found.calls)))
         kind = inspect.Parameter
         self.__signature__ = inspect.Signature([
@@ -37,17 +44,21 @@ class Step:
 
     def __call__(self, *values: Tensor, **coefficients: Tensor) -> tuple[Tensor, ...]:
         made: dict[str, Tensor] = dict(zip(self.inputs, values, strict=True)) | coefficients
+        for name, parts in self.parts.items():
+            made[name] = torch.stack([made[part] for part in parts], -1)
 
         def read(leaf: Any) -> Any:
             if not isinstance(leaf, Name):
                 return leaf
             one = made[leaf.name]
+            if leaf.has_new_axis and one.dim():
+                one = one.unsqueeze(-1)
             if one.dtype == leaf.dtype:
                 return one
             return one != 0 if leaf.dtype == torch.bool else one.to(leaf.dtype)
 
         assert len(self.functions) == len(self.calls)  # named here, and so watched
-        for call, leaves, names, is_copy, is_sum in self.calls:
+        for call, leaves, names, is_copy, is_sum, widths in self.calls:
             self.line = call.line
             given = [read(leaf) for leaf in leaves]
             if is_sum:
@@ -57,8 +68,17 @@ class Step:
                     results = [next(one for one in given if isinstance(one, Tensor)).clone()]
             else:
                 results = call.run(given)
-            made.update(zip(names, results, strict=True))
+            made.update(zip(names, map(_fit, results, widths), strict=True))
         return tuple(made[name].to(self.dtype) for name in self.results)
+
+
+def _fit(result: Tensor, width: int) -> Tensor:
+    """(B, N) without an axis of its own, else (B, N, width)."""
+    if width == 1:
+        return result.squeeze(-1) if result.dim() == 3 else result
+    if result.dim() != 3 or result.shape[2] != width:
+        raise ValueError(f"expected a value of shape (B, N, {width}), got {tuple(result.shape)}")
+    return result
 
 
 def _key_of(one: StepCall) -> tuple[Any, ...]:
@@ -70,4 +90,4 @@ def _key_of(one: StepCall) -> tuple[Any, ...]:
     leaves = tuple(leaf if isinstance(leaf, Name) else constant_key(leaf) for leaf in one.leaves)
     written = tuple(call.leaves.index(Ref(before)) for before, _ in call.written)
     return (call.function, leaves, str(call.spec), results, written, call.mode, one.results,
-            one.is_copy, one.is_sum)
+            one.is_copy, one.is_sum, one.widths)
