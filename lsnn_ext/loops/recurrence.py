@@ -302,15 +302,16 @@ class Recurrence:
     def _name_of(self, slot: Slot, call: Call, shape: tuple[int, ...], ahead: int) -> "Name":
         read = self.reader.read(slot)
         given = () if isinstance(slot, Numbers) else self.reader.kind_of(slot).shape
-        # (B, N, 1) stands for each number of an axis
-        is_one = self.width(shape) > 1 and len(given) == len(shape) and given[-1] == 1 and (
-            shape[-1] == self.width(shape))
+        is_wide, is_stack = self.width(shape) > 1, name_of(call) == "stack"
+        # (B, N, 1) and (N, 1) stand for each number of an axis
+        is_one = (is_wide and not is_stack and given[-1:] == (1,)
+                  and shape[-1] == self.width(shape))
         if isinstance(read, Read):
             return self._name_of_read(read, ahead)._replace(has_new_axis=is_one)
         dtype = self._check_outside(slot, call, False)
         if is_one:
             shape = (*shape[:-1], 1)
-        elif self.width(shape) > 1 and prod(given) == self.rows * self.neurons:
+        elif is_wide and is_stack:
             shape = given
         if self.reader.is_invariant(slot):
             if self._is_per_neuron(self.reader.kind_of(slot).shape, shape, call):
