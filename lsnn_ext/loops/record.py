@@ -116,7 +116,8 @@ class _Recorder(TorchFunctionMode):
                 before = self._before(function, args, kwargs)
             self.is_random, self.name = False, name_of(function)
             self.sizes = {id(leaf) for leaf in pytree.tree_leaves([
-                one for one in args if isinstance(one, list | tuple)]) if isinstance(leaf, Tensor)}
+                one for one in (*args, *kwargs.values()) if isinstance(one, list | tuple)])
+                if isinstance(leaf, Tensor)}
             self.unversioned = set()
             try:
                 result = run()

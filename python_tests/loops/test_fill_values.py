@@ -14,6 +14,8 @@ FILLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "new_full": lambda x, level: x.new_full((3, 4), level)}
 SIZES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "full": lambda x, level: torch.full((3, 3 + (level > 0).long()), 1.0),
+    "full by name": lambda x, level: torch.full(
+        size=(3, 3 + (level > 0).long()), fill_value=1.0),
     "full with a tensor": lambda x, level: torch.full((3, 3 + (level > 0).long()), level),
     "zeros": lambda x, level: torch.zeros(3, 3 + (level > 0).long())}
 
