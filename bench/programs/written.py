@@ -1,7 +1,14 @@
-"""Programs without a repository: written here as users of the packages write them."""
+"""Programs without a repository: written here as users of the packages write them.
+
+Only those imports run that a program needs, see load.py.
+"""
 from typing import Any
 
+import norse.torch as norse
+import snntorch
 import torch
+from sinabs import layers
+from snntorch import surrogate, utils
 from torch import Tensor, nn
 
 
@@ -10,7 +17,6 @@ class NorseClassifier(nn.Module):
 
     def __init__(self, inputs: int, hidden: int, classes: int, per_neuron: bool) -> None:
         super().__init__()
-        import norse.torch as norse  # noqa: PLC0415
         parameters = norse.LIFParameters()
         if per_neuron:
             parameters = norse.LIFParameters(
@@ -36,7 +42,6 @@ class NorseFilter(nn.Module):
 
     def __init__(self, inputs: int, hidden: int, classes: int) -> None:
         super().__init__()
-        import norse.torch as norse  # noqa: PLC0415
         self.lsnn = norse.LSNNRecurrent(inputs, hidden)
         self.fc = nn.Linear(hidden, classes)
         self.decay = 0.9
@@ -55,7 +60,6 @@ class EEGNet(nn.Module):
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
-        import norse.torch as norse  # noqa: PLC0415
         self.conv = nn.Conv1d(channels, 16, 7, padding=3)
         self.norm = nn.BatchNorm1d(16)
         self.lsnn = norse.LSNNRecurrent(16, 10)
@@ -74,8 +78,6 @@ class SnnTorchNet(nn.Module):
     def __init__(self, inputs: int, hidden: int, classes: int, kind: str,
                  threshold: float = 1.0) -> None:
         super().__init__()
-        import snntorch  # noqa: PLC0415
-        from snntorch import surrogate  # noqa: PLC0415
         common = {"linear_features": hidden, "threshold": threshold,
                   "spike_grad": surrogate.fast_sigmoid(slope=25)}
         self.kind = kind
@@ -104,7 +106,6 @@ class Reservoir(nn.Module):
 
     def __init__(self, inputs: int, neurons: int, classes: int) -> None:
         super().__init__()
-        import snntorch  # noqa: PLC0415
         self.fc = nn.Linear(inputs, neurons)
         self.lsm = snntorch.RSynaptic(alpha=0.9, beta=0.8, linear_features=neurons, threshold=20)
         for weight in (*self.fc.parameters(), *self.lsm.parameters()):
@@ -167,7 +168,6 @@ class HiddenState(nn.Module):
 
     def __init__(self, inputs: int, hidden: int, classes: int) -> None:
         super().__init__()
-        import snntorch  # noqa: PLC0415
         self.net = nn.Sequential(
             nn.Linear(inputs, hidden),
             snntorch.RLeaky(beta=0.9, linear_features=hidden, init_hidden=True),
@@ -176,7 +176,6 @@ class HiddenState(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (T, B, inputs); the sum of the spikes, (B, classes)."""
-        from snntorch import utils  # noqa: PLC0415
         utils.reset(self.net)
         spikes = []
         for x_t in x:
@@ -225,7 +224,6 @@ class SMLP(nn.Module):
 
 def sinabs_recurrent(kind: str, neurons: int) -> nn.Module:
     """A recurrent layer of sinabs with Flatten and Linear as its connection."""
-    from sinabs import layers  # noqa: PLC0415
     connection = nn.Sequential(nn.Flatten(), nn.Linear(neurons, neurons, bias=False))
     coefficients = {"tau_mem": 20.0, "norm_input": False, "rec_connect": connection}
     if kind == "ALIF":
