@@ -100,6 +100,8 @@ class _Recorder(TorchFunctionMode):
         if name in of.READS or name in of.SWITCHES:
             return func(*args, **kwargs)
         profile = sys.getprofile()  # torch's own code need not be seen
+        if not callable(profile):  # cProfile cannot be set again
+            return self.note(func, args, kwargs, lambda: func(*args, **kwargs))
         sys.setprofile(None)
         try:
             return self.note(func, args, kwargs, lambda: func(*args, **kwargs))
