@@ -122,8 +122,10 @@ class Plan:
                 # a view of a sequence keeps it alive, and cannot be written to in place
                 tensor = tensor.clone() if tensor._is_view() and one.value in self.places else (
                     tensor)
-                is_contiguous = self.recording.kinds[one.value].is_contiguous
-                own[one.value] = tensor.contiguous() if is_contiguous else tensor
+                kind = self.recording.kinds[one.value]
+                # a sequence requires a gradient where one of its iterations does
+                tensor = tensor if kind.requires_grad else tensor.detach()
+                own[one.value] = tensor.contiguous() if kind.is_contiguous else tensor
             return own[one.value]
 
         def fill(tree: Any) -> Any:
