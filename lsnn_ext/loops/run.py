@@ -63,7 +63,9 @@ class Plan:
     def reason(self) -> str:
         """Why the original may as well run; empty: the plan is faster."""
         if not any(stage.kind == "fused" for stage in self.stages):
-            return "no recurrence that runs in a kernel"
+            kept = next((stage for stage in self.stages if stage.kind == "loop"), None)
+            return "no recurrence that runs in a kernel" + (
+                "" if kept is None else f"; {kept.line}: {kept.reason}")
         gain = len(self.recording.calls) / self._count_calls()
         return "" if gain > LEAST_GAIN else (
             f"{1 / gain:.0%} of all calls of torch would stay in their order")

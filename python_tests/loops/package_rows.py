@@ -69,7 +69,7 @@ def _rows_of_norse() -> list[Row]:
         rows.append(Row(f"norse {kind} copied", models.Norse,
                         lambda kind=kind: copy.deepcopy(_norse(kind)()), DOUBLE))  # type: ignore[misc]
     rows.append(Row("norse LSNNRecurrent adjoint", models.Norse,
-                    _norse("LSNNRecurrent", adjoint=True), DOUBLE))
+                    _norse("LSNNRecurrent", adjoint=True), DOUBLE, "lsnn_adjoint.py"))
     rows += [Row(f"norse {name}", models.Norse, _norse_other(name), SINGLE)
              for name in ("LIFExRecurrent", "LIFAdExRecurrent")]
     rows += [Row(f"norse {name}", models.NorseCell, _norse_other(name), SINGLE)
@@ -146,15 +146,16 @@ def _rows_of_snntorch() -> list[Row]:
                       ("straight_through_estimator", None), ("triangular", None))
         for function, number in surrogates:
             add(f"{kind} {function} {number or ''}".rstrip(),
-                _snntorch(kind, surrogate=function, number=number))
+                _snntorch(kind, surrogate=function, number=number),
+                "got aten.index in surrogate.py" if function == "triangular" else "")
         add(f"{kind} without a gradient", _snntorch(kind, spike_grad=_without_gradient))
         add(f"{kind} surrogate_disable", _snntorch(kind, surrogate_disable=True))
         add(f"{kind} init_hidden", _snntorch(kind, init_hidden=True), model=models.SnnTorchHidden)
         add(f"{kind} reset_mem", _snntorch(kind), model=models.SnnTorchReset)
-        add(f"{kind} inhibition", _snntorch(kind, inhibition=True))
-        add(f"{kind} state_quant", _snntorch(kind, state_quant=_eighths))
+        add(f"{kind} inhibition", _snntorch(kind, inhibition=True), "torch.int64")
+        add(f"{kind} state_quant", _snntorch(kind, state_quant=_eighths), "got aten.round")
         add(f"{kind} graded spikes", _snntorch(kind, _factor), is_smooth=True)
-        add(f"{kind} convolution", _convolution(kind), model=models.SnnTorchImages)
+        add(f"{kind} convolution", _convolution(kind), "neurons.py", model=models.SnnTorchImages)
     return rows
 
 
@@ -184,6 +185,9 @@ def _iaf() -> Any:
     return IAFRecurrent(rec_connect=peers.linear_of(1.0, True), spike_threshold=torch.tensor(0.5))
 
 
+WHOLE = "got aten.div with rounding_mode='trunc'"  # several spikes in a step
+
+
 def _rows_of_sinabs() -> list[Row]:
     rows: list[Row] = []
 
@@ -210,8 +214,9 @@ def _rows_of_sinabs() -> list[Row]:
                                  ("Gaussian", {"sigma": 0.25, "grad_scale": 0.5}),
                                  ("MultiGaussian", {"grad_scale": 0.5}),
                                  ("PeriodicExponential", {})):
-            add(f"{kind} {function}", _sinabs(kind, {"surrogate_grad_fn": (function, values)}))
-        add(f"{kind} MultiSpike", _sinabs(kind, spike_fn="MultiSpike"), is_smooth=True)
+            add(f"{kind} {function}", _sinabs(kind, {"surrogate_grad_fn": (function, values)}),
+                "got aten.floor" if function == "PeriodicExponential" else "")
+        add(f"{kind} MultiSpike", _sinabs(kind, spike_fn="MultiSpike"), WHOLE, is_smooth=True)
         add(f"{kind} min_v_mem", _sinabs(kind, min_v_mem=-1.0))
         add(f"{kind} records states", _sinabs(kind, record_states=True))
         add(f"{kind} resets to 0.1",
@@ -220,7 +225,7 @@ def _rows_of_sinabs() -> list[Row]:
             _sinabs(kind, {"reset_fn": ("MembraneSubtract", {"subtract_value": 0.3})}))
         add(f"{kind} Sequential", lambda kind=kind: _sinabs(  # type: ignore[misc]
             kind, rec_connect=_sequential())())
-    add("IAFRecurrent", _iaf, is_smooth=True)
+    add("IAFRecurrent", _iaf, WHOLE, is_smooth=True)
     return rows
 
 
@@ -295,12 +300,13 @@ def _rows_of_spikingjelly() -> list[Row]:
             ("by steps", models.JellyByStep, {"step_mode": "s"}),
             ("projected by steps", models.JellyByStep, {"step_mode": "s", "projected": True}),
         ):
-            add(f"{kind} {name}", _container(kind, **more), model=model)
+            add(f"{kind} {name}", _container(kind, **more), "recurrent products of one value" if (
+                "projected" in name) else "", model=model)
     for name in SURROGATES:
         add(name, _container(surrogate=(name, 1.25)))
     add("IFNode", _container(change=_node_of("IFNode")))
     add("QIFNode", _container(change=_node_of("QIFNode")))
-    add("store_v_seq", _container(change=_stored))
+    add("store_v_seq", _container(change=_stored), "no recurrence")
     add("smooth", _container(change=_smooth), is_smooth=True)
     add("ElementWiseRecurrentContainer", _element_wise, model=models.JellyElementWise, dtype=SINGLE)
     return rows
