@@ -16,9 +16,7 @@ if not (ROOT / "docs").is_dir():
     pytest.skip("docs/ is not beside these tests", allow_module_level=True)
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
-# docs/from_*.md run in test_translation_pages.py, beside the packages that they begin with
-WITH_EXAMPLES = [page for page in PAGES if BLOCK.search(page.read_text())
-                 and not page.name.startswith("from_")]
+WITH_EXAMPLES = [page for page in PAGES if BLOCK.search(page.read_text())]
 NEEDED = {"matplotlib", "nir", "safetensors"}
 PEERS = {"norse", "snntorch", "sinabs", "spikingjelly"}
 
