@@ -3,8 +3,8 @@
 One value z is what the products read; a step of the kernels ends with z. Where products read the z
 of their own iteration, the calls that z depends on move to the end of the step before (retiming),
 and run once before the first step. What enters only a sum with a product is added to the current
-outside. Each value that is read outside is z or a state. A value of `width` times as many numbers as
-z, in the order of an axis behind that of the neurons, has this axis in the step.
+outside. Each value that is read outside is z or a state. A value of `width` times as many numbers
+as z, in the order of an axis behind that of the neurons, has this axis in the step.
 """
 from collections.abc import Mapping, Sequence
 from math import prod
