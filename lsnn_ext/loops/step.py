@@ -36,7 +36,8 @@ class Step:
             *(found.name_of(one.place) if one.lag == 1 else found.name_of_register(one.after())
               for one in registers), found.name_of(found.z))
         self.key = (self.inputs, tuple(self.axes.items()), self.results,
-                    tuple(found.coefficients.values()), self.dtype, tuple(map(_key_of, found.calls)))
+                    tuple(found.coefficients.values()), self.dtype,
+                    tuple(map(_key_of, found.calls)))
         kind = inspect.Parameter
         self.__signature__ = inspect.Signature([
             *(kind(name, kind.POSITIONAL_OR_KEYWORD) for name in self.inputs),
