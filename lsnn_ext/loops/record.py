@@ -1,4 +1,5 @@
 """record: runs a model once and notes each call of torch, as pure functions of values."""
+import functools
 import sys
 import threading
 import weakref
@@ -350,9 +351,17 @@ def _is_by_numbers(func: Any, args: Any) -> bool:
         one is not None and one.dtype in (torch.bool, torch.uint8) for one in args[1])
 
 
+@functools.cache
+def _argument_names(func: Any) -> tuple[str, ...]:
+    return tuple(one.name for one in func._schema.arguments)
+
+
 def _statistics(func: Any, args: Any) -> set[int]:
     """The storages of running statistics, which batch normalization writes to without a version."""
-    named = dict(zip((one.name for one in func._schema.arguments), args, strict=False))
+    names = _argument_names(func)
+    if "running_mean" not in names:
+        return set()
+    named = dict(zip(names, args, strict=False))
     if not (named.get("training", True) and named.get("train", True)):
         return set()
     return {one.untyped_storage()._cdata for one in (
