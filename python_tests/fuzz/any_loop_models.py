@@ -56,6 +56,9 @@ ON_STATE = ["if t % K == K - 1:\n    s = s.detach()", "if t == K:\n    s = s * 0
             "self.mean.mul_(0.9).add_(z.detach().mean())", "self.mean = 0.9 * self.mean + 0.1",
             "self.mean += 0.5", "if t % 5 == 4:\n    continue", "if t > 10:\n    break",
             "s = self.scale_of(s)", "s = s * SCALES[0]", "s = s.requires_grad_()",
+            "past.append(s)\nif len(past) > K:\n    s = past[-K]",
+            "past.append(z)\nz = past[t // 2]",
+            "past.append(s)\ns = past.pop(0) if len(past) > K else s",
             "if t == T - 1:\n    s = s + 1.0", "assert not torch.isnan(s).any()", "s = s / (t + 1)",
             "s = torch.minimum(s, torch.tensor(1.5, dtype=s.dtype))"]
 HOLDERS = ("locals", "locals", "locals", "dict", "list", "tuple", "attributes", "persistent",
@@ -232,6 +235,9 @@ class Model:
         made = [layer.states[-1] for layer in layers[-1:]]
         made += [s for layer in layers for s in layer.states if d.chance(0.2) and s not in made]
         step += [line for line in ends if not line.startswith("if ")]
+        if self.odd and read and d.tag("warm-up", 0.15):
+            self.odd -= 1
+            before += ["for t in range(2):", *_indented(step, 4)]
         for one in made if is_last else made[:1]:
             self._collect(one, layers, before, step, after, is_last, number)
         self.body += [*before, head, *_indented(step, 4), *after]
@@ -268,6 +274,8 @@ class Model:
             self.init.append(f"self.register_buffer('holds', torch.rand({layer.size}) < 0.5)")
         if "old" in line:
             self.body.append(f"old = torch.zeros(B, {layer.size}, dtype=x.dtype)")
+        if "past" in line:
+            self.body.append("past = []")
         line = re.sub(r"(?<![\w.'])s(?![\w('=])", state, line)
         line = re.sub(r"(?<![\w.'])z(?![\w('=])", layer.states[-1], line)
         line = re.sub(r"\bN\b", str(layer.size), line)

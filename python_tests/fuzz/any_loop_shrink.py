@@ -1,7 +1,8 @@
 """The fewest lines and calls of a model that show its fault."""
 import re
 
-from any_loop import Case, check_case
+from any_loop import check_case
+from any_loop_run import Case
 
 
 def _fault_of(case: Case) -> str:
@@ -10,7 +11,8 @@ def _fault_of(case: Case) -> str:
         found = check_case(case)
     except Exception:
         return ""
-    return re.sub(r"call Call\([^)]*\)|\d.*", "", found[0])[:24] if found else ""
+    words = "" if isinstance(found, str) else found[0]
+    return re.sub(r"call Call\([^)]*\)|\d.*", "", words)[:24]
 
 
 def _without(lines: list[str], i: int) -> list[str]:
