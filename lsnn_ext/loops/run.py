@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .frame import Frame, Place, Values
-from .ir import Before, BodyCall, Call, Fixed, Loop, Now, Numbers, Recording, Ref, Varying
+from .ir import Before, BodyCall, Call, Fixed, Loop, Now, Numbers, Part, Recording, Ref, Varying
 from .refused import Refused
 from .reroll import find_loops
 from .stages import Planner, Stage, find_dead, is_live
@@ -30,7 +30,7 @@ class Plan:
         self.places: dict[int, tuple[int, int, Place]] = {}  # see Values
         self.ranges: dict[tuple[int, ...], list[Any]] = {}
         loops = 0
-        self.live = find_live(recording)
+        self.live = find_live(recording, parts)
         read = _values_read(recording, parts, self.live)
         for part in parts:
             if isinstance(part, Call):
@@ -146,16 +146,30 @@ def _results(recording: Recording) -> set[int]:
     return found.union(recording.written.values())
 
 
-def find_live(recording: Recording) -> set[int]:
-    """Values that something reads."""
+def find_live(recording: Recording, parts: Sequence[Part]) -> set[int]:
+    """Values that something reads. A call of a loop runs in all iterations or in none."""
     found = _results(recording)
-    for call in reversed(recording.calls):
-        if is_live(call, found):
-            found.update(call.inputs)
+    for part in reversed(parts):
+        if isinstance(part, Call):
+            if is_live(part, found):
+                found.update(part.inputs)
+            continue
+        left = list(set(range(len(part.body))) - find_dead(part, found))
+        done: set[int] = set()
+        while left:
+            q = left.pop()
+            if q in done:
+                continue
+            done.add(q)
+            found.update(value for made in part.made for value in made[q])
+            for slot in part.body[q].slots:
+                found.update(_values_of(slot))
+                if isinstance(slot, Now | Before):
+                    left.append(slot.position)
     return found
 
 
-def _values_read(recording: Recording, parts: Sequence[Any], live: set[int]) -> set[int]:
+def _values_read(recording: Recording, parts: Sequence[Part], live: set[int]) -> set[int]:
     """Values that are read outside of the iteration or loop that makes them."""
     found = _results(recording)
     for part in parts:
@@ -164,17 +178,18 @@ def _values_read(recording: Recording, parts: Sequence[Any], live: set[int]) -> 
                 found.update(part.inputs)
             continue
         dead = find_dead(part, live)
-        for q, one in enumerate(part.body):
-            if q in dead:
-                continue
-            for slot in one.slots:
-                if isinstance(slot, Fixed):
-                    found.add(slot.value)
-                elif isinstance(slot, Varying):
-                    found.update(slot.values)
-                elif isinstance(slot, Before):
-                    found.update(slot.initial)
+        found.update(value for q, one in enumerate(part.body) if q not in dead
+                     for slot in one.slots for value in _values_of(slot))
     return found
+
+
+def _values_of(slot: Any) -> tuple[int, ...]:
+    """Values from before the loop."""
+    if isinstance(slot, Fixed):
+        return (slot.value,)
+    if isinstance(slot, Varying):
+        return slot.values
+    return slot.initial if isinstance(slot, Before) else ()
 
 
 def expanded(one: BodyCall, loop: Loop, t: int, q: int) -> Call:
