@@ -21,8 +21,9 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -93,7 +94,30 @@ def run_converted(case: Case, wanted: list[Outcome]) -> tuple[list[Outcome], Rep
     words = difference_of("convert", state_of(model), before, {}, 0.0)
     if words:
         return [], report, words
-    return [run_call(case, model, call) for call in case.calls[: len(wanted)]], report, ""
+    with _errors_of_plans() as errors:
+        found = [run_call(case, model, call) for call in case.calls[: len(wanted)]]
+    if errors and not wanted[-1].error:
+        return found, report, f"the original runs, since a plan raises {errors[0]}"
+    return found, report, ""
+
+
+@contextmanager
+def _errors_of_plans() -> Iterator[list[str]]:
+    """What plans raise, after which the original runs."""
+    run, errors = Plan.__call__, []
+
+    def call(plan: Plan, leaves: dict[int, torch.Tensor]) -> Any:
+        try:
+            return run(plan, leaves)
+        except Exception as error:
+            errors.append(f"{type(error).__name__}: {error}")
+            raise
+
+    Plan.__call__ = call  # type: ignore[method-assign]
+    try:
+        yield errors
+    finally:
+        Plan.__call__ = run  # type: ignore[method-assign]
 
 
 def is_stable(case: Case, wanted: list[Outcome]) -> bool:
