@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple, TypeAlias
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -40,6 +41,25 @@ class Product(NamedTuple):
 
 
 Term: TypeAlias = Read | Slot | Product | float
+
+
+class Name(NamedTuple):
+    """An argument of a call of the step."""
+
+    name: str
+    dtype: torch.dtype
+    has_new_axis: bool = False  # of size 1, behind that of the neurons
+
+
+class StepCall(NamedTuple):
+    """A call of the step."""
+
+    call: Call
+    leaves: tuple[Any, ...]  # as of the call, with a Name for each tensor
+    results: tuple[str, ...]
+    is_copy: bool = False
+    is_sum: bool = False  # of the leaves
+    widths: tuple[int, ...] = ()  # of the results
 
 
 def find_invariants(loop: Loop) -> frozenset[int]:

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import functions as of
+from .dropout import split_dropout
 from .functions import Apply, find_line, is_static, name_of, property_of
 from .generators import generator_states
 from .ir import Call, Kind, Leaf, Mode, Recording, Ref
@@ -199,7 +200,7 @@ class _Recorder(TorchFunctionMode):
                 refs.append(Ref(self.tensors[id(one)].value if is_known else self._new(one)))
         call = Call(function, leaves, spec, pytree.tree_unflatten(refs, tree), tuple(written),
                     Mode.now(), self.is_random, find_line())
-        self.recording.calls += _split_dropout(call, self._add_value, self.recording.kinds)
+        self.recording.calls += split_dropout(call, self._add_value, self.recording.kinds)
 
     def _check_write(self, name: str, tensor: Tensor, before: int) -> None:
         leaf = self.recording.leaves.get(before)
@@ -389,27 +390,6 @@ def _functions_noted(recorder: _Recorder) -> Iterator[None]:
             yield
         finally:
             del base.apply
-
-
-def _split_dropout(call: Call, add_value: Callable[[Kind], int],
-                   kinds: dict[int, Kind]) -> list[Call]:
-    """Dropout as a draw, which depends on no number, times its argument."""
-    args, kwargs = pytree.tree_unflatten(call.leaves, call.spec)
-    is_dropout = call.function in (torch.nn.functional.dropout, torch.dropout)
-    if not (is_dropout and call.is_random) or call.written or len(call.inputs) != 1:
-        return [call]
-    kind = kinds[call.inputs[0]]
-    ones, draw = (add_value(kind._replace(requires_grad=False)) for _ in range(2))
-
-    def make(function: Any, value: int, is_random: bool, *given: Any, **named: Any) -> Call:
-        leaves, spec = pytree.tree_flatten((given, named))
-        return Call(function, tuple(leaves), spec, Ref(value), (), call.mode, is_random, call.line)
-
-    factory = make(torch.ones, ones, False, kind.shape, dtype=kind.dtype, device=kind.device)
-    replaced = [Ref(ones) if isinstance(leaf, Ref) else leaf for leaf in call.leaves]
-    drawn = call.replace(leaves=tuple(replaced), results=Ref(draw))
-    product = make(torch.mul, call.outputs[0], False, Ref(call.inputs[0]), Ref(draw))
-    return [factory, drawn, product]
 
 
 def _version(tensor: Tensor) -> tuple[int, bool]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..fuse.form import MAX_AXIS, Form
-from .calls import SLOTS, Product, Read, Reader, Term, name_of
+from .calls import SLOTS, Name, Product, Read, Reader, StepCall, Term, name_of
 from .frame import Place
 from .functions import Apply
 from .ir import Before, Call, Kind, Loop, Now, Numbers, Slot, Varying
@@ -46,25 +46,6 @@ class Register(NamedTuple):
     def after(self) -> "Register":
         """What this one holds a step later than."""
         return Register(self.place, self.lag - 1, self.initial[1:])
-
-
-class Name(NamedTuple):
-    """An argument of a call of the step."""
-
-    name: str
-    dtype: torch.dtype
-    has_new_axis: bool = False  # of size 1, behind that of the neurons
-
-
-class StepCall(NamedTuple):
-    """A call of the step."""
-
-    call: Call
-    leaves: tuple[Any, ...]  # as of the call, with a Name for each tensor
-    results: tuple[str, ...]
-    is_copy: bool = False
-    is_sum: bool = False  # of the leaves
-    widths: tuple[int, ...] = ()  # of the results
 
 
 class Recurrence:
