@@ -68,7 +68,7 @@ def test_flip_in_a_run():
     current = component._current
 
     def moved(*args):
-        return current(*args) * (1 - 1e-15)
+        return [one * (1 - 1e-15) for one in current(*args)]
 
     component._current = moved
     found = verify(plan, result)
