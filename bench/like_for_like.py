@@ -47,6 +47,10 @@ class NotAlikeError(AssertionError):
     """The two sides of a pair do not compute the same."""
 
 
+class NotFusedError(Exception):
+    """The recurrence of a model stays a loop."""
+
+
 @dataclass
 class Alike:
     """One line: a pair, one pass."""
@@ -142,7 +146,7 @@ def converted(name: str, problem: Problem, scale: float) -> Step:
     step = step_of(name, problem, scale)
     _, report = convert(step.module, problem.x)
     if not report.fused:
-        raise NotAlikeError(f"{name}: expected a recurrence in a kernel, got\n{report}")
+        raise NotFusedError(report.reason or str(report))
     step.forward()  # without gradients it is recorded anew, which no time should have in it
     return step
 
@@ -211,7 +215,7 @@ def measure(yardstick: Yardstick, names: Sequence[str], *, repeats: int,
         say(f"  {name}")
         try:
             steps, differing, gradient, rate, seed = prepared(name, yardstick, limits, say)
-        except (ImportError, OverLimitError) as error:
+        except (ImportError, NotFusedError, OverLimitError) as error:
             skipped.append(Skip(yardstick.name, name, reason_of(error)))
             say(f"    {skipped[-1].reason}")
             continue

@@ -192,9 +192,9 @@ def _rows_of_sinabs() -> list[Row]:
     rows: list[Row] = []
 
     def add(name: str, make: Make, stays: str = "", is_smooth: bool = False,
-            model: Callable[[Any], Small] = models.Sinabs) -> None:
+            model: Callable[[Any], Small] = models.Sinabs, unlearned: tuple[str, ...] = ()) -> None:
         # their threshold learns by name, and gets no gradient
-        rows.append(Row(f"sinabs {name}", model, make, SINGLE, stays, (), is_smooth))
+        rows.append(Row(f"sinabs {name}", model, make, SINGLE, stays, unlearned, is_smooth))
 
     for kind in ("ALIFRecurrent", "LIFRecurrent"):
         for synapse, norm, reset in product((False, True), (False, True),
@@ -202,8 +202,10 @@ def _rows_of_sinabs() -> list[Row]:
             add(f"{kind} {reset}{' synapse' * synapse}{' norm' * norm}",
                 _sinabs(kind, {"reset_fn": (reset, {})}, synapse=synapse, norm_input=norm))
         for synapse in (False, True):
+            # of ALIF one number for all neurons
+            one = ("layer.tau_syn",) if synapse and kind == "ALIFRecurrent" else ()
             add(f"{kind} goes on{' synapse' * synapse}", _sinabs(kind, synapse=synapse),
-                model=models.SinabsGoesOn)
+                model=models.SinabsGoesOn, unlearned=one)
         add(f"{kind} resets itself", _sinabs(kind), model=models.SinabsResets)
         add(f"{kind} without bias", _sinabs(kind, bias=False))
         add(f"{kind} alphas", _sinabs(kind, train_alphas=True))
@@ -275,6 +277,7 @@ def _element_wise() -> Any:
     return layer.ElementWiseRecurrentContainer(neuron.LIFNode(), _add)
 
 
+OPERATOR = "got aten.unbind"  # in float32 a step is an operator of SpikingJelly, with a loop inside
 SURROGATES = ("Sigmoid", "ATan", "PiecewiseQuadratic", "PiecewiseExp", "SoftSign", "Erf", "Rect")
 
 
@@ -292,7 +295,7 @@ def _rows_of_spikingjelly() -> list[Row]:
             add(name, _container(kind, v_reset=rest, detach_reset=detach, decay_input=decay,
                                  **{tau: 3.0}))
         add(f"{kind} float32", _container(kind, dtype=SINGLE, v_threshold=0.75, **{tau: 4.0}),
-            dtype=SINGLE)
+            OPERATOR, dtype=SINGLE)
         for name, model, more in (
             ("without bias", models.Jelly, {"bias": False}),
             ("resets itself", models.JellyResets, {}),
@@ -308,7 +311,8 @@ def _rows_of_spikingjelly() -> list[Row]:
     add("QIFNode", _container(change=_node_of("QIFNode")))
     add("store_v_seq", _container(change=_stored), "no recurrence")
     add("smooth", _container(change=_smooth), is_smooth=True)
-    add("ElementWiseRecurrentContainer", _element_wise, model=models.JellyElementWise, dtype=SINGLE)
+    add("ElementWiseRecurrentContainer", _element_wise, OPERATOR, model=models.JellyElementWise,
+        dtype=SINGLE)
     return rows
 
 

@@ -56,7 +56,9 @@ def assert_equal(ours: Small, theirs: Small, x: Tensor, row: Row) -> None:
         assert want.keys() == got.keys()
         for name, value in want.items():
             if value is None or got[name] is None:
-                assert value is got[name], name
+                # a component has a gradient for all that its results depend on
+                is_part = bool(names) and got[name] is not None
+                assert value is got[name] or (is_part and not got[name].any()), name
             else:
                 exact = name == "spikes" and not row.is_smooth
                 # a surrogate of snnTorch divides infinity by infinity
