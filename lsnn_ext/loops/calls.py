@@ -18,7 +18,8 @@ ADDS = frozenset({"add", "__add__", "__radd__", "add_", "__iadd__"})
 COPIES = frozenset({
     "view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze", "contiguous", "clone",
     "expand", "expand_as", "view_as", "reshape_as", "to", "type_as", "float", "double",
-    "__getitem__", "select", "unbind", "stack", "chunk", "split"})
+    "__getitem__", "select", "unbind", "stack", "chunk", "split",
+    "sum", "mean", "amax", "amin"})  # over axes of size 1
 
 
 class Read(NamedTuple):

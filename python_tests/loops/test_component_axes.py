@@ -28,7 +28,7 @@ def arguments(size=K):
             (random(B, N) > 0).double())
 
 
-@pytest.mark.parametrize("size", [2, 3, 8])
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
 def test_branches(size):
     compare(branches, *arguments(size))
 
