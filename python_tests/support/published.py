@@ -1,5 +1,5 @@
 """Published layers as plain loops over time, from their equations, in classes that are named and
-built as the published ones: what lsnn_ext.yin, .sparch and .se_adlif stand for."""
+built as the published ones."""
 import math
 from typing import Any
 
