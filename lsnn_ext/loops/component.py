@@ -146,7 +146,7 @@ class Component:
         tensor = given.outside[slot]
         tensor = tensor[None] if self.found.reader.is_invariant(slot) else tensor
         if isinstance(one, Product):
-            tensor = torch.nn.functional.linear(tensor, _part_of(one, given.outside))
+            tensor = functional.linear(tensor, _part_of(one, given.outside))
         tensor = tensor.to(self.found.dtype)
         missing = (1,) * (len(shape) + 1 - tensor.dim())
         tensor = tensor.reshape(len(tensor), *missing, *tensor.shape[1:])

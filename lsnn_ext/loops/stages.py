@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from .. import functional
 from .component import fuse_component
 from .frame import Frame, Place
 from .functions import Apply
@@ -368,6 +369,9 @@ class _Batched:
                  dtypes: Sequence[torch.dtype]) -> None:
         self.q, self.one, self.in_order, self.dtypes = q, one, in_order, dtypes
         self.has_rule = True
+        args, kwargs = pytree.tree_unflatten(one.slots, one.call.spec)
+        self.is_linear = (one.call.function is torch.nn.functional.linear and len(args) > 1
+                          and kwargs.keys() <= {"bias"})
 
     def __call__(self, frame: Frame) -> None:
         if not self.has_rule:
@@ -384,6 +388,12 @@ class _Batched:
                 inner[i] = tensor
             return self.one.call.run(inner)
 
+        if self.is_linear and varying == [0] and not any(self.one.call.mode.autocast):
+            weight: Any = leaves[1]
+            bias: Any = leaves[2] if len(leaves) > 2 else None
+            with torch.set_grad_enabled(self.one.call.mode.grad):  # by events, if mostly zero
+                frame.sequences[self.q, 0] = functional.linear(frame.sequence(slots[0]), weight, bias)
+            return
         chunk = None if torch.is_grad_enabled() else CHUNK
         try:
             found = torch.vmap(run, randomness="error", chunk_size=chunk)(
