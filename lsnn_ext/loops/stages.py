@@ -1,19 +1,18 @@
 """Planner: cuts the body of a loop into stages, each of which runs for all iterations."""
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .. import functional
 from .component import fuse_component
+from .execute import Batched, InOrder, Invariant, Sliced, Written, find_time_index
 from .frame import Frame, Place
 from .functions import Apply
-from .ir import Before, BodyCall, Call, Fixed, Loop, Now, Numbers, Recording, Varying
+from .ir import Before, Call, Fixed, Loop, Now, Numbers, Recording, Varying
 from .refused import Refused
 
-CHUNK = 64  # iterations at once under no_grad
 INDEXING = (Tensor.__getitem__, Tensor.select, torch.select)
 PRODUCTS = frozenset({"linear", "matmul", "mm", "bmm", "addmm", "einsum", "__matmul__", "tensordot",
                       "__rmatmul__", "conv1d", "conv2d", "conv3d", "bilinear", "baddbmm", "inner"})
@@ -58,7 +57,7 @@ class Planner:
         """In the order in which they run."""
         body = self.loop.body
         invariant = self._invariant()
-        found = [Stage("invariant", (q,), _Invariant(q, body[q])) for q in sorted(invariant)]
+        found = [Stage("invariant", (q,), Invariant(q, body[q])) for q in sorted(invariant)]
         drawn = [q for q, one in enumerate(body) if one.call.is_random and not any(
             isinstance(slot, Before | Varying) or (isinstance(slot, Now)
                                                    and slot.position not in invariant)
@@ -68,7 +67,7 @@ class Planner:
             raise Refused("random draws that depend on numbers of the loop stay in their order",
                           body[others[0]].call.line)
         if drawn:
-            found.append(Stage("drawn", tuple(drawn), _InOrder(
+            found.append(Stage("drawn", tuple(drawn), InOrder(
                 self.loop, drawn, {(q, k) for q in drawn
                                    for k in range(len(body[q].call.outputs))}, set())))
         before = invariant | set(drawn) | self.dead
@@ -178,21 +177,21 @@ class Planner:
         except Refused as refused:
             if extra:  # what follows may be what cannot be fused
                 return [*self._recurrence(component, ()), *map(self._single, extra)]
-            run = _InOrder(self.loop, component, read, last)
+            run = InOrder(self.loop, component, read, last)
             line = refused.line or self.loop.body[component[0]].call.line
             return [Stage("loop", component, run, refused.reason, line)]
 
     def _single(self, q: int) -> Stage:
         one = self.loop.body[q]
-        if one.call.function in INDEXING and (sliced := _Sliced.of(q, one)) is not None:
+        if one.call.function in INDEXING and (sliced := Sliced.of(q, one)) is not None:
             return Stage("sliced", (q,), sliced)
         read, last = self._outputs((q,))
-        in_order = _InOrder(self.loop, (q,), read, last)
+        in_order = InOrder(self.loop, (q,), read, last)
         is_product = getattr(one.call.function, "__name__", "") in PRODUCTS
         if one.call.is_random or (self.exact and is_product) or any(
                 isinstance(slot, Numbers) for slot in one.slots):
             return Stage("in order", (q,), in_order)
-        return Stage("batched", (q,), _Batched(q, one, in_order, [
+        return Stage("batched", (q,), Batched(q, one, in_order, [
             self.recording.kinds[value].dtype for value in self.loop.made[0][q]]))
 
     def _written(self, component: tuple[int, ...]) -> Stage | None:
@@ -203,7 +202,7 @@ class Planner:
         if len(component) > 1 or one.call.function is not Tensor.__setitem__ or read != last:
             return None
         target, index, given = pytree.tree_unflatten(one.slots, one.call.spec)[0]
-        where = _time_index(index)
+        where = find_time_index(index)
         if where is not None and isinstance(target, Before):
             size = self.recording.kinds[target.initial[0]].shape[where[0]]
             where = where[0], [i % size for i in where[1]]
@@ -211,7 +210,7 @@ class Planner:
                 or len(set(where[1])) < len(where[1])
                 or not isinstance(given, Fixed | Now | Before | Varying) or given[:2] == (q, 0)):
             return None
-        return Stage("written", (q,), _Written(q, one, target, given, *where))
+        return Stage("written", (q,), Written(q, one, target, given, *where))
 
 
 def is_live(call: Call, live: set[int]) -> bool:
@@ -236,175 +235,3 @@ def is_elementwise(call: Call) -> bool:
         return True
     return packet is not None and any(torch.Tag.pointwise in getattr(packet, overload).tags
                                       for overload in packet.overloads())
-
-
-def _time_index(index: Any) -> tuple[int, list[int]] | None:
-    """The dimension and the numbers of an index such as t, or (:, t)."""
-    entries = index if isinstance(index, tuple) and not isinstance(index, Numbers) else (index,)
-    at = [d for d, one in enumerate(entries) if isinstance(one, Numbers)]
-    if len(at) != 1 or any(type(i) is not int for i in entries[at[0]].values):
-        return None
-    before, after = entries[: at[0]], entries[at[0] + 1 :]
-    if any(one != slice(None) for one in before) or any(
-            one != slice(None) and one is not Ellipsis for one in after):
-        return None
-    return at[0], list(entries[at[0]].values)
-
-
-class _Invariant:
-    """A call with the same arguments in each iteration, run once."""
-
-    def __init__(self, q: int, one: BodyCall) -> None:
-        self.q, self.one = q, one
-
-    def __call__(self, frame: Frame) -> None:
-        leaves = [slot if (fixed := frame.fixed(slot)) is None else fixed
-                  for slot in self.one.slots]
-        for k, tensor in enumerate(self.one.call.run(leaves)):
-            frame.invariant[self.q, k] = tensor
-
-
-class _Sliced:
-    """x[t] of an x from before the loop."""
-
-    def __init__(self, q: int, slot: Any, dim: int, indices: list[int]) -> None:
-        self.q, self.slot, self.dim, self.indices = q, slot, dim, indices
-
-    @classmethod
-    def of(cls, q: int, one: BodyCall) -> "_Sliced | None":
-        """None: an index of another kind."""
-        args, kwargs = pytree.tree_unflatten(one.slots, one.call.spec)
-        if kwargs or not isinstance(args[0], Fixed):
-            return None
-        if one.call.function is Tensor.__getitem__:
-            found = _time_index(args[1])
-        else:
-            found = args[1], _numbers(args[2])
-        return None if found is None or not found[1] else cls(q, args[0], *found)
-
-    def __call__(self, frame: Frame) -> None:
-        tensor = frame.fixed(self.slot)
-        assert tensor is not None
-        moved = tensor.movedim(self.dim, 0)
-        indices = [i % len(moved) for i in self.indices]
-        first, step = indices[0], indices[1] - indices[0]
-        if step > 0 and indices == list(range(first, first + step * len(indices), step)):
-            frame.sequences[self.q, 0] = moved[first : indices[-1] + 1 : step]
-        else:
-            frame.sequences[self.q, 0] = moved[indices]
-
-
-def _numbers(slot: Any) -> list[int]:
-    return list(slot.values) if isinstance(slot, Numbers) else []
-
-
-class _Written:
-    """out[t] = z in all iterations, as one write."""
-
-    def __init__(self, q: int, one: BodyCall, target: Before, given: Any, dim: int,
-                 indices: list[int]) -> None:
-        self.q, self.one, self.target, self.given = q, one, target, given
-        self.dim, self.indices = dim, indices
-
-    def __call__(self, frame: Frame) -> None:
-        out = frame.initial(self.target)[0].clone()
-        values = frame.sequence(self.given)
-        moved = out.movedim(self.dim, 0)
-        missing = moved.dim() - values.dim()
-        if missing > 0:
-            values = values.reshape(len(values), *[1] * missing, *values.shape[1:])
-        with torch.set_grad_enabled(self.one.call.mode.grad):
-            moved[self.indices] = values.to(out.dtype)
-        frame.last[self.q, 0] = out
-
-
-class _InOrder:
-    """Some calls, iteration by iteration."""
-
-    def __init__(self, loop: Loop, positions: Sequence[int], read: set[Place],
-                 last: set[Place]) -> None:
-        self.loop, self.positions, self.read, self.last = loop, positions, read, last
-
-    def __call__(self, frame: Frame) -> None:
-        made: dict[Place, list[Tensor]] = {}
-        inside = set(self.positions)
-        calls = []
-        for q in self.positions:
-            one = self.loop.body[q]
-            calls.append((q, one.call.run, [_argument(slot, frame, inside, made)
-                                        for slot in one.slots]))
-            made.update(((q, k), []) for k in range(len(one.call.outputs)))
-        for t in range(self.loop.iterations):
-            for q, run, arguments in calls:
-                for k, tensor in enumerate(run([one(t) for one in arguments])):
-                    made[q, k].append(tensor)
-        for place in self.read:
-            if place in self.last:
-                frame.last[place] = made[place][-1]
-            else:
-                frame.sequences[place] = torch.stack(made[place])
-
-
-def _argument(slot: Any, frame: Frame, inside: set[int],
-              made: dict[Place, list[Tensor]]) -> Callable[[int], Any]:
-    """The argument by iteration."""
-    if isinstance(slot, Now | Before) and slot.position in inside:
-        place = slot[:2]
-        if isinstance(slot, Now):
-            return lambda t: made[place][t]
-        initial, lag = frame.initial(slot), slot.lag
-        return lambda t: initial[t] if t < lag else made[place][t - lag]
-    each = frame.arguments(slot)
-    if each is not None:
-        return each.__getitem__
-    fixed = frame.fixed(slot)
-    constant = slot if fixed is None else fixed
-    return lambda t: constant
-
-
-class _Batched:
-    """One call for all iterations by torch.vmap, else in order."""
-
-    def __init__(self, q: int, one: BodyCall, in_order: _InOrder,
-                 dtypes: Sequence[torch.dtype]) -> None:
-        self.q, self.one, self.in_order, self.dtypes = q, one, in_order, dtypes
-        self.has_rule = True
-        args, kwargs = pytree.tree_unflatten(one.slots, one.call.spec)
-        self.is_linear = (one.call.function is torch.nn.functional.linear and len(args) > 1
-                          and kwargs.keys() <= {"bias"})
-
-    def __call__(self, frame: Frame) -> None:
-        if not self.has_rule:
-            self.in_order(frame)
-            return
-        slots = self.one.slots
-        leaves = [slot if (fixed := frame.fixed(slot)) is None else fixed for slot in slots]
-        varying = [i for i, slot in enumerate(slots) if isinstance(slot, Now | Before | Varying)
-                   and frame.fixed(slot) is None]
-
-        def run(*given: Tensor) -> tuple[Tensor, ...]:
-            inner = list(leaves)
-            for i, tensor in zip(varying, given, strict=True):
-                inner[i] = tensor
-            return self.one.call.run(inner)
-
-        if self.is_linear and varying == [0] and not any(self.one.call.mode.autocast):
-            weight: Any = leaves[1]
-            bias: Any = leaves[2] if len(leaves) > 2 else None
-            with torch.set_grad_enabled(self.one.call.mode.grad):  # by events, if mostly zero
-                frame.sequences[self.q, 0] = functional.linear(frame.sequence(slots[0]), weight, bias)
-            return
-        chunk = None if torch.is_grad_enabled() else CHUNK
-        try:
-            found = torch.vmap(run, randomness="error", chunk_size=chunk)(
-                *(frame.sequence(slots[i]) for i in varying))
-        except (RuntimeError, ValueError, NotImplementedError):  # such as Functions without a rule
-            self.has_rule = False
-            self.in_order(frame)
-            return
-        if [tensor.dtype for tensor in found] != self.dtypes:  # a bias under autocast: float32
-            self.has_rule = False
-            self.in_order(frame)
-            return
-        for k, tensor in enumerate(found):
-            frame.sequences[self.q, k] = tensor
