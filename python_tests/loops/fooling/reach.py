@@ -120,6 +120,10 @@ class OfGlobals(Far):
     def set(self, gain: float) -> None:
         NUMBERS["gain"] = gain
 
+    @classmethod
+    def reset(cls) -> None:
+        NUMBERS["gain"] = 1.0
+
 
 @loop
 class OfModules(Far):

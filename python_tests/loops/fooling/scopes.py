@@ -117,6 +117,10 @@ class MethodOfClass(Changed):
         value = 2.0 if call > 1 else 1.0
         type.__setattr__(MethodOfClass, "gain", lambda self: value)
 
+    @classmethod
+    def reset(cls) -> None:
+        type.__setattr__(MethodOfClass, "gain", lambda self: 1.0)
+
 
 @fused
 class ClassAttribute(Changed):
@@ -143,3 +147,7 @@ class DefaultArgument(Changed):
 
     def change(self, call: int) -> None:
         DefaultArgument.scaled.__defaults__ = (2.0 if call > 1 else 1.0,)
+
+    @classmethod
+    def reset(cls) -> None:
+        DefaultArgument.scaled.__defaults__ = (1.0,)
