@@ -39,7 +39,7 @@ class Program:
     roots: tuple[str, ...] = ()
     stubs: tuple[str, ...] = ()
     run: tuple[str, ...] = ()
-    replaced: tuple[tuple[str, str], ...] = ()
+    replaced: tuple[tuple[int, str], ...] = ()
     first: str = ""
     setup: str = ""
     before: str = ""
@@ -151,12 +151,12 @@ def _execute(program: Program, path: Path) -> dict[str, Any]:
     sys.modules[module.__name__] = module
     source = _source(path)
     lines = source.splitlines()
-    for old, new in program.replaced:
-        places = [i for i, line in enumerate(lines) if line.strip() == old]
-        if not places:
-            raise ValueError(f"{program.name}: replaced: no line {old!r} in {program.path}")
-        for i in places:
-            lines[i] = lines[i].replace(old, new or "pass")
+    for number, new in program.replaced:
+        if not 1 <= number <= len(lines):
+            raise ValueError(f"{program.name}: replaced: expected a line of {program.path}, which "
+                             f"has {len(lines)}, got {number}")
+        line = lines[number - 1]
+        lines[number - 1] = line[: len(line) - len(line.lstrip())] + (new or "pass")
     source = "\n".join(lines)
     linecache.cache[str(path)] = (len(source), None, source.splitlines(keepends=True), str(path))
     statements = ast.parse(source).body
