@@ -96,7 +96,7 @@ def convert(model: Model, x: Given, *, verify: bool = True, exact: bool = False,
         TypeError: model is no module or is wrapped by torch.compile, TorchScript or DDP.
 
     Example:
-        >>> model, report = lsnn_ext.loops.convert(model, x)
+        >>> model, report = lsnn_ext.convert(model, x)
         >>> print(report)
     """
     _check_options(verify=verify, exact=exact, speed=speed)
@@ -140,7 +140,7 @@ def fuse(function: Callable[..., Any], x: Given, *, verify: bool = True,
         TypeError: a wrong argument.
 
     Example:
-        >>> run = lsnn_ext.loops.fuse(run, (x, w1, w2))
+        >>> run = lsnn_ext.fuse(run, (x, w1, w2))
     """
     if isinstance(function, nn.Module):
         model, report = convert(function, x, verify=verify, exact=exact)

@@ -1,4 +1,5 @@
 """The recordings of one function: made where none holds, replayed where one does."""
+import gc
 import logging
 import os
 import sys
@@ -242,11 +243,15 @@ class Ran:
             elif event == "c_call" and called in IMPURE:
                 self._refuse(called.__name__, frame)
 
+        is_collecting = gc.isenabled()
+        gc.disable()  # what runs at a collection is not the function's
         sys.setprofile(note)
         try:
             return self.function(*args, **kwargs)
         finally:
             sys.setprofile(before)
+            if is_collecting:
+                gc.enable()
             self.codes.update(seen.values())
 
     def _refuse(self, what: str, frame: FrameType | None) -> None:

@@ -1,5 +1,6 @@
 """A converted model is the same object, and does what the original does in every call."""
 import copy
+import gc
 import inspect
 import io
 import logging
@@ -250,3 +251,20 @@ def test_a_part_is_fused_inside_of_a_model() -> None:
     assert_same(whole, original, draw_x(), replays=True)
     assert len(seen_replays) == 1
     assert type(revert(whole)) is nn.Sequential and type(whole[1]) is Net
+
+
+def test_a_collection_of_garbage_is_not_the_models() -> None:
+    """Some tools time collections."""
+    def timed(phase: str, info: dict[str, int]) -> None:
+        time.perf_counter()
+
+    before = gc.get_threshold()
+    gc.callbacks.append(timed)
+    gc.set_threshold(1)  # at nearly each new object
+    try:
+        _, report = convert(Net(), draw_x())
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(timed)
+    assert report.converted
+    assert gc.isenabled()
