@@ -156,7 +156,7 @@ def test_agents_come_to_the_dark(folder: Path) -> None:
 
 
 THREADS = """
-import os
+import time
 from pathlib import Path
 import torch
 from torch import nn
@@ -168,10 +168,14 @@ optimizer = torch.optim.Adam([weight])
 weight.sum().backward()
 processes.add_gradients([weight])
 optimizer.step()
-named = lambda: [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
-print(sum("gloo" in name for name in named()))
+def count():
+    return sum("gloo" in path.read_text() for path in Path("/proc/self/task").glob("*/comm"))
+end = time.monotonic() + 20
+while not count() and time.monotonic() < end:  # a thread names itself, once it runs
+    time.sleep(0.05)
+print(count())
 processes.leave()
-print(sum("gloo" in name for name in named()))
+print(count())
 """
 
 
