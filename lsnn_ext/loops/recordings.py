@@ -59,7 +59,7 @@ class Recordings:
         self.options = options
         self.owner: weakref.ref[Any] | None = None
         self.entries: dict[Any, list[Entry]] = {}
-        self.stopped: dict[Any, str] = {}  # by key, why no more is recorded
+        self.stopped: dict[Any, str] = {}  # by key, the reason why recording has stopped
         self.is_paused = False  # whether the original runs
         self.is_strict = False  # whether a difference that verify finds raises
         self._warned: set[str] = set()

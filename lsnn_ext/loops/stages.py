@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from .calls import find_invariants
 from .component import fuse_component
 from .execute import Batched, InOrder, Invariant, Sliced, Written, find_time_index
 from .frame import Frame, Place
@@ -56,7 +57,7 @@ class Planner:
     def stages(self) -> list[Stage]:
         """In the order in which they run."""
         body = self.loop.body
-        invariant = self._invariant()
+        invariant = set(find_invariants(self.loop)) - self.dead
         found = [Stage("invariant", (q,), Invariant(q, body[q])) for q in sorted(invariant)]
         drawn = [q for q, one in enumerate(body) if one.call.is_random and not any(
             isinstance(slot, Before | Varying) or (isinstance(slot, Now)
@@ -82,16 +83,6 @@ class Planner:
         return found
 
     # -------------------------------------------------------------------------- structure
-    def _invariant(self) -> set[int]:
-        found: set[int] = set()
-        for q, one in enumerate(self.loop.body):
-            if q not in self.dead and not one.call.is_random and not any(
-                    isinstance(slot, Before | Varying | Numbers) or (
-                        isinstance(slot, Now) and slot.position not in found)
-                    for slot in one.slots):
-                found.add(q)
-        return found
-
     def _needed(self, q: int, without: set[int]) -> set[int]:
         return {slot.position for slot in self.loop.body[q].slots
                 if isinstance(slot, Now | Before) and slot.position not in without}

@@ -3,27 +3,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from loop_programs import spike
 from lsnn_ext.loops.run import Plan
 from small_loops import close, compare, run
 
 T, B, N, I = 7, 5, 6, 4
-
-
-class Triangle(torch.autograd.Function):
-    """A spike with a surrogate gradient."""
-
-    @staticmethod
-    def forward(ctx, v):
-        ctx.save_for_backward(v)
-        return (v > 0).to(v.dtype)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        (v,) = ctx.saved_tensors
-        return gradient * 0.3 * torch.relu(1 - v.abs())
-
-
-spike = Triangle.apply
 
 
 def random(*shape: int, scale: float = 1.0, seed: int = 0) -> Tensor:
