@@ -2,8 +2,8 @@
 sequence."""
 
 from . import functional, init, optim, reference
+from .codegen.neuron import Neuron
 from .functional import NeuronState, State, Traces, use_reference
-from .fuse.neuron import Neuron
 from .loops import Refused, VerificationError, convert, fuse, revert
 from .loops.report import Report
 from .modules import ALIF, LIF, LSNN, LeakyReadout, Linear, LSNNState, ReadoutState

@@ -17,10 +17,10 @@ from ._core.resolve import Neuron
 from ._core.state import State, Traces
 from ._core.torch_internals import make_savable
 from ._ops import use_reference
-from .fuse.call import Arguments
-from .fuse.call import recurrent as _recurrent
-from .fuse.neuron import Neuron as AnyNeuron
-from .fuse.state import NeuronState
+from .codegen.call import Arguments
+from .codegen.call import recurrent as _recurrent
+from .codegen.neuron import Neuron as AnyNeuron
+from .codegen.state import NeuronState
 
 __all__ = ["Delays", "Layered", "NeuronState", "PackedSpikes", "State", "Traces", "alif", "layer",
            "leaky_readout", "linear", "pack_spikes", "poisson", "recurrent", "use_reference"]

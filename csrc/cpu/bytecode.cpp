@@ -7,8 +7,8 @@
 #ifndef LSNN_VECTOR_BITS
 #define LSNN_VECTOR_BITS 128  // for the table of operators
 #endif
-#include "../../lsnn_ext/fuse/neuron.h"
-#include "../../lsnn_ext/fuse/ops.h"
+#include "../../lsnn_ext/codegen/neuron.h"
+#include "../../lsnn_ext/codegen/ops.h"
 
 namespace lsnn::neuron {
 namespace {

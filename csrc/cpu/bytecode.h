@@ -1,4 +1,4 @@
-// A step as bytecode: lsnn_ext/fuse/encode.py writes it, and interpreter.h runs it.
+// A step as bytecode: lsnn_ext/codegen/encode.py writes it, and interpreter.h runs it.
 #pragma once
 #include <stdint.h>
 

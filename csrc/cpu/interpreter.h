@@ -1,9 +1,9 @@
 // The row functions of a step that is bytecode, for processors without a compiler at hand:
-// lsnn_ext/fuse/encode.py writes it. Each instruction is a loop over the vectors of a block of
+// lsnn_ext/codegen/encode.py writes it. Each instruction is a loop over the vectors of a block of
 // neurons, whose values stay in the first-level cache. Operators and row functions are those of
 // generated code, so that results are bitwise identical.
 #pragma once
-#include "../../lsnn_ext/fuse/rows.h"
+#include "../../lsnn_ext/codegen/rows.h"
 #include "../platform.h"
 #include "bytecode.h"
 

@@ -1,6 +1,6 @@
 // The layer as the CPU kernels read it, and the kernels that one instruction set offers.
 #pragma once
-#include "../../lsnn_ext/fuse/neuron.h"
+#include "../../lsnn_ext/codegen/neuron.h"
 #include "../alif_math.h"
 #include "barrier.h"
 #include "bytecode.h"

@@ -1,7 +1,7 @@
 // A row of neurons of a model: step(), replay() and step_adjoint() of alif_math.h as the functions
 // of neuron.h. model_kernels.h compiles them for each model.
 #pragma once
-#include "../../lsnn_ext/fuse/neuron.h"
+#include "../../lsnn_ext/codegen/neuron.h"
 #include "layout.h"
 #include "simd.h"
 

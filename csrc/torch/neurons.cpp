@@ -6,7 +6,7 @@
 #include <memory>
 #include <mutex>
 
-#include "../cpu/chosen.h"  // and the boundary of lsnn_ext/fuse/neuron.h
+#include "../cpu/chosen.h"  // and the boundary of lsnn_ext/codegen/neuron.h
 #include "devices.h"
 
 namespace lsnn::binding {

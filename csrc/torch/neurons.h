@@ -21,11 +21,11 @@ struct RegisteredNeuron {
 const RegisteredNeuron* find_neuron(int64_t key, const Tensor& x, const char* name);
 
 inline constexpr char register_neuron_text[] =
-    "Loads a shared object with a neuron, see lsnn_ext/fuse/neuron.h, and keeps it under a key.";
+    "Loads a shared object with a neuron, see lsnn_ext/codegen/neuron.h, and keeps it under a key.";
 void register_neuron(int64_t key, const std::string& path);
 
 inline constexpr char register_program_text[] =
-    "Keeps a neuron that is interpreted, see lsnn_ext/fuse/encode.py, under a key. wide: float64.";
+    "Keeps a neuron that is interpreted, see lsnn_ext/codegen/encode.py, under a key. wide: float64.";
 void register_program(int64_t key, bool wide, const Ints& code,
                       const std::vector<double>& constants);
 

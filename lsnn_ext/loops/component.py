@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from .. import functional
-from ..fuse.neuron import Neuron
-from ..fuse.state import NeuronState
+from ..codegen.neuron import Neuron
+from ..codegen.state import NeuronState
 from .calls import SLOTS, Product, Read, run_calls
 from .frame import Frame, Place
 from .ir import Before, Kind, Loop, Now, Numbers, Slot

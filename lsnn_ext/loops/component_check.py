@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from .. import functional
-from ..fuse.state import NeuronState
+from ..codegen.state import NeuronState
 from .component import Component
 from .frame import Place
 from .ir import Before, Call, Fixed, Loop, Now, Ref, Varying

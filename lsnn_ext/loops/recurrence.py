@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..fuse.form import MAX_AXIS, Form
+from ..codegen.form import MAX_AXIS, Form
 from .calls import SLOTS, Name, Product, Read, Reader, StepCall, Term, name_of
 from .frame import Place
 from .functions import Apply

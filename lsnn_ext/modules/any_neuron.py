@@ -14,8 +14,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from .. import functional
 from .._core.coefficients import Coefficient
 from .._core.lengths import GivenLengths
+from ..codegen.neuron import Neuron, check_coefficient
 from ..functional import NeuronState, PackedSpikes
-from ..fuse.neuron import Neuron, check_coefficient
 from ..models import check_sparse_grad
 from .copies import Copied
 from .delays import current_delay, reset_delay, set_delay

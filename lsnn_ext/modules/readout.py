@@ -17,8 +17,8 @@ from .._core.coefficients import Coefficient
 from .._core.lengths import GivenLengths, add_bias, lengths_of
 from .._core.state import cleared, what_it_is
 from .._core.torch_internals import has_hooks, make_savable
+from ..codegen.neuron import Neuron
 from ..functional import NeuronState
-from ..fuse.neuron import Neuron
 from .copies import Copied
 from .forms import check_tensor, renew
 from .given import batch_hint, check_lengths

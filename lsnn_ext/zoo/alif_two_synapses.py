@@ -1,7 +1,7 @@
 """Adaptive LIF neuron with two exponential synapses."""
 from torch import Tensor
 
-from ..fuse.neuron import Neuron
+from ..codegen.neuron import Neuron
 from .surrogates import super_spike
 
 STATES = ("i1", "i2", "v", "a")

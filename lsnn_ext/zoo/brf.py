@@ -1,7 +1,7 @@
 """Balanced resonate-and-fire (BRF) neuron."""
 from torch import Tensor
 
-from ..fuse.neuron import Neuron
+from ..codegen.neuron import Neuron
 from .surrogates import double_gaussian
 
 STATES = ("u", "v", "q")

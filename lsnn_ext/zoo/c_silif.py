@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor
 
-from ..fuse.neuron import Neuron
+from ..codegen.neuron import Neuron
 from .surrogates import boxcar
 
 STATES = ("u",)

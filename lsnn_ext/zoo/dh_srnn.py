@@ -3,7 +3,7 @@ import math
 
 from torch import Tensor
 
-from ..fuse.neuron import Neuron
+from ..codegen.neuron import Neuron
 from .surrogates import multi_gaussian
 
 STATES = ("d1", "d2", "v")

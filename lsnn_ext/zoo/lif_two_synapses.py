@@ -3,7 +3,7 @@ import math
 
 from torch import Tensor
 
-from ..fuse.neuron import Neuron
+from ..codegen.neuron import Neuron
 from .surrogates import ramp
 
 STATES = ("i1", "i2", "v")

@@ -1,7 +1,7 @@
 """Resonate-and-fire (RF) neuron."""
 from torch import Tensor
 
-from ..fuse.neuron import Neuron
+from ..codegen.neuron import Neuron
 from .surrogates import double_gaussian
 
 STATES = ("u", "v")

@@ -1,7 +1,7 @@
 """Two-compartment leaky integrate-and-fire (TC-LIF) neuron."""
 from torch import Tensor
 
-from ..fuse.neuron import Neuron
+from ..codegen.neuron import Neuron
 from .surrogates import triangle
 
 STATES = ("v_dendrite", "v_soma")

@@ -26,8 +26,8 @@ from torch.overrides import TorchFunctionMode
 from any_neuron_steps import Step, draw_step
 from fuzz_calls import Draw
 from lsnn_ext import Neuron
+from lsnn_ext.codegen.trace import StepError
 from lsnn_ext.functional import NeuronState, recurrent
-from lsnn_ext.fuse.trace import StepError
 
 STATES, GRADIENTS = 1e-12, 1e-9  # of the largest
 SINGLE = 2e-4  # gradients in float32

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lsnn_ext import Neuron, _ops
-from lsnn_ext.fuse import kernels
+from lsnn_ext.codegen import kernels
 
 SCALE = 0.7  # read by steps below
 

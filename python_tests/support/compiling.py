@@ -1,4 +1,4 @@
-"""What the tests of lsnn_ext.fuse.compile compile, in this process and in others."""
+"""What the tests of lsnn_ext.codegen.compile compile, in this process and in others."""
 import ctypes
 import shlex
 import shutil
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lsnn_ext.fuse import cache, compile
+from lsnn_ext.codegen import cache, compile
 
 PACKAGE = Path(compile.__file__).parents[1]
 Fake = Callable[[str], Callable[[], int]]  # of the fixture `fake`
@@ -23,10 +23,10 @@ needs_compiler = pytest.mark.skipif(REAL is None, reason="no C++ compiler is ins
 START = f"""
 import signal, sys, time, types
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell starts us aside
-for name, folder in ("lsnn_ext", ""), ("lsnn_ext.fuse", "/fuse"):
+for name, folder in ("lsnn_ext", ""), ("lsnn_ext.codegen", "/codegen"):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [{str(PACKAGE)!r} + folder]
-from lsnn_ext.fuse import cache, compile
+from lsnn_ext.codegen import cache, compile
 SOURCE = {SOURCE!r}
 """
 

@@ -1,4 +1,4 @@
-"""Calls the row functions of lsnn_ext/fuse/neuron.h on tensors, of generated code and of the
+"""Calls the row functions of lsnn_ext/codegen/neuron.h on tensors, of generated code and of the
 interpreter."""
 import ctypes
 import os
@@ -14,14 +14,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lsnn_ext.fuse.encode import encode
-from lsnn_ext.fuse.generate import generate
-from lsnn_ext.fuse.program import Program
+from lsnn_ext.codegen.encode import encode
+from lsnn_ext.codegen.generate import generate
+from lsnn_ext.codegen.program import Program
 
 ROOT = Path(__file__).resolve().parents[2]
-FUSE = ROOT / "lsnn_ext" / "fuse"
+CODEGEN = ROOT / "lsnn_ext" / "codegen"
 FLAGS = ("-std=c++20", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-shared",
-         "-fPIC", f"-I{FUSE}")
+         "-fPIC", f"-I{CODEGEN}")
 MAX_ITEMS, PADDING = 16, 32
 
 

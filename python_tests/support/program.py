@@ -1,4 +1,4 @@
-"""Evaluates a program of lsnn_ext/fuse/program.py with the operators of torch, node by node."""
+"""Evaluates a program of lsnn_ext/codegen/program.py with the operators of torch, node by node."""
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lsnn_ext.fuse.program import OPERATORS, Program
+from lsnn_ext.codegen.program import OPERATORS, Program
 
 
 class Evaluated(NamedTuple):

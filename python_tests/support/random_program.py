@@ -1,9 +1,9 @@
-"""Programs of random operators, as lsnn_ext/fuse/trace.py might make them."""
+"""Programs of random operators, as lsnn_ext/codegen/trace.py might make them."""
 import random
 
 import torch
 
-from lsnn_ext.fuse.program import OPERATORS, Node, Program
+from lsnn_ext.codegen.program import OPERATORS, Node, Program
 
 # Those that round once: programs of these are bitwise equal to torch.
 EXACT = ("add", "sub", "mul", "fma", "neg", "abs", "sign", "maximum", "minimum", "gt", "ge", "lt",

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lsnn_ext.fuse.program import Program
-from lsnn_ext.fuse.trace import Traced, trace
+from lsnn_ext.codegen.program import Program
+from lsnn_ext.codegen.trace import Traced, trace
 from program import Evaluated, evaluate
 
 BATCH, NEURONS = 6, 11

@@ -1,4 +1,4 @@
-// The interpreter as a shared object, for python_tests/fuse/test_generate.py.
+// The interpreter as a shared object, for python_tests/codegen/test_generate.py.
 #include "../../cpu/bytecode.cpp"  // the whole library is this file
 #include "../../cpu/interpreter.h"
 

@@ -11,9 +11,9 @@ from torch import Tensor
 import lsnn_ext
 from any_neurons import ADAPTIVE, ANALOG, BRANCHES, LoopOperators, one_by_one
 from lsnn_ext import Neuron, NeuronState, _ops, use_reference
+from lsnn_ext.codegen import call as codegen_call
+from lsnn_ext.codegen import kernels
 from lsnn_ext.functional import pack_spikes, recurrent
-from lsnn_ext.fuse import call as fuse_call
-from lsnn_ext.fuse import kernels
 
 T, B, N, I = 11, 3, 5, 4
 NEURONS: dict[str, tuple[Neuron, int, tuple[str, ...]]] = {
@@ -45,7 +45,7 @@ def route(request: pytest.FixtureRequest, cache_folder: str) -> Any:
         return request.getfixturevalue("operators")
     patch = request.getfixturevalue("monkeypatch")
     if request.param == "loop":
-        patch.setattr(fuse_call, "_takes_kernels", lambda call: False)
+        patch.setattr(codegen_call, "_takes_kernels", lambda call: False)
     patch.setenv("LSNN_CACHE_DIR", cache_folder)
     if request.param == "interpreted":
         patch.setenv("LSNN_COMPILE", "0")
@@ -351,15 +351,15 @@ def test_the_reference_is_the_loop(operators: LoopOperators) -> None:
 
 
 def test_another_device_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fuse_call, "_said", set())
+    monkeypatch.setattr(codegen_call, "_said", set())
     with pytest.warns(UserWarning, match="on cuda:0: the step runs as a loop over time"):
-        fuse_call._say_loop(torch.device("cuda:0"))
+        codegen_call._say_loop(torch.device("cuda:0"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fuse_call._say_loop(torch.device("cuda:0"))
+        codegen_call._say_loop(torch.device("cuda:0"))
         with lsnn_ext.use_reference():
-            fuse_call._said.clear()
-            fuse_call._say_loop(torch.device("cuda:0"))
+            codegen_call._said.clear()
+            codegen_call._say_loop(torch.device("cuda:0"))
     spikes, state = recurrent(torch.empty(T, B, N, device="meta"), None, ANALOG)
     assert spikes.is_meta and state.z.shape == (1, B, N)
 

@@ -12,7 +12,7 @@ import pytest
 
 import compiling
 from compiling import START, Fake, is_private, load_answer, needs_compiler, shared, start
-from lsnn_ext.fuse import cache
+from lsnn_ext.codegen import cache
 
 pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="scripts stand in for compilers"),

@@ -125,7 +125,7 @@ def test_every_coefficient_learns_in_a_layer(name: str) -> None:
 @pytest.mark.parametrize("name", zoo.NEURONS)
 def test_every_neuron_is_traced(name: str) -> None:
     """So that none runs as a loop in silence."""
-    trace = pytest.importorskip("lsnn_ext.fuse.trace").trace
+    trace = pytest.importorskip("lsnn_ext.codegen.trace").trace
     module, values = zoo.NEURONS[name], _given(name, 0)[2]
     given = {**_coefficients(name), **values}
     forms = module.neuron.parts(given, torch.empty(0, dtype=torch.float64), N).forms

@@ -86,7 +86,7 @@ def generate(program: Program) -> str:
     functions = [line for function in lowered.functions
                  for line in ("", *_write_function(program, function))]
     lines = [
-        "// Written by lsnn_ext/fuse/generate.py.",
+        "// Written by lsnn_ext/codegen/generate.py.",
         "#include <rows.h>",
         "",
         "namespace {",

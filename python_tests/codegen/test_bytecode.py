@@ -2,9 +2,9 @@
 import pytest
 import torch
 
-from lsnn_ext.fuse.encode import OPCODES, encode
-from lsnn_ext.fuse.generate import generate
-from lsnn_ext.fuse.program import Node
+from lsnn_ext.codegen.encode import OPCODES, encode
+from lsnn_ext.codegen.generate import generate
+from lsnn_ext.codegen.program import Node
 from neuron_rows import load_interpreter, targets
 from random_program import EXACT, random_program
 

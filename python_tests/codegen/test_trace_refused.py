@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lsnn_ext.fuse.trace import StepError, trace
+from lsnn_ext.codegen.trace import StepError, trace
 from surrogates import Triangle
 
 

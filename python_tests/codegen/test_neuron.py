@@ -17,11 +17,11 @@ from torch.utils.checkpoint import checkpoint
 import any_neurons
 from any_neurons import ADAPTIVE, BRANCHES, LoopOperators, Spike, adaptive, branches
 from lsnn_ext import Neuron, _ops, use_reference
+from lsnn_ext.codegen import call as codegen_call
+from lsnn_ext.codegen import kernels
+from lsnn_ext.codegen.closure import Watch
+from lsnn_ext.codegen.form import Form
 from lsnn_ext.functional import recurrent
-from lsnn_ext.fuse import call as fuse_call
-from lsnn_ext.fuse import kernels
-from lsnn_ext.fuse.closure import Watch
-from lsnn_ext.fuse.form import Form
 
 DECAY = 0.5
 SETTINGS = SimpleNamespace(gain=1.0, unused=1.0)
@@ -101,7 +101,7 @@ def test_refuses_other_results(step: Any, message: str) -> None:
 
 
 def test_refuses_results_of_another_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fuse_call, "_takes_kernels", lambda call: False)
+    monkeypatch.setattr(codegen_call, "_takes_kernels", lambda call: False)
     with pytest.raises(ValueError, match=r"expected results of shape \(B, N\) = \(1, 3\)"):
         recurrent(torch.zeros(2, 1, 3), None, Neuron(lambda c, v, z: (v[:, :2], z)))
     counts = iter((1, 2, 1))

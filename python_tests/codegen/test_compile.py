@@ -14,7 +14,7 @@ import pytest
 
 import compiling
 from compiling import PACKAGE, Fake, load_answer, needs_compiler, shared, start, wait_until
-from lsnn_ext.fuse import cache, compile
+from lsnn_ext.codegen import cache, compile
 
 pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="scripts stand in for compilers"),
@@ -60,7 +60,7 @@ def test_key_depends_on_all_that_matters(
 ) -> None:
     headers = tmp_path / "headers"
     headers.mkdir()
-    shutil.copy(PACKAGE / "fuse" / "neuron.h", headers)
+    shutil.copy(PACKAGE / "codegen" / "neuron.h", headers)
     monkeypatch.setattr(compile, "HEADERS", headers)
     paths = [shared(1), shared(2), shared(1, "-DA=1"), shared(1, bits=256)]
     text = (headers / "neuron.h").read_text()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lsnn_ext.fuse.program import OPERATORS, Node, Program
+from lsnn_ext.codegen.program import OPERATORS, Node, Program
 from neuron_rows import (
     MAX_ITEMS,
     PADDING,

@@ -13,15 +13,15 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequen
 import lsnn_ext
 from any_neurons import ADAPTIVE, ANALOG, BRANCHES, adaptive
 from lsnn_ext import Neuron, NeuronState, Recurrent
+from lsnn_ext.codegen import call as codegen_call
 from lsnn_ext.functional import pack_spikes, recurrent
-from lsnn_ext.fuse import call as fuse_call
 
 I, N, T, B = 4, 6, 9, 3
 
 
 @pytest.fixture(autouse=True)
 def loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fuse_call, "_takes_kernels", lambda call: False)
+    monkeypatch.setattr(codegen_call, "_takes_kernels", lambda call: False)
 
 
 def layer_of(neuron: Neuron = ADAPTIVE, **given: Any) -> Recurrent:

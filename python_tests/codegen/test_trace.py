@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lsnn_ext.fuse.trace import StepError, trace
+from lsnn_ext.codegen.trace import StepError, trace
 from surrogates import SetupContext, SpyTorch, Triangle, apply_soft
 from traced_steps import NEURONS, check_step
 

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, unpack_sequence
 
 import lsnn_ext
 from lsnn_ext import Neuron, Recurrent, functional
-from lsnn_ext.fuse.trace import StepError
+from lsnn_ext.codegen.trace import StepError
 from lsnn_ext.zoo.surrogates import triangle
 from wide_states import B, N, T, check, leaves_of, total
 
