@@ -36,7 +36,7 @@ class Rate(NamedTuple):
 
 # A default: a number, True or False; None: what functional.alif does without it; a text: there is
 # none, and this is what the makers have in its place.
-Own: TypeAlias = float | Rate | str | None
+Default: TypeAlias = float | Rate | str | None
 
 
 class Origin(NamedTuple):
@@ -45,15 +45,15 @@ class Origin(NamedTuple):
 
     whose: str
     source: str  # the paper, or the package itself
-    own: Mapping[str, Own]  # of a network of regular and adaptive neurons
-    alif: Mapping[str, Own] = {}  # what differs for a layer of adaptive neurons alone
-    lif: Mapping[str, Own] = {}  # what differs without adaptation
+    defaults: Mapping[str, Default]  # of a network of regular and adaptive neurons
+    alif: Mapping[str, Default] = {}  # what differs for a layer of adaptive neurons alone
+    lif: Mapping[str, Default] = {}  # what differs without adaptation
     beyond: str = ""  # what no argument of a module says
     ranges: Mapping[str, tuple[float, float]] = {}  # the makers' clamps of what learns, with dt = 1
 
 
 # Without adaptation: none is left of a step to the next, and it lifts nothing.
-_PLAIN: dict[str, Own] = {"rho": 0.0, "beta": 0.0, "refractory": 0, "autapses": True}
+_PLAIN: dict[str, Default] = {"rho": 0.0, "beta": 0.0, "refractory": 0, "autapses": True}
 
 _BELLEC = Origin(
     "the network of the LSNN paper",
@@ -72,7 +72,7 @@ _LIGHT = Origin(
 _ELIG_ALIF = _LIGHT._replace(whose="EligALIF of the e-prop paper", lif={})
 _CUSTOM_ALIF = _ELIG_ALIF._replace(
     whose="CustomALIF of the e-prop paper",
-    own={**_LIGHT.own, "beta": 0.16, "threshold": 0.615},
+    defaults={**_LIGHT.defaults, "beta": 0.16, "threshold": 0.615},
 )
 _YIN = Origin(
     "the recurrent network of Yin et al.",
@@ -87,7 +87,7 @@ _NORSE_LIF = Origin(
     {**_PLAIN, "alpha": Rate(10.0), "sigma": Rate(5.0), "threshold": 1.0, "autapses": False},
 )
 _NORSE_LSNN = _NORSE_LIF._replace(
-    own={"alpha": "1 - dt tau_mem_inv", "rho": "1 - dt tau_adapt_inv",
+    defaults={"alpha": "1 - dt tau_mem_inv", "rho": "1 - dt tau_adapt_inv",
          "sigma": "1 - dt tau_syn_inv", "q": "rho times its beta", "beta": "1.0",
          "threshold": "v_th - v_leak", "refractory": 0, "autapses": False, "delay": 1},
     beyond="inputs that act a step later, so each of its spikes comes one step after ours",
@@ -191,7 +191,7 @@ MODELS: dict[str, Model] = {
     "snntorch_zero_now": replace(_SNN, reset="to", R="0", when="now", detach=()),
     "snntorch_sub_now": replace(
         _SNN, when="now", drive="above", detach=(), beta="theta",
-        origin=_SNNTORCH._replace(own={**_SNNTORCH.own, "beta": None}),
+        origin=_SNNTORCH._replace(defaults={**_SNNTORCH.defaults, "beta": None}),
     ),
     "sinabs_sub": _SUB,
     "sinabs_zero": replace(_SUB, reset="to", R="0", detach=("thr", "reset")),
@@ -242,16 +242,17 @@ def named_model(dynamics: str) -> Model:
     return MODELS[dynamics]
 
 
-def own_values(dynamics: str, kind: Literal["ALIF", "LIF", "LSNN"]) -> dict[str, Own]:
+def default_values(dynamics: str, kind: Literal["ALIF", "LIF", "LSNN"]) -> dict[str, Default]:
     """The defaults of a module of this kind with this model."""
     origin = named_model(dynamics).origin
-    own = {"delay": 0, **origin.own}
+    defaults = {"delay": 0, **origin.defaults}
     if kind == "LSNN":
-        return own
+        return defaults
     if kind == "ALIF":
-        return {**own, **origin.alif}
+        return {**defaults, **origin.alif}
     adaptation = ("tau_adapt", "rho", "beta", "q", "p", "eta")
-    return {name: value for name, value in {**own, **origin.lif}.items() if name not in adaptation}
+    return {name: value for name, value in {**defaults, **origin.lif}.items()
+            if name not in adaptation}
 
 
 def check_surrogate(name: str) -> None:

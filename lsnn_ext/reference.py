@@ -23,17 +23,20 @@ or (N,).
 Terms are evaluated from left to right exactly as written, so that a compiled form can agree bit for
 bit.
 """
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from torch import Tensor
 
-from ._core.coefficients import Coefficient, coefficients
+from ._core.arguments import Delay, Delays
+from ._core.coefficients import coefficients
+from ._core.lengths import Lengths
 from ._core.once import only_once
+from ._core.options import ALIF_DEFAULTS, AlifOptions, document, split_options
 from ._core.state import State, Traces
 from ._core.surrogates import Surrogate, cutoff_of, named_surrogate
-from .models import Model, check_sparse_grad, named_model
+from .models import COEFFICIENTS, Model, named_model
 
 __all__ = ["alif", "leaky_readout"]
 
@@ -132,66 +135,65 @@ class _Spike(torch.autograd.Function):
         return *only_once([found], [gradient, m]), None, None, None, None, None
 
 
-def _synapses(w: Tensor | None, delay: int | Tensor | Sequence[int]) -> list[tuple[int, Tensor]]:
+def _synapses(w: Tensor | None, delay: Delay) -> list[tuple[int, Tensor]]:
     if w is None:
         return []
     if w.dim() == 3:
-        return list(zip([delay] if isinstance(delay, int) else [int(d) for d in delay], w,
-                        strict=True))
+        each: Any = [delay] if isinstance(delay, int) else delay
+        return list(zip((int(d) for d in each), w, strict=True))
     if isinstance(delay, int):
         return [(delay, w)]
+    delay = delay.each if isinstance(delay, Delays) else delay
     assert isinstance(delay, Tensor)
     delay = delay.to(w.device)
     return [(d, torch.where(delay == d, w, torch.zeros_like(w)))
             for d in sorted(set(delay.flatten().tolist()))]
 
 
-def alif(current: Tensor, w_rec: Tensor | None, *, alpha: Coefficient, theta: Coefficient,
-         rho: Coefficient | None = None, beta: Coefficient | None = None,
-         kappa: Coefficient | None = None, q: Coefficient | None = None,
-         p: Coefficient | None = None, eta: Coefficient | None = None,
-         sigma: Coefficient | None = None, R: Coefficient | None = None, refractory: int = 0,
-         delay: int | Tensor | Sequence[int] = 0, dynamics: str = "lsnn",
-         surrogate: str | None = None, dampening: float | None = None,
-         surrogate_cutoff: float = 0.0, width: Coefficient | None = None,
-         state: State | None = None, trace: bool = False, smooth: bool = False,
-         checkpoint_every: int | str | None = None,
-         saved_dtype: torch.dtype | None = None, sparse_grad: str = "all",
-         lengths: Tensor | Sequence[int] | None = None) -> tuple[Tensor, State] | tuple[Tensor,
-                                                                                        State,
-                                                                                        Traces]:
-    """The whole sequence: (spikes, state), with trace=True (spikes, state, traces).
+@document(AlifOptions, ALIF_DEFAULTS)
+def alif(
+    current: Tensor, w_rec: Tensor | None, **options: Unpack[AlifOptions],
+) -> tuple[Tensor, State] | tuple[Tensor, State, Traces]:
+    """The whole sequence in a loop over time, differentiated by autograd.
 
-    current (T,B,N); w_rec (N,N), w_rec[j,k] from neuron j to neuron k; delay: extra delay d_jk >= 0
-    of (1), an int or integers (N,N). w_rec None: no recurrence; (S,N,N): a matrix for each of S
-    delays. Coefficients, surrogate, dampening and width that are None follow the model named by
-    dynamics. state None is all zeros; of a state with more past spikes than the delays need the
-    newest are used and returned. Half-precision currents are computed in float32: the spikes have
-    the dtype of current, state and traces float32. smooth=True makes z = dampening *
-    antiderivative(m), a real number, so that the whole recurrence is differentiable; the counter of
-    (9) still follows the test. surrogate_cutoff: psi counts as 0 from the |m| on beyond which |psi|
-    stays below this share of its height. checkpoint_every and saved_dtype save memory in the
-    compiled form; here they are ignored. sparse_grad="existing" gives synapses that are 0 no
-    gradient. lengths (B,): steps of each sequence, which keeps its state from there on; its spikes
-    and traces are 0 then.
+    checkpoint_every and saved_dtype are ignored. The refractory counter of equation (9) follows the
+    test of equation (7), also with smooth=True.
+
+    Args:
+        current: (T, B, N) input current; half precision is computed in float32.
+        w_rec: (N, N) recurrent weights, w_rec[j, k] from neuron j to neuron k; (S, N, N): a matrix
+            for each of S delays; None: no recurrence.
+        **options
+
+    Returns:
+        spikes (T, B, N) in the dtype of current, the State after the last step, and with trace=True
+        the Traces.
+
+    Raises:
+        TypeError, ValueError: an unknown option, or one out of range.
     """
-    model = named_model(dynamics)
-    name = model.surrogate if surrogate is None else surrogate
-    shape, cutoff = named_surrogate(name), cutoff_of(name, surrogate_cutoff, smooth)
-    height = model.dampening if dampening is None else dampening
+    neuron, call = split_options("reference.alif", options)
+    model = named_model(neuron.dynamics)
+    name = model.surrogate if neuron.surrogate is None else neuron.surrogate
+    shape = named_surrogate(name)
+    cutoff = cutoff_of(name, neuron.surrogate_cutoff, call.smooth)
+    height = model.dampening if neuron.dampening is None else neuron.dampening
+    state, delay, lengths = call.state, call.delay, call.lengths
     (_, B, N), device = current.shape, current.device
     dtype = torch.promote_types(current.dtype, torch.float32)
-    check_sparse_grad(sparse_grad)
-    if sparse_grad == "existing" and w_rec is not None:
+    call.check()
+    if w_rec is not None and call.sparse_grad == "existing":
         w_rec = torch.where(w_rec == 0, torch.zeros_like(w_rec), w_rec)
-    given = coefficients(dynamics, alpha=alpha, theta=theta, rho=rho, beta=beta, kappa=kappa, q=q,
-                         p=p, eta=eta, sigma=sigma, width=width, R=R)
-    k = {name: torch.as_tensor(value, dtype=dtype, device=device) for name, value in given.items()}
+    if w_rec is not None and not call.autapses:
+        w_rec = w_rec.masked_fill(torch.eye(N, dtype=torch.bool, device=device), 0.0)
+    numbers: Any = {name: getattr(neuron, name) for name in COEFFICIENTS}
+    k = {name: torch.as_tensor(value, dtype=dtype, device=device)
+         for name, value in coefficients(neuron.dynamics, **numbers).items()}
     synapses = _synapses(None if w_rec is None else w_rec.to(dtype), delay)
     spike: Callable[..., Tensor] = _Spike.apply
     stepper = _Stepper(
-        model, k, synapses, refractory,
-        lambda m, over: spike(m, over, shape, height, cutoff, smooth)
+        model, k, synapses, neuron.refractory,
+        lambda m, over: spike(m, over, shape, height, cutoff, call.smooth)
     )
 
     D = 1 + synapses[-1][0] if synapses else 1
@@ -205,6 +207,7 @@ def alif(current: Tensor, w_rec: Tensor | None, *, alpha: Coefficient, theta: Co
     s = s._replace(z=s.z[:D])
 
     steps: list[tuple[Tensor, ...]] = []
+    lengths = lengths.each if isinstance(lengths, Lengths) else lengths
     each = None if lengths is None else torch.as_tensor(lengths, device=device)
     for t, x in enumerate(current.to(dtype)):
         if each is None:
@@ -220,7 +223,7 @@ def alif(current: Tensor, w_rec: Tensor | None, *, alpha: Coefficient, theta: Co
     else:
         spikes = v = a = threshold = current.to(dtype)
     spikes = spikes.to(current.dtype)
-    return (spikes, s, Traces(v, a, threshold)) if trace else (spikes, s)
+    return (spikes, s, Traces(v, a, threshold)) if call.trace else (spikes, s)
 
 
 def leaky_readout(x: Tensor, p: Tensor | None, k: float) -> tuple[Tensor, Tensor]:

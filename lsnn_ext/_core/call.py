@@ -1,6 +1,6 @@
 """A call of functional.alif, functional.layer or functional.leaky_readout: its arguments checked,
 its route taken, the operator called."""
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,7 +20,8 @@ from .around import (
 from .bits import PackedSpikes, empty_carrier, pack, pack_spikes
 from .coefficients import Coefficient
 from .lengths import GivenLengths, Lengths, add_bias, end_readout, lengths_of
-from .resolve import Call, Neuron, resolve
+from .options import CallArguments, NeuronArguments
+from .resolve import Call, make_constants, resolve
 from .route import route
 from .rows import stacked
 from .state import State, Traces
@@ -52,33 +53,27 @@ class _Fused(NamedTuple):
 
 
 def _outputs(
-    x: Tensor, w_rec: Tensor | None, neuron: Neuron, fused: _Fused, requested: set[str],
+    x: Tensor, w_rec: Tensor | None, neuron: NeuronArguments, options: CallArguments,
+    fused: _Fused, requested: set[str],
 ) -> tuple[_ops.Outputs, Tensor]:
     """What the operator returns, and the spikes in the dtype of x; requested: names of outputs of
     csrc/torch/boundary.h."""
-    call = resolve(neuron, x, w_rec, fused.w_in)
+    call = resolve(neuron, options, x, w_rec, fused.w_in)
     model = call.model
     if not _ops.compiled_code_runs():
-        return _by_reference(x, w_rec, neuron, call)
+        return _by_reference(x, w_rec, neuron, options, call)
     check_kernels("current", x)
     if call.checkpoint and torch.is_grad_enabled():
         say_if_cpu_alone("checkpoint_every", f"a state every {call.checkpoint} steps", x,
                          "the membrane of every step is saved", 6)
-    if neuron.trace:
+    if options.trace:
         requested = requested | {"traces"}
     if call.saved_bf16:
         requested = requested | {"saved_bf16"}
-    constants = _ops.Constants(
-        dynamics=_ops.DYNAMICS[model.dynamics], surrogate=_ops.SURROGATES[model.surrogate],
-        refractory=model.refractory, smooth=int(neuron.smooth),
-        checkpoint=call.checkpoint if _ops.cpu_kernels(x) else 0,
-        outputs=_ops.mask("outputs", requested), gradients=0,
-        coefficient_gradients=model.coefficient_gradients, bf16_parts=_ops.bf16_parts(),
-        zero_coefficients=model.zero_coefficients,
-        without_autapses=int(not neuron.autapses), existing=int(neuron.sparse_grad == "existing"),
-    )
-    numbers = _ops.Numbers(dampening=model.dampening, k_out=float(fused.k_out),
-                           cutoff=model.cutoff)
+    constants, numbers = make_constants(
+        model, options, checkpoint=call.checkpoint if _ops.cpu_kernels(x) else 0,
+        outputs=_ops.mask("outputs", requested))
+    numbers = numbers._replace(k_out=float(fused.k_out))
     v, a, i, r, z = call.state
     tensors = _ops.Tensors(
         x.to(call.dtype), v, a, i, r, z, None if w_rec is None else w_rec.to(call.dtype),
@@ -90,43 +85,28 @@ def _outputs(
     return out, out.spikes.to(x.dtype)
 
 
-def _by_reference(x: Tensor, w_rec: Tensor | None, neuron: Neuron,
-                  call: Call) -> tuple[_ops.Outputs, Tensor]:
+def _by_reference(x: Tensor, w_rec: Tensor | None, neuron: NeuronArguments,
+                  options: CallArguments, call: Call) -> tuple[_ops.Outputs, Tensor]:
     say_slow(6)
-    model = call.model
-    N = x.shape[2]
-    coefficients = stacked(model.rows, N, call.dtype, x.device)
-    if w_rec is not None and not neuron.autapses:
-        w_rec = w_rec.masked_fill(torch.eye(N, dtype=torch.bool, device=x.device), 0.0)
-    result = reference.alif(
-        x, w_rec, **dict(zip(COEFFICIENTS, coefficients, strict=True)),
-        refractory=model.refractory, delay=neuron.delay.each if isinstance(neuron.delay, Delays)
-        else neuron.delay, dynamics=model.dynamics,
-        surrogate=model.surrogate, dampening=model.dampening,
-        surrogate_cutoff=neuron.surrogate_cutoff, trace=True,
-        state=None if neuron.state is None else State(*call.state),
-        smooth=neuron.smooth, sparse_grad=neuron.sparse_grad,
-        lengths=None if call.lengths is None else call.lengths.each,
-    )
+    coefficients = stacked(call.model.rows, x.shape[2], call.dtype, x.device)
+    numbers: Any = neuron._asdict() | dict(zip(COEFFICIENTS, coefficients, strict=True))
+    del numbers["rows"]
+    delay = options.delay.each if isinstance(options.delay, Delays) else options.delay
+    settings = options._replace(
+        delay=delay, trace=True, state=None if options.state is None else State(*call.state),
+        lengths=None if call.lengths is None else call.lengths.each)
+    result = reference.alif(x, w_rec, **numbers, **settings._asdict())
     assert len(result) == 3
     z, state, traces = result
     nothing = (x.new_empty(0) for _ in range(6))
     return _ops.Outputs._make((z, *state, *traces, *nothing, coefficients)), z
 
 
-class Readout(NamedTuple):
-    """The leaky readout of functional.layer; w_out None: none."""
-
-    w_out: Tensor | None = None
-    k_out: Coefficient = 0.0
-    state: Tensor | None = None
-    bias: Tensor | None = None
-
-
-def of_current(current: Tensor, w_rec: Tensor | None, neuron: Neuron) -> Layered:
-    """The recurrence alone, of a current (T, B, N)."""
-    out, z = _outputs(current, w_rec, neuron, _Fused(), {"spikes"})
-    traces = Traces(out.trace_v, out.trace_a, out.threshold) if neuron.trace else None
+def of_current(current: Tensor, w_rec: Tensor | None, neuron: NeuronArguments,
+               options: CallArguments) -> Layered:
+    """The recurrence of a current (T, B, N)."""
+    out, z = _outputs(current, w_rec, neuron, options, _Fused(), {"spikes"})
+    traces = Traces(out.trace_v, out.trace_a, out.threshold) if options.trace else None
     return Layered(z, State(out.v, out.a, out.i, out.r, out.z), traces, None, None)
 
 
@@ -168,9 +148,9 @@ def leaky_readout(x: Tensor, w_out: Tensor, k: Coefficient, p: Tensor | None = N
     product = weighted(x, w_out)
     decay = k.to(product.dtype)
     # A membrane that no spike changes: R = 0, and neither recurrence nor adaptation.
-    neuron = Neuron(alpha=decay, theta=1.0, kappa=1.0, R=0.0, dynamics="eprop_elig_stop",
-                    state=None if p is None else _of_membrane(p), trace=True)
-    made = of_current((1 - decay) * product, None, neuron)
+    neuron = NeuronArguments(alpha=decay, theta=1.0, kappa=1.0, R=0.0, dynamics="eprop_elig_stop")
+    made = of_current((1 - decay) * product, None, neuron, CallArguments(
+        state=None if p is None else _of_membrane(p), trace=True))
     assert made.traces is not None
     if each is not None:
         return end_readout(made.traces.v, p, each)
@@ -185,12 +165,12 @@ def _of_membrane(v: Tensor) -> State:
 
 def of_inputs(
     x: Tensor | PackedSpikes, w_in: Tensor, w_rec: Tensor | None, bias: Tensor | None,
-    neuron: Neuron, name: str, readout: Readout = Readout(),  # noqa: B008
+    neuron: NeuronArguments, options: CallArguments, name: str, *, w_out: Tensor | None = None,
+    k_out: Coefficient = 0.0, readout_state: Tensor | None = None, b_out: Tensor | None = None,
     spikes: bool | Literal["bits"] = True,
 ) -> Layered:
     """The projection of inputs (T, B, I), called name, the recurrence and a readout; as of
     functional.layer, which explains the arguments."""
-    w_out, k_out, readout_state, b_out = readout
     if isinstance(x, PackedSpikes):
         x.check(name)
     elif not isinstance(x, Tensor):
@@ -224,10 +204,10 @@ def of_inputs(
     check_decay("k_out", k_out, w_out, like, name)
     if spikes not in (True, False, "bits"):
         raise ValueError(f"spikes: expected True, False or 'bits', got {spikes!r}")
-    lengths = lengths_of(neuron.lengths, T, B, like.device)
-    neuron = neuron._replace(lengths=lengths)
+    lengths = lengths_of(options.lengths, T, B, like.device)
+    options = options._replace(lengths=lengths)
     keeps_order = lengths is None or lengths.order is None
-    chosen = route(x, w_in, (w_rec, bias), w_out, spikes, keeps_order, bool(neuron.smooth),
+    chosen = route(x, w_in, (w_rec, bias), w_out, spikes, keeps_order, bool(options.smooth),
                    lengths is None, isinstance(k_out, Tensor))
     x_bits: Tensor | None = None
     if isinstance(x, PackedSpikes):
@@ -267,7 +247,7 @@ def of_inputs(
     requested = {"spikes"} if wanted or reads_numbers or not _ops.cpu_kernels(like) else set()
     if chosen.returns_bits:
         requested = {"bits"} if _ops.cpu_kernels(like) else {"spikes", "bits"}
-    out, z = _outputs(current, w_rec, neuron, fused, requested)
+    out, z = _outputs(current, w_rec, neuron, options, fused, requested)
     p, p_last = (None, None) if w_out is None else (out.p, out.p_last)
     if reads_numbers:
         assert w_out is not None
@@ -276,8 +256,8 @@ def of_inputs(
         p = add_bias(p, b_out, lengths)
     packed = None
     if spikes == "bits":
-        checked = pack_spikes if neuron.smooth else pack  # torch.vmap cannot look at numbers
+        checked = pack_spikes if options.smooth else pack  # torch.vmap cannot look at numbers
         packed = PackedSpikes(out.bits, z) if chosen.returns_bits else checked(z)
-    traces = Traces(out.trace_v, out.trace_a, out.threshold) if neuron.trace else None
+    traces = Traces(out.trace_v, out.trace_a, out.threshold) if options.trace else None
     numbers = z if wanted and packed is None else None
     return Layered(numbers, State(out.v, out.a, out.i, out.r, out.z), traces, p, p_last, packed)

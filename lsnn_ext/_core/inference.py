@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import _ops
-from .arguments import Delays
-from .resolve import Neuron, resolve
+from .arguments import Delay, Delays
+from .options import CallArguments, NeuronArguments
+from .resolve import make_constants, resolve
 from .rows import stacked
 from .torch_internals import is_forward_mode, is_mode_active, is_transforming
 
@@ -68,12 +69,14 @@ class PreparedLayer:
     and never changes."""
 
     def __init__(
-        self, constants: Hashable, sources: dict[str, Tensor], neuron: Neuron, N: int,
-        dtype: torch.dtype, synapses: Synapses | None, recorded: bool = False,
+        self, constants: Hashable, sources: dict[str, Tensor], neuron: NeuronArguments,
+        delays: Delay, N: int, dtype: torch.dtype, synapses: Synapses | None,
+        recorded: bool = False,
     ) -> None:
         """Raises what functional.alif raises for this neuron. synapses: None without recurrence;
         recorded: its steps may be recorded by autograd."""
-        call = resolve(neuron, torch.empty(0, 0, N, dtype=dtype),
+        options = CallArguments(delay=delays)
+        call = resolve(neuron, options, torch.empty(0, 0, N, dtype=dtype),
                        None if synapses is None else synapses.w_rec)
         model = call.model
         delay = None if model.delay is None else model.delay.contiguous()
@@ -89,13 +92,8 @@ class PreparedLayer:
         # same address.
         self.sources = [(name, t, t.detach(), t.data_ptr(), t.requires_grad)
                         for name, t in sources.items()]
-        choices = _ops.Constants(
-            dynamics=_ops.DYNAMICS[model.dynamics], surrogate=_ops.SURROGATES[model.surrogate],
-            refractory=model.refractory, smooth=0, checkpoint=0, outputs=0, gradients=0,
-            coefficient_gradients=0, bf16_parts=0, zero_coefficients=0,
-            without_autapses=0, existing=0,
-        )
-        numbers = _ops.Numbers(dampening=model.dampening, k_out=0.0, cutoff=model.cutoff)
+        choices, numbers = make_constants(model, options, checkpoint=0, outputs=0)
+        choices = choices._replace(coefficient_gradients=0, zero_coefficients=0, bf16_parts=0)
 
         def address(tensor: Tensor | None) -> int:
             return 0 if tensor is None else tensor.data_ptr()
@@ -123,9 +121,8 @@ class PreparedLayer:
         return True
 
 
-def may_be_kept(neuron: Neuron, N: int, dtype: torch.dtype) -> bool:
+def may_be_kept(delay: Delay, N: int, dtype: torch.dtype) -> bool:
     """Whether a layer of ordinary tensors is to be prepared: not of one neuron, nor of too many."""
-    delay = neuron.delay
     n_delays = len(delay.distinct) if isinstance(delay, Delays) else 1
     if dtype not in (torch.float32, torch.float64) or N < 2 or n_delays * N * (N + 64) >= _MANY:
         return False

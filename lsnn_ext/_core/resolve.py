@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..models import COEFFICIENTS, check_sparse_grad, check_surrogate, named_model
+from .. import _ops
+from ..models import COEFFICIENTS, check_surrogate, named_model
 from .arguments import (
-    Delay,
     check,
     check_coefficients,
     checkpoint_steps,
@@ -19,47 +19,16 @@ from .arguments import (
     saves_bf16,
     whole_state,
 )
-from .coefficients import Coefficient, coefficients
-from .lengths import GivenLengths, Lengths, lengths_of
+from .coefficients import coefficients
+from .lengths import Lengths, lengths_of
+from .options import CallArguments, NeuronArguments
 from .rows import Rows
-from .state import State, past_steps
+from .state import past_steps
 from .surrogates import cutoff_of
 
 
-class Neuron(NamedTuple):
-    """The keyword arguments of functional.alif, which explains them, with their defaults; None: as
-    the model says."""
-
-    alpha: Coefficient | None = None
-    theta: Coefficient | None = None
-    rho: Coefficient | None = None
-    beta: Coefficient | None = None
-    kappa: Coefficient | None = None
-    q: Coefficient | None = None
-    p: Coefficient | None = None
-    eta: Coefficient | None = None
-    sigma: Coefficient | None = None
-    R: Coefficient | None = None
-    width: Coefficient | None = None
-    refractory: int = 0
-    delay: Delay = 0
-    dynamics: str = "lsnn"
-    surrogate: str | None = None
-    dampening: float | None = None
-    surrogate_cutoff: float = 0.0
-    state: State | None = None
-    trace: bool = False
-    smooth: bool = False
-    checkpoint_every: int | str | None = None
-    saved_dtype: torch.dtype | None = None
-    sparse_grad: str = "all"
-    autapses: bool = True
-    rows: Rows | None = None  # of these coefficients, made before
-    lengths: GivenLengths | Lengths | None = None
-
-
 class ResolvedModel(NamedTuple):
-    """What follows from a Neuron and the recurrent weights alone."""
+    """What follows from the neuron, the delays and the recurrent weights."""
 
     dynamics: str
     surrogate: str
@@ -91,7 +60,7 @@ class Call(NamedTuple):
     lengths: Lengths | None  # of sequences that end early
 
 
-def rows_of(neuron: Neuron, N: int, device: torch.device) -> Rows:
+def rows_of(neuron: NeuronArguments, N: int, device: torch.device) -> Rows:
     """The coefficients of a neuron. Raises TypeError or ValueError naming the argument."""
     defaults = named_model(neuron.dynamics)
     given: dict[str, Any] = {name: getattr(neuron, name) for name in COEFFICIENTS}
@@ -103,7 +72,8 @@ def rows_of(neuron: Neuron, N: int, device: torch.device) -> Rows:
 
 
 def resolve_model(
-    neuron: Neuron, w_rec: Tensor | None, N: int, device: torch.device,
+    neuron: NeuronArguments, options: CallArguments, w_rec: Tensor | None, N: int,
+    device: torch.device,
 ) -> ResolvedModel:
     """Raises TypeError or ValueError with the name of the argument, as functional.alif."""
     defaults = named_model(neuron.dynamics)
@@ -111,13 +81,30 @@ def resolve_model(
     check_surrogate(surrogate)
     dampening = defaults.dampening if neuron.dampening is None else neuron.dampening
     rows = rows_of(neuron, N, device) if neuron.rows is None else neuron.rows
-    delay, delays = delays_of(neuron.delay, w_rec, N, device)
-    cutoff = cutoff_of(surrogate, neuron.surrogate_cutoff, neuron.smooth)
+    delay, delays = delays_of(options.delay, w_rec, N, device)
+    cutoff = cutoff_of(surrogate, neuron.surrogate_cutoff, options.smooth)
     return ResolvedModel(neuron.dynamics, surrogate, float(dampening), cutoff, neuron.refractory,
                          rows, rows.wanted(), delay, tuple(delays), rows.zeros())
 
 
-def resolve(neuron: Neuron, x: Tensor, w_rec: Tensor | None, w_in: Tensor | None = None) -> Call:
+def make_constants(
+    model: ResolvedModel, options: CallArguments, *, checkpoint: int, outputs: int,
+) -> tuple[Any, Any]:
+    """Constants and Numbers of csrc/torch/boundary.h, without a readout."""
+    constants = _ops.Constants(
+        dynamics=_ops.DYNAMICS[model.dynamics], surrogate=_ops.SURROGATES[model.surrogate],
+        refractory=model.refractory, smooth=int(options.smooth), checkpoint=checkpoint,
+        outputs=outputs, gradients=0, coefficient_gradients=model.coefficient_gradients,
+        bf16_parts=_ops.bf16_parts(), zero_coefficients=model.zero_coefficients,
+        without_autapses=int(not options.autapses), existing=int(options.sparse_grad == "existing"),
+    )
+    return constants, _ops.Numbers(dampening=model.dampening, k_out=0.0, cutoff=model.cutoff)
+
+
+def resolve(
+    neuron: NeuronArguments, options: CallArguments, x: Tensor, w_rec: Tensor | None,
+    w_in: Tensor | None = None,
+) -> Call:
     """x: (T, B, N) the current, or (T, B, I) inputs that have still to meet their weights w_in (N,
     I)."""
     defaults = named_model(neuron.dynamics)
@@ -128,17 +115,15 @@ def resolve(neuron: Neuron, x: Tensor, w_rec: Tensor | None, w_in: Tensor | None
         if isinstance(x, Tensor) and x.dim() == 3
         else 1
     )
-    if not isinstance(neuron.autapses, bool):
-        raise TypeError(f"autapses: expected True or False, got {neuron.autapses!r}")
+    options.check()
     check(x, w_rec, N, neuron.refractory, defaults.dampening if neuron.dampening is None
           else neuron.dampening)
     # a number where torch.compile takes the sizes of x for variables
     N = N if w_rec is None else w_rec.shape[-1]
     (T, B, _), dtype = x.shape, torch.promote_types(x.dtype, torch.float32)
-    check_sparse_grad(neuron.sparse_grad)
-    checkpoint = checkpoint_steps(neuron.checkpoint_every, T, B, N, dtype.itemsize)
-    saved_bf16 = saves_bf16(neuron.saved_dtype, dtype)
-    model = resolve_model(neuron, w_rec, N, x.device)
-    state = whole_state(neuron.state, B, N, model.D, dtype, x.device)
-    lengths = lengths_of(neuron.lengths, T, B, x.device)
+    checkpoint = checkpoint_steps(options.checkpoint_every, T, B, N, dtype.itemsize)
+    saved_bf16 = saves_bf16(options.saved_dtype, dtype)
+    model = resolve_model(neuron, options, w_rec, N, x.device)
+    state = whole_state(options.state, B, N, model.D, dtype, x.device)
+    lengths = lengths_of(options.lengths, T, B, x.device)
     return Call(model, dtype, state, checkpoint, saved_bf16, lengths)

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from .._ops import solid
+from .arguments import Delay
 from .bits import empty_carrier
 from .inference import PreparedLayer, Synapses
 from .once import only_once
-from .resolve import Neuron
+from .options import NeuronArguments
 from .state import State
 from .torch_internals import backward_pass, is_batched, keep_during_pass, will_run
 
@@ -60,13 +61,13 @@ class RecordedLayer(PreparedLayer):
     """A prepared layer whose steps autograd records."""
 
     def __init__(
-        self, constants: Hashable, sources: dict[str, Tensor], neuron: Neuron, N: int,
-        dtype: torch.dtype, synapses: Synapses | None, learned: dict[str, Tensor],
-        projection: Projection,
+        self, constants: Hashable, sources: dict[str, Tensor], neuron: NeuronArguments,
+        delays: Delay, N: int, dtype: torch.dtype, synapses: Synapses | None,
+        learned: dict[str, Tensor], projection: Projection,
     ) -> None:
         """As PreparedLayer; learned: of the sources that require a gradient the copies that the
         coefficients of neuron were made of."""
-        super().__init__(constants, sources, neuron, N, dtype, synapses, recorded=True)
+        super().__init__(constants, sources, neuron, delays, N, dtype, synapses, recorded=True)
         self.synapses, self.projection, self.copies = synapses, projection, tuple(learned.values())
         self.forms = [_form(part) for part in projection]
         # By the number of the backward pass, which owns them: one that fails takes them along.

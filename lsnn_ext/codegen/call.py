@@ -9,7 +9,6 @@ from torch import Tensor
 
 from .. import _ops
 from .._core.arguments import (
-    Delay,
     Saved,
     check_beside,
     check_sequence,
@@ -19,7 +18,8 @@ from .._core.arguments import (
 from .._core.around import linear, say_slow
 from .._core.bits import PackedSpikes, empty_carrier
 from .._core.coefficients import Coefficient
-from .._core.lengths import GivenLengths, Lengths, lengths_of
+from .._core.lengths import Lengths, lengths_of
+from .._core.options import CallArguments
 from .._core.route import route
 from .._core.state import past_steps
 from .._core.torch_internals import (
@@ -28,26 +28,11 @@ from .._core.torch_internals import (
     is_transforming,
     leave_graph_of_transforms,
 )
-from ..models import check_sparse_grad
 from .form import join_states, split_coefficient
 from .kernels import key_and_rows
 from .loop import Result, run_loop
 from .neuron import Neuron, Parts, check_coefficient
 from .state import NeuronState, whole_neuron_state
-
-
-class Arguments(NamedTuple):
-    """The keyword arguments of functional.recurrent, which explains them."""
-
-    w_in: Tensor | None = None
-    bias: Tensor | None = None
-    delay: Delay = 0
-    state: NeuronState | None = None
-    trace: bool = False
-    checkpoint_every: int | str | None = None
-    sparse_grad: str = "all"
-    lengths: GivenLengths | Lengths | None = None
-    autapses: bool = True
 
 
 class Call(NamedTuple):
@@ -71,59 +56,57 @@ class Call(NamedTuple):
 
 
 def recurrent(
-    x: Tensor | PackedSpikes, w_rec: Tensor | None, neuron: Neuron, given: Arguments,
-    coefficients: Mapping[str, Coefficient],
+    x: Tensor | PackedSpikes, w_rec: Tensor | None, neuron: Neuron, options: CallArguments,
+    coefficients: Mapping[str, Coefficient], w_in: Tensor | None, bias: Tensor | None,
 ) -> tuple[Any, ...]:
     """functional.recurrent, which explains the arguments."""
     if not isinstance(neuron, Neuron):
         raise TypeError(f"neuron: expected a Neuron, got {type(neuron).__name__}; "
                         f"lsnn_ext.Neuron(step) makes one")
-    call = _checked(x, w_rec, neuron, given, coefficients)
+    call = _checked(x, w_rec, neuron, options, coefficients, w_in, bias)
     dtype = (x.carrier if isinstance(x, PackedSpikes) else x).dtype
     if call.projection or _takes_kernels(call.x):
-        out = _fused(neuron, call, given)
+        out = _fused(neuron, call, options)
     else:
         _say_loop(call.x.device)
         T, B, _, N = call.x.shape
-        checkpoint_steps(given.checkpoint_every, T, B, N, 4)
-        out = _loop(neuron, call, given)
+        checkpoint_steps(options.checkpoint_every, T, B, N, 4)
+        out = _loop(neuron, call, options)
     names = call.parts.states
     state = NeuronState(dict(zip(names, out.states, strict=True)), out.z)
     spikes = out.spikes.to(dtype)
-    if not given.trace:
+    if not options.trace:
         return spikes, state
     return spikes, state, dict(zip(names, out.traces, strict=True))
 
 
 def _checked(
-    x: Tensor | PackedSpikes, w_rec: Tensor | None, neuron: Neuron, given: Arguments,
-    coefficients: Mapping[str, Coefficient],
+    x: Tensor | PackedSpikes, w_rec: Tensor | None, neuron: Neuron, options: CallArguments,
+    coefficients: Mapping[str, Coefficient], w_in: Tensor | None, bias: Tensor | None,
 ) -> Call:
-    like = _like(x, given.w_in)
-    N = _neurons(like, given.w_in)
+    like = _like(x, w_in)
+    N = _neurons(like, w_in)
     dtype = torch.promote_types(like.dtype, torch.float32)
     values = _coefficients(neuron, coefficients, N, like.device, dtype)
     parts = neuron.parts(values, like, N)
     K = len(parts.currents)
-    if not isinstance(given.autapses, bool):
-        raise TypeError(f"autapses: expected True or False, got {given.autapses!r}")
-    check_sparse_grad(given.sparse_grad)
-    lengths = lengths_of(given.lengths, *_steps(like), like.device)
+    options.check()
+    lengths = lengths_of(options.lengths, *_steps(like), like.device)
     projection: tuple[Tensor | None, ...] = ()
-    if given.w_in is None:
-        if given.bias is not None:
+    if w_in is None:
+        if bias is not None:
             raise ValueError("bias: expected w_in beside it, got none")
         assert isinstance(x, Tensor)
         current = x
         check_sequence("x", current, w_rec, N, K)
     else:
         check_sequence("x", like, None, N)
-        current, projection = _projected(x, like, given, w_rec, K, N, lengths)
+        current, projection = _projected(x, like, w_in, bias, w_rec, K, N, lengths)
         check_sequence("x", like.new_empty(0, 0, *(K,) * (K > 1), N), w_rec, N, K)
     T, B = _steps(current)
-    delay, delays = delays_of(given.delay, w_rec, N, like.device, K)
-    state = whole_neuron_state(given.state, dict(zip(parts.states, parts.forms, strict=True)), B, N,
-                               past_steps(delays), dtype, like.device)
+    delay, delays = delays_of(options.delay, w_rec, N, like.device, K)
+    forms = dict(zip(parts.states, parts.forms, strict=True))
+    state = whole_neuron_state(options.state, forms, B, N, past_steps(delays), dtype, like.device)
     if not projection:
         current = current.reshape(T, B, K, N).to(dtype)
     return Call(current, None if w_rec is None else w_rec.to(dtype), delay, tuple(delays), parts,
@@ -183,13 +166,12 @@ def _coefficients(neuron: Neuron, given: Mapping[str, Any], N: int, device: torc
 
 
 def _projected(
-    x: Tensor | PackedSpikes, like: Tensor, given: Arguments, w_rec: Tensor | None, K: int, N: int,
-    lengths: Lengths | None,
+    x: Tensor | PackedSpikes, like: Tensor, w_in: Tensor, bias: Tensor | None,
+    w_rec: Tensor | None, K: int, N: int, lengths: Lengths | None,
 ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
     """The currents (T, B, N) or (T, B, K, N) of inputs (T, B, I); or, on the same route as
     functional.layer, the inputs and what the operator projects them with."""
-    (T, B, I), w_in, bias = like.shape, given.w_in, given.bias
-    assert w_in is not None
+    T, B, I = like.shape
     check_beside("w_in", w_in, ("N", I) if K == 1 else (K, "N", I), like, "x")
     if bias is not None:
         check_beside("bias", bias, (N,) if K == 1 else (K, N), like, "x")
@@ -217,23 +199,23 @@ def _takes_kernels(x: Tensor) -> bool:
     return not is_transforming() and not is_forward_mode() and not is_batched(x)
 
 
-def _fused(neuron: Neuron, call: Call, given: Arguments) -> Result:
+def _fused(neuron: Neuron, call: Call, options: CallArguments) -> Result:
     """The call as one operator."""
     (T, B), (K, N) = call.x.shape[:2], call.like.shape[-2:]
     key, rows = key_and_rows(neuron, call.parts, call.like, call.coefficients)
     forms = call.parts.forms
     saved = Saved(K, sum(form.rows() for form in forms), _ops.CHUNK,
                   int(_ops.sizes_of(key).has_number_spikes))
-    checkpoint = checkpoint_steps(given.checkpoint_every, T, B, N, call.x.dtype.itemsize, saved)
+    checkpoint = checkpoint_steps(options.checkpoint_every, T, B, N, call.x.dtype.itemsize, saved)
     tensors: list[Tensor | None] = []
     for one in call.coefficients.values():
         tensors += split_coefficient(one) if isinstance(one, Tensor) else [None]
     wanted = sum(1 << k for k, one in enumerate(tensors)
                  if one is not None and one.requires_grad)
     constants = _ops.constants_of(
-        ["spikes", "traces"] if given.trace else ["spikes"], checkpoint=checkpoint,
-        coefficient_gradients=wanted, autapses=given.autapses,
-        is_existing=given.sparse_grad == "existing")
+        ["spikes", "traces"] if options.trace else ["spikes"], checkpoint=checkpoint,
+        coefficient_gradients=wanted, autapses=options.autapses,
+        is_existing=options.sparse_grad == "existing")
     states, z = call.state or ([], None)
     rows_of_states = [row for one, form in zip(states, forms, strict=False)
                       for row in form.split(one)]
@@ -243,7 +225,7 @@ def _fused(neuron: Neuron, call: Call, given: Arguments) -> Result:
                            *call.projection),
         rows_of_states, tensors, call.lengths)
     return Result(made.spikes, join_states(made.states, forms), made.z,
-                  join_states(made.traces, forms) if given.trace else [])
+                  join_states(made.traces, forms) if options.trace else [])
 
 
 _said: set[str] = set()
@@ -262,7 +244,7 @@ def _say_loop(device: torch.device) -> None:
                       UserWarning, stacklevel=5)
 
 
-def _loop(neuron: Neuron, call: Call, given: Arguments) -> Result:
+def _loop(neuron: Neuron, call: Call, options: CallArguments) -> Result:
     """The call as a loop over time."""
     (_, B, K, N), w_rec = call.x.shape, call.w_rec
     z = call.x.new_zeros(past_steps(call.delays), B, N)
@@ -271,9 +253,9 @@ def _loop(neuron: Neuron, call: Call, given: Arguments) -> Result:
         states, z = call.state
     synapses: list[tuple[int, Tensor]] = []
     if w_rec is not None:
-        if not given.autapses:
+        if not options.autapses:
             w_rec = w_rec.masked_fill(torch.eye(N, dtype=torch.bool, device=w_rec.device), 0.0)
-        if given.sparse_grad == "existing":
+        if options.sparse_grad == "existing":
             w_rec = torch.where(w_rec == 0, torch.zeros_like(w_rec), w_rec)
         by_delay = w_rec.dim() == (3 if K == 1 else 4)
         for place, d in enumerate(call.delays):
@@ -283,4 +265,4 @@ def _loop(neuron: Neuron, call: Call, given: Arguments) -> Result:
             # from neuron j to the current k of n: (N, K N)
             synapses.append((d, one if K == 1 else one.transpose(0, 1).reshape(N, K * N)))
     return run_loop(neuron.step, call.x, synapses, states, z, call.coefficients, call.lengths,
-                    given.trace)
+                    options.trace)

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .._core.coefficients import Decay
-from .._core.resolve import Neuron, rows_of
+from .._core.options import PASSED_TO_NEURONS, NeuronArguments
+from .._core.resolve import rows_of
 from .._core.rows import nobody_watches
 from .._core.state import State
 from .._core.torch_internals import is_forward_mode
 from ..models import named_model
-from .delays import current_delay
 from .forms import renew
 from .layer import Layer
-from .layer_arguments import LayerArguments
+from .layer_arguments import CheckedArguments
 from .neuron import DECAYS, RANGES, Kind, check_units, constant, hold_range, put, warn_of_explosion
 from .parametrizations import check_start, forms_of, sole
 from .saved import add_loading, identity
@@ -33,30 +33,25 @@ class Constants(Layer):
     _kept = ("_prepared", "_seen", "_seen_there", "_coefficients")
     _kind: ClassVar[Kind]
 
-    def _make_constants(self, own: LayerArguments) -> None:
+    def _make_constants(self, arguments: CheckedArguments) -> None:
         """Registers them, without values; reset_parameters fills them."""
-        dtype, N = own.dtype, self.hidden_size
-        assert dtype is not None
-        assert own.refractory is not None and not isinstance(own.refractory, str)
-        self.dynamics, self.refractory, self.dt = own.dynamics, own.refractory, own.dt
-        self.surrogate, self.dampening = own.surrogate, own.dampening
-        self.surrogate_cutoff = own.surrogate_cutoff
-        self._neuron = tuple(own.neuron)
-        forms = forms_of(own.learn, self._neuron, self._kind, own.dynamics, own.dt)
+        dtype, N, dt = arguments.dtype, self.hidden_size, arguments.dt
+        self._neuron, self.dt = tuple(arguments.constants), dt
+        forms = forms_of(arguments.given.learn, self._neuron, self._kind, self.dynamics, dt)
         self.learn = tuple(forms)
-        each = own.each_learned(self.learn)
+        each = arguments.select_per_neuron(self.learn)
         # What reset_parameters gives the neurons again.
         self._first = {name: constant(name, value, ((), (N,)), dtype)
-                       for name, value in own.neuron.items() if value is not None}
-        check_units(self._first, own.dt)
-        warn_of_explosion(self._first, own.dynamics, own.dt, own.height)
+                       for name, value in arguments.constants.items()}
+        check_units(self._first, dt)
+        warn_of_explosion(self._first, self.dynamics, dt, arguments.height)
         for name in each:
             self._first[name] = self._first[name].expand(N).clone()
         for name, form in forms.items():
             check_start(name, form, self._first[name])
         for suffix in self._suffixes:
             for name, first in self._first.items():
-                data = torch.empty(first.shape, device=own.device, dtype=dtype)
+                data = torch.empty(first.shape, device=arguments.given.device, dtype=dtype)
                 if name not in forms:
                     self.register_buffer(name + suffix, data)
                     continue
@@ -89,7 +84,7 @@ class Constants(Layer):
 
     def _neuron_arguments(self, suffix: str,
                           copies: dict[str, Tensor] | None = None) -> dict[str, Any]:
-        """Keyword arguments of functional.alif; copies: what to take in place of what is stored.
+        """Fields of NeuronArguments; copies: what to take in place of what is stored.
 
         alpha = exp(-dt / tau_mem) and rho = exp(-dt / tau_adapt) of equations (5) and (3), theta
         and beta of (4).
@@ -112,35 +107,31 @@ class Constants(Layer):
                 given[name] = decay.value() if tau in self.learn else decay
         if self._kind == "LIF" and named_model(self.dynamics).eta:
             given["eta"] = 0.0
-        return given | k | {
-            "refractory": self.refractory, "delay": current_delay(self),  # type: ignore[arg-type]
-            "dynamics": self.dynamics, "surrogate": self.surrogate, "dampening": self.dampening,
-            "surrogate_cutoff": self.surrogate_cutoff}
+        return given | k | {name: getattr(self, name) for name in PASSED_TO_NEURONS}
 
-    def _kept_neuron(self, suffix: str, device: torch.device) -> Neuron:
+    def _kept_neuron(self, suffix: str, device: torch.device) -> NeuronArguments:
         """The neuron of a call on this device. Its coefficients are those of the call before where
         nothing learns and the numbers are the same, which on the CPU are compared; on a GPU the
         kernels read them at each call."""
         if self.learn or "parametrizations" in self._modules:
-            return Neuron(**self._neuron_arguments(suffix))
+            return NeuronArguments(**self._neuron_arguments(suffix))
         sources: list[Any] = [self._buffers.get(name + suffix) for name in self._neuron]
         if not nobody_watches(device) or is_forward_mode() or not all(
                 type(one) in (Tensor, nn.Buffer) and one.device == device
                 and one.dtype not in _HALF and not one.requires_grad for one in sources):
-            return Neuron(**self._neuron_arguments(suffix))
-        settings = (self.hidden_size, self.dt, self.refractory, self.dynamics, self.surrogate,
-                    self.dampening, self.surrogate_cutoff, device,
+            return NeuronArguments(**self._neuron_arguments(suffix))
+        settings = (self.hidden_size, self.dt, device,
+                    *(getattr(self, name) for name in PASSED_TO_NEURONS),
                     *(one.dtype for one in sources))
         everything: dict[str, Any] = self.__dict__.setdefault("_coefficients", {})
         known = everything.get(suffix)
         if known is not None:
-            before, objects, numbers, neuron = known
+            before, objects, numbers, made = known
             if before == settings and all(map(operator.is_, objects, sources)) and all(
                     map(torch.equal, numbers, sources)):
-                kept: Neuron = neuron._replace(
-                    delay=current_delay(self))  # type: ignore[arg-type]
-                return kept
-        neuron = Neuron(**self._neuron_arguments(suffix))
+                unchanged: NeuronArguments = made
+                return unchanged
+        neuron = NeuronArguments(**self._neuron_arguments(suffix))
         rows = rows_of(neuron, self.hidden_size, device)
         on_cpu = device.type == "cpu"
         neuron = neuron._replace(rows=rows._replace(kept={} if on_cpu else None))

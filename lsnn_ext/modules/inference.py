@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from .. import functional
 from .._core.inference import PreparedLayer, Synapses, may_be_kept, may_be_prepared, ordinary
-from .._core.resolve import Neuron
+from .._core.options import PASSED_TO_NEURONS, NeuronArguments
 from .._core.state import State
 from .._core.steps import Projection, RecordedLayer, recorded_step
 from .._core.torch_internals import without_saved_tensor_hooks
 from ..functional import Layered
 from .constants import Constants
+from .delays import current_delay
 
 
 def _projection(layer: Constants, suffix: str) -> Projection:
@@ -29,8 +30,8 @@ def _prepared_layer(layer: Constants, suffix: str, kept: dict[str, PreparedLayer
     to have changed. With gradients it is a RecordedLayer."""
     N, recorded = layer.hidden_size, torch.is_grad_enabled()
     delay = layer.delay if isinstance(layer.delay, int) else None  # a tensor is one of the sources
-    constants = (N, layer.dt, layer.autapses, layer.refractory, delay, layer.dynamics,
-                 layer.surrogate, layer.dampening, layer.surrogate_cutoff, layer._forms())
+    constants = (N, layer.dt, layer.autapses, delay, layer._forms(),
+                 *(getattr(layer, name) for name in PASSED_TO_NEURONS))
     parameters, buffers, prepared = layer._stored(), layer._buffers, kept.get(suffix)
     if (
         prepared is not None and not anew and prepared.is_valid_for(constants, parameters, buffers)
@@ -65,10 +66,11 @@ def _prepared_layer(layer: Constants, suffix: str, kept: dict[str, PreparedLayer
         if w_rec is not None and stored is not None:
             synapses = Synapses(w_rec.detach(), stored, layer.autapses)
         weight = w_in if stored is None else stored
-        neuron = Neuron(**layer._neuron_arguments(suffix, copies))
-        if not may_be_kept(neuron, N, weight.dtype):
+        neuron = NeuronArguments(**layer._neuron_arguments(suffix, copies))
+        delays = current_delay(layer)  # type: ignore[arg-type]
+        if not may_be_kept(delays, N, weight.dtype):
             return None
-        made = constants, present, neuron, N, weight.dtype, synapses
+        made = constants, present, neuron, delays, N, weight.dtype, synapses
         kept[suffix] = (
             RecordedLayer(*made, copies, projection) if recorded else PreparedLayer(*made))
     return kept[suffix]

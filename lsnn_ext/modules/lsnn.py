@@ -1,8 +1,7 @@
 """LSNN: the paper's network, regular and adaptive neurons in one recurrent layer with a leaky
 readout."""
-import inspect
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -10,14 +9,14 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .._core.coefficients import Coefficient
 from .._core.lengths import GivenLengths
+from .._core.options import LAYER_DEFAULTS, LayerOptions, document
 from .._core.state import State, cleared, what_it_is
 from .._core.torch_internals import make_savable
 from .._ops import cuda_fuses
 from ..functional import PackedSpikes
 from .alif import ALIF
 from .forms import bare, check_tensor, given
-from .layer_arguments import Learn
-from .neuron import ADAPTIVE, Kind, check_names, chosen, constant, positive, whole
+from .neuron import RANGES, Kind, check_names, complete, constant, positive, whole
 from .observed import Record
 from .packed import repacked
 from .readout import LeakyReadout, ReadoutState, check_filter, window_means, with_bias
@@ -61,7 +60,7 @@ def _parts(state: LSNNState | None) -> tuple[State | None, Any]:
     return state
 
 
-def _shared_out(learn: Any, per_neuron: Any) -> tuple[Any, Any, dict[str, Any], bool]:
+def _split_learn(learn: Any, per_neuron: Any) -> tuple[Any, Any, dict[str, Any], bool]:
     """learn and per_neuron of the neurons, learn and per_neuron of the readout."""
     asked = (learn,) if isinstance(learn, str) else learn
     if not isinstance(asked, Iterable):
@@ -76,83 +75,81 @@ def _shared_out(learn: Any, per_neuron: Any) -> tuple[Any, Any, dict[str, Any], 
     return forms, tuple(n for n in names if n != "tau_out"), readout, "tau_out" in names
 
 
+class LSNNOptions(LayerOptions, total=False):
+    """Of LSNN."""
+
+    tau_out: Annotated[float | None, "time constant of the readout in ms. None: no filter, W z_t + "
+                       "b of each step. In learn: the readout learns its logarithm."]
+
+
+@document(LSNNOptions, {**LAYER_DEFAULTS, "tau_out": 20.0})
 class LSNN(nn.Module):
     """The long short-term memory network of spiking neurons of Bellec et al. 2018.
 
-    input_size, output_size   channels in and out
-    n_regular, n_adaptive     neurons without (beta = 0 in equation (4)) and with adaptation, in
-                              this order, of each layer; N in all
-    num_layers, bias (of the input, off as in the paper), batch_first, dropout (between layers),
-    bidirectional: as in nn.LSTM. The readout sees the last layer, both directions of it
-    tau_mem, tau_adapt, beta, threshold, refractory, autapses as in ALIF; with "lsnn" None stands
-                 for the paper's values for sequential MNIST, 20 and 700 ms, 1.8, 0.01, 5 steps,
-                 False. beta: a number, one for each adaptive neuron, or (N,) with 0 for the regular
-                 ones
-    delay        extra delay of the recurrent spikes in steps, an int or integers (N, N); or a time,
-                 "10 ms", as in ALIF
-    tau_out      time constant of the readout, ms; None: no filter, W z_t + b of each step
-    learn        as in ALIF; "beta" gives the regular neurons adaptation too. "tau_out": the readout
-                 learns its time constant, as the logarithm; per_neuron: one for each output
-    recurrent, dynamics, dt, surrogate, dampening, surrogate_cutoff, per_neuron, checkpoint_every,
-    saved_dtype, sparse_grad, device, dtype, **neuron: as in ALIF
+    The parts are `neurons` (ALIF) and `readout` (LeakyReadout, of the last layer's spikes, of both
+    directions). Both run in one operator, unless tau_out learns or a part has hooks, another
+    forward, or another module in its place.
 
-    The parts are `neurons` (ALIF) and `readout` (LeakyReadout). Both run in one operator, unless
-    tau_out learns, or a call of one of them would do more than its forward: hooks, another forward,
-    another module in its place. Raises ValueError or TypeError naming the argument for what is out
-    of range.
+    Args:
+        input_size, output_size: channels in and out.
+        n_regular, n_adaptive: neurons without (beta = 0 in equation (4)) and with adaptation, in
+            this order, of each layer; N in all.
+        num_layers, bias, batch_first, dropout, bidirectional: as of nn.LSTM; bias of the input is
+            False as in the paper.
+        **options
+            With "lsnn" None stands for the paper's values for sequential MNIST: 20 and 700 ms,
+            beta 1.8, threshold 0.01, 5 refractory steps, no autapses. beta may be given as
+            (n_adaptive,), or as (N,) with 0 for the regular neurons.
+
+    Raises:
+        TypeError, ValueError: as ALIF.
+
+    Source: Bellec et al., NeurIPS 2018 (arXiv 1803.09574).
     """
 
     _kind: ClassVar[Kind] = "LSNN"
 
     def __init__(self, input_size: int, n_regular: int, n_adaptive: int, output_size: int,
                  num_layers: int = 1, bias: bool = False, batch_first: bool = False,
-                 dropout: float = 0.0, bidirectional: bool = False, *,
-                 recurrent: bool = True, dynamics: str = "lsnn",
-                 tau_mem: Coefficient | None = None, tau_adapt: Coefficient | None = None,
-                 beta: Coefficient | None = None, threshold: Coefficient | None = None,
-                 refractory: int | str | None = None, delay: int | str | Tensor | None = None,
-                 tau_out: float | None = 20.0, dt: float = 1.0, surrogate: str | None = None,
-                 dampening: float | None = None, surrogate_cutoff: float = 0.0, learn: Learn = (),
-                 per_neuron: bool | Iterable[str] = False, autapses: bool | None = None,
-                 checkpoint_every: int | str | None = None, saved_dtype: torch.dtype | None = None,
-                 sparse_grad: str = "all",
-                 device: torch.device | str | None = None, dtype: torch.dtype | None = None,
-                 **neuron: Coefficient | None) -> None:
+                 dropout: float = 0.0, bidirectional: bool = False,
+                 **options: Unpack[LSNNOptions]) -> None:
         super().__init__()
         for name, size in (("n_regular", n_regular), ("n_adaptive", n_adaptive)):
             whole(name, size, 0)
         if n_regular + n_adaptive == 0:
             raise ValueError("n_adaptive: expected one neuron or more in all, got 0 with n_regular "
                              "0")
-        check_names(self._kind, neuron, ADAPTIVE, inspect.signature(type(self)).parameters)
+        check_names(self._kind, options, LSNNOptions.__annotations__)
         self.n_regular, self.n_adaptive = n_regular, n_adaptive
+        given: dict[str, Any] = {**options}
+        tau_out, dtype = given.pop("tau_out", 20.0), given.get("dtype")
+        dynamics, dt = given.get("dynamics", "lsnn"), given.get("dt", 1.0)
         positive("dt", dt)
         dt = float(dt)
-        own = chosen(self._kind, dynamics, {
-            "tau_mem": tau_mem, "tau_adapt": tau_adapt, "beta": beta, "threshold": threshold,
-            "refractory": refractory, "autapses": autapses, "delay": delay, **neuron}, dt)
-        if not recurrent:  # the model's own are those of recurrent weights
-            own |= {"autapses": autapses, "delay": delay}
-        if "beta" not in own:
+        synapses = ("autapses", "delay")  # the model's defaults are those of recurrent weights
+        constants = complete(self._kind, dynamics, {
+            name: given.pop(name, None) for name in (*RANGES, "refractory", *synapses)
+            if name not in synapses or given.get("recurrent", True)}, dt)
+        if not given.get("recurrent", True):
+            for name in synapses:
+                constants.pop(name, None)
+        if "beta" not in constants:
             raise TypeError(f"beta: expected to be given to a network with dynamics={dynamics!r}, "
                             f"where it would follow the threshold for the regular neurons too, got "
                             f"none")
-        own["beta"] = self._betas(own["beta"], dtype)
+        constants["beta"] = self._betas(constants["beta"], dtype)
         N = n_regular + n_adaptive
-        learn, per_neuron, learn_out, per_output = _shared_out(learn, per_neuron)
+        learn, per_neuron, learn_out, per_output = _split_learn(given.pop("learn", ()),
+                                                                given.pop("per_neuron", False))
         if tau_out is not None:
             check_filter("tau_out", tau_out, dt)
         if learn_out and tau_out is None:
             raise ValueError("tau_out: expected a number to learn from, got None")
         self.neurons = ALIF(input_size, N, num_layers, bias, batch_first, dropout, bidirectional,
-                            recurrent=recurrent, dynamics=dynamics, dt=dt, surrogate=surrogate,
-                            dampening=dampening, surrogate_cutoff=surrogate_cutoff, learn=learn,
-                            per_neuron=per_neuron,
-                            checkpoint_every=checkpoint_every, saved_dtype=saved_dtype,
-                            sparse_grad=sparse_grad, device=device, dtype=dtype, **own)
+                            learn=learn, per_neuron=per_neuron, **given, **constants)
         self.readout = LeakyReadout(N * (1 + bidirectional), output_size, tau_out, dt=dt,
                                     batch_first=batch_first, learn=learn_out,
-                                    per_neuron=per_output, device=device, dtype=dtype)
+                                    per_neuron=per_output, device=given.get("device"), dtype=dtype)
 
     def _betas(self, beta: Coefficient, dtype: torch.dtype | None) -> Tensor:
         """beta of all neurons, that of the regular ones 0."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .._core.arguments import readable
 from .._core.coefficients import Coefficient
-from ..models import Origin, Rate, named_model, own_values
+from ..models import Origin, Rate, default_values, named_model
 
 Kind: TypeAlias = Literal["ALIF", "LIF", "LSNN"]
 
@@ -49,11 +49,10 @@ RANGES: dict[str, Range] = {
     "alpha": _SHARE, "rho": _SHARE, "kappa": _ANY, "q": _ANY, "p": _ANY, "eta": _ANY,
     "sigma": _SHARE, "width": _POSITIVE, "R": _ANY,
 }
-# Coefficients that a keyword names, of layers with adaptation and without.
-ADAPTIVE = ("alpha", "rho", "kappa", "q", "p", "eta", "sigma", "width", "R")
-PLAIN = ("alpha", "kappa", "sigma", "width", "R")
 # The decay that takes the place of a time constant.
 DECAYS = {"tau_mem": "alpha", "tau_adapt": "rho"}
+# Arguments that come before the options.
+_AS_LSTM = ("num_layers", "bias", "batch_first", "dropout", "bidirectional")
 _MEANT = {"theta": "threshold", "thr": "threshold", "v_threshold": "threshold", "tau": "tau_mem",
           "tau_m": "tau_mem", "tau_a": "tau_adapt", "tau_adp": "tau_adapt", "tau_syn": "sigma"}
 
@@ -102,51 +101,50 @@ def flag(name: str, value: Any) -> None:
         raise TypeError(f"{name}: expected True or False, got {value!r}")
 
 
-def check_names(kind: str, given: Mapping[str, Any], known: Iterable[str],
-                arguments: Iterable[str]) -> None:
-    """Raises TypeError for a keyword that is no coefficient of this kind of layer."""
-    known = tuple(known)
+def check_names(kind: str, given: Iterable[str], options: Iterable[str]) -> None:
+    """Raises TypeError for a keyword that is no option of this kind of layer."""
+    options = tuple(options)
     for name in given:
-        if name in known:
+        if name in options or name in _AS_LSTM:
             continue
         meant = _MEANT.get(name)
-        near = [meant] if meant else get_close_matches(name, [*arguments, *known], 1)
+        near = [meant] if meant else get_close_matches(name, [*_AS_LSTM, *options], 1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise TypeError(f"{name}: expected an argument of {kind} or one of its coefficients "
-                        f"{', '.join(known)}, got a keyword that is neither{hint}")
+        raise TypeError(f"{name}: expected a keyword argument of {kind}, got an unknown name{hint}")
 
 
-def _own_words(origin: Origin, names: list[str], own: Mapping[str, Any]) -> str:
+def _describe_origin(origin: Origin, names: list[str], defaults: Mapping[str, Any]) -> str:
     """A sentence on what the makers of a model have in place of these arguments."""
-    values = "; ".join(f"{name}: {own[name]}" for name in names)
+    values = "; ".join(f"{name}: {defaults[name]}" for name in names)
     beyond = f"; beyond that it has {origin.beyond}" if origin.beyond else ""
     return f"{origin.whose} has {values}{beyond}"
 
 
-def chosen(kind: Kind, dynamics: str, given: dict[str, Any], dt: float) -> dict[str, Any]:
+def complete(kind: Kind, dynamics: str, given: dict[str, Any], dt: float) -> dict[str, Any]:
     """The constants of a layer with this model: given, and its makers' defaults for what is None.
 
     Names without a value are left out: functional.alif has a rule for them. Raises TypeError for
     what has no default, ValueError for a time constant and its decay together.
     """
-    own, origin = own_values(dynamics, kind), named_model(dynamics).origin
+    defaults, origin = default_values(dynamics, kind), named_model(dynamics).origin
     given = {name: value for name, value in given.items() if value is not None}
     for tau, decay in DECAYS.items():
         if tau in given and decay in given:
             raise ValueError(f"{decay}: expected {tau} or {decay} = exp(-dt / {tau}), got both")
         if tau in given:
-            own.pop(decay, None)
+            defaults.pop(decay, None)
         if decay in given:
-            own.pop(tau, None)
-    found = {**own, **given}
-    missing = [name for name, value in own.items() if isinstance(value, str) and name not in given]
+            defaults.pop(tau, None)
+    found = {**defaults, **given}
+    missing = [name for name, value in defaults.items()
+               if isinstance(value, str) and name not in given]
     if missing:
         pairs = {name: f"{tau} or {decay}" for tau, decay in DECAYS.items()
                  for name in (tau, decay)}
         names = [pairs.get(name, name) for name in missing]
         raise TypeError(f"{', '.join(names)}: expected to be given with dynamics={dynamics!r}, "
                         f"which has no default for it, got none; "
-                        f"{_own_words(origin, missing, own)}")
+                        f"{_describe_origin(origin, missing, defaults)}")
     return {name: value.decay(dt) if isinstance(value, Rate) else value
             for name, value in found.items() if value is not None}
 

@@ -15,6 +15,7 @@ from .._core.arguments import answer_for_freed, check_state_leaf, readable
 from .._core.around import check_decay, check_readout, weighted
 from .._core.coefficients import Coefficient
 from .._core.lengths import GivenLengths, add_bias, lengths_of
+from .._core.options import Learn
 from .._core.state import cleared, what_it_is
 from .._core.torch_internals import has_hooks, make_savable
 from ..codegen.neuron import Neuron
@@ -22,7 +23,6 @@ from ..functional import NeuronState
 from .copies import Copied
 from .forms import check_tensor, renew
 from .given import batch_hint, check_lengths
-from .layer_arguments import Learn
 from .neuron import SHORTEST, flag, positive, shown, whole
 from .parametrizations import Log
 

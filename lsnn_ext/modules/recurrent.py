@@ -2,26 +2,28 @@
 directions."""
 import inspect
 import math
+from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from .. import functional
 from .._core.arguments import answer_for_freed
+from .._core.call import of_inputs
 from .._core.lengths import GivenLengths, Lengths
+from .._core.options import PASSED_TO_CALLS, PASSED_TO_NEURONS, CallArguments
 from .._core.route import bits_pay
 from .._core.state import State, Traces
 from .._core.torch_internals import has_hooks
 from ..functional import Layered, PackedSpikes
-from ..models import Rate, own_values
+from ..models import Rate, default_values
 from .constants import Constants, state_after
-from .delays import reset_delay, set_delay
+from .delays import current_delay, reset_delay, set_delay
 from .forms import as_input, check_tensor, given, joined, renew
 from .given import check_input, check_lengths, check_state, projection_for
 from .inference import prepared_call, prepared_sequence, recorded_call
-from .layer_arguments import LayerArguments
+from .layer_arguments import check_arguments
 from .neuron import rounded, shown, whole
 from .observed import Record, neurons_of, rates, recorded
 from .packed import flipped, repacked, run_packed, run_padded
@@ -33,36 +35,40 @@ Sequence: TypeAlias = Tensor | PackedSequence | PackedSpikes
 class Recurrent(Constants):
     """What ALIF and LIF share; the constants that the neuron has are the names of `_neuron`."""
 
-    def __init__(self, input_size: int, hidden_size: int, arguments: LayerArguments) -> None:
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int, bias: bool,
+                 batch_first: bool, dropout: float, bidirectional: bool,
+                 options: Mapping[str, Any]) -> None:
         super().__init__()
         for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
             whole(name, size, 1)
-        own = arguments.checked(self._kind)
-        assert own.autapses is not None
-        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, own.num_layers
-        self.bias, self.batch_first, self.dropout = own.bias, own.batch_first, own.dropout
-        self.bidirectional, self.recurrent = own.bidirectional, own.recurrent
-        self.autapses, self.checkpoint_every = own.autapses, own.checkpoint_every
-        self.saved_dtype, self.sparse_grad = own.saved_dtype, own.sparse_grad
+        arguments = check_arguments(self._kind, {
+            "num_layers": num_layers, "bias": bias, "batch_first": batch_first,
+            "dropout": dropout, "bidirectional": bidirectional, **options})
+        given = arguments.given
+        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
+        self.bias, self.batch_first, self.dropout = bias, batch_first, dropout
+        self.bidirectional, self.recurrent = bidirectional, given.recurrent
+        for name in (*PASSED_TO_NEURONS, *PASSED_TO_CALLS):
+            setattr(self, name, getattr(given, name))
+        self.refractory, self.autapses = arguments.refractory, arguments.autapses
         self._first_delay, self._distinct = None, ()
-        assert own.delay is not None and not isinstance(own.delay, str)
-        set_delay(self, own.delay, own.device)
-        directions = ("", "_reverse") if own.bidirectional else ("",)
-        self._suffixes = [f"_l{layer}{direction}" for layer in range(own.num_layers)
+        set_delay(self, arguments.delay, given.device)
+        directions = ("", "_reverse") if bidirectional else ("",)
+        self._suffixes = [f"_l{layer}{direction}" for layer in range(num_layers)
                           for direction in directions]
         for index, suffix in enumerate(self._suffixes):
             inputs = (
-                input_size if index <= own.bidirectional else hidden_size * (1 + own.bidirectional)
+                input_size if index <= bidirectional else hidden_size * (1 + bidirectional)
             )
             shapes: dict[str, tuple[int, ...]] = {"weight_ih": (hidden_size, inputs)}
-            if own.recurrent:
+            if given.recurrent:
                 shapes["weight_hh"] = (hidden_size, hidden_size)
-            if own.bias:
+            if bias:
                 shapes["bias_ih"] = (hidden_size,)
             for name, shape in shapes.items():
-                data = torch.empty(shape, device=own.device, dtype=own.dtype)
+                data = torch.empty(shape, device=given.device, dtype=arguments.dtype)
                 self.register_parameter(name + suffix, nn.Parameter(data))
-        self._make_constants(own)
+        self._make_constants(arguments)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -96,7 +102,7 @@ class Recurrent(Constants):
     def extra_repr(self) -> str:
         """Sizes, then whatever is not the default."""
         parts = [str(self.input_size), str(self.hidden_size)]
-        defaults = own_values(self.dynamics, self._kind)
+        defaults = default_values(self.dynamics, self._kind)
         signature = inspect.signature(type(self)).parameters
         arguments = {name: one.default for name, one in signature.items()
                      if one.kind is not one.VAR_KEYWORD}
@@ -126,11 +132,13 @@ class Recurrent(Constants):
         reverse = suffix.endswith("_reverse")
         if reverse:
             x = flipped(x.numbers() if isinstance(x, PackedSpikes) else x, lengths)
-        neuron = self._kept_neuron(suffix, like.device)._replace(
-            state=initial, trace=trace is not False, checkpoint_every=self.checkpoint_every,
-            saved_dtype=self.saved_dtype, sparse_grad=self.sparse_grad, lengths=lengths,
-            autapses=self.autapses or not self.recurrent)
-        out = functional.layer_of(x, weight, w_rec, neuron, bias=bias, **readout)
+        options = CallArguments(
+            state=initial, trace=trace is not False, lengths=lengths,
+            delay=current_delay(self),  # type: ignore[arg-type]
+            autapses=self.autapses or not self.recurrent,
+            **{name: getattr(self, name) for name in PASSED_TO_CALLS})
+        out = of_inputs(x, weight, w_rec, bias, self._kept_neuron(suffix, like.device), options,
+                        "x", **readout)
         traces = recorded(out.traces, trace)
         if not reverse:
             return out._replace(traces=traces)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core.coefficients import coefficients
-from ..models import MODELS, own_values
+from ..models import MODELS, default_values
 from ..modules import LIF, LeakyReadout, Linear
 from .described import short
 
@@ -135,7 +135,7 @@ class Reader:
         tau, theta = self.read(name, "tau", N) / self.second, self.read(name, "v_threshold", N)
         chosen = {key: told[key] for key in ("surrogate", "dampening", "surrogate_cutoff", "width")
                   if told.get(key, "") not in ("", -1.0)}
-        if "sigma" in own_values(dynamics, "LIF"):
+        if "sigma" in default_values(dynamics, "LIF"):
             chosen["sigma"] = 0.0
         v_reset = self.read(name, "v_reset", N) if has_v_reset(self.nir) else torch.zeros(N)
         if MODELS[dynamics].reset != "to":

@@ -122,7 +122,7 @@ def test_origins_have_what_modules_take() -> None:
     """Each a membrane, an adaptation, a threshold, a refractory time and a word on autapses; all
     else by names that modules know, too."""
     for name, model in MODELS.items():
-        origin, own = model.origin, model.origin.own
+        origin, own = model.origin, model.origin.defaults
         assert origin.whose and origin.source, name
         assert {"beta", "threshold", "refractory", "autapses"} <= set(own), name
         assert ("tau_mem" in own) != ("alpha" in own) and ("tau_adapt" in own) != ("rho" in own)

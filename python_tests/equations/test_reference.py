@@ -106,7 +106,7 @@ def test_docstrings_say_what_is_computed(name: str) -> None:
     neuron = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.8}
     given: dict[str, Any] = {
         "current": drawn(T, B, N) * 2, "w_rec": drawn(N, N) - 0.5, "w_in": drawn(N, I),
-        "w_out": drawn(O, N), "k": 0.8, "k_out": 0.8, "p": drawn(B, O), "neuron": neuron,
+        "w_out": drawn(O, N), "k": 0.8, "k_out": 0.8, "p": drawn(B, O), "options": neuron,
         "bias": drawn(N), "weight": drawn(N, I), "readout_state": drawn(B, O),
         "b_out": drawn(O),
     }

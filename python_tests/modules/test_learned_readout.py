@@ -303,7 +303,7 @@ def test_devices_and_dtypes() -> None:
     (lambda: LSNN(N, 2, 2, O, tau_out=None, learn="tau_out"), ValueError,
      "tau_out: expected a number to learn"),
     (lambda: LSNN(N, 2, 2, O, per_neuron="tau_out"), ValueError,
-     "per_neuron: expected some of what learns"),
+     "per_neuron: expected names among those of learn"),
     (lambda: LSNN(N, 2, 2, O, learn=7), TypeError, "learn: expected some of"),
 ])
 def test_what_is_refused(make: Any, error: type[Exception], words: str) -> None:

@@ -385,5 +385,5 @@ def test_attributes_and_moves(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["ALIF", "LIF", "LSNN"])
 def test_no_projection_of_the_state(kind: str) -> None:
-    with pytest.raises(TypeError, match="^proj_size: expected an argument of"):
+    with pytest.raises(TypeError, match="^proj_size: expected a keyword argument of"):
         KINDS[kind](proj_size=2)

@@ -216,14 +216,14 @@ def test_seconds_and_milliseconds_of_a_readout() -> None:
 @pytest.mark.parametrize(("given", "meant"), [("tau", "tau_mem"), ("theta", "threshold"),
                                               ("thresold", "threshold"), ("hidden", None)])
 def test_keywords(kind: str, given: str, meant: str | None) -> None:
-    _answer(lambda: KINDS[kind](**{given: 1.0}), given, "got a keyword that is neither",
-            f"expected an argument of {kind} or one of its coefficients",
-            f"did you mean {meant}" if meant else "neither")
+    _answer(lambda: KINDS[kind](**{given: 1.0}), given, "got an unknown name",
+            f"expected a keyword argument of {kind}",
+            f"did you mean {meant}" if meant else "unknown name$")
 
 
 def test_adaptation_of_a_lif() -> None:
     for name in ("beta", "tau_adapt", "rho", "eta"):
-        with pytest.raises(TypeError, match=f"^{name}: expected an argument of LIF"):
+        with pytest.raises(TypeError, match=f"^{name}: expected a keyword argument of LIF"):
             LIF(I, N, **{name: 1.0})
 
 

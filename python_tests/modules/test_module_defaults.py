@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import published
 from compare import assert_same
 from lsnn_ext import ALIF, LIF, LSNN, State, functional
-from lsnn_ext.models import MODELS, Rate, own_values
+from lsnn_ext.models import MODELS, Rate, default_values
 
 I, N, T, B = 4, 8, 60, 3
 KINDS: dict[str, Any] = {
@@ -30,7 +30,7 @@ def _x(*shape: int, seed: int = 3) -> Tensor:
 
 def _missing(dynamics: str, kind: Any) -> dict[str, float]:
     """What has to be given."""
-    return {name: NUMBERS[name] for name, value in own_values(dynamics, kind).items()
+    return {name: NUMBERS[name] for name, value in default_values(dynamics, kind).items()
             if isinstance(value, str)}
 
 
@@ -44,7 +44,7 @@ def _neurons(layer: Any) -> ALIF | LIF:
 def test_own_or_demanded(dynamics: str, kind: Any) -> None:
     """Each constant is the number of the table, or has to be given, by the name of which the
     refusal begins."""
-    own, given = own_values(dynamics, kind), _missing(dynamics, kind)
+    own, given = default_values(dynamics, kind), _missing(dynamics, kind)
     if kind == "LSNN" and own["beta"] is None:
         given["beta"] = 0.5
     layer = _neurons(KINDS[kind](dynamics=dynamics, **given))
@@ -69,9 +69,9 @@ def test_the_papers_defaults_are_the_papers_alone() -> None:
     """No other model has all numbers of the paper's network: a threshold of 0.01 with a spike of 1
     is no neuron of theirs."""
     for kind in ("ALIF", "LIF", "LSNN"):
-        paper = own_values("lsnn", kind)  # type: ignore[arg-type]
+        paper = default_values("lsnn", kind)  # type: ignore[arg-type]
         assert all(isinstance(value, float | bool | int) for value in paper.values())
-        assert [name for name in MODELS if own_values(name, kind) == paper] == ["lsnn"]  # type: ignore[arg-type]
+        assert [name for name in MODELS if default_values(name, kind) == paper] == ["lsnn"]  # type: ignore[arg-type]
 
 
 COEFFICIENTS = {"kappa": 0.4, "q": 0.3, "p": 0.1, "eta": 0.2, "sigma": 0.5, "width": 0.8, "R": 0.2}

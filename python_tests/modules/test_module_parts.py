@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.nn.utils import parametrizations
 
-from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, State, functional
+from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, State
+from lsnn_ext.modules import recurrent
 from steps import assert_equal, flat
 
 I, N, O = 4, 9, 3
@@ -204,15 +205,14 @@ def test_compiled_network(gradients: bool) -> None:
 
 
 def test_nobody_watching_is_one_operator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The readout runs in the call of the neurons: functional.layer_of is asked for it, and no
-    spikes are written."""
-    requested, layer = [], functional.layer_of
+    """The readout runs in the call of the neurons, and no spikes are written."""
+    requested, layer = [], recurrent.of_inputs
 
     def watched(*args: Any, **options: Any) -> Any:
         requested.append(options.get("w_out"))
         return layer(*args, **options)
 
-    monkeypatch.setattr(functional, "layer_of", watched)
+    monkeypatch.setattr(recurrent, "of_inputs", watched)
     net = _net()
     net(_x(6, 2))
     assert requested == [net.readout.weight]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, LSNNState, State
-from lsnn_ext.models import own_values
+from lsnn_ext.models import default_values
 from steps import assert_equal, flat
 
 I, N = 4, 8
@@ -20,7 +20,7 @@ KINDS: dict[str, Callable[..., Any]] = {
     "LIF": lambda **options: LIF(I, N, **options),
     "LSNN": lambda **options: LSNN(I, 3, 5, 2, **options),
 }
-PAPER = {kind: own_values("lsnn", kind) for kind in KINDS}  # type: ignore[arg-type]
+PAPER = {kind: default_values("lsnn", kind) for kind in KINDS}  # type: ignore[arg-type]
 
 
 def _x(*shape: int) -> Tensor:

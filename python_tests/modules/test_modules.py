@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_s
 
 import lsnn_ext
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, State, reference
-from lsnn_ext.models import own_values
+from lsnn_ext.models import default_values
 from lsnn_ext.modules.parametrizations import Clamp
 
 T, B, I, N = 40, 3, 6, 8
@@ -63,7 +63,7 @@ def same(one: State, other: State, **tolerance: float) -> None:
 def test_against_reference(kind: Any, options: dict[str, Any]) -> None:
     torch.manual_seed(1)
     if "dynamics" in options:  # the constants of the paper with another model
-        options = {**own_values("lsnn", kind._kind), **options}
+        options = {**default_values("lsnn", kind._kind), **options}
     layer = exact(kind(I, N, **options))
     x = spikes_in(T, B, I)
     out, state, traces = layer(x, trace=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lsnn_ext.models import MODELS, Own, Rate
+from lsnn_ext.models import MODELS, Default, Rate
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "modules.md"
 if not PAGE.exists():
@@ -23,13 +23,13 @@ def test_code_runs() -> None:
     assert names["rates"].shape == (1, 8, 128)
 
 
-def _constant(name: str, value: Own) -> str:
+def _constant(name: str, value: Default) -> str:
     if isinstance(value, str):
         return f"`{name}` —"
     return f"`{name}=1-dt/{value.tau:g}`" if isinstance(value, Rate) else f"`{name}={value}`"
 
 
-def _number(value: Own) -> str:
+def _number(value: Default) -> str:
     if value is None:
         return "the rule"
     return "—" if isinstance(value, str) else f"{value:g}"
@@ -41,7 +41,7 @@ def test_table() -> None:
                            if line.startswith("| `")) if cells[0].strip("` ") in MODELS}
     assert list(found) == list(MODELS)
     for name, model in MODELS.items():
-        own, wanted = model.origin.own, []
+        own, wanted = model.origin.defaults, []
         others = [("ALIF", model.origin.alif), ("LIF", model.origin.lif)]
 
         def said(key: str, text: str, others: Any = others) -> str:

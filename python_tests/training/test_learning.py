@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout
-from lsnn_ext.models import MODELS, own_values
+from lsnn_ext.models import MODELS, default_values
 from lsnn_ext.modules.neuron import RANGES
 from lsnn_ext.modules.parametrizations import Clamp, Log, Logit
 
@@ -162,7 +162,7 @@ def test_starts_are_refused() -> None:
         Clamp(2.0, 1.0)
     with pytest.raises(TypeError, match="^low: expected a number, got '1'"):
         Clamp("1", 2.0)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="^per_neuron: expected some of what learns, tau_mem, got "
+    with pytest.raises(ValueError, match="^per_neuron: expected names among those of learn, tau_mem, got "
                                          "'beta'"):
         ALIF(I, N, learn="tau_mem", per_neuron=("beta",))
     with pytest.raises(TypeError, match="^per_neuron: expected True, False or names"):
@@ -207,7 +207,7 @@ UNTAUGHT = {"sinabs_zero": ("tau_adapt", "beta", "threshold")}
 
 def _given(dynamics: str) -> dict[str, float]:
     """A number for each constant that the model has no default for, and an adaptation to learn."""
-    own = own_values(dynamics, "ALIF")
+    own = default_values(dynamics, "ALIF")
     given = {name: STARTS[name] for name, value in own.items() if isinstance(value, str)}
     given |= {} if "threshold" not in given else {"threshold": 1.0}
     return given | ({"rho": 0.9, "beta": 0.5} if own.get("rho") == 0.0 else {})
@@ -221,7 +221,7 @@ def test_five_hundred_iterations(dynamics: str, rate: float) -> None:
     and something is learned."""
     torch.manual_seed(0)
     given = _given(dynamics)
-    own = {**own_values(dynamics, "ALIF"), **given}
+    own = {**default_values(dynamics, "ALIF"), **given}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         layer = ALIF(I, N, dynamics=dynamics, learn=[name for name in own if name in STARTS],

@@ -1,0 +1,313 @@
+"""The keyword arguments of neurons, calls and layers: names, types, defaults and documentation.
+
+functional.alif, layer and recurrent, reference.alif, ALIF, LIF, LSNN and state dicts take theirs
+from here. A TypedDict is what a caller may say, with a text for each name; the tuples and the
+dataclass below it are the same names with their defaults. document() shows both in signatures and
+docstrings.
+"""
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import (
+    Annotated,
+    Any,
+    NamedTuple,
+    Required,
+    TypeAlias,
+    TypedDict,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+import torch
+from torch import Tensor
+
+from ..models import check_sparse_grad
+from .arguments import Delay
+from .coefficients import Coefficient
+from .lengths import GivenLengths, Lengths
+from .rows import Rows
+from .state import State
+
+# names, or names with the parametrization of each
+Learn: TypeAlias = str | Iterable[str] | Mapping[str, Any]
+
+
+class _Shared(TypedDict, total=False):
+    """Of functions and layers, with adaptation and without."""
+
+    dynamics: Annotated[str, "name of a model; \"lsnn\" is the network of Bellec et al., NeurIPS "
+                        "2018."]
+    kappa: Annotated[Coefficient | None, "gain of the current. None: the model's rule."]
+    sigma: Annotated[Coefficient | None, "decay of the synaptic current, in [0, 1]. None: no "
+                     "synaptic filter."]
+    R: Annotated[Coefficient | None, "what a spike subtracts, or resets to, in models with such a "
+                 "reset. None: the model's rule, theta or 0."]
+    surrogate: Annotated[str | None, "shape of the surrogate gradient. None: the model's."]
+    dampening: Annotated[float | None, "height of the surrogate gradient. None: the model's."]
+    width: Annotated[Coefficient | None, "width of the surrogate gradient. None: the model's."]
+    surrogate_cutoff: Annotated[
+        float, "share of the surrogate's height, 0 to 0.01. Where |psi| is below it, no gradient "
+        "passes the spike, and the backward pass may skip the neuron's row of weights. 1e-8 is "
+        "lost in rounding; larger shares are approximations. Only for surrogates with unbounded "
+        "support: fast_sigmoid, arctan, sigmoid, exponential, gaussian, multi_gaussian."]
+    checkpoint_every: Annotated[
+        int | str | None, "None: the membrane of every step is saved, 4 bytes per neuron-step. An "
+        "int K: the state every K steps (rounded up to a multiple of 16) and one bit per "
+        "neuron-step; the backward pass recomputes the rest, with bitwise identical gradients "
+        "(that of sigma: to rounding). A size such as \"500 MB\": the bound for saved tensors and "
+        "scratch memory, from which K follows. CPU only; ignored elsewhere, with a warning."]
+    saved_dtype: Annotated[
+        torch.dtype | None, "torch.bfloat16: membranes are saved in half the memory, 2.25 instead "
+        "of 4.25 bytes per neuron-step. Spikes do not change; gradients are those of membranes "
+        "rounded to 8 bits. No effect in float64 or with checkpoint_every. None: the dtype of the "
+        "computation."]
+    sparse_grad: Annotated[
+        str, "\"existing\": only recurrent weights that are not 0 receive a gradient, which is "
+        "faster if most are 0. \"all\": every weight."]
+
+
+class _Adaptive(TypedDict, total=False):
+    """Of neurons with adaptation."""
+
+    q: Annotated[Coefficient | None, "gain of a spike in the adaptation. None: the model's rule."]
+    p: Annotated[Coefficient | None, "coupling of the membrane into the adaptation. None: 0."]
+    eta: Annotated[Coefficient | None, "coupling of the adaptation into the current. None: the "
+                   "model's, 0 except for adLIF."]
+
+
+class AlifOptions(_Shared, _Adaptive, total=False):
+    """Of functional.alif and layer, and of reference.alif."""
+
+    alpha: Required[Annotated[
+        Coefficient, "decay of the membrane per step, exp(-dt / tau), in [0, 1]. Every coefficient "
+        "is a number or a differentiable tensor (N,)."]]
+    theta: Required[Annotated[Coefficient, "base threshold."]]
+    rho: Annotated[Coefficient | None, "decay of the adaptation per step, in [0, 1]. None: 0."]
+    beta: Annotated[Coefficient | None, "rise of the threshold per unit of adaptation; 0 for the "
+                    "regular neurons of an LSNN. None: 0 (LIF)."]
+    refractory: Annotated[int, "steps without a spike after each spike."]
+    delay: Annotated[
+        Delay, "extra delay of recurrent spikes in steps: an int; integers (N, N), one for each "
+        "synapse, or Delays of these so that torch.compile meets no data-dependent control flow; "
+        "with w_rec (S, N, N), S ascending ints."]
+    autapses: Annotated[bool, "False: the diagonal of w_rec acts as 0 and has no gradient."]
+    state: Annotated[State | None, "State to start from. Of a longer spike history the newest "
+                     "steps are used. None: zeros."]
+    trace: Annotated[bool, "also return Traces of membrane, adaptation and moving threshold, each "
+                     "(T, B, N), differentiable."]
+    smooth: Annotated[bool, "spikes become the antiderivative of the surrogate, for gradient "
+                      "checks."]
+    lengths: Annotated[
+        GivenLengths | Lengths | None, "(B,) steps of each sequence, 0 to T, integers on the CPU. "
+        "After its last step a sequence keeps its state, its spikes and traces are 0, and its "
+        "inputs and gradients are not read. Time is proportional to the sum of lengths. None: all "
+        "have T steps."]
+
+
+class LIFOptions(_Shared, total=False):
+    """Of LIF, and of ALIF and LSNN too."""
+
+    recurrent: Annotated[bool, "False: no recurrent weights, hence no autapses and no delay."]
+    tau_mem: Annotated[Coefficient | None, "membrane time constant in ms, > 0: a number or (N,). "
+                       "None: the model's default, see docs/modules.md."]
+    alpha: Annotated[Coefficient | None, "membrane decay exp(-dt / tau_mem), in place of tau_mem."]
+    threshold: Annotated[Coefficient | None, "base threshold theta, > 0: a number or (N,). None: "
+                         "the model's default."]
+    refractory: Annotated[int | str | None, "steps without a spike after each spike, or a time of "
+                          "whole steps such as \"5 ms\". None: the model's default."]
+    delay: Annotated[
+        int | str | Tensor | None, "extra delay of recurrent spikes in steps, beyond the one step "
+        "that every spike takes: an int, or integers (N, N) from neuron j to neuron k; or the "
+        "whole delay as a time such as \"10 ms\". None: the model's default, mostly 0."]
+    autapses: Annotated[bool | None, "False: the diagonal of weight_hh acts as 0. None: the "
+                        "model's default."]
+    dt: Annotated[float, "duration of a step in ms."]
+    learn: Annotated[
+        Learn, "names of constants that become Parameters; the others are buffers. Constants with "
+        "a range are learned unbounded: the logarithm of tau_mem, tau_adapt, threshold and width, "
+        "the logit of alpha, rho and sigma. A dict chooses otherwise: {\"tau_mem\": FORM} with "
+        "\"log\", \"logit\", \"clamp\" (the range of the model's authors), \"plain\" (the number "
+        "itself; a value out of range raises ValueError in the next call), or a module with "
+        "right_inverse, see torch.nn.utils.parametrize."]
+    per_neuron: Annotated[bool | Iterable[str], "True, or names among learn: one value for each "
+                          "neuron, also when a single number is given."]
+    device: Annotated[torch.device | str | None, "of parameters and buffers."]
+    dtype: Annotated[torch.dtype | None, "of parameters and buffers."]
+
+
+class LayerOptions(LIFOptions, _Adaptive, total=False):
+    """Of ALIF."""
+
+    tau_adapt: Annotated[Coefficient | None, "adaptation time constant in ms, > 0: a number or "
+                         "(N,). None: the model's default."]
+    rho: Annotated[Coefficient | None, "adaptation decay exp(-dt / tau_adapt), in place of "
+                   "tau_adapt."]
+    beta: Annotated[Coefficient | None, "rise of the threshold per unit of adaptation, a number or "
+                    "(N,). None: the model's default."]
+
+
+class NeuronArguments(NamedTuple):
+    """Which neuron a call computes; None: the rule of the model."""
+
+    alpha: Coefficient | None = None
+    theta: Coefficient | None = None
+    rho: Coefficient | None = None
+    beta: Coefficient | None = None
+    kappa: Coefficient | None = None
+    q: Coefficient | None = None
+    p: Coefficient | None = None
+    eta: Coefficient | None = None
+    sigma: Coefficient | None = None
+    R: Coefficient | None = None
+    width: Coefficient | None = None
+    refractory: int = 0
+    dynamics: str = "lsnn"
+    surrogate: str | None = None
+    dampening: float | None = None
+    surrogate_cutoff: float = 0.0
+    rows: Rows | None = None  # of these coefficients, made before
+
+
+class CallArguments(NamedTuple):
+    """How a sequence is computed, for neurons of any model or step; state: of that neuron."""
+
+    delay: Delay = 0
+    autapses: bool = True
+    state: Any = None
+    trace: bool = False
+    smooth: bool = False
+    checkpoint_every: int | str | None = None
+    saved_dtype: torch.dtype | None = None
+    sparse_grad: str = "all"
+    lengths: GivenLengths | Lengths | None = None
+
+    def check(self) -> None:
+        """Raises TypeError or ValueError for options whose range does not depend on the call."""
+        if not isinstance(self.autapses, bool):
+            raise TypeError(f"autapses: expected True or False, got {self.autapses!r}")
+        check_sparse_grad(self.sparse_grad)
+
+
+@dataclass(frozen=True)
+class LayerArguments:
+    """What ALIF and LIF are made with; None: the default of the model."""
+
+    num_layers: int = 1
+    bias: bool = True
+    batch_first: bool = False
+    dropout: float = 0.0
+    bidirectional: bool = False
+    recurrent: bool = True
+    dynamics: str = "lsnn"
+    tau_mem: Coefficient | None = None
+    tau_adapt: Coefficient | None = None
+    beta: Coefficient | None = None
+    threshold: Coefficient | None = None
+    alpha: Coefficient | None = None
+    rho: Coefficient | None = None
+    kappa: Coefficient | None = None
+    q: Coefficient | None = None
+    p: Coefficient | None = None
+    eta: Coefficient | None = None
+    sigma: Coefficient | None = None
+    width: Coefficient | None = None
+    R: Coefficient | None = None
+    refractory: int | str | None = None
+    delay: int | str | Tensor | None = None
+    dt: float = 1.0
+    surrogate: str | None = None
+    dampening: float | None = None
+    surrogate_cutoff: float = 0.0
+    learn: Learn = ()
+    per_neuron: bool | Iterable[str] = False
+    autapses: bool | None = None
+    checkpoint_every: int | str | None = None
+    saved_dtype: torch.dtype | None = None
+    sparse_grad: str = "all"
+    device: torch.device | str | None = None
+    dtype: torch.dtype | None = None
+
+
+_NEURON = frozenset(NeuronArguments._fields) - {"rows"}
+_CALL = frozenset(CallArguments._fields)
+ALIF_DEFAULTS: dict[str, Any] = {**NeuronArguments._field_defaults, **CallArguments._field_defaults}
+LAYER_DEFAULTS: dict[str, Any] = {one.name: one.default for one in fields(LayerArguments)}
+# What a layer passes to its calls as it was given.
+PASSED_TO_NEURONS = tuple(name for name in NeuronArguments._fields
+                          if name in ("dynamics", "surrogate", "dampening", "surrogate_cutoff",
+                                      "refractory"))
+PASSED_TO_CALLS = tuple(name for name in CallArguments._fields if name in _Shared.__annotations__)
+
+
+def split_options(
+    function: str, options: Mapping[str, Any],
+) -> tuple[NeuronArguments, CallArguments]:
+    """The two parts of AlifOptions. Raises TypeError for other names and for missing ones."""
+    for name in options:
+        if name not in _NEURON and name not in _CALL:
+            near = get_close_matches(name, ALIF_DEFAULTS, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise TypeError(f"{name}: expected a keyword argument of {function}, got an unknown "
+                            f"name{hint}")
+    for name in ("alpha", "theta"):
+        if name not in options:
+            raise TypeError(f"{name}: expected a number or a tensor, got none")
+    return (NeuronArguments(**{name: options[name] for name in options if name in _NEURON}),
+            CallArguments(**{name: options[name] for name in options if name in _CALL}))
+
+
+Documented = TypeVar("Documented", bound=Callable[..., Any])
+
+
+def document(options: type, defaults: Mapping[str, Any]) -> Callable[[Documented], Documented]:
+    """A decorator that shows the names of a TypedDict in place of `**options`.
+
+    The signature gets a keyword argument for each, and the line `**options` of the docstring an
+    entry for each, in the order of the defaults. Of a class, the signature of __init__ and the
+    docstring of the class.
+    """
+    hints = get_type_hints(options, include_extras=True)
+    entries = {name: _type_and_text(hints[name]) for name in defaults if name in hints}
+
+    def decorate(target: Documented) -> Documented:
+        function: Any = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
+        signature = inspect.signature(function)
+        shown = []
+        for parameter in signature.parameters.values():
+            if parameter.kind is not parameter.VAR_KEYWORD:
+                shown.append(parameter)
+                continue
+            shown += [inspect.Parameter(name, parameter.KEYWORD_ONLY, annotation=kind,
+                                        default=parameter.empty if required else defaults[name])
+                      for name, (kind, _, required) in entries.items()
+                      if name not in signature.parameters]
+        function.__signature__ = signature.replace(parameters=shown)
+        if target.__doc__:  # none with -OO
+            target.__doc__ = re.sub(
+                r"^( *)\*\*options$", lambda found: "\n".join(
+                    _entry(found[1], name, text, None if required else defaults[name])
+                    for name, (_, text, required) in entries.items()
+                    if name not in signature.parameters),
+                target.__doc__, flags=re.MULTILINE)
+        return target
+
+    return decorate
+
+
+def _type_and_text(hint: Any) -> tuple[Any, str, bool]:
+    """The type, the text, and whether the argument is required."""
+    required = get_origin(hint) is Required
+    kind, text = get_args(get_args(hint)[0] if required else hint)
+    return kind, text, required
+
+
+def _entry(indent: str, name: str, text: str, default: Any) -> str:
+    more = "" if default is None else f" Default {default!r}."
+    return textwrap.fill(f"{name}: {text}{more}", 100, initial_indent=indent,
+                         subsequent_indent=indent + "    ", break_on_hyphens=False)
