@@ -162,8 +162,8 @@ def test_starts_are_refused() -> None:
         Clamp(2.0, 1.0)
     with pytest.raises(TypeError, match="^low: expected a number, got '1'"):
         Clamp("1", 2.0)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="^per_neuron: expected names among those of learn, tau_mem, got "
-                                         "'beta'"):
+    with pytest.raises(ValueError, match="^per_neuron: expected names among those of learn, "
+                                         "tau_mem, got 'beta'"):
         ALIF(I, N, learn="tau_mem", per_neuron=("beta",))
     with pytest.raises(TypeError, match="^per_neuron: expected True, False or names"):
         ALIF(I, N, learn="tau_mem", per_neuron=3)  # type: ignore[arg-type]
