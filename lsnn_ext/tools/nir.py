@@ -5,7 +5,7 @@ A graph holds differential equations. A step solves them exactly for a current t
 during the step: alpha = exp(-dt / tau). What NIR cannot express raises an error that names the
 module or node; lsnn_ext.save keeps everything.
 
-norse, SpikingJelly, snnTorch and sinabs each read a part of such graphs: docs/pytorch.md has a
+norse, SpikingJelly, snnTorch and sinabs each read a part of such graphs: docs/modules.md has a
 table of what they read and whether they compute the same spikes.
 
 Source: Pedersen et al., Nature Communications 15, 8122 (2024).

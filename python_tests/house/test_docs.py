@@ -21,33 +21,74 @@ NEEDED = {"matplotlib", "nir", "safetensors"}
 PEERS = {"norse", "snntorch", "sinabs", "spikingjelly"}
 
 
-def _program(page: Path) -> str:
-    """All examples of a page as one program, on the lines that they have in the page."""
-    text, program, at = page.read_text(), [], 0
+def _is_installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+def _program(page: Path) -> tuple[str, bool]:
+    """All examples of a page as one program, on the lines that they have in the page, and whether
+    all are in it: those that import a package that is not installed are left out."""
+    text, program, at, is_whole = page.read_text(), [], 0, True
     for block in BLOCK.finditer(text):
-        line = text.count("\n", 0, block.start(1))
-        program.append("\n" * (line - at) + block[1])
-        at = line + block[1].count("\n")
-    return "".join(program)
+        imported = set(re.findall(r"^\s*(?:from|import) (\w+)", block[1], re.MULTILINE))
+        if all(map(_is_installed, imported & PEERS)):
+            line = text.count("\n", 0, block.start(1))
+            program.append("\n" * (line - at) + block[1])
+            at = line + block[1].count("\n")
+        else:
+            is_whole = False
+    return "".join(program), is_whole
+
+
+def _without_numbers(report: str) -> str:
+    """A report of convert without numbers, and of its comparison only how it begins."""
+    return "\n".join(re.sub(r"\d[\d.e+-]*", "#", line).partition(" ulps")[0]
+                     for line in report.splitlines())
 
 
 @pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=lambda page: page.name)
 def test_examples_run(page: Path, tmp_path: Path) -> None:
-    program = _program(page)
-    imported = set(re.findall(r"^\s*(?:from|import) (\w+)", program, re.MULTILINE)) & PEERS
-    needed = [*imported, *(NEEDED if page.name == "pytorch.md" else ())]
-    missing = sorted(name for name in needed if importlib.util.find_spec(name) is None)
-    if missing:
-        pytest.skip(f"{', '.join(missing)} not installed")
-    if page.name == "pytorch.md" and "v_reset" not in importlib.import_module(
-            "nir").LIF.__dataclass_fields__:  # before 1.0.6 a spike subtracts, as the page says
-        program = program.replace('"sj_hard"', '"sj_soft"')
+    program, is_whole = _program(page)
+    if page.name == "modules.md":
+        missing = [name for name in NEEDED if not _is_installed(name)]
+        if missing:
+            pytest.skip(f"{', '.join(missing)} not installed")
+        if "v_reset" not in importlib.import_module("nir").LIF.__dataclass_fields__:
+            # before 1.0.6 a spike subtracts, as the page says
+            program = program.replace('"sj_hard"', '"sj_soft"')
     start = "" if "import lsnn_ext" in program else "import torch, lsnn_ext; "
-    ran = subprocess.run([sys.executable, "-W", "ignore", "-c", start + program], cwd=tmp_path,
-                         env={**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"},
+    (tmp_path / "net.py").write_text(start + program)
+    ran = subprocess.run([sys.executable, "-W", "ignore", "net.py"], cwd=tmp_path,
+                         env={**os.environ, "PYTHONPATH": os.pathsep.join(
+                             [str(ROOT), os.environ.get("PYTHONPATH", "")]), "MPLBACKEND": "Agg"},
                          capture_output=True, text=True, timeout=600)
     assert ran.returncode == 0, f"{page.name}: {ran.stderr[-2000:]}"
+    shown = re.findall(r"^```text\n(\w+: converted\n.*?)^```", page.read_text(), re.DOTALL | re.M)
+    for report in shown if is_whole else ():
+        assert _without_numbers(report) in _without_numbers(ran.stdout)
+
+
+def test_numbers_of_reports_are_not_compared() -> None:
+    one, other = ("Net: converted\n  loop of 100 iterations\n  each step within 0.9 ulps, a",
+                  "Net: converted\n  loop of 99 iterations\n  each step within 1e-1 ulps, b")
+    assert _without_numbers(one) == _without_numbers(other) != _without_numbers("Net: converted")
+
+
+def test_the_readme_is_short() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 150 and len(text.split()) <= 1200
+
+
+def test_error_messages_are_those_of_the_code() -> None:
+    """Each heading of faq.md is a part of a message: "..." stands for what a call puts there."""
+    files = [ROOT / "setup.py", *(ROOT / "lsnn_ext").rglob("*.py"), *(ROOT / "csrc").glob("*/*.h"),
+             *(ROOT / "csrc").glob("*/*.cpp")]
+    sources = [re.sub(r'"\s*f?"', "", path.read_text()) for path in files]
+    headings = re.findall(r"^### `(.+)`$", (ROOT / "docs" / "faq.md").read_text(), re.MULTILINE)
+    assert len(headings) >= 20
+    assert [heading for heading in headings if not any(
+        all(part in source for part in heading.split("...")) for source in sources)] == []
 
 
 def _places(page: str) -> list[tuple[str, list[str]]]:
@@ -71,8 +112,8 @@ def test_places_are_read() -> None:
 
 
 def test_pages_with_examples_are_found() -> None:
-    assert {page.name for page in WITH_EXAMPLES} >= {"README.md", "index.md", "pytorch.md",
-                                                     "profile.md", "kernels.md"}
+    assert {page.name for page in WITH_EXAMPLES} >= {
+        "README.md", "index.md", "quick_start.md", "modules.md", "any_loop.md", "any_neuron.md"}
 
 
 @pytest.mark.skipif(not _ops.available or _ops._C.emulator, reason="needs the compiled part")

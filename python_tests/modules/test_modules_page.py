@@ -1,4 +1,4 @@
-"""docs/modules.md: its code runs, and its table is that of lsnn_ext/models.py."""
+"""docs/modules.md: its table is that of lsnn_ext/models.py."""
 import re
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,6 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "modules.md"
 if not PAGE.exists():
     pytest.skip("docs/ is not beside these tests", allow_module_level=True)
 TEXT = PAGE.read_text()
-
-
-def test_code_runs() -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
-    assert len(blocks) >= 5
-    names: dict[str, Any] = {}
-    for block in blocks:
-        exec(compile(block, str(PAGE), "exec"), names)
-    assert names["traces"].threshold.shape == (300, 8, 2)
-    assert names["rates"].shape == (1, 8, 128)
 
 
 def _constant(name: str, value: Default) -> str:

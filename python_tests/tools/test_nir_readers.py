@@ -1,4 +1,4 @@
-"""Graphs of to_nir in other packages: docs/pytorch.md has a table of what each reads and computes,
+"""Graphs of to_nir in other packages: docs/modules.md has a table of what each reads and computes,
 which is held against the packages that are installed."""
 import contextlib
 import copy
@@ -17,7 +17,7 @@ from lsnn_ext.tools.nir import to_nir
 from originals import package
 
 nir = pytest.importorskip("nir")
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "pytorch.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "modules.md"
 if not PAGE.exists():
     pytest.skip("docs/ is not beside these tests", allow_module_level=True)
 HARD = "v_reset" in nir.LIF.__dataclass_fields__
