@@ -1,25 +1,7 @@
 """The recurrence in plain torch, one line per equation, differentiated by autograd: the form to
 compare others with.
 
-Per batch item and neuron: v membrane, a adaptation, i synaptic current, r steps for which no spike
-may come, z past spikes. A prime is the value carried from the step before. Coefficients are scalars
-or (N,).
-
-    (1) c = x_t + sum_j w_jk z_j[t-1-d_jk]      d_jk: extra delay, one or each synapse its own
-    (2) i = sigma i' + c
-    (3) a = rho a' + q e' + p v'                e' = drive: spike z' | cross [v' over A']
-                                                     | above [v' over theta]
-    (4) A = theta + beta a
-    (5) y = alpha v' + kappa (i - eta a)
-    (6) u = reset(y, z') when = next, else y    reset(y, z) = y - z A | y - z R | (1 - z) y + z R
-    (7) m = (n - A) / s                         n = u (test new) or v' (old);
-                                                s = width (scale 1) or width A
-        z = [m > 0] (ge: >=), 0 while r' > 0    dz/dm := psi(m), 0 while r' > 0
-    (8) v = reset(u, z) when = now, else u
-    (9) r = refractory after a spike, else max(r' - 1, 0)
-    detach: no gradient through  rec: z in (1) | adapt: e' in (3) | reset: z in (6), (8)
-                                 | thr: A in (7)
-
+docs/equations.md explains equations, letters and choices; numbers in brackets are its equations.
 Terms are evaluated from left to right exactly as written, so that a compiled form can agree bit for
 bit.
 """

@@ -150,12 +150,13 @@ def _described(name: str, model: Model) -> list[str]:
     """A row of the table in docs/equations.md."""
     words = {"1-alpha": r"$1-\alpha$", "1-rho": r"$1-\rho$", "theta": r"$\theta$",
              "alpha": r"$\alpha$"}
-    others = [rf"$\beta={words[model.beta][1:-1]}$"] if model.beta != "0" else []
+    others = [f"drive {model.drive}"] if model.drive != "spike" else []
+    others += [rf"$\beta={words[model.beta][1:-1]}$"] if model.beta != "0" else []
     others += [rf"$\eta={model.eta:g}$"] if model.eta else []
-    return [f"`{name}`", model.test, "≥" if model.ge else "", model.scale, model.reset, model.when,
-            model.drive, " ".join(model.detach), model.surrogate, _number(model.dampening),
+    return [f"`{name}`", model.test + (" ≥" if model.ge else ""), model.scale, model.reset,
+            model.when, " ".join(model.detach), model.surrogate, _number(model.dampening),
             _number(model.width),
-            *(words.get(rule, rule) for rule in (model.kappa, model.q, model.R)), " ".join(others)]
+            *(words.get(rule, rule) for rule in (model.kappa, model.q, model.R)), ", ".join(others)]
 
 
 @pytest.fixture
@@ -175,7 +176,7 @@ def test_the_page_has_the_table(equations: str) -> None:
 def test_the_page_has_the_sources(equations: str) -> None:
     papers = {
         tuple(re.findall(r"`([\w*]+)`", names)): paper
-        for names, _, paper in _rows(equations, "| models | whose")
+        for names, _, paper in _rows(equations, "| models | neuron | paper")
     }
     for name, model in MODELS.items():
         found = [paper for names, paper in papers.items()
