@@ -113,7 +113,8 @@ def test_places_are_read() -> None:
 
 def test_pages_with_examples_are_found() -> None:
     assert {page.name for page in WITH_EXAMPLES} >= {
-        "README.md", "index.md", "quick_start.md", "modules.md", "any_loop.md", "any_neuron.md"}
+        "README.md", "index.md", "quick_start.md", "modules.md", "speed.md",
+        "any_loop.md", "any_neuron.md"}
 
 
 @pytest.mark.skipif(not _ops.available or _ops._C.emulator, reason="needs the compiled part")
