@@ -2,7 +2,7 @@
 //
 // These are the checks of the operators. lsnn_ext/_core/arguments.py and resolve.py have the same
 // checks for the functions, with the names of their arguments.
-// docs/add_an_argument.md says what an argument touches.
+// docs/contributing.md says what an argument touches.
 #pragma once
 #include <cmath>
 #include <limits>
