@@ -1,6 +1,5 @@
 // The rows of neurons.h as tables of neuron.h, compiled for each model of the table and the terms
-// that layers have, and the choice among them. docs/architecture.md says what is compiled apart,
-// and why.
+// that layers have, and the choice among them. docs/kernels.md says what is compiled apart.
 #pragma once
 #include <utility>
 

@@ -148,7 +148,7 @@ SpikeTiles spike_tiles(const Device&, int64_t M, int64_t N, int64_t K);
 std::string no_tensor_cores(const Device&, const Layer& l, Storage);
 
 // Clock cycles of one step of the busiest SM, by crude formulas that only set the designs side by
-// side. The model of docs/kernels.md is finer; neither is a measurement.
+// side. The models of docs/findings.md are finer; none is a measurement.
 double forward_cycles(const Device&, const Layer& l, Storage, const Pass&, const Activity&);
 double lsnn_cycles(const Device&, const Layer& l, Storage, const Pass&, const Activity&);
 double backward_cycles(const Device&, const Layer& l, Storage, const Pass&, const Activity&);
