@@ -5,11 +5,16 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from lsnn_ext import _ops
+from lsnn_ext import _ops, functional
 
 ROOT = Path(__file__).resolve().parents[2]
 if not (ROOT / "docs").is_dir():
@@ -91,41 +96,73 @@ def test_error_messages_are_those_of_the_code() -> None:
         all(part in source for part in heading.split("...")) for source in sources)] == []
 
 
-def _places(page: str) -> list[tuple[str, list[str]]]:
-    """Files that the cells of a page name, with the words to search for in them."""
-    cells = "; ".join(line.rsplit("|", 2)[1] for line in page.splitlines() if line.startswith("| "))
-    parts = [re.findall(r"`([^`]+)`", part) for part in cells.split(";")]
-    return [(part[0], part[1:]) for part in parts if part]
+def _rows(heading: str) -> list[list[str]]:
+    """The cells of the table below a heading of architecture.md, without its head."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    section = re.split(r"^#+ ", page.partition(f" {heading}\n")[2], flags=re.MULTILINE)[0]
+    lines = [line.strip("|") for line in section.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.split("|")] for line in lines[2:]]
 
 
 def test_answers_exist() -> None:
-    """Each file of where.md is there and holds the words that the page names."""
-    page = (ROOT / "docs" / "where.md").read_text()
-    assert page.count("?") >= 20 and len(_places(page)) >= page.count("?")
-    for name, words in _places(page):
+    """Each file that architecture.md names is there and holds the words of the page."""
+    rows = _rows("Which file answers which question")
+    assert len(rows) >= 20 and all(question.endswith("?") for question, _ in rows)
+    for part in (part for _, cell in rows for part in cell.split(";")):
+        name, *words = re.findall(r"`([^`]+)`", part)
         text = (ROOT / name).read_text()
         assert [word for word in words if word not in text] == [], name
 
 
-def test_places_are_read() -> None:
-    assert _places("| Why? | `a.py`: `b`, `c`; `d.md` |") == [("a.py", ["b", "c"]), ("d.md", [])]
+class Seen(TorchDispatchMode):
+    """The names of the operators of lsnn_ext, in the order of their first call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "lsnn" and func._opname not in ("buffer", *self.names):
+            self.names.append(func._opname)
+        return func(*args, **(kwargs or {}))
+
+
+T, B, I, N = 60, 64, 40, 96
+K: dict[str, Any] = {"alpha": 0.9375, "theta": 0.25, "rho": 0.96875}
+CALLS: dict[str, Callable[..., Any]] = {
+    "`alif` of a current": lambda f, x, z, w, u, k: f.alif(x, u, **K)[0],
+    "`layer`, dense inputs": lambda f, x, z, w, u, k: f.layer(x[..., :I], w, u, **K).spikes,
+    "`layer`, mostly zero inputs": lambda f, x, z, w, u, k: f.layer(z, w, u, **K).spikes,
+    "`layer` with a readout": lambda f, x, z, w, u, k: f.layer(
+        z, w, u, w_out=u[:10], k_out=0.9, spikes=False, **K).readout,
+    "`linear`, mostly zero inputs": lambda f, x, z, w, u, k: f.linear(z, w),
+    "`leaky_readout`": lambda f, x, z, w, u, k: f.leaky_readout(z, w, 0.9)[0],
+    "`leaky_readout`, learned decay": lambda f, x, z, w, u, k: f.leaky_readout(z, w, k)[0],
+}
+
+
+@pytest.mark.skipif(not _ops.available or _ops._C.emulator, reason="needs the compiled part")
+def test_operators_are_those_of_the_page() -> None:
+    torch.manual_seed(0)
+    x, spikes, w_in = torch.randn(T, B, N), (torch.rand(T, B, I) < 0.05).float(), torch.randn(N, I)
+    leaves: list[Tensor] = [one.requires_grad_() for one in (
+        w_in / 4, torch.randn(N, N) / 16, torch.full((N,), 0.9))]
+    rows = {}
+    for name, call in CALLS.items():
+        with Seen() as forward:
+            result = call(functional, x, spikes, *leaves)
+        with Seen() as backward:
+            result.square().sum().backward()
+        rows[name] = [forward.names, backward.names]
+    page = {name: [re.findall(r"`([^`]+)`", cell) for cell in cells]
+            for name, *cells in _rows("Operators of a call")}
+    assert rows == page
 
 
 def test_pages_with_examples_are_found() -> None:
     assert {page.name for page in WITH_EXAMPLES} >= {
         "README.md", "index.md", "quick_start.md", "modules.md", "speed.md",
         "any_loop.md", "any_neuron.md"}
-
-
-@pytest.mark.skipif(not _ops.available or _ops._C.emulator, reason="needs the compiled part")
-def test_the_table_of_kernels_is_that_of_the_code() -> None:
-    page = ROOT / "docs" / "which_kernel.md"
-    ran = subprocess.run([sys.executable, "-W", "ignore", "-c",
-                          "import sys; sys.path.insert(0, 'docs'); import which_kernel; "
-                          "print(which_kernel.page())"], cwd=ROOT, capture_output=True, text=True,
-                         env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=900)
-    assert ran.stdout.strip() == page.read_text().strip(), ran.stderr[-2000:]
-    assert "**no**" not in page.read_text()
 
 
 def test_the_site_has_every_page() -> None:
