@@ -1,5 +1,44 @@
-// Who runs the tiles: a thread each, or a team of threads each, where tiles are fewer than threads.
-// For run.cpp, which no instruction set compiles.
+// Threads that run the tiles of a pass: one for each tile, or a team for each where there are fewer
+// tiles than threads. Independent of the instruction set.
+//
+// A scheduler (Parallel) runs teams * members bodies in any order, maybe one after the other on one
+// thread. So a body must never wait for one that has not started: the members of a team are the
+// bodies that arrive while its first one, the leader, waits for them.
+//
+// Invariants of a team:
+//   I1  state_ counts arrivals, and holds `closed` once the leader has stopped waiting. What
+//       arrived before that are the members, numbered 0 (the leader), 1, ..., n - 1.
+//   I2  members_ changes once, from 0 to n, or to -1 if there is no scratch memory.
+//   I3  The scratch memory exists while any member may use it.
+//
+//   leader                      member 1                     late
+//     state_++       gives 0
+//     wait for patience           state_++       gives 1
+//     state_ |= closed, n = 2     wait for members_ != 0
+//     take scratch memory           .                          state_++   gives closed + 2
+//     members_ = 2  ------------->  .                          return
+//     body(0 of 2) <- barriers -> body(1 of 2)
+//     last barrier <------------> last barrier
+//     free scratch memory         return
+//
+// Proof, for a body() that does not throw and meets as many barriers in each member:
+//   I1, I2. Both operations on state_ are atomic: a body reads a number without `closed`, and the
+//   leader's fetch_or counts it, or a number with `closed`, and it returns. Only the leader writes
+//   members_.
+//   No deadlock. The leader waits no longer than `patience`. A member arrived after the leader,
+//   which is running, then, and writes members_ in any case. At a barrier only members wait, and
+//   all of them have started.
+//   Barrier (barrier.h). A member reads `phase` before it arrives, and `phase` changes only after
+//   the last arrival, so it is that of this barrier. The last member clears `arrived` before it
+//   advances `phase`, hence before any member arrives at the next barrier.
+//   I3. scratch_ is written before the release of members_, and read after its acquire. Each member
+//   uses the memory before its last barrier, and the leader frees it behind that. The team itself,
+//   with its barrier, outlives all bodies: each() returns after the last one.
+//   Each task runs in one team: task k in team k % teams, where a lone thread may exchange its
+//   number with another team (`next`). Every team has a leader, so a team runs even if all others
+//   are late.
+//   Results do not depend on the number of members: each number of a result is computed by one of
+//   them, in an order of sums that is the same for all (tile.h; python_tests/operators/test_teams).
 #pragma once
 #include <atomic>
 #include <chrono>
@@ -19,9 +58,6 @@ struct Formation {
   bool descending = false;
 };
 
-// The scheduler of the caller may run bodies one after the other, so a team consists of the threads
-// that came in time. Who comes later goes away again: the others have shared out the neurons among
-// themselves.
 class Team {
  public:
   // Runs body(member) on this thread, if it is early enough to be one of the members.
@@ -36,8 +72,8 @@ class Team {
 
  private:
   static constexpr int64_t closed = int64_t(1) << 32;
-  std::atomic<int64_t> state_{0};  // how many came, and whether the team is closed
-  std::atomic<int64_t> members_{0};  // 0: not closed yet; -1: there was no memory
+  std::atomic<int64_t> state_{0};  // arrivals, and `closed`
+  std::atomic<int64_t> members_{0};  // 0: not known yet; -1: no scratch memory
   Barrier barrier_;
   void* scratch_ = nullptr;
 
@@ -57,7 +93,6 @@ class Team {
       throw;
     }
   }
-  // The scratch memory is the leader's: nobody leaves before all are done.
   template <class F> void run(int64_t index, const ScratchBytes& bytes, const Interrupt& interrupt,
                               const F& body) {
     char* shared = (char*)scratch_;
