@@ -159,6 +159,21 @@ def test_operators_are_those_of_the_page() -> None:
     assert rows == page
 
 
+def _anchors(page: str) -> set[str]:
+    without_code = re.sub(r"^ *```.*?^ *```", "", page, flags=re.DOTALL | re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+            for heading in re.findall(r"^#+ (.*)$", without_code, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("page", [ROOT / "CONTRIBUTING.md", *PAGES], ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\((?!\w+:)([^)\s]+)\)", page.read_text()):
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        assert not anchor or anchor in _anchors(target.read_text()), link
+
+
 def test_pages_with_examples_are_found() -> None:
     assert {page.name for page in WITH_EXAMPLES} >= {
         "README.md", "index.md", "quick_start.md", "modules.md", "speed.md",
