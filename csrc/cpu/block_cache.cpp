@@ -21,7 +21,7 @@ namespace {
 struct OutOfMemory : std::bad_alloc {
   std::string text;
   explicit OutOfMemory(int64_t bytes)
-      : text("not enough memory: " + std::to_string(bytes) + " bytes were asked for") {}
+      : text("not enough memory: " + std::to_string(bytes) + " bytes requested") {}
   const char* what() const noexcept override { return text.c_str(); }
 };
 

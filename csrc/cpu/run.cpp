@@ -47,14 +47,15 @@ const InstructionSet& chosen() {
     for (const InstructionSet& s : sets)
       if (requested && *requested ? !std::strcmp(s.name, requested) : s.available) {
         if (!s.available)
-          throw std::runtime_error(std::string("LSNN_CPU=") + requested +
-                                   ": this processor does not have it");
+          throw std::runtime_error(
+              std::string("LSNN_CPU: expected an instruction set of this processor, got ") +
+              requested);
         return s;
       }
     std::string names;  // all but the last one
     for (const InstructionSet& s : sets)
       if (&s + 1 < std::end(sets)) names += (names.empty() ? "" : ", ") + std::string(s.name);
-    throw std::runtime_error("LSNN_CPU must be " + (names.empty() ? "" : names + " or ") +
+    throw std::runtime_error("LSNN_CPU: expected " + (names.empty() ? "" : names + " or ") +
                              std::end(sets)[-1].name + ", got " + requested);
   }();
   return found;

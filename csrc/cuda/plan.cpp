@@ -70,8 +70,8 @@ Possible sequence_pass(Design design, const Device& device, const Layer& l, int 
   while (ceiling(lanes, 32 * p.quads) * 32 > limit.block) p.quads *= 4;
   const int most_quads = design == Design::gather ? 4 : 1;  // the others have no kernels for more
   if (p.quads > most_quads)
-    return impossible("a block owns " + std::to_string(4 * most_quads * limit.block) +
-                      " neurons at most");
+    return impossible("a block holds at most " + std::to_string(4 * most_quads * limit.block) +
+                      " neurons");
   const int64_t least = std::max<int64_t>(ceiling(lanes, 32 * p.quads) * 32, 32),
                 teams = device.teams(ranks);
   if (teams == 0) return no_room(ranks);
@@ -99,24 +99,24 @@ Possible any_pass(Design design, const Device& device, const Layer& l, Storage s
                   Threads limit, int64_t slots, const Shared& shared) {
   if (design == Design::step) {
     if (storage == Storage::f32_bf16)
-      return impossible("its products take weights of the numbers' own type");
+      return impossible("it does not support bfloat16 weights");
     return {true, {design, 1, {1, 256, 1, 0}, ceiling(l.B * 8 * words(l.N), 256), 0}, ""};
   }
-  if (l.T >= int64_t(1) << 31) return impossible("steps are counted with 32 bits");
+  if (l.T >= int64_t(1) << 31) return impossible("it counts steps in 32 bits");
   if (design != Design::cluster) return sequence_pass(design, device, l, 1, limit, slots, shared);
   if (device.most_ranks < 2) return impossible("the GPU has no clusters");
-  if (l.smooth) return impossible("smooth spikes are not sent between blocks");
-  if (storage == Storage::f64) return impossible("it sends numbers of 32 bits");
+  if (l.smooth) return impossible("it does not exchange smooth spikes between blocks");
+  if (storage == Storage::f64) return impossible("it only exchanges 32-bit values");
   if (l.S && words(l.N) > most_polled_words)
-    return impossible("it sends spikes of " + std::to_string(32 * most_polled_words) +
-                      " neurons at most");
+    return impossible("it exchanges spikes of at most " + std::to_string(32 * most_polled_words) +
+                      " neurons");
   Possible last = impossible("");
   for (int ranks = 2; ranks <= device.most_ranks && ranks <= words(l.N); ranks *= 2) {
     last = sequence_pass(design, device, l, ranks, limit, slots, shared);
     if (last.yes) return last;
   }
   return last.why.empty()
-             ? impossible("a cluster shares out whole words of 32 neurons, two at least")
+             ? impossible("a cluster needs at least two words of 32 neurons")
              : last;
 }
 
@@ -133,7 +133,7 @@ template <class Cycles> Design fastest(const Device& device, const Layer& l, Sto
       least = c;
     }
   }
-  if (!best) throw std::invalid_argument("no CUDA kernel can run this layer");
+  if (!best) throw std::invalid_argument("layer: expected a CUDA design that can run it, got none");
   return *best;
 }
 
@@ -146,15 +146,15 @@ Possible forward_pass(Design design, const Device& device, const Layer& l, Stora
 namespace {
 // What both kernels of the paper's network ask for; empty where the layer has it.
 std::string lsnn_refuses(const Device& device, const Layer& l, Storage s, int64_t most_neurons) {
-  if (l.options.kernels == Kernels::general) return "the general kernels were asked for";
-  if (s != Storage::f32) return "its numbers and weights are float32";
+  if (l.options.kernels == Kernels::general) return "the general kernels were requested";
+  if (s != Storage::f32) return "it requires float32 numbers and weights";
   if (!same(l.model, PaperSpec::model) || l.smooth)
-    return "it has the equations of lsnn, with spikes of 0 and 1";
-  if (l.S != 1) return "it has one delay for all synapses";
-  if (device.capability < 80) return "its copies need compute capability 8.0";
+    return "it requires the model lsnn with binary spikes";
+  if (l.S != 1) return "it requires one delay for all synapses";
+  if (device.capability < 80) return "it requires compute capability 8.0";
   if (l.N > most_neurons)
-    return "its warps own " + std::to_string(most_neurons) + " neurons at most";
-  if (l.T >= int64_t(1) << 31) return "steps are counted with 32 bits";
+    return "its warps hold at most " + std::to_string(most_neurons) + " neurons";
+  if (l.T >= int64_t(1) << 31) return "it counts steps in 32 bits";
   return "";
 }
 // more: arguments of Shared behind the shape.
@@ -188,18 +188,19 @@ namespace {
 std::string lsnn_backward_refuses(const Device& device, const Layer& l, Storage s,
                                   int64_t most_neurons, bool in_cluster, int parts) {
   if (in_cluster && device.most_ranks < 2) return "the GPU has no clusters";
-  if (l.options.kernels == Kernels::matrices && !parts) return "matrices were asked for";
-  if (l.options.kernels == Kernels::rows && parts) return "rows of active neurons were asked for";
+  if (l.options.kernels == Kernels::matrices && !parts) return "matrices were requested";
+  if (l.options.kernels == Kernels::rows && parts) return "rows of active neurons were requested";
   if (parts && parts < l.bf16_parts && l.options.kernels != Kernels::matrices)
-    return "its products round to bfloat16, which nobody has allowed";
+    return "it rounds products to bfloat16, which is not enabled";
   const std::string refused = lsnn_refuses(device, l, s, most_neurons);
-  return refused.empty() && l.surrogate != PaperSpec::surrogate ? "its surrogate is the triangle"
-                                                                : refused;
+  return refused.empty() && l.surrogate != PaperSpec::surrogate
+             ? "it requires the surrogate triangle"
+             : refused;
 }
 // In the number of blocks that costs least, of those that it can do with.
 template <class PassOf> Possible lsnn_in_cluster(const Device& device, const Layer& l, Storage s,
                                                  const PassOf& pass_of) {
-  Possible best = impossible("a cluster shares out whole words of 32 neurons, two at least");
+  Possible best = impossible("a cluster needs at least two words of 32 neurons");
   for (int ranks = 2; ranks <= device.most_ranks && ranks <= words(l.N); ranks *= 2) {
     const Possible p = pass_of(ranks);
     auto cycles = [&](const Possible& of) {
@@ -246,8 +247,8 @@ Possible lsnn_backward_matrix_pass(const Device& device, const Layer& l, Storage
   return lsnn_in_cluster(device, l, s, [&](int ranks) {
     const int words_of_block = Slice(l.N, ranks, 0).words;
     if (words_of_block > most_words_matrix)
-      return impossible("a block owns " + std::to_string(32 * most_words_matrix) +
-                        " neurons at most");
+      return impossible("a block holds at most " + std::to_string(32 * most_words_matrix) +
+                        " neurons");
     if (device.teams(ranks) == 0) return no_room(ranks);
     Pass p{Design::cluster, 1, {groups_of_matrix, 32 * words_of_block, ranks, int(l.D + 3)}, 0, 0};
     p.shape.parts = l.bf16_parts;
@@ -274,11 +275,11 @@ SpikeTiles spike_tiles(const Device& device, int64_t M, int64_t N, int64_t K) {
 }
 
 std::string no_tensor_cores(const Device& device, const Layer& l, Storage s) {
-  if (l.options.kernels == Kernels::general) return "the general kernels were asked for";
-  if (s == Storage::f64) return "they make three bfloat16 numbers of a float32";
-  if (l.S != 1) return "they take one delay for all synapses";
-  if (l.smooth) return "they take spikes of 0 and 1";
-  if (!has_tensor_cores(device)) return "bfloat16 needs compute capability 8.0";
+  if (l.options.kernels == Kernels::general) return "the general kernels were requested";
+  if (s == Storage::f64) return "they require float32 numbers";
+  if (l.S != 1) return "they require one delay for all synapses";
+  if (l.smooth) return "they require binary spikes";
+  if (!has_tensor_cores(device)) return "they require compute capability 8.0";
   return "";
 }
 Possible backward_pass(Design design, const Device& device, const Layer& l, Storage s) {
@@ -330,9 +331,9 @@ Plan choose(const Device& device, const Layer& l, Storage storage, const Activit
                  b = backward_pass(backward, device, l, storage);
   for (const Possible& p : {f, b})
     if (!p.yes)
-      throw std::invalid_argument(std::string("the design '") + design_names[(int)forward] +
-                                  "' cannot run " + std::to_string(l.N) + " neurons, " +
-                                  std::to_string(l.S) + " delays: " + p.why);
+      throw std::invalid_argument("design: expected one that can run " + std::to_string(l.N) +
+                                  " neurons with " + std::to_string(l.S) + " delays, got '" +
+                                  design_names[(int)forward] + "': " + p.why);
   plan.forward = f.pass;
   plan.backward = b.pass;
   auto wins = [&](const Possible& lsnn, const Pass& general, const auto& own_cycles,

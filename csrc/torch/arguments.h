@@ -29,13 +29,13 @@ void check_coefficients(const T* k, int64_t N, double dampening, int64_t zero) {
       const bool is_share = c == ALPHA || c == RHO || c == SIGMA, is_width = c == WIDTH;
       if (std::isfinite(x) && (!is_share || (x >= 0 && x <= 1)) && (!is_width || x >= least_width))
         continue;
-      const std::string wanted = is_share                   ? "lie in [0, 1]"
-                                 : !is_width                ? "be finite"
-                                 : x > 0 && x < least_width ? "be a normal number of its dtype"
-                                                            : "be finite and > 0";
-      refuse(coefficient_names[c], " must ", wanted, ", got ", x, " at neuron ", n);
+      const std::string wanted = is_share                   ? "a number from 0 to 1"
+                                 : !is_width                ? "a finite number"
+                                 : x > 0 && x < least_width ? "a normal number of its dtype"
+                                                            : "a finite number > 0";
+      refuse(coefficient_names[c], ": expected ", wanted, ", got ", x, " at neuron ", n);
     }
-  LSNN_EXPECT(std::isfinite(dampening) && dampening >= 0, "dampening must be finite and >= 0, got ",
+  LSNN_EXPECT(std::isfinite(dampening) && dampening >= 0, "dampening: expected a finite number >= 0, got ",
               dampening);
 }
 
@@ -49,7 +49,7 @@ inline void check_kappa(const Layer& l, int64_t want, bool wide) {
         wide ? ((const double*)l.coefficients)[at] : ((const float*)l.coefficients)[at];
     LSNN_EXPECT(
         kappa != 0,
-        "kappa must not be 0 where the gradient of kappa or sigma is asked for, got 0 at neuron ",
+        "kappa: expected a number other than 0 for the gradient of kappa or sigma, got 0 at neuron ",
         n);
   }
 }
@@ -91,33 +91,34 @@ inline bool is_real(ScalarType type) {
   return type == ScalarType::Float || type == ScalarType::Double;
 }
 inline void check_real(const Tensor& t, const char* name) {
-  LSNN_EXPECT(is_real(t.scalar_type()), name, " must be float32 or float64");
+  LSNN_EXPECT(is_real(t.scalar_type()), name, ": expected float32 or float64, got ", dtype_text(t));
 }
 
 // The steps of each item as Layer has them, [B] descending from T at most to 0; none given: none.
 inline Ints read_lengths(const Maybe& lengths, int64_t T, int64_t B) {
   if (!lengths) return {};
   LSNN_EXPECT(lengths->is_cpu() && lengths->scalar_type() == ScalarType::Long,
-              "lengths: expected an int64 tensor on the CPU");
+              "lengths: expected an int64 tensor on the CPU, got ", dtype_text(*lengths), " on ",
+              device_text(*lengths));
   check_shape(*lengths, "lengths", {B});
   const Tensor whole = dense(*lengths);
   const int64_t* n = (const int64_t*)data(whole);
   for (int64_t b = 0; b < B; b++) {
     const int64_t most = b ? n[b - 1] : T;
     LSNN_EXPECT(n[b] >= 0 && n[b] <= most, "lengths: expected numbers from 0 to ", most,
-                " at item ", b, ", as they descend from T = ", T, " at most, got ", n[b]);
+                 " at item ", b, ", got ", n[b], "; lengths descend from at most T = ", T);
   }
   return Ints(n, n + B);
 }
 
 inline void check_choices(const Constants& c) {
-  LSNN_EXPECT(c.dynamics >= 0 && c.dynamics < n_models, "dynamics must be a model from 0 to ",
+  LSNN_EXPECT(c.dynamics >= 0 && c.dynamics < n_models, "dynamics: expected a number from 0 to ",
               n_models - 1, ", got ", c.dynamics);
-  LSNN_EXPECT(c.surrogate >= 0 && c.surrogate < n_surrogates, "surrogate must be 0 to ",
+  LSNN_EXPECT(c.surrogate >= 0 && c.surrogate < n_surrogates, "surrogate: expected a number from 0 to ",
               n_surrogates - 1, ", got ", c.surrogate);
   LSNN_EXPECT(c.refractory >= 0 && c.refractory < (1 << 24),
-              "refractory must be from 0 to 2^24 - 1 steps, got ", c.refractory);
-  LSNN_EXPECT(c.bf16_parts >= 0 && c.bf16_parts < exact_parts, "bf16_parts must be 0, 1 or 2, got ",
+              "refractory: expected 0 to 2^24 - 1 steps, got ", c.refractory);
+  LSNN_EXPECT(c.bf16_parts >= 0 && c.bf16_parts < exact_parts, "bf16_parts: expected 0, 1 or 2, got ",
               c.bf16_parts);
 }
 
@@ -132,13 +133,13 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
   const bool wide = like.scalar_type() == ScalarType::Double;
   check_like(coefficients, "coefficients", like, of);
   LSNN_EXPECT(coefficients.dim() == 2 && coefficients.size(1) >= 1,
-              "coefficients must have shape (", other ? other->coefficients : +n_coefficients,
-              ", N) with one neuron at least, got ", shape_text(coefficients));
+              "coefficients: expected shape (", other ? other->coefficients : +n_coefficients,
+              ", N) with N >= 1, got ", shape_text(coefficients));
   const int64_t N = coefficients.size(1), S = (int64_t)delays.size(),
                 K = other ? other->sizes.currents : 1;
   check_shape(coefficients, "coefficients", {other ? other->coefficients : +n_coefficients, N});
   LSNN_EXPECT(w_rec.has_value() == (S > 0),
-              "delays must name one delay at least beside w_rec, and none without it, got ", S);
+              "delays: expected at least one with w_rec and none without it, got ", S);
   // one dimension more for several currents, and one more for weights of each delay
   const int64_t one_matrix = K > 1 ? 3 : 2;
   const bool by_delay = w_rec && w_rec->dim() == one_matrix + 1;
@@ -151,14 +152,14 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
   check_choices(c);
   for (size_t i = 0; i < delays.size(); i++)
     LSNN_EXPECT(delays[i] >= 0 && (!i || delays[i] > delays[i - 1]),
-                "delays must ascend from 0 or more, got ", delays[i], " at place ", i);
+                "delays: expected ascending numbers >= 0, got ", delays[i], " at index ", i);
   LSNN_EXPECT(delay.has_value() == (S > 1 && !by_delay),
-              "delay must be given exactly when there are several delays for a w_rec of ",
-              "shape (N, N)");
+              "delay: expected a tensor for several delays of a w_rec of shape (N, N), and None ",
+              "otherwise, got ", delay ? "a tensor" : "None");
   const int64_t padded = std::min(N, offsets) + 64;
   LSNN_EXPECT(
       is_below(offsets, {K, S, N, padded}) && is_below(offsets, {chunk * cpu::max_items, S, N}),
-      "w_rec times the number of delays must stay below 2^32 numbers, got ", S, " delays of ", N,
+      "w_rec: expected less than 2^32 numbers in the matrices of all delays, got ", S, " of ", N,
       " x ", N);
   const int64_t limit = (wide ? delay_limit<double>(N) : delay_limit<float>(N)) / K;
   LSNN_EXPECT(!S || delays.back() < limit, "delay: expected less than ", limit, " extra steps for ",
@@ -170,7 +171,7 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
   h.lengths = read_lengths(lengths, T, B);
   if (delay) {
     h.delay = dense(*delay);
-    LSNN_EXPECT(delay->scalar_type() == ScalarType::Long, "delay must be an int64 tensor");
+    LSNN_EXPECT(delay->scalar_type() == ScalarType::Long, "delay: expected int64, got ", dtype_text(*delay));
     check_shape(*delay, "delay", square());
     check_like_device(*delay, "delay", like, of);
     const int64_t* d = (const int64_t*)data(h.delay);
@@ -179,10 +180,10 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
       for (int64_t of : delays) known[of] = 1;
       for (int64_t i = 0; i < K * N * N; i++)
         LSNN_EXPECT(d[i] >= 0 && d[i] < D && known[d[i]],
-                    "delay must hold only numbers of delays, got ", d[i]);
+                    "delay: expected only numbers in delays, got ", d[i]);
     }
   }
-  LSNN_EXPECT(c.cutoff >= 0, "cutoff must be >= 0, got ", c.cutoff);
+  LSNN_EXPECT(c.cutoff >= 0, "cutoff: expected a number >= 0, got ", c.cutoff);
   // What lies on a GPU is not read here: the host would have to wait for it.
   if (coefficients.is_cpu() && !is_made && !other) {
     const int64_t zero = c.zero_coefficients;
@@ -256,7 +257,7 @@ inline StateHolder make_state(const Tensor& like, const char* of, const Layer& l
   const Tensor& z = state.back();
   check_like(z, "state.z", like, of);
   LSNN_EXPECT(z.dim() == 3 && z.size(0) >= l.D && z.size(1) == l.B && z.size(2) == l.N,
-              "state.z must have shape (", l.D, ", ", l.B, ", ", l.N, ") or more past steps, got ",
+              "state.z: expected shape (", l.D, ", ", l.B, ", ", l.N, ") or more past steps, got ",
               shape_text(z));
   if (!l.neuron)
     return {dense(state[0]), dense(state[1]), dense(state[2]), dense(state[3]), dense(z)};
@@ -279,14 +280,15 @@ inline void check_bits(const Tensor& bits, const char* name, int64_t T, int64_t 
   uint32_t any = 0;
   for (int64_t row = 0; row < T * B; row++) any |= last[row * words(N)] & padding_mask;
   LSNN_EXPECT(!any, name, ": expected zeros in the bits beyond neuron ", N - 1,
-              ", got others; pack what was sliced anew");
+              ", got ones; pack the spikes after slicing them");
 }
 
 // Inputs (T,B,I) as bits, beside x that carries nothing but their dtype and device.
 inline void check_input_bits(const Tensor& bits, const char* name, const Tensor& x, int64_t T,
                              int64_t B, int64_t I) {
   LSNN_EXPECT(bits.scalar_type() == ScalarType::Int && bits.is_contiguous(), name,
-              ": expected a contiguous int32 tensor");
+              ": expected a contiguous int32 tensor, got ", dtype_text(bits),
+              bits.is_contiguous() ? "" : ", not contiguous");
   check_like_device(bits, name, x, "x");
   check_bits(bits, name, T, B, I);
 }
@@ -302,21 +304,21 @@ inline ProjectionHolder make_projection(const Tensor& x, const Maybes& given, co
   Projection& in = h.projection;
   const int64_t N = l.N;
   if (!h.w) {
-    LSNN_EXPECT(!h.bias, "bias: expected w_in beside it, got none");
-    LSNN_EXPECT(!h.bits, "x_bits: expected w_in beside it, got none");
+    LSNN_EXPECT(!h.bias, "bias: expected w_in with it, got None");
+    LSNN_EXPECT(!h.bits, "x_bits: expected w_in with it, got None");
     return h;
   }
   const Tensor& w_in = *h.w;
   LSNN_EXPECT(has_cpu_kernels(x),
-              "w_in: expected tensors on the CPU, as only its kernels project inputs");
-  LSNN_EXPECT(x.size(2) >= 1, "x: expected one input or more beside w_in, got shape ",
+              "w_in: expected None for the CUDA kernels, got a tensor");
+  LSNN_EXPECT(x.size(2) >= 1, "x: expected at least one input with w_in, got shape ",
               shape_text(x));
   in.I = x.size(2);
   check_like(w_in, "w_in", x, "x");
   check_shape(w_in, "w_in", {N, in.I});
   LSNN_EXPECT(in.I < offsets && is_below(offsets, {l.S * N + in.I + 1, N + 64}) &&
                   is_below(offsets, {chunk * cpu::max_items, in.I + 1}),
-              "w_in: expected less than 2^32 numbers together with w_rec of every delay, got ",
+              "w_in: expected less than 2^32 numbers, w_rec of all delays included, got ",
               shape_text(w_in));
   if (h.bias) {
     check_like(*h.bias, "bias", x, "x");
@@ -343,12 +345,12 @@ inline ReadoutHolder make_readout(const Tensor& like, const char* of, const Mayb
                                   const Layer& l) {
   ReadoutHolder h{at(given, 0), dense(at(given, 1)), dense(at(given, 2)), {}};
   Readout& out = h.readout;
-  LSNN_EXPECT(h.w || !h.p, "p: expected w_out beside it, got none");
-  LSNN_EXPECT(h.w || !h.bias, "b_out: expected w_out beside it, got none");
+  LSNN_EXPECT(h.w || !h.p, "p: expected w_out with it, got None");
+  LSNN_EXPECT(h.w || !h.bias, "b_out: expected w_out with it, got None");
   if (!h.w) return h;
   const Tensor& w_out = *h.w;
   LSNN_EXPECT(w_out.dim() == 2 && w_out.size(0) >= 1, "w_out: expected shape (O, ", l.N,
-              ") with one output or more, got ", shape_text(w_out));
+              ") with O >= 1, got ", shape_text(w_out));
   LSNN_EXPECT(k >= 0 && k <= 1, "k_out: expected a number from 0 to 1, got ", k);
   out.O = w_out.size(0);
   out.k = k;
@@ -358,16 +360,16 @@ inline ReadoutHolder make_readout(const Tensor& like, const char* of, const Mayb
               "w_out: expected less than 2^31 numbers, got ", shape_text(w_out));
   if (!has_cpu_kernels(like)) {
     LSNN_EXPECT(cuda::readout_fits(l.N, out.O, like.scalar_type() == ScalarType::Double),
-                "w_out: expected less than 48 KiB for the kernels on a GPU, got ",
+                "w_out: expected a shape for which 48 KiB of shared memory suffice, got ",
                 shape_text(w_out));
-    LSNN_EXPECT(!l.lengths, "lengths: expected none beside w_out on a GPU");
+    LSNN_EXPECT(!l.lengths, "lengths: expected None with w_out on a GPU, got a tensor");
   }
   if (h.p) {
     check_like(*h.p, "p", like, of);
     check_shape(*h.p, "p", {l.B, out.O});
   }
   if (h.bias) {
-    LSNN_EXPECT(!has_cpu_kernels(like), "b_out: expected none for the kernels of the CPU");
+    LSNN_EXPECT(!has_cpu_kernels(like), "b_out: expected None for the CPU kernels, got a tensor");
     check_like(*h.bias, "b_out", like, of);
     check_shape(*h.bias, "b_out", {out.O});
     out.bias = data(h.bias);

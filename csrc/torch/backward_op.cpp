@@ -42,13 +42,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
   LSNN_EXPECT(saved.size() == 4, "saved: expected four tensors y, bits, z, carry, got ",
               saved.size());
   const auto& [y, bits, smooth_z, carry] = std::tie(saved[0], saved[1], saved[2], saved[3]);
-  LSNN_EXPECT(bits.dim() == 3, "bits must be what alif_forward saved, got shape ",
+  LSNN_EXPECT(bits.dim() == 3, "bits: expected three dimensions, got shape ",
               shape_text(bits));
   const RegisteredNeuron* const other = find_neuron(key, carry, "carry");
   const int64_t n_gradients = other ? other->sizes.gradients : +n_coefficients;
   const Constants c = read_constants(constants, numbers, n_gradients);
   const ScalarType type = carry.scalar_type();
-  LSNN_EXPECT(is_real(type), "carry must be float32 or float64");
+  LSNN_EXPECT(is_real(type), "carry: expected float32 or float64, got ", dtype_text(carry));
   check_checkpoint(c.checkpoint, carry);
   const bool save_bf16 = y.scalar_type() == ScalarType::BFloat16 && !c.checkpoint,
              on_cpu = has_cpu_kernels(carry);
@@ -63,11 +63,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
   if (c.bf16_parts) l.bf16_parts = (int)c.bf16_parts;
   const int64_t N = l.N, K = l.sizes.currents, S = l.sizes.states;
   LSNN_EXPECT(save_bf16 ? type == ScalarType::Float : c.checkpoint || y.scalar_type() == type,
-              "y: expected the dtype of carry, or bfloat16");
+              "y: expected the dtype of carry, or bfloat16 for float32, got ", dtype_text(y));
   check_like_device(y, "y", carry, "carry");
   check_shape(y, "y", c.checkpoint ? Ints{0} : Ints{T, B, K * N});
   check_shape(carry, "carry", {S * segments(T, every), B, N});
-  LSNN_EXPECT(bits.scalar_type() == ScalarType::Int, "bits must be int32");
+  LSNN_EXPECT(bits.scalar_type() == ScalarType::Int, "bits: expected int32, got ", dtype_text(bits));
   check_like_device(bits, "bits", carry, "carry");
   if (l.smooth) {
     check_like(smooth_z, "smooth_z", carry, "carry");
@@ -75,15 +75,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
   }
   const bool whole = y.is_contiguous() && bits.is_contiguous() && carry.is_contiguous() &&
                      (!l.smooth || smooth_z.is_contiguous());
-  LSNN_EXPECT(whole, "saved tensors must be contiguous");
+  LSNN_EXPECT(whole, "saved: expected contiguous tensors, got one that is not");
   check_bits(bits, "bits", T, B, N);
 
   const Maybe w_in = at(projection, 0);
   LSNN_EXPECT(x.has_value() || !(c.checkpoint || w_in),
-              "x: expected it beside w_in or checkpoint, got none");
+              "x: expected a tensor with w_in or checkpoint, got None");
   const bool as_bits = at(projection, 2).has_value();
   if (x) {
-    LSNN_EXPECT(!w_in || w_in->dim() == 2, "w_in must have shape (N, I), got ", shape_text(*w_in));
+    LSNN_EXPECT(!w_in || w_in->dim() == 2, "w_in: expected shape (N, I), got ", shape_text(*w_in));
     check_like(*x, "x", carry, "carry");
     check_shape(*x, "x", {T, B, w_in ? w_in->size(1) : K * N});
     if (x->stride(2) != 1 && x->size(2) > 1 && !as_bits) x = dense(*x);

@@ -91,7 +91,7 @@ struct Constants {
 inline Constants read_constants(const Ints& whole, const std::vector<double>& real,
                                 int64_t n_gradients) {
   constexpr size_t n_whole = std::size(constant_names), n_real = std::size(number_names);
-  LSNN_EXPECT(whole.size() == n_whole, "constants: expected ", n_whole, " whole numbers, got ",
+  LSNN_EXPECT(whole.size() == n_whole, "constants: expected ", n_whole, " integers, got ",
               whole.size());
   LSNN_EXPECT(real.size() == n_real, "numbers: expected ", n_real, " real numbers, got ",
               real.size());
@@ -120,7 +120,7 @@ inline Constants read_constants(const Ints& whole, const std::vector<double>& re
 inline Maybe at(const Maybes& list, size_t i) {
   if (i >= list.size() || !list[i]) return std::nullopt;
   LSNN_EXPECT(list[i]->numel() == 0 || list[i]->const_data_ptr(),
-              "expected tensors with memory, got one without in a list");
+              "lists: expected tensors with memory, got one without");
   return list[i];
 }
 

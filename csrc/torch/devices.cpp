@@ -25,7 +25,7 @@ cuda::Device cuda_device() { return cuda::current_device(); }
 #else
 const bool has_cuda = false;
 cuda::Device cuda_device() {
-  throw std::runtime_error("this build of lsnn_ext has no CUDA kernels");
+  throw std::runtime_error("device: expected a build with CUDA kernels, got one without");
 }
 #endif
 
@@ -88,7 +88,7 @@ template <class F> F torch_cuda_function(const char* name) {
   void* library = dlopen("libtorch_cuda.so", RTLD_NOLOAD | RTLD_LAZY);
   void* found = library ? dlsym(library, name) : nullptr;
   LSNN_EXPECT(found, "lsnn_ext: expected libtorch_cuda.so with the function ", name,
-              ", found none; is torch a CUDA build?");
+              ", got none; is torch a CUDA build?");
   return reinterpret_cast<F>(found);
 }
 void* current_stream(const Tensor& like) {
@@ -102,10 +102,9 @@ void* current_stream(const Tensor& like) {
 #endif
 
 #if defined(LSNN_CUDA_KERNELS) || defined(LSNN_EMULATOR)
-// out += a w by the library that torch uses; for the emulated kernels with LSNN_EMULATE=torch.
-// Through the
-// dispatcher: it takes no numbers through the stable interface, and so not addmm; linear with the
-// sums so far as its bias is the same product.
+// out += a w by the BLAS library of torch; for the emulated kernels with LSNN_EMULATE=torch.
+// It calls linear with the sums so far as bias, since addmm has scalar arguments, which the
+// dispatcher does not take through the stable interface.
 struct TorchProduct {
   const Tensor& like;
   int64_t B, N;
@@ -157,7 +156,7 @@ void run_where_it_lies(const Args& f, const Tensor& like, [[maybe_unused]] const
 #else
   LSNN_EXPECT(
       false,
-      "current: expected a tensor on the CPU, as this build of lsnn_ext has no CUDA kernels");
+      "current: expected a CPU tensor, got a CUDA tensor; this build has no CUDA kernels");
 #endif
 }
 
@@ -201,14 +200,15 @@ template <class T> void multiply_on_cpu(const Linear& l, bool backward) {
 void multiply_on_device(const Linear& l, bool backward, const Tensor& like, bool has_bits,
                         void* stream) {
   LSNN_EXPECT(has_bits && like.scalar_type() == ScalarType::Float && (!backward || l.g_rows == l.R),
-              "x: expected spikes as bits, in float32, and a gradient of as many rows, as the CUDA "
-              "kernels multiply nothing else");
+              "x: expected float32 spikes as bits and a gradient of the same rows for the CUDA "
+              "kernels, got others");
   LSNN_EXPECT(l.I <= 1 << 28 && l.N <= 1 << 28,
               "weight: expected at most 2^28 inputs and outputs for spikes as bits, got ", l.I,
               " and ", l.N);
   const cuda::Device device = cuda::current_device();
   LSNN_EXPECT(cuda::has_tensor_cores(device),
-              "bits: expected a GPU of compute capability 8.0 or more");
+              "bits: expected a GPU of compute capability 8.0 or more, got ",
+              device.capability / 10, ".", device.capability % 10);
   const Tensor workspace =
       empty(like, {cuda::linear_workspace(l, device, backward)}, ScalarType::Byte);
   (backward ? cuda::linear_backward : cuda::linear_forward)(l, device, workspace.mutable_data_ptr(),
@@ -229,7 +229,7 @@ template <class Args> void integrate_where_it_lies(const Args& f, const Tensor& 
   integrate_on_device(f, storage_of(like), nullptr);
 #else
   LSNN_EXPECT(false,
-              "x: expected a tensor on the CPU, as this build of lsnn_ext has no CUDA kernels");
+              "x: expected a CPU tensor, got a CUDA tensor; this build has no CUDA kernels");
 #endif
 }
 
@@ -256,7 +256,7 @@ void run_linear(const Linear& l, bool backward, const Tensor& like, bool has_bit
   multiply_on_device(l, backward, like, has_bits, nullptr);
 #else
   LSNN_EXPECT(false,
-              "x: expected a tensor on the CPU, as this build of lsnn_ext has no CUDA kernels");
+              "x: expected a CPU tensor, got a CUDA tensor; this build has no CUDA kernels");
 #endif
 }
 

@@ -13,7 +13,7 @@ cuda::Told read_rows(const Tensors& sources, const std::vector<double>& rows, co
                      const Tensor& made) {
   cuda::Told told;
   LSNN_EXPECT(!has_cpu_kernels(x),
-              "rows: expected none, as only the CUDA kernels make coefficients of them");
+              "rows: expected none for the CPU kernels, got ", rows.size(), " numbers");
   constexpr size_t of_row = 4;
   LSNN_EXPECT(rows.size() == of_row * n_coefficients, "rows: expected ", of_row * n_coefficients,
               " numbers, got ", rows.size());
@@ -21,7 +21,7 @@ cuda::Told read_rows(const Tensors& sources, const std::vector<double>& rows, co
   for (const Tensor& source : sources) {
     check_like(source, "sources", x, "x");
     LSNN_EXPECT(source.dim() <= 1 && (source.numel() == 1 || source.numel() == N),
-                "sources: expected tensors of one number or ", N, ", got shape ",
+                "sources: expected tensors of 1 number or of ", N, ", got shape ",
                 shape_text(source));
   }
   for (int c = 0; c < n_coefficients; c++) {
@@ -35,7 +35,7 @@ cuda::Told read_rows(const Tensors& sources, const std::vector<double>& rows, co
     to = {.number = number, .dt = dt, .sign = (int)sign};
     if (sign == 0) continue;
     LSNN_EXPECT(place >= 0 && place < (double)sources.size() && place == std::floor(place),
-                "rows: expected a place among the ", sources.size(), " sources for ",
+                "rows: expected an index below ", sources.size(), " into sources for ",
                 coefficient_names[c], ", got ", place);
     const Tensor& source = sources[(size_t)place];
     to.tensor = data(source);
@@ -59,12 +59,13 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
   const RegisteredNeuron* const other = find_neuron(key, x, "x");
   const int64_t n_gradients = other ? other->sizes.gradients : +n_coefficients;
   const Constants c = read_constants(constants, numbers, n_gradients);
-  LSNN_EXPECT(x.dim() == 3, "x must have shape (T, B, N), got ", shape_text(x));
+  LSNN_EXPECT(x.dim() == 3, "x: expected three dimensions, got shape ", shape_text(x));
   const ScalarType type = x.scalar_type();
-  LSNN_EXPECT(is_real(type), "x must be float32 or float64");
+  LSNN_EXPECT(is_real(type), "x: expected float32 or float64, got ", dtype_text(x));
   const int64_t T = x.size(0), B = x.size(1);
   LSNN_EXPECT(coefficients.has_value() == rows.empty(),
-              "coefficients: expected a tensor, or rows to make them of");
+              "coefficients: expected a tensor or rows, got ",
+              rows.empty() ? "neither" : "both");
   const bool is_made = !rows.empty();
   const Maybe w_rec = at(recurrence, 0);
   const Tensor k = is_made ? empty(x, {n_coefficients, w_rec ? w_rec->size(-1) : x.size(2)}, type)
@@ -74,17 +75,18 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
   l.options = read_options(options);
   const int64_t N = l.N, K = l.sizes.currents;
   const bool has_projection = at(projection, 0).has_value(), on_cpu = has_cpu_kernels(x);
-  LSNN_EXPECT(!has_projection || K == 1, "w_in: expected none beside a neuron of ", K, " currents");
-  LSNN_EXPECT(has_projection || K * N == x.size(2), "x must have shape (T, B, ", K * N,
+  LSNN_EXPECT(!has_projection || K == 1, "w_in: expected None for a neuron with ", K,
+              " currents, got a tensor");
+  LSNN_EXPECT(has_projection || K * N == x.size(2), "x: expected shape (T, B, ", K * N,
               ") without w_in, got ", shape_text(x));
   check_checkpoint(c.checkpoint, x);
   const bool spikes = c.has(Output::spikes), traces = c.has(Output::traces),
              save = c.has(Output::saved);
   const bool bits_asked = c.has(Output::bits), save_bf16 = c.has(Output::saved_bf16);
   LSNN_EXPECT(spikes || on_cpu,
-              "outputs: expected spikes among them, as only the CPU kernels can leave them out");
+              "outputs: expected spikes for the CUDA kernels, got none");
   LSNN_EXPECT(!save_bf16 || (type == ScalarType::Float && !other),
-              "outputs: expected no saved_bf16 for x of float64, or beside a neuron");
+              "outputs: expected no saved_bf16 for float64 or a registered neuron, got it");
   const StateHolder first = make_state(x, "x", l, state);
   const ProjectionHolder in = make_projection(x, projection, l);
   const ReadoutHolder out = make_readout(x, "x", readout, c.k_out, l);

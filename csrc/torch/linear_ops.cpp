@@ -13,19 +13,19 @@ namespace {
 
 void check_numbers(int64_t I, int64_t N) {
   LSNN_EXPECT(I < offsets && N < offsets && is_below(offsets, {I + 1, N + 64}),
-              "weight must hold less than 2^32 numbers, got ", I, " inputs and ", N, " outputs");
+              "weight: expected less than 2^32 numbers, got ", I, " inputs and ", N, " outputs");
 }
 
 // An uninitialised (rows, columns) matrix in reused memory, of the dtype of `like`.
 Tensor buffer(Tensor like, int64_t rows, int64_t columns) {
   check_real(like, "like");
-  LSNN_EXPECT(rows >= 0 && columns >= 0, "sizes must be >= 0, got ", rows, " and ", columns);
+  LSNN_EXPECT(rows >= 0 && columns >= 0, "rows, columns: expected numbers >= 0, got ", rows, " and ", columns);
   return empty(like, {rows, columns}, like.scalar_type());
 }
 
 void set_sizes(const Tensor& x, Linear& l) {
   check_real(x, "x");
-  LSNN_EXPECT(x.dim() == 2, "x must have shape (rows, inputs), got ", shape_text(x));
+  LSNN_EXPECT(x.dim() == 2, "x: expected shape (rows, inputs), got ", shape_text(x));
   l.R = x.size(0);
   l.I = x.size(1);
 }
@@ -50,7 +50,7 @@ Tensor linear_events(Tensor x, Tensor weight, std::optional<Tensor> bias,
   Linear l{};
   set_sizes(x, l);
   check_like(weight, "weight", x, "x");
-  LSNN_EXPECT(weight.dim() == 2 && weight.size(1) == x.size(1), "weight must have shape (outputs, ",
+  LSNN_EXPECT(weight.dim() == 2 && weight.size(1) == x.size(1), "weight: expected shape (outputs, ",
               x.size(1), "), got ", shape_text(weight));
   const int64_t N = weight.size(0);
   check_numbers(l.I, N);
@@ -80,7 +80,7 @@ std::tuple<Tensor, Tensor> linear_events_backward(Tensor g, Tensor x, std::optio
   check_like(g, "gradient", x, "x");
   LSNN_EXPECT(
       g.dim() == 2 && (g.size(0) == x.size(0) || (g.size(0) > 0 && x.size(0) % g.size(0) == 0)),
-      "gradient must have shape (", x.size(0), ", outputs) or fewer rows that repeat, got ",
+      "gradient: expected ", x.size(0), " rows or a divisor of it, got shape ",
       shape_text(g));
   const int64_t N = g.size(1);
   check_numbers(l.I, N);
@@ -102,7 +102,7 @@ std::tuple<Tensor, Tensor> linear_events_backward(Tensor g, Tensor x, std::optio
 // is other than 0 and 1.
 Tensor spike_bits(Tensor x) {
   const ScalarType dtype = x.scalar_type();
-  LSNN_EXPECT(x.dim() == 2, "x must have shape (rows, inputs), got ", shape_text(x));
+  LSNN_EXPECT(x.dim() == 2, "x: expected shape (rows, inputs), got ", shape_text(x));
   const bool bytes = dtype == ScalarType::Bool || dtype == ScalarType::Byte;
   if (!bytes) check_real(x, "x");
   const int64_t R = x.size(0), I = x.size(1);

@@ -18,8 +18,8 @@ template <class Make> Tensor allocated(const Ints& sizes, int64_t bytes, const M
   try {
     return make();
   } catch (const std::exception&) {
-    refuse("not enough memory: ", bytes, " bytes for a tensor of shape ",
-           shape_text(sizes.data(), sizes.size()), " were asked for");
+    refuse("not enough memory: ", bytes, " bytes requested for a tensor of shape ",
+           shape_text(sizes.data(), sizes.size()));
   }
 }
 
@@ -28,8 +28,8 @@ inline Tensor empty(const Tensor& like, const Ints& sizes, ScalarType type) {
   int64_t bytes = type == ScalarType::Double ? 8 : type == ScalarType::Byte ? 1 : 4;
   bool fits = true;
   for (int64_t s : sizes) fits = fits && !__builtin_mul_overflow(bytes, s, &bytes);
-  LSNN_EXPECT(fits, "not enough memory: a tensor of shape ", shape_text(sizes.data(), sizes.size()),
-              " has more bytes than can be counted");
+  LSNN_EXPECT(fits, "not enough memory: the bytes of a tensor of shape ", shape_text(sizes.data(), sizes.size()),
+              " exceed int64");
   if (!like.is_cpu())
     return allocated(sizes, bytes, [&] { return torch::stable::new_empty(like, sizes, type); });
   Ints strides(sizes.size(), 1);

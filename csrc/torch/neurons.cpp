@@ -21,7 +21,7 @@ std::map<int64_t, std::unique_ptr<const RegisteredNeuron>>& neurons() {
 
 template <class T> RegisteredNeuron checked(const neuron::NeuronTable<T>& t) {
   const int64_t lanes = cpu::chosen_kernels<T>().lanes;
-  LSNN_EXPECT(t.lanes == lanes, "neuron: expected vectors of ", lanes, " numbers, got ", t.lanes);
+  LSNN_EXPECT(t.lanes == lanes, "neuron: expected vectors of ", lanes, " lanes, got ", t.lanes);
   auto is_below = [](int64_t n, int64_t least, int64_t most) { return n >= least && n <= most; };
   LSNN_EXPECT(is_below(t.states, 0, neuron::max_states) &&
                   is_below(t.currents, 1, neuron::max_currents) &&
@@ -57,11 +57,11 @@ const RegisteredNeuron* find_neuron(int64_t key, const Tensor& x, const char* na
     const auto entry = neurons().find(key);
     if (entry != neurons().end()) found = entry->second.get();
   }
-  LSNN_EXPECT(found, "neuron: expected the key of a neuron that this process has registered, got ",
-              key, "; call lsnn_ext.functional.recurrent with it once");
-  LSNN_EXPECT(has_cpu_kernels(x), name, ": expected a tensor on the CPU beside a neuron");
+  LSNN_EXPECT(found, "neuron: expected a key that is registered in this process, got ", key,
+              "; call lsnn_ext.functional.recurrent with the neuron once");
+  LSNN_EXPECT(has_cpu_kernels(x), name, ": expected a CPU tensor for a registered neuron, got ", device_text(x));
   LSNN_EXPECT(x.scalar_type() == (found->wide ? ScalarType::Double : ScalarType::Float), name,
-              ": expected ", found->wide ? "float64" : "float32", ", for which the neuron is made");
+              ": expected ", found->wide ? "float64" : "float32", " as registered, got ", dtype_text(x));
   return found;
 }
 
@@ -71,8 +71,8 @@ void register_neuron(int64_t key, const std::string& path) {
   const auto get = (const void* (*)())dlsym(object, "lsnn_neuron");
   LSNN_EXPECT(get, "neuron: expected the symbol lsnn_neuron, got none in ", path);
   const auto* const table = (const neuron::NeuronTable<float>*)get();
-  LSNN_EXPECT(table->abi_version == neuron::abi_version, "neuron: expected version ",
-              neuron::abi_version, " of the boundary, got ", table->abi_version);
+  LSNN_EXPECT(table->abi_version == neuron::abi_version, "neuron: expected ABI version ",
+              neuron::abi_version, ", got ", table->abi_version);
   LSNN_EXPECT(table->number_bytes == 4 || table->number_bytes == 8,
               "neuron: expected numbers of 4 or 8 bytes, got ", table->number_bytes);
   keep(key, table->number_bytes == 8 ? checked(*(const neuron::NeuronTable<double>*)table)

@@ -79,7 +79,7 @@ const Options& default_options() {
 Options read_options(const Ints& list) {
   if (list.empty()) return default_options();
   constexpr size_t n = std::size(option_names);
-  LSNN_EXPECT(list.size() == n, "options: expected none, or ", n, " whole numbers, got ",
+  LSNN_EXPECT(list.size() == n, "options: expected none, or ", n, " integers, got ",
               list.size());
   for (size_t i = 0; i < n; i++) {
     const Allowed& a = allowed[i];

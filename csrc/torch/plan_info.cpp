@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <iterator>
 
 #include "../cuda/costs.h"
@@ -35,7 +36,7 @@ Device find_device(const std::optional<std::string>& name) {
   if (!name) {
     if (has_cuda) return cuda_device();
     throw std::runtime_error(
-        "device: expected the name of one, as this build has no CUDA kernels, got None");
+        "device: expected a name, got None; this build has no CUDA kernels");
   }
   std::string known;
   for (const Named& c : devices) {
@@ -59,21 +60,21 @@ Storage find_storage(const std::string& dtype, const std::string& weights) {
 // paper's network.
 std::string reason(const Pass& pass, const Layer& l, const py::dict& considered) {
   const char* chosen = name_of(pass);
-  if (pass.shape.parts && l.options.kernels == Kernels::matrices) return "matrices were asked for";
+  if (pass.shape.parts && l.options.kernels == Kernels::matrices) return "matrices were requested";
   if (l.options.design != Design::automatic)
-    return pass.kernel ? "its design was asked for" : "it was asked for";
+    return pass.kernel ? "its design was requested" : "it was requested";
   std::string others, impossible;
   for (const auto& [key, found] : considered) {
     const std::string name = py::cast<std::string>(key);
     if (name == chosen) continue;
     if (py::isinstance<py::str>(found))
-      impossible += "; not " + name + ", as " + py::cast<std::string>(found);
+      impossible += "; not " + name + ": " + py::cast<std::string>(found);
     else
       others += (others.empty() ? " before " : ", ") + name + " with " +
                 std::to_string((int64_t)py::cast<double>(found));
   }
   const auto cycles = (int64_t)py::cast<double>(considered[chosen]);
-  return "fewest cycles a step by the formulas, " + std::to_string(cycles) + others + impossible;
+  return "fewest cycles per step by the formulas, " + std::to_string(cycles) + others + impossible;
 }
 
 py::object cycles_or_why(const cuda::Possible& p, const Device& device, const Layer& l, Storage s,
@@ -110,7 +111,7 @@ py::dict describe(const Pass& chosen, py::dict considered, const Device& device,
 const Model& find_model(const std::string& name) {
   for (const Model& model : models)
     if (name == model.name) return model;
-  throw std::invalid_argument("model: expected a name of the table of models, got '" + name + "'");
+  throw std::invalid_argument("model: expected a model of the table, got '" + name + "'");
 }
 
 }  // namespace
@@ -133,14 +134,14 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
     throw std::invalid_argument(
         "T, B, N: expected 0 to 2^48 steps and neurons of all items, and 1 to 65535 neurons, got " +
         std::to_string(T) + ", " + std::to_string(B) + " and " + std::to_string(N));
-  if (delays.empty() || delays[0] < 0)
-    throw std::invalid_argument("delays: expected ascending steps >= 0");
-  for (size_t i = 1; i < delays.size(); i++)
-    if (delays[i] <= delays[i - 1])
-      throw std::invalid_argument("delays: expected ascending steps >= 0");
+  if (delays.empty() || delays[0] < 0 ||
+      std::adjacent_find(delays.begin(), delays.end(), std::greater_equal<>()) != delays.end())
+    throw std::invalid_argument("delays: expected ascending numbers >= 0, got " +
+                                shape_text(delays.data(), delays.size()));
   Device device = find_device(device_name);
   if (clusters_at_once.size() > std::size(device.clusters))
-    throw std::invalid_argument("clusters: expected three numbers at most, of 2, 4 and 8 blocks");
+    throw std::invalid_argument("clusters: expected at most 3 numbers, of 2, 4 and 8 blocks, got " +
+                                std::to_string(clusters_at_once.size()));
   std::copy(clusters_at_once.begin(), clusters_at_once.end(), device.clusters);
   const Storage storage = find_storage(dtype, weights);
   const cuda::Activity activity{spikes, active};
@@ -194,7 +195,7 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
   py::dict tiles;
   const std::string why_not = cuda::no_tensor_cores(device, l, storage);
   tiles["kernels"] = p.tensor_cores ? "tensor cores" : "events";
-  tiles["why"] = p.tensor_cores ? "they can make it" : "not by tensor cores: " + why_not;
+  tiles["why"] = p.tensor_cores ? "supported" : "no tensor cores: " + why_not;
   const auto& by_cores = p.tensor_cores;
   tiles["rows"] = by_cores ? 32 * cuda::words_of_warp * cuda::warps_down : p.tiles.rows;
   tiles["columns"] = by_cores ? 32 * cuda::warps_across : p.tiles.columns;

@@ -25,9 +25,9 @@ PreparedLayer::PreparedLayer(bool is_wide, int64_t N, const std::vector<int64_t>
       layer{} {
   const Constants c = read_constants(constants, numbers, n_coefficients);
   check_choices(c);
-  LSNN_EXPECT(N >= 1, "PreparedLayer: expected one neuron or more, got ", N);
+  LSNN_EXPECT(N >= 1, "N: expected at least 1, got ", N);
   LSNN_EXPECT((weights != 0) == !delays.empty(),
-              "PreparedLayer: expected delays with weights, and none without");
+              "delays: expected at least one with w and none without it, got ", delays.size());
   const int64_t size = wide ? 8 : 4, NP = cpu::padded(N);
   if (wide) check_coefficients((const double*)given, N, c.dampening, 0);
   else check_coefficients((const float*)given, N, c.dampening, 0);
@@ -126,7 +126,7 @@ ForwardArgs PreparedLayer::forward_args(int64_t T, int64_t B, Address current,
                                         const std::vector<Address>& first,
                                         const std::vector<Address>& last, Address spikes) const {
   LSNN_EXPECT(first.size() == 5 && last.size() == 5,
-              "PreparedLayer: expected states of five tensors, got ", first.size(), " and ",
+              "first, last: expected 5 addresses each, got ", first.size(), " and ",
               last.size());
   ForwardArgs f{};
   f.layer = layer;
@@ -164,7 +164,7 @@ bool PreparedLayer::is_current() const {
 void PreparedLayer::record(int64_t B, Address current, const std::vector<Address>& first,
                            const std::vector<Address>& last, Address spikes, Address y,
                            Address bits) const {
-  LSNN_EXPECT(one_step, "PreparedLayer: expected a layer prepared for steps that are recorded");
+  LSNN_EXPECT(one_step, "recorded: expected a layer prepared with it, got one without");
   ForwardArgs f = forward_args(1, B, current, first, last, spikes);
   f.saved.y = (void*)y;
   f.saved.bits = (uint32_t*)bits;
@@ -175,10 +175,9 @@ void PreparedLayer::adjoint(int64_t B, int64_t want, const std::vector<Address>&
                             Address bits, const std::vector<Address>& g,
                             const std::vector<Address>& to,
                             const std::vector<Address>& sums) const {
-  LSNN_EXPECT(one_step, "PreparedLayer: expected a layer prepared for steps that are recorded");
+  LSNN_EXPECT(one_step, "recorded: expected a layer prepared with it, got one without");
   LSNN_EXPECT(first.size() == 5 && g.size() == 5 && to.size() == 5 && sums.size() == 3 && to[0],
-              "PreparedLayer: expected a state of five tensors, five gradients, five places for "
-              "others and three sums, got ",
+              "first, g, to, sums: expected 5, 5, 5 and 3 addresses, to[0] not 0, got ",
               first.size(), ", ", g.size(), ", ", to.size(), " and ", sums.size());
   check_kappa(layer, want, wide);
   BackwardArgs f{};

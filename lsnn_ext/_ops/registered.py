@@ -27,7 +27,6 @@ def sizes_of(key: int) -> NeuronSizes:
     """Raises RuntimeError for a key without kernels in this process, as of a graph that another
     one has made."""
     if key not in _sizes:
-        raise RuntimeError(f"neuron: expected the key of a neuron that this process has "
-                           f"registered, got {key}; call lsnn_ext.functional.recurrent with it "
-                           f"once")
+        raise RuntimeError(f"neuron: expected a key that is registered in this process, got {key}; "
+                           f"call lsnn_ext.functional.recurrent with the neuron once")
     return _sizes[key]

@@ -146,7 +146,7 @@ def test_delays_that_were_changed(first: str, gradients: bool) -> None:
     delays.each[4, 4] = 5
     errors = {"alike": (ValueError, "delay: expected no other numbers than .* make "
                                     "functional.Delays"),
-              "several": (RuntimeError, "delay must hold only numbers of delays, got 5")}
+              "several": (RuntimeError, "delay: expected only numbers in delays, got 5")}
     error, message = errors[first]
     with pytest.raises(error, match=message):
         _called(delays, x, gradients)

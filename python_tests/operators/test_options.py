@@ -148,7 +148,7 @@ def test_all_options_reach_both_operators() -> None:
 def test_operators_run_the_design_or_refuse_it() -> None:
     x, w = _leaves(B=1, N=1600)
     refused = pytest.raises((ValueError, RuntimeError),
-                            match="the design .block. cannot run 1600 neurons")
+                            match="design: expected one that can run 1600 neurons")
     with _ops.forced(design="block"), refused:
         _loss(x[:2], w)
     with Calls() as calls, _ops.forced(design="gather"):
@@ -233,8 +233,8 @@ def test_unknown_choices_are_refused() -> None:
 
 # ------------------------------------------------------------------------------------ the operators
 BAD: dict[str, tuple[list[int], str]] = {
-    "few": ([0, 0, 0], "options: expected none, or 5 whole numbers, got 3"),
-    "many": ([0] * 6, "options: expected none, or 5 whole numbers, got 6"),
+    "few": ([0, 0, 0], "options: expected none, or 5 integers, got 3"),
+    "many": ([0] * 6, "options: expected none, or 5 integers, got 6"),
     "product": ([5, 0, 0, 0, 0], "product: expected 0, or 1 to 4 for dense, active, bf16 or "
                                  "sparse, got 5"),
     "product-negative": ([-1, 0, 0, 0, 0], "product: expected 0, or 1 to 4 for .*, got -1"),
