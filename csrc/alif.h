@@ -20,10 +20,9 @@
 // clang-format on
 //
 // A synapse may have a weight w_djk for each delay d: then (1) sums over d too. Without recurrent
-// weights c = x_t.
-// The forward pass saves y of (5), the spikes as bits and, every `segment` steps, the carried
-// state; all else is replayed. Sums of (1) run over ascending delay, then ascending j, without
-// fused multiply-add, so that every path agrees bit for bit.
+// weights c = x_t. The forward pass saves y of (5), the spikes as bits and, every `segment` steps,
+// the carried state; the backward pass recomputes all else. Sums of (1) run over ascending delay,
+// then ascending j, without fused multiply-add, so that all paths are bitwise identical.
 #pragma once
 #include <cstdint>
 #include <limits>
@@ -39,7 +38,7 @@ inline constexpr const char* coefficient_names[] = {"alpha", "kappa", "rho",   "
                                                     "eta",   "theta", "sigma", "width", "R"};
 
 inline constexpr int64_t segment = 128;  // steps between two saved states
-// steps that the backward pass replays and keeps at a time; divides segment
+// steps that the backward pass recomputes and keeps at a time; divides segment
 inline constexpr int64_t chunk = 16;
 
 // 32-bit spike words of an item
@@ -50,7 +49,7 @@ LSNN_INLINE constexpr int64_t segments(int64_t T, int64_t every = segment) {
 
 inline constexpr int exact_parts = 3;  // bfloat16 numbers that add up to any float
 
-// How many a neuron has of each kind: those of the models of the table.
+// Sizes of a neuron; the defaults are those of the models in the table.
 struct NeuronSizes {
   int64_t states = 4, traces = 3;
   int64_t currents = 1;  // sums (1) that a step reads
@@ -58,7 +57,7 @@ struct NeuronSizes {
   int64_t gradients = n_coefficients;
 };
 
-// What defines the layer; the same for both directions.
+// Defines the layer; the same for both directions.
 struct Layer {
   int64_t T, B, N;
   Model model;
@@ -74,35 +73,35 @@ struct Layer {
   const void* w;  // [matrices,N,N] from j to k, strides below; null when S = 0
   int64_t w_stride_j, w_stride_k;
   const void* coefficients;  // [n_coefficients,N]
-  int64_t w_stride_s = 0;  // from one matrix to the next; not read where there is but one
-  // bfloat16 numbers whose sum may stand for a factor of a product of the backward pass, 1 or 2; 3:
-  // no product rounds its factors
+  int64_t w_stride_s = 0;  // from one matrix to the next; not read for a single matrix
+  // bfloat16 numbers that a factor of a product in the backward pass may be split into, 1 or 2; 3:
+  // factors are exact
   int bf16_parts = exact_parts;
-  // false: no neuron has a synapse onto itself: the diagonals of w count as 0 and have no gradient
+  // false: the diagonals of w count as 0 and have no gradient
   bool autapses = true;
-  // w has rows as the CPU kernels pack them, zeros behind; they are read where they are
+  // w has packed rows, padded with zeros; the CPU kernels read them in place
   bool w_in_place = false;
-  // [B] steps of each item, from 0 to T and descending over the batch, so that the items at work in
-  // a step come first; null: all T. In the memory of the host, as delays. An item ends after its
-  // last step: the last state is that of this step, and gradients of the last state enter there.
-  // What is given for later steps is not read; what is written for them, y and carry too, is 0.
+  // [B] steps of each item, from 0 to T and descending over the batch, so that the active items of
+  // a step come first; null: all T. In host memory, as delays. An item ends after its last step:
+  // its last state is that of this step, and gradients of the last state enter there. Inputs of
+  // later steps are not read; outputs of later steps, y and carry included, are 0.
   const int64_t* lengths = nullptr;
 
   LSNN_METHOD int64_t length(int64_t b) const { return lengths ? lengths[b] : T; }
   LSNN_METHOD int64_t longest() const { return B > 0 ? length(0) : T; }
-  // psi of (7) counts as 0 where |m| is at least so large; of no effect for a surrogate that ends
+  // psi of (7) counts as 0 where |m| >= cutoff; ignored for surrogates with bounded support
   double cutoff = std::numeric_limits<double>::infinity();
   Options options = {};  // how both directions are computed
-  // Of the CPU kernels alone: a neuron that is no model of the table, neuron::NeuronTable<T>, in
-  // place of model, surrogate, dampening, n_ref and cutoff. Then w has [currents,N,N] for each
-  // matrix, delay is [currents,N,N], coefficients are those that the neuron reads, and x, y, gx are
-  // [T,B,currents,N]; smooth says whether its spikes are numbers.
+  // CPU kernels only: a registered neuron, neuron::NeuronTable<T>, in place of model, surrogate,
+  // dampening, n_ref and cutoff. Then w has [currents,N,N] for each matrix, delay is
+  // [currents,N,N], coefficients are those that the neuron reads, and x, y, gx are
+  // [T,B,currents,N]; smooth: its spikes are real numbers.
   const void* neuron = nullptr;
   NeuronSizes sizes = {};
   int64_t w_stride_current = 0;  // from the matrix of one current to the next
 };
 
-// The layer as one of its currents sees it: with the weights and delays that lead there.
+// The layer with the weights and delays of one of its currents.
 LSNN_INLINE Layer layer_of_current(const Layer& l, int64_t current, int64_t bytes) {
   Layer one = l;
   if (l.w) one.w = (const char*)l.w + current * l.w_stride_current * bytes;
@@ -110,10 +109,10 @@ LSNN_INLINE Layer layer_of_current(const Layer& l, int64_t current, int64_t byte
   return one;
 }
 
-// How many matrices w and its gradient hold: with `delay` one, as each synapse acts with a delay of
-// its own; else one for each delay, as each synapse has a weight for each.
+// Matrices of w and of its gradient: one with `delay`, where each synapse has its own delay; else
+// one for each delay, where each synapse has a weight for each.
 LSNN_INLINE constexpr int64_t matrices(const Layer& l) { return l.delay && l.S ? 1 : l.S; }
-// The matrix whose weights act with delays[s], those for which acts() says so.
+// The matrix whose weights act with delays[s], where acts() is true.
 template <class T> LSNN_INLINE const T* matrix(const Layer& l, int64_t s) {
   return (const T*)l.w + (matrices(l) > 1 ? s * l.w_stride_s : 0);
 }
@@ -121,30 +120,30 @@ LSNN_INLINE constexpr bool acts(const Layer& l, int64_t j, int64_t k, int64_t de
   return (l.autapses || j != k) && (matrices(l) == l.S || l.delay[j * l.N + k] == delay);
 }
 
-// In front of the recurrence, where inputs are mostly zero, as spikes are: x_t of (1) is bias + w
-// inputs_t, summed over the inputs that are not zero, in ascending order.
+// Projection of sparse inputs, such as spikes: x_t of (1) is bias + w inputs_t, summed over the
+// nonzero inputs in ascending order.
 struct Projection {
-  int64_t I = 0;  // inputs; 0: the current itself is given
+  int64_t I = 0;  // inputs; 0: x is the current
   const void* w;  // [N,I], strides below
   int64_t w_stride_n, w_stride_i;
   const void* bias;  // [N] or null
-  // [T,B,words(I)] the inputs where they are spikes of another layer, in place of x; 0 beyond I
+  // [T,B,words(I)] inputs that are 0 or 1, in place of x; 0 beyond I
   const uint32_t* bits = nullptr;
 };
 
-// Behind it: a leaky integrator of weighted spikes, p_t = k p_{t-1} + (1 - k) w z_t.
+// Readout: a leaky integrator of weighted spikes, p_t = k p_{t-1} + (1 - k) w z_t.
 struct Readout {
   int64_t O = 0;  // outputs; 0: none
   const void* w;  // [O,N], strides below
   int64_t w_stride_o, w_stride_n;
   double k;
   const void* first;  // [B,O] p before the first step, or null: zeros
-  // [O] added to what is returned, and not to what is carried, or null; CUDA kernels alone
+  // [O] added to the returned p, not to the carried one, or null; CUDA kernels only
   const void* bias = nullptr;
 };
 
-// The same integrator alone, of a product x that was made elsewhere; rows of n numbers, one for
-// each item and output.
+// The integrator without the product, which x holds; rows of n numbers, one for each item and
+// output.
 struct LeakyForward {
   int64_t T, n;
   double k;
@@ -162,8 +161,8 @@ struct LeakyBackward {
   void* gp_first;  // [n] written
 };
 
-// A linear map beside a layer, y = x W^T + bias: the projection of its inputs. The CUDA kernels
-// take inputs as bits alone, and no gradients that repeat.
+// A linear map y = x W^T + bias, for the projection of inputs outside of the operator. The CUDA
+// kernels only take inputs as bits, and no repeated gradients.
 struct Linear {
   int64_t R, I, N;
   const void* x;  // [R,I], or not read: see bits
@@ -174,15 +173,15 @@ struct Linear {
   const void* g;  // [g_rows,N] dL/dy; backward only
   int64_t g_rows;  // row r has the gradient r % g_rows; R, or fewer where they repeat
   void* gw;  // [N,I] written; backward only
-  void* gbias;  // [N] written, or null; the CPU alone
+  void* gbias;  // [N] written, or null; CPU only
   const uint32_t* bits = nullptr;  // [R,words(I)] of inputs that are 0 or 1, in place of x
 };
 
-// State carried between steps; null pointers in an output mean "not wanted".
+// State carried between steps. Outputs may be null: not wanted.
 struct State {
   void *v, *a, *i, *r;  // [B,N]
   void* z;  // [D,B,N] past spikes, newest first; any real number
-  void* const* others = nullptr;  // [states] of another neuron, each [B,N], in place of v to r
+  void* const* others = nullptr;  // [states] of a registered neuron, each [B,N], in place of v to r
 
   LSNN_METHOD void* of(int64_t s) const {
     if (others) return others[s];
@@ -190,17 +189,16 @@ struct State {
   }
 };
 
-// What it holds is chosen in torch/forward_op.cpp; lsnn_ext/_ops/autograd.py hands it to the
-// backward pass.
+// Allocated in torch/forward_op.cpp, passed to the backward pass by lsnn_ext/_ops/autograd.py.
 struct Saved {
-  // [T,B,N] membrane before any reset (5), or the currents [T,B,currents,N] of another neuron;
-  // null: the backward pass computes it again
+  // [T,B,N] membrane before any reset (5), or the currents [T,B,currents,N] of a registered neuron;
+  // null: the backward pass recomputes it
   void* y;
-  uint32_t* bits;  // [T,B,words(N)] spikes; the CPU kernels write them whenever they are asked for
+  uint32_t* bits;  // [T,B,words(N)] spikes; the CPU kernels write them unless null
   void* z;  // [T,B,N] smooth spikes, or null
   void* carry;  // [segments(T,every),states,B,N] v', a', i', r' at the start of each segment
   bool y_is_bf16 = false;  // half the memory, for float; gradients then round with y
-  int64_t every = segment;  // steps of a segment; the CUDA kernels take no other number
+  int64_t every = segment;  // steps of a segment; CUDA kernels: always `segment`
 };
 
 struct ForwardArgs {
@@ -213,11 +211,11 @@ struct ForwardArgs {
   void *trace_v, *trace_a, *trace_A;  // [T,B,N] or null
   bool save;
   Saved saved;  // written when save
-  Projection projection = {};  // of the CPU kernels alone; x is [T,B,I] then
+  Projection projection = {};  // CPU kernels only; x is [T,B,I] then
   Readout readout = {};
   void* readout_p = nullptr;  // [T,B,O] written
   void* readout_last = nullptr;  // [B,O] written
-  void* const* other_traces = nullptr;  // [traces] of another neuron, in place of trace_v and so on
+  void* const* other_traces = nullptr;  // [traces] of a registered neuron, instead
 
   LSNN_METHOD void* trace(int64_t k) const {
     if (other_traces) return other_traces[k];
@@ -238,8 +236,8 @@ struct BackwardArgs {
   void* gw;  // [matrices,N,N] written, or null; null when S = 0
   void* gcoefficients;  // [n_coefficients,N] written where wanted, or null when want = 0
   State gfirst;  // written, r unused; entries may be null
-  // Of these the CUDA kernels have the readout alone:
-  // [T,B,N] as in the forward pass, read where y was not saved; [T,B,I] of a projection
+  // The CUDA kernels use only the readout of what follows. x: [T,B,N] as in the forward pass, read
+  // where y was not saved; [T,B,I] of a projection
   const void* x = nullptr;
   int64_t x_stride_t = 0, x_stride_b = 0;
   Projection projection = {};
@@ -250,7 +248,7 @@ struct BackwardArgs {
   const void* gp_last = nullptr;  // [B,O] dL/d (p after the last step), or null
   void* gw_out = nullptr;  // [O,N] written
   void* gp_first = nullptr;  // [B,O] written
-  bool existing = false;  // gw only of synapses that are not zero, 0 of the others
+  bool existing = false;  // gw only of nonzero synapses, else 0
   void* gbias_out = nullptr;  // [O] written, or null
   const void* const* other_traces = nullptr;  // [traces] as of ForwardArgs, in place of gv, ga, gA
 
@@ -260,15 +258,14 @@ struct BackwardArgs {
   }
 };
 
-// Asked by every thread between chunks of steps: whether the caller wants the pass to end at once,
-// its results void. Null: never.
+// Polled by every thread between chunks of steps: whether cancellation was requested; the results
+// are void then. Null: never.
 struct Interrupt {
   bool (*wanted)(void* context) = nullptr;
   void* context = nullptr;
 };
 
-// Runs body(index, context) for index = 0..n-1, in any order, on any threads, of which there are
-// about so many.
+// Runs body(index, context) for index = 0..n-1, in any order, on about `threads` threads.
 struct Parallel {
   void (*run)(int64_t n, void (*body)(int64_t index, void* context), void* context);
   int64_t threads;

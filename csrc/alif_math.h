@@ -19,13 +19,12 @@ template <class F> struct Coefs {
   F inverse_kappa, inverse_width;  // for gradients: a division takes as long as five products
 };
 
-// what a step reads of the step before, and leaves to the next
+// carried from step to step
 template <class F> struct Carry { F v, a, i, r, z; };
 
 template <class F> using Mask = decltype(F(0) > F(0));
 
-// A choice is made by ifs, of which one has no condition. Another value needs a statement of its
-// own in:
+// Choices are chains of ifs whose last case has no condition. A further value needs a statement in:
 static_assert(std::size(test_words) == 2, "step, replay, step_adjoint");
 static_assert(std::size(scale_words) == 2, "scale, unless_vanishing, over");
 static_assert(std::size(reset_words) == 3, "reset, reset_adjoint");
@@ -40,8 +39,8 @@ template <class Spec, class F> LSNN_INLINE F scale(const Spec& spec, const Coefs
   return spec.model.scale == Scale::width_A ? k.width * A : k.width;
 }
 
-// x, or 0 where s of (7) is no normal number, as it is where A is 0: nothing can be divided by it.
-// There m counts as 0, and no gradient passes the test. A width of its own is a normal number.
+// x, or 0 where s of (7) is zero or subnormal, for example where A is 0: s cannot divide. There m
+// counts as 0, and no gradient passes the test. A width that does not scale with A is normal.
 template <class Spec, class F> LSNN_INLINE F unless_vanishing(const Spec& spec, F s, F x) {
   return spec.model.scale == Scale::width_A ? select(abs_(s) < least_normal(s), F(0), x) : x;
 }
@@ -53,8 +52,8 @@ template <class Spec, class F> LSNN_INLINE F inverse_scale(const Spec& spec, con
   return unless_vanishing(spec, s, reciprocal_(s));
 }
 
-// [m > 0] of (7) without the division: the sign of n - A, turned round where s is negative (a
-// threshold below zero).
+// [m > 0] of (7) without the division: the sign of n - A, flipped where s < 0 (a threshold below
+// zero).
 template <class Spec, class F> LSNN_INLINE Mask<F> over(const Spec& spec, F n, F A) {
   F d = n - A;
   if (spec.model.scale == Scale::width_A) d = select(A < F(0), -d, d);
@@ -100,8 +99,8 @@ template <class Spec, class F> LSNN_INLINE void count_refractory(const Spec& spe
   if (spec.refractory) s.r = select(fired, k.n_ref, max_(s.r - F(1), F(0)));  // (9)
 }
 
-// (8), (9): what y, A and the spike of a step leave to the next one. The forward pass and the
-// replay share it.
+// (8), (9): the state after a step, from its y, A and spike. Shared by the forward pass and the
+// replay.
 template <class Spec, class F>
 LSNN_INLINE void advance(const Spec& spec, const Coefs<F>& k, F u, F a, F A, F i, F z,
                          Mask<F> fired, Carry<F>& s) {
@@ -113,8 +112,8 @@ LSNN_INLINE void advance(const Spec& spec, const Coefs<F>& k, F u, F a, F A, F i
 }
 
 // ----------------------------------------------------------------------------------------- forward
-// The parts of a step. Where the test is of the old membrane, (3), (4) and (7) wait for no current,
-// and a kernel may have them done before (1): the others take the same numbers, whatever the order.
+// The parts of a step. Where the old membrane is tested, (3), (4) and (7) need no current, so a
+// kernel may compute them before (1), with the same results.
 template <class F> struct Threshold { F a, A; };
 template <class Spec, class F> LSNN_INLINE Threshold<F> threshold(const Spec& spec,
                                                                   const Coefs<F>& k,
@@ -169,9 +168,8 @@ template <class Spec, class F> LSNN_INLINE Stepped<F> step(const Spec& spec, con
 }
 
 // ------------------------------------------------------------------------------------------ replay
-// The same step again from its saved y and spike: (1) and (2) are not needed, i follows from (5).
-// Returns where no gradient can pass the spike, so that the neuron is not active: psi is 0 or the
-// neuron is refractory.
+// Recomputes a step from its saved y and spike without (1) and (2): i follows from (5). Returns the
+// inactive neurons, whose spikes pass no gradient: psi is 0 or the neuron is refractory.
 template <class Spec, class F>
 LSNN_INLINE Mask<F> replay(const Spec& spec, const Coefs<F>& k, F y, F z, Mask<F> fired,
                            Carry<F>& s) {
@@ -187,16 +185,16 @@ LSNN_INLINE Mask<F> replay(const Spec& spec, const Coefs<F>& k, F y, F z, Mask<F
   return blocked;
 }
 
-// Whether v is all that a step has to know of the one before, beside spikes, and follows from y of
-// that one: where A varies with nothing, nobody asks for a gradient that reads a or i, and no step
-// has to tell which neurons are active. Then nothing has to be replayed ahead of the adjoint.
+// Whether the adjoint of a step needs only v and spikes of the step before, and v follows from its
+// y: A is constant, no wanted gradient reads a or i, and active neurons need not be known. Then
+// nothing is replayed before the adjoint.
 inline constexpr unsigned reads_a_or_i = 1 << RHO | 1 << BETA | 1 << ETA | 1 << SIGMA;
 LSNN_INLINE bool v_suffices(const GeneralSpec& spec, bool beta_is_zero) {
   return beta_is_zero && !spec.current && !(spec.want & reads_a_or_i) && !can_be_inactive(spec);
 }
 
-// Whether a and r follow from the spikes alone, and v from its last step; then only the last step
-// before a state that is wanted has to be replayed, and the others come to this:
+// Whether a and r follow from spikes only, and v from its last step. Then only the last step before
+// a wanted state is replayed, and the others reduce to this:
 template <class Spec> LSNN_INLINE bool spikes_suffice(const Spec& spec) {
   return spec.model.drive == Drive::spike && !spec.coupling && !(spec.want >> SIGMA & 1);
 }
@@ -207,16 +205,15 @@ template <class Spec, class F> LSNN_INLINE void replay_spikes(const Spec& spec, 
   s.z = z;
 }
 
-// v that a step reads, where the reset comes with the step before: of that one y, the adaptation,
-// and the spike that it read.
+// v that a step reads, from y, a and the spike read by the step before.
 template <class Spec, class F> LSNN_INLINE F membrane_before(const Spec& spec, const Coefs<F>& k,
                                                              F y, F a, F z) {
   return reset(spec, k, y, z, k.theta + k.beta * a);
 }
 
 // ----------------------------------------------------------------------------------------- adjoint
-// dL/d of what the step leaves (v, a, i; z: all that reaches the spike) turns into dL/d of what it
-// read (z: its local part).
+// In: dL/d of the state after the step (v, a, i; z: all that reaches the spike). Out: dL/d of the
+// state before it (z: the local part).
 template <class F> struct Adjoint { F v, a, i, z; };
 
 // o = reset(y, z): the adjoints of y (returned), z and A from that of o.
@@ -239,8 +236,8 @@ LSNN_INLINE F reset_adjoint(const Spec& spec, const Coefs<F>& k, F ob, F y, F z,
   return ob;
 }
 
-// The derivative of spike((n - A) / s) by m, and what else its adjoint takes of the step. Nothing
-// of this is a gradient, so that a kernel may have it before (1) has brought dL/dz.
+// The derivative of spike((n - A) / s) by m, and what else its adjoint needs. It depends on no
+// gradient, so a kernel may compute it before dL/dz is known.
 template <class F> struct Slope { F psi, m, inverse; };  // dampening psi, m = (n - A) / s, 1 / s
 template <class Spec, class F> LSNN_INLINE Slope<F> slope(const Spec& spec, const Coefs<F>& k, F n,
                                                           F A) {
@@ -263,22 +260,21 @@ LSNN_INLINE F spike_adjoint(const Spec& spec, const Coefs<F>& k, F zb, const Slo
   return nb;
 }
 
-// dL/dc by (5) and (2), from dL/dy and dL/di. Where the test is of the old membrane and a reset
-// that subtracts comes with the next step, dL/dy is dL/dv: then nothing of dL/dz of the step is
-// needed, and a kernel may have dL/dc before (1) has brought that.
+// dL/dc by (5) and (2), from dL/dy and dL/di. Where the old membrane is tested and a subtracting
+// reset acts in the next step, dL/dy is dL/dv: then a kernel may compute dL/dc before dL/dz of the
+// step is known.
 template <class F> LSNN_INLINE F current_adjoint(const Coefs<F>& k, F yb, F ib) {
   return ib + k.kappa * yb;
 }
 
-// The slope of the test that a step makes where this is of the old membrane.
+// The slope of the test where the old membrane is tested.
 template <class Spec, class F>
 LSNN_INLINE Slope<F> slope_of_step(const Spec& spec, const Coefs<F>& k, const Carry<F>& before) {
   return slope(spec, k, before.v, threshold(spec, k, before).A);
 }
 
-// before: what the step read. y, z: what it saved. Ab: dL/dA from outside. g: gradients of the
-// coefficients are added. at: gives the slope of the test, of n and A. Returns dL/dc of (1), which
-// is dL/dx.
+// before: the state before the step. y, z: saved by it. Ab: dL/dA from outside. g: gradients of the
+// coefficients are added. at(n, A): the slope of the test. Returns dL/dc of (1), which is dL/dx.
 template <class Spec, class F, class SlopeAt>
 LSNN_INLINE F step_adjoint(const Spec& spec, const Coefs<F>& k, const Carry<F>& before, F y, F z,
                            F Ab, Adjoint<F>& d, Coefs<F>& g, const SlopeAt& at) {
@@ -355,7 +351,7 @@ template <class F> struct Leak {
 template <class F> LSNN_INLINE F integrate(const Leak<F>& leak, F p, F x) {
   return leak.k * p + leak.rest * x;
 }
-// From dL/dp of a step, all that comes later included: dL/dx, returned, and dL/dp'.
+// From dL/dp of a step, later steps included: dL/dx, returned, and dL/dp'.
 template <class F> LSNN_INLINE F integrate_adjoint(const Leak<F>& leak, F& pb) {
   const F xb = leak.rest * pb;
   pb = leak.k * pb;

@@ -16,7 +16,7 @@ namespace lsnn {
 #define LSNN_SCALE(X) X(width, "1") X(width_A, "A")
 // (6), (8) what a spike does to y or u
 #define LSNN_RESET(X) X(minus_A, "A") X(minus_R, "R") X(to_R, "to")
-// by the spike of the step before (6), or at once (8)
+// by the spike of the step before (6), or by that of the same step (8)
 #define LSNN_WHEN(X) X(next, "next") X(now, "now")
 // (3) e' = z' | [v' over A'] | [v' over theta]
 #define LSNN_DRIVE(X) X(spike, "spike") X(cross, "cross") X(above, "above")
@@ -62,11 +62,10 @@ struct Choices {
 };
 struct Model : Choices {
   const char* name;
-  Surrogate surrogate;  // where the caller names none
+  Surrogate surrogate;  // unless the caller names one
 };
 
-// The place of a word among those of a choice. A word of models.py that is not there ends the
-// compilation here.
+// The index of a word among those of a choice. An unknown word of models.py does not compile.
 template <size_t n> consteval int place(const char* const (&words)[n], std::string_view word) {
   for (size_t i = 0; i < n; i++)
     if (words[i] == word) return (int)i;

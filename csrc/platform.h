@@ -1,9 +1,9 @@
-// The only file that asks who compiles: nvcc, or a host compiler (which also compiles the kernels
-// for the emulator).
+// The only file with compiler checks: nvcc, or a host compiler, which also compiles the kernels for
+// the emulator.
 //
-// Every function of the headers below cpu/ and cuda/ is static and always inlined: each instruction
-// set of the CPU path is a translation unit of its own, and a function that the linker could share
-// between them (a weak symbol) would carry, say, AVX-512 code onto a processor without it.
+// Every function of the headers below cpu/ and cuda/ is static and always inlined. Each instruction
+// set of the CPU path is a translation unit; a function that the linker shares between them (a weak
+// symbol) could run AVX-512 code on a processor without it.
 #pragma once
 #include <float.h>
 #include <math.h>
@@ -15,7 +15,7 @@
 #define LSNN_NVCC 1
 #define LSNN_INLINE static __host__ __device__ __forceinline__
 #define LSNN_METHOD __host__ __device__ __forceinline__
-#define LSNN_LAMBDA  // the lambda takes after the function around it
+#define LSNN_LAMBDA  // the lambda inherits the attributes of the enclosing function
 #elif defined(__GNUC__)
 #define LSNN_NVCC 0
 #define LSNN_INLINE static inline __attribute__((always_inline))
@@ -25,22 +25,21 @@
 #error "lsnn_ext is written for GCC, Clang and nvcc."
 #endif
 
-// Thread block clusters exist from compute capability 9.0 on; what is compiled for older GPUs
-// leaves them out.
+// Thread block clusters: from compute capability 9.0 on.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
 #define LSNN_CLUSTERS 0
 #else
 #define LSNN_CLUSTERS 1
 #endif
 
-// Copies from global to shared memory that run beside the thread: from compute capability 8.0 on.
+// Asynchronous copies from global to shared memory: from compute capability 8.0 on.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 #define LSNN_ASYNC_COPIES 0
 #else
 #define LSNN_ASYNC_COPIES 1
 #endif
 
-// Tensor cores that take bfloat16: from compute capability 8.0 on, too.
+// Tensor cores with bfloat16: from compute capability 8.0 on, too.
 #define LSNN_TENSOR_CORES LSNN_ASYNC_COPIES
 
 // nvcc needs more registers for the same kernel from compute capability 10.0 on.
@@ -50,12 +49,12 @@
 #define LSNN_FEWER_REGISTERS 0
 #endif
 
-// A function that stays a call, but never leaves its translation unit.
+// A function that is not inlined, with internal linkage.
 #define LSNN_LOCAL static __attribute__((unused))
 
 namespace lsnn {
 
-// The mathematics of one number; cpu/simd.h gives the same names for vectors.
+// Scalar mathematics; cpu/simd.h defines the same names for vectors.
 template <class F> LSNN_INLINE F select(bool m, F a, F b) { return m ? a : b; }
 LSNN_INLINE float abs_(float x) { return fabsf(x); }
 LSNN_INLINE double abs_(double x) { return fabs(x); }
@@ -75,9 +74,9 @@ LSNN_INLINE float reciprocal_(float x) { return __fdividef(1.0f, x); }
 LSNN_INLINE float reciprocal_(float x) { return 1.0f / x; }
 #endif
 LSNN_INLINE double reciprocal_(double x) { return 1.0 / x; }
-// Whether exp, erf and atan have other last bits than the CPU path's. A build with LSNN_OTHER_LIBM
-// has a switch: then one in sixteen of their results is off by one in the last place, as on a GPU,
-// but none that is 0 or 1.
+// Whether exp, erf and atan differ from the CPU path's in the last bit. In a build with
+// LSNN_OTHER_LIBM has_other_libm can be set: then one in sixteen results other than 0 and 1 is off
+// by one unit in the last place, as on a GPU.
 #ifdef LSNN_OTHER_LIBM
 inline bool has_other_libm = false;
 LSNN_INLINE float libm_(float y) {
@@ -96,8 +95,8 @@ template <class F> LSNN_INLINE F libm_(F y) { return y; }
 #endif
 LSNN_INLINE float exp_(float x) { return libm_(expf(x)); }
 LSNN_INLINE double exp_(double x) { return libm_(exp(x)); }
-// For psi, of which a vector may have a shorter one; the spikes of smooth layers take exp_, whose
-// bits are the same everywhere but on a GPU.
+// For psi, for which vectors may use a shorter approximation. Smooth spikes use exp_, which is
+// bitwise identical everywhere except on a GPU.
 LSNN_INLINE float psi_exp_(float x) { return libm_(expf(x)); }
 LSNN_INLINE double psi_exp_(double x) { return libm_(exp(x)); }
 LSNN_INLINE float erf_(float x) { return libm_(erff(x)); }

@@ -1,5 +1,5 @@
-// What the equations of alif_math.h know of a layer. Their text is one for all layers: members of a
-// Spec are constants where kernels are compiled for a model, variables elsewhere.
+// A Spec is the part of a layer that the equations of alif_math.h depend on. Its members are
+// constants in kernels compiled for a model, variables elsewhere.
 #pragma once
 #include <limits>
 #include <type_traits>
@@ -16,8 +16,8 @@ struct GeneralSpec {
   bool smooth;
   bool synapse, coupling, current;  // sigma, p, eta may differ from 0
   bool refractory;
-  bool cut;  // psi has no end of its own and is given one, cutoff
-  unsigned want;  // coefficients whose gradient is asked for
+  bool cut;  // psi is cut at `cutoff`
+  unsigned want;  // a bit for each coefficient with a gradient
 };
 
 LSNN_INLINE constexpr bool same(const Choices& a, const Choices& b) {
@@ -25,14 +25,14 @@ LSNN_INLINE constexpr bool same(const Choices& a, const Choices& b) {
          a.when == b.when && a.drive == b.drive && a.detach == b.detach;
 }
 
-// What a caller adds to the choices of a model, by how much of it is known while compiling. The
-// refractory period never is: it hardly costs anything.
-struct NoTerms {  // no term that can be left out of the equations, coefficients that are fixed
+// The terms of a layer that are constants of a kernel. The refractory period is not among them: it
+// costs next to nothing.
+struct NoTerms {  // no optional term, fixed coefficients
   static constexpr bool synapse = false, coupling = false, current = false;
   static constexpr unsigned want = 0;
   bool refractory, cut;
 };
-struct LearnedCoefficients {  // no such term either
+struct LearnedCoefficients {  // no optional term
   static constexpr bool synapse = false, coupling = false, current = false;
   bool refractory, cut;
   unsigned want;
@@ -61,12 +61,12 @@ template <Choices choices, Surrogate of_model, class Terms> struct ModelSpec : T
   static constexpr bool smooth = false;
 };
 
-// The largest number stands for no end, as infinity does: AOTInductor reads no infinity.
+// The largest number means no cutoff, as infinity does: AOTInductor cannot read infinity.
 LSNN_INLINE bool is_cut(const Layer& l) {
   return !has_bounded_support(l.surrogate) && l.cutoff < std::numeric_limits<double>::max();
 }
 
-// Whether a layer can do without the terms.
+// Whether a layer has no optional term.
 LSNN_INLINE bool has_no_terms(const GeneralSpec& g) {
   return !g.synapse && !g.coupling && !g.current;
 }
@@ -79,7 +79,7 @@ struct PaperSpec : ModelSpec<choices_of(0), Surrogate::triangle, NoTerms> {
   }
 };
 
-// The part of a layer that a kernel does not know while compiling.
+// The members that are variables in a kernel.
 template <class Spec> LSNN_INLINE Spec spec_of(const GeneralSpec& g) {
   if constexpr (std::is_same_v<Spec, GeneralSpec>) return g;
   else if constexpr (std::is_base_of_v<NoTerms, Spec>) return {{g.refractory, g.cut}};

@@ -1,6 +1,6 @@
 // The surrogates psi(m) of (7) before dampening, and their antiderivatives for the smooth spikes of
 // gradient checks. F is a number or a vector of numbers; functions of the platform (select, abs_,
-// exp_ ...) work on both. No switch has a default: the build fails where a surrogate is forgotten.
+// exp_ ...) work on both. No switch has a default: a missing surrogate does not compile.
 #pragma once
 #include "dynamics.h"
 #include "platform.h"
@@ -17,7 +17,7 @@ template <class F> LSNN_INLINE F normal_mass(F m) {
 // The multi-gaussian of Yin et al.: a hill of weight 1.15 between two valleys of weight .15, six
 // times as wide and a unit away from it on either side. The valleys together are
 //   exp(-(m - 1)^2 / 72) + exp(-(m + 1)^2 / 72) = exp(-(m^2 + 1) / 72) (e + 1 / e), e = exp(m / 36)
-// which takes two exponentials in place of three. Where m > 100 the first factor is 0.
+// with two exponentials instead of three. Where m > 100 the first factor is 0.
 template <class F> LSNN_INLINE F multi_gaussian(F m) {
   const F e = psi_exp_(min_(abs_(m), F(100)) * F(1.0 / 36));
   const F valleys = psi_exp_((m * m + F(1)) * F(-1.0 / 72)) * (e + reciprocal_(e));
@@ -48,14 +48,14 @@ template <class F> LSNN_INLINE F psi_shape(Surrogate s, F m) {
   return multi_gaussian(m);
 }
 
-// True only where psi(d / s) is 0, or so small that it cannot be told from it; without the
-// division. Where a surrogate has no end, a layer may give it one: `cut` says so, `cutoff` where.
+// True only where psi(d / s) is 0 or indistinguishable from 0; without the division. cut: psi
+// counts as 0 where |d / s| >= cutoff.
 template <class F>
 LSNN_INLINE auto psi_vanishes(Surrogate surrogate, F d, F s, bool cut, F cutoff) {
   const F size = abs_(d);
   switch (surrogate) {
     case Surrogate::triangle: return size >= abs_(s);
-    // m itself, rounded, decides at the edge
+    // at the edge the rounded m decides
     case Surrogate::boxcar: return size > F(0.50001) * abs_(s);
     case Surrogate::fast_sigmoid:
     case Surrogate::arctan:

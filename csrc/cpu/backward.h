@@ -1,9 +1,9 @@
 // The backward pass (BPTT) of one tile of batch items. Included by kernels.cpp once for each
 // instruction set.
 //
-// Chunk by chunk from the end: replay.h tells what each step read; step by step the product with
-// the weights and the adjoint of step() give dL/dc; then the chunk's events, sorted by row, sum
-// dL/dc into the weight gradients, each row in registers.
+// Chunk by chunk from the end: replay.h restores what each step read; for each step the product
+// with the weights and the adjoint of step() give dL/dc; then the chunk's events, sorted by row,
+// sum dL/dc into the weight gradients, one row in registers at a time.
 #pragma once
 #include "backward_scratch.h"
 #include "costs.h"
@@ -48,9 +48,8 @@ template <class T> struct BackwardTile : Tile {
     return s.gc_bf16 + t % (l.D + 1) * full_items * gradient_stride<uint16_t>(NP);
   }
 
-  // The fastest algorithm for a step, by the share of neurons that are active in it, of those that
-  // the layer is packed for. Before the first step, and where all count as active, the share is not
-  // known.
+  // The fastest algorithm for a step that the layer is packed for, by the share of active neurons.
+  // The share is unknown before the first step, and where all neurons count as active.
   LSNN_METHOD ProductAlgorithm fastest(int64_t step, int64_t items) const {
     const bool known = past.choose && step >= 0, bf16 = p.w_bf16 != nullptr;
     if (p.algorithm != ProductAlgorithm::automatic && p.algorithm != ProductAlgorithm::bf16)
@@ -70,9 +69,9 @@ template <class T> struct BackwardTile : Tile {
     return bf16 ? ProductAlgorithm::bf16 : ProductAlgorithm::active;
   }
 
-  // dz += sum over delays of W dL/dc of the steps that the spikes of step t reached through (1);
-  // `step` is its place in the chunk. Where few neurons are active only their results are computed;
-  // step -1: all of them.
+  // dz += sum over delays of W dL/dc of the steps that the spikes of step t reached through (1).
+  // step: index of t in the chunk; with few active neurons only their results are computed; -1:
+  // all.
   void product(int64_t t, int64_t step) const {
     if (l.S == 0 || !past.steps.neuron.has_product) return;
     const int64_t alive = items_alive(t);
@@ -117,8 +116,7 @@ template <class T> struct BackwardTile : Tile {
                              step >= 0);
   }
 
-  // The adjoint of one step for all items; dz holds all that reached the spikes of step t but what
-  // comes from outside.
+  // The adjoint of one step for all items; dz holds dL/dz of step t without the part from outside.
   void adjoint(int64_t t, int64_t t0, T* gk) const {
     const int64_t alive = items_alive(t), at = (t * B + b0) * N, n_traces = l.sizes.traces;
     const T* g_traces[neuron::max_states];
@@ -166,7 +164,7 @@ template <class T> struct BackwardTile : Tile {
     stream_out(f.gx, t, s.gx_out, K);
   }
 
-  // This member's part of a slot of gc_transposed, and of its second place if it has one.
+  // This member's part of a slot of gc_transposed, and of the copy of the slot if there is one.
   template <class F> LSNN_METHOD void each_place(int64_t t, const F& write) const {
     T* const to = gc_transposed(t);
     const int64_t slot = (to - s.gc_transposed) / (N * max_items);
@@ -269,8 +267,7 @@ template <class T> struct BackwardTile : Tile {
     gradient.add_to(w_out, readout.OP, 0, readout.OP, s.readout.g);
   }
 
-  // dz += dL/dz of the last state that belongs to the spikes of step t, which may lie before the
-  // sequence.
+  // dz += dL/dz of the last state for the spikes of step t, which may be negative.
   LSNN_METHOD void add_last_state(int64_t t) const {
     if (!f.glast.z) return;
     for (int64_t b = 0, alive = items_alive(t); b < alive; b++) {
@@ -281,8 +278,7 @@ template <class T> struct BackwardTile : Tile {
     }
   }
 
-  // Counts the neurons' steps in the chunk [t0, t1), and those that can pass a gradient through
-  // their spikes.
+  // Counts the steps of neurons in the chunk [t0, t1), all and active ones.
   LSNN_METHOD void count_active(int64_t t0, int64_t t1) const {
     Meter& meter = past.steps.meter;
     if (!meter.hooks || !leads()) return;
@@ -302,7 +298,7 @@ template <class T> struct BackwardTile : Tile {
       memset(to + row * stride + n0, 0, (n_end - n0) * sizeof(X));
   }
 
-  // Returns when all members have done their part of the step.
+  // Waits until all members have finished the step.
   LSNN_METHOD void wait() const {
     if (team.members > 1) {
       arrive_and_wait(team);
@@ -318,13 +314,13 @@ template <class T> struct BackwardTile : Tile {
     if (p.product.span)
       for (int64_t slot = 0; slot < l.D + p.product.span; slot++)
         memset(s.gc_transposed + (slot * N + n0) * max_items, 0, (n1 - n0) * max_items * sizeof(T));
-    // An item enters at its last step: what later steps would send it is 0, in each form.
+    // An item enters at its last step: dL/dc of later steps is 0, in each layout.
     if (shortest() < longest) {
       clear_own(s.gc, ring * K, ND);
       if (p.w_bf16) clear_own(s.gc_bf16, l.D + 1, gradient_stride<uint16_t>(NP));
     }
     const int64_t every = f.saved.every;
-    // The segments from the last one to the first; none of no steps.
+    // Segments from the last to the first; none without steps.
     const int64_t last_segment = longest ? (longest - 1) / every * every : -1;
     for (int64_t S0 = last_segment; S0 >= 0; S0 -= every) {
       const int64_t S1 = S0 + every < longest ? S0 + every : longest;
@@ -378,12 +374,12 @@ template <class T> struct BackwardTile : Tile {
       for (int64_t b = team.index; b < items; b += team.members) readout.write(f.gp_first, b0, b);
     if (f.gfirst.z)
       for (int64_t steps_back = 0; steps_back < l.D; steps_back++) {
-        // the first one starts from the local part that step 0 left
+        // the first one starts from the local part of step 0
         if (steps_back) copy_in(s.dz, nullptr, ND);
         add_last_state(-1 - steps_back);
         if (p.product.span) {
           if (steps_back) clear_gc_transposed(-steps_back);
-          wait();  // for what others have cleared, here or before the last step
+          wait();  // for slots that others have cleared, here or before the last step
         }
         product(-1 - steps_back, -1);
         copy_out((T*)f.gfirst.z + steps_back * B * N, s.dz, ND);

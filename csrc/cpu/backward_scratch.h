@@ -1,4 +1,4 @@
-// The memory of the backward pass of a tile, but for what it returns.
+// Scratch memory of the backward pass of a tile.
 #pragma once
 #include "product_active.h"
 #include "readout.h"
@@ -14,23 +14,23 @@ template <class T> struct BackwardScratch {
   ReadoutScratch<T> readout;
   T* gc;          // [chunk + D,currents,items,ND] dL/dc, step t in slot t % (chunk + D)
   T* d_states;                 // [states,items,NP] dL/d of the carried states
-  T* dz;                       // [items,ND] dL/d of the spikes of the step at hand
+  T* dz;                       // [items,ND] dL/d of the spikes of the current step
   T* gx_out;                   // [items,currents,N] a row to be streamed out
   // [gradients,NP] gradients of the coefficients over the chunk: short sums round less
   T* sums;
   // [D + span,N,max_items] dL/dc of the last steps for the sparse product, step t in slot t % (D +
-  // 1); behind these slots the first ones again, so that those of a group of delays follow each
-  // other
+  // 1), followed by copies of the first slots, so that the slots of a group of delays are
+  // contiguous
   T* gc_transposed;
-  const T** slices;            // [S] where those of the groups begin
-  // [D + 1,items,gradient_stride] dL/dc of the last steps in bfloat16, for products of such numbers
+  const T** slices;            // [S] first slots of the groups
+  // [D + 1,items,gradient_stride] dL/dc of the last steps for products in bfloat16
   uint16_t* gc_bf16;
-  uint32_t* nonzero;  // [words(I) + 1] inputs that are not zero, of one item
+  uint32_t* nonzero;  // [words(I) + 1] nonzero inputs of one item
   ActiveRows active;
   RowGradient<T, false> gradient;  // the spikes of the chunk, into the gradient of w
   RowGradient<T, true> gradient_in;  // the inputs of the chunk, into that of their weights
 
-  // span: of SparseGroups, 0 where there are none
+  // span: of SparseGroups, 0 without
   BackwardScratch(Arena& shared, Arena& own, const BackwardArgs& f, int64_t span, bool bf16,
                   int64_t members)
       : replay(shared, own, f, members),
@@ -45,8 +45,8 @@ template <class T> struct BackwardScratch {
     dz = own.take<T>(n * gradient_stride<T>(NP));
     gx_out = own.take<T>(n * l.sizes.currents * l.N + pad);
     sums = own.take<T>(l.sizes.gradients * NP);
-    // One slot more than there are delays: while the slowest member reads dL/dc of the step before,
-    // the fastest may write one.
+    // One slot more than delays: the fastest member may write dL/dc of a step while the slowest
+    // still reads that of the step before.
     gc_transposed = shared.take<T>(span ? (l.D + span) * l.N * max_items : 0);
     slices = own.take<const T*>(l.S);
     gc_bf16 = shared.take<uint16_t>(bf16 ? (l.D + 1) * n * gradient_stride<uint16_t>(NP) : 0);

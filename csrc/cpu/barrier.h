@@ -1,6 +1,5 @@
-// Threads that do a tile together, each with its share of the neurons, and the barrier at which
-// they wait for each other once a step. The kernels see a Member; who forms a team, and when, is
-// decided in thread_teams.h.
+// A team of threads that share the neurons of a tile, and the barrier between their steps. Kernels
+// receive a Member; thread_teams.h forms the teams.
 #pragma once
 #include <cstdint>
 
@@ -12,29 +11,28 @@
 
 namespace lsnn::cpu {
 
-// A barrier with phases for the members of a team; a cache line for each word, as one of them is
-// read while the other is written.
+// A barrier with phases for the members of a team. Each word has its own cache line, as one is read
+// while another is written.
 struct Barrier {
   alignas(64) uint32_t arrived = 0;
   alignas(64) uint32_t phase = 0;
-  alignas(64) uint32_t stopped = 0;  // the caller wants no more
+  alignas(64) uint32_t stopped = 0;  // cancellation was requested
 };
 
-// What one thread of a team knows. All have the same shared scratch memory, and each some of its
-// own.
+// One thread of a team, with scratch memory shared by all members and its own.
 struct Member {
   int64_t index = 0, members = 1;
   Barrier* barrier = nullptr;
-  void (*yield)() = nullptr;  // gives the core to somebody else
+  void (*yield)() = nullptr;  // releases the core
   void *shared = nullptr, *own = nullptr;
   Interrupt interrupt = {};
 };
 
 struct ScratchBytes { int64_t shared, own; };  // own: of each member
 
-namespace {  // each instruction set of the CPU path has a copy of its own, see platform.h
+namespace {  // a copy for each instruction set of the CPU path, see platform.h
 
-// Returns when all members have arrived; what they wrote before is seen by all of them.
+// Returns when all members have arrived; their earlier writes are visible to all members.
 LSNN_INLINE void arrive_and_wait(const Member& m) {
   if (m.members == 1) return;
   Barrier& barrier = *m.barrier;
@@ -44,8 +42,7 @@ LSNN_INLINE void arrive_and_wait(const Member& m) {
     __atomic_store_n(&barrier.phase, phase + 1, __ATOMIC_RELEASE);
     return;
   }
-  // The others are a fraction of a microsecond away, unless one has lost its core: then it should
-  // have this one.
+  // The others arrive within a microsecond unless one was preempted: then it should get this core.
   for (int waited = 0; __atomic_load_n(&barrier.phase, __ATOMIC_ACQUIRE) == phase; waited++) {
 #if defined(__x86_64__)
     _mm_pause();
@@ -56,9 +53,9 @@ LSNN_INLINE void arrive_and_wait(const Member& m) {
   }
 }
 
-// Whether the caller wants no more: every member asks, the first one decides, and after their next
-// barrier all know the same. Between two askings lie two barriers at least, so that nobody decides
-// anew before all have read.
+// Whether cancellation was requested: every member polls, the first one decides, and after the next
+// barrier all read the same decision. Two polls are at least two barriers apart, so the first
+// member cannot decide again before all have read.
 LSNN_INLINE void ask_to_stop(const Member& m) {
   if (!m.interrupt.wanted || !m.interrupt.wanted(m.interrupt.context)) return;
   if (m.index == 0) __atomic_store_n(&m.barrier->stopped, 1, __ATOMIC_RELAXED);

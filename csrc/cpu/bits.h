@@ -15,7 +15,7 @@ namespace lsnn {
 namespace {
 
 #if LSNN_TARGET == LSNN_TARGET_AVX2
-// For each byte the places of its bits, ascending; what follows them is of no meaning.
+// For each byte the indices of its set bits, ascending; the rest is undefined.
 struct Places { uint8_t of[256][8]; };
 constexpr Places places_of_bits() {
   Places places = {};
@@ -28,10 +28,9 @@ alignas(64) constexpr Places places = places_of_bits();
 #endif
 
 // Appends first + stride * j for every set bit j, ascending, and returns the new length; `out` has
-// room for 16 more. Where the instruction set can pack there is no loop over set bits, which
-// mispredicts once a word and so costs more than adding the rows. AVX-512 packs the halves of words
-// that are not empty, and only the trip count mispredicts. With vectors of 16 bytes packing costs
-// more than it saves.
+// room for 16 more. A loop over set bits mispredicts once per word, which costs more than adding
+// the rows; instruction sets that can compress vectors avoid it. AVX-512 compresses the nonempty
+// halves of words, and only the trip count mispredicts. With 16-byte vectors compressing is slower.
 LSNN_INLINE int64_t set_bits(const uint32_t* row, int64_t n_words, uint32_t first, uint32_t stride,
                              uint32_t* out, int64_t n) {
 #if LSNN_TARGET == LSNN_TARGET_AVX512

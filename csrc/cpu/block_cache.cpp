@@ -35,12 +35,12 @@ struct Cache {
   int64_t held = 0;
 
   Cache() {
-    // A child must not be born while another thread is in here: nobody would ever unlock its copy
-    // of the mutex.
+    // fork() must not run while another thread holds the mutex: the child's copy would never be
+    // unlocked.
     pthread_atfork(lock, unlock, unlock);
   }
 
-  // LSNN_CACHE_MB in bytes; -1 where it is no whole number >= 0.
+  // LSNN_CACHE_MB in bytes; -1 for an invalid value.
   static int64_t requested_limit() {
     const char* requested = std::getenv("LSNN_CACHE_MB");
     if (!requested || !*requested) return int64_t(1024) << 20;
@@ -50,7 +50,7 @@ struct Cache {
     return read.ec != std::errc() || read.ptr != end || mb < 0 || mb > INT64_MAX >> 20 ? -1
                                                                                        : mb << 20;
   }
-  // Read when it is first needed, so that whoever starts the process can still set it.
+  // Read at first use, so that the variable can be set after import.
   static int64_t limit() {
     static const int64_t bytes = requested_limit();
     return bytes;
@@ -71,8 +71,7 @@ void* take_block(int64_t bytes) {
                              given + "'");
   }
   if (bytes < large) {
-    // Whole pages: where scratch memory began in the middle of one, the forward pass took up to 1.4
-    // times as long.
+    // Whole pages: with unaligned scratch memory the forward pass took up to 1.4 times as long.
     const int64_t boundary = bytes < 4096 ? 128 : 4096;
     void* p = std::aligned_alloc(boundary, (bytes + 128 + boundary - 1) / boundary * boundary);
     if (!p) throw OutOfMemory(bytes);
@@ -90,8 +89,7 @@ void* take_block(int64_t bytes) {
       return p;
     }
   }
-  // One huge page more than asked for, so that the block can start on a boundary; the rest is given
-  // back.
+  // One huge page more than requested, to align the block; the rest is unmapped.
   char* raw = static_cast<char*>(
       mmap(nullptr, size + huge_page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   if (raw == MAP_FAILED) throw OutOfMemory(bytes);

@@ -1,6 +1,6 @@
-// Large blocks of memory that are kept for reuse. Fresh memory costs more than the arithmetic on
-// it: every page is cleared when first touched. Blocks lie in huge pages where the system gives
-// them, aligned to 128 bytes at least.
+// A cache of large memory blocks. Fresh memory costs more than the arithmetic on it, as every page
+// is cleared at first touch. Blocks lie in huge pages where available, aligned to at least 128
+// bytes.
 #pragma once
 #include <cstdint>
 

@@ -6,7 +6,7 @@
 
 namespace lsnn::neuron {
 
-// Arguments: places of values, or -1 - the place of a constant.
+// Arguments: indices of values, or -1 - the index of a constant.
 struct Instruction { int32_t opcode, result, arguments[3]; };
 
 enum BytecodeFunction {
@@ -18,8 +18,8 @@ enum BytecodeFunction {
   n_bytecode_functions
 };
 
-// A program that was checked: no instruction leads out of the values. Plain pointers, as a
-// container of the C++ library would leave code of one instruction set to all others.
+// A checked program: all indices are in range. Plain pointers, as the linker would share the code
+// of a C++ container between instruction sets.
 struct Bytecode {
   int currents, states, coefficients, gradients;
   bool is_spike, has_slopes, has_product;
@@ -31,7 +31,7 @@ struct Bytecode {
 
 inline constexpr int max_values = 512, max_constants = 512;  // as in encode.py
 
-// Stays for the life of the process. Throws std::runtime_error where the code is not valid.
+// Never freed. Throws std::runtime_error for invalid code.
 const Bytecode& decode(const std::vector<int64_t>& code, const std::vector<double>& constants);
 
 }  // namespace lsnn::neuron

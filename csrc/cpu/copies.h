@@ -1,5 +1,4 @@
-// Loops over many numbers on several threads, and copies of matrices. For run.cpp, which no
-// instruction set compiles.
+// Parallel loops, and copies of matrices. For run.cpp, which is compiled once.
 #pragma once
 #include <algorithm>
 
@@ -11,8 +10,7 @@ namespace {
 inline void one_by_one(int64_t n, void (*body)(int64_t, void*), void* context) {
   for (int64_t i = 0; i < n; i++) body(i, context);
 }
-// For work on so many numbers: where they are few, waking threads takes longer, and longer still
-// where another program has their cores.
+// Serial for few numbers, where waking threads takes longer than the work.
 inline Parallel worth(Parallel parallel, int64_t numbers) {
   return numbers < 1 << 17 ? Parallel{one_by_one, 1} : parallel;
 }
@@ -23,8 +21,7 @@ template <class F> void each(Parallel parallel, int64_t n, const F& body) {
       const_cast<F*>(&body));
 }
 
-// get(r, c) for all rows and columns into to(r, c), in squares that fit the L1 cache whichever of
-// the two is contiguous.
+// to(r, c) = get(r, c) for all rows and columns, in squares that fit the L1 cache in either layout.
 template <class Get, class To> void copy_squares(Parallel parallel, int64_t rows, int64_t columns,
                                                  const Get& get, const To& to) {
   constexpr int64_t side = 32;
@@ -36,7 +33,7 @@ template <class Get, class To> void copy_squares(Parallel parallel, int64_t rows
   });
 }
 
-// A matrix of any strides into rows of `stride` numbers, zeros beyond its columns.
+// A strided matrix into rows of `stride` numbers, padded with zeros.
 template <class T>
 void copy_rows(Parallel parallel, int64_t rows, int64_t columns, const void* from, int64_t stride_r,
                int64_t stride_c, T* to, int64_t stride) {

@@ -1,18 +1,17 @@
-// What the algorithms of a product or a sum cost, by measurement: which of them runs, and what has
-// to be packed for those that may. backward.h (fastest) chooses among the products by these costs
-// and by the limits of product_active.h; pack.h decides whether synapses are listed.
+// Measured costs of the algorithms for products and sums. fastest() in backward.h selects a product
+// by these costs and by the limits of product_active.h; pack.h decides by them whether synapses are
+// listed.
 #pragma once
 #include "layout.h"
 
 namespace lsnn::cpu {
 namespace {
 
-// The product of the backward pass for one neuron of a tile, all delays, in fused multiply-adds of
-// a vector.
+// The product of the backward pass for one neuron of a tile and all delays, in vector FMAs.
 struct ProductCosts {
-  // a synapse that is not zero, for each vector of items
+  // a nonzero synapse, for each vector of items
   static constexpr double synapse = 1.3;
-  // a row of synapses, however few they are
+  // overhead of a row of synapses
   static constexpr double sparse_row = 20;
   // each vector of the row of an active neuron, in T and in bfloat16
   static constexpr double active_vector = 1.4, bf16_vector = 0.7;
@@ -20,7 +19,7 @@ struct ProductCosts {
   static constexpr double lane_sum = 8;
 
   double S, vectors, lanes;
-  double entries = 0, groups = 0;  // of a neuron, where the synapses that are not zero are listed
+  double entries = 0, groups = 0;  // of a neuron, where nonzero synapses are listed
 
   LSNN_METHOD double dense(int64_t items) const { return S * vectors * (double)items; }
   // share: of active neurons
@@ -45,14 +44,14 @@ LSNN_INLINE ProductCosts product_costs(const Packed<T>& p, const Layer& l, int64
   return costs;
 }
 
-// Whether (1) adds the entries of a row one by one faster than the row. In a cache a row of few
-// numbers takes less time than the loop over its entries.
+// Whether (1) adds the entries of a row faster one by one than as a row. A short row in cache is
+// faster than the loop over its entries.
 inline constexpr bool entries_are_summed_faster(double entries, int64_t NP, bool in_cache) {
   return in_cache ? entries + 10 < 0.9 * (double)NP / 16 : entries < 3 * (double)NP / 16;
 }
 
-// Whether the gradient of the weights, so many bytes in all, is summed faster entry by entry than
-// in rows, which are read and written as a whole.
+// Whether the weight gradient is summed faster entry by entry than in rows, which are read and
+// written in full. bytes: of the gradient.
 inline constexpr bool entries_learn_faster(double entries, int64_t NP, int64_t bytes) {
   return entries < (bytes > 1 << 20 ? 5 : 3) * (double)NP / 16;
 }

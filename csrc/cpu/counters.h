@@ -1,9 +1,9 @@
-// What lsnn_ext.profile counts: the time of each phase, and events. Off unless _C.profile(True) was
-// called; then a tile has no clock, and all that is left of a lap is the test of a pointer.
+// Counters of lsnn_ext.profile: the time of each phase, and events. Off unless _C.profile(True) was
+// called; while off, a lap only tests a pointer.
 //
-// The kernels reach the clock and the shared sums through pointers alone, as they may call nothing
-// of other translation units (see platform.h). A meter belongs to one tile, and is added to the
-// shared sums once, when the tile ends.
+// The kernels access the clock and the shared sums only through pointers, as they may not call
+// other translation units (see platform.h). A meter belongs to one tile and is added to the shared
+// sums once, when the tile ends.
 #pragma once
 #include <cstdint>
 
@@ -13,8 +13,7 @@ namespace lsnn::cpu {
 
 struct Count {
   enum Name {
-    // Nanoseconds of all threads in tiles, by phase, then all of each pass, what belongs to no
-    // phase included.
+    // Nanoseconds of all threads in tiles, by phase, then in total for each pass.
     ns_events,
     ns_sums,
     ns_step,
@@ -34,16 +33,16 @@ struct Count {
     ns_gradient_out,
     ns_wait_backward,
     ns_backward_tiles,
-    ns_processor,  // of both, the part in which the thread had a core
-    // Nanoseconds of the threads that called. The operators, then what they do around the tiles.
+    ns_processor,  // of both, CPU time of the thread
+    // Nanoseconds of the calling threads: the operators, then their work around the tiles.
     ns_forward,
     ns_backward,
     ns_pack_forward,
     ns_pack_backward,
     ns_sum_tiles,
-    fresh_bytes,  // of memory that was not found in the cache
-    // Of the forward pass. rows: of weights, one for each event; input_rows: those of inputs that
-    // are not zero.
+    fresh_bytes,  // of memory that the cache did not provide
+    // Of the forward pass. rows: of weights, one for each event; input_rows: those of nonzero
+    // inputs.
     forward_calls,
     tiles,
     members,  // of their teams
@@ -69,7 +68,7 @@ const char* counter_name(int counter);
 
 struct Hooks {
   int64_t (*clock)();  // nanoseconds
-  int64_t (*processor)();  // nanoseconds that this thread had a core
+  int64_t (*processor)();  // nanoseconds of CPU time of this thread
   int64_t cost;  // of a call of clock
   void (*add)(const int64_t* sums);  // [n_counters] to the shared ones
 };
@@ -80,13 +79,13 @@ void count(Count::Name what, int64_t amount);  // while profiling is on
 bool set_profiling(bool on);  // returns what was set before
 void take_counters(int64_t* sums);  // [n_counters] written, and cleared
 
-namespace {  // each instruction set of the CPU path has a copy of its own, see platform.h
+namespace {  // a copy for each instruction set of the CPU path, see platform.h
 
 // The meter of one tile.
 struct Meter {
   const Hooks* hooks;
   int64_t last, last_item;
-  bool each_item;  // whether the items of the step at hand are timed apart
+  bool each_item;  // whether the items of this step are timed separately
   int64_t item_ns[2];  // time of such items by part: sums, step
   int64_t all_items;  // time of both in all steps
   int64_t n[n_counters];
@@ -114,9 +113,9 @@ struct Meter {
     if (hooks) n[what] += amount;
   }
 
-  // Sums and step alternate from item to item, in less time than it takes to read a clock often.
-  // They are timed apart in one of 16 steps, in all steps of a short sequence, and finish() divides
-  // the time of all steps in proportion.
+  // Sums and step alternate from item to item, too fast for a clock. They are timed separately in
+  // one of 16 steps, or in all steps of a short sequence; finish() divides the time of all steps in
+  // proportion.
   LSNN_METHOD void start_items(int64_t t, int64_t T) {
     if (!hooks) return;
     each_item = t % 16 == 15 || T < 128;

@@ -1,12 +1,12 @@
-// Sums of matrix rows chosen by events, in registers: of weight rows in the forward pass, of
-// gradient rows in the backward.
+// Sums of matrix rows selected by events, in registers: weight rows in the forward pass, gradient
+// rows in the backward pass.
 #pragma once
 #include "tile.h"
 
 namespace lsnn::cpu {
 namespace {
 
-// One bit for each input that is not zero; returns whether all of these are 1.
+// One bit for each nonzero input; returns whether all of these are 1.
 template <class T> LSNN_INLINE bool nonzero(const T* x, int64_t I, uint32_t* bits) {
   constexpr int L = Vec<T>::lanes;
   unsigned others = 0;
@@ -112,7 +112,7 @@ LSNN_INLINE void add_columns(T* to, const uint16_t* columns, const T* base, cons
 #pragma GCC unroll 4
   for (int p = 0; p < P; p++) to[p] = sum[p];
 }
-// For so many entries. A function of its own, or the registers would have to serve its callers too.
+// Not inlined: callers would compete for registers.
 template <class T>
 LSNN_LOCAL __attribute__((noinline)) void add_entries(T* to, const uint16_t* columns,
                                                       int64_t entries, const T* base,
@@ -200,8 +200,8 @@ template <class T, bool weighted> struct RowGradient {
                 (end - n0) / L, gradient + r * NP + n0, base + n0, sorted + begin,
                 weighted ? sorted_factor + begin : nullptr, count[r] - begin);
   }
-  // The same for some entries of the gradient alone, to the same bits: list(r) says where those of
-  // row r are, {first, end}, and columns which they are. Events have no factors.
+  // The same for listed entries of the gradient, bitwise identical: list(r) returns {first, end} of
+  // row r in columns. Events have no factors.
   template <class F>
   void add_to_list(T* gradient, const uint16_t* columns, const T* base, const F& list) {
     static_assert(!weighted);

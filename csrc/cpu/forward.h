@@ -8,16 +8,16 @@
 namespace lsnn::cpu {
 namespace {
 
-// What members exchange is shared. All else is each one's own, though it uses its share of a row
-// alone: in a common row the processor would fetch ahead what another one is about to write, which
-// made a step up to ten times slower.
+// Only data that members exchange is shared. All else is private, although each member uses only
+// its part of a row: in a shared row the hardware prefetcher reads lines that another member is
+// about to write, which made a step up to ten times slower.
 template <class T> struct ForwardScratch {
   StepScratch<T> steps;
   ReadoutScratch<T> readout;
   T *y_out, *z_out;       // [items,saved,N], [items,N] rows to be streamed out
-  bfloat16* y_bf16;      // [items,N] the same of y where it is saved so
-  // [members,D + 1,items,W] spikes of the last steps, step t in slot t % (D + 1): z' stays while z
-  // is written
+  bfloat16* y_bf16;      // [items,N] y in bfloat16
+  // [members,D + 1,items,W] spikes of the last steps, step t in slot t % (D + 1), so that writing z
+  // keeps z'
   uint32_t* bits;
   T* real;  // [D + 1,items,NP] the same as numbers, smooth spikes only
 
@@ -37,7 +37,7 @@ template <class T> struct ForwardScratch {
   }
 };
 
-// What profiling wants to know of a step, whose spikes are given.
+// Counts a step for profiling.
 template <class T> LSNN_INLINE void count_step(const Steps<T>& steps, int64_t t,
                                                const uint32_t* bits) {
   Meter& meter = steps.meter;
@@ -62,7 +62,7 @@ template <class T> struct Ring {
   uint32_t* words;
   T* numbers;
   int64_t slots, W, NP, full_items, member, members, member_words;
-  // Words [0,W), of which those of one member, this one if no other is named, have a meaning.
+  // Words [0,W), of which those of one member are valid; default: this member.
   LSNN_METHOD uint32_t* bits(int64_t t, int64_t b) const { return bits(t, b, member); }
   LSNN_METHOD uint32_t* bits(int64_t t, int64_t b, int64_t of) const {
     return words + of * member_words + (t % slots * full_items + b) * W;
@@ -114,14 +114,14 @@ LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, int64_t t
       T* traces[neuron::max_states];
       for (int64_t k = 0; is_traced && k < n_traces; k++)
         traces[k] = f.trace(k) ? (T*)f.trace(k) + at : nullptr;
-      // Of rows in scratch memory the next one overwrites what stands beyond N.
+      // Columns beyond N of a row in scratch memory are overwritten by the next row.
       steps.advance(t, b, before,
                     {.is_last = is_last,
                      .bits = bits,
                      .saved = {f.saved.y ? s.y_out + b * n_saved * N : nullptr, N},
                      .z = f.z || l.smooth ? s.z_out + b * N : nullptr,
                      .traces = is_traced ? traces : nullptr});
-      if (N % 32 && n1 == N) bits[W - 1] &= (1u << N % 32) - 1;  // padded lanes are no neurons
+      if (N % 32 && n1 == N) bits[W - 1] &= (1u << N % 32) - 1;  // clear padded lanes
       if (l.smooth)
         memcpy(ring.real(t, b) + n0, s.steps.z + b * NP + n0, (steps.n_end - n0) * sizeof(T));
       meter.split_item(1);

@@ -1,9 +1,9 @@
-// The table of instruction sets that the CPU kernels are compiled for, the best first.
-// CMakeLists.txt reads it, and compiles kernels.cpp once for each of the processor at hand; run.cpp
-// chooses among them when the first kernel runs. A new one needs a line here, its pair in target.h,
-// and its branches in simd.h and bits.h.
+// The instruction sets that the CPU kernels are compiled for, the best first. CMakeLists.txt reads
+// this table and compiles kernels.cpp once for each line of the target processor; run.cpp selects
+// one when the first kernel runs. To add one, add a line here, its pair in target.h, its branches
+// in simd.h and bits.h, and its name in .ci/run (instruction_sets).
 //
-// X(name, target, bits of a vector, flags of the compiler, whether this processor has it).
+// X(name, target, bits of a vector, compiler flags, whether this processor supports it).
 #pragma once
 
 #define LSNN_HAS(feature) __builtin_cpu_supports(feature)
@@ -16,7 +16,7 @@
   X(avx2, AVX2, 256, "-mavx2 -mfma -mbmi -mpopcnt", \
     LSNN_HAS("avx2") && LSNN_HAS("fma") && LSNN_HAS("bmi"))
 #define LSNN_SETS_AARCH64(X) \
-  X(neon, NEON, 128, "", true)  // every such processor has it
+  X(neon, NEON, 128, "", true)  // mandatory in AArch64
 #define LSNN_SETS_ANY(X) \
   X(portable, PORTABLE, 128, "", true)
 // clang-format on

@@ -1,7 +1,7 @@
-// The row functions of a step that is bytecode, for processors without a compiler at hand:
-// lsnn_ext/codegen/encode.py writes it. Each instruction is a loop over the vectors of a block of
-// neurons, whose values stay in the first-level cache. Operators and row functions are those of
-// generated code, so that results are bitwise identical.
+// The row functions of a step in bytecode, which lsnn_ext/codegen/encode.py writes where no
+// compiler is available. Each instruction is a loop over the vectors of a block of neurons, whose
+// values stay in the L1 cache. Operators and row functions are those of generated code, so that
+// results are bitwise identical.
 #pragma once
 #include "../../lsnn_ext/codegen/rows.h"
 #include "../platform.h"
@@ -18,7 +18,7 @@ enum Opcode : int32_t {
 #undef LSNN_OPCODE
 };
 
-// A vector that an operator reads as a number or as a truth value.
+// A vector of numbers or of truth values.
 template <class T> struct Argument {
   Vector<T> v;
   LSNN_FUSE_METHOD operator Vector<T>() const { return v; }
@@ -35,7 +35,7 @@ LSNN_LOCAL void interpret(const Bytecode::Function& function, const Vector<T>* c
                           Vector<T>* values, int count) {
   using O = Operators<T>;
   constexpr int vectors = block_bytes / vector_bytes;
-  struct Reader {  // of an argument, vector by vector; a constant is the same vector each time
+  struct Reader {  // of an argument, vector by vector; stride 0 for a constant
     const Vector<T>* from;
     int64_t stride;
     LSNN_FUSE_METHOD Argument<T> operator()(int64_t v) const { return {from[v * stride]}; }

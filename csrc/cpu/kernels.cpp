@@ -8,8 +8,7 @@
 namespace lsnn::cpu {
 namespace {
 
-// Of the scratch memory of a tile, in whole pages: what belongs to one thread should share none
-// with another's.
+// Scratch memory of a tile, in whole pages, so that threads share no page.
 template <class Scratch, class... Args> LSNN_LOCAL ScratchBytes bytes_of(Args... args) {
   Arena shared, own;
   Scratch s(shared, own, args...);

@@ -1,4 +1,4 @@
-// The layer as the CPU kernels read it, and the kernels that one instruction set offers.
+// The layer as packed for the CPU kernels, and the kernels of an instruction set.
 #pragma once
 #include "../../lsnn_ext/codegen/neuron.h"
 #include "../alif_math.h"
@@ -15,15 +15,15 @@ inline constexpr int64_t padded(int64_t n) { return (n + pad - 1) / pad * pad; }
 // whole vectors; readouts are small
 inline constexpr int64_t padded_outputs(int64_t O) { return (O + 15) / 16 * 16; }
 
-// Items of a tile: a thread owns a tile for the whole sequence. The size depends on B alone, so
-// that gradients are summed in the same order for any number of threads.
+// Items of a tile, which one thread or team computes for the whole sequence. The size depends only
+// on B, so that gradients are summed in the same order for any number of threads.
 inline constexpr int64_t max_items = 16;
 inline constexpr int64_t tile_items(int64_t B) {
   return B >= 32 ? max_items : B >= 8 ? 4 : B >= 4 ? 2 : 1;
 }
 inline constexpr int64_t tiles(int64_t B) { return (B + tile_items(B) - 1) / tile_items(B); }
 
-// Rows of Packed::coefficients behind those of the coefficients; all together are Coefs.
+// Rows of Packed::coefficients after those of the coefficients, in the order of Coefs.
 enum PackedRow {
   DAMPENING = n_coefficients,
   N_REF,
@@ -35,27 +35,26 @@ enum PackedRow {
 static_assert(sizeof(Coefs<float>) == packed_coefficients * sizeof(float));
 static_assert(pad == neuron::row_padding && max_items == neuron::max_items);
 
-// Numbers of a row of dL/dc and dL/dz: an odd multiple of four cache lines. Then the same columns
-// of 16 items lie evenly in the L1 cache; with rows of a power of two items would push each other
-// out of it.
+// Numbers of a row of dL/dc and dL/dz: an odd multiple of four cache lines. This spreads the same
+// columns of 16 items evenly over the sets of the L1 cache; rows of a power of two would conflict.
 template <class T> inline constexpr int64_t gradient_stride(int64_t NP) {
   constexpr int64_t line = 64 / (int64_t)sizeof(T);
   return NP + line * (1 + (11 - NP / line % 8) % 8);
 }
 
-// Some synapses, row by row of [S * N]; row r: entries [start[r], start[r + 1]).
+// Synapses in rows of [S * N]; row r: entries [start[r], start[r + 1]).
 template <class T> struct Sparse {
-  const uint32_t* start;   // [S * N + 1], or null: not made
+  const uint32_t* start;   // [S * N + 1], or null: no list
   const uint16_t* column;  // [entries] ascending in each row
-  const T* value;          // [entries], or null where only their places matter
+  const T* value;          // [entries], or null where values are not needed
 };
 
-// The same for the backward product, in which a neuron has the synapses of several delays one
-// behind the other: its row of [groups * N], each group with some of the delays, ascending.
+// The same for the backward product, where a row of [groups * N] concatenates the synapses of a
+// neuron with several delays: each group has some of the delays, ascending.
 template <class T> struct SparseGroups {
   int64_t groups;
-  int64_t span;          // steps that the delays of a group reach over, at most; 0: not made
-  const int64_t* delay;  // [groups] the least one of each
+  int64_t span;          // largest number of steps that the delays of a group span; 0: no list
+  const int64_t* delay;  // [groups] smallest delay of each
   // a column k with delay d of group g is k + (d - delay[g]) * N
   Sparse<T> rows;
 };
@@ -64,39 +63,39 @@ template <class T> struct Packed {
   int64_t l1_size;     // bytes
   int64_t NP;              // padded(N)
   int64_t W;               // words(N)
-  // [currents][S * N,NP] w_jk of the synapses that act with delays[s], else 0; or null where no
-  // pass reads more than the synapses that are not zero
+  // [currents][S * N,NP] w_jk of the synapses that act with delays[s], else 0; or null where only
+  // lists of synapses are read
   const T* w;
-  const T* w_in;           // [I,NP] the weights of the inputs; behind w where this is there
+  const T* w_in;           // [I,NP] weights of the inputs; follow w unless it is null
   const T* bias;           // [NP] of the inputs
   // [currents][S,NP/panel,N,panel] w_jk with j innermost, in panels of j, for the backward product;
   // or null
   const T* panels;
   const T* w_out;  // [N,OP] of the readout
   const T* panels_out;  // [NP/panel,O,panel] the same with j innermost
-  // [NP/lanes,packed_coefficients,lanes] padded with harmless values; the rows as in Coefs, or
-  // those of another neuron
+  // [NP/lanes,packed_coefficients,lanes] padded with valid values; rows as in Coefs, or those of a
+  // registered neuron
   const T* coefficients;
   bool beta_is_zero;
-  // from what belongs to one current to the next: numbers of w with w_in, and of panels
+  // from one current to the next: numbers of w with w_in, and of panels
   int64_t w_stride, panels_stride;
   const uint16_t* w_bf16;  // [S * N,NP] bfloat16 of w without the inputs, or null: not wanted
-  // the synapses that are not zero, where they are few; product: for the backward pass
+  // nonzero synapses, where they are few; product: for the backward pass
   Sparse<T> sparse;
   SparseGroups<T> product;
-  // those that get a gradient where they have a list; none: the gradient has whole rows
+  // synapses with a gradient; no list: the gradient has full rows
   Sparse<T> learning;
-  bool sum_sparse;  // whether (1) adds the synapses that are not zero, or whole rows
+  bool sum_sparse;  // whether (1) adds entries of `sparse` instead of rows
   // of the backward product; automatic: by sizes and activity, step by step
   ProductAlgorithm algorithm;
   GeneralSpec spec;
   const Hooks* hooks;  // of counters.h
 };
 
-// Sums over the batch that a tile adds to; null where they are not wanted.
+// Sums over the batch that a tile adds to, or null.
 template <class T> struct Sums {
   T* w;  // [currents][S * N,NP], or [entries] of Packed::learning
-  T* w_in;  // [I + 1,NP] the last row: of the bias
+  T* w_in;  // [I + 1,NP] last row: bias
   T* w_out;  // [N,OP]
   T* k;  // [gradients,NP]
 };
@@ -111,9 +110,9 @@ template <class T> struct Kernels {
   void (*forward_tile)(const ForwardArgs&, const Packed<T>&, int64_t tile, const Member&);
   void (*backward_tile)(const BackwardArgs&, const Packed<T>&, int64_t tile, const Member&,
                         const Sums<T>& sums);
-  // Products in bfloat16, null where the instruction set has none: numbers to bfloat16; and, to be
-  // timed, one product of w [n,n] with d, twice as large as [max_items,n], in bfloat16 or not, half
-  // of its results.
+  // Conversion to bfloat16, null where the instruction set has no such products; and a product to
+  // be timed, half of the results of w [n,n] with d, which has room for 2 max_items n numbers, in
+  // bfloat16 or not.
   void (*to_bf16)(const T* from, int64_t n, uint16_t* to);
   void (*trial)(int64_t n, const T* w, const uint16_t* w_bf16, const T* d, T* out,
                 uint32_t* entries, bool bf16);

@@ -1,13 +1,13 @@
-// A linear map of rows that are mostly zero, as spikes are: y = x W^T + bias adds only the weight
-// rows of the inputs that are not zero, and the gradient of W comes from the same events. Included
-// by kernels.cpp once for each instruction set.
+// A linear map of sparse rows, such as spikes: y = x W^T + bias adds only the weight rows of
+// nonzero inputs, and the gradient of W comes from the same events. Included by kernels.cpp once
+// for each instruction set.
 #pragma once
 #include "events.h"
 
 namespace lsnn::cpu {
 namespace {
 
-inline constexpr int64_t linear_rows = 64;  // rows that are handled together
+inline constexpr int64_t linear_rows = 64;  // rows of a block
 
 template <class T> struct LinearScratch {
   uint32_t *bits, *rows;  // [words(I)], [I]
@@ -21,7 +21,7 @@ template <class T> struct LinearScratch {
         gradient(m, l.I + 1, linear_rows * (l.I + 1)) {}
 };
 
-// The inputs of row r that are not zero, a bit each.
+// A bit for each nonzero input of row r.
 template <class T> LSNN_INLINE const uint32_t* nonzero_of_row(const Linear& l, int64_t r,
                                                               const LinearScratch<T>& s) {
   if (l.bits) return l.bits + r * words(l.I);
@@ -33,7 +33,7 @@ template <class T> LSNN_INLINE const T* numbers_of_row(const Linear& l, int64_t 
   return l.bits ? nullptr : (const T*)l.x + r * l.I;
 }
 
-// Bits of the rows [r0, r1) of spikes x [R,I]; false where some number is other than 0 and 1.
+// Bits of rows [r0, r1) of spikes x [R,I]; false if any number is not 0 or 1.
 template <class T> LSNN_LOCAL bool spike_bits_of_rows(const T* x, int64_t I, int64_t r0, int64_t r1,
                                                       uint32_t* bits) {
   bool spikes = true;
@@ -56,7 +56,7 @@ template <class T> LSNN_LOCAL void linear_forward_rows(const Linear& l, const T*
         if (x) s.values[e] = x[s.rows[e]];
         s.rows[e] *= (uint32_t)NP;
       }
-      // the next row overwrites what lies beyond N
+      // columns beyond N are overwritten by the next row
       sum_events(w, s.rows, x ? s.values : nullptr, n, bias, N, s.out + (r - start) * N);
     }
     stream_copy((T*)l.y + start * N, s.out, (end - start) * N);
@@ -70,7 +70,7 @@ template <class T> LSNN_INLINE void load_gradient(const Linear& l, int64_t r, in
   for (int64_t n = 0; n < NP; n++) row[n] = n < l.N ? g[n] : T(0);
 }
 
-// A small gradient stays in a near cache: what each event adds goes there at once.
+// A small gradient stays in cache: events are added directly.
 inline constexpr int64_t small_gradient = 128 << 10;  // bytes
 template <class T> LSNN_LOCAL void small_gradient_rows(const Linear& l, int64_t r0, int64_t r1,
                                                        T* gw, const LinearScratch<T>& s) {
@@ -86,10 +86,10 @@ template <class T> LSNN_LOCAL void small_gradient_rows(const Linear& l, int64_t 
   }
 }
 
-// counts [g_rows,I]: how often each input is 1 in the rows r, r + g_rows, ... of bits, for columns
-// [c0, c1) of the g_rows words(I) words that such rows have together. A positional population
-// count: sum[k] has bit k of the 32 counts of each word, and a ripple-carry adder of logical
-// operations adds 32 spikes at a time.
+// counts [g_rows,I]: spikes of each input in the rows r, r + g_rows, ... of bits, for columns [c0,
+// c1) of the g_rows words(I) words of g_rows rows. A positional population count: sum[k] has bit k
+// of the 32 counts of each word, and a ripple-carry adder of logical operations adds 32 spikes at a
+// time.
 inline constexpr int64_t columns_together = 16, bits_of_count = 8;
 template <class T>
 LSNN_LOCAL void spike_counts_of_columns(const Linear& l, int64_t c0, int64_t c1, T* counts) {

@@ -1,5 +1,5 @@
-// The rows of neurons.h as tables of neuron.h, compiled for each model of the table and the terms
-// that layers have, and the choice among them. docs/kernels.md says what is compiled apart.
+// The functions of neurons.h as tables of neuron.h, specialised for each model of the table and its
+// optional terms, and the dispatch among them. docs/kernels.md explains which are specialised.
 #pragma once
 #include <utility>
 
@@ -15,8 +15,8 @@ template <class T> struct NeuronKernels {
   void (*adjoint)(const void*, const AdjointRows<T>&);
 };
 
-// What the forward pass does not read is the same for all, so that models that differ in nothing
-// else share a kernel; of a surrogate the replay asks where it ends.
+// Choices that the forward pass does not read are set to one value, so that models that differ only
+// in these share a kernel. The replay also reads the support of the surrogate.
 constexpr Choices of_forward(Choices c) {
   c.detach = detach_none;
   return c;
@@ -29,7 +29,7 @@ template <class T> constexpr NeuronKernels<T> general_kernels = {
     step_row<T, GeneralSpec>, replay_steps<T, GeneralSpec>, replay_row<T, GeneralSpec>,
     adjoint_rows<T, GeneralSpec>};
 
-// Of a model of the table with its own surrogate, by the terms that a layer has.
+// Kernels of a model of the table with its own surrogate, by the optional terms of a layer.
 template <class T> struct ModelKernels {
   Choices choices;
   Surrogate surrogate;
@@ -43,9 +43,9 @@ template <class T> struct ModelKernels {
   }
 };
 
-// Double precision is for checks, and the portable kernels are for processors of which nothing is
-// known: they have one kernel for all terms. Where the build says so, as sanitizers make the
-// compiler slow, no model but the first has kernels of its own.
+// Double precision, which serves for checks, and the portable instruction set have one kernel for
+// all terms. With LSNN_FEW_KERNELS, for slow compilations with sanitizers, only the first model is
+// specialised.
 #ifdef LSNN_FEW_KERNELS
 template <int row> inline constexpr bool has_own_kernels = row == 0;
 #else
@@ -85,7 +85,7 @@ constexpr KernelTable<T> kernels_of_models(std::integer_sequence<int, rows...>) 
   return {{kernels_of_model<T, rows>()...}};
 }
 
-// A model with another surrogate than its own keeps all kernels that do not read it.
+// With a surrogate other than the model's, kernels that do not read it stay specialised.
 template <class T> LSNN_LOCAL NeuronKernels<T> neuron_kernels(const GeneralSpec& spec) {
   static constexpr KernelTable<T> table =
       kernels_of_models<T>(std::make_integer_sequence<int, n_models>());

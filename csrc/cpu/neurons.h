@@ -1,5 +1,5 @@
 // A row of neurons of a model: step(), replay() and step_adjoint() of alif_math.h as the functions
-// of neuron.h. model_kernels.h compiles them for each model.
+// of neuron.h. model_kernels.h instantiates them for each model.
 #pragma once
 #include "../../lsnn_ext/codegen/neuron.h"
 #include "layout.h"
@@ -8,7 +8,7 @@
 namespace lsnn::cpu {
 namespace {
 
-// Of lanes [n, n + lanes); coefficients: those of Packed.
+// Lanes [n, n + lanes) of Packed::coefficients.
 template <class T> LSNN_INLINE Coefs<Vec<T>> load_coefficients(const T* coefficients, int64_t n) {
   const T* k = coefficients + n * packed_coefficients;
   auto row = [&](int i) LSNN_LAMBDA { return load(k + i * Vec<T>::lanes); };
@@ -30,7 +30,7 @@ template <class T> LSNN_INLINE Spikes<T> spikes_of_item(const SpikesOfItems<T>& 
           z.first.numbers ? z.first.numbers + b * z.numbers_stride : nullptr, z.first.numbers_end};
 }
 
-// Where the states of a model lie: [NP] each; i and r are not read where the model has none.
+// The states of a model, [NP] each; i and r are not read where the model has none.
 template <class T> struct CarriedRows {
   T *v, *a, *i, *r;
   LSNN_METHOD CarriedRows(const Rows<T>& rows)
@@ -40,7 +40,7 @@ template <class T> struct CarriedRows {
         r(i + rows.stride) {}
 };
 
-// at: where lanes [n, n + L) of an item stand
+// at: index of lanes [n, n + L) of an item
 template <class T>
 LSNN_INLINE Carry<Vec<std::remove_const_t<T>>> load_carry(const CarriedRows<T>& rows, bool has_i,
                                                           bool has_r, Vec<std::remove_const_t<T>> z,
@@ -62,7 +62,7 @@ template <class T> LSNN_INLINE void store_carry(const CarriedRows<T>& rows, bool
 template <class T, class Spec>
 LSNN_LOCAL void step_row(const void* settings, const StepRow<T>& given) {
   using V = Vec<T>;
-  // Locals, as every store through a pointer might change what a reference leads to.
+  // Local copies, as stores through pointers may alias references.
   const Spec spec = spec_of<Spec>(*(const GeneralSpec*)settings);
   const StepRow<T> row = given;
   const CarriedRows<T> carried(row.states);
@@ -121,7 +121,7 @@ LSNN_LOCAL void replay_steps(const void* settings, const ReplaySteps<T>& given) 
   }
 }
 
-// One step. Returns how many neurons are active.
+// One step. Returns the number of active neurons.
 template <class T, class Spec>
 LSNN_LOCAL int64_t replay_row(const void* settings, const ReplayRow<T>& given) {
   using V = Vec<T>;
@@ -154,14 +154,14 @@ template <class F> LSNN_INLINE Coefs<F> uniform(F x) {
   return {x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x};
 }
 
-// Coefficients whose gradients are mostly wanted together.
+// Coefficients whose gradients are usually wanted together.
 inline constexpr unsigned membrane_group = 1 << ALPHA | 1 << KAPPA,
                           adaptation_group = 1 << RHO | 1 << Q,
                           threshold_group = 1 << BETA | 1 << THETA,
                           spike_group = 1 << WIDTH | 1 << R_,
                           term_group = 1 << P | 1 << ETA | 1 << SIGMA;
 
-// Items inside, so that coefficients and their sums stay in registers.
+// The inner loop runs over items, so that coefficients and their sums stay in registers.
 template <class T, class Spec>
 LSNN_LOCAL void adjoint_rows(const void* settings, const AdjointRows<T>& given) {
   using V = Vec<T>;
@@ -174,10 +174,10 @@ LSNN_LOCAL void adjoint_rows(const void* settings, const AdjointRows<T>& given) 
   T* const gx = rows.gx.first;
   const T* const* const g_traces = rows.g_traces;
   const int64_t NP = rows.NP, N = rows.N;
-  // Of items that have ended there is nothing left in the gradient of i.
+  // The gradient of i is 0 for items that have ended.
   const bool has_i = spec.want >> SIGMA & 1, read_di = spec.synapse || rows.is_last,
              write_di = read_di || rows.is_first;
-  // with +0 the compiler has to keep the addition, which turns -0 round
+  // -0 is the neutral element, so the compiler removes the addition; +0 would change -0
   const Coefs<V> none = uniform(V(T(-0.0)));
   for (int64_t n = rows.n0; n < rows.n1; n += V::lanes) {
     const int64_t left = N - n;

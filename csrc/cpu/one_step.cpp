@@ -85,7 +85,7 @@ template <class T> class PackedStep : public OneStep {
     for (int64_t tile = 0; tile < tiles(B); tile++) body(tile, alone);
   }
 
-  // gw[s,j,k] += sum over the batch of z'_j dL/dc_k, z' as long ago as the delay says.
+  // gw[s,j,k] += sum over the batch of z'_j dL/dc_k, with z' of delays[s] steps before.
   void weight_gradient(const BackwardArgs& f) const {
     const Layer& l = f.layer;
     Linear linear{};

@@ -1,4 +1,4 @@
-// The layer in the layout of layout.h. For run.cpp, which no instruction set compiles.
+// Packs a layer into the layout of layout.h. For run.cpp, which is compiled once.
 #pragma once
 #include <unistd.h>
 
@@ -16,7 +16,7 @@
 namespace lsnn::cpu {
 namespace {
 
-// Bytes of the L1 data cache: those asked for, or its own, or what most processors have.
+// Bytes of the L1 data cache: the option, the size that the system reports, or 32 KiB.
 inline int64_t l1_size(const Options& options) {
   if (options.l1_size) return options.l1_size;
 #if defined(_SC_LEVEL1_DCACHE_SIZE)
@@ -26,13 +26,13 @@ inline int64_t l1_size(const Options& options) {
   return 32 << 10;
 }
 
-// Whether products in bfloat16 are faster here: some processors that have them take longer, so they
-// are timed, once. Asked for by name they need not be faster.
+// Whether to use products in bfloat16. They are slower on some processors, so they are timed once,
+// unless the option requests them.
 template <class T> bool bf16_pays([[maybe_unused]] const Kernels<T>& kernels,
                                   [[maybe_unused]] ProductAlgorithm requested) {
 #if defined(__x86_64__)
   if (!kernels.to_bf16 || !__builtin_cpu_supports("avx512bf16")) return false;
-  // Without a lock, which a child of fork() could inherit locked: at worst two threads time it.
+  // No lock, which a child of fork() could inherit locked: at worst two threads time the products.
   static std::atomic<int> known{-1};
   if (known < 0) {
     constexpr int64_t n = 256;
@@ -58,15 +58,15 @@ template <class T> bool bf16_pays([[maybe_unused]] const Kernels<T>& kernels,
 #endif
 }
 
-// What a call does with the layer: sums of (1), products of the backward pass, and the gradient of
-// the weights, of all of them or of those that are not zero.
+// Uses of the layer in a call: sums of (1), products of the backward pass, and the weight gradient;
+// existing: only that of nonzero weights.
 struct Uses { bool sums = false, products = false, gradient = false, existing = false; };
 
-// The layer in the layout of layout.h, in one block, and lists of synapses where these are faster.
+// A packed layer in one block, with lists of synapses where they are faster.
 template <class T> struct PackedLayer {
   Packed<T> packed = {};
 
-  // Copies of a large matrix would take most of the time of a short call.
+  // Copying a large matrix would dominate a short call.
   static bool in_place(const Layer& l, const Projection& in, const Uses& uses) {
     return l.w_in_place && l.S == 1 && !in.I && !uses.products;
   }
@@ -122,7 +122,7 @@ template <class T> struct PackedLayer {
       for (int64_t j = 0; j < NP; j++)
         for (int64_t o = 0; o < out.O; o++)
           panels_out[(j / panel * out.O + o) * panel + j % panel] = w_oj(o, j);
-    // Beyond N a neuron that is no model reads the numbers of its last one.
+    // Beyond N a registered neuron has the coefficients of neuron N - 1.
     auto coefficient_of = [&](int64_t c, int64_t n) {
       return table ? ((const T*)l.coefficients)[c * N + std::min(n, N - 1)] : coefficient(l, c, n);
     };
@@ -147,13 +147,13 @@ template <class T> struct PackedLayer {
   }
 
  private:
-  // of the copies of the whole matrix
+  // copies of the matrix
   struct Needed { bool w = false, panels = false, bf16 = false; };
   SynapseLists<T> not_zero, acting;
   Block block;
   std::vector<uint16_t> w_bf16;
 
-  // Row c of Coefs at neuron n; beyond N harmless: no spike, no division by 0.
+  // Row c of Coefs at neuron n; padding neither spikes nor divides by 0.
   static T coefficient(const Layer& l, int64_t c, int64_t n) {
     if (c == DAMPENING) return T(l.dampening);
     if (c == N_REF) return T(l.n_ref);
@@ -184,8 +184,8 @@ template <class T> struct PackedLayer {
     });
   }
 
-  // Lists synapses where their products, sums or gradients are faster one by one; returns what is
-  // needed beside the lists.
+  // Lists synapses where products, sums or gradients are faster by list; returns the copies that
+  // are needed as well.
   Needed list_synapses(const Layer& l, const Kernels<T>& kernels, const Uses& uses,
                        Parallel parallel) {
     const int64_t N = l.N, NP = packed.NP, rows = l.S * N;
@@ -215,7 +215,7 @@ template <class T> struct PackedLayer {
     ProductCosts costs{(double)l.S, (double)(NP / kernels.lanes), (double)kernels.lanes};
     costs.entries = per_row * (double)l.S;
     costs.groups = (double)not_zero.count_groups(l);
-    auto is_any = [&](auto pays) {  // of the tiles, of which the last may be smaller
+    auto is_any = [&](auto pays) {  // over the sizes of tiles; the last may be smaller
       const int64_t full = tile_items(l.B), rest = l.B % full;
       return (l.B >= full && pays(full)) || (rest && pays(rest));
     };
@@ -232,7 +232,7 @@ template <class T> struct PackedLayer {
     if (!may_be_sparse) return {!packed.sum_sparse || uses.products, uses.products, bf16};
     not_zero.group(l, parallel);
     packed.product = not_zero.groups();
-    // Where fewer neurons are active than this, any product takes little time.
+    // With fewer active neurons any product takes little time.
     constexpr double few = 0.02;
     auto active_pays = [&](int64_t items) {
       return costs.active(items, few, bf16) < costs.sparse(items);

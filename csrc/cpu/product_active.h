@@ -1,4 +1,4 @@
-// The product of the backward pass for the rows of active neurons alone.
+// The product of the backward pass for rows of active neurons only.
 #pragma once
 #include "layout.h"
 #include "simd.h"
@@ -7,19 +7,19 @@ namespace lsnn::cpu {
 namespace {
 
 // Rows of weights with the items in which their neurons are active, row << 16 | items, sorted by
-// the number of these items: the loops over them know this number while compiling, and no branch
-// depends on the data.
+// the number of these items. This number is a constant of the loops over them, and no branch
+// depends on data.
 struct ActiveRows {
   int64_t l1_size;  // bytes
   uint32_t* entries;    // [row_items + 1,N]
   int64_t n[row_items + 1];
 };
 
-// The products of R rows of weights with so many items each, while they are computed.
+// Partial products of R rows of weights with `Items` items each.
 template <int R, int Items, class T> struct RowSums {
   static constexpr int n = R * Items, whole = (n + 7) / 8 * 8;
   int64_t j[R];                // the rows
-  uint32_t item[n], to[n];     // where the items of each stand in d, and the results in out
+  uint32_t item[n], to[n];     // offsets of the items in d, and of the results in out
   Vec<T> sum[whole];
 
   // d and out have rows of d_stride and out_stride numbers.
@@ -47,7 +47,7 @@ template <int R, int Items, class T> struct RowSums {
   }
 };
 
-// R rows with so many items each, columns k0 to k1: every loaded weight vector meets all items.
+// R rows with `Items` items each, columns k0 to k1: a loaded weight vector serves all items.
 template <int R, int Items, class T>
 LSNN_INLINE void row_products(const uint32_t* entries, const T* w, int64_t k0, int64_t k1,
                               int64_t NP, const T* d, int64_t stride, T* out) {
@@ -65,13 +65,12 @@ LSNN_INLINE void row_products(const uint32_t* entries, const T* w, int64_t k0, i
   s.add_to(out);
 }
 
-// How many rows with so many items are computed together: with few sums each addition would wait
-// for the one before.
+// Rows that are computed together: with few sums additions would be bound by latency.
 inline constexpr int rows_together(int Items) {
   return Items * 4 <= 8 ? 4 : Items * 2 <= row_items ? 2 : 1;
 }
 
-// The rows with so many items each and with fewer, columns k0 to k1.
+// Rows with at most `Items` items, columns k0 to k1.
 template <int Items, class T>
 LSNN_LOCAL void add_rows_with(const T* w, int64_t N, int64_t k0, int64_t k1, int64_t NP, const T* d,
                               int64_t stride, T* out, const ActiveRows& rows) {
@@ -97,7 +96,7 @@ LSNN_LOCAL void sort_rows(int64_t N, int64_t j0, int64_t j1, const uint16_t* act
   for (int64_t j = j0; j < j1; j++) {
     unsigned items = column_of_bits(active + j / 16 * max_items, j % 16);
     int n_items = __builtin_popcount(items);
-    if (n_items > row_items) {  // too many for the registers: in two parts
+    if (n_items > row_items) {  // too many for the registers: two entries
       unsigned rest = items;
       for (int b = 0; b < row_items; b++) rest &= rest - 1;
       enter(j, items & ~rest, row_items);
@@ -108,8 +107,8 @@ LSNN_LOCAL void sort_rows(int64_t N, int64_t j0, int64_t j1, const uint16_t* act
   }
 }
 
-// Calls add(k0, k1) for blocks of columns, of which dL/dc of all items, `bytes` each, stays in the
-// L1 cache.
+// Calls add(k0, k1) for blocks of columns whose dL/dc of all items stays in the L1 cache. bytes: of
+// a column.
 template <class F> LSNN_INLINE void each_block(int64_t N, int64_t l1_size, int64_t bytes,
                                                const F& add) {
   const int64_t most = l1_size * 2 / 3 / (max_items * bytes), blocks = (N + most - 1) / most;
@@ -129,8 +128,8 @@ LSNN_LOCAL void add_active_product(const T* w, int64_t N, int64_t NP, const T* d
   });
 }
 
-// Up to which share of marked items and neurons add_active_product is faster than add_product, by
-// measurement, and add_bf16_product.
+// Measured shares of marked items and neurons below which add_active_product, or add_bf16_product,
+// is faster than add_product.
 inline constexpr double active_limit_bf16 = 0.85;
 inline constexpr double active_limit(int64_t items) {
   return items >= 16 ? 0.55 : items >= 8 ? 0.33 : 0.25;

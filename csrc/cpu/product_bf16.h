@@ -1,4 +1,4 @@
-// The product of active neurons in bfloat16, and one product to be timed, in bfloat16 or not.
+// The product of active neurons in bfloat16, and a product to be timed.
 #pragma once
 #include "product_active.h"
 
@@ -6,8 +6,7 @@ namespace lsnn::cpu {
 namespace {
 
 #if LSNN_TARGET == LSNN_TARGET_AVX512
-// Functions for processors with bfloat16 products among those with AVX-512; run.cpp asks the
-// processor before it calls them.
+// For processors with AVX512_BF16, which pack.h checks at run time.
 #define LSNN_BF16 __attribute__((target("avx512bf16")))
 template <class T> inline constexpr bool has_bf16 = sizeof(T) == 4;
 
@@ -18,8 +17,8 @@ LSNN_BF16 static void to_bf16(const float* from, int64_t n, uint16_t* to) {
                                                              _mm512_loadu_ps(from + k)));
 }
 
-// As row_products and add_rows_with; w [N,NP] and d [items,gradient_stride] in bfloat16, zeros
-// beyond N in w and numbers in d; pairs of products are summed in float.
+// As row_products and add_rows_with; w [N,NP] and d [items,gradient_stride] in bfloat16, beyond N
+// zero in w and finite in d; pairs of products are summed in float.
 template <int R, int Items>
 LSNN_BF16 LSNN_INLINE void bf16_row_products(const uint32_t* entries, const uint16_t* w, int64_t k0,
                                              int64_t k1, int64_t NP, const uint16_t* d,
@@ -62,7 +61,7 @@ LSNN_LOCAL void add_bf16_product(const uint16_t* w, int64_t N, int64_t NP, const
 template <class T> inline constexpr bool has_bf16 = false;
 #endif
 
-// One product, to be timed: half of the results of w [n,n], n at most 256, with d and out
+// A product to be timed: half of the results of w [n,n], n at most 256, with d and out
 // [max_items,gradient_stride].
 template <class T>
 LSNN_LOCAL void trial_product(int64_t n, const T* w, [[maybe_unused]] const uint16_t* w_bf16,

@@ -1,5 +1,5 @@
-// The dense product of the backward pass, blocked for the registers. The products are the only sums
-// of the CPU kernels that use fused multiply-add.
+// The dense product of the backward pass, register-blocked. Only these products use fused
+// multiply-add in the CPU kernels.
 #pragma once
 #include "layout.h"
 #include "simd.h"
@@ -10,12 +10,12 @@ namespace {
 inline constexpr int panel_vectors = 2;
 template <class T> inline constexpr int64_t panel = panel_vectors * Vec<T>::lanes;
 
-// The numbers of a row of d that the products with all panels read, one panel after the other: few
-// enough that those of all items stay in the L1 cache.
+// Columns of d that are multiplied with all panels in turn; those of all items stay in the L1
+// cache.
 inline constexpr int64_t dense_columns = 256;
 
-// out[b][panel] += sum_k d[b][k] w[k][panel] for so many items, k < K; each loaded weight vector
-// meets all of them. A function of its own, or the registers would have to serve its callers too.
+// out[b][panel] += sum_k d[b][k] w[k][panel] for `Items` items, k < K; a loaded weight vector
+// serves all of them. Not inlined: callers would compete for registers.
 template <int Items, class T>
 LSNN_LOCAL __attribute__((noinline)) void panel_product(const T* w, int64_t K, const T* d,
                                                         int64_t d_stride, T* out,
@@ -52,7 +52,7 @@ LSNN_LOCAL __attribute__((noinline)) void panel_product(const T* w, int64_t K, c
     for (int v = 0; v < panel_vectors; v++) store(out + b * out_stride + v * L, sum[b][v]);
 }
 
-// One panel with the items from b on, as many at a time as fit the registers.
+// One panel with the items from b on, in groups that fit the registers.
 template <int Items, class T>
 LSNN_INLINE void panel_products(const T* w, int64_t K, const T* d, int64_t d_stride, T* out,
                                 int64_t out_stride, int64_t items) {

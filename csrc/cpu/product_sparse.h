@@ -1,4 +1,4 @@
-// Sums and products over the synapses that are not zero, where they are few.
+// Sums and products over nonzero synapses, where these are few.
 #pragma once
 #include "layout.h"
 #include "simd.h"
@@ -6,7 +6,7 @@
 namespace lsnn::cpu {
 namespace {
 
-// The first entry of a row, or its end, from column n on.
+// The first entry of a row from column n on, or its end.
 template <class T> LSNN_INLINE uint32_t entry_from(const Sparse<T>& w, uint32_t row, int64_t n) {
   uint32_t from = w.start[row], to = w.start[row + 1];
   while (from < to) {
@@ -27,7 +27,7 @@ LSNN_INLINE Entries entries_of(const Sparse<T>& w, int64_t N, uint32_t row, int6
 }
 
 // c[k] += the entries of the rows (times weights) in columns [n0, n1), row after row, without fused
-// multiply-add: the bits of sum_events, as a synapse that is zero adds nothing.
+// multiply-add: bitwise identical to sum_events, as zero synapses add nothing.
 template <class T>
 LSNN_LOCAL void add_sparse_events(const Sparse<T>& w, int64_t N, const uint32_t* rows,
                                   const T* weights, int64_t n, T* c, int64_t n0, int64_t n1) {
@@ -40,16 +40,16 @@ LSNN_LOCAL void add_sparse_events(const Sparse<T>& w, int64_t N, const uint32_t*
   }
 }
 
-// d [items,d_stride] -> rows [n0, n1) of transposed [N,max_items]; what stands beyond the items is
-// left as it is.
+// d [items,d_stride] -> rows [n0, n1) of transposed [N,max_items]; columns beyond the items are not
+// written.
 template <class T> LSNN_LOCAL void transpose_items(const T* d, int64_t d_stride, int64_t items,
                                                    int64_t n0, int64_t n1, T* transposed) {
   for (int64_t k = n0; k < n1; k++)
     for (int64_t b = 0; b < items; b++) transposed[k * max_items + b] = d[b * d_stride + k];
 }
 
-// Four weights that follow each other, each to be had in all lanes. Loads are what limits a sparse
-// product, so these take as few as they can.
+// Four consecutive weights, each broadcast to all lanes, with few loads: loads limit a sparse
+// product.
 template <class T> struct FourWeights {
   const T* value;
   LSNN_METHOD explicit FourWeights(const T* v) : value(v) {}
@@ -66,8 +66,8 @@ template <> struct FourWeights<float> {
 };
 #endif
 
-// The sums of one neuron over its synapses, C vectors of items; several sums of each, so that one
-// need not wait for the other.
+// The sums of a neuron over its synapses, C vectors of items, each in several partial sums to hide
+// latency.
 template <int C, class T> struct SparseSums {
   static constexpr int L = Vec<T>::lanes, accumulators = C == 1 ? 4 : C == 2 ? 3 : C == 4 ? 2 : 1;
   Vec<T> sum[accumulators][C];

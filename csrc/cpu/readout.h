@@ -1,5 +1,5 @@
 // The leaky readout of a tile, p_t = k p_{t-1} + (1 - k) w z_t, and its adjoint; at the end the
-// same of a product w z that was made elsewhere.
+// integrator without the product.
 #pragma once
 #include "../alif_math.h"
 #include "events.h"
@@ -13,7 +13,7 @@ template <class T> struct ReadoutScratch {
   T* p;                  // [items,OP] carried p; dL/dp in the backward pass
   T* sum;                // [OP] w z of one item
   T* zero;               // [OP]
-  T* weights;            // [N] smooth spikes that are not zero
+  T* weights;            // [N] nonzero smooth spikes
   uint32_t* rows;        // [N] offsets of weight rows
   T* g;                  // [chunk,items,OP] dL/d(w z) of the steps of the chunk
   RowGradient<T, false> gradient;  // the spikes of the chunk, into gw_out
@@ -60,7 +60,7 @@ template <class T> struct ReadoutTile : Tile {
   }
 
   // --------------------------------------------------------------------------------------- forward
-  // p of item b after step t, whose spikes are of those of Steps::collect.
+  // p of item b after step t. past: spikes as for Steps::collect.
   template <class Past> LSNN_METHOD void step(int64_t t, int64_t b, const Past& past,
                                               bool smooth) const {
     int64_t n = 0;
@@ -81,14 +81,14 @@ template <class T> struct ReadoutTile : Tile {
     for (int64_t o = 0; o < OP; o += L)
       store(s.p + b * OP + o, integrate(leak, load(s.p + b * OP + o), load(s.sum + o)));
   }
-  // item b; row of [..,B,O] where the tile's first item stands
+  // item b; row: of [..,B,O], of the tile's first item
   LSNN_METHOD void write(void* p, int64_t row, int64_t b) const {
     if (p) memcpy((T*)p + (row + b) * O, s.p + b * OP, O * sizeof(T));
   }
 
   // -------------------------------------------------------------------------------------- backward
-  // dL/dp of step t and the sum of what comes later; dz += w^T dL/d(w z). `step`: place of t in the
-  // chunk. Each member has these sums of all items, as they are short.
+  // dL/dp of step t, later steps included; dz += w^T dL/d(w z). step: index of t in the chunk.
+  // Every member computes these short sums for all items.
   LSNN_METHOD void adjoint(const void* gp, int64_t t, int64_t step, T* dz,
                            int64_t dz_stride) const {
     T* g = s.g + step * full_items * OP;
@@ -111,8 +111,8 @@ template <class T> struct ReadoutTile : Tile {
   }
 };
 
-// Columns [c0, c1) of the rows of LeakyForward, and of LeakyBackward. What is carried lies in the
-// row that is written last.
+// Columns [c0, c1) of LeakyForward, and of LeakyBackward. The row written last holds the carried
+// values.
 template <class T> LSNN_LOCAL void leaky_forward_columns(const LeakyForward& f, int64_t c0,
                                                          int64_t c1) {
   const Leak<T> leak = Leak<T>::of(f.k, T());

@@ -1,6 +1,5 @@
-// What the steps of the sequence have read, for the backward pass: replayed, chunk by chunk, from
-// what the forward pass has saved. Where it has not saved y, the steps of a segment are computed
-// again first, to the same bits.
+// Replays the sequence for the backward pass, chunk by chunk, from what the forward pass saved.
+// Where y was not saved, the steps of a segment are recomputed first, bitwise identical.
 #pragma once
 #include "step.h"
 
@@ -8,12 +7,12 @@ namespace lsnn::cpu {
 namespace {
 
 template <class T> struct ReplayScratch {
-  T* states;  // [states,chunk + 1,items,NP] what each step of the chunk read (a prime in alif.h)
+  T* states;  // [states,chunk + 1,items,NP] read by each step of the chunk (a prime in alif.h)
   T* chunk_states;  // [every / chunk,states,items,NP] the same at the start of each chunk
   uint16_t* active;  // [chunk,NP/16,max_items] active neurons, a bit each
-  int64_t* active_n;  // [members,chunk] how many of each member's neurons
-  int64_t* all_active;  // [chunk] how many in all
-  T* y;  // [every,items,saved,NP] of the segment, where it is computed again
+  int64_t* active_n;  // [members,chunk] number of active neurons
+  int64_t* all_active;  // [chunk] the same of all members
+  T* y;  // [every,items,saved,NP] of the segment, where it is recomputed
   T* y_of_step;  // [items,NP] y of a step, where it is saved as bfloat16
   StepScratch<T> steps;  // the same
 
@@ -45,10 +44,10 @@ template <class T> struct Replay : Tile {
   const Layer& l;
   const int64_t W, n_states, n_saved;
   const int64_t state_size;  // numbers of one state of the tile
-  int64_t S0;  // first step of the segment at hand
+  int64_t S0;  // first step of the segment
   Steps<T> steps;
-  const bool choose;  // whether there can be neurons that are not active
-  const bool replays;  // whether steps read more than follows from y of the step before
+  const bool choose;  // whether neurons can be inactive
+  const bool replays;  // whether steps read more than y of the step before gives
 
   LSNN_METHOD Replay(const BackwardArgs& args, const Packed<T>& packed,
                      const ReplayScratch<T>& scratch, int64_t tile, const Member& member)
@@ -95,7 +94,7 @@ template <class T> struct Replay : Tile {
   LSNN_METHOD const bfloat16* y_bf16(int64_t t, int64_t b) const {
     return (const bfloat16*)f.saved.y + (t * B + b0 + b) * N;
   }
-  // What is saved of this member's neurons, of the tile's items; the next call may write over it.
+  // Saved values of this member's neurons, for the items of the tile; valid until the next call.
   struct OfItems {
     Rows<const T> first;
     int64_t items;  // from item to item
@@ -121,8 +120,7 @@ template <class T> struct Replay : Tile {
     return {chunk_state(t, 0) + b * NP, state_size};
   }
 
-  // Prepares the segment that begins at step `first` and ends before S1: what the first step of
-  // each of its chunks read.
+  // Prepares the segment [first, S1): computes what the first step of each chunk read.
   void segment_from(int64_t first, int64_t S1) {
     S0 = first;
     for (int64_t c = 0; c < n_states; c++)
@@ -156,8 +154,8 @@ template <class T> struct Replay : Tile {
       }
   }
 
-  // y of the segment. The rest is replayed from it as if it had been saved, so that gradients have
-  // the same bits.
+  // y of the segment. All else is replayed from it as if it had been saved, so that gradients are
+  // bitwise identical.
   void recompute(int64_t S1) {
     for (int64_t c = 0; c < n_states; c++)
       copy_own(steps.s.states + c * state_size, chunk_state(S0, c));
@@ -185,8 +183,8 @@ template <class T> struct Replay : Tile {
         memcpy(to + b * NP + n0, from + b * NP + n0, (n_end - n0) * sizeof(T));
   }
 
-  // Replays the chunk [t0, t1) of the segment: keeps what each step read, and marks the active
-  // neurons of each. How many they are in all is known after the barrier, by count_active().
+  // Replays the chunk [t0, t1) of the segment: keeps what each step read, and marks its active
+  // neurons. After the next barrier count_active() sums their number over members.
   void chunk_of(int64_t t0, int64_t t1) const {
     if (!replays) return;
     for (int64_t step = 0; step < chunk; step++)
@@ -219,7 +217,7 @@ template <class T> struct Replay : Tile {
       }
     }
   }
-  // What a step of the chunk read, by its place there.
+  // What a step of the chunk read. step: index in the chunk.
   LSNN_METHOD T* state(int64_t step, int64_t c) const {
     return s.states + (c * (chunk + 1) + step) * state_size;
   }

@@ -17,7 +17,7 @@
 
 namespace lsnn::cpu {
 
-// A pair for each instruction set, from kernels.cpp.
+// A pair of tables for each instruction set, from kernels.cpp.
 #define LSNN_DECLARE(name, target, bits, flags, available) \
   extern const Kernels<float> kernels_f32_##name;          \
   extern const Kernels<double> kernels_f64_##name;
@@ -72,7 +72,7 @@ template <class T> bool any(const void* p, int64_t n) {
 }  // namespace
 
 template <class T> GeneralSpec general_spec(const Layer& l, const void* first_r, unsigned want) {
-  if (l.neuron) return {};  // it has no equations of ours
+  if (l.neuron) return {};  // a registered neuron has its own equations
   const T* k = (const T*)l.coefficients;
   return {l.model,
           l.surrogate,
@@ -106,8 +106,7 @@ template <class T> void forward(const ForwardArgs& f, Parallel parallel) {
 }
 
 namespace {
-// The sums of dL/dw to where they belong: w [S * N,NP] of one of the currents, or [entries] of
-// those that learn.
+// Copies sums of dL/dw into gw. w: [S * N,NP] of one current, or [entries] of Packed::learning.
 template <class T>
 void hand_out_weights(const BackwardArgs& f, const Layer& l, int64_t current, const Packed<T>& p,
                       const T* w, Parallel parallel) {
@@ -156,11 +155,11 @@ template <class T> void backward(const BackwardArgs& f, Parallel parallel) {
                 n_out = f.gw_out ? N * OP : 0, n_k = f.want ? n_gradients * NP : 0,
                 n_all = n_w + n_in + n_out + n_k;
 
-  // Tiles are summed group by group, and the groups at the end, always in the same order. As many
-  // groups as tiles, unless their weight gradients would take more than 256 MB.
+  // Tiles are summed in groups, and the groups at the end, always in the same order. One group for
+  // each tile, unless their weight gradients would take more than 256 MB.
   const int64_t most =
       n_all ? std::max<int64_t>(1, (256 << 20) / (n_all * (int64_t)sizeof(T))) : tiles(l.B);
-  // one at least, of no tile where the batch is empty
+  // one, without tiles, for an empty batch
   const int64_t groups = std::max<int64_t>(1, std::min(tiles(l.B), most));
   const Block block(std::max<int64_t>(1, groups * n_all) * sizeof(T));
   auto sums = [&](int64_t g) {
@@ -184,7 +183,7 @@ template <class T> void backward(const BackwardArgs& f, Parallel parallel) {
     }
   });
   const Timed timed(p.packed.hooks, Count::ns_sum_tiles);
-  // All groups into the first, then from there to where each gradient belongs.
+  // Sums all groups into the first, then copies from there.
   constexpr int64_t slice = 1 << 14;
   T* const first = (T*)block.data;
   each(worth(parallel, (groups - 1) * n_all), (n_all + slice - 1) / slice, [&](int64_t i) {
@@ -227,8 +226,8 @@ template <class T> void linear_forward(const Linear& l, Parallel parallel) {
   });
 }
 
-// Where rows of the gradient repeat over many steps, as behind a mean over time, one row is
-// multiplied with how often each input spiked.
+// Where rows of the gradient repeat over many steps, as after a mean over time, each row is
+// multiplied with the spike counts of the inputs.
 template <class T> void linear_backward_of_counts(const Linear& l, Parallel parallel) {
   const int64_t steps = l.R / l.g_rows, columns = l.g_rows * words(l.I), columns_each = 128;
   const Block counts(l.g_rows * l.I * (int64_t)sizeof(T));
@@ -248,8 +247,8 @@ template <class T> void linear_backward(const Linear& l, Parallel parallel) {
   constexpr int64_t many = 8, exact = 1 << 24;  // steps; what float32 counts to
   if (l.bits && l.R >= many * l.g_rows && l.R < exact * l.g_rows)
     return linear_backward_of_counts<T>(l, parallel);
-  // As many slices as the number of rows alone demands, summed in order, for the same gradient on
-  // any number of threads.
+  // The number of slices depends only on the number of rows, and slices are summed in order, so
+  // that the gradient is the same for any number of threads.
   const int64_t NP = padded(l.N), slice_size = (l.I + 1) * NP,
                 n_slices = std::clamp<int64_t>(l.R / 2048, 1, 16);
   const Kernels<T>& k = kernels<T>();
@@ -283,7 +282,7 @@ bool spike_bits_of_rows(const uint8_t* x, int64_t I, int64_t r0, int64_t r1, uin
         uint64_t eight = 0;  // bytes, input i in the lowest
         std::memcpy(&eight, x + r * I + i, std::min<int64_t>(8, I - i));
         others |= eight & ~ones;
-        // The product brings each byte's lowest bit into the highest byte, in their order.
+        // The product gathers the lowest bit of each byte, in order, in the highest byte.
         word |= (uint32_t)((eight & ones) * gathers >> 56) << i % 32;
       }
       bits[r * words(I) + w] = word;
@@ -310,8 +309,8 @@ bool spike_bits(const T* x, int64_t R, int64_t I, uint32_t* bits, Parallel paral
 
 // ----------------------------------------------------------------------------------------- readout
 namespace {
-// body(c0, c1) for columns that follow each other: whole lines of the cache, few enough that what
-// is carried stays in it.
+// body(c0, c1) for ranges of columns: full cache lines, few enough that the carried values stay in
+// cache.
 template <class F> void each_columns(Parallel parallel, int64_t T, int64_t n, const F& body) {
   constexpr int64_t line = 16, most = 4096;
   const int64_t lines_each = (n + line * parallel.threads - 1) / (line * parallel.threads);

@@ -1,11 +1,9 @@
-// A vector of numbers for the instruction set that this translation unit is compiled for, see
-// target.h.
+// Vectors of numbers for the target of this translation unit, see target.h.
 //
 // Arithmetic comes from the compiler's vector extension; masks, fma, partial and streaming access
 // from intrinsics. All names have internal linkage; platform.h says why.
 //
-// An instruction set more is a line of the table in instruction_sets.h, a pair in target.h, and its
-// branches here and in bits.h.
+// To add an instruction set see instruction_sets.h.
 #pragma once
 #include <string.h>
 
@@ -17,9 +15,9 @@ namespace {
 
 constexpr int vector_bytes = LSNN_VECTOR_BITS / 8;
 
+// Register blocking: AVX-512 and NEON have 32 registers, the others 16, of which some hold factors.
 // column_vectors: sums of a block of columns in events.h; product_items: items of a block of
-// product_dense.h, two sums each; row_items: items of a row of product_active.h. They fill the
-// registers, of which AVX-512 and NEON have 32 and the others 16, and leave some for the factors.
+// product_dense.h, two sums each; row_items: items of a row of product_active.h.
 #if LSNN_TARGET == LSNN_TARGET_AVX512
 #define LSNN_X86(name) _mm512_##name
 enum { column_vectors = 16, product_items = 8, row_items = 16 };
@@ -43,7 +41,7 @@ template <> struct NativeVector<double> {
 
 template <class T> struct Vec {
   using Native = typename NativeVector<T>::Type;
-  using Whole = decltype(Native{} > Native{});  // whole numbers as wide as T
+  using Whole = decltype(Native{} > Native{});  // integers as wide as T
   static constexpr int lanes = vector_bytes / sizeof(T);
   Native v;
   Vec() = default;
@@ -151,7 +149,7 @@ template <class T> LSNN_INLINE Vec<T> load(const T* p) {
 }
 template <class T> LSNN_INLINE void store(T* p, Vec<T> x) { memcpy(p, &x, sizeof x); }
 
-// The first n lanes only, for the end of a row that belongs to the caller; the others are 0.
+// The first n lanes, for the end of an unpadded row; the others are 0.
 #if LSNN_TARGET == LSNN_TARGET_AVX512
 LSNN_INLINE Vec<float> load_first(const float* p, int64_t n) {
   return _mm512_maskz_loadu_ps((1u << n) - 1, p);
@@ -216,8 +214,8 @@ LSNN_INLINE Vec<float> load_n(const bfloat16* p, int64_t n) {
   return (Vec<float>::Native)(__builtin_convertvector(halves, Words) << 16);
 }
 
-// Non-temporal stores: what they write is not read before it would have left the caches.
-LSNN_INLINE void stream_line(void* to, const void* from) {  // 64 bytes; `to` is aligned to them
+// Non-temporal stores, for data that is not read again soon.
+LSNN_INLINE void stream_line(void* to, const void* from) {  // 64 bytes; `to` is aligned
 #if LSNN_TARGET == LSNN_TARGET_AVX512
   _mm512_stream_si512((__m512i*)to, _mm512_loadu_si512(from));
 #elif LSNN_TARGET == LSNN_TARGET_AVX2
@@ -244,7 +242,7 @@ LSNN_INLINE void stream_end() {
 LSNN_INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
 
 // ------------------------------------------------------------------------------------- mathematics
-// a b + c, fused where the instruction set has it; only for the products of the backward pass.
+// a b + c, fused where available; only for the products of the backward pass.
 #if LSNN_TARGET == LSNN_TARGET_AVX512 || LSNN_TARGET == LSNN_TARGET_AVX2
 LSNN_INLINE Vec<float> fma_(Vec<float> a, Vec<float> b, Vec<float> c) {
   return LSNN_X86(fmadd_ps)(a.v, b.v, c.v);
@@ -262,8 +260,7 @@ LSNN_INLINE Vec<double> fma_(Vec<double> a, Vec<double> b, Vec<double> c) {
 #else
 template <class T> LSNN_INLINE Vec<T> fma_(Vec<T> a, Vec<T> b, Vec<T> c) { return a * b + c; }
 #endif
-// Where one is no number, and where both are 0, the result is b: the instructions of x86 have it
-// so, those of ARM do not.
+// If either is NaN, or both are 0, the result is b, as with x86 instructions but not those of ARM.
 #if defined(__SSE2__)
 LSNN_INLINE Vec<float> max_(Vec<float> a, Vec<float> b) { return LSNN_X86(max_ps)(a.v, b.v); }
 LSNN_INLINE Vec<double> max_(Vec<double> a, Vec<double> b) { return LSNN_X86(max_pd)(a.v, b.v); }
@@ -290,14 +287,14 @@ template <class T> LSNN_INLINE Vec<T> exp_(Vec<T> a) {
   return by_lane(a, [](T x) { return lsnn::exp_(x); });
 }
 LSNN_INLINE Vec<double> psi_exp_(Vec<double> a) { return exp_(a); }
-// exp to one unit in the last place. x = n ln 2 + r with n whole and ln 2 in two parts, of which n
-// times the first is exact (Cody and Waite); exp(r) by its minimax polynomial of degree 6; 2^n in
-// two factors, as one alone could be no normal number where the result is none.
+// exp to one unit in the last place. x = n ln 2 + r with integer n and ln 2 in two parts, of which
+// n times the first is exact (Cody and Waite); exp(r) by its minimax polynomial of degree 6; 2^n in
+// two factors, since 2^n itself may overflow or be subnormal.
 LSNN_INLINE Vec<float> psi_exp_(Vec<float> a) {
   using V = Vec<float>;
   using Whole = V::Whole;
   const V x = max_(V(-104.0f), min_(V(89.0f), a));  // from 0 to infinity; NaN stays
-  const V shift = V(12582912.0f);  // 1.5 * 2^23: a number added to it is rounded to a whole one
+  const V shift = V(12582912.0f);  // 1.5 * 2^23: adding a number rounds it to an integer
   const V shifted = fma_(x, V(1.44269504f), shift), n = shifted - shift;
   const V r = fma_(n, V(2.12194440e-4f), fma_(n, V(-0.693359375f), x));
   V q = V(1.3814467e-3f);
@@ -337,14 +334,14 @@ template <class T> LSNN_INLINE void sum_lanes(const Vec<T>* a, T* out) {
 }
 #endif
 #if LSNN_TARGET == LSNN_TARGET_AVX512
-// Quarters of 16 bytes: those of x, then of y, each pair of neighbours added.
+// In each quarter of 16 bytes: sums of adjacent pairs of x, then of y.
 LSNN_INLINE __m512 add_quarters(__m512 x, __m512 y) {
   return _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x88), _mm512_shuffle_f32x4(x, y, 0xdd));
 }
 LSNN_INLINE __m512d add_quarters(__m512d x, __m512d y) {
   return _mm512_add_pd(_mm512_shuffle_f64x2(x, y, 0x88), _mm512_shuffle_f64x2(x, y, 0xdd));
 }
-// Quarter by quarter the sums of four vectors of floats, of two of doubles.
+// In each quarter the partial sums of four vectors of floats, or of two of doubles.
 LSNN_INLINE __m512 sum_in_quarters(const Vec<float>* a) {
   const __m512 low =
       _mm512_add_ps(_mm512_unpacklo_ps(a[0].v, a[1].v), _mm512_unpackhi_ps(a[0].v, a[1].v));

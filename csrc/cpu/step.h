@@ -1,6 +1,5 @@
-// A step of a tile: the events that reach each item, their sum (1), and the step of its neurons,
-// for those of one member. The forward pass runs it, and so does the backward pass where it
-// computes again what was not saved.
+// A step of a tile for the neurons of one member: events of each item, their sum (1), and the step
+// of the neurons. Used by the forward pass, and by the backward pass where it recomputes y.
 #pragma once
 #include "events.h"
 #include "model_kernels.h"
@@ -11,14 +10,13 @@ namespace {
 
 template <class T> struct StepScratch {
   T* states;  // [states,items,NP] carried
-  T* z;  // [items,NP] z', where it is a real number: in the first step, and where spikes are smooth
+  T* z;  // [items,NP] z' as numbers: in the first step, and with smooth spikes
   T* c;  // [currents,NP] the sum of (1) of one item
-  int64_t capacity;  // events that an item can have in a step
-  // [items,capacity] offsets of weight rows, or their numbers where only synapses that are not zero
-  // are added
+  int64_t capacity;  // most events of an item in a step
+  // [items,capacity] offsets of weight rows, or row numbers with lists of synapses
   uint32_t* rows;
-  T* weights;  // [items,capacity] factors of those rows, for items with a factor that is not 1
-  uint32_t* nonzero;  // [items,words(I) + 1] inputs that are not zero
+  T* weights;  // [items,capacity] factors of those rows, for items where any factor is not 1
+  uint32_t* nonzero;  // [items,words(I) + 1] nonzero inputs
 
   StepScratch(Arena& own, const Layer& l, const Projection& in) : capacity(in.I + l.S * l.N + pad) {
     const int64_t n = tile_items(l.B), NP = padded(l.N);
@@ -43,12 +41,12 @@ template <class T> struct Steps : Tile {
   const T* x;
   int64_t x_stride_t, x_stride_b, I;
   const uint32_t* x_bits;  // [T,B,words(I)] or null
-  const int64_t row_stride;  // what a row counts for in a list: NP numbers, or 1
+  const int64_t row_stride;  // unit of a list of rows: NP numbers, or 1
   const T* z0;  // [D,B,N] spikes before the first step, newest first
-  int64_t n[max_items];  // events of each item in the step at hand
-  int64_t n_inputs[max_items];  // how many of them, the first, are inputs
+  int64_t n[max_items];  // events of each item in this step
+  int64_t n_inputs[max_items];  // of these, inputs; they come first
   bool weighted[max_items];  // whether they have factors
-  int64_t input_rows;  // of these events, those of inputs
+  int64_t input_rows;  // events of inputs, of all items
   mutable Meter meter;
 
   LSNN_METHOD Steps(const Layer& layer, const Packed<T>& packed, const StepScratch<T>& scratch,
@@ -71,7 +69,7 @@ template <class T> struct Steps : Tile {
         z0((const T*)z0),
         meter(packed.hooks) {}
 
-  // What item b carries.
+  // Carried states of item b.
   LSNN_METHOD Rows<T> states(int64_t b) const { return {s.states + b * NP, state_size}; }
 
   // past < 0
@@ -82,7 +80,7 @@ template <class T> struct Steps : Tile {
     return x + t * x_stride_t + (b0 + b) * x_stride_b;
   }
 
-  // The inputs of item b that are not zero, a bit each, once collect() has found them.
+  // A bit for each nonzero input of item b; valid after collect().
   LSNN_METHOD const uint32_t* input_bits(int64_t t, int64_t b) const {
     return x_bits ? x_bits + (t * B + b0 + b) * words(I) : s.nonzero + b * (words(I) + 1);
   }
@@ -101,7 +99,7 @@ template <class T> struct Steps : Tile {
         s.weights[b * s.capacity + n[b]++] = z[j];
       }
   }
-  // The inputs come first; their weight rows lie behind those of the recurrence, where these are.
+  // Inputs come first; their weight rows follow those of the recurrence, if any.
   LSNN_METHOD void add_inputs(int64_t t, int64_t b) {
     const uint32_t* nonzero = input_bits(t, b);
     const T* x = x_bits ? nullptr : x_row(t, b);
@@ -118,10 +116,10 @@ template <class T> struct Steps : Tile {
     }
   }
 
-  // The events of step t, of all items before any is summed, and the words of bits of all items
-  // before any is unpacked: or a load in another width than the stores before it meets
-  // store-forwarding stalls. Past spikes come as past.bits(t, b, member) [W], in as many parts as
-  // there are members or in one, or, where they are smooth, as past.real(t, b) [N].
+  // Collects the events of step t: for all items before any is summed, and all words of bits before
+  // any is unpacked, since loads wider than recent stores cause store-forwarding stalls. Past
+  // spikes are past.bits(t, b, member) [W], in one part or in one for each member, or past.real(t,
+  // b) [N] if smooth.
   template <class Past> LSNN_METHOD void collect(int64_t t, const Past& past) {
     input_rows = 0;
     const int64_t alive = items_alive(t);
@@ -149,7 +147,7 @@ template <class T> struct Steps : Tile {
     }
   }
 
-  // What of a step is written, where not null, as of StepRow.
+  // Outputs of a step as in StepRow; null: not written.
   struct Written {
     bool is_last;
     uint32_t* bits;
@@ -158,7 +156,7 @@ template <class T> struct Steps : Tile {
     T* const* traces;
   };
 
-  // Item b at step t: (1) to (9). bits of z' are null where z' stands in s.z.
+  // Item b at step t: (1) to (9). before: bits of z', or null if s.z holds z'.
   LSNN_METHOD void advance(int64_t t, int64_t b, const uint32_t* before, const Written& to) const {
     const T* start = I ? p.bias : x_row(t, b);
     if (!I && t + 1 < l.T)

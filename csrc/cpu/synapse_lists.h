@@ -1,5 +1,5 @@
-// The synapses of a layer one by one, for products and sums that follow these alone. For run.cpp,
-// which no instruction set compiles.
+// Lists of the synapses of a layer, for products and sums by list. For run.cpp, which is compiled
+// once.
 #pragma once
 #include <algorithm>
 #include <vector>
@@ -10,8 +10,8 @@
 namespace lsnn::cpu {
 namespace {
 
-// Calls body(m, j, row) for all neurons j and matrices m of the weights; row [N], 0 for a synapse
-// of j onto itself in a layer without autapses.
+// Calls body(m, j, row) for all neurons j and matrices m of the weights; row [N], 0 on the diagonal
+// without autapses.
 template <class T, class F>
 void each_row_of_weights(const Layer& l, Parallel parallel, const F& body) {
   constexpr int64_t side = 32;
@@ -30,7 +30,7 @@ void each_row_of_weights(const Layer& l, Parallel parallel, const F& body) {
   });
 }
 
-// Which of the delays a synapse has, of a layer whose synapses have delays of their own; -1: none.
+// The index of a synapse's delay in `delays`, where each synapse has its own delay; -1: not found.
 struct DelayIndex {
   const int64_t* delay = nullptr;  // [N,N]
   int64_t N = 0;
@@ -46,11 +46,11 @@ struct DelayIndex {
   }
 };
 
-// Some synapses of a layer, in rows of [S * N]: those that are not zero, or all that act. In rows
-// they are counted first and then listed, as a list needs to know where its rows begin.
+// Synapses of a layer, in rows of [S * N]: nonzero ones, or all that act. They are counted first,
+// then listed, as a list needs the starts of its rows.
 template <class T> class SynapseLists {
  public:
-  // Counts; `all`: also those that are zero, of layers whose synapses have a delay of their own.
+  // Counts; all: zero ones too, where each synapse has its own delay.
   void count(const Layer& l, bool all, Parallel parallel) {
     const int64_t N = l.N, rows = l.S * N;
     all_ = all;
@@ -70,8 +70,8 @@ template <class T> class SynapseLists {
   }
   int64_t entries() const { return start_.empty() ? 0 : start_.back(); }
 
-  // Weights that another thread changes meanwhile, as that of an optimizer may, keep to the places
-  // counted for a row: what was not counted is left out, and places too many are zeros.
+  // Another thread, such as an optimizer, may change weights meanwhile: a row keeps its counted
+  // size; excess entries are dropped, missing ones are zeros.
   void list(const Layer& l, Parallel parallel) {
     const int64_t N = l.N;
     column_.resize(entries());
@@ -81,7 +81,7 @@ template <class T> class SynapseLists {
         uint32_t at = start_[m * N + j];
         const uint32_t end = start_[m * N + j + 1];
         for (int64_t k = 0; k < N && at < end; k++) {
-          // what is no entry is written over
+          // overwritten unless it is an entry
           column_[at] = (uint16_t)k;
           value_[at] = row[k];
           at += row[k] != T(0);
@@ -100,8 +100,7 @@ template <class T> class SynapseLists {
     });
   }
 
-  // Of delays that follow each other, as many to a group as 16 bits can tell apart; the first of
-  // each.
+  // Groups of consecutive delays whose columns fit in 16 bits; the first of each.
   static std::vector<int64_t> first_of_groups(const Layer& l) {
     std::vector<int64_t> first;
     for (int64_t s = 0; s < l.S; s++)
@@ -111,7 +110,7 @@ template <class T> class SynapseLists {
   }
   static int64_t count_groups(const Layer& l) { return (int64_t)first_of_groups(l).size(); }
 
-  // The rows of a neuron for the delays of each group one behind the other.
+  // Concatenates the rows of a neuron for the delays of each group.
   void group(const Layer& l, Parallel parallel) {
     const int64_t N = l.N;
     std::vector<int64_t> first = first_of_groups(l);
@@ -157,7 +156,7 @@ template <class T> class SynapseLists {
   std::vector<int64_t> group_delay_;
   int64_t span_ = 1;
 
-  // The places [at, end) of a row of N columns that no entry has taken, in ascending order still.
+  // Fills the entries [at, end) of a row of N columns with zeros, keeping the ascending order.
   void fill(uint32_t at, uint32_t end, int64_t N) {
     for (; at < end; at++) {
       column_[at] = (uint16_t)(N - 1);
@@ -165,7 +164,7 @@ template <class T> class SynapseLists {
     }
   }
 
-  // Calls body(s, k) for the entries of a row of the one matrix, whose delays are delays[s].
+  // Calls body(s, k) for the entries of a row of the single matrix, with delays[s].
   template <class F>
   void each_entry(int64_t N, int64_t j, const T* row, const F& body) const {
     for (int64_t k = 0; k < N; k++) {

@@ -1,5 +1,4 @@
-// What the forward and the backward pass of a tile of batch items share: its place in the batch,
-// and its scratch memory.
+// A tile of batch items, as both passes use it: its place in the batch, and its memory.
 #pragma once
 #include "../arena.h"
 #include "barrier.h"
@@ -9,13 +8,12 @@
 namespace lsnn::cpu {
 namespace {
 
-// Items [b0, b0 + items) of the batch, and of them the neurons [n0, n1) that this member of the
-// team computes; up to n_end its rows are padded. A tile's own rows are padded, [items,NP]; the
-// caller's are not, [B,N].
+// Items [b0, b0 + items) of the batch, and the neurons [n0, n1) of this member, padded to n_end.
+// Rows of scratch memory are padded, [items,NP]; those of the caller are not, [B,N].
 struct Tile {
   Member team;
-  int64_t B, N, NP, full_items, b0, items;  // full_items: of a tile that the batch fills
-  // whole units of `pad`, but n1 at the end: words of bits and cache lines have one writer
+  int64_t B, N, NP, full_items, b0, items;  // full_items: of a full tile
+  // multiples of `pad`, except n1 = N: words of bits and cache lines have one writer
   int64_t n0, n1, n_end;
   const int64_t* lengths;  // [items] of Layer, or null
   int64_t longest;  // steps of the tile: those of its first item
@@ -45,7 +43,7 @@ struct Tile {
 
   LSNN_METHOD int64_t length(int64_t b) const { return lengths ? lengths[b] : longest; }
   LSNN_METHOD int64_t shortest() const { return length(items - 1); }
-  // How many items have a step t; they are the first ones. Before the sequence all are there.
+  // Number of items with a step t; they come first. For t < 0 all have one.
   LSNN_METHOD int64_t items_alive(int64_t t) const {
     if (!lengths) return items;
     int64_t alive = items;
@@ -53,8 +51,8 @@ struct Tile {
     return alive;
   }
 
-  // Calls add(bits, n_words, first neuron) for the parts of the spikes that past.bits(t, b, member)
-  // has, ascending: each member's words, or all.
+  // Calls add(bits, n_words, first neuron) for the parts of past.bits(t, b, member), ascending: the
+  // words of each member, or all.
   template <class Past, class F> LSNN_METHOD void each_member_bits(const Past& past, int64_t t,
                                                                    int64_t b, const F& add) const {
     if (past.members == 1) return add(past.bits(t, b, 0), words(N), int64_t(0));
@@ -64,8 +62,8 @@ struct Tile {
     }
   }
 
-  // Rows of the tile have `stride` numbers, NP if no other is named. Zeros beyond N, and everywhere
-  // when `from` is null.
+  // Rows of the tile have `stride` numbers, default NP. Zeros beyond N, and everywhere if `from` is
+  // null.
   template <class T> LSNN_METHOD void copy_in(T* to, const void* from) const {
     copy_in(to, from, NP);
   }
@@ -82,8 +80,7 @@ struct Tile {
     for (int64_t b = 0; b < items; b++)
       memcpy((T*)to + (b0 + b) * N + n0, from + b * stride + n0, (n1 - n0) * sizeof(T));
   }
-  // Rows [items,each,N] of this member to those of step t of the caller, [T,B,each,N], by
-  // non-temporal stores. T: whatever is stored.
+  // Streams rows [items,each,N] of this member to step t of the caller's [T,B,each,N].
   template <class T>
   LSNN_METHOD void stream_out(void* to, int64_t t, const T* from, int64_t each = 1) const {
     if (!to) return;
@@ -107,7 +104,7 @@ struct Tile {
     for (int64_t r = 0; r < each; r++)
       clear_after_end<T>(to, steps, each * N, r * N + n0, r * N + n1);
   }
-  // The same for the segments that begin there, of Saved.carry.
+  // The same for Saved.carry, of segments that begin after the end.
   template <class T>
   LSNN_METHOD void clear_carry(void* to, int64_t n_states, int64_t steps, int64_t every) const {
     for (int64_t s = segments(shortest(), every); s < segments(steps, every); s++)
